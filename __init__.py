@@ -1,0 +1,33 @@
+"""weft compiles structured-generation programs to kernels and runs them."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .compiler import Options, compile
+    from .frontend.embedded import program, tool
+    from .runtime.executable import Executable
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "compile": "compiler",
+    "Options": "compiler",
+    "program": "frontend.embedded",
+    "tool": "frontend.embedded",
+    "Executable": "runtime.executable",
+}
+
+__all__ = ["Executable", "Options", "compile", "program", "tool"]
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name from its room on first use (PEP 562), so `import weft` stays light."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'weft' has no attribute {name!r}")
+    return getattr(import_module(f".{_HOMES[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    """List the public names."""
+    return [*__all__, "__version__"]

@@ -1,0 +1,1 @@
+"""Prices: FLOPs and bytes of operations, rooflines, calibration and reports."""

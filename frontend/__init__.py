@@ -1,0 +1,1 @@
+"""From text and checkpoints to IR: the language surfaces and the model builders."""

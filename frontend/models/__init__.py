@@ -1,0 +1,1 @@
+"""From a Hugging Face folder to graph IR: one file per architecture."""

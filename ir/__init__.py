@@ -1,0 +1,1 @@
+"""Data only: the four dialects, their one text form, types, spans and diagnostics."""

@@ -1,0 +1,89 @@
+"""The graph dialect: the model as tensors, with attention as an algebra.
+
+Shape legend, here and in tensor names: T tokens of a step, B sequences, D model width, H query
+heads, K key/value heads, C head width, F feed-forward width, E experts, A experts a token, V
+vocabulary, N pages, P page size, S splits, R rows of logits.
+
+Attention is `partial(q, kvset) -> state`, `merge(states)`, `finalize(state)`: splitting a kvset
+and merging the states is exact, whatever the split (section 6.2 of the attention notes).
+"""
+
+from __future__ import annotations
+
+from .dialect import Dialect
+from .dialect import OperationSpec as Op
+
+DECLARATIONS = (
+    Op(
+        "graph.func",
+        "a model's step: the region takes its inputs; config = {...} as read from the checkpoint",
+        regions=1,
+        required=("name",),
+        optional=("config", "model"),
+    ),
+    Op("graph.return", "the step's outputs", (1, None), terminator=True),
+)
+
+TENSORS = (
+    Op("graph.weight", "a tensor of the checkpoint, by its name there", 0, 1, required=("name",),
+       optional=("transform",)),
+    Op("graph.embedding", "rows of a table; operands: table [V, D], ids [T]", 2, 1,
+       optional=("scale",)),
+    Op("graph.matmul", "x [T, K] times w [N, K] transposed, plus bias [N] when given; operands: "
+       "x, w[, bias]", (2, 3), 1, optional=("format",)),
+    Op("graph.rmsnorm", "x / sqrt(mean(x^2) + eps) * w over the last axis; operands: x, w", 2, 1,
+       required=("eps",)),
+    Op("graph.add", "elementwise sum", 2, 1),
+    Op("graph.add_rmsnorm", "fused: results x + y and its rmsnorm; operands: x, y, w", 3, 2,
+       required=("eps",)),
+    Op("graph.silu_mul", "silu(x[:, :F]) * x[:, F:]; operand [T, 2F]", 1, 1),
+    Op("graph.split", "columns of the operand, sizes = [...]", 1, (1, None), required=("sizes",)),
+    Op("graph.head_norm", "rmsnorm of each head, before rope (Qwen3); operands: x [T, H*C], w [C]",
+       2, 1, required=("eps", "heads")),
+    Op("graph.rope", "rotary embedding of q or k [T, H*C] at positions [T]; inverse frequencies "
+       "and the attention factor come from the checkpoint's rope settings", 2, 1,
+       required=("heads", "head_dim", "rope")),
+    Op("graph.take_rows", "rows of x at indices [R]", 2, 1),
+)  # fmt: skip
+
+ATTENTION = (
+    Op("graph.kv_write", "writes k, v [T, K*C] to the slots [T] of a layer's pages; operands: "
+       "k, v, slots", 3, 0, required=("layer",)),
+    Op("graph.qkv_rope_write", "fused: splits qkv [T, (H+2K)*C], norms and rotates q and k, "
+       "writes k and v; operands: qkv, positions, slots[, q_norm, k_norm]; result: q", (3, 5), 1,
+       required=("layer", "heads", "kv_heads", "head_dim", "rope"), optional=("eps",)),
+    Op("graph.kvset", "the keys and values that a step's sequences may see: pages of a layer, "
+       "within an optional sliding window; operands: page_table, kv_lengths", 2, 1,
+       required=("layer",), optional=("window", "range", "kind")),
+    Op("graph.partial", "softmax(q k / scale) v over a kvset, unnormalised; operands: q [T, H*C], "
+       "query_starts [B+1], kvset; result: state (max, sum, accumulator)", 3, 1,
+       required=("heads", "kv_heads", "head_dim", "scale"), optional=("splits", "causal")),
+    Op("graph.merge", "the state over the union of disjoint kvsets", (1, None), 1),
+    Op("graph.finalize", "accumulator / sum: the attention output [T, H*C]", 1, 1),
+)  # fmt: skip
+
+MOE = (
+    Op("graph.moe_route", "softmax of router logits [T, E], the top A of each row, their weights "
+       "(renormalised when asked); results: weights [T, A], experts [T, A]", 1, 2,
+       required=("top_k",), optional=("renormalize",)),
+    Op("graph.moe_dispatch", "orders (token, expert) pairs by expert; results: pair order [T*A], "
+       "expert starts [E+1]", 1, 2, required=("experts",)),
+    Op("graph.moe_expert", "each expert's rows times its weight [E, N, K]; operands: x, w, order, "
+       "starts", 4, 1, optional=("gather", "format")),
+    Op("graph.moe_combine", "sum over a token's experts of weight times row; operands: rows "
+       "[T*A, D], weights, order", 3, 1),
+)  # fmt: skip
+
+LOWERED = (
+    Op("graph.call", "launches a kernel; operands are its inputs, results its outputs, `scalars` "
+       "its numbers, `effects` the buffers outside the graph that it writes", (0, None), (0, None),
+       required=("kernel",), optional=("scalars", "effects", "of")),
+    Op("graph.library", "calls a library routine where ours is not the choice; why = reason",
+       (0, None), (0, None), required=("routine",), optional=("why", "of")),
+)  # fmt: skip
+
+DIALECT = Dialect(
+    "graph",
+    "the model as tensors: matmul, norm, rope, the attention algebra, mixture of experts",
+    DECLARATIONS + TENSORS + ATTENTION + MOE + LOWERED,
+)

@@ -1,0 +1,168 @@
+"""Text to IR: the inverse of the printer, for every dialect."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from lark import Lark, Token, Transformer, UnexpectedInput, v_args
+
+from .core import Module, Operation, Region, Symbol, Table, Term, Value
+from .diagnostics import WeftNameError, WeftSyntaxError
+from .source import Source, Span
+
+
+class IRSyntaxError(WeftSyntaxError):
+    """IR text that does not parse."""
+
+    template = "this is no IR text: {problem}"
+    hint = "one operation reads: %result = dialect.name %operand, key = value {{ ... }} : type"
+
+
+class UndefinedValue(WeftNameError):
+    """A use of a value that nothing defines before it."""
+
+    template = "%{name} is used before it is defined"
+
+
+def parse_module(text: str, name: str = "<ir>") -> Module:
+    """Parse a module's text form; raises IRSyntaxError and UndefinedValue with spans."""
+    source = Source(name, text)
+    try:
+        tree = _lark().parse(text)
+    except UnexpectedInput as error:
+        line, column = max(error.line, 1), max(error.column, 1)
+        span = Span(name, line, column, line, column + 1)
+        token = getattr(error, "token", None)
+        problem = f"unexpected {str(token)!r}" if token else "unexpected text"
+        raise IRSyntaxError(problem=problem, span=span, source=source) from None
+    return _Builder(source).module(_Shape().transform(tree))
+
+
+@cache
+def _lark() -> Lark:
+    grammar = (Path(__file__).parent / "text.lark").read_text(encoding="utf-8")
+    return Lark(grammar, start="module", parser="lalr", propagate_positions=True, maybe_placeholders=True)
+
+
+@v_args(inline=True)
+class _Shape(Transformer):
+    """Turns lark's tree into plain tuples; names are resolved afterwards, in text order."""
+
+    def string(self, token: Token) -> str:
+        return json.loads(token)
+
+    def integer(self, token: Token) -> int:
+        return int(token)
+
+    def floating(self, token: Token) -> float:
+        return float(token)
+
+    def keyword(self, token: Token) -> bool | None:
+        return {"true": True, "false": False, "null": None}[str(token)]
+
+    def symbol(self, token: Token) -> Symbol:
+        return Symbol(str(token)[1:])
+
+    def sequence(self, *items: Any) -> tuple[Any, ...]:
+        return () if items == (None,) else items
+
+    def table(self, *entries: Any) -> Table:
+        return Table() if entries == (None,) else Table(entries)
+
+    def key(self, token: Token) -> str:
+        return json.loads(token) if token.type == "STRING" else str(token)
+
+    def entry(self, key: str, value: Any) -> tuple[str, Any]:
+        return key, value
+
+    def term(self, name: Token, *parameters: Any) -> Any:
+        kept = () if parameters == (None,) else parameters
+        if str(name) == "float" and len(kept) == 1 and isinstance(kept[0], Term):
+            special = {"nan": "nan", "inf": "inf", "minus_inf": "-inf"}.get(kept[0].name)
+            if special is not None:
+                return float(special)
+        return Term(str(name), kept)
+
+    def results(self, *tokens: Token) -> tuple[Token, ...]:
+        return tokens
+
+    def operand(self, token: Token) -> tuple[str, Any]:
+        return "operand", token
+
+    def attribute_item(self, key: str, value: Any) -> tuple[str, Any]:
+        return "attribute", (key, value)
+
+    def items(self, *items: Any) -> tuple[Any, ...]:
+        return items
+
+    def argument(self, token: Token, type: Term) -> tuple[Token, Term]:
+        return token, type
+
+    def arguments(self, *arguments: Any) -> tuple[Any, ...]:
+        return arguments
+
+    def region(self, arguments: Any, *operations: Any) -> tuple[Any, Any]:
+        return arguments or (), operations
+
+    def region_list(self, *regions: Any) -> tuple[Any, ...]:
+        return regions
+
+    def loc(self, name: Token, *numbers: Token) -> Span:
+        line, column, end_line, end_column = (int(number) for number in numbers)
+        return Span(json.loads(name), line, column, end_line, end_column)
+
+    def operation(self, results: Any, name: Token, items: Any, regions: Any, *rest: Any) -> Any:
+        *types, loc = rest
+        return results or (), name, items or (), regions, [t for t in types if t is not None], loc
+
+    def module(self, *operations: Any) -> tuple[Any, ...]:
+        return operations
+
+
+class _Builder:
+    """Resolves names to values, scope by scope."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+
+    def module(self, shapes: Any) -> Module:
+        return Module(self._operations(shapes, {}))
+
+    def _operations(self, shapes: Any, scope: dict[str, Value]) -> tuple[Operation, ...]:
+        return tuple(self._operation(shape, scope) for shape in shapes)
+
+    def _operation(self, shape: Any, scope: dict[str, Value]) -> Operation:
+        result_tokens, name, items, regions, types, loc = shape
+        span = loc or self._span(name)
+        if len(result_tokens) != len(types):
+            problem = f"{len(result_tokens)} results but {len(types)} types"
+            raise IRSyntaxError(problem=problem, span=self._span(name), source=self.source)
+        operands = tuple(self._use(item, scope) for tag, item in items if tag == "operand")
+        attributes = tuple(item for tag, item in items if tag == "attribute")
+        inner = tuple(self._region(region, scope) for region in regions)
+        results = tuple(
+            Value(str(token)[1:], type) for token, type in zip(result_tokens, types, strict=True)
+        )
+        scope.update({value.name: value for value in results})
+        return Operation(str(name), operands, attributes, inner, results, span)
+
+    def _region(self, shape: Any, scope: dict[str, Value]) -> Region:
+        arguments, operations = shape
+        values = tuple(Value(str(token)[1:], type) for token, type in arguments)
+        inner = scope | {value.name: value for value in values}
+        return Region(values, self._operations(operations, inner))
+
+    def _use(self, token: Token, scope: dict[str, Value]) -> Value:
+        value = scope.get(str(token)[1:])
+        if value is None:
+            span = self._span(token)
+            raise UndefinedValue(name=str(token)[1:], span=span, source=self.source)
+        return value
+
+    def _span(self, token: Token) -> Span:
+        return Span(
+            self.source.name, token.line, token.column, token.end_line, token.end_column
+        )

@@ -1,0 +1,86 @@
+"""The plan dialect: what the engine executes. Texts are tokens now, streams are KV handles.
+
+A `kv` value names a sequence of tokens whose keys and values are, or will be, in paged memory;
+forks share pages. Host values keep the program dialect's value operations.
+"""
+
+from __future__ import annotations
+
+from .dialect import Dialect
+from .dialect import OperationSpec as Op
+from .program import SAMPLING
+
+OPERATIONS = (
+    Op(
+        "plan.func",
+        "a planned program; its region takes the root kv and one value a parameter",
+        regions=1,
+        required=("name", "parameters", "returns"),
+        optional=("model", "prefix_hits", "doc", "note"),
+    ),
+    Op(
+        "plan.tokens",
+        "a segment known now: ids = [...], text for the reader",
+        0,
+        1,
+        required=("ids", "text"),
+    ),
+    Op(
+        "plan.tokenize",
+        "a segment known when its operands are: parts = [token ids, text, or {value = i}]; text "
+        "and values between ids are joined, then encoded together, never as special tokens",
+        (1, None),
+        1,
+        required=("parts",),
+        optional=("note",),
+    ),
+    Op("plan.extend", "appends segments to a kv", (2, None), 1, optional=("note",)),
+    Op(
+        "plan.prefill",
+        "makes the kv's tokens resident now, so that its forks share them",
+        1,
+        1,
+        optional=("reason",),
+    ),
+    Op(
+        "plan.decode",
+        "generates; results: kv, value. `constraint` names a compiled constraint, `ends` the "
+        "token ids that end it without being appended",
+        1,
+        2,
+        required=("name", "type", "max_tokens"),
+        optional=("stop", "ends", "constraint", "logprobs", "prefix", "note", *SAMPLING),
+    ),
+    Op(
+        "plan.select",
+        "scores options; operands: kv, list<str>; results: kv, str",
+        2,
+        2,
+        required=("name",),
+        optional=("by", "prefix", "note"),
+    ),
+    Op(
+        "plan.fork",
+        "runs its region for each element on a copy-on-write fork of the kv; result: list",
+        2,
+        1,
+        regions=1,
+        required=("name",),
+        optional=("prefix", "note"),
+    ),
+    Op("plan.for", "as program.for, with kv values", (1, None), (0, None), regions=1),
+    Op("plan.while", "as program.while", (0, None), (0, None), regions=2, required=("limit",)),
+    Op("plan.if", "as program.if", 1, (0, None), regions=2),
+    Op("plan.free", "the last use of a kv: its pages may go", 1),
+    Op("plan.yield", "gives the region's results", (0, None), terminator=True),
+    Op("plan.condition", "says whether a while goes on", 1, terminator=True),
+    Op("plan.return", "ends the plan with a value", (0, 1), terminator=True),
+    Op(
+        "plan.constraint",
+        "a compiled constraint: kind = regex | json, source = pattern or schema",
+        required=("name", "kind", "source"),
+        optional=("note",),
+    ),
+)
+
+DIALECT = Dialect("plan", "what the engine executes: segments, prefill, decode, KV", OPERATIONS)

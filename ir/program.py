@@ -1,0 +1,136 @@
+"""The program dialect: streams of prompt state, and the host values between model calls.
+
+A `stream` value is the text that the model sees so far; each operation that appends takes a
+stream and gives the next one, so that sharing and lifetimes are plain def-use questions.
+Regions see outer values. A region ends in `program.yield` or, outside a fork, `program.return`.
+"""
+
+from __future__ import annotations
+
+from .dialect import Dialect
+from .dialect import OperationSpec as Op
+
+SAMPLING = ("temperature", "top_p", "top_k", "min_p", "seed")
+ANNOTATIONS = ("prefix", "note")
+"""Attributes that passes add: `prefix` (tokens known, tokens reused), `note` (for `explain`)."""
+
+DECLARATIONS = (
+    Op(
+        "program.record",
+        "declares a record type; fields = [{name = , type = , options = {max_tokens = }}]",
+        required=("name", "fields"),
+    ),
+    Op(
+        "program.tool",
+        "declares a host function; parameters = [{name = , type = }]",
+        required=("name", "parameters", "returns"),
+        optional=("timeout",),
+    ),
+    Op(
+        "program.func",
+        "a program: its region takes the stream and one value a parameter, parameters = "
+        "[{name = , type = , default = }]",
+        regions=1,
+        required=("name", "parameters", "returns"),
+        optional=("doc", *ANNOTATIONS),
+    ),
+)
+
+STREAM_OPERATIONS = (
+    Op("program.literal", "appends a text", 1, 1, required=("text",), optional=ANNOTATIONS),
+    Op("program.append", "appends a value, formatted as text", 2, 1, optional=ANNOTATIONS),
+    Op("program.begin", "opens a chat message", 1, 1, required=("role",)),
+    Op("program.end", "closes the chat message", 1, 1, required=("role",)),
+    Op(
+        "program.gen",
+        "appends what the model says; results: stream, value of `type`",
+        1,
+        2,
+        required=("name", "type", "max_tokens"),
+        optional=("stop", "logprobs", *SAMPLING, *ANNOTATIONS),
+    ),
+    Op(
+        "program.select",
+        "appends the most likely of a list of options; operands: stream, list<str>; results: "
+        "stream, str",
+        2,
+        2,
+        required=("name",),
+        optional=("by", *ANNOTATIONS),
+    ),
+    Op(
+        "program.fork",
+        "runs its region once for each element of a list (or N times for an int) from this "
+        "stream, in parallel; region arguments: stream, element; result: list of what branches "
+        "yield",
+        2,
+        1,
+        regions=1,
+        required=("name",),
+        optional=ANNOTATIONS,
+    ),
+    Op(
+        "program.for",
+        "a loop over a list; operands: list, carried values (streams among them); region "
+        "arguments: element, carried values; yields and results: carried values",
+        (1, None),
+        (0, None),
+        regions=1,
+        optional=ANNOTATIONS,
+    ),
+    Op(
+        "program.while",
+        "a bounded loop; operands: carried values; the first region ends in "
+        "`program.condition`, the second yields the carried values",
+        (0, None),
+        (0, None),
+        regions=2,
+        required=("limit",),
+        optional=ANNOTATIONS,
+    ),
+    Op(
+        "program.if",
+        "two regions, of which one runs; both yield the results (streams among them)",
+        1,
+        (0, None),
+        regions=2,
+        optional=ANNOTATIONS,
+    ),
+)
+
+TERMINATORS = (
+    Op("program.yield", "gives the region's results", (0, None), terminator=True),
+    Op("program.condition", "says whether a while goes on", 1, terminator=True),
+    Op("program.return", "ends the program with a value", (0, 1), terminator=True),
+)
+
+VALUE_OPERATIONS = (
+    Op("program.constant", "a literal value", 0, 1, required=("value",)),
+    Op("program.unary", "op: not, neg", 1, 1, required=("op",)),
+    Op(
+        "program.binary",
+        "op: + - * / // % == != < <= > >= in",
+        2,
+        1,
+        required=("op",),
+    ),
+    Op("program.field", "a record's field", 1, 1, required=("name",)),
+    Op("program.index", "an element of a list or a character of a string", 2, 1),
+    Op("program.list", "a list of the operands", (0, None), 1),
+    Op("program.make_record", "a record of the operands", (0, None), 1, required=("fields",)),
+    Op("program.format", "text of the operands; parts = [str or index of an operand]", (0, None), 1,
+       required=("parts",)),
+    Op("program.method", "a string or list method", (1, None), 1, required=("name",)),
+    Op("program.builtin", "len, str, int, float, min, max, sum, range, sorted", (0, None), 1,
+       required=("name",)),
+    Op("program.call_tool", "calls a declared tool", (0, None), 1, required=("name",)),
+)  # fmt: skip
+
+DIALECT = Dialect(
+    "program",
+    "streams of prompt state: literal, gen, select, fork, for, if, return",
+    DECLARATIONS + STREAM_OPERATIONS + TERMINATORS + VALUE_OPERATIONS,
+)
+
+VALUE_NAMES = frozenset(spec.name for spec in VALUE_OPERATIONS)
+"""Host operations: they mean the same in a plan, and stay as they are there."""

@@ -1,0 +1,56 @@
+"""The tile dialect: one kernel as a program over tiles of static shape. It has no memory scopes,
+warps, barriers or layouts; how it is scheduled stands apart, in `ir.schedule`.
+
+A kernel runs once for each point of its grid. Scalars are `index`, `i32` or `f32` values, tiles
+`tile<dtype, [dims]>` with numbers for dimensions. `tile.map` broadcasts as NumPy does. The same
+kernel is read by the Triton emitter, the TVM emitter, the reference interpreter (its meaning)
+and the bounds prover.
+"""
+
+from __future__ import annotations
+
+from .dialect import Dialect
+from .dialect import OperationSpec as Op
+
+KERNEL = (
+    Op("tile.kernel", "a kernel; its region's arguments are buffers and scalars; buffer dimensions "
+       "are numbers or names of scalar arguments. grid = up to three extents (expressions over "
+       "scalar arguments); requires = facts that every launch guarantees, such as "
+       "'0 <= table[*] < N'; writes = names of the buffers that it stores to", regions=1,
+       required=("name", "grid"), optional=("requires", "writes", "of")),
+    Op("tile.program_id", "this program's position on a grid axis", 0, 1, required=("axis",)),
+    Op("tile.for", "for i in range(lo, hi, step); operands: lo, hi, carried values; region "
+       "arguments: i, carried values", (2, None), (0, None), regions=1, optional=("step",)),
+    Op("tile.yield", "the carried values of the next round", (0, None), terminator=True),
+    Op("tile.return", "ends the kernel", terminator=True),
+)  # fmt: skip
+
+TILES = (
+    Op("tile.full", "a tile (or scalar) of one value", 0, 1, required=("value",)),
+    Op("tile.iota", "0, 1, ... along a one-dimensional i32 tile", 0, 1),
+    Op("tile.map", "an elementwise expression over the operands, named a, b, c, ... in order: "
+       "+ - * / // % comparisons & | ^ ~ << >>, where(c, x, y), min, max, exp2, log2, sqrt, rsqrt, "
+       "tanh, abs, floor, cast to the result's dtype is implicit", (0, None), 1,
+       required=("expr",)),
+    Op("tile.load", "elements of a buffer; operands: buffer, one index a dimension (scalars or "
+       "tiles that broadcast to the result's shape)[, mask]; masked-off elements read `other`",
+       (1, None), 1, optional=("masked", "other", "hint")),
+    Op("tile.store", "writes elements; operands: buffer, indices, value[, mask]", (2, None),
+       optional=("masked",)),
+    Op("tile.reduce", "op = sum | max | min over an axis, which goes", 1, 1,
+       required=("op", "axis")),
+    Op("tile.argmax", "index of the first largest element along an axis, which goes (i32)", 1, 1,
+       required=("axis",)),
+    Op("tile.scan", "inclusive prefix sum along an axis", 1, 1, required=("axis",)),
+    Op("tile.dot", "a [M, K] times b [K, N] (or b [N, K] with transpose_b) plus acc [M, N], "
+       "accumulated in f32", 3, 1, optional=("transpose_b",)),
+    Op("tile.expand", "inserts an axis of extent 1", 1, 1, required=("axis",)),
+    Op("tile.transpose", "swaps the two axes", 1, 1),
+    Op("tile.reshape", "the same elements in another shape", 1, 1),
+    Op("tile.atomic_add", "adds to elements of a buffer; operands as tile.store; result: the old "
+       "values", (2, None), (0, 1), optional=("masked",)),
+)  # fmt: skip
+
+DIALECT = Dialect(
+    "tile", "one kernel over tiles of static shape; its schedule stands apart", KERNEL + TILES
+)

@@ -1,0 +1,79 @@
+"""The types of values: what a program's values are, and what tensors, tiles and buffers are."""
+
+from __future__ import annotations
+
+from .core import Term
+
+STREAM = Term("stream")
+KV = Term("kv")
+TOKENS = Term("tokens")
+STR = Term("str")
+INT = Term("int")
+FLOAT = Term("float")
+BOOL = Term("bool")
+NONE = Term("none")
+ANY = Term("any")
+INDEX = Term("index")
+
+DTYPE_BYTES = {
+    "f64": 8, "f32": 4, "bf16": 2, "f16": 2, "f8e4m3": 1, "i64": 8, "i32": 4, "u32": 4,
+    "i16": 2, "u16": 2, "i8": 1, "u8": 1, "bool": 1,
+}  # fmt: skip
+
+
+def list_of(element: Term) -> Term:
+    """Return `list<element>`."""
+    return Term("list", (element,))
+
+
+def record(name: str) -> Term:
+    """Return `record<Name>`, the type that a `program.record` operation declares."""
+    return Term("record", (Term(name),))
+
+
+def int_range(low: int, high: int) -> Term:
+    """Return `int<low, high>`, both ends included."""
+    return Term("int", (low, high))
+
+
+def choice(*options: str) -> Term:
+    """Return `choice<...>`: one of these strings."""
+    return Term("choice", options)
+
+
+def regex(pattern: str) -> Term:
+    """Return `regex<pattern>`: a string that matches the whole pattern."""
+    return Term("regex", (pattern,))
+
+
+Dim = int | Term
+"""A dimension: a number, or a symbol such as `T`."""
+
+
+def tensor(dtype: str, *shape: Dim | str) -> Term:
+    """Return `tensor<dtype, [dims]>` of the graph dialect; a string is a symbolic dimension."""
+    return Term("tensor", (Term(dtype), _dims(shape)))
+
+
+def tile(dtype: str, *shape: int) -> Term:
+    """Return `tile<dtype, [dims]>` of the tile dialect; every dimension is a number."""
+    return Term("tile", (Term(dtype), tuple(shape)))
+
+
+def buffer(dtype: str, *shape: Dim | str) -> Term:
+    """Return `buffer<dtype, [dims]>`: memory that a kernel reads or writes."""
+    return Term("buffer", (Term(dtype), _dims(shape)))
+
+
+def dtype_of(type: Term) -> str:
+    """Return the element type's name of a tensor, tile, buffer or scalar type."""
+    return type.parameters[0].name if type.name in {"tensor", "tile", "buffer"} else type.name  # type: ignore[union-attr]
+
+
+def shape_of(type: Term) -> tuple[Dim, ...]:
+    """Return the dimensions of a tensor, tile or buffer type; a scalar has none."""
+    return type.parameters[1] if type.name in {"tensor", "tile", "buffer"} else ()  # type: ignore[return-value]
+
+
+def _dims(shape: tuple[Dim | str, ...]) -> tuple[Dim, ...]:
+    return tuple(Term(dim) if isinstance(dim, str) else dim for dim in shape)

@@ -1,0 +1,1 @@
+"""Rewriting: the pass manager and the passes of each dialect."""

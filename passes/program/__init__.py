@@ -1,0 +1,1 @@
+"""Passes over program IR and plan IR."""

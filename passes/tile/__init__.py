@@ -1,0 +1,1 @@
+"""Graph IR to tile IR: the kernels and their schedules."""

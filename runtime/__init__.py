@@ -1,0 +1,1 @@
+"""Running: the engine, paged KV, the scheduler, sampling, and the reference interpreter."""

@@ -1,0 +1,34 @@
+"""Builds the package `weft`, whose root is this repository's root."""
+
+from pathlib import Path
+
+from setuptools import setup
+from setuptools.command.build_py import build_py
+
+ROOMS = [
+    "ir", "frontend", "frontend.models", "cost_model", "passes", "passes.program", "passes.graph",
+    "passes.tile", "codegen", "runtime",
+]  # fmt: skip
+
+
+class BuildRooms(build_py):
+    """build_py that leaves setup.py out of the package it would otherwise be a module of."""
+
+    def find_package_modules(self, package: str, package_dir: str) -> list[tuple[str, str, str]]:
+        """List the modules of `package` (name, module, file), without this file."""
+        modules = super().find_package_modules(package, package_dir)
+        return [entry for entry in modules if Path(entry[2]).name not in {"setup.py", "conftest.py"}]
+
+
+if __name__ == "__main__":
+    setup(
+        packages=["weft", *(f"weft.{room}" for room in ROOMS)],
+        package_dir={"weft": "."},
+        package_data={
+            "weft": ["zoo/*/*.json", "zoo/*/*.safetensors", "zoo/*/*.jinja", "examples/*.weft"],
+            "weft.ir": ["*.lark"],
+            "weft.frontend": ["*.lark"],
+            "weft.cost_model": ["hardware/*.json"],
+        },
+        cmdclass={"build_py": BuildRooms},
+    )
