@@ -151,6 +151,7 @@ def walk(operations: tuple[Operation, ...]) -> Iterator[Operation]:
 
 def make(
     name: str,
+    /,
     *operands: Value,
     results: tuple[Value, ...] = (),
     regions: tuple[Region, ...] = (),

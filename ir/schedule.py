@@ -1,0 +1,22 @@
+"""How a kernel is scheduled on a target, apart from what it computes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Choices that change a kernel's speed and never its result.
+
+    CPU: `threads` (0: the pool's) over the fused grid when `parallel`, `vector` lanes of f32,
+    `unroll` of the innermost reduction. GPU: `num_warps`, `num_stages`.
+    Tile extents are chosen when the kernel is built, and are named in its `blocks`.
+    """
+
+    blocks: tuple[tuple[str, int], ...] = ()
+    parallel: bool = True
+    vector: int = 16
+    unroll: int = 2
+    num_warps: int = 4
+    num_stages: int = 2
