@@ -1,0 +1,78 @@
+"""What passes and the runtime need to know of a model's tokens and chat format, as protocols.
+
+The frontend gives the real ones; tests give small ones. Texts and token ids meet here only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+Part = int | str
+"""A special token's id, or ordinary text."""
+
+
+class Tokenizer(Protocol):
+    """Text to token ids and back, as the checkpoint means it."""
+
+    @property
+    def size(self) -> int:
+        """The number of token ids (rows of the embedding may be more)."""
+        ...
+
+    @property
+    def end_ids(self) -> tuple[int, ...]:
+        """Ids that end a generation: end of sequence, end of turn."""
+        ...
+
+    @property
+    def special_ids(self) -> frozenset[int]:
+        """Ids that are no text: never decoded into a value, masked in constrained decoding."""
+        ...
+
+    def encode(self, text: str) -> list[int]:
+        """Return canonical ids of ordinary text: nothing in it is read as a special token."""
+        ...
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of ids; special tokens give nothing, broken UTF-8 gives U+FFFD."""
+        ...
+
+    def token_bytes(self, id: int) -> bytes:
+        """Return the bytes of one token; empty for a special token."""
+        ...
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What a chat message puts before and after its content."""
+
+    prefix: tuple[Part, ...]
+    suffix: tuple[Part, ...]
+
+
+class ChatFormat(Protocol):
+    """Role markers of a checkpoint's chat template."""
+
+    def start(self) -> tuple[Part, ...]:
+        """Return what stands before the first message or text (often a begin token)."""
+        ...
+
+    def frame(self, previous_roles: tuple[str, ...], role: str) -> Frame:
+        """Return the markers of a message of `role` after messages of `previous_roles`."""
+        ...
+
+
+def encode_parts(tokenizer: Tokenizer, parts: Sequence[Part]) -> list[int]:
+    """Return the ids of parts: adjacent texts are joined first, so that tokens may span them."""
+    ids: list[int] = []
+    text = ""
+    for part in parts:
+        if isinstance(part, str):
+            text += part
+            continue
+        ids += tokenizer.encode(text) if text else []
+        ids.append(part)
+        text = ""
+    return ids + (tokenizer.encode(text) if text else [])
