@@ -20,16 +20,17 @@ OPERATIONS = (
     ),
     Op(
         "plan.tokens",
-        "a segment known now: ids = [...], text for the reader",
+        "a closed segment, known now: ids = [...], text for the reader",
         0,
         1,
         required=("ids", "text"),
     ),
     Op(
         "plan.tokenize",
-        "a segment known when its operands are: parts = [token ids, text, or {value = i}]; text "
-        "and values between ids are joined, then encoded together, never as special tokens",
-        (1, None),
+        "an open segment: parts = [token ids, text, or {value = i}]. Texts and values between ids "
+        "are joined, also across segments and `plan.extend`s, and encoded together (never as "
+        "special tokens) when the kv is next used by the model",
+        (0, None),
         1,
         required=("parts",),
         optional=("note",),
@@ -45,19 +46,21 @@ OPERATIONS = (
     Op(
         "plan.decode",
         "generates; results: kv, value. `constraint` names a compiled constraint, `ends` the "
-        "token ids that end it without being appended",
+        "token ids that end it without being appended; `heal` is text that the generation must "
+        "begin with and the value does not hold (a constraint already includes it)",
         1,
         2,
         required=("name", "type", "max_tokens"),
-        optional=("stop", "ends", "constraint", "logprobs", "prefix", "note", *SAMPLING),
+        optional=("stop", "ends", "constraint", "heal", "logprobs", "prefix", "note", *SAMPLING),
     ),
     Op(
         "plan.select",
-        "scores options; operands: kv, list<str>; results: kv, str",
+        "scores options, each with the text `heal` before it; operands: kv, list<str>; results: "
+        "kv, str",
         2,
         2,
         required=("name",),
-        optional=("by", "prefix", "note"),
+        optional=("by", "heal", "prefix", "note"),
     ),
     Op(
         "plan.fork",

@@ -76,3 +76,16 @@ def encode_parts(tokenizer: Tokenizer, parts: Sequence[Part]) -> list[int]:
         ids.append(part)
         text = ""
     return ids + (tokenizer.encode(text) if text else [])
+
+
+def split_heal(parts: Sequence[Part]) -> tuple[tuple[Part, ...], str]:
+    """Take the trailing space of a run off it, before a gen or select.
+
+    `Grade: ` and `B` would tokenize together as `Grade`, `:`, ` B`; the space is given back to
+    the generation (token healing), which must then begin with it. Returns the run without the
+    space, and the space (or an empty string).
+    """
+    if parts and isinstance(parts[-1], str) and parts[-1].endswith(" "):
+        kept = parts[-1][:-1]
+        return (*parts[:-1], *((kept,) if kept else ())), " "
+    return tuple(parts), ""
