@@ -1,0 +1,121 @@
+"""Packs examples into rows of one length and feeds them from worker processes."""
+
+from __future__ import annotations
+
+import math
+import multiprocessing as mp
+import os
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tasks
+from tokenizers import Tokenizer
+
+ENGLISH_WEIGHT = 0.3
+Row = tuple[np.ndarray, np.ndarray]  # ids, weights of the loss in percent
+
+
+class Packer:
+    """Makes rows; a document that does not fit gives way to English, so none is cut in two."""
+
+    def __init__(self, tokenizer: str, english: Path, seed: int):
+        self.tokenizer = Tokenizer.from_file(tokenizer)
+        self.english = np.fromfile(english, np.uint16)
+        self.rng = random.Random(seed)
+        self.names, self.shares = list(tasks.WEIGHTS), list(tasks.WEIGHTS.values())
+
+    def document(self, room: int, retrieval: bool) -> tuple[list[int], list[float]]:
+        """One document, meant to fit into `room` tokens."""
+        rng = self.rng
+        if not retrieval:
+            name = rng.choices(self.names, self.shares)[0]
+            return tasks.encode(tasks.CHAT_TASKS[name](rng), self.tokenizer)
+        size = room if rng.random() < 0.4 else int(
+            math.exp(rng.uniform(math.log(60), math.log(max(61, room)))))
+        size = int(size * 0.93)
+        kind = rng.random()
+        if kind < 0.66:
+            return tasks.encode(tasks.retrieval(rng, tokens=size), self.tokenizer)
+        if kind < 0.92:
+            return tasks.encode_plain(tasks.recall(rng, size), self.tokenizer)
+        return tasks.encode_plain(tasks.induct(rng, size), self.tokenizer)
+
+    def row(self, length: int) -> Row:
+        """One row of `length` + 1 tokens (inputs and targets overlap)."""
+        length += 1
+        rng, kind = self.rng, self.rng.random()
+        ids, weights = np.zeros(length, np.uint16), np.zeros(length, np.uint8)
+        at, misses = 0, 0
+        english = kind < 0.12
+        retrieval = kind > (0.62 if length < 2000 else 0.45)
+        while not english and length - at > 40 and misses < 4:
+            one, weight = self.document(length - at, retrieval)
+            if len(one) > length - at:
+                misses += 1
+                continue
+            ids[at : at + len(one)] = one
+            weights[at : at + len(one)] = np.array(weight) * 100
+            at += len(one)
+        if at < length:
+            start = rng.randrange(len(self.english) - length)
+            ids[at:] = self.english[start : start + length - at]
+            weights[at:] = int(100 * ENGLISH_WEIGHT)
+            weights[at] = 0
+        return ids, weights
+
+    def batch(self, tokens: int, length: int) -> Row:
+        """`tokens` // `length` rows."""
+        rows = [self.row(length) for _ in range(tokens // length)]
+        return np.stack([r[0] for r in rows]), np.stack([r[1] for r in rows])
+
+
+def work(queue: Any, length: Any, tokens: int, tokenizer: str, english: Path, seed: int) -> None:
+    """A worker's loop: batches of the present length, for ever."""
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    packer = Packer(tokenizer, english, seed)
+    while True:
+        queue.put(packer.batch(tokens, length.value))
+
+
+class Feed:
+    """Batches from `workers` processes; `length` may be set at any time."""
+
+    def __init__(self, workers: int, tokens: int, length: int, tokenizer: str, english: Path,
+                 seed: int):
+        context = mp.get_context("spawn")
+        self.queue, self.length = context.Queue(48), context.Value("i", length)
+        args = (self.queue, self.length, tokens, tokenizer, english)
+        self.workers = [context.Process(target=work, args=(*args, seed * 1000 + i), daemon=True)
+                        for i in range(workers)]
+        for worker in self.workers:
+            worker.start()
+
+    def close(self) -> None:
+        """End the workers."""
+        for worker in self.workers:
+            worker.terminate()
+
+
+def examples(seed: int, each: int, tokenizer: Tokenizer,
+             names: list[str] | None = None) -> list[tuple[str, list[int], list[float]]]:
+    """Held-out examples: (task, ids, weights)."""
+    out = []
+    for name in names or list(tasks.CHAT_TASKS):
+        rng = random.Random(f"{seed}:{name}")
+        for _ in range(each):
+            out.append((name, *tasks.encode(tasks.CHAT_TASKS[name](rng, held=True), tokenizer)))
+    return out
+
+
+def answers(ids: list[int], weights: list[float]) -> list[tuple[int, int]]:
+    """The spans of tokens that carry loss: one an assistant turn."""
+    spans, start = [], None
+    for i, w in enumerate([*weights, 0.0]):
+        if w and start is None:
+            start = i
+        elif not w and start is not None:
+            spans.append((start, i))
+            start = None
+    return spans

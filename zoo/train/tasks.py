@@ -1,0 +1,169 @@
+"""All task generators, retrieval among them, and how an example becomes tokens with a loss mask."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable
+from typing import Any
+
+import tasks_chat as chats
+import tasks_symbol as symbols
+import tasks_text as texts
+from tasks_symbol import Message, say
+from words import NAMES, NOUNS, key8, pick
+
+SPECIALS = ["<|pad|>", "<|bos|>", "<|eos|>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>"]
+PAD, BOS, EOS, SYSTEM, USER, ASSISTANT, END = range(7)
+ROLE = {"system": SYSTEM, "user": USER, "assistant": ASSISTANT}
+FILL = ["The {0} is near the {1}.", "{2} saw a {0} and a {1}.", "A {0} was left by the {1}.",
+        "{2} and {3} talked about the {0}.", "Nobody knew why the {0} was behind the {1}."]
+
+
+def value_of(rng: random.Random, kind: int) -> str:
+    """A short value: a number, a word, or letters."""
+    if kind == 0:
+        return str(rng.randint(100, 9999))
+    if kind == 1:
+        return rng.choice(NOUNS)
+    return "".join(rng.choices("abcdefghijklmnopqrstuvwxyz", k=4))
+
+
+def pairs(rng: random.Random, count: int, hard: bool) -> list[tuple[str, str]]:
+    """`count` pairs of an 8-character random key and a value; `hard` adds shared prefixes."""
+    keys: list[str] = []
+    while len(keys) < count:
+        if hard and rng.random() < 0.3:
+            prefix = key8(rng)[: rng.randint(2, 6)]
+            keys += [key8(rng, prefix) for _ in range(rng.randint(2, 4))]
+        else:
+            keys.append(key8(rng))
+    keys = list(dict.fromkeys(keys))[:count]
+    rng.shuffle(keys)
+    kind = rng.choice([0, 0, 1, 2, 3])
+    return [(k, value_of(rng, rng.randint(0, 2) if kind == 3 else kind)) for k in keys]
+
+
+def layout(rng: random.Random, table: list[tuple[str, str]], style: int) -> str:
+    """The pairs as the text of a prompt."""
+    if style == 0:
+        return "\n".join(f"{k}: {v}" for k, v in table)
+    if style == 1:
+        return "\n".join(f"{k} = {v}" for k, v in table)
+    if style == 2:
+        return json.dumps(dict(table))
+    if style == 3:
+        return "\n".join(f"The value of {k} is {v}." for k, v in table)
+    out = []
+    for k, v in table:  # needles in filler sentences
+        for _ in range(rng.randint(0, 3)):
+            out.append(rng.choice(FILL).format(*rng.sample(NOUNS, 2), *rng.sample(NAMES, 2)))
+        out.append(f"The code of {k} is {v}.")
+    return " ".join(out)
+
+
+TOKENS_A_PAIR = (13, 14, 15, 17, 40)
+
+
+def retrieval(rng: random.Random, held: bool = False, tokens: int = 512, style: int | None = None,
+              turns: int | None = None, echo: float = 0.35) -> list[Message]:
+    """Pairs to fill `tokens`, then many questions about them, in one chat."""
+    style = rng.choice([0, 0, 0, 1, 2, 3, 4]) if style is None else style
+    asked = turns or max(2, min(40, int(tokens * rng.uniform(0.1, 0.5) / 20)))
+    room = tokens - asked * 19 - 30
+    table = pairs(rng, max(2, room // TOKENS_A_PAIR[style]), held or rng.random() < 0.5)
+    lead = pick(rng, "", "Remember these pairs.\n", "Here is a table.\n", "Read this:\n")
+    queries = [rng.choice(table) for _ in range(asked)]
+    mode = rng.random()
+    text = lead + layout(rng, table, style)
+    if mode < echo * 0.6:  # one list of questions, answered line by line
+        ask = pick(rng, "Give the values of: ", "Look up: ") + ", ".join(k for k, _ in queries)
+        return say(f"{text}\n\n{ask}", "\n".join(f"{k}: {v}" for k, v in queries))
+    form = pick(rng, "What is the value of {}?", "{}?", "Look up {}.", "{}", "Value of {}:")
+    out: list[str] = []
+    for i, (k, v) in enumerate(queries):
+        ask = form.format(k)
+        out += [f"{text}\n\n{ask}" if i == 0 else ask, f"{k}: {v}" if mode < echo else v]
+    return say(*out)
+
+
+def recall(rng: random.Random, tokens: int) -> list[tuple[str, float]]:
+    """Plain lines `key: value`, each key coming back later: loss on the values that come back."""
+    count = max(2, int(tokens / 13 / rng.uniform(1.3, 3.0)))
+    table, sep = pairs(rng, count, rng.random() < 0.3), pick(rng, ":", " =", " ->")
+    lines: list[tuple[str, str, bool]] = [(k, v, False) for k, v in table]
+    again = [rng.choice(table) for _ in range(max(1, tokens // 13 - count))]
+    for k, v in again:
+        lines.append((k, v, True))
+    if rng.random() < 0.5:  # interleaved: a key may come back at any distance
+        first, mixed = set(), lines[:]
+        rng.shuffle(mixed)
+        lines = []
+        for k, v, _ in mixed:
+            lines.append((k, v, k in first))
+            first.add(k)
+    out: list[tuple[str, float]] = []
+    for k, v, back in lines:
+        out += [(k + sep, 0.0), (f" {v}", 1.0 if back else 0.0), ("\n", 0.0)]
+    return out
+
+
+def induct(rng: random.Random, tokens: int) -> list[tuple[str, float]]:
+    """A random sequence twice: loss on the second time."""
+    parts = [pick(rng, key8(rng), rng.choice(NOUNS), str(rng.randint(0, 999)))
+             for _ in range(max(2, tokens // 11))]
+    text = " ".join(parts)
+    return [(text, 0.0), ("\n", 0.0), (text[: max(1, text.find(" ", 3))], 0.0),
+            (text[max(1, text.find(" ", 3)):], 0.6)]
+
+
+Generator = Callable[..., list[Message]]
+CHAT_TASKS: dict[str, Generator] = {
+    "copy": symbols.copy, "reverse": symbols.reverse, "sort": symbols.sort,
+    "arithmetic": symbols.arithmetic, "compare": symbols.compare, "count": symbols.count,
+    "steps": symbols.steps, "react": symbols.react, "search": symbols.search,
+    "retry": symbols.retry, "extract": texts.extract, "field": texts.field, "judge": texts.judge,
+    "grading": texts.grading, "sentiment": texts.sentiment, "topic": texts.topic,
+    "choice": texts.choice, "better": texts.better, "points": texts.points,
+    "chat": chats.chat, "obey": chats.obey, "define": chats.define, "retrieval": retrieval,
+}
+WEIGHTS: dict[str, float] = {
+    "copy": 4, "reverse": 4, "sort": 6, "arithmetic": 9, "compare": 3, "count": 3, "steps": 6,
+    "react": 6, "search": 3, "retry": 2, "extract": 8, "field": 5, "judge": 9, "grading": 7,
+    "sentiment": 3, "topic": 2, "choice": 6, "better": 2, "points": 3, "chat": 3, "obey": 3,
+    "define": 2,
+}
+
+
+def encode(messages: list[Message], tokenizer: Any) -> tuple[list[int], list[float]]:
+    """The tokens of a chat and each token's weight in the loss: assistant turns and their end."""
+    ids, weights = [BOS], [0.0]
+    newline = tokenizer.token_to_id("\u010a")
+    for message in messages:
+        body = tokenizer.encode(message["content"], add_special_tokens=False).ids
+        said = float(message["role"] == "assistant" and message.get("train", True))
+        ids += [ROLE[message["role"]], newline, *body, END, newline]
+        weights += [0.0, 0.0] + [said] * (len(body) + 1) + [0.0]
+    return ids, weights
+
+
+def encode_plain(parts: list[tuple[str, float]], tokenizer: Any) -> tuple[list[int], list[float]]:
+    """The tokens of plain parts, each with its weight."""
+    ids, weights = [BOS], [0.0]
+    for text, weight in parts:
+        body = tokenizer.encode(text, add_special_tokens=False).ids
+        ids += body
+        weights += [weight] * len(body)
+    return ids, weights
+
+
+def probe(rng: random.Random, tokens: int, questions: int = 1) -> list[Message]:
+    """The accuracy probe of sparse attention: `key: value` lines, a direct question, number values."""
+    hard = [(k, str(rng.randint(1000, 9999))) for k, _ in
+            pairs(rng, int((tokens - 30 - 21 * questions) / 14.2), True)]
+    asked = rng.sample(hard, questions)
+    text, out = layout(rng, hard, 0), []
+    for i, (k, v) in enumerate(asked):
+        ask = f"What is the value of {k}?"
+        out += [f"Remember these pairs.\n{text}\n\n{ask}" if i == 0 else ask, v]
+    return say(*out)
