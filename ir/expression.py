@@ -66,6 +66,10 @@ class Handler(Generic[T]):
         """`name[*]`: any element of a buffer (in launch facts only)."""
         raise NotImplementedError(name)
 
+    def at(self, name: str, index: T) -> T:
+        """`name[index]`: one element of a one-dimensional buffer (in launch facts only)."""
+        raise NotImplementedError(name)
+
 
 def read(text: str, handler: Handler[T]) -> T:
     """Read an expression with a handler; raises ExpressionError."""
@@ -80,6 +84,21 @@ def names(text: str) -> list[str]:
         if isinstance(node, ast.Name) and node.id not in FUNCTIONS
     )
     return list(found)
+
+
+def offsets(text: str) -> list[tuple[str, int]]:
+    """Return the `name[i + offset]` of a launch fact, as (name, offset), in order."""
+    found = []
+    for node in ast.walk(_parse(text)):
+        match node:
+            case ast.Subscript(value=ast.Name(id=name), slice=ast.Name(id="i")):
+                found.append((name, 0))
+            case ast.Subscript(
+                value=ast.Name(id=name),
+                slice=ast.BinOp(left=ast.Name(id="i"), op=op, right=ast.Constant(value=int(by))),
+            ):
+                found.append((name, -by if isinstance(op, ast.Sub) else by))
+    return found
 
 
 @cache
@@ -126,4 +145,6 @@ def _read(node: ast.expr, text: str, handler: Handler[T]) -> T:
             value is Ellipsis
         ):
             return handler.element(name)
+        case ast.Subscript(value=ast.Name(id=name), slice=index):
+            return handler.at(name, go(index))
     raise ExpressionError(text=text, problem=f"{ast.unparse(node)!r} is not in the language")
