@@ -1,0 +1,57 @@
+"""One step of the model: what the engine hands to an executor, and what an executor is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+
+@dataclass
+class StepInput:
+    """The tokens of one forward pass over B sequences, packed; int32 CPU tensors, contiguous.
+
+    The tensors are views of buffers that the next step overwrites. Rows of one token (decode)
+    come first. T tokens, B sequences, R rows of logits; R is at most the executor's max_batch.
+    """
+
+    tokens: Tensor
+    """[T] token ids."""
+    positions: Tensor
+    """[T] position of each token in its sequence, from 0."""
+    slots: Tensor
+    """[T] where its keys and values go: page * page_size + offset."""
+    query_starts: Tensor
+    """[B + 1] offsets of the sequences' tokens in `tokens`."""
+    kv_lengths: Tensor
+    """[B] tokens of each sequence that attention sees, those of this step included."""
+    page_table: Tensor
+    """[B, MAXP] pages of each sequence; entries past its length are 0 or stale."""
+    logits_rows: Tensor
+    """[R] which of the T tokens give logits, in this order."""
+
+    @property
+    def is_decode(self) -> bool:
+        """Whether every sequence has one token, so that a captured graph may run it."""
+        return self.tokens.shape[0] == self.kv_lengths.shape[0]
+
+
+class ModelExecutor(Protocol):
+    """A model with its paged KV memory, on whatever device."""
+
+    vocab_size: int
+    context_length: int
+    page_size: int
+    page_bytes: int
+    num_pages: int
+    max_batch: int
+    max_tokens: int
+
+    def forward(self, step: StepInput) -> Tensor:
+        """Run one step; return logits [R, V] float32 in a buffer that the next call reuses."""
+        ...
+
+    def copy_page(self, source: int, target: int) -> None:
+        """Copy the keys and values of a page, all layers."""
+        ...
