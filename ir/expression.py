@@ -138,8 +138,9 @@ def _read(node: ast.expr, text: str, handler: Handler[T]) -> T:
             return result
         case ast.Call(func=ast.Name(id=function), args=arguments, keywords=[]):
             if FUNCTIONS.get(function) != len(arguments):
-                raise ExpressionError(text=text, problem=f"no function {function} of "
-                                      f"{len(arguments)} arguments")
+                raise ExpressionError(
+                    text=text, problem=f"no function {function} of {len(arguments)} arguments"
+                )
             return handler.call(function, [go(argument) for argument in arguments])
         case ast.Subscript(value=ast.Name(id=name), slice=ast.Constant(value=value)) if (
             value is Ellipsis

@@ -25,18 +25,21 @@ DECLARATIONS = (
 )
 
 TENSORS = (
-    Op("graph.weight", "a tensor of the checkpoint, by its name there", 0, 1, required=("name",),
-       optional=("transform",)),
+    Op("graph.weight", "a tensor of the checkpoint; tensors = its name there, or a list of names "
+       "to be joined by rows, or a list of such lists to be stacked (experts); its dtype is the "
+       "format it is kept in (f32, bf16, or i8 with one f32 scale a row)", 0, 1,
+       required=("tensors",)),
     Op("graph.embedding", "rows of a table; operands: table [V, D], ids [T]", 2, 1,
        optional=("scale",)),
     Op("graph.matmul", "x [T, K] times w [N, K] transposed, plus bias [N] when given; operands: "
-       "x, w[, bias]", (2, 3), 1, optional=("format",)),
+       "x, w[, bias]", (2, 3), 1),
     Op("graph.rmsnorm", "x / sqrt(mean(x^2) + eps) * w over the last axis; operands: x, w", 2, 1,
        required=("eps",)),
     Op("graph.add", "elementwise sum", 2, 1),
     Op("graph.add_rmsnorm", "fused: results x + y and its rmsnorm; operands: x, y, w", 3, 2,
        required=("eps",)),
     Op("graph.silu_mul", "silu(x[:, :F]) * x[:, F:]; operand [T, 2F]", 1, 1),
+    Op("graph.concat", "operands side by side: columns joined", (2, None), 1),
     Op("graph.split", "columns of the operand, sizes = [...]", 1, (1, None), required=("sizes",)),
     Op("graph.head_norm", "rmsnorm of each head, before rope (Qwen3); operands: x [T, H*C], w [C]",
        2, 1, required=("eps", "heads")),
@@ -55,7 +58,7 @@ ATTENTION = (
     Op("graph.kvset", "the keys and values that a step's sequences may see: pages of a layer, "
        "within an optional sliding window; operands: page_table, kv_lengths", 2, 1,
        required=("layer",), optional=("window", "range", "kind")),
-    Op("graph.partial", "softmax(q k / scale) v over a kvset, unnormalised; operands: q [T, H*C], "
+    Op("graph.partial", "softmax(scale q k) v over a kvset, unnormalised; operands: q [T, H*C], "
        "query_starts [B+1], kvset; result: state (max, sum, accumulator)", 3, 1,
        required=("heads", "kv_heads", "head_dim", "scale"), optional=("splits", "causal")),
     Op("graph.merge", "the state over the union of disjoint kvsets", (1, None), 1),
@@ -68,8 +71,9 @@ MOE = (
        required=("top_k",), optional=("renormalize",)),
     Op("graph.moe_dispatch", "orders (token, expert) pairs by expert; results: pair order [T*A], "
        "expert starts [E+1]", 1, 2, required=("experts",)),
-    Op("graph.moe_expert", "each expert's rows times its weight [E, N, K]; operands: x, w, order, "
-       "starts", 4, 1, optional=("gather", "format")),
+    Op("graph.moe_expert", "each expert's rows times its weight [E, N, K] transposed; with gather "
+       "= A, row i of x serves pair i // A, else rows are in pair order already; operands: x, w, "
+       "order, starts; result: [T*A, N] in pair order", 4, 1, optional=("gather",)),
     Op("graph.moe_combine", "sum over a token's experts of weight times row; operands: rows "
        "[T*A, D], weights, order", 3, 1),
 )  # fmt: skip

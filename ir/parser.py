@@ -44,7 +44,9 @@ def parse_module(text: str, name: str = "<ir>") -> Module:
 @cache
 def _lark() -> Lark:
     grammar = (Path(__file__).parent / "text.lark").read_text(encoding="utf-8")
-    return Lark(grammar, start="module", parser="lalr", propagate_positions=True, maybe_placeholders=True)
+    return Lark(
+        grammar, start="module", parser="lalr", propagate_positions=True, maybe_placeholders=True
+    )
 
 
 @v_args(inline=True)
@@ -163,6 +165,4 @@ class _Builder:
         return value
 
     def _span(self, token: Token) -> Span:
-        return Span(
-            self.source.name, token.line, token.column, token.end_line, token.end_column
-        )
+        return Span(self.source.name, token.line, token.column, token.end_line, token.end_column)

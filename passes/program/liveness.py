@@ -1,0 +1,98 @@
+"""KV liveness: a kv that nothing moves on is freed right after its last use."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from ...ir.core import Module, Operation, Region, Value, make, walk
+from ...ir.types import KV
+from ..manager import EVERYTHING, Context
+
+BORROWS = {"plan.fork"}
+"""Operations that read a kv and leave it as it is; all others move it into their result."""
+
+
+@dataclass(frozen=True)
+class FreeKV:
+    """Insert `plan.free` after the last use of each kv that is not moved into another value.
+
+    A kv that only one region of an `if` moves is freed at the start of the other.
+    """
+
+    name: ClassVar[str] = "free-kv"
+    reads: ClassVar[tuple[str, ...]] = ("program", "plan")
+    writes: ClassVar[tuple[str, ...]] = ("plan",)
+    requires: ClassVar[tuple[str, ...]] = ("planned",)
+    ensures: ClassVar[tuple[str, ...]] = ("freed",)
+    keeps: ClassVar[tuple[str, ...]] = EVERYTHING
+
+    def run(self, module: Module, context: Context) -> Module:
+        """Return the module with every kv moved or freed on every path."""
+        return Module(tuple(self._operation(op, context) for op in module.operations))
+
+    def _operation(self, operation: Operation, context: Context) -> Operation:
+        regions = tuple(self._region(region, context) for region in operation.regions)
+        operation = replace(operation, regions=regions)
+        return _balance_if(operation) if operation.name == "plan.if" else operation
+
+    def _region(self, region: Region, context: Context) -> Region:
+        operations = [self._operation(op, context) for op in region.operations]
+        if not operations:
+            return region
+        owned = [value for value in region.arguments if value.type == KV]
+        owned += [value for op in operations for value in op.results if value.type == KV]
+        for value in owned:
+            if not any(_moves(op, value.name) for op in operations):
+                _insert_free(operations, value)
+                span = next((op.span for op in operations if value in op.results), None)
+                context.did(f"%{value.name} is used for the last time", span)
+        return replace(region, operations=tuple(operations))
+
+
+def _moves(operation: Operation, name: str) -> bool:
+    """Whether the operation, or one inside it, takes the kv over."""
+    return any(
+        inner.name not in BORROWS and any(value.name == name for value in inner.operands)
+        for inner in walk((operation,))
+    )
+
+
+def _insert_free(operations: list[Operation], value: Value) -> None:
+    """Put a free after the last operation that defines or borrows the value."""
+    last = -1
+    for position, operation in enumerate(operations):
+        touched = value in operation.results or any(
+            value in inner.operands for inner in walk((operation,))
+        )
+        last = position if touched else last
+    at = min(last + 1, len(operations) - 1)
+    operations.insert(at, make("plan.free", value, span=operations[at].span))
+
+
+def _balance_if(operation: Operation) -> Operation:
+    """Free, in each region of an if, the outer kvs that only the other region moves."""
+    inside = [_outer_moves(region) for region in operation.regions]
+    regions = []
+    for region, other in zip(operation.regions, reversed(inside), strict=True):
+        mine = _outer_moves(region)
+        missing = [value for name, value in other.items() if name not in mine]
+        frees = tuple(make("plan.free", value, span=operation.span) for value in missing)
+        regions.append(replace(region, operations=(*frees, *region.operations)))
+    return replace(operation, regions=tuple(regions))
+
+
+def _outer_moves(region: Region) -> dict[str, Value]:
+    """Return the kvs from outside a region that something in it takes over."""
+    defined = {value.name for value in region.arguments}
+    for operation in walk(region.operations):
+        defined.update(value.name for value in operation.results)
+        for inner in operation.regions:
+            defined.update(value.name for value in inner.arguments)
+    return {
+        value.name: value
+        for operation in walk(region.operations)
+        if operation.name not in BORROWS
+        for value in operation.operands
+        if value.type == KV and value.name not in defined
+    }
