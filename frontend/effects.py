@@ -1,0 +1,33 @@
+"""What a body does to the names and the stream around it, read off its syntax."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from . import ast
+
+
+def assigned(body: Iterable[ast.Statement]) -> list[str]:
+    """Return the names that a body binds, in order of first binding, without a fork's inside."""
+    names: dict[str, None] = {}
+    for statement in flat(body):
+        if isinstance(statement, ast.Assign | ast.Gen | ast.Select | ast.Fork):
+            names[statement.name] = None
+    return list(names)
+
+
+def appends(body: Iterable[ast.Statement]) -> bool:
+    """Say whether a body appends to the stream; a fork's branches append to their own."""
+    kinds = (ast.Append, ast.Message, ast.Gen, ast.Select)
+    return any(isinstance(statement, kinds) for statement in flat(body))
+
+
+def flat(body: Iterable[ast.Statement]) -> Iterator[ast.Statement]:
+    """Yield a body's statements, and those of its blocks, without the bodies of forks."""
+    for statement in body:
+        yield statement
+        if isinstance(statement, ast.Message | ast.For | ast.While):
+            yield from flat(statement.body)
+        if isinstance(statement, ast.If):
+            yield from flat(statement.then)
+            yield from flat(statement.otherwise)

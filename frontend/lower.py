@@ -1,0 +1,307 @@
+"""Lowers a checked file to the program dialect: streams become values, assignments become SSA."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from ..ir.core import Module, Names, Operation, Region, Symbol, Term, Value, make
+from ..ir.source import Span
+from ..ir.types import INT, NONE, STR, STREAM, list_of
+from . import ast
+from .constants import constant_of
+from .effects import appends, assigned
+from .lower_expressions import Fields, Scope, lower_expression
+from .signatures import base, common, element
+from .type_names import OPTIONS, default_budget, term_of
+
+_STREAM = ""
+"""Where a scope's values keep the stream; no name of a program is empty."""
+
+
+def lower(file: ast.File) -> Module:
+    """Return the module of a file that `checker.check` has accepted."""
+    fields = record_fields(file)
+    tools = {tool.name: tool for tool in file.tools}
+    names = Names()
+    declarations = [_record(item, fields) for item in file.records]
+    declarations += [_tool(item, fields) for item in file.tools]
+    doc = file.doc if len(file.programs) == 1 else None
+    programs = [_Lowering(names, fields, tools).program(item, doc) for item in file.programs]
+    return Module((*declarations, *programs))
+
+
+def record_fields(file: ast.File) -> Fields:
+    """Return each record's fields, with their types and constant options."""
+    known = [record.name for record in file.records]
+    return {
+        record.name: {
+            field.name: (term_of(field.type, known), _options(field.type.options))
+            for field in record.fields
+        }
+        for record in file.records
+    }
+
+
+def _record(record: ast.Record, fields: Fields) -> Operation:
+    entries = []
+    for name, (type, options) in fields[record.name].items():
+        entry: dict[str, Any] = {"name": name, "type": type}
+        entries.append(entry | {"options": options} if options else entry)
+    return make("program.record", name=Symbol(record.name), fields=entries, span=record.span)
+
+
+def _tool(tool: ast.Tool, fields: Fields) -> Operation:
+    return make(
+        "program.tool",
+        name=Symbol(tool.name),
+        parameters=_parameters(tool.parameters, fields),
+        returns=term_of(tool.returns, fields) if tool.returns else NONE,
+        timeout=tool.timeout,
+        span=tool.span,
+    )
+
+
+def _parameters(parameters: Iterable[ast.Parameter], fields: Fields) -> list[dict[str, Any]]:
+    entries = []
+    for parameter in parameters:
+        entry: dict[str, Any] = {"name": parameter.name, "type": term_of(parameter.type, fields)}
+        if parameter.default is not None:
+            entry["default"] = constant_of(parameter.default)
+        entries.append(entry)
+    return entries
+
+
+def _options(options: Iterable[ast.Argument]) -> dict[str, Any]:
+    given = {option.name: constant_of(option.value) for option in options}
+    return {name: given[name] for name in OPTIONS if name in given}
+
+
+@dataclass
+class _Lowering:
+    """Lowers the statements of one program."""
+
+    names: Names
+    fields: Fields
+    tools: dict[str, ast.Tool]
+
+    def program(self, program: ast.Program, file_doc: str | None) -> Operation:
+        scope = Scope(self.names, self.fields, self.tools, {})
+        stream = self.names.value("s", STREAM)
+        scope.values[_STREAM] = stream
+        for parameter in program.parameters:
+            type = base(term_of(parameter.type, self.fields))
+            scope.values[parameter.name] = self.names.value(parameter.name, type)
+        arguments = tuple(scope.values.values())
+        self._body(program.body, scope)
+        if not scope.ended:
+            scope.emit("program.return", span=program.span)
+        return make(
+            "program.func",
+            name=Symbol(program.name),
+            parameters=_parameters(program.parameters, self.fields),
+            returns=term_of(program.returns, self.fields) if program.returns else NONE,
+            doc=program.doc or file_doc,
+            regions=(scope.region(*arguments),),
+            span=program.span,
+        )
+
+    def _body(self, body: Iterable[ast.Statement], scope: Scope) -> None:
+        for statement in body:
+            if not scope.ended:
+                self._statement(statement, scope)
+
+    def _statement(self, statement: ast.Statement, scope: Scope) -> None:
+        match statement:
+            case ast.Append(text=text):
+                self._append(text, scope)
+            case ast.Message():
+                self._message(statement, scope)
+            case ast.Gen():
+                self._gen(statement, scope)
+            case ast.Select():
+                self._select(statement, scope)
+            case ast.Fork():
+                self._fork(statement, scope)
+            case ast.Yield(value=value):
+                scope.emit("program.yield", lower_expression(value, scope), span=statement.span)
+                scope.ended = True
+            case ast.For():
+                self._for(statement, scope)
+            case ast.While():
+                self._while(statement, scope)
+            case ast.If():
+                self._if(statement, scope)
+            case ast.Assign():
+                self._assign(statement, scope)
+            case ast.Evaluate(value=value):
+                lower_expression(value, scope)
+            case ast.Return(value=value):
+                values = () if value is None else (lower_expression(value, scope),)
+                scope.emit("program.return", *values, span=statement.span)
+                scope.ended = True
+
+    def _advance(self, scope: Scope, name: str, /, *operands: Value, **more: Any) -> None:
+        """Append an operation that takes the stream and gives the next one."""
+        following = self.names.value("s", STREAM)
+        scope.emit(name, scope.values[_STREAM], *operands, results=(following,), **more)
+        scope.values[_STREAM] = following
+
+    def _append(self, text: ast.Expression, scope: Scope) -> None:
+        parts = text.parts if isinstance(text, ast.Text) else (text,)
+        for part in parts:
+            if isinstance(part, str):
+                self._advance(scope, "program.literal", text=part, span=text.span)
+            else:
+                value = lower_expression(part, scope)
+                self._advance(scope, "program.append", value, span=part.span)
+
+    def _message(self, message: ast.Message, scope: Scope) -> None:
+        self._advance(scope, "program.begin", role=message.role, span=message.span)
+        self._body(message.body, scope)
+        if not scope.ended:
+            self._advance(scope, "program.end", role=message.role, span=message.span)
+
+    def _gen(self, gen: ast.Gen, scope: Scope) -> None:
+        type = term_of(gen.type, self.fields)
+        options = _options((*gen.type.options, *gen.options))
+        flat = {name: tuple(items.values()) for name, items in self.fields.items()}
+        budget = options.pop("max_tokens", None) or default_budget(type, flat)
+        following, value = self.names.value("s", STREAM), self.names.value(gen.name, type)
+        scope.emit(
+            "program.gen", scope.values[_STREAM], results=(following, value), span=gen.span,
+            name=gen.name, type=type, max_tokens=budget, **options,
+        )  # fmt: skip
+        scope.values |= {_STREAM: following, gen.name: value}
+
+    def _select(self, select: ast.Select, scope: Scope) -> None:
+        choices = lower_expression(select.choices, scope, wanted=list_of(STR))
+        following, value = self.names.value("s", STREAM), self.names.value(select.name, STR)
+        by = {option.name: constant_of(option.value) for option in select.options}
+        scope.emit(
+            "program.select", scope.values[_STREAM], choices, results=(following, value),
+            span=select.span, name=select.name, **by,
+        )  # fmt: skip
+        scope.values |= {_STREAM: following, select.name: value}
+
+    def _assign(self, statement: ast.Assign, scope: Scope) -> None:
+        wanted = term_of(statement.type, self.fields) if statement.type else None
+        if wanted is None and statement.name in scope.values:
+            wanted = scope.values[statement.name].type
+        value = lower_expression(statement.value, scope, hint=statement.name, wanted=wanted)
+        scope.values[statement.name] = value
+
+    def _fork(self, fork: ast.Fork, scope: Scope) -> None:
+        over = lower_expression(fork.over, scope)
+        inner = scope.child()
+        stream = self.names.value("s", STREAM)
+        type = element(over.type) if fork.variable else INT
+        item = self.names.value(fork.variable or "branch", type)
+        inner.values[_STREAM] = stream
+        if fork.variable:
+            inner.values[fork.variable] = item
+        self._body(fork.body, inner)
+        yielded = inner.operations[-1].operands[0].type
+        result = self.names.value(fork.name, list_of(base(yielded)))
+        scope.emit(
+            "program.fork", scope.values[_STREAM], over, results=(result,),
+            regions=(inner.region(stream, item),), span=fork.span, name=fork.name,
+        )  # fmt: skip
+        scope.values[fork.name] = result
+
+    def _for(self, loop: ast.For, scope: Scope) -> None:
+        over = lower_expression(loop.over, scope)
+        carried = self._carried(loop.body, scope)
+        inner = scope.child()
+        item = self.names.value(loop.variable, element(over.type))
+        arguments = self._enter(carried, scope, inner)
+        inner.values[loop.variable] = item
+        self._body(loop.body, inner)
+        self._leave(carried, inner, loop.span)
+        operands = (over, *(scope.values[name] for name in carried))
+        regions = (inner.region(item, *arguments),)
+        self._carry_on("program.for", carried, operands, regions, scope, loop.span)
+
+    def _while(self, loop: ast.While, scope: Scope) -> None:
+        carried = self._carried(loop.body, scope)
+        test, inner = scope.child(), scope.child()
+        test_arguments = self._enter(carried, scope, test)
+        condition = lower_expression(loop.condition, test)
+        test.emit("program.condition", condition, span=loop.condition.span)
+        arguments = self._enter(carried, scope, inner)
+        self._body(loop.body, inner)
+        self._leave(carried, inner, loop.span)
+        operands = tuple(scope.values[name] for name in carried)
+        regions = (test.region(*test_arguments), inner.region(*arguments))
+        self._carry_on(
+            "program.while", carried, operands, regions, scope, loop.span, limit=loop.limit
+        )
+
+    def _carried(self, body: tuple[ast.Statement, ...], scope: Scope) -> list[str]:
+        stream = [_STREAM] if appends(body) else []
+        return stream + [name for name in assigned(body) if name in scope.values]
+
+    def _enter(self, carried: list[str], scope: Scope, inner: Scope) -> tuple[Value, ...]:
+        """Give the region an argument for each carried value."""
+        for name in carried:
+            inner.values[name] = self._like(name, scope.values[name].type)
+        return tuple(inner.values[name] for name in carried)
+
+    def _leave(self, carried: list[str], inner: Scope, span: Span | None) -> None:
+        if not inner.ended:
+            inner.emit("program.yield", *(inner.values[name] for name in carried), span=span)
+
+    def _carry_on(
+        self,
+        operation: str,
+        carried: list[str],
+        operands: tuple[Value, ...],
+        regions: tuple[Region, ...],
+        scope: Scope,
+        span: Span | None,
+        **attributes: Any,
+    ) -> None:
+        """Emit a loop, and let the names stand for its results."""
+        results = tuple(self._like(name, scope.values[name].type) for name in carried)
+        scope.emit(operation, *operands, results=results, regions=regions, span=span, **attributes)
+        scope.values |= dict(zip(carried, results, strict=True))
+
+    def _if(self, statement: ast.If, scope: Scope) -> None:
+        condition = lower_expression(statement.condition, scope)
+        branches = (scope.child(), scope.child())
+        self._body(statement.then, branches[0])
+        self._body(statement.otherwise, branches[1])
+        living = [branch for branch in branches if not branch.ended]
+        merged = _merged_types(living, scope.values)
+        for branch in living:
+            branch.emit(
+                "program.yield", *(branch.values[name] for name in merged), span=statement.span
+            )
+        results = tuple(self._like(name, type) for name, type in merged.items())
+        scope.emit(
+            "program.if", condition, results=results, span=statement.span,
+            regions=tuple(branch.region() for branch in branches),
+        )  # fmt: skip
+        scope.ended = not living
+        scope.values |= dict(zip(merged, results, strict=True))
+
+    def _like(self, name: str, type: Term) -> Value:
+        return self.names.value(name or "s", type if type == STREAM else base(type))
+
+
+def _merged_types(living: list[Scope], outer: dict[str, Value]) -> dict[str, Term]:
+    """Return the names that an if changes and that each branch which goes on binds, with types."""
+    merged: dict[str, Term] = {}
+    if not living:
+        return merged
+    for name, value in living[0].values.items():
+        values = [branch.values.get(name) for branch in living]
+        if all(found == outer.get(name) for found in values):
+            continue
+        type: Term | None = value.type
+        for found in values:
+            type = common(type, found.type) if type is not None and found is not None else None
+        if type is not None:
+            merged[name] = type
+    return merged

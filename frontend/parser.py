@@ -1,0 +1,84 @@
+"""Reads .weft text into the AST: lark's LALR parser with blocks by indentation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from lark import Lark, Token, UnexpectedInput
+from lark.exceptions import VisitError
+from lark.indenter import Indenter
+
+from ..ir.diagnostics import WeftError
+from ..ir.source import Source
+from . import ast
+from .builder import build
+from .strings import Origin
+from .syntax_errors import UnevenIndentation, explain
+
+
+def parse(source: Source) -> ast.File:
+    """Parse a .weft source; raises a WeftSyntaxError that says where and why it does not parse."""
+    return _read(source.text + "\n", "file", source, (1, 1))
+
+
+def parse_text(text: str, name: str = "<text>") -> ast.File:
+    """Parse a text that has no file."""
+    return parse(Source(name, text))
+
+
+def parse_expression(text: str, source: Source, origin: Origin = (1, 1)) -> ast.Expression:
+    """Parse one expression, which stands in `source` at `origin`."""
+    return _read(text, "expression", source, origin)
+
+
+def _read(text: str, start: str, source: Source, origin: Origin) -> Any:
+    try:
+        tree = lark().parse(text, start=start)
+        return build(
+            tree, source, origin, lambda inner, place: parse_expression(inner, source, place)
+        )
+    except UnexpectedInput as error:
+        raise explain(error, text, start, source, origin, lark()) from None
+    except UnevenIndentation as error:
+        raise error.with_source(source).moved(source, origin) from None
+    except VisitError as error:
+        if isinstance(error.orig_exc, WeftError):
+            raise error.orig_exc from None
+        raise
+
+
+@cache
+def lark() -> Lark:
+    """Return the parser of the grammar, built once."""
+    grammar = (Path(__file__).parent / "grammar.lark").read_text(encoding="utf-8")
+    return Lark(
+        grammar,
+        start=["file", "expression"],
+        parser="lalr",
+        postlex=_Blocks(),
+        propagate_positions=True,
+        maybe_placeholders=True,
+    )
+
+
+class _Blocks(Indenter):
+    """Turns indentation into _INDENT and _DEDENT."""
+
+    NL_type = "_NL"
+    OPEN_PAREN_types = ["LPAR", "LSQB"]
+    CLOSE_PAREN_types = ["RPAR", "RSQB"]
+    INDENT_type = "_INDENT"
+    DEDENT_type = "_DEDENT"
+    tab_len = 8
+
+    def handle_NL(self, token: Token) -> Iterator[Token]:
+        """Check that a dedent returns to a level in use, then let lark count."""
+        if self.paren_level == 0:
+            text = token.rsplit("\n", 1)[1]
+            width = text.count(" ") + text.count("\t") * self.tab_len
+            if width < self.indent_level[-1] and width not in self.indent_level:
+                raise UnevenIndentation.at(token.end_line or 1, token.end_column or 1)
+        return super().handle_NL(token)

@@ -1,0 +1,110 @@
+"""From types as written to IR types, with the options and token budgets that come with them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from difflib import get_close_matches
+from typing import Any
+
+from ..ir.core import Term
+from ..ir.diagnostics import WeftNameError, WeftTypeError
+from ..ir.types import choice, int_range, list_of, record, regex
+from . import ast
+from .syntax_errors import NotAvailableYet
+
+PLAIN = ("str", "int", "float", "bool")
+LATER = ("schema", "grammar")
+
+OPTIONS = (
+    "max_tokens", "stop", "temperature", "top_p", "top_k", "min_p", "seed", "logprobs", "max_items",
+)  # fmt: skip
+"""What may stand in a gen's or a type's parentheses, in the order in which the IR has it."""
+
+MAX_ITEMS = 4
+"""How many elements a list in a constraint has at most, unless `max_items` says otherwise."""
+
+_BUDGETS = {"str": 128, "int": 8, "float": 16, "bool": 8, "choice": 32, "regex": 64}
+_FIELD_BUDGETS = _BUDGETS | {"str": 32}
+_RECORD_OVERHEAD = 64
+_LIST_OVERHEAD = 8
+
+
+class UnknownType(WeftNameError):
+    """A type's name that nothing declares."""
+
+    template = "there is no type `{name}`"
+
+
+class MalformedTypeUse(WeftTypeError):
+    """A type with arguments that it does not take."""
+
+    template = "{problem}"
+
+
+def did_you_mean(name: str, candidates: Collection[str]) -> str:
+    """Return a hint with the nearest candidate, or an empty text."""
+    near = get_close_matches(name, list(candidates), n=1)
+    return f"did you mean `{near[0]}`?" if near else ""
+
+
+def term_of(type: ast.Type, records: Collection[str]) -> Term:
+    """Return the IR type; raises UnknownType and MalformedTypeUse with the place."""
+    name, arguments = type.name, type.arguments
+    if name in records:
+        _expect(type, not arguments, f"the record `{name}` takes no arguments")
+        return record(name)
+    if name == "int" and arguments:
+        return _range(type)
+    if name in PLAIN:
+        _expect(type, not arguments, f"`{name}` takes no arguments")
+        return Term(name)
+    if name == "list":
+        return _list(type, records)
+    if name == "choice":
+        _expect(type, _texts(type) and arguments != (), 'write choice["a", "b"]')
+        return choice(*(str(item) for item in arguments))
+    if name == "regex":
+        _expect(type, _texts(type) and len(arguments) == 1, 'write regex "[a-z]+"')
+        return regex(str(arguments[0]))
+    if name in LATER and arguments:
+        raise NotAvailableYet(statement=name, span=type.span)
+    known = [*PLAIN, "list", "choice", "regex", *records]
+    raise UnknownType(name=name, hint=did_you_mean(name, known), span=type.span)
+
+
+def default_budget(type: Term, fields: Mapping[str, tuple[Any, ...]], inside: bool = False) -> int:
+    """Return the max_tokens of a gen that names none; `fields` has records' (type, options)."""
+    if type.name == "list":
+        element = type.parameters[0]
+        assert isinstance(element, Term)
+        return _LIST_OVERHEAD + MAX_ITEMS * default_budget(element, fields, inside=True)
+    if type.name != "record":
+        return (_FIELD_BUDGETS if inside else _BUDGETS)[type.name]
+    total = _RECORD_OVERHEAD
+    for field_type, options in fields[str(type.parameters[0])]:
+        total += options.get("max_tokens") or default_budget(field_type, fields, inside=True)
+    return total
+
+
+def _range(type: ast.Type) -> Term:
+    low, high = type.arguments if len(type.arguments) == 2 else (None, None)
+    fine = isinstance(low, int) and isinstance(high, int)
+    _expect(type, fine, "an int range has two ends: int(1..10)")
+    _expect(type, low <= high, f"the range {low}..{high} holds no number")  # type: ignore[operator]
+    return int_range(low, high)  # type: ignore[arg-type]
+
+
+def _list(type: ast.Type, records: Collection[str]) -> Term:
+    inner = type.arguments[0] if len(type.arguments) == 1 else None
+    _expect(type, isinstance(inner, ast.Type), "a list has one element type: list[str]")
+    assert isinstance(inner, ast.Type)
+    return list_of(term_of(inner, records))
+
+
+def _texts(type: ast.Type) -> bool:
+    return all(isinstance(item, str) for item in type.arguments)
+
+
+def _expect(type: ast.Type, fine: bool, problem: str) -> None:
+    if not fine:
+        raise MalformedTypeUse(problem=problem, span=type.span)
