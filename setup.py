@@ -7,7 +7,7 @@ from setuptools.command.build_py import build_py
 
 ROOMS = [
     "ir", "frontend", "frontend.models", "cost_model", "passes", "passes.program", "passes.graph",
-    "passes.tile", "codegen", "runtime",
+    "passes.tile", "codegen", "runtime", "cli",
 ]  # fmt: skip
 
 
@@ -17,7 +17,9 @@ class BuildRooms(build_py):
     def find_package_modules(self, package: str, package_dir: str) -> list[tuple[str, str, str]]:
         """List the modules of `package` (name, module, file), without this file."""
         modules = super().find_package_modules(package, package_dir)
-        return [entry for entry in modules if Path(entry[2]).name not in {"setup.py", "conftest.py"}]
+        return [
+            entry for entry in modules if Path(entry[2]).name not in {"setup.py", "conftest.py"}
+        ]
 
 
 if __name__ == "__main__":

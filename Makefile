@@ -1,0 +1,36 @@
+# `make run` and `make test` set themselves up: they need Python 3.11+, pip and a C compiler.
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+
+.PHONY: help run test test-slow fuzz lint bench clean
+
+help:  ## this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
+
+$(VENV)/.run: setup.py pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q -c constraints.txt -e .
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.run
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]'
+	touch $@
+
+run: $(VENV)/.run  ## compile and run the essay judge on the shipped tiny model
+	$(BIN)/weft run examples/essay_judge.weft --model tiny-dense --arg essay=@examples/data/essay.txt
+
+test: $(VENV)/.dev  ## the test suite, without slow and GPU tests
+	$(BIN)/python -m pytest -m "not slow and not gpu"
+
+test-slow: $(VENV)/.dev  ## the slow tests too
+	$(BIN)/python -m pytest -m "not gpu"
+
+lint: $(VENV)/.dev  ## ruff and pyright
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/pyright
+
+bench: $(VENV)/.dev  ## every CPU figure, recorded in bench/results
+	$(BIN)/python -m bench.cpu --record
+
+clean:  ## remove the environment and caches
+	rm -rf $(VENV) build *.egg-info .pytest_cache .hypothesis .ruff_cache

@@ -1,0 +1,152 @@
+"""The commands and their options; each body is a call into a module loaded when it runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+app = typer.Typer(
+    help=(
+        "weft compiles programs that call a language model many times, and runs them.\n\n"
+        "Write a program (examples/*.weft), run it on a model (weft models), and look at every "
+        "stage between its text and the machine code: weft dump, weft explain."
+    ),
+    epilog="Start with: weft run examples/essay_judge.weft --arg essay=@examples/data/essay.txt",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Program = Annotated[Path, typer.Argument(help="a .weft file, or a Python file with @weft.program")]
+Model = Annotated[
+    str, typer.Option("--model", "-m", help="a shipped model (weft models) or a checkpoint folder")
+]
+Name = Annotated[
+    Optional[str], typer.Option("--program", "-p", help="which program of the file (default: last)")
+]
+Weights = Annotated[str, typer.Option(help="weight format: f32, bf16 or int8")]
+Threads = Annotated[int, typer.Option(help="CPU threads (0: all cores)")]
+Argument = Annotated[
+    Optional[list[str]],
+    typer.Option("--arg", "-a", help="name=value; value as JSON or text, @FILE reads a file"),
+]
+Kv = Annotated[str, typer.Option(help="memory for keys and values, such as 512MiB")]
+
+
+@app.command()
+def run(
+    file: Program,
+    model: Model = "tiny-dense",
+    arg: Argument = None,
+    rows: Annotated[Optional[Path], typer.Option(help="JSON lines: one run a row")] = None,
+    out: Annotated[Optional[Path], typer.Option(help="where rows' results go")] = None,
+    program: Name = None,
+    target: Annotated[str, typer.Option(help="cpu (the GPU comes with its own issue)")] = "cpu",
+    weights: Weights = "f32",
+    threads: Threads = 0,
+    kv_memory: Kv = "256MiB",
+    tools: Annotated[Optional[Path], typer.Option(help="a Python file that holds tools")] = None,
+    trace: Annotated[Optional[Path], typer.Option(help="write a step trace (JSON)")] = None,
+    json: Annotated[
+        bool, typer.Option("--json", help="print one JSON object, no decoration")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="only the result")] = False,
+) -> None:
+    """Run a program: streamed text, the typed result, and what it cost.
+
+    A batch (--rows, --out) keeps a journal beside its output: run the same command again after
+    an interruption, and only unfinished rows are computed.
+    """
+    from . import run as command
+
+    command.run(command.RunOptions(**locals_of(locals())))
+
+
+@app.command()
+def dump(
+    file: Program,
+    stage: Annotated[
+        str, typer.Option("--stage", "-s", help="ast program plan graph tile source binary")
+    ] = "program",
+    after: Annotated[
+        Optional[str], typer.Option(help="as it is after this pass (a stage of its dialect)")
+    ] = None,
+    diff: Annotated[bool, typer.Option(help="with --after: what the pass changed")] = False,
+    model: Model = "tiny-dense",
+    program: Name = None,
+    kernel: Annotated[
+        Optional[str], typer.Option(help="tile, source, binary: only kernels with this in the name")
+    ] = None,
+    form: Annotated[
+        str, typer.Option(help="source: tvm or triton; binary: assembly, llvm, ptx, ttir, ttgir")
+    ] = "",
+    weights: Weights = "f32",
+    spans: Annotated[bool, typer.Option(help="print each operation's place in the source")] = False,
+) -> None:
+    """Print a program at one stage of its way from text to machine code."""
+    from . import inspect as command
+
+    command.dump(command.DumpOptions(**locals_of(locals())))
+
+
+@app.command()
+def opt(
+    file: Annotated[Path, typer.Argument(help="IR text of any dialect; - for standard input")],
+    passes: Annotated[
+        str, typer.Option("--passes", "-p", help="names separated by commas; empty: verify only")
+    ] = "",
+    model: Annotated[
+        Optional[str], typer.Option("--model", "-m", help="for passes that need a tokenizer")
+    ] = None,
+    spans: Annotated[bool, typer.Option(help="print spans")] = False,
+    list_passes: Annotated[bool, typer.Option("--list", help="list the passes and stop")] = False,
+) -> None:
+    """Run passes on IR text: parse, verify, rewrite, print."""
+    from . import inspect as command
+
+    command.opt(file, passes, model, spans, list_passes)
+
+
+@app.command()
+def explain(
+    file: Program,
+    model: Model = "tiny-dense",
+    program: Name = None,
+    weights: Weights = "f32",
+    threads: Threads = 0,
+    arg: Argument = None,
+    measure: Annotated[bool, typer.Option(help="measure each kernel beside its prediction")] = True,
+) -> None:
+    """Say what each pass did, with source lines, what it left and why, and what a step costs."""
+    from . import explain as command
+
+    command.explain(command.ExplainOptions(**locals_of(locals())))
+
+
+@app.command()
+def models(
+    model: Annotated[Optional[str], typer.Argument(help="show one model's card")] = None,
+) -> None:
+    """List the models that ship with weft, or show one."""
+    from . import machine as command
+
+    command.models(model)
+
+
+@app.command()
+def calibrate(
+    out: Annotated[Optional[Path], typer.Option(help="where the hardware file goes")] = None,
+    threads: Threads = 0,
+) -> None:
+    """Measure this machine's ceilings: what the cost model divides by."""
+    from . import machine as command
+
+    command.calibrate(out, threads)
+
+
+def locals_of(values: dict[str, object]) -> dict[str, object]:
+    """Return a command's parameters, without the names that its body imported."""
+    return {key: value for key, value in values.items() if key != "command"}
