@@ -26,9 +26,9 @@ DECLARATIONS = (
 
 TENSORS = (
     Op("graph.weight", "a tensor of the checkpoint; tensors = its name there, or a list of names "
-       "to be joined by rows, or a list of such lists to be stacked (experts); its dtype is the "
-       "format it is kept in (f32, bf16, or i8 with one f32 scale a row)", 0, 1,
-       required=("tensors",)),
+       "to be joined by rows (of `rows` rows each, if they differ), or a list of such lists to be "
+       "stacked (experts); its dtype is the format it is kept in (f32, bf16, or i8 with one f32 "
+       "scale a row)", 0, 1, required=("tensors",), optional=("rows",)),
     Op("graph.embedding", "rows of a table; operands: table [V, D], ids [T]", 2, 1,
        optional=("scale",)),
     Op("graph.matmul", "x [T, K] times w [N, K] transposed, plus bias [N] when given; operands: "

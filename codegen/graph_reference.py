@@ -1,0 +1,277 @@
+"""The meaning of graph operations, in torch: one small function an operation, no speed in mind.
+
+A run holds keys and values by slot (page * page size + offset), so that chunked and ragged steps
+mean the same here as in the executor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..ir.core import Module, Operation, thaw
+from ..ir.model import Rope
+
+
+@dataclass(frozen=True)
+class State:
+    """Attention over a part of the keys: max [T, H], sum [T, H], accumulator [T, H, C]."""
+
+    max: Tensor
+    sum: Tensor
+    accumulator: Tensor
+
+
+@dataclass(frozen=True)
+class Kvset:
+    """Which slots each sequence sees, in order of position; `first` is the first one's position."""
+
+    layer: int
+    slots: list[Tensor]
+    first: int
+    lengths: list[int]
+    window: int | None
+
+
+@dataclass
+class GraphRun:
+    """One model in one dtype, with its keys and values: `step` may be called again and again."""
+
+    module: Module
+    weights: Mapping[str, Tensor]
+    page_size: int = 16
+    slots: int = 4096
+    dtype: torch.dtype = torch.float32
+    keys: dict[int, Tensor] = field(default_factory=dict)
+    values: dict[int, Tensor] = field(default_factory=dict)
+
+    def step(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Run the step; inputs as the graph's arguments, i32; returns logits [R, V]."""
+        function = self.module.symbol("step")
+        environment: dict[str, Any] = {
+            value.name: inputs[value.name].long() for value in function.regions[0].arguments
+        }
+        for operation in function.regions[0].operations:
+            operands = [environment[value.name] for value in operation.operands]
+            if operation.name == "graph.return":
+                return operands[0]
+            results = _MEANING[operation.name](self, operation, *operands)
+            if len(operation.results) == 1:
+                results = (results,)
+            for value, result in zip(operation.results, results or (), strict=True):
+                environment[value.name] = result
+        raise ValueError("the step has no graph.return")
+
+    def store(self, layer: int, k: Tensor, v: Tensor, slots: Tensor) -> None:
+        """Write rows k, v [T, K*C] to slots [T] of a layer."""
+        for cache, rows in ((self.keys, k), (self.values, v)):
+            if layer not in cache:
+                cache[layer] = torch.zeros(self.slots, rows.shape[1], dtype=self.dtype)
+            cache[layer][slots] = rows
+
+
+def run_graph(
+    module: Module, weights: Mapping[str, Tensor], tokens: Sequence[int],
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:  # fmt: skip
+    """Run one whole sequence from scratch; returns the logits of every row [T, V]."""
+    length = len(tokens)
+    pages = -(-length // 16)
+    rows = torch.arange(length)
+    run = GraphRun(module, weights, slots=pages * 16, dtype=dtype)
+    return run.step({
+        "tokens": torch.tensor(list(tokens)), "positions": rows, "slots": rows,
+        "query_starts": torch.tensor([0, length]), "kv_lengths": torch.tensor([length]),
+        "page_table": torch.arange(pages)[None], "logits_rows": rows,
+    })  # fmt: skip
+
+
+def rope_tables(rope: Rope, head_dim: int, positions: Tensor) -> tuple[Tensor, Tensor]:
+    """Return cos and sin [T, C / 2] at positions [T], angles in f32 as checkpoints are trained."""
+    frequencies = torch.tensor(rope.inverse_frequencies(head_dim), dtype=torch.float32)
+    angles = positions.float()[:, None] * frequencies
+    return angles.cos() * rope.attention_factor, angles.sin() * rope.attention_factor
+
+
+def _weight(run: GraphRun, operation: Operation) -> Tensor:
+    return run.weights[operation.result.name].to(run.dtype)
+
+
+def _embedding(run: GraphRun, operation: Operation, table: Tensor, ids: Tensor) -> Tensor:
+    return table[ids] * operation.attribute("scale", 1.0)
+
+
+def _matmul(run: GraphRun, operation: Operation, x: Tensor, w: Tensor, bias: Tensor | None = None
+            ) -> Tensor:  # fmt: skip
+    return F.linear(x, w, bias)
+
+
+def _norm(x: Tensor, w: Tensor, eps: float) -> Tensor:
+    return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + eps) * w
+
+
+def _rmsnorm(run: GraphRun, operation: Operation, x: Tensor, w: Tensor) -> Tensor:
+    return _norm(x, w, operation["eps"])
+
+
+def _add_rmsnorm(run: GraphRun, operation: Operation, x: Tensor, y: Tensor, w: Tensor
+                 ) -> tuple[Tensor, Tensor]:  # fmt: skip
+    return x + y, _norm(x + y, w, operation["eps"])
+
+
+def _silu_mul(run: GraphRun, operation: Operation, x: Tensor) -> Tensor:
+    gate, up = x.chunk(2, dim=-1)
+    return F.silu(gate) * up
+
+
+def _split(run: GraphRun, operation: Operation, x: Tensor) -> tuple[Tensor, ...]:
+    return torch.split(x, thaw(operation["sizes"]), dim=-1)
+
+
+def _concat(run: GraphRun, operation: Operation, *parts: Tensor) -> Tensor:
+    return torch.cat(parts, dim=-1)
+
+
+def _head_norm(run: GraphRun, operation: Operation, x: Tensor, w: Tensor) -> Tensor:
+    heads = x.unflatten(-1, (operation["heads"], -1))
+    return _norm(heads, w, operation["eps"]).flatten(-2)
+
+
+def _rope(run: GraphRun, operation: Operation, x: Tensor, positions: Tensor) -> Tensor:
+    rope = Rope.of(operation["rope"])
+    return _rotate(x, operation["heads"], rope_tables(rope, operation["head_dim"], positions))
+
+
+def _rotate(x: Tensor, heads: int, tables: tuple[Tensor, Tensor]) -> Tensor:
+    """Rotate pairs (i, i + C/2) of each head of x [T, H*C]."""
+    cos, sin = (table.to(x.dtype)[:, None] for table in tables)
+    low, high = x.unflatten(-1, (heads, -1)).chunk(2, dim=-1)
+    return torch.cat([low * cos - high * sin, high * cos + low * sin], dim=-1).flatten(-2)
+
+
+def _take_rows(run: GraphRun, operation: Operation, x: Tensor, rows: Tensor) -> Tensor:
+    return x[rows]
+
+
+def _kv_write(run: GraphRun, operation: Operation, k: Tensor, v: Tensor, slots: Tensor
+              ) -> tuple[()]:  # fmt: skip
+    run.store(operation["layer"], k, v, slots)
+    return ()
+
+
+def _qkv_rope_write(
+    run: GraphRun, operation: Operation, qkv: Tensor, positions: Tensor, slots: Tensor,
+    *norms: Tensor,
+) -> Tensor:  # fmt: skip
+    heads, kv_heads, width = operation["heads"], operation["kv_heads"], operation["head_dim"]
+    q, k, v = torch.split(qkv, [heads * width, kv_heads * width, kv_heads * width], dim=-1)
+    if norms:
+        q = _norm(q.unflatten(-1, (heads, -1)), norms[0], operation["eps"]).flatten(-2)
+        k = _norm(k.unflatten(-1, (kv_heads, -1)), norms[1], operation["eps"]).flatten(-2)
+    tables = rope_tables(Rope.of(operation["rope"]), width, positions)
+    run.store(operation["layer"], _rotate(k, kv_heads, tables), v, slots)
+    return _rotate(q, heads, tables)
+
+
+def _kvset(run: GraphRun, operation: Operation, page_table: Tensor, lengths: Tensor) -> Kvset:
+    low, high = operation.attribute("range", (0, None))
+    slots = []
+    for pages, length in zip(page_table, lengths.tolist(), strict=True):
+        positions = torch.arange(length)[low:high]
+        slots.append(pages[positions // run.page_size] * run.page_size + positions % run.page_size)
+    return Kvset(operation["layer"], slots, low, lengths.tolist(), operation.attribute("window"))
+
+
+def _partial(run: GraphRun, operation: Operation, q: Tensor, starts: Tensor, kvset: Kvset
+             ) -> State:  # fmt: skip
+    heads, kv_heads, width = operation["heads"], operation["kv_heads"], operation["head_dim"]
+    q = q.unflatten(-1, (heads, width)) * operation["scale"]
+    parts = []
+    for sequence, (low, high) in enumerate(zip(starts[:-1].tolist(), starts[1:].tolist(),
+                                               strict=True)):  # fmt: skip
+        slots = kvset.slots[sequence]
+        k = run.keys[kvset.layer][slots].unflatten(-1, (kv_heads, width))
+        v = run.values[kvset.layer][slots].unflatten(-1, (kv_heads, width))
+        k, v = (x.repeat_interleave(heads // kv_heads, dim=1) for x in (k, v))
+        length = kvset.lengths[sequence]
+        at = torch.arange(length - (high - low), length)[:, None]
+        key_at = kvset.first + torch.arange(len(slots))[None]
+        hidden = key_at > at if operation.attribute("causal", True) else key_at < 0
+        if kvset.window is not None:
+            hidden = hidden | (key_at <= at - kvset.window)
+        scores = torch.einsum("thc,shc->hts", q[low:high], k).masked_fill(hidden, -torch.inf)
+        parts.append(_state(scores, v))
+    return State(*(torch.cat(pieces) for pieces in zip(*parts, strict=True)))
+
+
+def _state(scores: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return max, sum, accumulator of scores [H, T, S] over v [S, H, C]; rows may see nothing."""
+    if scores.shape[-1] == 0:
+        scores = scores.new_full((*scores.shape[:2], 1), -torch.inf)
+        v = v.new_zeros((1, *v.shape[1:]))
+    top = scores.amax(-1)
+    weights = torch.exp(scores - top.clamp_min(-1e30)[..., None])
+    accumulator = torch.einsum("hts,shc->thc", weights, v)
+    return top.T, weights.sum(-1).T, accumulator
+
+
+def _merge(run: GraphRun, operation: Operation, *states: State) -> State:
+    top = torch.stack([state.max for state in states]).amax(0)
+    scales = [torch.exp(state.max - top.clamp_min(-1e30)) for state in states]
+    total = sum((s.sum * scale for s, scale in zip(states, scales, strict=True)), start=0.0 * top)
+    pairs = zip(states, scales, strict=True)
+    accumulator = torch.stack([s.accumulator * scale[..., None] for s, scale in pairs]).sum(0)
+    return State(top, total, accumulator)
+
+
+def _finalize(run: GraphRun, operation: Operation, state: State) -> Tensor:
+    return (state.accumulator / state.sum.clamp_min(1e-30)[..., None]).flatten(-2)
+
+
+def _moe_route(run: GraphRun, operation: Operation, logits: Tensor) -> tuple[Tensor, Tensor]:
+    weights, experts = logits.softmax(-1).topk(operation["top_k"], dim=-1)
+    if operation.attribute("renormalize"):
+        weights = weights / weights.sum(-1, keepdim=True)
+    return weights, experts
+
+
+def _moe_dispatch(run: GraphRun, operation: Operation, experts: Tensor) -> tuple[Tensor, Tensor]:
+    flat = experts.flatten()
+    counts = torch.bincount(flat, minlength=operation["experts"])
+    return flat.argsort(stable=True), F.pad(counts.cumsum(0), (1, 0))
+
+
+def _moe_expert(run: GraphRun, operation: Operation, x: Tensor, w: Tensor, order: Tensor,
+                starts: Tensor) -> Tensor:  # fmt: skip
+    gather = operation.attribute("gather")
+    rows = x[order // gather] if gather else x
+    bounds = starts.tolist()
+    return torch.cat([rows[bounds[e] : bounds[e + 1]] @ w[e].T for e in range(len(w))])
+
+
+def _moe_combine(run: GraphRun, operation: Operation, rows: Tensor, weights: Tensor, order: Tensor
+                 ) -> Tensor:  # fmt: skip
+    each = torch.empty_like(rows)
+    each[order] = rows
+    return (each.unflatten(0, weights.shape) * weights[..., None]).sum(1)
+
+
+def _add(run: GraphRun, operation: Operation, x: Tensor, y: Tensor) -> Tensor:
+    return x + y
+
+
+_MEANING: dict[str, Callable[..., Any]] = {
+    "graph.weight": _weight, "graph.embedding": _embedding, "graph.matmul": _matmul,
+    "graph.rmsnorm": _rmsnorm, "graph.add": _add, "graph.add_rmsnorm": _add_rmsnorm,
+    "graph.silu_mul": _silu_mul, "graph.split": _split, "graph.concat": _concat,
+    "graph.head_norm": _head_norm, "graph.rope": _rope, "graph.take_rows": _take_rows,
+    "graph.kv_write": _kv_write, "graph.qkv_rope_write": _qkv_rope_write, "graph.kvset": _kvset,
+    "graph.partial": _partial, "graph.merge": _merge, "graph.finalize": _finalize,
+    "graph.moe_route": _moe_route, "graph.moe_dispatch": _moe_dispatch,
+    "graph.moe_expert": _moe_expert, "graph.moe_combine": _moe_combine,
+}  # fmt: skip

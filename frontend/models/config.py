@@ -1,0 +1,257 @@
+"""Reads config.json of a checkpoint into a ModelConfig, and refuses what it does not understand."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ...ir.diagnostics import ModelError
+from ...ir.model import ModelConfig, Rope
+
+ROPE_KINDS = ("default", "linear", "llama3", "yarn")
+
+
+class UnknownArchitecture(ModelError):
+    """A checkpoint of an architecture that weft has no builder for."""
+
+    template = "{file}: the architecture {architecture!r} is not supported"
+    hint = "supported are: {supported}"
+
+
+class BadConfig(ModelError):
+    """A configuration with a missing, contradicting or unsupported field."""
+
+    template = "{file}: {problem}"
+
+
+class MissingFile(ModelError):
+    """A checkpoint folder without a file that it must have."""
+
+    template = "{file} is missing"
+    hint = "a checkpoint folder has config.json, tokenizer.json and *.safetensors"
+
+
+class UnreadableFile(ModelError):
+    """A file of the checkpoint that is no JSON, or is broken."""
+
+    template = "{file}: {problem}"
+    hint = "the file may be cut short; copy or download it again"
+
+
+@dataclass(frozen=True)
+class Traits:
+    """How an architecture reads its configuration, where that differs from Llama's."""
+
+    qkv_bias: bool | None = None  # None: `attention_bias` says so, and covers the output too
+    head_norms: bool = False
+    window: str = "none"  # none | all layers | qwen (layers from max_window_layers on)
+    experts: bool = False
+    mlp_bias: bool = False
+    head_dim: int | None = None  # where config.json may leave it out and does not mean D / H
+    rope_theta: float = 10000.0
+
+
+ARCHITECTURES = {
+    "LlamaForCausalLM": Traits(mlp_bias=True),
+    "MistralForCausalLM": Traits(window="all", qkv_bias=False),
+    "Qwen2ForCausalLM": Traits(window="qwen", qkv_bias=True),
+    "Qwen3ForCausalLM": Traits(window="qwen", head_norms=True, head_dim=128),
+    "MixtralForCausalLM": Traits(window="all", qkv_bias=False, experts=True, rope_theta=1e6),
+}
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return a JSON object of a checkpoint file; raises MissingFile and UnreadableFile."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise MissingFile(file=str(path)) from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise UnreadableFile(file=str(path), problem=str(error)) from None
+    if not isinstance(found, dict):
+        raise UnreadableFile(file=str(path), problem="a JSON object was expected")
+    return found
+
+
+def read_config(folder: str | Path) -> ModelConfig:
+    """Return the configuration of a checkpoint folder; raises ModelError."""
+    path = Path(folder) / "config.json"
+    return parse_config(read_json(path), str(path))
+
+
+def parse_config(raw: Mapping[str, Any], file: str = "config.json") -> ModelConfig:
+    """Return the configuration of a config.json's content; `file` names it in errors."""
+    architecture = (list(raw.get("architectures") or []) or [str(raw.get("model_type"))])[0]
+    traits = ARCHITECTURES.get(architecture)
+    if traits is None:
+        supported = ", ".join(ARCHITECTURES)
+        raise UnknownArchitecture(file=file, architecture=architecture, supported=supported)
+    return _Reader(raw, file, architecture, traits).config()
+
+
+@dataclass(frozen=True)
+class _Reader:
+    raw: Mapping[str, Any]
+    file: str
+    architecture: str
+    traits: Traits
+
+    def config(self) -> ModelConfig:
+        self._refuse_unsupported()
+        heads, width = self._size("num_attention_heads"), self._size("hidden_size")
+        kv_heads = self._size("num_key_value_heads", heads)
+        experts = self._size("num_local_experts") if self.traits.experts else 0
+        bias = bool(self.raw.get("attention_bias", False))
+        result = ModelConfig(
+            architecture=self.architecture,
+            vocab_size=self._size("vocab_size"),
+            width=width,
+            layers=self._size("num_hidden_layers"),
+            heads=heads,
+            kv_heads=kv_heads,
+            head_dim=self._head_dim(width, heads),
+            ffn=self._size("intermediate_size"),
+            context_length=self._size("max_position_embeddings"),
+            rope=self._rope(),
+            norm_eps=float(self._field("rms_norm_eps", 1e-6)),
+            tied=bool(self.raw.get("tie_word_embeddings", False)),
+            qkv_bias=bias if self.traits.qkv_bias is None else self.traits.qkv_bias,
+            output_bias=bias if self.traits.qkv_bias is None else False,
+            mlp_bias=self.traits.mlp_bias and bool(self.raw.get("mlp_bias", False)),
+            head_norms=self.traits.head_norms,
+            windows=self._windows(),
+            experts=experts,
+            experts_per_token=self._size("num_experts_per_tok") if experts else 0,
+            dtype=self._dtype(),
+        )
+        self._check(result)
+        return result
+
+    def _field(self, name: str, default: Any = None) -> Any:
+        value = self.raw.get(name)
+        if value is None:
+            if default is None:
+                raise self._bad(f"the field {name!r} is missing")
+            return default
+        return value
+
+    def _size(self, name: str, default: int | None = None) -> int:
+        value = self._field(name, default)
+        if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
+            raise self._bad(f"{name} must be a positive whole number, not {value!r}")
+        return value
+
+    def _bad(self, problem: str, hint: str = "") -> BadConfig:
+        return BadConfig(file=self.file, problem=problem, hint=hint)
+
+    def _refuse_unsupported(self) -> None:
+        if self.raw.get("quantization_config"):
+            raise self._bad(
+                "quantized checkpoints are not supported",
+                "load the unquantized checkpoint; weft can quantize weights itself (int8)",
+            )
+        activation = self.raw.get("hidden_act", "silu")
+        if activation not in {"silu", "swish"}:
+            raise self._bad(f"hidden_act {activation!r} is not supported", "supported is: silu")
+
+    def _head_dim(self, width: int, heads: int) -> int:
+        if self.raw.get("head_dim") is not None:
+            return self._size("head_dim")
+        if self.traits.head_dim is not None:
+            return self.traits.head_dim
+        if width % heads:
+            raise self._bad(f"hidden_size {width} is no multiple of num_attention_heads {heads}",
+                            "such a model needs head_dim in its config")  # fmt: skip
+        return width // heads
+
+    def _check(self, config: ModelConfig) -> None:
+        if config.heads % config.kv_heads:
+            raise self._bad(
+                f"num_attention_heads {config.heads} is no multiple of num_key_value_heads "
+                f"{config.kv_heads}"
+            )
+        if config.head_dim % 2:
+            raise self._bad(f"head_dim {config.head_dim} is odd, so it cannot be rotated")
+        if config.experts_per_token > config.experts:
+            raise self._bad(
+                f"num_experts_per_tok {config.experts_per_token} is more than num_local_experts "
+                f"{config.experts}"
+            )
+
+    def _dtype(self) -> str:
+        name = self.raw.get("dtype") or self.raw.get("torch_dtype") or "float32"
+        known = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
+        if name not in known:
+            raise self._bad(f"the dtype {name!r} is not supported", f"supported: {list(known)}")
+        return known[name]
+
+    def _windows(self) -> tuple[int, ...]:
+        layers, window = self._size("num_hidden_layers"), self.raw.get("sliding_window")
+        kinds = self.raw.get("layer_types")
+        if self.traits.window == "none" or not window:
+            return (0,) * layers
+        if self.traits.window == "qwen" and not self.raw.get("use_sliding_window", False):
+            return (0,) * layers
+        if kinds is not None and self.traits.window == "qwen":
+            if len(kinds) != layers:
+                raise self._bad(f"layer_types has {len(kinds)} entries for {layers} layers")
+            return tuple(window if kind == "sliding_attention" else 0 for kind in kinds)
+        first = self._field("max_window_layers", 28) if self.traits.window == "qwen" else 0
+        return tuple(window if layer >= first else 0 for layer in range(layers))
+
+    def _rope(self) -> Rope:
+        """Read `rope_parameters` (transformers 5) or `rope_theta` with `rope_scaling`."""
+        settings = dict(self.raw.get("rope_parameters") or self.raw.get("rope_scaling") or {})
+        kind = settings.get("rope_type", settings.get("type", "default"))
+        theta = settings.get("rope_theta", self.raw.get("rope_theta", self.traits.rope_theta))
+        if kind not in ROPE_KINDS:
+            raise self._bad(f"the rope type {kind!r} is not supported",
+                            f"supported are: {', '.join(ROPE_KINDS)}")  # fmt: skip
+        partial = settings.get("partial_rotary_factor", self.raw.get("partial_rotary_factor", 1.0))
+        if partial != 1.0:
+            raise self._bad("partial_rotary_factor other than 1 is not supported")
+        if kind == "default":
+            return Rope(theta=float(theta))
+        return self._scaled_rope(kind, float(theta), settings)
+
+    def _scaled_rope(self, kind: str, theta: float, settings: dict[str, Any]) -> Rope:
+        def need(name: str) -> float:
+            if settings.get(name) is None:
+                raise self._bad(f"rope type {kind!r} needs the field {name!r}")
+            return float(settings[name])
+
+        factor = need("factor")
+        if kind == "linear":
+            return Rope(theta=theta, kind=kind, factor=factor)
+        fallback = self._field("original_max_position_embeddings", self.raw.get(
+            "max_position_embeddings") if kind == "yarn" else 0)  # fmt: skip
+        context = settings.get("original_max_position_embeddings") or fallback
+        if not context:
+            need("original_max_position_embeddings")
+        if kind == "llama3":
+            return Rope(theta=theta, kind=kind, factor=factor, original_context=int(context),
+                        low_frequency_factor=need("low_freq_factor"),
+                        high_frequency_factor=need("high_freq_factor"))  # fmt: skip
+        return Rope(
+            theta=theta, kind=kind, factor=factor, original_context=int(context),
+            beta_fast=float(settings.get("beta_fast") or 32),
+            beta_slow=float(settings.get("beta_slow") or 1),
+            attention_factor=_yarn_attention_factor(factor, settings),
+            truncate=bool(settings.get("truncate", True)),
+        )  # fmt: skip
+
+
+def _yarn_attention_factor(factor: float, settings: Mapping[str, Any]) -> float:
+    given = settings.get("attention_factor")
+    if given is not None:
+        return float(given)
+
+    def scale(weight: float) -> float:
+        return 0.1 * weight * math.log(factor) + 1.0 if factor > 1 else 1.0
+
+    mscale, over = settings.get("mscale"), settings.get("mscale_all_dim")
+    return scale(mscale) / scale(over) if mscale and over else scale(1.0)

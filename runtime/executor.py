@@ -1,0 +1,118 @@
+"""The model executor's contract: a step's tensors in, logits out, keys and values in pages."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ..ir.diagnostics import CapacityError
+from ..ir.model import ModelConfig
+
+PAGE_SIZE = 16
+
+
+class StepTooLarge(CapacityError):
+    """A step with more rows or sequences than the executor was built for."""
+
+    template = "a step of {rows} tokens in {sequences} sequences exceeds {max_tokens} in {max_batch}"
+    hint = "the scheduler must split the step, or the executor be built with larger limits"
+
+
+@dataclass
+class StepInput:
+    """One step's rows, ragged over sequences; contiguous i32 CPU tensors."""
+
+    tokens: Tensor  # [T]
+    positions: Tensor  # [T]
+    slots: Tensor  # [T] page * P + offset of each token's keys and values
+    query_starts: Tensor  # [B + 1] where each sequence's rows begin
+    kv_lengths: Tensor  # [B] length, this step's tokens included
+    page_table: Tensor  # [B, MAXP] unused entries 0
+    logits_rows: Tensor  # [R] rows of T whose logits are wanted
+
+    def by_name(self) -> dict[str, Tensor]:
+        """Return the tensors under the names of the graph's arguments."""
+        return {item.name: getattr(self, item.name) for item in fields(self)}
+
+
+class ModelExecutor(Protocol):
+    """Runs steps of one model on one device; it owns the memory of keys and values."""
+
+    config: ModelConfig
+    vocab_size: int
+    context_length: int
+    page_size: int
+    page_bytes: int
+    num_pages: int
+    max_batch: int
+    max_tokens: int
+
+    def forward(self, step: StepInput) -> Tensor:
+        """Return logits [R, V] f32: a view that the next call overwrites."""
+        ...
+
+    def copy_page(self, source: int, target: int) -> None:
+        """Copy a page of keys and values in all layers, for copy-on-write."""
+        ...
+
+
+class GraphInterpreter(Protocol):
+    """What runs a graph step by step: `codegen.graph_reference.GraphRun` is one."""
+
+    keys: dict[int, Tensor]
+    values: dict[int, Tensor]
+
+    def step(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Run one step; returns logits [R, V]."""
+        ...
+
+
+class ReferenceExecutor:
+    """Executes the graph by its meaning, operation by operation: the oracle, and always there.
+
+    `interpreter` holds keys and values by slot, [slots, K*C] a layer, and has room for
+    num_pages * page_size slots.
+    """
+
+    def __init__(self, config: ModelConfig, interpreter: GraphInterpreter, *, num_pages: int,
+                 max_batch: int, max_tokens: int) -> None:  # fmt: skip
+        self.config = config
+        self.vocab_size, self.context_length = config.vocab_size, config.context_length
+        self.page_size, self.num_pages = PAGE_SIZE, num_pages
+        self.page_bytes = page_bytes(config)
+        self.max_batch, self.max_tokens = max_batch, max_tokens
+        self._interpreter = interpreter
+
+    @torch.inference_mode()
+    def forward(self, step: StepInput) -> Tensor:
+        """Return logits [R, V] f32."""
+        check_step(step, self.max_batch, self.max_tokens)
+        return self._interpreter.step(step.by_name()).float()
+
+    @torch.inference_mode()
+    def copy_page(self, source: int, target: int) -> None:
+        """Copy a page in all layers."""
+        size = self.page_size
+        for cache in (self._interpreter.keys, self._interpreter.values):
+            for layer in cache.values():
+                layer[target * size : (target + 1) * size] = layer[
+                    source * size : (source + 1) * size
+                ]
+
+
+def page_bytes(config: ModelConfig, element: int = 4) -> int:
+    """Return the bytes of one page over all layers, keys and values."""
+    return config.layers * 2 * config.kv_heads * PAGE_SIZE * config.head_dim * element
+
+
+def check_step(step: StepInput, max_batch: int, max_tokens: int) -> None:
+    """Raise StepTooLarge unless the step fits the executor's limits."""
+    rows, sequences = step.tokens.shape[0], step.kv_lengths.shape[0]
+    if rows > max_tokens or sequences > max_batch:
+        raise StepTooLarge(
+            rows=rows, sequences=sequences, max_tokens=max_tokens, max_batch=max_batch
+        )

@@ -1,0 +1,200 @@
+"""Weights: safetensors files mapped into memory, checked, joined, and kept in a chosen format."""
+
+from __future__ import annotations
+
+import json
+import math
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from ..ir.core import Module, Operation, thaw
+from ..ir.diagnostics import ModelError
+from ..ir.types import dtype_of, shape_of
+
+DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "i8": torch.int8, "f64": torch.float64}
+
+
+class MissingTensor(ModelError):
+    """A tensor that the graph needs and the checkpoint lacks."""
+
+    template = "{folder} has no tensor {tensor!r}"
+    hint = "it may be a checkpoint of another architecture, or one of its files is missing"
+
+
+class WrongShape(ModelError):
+    """A tensor of another shape than the configuration says."""
+
+    template = "{file}: {tensor} is {found}, but config.json makes it {wanted}"
+    hint = "config.json and the weights belong to different checkpoints"
+
+
+class BrokenWeights(ModelError):
+    """A weight file that is cut short or corrupt."""
+
+    template = "{file}: {problem}"
+    hint = "the file may be cut short; copy or download it again"
+
+
+class NoWeights(ModelError):
+    """A folder without weights, or without one of its shards."""
+
+    template = "{file} is missing"
+    hint = "weights are model.safetensors, or shards that model.safetensors.index.json names"
+
+
+class TensorSource(Protocol):
+    """Where tensors come from by name: a checkpoint, or a random generator."""
+
+    def read(self, name: str, shape: tuple[int, ...]) -> Tensor:
+        """Return a tensor of this shape, in the dtype that it is stored in."""
+        ...
+
+
+class Checkpoint:
+    """The safetensors files of a folder, mapped; every shard's header is checked on opening."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self._files: dict[str, Any] = {}
+        self._home: dict[str, str] = {}
+        index = self.folder / "model.safetensors.index.json"
+        for file in _shards(index) if index.exists() else ["model.safetensors"]:
+            self._open(file)
+
+    def _open(self, file: str) -> None:
+        path = self.folder / file
+        if not path.exists():
+            raise NoWeights(file=str(path))
+        try:
+            self._files[file] = safe_open(path, framework="pt")
+        except (SafetensorError, OSError) as error:
+            raise BrokenWeights(file=str(path), problem=str(error)) from None
+        self._home.update(dict.fromkeys(self._files[file].keys(), file))
+
+    def names(self) -> frozenset[str]:
+        """Return the names of all tensors."""
+        return frozenset(self._home)
+
+    def read(self, name: str, shape: tuple[int, ...]) -> Tensor:
+        """Return a tensor as a view of the mapped file; raises MissingTensor and WrongShape."""
+        if name not in self._home:
+            raise MissingTensor(folder=str(self.folder), tensor=name)
+        file = self._home[name]
+        found = self._files[file].get_tensor(name)
+        if tuple(found.shape) != shape:
+            raise WrongShape(file=str(self.folder / file), tensor=name,
+                             found=list(found.shape), wanted=list(shape))  # fmt: skip
+        return found
+
+
+def _shards(index: Path) -> list[str]:
+    try:
+        return sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (ValueError, KeyError, AttributeError) as error:
+        raise BrokenWeights(file=str(index), problem=f"no shard index: {error}") from None
+
+
+@dataclass(frozen=True)
+class RandomTensors:
+    """Random tensors, the same for a seed and a name: norms 1, biases 0, else scaled normal."""
+
+    seed: int = 0
+
+    def read(self, name: str, shape: tuple[int, ...]) -> Tensor:
+        """Return an f32 tensor."""
+        if len(shape) == 1:
+            return torch.zeros(shape) if name.endswith("bias") else torch.ones(shape)
+        generator = torch.Generator().manual_seed(self.seed * 2**32 + zlib.crc32(name.encode()))
+        return torch.empty(shape).normal_(0.0, 1.0 / math.sqrt(shape[-1]), generator=generator)
+
+
+@dataclass(frozen=True)
+class Weight:
+    """A weight as kernels read it: data in its format, and for i8 one f32 scale a row."""
+
+    data: Tensor
+    scale: Tensor | None = None
+
+    @property
+    def bytes(self) -> int:
+        """Memory that it takes."""
+        scale = 0 if self.scale is None else self.scale.nbytes
+        return self.data.nbytes + scale
+
+    def dense(self) -> Tensor:
+        """Return the numbers it stands for, f32."""
+        data = self.data.float()
+        return data if self.scale is None else data * self.scale[..., None]
+
+
+def load_weights(module: Module, source: TensorSource) -> dict[str, Weight]:
+    """Return the weights of a module's graph.weight operations, by value name.
+
+    Parts are copied into the joined tensor one by one, so the peak is one tensor above the sum.
+    Operations that name the same tensors in the same format share one weight.
+    """
+    loaded: dict[tuple[Any, str], Weight] = {}
+    weights: dict[str, Weight] = {}
+    for operation in module.walk():
+        if operation.name == "graph.weight":
+            key = (operation["tensors"], dtype_of(operation.result.type))
+            if key not in loaded:
+                loaded[key] = _load(operation, source)
+            weights[operation.result.name] = loaded[key]
+    return weights
+
+
+def _load(operation: Operation, source: TensorSource) -> Weight:
+    shape = tuple(int(extent) for extent in shape_of(operation.result.type))  # type: ignore[arg-type]
+    format = dtype_of(operation.result.type)
+    tensors, rows = thaw(operation["tensors"]), thaw(operation.attribute("rows"))
+    if format == "i8":
+        data, scale = torch.empty(shape, dtype=torch.int8), torch.empty(shape[:-1])
+        for index, part in _parts(tensors, shape, rows, source):
+            data[index], scale[index] = quantize_rows(part.float())
+        return Weight(data, scale)
+    if isinstance(tensors, str):
+        return Weight(_owned(source.read(tensors, shape).to(DTYPES[format])))
+    data = torch.empty(shape, dtype=DTYPES[format])
+    for index, part in _parts(tensors, shape, rows, source):
+        data[index].copy_(part)
+    return Weight(data)
+
+
+def _owned(tensor: Tensor) -> Tensor:
+    """Return the tensor contiguous and at a 64-byte boundary, as vector loads like it."""
+    return tensor if tensor.is_contiguous() and tensor.data_ptr() % 64 == 0 else tensor.clone()
+
+
+def _parts(
+    tensors: Any, shape: tuple[int, ...], rows: list[int] | None, source: TensorSource
+) -> Iterator[tuple[Any, Tensor]]:
+    """Yield (index of the part, part) of a name, of a list of names, of a list of lists."""
+    if isinstance(tensors, str):
+        yield ..., source.read(tensors, shape)
+    elif isinstance(tensors[0], list):
+        for expert, names in enumerate(tensors):
+            for index, part in _parts(names, shape[1:], rows, source):
+                yield (expert, index), part
+    else:
+        first = 0
+        for name, count in zip(tensors, rows or _equal(shape[0], len(tensors)), strict=True):
+            yield slice(first, first + count), source.read(name, (count, *shape[1:]))
+            first += count
+
+
+def _equal(total: int, parts: int) -> list[int]:
+    return [total // parts] * parts
+
+
+def quantize_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Return int8 numbers and f32 scales of rows [..., K]: symmetric, largest magnitude 127."""
+    scale = rows.abs().amax(-1).clamp_min(1e-12) / 127.0
+    return torch.round(rows / scale[..., None]).to(torch.int8), scale
