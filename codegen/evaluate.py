@@ -102,8 +102,8 @@ class Evaluator(Handler[Any]):
         return np.asarray(value).astype(np.int32)
 
     def _bits_f32(self, value: Any) -> Any:
-        bits = np.asarray(value).astype(np.int64) & 0xFFFFFFFF
-        return self._as_real(np.ascontiguousarray(bits.astype(np.uint32)).view(np.float32))
+        bits = (np.asarray(value).astype(np.int64) & 0xFFFFFFFF).astype(np.uint32, order="C")
+        return self._as_real(bits.view(np.float32))
 
     def _umulhi(self, left: Any, right: Any) -> Any:
         wide = np.asarray(left).astype(np.uint32).astype(np.uint64)

@@ -1,0 +1,184 @@
+"""Kernels of mixture of experts: route, dispatch, the experts' matmul, combine.
+
+A pair is a (token, choice): number `t * A + a` for the a-th expert of token t; M = T * A pairs.
+Rows of the experts' matmul are numbered by pair, so that combine needs no inverse order.
+"""
+
+from __future__ import annotations
+
+from ...ir.core import Operation, Value
+from .builder import KernelBuilder
+from .elementwise import blocks_of, row_and_columns
+
+_LOG2E = 1.4426950408889634
+
+
+def route(experts: int, top_k: int, renormalize: bool) -> Operation:
+    """Return the top A experts of each row by softmax; of equal logits the lower index wins.
+
+    Arguments: T, logits [T, E], weights [T, A], chosen [T, A].
+    """
+    b = KernelBuilder(f"moe_route_{experts}_{top_k}")
+    b.scalar("T")
+    logits = b.buffer("logits", "f32", "T", experts)
+    weights, chosen = b.buffer("weights", "f32", "T", top_k), b.buffer("chosen", "i32", "T", top_k)
+    row, expert = b.program_id(0, "row"), b.iota(experts)
+    left = b.load(logits, row, expert)
+    top = b.reduce("max", left, 0, hint="top")
+    mass = b.map(f"exp2((a - b) * {_LOG2E!r})", left, top, hint="mass")
+    picked, shares = [], []
+    for _ in range(top_k):
+        best = b.argmax(left, 0)
+        here = b.map("a == b", expert, best, hint="here")
+        picked.append(best)
+        shares.append(b.reduce("sum", b.map("where(a, b, 0.0)", here, mass), 0, hint="share"))
+        left = b.map("where(a, -3.0e38, b)", here, left, hint="left")
+    total = _sum(b, shares) if renormalize else b.reduce("sum", mass, 0, hint="total")
+    for choice, (best, share) in enumerate(zip(picked, shares, strict=True)):
+        place = b.full(choice, "i32")
+        b.store(chosen, row, place, best)
+        b.store(weights, row, place, b.map("a / b", share, total))
+    return b.finish("T", requires=("T >= 0",), of="graph.moe_route")
+
+
+def _sum(b: KernelBuilder, values: list[Value]) -> Value:
+    total = values[0]
+    for value in values[1:]:
+        total = b.map("a + b", total, value, hint="total")
+    return total
+
+
+def dispatch(experts: int, block: int = 256) -> Operation:
+    """Return the stable order of pairs by expert, and where each expert's pairs start.
+
+    Arguments: M, chosen [M], order [M], starts [E + 1]. Program e counts the pairs before its
+    expert's and places its own: no program waits for another.
+    """
+    b = KernelBuilder(f"moe_dispatch_{experts}")
+    pairs = b.scalar("M")
+    chosen, order = b.buffer("chosen", "i32", "M"), b.buffer("order", "i32", "M")
+    starts = b.buffer("starts", "i32", experts + 1)
+    expert, zero = b.program_id(0, "expert"), b.full(0, "i32")
+    lane = b.iota(block)
+
+    def pairs_of(base: Value) -> tuple[Value, Value]:
+        pair = b.map("a + b", base, lane, dtype="i32", hint="pair")
+        inside = b.map("a < b", pair, pairs, hint="inside")
+        return pair, b.load(chosen, pair, mask=inside, other=experts)
+
+    with b.loop(zero, pairs, b.full(0, "i32"), step=block, hint="base") as loop:
+        _, mine = pairs_of(loop.index)
+        fewer = b.map("where(a < b, 1, 0)", mine, expert, dtype="i32")
+        loop.yields(b.map("a + b", loop.carried[0], b.reduce("sum", fewer, 0)))
+    start = loop.results[0]
+    with b.loop(zero, pairs, start, step=block, hint="base") as loop:
+        pair, mine = pairs_of(loop.index)
+        here = b.map("where(a == b, 1, 0)", mine, expert, dtype="i32", hint="here")
+        place = b.map("a + b - 1", loop.carried[0], b.scan(here, 0), hint="place")
+        fits = b.map("(a == 1) & (b >= 0) & (b < c)", here, place, pairs, hint="fits")
+        b.store(order, place, pair, mask=fits)
+        loop.yields(b.map("a + b", loop.carried[0], b.reduce("sum", here, 0)))
+    b.store(starts, expert, start)
+    after = b.map("a + 1", expert)
+    b.store(starts, after, loop.results[0], mask=b.map(f"a == {experts}", after))
+    return b.finish(str(experts), requires=("M >= 0",), of="graph.moe_dispatch")
+
+
+def expert_matmul(
+    experts: int, n: int, k: int, per_row: int = 1, dtype: str = "f32", rows: int = 4,
+    block_n: int = 64, block_k: int = 64, compute: str = "f32",
+) -> Operation:  # fmt: skip
+    """Return `out[p] = x[p // per_row] @ w[expert of p].T` for every pair p.
+
+    Arguments: X, M, x [X, K], w [E, N, K], order [M], starts [E + 1], out [M, N], and for i8
+    last: scale [E, N]. `per_row` pairs share a row of x: A where x are tokens, 1 where pairs.
+    Program (e, j) walks the rows of expert e, `rows` at a time, so that an expert nobody chose
+    costs no memory traffic. Products are formed in `compute` (f32, or bf16 for tensor cores).
+    """
+    b = KernelBuilder(f"moe_expert_{dtype}_{n}x{k}_{per_row}")
+    b.scalar("X"), b.scalar("M")
+    x, w = b.buffer("x", "f32", "X", k), b.buffer("w", dtype, experts, n, k)
+    order, starts = b.buffer("order", "i32", "M"), b.buffer("starts", "i32", experts + 1)
+    out = b.buffer("out", "f32", "M", n)
+    scale = b.buffer("scale", "f32", experts, n) if dtype == "i8" else None
+    expert, column, inside = _expert_columns(b, n, block_n)
+    low, high = b.load(starts, expert), b.load(starts, b.map("a + 1", expert))
+    with b.loop(low, high, step=rows, hint="base") as loop:
+        place = b.map("a + b", loop.index, b.iota(rows), dtype="i32", hint="place")
+        live = b.map("a < b", place, high, hint="live")
+        pair = b.load(order, place, mask=live, hint="pair")
+        row = b.expand(b.map(f"a // {per_row}", pair, hint="row"), 1)
+        acc = _row_products(b, (x, row, b.expand(live, 1)), (w, expert, column, inside), k,
+                            (rows, block_n, block_k), compute)  # fmt: skip
+        if scale is not None:
+            factor = b.load(scale, expert, column, mask=inside)
+            acc = b.map("a * b", acc, b.expand(factor, 0), hint="scaled")
+        mask = _both(b, b.expand(live, 1), None if inside is None else b.expand(inside, 0))
+        b.store(out, b.expand(pair, 1), b.expand(column, 0), acc, mask=mask)
+        loop.yields()
+    facts = (
+        "X >= 0", f"M == X * {per_row}", "0 <= order[*] < M", "0 <= starts[*] <= M",
+    )  # fmt: skip
+    return b.finish(str(experts), blocks_of(n, block_n), requires=facts, of="graph.moe_expert")
+
+
+def _expert_columns(b: KernelBuilder, n: int, block: int) -> tuple[Value, Value, Value | None]:
+    expert, part = b.program_id(0, "expert"), b.program_id(1, "part")
+    column = b.map(f"a * {block} + b", part, b.iota(block), dtype="i32", hint="column")
+    return expert, column, b.map(f"a < {n}", column, hint="inside") if n % block else None
+
+
+def _row_products(
+    b: KernelBuilder, left: tuple[Value, Value, Value],
+    right: tuple[Value, Value, Value, Value | None], k: int, blocks: tuple[int, int, int],
+    compute: str,
+) -> Value:  # fmt: skip
+    """Return rows of x times rows of one expert's weight, summed over K."""
+    x, row, live = left
+    w, expert, column, inside = right
+    rows, block_n, block_k = blocks
+    zero, end = b.full(0, "i32"), b.full(k, "i32")
+    acc = b.full(0.0, "f32", rows, block_n)
+    with b.loop(zero, end, acc, step=block_k, hint="k") as loop:
+        depth = b.map("a + b", loop.index, b.iota(block_k), dtype="i32", hint="depth")
+        whole = None if k % block_k == 0 else b.expand(b.map(f"a < {k}", depth), 0)
+        depth = b.expand(depth, 0)
+        a = b.load(x, row, depth, mask=_both(b, live, whole), hint="x_rows")
+        mask = _both(b, None if inside is None else b.expand(inside, 1), whole)
+        part = b.load(w, expert, b.expand(column, 1), depth, mask=mask, hint="w_rows")
+        a, part = _cast(b, a, compute), _cast(b, part, compute)
+        loop.yields(b.dot(a, part, loop.carried[0], transpose_b=True))
+    return loop.results[0]
+
+
+def _cast(b: KernelBuilder, value: Value, dtype: str) -> Value:
+    same = value.type.parameters[0].name == dtype  # type: ignore[union-attr]
+    return value if same else b.map("a", value, dtype=dtype, hint=value.name)
+
+
+def _both(b: KernelBuilder, left: Value | None, right: Value | None) -> Value | None:
+    if left is None or right is None:
+        return left if right is None else right
+    return b.map("a & b", left, right, hint="mask")
+
+
+def combine(width: int, top_k: int, residual: bool = False, block: int = 1024) -> Operation:
+    """Return `out[t] = sum over a of weights[t, a] * rows[t * A + a]` (+ residual[t]).
+
+    Arguments: T, M, rows [M, D], weights [T, A], out [T, D], and when asked residual [T, D];
+    `out` may be the memory of `residual`.
+    """
+    b = KernelBuilder(f"moe_combine_{width}_{top_k}")
+    b.scalar("T"), b.scalar("M")
+    rows, weights = b.buffer("rows", "f32", "M", width), b.buffer("weights", "f32", "T", top_k)
+    out = b.buffer("out", "f32", "T", width)
+    before = b.buffer("residual", "f32", "T", width) if residual else None
+    row, column, mask = row_and_columns(b, width, block)
+    terms = [] if before is None else [b.load(before, row, column, mask=mask)]
+    for choice in range(top_k):
+        pair = b.map(f"a * {top_k} + {choice}", row, hint="pair")
+        weight = b.load(weights, row, b.full(choice, "i32"))
+        terms.append(b.map("a * b", weight, b.load(rows, pair, column, mask=mask)))
+    b.store(out, row, column, _sum(b, terms), mask=mask)
+    facts = ("T >= 0", f"M == T * {top_k}")
+    return b.finish("T", blocks_of(width, block), requires=facts, of="graph.moe_combine")

@@ -1,0 +1,123 @@
+"""The kernel between the QKV projection and attention: head norms, rotation, the write to pages."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ...ir.core import Operation, Value
+from .builder import KernelBuilder
+
+
+@dataclass(frozen=True)
+class Heads:
+    """The static shape of a layer's attention: heads H, kv heads K, head width C, page size P."""
+
+    heads: int
+    kv_heads: int
+    head_dim: int
+    page: int
+
+
+def qkv_rope_write(
+    shape: Heads, max_position: int, kv: str = "f32", norm_eps: float | None = None,
+    dtype: str = "f32",
+) -> Operation:  # fmt: skip
+    """Return the kernel that rotates q and k and writes k and v into their pages.
+
+    Arguments: T, N, qkv [T, (H + 2K) * C], cos, sin [max_position, C / 2], positions [T],
+    slots [T] (page * P + offset; -1 writes nothing), q [T, H * C], k_pool, v_pool [N, K, P, C],
+    and with `norm_eps` (Qwen3) last: q_norm, k_norm [C]. The halves of a head rotate against
+    each other, as in Hugging Face's checkpoints.
+    """
+    return _RopeWrite(shape, max_position, kv, norm_eps, dtype).kernel()
+
+
+class _RopeWrite:
+    """Builds the kernel: one program a token, tiles [heads, C / 2]."""
+
+    def __init__(
+        self, shape: Heads, max_position: int, kv: str, eps: float | None, dtype: str
+    ) -> None:  # fmt: skip
+        self.shape, self.eps, self.kv = shape, eps, kv
+        h, k, c = shape.heads, shape.kv_heads, shape.head_dim
+        self.half = c // 2
+        b = self.b = KernelBuilder(f"qkv_rope_write_{h}_{k}_{c}_{kv}")
+        b.scalar("T"), b.scalar("N")
+        self.max_position = max_position
+        self.qkv = b.buffer("qkv", dtype, "T", (h + 2 * k) * c)
+        self.cos = b.buffer("cos", "f32", max_position, self.half)
+        self.sin = b.buffer("sin", "f32", max_position, self.half)
+        self.positions, self.slots = (
+            b.buffer("positions", "i32", "T"),
+            b.buffer("slots", "i32", "T"),
+        )
+        self.q = b.buffer("q", dtype, "T", h * c)
+        self.k_pool = b.buffer("k_pool", kv, "N", k, shape.page, c)
+        self.v_pool = b.buffer("v_pool", kv, "N", k, shape.page, c)
+        self.norms = [b.buffer(n, "f32", c) for n in ("q_norm", "k_norm")] if eps else [None, None]
+
+    def kernel(self) -> Operation:
+        b, shape = self.b, self.shape
+        self.token = b.program_id(0, "token")
+        self.low = b.expand(b.iota(self.half), 0)
+        self.high = b.map(f"a + {self.half}", self.low, hint="high")
+        position = b.load(self.positions, self.token)
+        self.c, self.s = b.load(self.cos, position, self.low), b.load(self.sin, position, self.low)
+        self._write_query()
+        slot = b.load(self.slots, self.token)
+        self._write_keys(slot)
+        self._write_values(slot)
+        facts = (
+            "T >= 0", "N >= 0", f"0 <= positions[*] < {self.max_position}",
+            f"-1 <= slots[*] < N * {shape.page}",
+        )  # fmt: skip
+        return b.finish("T", requires=facts, of="graph.qkv_rope_write")
+
+    def _write_query(self) -> None:
+        head = self.b.expand(self.b.iota(self.shape.heads), 1)
+        first, second = self._rotated(head, self.norms[0])
+        for channel, value in ((self.low, first), (self.high, second)):
+            self.b.store(self.q, self.token, self._column(head, channel), value)
+
+    def _write_keys(self, slot: Value) -> None:
+        shape = self.shape
+        head = self.b.expand(self.b.iota(shape.kv_heads), 1)
+        after_q = self.b.map(f"a + {shape.heads}", head)
+        first, second = self._rotated(after_q, self.norms[1])
+        self._to_page(self.k_pool, slot, head, self.low, first)
+        self._to_page(self.k_pool, slot, head, self.high, second)
+
+    def _write_values(self, slot: Value) -> None:
+        shape = self.shape
+        head = self.b.expand(self.b.iota(shape.kv_heads), 1)
+        after_k = self.b.map(f"a + {shape.heads + shape.kv_heads}", head)
+        channel = self.b.expand(self.b.iota(shape.head_dim), 0)
+        value = self.b.load(self.qkv, self.token, self._column(after_k, channel), dtype="f32")
+        self._to_page(self.v_pool, slot, head, channel, value)
+
+    def _to_page(self, pool: Value, slot: Value, head: Value, channel: Value, value: Value) -> None:
+        b, page = self.b, self.shape.page
+        where = b.map(f"max(a, 0) // {page}", slot, hint="page")
+        offset = b.map(f"max(a, 0) % {page}", slot, hint="offset")
+        b.store(pool, where, head, offset, channel, value, mask=b.map("a >= 0", slot))
+
+    def _column(self, head: Value, channel: Value) -> Value:
+        return self.b.map(f"a * {self.shape.head_dim} + b", head, channel, hint="column")
+
+    def _rotated(self, head: Value, norm: Value | None) -> tuple[Value, Value]:
+        """Return both halves of some heads of qkv, normed if asked, then rotated."""
+        b = self.b
+        x = b.load(self.qkv, self.token, self._column(head, self.low), dtype="f32", hint="x")
+        y = b.load(self.qkv, self.token, self._column(head, self.high), dtype="f32", hint="y")
+        if norm is not None:
+            scale = self._inverse_rms(x, y)
+            x = b.map("a * b * c", x, scale, b.load(norm, self.low), dtype="f32")
+            y = b.map("a * b * c", y, scale, b.load(norm, self.high), dtype="f32")
+        first = b.map("a * c - b * d", x, y, self.c, self.s, hint="first")
+        return first, b.map("b * c + a * d", x, y, self.c, self.s, hint="second")
+
+    def _inverse_rms(self, x: Value, y: Value) -> Value:
+        b = self.b
+        square = b.map("a * a + b * b", x, y, hint="square")
+        total = b.expand(b.reduce("sum", square, 1, hint="total"), 1)
+        return b.map(f"rsqrt(a / {float(self.shape.head_dim)} + {self.eps!r})", total)

@@ -1,0 +1,255 @@
+"""Sampling kernels: masked argmax, the full sampler, and log-probabilities of given tokens.
+
+A row of logits is walked in blocks of [words, 32], so that a block meets its mask bits word by
+word. Nothing is sorted: thresholds are found by bisection over the bit patterns of floats, which
+is exact. Masked logits are -1e30. One program a row; R rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from ...ir.core import Operation, Value
+from .builder import KernelBuilder, Loop
+
+_LOG2E = 1.4426950408889634
+_LOWEST, _HIGHEST = -2139095040, 2139095040
+"""Keys of -FLT_MAX and of infinity: integers ordered as the floats are."""
+_KEY_VALUE = "bits_f32(where(a < 0, a ^ 2147483647, a))"
+
+
+def argmax_masked(vocab: int, words: int = 32) -> Operation:
+    """Return the greedy sampler.
+
+    Arguments: R, logits [R, V], allowed [R, ceil(V / 32)] (bit v % 32 of word v // 32), token
+    [R], logprob [R] (under the unmasked softmax), margin [R] (of the two best allowed logits).
+    """
+    return _Sampler(f"argmax_masked_{vocab}", vocab, words, greedy=True).kernel()
+
+
+def sample(vocab: int, words: int = 32) -> Operation:
+    """Return the sampler.
+
+    Arguments: R, logits, allowed (as `argmax_masked`), temperature, top_k, top_p, min_p, u [R],
+    token, logprob, margin [R]. Temperature 0 is the argmax. Else, of the logits over temperature:
+    top_k (0: off) keeps values not below the k-th largest; p is the softmax of what is kept;
+    min_p keeps p >= min_p * max p; top_p (1: off) keeps p >= t for the largest t of which that
+    upper set holds top_p of the mass. The token is the first, in vocabulary order, at which the
+    cumulative kept mass exceeds u of its total.
+    """
+    return _Sampler(f"sample_{vocab}", vocab, words, greedy=False).kernel()
+
+
+def token_logprobs(vocab: int, words: int = 32) -> Operation:
+    """Return log-softmax at given tokens. Arguments: R, logits [R, V], target, logprob [R]."""
+    return _Sampler(f"token_logprobs_{vocab}", vocab, words, greedy=True, masked=False).logprobs()
+
+
+class _Sampler:
+    """Builds a kernel that walks rows of logits."""
+
+    def __init__(
+        self, name: str, vocab: int, words: int, greedy: bool, masked: bool = True
+    ) -> None:  # fmt: skip
+        b = self.b = KernelBuilder(name)
+        self.vocab, self.words, self.greedy = vocab, words, greedy
+        b.scalar("R")
+        self.logits = b.buffer("logits", "f32", "R", vocab)
+        self.allowed = b.buffer("allowed", "i32", "R", -(-vocab // 32)) if masked else None
+
+    def logprobs(self) -> Operation:
+        """Return the kernel of `token_logprobs`."""
+        b = self.b
+        target, out = b.buffer("target", "i32", "R"), b.buffer("logprob", "f32", "R")
+        self._begin()
+        token = b.load(target, self.row)
+        with self._blocks(*self._mass_start()) as (loop, (_, raw, _)):
+            loop.yields(*self._more_mass(loop.carried, raw))
+        self._store_logprob(out, token, loop.results)
+        facts = ("R >= 0", f"0 <= target[*] < {self.vocab}")
+        return b.finish("R", requires=facts)
+
+    def kernel(self) -> Operation:
+        """Return the kernel of `argmax_masked` or `sample`."""
+        b = self.b
+        if not self.greedy:
+            self.settings = {
+                name: b.buffer(name, "i32" if name == "top_k" else "f32", "R")
+                for name in ("temperature", "top_k", "top_p", "min_p", "u")
+            }
+        token, logprob = b.buffer("token", "i32", "R"), b.buffer("logprob", "f32", "R")
+        margin = b.buffer("margin", "f32", "R")
+        self._begin()
+        best, first, second, mass = self._survey()
+        chosen = best if self.greedy else self._draw(best, first)
+        chosen = b.map(f"min(max(a, 0), {self.vocab - 1})", chosen, hint="chosen")
+        b.store(token, self.row, chosen)
+        b.store(margin, self.row, b.map("a - b", first, second))
+        self._store_logprob(logprob, chosen, mass)
+        return b.finish("R", requires=("R >= 0",))
+
+    def _begin(self) -> None:
+        b = self.b
+        self.row = b.program_id(0, "row")
+        self.zero, self.end = b.full(0, "i32"), b.full(-(-self.vocab // 32), "i32")
+        self.word, self.bit = b.iota(self.words), b.expand(b.iota(32), 0)
+
+    @contextmanager
+    def _blocks(self, *carry: Value, upto: Value | None = None
+                ) -> Iterator[tuple[Loop, tuple[Value, Value, Value]]]:  # fmt: skip
+        """Loop over the row; yields the loop and (index, logit, masked logit) of a block."""
+        b = self.b
+        with b.loop(self.zero, upto or self.end, *carry, step=self.words, hint="base") as loop:
+            word = b.map("a + b", loop.index, self.word, dtype="i32", hint="word")
+            token = b.map("a * 32 + b", b.expand(word, 1), self.bit, hint="index")
+            inside = b.map(f"a < {self.vocab}", token, hint="inside")
+            raw = b.load(self.logits, self.row, token, mask=inside, other=-2.0e38, hint="raw")
+            yield loop, (token, raw, self._masked(word, inside, raw))
+
+    def _masked(self, word: Value, inside: Value, raw: Value) -> Value:
+        if self.allowed is None:
+            return raw
+        b = self.b
+        held = b.map(f"a < {-(-self.vocab // 32)}", word)
+        bits = b.expand(b.load(self.allowed, self.row, word, mask=held, hint="bits"), 1)
+        open_ = b.map("((a >> b) & 1) != 0", bits, self.bit, dtype="bool", hint="open")
+        text = "where(b, where(a, c, -1.0e30), -2.0e38)"
+        return b.map(text, open_, inside, raw, hint="logit")
+
+    def _mass_start(self) -> list[Value]:
+        return [self.b.full(-2.0e38, "f32"), self.b.full(0.0, "f32")]
+
+    def _more_mass(self, carried: list[Value], raw: Value) -> list[Value]:
+        """Return the running maximum and the sum of exponentials below it, over one more block."""
+        b, (top, mass) = self.b, carried
+        higher = b.map("max(a, b)", top, self._both("max", raw), hint="top")
+        term = b.map(f"exp2((a - b) * {_LOG2E!r})", raw, higher, hint="term")
+        text = f"a * exp2((b - c) * {_LOG2E!r}) + d"
+        return [higher, b.map(text, mass, top, higher, self._both("sum", term), hint="mass")]
+
+    def _both(self, op: str, value: Value) -> Value:
+        return self.b.reduce(op, self.b.reduce(op, value, 1), 0)
+
+    def _survey(self) -> tuple[Value, Value, Value, list[Value]]:
+        """Return the best allowed token, the two best logits, and the unmasked softmax's mass."""
+        b = self.b
+        lowest = b.full(-2.0e38, "f32")
+        start = [self.zero, lowest, lowest, *self._mass_start()]
+        with self._blocks(*start) as (loop, (token, raw, logit)):
+            best, first, second, *mass = loop.carried
+            top = self._both("max", logit)
+            candidate = b.map(f"where(a == b, c, {self.vocab})", logit, top, token, dtype="i32")
+            where = self._both("min", candidate)
+            rest = b.map("where(a == b, -2.0e38, c)", token, where, logit, hint="rest")
+            runner = self._both("max", rest)
+            loop.yields(
+                b.map("where(a > b, c, d)", top, first, where, best, dtype="i32", hint="best"),
+                b.map("max(a, b)", first, top, hint="first"),
+                b.map("max(min(a, b), max(c, d))", first, top, second, runner, hint="second"),
+                *self._more_mass(mass, raw),
+            )
+        best, first, second, *mass = loop.results
+        return best, first, second, mass
+
+    def _store_logprob(self, out: Value, token: Value, mass: list[Value]) -> None:
+        b = self.b
+        logit = b.load(self.logits, self.row, token)
+        text = f"a - b - log2(c) / {_LOG2E!r}"
+        b.store(out, self.row, b.map(text, logit, *mass, dtype="f32"))
+
+    def _draw(self, best: Value, first: Value) -> Value:
+        b = self.b
+        given = {name: b.load(buffer, self.row) for name, buffer in self.settings.items()}
+        self.first = first
+        self.rate = b.map(
+            f"where(a > 0.0, {_LOG2E!r} / max(a, 1.0e-30), 0.0)", given["temperature"], hint="rate"
+        )
+        hot = b.map("a > 0.0", given["temperature"], hint="hot")
+        self.stop = b.map("where(a, b, 0)", hot, self.end, dtype="i32", hint="stop")
+        lowest = b.full(-3.0e38, "f32")
+        kth = self._kth_largest(b.map("where(a, b, 0)", hot, given["top_k"], dtype="i32"))
+        kth = b.map("where((a > 0) & b, c, d)", given["top_k"], hot, kth, lowest, dtype="f32")
+        goal = self._nucleus(given["top_p"], hot, kth)
+        floor = b.map("max(a, b)", kth, goal, hint="floor")
+        token = self._inverse_cdf(given["u"], given["min_p"], floor)
+        return b.map("where(a, b, c)", hot, token, best, dtype="i32", hint="drawn")
+
+    def _mass(self, logit: Value, floor: Value) -> Value:
+        """Return the unnormalised probabilities, at most 1, of the logits not below a floor."""
+        text = "where(a >= b, exp2((a - c) * d), 0.0)"
+        return self.b.map(text, logit, floor, self.first, self.rate, hint="p")
+
+    def _kth_largest(self, k: Value) -> Value:
+        """Return the k-th largest masked logit, if k > 0."""
+        b = self.b
+        with self._bisection(b.map("a > 0", k)) as (bisect, value):
+            with self._blocks(b.full(0, "i32"), upto=self.stop) as (loop, (_, _, logit)):
+                above = b.map("where(a >= b, 1, 0)", logit, value, dtype="i32", hint="above")
+                loop.yields(b.map("a + b", loop.carried[0], self._both("sum", above)))
+            enough = b.map("a >= b", loop.results[0], k, hint="enough")
+            self._narrow(bisect, enough)
+        return b.map(_KEY_VALUE, bisect.results[0], dtype="f32", hint="kth")
+
+    def _nucleus(self, top_p: Value, hot: Value, kth: Value) -> Value:
+        """Return the lowest logit that top_p keeps."""
+        b = self.b
+        on = b.map("(a < 1.0) & b", top_p, hot, hint="on")
+        stop = b.map("where(a, b, 0)", on, self.stop, dtype="i32")
+        goal = b.map("a * b", top_p, self._total(kth, stop), hint="goal")
+        with self._bisection(on) as (bisect, value):
+            floor = b.map("max(a, b)", value, kth, hint="floor")
+            enough = b.map("a >= b", self._total(floor, stop), goal, hint="enough")
+            self._narrow(bisect, enough)
+        value = b.map(_KEY_VALUE, bisect.results[0], dtype="f32")
+        return b.map("where(a, b, -3.0e38)", on, value, dtype="f32", hint="nucleus")
+
+    def _total(self, floor: Value, stop: Value) -> Value:
+        b = self.b
+        with self._blocks(b.full(0.0, "f32"), upto=stop) as (loop, (_, _, logit)):
+            part = self._both("sum", self._mass(logit, floor))
+            loop.yields(b.map("a + b", loop.carried[0], part, hint="total"))
+        return loop.results[0]
+
+    @contextmanager
+    def _bisection(self, wanted: Value) -> Iterator[tuple[Loop, Value]]:
+        """Loop 32 times over (low, high) keys; yields the loop and the middle key's float."""
+        b = self.b
+        rounds = b.map("where(a, 32, 0)", wanted, dtype="i32", hint="rounds")
+        low, high = b.full(_LOWEST, "i32"), b.full(_HIGHEST, "i32")
+        with b.loop(self.zero, rounds, low, high, hint="round") as loop:
+            low, high = loop.carried
+            self.middle = b.map("(a & b) + ((a ^ b) >> 1)", low, high, hint="middle")
+            yield loop, b.map(_KEY_VALUE, self.middle, dtype="f32", hint="value")
+
+    def _narrow(self, loop: Loop, enough: Value) -> None:
+        """Keep the half that holds the largest key of which the condition is true."""
+        b, (low, high) = self.b, loop.carried
+        up = b.map("where(a, b, c)", enough, self.middle, low, dtype="i32", hint="low")
+        down = b.map("where(a, b, c)", enough, high, self.middle, dtype="i32", hint="high")
+        loop.yields(up, down)
+
+    def _inverse_cdf(self, u: Value, min_p: Value, floor: Value) -> Value:
+        """Return the first token at which the kept mass, summed in order, exceeds u of it."""
+        b = self.b
+
+        def kept(logit: Value) -> Value:
+            return b.map("where(a >= b, a, 0.0)", self._mass(logit, floor), min_p, hint="kept")
+
+        with self._blocks(b.full(0.0, "f32"), upto=self.stop) as (loop, (_, _, logit)):
+            part = self._both("sum", kept(logit))
+            loop.yields(b.map("a + b", loop.carried[0], part, hint="total"))
+        goal = b.map("a * b", u, loop.results[0], hint="goal")
+        start = [b.full(0.0, "f32"), b.full(0, "i32"), b.full(0, "i32")]
+        with self._blocks(*start, upto=self.stop) as (loop, (token, _, logit)):
+            mass, before, last = loop.carried
+            p = kept(logit)
+            running = b.scan(b.reshape(p, self.words * 32), 0)
+            short = b.map("where(a + b <= c, 1, 0)", mass, running, goal, dtype="i32")
+            held = b.map("where(a > 0.0, b, 0)", p, token, dtype="i32")
+            loop.yields(
+                b.map("a + b", mass, self._both("sum", p), hint="mass"),
+                b.map("a + b", before, b.reduce("sum", short, 0), hint="before"),
+                b.map("max(a, b)", last, self._both("max", held), hint="last"),
+            )
+        return b.map("min(a, b)", loop.results[1], loop.results[2], hint="token")
