@@ -1,0 +1,156 @@
+"""Paged KV memory: which page holds what, how often it is shared, copy-on-write at token grain.
+
+Page `i` of a sequence holds its positions `[i * P, (i + 1) * P)`. Forks share all pages, the
+partial last one included; whoever first writes into a shared page copies it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import numpy as np
+
+from .sequence import Order, Sequence
+
+
+class PagedKV:
+    """Hands out pages, counts references, and keeps sequences' page tables."""
+
+    def __init__(
+        self, num_pages: int, page_size: int, capacity: int, copy_page: Callable[[int, int], None]
+    ) -> None:
+        self.num_pages = num_pages
+        self.page_size = page_size
+        self.capacity = capacity
+        self.references = np.zeros(num_pages, np.int32)
+        self.holders = np.zeros(num_pages, np.int32)
+        self.live = 0
+        self.peak = 0
+        self.evict: Callable[[int], None] = lambda wanted: None
+        self._free = list(range(num_pages - 1, -1, -1))
+        self._copy_page = copy_page
+
+    @property
+    def free(self) -> int:
+        """Pages that nothing refers to."""
+        return len(self._free)
+
+    def create(self, order: Order) -> Sequence:
+        """Return an empty sequence."""
+        return Sequence(self.capacity, self.page_size, order)
+
+    def fork(self, parent: Sequence, length: int, order: Order) -> Sequence:
+        """Return a sequence with the parent's first `length` tokens, sharing their pages."""
+        child = self.create(order)
+        child.append(parent.tokens[:length])
+        child.fresh_from = length
+        resident = min(parent.resident, length)
+        self.adopt(child, parent.pages[: self._pages_for(resident)], resident)
+        return child
+
+    def adopt(self, sequence: Sequence, pages: np.ndarray, resident: int) -> None:
+        """Let an empty-handed sequence hold `pages`, in which `resident` tokens lie."""
+        count = len(pages)
+        sequence.pages[:count] = pages
+        sequence.held = count
+        sequence.resident = resident
+        self.references[pages] += 1
+        self._hold(pages)
+
+    def reserve(self, sequence: Sequence, end: int) -> bool:
+        """Make positions `[resident, end)` writable; return False, changing nothing, if full."""
+        missing = self._missing(sequence, end)
+        if missing > len(self._free):
+            self.evict(missing)
+        if self._missing(sequence, end) > len(self._free):
+            return False
+        if self._last_is_shared(sequence):
+            self._copy_last(sequence)
+        first, last = sequence.held, max(sequence.held, self._pages_for(end))
+        if last > first:
+            pages = np.array([self._free.pop() for _ in range(last - first)], np.int32)
+            sequence.pages[first:last] = pages
+            sequence.held = last
+            self.references[pages] = 1
+            self._hold(pages)
+        return True
+
+    def truncate(self, sequence: Sequence, length: int) -> None:
+        """Forget the tokens from `length` on."""
+        sequence.length = length
+        sequence.resident = min(sequence.resident, length)
+        self._release_from(sequence, self._pages_for(sequence.resident))
+
+    def rewind(self, sequence: Sequence, resident: int) -> None:
+        """Forget the KV, not the tokens, from `resident` on, so that it is computed again."""
+        if resident < sequence.resident:
+            sequence.resident = resident
+            self._release_from(sequence, self._pages_for(resident))
+
+    def drop(self, sequence: Sequence) -> None:
+        """Give all pages back; the tokens stay, and can be computed again."""
+        sequence.resident = 0
+        self._release_from(sequence, 0)
+
+    def retain(self, pages: np.ndarray) -> None:
+        """Count one more reference (of the prefix tree) to each page."""
+        self.references[pages] += 1
+
+    def release(self, pages: np.ndarray) -> None:
+        """Count one reference less to each page; what nothing refers to becomes free."""
+        self.references[pages] -= 1
+        self._free += pages[self.references[pages] == 0].tolist()
+
+    def check(self, sequences: Iterable[Sequence], others: Iterable[np.ndarray] = ()) -> None:
+        """Recount everything from its holders; raises AssertionError where the books differ."""
+        holders = np.zeros(self.num_pages, np.int32)
+        for sequence in sequences:
+            pages = sequence.pages[: sequence.held]
+            assert len(set(pages.tolist())) == len(pages), "a page stands twice in a table"
+            assert sequence.resident <= sequence.held * self.page_size, "tokens without pages"
+            holders[pages] += 1
+        references = holders.copy()
+        for pages in others:
+            references[pages] += 1
+        assert (holders == self.holders).all(), "holders of sequences differ"
+        assert (references == self.references).all(), "reference counts differ"
+        free = sorted(self._free)
+        assert free == np.flatnonzero(references == 0).tolist(), "a page leaks, or is free twice"
+        assert self.live == int((holders > 0).sum()), "the count of live pages differs"
+
+    def _pages_for(self, tokens: int) -> int:
+        return -(-tokens // self.page_size)
+
+    def _last_is_shared(self, sequence: Sequence) -> bool:
+        """Whether the page of the next write is full of someone else's interest, too."""
+        page = sequence.resident // self.page_size
+        return page < sequence.held and self.references[sequence.pages[page]] > 1
+
+    def _missing(self, sequence: Sequence, end: int) -> int:
+        new = max(0, self._pages_for(end) - sequence.held)
+        return new + int(end > sequence.resident and self._last_is_shared(sequence))
+
+    def _copy_last(self, sequence: Sequence) -> None:
+        index = sequence.resident // self.page_size
+        shared, own = int(sequence.pages[index]), self._free.pop()
+        if sequence.resident % self.page_size:
+            self._copy_page(shared, own)
+        sequence.pages[index] = own
+        self.references[own] = 1
+        self._hold(np.array([own], np.int32))
+        self._let_go(np.array([shared], np.int32))
+
+    def _release_from(self, sequence: Sequence, index: int) -> None:
+        pages = sequence.pages[index : sequence.held].copy()
+        sequence.held = min(sequence.held, index)
+        self._let_go(pages)
+
+    def _hold(self, pages: np.ndarray) -> None:
+        self.live += int((self.holders[pages] == 0).sum())
+        self.holders[pages] += 1
+        self.peak = max(self.peak, self.live)
+
+    def _let_go(self, pages: np.ndarray) -> None:
+        self.holders[pages] -= 1
+        self.live -= int((self.holders[pages] == 0).sum())
+        self.release(pages)

@@ -1,0 +1,73 @@
+"""What a program instance asks of the engine: fill a sequence, score positions, or generate."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+from torch import Tensor
+
+from ..ir.diagnostics import WeftError
+from .sequence import Order, Sequence
+
+if TYPE_CHECKING:
+    from .watch import Watch
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a gen draws its tokens; temperature 0 takes the most likely one."""
+
+    max_tokens: int
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    ends: tuple[int, ...] = ()
+    key: int = 0
+    """Names the gen of the instance: `sampler.site_key`."""
+
+
+@dataclass(eq=False)
+class Request:
+    """One piece of model work on one sequence.
+
+    With `sampling` it generates; with `score_from` it gives log-probabilities for what follows
+    each position from there on; with neither it only makes the sequence's tokens resident.
+    """
+
+    sequence: Sequence
+    name: str = ""
+    sampling: Sampling | None = None
+    watch: Watch | None = None
+    score_from: int | None = None
+    logprobs: bool = False
+
+    # Set by the engine.
+    produced: int = 0
+    flushed: int = 0
+    reason: str = ""
+    scores: list[Tensor] = field(default_factory=list)
+    token_logprobs: list[float | None] = field(default_factory=list)
+    margin: float = float("inf")
+    followers: list[tuple[int, Request]] = field(default_factory=list)
+    admitted: bool = False
+    error: WeftError | None = None
+
+    @property
+    def order(self) -> Order:
+        """Its sequence's age."""
+        return self.sequence.order
+
+    @property
+    def first_logits(self) -> int:
+        """The first position whose logits are wanted; the length where none are."""
+        if self.score_from is not None:
+            return self.score_from
+        return self.sequence.length - 1 if self.sampling else self.sequence.length
+
+    def generated(self) -> np.ndarray:
+        """Return the tokens that it has added to the sequence."""
+        length = self.sequence.length
+        return self.sequence.tokens[length - self.flushed : length]

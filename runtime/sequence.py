@@ -1,0 +1,61 @@
+"""A sequence: the tokens of one stream of one program instance, and the pages that hold their KV."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Items
+from dataclasses import dataclass, field
+
+import numpy as np
+
+Order = tuple[int, ...]
+"""Age: (row, spawn number); smaller is older and goes first."""
+
+
+@dataclass(eq=False)
+class Sequence:
+    """Tokens with their pages.
+
+    `tokens[:length]` is what the model sees or will see; the first `resident` of them have keys
+    and values in `pages[:held]`. Only `PagedKV` changes `pages`, `held` and `resident` downwards.
+    """
+
+    capacity: int
+    page_size: int
+    order: Order = (0,)
+    length: int = 0
+    resident: int = 0
+    held: int = 0
+    tokens: np.ndarray = field(init=False, repr=False)
+    pages: np.ndarray = field(init=False, repr=False)
+    busy: bool = False
+    """A request of the engine owns it just now."""
+    started: bool = False
+    """It has been part of a model call, so that its prefix hits are counted."""
+    fresh_from: int = 0
+    """Length of the stream that it was forked from."""
+    high_water: int = 0
+    """Most tokens that were ever resident: what lies below is recomputed, not computed."""
+
+    def __post_init__(self) -> None:
+        self.tokens = np.empty(64, np.int32)
+        self.pages = np.zeros(-(-self.capacity // self.page_size), np.int32)
+
+    def append(self, ids: Items[int] | np.ndarray) -> None:
+        """Append tokens; their KV is computed by the next request."""
+        count = len(ids)
+        wanted = self.length + count
+        if wanted > len(self.tokens):
+            grown = np.empty(max(wanted, 2 * len(self.tokens)), np.int32)
+            grown[: self.length] = self.tokens[: self.length]
+            self.tokens = grown
+        self.tokens[self.length : wanted] = ids
+        self.length = wanted
+
+    @property
+    def pending(self) -> int:
+        """Tokens without KV."""
+        return self.length - self.resident
+
+    def ids(self) -> list[int]:
+        """Return the tokens as a list."""
+        return self.tokens[: self.length].tolist()
