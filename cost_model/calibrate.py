@@ -1,0 +1,136 @@
+"""Measures a machine through injected callables, and describes it with error bars.
+
+Each probe does a known amount of work once and returns the seconds that it took. Probes run in
+interleaved rounds, so that another tenant of the machine disturbs all of them alike; a figure's
+error bar is the spread of its rounds.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import median
+
+from ..ir.diagnostics import WeftError
+from .hardware import Hardware, Level, Memory, Rate
+
+Probe = Callable[[], float]
+"""Does its work once; returns seconds."""
+
+
+class CalibrationError(WeftError):
+    """A probe whose times cannot be a measurement."""
+
+    kind = "calibration error"
+    template = "probe {probe!r} returned {seconds!r} seconds"
+    hint = "a probe returns the positive, finite time of one run"
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A probe and the work that one run of it does: bytes, FLOPs, or launches (then 1)."""
+
+    probe: Probe
+    amount: float
+
+
+@dataclass(frozen=True)
+class MemoryProbes:
+    """Reads and copies of a buffer that fits one memory; a copy's amount is read plus written."""
+
+    name: str
+    capacity: float
+    read: Sequence[Measure]
+    copy: Sequence[Measure]
+
+
+@dataclass(frozen=True)
+class LevelProbes:
+    """The probes of one level; where several candidates are given, the fastest describes it."""
+
+    name: str
+    kind: str
+    threads: int
+    memories: Sequence[MemoryProbes]
+    matmul: Mapping[str, Sequence[Measure]]
+    vector: Mapping[str, Sequence[Measure]]
+    launch: Mapping[str, Measure] = field(default_factory=dict)
+
+
+def calibrate(
+    name: str,
+    levels: Sequence[LevelProbes],
+    *,
+    versions: Mapping[str, str],
+    device: str,
+    rounds: int = 9,
+    report: Callable[[str], None] = lambda line: None,
+) -> Hardware:
+    """Run every probe `rounds` times, interleaved, and return the machine's description."""
+    times = _rounds(_all_measures(levels), rounds, report)
+    provenance = {
+        "device": device,
+        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "rounds": rounds,
+        "versions": dict(versions),
+        "source": "measured by weft calibrate",
+    }
+    return Hardware(name, tuple(_level(probes, times) for probes in levels), (), provenance)
+
+
+def rate(amount: float, seconds: Sequence[float]) -> Rate:
+    """Return work a second: the median of the runs, and the slowest and fastest one."""
+    return Rate(amount / max(seconds), amount / median(seconds), amount / min(seconds))
+
+
+Times = dict[int, list[float]]
+
+
+def _all_measures(levels: Sequence[LevelProbes]) -> list[tuple[str, Measure]]:
+    found: list[tuple[str, Measure]] = []
+    for level in levels:
+        for memory in level.memories:
+            found += [(f"{memory.name} read", measure) for measure in memory.read]
+            found += [(f"{memory.name} copy", measure) for measure in memory.copy]
+        for what, table in (("matmul", level.matmul), ("vector", level.vector)):
+            for dtype, measures in table.items():
+                found += [(f"{what} {dtype}", measure) for measure in measures]
+        found += [(f"launch {mode}", measure) for mode, measure in level.launch.items()]
+    return found
+
+
+def _rounds(
+    measures: list[tuple[str, Measure]], rounds: int, report: Callable[[str], None]
+) -> Times:
+    times: Times = {id(measure): [] for _, measure in measures}
+    for number in range(rounds):
+        report(f"round {number + 1} of {rounds}")
+        for name, measure in measures:
+            seconds = measure.probe()
+            if not 0 < seconds < float("inf"):
+                raise CalibrationError(probe=name, seconds=seconds)
+            times[id(measure)].append(seconds)
+    return times
+
+
+def _best(measures: Sequence[Measure], times: Times) -> Rate:
+    rates = [rate(measure.amount, times[id(measure)]) for measure in measures]
+    return max(rates, key=lambda each: each.median)
+
+
+def _level(probes: LevelProbes, times: Times) -> Level:
+    memories = tuple(
+        Memory(each.name, each.capacity, _best(each.read, times), _best(each.copy, times))
+        for each in probes.memories
+    )
+    matmul = {dtype: _best(each, times) for dtype, each in probes.matmul.items()}
+    vector = {dtype: _best(each, times) for dtype, each in probes.vector.items()}
+    launch = {mode: _cost(times[id(each)], each.amount) for mode, each in probes.launch.items()}
+    return Level(
+        probes.name, probes.kind, memories, matmul, vector, launch, probes.threads
+    )  # fmt: skip
+
+
+def _cost(seconds: Sequence[float], amount: float) -> Rate:
+    return Rate(min(seconds) / amount, median(seconds) / amount, max(seconds) / amount)

@@ -1,0 +1,194 @@
+"""Hardware descriptions as JSON files: reading with precise errors, writing, the shipped ones."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ..ir.diagnostics import WeftError
+from .hardware import Hardware, Level, Link, Memory, Rate
+
+SHIPPED = Path(__file__).parent / "hardware"
+FORMAT = 1
+
+
+class HardwareFileError(WeftError):
+    """A hardware file that is missing, is no JSON, or says what no machine can do."""
+
+    kind = "hardware error"
+    template = "{path}: {where}: {problem}"
+    hint = "`weft calibrate` writes such a file; cost_model/hardware/ has examples"
+
+
+def load(name_or_path: str | Path) -> Hardware:
+    """Return a description: a shipped one by name (`cpu-generic`, `h200`), any other by path."""
+    shipped = SHIPPED / f"{name_or_path}.json"
+    path = shipped if shipped.is_file() else Path(name_or_path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        names = ", ".join(sorted(file.stem for file in SHIPPED.glob("*.json")))
+        problem = f"cannot be read ({error}); shipped descriptions: {names}"
+        raise HardwareFileError(path=path, where="file", problem=problem) from None
+    return parse(text, str(path))
+
+
+def parse(text: str, path: str = "<hardware>") -> Hardware:
+    """Return the description that a JSON text gives; raises HardwareFileError."""
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        where = f"line {error.lineno} column {error.colno}"
+        raise HardwareFileError(path=path, where=where, problem=f"no JSON: {error.msg}") from None
+    return _hardware(_Reader(path, "top", value))
+
+
+def save(hardware: Hardware, path: str | Path) -> None:
+    """Write a description as JSON; `load` gives it back equal."""
+    Path(path).write_text(dumps(hardware), encoding="utf-8")
+
+
+def dumps(hardware: Hardware) -> str:
+    """Return a description as JSON text, one level, memory or rate a line."""
+    text = json.dumps(
+        {
+            "format": FORMAT,
+            "name": hardware.name,
+            "provenance": dict(hardware.provenance),
+            "levels": [_level_json(level) for level in hardware.levels],
+            "links": [_link_json(link) for link in hardware.links],
+        },
+        indent=2,
+    )
+    return text + "\n"
+
+
+class _Reader:
+    """A JSON value and where it stands, so that every error can name its place."""
+
+    def __init__(self, path: str, where: str, value: Any) -> None:
+        self.path, self.where, self.value = path, where, value
+
+    def fail(self, problem: str) -> HardwareFileError:
+        return HardwareFileError(path=self.path, where=self.where, problem=problem)
+
+    def table(self) -> dict[str, Any]:
+        if not isinstance(self.value, dict):
+            raise self.fail(f"expected a table, found {self.value!r:.60}")
+        return self.value
+
+    def get(self, key: str) -> _Reader:
+        table = self.table()
+        if key not in table:
+            raise self.fail(f"{key!r} is missing")
+        return _Reader(self.path, f"{self.where}.{key}", table[key])
+
+    def optional(self, key: str, default: Any) -> _Reader:
+        return self.get(key) if key in self.table() else _Reader(self.path, self.where, default)
+
+    def text(self) -> str:
+        if not isinstance(self.value, str):
+            raise self.fail(f"expected text, found {self.value!r:.60}")
+        return self.value
+
+    def items(self) -> list[_Reader]:
+        if not isinstance(self.value, list):
+            raise self.fail(f"expected a list, found {self.value!r:.60}")
+        places = enumerate(self.value)
+        return [_Reader(self.path, f"{self.where}[{index}]", item) for index, item in places]
+
+    def positive(self) -> float:
+        value = self.value
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not number or not 0 < value < float("inf"):
+            raise self.fail(f"expected a positive number, found {value!r:.60}")
+        return float(value)
+
+    def rate(self) -> Rate:
+        """A number, or {min, median, max} in that order of size."""
+        if not isinstance(self.value, dict):
+            return Rate.exact(self.positive())
+        low, middle, high = (self.get(key).positive() for key in ("min", "median", "max"))
+        if not low <= middle <= high:
+            raise self.fail(f"min <= median <= max does not hold: {low:g}, {middle:g}, {high:g}")
+        return Rate(low, middle, high)
+
+    def rates(self) -> dict[str, Rate]:
+        return {key: self.get(key).rate() for key in self.table()}
+
+
+def _hardware(top: _Reader) -> Hardware:
+    if top.get("format").value != FORMAT:
+        raise top.get("format").fail(f"this weft reads format {FORMAT} only")
+    levels = tuple(map(_level, top.get("levels").items()))
+    if not levels:
+        raise top.get("levels").fail("at least one level is needed")
+    names = [level.name for level in levels]
+    links = top.optional("links", []).items()
+    made = tuple(_link(link, names) for link in links)
+    provenance = top.optional("provenance", {}).table()
+    return Hardware(top.get("name").text(), levels, made, provenance)
+
+
+def _level(reader: _Reader) -> Level:
+    memories = tuple(map(_memory, reader.get("memories").items()))
+    if not memories:
+        raise reader.get("memories").fail("at least one memory is needed")
+    if any(a.capacity > b.capacity for a, b in zip(memories, memories[1:], strict=False)):
+        raise reader.get("memories").fail("capacities must grow: fastest memory first")
+    return Level(
+        reader.get("name").text(),
+        reader.get("kind").text(),
+        memories,
+        reader.get("matmul").rates(),
+        reader.get("vector").rates(),
+        reader.get("launch").rates(),
+        int(reader.optional("threads", 1).positive()),
+    )
+
+
+def _memory(reader: _Reader) -> Memory:
+    read = reader.get("read").rate()
+    copy = reader.optional("copy", reader.get("read").value).rate()
+    return Memory(reader.get("name").text(), reader.get("capacity").positive(), read, copy)
+
+
+def _link(reader: _Reader, names: list[str]) -> Link:
+    ends = [reader.get(key) for key in ("source", "target")]
+    for end in ends:
+        if end.text() not in names:
+            raise end.fail(f"{end.text()!r} is no level; levels: {', '.join(names)}")
+    pageable = reader.get("pageable").rate() if "pageable" in reader.table() else None
+    return Link(ends[0].text(), ends[1].text(), reader.get("bandwidth").rate(), pageable)
+
+
+def _rate_json(rate: Rate) -> Any:
+    if rate.min == rate.max:
+        return rate.median
+    return {"min": rate.min, "median": rate.median, "max": rate.max}
+
+
+def _map_json(rates: Mapping[str, Rate], to: Callable[[Rate], Any] = _rate_json) -> dict[str, Any]:
+    return {key: to(rate) for key, rate in rates.items()}
+
+
+def _level_json(level: Level) -> dict[str, Any]:
+    memories = [
+        {"name": memory.name, "capacity": memory.capacity, "read": _rate_json(memory.read),
+         "copy": _rate_json(memory.copy)}
+        for memory in level.memories
+    ]  # fmt: skip
+    return {
+        "name": level.name, "kind": level.kind, "threads": level.threads, "memories": memories,
+        "matmul": _map_json(level.matmul), "vector": _map_json(level.vector),
+        "launch": _map_json(level.launch),
+    }  # fmt: skip
+
+
+def _link_json(link: Link) -> dict[str, Any]:
+    entry = {
+        "source": link.source, "target": link.target, "bandwidth": _rate_json(link.bandwidth)
+    }  # fmt: skip
+    return entry if link.pageable is None else entry | {"pageable": _rate_json(link.pageable)}

@@ -1,0 +1,57 @@
+"""Prices of the models that weft builds: parameters, FLOPs and bytes of whole steps."""
+
+import pytest
+from weft.cost_model.binding import Formats, decode, prefill
+from weft.cost_model.hardware_file import load
+from weft.cost_model.roofline import predict, step
+from weft.frontend.models.presets import PRESETS
+from weft.frontend.models.registry import build_graph
+
+DENSE = ["tiny-dense", "llama-1b", "qwen3-0.6b"]
+
+
+def matmul_weights(name: str) -> int:
+    """Elements of the matrices that every token multiplies with, counted from the shape."""
+    c = PRESETS[name]
+    attention = 2 * c.width * c.heads * c.head_dim + 2 * c.width * c.kv_heads * c.head_dim
+    return c.layers * (attention + 3 * c.width * c.ffn) + c.vocab_size * c.width
+
+
+@pytest.mark.parametrize("name", DENSE)
+def test_decode_step_by_hand(name: str) -> None:
+    c, context, batch = PRESETS[name], 100, 3
+    costs = predict(
+        build_graph(c), decode(batch, context), load("h200"), formats=Formats("bf16", "bf16")
+    )
+    dense = [cost.work for cost in costs if cost.operation == "graph.matmul"]
+    assert sum(work.flops for work in dense) == 2 * batch * matmul_weights(name)
+    assert sum(work.weight_bytes for work in dense) == 2 * matmul_weights(name)
+    kv = sum(cost.work.kv_read_bytes for cost in costs)
+    assert kv == c.layers * 2 * batch * context * c.kv_heads * c.head_dim * 2
+
+
+@pytest.mark.parametrize("name", [*DENSE, "tiny-moe", "mixtral-8x7b"])
+def test_every_operation_has_a_price(name: str) -> None:
+    for binding in (decode(2, 50), prefill(64)):
+        cost = step(predict(build_graph(PRESETS[name]), binding, load("h200")))
+        assert 0 < cost.seconds.low <= cost.seconds.expected <= cost.seconds.high
+        assert all(each.work.bytes > 0 for each in cost.operations)
+
+
+def test_mixtral_decode_reads_the_active_experts() -> None:
+    c = PRESETS["mixtral-8x7b"]
+    each = 3 * c.width * c.ffn
+    costs = predict(build_graph(c), decode(1, 1), load("h200"), formats=Formats(weight="bf16"))
+    experts = [cost.work for cost in costs if cost.operation == "graph.moe_expert"]
+    assert sum(work.weight_bytes for work in experts) == pytest.approx(c.layers * 2 * each * 2)
+    assert sum(work.flops for work in experts) == c.layers * 2 * 2 * each
+
+
+def test_llama_8b_decode_on_a_gpu_is_bound_by_its_weights() -> None:
+    """15.0 GB of weights in bf16 at 4.24 TB/s: 3.54 ms a step; launches come on top."""
+    formats = Formats("bf16", "bf16")
+    graph = build_graph(PRESETS["llama-8b"])
+    cost = step(predict(graph, decode(1, 16), load("h200"), formats=formats, launch="graph"))
+    assert cost.work.weight_bytes == pytest.approx(15.0e9, rel=0.01)
+    assert sum(each.memory_s for each in cost.operations) == pytest.approx(3.54e-3, rel=0.01)
+    assert cost.bound_share("memory") > 0.85

@@ -1,0 +1,146 @@
+"""FLOPs and bytes: hand-counted examples, and a count of what a running model multiplies."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from weft.cost_model.binding import (
+    Binding,
+    Formats,
+    Span,
+    UnboundDimension,
+    decode,
+    prefill,
+    weight_bytes,
+)
+from weft.cost_model.scene import Scene
+from weft.cost_model.work import touched_experts, work_of
+from weft.ir.parser import parse_module
+
+PLAIN = Formats()
+LAYER = """
+graph.func name = @step {
+|%x: tensor<f32, [T, 64]>, %starts: tensor<i32, [B1]>, %slots: tensor<i32, [T]>,
+ %pages: tensor<i32, [B, 4]>, %lengths: tensor<i32, [B]>, %ids: tensor<i32, [T]>|
+  %table = graph.weight name = "embed" : tensor<f32, [1000, 64]>
+  %e = graph.embedding %table, %ids : tensor<f32, [T, 64]>
+  %wq = graph.weight name = "q" : tensor<f32, [64, 64]>
+  %q = graph.matmul %e, %wq : tensor<f32, [T, 64]>
+  %wk = graph.weight name = "k" : tensor<bf16, [32, 64]>
+  %k = graph.matmul %e, %wk : tensor<f32, [T, 32]>
+  graph.kv_write %k, %k, %slots, layer = 0
+  %set = graph.kvset %pages, %lengths, layer = 0 : kvset
+  %state = graph.partial %q, %starts, %set,
+    heads = 4, kv_heads = 2, head_dim = 16, scale = 0.25 : state
+  %out = graph.finalize %state : tensor<f32, [T, 64]>
+  %sum = graph.add %out, %x : tensor<f32, [T, 64]>
+  graph.return %sum
+}
+"""
+
+
+def works(binding: Binding, formats: Formats = PLAIN, text: str = LAYER) -> dict:
+    module = parse_module(text)
+    scene = Scene.of(module, binding, formats)
+    return {
+        op.results[0].name if op.results else op.name: work_of(op, scene) for op in module.walk()
+    }
+
+
+def sized(batch: int, context: int) -> Binding:
+    return decode(batch, context)
+
+
+def test_matmul_by_hand() -> None:
+    q = works(sized(3, 10))["q"]
+    assert q.flops == 2 * 3 * 64 * 64
+    assert q.weight_bytes == 64 * 64 * 4
+    assert q.activation_bytes == (3 * 64 + 3 * 64) * 4
+    assert works(sized(3, 10))["k"].weight_bytes == 32 * 64 * 2
+
+
+def test_embedding_reads_rows_not_the_table() -> None:
+    assert works(sized(3, 10))["e"].weight_bytes == 3 * 64 * 4
+
+
+def test_attention_by_hand() -> None:
+    state = works(sized(3, 10), Formats(kv="bf16"))["state"]
+    assert state.flops == (4 * 16 + 5) * 4 * (3 * 10)
+    assert state.kv_read_bytes == 3 * 10 * 2 * 2 * 16 * 2
+    assert works(sized(3, 10), Formats(kv="bf16"))["graph.kv_write"].kv_written_bytes == 3 * 64 * 2
+
+
+def test_causal_prefill_counts_the_triangle() -> None:
+    binding = prefill(8, prefix=2)
+    state = works(binding)["state"]
+    assert state.flops == (4 * 16 + 5) * 4 * sum(range(3, 11))
+    assert state.kv_read_bytes == 10 * 2 * 2 * 16 * 4
+
+
+def test_shared_kvset_is_read_once() -> None:
+    text = LAYER.replace("%lengths, layer = 0", '%lengths, layer = 0, kind = "shared"')
+    shared, own = (works(sized(16, 100), text=t)["state"] for t in (text, LAYER))
+    assert own.kv_read_bytes == 16 * shared.kv_read_bytes
+    assert own.flops == shared.flops
+
+
+def test_weight_override_and_formats() -> None:
+    assert works(sized(1, 1), Formats(weight="int8"))["q"].weight_bytes == 64 * 64 + 64 * 4
+    assert weight_bytes(32, 64, "int4") == 32 * 64 * 0.5 + 32 * 2 * 2
+    with pytest.raises(UnboundDimension, match="int3"):
+        weight_bytes(1, 1, "int3")
+
+
+def test_unbound_dimension_says_what_is_known() -> None:
+    text = LAYER.replace("[B, 4]", "[B, N]").replace(
+        "%ids: tensor<i32, [T]>", "%ids: tensor<i32, [Q]>"
+    )
+    with pytest.raises(UnboundDimension, match="'Q'.*\n.*B, B1, MAXP, R, T"):
+        works(sized(1, 1), text=text)
+
+
+def test_touched_experts() -> None:
+    assert touched_experts(1, 2, 8) == pytest.approx(2)
+    assert touched_experts(10_000, 2, 8) == pytest.approx(8)
+
+
+@given(
+    st.integers(1, 20), st.integers(0, 20), st.integers(0, 15), st.integers(0, 15),
+    st.one_of(st.none(), st.integers(1, 12)), st.booleans(),
+)  # fmt: skip
+def test_visible_equals_enumeration(queries, past, low, extent, window, causal) -> None:
+    span, keys = Span(window, low, low + extent, causal), past + queries
+    pairs = {
+        (query, key)
+        for query in range(past, keys)
+        for key in range(keys)
+        if low <= key < low + extent
+        and (key <= query if causal else True)
+        and (window is None or key > query - window)
+    }
+    assert span.visible(queries, keys) == (len(pairs), len({key for _, key in pairs}))
+
+
+@given(st.integers(1, 64), st.integers(1, 64))
+def test_split_kvsets_add_up(context: int, cut: int) -> None:
+    cut = min(cut, context)
+    whole = Span().visible(1, context)
+    parts = [Span(high=cut).visible(1, context), Span(low=cut).visible(1, context)]
+    assert whole == (sum(p for p, _ in parts), sum(k for _, k in parts))
+
+
+def test_flops_equal_what_a_model_multiplies() -> None:
+    torch = pytest.importorskip("torch")
+    from torch.utils.flop_counter import FlopCounterMode
+
+    tokens, widths = 7, [(64, 64), (32, 64), (96, 64)]
+    x = torch.randn(tokens, 64)
+    with FlopCounterMode(display=False) as counter:
+        for n, k in widths:
+            torch.nn.functional.linear(x, torch.randn(n, k))
+        q = torch.randn(1, 4, tokens, 16)
+        torch.matmul(torch.matmul(q, q.transpose(-1, -2)), q)
+    mine = sum(2 * tokens * n * k for n, k in widths)
+    full = 4 * 16 * 4 * Span(causal=False).visible(tokens, tokens)[0]
+    assert counter.get_total_flops() == mine + full
+    priced = works(prefill(tokens))
+    assert priced["q"].flops + priced["k"].flops == 2 * tokens * (64 + 32) * 64
