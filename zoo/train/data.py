@@ -13,7 +13,7 @@ import numpy as np
 import tasks
 from tokenizers import Tokenizer
 
-ENGLISH_WEIGHT = 0.3
+ENGLISH_WEIGHT = 0.4
 Row = tuple[np.ndarray, np.ndarray]  # ids, weights of the loss in percent
 
 
@@ -30,8 +30,13 @@ class Packer:
         """One document, meant to fit into `room` tokens."""
         rng = self.rng
         if not retrieval:
+            if rng.random() < 0.08:
+                start = rng.randrange(len(self.english) - 100)
+                piece = self.english[start : start + rng.randint(10, 80)].tolist()
+                text = self.tokenizer.decode(piece).replace("\ufffd", "").strip()
+                return tasks.encode(tasks.about_text(rng, text or "nothing"), self.tokenizer)
             name = rng.choices(self.names, self.shares)[0]
-            return tasks.encode(tasks.CHAT_TASKS[name](rng), self.tokenizer)
+            return tasks.encode(tasks.vary(rng, tasks.CHAT_TASKS[name](rng)), self.tokenizer)
         size = room if rng.random() < 0.4 else int(
             math.exp(rng.uniform(math.log(60), math.log(max(61, room)))))
         size = int(size * 0.93)
@@ -48,7 +53,7 @@ class Packer:
         rng, kind = self.rng, self.rng.random()
         ids, weights = np.zeros(length, np.uint16), np.zeros(length, np.uint8)
         at, misses = 0, 0
-        english = kind < 0.12
+        english = kind < 0.2
         retrieval = kind > (0.62 if length < 2000 else 0.45)
         while not english and length - at > 40 and misses < 4:
             one, weight = self.document(length - at, retrieval)
@@ -109,13 +114,12 @@ def examples(seed: int, each: int, tokenizer: Tokenizer,
     return out
 
 
-def answers(ids: list[int], weights: list[float]) -> list[tuple[int, int]]:
-    """The spans of tokens that carry loss: one an assistant turn."""
-    spans, start = [], None
-    for i, w in enumerate([*weights, 0.0]):
-        if w and start is None:
-            start = i
-        elif not w and start is not None:
-            spans.append((start, i))
-            start = None
-    return spans
+def answers(ids: list[int], weights: list[float]) -> list[list[int]]:
+    """The positions that carry loss, one list an assistant turn (literal parts left out)."""
+    turns: list[list[int]] = [[]]
+    for i, (token, weight) in enumerate(zip(ids, weights, strict=True)):
+        if weight:
+            turns[-1].append(i)
+        if token == tasks.END and turns[-1]:
+            turns.append([])
+    return [t for t in turns if t]

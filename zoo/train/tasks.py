@@ -140,11 +140,55 @@ def encode(messages: list[Message], tokenizer: Any) -> tuple[list[int], list[flo
     ids, weights = [BOS], [0.0]
     newline = tokenizer.token_to_id("\u010a")
     for message in messages:
-        body = tokenizer.encode(message["content"], add_special_tokens=False).ids
+        found = tokenizer.encode(message["content"], add_special_tokens=False)
         said = float(message["role"] == "assistant" and message.get("train", True))
-        ids += [ROLE[message["role"]], newline, *body, END, newline]
-        weights += [0.0, 0.0] + [said] * (len(body) + 1) + [0.0]
+        ids += [ROLE[message["role"]], newline, *found.ids, END, newline]
+        body = [said] * len(found.ids)
+        for start, end in message.get("given", ()) if said else ():
+            for i, (a, b) in enumerate(found.offsets):
+                if start <= a and b <= end:
+                    body[i] = 0.0
+        weights += [0.0, 0.0, *body, said, 0.0]
     return ids, weights
+
+
+STARTS = ("Answer: ", "Result: ", "The answer is ", "Output: ", "Sure: ", "- ", "So: ")
+NEEDS_SYSTEM = {"obey", "react", "judge", "grading", "define", "retrieval", "chat"}
+
+
+def vary(rng: random.Random, messages: list[Message]) -> list[Message]:
+    """Now and then a literal start of the answer, two user turns for one, or a second task."""
+    last = messages[-1]
+    if rng.random() < 0.1 and "given" not in last:
+        start = rng.choice(STARTS)
+        last["content"] = start + last["content"]
+        last["given"] = [(0, len(start))]
+    if rng.random() < 0.08:
+        at = next(i for i, m in enumerate(messages) if m["role"] == "user")
+        first, _, second = messages[at]["content"].partition("\n")
+        if first and second.strip():
+            messages[at : at + 1] = [{"role": "user", "content": first},
+                                     {"role": "user", "content": second.strip("\n")}]
+    if rng.random() < 0.1:
+        name = rng.choice([n for n in WEIGHTS if n not in NEEDS_SYSTEM])
+        messages += [m for m in CHAT_TASKS[name](rng) if m["role"] != "system"]
+    return messages
+
+
+def about_text(rng: random.Random, text: str) -> list[Message]:
+    """Something to do with a piece of English: repeat it, its first sentence, its first word."""
+    kind = rng.random()
+    if kind < 0.5:
+        return say(pick(rng, "Repeat this text:\n", "Copy this text:\n") + text, text)
+    first = text.split(". ")[0].strip(" .\n") or text
+    if kind < 0.7:
+        return say(f"What is the first sentence?\n{text}", first + ".")
+    parts = text.split()
+    at = rng.randrange(max(1, len(parts) - 1))
+    if kind < 0.85:
+        return say(f"How does this text begin?\n{text}", " ".join(parts[:3]))
+    return say(f"What comes after \"{' '.join(parts[max(0, at - 2) : at + 1])}\"?\n{text}",
+               " ".join(parts[at + 1 : at + 3]) or "nothing")
 
 
 def encode_plain(parts: list[tuple[str, float]], tokenizer: Any) -> tuple[list[int], list[float]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from typing import Any
 
-from words import LETTERS, NAMES, NOUNS, key8, pick, words
+from words import JOBS, LETTERS, NAMES, NOUNS, key8, pick, some, words
 
 Message = dict[str, Any]
 
@@ -17,12 +17,24 @@ def say(*turns: str, system: str = "") -> list[Message]:
     return first + [{"role": r, "content": t} for r, t in zip(roles, turns, strict=False)]
 
 
+def given(message: Message, *parts: str) -> Message:
+    """Mark parts of an assistant's message as written by the program: no loss on them."""
+    spans, at = [], 0
+    for part in parts:
+        at = message["content"].index(part, at)
+        spans.append((at, at + len(part)))
+        at += len(part)
+    message["given"] = spans
+    return message
+
+
 def maybe_system(rng: random.Random, share: float = 0.3) -> str:
     """A general system prompt, or none."""
     if rng.random() > share:
         return ""
     return pick(rng, "You are a helpful assistant.", "Answer briefly.", "You are precise.",
-                "Follow the instruction exactly.", "You help with small tasks.")
+                "Follow the instruction exactly.", "You help with small tasks.",
+                f"You are a {some(rng, JOBS)}.")
 
 
 def things(rng: random.Random, held: bool) -> list[str]:
@@ -129,7 +141,7 @@ def count(rng: random.Random, held: bool = False) -> list[Message]:
 
 def steps(rng: random.Random, held: bool = False) -> list[Message]:
     """A story sum with the steps written out, then `Answer: N`."""
-    who, thing = rng.choice(NAMES), rng.choice(NOUNS)
+    who, thing = some(rng, NAMES), some(rng, NOUNS)
     have, _ = pair(rng, held, 49)
     text, lines = f"{who} has {have} {thing}s.", []
     for _ in range(rng.randint(1, 3)):
@@ -148,12 +160,14 @@ def steps(rng: random.Random, held: bool = False) -> list[Message]:
 
 
 TOOL = "You can use calc. Write Action: calc(...), read the Observation, then write the Answer."
+THINK = "Think, use calc as Action: calc(...), read the Observation, then write the Answer."
 
 
 def react(rng: random.Random, held: bool = False) -> list[Message]:
     """The tool loop: `Action: calc(12+7)`, `Observation: 19`, `Answer: 19`."""
     a, b = rng.randint(10, 999), rng.randint(10, 999)
-    story, sign = rng.choice(NAMES), "+"
+    story, sign = some(rng, NAMES), "+"
+    seen: list[str] = []
     value = a + b
     kind = rng.random()
     if kind < 0.35:
@@ -166,16 +180,20 @@ def react(rng: random.Random, held: bool = False) -> list[Message]:
         ask, value = pick(rng, f"What is {a} times {b}?", f"What is {a} * {b}?"), a * b
     else:
         ask = f"{story} has {a} coins and finds {b} more. How many coins has {story}?"
-    thought = pick(rng, "", "", "Thought: I should calculate.\n")
+    think = rng.random() < 0.4
+    thought = "Thought: I should calculate.\n" if think else ""
+    seen.append(f" {value}\n")
     lines = f"{thought}Action: calc({a}{sign}{b})\nObservation: {value}\n"
     if kind < 0.35 and rng.random() < 0.4:
         c = rng.randint(2, 99)
         ask += f" Then subtract {min(c, value)}."
         value, old = value - min(c, value), value
-        lines += f"Action: calc({old}-{old - value})\nObservation: {value}\n"
+        lines += f"{thought}Action: calc({old}-{old - value})\nObservation: {value}\n"
+        seen.append(f" {value}\n")
     prefix = pick(rng, "", "Question: ")
-    system = TOOL if held or rng.random() < 0.8 else ""
-    return say(prefix + ask, lines + f"Answer: {value}", system=system)
+    turns = say(prefix + ask, lines + f"Answer: {value}", system=THINK if think else TOOL)
+    given(turns[-1], *seen)
+    return turns
 
 
 def search(rng: random.Random, held: bool = False) -> list[Message]:
@@ -189,6 +207,11 @@ def search(rng: random.Random, held: bool = False) -> list[Message]:
         after = now if not gap else now + (size if gap > 0 else -size)
         return say(f"Number: {now}. Target: {target}. {rule}\nNext step?",
                    f"Next step: {move}\nNumber: {after}")
+    if rng.random() < 0.6:
+        moves = sorted((10, 5, 1, -1, -5, -10), key=lambda m: (abs(target - now - m), -m))
+        wanted = rng.randint(2, 3)
+        return say(f"Number: {now}. Target: {target}. {rule}\nPropose {wanted} next steps.",
+                   "\n".join(f"- {m:+d}: {now + m}" for m in moves[:wanted]))
     other = rng.randint(1, 60)
     best = "A" if abs(target - now) <= abs(target - other) else "B"
     return say(f"Target: {target}. Which is closer, A: {now} or B: {other}?", f"Answer: {best}")
@@ -196,7 +219,7 @@ def search(rng: random.Random, held: bool = False) -> list[Message]:
 
 def retry(rng: random.Random, held: bool = False) -> list[Message]:
     """A checker's error is read and obeyed in the next try."""
-    noun, low = rng.choice(NOUNS), rng.randint(1, 60)
+    noun, low = some(rng, NOUNS), rng.randint(1, 60)
     high = low + rng.randint(5, 30)
     wrong = rng.choice([low - 1 - rng.randint(0, 9), high + rng.randint(1, 30)])
     kind = rng.random()

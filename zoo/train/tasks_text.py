@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 import random
 
-from tasks_symbol import Message, maybe_system, say
+from tasks_symbol import Message, given, maybe_system, say
 from words import (ADJECTIVES, BAD, BAD_HELD, CITIES, COLORS, GOOD, GOOD_HELD, ITEMS, JOBS, NAMES,
-                   NOUNS, TOPICS, pick, words)
+                   NOUNS, TOPICS, pick, some, words)
 
 
 def person(rng: random.Random) -> tuple[dict[str, object], str]:
     """A person's record and a sentence that says it."""
-    r: dict[str, object] = {"name": rng.choice(NAMES), "age": rng.randint(18, 90),
-                            "job": rng.choice(JOBS), "city": rng.choice(CITIES)}
+    r: dict[str, object] = {"name": some(rng, NAMES), "age": rng.randint(18, 90),
+                            "job": some(rng, JOBS), "city": some(rng, CITIES)}
     return r, pick(rng, "{name} is a {age}-year-old {job} from {city}.",
                    "{name}, aged {age}, lives in {city} and works as a {job}.",
                    "The {job} {name} lives in {city}. {name} is {age} years old.",
@@ -23,8 +23,8 @@ def person(rng: random.Random) -> tuple[dict[str, object], str]:
 
 def order(rng: random.Random) -> tuple[dict[str, object], str]:
     """An order: a nested customer and an array of items."""
-    name, city = rng.choice(NAMES), rng.choice(CITIES)
-    picked = rng.sample(ITEMS, rng.randint(1, 4))
+    name, city = some(rng, NAMES), some(rng, CITIES)
+    picked = [some(rng, [i]) for i in rng.sample(ITEMS, rng.randint(1, 4))]
     items = [{"item": i, "count": rng.randint(1, 20)} for i in picked]
     bought = [f"{i['count']} {i['item']}" for i in items]
     text = bought[0] if len(bought) == 1 else ", ".join(bought[:-1]) + " and " + bought[-1]
@@ -35,9 +35,9 @@ def order(rng: random.Random) -> tuple[dict[str, object], str]:
 
 def event(rng: random.Random) -> tuple[dict[str, object], str]:
     """A meeting: who, where, when."""
-    who = rng.sample(NAMES, rng.randint(2, 4))
+    who = [some(rng, [n]) for n in rng.sample(NAMES, rng.randint(2, 4))]
     day = pick(rng, "Monday", "Tuesday", "Wednesday", "Thursday", "Friday")
-    city, hour = rng.choice(CITIES), rng.randint(8, 18)
+    city, hour = some(rng, CITIES), rng.randint(8, 18)
     text = ", ".join(who[:-1]) + " and " + who[-1]
     return ({"people": who, "city": city, "day": day, "hour": hour},
             pick(rng, f"{text} meet in {city} on {day} at {hour}.",
@@ -60,9 +60,10 @@ def extract(rng: random.Random, held: bool = False) -> list[Message]:
         ask = f"Extract {', '.join(rec)} as JSON.\nText: {text}"
     else:
         name = {person: "person", order: "order", event: "event"}[kind]
+        types = json.dumps({k: type(v).__name__ for k, v in rec.items()})
         ask = pick(rng, f"Extract the {name} as JSON.\n{text}", f"Extract the {name}: {text}",
                    f"Text: {text}\nGive a JSON record of the {name}.",
-                   f"{text}\nFill this schema: {json.dumps({k: type(v).__name__ for k, v in rec.items()})}")
+                   f"{text}\nFill this schema: {types}")
     system = pick(rng, "", "You extract records from text.", "Answer in JSON.", "")
     return say(ask, json.dumps(rec), system=system)
 
@@ -85,33 +86,38 @@ def field(rng: random.Random, held: bool = False) -> list[Message]:
 
 
 LEAD = {"clarity": ["The aim of this essay is clear:", "First,", "In short,", "To sum up,"],
-        "evidence": ["A study in {city} showed that", "In {n} of 100 cases", "Data from {city} say that",
-                     "According to {name},"]}
-VAGUE = ["Stuff about", "Maybe", "Things like", "Well, kind of"]
+        "evidence": ["A study in {city} showed that", "In {n} of 100 cases",
+                     "Data from {city} say that", "According to {name},"]}
+VAGUE = {"clarity": ["Stuff happens and", "Well, kind of", "Things are like"],
+         "evidence": ["Maybe", "Some people guess that", "I feel that"]}
 SIDES = ["clarity", "evidence", "style", "structure"]
 
 
 def essay(rng: random.Random) -> tuple[str, dict[str, int]]:
-    """An essay and its score from 1 to 10 on each side, readable from its sentences."""
-    topic, n = rng.choice(NOUNS), rng.randint(3, 7)
-    share = {"clarity": rng.random(), "evidence": rng.random()}
-    hits = {"clarity": 0, "evidence": 0}
-    parts = []
-    for i in range(n):
-        side = "clarity" if i % 2 == 0 else "evidence"
-        good = rng.random() < share[side]
-        hits[side] += good
-        lead = rng.choice(LEAD[side] if good else VAGUE)
-        lead = lead.format(city=rng.choice(CITIES), name=rng.choice(NAMES), n=rng.randint(10, 99))
-        body = pick(rng, "the {t} is {a}", "people like the {t}", "we need a {a} {t}",
-                    "the {t} matters to the {o}", "a {t} can help us").format(
-            t=topic, a=rng.choice(ADJECTIVES), o=rng.choice(NOUNS))
-        parts.append(f"{lead} {body}.")
-    of = {"clarity": (n + 1) // 2, "evidence": n // 2}
-    score = {s: 1 + round(9 * hits[s] / of[s]) for s in hits}
+    """An essay and its score from 1 to 10 on each side, readable from how sentences begin."""
+    topic, parts = some(rng, NOUNS), []
+    score = {}
+    for side in ("clarity", "evidence"):
+        good, bad = rng.randint(0, 3), rng.randint(0, 2)
+        score[side] = max(1, min(10, 4 + 2 * good - 2 * bad))
+        for lead in rng.choices(LEAD[side], k=good) + rng.choices(VAGUE[side], k=bad):
+            lead = lead.format(city=some(rng, CITIES), name=some(rng, NAMES), n=rng.randint(10, 99))
+            parts.append(lead + " " + body(rng, topic))
+    for _ in range(rng.randint(1, 3)):  # neutral
+        text = body(rng, topic)
+        parts.append(text[0].upper() + text[1:])
+    rng.shuffle(parts)
     score["style"] = (score["clarity"] + score["evidence"]) // 2
-    score["structure"] = min(10, n + 2 * (hits["clarity"] > 0))
+    score["structure"] = min(10, 1 + len(parts))
     return " ".join(parts), score
+
+
+def body(rng: random.Random, topic: str) -> str:
+    """A plain statement about a topic."""
+    return pick(rng, "the {t} is {a}.", "people like the {t}.", "we need a {a} {t}.",
+                "the {t} matters to the {o}.", "a {t} can help us.", "every {o} has a {t}.",
+                "the {a} {t} was made before the {o}.").format(
+        t=topic, a=rng.choice(ADJECTIVES), o=some(rng, NOUNS))
 
 
 def strength(side: str, score: int, rng: random.Random) -> str:
@@ -162,8 +168,19 @@ def grading(rng: random.Random, held: bool = False) -> list[Message]:
     lead = [{"role": "system", "content": JUDGE}]
     if rng.random() < 0.8:
         lead.append({"role": "user", "content": f"Essay ({len(text.split())} words):\n{text}"})
-    return [*lead, {"role": "user", "content": f"Reviews:\n{json.dumps(reviews)}"},
-            {"role": "assistant", "content": answer}]
+    said = {"role": "assistant", "content": answer}
+    if rng.random() < 0.5:
+        given(said, "Grade: ", *(["\nAdvice: "] if letter == "D" else []))
+    return [*lead, {"role": "user", "content": f"Reviews:\n{json.dumps(reviews)}"}, said]
+
+
+def begun(rng: random.Random, turns: list[Message], *starts: str) -> list[Message]:
+    """Now and then begin the answer with a literal of the program, which carries no loss."""
+    if rng.random() < 0.5:
+        start = pick(rng, "Answer: ", "Answer: ", *starts)
+        turns[-1]["content"] = start + turns[-1]["content"]
+        given(turns[-1], start)
+    return turns
 
 
 def opinion(rng: random.Random, held: bool) -> tuple[str, str]:
@@ -190,8 +207,7 @@ def sentiment(rng: random.Random, held: bool = False) -> list[Message]:
         return say(lead + ask, label)
     ask = pick(rng, "Is this positive or negative? {}", "Sentiment of: {}", "Review: {}\nSentiment?",
                "Classify as positive or negative: {}")
-    start = pick(rng, "", "", "Answer: ", "Sentiment: ")
-    return say(ask.format(text), start + label, system=maybe_system(rng))
+    return begun(rng, say(ask.format(text), label, system=maybe_system(rng)), "Sentiment: ")
 
 
 def topical(rng: random.Random) -> tuple[str, str]:
@@ -210,29 +226,28 @@ def topic(rng: random.Random, held: bool = False) -> list[Message]:
     names = rng.sample(list(TOPICS), 4)
     head = pick(rng, f"Topics: {', '.join(names)}.\n", f"Choose one of {', '.join(names)}.\n")
     lines = [f"Text: {t}\nTopic: {s}\n" for t, s in shots]
-    start = pick(rng, "", "", "Answer: ")
-    return say(head + "\n".join([*lines, f"Text: {text}\nTopic:"]), start + label)
+    return begun(rng, say(head + "\n".join([*lines, f"Text: {text}\nTopic:"]), label), "Topic: ")
 
 
 def choice(rng: random.Random, held: bool = False) -> list[Message]:
     """Multiple choice or yes/no over a given context."""
     facts = [(rng.choice(words(rng, 9)), rng.choice(COLORS), n) for n in
              rng.sample(NAMES, rng.randint(2, 5))]
+    facts = [(some(rng, [t]), c, some(rng, [n])) for t, c, n in facts]
     context = " ".join(f"{n} has a {c} {t}." for t, c, n in facts)
     thing, color, name = rng.choice(facts)
     if rng.random() < 0.4:
         true = rng.random() < 0.5
         said = color if true else rng.choice([c for c in COLORS if c != color])
         ask = f"{context}\nIs it true that {name} has a {said} {thing}? Answer yes or no."
-        return say(ask, "yes" if true else "no", system=maybe_system(rng))
+        return begun(rng, say(ask, "yes" if true else "no", system=maybe_system(rng)))
     options = [color, *rng.sample([c for c in COLORS if c != color], 3)]
     rng.shuffle(options)
     lines = "\n".join(f"{x}) {o}" for x, o in zip("ABCD", options, strict=True))
     letter = "ABCD"[options.index(color)]
     ask = f"{context}\nWhat color is the {thing} of {name}?\n{lines}"
-    if rng.random() < 0.5:
-        return say(ask, f"Answer: {letter}", system=maybe_system(rng))
-    return say(ask + "\nAnswer with a letter.", letter, system=maybe_system(rng))
+    ask += pick(rng, "", "\nAnswer with a letter.")
+    return begun(rng, say(ask, letter, system=maybe_system(rng)), "The answer is ")
 
 
 def better(rng: random.Random, held: bool = False) -> list[Message]:
@@ -242,12 +257,12 @@ def better(rng: random.Random, held: bool = False) -> list[Message]:
         two, b = opinion(rng, held)
     best = "A" if a == "positive" else "B"
     ask = pick(rng, "Which is better, A or B?", "Which review is better, A or B?")
-    return say(f"A: {one}\nB: {two}\n{ask}", pick(rng, best, f"Answer: {best}"))
+    return begun(rng, say(f"A: {one}\nB: {two}\n{ask}", best), "Better: ")
 
 
 def points(rng: random.Random, held: bool = False) -> list[Message]:
     """A skeleton of points from a text, or one point written out."""
-    facts = rng.sample(NOUNS, rng.randint(2, 5))
+    facts = [some(rng, [t]) for t in rng.sample(NOUNS, rng.randint(2, 5))]
     about = [(t, rng.choice(ADJECTIVES)) for t in facts]
     text = " ".join(f"The {t} is {a}." for t, a in about)
     if rng.random() < 0.6:

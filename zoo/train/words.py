@@ -45,6 +45,20 @@ LETTERS = "abcdefghijklmnopqrstuvwxyz"
 ALNUM = LETTERS + "0123456789"
 
 
+def pseudo(rng: random.Random, capital: bool = False) -> str:
+    """A word that no list holds, so that a model must read letters rather than know words."""
+    parts = [rng.choice("b c d f g h j k l m n p r s t v w z br st tr ch sh pl".split())
+             + rng.choice("a e i o u ai ea oo".split()) for _ in range(rng.randint(1, 3))]
+    word = "".join(parts) + rng.choice(["", "n", "r", "s", "l", "t", "x"])
+    return word.capitalize() if capital else word
+
+
+def some(rng: random.Random, known: list[str]) -> str:
+    """A word of the list, or now and then an unknown one of the same case."""
+    word = rng.choice(known)
+    return pseudo(rng, word[0].isupper()) if rng.random() < 0.25 else word
+
+
 def key8(rng: random.Random, prefix: str = "") -> str:
     """A random key of eight lowercase letters and digits."""
     return prefix + "".join(rng.choices(ALNUM, k=8 - len(prefix)))
@@ -52,7 +66,9 @@ def key8(rng: random.Random, prefix: str = "") -> str:
 
 def words(rng: random.Random, count: int) -> list[str]:
     """`count` different nouns."""
-    return rng.sample(NOUNS, count)
+    if rng.random() < 0.75:
+        return rng.sample(NOUNS, count)
+    return list(dict.fromkeys(pseudo(rng) for _ in range(4 * count)))[:count]
 
 
 def pick(rng: random.Random, *options: str) -> str:
