@@ -12,9 +12,9 @@ from ..ir.types import INT, NONE, STR, STREAM, list_of
 from . import ast
 from .constants import constant_of
 from .effects import appends, assigned
-from .lower_expressions import Fields, Scope, lower_expression
+from .lower_expressions import Scope, lower_expression
 from .signatures import base, common, element
-from .type_names import OPTIONS, default_budget, term_of
+from .type_names import Fields, default_budget, options_of, record_fields, term_of
 
 _STREAM = ""
 """Where a scope's values keep the stream; no name of a program is empty."""
@@ -30,18 +30,6 @@ def lower(file: ast.File) -> Module:
     doc = file.doc if len(file.programs) == 1 else None
     programs = [_Lowering(names, fields, tools).program(item, doc) for item in file.programs]
     return Module((*declarations, *programs))
-
-
-def record_fields(file: ast.File) -> Fields:
-    """Return each record's fields, with their types and constant options."""
-    known = [record.name for record in file.records]
-    return {
-        record.name: {
-            field.name: (term_of(field.type, known), _options(field.type.options))
-            for field in record.fields
-        }
-        for record in file.records
-    }
 
 
 def _record(record: ast.Record, fields: Fields) -> Operation:
@@ -71,11 +59,6 @@ def _parameters(parameters: Iterable[ast.Parameter], fields: Fields) -> list[dic
             entry["default"] = constant_of(parameter.default)
         entries.append(entry)
     return entries
-
-
-def _options(options: Iterable[ast.Argument]) -> dict[str, Any]:
-    given = {option.name: constant_of(option.value) for option in options}
-    return {name: given[name] for name in OPTIONS if name in given}
 
 
 @dataclass
@@ -165,9 +148,8 @@ class _Lowering:
 
     def _gen(self, gen: ast.Gen, scope: Scope) -> None:
         type = term_of(gen.type, self.fields)
-        options = _options((*gen.type.options, *gen.options))
-        flat = {name: tuple(items.values()) for name, items in self.fields.items()}
-        budget = options.pop("max_tokens", None) or default_budget(type, flat)
+        options = options_of((*gen.type.options, *gen.options))
+        budget = options.pop("max_tokens", None) or default_budget(type, self.fields)
         following, value = self.names.value("s", STREAM), self.names.value(gen.name, type)
         scope.emit(
             "program.gen", scope.values[_STREAM], results=(following, value), span=gen.span,

@@ -12,16 +12,13 @@ from ..ir.types import ANY, BOOL, FLOAT, INT, NONE, STR, list_of, record
 from . import ast
 from .constants import UNKNOWN, constant_of
 from .signatures import base, binary_type, builtin_type, common, element, method_type, unary_type
-from .type_names import term_of
+from .type_names import Fields, term_of
 
 _HINTS = {
     "+": "sum", "-": "difference", "*": "product", "/": "quotient", "//": "quotient",
     "%": "remainder", "==": "same", "!=": "differs", "<": "less", "<=": "at_most",
     ">": "greater", ">=": "at_least", "in": "found", "not": "negated", "neg": "negative",
 }  # fmt: skip
-
-Fields = Mapping[str, Mapping[str, tuple[Term, Mapping[str, Any]]]]
-"""Of each record: its fields in order, each with its type and options."""
 
 
 @dataclass

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from difflib import get_close_matches
 from typing import Any
 
@@ -10,15 +10,19 @@ from ..ir.core import Term
 from ..ir.diagnostics import WeftNameError, WeftTypeError
 from ..ir.types import choice, int_range, list_of, record, regex
 from . import ast
+from .constants import constant_of
 from .syntax_errors import NotAvailableYet
 
 PLAIN = ("str", "int", "float", "bool")
 LATER = ("schema", "grammar")
 
 OPTIONS = (
-    "max_tokens", "stop", "temperature", "top_p", "top_k", "min_p", "seed", "logprobs", "max_items",
+    "max_tokens", "stop", "logprobs", "temperature", "top_p", "top_k", "min_p", "seed",
 )  # fmt: skip
-"""What may stand in a gen's or a type's parentheses, in the order in which the IR has it."""
+"""What may stand in a gen's parentheses, in the order in which the IR has it."""
+
+FIELD_OPTIONS = ("max_tokens", "max_items")
+"""What may stand in the parentheses of a record field's type."""
 
 MAX_ITEMS = 4
 """How many elements a list in a constraint has at most, unless `max_items` says otherwise."""
@@ -27,6 +31,10 @@ _BUDGETS = {"str": 128, "int": 8, "float": 16, "bool": 8, "choice": 32, "regex":
 _FIELD_BUDGETS = _BUDGETS | {"str": 32}
 _RECORD_OVERHEAD = 64
 _LIST_OVERHEAD = 8
+
+
+Fields = Mapping[str, Mapping[str, tuple[Term, Mapping[str, Any]]]]
+"""Of each record: its fields in order, each with its type and options."""
 
 
 class UnknownType(WeftNameError):
@@ -72,8 +80,26 @@ def term_of(type: ast.Type, records: Collection[str]) -> Term:
     raise UnknownType(name=name, hint=did_you_mean(name, known), span=type.span)
 
 
-def default_budget(type: Term, fields: Mapping[str, tuple[Any, ...]], inside: bool = False) -> int:
-    """Return the max_tokens of a gen that names none; `fields` has records' (type, options)."""
+def options_of(options: Iterable[ast.Argument]) -> dict[str, Any]:
+    """Return the constant values of options, in the IR's order."""
+    given = {option.name: constant_of(option.value) for option in options}
+    return {name: given[name] for name in (*OPTIONS, "max_items") if name in given}
+
+
+def record_fields(file: ast.File) -> Fields:
+    """Return each record's fields, with their types and constant options."""
+    known = [record.name for record in file.records]
+    return {
+        record.name: {
+            field.name: (term_of(field.type, known), options_of(field.type.options))
+            for field in record.fields
+        }
+        for record in file.records
+    }
+
+
+def default_budget(type: Term, fields: Fields, inside: bool = False) -> int:
+    """Return the max_tokens of a gen, or (`inside`) of a record's field, that names none."""
     if type.name == "list":
         element = type.parameters[0]
         assert isinstance(element, Term)
@@ -81,7 +107,7 @@ def default_budget(type: Term, fields: Mapping[str, tuple[Any, ...]], inside: bo
     if type.name != "record":
         return (_FIELD_BUDGETS if inside else _BUDGETS)[type.name]
     total = _RECORD_OVERHEAD
-    for field_type, options in fields[str(type.parameters[0])]:
+    for field_type, options in fields[str(type.parameters[0])].values():
         total += options.get("max_tokens") or default_budget(field_type, fields, inside=True)
     return total
 

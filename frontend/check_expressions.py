@@ -1,0 +1,290 @@
+"""Checks expressions: every name bound, every operator and call given what it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from ..ir.core import Term
+from ..ir.diagnostics import Note
+from ..ir.source import Span
+from ..ir.types import ANY, BOOL, FLOAT, INT, NONE, STR, list_of, record
+from . import ast
+from .check_errors import (
+    MissingArgument,
+    UnknownField,
+    UnknownFunction,
+    UnknownMethod,
+    UnknownName,
+    WrongArguments,
+    WrongOperands,
+    WrongType,
+)
+from .signatures import (
+    BUILTINS,
+    METHODS,
+    base,
+    binary_type,
+    builtin_type,
+    common,
+    element,
+    fits,
+    method_type,
+    methods_of,
+    unary_type,
+)
+from .syntax_errors import NotAvailableYet
+from .type_names import Fields, did_you_mean, term_of
+
+
+@dataclass(frozen=True)
+class Binding:
+    """What a name stands for: its type and where it was bound."""
+
+    type: Term
+    span: Span | None
+
+
+@dataclass
+class World:
+    """The declarations of a file, and the names that a program has used so far."""
+
+    fields: Fields
+    tools: Mapping[str, ast.Tool]
+    programs: Mapping[str, ast.Program]
+    used: set[str] = field(default_factory=set)
+
+
+@dataclass
+class Flow:
+    """The state of the check at one point of a program."""
+
+    world: World
+    bound: dict[str, Binding]
+    lost: dict[str, Note] = field(default_factory=dict)
+    role: str | None = None
+    outside: frozenset[str] = frozenset()
+    in_fork: bool = False
+    ended: bool = False
+
+    def child(self) -> Flow:
+        """Return a copy for a block inside."""
+        return Flow(
+            self.world, dict(self.bound), dict(self.lost), self.role, self.outside, self.in_fork
+        )
+
+
+def check_expression(expression: ast.Expression, flow: Flow) -> Term:
+    """Return an expression's type; raises where a name or a type is wrong."""
+    match expression:
+        case ast.Literal(value=value):
+            return {bool: BOOL, int: INT, float: FLOAT}.get(type(value), NONE)
+        case ast.Text(parts=parts):
+            for part in parts:
+                if isinstance(part, ast.Expression):
+                    check_expression(part, flow)
+            return STR
+        case ast.Name():
+            return _check_name(expression, flow)
+        case ast.Unary(op=op, operand=operand):
+            have = check_expression(operand, flow)
+            found = unary_type(op, have)
+            return _operand_result(found, "-" if op == "neg" else op, expression, have)
+        case ast.Binary(op=op, left=left, right=right):
+            sides = check_expression(left, flow), check_expression(right, flow)
+            return _operand_result(binary_type(op, *sides), op, expression, *sides)
+        case ast.Logical(op=op, left=left, right=right):
+            for side in (left, right):
+                expect(side, BOOL, f"`{op}`", flow)
+            return BOOL
+        case ast.Call():
+            return _check_call(expression, flow)
+        case ast.Method():
+            return _check_method(expression, flow)
+        case ast.FieldOf():
+            return _check_field(expression, flow)
+        case ast.Index():
+            return _check_index(expression, flow)
+        case ast.ListOf():
+            return _check_list(expression, flow)
+    raise AssertionError(f"no check for {type(expression).__name__}")
+
+
+def expect(expression: ast.Expression, want: Term, place: str, flow: Flow) -> Term:
+    """Check an expression whose type must fit `want`."""
+    have = check_expression(expression, flow)
+    if not fits(have, want) and not _is_option(expression, want):
+        raise WrongType(place=place, want=want, have=have, span=expression.span)
+    return have
+
+
+def _is_option(expression: ast.Expression, want: Term) -> bool:
+    """Say whether a literal string is one of a choice's options."""
+    text = expression.constant if isinstance(expression, ast.Text) else None
+    return want.name == "choice" and text in want.parameters
+
+
+def _check_name(use: ast.Name, flow: Flow) -> Term:
+    binding = flow.bound.get(use.name)
+    if binding is not None:
+        flow.world.used.add(use.name)
+        return binding.type
+    notes = (flow.lost[use.name],) if use.name in flow.lost else ()
+    hint = "" if notes else did_you_mean(use.name, flow.bound)
+    if {"True": "true", "False": "false", "None": "none"}.get(use.name):
+        hint = f"weft writes `{use.name.lower()}`"
+    if use.name in flow.world.tools:
+        hint = f"`{use.name}` is a tool: call it with {use.name}(...)"
+    raise UnknownName(name=use.name, hint=hint, notes=notes, span=use.span)
+
+
+def _operand_result(found: Term | None, op: str, place: ast.Expression, *have: Term) -> Term:
+    if found is None:
+        raise WrongOperands(op=op, have=" and ".join(map(str, have)), span=place.span)
+    return found
+
+
+def _check_call(call: ast.Call, flow: Flow) -> Term:
+    world = flow.world
+    if call.function in world.fields:
+        return _check_record(call, flow)
+    if call.function in world.tools:
+        return _check_tool_call(call, flow)
+    if call.function in world.programs:
+        raise NotAvailableYet(statement="call", span=call.span)
+    if call.function == "score":
+        raise NotAvailableYet(statement="score", span=call.span)
+    if call.function not in BUILTINS:
+        known = [*BUILTINS, *world.tools, *world.fields]
+        hint = did_you_mean(call.function, known)
+        raise UnknownFunction(name=call.function, hint=hint, span=call.span)
+    have = [check_expression(item, flow) for item in call.arguments]
+    found = None if call.named else builtin_type(call.function, have)
+    if found is None:
+        names = [item.name for item in call.named]
+        raise WrongArguments(
+            name=call.function,
+            want=_BUILTIN_WANTS[call.function],
+            have=_listed([*map(str, have), *names]),
+            span=call.span,
+        )
+    return found
+
+
+_BUILTIN_WANTS = {
+    "len": "a str or a list", "str": "one value", "int": "a str or a number",
+    "float": "a str or a number", "min": "a list, or several values of one type",
+    "max": "a list, or several values of one type", "sum": "a list of numbers",
+    "range": "one to three ints", "sorted": "a list of numbers or strings",
+}  # fmt: skip
+
+
+def _listed(items: Sequence[str]) -> str:
+    return ", ".join(items) or "nothing"
+
+
+def _check_record(call: ast.Call, flow: Flow) -> Term:
+    fields = flow.world.fields[call.function]
+    if call.arguments:
+        raise WrongArguments(
+            name=call.function,
+            want=f"named fields ({', '.join(fields)})",
+            have="unnamed values",
+            span=call.arguments[0].span,
+        )
+    for item in call.named:
+        if item.name not in fields:
+            hint = did_you_mean(item.name, fields)
+            raise UnknownField(type=call.function, name=item.name, hint=hint, span=item.span)
+        expect(item.value, fields[item.name][0], f"`{call.function}.{item.name}`", flow)
+    for name in fields:
+        if name not in {item.name for item in call.named}:
+            raise MissingArgument(name=call.function, missing=name, span=call.span)
+    return record(call.function)
+
+
+def _check_tool_call(call: ast.Call, flow: Flow) -> Term:
+    tool = flow.world.tools[call.function]
+    names = [parameter.name for parameter in tool.parameters]
+    unknown = [item.name for item in call.named if item.name not in names]
+    if len(call.arguments) > len(names) or unknown:
+        have = unknown or [f"{len(call.arguments)} values"]
+        raise WrongArguments(
+            name=tool.name, want=f"({', '.join(names)})", have=_listed(have), span=call.span
+        )
+    given = dict(zip(names, call.arguments, strict=False))
+    for item in call.named:
+        if item.name in given:
+            raise WrongArguments(
+                name=tool.name, want=f"`{item.name}` once", have="it twice", span=item.span
+            )
+        given[item.name] = item.value
+    for parameter in tool.parameters:
+        want = term_of(parameter.type, flow.world.fields)
+        if parameter.name in given:
+            expect(given[parameter.name], want, f"`{tool.name}({parameter.name})`", flow)
+        elif parameter.default is None:
+            note = Note("the tool is declared here", tool.span)
+            raise MissingArgument(
+                name=tool.name, missing=parameter.name, notes=(note,), span=call.span
+            )
+    return term_of(tool.returns, flow.world.fields) if tool.returns else NONE
+
+
+def _check_method(expression: ast.Method, flow: Flow) -> Term:
+    receiver = check_expression(expression.receiver, flow)
+    have = [check_expression(item, flow) for item in expression.arguments]
+    if receiver == ANY:
+        return ANY
+    name = expression.name
+    if (base(receiver).name, name) not in METHODS:
+        hint = did_you_mean(name, methods_of(receiver))
+        if name in {"append", "extend"}:
+            hint = "values do not change: write xs = xs + [x]"
+        raise UnknownMethod(type=receiver, name=name, hint=hint, span=expression.span)
+    found = method_type(receiver, name, have)
+    if found is None:
+        want, least, _ = METHODS[base(receiver).name, name]
+        shown = [f"{item}" if at < least else f"[{item}]" for at, item in enumerate(want)]
+        raise WrongArguments(
+            name=name, want=_listed(shown), have=_listed([*map(str, have)]), span=expression.span
+        )
+    return found
+
+
+def _check_field(expression: ast.FieldOf, flow: Flow) -> Term:
+    receiver = check_expression(expression.receiver, flow)
+    if receiver.name != "record":
+        raise WrongType(
+            place=f"`.{expression.name}`", want="a record", have=receiver, span=expression.span
+        )
+    fields = flow.world.fields[str(receiver.parameters[0])]
+    if expression.name not in fields:
+        hint = did_you_mean(expression.name, fields)
+        raise UnknownField(type=receiver, name=expression.name, hint=hint, span=expression.span)
+    return fields[expression.name][0]
+
+
+def _check_index(expression: ast.Index, flow: Flow) -> Term:
+    receiver = check_expression(expression.receiver, flow)
+    expect(expression.index, INT, "an index", flow)
+    if receiver.name == "list":
+        return element(receiver)
+    if base(receiver) in {STR, ANY}:
+        return base(receiver)
+    raise WrongType(
+        place="an index", want="a list or a str", have=receiver, span=expression.receiver.span
+    )
+
+
+def _check_list(expression: ast.ListOf, flow: Flow) -> Term:
+    inner = ANY
+    for item in expression.elements:
+        have = check_expression(item, flow)
+        found = common(inner, have)
+        if found is None:
+            raise WrongType(
+                place="this list, by its first elements,", want=inner, have=have, span=item.span
+            )
+        inner = found
+    return list_of(inner)

@@ -1,0 +1,74 @@
+"""Checks the options in a gen's, a type's or a select's parentheses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from . import ast
+from .check_errors import DeclaredTwice, NotConstant, UnknownOption, WrongOption
+from .constants import UNKNOWN, constant_of
+from .type_names import FIELD_OPTIONS, OPTIONS, did_you_mean
+
+SELECT_BY = ("token_normalized", "greedy", "unconditional")
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_stop(value: Any) -> bool:
+    texts = value if isinstance(value, list) else [value]
+    return bool(texts) and all(isinstance(text, str) and text for text in texts)
+
+
+_RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "max_tokens": (lambda v: _is_int(v) and v > 0, "is a number of tokens, at least 1"),
+    "max_items": (lambda v: _is_int(v) and v > 0, "is a number of elements, at least 1"),
+    "stop": (_is_stop, "is a string, or a list of strings, none of them empty"),
+    "temperature": (lambda v: _is_number(v) and v >= 0, "is a number, at least 0"),
+    "top_p": (lambda v: _is_number(v) and 0 < v <= 1, "is a number above 0, at most 1"),
+    "min_p": (lambda v: _is_number(v) and 0 <= v <= 1, "is a number from 0 to 1"),
+    "top_k": (lambda v: _is_int(v) and v > 0, "is a number of tokens, at least 1"),
+    "seed": (lambda v: _is_int(v) and v >= 0, "is a whole number, at least 0"),
+    "logprobs": (lambda v: isinstance(v, bool), "is true or false"),
+}
+
+
+def check_gen_options(options: Iterable[ast.Argument], place: str, inside: bool = False) -> None:
+    """Check the options of a gen, or (`inside`) of a record field's type."""
+    allowed = FIELD_OPTIONS if inside else OPTIONS
+    seen: set[str] = set()
+    for option in options:
+        if option.name not in allowed:
+            hint = did_you_mean(option.name, allowed)
+            raise UnknownOption(place=place, name=option.name, hint=hint, span=option.span)
+        if option.name in seen:
+            raise DeclaredTwice(what="the option", name=option.name, span=option.span)
+        seen.add(option.name)
+        fine, problem = _RULES[option.name]
+        if not fine(_constant(option)):
+            raise WrongOption(name=option.name, problem=problem, span=option.span)
+
+
+def check_select_options(select: ast.Select) -> None:
+    """Check the options of a select, and that it has something to choose from."""
+    if isinstance(select.choices, ast.ListOf) and not select.choices.elements:
+        raise WrongOption(name="select", problem="has no options", span=select.choices.span)
+    for option in select.options:
+        if option.name != "by":
+            raise UnknownOption(place="a select", name=option.name, span=option.span)
+        if _constant(option) not in SELECT_BY:
+            problem = f"is one of {', '.join(SELECT_BY)}"
+            raise WrongOption(name="by", problem=problem, span=option.span)
+
+
+def _constant(option: ast.Argument) -> Any:
+    value = constant_of(option.value)
+    if value is UNKNOWN:
+        raise NotConstant(place=f"`{option.name}`", span=option.value.span)
+    return value

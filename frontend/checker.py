@@ -1,0 +1,360 @@
+"""Checks a file before it is lowered: names bound on every path, types, forks, messages."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from ..ir.core import Term
+from ..ir.diagnostics import Note, Warning, WeftError
+from ..ir.source import Span
+from ..ir.types import BOOL, INT, NONE, STR, list_of
+from . import ast
+from .check_errors import (
+    AlreadyBound,
+    ChangedInFork,
+    DeclaredTwice,
+    InvalidPattern,
+    MisplacedYield,
+    MissingReturn,
+    MissingYield,
+    NestedMessage,
+    NotConstant,
+    RecursiveRecord,
+    ReservedName,
+    ReturnInFork,
+    UnknownName,
+    UnknownOption,
+    WrongType,
+)
+from .check_expressions import Binding, Flow, World, check_expression, expect
+from .check_options import check_gen_options, check_select_options
+from .constants import UNKNOWN, constant_of
+from .signatures import BUILTINS, base, common, element, fits
+from .type_names import did_you_mean, record_fields, term_of
+
+KEYWORDS = frozenset(
+    "system user assistant gen select fork yield for in if elif else while let return and or not "
+    "from as true false none match call inline join with".split()
+)
+
+
+def check(file: ast.File) -> list[Warning]:
+    """Check a file and return its warnings; raises the first error, with the source's lines."""
+    try:
+        return _check_file(file)
+    except WeftError as error:
+        if error.source is None:
+            raise error.with_source(file.source) from None
+        raise
+
+
+def _check_file(file: ast.File) -> list[Warning]:
+    _check_unique("the declaration", file.declarations)
+    for record in file.records:
+        _check_unique("the field", record.fields)
+        for field in record.fields:
+            _check_type(field.type, file)
+            check_gen_options(field.type.options, "a field's type", inside=True)
+    _check_finite(file)
+    for declaration in (*file.tools, *file.programs):
+        _check_signature(declaration, file)
+    fields = record_fields(file)
+    tools = {tool.name: tool for tool in file.tools}
+    programs = {program.name: program for program in file.programs}
+    warnings: list[Warning] = []
+    for program in file.programs:
+        _Checker(World(fields, tools, programs), warnings).program(program)
+    return warnings
+
+
+def _check_unique(what: str, items: Iterable[ast.Declaration | ast.Field | ast.Parameter]) -> None:
+    seen: dict[str, Span | None] = {}
+    for item in items:
+        name = item.name  # type: ignore[union-attr]
+        if name in seen:
+            note = Note("the first one is here", seen[name])
+            raise DeclaredTwice(what=what, name=name, notes=(note,), span=item.span)
+        if what == "the declaration" and name in {*BUILTINS, *KEYWORDS}:
+            meaning = "a builtin" if name in BUILTINS else "a word of the language"
+            raise ReservedName(name=name, meaning=meaning, span=item.span)
+        seen[name] = item.span
+
+
+def _check_finite(file: ast.File) -> None:
+    """Check that no record contains itself, be it through others or lists."""
+    inner = {
+        record.name: {
+            name for field in record.fields for name in _names_in(field.type)
+        }
+        for record in file.records
+    }  # fmt: skip
+    for record in file.records:
+        reached, todo = set(), set(inner[record.name])
+        while todo:
+            name = todo.pop()
+            reached.add(name)
+            todo |= inner.get(name, set()) - reached
+        if record.name in reached:
+            raise RecursiveRecord(name=record.name, span=record.span)
+
+
+def _names_in(type: ast.Type) -> set[str]:
+    names = {type.name}
+    for argument in type.arguments:
+        names |= _names_in(argument) if isinstance(argument, ast.Type) else set()
+    return names
+
+
+def _check_type(type: ast.Type, file: ast.File) -> Term:
+    term = term_of(type, [record.name for record in file.records])
+    if term.name == "regex":
+        try:
+            re.compile(str(term.parameters[0]))
+        except re.error as error:
+            raise InvalidPattern(problem=error.msg, span=type.span) from None
+    return term
+
+
+def _check_signature(item: ast.Tool | ast.Program, file: ast.File) -> None:
+    _check_unique("the parameter", item.parameters)
+    for parameter in item.parameters:
+        type = _check_type(parameter.type, file)
+        _no_options(parameter.type)
+        if parameter.default is None:
+            continue
+        if constant_of(parameter.default) is UNKNOWN:
+            raise NotConstant(place="a default", span=parameter.default.span)
+        empty = Flow(World({}, {}, {}), {})
+        expect(parameter.default, type, f"`{parameter.name}`", empty)
+    if item.returns is not None:
+        _check_type(item.returns, file)
+        _no_options(item.returns)
+
+
+def _no_options(type: ast.Type) -> None:
+    for option in type.options:
+        raise UnknownOption(place="this type", name=option.name, span=option.span)
+
+
+class _Checker:
+    """Checks the statements of one program, following every path."""
+
+    def __init__(self, world: World, warnings: list[Warning]) -> None:
+        self._world = world
+        self._warnings = warnings
+        self._returns = NONE
+        self._declared = False
+
+    def program(self, program: ast.Program) -> None:
+        flow = Flow(self._world, {})
+        for parameter in program.parameters:
+            type = term_of(parameter.type, self._world.fields)
+            self._bind(parameter.name, base(type), parameter.span, flow)
+        self._declared = program.returns is not None
+        if program.returns is not None:
+            self._returns = term_of(program.returns, self._world.fields)
+        self._body(program.body, flow)
+        if self._declared and not flow.ended:
+            raise MissingReturn(name=program.name, type=self._returns, span=program.span)
+        for parameter in program.parameters:
+            if parameter.name not in self._world.used:
+                message = f"the parameter `{parameter.name}` is never used"
+                self._warnings.append(Warning(message, parameter.span))
+
+    def _body(self, body: Iterable[ast.Statement], flow: Flow) -> None:
+        warned = False
+        for statement in body:
+            if flow.ended and not warned:
+                message = "nothing reaches this statement: every path above it returns"
+                self._warnings.append(Warning(message, statement.span))
+                warned = True
+            self._statement(statement, flow)
+
+    def _statement(self, statement: ast.Statement, flow: Flow) -> None:
+        match statement:
+            case ast.Append(text=value) | ast.Evaluate(value=value):
+                check_expression(value, flow)
+            case ast.Message():
+                self._message(statement, flow)
+            case ast.Gen():
+                self._gen(statement, flow)
+            case ast.Select():
+                expect(statement.choices, list_of(STR), "select", flow)
+                check_select_options(statement)
+                self._bind(statement.name, STR, statement.span, flow)
+            case ast.Fork():
+                self._fork(statement, flow)
+            case ast.Yield():
+                raise MisplacedYield(span=statement.span)
+            case ast.For():
+                self._for(statement, flow)
+            case ast.While():
+                expect(statement.condition, BOOL, "while", flow)
+                self._loop(statement.body, flow.child(), flow, statement)
+            case ast.If():
+                self._if(statement, flow)
+            case ast.Assign():
+                self._assign(statement, flow)
+            case ast.Return():
+                self._return(statement, flow)
+
+    def _bind(self, name: str, type: Term, span: Span | None, flow: Flow) -> None:
+        """Bind a name; a bound name keeps the kind of value it has."""
+        for known, meaning in (
+            (BUILTINS, "a builtin"),
+            (KEYWORDS, "a word of the language"),
+            (self._world.tools, "a tool"),
+            (self._world.fields, "a record"),
+            (self._world.programs, "a program"),
+        ):
+            if name in known:
+                raise ReservedName(name=name, meaning=meaning, span=span)
+        if name in flow.outside and name in flow.bound:
+            note = Note("it is bound here", flow.bound[name].span)
+            raise ChangedInFork(name=name, notes=(note,), span=span)
+        before = flow.bound.get(name)
+        if before is not None:
+            if not fits(base(type), base(before.type)):
+                note = Note("it is bound here", before.span)
+                raise WrongType(
+                    place=f"`{name}`", want=before.type, have=type, notes=(note,), span=span
+                )
+            type = before.type if type == before.type else base(before.type)
+        flow.bound[name] = Binding(type, before.span if before else span)
+        flow.lost.pop(name, None)
+
+    def _message(self, message: ast.Message, flow: Flow) -> None:
+        if flow.role is not None:
+            raise NestedMessage(role=message.role, outer=flow.role, span=message.span)
+        flow.role = message.role
+        self._body(message.body, flow)
+        flow.role = None
+
+    def _gen(self, gen: ast.Gen, flow: Flow) -> None:
+        type = term_of(gen.type, self._world.fields)
+        if type.name == "regex":
+            _compile(str(type.parameters[0]), gen.type.span)
+        check_gen_options((*gen.type.options, *gen.options), "a gen")
+        self._bind(gen.name, type, gen.span, flow)
+
+    def _fork(self, fork: ast.Fork, flow: Flow) -> None:
+        inner = flow.child()
+        inner.outside, inner.in_fork = frozenset(flow.bound), True
+        if fork.variable is None:
+            expect(fork.over, INT, "fork N", flow)
+        else:
+            self._bind_element(fork.variable, fork.over, "fork", fork.span, flow, inner)
+        *body, last = fork.body
+        self._body(body, inner)
+        if not isinstance(last, ast.Yield):
+            self._statement(last, inner)
+            raise MissingYield(name=fork.name, span=fork.span)
+        yielded = check_expression(last.value, inner)
+        self._lose(inner, flow, Note("it is bound only inside this fork", fork.span))
+        self._bind(fork.name, list_of(base(yielded)), fork.span, flow)
+
+    def _bind_element(
+        self,
+        variable: str,
+        over: ast.Expression,
+        place: str,
+        span: Span | None,
+        flow: Flow,
+        inner: Flow,
+    ) -> None:
+        type = check_expression(over, flow)
+        if type.name not in {"list", "any"}:
+            raise WrongType(
+                place=f"{place} {variable} in", want="a list", have=type, span=over.span
+            )
+        if variable in flow.bound:
+            note = Note("it is bound here", flow.bound[variable].span)
+            hint = "give the loop's variable a name of its own"
+            raise AlreadyBound(name=variable, hint=hint, notes=(note,), span=span)
+        self._bind(variable, element(type), span, inner)
+
+    def _for(self, loop: ast.For, flow: Flow) -> None:
+        inner = flow.child()
+        self._bind_element(loop.variable, loop.over, "for", loop.span, flow, inner)
+        self._loop(loop.body, inner, flow, loop)
+
+    def _loop(
+        self, body: tuple[ast.Statement, ...], inner: Flow, flow: Flow, loop: ast.Statement
+    ) -> None:
+        self._body(body, inner)
+        self._lose(
+            inner, flow, Note("it is bound only inside this loop, which may not run", loop.span)
+        )
+
+    def _lose(self, inner: Flow, flow: Flow, note: Note) -> None:
+        """Remember why the names of an inner block are not bound after it."""
+        for name in {**inner.lost, **inner.bound}:
+            if name not in flow.bound:
+                flow.lost[name] = note
+
+    def _if(self, statement: ast.If, flow: Flow) -> None:
+        expect(statement.condition, BOOL, "if", flow)
+        branches = (flow.child(), flow.child())
+        self._body(statement.then, branches[0])
+        self._body(statement.otherwise, branches[1])
+        living = [branch for branch in branches if not branch.ended]
+        flow.ended = not living
+        for name in {**branches[0].bound, **branches[1].bound}:
+            if name not in flow.bound:
+                self._merge(name, living, flow, statement)
+
+    def _merge(self, name: str, living: list[Flow], flow: Flow, statement: ast.If) -> None:
+        """Bind a name after an if where each path that goes on binds it to one kind of value."""
+        found = [branch.bound[name] for branch in living if name in branch.bound]
+        if len(found) < len(living) or not found:
+            flow.lost[name] = Note("only one path through this if binds it", statement.span)
+            return
+        type: Term | None = found[0].type
+        if len(found) == 2:
+            type = common(found[0].type, found[1].type)
+        if type is None:
+            kinds = " and ".join(str(binding.type) for binding in found)
+            flow.lost[name] = Note(f"this if binds it to {kinds}", statement.span)
+            return
+        flow.bound[name] = Binding(type, found[0].span)
+
+    def _assign(self, statement: ast.Assign, flow: Flow) -> None:
+        name, before = statement.name, flow.bound.get(statement.name)
+        type = check_expression(statement.value, flow)
+        if statement.type is not None:
+            wanted = term_of(statement.type, self._world.fields)
+            _no_options(statement.type)
+            expect(statement.value, wanted, f"`{name}`", flow)
+            type = wanted
+        if statement.declares and before is not None and name not in flow.outside:
+            note = Note("it is bound here", before.span)
+            raise AlreadyBound(name=name, notes=(note,), span=statement.span)
+        if not statement.declares and before is None:
+            near = did_you_mean(name, flow.bound)
+            notes = (flow.lost[name],) if name in flow.lost else ()
+            hint = near or f"write let {name} = ... to bind a new name"
+            raise UnknownName(name=name, hint=hint, notes=notes, span=statement.span)
+        self._bind(name, base(type), statement.span, flow)
+
+    def _return(self, statement: ast.Return, flow: Flow) -> None:
+        if flow.in_fork:
+            raise ReturnInFork(span=statement.span)
+        if statement.value is not None:
+            if not self._declared:
+                hint = "declare what the program returns: program NAME(...) -> TYPE:"
+                have = check_expression(statement.value, flow)
+                raise WrongType(
+                    place="return", want="no value", have=have, hint=hint, span=statement.span
+                )
+            expect(statement.value, self._returns, "return", flow)
+        elif self._declared:
+            raise WrongType(place="return", want=self._returns, have="none", span=statement.span)
+        flow.ended = True
+
+
+def _compile(pattern: str, span: Span | None) -> None:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise InvalidPattern(problem=error.msg, span=span) from None

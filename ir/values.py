@@ -1,0 +1,101 @@
+"""Host values and their text: how a generated text is read, and how a value reads in a prompt."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from .core import Module, Operation, Term
+from .diagnostics import RunError
+
+
+class UnreadableValue(RunError):
+    """A generated text that is no value of its type."""
+
+    template = "{text!r} is no {type}: {problem}"
+    hint = "a constrained gen ends like this only when max_tokens cuts it short"
+
+
+def records_of(module: Module) -> dict[str, Operation]:
+    """Return the `program.record` operations of a module, by the record's name."""
+    found = (item for item in module.operations if item.name == "program.record")
+    return {item["name"].name: item for item in found}
+
+
+def format_value(value: Any) -> str:
+    """Return how a value reads where it is interpolated into text."""
+    if isinstance(value, str):
+        return value
+    if value is None or isinstance(value, bool):
+        return {None: "none", True: "true", False: "false"}[value]
+    if isinstance(value, dict | list | tuple):
+        return json.dumps(value, ensure_ascii=False)
+    return str(value)
+
+
+def parse_value(type: Term, records: Mapping[str, Operation], text: str) -> Any:
+    """Return the value that a generated text stands for; raises UnreadableValue.
+
+    Records come as dicts in declared order, lists as lists; `records` is `records_of(module)`.
+    """
+    if type.name in {"record", "list"}:
+        return _from_json(type, records, _load(type, text), text)
+    return _scalar(type, text, text)
+
+
+def _load(type: Term, text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UnreadableValue(text=text, type=type, problem=error.msg) from None
+
+
+def _scalar(type: Term, text: str, whole: str) -> Any:
+    stripped = text.strip()
+    match type.name:
+        case "str":
+            return text
+        case "int" if re.fullmatch(r"[+-]?\d+", stripped):
+            return _in_range(type, int(stripped), whole)
+        case "float" if re.fullmatch(r"[+-]?\d+(\.\d+)?([eE][+-]?\d+)?", stripped):
+            return float(stripped)
+        case "bool" if stripped in {"true", "false"}:
+            return stripped == "true"
+        case "choice" if text in type.parameters:
+            return text
+        case "regex" if re.fullmatch(str(type.parameters[0]), text):
+            return text
+    raise UnreadableValue(text=whole, type=type, problem="the text does not fit the type")
+
+
+def _in_range(type: Term, value: int, whole: str) -> int:
+    if type.parameters and not type.parameters[0] <= value <= type.parameters[1]:  # type: ignore[operator]
+        raise UnreadableValue(text=whole, type=type, problem=f"{value} is outside the range")
+    return value
+
+
+def _from_json(type: Term, records: Mapping[str, Operation], value: Any, text: str) -> Any:
+    match type.name, value:
+        case "list", list():
+            inner = type.parameters[0]
+            assert isinstance(inner, Term)
+            return [_from_json(inner, records, item, text) for item in value]
+        case "record", dict():
+            fields = records[str(type.parameters[0])]["fields"]
+            if {field["name"] for field in fields} != set(value):
+                raise UnreadableValue(text=text, type=type, problem="the fields are others")
+            return {
+                field["name"]: _from_json(field["type"], records, value[field["name"]], text)
+                for field in fields
+            }
+        case (("str" | "choice" | "regex"), str()):
+            return _scalar(type, value, text)
+        case "bool", bool():
+            return value
+        case "int", int() if not isinstance(value, bool):
+            return _in_range(type, value, text)
+        case "float", int() | float() if not isinstance(value, bool):
+            return float(value)
+    raise UnreadableValue(text=text, type=type, problem=f"{value!r} stands for a {type}")
