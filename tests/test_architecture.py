@@ -1,0 +1,258 @@
+"""The house's rules, held with `ast`: who may import whom, what loads torch, triton and tvm, sizes.
+
+Each rule is a function from sources to findings; each is also shown a planted violation.
+"""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+MAY_IMPORT = {
+    "ir": {"ir"},
+    "frontend": {"frontend", "ir"},
+    "cost_model": {"cost_model", "ir"},
+    "codegen": {"codegen", "ir"},
+    "passes": {"passes", "ir", "cost_model"},
+    "runtime": {"runtime", "ir", "codegen"},
+}
+"""Rooms, and the rooms that each may import; `compiler` and the faces may import all."""
+
+FROM_CODEGEN = {"codegen", "codegen.kernel"}
+"""What of codegen the runtime may see."""
+
+HEAVY = {
+    "torch": ("codegen/", "runtime/"),
+    "triton": ("codegen/emit_triton", "codegen/triton_"),
+    "tvm": ("codegen/emit_tvm", "codegen/tvm_"),
+}
+"""Packages that are slow to load, and where alone they may be: the starts of paths."""
+
+LAZY = {"triton", "tvm"}
+"""Those that may only be imported inside functions."""
+
+LONGEST = 400
+
+Sources = dict[str, str]
+"""Path below the root (with slashes) to text."""
+
+
+class Import(NamedTuple):
+    """One import: the module it names, as `weft.room.module` or an outer package."""
+
+    path: str
+    line: int
+    target: str
+    at_top: bool
+
+    @property
+    def where(self) -> str:
+        return f"{self.path}:{self.line}"
+
+
+def sources() -> Sources:
+    """Return the package's modules: rooms and the modules at the root."""
+    files = [
+        *ROOT.glob("*.py"),
+        *(file for room in MAY_IMPORT for file in (ROOT / room).rglob("*.py")),
+    ]
+    return {
+        file.relative_to(ROOT).as_posix(): file.read_text(encoding="utf-8")
+        for file in files
+        if file.name != "setup.py"
+    }
+
+
+def imports(path: str, text: str) -> Iterator[Import]:
+    """Yield the imports of a module, relative ones resolved; those for type checkers left out."""
+    package = ["weft", *path.split("/")[:-1]]
+    todo: list[tuple[ast.AST, bool]] = [(ast.parse(text), True)]
+    while todo:
+        node, top = todo.pop()
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            todo += [(child, top) for child in node.orelse]
+            continue
+        if isinstance(node, ast.Import):
+            yield from (Import(path, node.lineno, name.name, top) for name in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) + 1 - node.level] if node.level else []
+            stem = ".".join([*base, *([node.module] if node.module else [])])
+            for name in node.names:
+                joined = f"{stem}.{name.name}" if stem.startswith("weft") else stem
+                yield Import(path, node.lineno, joined, top)
+        inner = top and not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        todo += [(child, inner) for child in ast.iter_child_nodes(node)]
+
+
+def every_import(tree: Sources) -> list[Import]:
+    return [found for path, text in tree.items() for found in imports(path, text)]
+
+
+def room_of(path: str) -> str | None:
+    first = path.split("/")[0]
+    return first if first in MAY_IMPORT else None
+
+
+def wrong_edges(tree: Sources) -> list[str]:
+    """A room imports a room that it may not see, or the compiler."""
+    found = []
+    for each in every_import(tree):
+        room, parts = room_of(each.path), each.target.split(".")
+        if room is None or parts[0] != "weft" or len(parts) < 2:
+            continue
+        if parts[1] not in MAY_IMPORT[room] and (parts[1] in MAY_IMPORT or parts[1] == "compiler"):
+            found.append(f"{each.where}: {room} imports {each.target}")
+    return found
+
+
+def runtime_sees_codegen(tree: Sources) -> list[str]:
+    """The runtime imports more of codegen than its kernels' interface."""
+    return [
+        f"{each.where}: {each.target}"
+        for each in every_import(tree)
+        if room_of(each.path) == "runtime"
+        and each.target.startswith("weft.codegen")
+        and ".".join(each.target.split(".")[1:3]) not in FROM_CODEGEN
+    ]
+
+
+def absolute_imports(tree: Sources) -> list[str]:
+    """A room says `import weft.x` or `import x` of a room, and so may load it a second time."""
+    found = []
+    for path, text in tree.items():
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.ImportFrom) and node.level == 0:
+                names = [node.module or ""]
+            else:
+                names = [name.name for name in node.names] if isinstance(node, ast.Import) else []
+            bad = [
+                name for name in names if name.split(".")[0] in {"weft", "compiler", *MAY_IMPORT}
+            ]
+            found += [f"{path}:{node.lineno}: import {name}" for name in bad]  # type: ignore[attr-defined]
+    return found
+
+
+def misplaced_heavy(tree: Sources) -> list[str]:
+    """torch, triton or tvm imported where it may not be, or at a module's top where it is slow."""
+    found = []
+    for each in every_import(tree):
+        package = each.target.split(".")[0]
+        if package not in HEAVY:
+            continue
+        if not each.path.startswith(HEAVY[package]):
+            found.append(f"{each.where}: imports {each.target}")
+        elif package in LAZY and each.at_top:
+            found.append(f"{each.where}: imports {each.target} outside of a function")
+    return found
+
+
+def too_long(tree: Sources) -> list[str]:
+    """A file above the length at which it must be split."""
+    lengths = {path: text.count("\n") for path, text in tree.items()}
+    return [f"{path}: {length} lines" for path, length in lengths.items() if length > LONGEST]
+
+
+def undocumented(tree: Sources) -> list[str]:
+    """A module without the sentence that says what it holds."""
+    return [path for path, text in tree.items() if not ast.get_docstring(ast.parse(text))]
+
+
+DOC = '"""Doc."""\n'
+RULES: list[tuple[Callable[[Sources], list[str]], list[Sources]]] = [
+    (wrong_edges, [
+        {"ir/a.py": DOC + "from ..passes import manager\n"},
+        {"passes/graph/a.py": DOC + "from ...codegen.build import build\n"},
+        {"passes/a.py": DOC + "def f():\n    from .. import runtime\n"},
+        {"codegen/a.py": DOC + "from ..cost_model.hardware import Level\n"},
+        {"runtime/a.py": DOC + "from ..frontend import parser\n"},
+        {"cost_model/a.py": DOC + "from ..compiler import compile\n"},
+    ]),
+    (runtime_sees_codegen, [{"runtime/a.py": DOC + "from ..codegen.build import build\n"}]),
+    (absolute_imports, [
+        {"passes/a.py": DOC + "import weft.ir.core\n"},
+        {"passes/a.py": DOC + "from ir.core import Module\n"},
+    ]),
+    (misplaced_heavy, [
+        {"cost_model/a.py": DOC + "def f():\n    import torch\n"},
+        {"frontend/a.py": DOC + "from torch import nn\n"},
+        {"compiler.py": DOC + "import torch\n"},
+        {"codegen/build.py": DOC + "def f():\n    import tvm\n"},
+        {"codegen/emit_tvm.py": DOC + "import tvm\n"},
+        {"codegen/emit_triton.py": DOC + "class A:\n    import triton.language\n"},
+    ]),
+    (too_long, [{"ir/a.py": DOC + "x = 1\n" * LONGEST}]),
+    (undocumented, [{"ir/a.py": "x = 1\n"}]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("rule", [rule for rule, _ in RULES], ids=lambda rule: rule.__name__)
+def test_the_tree_obeys(rule: Callable[[Sources], list[str]]) -> None:
+    assert rule(sources()) == []
+
+
+@pytest.mark.parametrize(
+    "rule, planted",
+    [(rule, tree) for rule, trees in RULES for tree in trees],
+    ids=lambda part: getattr(part, "__name__", None) or next(iter(part)),
+)
+def test_a_planted_violation_is_found(
+    rule: Callable[[Sources], list[str]], planted: Sources
+) -> None:
+    assert len(rule(planted)) == 1
+
+
+def test_what_is_allowed_is_not_found() -> None:
+    tree = {
+        "passes/tile/a.py": DOC + "from ...ir.core import Module\nfrom ...cost_model import work\n",
+        "runtime/b.py": DOC + "import torch\nfrom ..codegen.kernel import Kernel\n",
+        "codegen/emit_tvm.py": DOC + "def f():\n    from tvm.script import tirx\n",
+        "frontend/c.py": DOC + "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n"
+        "    import torch\n",
+        "compiler.py": DOC + "from .runtime import engine\nfrom .passes import pipeline\n",
+    }
+    assert [finding for rule, _ in RULES for finding in rule(tree)] == []
+
+
+def run_python(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize(
+    "rooms", [["weft.ir.core", "weft.frontend.parser"], ["weft.cost_model.roofline"]]
+)
+def test_light_rooms_load_no_heavy_package(rooms: list[str]) -> None:
+    code = (
+        f"import sys, {', '.join(rooms)}; print([p for p in {sorted(HEAVY)} if p in sys.modules])"
+    )
+    assert run_python(code).strip() == "[]"
+
+
+def test_no_room_is_loaded_twice() -> None:
+    """Import every module of the rooms, then look for one file under two names."""
+    rooms = [path for path in sources() if "/" in path]
+    names = [
+        "weft." + path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+        for path in rooms
+    ]
+    code = (
+        "import importlib, sys, collections\n"
+        f"for name in {names}: importlib.import_module(name)\n"
+        "files = collections.defaultdict(list)\n"
+        "for name, module in list(sys.modules.items()):\n"
+        f"    file = getattr(module, '__file__', None) or ''\n"
+        f"    if file.startswith({str(ROOT)!r}) and '.venv' not in file: files[file].append(name)\n"
+        "print([names for names in files.values() if len(names) > 1])\n"
+        "bare = [n for n in sys.modules if n.split('.')[0] in ('ir', 'passes', 'runtime')]\n"
+        "print(bare, len(files))\n"
+    )
+    twice, bare = run_python(code).splitlines()
+    assert twice == "[]"
+    assert bare == f"[] {len(rooms) + 1}"
