@@ -115,7 +115,7 @@ def _is_figure(cell: str) -> bool:
 
 
 def _generic(label: str) -> str:
-    """Return a label without numbers: `layers.3.mlp` and `layers.4.mlp` are alike, `x_1` and `x`."""
+    """Return a label without numbers: `layers.3.mlp` equals `layers.4.mlp`, and `x_1` `x`."""
     parts = re.sub(r"(_\d+)+$", "", label.replace("layer ", "layer.")).split(".")
     return ".".join("*" if part.isdigit() else part for part in parts)
 
