@@ -18,7 +18,9 @@ PAGE_SIZE = 16
 class StepTooLarge(CapacityError):
     """A step with more rows or sequences than the executor was built for."""
 
-    template = "a step of {rows} tokens in {sequences} sequences exceeds {max_tokens} in {max_batch}"
+    template = (
+        "a step of {rows} tokens in {sequences} sequences exceeds {max_tokens} in {max_batch}"
+    )
     hint = "the scheduler must split the step, or the executor be built with larger limits"
 
 

@@ -111,7 +111,7 @@ class RandomTensors:
         """Return an f32 tensor."""
         if len(shape) == 1:
             return torch.zeros(shape) if name.endswith("bias") else torch.ones(shape)
-        generator = torch.Generator().manual_seed(self.seed * 2**32 + zlib.crc32(name.encode()))
+        generator = torch.Generator().manual_seed(zlib.crc32(f"{self.seed} {name}".encode()))
         return torch.empty(shape).normal_(0.0, 1.0 / math.sqrt(shape[-1]), generator=generator)
 
 

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ...ir.diagnostics import ModelError
-from ...ir.model import ModelConfig, Rope
-
-ROPE_KINDS = ("default", "linear", "llama3", "yarn")
+from ...ir.model import ModelConfig
+from .rope import RopeProblem, read_rope
 
 
 class UnknownArchitecture(ModelError):
@@ -102,6 +100,10 @@ class _Reader:
 
     def config(self) -> ModelConfig:
         self._refuse_unsupported()
+        try:
+            rope = read_rope(self.raw, self.traits.rope_theta)
+        except RopeProblem as problem:
+            raise self._bad(str(problem), problem.hint) from None
         heads, width = self._size("num_attention_heads"), self._size("hidden_size")
         kv_heads = self._size("num_key_value_heads", heads)
         experts = self._size("num_local_experts") if self.traits.experts else 0
@@ -116,7 +118,7 @@ class _Reader:
             head_dim=self._head_dim(width, heads),
             ffn=self._size("intermediate_size"),
             context_length=self._size("max_position_embeddings"),
-            rope=self._rope(),
+            rope=rope,
             norm_eps=float(self._field("rms_norm_eps", 1e-6)),
             tied=bool(self.raw.get("tie_word_embeddings", False)),
             qkv_bias=bias if self.traits.qkv_bias is None else self.traits.qkv_bias,
@@ -202,56 +204,3 @@ class _Reader:
             return tuple(window if kind == "sliding_attention" else 0 for kind in kinds)
         first = self._field("max_window_layers", 28) if self.traits.window == "qwen" else 0
         return tuple(window if layer >= first else 0 for layer in range(layers))
-
-    def _rope(self) -> Rope:
-        """Read `rope_parameters` (transformers 5) or `rope_theta` with `rope_scaling`."""
-        settings = dict(self.raw.get("rope_parameters") or self.raw.get("rope_scaling") or {})
-        kind = settings.get("rope_type", settings.get("type", "default"))
-        theta = settings.get("rope_theta", self.raw.get("rope_theta", self.traits.rope_theta))
-        if kind not in ROPE_KINDS:
-            raise self._bad(f"the rope type {kind!r} is not supported",
-                            f"supported are: {', '.join(ROPE_KINDS)}")  # fmt: skip
-        partial = settings.get("partial_rotary_factor", self.raw.get("partial_rotary_factor", 1.0))
-        if partial != 1.0:
-            raise self._bad("partial_rotary_factor other than 1 is not supported")
-        if kind == "default":
-            return Rope(theta=float(theta))
-        return self._scaled_rope(kind, float(theta), settings)
-
-    def _scaled_rope(self, kind: str, theta: float, settings: dict[str, Any]) -> Rope:
-        def need(name: str) -> float:
-            if settings.get(name) is None:
-                raise self._bad(f"rope type {kind!r} needs the field {name!r}")
-            return float(settings[name])
-
-        factor = need("factor")
-        if kind == "linear":
-            return Rope(theta=theta, kind=kind, factor=factor)
-        fallback = self._field("original_max_position_embeddings", self.raw.get(
-            "max_position_embeddings") if kind == "yarn" else 0)  # fmt: skip
-        context = settings.get("original_max_position_embeddings") or fallback
-        if not context:
-            need("original_max_position_embeddings")
-        if kind == "llama3":
-            return Rope(theta=theta, kind=kind, factor=factor, original_context=int(context),
-                        low_frequency_factor=need("low_freq_factor"),
-                        high_frequency_factor=need("high_freq_factor"))  # fmt: skip
-        return Rope(
-            theta=theta, kind=kind, factor=factor, original_context=int(context),
-            beta_fast=float(settings.get("beta_fast") or 32),
-            beta_slow=float(settings.get("beta_slow") or 1),
-            attention_factor=_yarn_attention_factor(factor, settings),
-            truncate=bool(settings.get("truncate", True)),
-        )  # fmt: skip
-
-
-def _yarn_attention_factor(factor: float, settings: Mapping[str, Any]) -> float:
-    given = settings.get("attention_factor")
-    if given is not None:
-        return float(given)
-
-    def scale(weight: float) -> float:
-        return 0.1 * weight * math.log(factor) + 1.0 if factor > 1 else 1.0
-
-    mscale, over = settings.get("mscale"), settings.get("mscale_all_dim")
-    return scale(mscale) / scale(over) if mscale and over else scale(1.0)

@@ -50,7 +50,7 @@ def save(tmp_path):
         torch.manual_seed(0)
         config = getattr(transformers, f"{family}Config")(**(BASE | settings))
         model = getattr(transformers, f"{family}ForCausalLM")(config).float().eval()
-        for name, parameter in model.named_parameters():
+        for _, parameter in model.named_parameters():
             if parameter.dim() == 1:  # norms and biases: make them matter
                 torch.nn.init.uniform_(parameter, 0.5, 1.5)
         model.save_pretrained(tmp_path, **how)

@@ -1,0 +1,175 @@
+"""A checkpoint's tokenizer: text to ids and back, and the bytes of every token."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+
+from ..ir.diagnostics import ModelError
+from .models.config import MissingFile, UnreadableFile, read_json
+
+SPACE_MARK = "\u2581"  # the visible space of sentencepiece vocabularies
+
+
+class UnsupportedTokenizer(ModelError):
+    """A tokenizer whose tokens are not bytes of text."""
+
+    template = "{file}: {problem}"
+    hint = "supported are byte-level BPE and sentencepiece-style vocabularies with byte fallback"
+
+
+class HubTokenizer:
+    """Implements `ir.vocabulary.Tokenizer` over tokenizer.json; build it with `load_tokenizer`.
+
+    The bytes of `encode(text)`'s tokens joined are the text's, so no dummy space is put before
+    it: `first_text` is what the checkpoint puts before the first text of a sequence ("" or " ").
+    """
+
+    def __init__(self, data: dict[str, Any], end_ids: Sequence[int] = (), begin_id: int | None
+                 = None, file: str = "tokenizer.json") -> None:  # fmt: skip
+        self.first_text = " " if _drop_dummy_space(data) else ""
+        self._byte_level = _has(data, "ByteLevel")
+        if not self._byte_level and not (_has(data, "Replace") or _has(data, "Metaspace")):
+            problem = f"a {data.get('model', {}).get('type')} vocabulary is not supported"
+            raise UnsupportedTokenizer(file=file, problem=problem)
+        try:
+            self._tokenizer = tokenizers.Tokenizer.from_str(json.dumps(data))
+        except Exception as error:  # the library raises bare Exception
+            raise UnreadableFile(file=file, problem=str(error)) from None
+        self._tokenizer.encode_special_tokens = True  # text never holds special tokens
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        self._added = {token["id"]: token for token in data.get("added_tokens", [])}
+        self.end_ids = tuple(end_ids)
+        self.begin_id = begin_id
+
+    @property
+    def size(self) -> int:
+        """The number of token ids: the largest id plus one."""
+        return len(self._bytes)
+
+    @cached_property
+    def special_ids(self) -> frozenset[int]:
+        """Ids that are no text."""
+        return frozenset(id for id, token in self._added.items() if token["special"])
+
+    @cached_property
+    def special_texts(self) -> dict[str, int]:
+        """How a chat template writes each special token."""
+        return {token["content"]: id for id, token in self._added.items() if token["special"]}
+
+    def encode(self, text: str) -> list[int]:
+        """Return ids of ordinary text; joined, the bytes of the tokens are the text's."""
+        return self._tokenizer.encode(text, add_special_tokens=False).ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of ids; special tokens give nothing, broken UTF-8 gives U+FFFD."""
+        return b"".join(self.token_bytes(id) for id in ids).decode("utf-8", errors="replace")
+
+    def token_bytes(self, id: int) -> bytes:
+        """Return the bytes of one token; empty for a special token or an id without a token."""
+        return self._bytes[id] if 0 <= id < len(self._bytes) else b""
+
+    @cached_property
+    def _bytes(self) -> list[bytes]:
+        vocabulary = self._tokenizer.get_vocab(with_added_tokens=True)
+        table = [b""] * (max(vocabulary.values(), default=-1) + 1)
+        for token, id in vocabulary.items():
+            if id in self._added:
+                text = "" if self._added[id]["special"] else self._added[id]["content"]
+                table[id] = text.encode()
+            else:
+                table[id] = _byte_level(token) if self._byte_level else _sentencepiece(token)
+        return table
+
+
+def load_tokenizer(folder: str | Path) -> HubTokenizer:
+    """Return the tokenizer of a checkpoint folder; raises ModelError."""
+    folder = Path(folder)
+    path = folder / "tokenizer.json"
+    if not path.exists():
+        hint = "weft needs the fast tokenizer's file; transformers' save_pretrained writes it"
+        raise MissingFile(file=str(path), hint=hint)
+    data = read_json(path)
+    ids = {token["content"]: token["id"] for token in data.get("added_tokens", [])}
+    settings = _optional_json(folder / "tokenizer_config.json")
+    end_ids = _end_ids(folder, ids.get(_content(settings.get("eos_token"))))
+    begin_id = ids.get(_content(settings.get("bos_token")))
+    return HubTokenizer(data, end_ids, begin_id, str(path))
+
+
+def _end_ids(folder: Path, end_of_text: int | None) -> tuple[int, ...]:
+    """Join what generation_config, config and tokenizer_config call an end, in this order."""
+    found: list[int] = []
+    for name in ("generation_config.json", "config.json"):
+        value = _optional_json(folder / name).get("eos_token_id")
+        found += value if isinstance(value, list) else [value]
+    return tuple(dict.fromkeys(id for id in [*found, end_of_text] if id is not None))
+
+
+def _optional_json(path: Path) -> dict[str, Any]:
+    return read_json(path) if path.exists() else {}
+
+
+def _content(token: Any) -> str:
+    """A token in tokenizer_config.json is a string, or an object with its content."""
+    return str(token["content"] if isinstance(token, dict) else token)
+
+
+def _steps(data: dict[str, Any]) -> Iterable[dict[str, Any]]:
+    """Yield every normalizer, pre-tokenizer and decoder, those in sequences too."""
+    for part, inner in (("normalizer", "normalizers"), ("pre_tokenizer", "pretokenizers"),
+                        ("decoder", "decoders")):  # fmt: skip
+        step = data.get(part) or {}
+        yield from [step, *step.get(inner, [])]
+
+
+def _has(data: dict[str, Any], kind: str) -> bool:
+    return any(step.get("type") == kind for step in _steps(data))
+
+
+def _drop_dummy_space(data: dict[str, Any]) -> bool:
+    """Take the space that is put before a text out of the tokenizer; return whether one was."""
+    found = False
+    for step in _steps({"pre_tokenizer": data.get("pre_tokenizer")}):
+        if step.get("type") == "Metaspace" and step.get("prepend_scheme", "always") != "never":
+            step["prepend_scheme"], found = "never", True
+        if step.get("type") in {"Metaspace", "ByteLevel"} and step.get("add_prefix_space"):
+            step["add_prefix_space"], found = False, True
+    normalizer = data.get("normalizer") or {}
+    if normalizer.get("type") == "Prepend":
+        data["normalizer"], found = None, True
+    steps = normalizer.get("normalizers", [])
+    if any(step["type"] == "Prepend" for step in steps):
+        normalizer["normalizers"] = [step for step in steps if step["type"] != "Prepend"]
+        found = True
+    return found
+
+
+def _byte_level(token: str) -> bytes:
+    """Undo GPT-2's printable spelling of bytes; a token in no such spelling stands for itself."""
+    try:
+        return bytes(_BYTE_OF[character] for character in token)
+    except KeyError:
+        return token.encode()
+
+
+def _sentencepiece(token: str) -> bytes:
+    if len(token) == 6 and token.startswith("<0x") and token.endswith(">"):
+        return bytes([int(token[3:5], 16)])
+    return token.replace(SPACE_MARK, " ").encode()
+
+
+def _byte_of() -> dict[str, int]:
+    """GPT-2's table: printable bytes are themselves, the others follow from code point 256 on."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    hidden = [byte for byte in range(256) if byte not in printable]
+    return {chr(b): b for b in printable} | {chr(256 + i): b for i, b in enumerate(hidden)}
+
+
+_BYTE_OF = _byte_of()

@@ -1,0 +1,165 @@
+"""Chat formats: framed messages give the very ids of the template rendered as a whole."""
+
+import json
+from pathlib import Path
+
+import pytest
+from weft.frontend.chat_template import (
+    ChatTemplateError,
+    PlainChat,
+    TemplateChat,
+    load_chat_format,
+    render_ids,
+)
+from weft.frontend.tokenizer import HubTokenizer, load_tokenizer
+from weft.ir.vocabulary import Frame
+
+ZOO = Path(__file__).parents[2] / "zoo" / "tiny-dense"
+
+LLAMA3 = """{%- set ns = namespace(first=true) -%}{{ bos_token }}
+{%- for message in messages %}
+    {{- '<|start_header_id|>' + message['role'] + '<|end_header_id|>\\n\\n' }}
+    {{- message['content'] | trim + '<|eot_id|>' }}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}
+{%- endif %}"""
+
+QWEN = """{%- if messages[0]['role'] == 'system' %}
+    {{- '<|im_start|>system\\n' + messages[0]['content'] + '<|im_end|>\\n' }}
+{%- else %}
+    {{- '<|im_start|>system\\nYou are Qwen.<|im_end|>\\n' }}
+{%- endif %}
+{%- for message in messages %}
+    {%- if not (loop.first and message.role == 'system') %}
+        {{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>' + '\\n' }}
+    {%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}"""
+
+NO_SYSTEM = """{{ bos_token }}{% for message in messages %}
+{% if message['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}
+{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}
+    {{- raise_exception('Roles must alternate') }}{% endif %}
+{% if message['role'] == 'user' %}{{ '[INST] ' + message['content'] + ' [/INST]' }}
+{%- else %}{{ message['content'] + eos_token }}{% endif %}
+{% endfor %}"""
+
+SPECIALS = ["<|begin|>", "<|eot_id|>", "<|start_header_id|>", "<|end_header_id|>", "<|im_start|>",
+            "<|im_end|>"]  # fmt: skip
+VARIABLES = {"bos_token": "<|begin|>", "eos_token": "<|eot_id|>"}
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    """The zoo's tokenizer with the special tokens of the templates here."""
+    data = json.loads((ZOO / "tokenizer.json").read_text())
+    vocabulary = data["model"]["vocab"]
+    proto = data["added_tokens"][0]
+    for token in SPECIALS:
+        vocabulary[token] = len(vocabulary)
+        data["added_tokens"].append(proto | {"id": vocabulary[token], "content": token})
+    return HubTokenizer(data, (), vocabulary["<|begin|>"])
+
+
+def whole(format, tokenizer, messages, **variables):
+    """The ids of the template rendered in one go, special tokens parsed everywhere."""
+    rendered = format._render([{"role": r, "content": c} for r, c in messages], False)
+    ids = []
+    for part in format.parts(rendered):
+        ids += tokenizer.encode(part) if isinstance(part, str) else [part]
+    return ids
+
+
+CHAT = [("user", "What is 1+1?"), ("assistant", "2"), ("user", "And 2+2?"), ("assistant", "4")]
+
+
+@pytest.mark.parametrize(
+    ("template", "messages"),
+    [
+        (LLAMA3, [("system", "Be brief."), *CHAT]),
+        (LLAMA3, CHAT),
+        (QWEN, [("system", "Be brief."), *CHAT]),
+        (QWEN, CHAT),
+        (NO_SYSTEM, CHAT),
+    ],
+)
+def test_frames_join_to_the_whole(template, messages, tokenizer):
+    format = TemplateChat(template, tokenizer, VARIABLES)
+    assert render_ids(format, tokenizer, messages) == whole(format, tokenizer, messages)
+
+
+def test_zoo_template_equals_transformers():
+    transformers = pytest.importorskip("transformers")
+    tokenizer = load_tokenizer(ZOO)
+    format = load_chat_format(ZOO, tokenizer)
+    theirs = transformers.PreTrainedTokenizerFast.from_pretrained(ZOO)
+    messages = [{"role": role, "content": text} for role, text in [("system", "Hi."), *CHAT]]
+    expected = theirs.apply_chat_template(messages, tokenize=True, return_dict=False)
+    assert render_ids(format, tokenizer, [("system", "Hi."), *CHAT]) == expected
+
+
+def test_generation_prompt_is_the_assistants_prefix(tokenizer):
+    format = TemplateChat(LLAMA3, tokenizer, VARIABLES)
+    frame = format.frame(("user",), "assistant")
+    ids = tokenizer.special_texts
+    assert frame == Frame(
+        (ids["<|start_header_id|>"], "assistant", ids["<|end_header_id|>"], "\n\n"),
+        (ids["<|eot_id|>"],),
+    )
+    assert format.start() == (ids["<|begin|>"],)
+
+
+def test_default_system_message_belongs_to_the_first_message(tokenizer):
+    format = TemplateChat(QWEN, tokenizer, VARIABLES)
+    assert "system\nYou are Qwen." in format.frame((), "user").prefix
+    assert "system\nYou are Qwen." not in format.frame((), "system").prefix
+    assert format.start() == ()
+
+
+def test_user_text_is_not_parsed_for_special_tokens(tokenizer):
+    format = TemplateChat(LLAMA3, tokenizer, VARIABLES)
+    ids = render_ids(format, tokenizer, [("user", "<|eot_id|>")])
+    assert ids.count(tokenizer.special_texts["<|eot_id|>"]) == 1
+
+
+def test_a_refused_role_is_an_error(tokenizer):
+    format = TemplateChat(NO_SYSTEM, tokenizer, VARIABLES)
+    with pytest.raises(ChatTemplateError, match="System role not supported") as caught:
+        format.frame((), "system")
+    assert "roles: system" in str(caught.value) and "hint:" in str(caught.value)
+    with pytest.raises(ChatTemplateError, match="alternate"):
+        format.frame(("user",), "user")
+
+
+def test_a_template_cannot_reach_python(tokenizer):
+    format = TemplateChat("{{ messages.__class__.__mro__[1].__subclasses__() }}", tokenizer, {})
+    with pytest.raises(ChatTemplateError):
+        format.frame((), "user")
+
+
+@pytest.mark.parametrize("template", ["{% for %}", "{{ raise_exception('no') }}", "constant"])
+def test_useless_templates_are_errors(template, tokenizer):
+    with pytest.raises(ChatTemplateError):
+        TemplateChat(template, tokenizer, {}).frame((), "user")
+
+
+def test_plain_text_without_a_template(tmp_path, tokenizer):
+    format = load_chat_format(tmp_path, tokenizer)
+    assert isinstance(format, PlainChat)
+    assert format.frame((), "user") == Frame(("user: ",), ("\n",))
+
+
+def test_template_from_tokenizer_config(tmp_path, tokenizer):
+    named = [{"name": "tool_use", "template": "x"}, {"name": "default", "template": LLAMA3}]
+    settings = {"chat_template": named, "bos_token": {"content": "<|begin|>"}}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    format = load_chat_format(tmp_path, tokenizer)
+    assert format.start() == (tokenizer.begin_id,)
+
+
+def test_generation_blocks_hold(tokenizer):
+    template = (
+        "{% for m in messages %}{% generation %}{{ m.content }}{% endgeneration %};{% endfor %}"
+    )
+    assert TemplateChat(template, tokenizer, {}).frame((), "user") == Frame((), (";",))

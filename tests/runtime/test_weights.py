@@ -1,0 +1,115 @@
+"""Weights: joined, converted and quantised as asked; broken files are named with the mend."""
+
+import json
+import struct
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from weft.ir.parser import parse_module
+from weft.runtime.weights import (
+    BrokenWeights,
+    Checkpoint,
+    MissingTensor,
+    NoWeights,
+    RandomTensors,
+    WrongShape,
+    load_weights,
+    quantize_rows,
+)
+
+STACKED = """
+%w = graph.weight tensors = [["e0.w1", "e0.w3"], ["e1.w1", "e1.w3"]] : tensor<f32, [2, 6, 4]>
+%qkv = graph.weight tensors = ["q", "k"], rows = [5, 2] : tensor<f32, [7, 4]>
+%b = graph.weight tensors = "q" : tensor<bf16, [5, 4]>
+"""
+
+
+@pytest.fixture
+def folder(tmp_path):
+    torch.manual_seed(0)
+    names = ["e0.w1", "e0.w3", "e1.w1", "e1.w3"]
+    tensors = {name: torch.randn(3, 4) for name in names}
+    tensors |= {"q": torch.randn(5, 4), "k": torch.randn(2, 4)}
+    save_file(tensors, tmp_path / "model.safetensors")
+    return tmp_path, tensors
+
+
+def test_joined_stacked_and_converted(folder):
+    path, tensors = folder
+    found = load_weights(parse_module(STACKED), Checkpoint(path))
+    assert torch.equal(found["qkv"].data, torch.cat([tensors["q"], tensors["k"]]))
+    assert torch.equal(found["w"].data[1], torch.cat([tensors["e1.w1"], tensors["e1.w3"]]))
+    assert torch.equal(found["b"].data, tensors["q"].bfloat16())
+
+
+def test_int8_rows(folder):
+    path, tensors = folder
+    text = STACKED.replace("f32", "i8").replace("bf16", "i8")
+    found = load_weights(parse_module(text), Checkpoint(path))
+    expected = torch.cat([tensors["q"], tensors["k"]])
+    step = expected.abs().amax(-1, keepdim=True) / 127
+    assert ((found["qkv"].dense() - expected).abs() <= step / 2 + 1e-6).all()
+    assert found["w"].data.dtype == torch.int8 and found["w"].scale.shape == (2, 6)
+
+
+def test_zero_rows_stay_zero():
+    data, scale = quantize_rows(torch.zeros(2, 4))
+    assert not data.any() and torch.isfinite(scale).all()
+
+
+def test_equal_tensors_are_shared(folder):
+    text = STACKED + '%again = graph.weight tensors = "q" : tensor<bf16, [5, 4]>\n'
+    found = load_weights(parse_module(text), Checkpoint(folder[0]))
+    assert found["again"] is found["b"]
+
+
+def test_missing_tensor_and_wrong_shape(folder):
+    checkpoint = Checkpoint(folder[0])
+    with pytest.raises(MissingTensor, match="no tensor 'absent'"):
+        checkpoint.read("absent", (1,))
+    with pytest.raises(WrongShape, match=r"q is \[5, 4\], but config.json makes it \[6, 4\]"):
+        checkpoint.read("q", (6, 4))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda data: data[: len(data) // 2],
+        lambda data: data[:4],
+        lambda data: b"",
+        lambda data: struct.pack("<Q", 2**60) + data[8:],
+        lambda data: data[:8] + b"!" * 20 + data[28:],
+        lambda data: data + b"extra",
+    ],
+    ids=["half", "four bytes", "empty", "huge header", "header no JSON", "trailing bytes"],
+)
+def test_broken_files_are_named(folder, damage):
+    file = folder[0] / "model.safetensors"
+    file.write_bytes(damage(file.read_bytes()))
+    with pytest.raises(BrokenWeights, match="model.safetensors.*\n.*cut short"):
+        Checkpoint(folder[0])
+
+
+def test_missing_files_and_shards(folder):
+    path, _ = folder
+    index = path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"q": "model-00001-of-00002.safetensors"}}))
+    with pytest.raises(NoWeights, match="model-00001-of-00002.safetensors is missing"):
+        Checkpoint(path)
+    index.write_text("{")
+    with pytest.raises(BrokenWeights, match="shard index"):
+        Checkpoint(path)
+    index.unlink()
+    (path / "model.safetensors").unlink()
+    with pytest.raises(NoWeights, match="model.safetensors is missing"):
+        Checkpoint(path)
+
+
+def test_random_tensors_depend_on_seed_and_name():
+    source = RandomTensors(3)
+    first = source.read("a.weight", (4, 8))
+    assert torch.equal(first, RandomTensors(3).read("a.weight", (4, 8)))
+    assert not torch.equal(first, source.read("b.weight", (4, 8)))
+    assert not torch.equal(first, RandomTensors(4).read("a.weight", (4, 8)))
+    assert torch.equal(source.read("norm.weight", (4,)), torch.ones(4))
