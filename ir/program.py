@@ -2,7 +2,8 @@
 
 A `stream` value is the text that the model sees so far; each operation that appends takes a
 stream and gives the next one, so that sharing and lifetimes are plain def-use questions.
-Regions see outer values. A region ends in `program.yield` or, outside a fork, `program.return`.
+Regions see outer values. A region ends in `program.yield` or, outside a fork, in `program.return`,
+or in a `program.if` whose two regions both return: what follows in the text is never reached.
 """
 
 from __future__ import annotations

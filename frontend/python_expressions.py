@@ -1,0 +1,184 @@
+"""Reads Python expressions as weft expressions."""
+
+from __future__ import annotations
+
+import ast as python
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from ..ir.source import Source, Span
+from . import ast
+from .builder import negative
+from .python_source import NotInPython, span_of
+from .python_tools import Tool
+from .python_types import TypeReader, last_name
+from .syntax_errors import ChainedComparison
+
+_OPERATORS: dict[type[python.AST], str] = {
+    python.Add: "+", python.Sub: "-", python.Mult: "*", python.Div: "/", python.FloorDiv: "//",
+    python.Mod: "%", python.Eq: "==", python.NotEq: "!=", python.Lt: "<", python.LtE: "<=",
+    python.Gt: ">", python.GtE: ">=", python.In: "in", python.NotIn: "in",
+}  # fmt: skip
+
+
+class ExpressionReader:
+    """Reads the expressions of one function; collects the tools and records that they name."""
+
+    def __init__(self, names: Mapping[str, Any], source: Source) -> None:
+        self.names = names
+        self.source = source
+        self.records: dict[str, ast.Record] = {}
+        self.tools: dict[str, Tool] = {}
+        self.bound: set[str] = set()
+        self.types = TypeReader(names, source, self.records)
+
+    def read(self, node: python.expr) -> ast.Expression:
+        """Return the expression; raises NotInPython for what weft cannot say."""
+        span = self.span(node)
+        match node:
+            case python.Constant(value=str(text)):
+                return ast.Text((text,) if text else (), span=span)
+            case python.Constant(value=int() | float() | None as value):
+                return ast.Literal(value, span=span)
+            case python.JoinedStr(values=values):
+                return ast.Text(self._parts(values), span=span)
+            case python.Name(id=name):
+                return self._name(name, span)
+            case python.UnaryOp(op=python.Not(), operand=operand):
+                return ast.Unary("not", self.read(operand), span=span)
+            case python.UnaryOp(op=python.USub(), operand=operand):
+                return negative(self.read(operand), span)
+            case python.BinOp(left=left, op=op, right=right) if type(op) in _OPERATORS:
+                sign = _OPERATORS[type(op)]
+                return ast.Binary(sign, self.read(left), self.read(right), span=span)
+            case python.BoolOp(op=op, values=values):
+                return self._logical("and" if isinstance(op, python.And) else "or", values, span)
+            case python.Compare(left=left, ops=ops, comparators=others):
+                return self._compare(left, ops, others, span)
+            case python.Call():
+                return self._call(node, span)
+            case python.Attribute(value=value, attr=name):
+                return ast.FieldOf(self.read(value), name, span=span)
+            case python.Subscript(value=value, slice=index) if not _is_slice(index):
+                return ast.Index(self.read(value), self.read(index), span=span)
+            case python.List(elts=elements):
+                return ast.ListOf(tuple(self.read(item) for item in elements), span=span)
+        raise NotInPython(what=_describe(node), span=span)
+
+    def text(self, node: python.expr) -> ast.Expression:
+        """Return what a string statement appends: a string, or one value as text."""
+        value = self.read(node)
+        return value if isinstance(value, ast.Text) else ast.Text((value,), span=value.span)
+
+    def options(self, keywords: list[python.keyword]) -> tuple[ast.Argument, ...]:
+        """Return keyword arguments as options."""
+        return tuple(
+            ast.Argument(item.arg or "**", self.read(item.value), span=self.span(item))
+            for item in keywords
+        )
+
+    def span(self, node: python.AST) -> Span:
+        """Return where a piece of syntax stands."""
+        return span_of(node, self.source)
+
+    def _parts(self, values: list[python.expr]) -> tuple[str | ast.Expression, ...]:
+        parts: list[str | ast.Expression] = []
+        for value in values:
+            if isinstance(value, python.Constant):
+                parts.append(str(value.value))
+                continue
+            assert isinstance(value, python.FormattedValue)
+            if value.format_spec is not None or value.conversion != -1:
+                raise NotInPython(what="a format in an f-string", span=self.span(value.value))
+            parts.append(self.read(value.value))
+        return tuple(parts)
+
+    def _name(self, name: str, span: Span) -> ast.Expression:
+        if name not in self.bound and name in self.names:
+            known = _captured(self.names[name], span)
+            if known is not None:
+                return known
+        return ast.Name(name, span=span)
+
+    def _logical(self, op: str, values: list[python.expr], span: Span) -> ast.Expression:
+        result = self.read(values[0])
+        for value in values[1:]:
+            result = ast.Logical(op, result, self.read(value), span=span)
+        return result
+
+    def _compare(
+        self, left: python.expr, ops: list[python.cmpop], others: list[python.expr], span: Span
+    ) -> ast.Expression:
+        if len(ops) > 1:
+            raise ChainedComparison(span=span)
+        if type(ops[0]) not in _OPERATORS:
+            raise NotInPython(what="`is`", hint="compare with ==", span=span)
+        sign = _OPERATORS[type(ops[0])]
+        result = ast.Binary(sign, self.read(left), self.read(others[0]), span=span)
+        return ast.Unary("not", result, span=span) if isinstance(ops[0], python.NotIn) else result
+
+    def _call(self, node: python.Call, span: Span) -> ast.Expression:
+        if isinstance(node.func, python.Attribute):
+            meant = self._attribute(node.func)
+            if not isinstance(meant, Tool):
+                return self._method(node, node.func, span)
+        arguments = tuple(self.read(item) for item in node.args)
+        named = self.options(node.keywords)
+        name = last_name(node.func)
+        meant = self._attribute(node.func)
+        if isinstance(meant, Tool):
+            self.tools[meant.name] = meant
+            return ast.Call(meant.name, arguments, named, span=span)
+        if isinstance(meant, type) and dataclasses.is_dataclass(meant):
+            self.types.record(meant)
+            fields = [field.name for field in self.records[meant.__name__].fields]
+            plain = tuple(
+                ast.Argument(field, value, span=value.span)
+                for field, value in zip(fields, arguments, strict=False)
+            )
+            return ast.Call(meant.__name__, arguments[len(fields) :], plain + named, span=span)
+        return ast.Call(name, arguments, named, span=span)
+
+    def _method(self, node: python.Call, function: python.Attribute, span: Span) -> ast.Method:
+        if node.keywords:
+            raise NotInPython(what="a named argument of a method", span=span)
+        arguments = tuple(self.read(item) for item in node.args)
+        return ast.Method(self.read(function.value), function.attr, arguments, span=span)
+
+    def _attribute(self, node: python.expr) -> Any:
+        """Return what `x` or `module.x` is in Python, where it is not bound in the program."""
+        if isinstance(node, python.Name):
+            return None if node.id in self.bound else self.names.get(node.id)
+        if isinstance(node, python.Attribute):
+            return getattr(self._attribute(node.value), node.attr, None)
+        return None
+
+
+def _captured(value: Any, span: Span) -> ast.Expression | None:
+    """Return a Python value from outside the program as a literal, as it is when it is read."""
+    if isinstance(value, str):
+        return ast.Text((value,) if value else (), span=span)
+    if isinstance(value, bool | int | float):
+        return ast.Literal(value, span=span)
+    if isinstance(value, list | tuple):
+        items = [_captured(item, span) for item in value]
+        return ast.ListOf(tuple(item for item in items if item is not None), span=span)
+    return None
+
+
+def _is_slice(node: python.expr) -> bool:
+    return isinstance(node, python.Slice)
+
+
+_WORDS: dict[type[python.AST], str] = {
+    python.ListComp: "a comprehension", python.GeneratorExp: "a comprehension",
+    python.DictComp: "a comprehension", python.Lambda: "a lambda", python.Dict: "a dict",
+    python.Set: "a set", python.IfExp: "a conditional expression", python.Await: "`await`",
+    python.Yield: "`yield`", python.NamedExpr: "`:=`", python.Subscript: "a slice",
+    python.Tuple: "a tuple", python.Starred: "`*`",
+}  # fmt: skip
+
+
+def _describe(node: python.AST) -> str:
+    return _WORDS.get(type(node), f"this ({type(node).__name__})")

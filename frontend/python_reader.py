@@ -1,0 +1,269 @@
+"""Reads the body of a Python function as a weft program: the same AST as the text's."""
+
+from __future__ import annotations
+
+import ast as python
+from collections.abc import Callable
+from typing import Any
+
+from ..ir.diagnostics import WeftError
+from ..ir.source import Source, Span
+from . import ast
+from .python_expressions import ExpressionReader
+from .python_source import NotInPython, function_syntax, namespace_of
+from .python_tools import Tool
+from .python_types import last_name
+
+ROLES = ("system", "user", "assistant")
+
+
+class UnnamedGen(NotInPython):
+    """A gen or select whose value is bound to no name."""
+
+    template = "a {what} needs a name"
+    hint = "write name = {stream}.{what}(...)"
+
+
+class UnboundedPythonWhile(NotInPython):
+    """A while loop without `s.up_to(N)`."""
+
+    template = "this while loop has no bound"
+    hint = "write while CONDITION and {stream}.up_to(5):   (every loop is bounded)"
+
+
+def read_program(function: Callable[..., Any], source: Source) -> tuple[ast.File, dict[str, Tool]]:
+    """Return a function's file (its records, tools and itself) and the tools that it names."""
+    try:
+        return _read(function, source)
+    except WeftError as error:
+        if error.source is None:
+            raise error.with_source(source) from None
+        raise
+
+
+def _read(function: Callable[..., Any], source: Source) -> tuple[ast.File, dict[str, Tool]]:
+    syntax = function_syntax(function, source)
+    reader = ExpressionReader(namespace_of(function), source)
+    if not syntax.args.args:
+        hint = "write def name(s, ...): the first parameter is the stream"
+        raise NotInPython(what="a program without a stream", hint=hint, span=reader.span(syntax))
+    stream, *rest = syntax.args.args
+    parameters = reader.types.parameters(rest, syntax.args.defaults)
+    returns = reader.types.returns(syntax.returns)
+    bound = {parameter.name for parameter in parameters}
+    doc = python.get_docstring(syntax)
+    body = syntax.body[1:] if doc is not None else syntax.body
+    statements = _Body(reader, stream.arg, bound).statements(body)
+    span = _header(syntax, reader)
+    program = ast.Program(function.__name__, parameters, returns, statements, doc, span=span)
+    tools = [tool.declaration(reader.records) for tool in reader.tools.values()]
+    declared = sorted([*reader.records.values(), *tools], key=lambda item: item.span or span)
+    return ast.File((*declared, program), source=source, span=span), dict(reader.tools)
+
+
+def _header(syntax: python.FunctionDef, reader: ExpressionReader) -> Span:
+    """Return the span of a function's first line, from `def` to the result's type."""
+    whole = reader.span(syntax)
+    end = reader.span(syntax.returns or (syntax.args.args or [syntax])[-1])
+    return whole.to(end)
+
+
+class _Body:
+    """Reads statements, knowing the stream's name and what is bound on the way here."""
+
+    def __init__(self, reader: ExpressionReader, stream: str, bound: set[str]) -> None:
+        self._reader = reader
+        self._stream = stream
+        self._bound = bound
+
+    def statements(self, body: list[python.stmt]) -> tuple[ast.Statement, ...]:
+        found = []
+        for node in body:
+            self._reader.bound = self._bound
+            if not isinstance(node, python.Pass):
+                found.append(self._statement(node))
+        return tuple(found)
+
+    def _inner(
+        self, body: list[python.stmt], *names: str
+    ) -> tuple[tuple[ast.Statement, ...], set[str]]:
+        """Read a block, with some more names bound in it; also return what it leaves bound."""
+        inner = _Body(self._reader, self._stream, self._bound | set(names))
+        statements = inner.statements(body)
+        self._reader.bound = self._bound
+        return statements, inner._bound
+
+    def _statement(self, node: python.stmt) -> ast.Statement:
+        span = self._reader.span(node)
+        match node:
+            case python.Expr(value=python.Call() as call):
+                return self._call(call, span)
+            case python.AugAssign():
+                return self._augmented(node, span)
+            case python.Assign(targets=[python.Name(id=name)], value=value):
+                return self._assign(name, None, value, span)
+            case python.AnnAssign(target=python.Name(id=name), value=python.expr() as value):
+                return self._assign(name, self._reader.types.read(node.annotation), value, span)
+            case python.With():
+                return self._with(node, span)
+            case python.FunctionDef():
+                return self._fork(node)
+            case python.For(target=python.Name(id=name), orelse=[]):
+                over = self._reader.read(node.iter)
+                body, _ = self._inner(node.body, name)
+                return ast.For(name, over, body, span=span.to(over.span or span))
+            case python.While(orelse=[]):
+                return self._while(node, span)
+            case python.If():
+                return self._if(node, span)
+            case python.Return(value=value):
+                result = None if value is None else self._reader.read(value)
+                return ast.Return(result, span=span)
+        raise NotInPython(what=f"`{_word(node)}`", span=span)
+
+    def _call(self, call: python.Call, span: Span) -> ast.Statement:
+        name = self._stream_method(call.func)
+        if name in ROLES and len(call.args) == 1 and not call.keywords:
+            text = self._reader.text(call.args[0])
+            return ast.Message(name, (ast.Append(text, span=text.span),), span=span)
+        if name is not None and name.split(".")[-1] in {"gen", "select"}:
+            raise UnnamedGen(what=name.split(".")[-1], stream=self._stream, span=span)
+        if name is not None:
+            raise NotInPython(what=f"`{self._stream}.{name}(...)`", span=span)
+        return ast.Evaluate(self._reader.read(call), span=span)
+
+    def _augmented(self, node: python.AugAssign, span: Span) -> ast.Statement:
+        name = last_name(node.target)
+        if isinstance(node.op, python.Add) and name == self._stream:
+            text = self._reader.text(node.value)
+            return ast.Append(text, span=text.span)
+        if not isinstance(node.target, python.Name):
+            raise NotInPython(what="a change of a part of a value", span=span)
+        place = python.copy_location(python.Name(name, python.Load()), node.target)
+        sum = python.copy_location(python.BinOp(place, node.op, node.value), node)
+        return ast.Assign(name, self._reader.read(sum), declares=False, span=span)
+
+    def _assign(
+        self, name: str, type: ast.Type | None, value: python.expr, span: Span
+    ) -> ast.Statement:
+        method = self._stream_method(value.func) if isinstance(value, python.Call) else None
+        if method is not None and isinstance(value, python.Call):
+            statement = self._generate(name, method, value, span)
+        else:
+            declares = name not in self._bound
+            statement = ast.Assign(
+                name, self._reader.read(value), type, declares=declares, span=span
+            )
+        self._bound = self._bound | {name}
+        return statement
+
+    def _generate(self, name: str, method: str, call: python.Call, span: Span) -> ast.Statement:
+        """Read `name = s.gen(...)`, `name = s.assistant.gen(...)`, and the same with select."""
+        role, _, kind = method.rpartition(".")
+        options = self._reader.options(call.keywords)
+        inner: ast.Statement
+        if kind == "gen" and len(call.args) <= 1:
+            type = (
+                self._reader.types.read(call.args[0]) if call.args else ast.Type("str", span=span)
+            )
+            inner = ast.Gen(name, type, options, span=span)
+        elif kind == "select" and len(call.args) == 1:
+            inner = ast.Select(name, self._reader.read(call.args[0]), options, span=span)
+        else:
+            raise NotInPython(what=f"`{self._stream}.{method}(...)` in this form", span=span)
+        return ast.Message(role, (inner,), span=span) if role else inner
+
+    def _with(self, node: python.With, span: Span) -> ast.Statement:
+        item = node.items[0]
+        context = item.context_expr
+        context = context.func if isinstance(context, python.Call) else context
+        role = self._stream_method(context)
+        if role not in ROLES or len(node.items) != 1 or item.optional_vars is not None:
+            hint = f"a block of a message reads: with {self._stream}.assistant:"
+            raise NotInPython(what="this `with`", hint=hint, span=span)
+        inner, self._bound = self._inner(node.body)
+        return ast.Message(role, inner, span=span.to(self._reader.span(context)))
+
+    def _fork(self, node: python.FunctionDef) -> ast.Statement:
+        span = self._reader.span(node)
+        call = node.decorator_list[0] if len(node.decorator_list) == 1 else None
+        if not isinstance(call, python.Call) or self._stream_method(call.func) != "fork":
+            hint = f"a function inside a program is a fork: @{self._stream}.fork(LIST)"
+            raise NotInPython(what="this function", hint=hint, span=span)
+        if len(call.args) != 1 or call.keywords:
+            raise NotInPython(what="this fork", span=self._reader.span(call))
+        over = self._reader.read(call.args[0])
+        names = [argument.arg for argument in node.args.args]
+        variable, stream = self._branch_names(names, span)
+        body = _Body(self._reader, stream, self._bound | set(names))
+        statements = tuple(_yielding(item) for item in body.statements(node.body))
+        self._bound = self._bound | {node.name}
+        place = self._reader.span(call)
+        return ast.Fork(variable, over, node.name, statements, span=place)
+
+    def _branch_names(self, names: list[str], span: Span) -> tuple[str | None, str]:
+        """Return a branch's variable and stream: `(item)`, `(s, item)`, `(s)` or `()`."""
+        if len(names) > 2:
+            raise NotInPython(what="a branch of more than two parameters", span=span)
+        if len(names) == 2:
+            return names[1], names[0]
+        if names and names[0] != self._stream:
+            return names[0], self._stream
+        return None, self._stream
+
+    def _while(self, node: python.While, span: Span) -> ast.Statement:
+        tests = [node.test]
+        if isinstance(node.test, python.BoolOp) and isinstance(node.test.op, python.And):
+            tests = node.test.values
+        bound = tests[-1]
+        if not (isinstance(bound, python.Call) and self._stream_method(bound.func) == "up_to"):
+            raise UnboundedPythonWhile(stream=self._stream, span=self._reader.span(node.test))
+        limit = bound.args[0] if bound.args else None
+        if not (isinstance(limit, python.Constant) and isinstance(limit.value, int)):
+            raise UnboundedPythonWhile(stream=self._stream, span=self._reader.span(bound))
+        condition: ast.Expression = ast.Literal(True, span=self._reader.span(bound))
+        if len(tests) > 1:
+            condition = self._reader.read(tests[0])
+            for test in tests[1:-1]:
+                condition = ast.Logical(
+                    "and", condition, self._reader.read(test), span=self._reader.span(node.test)
+                )
+        body, _ = self._inner(node.body)
+        end = self._reader.span(node.test)
+        return ast.While(condition, limit.value, body, span=span.to(end))
+
+    def _if(self, node: python.If, span: Span) -> ast.Statement:
+        condition = self._reader.read(node.test)
+        then, after_then = self._inner(node.body)
+        otherwise, after_otherwise = self._inner(node.orelse)
+        self._bound = after_then & after_otherwise
+        if _ends(node.body):
+            self._bound = after_otherwise
+        elif _ends(node.orelse):
+            self._bound = after_then
+        return ast.If(condition, then, otherwise, span=span.to(condition.span or span))
+
+    def _stream_method(self, node: python.expr) -> str | None:
+        """Return `gen` of `s.gen`, `assistant.gen` of `s.assistant.gen`; None off the stream."""
+        parts: list[str] = []
+        while isinstance(node, python.Attribute):
+            parts.append(node.attr)
+            node = node.value
+        on_stream = isinstance(node, python.Name) and node.id == self._stream and parts
+        return ".".join(reversed(parts)) if on_stream else None
+
+
+def _yielding(statement: ast.Statement) -> ast.Statement:
+    """Turn a branch's `return` into the `yield` that it means."""
+    if isinstance(statement, ast.Return) and statement.value is not None:
+        return ast.Yield(statement.value, span=statement.span)
+    return statement
+
+
+def _ends(body: list[python.stmt]) -> bool:
+    return bool(body) and isinstance(body[-1], python.Return)
+
+
+def _word(node: python.stmt) -> str:
+    words = {"Import": "import", "ImportFrom": "import", "AsyncFor": "async for", "Expr": "this"}
+    return words.get(type(node).__name__, type(node).__name__.lower())

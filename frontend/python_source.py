@@ -1,0 +1,95 @@
+"""Finds the source of Python functions and classes, and the spans of Python syntax in it."""
+
+from __future__ import annotations
+
+import ast as python
+import inspect
+import linecache
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+from ..ir.diagnostics import WeftSyntaxError
+from ..ir.source import Source, Span
+
+_Syntax = TypeVar("_Syntax", python.FunctionDef, python.ClassDef)
+
+
+class NoSource(WeftSyntaxError):
+    """A function whose source cannot be found."""
+
+    template = "the source of `{name}` cannot be found"
+    hint = "define it in a file or a notebook cell: a program is read, never run"
+
+
+class NotInPython(WeftSyntaxError):
+    """Python that has no meaning in a program."""
+
+    template = "{what} is not part of weft's Python"
+
+
+def read_source(filename: str) -> Source:
+    """Return the text of a Python file or notebook cell; its name is relative where it can be."""
+    path = Path(filename)
+    try:
+        name = str(path.relative_to(Path.cwd()))
+    except ValueError:
+        name = filename
+    return Source(name, "".join(linecache.getlines(filename)))
+
+
+def function_syntax(function: Callable[..., Any], source: Source) -> python.FunctionDef:
+    """Return the syntax of a function, which stands in `source`."""
+    first = function.__code__.co_firstlineno
+    return _find(python.FunctionDef, function.__name__, first, source)
+
+
+def class_syntax(cls: type) -> tuple[python.ClassDef, Source]:
+    """Return the syntax of a class, and its file."""
+    try:
+        source = read_source(inspect.getsourcefile(cls) or "")
+        first = inspect.getsourcelines(cls)[1]
+    except (OSError, TypeError):
+        raise NoSource(name=cls.__name__) from None
+    return _find(python.ClassDef, cls.__name__, first, source), source
+
+
+def _find(kind: type[_Syntax], name: str, first: int, source: Source) -> _Syntax:
+    tree = python.parse(source.text)
+    for node in python.walk(tree):
+        if isinstance(node, kind) and node.name == name:
+            lines = [node.lineno, *(item.lineno for item in node.decorator_list)]
+            if min(lines) == first:
+                return node
+    raise NoSource(name=name)
+
+
+def namespace_of(thing: Callable[..., Any] | type) -> Mapping[str, Any]:
+    """Return what names mean at a function or a class: its module, closure and annotations."""
+    names: dict[str, Any] = {}
+    for annotation in getattr(thing, "__annotations__", {}).values():
+        names |= {cls.__name__: cls for cls in _classes(annotation)}
+    module = inspect.getmodule(thing)
+    names |= vars(module) if module else {}
+    if inspect.isfunction(thing):
+        names |= thing.__globals__
+        names |= inspect.getclosurevars(thing).nonlocals
+    return names
+
+
+def _classes(annotation: Any) -> list[type]:
+    if isinstance(annotation, type) and not get_args(annotation):
+        return [annotation]
+    return [cls for item in get_args(annotation) for cls in _classes(item)]
+
+
+def span_of(node: python.AST, source: Source) -> Span:
+    """Return where a piece of Python stands; columns count characters, as everywhere in weft."""
+    line, end_line = node.lineno, node.end_lineno or node.lineno  # type: ignore[attr-defined]
+    column = _character(source.line(line), node.col_offset)  # type: ignore[attr-defined]
+    end_column = _character(source.line(end_line), node.end_col_offset or 0)  # type: ignore[attr-defined]
+    return Span(source.name, line, column, end_line, end_column)
+
+
+def _character(line: str, byte: int) -> int:
+    return len(line.encode()[:byte].decode(errors="ignore")) + 1

@@ -1,0 +1,38 @@
+"""Tools: Python functions that programs call, with the declaration read from their source."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import update_wrapper
+from typing import Any
+
+from . import ast
+from .python_source import function_syntax, namespace_of, read_source, span_of
+from .python_types import TypeReader
+
+
+class Tool:
+    """A host function that programs may call; calling it runs the function."""
+
+    def __init__(self, function: Callable[..., Any], timeout: float | None = None) -> None:
+        self.function = function
+        self.timeout = timeout
+        self.name = function.__name__
+        update_wrapper(self, function)
+
+    def __call__(self, *arguments: Any, **named: Any) -> Any:
+        """Run the function."""
+        return self.function(*arguments, **named)
+
+    def declaration(self, records: dict[str, ast.Record]) -> ast.Tool:
+        """Return the tool's declaration; `records` gains the dataclasses that it names."""
+        source = read_source(self.function.__code__.co_filename)
+        syntax = function_syntax(self.function, source)
+        reader = TypeReader(namespace_of(self.function), source, records)
+        parameters = reader.parameters(syntax.args.args, syntax.args.defaults)
+        returns = reader.returns(syntax.returns)
+        span = span_of(syntax, source)
+        return ast.Tool(self.name, parameters, returns, self.timeout, span=span)
+
+    def __repr__(self) -> str:
+        return f"<weft tool {self.name}>"

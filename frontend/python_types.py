@@ -1,0 +1,156 @@
+"""Reads Python annotations as weft types; dataclasses are records."""
+
+from __future__ import annotations
+
+import ast as python
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from ..ir.source import Source, Span
+from . import ast
+from .builder import negative
+from .python_source import NotInPython, class_syntax, namespace_of, span_of
+
+_MARKERS = {"between", "matching", "limit"}
+
+
+class TypeReader:
+    """Reads the annotations of one source; `records` collects the dataclasses that it meets."""
+
+    def __init__(
+        self, names: Mapping[str, Any], source: Source, records: dict[str, ast.Record]
+    ) -> None:
+        self._names = names
+        self._source = source
+        self._records = records
+
+    def read(self, node: python.expr) -> ast.Type:
+        """Return the type that an annotation, or a gen's first argument, means."""
+        span = span_of(node, self._source)
+        match node:
+            case python.Constant(value=str(text)):
+                inner = python.parse(text, mode="eval").body
+                return self.read(python.copy_location(_relocate(inner, node), node))
+            case python.Name() | python.Attribute():
+                return self._named(node, span)
+            case python.Call(func=function) if last_name(function) in _MARKERS:
+                return self._marked([node], None, span)
+            case python.Subscript(value=value, slice=inner):
+                return self._subscript(last_name(value), inner, span)
+        raise NotInPython(what="this annotation", span=span)
+
+    def returns(self, node: python.expr | None) -> ast.Type | None:
+        """Return a result's type; `None` is none."""
+        if node is None or (isinstance(node, python.Constant) and node.value is None):
+            return None
+        return self.read(node)
+
+    def parameters(self, arguments: list[python.arg], defaults: list[Any]) -> Any:
+        """Return the parameters of a function, given its arguments and their last defaults."""
+        padded = [None] * (len(arguments) - len(defaults)) + list(defaults)
+        return tuple(
+            self._parameter(item, default)
+            for item, default in zip(arguments, padded, strict=True)
+        )  # fmt: skip
+
+    def _parameter(self, argument: python.arg, default: python.expr | None) -> ast.Parameter:
+        span = span_of(argument, self._source)
+        if argument.annotation is None:
+            hint = f"write {argument.arg}: str"
+            raise NotInPython(what="a parameter without a type", hint=hint, span=span)
+        value = None if default is None else read_constant(default, self._source)
+        return ast.Parameter(argument.arg, self.read(argument.annotation), value, span=span)
+
+    def _named(self, node: python.expr, span: Span) -> ast.Type:
+        name = last_name(node)
+        meant = self._names.get(name)
+        if isinstance(meant, type) and dataclasses.is_dataclass(meant):
+            self.record(meant)
+            return ast.Type(meant.__name__, span=span)
+        return ast.Type(name, span=span)
+
+    def _subscript(self, name: str, inner: python.expr, span: Span) -> ast.Type:
+        items = inner.elts if isinstance(inner, python.Tuple) else [inner]
+        if name == "list":
+            return ast.Type("list", tuple(self.read(item) for item in items), span=span)
+        if name == "Literal":
+            texts = tuple(item.value for item in items if isinstance(item, python.Constant))
+            if len(texts) == len(items) and all(isinstance(text, str) for text in texts):
+                return ast.Type("choice", texts, span=span)  # type: ignore[arg-type]
+        if name == "Annotated":
+            return self._marked(items[1:], items[0], span)
+        raise NotInPython(what="this annotation", span=span)
+
+    def _marked(self, markers: list[python.expr], base: python.expr | None, span: Span) -> ast.Type:
+        type = ast.Type("str", span=span) if base is None else self.read(base)
+        for marker in markers:
+            if not (isinstance(marker, python.Call) and last_name(marker.func) in _MARKERS):
+                continue
+            kind = last_name(marker.func)
+            values = [read_constant(item, self._source) for item in marker.args]
+            if kind == "limit":
+                options = _options(marker, self._source)
+                type = dataclasses.replace(type, options=options)
+                continue
+            plain = tuple(
+                value.constant if isinstance(value, ast.Text) else getattr(value, "value", None)
+                for value in values
+            )
+            name = "int" if kind == "between" else "regex"
+            type = ast.Type(name, plain, type.options, span=span)  # type: ignore[arg-type]
+        return type
+
+    def record(self, cls: type) -> None:
+        """Add the record of a dataclass, and those of its fields."""
+        if cls.__name__ in self._records:
+            return
+        syntax, source = class_syntax(cls)
+        reader = TypeReader({**self._names, **namespace_of(cls)}, source, self._records)
+        self._records[cls.__name__] = ast.Record(cls.__name__, ())
+        fields = tuple(
+            ast.Field(item.target.id, reader.read(item.annotation), span=span_of(item, source))
+            for item in syntax.body
+            if isinstance(item, python.AnnAssign) and isinstance(item.target, python.Name)
+        )
+        span = span_of(syntax, source)
+        self._records[cls.__name__] = ast.Record(
+            cls.__name__, fields, python.get_docstring(syntax), span=span
+        )
+
+
+def last_name(node: python.expr) -> str:
+    """Return `x` of `x` and of `a.b.x`."""
+    if isinstance(node, python.Attribute):
+        return node.attr
+    return node.id if isinstance(node, python.Name) else ""
+
+
+def read_constant(node: python.expr, source: Source) -> ast.Expression:
+    """Return a literal, or a list of literals; others raise NotInPython."""
+    span = span_of(node, source)
+    match node:
+        case python.Constant(value=str(text)):
+            return ast.Text((text,) if text else (), span=span)
+        case python.Constant(value=int() | float() | None as value):
+            return ast.Literal(value, span=span)
+        case python.UnaryOp(op=python.USub(), operand=operand):
+            return negative(read_constant(operand, source), span)
+        case python.List(elts=elements) | python.Tuple(elts=elements):
+            return ast.ListOf(tuple(read_constant(item, source) for item in elements), span=span)
+    raise NotInPython(what="a computed value here", hint="write the value itself", span=span)
+
+
+def _options(marker: python.Call, source: Source) -> tuple[ast.Argument, ...]:
+    given = list(zip(("max_tokens", "max_items"), marker.args, strict=False))
+    given += [(item.arg or "", item.value) for item in marker.keywords]
+    return tuple(
+        ast.Argument(name, read_constant(value, source), span=span_of(value, source))
+        for name, value in given
+    )
+
+
+def _relocate(tree: python.expr, place: python.expr) -> python.expr:
+    for node in python.walk(tree):
+        python.copy_location(node, place)
+    return tree
