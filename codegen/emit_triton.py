@@ -1,0 +1,362 @@
+"""Tile IR to Triton: one kernel and its schedule become the text of a Python file."""
+
+from __future__ import annotations
+
+import hashlib
+import keyword
+import string
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..ir.core import Operation, Region, Term, Value, walk
+from ..ir.diagnostics import KernelError
+from ..ir.expression import read
+from ..ir.schedule import Schedule
+from ..ir.types import dtype_of, shape_of
+from .triton_expressions import TRITON, HostWriter, TritonWriter, Typed, cast
+from .triton_shapes import padded_shapes
+
+_RESERVED = frozenset({"tl", "triton", "launch", "num_warps", "num_stages", "range", "grid"})
+_IDENTITY = {"sum": "0", "max": "-float('inf')", "min": "float('inf')"}
+_INTEGER_IDENTITY = {"sum": "0", "max": "-2147483648", "min": "2147483647"}
+
+
+class CannotEmit(KernelError):
+    """A kernel that has no Triton form."""
+
+    template = "@{kernel} has no Triton form: {problem}"
+
+
+@dataclass(frozen=True)
+class TritonSource:
+    """A Triton file: the kernel's name, its text, and the module name that its content gives."""
+
+    name: str
+    text: str
+
+    @property
+    def module(self) -> str:
+        """A file name that changes with the text, so that Triton's own cache cannot be stale."""
+        digest = hashlib.sha256(self.text.encode()).hexdigest()[:16]
+        return f"weft_{self.name}_{digest}"
+
+
+def emit(kernel: Operation, schedule: Schedule | None = None) -> TritonSource:
+    """Return the Triton file of a kernel: a jitted function, and `launch(*arguments)`."""
+    name = kernel["name"].name
+    return TritonSource(name, _Emitter(kernel, schedule or Schedule()).file())
+
+
+class _Emitter:
+    """Writes one kernel; one method an operation."""
+
+    def __init__(self, kernel: Operation, schedule: Schedule) -> None:
+        self.kernel, self.schedule = kernel, schedule
+        self.name = kernel["name"].name
+        self.arguments = kernel.regions[0].arguments
+        self.shapes = padded_shapes(kernel)
+        self.lines: list[str] = []
+        self.indent = "    "
+
+    def file(self) -> str:
+        """Return the whole text."""
+        scalars = [_id(v.name) for v in self.arguments if v.type.name != "buffer"]
+        names = ", ".join(_id(value.name) for value in self.arguments)
+        self._block(self.kernel.regions[0])
+        extents = [read(extent, HostWriter()) for extent in self.kernel["grid"]]
+        grid = ", ".join(extents) + ("," if len(extents) == 1 else "")
+        return "\n".join(
+            [
+                f'"""Triton form of @{self.name}, emitted by weft."""',
+                "import triton",
+                "import triton.language as tl",
+                "",
+                "",
+                f"@triton.jit(do_not_specialize={scalars!r})",
+                f"def {self.name}({names}):",
+                *self.lines,
+                "",
+                "",
+                f"def launch({names}):",
+                f'    """Run @{self.name} over its grid."""',
+                f"    grid = ({grid})",
+                "    if min(grid) > 0:",
+                f"        {self.name}[grid]({names}, num_warps={self.schedule.num_warps}, "
+                f"num_stages={self.schedule.num_stages})",
+                "",
+            ]
+        )
+
+    def _block(self, region: Region) -> None:
+        for operation in region.operations:
+            method = getattr(self, "_" + operation.name.partition(".")[2], None)
+            if method is None:
+                raise CannotEmit(kernel=self.name, problem=f"{operation.name}", span=operation.span)
+            method(operation)
+
+    def _line(self, text: str) -> None:
+        self.lines.append(self.indent + text)
+
+    def _set(self, value: Value, text: str) -> None:
+        self._line(f"{_id(value.name)} = {text}")
+
+    def _shape(self, value: Value) -> tuple[int, ...]:
+        return self.shapes.get(value.name, ())
+
+    def _at(self, value: Value, shape: Sequence[int]) -> str:
+        """Return a value, with leading axes added so that it broadcasts to a shape."""
+        missing = len(shape) - len(self._shape(value))
+        if not missing or not self._shape(value):
+            return _id(value.name)
+        return (
+            f"{_id(value.name)}[{', '.join(['None'] * missing + [':'] * len(self._shape(value)))}]"
+        )
+
+    def _typed(self, value: Value, shape: Sequence[int]) -> Typed:
+        return Typed(self._at(value, shape), dtype_of(value.type))
+
+    # Values
+
+    def _program_id(self, operation: Operation) -> None:
+        self._set(operation.result, f"tl.program_id({operation['axis']})")
+
+    def _full(self, operation: Operation) -> None:
+        result = operation.result
+        dims = ", ".join(map(str, self._shape(result)))
+        comma = "," if len(self._shape(result)) == 1 else ""
+        value, dtype = operation["value"], dtype_of(result.type)
+        self._set(result, f"tl.full(({dims}{comma}), {value!r}, {TRITON[dtype]})")
+
+    def _iota(self, operation: Operation) -> None:
+        (extent,) = self._shape(operation.result)
+        self._set(operation.result, f"tl.arange(0, {extent})")
+
+    def _map(self, operation: Operation) -> None:
+        result = operation.result
+        shape = self._shape(result)
+        self._check_broadcast(operation, operation.operands, shape)
+        letters = zip(string.ascii_lowercase, operation.operands, strict=False)
+        variables = {letter: self._typed(value, shape) for letter, value in letters}
+        dtype = dtype_of(result.type)
+        if operation["expr"] == "a":
+            self._set(result, cast(variables["a"], dtype).text)
+            return
+        written = read(operation["expr"], TritonWriter(variables))
+        self._set(result, _bare(cast(written, dtype).text))
+
+    def _check_broadcast(
+        self, operation: Operation, values: Sequence[Value], shape: Sequence[int]
+    ) -> None:  # fmt: skip
+        for value in values:
+            own = self._shape(value)
+            for have, want in zip(reversed(own), reversed(shape), strict=False):
+                if have not in (1, want):
+                    problem = f"%{value.name} is padded to {list(own)}, but meets {list(shape)}"
+                    raise CannotEmit(kernel=self.name, problem=problem, span=operation.span)
+
+    # Memory
+
+    def _load(self, operation: Operation) -> None:
+        result, dims = operation.result, shape_of(operation.result.type)
+        source, *rest = operation.operands
+        mask = rest.pop() if operation.attribute("masked") else None
+        shape = self._shape(result)
+        pointer = self._pointer(source, rest, shape)
+        text = self._mask(mask, dims, shape)
+        other = operation.attribute("other", 0)
+        number = float(other) if dtype_of(source.type) in ("f32", "bf16", "f16") else int(other)
+        extra = f", mask={text}, other={number!r}" if text else ""
+        if operation.attribute("hint") == "stream":
+            extra += ', eviction_policy="evict_first"'
+        value = Typed(f"tl.load({pointer}{extra})", dtype_of(source.type))
+        self._set(result, cast(value, dtype_of(result.type)).text)
+
+    def _store(self, operation: Operation) -> None:
+        self._write(operation, "tl.store")
+
+    def _atomic_add(self, operation: Operation) -> None:
+        self._write(operation, "tl.atomic_add")
+
+    def _write(self, operation: Operation, call: str) -> None:
+        target, *rest = operation.operands
+        mask = rest.pop() if operation.attribute("masked") else None
+        value = rest.pop()
+        parts = [*rest, value, *([mask] if mask else [])]
+        widest = max(parts, key=lambda part: len(self._shape(part)))
+        axes = range(1, len(self._shape(widest)) + 1)
+        shape = [max(_back(self._shape(p), axis) for p in parts) for axis in axes][::-1]
+        dims = [max(_back(_dims(p), axis) for p in parts) for axis in axes][::-1]
+        self._check_broadcast(operation, parts, shape)
+        pointer, text = self._pointer(target, rest, shape), self._mask(mask, dims, shape)
+        stored = cast(self._typed(value, shape), dtype_of(target.type)).text
+        full = f"{call}({pointer}, {stored}" + (f", mask={text})" if text else ")")
+        self._set(operation.result, full) if operation.results else self._line(full)
+
+    def _pointer(self, buffer: Value, indices: Sequence[Value], shape: Sequence[int]) -> str:
+        """Return a pointer tile: scalar terms first and in 64 bits, then the tiles'."""
+        dims = shape_of(buffer.type)
+        scalar, spread, found = [_id(buffer.name)], [], [1] * len(shape)
+        for axis, index in enumerate(indices):
+            stride, known = _stride(dims[axis + 1 :])
+            text = self._at(index, shape)
+            own = self._shape(index)
+            small = isinstance(dims[axis], int) and known and dims[axis] * known < 2**31  # type: ignore[operator]
+            if not (small or (own and stride == "1")):
+                text = f"tl.cast({text}, tl.int64)"
+            (spread if own else scalar).append(text if stride == "1" else f"{text} * {stride}")
+            for back, extent in enumerate(reversed(own), 1):
+                found[-back] = max(found[-back], extent)
+        if shape and found != list(shape):
+            spread.append(f"tl.zeros({list(shape)!r}, tl.int32)")
+        return " + ".join([*scalar, *([f"({' + '.join(spread)})"] if spread else [])])
+
+    def _mask(self, mask: Value | None, dims: Sequence[int], shape: Sequence[int]) -> str:
+        """Return the text of a mask, with the lanes that padding added masked off; or nothing."""
+        terms = [] if mask is None else [self._at(mask, shape)]
+        terms += [
+            _lane_inside(axis, len(shape), extent, int(true))
+            for axis, (extent, true) in enumerate(zip(shape, dims, strict=True))
+            if extent != true
+        ]
+        return " & ".join(terms)
+
+    # Shapes and reductions
+
+    def _kept(self, value: Value, axis: int, fill: str) -> str:
+        """Return a value whose padded lanes along an axis are `fill`."""
+        shape, true = self._shape(value), int(_dims(value)[axis])
+        if shape[axis] == true:
+            return _id(value.name)
+        lane = _lane_inside(axis, len(shape), shape[axis], true)
+        return f"tl.where({lane}, {_id(value.name)}, {fill})"
+
+    def _reduce(self, operation: Operation) -> None:
+        (operand,), op = operation.operands, operation["op"]
+        real = dtype_of(operand.type) in ("f32", "f64", "bf16", "f16")
+        fill = (_IDENTITY if real else _INTEGER_IDENTITY)[op]
+        text = f"tl.{op}({self._kept(operand, operation['axis'], fill)}, {operation['axis']})"
+        wide = Typed(text, "i32" if dtype_of(operand.type) in ("i8", "u8", "bool", "i16") else
+                     dtype_of(operand.type))  # fmt: skip
+        self._set(operation.result, cast(wide, dtype_of(operation.result.type)).text)
+
+    def _argmax(self, operation: Operation) -> None:
+        (operand,), axis = operation.operands, operation["axis"]
+        real = dtype_of(operand.type) in ("f32", "f64", "bf16", "f16")
+        fill = (_IDENTITY if real else _INTEGER_IDENTITY)["max"]
+        self._set(operation.result, f"tl.argmax({self._kept(operand, axis, fill)}, {axis})")
+
+    def _scan(self, operation: Operation) -> None:
+        (operand,) = operation.operands
+        self._set(operation.result, f"tl.cumsum({_id(operand.name)}, {operation['axis']})")
+
+    def _dot(self, operation: Operation) -> None:
+        a, b, acc = operation.operands
+        transposed = bool(operation.attribute("transpose_b"))
+        same = dtype_of(a.type) == dtype_of(b.type)
+        dtype = dtype_of(a.type) if same else "f32"
+        left = cast(Typed(self._kept(a, 1, "0.0"), dtype_of(a.type)), dtype).text
+        right = cast(
+            Typed(self._kept(b, 1 if transposed else 0, "0.0"), dtype_of(b.type)), dtype
+        ).text
+        right = f"tl.trans({right})" if transposed else right
+        precision = ', input_precision="ieee"' if dtype == "f32" else ""
+        text = f"tl.dot({left}, {right}, {_id(acc.name)}{precision})"
+        self._set(operation.result, text)
+
+    def _expand(self, operation: Operation) -> None:
+        (operand,) = operation.operands
+        if not self._shape(operand):
+            self._set(operation.result, f"tl.broadcast_to({_id(operand.name)}, (1,))")
+            return
+        self._set(operation.result, f"tl.expand_dims({_id(operand.name)}, {operation['axis']})")
+
+    def _transpose(self, operation: Operation) -> None:
+        self._set(operation.result, f"tl.trans({_id(operation.operands[0].name)})")
+
+    def _reshape(self, operation: Operation) -> None:
+        (operand,), result = operation.operands, operation.result
+        for value in (operand, result):
+            if self._shape(value) != tuple(_dims(value)):
+                problem = f"%{value.name} : {value.type} is padded, but reshaped"
+                raise CannotEmit(kernel=self.name, problem=problem, span=operation.span)
+        dims = ", ".join(map(str, _dims(result)))
+        self._set(result, f"tl.reshape({_id(operand.name)}, ({dims},))")
+
+    # Control
+
+    def _for(self, operation: Operation) -> None:
+        low, high, *carried = operation.operands
+        (region,) = operation.regions
+        index, *arguments = region.arguments
+        for argument, value in zip(arguments, carried, strict=True):
+            self._set(argument, _id(value.name))
+        step = operation.attribute("step", 1)
+        stages = f", num_stages={self.schedule.num_stages}" if _pipelined(region) else ""
+        head = f"tl.range({_id(low.name)}, {_id(high.name)}, {step}{stages})"
+        self._line(f"for {_id(index.name)} in {head}:")
+        self.indent += "    "
+        self._block(region)
+        self._yielded(arguments, region.operations[-1].operands)
+        self.indent = self.indent[4:]
+        for result, argument in zip(operation.results, arguments, strict=True):
+            self._set(result, _id(argument.name))
+
+    def _yielded(self, arguments: Sequence[Value], values: Sequence[Value]) -> None:
+        if not arguments:
+            return
+        left = ", ".join(_id(value.name) for value in arguments)
+        self._line(f"{left} = {', '.join(_id(value.name) for value in values)}")
+
+    def _yield(self, operation: Operation) -> None:
+        """Written by the loop."""
+
+    def _return(self, operation: Operation) -> None:
+        """Nothing to write: a kernel falls off its end."""
+
+
+def _id(name: str) -> str:
+    return name + "_" if keyword.iskeyword(name) or name in _RESERVED else name
+
+
+def _bare(text: str) -> str:
+    """Drop the parentheses around a whole expression."""
+    depth = 0
+    for position, letter in enumerate(text):
+        depth += {"(": 1, ")": -1}.get(letter, 0)
+        if depth == 0:
+            return text[1:-1] if position == len(text) - 1 and text[0] == "(" else text
+    return text
+
+
+def _dims(value: Value) -> tuple[int, ...]:
+    return shape_of(value.type) if value.type.name == "tile" else ()  # type: ignore[return-value]
+
+
+def _back(shape: Sequence[int], axis: int) -> int:
+    return shape[-axis] if axis <= len(shape) else 1
+
+
+def _lane_inside(axis: int, rank: int, extent: int, true: int) -> str:
+    index = ", ".join(":" if position == axis else "None" for position in range(rank))
+    suffix = f"[{index}]" if rank > 1 else ""
+    return f"(tl.arange(0, {extent}){suffix} < {true})"
+
+
+def _stride(dims: Sequence[int | Term]) -> tuple[str, int | None]:
+    """Return the product of some dimensions as text, and as a number if it is one."""
+    number, names = 1, []
+    for dim in dims:
+        if isinstance(dim, int):
+            number *= dim
+        else:
+            names.append(_id(dim.name))
+    text = " * ".join([str(number)] * (number != 1 or not names) + names)
+    return (f"({text})" if names and len(names) + (number != 1) > 1 else text), (
+        None if names else number
+    )
+
+
+def _pipelined(region: Region) -> bool:
+    """Return whether a loop is innermost and streams operands into a dot."""
+    inside = [operation.name for operation in walk(region.operations)]
+    return "tile.dot" in inside and "tile.for" not in inside
