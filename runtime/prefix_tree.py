@@ -61,9 +61,7 @@ class PrefixTree:
 
     def insert(self, tokens: np.ndarray, pages: np.ndarray) -> None:
         """Remember tokens whose KV lies in `pages`; what the tree has already, it keeps."""
-        node, shared = self._root, 0
-        for node, shared in self._walk(tokens):
-            pass
+        node, shared = self._deepest(tokens)
         length = node.start + shared
         if length == len(tokens):
             return
@@ -79,9 +77,7 @@ class PrefixTree:
 
     def pin(self, tokens: np.ndarray) -> Node:
         """Keep the longest known prefix of `tokens` from eviction until `unpin`."""
-        node = self._root
-        for node, _ in self._walk(tokens):
-            pass
+        node, _ = self._deepest(tokens)
         node.pins += 1
         return node
 
@@ -123,6 +119,11 @@ class PrefixTree:
 
     def _pages_for(self, tokens: int) -> int:
         return -(-tokens // self._kv.page_size)
+
+    def _deepest(self, tokens: np.ndarray) -> tuple[Node, int]:
+        """Return the last node on the way of `tokens`, with how many of its tokens are shared."""
+        path = list(self._walk(tokens))
+        return path[-1] if path else (self._root, 0)
 
     def _walk(self, tokens: np.ndarray) -> Iterator[tuple[Node, int]]:
         """Yield the nodes on the way of `tokens`, with how many tokens of each are shared."""

@@ -52,7 +52,6 @@ class Request:
     token_logprobs: list[float | None] = field(default_factory=list)
     margin: float = float("inf")
     followers: list[tuple[int, Request]] = field(default_factory=list)
-    admitted: bool = False
     error: WeftError | None = None
 
     @property

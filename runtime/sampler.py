@@ -94,6 +94,6 @@ def _draw(scaled: Tensor, top_k: int, top_p: float, min_p: float, u: float) -> i
 def _nucleus(p: Tensor, top_p: float) -> Tensor:
     """Return the largest probability t such that the tokens with p >= t have mass top_p."""
     descending = p.sort(descending=True).values
-    reached = descending.double().cumsum(0) >= top_p * float(p.double().sum())
+    reached = descending.double().cumsum(0) >= top_p
     index = int(reached.to(torch.uint8).argmax()) if bool(reached.any()) else len(p) - 1
     return descending[index]

@@ -1,4 +1,4 @@
-"""A sequence: the tokens of one stream of one program instance, and the pages that hold their KV."""
+"""A sequence: the tokens of one stream of a program instance, and the pages of their KV."""
 
 from __future__ import annotations
 

@@ -1,0 +1,220 @@
+"""The running batch as a structure of arrays, and the packing of one step's input from it.
+
+Rows `[0, size)` generate: each has one token to feed. A prefill that will generate joins as the
+next row in the step that ends it; rows past those are scratch of the step. All arrays are
+allocated once, so that a steady decode step makes no Python object per token.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .request import Request
+from .step import ModelExecutor, StepInput
+
+MAX_ENDS = 8
+
+
+class Chunk:
+    """A stretch of a sequence's tokens that a step computes, besides the running rows."""
+
+    __slots__ = ("count", "joins", "packed_end", "request", "scores", "start")
+
+    def __init__(self, request: Request, start: int, count: int) -> None:
+        end = start + count
+        self.request = request
+        self.start = start
+        self.count = count
+        self.joins = request.sampling is not None and end == request.sequence.length
+        first = request.score_from
+        self.scores = 0 if first is None else max(0, end - max(first, start))
+        self.packed_end = 0
+
+
+class Batch:
+    """Arrays over rows, the step's input buffers, and the requests that own the rows."""
+
+    def __init__(self, executor: ModelExecutor) -> None:
+        rows, context = executor.max_batch, executor.context_length
+        self.page_size = executor.page_size
+        self.size = 0
+        self.requests: list[Request] = []
+        self.constrained = 0
+        self.watched = 0
+        self.random = 0
+        self._arange = np.arange(max(rows, executor.max_tokens) + 1, dtype=np.int32)
+        # One entry a row.
+        self.token = np.zeros(rows, np.int32)
+        self.resident = np.zeros(rows, np.int32)
+        self.produced = np.zeros(rows, np.int32)
+        self.limit = np.zeros(rows, np.int32)
+        self.ends = np.full((rows, MAX_ENDS), -1, np.int32)
+        self.key = np.zeros(rows, np.uint64)
+        self.margin = np.zeros(rows, np.float32)
+        self.table = np.zeros((rows, -(-context // self.page_size)), np.int32)
+        self.history = np.empty((rows, context), np.int32)
+        self.logprob = np.empty((rows, context), np.float32)
+        # The sampler's parameters, one a row.
+        self.temperature = np.zeros(rows, np.float32)
+        self.top_k = np.zeros(rows, np.int32)
+        self.top_p = np.ones(rows, np.float32)
+        self.min_p = np.zeros(rows, np.float32)
+        self.uniform = np.zeros(rows, np.float32)
+        self.masks = np.full((rows, -(-executor.vocab_size // 32)), -1, np.int32)
+        self._rows = (
+            self.token, self.resident, self.produced, self.limit, self.ends, self.key,
+            self.margin, self.table, self.temperature, self.top_k, self.top_p, self.min_p,
+            self.masks,
+        )  # fmt: skip
+        # The step's input.
+        self._tokens = np.zeros(executor.max_tokens, np.int32)
+        self._positions = np.zeros(executor.max_tokens, np.int32)
+        self._slots = np.zeros(executor.max_tokens, np.int32)
+        self._starts = self._arange[: rows + 1].copy()
+        self._lengths = np.zeros(rows, np.int32)
+        self._wanted = np.zeros(rows, np.int32)
+        self._inputs = [
+            torch.from_numpy(array)
+            for array in (
+                self._tokens, self._positions, self._slots, self._starts, self._lengths,
+                self.table, self._wanted,
+            )
+        ]  # fmt: skip
+        self._views: dict[tuple[int, int, int], StepInput] = {}
+        self._settings: dict[tuple[int, bool], tuple[Tensor | None, ...]] = {}
+
+    def join(self, request: Request) -> int:
+        """Give `request`, whose last token is in this step, the next row."""
+        sampling, sequence, row = request.sampling, request.sequence, self.size
+        assert sampling is not None
+        self.requests.append(request)
+        self.size += 1
+        self.resident[row] = sequence.length
+        self.produced[row] = request.produced
+        self.limit[row] = sampling.max_tokens
+        self.ends[row] = -1
+        self.ends[row, : len(sampling.ends)] = sampling.ends
+        self.key[row] = sampling.key
+        self.margin[row] = request.margin
+        self.set_pages(row)
+        self.temperature[row] = sampling.temperature
+        self.top_k[row] = sampling.top_k
+        self.top_p[row] = sampling.top_p
+        self.min_p[row] = sampling.min_p
+        self._count(request, 1)
+        return row
+
+    def leave(self, row: int) -> None:
+        """Move the row's tokens to its sequence; the last row takes its place."""
+        request = self.requests[row]
+        self.flush(row)
+        self._count(request, -1)
+        self.masks[row] = -1
+        last = self.size - 1
+        if row != last:
+            for array in self._rows:
+                array[row] = array[last]
+            moved = self.requests[last]
+            fresh = slice(moved.flushed, int(self.produced[last]))
+            self.history[row, fresh] = self.history[last, fresh]
+            self.logprob[row, fresh] = self.logprob[last, fresh]
+            self.requests[row] = moved
+            self.masks[last] = -1
+        self.requests.pop()
+        self.size = last
+
+    def flush(self, row: int) -> None:
+        """Append the row's new tokens to its sequence, and update the sequence's books."""
+        request = self.requests[row]
+        sequence, produced = request.sequence, int(self.produced[row])
+        fresh = slice(request.flushed, produced)
+        sequence.append(self.history[row, fresh])
+        if request.logprobs:
+            request.token_logprobs += self.logprob[row, fresh].tolist()
+        sequence.resident = int(self.resident[row])
+        sequence.high_water = max(sequence.high_water, sequence.resident)
+        request.produced = request.flushed = produced
+        request.margin = float(self.margin[row])
+
+    def set_pages(self, row: int) -> None:
+        """Copy the page table of the row's sequence."""
+        sequence = self.requests[row].sequence
+        self.table[row, : sequence.held] = sequence.pages[: sequence.held]
+
+    def pack(self, chunks: list[Chunk]) -> tuple[StepInput, int]:
+        """Return the step's input and how many of its logits rows are sampled.
+
+        Chunks that join come first, and become rows; the others' rows are only of this step.
+        """
+        count = self.size
+        self._pack_running(count)
+        tokens, wanted = count, count
+        for number, chunk in enumerate(chunks):
+            row = self.join(chunk.request) if chunk.joins else count + number
+            tokens = chunk.packed_end = self._pack_chunk(chunk, row, tokens)
+            if chunk.joins:
+                self._wanted[wanted] = tokens - 1
+                wanted += 1
+        sampled = wanted
+        for chunk in chunks:
+            end = chunk.packed_end
+            rows = self._arange[end - chunk.scores : end]
+            self._wanted[wanted : wanted + chunk.scores] = rows
+            wanted += chunk.scores
+        return self._view(tokens, count + len(chunks), wanted), sampled
+
+    def settings(self, count: int, masked: bool) -> tuple[Tensor | None, ...]:
+        """Return the sampler's parameters of the first rows: bitmask or None, temperature, ..."""
+        known = self._settings.get((count, masked))
+        if known is None:
+            arrays = (self.temperature, self.top_k, self.top_p, self.min_p, self.uniform)
+            views = tuple(torch.from_numpy(array)[:count] for array in arrays)
+            mask = torch.from_numpy(self.masks)[:count] if masked else None
+            known = self._settings[count, masked] = (mask, *views)
+        return known
+
+    def _pack_running(self, count: int) -> None:
+        resident = self.resident[:count]
+        pages, offsets = np.divmod(resident, self.page_size)
+        slots = self.table[self._arange[:count], pages]
+        slots *= self.page_size
+        slots += offsets
+        self._tokens[:count] = self.token[:count]
+        self._positions[:count] = resident
+        self._slots[:count] = slots
+        self._starts[: count + 1] = self._arange[: count + 1]
+        self._wanted[:count] = self._arange[:count]
+        resident += 1
+        self._lengths[:count] = resident
+
+    def _pack_chunk(self, chunk: Chunk, row: int, at: int) -> int:
+        sequence, start, end = chunk.request.sequence, chunk.start, at + chunk.count
+        stop = start + chunk.count
+        positions = np.arange(start, stop, dtype=np.int32)
+        pages, offsets = np.divmod(positions, self.page_size)
+        self._tokens[at:end] = sequence.tokens[start:stop]
+        self._positions[at:end] = positions
+        self._slots[at:end] = sequence.pages[pages] * self.page_size + offsets
+        self._starts[row + 1] = end
+        self._lengths[row] = stop
+        self.table[row, : sequence.held] = sequence.pages[: sequence.held]
+        return end
+
+    def _view(self, tokens: int, rows: int, wanted: int) -> StepInput:
+        known = self._views.get((tokens, rows, wanted))
+        if known is None:
+            sizes = (tokens, tokens, tokens, rows + 1, rows, rows, wanted)
+            views = [tensor[:size] for tensor, size in zip(self._inputs, sizes, strict=True)]
+            known = StepInput(*views)
+            if tokens == rows == wanted:
+                self._views[tokens, rows, wanted] = known
+        return known
+
+    def _count(self, request: Request, change: int) -> None:
+        assert request.sampling is not None
+        self.random += change * (request.sampling.temperature > 0)
+        if request.watch is not None:
+            self.watched += change
+            self.constrained += change * (request.watch.matcher is not None)

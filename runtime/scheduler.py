@@ -1,0 +1,301 @@
+"""Continuous batching: what the next step computes, who waits, and who gives pages back.
+
+Running rows decode in every step; prefills take the tokens that are left, in chunks. Rows wait
+when pages run out. Only the oldest request may take pages from others, which then drop their KV
+and compute it again later: so the oldest always goes on, and no row is lost.
+"""
+
+from __future__ import annotations
+
+import heapq
+from itertools import count
+
+import numpy as np
+
+from ..ir.diagnostics import CapacityError
+from .batch import Batch, Chunk
+from .kv_cache import PagedKV
+from .policy import Policy
+from .prefix_tree import PrefixTree, common_prefix
+from .request import Request
+from .sequence import Order, Sequence
+from .step import ModelExecutor
+
+
+class KVTooSmall(CapacityError):
+    """A sequence that the KV memory cannot hold, even alone."""
+
+    template = (
+        "row {row}, {what}: {tokens} tokens need {pages} KV pages, {short} more than {have}"
+    )
+    hint = "give the KV cache more memory, or lower max_tokens or the prompt's length"
+
+
+class Scheduler:
+    """Queues of requests over one batch and one KV memory."""
+
+    def __init__(
+        self,
+        executor: ModelExecutor,
+        batch: Batch,
+        kv: PagedKV,
+        tree: PrefixTree,
+        policy: Policy,
+    ) -> None:
+        self.sequences: set[Sequence] = set()
+        self.prefix_hits: dict[int, int] = {}
+        self.done: list[Request] = []
+        self.preemptions = 0
+        self._executor = executor
+        self._batch = batch
+        self._kv = kv
+        self._tree = tree
+        self._policy = policy
+        self._waiting: list[tuple[Order, int, Request]] = []
+        self._prefilling: list[Request] = []
+        self._parked: set[Request] = set()
+        self._tie = count()
+
+    def __bool__(self) -> bool:
+        return bool(self._batch.size or self._waiting or self._prefilling or self._parked)
+
+    def enqueue(self, request: Request) -> None:
+        """Let a request wait for its turn."""
+        heapq.heappush(self._waiting, (self._policy.key(request), next(self._tie), request))
+
+    def schedule(self) -> list[Chunk]:
+        """Secure the running rows' pages; return the chunks that the step computes besides."""
+        self._secure_running()
+        chunks = self._pick()
+        if not chunks and not self._batch.size and self:
+            chunks = self._pick() or self._pick_without_parking()
+        chunks.sort(key=lambda chunk: not chunk.joins)
+        return chunks
+
+    def progress(self, chunks: list[Chunk]) -> None:
+        """Take note of computed chunks; requests that are done with them go to `done`."""
+        for chunk in chunks:
+            request, sequence = chunk.request, chunk.request.sequence
+            end = chunk.start + chunk.count
+            sequence.resident = end
+            sequence.high_water = max(sequence.high_water, end)
+            if chunk.count > 1:
+                self._tree.insert(sequence.tokens[:end], sequence.pages)
+            finished = end == sequence.length or chunk.joins
+            self._release_followers(request, None if finished else end)
+            if finished:
+                self._prefilling.remove(request)
+                if not chunk.joins:
+                    self.done.append(request)
+
+    def cancel(self, request: Request) -> None:
+        """Forget a request, wherever it is; its sequence keeps its pages."""
+        if request in self._batch.requests:
+            self._batch.leave(self._batch.requests.index(request))
+        if request in self._prefilling:
+            self._prefilling.remove(request)
+        self._parked.discard(request)
+        self._waiting = [entry for entry in self._waiting if entry[2] is not request]
+        heapq.heapify(self._waiting)
+        self._release_followers(request, None)
+        for other in self._prefilling:
+            other.followers = [pair for pair in other.followers if pair[1] is not request]
+
+    def check_fit(self, request: Request, tokens: int) -> None:
+        """Raise KVTooSmall if the sequence could not hold `tokens` even alone."""
+        pages = -(-tokens // self._kv.page_size)
+        if pages > self._kv.num_pages:
+            raise self._too_small(request, tokens, pages)
+
+    def _pick_without_parking(self) -> list[Chunk]:
+        for request in list(self._parked):
+            self._parked.remove(request)
+            self.enqueue(request)
+        return self._pick(parking=False)
+
+    def _pick(self, parking: bool = True) -> list[Chunk]:
+        """Choose chunks within the step's budgets: started prefills first, then the queue."""
+        budget = self._executor.max_tokens - self._batch.size
+        logits = rows = self._executor.max_batch - self._batch.size
+        chunks: list[Chunk] = []
+        for request in list(self._prefilling):
+            chunk = self._chunk(request, budget, logits) if len(chunks) < rows else None
+            if chunk is not None and request in self._prefilling:
+                chunks.append(chunk)
+                budget, logits = budget - chunk.count, logits - (chunk.scores or chunk.joins)
+        while self._waiting and len(chunks) < rows and budget > 0:
+            request = self._waiting[0][2]
+            self._match(request)
+            if self._is_filled(request) or (parking and self._park(request)):
+                heapq.heappop(self._waiting)
+                continue
+            chunk = self._chunk(request, budget, logits)
+            if self._waiting and self._waiting[0][2] is request:
+                if chunk is None:
+                    break
+                heapq.heappop(self._waiting)
+            if chunk is not None:
+                self._admit(request)
+                chunks.append(chunk)
+                budget, logits = budget - chunk.count, logits - (chunk.scores or chunk.joins)
+        alive = set(self._prefilling)
+        return [chunk for chunk in chunks if chunk.request in alive]
+
+    def _chunk(self, request: Request, budget: int, logits: int) -> Chunk | None:
+        """Return the next chunk of a request with pages to write to, or None: no room now."""
+        sequence = request.sequence
+        start = sequence.resident
+        number = min(sequence.length - start, budget)
+        if request.score_from is not None:
+            number = min(number, max(request.score_from, start) + logits - start)
+        if number <= 0 or (request.sampling is not None and logits <= 0):
+            return None
+        if not self._secure(request, start + number):
+            return None
+        return Chunk(request, start, number)
+
+    def _admit(self, request: Request) -> None:
+        self._prefilling.append(request)
+        self._start(request.sequence)
+
+    def _start(self, sequence: Sequence) -> None:
+        """Count what the sequence got for nothing, at its first model call."""
+        if not sequence.started:
+            sequence.started = True
+            self._count_hits(sequence, sequence.resident)
+
+    def _is_filled(self, request: Request) -> bool:
+        """Say whether a fill has nothing left to compute; then it is done."""
+        if request.first_logits < request.sequence.length or request.sequence.pending:
+            return False
+        self._start(request.sequence)
+        self.done.append(request)
+        return True
+
+    def _match(self, request: Request) -> None:
+        """Take from the prefix tree what is known of the sequence beyond its own pages."""
+        sequence, limit = request.sequence, request.first_logits
+        if limit <= sequence.resident:
+            self._kv.rewind(sequence, limit)
+            return
+        if limit - sequence.resident < 2 and sequence.resident:
+            return
+        known, pages = self._tree.match(sequence.tokens[:limit])
+        if known > sequence.resident:
+            self._kv.drop(sequence)
+            self._kv.adopt(sequence, pages, known)
+            if sequence.started:
+                self._count_hits(sequence, max(0, known - sequence.high_water))
+            sequence.high_water = max(sequence.high_water, known)
+
+    def _count_hits(self, sequence: Sequence, tokens: int) -> None:
+        row = sequence.order[0]
+        self.prefix_hits[row] = self.prefix_hits.get(row, 0) + tokens
+
+    def _park(self, request: Request) -> bool:
+        """Let the request wait for a prefix that another is computing, if that pays."""
+        sequence, limit = request.sequence, request.first_logits
+        if limit - sequence.resident < 1:
+            return False
+        best, leader = 0, None
+        for other in self._prefilling:
+            if other.sequence.pending > 1:
+                tokens = other.sequence.tokens[: other.sequence.length]
+                shared = common_prefix(sequence.tokens[:limit], tokens)
+                if shared > max(best, other.sequence.resident):
+                    best, leader = shared, other
+        if leader is None or not self._policy.waits(request, best - sequence.resident):
+            return False
+        leader.followers.append((best, request))
+        self._parked.add(request)
+        return True
+
+    def _release_followers(self, leader: Request, resident: int | None) -> None:
+        """Requeue those who waited for tokens that are there now; all of them for None."""
+        ready = [pair for pair in leader.followers if resident is None or pair[0] <= resident]
+        leader.followers = [pair for pair in leader.followers if pair not in ready]
+        for _, request in ready:
+            if request in self._parked:
+                self._parked.remove(request)
+                self.enqueue(request)
+
+    # Pages.
+
+    def _secure_running(self) -> None:
+        """Give each running row that begins a page that page, or send it back to the queue."""
+        batch = self._batch
+        begins = np.flatnonzero(batch.resident[: batch.size] % self._kv.page_size == 0)
+        for request in [batch.requests[row] for row in begins.tolist()]:
+            if request not in batch.requests:
+                continue
+            row = batch.requests.index(request)
+            resident = int(batch.resident[row])
+            request.sequence.resident = resident
+            if self._kv.reserve(request.sequence, resident + 1):
+                page = resident // self._kv.page_size
+                batch.table[row, page] = request.sequence.pages[page]
+            elif self._take_pages(request, resident + 1):
+                batch.set_pages(batch.requests.index(request))
+            elif request in batch.requests:
+                self._preempt(request.sequence)
+
+    def _secure(self, request: Request, end: int) -> bool:
+        if self._kv.reserve(request.sequence, end):
+            return True
+        if request is not self._oldest(request):
+            return False
+        return self._take_pages(request, end)
+
+    def _take_pages(self, request: Request, end: int) -> bool:
+        """Make the youngest others drop their KV until `request` fits; fail it if it never will."""
+        while not self._kv.reserve(request.sequence, end):
+            victims = [
+                sequence
+                for sequence in self.sequences
+                if sequence.held
+                and sequence is not request.sequence
+                and (not sequence.busy or sequence.order > request.order)
+            ]
+            if victims:
+                self._preempt(max(victims, key=lambda sequence: sequence.order))
+            elif request is self._oldest(request):
+                self._fail(request, end)
+                return False
+            else:
+                return False
+        return True
+
+    def _oldest(self, request: Request) -> Request:
+        active = [request, *self._batch.requests, *self._prefilling]
+        if self._waiting:
+            active.append(self._waiting[0][2])
+        return min(active, key=lambda other: other.order)
+
+    def _preempt(self, sequence: Sequence) -> None:
+        """Make a sequence drop its KV; if a request works on it, that starts over its prefill."""
+        self.preemptions += 1
+        for row, request in enumerate(self._batch.requests):
+            if request.sequence is sequence:
+                self._batch.leave(row)
+                self.enqueue(request)
+                break
+        for request in self._prefilling:
+            if request.sequence is sequence:
+                self._prefilling.remove(request)
+                self._release_followers(request, None)
+                self.enqueue(request)
+                break
+        self._kv.drop(sequence)
+
+    def _fail(self, request: Request, tokens: int) -> None:
+        pages = -(-tokens // self._kv.page_size)
+        self.cancel(request)
+        request.error = self._too_small(request, tokens, pages)
+        self.done.append(request)
+
+    def _too_small(self, request: Request, tokens: int, pages: int) -> KVTooSmall:
+        have = self._kv.num_pages
+        return KVTooSmall(
+            row=request.order[0], what=request.name, tokens=tokens, pages=pages, have=have,
+            short=pages - have,
+        )  # fmt: skip

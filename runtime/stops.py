@@ -1,0 +1,75 @@
+"""Generated text as bytes: stop strings that may span tokens, and pieces safe to show."""
+
+from __future__ import annotations
+
+import codecs
+
+from ..ir.vocabulary import Tokenizer
+
+
+class TokenBytes:
+    """The bytes of each token id, asked for once."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self.tokenizer = tokenizer
+        self._known: dict[int, bytes] = {}
+
+    def __getitem__(self, id: int) -> bytes:
+        known = self._known.get(id)
+        if known is None:
+            known = self._known[id] = self.tokenizer.token_bytes(id)
+        return known
+
+    def text(self, ids: list[int]) -> str:
+        """Return the text of ids; broken UTF-8 gives U+FFFD."""
+        return b"".join([self[id] for id in ids]).decode("utf-8", "replace")
+
+
+class StopScanner:
+    """Finds the first of some stop strings in bytes that arrive piece by piece."""
+
+    def __init__(self, stops: tuple[str, ...]) -> None:
+        self._stops = tuple(stop.encode() for stop in stops if stop)
+        self._reach = max((len(stop) for stop in self._stops), default=1) - 1
+        self._tail = b""
+        self.size = 0
+
+    def feed(self, piece: bytes) -> int | None:
+        """Take more bytes; return where in all bytes the earliest stop begins, if one does."""
+        window = self._tail + piece
+        begin = self.size - len(self._tail)
+        self.size += len(piece)
+        for stop in self._stops:
+            if stop in window:
+                return begin + min(at for s in self._stops if (at := window.find(s)) >= 0)
+        self._tail = window[-self._reach :] if self._reach else b""
+        return None
+
+    def held_back(self) -> int:
+        """Return how many last bytes may be the beginning of a stop string."""
+        for count in range(min(self._reach, len(self._tail)), 0, -1):
+            if any(stop.startswith(self._tail[-count:]) for stop in self._stops):
+                return count
+        return 0
+
+
+class Pieces:
+    """Turns bytes into text pieces that are never taken back and never break a character."""
+
+    def __init__(self) -> None:
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._waiting = b""
+
+    def feed(self, piece: bytes, held_back: int = 0) -> str:
+        """Take more bytes; return the text now certain, keeping the last `held_back` bytes."""
+        self._waiting += piece
+        ready = len(self._waiting) - held_back
+        text = self._decoder.decode(self._waiting[:ready])
+        self._waiting = self._waiting[ready:]
+        return text
+
+    def finish(self, drop: int = 0) -> str:
+        """Return what is left, less the last `drop` bytes (a stop string)."""
+        kept = self._waiting[: len(self._waiting) - drop]
+        self._waiting = b""
+        return self._decoder.decode(kept, True)

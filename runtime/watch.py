@@ -1,0 +1,88 @@
+"""Watches one generation token by token: its constraint, its stop strings, its listener."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from .constraint import Matcher
+from .stops import Pieces, StopScanner, TokenBytes
+
+
+@dataclass(frozen=True)
+class Finish:
+    """The end of a generation: why, how many tokens stay, and what is appended after them."""
+
+    reason: str
+    keep: int
+    tail: tuple[int, ...] = ()
+
+
+class Watch:
+    """What must be looked at on the host after each token of a gen; free text needs none."""
+
+    def __init__(
+        self,
+        words: TokenBytes,
+        matcher: Matcher | None = None,
+        stops: tuple[str, ...] = (),
+        listener: Callable[[str], None] | None = None,
+    ) -> None:
+        self.matcher = matcher
+        self._words = words
+        self._scanner = StopScanner(stops) if any(stops) else None
+        self._pieces = Pieces() if listener else None
+        self._listener = listener
+        self._sizes: list[int] = []
+        self._bytes = bytearray()
+
+    def accept(self, token: int) -> Finish | None:
+        """Take one token; return how the generation ends, if it does."""
+        piece = self._words[token]
+        at = None
+        if self._scanner is not None:
+            self._sizes.append(len(piece))
+            self._bytes += piece
+            at = self._scanner.feed(piece)
+        if self.matcher is not None:
+            self.matcher.accept(token)
+        if self._pieces is not None:
+            self._show(piece, at)
+        if at is not None:
+            return self._cut(at)
+        if self.matcher is not None and self.matcher.is_complete():
+            return Finish("complete", -1)
+        return None
+
+    def forced(self, limit: int) -> list[int]:
+        """Return at most `limit` tokens that the constraint forces now."""
+        return self.matcher.forced()[:limit] if self.matcher is not None else []
+
+    def close(self) -> None:
+        """Show what was held back; called when the generation ends without a stop string."""
+        if self._pieces is not None and self._listener is not None:
+            text = self._pieces.finish()
+            if text:
+                self._listener(text)
+
+    def _show(self, piece: bytes, at: int | None) -> None:
+        assert self._pieces is not None and self._listener is not None
+        if at is None:
+            text = self._pieces.feed(piece, self._scanner.held_back() if self._scanner else 0)
+        else:
+            assert self._scanner is not None
+            text = self._pieces.feed(piece, self._scanner.size - at) + self._pieces.finish(
+                self._scanner.size - at
+            )
+        if text:
+            self._listener(text)
+
+    def _cut(self, at: int) -> Finish:
+        """Keep the whole tokens before byte `at`; what is left of the next is encoded anew."""
+        keep, end = 0, 0
+        while keep < len(self._sizes) and end + self._sizes[keep] <= at:
+            end += self._sizes[keep]
+            keep += 1
+        rest = bytes(self._bytes[end:at]).decode("utf-8", "replace")
+        tail = tuple(self._words.tokenizer.encode(rest)) if rest else ()
+        return Finish("stop", keep, tail)
