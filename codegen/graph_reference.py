@@ -248,17 +248,17 @@ def _moe_dispatch(run: GraphRun, operation: Operation, experts: Tensor) -> tuple
 
 def _moe_expert(run: GraphRun, operation: Operation, x: Tensor, w: Tensor, order: Tensor,
                 starts: Tensor) -> Tensor:  # fmt: skip
-    gather = operation.attribute("gather")
-    rows = x[order // gather] if gather else x
-    bounds = starts.tolist()
-    return torch.cat([rows[bounds[e] : bounds[e + 1]] @ w[e].T for e in range(len(w))])
+    bounds, out = starts.tolist(), x.new_empty(len(order), w.shape[1])
+    for expert, weight in enumerate(w):
+        pairs = order[bounds[expert] : bounds[expert + 1]]
+        out[pairs] = x[pairs // operation["per_row"]] @ weight.T
+    return out
 
 
-def _moe_combine(run: GraphRun, operation: Operation, rows: Tensor, weights: Tensor, order: Tensor
-                 ) -> Tensor:  # fmt: skip
-    each = torch.empty_like(rows)
-    each[order] = rows
-    return (each.unflatten(0, weights.shape) * weights[..., None]).sum(1)
+def _moe_combine(run: GraphRun, operation: Operation, rows: Tensor, weights: Tensor,
+                 residual: Tensor | None = None) -> Tensor:  # fmt: skip
+    mixed = (rows.unflatten(0, weights.shape) * weights[..., None]).sum(1)
+    return mixed if residual is None else mixed + residual
 
 
 def _add(run: GraphRun, operation: Operation, x: Tensor, y: Tensor) -> Tensor:

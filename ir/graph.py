@@ -16,10 +16,11 @@ from .dialect import OperationSpec as Op
 DECLARATIONS = (
     Op(
         "graph.func",
-        "a model's step: the region takes its inputs; config = {...} as read from the checkpoint",
+        "a model's step: the region takes its inputs; config = {...} as read from the checkpoint, "
+        "memory = {bytes, offsets of activations in the arena}",
         regions=1,
         required=("name",),
-        optional=("config", "model"),
+        optional=("config", "model", "memory"),
     ),
     Op("graph.return", "the step's outputs", (1, None), terminator=True),
 )
@@ -67,21 +68,23 @@ ATTENTION = (
 
 MOE = (
     Op("graph.moe_route", "softmax of router logits [T, E], the top A of each row, their weights "
-       "(renormalised when asked); results: weights [T, A], experts [T, A]", 1, 2,
-       required=("top_k",), optional=("renormalize",)),
-    Op("graph.moe_dispatch", "orders (token, expert) pairs by expert; results: pair order [T*A], "
-       "expert starts [E+1]", 1, 2, required=("experts",)),
-    Op("graph.moe_expert", "each expert's rows times its weight [E, N, K] transposed; with gather "
-       "= A, row i of x serves pair i // A, else rows are in pair order already; operands: x, w, "
-       "order, starts; result: [T*A, N] in pair order", 4, 1, optional=("gather",)),
-    Op("graph.moe_combine", "sum over a token's experts of weight times row; operands: rows "
-       "[T*A, D], weights, order", 3, 1),
+       "(renormalised when asked); results: weights [T, A], experts [T, A]. Pair t * A + a is "
+       "the a-th expert of token t", 1, 2, required=("top_k",), optional=("renormalize",)),
+    Op("graph.moe_dispatch", "orders pairs by expert, stably; results: order [T*A], expert "
+       "starts [E+1]", 1, 2, required=("experts",)),
+    Op("graph.moe_expert", "of each pair p, row p // per_row of x times its expert's weight "
+       "[E, N, K] transposed; operands: x, w, order, starts; result [T*A, N], by pair", 4, 1,
+       required=("per_row",)),
+    Op("graph.moe_combine", "sum over a token's pairs of weight times row, plus residual [T, D] "
+       "when given; operands: rows [T*A, D], weights [T, A][, residual]", (2, 3), 1),
 )  # fmt: skip
 
 LOWERED = (
-    Op("graph.call", "launches a kernel; operands are its inputs, results its outputs, `scalars` "
-       "its numbers, `effects` the buffers outside the graph that it writes", (0, None), (0, None),
-       required=("kernel",), optional=("scalars", "effects", "of")),
+    Op("graph.call", "launches a kernel; operands are its inputs, results its outputs. arguments "
+       "= what it takes, in order: in<i> and out<i> (operand and result i), scale<i> (the row "
+       "scales of operand i), k<l> and v<l> (a layer's pages), cos and sin (rotary tables), T, B, "
+       "R, M, N, MAXP (extents: tokens, sequences, rows of logits, pairs, pages, columns of the "
+       "page table)", (0, None), (0, None), required=("kernel", "arguments"), optional=("of",)),
     Op("graph.library", "calls a library routine where ours is not the choice; why = reason",
        (0, None), (0, None), required=("routine",), optional=("why", "of")),
 )  # fmt: skip

@@ -1,9 +1,9 @@
-"""The model executor's contract: a step's tensors in, logits out, keys and values in pages."""
+"""What executors share, and the executor that runs a graph by its meaning: the oracle."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from typing import Protocol
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..ir.diagnostics import CapacityError
 from ..ir.model import ModelConfig
+from .step import StepInput
 
 PAGE_SIZE = 16
 
@@ -22,44 +23,6 @@ class StepTooLarge(CapacityError):
         "a step of {rows} tokens in {sequences} sequences exceeds {max_tokens} in {max_batch}"
     )
     hint = "the scheduler must split the step, or the executor be built with larger limits"
-
-
-@dataclass
-class StepInput:
-    """One step's rows, ragged over sequences; contiguous i32 CPU tensors."""
-
-    tokens: Tensor  # [T]
-    positions: Tensor  # [T]
-    slots: Tensor  # [T] page * P + offset of each token's keys and values
-    query_starts: Tensor  # [B + 1] where each sequence's rows begin
-    kv_lengths: Tensor  # [B] length, this step's tokens included
-    page_table: Tensor  # [B, MAXP] unused entries 0
-    logits_rows: Tensor  # [R] rows of T whose logits are wanted
-
-    def by_name(self) -> dict[str, Tensor]:
-        """Return the tensors under the names of the graph's arguments."""
-        return {item.name: getattr(self, item.name) for item in fields(self)}
-
-
-class ModelExecutor(Protocol):
-    """Runs steps of one model on one device; it owns the memory of keys and values."""
-
-    config: ModelConfig
-    vocab_size: int
-    context_length: int
-    page_size: int
-    page_bytes: int
-    num_pages: int
-    max_batch: int
-    max_tokens: int
-
-    def forward(self, step: StepInput) -> Tensor:
-        """Return logits [R, V] f32: a view that the next call overwrites."""
-        ...
-
-    def copy_page(self, source: int, target: int) -> None:
-        """Copy a page of keys and values in all layers, for copy-on-write."""
-        ...
 
 
 class GraphInterpreter(Protocol):
@@ -93,7 +56,7 @@ class ReferenceExecutor:
     def forward(self, step: StepInput) -> Tensor:
         """Return logits [R, V] f32."""
         check_step(step, self.max_batch, self.max_tokens)
-        return self._interpreter.step(step.by_name()).float()
+        return self._interpreter.step(by_name(step)).float()
 
     @torch.inference_mode()
     def copy_page(self, source: int, target: int) -> None:
@@ -104,6 +67,11 @@ class ReferenceExecutor:
                 layer[target * size : (target + 1) * size] = layer[
                     source * size : (source + 1) * size
                 ]
+
+
+def by_name(step: StepInput) -> dict[str, Tensor]:
+    """Return a step's tensors under the names of the graph's arguments."""
+    return {item.name: getattr(step, item.name) for item in fields(step)}
 
 
 def page_bytes(config: ModelConfig, element: int = 4) -> int:

@@ -123,11 +123,11 @@ class GraphBuilder:
         w_in = self.weight("w_gate_up", gate_up, c.experts, 2 * c.ffn, c.width)
         w_out = self.weight("w_down", down, c.experts, c.width, c.ffn)
         both = self.emit("graph.moe_expert", "gate_up", tensor("f32", "TA", 2 * c.ffn), x, w_in,
-                         order, starts, gather=c.experts_per_token)  # fmt: skip
+                         order, starts, per_row=c.experts_per_token)  # fmt: skip
         hidden = self.emit("graph.silu_mul", "hidden", tensor("f32", "TA", c.ffn), both)
         rows = self.emit("graph.moe_expert", "rows", tensor("f32", "TA", c.width), hidden, w_out,
-                         order, starts)  # fmt: skip
-        return self.emit("graph.moe_combine", "mixed", x.type, rows, weights, order)
+                         order, starts, per_row=1)  # fmt: skip
+        return self.emit("graph.moe_combine", "mixed", x.type, rows, weights)
 
     def embed(self, name: str = "model.embed_tokens.weight") -> Value:
         """Look the tokens up: [T, D]."""

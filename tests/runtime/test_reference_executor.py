@@ -5,7 +5,8 @@ import torch
 from weft.codegen.graph_reference import GraphRun, run_graph
 from weft.frontend.models.registry import build_graph
 from weft.ir.model import ModelConfig, Rope
-from weft.runtime.executor import ReferenceExecutor, StepInput, StepTooLarge
+from weft.runtime.executor import ReferenceExecutor, StepTooLarge
+from weft.runtime.step import StepInput
 from weft.runtime.weights import RandomTensors, load_weights
 
 CONFIG = ModelConfig("MixtralForCausalLM", 61, 32, 2, 4, 2, 8, 24, 512, Rope(1e4),

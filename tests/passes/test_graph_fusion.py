@@ -1,0 +1,141 @@
+"""Graph fusions: text in and text out, and the same logits before and after."""
+
+import pytest
+import torch
+from weft.codegen.graph_reference import run_graph
+from weft.frontend.models.registry import build_graph
+from weft.ir.model import ModelConfig, Rope
+from weft.ir.parser import parse_module
+from weft.passes.graph.fusion import (
+    DropConcatOfSplit,
+    FuseAddNorm,
+    FuseRopeWrite,
+    FuseSiblingMatmuls,
+)
+from weft.passes.graph.weight_format import ChooseWeightFormat
+from weft.passes.manager import Context, run_passes
+from weft.runtime.weights import RandomTensors, load_weights
+
+FUSIONS = (FuseSiblingMatmuls(), DropConcatOfSplit(), FuseRopeWrite(), FuseAddNorm())
+
+
+def rewritten(body, *passes, facts=frozenset()):
+    lines = body.strip().splitlines()
+    text = "graph.func name = @step { " + lines[0] + "\n" + "\n".join(lines[1:]) + "\n}"
+    context = Context()
+    module, _ = run_passes(passes, parse_module(text), context, facts)
+    shown = str(module).splitlines()[1:-1]
+    return [line.strip() for line in shown], context.remarks
+
+
+QKV = """|%x: tensor<f32, [T, 8]>, %positions: tensor<i32, [T]>, %slots: tensor<i32, [T]>|
+%wq = graph.weight tensors = "q" : tensor<f32, [8, 8]>
+%q = graph.matmul %x, %wq : tensor<f32, [T, 8]>
+%wk = graph.weight tensors = "k" : tensor<f32, [4, 8]>
+%k = graph.matmul %x, %wk : tensor<f32, [T, 4]>
+%wv = graph.weight tensors = "v" : tensor<f32, [4, 8]>
+%v = graph.matmul %x, %wv : tensor<f32, [T, 4]>
+%q_1 = graph.rope %q, %positions, heads = 2, head_dim = 4, rope = {kind = "default"} : tensor<f32, [T, 8]>
+%k_1 = graph.rope %k, %positions, heads = 1, head_dim = 4, rope = {kind = "default"} : tensor<f32, [T, 4]>
+graph.kv_write %k_1, %v, %slots, layer = 3
+graph.return %q_1
+"""  # noqa: E501
+
+
+def test_q_k_v_become_one_matmul():
+    lines, _ = rewritten(QKV, FuseSiblingMatmuls())
+    assert lines[0] == (
+        '%wq_wk_wv = graph.weight tensors = ["q", "k", "v"], rows = [8, 4, 4] '
+        ": tensor<f32, [16, 8]>"
+    )
+    assert lines[1] == "%q_k_v = graph.matmul %x, %wq_wk_wv : tensor<f32, [T, 16]>"
+    assert lines[2].startswith("%q, %k, %v = graph.split %q_k_v, sizes = [8, 4, 4]")
+
+
+def test_rotation_and_write_become_one():
+    lines, _ = rewritten(QKV, FuseSiblingMatmuls(), FuseRopeWrite())
+    assert lines[2:] == [
+        "%q_1 = graph.qkv_rope_write %q_k_v, %positions, %slots, layer = 3, heads = 2, "
+        'kv_heads = 1, head_dim = 4, rope = {kind = "default"} : tensor<f32, [T, 8]>',
+        "graph.return %q_1",
+    ]
+
+
+def test_gate_and_up_become_one_and_the_concat_goes():
+    body = """|%x: tensor<f32, [T, 8]>|
+    %wg = graph.weight tensors = "g" : tensor<f32, [6, 8]>
+    %g = graph.matmul %x, %wg : tensor<f32, [T, 6]>
+    %wu = graph.weight tensors = "u" : tensor<f32, [6, 8]>
+    %u = graph.matmul %x, %wu : tensor<f32, [T, 6]>
+    %gu = graph.concat %g, %u : tensor<f32, [T, 12]>
+    %h = graph.silu_mul %gu : tensor<f32, [T, 6]>
+    graph.return %h"""
+    lines, _ = rewritten(body, FuseSiblingMatmuls(), DropConcatOfSplit())
+    assert lines == [
+        '%wg_wu = graph.weight tensors = ["g", "u"] : tensor<f32, [12, 8]>',
+        "%g_u = graph.matmul %x, %wg_wu : tensor<f32, [T, 12]>",
+        "%h = graph.silu_mul %g_u : tensor<f32, [T, 6]>",
+        "graph.return %h",
+    ]
+
+
+def test_a_shared_weight_is_left_and_said():
+    body = """|%x: tensor<f32, [T, 8]>|
+    %w = graph.weight tensors = "w" : tensor<f32, [8, 8]>
+    %a = graph.matmul %x, %w : tensor<f32, [T, 8]>
+    %b = graph.matmul %x, %w : tensor<f32, [T, 8]>
+    graph.return %a, %b"""
+    lines, remarks = rewritten(body, FuseSiblingMatmuls())
+    assert len(lines) == 4
+    assert remarks[0].message == "2 matmuls of %x: a weight has another use"
+
+
+def test_sum_and_norm_become_one():
+    body = """|%x: tensor<f32, [T, 8]>, %y: tensor<f32, [T, 8]>|
+    %s = graph.add %x, %y : tensor<f32, [T, 8]>
+    %w = graph.weight tensors = "n" : tensor<f32, [8]>
+    %n = graph.rmsnorm %s, %w, eps = 0.5 : tensor<f32, [T, 8]>
+    %z = graph.add %s, %n : tensor<f32, [T, 8]>
+    graph.return %z"""
+    lines, _ = rewritten(body, FuseAddNorm())
+    assert lines == [
+        '%w = graph.weight tensors = "n" : tensor<f32, [8]>',
+        "%s, %n = graph.add_rmsnorm %x, %y, %w, eps = 0.5 : "
+        "tensor<f32, [T, 8]>, tensor<f32, [T, 8]>",
+        "%z = graph.add %s, %n : tensor<f32, [T, 8]>",
+        "graph.return %z",
+    ]
+
+
+def test_matrices_change_format_and_the_rest_does_not():
+    body = """|%x: tensor<f32, [T, 8]>|
+    %n = graph.weight tensors = "n" : tensor<f32, [8]>
+    %w = graph.weight tensors = "w" : tensor<f32, [8, 8]>
+    %h = graph.rmsnorm %x, %n, eps = 0.5 : tensor<f32, [T, 8]>
+    %a = graph.matmul %h, %w : tensor<f32, [T, 8]>
+    graph.return %a"""
+    lines, _ = rewritten(body, ChooseWeightFormat("bf16"))
+    assert lines[0].endswith("tensor<f32, [8]>") and lines[1].endswith("tensor<bf16, [8, 8]>")
+
+
+SHAPES = {
+    "LlamaForCausalLM": dict(tied=True),
+    "Qwen2ForCausalLM": dict(qkv_bias=True),
+    "Qwen3ForCausalLM": dict(head_norms=True),
+    "MixtralForCausalLM": dict(experts=4, experts_per_token=2),
+}
+
+
+@pytest.mark.parametrize("architecture", SHAPES)
+def test_logits_stay(architecture):
+    config = ModelConfig(architecture, 61, 32, 2, 4, 2, 8, 24, 512, Rope(1e4), windows=(0, 9),
+                         **SHAPES[architecture])  # fmt: skip
+    before = build_graph(config)
+    after, records = run_passes(FUSIONS, before, Context())
+    assert "graph.rope" not in {op.name for op in after.walk()}
+    tokens = list(range(30))
+    logits = [
+        run_graph(m, {n: w.dense() for n, w in load_weights(m, RandomTensors()).items()}, tokens)
+        for m in (before, after)
+    ]
+    torch.testing.assert_close(*logits, atol=1e-5, rtol=1e-5)
