@@ -213,6 +213,8 @@ class _Emitter:
     def _mask(self, mask: Value | None, dims: Sequence[int], shape: Sequence[int]) -> str:
         """Return the text of a mask, with the lanes that padding added masked off; or nothing."""
         terms = [] if mask is None else [self._at(mask, shape)]
+        if mask is not None and shape and not self._shape(mask):  # as wide as the pointers
+            terms = [f"(({terms[0]} + tl.zeros({list(shape)!r}, tl.int32)) != 0)"]
         terms += [
             _lane_inside(axis, len(shape), extent, int(true))
             for axis, (extent, true) in enumerate(zip(shape, dims, strict=True))

@@ -1,0 +1,256 @@
+"""Every family of small kernels with random arguments and what it must compute, in float64."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from kernel_oracles import (
+    dispatched,
+    masked,
+    normed,
+    packed,
+    rotated_and_written,
+    routed,
+    sampled,
+    silu,
+)
+from weft.ir.core import Operation
+from weft.passes.tile import elementwise, moe, rope, sampling
+
+SIZES = {"empty": 0, "one": 1, "few": 3, "ragged": 13}
+
+
+@dataclass
+class Case:
+    """A kernel, its arguments (outputs poisoned), and what some arguments must hold after it."""
+
+    kernel: Operation
+    arguments: list[Any]
+    expected: dict[str, np.ndarray]
+    tolerance: float = 1e-5
+
+    def position(self, name: str) -> int:
+        names = [value.name for value in self.kernel.regions[0].arguments]
+        return names.index(name)
+
+
+def poison(*shape: int, dtype: str = "f4") -> np.ndarray:
+    return np.full(shape, np.nan if dtype == "f4" else -77, dtype)
+
+
+def normal(rng: np.random.Generator, *shape: int) -> np.ndarray:
+    return rng.standard_normal(shape).astype("f4")
+
+
+def bf16(values: np.ndarray) -> np.ndarray:
+    """Round to bf16 by truncating to 16 bits what is exact already after masking."""
+    return (values.astype("f4").view("u4") >> 16).astype("u2")
+
+
+def from_bf16(bits: np.ndarray) -> np.ndarray:
+    return (bits.astype("u4") << 16).view("f4").astype("f8")
+
+
+def embedding(rng: np.random.Generator, t: int, dtype: str) -> Case:
+    vocab, width = 11, 96
+    ids = rng.integers(0, vocab, t).astype("i4")
+    arguments = [t, None, ids, poison(t, width)]
+    if dtype == "i8":
+        table = rng.integers(-127, 128, (vocab, width)).astype("i1")
+        scale = np.abs(normal(rng, vocab))
+        arguments.append(scale)
+        wide = table * scale[:, None].astype("f8")
+    elif dtype == "bf16":
+        table = bf16(normal(rng, vocab, width))
+        wide = from_bf16(table)
+    else:
+        table = wide = normal(rng, vocab, width)
+    arguments[1] = table
+    kernel = elementwise.embedding(vocab, width, dtype, factor=3.0, block=64)
+    return Case(kernel, arguments, {"out": 3.0 * wide.astype("f8")[ids]})
+
+
+def rmsnorm(rng: np.random.Generator, t: int) -> Case:
+    x, w = normal(rng, t, 80), normal(rng, 80)
+    kernel = elementwise.rmsnorm(80, 1e-5)
+    return Case(kernel, [t, x, w, poison(t, 80)], {"out": normed(x, w, 1e-5)})
+
+
+def add_rmsnorm(rng: np.random.Generator, t: int) -> Case:
+    x, y, w = normal(rng, t, 80), normal(rng, t, 80), normal(rng, 80)
+    total = x.astype("f8") + y
+    arguments = [t, x, y, w, poison(t, 80), poison(t, 80)]
+    expected = {"total": total, "out": normed(total, w, 1e-5)}
+    return Case(elementwise.add_rmsnorm(80, 1e-5), arguments, expected)
+
+
+def silu_mul(rng: np.random.Generator, t: int) -> Case:
+    x = normal(rng, t, 2 * 80)
+    expected = {"out": silu(x[:, :80].astype("f8")) * x[:, 80:]}
+    return Case(elementwise.silu_mul(80, block=64), [t, x, poison(t, 80)], expected)
+
+
+def head_norm(rng: np.random.Generator, t: int) -> Case:
+    x, w = normal(rng, t, 3 * 16), normal(rng, 16)
+    expected = normed(x.reshape(t, 3, 16), w, 1e-6).reshape(t, 48)
+    return Case(elementwise.head_norm(3, 16, 1e-6), [t, x, w, poison(t, 48)], {"out": expected})
+
+
+def take_rows(rng: np.random.Generator, t: int) -> Case:
+    x, rows = normal(rng, 7, 40), rng.integers(0, 7, t).astype("i4")
+    return Case(elementwise.take_rows(40, block=32), [7, t, x, rows, poison(t, 40)],
+                {"out": x.astype("f8")[rows]})  # fmt: skip
+
+
+def add(rng: np.random.Generator, t: int) -> Case:
+    x, y = normal(rng, t, 40), normal(rng, t, 40)
+    return Case(elementwise.add(40), [t, x, y, poison(t, 40)], {"out": x.astype("f8") + y})
+
+
+def rope_write(rng: np.random.Generator, t: int, norms: bool, kv: str) -> Case:
+    heads, kv_heads, width, page, pages, longest = 6, 2, 16, 4, 6, 50
+    shape = rope.Heads(heads, kv_heads, width, page)
+    qkv = normal(rng, t, (heads + 2 * kv_heads) * width)
+    angle = rng.uniform(0, 6, (longest, width // 2))
+    cos, sin = np.cos(angle).astype("f4"), np.sin(angle).astype("f4")
+    positions = rng.integers(0, longest, t).astype("i4")
+    slots = rng.permutation(pages * page)[:t].astype("i4")
+    slots[1:2] = -1
+    pool = np.zeros((pages, kv_heads, page, width), "u2" if kv == "bf16" else "f4")
+    weights = [normal(rng, width), normal(rng, width)] if norms else []
+    arguments = [t, pages, qkv, cos, sin, positions, slots, poison(t, heads * width),
+                 pool.copy(), pool.copy(), *weights]  # fmt: skip
+    wide = qkv.astype("f8").reshape(t, heads + 2 * kv_heads, width)
+    q, k_pool, v_pool = rotated_and_written(
+        wide, cos[positions], sin[positions], slots,
+        (heads, kv_heads, page, pages), weights,
+    )  # fmt: skip
+    kernel = rope.qkv_rope_write(shape, longest, kv, 1e-6 if norms else None)
+    expected = {"q": q.reshape(t, heads * width), "k_pool": k_pool, "v_pool": v_pool}
+    return Case(kernel, arguments, expected, 1e-2 if kv == "bf16" else 1e-5)
+
+
+def route(rng: np.random.Generator, t: int, renormalize: bool) -> Case:
+    logits = np.round(normal(rng, t, 12), 1)  # rounded, so that ties occur
+    weights, chosen = routed(logits, 3, renormalize)
+    arguments = [t, logits, poison(t, 3), poison(t, 3, dtype="i4")]
+    kernel = moe.route(12, 3, renormalize)
+    return Case(kernel, arguments, {"weights": weights, "chosen": chosen})
+
+
+def dispatch(rng: np.random.Generator, t: int) -> Case:
+    chosen = rng.integers(0, 5, 2 * t).astype("i4")
+    order, starts = dispatched(chosen, 5)
+    arguments = [2 * t, chosen, poison(2 * t, dtype="i4"), poison(6, dtype="i4")]
+    return Case(moe.dispatch(5, block=16), arguments, {"order": order, "starts": starts})
+
+
+def experts(rng: np.random.Generator, t: int, dtype: str, per_row: int) -> Case:
+    e, n, k, m = 5, 40, 48, t * per_row
+    x = normal(rng, t, k)
+    chosen = rng.integers(0, e, m).astype("i4")
+    order, starts = dispatched(chosen, e)
+    scales = []
+    if dtype == "i8":
+        w = rng.integers(-127, 128, (e, n, k)).astype("i1")
+        scales = [np.abs(normal(rng, e, n)) / 64]
+        wide = w * scales[0][..., None].astype("f8")
+    elif dtype == "bf16":
+        w = bf16(normal(rng, e, n, k))
+        wide = from_bf16(w)
+    else:
+        w = wide = normal(rng, e, n, k)
+    expected = np.einsum("pk,pnk->pn", x.astype("f8")[np.arange(m) // per_row], wide[chosen])
+    kernel = moe.expert_matmul(e, n, k, per_row, dtype, rows=2, block_n=32, block_k=32)
+    arguments = [t, m, x, w, order, starts, poison(m, n), *scales]
+    return Case(kernel, arguments, {"out": expected}, 1e-4)
+
+
+def combine(rng: np.random.Generator, t: int, residual: bool) -> Case:
+    rows, weights, before = normal(rng, 2 * t, 40), normal(rng, t, 2), normal(rng, t, 40)
+    expected = np.einsum("tad,ta->td", rows.reshape(t, 2, 40).astype("f8"), weights)
+    arguments = [t, 2 * t, rows, weights, poison(t, 40)] + ([before] if residual else [])
+    expected = expected + before if residual else expected
+    return Case(moe.combine(40, 2, residual), arguments, {"out": expected})
+
+
+def _vocabulary(rng: np.random.Generator, r: int, vocab: int) -> tuple[np.ndarray, np.ndarray]:
+    allowed = rng.random((r, vocab)) < 0.6
+    allowed[:, 5] = True
+    return (3 * normal(rng, r, vocab)).astype("f4"), allowed
+
+
+def argmax_masked(rng: np.random.Generator, r: int) -> Case:
+    vocab = 333
+    logits, allowed = _vocabulary(rng, r, vocab)
+    logits = np.round(logits, 1).astype("f4")  # rounded, so that ties occur
+    open_logits = np.sort(masked(logits, allowed), axis=1)
+    shifted = logits.astype("f8") - np.log(np.exp(logits.astype("f8")).sum(1, keepdims=True))
+    token = masked(logits, allowed).argmax(1) if r else np.zeros(0, int)
+    arguments = [r, logits, packed(allowed), poison(r, dtype="i4"), poison(r), poison(r)]
+    expected = {
+        "token": token, "logprob": shifted[np.arange(r), token],
+        "margin": open_logits[:, -1] - open_logits[:, -2],
+    }  # fmt: skip
+    return Case(sampling.argmax_masked(vocab, words=4), arguments, expected, 1e-4)
+
+
+def sample(rng: np.random.Generator, r: int) -> Case:
+    vocab = 333
+    logits, allowed = _vocabulary(rng, r, vocab)
+    settings = [
+        rng.choice([0.0, 0.5, 1.0, 1.7], r).astype("f4"),
+        rng.choice([0, 1, 7, 400], r).astype("i4"),
+        rng.choice([1.0, 0.9, 0.3], r).astype("f4"), rng.choice([0.0, 0.02, 0.3], r).astype("f4"),
+        rng.random(r).astype("f4"),
+    ]  # fmt: skip
+    token = np.array(
+        [sampled(logits[i], allowed[i], *(s[i] for s in settings)) for i in range(r)], "i4"
+    ).reshape(r)
+    shifted = logits.astype("f8") - np.log(np.exp(logits.astype("f8")).sum(1, keepdims=True))
+    arguments = [r, logits, packed(allowed), *settings, poison(r, dtype="i4"), poison(r), poison(r)]
+    expected = {"token": token, "logprob": shifted[np.arange(r), token]}
+    return Case(sampling.sample(vocab, words=4), arguments, expected, 1e-4)
+
+
+def token_logprobs(rng: np.random.Generator, r: int) -> Case:
+    logits, target = 3 * normal(rng, r, 200), rng.integers(0, 200, r).astype("i4")
+    shifted = logits.astype("f8") - np.log(np.exp(logits.astype("f8")).sum(1, keepdims=True))
+    arguments = [r, logits.astype("f4"), target, poison(r)]
+    expected = {"logprob": shifted[np.arange(r), target]}
+    return Case(sampling.token_logprobs(200, words=2), arguments, expected, 1e-4)
+
+
+def _with(build: Callable[..., Case], *options: Any) -> Callable[[np.random.Generator, int], Case]:
+    return lambda rng, size: build(rng, size, *options)
+
+
+FAMILIES: dict[str, Callable[[np.random.Generator, int], Case]] = {
+    "embedding_f32": _with(embedding, "f32"), "embedding_bf16": _with(embedding, "bf16"),
+    "embedding_i8": _with(embedding, "i8"), "rmsnorm": rmsnorm, "add_rmsnorm": add_rmsnorm,
+    "silu_mul": silu_mul, "head_norm": head_norm, "take_rows": take_rows, "add": add,
+    "rope": _with(rope_write, False, "f32"), "rope_norm_bf16": _with(rope_write, True, "bf16"),
+    "route": _with(route, True), "route_plain": _with(route, False), "dispatch": dispatch,
+    "experts_f32": _with(experts, "f32", 2), "experts_bf16": _with(experts, "bf16", 1),
+    "experts_i8": _with(experts, "i8", 2), "combine": _with(combine, False),
+    "combine_residual": _with(combine, True), "argmax_masked": argmax_masked, "sample": sample,
+    "token_logprobs": token_logprobs,
+}  # fmt: skip
+
+
+def make(family: str, size: str, seed: int = 0) -> Case:
+    """Return a random case of a family; the same arguments give the same case."""
+    return FAMILIES[family](np.random.default_rng(seed + 1), SIZES[size])
+
+
+def check(case: Case, arguments: list[Any]) -> None:
+    """Compare the outputs among `arguments`, after a run, with what is expected."""
+    for name, expected in case.expected.items():
+        found = arguments[case.position(name)]
+        found = from_bf16(found) if found.dtype == np.uint16 else found
+        np.testing.assert_allclose(
+            found, expected, rtol=case.tolerance, atol=case.tolerance, err_msg=name
+        )
