@@ -1,0 +1,165 @@
+"""Tile kernels to loaded CPU code: one shared object for many kernels, from the cache if it can."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from ..ir.core import Operation
+from ..ir.diagnostics import KernelError, Warning
+from ..ir.printer import print_operation
+from ..ir.schedule import Schedule
+from .cache import KernelCache, default_folder, host_signature, key_of
+from .emit_tvm import VERSION, emit_tvm, identifier, kernel_name
+from .kernel import BuildStatistics, Kernel
+from .threads import ensure_threads
+
+Report = Callable[[Warning], None]
+
+
+class BuildFailed(KernelError):
+    """Generated text that the compiler refused."""
+
+    template = "kernels {names} do not compile: {problem}"
+    hint = "this is a fault of weft; `weft dump --stage source` shows the generated text"
+
+
+class RuntimeMissing(KernelError):
+    """No CPU kernel runtime is installed."""
+
+    template = "libtvm_runtime.so was not found"
+    hint = "install the package apache-tvm"
+
+
+class SameName(KernelError):
+    """Two kernels of one library with one name."""
+
+    template = "two kernels are named {name}"
+
+
+def compile_kernels(
+    kernels: Sequence[tuple[Operation, Schedule]],
+    target: str = "cpu",
+    cache: Path | None = None,
+    report: Report | None = None,
+) -> dict[str, Kernel]:
+    """Compile kernels into one library, or load it from the cache; return them by name.
+
+    `cache` is the folder of compiled kernels (default: the user's). `report` hears warnings.
+    """
+    if target != "cpu":
+        raise BuildFailed(names="", problem=f"this builder makes CPU code, not code for {target}")
+    if not kernels:
+        return {}
+    start = time.perf_counter()
+    names = [identifier(kernel_name(operation)) for operation, _ in kernels]
+    for name in names:
+        if names.count(name) > 1:
+            raise SameName(name=name)
+    tiles = [print_operation(operation) for operation, _ in kernels]
+    schedules = [repr(schedule) for _, schedule in kernels]
+    key = key_of(
+        *tiles, *schedules, host_signature(), str(VERSION), version("apache-tvm"), target
+    )
+    sources = [emit_tvm(operation, schedule) for operation, schedule in kernels]
+    library, cached = _library(key, sources, names, KernelCache(cache or default_folder()), report)
+    module = load_library(library)
+    statistics = BuildStatistics(cached, time.perf_counter() - start, key, len(kernels))
+    return {
+        kernel_name(operation): Kernel(
+            kernel_name(operation), module[name], source, tile, statistics, target,
+            inspector=lambda what, source=source: inspect_source(source, what),
+        )
+        for (operation, _), name, source, tile in zip(kernels, names, sources, tiles, strict=True)
+    }  # fmt: skip
+
+
+def module_text(sources: Sequence[str]) -> str:
+    """Return the TVMScript module that holds some kernels."""
+    body = "\n".join("    " + line for source in sources for line in source.splitlines())
+    return f"@I.ir_module\nclass Weft:\n{body}\n"
+
+
+def load_library(path: Path) -> Any:
+    """Load compiled kernels; needs the runtime library only, not the compiler."""
+    ensure_threads()
+    _runtime()
+    import tvm_ffi
+
+    return tvm_ffi.load_module(str(path))
+
+
+def inspect_source(source: str, what: str) -> str:
+    """Return a kernel's LLVM IR (`llvm`) or `assembly`, by compiling it again."""
+    executable = _compile(module_text([source]), [""])
+    return executable.mod.inspect_source({"llvm": "ll", "assembly": "s"}[what])
+
+
+def _library(
+    key: str, sources: list[str], names: list[str], cache: KernelCache, report: Report | None
+) -> tuple[Path, bool]:
+    """Return the library under a key, and whether it was there already."""
+    found = cache.find(key)
+    if found is not None:
+        return found, True
+    if not cache.writable():
+        message = f"the kernel cache {cache.folder} cannot be written; kernels are not kept"
+        _report(Warning(message, hint="give another folder (WEFT_CACHE)"), report)
+        folder = tempfile.mkdtemp(prefix="weft-kernels-")
+        return _build(sources, names, Path(folder)), False
+    with cache.locked(key):
+        found = cache.find(key)
+        if found is not None:
+            return found, True
+        with tempfile.TemporaryDirectory(prefix="weft-build-") as folder:
+            built = _build(sources, names, Path(folder))
+            return cache.put(key, built, {"kernels": names}), False
+
+
+def _build(sources: list[str], names: list[str], folder: Path) -> Path:
+    path = folder / "kernels.so"
+    _compile(module_text(sources), names).export_library(str(path))
+    return path
+
+
+def _compile(text: str, names: list[str]) -> Any:
+    import tvm
+    from tvm.target import codegen
+
+    from .tvm_macros import macros
+
+    target = tvm.target.Target(
+        {"kind": "llvm", "mcpu": codegen.llvm_get_system_cpu(), "fast-math": True}
+    )
+    try:
+        module = tvm.script.from_source(text, extra_vars=macros())
+        return tvm.compile(module, target=target)
+    except Exception as error:
+        raise BuildFailed(names=", ".join(names), problem=str(error)) from error
+
+
+@cache
+def _runtime() -> ctypes.CDLL:
+    """Make the thread pool's symbols visible to kernels, without importing the compiler."""
+    import tvm_ffi  # noqa: F401  (the runtime library needs it loaded)
+
+    spec = importlib.util.find_spec("tvm")
+    for root in (spec.submodule_search_locations or []) if spec else []:
+        for path in sorted(Path(root).rglob("libtvm_runtime.so")):
+            return ctypes.CDLL(str(path), ctypes.RTLD_GLOBAL)
+    raise RuntimeMissing()
+
+
+def _report(warning: Warning, report: Report | None) -> None:
+    if report is not None:
+        report(warning)
+    else:
+        warnings.warn(str(warning), stacklevel=3)

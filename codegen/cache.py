@@ -1,0 +1,119 @@
+"""The kernel cache on disk: content-addressed shared objects, checked before they are loaded."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import platform
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from ..ir.diagnostics import CapacityError
+
+LOCK_SECONDS = 300
+
+
+class CacheFull(CapacityError):
+    """A disk that has no room for a kernel."""
+
+    template = "no space left for a compiled kernel in {folder}"
+    hint = "free some space, or give another cache folder (WEFT_CACHE)"
+
+
+def default_folder() -> Path:
+    """Return the folder of a user's kernels."""
+    import platformdirs
+
+    return Path(platformdirs.user_cache_dir("weft")) / "kernels"
+
+
+@cache
+def host_signature() -> str:
+    """Return a short name of this CPU's kind: code for one kind may not run on another."""
+    wanted = ("vendor_id", "cpu family", "model", "model name", "flags", "Features")
+    found: dict[str, str] = {"machine": platform.machine()}
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() in wanted:
+                found.setdefault(key.strip(), value.strip())
+    except OSError:
+        found["processor"] = platform.processor()
+    return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def key_of(*parts: str) -> str:
+    """Return the content address of everything that decides what a kernel's binary is."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(len(part).to_bytes(8, "little") + part.encode())
+    return digest.hexdigest()[:40]
+
+
+@dataclass(frozen=True)
+class KernelCache:
+    """A folder of `<key>.so` files, each with a `<key>.json` that says what it must be."""
+
+    folder: Path
+
+    def find(self, key: str) -> Path | None:
+        """Return the library under `key` if it is whole and made for this CPU."""
+        library = self.folder / f"{key}.so"
+        try:
+            record = json.loads((self.folder / f"{key}.json").read_text())
+            content = library.read_bytes()
+        except (OSError, ValueError):
+            return None
+        whole = record.get("sha256") == hashlib.sha256(content).hexdigest()
+        return library if whole and record.get("host") == host_signature() else None
+
+    def put(self, key: str, library: Path, about: dict[str, object]) -> Path:
+        """Move a library into the cache; the record comes last and makes it valid."""
+        content = library.read_bytes()
+        record = {
+            "sha256": hashlib.sha256(content).hexdigest(), "host": host_signature(), **about,
+        }  # fmt: skip
+        target = self.folder / f"{key}.so"
+        self._write(target, content)
+        self._write(self.folder / f"{key}.json", json.dumps(record, indent=1).encode())
+        return target
+
+    @contextmanager
+    def locked(self, key: str) -> Iterator[None]:
+        """Hold the lock of one key, so that two processes do not build the same kernel."""
+        import filelock
+
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(self.folder / f"{key}.lock", timeout=LOCK_SECONDS):
+            yield
+
+    def writable(self) -> bool:
+        """Tell whether files can be made in the folder."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.folder):
+                return True
+        except OSError as error:
+            if error.errno == errno.ENOSPC:
+                raise CacheFull(folder=self.folder) from None
+            return False
+
+    def _write(self, path: Path, content: bytes) -> None:
+        """Write a file so that others see the old one or the whole new one."""
+        handle, name = tempfile.mkstemp(dir=self.folder, prefix=path.name + ".")
+        try:
+            with os.fdopen(handle, "wb") as stream:
+                stream.write(content)
+            os.chmod(name, 0o755 if path.suffix == ".so" else 0o644)
+            os.replace(name, path)
+        except OSError as error:
+            Path(name).unlink(missing_ok=True)
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise CacheFull(folder=self.folder) from None
+            raise
