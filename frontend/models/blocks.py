@@ -113,7 +113,7 @@ class GraphBuilder:
         logits = self.linear(x, router, c.experts, c.width)
         weights, chosen = self._names.value("route_w", tensor("f32", "T", c.experts_per_token)), \
             self._names.value("route_e", tensor("i32", "T", c.experts_per_token))  # fmt: skip
-        order, starts = self._names.value("order", tensor("i32", "TA")), \
+        order, starts = self._names.value("order", tensor("i32", "M")), \
             self._names.value("starts", tensor("i32", c.experts + 1))  # fmt: skip
         self._operations += [
             make("graph.moe_route", logits, results=(weights, chosen), top_k=c.experts_per_token,
@@ -122,10 +122,10 @@ class GraphBuilder:
         ]  # fmt: skip
         w_in = self.weight("w_gate_up", gate_up, c.experts, 2 * c.ffn, c.width)
         w_out = self.weight("w_down", down, c.experts, c.width, c.ffn)
-        both = self.emit("graph.moe_expert", "gate_up", tensor("f32", "TA", 2 * c.ffn), x, w_in,
+        both = self.emit("graph.moe_expert", "gate_up", tensor("f32", "M", 2 * c.ffn), x, w_in,
                          order, starts, per_row=c.experts_per_token)  # fmt: skip
-        hidden = self.emit("graph.silu_mul", "hidden", tensor("f32", "TA", c.ffn), both)
-        rows = self.emit("graph.moe_expert", "rows", tensor("f32", "TA", c.width), hidden, w_out,
+        hidden = self.emit("graph.silu_mul", "hidden", tensor("f32", "M", c.ffn), both)
+        rows = self.emit("graph.moe_expert", "rows", tensor("f32", "M", c.width), hidden, w_out,
                          order, starts, per_row=1)  # fmt: skip
         return self.emit("graph.moe_combine", "mixed", x.type, rows, weights)
 

@@ -54,7 +54,7 @@ def lifetimes(function: Operation, extents: Mapping[str, int]) -> list[Lifetime]
 
 
 def size_of(value: Value, extents: Mapping[str, int]) -> int:
-    """Return the bytes of a tensor under bounds of its symbolic dimensions; raises UnknownExtent."""
+    """Return the bytes of a tensor under bounds of symbolic dimensions; raises UnknownExtent."""
     numbers = []
     for extent in shape_of(value.type):
         if not isinstance(extent, int) and extent.name not in extents:
