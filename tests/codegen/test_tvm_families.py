@@ -1,0 +1,14 @@
+"""Each family of small kernels through the TVM emitter, on empty, single, few and ragged rows."""
+
+from __future__ import annotations
+
+import pytest
+from kernel_cases import FAMILIES, SIZES, check, make
+from tvm_cases import run
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_compiled_for_cpu(family: str) -> None:
+    for size in SIZES:
+        case = make(family, size, seed=2)
+        check(case, run(case.kernel, case.arguments))
