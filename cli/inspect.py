@@ -1,0 +1,138 @@
+"""`weft dump` and `weft opt`: a program at each stage, and passes on IR text."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..ir.diagnostics import WeftError
+from .render import console, emit, remarks
+
+if TYPE_CHECKING:
+    from ..compiler import Compilation
+
+STAGES = ("ast", "program", "plan", "graph", "tile", "source", "binary")
+
+
+class UnknownStage(WeftError):
+    """A stage that compilation does not have."""
+
+    kind = "option error"
+    template = "there is no stage {stage!r}"
+    hint = f"the stages are: {', '.join(STAGES)}"
+
+
+class PassDidNotRun(WeftError):
+    """A pass that this compilation has no record of."""
+
+    kind = "option error"
+    template = "no pass {name!r} ran on the way to {stage}"
+    hint = "these ran: {ran}"
+
+
+@dataclass(frozen=True)
+class DumpOptions:
+    """The options of `weft dump`, as the command line has them."""
+
+    file: Path
+    stage: str
+    after: str | None
+    diff: bool
+    model: str
+    program: str | None
+    kernel: str | None
+    form: str
+    weights: str
+    spans: bool
+
+
+def dump(options: DumpOptions) -> None:
+    """Print one stage, or the module after one pass, or what the pass changed."""
+    from ..compiler import Compilation, Options
+
+    if options.stage not in STAGES:
+        raise UnknownStage(stage=options.stage)
+    compilation = Compilation(
+        options.file,
+        options.model,
+        name=options.program,
+        options=Options.from_env().changed(weights=options.weights),
+    )
+    if options.after is not None:
+        _dump_after(compilation, options)
+        return
+    emit(compilation.stage_text(options.stage, options.kernel, options.form, options.spans))
+
+
+def _dump_after(compilation: Compilation, options: DumpOptions) -> None:
+    from ..ir.printer import print_module
+
+    assert options.after is not None
+    compilation.reach(options.stage)
+    found = [record for record in compilation.records if record.name == options.after]
+    if not found:
+        compilation.reach("tile")
+        found = [record for record in compilation.records if record.name == options.after]
+    if not found:
+        ran = ", ".join(record.name for record in compilation.records)
+        raise PassDidNotRun(name=options.after, stage=options.stage, ran=ran)
+    record = found[0]
+    if options.diff:
+        emit(record.diff() or f"{record.name} changed nothing")
+    else:
+        emit(print_module(record.after, options.spans))
+
+
+def opt(file: Path, passes: str, model: str | None, spans: bool, list_passes: bool) -> None:
+    """Parse IR text, verify it, run the passes, print the result."""
+    from ..ir.parser import parse_module
+    from ..ir.printer import print_module
+    from ..ir.verifier import verify
+    from ..passes.manager import run_passes
+    from ..passes.pipeline import known_passes, named_passes
+
+    if list_passes:
+        for name, step in known_passes().items():
+            summary = (type(step).__doc__ or "").strip().splitlines()[0]
+            console().print(f"{name:24} {' '.join(step.reads):14} {summary}", markup=False)
+        return
+    module = parse_module(_read(file), str(file))
+    verify(module)
+    chosen = named_passes([name.strip() for name in passes.split(",") if name.strip()])
+    held = frozenset(fact for step in chosen for fact in step.requires)
+    context = _context(model)
+    module, records = run_passes(chosen, module, context, held)
+    for remark in context.remarks:
+        place = f"{remark.span}: " if remark.span else ""
+        remarks().print(f"{place}{remark.pass_name}: {remark.message}", markup=False, style="dim")
+    emit(print_module(module, spans))
+
+
+def _context(model: str | None):  # noqa: ANN202
+    from ..frontend.checkpoint import open_checkpoint
+    from ..frontend.constraints import constraint_of
+    from ..passes.manager import Context
+
+    if model is None:
+        return Context(constraint_of=constraint_of)
+    checkpoint = open_checkpoint(model)
+    return Context(
+        tokenizer=checkpoint.tokenizer,
+        chat=checkpoint.chat,
+        constraint_of=constraint_of,
+        model_name=checkpoint.name,
+        context_length=checkpoint.config.context_length,
+    )
+
+
+def _read(file: Path) -> str:
+    from ..frontend.open import NoSuchProgram
+
+    if str(file) == "-":
+        return sys.stdin.read()
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise NoSuchProgram(path=file, problem=str(error)) from None

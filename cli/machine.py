@@ -1,0 +1,33 @@
+"""`weft models` and `weft calibrate`: what is shipped, and what this machine can do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from .render import bytes_text, console, emit, remarks
+
+
+def models(name: str | None) -> None:
+    """List the shipped models, or print one's card."""
+    from ..frontend.checkpoint import open_checkpoint, shipped_models
+
+    if name is not None:
+        folder = open_checkpoint(name).folder
+        card = folder / "MODEL_CARD.md" if folder else None
+        emit(card.read_text() if card and card.exists() else f"{name} has no card")
+        return
+    from rich.table import Table
+
+    table = Table("model", "architecture", "layers", "width", "vocabulary", "context", "weights")
+    for shipped in shipped_models():
+        checkpoint = open_checkpoint(shipped)
+        config = checkpoint.config
+        files = list((checkpoint.folder or Path()).glob("*.safetensors"))
+        size = bytes_text(sum(file.stat().st_size for file in files)) if files else "missing"
+        experts = f", {config.experts_per_token} of {config.experts} experts" * bool(config.experts)
+        table.add_row(
+            shipped, config.architecture + experts, str(config.layers), str(config.width),
+            str(config.vocab_size), str(config.context_length), size,
+        )  # fmt: skip
+    console().print(table)
+    remarks().print("A folder in Hugging Face form works too: weft run FILE --model FOLDER")

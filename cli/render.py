@@ -1,0 +1,61 @@
+"""What the commands print with: one console for results, one for remarks, units for people."""
+
+from __future__ import annotations
+
+import sys
+from functools import cache
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+@cache
+def console() -> Console:
+    """The console of results, on standard output."""
+    from rich.console import Console
+
+    return Console(highlight=False, soft_wrap=True)
+
+
+@cache
+def remarks() -> Console:
+    """The console of progress and summaries, on standard error."""
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def emit(text: str) -> None:
+    """Print plain text (IR, source): never wrapped, never coloured."""
+    sys.stdout.write(text if text.endswith("\n") else text + "\n")
+
+
+def bytes_text(count: float) -> str:
+    """Return a count of bytes for people: 1.5 MiB."""
+    for unit in ("B", "KiB", "MiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} GiB"
+
+
+def seconds_text(seconds: float) -> str:
+    """Return a duration for people: 12.3 us, 4.56 ms, 7.89 s."""
+    for scale, unit in ((1e-6, "us"), (1e-3, "ms")):
+        if seconds < scale * 1000:
+            return f"{seconds / scale:.1f} {unit}"
+    return f"{seconds:.2f} s"
+
+
+def parse_size(text: str) -> int:
+    """Return the bytes of `512MiB`, `2GiB`, `100000`; raises BadOption."""
+    from ..options import BadOption
+
+    units = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
+    number = text.strip().lower().removesuffix("ib").removesuffix("b")
+    unit = number[-1:] if number[-1:] in "kmg" else ""
+    try:
+        return int(float(number.removesuffix(unit)) * units[unit])
+    except ValueError:
+        raise BadOption(problem=f"{text!r} is no size", hint="write 512MiB or 2GiB") from None

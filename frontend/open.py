@@ -1,0 +1,118 @@
+"""Opens a program wherever it is: a .weft file, its text, a Python file, a decorated function."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from ..ir.diagnostics import WeftError, WeftSyntaxError
+from ..ir.source import Source
+from . import ast
+from .embedded import ProgramFunction
+from .parser import parse
+
+Tools = Mapping[str, Callable[..., Any]]
+
+
+class NoSuchProgram(WeftError):
+    """A program file that cannot be read."""
+
+    kind = "file error"
+    template = "{path}: {problem}"
+    hint = "give a .weft file, or a Python file with a function under @weft.program"
+
+
+class NoProgramInFile(WeftSyntaxError):
+    """A Python file in which nothing is decorated as a program."""
+
+    template = "{path} has no function under @weft.program"
+
+
+class BrokenPythonFile(WeftError):
+    """A Python file (of programs or of tools) that fails while it is imported."""
+
+    kind = "file error"
+    template = "importing {path} failed: {problem}"
+
+
+@dataclass(frozen=True)
+class OpenProgram:
+    """A parsed program with its source and the Python functions of its tools."""
+
+    source: Source
+    file: ast.File
+    tools: dict[str, Callable[..., Any]] = field(default_factory=dict)
+
+
+def open_program(program: Any, tools: Tools | None = None, name: str | None = None) -> OpenProgram:
+    """Return the program of a path, a text of several lines, or a ProgramFunction.
+
+    Tools of `x.weft` come from `tools`, then from `x_tools.py` beside it. Raises WeftError.
+    """
+    given = dict(tools or {})
+    if isinstance(program, ProgramFunction):
+        return OpenProgram(program.source, program.file, {**program.tools, **given})
+    if isinstance(program, str) and "\n" in program:
+        source = Source("<program>", program)
+        return OpenProgram(source, parse(source), given)
+    path = Path(program)
+    if path.suffix == ".py":
+        function = _program_of(_import(path), path, name)
+        return OpenProgram(function.source, function.file, {**function.tools, **given})
+    source = Source(str(program), _read(path))
+    return OpenProgram(source, parse(source), {**_tools_beside(path), **given})
+
+
+def tools_of(path: str | Path) -> dict[str, Callable[..., Any]]:
+    """Return the public functions of a Python file, by name."""
+    module = _import(Path(path))
+    return {
+        key: value
+        for key, value in vars(module).items()
+        if callable(value) and not key.startswith("_") and not isinstance(value, type)
+    }
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise NoSuchProgram(path=path, problem="there is no such file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise NoSuchProgram(path=path, problem=str(error)) from None
+
+
+def _tools_beside(path: Path) -> dict[str, Callable[..., Any]]:
+    beside = path.with_name(f"{path.stem}_tools.py")
+    return tools_of(beside) if beside.exists() else {}
+
+
+def _program_of(module: ModuleType, path: Path, name: str | None) -> ProgramFunction:
+    found = [value for value in vars(module).values() if isinstance(value, ProgramFunction)]
+    chosen = [function for function in found if name is None or function.name == name]
+    if not chosen:
+        raise NoProgramInFile(path=path)
+    return chosen[-1]
+
+
+def _import(path: Path) -> ModuleType:
+    """Import a Python file under a name of its own, so that its functions keep their source."""
+    label = f"weft_user_{path.stem}"
+    spec = importlib.util.spec_from_file_location(label, path)
+    if spec is None or spec.loader is None or not path.exists():
+        raise NoSuchProgram(path=path, problem="there is no such Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[label] = module
+    try:
+        spec.loader.exec_module(module)
+    except WeftError:
+        raise
+    except Exception as error:
+        problem = f"{type(error).__name__}: {error}"
+        raise BrokenPythonFile(path=path, problem=problem) from error
+    return module
