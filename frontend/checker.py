@@ -35,7 +35,7 @@ from .type_names import did_you_mean, record_fields, term_of
 
 KEYWORDS = frozenset(
     "system user assistant gen select fork yield for in if elif else while let return and or not "
-    "from as true false none match call inline join with".split()
+    "from as true false none".split()
 )
 
 

@@ -15,8 +15,9 @@ from ..ir.diagnostics import WeftError
 from ..ir.source import Source
 from . import ast
 from .builder import build
+from .mistakes import explain
 from .strings import Origin
-from .syntax_errors import UnevenIndentation, explain
+from .syntax_errors import UnevenIndentation
 
 
 def parse(source: Source) -> ast.File:

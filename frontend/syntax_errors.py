@@ -1,11 +1,6 @@
-"""Named syntax errors: which mistake a text makes is found from examples of each mistake."""
+"""Named syntax errors, one for each kind of mistake; `mistakes` finds which one a text makes."""
 
 from __future__ import annotations
-
-import re
-from functools import cache
-
-from lark import Lark, UnexpectedCharacters, UnexpectedInput
 
 from ..ir.diagnostics import WeftSyntaxError
 from ..ir.source import Source, Span
@@ -81,6 +76,13 @@ class MalformedTool(WeftSyntaxError):
 
     template = "{found} does not fit a tool"
     hint = "tool word_count(text: str) -> int"
+
+
+class MalformedParameter(WeftSyntaxError):
+    """A parameter list that does not read."""
+
+    template = "{found} does not fit the parameters"
+    hint = 'each parameter has a type, and may have a default: (essay: str, style: str = "plain")'
 
 
 class MalformedProgram(WeftSyntaxError):
@@ -192,147 +194,3 @@ class MisplacedStatement(WeftSyntaxError):
 
     template = "{found} cannot stand outside a program"
     hint = "statements belong into a program: program NAME(parameters) -> TYPE:"
-
-
-def _in_program(*statements: str) -> list[str]:
-    return [f"program p():\n    {statement}\n" for statement in statements]
-
-
-EXAMPLES: dict[type[WeftSyntaxError], list[str]] = {
-    MisplacedStatement: ['"text"\n', "let x = 1\n", 'user "hi"\n', "x = 1\n", "return 1\n"],
-    MissingBlock: [
-        "program p():\nreturn 1\n", "record R:\nscore: int\n",
-        *_in_program("if x:\n    return 1", "else_:\n    return 1"),
-    ],
-    UnexpectedIndentation: _in_program('"a"\n        "b"'),
-    MalformedRecord: [
-        "record:\n", "record R\n", "record R(a)\n", "record R:\n    a\n", "record R:\n    a = 1\n",
-        "record R:\n    a: int = 1\n", "record 1:\n", "record R:\n    1\n",
-    ],
-    MalformedTool: [
-        "tool\n", "tool f\n", "tool f(x)\n", "tool f(x: str) ->\n", "tool f(x: str):\n",
-        "tool f(x: str) -> int:\n", "tool f(x: str) int\n", "tool 1\n", "tool f(1\n",
-    ],
-    MalformedProgram: [
-        "program:\n", "program p:\n", "program p(x):\n", "program p()\n", "program p() -> str\n",
-        "program p() str:\n", "program p() ->:\n", "program p(1):\n", "program 1\n",
-        "program p() -> str return\n",
-    ],
-    MalformedType: [
-        "program p(x: 1):\n", "program p(x: ):\n", "program p(x: list[):\n",
-        "program p(x: int(1)):\n", "program p(x: int(1..)):\n", "program p(x: list[str):\n",
-        'program p(x: choice["a" "b"]):\n', "program p(x: int(1..2):\n", "program p(x: json 1):\n",
-        "program p(x: int(1...5)):\n", "record R:\n    a:\n",
-    ],
-    MalformedMessage: _in_program(
-        "user\n", "user hello\n", "user 1\n", 'user "a" "b"\n', "assistant return x\n",
-        'user("hi")\n', 'user = "hi"\n', "user = 1\n",
-    ),
-    MalformedGen: _in_program(
-        "gen\n", "gen 1\n", "gen x y\n", "gen x(\n", "gen x(20)\n", "gen x(a=1\n", "gen x(a=1 b)\n",
-        "gen x = 1\n", "gen x(a)\n", 'gen "x"\n', "gen x -> int\n", "gen x[1]\n",
-    ),
-    MalformedSelect: _in_program(
-        "select\n", "select x\n", "select x in y\n", "select x: y\n", "select 1\n",
-        'select ["a"]\n', "select x(by=1)\n", "select x from\n", 'select x from ["a"](by=1)\n',
-    ),
-    MalformedFork: _in_program(
-        "fork\n", "fork:\n", "fork x\n", "fork x in y:\n        1\n", "fork 3:\n        1\n",
-        "fork x in y as:\n", "fork x in y as 1\n", "fork x as y\n", "fork x, y in z as w:\n",
-        "fork 3 as x\n", "fork x in as y\n",
-    ),
-    MalformedYield: _in_program("yield\n", "yield:\n", "yield in\n", "yield return\n"),
-    MalformedFor: _in_program(
-        "for\n", "for x\n", "for x y\n", "for 1\n", "for x = 1\n", "for x in\n", "for x in:\n",
-        "for x in y\n", "for x, y in z:\n", "for x of y:\n", "for x in y as z:\n",
-    ),
-    MalformedIf: _in_program(
-        "if\n", "if:\n", "if x\n", "if x = 1:\n", "if x then\n", "else:\n", "elif x:\n",
-        'if x:\n        "a"\n    else x:\n', 'if x:\n        "a"\n    else\n',
-        'if x:\n        "a"\n    elif:\n',
-    ),
-    UnboundedWhile: _in_program(
-        "while x:\n", "while x\n", "while x up:\n", "while x up to y:\n", "while x up to:\n",
-        "while x up 5:\n",
-    ),
-    MalformedWhile: _in_program("while\n", "while:\n", "while x up to 5\n", "while x up to 5 6\n"),
-    MalformedLet: _in_program(
-        "let\n", "let x\n", "let 1\n", "let x: int\n", "let x =\n", "let x == 1\n", "x\n", "x 1\n",
-        "x =\n", "x.y = 1\n", "x[0] = 1\n", "x += \n", "x -= 1\n", "let x += 1\n", "x == 1\n",
-    ),
-    MalformedReturn: _in_program("return in\n", "return gen x\n", "return = 1\n", "return:\n"),
-    ChainedComparison: _in_program("return 1 < 2 < 3\n", "return 1 == 2 == 3\n"),
-    MalformedExpression: _in_program(
-        "return (1\n", "return [1\n", "return [1 2]\n", "return f(1\n", "return x.\n",
-        "return x.1\n", "return x[\n", "return x[1\n", "return 1 +\n", "return 1 *\n",
-        "return not\n", "return a and\n", "return a or\n", "return -\n", "return 1 <\n",
-        "return 1 in\n", "return 1 2\n", "return f(a=)\n", "return [,]\n", "return a not b\n",
-        'return "a" "b"\n', "return (1 2)\n", "return ()\n", "return f(,)\n",
-    ),
-}  # fmt: skip
-"""Texts that make each mistake; the first error class whose parser state matches names it."""
-
-_LATER = re.compile(r"(match|call|inline|join|with)\b")
-
-
-def explain(
-    error: UnexpectedInput, text: str, start: str, source: Source, origin: Origin, parser: Lark
-) -> WeftSyntaxError:
-    """Return the named error of what lark could not read."""
-    span = _span(error, text, source, origin)
-    if isinstance(error, UnexpectedCharacters):
-        return _unexpected_character(error, text, span, source)
-    token = error.token  # type: ignore[attr-defined]
-    later = _LATER.fullmatch(str(token))
-    if later:
-        return NotAvailableYet(statement=later.group(), span=span, source=source)
-    kind = MalformedExpression if start == "expression" else _named(error, parser)
-    return kind(found=_found(token.type, str(token)), span=span, source=source)
-
-
-def _named(error: UnexpectedInput, parser: Lark) -> type[WeftSyntaxError]:
-    named = error.match_examples(lambda text: parser.parse(text, start="file"), _examples())
-    return named or UnexpectedText
-
-
-@cache
-def _examples() -> dict[type[WeftSyntaxError], list[str]]:
-    return dict(EXAMPLES)
-
-
-def _span(error: UnexpectedInput, text: str, source: Source, origin: Origin) -> Span:
-    line, column = error.line, error.column
-    token = getattr(error, "token", None)
-    width = len(token) if token and not token.type.startswith(("_", "$")) else 1
-    if token is not None and token.type in {"_NL", "$END", "_DEDENT"} or line < 1:
-        line, column = _end_of_line_before(error, text)
-    shift = origin[1] - 1 if line == 1 else 0
-    place = (line + origin[0] - 1, column + shift)
-    return Span(source.name, *place, place[0], place[1] + width)
-
-
-def _end_of_line_before(error: UnexpectedInput, text: str) -> tuple[int, int]:
-    """Return the place just after the last text before a line's or the text's end."""
-    position = error.pos_in_stream if error.pos_in_stream is not None else len(text)
-    before = text[:position].rstrip()
-    return before.count("\n") + 1, len(before) - (before.rfind("\n") + 1) + 1
-
-
-def _found(kind: str, text: str) -> str:
-    if kind in {"_NL", "$END", "_DEDENT"}:
-        return "the end of the line"
-    if kind == "_INDENT":
-        return "an indented line"
-    return f"`{text}`"
-
-
-def _unexpected_character(
-    error: UnexpectedCharacters, text: str, span: Span, source: Source
-) -> WeftSyntaxError:
-    rest = text[error.pos_in_stream or 0 :]
-    later = _LATER.match(rest)
-    if later:
-        return NotAvailableYet(statement=later.group(), span=span, source=source)
-    if rest[:1] in {'"', "'"}:
-        return UnclosedString(span=span, source=source)
-    return StrangeCharacter(found=repr(rest[:1]), span=span, source=source)

@@ -1,0 +1,259 @@
+"""Finds which named mistake a text makes, by examples of each mistake."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from functools import cache
+
+from lark import Lark, UnexpectedCharacters, UnexpectedInput
+
+from ..ir.diagnostics import WeftSyntaxError
+from ..ir.source import Source, Span
+from .strings import Origin
+from .syntax_errors import (
+    ChainedComparison,
+    MalformedExpression,
+    MalformedFor,
+    MalformedFork,
+    MalformedGen,
+    MalformedIf,
+    MalformedLet,
+    MalformedMessage,
+    MalformedParameter,
+    MalformedProgram,
+    MalformedRecord,
+    MalformedReturn,
+    MalformedSelect,
+    MalformedTool,
+    MalformedType,
+    MalformedWhile,
+    MalformedYield,
+    MisplacedStatement,
+    MissingBlock,
+    NotAvailableYet,
+    StrangeCharacter,
+    UnboundedWhile,
+    UnclosedString,
+    UnexpectedIndentation,
+    UnexpectedText,
+)
+
+
+def _in_program(statements: str) -> list[str]:
+    """Return a program for each of the statements, which `;;` separates."""
+    found = re.split(r"\s*;;\s*", statements.strip())
+    return [f"program p():\n    {statement}\n" for statement in found]
+
+
+EXAMPLES: dict[type[WeftSyntaxError], list[str]] = {
+    MisplacedStatement: [
+        "\"text\"\n", "let x = 1\n", "user \"hi\"\n", "x = 1\n", "return 1\n",
+    ],
+    MissingBlock: [
+        "program p():\nreturn 1\n", "record R:\nscore: int\n",
+        "program p():\n    if x:\n    return 1\n",
+    ],
+    UnexpectedIndentation: [
+        "program p():\n    \"a\"\n        \"b\"\n",
+    ],
+    MalformedRecord: [
+        "record:\n", "record R\n", "record R(a)\n", "record R:\n    a\n", "record R:\n    a = 1\n",
+        "record R:\n    a: int = 1\n", "record 1:\n", "record R:\n    1\n",
+    ],
+    MalformedParameter: [
+        "tool f(x)\n", "program p(x):\n", "program p(1):\n", "program p(x: str y: str):\n",
+        "program p(x: str, 1):\n", "program p(x=1):\n", "program p(x: str = ):\n",
+        "program p(x: str\n", "program p(x: str = 1 2):\n", "program p(,):\n",
+    ],
+    MalformedTool: [
+        "tool\n", "tool f\n", "tool f(x: str) ->\n", "tool f(x: str):\n",
+        "tool f(x: str) -> int:\n", "tool f(x: str) int\n", "tool 1\n",
+    ],
+    MalformedProgram: [
+        "program:\n", "program p:\n", "program p()\n", "program p() -> str\n",
+        "program p() str:\n", "program p() ->:\n", "program 1\n", "program p() -> str return\n",
+    ],
+    MalformedType: [
+        "program p(x: 1):\n", "program p(x: ):\n", "program p(x: list[):\n",
+        "program p(x: int(1)):\n", "program p(x: int(1..)):\n", "program p(x: list[str):\n",
+        "program p(x: choice[\"a\" \"b\"]):\n", "program p(x: int(1..2):\n",
+        "program p(x: json 1):\n", "program p(x: int(1...5)):\n", "record R:\n    a:\n",
+    ],
+    MalformedMessage: [
+        *_in_program("""
+            user ;; user hello ;; user 1 ;; user "a" b ;; user "a" "b" ;; assistant return x ;;
+            user("hi") ;; user = "hi" ;; user = 1
+        """),
+    ],
+    MalformedGen: [
+        *_in_program("""
+            gen ;; gen 1 ;; gen x y ;; gen x( ;; gen x(20) ;; gen x(a=1 ;; gen x(a=1 b) ;;
+            gen x = 1 ;; gen x(a) ;; gen "x" ;; gen x -> int ;; gen x[1]
+        """),
+    ],
+    MalformedSelect: [
+        *_in_program("""
+            select ;; select x ;; select x in y ;; select x: y ;; select 1 ;; select ["a"] ;;
+            select x(by=1) ;; select x from ;; select x from y z ;; select x from ["a"](by=1)
+        """),
+    ],
+    MalformedFork: [
+        "program p():\n    fork x in y:\n        1\n", "program p():\n    fork 3:\n        1\n",
+        *_in_program("""
+            fork ;; fork: ;; fork x ;; fork x in y as: ;; fork x in y as 1 ;; fork x as y ;;
+            fork x, y in z as w: ;; fork 3 as x ;; fork x in as y ;; fork x in y z as w
+        """),
+    ],
+    MalformedYield: [
+        *_in_program("""
+            yield ;; yield: ;; yield in ;; yield return ;; yield x y ;; yield 1 2
+        """),
+    ],
+    MalformedFor: [
+        *_in_program("""
+            for ;; for x ;; for x y ;; for 1 ;; for x = 1 ;; for x in ;; for x in: ;; for x in y ;;
+            for x, y in z: ;; for x of y: ;; for x in y z: ;; for x in y as z:
+        """),
+    ],
+    MalformedIf: [
+        "program p():\n    if x:\n        \"a\"\n    else x:\n",
+        "program p():\n    if x:\n        \"a\"\n    else\n",
+        "program p():\n    if x:\n        \"a\"\n    elif:\n",
+        *_in_program("""
+            if ;; if: ;; if x ;; if x = 1: ;; if x then ;; if x y: ;; else: ;; elif x:
+        """),
+    ],
+    UnboundedWhile: [
+        *_in_program("""
+            while x: ;; while x ;; while x up: ;; while x up to y: ;; while x up to: ;;
+            while x up 5:
+        """),
+    ],
+    MalformedWhile: [
+        *_in_program("""
+            while ;; while: ;; while x up to 5 ;; while x up to 5 6
+        """),
+    ],
+    MalformedLet: [
+        *_in_program("""
+            let ;; let x ;; let 1 ;; let x: int ;; let x = 1 2 ;; let x = y z ;; x = 1 2 ;;
+            x = y z ;; let x = f() g ;; let x = (1) 2 ;; let x = 1 up ;; let x = ;; let x == 1 ;;
+            x ;; x 1 ;; x = ;; x.y = 1 ;; x[0] = 1 ;; x += ;; x -= 1 ;; let x += 1 ;; x == 1
+        """),
+    ],
+    MalformedReturn: [
+        *_in_program("""
+            return in ;; return gen x ;; return = 1 ;; return: ;; return x y ;; return 1 2 ;;
+            return "a" "b"
+        """),
+    ],
+    ChainedComparison: [
+        *_in_program("""
+            return 1 < 2 < 3 ;; return 1 == 2 == 3
+        """),
+    ],
+    MalformedExpression: [
+        *_in_program("""
+            return (1 ;; return [1 ;; return [1 2] ;; return f(1 ;; return x. ;; return x.1 ;;
+            return x[ ;; return x[1 ;; return 1 + ;; return 1 * ;; return not ;; return a and ;;
+            return a or ;; return - ;; return 1 < ;; return 1 in ;; return f(a=) ;; return [,] ;;
+            return a not b ;; return (1 2) ;; return () ;; return f(,)
+        """),
+    ],
+}  # fmt: skip
+"""Texts that make each mistake; where two fail alike, the first names the mistake."""
+
+_LATER = re.compile(r"\b(match|call|inline|join|with) +$")
+"""What stands before the word at which a statement of a later version stops to read."""
+
+
+def explain(
+    error: UnexpectedInput, text: str, start: str, source: Source, origin: Origin, parser: Lark
+) -> WeftSyntaxError:
+    """Return the named error of what lark could not read."""
+    span = _span(error, text, source, origin)
+    if isinstance(error, UnexpectedCharacters):
+        return _unexpected_character(error, text, span, source)
+    token = error.token  # type: ignore[attr-defined]
+    later = _LATER.search(text[: error.pos_in_stream or 0])
+    if later and token.type != "_NL":
+        column = span.column - len(later.group())
+        place = replace(span, column=column, end_column=column + len(later.group(1)))
+        return NotAvailableYet(statement=later.group(1), span=place, source=source)
+    kind = MalformedExpression if start == "expression" else _named(error, parser)
+    return kind(found=_found(token.type, str(token)), span=span, source=source)
+
+
+_DEPTH = 3
+"""How many of the parser's last states tell mistakes apart."""
+
+
+def _named(error: UnexpectedInput, parser: Lark) -> type[WeftSyntaxError]:
+    """Return the class whose example fails most alike: in the same last states, at the same token.
+
+    lark's own `match_examples` compares one state and the depth of the stack; a mistake inside
+    a block would need an example for each depth, and what ends in a number would be one mistake.
+    """
+    failures = _failures(parser)
+    found = (failures.get(key) for key in _keys(error))
+    return next((kind for kind in found if kind is not None), UnexpectedText)
+
+
+def _keys(error: UnexpectedInput) -> list[tuple[object, ...]]:
+    """Return what describes a failure, from the closest description to the loosest."""
+    stack = error.state.state_stack  # type: ignore[attr-defined]
+    token = error.token.type  # type: ignore[attr-defined]
+    keys: list[tuple[object, ...]] = []
+    for depth in range(_DEPTH, 0, -1):
+        keys += [(*stack[-depth:], token), tuple(stack[-depth:])]
+    return keys
+
+
+@cache
+def _failures(parser: Lark) -> dict[tuple[object, ...], type[WeftSyntaxError]]:
+    """Return how each example fails; where two fail alike, the first names the mistake."""
+    failures: dict[tuple[object, ...], type[WeftSyntaxError]] = {}
+    for kind, texts in EXAMPLES.items():
+        for text in texts:
+            try:
+                parser.parse(text, start="file")
+            except UnexpectedInput as error:
+                for key in _keys(error):
+                    failures.setdefault(key, kind)
+    return failures
+
+
+def _span(error: UnexpectedInput, text: str, source: Source, origin: Origin) -> Span:
+    line, column = error.line, error.column
+    token = getattr(error, "token", None)
+    width = len(token) if token and not token.type.startswith(("_", "$")) else 1
+    if token is not None and token.type in {"_NL", "$END", "_DEDENT"} or line < 1:
+        line, column = _end_of_line_before(error, text)
+    shift = origin[1] - 1 if line == 1 else 0
+    place = (line + origin[0] - 1, column + shift)
+    return Span(source.name, *place, place[0], place[1] + width)
+
+
+def _end_of_line_before(error: UnexpectedInput, text: str) -> tuple[int, int]:
+    """Return the place just after the last text before a line's or the text's end."""
+    position = error.pos_in_stream if error.pos_in_stream is not None else len(text)
+    before = text[:position].rstrip()
+    return before.count("\n") + 1, len(before) - (before.rfind("\n") + 1) + 1
+
+
+def _found(kind: str, text: str) -> str:
+    if kind in {"_NL", "$END", "_DEDENT"}:
+        return "the end of the line"
+    if kind == "_INDENT":
+        return "an indented line"
+    return f"`{text}`"
+
+
+def _unexpected_character(
+    error: UnexpectedCharacters, text: str, span: Span, source: Source
+) -> WeftSyntaxError:
+    rest = text[error.pos_in_stream or 0 :]
+    if rest[:1] in {'"', "'"}:
+        return UnclosedString(span=span, source=source)
+    return StrangeCharacter(found=repr(rest[:1]), span=span, source=source)
