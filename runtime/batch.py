@@ -125,6 +125,17 @@ class Batch:
         self.requests.pop()
         self.size = last
 
+    def unconstrain(self, row: int) -> None:
+        """Let a row whose constraint has let go generate freely."""
+        request = self.requests[row]
+        self._count(request, -1)
+        assert request.watch is not None
+        request.watch.matcher = None
+        if request.watch.needless:
+            request.watch = None
+        self._count(request, 1)
+        self.masks[row] = -1
+
     def flush(self, row: int) -> None:
         """Append the row's new tokens to its sequence, and update the sequence's books."""
         request = self.requests[row]

@@ -31,6 +31,11 @@ class BadConstraint(RunError):
 class Matcher(Protocol):
     """The state of one constrained generation."""
 
+    @property
+    def idle(self) -> bool:
+        """Whether everything is allowed from now on, so that nobody need ask again."""
+        ...
+
     def fill(self, masks: np.ndarray, row: int) -> None:
         """Write the bitmask of allowed tokens into `masks[row]` (int32 words)."""
         ...
@@ -54,6 +59,8 @@ class Matcher(Protocol):
 
 class GuidedMatcher:
     """A Matcher over llguidance."""
+
+    idle = False
 
     def __init__(self, inner: LLMatcher, name: str) -> None:
         self._inner = inner
@@ -94,41 +101,47 @@ class ConstraintTable:
         self._tokenizer = tokenizer
         self._vocab_size = vocab_size
         self._ends = ends or tokenizer.end_ids
-        self._compiled: dict[str, GuidedMatcher] = {}
+        self._compiled: dict[tuple[str, str], GuidedMatcher] = {}
 
-    def add(self, name: str, kind: str, source: Any) -> None:
-        """Compile a constraint: a regex's pattern, or a JSON schema (text or dict)."""
+    def add(self, name: str, kind: str, source: Any, heal: str = "") -> None:
+        """Compile a constraint: a regex's pattern, or a JSON schema (text or dict).
+
+        With `heal`, that text stands before it.
+        """
         if self._guide is None:
             self._guide = guide(self._tokenizer, self._vocab_size, self._ends)
-        inner = LLMatcher(self._guide, grammar_of(kind, source, name))
+        inner = LLMatcher(self._guide, grammar_of(kind, source, name, heal))
         if inner.is_error():
             raise BadConstraint(name=name, problem=inner.get_error())
-        self._compiled[name] = GuidedMatcher(inner, name)
+        self._compiled[name, heal] = GuidedMatcher(inner, name)
 
     def add_module(self, plan: Module) -> ConstraintTable:
-        """Compile every `plan.constraint` of a module; return self."""
+        """Compile every `plan.constraint` of a module, also with a space before; return self."""
         for operation in plan.operations:
             if operation.name == "plan.constraint":
                 name = _plain(operation["name"])
-                if name not in self._compiled:
-                    self.add(name, operation["kind"], thaw(operation["source"]))
+                for heal in ("", " "):
+                    self.add(name, operation["kind"], thaw(operation["source"]), heal)
         return self
 
-    def start(self, name: object) -> GuidedMatcher:
-        """Return a fresh matcher of the constraint called `name`."""
-        return self._compiled[_plain(name)].fork()
-
-    def __contains__(self, name: object) -> bool:
-        return _plain(name) in self._compiled
+    def start(self, name: object, heal: str = "") -> GuidedMatcher:
+        """Return a fresh matcher of the constraint called `name`, after the text `heal`."""
+        return self._compiled[_plain(name), heal].fork()
 
 
-def grammar_of(kind: str, source: Any, name: str = "") -> str:
-    """Return llguidance's grammar of a regex or of a JSON schema."""
+def grammar_of(kind: str, source: Any, name: str = "", heal: str = "") -> str:
+    """Return llguidance's grammar of a regex or of a JSON schema, after the text `heal`."""
     if kind == "regex":
-        return LLMatcher.grammar_from_regex(source)
+        return LLMatcher.grammar_from_regex(f"{heal}(?:{source})" if heal else source)
     if kind != "json":
         raise BadConstraint(name=name, problem=f"kind {kind!r} is neither regex nor json")
     text = source if isinstance(source, str) else json.dumps(source)
+    if heal:
+        schema = json.loads(text)
+        schema["x-guidance"] = JSON_OPTIONS
+        return LLMatcher.grammar_from_lark(
+            f"start: {json.dumps(heal)} value\nvalue: %json {json.dumps(schema)}"
+        )
     try:
         return LLMatcher.grammar_from_json_schema(text, overrides=JSON_OPTIONS)  # type: ignore[arg-type]
     except ValueError as error:

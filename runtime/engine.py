@@ -124,6 +124,9 @@ class Engine:
             drawn = self._draw(logits, sampled) if sampled else None
             finished = perf_counter()
             self._score(logits, sampled, chunks)
+            for chunk in chunks:
+                if chunk.joins and not chunk.request.first_token_time:
+                    chunk.request.first_token_time = finished
             self._scheduler.progress(chunks)
             if drawn is not None:
                 self._advance(sampled, *drawn)
@@ -194,13 +197,13 @@ class Engine:
                 batch.leave(row)
                 self._finish(request, finish)
             elif request.watch is not None and request.watch.matcher is not None:
-                self._force_row(request, row)
+                if request.watch.matcher.idle:
+                    batch.unconstrain(row)
+                elif request.watch.matcher.forced():
+                    self._force_row(request, row)
 
     def _force_row(self, request: Request, row: int) -> None:
-        """Take a row out if its constraint forces tokens: they are prefilled, not sampled."""
-        assert request.watch is not None
-        if not request.watch.matcher.forced():  # type: ignore[union-attr]
-            return
+        """Take out a row whose constraint forces tokens: they are prefilled, not sampled."""
         self._batch.leave(row)
         finish = self._force(request)
         if finish is not None:

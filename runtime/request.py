@@ -51,6 +51,7 @@ class Request:
     scores: list[Tensor] = field(default_factory=list)
     token_logprobs: list[float | None] = field(default_factory=list)
     margin: float = float("inf")
+    first_token_time: float = 0.0
     followers: list[tuple[int, Request]] = field(default_factory=list)
     error: WeftError | None = None
 

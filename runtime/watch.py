@@ -27,8 +27,10 @@ class Watch:
         matcher: Matcher | None = None,
         stops: tuple[str, ...] = (),
         listener: Callable[[str], None] | None = None,
+        heal: str = "",
     ) -> None:
         self.matcher = matcher
+        self._skip = self._healed = len(heal.encode())
         self._words = words
         self._scanner = StopScanner(stops) if any(stops) else None
         self._pieces = Pieces() if listener else None
@@ -38,21 +40,27 @@ class Watch:
 
     def accept(self, token: int) -> Finish | None:
         """Take one token; return how the generation ends, if it does."""
-        piece = self._words[token]
+        whole = self._words[token]
+        piece, self._skip = whole[self._skip :], max(0, self._skip - len(whole))
         at = None
         if self._scanner is not None:
-            self._sizes.append(len(piece))
-            self._bytes += piece
+            self._sizes.append(len(whole))
+            self._bytes += whole
             at = self._scanner.feed(piece)
         if self.matcher is not None:
             self.matcher.accept(token)
         if self._pieces is not None:
             self._show(piece, at)
         if at is not None:
-            return self._cut(at)
+            return self._cut(at + self._healed)
         if self.matcher is not None and self.matcher.is_complete():
             return Finish("complete", -1)
         return None
+
+    @property
+    def needless(self) -> bool:
+        """Whether nothing is left to look at."""
+        return self.matcher is None and self._scanner is None and self._pieces is None
 
     def forced(self, limit: int) -> list[int]:
         """Return at most `limit` tokens that the constraint forces now."""
@@ -78,7 +86,7 @@ class Watch:
             self._listener(text)
 
     def _cut(self, at: int) -> Finish:
-        """Keep the whole tokens before byte `at`; what is left of the next is encoded anew."""
+        """Keep the whole tokens before byte `at`; encode anew what is left of the next."""
         keep, end = 0, 0
         while keep < len(self._sizes) and end + self._sizes[keep] <= at:
             end += self._sizes[keep]

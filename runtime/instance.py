@@ -1,0 +1,355 @@
+"""One program instance: a plan's operations on host values and kv handles, as a coroutine."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping
+from typing import Any
+
+from ..ir.core import Operation, Region
+from ..ir.diagnostics import RunError, WeftError
+from ..ir.program import VALUE_NAMES
+from ..ir.values import format_value, parse_value
+from ..ir.vocabulary import Part, encode_parts, split_heal
+from .engine import Engine
+from .events import Choice, Generated, Listener, TextPiece, ValueBound
+from .frame import Frame, Handle
+from .machine import Machine
+from .request import Request, Sampling
+from .sampler import site_key
+from .select import Scorer, choose, probabilities
+from .sequence import Sequence
+from .tasks import Branches
+from .tools import ToolCall
+from .values import evaluate
+
+Outcome = tuple[str, tuple[Any, ...]]
+"""How a region ended: `yield`, `condition` or `return`, and with what."""
+
+Step = Generator[Any, Any, Any]
+
+
+class ProgramFailed(RunError):
+    """A gen, select, fork or loop that its values do not allow."""
+
+    template = "row {row}: {problem}"
+
+
+class Instance:
+    """Runs one row of a plan; `run` is its coroutine."""
+
+    def __init__(
+        self,
+        machine: Machine,
+        engine: Engine,
+        row: int,
+        arguments: Mapping[str, Any],
+        seed: int = 0,
+        listener: Listener | None = None,
+    ) -> None:
+        self.row = row
+        self.meter = machine.meter(row)
+        self.trunk = Frame(row)
+        self.stream: Sequence | None = None
+        self.stream_ids: list[int] = []
+        self._machine = machine
+        self._engine = engine
+        self._arguments = arguments
+        self._seed = seed
+        self._listener = listener
+        self._spawned = 0
+
+    def run(self) -> Step:
+        """Run the plan; returns its value."""
+        region = self._machine.function.regions[0]
+        root = self._own(self._engine.create(self._order()), self.trunk)
+        values = (Handle(root, 0), *self._arguments.values())
+        _, results = yield from self._region(region, values, self.trunk)
+        return results[0] if results else None
+
+    def free(self) -> None:
+        """Give back all sequences that the instance still has."""
+        for sequence in list(self.meter.sequences):
+            self._free_sequence(sequence)
+
+    # Regions and control flow.
+
+    def _region(self, region: Region, values: tuple[Any, ...], frame: Frame) -> Step:
+        frame.bind(region.arguments, values)
+        for operation in region.operations:
+            if operation.name in VALUE_NAMES:
+                yield from self._value(operation, frame)
+                continue
+            kind = operation.name.partition(".")[2]
+            if kind in {"yield", "condition", "return"}:
+                return kind, tuple(frame.get(value) for value in operation.operands)
+            outcome = yield from getattr(self, f"_{kind}")(operation, frame)
+            if outcome is not None:
+                return outcome
+        return "yield", ()
+
+    def _if(self, operation: Operation, frame: Frame) -> Step:
+        condition = frame.get(operation.operands[0])
+        region = operation.regions[0 if condition else 1]
+        kind, results = yield from self._region(region, (), frame)
+        if kind == "return":
+            return kind, results
+        frame.bind(operation.results, results)
+
+    def _for(self, operation: Operation, frame: Frame) -> Step:
+        items, *carried = (frame.get(value) for value in operation.operands)
+        for item in items:
+            values = (item, *carried)
+            kind, results = yield from self._region(operation.regions[0], values, frame)
+            if kind == "return":
+                return kind, results
+            carried = list(results)
+        frame.bind(operation.results, tuple(carried))
+
+    def _while(self, operation: Operation, frame: Frame) -> Step:
+        carried = tuple(frame.get(value) for value in operation.operands)
+        test, body = operation.regions
+        for _ in range(operation["limit"]):
+            _, (goes_on,) = yield from self._region(test, carried, frame)
+            if not goes_on:
+                break
+            kind, results = yield from self._region(body, carried, frame)
+            if kind == "return":
+                return kind, results
+            carried = results
+        frame.bind(operation.results, carried)
+
+    def _fork(self, operation: Operation, frame: Frame) -> Step:
+        over = frame.get(operation.operands[1])
+        elements = list(range(over)) if isinstance(over, int) else over
+        name = operation["name"]
+        occurrence = frame.occurrence(name)
+        parent = self._settle(operation.operands[0], frame)
+        branches = [
+            self._branch(operation, parent, element, frame.branch(name, occurrence, number))
+            for number, element in enumerate(elements)
+        ]
+        results = yield Branches(branches)
+        self._bind(operation, frame, name, results)
+
+    def _branch(self, operation: Operation, parent: Handle, element: Any, frame: Frame) -> Step:
+        order = self._order()
+        child = self._own(self._engine.fork(parent.sequence, parent.length, order), frame)
+        values = (Handle(child, child.length), element)
+        _, results = yield from self._region(operation.regions[0], values, frame)
+        kept = {value.sequence for value in results if isinstance(value, Handle)}
+        for sequence in list(frame.owned):
+            if sequence not in kept:
+                self._free_sequence(sequence)
+        return results[0] if results else None
+
+    # Host values.
+
+    def _value(self, operation: Operation, frame: Frame) -> Step:
+        operands = [frame.get(value) for value in operation.operands]
+        if operation.name == "program.call_tool":
+            result = yield self._tool_call(operation, operands)
+        else:
+            result = evaluate(operation, operands, self.row)
+        frame.bind(operation.results, (result,))
+
+    def _tool_call(self, operation: Operation, operands: list[Any]) -> ToolCall:
+        name = operation["name"].name
+        tool = self._machine.tools[name]
+        return ToolCall(
+            name, tool.function, tuple(operands), tool.returns, tool.timeout, self.row,
+            operation.span,
+        )  # fmt: skip
+
+    # Streams.
+
+    def _tokens(self, operation: Operation, frame: Frame) -> Step:
+        frame.bind(operation.results, (operation["ids"],))
+        return
+        yield
+
+    def _tokenize(self, operation: Operation, frame: Frame) -> Step:
+        parts: list[Part] = []
+        for part in operation["parts"]:
+            if isinstance(part, int | str):
+                parts.append(part)
+            else:
+                parts.append(format_value(frame.get(operation.operands[part["value"]])))
+        frame.bind(operation.results, (tuple(parts),))
+        return
+        yield
+
+    def _extend(self, operation: Operation, frame: Frame) -> Step:
+        handle, *segments = (frame.get(value) for value in operation.operands)
+        pending = handle.pending + tuple(part for segment in segments for part in segment)
+        frame.bind(operation.results, (Handle(handle.sequence, handle.length, pending),))
+        return
+        yield
+
+    def _free(self, operation: Operation, frame: Frame) -> Step:
+        handle = frame.get(operation.operands[0])
+        if handle.length == handle.sequence.length and not handle.sequence.busy:
+            self._free_sequence(handle.sequence)
+        return
+        yield
+
+    def _prefill(self, operation: Operation, frame: Frame) -> Step:
+        handle = self._settle(operation.operands[0], frame)
+        yield from self._call(Request(handle.sequence, "prefill"))
+        frame.bind(operation.results, (handle,))
+
+    def _decode(self, operation: Operation, frame: Frame) -> Step:
+        name, type = operation["name"], operation["type"]
+        occurrence = frame.occurrence(name)
+        handle, heal = self._settle_healed(operation, frame)
+        listener = self._hears(name, frame)
+        watch = self._machine.watch(operation, heal, listener)
+        request = Request(
+            handle.sequence, f"gen {name!r}", self._sampling(operation, frame, occurrence), watch,
+            logprobs=bool(operation.attribute("logprobs")),
+        )  # fmt: skip
+        yield from self._call(request)
+        self.meter.generated(request)
+        kv, value = operation.results
+        frame.values[kv.name] = Handle(handle.sequence, handle.sequence.length)
+        text = self._machine.words.text(request.generated().tolist())
+        text = text.removeprefix(heal)
+        parsed = self._parse(operation, type, text)
+        if request.logprobs and isinstance(parsed, str):
+            parsed = Generated(parsed, request.token_logprobs)
+        self._tell(frame, name, parsed)
+        frame.values[value.name] = parsed
+
+    def _select(self, operation: Operation, frame: Frame) -> Step:
+        name, by = operation["name"], operation.attribute("by") or "token_normalized"
+        frame.occurrence(name)
+        options = frame.get(operation.operands[1])
+        handle, heal = self._settle_healed(operation, frame)
+        encoded = [self._machine.tokenizer.encode(heal + option) for option in options]
+        if not encoded or not all(encoded):
+            problem = f"select {name!r} has {'an empty option' if encoded else 'no options'}"
+            raise ProgramFailed(row=self.row, problem=problem, span=operation.span)
+        sequence, what = handle.sequence, f"select {name!r}"
+        scores = yield from self._score(sequence, sequence.length, encoded, what, frame)
+        base = None
+        if by == "unconditional":
+            base = yield from self._score(sequence, 1, encoded, what, frame)
+        best = choose(by, scores, base)
+        shares = dict(zip(options, probabilities(scores), strict=True))
+        sequence.append(encoded[best])
+        choice = Choice(options[best], shares)
+        kv, value = operation.results
+        frame.bind((kv, value), (Handle(sequence, sequence.length), choice))
+        self._tell(frame, name, choice)
+
+    def _score(
+        self, parent: Sequence, length: int, options: list[list[int]], what: str, frame: Frame
+    ) -> Step:
+        """Score options after the first `length` tokens; what is needed for it is freed again."""
+
+        def fork(sequence: Sequence) -> Sequence:
+            child = self._engine.fork(sequence, sequence.length, self._order())
+            self.meter.begin(child, scoring=False)
+            return self._own(child, frame)
+
+        sequence = parent
+        if length < parent.length:
+            sequence = self._own(self._engine.fork(parent, length, self._order()), frame)
+        self.meter.begin(sequence, scoring=True)
+        scores = yield from Scorer(options, fork, self._free_sequence, what).run(sequence)
+        if sequence is not parent:
+            self._free_sequence(sequence)
+        return scores
+
+    # Helpers.
+
+    def _settle(self, value: Any, frame: Frame) -> Handle:
+        """Encode a handle's pending parts into its sequence, and let the value stand for that."""
+        handle = frame.get(value)
+        sequence = handle.sequence
+        if handle.length < sequence.length or sequence.busy:
+            order = self._order()
+            sequence = self._own(self._engine.fork(sequence, handle.length, order), frame)
+        if handle.pending:
+            sequence.append(encode_parts(self._machine.tokenizer, handle.pending))
+        settled = Handle(sequence, sequence.length)
+        frame.values[value.name] = settled
+        if not frame.path:
+            self.stream = sequence
+        return settled
+
+    def _settle_healed(self, operation: Operation, frame: Frame) -> tuple[Handle, str]:
+        """Settle a generation's kv; the space at its end goes to the generation."""
+        value = operation.operands[0]
+        handle, heal = frame.get(value), operation.attribute("heal") or ""
+        if not heal:
+            pending, heal = split_heal(handle.pending)
+            frame.values[value.name] = Handle(handle.sequence, handle.length, pending)
+        settled = self._settle(value, frame)
+        if not settled.length:
+            problem = f"{operation['name']!r} has an empty prompt, and the model no begin token"
+            raise ProgramFailed(row=self.row, problem=problem, span=operation.span)
+        return settled, heal
+
+    def _call(self, request: Request) -> Step:
+        self.meter.begin(request.sequence, scoring=request.first_logits < request.sequence.length)
+        return (yield request)
+
+    def _sampling(self, operation: Operation, frame: Frame, occurrence: int) -> Sampling:
+        seed = operation.attribute("seed")
+        seed = self._seed if seed is None else seed
+        return Sampling(
+            max_tokens=operation["max_tokens"],
+            temperature=float(operation.attribute("temperature") or 0.0),
+            top_k=int(operation.attribute("top_k") or 0),
+            top_p=float(_default(operation.attribute("top_p"), 1.0)),
+            min_p=float(operation.attribute("min_p") or 0.0),
+            ends=tuple(operation.attribute("ends") or ()),
+            key=site_key(seed, (self.row, *frame.path), operation["name"], occurrence),
+        )
+
+    def _parse(self, operation: Operation, type: Any, text: str) -> Any:
+        try:
+            return parse_value(type, self._machine.records, text)
+        except WeftError as error:
+            problem = f"gen {operation['name']!r}: {error.message}"
+            raise ProgramFailed(
+                row=self.row, problem=problem, hint=error.hint_text, span=operation.span
+            ) from None
+
+    def _bind(self, operation: Operation, frame: Frame, name: str, value: Any) -> None:
+        frame.bind(operation.results, (value,))
+        self._tell(frame, name, value)
+
+    def _tell(self, frame: Frame, name: str, value: Any) -> None:
+        frame.bound[name] = value
+        if self._listener is not None:
+            self._listener(ValueBound(name, value, frame.path))
+
+    def _hears(self, name: str, frame: Frame) -> Any:
+        listener = self._listener
+        if listener is None:
+            return None
+        return lambda text: listener(TextPiece(name, text, frame.path))
+
+    def _own(self, sequence: Sequence, frame: Frame) -> Sequence:
+        frame.owned[sequence] = None
+        self.meter.sequences[sequence] = frame
+        return sequence
+
+    def _free_sequence(self, sequence: Sequence) -> None:
+        frame = self.meter.sequences.pop(sequence, None)
+        if frame is not None:
+            frame.owned.pop(sequence, None)
+        if sequence is self.stream:
+            self.stream_ids = sequence.ids()
+        self.meter.forget(sequence)
+        self._engine.free(sequence)
+
+    def _order(self) -> tuple[int, int]:
+        self._spawned += 1
+        return self.row, self._spawned
+
+
+def _default(value: Any, default: Any) -> Any:
+    return default if value is None else value
+

@@ -1,0 +1,99 @@
+"""What all instances of a plan share: the function, its tools, its compiled constraints."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ..ir.core import Module, Operation, Symbol, Term, walk
+from ..ir.values import records_of
+from ..ir.vocabulary import Tokenizer
+from .constraint import ConstraintTable, Matcher
+from .heal import HealTable
+from .meter import Meter, PromptLog
+from .stops import TokenBytes
+from .tools import DEFAULT_TIMEOUT, UnboundTool
+from .watch import Watch
+
+
+@dataclass(frozen=True)
+class BoundTool:
+    """A declared tool with its Python function."""
+
+    function: Callable[..., Any]
+    returns: Term
+    timeout: float
+
+
+class Machine:
+    """A plan made ready to run: everything that takes time is done here, before any row."""
+
+    def __init__(
+        self,
+        plan: Module,
+        name: str,
+        tokenizer: Tokenizer,
+        vocab_size: int,
+        functions: Mapping[str, Callable[..., Any]],
+    ) -> None:
+        self.function = plan.symbol(name)
+        self.tokenizer = tokenizer
+        self.words = TokenBytes(tokenizer)
+        self.records = records_of(plan)
+        self.tools = _bind_tools(plan, functions, self.function)
+        self.constraints = ConstraintTable(tokenizer, vocab_size).add_module(plan)
+        self.heals = HealTable(tokenizer, vocab_size)
+        self.prompts = PromptLog()
+        self._regexes = {
+            operation["name"]
+            for operation in plan.operations
+            if operation.name == "plan.constraint" and operation["kind"] == "regex"
+        }
+
+    def watch(
+        self, decode: Operation, heal: str, listener: Callable[[str], None] | None
+    ) -> Watch | None:
+        """Return what watches a `plan.decode`, or None where nothing need be watched."""
+        stop = decode.attribute("stop") or ()
+        stops = (stop,) if isinstance(stop, str) else tuple(stop)
+        matcher = self._matcher(decode, heal)
+        if matcher is None and not stops and listener is None:
+            return None
+        return Watch(self.words, matcher, stops, listener, heal)
+
+    def meter(self, row: int) -> Meter:
+        """Return a row's counters."""
+        return Meter(row, self.prompts)
+
+    def _matcher(self, decode: Operation, heal: str) -> Matcher | None:
+        constraint: Symbol | None = decode.attribute("constraint")
+        if constraint is None:
+            return self.heals.start(heal) if heal else None
+        included = decode.attribute("heal") is not None and constraint in self._regexes
+        return self.constraints.start(constraint, "" if included else heal)
+
+
+def _bind_tools(
+    plan: Module, functions: Mapping[str, Callable[..., Any]], function: Operation
+) -> dict[str, BoundTool]:
+    """Bind the tools that `function` calls; raises UnboundTool."""
+    used = {
+        operation["name"].name: operation.span
+        for operation in walk((function,))
+        if operation.name == "program.call_tool"
+    }
+    declared = {
+        operation["name"].name: operation
+        for operation in plan.operations
+        if operation.name == "program.tool"
+    }
+    bound = {}
+    for name, span in used.items():
+        if name not in functions:
+            raise UnboundTool(tool=name, span=span)
+        tool = declared[name]
+        timeout = tool.attribute("timeout")
+        seconds = DEFAULT_TIMEOUT if timeout is None else float(timeout)
+        bound[name] = BoundTool(functions[name], tool["returns"], seconds)
+    return bound

@@ -1,0 +1,138 @@
+"""select: options as a token trie, scored by the model, and the rules that choose among them.
+
+Each stretch of tokens that options share is computed once. `probs` are exact for the options'
+canonical tokens: the softmax of their total log-probabilities.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Generator, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from .request import Request
+from .sequence import Sequence as Tokens
+from .tasks import Branches
+
+Scores = list[list[float]]
+"""The log-probability of each token of each option."""
+
+
+class Trie:
+    """A node of the options' trie: what may come next, and which options end here."""
+
+    def __init__(self) -> None:
+        self.children: dict[int, Trie] = {}
+        self.ends: list[int] = []
+
+    @staticmethod
+    def of(options: Sequence[Sequence[int]]) -> Trie:
+        """Return the root of a trie of token lists."""
+        root = Trie()
+        for number, ids in enumerate(options):
+            node = root
+            for id in ids:
+                node = node.children.setdefault(id, Trie())
+            node.ends.append(number)
+        return root
+
+
+class Scorer:
+    """Scores a trie's options on forks of a sequence.
+
+    `fork(sequence)` returns a fork, `free` gives one back, `name` is for messages.
+    """
+
+    def __init__(
+        self,
+        options: Sequence[Sequence[int]],
+        fork: Callable[[Tokens], Tokens],
+        free: Callable[[Tokens], None],
+        name: str,
+    ) -> None:
+        self._options = options
+        self._fork = fork
+        self._free = free
+        self._name = name
+        self._scores: Scores = [[] for _ in options]
+
+    def run(self, sequence: Tokens) -> Generator[Any, Any, Scores]:
+        """Score all options after `sequence`, whose last token's logits are computed, too."""
+        done = yield Request(sequence, self._name, score_from=sequence.length - 1)
+        yield from self._node(sequence, Trie.of(self._options), done.scores[-1], [])
+        return self._scores
+
+    def _node(
+        self, sequence: Tokens, node: Trie, after: Tensor, so_far: list[float]
+    ) -> Generator[Any, Any, None]:
+        for option in node.ends:
+            self._scores[option] = so_far
+        branches = []
+        for token, child in node.children.items():
+            scored = [*so_far, float(after[token])]
+            if child.children:
+                branches.append(self._branch(sequence, token, child, scored))
+            for option in child.ends:
+                self._scores[option] = scored
+        if branches:
+            yield Branches(branches)
+
+    def _branch(
+        self, parent: Tokens, token: int, node: Trie, scored: list[float]
+    ) -> Generator[Any, Any, None]:
+        """Feed a token and all that follow it without a choice; go on where options part."""
+        stretch, nodes = [token], [node]
+        while len(nodes[-1].children) == 1:
+            ((token, node),) = nodes[-1].children.items()
+            if not node.children:
+                break
+            stretch.append(token)
+            nodes.append(node)
+        sequence = self._fork(parent)
+        start = sequence.length
+        sequence.append(stretch)
+        done = yield Request(sequence, self._name, score_from=start)
+        for position, node in enumerate(nodes):
+            if position:
+                scored = [*scored, float(done.scores[position - 1][stretch[position]])]
+            for option in node.ends:
+                self._scores[option] = scored
+        yield from self._node(sequence, nodes[-1], done.scores[-1], scored)
+        self._free(sequence)
+
+
+def choose(by: str, scores: Scores, unconditional: Scores | None = None) -> int:
+    """Return the number of the option that a rule prefers; the first of equals.
+
+    `token_normalized`: the largest mean log-probability. `greedy`: token by token, the likeliest;
+    an option that has ended goes on with its mean. `unconditional`: the largest mean gain over
+    the log-probability without the prompt.
+    """
+    if by == "greedy":
+        longest = max(len(score) for score in scores)
+        keys: list[Any] = [
+            tuple(score + [_mean(score)] * (longest - len(score))) for score in scores
+        ]
+    elif by == "unconditional":
+        assert unconditional is not None
+        keys = [
+            _mean([a - b for a, b in zip(score, base, strict=True)])
+            for score, base in zip(scores, unconditional, strict=True)
+        ]
+    else:
+        keys = [_mean(score) for score in scores]
+    return max(range(len(keys)), key=lambda number: keys[number])
+
+
+def probabilities(scores: Scores) -> list[float]:
+    """Return each option's share of the options' total probability."""
+    totals = [sum(score) for score in scores]
+    top = max(totals)
+    weights = [math.exp(total - top) for total in totals]
+    return [weight / sum(weights) for weight in weights]
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values)

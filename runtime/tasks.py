@@ -1,0 +1,147 @@
+"""Cooperative tasks: coroutines of program instances that wait for the model, tools, or branches.
+
+A task is a generator. It yields a `Request`, a `ToolCall` or a `Branches`, and is resumed with
+the finished request, the tool's value, or the list of what the branches returned.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, field
+from typing import Any
+
+from .engine import Engine
+from .request import Request
+from .tools import ToolCall, ToolPool
+
+Coroutine = Generator[Any, Any, Any]
+
+
+@dataclass(frozen=True)
+class Branches:
+    """Coroutines to run side by side."""
+
+    coroutines: list[Coroutine]
+
+
+@dataclass(eq=False)
+class _Join:
+    """A parent that waits for its branches."""
+
+    parent: _Task
+    results: list[Any]
+    missing: int
+
+
+@dataclass(eq=False)
+class _Task:
+    coroutine: Coroutine
+    root: Root
+    join: _Join | None = None
+    position: int = 0
+    waits_for: Request | ToolCall | None = None
+
+
+@dataclass(eq=False)
+class Root:
+    """A program instance as a whole: all its tasks, and who hears how it ended."""
+
+    on_done: Callable[[Any, BaseException | None], None]
+    tasks: set[_Task] = field(default_factory=set)
+
+
+class TaskLoop:
+    """Runs tasks over one engine and one pool of tools."""
+
+    def __init__(self, engine: Engine, tools: ToolPool) -> None:
+        self.engine = engine
+        self._tools = tools
+        self._ready: deque[tuple[_Task, Any, BaseException | None]] = deque()
+        self._waiting: dict[Request | ToolCall, _Task] = {}
+
+    def start(
+        self, coroutine: Coroutine, on_done: Callable[[Any, BaseException | None], None]
+    ) -> Root:
+        """Add an instance; `on_done(result, error)` is called when it has ended."""
+        root = Root(on_done)
+        self._spawn(_Task(coroutine, root))
+        return root
+
+    def __bool__(self) -> bool:
+        return bool(self._ready or self._waiting)
+
+    def step(self) -> None:
+        """Run what is ready, then one step of the model, or wait for a tool."""
+        while self._ready:
+            self._resume(*self._ready.popleft())
+        if self.engine:
+            for request in self.engine.step():
+                self._wake(request, request, request.error)
+        if self._tools:
+            idle = not self._ready and not self.engine
+            for call, value, error in self._tools.poll(wait=idle):
+                self._wake(call, value, error)
+
+    def cancel(self, root: Root) -> None:
+        """Stop all tasks of an instance; whatever they wait for is forgotten."""
+        for task in list(root.tasks):
+            waits_for, task.waits_for = task.waits_for, None
+            if waits_for is not None:
+                del self._waiting[waits_for]
+                if isinstance(waits_for, ToolCall):
+                    self._tools.cancel(waits_for)
+                else:
+                    self.engine.cancel(waits_for)
+        self._ready = deque(entry for entry in self._ready if entry[0].root is not root)
+        for task in list(root.tasks):
+            task.coroutine.close()
+        root.tasks.clear()
+
+    def _spawn(self, task: _Task) -> None:
+        task.root.tasks.add(task)
+        self._ready.append((task, None, None))
+
+    def _wake(self, what: Request | ToolCall, value: Any, error: BaseException | None) -> None:
+        task = self._waiting.pop(what, None)
+        if task is not None:
+            task.waits_for = None
+            self._ready.append((task, value, error))
+
+    def _resume(self, task: _Task, value: Any, error: BaseException | None) -> None:
+        try:
+            coroutine = task.coroutine
+            wish = coroutine.throw(error) if error is not None else coroutine.send(value)
+            self._wait(task, wish)
+        except StopIteration as stop:
+            self._finish(task, stop.value)
+        except Exception as failure:
+            self.cancel(task.root)
+            task.root.on_done(None, failure)
+
+    def _wait(self, task: _Task, wish: Any) -> None:
+        if isinstance(wish, Branches):
+            if not wish.coroutines:
+                self._ready.append((task, [], None))
+                return
+            join = _Join(task, [None] * len(wish.coroutines), len(wish.coroutines))
+            for position, coroutine in enumerate(wish.coroutines):
+                self._spawn(_Task(coroutine, task.root, join, position))
+            return
+        if isinstance(wish, ToolCall):
+            self._tools.submit(wish)
+        else:
+            self.engine.submit(wish)
+        task.waits_for = wish
+        self._waiting[wish] = task
+
+    def _finish(self, task: _Task, value: Any) -> None:
+        task.root.tasks.discard(task)
+        join = task.join
+        if join is None:
+            task.root.on_done(value, None)
+            return
+        join.results[task.position] = value
+        join.missing -= 1
+        if not join.missing:
+            self._ready.append((join.parent, join.results, None))

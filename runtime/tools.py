@@ -1,0 +1,127 @@
+"""Tool calls: Python functions in threads, with a timeout, and checked results."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from time import monotonic
+from typing import Any
+
+from ..ir.core import Operation, Term
+from ..ir.diagnostics import RunError
+from ..ir.source import Span
+from .coerce import Mismatch, coerce
+
+DEFAULT_TIMEOUT = 30.0
+
+
+class ToolFailed(RunError):
+    """A tool that raised, hung, or gave a value of another type."""
+
+    template = "row {row}: tool {tool} {problem}"
+
+
+class UnboundTool(RunError):
+    """A declared tool without a Python function."""
+
+    template = "the tool {tool} has no Python function"
+    hint = "give it when compiling: tools={{{tool!r}: function}}"
+
+
+@dataclass(eq=False)
+class ToolCall:
+    """One call on its way."""
+
+    tool: str
+    function: Callable[..., Any]
+    arguments: tuple[Any, ...]
+    returns: Term
+    timeout: float
+    row: int
+    span: Span | None
+    deadline: float = field(default=0.0, init=False)
+    closed: bool = field(default=False, init=False)
+
+
+Completion = tuple[ToolCall, Any, BaseException | None]
+
+
+class ToolPool:
+    """Runs tool calls in daemon threads, so that one that hangs holds up nothing else."""
+
+    def __init__(self, records: Mapping[str, Operation], limit: int = 32) -> None:
+        self._records = records
+        self._limit = limit
+        self._queued: deque[ToolCall] = deque()
+        self._running: set[ToolCall] = set()
+        self._done: queue.SimpleQueue[Completion] = queue.SimpleQueue()
+
+    def __bool__(self) -> bool:
+        return bool(self._running or self._queued)
+
+    def submit(self, call: ToolCall) -> None:
+        """Start a call, or queue it when too many run."""
+        self._queued.append(call)
+        self._start()
+
+    def cancel(self, call: ToolCall) -> None:
+        """Forget a call; its thread may go on, but nobody listens."""
+        call.closed = True
+        self._running.discard(call)
+        if call in self._queued:
+            self._queued.remove(call)
+        self._start()
+
+    def poll(self, wait: bool) -> list[Completion]:
+        """Return finished calls with their checked value, or with an error; may wait for one."""
+        finished = self._drain(wait)
+        now = monotonic()
+        for call in [call for call in self._running if call.deadline <= now]:
+            self.cancel(call)
+            finished.append((call, None, _failed(call, f"did not answer in {call.timeout:g} s")))
+        self._start()
+        return finished
+
+    def _drain(self, wait: bool) -> list[Completion]:
+        finished: list[Completion] = []
+        while True:
+            try:
+                if wait and not finished and self._running:
+                    pause = min(call.deadline for call in self._running) - monotonic()
+                    call, value, error = self._done.get(timeout=max(0.0, pause))
+                else:
+                    call, value, error = self._done.get_nowait()
+            except queue.Empty:
+                return finished
+            if not call.closed:
+                self._running.discard(call)
+                finished.append(self._checked(call, value, error))
+
+    def _checked(self, call: ToolCall, value: Any, error: BaseException | None) -> Completion:
+        if error is not None:
+            problem = f"raised {type(error).__name__}: {error}"
+            return call, None, _failed(call, problem)
+        try:
+            return call, coerce(call.returns, self._records, value), None
+        except Mismatch as mismatch:
+            return call, None, _failed(call, f"returned a wrong value: {mismatch}")
+
+    def _start(self) -> None:
+        while self._queued and len(self._running) < self._limit:
+            call = self._queued.popleft()
+            call.deadline = monotonic() + call.timeout
+            self._running.add(call)
+            threading.Thread(target=self._run, args=(call,), daemon=True).start()
+
+    def _run(self, call: ToolCall) -> None:
+        try:
+            self._done.put((call, call.function(*call.arguments), None))
+        except BaseException as error:
+            self._done.put((call, None, error))
+
+
+def _failed(call: ToolCall, problem: str) -> ToolFailed:
+    return ToolFailed(row=call.row, tool=call.tool, problem=problem, span=call.span)
