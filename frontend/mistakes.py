@@ -71,7 +71,9 @@ EXAMPLES: dict[type[WeftSyntaxError], list[str]] = {
         "tool f(x: str) -> int:\n", "tool f(x: str) int\n", "tool 1\n",
     ],
     MalformedProgram: [
-        "program:\n", "program p:\n", "program p()\n", "program p() -> str\n",
+        "program:\n", "program p:\n", "program p()\n", "program p(x: str)\n",
+        "program p(x: list[str]) -> list[str]\n", "program p(x: str) -> int(1..2)\n",
+        "program p(x: str) -> str x\n", "program p(x: str) str:\n", "program p() -> str\n",
         "program p() str:\n", "program p() ->:\n", "program 1\n", "program p() -> str return\n",
     ],
     MalformedType: [
@@ -227,8 +229,10 @@ def _failures(parser: Lark) -> dict[tuple[object, ...], type[WeftSyntaxError]]:
 def _span(error: UnexpectedInput, text: str, source: Source, origin: Origin) -> Span:
     line, column = error.line, error.column
     token = getattr(error, "token", None)
-    width = len(token) if token and not token.type.startswith(("_", "$")) else 1
-    if token is not None and token.type in {"_NL", "$END", "_DEDENT"} or line < 1:
+    width = len(token) if token and "\n" not in token else 1
+    if token is not None and token.type == "_INDENT":
+        line, column, width = token.end_line or 1, 1, max(1, len(token))
+    elif token is not None and token.type in {"_NL", "$END", "_DEDENT"} or line < 1:
         line, column = _end_of_line_before(error, text)
     shift = origin[1] - 1 if line == 1 else 0
     place = (line + origin[0] - 1, column + shift)

@@ -117,7 +117,7 @@ class MalformedSelect(WeftSyntaxError):
     """A select that does not read."""
 
     template = "{found} does not fit a select"
-    hint = 'select NAME from ["A", "B"]'
+    hint = 'select NAME from ["A", "B"], or select NAME(by="greedy") from LIST'
 
 
 class MalformedFork(WeftSyntaxError):

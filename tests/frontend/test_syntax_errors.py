@@ -1,0 +1,109 @@
+"""Syntax errors: each has its own name, a caret at the place, and a hint that helps."""
+
+import pickle
+
+import pytest
+from weft.frontend.mistakes import EXAMPLES
+from weft.frontend.parser import parse_text
+from weft.frontend.syntax_errors import NotAvailableYet
+from weft.ir.diagnostics import WeftSyntaxError
+
+MISTAKES = {
+    "record": "record Review\n    score: int\n",
+    "record field": "record Review:\n    score = int\n",
+    "tool": "tool count(text: str) -> int:\n",
+    "parameter": "program p(essay):\n    return\n",
+    "program": "program p(essay: str)\n    return\n",
+    "type": "program p(n: int(1)):\n    return\n",
+    "outside": 'user "hello"\n',
+    "message": "program p():\n    user hello\n",
+    "gen": "program p():\n    assistant gen 5\n",
+    "gen options": "program p():\n    gen x(20)\n",
+    "select": 'program p():\n    select x in ["A", "B"]\n',
+    "select options": 'program p():\n    select x from ["A"](by="greedy")\n',
+    "fork": "program p():\n    fork side in sides:\n        yield side\n",
+    "yield": "program p():\n    fork 2 as x:\n        yield\n",
+    "for": "program p():\n    for x of xs:\n        return\n",
+    "if": "program p():\n    if x = 1:\n        return\n",
+    "else": "program p():\n    if x:\n        return\n    else x:\n        return\n",
+    "while": "program p():\n    while x == 1:\n        return\n",
+    "let": "program p():\n    let x\n",
+    "assignment": "program p():\n    x.y = 1\n",
+    "return": "program p():\n    return 1 2\n",
+    "expression": "program p():\n    let x = 1 +\n",
+    "list": "program p():\n    let x = [1 2]\n",
+    "comparison": "program p():\n    return 1 < x < 3\n",
+    "interpolation": 'program p():\n    user "a {b c} d"\n',
+    "open brace": 'program p():\n    user "a {b"\n',
+    "empty braces": 'program p():\n    user "a {}"\n',
+    "escape": 'program p():\n    user "a \\q"\n',
+    "open string": 'program p():\n    user "a\n',
+    "character": "program p():\n    let x = 1 ? 2\n",
+    "choice": 'program p():\n    gen x: choice["a{b}"]\n',
+    "indentation": 'program p():\n    "a"\n  "b"\n',
+    "extra indentation": 'program p():\n    "a"\n      "b"\n',
+    "missing block": "program p():\nreturn\n",
+}
+LATER = {
+    "match": "program p():\n    match x:\n        1\n",
+    "call": "program p():\n    let x = call other(1)\n",
+    "inline": "program p():\n    let x = inline other(1)\n",
+    "join": "program p():\n    join best\n",
+    "with": 'program p():\n    with adapter "a":\n        return\n',
+}
+
+
+def failure(text: str) -> WeftSyntaxError:
+    with pytest.raises(WeftSyntaxError) as caught:
+        parse_text(text, "program.weft")
+    return caught.value
+
+
+def test_rendered_errors(golden):
+    shown = []
+    for name, text in MISTAKES.items():
+        error = failure(text)
+        shown.append(f"== {name}: {type(error).__name__}\n{error.render()}\n")
+    golden("errors/syntax.txt", "\n".join(shown))
+
+
+@pytest.mark.parametrize("kind", EXAMPLES, ids=lambda kind: kind.__name__)
+def test_each_example_gets_its_name(kind):
+    for text in EXAMPLES[kind]:
+        assert type(failure(text)) is kind, text
+
+
+@pytest.mark.parametrize("kind", ["MalformedGen", "MalformedFork", "UnboundedWhile"])
+def test_names_do_not_depend_on_the_depth(kind):
+    text = {
+        "MalformedGen": "gen x(20)",
+        "MalformedFork": "fork x in xs:\n                    yield x",
+        "UnboundedWhile": "while true:\n                    return",
+    }[kind]
+    head = "program p():\n    if true:\n        assistant:\n            for x in y:\n"
+    assert type(failure(f"{head}                {text}\n")).__name__ == kind
+
+
+@pytest.mark.parametrize("statement", LATER)
+def test_statements_of_later_versions_say_so(statement):
+    error = failure(LATER[statement])
+    assert isinstance(error, NotAvailableYet)
+    assert error.fields["statement"] == statement
+
+
+def test_words_of_later_statements_are_still_names():
+    parse_text('program p(match: str, call: str):\n    let with_x = ", ".join([match, call])\n')
+
+
+def test_errors_survive_pickling():
+    error = failure("program p():\n    let x\n")
+    again = pickle.loads(pickle.dumps(error))
+    assert type(again) is type(error) and again.render() == error.render()
+
+
+@pytest.mark.parametrize("text", MISTAKES.values(), ids=MISTAKES)
+def test_every_error_has_a_line_and_a_caret(text):
+    error = failure(text)
+    assert error.span is not None
+    assert "^" in error.render(), error.render()
+    assert text.splitlines()[error.span.line - 1] in error.render()
