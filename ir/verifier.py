@@ -1,4 +1,7 @@
-"""The verifier: every operation fits its specification, every value is defined once, before use."""
+"""The verifier: every operation fits its specification, every value is defined once, before use.
+
+Names are unique within a top-level operation (a function or kernel).
+"""
 
 from __future__ import annotations
 
@@ -53,6 +56,8 @@ def _verify_list(
         if problem:
             raise _invalid(operation, problem)
         _verify_uses(operation, scope)
+        if top:  # functions and kernels stand alone: each names its values as it likes
+            names = set(scope)
         for region in operation.regions:
             _verify_region(operation, region, scope, names, dialects)
         for value in operation.results:
