@@ -17,7 +17,7 @@ JSON_OPTIONS = {
     "whitespace_flexible": False,
     "item_separator": ", ",
     "key_separator": ": ",
-    "json_allowed_escapes": '"\\/',
+    "json_allowed_escapes": '"\\',
 }
 """One spelling for each value: `json.dumps` with default separators, no newline in a string."""
 

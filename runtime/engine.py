@@ -69,11 +69,11 @@ class Engine:
         self._scheduler.sequences.add(sequence)
         return sequence
 
-    def free(self, sequence: Sequence) -> None:
-        """Give a sequence up; the prefix tree may remember what it computed."""
+    def free(self, sequence: Sequence, remember: bool = True) -> None:
+        """Give a sequence up; with `remember`, the prefix tree keeps what a trunk computed."""
         if sequence in self._scheduler.sequences:
             self._scheduler.sequences.remove(sequence)
-            if sequence.resident and not sequence.fresh_from:
+            if remember and sequence.resident and not sequence.fresh_from:
                 self.tree.insert(sequence.tokens[: sequence.resident], sequence.pages)
             self.kv.drop(sequence)
 
@@ -82,9 +82,12 @@ class Engine:
         """How often a sequence had to drop its KV to make room."""
         return self._scheduler.preemptions
 
-    def take_prefix_hits(self, row: int) -> int:
-        """Return, and forget, the tokens that the sequences of a row did not have to compute."""
-        return self._scheduler.prefix_hits.pop(row, 0)
+    def take_prefix_hits(self, instance: int) -> int:
+        """Return, and forget, the tokens that an instance's sequences did not have to compute.
+
+        `instance` is the first number of their order.
+        """
+        return self._scheduler.prefix_hits.pop(instance, 0)
 
     def check(self) -> None:
         """Check the integrity of the KV memory's books."""
@@ -112,7 +115,21 @@ class Engine:
         return bool(self._scheduler or self._scheduler.done)
 
     def step(self) -> list[Request]:
-        """Compute one step; return the requests that are done."""
+        """Compute one step; return the requests that are done.
+
+        After an exception (an interrupt, a kernel that failed) all requests can go on.
+        """
+        try:
+            self._step()
+        except BaseException:
+            self._scheduler.start_over()
+            raise
+        done, self._scheduler.done = self._scheduler.done, []
+        for request in done:
+            request.sequence.busy = False
+        return done
+
+    def _step(self) -> None:
         start = perf_counter()
         chunks = self._scheduler.schedule()
         if chunks or self._batch.size:
@@ -140,10 +157,6 @@ class Engine:
                 self.trace.steps.append(
                     StepRecord(start, running, prefill, kv_tokens, model, sample, host)
                 )
-        done, self._scheduler.done = self._scheduler.done, []
-        for request in done:
-            request.sequence.busy = False
-        return done
 
     def _draw(self, logits: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
         """Sample a token for each of the first `count` rows."""
@@ -249,7 +262,7 @@ class Engine:
         tokens, context = request.sequence.length, self.executor.context_length
         if tokens + new > context:
             raise ContextTooLong(
-                row=request.order[0], what=request.name, tokens=tokens, new=new, context=context,
+                row=request.row, what=request.name, tokens=tokens, new=new, context=context,
                 excess=tokens + new - context,
             )  # fmt: skip
         if request.sampling and len(request.sampling.ends) > MAX_ENDS:

@@ -42,12 +42,14 @@ class Instance:
         machine: Machine,
         engine: Engine,
         row: int,
+        ticket: int,
         arguments: Mapping[str, Any],
         seed: int = 0,
         listener: Listener | None = None,
     ) -> None:
         self.row = row
-        self.meter = machine.meter(row)
+        self.ticket = ticket
+        self.meter = machine.meter()
         self.trunk = Frame(row)
         self.stream: Sequence | None = None
         self.stream_ids: list[int] = []
@@ -66,10 +68,10 @@ class Instance:
         _, results = yield from self._region(region, values, self.trunk)
         return results[0] if results else None
 
-    def free(self) -> None:
+    def free(self, remember: bool) -> None:
         """Give back all sequences that the instance still has."""
         for sequence in list(self.meter.sequences):
-            self._free_sequence(sequence)
+            self._free_sequence(sequence, remember)
 
     # Regions and control flow.
 
@@ -194,7 +196,7 @@ class Instance:
 
     def _prefill(self, operation: Operation, frame: Frame) -> Step:
         handle = self._settle(operation.operands[0], frame)
-        yield from self._call(Request(handle.sequence, "prefill"))
+        yield from self._call(Request(handle.sequence, "prefill", row=self.row))
         frame.bind(operation.results, (handle,))
 
     def _decode(self, operation: Operation, frame: Frame) -> Step:
@@ -205,7 +207,7 @@ class Instance:
         watch = self._machine.watch(operation, heal, listener)
         request = Request(
             handle.sequence, f"gen {name!r}", self._sampling(operation, frame, occurrence), watch,
-            logprobs=bool(operation.attribute("logprobs")),
+            logprobs=bool(operation.attribute("logprobs")), row=self.row,
         )  # fmt: skip
         yield from self._call(request)
         self.meter.generated(request)
@@ -255,7 +257,7 @@ class Instance:
         if length < parent.length:
             sequence = self._own(self._engine.fork(parent, length, self._order()), frame)
         self.meter.begin(sequence, scoring=True)
-        scores = yield from Scorer(options, fork, self._free_sequence, what).run(sequence)
+        scores = yield from Scorer(options, fork, self._free_sequence, what, self.row).run(sequence)
         if sequence is not parent:
             self._free_sequence(sequence)
         return scores
@@ -336,20 +338,19 @@ class Instance:
         self.meter.sequences[sequence] = frame
         return sequence
 
-    def _free_sequence(self, sequence: Sequence) -> None:
+    def _free_sequence(self, sequence: Sequence, remember: bool = True) -> None:
         frame = self.meter.sequences.pop(sequence, None)
         if frame is not None:
             frame.owned.pop(sequence, None)
         if sequence is self.stream:
             self.stream_ids = sequence.ids()
         self.meter.forget(sequence)
-        self._engine.free(sequence)
+        self._engine.free(sequence, remember)
 
     def _order(self) -> tuple[int, int]:
         self._spawned += 1
-        return self.row, self._spawned
+        return self.ticket, self._spawned
 
 
 def _default(value: Any, default: Any) -> Any:
     return default if value is None else value
-

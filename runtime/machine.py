@@ -62,9 +62,9 @@ class Machine:
             return None
         return Watch(self.words, matcher, stops, listener, heal)
 
-    def meter(self, row: int) -> Meter:
-        """Return a row's counters."""
-        return Meter(row, self.prompts)
+    def meter(self) -> Meter:
+        """Return fresh counters for a row."""
+        return Meter(self.prompts)
 
     def _matcher(self, decode: Operation, heal: str) -> Matcher | None:
         constraint: Symbol | None = decode.attribute("constraint")

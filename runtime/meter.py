@@ -12,6 +12,8 @@ from .prefix_tree import common_prefix
 from .request import Request
 from .sequence import Sequence
 
+MOST_PROMPTS = 1 << 16
+
 
 class PromptLog:
     """The prompts of earlier rows, as a cache that never forgets would know them."""
@@ -21,6 +23,8 @@ class PromptLog:
 
     def add(self, tokens: np.ndarray) -> int:
         """Remember a prompt; return the longest prefix that it shares with an earlier one."""
+        if len(self._known) >= MOST_PROMPTS:
+            self._known.clear()
         key = tokens.astype(">i4").tobytes()
         at = bisect_left(self._known, key)
         near = self._known[max(0, at - 1) : at + 1]
@@ -32,8 +36,7 @@ class PromptLog:
 class Meter:
     """One row's counters, and the sequences that it has."""
 
-    def __init__(self, row: int, prompts: PromptLog) -> None:
-        self.row = row
+    def __init__(self, prompts: PromptLog) -> None:
         self.started = perf_counter()
         self.first_token: float | None = None
         self.prompt_tokens = 0

@@ -43,6 +43,8 @@ class Request:
     watch: Watch | None = None
     score_from: int | None = None
     logprobs: bool = False
+    row: int = 0
+    """The row of data that it works for, for messages."""
 
     # Set by the engine.
     produced: int = 0

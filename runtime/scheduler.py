@@ -25,9 +25,7 @@ from .step import ModelExecutor
 class KVTooSmall(CapacityError):
     """A sequence that the KV memory cannot hold, even alone."""
 
-    template = (
-        "row {row}, {what}: {tokens} tokens need {pages} KV pages, {short} more than {have}"
-    )
+    template = "row {row}, {what}: {tokens} tokens need {pages} KV pages, {short} more than {have}"
     hint = "give the KV cache more memory, or lower max_tokens or the prompt's length"
 
 
@@ -100,6 +98,11 @@ class Scheduler:
         self._release_followers(request, None)
         for other in self._prefilling:
             other.followers = [pair for pair in other.followers if pair[1] is not request]
+
+    def start_over(self) -> None:
+        """Let every request that was being worked on compute its KV again: a step has failed."""
+        for request in dict.fromkeys([*self._batch.requests, *self._prefilling]):
+            self._preempt(request.sequence)
 
     def check_fit(self, request: Request, tokens: int) -> None:
         """Raise KVTooSmall if the sequence could not hold `tokens` even alone."""
@@ -274,17 +277,20 @@ class Scheduler:
     def _preempt(self, sequence: Sequence) -> None:
         """Make a sequence drop its KV; if a request works on it, that starts over its prefill."""
         self.preemptions += 1
+        stopped: Request | None = None
         for row, request in enumerate(self._batch.requests):
             if request.sequence is sequence:
+                stopped = request
                 self._batch.leave(row)
-                self.enqueue(request)
                 break
         for request in self._prefilling:
             if request.sequence is sequence:
+                stopped = request
                 self._prefilling.remove(request)
                 self._release_followers(request, None)
-                self.enqueue(request)
                 break
+        if stopped is not None:
+            self.enqueue(stopped)
         self._kv.drop(sequence)
 
     def _fail(self, request: Request, tokens: int) -> None:
@@ -296,6 +302,6 @@ class Scheduler:
     def _too_small(self, request: Request, tokens: int, pages: int) -> KVTooSmall:
         have = self._kv.num_pages
         return KVTooSmall(
-            row=request.order[0], what=request.name, tokens=tokens, pages=pages, have=have,
+            row=request.row, what=request.name, tokens=tokens, pages=pages, have=have,
             short=pages - have,
         )  # fmt: skip

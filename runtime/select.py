@@ -51,16 +51,18 @@ class Scorer:
         fork: Callable[[Tokens], Tokens],
         free: Callable[[Tokens], None],
         name: str,
+        row: int,
     ) -> None:
         self._options = options
         self._fork = fork
         self._free = free
         self._name = name
+        self._row = row
         self._scores: Scores = [[] for _ in options]
 
     def run(self, sequence: Tokens) -> Generator[Any, Any, Scores]:
         """Score all options after `sequence`, whose last token's logits are computed, too."""
-        done = yield Request(sequence, self._name, score_from=sequence.length - 1)
+        done = yield self._request(sequence, sequence.length - 1)
         yield from self._node(sequence, Trie.of(self._options), done.scores[-1], [])
         return self._scores
 
@@ -93,7 +95,7 @@ class Scorer:
         sequence = self._fork(parent)
         start = sequence.length
         sequence.append(stretch)
-        done = yield Request(sequence, self._name, score_from=start)
+        done = yield self._request(sequence, start)
         for position, node in enumerate(nodes):
             if position:
                 scored = [*scored, float(done.scores[position - 1][stretch[position]])]
@@ -101,6 +103,9 @@ class Scorer:
                 self._scores[option] = scored
         yield from self._node(sequence, nodes[-1], done.scores[-1], scored)
         self._free(sequence)
+
+    def _request(self, sequence: Tokens, start: int) -> Request:
+        return Request(sequence, self._name, score_from=start, row=self._row)
 
 
 def choose(by: str, scores: Scores, unconditional: Scores | None = None) -> int:

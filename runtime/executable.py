@@ -1,0 +1,154 @@
+"""A compiled program that runs: one call, many rows with a journal, or as a stream of events."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ..ir.core import Module
+from ..ir.vocabulary import Tokenizer
+from .arguments import bind_arguments
+from .engine import Engine
+from .events import Event, Finished
+from .journal import Journal
+from .machine import Machine
+from .policy import Policy
+from .results import Progress, Result, Rows
+from .rows import RowRun
+from .sampler import SampleKernel, sample_rows
+from .session import Host, Session
+from .step import ModelExecutor
+from .trace import Trace
+
+
+class Executable:
+    """A plan on a model. Runs from several threads share the model's batches and its cache.
+
+    `stages` holds what each stage of the compilation made, by name.
+    """
+
+    def __init__(
+        self,
+        plan: Module,
+        name: str,
+        executor: ModelExecutor,
+        tokenizer: Tokenizer,
+        *,
+        tools: Mapping[str, Callable[..., Any]] | None = None,
+        stages: Mapping[str, Any] | None = None,
+        model: str = "",
+        seed: int = 0,
+        sample: SampleKernel = sample_rows,
+        policy: Policy | None = None,
+        trace: Trace | None = None,
+    ) -> None:
+        self.plan = plan
+        self.name = name
+        self.model = model
+        self.seed = seed
+        self.stages = dict(stages or {})
+        self.machine = Machine(plan, name, tokenizer, executor.vocab_size, tools or {})
+        self.engine = Engine(executor, sample, policy, trace)
+        self._host = Host(self.machine, self.engine)
+        self._most = 2 * executor.max_batch
+
+    def run(self, **arguments: Any) -> Result:
+        """Run the program once; raises WeftError."""
+        values = self._bind(arguments)
+        for ended in Session(self._host, self.seed).steps(iter([(0, values)])):
+            for _, outcome in ended:
+                if isinstance(outcome, Exception):
+                    raise outcome
+                return outcome
+        raise AssertionError("a session ends with its row")
+
+    def run_rows(
+        self,
+        rows: Iterable[Mapping[str, Any]],
+        out: str | Path | None = None,
+        journal: str | Path | None = None,
+        *,
+        progress: Callable[[Progress], None] | None = None,
+        keep_going: bool = False,
+    ) -> Rows:
+        """Run the program over rows of named arguments, many at a time.
+
+        With `out`, outcomes are written there as JSON lines in row order once all rows are done;
+        until then finished rows stand in `journal` (default: beside `out`), so that the same call
+        after a crash goes on where that one stopped. A row that fails ends the run with its error,
+        or with `keep_going` is noted as failed. A list of rows is checked before any row runs.
+        """
+        path = Path(out) if out is not None else None
+        if path is not None and journal is None:
+            journal = path.with_name(path.name + ".journal")
+        book = Journal(Path(journal)) if journal is not None else None
+        session = Session(self._host, self.seed, most=self._most)
+        run = RowRun(self, session, book, progress, keep_going)
+        return run.run(rows, path)
+
+    def stream(self, **arguments: Any) -> Iterator[Event]:
+        """Run the program once and yield events as they happen; the last one is `Finished`.
+
+        Closing the iterator cancels the run and frees all it holds.
+        """
+        ticks = self._ticks(arguments)
+        try:
+            for events in ticks:
+                yield from events
+        finally:
+            ticks.close()
+
+    async def arun(self, **arguments: Any) -> Result:
+        """Run the program once without blocking the event loop; several may run together."""
+        result: Result | None = None
+        async for event in self.astream(**arguments):
+            if isinstance(event, Finished):
+                result = event.result
+        assert result is not None
+        return result
+
+    async def astream(self, **arguments: Any) -> AsyncIterator[Event]:
+        """Run the program once and yield events as they happen, asynchronously."""
+        ticks = self._ticks(arguments)
+        try:
+            while (events := await _in_thread(ticks)) is not None:
+                for event in events:
+                    yield event
+        finally:
+            ticks.close()
+
+    def _bind(self, arguments: Mapping[str, Any], row: int | None = None) -> dict[str, Any]:
+        """Check arguments, or the fields of a row; raises BadArguments."""
+        return bind_arguments(self.machine.function, self.machine.records, arguments, row)
+
+    def _ticks(self, arguments: Mapping[str, Any]) -> Any:
+        """Return an iterator that yields the events of each step."""
+        return self._events(self._bind(arguments))
+
+    def _events(self, values: Mapping[str, Any]) -> Iterator[list[Event]]:
+        events: deque[Event] = deque()
+        steps = Session(self._host, self.seed, events.append).steps(iter([(0, values)]))
+        try:
+            for ended in steps:
+                for _, outcome in ended:
+                    if isinstance(outcome, Exception):
+                        raise outcome
+                    events.append(Finished(outcome))
+                taken = list(events)
+                events.clear()
+                yield taken
+        finally:
+            steps.close()  # type: ignore[attr-defined]
+
+
+async def _in_thread(ticks: Iterator[list[Event]]) -> list[Event] | None:
+    """Return the next events; a cancelled wait still lets the step that runs come to its end."""
+    step = asyncio.ensure_future(asyncio.to_thread(next, ticks, None))
+    try:
+        return await asyncio.shield(step)
+    except asyncio.CancelledError:
+        await asyncio.wait([step])
+        raise

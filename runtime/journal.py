@@ -1,0 +1,117 @@
+"""The journal of a run over rows: a finished row is on disk before the next one is reported.
+
+One JSON line a row, appended and synced. A line that a crash has torn is cut off when the
+journal is opened again; a row counts as finished only for the same plan, model, seed and row.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from ..ir.diagnostics import RunError
+
+
+class JournalFailed(RunError):
+    """A journal or an output file that cannot be read or written."""
+
+    template = "cannot {action} {path}: {problem}"
+    hint = "the {finished} rows finished so far are kept; run the same command again to go on"
+
+
+def row_key(plan: str, model: str, seed: int, row: Mapping[str, Any]) -> str:
+    """Return the hash under which a row's result may be used again."""
+    text = json.dumps([plan, model, seed, row], sort_keys=True, default=repr, ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:24]
+
+
+class Journal:
+    """Finished rows by number, on disk."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.entries: dict[int, dict[str, Any]] = {}
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+            self._file: BinaryIO = path.open("r+b")
+            self._load()
+        except OSError as error:
+            raise self._failed("open", path, error) from None
+
+    def finished(self, row: int, key: str) -> dict[str, Any] | None:
+        """Return a row's entry, if it was computed under the same key and did not fail."""
+        entry = self.entries.get(row)
+        return entry if entry and entry["key"] == key and "error" not in entry else None
+
+    def append(self, row: int, key: str, outcome: Mapping[str, Any]) -> None:
+        """Write and sync a finished row; raises JournalFailed."""
+        entry = {"row": row, "key": key, **outcome}
+        line = json.dumps(entry, ensure_ascii=False, default=_plain).encode() + b"\n"
+        try:
+            self._file.write(line)
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise self._failed("write", self.path, error) from None
+        self.entries[row] = json.loads(line)
+
+    def write_output(self, out: Path, rows: Iterable[int]) -> None:
+        """Write the rows' outcomes in order to `out`, all or nothing; raises JournalFailed."""
+        part = out.with_name(out.name + ".part")
+        try:
+            with part.open("w", encoding="utf-8") as file:
+                for row in rows:
+                    entry = {k: v for k, v in self.entries[row].items() if k != "key"}
+                    file.write(json.dumps(entry, ensure_ascii=False) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(out)
+        except OSError as error:
+            part.unlink(missing_ok=True)
+            raise self._failed("write", out, error) from None
+
+    def close(self, remove: bool = False) -> None:
+        """Close the file; with `remove`, the run is complete and the journal may go."""
+        try:
+            self._file.close()
+        except OSError:
+            pass  # a write that failed has been reported; closing may try it again
+        if remove:
+            self.path.unlink(missing_ok=True)
+
+    def _load(self) -> None:
+        """Read the entries, and cut off what a crash has left of the last one."""
+        whole = 0
+        for line in self._file:
+            entry = _entry(line)
+            if entry is None:
+                break
+            self.entries[entry["row"]] = entry
+            whole += len(line)
+        self._file.seek(whole)
+        self._file.truncate()
+
+    def _failed(self, action: str, path: Path, error: OSError) -> JournalFailed:
+        problem = error.strerror or str(error)
+        return JournalFailed(
+            action=action, path=str(path), problem=problem, finished=len(self.entries)
+        )
+
+
+def _entry(line: bytes) -> dict[str, Any] | None:
+    if not line.endswith(b"\n"):
+        return None
+    try:
+        entry = json.loads(line)
+    except ValueError:
+        return None
+    return entry if isinstance(entry, dict) and "row" in entry and "key" in entry else None
+
+
+def _plain(value: Any) -> Any:
+    return repr(value)

@@ -1,0 +1,143 @@
+"""A run over rows: checked, journaled, resumed, summed up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+from ..ir.diagnostics import WeftError
+from .journal import Journal, row_key
+from .results import Progress, Result, Rows, Stats
+from .session import Job, Session
+
+if TYPE_CHECKING:
+    from .executable import Executable
+
+
+class RowRun:
+    """One run over rows."""
+
+    def __init__(
+        self,
+        executable: Executable,
+        session: Session,
+        journal: Journal | None,
+        progress: Callable[[Progress], None] | None,
+        keep_going: bool,
+    ) -> None:
+        self._executable = executable
+        self._session = session
+        self._journal = journal
+        self._report = progress or (lambda progress: None)
+        self._keep_going = keep_going
+        self._plan = str(executable.plan)
+        self._keys: dict[int, str] = {}
+        self._outcomes: dict[int, dict[str, Any]] = {}
+        self._progress = Progress()
+        self._totals = Stats(rows=0)
+        self._started = perf_counter()
+
+    def run(self, rows: Iterable[Mapping[str, Any]], out: Path | None) -> Rows:
+        """Run all rows; the journal is closed whatever happens, and goes when all is written."""
+        complete = False
+        try:
+            if isinstance(rows, Sequence):
+                for number, row in enumerate(rows):
+                    self._executable._bind(row, number)
+                self._progress.total = len(rows)
+            self._run(rows)
+            if self._journal is not None and out is not None:
+                self._journal.write_output(out, sorted(self._outcomes))
+                complete = True
+        finally:
+            if self._journal is not None:
+                self._journal.close(remove=complete)
+        return self._rows()
+
+    def _run(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        engine = self._executable.engine
+        steps, preemptions = engine.steps, engine.preemptions
+        running = self._session.steps(self._jobs(rows))
+        try:
+            for ended in running:
+                for row, outcome in ended:
+                    self._end(row, outcome)
+        finally:
+            running.close()  # type: ignore[attr-defined]
+            self._totals = replace(
+                self._totals, seconds=perf_counter() - self._started,
+                steps=engine.steps - steps, preemptions=engine.preemptions - preemptions,
+            )  # fmt: skip
+
+    def _jobs(self, rows: Iterable[Mapping[str, Any]]) -> Iterator[Job]:
+        """Yield the rows that still have to run."""
+        executable = self._executable
+        for number, row in enumerate(rows):
+            values = executable._bind(row, number)
+            key = row_key(self._plan, executable.model, executable.seed, values)
+            known = self._journal.finished(number, key) if self._journal else None
+            if known is not None:
+                self._outcomes[number] = known
+                self._progress.resumed += 1
+                self._progress.done += 1
+                continue
+            self._keys[number] = key
+            yield number, values
+        self._tell(None)
+
+    def _end(self, row: int, outcome: Result | Exception) -> None:
+        if isinstance(outcome, Exception):
+            if not self._keep_going or not isinstance(outcome, WeftError):
+                raise outcome
+            entry: dict[str, Any] = {"error": str(outcome)}
+            self._progress.failed += 1
+        else:
+            entry = {"value": outcome.value, "values": outcome.values}
+            self._add(outcome.stats)
+        if self._journal is not None:
+            self._journal.append(row, self._keys.pop(row), entry)
+        self._outcomes[row] = entry
+        self._progress.done += 1
+        self._tell(row)
+
+    def _add(self, stats: Stats) -> None:
+        total = self._totals
+        first = [
+            seconds
+            for seconds in (total.first_token_seconds, stats.first_token_seconds)
+            if seconds is not None
+        ]
+        self._totals = replace(
+            total,
+            rows=total.rows + 1,
+            first_token_seconds=min(first, default=None),
+            prompt_tokens=total.prompt_tokens + stats.prompt_tokens,
+            generated_tokens=total.generated_tokens + stats.generated_tokens,
+            hits_predicted=total.hits_predicted + stats.hits_predicted,
+            hits_measured=total.hits_measured + stats.hits_measured,
+            peak_kv_pages=max(total.peak_kv_pages, stats.peak_kv_pages),
+            peak_kv_bytes=max(total.peak_kv_bytes, stats.peak_kv_bytes),
+            margin=min(total.margin, stats.margin),
+        )
+
+    def _tell(self, row: int | None) -> None:
+        self._progress.last_row = row
+        self._progress.generated_tokens = self._totals.generated_tokens
+        self._progress.seconds = perf_counter() - self._started
+        self._report(self._progress)
+
+    def _rows(self) -> Rows:
+        numbers = sorted(self._outcomes)
+        return Rows(
+            values=[self._outcomes[number].get("value") for number in numbers],
+            errors={
+                number: self._outcomes[number]["error"]
+                for number in numbers
+                if "error" in self._outcomes[number]
+            },
+            stats=self._totals,
+            resumed=self._progress.resumed,
+        )
