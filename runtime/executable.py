@@ -53,7 +53,7 @@ class Executable:
         self.machine = Machine(plan, name, tokenizer, executor.vocab_size, tools or {})
         self.engine = Engine(executor, sample, policy, trace)
         self._host = Host(self.machine, self.engine)
-        self._most = 2 * executor.max_batch
+        self._most = executor.max_batch
 
     def run(self, **arguments: Any) -> Result:
         """Run the program once; raises WeftError."""
