@@ -69,10 +69,10 @@ class _Shape(Transformer):
         return Symbol(str(token)[1:])
 
     def sequence(self, *items: Any) -> tuple[Any, ...]:
-        return () if items == (None,) else items
+        return items
 
     def table(self, *entries: Any) -> Table:
-        return Table() if entries == (None,) else Table(entries)
+        return Table(entries)
 
     def key(self, token: Token) -> str:
         return json.loads(token) if token.type == "STRING" else str(token)
@@ -81,12 +81,11 @@ class _Shape(Transformer):
         return key, value
 
     def term(self, name: Token, *parameters: Any) -> Any:
-        kept = () if parameters == (None,) else parameters
-        if str(name) == "float" and len(kept) == 1 and isinstance(kept[0], Term):
-            special = {"nan": "nan", "inf": "inf", "minus_inf": "-inf"}.get(kept[0].name)
+        if str(name) == "float" and len(parameters) == 1 and isinstance(parameters[0], Term):
+            special = {"nan": "nan", "inf": "inf", "minus_inf": "-inf"}.get(parameters[0].name)
             if special is not None:
                 return float(special)
-        return Term(str(name), kept)
+        return Term(str(name), parameters)
 
     def results(self, *tokens: Token) -> tuple[Token, ...]:
         return tokens
