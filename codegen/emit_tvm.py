@@ -15,13 +15,13 @@ from ..ir.core import Operation, Region, Symbol, Term, Value
 from ..ir.diagnostics import KernelError
 from ..ir.schedule import Schedule
 from ..ir.types import dtype_of, shape_of
-from . import tvm_control, tvm_dot, tvm_reductions
+from . import tvm_control, tvm_dot, tvm_lanes, tvm_reductions
 from .tile_analysis import Analysis, store_shape, store_value_position
 from .tvm_expressions import TVM_DTYPES, Typed, coerce, computed, expression_text, literal
 from .tvm_loops import Writer, conjunction, elementwise
 from .tvm_values import Access, Held, broadcast, scalar, stored
 
-VERSION = 1
+VERSION = 2
 """Part of every cache key: raise it when the same tile IR becomes other text."""
 
 _RESERVED = {"T", "I", "range", "min", "max", "abs", "float", "int", "bool", *keyword.kwlist}
@@ -60,7 +60,7 @@ class Emitter:
         self.analysis = Analysis(kernel)
         self.held: dict[str, Held] = {}
         self.targets: dict[str, str] = {}
-        self.lanes: dict[str, tvm_dot.Lanes] = {}
+        self.lanes: dict[str, tvm_lanes.Lanes] = {}
         self.arguments = kernel.regions[0].arguments
         self.buffers = {value.name: value.type for value in self.arguments if _is_buffer(value)}
         taken = {identifier(value.name) for value in self.arguments} | _RESERVED

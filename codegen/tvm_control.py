@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from ..ir.core import Operation, Value
 from ..ir.types import shape_of
-from . import tvm_dot
+from . import tvm_dot, tvm_lanes
 from .tvm_expressions import TVM_DTYPES
 from .tvm_values import Access, Held, scalar, stored
 
@@ -52,7 +52,7 @@ def _open(emitter: Emitter, argument: Value, start: Value, final: Value):  # noq
     held = emitter.of(start)
     product = emitter.analysis.producer.get(final.name)
     if product is not None and tvm_dot.accumulates_lanes(emitter, product, argument):
-        return tvm_dot.open_lanes(emitter, product, argument, held)
+        return tvm_lanes.open_lanes(emitter, product, argument, held)
     buffer = emitter.out.allocate(argument.name, held.shape, held.dtype)
     emitter.keep(argument, held, into=buffer)
     place = stored(buffer, held.dtype, held.shape)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import operator
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from ..ir.expression import Handler, read
 
@@ -16,6 +18,12 @@ TVM_DTYPES = {
 
 _FLOATS = ("f32", "f64")
 _LITERALS = ("int", "float")
+_FOLD: dict[str, Callable[[Any, Any], Any]] = {
+    "+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.truediv,
+    "//": operator.floordiv, "%": operator.mod, "&": operator.and_, "|": operator.or_,
+    "^": operator.xor, "<<": operator.lshift, ">>": operator.rshift, "<": operator.lt,
+    "<=": operator.le, ">": operator.gt, ">=": operator.ge, "==": operator.eq, "!=": operator.ne,
+}  # fmt: skip
 _LARGEST = 3.4028234663852886e38  # fast-math arithmetic has no infinity
 
 
@@ -87,7 +95,8 @@ class ExpressionText(Handler[Typed]):
         if op == "~" and operand.dtype == "bool":
             return Typed(f"T.Not({operand.text})", "bool")
         if operand.dtype in _LITERALS:
-            return Typed(f"{op}{operand.text}", operand.dtype)
+            value = _value(operand)
+            return self.number(-value if op == "-" else ~int(value))
         dtype = promoted(operand.dtype, "int")
         if op == "~":
             return Typed(f"T.bitwise_not({coerce(operand, dtype)})", dtype)
@@ -98,10 +107,10 @@ class ExpressionText(Handler[Typed]):
         if left.dtype == right.dtype == "bool" and op in "&|":
             return Typed(f"T.{'And' if op == '&' else 'Or'}({left.text}, {right.text})", "bool")
         dtype = promoted(left.dtype, right.dtype)
-        if op == "/" and dtype not in (*_FLOATS, "float"):
-            dtype = "float" if dtype == "int" else "f32"
-        if dtype in _LITERALS:
-            return Typed(f"({left.text} {op} {right.text})", dtype)
+        if op == "/" and dtype not in _FLOATS:
+            dtype = "f32"
+        if left.dtype in _LITERALS and right.dtype in _LITERALS:
+            return self.number(_FOLD[op](_value(left), _value(right)))
         if dtype == "u32" and op in "+-*":
             return _wrapping(op, coerce(left, "i64"), coerce(right, "i64"))
         a, b = coerce(left, dtype), coerce(right, dtype)
@@ -115,7 +124,7 @@ class ExpressionText(Handler[Typed]):
         """One comparison."""
         dtype = promoted(left.dtype, right.dtype)
         if dtype in _LITERALS:
-            return Typed(f"T.bool({left.text} {op} {right.text})", "bool")
+            return Typed(f"T.bool({_FOLD[op](_value(left), _value(right))})", "bool")
         return Typed(f"({coerce(left, dtype)} {op} {coerce(right, dtype)})", "bool")
 
     def call(self, function: str, arguments: list[Typed]) -> Typed:
@@ -146,6 +155,10 @@ class ExpressionText(Handler[Typed]):
         dtype = "f64" if first.dtype == "f64" else "f32"
         macro = "T." if function in ("sqrt", "abs", "floor") else "m_"
         return Typed(f"{macro}{function}({coerce(first, dtype)})", dtype)
+
+
+def _value(value: Typed) -> int | float:
+    return int(value.text) if value.dtype == "int" else float(value.text)
 
 
 def _solid(dtype: str) -> str:

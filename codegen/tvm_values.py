@@ -66,3 +66,8 @@ def scaled(index: str, factor: int, offset: str = "") -> str:
         return offset or "0"
     base = index if factor == 1 else f"{index} * {factor}"
     return f"{base} + {offset}" if offset and offset != "0" else base
+
+
+def grouped(text: str) -> str:
+    """Return a text in parentheses, unless it is a single word."""
+    return f"({text})" if " " in text else text

@@ -10,7 +10,8 @@ class Schedule:
     """Choices that change a kernel's speed and never its result.
 
     CPU: `threads` (0: the pool's) over the fused grid when `parallel`, `vector` lanes of f32,
-    `unroll` of the innermost reduction. GPU: `num_warps`, `num_stages`.
+    `unroll` independent sums along the innermost reduction, `streams` rows of a product's second
+    operand read at a time (0: as many as registers hold). GPU: `num_warps`, `num_stages`.
     Tile extents are chosen when the kernel is built, and are named in its `blocks`.
     """
 
@@ -18,5 +19,6 @@ class Schedule:
     parallel: bool = True
     vector: int = 16
     unroll: int = 2
+    streams: int = 0
     num_warps: int = 4
     num_stages: int = 2

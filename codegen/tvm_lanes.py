@@ -1,0 +1,187 @@
+"""Products whose lanes are partial sums along K: the micro-kernel, and sums kept across a loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ..ir.core import Operation, Value
+from ..ir.types import shape_of
+from .tvm_dot import REGISTERS, SMALL, Product, block
+from .tvm_loops import Writer, elementwise, lanes_for
+from .tvm_values import Access, Held, grouped, scaled, stored
+
+if TYPE_CHECKING:
+    from .emit_tvm import Emitter
+
+Place = tuple[str, int]
+"""A block of rows or columns: its number, and how many it has."""
+
+
+@dataclass(frozen=True)
+class Partial:
+    """Partial sums in registers: a buffer a row, of [columns, chains, lanes]."""
+
+    names: tuple[str, ...]
+    columns: int
+    chains: int
+    lanes: int
+
+    def at(self, row: int, column: str, chain: str, lane: str) -> str:
+        """Return one lane of one sum."""
+        vector = scaled(grouped(scaled(column, self.chains, chain)), self.lanes, lane)
+        return f"{self.names[row]}[{vector}]"
+
+    def vector(self, row: int, column: str, chain: int) -> str:
+        """Return one whole vector."""
+        start = scaled(grouped(scaled(column, self.chains, str(chain))), self.lanes)
+        return f"{self.names[row]}[T.Ramp({start}, 1, {self.lanes})]"
+
+    def total(self, row: int, column: str) -> str:
+        """Return the sum of a column's chains, still in lanes."""
+        return " + ".join(self.vector(row, column, chain) for chain in range(self.chains))
+
+
+def allocate(out: Writer, rows: int, columns: int, chains: int, lanes: int) -> Partial:
+    """Allocate partial sums and clear them."""
+    size = columns * chains * lanes
+    names = tuple(out.allocate("sums", (size,), "f32") for _ in range(rows))
+    for name in names:
+        with out.loop(columns * chains, "n", "unroll") as n, out.loop(lanes, "l", "vectorized") as l:  # noqa: E741, E501
+            out.line(f"{name}[{scaled(n, lanes, l)}] = T.float32(0)")
+    return Partial(names, columns, chains, lanes)
+
+
+def multiply(out: Writer, parts: Product, sums: Partial, m: Place, n: Place) -> None:
+    """Write the innermost loop: add a block's products to its partial sums."""
+    steps = parts.k // sums.lanes // sums.chains
+    with out.loop(steps, "k") as k, out.loop(sums.chains, "u", "unroll") as u:
+        base = grouped(scaled(k, sums.chains, u))
+        with out.loop(n[1], "n", "unroll") as column:
+            for row in range(m[1]):
+                with out.loop(sums.lanes, "l", "vectorized") as lane:
+                    at = scaled(base, sums.lanes, lane)
+                    left = parts.a_at(scaled(m[0], m[1], str(row)), at, lane)
+                    right = parts.b_at(scaled(n[0], n[1], column), at, lane)
+                    place = sums.at(row, column, u, lane)
+                    out.line(f"{place} = {place} + {left} * {right}")
+
+
+def fold(out: Writer, sums: Partial, row: int, put: Callable[[str, str], str]) -> None:
+    """Sum the lanes of each column of a row; `put(column, text)` writes a result.
+
+    As many columns as lanes allow are summed together, where their number is a power of two.
+    """
+    together = sums.columns & -sums.columns
+    together = min(together, sums.lanes)
+    if together < 2:
+        for column in range(sums.columns):
+            out.line(put(str(column), f"m_sum({sums.total(row, str(column))}, {sums.lanes})"))
+        return
+    for first in range(0, sums.columns, together):
+        folded = out.allocate("folded", (together,), "f32")
+        vectors = ", ".join(sums.total(row, str(first + i)) for i in range(together))
+        out.line(f"{folded}[T.Ramp(0, 1, {together})] = m_sums({sums.lanes}, {vectors})")
+        with out.loop(together, "n", "vectorized") as n:
+            out.line(put(scaled(n, 1, str(first)) if first else n, f"{folded}[{n}]"))
+
+
+def chains_for(steps: int, wanted: int, room: int) -> int:
+    """Return how many independent sums along K: a divisor of the steps, at most `wanted`."""
+    return max(c for c in range(1, max(1, min(wanted, room, steps)) + 1) if steps % c == 0)
+
+
+def shape_of_block(emitter: Emitter, parts: Product) -> tuple[int, int, int]:
+    """Return a micro-kernel's rows, columns and chains along K."""
+    lanes = lanes_for(parts.k, emitter.out.vector)
+    streams = emitter.schedule.streams
+    rows, columns = block(parts.m, parts.n, min(streams, 12) if streams else 8)
+    room = min(SMALL // columns, REGISTERS // (rows * columns))
+    return rows, columns, chains_for(parts.k // lanes, emitter.schedule.unroll, room)
+
+
+def write(emitter: Emitter, parts: Product, target: str) -> None:
+    """Write a whole product: each result is the sum of one vector of partial sums."""
+    out = emitter.out
+    rows, columns, chains = shape_of_block(emitter, parts)
+    lanes = lanes_for(parts.k, out.vector)
+    with out.loop(parts.m // rows, "mb") as mb, out.loop(parts.n // columns, "nb") as nb:
+        sums = allocate(out, rows, columns, chains, lanes)
+        multiply(out, parts, sums, (mb, rows), (nb, columns))
+        for row in range(rows):
+            m = scaled(mb, rows, str(row))
+
+            def put(column: str, text: str, m: str = m) -> str:
+                at = [m, scaled(nb, columns, column)]
+                return f"{target}[{', '.join(at)}] = {parts.acc.typed(at, Access()).text} + {text}"
+
+            fold(out, sums, row, put)
+
+
+@dataclass(frozen=True)
+class Lanes:
+    """The partial sums of a carried accumulator [m, n]: in registers, or in one buffer."""
+
+    m: int
+    n: int
+    lanes: int
+    registers: Partial | None
+    memory: str
+
+
+def open_lanes(
+    emitter: Emitter, product: Operation, argument: Value, start: Held
+) -> Callable[[Value], Held]:
+    """Clear the partial sums before a loop; return what sums them up after it."""
+    out = emitter.out
+    m, n = start.shape
+    extent: int = shape_of(product.operands[0].type)[1]  # type: ignore[assignment]
+    lanes = lanes_for(extent, out.vector)
+    shape = Product(start, start, start, m, n, extent, True)
+    rows, columns, chains = shape_of_block(emitter, shape)
+    if (rows, columns) == (m, n):
+        held = Lanes(m, n, lanes, allocate(out, m, n, chains, lanes), "")
+    else:
+        held = Lanes(m, n, lanes, None, out.allocate("sums", (m, n, lanes), "f32"))
+        elementwise(
+            out, (m, n, lanes), lambda at, access: [f"{held.memory}[{', '.join(at)}] = T.float32(0)"]
+        )
+    emitter.lanes[product.result.name] = held
+    emitter.define(argument, start)
+    return lambda result: _close(emitter, result, held, start)
+
+
+def _close(emitter: Emitter, result: Value, held: Lanes, start: Held) -> Held:
+    """Write the accumulator that partial sums and the initial value add up to."""
+    out = emitter.out
+    buffer = out.allocate(result.name, (held.m, held.n), "f32")
+
+    def put(m: str, n: str, text: str) -> str:
+        return f"{buffer}[{m}, {n}] = {start.typed([m, n], Access(honour=True)).text} + {text}"
+
+    if held.registers is not None:
+        for row in range(held.m):
+            fold(out, held.registers, row, lambda n, text, row=row: put(str(row), n, text))
+    else:
+        with out.loop(held.m, "m") as m, out.loop(held.n, "n") as n:
+            vector = f"{held.memory}[{m}, {n}, T.Ramp(0, 1, {held.lanes})]"
+            out.line(put(m, n, f"m_sum({vector}, {held.lanes})"))
+    return stored(buffer, "f32", (held.m, held.n))
+
+
+def accumulate(emitter: Emitter, parts: Product, held: Lanes) -> None:
+    """Add one product to partial sums: in registers all along, or block by block."""
+    out = emitter.out
+    if held.registers is not None:
+        multiply(out, parts, held.registers, ("0", held.m), ("0", held.n))
+        return
+    rows, columns, chains = shape_of_block(emitter, parts)
+    with out.loop(parts.m // rows, "mb") as mb, out.loop(parts.n // columns, "nb") as nb:
+        sums = allocate(out, rows, columns, chains, held.lanes)
+        multiply(out, parts, sums, (mb, rows), (nb, columns))
+        for row in range(rows):
+            with out.loop(columns, "n", "unroll") as n:
+                at = f"{scaled(mb, rows, str(row))}, {scaled(nb, columns, n)}"
+                place = f"{held.memory}[{at}, T.Ramp(0, 1, {held.lanes})]"
+                out.line(f"{place} = {place} + {sums.total(row, n)}")
