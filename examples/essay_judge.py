@@ -28,7 +28,7 @@ def judge(s, essay: str, sides: list[str] = ["clarity", "evidence"]) -> str:  # 
     s.user(f"Essay ({word_count(essay)} words):\n{essay}")
 
     @s.fork(sides)
-    def reviews(side):  # one branch a side; what it returns is an element of `reviews`
+    def reviews(s, side):  # one branch a side; what it returns is an element of `reviews`
         s.user(f"Judge only its {side}.")
         review = s.assistant.gen(Review)
         return review

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -20,6 +21,7 @@ from .check_errors import (
     WrongOperands,
     WrongType,
 )
+from .constants import UNKNOWN, constant_of
 from .signatures import (
     BUILTINS,
     METHODS,
@@ -113,15 +115,21 @@ def check_expression(expression: ast.Expression, flow: Flow) -> Term:
 def expect(expression: ast.Expression, want: Term, place: str, flow: Flow) -> Term:
     """Check an expression whose type must fit `want`."""
     have = check_expression(expression, flow)
-    if not fits(have, want) and not _is_option(expression, want):
+    if not fits(have, want) and not _literal_fits(expression, want):
         raise WrongType(place=place, want=want, have=have, span=expression.span)
     return have
 
 
-def _is_option(expression: ast.Expression, want: Term) -> bool:
-    """Say whether a literal string is one of a choice's options."""
-    text = expression.constant if isinstance(expression, ast.Text) else None
-    return want.name == "choice" and text in want.parameters
+def _literal_fits(expression: ast.Expression, want: Term) -> bool:
+    """Say whether a literal is a value of a constrained type, which its own type does not show."""
+    value = constant_of(expression)
+    if want.name == "choice":
+        return value in want.parameters
+    if want.name == "regex" and isinstance(value, str):
+        return re.fullmatch(str(want.parameters[0]), value) is not None
+    if want.name == "int" and want.parameters and type(value) is int:
+        return want.parameters[0] <= value <= want.parameters[1]  # type: ignore[operator]
+    return False
 
 
 def _check_name(use: ast.Name, flow: Flow) -> Term:
@@ -196,7 +204,10 @@ def _check_record(call: ast.Call, flow: Flow) -> Term:
         if item.name not in fields:
             hint = did_you_mean(item.name, fields)
             raise UnknownField(type=call.function, name=item.name, hint=hint, span=item.span)
-        expect(item.value, fields[item.name][0], f"`{call.function}.{item.name}`", flow)
+        want = fields[item.name][0]
+        if constant_of(item.value) is UNKNOWN:
+            want = base(want)  # what is computed cannot be held to a constraint here
+        expect(item.value, want, f"`{call.function}.{item.name}`", flow)
     for name in fields:
         if name not in {item.name for item in call.named}:
             raise MissingArgument(name=call.function, missing=name, span=call.span)

@@ -5,7 +5,7 @@ def judge(s, essay: str, sides: list[str] = ["clarity", "evidence"]) -> str:
     s.user(f"Essay:\\n{essay}")
 
     @s.fork(sides)
-    def reviews(side):                       # one branch a side; `return` yields
+    def reviews(s, side):                    # one branch a side; `return` yields
         s.user(f"Judge only its {side}.")
         review = s.assistant.gen(Review)     # a dataclass is a record
         return review

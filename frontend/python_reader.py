@@ -194,22 +194,24 @@ class _Body:
             raise NotInPython(what="this fork", span=self._reader.span(call))
         over = self._reader.read(call.args[0])
         names = [argument.arg for argument in node.args.args]
-        variable, stream = self._branch_names(names, span)
+        variable, stream = self._branch_names(names, over, span)
         body = _Body(self._reader, stream, self._bound | set(names))
         statements = tuple(_yielding(item) for item in body.statements(node.body))
         self._bound = self._bound | {node.name}
         place = self._reader.span(call)
         return ast.Fork(variable, over, node.name, statements, span=place)
 
-    def _branch_names(self, names: list[str], span: Span) -> tuple[str | None, str]:
-        """Return a branch's variable and stream: `(item)`, `(s, item)`, `(s)` or `()`."""
+    def _branch_names(
+        self, names: list[str], over: ast.Expression, span: Span
+    ) -> tuple[str | None, str]:
+        """Return a branch's variable and stream: `(item)`, `(s, item)`; of N: `(s)` or `()`."""
         if len(names) > 2:
             raise NotInPython(what="a branch of more than two parameters", span=span)
         if len(names) == 2:
             return names[1], names[0]
-        if names and names[0] != self._stream:
-            return names[0], self._stream
-        return None, self._stream
+        if names and (names[0] == self._stream or isinstance(over, ast.Literal)):
+            return None, names[0]
+        return (names[0] if names else None), self._stream
 
     def _while(self, node: python.While, span: Span) -> ast.Statement:
         tests = [node.test]
@@ -265,5 +267,5 @@ def _ends(body: list[python.stmt]) -> bool:
 
 
 def _word(node: python.stmt) -> str:
-    words = {"Import": "import", "ImportFrom": "import", "AsyncFor": "async for", "Expr": "this"}
+    words = {"Import": "import", "ImportFrom": "import", "Expr": "this", "Assign": "="}
     return words.get(type(node).__name__, type(node).__name__.lower())

@@ -16,7 +16,7 @@ class Tool:
 
     def __init__(self, function: Callable[..., Any], timeout: float | None = None) -> None:
         self.function = function
-        self.timeout = timeout
+        self.timeout = None if timeout is None else float(timeout)
         self.name = function.__name__
         update_wrapper(self, function)
 

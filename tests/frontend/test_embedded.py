@@ -1,0 +1,222 @@
+"""The Python surface: the same IR text as .weft text gives, and errors at the Python line."""
+
+# ruff: noqa: B006, B007, F401, F841
+import importlib.util
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from weft.frontend.checker import check
+from weft.frontend.embedded import matching, program, tool
+from weft.frontend.lower import lower
+from weft.frontend.parser import parse, parse_text
+from weft.frontend.unparse import unparse
+from weft.ir.diagnostics import WeftError
+from weft.ir.source import Source
+
+ROOT = Path(__file__).parents[2]
+
+
+def load(path: Path):
+    spec = importlib.util.spec_from_file_location(f"loaded_{path.stem}", path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+TWINS = load(Path(__file__).with_name("programs_in_python.py")).TWINS | {
+    "essay_judge": load(ROOT / "examples" / "essay_judge.py").judge
+}
+
+
+@pytest.mark.parametrize("name", TWINS)
+def test_both_surfaces_give_the_same_ir(name):
+    text = (ROOT / "examples" / f"{name}.weft").read_text()
+    file = TWINS[name].file
+    assert check(file) == []
+    assert str(lower(file)) == str(lower(parse(Source(name, text))))
+
+
+@pytest.mark.parametrize("name", TWINS)
+def test_a_python_program_prints_as_text_of_the_same_meaning(name):
+    file = TWINS[name].file
+    assert parse_text(unparse(file)) == file
+
+
+def test_spans_are_those_of_the_python_file():
+    file = TWINS["essay_judge"].file
+    lines = file.source.text.splitlines()
+    gens = [item for item in lower(file).walk() if item.name == "program.gen"]
+    assert ["review = s.assistant.gen(Review)" in lines[gen.span.line - 1] for gen in gens] == [
+        True,
+        False,
+    ]
+    assert lines[gens[0].span.line - 1][gens[0].span.column - 1 :].startswith("review = ")
+
+
+def test_tools_and_records_come_from_the_program():
+    judge = TWINS["essay_judge"]
+    assert list(judge.tools) == ["word_count"]
+    assert judge.tools["word_count"]("a b c") == 3
+    assert [record.name for record in judge.file.records] == ["Review"]
+    assert judge.name == "judge" and judge.source.name.endswith("essay_judge.py")
+
+
+GREETING = "Hello"
+NUMBERS = [1, 2]
+
+
+def test_values_from_outside_are_constants():
+    @program
+    def p(s):
+        s += f"{GREETING}"
+        s += GREETING
+        for n in NUMBERS:
+            s += f"{n}"
+
+    written = parse_text(
+        'program p():\n    "{"Hello"}"\n    "Hello"\n    for n in [1, 2]:\n        "{n}"\n'
+    )
+    assert str(lower(p.file)) == str(lower(written))
+
+
+def test_records_and_patterns():
+    @dataclass
+    class Code:
+        letters: str
+        number: int
+
+    @tool
+    def known(code: Code) -> bool:
+        return True
+
+    @program
+    def p(s) -> Code:
+        letters = s.gen(matching("[A-Z]{3}"))
+        code = Code(letters, number=1)
+        if known(code):
+            return code
+        code = s.gen(Code)
+        return code
+
+    written = parse_text(
+        "record Code:\n    letters: str\n    number: int\n\n"
+        "tool known(code: Code) -> bool\n\n"
+        'program p() -> Code:\n    gen letters: regex "[A-Z]{3}"\n'
+        "    let code = Code(letters=letters, number=1)\n"
+        "    if known(code):\n        return code\n"
+        "    gen code: Code\n    return code\n"
+    )
+    check(p.file)
+    assert str(lower(p.file)) == str(lower(written))
+
+
+def test_a_name_bound_in_both_branches():
+    @program
+    def p(s, n: int) -> str:
+        if n > 1:
+            word = "many"
+        else:
+            word = "one"
+        word += "!"
+        return word
+
+    check(p.file)
+    assert "program.if" in str(lower(p.file))
+
+
+def unbounded(s, x: str):
+    while x == "":
+        s += x
+
+
+def comprehension(s, xs: list[str]):
+    s += " ".join([x for x in xs])
+
+
+def formatted(s, x: float):
+    s += f"{x:.2f}"
+
+
+def unnamed(s):
+    s.gen(max_tokens=3)
+
+
+def imports(s):
+    import os
+
+    s += "a"
+
+
+def untyped(s, x):
+    s += x
+
+
+def no_stream():
+    return 1
+
+
+def inner_function(s):
+    def f():
+        return 1
+
+    s += "a"
+
+
+def wrong_with(s):
+    with open("x"):
+        s += "a"
+
+
+def chained(s, n: int):
+    if 1 < n < 3:
+        s += "a"
+
+
+def sliced(s, xs: list[str]):
+    s += xs[1:][0]
+
+
+def breaks(s, xs: list[str]):
+    for x in xs:
+        break
+
+
+def unknown_name(s, essay: str):
+    s.user(f"Essay: {esay}")  # noqa: F821
+
+
+def unknown_stream_method(s):
+    s.says("a")
+
+
+def tuple_target(s):
+    a, b = 1, 2
+
+
+REFUSED = [
+    unbounded, comprehension, formatted, unnamed, imports, untyped, no_stream, inner_function,
+    wrong_with, chained, sliced, breaks, unknown_name, unknown_stream_method, tuple_target,
+]  # fmt: skip
+
+
+def test_refused_python(golden):
+    shown = []
+    for function in REFUSED:
+        with pytest.raises(WeftError) as caught:
+            check(program(function).file)
+        error = caught.value
+        first = function.__code__.co_firstlineno
+        relative = error.render().replace(f"{Path(error.span.source)}:{error.span.line}", "line")
+        assert error.span.line >= first and "^" in error.render()
+        body = [line for line in relative.splitlines() if " | " not in line]
+        caret = error.render().splitlines()[1].partition(" | ")[2].strip()
+        shown.append(f"== {function.__name__}: {type(error).__name__}\n{caret}\n" + "\n".join(body))
+    golden("errors/python.txt", "\n\n".join(shown) + "\n")
+
+
+def test_a_program_is_not_called():
+    with pytest.raises(WeftError, match="compiled, not called"):
+        TWINS["chat"]("a")
