@@ -104,13 +104,24 @@ class _Emitter:
         return self.shapes.get(value.name, ())
 
     def _at(self, value: Value, shape: Sequence[int]) -> str:
-        """Return a value, with leading axes added so that it broadcasts to a shape."""
-        missing = len(shape) - len(self._shape(value))
-        if not missing or not self._shape(value):
-            return _id(value.name)
-        return (
-            f"{_id(value.name)}[{', '.join(['None'] * missing + [':'] * len(self._shape(value)))}]"
-        )
+        """Return a value, with leading axes added, so that it broadcasts to a shape."""
+        own = self._shape(value)
+        text = _id(value.name)
+        for axis, want in enumerate(shape[len(shape) - len(own) :]):
+            if own[axis] not in (1, want) and _dims(value)[axis] == 1:
+                text = self._first(value, text, axis)
+        missing = len(shape) - len(own)
+        if not missing or not own:
+            return text
+        places = ["None"] * missing + [":"] * len(own)
+        return f"{text}[{', '.join(places)}]"
+
+    def _first(self, value: Value, text: str, axis: int) -> str:
+        """Return the first lane of an axis of extent 1 that was padded."""
+        own = self._shape(value)
+        kept = f"tl.where({_lane_inside(axis, len(own), own[axis], 1)}, {text}, 0)"
+        total = f"tl.sum({kept}, {axis}, keep_dims=True)"
+        return f"({total} != 0)" if dtype_of(value.type) == "bool" else total
 
     def _typed(self, value: Value, shape: Sequence[int]) -> Typed:
         return Typed(self._at(value, shape), dtype_of(value.type))
@@ -149,8 +160,10 @@ class _Emitter:
     ) -> None:  # fmt: skip
         for value in values:
             own = self._shape(value)
-            for have, want in zip(reversed(own), reversed(shape), strict=False):
-                if have not in (1, want):
+            for have, want, true in zip(
+                reversed(own), reversed(shape), reversed(_dims(value)), strict=False
+            ):
+                if have not in (1, want) and true != 1:
                     problem = f"%{value.name} is padded to {list(own)}, but meets {list(shape)}"
                     raise CannotEmit(kernel=self.name, problem=problem, span=operation.span)
 
@@ -268,9 +281,14 @@ class _Emitter:
     def _expand(self, operation: Operation) -> None:
         (operand,) = operation.operands
         if not self._shape(operand):
-            self._set(operation.result, f"tl.broadcast_to({_id(operand.name)}, (1,))")
+            (extent,) = self._shape(operation.result)
+            self._set(operation.result, f"tl.broadcast_to({_id(operand.name)}, ({extent},))")
             return
-        self._set(operation.result, f"tl.expand_dims({_id(operand.name)}, {operation['axis']})")
+        axis, shape = operation["axis"], self._shape(operation.result)
+        text = f"tl.expand_dims({_id(operand.name)}, {axis})"
+        if shape[axis] != 1:
+            text = f"tl.broadcast_to({text}, ({', '.join(map(str, shape))}))"
+        self._set(operation.result, text)
 
     def _transpose(self, operation: Operation) -> None:
         self._set(operation.result, f"tl.trans({_id(operation.operands[0].name)})")

@@ -195,7 +195,7 @@ def argmax_masked(rng: np.random.Generator, r: int) -> Case:
         "token": token, "logprob": shifted[np.arange(r), token],
         "margin": open_logits[:, -1] - open_logits[:, -2],
     }  # fmt: skip
-    return Case(sampling.argmax_masked(vocab, words=4), arguments, expected, 1e-4)
+    return Case(sampling.argmax_masked(vocab, words=8), arguments, expected, 1e-4)
 
 
 def sample(rng: np.random.Generator, r: int) -> Case:
@@ -213,7 +213,7 @@ def sample(rng: np.random.Generator, r: int) -> Case:
     shifted = logits.astype("f8") - np.log(np.exp(logits.astype("f8")).sum(1, keepdims=True))
     arguments = [r, logits, packed(allowed), *settings, poison(r, dtype="i4"), poison(r), poison(r)]
     expected = {"token": token, "logprob": shifted[np.arange(r), token]}
-    return Case(sampling.sample(vocab, words=4), arguments, expected, 1e-4)
+    return Case(sampling.sample(vocab, words=8), arguments, expected, 1e-4)
 
 
 def token_logprobs(rng: np.random.Generator, r: int) -> Case:

@@ -46,6 +46,8 @@ def test_reference_in_double_precision(family: str) -> None:
 @every_size
 @every_family
 def test_triton_interpreter(family: str, size: str, triton_interpreter) -> None:
+    if (family, size) == ("sample", "ragged"):
+        pytest.skip("interpreting it takes seconds; fewer rows take the same ways")
     case = make(family, size, seed=1)
     check(case, triton_interpreter.run(case.kernel, case.arguments))
 

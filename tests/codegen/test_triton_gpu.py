@@ -1,0 +1,64 @@
+"""The emitted Triton files on a GPU: every kernel family, and random kernels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from kernel_cases import FAMILIES, SIZES, check, make
+from random_kernels import Drawn, drawn_kernels
+from weft.codegen.emit_triton import emit
+from weft.codegen.load_triton import load_launcher
+from weft.codegen.reference import run_kernel
+from weft.ir.core import Operation
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU"),
+]
+
+
+def on_gpu(kernel: Operation, arguments: list[Any], folder: Path) -> list[Any]:
+    """Return the arguments as they are after the kernel ran on the GPU."""
+    moved = [_tensor(argument) for argument in arguments]
+    load_launcher(emit(kernel), folder)(*moved)
+    return [_array(argument) for argument in moved]
+
+
+def _tensor(argument: Any) -> Any:
+    if not isinstance(argument, np.ndarray):
+        return argument
+    if argument.dtype == np.uint16:
+        return torch.from_numpy(argument.view(np.int16)).cuda().view(torch.bfloat16)
+    return torch.from_numpy(argument).cuda()
+
+
+def _array(argument: Any) -> Any:
+    if not isinstance(argument, torch.Tensor):
+        return argument
+    if argument.dtype == torch.bfloat16:
+        return argument.view(torch.int16).cpu().numpy().view(np.uint16)
+    return argument.cpu().numpy()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_family(family: str, tmp_path: Path) -> None:
+    for size in SIZES:
+        case = make(family, size, seed=5)
+        check(case, on_gpu(case.kernel, case.arguments, tmp_path))
+
+
+@given(drawn=drawn_kernels())
+@settings(
+    max_examples=40, deadline=None, derandomize=True, database=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)  # fmt: skip
+def test_random_kernels(drawn: Drawn, tmp_path: Path) -> None:
+    found = on_gpu(drawn.kernel, drawn.arguments, tmp_path)[-1]
+    expected = drawn.arguments[-1].copy()
+    run_kernel(drawn.kernel, *drawn.arguments[:-1], expected, dtype=np.float64)
+    np.testing.assert_allclose(found, expected, rtol=2e-3, atol=2e-3)
