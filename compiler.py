@@ -14,15 +14,28 @@ from .frontend.constraints import constraint_of
 from .frontend.lower import lower
 from .frontend.open import OpenProgram, open_program
 from .ir.core import Module
-from .ir.diagnostics import Warning
+from .ir.diagnostics import Warning, WeftNameError
+from .loading import compiled_executor, reference_executor, weight_dtype
 from .options import Options
 from .passes.manager import Context, PassRecord, run_passes
 from .passes.pipeline import LOWERING, PLAN_PASSES, PROGRAM_PASSES
+from .passes.program.lower_to_plan import NoVocabulary
+from .stages import Stages, explanation, record_of
 
 if TYPE_CHECKING:
+    from .codegen.kernel import Kernel
+    from .passes.tile.regimes import Regime
     from .runtime.executable import Executable
+    from .runtime.step import ModelExecutor
 
 __all__ = ["Compilation", "Options", "compile"]
+
+
+class NoSuchProgramName(WeftNameError):
+    """A program name that the file does not have."""
+
+    template = "the file has no program {name!r}"
+    hint = "its programs are: {names}"
 
 
 def compile(
@@ -112,10 +125,90 @@ class Compilation:
         return self._run((*LOWERING, *PLAN_PASSES), self.program, facts)
 
     @cached_property
+    def regimes(self) -> list[Regime]:
+        """The model lowered for each kind of step: decode by rows, and any step."""
+        from .passes.tile.regimes import lower_model
+
+        checkpoint = self._need_checkpoint()
+        regimes = lower_model(
+            checkpoint.config,
+            checkpoint.graph,
+            max_tokens=self.options.max_tokens,
+            max_batch=self.options.max_batch,
+            weights=weight_dtype(self.options),
+        )
+        for regime in regimes:
+            self.records += [record for record in regime.records if record not in self.records]
+        return regimes
+
+    @property
     def graph(self) -> Module:
-        """The model's step after its passes."""
-        assert self.checkpoint is not None
-        return self._run(GRAPH_PASSES, self.checkpoint.graph)
+        """The model's step after the passes that all regimes share."""
+        regime = self.regimes[-1]
+        return next(r.before for r in regime.records if r.name == "lower-to-tiles")
+
+    @property
+    def tile(self) -> Module:
+        """Every kernel, once."""
+        from .passes.tile.regimes import merge_kernels
+
+        return Module(tuple(kernel for kernel, _ in merge_kernels(self.regimes)))
+
+    @cached_property
+    def kernels(self) -> dict[str, Kernel]:
+        """The compiled kernels, by name."""
+        from .codegen.build import compile_kernels
+        from .passes.tile.regimes import merge_kernels
+
+        return compile_kernels(merge_kernels(self.regimes), "cpu", self.options.cache)
+
+    @cached_property
+    def executor(self) -> ModelExecutor:
+        """The model in memory, ready for steps."""
+        checkpoint = self._need_checkpoint()
+        if self.options.executor == "reference":
+            return reference_executor(checkpoint, self.options)
+        return compiled_executor(checkpoint, self.regimes, self.kernels, self.options)
+
+    def diff(self, pass_name: str) -> str:
+        """Return what a pass changed, as a unified diff of the IR text."""
+        return record_of(self, pass_name).diff()
+
+    def explain(self) -> str:
+        """Return what each pass did and what it left, with source lines."""
+        return explanation(self)
+
+    def executable(self) -> Executable:
+        """Return what runs the program."""
+        from .runtime.executable import Executable
+        from .runtime.trace import Trace
+
+        checkpoint = self._need_checkpoint()
+        return Executable(
+            self.plan,
+            self.program_name,
+            self.executor,
+            checkpoint.tokenizer,
+            tools=self.opened.tools,
+            stages=Stages(self),
+            report=self,
+            model=checkpoint.name,
+            seed=self.options.seed,
+            trace=Trace() if self.options.trace else None,
+        )
+
+    @property
+    def program_name(self) -> str:
+        """The program to run: the one asked for, or the file's last."""
+        names = [op["name"].name for op in self.lowered.operations if op.name == "program.func"]
+        if self.name is not None and self.name not in names:
+            raise NoSuchProgramName(name=self.name, names=", ".join(names))
+        return self.name or names[-1]
+
+    def _need_checkpoint(self) -> Checkpoint:
+        if self.checkpoint is None:
+            raise NoVocabulary()
+        return self.checkpoint
 
     def _run(self, passes: tuple[Any, ...], module: Module, facts: frozenset[str] = frozenset()
              ) -> Module:  # fmt: skip

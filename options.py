@@ -28,7 +28,8 @@ class Options:
     `weights` is the format that weights are kept in; `executor` is `compiled`, or `reference` for
     the meaning of the graph run operation by operation; `kv_memory` bounds keys and values in
     bytes; `max_batch` sequences and `max_tokens` rows bound one step. `cache` holds compiled
-    kernels (None: the user's cache folder). `prove` refuses kernels without a bounds proof.
+    kernels (None: the user's cache folder). `prove` refuses kernels without a bounds proof;
+    `trace` records every step.
     """
 
     target: str = "cpu"
@@ -41,6 +42,7 @@ class Options:
     seed: int = 0
     cache: Path | None = None
     prove: bool = True
+    trace: bool = False
 
     def __post_init__(self) -> None:
         _one_of("weights", self.weights, WEIGHT_FORMATS)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -25,12 +25,12 @@ Model = Annotated[
     str, typer.Option("--model", "-m", help="a shipped model (weft models) or a checkpoint folder")
 ]
 Name = Annotated[
-    Optional[str], typer.Option("--program", "-p", help="which program of the file (default: last)")
+    str | None, typer.Option("--program", "-p", help="which program of the file (default: last)")
 ]
 Weights = Annotated[str, typer.Option(help="weight format: f32, bf16 or int8")]
 Threads = Annotated[int, typer.Option(help="CPU threads (0: all cores)")]
 Argument = Annotated[
-    Optional[list[str]],
+    list[str] | None,
     typer.Option("--arg", "-a", help="name=value; value as JSON or text, @FILE reads a file"),
 ]
 Kv = Annotated[str, typer.Option(help="memory for keys and values, such as 512MiB")]
@@ -41,15 +41,15 @@ def run(
     file: Program,
     model: Model = "tiny-dense",
     arg: Argument = None,
-    rows: Annotated[Optional[Path], typer.Option(help="JSON lines: one run a row")] = None,
-    out: Annotated[Optional[Path], typer.Option(help="where rows' results go")] = None,
+    rows: Annotated[Path | None, typer.Option(help="JSON lines: one run a row")] = None,
+    out: Annotated[Path | None, typer.Option(help="where rows' results go")] = None,
     program: Name = None,
     target: Annotated[str, typer.Option(help="cpu (the GPU comes with its own issue)")] = "cpu",
     weights: Weights = "f32",
     threads: Threads = 0,
     kv_memory: Kv = "256MiB",
-    tools: Annotated[Optional[Path], typer.Option(help="a Python file that holds tools")] = None,
-    trace: Annotated[Optional[Path], typer.Option(help="write a step trace (JSON)")] = None,
+    tools: Annotated[Path | None, typer.Option(help="a Python file that holds tools")] = None,
+    trace: Annotated[Path | None, typer.Option(help="write a step trace (JSON)")] = None,
     json: Annotated[
         bool, typer.Option("--json", help="print one JSON object, no decoration")
     ] = False,
@@ -72,13 +72,13 @@ def dump(
         str, typer.Option("--stage", "-s", help="ast program plan graph tile source binary")
     ] = "program",
     after: Annotated[
-        Optional[str], typer.Option(help="as it is after this pass (a stage of its dialect)")
+        str | None, typer.Option(help="as it is after this pass (a stage of its dialect)")
     ] = None,
     diff: Annotated[bool, typer.Option(help="with --after: what the pass changed")] = False,
     model: Model = "tiny-dense",
     program: Name = None,
     kernel: Annotated[
-        Optional[str], typer.Option(help="tile, source, binary: only kernels with this in the name")
+        str | None, typer.Option(help="tile, source, binary: only kernels with this in the name")
     ] = None,
     form: Annotated[
         str, typer.Option(help="source: tvm or triton; binary: assembly, llvm, ptx, ttir, ttgir")
@@ -99,7 +99,7 @@ def opt(
         str, typer.Option("--passes", "-p", help="names separated by commas; empty: verify only")
     ] = "",
     model: Annotated[
-        Optional[str], typer.Option("--model", "-m", help="for passes that need a tokenizer")
+        str | None, typer.Option("--model", "-m", help="for passes that need a tokenizer")
     ] = None,
     spans: Annotated[bool, typer.Option(help="print spans")] = False,
     list_passes: Annotated[bool, typer.Option("--list", help="list the passes and stop")] = False,
@@ -128,7 +128,7 @@ def explain(
 
 @app.command()
 def models(
-    model: Annotated[Optional[str], typer.Argument(help="show one model's card")] = None,
+    model: Annotated[str | None, typer.Argument(help="show one model's card")] = None,
 ) -> None:
     """List the models that ship with weft, or show one."""
     from . import machine as command
@@ -138,7 +138,7 @@ def models(
 
 @app.command()
 def calibrate(
-    out: Annotated[Optional[Path], typer.Option(help="where the hardware file goes")] = None,
+    out: Annotated[Path | None, typer.Option(help="where the hardware file goes")] = None,
     threads: Threads = 0,
 ) -> None:
     """Measure this machine's ceilings: what the cost model divides by."""

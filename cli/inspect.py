@@ -5,31 +5,8 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from ..ir.diagnostics import WeftError
 from .render import console, emit, remarks
-
-if TYPE_CHECKING:
-    from ..compiler import Compilation
-
-STAGES = ("ast", "program", "plan", "graph", "tile", "source", "binary")
-
-
-class UnknownStage(WeftError):
-    """A stage that compilation does not have."""
-
-    kind = "option error"
-    template = "there is no stage {stage!r}"
-    hint = f"the stages are: {', '.join(STAGES)}"
-
-
-class PassDidNotRun(WeftError):
-    """A pass that this compilation has no record of."""
-
-    kind = "option error"
-    template = "no pass {name!r} ran on the way to {stage}"
-    hint = "these ran: {ran}"
 
 
 @dataclass(frozen=True)
@@ -51,34 +28,19 @@ class DumpOptions:
 def dump(options: DumpOptions) -> None:
     """Print one stage, or the module after one pass, or what the pass changed."""
     from ..compiler import Compilation, Options
+    from ..ir.printer import print_module
+    from ..stages import record_of, stage_text
 
-    if options.stage not in STAGES:
-        raise UnknownStage(stage=options.stage)
     compilation = Compilation(
         options.file,
         options.model,
         name=options.program,
         options=Options.from_env().changed(weights=options.weights),
     )
-    if options.after is not None:
-        _dump_after(compilation, options)
+    if options.after is None:
+        emit(stage_text(compilation, options.stage, options.kernel, options.form, options.spans))
         return
-    emit(compilation.stage_text(options.stage, options.kernel, options.form, options.spans))
-
-
-def _dump_after(compilation: Compilation, options: DumpOptions) -> None:
-    from ..ir.printer import print_module
-
-    assert options.after is not None
-    compilation.reach(options.stage)
-    found = [record for record in compilation.records if record.name == options.after]
-    if not found:
-        compilation.reach("tile")
-        found = [record for record in compilation.records if record.name == options.after]
-    if not found:
-        ran = ", ".join(record.name for record in compilation.records)
-        raise PassDidNotRun(name=options.after, stage=options.stage, ran=ran)
-    record = found[0]
+    record = record_of(compilation, options.after)
     if options.diff:
         emit(record.diff() or f"{record.name} changed nothing")
     else:

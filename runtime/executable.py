@@ -6,7 +6,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from ..ir.core import Module
 from ..ir.vocabulary import Tokenizer
@@ -24,10 +24,22 @@ from .step import ModelExecutor
 from .trace import Trace
 
 
+class Report(Protocol):
+    """What the compilation can tell of itself."""
+
+    def diff(self, pass_name: str) -> str:
+        """Return what a pass changed."""
+        ...
+
+    def explain(self) -> str:
+        """Return what each pass did, and did not."""
+        ...
+
+
 class Executable:
     """A plan on a model. Runs from several threads share the model's batches and its cache.
 
-    `stages` holds what each stage of the compilation made, by name.
+    `stages` gives what each stage of the compilation made, by name.
     """
 
     def __init__(
@@ -39,6 +51,7 @@ class Executable:
         *,
         tools: Mapping[str, Callable[..., Any]] | None = None,
         stages: Mapping[str, Any] | None = None,
+        report: Report | None = None,
         model: str = "",
         seed: int = 0,
         sample: SampleKernel = sample_rows,
@@ -49,7 +62,8 @@ class Executable:
         self.name = name
         self.model = model
         self.seed = seed
-        self.stages = dict(stages or {})
+        self.stages: Mapping[str, Any] = {} if stages is None else stages
+        self._report = report
         self.machine = Machine(plan, name, tokenizer, executor.vocab_size, tools or {})
         self.engine = Engine(executor, sample, policy, trace)
         self._host = Host(self.machine, self.engine)
@@ -119,6 +133,14 @@ class Executable:
                     yield event
         finally:
             ticks.close()
+
+    def diff(self, pass_name: str) -> str:
+        """Return what a pass changed, as a unified diff of the IR text; raises WeftError."""
+        return self._report.diff(pass_name) if self._report else ""
+
+    def explain(self) -> str:
+        """Return what each pass did and what it left undone, with the source lines."""
+        return self._report.explain() if self._report else ""
 
     def _bind(self, arguments: Mapping[str, Any], row: int | None = None) -> dict[str, Any]:
         """Check arguments, or the fields of a row; raises BadArguments."""

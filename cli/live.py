@@ -1,0 +1,88 @@
+"""Shows a run as it happens: one line a running generation, finished ones above, a status line."""
+
+from __future__ import annotations
+
+from time import perf_counter
+from typing import Any
+
+from .render import console, remarks
+
+
+class LiveView:
+    """A listener of run events that draws on a terminal, or prints whole values elsewhere."""
+
+    def __init__(self, quiet: bool = False) -> None:
+        from rich.live import Live
+
+        self._quiet = quiet
+        self._texts: dict[str, str] = {}
+        self._pieces = 0
+        self._start = perf_counter()
+        drawn = remarks().is_terminal and not quiet
+        self._live = (
+            Live(console=remarks(), transient=True, refresh_per_second=12) if drawn else None
+        )
+
+    def __enter__(self) -> LiveView:
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._live:
+            self._live.stop()
+
+    def text(self, name: str, path: tuple[Any, ...], piece: str) -> None:
+        """Take more text of a generation."""
+        label = label_of(name, path)
+        self._texts[label] = self._texts.get(label, "") + piece
+        self._pieces += 1
+        self._draw()
+
+    def value(self, name: str, path: tuple[Any, ...], value: Any) -> None:
+        """Take the value of a gen, a select or a fork."""
+        label = label_of(name, path)
+        self._texts.pop(label, None)
+        if not self._quiet:
+            shown = value if isinstance(value, str) else as_json(value)
+            remarks().print(f"[bold cyan]{label}[/] {_escape(shown)}")
+        self._draw()
+
+    def _draw(self) -> None:
+        if not self._live:
+            return
+        from rich.console import Group
+        from rich.text import Text
+
+        width = max(20, remarks().width - 4)
+        lines = [
+            Text.assemble((f"{label} ", "cyan"), text.replace("\n", " ")[-width:])
+            for label, text in self._texts.items()
+        ]
+        elapsed = perf_counter() - self._start
+        status = f"{len(self._texts)} running, {self._pieces} pieces, {elapsed:.1f} s"
+        self._live.update(Group(*lines, Text(status, "dim")))
+
+
+def label_of(name: str, path: tuple[Any, ...]) -> str:
+    """Return the label of a generation: reviews[0].review."""
+    steps = [f"{fork}[{branch}]" for fork, _, branch in path]
+    return ".".join([*steps, name])
+
+
+def as_json(value: Any) -> str:
+    """Return a value as one line of JSON."""
+    import json
+
+    return json.dumps(value, ensure_ascii=False, default=str)
+
+
+def print_value(value: Any) -> None:
+    """Print a program's result on standard output: text as it is, the rest as JSON."""
+    console().print(value if isinstance(value, str) else as_json(value), markup=False)
+
+
+def _escape(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)

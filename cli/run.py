@@ -1,0 +1,205 @@
+"""`weft run`: one run with streamed text, or a batch of rows with a journal."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+from ..ir.diagnostics import RunError
+from .live import LiveView, as_json, print_value
+from .render import bytes_text, emit, parse_size, remarks, seconds_text
+
+if TYPE_CHECKING:
+    from ..runtime.executable import Executable
+    from ..runtime.results import Stats
+
+
+class BadArgument(RunError):
+    """An --arg that is not name=value, or whose file cannot be read."""
+
+    template = "--arg {text}: {problem}"
+    hint = "write name=value; name=@FILE reads a file, and lists are JSON: sides='[\"a\"]'"
+
+
+class BadRows(RunError):
+    """A rows file that cannot be read, or a line of it that is no JSON object."""
+
+    template = "{path}{line}: {problem}"
+    hint = "one JSON object a line, with the program's parameters as keys"
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """The options of `weft run`, as the command line has them."""
+
+    file: Path
+    model: str
+    arg: list[str] | None
+    rows: Path | None
+    out: Path | None
+    program: str | None
+    target: str
+    weights: str
+    threads: int
+    kv_memory: str
+    tools: Path | None
+    trace: Path | None
+    json: bool
+    quiet: bool
+
+
+def run(options: RunOptions) -> None:
+    """Compile, run, print the result and what it cost."""
+    arguments = dict(_argument(text) for text in options.arg or [])
+    start = perf_counter()
+    executable = _compile(options)
+    compiled = perf_counter() - start
+    if options.rows is not None:
+        _run_rows(executable, options, compiled)
+    else:
+        _run_once(executable, arguments, options, compiled)
+
+
+def _compile(options: RunOptions) -> Executable:
+    from ..compiler import Options, compile
+    from ..frontend.open import tools_of
+
+    chosen = Options.from_env().changed(
+        target=options.target,
+        weights=options.weights,
+        kv_memory=parse_size(options.kv_memory),
+        trace=options.trace is not None,
+    )
+    if options.threads:
+        chosen = chosen.changed(threads=options.threads)
+    return compile(
+        options.file,
+        options.model,
+        name=options.program,
+        tools=tools_of(options.tools) if options.tools else None,
+        options=chosen,
+    )
+
+
+def _run_once(
+    executable: Executable, arguments: dict[str, Any], options: RunOptions, compiled: float
+) -> None:
+    from ..runtime.events import TextPiece, ValueBound
+
+    result = None
+    with LiveView(options.quiet or options.json) as view:
+        for event in executable.stream(**arguments):
+            if isinstance(event, TextPiece):
+                view.text(event.name, event.path, event.text)
+            elif isinstance(event, ValueBound):
+                view.value(event.name, event.path, event.value)
+            else:
+                result = event.result
+    assert result is not None
+    if options.json:
+        emit(as_json({"value": result.value, "values": result.values,
+                      "stats": _numbers(result.stats, compiled)}))  # fmt: skip
+    else:
+        print_value(result.value)
+    _finish(executable, result.stats, options, compiled)
+
+
+def _run_rows(executable: Executable, options: RunOptions, compiled: float) -> None:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    rows = list(_rows(options.rows)) if options.rows else []
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
+               TextColumn("{task.fields[speed]:.0f} tokens/s"), TimeElapsedColumn())  # fmt: skip
+    hidden = options.quiet or options.json
+    with Progress(*columns, console=remarks(), disable=hidden) as bar:
+        task = bar.add_task(options.file.stem, total=len(rows), speed=0.0)
+
+        def show(progress: Any) -> None:
+            speed = progress.generated_tokens / progress.seconds if progress.seconds else 0.0
+            done = progress.done + progress.failed + progress.resumed
+            bar.update(task, completed=done, speed=speed)
+
+        results = executable.run_rows(rows, options.out, progress=show)
+    if options.json:
+        emit(as_json({"rows": len(rows), "resumed": results.resumed,
+                      "stats": _numbers(results.stats, compiled)}))  # fmt: skip
+    elif options.out is None:
+        for value in results.values:
+            emit(as_json(value))
+    if results.resumed and not hidden:
+        remarks().print(f"{results.resumed} rows were done before, and were not computed again")
+    _finish(executable, results.stats, options, compiled)
+
+
+def _argument(text: str) -> tuple[str, Any]:
+    name, separator, value = text.partition("=")
+    if not separator or not name:
+        raise BadArgument(text=text, problem="there is no name before an =")
+    if value.startswith("@"):
+        try:
+            return name, Path(value[1:]).read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise BadArgument(text=text, problem=str(error)) from None
+    if value[:1] in '[{"-0123456789' or value in {"true", "false", "null"}:
+        try:
+            return name, json.loads(value)
+        except json.JSONDecodeError:
+            return name, value
+    return name, value
+
+
+def _rows(path: Path) -> Iterator[dict[str, Any]]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadRows(path=path, line="", problem=str(error)) from None
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise BadRows(path=path, line=f":{number}", problem=str(error)) from None
+        if not isinstance(row, dict):
+            raise BadRows(path=path, line=f":{number}", problem="this is no JSON object")
+        yield row
+
+
+def _numbers(stats: Stats, compiled: float) -> dict[str, Any]:
+    return {
+        "seconds": stats.seconds,
+        "compile_seconds": compiled,
+        "first_token_seconds": stats.first_token_seconds,
+        "prompt_tokens": stats.prompt_tokens,
+        "generated_tokens": stats.generated_tokens,
+        "tokens_per_second": stats.tokens_per_second,
+        "prefix_hits_predicted": stats.hits_predicted,
+        "prefix_hits_measured": stats.hits_measured,
+        "peak_kv_pages": stats.peak_kv_pages,
+        "peak_kv_bytes": stats.peak_kv_bytes,
+    }
+
+
+def _finish(executable: Executable, stats: Stats, options: RunOptions, compiled: float) -> None:
+    """Print the closing summary; write the trace."""
+    if options.trace is not None:
+        steps = executable.engine.trace.steps if executable.engine.trace else []
+        options.trace.write_text(json.dumps([vars(step) for step in steps]))
+    if options.quiet or options.json:
+        return
+    first = stats.first_token_seconds
+    rows = [
+        ("tokens", f"{stats.prompt_tokens} prompt, {stats.generated_tokens} new"),
+        ("compiled in", seconds_text(compiled)),
+        ("first token", seconds_text(first) if first is not None else "none"),
+        ("speed", f"{stats.tokens_per_second:.1f} tokens/s, {seconds_text(stats.seconds)} in all"),
+        ("prefix hits", f"{stats.hits_predicted} predicted, {stats.hits_measured} measured"),
+        ("peak KV", f"{stats.peak_kv_pages} pages, {bytes_text(stats.peak_kv_bytes)}"),
+    ]
+    remarks().print("")
+    for name, text in rows:
+        remarks().print(f"[dim]{name:>12}[/]  {text}")

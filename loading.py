@@ -1,0 +1,81 @@
+"""From a compiled model to an executor in memory: weights, pages, kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from .frontend.checkpoint import Checkpoint
+from .options import Options
+
+if TYPE_CHECKING:
+    from .passes.tile.regimes import Regime
+    from .runtime.step import ModelExecutor
+    from .runtime.weights import TensorSource
+
+PAGE_SIZE = 16
+_FORMATS = {"f32": "f32", "bf16": "bf16", "int8": "i8"}
+
+
+def weight_dtype(options: Options) -> str:
+    """Return the IR's name of the weight format that the options ask for."""
+    return _FORMATS[options.weights]
+
+
+def tensor_source(checkpoint: Checkpoint, options: Options) -> TensorSource:
+    """Return where the weights come from: the checkpoint's files, or a seed."""
+    from .runtime.weights import Checkpoint as Files
+    from .runtime.weights import RandomTensors
+
+    return Files(checkpoint.folder) if checkpoint.folder else RandomTensors(options.seed)
+
+
+def page_count(checkpoint: Checkpoint, options: Options) -> int:
+    """Return how many pages of keys and values the memory bound allows, at least one."""
+    config = checkpoint.config
+    page = config.layers * 2 * config.kv_heads * PAGE_SIZE * config.head_dim * 4
+    return max(1, options.kv_memory // page)
+
+
+def reference_executor(checkpoint: Checkpoint, options: Options) -> ModelExecutor:
+    """Return an executor that runs the graph by its meaning: slow, and always right."""
+    from .codegen.graph_reference import GraphRun
+    from .runtime.executor import ReferenceExecutor
+    from .runtime.weights import load_weights
+
+    pages = page_count(checkpoint, options)
+    loaded = load_weights(checkpoint.graph, tensor_source(checkpoint, options))
+    weights = {name: weight.dense() for name, weight in loaded.items()}
+    run = GraphRun(checkpoint.graph, weights, slots=pages * PAGE_SIZE)
+    return ReferenceExecutor(
+        checkpoint.config,
+        run,
+        num_pages=pages,
+        max_batch=options.max_batch,
+        max_tokens=options.max_tokens,
+    )
+
+
+def compiled_executor(
+    checkpoint: Checkpoint,
+    regimes: list[Regime],
+    kernels: Mapping[str, Any],
+    options: Options,
+) -> ModelExecutor:
+    """Return an executor of compiled kernels."""
+    from .runtime.compiled_executor import CompiledExecutor
+    from .runtime.weights import load_weights
+
+    source = tensor_source(checkpoint, options)
+    weights = load_weights(regimes[0].module, source)
+    for regime in regimes[1:]:
+        weights |= load_weights(regime.module, source)
+    return CompiledExecutor(
+        checkpoint.config,
+        [(regime.rows, regime.function) for regime in regimes],
+        kernels,
+        weights,
+        num_pages=page_count(checkpoint, options),
+        max_batch=options.max_batch,
+        max_tokens=options.max_tokens,
+    )

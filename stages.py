@@ -1,0 +1,165 @@
+"""Every stage of a compilation, by name, as data and as text; and what each pass did."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from .ir.core import Module
+from .ir.diagnostics import WeftError
+from .ir.printer import print_module, print_operation
+from .passes.manager import PassRecord
+
+if TYPE_CHECKING:
+    from .compiler import Compilation
+
+STAGES = ("ast", "program", "plan", "graph", "tile", "source", "binary")
+_FORMS = {"source": ("tvm", "triton"), "binary": ("assembly", "llvm", "ptx", "ttir", "ttgir")}
+
+
+class UnknownStage(WeftError):
+    """A stage, or a form of one, that compilation does not have."""
+
+    kind = "option error"
+    template = "there is no {what} {name!r}"
+    hint = "there are: {known}"
+
+
+class UnknownKernel(WeftError):
+    """A kernel name that fits none."""
+
+    kind = "option error"
+    template = "no kernel has {name!r} in its name"
+    hint = "the kernels are: {known}"
+
+
+class PassDidNotRun(WeftError):
+    """A pass that this compilation has no record of."""
+
+    kind = "option error"
+    template = "no pass {name!r} ran"
+    hint = "these ran: {ran}"
+
+
+class Stages(Mapping[str, Any]):
+    """`stages["plan"]`: modules for the IR stages, the AST, and kernel texts by kernel name."""
+
+    def __init__(self, compilation: Compilation) -> None:
+        self._compilation = compilation
+
+    def __getitem__(self, stage: str) -> Any:
+        made = {
+            "ast": lambda c: c.ast,
+            "program": lambda c: c.program,
+            "plan": lambda c: c.plan,
+            "graph": lambda c: c.graph,
+            "tile": lambda c: c.tile,
+            "source": lambda c: {name: kernel.source for name, kernel in c.kernels.items()},
+            "binary": lambda c: _Inspected(c.kernels),
+        }
+        if stage not in made:
+            raise KeyError(stage)
+        return made[stage](self._compilation)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(STAGES)
+
+    def __len__(self) -> int:
+        return len(STAGES)
+
+
+class _Inspected(Mapping[str, str]):
+    """Assembly of each kernel, disassembled when looked at."""
+
+    def __init__(self, kernels: Mapping[str, Any]) -> None:
+        self._kernels = kernels
+
+    def __getitem__(self, name: str) -> str:
+        return self._kernels[name].inspect("assembly")
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._kernels)
+
+    def __len__(self) -> int:
+        return len(self._kernels)
+
+
+def stage_text(
+    compilation: Compilation, stage: str, kernel: str | None, form: str, spans: bool
+) -> str:
+    """Return a stage as text; `kernel` keeps the kernels with this in their names."""
+    if stage not in STAGES:
+        raise UnknownStage(what="stage", name=stage, known=", ".join(STAGES))
+    if stage == "ast":
+        from .frontend.ast import dump
+
+        return dump(compilation.ast)
+    if stage in _FORMS:
+        return _kernel_texts(compilation, stage, kernel, form or _FORMS[stage][0])
+    module: Module = Stages(compilation)[stage]
+    if stage == "tile" and kernel:
+        chosen = _chosen({op["name"].name: op for op in module.operations}, kernel)
+        return "\n".join(print_operation(operation) for operation in chosen.values())
+    return print_module(module, spans)
+
+
+def record_of(compilation: Compilation, name: str) -> PassRecord:
+    """Return the record of a pass, running as much of the compilation as it takes."""
+    for reach in ("program", "plan", "graph", "tile"):
+        _ = Stages(compilation)[reach]
+        for record in compilation.records:
+            if record.name == name:
+                return record
+    ran = ", ".join(record.name for record in compilation.records)
+    raise PassDidNotRun(name=name, ran=ran)
+
+
+def explanation(compilation: Compilation) -> str:
+    """Return, pass by pass, what was done and what was left, with lines of the source."""
+    for stage in ("program", "plan"):
+        _ = Stages(compilation)[stage]
+    source = compilation.opened.source
+    lines: list[str] = []
+    for record in compilation.records:
+        counts = ", ".join(f"{name} {change:+}" for name, change in record.counts().items())
+        summary = counts or ("rewritten in place" if record.changed else "changed nothing")
+        lines.append(f"{record.name} ({1000 * record.seconds:.1f} ms): {summary}")
+        for remark in record.remarks:
+            lines.append(f"  {'did ' if remark.done else 'left'} {remark.message}")
+            if remark.span is not None and remark.span.source == source.name:
+                lines.append(f"       {remark.span.line:>4} | {source.line(remark.span.line)}")
+    return "\n".join(lines)
+
+
+def _kernel_texts(compilation: Compilation, stage: str, kernel: str | None, form: str) -> str:
+    if form not in _FORMS[stage]:
+        raise UnknownStage(what=f"form of {stage}", name=form, known=", ".join(_FORMS[stage]))
+    if form in {"tvm", "assembly", "llvm"}:
+        chosen = _chosen(compilation.kernels, kernel)
+        texts = {
+            name: one.source if form == "tvm" else one.inspect(form) for name, one in chosen.items()
+        }
+    else:
+        texts = _triton_texts(compilation, kernel, form)
+    return "\n".join(f"# kernel {name}\n{text}" for name, text in texts.items())
+
+
+def _triton_texts(compilation: Compilation, kernel: str | None, form: str) -> dict[str, str]:
+    from .passes.tile.regimes import merge_kernels
+
+    pairs = {op["name"].name: (op, schedule) for op, schedule in merge_kernels(compilation.regimes)}
+    chosen = _chosen(pairs, kernel)
+    if form == "triton":
+        from .codegen.emit_triton import emit_triton
+
+        return {name: emit_triton(*pair) for name, pair in chosen.items()}
+    from .codegen.compile_triton import compile_offline
+
+    return {name: str(compile_offline(*pair)[form]) for name, pair in chosen.items()}
+
+
+def _chosen(kernels: Mapping[str, Any], name: str | None) -> dict[str, Any]:
+    found = {key: value for key, value in kernels.items() if name is None or name in key}
+    if not found:
+        raise UnknownKernel(name=name, known=", ".join(kernels))
+    return found
