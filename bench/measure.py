@@ -1,0 +1,94 @@
+"""Timing on a noisy machine: interleaved rounds, medians, and ratios of medians with a spread."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A figure's median with the first and third quartile, over `rounds` rounds."""
+
+    median: float
+    low: float
+    high: float
+    rounds: int
+
+    @staticmethod
+    def of(values: Sequence[float]) -> Summary:
+        """Return the summary of the values of some rounds."""
+        if len(values) < 2:
+            return Summary(values[0], values[0], values[0], len(values))
+        low, _, high = statistics.quantiles(values, n=4, method="inclusive")
+        return Summary(statistics.median(values), low, high, len(values))
+
+    def json(self) -> dict[str, Any]:
+        """Return the summary as plain values."""
+        return asdict(self)
+
+
+def seconds(run: Callable[[], object]) -> float:
+    """Return the wall-clock time of one call."""
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def gaps(times: Sequence[float]) -> list[float]:
+    """Return the differences of successive times."""
+    return [after - before for before, after in zip(times, times[1:], strict=False)]
+
+
+def interleave(
+    contenders: Mapping[str, Callable[[], float]], rounds: int, idle: float = 0.0
+) -> dict[str, list[float]]:
+    """Call every contender once a round, in turning order; return what each returned.
+
+    All see the same disturbances, so that a ratio of their medians is fair on a shared machine.
+    Before each round it waits, at most `idle` s, until the machine's load is low.
+    """
+    names = list(contenders)
+    results: dict[str, list[float]] = {name: [] for name in names}
+    for number in range(rounds):
+        wait_for_idle(idle)
+        turn = number % len(names)
+        for name in names[turn:] + names[:turn]:
+            results[name].append(contenders[name]())
+    return results
+
+
+def ratio(of: Sequence[float], to: Sequence[float]) -> Summary:
+    """Return median(of) / median(to), with the quartiles of the rounds' own ratios."""
+    paired = Summary.of([a / b for a, b in zip(of, to, strict=True)])
+    middle = statistics.median(of) / statistics.median(to)
+    return Summary(middle, min(paired.low, middle), max(paired.high, middle), len(of))
+
+
+def wait_for_idle(limit: float, busy: float = 0.25) -> None:
+    """Wait until other processes use less than `busy` of the cores, at most `limit` s."""
+    end = time.monotonic() + limit
+    while time.monotonic() < end and _busy_share() > busy:
+        time.sleep(0.2)
+
+
+def _busy_share(span: float = 0.1) -> float:
+    """Return the share of core time that is not idle over the next `span` s (Linux; else 0)."""
+    before = _cpu_times()
+    time.sleep(span)
+    after = _cpu_times()
+    total = sum(after) - sum(before)
+    idle = (after[3] + after[4]) - (before[3] + before[4]) if total else 0
+    return 1.0 - idle / total if total else 0.0
+
+
+def _cpu_times() -> list[int]:
+    """Return the kernel's counters: user, nice, system, idle, iowait, ..."""
+    if not os.path.exists("/proc/stat"):
+        return [0] * 8
+    with open("/proc/stat", encoding="ascii") as file:
+        return [int(word) for word in file.readline().split()[1:9]]
