@@ -29,8 +29,10 @@ FROM_CODEGEN = {"codegen", "codegen.kernel"}
 
 HEAVY = {
     "torch": ("codegen/", "runtime/"),
-    "triton": ("codegen/emit_triton", "codegen/triton_"),
-    "tvm": ("codegen/emit_tvm", "codegen/tvm_"),
+    "triton": tuple(
+        f"codegen/{part}" for part in ("emit_triton", "triton_", "compile_triton", "load_triton")
+    ),
+    "tvm": ("codegen/emit_tvm", "codegen/tvm_", "codegen/build.py"),
 }
 """Packages that are slow to load, and where alone they may be: the starts of paths."""
 
@@ -182,7 +184,7 @@ RULES: list[tuple[Callable[[Sources], list[str]], list[Sources]]] = [
         {"cost_model/a.py": DOC + "def f():\n    import torch\n"},
         {"frontend/a.py": DOC + "from torch import nn\n"},
         {"compiler.py": DOC + "import torch\n"},
-        {"codegen/build.py": DOC + "def f():\n    import tvm\n"},
+        {"codegen/cache.py": DOC + "def f():\n    import tvm\n"},
         {"codegen/emit_tvm.py": DOC + "import tvm\n"},
         {"codegen/emit_triton.py": DOC + "class A:\n    import triton.language\n"},
     ]),
