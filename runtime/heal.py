@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
-from ..ir.vocabulary import Tokenizer
+from ..ir.vocabulary import Part, Tokenizer
 from .stops import TokenBytes
 
 
@@ -65,3 +67,14 @@ class HealMatcher:
     def fork(self) -> HealMatcher:
         """Return an independent copy."""
         return HealMatcher(self._table, self._begin)
+
+
+def join_texts(parts: Sequence[Part]) -> tuple[Part, ...]:
+    """Join adjacent texts, so that the run's last character can be seen."""
+    joined: list[Part] = []
+    for part in parts:
+        if isinstance(part, str) and joined and isinstance(joined[-1], str):
+            joined[-1] = joined[-1] + part
+        elif part != "":
+            joined.append(part)
+    return tuple(joined)

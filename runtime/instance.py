@@ -13,6 +13,7 @@ from ..ir.vocabulary import Part, encode_parts, split_heal
 from .engine import Engine
 from .events import Choice, Generated, Listener, TextPiece, ValueBound
 from .frame import Frame, Handle
+from .heal import join_texts
 from .machine import Machine
 from .request import Request, Sampling
 from .sampler import site_key
@@ -265,10 +266,15 @@ class Instance:
     # Helpers.
 
     def _settle(self, value: Any, frame: Frame) -> Handle:
-        """Encode a handle's pending parts into its sequence, and let the value stand for that."""
+        """Encode a handle's pending parts into its sequence, and let the value stand for that.
+
+        A sequence that has moved on, or was freed, is forked at the handle's length: what a plan
+        frees decides about memory and time, never about tokens.
+        """
         handle = frame.get(value)
         sequence = handle.sequence
-        if handle.length < sequence.length or sequence.busy:
+        freed = sequence not in self.meter.sequences
+        if freed or sequence.busy or handle.length < sequence.length:
             order = self._order()
             sequence = self._own(self._engine.fork(sequence, handle.length, order), frame)
         if handle.pending:
@@ -284,7 +290,7 @@ class Instance:
         value = operation.operands[0]
         handle, heal = frame.get(value), operation.attribute("heal") or ""
         if not heal:
-            pending, heal = split_heal(handle.pending)
+            pending, heal = split_heal(join_texts(handle.pending))
             frame.values[value.name] = Handle(handle.sequence, handle.length, pending)
         settled = self._settle(value, frame)
         if not settled.length:

@@ -1,0 +1,317 @@
+"""The oracle: runs *program IR* one call at a time, with no plan, no cache, no batching.
+
+It shares with the engine what a draw, a constraint and a host value mean, and nothing else. The
+optimised run must give the same tokens.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..ir.core import Module, Operation, Region, Term
+from ..ir.diagnostics import RunError
+from ..ir.program import VALUE_NAMES
+from ..ir.values import format_value, parse_value, records_of
+from ..ir.vocabulary import ChatFormat, Frame, Part, Tokenizer, encode_parts, split_heal
+from .arguments import bind_arguments
+from .coerce import coerce
+from .constraint import ConstraintTable
+from .heal import HealTable, join_texts
+from .sampler import sample_rows, site_key, uniforms
+from .select import choose
+from .values import evaluate
+
+Logits = Callable[[Sequence[int]], Tensor]
+"""The model: logits [V] after a list of tokens."""
+
+ConstraintOf = Callable[[Term, Mapping[str, Operation]], tuple[str, str] | None]
+
+
+@dataclass(frozen=True)
+class Stream:
+    """A prompt state: encoded tokens, parts not yet encoded, and the chat messages so far."""
+
+    ids: tuple[int, ...] = ()
+    pending: tuple[Part, ...] = ()
+    roles: tuple[str, ...] = ()
+    open: Frame | None = None
+
+    def plus(self, *parts: Part) -> Stream:
+        """Return the stream with parts appended."""
+        return replace(self, pending=(*self.pending, *parts))
+
+
+@dataclass
+class _Scope:
+    path: tuple[tuple[str, int, int], ...] = ()
+    values: dict[str, Any] = field(default_factory=dict)
+    seen: Counter[str] = field(default_factory=Counter)
+
+    def occurrence(self, name: str) -> int:
+        self.seen[name] += 1
+        return self.seen[name] - 1
+
+
+@dataclass(frozen=True)
+class ReferenceResult:
+    """The program's value, its stream's tokens, and what its trunk bound."""
+
+    value: Any
+    ids: list[int]
+    values: dict[str, Any]
+
+
+class _Returned(Exception):
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+
+class Reference:
+    """Runs a function of a program module."""
+
+    def __init__(
+        self,
+        module: Module,
+        name: str,
+        logits: Logits,
+        tokenizer: Tokenizer,
+        chat: ChatFormat,
+        constraint_of: ConstraintOf,
+        tools: Mapping[str, Callable[..., Any]] | None = None,
+        seed: int = 0,
+    ) -> None:
+        self._function = module.symbol(name)
+        self._module = module
+        self._records = records_of(module)
+        self._logits = logits
+        self._tokenizer = tokenizer
+        self._chat = chat
+        self._constraint_of = constraint_of
+        self._tools = dict(tools or {})
+        self._seed = seed
+        self._row = 0
+        self._last = Stream()
+        self._bound: dict[str, Any] = {}
+
+    def run(self, row: int = 0, **arguments: Any) -> ReferenceResult:
+        """Run the program once."""
+        self._row, self._bound = row, {}
+        region = self._function.regions[0]
+        self._last = Stream().plus(*self._chat.start())
+        values = bind_arguments(self._function, self._records, arguments)
+        value = None
+        try:
+            self._region(region, (self._last, *values.values()), _Scope())
+        except _Returned as returned:
+            value = returned.value
+        ids = [*self._last.ids, *encode_parts(self._tokenizer, self._last.pending)]
+        return ReferenceResult(value, ids, self._bound)
+
+    def _region(self, region: Region, values: Sequence[Any], scope: _Scope) -> tuple[Any, ...]:
+        for argument, value in zip(region.arguments, values, strict=True):
+            scope.values[argument.name] = value
+        for operation in region.operations:
+            operands = [scope.values[value.name] for value in operation.operands]
+            kind = operation.name.partition(".")[2]
+            if kind == "return":
+                raise _Returned(operands[0] if operands else None)
+            if kind in {"yield", "condition"}:
+                return tuple(operands)
+            results = self._operation(operation, operands, scope)
+            for value, result in zip(operation.results, results, strict=True):
+                scope.values[value.name] = result
+                if isinstance(result, Stream) and not scope.path:
+                    self._last = result
+        return ()
+
+    def _operation(self, operation: Operation, operands: list[Any], scope: _Scope) -> Sequence[Any]:
+        if operation.name == "program.call_tool":
+            return (self._call_tool(operation, operands),)
+        if operation.name in VALUE_NAMES:
+            return (evaluate(operation, operands, self._row),)
+        return getattr(self, "_" + operation.name.partition(".")[2])(operation, operands, scope)
+
+    def _call_tool(self, operation: Operation, operands: list[Any]) -> Any:
+        name = operation["name"]
+        declared = self._module.symbol(name.name)
+        return coerce(declared["returns"], self._records, self._tools[name.name](*operands))
+
+    # Text.
+
+    def _literal(self, operation: Operation, operands: list[Any], scope: _Scope) -> list[Stream]:
+        return [operands[0].plus(operation["text"])]
+
+    def _append(self, operation: Operation, operands: list[Any], scope: _Scope) -> list[Stream]:
+        return [operands[0].plus(format_value(operands[1]))]
+
+    def _begin(self, operation: Operation, operands: list[Any], scope: _Scope) -> list[Stream]:
+        (stream,) = operands
+        frame = self._chat.frame(stream.roles, operation["role"])
+        opened = stream.plus(*frame.prefix)
+        return [replace(opened, roles=(*stream.roles, operation["role"]), open=frame)]
+
+    def _end(self, operation: Operation, operands: list[Any], scope: _Scope) -> list[Stream]:
+        (stream,) = operands
+        return [replace(stream.plus(*stream.open.suffix), open=None)]
+
+    # Control flow.
+
+    def _if(self, operation: Operation, operands: list[Any], scope: _Scope) -> Sequence[Any]:
+        return self._region(operation.regions[0 if operands[0] else 1], (), scope)
+
+    def _for(self, operation: Operation, operands: list[Any], scope: _Scope) -> Sequence[Any]:
+        items, *carried = operands
+        for item in items:
+            carried = list(self._region(operation.regions[0], (item, *carried), scope))
+        return carried
+
+    def _while(self, operation: Operation, operands: list[Any], scope: _Scope) -> Sequence[Any]:
+        carried: Sequence[Any] = operands
+        for _ in range(operation["limit"]):
+            (goes_on,) = self._region(operation.regions[0], carried, scope)
+            if not goes_on:
+                break
+            carried = self._region(operation.regions[1], carried, scope)
+        return carried
+
+    def _fork(self, operation: Operation, operands: list[Any], scope: _Scope) -> list[Any]:
+        stream, over = operands
+        name = operation["name"]
+        occurrence = scope.occurrence(name)
+        shared = self._encoded(stream)
+        results = []
+        for number, element in enumerate(range(over) if isinstance(over, int) else over):
+            inner = _Scope((*scope.path, (name, occurrence, number)), dict(scope.values))
+            yielded = self._region(operation.regions[0], (shared, element), inner)
+            results.append(yielded[0] if yielded else None)
+        # A fork is a token boundary: the parent's text so far is encoded there.
+        for key, value in scope.values.items():
+            if value is stream:
+                scope.values[key] = shared
+        self._bind(scope, name, results)
+        return [results]
+
+    # The model.
+
+    def _gen(self, operation: Operation, operands: list[Any], scope: _Scope) -> list[Any]:
+        name = operation["name"]
+        occurrence = scope.occurrence(name)
+        stream, heal = self._healed(operands[0])
+        seed = operation.attribute("seed")
+        instance = (self._row, *scope.path)
+        key = site_key(self._seed if seed is None else seed, instance, name, occurrence)
+        new = self._generate(operation, list(stream.ids), heal, key)
+        text = self._bytes(new).decode("utf-8", "replace").removeprefix(heal)
+        value = parse_value(operation["type"], self._records, text)
+        self._bind(scope, name, value)
+        return [replace(stream, ids=(*stream.ids, *new)), value]
+
+    def _generate(self, operation: Operation, ids: list[int], heal: str, key: int) -> list[int]:
+        """Draw tokens one by one; return those that stay in the stream."""
+        matcher = self._matcher(operation["type"], heal)
+        stop = operation.attribute("stop") or ()
+        stops = [text.encode() for text in ((stop,) if isinstance(stop, str) else stop)]
+        new: list[int] = []
+        forced: list[int] = []
+        while len(new) < operation["max_tokens"]:
+            if matcher is not None and not forced:
+                forced = list(matcher.forced())
+            if forced:
+                token = forced.pop(0)
+            else:
+                token = self._draw(operation, [*ids, *new], matcher, key, len(new))
+                if token in self._tokenizer.end_ids:
+                    break
+            new.append(token)
+            if matcher is not None:
+                matcher.accept(token)
+            skip = len(heal.encode())
+            found = [at for stop in stops if (at := self._bytes(new).find(stop, skip)) >= 0]
+            if found:
+                return self._cut(new, min(found))
+            if matcher is not None and matcher.is_complete():
+                break
+        return new
+
+    def _draw(
+        self, operation: Operation, ids: list[int], matcher: Any, key: int, position: int
+    ) -> int:
+        logits = self._logits(ids)[None].float()
+        mask = None
+        if matcher is not None:
+            words = np.zeros((1, -(-logits.shape[1] // 32)), np.int32)
+            matcher.fill(words, 0)
+            mask = torch.from_numpy(words)
+        u = uniforms(np.array([key], np.uint64), np.array([position]))
+
+        def option(name: str, default: float, dtype: torch.dtype = torch.float32) -> Tensor:
+            value = operation.attribute(name)
+            return torch.tensor([default if value is None else value], dtype=dtype)
+
+        token, _, _ = sample_rows(
+            logits, mask, option("temperature", 0.0), option("top_k", 0, torch.int32),
+            option("top_p", 1.0), option("min_p", 0.0), torch.from_numpy(u),
+        )  # fmt: skip
+        return int(token[0])
+
+    def _select(self, operation: Operation, operands: list[Any], scope: _Scope) -> list[Any]:
+        name, by = operation["name"], operation.attribute("by") or "token_normalized"
+        scope.occurrence(name)
+        stream, heal = self._healed(operands[0])
+        options = operands[1]
+        encoded = [self._tokenizer.encode(heal + option) for option in options]
+        if not encoded or not all(encoded):
+            raise RunError(message=f"select {name!r} has an empty option, or none")
+        scores = [self._scores(stream.ids, option) for option in encoded]
+        base = [self._scores(stream.ids[:1], option) for option in encoded]
+        best = choose(by, scores, base)
+        self._bind(scope, name, options[best])
+        return [replace(stream, ids=(*stream.ids, *encoded[best])), options[best]]
+
+    def _scores(self, ids: Sequence[int], option: list[int]) -> list[float]:
+        scores = []
+        for position, token in enumerate(option):
+            logits = self._logits([*ids, *option[:position]]).float()
+            scores.append(float(torch.log_softmax(logits[None], 1)[0, token]))
+        return scores
+
+    # Helpers.
+
+    def _encoded(self, stream: Stream) -> Stream:
+        ids = (*stream.ids, *encode_parts(self._tokenizer, stream.pending))
+        return replace(stream, ids=ids, pending=())
+
+    def _healed(self, stream: Stream) -> tuple[Stream, str]:
+        pending, heal = split_heal(join_texts(stream.pending))
+        return self._encoded(replace(stream, pending=pending)), heal
+
+    def _matcher(self, type: Term, heal: str) -> Any:
+        found = self._constraint_of(type, self._records)
+        size = len(self._logits([self._tokenizer.end_ids[0]]))
+        if found is None:
+            return HealTable(self._tokenizer, size).start(heal) if heal else None
+        table = ConstraintTable(self._tokenizer, size)
+        table.add("gen", *found, heal)
+        return table.start("gen", heal)
+
+    def _bytes(self, ids: list[int]) -> bytes:
+        return b"".join(self._tokenizer.token_bytes(id) for id in ids)
+
+    def _cut(self, new: list[int], at: int) -> list[int]:
+        """Keep the text before byte `at`: whole tokens, then the rest encoded anew."""
+        keep = 0
+        while keep < len(new) and len(self._bytes(new[: keep + 1])) <= at:
+            keep += 1
+        rest = self._bytes(new)[len(self._bytes(new[:keep])) : at].decode("utf-8", "replace")
+        return [*new[:keep], *(self._tokenizer.encode(rest) if rest else [])]
+
+    def _bind(self, scope: _Scope, name: str, value: Any) -> None:
+        if not scope.path:
+            self._bound[name] = value

@@ -1,0 +1,81 @@
+"""Fixtures of the runtime's tests: programs compiled for a toy model whose KV is checked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from weft.frontend.checker import check
+from weft.frontend.constraints import constraint_of
+from weft.frontend.lower import lower
+from weft.frontend.parser import parse_text
+from weft.ir.core import Module
+from weft.passes.manager import Context, run_passes
+from weft.passes.pipeline import LOWERING, PLAN_PASSES, PROGRAM_PASSES
+from weft.runtime.executable import Executable
+from weft.runtime.reference import Reference, ReferenceResult
+from weft.runtime.simulator import ToyChat, ToyExecutor, ToyTokenizer, toy_logits
+
+WORDS = (" the", "hello", "ing", '": ', '", "', '{"', " A", " B", "a b", "\n\n", "Grade", "ab")
+
+
+@dataclass
+class Toy:
+    """Compiles program text for the toy model, and runs it by the oracle."""
+
+    tokenizer: ToyTokenizer = field(default_factory=lambda: ToyTokenizer(WORDS))
+
+    def lowered(self, text: str) -> Module:
+        file = parse_text(text)
+        check(file)
+        return lower(file)
+
+    def plan(self, module: Module) -> Module:
+        context = Context(
+            tokenizer=self.tokenizer, chat=ToyChat(), constraint_of=constraint_of, model_name="toy"
+        )
+        passes = (*PROGRAM_PASSES, *LOWERING, *PLAN_PASSES)
+        return run_passes(passes, module, context)[0]
+
+    def compile(
+        self,
+        text: str | Module,
+        tools: dict[str, Callable[..., Any]] | None = None,
+        seed: int = 0,
+        **limits: int,
+    ) -> Executable:
+        module = self.lowered(text) if isinstance(text, str) else text
+        limits = {"context_length": 2048, "num_pages": 600, **limits}
+        executor = ToyExecutor(self.tokenizer.size, **limits)
+        name = module.operations[-1]["name"].name
+        plan = self.plan(module)
+        return Executable(plan, name, executor, self.tokenizer, tools=tools, seed=seed, model="toy")
+
+    def oracle(
+        self,
+        text: str | Module,
+        tools: dict[str, Callable[..., Any]] | None = None,
+        seed: int = 0,
+    ) -> Callable[..., ReferenceResult]:
+        module = self.lowered(text) if isinstance(text, str) else text
+        reference = Reference(
+            module, module.operations[-1]["name"].name,
+            lambda ids: toy_logits(ids, self.tokenizer.size), self.tokenizer, ToyChat(),
+            constraint_of, tools, seed,
+        )  # fmt: skip
+        return reference.run
+
+    def assert_clean(self, executable: Executable) -> None:
+        """Check that nothing is held any more, and that the books of the KV memory are right."""
+        engine = executable.engine
+        engine.check()
+        assert engine.kv.live == 0 and not engine
+        engine.tree.clear()
+        assert engine.kv.free == engine.kv.num_pages
+
+
+@pytest.fixture(scope="session")
+def toy() -> Toy:
+    return Toy()
