@@ -9,6 +9,7 @@ from typing import Any
 from ..ir.core import Module, Names, Operation, Region, Symbol, Term, Value, make
 from ..ir.source import Span
 from ..ir.types import INT, NONE, STR, STREAM, list_of
+from ..ir.verifier import verify
 from . import ast
 from .constants import constant_of
 from .effects import appends, assigned
@@ -29,7 +30,9 @@ def lower(file: ast.File) -> Module:
     declarations += [_tool(item, fields) for item in file.tools]
     doc = file.doc if len(file.programs) == 1 else None
     programs = [_Lowering(names, fields, tools).program(item, doc) for item in file.programs]
-    return Module((*declarations, *programs))
+    module = Module((*declarations, *programs))
+    verify(module, ("program",))
+    return module
 
 
 def _record(record: ast.Record, fields: Fields) -> Operation:

@@ -82,38 +82,23 @@ def lower_expression(
             return scope.values[name]
         case ast.Text():
             return _lower_text(expression, scope, hint)
-        case ast.Unary(op=op, operand=operand):
-            value = lower_expression(operand, scope)
-            type = unary_type(op, value.type) or ANY
-            return scope.value(
-                "program.unary", value, hint=hint or _HINTS[op], type=type,
-                span=expression.span, op=op,
-            )  # fmt: skip
-        case ast.Binary(op=op):
+        case ast.Unary():
+            return _lower_unary(expression, scope, hint)
+        case ast.Binary():
             return _lower_binary(expression, scope, hint)
         case ast.Logical():
             return _lower_logical(expression, scope, hint)
         case ast.Call():
             return _lower_call(expression, scope, hint)
-        case ast.Method(receiver=receiver, name=name, arguments=arguments):
-            values = [lower_expression(item, scope) for item in (receiver, *arguments)]
-            type = method_type(values[0].type, name, [value.type for value in values[1:]]) or ANY
-            return scope.value(
-                "program.method", *values, hint=hint or name, type=type,
-                span=expression.span, name=name,
-            )  # fmt: skip
-        case ast.FieldOf(receiver=receiver, name=name):
-            value = lower_expression(receiver, scope)
-            type = scope.fields[str(value.type.parameters[0])][name][0]
-            return scope.value(
-                "program.field", value, hint=hint or name, type=type,
-                span=expression.span, name=name,
-            )  # fmt: skip
+        case ast.Method():
+            return _lower_method(expression, scope, hint)
+        case ast.FieldOf():
+            return _lower_field(expression, scope, hint)
         case ast.Index():
             return _lower_index(expression, scope, hint)
         case ast.ListOf(elements=elements):
             return _lower_list(elements, scope, hint, wanted, expression.span)
-    raise AssertionError(f"no lowering for {type(expression).__name__}")
+    raise AssertionError(f"no lowering for {expression!r}")
 
 
 def _constant_type(value: Any, wanted: Term | None) -> Term:
@@ -138,6 +123,34 @@ def _lower_text(text: ast.Text, scope: Scope, hint: str) -> Value:
             values.append(lower_expression(part, scope))
     return scope.value(
         "program.format", *values, hint=hint or "text", type=STR, span=text.span, parts=parts
+    )
+
+
+def _lower_unary(expression: ast.Unary, scope: Scope, hint: str) -> Value:
+    value = lower_expression(expression.operand, scope)
+    type = unary_type(expression.op, value.type) or ANY
+    return scope.value(
+        "program.unary", value, hint=hint or _HINTS[expression.op], type=type,
+        span=expression.span, op=expression.op,
+    )  # fmt: skip
+
+
+def _lower_method(expression: ast.Method, scope: Scope, hint: str) -> Value:
+    receiver = lower_expression(expression.receiver, scope)
+    values = [lower_expression(item, scope) for item in expression.arguments]
+    name = expression.name
+    type = method_type(receiver.type, name, [value.type for value in values]) or ANY
+    return scope.value(
+        "program.method", receiver, *values, hint=hint or name, type=type,
+        span=expression.span, name=name,
+    )  # fmt: skip
+
+
+def _lower_field(expression: ast.FieldOf, scope: Scope, hint: str) -> Value:
+    value, name = lower_expression(expression.receiver, scope), expression.name
+    type = scope.fields[str(value.type.parameters[0])][name][0]
+    return scope.value(
+        "program.field", value, hint=hint or name, type=type, span=expression.span, name=name
     )
 
 

@@ -44,7 +44,7 @@ def _read(text: str, start: str, source: Source, origin: Origin) -> Any:
     except UnexpectedInput as error:
         raise explain(error, text, start, source, origin, lark()) from None
     except UnevenIndentation as error:
-        raise error.with_source(source).moved(source, origin) from None
+        raise error.moved(source, origin) from None
     except VisitError as error:
         if isinstance(error.orig_exc, WeftError):
             raise error.orig_exc from None

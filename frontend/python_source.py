@@ -44,14 +44,21 @@ def function_syntax(function: Callable[..., Any], source: Source) -> python.Func
     return _find(python.FunctionDef, function.__name__, first, source)
 
 
-def class_syntax(cls: type) -> tuple[python.ClassDef, Source]:
-    """Return the syntax of a class, and its file."""
+def class_syntax(cls: type, near: Source) -> tuple[python.ClassDef, Source]:
+    """Return the syntax of a class, and its source: its file, `near`, or a notebook's cells."""
     try:
         source = read_source(inspect.getsourcefile(cls) or "")
         first = inspect.getsourcelines(cls)[1]
-    except (OSError, TypeError):
-        raise NoSource(name=cls.__name__) from None
-    return _find(python.ClassDef, cls.__name__, first, source), source
+        return _find(python.ClassDef, cls.__name__, first, source), source
+    except (OSError, TypeError, NoSource):
+        pass
+    for source in (near, *map(read_source, reversed(list(linecache.cache)))):
+        if f"class {cls.__name__}" not in source.text:
+            continue
+        for node in python.walk(python.parse(source.text)):
+            if isinstance(node, python.ClassDef) and node.name == cls.__name__:
+                return node, source
+    raise NoSource(name=cls.__name__)
 
 
 def _find(kind: type[_Syntax], name: str, first: int, source: Source) -> _Syntax:

@@ -105,7 +105,7 @@ class TypeReader:
         """Add the record of a dataclass, and those of its fields."""
         if cls.__name__ in self._records:
             return
-        syntax, source = class_syntax(cls)
+        syntax, source = class_syntax(cls, self._source)
         reader = TypeReader({**self._names, **namespace_of(cls)}, source, self._records)
         self._records[cls.__name__] = ast.Record(cls.__name__, ())
         fields = tuple(

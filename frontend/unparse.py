@@ -119,7 +119,7 @@ def _statement(node: ast.Statement) -> list[str]:
             return [f"{'let ' if declares else ''}{name}{note} = {unparse_expression(value)}"]
         case ast.Return(value=value):
             return ["return" if value is None else f"return {unparse_expression(value)}"]
-    raise AssertionError(f"no text for {type(node).__name__}")
+    raise AssertionError(f"no text for {node!r}")
 
 
 def _expression(node: ast.Expression, level: int) -> str:

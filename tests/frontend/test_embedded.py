@@ -220,3 +220,20 @@ def test_refused_python(golden):
 def test_a_program_is_not_called():
     with pytest.raises(WeftError, match="compiled, not called"):
         TWINS["chat"]("a")
+
+
+def test_a_notebook_cell_is_a_source():
+    import linecache
+
+    cell = (
+        "from dataclasses import dataclass\n"
+        "from weft.frontend.embedded import program\n"
+        "@dataclass\nclass Cell:\n    size: int\n"
+        "@program\ndef p(s):\n    s.user('How large?')\n    cell = s.assistant.gen(Cell)\n"
+    )
+    name = "<cell 1>"
+    linecache.cache[name] = (len(cell), None, cell.splitlines(keepends=True), name)
+    names: dict = {"__name__": "__main__"}
+    exec(compile(cell, name, "exec"), names)
+    assert names["p"].source.name == name
+    assert "record<Cell>" in str(lower(names["p"].file))
