@@ -1,0 +1,63 @@
+"""Opening programs and checkpoints: every kind of place, and every kind of mistake."""
+
+import pytest
+from weft.frontend.checkpoint import NoCheckpoint, UnknownModel, open_checkpoint, shipped_models
+from weft.frontend.lower import lower
+from weft.frontend.open import BrokenPythonFile, NoProgramInFile, NoSuchProgram, open_program
+
+TEXT = 'program hello(name: str) -> str:\n    "Hello {name}"\n    return name\n'
+PYTHON = """
+import weft
+
+@weft.tool
+def double(x: int) -> int:
+    return 2 * x
+
+@weft.program
+def hello(s, name: str) -> str:
+    s += f"Hello {name} {double(2)}"
+    return name
+"""
+
+
+def test_text_and_file_give_the_same_program(tmp_path):
+    (tmp_path / "hello.weft").write_text(TEXT)
+    from_file, from_text = open_program(tmp_path / "hello.weft"), open_program(TEXT)
+    assert [item.name for item in from_file.file.programs] == ["hello"]
+    assert from_file.source.text == from_text.source.text
+    assert lower(from_file.file) == lower(from_text.file)
+
+
+def test_a_python_file_brings_its_tools(tmp_path):
+    (tmp_path / "hello.py").write_text(PYTHON)
+    opened = open_program(tmp_path / "hello.py")
+    assert opened.tools["double"](4) == 8
+
+
+def test_tools_beside_a_weft_file_are_found_and_given_ones_win(tmp_path):
+    (tmp_path / "a.weft").write_text("tool f(x: int) -> int\n" + TEXT)
+    (tmp_path / "a_tools.py").write_text("def f(x):\n    return x + 1\n")
+    assert open_program(tmp_path / "a.weft").tools["f"](1) == 2
+    assert open_program(tmp_path / "a.weft", {"f": abs}).tools["f"] is abs
+
+
+def test_what_is_not_there_is_said(tmp_path):
+    with pytest.raises(NoSuchProgram, match="there is no such file"):
+        open_program(tmp_path / "missing.weft")
+    (tmp_path / "empty.py").write_text("x = 1\n")
+    with pytest.raises(NoProgramInFile, match="under @weft.program"):
+        open_program(tmp_path / "empty.py")
+    (tmp_path / "broken.py").write_text("1 / 0\n")
+    with pytest.raises(BrokenPythonFile, match="ZeroDivisionError"):
+        open_program(tmp_path / "broken.py")
+
+
+def test_the_zoo_is_shipped():
+    assert {"tiny-dense", "tiny-moe"} <= set(shipped_models())
+
+
+def test_an_unknown_model_names_the_shipped_ones(tmp_path):
+    with pytest.raises(UnknownModel, match="tiny-dense"):
+        open_checkpoint("tiny-dens")
+    with pytest.raises(NoCheckpoint, match="config.json"):
+        open_checkpoint(tmp_path)

@@ -1,0 +1,36 @@
+"""Options: environment, unknown names, impossible values."""
+
+from pathlib import Path
+
+import pytest
+from weft.cli.render import bytes_text, parse_size, seconds_text
+from weft.options import BadOption, Options
+
+
+def test_the_environment_is_read_in_one_place():
+    options = Options.from_env({"WEFT_CACHE": "/tmp/x", "WEFT_THREADS": "3"})
+    assert options.cache == Path("/tmp/x") and options.thread_count == 3
+
+
+@pytest.mark.parametrize(
+    "changes", [{"weight": "f32"}, {"weights": "f64"}, {"max_batch": 0}, {"target": "tpu"}]
+)
+def test_wrong_options_are_refused(changes):
+    with pytest.raises(BadOption):
+        Options().changed(**changes)
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("512MiB", 512 << 20), ("2GiB", 2 << 30), ("1.5k", 1536), ("100", 100)]
+)
+def test_sizes(text, size):
+    assert parse_size(text) == size
+
+
+def test_a_wrong_size_says_how_to_write_one():
+    with pytest.raises(BadOption, match="512MiB"):
+        parse_size("lots")
+
+
+def test_units_are_for_people():
+    assert bytes_text(1536) == "1.5 KiB" and seconds_text(0.00123) == "1.2 ms"
