@@ -12,7 +12,7 @@ from ..ir.core import Module
 from ..ir.vocabulary import Tokenizer
 from .arguments import bind_arguments
 from .engine import Engine
-from .events import Event, Finished
+from .events import Event, Finished, Listener
 from .journal import Journal
 from .machine import Machine
 from .policy import Policy
@@ -71,8 +71,8 @@ class Executable:
 
     def run(self, **arguments: Any) -> Result:
         """Run the program once; raises WeftError."""
-        values = self._bind(arguments)
-        for ended in Session(self._host, self.seed).steps(iter([(0, values)])):
+        values = bind_arguments(self.machine.function, self.machine.records, arguments)
+        for ended in self.session().steps(iter([(0, values)])):
             for _, outcome in ended:
                 if isinstance(outcome, Exception):
                     raise outcome
@@ -99,9 +99,7 @@ class Executable:
         if path is not None and journal is None:
             journal = path.with_name(path.name + ".journal")
         book = Journal(Path(journal)) if journal is not None else None
-        session = Session(self._host, self.seed, most=self._most)
-        run = RowRun(self, session, book, progress, keep_going)
-        return run.run(rows, path)
+        return RowRun(self, book, progress, keep_going).run(rows, path)
 
     def stream(self, **arguments: Any) -> Iterator[Event]:
         """Run the program once and yield events as they happen; the last one is `Finished`.
@@ -142,17 +140,22 @@ class Executable:
         """Return what each pass did and what it left undone, with the source lines."""
         return self._report.explain() if self._report else ""
 
-    def _bind(self, arguments: Mapping[str, Any], row: int | None = None) -> dict[str, Any]:
-        """Check arguments, or the fields of a row; raises BadArguments."""
-        return bind_arguments(self.machine.function, self.machine.records, arguments, row)
+    def check_row(self, row: int, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the arguments that a row's fields give; raises BadArguments."""
+        return bind_arguments(self.machine.function, self.machine.records, fields, row)
+
+    def session(self, listener: Listener | None = None) -> Session:
+        """Return what runs rows, started few at a time, on the shared engine."""
+        return Session(self._host, self.seed, listener, self._most)
 
     def _ticks(self, arguments: Mapping[str, Any]) -> Any:
         """Return an iterator that yields the events of each step."""
-        return self._events(self._bind(arguments))
+        values = bind_arguments(self.machine.function, self.machine.records, arguments)
+        return self._events(values)
 
     def _events(self, values: Mapping[str, Any]) -> Iterator[list[Event]]:
         events: deque[Event] = deque()
-        steps = Session(self._host, self.seed, events.append).steps(iter([(0, values)]))
+        steps = self.session(events.append).steps(iter([(0, values)]))
         try:
             for ended in steps:
                 for _, outcome in ended:

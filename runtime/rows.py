@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ..ir.diagnostics import WeftError
 from .journal import Journal, row_key
 from .results import Progress, Result, Rows, Stats
-from .session import Job, Session
+from .session import Job
 
 if TYPE_CHECKING:
     from .executable import Executable
@@ -23,13 +23,12 @@ class RowRun:
     def __init__(
         self,
         executable: Executable,
-        session: Session,
         journal: Journal | None,
         progress: Callable[[Progress], None] | None,
         keep_going: bool,
     ) -> None:
         self._executable = executable
-        self._session = session
+        self._session = executable.session()
         self._journal = journal
         self._report = progress or (lambda progress: None)
         self._keep_going = keep_going
@@ -46,7 +45,7 @@ class RowRun:
         try:
             if isinstance(rows, Sequence):
                 for number, row in enumerate(rows):
-                    self._executable._bind(row, number)
+                    self._executable.check_row(number, row)
                 self._progress.total = len(rows)
             self._run(rows)
             if self._journal is not None and out is not None:
@@ -76,7 +75,7 @@ class RowRun:
         """Yield the rows that still have to run."""
         executable = self._executable
         for number, row in enumerate(rows):
-            values = executable._bind(row, number)
+            values = executable.check_row(number, row)
             key = row_key(self._plan, executable.model, executable.seed, values)
             known = self._journal.finished(number, key) if self._journal else None
             if known is not None:
