@@ -129,6 +129,17 @@ def _silu_mul(run: GraphRun, operation: Operation, x: Tensor) -> Tensor:
     return F.silu(gate) * up
 
 
+def _fused_matmul(run: GraphRun, operation: Operation, x: Tensor, w: Tensor, *rest: Tensor
+                  ) -> Tensor:  # fmt: skip
+    parts = dict(zip(operation["parts"], rest, strict=True))
+    if "norm" in parts:
+        x = _norm(x, parts["norm"], operation["eps"])
+    y = F.linear(x, w, parts.get("bias"))
+    if operation.attribute("silu"):
+        y = _silu_mul(run, operation, y)
+    return y + parts["residual"] if "residual" in parts else y
+
+
 def _split(run: GraphRun, operation: Operation, x: Tensor) -> tuple[Tensor, ...]:
     return torch.split(x, thaw(operation["sizes"]), dim=-1)
 
@@ -267,7 +278,8 @@ def _add(run: GraphRun, operation: Operation, x: Tensor, y: Tensor) -> Tensor:
 
 _MEANING: dict[str, Callable[..., Any]] = {
     "graph.weight": _weight, "graph.embedding": _embedding, "graph.matmul": _matmul,
-    "graph.rmsnorm": _rmsnorm, "graph.add": _add, "graph.add_rmsnorm": _add_rmsnorm,
+    "graph.fused_matmul": _fused_matmul, "graph.rmsnorm": _rmsnorm,
+    "graph.add": _add, "graph.add_rmsnorm": _add_rmsnorm,
     "graph.silu_mul": _silu_mul, "graph.split": _split, "graph.concat": _concat,
     "graph.head_norm": _head_norm, "graph.rope": _rope, "graph.take_rows": _take_rows,
     "graph.kv_write": _kv_write, "graph.qkv_rope_write": _qkv_rope_write, "graph.kvset": _kvset,

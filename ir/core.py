@@ -1,7 +1,7 @@
 """The IR's data: terms (types), values, operations, regions and modules, all immutable.
 
-Values are named, and names are unique within a top-level operation, so equality is structural and the text
-form is the module: `parse(print(m)) == m`. Spans take no part in equality.
+Values are named, and names are unique within a top-level operation, so equality is structural and
+the text form is the module: `parse(print(m)) == m`. Spans take no part in equality.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ Attribute = None | bool | int | float | str | Symbol | Term | tuple[Any, ...] | 
 
 @dataclass(frozen=True)
 class Value:
-    """An SSA value: a name unique within its function (a hint that reads like the source), a type."""
+    """An SSA value: a name unique within its function, a hint that reads like the source; a type."""
 
     name: str
     type: Term

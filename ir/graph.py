@@ -34,6 +34,10 @@ TENSORS = (
        optional=("scale",)),
     Op("graph.matmul", "x [T, K] times w [N, K] transposed, plus bias [N] when given; operands: "
        "x, w[, bias]", (2, 3), 1),
+    Op("graph.fused_matmul", "a matmul with its neighbours: x is normed first (norm), the product "
+       "gets a bias and is gated (silu: w holds gate and up rows), then the residual is added; "
+       "operands: x, w and what `parts` (of bias, norm, residual, in this order) name", (2, 5), 1,
+       required=("parts",), optional=("silu", "eps")),
     Op("graph.rmsnorm", "x / sqrt(mean(x^2) + eps) * w over the last axis; operands: x, w", 2, 1,
        required=("eps",)),
     Op("graph.add", "elementwise sum", 2, 1),
@@ -81,12 +85,14 @@ MOE = (
 
 LOWERED = (
     Op("graph.call", "launches a kernel; operands are its inputs, results its outputs. arguments "
-       "= what it takes, in order: in<i> and out<i> (operand and result i), scale<i> (the row "
-       "scales of operand i), k<l> and v<l> (a layer's pages), cos and sin (rotary tables), T, B, "
-       "R, M, N, MAXP (extents: tokens, sequences, rows of logits, pairs, pages, columns of the "
-       "page table)", (0, None), (0, None), required=("kernel", "arguments"), optional=("of",)),
-    Op("graph.library", "calls a library routine where ours is not the choice; why = reason",
-       (0, None), (0, None), required=("routine",), optional=("why", "of")),
+       "= what it takes, in order: in<i> and out<i> (operand and result i), flat<i> (operand i in "
+       "one row), scale<i> (the row scales of operand i), k<l> and v<l> (a layer's pages), cos and "
+       "sin (rotary tables), T, B, R, M, N, MAXP (extents: tokens, sequences, rows of logits, "
+       "pairs, pages, columns of the page table)", (0, None), (0, None),
+       required=("kernel", "arguments"), optional=("of",)),
+    Op("graph.library", "calls a library routine where ours is not the choice; why = reason; "
+       "settings are the routine's, layer names the pages that it reads", (0, None), (0, None),
+       required=("routine",), optional=("why", "of", "layer", "settings")),
 )  # fmt: skip
 
 DIALECT = Dialect(

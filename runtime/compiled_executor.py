@@ -8,15 +8,14 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from ..ir.core import Operation, Term
+from ..ir.core import Operation, Table, Term, thaw
 from ..ir.model import ModelConfig, Rope
 from ..ir.types import dtype_of, shape_of
 from .executor import PAGE_SIZE, by_name, check_step, page_bytes
-from .library import ROUTINES
+from .library import ROUTINES, Call, Launch
 from .step import StepInput
 from .weights import Weight
 
-Launch = tuple[Callable[..., Any], tuple[Any, ...]]
 TORCH = {"f32": torch.float32, "bf16": torch.bfloat16, "i32": torch.int32}
 KEPT_PLANS = 512
 
@@ -33,13 +32,15 @@ class CompiledExecutor:
     """Runs lowered functions of one model; see `step.ModelExecutor`.
 
     `functions` are pairs of the most rows that a decode-only step may have for it, and the
-    lowered graph.func with its memory plan; the last one serves every other step.
+    lowered graph.func with its memory plan; the last one serves every other step. `convert` turns
+    a tensor into what kernels take with the least work a launch.
     """
 
     def __init__(
         self, config: ModelConfig, functions: Sequence[tuple[int, Operation]],
         kernels: Mapping[str, Launchable], weights: Mapping[str, Weight], *, num_pages: int,
         max_batch: int, max_tokens: int, kv_format: str = "f32",
+        convert: Callable[[Tensor], Any] = lambda tensor: tensor,
     ) -> None:  # fmt: skip
         self.config = config
         self.vocab_size, self.context_length = config.vocab_size, config.context_length
@@ -48,9 +49,13 @@ class CompiledExecutor:
         self.page_bytes = page_bytes(config, TORCH[kv_format].itemsize)
         self._functions, self._kernels, self._weights = list(functions), kernels, weights
         pool = (config.layers, num_pages, config.kv_heads, PAGE_SIZE, config.head_dim)
-        self._k = torch.zeros(pool, dtype=TORCH[kv_format])
-        self._v = torch.zeros(pool, dtype=TORCH[kv_format])
-        self._cos, self._sin = rope_tables(config.rope, config.head_dim, config.context_length)
+        self._pools = [torch.zeros(pool, dtype=TORCH[kv_format]) for _ in "kv"]
+        self.k, self.v = (list(pool.unbind()) for pool in self._pools)
+        self.cos, self.sin = rope_tables(config.rope, config.head_dim, config.context_length)
+        self.convert = convert
+        kept = [w for weight in weights.values() for w in (weight.data, weight.scale)]
+        kept += [*self.k, *self.v, self.cos, self.sin]
+        self.converted = {id(tensor): convert(tensor) for tensor in kept if tensor is not None}
         self._arena = aligned(max(function["memory"]["bytes"] for _, function in functions))
         self._plans: dict[int, tuple[StepInput, list[Launch], Tensor]] = {}
 
@@ -65,8 +70,8 @@ class CompiledExecutor:
 
     def copy_page(self, source: int, target: int) -> None:
         """Copy a page of keys and values in all layers."""
-        self._k[:, target] = self._k[:, source]
-        self._v[:, target] = self._v[:, source]
+        for pool in self._pools:
+            pool[:, target] = pool[:, source]
 
     def _plan(self, step: StepInput) -> tuple[StepInput, list[Launch], Tensor]:
         """Bind a step's tensors to launches; decode steps, whose views come again, are kept."""
@@ -92,6 +97,7 @@ class _Binder:
         self.executor = executor
         self.values: dict[str, Tensor] = by_name(step)
         self.scales: dict[str, Tensor] = {}
+        self._converted: dict[int, Any] = {}
         tokens = step.tokens.shape[0]
         self.extents = {
             "T": tokens, "B": step.kv_lengths.shape[0], "R": step.logits_rows.shape[0],
@@ -130,17 +136,35 @@ class _Binder:
 
     def _launch(self, operation: Operation) -> Launch:
         if operation.name == "graph.library":
-            operands = [self.values[value.name] for value in operation.operands]
-            results = [self.values[value.name] for value in operation.results]
-            scales = [self.scales.get(value.name) for value in operation.operands]
-            return ROUTINES[operation["routine"]](operands, results, scales)
-        kernel = self.executor._kernels[operation["kernel"].name]
-        arguments = tuple(self._argument(operation, term) for term in operation["arguments"])
+            return self._library(operation)
+        op, kernel = operation, self.executor._kernels[operation["kernel"].name]
+        arguments = tuple(self._ready(self._argument(op, term)) for term in op["arguments"])
         return kernel.launch, arguments
+
+    def _ready(self, argument: Tensor | int) -> Any:
+        """Convert a tensor once, however many kernels take it; `values` keeps it alive."""
+        if isinstance(argument, int):
+            return argument
+        for known in (self.executor.converted, self._converted):
+            if id(argument) in known:
+                return known[id(argument)]
+        return self._converted.setdefault(id(argument), self.executor.convert(argument))
+
+    def _library(self, operation: Operation) -> Launch:
+        layer = operation.attribute("layer")
+        call = Call(
+            [self.values[value.name] for value in operation.operands],
+            [self.values[value.name] for value in operation.results],
+            [self.scales.get(value.name) for value in operation.operands],
+            thaw(operation.attribute("settings", Table())),
+            None if layer is None else self.executor.k[layer],
+            None if layer is None else self.executor.v[layer],
+        )
+        return ROUTINES[operation["routine"]](call)
 
     def _argument(self, operation: Operation, term: Term) -> Tensor | int:
         if not term.parameters:
-            return {"cos": self.executor._cos, "sin": self.executor._sin}.get(
+            return {"cos": self.executor.cos, "sin": self.executor.sin}.get(
                 term.name, self.extents.get(term.name)
             )  # type: ignore[return-value]
         (index,) = term.parameters
@@ -148,15 +172,21 @@ class _Binder:
         match term.name:
             case "in":
                 return self.values[operation.operands[index].name]
+            case "flat":
+                return self._flat(self.values[operation.operands[index].name])
             case "out":
                 return self.values[operation.results[index].name]
             case "scale":
                 return self.scales[operation.operands[index].name]
             case "k":
-                return self.executor._k[index]
+                return self.executor.k[index]
             case "v":
-                return self.executor._v[index]
+                return self.executor.v[index]
         raise ValueError(f"no kernel argument is called {term}")
+
+    def _flat(self, tensor: Tensor) -> Tensor:
+        """Return all elements in a row; kept, so that its identity stays its own."""
+        return self.values.setdefault(f"flat {tensor.data_ptr()}", tensor.flatten())
 
 
 def rope_tables(rope: Rope, head_dim: int, positions: int) -> tuple[Tensor, Tensor]:

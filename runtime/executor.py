@@ -17,10 +17,11 @@ PAGE_SIZE = 16
 
 
 class StepTooLarge(CapacityError):
-    """A step with more rows or sequences than the executor was built for."""
+    """A step with more rows, sequences or logits than the executor was built for."""
 
     template = (
-        "a step of {rows} tokens in {sequences} sequences exceeds {max_tokens} in {max_batch}"
+        "a step of {rows} tokens in {sequences} sequences with {wanted} rows of logits exceeds "
+        "{max_tokens} tokens in {max_batch} sequences with as many rows"
     )
     hint = "the scheduler must split the step, or the executor be built with larger limits"
 
@@ -82,7 +83,7 @@ def page_bytes(config: ModelConfig, element: int = 4) -> int:
 def check_step(step: StepInput, max_batch: int, max_tokens: int) -> None:
     """Raise StepTooLarge unless the step fits the executor's limits."""
     rows, sequences = step.tokens.shape[0], step.kv_lengths.shape[0]
-    if rows > max_tokens or sequences > max_batch:
-        raise StepTooLarge(
-            rows=rows, sequences=sequences, max_tokens=max_tokens, max_batch=max_batch
-        )
+    wanted = step.logits_rows.shape[0]
+    if rows > max_tokens or sequences > max_batch or wanted > max_batch:
+        raise StepTooLarge(rows=rows, sequences=sequences, wanted=wanted,
+                           max_tokens=max_tokens, max_batch=max_batch)  # fmt: skip

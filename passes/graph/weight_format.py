@@ -10,7 +10,7 @@ from ...ir.types import shape_of, tensor
 from ..manager import EVERYTHING, Context
 from ..rewrite import rewrite, substitute
 
-MATRICES = {"graph.matmul": 1, "graph.moe_expert": 1, "graph.embedding": 0}
+MATRICES = {"graph.matmul": 1, "graph.fused_matmul": 1, "graph.moe_expert": 1, "graph.embedding": 0}
 """Operations that read a weight in any format, and which operand it is."""
 
 

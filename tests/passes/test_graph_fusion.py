@@ -12,11 +12,16 @@ from weft.passes.graph.fusion import (
     FuseRopeWrite,
     FuseSiblingMatmuls,
 )
+from weft.passes.graph.matmul_parts import FuseCombineResidual, FuseMatmulParts
 from weft.passes.graph.weight_format import ChooseWeightFormat
 from weft.passes.manager import Context, run_passes
 from weft.runtime.weights import RandomTensors, load_weights
 
-FUSIONS = (FuseSiblingMatmuls(), DropConcatOfSplit(), FuseRopeWrite(), FuseAddNorm())
+COMMON = (FuseSiblingMatmuls(), DropConcatOfSplit(), FuseRopeWrite())
+FUSIONS = {
+    "many rows": (*COMMON, FuseAddNorm()),
+    "few rows": (*COMMON, FuseMatmulParts(), FuseCombineResidual()),
+}
 
 
 def rewritten(body, *passes, facts=frozenset()):
@@ -126,12 +131,34 @@ SHAPES = {
 }
 
 
+def test_norm_gate_and_residual_go_into_the_matmul():
+    body = """|%x: tensor<f32, [T, 8]>|
+    %n = graph.weight tensors = "n" : tensor<f32, [8]>
+    %h = graph.rmsnorm %x, %n, eps = 0.5 : tensor<f32, [T, 8]>
+    %w = graph.weight tensors = "w" : tensor<f32, [12, 8]>
+    %b = graph.weight tensors = "b" : tensor<f32, [12]>
+    %gu = graph.matmul %h, %w, %b : tensor<f32, [T, 12]>
+    %g = graph.silu_mul %gu : tensor<f32, [T, 6]>
+    %d = graph.weight tensors = "d" : tensor<f32, [8, 6]>
+    %o = graph.matmul %g, %d : tensor<f32, [T, 8]>
+    %y = graph.add %x, %o : tensor<f32, [T, 8]>
+    graph.return %y"""
+    lines, _ = rewritten(body, FuseMatmulParts())
+    assert [line for line in lines if "weight" not in line] == [
+        '%g = graph.fused_matmul %x, %w, %b, %n, parts = ["bias", "norm"], silu = true, eps = 0.5 '
+        ": tensor<f32, [T, 6]>",
+        '%y = graph.fused_matmul %g, %d, %x, parts = ["residual"] : tensor<f32, [T, 8]>',
+        "graph.return %y",
+    ]
+
+
+@pytest.mark.parametrize("rows", FUSIONS)
 @pytest.mark.parametrize("architecture", SHAPES)
-def test_logits_stay(architecture):
+def test_logits_stay(architecture, rows):
     config = ModelConfig(architecture, 61, 32, 2, 4, 2, 8, 24, 512, Rope(1e4), windows=(0, 9),
                          **SHAPES[architecture])  # fmt: skip
     before = build_graph(config)
-    after, records = run_passes(FUSIONS, before, Context())
+    after, records = run_passes(FUSIONS[rows], before, Context())
     assert "graph.rope" not in {op.name for op in after.walk()}
     tokens = list(range(30))
     logits = [

@@ -42,7 +42,7 @@ def model():
 
 def executor(model, **limits):
     run = GraphRun(*model, slots=64 * 16)
-    limits = dict(num_pages=64, max_batch=8, max_tokens=256) | limits
+    limits = dict(num_pages=64, max_batch=64, max_tokens=256) | limits
     return ReferenceExecutor(CONFIG, run, **limits)
 
 
@@ -76,5 +76,5 @@ def test_copied_page_is_a_fork(model):
 
 
 def test_a_step_beyond_the_limits_is_refused(model):
-    with pytest.raises(StepTooLarge, match="5 tokens in 1 sequences exceeds 4 in 8"):
+    with pytest.raises(StepTooLarge, match="5 tokens in 1 sequences with 5 rows of logits"):
         executor(model, max_tokens=4).forward(step((list(range(5)), 0, [1])))

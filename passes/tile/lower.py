@@ -1,0 +1,244 @@
+"""Graph to kernels: every operation becomes a `graph.call` of a tile kernel made for its shapes.
+
+One lowered module serves one regime: decode steps of up to `rows` rows, or (rows = 0) any step,
+where large matmuls go to the library.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
+
+from ...ir.core import Module, Names, Operation, Symbol, Term, Value, make
+from ...ir.diagnostics import PassError
+from ...ir.types import dtype_of, shape_of
+from ..manager import Context
+from . import elementwise, moe
+from .matmul import Matmul, blocks, matmul
+from .rope import Heads, qkv_rope_write
+
+ROWS_OF_LOGITS = 4
+"""Rows a program of the head's matmul takes in steps of many rows, of which few give logits."""
+
+
+class CannotLower(PassError):
+    """A graph operation that has no kernel in this form."""
+
+    template = "no kernel for {operation}: {problem}"
+    hint = "run the fusions of passes/graph before lowering"
+
+
+@dataclass(frozen=True)
+class LowerToTiles:
+    """Chooses and builds the kernels of a graph for decode steps of up to `rows` rows, or any."""
+
+    rows: int = 0
+    context_length: int = 8192
+    page_size: int = 16
+    kv: str = "f32"
+
+    name: ClassVar[str] = "lower-to-tiles"
+    reads: ClassVar[tuple[str, ...]] = ("graph",)
+    writes: ClassVar[tuple[str, ...]] = ("graph", "tile")
+    requires: ClassVar[tuple[str, ...]] = ("fused-rope-write",)
+    ensures: ClassVar[tuple[str, ...]] = ("lowered",)
+    keeps: ClassVar[tuple[str, ...]] = ("weight-formats",)
+
+    def run(self, module: Module, context: Context) -> Module:
+        """Return the module's functions as calls, and the kernels that they call."""
+        lowering = _Lowering(self, Names.of(module))
+        functions = tuple(lowering.function(op) for op in module.operations)
+        return Module((*lowering.kernels.values(), *functions))
+
+
+@dataclass
+class _Lowering:
+    options: LowerToTiles
+    names: Names
+    kernels: dict[str, Operation] = field(default_factory=dict)
+    makers: dict[str, Operation] = field(default_factory=dict)
+
+    def function(self, function: Operation) -> Operation:
+        """Lower the operations of a graph.func; kvsets and states vanish into attention calls."""
+        region = function.regions[0]
+        self.makers = {v.name: op for op in region.operations for v in op.results}
+        lowered: list[Operation] = []
+        for operation in region.operations:
+            lowered += self._operation(operation)
+        body = replace(region, operations=tuple(lowered))
+        return replace(function, regions=(body,))
+
+    def _operation(self, operation: Operation) -> list[Operation]:
+        if operation.name in {"graph.weight", "graph.return"}:
+            return [operation]
+        rule = _RULES.get(operation.name)
+        if rule is None:
+            raise CannotLower(operation=operation.name, problem="it has no rule",
+                              span=operation.span)  # fmt: skip
+        return rule(self, operation)
+
+    def call(
+        self, operation: Operation, kernel: Operation, arguments: str,
+        operands: tuple[Value, ...] | None = None, results: tuple[Value, ...] | None = None,
+    ) -> Operation:  # fmt: skip
+        """Return a call of a kernel; `arguments` as in "T in0 in1 out0 k3"."""
+        return make(
+            "graph.call", *(operation.operands if operands is None else operands),
+            results=operation.results if results is None else results,
+            kernel=Symbol(self._declare(kernel)), arguments=_arguments(arguments),
+            of=operation.name, span=operation.span,
+        )  # fmt: skip
+
+    def _declare(self, kernel: Operation) -> str:
+        """Keep a kernel under its name, or another where the name means another kernel."""
+        name, number = kernel["name"].name, 0
+        if self.options.rows == 0:  # scheduled otherwise than the kernel of few rows
+            name += "_many"
+            kernel = kernel.with_attributes(name=Symbol(name))
+        wanted = name
+        while self.kernels.get(wanted, kernel) != kernel:
+            number += 1
+            wanted = f"{name}_{number}"
+            kernel = kernel.with_attributes(name=Symbol(wanted))
+        self.kernels[wanted] = kernel
+        return wanted
+
+    def embedding(self, op: Operation) -> list[Operation]:
+        """Rows of the table, whatever its format."""
+        table, _ = op.operands
+        rows, width = shape_of(table.type)
+        factor = op.attribute("scale", 1.0)
+        kernel = elementwise.embedding(rows, width, dtype_of(table.type), factor)
+        return [self.call(op, kernel, "T in0 in1 out0" + _scale(table, 0))]
+
+    def rmsnorm(self, op: Operation) -> list[Operation]:
+        """Rows may be tokens or rows of logits."""
+        rows, width = shape_of(op.result.type)
+        kernel = elementwise.rmsnorm(width, op["eps"])
+        return [self.call(op, kernel, f"{rows.name} in0 in1 out0")]
+
+    def add_rmsnorm(self, op: Operation) -> list[Operation]:
+        """Both results are written."""
+        kernel = elementwise.add_rmsnorm(shape_of(op.results[0].type)[1], op["eps"])
+        return [self.call(op, kernel, "T in0 in1 in2 out0 out1")]
+
+    def add(self, op: Operation) -> list[Operation]:
+        """A residual that no norm follows at once."""
+        kernel = elementwise.add(shape_of(op.result.type)[1])
+        return [self.call(op, kernel, "T in0 in1 out0")]
+
+    def silu_mul(self, op: Operation) -> list[Operation]:
+        """Rows are tokens, or pairs of experts."""
+        rows, width = shape_of(op.result.type)
+        return [self.call(op, elementwise.silu_mul(width), f"{rows.name} in0 out0")]
+
+    def take_rows(self, op: Operation) -> list[Operation]:
+        """The rows whose logits are wanted."""
+        kernel = elementwise.take_rows(shape_of(op.result.type)[1])
+        return [self.call(op, kernel, "T R in0 in1 out0")]
+
+    def qkv_rope_write(self, op: Operation) -> list[Operation]:
+        """Head norms, rotation and the write to pages."""
+        heads = Heads(op["heads"], op["kv_heads"], op["head_dim"], self.options.page_size)
+        eps, layer = op.attribute("eps"), op["layer"]
+        kernel = qkv_rope_write(heads, self.options.context_length, self.options.kv, eps)
+        norms = " in3 in4" if eps else ""
+        return [self.call(op, kernel, f"T N in0 cos sin in1 in2 out0 k{layer} v{layer}{norms}")]
+
+    def moe_route(self, op: Operation) -> list[Operation]:
+        """The top experts of each token."""
+        experts = shape_of(op.operands[0].type)[1]
+        kernel = moe.route(experts, op["top_k"], bool(op.attribute("renormalize")))
+        return [self.call(op, kernel, "T in0 out0 out1")]
+
+    def moe_dispatch(self, op: Operation) -> list[Operation]:
+        """Pairs by expert."""
+        return [self.call(op, moe.dispatch(op["experts"]), "M flat0 out0 out1")]
+
+    def moe_expert(self, op: Operation) -> list[Operation]:
+        """The experts' matmul; few rows an expert in decode, so blocks of rows are small."""
+        weight, per_row = op.operands[1], op["per_row"]
+        experts, n, k = shape_of(weight.type)
+        kernel = moe.expert_matmul(experts, n, k, per_row, dtype_of(weight.type))
+        first = "T" if per_row > 1 else "M"
+        return [self.call(op, kernel, f"{first} M in0 in1 in2 in3 out0" + _scale(weight, 1))]
+
+    def moe_combine(self, op: Operation) -> list[Operation]:
+        """The weighted sum of a token's pairs."""
+        width, top_k = shape_of(op.result.type)[1], shape_of(op.operands[1].type)[1]
+        residual = len(op.operands) == 3
+        kernel = moe.combine(width, top_k, residual)
+        return [self.call(op, kernel, "T M in0 in1 out0" + (" in2" if residual else ""))]
+
+    def matmul(self, op: Operation) -> list[Operation]:
+        """A kernel for few rows; the library where there may be many."""
+        if self.options.rows == 0 and "T" in map(str, shape_of(op.result.type)):
+            why = "many rows: the library's blocked product is faster"
+            return [make("graph.library", *op.operands, results=op.results, routine="matmul",
+                         why=why, of=op.name, span=op.span)]  # fmt: skip
+        return [self._matmul(op, ["bias"] if len(op.operands) == 3 else [])]
+
+    def fused_matmul(self, op: Operation) -> list[Operation]:
+        """A kernel for few rows with its parts."""
+        return [self._matmul(op, list(op["parts"]))]
+
+    def _matmul(self, op: Operation, parts: list[str]) -> Operation:
+        (rows, n), weight = shape_of(op.result.type), op.operands[1]
+        k, most = shape_of(weight.type)[1], self.options.rows or ROWS_OF_LOGITS
+        block_n, block_k = blocks(n, k, most)
+        shape = Matmul(
+            n, k, dtype_of(weight.type), most, "bias" in parts, "residual" in parts,
+            op["eps"] if "norm" in parts else None, bool(op.attribute("silu")), block_n, block_k,
+        )  # fmt: skip
+        rest = "".join(f" in{2 + place}" for place in range(len(parts)))
+        return self.call(op, matmul(shape), f"{rows} in0 in1 out0{_scale(weight, 1)}{rest}")
+
+    def finalize(self, op: Operation) -> list[Operation]:
+        """Attention over a layer's pages: kvset, partial and finalize together."""
+        partial = self.makers[op.operands[0].name]
+        if partial.name != "graph.partial":
+            raise CannotLower(operation=op.name, problem="its state is merged", span=op.span)
+        q, starts, kvset_value = partial.operands
+        kvset = self.makers[kvset_value.name]
+        table, lengths = kvset.operands
+        return self._library_attention(op, partial, kvset, (q, starts, table, lengths))
+
+    def _library_attention(
+        self, op: Operation, partial: Operation, kvset: Operation, operands: tuple[Value, ...]
+    ) -> list[Operation]:
+        settings = {key: partial[key] for key in ("heads", "kv_heads", "head_dim", "scale")}
+        settings["window"] = kvset.attribute("window", 0)
+        return [make("graph.library", *operands, results=op.results, routine="attention",
+                     why="many rows: the library's blocked attention is faster",
+                     layer=kvset["layer"], settings=settings, of="graph.partial",
+                     span=op.span)]  # fmt: skip
+
+    def nothing(self, op: Operation) -> list[Operation]:
+        """Kvsets and states are lowered with the operation that finalizes them."""
+        return []
+
+
+def _scale(weight: Value, operand: int) -> str:
+    return f" scale{operand}" if dtype_of(weight.type) == "i8" else ""
+
+
+def _arguments(text: str) -> list[Term]:
+    """Read "T in0 k3" as the terms T, in<0>, k<3>."""
+    terms = []
+    for word in text.split():
+        name = word.rstrip("0123456789")
+        terms.append(Term(name, (int(word[len(name):]),)) if name != word else Term(word))
+    return terms
+
+
+_RULES: dict[str, Callable[[_Lowering, Operation], list[Operation]]] = {
+    "graph.embedding": _Lowering.embedding, "graph.rmsnorm": _Lowering.rmsnorm,
+    "graph.add_rmsnorm": _Lowering.add_rmsnorm, "graph.add": _Lowering.add,
+    "graph.silu_mul": _Lowering.silu_mul, "graph.take_rows": _Lowering.take_rows,
+    "graph.qkv_rope_write": _Lowering.qkv_rope_write, "graph.moe_route": _Lowering.moe_route,
+    "graph.moe_dispatch": _Lowering.moe_dispatch, "graph.moe_expert": _Lowering.moe_expert,
+    "graph.moe_combine": _Lowering.moe_combine, "graph.matmul": _Lowering.matmul,
+    "graph.fused_matmul": _Lowering.fused_matmul, "graph.finalize": _Lowering.finalize,
+    "graph.kvset": _Lowering.nothing, "graph.partial": _Lowering.nothing,
+}  # fmt: skip
