@@ -62,7 +62,7 @@ Attribute = None | bool | int | float | str | Symbol | Term | tuple[Any, ...] | 
 
 @dataclass(frozen=True)
 class Value:
-    """An SSA value: a name unique within its function, a hint that reads like the source; a type."""
+    """An SSA value: a name unique within its function, which reads like the source; a type."""
 
     name: str
     type: Term
