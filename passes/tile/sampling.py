@@ -14,6 +14,8 @@ from ...ir.core import Operation, Value
 from .builder import KernelBuilder, Loop
 
 _LOG2E = 1.4426950408889634
+_LEAST = -2.0e38
+"""Below every logit, and small enough that its difference from one is finite in base 2."""
 _LOWEST, _HIGHEST = -2139095040, 2139095040
 """Keys of -FLT_MAX and of infinity: integers ordered as the floats are."""
 _KEY_VALUE = "bits_f32(where(a < 0, a ^ 2147483647, a))"
@@ -66,7 +68,7 @@ class _Sampler:
         token = b.load(target, self.row)
         with self._blocks(*self._mass_start()) as (loop, (_, raw, _)):
             loop.yields(*self._more_mass(loop.carried, raw))
-        self._store_logprob(out, token, loop.results)
+        self._store_logprob(out, token, self._whole_mass(*loop.results))
         facts = ("R >= 0", f"0 <= target[*] < {self.vocab}")
         return b.finish("R", requires=facts)
 
@@ -104,7 +106,7 @@ class _Sampler:
             word = b.map("a + b", loop.index, self.word, dtype="i32", hint="word")
             token = b.map("a * 32 + b", b.expand(word, 1), self.bit, hint="index")
             inside = b.map(f"a < {self.vocab}", token, hint="inside")
-            raw = b.load(self.logits, self.row, token, mask=inside, other=-2.0e38, hint="raw")
+            raw = b.load(self.logits, self.row, token, mask=inside, other=_LEAST, hint="raw")
             yield loop, (token, raw, self._masked(word, inside, raw))
 
     def _masked(self, word: Value, inside: Value, raw: Value) -> Value:
@@ -114,43 +116,50 @@ class _Sampler:
         held = b.map(f"a < {-(-self.vocab // 32)}", word)
         bits = b.expand(b.load(self.allowed, self.row, word, mask=held, hint="bits"), 1)
         open_ = b.map("((a >> b) & 1) != 0", bits, self.bit, dtype="bool", hint="open")
-        text = "where(b, where(a, c, -1.0e30), -2.0e38)"
+        text = f"where(b, where(a, c, -1.0e30), {_LEAST!r})"
         return b.map(text, open_, inside, raw, hint="logit")
 
+    def _lanes(self, value: float, dtype: str = "f32") -> Value:
+        """Return a block of one value: lanes accumulate apart, and are reduced after the loop."""
+        return self.b.full(value, dtype, self.words, 32)
+
     def _mass_start(self) -> list[Value]:
-        return [self.b.full(-2.0e38, "f32"), self.b.full(0.0, "f32")]
+        return [self._lanes(_LEAST), self._lanes(0.0)]
 
     def _more_mass(self, carried: list[Value], raw: Value) -> list[Value]:
-        """Return the running maximum and the sum of exponentials below it, over one more block."""
+        """Return each lane's maximum and sum of exponentials below it, over one more block."""
         b, (top, mass) = self.b, carried
-        higher = b.map("max(a, b)", top, self._both("max", raw), hint="top")
-        term = b.map(f"exp2((a - b) * {_LOG2E!r})", raw, higher, hint="term")
-        text = f"a * exp2((b - c) * {_LOG2E!r}) + d"
-        return [higher, b.map(text, mass, top, higher, self._both("sum", term), hint="mass")]
+        higher = b.map("max(a, b)", top, raw, hint="top")
+        text = f"a * exp2((b - c) * {_LOG2E!r}) + exp2((d - c) * {_LOG2E!r})"
+        return [higher, b.map(text, mass, top, higher, raw, hint="mass")]
 
-    def _both(self, op: str, value: Value) -> Value:
+    def _whole_mass(self, top: Value, mass: Value) -> list[Value]:
+        """Return the maximum of the row and its sum of exponentials below that."""
+        highest = self._over("max", top)
+        share = self.b.map(f"a * exp2((b - c) * {_LOG2E!r})", mass, top, highest, hint="share")
+        return [highest, self._over("sum", share)]
+
+    def _over(self, op: str, value: Value) -> Value:
         return self.b.reduce(op, self.b.reduce(op, value, 1), 0)
 
     def _survey(self) -> tuple[Value, Value, Value, list[Value]]:
         """Return the best allowed token, the two best logits, and the unmasked softmax's mass."""
         b = self.b
-        lowest = b.full(-2.0e38, "f32")
-        start = [self.zero, lowest, lowest, *self._mass_start()]
-        with self._blocks(*start) as (loop, (token, raw, logit)):
+        start = [self._lanes(0, "i32"), self._lanes(_LEAST), self._lanes(_LEAST)]
+        with self._blocks(*start, *self._mass_start()) as (loop, (token, raw, logit)):
             best, first, second, *mass = loop.carried
-            top = self._both("max", logit)
-            candidate = b.map(f"where(a == b, c, {self.vocab})", logit, top, token, dtype="i32")
-            where = self._both("min", candidate)
-            rest = b.map("where(a == b, -2.0e38, c)", token, where, logit, hint="rest")
-            runner = self._both("max", rest)
             loop.yields(
-                b.map("where(a > b, c, d)", top, first, where, best, dtype="i32", hint="best"),
-                b.map("max(a, b)", first, top, hint="first"),
-                b.map("max(min(a, b), max(c, d))", first, top, second, runner, hint="second"),
+                b.map("where(a > b, c, d)", logit, first, token, best, dtype="i32", hint="best"),
+                b.map("max(a, b)", first, logit, hint="first"),
+                b.map("max(a, min(b, c))", second, first, logit, hint="second"),
                 *self._more_mass(mass, raw),
             )
         best, first, second, *mass = loop.results
-        return best, first, second, mass
+        top = self._over("max", first)
+        candidate = b.map(f"where(a == b, c, {self.vocab})", first, top, best, dtype="i32")
+        token = self._over("min", candidate)
+        rest = b.map("where((a == b) & (c == d), e, c)", best, token, first, top, second)
+        return token, top, self._over("max", rest), self._whole_mass(*mass)
 
     def _store_logprob(self, out: Value, token: Value, mass: list[Value]) -> None:
         b = self.b
@@ -184,10 +193,11 @@ class _Sampler:
         """Return the k-th largest masked logit, if k > 0."""
         b = self.b
         with self._bisection(b.map("a > 0", k)) as (bisect, value):
-            with self._blocks(b.full(0, "i32"), upto=self.stop) as (loop, (_, _, logit)):
-                above = b.map("where(a >= b, 1, 0)", logit, value, dtype="i32", hint="above")
-                loop.yields(b.map("a + b", loop.carried[0], self._both("sum", above)))
-            enough = b.map("a >= b", loop.results[0], k, hint="enough")
+            with self._blocks(self._lanes(0, "i32"), upto=self.stop) as (loop, (_, _, logit)):
+                text = "a + where(b >= c, 1, 0)"
+                loop.yields(b.map(text, loop.carried[0], logit, value, dtype="i32", hint="above"))
+            above = self._over("sum", loop.results[0])
+            enough = b.map("a >= b", above, k, hint="enough")
             self._narrow(bisect, enough)
         return b.map(_KEY_VALUE, bisect.results[0], dtype="f32", hint="kth")
 
@@ -206,10 +216,10 @@ class _Sampler:
 
     def _total(self, floor: Value, stop: Value) -> Value:
         b = self.b
-        with self._blocks(b.full(0.0, "f32"), upto=stop) as (loop, (_, _, logit)):
-            part = self._both("sum", self._mass(logit, floor))
+        with self._blocks(self._lanes(0.0), upto=stop) as (loop, (_, _, logit)):
+            part = self._mass(logit, floor)
             loop.yields(b.map("a + b", loop.carried[0], part, hint="total"))
-        return loop.results[0]
+        return self._over("sum", loop.results[0])
 
     @contextmanager
     def _bisection(self, wanted: Value) -> Iterator[tuple[Loop, Value]]:
@@ -236,10 +246,9 @@ class _Sampler:
         def kept(logit: Value) -> Value:
             return b.map("where(a >= b, a, 0.0)", self._mass(logit, floor), min_p, hint="kept")
 
-        with self._blocks(b.full(0.0, "f32"), upto=self.stop) as (loop, (_, _, logit)):
-            part = self._both("sum", kept(logit))
-            loop.yields(b.map("a + b", loop.carried[0], part, hint="total"))
-        goal = b.map("a * b", u, loop.results[0], hint="goal")
+        with self._blocks(self._lanes(0.0), upto=self.stop) as (loop, (_, _, logit)):
+            loop.yields(b.map("a + b", loop.carried[0], kept(logit), hint="total"))
+        goal = b.map("a * b", u, self._over("sum", loop.results[0]), hint="goal")
         start = [b.full(0.0, "f32"), b.full(0, "i32"), b.full(0, "i32")]
         with self._blocks(*start, upto=self.stop) as (loop, (token, _, logit)):
             mass, before, last = loop.carried
@@ -248,8 +257,8 @@ class _Sampler:
             short = b.map("where(a + b <= c, 1, 0)", mass, running, goal, dtype="i32")
             held = b.map("where(a > 0.0, b, 0)", p, token, dtype="i32")
             loop.yields(
-                b.map("a + b", mass, self._both("sum", p), hint="mass"),
+                b.map("a + b", mass, self._over("sum", p), hint="mass"),
                 b.map("a + b", before, b.reduce("sum", short, 0), hint="before"),
-                b.map("max(a, b)", last, self._both("max", held), hint="last"),
+                b.map("max(a, b)", last, self._over("max", held), hint="last"),
             )
         return b.map("min(a, b)", loop.results[1], loop.results[2], hint="token")
