@@ -12,6 +12,7 @@ from ..ir.diagnostics import WeftSyntaxError
 from ..ir.source import Source, Span
 from .strings import Origin
 from .syntax_errors import (
+    BlockOnItsLine,
     ChainedComparison,
     MalformedExpression,
     MalformedFor,
@@ -25,6 +26,7 @@ from .syntax_errors import (
     MalformedRecord,
     MalformedReturn,
     MalformedSelect,
+    MalformedText,
     MalformedTool,
     MalformedType,
     MalformedWhile,
@@ -49,13 +51,32 @@ def _in_program(statements: str) -> list[str]:
 EXAMPLES: dict[type[WeftSyntaxError], list[str]] = {
     MisplacedStatement: [
         "\"text\"\n", "let x = 1\n", "user \"hi\"\n", "x = 1\n", "return 1\n",
+        "tool f()\n\nlet x = 1\n", "tool f()\nx = 1\n", "record R:\n    a: int\nx = 1\n",
+        "program p():\n    return\ndef f():\n", "tool f()\n\"text\"\n", "tool f()\nuser x\n",
+        "program p():\n    return\n\"text\"\n", "program p():\n    return\nlet x = 1\n",
+    ],
+    BlockOnItsLine: [
+        "program p(): return\n", "program p(): \"a\"\n", "program p(): x = 1\n",
+        "record R: x: int\n", "program p():\n    if x:\n        \"a\"\n    else: \"b\"\n",
+        "program p() -> str: user \"a\"\n",
+        *_in_program("""
+            user: "a" ;; assistant: gen x ;; if x: "a" ;; if x: return ;; if x: y = 1 ;;
+            if x: user "a" ;; for x in y: "a" ;; for x in y: z ;; while x up to 5: "a" ;;
+            while x up to 5: y ;; fork x in y as z: "a" ;; fork 3 as z: yield 1 ;; user: (x)
+        """),
     ],
     MissingBlock: [
         "program p():\nreturn 1\n", "record R:\nscore: int\n",
         "program p():\n    if x:\n    return 1\n",
     ],
     UnexpectedIndentation: [
-        "program p():\n    \"a\"\n        \"b\"\n",
+        "program p():\n    \"a\"\n        \"b\"\n", "  program p():\n", "tool f()\n  x\n",
+        "program p():\n    if x:\n        \"a\"\n            \"b\"\n",
+    ],
+    MalformedText: [
+        *_in_program("""
+            "a" "b" ;; "a": "b" ;; "a" + x ;; "a" x ;; "a", "b" ;; "a".strip() ;; "a" user
+        """),
     ],
     MalformedRecord: [
         "record:\n", "record R\n", "record R(a)\n", "record R:\n    a\n", "record R:\n    a = 1\n",
@@ -81,6 +102,12 @@ EXAMPLES: dict[type[WeftSyntaxError], list[str]] = {
         "program p(x: int(1)):\n", "program p(x: int(1..)):\n", "program p(x: list[str):\n",
         "program p(x: choice[\"a\" \"b\"]):\n", "program p(x: int(1..2):\n",
         "program p(x: json 1):\n", "program p(x: int(1...5)):\n", "record R:\n    a:\n",
+        "program p(x: int(..5)):\n", "program p(x: int(1.5..2)):\n", "program p(x: (0..9)):\n",
+        "program p(x: int(1..5y)):\n", "program p(x: int(1..5).y):\n", "record R:\n    a: int b\n",
+        *_in_program("""
+            gen x: int y ;; gen x: int(1..2) y ;; gen x: int: 1 ;; gen x: (0..9) ;; gen x: 5 ;;
+            gen x: list[int] y ;; gen x: ;; gen x: list ] ;; gen x: int(1) ;; gen x: int user
+        """),
     ],
     MalformedMessage: [
         *_in_program("""
@@ -159,7 +186,9 @@ EXAMPLES: dict[type[WeftSyntaxError], list[str]] = {
         *_in_program("""
             return (1 ;; return [1 ;; return [1 2] ;; return f(1 ;; return x. ;; return x.1 ;;
             return x[ ;; return x[1 ;; return 1 + ;; return 1 * ;; return not ;; return a and ;;
-            return a or ;; return - ;; return 1 < ;; return 1 in ;; return f(a=) ;; return [,] ;;
+            return a or ;; return - ;; return 1 < ;; return 1 in ;; return f(a=) ;;
+            return f(1 2) ;; return f(a b) ;; return x[1 2] ;; return x[1 :] ;; return (1 :) ;;
+            return [,] ;;
             return a not b ;; return (1 2) ;; return () ;; return f(,)
         """),
     ],

@@ -58,6 +58,13 @@ class MissingBlock(WeftSyntaxError):
     hint = "indent the statements below the colon by four spaces"
 
 
+class BlockOnItsLine(WeftSyntaxError):
+    """A block's first statement on the line that opens it."""
+
+    template = "{found} stands on the line that opens its block"
+    hint = "begin the block on the next line, indented by four spaces"
+
+
 class UnexpectedIndentation(WeftSyntaxError):
     """An indented line below a line that opens no block."""
 
@@ -104,6 +111,13 @@ class MalformedMessage(WeftSyntaxError):
 
     template = "{found} does not fit a message"
     hint = 'user "text", assistant gen answer, or assistant: and a block'
+
+
+class MalformedText(WeftSyntaxError):
+    """A string statement that goes on after its string."""
+
+    template = "{found} does not fit a string statement"
+    hint = 'a statement appends one string; put values into it: "Essay: {{essay}}"'
 
 
 class MalformedGen(WeftSyntaxError):
