@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 
 from ...ir.core import Module, Operation
 from ...ir.model import ModelConfig
 from ...ir.schedule import Schedule
+from ...ir.types import DTYPE_BYTES, dtype_of, shape_of
 from ..graph.fusion import DropConcatOfSplit, FuseAddNorm, FuseRopeWrite, FuseSiblingMatmuls
 from ..graph.matmul_parts import FuseCombineResidual, FuseMatmulParts
 from ..graph.memory_planning import PlanMemory
@@ -17,6 +19,10 @@ from .lower import LowerToTiles
 
 DECODE_ROWS = (1, 4, 16)
 """Row counts that decode kernels are built for; a step takes the smallest that holds it."""
+
+PARALLEL_BYTES = 2 << 20
+PARALLEL_PRODUCTS = 4 << 20
+"""From about 100 microseconds of one core on, a second core pays for its barrier."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +92,15 @@ def merge_kernels(regimes: Sequence[Regime]) -> list[tuple[Operation, Schedule]]
 
 
 def schedule_for(kernel: Operation, rows: int) -> Schedule:
-    """Return a CPU schedule: small work stays on one core, since waking another takes longer."""
-    heavy = kernel.attribute("of") in {"graph.matmul", "graph.moe_expert", "graph.partial"}
-    return Schedule(parallel=heavy or rows == 0)
+    """Return a CPU schedule: small work stays on one core, since waking another takes longer.
+
+    Steps of many rows are worth it; else a kernel is if its largest operand takes long to read,
+    or to multiply with all rows.
+    """
+    buffers = [value.type for value in kernel.regions[0].arguments if value.type.name == "buffer"]
+    fixed = [type for type in buffers if all(isinstance(d, int) for d in shape_of(type))]
+    elements = [(prod(shape_of(type)), DTYPE_BYTES[dtype_of(type)]) for type in fixed]  # type: ignore[arg-type]
+    count, size = max(elements, default=(0, 0))
+    multiplies = kernel.attribute("of") in {"graph.matmul", "graph.moe_expert"}
+    worth = multiplies and (count * size >= PARALLEL_BYTES or count * rows >= PARALLEL_PRODUCTS)
+    return Schedule(parallel=worth or rows == 0)

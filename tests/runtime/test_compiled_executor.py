@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-import tvm_ffi
 from weft.codegen.build import compile_kernels
 from weft.codegen.graph_reference import GraphRun
 from weft.frontend.models.registry import build_graph
@@ -74,7 +73,7 @@ def build(request):
         shape, regimes, kernels, kept, run = made[name, weights, kv]
         functions = [(regime.rows, regime.function) for regime in regimes]
         compiled = CompiledExecutor(shape, functions, kernels, kept, num_pages=64, kv_format=kv,
-                                    convert=tvm_ffi.from_dlpack, **LIMITS)  # fmt: skip
+                                    **LIMITS)  # fmt: skip
         return compiled, ReferenceExecutor(shape, run, num_pages=64, **LIMITS)
 
     return pair
