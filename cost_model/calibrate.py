@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from statistics import median
+from typing import Protocol
 
 from ..ir.diagnostics import WeftError
 from .hardware import Hardware, Level, Memory, Rate
@@ -27,35 +27,81 @@ class CalibrationError(WeftError):
     hint = "a probe returns the positive, finite time of one run"
 
 
-@dataclass(frozen=True)
-class Measure:
-    """A probe and the work that one run of it does: bytes, FLOPs, or launches (then 1)."""
+class Measure(Protocol):
+    """A probe and the work that one run of it does: bytes, FLOPs, or launches."""
 
-    probe: Probe
-    amount: float
+    @property
+    def probe(self) -> Probe:
+        """Does the work once."""
+        ...
+
+    @property
+    def amount(self) -> float:
+        """How much work that is."""
+        ...
 
 
-@dataclass(frozen=True)
-class MemoryProbes:
+class MemoryProbes(Protocol):
     """Reads and copies of a buffer that fits one memory; a copy's amount is read plus written."""
 
-    name: str
-    capacity: float
-    read: Sequence[Measure]
-    copy: Sequence[Measure]
+    @property
+    def name(self) -> str:
+        """The memory's name."""
+        ...
+
+    @property
+    def capacity(self) -> float:
+        """Bytes that stay there."""
+        ...
+
+    @property
+    def read(self) -> Sequence[Measure]:
+        """Candidates, of which the fastest describes the memory."""
+        ...
+
+    @property
+    def copy(self) -> Sequence[Measure]:
+        """Candidates, of which the fastest describes the memory."""
+        ...
 
 
-@dataclass(frozen=True)
-class LevelProbes:
-    """The probes of one level; where several candidates are given, the fastest describes it."""
+class LevelProbes(Protocol):
+    """The probes of one level; `codegen.measure_cpu.CpuProbes` is one."""
 
-    name: str
-    kind: str
-    threads: int
-    memories: Sequence[MemoryProbes]
-    matmul: Mapping[str, Sequence[Measure]]
-    vector: Mapping[str, Sequence[Measure]]
-    launch: Mapping[str, Measure] = field(default_factory=dict)
+    @property
+    def name(self) -> str:
+        """The level's name."""
+        ...
+
+    @property
+    def kind(self) -> str:
+        """What processor: cpu or gpu."""
+        ...
+
+    @property
+    def threads(self) -> int:
+        """How many threads the probes use."""
+        ...
+
+    @property
+    def memories(self) -> Sequence[MemoryProbes]:
+        """Fastest first."""
+        ...
+
+    @property
+    def matmul(self) -> Mapping[str, Sequence[Measure]]:
+        """Candidates by data type."""
+        ...
+
+    @property
+    def vector(self) -> Mapping[str, Sequence[Measure]]:
+        """Candidates by data type."""
+        ...
+
+    @property
+    def launch(self) -> Mapping[str, Measure]:
+        """One probe a launch mode."""
+        ...
 
 
 def calibrate(

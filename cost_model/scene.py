@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ..ir.core import Module, Operation, Value
+from ..ir.core import Module, Operation, Term, Value
 from ..ir.types import DTYPE_BYTES, dtype_of, shape_of
 from .binding import Binding, Formats, weight_bytes
 
@@ -60,12 +60,14 @@ class Scene:
 
     @staticmethod
     def of(module: Module, binding: Binding, formats: Formats = Formats()) -> Scene:  # noqa: B008
-        """Return the scene of a module's operations; TA is tokens times experts a token."""
+        """Return the scene of a module's operations; binds M, pairs of token and expert."""
         made = {value.name: op for op in module.walk() for value in op.results}
         for operation in module.walk():
-            if operation.name == "graph.moe_dispatch" and "TA" not in binding.dims:
-                tokens, top_k = map(binding.size, shape_of(operation.operands[0].type))
-                binding = binding.with_dims(TA=tokens * top_k)
+            if operation.name == "graph.moe_dispatch":
+                pairs = binding.elements(shape_of(operation.operands[0].type))
+                (dim,) = shape_of(operation.results[0].type)
+                if isinstance(dim, Term):
+                    binding = binding.with_dims(**{dim.name: pairs})
         return Scene(binding, formats, made)
 
     def maker(self, value: Value) -> str:

@@ -1,6 +1,7 @@
 """Rooflines: what bounds an operation, monotonicity in work and hardware, calibration."""
 
 from dataclasses import replace
+from typing import NamedTuple
 
 import pytest
 from hypothesis import given
@@ -26,6 +27,28 @@ graph.func name = @step {
 CPU = load("cpu-generic").level()
 sizes = st.floats(0, 1e15)
 work = st.builds(Work, sizes, sizes, sizes, sizes, sizes)
+
+
+class Timed(NamedTuple):
+    probe: calibrate.Probe
+    amount: float
+
+
+class Buffer(NamedTuple):
+    read: list[Timed]
+    copy: list[Timed]
+    name: str = "memory"
+    capacity: float = 1e9
+
+
+class Probes(NamedTuple):
+    memories: list[Buffer]
+    matmul: dict[str, list[Timed]]
+    vector: dict[str, list[Timed]]
+    launch: dict[str, Timed]
+    name: str = "cpu"
+    kind: str = "cpu"
+    threads: int = 2
 
 
 def simple(bandwidth: float = 1e9, rate: float = 1e9) -> Level:
@@ -120,14 +143,11 @@ def test_layers_are_grouped() -> None:
     assert groups[0].seconds.expected == pytest.approx(both)
 
 
-def probes(times: list[float]) -> calibrate.LevelProbes:
+def probes(times: list[float]) -> Probes:
     run = iter(times * 100)
-    slow, fast = calibrate.Measure(lambda: 2.0, 10.0), calibrate.Measure(lambda: next(run), 10.0)
-    memory = calibrate.MemoryProbes("memory", 1e9, [slow, fast], [slow])
-    launch = {"serial": calibrate.Measure(lambda: 1e-3, 1000)}
-    return calibrate.LevelProbes(
-        "cpu", "cpu", 2, [memory], {"f32": [slow]}, {"f32": [slow]}, launch
-    )
+    slow, fast = Timed(lambda: 2.0, 10.0), Timed(lambda: next(run), 10.0)
+    launch = {"serial": Timed(lambda: 1e-3, 1000)}
+    return Probes([Buffer([slow, fast], [slow])], {"f32": [slow]}, {"f32": [slow]}, launch)
 
 
 def test_calibration_takes_the_best_probe_with_its_spread() -> None:

@@ -1,0 +1,22 @@
+"""The CPU's probes run, and calibration turns them into a description that loads again."""
+
+from weft.codegen.measure_cpu import FMA_LANES, FMA_ROUNDS, Measure, cpu_probes
+from weft.cost_model.calibrate import calibrate
+from weft.cost_model.hardware_file import load, save
+
+
+def test_probes_become_a_hardware_file(tmp_path) -> None:
+    probes = cpu_probes(1, tmp_path)
+    assert probes.memories[-1].name == "memory"
+    assert probes.vector["f32"][0].amount == 2 * FMA_LANES * FMA_ROUNDS
+    machine = calibrate("here", [probes], versions=probes.versions, device=probes.device, rounds=2)
+    save(machine, tmp_path / "here.json")
+    assert load(tmp_path / "here.json") == machine
+    level = machine.level()
+    assert level.main.read.max > 1e9
+    assert level.matmul_rate("f32").max > 1e9 and level.vector_rate("f32").max > 1e9
+    assert 0 < level.launch_cost("serial").min < 1e-3
+
+
+def test_a_measure_is_seconds_of_one_run() -> None:
+    assert Measure(lambda: 0.5, 10.0).probe() == 0.5
