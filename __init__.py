@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .compiler import Options, compile
-    from .frontend.embedded import program, tool
+    from .frontend.embedded import between, limit, matching, program, tool
     from .runtime.executable import Executable
 
 __version__ = "0.1.0"
@@ -15,10 +15,13 @@ _HOMES = {
     "Options": "compiler",
     "program": "frontend.embedded",
     "tool": "frontend.embedded",
+    "between": "frontend.embedded",
+    "limit": "frontend.embedded",
+    "matching": "frontend.embedded",
     "Executable": "runtime.executable",
 }
 
-__all__ = ["Executable", "Options", "compile", "program", "tool"]
+__all__ = ["Executable", "Options", "between", "compile", "limit", "matching", "program", "tool"]
 
 
 def __getattr__(name: str) -> Any:

@@ -95,5 +95,3 @@ def open_checkpoint(model: str | Path) -> Checkpoint:
     if not (folder / "config.json").exists():
         raise NoCheckpoint(folder=name)
     return Checkpoint(folder.name, folder)
-
-

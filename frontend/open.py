@@ -65,7 +65,10 @@ def open_program(program: Any, tools: Tools | None = None, name: str | None = No
         function = _program_of(_import(path), path, name)
         return OpenProgram(function.source, function.file, {**function.tools, **given})
     source = Source(str(program), _read(path))
-    return OpenProgram(source, parse(source), {**_tools_beside(path), **given})
+    file = parse(source)
+    wanted = {tool.name for tool in file.tools} - set(given)
+    beside = _tools_beside(path) if wanted else {}
+    return OpenProgram(source, file, {**{n: beside[n] for n in wanted & set(beside)}, **given})
 
 
 def tools_of(path: str | Path) -> dict[str, Callable[..., Any]]:

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from weft.frontend.checker import check
 from weft.frontend.lower import lower
+from weft.frontend.open import open_program
 from weft.frontend.parser import parse, parse_text
-from weft.frontend.tool_files import tools_beside
 from weft.ir.core import Module
 from weft.ir.parser import parse_module
 from weft.ir.source import Source
@@ -45,7 +45,7 @@ def test_examples_lower_as_recorded(path, golden):
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_examples_have_their_tools_beside_them(path):
     names = [tool.name for tool in parse(Source(path.name, path.read_text())).tools]
-    assert sorted(tools_beside(path, names)) == sorted(names)
+    assert sorted(open_program(path).tools) == sorted(names)
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
