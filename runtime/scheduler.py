@@ -77,7 +77,7 @@ class Scheduler:
             end = chunk.start + chunk.count
             sequence.resident = end
             sequence.high_water = max(sequence.high_water, end)
-            if chunk.count > 1:
+            if chunk.count > 1 or not chunk.start:
                 self._tree.insert(sequence.tokens[:end], sequence.pages)
             finished = end == sequence.length or chunk.joins
             self._release_followers(request, None if finished else end)
@@ -202,7 +202,7 @@ class Scheduler:
             return False
         best, leader = 0, None
         for other in self._prefilling:
-            if other.sequence.pending > 1:
+            if other.sequence.pending:
                 tokens = other.sequence.tokens[: other.sequence.length]
                 shared = common_prefix(sequence.tokens[:limit], tokens)
                 if shared > max(best, other.sequence.resident):

@@ -1,0 +1,181 @@
+"""Paged KV and the prefix tree under random use: exact counts, no leak, the right tokens."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
+from weft.runtime.kv_cache import PagedKV
+from weft.runtime.prefix_tree import PrefixTree
+
+PAGES = 24
+TOKENS = st.lists(st.integers(0, 2), min_size=1, max_size=11)
+
+
+class PagedKVMachine(RuleBasedStateMachine):
+    """Sequences write their tokens into a fake memory; reading through tables must give them."""
+
+    sequences = Bundle("sequences")
+    pins = Bundle("pins")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.size = 3
+        self.memory = np.full(PAGES * self.size, -1)
+        self.kv = PagedKV(PAGES, self.size, 64, self._copy)
+        self.tree = PrefixTree(self.kv)
+        self.live: list = []
+        self.pinned: list = []
+
+    def _copy(self, source: int, target: int) -> None:
+        pages = self.memory.reshape(PAGES, self.size)
+        pages[target] = pages[source]
+
+    def _fill(self, sequence) -> None:
+        """Compute the pending tokens, as a step of the model would."""
+        if not self.kv.reserve(sequence, sequence.length):
+            return
+        for position in range(sequence.resident, sequence.length):
+            page = sequence.pages[position // self.size]
+            self.memory[page * self.size + position % self.size] = sequence.tokens[position]
+        sequence.resident = sequence.length
+
+    @rule(target=sequences, tokens=TOKENS)
+    def create(self, tokens):
+        sequence = self.kv.create((len(self.live),))
+        sequence.append(tokens)
+        known, pages = self.tree.match(sequence.tokens[: sequence.length])
+        self.kv.adopt(sequence, pages, known)
+        self.live.append(sequence)
+        return sequence
+
+    @rule(sequence=sequences)
+    def fill(self, sequence):
+        self._fill(sequence)
+
+    @rule(sequence=sequences, tokens=TOKENS)
+    def append(self, sequence, tokens):
+        if sequence.length + len(tokens) <= 60:
+            sequence.append(tokens)
+            self._fill(sequence)
+
+    @rule(target=sequences, sequence=sequences, data=st.data())
+    def fork(self, sequence, data):
+        child = self.kv.fork(sequence, data.draw(st.integers(0, sequence.length)), (0,))
+        self.live.append(child)
+        return child
+
+    @rule(sequence=sequences, data=st.data())
+    def truncate(self, sequence, data):
+        self.kv.truncate(sequence, data.draw(st.integers(0, sequence.length)))
+
+    @rule(sequence=sequences, data=st.data())
+    def rewind(self, sequence, data):
+        self.kv.rewind(sequence, data.draw(st.integers(0, sequence.length)))
+
+    @rule(sequence=sequences)
+    def drop(self, sequence):
+        self.kv.drop(sequence)
+
+    @rule(sequence=sequences)
+    def remember(self, sequence):
+        self.tree.insert(sequence.tokens[: sequence.resident], sequence.pages)
+        known, _ = self.tree.match(sequence.tokens[: sequence.resident])
+        assert known == sequence.resident
+
+    @rule(sequence=consumes(sequences))
+    def free(self, sequence):
+        self.kv.drop(sequence)
+        self.live.remove(sequence)
+
+    @rule(target=pins, tokens=TOKENS)
+    def pin(self, tokens):
+        node = self.tree.pin(np.array(tokens, np.int32))
+        self.pinned.append(node)
+        return node
+
+    @rule(node=consumes(pins))
+    def unpin(self, node):
+        self.tree.unpin(node)
+        self.pinned.remove(node)
+
+    @rule(wanted=st.integers(0, PAGES))
+    def evict(self, wanted):
+        self.tree.evict(wanted)
+
+    @invariant()
+    def books_are_right(self):
+        self.kv.check(self.live, self.tree.held())
+
+    @invariant()
+    def tables_show_the_tokens(self):
+        for sequence in self.live:
+            seen = np.arange(sequence.resident)
+            slots = sequence.pages[seen // self.size] * self.size + seen % self.size
+            assert self.memory[slots].tolist() == sequence.tokens[: sequence.resident].tolist()
+
+    def teardown(self):
+        for sequence in self.live:
+            self.kv.drop(sequence)
+        for node in self.pinned:
+            self.tree.unpin(node)
+        self.tree.clear()
+        assert self.kv.free == PAGES and self.kv.live == 0 and self.tree.size == 0
+
+
+PagedKVMachine.TestCase.settings = settings(
+    max_examples=60, stateful_step_count=40, deadline=None, derandomize=True
+)
+TestPagedKV = PagedKVMachine.TestCase
+
+
+def filled(kv: PagedKV, tokens: list[int]):
+    sequence = kv.create((0,))
+    sequence.append(tokens)
+    assert kv.reserve(sequence, len(tokens))
+    sequence.resident = len(tokens)
+    return sequence
+
+
+def test_a_fork_copies_only_the_partial_page_and_only_when_written():
+    copies = []
+    kv = PagedKV(8, 4, 32, lambda source, target: copies.append((source, target)))
+    parent = filled(kv, list(range(6)))
+    child = kv.fork(parent, 6, (1,))
+    assert kv.live == 2 and not copies
+    child.append([9])
+    assert kv.reserve(child, 7)
+    assert copies == [(parent.pages[1], child.pages[1])] and kv.live == 3
+    parent.append([8])
+    assert kv.reserve(parent, 7)
+    assert len(copies) == 1  # the parent is alone with its page now
+
+
+def test_the_tree_matches_single_tokens_across_pages():
+    kv = PagedKV(16, 4, 64, lambda source, target: None)
+    tree = PrefixTree(kv)
+    first = filled(kv, [1, 2, 3, 4, 5, 6, 7])
+    tree.insert(first.tokens[:7], first.pages)
+    known, pages = tree.match(np.array([1, 2, 3, 4, 5, 9], np.int32))
+    assert known == 5 and pages.tolist() == first.pages[:2].tolist()
+
+
+def test_eviction_takes_the_least_recently_used_and_spares_the_pinned():
+    kv = PagedKV(4, 2, 16, lambda source, target: None)
+    tree = PrefixTree(kv)
+    for start in (10, 20, 30):
+        sequence = filled(kv, [start, start + 1])
+        tree.insert(sequence.tokens[:2], sequence.pages)
+        kv.drop(sequence)
+    node = tree.pin(np.array([10, 11], np.int32))
+    tree.match(np.array([20, 21], np.int32))
+    assert kv.free == 1
+    tree.evict(2)
+    known = {start: tree.match(np.array([start], np.int32))[0] for start in (10, 20, 30)}
+    assert known == {10: 1, 20: 1, 30: 0}
+    tree.clear()
+    assert tree.size == 1
+    tree.unpin(node)
+    tree.clear()
+    assert kv.free == 4
