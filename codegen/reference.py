@@ -26,7 +26,7 @@ class OutOfBounds(KernelError):
     """An access outside its buffer."""
 
     template = (
-        "@{kernel}: index {index} on axis {axis} of %{buffer} is outside 0 .. {extent} - 1, "
+        "@{kernel}: index {index} on axis {axis} of %{buffer} is outside its extent {extent}, "
         "at program {program}"
     )
 

@@ -12,7 +12,21 @@ import numpy as np
 from ...ir.core import Names, Operation, Region, Symbol, Term, Value, make
 from ...ir.types import INDEX, buffer, dtype_of, shape_of, tile
 
-_RANK = ["bool", "i8", "u8", "i16", "u16", "index", "i32", "u32", "i64", "bf16", "f16", "f32", "f64"]
+_RANK = [
+    "bool",
+    "i8",
+    "u8",
+    "i16",
+    "u16",
+    "index",
+    "i32",
+    "u32",
+    "i64",
+    "bf16",
+    "f16",
+    "f32",
+    "f64",
+]
 
 
 @dataclass
@@ -78,10 +92,17 @@ class KernelBuilder:
 
     def store(self, target: Value, *rest: Value, mask: Value | None = None) -> None:
         """Write a value: `store(target, *indices, value, mask=)`."""
+        self._write("tile.store", target, *rest, mask=mask)
+
+    def atomic_add(self, target: Value, *rest: Value, mask: Value | None = None) -> None:
+        """Add a value: `atomic_add(target, *indices, value, mask=)`; old values are not kept."""
+        self._write("tile.atomic_add", target, *rest, mask=mask)
+
+    def _write(self, name: str, target: Value, *rest: Value, mask: Value | None) -> None:
         if target.name not in self._writes:
             self._writes.append(target.name)
         operands = [target, *rest, *([mask] if mask is not None else [])]
-        self._lists[-1].append(make("tile.store", *operands, masked=True if mask else None))
+        self._lists[-1].append(make(name, *operands, masked=True if mask else None))
 
     def reduce(self, op: str, value: Value, axis: int, hint: str = "r") -> Value:
         """Return the sum, max or min over an axis."""

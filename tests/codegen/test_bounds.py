@@ -57,12 +57,12 @@ def gather_kernel(fact: str) -> Operation:
 def pages_kernel(page: int, divide: int) -> Operation:
     """out[pos] = pool[table[pos // divide], pos % page] over a loop of positions."""
     b = KernelBuilder("pages")
-    b.scalar("N"), b.scalar("L"), b.scalar("M")
+    b.scalar("N"), b.scalar("M")
+    limit = b.scalar("L")
     pool = b.buffer("pool", "f32", "N", page)
     table, out = b.buffer("table", "i32", "M"), b.buffer("out", "f32", "L")
-    lane, length = b.iota(8), b.full(0, "i32")
-    limit = b.map("min(a, b)", b._arguments[1], b._arguments[1])
-    with b.loop(length, limit, step=8) as loop:
+    lane, zero = b.iota(8), b.full(0, "i32")
+    with b.loop(zero, limit, step=8) as loop:
         position = b.map("a + b", loop.index, lane, dtype="i32")
         live = b.map("a < b", position, limit)
         row = b.load(table, b.map(f"a // {divide}", position), mask=live)

@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from kernel_cases import FAMILIES, SIZES, check, make
+from large_cases import LARGE, make_large
 from random_kernels import Drawn, drawn_kernels
 from weft.codegen.emit_triton import emit
 from weft.codegen.load_triton import load_launcher
@@ -49,6 +50,13 @@ def _array(argument: Any) -> Any:
 def test_family(family: str, tmp_path: Path) -> None:
     for size in SIZES:
         case = make(family, size, seed=5)
+        check(case, on_gpu(case.kernel, case.arguments, tmp_path))
+
+
+@pytest.mark.parametrize("family", LARGE)
+def test_large_family(family: str, tmp_path: Path) -> None:
+    for rows in (0, 1, 7):
+        case = make_large(family, rows, seed=rows)
         check(case, on_gpu(case.kernel, case.arguments, tmp_path))
 
 
