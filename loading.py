@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from .frontend.checkpoint import Checkpoint
+from .ir.core import Module
 from .options import Options
 
 if TYPE_CHECKING:
@@ -66,10 +67,8 @@ def compiled_executor(
     from .runtime.compiled_executor import CompiledExecutor
     from .runtime.weights import load_weights
 
-    source = tensor_source(checkpoint, options)
-    weights = load_weights(regimes[0].module, source)
-    for regime in regimes[1:]:
-        weights |= load_weights(regime.module, source)
+    functions = Module(tuple(regime.function for regime in regimes))
+    weights = load_weights(functions, tensor_source(checkpoint, options))
     return CompiledExecutor(
         checkpoint.config,
         [(regime.rows, regime.function) for regime in regimes],
