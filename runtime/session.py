@@ -55,7 +55,7 @@ class Session:
         if not host.loop:
             host.engine.kv.peak = host.engine.kv.live
         try:
-            while more or self._open:
+            while more or self._open or self._ended:
                 while more and self._may_open():
                     job = next(jobs, None)
                     more = job is not None

@@ -1,0 +1,178 @@
+"""What users get wrong: each error names the row, the place and the amount, and nothing leaks."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from weft.ir.diagnostics import CapacityError, RunError
+from weft.runtime.arguments import BadArguments
+from weft.runtime.engine import ContextTooLong
+from weft.runtime.instance import ProgramFailed
+from weft.runtime.scheduler import KVTooSmall
+from weft.runtime.tools import ToolFailed, UnboundTool
+
+ECHO = """
+program echo(arg: str, count: int = 2) -> str:
+    "Say {arg} {count} "
+    gen word(max_tokens=10)
+    return word
+"""
+
+TOOL = """
+tool look(text: str) -> int
+
+program use(arg: str) -> int:
+    "Look: "
+    gen word(max_tokens=3)
+    let seen = look(arg)
+    "{seen}"
+    gen other(max_tokens=3)
+    return seen
+"""
+
+
+def test_a_prompt_longer_than_the_context(toy):
+    executable = toy.compile(ECHO, context_length=64)
+    with pytest.raises(ContextTooLong, match=r"gen 'word': 107 tokens of prompt.*53 more.*64"):
+        executable.run(arg="x" * 100)
+    toy.assert_clean(executable)
+    assert executable.run(arg="x").value is not None
+
+
+def test_a_gen_that_kv_memory_can_never_hold(toy):
+    executable = toy.compile(ECHO, num_pages=5, page_size=4)
+    with pytest.raises(KVTooSmall, match=r"row 1, gen 'word': .* need 8 KV pages, 3 more than 5"):
+        executable.run_rows([{"arg": "a"}, {"arg": "abcdefghijklmn"}])
+    toy.assert_clean(executable)
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({}, "row 1: the field 'arg' (str) is missing"),
+        ({"arg": 3}, "row 1: the field 'arg': 3 is int, not str"),
+        ({"arg": "a", "count": "two"}, "row 1: the field 'count': 'two' is str, not int"),
+        ({"arg": "a", "cuont": 2}, "row 1: there is no parameter for the field 'cuont'"),
+        (["a"], "row 1: ['a'] is no row"),
+    ],
+)
+def test_bad_rows_are_refused_before_any_row_runs(toy, row, message):
+    executable = toy.compile(ECHO)
+    with pytest.raises(BadArguments) as error:
+        executable.run_rows([{"arg": "fine"}, row])
+    assert message in str(error.value)
+    assert executable.engine.steps == 0
+
+
+def test_bad_arguments_of_one_call(toy):
+    with pytest.raises(BadArguments, match="the argument 'arg' .* is missing\nhint: the program"):
+        toy.compile(ECHO).run()
+    with pytest.raises(BadArguments, match="no parameter for the argument 'ark'\nhint: .*'arg'"):
+        toy.compile(ECHO).run(ark="a")
+
+
+def test_a_missing_tool_is_named_when_compiling(toy):
+    with pytest.raises(UnboundTool, match="tool look has no Python function"):
+        toy.compile(TOOL)
+
+
+def raises(text):
+    raise ValueError("no luck")
+
+
+def exits(text):
+    raise SystemExit(3)
+
+
+@pytest.mark.parametrize(
+    ("tool", "message"),
+    [
+        (raises, "row 0: tool look raised ValueError: no luck"),
+        (exits, "row 0: tool look raised SystemExit: 3"),
+        (lambda text: "five", "row 0: tool look returned a wrong value: 'five' is str, not int"),
+        (lambda text: True, "row 0: tool look returned a wrong value: True is bool, not int"),
+        (lambda: 1, "row 0: tool look raised TypeError"),
+    ],
+)
+def test_a_tool_that_fails(toy, tool, message):
+    executable = toy.compile(TOOL, {"look": tool})
+    with pytest.raises(ToolFailed) as error:
+        executable.run(arg="a")
+    assert message in str(error.value) and "<text>:7" in str(error.value)
+    toy.assert_clean(executable)
+
+
+def test_a_tool_that_hangs_is_given_up_while_others_go_on(toy):
+    text = TOOL.replace("-> int\n", "-> int timeout 0.3\n", 1)
+    executable = toy.compile(text, {"look": _slow})
+    start = time.monotonic()
+    found = executable.run_rows([{"arg": "slow"}, {"arg": "a"}], keep_going=True)
+    assert time.monotonic() - start < 4
+    assert "row 0: tool look did not answer in 0.3 s" in found.errors[0]
+    assert found.values[1] == 1
+    toy.assert_clean(executable)
+
+
+def _slow(text):
+    if text == "slow":
+        time.sleep(5)
+    return len(text)
+
+
+def test_a_failing_row_ends_the_run_or_is_noted(toy):
+    def look(text):
+        if text == "bad":
+            raise RuntimeError("bad")
+        return len(text)
+
+    rows = [{"arg": "ok"}, {"arg": "bad"}, {"arg": "okay"}]
+    executable = toy.compile(TOOL, {"look": look})
+    with pytest.raises(ToolFailed, match="row 1"):
+        executable.run_rows(rows)
+    toy.assert_clean(executable)
+    found = executable.run_rows(rows, keep_going=True)
+    assert found.values == [2, None, 4] and list(found.errors) == [1]
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("let n = [1, 2][len(arg)]", "row 0: there is no element 5 in 2 elements"),
+        ("let n = int(arg)", "row 0: 'hello' is no int"),
+        ("let n = 7 // (len(arg) - 5)", "row 0: division by zero"),
+        ("let n = range(100000000 * len(arg))", "row 0: a value of 500000000 elements"),
+    ],
+)
+def test_host_values_that_fail(toy, body, message):
+    text = f'program fails(arg: str) -> int:\n    "a"\n    {body}\n    return 1\n'
+    # The value is used, so that it is not dropped as dead.
+    text = text.replace("return 1", '"{n}"\n    gen g(max_tokens=2)\n    return 1')
+    executable = toy.compile(text)
+    with pytest.raises(RunError) as error:
+        executable.run(arg="hello")
+    assert message in str(error.value) and "<text>:3" in str(error.value)
+    toy.assert_clean(executable)
+
+
+def test_a_typed_gen_cut_short_names_its_text(toy):
+    text = 'program cut(a: str) -> str:\n    "b"\n    gen g(max_tokens=3): regex "[ab]{9}"\n'
+    executable = toy.compile(text + "    return g\n")
+    with pytest.raises(ProgramFailed, match=r"row 0: gen 'g': .*\nhint: .*max_tokens"):
+        executable.run(a="")
+    toy.assert_clean(executable)
+
+
+def test_an_empty_option_and_an_empty_list(toy):
+    text = (
+        'program pick(words: list[str]) -> str:\n    "b:"\n    select w from words\n    return w\n'
+    )
+    executable = toy.compile(text)
+    for words, problem in (([], "no options"), (["a", ""], "an empty option")):
+        with pytest.raises(ProgramFailed, match=f"row 0: select 'w' has {problem}"):
+            executable.run(words=words)
+    toy.assert_clean(executable)
+
+
+def test_capacity_errors_are_one_family():
+    assert issubclass(KVTooSmall, CapacityError) and issubclass(ContextTooLong, CapacityError)

@@ -1,0 +1,166 @@
+"""Runs over rows survive crashes: what was finished is kept, the output is the same."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import pytest
+from weft.runtime.journal import Journal, JournalFailed, row_key
+
+TEXT = """
+program note(arg: str) -> str:
+    "Note on {arg}: "
+    gen word(max_tokens=8, temperature=1.0)
+    return word
+"""
+ROWS = [{"arg": f"number {i}"} for i in range(12)]
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def test_the_output_is_in_row_order_and_the_journal_goes(toy, tmp_path):
+    out, seen = tmp_path / "out.jsonl", []
+    found = toy.compile(TEXT).run_rows(
+        ROWS, out, progress=lambda p: seen.append((p.done, p.total, p.generated_tokens > 0))
+    )
+    assert [entry["row"] for entry in lines(out)] == list(range(12))
+    assert [entry["value"] for entry in lines(out)] == found.values
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.jsonl"]
+    assert (12, 12, True) in seen
+
+
+def test_a_run_that_stopped_goes_on_where_it_was(toy, tmp_path):
+    whole, out = tmp_path / "whole.jsonl", tmp_path / "out.jsonl"
+    toy.compile(TEXT).run_rows(ROWS, whole)
+
+    def stop(progress):
+        if progress.done == 5:
+            raise KeyboardInterrupt
+
+    executable = toy.compile(TEXT, max_batch=3)
+    with pytest.raises(KeyboardInterrupt):
+        executable.run_rows(ROWS, out, progress=stop)
+    toy.assert_clean(executable)
+    assert not out.exists()
+    found = executable.run_rows(ROWS, out)
+    assert found.resumed == 5 and found.stats.rows == 7
+    assert out.read_bytes() == whole.read_bytes()
+
+
+def test_a_torn_last_line_is_cut_off(toy, tmp_path):
+    out = tmp_path / "out.jsonl"
+    journal = tmp_path / "out.jsonl.journal"
+    executable = toy.compile(TEXT)
+    executable.run_rows(ROWS[:4], journal=journal)
+    data = journal.read_bytes()
+    journal.write_bytes(data[:-7])
+    found = executable.run_rows(ROWS, out)
+    assert found.resumed == 3
+    assert len(lines(out)) == 12
+
+
+def test_a_changed_row_plan_or_seed_is_computed_again(toy, tmp_path):
+    journal = tmp_path / "journal"
+    toy.compile(TEXT).run_rows(ROWS[:3], journal=journal)
+    again = toy.compile(TEXT).run_rows([{"arg": "other"}, *ROWS[1:3]], journal=journal)
+    assert again.resumed == 2
+    assert toy.compile(TEXT, seed=1).run_rows(ROWS[:3], journal=journal).resumed == 0
+    changed = TEXT.replace("Note on", "Notes on")
+    assert toy.compile(changed).run_rows(ROWS[:3], journal=journal).resumed == 0
+
+
+def test_failed_rows_are_written_and_tried_again(toy, tmp_path):
+    text = TEXT.replace('"Note on {arg}: "', '"Note on {check(arg)}: "')
+    text = "tool check(text: str) -> str\n" + text
+    out, journal = tmp_path / "out.jsonl", tmp_path / "journal"
+    broken = {"number 2", "number 5"}
+
+    def check(value):
+        if value in broken:
+            raise ValueError("broken")
+        return value
+
+    executable = toy.compile(text, {"check": check})
+    executable.run_rows(ROWS, journal=journal, keep_going=True)
+    broken.clear()
+    found = executable.run_rows(ROWS, out, journal)
+    assert found.resumed == 10 and not found.errors
+    assert all("value" in entry for entry in lines(out))
+
+
+def test_an_unwritable_place_is_named(toy, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(JournalFailed, match="cannot open .*file/out.jsonl.journal"):
+        toy.compile(TEXT).run_rows(ROWS, tmp_path / "file" / "out.jsonl")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")
+def test_a_full_disk_loses_nothing(toy, tmp_path):
+    journal = tmp_path / "journal"
+    executable = toy.compile(TEXT)
+    executable.run_rows(ROWS[:3], journal=journal)
+    book = Journal(journal)
+    book._file.close()
+    book._file = open("/dev/full", "wb")  # noqa: SIM115
+    with pytest.raises(JournalFailed, match="cannot write .*No space left.*\nhint: the 3 rows"):
+        book.append(3, row_key("", "", 0, {}), {"value": 1})
+    book.close()
+    assert executable.run_rows(ROWS, journal=journal).resumed == 3
+
+
+WORKER = """
+    import sys, time
+    sys.path.insert(0, {tests!r})
+    from conftest import Toy
+    from weft.runtime.simulator import ToyExecutor
+
+    class Slow(ToyExecutor):
+        def forward(self, step):
+            time.sleep({pause})
+            return super().forward(step)
+
+    import conftest
+    conftest.ToyExecutor = Slow
+    toy = Toy()
+    executable = toy.compile({text!r}, max_batch=4)
+    found = executable.run_rows({rows!r}, {out!r})
+    print(found.resumed)
+"""
+
+
+def test_kill_dash_nine_then_resume_gives_the_same_file(toy, tmp_path):
+    whole, out = tmp_path / "whole.jsonl", tmp_path / "out.jsonl"
+    toy.compile(TEXT).run_rows(ROWS, whole)
+    tests = os.path.dirname(os.path.abspath(__file__))
+
+    def worker(pause):
+        script = textwrap.dedent(WORKER).format(
+            tests=tests, pause=pause, text=TEXT, rows=ROWS, out=str(out)
+        )
+        return subprocess.Popen(
+            [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+
+    first = worker(0.05)
+    journal = tmp_path / "out.jsonl.journal"
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and first.poll() is None:
+        if journal.exists() and journal.read_bytes().count(b"\n") >= 3:
+            break
+        time.sleep(0.01)
+    os.kill(first.pid, signal.SIGKILL)
+    assert first.wait() == -signal.SIGKILL and not out.exists()
+    kept = journal.read_bytes().count(b"\n")
+    second = worker(0.0)
+    printed, errors = second.communicate(timeout=120)
+    assert second.returncode == 0, errors.decode()
+    assert int(printed) == kept >= 3
+    assert out.read_bytes() == whole.read_bytes()

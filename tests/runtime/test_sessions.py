@@ -1,0 +1,131 @@
+"""Streams, cancellation, and several runs at once: nothing is left behind, nobody is mixed up."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+
+import pytest
+from weft.runtime.events import Finished, TextPiece, ValueBound
+
+TEXT = """
+program talk(arg: str) -> str:
+    "About {arg}: "
+    fork side in ["left", "right"] as views:
+        "the {side} "
+        gen view(max_tokens=9, stop="a")
+        yield view
+    "{views} "
+    select grade from ["A", "B"]
+    gen word(max_tokens=12, temperature=1.0)
+    return word
+"""
+
+
+def test_a_stream_tells_every_piece_and_value(toy):
+    executable = toy.compile(TEXT)
+    whole = executable.run(arg="x")
+    events = list(executable.stream(arg="x"))
+    assert isinstance(events[-1], Finished) and events[-1].result.value == whole.value
+    pieces: dict = {}
+    for event in events:
+        if isinstance(event, TextPiece):
+            key = (event.name, event.path)
+            pieces[key] = pieces.get(key, "") + event.text
+    values = {(e.name, e.path): e.value for e in events if isinstance(e, ValueBound)}
+    assert pieces == {key: value for key, value in values.items() if key[0] in {"view", "word"}}
+    assert len(pieces) == 3 and values["grade", ()].probs.keys() == {"A", "B"}
+    toy.assert_clean(executable)
+
+
+@pytest.mark.parametrize("events", range(0, 30, 3))
+def test_closing_a_stream_frees_all_and_leaves_the_engine_usable(toy, events):
+    executable = toy.compile(TEXT)
+    expected = toy.compile(TEXT).run(arg="y").value
+    stream = executable.stream(arg="x")
+    for _ in range(events):
+        next(stream, None)
+    stream.close()
+    engine = executable.engine
+    engine.check()
+    assert engine.kv.live == 0 and not engine
+    assert executable.run(arg="y").value == expected
+
+
+@pytest.mark.parametrize("step", range(1, 14, 2))
+def test_an_interrupt_anywhere_frees_all(toy, step):
+    executable = toy.compile(TEXT)
+    expected = toy.compile(TEXT).run_rows([{"arg": "y"}, {"arg": "z"}]).values
+    forward, count = executable.engine.executor.forward, [0]
+
+    def interrupted(inputs):
+        count[0] += 1
+        if count[0] == step:
+            raise KeyboardInterrupt
+        return forward(inputs)
+
+    executable.engine.executor.forward = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        executable.run_rows([{"arg": "y"}, {"arg": "z"}])
+    executable.engine.check()
+    assert executable.engine.kv.live == 0
+    assert executable.run_rows([{"arg": "y"}, {"arg": "z"}]).values == expected
+    toy.assert_clean(executable)
+
+
+def test_a_run_inside_a_stream_and_threads_share_the_engine(toy):
+    executable = toy.compile(TEXT)
+    names = [f"n{i}" for i in range(6)]
+    expected = {name: toy.compile(TEXT).run(arg=name).value for name in names}
+    stream = executable.stream(arg="n0")
+    next(stream)
+    assert executable.run(arg="n1").value == expected["n1"]
+    assert list(stream)[-1].result.value == expected["n0"]
+    found: dict = {}
+
+    def work(name):
+        found[name] = executable.run(arg=name).value
+
+    threads = [threading.Thread(target=work, args=(name,)) for name in names]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == expected
+    toy.assert_clean(executable)
+
+
+def test_async_runs_go_together(toy):
+    executable = toy.compile(TEXT)
+    expected = [toy.compile(TEXT).run(arg=f"n{i}").value for i in range(4)]
+
+    async def main():
+        results = await asyncio.gather(*(executable.arun(arg=f"n{i}") for i in range(4)))
+        pieces = [e async for e in executable.astream(arg="n0") if isinstance(e, TextPiece)]
+        return [result.value for result in results], pieces
+
+    values, pieces = asyncio.run(main())
+    assert values == expected and pieces
+    toy.assert_clean(executable)
+
+
+def test_cancelling_an_async_run_frees_all(toy):
+    executable = toy.compile(TEXT)
+    forward = executable.engine.executor.forward
+
+    def slow(inputs):
+        threading.Event().wait(0.02)
+        return forward(inputs)
+
+    executable.engine.executor.forward = slow
+
+    async def main():
+        task = asyncio.create_task(executable.arun(arg="x"))
+        await asyncio.sleep(0.1)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(main())
+    executable.engine.check()
+    assert executable.engine.kv.live == 0 and not executable.engine
