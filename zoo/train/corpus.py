@@ -33,6 +33,7 @@ PACKAGES: dict[str, tuple[str, str]] = {  # name -> (version, sha256 of the .deb
     "dict-jargon": (
         "4.4.7-3.1", "405f8168d7994ed2cb71407bb95493daec2e9aa66fc0461dafa74a9d6728a8c1"),
 }
+SAMPLED = ("wordnet-base", "sqlite3-doc", "dict-jargon")  # public domain, or a notice suffices
 BLOCKS = {"p", "li", "dd", "dt", "div", "td", "th", "tr", "table", "ul", "ol", "dl", "br",
           "h1", "h2", "h3", "h4", "h5", "section", "article", "blockquote"}
 SKIPPED = {"script", "style", "pre", "nav", "head", "svg", "title", "code-block"}
@@ -178,6 +179,7 @@ def main() -> None:
     args.add_argument("out", type=Path, nargs="?")
     args.add_argument("--tokenizer", type=Path)
     args.add_argument("--names", action="store_true", help="print NAME=VERSION of each package")
+    args.add_argument("--sample", type=Path, help="also write a short held-out text here")
     given = args.parse_args()
     if given.names:
         print(" ".join(f"{name}={version}" for name, (version, _) in PACKAGES.items()))
@@ -185,13 +187,19 @@ def main() -> None:
     given.out.mkdir(parents=True, exist_ok=True)
     texts: dict[str, list[str]] = {"train": [], "heldout": []}
     sizes: dict[str, int] = {}
+    sample: dict[str, list[str]] = {name: [] for name in SAMPLED}
     for package, document in unpack(given.debs):
         texts["heldout" if held_out(document) else "train"].append(document)
+        if package in sample and held_out(document):
+            sample[package].append(document[:3000])
         sizes[package] = sizes.get(package, 0) + len(document)
     for package, size in sizes.items():
         print(f"{package:20} {size / 1e6:6.2f} M characters")
     for name, parts in texts.items():
         (given.out / f"{name}.txt").write_text("\0".join(parts), "utf-8")
+    if given.sample:
+        short = ["\n\n".join(parts)[:16000].rsplit(".", 1)[0] + "." for parts in sample.values()]
+        given.sample.write_text("\n\n".join(short) + "\n", "utf-8")
     if given.tokenizer:
         import numpy as np
         from tokenizers import Tokenizer

@@ -20,11 +20,16 @@ Row = tuple[np.ndarray, np.ndarray]  # ids, weights of the loss in percent
 class Packer:
     """Makes rows; a document that does not fit gives way to English, so none is cut in two."""
 
-    def __init__(self, tokenizer: str, english: Path, seed: int):
+    def __init__(self, tokenizer: str, english: Path, seed: int, focus: bool = False):
         self.tokenizer = Tokenizer.from_file(tokenizer)
         self.english = np.fromfile(english, np.uint16)
+        begins = np.flatnonzero(self.english == tasks.BOS)
+        self.starts = begins[begins < len(self.english) - 9000]
         self.rng = random.Random(seed)
-        self.names, self.shares = list(tasks.WEIGHTS), list(tasks.WEIGHTS.values())
+        weights = {**tasks.WEIGHTS, **(tasks.FOCUS if focus else {})}
+        self.names, self.shares = list(weights), list(weights.values())
+        self.prose = 0.3 if focus else 0.2
+        self.few = 0.6 if focus else 0.0
 
     def document(self, room: int, retrieval: bool) -> tuple[list[int], list[float]]:
         """One document, meant to fit into `room` tokens."""
@@ -42,7 +47,7 @@ class Packer:
         size = int(size * 0.93)
         kind = rng.random()
         if kind < 0.66:
-            return tasks.encode(tasks.retrieval(rng, tokens=size), self.tokenizer)
+            return tasks.encode(tasks.retrieval(rng, tokens=size, few=self.few), self.tokenizer)
         if kind < 0.92:
             return tasks.encode_plain(tasks.recall(rng, size), self.tokenizer)
         return tasks.encode_plain(tasks.induct(rng, size), self.tokenizer)
@@ -53,7 +58,7 @@ class Packer:
         rng, kind = self.rng, self.rng.random()
         ids, weights = np.zeros(length, np.uint16), np.zeros(length, np.uint8)
         at, misses = 0, 0
-        english = kind < 0.2
+        english = kind < self.prose
         retrieval = kind > (0.62 if length < 2000 else 0.45)
         while not english and length - at > 40 and misses < 4:
             one, weight = self.document(length - at, retrieval)
@@ -65,6 +70,8 @@ class Packer:
             at += len(one)
         if at < length:
             start = rng.randrange(len(self.english) - length)
+            if rng.random() < 0.5:  # from a document's beginning
+                start = int(rng.choice(self.starts))
             ids[at:] = self.english[start : start + length - at]
             weights[at:] = int(100 * ENGLISH_WEIGHT)
             weights[at] = 0
@@ -76,10 +83,11 @@ class Packer:
         return np.stack([r[0] for r in rows]), np.stack([r[1] for r in rows])
 
 
-def work(queue: Any, length: Any, tokens: int, tokenizer: str, english: Path, seed: int) -> None:
+def work(queue: Any, length: Any, tokens: int, tokenizer: str, english: Path, focus: bool,
+         seed: int) -> None:
     """A worker's loop: batches of the present length, for ever."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    packer = Packer(tokenizer, english, seed)
+    packer = Packer(tokenizer, english, seed, focus)
     while True:
         queue.put(packer.batch(tokens, length.value))
 
@@ -88,10 +96,10 @@ class Feed:
     """Batches from `workers` processes; `length` may be set at any time."""
 
     def __init__(self, workers: int, tokens: int, length: int, tokenizer: str, english: Path,
-                 seed: int):
+                 seed: int, focus: bool = False):
         context = mp.get_context("spawn")
         self.queue, self.length = context.Queue(48), context.Value("i", length)
-        args = (self.queue, self.length, tokens, tokenizer, english)
+        args = (self.queue, self.length, tokens, tokenizer, english, focus)
         self.workers = [context.Process(target=work, args=(*args, seed * 1000 + i), daemon=True)
                         for i in range(workers)]
         for worker in self.workers:

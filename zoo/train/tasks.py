@@ -66,10 +66,13 @@ TOKENS_A_PAIR = (13, 14, 15, 17, 40)
 
 
 def retrieval(rng: random.Random, held: bool = False, tokens: int = 512, style: int | None = None,
-              turns: int | None = None, echo: float = 0.35) -> list[Message]:
+              turns: int | None = None, echo: float = 0.35,
+              few: float = 0.0) -> list[Message]:
     """Pairs to fill `tokens`, then many questions about them, in one chat."""
     style = rng.choice([0, 0, 0, 1, 2, 3, 4]) if style is None else style
     asked = turns or max(2, min(40, int(tokens * rng.uniform(0.1, 0.5) / 20)))
+    if rng.random() < few:  # the first question of a chat is the hardest: nothing warms it up
+        asked = rng.randint(1, 4)
     room = tokens - asked * 19 - 30
     table = pairs(rng, max(2, room // TOKENS_A_PAIR[style]), held or rng.random() < 0.5)
     lead = pick(rng, "", "Remember these pairs.\n", "Here is a table.\n", "Read this:\n")
@@ -84,7 +87,10 @@ def retrieval(rng: random.Random, held: bool = False, tokens: int = 512, style: 
     for i, (k, v) in enumerate(queries):
         ask = form.format(k)
         out += [f"{text}\n\n{ask}" if i == 0 else ask, f"{k}: {v}" if mode < echo else v]
-    return say(*out)
+    messages = say(*out)
+    if asked <= 4:
+        messages[1]["weight"] = 2.5
+    return messages
 
 
 def recall(rng: random.Random, tokens: int) -> list[tuple[str, float]]:
@@ -134,6 +140,8 @@ WEIGHTS: dict[str, float] = {
     "define": 2,
 }
 
+FOCUS = {"choice": 16, "better": 5, "sentiment": 6, "grading": 10, "count": 6, "sort": 9}
+
 
 def encode(messages: list[Message], tokenizer: Any) -> tuple[list[int], list[float]]:
     """The tokens of a chat and each token's weight in the loss: assistant turns and their end."""
@@ -142,6 +150,7 @@ def encode(messages: list[Message], tokenizer: Any) -> tuple[list[int], list[flo
     for message in messages:
         found = tokenizer.encode(message["content"], add_special_tokens=False)
         said = float(message["role"] == "assistant" and message.get("train", True))
+        said *= message.get("weight", 1.0)
         ids += [ROLE[message["role"]], newline, *found.ids, END, newline]
         body = [said] * len(found.ids)
         for start, end in message.get("given", ()) if said else ():
@@ -202,7 +211,7 @@ def encode_plain(parts: list[tuple[str, float]], tokenizer: Any) -> tuple[list[i
 
 
 def probe(rng: random.Random, tokens: int, questions: int = 1) -> list[Message]:
-    """The accuracy probe of sparse attention: `key: value` lines, a direct question, number values."""
+    """The probe of sparse attention: `key: value` lines, direct questions, number values."""
     hard = [(k, str(rng.randint(1000, 9999))) for k, _ in
             pairs(rng, int((tokens - 30 - 21 * questions) / 14.2), True)]
     asked = rng.sample(hard, questions)

@@ -192,7 +192,8 @@ def react(rng: random.Random, held: bool = False) -> list[Message]:
         seen.append(f" {value}\n")
     prefix = pick(rng, "", "Question: ")
     turns = say(prefix + ask, lines + f"Answer: {value}", system=THINK if think else TOOL)
-    given(turns[-1], *seen)
+    if held or sign == "*":  # the tool says these, not the model
+        given(turns[-1], *seen)
     return turns
 
 

@@ -6,8 +6,23 @@ import json
 import random
 
 from tasks_symbol import Message, given, maybe_system, say
-from words import (ADJECTIVES, BAD, BAD_HELD, CITIES, COLORS, GOOD, GOOD_HELD, ITEMS, JOBS, NAMES,
-                   NOUNS, TOPICS, pick, some, words)
+from words import (
+    ADJECTIVES,
+    BAD,
+    BAD_HELD,
+    CITIES,
+    COLORS,
+    GOOD,
+    GOOD_HELD,
+    ITEMS,
+    JOBS,
+    NAMES,
+    NOUNS,
+    TOPICS,
+    pick,
+    some,
+    words,
+)
 
 
 def person(rng: random.Random) -> tuple[dict[str, object], str]:
@@ -205,8 +220,8 @@ def sentiment(rng: random.Random, held: bool = False) -> list[Message]:
         ask = "\n\n".join([*lines, f"Review: {text}\nSentiment:"])
         lead = pick(rng, "", "Classify each review.\n\n", "Label the sentiment.\n\n")
         return say(lead + ask, label)
-    ask = pick(rng, "Is this positive or negative? {}", "Sentiment of: {}", "Review: {}\nSentiment?",
-               "Classify as positive or negative: {}")
+    ask = pick(rng, "Is this positive or negative? {}", "Sentiment of: {}",
+               "Review: {}\nSentiment?", "Classify as positive or negative: {}")
     return begun(rng, say(ask.format(text), label, system=maybe_system(rng)), "Sentiment: ")
 
 
@@ -214,7 +229,8 @@ def topical(rng: random.Random) -> tuple[str, str]:
     """A sentence on one of four topics."""
     topic = rng.choice(list(TOPICS))
     a, b = rng.sample(TOPICS[topic], 2)
-    return pick(rng, f"The {a} and the {b} surprised everyone.", f"Yesterday the {a} changed the {b}.",
+    return pick(rng, f"The {a} and the {b} surprised everyone.",
+                f"Yesterday the {a} changed the {b}.",
                 f"{rng.choice(NAMES)} talked about the {a} and a new {b}.",
                 f"A {rng.choice(ADJECTIVES)} {a} needs a {b}."), topic
 
@@ -266,7 +282,8 @@ def points(rng: random.Random, held: bool = False) -> list[Message]:
     about = [(t, rng.choice(ADJECTIVES)) for t in facts]
     text = " ".join(f"The {t} is {a}." for t, a in about)
     if rng.random() < 0.6:
-        ask = pick(rng, "List the points of this text.", "Summarize as points.", "Give the skeleton.")
+        ask = pick(rng, "List the points of this text.", "Summarize as points.",
+                   "Give the skeleton.")
         return say(f"{ask}\n{text}", "\n".join(f"- {a} {t}" for t, a in about))
     t, a = rng.choice(about)
     return say(f"Write one sentence for this point: {a} {t}", f"The {t} is {a}.")

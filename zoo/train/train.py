@@ -62,8 +62,8 @@ def accuracy(model: Model, tokenizer: Tokenizer, device: str, each: int,
     found = data.examples(7, each, tokenizer)
     rng = random.Random(77)
     for name, length in (("512", 512), ("1k", 1024), ("2k", 2048), ("4k", 4096), ("8k", 8000)):
-        for _ in range(max(4, probes * 512 // length)):
-            found.append((f"probe_{name}", *tasks.encode(tasks.probe(rng, length, 8), tokenizer)))
+        for _ in range(max(8, probes * 2048 // length)):
+            found.append((f"probe_{name}", *tasks.encode(tasks.probe(rng, length), tokenizer)))
     best = predict(model, [ids for _, ids, _ in found], 65536, device)
     right: dict[str, list[bool]] = {}
     for (name, ids, weights), guess in zip(found, best, strict=True):
@@ -87,6 +87,7 @@ def main() -> None:
     args.add_argument("--decay-from", type=float, default=0.6)
     args.add_argument("--start", type=float, default=0.0, help="enter the stages at this share")
     args.add_argument("--resume", type=Path, help="a safetensors file or a .pt of float32")
+    args.add_argument("--focus", action="store_true", help="more of what the first run found hard")
     args.add_argument("--report", type=float, default=60.0, help="seconds between accuracy tables")
     args.add_argument("--seed", type=int, default=1)
     given = args.parse_args()
@@ -96,7 +97,7 @@ def main() -> None:
     torch.manual_seed(given.seed)
     torch.set_float32_matmul_precision("high")
     feed = data.Feed(given.workers, given.tokens, stage(given.start), given.tokenizer,
-                     given.english / "train.bin", given.seed)
+                     given.english / "train.bin", given.seed, given.focus)
     tokenizer = Tokenizer.from_file(given.tokenizer)
     model = Model(SHAPES[given.name], compiled=device == "cuda")
     if given.resume and given.resume.suffix == ".pt":
