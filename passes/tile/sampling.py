@@ -1,7 +1,7 @@
 """Sampling kernels: masked argmax, the full sampler, and log-probabilities of given tokens.
 
 A row of logits is walked in blocks of [words, 32], so that a block meets its mask bits word by
-word. Nothing is sorted: thresholds are found by bisection over the bit patterns of floats, which
+word. Nothing is sorted: thresholds are found by a search over the bit patterns of floats, which
 is exact. Masked logits are -1e30. One program a row; R rows.
 """
 
@@ -192,52 +192,47 @@ class _Sampler:
     def _kth_largest(self, k: Value) -> Value:
         """Return the k-th largest masked logit, if k > 0."""
         b = self.b
-        with self._bisection(b.map("a > 0", k)) as (bisect, value):
-            with self._blocks(self._lanes(0, "i32"), upto=self.stop) as (loop, (_, _, logit)):
+        with self._search(b.map("a > 0", k)) as (search, values):
+            counts = [self._lanes(0, "i32")] * 3
+            with self._blocks(*counts, upto=self.stop) as (loop, (_, _, logit)):
                 text = "a + where(b >= c, 1, 0)"
-                loop.yields(b.map(text, loop.carried[0], logit, value, dtype="i32", hint="above"))
-            above = self._over("sum", loop.results[0])
-            enough = b.map("a >= b", above, k, hint="enough")
-            self._narrow(bisect, enough)
-        return b.map(_KEY_VALUE, bisect.results[0], dtype="f32", hint="kth")
+                pairs = zip(loop.carried, values, strict=True)
+                loop.yields(*(b.map(text, n, logit, t, dtype="i32", hint="n") for n, t in pairs))
+            above = [self._over("sum", lanes) for lanes in loop.results]
+            search.narrow([b.map("a >= b", n, k, hint="enough") for n in above])
+        return b.map(_KEY_VALUE, search.loop.results[0], dtype="f32", hint="kth")
 
     def _nucleus(self, top_p: Value, hot: Value, kth: Value) -> Value:
         """Return the lowest logit that top_p keeps."""
         b = self.b
         on = b.map("(a < 1.0) & b", top_p, hot, hint="on")
         stop = b.map("where(a, b, 0)", on, self.stop, dtype="i32")
-        goal = b.map("a * b", top_p, self._total(kth, stop), hint="goal")
-        with self._bisection(on) as (bisect, value):
-            floor = b.map("max(a, b)", value, kth, hint="floor")
-            enough = b.map("a >= b", self._total(floor, stop), goal, hint="enough")
-            self._narrow(bisect, enough)
-        value = b.map(_KEY_VALUE, bisect.results[0], dtype="f32")
+        goal = b.map("a * b", top_p, *self._totals([kth], stop), hint="goal")
+        with self._search(on) as (search, values):
+            floors = [b.map("max(a, b)", value, kth, hint="floor") for value in values]
+            totals = self._totals(floors, stop)
+            search.narrow([b.map("a >= b", total, goal, hint="enough") for total in totals])
+        value = b.map(_KEY_VALUE, search.loop.results[0], dtype="f32")
         return b.map("where(a, b, -3.0e38)", on, value, dtype="f32", hint="nucleus")
 
-    def _total(self, floor: Value, stop: Value) -> Value:
+    def _totals(self, floors: list[Value], stop: Value) -> list[Value]:
+        """Return the mass of the logits not below each floor."""
         b = self.b
-        with self._blocks(self._lanes(0.0), upto=stop) as (loop, (_, _, logit)):
-            part = self._mass(logit, floor)
-            loop.yields(b.map("a + b", loop.carried[0], part, hint="total"))
-        return self._over("sum", loop.results[0])
+        with self._blocks(*[self._lanes(0.0)] * len(floors), upto=stop) as (loop, (_, _, logit)):
+            parts = [self._mass(logit, floor) for floor in floors]
+            pairs = zip(loop.carried, parts, strict=True)
+            loop.yields(*(b.map("a + b", total, part, hint="total") for total, part in pairs))
+        return [self._over("sum", lanes) for lanes in loop.results]
 
     @contextmanager
-    def _bisection(self, wanted: Value) -> Iterator[tuple[Loop, Value]]:
-        """Loop 32 times over (low, high) keys; yields the loop and the middle key's float."""
+    def _search(self, wanted: Value) -> Iterator[tuple[_Search, list[Value]]]:
+        """Search the keys of floats, two bits a pass: yields three thresholds to decide on."""
         b = self.b
-        rounds = b.map("where(a, 32, 0)", wanted, dtype="i32", hint="rounds")
+        rounds = b.map("where(a, 16, 0)", wanted, dtype="i32", hint="rounds")
         low, high = b.full(_LOWEST, "i32"), b.full(_HIGHEST, "i32")
         with b.loop(self.zero, rounds, low, high, hint="round") as loop:
-            low, high = loop.carried
-            self.middle = b.map("(a & b) + ((a ^ b) >> 1)", low, high, hint="middle")
-            yield loop, b.map(_KEY_VALUE, self.middle, dtype="f32", hint="value")
-
-    def _narrow(self, loop: Loop, enough: Value) -> None:
-        """Keep the half that holds the largest key of which the condition is true."""
-        b, (low, high) = self.b, loop.carried
-        up = b.map("where(a, b, c)", enough, self.middle, low, dtype="i32", hint="low")
-        down = b.map("where(a, b, c)", enough, high, self.middle, dtype="i32", hint="high")
-        loop.yields(up, down)
+            search = _Search(b, loop)
+            yield search, [b.map(_KEY_VALUE, q, dtype="f32", hint="value") for q in search.quarters]
 
     def _inverse_cdf(self, u: Value, min_p: Value, floor: Value) -> Value:
         """Return the first token at which the kept mass, summed in order, exceeds u of it."""
@@ -262,3 +257,25 @@ class _Sampler:
                 b.map("max(a, b)", last, self._over("max", held), hint="last"),
             )
         return b.map("min(a, b)", loop.results[1], loop.results[2], hint="token")
+
+
+class _Search:
+    """One round of a search for the largest key at which a falling condition holds."""
+
+    def __init__(self, b: KernelBuilder, loop: Loop) -> None:
+        self._b, self.loop = b, loop
+        low, high = loop.carried
+        middle = self._between(low, high)
+        self.quarters = [self._between(low, middle), middle, self._between(middle, high)]
+
+    def narrow(self, holds: list[Value]) -> None:
+        """Keep the quarter between the last key that holds and the first that does not."""
+        low, high = self.loop.carried
+        for key, test in zip(self.quarters, holds, strict=True):
+            low = self._b.map("where(a, b, c)", test, key, low, dtype="i32", hint="low")
+        for key, test in zip(self.quarters[::-1], holds[::-1], strict=True):
+            high = self._b.map("where(a, b, c)", test, high, key, dtype="i32", hint="high")
+        self.loop.yields(low, high)
+
+    def _between(self, low: Value, high: Value) -> Value:
+        return self._b.map("(a & b) + ((a ^ b) >> 1)", low, high, hint="middle")
