@@ -1,1 +1,1 @@
-"""Every performance figure's command; run them as `python -m weft.bench.cpu` and the like."""
+"""Every performance figure's command; run them as `python -m bench.cpu` and the like."""

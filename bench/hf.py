@@ -39,7 +39,7 @@ class Transformers:
             self._cache = self._fresh_cache()
 
     def decode(self, prompt: Sequence[int], steps: int) -> tuple[list[list[int]], list[float]]:
-        """Prefill the prompt in every sequence, then decode greedily; return tokens, seconds a step.
+        """Prefill the prompt in every sequence, decode greedily; return tokens, seconds a step.
 
         A step gives one token to every sequence; prefill is excluded.
         """

@@ -41,7 +41,7 @@ class LlamaCpp:
         self._tokens = c.llama_batch_init(512, 0, 1)
 
     def decode(self, prompt: Sequence[int], steps: int) -> tuple[list[list[int]], list[float]]:
-        """Prefill the prompt in every sequence, then decode greedily; return tokens, seconds a step.
+        """Prefill the prompt in every sequence, decode greedily; return tokens, seconds a step.
 
         A step gives one token to every sequence; prefill is excluded.
         """

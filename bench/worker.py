@@ -15,6 +15,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+ROOT = Path(__file__).resolve().parent.parent
+
 
 class Worker:
     """A peer or weft in a child process; `spec` says which engine, model, batch and threads."""
@@ -25,9 +27,9 @@ class Worker:
         environment = os.environ | {"OMP_NUM_THREADS": threads, "TVM_NUM_THREADS": threads}
         self._errors = tempfile.TemporaryFile("w+")
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "weft.bench.worker", json.dumps([spec, list(prompt)])],
+            [sys.executable, "-m", "bench.worker", json.dumps([spec, list(prompt)])],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, text=True,
-            env=environment,
+            env=environment, cwd=ROOT,
         )  # fmt: skip
         self.start_s: float = self._answer()["seconds"]
         self.tokens: list[int] = []
