@@ -87,12 +87,11 @@ LOWERED = (
     Op("graph.call", "launches a kernel; operands are its inputs, results its outputs. arguments "
        "= what it takes, in order: in<i> and out<i> (operand and result i), flat<i> (operand i in "
        "one row), scale<i> (the row scales of operand i), k<l> and v<l> (a layer's pages), cos and "
-       "sin (rotary tables), T, B, R, M, N, MAXP (extents: tokens, sequences, rows of logits, "
-       "pairs, pages, columns of the page table)", (0, None), (0, None),
+       "sin (rotary tables), T, B, B1, R, M, N, MAXP (extents: tokens, sequences, B + 1, rows of "
+       "logits, pairs, pages, columns of the page table)", (0, None), (0, None),
        required=("kernel", "arguments"), optional=("of",)),
-    Op("graph.library", "calls a library routine where ours is not the choice; why = reason; "
-       "settings are the routine's, layer names the pages that it reads", (0, None), (0, None),
-       required=("routine",), optional=("why", "of", "layer", "settings")),
+    Op("graph.library", "calls a library routine where ours is not the choice; why = reason",
+       (0, None), (0, None), required=("routine",), optional=("why", "of")),
 )  # fmt: skip
 
 DIALECT = Dialect(

@@ -15,6 +15,7 @@ from ...ir.diagnostics import PassError
 from ...ir.types import dtype_of, shape_of
 from ..manager import Context
 from . import elementwise, moe
+from .attention import Attention, attention, decode
 from .matmul import Matmul, blocks, matmul
 from .rope import Heads, qkv_rope_write
 
@@ -202,17 +203,19 @@ class _Lowering:
         q, starts, kvset_value = partial.operands
         kvset = self.makers[kvset_value.name]
         table, lengths = kvset.operands
-        return self._library_attention(op, partial, kvset, (q, starts, table, lengths))
-
-    def _library_attention(
-        self, op: Operation, partial: Operation, kvset: Operation, operands: tuple[Value, ...]
-    ) -> list[Operation]:
-        settings = {key: partial[key] for key in ("heads", "kv_heads", "head_dim", "scale")}
-        settings["window"] = kvset.attribute("window", 0)
-        return [make("graph.library", *operands, results=op.results, routine="attention",
-                     why="many rows: the library's blocked attention is faster",
-                     layer=kvset["layer"], settings=settings, of="graph.partial",
-                     span=op.span)]  # fmt: skip
+        shape = Attention(
+            partial["heads"], partial["kv_heads"], partial["head_dim"], self.options.page_size,
+            self.options.kv, partial["scale"], kvset.attribute("window", 0),
+        )  # fmt: skip
+        if self.options.rows:
+            kernel, extents, operands = decode(shape), "B N MAXP", (q, table, lengths)
+        else:
+            kernel, extents = attention(shape), "T B B1 N MAXP"
+            operands = (q, table, starts, lengths)
+        inputs = " ".join(f"in{place}" for place in range(len(operands)))
+        layer = kvset["layer"]
+        arguments = f"{extents} {inputs} k{layer} v{layer} out0"
+        return [self.call(op, kernel, arguments, operands)]
 
     def nothing(self, op: Operation) -> list[Operation]:
         """Kvsets and states are lowered with the operation that finalizes them."""
@@ -228,7 +231,8 @@ def _arguments(text: str) -> list[Term]:
     terms = []
     for word in text.split():
         name = word.rstrip("0123456789")
-        terms.append(Term(name, (int(word[len(name):]),)) if name != word else Term(word))
+        indexed = name in {"in", "out", "flat", "scale", "k", "v"}
+        terms.append(Term(name, (int(word[len(name):]),)) if indexed else Term(word))
     return terms
 
 

@@ -103,4 +103,5 @@ def schedule_for(kernel: Operation, rows: int) -> Schedule:
     count, size = max(elements, default=(0, 0))
     multiplies = kernel.attribute("of") in {"graph.matmul", "graph.moe_expert"}
     worth = multiplies and (count * size >= PARALLEL_BYTES or count * rows >= PARALLEL_PRODUCTS)
-    return Schedule(parallel=worth or rows == 0)
+    attends = kernel.attribute("of") == "graph.partial"
+    return Schedule(parallel=worth or attends or rows == 0)

@@ -1,0 +1,159 @@
+"""A lowered function made ready for launching: what is known once is resolved once.
+
+A recipe has slots (weights, pages, extents, step inputs, places in the arena) and calls over
+slots. Binding it to a step fills the slots that depend on the step, and zips calls with them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..ir.core import Operation, Term
+from ..ir.types import dtype_of, shape_of
+from .library import ROUTINES, Launch
+from .weights import Weight
+
+TORCH = {"f32": torch.float32, "bf16": torch.bfloat16, "i32": torch.int32}
+Convert = Callable[[Tensor], Any]
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What functions are bound to, the same for all steps."""
+
+    kernels: Mapping[str, Any]
+    weights: Mapping[str, Weight]
+    k: list[Tensor]  # a layer each: [N, K, P, C]
+    v: list[Tensor]
+    tables: Mapping[str, Tensor]  # cos and sin [positions, C / 2]
+    arena: Tensor  # bytes
+    convert: Convert
+
+
+@dataclass
+class _Slots:
+    """Numbers what calls take: a key a slot; keys are ("extent", T), ("input", name), ..."""
+
+    keys: list[tuple[Any, ...]] = field(default_factory=list)
+    numbers: dict[tuple[Any, ...], int] = field(default_factory=dict)
+
+    def number(self, *key: Any) -> int:
+        if key not in self.numbers:
+            self.numbers[key] = len(self.keys)
+            self.keys.append(key)
+        return self.numbers[key]
+
+
+class Recipe:
+    """The calls of one lowered graph.func."""
+
+    def __init__(self, function: Operation, memory: Memory) -> None:
+        self._memory = memory
+        self._slots = _Slots()
+        self._places: dict[str, tuple[Any, ...]] = {}
+        self._calls: list[tuple[Any, tuple[int, ...]]] = []
+        region = function.regions[0]
+        for value in region.arguments:
+            self._places[value.name] = ("input", value.name)
+        offsets = dict(function["memory"]["offsets"].items)
+        for operation in region.operations:
+            for value in operation.results:
+                weight = operation.name == "graph.weight"
+                self._places[value.name] = (
+                    ("weight", value.name) if weight else ("arena", offsets[value.name], value.type)
+                )
+            self._add(operation)
+        self._static = [self._known(key) for key in self._slots.keys]
+        self._ready = [
+            memory.convert(item) if isinstance(item, Tensor) else item for item in self._static
+        ]
+
+    def bind(self, inputs: Mapping[str, Tensor], extents: Mapping[str, int]
+             ) -> tuple[list[Launch], Tensor]:  # fmt: skip
+        """Return the launches of a step, and the tensor that will hold its logits."""
+        raw, ready, convert = list(self._static), list(self._ready), self._memory.convert
+        for number, key in enumerate(self._slots.keys):
+            if raw[number] is None:
+                raw[number] = self._of_step(key, inputs, extents)
+                fits = isinstance(raw[number], Tensor)
+                ready[number] = convert(raw[number]) if fits else raw[number]
+        launches: list[Launch] = []
+        for function, slots in self._calls:
+            if function in ROUTINES:
+                launches.append(ROUTINES[function]([raw[slot] for slot in slots]))
+            else:
+                launches.append((function, tuple([ready[slot] for slot in slots])))
+        return launches, raw[self._result]
+
+    def _add(self, operation: Operation) -> None:
+        if operation.name == "graph.return":
+            self._result = self._place(operation.operands[0].name)
+        elif operation.name == "graph.library":
+            values = (*operation.results, *operation.operands)
+            slots = [self._place(value.name) for value in values]
+            weight = operation.operands[1].name
+            slots.insert(3, self._slots.number("scale", weight))
+            self._calls.append((operation["routine"], tuple(slots)))
+        elif operation.name == "graph.call":
+            kernel = self._memory.kernels[operation["kernel"].name]
+            slots = [self._argument(operation, term) for term in operation["arguments"]]
+            self._calls.append((kernel.launch, tuple(slots)))
+
+    def _place(self, name: str) -> int:
+        return self._slots.number(*self._places[name])
+
+    def _argument(self, operation: Operation, term: Term) -> int:
+        if not term.parameters:
+            kind = "table" if term.name in self._memory.tables else "extent"
+            return self._slots.number(kind, term.name)
+        (index,) = term.parameters
+        if term.name in {"k", "v"}:
+            return self._slots.number(term.name, index)
+        values = operation.results if term.name == "out" else operation.operands
+        name = values[index].name  # type: ignore[index]
+        if term.name == "scale":
+            return self._slots.number("scale", name)
+        flat = ("flat",) if term.name == "flat" else ()
+        return self._slots.number(*flat, *self._places[name])
+
+    def _known(self, key: tuple[Any, ...]) -> Tensor | None:
+        """Return what a slot always holds; None where the step says it (or a scale is absent)."""
+        memory = self._memory
+        match key:
+            case ("weight", name):
+                return memory.weights[name].data
+            case ("scale", name):
+                return memory.weights[name].scale
+            case ("k", layer):
+                return memory.k[layer]
+            case ("v", layer):
+                return memory.v[layer]
+            case ("table", name):
+                return memory.tables[name]
+        return None
+
+    def _of_step(
+        self, key: tuple[Any, ...], inputs: Mapping[str, Tensor], extents: Mapping[str, int]
+    ) -> Tensor | int | None:
+        match key:
+            case ("extent", name):
+                return extents[name]
+            case ("input", name):
+                return inputs[name]
+            case ("arena", offset, type):
+                return self._view(offset, type, extents)
+            case ("flat", "arena", offset, type):
+                return self._view(offset, type, extents).flatten()
+        return None
+
+    def _view(self, offset: int, type: Term, extents: Mapping[str, int]) -> Tensor:
+        shape = [extents[d.name] if isinstance(d, Term) else d for d in shape_of(type)]
+        dtype = TORCH[dtype_of(type)]
+        end = offset + prod(shape) * dtype.itemsize
+        return self._memory.arena[offset:end].view(dtype).view(shape)
