@@ -145,7 +145,6 @@ class Batch:
         if request.logprobs:
             request.token_logprobs += self.logprob[row, fresh].tolist()
         sequence.resident = int(self.resident[row])
-        sequence.high_water = max(sequence.high_water, sequence.resident)
         request.produced = request.flushed = produced
         request.margin = float(self.margin[row])
 
@@ -219,7 +218,7 @@ class Batch:
             sizes = (tokens, tokens, tokens, rows + 1, rows, rows, wanted)
             views = [tensor[:size] for tensor, size in zip(self._inputs, sizes, strict=True)]
             known = StepInput(*views)
-            if tokens == rows == wanted:
+            if tokens == rows:
                 self._views[tokens, rows, wanted] = known
         return known
 

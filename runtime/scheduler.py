@@ -76,8 +76,7 @@ class Scheduler:
             request, sequence = chunk.request, chunk.request.sequence
             end = chunk.start + chunk.count
             sequence.resident = end
-            sequence.high_water = max(sequence.high_water, end)
-            if chunk.count > 1 or not chunk.start:
+            if not sequence.fresh_from:
                 self._tree.insert(sequence.tokens[:end], sequence.pages)
             finished = end == sequence.length or chunk.joins
             self._release_followers(request, None if finished else end)
@@ -120,29 +119,36 @@ class Scheduler:
         """Choose chunks within the step's budgets: started prefills first, then the queue."""
         budget = self._executor.max_tokens - self._batch.size
         logits = rows = self._executor.max_batch - self._batch.size
-        chunks: list[Chunk] = []
-        for request in list(self._prefilling):
+        chunks: dict[Request, Chunk] = {}
+
+        def take(request: Request) -> bool:
+            nonlocal budget, logits
             chunk = self._chunk(request, budget, logits) if len(chunks) < rows else None
-            if chunk is not None and request in self._prefilling:
-                chunks.append(chunk)
-                budget, logits = budget - chunk.count, logits - (chunk.scores or chunk.joins)
+            if chunk is None:
+                return False
+            chunks[request] = chunk
+            budget, logits = budget - chunk.count, logits - (chunk.scores or chunk.joins)
+            return True
+
+        for request in list(self._prefilling):
+            if request in self._prefilling:
+                take(request)
         while self._waiting and len(chunks) < rows and budget > 0:
             request = self._waiting[0][2]
             self._match(request)
             if self._is_filled(request) or (parking and self._park(request)):
                 heapq.heappop(self._waiting)
                 continue
-            chunk = self._chunk(request, budget, logits)
+            taken = take(request)
             if self._waiting and self._waiting[0][2] is request:
-                if chunk is None:
+                if not taken:
                     break
                 heapq.heappop(self._waiting)
-            if chunk is not None:
+            if taken:
                 self._admit(request)
-                chunks.append(chunk)
-                budget, logits = budget - chunk.count, logits - (chunk.scores or chunk.joins)
+        # A later request may have taken an earlier one's pages.
         alive = set(self._prefilling)
-        return [chunk for chunk in chunks if chunk.request in alive]
+        return [chunk for request, chunk in chunks.items() if request in alive]
 
     def _chunk(self, request: Request, budget: int, logits: int) -> Chunk | None:
         """Return the next chunk of a request with pages to write to, or None: no room now."""
@@ -165,7 +171,9 @@ class Scheduler:
         """Count what the sequence got for nothing, at its first model call."""
         if not sequence.started:
             sequence.started = True
-            self._count_hits(sequence, sequence.resident)
+            instance = sequence.order[0]
+            known = self.prefix_hits.get(instance, 0)
+            self.prefix_hits[instance] = known + sequence.resident
 
     def _is_filled(self, request: Request) -> bool:
         """Say whether a fill has nothing left to compute; then it is done."""
@@ -176,29 +184,25 @@ class Scheduler:
         return True
 
     def _match(self, request: Request) -> None:
-        """Take from the prefix tree what is known of the sequence beyond its own pages."""
+        """Take from the prefix tree what is known of a sequence that begins, or was dropped.
+
+        A fork looks nothing up: what branches share, the plan computes before it forks, so that
+        prefix hits are as predicted. (Branches that begin with the same words read them twice;
+        that is for the compiler to see, and to move before the fork.)
+        """
         sequence, limit = request.sequence, request.first_logits
         if limit <= sequence.resident:
             self._kv.rewind(sequence, limit)
-            return
-        if limit - sequence.resident < 2 and sequence.resident:
-            return
-        known, pages = self._tree.match(sequence.tokens[:limit])
-        if known > sequence.resident:
-            self._kv.drop(sequence)
-            self._kv.adopt(sequence, pages, known)
-            if sequence.started:
-                self._count_hits(sequence, max(0, known - sequence.high_water))
-            sequence.high_water = max(sequence.high_water, known)
-
-    def _count_hits(self, sequence: Sequence, tokens: int) -> None:
-        row = sequence.order[0]
-        self.prefix_hits[row] = self.prefix_hits.get(row, 0) + tokens
+        elif _begins(sequence):
+            known, pages = self._tree.match(sequence.tokens[:limit])
+            if known > sequence.resident:
+                self._kv.drop(sequence)
+                self._kv.adopt(sequence, pages, known)
 
     def _park(self, request: Request) -> bool:
         """Let the request wait for a prefix that another is computing, if that pays."""
         sequence, limit = request.sequence, request.first_logits
-        if limit - sequence.resident < 1:
+        if limit <= sequence.resident or not _begins(sequence):
             return False
         best, leader = 0, None
         for other in self._prefilling:
@@ -207,7 +211,7 @@ class Scheduler:
                 shared = common_prefix(sequence.tokens[:limit], tokens)
                 if shared > max(best, other.sequence.resident):
                     best, leader = shared, other
-        if leader is None or not self._policy.waits(request, best - sequence.resident):
+        if leader is None or not self._policy.waits(best - sequence.resident):
             return False
         leader.followers.append((best, request))
         self._parked.add(request)
@@ -305,3 +309,8 @@ class Scheduler:
             row=request.row, what=request.name, tokens=tokens, pages=pages, have=have,
             short=pages - have,
         )  # fmt: skip
+
+
+def _begins(sequence: Sequence) -> bool:
+    """Whether the sequence may take its beginning from others: a new root, or one dropped."""
+    return not sequence.resident or not (sequence.started or sequence.fresh_from)

@@ -33,8 +33,6 @@ class Sequence:
     """It has been part of a model call, so that its prefix hits are counted."""
     fresh_from: int = 0
     """Length of the stream that it was forked from."""
-    high_water: int = 0
-    """Most tokens that were ever resident: what lies below is recomputed, not computed."""
 
     def __post_init__(self) -> None:
         self.tokens = np.empty(64, np.int32)

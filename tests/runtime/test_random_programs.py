@@ -111,6 +111,9 @@ def test_engine_equals_oracle(toy, text, room, page_size, batch, tokens, seed):
         return  # one sequence alone needs more than `room`
     for number, result in enumerate(expected):
         assert found[number].values == result.values
+        if room == 1200:
+            stats = found[number].stats
+            assert stats.hits_predicted == stats.hits_measured
         # The plan leaves out text that nothing reads after the last gen.
         assert toy.tokenizer.decode(result.ids).startswith(found[number].text)
     toy.assert_clean(executable)
