@@ -1,5 +1,7 @@
 """Logits of the whole loader and the graph reference equal transformers' in float32."""
 
+from pathlib import Path
+
 import pytest
 import torch
 import transformers
@@ -96,3 +98,15 @@ def test_fused_names_of_mixtral(save):
     with torch.no_grad():
         expected = model(torch.tensor([tokens])).logits[0]
     torch.testing.assert_close(logits(folder, tokens), expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["tiny-dense", "tiny-moe"])
+def test_shipped_models_equal_transformers(name):
+    folder = Path(__file__).parents[2] / "zoo" / name
+    if not (folder / "model.safetensors").exists():
+        pytest.skip("the shipped weights are not here")
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    tokens = torch.randint(0, 4096, (64,), generator=torch.Generator().manual_seed(1)).tolist()
+    with torch.no_grad():
+        expected = model(torch.tensor([tokens])).logits[0]
+    torch.testing.assert_close(logits(folder, tokens), expected, atol=1e-3, rtol=1e-4)
