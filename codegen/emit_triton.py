@@ -274,7 +274,7 @@ class _Emitter:
             Typed(self._kept(b, 1 if transposed else 0, "0.0"), dtype_of(b.type)), dtype
         ).text
         right = f"tl.trans({right})" if transposed else right
-        precision = ', input_precision="ieee"' if dtype == "f32" else ""
+        precision = f', input_precision="{self.schedule.precision}"' if dtype == "f32" else ""
         text = f"tl.dot({left}, {right}, {_id(acc.name)}{precision})"
         self._set(operation.result, text)
 

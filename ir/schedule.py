@@ -11,7 +11,10 @@ class Schedule:
 
     CPU: `threads` (0: the pool's) over the fused grid when `parallel`, `vector` lanes of f32,
     `unroll` independent sums along the innermost reduction, `streams` rows of a product's second
-    operand read at a time (0: as many as registers hold). GPU: `num_warps`, `num_stages`.
+    operand read at a time (0: as many as registers hold).
+
+    GPU: `num_warps`, `num_stages`, and the `precision` of f32 products: `ieee` (without tensor
+    cores), `tf32x3` (on them, within about 2^-20) or `tf32` (inputs rounded to 10 bits).
     Tile extents are chosen when the kernel is built, and are named in its `blocks`.
     """
 
@@ -22,3 +25,4 @@ class Schedule:
     streams: int = 0
     num_warps: int = 4
     num_stages: int = 2
+    precision: str = "tf32x3"
