@@ -98,6 +98,7 @@ class Formats:
 
 WEIGHT_FORMATS: dict[str, tuple[float, float]] = {
     **{dtype: (float(size), 0.0) for dtype, size in DTYPE_BYTES.items()},
+    "i8": (1.0, 4.0),
     "int8": (1.0, 4.0),
     "int4": (0.5 + 2 / 32, 0.0),
 }

@@ -57,6 +57,8 @@ class Scene:
     binding: Binding
     formats: Formats
     definitions: Mapping[str, Operation]
+    fused_states: frozenset[str] = frozenset()
+    """Attention states that only a `graph.finalize` reads: one kernel makes and finishes them."""
 
     @staticmethod
     def of(module: Module, binding: Binding, formats: Formats = Formats()) -> Scene:  # noqa: B008
@@ -68,7 +70,7 @@ class Scene:
                 (dim,) = shape_of(operation.results[0].type)
                 if isinstance(dim, Term):
                     binding = binding.with_dims(**{dim.name: pairs})
-        return Scene(binding, formats, made)
+        return Scene(binding, formats, made, _fused_states(module))
 
     def maker(self, value: Value) -> str:
         """Return the name of the operation that defines a value; '' for an argument."""
@@ -100,3 +102,12 @@ class Scene:
         matrix = len(shape) > 1
         chosen = format or (self.formats.weight if matrix else None) or dtype_of(value.type)
         return weight_bytes(rows, columns, chosen)
+
+
+def _fused_states(module: Module) -> frozenset[str]:
+    readers: dict[str, list[str]] = {}
+    for operation in module.walk():
+        for value in operation.operands:
+            if value.type.name == "state":
+                readers.setdefault(value.name, []).append(operation.name)
+    return frozenset(name for name, ops in readers.items() if ops == ["graph.finalize"])

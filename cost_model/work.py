@@ -65,6 +65,25 @@ def _matmul(operation: Operation, scene: Scene) -> Work:
     )
 
 
+def _fused_matmul(operation: Operation, scene: Scene) -> Work:
+    """A matmul, and its parts: norm 4 T K, bias T N, silu 5 T N / 2, residual T N / 2 or T N."""
+    x, w, *rest = operation.operands
+    n = scene.binding.size(shape_of(w.type)[0])
+    rows, out = scene.rows(x), scene.elements(operation.result)
+    parts = operation["parts"]
+    flops = 2.0 * scene.elements(x) * n + ("norm" in parts) * 4.0 * scene.elements(x)
+    flops += ("bias" in parts) * rows * n + ("residual" in parts) * out
+    flops += 5.0 * out if operation.attribute("silu") else 0.0
+    small = sum(scene.weight(value) for value in rest if scene.is_weight(value))
+    return Work(
+        flops=flops,
+        weight_bytes=scene.weight(w, operation.attribute("format")) + small,
+        activation_bytes=scene.activations(x, *rest, operation.result),
+        dtype=dtype_of(x.type),
+        dense=True,
+    )
+
+
 def _embedding(operation: Operation, scene: Scene) -> Work:
     """T rows of the table, not the table."""
     table, ids = operation.operands
@@ -110,13 +129,15 @@ def _qkv_rope_write(operation: Operation, scene: Scene) -> Work:
 def _partial(operation: Operation, scene: Scene) -> Work:
     """4 C + 5 FLOPs a head and visible pair (q k, softmax, p v); each visible key and value once.
 
-    The state is a maximum, a sum and C accumulators a head and token, in f32. A kvset of kind
-    "shared" is read once for all sequences (cascade).
+    The state is a maximum, a sum and C accumulators a head and token, in f32; when it is finished
+    at once, the output [T, H*C] is written in its place. A kvset of kind "shared" is read once for
+    all sequences (cascade).
     """
     heads, kv_heads, width = (operation[key] for key in ("heads", "kv_heads", "head_dim"))
     q, starts = operation.operands[0], operation.operands[1]
     pairs, keys = _visible(operation, scene)
-    state = 4.0 * scene.rows(q) * heads * (width + 2)
+    fused = operation.result.name in scene.fused_states
+    state = scene.activations(q) if fused else 4.0 * scene.rows(q) * heads * (width + 2)
     return Work(
         flops=(4.0 * width + 5.0) * heads * pairs,
         activation_bytes=scene.activations(q, starts) + state,
@@ -155,11 +176,18 @@ def _merge(operation: Operation, scene: Scene) -> Work:
 
 
 def _finalize(operation: Operation, scene: Scene) -> Work:
-    """One division an element; the f32 state is read, the output written."""
+    """One division an element; the f32 state is read, the output written; free right after it."""
+    maker = scene.definitions.get(operation.operands[0].name)
+    if operation.operands[0].name in scene.fused_states and maker and _is_partial(maker):
+        return Work()
     elements = scene.elements(operation.result)
     return Work(
         flops=elements, activation_bytes=4.0 * elements + scene.activations(operation.result)
     )
+
+
+def _is_partial(operation: Operation) -> bool:
+    return operation.name == "graph.partial"
 
 
 def _route(operation: Operation, scene: Scene) -> Work:
@@ -201,12 +229,13 @@ def _routing(order: Value, scene: Scene) -> tuple[int, int]:
 
 
 def _combine(operation: Operation, scene: Scene) -> Work:
-    """2 A FLOPs an output element; T A rows read, T written."""
-    weights = operation.operands[1]
+    """2 A FLOPs an output element, 1 for a residual; T A rows read, T written."""
+    _, weights, *residual = operation.operands
     width = scene.binding.size(shape_of(operation.result.type)[-1])
     pairs = scene.elements(weights)
-    moved = 4.0 * pairs * width + scene.activations(weights, operation.result)
-    return Work(flops=2.0 * pairs * width, activation_bytes=moved)
+    moved = 4.0 * pairs * width + scene.activations(weights, *residual, operation.result)
+    flops = 2.0 * pairs * width + sum(map(scene.elements, residual))
+    return Work(flops=flops, activation_bytes=moved)
 
 
 _FREE = frozenset(
@@ -216,6 +245,7 @@ _FREE = frozenset(
 _RULES: dict[str, Callable[[Operation, Scene], Work]] = {
     "graph.embedding": _embedding,
     "graph.matmul": _matmul,
+    "graph.fused_matmul": _fused_matmul,
     "graph.rmsnorm": _elementwise(4),
     "graph.add": _elementwise(1),
     "graph.add_rmsnorm": _elementwise(5),

@@ -6,6 +6,7 @@ from weft.cost_model.hardware_file import load
 from weft.cost_model.roofline import predict, step
 from weft.frontend.models.presets import PRESETS
 from weft.frontend.models.registry import build_graph
+from weft.passes.tile.regimes import lower_model
 
 DENSE = ["tiny-dense", "llama-1b", "qwen3-0.6b"]
 
@@ -55,3 +56,16 @@ def test_llama_8b_decode_on_a_gpu_is_bound_by_its_weights() -> None:
     assert cost.work.weight_bytes == pytest.approx(15.0e9, rel=0.01)
     assert sum(each.memory_s for each in cost.operations) == pytest.approx(3.54e-3, rel=0.01)
     assert cost.bound_share("memory") > 0.85
+
+
+@pytest.mark.parametrize("name", ["tiny-dense", "qwen3-0.6b", "tiny-moe"])
+def test_fusion_never_makes_a_step_dearer(name: str) -> None:
+    """What the passes leave before kernels are chosen moves no more bytes, and is no slower."""
+    config, binding = PRESETS[name], decode(4, 100)
+    plain = step(predict(build_graph(config), binding, load("cpu-generic")))
+    for regime in lower_model(config, build_graph(config), max_tokens=64, max_batch=4):
+        graph = next(r.before for r in regime.records if r.name == "lower-to-tiles")
+        fused = step(predict(graph, binding, load("cpu-generic")))
+        assert fused.work.bytes <= plain.work.bytes
+        assert fused.seconds.expected < plain.seconds.expected
+        assert fused.work.weight_bytes == plain.work.weight_bytes

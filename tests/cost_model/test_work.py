@@ -69,6 +69,35 @@ def test_attention_by_hand() -> None:
     assert works(sized(3, 10), Formats(kv="bf16"))["graph.kv_write"].kv_written_bytes == 3 * 64 * 2
 
 
+def test_a_state_that_is_finished_at_once_is_never_written() -> None:
+    priced = works(sized(3, 10))
+    assert priced["out"].bytes == 0
+    assert priced["state"].activation_bytes == 2 * 3 * 64 * 4 + 4 * 4
+    merged = LAYER.replace(
+        "%out = graph.finalize %state",
+        "%all = graph.merge %state : state\n%out = graph.finalize %all",
+    )
+    priced = works(sized(3, 10), text=merged)
+    assert priced["out"].bytes > 0 and priced["all"].bytes == 4 * 3 * 4 * 18 * 2
+
+
+def test_fused_matmul_is_its_parts() -> None:
+    text = """
+graph.func name = @step {
+|%x: tensor<f32, [T, 64]>, %r: tensor<f32, [T, 48]>|
+  %w = graph.weight name = "w" : tensor<i8, [96, 64]>
+  %n = graph.weight name = "n" : tensor<f32, [64]>
+  %y = graph.fused_matmul %x, %w, %n, %r, parts = ["norm", "residual"], silu = true, eps = 0.1
+    : tensor<f32, [T, 48]>
+  graph.return %y
+}
+"""
+    y = works(sized(2, 1), text=text)["y"]
+    assert y.flops == 2 * 2 * 96 * 64 + 4 * 2 * 64 + 5 * 2 * 48 + 2 * 48
+    assert y.weight_bytes == 96 * 64 + 96 * 4 + 64 * 4
+    assert y.activation_bytes == 4 * 2 * (64 + 48 + 48)
+
+
 def test_causal_prefill_counts_the_triangle() -> None:
     binding = prefill(8, prefix=2)
     state = works(binding)["state"]
