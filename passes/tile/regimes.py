@@ -101,7 +101,10 @@ def schedule_for(kernel: Operation, rows: int) -> Schedule:
     fixed = [type for type in buffers if all(isinstance(d, int) for d in shape_of(type))]
     elements = [(prod(shape_of(type)), DTYPE_BYTES[dtype_of(type)]) for type in fixed]  # type: ignore[arg-type]
     count, size = max(elements, default=(0, 0))
-    multiplies = kernel.attribute("of") in {"graph.matmul", "graph.moe_expert"}
-    worth = multiplies and (count * size >= PARALLEL_BYTES or count * rows >= PARALLEL_PRODUCTS)
-    attends = kernel.attribute("of") == "graph.partial"
-    return Schedule(parallel=worth or attends or rows == 0)
+    of = kernel.attribute("of")
+    worth = {
+        "graph.matmul": count * size >= PARALLEL_BYTES or count * rows >= PARALLEL_PRODUCTS,
+        "graph.moe_expert": count * size >= PARALLEL_BYTES,  # regimes share it, so rows say nothing
+        "graph.partial": True,
+    }
+    return Schedule(parallel=rows == 0 or worth.get(of, False))

@@ -1,8 +1,11 @@
 """Graph fusions: text in and text out, and the same logits before and after."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from weft.codegen.graph_reference import run_graph
+from weft.frontend.models.presets import PRESETS
 from weft.frontend.models.registry import build_graph
 from weft.ir.model import ModelConfig, Rope
 from weft.ir.parser import parse_module
@@ -15,6 +18,7 @@ from weft.passes.graph.fusion import (
 from weft.passes.graph.matmul_parts import FuseCombineResidual, FuseMatmulParts
 from weft.passes.graph.weight_format import ChooseWeightFormat
 from weft.passes.manager import Context, run_passes
+from weft.passes.tile.regimes import lower_model, merge_kernels
 from weft.runtime.weights import RandomTensors, load_weights
 
 COMMON = (FuseSiblingMatmuls(), DropConcatOfSplit(), FuseRopeWrite())
@@ -166,3 +170,22 @@ def test_logits_stay(architecture, rows):
         for m in (before, after)
     ]
     torch.testing.assert_close(*logits, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", sorted(PRESETS))
+def test_every_shape_lowers_with_kernels_of_distinct_names(name):
+    shape = replace(PRESETS[name], layers=2, windows=(0, 0))
+    regimes = lower_model(shape, build_graph(shape), max_tokens=64, max_batch=16, weights="bf16")
+    kernels = merge_kernels(regimes)
+    assert len({kernel["name"].name for kernel, _ in kernels}) == len(kernels)
+    for regime in regimes:
+        assert parse_module(str(regime.module)) == regime.module
+        called = [op for op in regime.function.regions[0].operations if op.name == "graph.call"]
+        assert {op["kernel"].name for op in called} <= {kernel["name"].name for kernel, _ in kernels}
+
+
+def test_a_decode_step_of_a_dense_layer_is_six_launches():
+    shape = PRESETS["tiny-dense"]
+    regime = lower_model(shape, build_graph(shape), max_tokens=64, max_batch=16)[0]
+    calls = [op for op in regime.function.regions[0].operations if op.name == "graph.call"]
+    assert len(calls) == 6 * shape.layers + 3  # and embedding, rows of logits, head
