@@ -9,7 +9,7 @@ from __future__ import annotations
 import keyword
 import re
 import string
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from ..ir.core import Operation, Region, Symbol, Term, Value
 from ..ir.diagnostics import KernelError
@@ -21,7 +21,7 @@ from .tvm_expressions import TVM_DTYPES, Typed, coerce, computed, expression_tex
 from .tvm_loops import Writer, conjunction, elementwise
 from .tvm_values import Access, Held, broadcast, scalar, stored
 
-VERSION = 2
+VERSION = 6
 """Part of every cache key: raise it when the same tile IR becomes other text."""
 
 _RESERVED = {"T", "I", "range", "min", "max", "abs", "float", "int", "bool", *keyword.kwlist}
@@ -59,6 +59,8 @@ class Emitter:
         self.schedule = schedule
         self.analysis = Analysis(kernel)
         self.held: dict[str, Held] = {}
+        self.ahead: dict[str, Held] = {}
+        self.looking_ahead = False
         self.targets: dict[str, str] = {}
         self.lanes: dict[str, tvm_lanes.Lanes] = {}
         self.arguments = kernel.regions[0].arguments
@@ -148,8 +150,18 @@ class Emitter:
         self.held[value.name] = held
 
     def of(self, value: Value) -> Held:
-        """Return how a value is held."""
+        """Return how a value is held (looking ahead: as it will be in the loop's next round)."""
+        if self.looking_ahead and value.name in self.ahead:
+            return self.ahead[value.name]
         return self.held[value.name]
+
+    def next_round(self, text: Callable[[], str]) -> str:
+        """Return the text of something as it will be in the next round of the loop around it."""
+        self.looking_ahead = True
+        try:
+            return text()
+        finally:
+            self.looking_ahead = False
 
     def keep(self, value: Value, held: Held, into: str | None = None) -> Held:
         """Write a value into a local buffer (a scalar: into a variable); return the kept form."""
@@ -171,8 +183,17 @@ class Emitter:
         value = operation.result
         if held.shape and self.analysis.deferred(operation):
             self.define(value, held)
-        else:
-            self.define(value, self.keep(value, held))
+            return
+        self.define(value, self.keep(value, held))
+        if not held.shape and any(operand.name in self.ahead for operand in operation.operands):
+            self._keep_ahead(value, held)
+
+    def _keep_ahead(self, value: Value, held: Held) -> None:
+        """Compute a scalar for the loop's next round too: what is loaded there is prefetched."""
+        name = self.out.fresh(identifier(value.name) + "_ahead")
+        text = self.next_round(lambda: held.at([], Access(honour=True)))
+        self.out.line(f"{name}: T.{TVM_DTYPES[held.dtype]} = {text}")
+        self.ahead[value.name] = scalar(name, held.dtype)
 
     def element(self, buffer: Value, indices: Sequence[Value], at: Sequence[str], access: Access
                 ) -> str:  # fmt: skip
@@ -274,11 +295,10 @@ def _iota(emitter: Emitter, operation: Operation) -> None:
 
 
 def _map(emitter: Emitter, operation: Operation) -> None:
-    operands = [emitter.of(value) for value in operation.operands]
     dtype = dtype_of(operation.result.type)
 
     def at(indices: Sequence[str], access: Access) -> str:
-        typed = [operand.typed(indices, access) for operand in operands]
+        typed = [emitter.of(value).typed(indices, access) for value in operation.operands]
         variables = dict(zip(string.ascii_lowercase, typed, strict=False))
         text = coerce(expression_text(operation["expr"], variables), dtype)
         return f"m_bf16({text})" if dtype == "bf16" else text
@@ -288,10 +308,11 @@ def _map(emitter: Emitter, operation: Operation) -> None:
 
 
 def _view(emitter: Emitter, operation: Operation) -> None:
-    source = emitter.of(operation.operands[0])
+    first = emitter.of(operation.operands[0])
     shape: tuple[int, ...] = shape_of(operation.result.type)  # type: ignore[assignment]
 
     def at(indices: Sequence[str], access: Access) -> str:
+        source = emitter.of(operation.operands[0])
         match operation.name:
             case "tile.expand":
                 axis = operation["axis"]
@@ -303,7 +324,7 @@ def _view(emitter: Emitter, operation: Operation) -> None:
                 inner = _reshaped(indices, shape, source.shape)
         return source.at(broadcast(inner, source.shape), access)
 
-    emitter.define(operation.result, Held(source.dtype, shape, at))
+    emitter.define(operation.result, Held(first.dtype, shape, at))
 
 
 def _reshaped(

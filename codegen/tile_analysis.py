@@ -109,7 +109,7 @@ class Analysis:
             once = _occurrences(user["expr"], letter) <= 1
             return once and shape_of(user.result.type) == shape and self._wanted_once(user, region)
         if user.name == "tile.dot":
-            return use.position == 2 or (use.position == 1 and self.conversion(value))
+            return use.position == 2 or (use.position == 1 and self.conversion(value) is not None)
         if user.name == "tile.store":
             return use.position == store_value_position(user) and shape == store_shape(user)
         return user.name in ("tile.reduce", "tile.scan", "tile.yield")
@@ -121,15 +121,29 @@ class Analysis:
         value = operation.result
         return self._used_once(value, shape_of(value.type), region)
 
-    def conversion(self, value: Value) -> bool:
-        """Tell whether a value is a load, or a mere change of dtype of one."""
+    def gathers(self, value: Value, region: int) -> bool:
+        """Tell whether a tile is loaded at a scalar that is itself loaded in this loop body.
+
+        Such a load cannot be foreseen by hardware: it is worth a prefetch.
+        """
+        load = self.conversion(value)
+        return load is not None and any(
+            not shape_of(index.type)
+            and self.region_of.get(index.name) == region
+            and self.producer.get(index.name) is not None
+            and self.producer[index.name].name == "tile.load"
+            for index in load.operands[1:]
+        )
+
+    def conversion(self, value: Value) -> Operation | None:
+        """Return the load that a value is, or is a mere change of dtype of."""
         operation = self.producer.get(value.name)
         while operation is not None and (
             operation.name in VIEWS
             or (operation.name == "tile.map" and operation["expr"] in _CONVERSIONS)
         ):
             operation = self.producer.get(operation.operands[0].name)
-        return operation is not None and operation.name == "tile.load"
+        return operation if operation is not None and operation.name == "tile.load" else None
 
     def boxed(self, value: Value) -> bool:
         """Tell whether a mask holds in a box of indices as soon as it holds at the corners."""

@@ -32,10 +32,23 @@ def emit_for(emitter: Emitter, operation: Operation) -> None:
     low, high = (emitter.of(value).at([], Access(honour=True)) for value in (lo, hi))
     step = operation.attribute("step", 1)
     with _header(emitter, index, low, high, step):
+        if _wants_prefetch(emitter, operation):
+            ahead = f"T.min({emitter.of(index).at([], Access())} + {step}, {high} - 1)"
+            emitter.ahead[index.name] = scalar(ahead, "i32")
         emitter.region(region)
         _update(emitter, carried, yielded)
     for result, argument, close in zip(operation.results, carried, finish, strict=True):
         emitter.define(result, close(result) if close else emitter.of(argument))
+
+
+def _wants_prefetch(emitter: Emitter, operation: Operation) -> bool:
+    """Tell whether some product in the loop loads what only an index in memory can tell."""
+    region = operation.regions[0]
+    number = emitter.analysis.region_of[region.arguments[0].name]
+    return any(
+        inner.name == "tile.dot" and emitter.analysis.gathers(inner.operands[1], number)
+        for inner in region.operations
+    )
 
 
 def _header(emitter: Emitter, index: Value, low: str, high: str, step: int):  # noqa: ANN202

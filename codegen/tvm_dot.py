@@ -30,7 +30,10 @@ TURN_ROWS = 12
 
 @dataclass(frozen=True)
 class Product:
-    """The parts of one product: a [M, K], b by (n, k), acc [M, N], the extents, b's direction."""
+    """The parts of one product: a [M, K], b by (n, k), acc [M, N], the extents, b's direction.
+
+    `ahead(n, k)` is the text of the element of b in the loop's next round, to be prefetched.
+    """
 
     a: Held
     b: Held
@@ -39,6 +42,7 @@ class Product:
     n: int
     k: int
     along_k: bool
+    ahead: Callable[[str, str], str] | None = None
 
     def a_at(self, m: str, k: str, lane: str) -> str:
         """Return an element of a as f32."""
@@ -57,7 +61,17 @@ def product_of(emitter: Emitter, operation: Operation, acc: Held | None = None) 
         inner = b
         b = Held(b.dtype, (b.shape[1], k), lambda at, access: inner.at([at[1], at[0]], access))
     acc = acc or emitter.of(operation.operands[2])
-    return Product(a, b, acc, m, b.shape[0], k, runs_along_k(emitter, operation))
+    ahead = _ahead(emitter, operation, b)
+    return Product(a, b, acc, m, b.shape[0], k, runs_along_k(emitter, operation), ahead)
+
+
+def _ahead(emitter: Emitter, operation: Operation, b: Held) -> Callable[[str, str], str] | None:
+    """Return the element of b in the next round, if only memory tells where that lies."""
+    region = emitter.analysis.region_of[operation.result.name]
+    gathers = emitter.analysis.gathers(operation.operands[1], region)
+    if not (gathers and emitter.ahead) or b.buffer is not None:
+        return None
+    return lambda n, k: emitter.next_round(lambda: b.at([n, k], Access()))
 
 
 def runs_along_k(emitter: Emitter, operation: Operation) -> bool:
@@ -96,27 +110,31 @@ def _masked(emitter: Emitter, parts: Product, body: Callable[[Product], None]) -
 
     def copied() -> None:
         fixed = {
-            side: _scratch(emitter, held)
+            side: _scratch(emitter, held, side == "b" and not parts.along_k)
             for side, held in (("a", parts.a), ("b", parts.b))
             if masks(held) != ""
         }
-        body(replace(parts, **fixed))
+        body(replace(parts, ahead=None, **fixed))
 
     conditions = [masks(parts.a), masks(parts.b)]
     whole = None if None in conditions else " and ".join(text for text in conditions if text)
     versioned(emitter.out, whole, lambda: body(parts), copied)
 
 
-def _scratch(emitter: Emitter, held: Held) -> Held:
-    """Copy an operand into a local buffer, element by element where masks want it."""
+def _scratch(emitter: Emitter, held: Held, turned: bool) -> Held:
+    """Copy an operand into a local buffer, in the order in which it lies in memory."""
     out = emitter.out
-    buffer = out.allocate("part", held.shape, held.dtype)
+    shape = held.shape[::-1] if turned else held.shape
+    buffer = out.allocate("part", shape, held.dtype)
+
+    def order(at: Sequence[str]) -> Sequence[str]:
+        return at[::-1] if turned else at
 
     def visit(at: Sequence[str], access: Access) -> list[str]:
-        return [f"{buffer}[{', '.join(at)}] = {held.at(at, access)}"]
+        return [f"{buffer}[{', '.join(at)}] = {held.at(order(at), access)}"]
 
-    elementwise(out, held.shape, visit)
-    return stored(buffer, held.dtype, held.shape)
+    elementwise(out, shape, visit)
+    return Held(held.dtype, held.shape, lambda at, access: f"{buffer}[{', '.join(order(at))}]")
 
 
 def _zero() -> Held:
@@ -162,7 +180,7 @@ def _columns(emitter: Emitter, parts: Product, target: str) -> None:
     """Lanes along N: a block of results stays in registers for all of K."""
     out = emitter.out
     lanes = lanes_for(parts.n, out.vector)
-    rows, vectors = block(parts.m, parts.n // lanes, 8)
+    rows, vectors = wide_block(parts.m, parts.n // lanes)
     with out.loop(parts.m // rows, "mb") as mb, out.loop(parts.n // lanes // vectors, "nb") as nb:
         names = [out.allocate("sums", (vectors * lanes,), "f32") for _ in range(rows)]
 
@@ -179,11 +197,24 @@ def _columns(emitter: Emitter, parts: Product, target: str) -> None:
 
         each(start)
         with out.loop(parts.k, "k") as k:
+            passes = parts.m // rows
+            if parts.ahead and vectors % passes == 0:  # each pass over b prefetches a part
+                with out.loop(vectors // passes, "n", "unroll") as v:
+                    mine = scaled(grouped(scaled(v, passes, mb)), 1)
+                    n = scaled(grouped(scaled(nb, vectors, mine)), lanes)
+                    out.line(f"T.evaluate(m_prefetch({parts.ahead(n, k)}))")
             each(
                 lambda place, m, n, lane: f"{place} = {place} + "
                 f"{parts.a_at(m, k, lane)} * {parts.b_at(n, k, lane)}"
             )
         each(lambda place, m, n, lane: f"{target}[{m}, {n}] = {place}")
+
+
+def wide_block(m: int, vectors: int) -> tuple[int, int]:
+    """Return rows and vectors of a block that reads rows of b from end to end, if it can."""
+    wide = max(v for v in range(1, min(vectors, 8) + 1) if vectors % v == 0)
+    room = REGISTERS // wide
+    return max(r for r in range(1, min(m, 8, room) + 1) if m % r == 0), wide
 
 
 def block(m: int, n: int, limit: int) -> tuple[int, int]:

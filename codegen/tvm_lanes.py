@@ -59,6 +59,9 @@ def multiply(out: Writer, parts: Product, sums: Partial, m: Place, n: Place) -> 
     with out.loop(steps, "k") as k, out.loop(sums.chains, "u", "unroll") as u:
         base = grouped(scaled(k, sums.chains, u))
         with out.loop(n[1], "n", "unroll") as column:
+            if parts.ahead and m[1] == parts.m:
+                line = parts.ahead(scaled(n[0], n[1], column), scaled(base, sums.lanes))
+                out.line(f"T.evaluate(m_prefetch({line}))")
             for row in range(m[1]):
                 with out.loop(sums.lanes, "l", "vectorized") as lane:
                     at = scaled(base, sums.lanes, lane)
@@ -106,17 +109,45 @@ def write(emitter: Emitter, parts: Product, target: str) -> None:
     out = emitter.out
     rows, columns, chains = shape_of_block(emitter, parts)
     lanes = lanes_for(parts.k, out.vector)
+    together = lanes_for(parts.n, lanes)
+    later = columns < together
+    memory = out.allocate("sums", (parts.m, parts.n, lanes), "f32") if later else ""
     with out.loop(parts.m // rows, "mb") as mb, out.loop(parts.n // columns, "nb") as nb:
         sums = allocate(out, rows, columns, chains, lanes)
         multiply(out, parts, sums, (mb, rows), (nb, columns))
         for row in range(rows):
             m = scaled(mb, rows, str(row))
+            if later:
+                with out.loop(columns, "n", "unroll") as n:
+                    place = f"{memory}[{m}, {scaled(nb, columns, n)}, T.Ramp(0, 1, {lanes})]"
+                    out.line(f"{place} = {sums.total(row, n)}")
+                continue
 
             def put(column: str, text: str, m: str = m) -> str:
                 at = [m, scaled(nb, columns, column)]
                 return f"{target}[{', '.join(at)}] = {parts.acc.typed(at, Access()).text} + {text}"
 
             fold(out, sums, row, put)
+    if later:
+        _fold_memory(out, parts, memory, target, (lanes, together))
+
+
+def _fold_memory(
+    out: Writer, parts: Product, memory: str, target: str, sizes: tuple[int, int]
+) -> None:
+    """Sum the lanes of all results, as many together as there are lanes."""
+    lanes, together = sizes
+    folded = out.allocate("folded", (together,), "f32")
+    with out.loop(parts.m, "m") as m, out.loop(parts.n // together, "nb") as nb:
+        vectors = ", ".join(
+            f"{memory}[{m}, {scaled(nb, together, str(n))}, T.Ramp(0, 1, {lanes})]"
+            for n in range(together)
+        )
+        out.line(f"{folded}[T.Ramp(0, 1, {together})] = m_sums({lanes}, {vectors})")
+        with out.loop(together, "n", "vectorized") as n:
+            at = [m, scaled(nb, together, n)]
+            first = parts.acc.typed(at, Access()).text
+            out.line(f"{target}[{', '.join(at)}] = {first} + {folded}[{n}]")
 
 
 @dataclass(frozen=True)

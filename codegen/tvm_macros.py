@@ -20,7 +20,7 @@ def macros() -> dict[str, Any]:
     return {
         "T": T, "I": I, "m_exp2": _exp2, "m_log2": _log2, "m_tanh": _tanh, "m_rsqrt": _rsqrt,
         "m_bf16": _round_bf16, "m_sum": _across(lambda a, b: a + b), "m_sums": _sums,
-        "m_max": _across(T.max), "m_min": _across(T.min),
+        "m_max": _across(T.max), "m_min": _across(T.min), "m_prefetch": _prefetch,
     }  # fmt: skip
 
 
@@ -113,6 +113,20 @@ def _across(op: Callable[[Any, Any], Any]) -> Callable[[Any, int], Any]:
         return _let(vector, lambda v: fold(halves(v), half))
 
     return fold
+
+
+def _prefetch(load: Any) -> Any:
+    """Ask for the cache line of an element, which may be inside changes of dtype.
+
+    Into the second level: far more lines can be under way to it than to the first.
+    """
+    from tvm import tirx
+    from tvm.script import tirx as T  # noqa: N812
+
+    while isinstance(load, tirx.Cast):
+        load = load.value
+    hints = T.int32(0), T.int32(2), T.int32(1)  # to read, into the second level, of data
+    return tirx.call_llvm_intrin("void", "llvm.prefetch", T.address_of(load), *hints)
 
 
 def _sums(lanes: int, *vectors: Any) -> Any:

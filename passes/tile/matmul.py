@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from ...ir.core import Operation, Value
+from ...ir.schedule import Schedule
+from ...ir.types import DTYPE_BYTES
 from .builder import KernelBuilder
 
 
@@ -49,12 +51,40 @@ def matmul(shape: Matmul) -> Operation:
     return _Builder(shape).kernel()
 
 
-def blocks(n: int, k: int, rows: int = 1) -> tuple[int, int]:
-    """Return block_n and block_k that suit a CPU: whole blocks where the shape has them."""
+def blocks(n: int, k: int, rows: int = 1, weight: str = "f32") -> tuple[int, int]:
+    """Return block_n and block_k that suit a CPU: whole blocks where the shape has them.
+
+    Short rows of x stay in the first-level cache, so each row of w is read from end to end.
+    """
     wanted = 8 if rows <= 2 else 16
     block_n = next((size for size in (wanted, 8, 4) if n % size == 0), wanted)
+    if _whole_rows(k, rows) and k % 16 == 0:
+        return block_n, k
     sizes = (512, 384, 256, 192, 128, 96, 64, 48, 32, 16)
     return block_n, next((size for size in sizes if k % size == 0), 64)
+
+
+def schedule(n: int, k: int, rows: int = 1, weight: str = "f32") -> Schedule:
+    """Return the CPU schedule that goes with `blocks`."""
+    if _whole_rows(k, rows):
+        return Schedule(unroll=4, streams=1, parallel=worth_threads(n, k, rows, weight))
+    return Schedule(unroll=2, streams=8, parallel=worth_threads(n, k, rows, weight))
+
+
+def _whole_rows(k: int, rows: int) -> bool:
+    return rows * k <= 4096
+
+
+def worth_threads(n: int, k: int, rows: int, weight: str) -> bool:
+    """Tell whether a matmul takes long enough on one core for a parallel launch to pay.
+
+    A core streams about 10 bytes of weights, and does about 16 multiply-adds, in a nanosecond.
+    """
+    nanoseconds = max(n * k * DTYPE_BYTES[weight] / 10, n * k * rows / 16)
+    return nanoseconds > PARALLEL_FROM_NS
+
+
+PARALLEL_FROM_NS = 10_000
 
 
 @dataclass
