@@ -15,7 +15,7 @@ from .frontend.lower import lower
 from .frontend.open import OpenProgram, open_program
 from .ir.core import Module
 from .ir.diagnostics import Warning, WeftNameError
-from .loading import compiled_executor, reference_executor, weight_dtype
+from .loading import compiled_executor, compiled_sampler, reference_executor, weight_dtype
 from .options import Options
 from .passes.manager import Context, PassRecord, run_passes
 from .passes.pipeline import LOWERING, PLAN_PASSES, PROGRAM_PASSES
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from .codegen.kernel import Kernel
     from .passes.tile.regimes import Regime
     from .runtime.executable import Executable
+    from .runtime.sampler import SampleKernel
     from .runtime.step import ModelExecutor
 
 __all__ = ["Compilation", "Options", "compile"]
@@ -159,8 +160,11 @@ class Compilation:
         """The compiled kernels, by name."""
         from .codegen.build import compile_kernels
         from .passes.tile.regimes import merge_kernels
+        from .passes.tile.sampling import sampling_kernels
 
-        return compile_kernels(merge_kernels(self.regimes), "cpu", self.options.cache)
+        vocabulary = self._need_checkpoint().config.vocab_size
+        wanted = merge_kernels(self.regimes) + sampling_kernels(vocabulary)
+        return compile_kernels(wanted, "cpu", self.options.cache)
 
     @cached_property
     def executor(self) -> ModelExecutor:
@@ -169,6 +173,15 @@ class Compilation:
         if self.options.executor == "reference":
             return reference_executor(checkpoint, self.options)
         return compiled_executor(checkpoint, self.regimes, self.kernels, self.options)
+
+    @cached_property
+    def sampler(self) -> SampleKernel:
+        """What draws tokens from logits."""
+        from .runtime.sampler import sample_rows
+
+        if self.options.executor == "reference":
+            return sample_rows
+        return compiled_sampler(self.executor, self.kernels)
 
     def diff(self, pass_name: str) -> str:
         """Return what a pass changed, as a unified diff of the IR text."""
@@ -194,6 +207,7 @@ class Compilation:
             report=self,
             model=checkpoint.name,
             seed=self.options.seed,
+            sample=self.sampler,
             trace=Trace() if self.options.trace else None,
         )
 

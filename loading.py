@@ -11,6 +11,7 @@ from .options import Options
 
 if TYPE_CHECKING:
     from .passes.tile.regimes import Regime
+    from .runtime.sampler import SampleKernel
     from .runtime.step import ModelExecutor
     from .runtime.weights import TensorSource
 
@@ -77,4 +78,14 @@ def compiled_executor(
         num_pages=page_count(checkpoint, options),
         max_batch=options.max_batch,
         max_tokens=options.max_tokens,
+    )
+
+
+def compiled_sampler(executor: ModelExecutor, kernels: Mapping[str, Any]) -> SampleKernel:
+    """Return the sampler that draws with compiled kernels."""
+    from .runtime.compiled_sampler import CompiledSampler
+
+    size = executor.vocab_size
+    return CompiledSampler(
+        kernels[f"argmax_masked_{size}"], kernels[f"sample_{size}"], size, executor.max_batch
     )

@@ -31,3 +31,34 @@ def models(name: str | None) -> None:
         )  # fmt: skip
     console().print(table)
     remarks().print("A folder in Hugging Face form works too: weft run FILE --model FOLDER")
+
+
+def hardware_path() -> Path:
+    """Return where this machine's measured hardware file is kept."""
+    from platformdirs import user_data_path
+
+    return user_data_path("weft") / "cpu.json"
+
+
+def calibrate(out: Path | None, threads: int) -> None:
+    """Measure the CPU's ceilings, save them, print them."""
+    from ..codegen.measure_cpu import cpu_name, cpu_probes
+    from ..cost_model import hardware_file
+    from ..cost_model.calibrate import calibrate as measure
+    from ..options import Options
+
+    options = Options.from_env()
+    probes = cpu_probes(threads or options.thread_count, options.cache)
+    with remarks().status("measuring") as status:
+        hardware = measure(
+            "this-cpu",
+            [probes],
+            versions=probes.versions,
+            device=probes.device or cpu_name(),
+            report=lambda line: status.update(f"measuring {line}"),
+        )
+    path = out or hardware_path()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    hardware_file.save(hardware, path)
+    emit(hardware_file.dumps(hardware))
+    remarks().print(f"saved in {path}; weft explain uses it", markup=False)

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from ...ir.core import Operation, Value
+from ...ir.schedule import Schedule
 from .builder import KernelBuilder, Loop
 
 _LOG2E = 1.4426950408889634
@@ -47,6 +48,11 @@ def sample(vocab: int, words: int = 4) -> Operation:
 def token_logprobs(vocab: int, words: int = 4) -> Operation:
     """Return log-softmax at given tokens. Arguments: R, logits [R, V], target, logprob [R]."""
     return _Sampler(f"token_logprobs_{vocab}", vocab, words, greedy=True, masked=False).logprobs()
+
+
+def sampling_kernels(vocab: int) -> list[tuple[Operation, Schedule]]:
+    """Return the kernels that an engine draws with, with their CPU schedules."""
+    return [(kernel, Schedule()) for kernel in (argmax_masked(vocab), sample(vocab))]
 
 
 class _Sampler:

@@ -1,0 +1,119 @@
+"""`weft explain`: what the passes did, and what a step costs, predicted beside measured."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+from .machine import hardware_path
+from .render import emit, remarks
+
+if TYPE_CHECKING:
+    from ..compiler import Compilation
+    from ..cost_model.hardware import Hardware
+
+CONTEXT = 256
+"""Tokens that each sequence of the priced decode step has."""
+
+
+@dataclass(frozen=True)
+class ExplainOptions:
+    """The options of `weft explain`, as the command line has them."""
+
+    file: Path
+    model: str
+    program: str | None
+    weights: str
+    threads: int
+    batch: int
+    measure: bool
+
+
+def explain(options: ExplainOptions) -> None:
+    """Print the passes' remarks, then the price of a decode step by kind of operation."""
+    from ..compiler import Compilation, Options
+
+    chosen = Options.from_env().changed(weights=options.weights)
+    if options.threads:
+        chosen = chosen.changed(threads=options.threads)
+    compilation = Compilation(options.file, options.model, name=options.program, options=chosen)
+    emit(compilation.explain())
+    emit("")
+    emit(_prices(compilation, options))
+
+
+def _hardware() -> Hardware:
+    from ..cost_model.hardware_file import load
+
+    measured = hardware_path()
+    if measured.exists():
+        return load(measured)
+    remarks().print("no measured hardware file: run `weft calibrate` for real prices")
+    return load("cpu-generic")
+
+
+def _prices(compilation: Compilation, options: ExplainOptions) -> str:
+    """Return predicted and measured time of a decode step, one line a kind of operation."""
+    from ..cost_model.binding import decode
+    from ..cost_model.report import comparison_table, compare, grouped, step_table
+    from ..cost_model.roofline import predict, step
+
+    hardware = _hardware()
+    regime = next(r for r in compilation.regimes if r.rows == 0 or options.batch <= r.rows)
+    graph = next(r.before for r in regime.records if r.name == "lower-to-tiles")
+    costs = predict(graph, decode(options.batch, CONTEXT), hardware)
+    title = f"a decode step: batch {options.batch}, {CONTEXT} tokens each, on {hardware.name}"
+    if not options.measure:
+        return f"{title}\n{step_table(step(costs))}"
+    predicted: dict[str, Any] = {}
+    for cost in grouped(costs):
+        name = cost.operation
+        predicted[name] = cost.seconds if name not in predicted else predicted[name] + cost.seconds
+    measured = measure_step(compilation, options.batch)
+    return f"{title}\n{comparison_table(compare(predicted, measured))}"
+
+
+def measure_step(compilation: Compilation, batch: int, rounds: int = 20) -> dict[str, float]:
+    """Return the median seconds of each kind of graph operation in one decode step."""
+    executor = compilation.executor
+    times: dict[str, list[float]] = defaultdict(list)
+    for _ in range(rounds):
+        for name, seconds in _totals(executor.profile(decode_input(executor, batch))).items():  # type: ignore[attr-defined]
+            times[name].append(seconds)
+    return {name: median(values) for name, values in times.items()}
+
+
+def _totals(launches: Iterable[tuple[str, float]]) -> dict[str, float]:
+    totals: dict[str, float] = defaultdict(float)
+    for name, seconds in launches:
+        totals[name] += seconds
+    return totals
+
+
+def decode_input(executor: Any, batch: int, context: int = CONTEXT) -> Any:
+    """Return a decode step: one new token for each of `batch` sequences of `context` tokens."""
+    import torch
+
+    from ..runtime.step import StepInput
+
+    pages = -(-context // executor.page_size)
+    table = torch.arange(batch * pages, dtype=torch.int32).reshape(batch, pages)
+    table %= executor.num_pages
+
+    def ints(values: Any) -> torch.Tensor:
+        return torch.as_tensor(values, dtype=torch.int32)
+
+    last = (table[:, -1] * executor.page_size + (context - 1) % executor.page_size).contiguous()
+    return StepInput(
+        tokens=ints(range(batch)),
+        positions=ints([context - 1] * batch),
+        slots=ints(last),
+        query_starts=ints(range(batch + 1)),
+        kv_lengths=ints([context] * batch),
+        page_table=table,
+        logits_rows=ints(range(batch)),
+    )
