@@ -32,19 +32,31 @@ Figures = dict[str, Any]
 
 
 def script(name: str, *arguments: str) -> Figures:
-    """Run another benchmark of this folder; return the JSON object of its last line."""
-    command = [sys.executable, str(ROOT / "bench" / f"{name}.py"), "--json", *arguments]
+    """Run another benchmark of this folder; return the figures that it prints."""
+    command = [sys.executable, str(ROOT / "bench" / f"{name}.py"), *arguments]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         last = done.stderr.strip().splitlines()[-1:] or ["no message"]
         raise RuntimeError(f"bench/{name}.py: {last[0]}")
-    print(done.stdout.rstrip().rpartition("\n")[0], flush=True)
-    return json.loads(done.stdout.strip().splitlines()[-1])
+    found = figures_of(done.stdout)
+    for key, value in found.items():
+        print(f"  {key:36s} {value:.3f}", flush=True)
+    return found
+
+
+def figures_of(output: str) -> Figures:
+    """Return the figures of a script's output: one JSON object, or lines of `name: number`."""
+    try:
+        return json.loads(output)
+    except json.JSONDecodeError:
+        pairs = (line.split(":", 1) for line in output.splitlines() if ":" in line)
+        return {key.strip(): float(value) for key, value in pairs}
 
 
 def kernels(options: argparse.Namespace) -> Figures:
     """Matvec and attention kernels as fractions of the read bandwidth."""
-    return script("matvec", "--seconds", str(options.seconds))
+    found = script("matvec", "--json", "--seconds", str(options.seconds))
+    return {key.replace("matvec_i8_", "matvec_int8_"): value for key, value in found.items()}
 
 
 def host(options: argparse.Namespace) -> Figures:

@@ -45,6 +45,11 @@ def test_results_keep_the_sections_that_are_not_run_again(tmp_path) -> None:
     assert {"machine", "versions", "commit", "date"} <= set(known["sections"]["host"])
 
 
+def test_figures_are_read_from_json_and_from_lines() -> None:
+    assert cpu.figures_of('{\n "a": 1.5\n}\n') == {"a": 1.5}
+    assert cpu.figures_of("a: 1.5\nb_c: 2\n") == {"a": 1.5, "b_c": 2.0}
+
+
 def test_checkpoint_loads_in_transformers(tmp_path) -> None:
     transformers = pytest.importorskip("transformers")
     folder = checkpoint.make(tmp_path / "model", TINY)
