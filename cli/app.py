@@ -117,7 +117,7 @@ def explain(
     program: Name = None,
     weights: Weights = "f32",
     threads: Threads = 0,
-    arg: Argument = None,
+    batch: Annotated[int, typer.Option(help="sequences of the decode step that is priced")] = 1,
     measure: Annotated[bool, typer.Option(help="measure each kernel beside its prediction")] = True,
 ) -> None:
     """Say what each pass did, with source lines, what it left and why, and what a step costs."""

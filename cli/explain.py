@@ -59,7 +59,7 @@ def _hardware() -> Hardware:
 def _prices(compilation: Compilation, options: ExplainOptions) -> str:
     """Return predicted and measured time of a decode step, one line a kind of operation."""
     from ..cost_model.binding import decode
-    from ..cost_model.report import comparison_table, compare, grouped, step_table
+    from ..cost_model.report import compare, comparison_table, grouped, step_table
     from ..cost_model.roofline import predict, step
 
     hardware = _hardware()

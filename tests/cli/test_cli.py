@@ -1,0 +1,123 @@
+"""The command line, in process and as a user starts it: results, dumps, and errors that help."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+from weft.cli.app import app
+from weft.ir.diagnostics import WeftError
+from weft.ir.parser import parse_module
+
+HELLO = """
+program hello(name: str, times: int = 2) -> list[str]:
+    user "Say hello to {name}."
+    fork times as greetings:
+        assistant gen greeting(max_tokens=4)
+        yield greeting
+    return greetings
+"""
+
+
+@pytest.fixture
+def hello(tmp_path):
+    file = tmp_path / "hello.weft"
+    file.write_text(HELLO)
+    return file
+
+
+def weft(*arguments):
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    if isinstance(result.exception, WeftError):
+        raise result.exception
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def test_run_prints_the_result_and_the_numbers(hello):
+    printed = weft("run", hello, "--arg", "name=Ada", "--json")
+    answer = json.loads(printed.strip().splitlines()[-1])
+    assert len(answer["value"]) == 2
+    stats = answer["stats"]
+    assert stats["prefix_hits_predicted"] == stats["prefix_hits_measured"] > 0
+
+
+def test_rows_are_written_in_order_and_resumed(hello, tmp_path):
+    rows, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    rows.write_text("".join(json.dumps({"name": name}) + "\n" for name in "abc"))
+    weft("run", hello, "--rows", rows, "--out", out, "--json")
+    first = out.read_text()
+    assert len(first.splitlines()) == 3
+    again = json.loads(weft("run", hello, "--rows", rows, "--out", out, "--json").splitlines()[-1])
+    assert out.read_text() == first and again["rows"] == 3
+
+
+@pytest.mark.parametrize("stage", ["program", "plan", "graph", "tile"])
+def test_a_dumped_stage_parses_back(hello, stage):
+    text = weft("dump", hello, "--stage", stage)
+    assert str(parse_module(text)) == text
+
+
+def test_dump_shows_what_a_pass_changed(hello):
+    diff = weft("dump", hello, "--after", "prefix-sharing", "--diff")
+    assert "+" in diff and "prefix = {tokens" in diff
+
+
+def test_opt_enters_at_any_stage(hello, tmp_path):
+    program = tmp_path / "program.ir"
+    program.write_text(weft("dump", hello, "--stage", "program"))
+    plan = weft("opt", program, "--passes", "lower-to-plan,free-kv", "--model", "tiny-dense")
+    assert plan == weft("dump", hello, "--stage", "plan")
+
+
+def test_explain_shows_source_lines(hello):
+    told = weft("explain", hello, "--no-measure")
+    assert "fork times as greetings:" in told and "read by len(times)" in told
+
+
+def test_models_lists_the_zoo():
+    assert "tiny-dense" in weft("models") and "tiny-moe" in weft("models")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["run", "missing.weft"], "there is no such file"),
+        (["run", "{hello}", "--model", "nobody"], "no shipped model"),
+        (["run", "{hello}", "--arg", "name"], "no name before an ="),
+        (["run", "{hello}"], "name"),
+        (["run", "{hello}", "--arg", "nam=x"], "nam"),
+        (["run", "{hello}", "--rows", "missing.jsonl"], "missing.jsonl"),
+        (["run", "{hello}", "--program", "other"], "its programs are: hello"),
+        (["dump", "{hello}", "--stage", "soup"], "there are: ast, program"),
+        (["dump", "{hello}", "--after", "soup"], "no pass 'soup' ran"),
+        (["opt", "{hello}"], "this is no IR text"),
+    ],
+)
+def test_mistakes_are_named(hello, arguments, says):
+    with pytest.raises(WeftError, match=says):
+        weft(*(argument.format(hello=hello) for argument in arguments))
+
+
+def test_a_user_sees_no_traceback(tmp_path):
+    broken = tmp_path / "broken.weft"
+    broken.write_text("program p():\n    gen x(max_tokens=)\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "weft", "run", str(broken)], capture_output=True, text=True
+    )
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert f"{broken}:2:" in done.stderr and "^" in done.stderr
+
+
+def test_help_imports_nothing_heavy():
+    code = (
+        "import sys; sys.argv = ['weft', '--help']\n"
+        "import weft.__main__ as m\n"
+        "try: m.main()\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'tvm', 'triton', 'lark', 'z3', 'numpy', 'tokenizers'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
