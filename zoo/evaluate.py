@@ -131,7 +131,7 @@ def measure(folder: Path, quick: bool, seed: int, text: str) -> dict[str, Any]:
     for label, length in LENGTHS.items():
         if quick and label not in ("2k", "4k"):
             continue
-        found = retrieval(subject, length, max(2, contexts // (2 if label == "8k" else 1)), seed)
+        found = retrieval(subject, length, max(2, contexts // (4 if label == "8k" else 1)), seed)
         out[f"retrieval_{label}"] = round(found["accuracy"], 4)
         if found["asked_shared"]:
             out[f"retrieval_{label}_shared_prefix"] = round(found["shared_prefix"], 4)

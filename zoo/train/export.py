@@ -1,8 +1,12 @@
-"""Write a trained model as the hub writes it: bf16 safetensors, config, generation config."""
+"""Write a trained model as the hub writes it: bf16 safetensors, config, generation config.
+
+    python zoo/train/export.py A.safetensors B.safetensors OUT.safetensors     # the mean of two
+"""
 
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import torch
@@ -73,3 +77,14 @@ def load(model: Model, path: Path) -> None:
     found = load_file(path)
     for name, tensor in hub_weights(model).items():
         tensor.copy_(found[name])
+
+
+def average(first: Path, second: Path, out: Path) -> None:
+    """The mean of two runs of which one continued the other."""
+    a, b = load_file(first), load_file(second)
+    mean = {k: ((a[k].float() + b[k].float()) / 2).bfloat16().contiguous() for k in a}
+    save_file(mean, out, {"format": "pt"})
+
+
+if __name__ == "__main__":
+    average(Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]))
