@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from time import perf_counter
 from typing import Any
 
 import torch
@@ -57,6 +58,17 @@ class CompiledExecutor:
             function(*arguments)
         return known[2]
 
+    def profile(self, step: StepInput) -> list[tuple[str, float]]:
+        """Run a step launch by launch; return each one's graph operation and seconds."""
+        recipe = self._recipe(step)
+        launches, _ = recipe.bind(by_name(step), self._extents(step))
+        times: list[tuple[str, float]] = []
+        for name, (function, arguments) in zip(recipe.names, launches, strict=True):
+            start = perf_counter()
+            function(*arguments)
+            times.append((name, perf_counter() - start))
+        return times
+
     def copy_page(self, source: int, target: int) -> None:
         """Copy a page of keys and values in all layers."""
         for pool in self._pools:
@@ -65,17 +77,16 @@ class CompiledExecutor:
     def _plan(self, step: StepInput) -> tuple[StepInput, list[Launch], Tensor]:
         """Bind a step's tensors to launches; decode steps, whose views come again, are kept."""
         check_step(step, self.max_batch, self.max_tokens)
-        decode = step.is_decode
-        recipe = self._choose(step.tokens.shape[0] if decode else self.max_tokens + 1)
-        plan = (step, *recipe.bind(by_name(step), self._extents(step)))
-        if decode:
+        plan = (step, *self._recipe(step).bind(by_name(step), self._extents(step)))
+        if step.is_decode:
             if len(self._plans) >= KEPT_PLANS:
                 self._plans.clear()
             self._plans[id(step)] = plan  # holds the step, so that its id stays its own
         return plan
 
-    def _choose(self, rows: int) -> Recipe:
-        """Return the recipe of the smallest regime that takes a decode step of these rows."""
+    def _recipe(self, step: StepInput) -> Recipe:
+        """Return the recipe of the smallest regime that takes the step."""
+        rows = step.tokens.shape[0] if step.is_decode else self.max_tokens + 1
         fitting = (recipe for limit, recipe in self._recipes if rows <= limit)
         return next(fitting, self._recipes[-1][1])
 

@@ -58,6 +58,7 @@ class Recipe:
         self._slots = _Slots()
         self._places: dict[str, tuple[Any, ...]] = {}
         self._calls: list[tuple[Any, tuple[int, ...]]] = []
+        self.names: list[str] = []
         region = function.regions[0]
         for value in region.arguments:
             self._places[value.name] = ("input", value.name)
@@ -92,6 +93,9 @@ class Recipe:
         return launches, raw[self._result]
 
     def _add(self, operation: Operation) -> None:
+        """Resolve one operation; each call's graph operation is kept in `names`, for profiles."""
+        if operation.name in {"graph.call", "graph.library"}:
+            self.names.append(operation.attribute("of", operation.name))
         if operation.name == "graph.return":
             self._result = self._place(operation.operands[0].name)
         elif operation.name == "graph.library":
