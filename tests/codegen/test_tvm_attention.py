@@ -1,0 +1,76 @@
+"""Attention kernels, compiled and interpreted, against float64."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from attention_cases import Paged, expected, paged
+from tvm_cases import run
+from weft.codegen.reference import run_kernel
+from weft.ir.core import Operation
+from weft.passes.tile.attention import Attention, attention, decode, merge, schedule
+
+SHAPES = {
+    "grouped": Attention(8, 2, 32), "wide": Attention(4, 1, 128), "bf16": Attention(4, 4, 16, kv="bf16"),
+    "window": Attention(6, 2, 16, page=8, window=11), "scaled": Attention(4, 2, 16, scale=0.3),
+    "narrow": Attention(3, 3, 8, page=4),
+}  # fmt: skip
+LENGTHS = [5, 0, 1, 40, 33, 16]
+every_shape = pytest.mark.parametrize("name", SHAPES)
+
+
+def decoded(kernel: Operation, case: Paged, outputs: list[np.ndarray], interpret: bool) -> list:
+    b, _, n, pages = case.extents
+    arguments = [b, n, pages, case.q, case.table, case.lengths, case.k, case.v, *outputs]
+    if interpret:
+        run_kernel(kernel, *arguments)
+        return outputs
+    return run(kernel, arguments, schedule(Attention(4, 2, 16)))[-len(outputs) :]
+
+
+def nans(*shape: int) -> np.ndarray:
+    return np.full(shape, np.nan, "f4")
+
+
+@pytest.mark.parametrize("interpret", [False, True])
+@every_shape
+def test_decode(name: str, interpret: bool) -> None:
+    shape = SHAPES[name]
+    case = paged(shape, LENGTHS, [1] * len(LENGTHS))
+    (out,) = decoded(decode(shape), case, [nans(*case.q.shape)], interpret)
+    np.testing.assert_allclose(out, expected(shape, case), rtol=2e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize("splits", [2, 5])
+def test_splits_and_merge(splits: int) -> None:
+    for window in (0, 20):
+        shape = Attention(8, 2, 32, window=window, splits=splits)
+        case = paged(shape, LENGTHS, [1] * len(LENGTHS), seed=splits)
+        b = len(LENGTHS)
+        state = [nans(b, splits, 8), nans(b, splits, 8), nans(b, splits, 8, 32)]
+        state = decoded(decode(shape), case, state, interpret=False)
+        *_, out = run(merge(8, 32, splits), [b, *state, nans(*case.q.shape)])
+        np.testing.assert_allclose(out, expected(shape, case), rtol=2e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize("rows,programs", [(4, 1), (8, 3)])
+@every_shape
+def test_step_with_ragged_queries(name: str, rows: int, programs: int) -> None:
+    base = SHAPES[name]
+    shape = Attention(base.heads, base.kv_heads, base.head_dim, base.page, base.kv, base.scale,
+                      base.window, rows=rows, programs=programs)  # fmt: skip
+    case = paged(shape, [37, 5, 1, 64, 20, 3], [7, 5, 1, 20, 1, 0], seed=rows)
+    b, b1, n, pages = case.extents
+    arguments = [case.q.shape[0], b, b1, n, pages, case.q, case.table, case.starts, case.lengths,
+                 case.k, case.v, nans(*case.q.shape)]  # fmt: skip
+    *_, out = run(attention(shape), arguments)
+    np.testing.assert_allclose(out, expected(shape, case), rtol=2e-5, atol=2e-6)
+    if (name, rows) == ("grouped", 4):
+        run_kernel(attention(shape), *arguments)
+        np.testing.assert_allclose(arguments[-1], expected(shape, case), rtol=2e-5, atol=2e-6)
+
+
+def test_no_sequences() -> None:
+    shape = SHAPES["grouped"]
+    out = decoded(decode(shape), paged(shape, [16], [1]), [nans(1, 256)], interpret=False)
+    assert np.isfinite(out[0]).all()

@@ -1,0 +1,116 @@
+"""Matmul kernels, compiled and interpreted, against float64."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from tvm_cases import arrays, compile_one, run, tensors
+from weft.codegen.reference import run_kernel
+from weft.ir.schedule import Schedule
+from weft.passes.tile.matmul import Matmul, blocks, matmul, schedule
+
+CASES = {
+    "plain": Matmul(64, 256), "whole_rows": Matmul(16, 64, block_k=64),
+    "bf16": Matmul(40, 144, "bf16", rows=2, block_n=16, block_k=48, bias=True),
+    "i8": Matmul(64, 256, "i8", rows=4), "i8_bias": Matmul(24, 64, "i8", bias=True, block_k=64),
+    "ragged": Matmul(20, 70, residual=True, rows=2, block_k=64),
+    "norm": Matmul(32, 96, norm_eps=1e-5, block_k=48, bias=True),
+    "norm_rows": Matmul(32, 96, "bf16", rows=4, norm_eps=1e-5, block_k=96),
+    "silu": Matmul(24, 64, silu=True, block_k=64), "silu_i8": Matmul(24, 64, "i8", 4, silu=True),
+    "sixteen": Matmul(32, 128, rows=16, block_n=16, residual=True, block_k=128),
+    "narrow": Matmul(8, 10, rows=8, block_n=4, block_k=10),
+}  # fmt: skip
+WEIGHTS = {"f32": ("f4", 1.0), "bf16": ("u2", 1.0), "i8": ("i1", 30.0)}
+
+
+def make(shape: Matmul, t: int) -> tuple[list, np.ndarray]:
+    """Return arguments and the expected result."""
+    rng = np.random.default_rng(t + shape.k)
+    wide = shape.n * (2 if shape.silu else 1)
+    x = rng.standard_normal((t, shape.k)).astype("f4")
+    w = (rng.standard_normal((wide, shape.k)) * WEIGHTS[shape.weight][1]).astype("f4")
+    if shape.weight == "bf16":
+        w = (w.view("u4") >> 16).astype("u2")
+        exact = (w.astype("u4") << 16).view("f4")
+    else:
+        w = exact = w.astype(WEIGHTS[shape.weight][0])
+    arguments = [t, x, w, np.full((t, shape.n), np.nan, "f4")]
+
+    def more(*extents: int) -> np.ndarray:
+        arguments.append(rng.standard_normal(extents).astype("f4"))
+        return arguments[-1].astype("f8")
+
+    scale = more(wide) if shape.weight == "i8" else 1.0
+    bias = more(wide) if shape.bias else 0.0
+    left = x.astype("f8")
+    if shape.norm_eps is not None:
+        norm = more(shape.k)
+        left = left / np.sqrt((left**2).mean(1, keepdims=True) + shape.norm_eps) * norm
+    y = left @ exact.astype("f8").T * scale + bias
+    if shape.silu:
+        gate, up = y[:, : shape.n], y[:, shape.n :]
+        y = gate / (1 + np.exp(-gate)) * up
+    return arguments, y + (more(t, shape.n) if shape.residual else 0.0)
+
+
+def close(found: np.ndarray, wanted: np.ndarray) -> None:
+    size = max(1.0, float(np.abs(wanted).max(initial=0)))
+    np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=2e-5 * size)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_compiled(name: str) -> None:
+    shape = CASES[name]
+    for t in (0, 1, 3, shape.rows, 17):
+        arguments, wanted = make(shape, t)
+        close(run(matmul(shape), arguments)[3], wanted)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_interpreted(name: str) -> None:
+    arguments, wanted = make(CASES[name], 3)
+    run_kernel(matmul(CASES[name]), *arguments)
+    close(arguments[3], wanted)
+
+
+@pytest.mark.parametrize("weight", WEIGHTS)
+def test_schedules_change_nothing_but_rounding(weight: str) -> None:
+    shape = Matmul(32, 256, weight, rows=2, block_k=256)
+    arguments, wanted = make(shape, 2)
+    for plan in (Schedule(parallel=False), Schedule(unroll=4, streams=1), Schedule(vector=8),
+                 Schedule(unroll=1, streams=8), Schedule(vector=1)):  # fmt: skip
+        close(run(matmul(shape), arguments, plan)[3], wanted)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 4, 8, 16])
+def test_recommended_blocks(rows: int) -> None:
+    for n, k, weight in ((96, 256, "f32"), (40, 1536, "bf16")):
+        block_n, block_k = blocks(n, k, rows, weight)
+        shape = Matmul(n, k, weight, rows, block_n=block_n, block_k=block_k)
+        arguments, wanted = make(shape, rows)
+        close(run(matmul(shape), arguments, schedule(n, k, rows, weight))[3], wanted)
+
+
+def test_tensors_at_odd_offsets() -> None:
+    shape = CASES["plain"]
+    arguments, wanted = make(shape, 1)
+    values = tensors(matmul(shape), arguments)
+    shifted = []
+    for value in values:
+        if isinstance(value, torch.Tensor):
+            room = torch.zeros(value.numel() + 3)
+            value = room[3:].view(value.shape).copy_(value)
+        shifted.append(value)
+    compile_one(matmul(shape)).launch(*shifted)
+    close(arrays(shifted)[3], wanted)
+
+
+def test_wrong_arguments_raise() -> None:
+    shape = CASES["plain"]
+    values = tensors(matmul(shape), make(shape, 1)[0])
+    launch = compile_one(matmul(shape)).launch
+    with pytest.raises((ValueError, TypeError)):
+        launch(values[0], values[1], values[2].double(), values[3])
+    with pytest.raises((ValueError, TypeError)):
+        launch(2, *values[1:])
