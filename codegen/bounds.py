@@ -13,7 +13,7 @@ from typing import Any
 from ..ir.core import Operation, Region, Value
 from ..ir.diagnostics import KernelError, Note
 from ..ir.printer import print_operation
-from ..ir.types import shape_of
+from ..ir.tile import extents_of
 
 _VERSION = 1
 _ACCESSES = frozenset({"tile.load", "tile.store", "tile.atomic_add"})
@@ -143,7 +143,7 @@ class _Prover:
     def _parts(self, operation: Operation) -> tuple[Value, list[Value], Value | None, Any]:
         """Return buffer, indices, mask and fresh lanes of an access."""
         buffer, *rest = operation.operands
-        shapes = [shape_of(v.type) if v.type.name == "tile" else () for v in rest]
+        shapes = [extents_of(v.type) for v in rest]
         rank = max(map(len, shapes), default=0)
         padded = [(1,) * (rank - len(shape)) + shape for shape in shapes]
         lane = self.values.lanes([max(extents) for extents in zip(*padded, strict=True)])

@@ -12,6 +12,7 @@ from ..ir.core import Operation, Region, Term, Value, walk
 from ..ir.diagnostics import KernelError
 from ..ir.expression import read
 from ..ir.schedule import Schedule
+from ..ir.tile import extents_of
 from ..ir.types import dtype_of, shape_of
 from .triton_expressions import TRITON, HostWriter, TritonWriter, Typed, cast
 from .triton_shapes import padded_shapes
@@ -108,7 +109,7 @@ class _Emitter:
         own = self._shape(value)
         text = _id(value.name)
         for axis, want in enumerate(shape[len(shape) - len(own) :]):
-            if own[axis] not in (1, want) and _dims(value)[axis] == 1:
+            if own[axis] not in (1, want) and extents_of(value.type)[axis] == 1:
                 text = self._first(value, text, axis)
         missing = len(shape) - len(own)
         if not missing or not own:
@@ -161,7 +162,7 @@ class _Emitter:
         for value in values:
             own = self._shape(value)
             for have, want, true in zip(
-                reversed(own), reversed(shape), reversed(_dims(value)), strict=False
+                reversed(own), reversed(shape), reversed(extents_of(value.type)), strict=False
             ):
                 if have not in (1, want) and true != 1:
                     problem = f"%{value.name} is padded to {list(own)}, but meets {list(shape)}"
@@ -170,7 +171,7 @@ class _Emitter:
     # Memory
 
     def _load(self, operation: Operation) -> None:
-        result, dims = operation.result, shape_of(operation.result.type)
+        result, dims = operation.result, extents_of(operation.result.type)
         source, *rest = operation.operands
         mask = rest.pop() if operation.attribute("masked") else None
         shape = self._shape(result)
@@ -198,7 +199,7 @@ class _Emitter:
         widest = max(parts, key=lambda part: len(self._shape(part)))
         axes = range(1, len(self._shape(widest)) + 1)
         shape = [max(_back(self._shape(p), axis) for p in parts) for axis in axes][::-1]
-        dims = [max(_back(_dims(p), axis) for p in parts) for axis in axes][::-1]
+        dims = [max(_back(extents_of(p.type), axis) for p in parts) for axis in axes][::-1]
         self._check_broadcast(operation, parts, shape)
         pointer, text = self._pointer(target, rest, shape), self._mask(mask, dims, shape)
         stored = cast(self._typed(value, shape), dtype_of(target.type)).text
@@ -239,7 +240,7 @@ class _Emitter:
 
     def _kept(self, value: Value, axis: int, fill: str) -> str:
         """Return a value whose padded lanes along an axis are `fill`."""
-        shape, true = self._shape(value), int(_dims(value)[axis])
+        shape, true = self._shape(value), int(extents_of(value.type)[axis])
         if shape[axis] == true:
             return _id(value.name)
         lane = _lane_inside(axis, len(shape), shape[axis], true)
@@ -296,10 +297,10 @@ class _Emitter:
     def _reshape(self, operation: Operation) -> None:
         (operand,), result = operation.operands, operation.result
         for value in (operand, result):
-            if self._shape(value) != tuple(_dims(value)):
+            if self._shape(value) != tuple(extents_of(value.type)):
                 problem = f"%{value.name} : {value.type} is padded, but reshaped"
                 raise CannotEmit(kernel=self.name, problem=problem, span=operation.span)
-        dims = ", ".join(map(str, _dims(result)))
+        dims = ", ".join(map(str, extents_of(result.type)))
         self._set(result, f"tl.reshape({_id(operand.name)}, ({dims},))")
 
     # Control
@@ -346,10 +347,6 @@ def _bare(text: str) -> str:
         if depth == 0:
             return text[1:-1] if position == len(text) - 1 and text[0] == "(" else text
     return text
-
-
-def _dims(value: Value) -> tuple[int, ...]:
-    return shape_of(value.type) if value.type.name == "tile" else ()  # type: ignore[return-value]
 
 
 def _back(shape: Sequence[int], axis: int) -> int:

@@ -14,7 +14,8 @@ from ..ir.core import Operation, Value
 from ..ir.diagnostics import KernelError, Note
 from ..ir.expression import read
 from ..ir.printer import print_operation
-from ..ir.types import dtype_of, shape_of
+from ..ir.tile import extents_of
+from ..ir.types import dtype_of
 from .arrays import FLOATS, INTEGERS, bind, narrow, widen
 from .evaluate import Evaluator
 from .facts import check_facts
@@ -82,7 +83,7 @@ class _Program:
             array = widen(narrow(array, dtype), dtype)
         else:
             array = array.astype(np.float64 if dtype == "f64" else self._real)
-        self._values[value.name] = np.broadcast_to(array, shape_of(value.type))
+        self._values[value.name] = np.broadcast_to(array, extents_of(value.type))
 
     def _program_id(self, operation: Operation) -> None:
         self._set(operation.result, self._program[operation["axis"]])
@@ -91,7 +92,7 @@ class _Program:
         self._set(operation.result, operation["value"])
 
     def _iota(self, operation: Operation) -> None:
-        (extent,) = shape_of(operation.result.type)
+        (extent,) = extents_of(operation.result.type)
         self._set(operation.result, np.arange(extent))
 
     def _map(self, operation: Operation) -> None:
@@ -181,7 +182,7 @@ class _Program:
 
     def _reshape(self, operation: Operation) -> None:
         value = self._get(operation.operands[0])
-        self._set(operation.result, value.reshape(shape_of(operation.result.type)))
+        self._set(operation.result, value.reshape(extents_of(operation.result.type)))
 
     def _for(self, operation: Operation) -> None:
         low, high, *carried = (self._get(value) for value in operation.operands)

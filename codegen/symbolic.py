@@ -13,7 +13,8 @@ import z3
 
 from ..ir.core import Operation, Value, walk
 from ..ir.expression import read
-from ..ir.types import dtype_of, shape_of
+from ..ir.tile import extents_of
+from ..ir.types import dtype_of
 from .symbolic_expressions import UNKNOWN, SymbolicWriter, boolean, integer
 from .symbolic_facts import Contents
 from .symbolic_loops import Loop
@@ -62,7 +63,7 @@ class Values:
 
     def at(self, value: Value, lane: Lane) -> Any:
         """Return a value's term at a lane of a shape that it broadcasts to."""
-        shape = shape_of(value.type) if value.type.name == "tile" else ()
+        shape = extents_of(value.type)
         lane = lane[len(lane) - len(shape) :]
         lane = tuple(z3.IntVal(0) if extent == 1 else part
                      for part, extent in zip(lane, shape, strict=True))  # fmt: skip
@@ -123,21 +124,21 @@ class Values:
     def _attained(self, operation: Operation, lane: Lane) -> Any:
         """Return the operand at some lane of the reduced axis."""
         (operand,), axis = operation.operands, operation["axis"]
-        (here,) = self.lanes((shape_of(operand.type)[axis],))  # type: ignore[arg-type]
+        (here,) = self.lanes((extents_of(operand.type)[axis],))
         return self.at(operand, (*lane[:axis], here, *lane[axis:]))
 
     def _reduce(self, operation: Operation, lane: Lane) -> Any:
         least = self._attained(operation, lane)
         if operation["op"] != "sum" or least is UNKNOWN:
             return least
-        extent = shape_of(operation.operands[0].type)[operation["axis"]]
+        extent = extents_of(operation.operands[0].type)[operation["axis"]]
         most, total = self._attained(operation, lane), z3.FreshInt("sum")
         self.constraints += [extent * integer(least) <= total, total <= extent * integer(most)]
         return total
 
     def _scan(self, operation: Operation, lane: Lane) -> Any:
         (operand,), axis = operation.operands, operation["axis"]
-        extent = shape_of(operand.type)[axis]
+        extent = extents_of(operand.type)[axis]
         around = (*lane[:axis], *lane[axis + 1 :])
         least, most = self._attained(operation, around), self._attained(operation, around)
         if least is UNKNOWN:
@@ -151,7 +152,7 @@ class Values:
         return total
 
     def _argmax(self, operation: Operation, lane: Lane) -> Any:
-        (here,) = self.lanes((shape_of(operation.operands[0].type)[operation["axis"]],))  # type: ignore[arg-type]
+        (here,) = self.lanes((extents_of(operation.operands[0].type)[operation["axis"]],))
         return here
 
     def _expand(self, operation: Operation, lane: Lane) -> Any:
@@ -164,10 +165,10 @@ class Values:
     def _reshape(self, operation: Operation, lane: Lane) -> Any:
         (operand,) = operation.operands
         flat: Any = z3.IntVal(0)
-        for part, extent in zip(lane, shape_of(operation.result.type), strict=True):
+        for part, extent in zip(lane, extents_of(operation.result.type), strict=True):
             flat = flat * extent + part
         old: list[Any] = []
-        for extent in reversed(shape_of(operand.type)):
+        for extent in reversed(extents_of(operand.type)):
             old.insert(0, flat % extent)
             flat = flat / extent
         return self.at(operand, tuple(z3.simplify(part) for part in old))

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import z3
 
 from ..ir.core import Operation, Value
-from ..ir.types import dtype_of, shape_of
+from ..ir.tile import extents_of
+from ..ir.types import dtype_of
 from .symbolic_expressions import UNKNOWN
 
 if TYPE_CHECKING:
@@ -110,8 +111,7 @@ class Loop:
         self, position: int, start: Value, yielded: Value
     ) -> list[tuple[Any, Any, Any]]:
         """Return (switch, condition at the start, condition after a round) of each guess."""
-        shape = shape_of(start.type) if start.type.name == "tile" else ()
-        lane = self._values.lanes(shape)  # type: ignore[arg-type]
+        lane = self._values.lanes(extents_of(start.type))
         self.argument(position, lane)
         first, after = self._values.at(start, lane), self._values.at(yielded, lane)
         come = self._come(self.index + self.step)

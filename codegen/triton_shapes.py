@@ -4,7 +4,7 @@ a `tile.dot`; axes that must agree are padded alike."""
 from __future__ import annotations
 
 from ..ir.core import Operation, Value, walk
-from ..ir.types import shape_of
+from ..ir.tile import extents_of
 
 _DOT_LEAST = 16
 _Axis = tuple[str, int]
@@ -42,8 +42,7 @@ class _Padding:
             method(operation)
 
     def _know(self, value: Value) -> None:
-        shape = shape_of(value.type) if value.type.name == "tile" else ()
-        self._values[value.name] = tuple(int(extent) for extent in shape)  # type: ignore[arg-type]
+        self._values[value.name] = extents_of(value.type)
 
     def _find(self, axis: _Axis) -> _Axis:
         while axis in self._parent:

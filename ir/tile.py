@@ -9,6 +9,7 @@ and the bounds prover.
 
 from __future__ import annotations
 
+from .core import Term
 from .dialect import Dialect
 from .dialect import OperationSpec as Op
 
@@ -50,6 +51,12 @@ TILES = (
     Op("tile.atomic_add", "adds to elements of a buffer; operands as tile.store; result: the old "
        "values", (2, None), (0, 1), optional=("masked",)),
 )  # fmt: skip
+
+
+def extents_of(type: Term) -> tuple[int, ...]:
+    """Return the dimensions of a tile, which are numbers; anything else has none."""
+    return type.parameters[1] if type.name == "tile" else ()  # type: ignore[return-value]
+
 
 DIALECT = Dialect(
     "tile", "one kernel over tiles of static shape; its schedule stands apart", KERNEL + TILES

@@ -6,11 +6,13 @@ import string
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from ...ir.core import Names, Operation, Region, Symbol, Term, Value, make
-from ...ir.types import INDEX, buffer, dtype_of, shape_of, tile
+from ...ir.tile import extents_of
+from ...ir.types import INDEX, buffer, dtype_of, tile
 
 _RANK = [
     "bool",
@@ -75,7 +77,7 @@ class KernelBuilder:
 
     def map(self, expr: str, *operands: Value, dtype: str | None = None, hint: str = "t") -> Value:
         """Return an elementwise expression over operands named a, b, c, ... ."""
-        shape = np.broadcast_shapes(*(shape_of(value.type) for value in operands))
+        shape = np.broadcast_shapes(*(extents_of(value.type) for value in operands))
         chosen = dtype or _result_dtype(expr, operands)
         return self._emit("tile.map", hint, _typed(chosen, shape), *operands, expr=expr)
 
@@ -85,7 +87,7 @@ class KernelBuilder:
     ) -> Value:  # fmt: skip
         """Return elements of a buffer at indices that broadcast; masked-off ones are `other`."""
         parts = [*indices, *([mask] if mask is not None else [])]
-        shape = np.broadcast_shapes(*(shape_of(value.type) for value in parts))
+        shape = np.broadcast_shapes(*(extents_of(value.type) for value in parts))
         masked = {"masked": True, "other": other} if mask is not None else {}
         type = _typed(dtype or dtype_of(source.type), shape)
         return self._emit("tile.load", hint or source.name + "_v", type, source, *parts, **masked)
@@ -106,14 +108,14 @@ class KernelBuilder:
 
     def reduce(self, op: str, value: Value, axis: int, hint: str = "r") -> Value:
         """Return the sum, max or min over an axis."""
-        shape = _without(shape_of(value.type), axis)
+        shape = _without(extents_of(value.type), axis)
         return self._emit(
             "tile.reduce", hint, _typed(dtype_of(value.type), shape), value, op=op, axis=axis
         )
 
     def argmax(self, value: Value, axis: int) -> Value:
         """Return the index of the first largest element along an axis."""
-        type = _typed("i32", _without(shape_of(value.type), axis))
+        type = _typed("i32", _without(extents_of(value.type), axis))
         return self._emit("tile.argmax", "best", type, value, axis=axis)
 
     def scan(self, value: Value, axis: int) -> Value:
@@ -127,7 +129,7 @@ class KernelBuilder:
 
     def expand(self, value: Value, axis: int) -> Value:
         """Return the tile with a new axis of extent 1."""
-        shape = list(shape_of(value.type))
+        shape = list(extents_of(value.type))
         shape.insert(axis, 1)
         return self._emit(
             "tile.expand", value.name, _typed(dtype_of(value.type), shape), value, axis=axis
@@ -135,7 +137,7 @@ class KernelBuilder:
 
     def transpose(self, value: Value) -> Value:
         """Return the tile with its two axes swapped."""
-        rows, columns = shape_of(value.type)
+        rows, columns = extents_of(value.type)
         type = _typed(dtype_of(value.type), (columns, rows))
         return self._emit("tile.transpose", value.name, type, value)
 
@@ -178,7 +180,7 @@ class KernelBuilder:
         self._arguments.append(value)
         return value
 
-    def _emit(self, name: str, hint: str, type: Term, *operands: Value, **attributes: object
+    def _emit(self, name: str, hint: str, type: Term, *operands: Value, **attributes: Any
               ) -> Value:  # fmt: skip
         result = self._names.value(hint, type)
         self._lists[-1].append(make(name, *operands, results=(result,), **attributes))

@@ -102,7 +102,8 @@ def head_norm(heads: int, head_dim: int, eps: float, dtype: str = "f32") -> Oper
 def take_rows(width: int, dtype: str = "f32", block: int = 1024) -> Operation:
     """Return `out[r] = x[rows[r]]`. Arguments: T, R, x [T, D], rows [R], out [R, D]."""
     b = KernelBuilder(f"take_rows_{width}")
-    b.scalar("T"), b.scalar("R")
+    b.scalar("T")
+    b.scalar("R")
     x, rows = b.buffer("x", dtype, "T", width), b.buffer("rows", "i32", "R")
     out = b.buffer("out", dtype, "R", width)
     row, column, mask = row_and_columns(b, width, block)

@@ -96,7 +96,8 @@ def expert_matmul(
     costs no memory traffic. Products are formed in `compute` (f32, or bf16 for tensor cores).
     """
     b = KernelBuilder(f"moe_expert_{dtype}_{n}x{k}_{per_row}")
-    b.scalar("X"), b.scalar("M")
+    b.scalar("X")
+    b.scalar("M")
     x, w = b.buffer("x", "f32", "X", k), b.buffer("w", dtype, experts, n, k)
     order, starts = b.buffer("order", "i32", "M"), b.buffer("starts", "i32", experts + 1)
     out = b.buffer("out", "f32", "M", n)
@@ -169,7 +170,8 @@ def combine(width: int, top_k: int, residual: bool = False, block: int = 1024) -
     `out` may be the memory of `residual`.
     """
     b = KernelBuilder(f"moe_combine_{width}_{top_k}")
-    b.scalar("T"), b.scalar("M")
+    b.scalar("T")
+    b.scalar("M")
     rows, weights = b.buffer("rows", "f32", "M", width), b.buffer("weights", "f32", "T", top_k)
     out = b.buffer("out", "f32", "T", width)
     before = b.buffer("residual", "f32", "T", width) if residual else None

@@ -42,7 +42,8 @@ class _RopeWrite:
         h, k, c = shape.heads, shape.kv_heads, shape.head_dim
         self.half = c // 2
         b = self.b = KernelBuilder(f"qkv_rope_write_{h}_{k}_{c}_{kv}")
-        b.scalar("T"), b.scalar("N")
+        b.scalar("T")
+        b.scalar("N")
         self.max_position = max_position
         self.qkv = b.buffer("qkv", dtype, "T", (h + 2 * k) * c)
         self.cos = b.buffer("cos", "f32", max_position, self.half)
