@@ -1,0 +1,140 @@
+"""The kernel cache: hits need no compiler, damage is repaired, and no folder is taken for granted."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from weft.codegen import cache as cache_module
+from weft.codegen.build import SameName, compile_kernels
+from weft.codegen.cache import CacheFull, KernelCache
+from weft.codegen.kernel import Kernel
+from weft.ir.core import Operation
+from weft.ir.schedule import Schedule
+from weft.passes.tile.builder import KernelBuilder
+
+PROGRAM = """
+import sys, time
+from pathlib import Path
+sys.path.insert(0, {here!r})
+from test_kernel_cache import build, works
+kernel = build(Path({folder!r}))
+works(kernel)
+print(int(kernel.statistics.cached), int('tvm' in sys.modules))
+"""
+
+
+def add_one(step: float = 1.0) -> Operation:
+    b = KernelBuilder("add_one")
+    b.scalar("T")
+    x, out = b.buffer("x", "f32", "T", 32), b.buffer("out", "f32", "T", 32)
+    row, column = b.program_id(0), b.iota(32)
+    b.store(out, row, column, b.map(f"a + {step}", b.load(x, row, column)))
+    return b.finish("T", requires=("T >= 0",))
+
+
+def build(folder: Path, schedule: Schedule | None = None, **options) -> Kernel:
+    return compile_kernels([(add_one(), schedule or Schedule())], cache=folder, **options)[
+        "add_one"
+    ]
+
+
+def works(kernel: Kernel) -> None:
+    x, out = torch.randn(3, 32), torch.empty(3, 32)
+    kernel.launch(3, x, out)
+    assert torch.equal(out, x + 1)
+
+
+def program(folder: Path) -> list[str]:
+    here = str(Path(__file__).parent)
+    return [sys.executable, "-c", PROGRAM.format(here=here, folder=str(folder))]
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("kernels")
+    assert not build(folder).statistics.cached
+    return folder
+
+
+def library(folder: Path) -> Path:
+    return next(folder.glob("*.so"))
+
+
+def test_hit_without_the_compiler(filled: Path) -> None:
+    answer = subprocess.run(program(filled), capture_output=True, text=True, check=True).stdout
+    assert answer.split() == ["1", "0"]
+
+
+def test_another_schedule_is_another_kernel(filled: Path) -> None:
+    assert not build(filled, Schedule(parallel=False)).statistics.cached
+    assert build(filled, Schedule(parallel=False)).statistics.cached
+
+
+@pytest.mark.parametrize("damage", [b"", b"not a library", None])
+def test_damage_is_repaired(tmp_path: Path, damage: bytes | None) -> None:
+    build(tmp_path)
+    path = library(tmp_path)
+    content = path.read_bytes()
+    path.unlink()  # this process has it mapped
+    path.write_bytes(content[: len(content) // 2] if damage is None else damage)
+    kernel = build(tmp_path)
+    assert not kernel.statistics.cached
+    works(kernel)
+    assert build(tmp_path).statistics.cached
+
+
+def test_foreign_cpu_is_rebuilt(tmp_path: Path) -> None:
+    build(tmp_path)
+    record = next(tmp_path.glob("*.json"))
+    record.write_text(record.read_text().replace(cache_module.host_signature(), "another cpu"))
+    assert not build(tmp_path).statistics.cached
+
+
+def test_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "closed"
+    folder.mkdir()
+    folder.chmod(stat.S_IRUSR | stat.S_IXUSR)
+    if os.access(folder, os.W_OK):  # root may write anywhere
+        monkeypatch.setattr(KernelCache, "writable", lambda self: False)
+    heard: list[str] = []
+    works(build(folder, report=lambda warning: heard.append(str(warning))))
+    assert len(heard) == 1 and "cannot be written" in heard[0] and "WEFT_CACHE" in heard[0]
+    assert not list(folder.iterdir())
+
+
+def test_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(cache_module.os, "replace", full)
+    with pytest.raises(CacheFull, match="no space left"):
+        KernelCache(tmp_path)._write(tmp_path / "x.so", b"content")
+    assert not list(tmp_path.iterdir())
+
+
+def test_two_processes_at_once(tmp_path: Path) -> None:
+    both = [
+        subprocess.Popen(program(tmp_path), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        for _ in range(2)
+    ]
+    answers = [process.communicate(timeout=120)[0].split()[0] for process in both]
+    assert sorted(answers) == [b"0", b"1"]
+    assert len(list(tmp_path.glob("*.so"))) == 1
+
+
+def test_what_a_person_may_see(filled: Path) -> None:
+    kernel = build(filled)
+    assert "@T.prim_func" in kernel.source and "tile.kernel" in kernel.tile
+    assert "define" in kernel.inspect("llvm") and "vmovups" in kernel.inspect("assembly")
+
+
+def test_two_kernels_of_one_name(tmp_path: Path) -> None:
+    with pytest.raises(SameName):
+        compile_kernels([(add_one(), Schedule()), (add_one(2.0), Schedule())], cache=tmp_path)
