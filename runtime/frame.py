@@ -30,6 +30,8 @@ class Frame:
     values: dict[str, Any] = field(default_factory=dict)
     owned: dict[Sequence, None] = field(default_factory=dict)
     bound: dict[str, Any] = field(default_factory=dict)
+    borrows: bool = False
+    """A while's condition only looks at the values that its body goes on with."""
     _seen: Counter[str] = field(default_factory=Counter)
 
     def get(self, value: Value) -> Any:

@@ -20,7 +20,7 @@ from .sampler import site_key
 from .select import Scorer, choose, probabilities
 from .sequence import Sequence
 from .tasks import Branches
-from .tools import ToolCall
+from .tools import ToolCall, ToolFailed
 from .values import evaluate
 
 Outcome = tuple[str, tuple[Any, ...]]
@@ -112,7 +112,9 @@ class Instance:
         carried = tuple(frame.get(value) for value in operation.operands)
         test, body = operation.regions
         for _ in range(operation["limit"]):
+            frame.borrows = True
             _, (goes_on,) = yield from self._region(test, carried, frame)
+            frame.borrows = False
             if not goes_on:
                 break
             kind, results = yield from self._region(body, carried, frame)
@@ -150,10 +152,18 @@ class Instance:
     def _value(self, operation: Operation, frame: Frame) -> Step:
         operands = [frame.get(value) for value in operation.operands]
         if operation.name == "program.call_tool":
-            result = yield self._tool_call(operation, operands)
+            result = yield from self._call_tool(operation, operands)
         else:
             result = evaluate(operation, operands, self.row)
         frame.bind(operation.results, (result,))
+
+    def _call_tool(self, operation: Operation, operands: list[Any]) -> Step:
+        try:
+            return (yield self._tool_call(operation, operands))
+        except ToolFailed as failure:
+            if not operation.attribute("catch"):
+                raise
+            return failure.value
 
     def _tool_call(self, operation: Operation, operands: list[Any]) -> ToolCall:
         name = operation["name"].name
@@ -190,8 +200,9 @@ class Instance:
 
     def _free(self, operation: Operation, frame: Frame) -> Step:
         handle = frame.get(operation.operands[0])
-        if handle.length == handle.sequence.length and not handle.sequence.busy:
-            self._free_sequence(handle.sequence)
+        sequence = handle.sequence
+        if handle.length == sequence.length and not sequence.busy and not frame.borrows:
+            self._free_sequence(sequence)
         return
         yield
 
