@@ -161,16 +161,11 @@ def _load(operation: Operation, source: TensorSource) -> Weight:
             data[index], scale[index] = quantize_rows(part.float())
         return Weight(data, scale)
     if isinstance(tensors, str):
-        return Weight(_owned(source.read(tensors, shape).to(DTYPES[format])))
+        return Weight(source.read(tensors, shape).to(DTYPES[format]).contiguous())
     data = torch.empty(shape, dtype=DTYPES[format])
     for index, part in _parts(tensors, shape, rows, source):
         data[index].copy_(part)
     return Weight(data)
-
-
-def _owned(tensor: Tensor) -> Tensor:
-    """Return the tensor contiguous and at a 64-byte boundary, as vector loads like it."""
-    return tensor if tensor.is_contiguous() and tensor.data_ptr() % 64 == 0 else tensor.clone()
 
 
 def _parts(

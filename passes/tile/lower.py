@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
-from ...ir.core import Module, Names, Operation, Symbol, Term, Value, make
+from ...ir.core import Module, Names, Operation, Symbol, Term, Value, make, walk
 from ...ir.diagnostics import PassError
 from ...ir.types import dtype_of, shape_of
 from ..manager import Context
@@ -50,6 +50,9 @@ class LowerToTiles:
         """Return the module's functions as calls, and the kernels that they call."""
         lowering = _Lowering(self, Names.of(module))
         functions = tuple(lowering.function(op) for op in module.operations)
+        calls = sum(op.name == "graph.call" for function in functions for op in walk((function,)))
+        steps = f"decode steps of up to {self.rows} rows" if self.rows else "steps of many rows"
+        context.did(f"{steps}: {calls} launches of {len(lowering.kernels)} kernels")
         return Module((*lowering.kernels.values(), *functions))
 
 
@@ -158,10 +161,12 @@ class _Lowering:
         return [self.call(op, moe.dispatch(op["experts"]), "M flat0 out0 out1")]
 
     def moe_expert(self, op: Operation) -> list[Operation]:
-        """The experts' matmul; few rows an expert in decode, so blocks of rows are small."""
+        """The experts' matmul; an expert has few rows in decode, so blocks of rows are small."""
         weight, per_row = op.operands[1], op["per_row"]
         experts, n, k = shape_of(weight.type)
-        kernel = moe.expert_matmul(experts, n, k, per_row, dtype_of(weight.type))
+        rows, block_n, block_k = (4, 64, 64) if self.options.rows else (8, 16, blocks(n, k)[1])
+        kernel = moe.expert_matmul(experts, n, k, per_row, dtype_of(weight.type), rows,
+                                   min(block_n, n), min(block_k, k))  # fmt: skip
         first = "T" if per_row > 1 else "M"
         return [self.call(op, kernel, f"{first} M in0 in1 in2 in3 out0" + _scale(weight, 1))]
 
