@@ -91,7 +91,7 @@ def stage_text(
     if stage not in STAGES:
         raise UnknownStage(what="stage", name=stage, known=", ".join(STAGES))
     if stage == "ast":
-        from .frontend.ast import dump
+        from .frontend.ast_dump import dump
 
         return dump(compilation.ast)
     if stage in _FORMS:

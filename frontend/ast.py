@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
-from typing import Any
+from dataclasses import dataclass, field
 
 from ..ir.source import Source, Span
 
@@ -97,6 +96,16 @@ class Call(Expression):
     """A builtin or tool call, or, with named arguments, a new record."""
 
     function: str
+    arguments: tuple[Expression, ...] = ()
+    named: tuple[Argument, ...] = ()
+
+
+@dataclass(frozen=True)
+class Run(Expression):
+    """Another program of the file; `how`: `call` on a fresh stream, or `inline` on this one."""
+
+    how: str
+    program: str
     arguments: tuple[Expression, ...] = ()
     named: tuple[Argument, ...] = ()
 
@@ -223,6 +232,42 @@ class If(Statement):
 
 
 @dataclass(frozen=True)
+class Case(Node):
+    """One case of a match; `kind`: `literal` (one of `values`), `error`, `value` or `any`."""
+
+    kind: str
+    values: tuple[Expression, ...]
+    name: str | None
+    body: tuple[Statement, ...]
+
+
+@dataclass(frozen=True)
+class Match(Statement):
+    """The first of some cases that fits a value."""
+
+    subject: Expression
+    cases: tuple[Case, ...]
+
+
+@dataclass(frozen=True)
+class Join(Statement):
+    """Goes on with the stream of a branch of the fork above; `name` is bound to its value."""
+
+    how: str
+    options: tuple[Argument, ...]
+    name: str | None = None
+
+
+@dataclass(frozen=True)
+class With(Statement):
+    """Says who computes what its body generates (`adapter`, `client`), or how soon."""
+
+    kind: str
+    value: Expression
+    body: tuple[Statement, ...]
+
+
+@dataclass(frozen=True)
 class Assign(Statement):
     """Binds a name (`declares`: written with `let`), or gives it another value."""
 
@@ -318,37 +363,3 @@ class File(Node):
     def programs(self) -> tuple[Program, ...]:
         """The programs, in order."""
         return tuple(item for item in self.declarations if isinstance(item, Program))
-
-
-def dump(node: Node) -> str:
-    """Return a node as indented text: one node a line, its span at the end."""
-    lines: list[str] = []
-    _dump(node, "", "", lines)
-    return "\n".join(lines) + "\n"
-
-
-def _dump(node: Node, label: str, indent: str, lines: list[str]) -> None:
-    head, children = [f"{label}{type(node).__name__}"], []
-    for item in fields(node):
-        value = getattr(node, item.name)
-        if item.name in {"span", "source"} or value is None or value == ():
-            continue
-        children += _children(item.name, value)
-        if not isinstance(value, Node | tuple):
-            head.append(f"{item.name}={value!r}")
-    place = f"  @{node.span.line}:{node.span.column}" if node.span else ""
-    lines.append(indent + " ".join(head) + place)
-    for name, child in children:
-        if isinstance(child, Node):
-            _dump(child, f"{name}: " if name else "", indent + "  ", lines)
-        else:
-            lines.append(f"{indent}  {name}: {child!r}" if name else f"{indent}  {child!r}")
-
-
-def _children(name: str, value: Any) -> list[tuple[str, Any]]:
-    if isinstance(value, Node):
-        return [(name, value)]
-    if not isinstance(value, tuple):
-        return []
-    plain = name in {"parts", "body", "declarations", "arguments", "elements", "parameters"}
-    return [("" if plain else name, item) for item in value]

@@ -11,6 +11,7 @@ from lark.tree import Meta
 from ..ir.source import Source, Span
 from . import ast
 from .strings import Origin, ParseExpression, PlainStringWanted, read_parts, unquote
+from .syntax_errors import UnknownPattern
 
 _CONSTANTS = {"true": True, "false": False, "none": None}
 
@@ -119,8 +120,13 @@ class _Builder(Transformer[Token, Any]):
         return ast.Gen(str(name), type or ast.Type("str", span=span), options or (), span=span)
 
     def select(self, meta: Meta, children: list[Any]) -> ast.Select:
-        name, options, choices = children
-        return ast.Select(str(name), choices, options or (), span=self._span(meta))
+        name, options, choices, after = children
+        if isinstance(choices, ast.Call) and not choices.arguments:
+            named = all(item.name == "by" for item in choices.named)
+            if named and choices.named:  # select x from options(by="greedy")
+                after, choices = choices.named, ast.Name(choices.function, span=choices.span)
+        given = (*(options or ()), *(after or ()))
+        return ast.Select(str(name), choices, given, span=self._span(meta))
 
     def options(self, meta: Meta, children: list[Any]) -> tuple[ast.Argument, ...]:
         return tuple(item for item in children if item is not None)
@@ -157,6 +163,31 @@ class _Builder(Transformer[Token, Any]):
     def elif_(self, meta: Meta, children: list[Any]) -> tuple[Any, Any, Span]:
         condition, body = children
         return condition, body, self._header(meta, condition)
+
+    def match(self, meta: Meta, children: list[Any]) -> ast.Match:
+        subject, *cases = children
+        return ast.Match(subject, tuple(cases), span=self._header(meta, subject))
+
+    def case(self, meta: Meta, children: list[Any]) -> ast.Case:
+        *patterns, body = children
+        span = self._header(meta, patterns[-1][1])
+        return make_case([pattern for pattern, _ in patterns], body, span, self._source)
+
+    def literal_pattern(self, meta: Meta, children: list[Any]) -> tuple[Any, Span]:
+        return children[0], self._span(meta)
+
+    def named_pattern(self, meta: Meta, children: list[Any]) -> tuple[Any, Span]:
+        kind, name = children
+        return (str(kind), None if name is None else str(name)), self._span(meta)
+
+    def join(self, meta: Meta, children: list[Any]) -> ast.Join:
+        how, options, name = children
+        bound = None if name is None else str(name)
+        return ast.Join(str(how), options, bound, span=self._span(meta))
+
+    def with_(self, meta: Meta, children: list[Any]) -> ast.With:
+        kind, value, body = children
+        return ast.With(str(kind), value, body, span=self._header(meta, value))
 
     def let(self, meta: Meta, children: list[Any]) -> ast.Assign:
         name, type, value = children
@@ -216,6 +247,16 @@ class _Builder(Transformer[Token, Any]):
         plain = tuple(item for item in given if not isinstance(item, ast.Argument))
         return ast.Call(str(name), plain, named, span=self._span(meta))
 
+    def run(self, meta: Meta, children: list[Any]) -> ast.Run:
+        return self._run("call", meta, children)
+
+    def inline(self, meta: Meta, children: list[Any]) -> ast.Run:
+        return self._run("inline", meta, children)
+
+    def _run(self, how: str, meta: Meta, children: list[Any]) -> ast.Run:
+        call = self.call(meta, children)
+        return ast.Run(how, call.function, call.arguments, call.named, span=call.span)
+
     def arguments(self, meta: Meta, children: list[Any]) -> tuple[Any, ...]:
         return tuple(item for item in children if item is not None)
 
@@ -257,7 +298,8 @@ class _Builder(Transformer[Token, Any]):
 
     def _header(self, meta: Meta, last: Any) -> Span:
         """Return the span of a compound statement's first line, up to `last`."""
-        end = self._token(last) if isinstance(last, Token) else last.span
+        end = last if isinstance(last, Span) else None
+        end = end or (self._token(last) if isinstance(last, Token) else last.span)
         return self._span(meta).to(end)
 
     def _place(self, line: int, column: int, end_line: int, end_column: int) -> Span:
@@ -288,6 +330,21 @@ class _Builder(Transformer[Token, Any]):
         if not line.startswith('"""', first.span.column - 1) or first.text.constant is None:
             return None, body
         return cleandoc(first.text.constant), body[1:]
+
+
+def make_case(
+    patterns: list[Any], body: tuple[ast.Statement, ...], span: Span, source: Source
+) -> ast.Case:
+    """Return the case of some patterns: literals, or one (kind, name)."""
+    literals = [item for item in patterns if isinstance(item, ast.Expression)]
+    if len(literals) == len(patterns):
+        return ast.Case("literal", tuple(literals), None, body, span=span)
+    kind, name = next(item for item in patterns if not isinstance(item, ast.Expression))
+    if kind == "_" and name is None:
+        kind = "any"
+    if len(patterns) > 1 or kind not in {"error", "value", "any"} or (kind == "value") > bool(name):
+        raise UnknownPattern(pattern=f"{kind} {name or ''}".strip(), span=span, source=source)
+    return ast.Case(kind, (), name, body, span=span)
 
 
 def negative(operand: ast.Expression, span: Span | None) -> ast.Expression:

@@ -103,6 +103,18 @@ class RecursiveRecord(WeftTypeError):
     template = "the record `{name}` contains itself, so its text would have no end"
 
 
+class ImpossibleCase(WeftTypeError):
+    """A case that the matched value never fits."""
+
+    template = "{pattern} never fits a value of {type}"
+
+
+class UnreachableCase(WeftTypeError):
+    """A case after one that fits the same."""
+
+    template = "nothing reaches this case: one above it takes the same values"
+
+
 class MissingReturn(WeftTypeError):
     """A path through a program that returns nothing, where a type is declared."""
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from ..ir.core import Term
 from ..ir.diagnostics import Note
 from ..ir.source import Span
-from ..ir.types import ANY, BOOL, FLOAT, INT, NONE, STR, list_of, record
+from ..ir.types import ANY, BOOL, ERROR, FLOAT, INT, NONE, STR, list_of, record
 from . import ast
 from .check_errors import (
     MissingArgument,
@@ -24,6 +24,7 @@ from .check_errors import (
 from .constants import UNKNOWN, constant_of
 from .signatures import (
     BUILTINS,
+    ERROR_FIELDS,
     METHODS,
     base,
     binary_type,
@@ -33,6 +34,7 @@ from .signatures import (
     fits,
     method_type,
     methods_of,
+    outcome,
     unary_type,
 )
 from .syntax_errors import NotAvailableYet
@@ -54,6 +56,7 @@ class World:
     fields: Fields
     tools: Mapping[str, ast.Tool]
     programs: Mapping[str, ast.Program]
+    caught: frozenset[str] = frozenset()
     used: set[str] = field(default_factory=set)
 
 
@@ -99,6 +102,8 @@ def check_expression(expression: ast.Expression, flow: Flow) -> Term:
             for side in (left, right):
                 expect(side, BOOL, f"`{op}`", flow)
             return BOOL
+        case ast.Run(how=how):
+            raise NotAvailableYet(statement=how, span=expression.span)
         case ast.Call():
             return _check_call(expression, flow)
         case ast.Method():
@@ -136,7 +141,7 @@ def _check_name(use: ast.Name, flow: Flow) -> Term:
     binding = flow.bound.get(use.name)
     if binding is not None:
         flow.world.used.add(use.name)
-        return binding.type
+        return outcome(binding.type)
     notes = (flow.lost[use.name],) if use.name in flow.lost else ()
     hint = "" if notes else did_you_mean(use.name, flow.bound)
     if {"True": "true", "False": "false", "None": "none"}.get(use.name):
@@ -265,6 +270,11 @@ def _check_method(expression: ast.Method, flow: Flow) -> Term:
 
 def _check_field(expression: ast.FieldOf, flow: Flow) -> Term:
     receiver = check_expression(expression.receiver, flow)
+    if receiver == ERROR:
+        if expression.name not in ERROR_FIELDS:
+            hint = f"an error has {', '.join(ERROR_FIELDS)}"
+            raise UnknownField(type=receiver, name=expression.name, hint=hint, span=expression.span)
+        return STR
     if receiver.name != "record":
         raise WrongType(
             place=f"`.{expression.name}`", want="a record", have=receiver, span=expression.span

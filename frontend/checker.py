@@ -2,41 +2,40 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from ..ir.core import Term
 from ..ir.diagnostics import Note, Warning, WeftError
 from ..ir.source import Span
-from ..ir.types import BOOL, INT, NONE, STR, list_of
+from ..ir.types import BOOL, INT, NONE, STR, list_of, result_of
 from . import ast
+from .check_declarations import (
+    KEYWORDS,
+    check_finite,
+    check_signature,
+    check_type,
+    check_unique,
+    no_options,
+)
 from .check_errors import (
     AlreadyBound,
     ChangedInFork,
-    DeclaredTwice,
-    InvalidPattern,
     MisplacedYield,
     MissingReturn,
     MissingYield,
     NestedMessage,
-    NotConstant,
-    RecursiveRecord,
     ReservedName,
     ReturnInFork,
     UnknownName,
-    UnknownOption,
     WrongType,
 )
 from .check_expressions import Binding, Flow, World, check_expression, expect
+from .check_match import check_match
 from .check_options import check_gen_options, check_select_options
-from .constants import UNKNOWN, constant_of
+from .effects import caught
 from .signatures import BUILTINS, base, common, element, fits
+from .syntax_errors import NotAvailableYet
 from .type_names import did_you_mean, record_fields, term_of
-
-KEYWORDS = frozenset(
-    "system user assistant gen select fork yield for in if elif else while let return and or not "
-    "from as true false none".split()
-)
 
 
 def check(file: ast.File) -> list[Warning]:
@@ -50,119 +49,54 @@ def check(file: ast.File) -> list[Warning]:
 
 
 def _check_file(file: ast.File) -> list[Warning]:
-    _check_unique("the declaration", file.declarations)
+    check_unique("the declaration", file.declarations)
+    record_names = [record.name for record in file.records]
     for record in file.records:
-        _check_unique("the field", record.fields)
+        check_unique("the field", record.fields)
         for field in record.fields:
-            _check_type(field.type, file)
+            check_type(field.type, record_names)
             check_gen_options(field.type.options, "a field's type", inside=True)
-    _check_finite(file)
+    check_finite(file)
     for declaration in (*file.tools, *file.programs):
-        _check_signature(declaration, file)
+        check_signature(declaration, file)
     fields = record_fields(file)
     tools = {tool.name: tool for tool in file.tools}
     programs = {program.name: program for program in file.programs}
     warnings: list[Warning] = []
     for program in file.programs:
-        _Checker(World(fields, tools, programs), warnings).program(program)
+        world = World(fields, tools, programs, caught(program.body))
+        Checker(world, warnings).program(program)
     return warnings
 
 
-def _check_unique(what: str, items: Iterable[ast.Declaration | ast.Field | ast.Parameter]) -> None:
-    seen: dict[str, Span | None] = {}
-    for item in items:
-        name = item.name  # type: ignore[union-attr]
-        if name in seen:
-            note = Note("the first one is here", seen[name])
-            raise DeclaredTwice(what=what, name=name, notes=(note,), span=item.span)
-        if what == "the declaration" and name in {*BUILTINS, *KEYWORDS}:
-            meaning = "a builtin" if name in BUILTINS else "a word of the language"
-            raise ReservedName(name=name, meaning=meaning, span=item.span)
-        seen[name] = item.span
-
-
-def _check_finite(file: ast.File) -> None:
-    """Check that no record contains itself, be it through others or lists."""
-    inner = {
-        record.name: {
-            name for field in record.fields for name in _names_in(field.type)
-        }
-        for record in file.records
-    }  # fmt: skip
-    for record in file.records:
-        reached, todo = set(), set(inner[record.name])
-        while todo:
-            name = todo.pop()
-            reached.add(name)
-            todo |= inner.get(name, set()) - reached
-        if record.name in reached:
-            raise RecursiveRecord(name=record.name, span=record.span)
-
-
-def _names_in(type: ast.Type) -> set[str]:
-    names = {type.name}
-    for argument in type.arguments:
-        names |= _names_in(argument) if isinstance(argument, ast.Type) else set()
-    return names
-
-
-def _check_type(type: ast.Type, file: ast.File) -> Term:
-    term = term_of(type, [record.name for record in file.records])
-    if term.name == "regex":
-        try:
-            re.compile(str(term.parameters[0]))
-        except re.error as error:
-            raise InvalidPattern(problem=error.msg, span=type.span) from None
-    return term
-
-
-def _check_signature(item: ast.Tool | ast.Program, file: ast.File) -> None:
-    _check_unique("the parameter", item.parameters)
-    for parameter in item.parameters:
-        type = _check_type(parameter.type, file)
-        _no_options(parameter.type)
-        if parameter.default is None:
-            continue
-        if constant_of(parameter.default) is UNKNOWN:
-            raise NotConstant(place="a default", span=parameter.default.span)
-        empty = Flow(World({}, {}, {}), {})
-        expect(parameter.default, type, f"`{parameter.name}`", empty)
-    if item.returns is not None:
-        _check_type(item.returns, file)
-        _no_options(item.returns)
-
-
-def _no_options(type: ast.Type) -> None:
-    for option in type.options:
-        raise UnknownOption(place="this type", name=option.name, span=option.span)
-
-
-class _Checker:
+class Checker:
     """Checks the statements of one program, following every path."""
 
     def __init__(self, world: World, warnings: list[Warning]) -> None:
-        self._world = world
+        self.world = world
         self._warnings = warnings
         self._returns = NONE
         self._declared = False
 
     def program(self, program: ast.Program) -> None:
-        flow = Flow(self._world, {})
+        """Check a whole program."""
+        flow = Flow(self.world, {})
         for parameter in program.parameters:
-            type = term_of(parameter.type, self._world.fields)
-            self._bind(parameter.name, base(type), parameter.span, flow)
+            type = term_of(parameter.type, self.world.fields)
+            self.bind(parameter.name, base(type), parameter.span, flow)
         self._declared = program.returns is not None
         if program.returns is not None:
-            self._returns = term_of(program.returns, self._world.fields)
-        self._body(program.body, flow)
+            self._returns = term_of(program.returns, self.world.fields)
+        self.body(program.body, flow)
         if self._declared and not flow.ended:
             raise MissingReturn(name=program.name, type=self._returns, span=program.span)
         for parameter in program.parameters:
-            if parameter.name not in self._world.used:
+            if parameter.name not in self.world.used:
                 message = f"the parameter `{parameter.name}` is never used"
                 self._warnings.append(Warning(message, parameter.span))
 
-    def _body(self, body: Iterable[ast.Statement], flow: Flow) -> None:
+    def body(self, body: Iterable[ast.Statement], flow: Flow) -> None:
+        """Check the statements of a block."""
         warned = False
         for statement in body:
             if flow.ended and not warned:
@@ -182,7 +116,7 @@ class _Checker:
             case ast.Select():
                 expect(statement.choices, list_of(STR), "select", flow)
                 check_select_options(statement)
-                self._bind(statement.name, STR, statement.span, flow)
+                self.bind(statement.name, STR, statement.span, flow)
             case ast.Fork():
                 self._fork(statement, flow)
             case ast.Yield():
@@ -194,19 +128,24 @@ class _Checker:
                 self._loop(statement.body, flow.child(), flow, statement)
             case ast.If():
                 self._if(statement, flow)
+            case ast.Join() | ast.With():
+                kind = "join" if isinstance(statement, ast.Join) else "with"
+                raise NotAvailableYet(statement=kind, span=statement.span)
+            case ast.Match():
+                check_match(self, statement, flow)
             case ast.Assign():
                 self._assign(statement, flow)
             case ast.Return():
                 self._return(statement, flow)
 
-    def _bind(self, name: str, type: Term, span: Span | None, flow: Flow) -> None:
+    def bind(self, name: str, type: Term, span: Span | None, flow: Flow) -> None:
         """Bind a name; a bound name keeps the kind of value it has."""
         for known, meaning in (
             (BUILTINS, "a builtin"),
             (KEYWORDS, "a word of the language"),
-            (self._world.tools, "a tool"),
-            (self._world.fields, "a record"),
-            (self._world.programs, "a program"),
+            (self.world.tools, "a tool"),
+            (self.world.fields, "a record"),
+            (self.world.programs, "a program"),
         ):
             if name in known:
                 raise ReservedName(name=name, meaning=meaning, span=span)
@@ -228,15 +167,13 @@ class _Checker:
         if flow.role is not None:
             raise NestedMessage(role=message.role, outer=flow.role, span=message.span)
         flow.role = message.role
-        self._body(message.body, flow)
+        self.body(message.body, flow)
         flow.role = None
 
     def _gen(self, gen: ast.Gen, flow: Flow) -> None:
-        type = term_of(gen.type, self._world.fields)
-        if type.name == "regex":
-            _compile(str(type.parameters[0]), gen.type.span)
+        type = check_type(gen.type, self.world.fields)
         check_gen_options((*gen.type.options, *gen.options), "a gen")
-        self._bind(gen.name, type, gen.span, flow)
+        self.bind(gen.name, type, gen.span, flow)
 
     def _fork(self, fork: ast.Fork, flow: Flow) -> None:
         inner = flow.child()
@@ -246,13 +183,13 @@ class _Checker:
         else:
             self._bind_element(fork.variable, fork.over, "fork", fork.span, flow, inner)
         *body, last = fork.body
-        self._body(body, inner)
+        self.body(body, inner)
         if not isinstance(last, ast.Yield):
             self._statement(last, inner)
             raise MissingYield(name=fork.name, span=fork.span)
         yielded = check_expression(last.value, inner)
         self._lose(inner, flow, Note("it is bound only inside this fork", fork.span))
-        self._bind(fork.name, list_of(base(yielded)), fork.span, flow)
+        self.bind(fork.name, list_of(base(yielded)), fork.span, flow)
 
     def _bind_element(
         self,
@@ -272,7 +209,7 @@ class _Checker:
             note = Note("it is bound here", flow.bound[variable].span)
             hint = "give the loop's variable a name of its own"
             raise AlreadyBound(name=variable, hint=hint, notes=(note,), span=span)
-        self._bind(variable, element(type), span, inner)
+        self.bind(variable, element(type), span, inner)
 
     def _for(self, loop: ast.For, flow: Flow) -> None:
         inner = flow.child()
@@ -282,7 +219,7 @@ class _Checker:
     def _loop(
         self, body: tuple[ast.Statement, ...], inner: Flow, flow: Flow, loop: ast.Statement
     ) -> None:
-        self._body(body, inner)
+        self.body(body, inner)
         self._lose(
             inner, flow, Note("it is bound only inside this loop, which may not run", loop.span)
         )
@@ -296,26 +233,32 @@ class _Checker:
     def _if(self, statement: ast.If, flow: Flow) -> None:
         expect(statement.condition, BOOL, "if", flow)
         branches = (flow.child(), flow.child())
-        self._body(statement.then, branches[0])
-        self._body(statement.otherwise, branches[1])
-        living = [branch for branch in branches if not branch.ended]
-        flow.ended = not living
-        for name in {**branches[0].bound, **branches[1].bound}:
-            if name not in flow.bound:
-                self._merge(name, living, flow, statement)
+        self.body(statement.then, branches[0])
+        self.body(statement.otherwise, branches[1])
+        self.meet(branches, flow, "if", statement)
 
-    def _merge(self, name: str, living: list[Flow], flow: Flow, statement: ast.If) -> None:
-        """Bind a name after an if where each path that goes on binds it to one kind of value."""
-        found = [branch.bound[name] for branch in living if name in branch.bound]
+    def meet(self, paths: Sequence[Flow], flow: Flow, what: str, statement: ast.Statement) -> None:
+        """Let paths meet again: what each path that goes on binds is bound after them."""
+        living = [path for path in paths if not path.ended]
+        flow.ended = not living
+        for name in {name: None for path in paths for name in path.bound}:
+            if name not in flow.bound:
+                self._merge(name, living, flow, what, statement)
+
+    def _merge(
+        self, name: str, living: list[Flow], flow: Flow, what: str, statement: ast.Statement
+    ) -> None:
+        """Bind a name where each path that goes on binds it to one kind of value."""
+        found = [path.bound[name] for path in living if name in path.bound]
         if len(found) < len(living) or not found:
-            flow.lost[name] = Note("only one path through this if binds it", statement.span)
+            flow.lost[name] = Note(f"only one path through this {what} binds it", statement.span)
             return
         type: Term | None = found[0].type
-        if len(found) == 2:
-            type = common(found[0].type, found[1].type)
+        for binding in found[1:]:
+            type = common(type, binding.type) if type is not None else None
         if type is None:
             kinds = " and ".join(str(binding.type) for binding in found)
-            flow.lost[name] = Note(f"this if binds it to {kinds}", statement.span)
+            flow.lost[name] = Note(f"this {what} binds it to {kinds}", statement.span)
             return
         flow.bound[name] = Binding(type, found[0].span)
 
@@ -323,10 +266,12 @@ class _Checker:
         name, before = statement.name, flow.bound.get(statement.name)
         type = check_expression(statement.value, flow)
         if statement.type is not None:
-            wanted = term_of(statement.type, self._world.fields)
-            _no_options(statement.type)
+            wanted = term_of(statement.type, self.world.fields)
+            no_options(statement.type)
             expect(statement.value, wanted, f"`{name}`", flow)
             type = wanted
+        if name in self.world.caught:
+            type = result_of(base(type))
         if statement.declares and before is not None and name not in flow.outside:
             note = Note("it is bound here", before.span)
             raise AlreadyBound(name=name, notes=(note,), span=statement.span)
@@ -335,7 +280,7 @@ class _Checker:
             notes = (flow.lost[name],) if name in flow.lost else ()
             hint = near or f"write let {name} = ... to bind a new name"
             raise UnknownName(name=name, hint=hint, notes=notes, span=statement.span)
-        self._bind(name, base(type), statement.span, flow)
+        self.bind(name, base(type), statement.span, flow)
 
     def _return(self, statement: ast.Return, flow: Flow) -> None:
         if flow.in_fork:
@@ -351,10 +296,3 @@ class _Checker:
         elif self._declared:
             raise WrongType(place="return", want=self._returns, have="none", span=statement.span)
         flow.ended = True
-
-
-def _compile(pattern: str, span: Span | None) -> None:
-    try:
-        re.compile(pattern)
-    except re.error as error:
-        raise InvalidPattern(problem=error.msg, span=span) from None

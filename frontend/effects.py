@@ -16,6 +16,24 @@ def assigned(body: Iterable[ast.Statement]) -> list[str]:
     return list(names)
 
 
+def caught(body: Iterable[ast.Statement]) -> frozenset[str]:
+    """Return the names that a match with an error case looks at: their tool calls may fail."""
+    return frozenset(
+        statement.subject.name
+        for statement in everything(body)
+        if isinstance(statement, ast.Match) and isinstance(statement.subject, ast.Name)
+        if any(case.kind == "error" for case in statement.cases)
+    )
+
+
+def everything(body: Iterable[ast.Statement]) -> Iterator[ast.Statement]:
+    """Yield a body's statements and those of all its blocks, the bodies of forks among them."""
+    for statement in flat(body):
+        yield statement
+        if isinstance(statement, ast.Fork):
+            yield from everything(statement.body)
+
+
 def appends(body: Iterable[ast.Statement]) -> bool:
     """Say whether a body appends to the stream; a fork's branches append to their own."""
     kinds = (ast.Append, ast.Message, ast.Gen, ast.Select)
@@ -26,8 +44,11 @@ def flat(body: Iterable[ast.Statement]) -> Iterator[ast.Statement]:
     """Yield a body's statements, and those of its blocks, without the bodies of forks."""
     for statement in body:
         yield statement
-        if isinstance(statement, ast.Message | ast.For | ast.While):
+        if isinstance(statement, ast.Message | ast.For | ast.While | ast.With):
             yield from flat(statement.body)
+        if isinstance(statement, ast.Match):
+            for case in statement.cases:
+                yield from flat(case.body)
         if isinstance(statement, ast.If):
             yield from flat(statement.then)
             yield from flat(statement.otherwise)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,8 +12,9 @@ from ..ir.types import INT, NONE, STR, STREAM, list_of
 from ..ir.verifier import verify
 from . import ast
 from .constants import constant_of
-from .effects import appends, assigned
+from .effects import appends, assigned, caught
 from .lower_expressions import Scope, lower_expression
+from .lower_match import lower_fallible, lower_match
 from .signatures import base, common, element
 from .type_names import Fields, default_budget, options_of, record_fields, term_of
 
@@ -29,7 +30,7 @@ def lower(file: ast.File) -> Module:
     declarations = [_record(item, fields) for item in file.records]
     declarations += [_tool(item, fields) for item in file.tools]
     doc = file.doc if len(file.programs) == 1 else None
-    programs = [_Lowering(names, fields, tools).program(item, doc) for item in file.programs]
+    programs = [Lowering(names, fields, tools).program(item, doc) for item in file.programs]
     module = Module((*declarations, *programs))
     verify(module, ("program",))
     return module
@@ -65,14 +66,17 @@ def _parameters(parameters: Iterable[ast.Parameter], fields: Fields) -> list[dic
 
 
 @dataclass
-class _Lowering:
+class Lowering:
     """Lowers the statements of one program."""
 
     names: Names
     fields: Fields
     tools: dict[str, ast.Tool]
+    caught: frozenset[str] = frozenset()
 
     def program(self, program: ast.Program, file_doc: str | None) -> Operation:
+        """Lower a whole program."""
+        self.caught = caught(program.body)
         scope = Scope(self.names, self.fields, self.tools, {})
         stream = self.names.value("s", STREAM)
         scope.values[_STREAM] = stream
@@ -80,7 +84,7 @@ class _Lowering:
             type = base(term_of(parameter.type, self.fields))
             scope.values[parameter.name] = self.names.value(parameter.name, type)
         arguments = tuple(scope.values.values())
-        self._body(program.body, scope)
+        self.body(program.body, scope)
         if not scope.ended:
             scope.emit("program.return", span=program.span)
         return make(
@@ -93,7 +97,8 @@ class _Lowering:
             span=program.span,
         )
 
-    def _body(self, body: Iterable[ast.Statement], scope: Scope) -> None:
+    def body(self, body: Iterable[ast.Statement], scope: Scope) -> None:
+        """Lower the statements of a block, up to one that ends it."""
         for statement in body:
             if not scope.ended:
                 self._statement(statement, scope)
@@ -119,6 +124,8 @@ class _Lowering:
                 self._while(statement, scope)
             case ast.If():
                 self._if(statement, scope)
+            case ast.Match():
+                lower_match(self, statement, scope)
             case ast.Assign():
                 self._assign(statement, scope)
             case ast.Evaluate(value=value):
@@ -145,7 +152,7 @@ class _Lowering:
 
     def _message(self, message: ast.Message, scope: Scope) -> None:
         self._advance(scope, "program.begin", role=message.role, span=message.span)
-        self._body(message.body, scope)
+        self.body(message.body, scope)
         if not scope.ended:
             self._advance(scope, "program.end", role=message.role, span=message.span)
 
@@ -174,7 +181,10 @@ class _Lowering:
         wanted = term_of(statement.type, self.fields) if statement.type else None
         if wanted is None and statement.name in scope.values:
             wanted = scope.values[statement.name].type
-        value = lower_expression(statement.value, scope, hint=statement.name, wanted=wanted)
+        if statement.name in self.caught:
+            value = lower_fallible(statement.value, scope, statement.name, wanted)
+        else:
+            value = lower_expression(statement.value, scope, hint=statement.name, wanted=wanted)
         scope.values[statement.name] = value
 
     def _fork(self, fork: ast.Fork, scope: Scope) -> None:
@@ -186,7 +196,7 @@ class _Lowering:
         inner.values[_STREAM] = stream
         if fork.variable:
             inner.values[fork.variable] = item
-        self._body(fork.body, inner)
+        self.body(fork.body, inner)
         yielded = inner.operations[-1].operands[0].type
         result = self.names.value(fork.name, list_of(base(yielded)))
         scope.emit(
@@ -202,7 +212,7 @@ class _Lowering:
         item = self.names.value(loop.variable, element(over.type))
         arguments = self._enter(carried, scope, inner)
         inner.values[loop.variable] = item
-        self._body(loop.body, inner)
+        self.body(loop.body, inner)
         self._leave(carried, inner, loop.span)
         operands = (over, *(scope.values[name] for name in carried))
         regions = (inner.region(item, *arguments),)
@@ -215,7 +225,7 @@ class _Lowering:
         condition = lower_expression(loop.condition, test)
         test.emit("program.condition", condition, span=loop.condition.span)
         arguments = self._enter(carried, scope, inner)
-        self._body(loop.body, inner)
+        self.body(loop.body, inner)
         self._leave(carried, inner, loop.span)
         operands = tuple(scope.values[name] for name in carried)
         regions = (test.region(*test_arguments), inner.region(*arguments))
@@ -254,20 +264,33 @@ class _Lowering:
 
     def _if(self, statement: ast.If, scope: Scope) -> None:
         condition = lower_expression(statement.condition, scope)
+        self.either(
+            condition,
+            lambda inner: self.body(statement.then, inner),
+            lambda inner: self.body(statement.otherwise, inner),
+            scope,
+            statement.span,
+        )
+
+    def either(
+        self,
+        condition: Value,
+        then: Callable[[Scope], None],
+        otherwise: Callable[[Scope], None],
+        scope: Scope,
+        span: Span | None,
+    ) -> None:
+        """Emit an if of two regions, and let the names that they bind meet after it."""
         branches = (scope.child(), scope.child())
-        self._body(statement.then, branches[0])
-        self._body(statement.otherwise, branches[1])
+        then(branches[0])
+        otherwise(branches[1])
         living = [branch for branch in branches if not branch.ended]
         merged = _merged_types(living, scope.values)
         for branch in living:
-            branch.emit(
-                "program.yield", *(branch.values[name] for name in merged), span=statement.span
-            )
+            branch.emit("program.yield", *(branch.values[name] for name in merged), span=span)
         results = tuple(self._like(name, type) for name, type in merged.items())
-        scope.emit(
-            "program.if", condition, results=results, span=statement.span,
-            regions=tuple(branch.region() for branch in branches),
-        )  # fmt: skip
+        regions = tuple(branch.region() for branch in branches)
+        scope.emit("program.if", condition, results=results, span=span, regions=regions)
         scope.ended = not living
         scope.values |= dict(zip(merged, results, strict=True))
 

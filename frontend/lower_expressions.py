@@ -8,10 +8,19 @@ from typing import Any
 
 from ..ir.core import Names, Operation, Region, Symbol, Term, Value, freeze, make
 from ..ir.source import Span
-from ..ir.types import ANY, BOOL, FLOAT, INT, NONE, STR, list_of, record
+from ..ir.types import ANY, BOOL, ERROR, FLOAT, INT, NONE, STR, list_of, record, result_of
 from . import ast
 from .constants import UNKNOWN, constant_of
-from .signatures import base, binary_type, builtin_type, common, element, method_type, unary_type
+from .signatures import (
+    base,
+    binary_type,
+    builtin_type,
+    common,
+    element,
+    method_type,
+    outcome,
+    unary_type,
+)
 from .type_names import Fields, term_of
 
 _HINTS = {
@@ -79,7 +88,7 @@ def lower_expression(
         return scope.constant(known, name, type, expression.span)
     match expression:
         case ast.Name(name=name):
-            return scope.values[name]
+            return unwrapped(scope.values[name], scope, expression.span)
         case ast.Text():
             return _lower_text(expression, scope, hint)
         case ast.Unary():
@@ -99,6 +108,15 @@ def lower_expression(
         case ast.ListOf(elements=elements):
             return _lower_list(elements, scope, hint, wanted, expression.span)
     raise AssertionError(f"no lowering for {expression!r}")
+
+
+def unwrapped(value: Value, scope: Scope, span: Span | None) -> Value:
+    """Return a value; of a result, what it holds where it is no error."""
+    if value.type.name != "result":
+        return value
+    return scope.value(
+        "program.expect", value, hint=value.name, type=outcome(value.type), span=span
+    )
 
 
 def _constant_type(value: Any, wanted: Term | None) -> Term:
@@ -148,7 +166,7 @@ def _lower_method(expression: ast.Method, scope: Scope, hint: str) -> Value:
 
 def _lower_field(expression: ast.FieldOf, scope: Scope, hint: str) -> Value:
     value, name = lower_expression(expression.receiver, scope), expression.name
-    type = scope.fields[str(value.type.parameters[0])][name][0]
+    type = STR if value.type == ERROR else scope.fields[str(value.type.parameters[0])][name][0]
     return scope.value(
         "program.field", value, hint=hint or name, type=type, span=expression.span, name=name
     )
@@ -183,7 +201,7 @@ def _lower_call(call: ast.Call, scope: Scope, hint: str) -> Value:
     if call.function in scope.fields:
         return _lower_record(call, scope, hint)
     if call.function in scope.tools:
-        return _lower_tool_call(call, scope, hint)
+        return lower_tool_call(call, scope, hint)
     values = [lower_expression(item, scope) for item in call.arguments]
     type = builtin_type(call.function, [value.type for value in values]) or ANY
     return scope.value(
@@ -205,7 +223,8 @@ def _lower_record(call: ast.Call, scope: Scope, hint: str) -> Value:
     )  # fmt: skip
 
 
-def _lower_tool_call(call: ast.Call, scope: Scope, hint: str) -> Value:
+def lower_tool_call(call: ast.Call, scope: Scope, hint: str, catch: bool = False) -> Value:
+    """Lower a tool call; with `catch`, its failure is a value."""
     tool = scope.tools[call.function]
     given: dict[str, ast.Expression] = {item.name: item.value for item in call.named}
     for parameter, value in zip(tool.parameters, call.arguments, strict=False):
@@ -218,9 +237,10 @@ def _lower_tool_call(call: ast.Call, scope: Scope, hint: str) -> Value:
         for parameter in tool.parameters
     ]  # fmt: skip
     returns = term_of(tool.returns, scope.fields) if tool.returns else NONE
+    type = result_of(returns) if catch else returns
     return scope.value(
-        "program.call_tool", *values, hint=hint or tool.name, type=returns,
-        span=call.span, name=Symbol(tool.name),
+        "program.call_tool", *values, hint=hint or tool.name, type=type,
+        span=call.span, name=Symbol(tool.name), catch=catch or None,
     )  # fmt: skip
 
 

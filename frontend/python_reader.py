@@ -10,6 +10,7 @@ from ..ir.diagnostics import WeftError
 from ..ir.source import Source, Span
 from . import ast
 from .python_expressions import ExpressionReader
+from .python_match import captured_name, read_case
 from .python_source import NotInPython, function_syntax, namespace_of
 from .python_tools import Tool
 from .python_types import last_name
@@ -116,6 +117,8 @@ class _Body:
                 return self._while(node, span)
             case python.If():
                 return self._if(node, span)
+            case python.Match():
+                return self._match(node, span)
             case python.Return(value=value):
                 result = None if value is None else self._reader.read(value)
                 return ast.Return(result, span=span)
@@ -244,6 +247,20 @@ class _Body:
         elif _ends(node.orelse):
             self._bound = after_then
         return ast.If(condition, then, otherwise, span=span.to(condition.span or span))
+
+    def _match(self, node: python.Match, span: Span) -> ast.Statement:
+        subject = self._reader.read(node.subject)
+        cases, after = [], []
+        for item in node.cases:
+            place = self._reader.span(item.pattern)
+            if item.guard is not None:
+                raise NotInPython(what="a condition on a case", span=place)
+            body, bound = self._inner(item.body, *captured_name(item.pattern))
+            cases.append(read_case(item.pattern, body, place, self._reader.read))
+            after += [] if _ends(item.body) else [bound]
+        if after:
+            self._bound = set.intersection(*after)
+        return ast.Match(subject, tuple(cases), span=span.to(subject.span or span))
 
     def _stream_method(self, node: python.expr) -> str | None:
         """Return `gen` of `s.gen`, `assistant.gen` of `s.assistant.gen`; None off the stream."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..ir.core import Term
-from ..ir.types import ANY, BOOL, FLOAT, INT, STR, list_of
+from ..ir.types import ANY, BOOL, FLOAT, INT, STR, list_of, result_of
 
 TEXTS = list_of(STR)
 
@@ -35,18 +35,30 @@ METHODS: dict[tuple[str, str], Signature] = {
     ("list", "index"): ((ANY,), 1, INT),
 }
 
+ERROR_FIELDS = ("tool", "kind", "message")
+"""What an error says of itself: the tool, the exception's name, its text."""
+
 BUILTINS = ("len", "str", "int", "float", "min", "max", "sum", "range", "sorted")
 
 
 def base(type: Term) -> Term:
     """Return a type without its constraint: a choice is a str, an int range is an int."""
-    if type.name in {"choice", "regex"}:
+    if type.name in {"choice", "regex", "selection", "generated"}:
         return STR
+    if type.name == "result":
+        return result_of(base(outcome(type)))
     if type.name == "int":
         return INT
     if type.name == "list":
         return list_of(base(element(type)))
     return type
+
+
+def outcome(type: Term) -> Term:
+    """Return the type of the value that a result holds where it is no error."""
+    inner = type.parameters[0] if type.name == "result" else type
+    assert isinstance(inner, Term)
+    return inner
 
 
 def element(type: Term) -> Term:
@@ -62,6 +74,9 @@ def common(left: Term, right: Term) -> Term | None:
         return left
     if left == ANY:
         return right
+    if "result" in (left.name, right.name):
+        inner = common(outcome(left), outcome(right))
+        return result_of(inner) if inner is not None else None
     if {left, right} == {INT, FLOAT}:
         return FLOAT
     if left.name == right.name == "list":
@@ -74,6 +89,8 @@ def fits(have: Term, want: Term) -> bool:
     """Say whether a value of type `have` may stand where `want` is wanted."""
     if have == want or ANY in (have, want) or (base(have) == INT and want == FLOAT):
         return True
+    if want.name == "result":
+        return fits(outcome(have), outcome(want))
     if have.name == want.name == "list":
         return fits(element(have), element(want))
     if have.name == want.name == "choice":

@@ -190,6 +190,41 @@ class MalformedReturn(WeftSyntaxError):
     hint = "return VALUE"
 
 
+class MalformedMatch(WeftSyntaxError):
+    """A match or one of its cases that does not read."""
+
+    template = "{found} does not fit a match"
+    hint = 'match VALUE: and, indented, case "a" | "b":, case error e:, case value v:, case _:'
+
+
+class UnknownPattern(WeftSyntaxError):
+    """A pattern that no case has."""
+
+    template = "`{pattern}` is no pattern"
+    hint = 'a case is: case "a" | "b":, case 1:, case error e:, case value v:, or case _:'
+
+
+class MalformedJoin(WeftSyntaxError):
+    """A join that does not read."""
+
+    template = "{found} does not fit a join"
+    hint = "join best(by=points), or join best(by=points) as chosen"
+
+
+class MalformedWith(WeftSyntaxError):
+    """A with that does not read."""
+
+    template = "{found} does not fit a with"
+    hint = 'with adapter "name":, with client "name":, or with priority 2:'
+
+
+class MalformedRun(WeftSyntaxError):
+    """A call or inline of a program that does not read."""
+
+    template = "{found} does not fit the call of a program"
+    hint = "let x = call other(1), let x = inline other(1), or either alone on its line"
+
+
 class ChainedComparison(WeftSyntaxError):
     """`a < b < c`."""
 

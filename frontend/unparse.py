@@ -114,12 +114,28 @@ def _statement(node: ast.Statement) -> list[str]:
         case ast.If(condition=condition, then=then, otherwise=otherwise):
             lines = [f"if {unparse_expression(condition)}:", *_block(then)]
             return lines + (["else:", *_block(otherwise)] if otherwise else [])
+        case ast.Match(subject=subject, cases=cases):
+            return [f"match {unparse_expression(subject)}:", *_cases(cases)]
+        case ast.Join(how=how, options=options, name=bound):
+            return [f"join {how}{_options(options)}" + (f" as {bound}" if bound else "")]
+        case ast.With(kind=kind, value=value, body=body):
+            return [f"with {kind} {unparse_expression(value)}:", *_block(body)]
         case ast.Assign(name=name, value=value, type=type, declares=declares):
             note = f": {_type(type)}" if type else ""
             return [f"{'let ' if declares else ''}{name}{note} = {unparse_expression(value)}"]
         case ast.Return(value=value):
             return ["return" if value is None else f"return {unparse_expression(value)}"]
     raise AssertionError(f"no text for {node!r}")
+
+
+def _cases(cases: Iterable[ast.Case]) -> list[str]:
+    lines: list[str] = []
+    for case in cases:
+        words = " | ".join(map(unparse_expression, case.values))
+        if case.kind != "literal":
+            words = " ".join(["_" if case.kind == "any" else case.kind, *filter(None, [case.name])])
+        lines += [f"    case {words}:", *("    " + line for line in _block(case.body))]
+    return lines
 
 
 def _expression(node: ast.Expression, level: int) -> str:
@@ -151,6 +167,9 @@ def _postfix(node: ast.Expression) -> str:
         case ast.Call(function=function, arguments=arguments, named=named):
             inner = [*map(unparse_expression, arguments), *map(_named, named)]
             return f"{function}({', '.join(inner)})"
+        case ast.Run(how=how, program=program, arguments=arguments, named=named):
+            inner = [*map(unparse_expression, arguments), *map(_named, named)]
+            return f"{how} {program}({', '.join(inner)})"
         case ast.Method(receiver=receiver, name=name, arguments=arguments):
             inner = ", ".join(map(unparse_expression, arguments))
             return f"{_expression(receiver, _POSTFIX)}.{name}({inner})"

@@ -124,7 +124,12 @@ VALUE_OPERATIONS = (
     Op("program.method", "a string or list method", (1, None), 1, required=("name",)),
     Op("program.builtin", "len, str, int, float, min, max, sum, range, sorted", (0, None), 1,
        required=("name",)),
-    Op("program.call_tool", "calls a declared tool", (0, None), 1, required=("name",)),
+    Op("program.call_tool", "calls a declared tool; with `catch`, its failure is a value",
+       (0, None), 1, required=("name",), optional=("catch",)),
+    Op("program.result", "a value as a result that is no error", 1, 1),
+    Op("program.is_error", "whether a result is an error", 1, 1),
+    Op("program.error", "the error of a result that is one", 1, 1),
+    Op("program.expect", "the value of a result; an error that nothing matched ends the run", 1, 1),
 )  # fmt: skip
 
 DIALECT = Dialect(

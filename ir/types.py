@@ -21,6 +21,21 @@ DTYPE_BYTES = {
 }  # fmt: skip
 
 
+ERROR = Term("error")
+"""What a tool that failed gives: fields tool, kind and message."""
+
+SELECTION = Term("selection")
+"""A str that a select chose; it knows the options' probabilities."""
+
+GENERATED = Term("generated")
+"""A str that a gen made; it knows the log-probabilities of its tokens."""
+
+
+def result_of(type: Term) -> Term:
+    """Return `result<type>`: a value of the type, or the error of the tool that should give it."""
+    return Term("result", (type,))
+
+
 def list_of(element: Term) -> Term:
     """Return `list<element>`."""
     return Term("list", (element,))

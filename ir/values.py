@@ -18,6 +18,10 @@ class UnreadableValue(RunError):
     hint = "a constrained gen ends like this only when max_tokens cuts it short"
 
 
+class ErrorValue(dict[str, Any]):
+    """The failure of a tool as a value: tool, kind and message; it reads as its message."""
+
+
 def records_of(module: Module) -> dict[str, Operation]:
     """Return the `program.record` operations of a module, by the record's name."""
     found = (item for item in module.operations if item.name == "program.record")
@@ -28,6 +32,8 @@ def format_value(value: Any) -> str:
     """Return how a value reads where it is interpolated into text."""
     if isinstance(value, str):
         return value
+    if isinstance(value, ErrorValue):
+        return value["message"]
     if value is None or isinstance(value, bool):
         return {None: "none", True: "true", False: "false"}[value]
     if isinstance(value, dict | list | tuple):

@@ -18,14 +18,15 @@ from torch import Tensor
 from ..ir.core import Module, Operation, Region, Term
 from ..ir.diagnostics import RunError
 from ..ir.program import VALUE_NAMES
-from ..ir.values import format_value, parse_value, records_of
+from ..ir.values import ErrorValue, format_value, parse_value, records_of
 from ..ir.vocabulary import ChatFormat, Frame, Part, Tokenizer, encode_parts, split_heal
 from .arguments import bind_arguments
-from .coerce import coerce
+from .coerce import Mismatch, coerce
 from .constraint import ConstraintTable
 from .heal import HealTable, join_texts
 from .sampler import sample_rows, site_key, uniforms
 from .select import choose
+from .tools import WRONG_VALUE, ToolFailed
 from .values import evaluate
 
 Logits = Callable[[Sequence[int]], Tensor]
@@ -141,7 +142,17 @@ class Reference:
     def _call_tool(self, operation: Operation, operands: list[Any]) -> Any:
         name = operation["name"]
         declared = self._module.symbol(name.name)
-        return coerce(declared["returns"], self._records, self._tools[name.name](*operands))
+        try:
+            value = self._tools[name.name](*operands)
+            return coerce(declared["returns"], self._records, value)
+        except Exception as failure:
+            kind, message = type(failure).__name__, str(failure)
+            if isinstance(failure, Mismatch):
+                kind, message = WRONG_VALUE, f"returned a wrong value: {message}"
+            error = ErrorValue(tool=name.name, kind=kind, message=message)
+            if operation.attribute("catch"):
+                return error
+            raise ToolFailed.of(error, self._row, operation.span) from failure
 
     # Text.
 

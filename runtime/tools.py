@@ -13,15 +13,32 @@ from typing import Any
 from ..ir.core import Operation, Term
 from ..ir.diagnostics import RunError
 from ..ir.source import Span
+from ..ir.values import ErrorValue
 from .coerce import Mismatch, coerce
 
 DEFAULT_TIMEOUT = 30.0
+TIMEOUT = "timeout"
+WRONG_VALUE = "wrong value"
+"""Kinds of errors that are no exception of the tool itself."""
 
 
 class ToolFailed(RunError):
     """A tool that raised, hung, or gave a value of another type."""
 
     template = "row {row}: tool {tool} {problem}"
+
+    @staticmethod
+    def of(error: ErrorValue, row: int, span: Span | None) -> ToolFailed:
+        """Return the failure that an error value stands for."""
+        problem = error["message"]
+        if error["kind"] not in {TIMEOUT, WRONG_VALUE}:
+            problem = f"raised {error['kind']}: {problem}"
+        return ToolFailed(row=row, tool=error["tool"], problem=problem, value=error, span=span)
+
+    @property
+    def value(self) -> ErrorValue:
+        """The failure as a value of the program."""
+        return self.fields["value"]
 
 
 class UnboundTool(RunError):
@@ -81,7 +98,9 @@ class ToolPool:
         now = monotonic()
         for call in [call for call in self._running if call.deadline <= now]:
             self.cancel(call)
-            finished.append((call, None, _failed(call, f"did not answer in {call.timeout:g} s")))
+            finished.append(
+                (call, None, _failed(call, TIMEOUT, f"did not answer in {call.timeout:g} s"))
+            )
         self._start()
         return finished
 
@@ -102,12 +121,11 @@ class ToolPool:
 
     def _checked(self, call: ToolCall, value: Any, error: BaseException | None) -> Completion:
         if error is not None:
-            problem = f"raised {type(error).__name__}: {error}"
-            return call, None, _failed(call, problem)
+            return call, None, _failed(call, type(error).__name__, str(error))
         try:
             return call, coerce(call.returns, self._records, value), None
         except Mismatch as mismatch:
-            return call, None, _failed(call, f"returned a wrong value: {mismatch}")
+            return call, None, _failed(call, WRONG_VALUE, f"returned a wrong value: {mismatch}")
 
     def _start(self) -> None:
         while self._queued and len(self._running) < self._limit:
@@ -123,5 +141,6 @@ class ToolPool:
             self._done.put((call, None, error))
 
 
-def _failed(call: ToolCall, problem: str) -> ToolFailed:
-    return ToolFailed(row=call.row, tool=call.tool, problem=problem, span=call.span)
+def _failed(call: ToolCall, kind: str, message: str) -> ToolFailed:
+    error = ErrorValue(tool=call.tool, kind=kind, message=message)
+    return ToolFailed.of(error, call.row, call.span)

@@ -8,7 +8,8 @@ from typing import Any
 
 from ..ir.core import Operation, thaw
 from ..ir.diagnostics import RunError
-from ..ir.values import format_value
+from ..ir.values import ErrorValue, format_value
+from .tools import ToolFailed
 
 LARGEST = 10_000_000
 """Most elements or characters that one operation may make: a program cannot fill the memory."""
@@ -22,6 +23,8 @@ class ValueFailed(RunError):
 
 def evaluate(operation: Operation, operands: Sequence[Any], row: int = 0) -> Any:
     """Return the result of a value operation (all but tool calls); raises ValueFailed."""
+    if operation.name == "program.expect" and isinstance(operands[0], ErrorValue):
+        raise ToolFailed.of(operands[0], row, operation.span)
     try:
         return _OPERATIONS[operation.name](operation, operands)
     except RunError:
@@ -70,6 +73,14 @@ def _field(operation: Operation, operands: Sequence[Any]) -> Any:
 def _index(operation: Operation, operands: Sequence[Any]) -> Any:
     items, index = operands
     return items[index]
+
+
+def _same(operation: Operation, operands: Sequence[Any]) -> Any:
+    return operands[0]
+
+
+def _is_error(operation: Operation, operands: Sequence[Any]) -> Any:
+    return isinstance(operands[0], ErrorValue)
 
 
 def _list(operation: Operation, operands: Sequence[Any]) -> Any:
@@ -153,6 +164,10 @@ _OPERATIONS: dict[str, Callable[[Operation, Sequence[Any]], Any]] = {
     "program.binary": _binary,
     "program.field": _field,
     "program.index": _index,
+    "program.result": _same,
+    "program.is_error": _is_error,
+    "program.error": _same,
+    "program.expect": _same,
     "program.list": _list,
     "program.make_record": _make_record,
     "program.format": _format,

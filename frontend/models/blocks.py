@@ -68,9 +68,7 @@ class GraphBuilder:
             q = self._head_norm(q, f"{prefix}.q_norm.weight", c.heads)
             k = self._head_norm(k, f"{prefix}.k_norm.weight", c.kv_heads)
         q, k = self._rope(q, c.heads), self._rope(k, c.kv_heads)
-        self._operations.append(
-            make("graph.kv_write", k, v, self.inputs["slots"], layer=layer)
-        )
+        self._operations.append(make("graph.kv_write", k, v, self.inputs["slots"], layer=layer))
         seen = self._attend(q, layer)
         return self.linear(seen, f"{prefix}.o_proj", c.width, q_width, c.output_bias)
 

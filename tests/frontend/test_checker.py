@@ -79,6 +79,18 @@ MISTAKES = {
     "no return": "if n > 1:\n        return t",
     "return's type": "return n",
     "empty return": "return",
+    "error of a value": 'match t:\n        case error e:\n            return e.kind\n    return t',
+    "case of another type": 'match n:\n        case "a":\n            return t\n    return t',
+    "case beyond the choice": 'gen c: choice["a", "b"]\n    match c:\n        case "d":\n'
+    '            return t\n    return t',
+    "unreachable case": "match n:\n        case _:\n            return t\n        case 1:\n"
+    "            return t",
+    "case twice": "match n:\n        case 1 | 1:\n            return t\n    return t",
+    "only one case": "match n:\n        case 1:\n            let a = t\n        case _:\n"
+    '            "a"\n    return a',
+    "not every case returns": "match n > 1:\n        case true:\n            return t",
+    "error's field": "let r = look(t)\n    match r:\n        case error e:\n"
+    "            return e.text\n    return t",
     "calling a program": 'return p(n, xs, t)',
     "score": "return str(score(t))",
 }  # fmt: skip

@@ -26,8 +26,11 @@ def load(path: Path):
     return module
 
 
-TWINS = load(Path(__file__).with_name("programs_in_python.py")).TWINS | {
-    "essay_judge": load(ROOT / "examples" / "essay_judge.py").judge
+HERE = Path(__file__)
+TWINS = {
+    **load(HERE.with_name("programs_in_python.py")).TWINS,
+    **load(HERE.with_name("language_in_python.py")).TWINS,
+    "essay_judge": load(ROOT / "examples" / "essay_judge.py").judge,
 }
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from weft.frontend import ast
-from weft.frontend.ast import dump
+from weft.frontend.ast_dump import dump
 from weft.frontend.checker import KEYWORDS
 from weft.frontend.parser import parse, parse_text
 from weft.frontend.unparse import unparse

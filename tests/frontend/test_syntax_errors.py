@@ -3,9 +3,8 @@
 import pickle
 
 import pytest
-from weft.frontend.mistakes import EXAMPLES
+from weft.frontend.mistake_examples import EXAMPLES
 from weft.frontend.parser import parse_text
-from weft.frontend.syntax_errors import NotAvailableYet
 from weft.ir.diagnostics import WeftSyntaxError
 
 MISTAKES = {
@@ -20,7 +19,12 @@ MISTAKES = {
     "gen": "program p():\n    assistant gen 5\n",
     "gen options": "program p():\n    gen x(20)\n",
     "select": 'program p():\n    select x in ["A", "B"]\n',
-    "select options": 'program p():\n    select x from ["A"](by="greedy")\n',
+    "match": "program p():\n    match x:\n        1\n",
+    "pattern": "program p():\n    match x:\n        case y:\n            return\n",
+    "inline in an expression": "program p():\n    let x = 1 + inline other(1)\n",
+    "join": "program p():\n    join best\n",
+    "with": 'program p():\n    with adapter "a"\n',
+    "select options": 'program p():\n    select x from ["A"] by "greedy"\n',
     "fork": "program p():\n    fork side in sides:\n        yield side\n",
     "yield": "program p():\n    fork 2 as x:\n        yield\n",
     "for": "program p():\n    for x of xs:\n        return\n",
@@ -43,13 +47,6 @@ MISTAKES = {
     "indentation": 'program p():\n    "a"\n  "b"\n',
     "extra indentation": 'program p():\n    "a"\n      "b"\n',
     "missing block": "program p():\nreturn\n",
-}
-LATER = {
-    "match": "program p():\n    match x:\n        1\n",
-    "call": "program p():\n    let x = call other(1)\n",
-    "inline": "program p():\n    let x = inline other(1)\n",
-    "join": "program p():\n    join best\n",
-    "with": 'program p():\n    with adapter "a":\n        return\n',
 }
 
 
@@ -84,15 +81,11 @@ def test_names_do_not_depend_on_the_depth(kind):
     assert type(failure(f"{head}                {text}\n")).__name__ == kind
 
 
-@pytest.mark.parametrize("statement", LATER)
-def test_statements_of_later_versions_say_so(statement):
-    error = failure(LATER[statement])
-    assert isinstance(error, NotAvailableYet)
-    assert error.fields["statement"] == statement
-
-
-def test_words_of_later_statements_are_still_names():
+def test_words_of_some_statements_are_still_names():
     parse_text('program p(match: str, call: str):\n    let with_x = ", ".join([match, call])\n')
+    parse_text(
+        "program p(join: str, with: int):\n    match = join\n    with = 1\n    join(match)\n"
+    )
 
 
 def test_errors_survive_pickling():

@@ -75,7 +75,6 @@ def test_bytes_join_to_the_text(zoo, pieces, text):
         assert tokenizer.decode(ids) == text
 
 
-
 def test_dummy_space_is_told_apart(pieces):
     assert pieces.first_text == " "
     assert pieces.decode(pieces.encode("hello")) == "hello"

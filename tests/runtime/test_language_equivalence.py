@@ -1,0 +1,134 @@
+"""Each construct of the language: the optimised run equals the oracle, alone and in a batch."""
+
+from __future__ import annotations
+
+import pytest
+from weft.ir.diagnostics import RunError, WeftError
+
+
+def check(toy, text, tools=None, rows=None, seed=3, **limits):
+    """Run rows together and by the oracle; return the values, which are equal."""
+    rows = rows or [{"arg": word} for word in ("hello", "a b", "the sky is blue " * 4)]
+    executable = toy.compile(text, tools, seed=seed, **limits)
+    oracle = toy.oracle(text, tools, seed=seed)
+    expected = [oracle(number, **row) for number, row in enumerate(rows)]
+    together = executable.run_rows(rows)
+    assert together.values == [result.value for result in expected]
+    toy.assert_clean(executable)
+    alone = executable.run(**rows[0])
+    assert alone.values == expected[0].values
+    assert toy.tokenizer.decode(expected[0].ids).startswith(alone.text)
+    toy.assert_clean(executable)
+    return together.values
+
+
+def parse(text: str) -> int:
+    if "hello" in text:
+        raise ValueError(f"no number in {text!r}")
+    return len(text)
+
+
+MATCH = """
+tool parse(text: str) -> int
+
+program p(arg: str) -> str:
+    user "{arg}"
+    assistant gen answer(max_tokens=5): choice["yes", "no", "a b"]
+    let number = parse(arg)
+    match number:
+        case error e:
+            user "{e}: {e.tool} {e.kind} {e.message}"
+            assistant gen again(max_tokens=4, temperature=1.0)
+            number = parse("x" + again)
+        case 1 | 2 | 3:
+            "small"
+        case value n:
+            "n={n + 1}"
+    match answer:
+        case "yes":
+            let word = "Y"
+        case "no" | "a b":
+            let word = "N"
+    gen last(max_tokens=3)
+    return "{word} {number} {last}"
+"""
+
+
+def test_match(toy):
+    values = check(toy, MATCH, {"parse": parse})
+    assert values[1].split()[1] == "3" and values[2].split()[1] == str(len("the sky is blue ") * 4)
+
+
+def test_retries_in_a_loop(toy):
+    text = """
+tool parse(text: str) -> int
+
+program p(arg: str) -> str:
+    let found = 0
+    let tries = ""
+    while len(tries) < 3 up to 5:
+        "Try {tries}: "
+        gen line(max_tokens=3, temperature=1.0)
+        found = parse(arg + line)
+        match found:
+            case error e:
+                "{e}\\n"
+                tries += "!"
+            case _:
+                tries += "..."
+    match found:
+        case error:
+            return tries
+        case value n:
+            return "{n} {tries}"
+"""
+    values = check(toy, text, {"parse": parse})
+    assert values[0] == "!!!" and values[1].endswith(" ...")
+
+
+@pytest.mark.parametrize("use", ['return "{number}"', "return str(number + 1)"])
+def test_an_unmatched_error_ends_the_run(toy, use):
+    text = f"""
+tool parse(text: str) -> int
+
+program p(arg: str) -> str:
+    let number = parse(arg)
+    if arg == "":
+        match number:
+            case error e:
+                return e.message
+            case _:
+                "fine"
+    {use}
+"""
+    executable = toy.compile(text, {"parse": parse})
+    with pytest.raises(RunError, match=r"row 0: tool parse raised ValueError: no number") as caught:
+        executable.run(arg="hello")
+    assert caught.value.span.line == text.splitlines().index(f"    {use}") + 1
+    with pytest.raises(WeftError, match="tool parse raised ValueError"):
+        toy.oracle(text, {"parse": parse})(0, arg="hello")
+    toy.assert_clean(executable)
+
+
+def test_timeouts_and_wrong_values_are_errors_too(toy):
+    text = """
+tool parse(text: str) -> int timeout 0.05
+
+program p(arg: str) -> str:
+    match parse(arg):
+        case error e:
+            return e.kind
+        case value n:
+            return str(n)
+"""
+
+    def slow(text: str) -> object:
+        if text == "slow":
+            import time
+
+            time.sleep(0.3)
+        return 1 if text == "fine" else "x"
+
+    executable = toy.compile(text, {"parse": slow})
+    found = [executable.run(arg=word).value for word in ("fine", "slow", "wrong")]
+    assert found == ["1", "timeout", "wrong value"]
