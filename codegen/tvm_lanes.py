@@ -15,6 +15,9 @@ from .tvm_values import Access, Held, grouped, scaled, stored
 if TYPE_CHECKING:
     from .emit_tvm import Emitter
 
+CACHED = 4096
+"""Elements of a that stay in the first-level cache beside what streams through it."""
+
 Place = tuple[str, int]
 """A block of rows or columns: its number, and how many it has."""
 
@@ -98,10 +101,21 @@ def chains_for(steps: int, wanted: int, room: int) -> int:
 def shape_of_block(emitter: Emitter, parts: Product) -> tuple[int, int, int]:
     """Return a micro-kernel's rows, columns and chains along K."""
     lanes = lanes_for(parts.k, emitter.out.vector)
-    streams = emitter.schedule.streams
-    rows, columns = block(parts.m, parts.n, min(streams, 12) if streams else 8)
+    streams = emitter.schedule.streams or _streams(parts)
+    rows, columns = block(parts.m, parts.n, min(streams, 12))
     room = min(SMALL // columns, REGISTERS // (rows * columns))
     return rows, columns, chains_for(parts.k // lanes, emitter.schedule.unroll, room)
+
+
+def _streams(parts: Product) -> int:
+    """Return how many rows of b to read at a time.
+
+    Prefetchers follow few streams best, but each row read by itself reads all of a again: so one
+    where a stays in the first-level cache, two where rows are short pages, else eight.
+    """
+    if parts.ahead is not None:
+        return 2
+    return 1 if parts.k >= 512 and parts.m * parts.k <= CACHED else 8
 
 
 def write(emitter: Emitter, parts: Product, target: str) -> None:

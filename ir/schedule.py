@@ -11,7 +11,7 @@ class Schedule:
 
     CPU: `threads` (0: the pool's) over the fused grid when `parallel`, `vector` lanes of f32,
     `unroll` independent sums along the innermost reduction, `streams` rows of a product's second
-    operand read at a time (0: as many as registers hold).
+    operand read at a time (0: as suits).
 
     GPU: `num_warps`, `num_stages`, and the `precision` of f32 products: `ieee` (without tensor
     cores), `tf32x3` (on them, within about 2^-20) or `tf32` (inputs rounded to 10 bits).
@@ -21,7 +21,7 @@ class Schedule:
     blocks: tuple[tuple[str, int], ...] = ()
     parallel: bool = True
     vector: int = 16
-    unroll: int = 2
+    unroll: int = 4
     streams: int = 0
     num_warps: int = 4
     num_stages: int = 2

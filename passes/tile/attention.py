@@ -10,7 +10,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from ...ir.core import Operation, Value
-from ...ir.schedule import Schedule
 from .builder import KernelBuilder
 
 LOG2E = 1.4426950408889634
@@ -95,11 +94,6 @@ def merge(heads: int, head_dim: int, splits: int) -> Operation:
 
 
 _QUOTIENT = "where(b > 0.0, a / max(b, 1e-30), 0.0)"
-
-
-def schedule(shape: Attention) -> Schedule:
-    """Return the CPU schedule: keys are read two rows at a time, which prefetchers follow."""
-    return Schedule(streams=2, unroll=2)
 
 
 @dataclass

@@ -56,7 +56,7 @@ def blocks(n: int, k: int, rows: int = 1, weight: str = "f32") -> tuple[int, int
 
     Short rows of x stay in the first-level cache, so each row of w is read from end to end.
     """
-    wanted = 8 if rows <= 2 else 16
+    wanted = 16 if rows > 2 else 32 if n >= 2048 and _whole_rows(k, rows) else 8
     block_n = next((size for size in (wanted, 8, 4) if n % size == 0), wanted)
     if _whole_rows(k, rows) and k % 16 == 0:
         return block_n, k
@@ -65,10 +65,8 @@ def blocks(n: int, k: int, rows: int = 1, weight: str = "f32") -> tuple[int, int
 
 
 def schedule(n: int, k: int, rows: int = 1, weight: str = "f32") -> Schedule:
-    """Return the CPU schedule that goes with `blocks`."""
-    if _whole_rows(k, rows):
-        return Schedule(unroll=4, streams=1, parallel=worth_threads(n, k, rows, weight))
-    return Schedule(unroll=2, streams=8, parallel=worth_threads(n, k, rows, weight))
+    """Return the CPU schedule that goes with `blocks`; the emitter picks how rows are read."""
+    return Schedule(parallel=worth_threads(n, k, rows, weight))
 
 
 def _whole_rows(k: int, rows: int) -> bool:

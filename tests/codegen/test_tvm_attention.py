@@ -8,7 +8,7 @@ from attention_cases import Paged, expected, paged
 from tvm_cases import run
 from weft.codegen.reference import run_kernel
 from weft.ir.core import Operation
-from weft.passes.tile.attention import Attention, attention, decode, merge, schedule
+from weft.passes.tile.attention import Attention, attention, decode, merge
 
 SHAPES = {
     "grouped": Attention(8, 2, 32), "wide": Attention(4, 1, 128), "bf16": Attention(4, 4, 16, kv="bf16"),
@@ -25,7 +25,7 @@ def decoded(kernel: Operation, case: Paged, outputs: list[np.ndarray], interpret
     if interpret:
         run_kernel(kernel, *arguments)
         return outputs
-    return run(kernel, arguments, schedule(Attention(4, 2, 16)))[-len(outputs) :]
+    return run(kernel, arguments)[-len(outputs) :]
 
 
 def nans(*shape: int) -> np.ndarray:
