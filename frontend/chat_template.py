@@ -61,9 +61,9 @@ class TemplateChat:
         """Return the begin token, where the template writes it, and the dummy space."""
         if self._start is None:
             begin = self._tokenizer.begin_id
-            written = begin is not None and self._opening().startswith(self._begin_text())
-            space = self._tokenizer.first_text
-            self._start = (*((begin,) if written else ()), *((space,) if space else ()))
+            written = self._opening().startswith(self._begin_text())
+            parts: list[Part] = [begin] if begin is not None and written else []
+            self._start = (*parts, *filter(None, [self._tokenizer.first_text]))
         return self._start
 
     def frame(self, previous_roles: tuple[str, ...], role: str) -> Frame:

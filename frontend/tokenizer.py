@@ -45,6 +45,7 @@ class HubTokenizer:
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         self._added = {token["id"]: token for token in data.get("added_tokens", [])}
+        self._special_ids = frozenset(id for id, t in self._added.items() if t["special"])
         self.end_ids = tuple(end_ids)
         self.begin_id = begin_id
 
@@ -53,10 +54,10 @@ class HubTokenizer:
         """The number of token ids: the largest id plus one."""
         return len(self._bytes)
 
-    @cached_property
+    @property
     def special_ids(self) -> frozenset[int]:
         """Ids that are no text."""
-        return frozenset(id for id, token in self._added.items() if token["special"])
+        return self._special_ids
 
     @cached_property
     def special_texts(self) -> dict[str, int]:
@@ -105,7 +106,7 @@ def load_tokenizer(folder: str | Path) -> HubTokenizer:
 
 def _end_ids(folder: Path, end_of_text: int | None) -> tuple[int, ...]:
     """Join what generation_config, config and tokenizer_config call an end, in this order."""
-    found: list[int] = []
+    found: list[int | None] = []
     for name in ("generation_config.json", "config.json"):
         value = _optional_json(folder / name).get("eos_token_id")
         found += value if isinstance(value, list) else [value]

@@ -70,7 +70,7 @@ class Recipe:
                     ("weight", value.name) if weight else ("arena", offsets[value.name], value.type)
                 )
             self._add(operation)
-        self._static = [self._known(key) for key in self._slots.keys]
+        self._static: list[Any] = [self._known(key) for key in self._slots.keys]
         self._ready = [
             memory.convert(item) if isinstance(item, Tensor) else item for item in self._static
         ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from ...ir.core import Module, Names, Operation, Region, Symbol, Term, Value, make
 from ...ir.model import ModelConfig
@@ -28,8 +29,7 @@ class GraphBuilder:
             name: self._names.value(name, tensor("i32", *shape)) for name, shape in INPUTS
         }
 
-    def emit(self, name: str, hint: str, type: Term, *operands: Value, **attributes: object
-             ) -> Value:  # fmt: skip
+    def emit(self, name: str, hint: str, type: Term, *operands: Value, **attributes: Any) -> Value:
         """Append an operation of one result."""
         result = self._names.value(hint, type)
         self._operations.append(make(name, *operands, results=(result,), **attributes))

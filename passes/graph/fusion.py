@@ -5,6 +5,7 @@ Each looks at one pattern, and takes values out only when nothing else uses them
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -74,7 +75,7 @@ def _join(body: Body, group: list[Operation]) -> None:
     body.replace(last, gone, new)
 
 
-def _joined_weight(body: Body, weights: list[Operation], rows: list[object]) -> Operation:
+def _joined_weight(body: Body, weights: list[Operation], rows: Sequence[object]) -> Operation:
     shape = shape_of(weights[0].result.type)
     hint = "_".join(dict.fromkeys("".join(w.result.name.split("_")[:2]) for w in weights))
     type = tensor(dtype_of(weights[0].result.type), sum(rows), *shape[1:])  # type: ignore[arg-type]

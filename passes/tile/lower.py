@@ -111,35 +111,34 @@ class _Lowering:
     def embedding(self, op: Operation) -> list[Operation]:
         """Rows of the table, whatever its format."""
         table, _ = op.operands
-        rows, width = shape_of(table.type)
+        rows, width = _sizes(table)
         factor = op.attribute("scale", 1.0)
         kernel = elementwise.embedding(rows, width, dtype_of(table.type), factor)
         return [self.call(op, kernel, "T in0 in1 out0" + _scale(table, 0))]
 
     def rmsnorm(self, op: Operation) -> list[Operation]:
         """Rows may be tokens or rows of logits."""
-        rows, width = shape_of(op.result.type)
-        kernel = elementwise.rmsnorm(width, op["eps"])
-        return [self.call(op, kernel, f"{rows.name} in0 in1 out0")]
+        kernel = elementwise.rmsnorm(_width(op.result), op["eps"])
+        return [self.call(op, kernel, f"{_rows(op.result)} in0 in1 out0")]
 
     def add_rmsnorm(self, op: Operation) -> list[Operation]:
         """Both results are written."""
-        kernel = elementwise.add_rmsnorm(shape_of(op.results[0].type)[1], op["eps"])
+        kernel = elementwise.add_rmsnorm(_width(op.results[0]), op["eps"])
         return [self.call(op, kernel, "T in0 in1 in2 out0 out1")]
 
     def add(self, op: Operation) -> list[Operation]:
         """A residual that no norm follows at once."""
-        kernel = elementwise.add(shape_of(op.result.type)[1])
+        kernel = elementwise.add(_width(op.result))
         return [self.call(op, kernel, "T in0 in1 out0")]
 
     def silu_mul(self, op: Operation) -> list[Operation]:
         """Rows are tokens, or pairs of experts."""
-        rows, width = shape_of(op.result.type)
-        return [self.call(op, elementwise.silu_mul(width), f"{rows.name} in0 out0")]
+        kernel = elementwise.silu_mul(_width(op.result))
+        return [self.call(op, kernel, f"{_rows(op.result)} in0 out0")]
 
     def take_rows(self, op: Operation) -> list[Operation]:
         """The rows whose logits are wanted."""
-        kernel = elementwise.take_rows(shape_of(op.result.type)[1])
+        kernel = elementwise.take_rows(_width(op.result))
         return [self.call(op, kernel, "T R in0 in1 out0")]
 
     def qkv_rope_write(self, op: Operation) -> list[Operation]:
@@ -152,8 +151,7 @@ class _Lowering:
 
     def moe_route(self, op: Operation) -> list[Operation]:
         """The top experts of each token."""
-        experts = shape_of(op.operands[0].type)[1]
-        kernel = moe.route(experts, op["top_k"], bool(op.attribute("renormalize")))
+        kernel = moe.route(_width(op.operands[0]), op["top_k"], bool(op.attribute("renormalize")))
         return [self.call(op, kernel, "T in0 out0 out1")]
 
     def moe_dispatch(self, op: Operation) -> list[Operation]:
@@ -163,7 +161,7 @@ class _Lowering:
     def moe_expert(self, op: Operation) -> list[Operation]:
         """The experts' matmul; an expert has few rows in decode, so blocks of rows are small."""
         weight, per_row = op.operands[1], op["per_row"]
-        experts, n, k = shape_of(weight.type)
+        experts, n, k = _sizes(weight)
         rows, block_n, block_k = (4, 64, 64) if self.options.rows else (8, 16, blocks(n, k)[1])
         kernel = moe.expert_matmul(experts, n, k, per_row, dtype_of(weight.type), rows,
                                    min(block_n, n), min(block_k, k))  # fmt: skip
@@ -172,14 +170,13 @@ class _Lowering:
 
     def moe_combine(self, op: Operation) -> list[Operation]:
         """The weighted sum of a token's pairs."""
-        width, top_k = shape_of(op.result.type)[1], shape_of(op.operands[1].type)[1]
         residual = len(op.operands) == 3
-        kernel = moe.combine(width, top_k, residual)
+        kernel = moe.combine(_width(op.result), _width(op.operands[1]), residual)
         return [self.call(op, kernel, "T M in0 in1 out0" + (" in2" if residual else ""))]
 
     def matmul(self, op: Operation) -> list[Operation]:
         """A kernel for few rows; the library where there may be many."""
-        if self.options.rows == 0 and "T" in map(str, shape_of(op.result.type)):
+        if self.options.rows == 0 and _rows(op.result) == "T":
             why = "many rows: the library's blocked product is faster"
             return [make("graph.library", *op.operands, results=op.results, routine="matmul",
                          why=why, of=op.name, span=op.span)]  # fmt: skip
@@ -190,15 +187,16 @@ class _Lowering:
         return [self._matmul(op, list(op["parts"]))]
 
     def _matmul(self, op: Operation, parts: list[str]) -> Operation:
-        (rows, n), weight = shape_of(op.result.type), op.operands[1]
-        k, most = shape_of(weight.type)[1], self.options.rows or ROWS_OF_LOGITS
+        weight, most = op.operands[1], self.options.rows or ROWS_OF_LOGITS
+        n, k = _width(op.result), _width(weight)
         block_n, block_k = blocks(n, k, most)
         shape = Matmul(
             n, k, dtype_of(weight.type), most, "bias" in parts, "residual" in parts,
             op["eps"] if "norm" in parts else None, bool(op.attribute("silu")), block_n, block_k,
         )  # fmt: skip
         rest = "".join(f" in{2 + place}" for place in range(len(parts)))
-        return self.call(op, matmul(shape), f"{rows} in0 in1 out0{_scale(weight, 1)}{rest}")
+        arguments = f"{_rows(op.result)} in0 in1 out0{_scale(weight, 1)}{rest}"
+        return self.call(op, matmul(shape), arguments)
 
     def finalize(self, op: Operation) -> list[Operation]:
         """Attention over a layer's pages: kvset, partial and finalize together."""
@@ -225,6 +223,23 @@ class _Lowering:
     def nothing(self, op: Operation) -> list[Operation]:
         """Kvsets and states are lowered with the operation that finalizes them."""
         return []
+
+
+def _sizes(weight: Value) -> tuple[int, ...]:
+    """Return the extents of a weight: numbers all of them."""
+    return tuple(extent for extent in shape_of(weight.type) if isinstance(extent, int))
+
+
+def _width(value: Value) -> int:
+    """Return the last extent, a number in every tensor."""
+    extent = shape_of(value.type)[-1]
+    assert isinstance(extent, int)
+    return extent
+
+
+def _rows(value: Value) -> str:
+    """Return the name of the first extent: T, R or M."""
+    return str(shape_of(value.type)[0])
 
 
 def _scale(weight: Value, operand: int) -> str:
