@@ -159,11 +159,14 @@ class Compilation:
     def kernels(self) -> dict[str, Kernel]:
         """The compiled kernels, by name."""
         from .codegen.build import compile_kernels
+        from .codegen.proofs import ensure_proven
         from .passes.tile.regimes import merge_kernels
         from .passes.tile.sampling import sampling_kernels
 
         vocabulary = self._need_checkpoint().config.vocab_size
         wanted = merge_kernels(self.regimes) + sampling_kernels(vocabulary)
+        if self.options.prove:
+            ensure_proven([kernel for kernel, _ in wanted], self.options.cache)
         return compile_kernels(wanted, "cpu", self.options.cache)
 
     @cached_property
