@@ -14,7 +14,7 @@ class UnknownName(WeftNameError):
 class UnknownFunction(WeftNameError):
     """A call of something that is no tool, builtin or record."""
 
-    template = "there is no tool, builtin or record `{name}`"
+    template = "there is no {what} `{name}`"
 
 
 class UnknownMethod(WeftNameError):
@@ -95,6 +95,13 @@ class WrongOption(WeftTypeError):
     """An option's value outside its range."""
 
     template = "`{name}` {problem}"
+
+
+class RecursiveProgram(WeftTypeError):
+    """A program that runs itself."""
+
+    template = "programs cannot run themselves: {names}"
+    hint = "a loop with a bound says the same: while CONDITION up to N:"
 
 
 class RecursiveRecord(WeftTypeError):

@@ -102,8 +102,10 @@ def check_expression(expression: ast.Expression, flow: Flow) -> Term:
             for side in (left, right):
                 expect(side, BOOL, f"`{op}`", flow)
             return BOOL
-        case ast.Run(how=how):
-            raise NotAvailableYet(statement=how, span=expression.span)
+        case ast.Run():
+            from .check_programs import check_run
+
+            return check_run(expression, flow)
         case ast.Call():
             return _check_call(expression, flow)
         case ast.Method():
@@ -164,13 +166,18 @@ def _check_call(call: ast.Call, flow: Flow) -> Term:
     if call.function in world.tools:
         return _check_tool_call(call, flow)
     if call.function in world.programs:
-        raise NotAvailableYet(statement="call", span=call.span)
+        hint = f"a program is run with call {call.function}(...) or inline {call.function}(...)"
+        raise UnknownFunction(
+            what="tool, builtin or record", name=call.function, hint=hint, span=call.span
+        )
     if call.function == "score":
         raise NotAvailableYet(statement="score", span=call.span)
     if call.function not in BUILTINS:
         known = [*BUILTINS, *world.tools, *world.fields]
         hint = did_you_mean(call.function, known)
-        raise UnknownFunction(name=call.function, hint=hint, span=call.span)
+        raise UnknownFunction(
+            what="tool, builtin or record", name=call.function, hint=hint, span=call.span
+        )
     have = [check_expression(item, flow) for item in call.arguments]
     found = None if call.named else builtin_type(call.function, have)
     if found is None:
@@ -220,30 +227,10 @@ def _check_record(call: ast.Call, flow: Flow) -> Term:
 
 
 def _check_tool_call(call: ast.Call, flow: Flow) -> Term:
+    from .check_arguments import check_arguments
+
     tool = flow.world.tools[call.function]
-    names = [parameter.name for parameter in tool.parameters]
-    unknown = [item.name for item in call.named if item.name not in names]
-    if len(call.arguments) > len(names) or unknown:
-        have = unknown or [f"{len(call.arguments)} values"]
-        raise WrongArguments(
-            name=tool.name, want=f"({', '.join(names)})", have=_listed(have), span=call.span
-        )
-    given = dict(zip(names, call.arguments, strict=False))
-    for item in call.named:
-        if item.name in given:
-            raise WrongArguments(
-                name=tool.name, want=f"`{item.name}` once", have="it twice", span=item.span
-            )
-        given[item.name] = item.value
-    for parameter in tool.parameters:
-        want = term_of(parameter.type, flow.world.fields)
-        if parameter.name in given:
-            expect(given[parameter.name], want, f"`{tool.name}({parameter.name})`", flow)
-        elif parameter.default is None:
-            note = Note("the tool is declared here", tool.span)
-            raise MissingArgument(
-                name=tool.name, missing=parameter.name, notes=(note,), span=call.span
-            )
+    check_arguments(tool, call, flow)
     return term_of(tool.returns, flow.world.fields) if tool.returns else NONE
 
 

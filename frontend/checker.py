@@ -32,6 +32,7 @@ from .check_errors import (
 from .check_expressions import Binding, Flow, World, check_expression, expect
 from .check_match import check_match
 from .check_options import check_gen_options, check_select_options
+from .check_programs import check_recursion
 from .effects import caught
 from .signatures import BUILTINS, base, common, element, fits
 from .syntax_errors import NotAvailableYet
@@ -62,6 +63,7 @@ def _check_file(file: ast.File) -> list[Warning]:
     fields = record_fields(file)
     tools = {tool.name: tool for tool in file.tools}
     programs = {program.name: program for program in file.programs}
+    check_recursion(programs)
     warnings: list[Warning] = []
     for program in file.programs:
         world = World(fields, tools, programs, caught(program.body))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import fields
 
 from . import ast
 
@@ -37,7 +38,35 @@ def everything(body: Iterable[ast.Statement]) -> Iterator[ast.Statement]:
 def appends(body: Iterable[ast.Statement]) -> bool:
     """Say whether a body appends to the stream; a fork's branches append to their own."""
     kinds = (ast.Append, ast.Message, ast.Gen, ast.Select)
-    return any(isinstance(statement, kinds) for statement in flat(body))
+    return any(isinstance(item, kinds) or _inlines(item) for item in flat(body))
+
+
+def _inlines(statement: ast.Statement) -> bool:
+    value = getattr(statement, "value", None)
+    return isinstance(value, ast.Run) and value.how == "inline"
+
+
+def runs(program: ast.Program) -> Iterator[ast.Run]:
+    """Yield where a program runs others."""
+    return (node for node in nodes(program) if isinstance(node, ast.Run))
+
+
+def has_messages(program: ast.Program, programs: Mapping[str, ast.Program]) -> bool:
+    """Say whether a program's stream gets chat messages, be it by programs that it inlines."""
+    inlined = [run.program for run in runs(program) if run.how == "inline"]
+    return any(isinstance(node, ast.Message) for node in everything(program.body)) or any(
+        has_messages(programs[name], programs) for name in inlined if name in programs
+    )
+
+
+def nodes(node: ast.Node) -> Iterator[ast.Node]:
+    """Yield a node and all nodes inside it, in the order of the text."""
+    yield node
+    for item in fields(node):
+        value = getattr(node, item.name)
+        for inner in value if isinstance(value, tuple) else (value,):
+            if isinstance(inner, ast.Node):
+                yield from nodes(inner)
 
 
 def flat(body: Iterable[ast.Statement]) -> Iterator[ast.Statement]:

@@ -26,6 +26,7 @@ from typing import Any, overload
 from ..ir.diagnostics import WeftTypeError
 from ..ir.source import Source
 from . import ast
+from .check_errors import RecursiveProgram
 from .python_reader import read_program
 from .python_source import read_source
 from .python_tools import Tool
@@ -46,6 +47,7 @@ class ProgramFunction:
     def __init__(self, function: Callable[..., Any]) -> None:
         self.function = function
         self.name = function.__name__
+        self._reading = False
         update_wrapper(self, function)
 
     @cached_property
@@ -55,7 +57,13 @@ class ProgramFunction:
 
     @cached_property
     def _read(self) -> tuple[ast.File, dict[str, Tool]]:
-        return read_program(self.function, self.source)
+        if self._reading:
+            raise RecursiveProgram(names=f"{self.name} -> ... -> {self.name}")
+        self._reading = True
+        try:
+            return read_program(self.function, self.source)
+        finally:
+            self._reading = False
 
     @property
     def file(self) -> ast.File:

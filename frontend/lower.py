@@ -13,24 +13,25 @@ from ..ir.verifier import verify
 from . import ast
 from .constants import constant_of
 from .effects import appends, assigned, caught
-from .lower_expressions import Scope, lower_expression
+from .lower_expressions import STREAM_NAME, Scope, lower_expression
 from .lower_match import lower_fallible, lower_match
+from .lower_programs import leave, lower_inline
 from .signatures import base, common, element
 from .type_names import Fields, default_budget, options_of, record_fields, term_of
-
-_STREAM = ""
-"""Where a scope's values keep the stream; no name of a program is empty."""
 
 
 def lower(file: ast.File) -> Module:
     """Return the module of a file that `checker.check` has accepted."""
     fields = record_fields(file)
     tools = {tool.name: tool for tool in file.tools}
+    by_name = {program.name: program for program in file.programs}
     names = Names()
     declarations = [_record(item, fields) for item in file.records]
     declarations += [_tool(item, fields) for item in file.tools]
     doc = file.doc if len(file.programs) == 1 else None
-    programs = [Lowering(names, fields, tools).program(item, doc) for item in file.programs]
+    programs = [
+        Lowering(names, fields, tools, by_name).program(item, doc) for item in file.programs
+    ]
     module = Module((*declarations, *programs))
     verify(module, ("program",))
     return module
@@ -72,14 +73,17 @@ class Lowering:
     names: Names
     fields: Fields
     tools: dict[str, ast.Tool]
+    programs: dict[str, ast.Program]
+    inlined: bool = False
+    role: str | None = None
     caught: frozenset[str] = frozenset()
 
     def program(self, program: ast.Program, file_doc: str | None) -> Operation:
         """Lower a whole program."""
         self.caught = caught(program.body)
-        scope = Scope(self.names, self.fields, self.tools, {})
+        scope = Scope(self.names, self.fields, self.tools, {}, self.programs)
         stream = self.names.value("s", STREAM)
-        scope.values[_STREAM] = stream
+        scope.values[STREAM_NAME] = stream
         for parameter in program.parameters:
             type = base(term_of(parameter.type, self.fields))
             scope.values[parameter.name] = self.names.value(parameter.name, type)
@@ -129,32 +133,36 @@ class Lowering:
             case ast.Assign():
                 self._assign(statement, scope)
             case ast.Evaluate(value=value):
-                lower_expression(value, scope)
+                self.whole(value, scope, "")
+            case ast.Return(value=value) if self.inlined:
+                leave(self, value, scope, statement.span)
             case ast.Return(value=value):
-                values = () if value is None else (lower_expression(value, scope),)
+                values = () if value is None else (self.whole(value, scope, ""),)
                 scope.emit("program.return", *values, span=statement.span)
                 scope.ended = True
 
-    def _advance(self, scope: Scope, name: str, /, *operands: Value, **more: Any) -> None:
+    def advance(self, scope: Scope, name: str, /, *operands: Value, **more: Any) -> None:
         """Append an operation that takes the stream and gives the next one."""
         following = self.names.value("s", STREAM)
-        scope.emit(name, scope.values[_STREAM], *operands, results=(following,), **more)
-        scope.values[_STREAM] = following
+        scope.emit(name, scope.values[STREAM_NAME], *operands, results=(following,), **more)
+        scope.values[STREAM_NAME] = following
 
     def _append(self, text: ast.Expression, scope: Scope) -> None:
         parts = text.parts if isinstance(text, ast.Text) else (text,)
         for part in parts:
             if isinstance(part, str):
-                self._advance(scope, "program.literal", text=part, span=text.span)
+                self.advance(scope, "program.literal", text=part, span=text.span)
             else:
                 value = lower_expression(part, scope)
-                self._advance(scope, "program.append", value, span=part.span)
+                self.advance(scope, "program.append", value, span=part.span)
 
     def _message(self, message: ast.Message, scope: Scope) -> None:
-        self._advance(scope, "program.begin", role=message.role, span=message.span)
+        self.advance(scope, "program.begin", role=message.role, span=message.span)
+        self.role = message.role
         self.body(message.body, scope)
+        self.role = None
         if not scope.ended:
-            self._advance(scope, "program.end", role=message.role, span=message.span)
+            self.advance(scope, "program.end", role=message.role, span=message.span)
 
     def _gen(self, gen: ast.Gen, scope: Scope) -> None:
         type = term_of(gen.type, self.fields)
@@ -162,29 +170,37 @@ class Lowering:
         budget = options.pop("max_tokens", None) or default_budget(type, self.fields)
         following, value = self.names.value("s", STREAM), self.names.value(gen.name, type)
         scope.emit(
-            "program.gen", scope.values[_STREAM], results=(following, value), span=gen.span,
+            "program.gen", scope.values[STREAM_NAME], results=(following, value), span=gen.span,
             name=gen.name, type=type, max_tokens=budget, **options,
         )  # fmt: skip
-        scope.values |= {_STREAM: following, gen.name: value}
+        scope.values |= {STREAM_NAME: following, gen.name: value}
 
     def _select(self, select: ast.Select, scope: Scope) -> None:
         choices = lower_expression(select.choices, scope, wanted=list_of(STR))
         following, value = self.names.value("s", STREAM), self.names.value(select.name, STR)
         by = {option.name: constant_of(option.value) for option in select.options}
         scope.emit(
-            "program.select", scope.values[_STREAM], choices, results=(following, value),
+            "program.select", scope.values[STREAM_NAME], choices, results=(following, value),
             span=select.span, name=select.name, **by,
         )  # fmt: skip
-        scope.values |= {_STREAM: following, select.name: value}
+        scope.values |= {STREAM_NAME: following, select.name: value}
+
+    def whole(
+        self, value: ast.Expression, scope: Scope, hint: str, wanted: Term | None = None
+    ) -> Value:
+        """Lower what stands alone: an expression, or a program that runs on this stream."""
+        if isinstance(value, ast.Run) and value.how == "inline":
+            return lower_inline(self, value, scope, hint or value.program)
+        return lower_expression(value, scope, hint=hint, wanted=wanted)
 
     def _assign(self, statement: ast.Assign, scope: Scope) -> None:
         wanted = term_of(statement.type, self.fields) if statement.type else None
         if wanted is None and statement.name in scope.values:
             wanted = scope.values[statement.name].type
         if statement.name in self.caught:
-            value = lower_fallible(statement.value, scope, statement.name, wanted)
+            value = lower_fallible(self, statement.value, scope, statement.name, wanted)
         else:
-            value = lower_expression(statement.value, scope, hint=statement.name, wanted=wanted)
+            value = self.whole(statement.value, scope, statement.name, wanted)
         scope.values[statement.name] = value
 
     def _fork(self, fork: ast.Fork, scope: Scope) -> None:
@@ -193,14 +209,14 @@ class Lowering:
         stream = self.names.value("s", STREAM)
         type = element(over.type) if fork.variable else INT
         item = self.names.value(fork.variable or "branch", type)
-        inner.values[_STREAM] = stream
+        inner.values[STREAM_NAME] = stream
         if fork.variable:
             inner.values[fork.variable] = item
         self.body(fork.body, inner)
         yielded = inner.operations[-1].operands[0].type
         result = self.names.value(fork.name, list_of(base(yielded)))
         scope.emit(
-            "program.fork", scope.values[_STREAM], over, results=(result,),
+            "program.fork", scope.values[STREAM_NAME], over, results=(result,),
             regions=(inner.region(stream, item),), span=fork.span, name=fork.name,
         )  # fmt: skip
         scope.values[fork.name] = result
@@ -234,7 +250,7 @@ class Lowering:
         )
 
     def _carried(self, body: tuple[ast.Statement, ...], scope: Scope) -> list[str]:
-        stream = [_STREAM] if appends(body) else []
+        stream = [STREAM_NAME] if appends(body) else []
         return stream + [name for name in assigned(body) if name in scope.values]
 
     def _enter(self, carried: list[str], scope: Scope, inner: Scope) -> tuple[Value, ...]:

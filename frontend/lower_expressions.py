@@ -30,6 +30,10 @@ _HINTS = {
 }  # fmt: skip
 
 
+STREAM_NAME = ""
+"""Where a scope's values keep the stream; no name of a program is empty."""
+
+
 @dataclass
 class Scope:
     """One region under construction: its operations so far, and what the names stand for."""
@@ -38,12 +42,13 @@ class Scope:
     fields: Fields
     tools: Mapping[str, ast.Tool]
     values: dict[str, Value]
+    programs: Mapping[str, ast.Program] = field(default_factory=dict)
     operations: list[Operation] = field(default_factory=list)
     ended: bool = False
 
     def child(self) -> Scope:
         """Return a scope for a region inside, which sees the values of this one."""
-        return Scope(self.names, self.fields, self.tools, dict(self.values))
+        return Scope(self.names, self.fields, self.tools, dict(self.values), self.programs)
 
     def emit(self, name: str, /, *operands: Value, **more: Any) -> tuple[Value, ...]:
         """Append an operation and return its results."""
@@ -97,6 +102,10 @@ def lower_expression(
             return _lower_binary(expression, scope, hint)
         case ast.Logical():
             return _lower_logical(expression, scope, hint)
+        case ast.Run():
+            from .lower_programs import lower_run
+
+            return lower_run(expression, scope, hint)
         case ast.Call():
             return _lower_call(expression, scope, hint)
         case ast.Method():
@@ -226,22 +235,33 @@ def _lower_record(call: ast.Call, scope: Scope, hint: str) -> Value:
 def lower_tool_call(call: ast.Call, scope: Scope, hint: str, catch: bool = False) -> Value:
     """Lower a tool call; with `catch`, its failure is a value."""
     tool = scope.tools[call.function]
-    given: dict[str, ast.Expression] = {item.name: item.value for item in call.named}
-    for parameter, value in zip(tool.parameters, call.arguments, strict=False):
-        given[parameter.name] = value
-    values = [
-        lower_expression(
-            given.get(parameter.name) or _default(parameter), scope,
-            wanted=term_of(parameter.type, scope.fields),
-        )
-        for parameter in tool.parameters
-    ]  # fmt: skip
+    values = lower_arguments(tool, call.arguments, call.named, scope)
     returns = term_of(tool.returns, scope.fields) if tool.returns else NONE
     type = result_of(returns) if catch else returns
     return scope.value(
         "program.call_tool", *values, hint=hint or tool.name, type=type,
         span=call.span, name=Symbol(tool.name), catch=catch or None,
     )  # fmt: skip
+
+
+def lower_arguments(
+    target: ast.Tool | ast.Program,
+    arguments: Sequence[ast.Expression],
+    named: Sequence[ast.Argument],
+    scope: Scope,
+) -> list[Value]:
+    """Lower the arguments of a tool or a program, in the order of its parameters."""
+    given: dict[str, ast.Expression] = {item.name: item.value for item in named}
+    for parameter, value in zip(target.parameters, arguments, strict=False):
+        given[parameter.name] = value
+    return [
+        lower_expression(
+            given.get(parameter.name) or _default(parameter),
+            scope,
+            wanted=term_of(parameter.type, scope.fields),
+        )
+        for parameter in target.parameters
+    ]
 
 
 def _default(parameter: ast.Parameter) -> ast.Expression:

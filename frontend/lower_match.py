@@ -27,7 +27,7 @@ def lower_match(lowering: Lowering, match: ast.Match, scope: Scope) -> None:
     if isinstance(match.subject, ast.Name):
         result = scope.values[match.subject.name]
     else:
-        result = lower_fallible(match.subject, scope, "result", None)
+        result = lower_fallible(lowering, match.subject, scope, "result", None)
     failed = scope.value("program.is_error", result, hint="failed", type=BOOL, span=error.span)
 
     def on_error(inner: Scope) -> None:
@@ -46,14 +46,14 @@ def lower_match(lowering: Lowering, match: ast.Match, scope: Scope) -> None:
 
 
 def lower_fallible(
-    expression: ast.Expression, scope: Scope, hint: str, wanted: Term | None
+    lowering: Lowering, expression: ast.Expression, scope: Scope, hint: str, wanted: Term | None
 ) -> Value:
     """Lower a value that a match may find to be an error: a caught tool call, or no error."""
     if is_tool_call(expression, scope.tools):
         assert isinstance(expression, ast.Call)
         return lower_tool_call(expression, scope, hint, catch=True)
     inner = outcome(wanted) if wanted is not None else None
-    value = lower_expression(expression, scope, hint=hint, wanted=inner)
+    value = lowering.whole(expression, scope, hint, inner)
     type = result_of(base(inner or value.type))
     return scope.value("program.result", value, hint=hint, type=type, span=expression.span)
 

@@ -30,7 +30,9 @@ class ExpressionReader:
         self.source = source
         self.records: dict[str, ast.Record] = {}
         self.tools: dict[str, Tool] = {}
+        self.programs: dict[str, Any] = {}
         self.bound: set[str] = set()
+        self.stream = ""
         self.types = TypeReader(names, source, self.records)
 
     def read(self, node: python.expr) -> ast.Expression:
@@ -118,7 +120,30 @@ class ExpressionReader:
         result = ast.Binary(sign, self.read(left), self.read(others[0]), span=span)
         return ast.Unary("not", result, span=span) if isinstance(ops[0], python.NotIn) else result
 
+    def run(self, how: str, node: python.Call) -> ast.Run:
+        """Return `s.call(other, ...)` or `s.inline(other, ...)`; `other` is a program."""
+        span = self.span(node)
+        meant = self._attribute(node.args[0]) if node.args else None
+        if not hasattr(meant, "tools"):
+            hint = f"write {self.stream}.{how}(other, argument), where other is a @weft.program"
+            raise NotInPython(what=f"this {how}", hint=hint, span=span)
+        assert meant is not None
+        self.programs[meant.name] = meant
+        arguments = tuple(self.read(item) for item in node.args[1:])
+        return ast.Run(how, meant.name, arguments, self.options(node.keywords), span=span)
+
+    def _on_stream(self, node: python.Call, name: str, span: Span) -> ast.Expression:
+        if name == "call":
+            return self.run("call", node)
+        if name == "score" and not node.keywords:
+            return ast.Call("score", tuple(self.read(item) for item in node.args), span=span)
+        hint = f"name = {self.stream}.{name}(...) stands on a line of its own"
+        raise NotInPython(what=f"`{self.stream}.{name}` in an expression", hint=hint, span=span)
+
     def _call(self, node: python.Call, span: Span) -> ast.Expression:
+        if isinstance(node.func, python.Attribute) and isinstance(node.func.value, python.Name):
+            if node.func.value.id == self.stream:
+                return self._on_stream(node, node.func.attr, span)
         if isinstance(node.func, python.Attribute):
             meant = self._attribute(node.func)
             if not isinstance(meant, Tool):

@@ -59,7 +59,12 @@ def _read(function: Callable[..., Any], source: Source) -> tuple[ast.File, dict[
     program = ast.Program(function.__name__, parameters, returns, statements, doc, span=span)
     tools = [tool.declaration(reader.records) for tool in reader.tools.values()]
     declared = sorted([*reader.records.values(), *tools], key=lambda item: item.span or span)
-    return ast.File((*declared, program), source=source, span=span), dict(reader.tools)
+    named = dict(reader.tools)
+    for other in reader.programs.values():
+        if other.function is not function:
+            declared += [item for item in other.file.declarations if item not in declared]
+            named |= other.tools
+    return ast.File((*declared, program), source=source, span=span), named
 
 
 def _header(syntax: python.FunctionDef, reader: ExpressionReader) -> Span:
@@ -81,6 +86,7 @@ class _Body:
         found = []
         for node in body:
             self._reader.bound = self._bound
+            self._reader.stream = self._stream
             if not isinstance(node, python.Pass):
                 found.append(self._statement(node))
         return tuple(found)
@@ -120,7 +126,7 @@ class _Body:
             case python.Match():
                 return self._match(node, span)
             case python.Return(value=value):
-                result = None if value is None else self._reader.read(value)
+                result = None if value is None else self._whole(value)
                 return ast.Return(result, span=span)
         raise NotInPython(what=f"`{_word(node)}`", span=span)
 
@@ -129,6 +135,8 @@ class _Body:
         if name in ROLES and len(call.args) == 1 and not call.keywords:
             text = self._reader.text(call.args[0])
             return ast.Message(name, (ast.Append(text, span=text.span),), span=span)
+        if name in {"call", "inline"}:
+            return ast.Evaluate(self._reader.run(name, call), span=span)
         if name is not None and name.split(".")[-1] in {"gen", "select"}:
             raise UnnamedGen(what=name.split(".")[-1], stream=self._stream, span=span)
         if name is not None:
@@ -150,15 +158,20 @@ class _Body:
         self, name: str, type: ast.Type | None, value: python.expr, span: Span
     ) -> ast.Statement:
         method = self._stream_method(value.func) if isinstance(value, python.Call) else None
-        if method is not None and isinstance(value, python.Call):
+        if method in {"gen", "select"} or (method is not None and "." in method):
+            assert isinstance(value, python.Call)
             statement = self._generate(name, method, value, span)
         else:
             declares = name not in self._bound
-            statement = ast.Assign(
-                name, self._reader.read(value), type, declares=declares, span=span
-            )
+            statement = ast.Assign(name, self._whole(value), type, declares=declares, span=span)
         self._bound = self._bound | {name}
         return statement
+
+    def _whole(self, value: python.expr) -> ast.Expression:
+        """Read what stands alone: an expression, or `s.inline(other, ...)`."""
+        if isinstance(value, python.Call) and self._stream_method(value.func) == "inline":
+            return self._reader.run("inline", value)
+        return self._reader.read(value)
 
     def _generate(self, name: str, method: str, call: python.Call, span: Span) -> ast.Statement:
         """Read `name = s.gen(...)`, `name = s.assistant.gen(...)`, and the same with select."""

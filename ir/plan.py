@@ -71,6 +71,8 @@ OPERATIONS = (
         required=("name",),
         optional=("prefix", "note"),
     ),
+    Op("plan.inline", "as program.inline, with kv values", 1, 2, regions=1, required=("name",)),
+    Op("plan.leave", "ends the innermost plan.inline", 2, terminator=True),
     Op("plan.for", "as program.for, with kv values", (1, None), (0, None), regions=1),
     Op("plan.while", "as program.while", (0, None), (0, None), regions=2, required=("limit",)),
     Op("plan.if", "as program.if", 1, (0, None), regions=2),

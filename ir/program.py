@@ -71,6 +71,16 @@ STREAM_OPERATIONS = (
         optional=ANNOTATIONS,
     ),
     Op(
+        "program.inline",
+        "runs another program's body, its region, on this stream; region argument and results: "
+        "stream; stream, value. Every path of the region ends in `program.leave`",
+        1,
+        2,
+        regions=1,
+        required=("name",),
+        optional=ANNOTATIONS,
+    ),
+    Op(
         "program.for",
         "a loop over a list; operands: list, carried values (streams among them); region "
         "arguments: element, carried values; yields and results: carried values",
@@ -102,6 +112,12 @@ STREAM_OPERATIONS = (
 TERMINATORS = (
     Op("program.yield", "gives the region's results", (0, None), terminator=True),
     Op("program.condition", "says whether a while goes on", 1, terminator=True),
+    Op(
+        "program.leave",
+        "ends the innermost `program.inline` with its stream and value, from any depth",
+        2,
+        terminator=True,
+    ),
     Op("program.return", "ends the program with a value", (0, 1), terminator=True),
 )
 
@@ -126,6 +142,8 @@ VALUE_OPERATIONS = (
        required=("name",)),
     Op("program.call_tool", "calls a declared tool; with `catch`, its failure is a value",
        (0, None), 1, required=("name",), optional=("catch",)),
+    Op("program.call", "runs another program of the module on a stream of its own",
+       (0, None), 1, required=("name",)),
     Op("program.result", "a value as a result that is no error", 1, 1),
     Op("program.is_error", "whether a result is an error", 1, 1),
     Op("program.error", "the error of a result that is one", 1, 1),
@@ -137,6 +155,9 @@ DIALECT = Dialect(
     "streams of prompt state: literal, gen, select, fork, for, if, return",
     DECLARATIONS + STREAM_OPERATIONS + TERMINATORS + VALUE_OPERATIONS,
 )
+
+EFFECTS = frozenset({"program.call_tool", "program.call"})
+"""Value operations that do more than give a value: they are neither dropped nor repeated."""
 
 VALUE_NAMES = frozenset(spec.name for spec in VALUE_OPERATIONS)
 """Host operations: they mean the same in a plan, and stay as they are there."""

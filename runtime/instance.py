@@ -29,6 +29,12 @@ Outcome = tuple[str, tuple[Any, ...]]
 Step = Generator[Any, Any, Any]
 
 
+_EXITS = frozenset({"return", "leave"})
+"""What ends not only its own region: the program, or the inlined program that it stands in."""
+
+_TERMINATORS = _EXITS | {"yield", "condition"}
+
+
 class ProgramFailed(RunError):
     """A gen, select, fork or loop that its values do not allow."""
 
@@ -83,7 +89,7 @@ class Instance:
                 yield from self._value(operation, frame)
                 continue
             kind = operation.name.partition(".")[2]
-            if kind in {"yield", "condition", "return"}:
+            if kind in _TERMINATORS:
                 return kind, tuple(frame.get(value) for value in operation.operands)
             outcome = yield from getattr(self, f"_{kind}")(operation, frame)
             if outcome is not None:
@@ -94,7 +100,7 @@ class Instance:
         condition = frame.get(operation.operands[0])
         region = operation.regions[0 if condition else 1]
         kind, results = yield from self._region(region, (), frame)
-        if kind == "return":
+        if kind in _EXITS:
             return kind, results
         frame.bind(operation.results, results)
 
@@ -103,7 +109,7 @@ class Instance:
         for item in items:
             values = (item, *carried)
             kind, results = yield from self._region(operation.regions[0], values, frame)
-            if kind == "return":
+            if kind in _EXITS:
                 return kind, results
             carried = list(results)
         frame.bind(operation.results, tuple(carried))
@@ -118,10 +124,15 @@ class Instance:
             if not goes_on:
                 break
             kind, results = yield from self._region(body, carried, frame)
-            if kind == "return":
+            if kind in _EXITS:
                 return kind, results
             carried = results
         frame.bind(operation.results, carried)
+
+    def _inline(self, operation: Operation, frame: Frame) -> Step:
+        stream = frame.get(operation.operands[0])
+        _, results = yield from self._region(operation.regions[0], (stream,), frame)
+        frame.bind(operation.results, results)
 
     def _fork(self, operation: Operation, frame: Frame) -> Step:
         over = frame.get(operation.operands[1])
@@ -153,9 +164,23 @@ class Instance:
         operands = [frame.get(value) for value in operation.operands]
         if operation.name == "program.call_tool":
             result = yield from self._call_tool(operation, operands)
+        elif operation.name == "program.call":
+            result = yield from self._call_program(operation, operands, frame)
         else:
             result = evaluate(operation, operands, self.row)
         frame.bind(operation.results, (result,))
+
+    def _call_program(self, operation: Operation, operands: list[Any], frame: Frame) -> Step:
+        """Run another program on a stream of its own; its samples are named by the call."""
+        name = operation["name"].name
+        label = f"call {name}"
+        inner = Frame(self.row, (*frame.path, (label, frame.occurrence(label), 0)))
+        root = self._own(self._engine.create(self._order()), inner)
+        region = self._machine.programs[name].regions[0]
+        _, results = yield from self._region(region, (Handle(root, 0), *operands), inner)
+        for sequence in list(inner.owned):
+            self._free_sequence(sequence)
+        return results[0] if results else None
 
     def _call_tool(self, operation: Operation, operands: list[Any]) -> Step:
         try:

@@ -37,11 +37,12 @@ class Machine:
         vocab_size: int,
         functions: Mapping[str, Callable[..., Any]],
     ) -> None:
-        self.function = plan.symbol(name)
+        self.programs = _reachable(plan, name)
+        self.function = self.programs[name]
         self.tokenizer = tokenizer
         self.words = TokenBytes(tokenizer)
         self.records = records_of(plan)
-        self.tools = _bind_tools(plan, functions, self.function)
+        self.tools = _bind_tools(plan, functions, self.programs)
         self.constraints = ConstraintTable(tokenizer, vocab_size).add_module(plan)
         self.heals = HealTable(tokenizer, vocab_size)
         self.prompts = PromptLog()
@@ -74,13 +75,26 @@ class Machine:
         return self.constraints.start(constraint, "" if included else heal)
 
 
+def _reachable(plan: Module, name: str) -> dict[str, Operation]:
+    """Return a program and those that it calls, be it through others, by name."""
+    found: dict[str, Operation] = {}
+    todo = [name]
+    while todo:
+        name = todo.pop()
+        if name not in found:
+            found[name] = plan.symbol(name)
+            calls = (op for op in walk((found[name],)) if op.name == "program.call")
+            todo += [operation["name"].name for operation in calls]
+    return found
+
+
 def _bind_tools(
-    plan: Module, functions: Mapping[str, Callable[..., Any]], function: Operation
+    plan: Module, functions: Mapping[str, Callable[..., Any]], programs: Mapping[str, Operation]
 ) -> dict[str, BoundTool]:
-    """Bind the tools that `function` calls; raises UnboundTool."""
+    """Bind the tools that the programs call; raises UnboundTool."""
     used = {
         operation["name"].name: operation.span
-        for operation in walk((function,))
+        for operation in walk(tuple(programs.values()))
         if operation.name == "program.call_tool"
     }
     declared = {

@@ -74,6 +74,11 @@ class _Returned(Exception):
         self.value = value
 
 
+class _Left(Exception):
+    def __init__(self, results: tuple[Any, ...]) -> None:
+        self.results = results
+
+
 class Reference:
     """Runs a function of a program module."""
 
@@ -123,6 +128,8 @@ class Reference:
             kind = operation.name.partition(".")[2]
             if kind == "return":
                 raise _Returned(operands[0] if operands else None)
+            if kind == "leave":
+                raise _Left(tuple(operands))
             if kind in {"yield", "condition"}:
                 return tuple(operands)
             results = self._operation(operation, operands, scope)
@@ -135,9 +142,22 @@ class Reference:
     def _operation(self, operation: Operation, operands: list[Any], scope: _Scope) -> Sequence[Any]:
         if operation.name == "program.call_tool":
             return (self._call_tool(operation, operands),)
+        if operation.name == "program.call":
+            return (self._call(operation, operands, scope),)
         if operation.name in VALUE_NAMES:
             return (evaluate(operation, operands, self._row),)
         return getattr(self, "_" + operation.name.partition(".")[2])(operation, operands, scope)
+
+    def _call(self, operation: Operation, operands: list[Any], scope: _Scope) -> Any:
+        name = operation["name"].name
+        label = f"call {name}"
+        inner = _Scope((*scope.path, (label, scope.occurrence(label), 0)))
+        stream = Stream().plus(*self._chat.start())
+        try:
+            self._region(self._module.symbol(name).regions[0], (stream, *operands), inner)
+        except _Returned as returned:
+            return returned.value
+        return None
 
     def _call_tool(self, operation: Operation, operands: list[Any]) -> Any:
         name = operation["name"]
@@ -176,6 +196,13 @@ class Reference:
 
     def _if(self, operation: Operation, operands: list[Any], scope: _Scope) -> Sequence[Any]:
         return self._region(operation.regions[0 if operands[0] else 1], (), scope)
+
+    def _inline(self, operation: Operation, operands: list[Any], scope: _Scope) -> Sequence[Any]:
+        try:
+            self._region(operation.regions[0], operands, scope)
+        except _Left as left:
+            return left.results
+        raise AssertionError("every path of an inlined program leaves it")
 
     def _for(self, operation: Operation, operands: list[Any], scope: _Scope) -> Sequence[Any]:
         items, *carried = operands

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import re
 
 from ..ir.vocabulary import Tokenizer
 
@@ -31,17 +32,17 @@ class StopScanner:
     def __init__(self, stops: tuple[str, ...]) -> None:
         self._stops = tuple(stop.encode() for stop in stops if stop)
         self._reach = max((len(stop) for stop in self._stops), default=1) - 1
+        self._search = re.compile(b"|".join(re.escape(stop) for stop in self._stops)).search
         self._tail = b""
         self.size = 0
 
     def feed(self, piece: bytes) -> int | None:
         """Take more bytes; return where in all bytes the earliest stop begins, if one does."""
         window = self._tail + piece
-        begin = self.size - len(self._tail)
         self.size += len(piece)
-        for stop in self._stops:
-            if stop in window:
-                return begin + min(at for s in self._stops if (at := window.find(s)) >= 0)
+        found = self._search(window)
+        if found is not None:
+            return self.size - len(window) + found.start()
         self._tail = window[-self._reach :] if self._reach else b""
         return None
 

@@ -56,8 +56,8 @@ def _binary(operation: Operation, operands: Sequence[Any]) -> Any:
     if op == "in":
         return left in right
     if op == "*" and (isinstance(left, str | list) or isinstance(right, str | list)):
-        size = len(left) * right if isinstance(left, str | list) else left * len(right)
-        _check_size(size)
+        times = right if isinstance(left, str | list) else left
+        _check_size(int(times) * len(right if times is left else left))
     result = _BINARY[op](left, right)
     if isinstance(result, str | list):
         _check_size(len(result))

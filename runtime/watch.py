@@ -35,17 +35,16 @@ class Watch:
         self._scanner = StopScanner(stops) if any(stops) else None
         self._pieces = Pieces() if listener else None
         self._listener = listener
-        self._sizes: list[int] = []
-        self._bytes = bytearray()
+        self._whole: list[bytes] = []
 
     def accept(self, token: int) -> Finish | None:
         """Take one token; return how the generation ends, if it does."""
-        whole = self._words[token]
-        piece, self._skip = whole[self._skip :], max(0, self._skip - len(whole))
+        piece = whole = self._words[token]
+        if self._skip:
+            piece, self._skip = whole[self._skip :], max(0, self._skip - len(whole))
         at = None
         if self._scanner is not None:
-            self._sizes.append(len(whole))
-            self._bytes += whole
+            self._whole.append(whole)
             at = self._scanner.feed(piece)
         if self.matcher is not None:
             self.matcher.accept(token)
@@ -88,9 +87,9 @@ class Watch:
     def _cut(self, at: int) -> Finish:
         """Keep the whole tokens before byte `at`; encode anew what is left of the next."""
         keep, end = 0, 0
-        while keep < len(self._sizes) and end + self._sizes[keep] <= at:
-            end += self._sizes[keep]
+        while keep < len(self._whole) and end + len(self._whole[keep]) <= at:
+            end += len(self._whole[keep])
             keep += 1
-        rest = bytes(self._bytes[end:at]).decode("utf-8", "replace")
+        rest = b"".join(self._whole[keep:])[: at - end].decode("utf-8", "replace")
         tail = tuple(self._words.tokenizer.encode(rest)) if rest else ()
         return Finish("stop", keep, tail)

@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from ...ir.core import Module, Operation, Region, Value, make
-from ...ir.program import VALUE_NAMES
+from ...ir.program import EFFECTS, VALUE_NAMES
 from ..manager import EVERYTHING, Context
 from ..rewrite import substitute, uses
 
-PURE = VALUE_NAMES - {"program.call_tool"}
+PURE = VALUE_NAMES - EFFECTS
 """Host operations without effects: they fold when constant and go when unused."""
 
 _FOLDS: dict[str, Callable[[Any, Any], Any]] = {

@@ -69,7 +69,7 @@ class _Lowering:
             op["name"].name: op for op in module.operations if op.name == "program.record"
         }
         self.constraints: dict[tuple[str, str], Operation] = {}
-        self._model_parts = 0
+        self.left: StreamState | None = None
 
     def function(self, operation: Operation) -> Operation:
         region = operation.regions[0]
@@ -213,6 +213,29 @@ class _Block:
                 regions=(Region((kv, *region.arguments[1:]), body),),
             )
         )  # fmt: skip
+
+    def _inline(self, operation: Operation) -> None:
+        region = operation.regions[0]
+        before = self._operand(operation.operands[0])
+        state = self.streams[operation.operands[0].name]
+        kv, result = self._names.value("kv", KV), self._names.value("kv", KV)
+        inner = self._flush_used(region.operations)
+        inner[region.arguments[0].name] = replace(state, kv=kv, sealed=False)
+        body = _Block(self._lowering, inner).lower(region.operations)
+        self._out.append(
+            make(
+                "plan.inline", before, results=(result, operation.results[1]),
+                span=operation.span, name=operation["name"], regions=(Region((kv,), body),),
+            )
+        )  # fmt: skip
+        left = self._lowering.left or state
+        self.streams[operation.results[0].name] = replace(left, kv=result, sealed=False)
+
+    def _leave(self, operation: Operation) -> None:
+        stream, value = operation.operands
+        kv = self._operand(stream)
+        self._lowering.left = self.streams[stream.name]
+        self._out.append(make("plan.leave", kv, value, span=operation.span))
 
     def _return(self, operation: Operation) -> None:
         self._out.append(make("plan.return", *operation.operands, span=operation.span))

@@ -122,7 +122,7 @@ class _Function:
             definition = self._definitions.get(name)
             if definition is None:
                 owner = self._region_streams[name]
-                if owner.name == "program.fork":
+                if owner.name in {"program.fork", "program.inline"}:
                     name = owner.operands[0].name
                     continue
                 if owner.name != "program.func":

@@ -1,6 +1,8 @@
 """More programs of examples/*.weft as Python functions: the statements beyond fork and loops."""
 
-# ruff: noqa: F841
+# ruff: noqa: B006, F841
+from typing import Literal
+
 from weft.frontend.embedded import program, tool
 
 
@@ -31,4 +33,34 @@ def solve(s, question: str) -> str:
             return f"{expression} = {number}"
 
 
-TWINS = {"checked_tool": solve}
+@program
+def critic(s, text: str, side: str) -> str:
+    s.system("You are a critic.")
+    s.user(f"What does this say about {side}? {text}")
+    opinion = s.assistant.gen(max_tokens=16, stop="\n")
+    return opinion
+
+
+@program
+def verdict(s, question: str) -> str:
+    s.user(f"{question} Answer yes or no.")
+    with s.assistant:
+        answer = s.gen(Literal["yes", "no"])
+        if answer == "no":
+            return "no"
+        s += ", because "
+        reason = s.gen(max_tokens=12, stop=".")
+    return f"yes: {reason}"
+
+
+@program
+def panel(s, text: str, sides: list[str] = ["service", "price"]) -> list[str]:
+    s.user("Opinions on a review:")
+    for side in sides:
+        s.user(s.call(critic, text, side))
+    good = s.inline(verdict, "Is it good?")
+    fair = s.inline(verdict, "Is it fair?")
+    return [good, fair]
+
+
+TWINS = {"checked_tool": solve, "panel": panel}

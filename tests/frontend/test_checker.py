@@ -92,6 +92,9 @@ MISTAKES = {
     "error's field": "let r = look(t)\n    match r:\n        case error e:\n"
     "            return e.text\n    return t",
     "calling a program": 'return p(n, xs, t)',
+    "unknown program": "let a = call q(t)\n    return t",
+    "program's arguments": "let a = call p(n, xs)\n    return t",
+    "recursion": "let a = call p(n, xs, t)\n    return a",
     "score": "return str(score(t))",
 }  # fmt: skip
 

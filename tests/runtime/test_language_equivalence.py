@@ -132,3 +132,79 @@ program p(arg: str) -> str:
     executable = toy.compile(text, {"parse": slow})
     found = [executable.run(arg=word).value for word in ("fine", "slow", "wrong")]
     assert found == ["1", "timeout", "wrong value"]
+
+
+PROGRAMS_OF_PROGRAMS = """
+program short(text: str, most: str = "few") -> str:
+    user "Say {text} in {most} words."
+    assistant gen said(max_tokens=4, temperature=1.0)
+    return said
+
+program early(text: str) -> int:
+    for number in range(3):
+        " {number}"
+        gen more(max_tokens=2, temperature=1.0)
+        if len(text) > 5:
+            " long"
+            return number
+        while len(more) > 1 up to 2:
+            "."
+            return 10 + number
+    " end"
+    return 7
+
+program main(arg: str) -> list[str]:
+    user "Begin {arg}"
+    let first = call short(arg)
+    let second = inline short(first, most="two")
+    assistant:
+        "Number:"
+        let number = inline early(arg)
+        " and"
+        gen last(max_tokens=3)
+    fork 2 as more:
+        let third = call short(last)
+        let fourth = inline short(third)
+        yield "{third} {fourth}"
+    let again = [call short("x"), call short("y", most="no")]
+    return [first, second, last, str(number)] + more + again
+"""
+
+
+def test_programs_of_programs(toy):
+    values = check(toy, PROGRAMS_OF_PROGRAMS)
+    assert values[2][3] == "0" and {row[3] for row in values} <= {"0", "10", "7"}
+
+
+def test_an_inlined_program_that_returns_in_a_message(toy):
+    text = """
+program grade(text: str) -> str:
+    assistant:
+        select mark from ["A", "B"]
+        if mark == "A":
+            return "best"
+        " why: "
+        gen why(max_tokens=3)
+    return why
+
+program main(arg: str) -> str:
+    user "{arg}"
+    let one = inline grade(arg)
+    user "again"
+    let two = inline grade(one)
+    return one + two
+"""
+    check(toy, text)
+
+
+def test_inlining_a_program_without_early_returns_keeps_texts_known(toy):
+    plain = 'program main(arg: str):\n    "a b the"\n    "hello {arg}"\n    gen x(max_tokens=2)\n'
+    inlined = (
+        'program start():\n    "a b the"\n    "hello "\n\n'
+        'program main(arg: str):\n    inline start()\n    "{arg}"\n    gen x(max_tokens=2)\n'
+    )
+    found = [
+        [op["parts"] for op in toy.plan(toy.lowered(text)).walk() if op.name == "plan.tokenize"]
+        for text in (plain, inlined)
+    ]
+    assert found[0] == found[1]
