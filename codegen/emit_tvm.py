@@ -21,7 +21,7 @@ from .tvm_expressions import TVM_DTYPES, Typed, coerce, computed, expression_tex
 from .tvm_loops import Writer, conjunction, elementwise
 from .tvm_values import Access, Held, broadcast, scalar, stored
 
-VERSION = 7
+VERSION = 9
 """Part of every cache key: raise it when the same tile IR becomes other text."""
 
 _RESERVED = {"T", "I", "range", "min", "max", "abs", "float", "int", "bool", *keyword.kwlist}
@@ -60,7 +60,8 @@ class Emitter:
         self.analysis = Analysis(kernel)
         self.held: dict[str, Held] = {}
         self.ahead: dict[str, Held] = {}
-        self.looking_ahead = False
+        self.next_program: dict[str, Held] = {}
+        self.looking: dict[str, Held] | None = None
         self.targets: dict[str, str] = {}
         self.lanes: dict[str, tvm_lanes.Lanes] = {}
         self.arguments = kernel.regions[0].arguments
@@ -151,17 +152,17 @@ class Emitter:
 
     def of(self, value: Value) -> Held:
         """Return how a value is held (looking ahead: as it will be in the loop's next round)."""
-        if self.looking_ahead and value.name in self.ahead:
-            return self.ahead[value.name]
+        if self.looking is not None and value.name in self.looking:
+            return self.looking[value.name]
         return self.held[value.name]
 
-    def next_round(self, text: Callable[[], str]) -> str:
-        """Return the text of something as it will be in the next round of the loop around it."""
-        self.looking_ahead = True
+    def looking_at(self, future: dict[str, Held], text: Callable[[], str]) -> str:
+        """Return a text with some values as they will be: in the next round, or program."""
+        self.looking = future
         try:
             return text()
         finally:
-            self.looking_ahead = False
+            self.looking = None
 
     def keep(self, value: Value, held: Held, into: str | None = None) -> Held:
         """Write a value into a local buffer (a scalar: into a variable); return the kept form."""
@@ -191,7 +192,7 @@ class Emitter:
     def _keep_ahead(self, value: Value, held: Held) -> None:
         """Compute a scalar for the loop's next round too: what is loaded there is prefetched."""
         name = self.out.fresh(identifier(value.name) + "_ahead")
-        text = self.next_round(lambda: held.at([], Access(honour=True)))
+        text = self.looking_at(self.ahead, lambda: held.at([], Access(honour=True)))
         self.out.line(f"{name}: T.{TVM_DTYPES[held.dtype]} = {text}")
         self.ahead[value.name] = scalar(name, held.dtype)
 
@@ -342,7 +343,10 @@ def _reshaped(
 
 
 def _program_id(emitter: Emitter, operation: Operation) -> None:
-    emitter.define(operation.result, scalar(emitter.places[operation["axis"]], "i32"))
+    place = emitter.places[operation["axis"]]
+    emitter.define(operation.result, scalar(place, "i32"))
+    if operation["axis"] == 0:
+        emitter.next_program[operation.result.name] = scalar(f"({place} + 1)", "i32")
 
 
 def _is_buffer(value: Value) -> bool:

@@ -135,6 +135,16 @@ class Analysis:
             for index in load.operands[1:]
         )
 
+    def streams(self, value: Value) -> bool:
+        """Tell whether a tile is loaded at indices that follow from the program and loops alone."""
+        load = self.conversion(value)
+        return (
+            load is not None
+            and load.operands[0].name not in self.written
+            and not load.attribute("masked")
+            and all(self.index_algebra(index) for index in load.operands[1:])
+        )
+
     def conversion(self, value: Value) -> Operation | None:
         """Return the load that a value is, or is a mere change of dtype of."""
         operation = self.producer.get(value.name)

@@ -61,17 +61,24 @@ def product_of(emitter: Emitter, operation: Operation, acc: Held | None = None) 
         inner = b
         b = Held(b.dtype, (b.shape[1], k), lambda at, access: inner.at([at[1], at[0]], access))
     acc = acc or emitter.of(operation.operands[2])
-    ahead = _ahead(emitter, operation, b)
+    ahead = _ahead(emitter, operation, b, m)
     return Product(a, b, acc, m, b.shape[0], k, runs_along_k(emitter, operation), ahead)
 
 
-def _ahead(emitter: Emitter, operation: Operation, b: Held) -> Callable[[str, str], str] | None:
-    """Return the element of b in the next round, if only memory tells where that lies."""
-    region = emitter.analysis.region_of[operation.result.name]
-    gathers = emitter.analysis.gathers(operation.operands[1], region)
-    if not (gathers and emitter.ahead) or b.buffer is not None:
+def _ahead(
+    emitter: Emitter, operation: Operation, b: Held, rows: int
+) -> Callable[[str, str], str] | None:
+    """Return the element of b to prefetch: in the loop's next round, if only memory tells where
+    that lies, or in the next program, if several rows of a keep this one busy meanwhile."""
+    analysis, value = emitter.analysis, operation.operands[1]
+    future: dict[str, Held] = {}
+    if analysis.gathers(value, analysis.region_of[operation.result.name]):
+        future = emitter.ahead
+    elif rows > 1 and analysis.streams(value):
+        future = emitter.next_program
+    if not future or b.buffer is not None:
         return None
-    return lambda n, k: emitter.next_round(lambda: b.at([n, k], Access()))
+    return lambda n, k: emitter.looking_at(future, lambda: b.at([n, k], Access()))
 
 
 def runs_along_k(emitter: Emitter, operation: Operation) -> bool:

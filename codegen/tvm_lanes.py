@@ -113,7 +113,7 @@ def _streams(parts: Product) -> int:
     Prefetchers follow few streams best, but each row read by itself reads all of a again: so one
     where a stays in the first-level cache, two where rows are short pages, else eight.
     """
-    if parts.ahead is not None:
+    if parts.ahead is not None and parts.k < 512:
         return 2
     return 1 if parts.k >= 512 and parts.m * parts.k <= CACHED else 8
 
