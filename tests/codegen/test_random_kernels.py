@@ -64,7 +64,7 @@ def test_compiled_for_cpu(drawn: Drawn) -> None:
 
 @pytest.mark.slow
 @given(drawn=drawn_kernels())
-@examples(200)
+@examples(100)
 def test_all_readers_at_length(drawn: Drawn, triton_interpreter) -> None:
     agree(triton_interpreter.run(drawn.kernel, drawn.arguments)[-1], drawn)
     agree(run_compiled(drawn.kernel, drawn.arguments)[-1], drawn)
