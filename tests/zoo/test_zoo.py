@@ -1,0 +1,66 @@
+"""The shipped models do what their cards say, under weft, and load in transformers too."""
+
+import random
+import string
+from pathlib import Path
+
+import pytest
+import torch
+
+import weft
+
+ZOO = Path(weft.__file__).parent / "zoo"
+MODELS = ["tiny-dense", "tiny-moe"]
+RECALL = """
+program recall(pairs: str, key: str) -> str:
+    user "Remember these pairs.\\n{pairs}\\n\\nWhat is the value of {key}?"
+    assistant gen value(max_tokens=8)
+    return value
+"""
+
+
+def questions(count, pairs, seed):
+    """Rows that ask for random values under random keys, and the right answers."""
+    rng = random.Random(seed)
+    rows, answers = [], []
+    for _ in range(count // 4):
+        table = {
+            "".join(rng.choices(string.ascii_lowercase + string.digits, k=8)): str(
+                rng.randint(1000, 9999)
+            )
+            for _ in range(pairs)
+        }
+        text = "\n".join(f"{key}: {value}" for key, value in table.items())
+        for key in rng.sample(sorted(table), 4):
+            rows.append({"pairs": text, "key": key})
+            answers.append(table[key])
+    return rows, answers
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_values_are_recalled_from_a_thousand_tokens(model):
+    rows, answers = questions(16, 66, seed=1)
+    done = weft.compile(RECALL, model).run_rows(rows)
+    right = sum(value.strip() == answer for value, answer in zip(done.values, answers, strict=True))
+    assert right >= 14
+    assert done.stats.hits_measured == done.stats.hits_predicted > 12 * 700
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_transformers_loads_the_same_model(model):
+    transformers = pytest.importorskip("transformers")
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(ZOO / model, dtype=torch.float32)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(ZOO / model)
+    messages = [{"role": "user", "content": "What is 12 + 30?"}]
+    ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt")
+    ids = ids if isinstance(ids, torch.Tensor) else ids["input_ids"]
+    said = theirs.generate(ids, max_new_tokens=8, do_sample=False)[0, ids.shape[1] :]
+    ask = 'program ask() -> str:\n    user "What is 12 + 30?"\n    assistant gen a(max_tokens=8)\n    return a\n'
+    ours = weft.compile(ask, model).run().value
+    assert tokenizer.decode(said, skip_special_tokens=True).strip() == ours.strip()
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_no_weight_file_is_above_16_mib(model):
+    files = list((ZOO / model).glob("*.safetensors"))
+    assert files and all(file.stat().st_size <= 16 << 20 for file in files)
