@@ -1,14 +1,16 @@
 """Host time of a decode step at batch 16, outside the model's and the sampler's kernels.
 
-    python bench/host_step.py
+    python -m weft.bench.host_step
 
 The model is free: its logits are one fixed row that never ends a generation, and the sampler
-returns fixed tokens. What is left is scheduling, packing, advancing, and looking for stops.
+returns fixed tokens. What is left, from one step's start to the next's, is scheduling, packing,
+advancing, looking for stops, and the loop around them.
 """
 
 from __future__ import annotations
 
 import statistics
+from itertools import pairwise
 
 import torch
 from weft.ir.parser import parse_module
@@ -65,8 +67,12 @@ def host_microseconds(stop: str) -> float:
         trace=trace,
     )  # fmt: skip
     executable.run_rows([{"n": n} for n in range(BATCH)])
-    steps = [step for step in trace.decode_steps() if step.running == BATCH]
-    return 1e6 * statistics.median(step.host_seconds for step in steps)
+    hosts = [
+        following.start - step.start - step.model_seconds - step.sample_seconds
+        for step, following in pairwise(trace.steps)
+        if step.running == following.running == BATCH and not step.prefill_tokens
+    ]
+    return 1e6 * statistics.median(hosts)
 
 
 def main() -> None:

@@ -153,8 +153,8 @@ class Batch:
         sequence = self.requests[row].sequence
         self.table[row, : sequence.held] = sequence.pages[: sequence.held]
 
-    def pack(self, chunks: list[Chunk]) -> tuple[StepInput, int]:
-        """Return the step's input and how many of its logits rows are sampled.
+    def pack(self, chunks: list[Chunk]) -> tuple[StepInput, int, int]:
+        """Return the step's input, its number of tokens, and how many logits rows are sampled.
 
         Chunks that join come first, and become rows; the others' rows are only of this step.
         """
@@ -173,7 +173,11 @@ class Batch:
             rows = self._arange[end - chunk.scores : end]
             self._wanted[wanted : wanted + chunk.scores] = rows
             wanted += chunk.scores
-        return self._view(tokens, count + len(chunks), wanted), sampled
+        return self._view(tokens, count + len(chunks), wanted), tokens, sampled
+
+    def kv_tokens(self, rows: int) -> int:
+        """Return the tokens that the attention of the packed step's sequences sees."""
+        return int(self._lengths[:rows].sum())
 
     def settings(self, count: int, masked: bool) -> tuple[Tensor | None, ...]:
         """Return the sampler's parameters of the first rows: bitmask or None, temperature, ..."""

@@ -134,7 +134,7 @@ class Engine:
         chunks = self._scheduler.schedule()
         if chunks or self._batch.size:
             running = self._batch.size
-            step, sampled = self._batch.pack(chunks)
+            step, tokens, sampled = self._batch.pack(chunks)
             packed = perf_counter()
             logits = self.executor.forward(step)
             computed = perf_counter()
@@ -148,12 +148,12 @@ class Engine:
             if drawn is not None:
                 self._advance(sampled, *drawn)
             self.steps += 1
-            self.computed_tokens += len(step.tokens)
+            self.computed_tokens += tokens
             if self.trace is not None:
                 model, sample = computed - packed, finished - computed
                 host = perf_counter() - start - model - sample
-                kv_tokens = int(step.kv_lengths.sum())
-                prefill = len(step.tokens) - running
+                kv_tokens = self._batch.kv_tokens(running + len(chunks))
+                prefill = tokens - running
                 self.trace.steps.append(
                     StepRecord(start, running, prefill, kv_tokens, model, sample, host)
                 )

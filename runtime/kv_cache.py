@@ -124,7 +124,7 @@ class PagedKV:
     def _last_is_shared(self, sequence: Sequence) -> bool:
         """Whether the page of the next write is full of someone else's interest, too."""
         page = sequence.resident // self.page_size
-        return page < sequence.held and self.references[sequence.pages[page]] > 1
+        return page < sequence.held and bool(self.references[sequence.pages[page]] > 1)
 
     def _missing(self, sequence: Sequence, end: int) -> int:
         new = max(0, self._pages_for(end) - sequence.held)

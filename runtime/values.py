@@ -56,12 +56,16 @@ def _binary(operation: Operation, operands: Sequence[Any]) -> Any:
     if op == "in":
         return left in right
     if op == "*" and (isinstance(left, str | list) or isinstance(right, str | list)):
-        times = right if isinstance(left, str | list) else left
-        _check_size(int(times) * len(right if times is left else left))
+        _check_size(_repeated(left, right))
     result = _BINARY[op](left, right)
     if isinstance(result, str | list):
         _check_size(len(result))
     return result
+
+
+def _repeated(left: Any, right: Any) -> int:
+    """Return the size of a text or list times a number."""
+    return len(left) * right if isinstance(left, str | list) else left * len(right)
 
 
 def _field(operation: Operation, operands: Sequence[Any]) -> Any:

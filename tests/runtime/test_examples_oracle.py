@@ -1,0 +1,78 @@
+"""Every shipped example on a shipped model: the compiled plan gives the oracle's tokens."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from weft.compiler import Compilation
+from weft.frontend.constraints import constraint_of
+from weft.options import Options
+from weft.runtime.reference import Reference
+from weft.runtime.step import StepInput
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+QUICK = {"essay_judge", "few_shot", "react", "retry"}
+NAMES = [
+    pytest.param(path.stem, marks=[] if path.stem in QUICK else [pytest.mark.slow])
+    for path in sorted((EXAMPLES / "data").glob("*.jsonl"))
+]
+OPTIONS = Options(kv_memory=16 << 20, max_tokens=96, threads=1)
+
+
+class OneCallAtATime:
+    """Logits after a list of tokens, from one plain sequence: no paging, no batch."""
+
+    def __init__(self, executor) -> None:
+        self._executor = executor
+        self._known: list[int] = []
+
+    def __call__(self, ids) -> torch.Tensor:
+        ids = list(ids)
+        start = 0
+        while start < min(len(ids) - 1, len(self._known)) and ids[start] == self._known[start]:
+            start += 1
+        while start < len(ids):
+            end = min(len(ids), start + self._executor.max_tokens)
+            logits = self._executor.forward(self._step(ids, start, end))
+            start = end
+        self._known = ids
+        return logits[0].clone()
+
+    def _step(self, ids, start, end) -> StepInput:
+        def ints(values):
+            return torch.tensor(list(values), dtype=torch.int32)
+
+        pages = -(-self._executor.context_length // self._executor.page_size)
+        return StepInput(
+            ints(ids[start:end]), ints(range(start, end)), ints(range(start, end)),
+            ints([0, end - start]), ints([end]), ints(range(pages))[None], ints([end - start - 1]),
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_example_equals_the_oracle(name):
+    compilation = Compilation(EXAMPLES / f"{name}.weft", "tiny-dense", options=OPTIONS)
+    executable = compilation.executable()
+    executor = Compilation(EXAMPLES / f"{name}.weft", "tiny-dense", options=OPTIONS).executor
+    checkpoint = compilation.checkpoint
+    oracle = Reference(
+        compilation.lowered, compilation.program_name, OneCallAtATime(executor),
+        checkpoint.tokenizer, checkpoint.chat, constraint_of, compilation.opened.tools,
+    )  # fmt: skip
+    lines = (EXAMPLES / "data" / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = [json.loads(line) for line in lines[:2]]
+    jobs = enumerate(executable.check_row(number, row) for number, row in enumerate(rows))
+    for ended in executable.session().steps(jobs):
+        for number, outcome in ended:
+            if isinstance(outcome, Exception):
+                raise outcome
+            expected = oracle.run(number, **rows[number])
+            assert outcome.values == expected.values
+            assert outcome.value == expected.value
+            assert checkpoint.tokenizer.decode(expected.ids).startswith(outcome.text)
+            assert outcome.stats.hits_predicted == outcome.stats.hits_measured
+    executable.engine.check()
+    assert executable.engine.kv.live == 0

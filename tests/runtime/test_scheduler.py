@@ -1,0 +1,128 @@
+"""What a step computes: chunks, joins, prefixes computed once, and who gives way."""
+
+from __future__ import annotations
+
+import pytest
+from weft.runtime.engine import Engine
+from weft.runtime.request import Request, Sampling
+from weft.runtime.simulator import ToyExecutor, toy_logits
+
+VOCABULARY = 64
+
+
+def generate(ids, count):
+    ids = list(ids)
+    for _ in range(count):
+        ids.append(int(toy_logits(ids, VOCABULARY).argmax()))
+    return ids
+
+
+def engine(**limits):
+    limits = {"num_pages": 200, "max_batch": 4, "max_tokens": 16, **limits}
+    return Engine(ToyExecutor(VOCABULARY, **limits))
+
+
+def submit(engine, number, ids, count):
+    sequence = engine.create((number, 0))
+    sequence.append(ids)
+    request = Request(sequence, f"gen {number}", Sampling(count), row=number)
+    engine.submit(request)
+    return request
+
+
+def drain(engine):
+    done = []
+    while engine:
+        done += engine.step()
+        engine.check()
+    return done
+
+
+def test_a_long_prompt_is_prefilled_in_chunks_while_others_decode():
+    machine = engine()
+    short = submit(machine, 0, [1, 2, 3], 30)
+    machine.step()
+    long = submit(machine, 1, list(range(60)), 5)
+    sizes = []
+    while short.reason == "" and long.reason == "":
+        before = machine.computed_tokens
+        machine.step()
+        sizes.append(machine.computed_tokens - before)
+    assert sizes[:4] == [16, 16, 16, 16] and sizes[4] == 2
+    drain(machine)
+    assert short.sequence.ids() == generate([1, 2, 3], 30)
+    assert long.sequence.ids() == generate(range(60), 5)
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_rows_that_arrive_together_compute_a_shared_prompt_once(together):
+    machine = engine(max_batch=8, max_tokens=64)
+    shared = list(range(40))
+    requests = []
+    for number in range(6):
+        requests.append(submit(machine, number, [*shared, 50 + number], 1))
+        if not together:
+            drain(machine)
+    drain(machine)
+    assert machine.computed_tokens == 40 + 6
+    assert [machine.take_prefix_hits(number) for number in range(6)] == [0, 40, 40, 40, 40, 40]
+    for number, request in enumerate(requests):
+        assert request.sequence.ids() == generate([*shared, 50 + number], 1)
+
+
+def test_equal_prompts_compute_only_their_last_token_again():
+    machine = engine(max_tokens=64)
+    for number in range(3):
+        submit(machine, number, list(range(20)), 1)
+    drain(machine)
+    assert machine.computed_tokens == 20 + 1 + 1
+
+
+@pytest.mark.parametrize("pages", [16, 20, 30])
+@pytest.mark.parametrize("size", [1, 4])
+def test_when_pages_run_out_the_oldest_goes_on_and_all_finish_unchanged(pages, size):
+    machine = engine(num_pages=pages * 4 // size, page_size=size, max_batch=6)
+    prompts = [[number, *range(10 + number)] for number in range(8)]
+    requests = [submit(machine, n, prompt, 25) for n, prompt in enumerate(prompts)]
+    order = [request.row for request in drain(machine)]
+    for prompt, request in zip(prompts, requests, strict=True):
+        assert request.sequence.ids() == generate(prompt, 25)
+    if pages == 16:
+        assert machine.preemptions and order[0] == 0
+
+
+def test_idle_sequences_give_way_and_come_back():
+    machine = engine(num_pages=16)
+    idle = submit(machine, 0, list(range(30)), 1)
+    drain(machine)
+    submit(machine, 1, list(range(40, 60)), 25)
+    drain(machine)
+    assert idle.sequence.held == 0
+    again = Request(idle.sequence, "again", Sampling(5), row=0)
+    machine.submit(again)
+    drain(machine)
+    assert idle.sequence.ids() == generate(range(30), 6)
+
+
+def test_a_failed_step_leaves_every_request_able_to_go_on():
+    machine = engine()
+    requests = [submit(machine, n, [n, 5, 6], 12) for n in range(6)]
+    forward = machine.executor.forward
+    calls = [0]
+
+    def failing(step):
+        calls[0] += 1
+        if calls[0] % 3 == 0:
+            raise RuntimeError("the device is gone")
+        return forward(step)
+
+    machine.executor.forward = failing
+    while machine:
+        try:
+            machine.step()
+        except RuntimeError:
+            machine.check()
+        if calls[0] > 10:
+            machine.executor.forward = forward
+    for number, request in enumerate(requests):
+        assert request.sequence.ids() == generate([number, 5, 6], 12)
