@@ -2,8 +2,8 @@
 
     python bench/matvec.py [--seconds 60] [--json] [--threads 2]
 
-Each round reads a large array with stream kernels (the roof) and launches each case once, for
-about a millisecond; the best round of each counts, so that a shared machine disturbs little.
+Each launch of a case is paired with a stream read of as many bytes just before it, and the median
+of these ratios counts: on a shared machine both are disturbed alike, long launches and short.
 Weights rotate through copies larger than the last-level cache.
 """
 
@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
 
 import torch
 from weft.codegen.build import compile_kernels
@@ -41,6 +42,7 @@ class Case:
     bytes: int
     best: float = field(default=float("inf"))
     count: int = 0
+    ratios: list[float] = field(default_factory=list)
 
     def once(self) -> None:
         """Launch once and keep the best time."""
@@ -121,19 +123,31 @@ def decode_attention(head_dim: int, page: int, cache: Path, keys: int = 4096) ->
     return Case(f"attention_{head_dim}_{page}", run, 2 * keys * 8 * head_dim * 4)
 
 
-def measure(cases: list[Case], cache: Path, seconds: float) -> float:
-    """Run rounds of everything for some seconds; return the roof in bytes a second."""
+def measure(cases: list[Case], cache: Path, seconds: float) -> Case:
+    """Run rounds of everything for some seconds; return the roof, the fastest stream kernel."""
     tops = roofs(cache)
+    for _ in range(20):
+        for top in tops:
+            top.once()
+    roof = max(tops, key=lambda top: top.bandwidth)
     end = time.perf_counter() + seconds
     while time.perf_counter() < end:
-        for case in (*tops, *cases):
+        for case in cases:
+            start = time.perf_counter()
+            reads = max(1, round(case.bytes / roof.bytes))
+            for _ in range(reads):
+                roof.once()
+            rate = reads * roof.bytes / (time.perf_counter() - start)
+            start = time.perf_counter()
             case.once()
-    return max(top.bandwidth for top in tops)
+            case.ratios.append(case.bytes / (time.perf_counter() - start) / rate)
+    return roof
 
 
-def fraction(cases: list[Case], roof: float) -> float:
-    """Return the bandwidth of all cases together, as a fraction of the roof."""
-    return sum(case.bytes for case in cases) / sum(case.best for case in cases) / roof
+def fraction(cases: list[Case]) -> float:
+    """Return the bandwidth of all cases together over the roof's: bytes over times they imply."""
+    times = sum(case.bytes / median(case.ratios) for case in cases)
+    return sum(case.bytes for case in cases) / times
 
 
 def results(seconds: float, cache: Path) -> dict[str, float]:
@@ -147,9 +161,9 @@ def results(seconds: float, cache: Path) -> dict[str, float]:
     ]
     cases = [case for group in groups.values() for case in group]
     roof = measure(cases, cache, seconds)
-    found = {name: fraction(group, roof) for name, group in groups.items()}
-    found |= {case.name: case.bandwidth / roof for case in cases}
-    return {"roof_gb_per_s": roof / 1e9, **found}
+    found = {name: fraction(group) for name, group in groups.items()}
+    found |= {case.name: median(case.ratios) for case in cases}
+    return {"roof_gb_per_s": roof.bandwidth / 1e9, **found}
 
 
 def main() -> None:

@@ -61,11 +61,11 @@ class Emitter:
         self.held: dict[str, Held] = {}
         self.ahead: dict[str, Held] = {}
         self.next_program: dict[str, Held] = {}
+        self.places: Sequence[str] = ()
         self.looking: dict[str, Held] | None = None
         self.targets: dict[str, str] = {}
         self.lanes: dict[str, tvm_lanes.Lanes] = {}
         self.arguments = kernel.regions[0].arguments
-        self.buffers = {value.name: value.type for value in self.arguments if _is_buffer(value)}
         taken = {identifier(value.name) for value in self.arguments} | _RESERVED
         self.out = Writer(schedule.vector, schedule.unroll, taken)
         self.serial = not schedule.parallel or _has(kernel.regions[0], "tile.atomic_add")
@@ -82,7 +82,7 @@ class Emitter:
                     dtype = computed(dtype_of(value.type))
                     self.held[value.name] = scalar(identifier(value.name), dtype)
             self._grid()
-        return "\n".join(self.out.lines).replace("\ndef ", "\ndef ") + "\n"
+        return "\n".join(self.out.lines) + "\n"
 
     def _parameters(self) -> str:
         return ", ".join(
@@ -343,7 +343,7 @@ def _reshaped(
 
 
 def _program_id(emitter: Emitter, operation: Operation) -> None:
-    place = emitter.places[operation["axis"]]
+    place = emitter.places[int(operation["axis"])]
     emitter.define(operation.result, scalar(place, "i32"))
     if operation["axis"] == 0:
         emitter.next_program[operation.result.name] = scalar(f"({place} + 1)", "i32")

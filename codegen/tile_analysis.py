@@ -1,4 +1,4 @@
-"""What the TVM emitter wants to know of a kernel before it writes: uses, masks, which values to keep.
+"""What the TVM emitter asks of a kernel before it writes: uses, masks, which values to keep.
 
 A tile value is *deferred* (written out where it is used) or *kept* in a local buffer.
 """

@@ -133,9 +133,10 @@ class ExpressionText(Handler[Typed]):
         match function:
             case "where":
                 _, yes, no = arguments
-                dtype = _solid(yes.dtype if yes.dtype == no.dtype else promoted(yes.dtype, no.dtype))
-                condition = coerce(first, "bool")
-                return Typed(f"T.Select({condition}, {coerce(yes, dtype)}, {coerce(no, dtype)})", dtype)
+                same = yes.dtype == no.dtype
+                dtype = _solid(yes.dtype if same else promoted(yes.dtype, no.dtype))
+                parts = coerce(first, "bool"), coerce(yes, dtype), coerce(no, dtype)
+                return Typed(f"T.Select({', '.join(parts)})", dtype)
             case "min" | "max":
                 dtype = _solid(promoted(first.dtype, arguments[1].dtype))
                 both = f"{coerce(first, dtype)}, {coerce(arguments[1], dtype)}"

@@ -189,9 +189,8 @@ def open_lanes(
         held = Lanes(m, n, lanes, allocate(out, m, n, chains, lanes), "")
     else:
         held = Lanes(m, n, lanes, None, out.allocate("sums", (m, n, lanes), "f32"))
-        elementwise(
-            out, (m, n, lanes), lambda at, access: [f"{held.memory}[{', '.join(at)}] = T.float32(0)"]
-        )
+        zero = f"{held.memory}[{{}}] = T.float32(0)"
+        elementwise(out, (m, n, lanes), lambda at, access: [zero.format(", ".join(at))])
     emitter.lanes[product.result.name] = held
     emitter.define(argument, start)
     return lambda result: _close(emitter, result, held, start)

@@ -78,7 +78,8 @@ def merge(heads: int, head_dim: int, splits: int) -> Operation:
     """
     b = KernelBuilder(f"attention_merge_{heads}_{head_dim}_{splits}")
     b.scalar("B")
-    m, l = b.buffer("m", "f32", "B", splits, heads), b.buffer("l", "f32", "B", splits, heads)  # noqa: E741
+    m = b.buffer("m", "f32", "B", splits, heads)
+    l = b.buffer("l", "f32", "B", splits, heads)  # noqa: E741
     acc = b.buffer("acc", "f32", "B", splits, heads, head_dim)
     out = b.buffer("out", "f32", "B", heads * head_dim)
     row, head = b.program_id(0, "row"), b.program_id(1, "head")
@@ -102,6 +103,10 @@ class _Common:
 
     shape: Attention
     b: KernelBuilder = field(init=False)
+    table: Value = field(init=False)
+    sequence: Value = field(init=False)
+    length: Value = field(init=False)
+    kv_head: Value = field(init=False)
 
     def _pools(self) -> None:
         b, s = self.b, self.shape
@@ -183,7 +188,8 @@ class _Decode(_Common):
     def kernel(self) -> Operation:
         s = self.shape
         b = self.b = KernelBuilder(s.name(f"decode{s.splits}"))
-        b.scalar("B"), b.scalar("N"), b.scalar("MAXP")
+        for extent in ("B", "N", "MAXP"):
+            b.scalar(extent)
         width = s.heads * s.head_dim
         self.q = b.buffer("q", "f32", "B", width)
         self.table = b.buffer("page_table", "i32", "B", "MAXP")
@@ -245,7 +251,8 @@ class _Step(_Common):
         s = self.shape
         b = self.b = KernelBuilder(s.name("attention"))
         self.tokens = b.scalar("T")
-        b.scalar("B"), b.scalar("B1"), b.scalar("N"), b.scalar("MAXP")
+        for extent in ("B", "B1", "N", "MAXP"):
+            b.scalar(extent)
         self.q = b.buffer("q", "f32", "T", s.heads * s.head_dim)
         self.table = b.buffer("page_table", "i32", "B", "MAXP")
         starts = b.buffer("query_starts", "i32", "B1")

@@ -108,7 +108,7 @@ class _Builder:
         return b.finish(*grid, requires=("T >= 0",), of="graph.matmul")
 
     def _body(self) -> None:
-        """Rows past the last repeat it, so that no load along K needs a mask; they write nothing."""
+        """Rows past the last repeat it, so that loads along K need no mask; they write nothing."""
         b, s = self.b, self.shape
         part, group = b.program_id(0, "part"), b.program_id(1, "group")
         self.row = b.map(f"a * {s.rows} + b", group, b.iota(s.rows), dtype="i32", hint="row")

@@ -1,4 +1,4 @@
-"""The kernel cache: hits need no compiler, damage is repaired, and no folder is taken for granted."""
+"""The kernel cache: hits need no compiler, damage is repaired, any folder may fail."""
 
 from __future__ import annotations
 

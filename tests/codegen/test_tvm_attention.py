@@ -11,7 +11,8 @@ from weft.ir.core import Operation
 from weft.passes.tile.attention import Attention, attention, decode, merge
 
 SHAPES = {
-    "grouped": Attention(8, 2, 32), "wide": Attention(4, 1, 128), "bf16": Attention(4, 4, 16, kv="bf16"),
+    "grouped": Attention(8, 2, 32), "wide": Attention(4, 1, 128),
+    "bf16": Attention(4, 4, 16, kv="bf16"),
     "window": Attention(6, 2, 16, page=8, window=11), "scaled": Attention(4, 2, 16, scale=0.3),
     "narrow": Attention(3, 3, 8, page=4),
 }  # fmt: skip

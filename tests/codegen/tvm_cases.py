@@ -27,7 +27,7 @@ def compile_one(kernel: Operation, schedule: Schedule | None = None) -> Kernel:
 
 
 def tensors(kernel: Operation, arguments: Iterable[Any]) -> list[Any]:
-    """Return arrays as tensors that share no memory with them; u2 arrays of bf16 buffers as bf16."""
+    """Return arrays as tensors that share no memory with them; u2 for bf16 buffers as bf16."""
     values = []
     for value, argument in zip(kernel.regions[0].arguments, arguments, strict=True):
         if isinstance(argument, np.ndarray):
