@@ -10,6 +10,8 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import signal
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -33,6 +35,7 @@ class Outcome:
 
     rates: dict[str, list[float]] = field(default_factory=dict)
     tokens: dict[str, list[int]] = field(default_factory=dict)
+    quickest: dict[str, float] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
 
     def best(self, engine: str) -> str | None:
@@ -48,7 +51,10 @@ class Outcome:
     def json(self) -> dict[str, Any]:
         """Return medians and quartiles by engine, and failures."""
         rates = {name: Summary.of(values).json() for name, values in self.rates.items()}
-        return {"tokens_per_s": rates, "failed": self.failed}
+        return {
+            "tokens_per_s": rates, "tokens_per_s_quickest_step": self.quickest,
+            "failed": self.failed,
+        }  # fmt: skip
 
 
 def race(specs: dict[str, dict[str, Any]], steps: int, rounds: int, idle: float = 5.0) -> Outcome:
@@ -62,6 +68,7 @@ def race(specs: dict[str, dict[str, Any]], steps: int, rounds: int, idle: float 
     if workers:
         runs = {name: (lambda w=worker: w.decode(steps)) for name, worker in workers.items()}
         outcome.rates = interleave(runs, rounds, idle)
+        outcome.quickest = {name: worker.best_rate for name, worker in workers.items()}
         outcome.tokens = {name: worker.tokens for name, worker in workers.items()}
     for worker in workers.values():
         worker.close()
@@ -126,6 +133,7 @@ def one_b(
         for name, spec in hf_specs(folder, batch, settings, dtype).items():  # one at a time: memory
             alone = race({name: spec}, steps, max(2, rounds // 2))
             outcome.rates |= alone.rates
+            outcome.quickest |= alone.quickest
             outcome.failed |= alone.failed
     return outcome
 
@@ -134,9 +142,11 @@ def one_b(
 def work_folder(given: Path | None) -> Iterator[Path]:
     """Yield a folder for big files, below `given` or the system's; it is deleted afterwards."""
     folder = Path(tempfile.mkdtemp(prefix="weft-bench-", dir=given))
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that `finally` runs
     try:
         yield folder
     finally:
+        signal.signal(signal.SIGTERM, before)
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -145,7 +155,10 @@ def table(title: str, outcome: Outcome) -> str:
     lines = [title]
     for name, values in sorted(outcome.rates.items(), key=lambda item: -Summary.of(item[1]).median):
         s = Summary.of(values)
-        lines.append(f"  {name:34s} {s.median:9.1f} tokens/s  ({s.low:.1f} - {s.high:.1f})")
+        lines.append(
+            f"  {name:34s} {s.median:9.1f} tokens/s  ({s.low:.1f} - {s.high:.1f}; "
+            f"quickest step {outcome.quickest[name]:.1f})"
+        )
     lines += [f"  {name:34s} did not run: {why}" for name, why in outcome.failed.items()]
     return "\n".join(lines)
 
