@@ -66,7 +66,7 @@ def attention(shape: Attention) -> Operation:
     """Return causal attention of a step's queries over cached keys, their own included.
 
     Arguments: T, B, B1 = B + 1, N, MAXP, q [T, H * C], page_table [B, MAXP], query_starts [B1],
-    kv_lengths [B], k, v [N, K, P, C], out [T, H * C]. The last query of a sequence is at its last key.
+    kv_lengths [B], k, v [N, K, P, C], out [T, H * C]. A sequence's last query is at its last key.
     """
     return _Step(shape).kernel()
 
