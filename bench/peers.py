@@ -40,7 +40,7 @@ class Outcome:
 
     def best(self, engine: str) -> str | None:
         """Return the name of the fastest setting of an engine."""
-        names = [name for name in self.rates if name.startswith(engine)]
+        names = [name for name in self.rates if f"{name} ".startswith(f"{engine} ")]
         return max(names, key=lambda name: Summary.of(self.rates[name]).median, default=None)
 
     def ratio(self, of: str, to: str) -> Summary | None:
@@ -75,10 +75,16 @@ def race(specs: dict[str, dict[str, Any]], steps: int, rounds: int, idle: float 
     return outcome
 
 
-def weft_specs(path: Path, batch: int, formats: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Return weft's settings: one a weight format."""
+def weft_specs(
+    path: Path, batch: int, formats: Sequence[str], threads: Sequence[int] = (2,)
+) -> dict[str, dict[str, Any]]:
+    """Return weft's settings: each weight format with each number of threads."""
     common = {"engine": "weft", "path": str(path), "batch": batch}
-    return {f"weft {format}": common | {"format": format} for format in formats}
+    return {
+        f"weft {format} {count}t": common | {"format": format, "threads": count}
+        for format in formats
+        for count in threads
+    }
 
 
 def hf_specs(
@@ -92,10 +98,12 @@ def hf_specs(
     }
 
 
-def llama_specs(path: Path, batch: int, format: str) -> dict[str, dict[str, Any]]:
+def llama_specs(
+    path: Path, batch: int, format: str, threads: Sequence[int] = (2,)
+) -> dict[str, dict[str, Any]]:
     """Return llama.cpp on a GGUF file; keys and values in f16, its default."""
     spec = {"engine": "llama.cpp", "path": str(path), "batch": batch, "kv": "f16"}
-    return {f"llama.cpp {format}": spec}
+    return {f"llama.cpp {format} {count}t": spec | {"threads": count} for count in threads}
 
 
 def tiny(work: Path, batch: int, rounds: int, steps: int = 96, weft: bool = True) -> Outcome:
@@ -108,11 +116,11 @@ def tiny(work: Path, batch: int, rounds: int, steps: int = 96, weft: bool = True
         ("compile-freeze", 1),
         ("compile-freeze", 2),
     ]
-    specs = weft_specs(folder, batch, ["f32", "bf16", "int8"]) if weft else {}
+    specs = weft_specs(folder, batch, ["f32", "bf16", "int8"], (1, 2)) if weft else {}
     specs |= hf_specs(folder, batch, settings)
     for format in ("f32", "bf16", "q8_0"):
         file = export(folder, work / f"tiny-{format}.gguf", format)
-        specs |= llama_specs(file, batch, format)
+        specs |= llama_specs(file, batch, format, (1, 2))
     return race(specs, steps, rounds)
 
 
