@@ -150,9 +150,9 @@ def _triton_texts(compilation: Compilation, kernel: str | None, form: str) -> di
     pairs = {op["name"].name: (op, schedule) for op, schedule in merge_kernels(compilation.regimes)}
     chosen = _chosen(pairs, kernel)
     if form == "triton":
-        from .codegen.emit_triton import emit_triton
+        from .codegen.emit_triton import emit
 
-        return {name: emit_triton(*pair) for name, pair in chosen.items()}
+        return {name: emit(*pair).text for name, pair in chosen.items()}
     from .codegen.compile_triton import compile_offline
 
     return {name: str(compile_offline(*pair)[form]) for name, pair in chosen.items()}

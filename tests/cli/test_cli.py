@@ -60,6 +60,21 @@ def test_a_dumped_stage_parses_back(hello, stage):
     assert str(parse_module(text)) == text
 
 
+@pytest.mark.parametrize(
+    ("stage", "form", "holds"),
+    [
+        ("ast", "", "Fork"),
+        ("source", "tvm", "@T.prim_func"),
+        ("source", "triton", "@triton.jit"),
+        ("binary", "assembly", ".globl"),
+        ("binary", "ptx", ".visible .entry"),
+    ],
+)
+def test_every_stage_can_be_read(hello, stage, form, holds):
+    kernel = ["--kernel", "take_rows_256_many"] if form else []
+    assert holds in weft("dump", hello, "--stage", stage, "--form", form, *kernel)
+
+
 def test_dump_shows_what_a_pass_changed(hello):
     diff = weft("dump", hello, "--after", "prefix-sharing", "--diff")
     assert "+" in diff and "prefix = {tokens" in diff
