@@ -48,7 +48,7 @@ class ToyExecutor:
         rows = []
         for row in step.logits_rows.tolist():
             table = step.page_table[sequence_of[row]].numpy()
-            seen = np.arange(positions[row] + 1)
+            seen = np.arange(int(positions[row]) + 1)
             slots = table[seen // self.page_size] * self.page_size + seen % self.page_size
             rows.append(toy_logits(self.kv[slots], self.vocab_size))
         return torch.stack(rows) if rows else torch.empty(0, self.vocab_size)
