@@ -111,11 +111,12 @@ def _streams(parts: Product) -> int:
     """Return how many rows of b to read at a time.
 
     Prefetchers follow few streams best, but each row read by itself reads all of a again: so one
-    where a stays in the first-level cache, two where rows are short pages, else eight.
+    where a stays in the first-level cache, two where rows are short pages, else eight. A tile of
+    at most 512 along K counts as a piece of longer rows.
     """
     if parts.ahead is not None and parts.k < 512:
         return 2
-    return 1 if parts.k >= 512 and parts.m * parts.k <= CACHED else 8
+    return 1 if parts.k > 512 and parts.m * parts.k <= CACHED else 8
 
 
 def write(emitter: Emitter, parts: Product, target: str) -> None:

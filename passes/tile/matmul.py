@@ -82,7 +82,7 @@ def worth_threads(n: int, k: int, rows: int, weight: str) -> bool:
     return nanoseconds > PARALLEL_FROM_NS
 
 
-PARALLEL_FROM_NS = 10_000
+PARALLEL_FROM_NS = 20_000
 
 
 @dataclass
