@@ -61,6 +61,21 @@ program tree(essay: str) -> list[list[str]]:
     gen end: int(1..20)
     return outer
 """,
+    "borders": """
+program borders(essay: str) -> str:
+    let spaced = essay + " "
+    "Say "
+    if len(essay) > 2:
+        gen first(max_tokens=5)
+    "{essay} "
+    for number in range(2):
+        gen again(max_tokens=4)
+        " "
+    gen number: int(0..50)
+    "{spaced}"
+    gen last(max_tokens=4)
+    return last
+""",
     "kinds": """
 program kinds(essay: str) -> float:
     user "About {essay}. "
