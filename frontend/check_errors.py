@@ -122,6 +122,13 @@ class UnreachableCase(WeftTypeError):
     template = "nothing reaches this case: one above it takes the same values"
 
 
+class MisplacedJoin(WeftTypeError):
+    """A join without a fork whose streams it could go on with."""
+
+    template = "no fork stands above this join"
+    hint = "a join follows its fork in the same block, and nothing is appended between them"
+
+
 class MissingReturn(WeftTypeError):
     """A path through a program that returns nothing, where a type is declared."""
 

@@ -25,6 +25,7 @@ from .constants import UNKNOWN, constant_of
 from .signatures import (
     BUILTINS,
     ERROR_FIELDS,
+    KNOWN_FIELDS,
     METHODS,
     base,
     binary_type,
@@ -37,7 +38,6 @@ from .signatures import (
     outcome,
     unary_type,
 )
-from .syntax_errors import NotAvailableYet
 from .type_names import Fields, did_you_mean, term_of
 
 
@@ -70,6 +70,7 @@ class Flow:
     role: str | None = None
     outside: frozenset[str] = frozenset()
     in_fork: bool = False
+    fork: str | None = None
     ended: bool = False
 
     def child(self) -> Flow:
@@ -171,7 +172,7 @@ def _check_call(call: ast.Call, flow: Flow) -> Term:
             what="tool, builtin or record", name=call.function, hint=hint, span=call.span
         )
     if call.function == "score":
-        raise NotAvailableYet(statement="score", span=call.span)
+        return _check_score(call, flow)
     if call.function not in BUILTINS:
         known = [*BUILTINS, *world.tools, *world.fields]
         hint = did_you_mean(call.function, known)
@@ -226,6 +227,14 @@ def _check_record(call: ast.Call, flow: Flow) -> Term:
     return record(call.function)
 
 
+def _check_score(call: ast.Call, flow: Flow) -> Term:
+    if len(call.arguments) != 1 or call.named:
+        have = f"{len(call.arguments) + len(call.named)} values"
+        raise WrongArguments(name="score", want="one str", have=have, span=call.span)
+    expect(call.arguments[0], STR, "score", flow)
+    return FLOAT
+
+
 def _check_tool_call(call: ast.Call, flow: Flow) -> Term:
     from .check_arguments import check_arguments
 
@@ -255,6 +264,12 @@ def _check_method(expression: ast.Method, flow: Flow) -> Term:
     return found
 
 
+_MODEL_FIELDS = {
+    "probs": "what a select binds has probs, where no other path binds the name",
+    "logprobs": "a gen of a string has them: gen NAME(logprobs=true)",
+}
+
+
 def _check_field(expression: ast.FieldOf, flow: Flow) -> Term:
     receiver = check_expression(expression.receiver, flow)
     if receiver == ERROR:
@@ -262,10 +277,14 @@ def _check_field(expression: ast.FieldOf, flow: Flow) -> Term:
             hint = f"an error has {', '.join(ERROR_FIELDS)}"
             raise UnknownField(type=receiver, name=expression.name, hint=hint, span=expression.span)
         return STR
+    if expression.name in KNOWN_FIELDS.get(receiver, {}):
+        return KNOWN_FIELDS[receiver][expression.name]
     if receiver.name != "record":
+        hint = _MODEL_FIELDS.get(expression.name, "")
         raise WrongType(
-            place=f"`.{expression.name}`", want="a record", have=receiver, span=expression.span
-        )
+            place=f"`.{expression.name}`", want="a record", have=receiver, hint=hint,
+            span=expression.span,
+        )  # fmt: skip
     fields = flow.world.fields[str(receiver.parameters[0])]
     if expression.name not in fields:
         hint = did_you_mean(expression.name, fields)
@@ -275,6 +294,9 @@ def _check_field(expression: ast.FieldOf, flow: Flow) -> Term:
 
 def _check_index(expression: ast.Index, flow: Flow) -> Term:
     receiver = check_expression(expression.receiver, flow)
+    if receiver.name == "map":
+        expect(expression.index, STR, "an option's probability", flow)
+        return element(receiver)
     expect(expression.index, INT, "an index", flow)
     if receiver.name == "list":
         return element(receiver)

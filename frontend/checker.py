@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from ..ir.core import Term
 from ..ir.diagnostics import Note, Warning, WeftError
 from ..ir.source import Span
-from ..ir.types import BOOL, INT, NONE, STR, list_of, result_of
+from ..ir.types import BOOL, INT, NONE, SELECTION, STR, list_of, result_of
 from . import ast
 from .check_declarations import (
     KEYWORDS,
@@ -33,10 +33,10 @@ from .check_expressions import Binding, Flow, World, check_expression, expect
 from .check_match import check_match
 from .check_options import check_gen_options, check_select_options
 from .check_programs import check_recursion
-from .effects import caught
+from .check_who import check_join, check_with
+from .effects import appends, caught
 from .signatures import BUILTINS, base, common, element, fits
-from .syntax_errors import NotAvailableYet
-from .type_names import did_you_mean, record_fields, term_of
+from .type_names import bound_type, did_you_mean, options_of, record_fields, term_of
 
 
 def check(file: ast.File) -> list[Warning]:
@@ -99,13 +99,18 @@ class Checker:
 
     def body(self, body: Iterable[ast.Statement], flow: Flow) -> None:
         """Check the statements of a block."""
-        warned = False
+        warned, flow.fork = False, None
         for statement in body:
             if flow.ended and not warned:
                 message = "nothing reaches this statement: every path above it returns"
                 self._warnings.append(Warning(message, statement.span))
                 warned = True
             self._statement(statement, flow)
+            if isinstance(statement, ast.Fork):
+                flow.fork = statement.name
+            elif appends((statement,)):
+                flow.fork = None
+        flow.fork = None
 
     def _statement(self, statement: ast.Statement, flow: Flow) -> None:
         match statement:
@@ -118,7 +123,7 @@ class Checker:
             case ast.Select():
                 expect(statement.choices, list_of(STR), "select", flow)
                 check_select_options(statement)
-                self.bind(statement.name, STR, statement.span, flow)
+                self.bind(statement.name, SELECTION, statement.span, flow)
             case ast.Fork():
                 self._fork(statement, flow)
             case ast.Yield():
@@ -130,9 +135,10 @@ class Checker:
                 self._loop(statement.body, flow.child(), flow, statement)
             case ast.If():
                 self._if(statement, flow)
-            case ast.Join() | ast.With():
-                kind = "join" if isinstance(statement, ast.Join) else "with"
-                raise NotAvailableYet(statement=kind, span=statement.span)
+            case ast.Join():
+                check_join(self, statement, flow)
+            case ast.With():
+                check_with(self, statement, flow)
             case ast.Match():
                 check_match(self, statement, flow)
             case ast.Assign():
@@ -175,6 +181,7 @@ class Checker:
     def _gen(self, gen: ast.Gen, flow: Flow) -> None:
         type = check_type(gen.type, self.world.fields)
         check_gen_options((*gen.type.options, *gen.options), "a gen")
+        type = bound_type(type, options_of(gen.options))
         self.bind(gen.name, type, gen.span, flow)
 
     def _fork(self, fork: ast.Fork, flow: Flow) -> None:

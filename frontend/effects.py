@@ -12,9 +12,9 @@ def assigned(body: Iterable[ast.Statement]) -> list[str]:
     """Return the names that a body binds, in order of first binding, without a fork's inside."""
     names: dict[str, None] = {}
     for statement in flat(body):
-        if isinstance(statement, ast.Assign | ast.Gen | ast.Select | ast.Fork):
-            names[statement.name] = None
-    return list(names)
+        if isinstance(statement, ast.Assign | ast.Gen | ast.Select | ast.Fork | ast.Join):
+            names[statement.name or ""] = None
+    return [name for name in names if name]
 
 
 def caught(body: Iterable[ast.Statement]) -> frozenset[str]:
@@ -37,7 +37,7 @@ def everything(body: Iterable[ast.Statement]) -> Iterator[ast.Statement]:
 
 def appends(body: Iterable[ast.Statement]) -> bool:
     """Say whether a body appends to the stream; a fork's branches append to their own."""
-    kinds = (ast.Append, ast.Message, ast.Gen, ast.Select)
+    kinds = (ast.Append, ast.Message, ast.Gen, ast.Select, ast.Join)
     return any(isinstance(item, kinds) or _inlines(item) for item in flat(body))
 
 

@@ -8,16 +8,17 @@ from typing import Any
 
 from ..ir.core import Module, Names, Operation, Region, Symbol, Term, Value, make
 from ..ir.source import Span
-from ..ir.types import INT, NONE, STR, STREAM, list_of
+from ..ir.types import NONE, SELECTION, STR, STREAM, list_of
 from ..ir.verifier import verify
 from . import ast
 from .constants import constant_of
 from .effects import appends, assigned, caught
 from .lower_expressions import STREAM_NAME, Scope, lower_expression
+from .lower_join import joined, lower_fork, lower_join
 from .lower_match import lower_fallible, lower_match
 from .lower_programs import leave, lower_inline
 from .signatures import base, common, element
-from .type_names import Fields, default_budget, options_of, record_fields, term_of
+from .type_names import Fields, bound_type, default_budget, options_of, record_fields, term_of
 
 
 def lower(file: ast.File) -> Module:
@@ -103,8 +104,14 @@ class Lowering:
 
     def body(self, body: Iterable[ast.Statement], scope: Scope) -> None:
         """Lower the statements of a block, up to one that ends it."""
-        for statement in body:
-            if not scope.ended:
+        statements = tuple(body)
+        kept = joined(statements)
+        for position, statement in enumerate(statements):
+            if scope.ended:
+                return
+            if isinstance(statement, ast.Fork):
+                lower_fork(self, statement, scope, position in kept)
+            else:
                 self._statement(statement, scope)
 
     def _statement(self, statement: ast.Statement, scope: Scope) -> None:
@@ -117,11 +124,10 @@ class Lowering:
                 self._gen(statement, scope)
             case ast.Select():
                 self._select(statement, scope)
-            case ast.Fork():
-                self._fork(statement, scope)
-            case ast.Yield(value=value):
-                scope.emit("program.yield", lower_expression(value, scope), span=statement.span)
-                scope.ended = True
+            case ast.Join():
+                lower_join(self, statement, scope)
+            case ast.With():
+                self._with(statement, scope)
             case ast.For():
                 self._for(statement, scope)
             case ast.While():
@@ -168,20 +174,23 @@ class Lowering:
         type = term_of(gen.type, self.fields)
         options = options_of((*gen.type.options, *gen.options))
         budget = options.pop("max_tokens", None) or default_budget(type, self.fields)
-        following, value = self.names.value("s", STREAM), self.names.value(gen.name, type)
+        following, value = (
+            self.names.value("s", STREAM),
+            self.names.value(gen.name, bound_type(type, options)),
+        )
         scope.emit(
             "program.gen", scope.values[STREAM_NAME], results=(following, value), span=gen.span,
-            name=gen.name, type=type, max_tokens=budget, **options,
+            name=gen.name, type=type, max_tokens=budget, **options, **scope.who,
         )  # fmt: skip
         scope.values |= {STREAM_NAME: following, gen.name: value}
 
     def _select(self, select: ast.Select, scope: Scope) -> None:
         choices = lower_expression(select.choices, scope, wanted=list_of(STR))
-        following, value = self.names.value("s", STREAM), self.names.value(select.name, STR)
+        following, value = self.names.value("s", STREAM), self.names.value(select.name, SELECTION)
         by = {option.name: constant_of(option.value) for option in select.options}
         scope.emit(
             "program.select", scope.values[STREAM_NAME], choices, results=(following, value),
-            span=select.span, name=select.name, **by,
+            span=select.span, name=select.name, **by, **scope.who,
         )  # fmt: skip
         scope.values |= {STREAM_NAME: following, select.name: value}
 
@@ -193,6 +202,13 @@ class Lowering:
             return lower_inline(self, value, scope, hint or value.program)
         return lower_expression(value, scope, hint=hint, wanted=wanted)
 
+    def _with(self, statement: ast.With, scope: Scope) -> None:
+        """Lower a body whose model calls carry who computes them; it is part of this block."""
+        before = scope.who
+        scope.who = {**before, statement.kind: constant_of(statement.value)}
+        self.body(statement.body, scope)
+        scope.who = before
+
     def _assign(self, statement: ast.Assign, scope: Scope) -> None:
         wanted = term_of(statement.type, self.fields) if statement.type else None
         if wanted is None and statement.name in scope.values:
@@ -202,24 +218,6 @@ class Lowering:
         else:
             value = self.whole(statement.value, scope, statement.name, wanted)
         scope.values[statement.name] = value
-
-    def _fork(self, fork: ast.Fork, scope: Scope) -> None:
-        over = lower_expression(fork.over, scope)
-        inner = scope.child()
-        stream = self.names.value("s", STREAM)
-        type = element(over.type) if fork.variable else INT
-        item = self.names.value(fork.variable or "branch", type)
-        inner.values[STREAM_NAME] = stream
-        if fork.variable:
-            inner.values[fork.variable] = item
-        self.body(fork.body, inner)
-        yielded = inner.operations[-1].operands[0].type
-        result = self.names.value(fork.name, list_of(base(yielded)))
-        scope.emit(
-            "program.fork", scope.values[STREAM_NAME], over, results=(result,),
-            regions=(inner.region(stream, item),), span=fork.span, name=fork.name,
-        )  # fmt: skip
-        scope.values[fork.name] = result
 
     def _for(self, loop: ast.For, scope: Scope) -> None:
         over = lower_expression(loop.over, scope)

@@ -12,6 +12,7 @@ from ..ir.types import ANY, BOOL, ERROR, FLOAT, INT, NONE, STR, list_of, record,
 from . import ast
 from .constants import UNKNOWN, constant_of
 from .signatures import (
+    KNOWN_FIELDS,
     base,
     binary_type,
     builtin_type,
@@ -45,10 +46,14 @@ class Scope:
     programs: Mapping[str, ast.Program] = field(default_factory=dict)
     operations: list[Operation] = field(default_factory=list)
     ended: bool = False
+    branches: tuple[Value, Value] | None = None
+    who: Mapping[str, Any] = field(default_factory=dict)
 
     def child(self) -> Scope:
         """Return a scope for a region inside, which sees the values of this one."""
-        return Scope(self.names, self.fields, self.tools, dict(self.values), self.programs)
+        return Scope(
+            self.names, self.fields, self.tools, dict(self.values), self.programs, who=self.who
+        )
 
     def emit(self, name: str, /, *operands: Value, **more: Any) -> tuple[Value, ...]:
         """Append an operation and return its results."""
@@ -175,10 +180,18 @@ def _lower_method(expression: ast.Method, scope: Scope, hint: str) -> Value:
 
 def _lower_field(expression: ast.FieldOf, scope: Scope, hint: str) -> Value:
     value, name = lower_expression(expression.receiver, scope), expression.name
-    type = STR if value.type == ERROR else scope.fields[str(value.type.parameters[0])][name][0]
+    type = _field_type(value.type, name, scope)
     return scope.value(
         "program.field", value, hint=hint or name, type=type, span=expression.span, name=name
     )
+
+
+def _field_type(receiver: Term, name: str, scope: Scope) -> Term:
+    if receiver == ERROR:
+        return STR
+    if receiver in KNOWN_FIELDS:
+        return KNOWN_FIELDS[receiver][name]
+    return scope.fields[str(receiver.parameters[0])][name][0]
 
 
 def _lower_binary(expression: ast.Binary, scope: Scope, hint: str) -> Value:
@@ -211,6 +224,12 @@ def _lower_call(call: ast.Call, scope: Scope, hint: str) -> Value:
         return _lower_record(call, scope, hint)
     if call.function in scope.tools:
         return lower_tool_call(call, scope, hint)
+    if call.function == "score":
+        text = lower_expression(call.arguments[0], scope)
+        return scope.value(
+            "program.score", scope.values[STREAM_NAME], text, hint=hint or "score", type=FLOAT,
+            span=call.span, **scope.who,
+        )  # fmt: skip
     values = [lower_expression(item, scope) for item in call.arguments]
     type = builtin_type(call.function, [value.type for value in values]) or ANY
     return scope.value(
@@ -272,7 +291,7 @@ def _default(parameter: ast.Parameter) -> ast.Expression:
 def _lower_index(expression: ast.Index, scope: Scope, hint: str) -> Value:
     receiver = lower_expression(expression.receiver, scope)
     index = lower_expression(expression.index, scope)
-    type = element(receiver.type) if receiver.type.name == "list" else STR
+    type = element(receiver.type) if receiver.type.name in {"list", "map"} else STR
     return scope.value(
         "program.index", receiver, index, hint=hint or "item", type=type, span=expression.span
     )

@@ -44,7 +44,7 @@ def _splice(
     scope: Scope,
     span: Span | None,
 ) -> Value:
-    inner = replace(scope, values={**names, STREAM_NAME: scope.values[STREAM_NAME]})
+    inner = replace(scope, branches=None, values={**names, STREAM_NAME: scope.values[STREAM_NAME]})
     callee.body(body, inner)
     scope.ended = inner.ended
     scope.values[STREAM_NAME] = inner.values[STREAM_NAME]
@@ -98,5 +98,5 @@ def lower_run(run: ast.Run, scope: Scope, hint: str) -> Value:
     type = base(term_of(program.returns, scope.fields)) if program.returns else NONE
     return scope.value(
         "program.call", *values, hint=hint or run.program, type=type, span=run.span,
-        name=Symbol(program.name),
+        name=Symbol(program.name), **scope.who,
     )  # fmt: skip

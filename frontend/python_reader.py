@@ -9,6 +9,7 @@ from typing import Any
 from ..ir.diagnostics import WeftError
 from ..ir.source import Source, Span
 from . import ast
+from .check_who import WHO
 from .python_expressions import ExpressionReader
 from .python_match import captured_name, read_case
 from .python_source import NotInPython, function_syntax, namespace_of
@@ -135,6 +136,8 @@ class _Body:
         if name in ROLES and len(call.args) == 1 and not call.keywords:
             text = self._reader.text(call.args[0])
             return ast.Message(name, (ast.Append(text, span=text.span),), span=span)
+        if name == "join_best":
+            return self._join(None, call, span)
         if name in {"call", "inline"}:
             return ast.Evaluate(self._reader.run(name, call), span=span)
         if name is not None and name.split(".")[-1] in {"gen", "select"}:
@@ -158,7 +161,9 @@ class _Body:
         self, name: str, type: ast.Type | None, value: python.expr, span: Span
     ) -> ast.Statement:
         method = self._stream_method(value.func) if isinstance(value, python.Call) else None
-        if method in {"gen", "select"} or (method is not None and "." in method):
+        if method == "join_best" and isinstance(value, python.Call):
+            statement: ast.Statement = self._join(name, value, span)
+        elif method in {"gen", "select"} or (method is not None and "." in method):
             assert isinstance(value, python.Call)
             statement = self._generate(name, method, value, span)
         else:
@@ -194,11 +199,29 @@ class _Body:
         context = item.context_expr
         context = context.func if isinstance(context, python.Call) else context
         role = self._stream_method(context)
+        if role in WHO and len(node.items) == 1 and item.optional_vars is None:
+            return self._who(role, node, span)
         if role not in ROLES or len(node.items) != 1 or item.optional_vars is not None:
             hint = f"a block of a message reads: with {self._stream}.assistant:"
             raise NotInPython(what="this `with`", hint=hint, span=span)
         inner, self._bound = self._inner(node.body)
         return ast.Message(role, inner, span=span.to(self._reader.span(context)))
+
+    def _who(self, kind: str, node: python.With, span: Span) -> ast.Statement:
+        """Read `with s.adapter("name"):`, and the same with client and priority."""
+        call = node.items[0].context_expr
+        if not isinstance(call, python.Call) or len(call.args) != 1 or call.keywords:
+            hint = f"write with {self._stream}.{kind}(VALUE):"
+            raise NotInPython(what=f"this `with {kind}`", hint=hint, span=span)
+        value = self._reader.read(call.args[0])
+        inner, self._bound = self._inner(node.body)
+        return ast.With(kind, value, inner, span=span.to(self._reader.span(call)))
+
+    def _join(self, name: str | None, call: python.Call, span: Span) -> ast.Statement:
+        if call.args:
+            hint = f"write {self._stream}.join_best(by=points)"
+            raise NotInPython(what="this join", hint=hint, span=span)
+        return ast.Join("best", self._reader.options(call.keywords), name, span=span)
 
     def _fork(self, node: python.FunctionDef) -> ast.Statement:
         span = self._reader.span(node)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..ir.core import Term
-from ..ir.types import ANY, BOOL, FLOAT, INT, STR, list_of, result_of
+from ..ir.types import ANY, BOOL, FLOAT, GENERATED, INT, SELECTION, STR, list_of, result_of
 
 TEXTS = list_of(STR)
 
@@ -37,6 +37,12 @@ METHODS: dict[tuple[str, str], Signature] = {
 
 ERROR_FIELDS = ("tool", "kind", "message")
 """What an error says of itself: the tool, the exception's name, its text."""
+
+KNOWN_FIELDS: dict[Term, dict[str, Term]] = {
+    SELECTION: {"probs": Term("map", (FLOAT,))},
+    GENERATED: {"logprobs": list_of(FLOAT)},
+}
+"""Fields of values that are no records: what a select and a gen know of the model."""
 
 BUILTINS = ("len", "str", "int", "float", "min", "max", "sum", "range", "sorted")
 

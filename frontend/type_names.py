@@ -8,7 +8,7 @@ from typing import Any
 
 from ..ir.core import Term
 from ..ir.diagnostics import WeftNameError, WeftTypeError
-from ..ir.types import choice, int_range, list_of, record, regex
+from ..ir.types import GENERATED, choice, int_range, list_of, record, regex
 from . import ast
 from .constants import constant_of
 from .syntax_errors import NotAvailableYet
@@ -84,6 +84,12 @@ def options_of(options: Iterable[ast.Argument]) -> dict[str, Any]:
     """Return the constant values of options, in the IR's order."""
     given = {option.name: constant_of(option.value) for option in options}
     return {name: given[name] for name in (*OPTIONS, "max_items") if name in given}
+
+
+def bound_type(type: Term, options: Mapping[str, Any]) -> Term:
+    """Return the type of what a gen binds: a str with logprobs knows them."""
+    text = type.name in {"str", "choice", "regex"}
+    return GENERATED if text and options.get("logprobs") else type
 
 
 def record_fields(file: ast.File) -> Fields:

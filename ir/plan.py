@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from .dialect import Dialect
 from .dialect import OperationSpec as Op
-from .program import SAMPLING
+from .program import SAMPLING, WHO
 
 OPERATIONS = (
     Op(
@@ -51,26 +51,37 @@ OPERATIONS = (
         1,
         2,
         required=("name", "type", "max_tokens"),
-        optional=("stop", "ends", "constraint", "heal", "logprobs", "prefix", "note", *SAMPLING),
+        optional=(
+            "stop", "ends", "constraint", "heal", "logprobs", "prefix", "note", *SAMPLING, *WHO,
+        ),
     ),
     Op(
         "plan.select",
         "scores options, each with the text `heal` before it; operands: kv, list<str>; results: "
-        "kv, str",
+        "kv, str. `tokens` are the options' ids, where they are known now",
         2,
         2,
         required=("name",),
-        optional=("by", "heal", "prefix", "note"),
+        optional=("by", "heal", "tokens", "prefix", "note", *WHO),
+    ),
+    Op(
+        "plan.score",
+        "as program.score, on a kv that stays as it is; the text follows `heal`",
+        2,
+        1,
+        optional=("heal", "note", *WHO),
     ),
     Op(
         "plan.fork",
-        "runs its region for each element on a copy-on-write fork of the kv; result: list",
+        "runs its region for each element on a copy-on-write fork of the kv; results: list of "
+        "values and, for a join, list of kvs",
         2,
-        1,
+        (1, 2),
         regions=1,
         required=("name",),
         optional=("prefix", "note"),
     ),
+    Op("plan.join", "as program.join; the other kvs are freed", 2, 2, required=("how",)),
     Op("plan.inline", "as program.inline, with kv values", 1, 2, regions=1, required=("name",)),
     Op("plan.leave", "ends the innermost plan.inline", 2, terminator=True),
     Op("plan.for", "as program.for, with kv values", (1, None), (0, None), regions=1),

@@ -12,6 +12,9 @@ from .dialect import Dialect
 from .dialect import OperationSpec as Op
 
 SAMPLING = ("temperature", "top_p", "top_k", "min_p", "seed")
+WHO = ("adapter", "client", "priority")
+"""Who computes what a `with` block generates, and how soon."""
+
 ANNOTATIONS = ("prefix", "note")
 """Attributes that passes add: `prefix` (tokens known, tokens reused), `note` (for `explain`)."""
 
@@ -48,27 +51,42 @@ STREAM_OPERATIONS = (
         1,
         2,
         required=("name", "type", "max_tokens"),
-        optional=("stop", "logprobs", *SAMPLING, *ANNOTATIONS),
+        optional=("stop", "logprobs", *SAMPLING, *WHO, *ANNOTATIONS),
     ),
     Op(
         "program.select",
         "appends the most likely of a list of options; operands: stream, list<str>; results: "
-        "stream, str",
+        "stream, str that knows the probabilities",
         2,
         2,
         required=("name",),
-        optional=("by", *ANNOTATIONS),
+        optional=("by", *WHO, *ANNOTATIONS),
+    ),
+    Op(
+        "program.score",
+        "the log-probability of a text as a continuation of the stream; operands: stream, str",
+        2,
+        1,
+        optional=WHO,
     ),
     Op(
         "program.fork",
         "runs its region once for each element of a list (or N times for an int) from this "
-        "stream, in parallel; region arguments: stream, element; result: list of what branches "
-        "yield",
+        "stream, in parallel; region arguments: stream, element; results: list of what branches "
+        "yield and, where a join wants it, list of their streams",
         2,
-        1,
+        (1, 2),
         regions=1,
         required=("name",),
         optional=ANNOTATIONS,
+    ),
+    Op(
+        "program.join",
+        "the stream of one branch, how = best: that with most points; operands: list of streams, "
+        "list of numbers; results: stream, number of the branch",
+        2,
+        2,
+        required=("how",),
     ),
     Op(
         "program.inline",
@@ -143,7 +161,7 @@ VALUE_OPERATIONS = (
     Op("program.call_tool", "calls a declared tool; with `catch`, its failure is a value",
        (0, None), 1, required=("name",), optional=("catch",)),
     Op("program.call", "runs another program of the module on a stream of its own",
-       (0, None), 1, required=("name",)),
+       (0, None), 1, required=("name",), optional=WHO),
     Op("program.result", "a value as a result that is no error", 1, 1),
     Op("program.is_error", "whether a result is an error", 1, 1),
     Op("program.error", "the error of a result that is one", 1, 1),

@@ -23,9 +23,10 @@ from ..ir.vocabulary import ChatFormat, Frame, Part, Tokenizer, encode_parts, sp
 from .arguments import bind_arguments
 from .coerce import Mismatch, coerce
 from .constraint import ConstraintTable
+from .events import Choice, Generated
 from .heal import HealTable, join_texts
 from .sampler import sample_rows, site_key, uniforms
-from .select import choose
+from .select import choose, probabilities
 from .tools import WRONG_VALUE, ToolFailed
 from .values import evaluate
 
@@ -228,13 +229,21 @@ class Reference:
         for number, element in enumerate(range(over) if isinstance(over, int) else over):
             inner = _Scope((*scope.path, (name, occurrence, number)), dict(scope.values))
             yielded = self._region(operation.regions[0], (shared, element), inner)
-            results.append(yielded[0] if yielded else None)
+            results.append(yielded)
         # A fork is a token boundary: the parent's text so far is encoded there.
         for key, value in scope.values.items():
             if value is stream:
                 scope.values[key] = shared
-        self._bind(scope, name, results)
-        return [results]
+        values = [yielded[0] if yielded else None for yielded in results]
+        self._bind(scope, name, values)
+        return [values, *([[found[1] for found in results]] if len(operation.results) == 2 else [])]
+
+    def _join(self, operation: Operation, operands: list[Any], scope: _Scope) -> list[Any]:
+        streams, points = operands
+        if not streams or len(streams) != len(points):
+            raise RunError(message="join best has no branches, or not a point for each")
+        best = max(range(len(points)), key=points.__getitem__)
+        return [streams[best], best]
 
     # The model.
 
@@ -245,13 +254,24 @@ class Reference:
         seed = operation.attribute("seed")
         instance = (self._row, *scope.path)
         key = site_key(self._seed if seed is None else seed, instance, name, occurrence)
-        new = self._generate(operation, list(stream.ids), heal, key)
+        logprobs: list[float | None] = []
+        new = self._generate(operation, list(stream.ids), heal, key, logprobs)
         text = self._bytes(new).decode("utf-8", "replace").removeprefix(heal)
         value = parse_value(operation["type"], self._records, text)
+        if operation.attribute("logprobs") and isinstance(value, str):
+            kept = logprobs[: len(new)]
+            value = Generated(value, kept + [None] * (len(new) - len(kept)))
         self._bind(scope, name, value)
         return [replace(stream, ids=(*stream.ids, *new)), value]
 
-    def _generate(self, operation: Operation, ids: list[int], heal: str, key: int) -> list[int]:
+    def _generate(
+        self,
+        operation: Operation,
+        ids: list[int],
+        heal: str,
+        key: int,
+        logprobs: list[float | None],
+    ) -> list[int]:
         """Draw tokens one by one; return those that stay in the stream."""
         matcher = self._matcher(operation["type"], heal)
         stop = operation.attribute("stop") or ()
@@ -262,12 +282,13 @@ class Reference:
             if matcher is not None and not forced:
                 forced = list(matcher.forced())
             if forced:
-                token = forced.pop(0)
+                token, logprob = forced.pop(0), None
             else:
-                token = self._draw(operation, [*ids, *new], matcher, key, len(new))
+                token, logprob = self._draw(operation, [*ids, *new], matcher, key, len(new))
                 if token in self._tokenizer.end_ids:
                     break
             new.append(token)
+            logprobs.append(logprob)
             if matcher is not None:
                 matcher.accept(token)
             skip = len(heal.encode())
@@ -280,7 +301,7 @@ class Reference:
 
     def _draw(
         self, operation: Operation, ids: list[int], matcher: Any, key: int, position: int
-    ) -> int:
+    ) -> tuple[int, float]:
         logits = self._logits(ids)[None].float()
         mask = None
         if matcher is not None:
@@ -293,11 +314,11 @@ class Reference:
             value = operation.attribute(name)
             return torch.tensor([default if value is None else value], dtype=dtype)
 
-        token, _, _ = sample_rows(
+        token, logprob, _ = sample_rows(
             logits, mask, option("temperature", 0.0), option("top_k", 0, torch.int32),
             option("top_p", 1.0), option("min_p", 0.0), torch.from_numpy(u),
         )  # fmt: skip
-        return int(token[0])
+        return int(token[0]), float(logprob[0])
 
     def _select(self, operation: Operation, operands: list[Any], scope: _Scope) -> list[Any]:
         name, by = operation["name"], operation.attribute("by") or "token_normalized"
@@ -310,8 +331,21 @@ class Reference:
         scores = [self._scores(stream.ids, option) for option in encoded]
         base = [self._scores(stream.ids[:1], option) for option in encoded]
         best = choose(by, scores, base)
-        self._bind(scope, name, options[best])
-        return [replace(stream, ids=(*stream.ids, *encoded[best])), options[best]]
+        shares = dict(zip(options, probabilities(scores), strict=True))
+        choice = Choice(options[best], shares)
+        self._bind(scope, name, choice)
+        return [replace(stream, ids=(*stream.ids, *encoded[best])), choice]
+
+    def _score(self, operation: Operation, operands: list[Any], scope: _Scope) -> list[float]:
+        stream, text = operands
+        closed, heal = self._healed(stream)
+        after = closed.plus(heal) if heal else closed
+        # As a fork, a score is a token boundary.
+        for key, value in scope.values.items():
+            if value is stream:
+                scope.values[key] = after
+        ids = self._tokenizer.encode(heal + text) if text else []
+        return [sum(self._scores(closed.ids, ids))]
 
     def _scores(self, ids: Sequence[int], option: list[int]) -> list[float]:
         scores = []

@@ -35,7 +35,8 @@ def evaluate(operation: Operation, operands: Sequence[Any], row: int = 0) -> Any
         items, index = operands
         problem = f"there is no element {index} in {len(items)} elements"
     except KeyError as error:
-        problem = f"there is no field {error}"
+        what = "option" if operation.name == "program.index" else "field"
+        problem = f"there is no {what} {error}"
     except (TypeError, ValueError, OverflowError, AttributeError) as error:
         problem = str(error)
     raise ValueFailed(row=row, problem=problem, span=operation.span)
@@ -71,6 +72,8 @@ def _repeated(left: Any, right: Any) -> int:
 def _field(operation: Operation, operands: Sequence[Any]) -> Any:
     (value,) = operands
     name = operation["name"]
+    if name == "logprobs":  # a token that nothing else could follow was not drawn: 0.0
+        return [0.0 if logprob is None else logprob for logprob in value.logprobs]
     return value[name] if isinstance(value, dict) else getattr(value, name)
 
 

@@ -9,7 +9,7 @@ from ...ir.core import Module, Operation, Region, Value, make, walk
 from ...ir.types import KV
 from ..manager import EVERYTHING, Context
 
-BORROWS = {"plan.fork"}
+BORROWS = {"plan.fork", "plan.score"}
 """Operations that read a kv and leave it as it is; all others move it into their result."""
 
 

@@ -8,8 +8,8 @@ from typing import ClassVar
 
 from ...ir.core import Module, Names, Operation, Region, Symbol, Value, make, walk
 from ...ir.diagnostics import PassError
-from ...ir.program import SAMPLING, VALUE_NAMES
-from ...ir.types import KV, STREAM
+from ...ir.program import SAMPLING, VALUE_NAMES, WHO
+from ...ir.types import KV, STREAM, list_of
 from ..manager import EVERYTHING, Context
 from .segments import SegmentWriter, StreamState
 
@@ -60,8 +60,11 @@ class _Lowering:
 
     def __init__(self, module: Module, context: Context) -> None:
         assert context.tokenizer is not None and context.chat is not None
-        self._context = context
-        self._tokenizer = context.tokenizer
+        self.context = context
+        self.constants = {
+            op.result.name: op["value"] for op in module.walk() if op.name == "program.constant"
+        }
+        self.tokenizer = context.tokenizer
         self._chat = context.chat
         self._names = Names.of(module)
         self._writer = SegmentWriter(context.tokenizer, self._names)
@@ -82,14 +85,14 @@ class _Lowering:
         }
         return make(
             "plan.func", span=operation.span, regions=(Region((kv, *parameters), body),),
-            model=self._context.model_name or None, **attributes,
+            model=self.context.model_name or None, **attributes,
         )  # fmt: skip
 
     def constraint(self, operation: Operation, heal: str) -> tuple[Symbol | None, str]:
         """Return the constraint of a gen's type, declared once, and the heal text it allows."""
-        if self._context.constraint_of is None:
+        if self.context.constraint_of is None:
             return None, heal
-        found = self._context.constraint_of(operation["type"], self._records)
+        found = self.context.constraint_of(operation["type"], self._records)
         if found is None:
             return None, heal
         kind, source = found
@@ -113,6 +116,7 @@ class _Block:
         self._writer = lowering._writer
         self.streams = dict(streams)
         self._out: list[Operation] = []
+        self._branches: dict[str, tuple[Value, StreamState]] = {}
 
     def lower(self, operations: tuple[Operation, ...]) -> tuple[Operation, ...]:
         for operation in operations:
@@ -165,20 +169,23 @@ class _Block:
         state = self._writer.flush(state, self._out.append, closing=True)
         constraint, heal = self._lowering.constraint(operation, heal)
         kv = self._names.value("kv", KV)
-        kept = {key: operation.attribute(key) for key in ("stop", "logprobs", "prefix", *SAMPLING)}
+        kept = {
+            key: operation.attribute(key) for key in ("stop", "logprobs", "prefix", *SAMPLING, *WHO)
+        }
         self._out.append(
             make(
                 "plan.decode", state.kv, results=(kv, value), span=operation.span,
                 name=operation["name"], type=operation["type"],
                 max_tokens=operation["max_tokens"], constraint=constraint, heal=heal or None,
-                ends=self._lowering._tokenizer.end_ids, **kept,
+                ends=self._lowering.tokenizer.end_ids, **kept,
             )
         )  # fmt: skip
         self.streams[stream.name] = state.at(kv)
 
     def _select(self, operation: Operation) -> None:
         stream, value = operation.results
-        state, heal = self._writer.heal(self.streams[operation.operands[0].name])
+        before = self.streams[operation.operands[0].name]
+        state, heal = self._writer.heal(before)
         state = self._writer.flush(state, self._out.append, closing=True)
         kv = self._names.value("kv", KV)
         self._out.append(
@@ -186,9 +193,51 @@ class _Block:
                 "plan.select", state.kv, operation.operands[1], results=(kv, value),
                 span=operation.span, name=operation["name"], by=operation.attribute("by"),
                 heal=heal or None, prefix=operation.attribute("prefix"),
+                tokens=self._option_tokens(operation, before, heal), **who(operation),
             )
         )  # fmt: skip
         self.streams[stream.name] = state.at(kv)
+
+    def _option_tokens(
+        self, operation: Operation, before: StreamState, heal: str
+    ) -> list[list[int]] | None:
+        """Encode options that are known now, where what stands before them is known too."""
+        options = self._lowering.constants.get(operation.operands[1].name)
+        known = not isinstance(before.pieces[-1], Value) if before.pieces else before.sealed
+        if not isinstance(options, tuple) or not known:
+            return None
+        found = [self._lowering.tokenizer.encode(heal + option) for option in options]
+        total = sum(map(len, found))
+        nodes = len({tuple(ids[: end + 1]) for ids in found for end in range(len(ids))})
+        self._lowering.context.did(
+            f"select {operation['name']}: {len(found)} options of {total} tokens are a trie of "
+            f"{nodes}", operation.span,
+        )  # fmt: skip
+        return found
+
+    def _score(self, operation: Operation) -> None:
+        """Score on the text so far, which ends a token here; the healed space stays to come."""
+        stream, text = operation.operands
+        state, heal = self._writer.heal(self.streams[stream.name])
+        state = self._writer.flush(state, self._out.append, closing=True)
+        self._out.append(
+            make(
+                "plan.score", state.kv, text, results=operation.results, span=operation.span,
+                heal=heal or None, **who(operation),
+            )
+        )  # fmt: skip
+        self.streams[stream.name] = state.plus(heal, span=operation.span) if heal else state
+
+    def _join(self, operation: Operation) -> None:
+        streams, points = operation.operands
+        kvs, state = self._branches[streams.name]
+        kv = self._names.value("kv", KV)
+        results = (kv, operation.results[1])
+        self._out.append(
+            make("plan.join", kvs, points, results=results, span=operation.span,
+                 how=operation["how"])
+        )  # fmt: skip
+        self.streams[operation.results[0].name] = replace(state, kv=kv, pieces=(), sealed=False)
 
     def _fork(self, operation: Operation) -> None:
         stream = operation.operands[0]
@@ -205,10 +254,17 @@ class _Block:
         kv = self._names.value("kv", KV)
         outer = self._flush_used(region.operations)
         inner = outer | {region.arguments[0].name: replace(state, kv=kv)}
-        body = _Block(self._lowering, inner).lower(region.operations)
+        block = _Block(self._lowering, inner)
+        body = block.lower(region.operations)
+        results = operation.results
+        if len(results) == 2:
+            kvs = self._names.value("branches", list_of(KV))
+            last = block.streams[region.operations[-1].operands[1].name]
+            self._branches[results[1].name] = kvs, last
+            results = (results[0], kvs)
         self._out.append(
             make(
-                "plan.fork", resident, operation.operands[1], results=operation.results,
+                "plan.fork", resident, operation.operands[1], results=results,
                 span=operation.span, name=operation["name"], prefix=operation.attribute("prefix"),
                 regions=(Region((kv, *region.arguments[1:]), body),),
             )
@@ -323,6 +379,11 @@ class _Block:
                 state = self.streams[name]
                 self.streams[name] = self._writer.flush(state, self._out.append, closing=False)
         return dict(self.streams)
+
+
+def who(operation: Operation) -> dict[str, object]:
+    """Return an operation's annotations of who computes it."""
+    return {key: operation.attribute(key) for key in WHO}
 
 
 def _used_streams(operations: tuple[Operation, ...]) -> Iterator[str]:

@@ -63,4 +63,71 @@ def panel(s, text: str, sides: list[str] = ["service", "price"]) -> list[str]:
     return [good, fair]
 
 
-TWINS = {"checked_tool": solve, "panel": panel}
+@program
+def write(s, topic: str) -> str:
+    """Draft an opening three times, each with two endings; go on with the draft that reads best."""
+    s.user(f"Write two sentences about {topic}.")
+
+    @s.fork(3)
+    def openings(s):
+        with s.assistant:
+            opening = s.gen(max_tokens=12, temperature=0.9, stop=".")
+            s += "."
+
+            @s.fork(2)
+            def endings(s):
+                s += " "
+                ending = s.gen(max_tokens=12, temperature=0.9, stop=".", logprobs=True)
+                return sum(ending.logprobs)
+
+            s.join_best(by=endings)
+            s += "."
+        s.user("Is that well written?")
+        good = s.assistant.select(["yes", "no"])
+        return good.probs["yes"]
+
+    quality = s.join_best(by=openings)
+    s.user("Give it a title.")
+    title = s.assistant.gen(max_tokens=8, stop="\n")
+    return f"{title} ({quality > 0.5})"
+
+
+@program
+def surprise(s, beginning: str, endings: list[str]) -> list[float]:
+    """How surprising is each ending? Scores texts as continuations, without sampling."""
+    s += f"{beginning} "
+    scores: list[float] = []
+    for ending in endings:
+        scores += [s.score(ending)]
+    likeliest = s.select(endings, by="unconditional")
+    return scores + [likeliest.probs[likeliest]]
+
+
+@program
+def compare(s, question: str) -> str:
+    """Two adapters answer the same prompt; the base model says which answer it likes."""
+    s.user(question)
+
+    @s.fork(["plain", "polite"])
+    def answers(s, name):
+        with s.assistant:
+            if name == "plain":
+                with s.adapter("plain"):
+                    first = s.gen(max_tokens=16, stop="\n")
+                answer = first
+            else:
+                with s.adapter("polite"):
+                    second = s.gen(max_tokens=16, stop="\n")
+                answer = second
+        return answer
+
+    s.user(f"A: {answers[0]}\nB: {answers[1]}\nWhich is better?")
+    with s.priority(1):
+        better = s.assistant.select(["A", "B"])
+    return answers[["A", "B"].index(better)]
+
+
+TWINS = {
+    "checked_tool": solve, "panel": panel, "best_draft": write, "surprise": surprise,
+    "adapters": compare,
+}  # fmt: skip

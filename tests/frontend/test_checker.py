@@ -95,7 +95,18 @@ MISTAKES = {
     "unknown program": "let a = call q(t)\n    return t",
     "program's arguments": "let a = call p(n, xs)\n    return t",
     "recursion": "let a = call p(n, xs, t)\n    return a",
-    "score": "return str(score(t))",
+    "score": "return str(score(n))",
+    "join without a fork": "join best(by=[1])\n    return t",
+    "join after a text": 'fork 2 as ys:\n        yield 1\n    "a"\n    join best(by=ys)\n'
+    "    return t",
+    "join by strings": "fork x in xs as ys:\n        yield x\n    join best(by=ys)\n    return t",
+    "join worst": "fork 2 as ys:\n        yield 1\n    join worst(by=ys)\n    return t",
+    "with": 'with adaptor "a":\n        gen x\n    return t',
+    "with's value": "with priority t:\n        gen x\n    return t",
+    "with's type": 'with priority "a":\n        gen x\n    return t',
+    "probs of a str": "return str(t.probs)",
+    "probs by number": "select x from xs\n    return str(x.probs[0])",
+    "logprobs not asked for": "gen x\n    return str(x.logprobs)",
 }  # fmt: skip
 
 DECLARATIONS = {

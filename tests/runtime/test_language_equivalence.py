@@ -208,3 +208,120 @@ def test_inlining_a_program_without_early_returns_keeps_texts_known(toy):
         for text in (plain, inlined)
     ]
     assert found[0] == found[1]
+
+
+SCORES = """
+program main(arg: str) -> list[float]:
+    "Say {arg}. "
+    let first = score("hello the")
+    let second = score("ab")
+    if first > second:
+        "the "
+    else:
+        "a b "
+    let rounds = 0
+    while score(" A") < 0.0 and rounds < 2 up to 3:
+        " B"
+        rounds += 1
+    fork word in ["A", "{arg} ", ""] as branches:
+        " x {word}"
+        yield score("hello") + score("")
+    gen line(max_tokens=3, logprobs=true)
+    select best from ["A", "AB", "a b", "hello A"]
+    " and "
+    select other(by="unconditional") from ["A", "{arg}"]
+    let most = best.probs["A"]
+    if best.probs[best] > 0.5 or min(line.logprobs) < -2.0:
+        "sure {most > 0.9}"
+    gen last(max_tokens=2)
+    return [first, second] + branches + [most] + line.logprobs
+"""
+
+
+def test_scores_and_probabilities(toy):
+    rows = [{"arg": "hello"}, {"arg": "a b "}, {"arg": "the sky " * 5}]
+    executable, oracle = toy.compile(SCORES, seed=2), toy.oracle(SCORES, seed=2)
+    together = executable.run_rows(rows)
+    for number, row in enumerate(rows):
+        expected = oracle(number, **row)
+        assert together.values[number] == pytest.approx(expected.value, abs=1e-4)
+        assert executable.run(**row).value[:2] == pytest.approx(expected.value[:2], abs=1e-4)
+    toy.assert_clean(executable)
+
+
+def test_options_known_now_are_encoded_now(toy):
+    plan = toy.plan(toy.lowered(SCORES))
+    known = [op.attribute("tokens") is not None for op in plan.walk() if op.name == "plan.select"]
+    assert known == [True, False]
+
+
+JOINS = """
+program think(arg: str) -> str:
+    user "{arg}"
+    fork 3 as thoughts:
+        assistant gen thought(max_tokens=4, temperature=1.2)
+        user "Rate it."
+        fork 2 as tries:
+            assistant gen step(max_tokens=3, temperature=1.2)
+            yield [score("hello"), score(" A")]
+        let points = [tries[0][0], tries[1][0]]
+        join best(by=points) as found
+        yield found[1]
+    let rated = thoughts
+    join best(by=rated) as top
+    user "So"
+    for number in range(2):
+        fork 2 as ends:
+            " {number}"
+            gen end(max_tokens=2, temperature=1.0)
+            yield len(end)
+        join best(by=ends)
+        " then"
+    assistant gen answer(max_tokens=3)
+    return "{top < 0.0} {answer} {len(ends)}"
+"""
+
+
+def test_joins(toy):
+    check(toy, JOINS.replace(" {len(ends)}", ""))
+    check(toy, JOINS.replace(" {len(ends)}", ""), num_pages=120, max_batch=4)
+
+
+def test_a_join_of_nothing_ends_the_run(toy):
+    text = """
+program p(arg: list[str]) -> str:
+    "x"
+    fork word in arg as lengths:
+        gen more(max_tokens=2)
+        yield len(word)
+    join best(by=lengths)
+    gen last(max_tokens=2)
+    return last
+"""
+    executable = toy.compile(text)
+    assert executable.run(arg=["a", "abc"]).value == toy.oracle(text)(0, arg=["a", "abc"]).value
+    with pytest.raises(WeftError, match="join best has 0 branches"):
+        executable.run(arg=[])
+    toy.assert_clean(executable)
+
+
+def test_who_computes_is_carried_to_the_plan(toy):
+    text = """
+program p(arg: str):
+    "{arg}"
+    with adapter "poet":
+        gen one(max_tokens=2)
+        with priority 3:
+            select two from ["a", "b"]
+    with client "openai:http://localhost#m":
+        gen three(max_tokens=2)
+    gen four(max_tokens=2)
+"""
+    plan = toy.plan(toy.lowered(text))
+    found = [
+        {key: op.attribute(key) for key in ("adapter", "client", "priority") if op.attribute(key)}
+        for op in plan.walk()
+        if op.name in {"plan.decode", "plan.select"}
+    ]
+    client = {"client": "openai:http://localhost#m"}
+    assert found == [{"adapter": "poet"}, {"adapter": "poet", "priority": 3}, client, {}]

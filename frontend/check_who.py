@@ -1,0 +1,50 @@
+"""Checks `with`: who computes what its body generates, and how soon; and the streams of joins."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..ir.types import FLOAT, list_of
+from . import ast
+from .check_errors import MisplacedJoin, NotConstant, UnknownOption, WrongOption
+from .check_expressions import Flow, expect
+from .constants import UNKNOWN, constant_of
+from .signatures import element
+
+if TYPE_CHECKING:
+    from .checker import Checker
+
+WHO = ("adapter", "client", "priority")
+
+
+def check_with(checker: Checker, statement: ast.With, flow: Flow) -> None:
+    """Check a with, whose body is part of the block around it."""
+    kind, value = statement.kind, constant_of(statement.value)
+    if kind not in WHO:
+        problem = f"is one of {', '.join(WHO)}"
+        raise WrongOption(name=f"with {kind}", problem=problem, span=statement.span)
+    if value is UNKNOWN:
+        raise NotConstant(place=f"with {kind}", span=statement.value.span)
+    is_int = isinstance(value, int) and not isinstance(value, bool)
+    fine = is_int if kind == "priority" else isinstance(value, str) and bool(value)
+    if not fine:
+        problem = "is a whole number" if kind == "priority" else "is a name in quotes"
+        raise WrongOption(name=f"with {kind}", problem=problem, span=statement.value.span)
+    checker.body(statement.body, flow)
+
+
+def check_join(checker: Checker, join: ast.Join, flow: Flow) -> None:
+    """Check a join: it follows a fork, and has a number for each of its branches."""
+    if join.how != "best":
+        raise WrongOption(name=f"join {join.how}", problem="is join best(by=...)", span=join.span)
+    fork = flow.fork
+    if fork is None:
+        raise MisplacedJoin(span=join.span)
+    for option in join.options:
+        if option.name != "by":
+            raise UnknownOption(place="a join", name=option.name, span=option.span)
+        expect(option.value, list_of(FLOAT), "join best(by=...)", flow)
+    if len(join.options) != 1:
+        raise WrongOption(name="join best", problem="takes one by=...", span=join.span)
+    if join.name is not None:
+        checker.bind(join.name, element(flow.bound[fork].type), join.span, flow)
