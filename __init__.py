@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .compiler import Options, compile
-    from .frontend.embedded import between, limit, matching, program, tool
+    from .frontend.embedded import between, grammar, limit, matching, program, schema, tool
     from .runtime.executable import Executable
 
 __version__ = "0.1.0"
@@ -18,10 +18,15 @@ _HOMES = {
     "between": "frontend.embedded",
     "limit": "frontend.embedded",
     "matching": "frontend.embedded",
+    "schema": "frontend.embedded",
+    "grammar": "frontend.embedded",
     "Executable": "runtime.executable",
 }
 
-__all__ = ["Executable", "Options", "between", "compile", "limit", "matching", "program", "tool"]
+__all__ = [
+    "Executable", "Options", "between", "compile", "grammar", "limit", "matching", "program",
+    "schema", "tool",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

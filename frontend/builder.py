@@ -12,6 +12,7 @@ from ..ir.source import Source, Span
 from . import ast
 from .strings import Origin, ParseExpression, PlainStringWanted, read_parts, unquote
 from .syntax_errors import UnknownPattern
+from .type_files import FILE_TYPES, read_type_file
 
 _CONSTANTS = {"true": True, "false": False, "none": None}
 
@@ -89,7 +90,11 @@ class _Builder(Transformer[Token, Any]):
 
     def type_of_text(self, meta: Meta, children: list[Any]) -> ast.Type:
         name, text, options = children
-        return ast.Type(str(name), (text,), options or (), span=self._span(meta))
+        span = self._span(meta)
+        arguments = (text,)
+        if name in FILE_TYPES:
+            arguments += (read_type_file(name, text, self._source, span),)
+        return ast.Type(str(name), arguments, options or (), span=span)
 
     def text_token(self, meta: Meta, children: list[Token]) -> str:
         return unquote(children[0])[0]

@@ -20,7 +20,8 @@ from .check_errors import (
 from .check_expressions import Flow, World, expect
 from .constants import UNKNOWN, constant_of
 from .signatures import BUILTINS
-from .type_names import term_of
+from .type_files import FILE_TYPES
+from .type_names import MalformedTypeUse, term_of
 
 KEYWORDS = frozenset(
     "system user assistant gen select fork yield for in if elif else while let return and or not "
@@ -67,9 +68,11 @@ def _names_in(type: ast.Type) -> set[str]:
     return names
 
 
-def check_type(type: ast.Type, records: Collection[str]) -> Term:
+def check_type(type: ast.Type, records: Collection[str], inside: bool = False) -> Term:
     """Return the IR type; raises where a name or a pattern is wrong."""
     term = term_of(type, records)
+    if inside and type.name in FILE_TYPES:
+        raise MalformedTypeUse(problem=f"a {type.name} stands alone, in no record", span=type.span)
     if term.name == "regex":
         try:
             re.compile(str(term.parameters[0]))

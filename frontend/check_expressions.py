@@ -246,7 +246,7 @@ def _check_tool_call(call: ast.Call, flow: Flow) -> Term:
 def _check_method(expression: ast.Method, flow: Flow) -> Term:
     receiver = check_expression(expression.receiver, flow)
     have = [check_expression(item, flow) for item in expression.arguments]
-    if receiver == ANY:
+    if base(receiver) == ANY:
         return ANY
     name = expression.name
     if (base(receiver).name, name) not in METHODS:
@@ -279,6 +279,8 @@ def _check_field(expression: ast.FieldOf, flow: Flow) -> Term:
         return STR
     if expression.name in KNOWN_FIELDS.get(receiver, {}):
         return KNOWN_FIELDS[receiver][expression.name]
+    if base(receiver) == ANY:
+        return ANY
     if receiver.name != "record":
         hint = _MODEL_FIELDS.get(expression.name, "")
         raise WrongType(
@@ -297,11 +299,14 @@ def _check_index(expression: ast.Index, flow: Flow) -> Term:
     if receiver.name == "map":
         expect(expression.index, STR, "an option's probability", flow)
         return element(receiver)
+    if base(receiver) == ANY:
+        check_expression(expression.index, flow)
+        return ANY
     expect(expression.index, INT, "an index", flow)
     if receiver.name == "list":
         return element(receiver)
-    if base(receiver) in {STR, ANY}:
-        return base(receiver)
+    if base(receiver) == STR:
+        return STR
     raise WrongType(
         place="an index", want="a list or a str", have=receiver, span=expression.receiver.span
     )

@@ -55,7 +55,7 @@ def _check_file(file: ast.File) -> list[Warning]:
     for record in file.records:
         check_unique("the field", record.fields)
         for field in record.fields:
-            check_type(field.type, record_names)
+            check_type(field.type, record_names, inside=True)
             check_gen_options(field.type.options, "a field's type", inside=True)
     check_finite(file)
     for declaration in (*file.tools, *file.programs):

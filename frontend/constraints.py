@@ -33,9 +33,13 @@ Records = Mapping[str, Operation]
 
 
 def constraint_of(type: Term, records: Records) -> tuple[str, str] | None:
-    """Return `("regex", pattern)` or `("json", schema)` of a gen's type, None for free text."""
+    """Return (`regex`, `json` or `lark`, source) of a gen's type, None for free text."""
     if type.name == "str":
         return None
+    if type.name == "grammar":
+        return "lark", str(type.parameters[0])
+    if type.name == "schema":
+        return "json", json.dumps(json.loads(str(type.parameters[0])) | {"x-guidance": _LAYOUT})
     if type.name in {"record", "list"}:
         return "json", json.dumps(schema_of(type, records) | {"x-guidance": _LAYOUT})
     return "regex", pattern_of(type, records)

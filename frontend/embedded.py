@@ -31,7 +31,10 @@ from .python_reader import read_program
 from .python_source import read_source
 from .python_tools import Tool
 
-__all__ = ["ProgramFunction", "Tool", "between", "limit", "matching", "program", "tool"]
+__all__ = [
+    "ProgramFunction", "Tool", "between", "grammar", "limit", "matching", "program", "schema",
+    "tool",
+]  # fmt: skip
 
 
 class ProgramIsNotCalled(WeftTypeError):
@@ -115,6 +118,16 @@ def between(low: int, high: int) -> Constraint:
 def matching(pattern: str) -> Constraint:
     """Constrain a str: `Annotated[str, matching("[A-Z]+")]` is `regex "[A-Z]+"`."""
     return Constraint("matching", (pattern,))
+
+
+def schema(path: str) -> Constraint:
+    """Hold a gen to a JSON Schema file: `s.gen(schema("order.json"))` is `schema "order.json"`."""
+    return Constraint("schema", (path,))
+
+
+def grammar(path: str) -> Constraint:
+    """Hold a gen to a grammar file: `s.gen(grammar("sum.lark"))` is `grammar "sum.lark"`."""
+    return Constraint("grammar", (path,))
 
 
 def limit(max_tokens: int = 0, max_items: int = 0) -> Constraint:

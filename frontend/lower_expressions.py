@@ -189,6 +189,8 @@ def _lower_field(expression: ast.FieldOf, scope: Scope, hint: str) -> Value:
 def _field_type(receiver: Term, name: str, scope: Scope) -> Term:
     if receiver == ERROR:
         return STR
+    if base(receiver) == ANY:
+        return ANY
     if receiver in KNOWN_FIELDS:
         return KNOWN_FIELDS[receiver][name]
     return scope.fields[str(receiver.parameters[0])][name][0]
@@ -291,7 +293,7 @@ def _default(parameter: ast.Parameter) -> ast.Expression:
 def _lower_index(expression: ast.Index, scope: Scope, hint: str) -> Value:
     receiver = lower_expression(expression.receiver, scope)
     index = lower_expression(expression.index, scope)
-    type = element(receiver.type) if receiver.type.name in {"list", "map"} else STR
+    type = element(receiver.type) if receiver.type.name in {"list", "map"} else base(receiver.type)
     return scope.value(
         "program.index", receiver, index, hint=hint or "item", type=type, span=expression.span
     )

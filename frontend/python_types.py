@@ -11,8 +11,9 @@ from ..ir.source import Source, Span
 from . import ast
 from .builder import negative
 from .python_source import NotInPython, class_syntax, namespace_of, span_of
+from .type_files import FILE_TYPES, read_type_file
 
-_MARKERS = {"between", "matching", "limit"}
+_MARKERS = {"between", "matching", "limit", *FILE_TYPES}
 
 
 class TypeReader:
@@ -97,6 +98,10 @@ class TypeReader:
                 value.constant if isinstance(value, ast.Text) else getattr(value, "value", None)
                 for value in values
             )
+            if kind in FILE_TYPES:
+                content = read_type_file(kind, str(plain[0]), self._source, span)
+                type = ast.Type(kind, (str(plain[0]), content), span=span)
+                continue
             name = "int" if kind == "between" else "regex"
             type = ast.Type(name, plain, type.options, span=span)  # type: ignore[arg-type]
         return type

@@ -49,8 +49,10 @@ BUILTINS = ("len", "str", "int", "float", "min", "max", "sum", "range", "sorted"
 
 def base(type: Term) -> Term:
     """Return a type without its constraint: a choice is a str, an int range is an int."""
-    if type.name in {"choice", "regex", "selection", "generated"}:
+    if type.name in {"choice", "regex", "grammar", "selection", "generated"}:
         return STR
+    if type.name == "schema":
+        return ANY
     if type.name == "result":
         return result_of(base(outcome(type)))
     if type.name == "int":

@@ -11,10 +11,9 @@ from ..ir.diagnostics import WeftNameError, WeftTypeError
 from ..ir.types import GENERATED, choice, int_range, list_of, record, regex
 from . import ast
 from .constants import constant_of
-from .syntax_errors import NotAvailableYet
+from .type_files import FILE_TYPES
 
 PLAIN = ("str", "int", "float", "bool")
-LATER = ("schema", "grammar")
 
 OPTIONS = (
     "max_tokens", "stop", "logprobs", "temperature", "top_p", "top_k", "min_p", "seed",
@@ -27,7 +26,9 @@ FIELD_OPTIONS = ("max_tokens", "max_items")
 MAX_ITEMS = 4
 """How many elements a list in a constraint has at most, unless `max_items` says otherwise."""
 
-_BUDGETS = {"str": 128, "int": 8, "float": 16, "bool": 8, "choice": 32, "regex": 64}
+_BUDGETS = {"str": 128, "int": 8, "float": 16, "bool": 8, "choice": 32, "regex": 64,
+    "schema": 256, "grammar": 128,
+}  # fmt: skip
 _FIELD_BUDGETS = _BUDGETS | {"str": 32}
 _RECORD_OVERHEAD = 64
 _LIST_OVERHEAD = 8
@@ -74,9 +75,10 @@ def term_of(type: ast.Type, records: Collection[str]) -> Term:
     if name == "regex":
         _expect(type, _texts(type) and len(arguments) == 1, 'write regex "[a-z]+"')
         return regex(str(arguments[0]))
-    if name in LATER and arguments:
-        raise NotAvailableYet(statement=name, span=type.span)
-    known = [*PLAIN, "list", "choice", "regex", *records]
+    if name in FILE_TYPES:
+        _expect(type, len(arguments) == 2, f'write {name} "file"')
+        return Term(name, (str(arguments[1]),))
+    known = [*PLAIN, "list", "choice", "regex", *FILE_TYPES, *records]
     raise UnknownType(name=name, hint=did_you_mean(name, known), span=type.span)
 
 
@@ -88,7 +90,7 @@ def options_of(options: Iterable[ast.Argument]) -> dict[str, Any]:
 
 def bound_type(type: Term, options: Mapping[str, Any]) -> Term:
     """Return the type of what a gen binds: a str with logprobs knows them."""
-    text = type.name in {"str", "choice", "regex"}
+    text = type.name in {"str", "choice", "regex", "grammar"}
     return GENERATED if text and options.get("logprobs") else type
 
 
@@ -130,6 +132,7 @@ def _list(type: ast.Type, records: Collection[str]) -> Term:
     inner = type.arguments[0] if len(type.arguments) == 1 else None
     _expect(type, isinstance(inner, ast.Type), "a list has one element type: list[str]")
     assert isinstance(inner, ast.Type)
+    _expect(inner, inner.name not in FILE_TYPES, f"a {inner.name} stands alone, in no list")
     return list_of(term_of(inner, records))
 
 

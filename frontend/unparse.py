@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from . import ast
+from .type_files import FILE_TYPES
 
 _LEVELS = {
     "or": 1, "and": 2, "not": 3, "==": 4, "!=": 4, "<": 4, "<=": 4, ">": 4, ">=": 4, "in": 4,
@@ -65,7 +66,7 @@ def _type(type: ast.Type) -> str:
         low, high = type.arguments
         return f"int({', '.join([f'{low}..{high}', *options])})"
     text = type.name
-    if type.name == "regex":
+    if type.name in {"regex", *FILE_TYPES}:
         text += f' "{type.arguments[0]}"'
     elif type.arguments:
         inner = (

@@ -93,7 +93,7 @@ OPERATIONS = (
     Op("plan.return", "ends the plan with a value", (0, 1), terminator=True),
     Op(
         "plan.constraint",
-        "a compiled constraint: kind = regex | json, source = pattern or schema",
+        "a compiled constraint: kind = regex | json | lark, source = pattern, schema or grammar",
         required=("name", "kind", "source"),
         optional=("note",),
     ),

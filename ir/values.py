@@ -46,6 +46,8 @@ def parse_value(type: Term, records: Mapping[str, Operation], text: str) -> Any:
 
     Records come as dicts in declared order, lists as lists; `records` is `records_of(module)`.
     """
+    if type.name == "schema":
+        return _load(type, text)
     if type.name in {"record", "list"}:
         return _from_json(type, records, _load(type, text), text)
     return _scalar(type, text, text)
@@ -61,7 +63,7 @@ def _load(type: Term, text: str) -> Any:
 def _scalar(type: Term, text: str, whole: str) -> Any:
     stripped = text.strip()
     match type.name:
-        case "str":
+        case "str" | "grammar":
             return text
         case "int" if re.fullmatch(r"[+-]?\d+", stripped):
             return _in_range(type, int(stripped), whole)

@@ -59,7 +59,7 @@ def _inside(place: str, type: Any, records: Mapping[str, Operation], value: Any)
 def _scalar(type: Term, value: Any) -> Any:
     number = isinstance(value, int | float) and not isinstance(value, bool)
     match type.name:
-        case "any":
+        case "any" | "schema":
             return value
         case "none" if value is None:
             return None
@@ -71,7 +71,7 @@ def _scalar(type: Term, value: Any) -> Any:
             if type.parameters and not type.parameters[0] <= value <= type.parameters[1]:  # type: ignore[operator]
                 raise Mismatch(f"{value} is not in {type.parameters[0]}..{type.parameters[1]}")
             return value
-        case "str" | "choice" | "regex" if isinstance(value, str):
+        case "str" | "choice" | "regex" | "grammar" if isinstance(value, str):
             return _text(type, value)
     raise _mismatch(type, value)
 

@@ -121,7 +121,10 @@ class ConstraintTable:
             if operation.name == "plan.constraint":
                 name = _plain(operation["name"])
                 for heal in ("", " "):
-                    self.add(name, operation["kind"], thaw(operation["source"]), heal)
+                    try:
+                        self.add(name, operation["kind"], thaw(operation["source"]), heal)
+                    except BadConstraint as error:
+                        raise BadConstraint(**error.fields, span=operation.span) from None
         return self
 
     def start(self, name: object, heal: str = "") -> GuidedMatcher:
@@ -130,11 +133,13 @@ class ConstraintTable:
 
 
 def grammar_of(kind: str, source: Any, name: str = "", heal: str = "") -> str:
-    """Return llguidance's grammar of a regex or of a JSON schema, after the text `heal`."""
+    """Return llguidance's grammar of a regex, a JSON schema or a grammar, after `heal`."""
     if kind == "regex":
         return LLMatcher.grammar_from_regex(f"{heal}(?:{source})" if heal else source)
+    if kind == "lark":
+        return f"start: {json.dumps(heal)} body\nbody: %lark {{\n{source}\n}}" if heal else source
     if kind != "json":
-        raise BadConstraint(name=name, problem=f"kind {kind!r} is neither regex nor json")
+        raise BadConstraint(name=name, problem=f"kind {kind!r} is none of regex, json and lark")
     text = source if isinstance(source, str) else json.dumps(source)
     if heal:
         schema = json.loads(text)

@@ -3,7 +3,7 @@
 # ruff: noqa: B006, F841
 from typing import Literal
 
-from weft.frontend.embedded import program, tool
+from weft.frontend.embedded import grammar, program, schema, tool
 
 
 @tool(timeout=2)
@@ -127,7 +127,22 @@ def compare(s, question: str) -> str:
     return answers[["A", "B"].index(better)]
 
 
+@program
+def invoice(s, text: str) -> str:
+    """Read an invoice by a JSON Schema file, then write its total as a sum that a grammar file allows."""  # noqa: E501
+    s.user(f"Read this order as JSON.\n{text}")
+    order = s.assistant.gen(schema("../../examples/data/invoice.schema.json"), max_tokens=160)
+    names = ""
+    for line in order.lines:
+        names += f"{line.count} {line.item}. "
+    s.user(f"{names}Write their number as a sum.")
+    sum_of = s.assistant.gen(grammar("../../examples/data/sum.lark"), max_tokens=24)
+    if order.paid:
+        return f"{order.customer} has paid for {sum_of}."
+    return f"{order.customer} owes for {sum_of}."
+
+
 TWINS = {
     "checked_tool": solve, "panel": panel, "best_draft": write, "surprise": surprise,
-    "adapters": compare,
+    "adapters": compare, "schema_and_grammar": invoice,
 }  # fmt: skip

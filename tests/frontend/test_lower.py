@@ -33,7 +33,7 @@ def in_program(*lines: str, head: str = "program p(n: int, xs: list[str]):") -> 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_examples_lower_as_recorded(path, golden):
-    file = parse(Source(f"examples/{path.name}", path.read_text()))
+    file = parse(Source(str(path), path.read_text()))
     assert check(file) == []
     module = lower(file)
     verify(module, ("program",))
@@ -44,13 +44,13 @@ def test_examples_lower_as_recorded(path, golden):
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_examples_have_their_tools_beside_them(path):
-    names = [tool.name for tool in parse(Source(path.name, path.read_text())).tools]
+    names = [tool.name for tool in parse(Source(str(path), path.read_text())).tools]
     assert sorted(open_program(path).tools) == sorted(names)
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_every_operation_of_an_example_has_a_span(path):
-    module = lower(parse(Source(path.name, path.read_text())))
+    module = lower(parse(Source(str(path), path.read_text())))
     lines = path.read_text().splitlines()
     for operation in module.walk():
         assert operation.span is not None, operation.name

@@ -28,8 +28,8 @@ def expression(text: str) -> ast.Expression:
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_examples_read_back_from_their_printed_text(path):
-    file = parse(Source(path.name, path.read_text()))
-    again = parse_text(unparse(file))
+    file = parse(Source(str(path), path.read_text()))
+    again = parse(Source(str(path), unparse(file)))
     assert again == file
     assert unparse(again) == unparse(file)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from weft.ir.core import walk
 from weft.ir.diagnostics import RunError, WeftError
 
 
@@ -203,10 +204,10 @@ def test_inlining_a_program_without_early_returns_keeps_texts_known(toy):
         'program start():\n    "a b the"\n    "hello "\n\n'
         'program main(arg: str):\n    inline start()\n    "{arg}"\n    gen x(max_tokens=2)\n'
     )
-    found = [
-        [op["parts"] for op in toy.plan(toy.lowered(text)).walk() if op.name == "plan.tokenize"]
-        for text in (plain, inlined)
-    ]
+    found = []
+    for text in (plain, inlined):
+        main = toy.plan(toy.lowered(text)).symbol("main")
+        found.append([op["parts"] for op in walk((main,)) if op.name == "plan.tokenize"])
     assert found[0] == found[1]
 
 
@@ -325,3 +326,27 @@ program p(arg: str):
     ]
     client = {"client": "openai:http://localhost#m"}
     assert found == [{"adapter": "poet"}, {"adapter": "poet", "priority": 3}, client, {}]
+
+
+def test_schema_and_grammar_files(toy, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tree.json").write_text(
+        '{"type": "object", "properties": {"name": {"enum": ["a", "b"]}, "sub": {"type": "array", '
+        '"maxItems": 1, "items": {"$ref": "#"}}}, "required": ["name", "sub"], '
+        '"additionalProperties": false}'
+    )
+    (tmp_path / "sum.lark").write_text(
+        'start: term ("+" term)~0..2\nterm: /[0-9]/ | "(" start ")"\n'
+    )
+    text = """
+program p(arg: str) -> str:
+    "{arg} "
+    gen tree(max_tokens=200, temperature=1.0): schema "tree.json"
+    "\\n"
+    gen total(max_tokens=40, temperature=1.0): grammar "sum.lark"
+    if len(tree.sub) > 0:
+        return "{tree.name} {tree.sub[0].name} {total}"
+    return "{tree.name} {total}"
+"""
+    for value in check(toy, text):
+        assert value[0] in "ab" and value[-1] in "0123456789)"

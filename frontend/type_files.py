@@ -1,0 +1,37 @@
+"""Reads the files that types name: a JSON Schema, or a context-free grammar."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from ..ir.diagnostics import WeftTypeError
+from ..ir.source import Source, Span
+
+FILE_TYPES = ("schema", "grammar")
+
+
+class UnreadableTypeFile(WeftTypeError):
+    """A schema or grammar file that is missing or broken."""
+
+    template = "the {kind} {path!r} cannot be read: {problem}"
+    hint = "the path is relative to the program's file"
+
+
+def read_type_file(kind: str, path: str, source: Source, span: Span) -> str:
+    """Return the text of the file that a type names; a schema on one line."""
+    place = Path(source.name).parent / path
+    try:
+        text = place.read_text(encoding="utf-8")
+        if kind == "grammar":
+            return text
+        schema = json.loads(text)
+    except (OSError, ValueError) as error:
+        problem = error.strerror if isinstance(error, OSError) else str(error)
+        raise UnreadableTypeFile(
+            kind=kind, path=path, problem=problem, span=span, source=source
+        ) from None
+    if not isinstance(schema, dict):
+        problem = "a schema is a JSON object"
+        raise UnreadableTypeFile(kind=kind, path=path, problem=problem, span=span, source=source)
+    return json.dumps(schema, ensure_ascii=False)
