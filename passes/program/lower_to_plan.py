@@ -12,6 +12,7 @@ from ...ir.program import SAMPLING, VALUE_NAMES, WHO
 from ...ir.types import KV, STREAM, list_of
 from ..manager import EVERYTHING, Context
 from .segments import SegmentWriter, StreamState
+from .select_trie import option_tokens
 
 _TERMINATORS = {"program.yield": "plan.yield", "program.condition": "plan.condition"}
 _REGION_NAMES = {"program.for": "plan.for", "program.while": "plan.while", "program.if": "plan.if"}
@@ -115,6 +116,7 @@ class _Block:
         self._names = lowering._names
         self._writer = lowering._writer
         self.streams = dict(streams)
+        self._newest: str | None = None
         self._out: list[Operation] = []
         self._branches: dict[str, tuple[Value, StreamState]] = {}
 
@@ -134,6 +136,8 @@ class _Block:
             self._out.append(make(_TERMINATORS[name], *operands, span=operation.span))
         else:
             getattr(self, "_" + name.partition(".")[2])(operation)
+        for value in operation.results:
+            self._newest = value.name if value.type == STREAM else self._newest
 
     # Text: gathered, not yet written.
 
@@ -184,8 +188,12 @@ class _Block:
 
     def _select(self, operation: Operation) -> None:
         stream, value = operation.results
-        before = self.streams[operation.operands[0].name]
+        before, lowering = self.streams[operation.operands[0].name], self._lowering
         state, heal = self._writer.heal(before)
+        options = lowering.constants.get(operation.operands[1].name)
+        tokens = option_tokens(
+            operation, options, before, heal, lowering.tokenizer, lowering.context
+        )
         state = self._writer.flush(state, self._out.append, closing=True)
         kv = self._names.value("kv", KV)
         self._out.append(
@@ -193,27 +201,10 @@ class _Block:
                 "plan.select", state.kv, operation.operands[1], results=(kv, value),
                 span=operation.span, name=operation["name"], by=operation.attribute("by"),
                 heal=heal or None, prefix=operation.attribute("prefix"),
-                tokens=self._option_tokens(operation, before, heal), **who(operation),
+                tokens=tokens, **who(operation),
             )
         )  # fmt: skip
         self.streams[stream.name] = state.at(kv)
-
-    def _option_tokens(
-        self, operation: Operation, before: StreamState, heal: str
-    ) -> list[list[int]] | None:
-        """Encode options that are known now, where what stands before them is known too."""
-        options = self._lowering.constants.get(operation.operands[1].name)
-        known = not isinstance(before.pieces[-1], Value) if before.pieces else before.sealed
-        if not isinstance(options, tuple) or not known:
-            return None
-        found = [self._lowering.tokenizer.encode(heal + option) for option in options]
-        total = sum(map(len, found))
-        nodes = len({tuple(ids[: end + 1]) for ids in found for end in range(len(ids))})
-        self._lowering.context.did(
-            f"select {operation['name']}: {len(found)} options of {total} tokens are a trie of "
-            f"{nodes}", operation.span,
-        )  # fmt: skip
-        return found
 
     def _score(self, operation: Operation) -> None:
         """Score on the text so far, which ends a token here; the healed space stays to come."""
@@ -294,6 +285,10 @@ class _Block:
         self._out.append(make("plan.leave", kv, value, span=operation.span))
 
     def _return(self, operation: Operation) -> None:
+        """End the program; text after the last gen is written too, for whoever reads the stream."""
+        if self._newest is not None:
+            state = self.streams[self._newest]
+            self.streams[self._newest] = self._writer.flush(state, self._out.append, closing=False)
         self._out.append(make("plan.return", *operation.operands, span=operation.span))
 
     # Control flow: streams that cross it are written first, left open.
