@@ -20,6 +20,15 @@ class TextPiece:
 
 
 @dataclass(frozen=True)
+class PartialValue:
+    """What of a gen's record, list or schema value is certain so far; it only ever grows."""
+
+    name: str
+    value: Any
+    path: Path = ()
+
+
+@dataclass(frozen=True)
 class ValueBound:
     """A gen, select or fork has its value."""
 
@@ -35,7 +44,7 @@ class Finished:
     result: Any
 
 
-Event = TextPiece | ValueBound | Finished
+Event = TextPiece | PartialValue | ValueBound | Finished
 Listener = Callable[[Event], None]
 
 

@@ -14,6 +14,7 @@ from .events import Choice, Generated, Listener, TextPiece, ValueBound
 from .frame import Frame, Handle
 from .heal import join_texts
 from .machine import Machine
+from .partial import PartialTeller
 from .request import Request, Sampling
 from .sampler import site_key
 from .select import Scorer, choose, probabilities
@@ -104,7 +105,7 @@ class ModelCalls:
         name, type = operation["name"], operation["type"]
         occurrence = frame.occurrence(name)
         handle, heal = self._settle_healed(operation, frame)
-        listener = self._hears(name, frame)
+        listener = self._hears(name, type, frame)
         watch = self._machine.watch(operation, heal, listener)
         request = Request(
             handle.sequence, f"gen {name!r}", self._sampling(operation, frame, occurrence), watch,
@@ -258,10 +259,12 @@ class ModelCalls:
         if self._listener is not None:
             self._listener(ValueBound(name, value, frame.path))
 
-    def _hears(self, name: str, frame: Frame) -> Any:
+    def _hears(self, name: str, type: Any, frame: Frame) -> Any:
         listener = self._listener
         if listener is None:
             return None
+        if type.name in {"record", "list", "schema"}:
+            return PartialTeller(listener, name, frame.path)
         return lambda text: listener(TextPiece(name, text, frame.path))
 
     def _own(self, sequence: Sequence, frame: Frame) -> Sequence:
