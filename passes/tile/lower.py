@@ -252,7 +252,7 @@ def _arguments(text: str) -> list[Term]:
     for word in text.split():
         name = word.rstrip("0123456789")
         indexed = name in {"in", "out", "flat", "scale", "k", "v"}
-        terms.append(Term(name, (int(word[len(name):]),)) if indexed else Term(word))
+        terms.append(Term(name, (int(word[len(name) :]),)) if indexed else Term(word))
     return terms
 
 

@@ -56,8 +56,9 @@ def blocks(n: int, k: int, rows: int = 1, weight: str = "f32") -> tuple[int, int
 
     Short rows of x stay in the first-level cache, so each row of w is read from end to end.
     """
-    wanted = 16 if rows > 2 else 32 if n >= 2048 and _whole_rows(k, rows) else 8
-    block_n = next((size for size in (wanted, 8, 4) if n % size == 0), wanted)
+    wide = 32 if n >= 2048 and _whole_rows(k, rows) else 8
+    wanted = (64 if n >= 512 and rows <= 4 else 32) if k <= SHORT_ROW else 16 if rows > 2 else wide
+    block_n = next((size for size in (wanted, 32, 8, 4) if n % size == 0), wanted)
     if _whole_rows(k, rows) and k % 16 == 0:
         return block_n, k
     sizes = (512, 384, 256, 192, 128, 96, 64, 48, 32, 16)
@@ -65,8 +66,17 @@ def blocks(n: int, k: int, rows: int = 1, weight: str = "f32") -> tuple[int, int
 
 
 def schedule(n: int, k: int, rows: int = 1, weight: str = "f32") -> Schedule:
-    """Return the CPU schedule that goes with `blocks`; the emitter picks how rows are read."""
-    return Schedule(parallel=worth_threads(n, k, rows, weight))
+    """Return the CPU schedule that goes with `blocks`.
+
+    Short rows are read one after another, as one stream through memory; how long ones are read
+    is the emitter's choice.
+    """
+    short = k <= SHORT_ROW and rows <= 4
+    return Schedule(parallel=worth_threads(n, k, rows, weight), streams=1 if short else 0)
+
+
+SHORT_ROW = 1024
+"""Up to this many elements a row of w is short: its end comes before a prefetcher has settled."""
 
 
 def _whole_rows(k: int, rows: int) -> bool:

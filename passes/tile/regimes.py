@@ -4,25 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import prod
 
 from ...ir.core import Module, Operation
 from ...ir.model import ModelConfig
 from ...ir.schedule import Schedule
-from ...ir.types import DTYPE_BYTES, dtype_of, shape_of
+from ...ir.types import dtype_of, shape_of
 from ..graph.fusion import DropConcatOfSplit, FuseAddNorm, FuseRopeWrite, FuseSiblingMatmuls
 from ..graph.matmul_parts import FuseCombineResidual, FuseMatmulParts
 from ..graph.memory_planning import PlanMemory
 from ..graph.weight_format import ChooseWeightFormat
 from ..manager import Context, Pass, PassRecord, run_passes
 from .lower import LowerToTiles
+from .matmul import schedule, worth_threads
 
 DECODE_ROWS = (1, 4, 16)
 """Row counts that decode kernels are built for; a step takes the smallest that holds it."""
-
-PARALLEL_BYTES = 2 << 20
-PARALLEL_PRODUCTS = 4 << 20
-"""From about 100 microseconds of one core on, a second core pays for its barrier."""
 
 
 @dataclass(frozen=True)
@@ -85,26 +81,22 @@ def merge_kernels(regimes: Sequence[Regime]) -> list[tuple[Operation, Schedule]]
     """Return every kernel once; regimes may share kernels, under one name and schedule."""
     merged: dict[str, tuple[Operation, Schedule]] = {}
     for regime in regimes:
-        for kernel, schedule in regime.kernels:
-            known = merged.setdefault(kernel["name"].name, (kernel, schedule))
-            assert known == (kernel, schedule), f"two kernels are named {kernel['name'].name}"
+        for kernel, chosen in regime.kernels:
+            known = merged.setdefault(kernel["name"].name, (kernel, chosen))
+            assert known == (kernel, chosen), f"two kernels are named {kernel['name'].name}"
     return list(merged.values())
 
 
 def schedule_for(kernel: Operation, rows: int) -> Schedule:
-    """Return a CPU schedule: small work stays on one core, since waking another takes longer.
-
-    Steps of many rows are worth it; else a kernel is if its largest operand takes long to read,
-    or to multiply with all rows.
-    """
-    buffers = [value.type for value in kernel.regions[0].arguments if value.type.name == "buffer"]
-    fixed = [type for type in buffers if all(isinstance(d, int) for d in shape_of(type))]
-    elements = [(prod(shape_of(type)), DTYPE_BYTES[dtype_of(type)]) for type in fixed]  # type: ignore[arg-type]
-    count, size = max(elements, default=(0, 0))
+    """Return a CPU schedule: work that one core does sooner than it wakes another stays there."""
+    buffers = {value.name: value.type for value in kernel.regions[0].arguments}
     of = kernel.attribute("of")
-    worth = {
-        "graph.matmul": count * size >= PARALLEL_BYTES or count * rows >= PARALLEL_PRODUCTS,
-        "graph.moe_expert": count * size >= PARALLEL_BYTES,  # regimes share it, so rows say nothing
-        "graph.partial": True,
-    }
-    return Schedule(parallel=rows == 0 or worth.get(of, False))
+    if rows == 0 or of == "graph.partial":
+        return Schedule()
+    if of not in {"graph.matmul", "graph.moe_expert"}:
+        return Schedule(parallel=False)
+    *_, wide, depth = shape_of(buffers["w"])
+    assert isinstance(wide, int) and isinstance(depth, int)
+    if of == "graph.moe_expert":  # regimes share it, so rows say nothing
+        return Schedule(parallel=worth_threads(wide, depth, 1, dtype_of(buffers["w"])))
+    return schedule(wide, depth, rows, dtype_of(buffers["w"]))
