@@ -92,6 +92,13 @@ class Argument(Node):
 
 
 @dataclass(frozen=True)
+class Pattern(Expression):
+    """A regular expression as an option's value: `stop=regex "[.!?]"`."""
+
+    source: str
+
+
+@dataclass(frozen=True)
 class Call(Expression):
     """A builtin or tool call, or, with named arguments, a new record."""
 

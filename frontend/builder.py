@@ -139,6 +139,12 @@ class _Builder(Transformer[Token, Any]):
     def option(self, meta: Meta, children: list[Any]) -> ast.Argument:
         return ast.Argument(str(children[0]), children[1], span=self._span(meta))
 
+    def pattern_of(self, meta: Meta, children: list[Any]) -> ast.Pattern:
+        name, text = children
+        if name != "regex":
+            raise UnknownPattern(pattern=f"{name} ...", span=self._span(meta), source=self._source)
+        return ast.Pattern(text, span=self._span(meta))
+
     def fork_each(self, meta: Meta, children: list[Any]) -> ast.Fork:
         variable, over, name, body = children
         return ast.Fork(str(variable), over, str(name), body, span=self._header(meta, name))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from ..ir.core import Term
 from . import ast
 from .check_errors import DeclaredTwice, NotConstant, UnknownOption, WrongOption
 from .constants import UNKNOWN, constant_of
@@ -22,14 +24,23 @@ def _is_number(value: Any) -> bool:
 
 
 def _is_stop(value: Any) -> bool:
+    if isinstance(value, Term):
+        return _is_pattern(str(value.parameters[0]))
     texts = value if isinstance(value, list) else [value]
     return bool(texts) and all(isinstance(text, str) and text for text in texts)
+
+
+def _is_pattern(source: str) -> bool:
+    try:
+        return not re.compile(source).fullmatch("")
+    except re.error:
+        return False
 
 
 _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "max_tokens": (lambda v: _is_int(v) and v > 0, "is a number of tokens, at least 1"),
     "max_items": (lambda v: _is_int(v) and v > 0, "is a number of elements, at least 1"),
-    "stop": (_is_stop, "is a string, or a list of strings, none of them empty"),
+    "stop": (_is_stop, 'is a string, a list of strings, or regex "...", and fits no empty text'),
     "temperature": (lambda v: _is_number(v) and v >= 0, "is a number, at least 0"),
     "top_p": (lambda v: _is_number(v) and 0 < v <= 1, "is a number above 0, at most 1"),
     "min_p": (lambda v: _is_number(v) and 0 <= v <= 1, "is a number from 0 to 1"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..ir.types import regex
 from . import ast
 
 UNKNOWN = object()
@@ -17,6 +18,8 @@ def constant_of(expression: ast.Expression) -> Any:
     if isinstance(expression, ast.Text):
         text = expression.constant
         return UNKNOWN if text is None else text
+    if isinstance(expression, ast.Pattern):
+        return regex(expression.source)
     if isinstance(expression, ast.ListOf):
         values = [constant_of(item) for item in expression.elements]
         return UNKNOWN if any(value is UNKNOWN for value in values) else values

@@ -76,9 +76,17 @@ class ExpressionReader:
     def options(self, keywords: list[python.keyword]) -> tuple[ast.Argument, ...]:
         """Return keyword arguments as options."""
         return tuple(
-            ast.Argument(item.arg or "**", self.read(item.value), span=self.span(item))
+            ast.Argument(item.arg or "**", self._option(item.value), span=self.span(item))
             for item in keywords
         )
+
+    def _option(self, node: python.expr) -> ast.Expression:
+        """Read an option's value; `matching("...")` is a pattern."""
+        if isinstance(node, python.Call) and last_name(node.func) == "matching" and node.args:
+            pattern = self.read(node.args[0])
+            if isinstance(pattern, ast.Text) and pattern.constant is not None:
+                return ast.Pattern(pattern.constant, span=self.span(node))
+        return self.read(node)
 
     def span(self, node: python.AST) -> Span:
         """Return where a piece of syntax stands."""

@@ -168,6 +168,8 @@ def _postfix(node: ast.Expression) -> str:
         case ast.Call(function=function, arguments=arguments, named=named):
             inner = [*map(unparse_expression, arguments), *map(_named, named)]
             return f"{function}({', '.join(inner)})"
+        case ast.Pattern(source=source):
+            return f'regex "{source}"'
         case ast.Run(how=how, program=program, arguments=arguments, named=named):
             inner = [*map(unparse_expression, arguments), *map(_named, named)]
             return f"{how} {program}({', '.join(inner)})"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -56,8 +57,7 @@ class Machine:
         self, decode: Operation, heal: str, listener: Callable[[str], None] | None
     ) -> Watch | None:
         """Return what watches a `plan.decode`, or None where nothing need be watched."""
-        stop = decode.attribute("stop") or ()
-        stops = (stop,) if isinstance(stop, str) else tuple(stop)
+        stops = stops_of(decode)
         matcher = self._matcher(decode, heal)
         if matcher is None and not stops and listener is None:
             return None
@@ -73,6 +73,14 @@ class Machine:
             return self.heals.start(heal) if heal else None
         included = decode.attribute("heal") is not None and constraint in self._regexes
         return self.constraints.start(constraint, "" if included else heal)
+
+
+def stops_of(decode: Operation) -> tuple[str, ...] | re.Pattern[str]:
+    """Return the stop strings of a gen, or its stop pattern."""
+    stop = decode.attribute("stop") or ()
+    if isinstance(stop, Term):
+        return re.compile(str(stop.parameters[0]))
+    return (stop,) if isinstance(stop, str) else tuple(stop)
 
 
 def _reachable(plan: Module, name: str) -> dict[str, Operation]:

@@ -6,6 +6,7 @@ optimised run must give the same tokens.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -25,8 +26,10 @@ from .coerce import Mismatch, coerce
 from .constraint import ConstraintTable
 from .events import Choice, Generated
 from .heal import HealTable, join_texts
+from .machine import stops_of
 from .sampler import sample_rows, site_key, uniforms
 from .select import choose, probabilities
+from .stops import pattern_start
 from .tools import WRONG_VALUE, ToolFailed
 from .values import evaluate
 
@@ -48,6 +51,12 @@ class Stream:
     def plus(self, *parts: Part) -> Stream:
         """Return the stream with parts appended."""
         return replace(self, pending=(*self.pending, *parts))
+
+
+def _first_stop(stops: tuple[str, ...] | re.Pattern[str], data: bytes) -> int | None:
+    if isinstance(stops, re.Pattern):
+        return pattern_start(stops, data)
+    return min((at for stop in stops if (at := data.find(stop.encode())) >= 0), default=None)
 
 
 @dataclass
@@ -274,8 +283,7 @@ class Reference:
     ) -> list[int]:
         """Draw tokens one by one; return those that stay in the stream."""
         matcher = self._matcher(operation["type"], heal)
-        stop = operation.attribute("stop") or ()
-        stops = [text.encode() for text in ((stop,) if isinstance(stop, str) else stop)]
+        stops = stops_of(operation)
         new: list[int] = []
         forced: list[int] = []
         while len(new) < operation["max_tokens"]:
@@ -292,9 +300,9 @@ class Reference:
             if matcher is not None:
                 matcher.accept(token)
             skip = len(heal.encode())
-            found = [at for stop in stops if (at := self._bytes(new).find(stop, skip)) >= 0]
-            if found:
-                return self._cut(new, min(found))
+            at = _first_stop(stops, self._bytes(new)[skip:])
+            if at is not None:
+                return self._cut(new, skip + at)
             if matcher is not None and matcher.is_complete():
                 break
         return new

@@ -54,6 +54,37 @@ class StopScanner:
         return 0
 
 
+class PatternScanner:
+    """Finds a regular expression in text that arrives token by token, as soon as it fits."""
+
+    def __init__(self, pattern: str) -> None:
+        self._pattern = re.compile(pattern)
+        self._data = b""
+
+    @property
+    def size(self) -> int:
+        """How many bytes it has taken."""
+        return len(self._data)
+
+    def feed(self, piece: bytes) -> int | None:
+        """Take more bytes; return where in all bytes a match begins, if there is one now."""
+        self._data += piece
+        return pattern_start(self._pattern, self._data)
+
+    def held_back(self) -> int:
+        """Return the number of all bytes: any of them may be the beginning of a match."""
+        return len(self._data)
+
+
+def pattern_start(pattern: re.Pattern[str], data: bytes) -> int | None:
+    """Return the byte at which the first match begins that is not empty."""
+    text = data.decode("utf-8", "surrogateescape")
+    for found in pattern.finditer(text):
+        if found.end() > found.start():
+            return len(text[: found.start()].encode("utf-8", "surrogateescape"))
+    return None
+
+
 class Pieces:
     """Turns bytes into text pieces that are never taken back and never break a character."""
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from .constraint import Matcher
-from .stops import Pieces, StopScanner, TokenBytes
+from .stops import PatternScanner, Pieces, StopScanner, TokenBytes
 
 
 @dataclass(frozen=True)
@@ -18,6 +19,12 @@ class Finish:
     tail: tuple[int, ...] = ()
 
 
+def _scanner(stops: tuple[str, ...] | re.Pattern[str]) -> StopScanner | PatternScanner | None:
+    if isinstance(stops, re.Pattern):
+        return PatternScanner(stops.pattern)
+    return StopScanner(stops) if any(stops) else None
+
+
 class Watch:
     """What must be looked at on the host after each token of a gen; free text needs none."""
 
@@ -25,14 +32,14 @@ class Watch:
         self,
         words: TokenBytes,
         matcher: Matcher | None = None,
-        stops: tuple[str, ...] = (),
+        stops: tuple[str, ...] | re.Pattern[str] = (),
         listener: Callable[[str], None] | None = None,
         heal: str = "",
     ) -> None:
         self.matcher = matcher
         self._skip = self._healed = len(heal.encode())
         self._words = words
-        self._scanner = StopScanner(stops) if any(stops) else None
+        self._scanner = _scanner(stops)
         self._pieces = Pieces() if listener else None
         self._listener = listener
         self._whole: list[bytes] = []

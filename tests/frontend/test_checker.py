@@ -70,6 +70,8 @@ MISTAKES = {
     "unknown type": "gen x: strr\n    return t",
     "int range": "gen x: int(5..1)\n    return t",
     "pattern": 'gen x: regex "[a"\n    return t',
+    "stop pattern": 'gen x(stop=regex "a*")\n    return t',
+    "broken stop pattern": 'gen x(stop=regex "[a")\n    return t',
     "unknown option": "gen x(max_token=3)\n    return t",
     "option's value": "gen x(max_tokens=0)\n    return t",
     "option not constant": "gen x(max_tokens=n)\n    return t",

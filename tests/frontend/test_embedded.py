@@ -71,6 +71,21 @@ GREETING = "Hello"
 NUMBERS = [1, 2]
 
 
+def test_stop_patterns_and_other_spellings_of_select():
+    @program
+    def p(s, xs: list[str]) -> str:
+        a = s.gen(stop=matching("[.!?]"))
+        b = s.select(xs, by="greedy")
+        return a + b
+
+    written = parse_text(
+        'program p(xs: list[str]) -> str:\n    gen a(stop=regex "[.!?]")\n'
+        '    select b from xs(by="greedy")\n    return a + b\n'
+    )
+    again = parse_text(unparse(written))
+    assert check(p.file) == [] and str(lower(p.file)) == str(lower(written)) == str(lower(again))
+
+
 def test_values_from_outside_are_constants():
     @program
     def p(s):

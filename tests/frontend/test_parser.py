@@ -159,6 +159,10 @@ def larger(inner: st.SearchStrategy) -> st.SearchStrategy:
         st.builds(ast.Index, inner, inner),
         st.builds(ast.ListOf, tuples(inner)),
         st.builds(
+            ast.Run, st.just("call"), NAMES, tuples(inner),
+            tuples(st.builds(ast.Argument, NAMES, inner), most=1),
+        ),
+        st.builds(
             ast.Call, NAMES, tuples(inner), tuples(st.builds(ast.Argument, NAMES, inner), most=2)
         ),
     )
@@ -178,9 +182,27 @@ TYPES = st.recursive(
     lambda inner: st.builds(ast.Type, st.just("list"), st.tuples(inner)),
     max_leaves=2,
 )
+RUNS = st.builds(
+    ast.Run, st.just("inline"), NAMES, tuples(EXPRESSIONS),
+    tuples(st.builds(ast.Argument, NAMES, EXPRESSIONS), most=2),
+)  # fmt: skip
+LITERALS = st.one_of(st.builds(ast.Literal, NUMBERS), st.builds(lambda t: text_of([t]), TEXTS))
+
+
+def cases(bodies: st.SearchStrategy) -> st.SearchStrategy:
+    return st.one_of(
+        st.builds(ast.Case, st.just("literal"), tuples(LITERALS, 1), st.none(), bodies),
+        st.builds(ast.Case, st.just("error"), st.just(()), st.one_of(st.none(), NAMES), bodies),
+        st.builds(ast.Case, st.just("value"), st.just(()), NAMES, bodies),
+        st.builds(ast.Case, st.just("any"), st.just(()), st.none(), bodies),
+    )
+
+
+PATTERNS = st.builds(ast.Argument, st.just("stop"), st.just(ast.Pattern("[a-z]{2}\\d")))
 SIMPLE = st.one_of(
     st.builds(ast.Append, STRINGS),
     st.builds(ast.Gen, NAMES, TYPES, ARGUMENTS),
+    st.builds(ast.Gen, NAMES, TYPES, st.tuples(PATTERNS)),
     st.builds(ast.Select, NAMES, EXPRESSIONS, ARGUMENTS),
 )
 STATEMENTS = st.recursive(
@@ -189,7 +211,13 @@ STATEMENTS = st.recursive(
         st.builds(ast.Yield, EXPRESSIONS),
         st.builds(ast.Assign, NAMES, EXPRESSIONS, st.one_of(st.none(), TYPES)),
         st.builds(lambda name, value: ast.Assign(name, value, declares=False), NAMES, EXPRESSIONS),
-        st.builds(ast.Return, st.one_of(st.none(), EXPRESSIONS)),
+        st.builds(ast.Return, st.one_of(st.none(), EXPRESSIONS, RUNS)),
+        st.builds(ast.Assign, NAMES, RUNS),
+        st.builds(ast.Evaluate, RUNS),
+        st.builds(
+            ast.Join, NAMES, tuples(st.builds(ast.Argument, NAMES, EXPRESSIONS), 1),
+            st.one_of(st.none(), NAMES),
+        ),
     ),
     lambda inner: st.one_of(
         st.builds(ast.Message, st.sampled_from(["system", "user", "assistant"]), tuples(inner, 1)),
@@ -198,6 +226,8 @@ STATEMENTS = st.recursive(
         st.builds(ast.For, NAMES, EXPRESSIONS, tuples(inner, 1)),
         st.builds(ast.While, EXPRESSIONS, st.integers(1, 9), tuples(inner, 1)),
         st.builds(ast.If, EXPRESSIONS, tuples(inner, 1), tuples(inner)),
+        st.builds(ast.With, NAMES, EXPRESSIONS, tuples(inner, 1)),
+        st.builds(ast.Match, EXPRESSIONS, tuples(cases(tuples(inner, 1)), 1)),
     ),
     max_leaves=6,
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from weft.ir.core import walk
 from weft.ir.diagnostics import RunError, WeftError
+from weft.runtime.events import TextPiece
 
 
 def check(toy, text, tools=None, rows=None, seed=3, **limits):
@@ -350,3 +351,22 @@ program p(arg: str) -> str:
 """
     for value in check(toy, text):
         assert value[0] in "ab" and value[-1] in "0123456789)"
+
+
+def test_stop_patterns(toy):
+    text = """
+program p(arg: str) -> list[str]:
+    "{arg} "
+    gen one(max_tokens=30, temperature=1.5, stop=regex "[a-c]+[ e-z]|é"): str
+    "|"
+    gen two(max_tokens=30, temperature=1.5, stop=regex "(?s)..."): str
+    " "
+    gen three(max_tokens=30, temperature=1.5, stop=regex "the?") : regex "[a-z ]{20,30}"
+    return [one, two, three]
+"""
+    values = check(toy, text)
+    assert all(two == "" for _, two, _ in values)
+    executable = toy.compile(text, seed=3)
+    events = list(executable.stream(arg="hello"))
+    shown = [event.text for event in events if isinstance(event, TextPiece) and event.name == "one"]
+    assert "".join(shown) == values[0][0]
