@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -11,6 +12,9 @@ from ..manager import EVERYTHING, Context
 
 BORROWS = {"plan.fork", "plan.score"}
 """Operations that read a kv and leave it as it is; all others move it into their result."""
+
+EXITS = {"plan.return", "plan.leave"}
+"""What ends more than its own region."""
 
 
 @dataclass(frozen=True)
@@ -51,11 +55,30 @@ class FreeKV:
 
 
 def _moves(operation: Operation, name: str) -> bool:
-    """Whether the operation, or one inside it, takes the kv over."""
+    """Whether the operation, or one inside it after which the region goes on, takes the kv over."""
     return any(
         inner.name not in BORROWS and any(value.name == name for value in inner.operands)
-        for inner in walk((operation,))
+        for inner in _going_on(operation)
     )
+
+
+def _going_on(operation: Operation) -> Iterator[Operation]:
+    """Yield an operation and those inside it, without the one region of an if that exits."""
+    yield operation
+    exits = [_exits(region) for region in operation.regions]
+    split = operation.name == "plan.if" and sum(exits) == 1
+    for region, leaves in zip(operation.regions, exits, strict=True):
+        if not (split and leaves):
+            for inner in region.operations:
+                yield from _going_on(inner)
+
+
+def _exits(region: Region) -> bool:
+    """Whether a region ends its program, or the inlined one, so that nothing after it runs."""
+    last = region.operations[-1] if region.operations else None
+    if last is None or last.name != "plan.if":
+        return last is not None and last.name in EXITS
+    return all(_exits(inner) for inner in last.regions)
 
 
 def _insert_free(operations: list[Operation], value: Value) -> None:
@@ -71,7 +94,12 @@ def _insert_free(operations: list[Operation], value: Value) -> None:
 
 
 def _balance_if(operation: Operation) -> Operation:
-    """Free, in each region of an if, the outer kvs that only the other region moves."""
+    """Free, in each region of an if, the outer kvs that only the other region moves.
+
+    Where one region exits, the other's kvs live on: they are freed after the if.
+    """
+    if sum(_exits(region) for region in operation.regions) == 1:
+        return operation
     inside = [_outer_moves(region) for region in operation.regions]
     regions = []
     for region, other in zip(operation.regions, reversed(inside), strict=True):

@@ -12,16 +12,28 @@ TEXTS = st.sampled_from(
 )
 TYPES = st.sampled_from(["int(0..20)", "bool", 'choice["a", "ab", "the end"]', 'regex "a+b?"'])
 OPTIONS = st.sampled_from(
-    ["", "", 'stop="a"', 'stop=["b", "the"]', "temperature=1.0", "temperature=2.0, top_k=5",
+    ["", "", 'stop="a"', 'stop=regex "[ab] ?[a-z]"',
+     'stop=["b", "the"]', "temperature=1.0", "temperature=2.0, top_k=5",
      "temperature=0.7, top_p=0.8", "temperature=1.0, min_p=0.2, seed=3"]
 )  # fmt: skip
+
+
+OTHER = """program other(text: str) -> str:
+    "({text}"
+    gen more(max_tokens=3, temperature=1.0)
+    if len(more) > 2:
+        return more
+    ")"
+    return "short"
+
+"""
 
 
 @st.composite
 def programs(draw: st.DrawFn) -> str:
     writer = _Writer(draw)
     body = writer.block(depth=0, size=draw(st.integers(2, 5)))
-    return "program random(arg: str) -> int:\n" + "\n".join(body) + "\n    return 7\n"
+    return OTHER + "program random(arg: str) -> int:\n" + "\n".join(body) + "\n    return 7\n"
 
 
 class _Writer:
@@ -34,9 +46,11 @@ class _Writer:
     def block(self, depth: int, size: int, message: bool = False) -> list[str]:
         lines: list[str] = []
         for _ in range(size):
-            kinds = ["text", "text", "gen", "gen", "typed", "select"]
+            kinds = ["text", "text", "gen", "gen", "typed", "select", "score"]
             if depth < 2:
-                kinds += ["fork", "for", "if"] + ([] if message else ["message"])
+                kinds += ["fork", "join", "inline", "call", "for", "if"] + (
+                    [] if message else ["message"]
+                )
             kind = self._draw(st.sampled_from(kinds))
             lines += getattr(self, "_" + kind)(depth, message)
         return ["    " + line for line in lines]
@@ -67,6 +81,21 @@ class _Writer:
         over = ["", f'{item} in ["p", "a b"]'][self._draw(st.integers(0, 1))]
         head = f"fork {over or width}"
         return [f"{head} as {self._name('f')}:", *body, "    yield 1"]
+
+    def _score(self, depth: int, message: bool) -> list[str]:
+        text = self._draw(st.sampled_from(["a", "hello the", " ", "{arg}"]))
+        return [f'let {self._name("v")} = score("{text}")']
+
+    def _join(self, depth: int, message: bool) -> list[str]:
+        *lines, _ = self._fork(depth, message)
+        name = lines[0].split()[-1].rstrip(":")
+        return [*lines, '    yield score("hello")', f"join best(by={name})"]
+
+    def _inline(self, depth: int, message: bool) -> list[str]:
+        return [f'inline other("{self._draw(TEXTS)}")']
+
+    def _call(self, depth: int, message: bool) -> list[str]:
+        return [f'let {self._name("c")} = call other("{self._draw(TEXTS)}")']
 
     def _for(self, depth: int, message: bool) -> list[str]:
         body = self.block(depth + 1, self._draw(st.integers(1, 2)), message)
