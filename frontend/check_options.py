@@ -50,9 +50,14 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
 }
 
 
-def check_gen_options(options: Iterable[ast.Argument], place: str, inside: bool = False) -> None:
-    """Check the options of a gen, or (`inside`) of a record field's type."""
-    allowed = FIELD_OPTIONS if inside else OPTIONS
+def check_gen_options(
+    options: Iterable[ast.Argument],
+    place: str,
+    inside: bool = False,
+    more: tuple[str, ...] = (),
+) -> None:
+    """Check the options of a gen, or (`inside`) of a record field's type; `more` are allowed."""
+    allowed = FIELD_OPTIONS if inside else (*OPTIONS, *more)
     seen: set[str] = set()
     for option in options:
         if option.name not in allowed:

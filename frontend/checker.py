@@ -180,7 +180,8 @@ class Checker:
 
     def _gen(self, gen: ast.Gen, flow: Flow) -> None:
         type = check_type(gen.type, self.world.fields)
-        check_gen_options((*gen.type.options, *gen.options), "a gen")
+        more = ("max_items",) if type.name == "list" else ()
+        check_gen_options((*gen.type.options, *gen.options), "a gen", more=more)
         type = bound_type(type, options_of(gen.options))
         self.bind(gen.name, type, gen.span, flow)
 

@@ -65,7 +65,7 @@ def schema_of(type: Term, records: Records, options: Table | None = None) -> dic
             return {"type": "boolean"}
         case "list":
             items = schema_of(_inner(type), records, options)
-            most = given.get("max_items", MAX_ITEMS)
+            most = _most(type, given)
             return {"type": "array", "items": items, "maxItems": most}
     fields = records[str(type.parameters[0])]["fields"]
     return {
@@ -115,7 +115,7 @@ def _json_pattern(type: Term, records: Records, options: Table) -> str:
             return f'"{_scalar_pattern(type)}"'
         case "list":
             item = _json_pattern(_inner(type), records, options)
-            more = options.get("max_items", MAX_ITEMS) - 1
+            more = _most(type, options) - 1
             return rf"\[(?:{item}(?:, {item}){{0,{more}}})?\]"
         case "record":
             fields = records[str(type.parameters[0])]["fields"]
@@ -126,6 +126,12 @@ def _json_pattern(type: Term, records: Records, options: Table) -> str:
             ]  # fmt: skip
             return r"\{" + ", ".join(parts) + r"\}"
     return _scalar_pattern(type)
+
+
+def _most(type: Term, options: Table) -> int:
+    """Return how many elements a list may have, by its type or by its field's options."""
+    known = type.parameters[1] if len(type.parameters) > 1 else None
+    return known if isinstance(known, int) else options.get("max_items", MAX_ITEMS)
 
 
 def _inner(type: Term) -> Term:

@@ -18,7 +18,15 @@ from .lower_join import joined, lower_fork, lower_join
 from .lower_match import lower_fallible, lower_match
 from .lower_programs import leave, lower_inline
 from .signatures import base, common, element
-from .type_names import Fields, bound_type, default_budget, options_of, record_fields, term_of
+from .type_names import (
+    Fields,
+    bound_type,
+    bounded,
+    default_budget,
+    options_of,
+    record_fields,
+    term_of,
+)
 
 
 def lower(file: ast.File) -> Module:
@@ -171,8 +179,9 @@ class Lowering:
             self.advance(scope, "program.end", role=message.role, span=message.span)
 
     def _gen(self, gen: ast.Gen, scope: Scope) -> None:
-        type = term_of(gen.type, self.fields)
+        type = bounded(gen.type, self.fields)
         options = options_of((*gen.type.options, *gen.options))
+        options.pop("max_items", None)
         budget = options.pop("max_tokens", None) or default_budget(type, self.fields)
         following, value = (
             self.names.value("s", STREAM),

@@ -82,6 +82,13 @@ def term_of(type: ast.Type, records: Collection[str]) -> Term:
     raise UnknownType(name=name, hint=did_you_mean(name, known), span=type.span)
 
 
+def bounded(type: ast.Type, records: Collection[str]) -> Term:
+    """Return the IR type of a gen or of a list's elements: `max_items` is a part of it."""
+    term = term_of(type, records)
+    most = options_of(type.options).get("max_items")
+    return term if most is None else Term("list", (term.parameters[0], most))
+
+
 def options_of(options: Iterable[ast.Argument]) -> dict[str, Any]:
     """Return the constant values of options, in the IR's order."""
     given = {option.name: constant_of(option.value) for option in options}
@@ -111,7 +118,9 @@ def default_budget(type: Term, fields: Fields, inside: bool = False) -> int:
     if type.name == "list":
         element = type.parameters[0]
         assert isinstance(element, Term)
-        return _LIST_OVERHEAD + MAX_ITEMS * default_budget(element, fields, inside=True)
+        most = type.parameters[1] if len(type.parameters) > 1 else MAX_ITEMS
+        assert isinstance(most, int)
+        return _LIST_OVERHEAD + most * default_budget(element, fields, inside=True)
     if type.name != "record":
         return (_FIELD_BUDGETS if inside else _BUDGETS)[type.name]
     total = _RECORD_OVERHEAD
@@ -133,7 +142,10 @@ def _list(type: ast.Type, records: Collection[str]) -> Term:
     _expect(type, isinstance(inner, ast.Type), "a list has one element type: list[str]")
     assert isinstance(inner, ast.Type)
     _expect(inner, inner.name not in FILE_TYPES, f"a {inner.name} stands alone, in no list")
-    return list_of(term_of(inner, records))
+    for option in inner.options:
+        allowed = inner.name == "list" and option.name == "max_items"
+        _expect(inner, allowed, f"a list's elements take no `{option.name}` here")
+    return list_of(bounded(inner, records))
 
 
 def _texts(type: ast.Type) -> bool:

@@ -370,3 +370,23 @@ program p(arg: str) -> list[str]:
     events = list(executable.stream(arg="hello"))
     shown = [event.text for event in events if isinstance(event, TextPiece) and event.name == "one"]
     assert "".join(shown) == values[0][0]
+
+
+def test_lists_in_lists_and_records(toy):
+    text = """
+record Cell:
+    mark: choice["a", "b"]
+    notes: list[list[int(0..9)](max_items=1)](max_items=2)
+
+program p(arg: str) -> list[str]:
+    "{arg} "
+    gen rows(max_tokens=300, temperature=1.0): list[list[Cell](max_items=2)](max_items=2)
+    gen flags(temperature=1.0): list[bool](max_items=1)
+    let marks: list[str] = []
+    for row in rows:
+        for cell in row:
+            marks += [cell.mark + str(len(cell.notes))]
+    return marks + [str(len(rows)), str(len(flags))]
+"""
+    for value in check(toy, text):
+        assert int(value[-2]) <= 2 and int(value[-1]) <= 1 and len(value) <= 6
