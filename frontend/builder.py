@@ -309,9 +309,9 @@ class _Builder(Transformer[Token, Any]):
 
     def _header(self, meta: Meta, last: Any) -> Span:
         """Return the span of a compound statement's first line, up to `last`."""
-        end = last if isinstance(last, Span) else None
-        end = end or (self._token(last) if isinstance(last, Token) else last.span)
-        return self._span(meta).to(end)
+        if not isinstance(last, Span):
+            last = self._token(last) if isinstance(last, Token) else last.span
+        return self._span(meta).to(last)
 
     def _place(self, line: int, column: int, end_line: int, end_column: int) -> Span:
         first, shift = self._origin

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from ...ir.core import Module, Names, Operation, Region, Symbol, Value, make, walk
 from ...ir.diagnostics import PassError
@@ -376,7 +376,7 @@ class _Block:
         return dict(self.streams)
 
 
-def who(operation: Operation) -> dict[str, object]:
+def who(operation: Operation) -> dict[str, Any]:
     """Return an operation's annotations of who computes it."""
     return {key: operation.attribute(key) for key in WHO}
 
