@@ -65,13 +65,11 @@ def compiled_executor(
     options: Options,
 ) -> ModelExecutor:
     """Return an executor of compiled kernels."""
-    import torch
-
-    from .codegen.threads import configure_threads
+    from .codegen.threads import share_cores
     from .runtime.compiled_executor import CompiledExecutor
     from .runtime.weights import load_weights
 
-    torch.set_num_threads(configure_threads(options.thread_count))
+    share_cores(options.thread_count)
     functions = Module(tuple(regime.function for regime in regimes))
     weights = load_weights(functions, tensor_source(checkpoint, options))
     return CompiledExecutor(

@@ -12,14 +12,10 @@ class WeftDecode:
     """A checkpoint folder compiled for `batch` sequences, weights in f32, bf16 or int8."""
 
     def __init__(self, folder: Path, batch: int, context: int, threads: int, format: str) -> None:
-        import torch
-        from weft.codegen.threads import configure_threads
         from weft.frontend.checkpoint import Checkpoint
-        from weft.loading import compiled_executor
+        from weft.loading import compiled_executor, compiled_sampler
         from weft.options import Options
 
-        configure_threads(threads)
-        torch.set_num_threads(threads)
         checkpoint = Checkpoint(folder.name, folder)
         config = checkpoint.config
         pages = batch * (context // 16 + 1) * config.layers * 2 * config.kv_heads
@@ -29,6 +25,7 @@ class WeftDecode:
         )  # fmt: skip
         regimes, kernels = _compiled(checkpoint, options)
         self.executor = compiled_executor(checkpoint, regimes, kernels, options)
+        self.sampler = compiled_sampler(self.executor, kernels)
         self.batch = batch
 
     def decode(self, prompt: Sequence[int], steps: int) -> tuple[list[list[int]], list[float]]:
@@ -38,7 +35,7 @@ class WeftDecode:
         """
         from weft.runtime.engine import Engine
 
-        engine = Engine(self.executor)
+        engine = Engine(self.executor, self.sampler)
         requests = [self._request(engine, prompt, row, steps + 1) for row in range(self.batch)]
         for request in requests:
             engine.submit(request)
@@ -68,9 +65,11 @@ def _compiled(checkpoint: Any, options: Any) -> tuple[Any, Any]:
     from weft.codegen.build import compile_kernels
     from weft.loading import weight_dtype
     from weft.passes.tile.regimes import lower_model, merge_kernels
+    from weft.passes.tile.sampling import sampling_kernels
 
     regimes = lower_model(
         checkpoint.config, checkpoint.graph, max_tokens=options.max_tokens,
         max_batch=options.max_batch, weights=weight_dtype(options),
     )  # fmt: skip
-    return regimes, compile_kernels(merge_kernels(regimes), "cpu", options.cache)
+    kernels = merge_kernels(regimes) + sampling_kernels(checkpoint.config.vocab_size)
+    return regimes, compile_kernels(kernels, "cpu", options.cache)

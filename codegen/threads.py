@@ -26,6 +26,13 @@ def configure_threads(threads: int = 0, spin: int = SPIN_COUNT) -> int:
     return chosen
 
 
+def share_cores(threads: int) -> None:
+    """Give the kernels' pool and the library's (torch) as many threads each; see above."""
+    import torch
+
+    torch.set_num_threads(configure_threads(threads))
+
+
 def ensure_threads() -> None:
     """Configure the pool with defaults if nobody has."""
     if "TVM_NUM_THREADS" not in os.environ:
