@@ -88,7 +88,7 @@ def _compile(options: RunOptions) -> Executable:
 def _run_once(
     executable: Executable, arguments: dict[str, Any], options: RunOptions, compiled: float
 ) -> None:
-    from ..runtime.events import TextPiece, ValueBound
+    from ..runtime.events import Finished, TextPiece, ValueBound
 
     result = None
     with LiveView(options.quiet or options.json) as view:
@@ -97,7 +97,7 @@ def _run_once(
                 view.text(event.name, event.path, event.text)
             elif isinstance(event, ValueBound):
                 view.value(event.name, event.path, event.value)
-            else:
+            elif isinstance(event, Finished):
                 result = event.result
     assert result is not None
     if options.json:

@@ -12,11 +12,16 @@ from weft.ir.diagnostics import WeftError
 from weft.ir.parser import parse_module
 
 HELLO = """
+record Mood:
+    kind: choice["calm", "glad"]
+    level: int(1..9)
+
 program hello(name: str, times: int = 2) -> list[str]:
     user "Say hello to {name}."
     fork times as greetings:
         assistant gen greeting(max_tokens=4)
         yield greeting
+    assistant gen mood: Mood
     return greetings
 """
 
