@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from ..ir.core import Operation, Value
 from ..ir.types import shape_of
+from . import tvm_rows
 from .tvm_dot import REGISTERS, SMALL, Product, block
 from .tvm_loops import Writer, elementwise, lanes_for
 from .tvm_values import Access, Held, grouped, scaled, stored
@@ -167,13 +168,17 @@ def _fold_memory(
 
 @dataclass(frozen=True)
 class Lanes:
-    """The partial sums of a carried accumulator [m, n]: in registers, or in one buffer."""
+    """The partial sums of a carried accumulator [m, n]: in registers, or in one buffer.
+
+    `turned`: the buffer is [n, m], of whole sums (`tvm_rows`).
+    """
 
     m: int
     n: int
     lanes: int
     registers: Partial | None
     memory: str
+    turned: bool = False
 
 
 def open_lanes(
@@ -184,6 +189,13 @@ def open_lanes(
     m, n = start.shape
     extent: int = shape_of(product.operands[0].type)[1]  # type: ignore[assignment]
     lanes = lanes_for(extent, out.vector)
+    if tvm_rows.fits(emitter, m, n, extent):
+        held = Lanes(m, n, lanes, None, out.allocate("sums", (n, m), "f32"), turned=True)
+        zero = f"{held.memory}[{{}}] = T.float32(0)"
+        elementwise(out, (n, m), lambda at, access: [zero.format(", ".join(at))])
+        emitter.lanes[product.result.name] = held
+        emitter.define(argument, start)
+        return lambda result: _close_turned(emitter, result, held, start)
     shape = Product(start, start, start, m, n, extent, True)
     rows, columns, chains = shape_of_block(emitter, shape)
     if (rows, columns) == (m, n):
@@ -215,9 +227,33 @@ def _close(emitter: Emitter, result: Value, held: Lanes, start: Held) -> Held:
     return stored(buffer, "f32", (held.m, held.n))
 
 
+def _close_turned(emitter: Emitter, result: Value, held: Lanes, start: Held) -> Held:
+    """Turn sums [n, m] round into the accumulator, and add the initial value."""
+    out, size = emitter.out, emitter.out.vector
+    buffer = out.allocate(result.name, (held.m, held.n), "f32")
+    if held.n % size:
+        with out.loop(held.m, "m") as m, out.loop(held.n, "n") as n:
+            first = start.typed([m, n], Access(honour=True)).text
+            out.line(f"{buffer}[{m}, {n}] = {first} + {held.memory}[{n}, {m}]")
+        return stored(buffer, "f32", (held.m, held.n))
+    with out.loop(held.m // size, "mb") as mb, out.loop(held.n // size, "nb") as nb:
+
+        def read(row: int, lane: str) -> str:
+            n, m = scaled(nb, size, str(row)), scaled(mb, size, lane)
+            return f"{start.typed([m, n], Access(lane=lane)).text} + {held.memory}[{n}, {m}]"
+
+        tvm_rows.turn(out, size, read, lambda row, lane: (
+            f"{buffer}[{scaled(mb, size, str(row))}, {scaled(nb, size, lane)}]"
+        ))  # fmt: skip
+    return stored(buffer, "f32", (held.m, held.n))
+
+
 def accumulate(emitter: Emitter, parts: Product, held: Lanes) -> None:
     """Add one product to partial sums: in registers all along, or block by block."""
     out = emitter.out
+    if held.turned:
+        tvm_rows.accumulate(emitter, parts, held.memory)
+        return
     if held.registers is not None:
         multiply(out, parts, held.registers, ("0", held.m), ("0", held.n))
         return

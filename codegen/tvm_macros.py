@@ -21,6 +21,7 @@ def macros() -> dict[str, Any]:
         "T": T, "I": I, "m_exp2": _exp2, "m_log2": _log2, "m_tanh": _tanh, "m_rsqrt": _rsqrt,
         "m_bf16": _round_bf16, "m_sum": _across(lambda a, b: a + b), "m_sums": _sums,
         "m_max": _across(T.max), "m_min": _across(T.min), "m_prefetch": _prefetch,
+        "m_swap": _swap,
     }  # fmt: skip
 
 
@@ -156,6 +157,18 @@ def _merge(vectors: list[Any], lanes: int, width: int) -> Any:
         for a, b in zip(vectors[::2], vectors[1::2], strict=True)
     ]
     return _bind(merged, lambda values: _merge(values, lanes, width // 2))
+
+
+def _swap(low: Any, high: Any, lanes: int, width: int, odd: int) -> Any:
+    """Return one of two vectors after they swapped halves of each `2 * width` lanes."""
+    from tvm import tirx
+
+    def source(lane: int) -> int:
+        if odd:
+            return lane + width if not lane & width else lanes + lane
+        return lane if not lane & width else lanes + lane - width
+
+    return tirx.Shuffle([low, high], [source(lane) for lane in range(lanes)])
 
 
 def _bind(values: list[Any], body: Callable[[list[Any]], Any]) -> Any:

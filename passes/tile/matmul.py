@@ -54,8 +54,13 @@ def matmul(shape: Matmul) -> Operation:
 def blocks(n: int, k: int, rows: int = 1, weight: str = "f32") -> tuple[int, int]:
     """Return block_n and block_k that suit a CPU: whole blocks where the shape has them.
 
-    Short rows of x stay in the first-level cache, so each row of w is read from end to end.
+    Short rows of x stay in the first-level cache, so each row of w is read from end to end. With
+    many rows a block is wide: turning x round is worth it for many rows of w only.
     """
+    if rows % MANY_ROWS == 0 and k % 16 == 0:
+        block_k = max(size for size in range(16, 2049, 16) if k % size == 0)
+        wanted = (size for size in (128, 64, 32, 8, 4) if n % size == 0 and n >= 4 * size)
+        return next(wanted, 8), block_k
     wide = 32 if n >= 2048 and _whole_rows(k, rows) else 8
     wanted = (64 if n >= 512 and rows <= 4 else 32) if k <= SHORT_ROW else 16 if rows > 2 else wide
     block_n = next((size for size in (wanted, 32, 8, 4) if n % size == 0), wanted)
@@ -74,6 +79,9 @@ def schedule(n: int, k: int, rows: int = 1, weight: str = "f32") -> Schedule:
     short = k <= SHORT_ROW and rows <= 4
     return Schedule(parallel=worth_threads(n, k, rows, weight), streams=1 if short else 0)
 
+
+MANY_ROWS = 16
+"""Rows that fill vectors by themselves: x is turned round once for a wide block of w's rows."""
 
 SHORT_ROW = 1024
 """Up to this many elements a row of w is short: its end comes before a prefetcher has settled."""
