@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import TYPE_CHECKING
 
 from ..ir.core import Operation, Value
@@ -189,15 +190,14 @@ def _columns(emitter: Emitter, parts: Product, target: str) -> None:
     lanes = lanes_for(parts.n, out.vector)
     rows, vectors = wide_block(parts.m, parts.n // lanes)
     with out.loop(parts.m // rows, "mb") as mb, out.loop(parts.n // lanes // vectors, "nb") as nb:
-        names = [out.allocate("sums", (vectors * lanes,), "f32") for _ in range(rows)]
+        pairs = list(product(range(rows), range(vectors)))
+        names = [out.allocate("sums", (lanes,), "f32") for _ in pairs]  # larger: not in registers
 
         def each(visit: Callable[[str, str, str, str], str]) -> None:
-            for row, name in enumerate(names):
-                with out.loop(vectors, "n", "unroll") as v:
-                    with out.loop(lanes, "l", "vectorized") as lane:
-                        n = scaled(grouped(scaled(nb, vectors, v)), lanes, lane)
-                        place = f"{name}[{scaled(v, lanes, lane)}]"
-                        out.line(visit(place, scaled(mb, rows, str(row)), n, lane))
+            with out.loop(lanes, "l", "vectorized") as lane:
+                for (row, v), name in zip(pairs, names, strict=True):
+                    n = scaled(grouped(scaled(nb, vectors, str(v))), lanes, lane)
+                    out.line(visit(f"{name}[{lane}]", scaled(mb, rows, str(row)), n, lane))
 
         def start(place: str, m: str, n: str, lane: str) -> str:
             return f"{place} = {parts.acc.typed([m, n], Access(lane=lane)).text}"
