@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast as python
 import inspect
 import linecache
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -50,8 +51,8 @@ def class_syntax(cls: type, near: Source) -> tuple[python.ClassDef, Source]:
         source = read_source(inspect.getsourcefile(cls) or "")
         first = inspect.getsourcelines(cls)[1]
         return _find(python.ClassDef, cls.__name__, first, source), source
-    except (OSError, TypeError, NoSource):
-        pass
+    except (OSError, TypeError, KeyError, NoSource):
+        pass  # KeyError: tvm, once imported, replaces part of inspect
     for source in (near, *map(read_source, reversed(list(linecache.cache)))):
         if f"class {cls.__name__}" not in source.text:
             continue
@@ -76,7 +77,7 @@ def namespace_of(thing: Callable[..., Any] | type) -> Mapping[str, Any]:
     names: dict[str, Any] = {}
     for annotation in getattr(thing, "__annotations__", {}).values():
         names |= {cls.__name__: cls for cls in _classes(annotation)}
-    module = inspect.getmodule(thing)
+    module = sys.modules.get(thing.__module__)
     names |= vars(module) if module else {}
     if inspect.isfunction(thing):
         names |= thing.__globals__
