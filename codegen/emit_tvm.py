@@ -21,7 +21,7 @@ from .tvm_expressions import TVM_DTYPES, Typed, coerce, computed, expression_tex
 from .tvm_loops import Writer, conjunction, elementwise
 from .tvm_values import Access, Held, broadcast, scalar, stored
 
-VERSION = 11
+VERSION = 12
 """Part of every cache key: raise it when the same tile IR becomes other text."""
 
 _RESERVED = {"T", "I", "range", "min", "max", "abs", "float", "int", "bool", *keyword.kwlist}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import product
 from typing import TYPE_CHECKING
 
 from ..ir.core import Operation, Value
@@ -25,53 +26,51 @@ Place = tuple[str, int]
 
 @dataclass(frozen=True)
 class Partial:
-    """Partial sums in registers: a buffer a row, of [columns, chains, lanes]."""
+    """Partial sums in registers: a buffer a vector, by row, column and chain.
+
+    Several vectors in one buffer may end up in memory, stored at every step.
+    """
 
     names: tuple[str, ...]
     columns: int
     chains: int
     lanes: int
 
-    def at(self, row: int, column: str, chain: str, lane: str) -> str:
-        """Return one lane of one sum."""
-        vector = scaled(grouped(scaled(column, self.chains, chain)), self.lanes, lane)
-        return f"{self.names[row]}[{vector}]"
+    def name(self, row: int, column: int, chain: int) -> str:
+        """Return the buffer of one vector."""
+        return self.names[(row * self.columns + column) * self.chains + chain]
 
-    def vector(self, row: int, column: str, chain: int) -> str:
-        """Return one whole vector."""
-        start = scaled(grouped(scaled(column, self.chains, str(chain))), self.lanes)
-        return f"{self.names[row]}[T.Ramp({start}, 1, {self.lanes})]"
-
-    def total(self, row: int, column: str) -> str:
+    def total(self, row: int, column: int) -> str:
         """Return the sum of a column's chains, still in lanes."""
-        return " + ".join(self.vector(row, column, chain) for chain in range(self.chains))
+        names = (self.name(row, column, chain) for chain in range(self.chains))
+        return " + ".join(f"{name}[T.Ramp(0, 1, {self.lanes})]" for name in names)
 
 
 def allocate(out: Writer, rows: int, columns: int, chains: int, lanes: int) -> Partial:
     """Allocate partial sums and clear them."""
-    size = columns * chains * lanes
-    names = tuple(out.allocate("sums", (size,), "f32") for _ in range(rows))
-    for name in names:
-        with out.loop(columns * chains, "n", "unroll") as n, out.loop(lanes, "l", "vectorized") as l:  # noqa: E741, E501
-            out.line(f"{name}[{scaled(n, lanes, l)}] = T.float32(0)")
-    return Partial(names, columns, chains, lanes)
+    names = [out.allocate("sums", (lanes,), "f32") for _ in range(rows * columns * chains)]
+    with out.loop(lanes, "l", "vectorized") as lane:
+        for name in names:
+            out.line(f"{name}[{lane}] = T.float32(0)")
+    return Partial(tuple(names), columns, chains, lanes)
 
 
 def multiply(out: Writer, parts: Product, sums: Partial, m: Place, n: Place) -> None:
     """Write the innermost loop: add a block's products to its partial sums."""
     steps = parts.k // sums.lanes // sums.chains
-    with out.loop(steps, "k") as k, out.loop(sums.chains, "u", "unroll") as u:
-        base = grouped(scaled(k, sums.chains, u))
-        with out.loop(n[1], "n", "unroll") as column:
+    with out.loop(steps, "k") as k:
+        for chain, column in product(range(sums.chains), range(n[1])):
+            base = grouped(scaled(k, sums.chains, str(chain)))
+            right_row = scaled(n[0], n[1], str(column))
             if parts.ahead and m[1] == parts.m:
-                line = parts.ahead(scaled(n[0], n[1], column), scaled(base, sums.lanes))
+                line = parts.ahead(right_row, scaled(base, sums.lanes))
                 out.line(f"T.evaluate(m_prefetch({line}))")
-            for row in range(m[1]):
-                with out.loop(sums.lanes, "l", "vectorized") as lane:
-                    at = scaled(base, sums.lanes, lane)
+            with out.loop(sums.lanes, "l", "vectorized") as lane:
+                at = scaled(base, sums.lanes, lane)
+                right = parts.b_at(right_row, at, lane)
+                for row in range(m[1]):
                     left = parts.a_at(scaled(m[0], m[1], str(row)), at, lane)
-                    right = parts.b_at(scaled(n[0], n[1], column), at, lane)
-                    place = sums.at(row, column, u, lane)
+                    place = f"{sums.name(row, column, chain)}[{lane}]"
                     out.line(f"{place} = {place} + {left} * {right}")
 
 
@@ -84,11 +83,11 @@ def fold(out: Writer, sums: Partial, row: int, put: Callable[[str, str], str]) -
     together = min(together, sums.lanes)
     if together < 2:
         for column in range(sums.columns):
-            out.line(put(str(column), f"m_sum({sums.total(row, str(column))}, {sums.lanes})"))
+            out.line(put(str(column), f"m_sum({sums.total(row, column)}, {sums.lanes})"))
         return
     for first in range(0, sums.columns, together):
         folded = out.allocate("folded", (together,), "f32")
-        vectors = ", ".join(sums.total(row, str(first + i)) for i in range(together))
+        vectors = ", ".join(sums.total(row, first + i) for i in range(together))
         out.line(f"{folded}[T.Ramp(0, 1, {together})] = m_sums({sums.lanes}, {vectors})")
         with out.loop(together, "n", "vectorized") as n:
             out.line(put(scaled(n, 1, str(first)) if first else n, f"{folded}[{n}]"))
@@ -134,8 +133,8 @@ def write(emitter: Emitter, parts: Product, target: str) -> None:
         for row in range(rows):
             m = scaled(mb, rows, str(row))
             if later:
-                with out.loop(columns, "n", "unroll") as n:
-                    place = f"{memory}[{m}, {scaled(nb, columns, n)}, T.Ramp(0, 1, {lanes})]"
+                for n in range(columns):
+                    place = f"{memory}[{m}, {scaled(nb, columns, str(n))}, T.Ramp(0, 1, {lanes})]"
                     out.line(f"{place} = {sums.total(row, n)}")
                 continue
 
@@ -182,18 +181,18 @@ class Lanes:
 
 
 def open_lanes(
-    emitter: Emitter, product: Operation, argument: Value, start: Held
+    emitter: Emitter, dot: Operation, argument: Value, start: Held
 ) -> Callable[[Value], Held]:
     """Clear the partial sums before a loop; return what sums them up after it."""
     out = emitter.out
     m, n = start.shape
-    extent: int = shape_of(product.operands[0].type)[1]  # type: ignore[assignment]
+    extent: int = shape_of(dot.operands[0].type)[1]  # type: ignore[assignment]
     lanes = lanes_for(extent, out.vector)
     if tvm_rows.fits(emitter, m, n, extent):
         held = Lanes(m, n, lanes, None, out.allocate("sums", (n, m), "f32"), turned=True)
         zero = f"{held.memory}[{{}}] = T.float32(0)"
         elementwise(out, (n, m), lambda at, access: [zero.format(", ".join(at))])
-        emitter.lanes[product.result.name] = held
+        emitter.lanes[dot.result.name] = held
         emitter.define(argument, start)
         return lambda result: _close_turned(emitter, result, held, start)
     shape = Product(start, start, start, m, n, extent, True)
@@ -204,7 +203,7 @@ def open_lanes(
         held = Lanes(m, n, lanes, None, out.allocate("sums", (m, n, lanes), "f32"))
         zero = f"{held.memory}[{{}}] = T.float32(0)"
         elementwise(out, (m, n, lanes), lambda at, access: [zero.format(", ".join(at))])
-    emitter.lanes[product.result.name] = held
+    emitter.lanes[dot.result.name] = held
     emitter.define(argument, start)
     return lambda result: _close(emitter, result, held, start)
 
@@ -262,7 +261,7 @@ def accumulate(emitter: Emitter, parts: Product, held: Lanes) -> None:
         sums = allocate(out, rows, columns, chains, held.lanes)
         multiply(out, parts, sums, (mb, rows), (nb, columns))
         for row in range(rows):
-            with out.loop(columns, "n", "unroll") as n:
-                at = f"{scaled(mb, rows, str(row))}, {scaled(nb, columns, n)}"
+            for n in range(columns):
+                at = f"{scaled(mb, rows, str(row))}, {scaled(nb, columns, str(n))}"
                 place = f"{held.memory}[{at}, T.Ramp(0, 1, {held.lanes})]"
                 out.line(f"{place} = {place} + {sums.total(row, n)}")
