@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import importlib.util
 import tempfile
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,12 @@ from ..ir.diagnostics import KernelError, Warning
 from ..ir.printer import print_operation
 from ..ir.schedule import Schedule
 from .cache import KernelCache, default_folder, host_signature, key_of
-from .emit_tvm import VERSION, emit_tvm, identifier, kernel_name
+from .emit_tvm import emit_tvm, identifier, kernel_name
 from .kernel import BuildStatistics, Kernel
 from .threads import ensure_threads
 
 Report = Callable[[Warning], None]
+Emitter = Callable[[], str]
 
 
 class BuildFailed(KernelError):
@@ -67,19 +69,27 @@ def compile_kernels(
     tiles = [print_operation(operation) for operation, _ in kernels]
     schedules = [repr(schedule) for _, schedule in kernels]
     key = key_of(
-        *tiles, *schedules, host_signature(), str(VERSION), version("apache-tvm"), target
+        *tiles, *schedules, host_signature(), emitter_digest(), version("apache-tvm"), target
     )
-    sources = [emit_tvm(operation, schedule) for operation, schedule in kernels]
-    library, cached = _library(key, sources, names, KernelCache(cache or default_folder()), report)
+    emitters = [partial(emit_tvm, operation, schedule) for operation, schedule in kernels]
+    library, cached = _library(key, emitters, names, KernelCache(cache or default_folder()), report)
     module = load_library(library)
     statistics = BuildStatistics(cached, time.perf_counter() - start, key, len(kernels))
     return {
         kernel_name(operation): Kernel(
-            kernel_name(operation), module[name], source, tile, statistics, target,
-            inspector=lambda what, source=source: inspect_source(source, what),
+            kernel_name(operation), module[name], emitter, tile, statistics, target,
+            inspector=lambda what, emitter=emitter: inspect_source(emitter(), what),
         )
-        for (operation, _), name, source, tile in zip(kernels, names, sources, tiles, strict=True)
+        for (operation, _), name, emitter, tile in zip(kernels, names, emitters, tiles, strict=True)
     }  # fmt: skip
+
+
+@cache
+def emitter_digest() -> str:
+    """Return a hash of the emitter's own source: kernels of an older emitter are not reused."""
+    folder = Path(__file__).parent
+    files = [folder / "emit_tvm.py", folder / "tile_analysis.py", *sorted(folder.glob("tvm_*.py"))]
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
 def module_text(sources: Sequence[str]) -> str:
@@ -104,7 +114,11 @@ def inspect_source(source: str, what: str) -> str:
 
 
 def _library(
-    key: str, sources: list[str], names: list[str], cache: KernelCache, report: Report | None
+    key: str,
+    emitters: Sequence[Emitter],
+    names: list[str],
+    cache: KernelCache,
+    report: Report | None,
 ) -> tuple[Path, bool]:
     """Return the library under a key, and whether it was there already."""
     found = cache.find(key)
@@ -114,19 +128,19 @@ def _library(
         message = f"the kernel cache {cache.folder} cannot be written; kernels are not kept"
         _report(Warning(message, hint="give another folder (WEFT_CACHE)"), report)
         folder = tempfile.mkdtemp(prefix="weft-kernels-")
-        return _build(sources, names, Path(folder)), False
+        return _build(emitters, names, Path(folder)), False
     with cache.locked(key):
         found = cache.find(key)
         if found is not None:
             return found, True
         with tempfile.TemporaryDirectory(prefix="weft-build-") as folder:
-            built = _build(sources, names, Path(folder))
+            built = _build(emitters, names, Path(folder))
             return cache.put(key, built, {"kernels": names}), False
 
 
-def _build(sources: list[str], names: list[str], folder: Path) -> Path:
+def _build(emitters: Sequence[Emitter], names: list[str], folder: Path) -> Path:
     path = folder / "kernels.so"
-    _compile(module_text(sources), names).export_library(str(path))
+    _compile(module_text([emitter() for emitter in emitters]), names).export_library(str(path))
     return path
 
 

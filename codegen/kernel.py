@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 
@@ -23,16 +24,21 @@ class Kernel:
 
     `launch(*arguments)` takes torch tensors and numbers in the order of the kernel's arguments;
     it is the loaded function itself, so that a launch costs as little as a call can.
-    `source` is TVMScript or Triton text, `tile` the tile IR.
+    `tile` is the tile IR, `emitter` gives the TVMScript or Triton text when it is asked for.
     """
 
     name: str
     launch: Callable[..., Any]
-    source: str
+    emitter: Callable[[], str] = field(repr=False, compare=False)
     tile: str
     statistics: BuildStatistics
     target: str = "cpu"
     inspector: Callable[[str], str] | None = field(default=None, repr=False, compare=False)
+
+    @cached_property
+    def source(self) -> str:
+        """The generated text."""
+        return self.emitter()
 
     def inspect(self, what: str) -> str:
         """Return the kernel as `llvm` or `assembly` (CPU), `ptx` or `sass` (GPU)."""
