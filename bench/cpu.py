@@ -77,7 +77,7 @@ def peers_tiny(options: argparse.Namespace) -> Figures:
     found: Figures = {}
     with work_folder(options.work) as work:
         for batch in (1, 16):
-            outcome = peers.tiny(work, batch, options.rounds)
+            outcome = peers.tiny(work, batch, options.rounds, quick=options.quick)
             print(table(f"tiny-dense, batch {batch}", outcome), flush=True)
             tail = "" if batch == 1 else f"_batch{batch}"
             _keep(found, f"tiny_decode_vs_transformers{tail}", outcome, "weft f32", "transformers")
@@ -91,9 +91,12 @@ def peers_1b(options: argparse.Namespace) -> Figures:
     found: Figures = {}
     with work_folder(options.work) as work:
         folder = checkpoint.make(work / "one-b")
-        for format, ours in (("f32", "f32"), ("bf16", "bf16"), ("q8_0", "int8")):
-            for batch in (1, 16):
-                outcome = peers.one_b(folder, work, batch, format, options.rounds)
+        formats = (("f32", "f32"), ("bf16", "bf16"), ("q8_0", "int8"))
+        for format, ours in formats[:2] if options.quick else formats:
+            for batch in (1,) if options.quick else (1, 16):
+                outcome = peers.one_b(
+                    folder, work, batch, format, options.rounds, quick=options.quick
+                )
                 print(table(f"1.1 B {format}, batch {batch}", outcome), flush=True)
                 tail = ("" if format == "f32" else f"_{ours}") + f"_batch{batch}" * (batch > 1)
                 _keep(found, f"one_b_decode_vs_llamacpp{tail}", outcome, "weft", "llama.cpp")
@@ -178,6 +181,7 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--only", nargs="+", choices=list(SECTIONS), help="run these sections")
     parser.add_argument("--rounds", type=int, default=7, help="interleaved rounds of each race")
+    parser.add_argument("--quick", action="store_true", help="fewer peers, formats and batches")
     parser.add_argument("--seconds", type=float, default=60.0, help="for the kernels' rounds")
     parser.add_argument("--work", type=Path, help="folder for big temporary files")
     parser.add_argument("--json", action="store_true", help="end with one line of JSON")

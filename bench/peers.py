@@ -106,8 +106,13 @@ def llama_specs(
     return {f"llama.cpp {format} {count}t": spec | {"threads": count} for count in threads}
 
 
-def tiny(work: Path, batch: int, rounds: int, steps: int = 96, weft: bool = True) -> Outcome:
-    """Race every engine on the shipped tiny dense model, float32 (and llama.cpp's formats)."""
+def tiny(
+    work: Path, batch: int, rounds: int, steps: int = 96, weft: bool = True, quick: bool = False
+) -> Outcome:
+    """Race every engine on the shipped tiny dense model, float32 (and llama.cpp's formats).
+
+    `quick` leaves out narrow formats, and the settings of transformers that were never best.
+    """
     folder = ZOO / "tiny-dense"
     settings = [
         ("eager", 1),
@@ -116,9 +121,11 @@ def tiny(work: Path, batch: int, rounds: int, steps: int = 96, weft: bool = True
         ("compile-freeze", 1),
         ("compile-freeze", 2),
     ]
-    specs = weft_specs(folder, batch, ["f32", "bf16", "int8"], (1, 2)) if weft else {}
+    settings = [("eager", 2), ("compile-freeze", 1)] if quick else settings
+    formats = ["f32"] if quick else ["f32", "bf16", "int8"]
+    specs = weft_specs(folder, batch, formats, (1, 2)) if weft else {}
     specs |= hf_specs(folder, batch, settings)
-    for format in ("f32", "bf16", "q8_0"):
+    for format in ("f32",) if quick else ("f32", "bf16", "q8_0"):
         file = export(folder, work / f"tiny-{format}.gguf", format)
         specs |= llama_specs(file, batch, format, (1, 2))
     return race(specs, steps, rounds)
@@ -126,16 +133,16 @@ def tiny(work: Path, batch: int, rounds: int, steps: int = 96, weft: bool = True
 
 def one_b(
     folder: Path, work: Path, batch: int, format: str, rounds: int, steps: int = 12,
-    weft: bool = True,
+    weft: bool = True, quick: bool = False,
 ) -> Outcome:  # fmt: skip
-    """Race weft and llama.cpp on the 1.1 B shape in a format, and transformers where it is f32."""
+    """Race weft and llama.cpp on the 1.1 B shape in a format, and transformers unless `quick`."""
     ours = {"q8_0": "int8"}.get(format, format)
     file = work / f"one-b-{format}.gguf"
     if not file.exists():
         export(folder, file, format)
     specs = weft_specs(folder, batch, [ours]) if weft else {}
     outcome = race(specs | llama_specs(file, batch, format), steps, rounds)
-    if format in {"f32", "bf16"}:
+    if format in {"f32", "bf16"} and not quick:
         dtype = {"f32": "float32", "bf16": "bfloat16"}[format]
         settings = [("eager", 2), ("compile-freeze", 2)]
         for name, spec in hf_specs(folder, batch, settings, dtype).items():  # one at a time: memory
