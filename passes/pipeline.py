@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
+from .graph.fusion import DropConcatOfSplit, FuseAddNorm, FuseRopeWrite, FuseSiblingMatmuls
+from .graph.matmul_parts import FuseCombineResidual, FuseMatmulParts
+from .graph.memory_planning import PlanMemory
+from .graph.weight_format import ChooseWeightFormat
 from .manager import Pass, UnknownPass
 from .program.canonicalize import Canonicalize
 from .program.liveness import FreeKV
 from .program.lower_to_plan import LowerToPlan
 from .program.prefix_sharing import PrefixSharing
+from .tile.lower import LowerToTiles
 
 PROGRAM_PASSES: tuple[Pass, ...] = (Canonicalize(), PrefixSharing())
 LOWERING: tuple[Pass, ...] = (LowerToPlan(),)
 PLAN_PASSES: tuple[Pass, ...] = (FreeKV(),)
+MODEL_PASSES: tuple[Pass, ...] = (
+    ChooseWeightFormat(), FuseSiblingMatmuls(), DropConcatOfSplit(), FuseRopeWrite(), FuseAddNorm(),
+    FuseMatmulParts(), FuseCombineResidual(), LowerToTiles(),
+    PlanMemory((("T", 512), ("R", 16), ("B", 16), ("M", 1024))),
+)  # fmt: skip
+"""The passes over a model's graph with their usual options; `tile.regimes` makes the choice of
+them and their options for each kind of step."""
 
 
 def known_passes() -> dict[str, Pass]:
     """Return every pass that a pipeline has, by name."""
-    return {step.name: step for step in (*PROGRAM_PASSES, *LOWERING, *PLAN_PASSES)}
+    steps = (*PROGRAM_PASSES, *LOWERING, *PLAN_PASSES, *MODEL_PASSES)
+    return {step.name: step for step in steps}
 
 
 def named_passes(names: list[str]) -> tuple[Pass, ...]:

@@ -8,6 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from weft.cli.app import app
+from weft.frontend.checkpoint import open_checkpoint
 from weft.ir.diagnostics import WeftError
 from weft.ir.parser import parse_module
 
@@ -90,6 +91,16 @@ def test_opt_enters_at_any_stage(hello, tmp_path):
     program.write_text(weft("dump", hello, "--stage", "program"))
     plan = weft("opt", program, "--passes", "lower-to-plan,free-kv", "--model", "tiny-dense")
     assert plan == weft("dump", hello, "--stage", "plan")
+
+
+def test_opt_lowers_a_model_from_its_text(tmp_path):
+    graph = tmp_path / "graph.ir"
+    graph.write_text(str(open_checkpoint("tiny-dense").graph))
+    names = "fuse-sibling-matmuls,drop-concat-of-split,fuse-rope-write,lower-to-tiles,plan-memory"
+    lowered = parse_module(weft("opt", graph, "--passes", names))
+    kinds = {operation.name for operation in lowered.operations}
+    assert kinds == {"tile.kernel", "graph.func"}
+    assert lowered.symbol("step")["memory"]["bytes"] > 0
 
 
 def test_explain_shows_source_lines(hello):
