@@ -28,9 +28,9 @@ class Options:
     `weights` is the format that weights are kept in; `executor` is `compiled`, or `reference` for
     the meaning of the graph run operation by operation; `kv_memory` bounds keys and values in
     bytes; `threads` of a CPU (0: every core; one process has one pool, sized by the first model
-    that it loads); `max_batch` sequences and `max_tokens` rows bound one step. `cache` holds compiled
-    kernels (None: the user's cache folder). `prove` refuses kernels without a bounds proof;
-    `trace` records every step.
+    that it loads); `max_batch` sequences and `max_tokens` rows bound one step. `cache` holds
+    compiled kernels (None: the user's cache folder). `prove` refuses kernels without a bounds
+    proof; `trace` records every step.
     """
 
     target: str = "cpu"

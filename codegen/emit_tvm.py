@@ -328,9 +328,7 @@ def _view(emitter: Emitter, operation: Operation) -> None:
     emitter.define(operation.result, Held(first.dtype, shape, at))
 
 
-def _reshaped(
-    indices: Sequence[str], shape: tuple[int, ...], inner: tuple[int, ...]
-) -> list[str]:
+def _reshaped(indices: Sequence[str], shape: tuple[int, ...], inner: tuple[int, ...]) -> list[str]:
     """Return the indices into shape `inner` of the element at `indices` of `shape`."""
     flat = "0"
     for index, extent in zip(indices, shape, strict=True):

@@ -211,8 +211,9 @@ def _columns(emitter: Emitter, parts: Product, target: str) -> None:
                     n = scaled(grouped(scaled(nb, vectors, mine)), lanes)
                     out.line(f"T.evaluate(m_prefetch({parts.ahead(n, k)}))")
             each(
-                lambda place, m, n, lane: f"{place} = {place} + "
-                f"{parts.a_at(m, k, lane)} * {parts.b_at(n, k, lane)}"
+                lambda place, m, n, lane: (
+                    f"{place} = {place} + {parts.a_at(m, k, lane)} * {parts.b_at(n, k, lane)}"
+                )
             )
         each(lambda place, m, n, lane: f"{target}[{m}, {n}] = {place}")
 

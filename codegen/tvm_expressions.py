@@ -149,7 +149,7 @@ class ExpressionText(Handler[Typed]):
             case "bits_f32":
                 return Typed(f'T.reinterpret("float32", {first.text})', "f32")
             case "umulhi":
-                wide = f'{_word(first)} * {_word(arguments[1])}'
+                wide = f"{_word(first)} * {_word(arguments[1])}"
                 return Typed(f'T.Cast("uint32", T.shift_right({wide}, T.uint64(32)))', "u32")
             case "abs" if first.dtype not in (*_FLOATS, "float"):
                 return Typed(f"T.abs({coerce(first, 'i32')})", "i32")

@@ -52,7 +52,15 @@ OPERATIONS = (
         2,
         required=("name", "type", "max_tokens"),
         optional=(
-            "stop", "ends", "constraint", "heal", "logprobs", "prefix", "note", *SAMPLING, *WHO,
+            "stop",
+            "ends",
+            "constraint",
+            "heal",
+            "logprobs",
+            "prefix",
+            "note",
+            *SAMPLING,
+            *WHO,
         ),
     ),
     Op(

@@ -71,13 +71,16 @@ def retrieval(subject: Subject, length: int, contexts: int, seed: int) -> dict[s
         table = [(k, str(rng.randint(1000, 9999))) for k, _ in tasks.pairs(rng, count, True)]
         lead = "Remember these pairs.\n" + tasks.layout(rng, table, 0) + "\n\n"
         asked = [table[int((i + rng.random()) * len(table) / 8)] for i in range(8)]
-        chats = [tasks.encode(tasks.say(f"{lead}What is the value of {k}?", v), subject.tokenizer)
-                 for k, v in asked]
+        chats = [
+            tasks.encode(tasks.say(f"{lead}What is the value of {k}?", v), subject.tokenizer)
+            for k, v in asked
+        ]
         shared = 0
         while len({ids[shared] for ids, _ in chats}) == 1:
             shared += 1
-        cache = subject.model(torch.tensor([chats[0][0][:shared]]), use_cache=True,
-                              logits_to_keep=1).past_key_values
+        cache = subject.model(
+            torch.tensor([chats[0][0][:shared]]), use_cache=True, logits_to_keep=1
+        ).past_key_values
         for at in range(0, 8, 4):
             four = copy.deepcopy(cache)
             four.batch_repeat_interleave(4)
@@ -88,8 +91,12 @@ def retrieval(subject: Subject, length: int, contexts: int, seed: int) -> dict[s
                 right.append(all(guess[i - 1 - shared] == ids[i] for i in turn))
                 if any(k != key and k[:3] == key[:3] for k, _ in table):
                     hard.append(right[-1])
-    return {"accuracy": sum(right) / len(right), "asked": len(right),
-            "shared_prefix": sum(hard) / max(1, len(hard)), "asked_shared": len(hard)}
+    return {
+        "accuracy": sum(right) / len(right),
+        "asked": len(right),
+        "shared_prefix": sum(hard) / max(1, len(hard)),
+        "asked_shared": len(hard),
+    }
 
 
 def perplexity(subject: Subject, text: str) -> dict[str, float]:
@@ -118,8 +125,9 @@ def expert_use(subject: Subject, each: int, seed: int) -> dict[str, list[list[fl
             for i, logits in enumerate(layers):
                 top = logits.reshape(len(row), -1).topk(2, -1).indices.flatten()
                 counts[i] += torch.bincount(top, minlength=subject.experts)
-        out[name] = [[round(x, 4) for x in row] for row in
-                     (counts / counts.sum(1, keepdim=True)).tolist()]
+        out[name] = [
+            [round(x, 4) for x in row] for row in (counts / counts.sum(1, keepdim=True)).tolist()
+        ]
     return out
 
 
@@ -153,18 +161,21 @@ def table(results: dict[str, dict[str, Any]]) -> str:
         cells = " | ".join(str(r.get(key, "")) for r in results.values())
         lines.append(f"| {key} | {cells} |")
     for key in first["tasks"]:
-        lines.append(f"| {key} | " + " | ".join(f"{r['tasks'][key]:.2f}" for r in results.values())
-                     + " |")
+        lines.append(
+            f"| {key} | " + " | ".join(f"{r['tasks'][key]:.2f}" for r in results.values()) + " |"
+        )
     return "\n".join(lines)
 
 
 @torch.no_grad()
 def main() -> None:
     """Print the table, and with --json one JSON object as the last line."""
-    args = argparse.ArgumentParser(description=__doc__,
-                                   formatter_class=argparse.RawDescriptionHelpFormatter)
-    args.add_argument("--model", type=Path, nargs="+",
-                      default=[HERE / "tiny-dense", HERE / "tiny-moe"])
+    args = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    args.add_argument(
+        "--model", type=Path, nargs="+", default=[HERE / "tiny-dense", HERE / "tiny-moe"]
+    )
     args.add_argument("--quick", action="store_true", help="fewer examples; 2k and 4k only")
     args.add_argument("--json", action="store_true")
     args.add_argument("--seed", type=int, default=2024)
@@ -174,8 +185,9 @@ def main() -> None:
     if given.threads:
         torch.set_num_threads(given.threads)
     text = given.text.read_text("utf-8")
-    results = {folder.name: measure(folder, given.quick, given.seed, text)
-               for folder in given.model}
+    results = {
+        folder.name: measure(folder, given.quick, given.seed, text) for folder in given.model
+    }
     print(table(results))
     if given.json:
         print(json.dumps(results))

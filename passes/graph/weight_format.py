@@ -31,9 +31,7 @@ class ChooseWeightFormat:
         """Return the module with the types of its matrices changed."""
         if self.format == "f32":
             return module
-        routers = {
-            op.operands[0].name for op in module.walk() if op.name == "graph.moe_route"
-        }
+        routers = {op.operands[0].name for op in module.walk() if op.name == "graph.moe_route"}
         matrices = {
             op.operands[MATRICES[op.name]].name
             for op in module.walk()

@@ -6,7 +6,6 @@ import sys
 
 import pytest
 from typer.testing import CliRunner
-
 from weft.cli.app import app
 from weft.frontend.checkpoint import open_checkpoint
 from weft.ir.diagnostics import WeftError

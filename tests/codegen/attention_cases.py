@@ -39,9 +39,7 @@ def paged(shape: Attention, lengths: list[int], queries: list[int], seed: int = 
             table[sequence, place] = number = next(free)
             used = min(page, length - place * page)
             for pool in (k, v):
-                pool[number, :, :used] = rng.standard_normal(
-                    (shape.kv_heads, used, shape.head_dim)
-                )
+                pool[number, :, :used] = rng.standard_normal((shape.kv_heads, used, shape.head_dim))
     q = rng.standard_normal((sum(queries), shape.heads * shape.head_dim)).astype("f4")
     starts = np.cumsum([0, *queries]).astype("i4")
     if shape.kv == "bf16":

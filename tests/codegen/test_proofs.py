@@ -1,13 +1,13 @@
 """Proofs are made once, kept, remade when damaged, and never vouch for another kernel."""
 
 import pytest
-
 from weft.codegen import proofs
 from weft.codegen.bounds import UnprovenAccess
 from weft.ir.parser import parse_module
 
 KERNEL = """
-tile.kernel name = @copy, grid = ["N"], requires = ["N >= 0"], writes = ["y"] {{ |%N: index, %x: buffer<f32, [N]>, %y: buffer<f32, [N]>|
+tile.kernel name = @copy, grid = ["N"], requires = ["N >= 0"], writes = ["y"] {{
+  |%N: index, %x: buffer<f32, [N]>, %y: buffer<f32, [N]>|
   %i = tile.program_id axis = 0 : index
   %j = tile.map %i, expr = "{index}" : index
   %v = tile.load %x, %j : f32

@@ -159,7 +159,10 @@ def larger(inner: st.SearchStrategy) -> st.SearchStrategy:
         st.builds(ast.Index, inner, inner),
         st.builds(ast.ListOf, tuples(inner)),
         st.builds(
-            ast.Run, st.just("call"), NAMES, tuples(inner),
+            ast.Run,
+            st.just("call"),
+            NAMES,
+            tuples(inner),
             tuples(st.builds(ast.Argument, NAMES, inner), most=1),
         ),
         st.builds(
@@ -215,7 +218,9 @@ STATEMENTS = st.recursive(
         st.builds(ast.Assign, NAMES, RUNS),
         st.builds(ast.Evaluate, RUNS),
         st.builds(
-            ast.Join, NAMES, tuples(st.builds(ast.Argument, NAMES, EXPRESSIONS), 1),
+            ast.Join,
+            NAMES,
+            tuples(st.builds(ast.Argument, NAMES, EXPRESSIONS), 1),
             st.one_of(st.none(), NAMES),
         ),
     ),

@@ -1,7 +1,6 @@
 """Fixtures of the pass tests: a tokenizer of bytes, a chat format of three marker tokens."""
 
 import pytest
-
 from weft.ir.vocabulary import Frame
 from weft.passes.manager import Context
 

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 import pytest
-
 from weft.ir.core import Module, make
 from weft.ir.parser import parse_module
 from weft.ir.verifier import InvalidIR

@@ -3,7 +3,6 @@
 from textwrap import dedent
 
 import pytest
-
 from weft.ir.parser import parse_module
 from weft.passes.manager import Context, run_passes
 from weft.passes.program.canonicalize import Canonicalize

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-
 import weft
 
 ZOO = Path(weft.__file__).parent / "zoo"
@@ -16,6 +15,12 @@ program recall(pairs: str, key: str) -> str:
     user "Remember these pairs.\\n{pairs}\\n\\nWhat is the value of {key}?"
     assistant gen value(max_tokens=8)
     return value
+"""
+ASK = """
+program ask() -> str:
+    user "What is 12 + 30?"
+    assistant gen answer(max_tokens=8)
+    return answer
 """
 
 
@@ -55,8 +60,7 @@ def test_transformers_loads_the_same_model(model):
     ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt")
     ids = ids if isinstance(ids, torch.Tensor) else ids["input_ids"]
     said = theirs.generate(ids, max_new_tokens=8, do_sample=False)[0, ids.shape[1] :]
-    ask = 'program ask() -> str:\n    user "What is 12 + 30?"\n    assistant gen a(max_tokens=8)\n    return a\n'
-    ours = weft.compile(ask, model).run().value
+    ours = weft.compile(ASK, model).run().value
     assert tokenizer.decode(said, skip_special_tokens=True).strip() == ours.strip()
 
 
