@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: help run test test-slow fuzz lint bench clean
+.PHONY: help run test test-slow lint bench clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -27,7 +27,7 @@ test-slow: $(VENV)/.dev  ## the slow tests too
 	$(BIN)/python -m pytest -m "not gpu"
 
 lint: $(VENV)/.dev  ## ruff and pyright
-	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/pyright
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/pyright --pythonpath $(BIN)/python
 
 bench: $(VENV)/.dev  ## every CPU figure, recorded in bench/results
 	$(BIN)/python -m bench.cpu --record
