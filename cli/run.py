@@ -32,6 +32,13 @@ class BadRows(RunError):
     hint = "one JSON object a line, with the program's parameters as keys"
 
 
+class OutWithoutRows(RunError):
+    """An output file for a single run."""
+
+    template = "--out is where the results of --rows go, and there are no --rows"
+    hint = "add --rows FILE, or use --json and redirect the output"
+
+
 @dataclass(frozen=True)
 class RunOptions:
     """The options of `weft run`, as the command line has them."""
@@ -55,11 +62,13 @@ class RunOptions:
 def run(options: RunOptions) -> None:
     """Compile, run, print the result and what it cost."""
     arguments = dict(_argument(text) for text in options.arg or [])
+    if options.out is not None and options.rows is None:
+        raise OutWithoutRows()
     start = perf_counter()
     executable = _compile(options)
     compiled = perf_counter() - start
     if options.rows is not None:
-        _run_rows(executable, options, compiled)
+        _run_rows(executable, arguments, options, compiled)
     else:
         _run_once(executable, arguments, options, compiled)
 
@@ -108,10 +117,13 @@ def _run_once(
     _finish(executable, result.stats, options, compiled)
 
 
-def _run_rows(executable: Executable, options: RunOptions, compiled: float) -> None:
+def _run_rows(
+    executable: Executable, arguments: dict[str, Any], options: RunOptions, compiled: float
+) -> None:
+    """Run every row; an --arg stands for what a row does not say."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    rows = list(_rows(options.rows)) if options.rows else []
+    rows = [arguments | row for row in _rows(options.rows)] if options.rows else []
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
                TextColumn("{task.fields[speed]:.0f} tokens/s"), TimeElapsedColumn())  # fmt: skip
     hidden = options.quiet or options.json

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from difflib import get_close_matches
 from functools import cache
 
 from lark import Lark, UnexpectedCharacters, UnexpectedInput
@@ -12,9 +14,11 @@ from .mistake_examples import EXAMPLES
 from .strings import Origin
 from .syntax_errors import (
     MalformedExpression,
+    MalformedLet,
     StrangeCharacter,
     UnclosedString,
     UnexpectedText,
+    UnknownStatement,
 )
 
 
@@ -27,7 +31,30 @@ def explain(
         return _unexpected_character(error, text, span, source)
     token = error.token  # type: ignore[attr-defined]
     kind = MalformedExpression if start == "expression" else _named(error, parser)
+    if kind is MalformedLet and (unknown := _unknown_statement(span, source)):
+        return unknown
     return kind(found=_found(token.type, str(token)), span=span, source=source)
+
+
+STATEMENTS = (
+    "system", "user", "assistant", "gen", "select", "fork", "yield", "for", "while", "if", "match",
+    "let", "call", "inline", "score", "join", "with", "return",
+)  # fmt: skip
+
+
+def _unknown_statement(span: Span, source: Source) -> UnknownStatement | None:
+    """Return the error of a line such as `usr "hi"`: a word, no `=`, and it is no statement."""
+    line = source.line(span.line)
+    first = re.match(r"\s*(\w+)\s+[A-Za-z_\"]", line)
+    if first is None or first[1] in STATEMENTS:
+        return None
+    column = first.start(1) + 1
+    place = Span(source.name, span.line, column, span.line, column + len(first[1]))
+    near = get_close_matches(first[1], STATEMENTS, 1)
+    hint = {"hint": f"did you mean `{near[0]}`?"} if near else {}
+    return UnknownStatement(
+        word=first[1], words=", ".join(STATEMENTS), span=place, source=source, **hint
+    )
 
 
 _DEPTH = 3

@@ -183,6 +183,13 @@ class MalformedLet(WeftSyntaxError):
     hint = "let total = 0, and later: total = total + 1"
 
 
+class UnknownStatement(WeftSyntaxError):
+    """A line that begins with a word that begins no statement."""
+
+    template = "`{word}` begins no statement"
+    hint = "statements begin with: {words}; a string stands for itself"
+
+
 class MalformedReturn(WeftSyntaxError):
     """A return that does not read."""
 

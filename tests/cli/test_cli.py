@@ -7,6 +7,7 @@ import sys
 import pytest
 from typer.testing import CliRunner
 from weft.cli.app import app
+from weft.cli.errors import with_lines
 from weft.frontend.checkpoint import open_checkpoint
 from weft.ir.diagnostics import WeftError
 from weft.ir.parser import parse_module
@@ -120,6 +121,7 @@ def test_models_lists_the_zoo():
         (["run", "{hello}"], "name"),
         (["run", "{hello}", "--arg", "nam=x"], "nam"),
         (["run", "{hello}", "--rows", "missing.jsonl"], "missing.jsonl"),
+        (["run", "{hello}", "--arg", "name=x", "--out", "o.jsonl"], "there are no --rows"),
         (["run", "{hello}", "--program", "other"], "its programs are: hello"),
         (["dump", "{hello}", "--stage", "soup"], "there are: ast, program"),
         (["dump", "{hello}", "--after", "soup"], "no pass 'soup' ran"),
@@ -129,6 +131,24 @@ def test_models_lists_the_zoo():
 def test_mistakes_are_named(hello, arguments, says):
     with pytest.raises(WeftError, match=says):
         weft(*(argument.format(hello=hello) for argument in arguments))
+
+
+def test_an_argument_stands_for_what_rows_leave_out(hello, tmp_path):
+    rows, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    rows.write_text('{"name": "Ada"}\n{"name": "Bob", "times": 1}\n')
+    weft("run", hello, "--rows", rows, "--arg", "times=3", "--out", out, "--quiet")
+    assert [len(json.loads(line)["value"]) for line in out.read_text().splitlines()] == [3, 1]
+
+
+def test_an_error_of_the_run_shows_its_line(tmp_path):
+    (tmp_path / "t.weft").write_text(
+        "tool f(x: int) -> int\nprogram p() -> int:\n    let y = f(1)\n    return y\n"
+    )
+    (tmp_path / "t_tools.py").write_text("def f(x):\n    return 1 / 0\n")
+    with pytest.raises(WeftError) as caught:
+        weft("run", tmp_path / "t.weft")
+    shown = with_lines(caught.value).render()
+    assert "let y = f(1)" in shown and "^^^^" in shown and "ZeroDivisionError" in shown
 
 
 def test_a_user_sees_no_traceback(tmp_path):

@@ -32,6 +32,7 @@ MISTAKES = {
     "else": "program p():\n    if x:\n        return\n    else x:\n        return\n",
     "while": "program p():\n    while x == 1:\n        return\n",
     "let": "program p():\n    let x\n",
+    "unknown statement": 'program p():\n    usr "hello"\n',
     "assignment": "program p():\n    x.y = 1\n",
     "return": "program p():\n    return 1 2\n",
     "expression": "program p():\n    let x = 1 +\n",
