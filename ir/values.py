@@ -9,6 +9,11 @@ from typing import Any
 
 from .core import Module, Operation, Term
 from .diagnostics import RunError
+from .source import Span
+
+TIMEOUT = "timeout"
+WRONG_VALUE = "wrong value"
+"""Kinds of errors that are no exception of the tool itself."""
 
 
 class UnreadableValue(RunError):
@@ -20,6 +25,25 @@ class UnreadableValue(RunError):
 
 class ErrorValue(dict[str, Any]):
     """The failure of a tool as a value: tool, kind and message; it reads as its message."""
+
+
+class ToolFailed(RunError):
+    """A tool that raised, hung, or gave a value of another type."""
+
+    template = "row {row}: tool {tool} {problem}"
+
+    @staticmethod
+    def of(error: ErrorValue, row: int, span: Span | None) -> ToolFailed:
+        """Return the failure that an error value stands for."""
+        problem = error["message"]
+        if error["kind"] not in {TIMEOUT, WRONG_VALUE}:
+            problem = f"raised {error['kind']}: {problem}"
+        return ToolFailed(row=row, tool=error["tool"], problem=problem, value=error, span=span)
+
+    @property
+    def value(self) -> ErrorValue:
+        """The failure as a value of the program."""
+        return self.fields["value"]
 
 
 def records_of(module: Module) -> dict[str, Operation]:

@@ -6,12 +6,12 @@ from collections.abc import Generator
 from typing import Any
 
 from ..ir.core import Operation, Region
+from ..ir.evaluate import evaluate
 from ..ir.program import VALUE_NAMES
 from .frame import Frame, Handle
 from .model_calls import ModelCalls, ProgramFailed
 from .tasks import Branches
 from .tools import ToolCall, ToolFailed
-from .values import evaluate
 
 Outcome = tuple[str, tuple[Any, ...]]
 """How a region ended: `yield`, `condition` or `return`, and with what."""

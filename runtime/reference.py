@@ -18,8 +18,9 @@ from torch import Tensor
 
 from ..ir.core import Module, Operation, Region, Term
 from ..ir.diagnostics import RunError
+from ..ir.evaluate import evaluate
 from ..ir.program import VALUE_NAMES
-from ..ir.values import ErrorValue, format_value, parse_value, records_of
+from ..ir.values import WRONG_VALUE, ErrorValue, ToolFailed, format_value, parse_value, records_of
 from ..ir.vocabulary import ChatFormat, Frame, Part, Tokenizer, encode_parts, split_heal
 from .arguments import bind_arguments
 from .coerce import Mismatch, coerce
@@ -30,8 +31,6 @@ from .machine import stops_of
 from .sampler import sample_rows, site_key, uniforms
 from .select import choose, probabilities
 from .stops import pattern_start
-from .tools import WRONG_VALUE, ToolFailed
-from .values import evaluate
 
 Logits = Callable[[Sequence[int]], Tensor]
 """The model: logits [V] after a list of tokens."""

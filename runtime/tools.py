@@ -13,32 +13,10 @@ from typing import Any
 from ..ir.core import Operation, Term
 from ..ir.diagnostics import RunError
 from ..ir.source import Span
-from ..ir.values import ErrorValue
+from ..ir.values import TIMEOUT, WRONG_VALUE, ErrorValue, ToolFailed
 from .coerce import Mismatch, coerce
 
 DEFAULT_TIMEOUT = 30.0
-TIMEOUT = "timeout"
-WRONG_VALUE = "wrong value"
-"""Kinds of errors that are no exception of the tool itself."""
-
-
-class ToolFailed(RunError):
-    """A tool that raised, hung, or gave a value of another type."""
-
-    template = "row {row}: tool {tool} {problem}"
-
-    @staticmethod
-    def of(error: ErrorValue, row: int, span: Span | None) -> ToolFailed:
-        """Return the failure that an error value stands for."""
-        problem = error["message"]
-        if error["kind"] not in {TIMEOUT, WRONG_VALUE}:
-            problem = f"raised {error['kind']}: {problem}"
-        return ToolFailed(row=row, tool=error["tool"], problem=problem, value=error, span=span)
-
-    @property
-    def value(self) -> ErrorValue:
-        """The failure as a value of the program."""
-        return self.fields["value"]
 
 
 class UnboundTool(RunError):

@@ -1,4 +1,4 @@
-"""Host values: the meaning of each value operation, the same in a program and in a plan."""
+"""The meaning of each value operation: the same in a program, in a plan and at compile time."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ..ir.core import Operation, thaw
-from ..ir.diagnostics import RunError
-from ..ir.values import ErrorValue, format_value
-from .tools import ToolFailed
+from .core import Operation, thaw
+from .diagnostics import RunError
+from .values import ErrorValue, ToolFailed, format_value
 
 LARGEST = 10_000_000
 """Most elements or characters that one operation may make: a program cannot fill the memory."""
