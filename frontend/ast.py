@@ -329,12 +329,13 @@ class Parameter(Node):
 
 @dataclass(frozen=True)
 class Tool(Declaration):
-    """A host function, bound at run time."""
+    """A host function, bound at run time; a `pure` one may be run when compiling, or not at all."""
 
     name: str
     parameters: tuple[Parameter, ...]
     returns: Type | None = None
     timeout: float | None = None
+    pure: bool = False
 
 
 @dataclass(frozen=True)

@@ -51,11 +51,12 @@ class _Builder(Transformer[Token, Any]):
         return ast.Field(str(children[0]), children[1], span=self._token(children[0]))
 
     def tool(self, meta: Meta, children: list[Any]) -> ast.Tool:
-        name, parameters, returns, timeout = children
+        pure, name, parameters, returns, timeout = children
         seconds = None if timeout is None else float(timeout.value)
         return ast.Tool(
-            str(name), parameters or (), returns, seconds, span=self._header(meta, name)
-        )
+            str(name), parameters or (), returns, seconds, pure is not None,
+            span=self._header(meta, name),
+        )  # fmt: skip
 
     def program(self, meta: Meta, children: list[Any]) -> ast.Program:
         name, parameters, returns, body = children

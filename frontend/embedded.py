@@ -94,12 +94,18 @@ def program(function: Callable[..., Any]) -> ProgramFunction:
 @overload
 def tool(function: Callable[..., Any], /) -> Tool: ...
 @overload
-def tool(*, timeout: float | None = None) -> Callable[[Callable[..., Any]], Tool]: ...
-def tool(function: Any = None, /, *, timeout: float | None = None) -> Any:
-    """Make a function callable from programs; its parameters and result need annotations."""
+def tool(
+    *, timeout: float | None = None, pure: bool = False
+) -> Callable[[Callable[..., Any]], Tool]: ...
+def tool(function: Any = None, /, *, timeout: float | None = None, pure: bool = False) -> Any:
+    """Make a function callable from programs; its parameters and result need annotations.
+
+    A `pure` one has no effects and gives the same value for the same arguments: where those are
+    constants, it is run when the program is compiled.
+    """
     if function is None:
-        return lambda inner: Tool(inner, timeout)
-    return Tool(function, timeout)
+        return lambda inner: Tool(inner, timeout, pure)
+    return Tool(function, timeout, pure)
 
 
 @dataclass(frozen=True)

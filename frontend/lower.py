@@ -61,6 +61,7 @@ def _tool(tool: ast.Tool, fields: Fields) -> Operation:
         parameters=_parameters(tool.parameters, fields),
         returns=term_of(tool.returns, fields) if tool.returns else NONE,
         timeout=tool.timeout,
+        pure=tool.pure or None,
         span=tool.span,
     )
 

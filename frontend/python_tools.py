@@ -14,9 +14,12 @@ from .python_types import TypeReader
 class Tool:
     """A host function that programs may call; calling it runs the function."""
 
-    def __init__(self, function: Callable[..., Any], timeout: float | None = None) -> None:
+    def __init__(
+        self, function: Callable[..., Any], timeout: float | None = None, pure: bool = False
+    ) -> None:
         self.function = function
         self.timeout = None if timeout is None else float(timeout)
+        self.pure = pure
         self.name = function.__name__
         update_wrapper(self, function)
 
@@ -32,7 +35,7 @@ class Tool:
         parameters = reader.parameters(syntax.args.args, syntax.args.defaults)
         returns = reader.returns(syntax.returns)
         span = span_of(syntax, source)
-        return ast.Tool(self.name, parameters, returns, self.timeout, span=span)
+        return ast.Tool(self.name, parameters, returns, self.timeout, self.pure, span=span)
 
     def __repr__(self) -> str:
         return f"<weft tool {self.name}>"

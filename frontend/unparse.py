@@ -43,7 +43,7 @@ def _declaration(node: ast.Declaration) -> str:
             return "\n".join([f"record {name}:", *lines])
         case ast.Tool(timeout=timeout):
             bound = f" timeout {timeout}" if timeout is not None else ""
-            return f"tool {_signature(node)}{bound}"
+            return f"{'pure ' if node.pure else ''}tool {_signature(node)}{bound}"
         case ast.Program(body=body, doc=doc):
             lines = [_quoted_doc(doc, "    ")] if doc else []
             return "\n".join([f"program {_signature(node)}:", *lines, *_block(body)])

@@ -26,9 +26,10 @@ DECLARATIONS = (
     ),
     Op(
         "program.tool",
-        "declares a host function; parameters = [{name = , type = }]",
+        "declares a host function; parameters = [{name = , type = }]. A `pure` one only gives a "
+        "value, always the same for the same arguments",
         required=("name", "parameters", "returns"),
-        optional=("timeout",),
+        optional=("timeout", "pure"),
     ),
     Op(
         "program.func",

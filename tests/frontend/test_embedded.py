@@ -48,6 +48,26 @@ def test_a_python_program_prints_as_text_of_the_same_meaning(name):
     assert parse(Source(file.source.name, unparse(file))) == file
 
 
+@tool(pure=True, timeout=2)
+def shout(text: str) -> str:
+    return text.upper()
+
+
+@program
+def loud(s, text: str) -> str:
+    s += shout(text)
+    said = s.gen()
+    return said
+
+
+def test_a_pure_tool_says_so_on_both_surfaces():
+    assert "pure tool shout(text: str) -> str timeout 2.0" in unparse(loud.file)
+    module = lower(loud.file)
+    assert module == lower(parse_text(unparse(loud.file)))
+    assert module.symbol("shout")["pure"] is True and shout("a") == "A"
+    assert parse_text("tool f()\n").tools[0].pure is False
+
+
 def test_spans_are_those_of_the_python_file():
     file = TWINS["essay_judge"].file
     lines = file.source.text.splitlines()
