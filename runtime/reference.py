@@ -23,11 +23,11 @@ from ..ir.program import VALUE_NAMES
 from ..ir.values import WRONG_VALUE, ErrorValue, ToolFailed, format_value, parse_value, records_of
 from ..ir.vocabulary import ChatFormat, Frame, Part, Tokenizer, encode_parts, split_heal
 from .arguments import bind_arguments
+from .bindings import stops_of
 from .coerce import Mismatch, coerce
 from .constraint import ConstraintTable
 from .events import Choice, Generated
 from .heal import HealTable, join_texts
-from .machine import stops_of
 from .sampler import sample_rows, site_key, uniforms
 from .select import choose, probabilities
 from .stops import pattern_start
