@@ -48,11 +48,12 @@ STREAM_OPERATIONS = (
     Op("program.end", "closes the chat message", 1, 1, required=("role",)),
     Op(
         "program.gen",
-        "appends what the model says; results: stream, value of `type`",
+        "appends what the model says; results: stream, value of `type`. `ahead` = how many of the "
+        "gens that follow may be asked for in the same call",
         1,
         2,
         required=("name", "type", "max_tokens"),
-        optional=("stop", "logprobs", *SAMPLING, *WHO, *ANNOTATIONS),
+        optional=("stop", "logprobs", "ahead", *SAMPLING, *WHO, *ANNOTATIONS),
     ),
     Op(
         "program.select",
