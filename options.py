@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,8 @@ from .ir.diagnostics import WeftError
 
 WEIGHT_FORMATS = ("f32", "bf16", "int8")
 EXECUTORS = ("compiled", "reference")
+REMOTE_APIS = ("auto", "chat", "completions")
+REMOTE_DIALECTS = ("auto", "openai", "vllm", "sglang", "llama.cpp", "llama-cpp-python", "plain")
 
 
 class BadOption(WeftError):
@@ -19,6 +21,52 @@ class BadOption(WeftError):
 
     kind = "option error"
     template = "{problem}"
+
+
+@dataclass(frozen=True)
+class RemoteOptions:
+    """What a run on a remote model may choose; each is `remote_NAME` among the options.
+
+    At most `concurrency` calls are under way at once; a call that gives no byte for `timeout`
+    seconds, or fails in passing, is tried again up to `retries` times. `merge` asks for
+    consecutive gens in one call. `api` is the form of the calls: `chat`, `completions`, or `auto`
+    (chat where the program has messages); `dialect` names the server where its model list does not;
+    `prefill` (`yes`, `no`) says whether it continues an open assistant message; `template` is a
+    checkpoint whose chat template writes messages as text. `key` is sent, and never shown.
+    """
+
+    concurrency: int = 8
+    timeout: float = 120.0
+    retries: int = 5
+    merge: bool = True
+    api: str = "auto"
+    dialect: str = "auto"
+    prefill: str = "auto"
+    template: str = ""
+    key: str = field(default="", repr=False)
+
+    def __post_init__(self) -> None:
+        _one_of("remote_api", self.api, REMOTE_APIS)
+        _one_of("remote_dialect", self.dialect, REMOTE_DIALECTS)
+        _one_of("remote_prefill", self.prefill, ("auto", "yes", "no"))
+        for name in ("concurrency", "timeout"):
+            if getattr(self, name) <= 0:
+                raise BadOption(problem=f"remote_{name} must be positive")
+        if self.retries < 0:
+            raise BadOption(problem="remote_retries must not be negative")
+
+    @staticmethod
+    def parse(texts: Mapping[str, str]) -> dict[str, Any]:
+        """Return options given as text, `{"timeout": "30"}`, as `changed` wants them."""
+        types = {item.name: type(item.default) for item in fields(RemoteOptions)}
+        found: dict[str, Any] = {}
+        for name, text in texts.items():
+            if name not in types or name == "key":
+                known = ", ".join(sorted(types.keys() - {"key"}))
+                hint = f"write NAME=VALUE; the names are: {known}"
+                raise BadOption(problem=f"there is no remote option {name!r}", hint=hint)
+            found[f"remote_{name}"] = _read(name, types[name], text)
+        return found
 
 
 @dataclass(frozen=True)
@@ -44,6 +92,7 @@ class Options:
     cache: Path | None = None
     prove: bool = True
     trace: bool = False
+    remote: RemoteOptions = field(default_factory=RemoteOptions)
 
     def __post_init__(self) -> None:
         _one_of("weights", self.weights, WEIGHT_FORMATS)
@@ -55,17 +104,23 @@ class Options:
 
     @staticmethod
     def from_env(environment: Mapping[str, str] | None = None) -> Options:
-        """Return the defaults, changed by WEFT_CACHE and WEFT_THREADS."""
+        """Return the defaults, changed by WEFT_CACHE, WEFT_THREADS and OPENAI_API_KEY."""
         env = os.environ if environment is None else environment
         cache = Path(env["WEFT_CACHE"]) if env.get("WEFT_CACHE") else None
-        return Options(cache=cache, threads=int(env.get("WEFT_THREADS") or 0))
+        remote = RemoteOptions(key=env.get("OPENAI_API_KEY", "").strip())
+        return Options(cache=cache, threads=int(env.get("WEFT_THREADS") or 0), remote=remote)
 
     def changed(self, **changes: Any) -> Options:
         """Return a copy with some options set; raises BadOption for an unknown one."""
         known = {item.name for item in fields(self)}
+        remote = {f"remote_{item.name}" for item in fields(RemoteOptions)}
+        inner = {name: changes.pop(name) for name in remote & changes.keys()}
+        if inner:
+            plain = {name.removeprefix("remote_"): value for name, value in inner.items()}
+            changes["remote"] = replace(changes.get("remote", self.remote), **plain)
         for name in changes:
             if name not in known:
-                hint = f"the options are: {', '.join(sorted(known))}"
+                hint = f"the options are: {', '.join(sorted(known | remote))}"
                 raise BadOption(problem=f"there is no option {name!r}", hint=hint)
         return replace(self, **changes)
 
@@ -78,3 +133,14 @@ class Options:
 def _one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise BadOption(problem=f"{name} must be one of {', '.join(choices)}, not {value!r}")
+
+
+def _read(name: str, type: type, text: str) -> Any:
+    if type is bool:
+        if text.lower() not in {"yes", "no", "true", "false", "1", "0"}:
+            raise BadOption(problem=f"remote option {name} is yes or no, not {text!r}")
+        return text.lower() in {"yes", "true", "1"}
+    try:
+        return type(text)
+    except ValueError:
+        raise BadOption(problem=f"remote option {name} is a number, not {text!r}") from None
