@@ -88,8 +88,9 @@ LOWERED = (
        "= what it takes, in order: in<i> and out<i> (operand and result i), flat<i> (operand i in "
        "one row), scale<i> (the row scales of operand i), k<l> and v<l> (a layer's pages), cos and "
        "sin (rotary tables), T, B, B1, R, M, N, MAXP (extents: tokens, sequences, B + 1, rows of "
-       "logits, pairs, pages, columns of the page table)", (0, None), (0, None),
-       required=("kernel", "arguments"), optional=("of",)),
+       "logits, pairs, pages, columns of the page table); plan_<name> is the argument <name> of an "
+       "attention kernel over a work list, plan_<name><w> that of the list for a window of w",
+       (0, None), (0, None), required=("kernel", "arguments"), optional=("of",)),
     Op("graph.library", "calls a library routine where ours is not the choice; why = reason",
        (0, None), (0, None), required=("routine",), optional=("why", "of")),
 )  # fmt: skip

@@ -21,7 +21,7 @@ def embedding(
 
     Arguments: T, table [V, D], ids [T], out [T, D], and for i8 last: scale [V].
     """
-    b = KernelBuilder(f"embedding_{dtype}_{width}")
+    b = KernelBuilder(f"embedding_{dtype}_{width}" + of_format(out))
     b.scalar("T")
     table, ids = b.buffer("table", dtype, vocab, width), b.buffer("ids", "i32", "T")
     target = b.buffer("out", out, "T", width)
@@ -43,7 +43,7 @@ def rmsnorm(width: int, eps: float, dtype: str = "f32", weight: str = "f32") -> 
 
     Arguments: T, x [T, D], w [D], out [T, D].
     """
-    b = KernelBuilder(f"rmsnorm_{width}")
+    b = KernelBuilder(f"rmsnorm_{width}" + of_format(dtype))
     b.scalar("T")
     x, w = b.buffer("x", dtype, "T", width), b.buffer("w", weight, width)
     out = b.buffer("out", dtype, "T", width)
@@ -58,7 +58,7 @@ def add_rmsnorm(width: int, eps: float, dtype: str = "f32", weight: str = "f32")
 
     Arguments: T, x [T, D], y [T, D], w [D], total [T, D], out [T, D].
     """
-    b = KernelBuilder(f"add_rmsnorm_{width}")
+    b = KernelBuilder(f"add_rmsnorm_{width}" + of_format(dtype))
     b.scalar("T")
     x, y = b.buffer("x", dtype, "T", width), b.buffer("y", dtype, "T", width)
     w = b.buffer("w", weight, width)
@@ -72,7 +72,7 @@ def add_rmsnorm(width: int, eps: float, dtype: str = "f32", weight: str = "f32")
 
 def silu_mul(width: int, dtype: str = "f32", block: int = 1024) -> Operation:
     """Return `out = silu(x[:, :F]) * x[:, F:]`. Arguments: T, x [T, 2F], out [T, F]."""
-    b = KernelBuilder(f"silu_mul_{width}")
+    b = KernelBuilder(f"silu_mul_{width}" + of_format(dtype))
     b.scalar("T")
     x, out = b.buffer("x", dtype, "T", 2 * width), b.buffer("out", dtype, "T", width)
     row, column, mask = row_and_columns(b, width, block)
@@ -85,7 +85,7 @@ def silu_mul(width: int, dtype: str = "f32", block: int = 1024) -> Operation:
 
 def head_norm(heads: int, head_dim: int, eps: float, dtype: str = "f32") -> Operation:
     """Return the rmsnorm of each head. Arguments: T, x [T, H*C], w [C], out [T, H*C]."""
-    b = KernelBuilder(f"head_norm_{heads}x{head_dim}")
+    b = KernelBuilder(f"head_norm_{heads}x{head_dim}" + of_format(dtype))
     b.scalar("T")
     x, w = b.buffer("x", dtype, "T", heads * head_dim), b.buffer("w", "f32", head_dim)
     out = b.buffer("out", dtype, "T", heads * head_dim)
@@ -101,7 +101,7 @@ def head_norm(heads: int, head_dim: int, eps: float, dtype: str = "f32") -> Oper
 
 def take_rows(width: int, dtype: str = "f32", block: int = 1024) -> Operation:
     """Return `out[r] = x[rows[r]]`. Arguments: T, R, x [T, D], rows [R], out [R, D]."""
-    b = KernelBuilder(f"take_rows_{width}")
+    b = KernelBuilder(f"take_rows_{width}" + of_format(dtype))
     b.scalar("T")
     b.scalar("R")
     x, rows = b.buffer("x", dtype, "T", width), b.buffer("rows", "i32", "R")
@@ -114,14 +114,19 @@ def take_rows(width: int, dtype: str = "f32", block: int = 1024) -> Operation:
 
 def add(width: int, dtype: str = "f32", block: int = 1024) -> Operation:
     """Return `out = x + y`; `out` may be the memory of `x`. Arguments: T, x, y, out [T, D]."""
-    b = KernelBuilder(f"add_{width}")
+    b = KernelBuilder(f"add_{width}" + of_format(dtype))
     b.scalar("T")
     x, y = b.buffer("x", dtype, "T", width), b.buffer("y", dtype, "T", width)
     out = b.buffer("out", dtype, "T", width)
     row, column, mask = row_and_columns(b, width, block)
     left, right = b.load(x, row, column, mask=mask), b.load(y, row, column, mask=mask)
-    b.store(out, row, column, b.map("a + b", left, right), mask=mask)
+    b.store(out, row, column, b.map("a + b", left, right, dtype="f32"), mask=mask)
     return b.finish("T", blocks_of(width, block), requires=NON_EMPTY, of="graph.add")
+
+
+def of_format(dtype: str) -> str:
+    """Return the end of the name of a kernel whose activations are not f32."""
+    return "" if dtype == "f32" else f"_{dtype}"
 
 
 def normalized(b: KernelBuilder, value: Value, weight: Value, width: int, eps: float) -> Value:

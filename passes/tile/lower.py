@@ -16,6 +16,7 @@ from ...ir.types import dtype_of, shape_of
 from ..manager import Context
 from . import elementwise, moe
 from .attention import Attention, attention, decode
+from .attention_parts import Parts, attention_merge, attention_parts
 from .matmul import Matmul, blocks, matmul
 from .rope import Heads, qkv_rope_write
 
@@ -32,12 +33,17 @@ class CannotLower(PassError):
 
 @dataclass(frozen=True)
 class LowerToTiles:
-    """Chooses and builds the kernels of a graph for decode steps of up to `rows` rows, or any."""
+    """Chooses and builds the kernels of a graph for decode steps of up to `rows` rows, or any.
+
+    For the target `cuda` one lowered form serves every step: all matmuls go to the library, and
+    attention runs over a work list.
+    """
 
     rows: int = 0
     context_length: int = 8192
     page_size: int = 16
     kv: str = "f32"
+    target: str = "cpu"
 
     name: ClassVar[str] = "lower-to-tiles"
     reads: ClassVar[tuple[str, ...]] = ("graph",)
@@ -63,6 +69,11 @@ class _Lowering:
     kernels: dict[str, Operation] = field(default_factory=dict)
     makers: dict[str, Operation] = field(default_factory=dict)
 
+    @property
+    def on_gpu(self) -> bool:
+        """Whether kernels are made for a GPU."""
+        return self.options.target == "cuda"
+
     def function(self, function: Operation) -> Operation:
         """Lower the operations of a graph.func; kvsets and states vanish into attention calls."""
         region = function.regions[0]
@@ -83,7 +94,7 @@ class _Lowering:
         return rule(self, operation)
 
     def call(
-        self, operation: Operation, kernel: Operation, arguments: str,
+        self, operation: Operation, kernel: Operation, arguments: str | list[Term],
         operands: tuple[Value, ...] | None = None, results: tuple[Value, ...] | None = None,
     ) -> Operation:  # fmt: skip
         """Return a call of a kernel; `arguments` as in "T in0 in1 out0 k3"."""
@@ -97,7 +108,9 @@ class _Lowering:
     def _declare(self, kernel: Operation) -> str:
         """Keep a kernel under its name, or another where the name means another kernel."""
         name, number = kernel["name"].name, 0
-        if self.options.rows == 0:  # scheduled otherwise than the kernel of few rows
+        if (
+            self.options.rows == 0 and not self.on_gpu
+        ):  # scheduled otherwise than the kernel of few rows
             name += "_many"
             kernel = kernel.with_attributes(name=Symbol(name))
         wanted = name
@@ -113,39 +126,42 @@ class _Lowering:
         table, _ = op.operands
         rows, width = _sizes(table)
         factor = op.attribute("scale", 1.0)
-        kernel = elementwise.embedding(rows, width, dtype_of(table.type), factor)
-        return [self.call(op, kernel, "T in0 in1 out0" + _scale(table, 0))]
+        kernel = elementwise.embedding(
+            rows, width, dtype_of(table.type), factor, dtype_of(op.result.type)
+        )
+        return [self.call(op, kernel, "T in0 in1 out0" + _scale(table, 0))]  # fmt: skip
 
     def rmsnorm(self, op: Operation) -> list[Operation]:
         """Rows may be tokens or rows of logits."""
-        kernel = elementwise.rmsnorm(_width(op.result), op["eps"])
+        kernel = elementwise.rmsnorm(_width(op.result), op["eps"], _format(op))
         return [self.call(op, kernel, f"{_rows(op.result)} in0 in1 out0")]
 
     def add_rmsnorm(self, op: Operation) -> list[Operation]:
         """Both results are written."""
-        kernel = elementwise.add_rmsnorm(_width(op.results[0]), op["eps"])
+        kernel = elementwise.add_rmsnorm(_width(op.results[0]), op["eps"], _format(op))
         return [self.call(op, kernel, "T in0 in1 in2 out0 out1")]
 
     def add(self, op: Operation) -> list[Operation]:
         """A residual that no norm follows at once."""
-        kernel = elementwise.add(_width(op.result))
+        kernel = elementwise.add(_width(op.result), _format(op))
         return [self.call(op, kernel, "T in0 in1 out0")]
 
     def silu_mul(self, op: Operation) -> list[Operation]:
         """Rows are tokens, or pairs of experts."""
-        kernel = elementwise.silu_mul(_width(op.result))
+        kernel = elementwise.silu_mul(_width(op.result), _format(op))
         return [self.call(op, kernel, f"{_rows(op.result)} in0 out0")]
 
     def take_rows(self, op: Operation) -> list[Operation]:
         """The rows whose logits are wanted."""
-        kernel = elementwise.take_rows(_width(op.result))
+        kernel = elementwise.take_rows(_width(op.result), _format(op))
         return [self.call(op, kernel, "T R in0 in1 out0")]
 
     def qkv_rope_write(self, op: Operation) -> list[Operation]:
         """Head norms, rotation and the write to pages."""
         heads = Heads(op["heads"], op["kv_heads"], op["head_dim"], self.options.page_size)
         eps, layer = op.attribute("eps"), op["layer"]
-        kernel = qkv_rope_write(heads, self.options.context_length, self.options.kv, eps)
+        kernel = qkv_rope_write(heads, self.options.context_length, self.options.kv, eps,
+                                _format(op))  # fmt: skip
         norms = " in3 in4" if eps else ""
         return [self.call(op, kernel, f"T N in0 cos sin in1 in2 out0 k{layer} v{layer}{norms}")]
 
@@ -163,21 +179,27 @@ class _Lowering:
         weight, per_row = op.operands[1], op["per_row"]
         experts, n, k = _sizes(weight)
         rows, block_n, block_k = (4, 64, 64) if self.options.rows else (8, 16, blocks(n, k)[1])
-        kernel = moe.expert_matmul(experts, n, k, per_row, dtype_of(weight.type), rows,
-                                   min(block_n, n), min(block_k, k))  # fmt: skip
+        if self.on_gpu:
+            rows, block_n, block_k = 16, 64, 128
+        kernel = moe.expert_matmul(
+            experts, n, k, per_row, dtype_of(weight.type), rows, min(block_n, n), min(block_k, k),
+            _format(op), _format(op),
+        )  # fmt: skip
         first = "T" if per_row > 1 else "M"
         return [self.call(op, kernel, f"{first} M in0 in1 in2 in3 out0" + _scale(weight, 1))]
 
     def moe_combine(self, op: Operation) -> list[Operation]:
         """The weighted sum of a token's pairs."""
         residual = len(op.operands) == 3
-        kernel = moe.combine(_width(op.result), _width(op.operands[1]), residual)
+        kernel = moe.combine(_width(op.result), _width(op.operands[1]), residual,
+                             dtype=_format(op))  # fmt: skip
         return [self.call(op, kernel, "T M in0 in1 out0" + (" in2" if residual else ""))]
 
     def matmul(self, op: Operation) -> list[Operation]:
-        """A kernel for few rows; the library where there may be many."""
-        if self.options.rows == 0 and _rows(op.result) == "T":
+        """A kernel for few rows; the library where there may be many, and on a GPU."""
+        if self.on_gpu or (self.options.rows == 0 and _rows(op.result) == "T"):
             why = "many rows: the library's blocked product is faster"
+            why = "dense products are the vendor library's on a GPU" if self.on_gpu else why
             return [make("graph.library", *op.operands, results=op.results, routine="matmul",
                          why=why, of=op.name, span=op.span)]  # fmt: skip
         return [self._matmul(op, ["bias"] if len(op.operands) == 3 else [])]
@@ -205,6 +227,8 @@ class _Lowering:
             raise CannotLower(operation=op.name, problem="its state is merged", span=op.span)
         q, starts, kvset_value = partial.operands
         kvset = self.makers[kvset_value.name]
+        if self.on_gpu:
+            return self._parts(op, q, partial, kvset)
         table, lengths = kvset.operands
         shape = Attention(
             partial["heads"], partial["kv_heads"], partial["head_dim"], self.options.page_size,
@@ -219,6 +243,34 @@ class _Lowering:
         layer = kvset["layer"]
         arguments = f"{extents} {inputs} k{layer} v{layer} out0"
         return [self.call(op, kernel, arguments, operands)]
+
+    def _parts(
+        self, op: Operation, q: Value, partial: Operation, kvset: Operation
+    ) -> list[Operation]:  # fmt: skip
+        """Attention over the step's work list, and the join of what it left in slots.
+
+        With a window the list is that window's: its terms carry the window.
+        """
+        window = kvset.attribute("window", 0) or 0
+        shape = Parts(
+            partial["heads"], partial["kv_heads"], partial["head_dim"], self.options.page_size,
+            _format(op), self.options.kv, partial["scale"], window,
+        )  # fmt: skip
+        join = attention_merge(shape.heads, shape.head_dim, _format(op))
+        of = (window,) if window else ()
+        layer = kvset["layer"]
+        calls = []
+        for kernel, operands, results in (
+            (attention_parts(shape), (q,), op.results),
+            (join, op.results, ()),
+        ):
+            names = (value.name for value in kernel.regions[0].arguments)
+            fixed = {"T": Term("T"), "N": Term("N"), "q": Term("in", (0,)),
+                     "k": Term("k", (layer,)), "v": Term("v", (layer,)),
+                     "out": Term("out" if results else "in", (0,))}  # fmt: skip
+            terms = [fixed.get(name) or Term(f"plan_{name}", of) for name in names]
+            calls.append(self.call(op, kernel, terms, operands, results))
+        return calls
 
     def nothing(self, op: Operation) -> list[Operation]:
         """Kvsets and states are lowered with the operation that finalizes them."""
@@ -242,12 +294,19 @@ def _rows(value: Value) -> str:
     return str(shape_of(value.type)[0])
 
 
+def _format(op: Operation) -> str:
+    """Return the dtype of an operation's (first) result, and so of its activations."""
+    return dtype_of(op.results[0].type)
+
+
 def _scale(weight: Value, operand: int) -> str:
     return f" scale{operand}" if dtype_of(weight.type) == "i8" else ""
 
 
-def _arguments(text: str) -> list[Term]:
-    """Read "T in0 k3" as the terms T, in<0>, k<3>."""
+def _arguments(text: str | list[Term]) -> list[Term]:
+    """Read "T in0 k3" as the terms T, in<0>, k<3>; terms stay as they are."""
+    if not isinstance(text, str):
+        return text
     terms = []
     for word in text.split():
         name = word.rstrip("0123456789")

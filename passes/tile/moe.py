@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from ...ir.core import Operation, Value
 from .builder import KernelBuilder
-from .elementwise import blocks_of, row_and_columns
+from .elementwise import blocks_of, of_format, row_and_columns
 
 _LOG2E = 1.4426950408889634
 
@@ -86,21 +86,22 @@ def dispatch(experts: int, block: int = 256) -> Operation:
 
 def expert_matmul(
     experts: int, n: int, k: int, per_row: int = 1, dtype: str = "f32", rows: int = 4,
-    block_n: int = 64, block_k: int = 64, compute: str = "f32",
+    block_n: int = 64, block_k: int = 64, compute: str = "f32", activations: str = "f32",
 ) -> Operation:  # fmt: skip
     """Return `out[p] = x[p // per_row] @ w[expert of p].T` for every pair p.
 
     Arguments: X, M, x [X, K], w [E, N, K], order [M], starts [E + 1], out [M, N], and for i8
     last: scale [E, N]. `per_row` pairs share a row of x: A where x are tokens, 1 where pairs.
     Program (e, j) walks the rows of expert e, `rows` at a time, so that an expert nobody chose
-    costs no memory traffic. Products are formed in `compute` (f32, or bf16 for tensor cores).
+    costs no memory traffic. Products are formed in `compute` (f32, or bf16 for tensor cores);
+    x and out are `activations`.
     """
-    b = KernelBuilder(f"moe_expert_{dtype}_{n}x{k}_{per_row}")
+    b = KernelBuilder(f"moe_expert_{dtype}_{n}x{k}_{per_row}" + of_format(activations))
     b.scalar("X")
     b.scalar("M")
-    x, w = b.buffer("x", "f32", "X", k), b.buffer("w", dtype, experts, n, k)
+    x, w = b.buffer("x", activations, "X", k), b.buffer("w", dtype, experts, n, k)
     order, starts = b.buffer("order", "i32", "M"), b.buffer("starts", "i32", experts + 1)
-    out = b.buffer("out", "f32", "M", n)
+    out = b.buffer("out", activations, "M", n)
     scale = b.buffer("scale", "f32", experts, n) if dtype == "i8" else None
     expert, column, inside = _expert_columns(b, n, block_n)
     low, high = b.load(starts, expert), b.load(starts, b.map("a + 1", expert))
@@ -163,18 +164,20 @@ def _both(b: KernelBuilder, left: Value | None, right: Value | None) -> Value | 
     return b.map("a & b", left, right, hint="mask")
 
 
-def combine(width: int, top_k: int, residual: bool = False, block: int = 1024) -> Operation:
+def combine(
+    width: int, top_k: int, residual: bool = False, block: int = 1024, dtype: str = "f32"
+) -> Operation:
     """Return `out[t] = sum over a of weights[t, a] * rows[t * A + a]` (+ residual[t]).
 
     Arguments: T, M, rows [M, D], weights [T, A], out [T, D], and when asked residual [T, D];
     `out` may be the memory of `residual`.
     """
-    b = KernelBuilder(f"moe_combine_{width}_{top_k}")
+    b = KernelBuilder(f"moe_combine_{width}_{top_k}" + of_format(dtype))
     b.scalar("T")
     b.scalar("M")
-    rows, weights = b.buffer("rows", "f32", "M", width), b.buffer("weights", "f32", "T", top_k)
-    out = b.buffer("out", "f32", "T", width)
-    before = b.buffer("residual", "f32", "T", width) if residual else None
+    rows, weights = b.buffer("rows", dtype, "M", width), b.buffer("weights", "f32", "T", top_k)
+    out = b.buffer("out", dtype, "T", width)
+    before = b.buffer("residual", dtype, "T", width) if residual else None
     row, column, mask = row_and_columns(b, width, block)
     terms = [] if before is None else [b.load(before, row, column, mask=mask)]
     for choice in range(top_k):

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from ...ir.core import Operation, Value
 from .builder import KernelBuilder
+from .elementwise import of_format
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class _RopeWrite:
         self.shape, self.eps, self.kv = shape, eps, kv
         h, k, c = shape.heads, shape.kv_heads, shape.head_dim
         self.half = c // 2
-        b = self.b = KernelBuilder(f"qkv_rope_write_{h}_{k}_{c}_{kv}")
+        b = self.b = KernelBuilder(f"qkv_rope_write_{h}_{k}_{c}_{kv}" + of_format(dtype))
         b.scalar("T")
         b.scalar("N")
         self.max_position = max_position

@@ -1,0 +1,277 @@
+"""Attention over a flat work list: any parts of any sequences' keys in one launch, then a merge.
+
+An item of the list is a run of keys and the query rows that see it. A sequence's own keys, a
+prefix that many sequences share, the split of a long context and a window are all items, so one
+launch serves decode, a cascade over any tree of prefixes, and prefill over a cached prefix. Rows
+of several sequences, and the query heads of a key head, are packed into one tile: what they share
+is read once. A row that is in one item only is finished there; the others leave states (m, l,
+acc) in slots, which `attention_merge` joins. `runtime.attention_plan` makes the lists.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from ...ir.core import Operation, Value
+from ...ir.schedule import Schedule
+from .attention import LOG2E
+from .builder import KernelBuilder
+
+UNSEEN, LOWEST = -1e30, -5e29
+"""What a key that a row does not see scores, and where a row's maximum starts: above it, so that
+such keys weigh nothing even in a row that sees none."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The static shape of the kernel.
+
+    `q` and `kv` are dtypes; `few` and `many` how many query heads (rows times group) the two
+    tiles of an item hold: an item takes the small one if its rows fit; `many = 0`: there is no
+    other. `keys` and `keys_many` are read at a time; both divide the page, or are whole pages.
+    `window`: how many last keys a row sees (0: all).
+    """
+
+    heads: int
+    kv_heads: int
+    head_dim: int
+    page: int = 16
+    q: str = "bf16"
+    kv: str = "bf16"
+    scale: float = 0.0
+    window: int = 0
+    few: int = 16
+    many: int = 64
+    keys: int = 64
+    keys_many: int = 64
+
+    @property
+    def group(self) -> int:
+        """How many query heads share a key head."""
+        return self.heads // self.kv_heads
+
+    @property
+    def factor(self) -> float:
+        """What scores are multiplied by, for exp2; the default scale is 1 / sqrt(C)."""
+        return (self.scale or self.head_dim**-0.5) * LOG2E
+
+    @property
+    def rows_few(self) -> int:
+        """How many query rows the small tile holds."""
+        return max(1, self.few // self.group)
+
+    @property
+    def rows_many(self) -> int:
+        """How many query rows an item may have."""
+        return max(self.rows_few, self.many // self.group)
+
+    @property
+    def name(self) -> str:
+        """A name that tells the shape."""
+        name = f"attention_parts_{self.heads}_{self.kv_heads}_{self.head_dim}_{self.page}"
+        name += f"_{self.q}_{self.kv}_{self.few}x{self.keys}"
+        name += f"_{self.many}x{self.keys_many}" if self.many else ""
+        return name + (f"_window{self.window}" if self.window else "")
+
+
+def attention_parts(shape: Parts) -> Operation:
+    """Return the kernel of a work list.
+
+    Arguments: T, N, W items, R item rows, E page entries, S slots; q [T, H * C]; of each item
+    its first row and number of rows in the row lists, its first entry in `pages`, and its keys
+    [low, high) counted from there: item_row, item_rows, item_page, item_low, item_high [W]; of
+    each item row its query, how many keys (counted likewise) it sees, and its slot, or -1 if it
+    is finished here: row_query, row_limit, row_slot [R]; pages [E]; k, v [N, K, P, C]; out
+    [T, H * C]; m, l [S, H] and acc [S, H, C], f32.
+    """
+    return _Parts(shape).kernel()
+
+
+def attention_merge(heads: int, head_dim: int, out: str = "bf16", block: int = 8) -> Operation:
+    """Return the kernel that joins the slots of each row of a list.
+
+    Arguments: T, G rows, G1 = G + 1, S; merge_query [G], merge_start [G1] (row g has the slots
+    merge_start[g] up to merge_start[g + 1]), m, l [S, H], acc [S, H, C], out [T, H * C].
+    """
+    b = KernelBuilder(f"attention_join_{heads}_{head_dim}_{out}")
+    for extent in ("T", "G", "G1", "S"):
+        b.scalar(extent)
+    query, start = b.buffer("merge_query", "i32", "G"), b.buffer("merge_start", "i32", "G1")
+    m, l = b.buffer("m", "f32", "S", heads), b.buffer("l", "f32", "S", heads)  # noqa: E741
+    acc = b.buffer("acc", "f32", "S", heads, head_dim)
+    target = b.buffer("out", out, "T", heads * head_dim)
+    row, head = b.program_id(0, "row"), b.program_id(1, "head")
+    channel, lane = b.iota(head_dim), b.iota(block)
+    low, high = b.load(start, row, hint="low"), b.load(start, b.map("a + 1", row), hint="high")
+    state = b.full(LOWEST, "f32"), b.full(0.0, "f32"), b.full(0.0, "f32", head_dim)
+    with b.loop(low, high, *state, step=block, hint="slots") as loop:
+        top, total, summed = loop.carried
+        slot = b.map("a + b", loop.index, lane, dtype="i32", hint="slot")
+        inside = b.map("a < b", slot, high, hint="inside")
+        maxima = b.load(m, slot, head, mask=inside, other=UNSEEN, hint="maxima")
+        higher = b.map("max(a, b)", top, b.reduce("max", maxima, 0), hint="higher")
+        weight = b.map("exp2(a - b)", maxima, higher, hint="weight")
+        fade = b.map("exp2(a - b)", top, higher, hint="fade")
+        parts = b.map("a * b", weight, b.load(l, slot, head, mask=inside))
+        rows = b.load(acc, b.expand(slot, 1), head, b.expand(channel, 0),
+                      mask=b.expand(inside, 1))  # fmt: skip
+        more = b.reduce("sum", b.map("a * b", rows, b.expand(weight, 1)), 0, hint="more")
+        loop.yields(higher, b.map("a * b + c", total, fade, b.reduce("sum", parts, 0)),
+                    b.map("a * b + c", summed, fade, more))  # fmt: skip
+    _, total, summed = loop.results
+    column = b.map(f"a * {head_dim} + b", head, channel, dtype="i32", hint="column")
+    token = b.load(query, row, hint="token")
+    b.store(target, token, column, b.map(_QUOTIENT, summed, total))
+    facts = ("G >= 0", "G1 == G + 1", "0 <= merge_query[*] < T", "0 <= merge_start[*] <= S")
+    return b.finish("G", heads, requires=facts, of="graph.merge")
+
+
+_QUOTIENT = "where(b > 0.0, a / max(b, 1e-30), 0.0)"
+
+
+class _Parts:
+    def __init__(self, shape: Parts) -> None:
+        self.shape = s = shape
+        b = self.b = KernelBuilder(s.name)
+        for extent in ("T", "N", "W", "R", "E", "S"):
+            b.scalar(extent)
+        self.q = b.buffer("q", s.q, "T", s.heads * s.head_dim)
+        self.items = [b.buffer(f"item_{name}", "i32", "W")
+                      for name in ("row", "rows", "page", "low", "high")]  # fmt: skip
+        self.rows = [b.buffer(f"row_{name}", "i32", "R") for name in ("query", "limit", "slot")]
+        self.table = b.buffer("pages", "i32", "E")
+        pool = ("N", s.kv_heads, s.page, s.head_dim)
+        self.k_pool, self.v_pool = b.buffer("k", s.kv, *pool), b.buffer("v", s.kv, *pool)
+        self.out = b.buffer("out", s.q, "T", s.heads * s.head_dim)
+        self.m, self.l = b.buffer("m", "f32", "S", s.heads), b.buffer("l", "f32", "S", s.heads)
+        self.acc = b.buffer("acc", "f32", "S", s.heads, s.head_dim)
+
+    def kernel(self) -> Operation:
+        b, s = self.b, self.shape
+        self.kv_head, item = b.program_id(0, "kv_head"), b.program_id(1, "item")
+        names = ("first", "count", "page", "low", "high")
+        self.first, self.count, self.base, self.low, self.high = (
+            b.load(buffer, item, hint=name) for buffer, name in zip(self.items, names, strict=True)
+        )
+        self.channel = b.expand(b.iota(s.head_dim), 0)
+        if not s.many:
+            self._item(s.few, s.keys)
+        else:
+            small = b.map(f"where(a <= {s.rows_few}, 1, 0)", self.count, dtype="i32", hint="small")
+            with self._only(b.full(0, "i32"), small):
+                self._item(s.few, s.keys)
+            with self._only(small, b.full(1, "i32")):
+                self._item(s.many, s.keys_many)
+        return b.finish(s.kv_heads, "W", requires=self._facts(), of="graph.partial")
+
+    def _facts(self) -> tuple[str, ...]:
+        s = self.shape
+        return (
+            "W >= 0", "N >= 1", "0 <= item_row[*]", "0 <= item_rows[*]", "0 <= item_page[*]",
+            "0 <= item_low[*]", f"item_low[i] % {s.page} == 0", "item_row[i] + item_rows[i] <= R",
+            f"item_page[i] + (item_high[i] + {s.page - 1}) // {s.page} <= E",
+            "0 <= pages[*] < N", "0 <= row_query[*] < T", "-1 <= row_slot[*] < S",
+        )  # fmt: skip
+
+    @contextmanager
+    def _only(self, low: Value, high: Value) -> Iterator[None]:
+        """Run what follows once if low < high: a loop of at most one round is a condition."""
+        with self.b.loop(low, high, hint="once") as loop:
+            yield
+            loop.yields()
+
+    def _item(self, heads: int, keys: int) -> None:
+        """Attend with a tile of `heads` query heads, `keys` keys at a time."""
+        b, s = self.b, self.shape
+        lane = b.iota(heads // s.group * s.group)
+        place = b.map(f"a // {s.group}", lane, dtype="i32", hint="place")
+        live = b.map("a < b", place, self.count, hint="live")
+        place = b.map("a + b", self.first, place, dtype="i32", hint="place")
+        query, limit, slot = (
+            b.load(buffer, place, mask=live, other=other, hint=buffer.name[4:])
+            for buffer, other in zip(self.rows, (0, 0, -1), strict=True)
+        )
+        head = b.map(f"a * {s.group} + b % {s.group}", self.kv_head, lane, dtype="i32", hint="head")
+        column = b.map(f"a * {s.head_dim} + b", b.expand(head, 1), self.channel, dtype="i32",
+                       hint="column")  # fmt: skip
+        q = b.load(self.q, b.expand(query, 1), column, mask=b.expand(live, 1), hint="q_tile")
+        end = b.expand(b.map("min(a, b)", limit, self.high, dtype="i32", hint="end"), 1)
+        first = b.map(f"a - {s.window}", b.expand(limit, 1), dtype="i32") if s.window else None
+        self._store(query, slot, head, column, live, self._keys(q, keys, end, first))
+
+    def _keys(self, q: Value, keys: int, end: Value, first: Value | None) -> list[Value]:
+        """Return the state of the tile over the item's keys."""
+        b, s = self.b, self.shape
+        heads = q.type.parameters[1][0]  # type: ignore[index]
+        empty = (b.full(LOWEST, "f32", heads), b.full(0.0, "f32", heads),
+                 b.full(0.0, "f32", heads, s.head_dim))  # fmt: skip
+        lane = b.iota(keys)
+        with b.loop(self.low, self.high, *empty, step=keys, hint="block") as loop:
+            key = b.map("a + b", loop.index, lane, dtype="i32", hint="key")
+            inside = b.map("a < b", key, self.high, hint="inside")
+            page, offset = self._where(loop.index, key, inside, keys)
+            index = (page, self.kv_head, offset, self.channel)
+            inside = b.expand(inside, 1)
+            k = self._half(b.load(self.k_pool, *index, mask=inside, hint="keys"))
+            blank = b.full(0.0, "f32", heads, keys)
+            scores = b.dot(q, k, blank, transpose_b=True)
+            scores = self._seen(scores, b.expand(key, 0), end, first)
+            top, total, acc = loop.carried
+            higher = b.map("max(a, b)", top, b.reduce("max", scores, 1), hint="higher")
+            weights = b.map("exp2(a - b)", scores, b.expand(higher, 1), hint="weights")
+            fade = b.map("exp2(a - b)", top, higher, hint="fade")
+            total = b.map("a * b + c", total, fade, b.reduce("sum", weights, 1), hint="total")
+            faded = b.map("a * b", acc, b.expand(fade, 1), hint="faded")
+            v = self._half(b.load(self.v_pool, *index, mask=inside, hint="values"))
+            loop.yields(higher, total, b.dot(self._half(weights), v, faded))
+        return loop.results
+
+    def _where(self, block: Value, key: Value, inside: Value, keys: int) -> tuple[Value, Value]:
+        """Return the page and the offset in it of a block's keys [keys, 1].
+
+        A block inside one page has a scalar page; the others look each key's page up.
+        """
+        b, page = self.b, self.shape.page
+        if page % keys == 0:
+            entry = b.map(f"a + b // {page}", self.base, block, dtype="i32", hint="entry")
+            offset = b.map(f"a % {page}", key, dtype="i32", hint="offset")
+            return b.load(self.table, entry, hint="page_id"), b.expand(offset, 1)
+        entry = b.map(f"a + b // {page}", self.base, key, dtype="i32", hint="entry")
+        offset = b.map(f"a % {page}", key, dtype="i32", hint="offset")
+        pages = b.load(self.table, entry, mask=inside, hint="page_ids")
+        return b.expand(pages, 1), b.expand(offset, 1)
+
+    def _half(self, value: Value) -> Value:
+        """Return a tile in the queries' dtype, in which products are formed."""
+        same = value.type.parameters[0].name == self.shape.q  # type: ignore[union-attr]
+        return value if same else self.b.map("a", value, dtype=self.shape.q, hint=value.name)
+
+    def _seen(self, scores: Value, key: Value, end: Value, first: Value | None) -> Value:
+        b, factor = self.b, repr(self.shape.factor)
+        if first is None:
+            text = f"where(b < c, a * {factor}, {UNSEEN})"
+            return b.map(text, scores, key, end, hint="scores")
+        text = f"where((b < c) & (b >= d), a * {factor}, {UNSEEN})"
+        return b.map(text, scores, key, end, first, hint="scores")
+
+    def _store(self, query: Value, slot: Value, head: Value, column: Value, live: Value,
+               state: list[Value]) -> None:  # fmt: skip
+        """Write the state to the slots of rows that have one, and the others' results."""
+        b = self.b
+        top, total, acc = state
+        kept = b.map("a >= 0", slot, hint="kept")
+        for target, value in ((self.m, top), (self.l, total)):
+            b.store(target, slot, head, value, mask=kept)
+        rows = (b.expand(slot, 1), b.expand(head, 1), self.channel)
+        b.store(self.acc, *rows, acc, mask=b.expand(kept, 1))
+        done = b.expand(b.map("a & (b < 0)", live, slot, dtype="bool", hint="done"), 1)
+        result = b.map(_QUOTIENT, acc, b.expand(total, 1), hint="result")
+        b.store(self.out, b.expand(query, 1), column, result, mask=done)
+
+
+def parts_schedule(shape: Parts) -> Schedule:
+    """Return the GPU schedule of a shape."""
+    blocks = (("few", shape.few), ("many", shape.many), ("keys", shape.keys))
+    return Schedule(blocks=blocks, num_warps=4, num_stages=3)
