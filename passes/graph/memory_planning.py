@@ -63,7 +63,9 @@ def size_of(value: Value, extents: Mapping[str, int]) -> int:
     return prod(numbers) * DTYPE_BYTES[dtype_of(value.type)]
 
 
-def place(lives: Sequence[Lifetime]) -> tuple[dict[str, int], int]:
+def place(
+    lives: Sequence[Lifetime], alignment: int = ALIGNMENT
+) -> tuple[dict[str, int], int]:
     """Return byte offsets and the arena's size: largest first, each at the lowest gap that fits."""
     placed: list[tuple[int, Lifetime]] = []
     for life in sorted(lives, key=lambda life: (-life.size, life.first)):
@@ -74,14 +76,14 @@ def place(lives: Sequence[Lifetime]) -> tuple[dict[str, int], int]:
         for at, other in taken:
             if offset + life.size <= at:
                 break
-            offset = max(offset, _aligned(at + other.size))
+            offset = max(offset, _aligned(at + other.size, alignment))
         placed.append((offset, life))
     total = max((at + life.size for at, life in placed), default=0)
-    return {life.name: at for at, life in placed}, _aligned(total)
+    return {life.name: at for at, life in placed}, _aligned(total, alignment)
 
 
-def _aligned(offset: int) -> int:
-    return -(-offset // ALIGNMENT) * ALIGNMENT
+def _aligned(offset: int, alignment: int) -> int:
+    return -(-offset // alignment) * alignment
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,7 @@ class PlanMemory:
     """Sets `memory = {bytes, offsets}` on each graph.func, under bounds of its dimensions."""
 
     extents: tuple[tuple[str, int], ...] = ()
+    alignment: int = ALIGNMENT
 
     name: ClassVar[str] = "plan-memory"
     reads: ClassVar[tuple[str, ...]] = ("graph", "tile")
@@ -108,7 +111,7 @@ class PlanMemory:
 
     def _planned(self, function: Operation, context: Context) -> Operation:
         lives = lifetimes(function, dict(self.extents))
-        offsets, total = place(lives)
-        alone = sum(_aligned(life.size) for life in lives)
+        offsets, total = place(lives, self.alignment)
+        alone = sum(_aligned(life.size, self.alignment) for life in lives)
         context.did(f"{len(lives)} activations share {total} bytes instead of {alone}")
         return function.with_attributes(memory=freeze({"bytes": total, "offsets": offsets}))

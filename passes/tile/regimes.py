@@ -9,16 +9,21 @@ from ...ir.core import Module, Operation
 from ...ir.model import ModelConfig
 from ...ir.schedule import Schedule
 from ...ir.types import dtype_of, shape_of
+from ..graph.activation_format import ChooseActivationFormat
 from ..graph.fusion import DropConcatOfSplit, FuseAddNorm, FuseRopeWrite, FuseSiblingMatmuls
 from ..graph.matmul_parts import FuseCombineResidual, FuseMatmulParts
 from ..graph.memory_planning import PlanMemory
 from ..graph.weight_format import ChooseWeightFormat
 from ..manager import Context, Pass, PassRecord, run_passes
+from .gpu_schedules import gpu_schedule
 from .lower import LowerToTiles
 from .matmul import schedule, worth_threads
 
 DECODE_ROWS = (1, 4, 16)
 """Row counts that decode kernels are built for; a step takes the smallest that holds it."""
+
+GPU_ALIGNMENT = 256
+"""Bytes at whose multiples activations begin on a GPU: what its library's fast products need."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +33,7 @@ class Regime:
     rows: int
     module: Module
     records: tuple[PassRecord, ...]
+    target: str = "cpu"
 
     @property
     def function(self) -> Operation:
@@ -38,12 +44,15 @@ class Regime:
     def kernels(self) -> list[tuple[Operation, Schedule]]:
         """The tile kernels that it calls, each with its schedule."""
         found = [op for op in self.module.operations if op.name == "tile.kernel"]
+        if self.target == "cuda":
+            return [(kernel, gpu_schedule(kernel)) for kernel in found]
         return [(kernel, schedule_for(kernel, self.rows)) for kernel in found]
 
 
-def graph_passes(weights: str = "f32") -> tuple[Pass, ...]:
+def graph_passes(weights: str = "f32", activations: str = "f32") -> tuple[Pass, ...]:
     """Return the passes that every regime shares; `weights` is f32, bf16 or i8."""
-    return (ChooseWeightFormat(weights), FuseSiblingMatmuls(), DropConcatOfSplit(), FuseRopeWrite())
+    fusions = (FuseSiblingMatmuls(), DropConcatOfSplit(), FuseRopeWrite())
+    return (ChooseWeightFormat(weights), *fusions, ChooseActivationFormat(activations))
 
 
 def regime_passes(
@@ -75,6 +84,26 @@ def lower_model(
         module, records = run_passes(passes, shared, context, facts)
         regimes.append(Regime(rows, module, (*shared_records, *records)))
     return regimes
+
+
+def lower_for_gpu(
+    config: ModelConfig, graph: Module, *, max_tokens: int, max_batch: int, format: str = "bf16",
+    kv: str = "bf16",
+) -> list[Regime]:  # fmt: skip
+    """Return the one regime of a model on a GPU: it serves every step.
+
+    `format` is that of weights and activations, bf16 or f32; norms and logits are f32.
+    """
+    context = Context(model_name=config.architecture)
+    extents = {"T": max_tokens, "R": max_batch, "M": max_tokens * config.experts_per_token,
+               "B": max_batch}  # fmt: skip
+    passes = (
+        *graph_passes(format, format), FuseAddNorm(),
+        LowerToTiles(0, config.context_length, kv=kv, target="cuda"),
+        PlanMemory(tuple(extents.items()), GPU_ALIGNMENT),
+    )  # fmt: skip
+    module, records = run_passes(passes, graph, context)
+    return [Regime(0, module, tuple(records), "cuda")]
 
 
 def merge_kernels(regimes: Sequence[Regime]) -> list[tuple[Operation, Schedule]]:
