@@ -6,14 +6,15 @@ can be tested, and timed, on any machine. `toy_logits` is the same model on a pl
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..ir.vocabulary import Frame, Part
-from .step import StepInput
+from .step import ModelExecutor, StepInput
 
 _MULTIPLIER = 0x9E3779B97F4A7C15
 
@@ -71,6 +72,35 @@ def toy_logits(tokens: Sequence[int] | np.ndarray, vocab_size: int) -> Tensor:
         z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
         z ^= z >> np.uint64(31)
     return torch.from_numpy((z >> np.uint64(40)).astype(np.float32) / 2**20)
+
+
+Price = Callable[[Sequence[int], Sequence[int], int], float]
+"""Seconds of a step: the tokens that each sequence feeds, the keys that it sees, rows of logits."""
+
+
+class SimulatedExecutor:
+    """A ModelExecutor that answers as another one, and takes the time of a third.
+
+    Each step advances `now`, a virtual clock in seconds, by its price. Two schedules of the same
+    work can so be compared for a model and a machine that are not there.
+    """
+
+    def __init__(self, inner: ModelExecutor, price: Price) -> None:
+        self.now = 0.0
+        self.steps = 0
+        self._inner = inner
+        self._price = price
+
+    def __getattr__(self, name: str) -> Any:
+        """Return a limit or a size of the executor that answers."""
+        return getattr(self._inner, name)
+
+    def forward(self, step: StepInput) -> Tensor:
+        """Let the step's price go by; return the other executor's logits."""
+        queries = np.diff(step.query_starts.numpy()).tolist()
+        self.now += self._price(queries, step.kv_lengths.tolist(), len(step.logits_rows))
+        self.steps += 1
+        return self._inner.forward(step)
 
 
 class ToyTokenizer:

@@ -1,0 +1,159 @@
+"""Programs on weft beside the same engine driven request by request: every figure, one command.
+
+python -m bench.programs                      all programs on tiny-dense, and simulated 8 B
+python -m bench.programs --only rag chat      these programs
+python -m bench.programs --quick              fewer rows, one round
+python -m bench.programs --json --record      last line one JSON object; kept in bench/results
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+from typing import Any
+
+from weft.bench.cpu import record
+from weft.bench.programs_cases import CASES, ROOT
+from weft.bench.programs_measure import Bench, Contest, measure
+
+RESULTS = ROOT / "bench" / "results" / "programs.json"
+
+Figures = dict[str, Any]
+
+
+def run_programs(names: list[str], rounds: int, quick: bool, simulate: bool, idle: float
+                 ) -> tuple[Figures, Figures]:  # fmt: skip
+    """Measure programs one after another; return their figures, and what failed, by name."""
+    price = None
+    if simulate:
+        from weft.bench.simulated import RooflinePrice
+
+        price = RooflinePrice()
+    bench, figures, failed = Bench(), {}, {}
+    for name in names:
+        case = CASES[name]
+        try:
+            contest = Contest(bench, case, case.rows(quick))
+            figures[name] = measure(contest, rounds, price, quick, idle)
+        except Exception as error:  # one program's failure must not lose the others' figures
+            failed[name] = f"{type(error).__name__}: {error}"
+            print(f"{name:18s} failed: {failed[name]}", flush=True)
+            continue
+        print(line(name, figures[name]), flush=True)
+    return figures, failed
+
+
+def line(name: str, found: Figures) -> str:
+    """Return one row of the table."""
+    steps = found["steps"]
+    cells = [
+        f"{name:18s} {found['rows']:3d} rows {found['calls']:4d} calls",
+        f"hits {found['hit_rate']:6.1%} ({found['hit_rate_of_ideal']:.2%} of ideal)",
+        f"steps {steps['weft']:4d} / {steps['requests']:4d}",
+        f"speedup {found['speedup']:.2f}",
+        *(f"{short} {found[key]:.2f}" for short, key in (
+            ("forced", "speedup_vs_forced_baseline"), ("no cache", "speedup_vs_no_cache"),
+            ("8B", "simulated_8b_speedup"),
+        ) if found.get(key)),
+    ]  # fmt: skip
+    if found["differing"]:
+        cells.append(f"{len(found['differing'])} rows differ")
+    return "  ".join(cells)
+
+
+def summary(programs: Figures) -> Figures:
+    """Return the figures over all programs."""
+    staged = [name for name in programs if CASES[name].staged]
+    found: Figures = {
+        "staged_programs": staged,
+        "hit_rate_of_ideal_min": _least(programs, "hit_rate_of_ideal"),
+        "speedup_geomean": _geomean([programs[name]["speedup"] for name in staged]),
+        "speedup_min": _least(programs, "speedup"),
+        "speedup_geomean_all": _geomean([each["speedup"] for each in programs.values()]),
+        "differing_rows": {n: each["differing"] for n, each in programs.items()
+                           if each["differing"]},
+    }  # fmt: skip
+    simulated = [programs[name].get("simulated_8b_speedup") for name in staged]
+    if all(simulated):
+        found["simulated_8b_speedup_geomean"] = _geomean(simulated)
+        found["simulated_8b_speedup_min"] = _least(programs, "simulated_8b_speedup")
+    return found
+
+
+def _least(programs: Figures, key: str) -> float | None:
+    return min((each[key] for each in programs.values()), default=None)
+
+
+def _geomean(values: list[float]) -> float | None:
+    return math.exp(sum(map(math.log, values)) / len(values)) if values else None
+
+
+def elsewhere(quick: bool) -> Figures:
+    """Return the figures that other commands of this folder measure, null where they cannot."""
+    found: Figures = {"reasons": {}}
+    for keys, run in ((CONSTRAINED, _constrained), (COMPILE_TIME, _compile_time)):
+        try:
+            figures = run(quick)
+            found |= {key: figures.get(key) for key in keys}
+        except Exception as error:
+            found |= dict.fromkeys(keys)
+            found["reasons"] |= dict.fromkeys(keys, f"{type(error).__name__}: {error}")
+    return found
+
+
+CONSTRAINED = ("constrained_vs_free", "forced_speedup", "json_parse_rate", "grammar_us_per_token")
+COMPILE_TIME = ("compile_10k_rows_s", "memory_proof_s")
+
+
+def _constrained(quick: bool) -> Figures:
+    from weft.bench import constrained  # type: ignore[attr-defined]
+
+    return constrained.figures(quick=quick)
+
+
+def _compile_time(quick: bool) -> Figures:
+    from weft.bench import compile_time  # type: ignore[attr-defined]
+
+    return compile_time.figures(quick=quick)
+
+
+def main() -> None:
+    """Run what is asked for."""
+    options = _options()
+    names = options.only or list(CASES)
+    rounds = options.rounds or (1 if options.quick else 5)
+    programs, failed = run_programs(
+        names, rounds, options.quick, not options.no_simulation, options.idle
+    )
+    figures = summary(programs) | ({} if options.only else elsewhere(options.quick))
+    for key, value in figures.items():
+        if isinstance(value, float):
+            print(f"  {key:32s} {value:.4f}")
+    figures |= programs | ({"failed": failed} if failed else {})
+    if options.record and programs:
+        record(figures, names, RESULTS)
+    if options.json:
+        print(json.dumps(figures))
+    sys.exit(1 if failed else 0)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--only", nargs="+", choices=list(CASES), metavar="NAME",
+                        help=f"these programs: {', '.join(CASES)}")  # fmt: skip
+    parser.add_argument("--rounds", type=int, help="interleaved rounds (5; 1 with --quick)")
+    parser.add_argument("--quick", action="store_true", help="a quarter of the rows, one round")
+    parser.add_argument("--no-simulation", action="store_true", help="leave the 8 B shape out")
+    parser.add_argument("--idle", type=float, default=0.0,
+                        help="before a round wait so many seconds for an idle machine")  # fmt: skip
+    parser.add_argument("--json", action="store_true", help="end with one line of JSON")
+    parser.add_argument("--record", action="store_true", help=f"merge into {RESULTS.name}")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,91 @@
+"""The programs that are measured: the language's own, and the shapes of SGLang's benchmarks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+
+from . import programs_data as data
+from .programs_data import Row
+
+ROOT = Path(__file__).resolve().parent.parent
+EXAMPLES, SHAPES = ROOT / "examples", ROOT / "bench" / "shapes"
+SEED = 20261122
+
+
+@dataclass(frozen=True)
+class Case:
+    """One program with its rows.
+
+    `staged` programs have several dependent model calls, or branches; `scaling` says what is
+    smaller than in the benchmark that the shape is taken from.
+    """
+
+    name: str
+    path: Path
+    make: Callable[[Random, int], list[Row]]
+    count: int
+    staged: bool = True
+    program: str | None = None
+    scaling: str = ""
+
+    def rows(self, quick: bool = False) -> list[Row]:
+        """Return the rows, always the same."""
+        return self.make(Random(SEED), max(2, self.count // 4) if quick else self.count)
+
+
+def _example(
+    name: str, make: Callable[[Random, int], list[Row]], count: int, staged: bool = True
+) -> Case:
+    return Case(name, EXAMPLES / f"{name}.weft", make, count, staged)
+
+
+def _shape(
+    name: str, make: Callable[[Random, int], list[Row]], count: int, scaling: str,
+    staged: bool = True, file: str = "", program: str | None = None,
+) -> Case:  # fmt: skip
+    return Case(name, SHAPES / f"{file or name}.weft", make, count, staged, program, scaling)
+
+
+LANGUAGE = (
+    _example("essay_judge", data.essays, 16),
+    _example("few_shot", data.reviews, 48, staged=False),
+    _example("extract", data.orders, 24, staged=False),
+    _example("chat", data.chats, 24),
+    _example("react", data.sums, 32),
+    _example("tree_of_thoughts", data.number_games, 12),
+    _example("best_draft", data.topics, 12),
+    _example("skeleton", data.short_texts, 16),
+    _example("self_consistency", data.word_problems, 12),
+    _example("retry", data.ranges, 32),
+    _example("panel", data.opinions, 16),
+    _example("adapters", data.questions, 24),
+    _example("pairwise", data.comparisons, 24),
+)
+"""The eleven of LANGUAGE.md; trees of thought and comparisons have two programs each."""
+
+SGLANG = (
+    _shape("mmlu", data.mmlu, 48, "5-shot of 500 tokens (1536), question 90 (110), 4 subjects (57)",
+           staged=False),
+    _shape("hellaswag", data.hellaswag, 20, "20-shot of 1000 tokens (1400), 4 endings of 30 (25)",
+           staged=False),
+    _shape("react_replay", data.react_replay, 12, "template 600 tokens (1600), thoughts 24 (200)"),
+    _shape("generative_agents", data.agents, 8, "templates 60-110 tokens; outputs as there"),
+    _shape("tree_of_thought", data.word_problems, 4, "depth 4, 30 gens of 28 tokens (256)"),
+    _shape("tip_suggestion", data.topics, 8, "callee's shots 300 tokens (370), 5 x 12 + 5 x 40 new "
+           "ones (24, 128)"),
+    _shape("llm_judge", data.articles, 8, "article 350 tokens (1040), judgments 32 (256)"),
+    _shape("multi_chain", data.word_problems, 8, "question 30 tokens (72), chains 40 (256)"),
+    _shape("json_character", data.names, 24, "one object of 8 fields, at most 160 tokens (256)",
+           staged=False),
+    _shape("json_document", data.documents, 8, "document 800 tokens (2500), gens as there"),
+    _shape("multi_turn_short", data.conversations, 12, "4 turns, input 90 tokens (256-512), 6 new",
+           file="multi_turn", program="short"),
+    _shape("multi_turn_long", data.conversations, 12, "4 turns, input 90 tokens (256-512), 64 new "
+           "(256-512)", file="multi_turn", program="long"),
+    _shape("rag", data.rag, 24, "8 demonstrations of 35 tokens, 3 passages of 25, thought 40"),
+)  # fmt: skip
+
+CASES = {case.name: case for case in (*LANGUAGE, *SGLANG)}

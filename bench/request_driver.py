@@ -1,0 +1,416 @@
+"""The baseline: programs as clients of weft's own engine, one request at a time, as over HTTP.
+
+A client walks the *program IR as written*, with no pass run over it. It keeps its stream as text;
+every model call sends the whole text, which is tokenized anew; the answer is text again. Rows and
+branches run side by side, a fork first has the shared text computed and waits for it, a select
+sends one scoring request an option after one for the prompt. This is what SGLang's interpreter does
+over its server (`lang/interpreter.py`, `lang/backend/runtime_endpoint.py`), without the cost of
+HTTP. Engine, kernels, sampler, batching, tools and the prefix cache are those that weft itself
+uses. Two things are given to the client that such servers lack, so that both sides say the same:
+token healing, and samples drawn by weft's counters.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import count
+from typing import Any
+
+from weft.ir.core import Module, Operation, Region
+from weft.ir.diagnostics import RunError
+from weft.ir.evaluate import evaluate
+from weft.ir.program import VALUE_NAMES
+from weft.ir.values import format_value, parse_value, records_of
+from weft.ir.vocabulary import ChatFormat, Frame, Part, Tokenizer, encode_parts, split_heal
+from weft.runtime.arguments import bind_arguments
+from weft.runtime.bindings import stops_of
+from weft.runtime.engine import Engine
+from weft.runtime.events import Choice, Generated
+from weft.runtime.heal import HealTable, join_texts
+from weft.runtime.request import Request, Sampling
+from weft.runtime.sampler import site_key
+from weft.runtime.select import choose, probabilities
+from weft.runtime.stops import TokenBytes
+from weft.runtime.tasks import Branches, TaskLoop
+from weft.runtime.tools import DEFAULT_TIMEOUT, ToolCall, ToolFailed, ToolPool
+from weft.runtime.watch import Watch
+
+from .request_grammars import ConstraintOf, Grammars
+
+Step = Generator[Any, Any, Any]
+
+MOST_ROWS = 96
+"""SGLang's `run_batch` starts at least 96 threads."""
+
+
+class Server:
+    """An engine behind requests: full prompts in, text or scores out.
+
+    Requests are served first come, first served, SGLang's default since 2025-03.
+    """
+
+    def __init__(self, engine: Engine, tokenizer: Tokenizer, grammars: Grammars) -> None:
+        self.engine = engine
+        self.tokenizer = tokenizer
+        self.grammars = grammars
+        self.words = TokenBytes(tokenizer)
+        self.heals = HealTable(tokenizer, engine.executor.vocab_size)
+        self._arrivals = count()
+
+    def generate(
+        self, parts: Sequence[Part], name: str, sampling: Sampling, watch: Watch | None, row: int,
+        logprobs: bool,
+    ) -> Step:  # fmt: skip
+        """Return the finished request of a prompt; its tokens are in `generated`."""
+        request = self._request(encode_parts(self.tokenizer, parts), name, row)
+        request.sampling, request.watch, request.logprobs = sampling, watch, logprobs
+        yield from self._serve(request)
+        return request
+
+    def prefill(self, parts: Sequence[Part], name: str, row: int) -> Step:
+        """Compute a prompt and generate nothing."""
+        yield from self._serve(self._request(encode_parts(self.tokenizer, parts), name, row))
+
+    def score(self, prompt: Sequence[int], option: Sequence[int], name: str, row: int) -> Step:
+        """Return the log-probability of each token of `option` after `prompt`."""
+        request = self._request([*prompt, *option], name, row)
+        request.score_from = len(prompt) - 1
+        yield from self._serve(request)
+        return [float(request.scores[at][token]) for at, token in enumerate(option)]
+
+    def _request(self, ids: Sequence[int], name: str, row: int) -> Request:
+        sequence = self.engine.create((next(self._arrivals),))
+        sequence.append(ids)
+        return Request(sequence, name, row=row)
+
+    def _serve(self, request: Request) -> Step:
+        try:
+            yield request
+        finally:
+            self.engine.take_prefix_hits(request.order[0])
+            self.engine.free(request.sequence)
+
+
+@dataclass(frozen=True)
+class Text:
+    """A prompt state as a client keeps it: text and special tokens, and the chat so far."""
+
+    parts: tuple[Part, ...] = ()
+    roles: tuple[str, ...] = ()
+    open: Frame | None = None
+
+    def plus(self, *parts: Part) -> Text:
+        """Return the state with parts appended."""
+        return replace(self, parts=(*self.parts, *parts))
+
+
+@dataclass
+class Scope:
+    """What a region of one client knows, and its place among forks."""
+
+    path: tuple[tuple[str, int, int], ...] = ()
+    values: dict[str, Any] = field(default_factory=dict)
+    seen: Counter[str] = field(default_factory=Counter)
+    bound: dict[str, Any] = field(default_factory=dict)
+
+    def occurrence(self, name: str) -> int:
+        """Return how often `name` has run in this scope before."""
+        self.seen[name] += 1
+        return self.seen[name] - 1
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A row's value, or its error, and what its trunk bound."""
+
+    value: Any
+    values: dict[str, Any]
+    error: BaseException | None = None
+
+
+_EXITS = frozenset({"return", "leave"})
+
+
+class Program:
+    """A program as its author wrote it, ready to be run by clients."""
+
+    def __init__(
+        self, module: Module, name: str, chat: ChatFormat, constraint_of: ConstraintOf,
+        tools: Mapping[str, Callable[..., Any]] | None = None, seed: int = 0,
+    ) -> None:  # fmt: skip
+        self.module = module
+        self.function = module.symbol(name)
+        self.records = records_of(module)
+        self.chat = chat
+        self.constraint_of = constraint_of
+        self.tools = dict(tools or {})
+        self.seed = seed
+
+    def run_rows(self, server: Server, rows: Sequence[Mapping[str, Any]]) -> list[Answer]:
+        """Run a client for each row, all at once; return their answers in order."""
+        loop = TaskLoop(server.engine, ToolPool(self.records))
+        answers: dict[int, Answer] = {}
+        waiting = list(enumerate(rows))[::-1]
+
+        def start() -> None:
+            number, row = waiting.pop()
+            client = Client(self, server, number)
+
+            def done(value: Any, error: BaseException | None) -> None:
+                answers[number] = Answer(value, client.trunk.bound, error)
+                if waiting:
+                    start()
+
+            loop.start(client.run(bind_arguments(self.function, self.records, row)), done)
+
+        for _ in range(min(MOST_ROWS, len(rows))):
+            start()
+        while loop:
+            loop.step()
+        return [answers[number] for number in range(len(rows))]
+
+
+class Client:
+    """One row of a program; `run` is its coroutine. Methods are named like program operations."""
+
+    def __init__(self, program: Program, server: Server, row: int) -> None:
+        self.trunk = Scope()
+        self._program = program
+        self._server = server
+        self._row = row
+
+    def run(self, arguments: Mapping[str, Any]) -> Step:
+        """Run the program; returns its value."""
+        stream = Text().plus(*self._program.chat.start())
+        region = self._program.function.regions[0]
+        _, results = yield from self._region(region, (stream, *arguments.values()), self.trunk)
+        return results[0] if results else None
+
+    def _region(self, region: Region, values: Sequence[Any], scope: Scope) -> Step:
+        for argument, value in zip(region.arguments, values, strict=True):
+            scope.values[argument.name] = value
+        for operation in region.operations:
+            operands = [scope.values[value.name] for value in operation.operands]
+            kind = operation.name.partition(".")[2]
+            if kind in _EXITS or kind in {"yield", "condition"}:
+                return kind, tuple(operands)
+            if operation.name in VALUE_NAMES:
+                results: Any = [(yield from self._value(operation, operands, scope))]
+            else:
+                results = yield from getattr(self, f"_{kind}")(operation, operands, scope)
+                if isinstance(results, Exit):
+                    return results.kind, results.values
+            for value, result in zip(operation.results, results, strict=True):
+                scope.values[value.name] = result
+        return "yield", ()
+
+    # Host values.
+
+    def _value(self, operation: Operation, operands: list[Any], scope: Scope) -> Step:
+        if operation.name == "program.call_tool":
+            return (yield from self._call_tool(operation, operands))
+        if operation.name == "program.call":
+            return (yield from self._call(operation, operands, scope))
+        return evaluate(operation, operands, self._row)
+
+    def _call(self, operation: Operation, operands: list[Any], scope: Scope) -> Step:
+        name = operation["name"].name
+        label = f"call {name}"
+        inner = Scope((*scope.path, (label, scope.occurrence(label), 0)))
+        stream = Text().plus(*self._program.chat.start())
+        region = self._program.module.symbol(name).regions[0]
+        _, results = yield from self._region(region, (stream, *operands), inner)
+        return results[0] if results else None
+
+    def _call_tool(self, operation: Operation, operands: list[Any]) -> Step:
+        name = operation["name"].name
+        declared = self._program.module.symbol(name)
+        timeout = declared.attribute("timeout")
+        try:
+            return (yield ToolCall(
+                name, self._program.tools[name], tuple(operands), declared["returns"],
+                DEFAULT_TIMEOUT if timeout is None else float(timeout), self._row, operation.span,
+            ))  # fmt: skip
+        except ToolFailed as failure:
+            if not operation.attribute("catch"):
+                raise
+            return failure.value
+
+    # Text.
+
+    def _literal(self, operation: Operation, operands: list[Any], scope: Scope) -> Step:
+        return [operands[0].plus(operation["text"])]
+        yield
+
+    def _append(self, operation: Operation, operands: list[Any], scope: Scope) -> Step:
+        return [operands[0].plus(format_value(operands[1]))]
+        yield
+
+    def _begin(self, operation: Operation, operands: list[Any], scope: Scope) -> Step:
+        (stream,) = operands
+        frame = self._program.chat.frame(stream.roles, operation["role"])
+        opened = stream.plus(*frame.prefix)
+        return [replace(opened, roles=(*stream.roles, operation["role"]), open=frame)]
+        yield
+
+    def _end(self, operation: Operation, operands: list[Any], scope: Scope) -> Step:
+        (stream,) = operands
+        return [replace(stream.plus(*stream.open.suffix), open=None)]
+        yield
+
+    # Control flow.
+
+    def _if(self, operation: Operation, operands: list[Any], scope: Scope) -> Step:
+        region = operation.regions[0 if operands[0] else 1]
+        kind, results = yield from self._region(region, (), scope)
+        return Exit(kind, results) if kind in _EXITS else results
+
+    def _inline(self, operation: Operation, operands: list[Any], scope: Scope) -> Step:
+        _, results = yield from self._region(operation.regions[0], operands, scope)
+        return results
+
+    def _for(self, operation: Operation, operands: list[Any], scope: Scope) -> Step:
+        items, *carried = operands
+        for item in items:
+            kind, results = yield from self._region(operation.regions[0], (item, *carried), scope)
+            if kind in _EXITS:
+                return Exit(kind, results)
+            carried = list(results)
+        return carried
+
+    def _while(self, operation: Operation, operands: list[Any], scope: Scope) -> Step:
+        carried: Sequence[Any] = operands
+        for _ in range(operation["limit"]):
+            _, (goes_on,) = yield from self._region(operation.regions[0], carried, scope)
+            if not goes_on:
+                break
+            kind, carried = yield from self._region(operation.regions[1], carried, scope)
+            if kind in _EXITS:
+                return Exit(kind, tuple(carried))
+        return carried
+
+    def _fork(self, operation: Operation, operands: list[Any], scope: Scope) -> Step:
+        """Have the shared text computed, wait for that, then run the branches side by side."""
+        stream, over = operands
+        elements = list(range(over)) if isinstance(over, int) else over
+        name = operation["name"]
+        occurrence = scope.occurrence(name)
+        if len(elements) > 1 and stream.parts:
+            yield from self._server.prefill(stream.parts, f"fork {name!r}", self._row)
+        scopes = [
+            Scope((*scope.path, (name, occurrence, number)), dict(scope.values))
+            for number in range(len(elements))
+        ]
+        found = yield Branches(
+            [
+                self._branch(operation.regions[0], stream, element, inner)
+                for element, inner in zip(elements, scopes, strict=True)
+            ]
+        )
+        values = [yielded[0] if yielded else None for yielded in found]
+        scope.bound[name] = values
+        return [values, *([[each[1] for each in found]] if len(operation.results) == 2 else [])]
+
+    def _branch(self, region: Region, stream: Text, element: Any, scope: Scope) -> Step:
+        _, results = yield from self._region(region, (stream, element), scope)
+        return results
+
+    def _join(self, operation: Operation, operands: list[Any], scope: Scope) -> Step:
+        streams, points = operands
+        if not streams or len(streams) != len(points):
+            raise RunError(message="join best has no branches, or not a point for each")
+        best = max(range(len(points)), key=points.__getitem__)
+        return [streams[best], best]
+        yield
+
+    # The model.
+
+    def _gen(self, operation: Operation, operands: list[Any], scope: Scope) -> Step:
+        (stream,), name, server = operands, operation["name"], self._server
+        parts, heal = split_heal(join_texts(stream.parts))
+        watch = self._watch(operation, heal)
+        sampling = self._sampling(operation, scope)
+        request = yield from server.generate(
+            parts, f"gen {name!r}", sampling, watch, self._row,
+            bool(operation.attribute("logprobs")),
+        )  # fmt: skip
+        text = server.words.text(request.generated().tolist()).removeprefix(heal)
+        value = parse_value(operation["type"], self._program.records, text)
+        if request.logprobs and isinstance(value, str):
+            value = Generated(value, request.token_logprobs)
+        scope.bound[name] = value
+        return [stream.plus(text), value]
+
+    def _watch(self, operation: Operation, heal: str) -> Watch | None:
+        found = self._program.constraint_of(operation["type"], self._program.records)
+        stops, server = stops_of(operation), self._server
+        if found is not None:
+            matcher: Any = server.grammars.start(*found, heal)
+        else:
+            matcher = server.heals.start(heal) if heal else None
+        if matcher is None and not stops:
+            return None
+        return Watch(server.words, matcher, stops, None, heal)
+
+    def _sampling(self, operation: Operation, scope: Scope) -> Sampling:
+        name = operation["name"]
+        seed = operation.attribute("seed")
+        seed = self._program.seed if seed is None else seed
+        top_p = operation.attribute("top_p")
+        return Sampling(
+            max_tokens=operation["max_tokens"],
+            temperature=float(operation.attribute("temperature") or 0.0),
+            top_k=int(operation.attribute("top_k") or 0),
+            top_p=1.0 if top_p is None else float(top_p),
+            min_p=float(operation.attribute("min_p") or 0.0),
+            ends=tuple(self._server.tokenizer.end_ids),
+            key=site_key(seed, (self._row, *scope.path), name, scope.occurrence(name)),
+        )
+
+    def _select(self, operation: Operation, operands: list[Any], scope: Scope) -> Step:
+        """Have the prompt computed, then one scoring request an option, all at once."""
+        (stream, options), name = operands, operation["name"]
+        by = operation.attribute("by") or "token_normalized"
+        scope.occurrence(name)
+        parts, heal = split_heal(join_texts(stream.parts))
+        tokenizer, what = self._server.tokenizer, f"select {name!r}"
+        encoded = [tokenizer.encode(heal + option) for option in options]
+        if not encoded or not all(encoded):
+            raise RunError(message=f"select {name!r} has an empty option, or none")
+        yield from self._server.prefill(parts, what, self._row)
+        scores = yield from self._scores(parts, encoded, what)
+        base = None
+        if by == "unconditional":
+            base = yield from self._scores(parts[:1], encoded, what)
+        best = choose(by, scores, base)
+        choice = Choice(options[best], dict(zip(options, probabilities(scores), strict=True)))
+        scope.bound[name] = choice
+        return [stream.plus(options[best]), choice]
+
+    def _scores(self, parts: Sequence[Part], options: list[list[int]], what: str) -> Step:
+        """Score each option with a request of its own, whose prompt is tokenized for it."""
+
+        def one(option: list[int]) -> Step:
+            prompt = encode_parts(self._server.tokenizer, parts)
+            return (yield from self._server.score(prompt, option, what, self._row))
+
+        return (yield Branches([one(option) for option in options]))
+
+    def _score(self, operation: Operation, operands: list[Any], scope: Scope) -> Step:
+        stream, text = operands
+        parts, heal = split_heal(join_texts(stream.parts))
+        if not text:
+            return [0.0]
+        option = self._server.tokenizer.encode(heal + text)
+        (scores,) = yield from self._scores(parts, [option], "score")
+        return [sum(scores)]
+
+
+@dataclass(frozen=True)
+class Exit:
+    """An operation that ended more than its own region: `return` or `leave`, and with what."""
+
+    kind: str
+    values: tuple[Any, ...]
