@@ -1,0 +1,385 @@
+"""Plans one launch of attention: which keys are read once for whom, and how they are cut up.
+
+Pages that several sequences share are found in the page table. A cost model with two levels of
+memory decides which of them are read once for all (cascade) and which by each sequence (flat);
+then every run of keys is cut into items of one length, chosen from bytes and resident programs.
+The lists are what `passes/tile/attention_parts` takes. NumPy only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+Array = np.ndarray
+WORTH = 0.01
+"""The part of a step's time that a cascade must save, by prediction, to be chosen."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What the planner must know of a kernel: the heads, bytes a key of one layer and key head
+    (keys and values), rows that its two tiles hold, and keys that cuts must be multiples of."""
+
+    heads: int
+    kv_heads: int
+    head_dim: int
+    page: int
+    rows_few: int
+    rows_many: int
+    granule: int
+    kv_bytes: int = 2
+
+    @property
+    def key_bytes(self) -> int:
+        """Bytes of one key and its value in all key heads."""
+        return 2 * self.kv_heads * self.head_dim * self.kv_bytes
+
+    @property
+    def state_bytes(self) -> int:
+        """Bytes that a row's state moves: written once and read once."""
+        return 2 * 4 * self.heads * (self.head_dim + 2)
+
+    def flops(self, rows: float) -> float:
+        """Operations that a key costs with some query rows."""
+        return 4.0 * rows * self.heads * self.head_dim
+
+
+@dataclass(frozen=True)
+class Rates:
+    """A device, measured: bytes a second from memory, from the cache and into one program,
+    attention operations a second; bytes of cache that a run may keep, programs resident at a
+    time; seconds of a launch, and before an item's first key arrives."""
+
+    memory: float = 4.2e12
+    cache: float = 6.0e12
+    program: float = 4.5e10
+    flops: float = 4.0e14
+    cache_bytes: float = 3.0e7
+    resident: int = 264
+    launch: float = 2.5e-6
+    item: float = 1.5e-6
+
+
+@dataclass(frozen=True)
+class Run:
+    """Keys [start, start + keys) of sequence `of`, read once for the sequences `members`."""
+
+    of: int
+    start: int
+    keys: int
+    members: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class WorkList:
+    """The kernel's lists (i32), the extents of its states, and the predicted seconds.
+
+    `pages` are entries into the page table, row by row: an item's `item_page` is
+    sequence * MAXP + page.
+    """
+
+    item_row: Array
+    item_rows: Array
+    item_page: Array
+    item_low: Array
+    item_high: Array
+    row_query: Array
+    row_limit: Array
+    row_slot: Array
+    merge_query: Array
+    merge_start: Array
+    slots: int
+    seconds: float = 0.0
+    runs: tuple[Run, ...] = field(default=(), compare=False)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A step's sequences: page table [B, MAXP], keys of each [B], first query row of each
+    [B + 1]; a sequence's last query is at its last key."""
+
+    table: Array
+    lengths: Array
+    starts: Array
+
+    @staticmethod
+    def decode(table: Array, lengths: Array) -> Batch:
+        """Return a batch of one query a sequence."""
+        return Batch(table, lengths, np.arange(len(lengths) + 1))
+
+
+def plan(
+    batch: Batch, shape: Shape, rates: Rates, *, cascade: bool | None = None, chunk: int = 0,
+    window: int = 0,
+) -> WorkList:  # fmt: skip
+    """Return the work list of a step: `cascade` True or False forces the choice, None leaves it
+    to the cost model; `chunk` forces the keys of an item; with a window, only its pages are read.
+    """
+    runs = choose_runs(batch, shape, rates, cascade) if not window else flat(batch, shape, window)
+    size = chunk or choose_chunk(batch, runs, shape, rates)
+    return build(batch, runs, shape, size, predict(batch, runs, shape, rates, size))
+
+
+# Which keys are read for whom
+
+
+@dataclass(frozen=True)
+class Node:
+    """Pages [first, last) that some sequences share, and the groups that go on sharing."""
+
+    members: tuple[int, ...]
+    first: int
+    last: int
+    children: tuple[Node, ...]
+
+
+def flat(batch: Batch, shape: Shape, window: int = 0) -> list[Run]:
+    """Return one run a sequence: all its keys, or those that a window's queries may see."""
+    runs = []
+    for sequence, length in enumerate(batch.lengths.tolist()):
+        queries = int(batch.starts[sequence + 1] - batch.starts[sequence])
+        first = max(length - queries + 1 - window, 0) if window else 0
+        start = first // shape.granule * shape.granule
+        if queries and length > start:
+            runs.append(Run(sequence, start, length - start, (sequence,)))
+    return runs
+
+
+def shared_pages(table: Array, pages: Array) -> tuple[Node, ...]:
+    """Return the forest of page runs that at least two rows share; `pages` counts each row's."""
+    rows = np.flatnonzero(pages > 0)
+    return _forest(table, pages, rows, 0)
+
+
+def _forest(table: Array, pages: Array, rows: Array, first: int) -> tuple[Node, ...]:
+    """Return the groups of rows whose page at `first` is the same, each with its own groups."""
+    rows = rows[pages[rows] > first]
+    if len(rows) < 2:
+        return ()
+    found, at, counts = np.unique(table[rows, first], return_inverse=True, return_counts=True)
+    nodes = []
+    for group in np.flatnonzero(counts > 1):
+        members = rows[at == group]
+        most = int(pages[members].min())
+        same = (table[members, first:most] == table[members[0], first:most]).all(0)
+        last = most if same.all() else first + int(same.argmin())
+        nodes.append(
+            Node(tuple(members.tolist()), first, last, _forest(table, pages, members, last))
+        )
+    return tuple(nodes)
+
+
+def choose_runs(
+    batch: Batch, shape: Shape, rates: Rates, cascade: bool | None = None
+) -> list[Run]:  # fmt: skip
+    """Return the runs of least predicted time; or all shared ones, or none."""
+    if cascade is False:
+        return flat(batch, shape)
+    pages = np.where(np.diff(batch.starts) > 0, -(-batch.lengths // shape.page), 0)
+    nodes = shared_pages(batch.table, pages)
+    if not nodes:
+        return flat(batch, shape)
+    chooser = _Chooser(batch, shape, rates, cascade)
+    inside = {member for node in nodes for member in node.members}
+    runs = [run for node in nodes for run in chooser.best(node, 0)[1]]
+    runs += [run for run in flat(batch, shape) if run.of not in inside]
+    if cascade is None and any(len(run.members) > 1 for run in runs):
+        alone = flat(batch, shape)
+        together = _settled(batch, runs, shape, rates)
+        if _settled(batch, alone, shape, rates) <= together * (1 + WORTH):
+            return alone
+    return runs
+
+
+class _Chooser:
+    """Decides node by node, from a start that ancestors may have left unread."""
+
+    def __init__(self, batch: Batch, shape: Shape, rates: Rates, forced: bool | None) -> None:
+        self.batch, self.shape, self.rates, self.forced = batch, shape, rates, forced
+        self.rows = np.diff(batch.starts)
+
+    def best(self, node: Node, start: int) -> tuple[float, list[Run]]:
+        """Return the seconds and runs of a node's sequences from page `start` on."""
+        shared = Run(node.members[0], start * self.shape.page,
+                     (node.last - start) * self.shape.page, node.members)  # fmt: skip
+        cost, runs = self._below(node, node.last)
+        cost, runs = cost + self._shared(shared), [shared, *runs]
+        if self.forced:
+            return cost, runs
+        apart, others = self._below(node, start)
+        return (cost, runs) if cost < apart - self._saved(shared) else (apart, others)
+
+    def _below(self, node: Node, start: int) -> tuple[float, list[Run]]:
+        """Return the same for the groups of a node, and for each sequence in none of them."""
+        cost, runs = 0.0, []
+        inside = {member for child in node.children for member in child.members}
+        for child in node.children:
+            more, found = self.best(child, start)
+            cost, runs = cost + more, runs + found
+        for member in node.members:
+            keys = int(self.batch.lengths[member]) - start * self.shape.page
+            if member not in inside and keys > 0:
+                runs.append(Run(member, start * self.shape.page, keys, (member,)))
+                cost += keys * self.shape.key_bytes / self.rates.memory
+        return cost, runs
+
+    def _shared(self, run: Run) -> float:
+        """Return the seconds of reading a run once, its rows' states included."""
+        rows = int(self.rows[list(run.members)].sum())
+        states = rows * self.shape.state_bytes / self.rates.memory
+        return max(*_times(run.keys, rows, self.shape, self.rates)) + states
+
+    def _saved(self, run: Run) -> float:
+        """Return the seconds that the cache saves when each member reads a run by itself."""
+        total = run.keys * self.shape.key_bytes
+        if total > self.rates.cache_bytes:
+            return 0.0
+        again = total * (len(run.members) - 1)
+        return again / self.rates.memory - again / self.rates.cache
+
+
+def _times(keys: float, rows: float, shape: Shape, rates: Rates) -> tuple[float, float, float]:
+    """Return the seconds of a run at each roof: memory, cache (once a tile of rows), products."""
+    tiles = np.ceil(rows / shape.rows_many)
+    padded = np.where(rows <= shape.rows_few, shape.rows_few, tiles * shape.rows_many)
+    total = keys * shape.key_bytes
+    return (total / rates.memory, tiles * total / rates.cache,
+            keys * shape.flops(padded) / rates.flops)  # fmt: skip
+
+
+# How runs are cut
+
+
+def _sizes(batch: Batch, runs: Sequence[Run]) -> tuple[Array, Array]:
+    """Return the keys and the query rows of each run."""
+    counts = np.diff(batch.starts)
+    keys = np.array([run.keys for run in runs], np.int64)
+    rows = np.array([counts[list(run.members)].sum() for run in runs], np.int64)
+    return keys, rows
+
+
+def choose_chunk(batch: Batch, runs: Sequence[Run], shape: Shape, rates: Rates) -> int:
+    """Return the keys of an item that the model finds fastest, a multiple of the granule."""
+    return _least(batch, runs, shape, rates)[1]
+
+
+def _settled(batch: Batch, runs: Sequence[Run], shape: Shape, rates: Rates) -> float:
+    return _least(batch, runs, shape, rates)[0]
+
+
+def _least(
+    batch: Batch, runs: Sequence[Run], shape: Shape, rates: Rates
+) -> tuple[float, int]:  # fmt: skip
+    keys, rows = _sizes(batch, runs)
+    if not len(keys):
+        return 0.0, shape.granule
+    longest = int(keys.max())
+    parts = np.unique(np.geomspace(1, max(1, longest // shape.granule), 24).astype(int))
+    sizes = np.unique(-(-longest // parts // shape.granule) * shape.granule)
+    times = [_seconds(keys, rows, batch, runs, shape, rates, int(size)) for size in sizes]
+    best = int(np.argmin(times))
+    return times[best], int(sizes[best])
+
+
+def predict(
+    batch: Batch, runs: Sequence[Run], shape: Shape, rates: Rates, chunk: int
+) -> float:  # fmt: skip
+    """Return the seconds of a list of runs cut into items of `chunk` keys."""
+    keys, rows = _sizes(batch, runs)
+    return _seconds(keys, rows, batch, runs, shape, rates, chunk) if len(keys) else 0.0
+
+
+def _seconds(
+    keys: Array, rows: Array, batch: Batch, runs: Sequence[Run], shape: Shape, rates: Rates,
+    chunk: int,
+) -> float:  # fmt: skip
+    """Programs stream at the device's rates while enough of them are left, the last ones at
+    their own; a launch, the first key's way and the join are added."""
+    parts = -(-keys // chunk)
+    tiles = -(-rows // shape.rows_many)
+    programs = int((parts * tiles).sum()) * shape.kv_heads
+    roofs = np.array(_times(keys, rows, shape, rates))
+    stream = float(roofs.sum(1).max())
+    last = min(chunk, int(keys.max())) * shape.key_bytes / shape.kv_heads / rates.program
+    waves = -(-programs // rates.resident)
+    left = programs - (waves - 1) * rates.resident
+    share = left / programs
+    tail = max(stream * share, last) if waves > 1 or programs < rates.resident else stream * share
+    body = stream * (1 - share) + tail
+    joined = int((rows * parts).sum())
+    split = joined > int(batch.starts[-1])
+    join = rates.launch + joined * shape.state_bytes / rates.memory if split else 0.0
+    return rates.launch + rates.item * min(waves, 4) + body + join
+
+
+# The lists
+
+
+def build(
+    batch: Batch, runs: Sequence[Run], shape: Shape, chunk: int, seconds: float = 0.0
+) -> WorkList:  # fmt: skip
+    """Return the lists of some runs cut into items of at most `chunk` keys."""
+    most = batch.table.shape[1]
+    counts = np.diff(batch.starts)
+    members = [np.concatenate([_queries(batch, m) for m in run.members]) for run in runs]
+    query = np.concatenate(members) if runs else np.zeros(0, np.int64)
+    rows = np.array([len(part) for part in members], np.int64)
+    run_row = np.cumsum(rows) - rows
+    owner = np.repeat(np.arange(len(batch.lengths)), counts)
+    limit_of = batch.lengths[owner] - (batch.starts[owner + 1] - 1 - np.arange(len(owner)))
+    start = np.array([run.start for run in runs], np.int64)
+    keys = np.array([run.keys for run in runs], np.int64)
+    of = np.array([run.of for run in runs], np.int64)
+    limit = np.maximum(limit_of[query] - np.repeat(start, rows), 0) if runs else query
+    tiles, parts = -(-rows // shape.rows_many), -(-keys // chunk)
+    run = np.repeat(np.arange(len(runs)), tiles * parts)
+    within = np.arange(len(run)) - np.repeat(
+        np.cumsum(tiles * parts) - tiles * parts, tiles * parts
+    )
+    tile, part = (within % tiles[run], within // tiles[run]) if runs else (within, within)
+    first = run_row[run] + tile * shape.rows_many
+    size = np.minimum(rows[run] - tile * shape.rows_many, shape.rows_many)
+    low = part * chunk
+    high = np.minimum(np.minimum(low + chunk, keys[run]), _most(limit, first, size))
+    seen = high > low
+    run, first, size, low, high = (array[seen] for array in (run, first, size, low, high))
+    order = np.argsort(low - high, kind="stable")
+    run, first, size, low, high = (array[order] for array in (run, first, size, low, high))
+    place = np.repeat(first - np.cumsum(size) + size, size) + np.arange(int(size.sum()))
+    row_query, row_limit = query[place], limit[place]
+    slot, merge_query, merge_start = _slots(row_query, len(owner))
+    return WorkList(
+        *(np.ascontiguousarray(array, np.int32) for array in (
+            np.cumsum(size) - size, size, of[run] * most + start[run] // shape.page, low, high,
+            row_query, row_limit, slot, merge_query, merge_start,
+        )),
+        slots=int((slot >= 0).sum()), seconds=seconds, runs=tuple(runs),
+    )  # fmt: skip
+
+
+def _queries(batch: Batch, sequence: int) -> Array:
+    return np.arange(batch.starts[sequence], batch.starts[sequence + 1])
+
+
+def _most(limit: Array, first: Array, size: Array) -> Array:
+    """Return the largest limit of the rows of each item."""
+    if not len(first):
+        return first
+    ends = np.column_stack([first, first + size]).ravel()
+    padded = np.append(limit, 0)
+    return np.maximum.reduceat(padded, ends)[::2]
+
+
+def _slots(query: Array, queries: int) -> tuple[Array, Array, Array]:
+    """Return the slot of each item row (-1 for a query in one item only), the queries that are
+    joined, and where each one's slots start; a query without keys joins none, to 0."""
+    counts = np.bincount(query, minlength=queries)
+    kept = np.flatnonzero(counts != 1)
+    slot = np.full(len(query), -1, np.int64)
+    order = np.argsort(query, kind="stable")
+    order = order[counts[query[order]] > 1]
+    slot[order] = np.arange(len(order))
+    return slot, kept, np.concatenate([[0], np.cumsum(counts[kept])])

@@ -1,0 +1,115 @@
+"""The planner of attention: whatever it decides, every query meets every key it sees once."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from weft.runtime.attention_plan import (
+    Batch,
+    Rates,
+    Shape,
+    WorkList,
+    choose_runs,
+    plan,
+    predict,
+    shared_pages,
+)
+
+SHAPE = Shape(heads=8, kv_heads=2, head_dim=16, page=4, rows_few=2, rows_many=4, granule=8)
+LLAMA = Shape(heads=32, kv_heads=8, head_dim=128, page=16, rows_few=4, rows_many=16, granule=64)
+
+
+@st.composite
+def batches(draw: st.DrawFn) -> Batch:
+    """Sequences that share random runs of pages, as forks of forks do."""
+    counter = iter(range(1, 10_000))
+    rows: list[list[int]] = [[]]
+    for _ in range(draw(st.integers(0, 6))):
+        parent = draw(st.sampled_from(rows))
+        kept = parent[: draw(st.integers(0, len(parent)))]
+        rows.append(kept + [next(counter) for _ in range(draw(st.integers(0, 9)))])
+    lengths = [max(0, 4 * len(row) - draw(st.integers(0, 3))) for row in rows]
+    counts = [draw(st.integers(0, min(5, length))) for length in lengths]
+    most = max(map(len, rows)) + 1
+    table = np.array([row + [0] * (most - len(row)) for row in rows], np.int32)
+    return Batch(table, np.array(lengths), np.cumsum([0, *counts]))
+
+
+def met(work: WorkList, batch: Batch) -> tuple[Counter, set[int]]:
+    """Return how often each (query, page, offset) is attended, and the queries finished alone."""
+    found: Counter = Counter()
+    flat = batch.table.ravel()
+    for item, (first, count) in enumerate(zip(work.item_row, work.item_rows, strict=True)):
+        assert 0 < count <= SHAPE.rows_many and work.item_low[item] % SHAPE.granule == 0
+        for row in range(first, first + count):
+            limit = min(work.item_high[item], work.row_limit[row])
+            for key in range(work.item_low[item], limit):
+                page = flat[work.item_page[item] + key // SHAPE.page]
+                found[int(work.row_query[row]), int(page), key % SHAPE.page] += 1
+    alone = work.row_query[work.row_slot < 0].tolist()
+    assert len(alone) == len(set(alone))
+    return found, set(alone)
+
+
+@settings(max_examples=150, deadline=None)
+@given(batches(), st.sampled_from([True, False, None]), st.sampled_from([0, 8, 24]))
+def test_every_query_meets_what_it_sees_once(
+    batch: Batch, cascade: bool | None, chunk: int
+) -> None:
+    work = plan(batch, SHAPE, Rates(resident=6), cascade=cascade, chunk=chunk)
+    wanted: Counter = Counter()
+    for sequence, length in enumerate(batch.lengths):
+        first, last = batch.starts[sequence : sequence + 2]
+        for query in range(first, last):
+            for key in range(length - (last - 1 - query)):
+                wanted[int(query), int(batch.table[sequence][key // 4]), key % 4] += 1
+    found, alone = met(work, batch)
+    assert found == wanted
+    slots = work.row_slot[work.row_slot >= 0]
+    assert sorted(slots.tolist()) == list(range(work.slots)) and work.merge_start[-1] == work.slots
+    assert alone | set(work.merge_query.tolist()) == set(range(int(batch.starts[-1])))
+    for place, query in enumerate(work.merge_query):
+        low, high = work.merge_start[place : place + 2]
+        assert (work.row_query[np.isin(work.row_slot, range(low, high))] == query).all()
+
+
+def forks(count: int, prefix: int, own: int) -> Batch:
+    shared, apart = prefix // 16, -(-own // 16)
+    table = np.zeros((count, shared + apart + 1), np.int32)
+    table[:, :shared] = np.arange(shared)
+    table[:, shared : shared + apart] = shared + np.arange(count * apart).reshape(count, apart)
+    return Batch.decode(table, np.full(count, prefix + own))
+
+
+def test_a_long_shared_prefix_is_read_once_and_a_short_one_by_each() -> None:
+    long = choose_runs(forks(64, 16384, 64), LLAMA, Rates())
+    assert sorted(len(run.members) for run in long)[-1] == 64
+    short = choose_runs(forks(2, 32, 2048), LLAMA, Rates())
+    assert all(len(run.members) == 1 for run in short)
+
+
+def test_the_choice_is_the_cheaper_of_both_as_predicted() -> None:
+    for count, prefix in ((2, 64), (4, 1024), (16, 256), (64, 4096)):
+        batch = forks(count, prefix, 256)
+        times = [plan(batch, LLAMA, Rates(), cascade=way).seconds for way in (True, False, None)]
+        assert times[2] <= min(times[:2]) * 1.0001
+
+
+def test_nested_forks_share_at_every_level() -> None:
+    table = np.array([[1, 2, 3, 4], [1, 2, 3, 5], [1, 2, 6, 7], [8, 9, 0, 0]])
+    (root,) = shared_pages(table, np.array([4, 4, 4, 2]))
+    assert (root.members, root.first, root.last) == ((0, 1, 2), 0, 2)
+    assert [(child.members, child.first, child.last) for child in root.children] == [((0, 1), 2, 3)]
+
+
+@pytest.mark.parametrize("chunk", [64, 256, 4096])
+def test_more_keys_take_longer(chunk: int) -> None:
+    times = []
+    for own in (512, 4096, 32768):
+        batch = forks(8, 0, own)
+        times.append(predict(batch, choose_runs(batch, LLAMA, Rates()), LLAMA, Rates(), chunk))
+    assert times == sorted(times)
