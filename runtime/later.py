@@ -1,0 +1,89 @@
+"""Values that are still being computed: tasks go on without them, and wait where they need them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Spawn:
+    """A coroutine to run beside its parent, which goes on at once with a `Later`.
+
+    The coroutine runs up to its first wait before the parent goes on, so that what it takes note
+    of at its start (which occurrence of a gen it is) is in the order of the program.
+    """
+
+    coroutine: Generator[Any, Any, Any]
+
+
+class Later:
+    """A value that a task will give; a coroutine that yields it is resumed when it is there."""
+
+    __slots__ = ("_value", "ready", "waiting")
+
+    def __init__(self) -> None:
+        self.ready = False
+        self.waiting: list[Callable[[], None]] = []
+        self._value: Any = None
+
+    def settle(self, value: Any = None) -> None:
+        """Give the value; whoever waits goes on, first come first."""
+        self.ready, self._value = True, value
+        waiting, self.waiting = self.waiting, []
+        for wake in waiting:
+            wake()
+
+    @property
+    def value(self) -> Any:
+        """The value, which must be there."""
+        assert self.ready
+        return self._value
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """One element of a value that is still being computed."""
+
+    whole: Later
+    index: int
+
+    @property
+    def ready(self) -> bool:
+        """Whether the value is there."""
+        return self.whole.ready
+
+    @property
+    def value(self) -> Any:
+        """The value, which must be there."""
+        return self.whole.value[self.index]
+
+
+def present(value: Any) -> Any:
+    """Return a value if it is there, and else what stands for it."""
+    while isinstance(value, Later | Part) and value.ready:
+        value = value.value
+    return value
+
+
+def is_missing(value: Any) -> bool:
+    """Whether a value is not there yet."""
+    return isinstance(present(value), Later | Part)
+
+
+def now(value: Any) -> Generator[Any, Any, Any]:
+    """Wait for a value, if it is not there."""
+    value = present(value)
+    while isinstance(value, Later | Part):
+        yield value if isinstance(value, Later) else value.whole
+        value = present(value)
+    return value
+
+
+def all_now(values: Iterable[Any]) -> Generator[Any, Any, list[Any]]:
+    """Wait for all of some values."""
+    found = []
+    for value in values:
+        found.append((yield from now(value)))
+    return found
