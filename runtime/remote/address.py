@@ -1,0 +1,43 @@
+"""Which endpoint and which model: `openai:URL#NAME`, taken apart."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from .errors import BadRemoteModel
+
+PREFIX = "openai:"
+
+
+@dataclass(frozen=True)
+class Address:
+    """An endpoint's base address and a model's name there (empty: the only one that it serves)."""
+
+    base: str
+    name: str
+
+    @staticmethod
+    def parse(model: str) -> Address:
+        """Return the address that a model's text stands for; raises BadRemoteModel."""
+        base, _, name = model.removeprefix(PREFIX).partition("#")
+        parts = urlsplit(base)
+        try:
+            known = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+        except ValueError:
+            known = False
+        if not known:
+            raise BadRemoteModel(model=model, problem="there is no http(s) address after openai:")
+        if parts.username or parts.password:
+            problem = "a name or password stands in the address"
+            hint = "keys are read from OPENAI_API_KEY"
+            raise BadRemoteModel(model="openai:...", problem=problem, hint=hint)
+        return Address(base.rstrip("/"), name)
+
+    def __str__(self) -> str:
+        return f"{PREFIX}{self.base}#{self.name}"
+
+
+def is_remote(model: object) -> bool:
+    """Return whether a model is named as a remote one."""
+    return isinstance(model, str) and model.startswith(PREFIX)

@@ -1,0 +1,317 @@
+"""One row of a program on an endpoint: program IR on texts and messages, as a coroutine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from time import perf_counter
+from typing import Any
+
+from ...ir.core import Operation, Term
+from ...ir.diagnostics import WeftError
+from ...ir.values import format_value, parse_value
+from ..bindings import stops_of
+from ..control import ControlFlow, Step
+from ..events import Choice as Chosen
+from ..events import Generated, Listener, TextPiece, ValueBound
+from ..frame import Frame
+from ..partial import PartialTeller
+from ..sampler import site_key
+from ..tasks import Branches
+from .ask import Answer, ask_together
+from .consecutive import Step as Ahead
+from .dialects import Held
+from .endpoint import Endpoint
+from .errors import Lacks, WrongValue
+from .pool import Call
+from .program import RemoteProgram, sampling_of
+from .prompt import Stream
+from .question import Asked, Question
+from .selecting import Choice, echoed, pick
+from .validity import problem_of
+
+TRIES = 3
+"""How often a drawn answer is asked for where nothing holds it to its type."""
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A gen's text that came with an earlier answer, if its prompt is what was foreseen."""
+
+    stream: Stream
+    text: str
+
+
+class RemoteInstance(ControlFlow):
+    """Runs one row; `run` is its coroutine. It waits for `Call`s, tools and branches."""
+
+    def __init__(
+        self,
+        machine: RemoteProgram,
+        endpoint_of: Callable[[Operation], Endpoint],
+        asked: Asked,
+        row: int,
+        arguments: Mapping[str, Any],
+        seed: int = 0,
+        listener: Listener | None = None,
+    ) -> None:
+        self.row = row
+        self.trunk = Frame(row)
+        self.stream = Stream()
+        self.started = perf_counter()
+        self.first_token: float | None = None
+        self.prompt_tokens = 0
+        self.generated_tokens = 0
+        self.calls = 0
+        self._machine = machine
+        self._endpoint_of = endpoint_of
+        self._asked = asked
+        self._arguments = arguments
+        self._seed = seed
+        self._listener = listener
+        self._ready: dict[tuple[Any, int], Ready] = {}
+
+    def run(self) -> Step:
+        """Run the program; returns its value."""
+        region = self._machine.function.regions[0]
+        values = (Stream(), *self._arguments.values())
+        _, results = yield from self._region(region, values, self.trunk)
+        return results[0] if results else None
+
+    # Streams.
+
+    def _to(self, operation: Operation, frame: Frame, stream: Stream) -> Step:
+        frame.values[operation.results[0].name] = stream
+        if not frame.path:
+            self.stream = stream
+        return
+        yield
+
+    def _literal(self, operation: Operation, frame: Frame) -> Step:
+        return self._to(operation, frame, self._on(operation, frame).plus(operation["text"]))
+
+    def _append(self, operation: Operation, frame: Frame) -> Step:
+        text = format_value(frame.get(operation.operands[1]))
+        return self._to(operation, frame, self._on(operation, frame).plus(text))
+
+    def _begin(self, operation: Operation, frame: Frame) -> Step:
+        return self._to(operation, frame, self._on(operation, frame).begin(operation["role"]))
+
+    def _end(self, operation: Operation, frame: Frame) -> Step:
+        return self._to(operation, frame, self._on(operation, frame).end())
+
+    def _on(self, operation: Operation, frame: Frame) -> Stream:
+        return frame.get(operation.operands[0])
+
+    def _fork(self, operation: Operation, frame: Frame) -> Step:
+        stream, over = (frame.get(value) for value in operation.operands)
+        elements = list(range(over)) if isinstance(over, int) else over
+        name = operation["name"]
+        occurrence = frame.occurrence(name)
+        results = yield Branches([
+            self._branch(operation, (stream, element), frame.branch(name, occurrence, number))
+            for number, element in enumerate(elements)
+        ])  # fmt: skip
+        if len(operation.results) == 2:
+            frame.bind(operation.results[1:], ([found[1] for found in results],))
+        value = [found[0] if found else None for found in results]
+        frame.bind(operation.results[:1], (value,))
+        self._tell(frame, name, value)
+
+    def _branch(self, operation: Operation, values: tuple[Any, ...], frame: Frame) -> Step:
+        _, results = yield from self._region(operation.regions[0], values, frame)
+        return results
+
+    def _join(self, operation: Operation, frame: Frame) -> Step:
+        """Go on with the stream of the branch that has most points, the first of equals."""
+        streams, points = (frame.get(value) for value in operation.operands)
+        if not streams or len(points) != len(streams):
+            problem = f"join best has {len(streams)} branches and {len(points)} points"
+            raise WrongValue(row=self.row, what="join", problem=problem, span=operation.span)
+        best = max(range(len(points)), key=points.__getitem__)
+        frame.bind(operation.results[1:], (best,))
+        yield from self._to(operation, frame, streams[best])
+
+    def _call_program(self, operation: Operation, operands: list[Any], frame: Frame) -> Step:
+        """Run another program on a stream of its own; its samples are named by the call."""
+        name = operation["name"].name
+        label = f"call {name}"
+        inner = Frame(self.row, (*frame.path, (label, frame.occurrence(label), 0)))
+        region = self._machine.region(name)
+        _, results = yield from self._region(region, (Stream(), *operands), inner)
+        return results[0] if results else None
+
+    # The model.
+
+    def _gen(self, operation: Operation, frame: Frame) -> Step:
+        name, type = operation["name"], operation["type"]
+        occurrence = frame.occurrence(name)
+        stream = self._on(operation, frame)
+        ready = self._ready.pop((frame.path, id(operation)), None)
+        if ready is not None and ready.stream == stream:
+            answer = Answer(ready.text)
+            if self._listener is not None and ready.text:
+                self._listener(TextPiece(name, ready.text, frame.path))
+        else:
+            answer = yield from self._answered(operation, frame, stream, occurrence)
+        after = stream.plus(answer.text)
+        yield from self._to(operation, frame, after)
+        value: Any = parse_value(type, self._machine.records, answer.text)
+        if answer.logprobs is not None and isinstance(value, str):
+            value = Generated(value, list(answer.logprobs))
+        frame.values[operation.results[1].name] = value
+        self._keep(operation, frame, after, answer)
+        self._tell(frame, name, value)
+
+    def _answered(
+        self, operation: Operation, frame: Frame, stream: Stream, occurrence: int
+    ) -> Step:  # fmt: skip
+        """Ask until the answer is a value of its type; a greedy model is asked only once."""
+        endpoint, type = self._endpoint_of(operation), operation["type"]
+        seed = operation.attribute("seed")
+        key = site_key(self._seed if seed is None else seed, (self.row, *frame.path),
+                       operation["name"], occurrence)  # fmt: skip
+        for number in range(TRIES):
+            question = self._question(operation, stream, endpoint, key + number)
+            teller = self._teller(operation, frame) if number == 0 else None
+            answer = yield from self._call(
+                operation, lambda call, q=question: ask_together(q, self._asked, endpoint, call),
+                teller,
+            )  # fmt: skip
+            text = answer.text if type.name in {"str", "regex"} else answer.text.strip()
+            answer = replace(answer, text=text)
+            self._count(answer)
+            wrong = problem_of(type, self._machine, text)
+            if wrong is None:
+                return answer
+            drawn = question.sampling["temperature"] > 0 and not question.held.fields
+            if not drawn or number == TRIES - 1:
+                raise self._wrong(operation, question, answer, wrong, number + 1)
+        raise AssertionError("the last try returns or raises")
+
+    def _question(
+        self, operation: Operation, stream: Stream, endpoint: Endpoint, key: int
+    ) -> Question:  # fmt: skip
+        rest = self._machine.ahead.get(id(operation), [])
+        gens = [operation, *(gen for _, gen in rest)]
+        literals = [*(literal for literal, _ in rest), ""]
+        steps = [
+            Ahead(_strings(gen), gen["max_tokens"], literal)
+            for gen, literal in zip(gens, literals, strict=True)
+        ]
+        budget = sum(step.max_tokens + len(step.literal.encode()) for step in steps)
+        return Question(
+            f"gen {operation['name']!r}", stream, budget, operation.span, stops_of(operation),
+            sampling_of(operation, key), bool(operation.attribute("logprobs")),
+            self._held(operation["type"], stream, endpoint), steps=steps if rest else (),
+        )  # fmt: skip
+
+    def _held(self, type: Term, stream: Stream, endpoint: Endpoint) -> Held:
+        holding = self._machine.holdings[type]
+        if holding is None:
+            return Held()
+        heal = " " if stream.opening.endswith(" ") else ""
+        chat = self._asked.chat and not endpoint.lacks_chat
+        return endpoint.dialect.hold(holding, chat, heal) or Held()
+
+    def _keep(self, operation: Operation, frame: Frame, stream: Stream, answer: Answer) -> None:
+        """Keep the texts that came for gens after this one, each under its foreseen prompt."""
+        rest = self._machine.ahead.get(id(operation), [])
+        for (literal, gen), text in zip(rest, answer.more, strict=False):
+            stream = stream.plus(literal)
+            self._ready[frame.path, id(gen)] = Ready(stream, text)
+            stream = stream.plus(text)
+
+    def _select(self, operation: Operation, frame: Frame) -> Step:
+        name, by = operation["name"], operation.attribute("by") or "token_normalized"
+        frame.occurrence(name)
+        stream, options = (frame.get(value) for value in operation.operands)
+        if not options or not all(options):
+            problem = f"it has {'an empty option' if options else 'no options'}"
+            what = f"select {name!r}"
+            raise WrongValue(row=self.row, what=what, problem=problem, span=operation.span)
+        endpoint = self._endpoint_of(operation)
+        choice = Choice(f"select {name!r}", stream, options, by, operation.span)
+        picked = yield from self._call(
+            operation, lambda call: pick(choice, self._asked, endpoint, call.over)
+        )
+        self.prompt_tokens += picked.prompt_tokens
+        chosen = Chosen(picked.option, picked.probs)
+        yield from self._to(operation, frame, stream.plus(picked.option))
+        frame.values[operation.results[1].name] = chosen
+        self._tell(frame, name, chosen)
+
+    def _score(self, operation: Operation, frame: Frame) -> Step:
+        stream, text = (frame.get(value) for value in operation.operands)
+        endpoint, prompt = self._endpoint_of(operation), stream.text(self._asked.format)
+        scores: list[float] | None = []
+        if text:
+            scores = yield from self._call(
+                operation, lambda call: echoed(prompt, text, endpoint, "score", call.over)
+            )
+        if scores is None:
+            lack = "the endpoint does not echo the log-probabilities of a prompt"
+            hint = "use a server that does (vLLM, llama.cpp's Python server)"
+            raise Lacks(what="score", span=operation.span, lack=lack, hint=hint)
+        frame.bind(operation.results, (sum(scores),))
+
+    # Helpers.
+
+    def _call(
+        self,
+        operation: Operation,
+        work: Callable[[Call], Any],
+        hear: Callable[[str], None] | None = None,
+    ) -> Step:
+        """Wait for a call; an error gets the statement's place."""
+        self.calls += 1
+        call = Call(work, int(operation.attribute("priority") or 0), hear)
+        try:
+            done = yield call
+        except WeftError as error:
+            if error.span is None:
+                raise type(error)(span=operation.span, **error.fields) from None
+            raise
+        return done.result
+
+    def _teller(self, operation: Operation, frame: Frame) -> Callable[[str], None] | None:
+        listener, name = self._listener, operation["name"]
+        if listener is None:
+            return None
+        tell: Callable[[str], None] = lambda text: listener(TextPiece(name, text, frame.path))  # noqa: E731
+        if operation["type"].name in {"record", "list", "schema"}:
+            tell = PartialTeller(listener, name, frame.path)
+
+        def hear(text: str) -> None:
+            self.first_token = self.first_token or perf_counter()
+            tell(text)
+
+        return hear
+
+    def _count(self, answer: Answer) -> None:
+        self.first_token = self.first_token or perf_counter()
+        self.prompt_tokens += answer.prompt_tokens
+        self.generated_tokens += answer.generated_tokens
+
+    def _wrong(
+        self, operation: Operation, question: Question, answer: Answer, problem: str, tries: int
+    ) -> WrongValue:  # fmt: skip
+        hint = "the endpoint does not hold a gen to its type: ask for it in the prompt, or use a "
+        hint += "server that does (vLLM, SGLang, llama.cpp), named by --remote dialect=..."
+        if answer.finish == "length":
+            hint = "max_tokens cut it short: give the gen more"
+        elif tries > 1:
+            problem += f" ({tries} tries)"
+        return WrongValue(row=self.row, what=question.what, problem=problem, hint=hint,
+                          span=operation.span)  # fmt: skip
+
+    def _tell(self, frame: Frame, name: str, value: Any) -> None:
+        frame.bound[name] = value
+        if self._listener is not None:
+            self._listener(ValueBound(name, value, frame.path))
+
+
+def _strings(gen: Operation) -> tuple[str, ...]:
+    """Return the stop strings of a gen that shares an answer: it has no stop pattern."""
+    stops = stops_of(gen)
+    return stops if isinstance(stops, tuple) else ()

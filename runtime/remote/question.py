@@ -1,0 +1,100 @@
+"""One gen as a question to an endpoint, and the body of the call that asks it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from ...ir.source import Span
+from .consecutive import Step
+from .dialects import Held
+from .endpoint import CHAT, TEXT, Endpoint
+from .errors import Lacks
+from .prompt import Stream, TextFormat
+
+MOST_STOPS = 4
+"""How many stop strings the API takes; more are looked for here."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """How calls are made: chat messages, or text in a format; `fixed` where chat must not fall
+    back to text."""
+
+    chat: bool
+    format: TextFormat
+    fixed: bool = False
+
+
+@dataclass(frozen=True)
+class Question:
+    """A gen at a prompt state. `steps` are the gens that one answer may hold, itself first."""
+
+    what: str
+    stream: Stream
+    max_tokens: int
+    span: Span | None = None
+    stops: tuple[str, ...] | re.Pattern[str] = ()
+    sampling: Mapping[str, Any] = field(default_factory=dict)
+    logprobs: bool = False
+    held: Held = field(default_factory=Held)
+    heal: str = ""
+    steps: Sequence[Step] = ()
+
+    def healed(self) -> Question:
+        """Return the question less the space that its prompt ends with; the answer must have it."""
+        return replace(self, stream=self.stream.without_space(), heal=" ")
+
+
+def body_of(question: Question, asked: Asked, endpoint: Endpoint) -> tuple[str, dict[str, Any]]:
+    """Return the path and the body of a call; raises Lacks where a message cannot be continued."""
+    body: dict[str, Any] = {"model": endpoint.service.name()}
+    if asked.chat:
+        body["messages"] = question.stream.messages()
+        body |= continuation(question, endpoint)
+    else:
+        body["prompt"] = question.stream.text(asked.format)
+    body[endpoint.token_field if asked.chat else "max_tokens"] = question.max_tokens
+    body |= {**endpoint.dialect.neutral, **question.sampling, **question.held.fields}
+    stops = stops_to_send(question)
+    if stops:
+        body["stop"] = list(stops)
+    if question.logprobs:
+        body["logprobs"] = True if asked.chat else 1
+    return (CHAT if asked.chat else TEXT), body
+
+
+def continuation(question: Question, endpoint: Endpoint) -> Mapping[str, Any]:
+    """Return the fields by which the answer goes on in an open message."""
+    tail = question.stream.tail
+    if tail is not None and tail.text:
+        fields = endpoint.prefill()
+        if fields is None:
+            raise Lacks(what=question.what, span=question.span, lack=_NO_PREFILL, hint=_MEND)
+        return fields
+    parts = question.stream.parts[: -1 if tail is not None else None]
+    if parts and parts[-1].role == "assistant" and endpoint.dialect.name == "llama.cpp":
+        lack = "this server would continue the assistant message before it"
+        raise Lacks(what=question.what, span=question.span, lack=lack,
+                    hint="put a user message between them, or make them one")  # fmt: skip
+    return {}
+
+
+_NO_PREFILL = (
+    "the endpoint cannot go on in an assistant message that has text already: it closes the "
+    "message and begins another"
+)
+_MEND = (
+    "ask for the text in the user's message instead; or give --remote template=CHECKPOINT, so that "
+    "messages are written as text; or --remote prefill=yes if the server can"
+)
+
+
+def stops_to_send(question: Question) -> tuple[str, ...]:
+    """Return the stop strings of the call; none where several gens share it, or too many."""
+    stops = question.stops
+    if question.steps or isinstance(stops, re.Pattern) or len(stops) > MOST_STOPS:
+        return ()
+    return stops

@@ -1,0 +1,189 @@
+"""select and score by an endpoint's log-probabilities: of echoed prompts, or of first tokens."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ...ir.source import Span
+from ..select import choose, probabilities
+from .ask import token_logprobs
+from .endpoint import CHAT, TEXT, Endpoint
+from .errors import Lacks, MissingRoute, Refused
+from .prompt import Stream
+from .question import Asked, Question, continuation
+
+TOP = 20
+"""How many of the likeliest first tokens the API gives at most; some servers give 5."""
+
+
+@dataclass(frozen=True)
+class Picked:
+    """The option that was chosen, each option's probability, and the tokens that it took."""
+
+    option: str
+    probs: dict[str, float]
+    prompt_tokens: int = 0
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A select at a prompt state."""
+
+    what: str
+    stream: Stream
+    options: Sequence[str]
+    by: str
+    span: Span | None = None
+
+    def lacks(self, lack: str, hint: str) -> Lacks:
+        """Return the refusal of this select."""
+        return Lacks(what=self.what, span=self.span, lack=lack, hint=hint)
+
+
+def pick(choice: Choice, asked: Asked, endpoint: Endpoint, over: threading.Event) -> Picked:
+    """Choose by scoring whole options where texts can be echoed, else by the first token."""
+    chat = asked.chat and not endpoint.lacks_chat
+    if not chat and not endpoint.lacks_echo:
+        prompt = choice.stream.text(asked.format)
+        scores = echoed_all(prompt, choice.options, endpoint, choice.what, over)
+        if scores is not None:
+            best = choose(choice.by, scores)
+            shares = dict(zip(choice.options, probabilities(scores), strict=True))
+            return Picked(choice.options[best], shares)
+        endpoint.lacks_echo = True
+    return _by_first_token(choice, asked, endpoint, over, chat)
+
+
+def echoed_all(
+    prompt: str, options: Sequence[str], endpoint: Endpoint, what: str, over: threading.Event
+) -> list[list[float]] | None:
+    """Return the log-probabilities of each option's tokens; None where nothing is echoed."""
+    scores = []
+    for option in options:
+        found = echoed(prompt, option, endpoint, what, over)
+        if found is None:
+            return None
+        scores.append(found)
+    return scores
+
+
+def echoed(
+    prompt: str, text: str, endpoint: Endpoint, what: str, over: threading.Event
+) -> list[float] | None:
+    """Return the log-probabilities of the tokens of `text` after `prompt`; None: no echo.
+
+    A token that the end of the prompt and the text share counts as the text's: its probability is
+    that of both. One that the prompt has alone does not.
+    """
+    name = endpoint.service.name()
+    body = {"model": name, "prompt": prompt + text, "max_tokens": 1, "temperature": 0.0,
+            "echo": True, "logprobs": 1, **endpoint.dialect.neutral}  # fmt: skip
+    try:
+        found = endpoint.service.post(TEXT, body, what, over)
+    except (Refused, MissingRoute):
+        return None
+    choices = found.get("choices") or [{}]
+    scored, said = choices[0].get("logprobs"), choices[0].get("text")
+    if not isinstance(scored, dict) or not isinstance(said, str) or not said.startswith(prompt):
+        return None
+    return _of_stretch(scored, len(prompt), len(prompt) + len(text))
+
+
+def _of_stretch(scored: dict[str, Any], start: int, end: int) -> list[float] | None:
+    """Return the log-probabilities of the tokens that reach into a stretch of the text."""
+    tokens, values = scored.get("tokens") or [], scored.get("token_logprobs") or []
+    found: list[float] = []
+    at = 0
+    for token, value in zip(tokens, values, strict=False):
+        after = at + len(token)
+        if after > start and at < end:
+            if value is None:
+                return None
+            found.append(float(value))
+        at = after
+    return found or None
+
+
+def _by_first_token(
+    choice: Choice, asked: Asked, endpoint: Endpoint, over: threading.Event, chat: bool
+) -> Picked:
+    top, prompt_tokens = _first_tokens(choice, asked, endpoint, over, chat)
+    if not top:
+        lack = "the endpoint gives no log-probabilities, which a select chooses by"
+        raise choice.lacks(lack, _MEND)
+    masses = _masses(choice, top)
+    known = {number: mass for number, mass in masses.items() if mass > 0.0}
+    if not known:
+        lack = f"none of its options begins with one of the {len(top)} likeliest tokens"
+        raise choice.lacks(lack, _MEND)
+    total = sum(known.values())
+    best = max(known, key=lambda number: known[number])
+    shares = {o: masses[n] / total for n, o in enumerate(choice.options)}
+    return Picked(choice.options[best], shares, prompt_tokens)
+
+
+_MEND = (
+    "use gen with choice[...], or a server whose /completions echoes log-probabilities of prompts "
+    "(vLLM, llama.cpp's Python server), with a program of plain text or --remote template=..."
+)
+
+
+def _masses(choice: Choice, top: list[tuple[str, float]]) -> dict[int, float]:
+    """Return the probability of each option's first tokens; raises Lacks where they do not decide.
+
+    A token speaks for an option that begins with it, if no other option does. Longer options are
+    decided by their first tokens only if the select goes by them.
+    """
+    masses = dict.fromkeys(range(len(choice.options)), 0.0)
+    for token, logprob in top:
+        text = token.strip()
+        if not text:
+            continue
+        fits = [n for n, option in enumerate(choice.options) if option.strip().startswith(text)]
+        if len(fits) > 1:
+            lack = f"{len(fits)} options begin with {text!r}, and only first tokens are scored"
+            raise choice.lacks(lack, "give options that differ from their beginning on")
+        if fits and choice.by != "greedy" and choice.options[fits[0]].strip() != text:
+            lack = (f"the option {choice.options[fits[0]]!r} is more than one token, and only "
+                    "first tokens are scored")  # fmt: skip
+            raise choice.lacks(lack, 'choose by="greedy", or options of one token, as A, B, C')
+        for number in fits:
+            masses[number] += math.exp(logprob)
+    return masses
+
+
+def _first_tokens(
+    choice: Choice, asked: Asked, endpoint: Endpoint, over: threading.Event, chat: bool
+) -> tuple[list[tuple[str, float]], int]:
+    """Return the likeliest first tokens of the answer with their log-probabilities."""
+    body: dict[str, Any] = {"model": endpoint.service.name(), "temperature": 0.0}
+    stream = choice.stream.without_space() if choice.stream.opening.endswith(" ") else choice.stream
+    if chat:
+        question = Question(choice.what, stream, 1, choice.span)
+        body |= {"messages": stream.messages(), endpoint.token_field: 1, "logprobs": True,
+                 "top_logprobs": TOP, **continuation(question, endpoint)}  # fmt: skip
+    else:
+        body |= {"prompt": stream.text(asked.format), "max_tokens": 1, "logprobs": 5}
+    body |= endpoint.dialect.neutral
+    found = endpoint.service.post(CHAT if chat else TEXT, body, choice.what, over)
+    first = (found.get("choices") or [{}])[0].get("logprobs")
+    usage = found.get("usage")
+    tokens = int(usage.get("prompt_tokens") or 0) if isinstance(usage, dict) else 0
+    return _top_of(first), tokens
+
+
+def _top_of(found: Any) -> list[tuple[str, float]]:
+    if not isinstance(found, dict):
+        return []
+    if found.get("content"):
+        first = found["content"][0]
+        rows = first.get("top_logprobs") or [first]
+        return [(str(row["token"]), float(row["logprob"])) for row in rows]
+    tops = found.get("top_logprobs")
+    if tops and isinstance(tops[0], dict):
+        return [(str(token), float(value)) for token, value in tops[0].items()]
+    return list(token_logprobs(found)[:1])

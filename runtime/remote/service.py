@@ -1,0 +1,274 @@
+"""One endpoint over HTTP: bounded concurrency, retries with back-off, errors that help."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from .address import Address
+from .errors import (
+    CutStream,
+    Malformed,
+    MissingPackage,
+    MissingRoute,
+    Refused,
+    ServerFailed,
+    UnknownRemoteModel,
+    Unreachable,
+)
+from .failures import Passing, delay_of, refusal
+
+if TYPE_CHECKING:
+    import httpx
+
+T = TypeVar("T")
+CONNECT_SECONDS = 10.0
+FIRST_DELAY = 0.25
+LONGEST_DELAY = 20.0
+
+
+class Settings(Protocol):
+    """The options that calls depend on; see `options.RemoteOptions`."""
+
+    @property
+    def concurrency(self) -> int: ...  # noqa: D102
+    @property
+    def timeout(self) -> float: ...  # noqa: D102
+    @property
+    def retries(self) -> int: ...  # noqa: D102
+    @property
+    def key(self) -> str: ...  # noqa: D102
+
+
+class Cancelled(Exception):
+    """The run that a call belonged to is over."""
+
+
+class _BadStatus(Exception):
+    """An answer whose status says that there is none."""
+
+    def __init__(self, status: int, text: str, headers: Any) -> None:
+        super().__init__(status)
+        self.status = status
+        self.text = text
+        self.headers = headers
+
+
+@dataclass
+class Counts:
+    """What a service has done since it was made."""
+
+    calls: int = 0
+    retries: int = 0
+
+
+def need_packages() -> None:
+    """Raise MissingPackage where what speaks to endpoints is not installed."""
+    for package in ("httpx", "tenacity"):
+        if find_spec(package) is None:
+            raise MissingPackage(package=package)
+
+
+class Service:
+    """Speaks to one endpoint; threads may share it."""
+
+    def __init__(self, address: Address, settings: Settings) -> None:
+        self.address = address
+        self.counts = Counts()
+        self._settings = settings
+        self._slots = threading.BoundedSemaphore(settings.concurrency)
+        self._lock = threading.Lock()
+        self._listing = threading.Lock()
+        self._client: httpx.Client | None = None
+        self._models: list[dict[str, Any]] | None = None
+
+    def models(self) -> list[dict[str, Any]]:
+        """Return the entries of the endpoint's model list; none where it has no list."""
+        with self._listing:
+            if self._models is None:
+                self._models = self._fetch_models()
+            return self._models
+
+    def name(self) -> str:
+        """Return the model's name; raises UnknownRemoteModel where none was given, and several
+        are served."""
+        if self.address.name:
+            return self.address.name
+        names = self.names()
+        if len(names) != 1:
+            raise self.unknown("model", "")
+        return names[0]
+
+    def names(self) -> list[str]:
+        """Return the names of the models that the endpoint lists."""
+        return [str(entry.get("id")) for entry in self.models()]
+
+    def unknown(self, what: str, name: str) -> UnknownRemoteModel:
+        """Return the error for a name that is not served."""
+        known = ", ".join(map(repr, self.names())) or "nothing that it lists"
+        return UnknownRemoteModel(url=self.address.base, what=what, name=name, known=known)
+
+    def post(self, path: str, body: dict[str, Any], what: str, over: threading.Event) -> Any:
+        """Return the JSON answer to a call; `what` names the statement, `over` cancels it."""
+
+        def once() -> Any:
+            with self._sent("POST", path, body, what) as response:
+                return self._json(response.read(), what)
+
+        return self.attempt(once, over)
+
+    @contextmanager
+    def chunks(self, path: str, body: dict[str, Any], what: str) -> Iterator[Iterator[Any]]:
+        """Send a call whose answer is streamed, once; gives the chunks' JSON as they come."""
+        with self._sent("POST", path, body, what) as response:
+            yield self._events(response, what)
+
+    def attempt(self, once: Callable[[], T], over: threading.Event) -> T:
+        """Run `once` until it does not fail in passing; waits longer and longer in between."""
+        import tenacity
+
+        def count(state: Any) -> None:
+            with self._lock:
+                self.counts.retries += 1
+
+        def rest(seconds: float) -> None:
+            if over.wait(seconds):
+                raise Cancelled
+
+        tries = self._settings.retries + 1
+        backoff = tenacity.wait_random_exponential(FIRST_DELAY, LONGEST_DELAY)
+        retrying = tenacity.Retrying(
+            retry=tenacity.retry_if_exception_type(Passing),
+            stop=tenacity.stop_after_attempt(tries),
+            wait=lambda state: max(backoff(state), _asked(state)),
+            before_sleep=count,
+            sleep=rest,
+            reraise=True,
+        )
+        try:
+            return retrying(once)
+        except Passing as failure:
+            raise self._final(failure, tries) from None
+
+    def close(self) -> None:
+        """Close the connections."""
+        with self._lock:
+            client, self._client = self._client, None
+        if client is not None:
+            client.close()
+
+    def _final(self, failure: Passing, tries: int) -> Exception:
+        url, problem = self.address.base, failure.problem
+        if failure.kind == "cut":
+            return CutStream(url=url, problem=problem, tries=tries)
+        if failure.kind == "network":
+            return Unreachable(url=url, problem=problem, tries=tries)
+        return ServerFailed(url=url, problem=problem, status=failure.kind, tries=tries)
+
+    @contextmanager
+    def _sent(self, method: str, path: str, body: Any, what: str) -> Iterator[httpx.Response]:
+        """Send a request; its answer's status is good. Network failures become `Passing`."""
+        try:
+            with self._slots, self._answered(method, path, body) as response:
+                yield response
+        except _BadStatus as bad:  # the slot is free again: the model list may be asked for
+            raise self._refused(bad, path, what) from None
+
+    @contextmanager
+    def _answered(self, method: str, path: str, body: Any) -> Iterator[httpx.Response]:
+        client = self._opened()
+        import httpx
+
+        with self._lock:
+            self.counts.calls += method == "POST"
+        try:
+            with client.stream(method, self.address.base + path, json=body) as response:
+                if response.status_code != 200:
+                    text = response.read().decode("utf-8", "replace")
+                    raise _BadStatus(response.status_code, text, response.headers)
+                yield response
+        except httpx.TimeoutException as error:
+            problem = f"no answer within {self._settings.timeout:g} s"
+            raise Passing("network", problem) from error
+        except httpx.RemoteProtocolError as error:
+            raise Passing("cut", str(error)) from error
+        except (httpx.TransportError, httpx.StreamError) as error:
+            raise Passing("network", str(error) or type(error).__name__) from error
+
+    def _refused(self, bad: _BadStatus, path: str, what: str) -> Exception:
+        text, key = bad.text, self._settings.key
+        if key:
+            text = text.replace(key, "***")
+        found = refusal(bad.status, text, self.address.base, path, what, delay_of(bad.headers))
+        about_model = bad.status == 404 or (bad.status == 400 and "model" in text.lower())
+        if about_model and path != "/models" and self.address.name:
+            listed = self.names()
+            if listed and self.address.name not in listed:
+                return self.unknown("model", self.address.name)
+        return found
+
+    def _events(self, response: httpx.Response, what: str) -> Iterator[Any]:
+        """Yield the data of server-sent events; a stream that just ends is `Passing`."""
+        ended = False
+        for line in response.iter_lines():
+            if not line.startswith("data:"):
+                continue
+            data = line[5:].strip()
+            if data == "[DONE]":
+                return
+            chunk = self._json(data, what)
+            if chunk.get("error"):
+                raise Passing("cut", f"the stream has an error: {str(chunk['error'])[:200]}")
+            ended = ended or any(c.get("finish_reason") for c in chunk.get("choices") or [])
+            yield chunk
+        if not ended:
+            raise Passing("cut", "the stream has no end")
+
+    def _json(self, data: bytes | str, what: str) -> Any:
+        try:
+            found = json.loads(data)
+        except ValueError:
+            found = None
+        if not isinstance(found, dict):
+            shown = data[:80] if isinstance(data, str) else data[:80].decode("utf-8", "replace")
+            problem = f"{shown!r} is no JSON object"
+            raise Malformed(what=what, url=self.address.base, problem=problem)
+        return found
+
+    def _fetch_models(self) -> list[dict[str, Any]]:
+        def once() -> Any:
+            with self._sent("GET", "/models", None, "the model list") as response:
+                return self._json(response.read(), "the model list")
+
+        try:
+            found = self.attempt(once, threading.Event())
+        except (MissingRoute, Refused, Malformed):
+            return []
+        data = found.get("data")
+        return (
+            [entry for entry in data if isinstance(entry, dict)] if isinstance(data, list) else []
+        )
+
+    def _opened(self) -> httpx.Client:
+        import httpx
+
+        with self._lock:
+            if self._client is None:
+                key = self._settings.key
+                self._client = httpx.Client(
+                    headers={"Authorization": f"Bearer {key}"} if key else {},
+                    timeout=httpx.Timeout(self._settings.timeout, connect=CONNECT_SECONDS),
+                    limits=httpx.Limits(max_connections=self._settings.concurrency + 1),
+                )
+            return self._client
+
+
+def _asked(state: Any) -> float:
+    """Return the seconds that the failed try's answer asked to wait."""
+    failure = state.outcome.exception()
+    return failure.delay if isinstance(failure, Passing) else 0.0
