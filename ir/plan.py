@@ -38,10 +38,12 @@ OPERATIONS = (
     Op("plan.extend", "appends segments to a kv", (2, None), 1, optional=("note",)),
     Op(
         "plan.prefill",
-        "makes the kv's tokens resident now, so that its forks share them",
+        "makes the kv's tokens resident now, so that its forks share them; with a fork's list or "
+        "count as second operand, only where that has two branches. `ahead` = ids with which all "
+        "branches go on: computed with it, though not part of the kv",
+        (1, 2),
         1,
-        1,
-        optional=("reason",),
+        optional=("ahead", "reason"),
     ),
     Op(
         "plan.decode",

@@ -11,6 +11,7 @@ from torch import Tensor
 from ..ir.diagnostics import CapacityError
 from .batch import MAX_ENDS, Batch, Chunk
 from .kv_cache import PagedKV
+from .meter import HitCounter
 from .policy import Policy
 from .prefix_tree import PrefixTree
 from .request import Request
@@ -52,7 +53,10 @@ class Engine:
         self.computed_tokens = 0
         self._sample = sample
         self._batch = Batch(executor)
-        self._scheduler = Scheduler(executor, self._batch, self.kv, self.tree, policy or Policy())
+        self.hits = HitCounter(trace)
+        self._scheduler = Scheduler(
+            executor, self._batch, self.kv, self.tree, policy or Policy(), self.hits
+        )
         self._rows = np.arange(executor.max_batch)
 
     # Sequences.
@@ -73,7 +77,7 @@ class Engine:
         """Give a sequence up; with `remember`, the prefix tree keeps what a trunk computed."""
         if sequence in self._scheduler.sequences:
             self._scheduler.sequences.remove(sequence)
-            if remember and sequence.resident and not sequence.fresh_from:
+            if remember and sequence.resident:
                 self.tree.insert(sequence.tokens[: sequence.resident], sequence.pages)
             self.kv.drop(sequence)
 
@@ -87,7 +91,7 @@ class Engine:
 
         `instance` is the first number of their order.
         """
-        return self._scheduler.prefix_hits.pop(instance, 0)
+        return self.hits.take(instance).measured
 
     def check(self) -> None:
         """Check the integrity of the KV memory's books."""
@@ -99,6 +103,7 @@ class Engine:
         """Take a request; `step` returns it when it is done."""
         self._check_capacity(request)
         request.sequence.busy = True
+        request.prompt = request.sequence.length
         if request.watch is not None and request.sampling is not None:
             finish = self._force(request)
             if finish is not None:
@@ -255,7 +260,14 @@ class Engine:
             request.token_logprobs = kept + [None] * len(finish.tail)
         if request.watch is not None:
             request.watch.close()
+        self._remember(sequence)
         self._scheduler.done.append(request)
+
+    def _remember(self, sequence: Sequence) -> None:
+        """Let other streams find what a generation has computed."""
+        tokens = sequence.tokens[: sequence.resident]
+        self.tree.insert(tokens, sequence.pages)
+        self.hits.known(tokens)
 
     def _check_capacity(self, request: Request) -> None:
         new = request.sampling.max_tokens if request.sampling else 0

@@ -10,8 +10,9 @@ from ..ir.values import records_of
 from ..ir.vocabulary import Tokenizer
 from .bindings import bind_tools, reachable, stops_of
 from .constraint import ConstraintTable, Matcher
+from .effects import Effects
 from .heal import HealTable
-from .meter import Meter, PromptLog
+from .meter import Meter
 from .stops import TokenBytes
 from .watch import Watch
 
@@ -33,9 +34,10 @@ class Machine:
         self.words = TokenBytes(tokenizer)
         self.records = records_of(plan)
         self.tools = bind_tools(plan, functions, self.programs)
+        pure = [op["name"].name for op in plan.operations if op.attribute("pure")]
+        self.effects = Effects(self.programs, frozenset(pure))
         self.constraints = ConstraintTable(tokenizer, vocab_size).add_module(plan)
         self.heals = HealTable(tokenizer, vocab_size)
-        self.prompts = PromptLog()
         self._regexes = {
             operation["name"]
             for operation in plan.operations
@@ -54,7 +56,7 @@ class Machine:
 
     def meter(self) -> Meter:
         """Return fresh counters for a row."""
-        return Meter(self.prompts)
+        return Meter()
 
     def _matcher(self, decode: Operation, heal: str) -> Matcher | None:
         constraint: Symbol | None = decode.attribute("constraint")

@@ -1,8 +1,22 @@
-"""Counts what rows cost: tokens, first-token time, and prefix hits predicted without the cache."""
+"""Counts what rows cost: tokens, first-token time, and prefix hits.
+
+A *model call* is a request of the engine that needs logits: a gen, or a stretch of options that is
+scored. It sends its whole prompt; a *hit* is a token of a prompt that need not be computed, because
+an earlier call's prompt, or the tokens that one generated, begin in the same way. The first
+position whose logits a call needs, and all after it, are computed in any case. Requests that only
+fill a sequence send nothing, so what they compute counts against the hits.
+
+The *ideal* is the cache that never forgets: `ideal_hits` finds it in a log of calls, from sorted
+lists of tokens. Over a batch it equals the tokens sent, less the edges of the radix tree over all
+prompts, less the positions computed again for their logits. `PromptLog` predicts the same call by
+call while the program runs; the scheduler measures what the cache of pages really gave.
+"""
 
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Iterable
+from dataclasses import dataclass
 from time import perf_counter
 
 import numpy as np
@@ -11,47 +25,142 @@ from .frame import Frame
 from .prefix_tree import common_prefix
 from .request import Request
 from .sequence import Sequence
+from .trace import CallRecord, Trace
 
-MOST_PROMPTS = 1 << 16
+MOST_TOKENS = 1 << 24
+
+
+@dataclass
+class Hits:
+    """Tokens of the prompts that calls sent, and how many of them were hits."""
+
+    sent: int = 0
+    predicted: int = 0
+    measured: int = 0
 
 
 class PromptLog:
-    """The prompts of earlier rows, as a cache that never forgets would know them."""
+    """All prompts so far as a radix tree without pages: a cache that never forgets."""
 
     def __init__(self) -> None:
-        self._known: list[bytes] = []
+        self._root = _Edge(np.empty(0, np.int32))
+        self._tokens = 0
 
     def add(self, tokens: np.ndarray) -> int:
-        """Remember a prompt; return the longest prefix that it shares with an earlier one."""
-        if len(self._known) >= MOST_PROMPTS:
-            self._known.clear()
-        key = tokens.astype(">i4").tobytes()
-        at = bisect_left(self._known, key)
-        near = self._known[max(0, at - 1) : at + 1]
-        shared = [common_prefix(np.frombuffer(other, ">i4"), tokens) for other in near]
-        self._known.insert(at, key)
-        return max(shared, default=0)
+        """Remember tokens; return the longest prefix that they share with earlier ones."""
+        if self._tokens > MOST_TOKENS:
+            self.__init__()
+        edge, at = self._root, 0
+        while at < len(tokens):
+            child = edge.children.get(int(tokens[at]))
+            if child is None:
+                break
+            shared = common_prefix(child.tokens, tokens[at:])
+            edge, at = child, at + shared
+            if shared < len(child.tokens):
+                if at < len(tokens):
+                    edge.split(shared)
+                break
+        if at < len(tokens):
+            edge.children[int(tokens[at])] = _Edge(tokens[at:].copy())
+            self._tokens += len(tokens) - at
+        return at
+
+
+class _Edge:
+    """Tokens on the way to a node of the log, and the edges that go on from there."""
+
+    __slots__ = ("children", "tokens")
+
+    def __init__(self, tokens: np.ndarray) -> None:
+        self.tokens = tokens
+        self.children: dict[int, _Edge] = {}
+
+    def split(self, at: int) -> None:
+        lower = _Edge(self.tokens[at:])
+        lower.children, self.children = self.children, {int(lower.tokens[0]): lower}
+        self.tokens = self.tokens[:at]
+
+
+class HitCounter:
+    """Counts the hits of each instance's calls, as they begin to be computed."""
+
+    def __init__(self, trace: Trace | None = None) -> None:
+        self._log = PromptLog()
+        self._trace = trace
+        self._of: dict[int, Hits] = {}
+
+    def begins(self, request: Request) -> None:
+        """Count a request when it is admitted; `sequence.resident` is what it need not compute."""
+        sequence, hits = request.sequence, self._of.setdefault(request.order[0], Hits())
+        tokens = sequence.tokens[: sequence.length]
+        known = self._log.add(tokens)
+        if request.counted:
+            self._record("known", tokens, 0, 0)
+        elif not request.needs_logits:
+            hits.predicted -= sequence.length - known
+            hits.measured -= sequence.pending
+            self._record("fill", tokens, 0, sequence.length)
+        else:
+            cap = min(request.prompt, request.first_logits)
+            hits.sent += request.prompt
+            hits.predicted += min(known, cap)
+            hits.measured += min(sequence.resident, cap)
+            self._record("call", tokens, request.prompt, request.first_logits)
+        request.counted = True
+
+    def known(self, tokens: np.ndarray) -> None:
+        """Take note of tokens that a generation has left, with their KV."""
+        self._log.add(tokens)
+        self._record("known", tokens, 0, 0)
+
+    def _record(self, kind: str, tokens: np.ndarray, prompt: int, first_logits: int) -> None:
+        if self._trace is not None:
+            self._trace.calls.append(CallRecord(kind, tokens.copy(), prompt, first_logits))
+
+    def take(self, instance: int) -> Hits:
+        """Return, and forget, an instance's hits."""
+        return self._of.pop(instance, Hits())
+
+
+def ideal_hits(calls: Iterable[CallRecord]) -> Hits:
+    """Return what calls sent, and the hits that a cache without end would have given.
+
+    It reads only the log: each prompt is compared with its neighbours in the sorted list of all
+    tokens known before it. Fills are left out: they are the engine's doing, not the program's.
+    """
+    known: list[bytes] = []
+    total = Hits()
+    for call in calls:
+        if call.kind == "fill":
+            continue
+        key = call.tokens.astype(">i4").tobytes()
+        at = bisect_left(known, key)
+        near = [np.frombuffer(other, ">i4") for other in known[max(0, at - 1) : at + 1]]
+        shared = max((common_prefix(other, call.tokens) for other in near), default=0)
+        known.insert(at, key)
+        if call.kind == "call":
+            total.sent += call.prompt
+            total.predicted += min(shared, call.prompt, call.first_logits)
+    total.measured = total.predicted
+    return total
 
 
 class Meter:
     """One row's counters, and the sequences that it has."""
 
-    def __init__(self, prompts: PromptLog) -> None:
+    def __init__(self) -> None:
         self.started = perf_counter()
         self.first_token: float | None = None
         self.prompt_tokens = 0
         self.generated_tokens = 0
-        self.predicted_hits = 0
         self.margin = float("inf")
         self.sequences: dict[Sequence, Frame] = {}
-        self._prompts = prompts
         self._seen: dict[Sequence, int] = {}
 
-    def begin(self, sequence: Sequence, scoring: bool) -> None:
-        """Take note of a model call; `scoring` calls need the last token's logits computed."""
-        before = self._seen.get(sequence)
-        if before is None:
-            before = self._start(sequence, sequence.length - scoring)
+    def begin(self, sequence: Sequence) -> None:
+        """Take note of a model call: which tokens of the prompt are new to its stream."""
+        before = self._seen.get(sequence, sequence.fresh_from)
         self.prompt_tokens += sequence.length - before
         self._seen[sequence] = sequence.length
 
@@ -66,12 +175,3 @@ class Meter:
     def forget(self, sequence: Sequence) -> None:
         """A sequence was freed."""
         self._seen.pop(sequence, None)
-
-    def _start(self, sequence: Sequence, reusable: int) -> int:
-        """Predict the new sequence's hits; return how many of its tokens are someone's prompt."""
-        if sequence.fresh_from:
-            self.predicted_hits += min(sequence.fresh_from, reusable)
-            return sequence.fresh_from
-        known = self._prompts.add(sequence.tokens[: sequence.length])
-        self.predicted_hits += min(known, reusable)
-        return 0

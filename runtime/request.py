@@ -47,6 +47,10 @@ class Request:
     """The row of data that it works for, for messages."""
 
     # Set by the engine.
+    prompt: int = 0
+    """Tokens of the sequence when it was submitted: what the call sends."""
+    counted: bool = False
+    """Its prefix hits are counted."""
     produced: int = 0
     flushed: int = 0
     reason: str = ""
@@ -61,6 +65,11 @@ class Request:
     def order(self) -> Order:
         """Its sequence's age."""
         return self.sequence.order
+
+    @property
+    def needs_logits(self) -> bool:
+        """Whether it is a model call; otherwise it only fills its sequence."""
+        return self.sampling is not None or self.score_from is not None
 
     @property
     def first_logits(self) -> int:

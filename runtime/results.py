@@ -10,8 +10,9 @@ from typing import Any
 class Stats:
     """The cost of one row, or of all rows of a run.
 
-    Prefix hits are tokens of a sequence (a row's prompt, a fork's branch, an option) that the
-    model did not have to compute: as the plan and the prompts predict them, and as measured.
+    `prompt_tokens` are those new to a stream; `sent_tokens` the full prompts of all model calls.
+    Prefix hits are sent tokens that the model did not have to compute: as a cache without end
+    would give them (predicted), and as the pages gave them (measured). See `runtime/meter.py`.
     """
 
     rows: int = 1
@@ -19,6 +20,7 @@ class Stats:
     first_token_seconds: float | None = None
     prompt_tokens: int = 0
     generated_tokens: int = 0
+    sent_tokens: int = 0
     hits_predicted: int = 0
     hits_measured: int = 0
     peak_kv_pages: int = 0

@@ -15,6 +15,7 @@ import numpy as np
 from ..ir.diagnostics import CapacityError
 from .batch import Batch, Chunk
 from .kv_cache import PagedKV
+from .meter import HitCounter
 from .policy import Policy
 from .prefix_tree import PrefixTree, common_prefix
 from .request import Request
@@ -39,9 +40,10 @@ class Scheduler:
         kv: PagedKV,
         tree: PrefixTree,
         policy: Policy,
+        hits: HitCounter,
     ) -> None:
         self.sequences: set[Sequence] = set()
-        self.prefix_hits: dict[int, int] = {}
+        self.hits = hits
         self.done: list[Request] = []
         self.preemptions = 0
         self._executor = executor
@@ -76,8 +78,7 @@ class Scheduler:
             request, sequence = chunk.request, chunk.request.sequence
             end = chunk.start + chunk.count
             sequence.resident = end
-            if not sequence.fresh_from:
-                self._tree.insert(sequence.tokens[:end], sequence.pages)
+            self._tree.insert(sequence.tokens[:end], sequence.pages)
             finished = end == sequence.length or chunk.joins
             self._release_followers(request, None if finished else end)
             if finished:
@@ -165,35 +166,22 @@ class Scheduler:
 
     def _admit(self, request: Request) -> None:
         self._prefilling.append(request)
-        self._start(request.sequence)
-
-    def _start(self, sequence: Sequence) -> None:
-        """Count what the sequence got for nothing, at its first model call."""
-        if not sequence.started:
-            sequence.started = True
-            instance = sequence.order[0]
-            known = self.prefix_hits.get(instance, 0)
-            self.prefix_hits[instance] = known + sequence.resident
+        self.hits.begins(request)
 
     def _is_filled(self, request: Request) -> bool:
         """Say whether a fill has nothing left to compute; then it is done."""
         if request.first_logits < request.sequence.length or request.sequence.pending:
             return False
-        self._start(request.sequence)
+        self.hits.begins(request)
         self.done.append(request)
         return True
 
     def _match(self, request: Request) -> None:
-        """Take from the prefix tree what is known of a sequence that begins, or was dropped.
-
-        A fork looks nothing up: what branches share, the plan computes before it forks, so that
-        prefix hits are as predicted. (Branches that begin with the same words read them twice;
-        that is for the compiler to see, and to move before the fork.)
-        """
+        """Take from the prefix tree what is known of a sequence, be it a root or a fork."""
         sequence, limit = request.sequence, request.first_logits
         if limit <= sequence.resident:
             self._kv.rewind(sequence, limit)
-        elif _begins(sequence):
+        else:
             known, pages = self._tree.match(sequence.tokens[:limit])
             if known > sequence.resident:
                 self._kv.drop(sequence)
@@ -202,7 +190,7 @@ class Scheduler:
     def _park(self, request: Request) -> bool:
         """Let the request wait for a prefix that another is computing, if that pays."""
         sequence, limit = request.sequence, request.first_logits
-        if limit <= sequence.resident or not _begins(sequence):
+        if limit <= sequence.resident:
             return False
         best, leader = 0, None
         for other in self._prefilling:
@@ -309,8 +297,3 @@ class Scheduler:
             row=request.row, what=request.name, tokens=tokens, pages=pages, have=have,
             short=pages - have,
         )  # fmt: skip
-
-
-def _begins(sequence: Sequence) -> bool:
-    """Whether the sequence may take its beginning from others: a new root, or one dropped."""
-    return not sequence.resident or not (sequence.started or sequence.fresh_from)

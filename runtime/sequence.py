@@ -29,8 +29,6 @@ class Sequence:
     pages: np.ndarray = field(init=False, repr=False)
     busy: bool = False
     """A request of the engine owns it just now."""
-    started: bool = False
-    """It has been part of a model call, so that its prefix hits are counted."""
     fresh_from: int = 0
     """Length of the stream that it was forked from."""
 

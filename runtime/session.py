@@ -103,14 +103,16 @@ class Session:
 
     def _result(self, instance: Instance, value: Any) -> Result:
         engine, meter = self._host.engine, instance.meter
+        hits = engine.hits.take(instance.ticket)
         first = meter.first_token
         stats = Stats(
             seconds=perf_counter() - meter.started,
             first_token_seconds=None if first is None else first - meter.started,
             prompt_tokens=meter.prompt_tokens,
             generated_tokens=meter.generated_tokens,
-            hits_predicted=meter.predicted_hits,
-            hits_measured=engine.take_prefix_hits(instance.ticket),
+            sent_tokens=hits.sent,
+            hits_predicted=hits.predicted,
+            hits_measured=hits.measured,
             peak_kv_pages=engine.kv.peak,
             peak_kv_bytes=engine.kv.peak * engine.executor.page_bytes,
             margin=meter.margin,

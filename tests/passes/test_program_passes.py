@@ -58,31 +58,6 @@ def test_a_literal_that_a_fork_also_reads_does_not_join(context):
     assert not record.changed and text.count("program.literal") == 2
 
 
-def test_constants_fold_into_text_and_decided_ifs_go(context):
-    text, _ = after(
-        Canonicalize(),
-        function(
-            """
-            %one = program.constant value = "a" : str
-            %two = program.constant value = "b" : str
-            %sum = program.binary %one, %two, op = "+" : str
-            %a = program.append %s, %sum : stream
-            %yes = program.constant value = true : bool
-            %b = program.if %yes {
-              %c = program.literal %a, text = "c" : stream
-              program.yield %c
-            } {
-              program.yield %a
-            } : stream
-            %d = program.literal %b, text = "d" : stream
-            program.return
-            """
-        ),
-        context,
-    )
-    assert lines(text) == ['%d = program.literal %s, text = "abcd" : stream', "program.return"]
-
-
 def test_tool_calls_are_never_dropped(context):
     body = """
         %t = program.call_tool name = @clock : str
@@ -124,8 +99,39 @@ def test_known_text_becomes_tokens_and_values_wait(context):
         '%x_text = plan.tokenize %x, parts = ["xyz", {value = 0}] : tokens',
         '%known_1 = plan.tokens ids = [2], text = "<2>" : tokens',
         "%kv_1 = plan.extend %kv, %known, %x_text, %known_1 : kv",
-        '%kv_2 = plan.prefill %kv_1, reason = "shared by the branches of r" : kv',
+        '%r = plan.fork %kv_1, %n, name = "r" { |%kv_2: kv, %i: int|',
     ]
+
+
+BEFORE_GEN = "%u, %v = program.gen %t"
+
+
+@pytest.mark.parametrize(
+    ("width", "text", "ahead"), [(3, "q", True), (1, "q", False), (3, " ", False)]
+)
+def test_a_prefix_is_computed_ahead_where_two_branches_surely_read_on(context, width, text, ahead):
+    branch = f'%q = program.literal %t, text = "{text}" : stream\n%u, %v = program.gen %q'
+    body = FORK.replace(BEFORE_GEN, branch).replace("value = 3", f"value = {width}")
+    found, record = after(LowerToPlan(), function(body), context)
+    assert ("%kv_2 = plan.prefill %kv_1, %n" in found) == ahead
+    assert ahead or any("fork r" in remark.message for remark in record.remarks)
+
+
+def test_a_prefix_is_not_computed_ahead_where_a_branch_may_never_read_it(context):
+    branch = """%q = program.literal %t, text = "q" : stream
+      %c = program.binary %i, %i, op = "<" : bool
+      program.if %c {
+        %g, %v = program.gen %q, name = "v", type = str, max_tokens = 4 : stream, str
+        program.yield
+      } {
+        program.yield
+      }
+      program.yield %i"""
+    start = FORK.index("%u, %v")
+    body = FORK[:start] + branch + FORK[FORK.index("\n    } :") :].replace("list<str>", "list<int>")
+    found, record = after(LowerToPlan(), function(body), context)
+    assert "plan.prefill" not in found
+    assert "may never read it" in record.remarks[-1].message
 
 
 def test_texts_across_a_border_of_control_flow_stay_open(context):

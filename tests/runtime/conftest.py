@@ -17,6 +17,7 @@ from weft.passes.pipeline import LOWERING, PLAN_PASSES, PROGRAM_PASSES
 from weft.runtime.executable import Executable
 from weft.runtime.reference import Reference, ReferenceResult
 from weft.runtime.simulator import ToyChat, ToyExecutor, ToyTokenizer, toy_logits
+from weft.runtime.trace import Trace
 
 WORDS = (" the", "hello", "ing", '": ', '", "', '{"', " A", " B", "a b", "\n\n", "Grade", "ab")
 
@@ -44,6 +45,7 @@ class Toy:
         text: str | Module,
         tools: dict[str, Callable[..., Any]] | None = None,
         seed: int = 0,
+        trace: Trace | None = None,
         **limits: int,
     ) -> Executable:
         module = self.lowered(text) if isinstance(text, str) else text
@@ -51,7 +53,9 @@ class Toy:
         executor = ToyExecutor(self.tokenizer.size, **limits)
         name = module.operations[-1]["name"].name
         plan = self.plan(module)
-        return Executable(plan, name, executor, self.tokenizer, tools=tools, seed=seed, model="toy")
+        return Executable(
+            plan, name, executor, self.tokenizer, tools=tools, seed=seed, model="toy", trace=trace
+        )
 
     def oracle(
         self,

@@ -1,0 +1,86 @@
+"""Control flow of a plan: streams that cross its borders are written first, left open."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ...ir.core import Operation, Region, Value, make
+from ...ir.types import KV, STREAM
+from .lower_streams import StreamLowering
+from .segments import StreamState
+
+_REGION_NAMES = {"program.for": "plan.for", "program.while": "plan.while", "program.if": "plan.if"}
+
+
+class ControlLowering(StreamLowering):
+    """Lowers for, while and if, besides what happens on one stream."""
+
+    _last_inner: dict[str, StreamState]
+
+    def _for(self, operation: Operation) -> None:
+        self._control(operation)
+
+    _while = _if = _for
+
+    def _control(self, operation: Operation) -> None:
+        inner_ops = tuple(op for region in operation.regions for op in region.operations)
+        operands = tuple(self._operand(value) for value in operation.operands)
+        visible = self._flush_used(inner_ops)
+        carried = [self.streams.get(value.name) for value in operation.operands]
+        if operation.name == "program.for":
+            carried = carried[1:]
+        regions = tuple(
+            self._region(region, carried, visible, operation) for region in operation.regions
+        )
+        results = tuple(self._result(value) for value in operation.results)
+        attributes = {"limit": operation.attribute("limit")}
+        self._out.append(
+            make(_REGION_NAMES[operation.name], *operands, results=results, regions=regions,
+                 span=operation.span, **attributes)
+        )  # fmt: skip
+        self._bind_results(operation, results, carried)
+
+    def _region(
+        self,
+        region: Region,
+        carried: list[StreamState | None],
+        visible: dict[str, StreamState],
+        operation: Operation,
+    ) -> Region:
+        arguments: list[Value] = []
+        streams = dict(visible)
+        offset = len(region.arguments) - len(carried) if operation.name == "program.for" else 0
+        for position, value in enumerate(region.arguments):
+            if value.type != STREAM:
+                arguments.append(value)
+                continue
+            kv = self._names.value("kv", KV)
+            outer = carried[position - offset]
+            assert outer is not None
+            streams[value.name] = replace(outer, kv=kv, pieces=(), sealed=False)
+            arguments.append(kv)
+        block = type(self)(self._lowering, streams)
+        body = block.lower(region.operations)
+        self._last_inner = block.streams
+        return Region(tuple(arguments), body)
+
+    def _bind_results(
+        self,
+        operation: Operation,
+        results: tuple[Value, ...],
+        carried: list[StreamState | None],
+    ) -> None:
+        for position, (value, result) in enumerate(zip(operation.results, results, strict=True)):
+            if value.type != STREAM:
+                continue
+            yielded = self._yielded(operation, position)
+            state = yielded or (carried[position] if position < len(carried) else None)
+            assert state is not None
+            self.streams[value.name] = replace(state, kv=result, pieces=(), sealed=False)
+
+    def _yielded(self, operation: Operation, position: int) -> StreamState | None:
+        """Return the state that the last region yields at a position (for its chat roles)."""
+        last = operation.regions[-1].operations
+        if not last or last[-1].name != "program.yield":
+            return None
+        return self._last_inner.get(last[-1].operands[position].name)
