@@ -93,7 +93,8 @@ def attention_merge(heads: int, head_dim: int, out: str = "bf16", block: int = 8
     """Return the kernel that joins the slots of each row of a list.
 
     Arguments: T, G rows, G1 = G + 1, S; merge_query [G], merge_start [G1] (row g has the slots
-    merge_start[g] up to merge_start[g + 1]), m, l [S, H], acc [S, H, C], out [T, H * C].
+    merge_start[g] up to merge_start[g + 1]; a query of -1 stores nothing), m, l [S, H], acc
+    [S, H, C], out [T, H * C].
     """
     b = KernelBuilder(f"attention_join_{heads}_{head_dim}_{out}")
     for extent in ("T", "G", "G1", "S"):
@@ -123,8 +124,9 @@ def attention_merge(heads: int, head_dim: int, out: str = "bf16", block: int = 8
     _, total, summed = loop.results
     column = b.map(f"a * {head_dim} + b", head, channel, dtype="i32", hint="column")
     token = b.load(query, row, hint="token")
-    b.store(target, token, column, b.map(_QUOTIENT, summed, total))
-    facts = ("G >= 0", "G1 == G + 1", "0 <= merge_query[*] < T", "0 <= merge_start[*] <= S")
+    named = b.map("a >= 0", token, hint="named")
+    b.store(target, token, column, b.map(_QUOTIENT, summed, total), mask=named)
+    facts = ("G >= 0", "G1 == G + 1", "-1 <= merge_query[*] < T", "0 <= merge_start[*] <= S")
     return b.finish("G", heads, requires=facts, of="graph.merge")
 
 

@@ -6,7 +6,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from parts_cases import arguments, expected, planned, planner_shape, tree, widened
+from parts_cases import (
+    GROUPS,
+    QUERIES,
+    SHAPES,
+    expected,
+    launched,
+    planned,
+    planner_shape,
+    tolerance,
+    tree,
+)
 from weft.codegen.bounds import UnprovenAccess, prove_bounds
 from weft.codegen.reference import run_kernel
 from weft.ir.core import Module
@@ -15,35 +25,8 @@ from weft.ir.printer import print_module
 from weft.ir.verifier import verify
 from weft.passes.tile.attention_parts import Parts, attention_merge, attention_parts
 
-SHAPES = {
-    "f32": Parts(4, 2, 16, page=4, q="f32", kv="f32", few=4, many=8, keys=8, keys_many=4),
-    "bf16": Parts(8, 2, 32, page=8, few=16, many=32, keys=16, keys_many=8),
-    "paged": Parts(8, 2, 16, page=16, q="f32", kv="f32", few=16, many=32, keys=8, keys_many=16),
-    "one_tile": Parts(4, 4, 16, page=4, q="f32", kv="f32", few=4, many=0, keys=4),
-    "odd_group": Parts(6, 2, 16, page=4, q="f32", kv="f32", few=16, many=32, keys=4, keys_many=4),
-    "window": Parts(4, 2, 16, page=4, q="f32", kv="f32", window=9, few=4, many=8, keys=4,
-                    keys_many=4),
-}  # fmt: skip
-GROUPS = {
-    "apart": [(0, [5]), (0, [0]), (0, [33]), (0, [1])],
-    "forks": [(5, [3, 17, 1, 4, 9, 2, 30]), (0, [12])],
-    "two": [(3, [1, 2]), (6, [7, 7, 7])],
-}
-QUERIES = {"apart": [3, 0, 9, 1], "forks": [1, 5, 1, 2, 1, 1, 11, 4], "two": [1, 2, 3, 1, 7]}
 each_shape = pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 each_tree = pytest.mark.parametrize("groups", GROUPS)
-
-
-def tolerance(shape: Parts) -> float:
-    """bf16: queries, keys and values are exact, weights and results rounded to 8 bits."""
-    return 2e-2 if shape.q == "bf16" else 2e-5
-
-
-def launched(run: Any, shape: Parts, case: Any, work: Any) -> np.ndarray:
-    parts, join = arguments(shape, case, work)
-    after = run(attention_parts(shape), parts)
-    join[6:9], join[9] = after[-3:], after[-4]
-    return widened(run(attention_merge(shape.heads, shape.head_dim, shape.q), join)[-1])
 
 
 def interpreted(kernel: Any, given: list[Any]) -> list[Any]:

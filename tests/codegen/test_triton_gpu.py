@@ -11,6 +11,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from kernel_cases import FAMILIES, SIZES, check, make
 from large_cases import LARGE, make_large
+from parts_cases import GROUPS, QUERIES, SHAPES, expected, launched, planned, tolerance, tree
 from random_kernels import Drawn, drawn_kernels
 from weft.codegen.emit_triton import emit
 from weft.codegen.load_triton import load_launcher
@@ -58,6 +59,18 @@ def test_large_family(family: str, tmp_path: Path) -> None:
     for rows in (0, 1, 7):
         case = make_large(family, rows, seed=rows)
         check(case, on_gpu(case.kernel, case.arguments, tmp_path))
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_attention_parts(name: str, tmp_path: Path) -> None:
+    shape = SHAPES[name]
+    for groups, own in ((g, [n for _, owns in GROUPS[g] for n in owns]) for g in GROUPS):
+        queries = [min(pair) for pair in zip(QUERIES[groups], own, strict=True)]
+        for counts, cascade in ((None, True), (None, False), (queries, None)):
+            case = tree(shape, GROUPS[groups], counts, seed=len(own))
+            work = planned(shape, case, cascade=cascade)
+            found = launched(lambda k, a: on_gpu(k, a, tmp_path), shape, case, work)
+            np.testing.assert_allclose(found, expected(shape, case), rtol=0, atol=tolerance(shape))
 
 
 @given(drawn=drawn_kernels())

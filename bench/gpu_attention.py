@@ -1,0 +1,197 @@
+"""Attention over paged keys on a GPU: pools, page tables, work lists, and timing under graphs."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from weft.codegen.emit_triton import emit
+from weft.codegen.load_triton import load_launcher
+from weft.ir.schedule import Schedule
+from weft.passes.tile.attention_parts import Parts, attention_merge, attention_parts
+from weft.runtime.attention_plan import Batch, Rates, Shape, plan
+
+COLD = 256 << 20
+"""Bytes that rotating sets of pages must have together, so that none is found in the cache."""
+LISTS = ("item_row", "item_rows", "item_page", "item_low", "item_high", "row_query", "row_limit",
+         "row_slot")  # fmt: skip
+
+
+def planner_shape(shape: Parts) -> Shape:
+    """Return what the planner must know of a kernel."""
+    granule = max(shape.page, shape.keys, shape.keys_many if shape.many else 0)
+    return Shape(shape.heads, shape.kv_heads, shape.head_dim, shape.page, shape.rows_few,
+                 shape.rows_many, granule)  # fmt: skip
+
+
+@dataclass
+class Pools:
+    """Pages of keys and values, random bf16."""
+
+    k: torch.Tensor
+    v: torch.Tensor
+
+    @staticmethod
+    def random(pages: int, shape: Parts) -> Pools:
+        """Return pools [N, K, P, C] of random values."""
+        size = (pages, shape.kv_heads, shape.page, shape.head_dim)
+        return Pools(*(torch.randn(size, dtype=torch.bfloat16, device="cuda") for _ in "kv"))
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """How many, how many tokens they share, and how many each has of its own."""
+
+    count: int
+    prefix: int
+    own: int
+
+    def page_bytes(self, shape: Parts) -> int:
+        """Bytes of all pages, shared ones once."""
+        return self.pages(shape) * 4 * shape.kv_heads * shape.page * shape.head_dim
+
+    def pages(self, shape: Parts) -> int:
+        """How many pages they have together."""
+        return self.prefix // shape.page + self.count * -(-self.own // shape.page)
+
+    def batch(self, shape: Parts, ids: np.ndarray) -> Batch:
+        """Return a decode batch over these page numbers."""
+        shared, apart = self.prefix // shape.page, -(-self.own // shape.page)
+        table = np.zeros((self.count, shared + apart), np.int32)
+        table[:, :shared] = ids[:shared]
+        table[:, shared:] = ids[shared:].reshape(self.count, apart)
+        return Batch.decode(table, np.full(self.count, self.prefix + self.own))
+
+
+@dataclass
+class Kernels:
+    """Launchers of one shape and schedule."""
+
+    shape: Parts
+    parts: Callable[..., Any]
+    join: Callable[..., Any]
+
+    @staticmethod
+    def of(shape: Parts, schedule: Schedule, folder: Path) -> Kernels:
+        """Return the launchers; files go to the folder."""
+        join = attention_merge(shape.heads, shape.head_dim, shape.q)
+        return Kernels(
+            shape, load_launcher(emit(attention_parts(shape), schedule), folder),
+            load_launcher(emit(join, Schedule(num_warps=1)), folder),
+        )  # fmt: skip
+
+
+class Decode:
+    """Decode steps of one batch shape, over several sets of pages in turn."""
+
+    def __init__(
+        self, kernels: Kernels, sequences: Sequences, pools: Pools, rates: Rates, **options: Any
+    ) -> None:  # fmt: skip
+        shape = self.shape = kernels.shape
+        self.kernels, self.pools, self.sequences = kernels, pools, sequences
+        available, needed = pools.k.shape[0], sequences.pages(shape)
+        sets = max(1, min(available // needed, -(-COLD // sequences.page_bytes(shape)), 64))
+        order = np.random.default_rng(0).permutation(available)
+        ids = order[: sets * needed].reshape(sets, needed)
+        self.batches = [sequences.batch(shape, row) for row in ids]
+        self.work = plan(self.batches[0], planner_shape(shape), rates, **options)
+        self.lists = {name: _moved(getattr(self.work, name)) for name in LISTS}
+        self.merge = [_moved(self.work.merge_query), _moved(self.work.merge_start)]
+        self.tables = [_moved(batch.table.ravel()) for batch in self.batches]
+        width = shape.heads * shape.head_dim
+        self.q = torch.randn(sequences.count, width, dtype=torch.bfloat16, device="cuda")
+        self.out = torch.full_like(self.q, torch.nan)
+        slots = max(self.work.slots, 1)
+        self.m = torch.full((slots, shape.heads), torch.nan, device="cuda")
+        self.l = torch.full((slots, shape.heads), torch.nan, device="cuda")
+        self.acc = torch.full((slots, shape.heads, shape.head_dim), torch.nan, device="cuda")
+
+    def run(self, number: int = 0) -> None:
+        """Launch one step over set `number`."""
+        pages = self.tables[number % len(self.tables)]
+        states = (self.m, self.l, self.acc)
+        slots, joined = self.m.shape[0], len(self.merge[0])
+        tokens = self.sequences.count
+        self.kernels.parts(
+            tokens, self.pools.k.shape[0], len(self.lists["item_row"]), len(self.lists["row_query"]),
+            len(pages), slots, self.q, *self.lists.values(), pages, self.pools.k, self.pools.v,
+            self.out, *states,
+        )  # fmt: skip
+        if joined:
+            self.kernels.join(tokens, joined, joined + 1, slots, *self.merge, *states, self.out)
+
+    def error(self, number: int = 0, rows: int = 4) -> float:
+        """Return |out - exact| / |exact| of some rows, exact in float64."""
+        self.out.fill_(torch.nan)
+        self.run(number)
+        batch, shape = self.batches[number % len(self.batches)], self.shape
+        chosen = np.unique(np.linspace(0, self.sequences.count - 1, rows).astype(int))
+        exact = torch.stack([self._exact(batch, row) for row in chosen.tolist()])
+        found = self.out[torch.from_numpy(chosen).cuda()].double()
+        assert not self.out.isnan().any(), f"{shape.name}: an output was not written"
+        return float((found - exact).norm() / exact.norm())
+
+    def _exact(self, batch: Batch, row: int) -> torch.Tensor:
+        s = self.shape
+        length = int(batch.lengths[row])
+        ids = torch.from_numpy(batch.table[row]).cuda().long()
+        k, v = (
+            pool[ids].transpose(0, 1).reshape(s.kv_heads, -1, s.head_dim)[:, :length].double()
+            for pool in (self.pools.k, self.pools.v)
+        )
+        q = self.q[row].double().view(s.kv_heads, s.group, s.head_dim)
+        weights = (q @ k.transpose(1, 2) / s.head_dim**0.5).softmax(-1)
+        return (weights @ v).reshape(-1)
+
+    def seconds(self, **options: Any) -> float:
+        """Return the seconds of a step, under a graph."""
+        return graph_seconds([lambda n=n: self.run(n) for n in range(len(self.tables))], **options)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of keys and values that flat attention reads."""
+        s, size = self.sequences, self.shape
+        return s.count * (s.prefix + s.own) * 4 * size.kv_heads * size.head_dim
+
+
+def _moved(array: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(array, np.int32)).cuda()
+
+
+def graph_seconds(
+    launches: Sequence[Callable[[], Any]], least: int = 8, replays: int = 12
+) -> float:  # fmt: skip
+    """Return the median seconds of a launch, of a graph that makes all of them in turn."""
+    rounds = max(1, -(-least // len(launches)))
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        for launch in launches[:2]:
+            launch()
+        stream.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, stream=stream):
+            for _ in range(rounds):
+                for launch in launches:
+                    launch()
+        graph.replay()
+        events = [torch.cuda.Event(enable_timing=True) for _ in range(replays + 1)]
+        events[0].record(stream)
+        for event in events[1:]:
+            graph.replay()
+            event.record(stream)
+        stream.synchronize()
+    pairs = zip(events, events[1:], strict=False)
+    times = [before.elapsed_time(after) for before, after in pairs]
+    return statistics.median(times) / 1e3 / (rounds * len(launches))
+
+
+def copy_rate(size: int = 2 << 30) -> float:
+    """Return bytes a second, read plus written, of a copy on the device."""
+    source = torch.empty(size, dtype=torch.uint8, device="cuda").random_()
+    target = torch.empty_like(source)
+    return 2 * size / graph_seconds([lambda: target.copy_(source)])
