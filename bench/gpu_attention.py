@@ -117,9 +117,9 @@ class Decode:
         states = (self.m, self.l, self.acc)
         slots, joined = self.m.shape[0], len(self.merge[0])
         tokens = self.sequences.count
+        items, rows = len(self.lists["item_row"]), len(self.lists["row_query"])
         self.kernels.parts(
-            tokens, self.pools.k.shape[0], len(self.lists["item_row"]), len(self.lists["row_query"]),
-            len(pages), slots, self.q, *self.lists.values(), pages, self.pools.k, self.pools.v,
+            tokens, self.pools.k.shape[0], items, rows, len(pages), slots, self.q, *self.lists.values(), pages, self.pools.k, self.pools.v,
             self.out, *states,
         )  # fmt: skip
         if joined:
