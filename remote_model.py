@@ -1,0 +1,101 @@
+"""From a program to something that runs it on a remote model: `--model openai:URL#NAME`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .frontend.constraints import constraint_of, pattern_of
+from .ir.diagnostics import ModelError
+from .ir.vocabulary import ChatFormat, Part
+from .options import RemoteOptions
+from .passes.manager import Pass
+from .passes.program.canonicalize import Canonicalize
+from .passes.program.remote_calls import RemoteCalls
+from .runtime.remote.address import Address, is_remote
+
+if TYPE_CHECKING:
+    from .compiler import Compilation
+    from .frontend.tokenizer import HubTokenizer
+    from .runtime.remote.executable import RemoteExecutable
+    from .runtime.remote.prompt import TextFormat
+
+
+class NotForRemote(ModelError):
+    """A stage of compilation that a remote model does not have."""
+
+    template = "{model} is a remote model: it has no stage after the program"
+    hint = "its program IR runs as it is; dump --stage program, or choose a model that runs here"
+
+
+def remote_address(model: object) -> Address | None:
+    """Return the address of a remote model, None of any other; raises BadRemoteModel."""
+    return Address.parse(str(model)) if is_remote(model) else None
+
+
+def remote_passes(options: RemoteOptions) -> tuple[Pass, ...]:
+    """Return the program passes for a remote model."""
+    return (Canonicalize(), RemoteCalls(options.merge, _chat(options)))
+
+
+def _chat(options: RemoteOptions) -> bool | None:
+    """Return whether calls are chat messages; None: where the program has messages."""
+    if options.template or options.api == "completions":
+        return False
+    return True if options.api == "chat" else None
+
+
+def remote_executable(compilation: Compilation, address: Address) -> RemoteExecutable:
+    """Return what runs a compilation's program on its endpoint; no call is made yet."""
+    from .runtime.remote.executable import RemoteExecutable
+    from .runtime.remote.question import Asked
+    from .stages import Stages
+
+    options = compilation.options.remote
+    program, chat = compilation.program, _chat(options)
+    if chat is None:
+        chat = any(op.name == "program.begin" for op in program.walk())
+    asked = Asked(chat, text_format(options.template), fixed=options.api != "auto")
+    return RemoteExecutable(
+        program, compilation.program_name, address, options, asked, constraint_of, pattern_of,
+        tools=compilation.opened.tools, stages=Stages(compilation), report=compilation,
+        seed=compilation.options.seed,
+    )  # fmt: skip
+
+
+def text_format(template: str) -> TextFormat:
+    """Return how messages are written as text: by a checkpoint's chat template, or plainly."""
+    from .frontend.checkpoint import open_checkpoint
+    from .runtime.remote.prompt import PlainFormat
+
+    if not template:
+        return PlainFormat()
+    checkpoint = open_checkpoint(template)
+    return TemplateFormat(checkpoint.chat, checkpoint.tokenizer)
+
+
+class TemplateFormat:
+    """Writes messages by a chat template, special tokens as their texts.
+
+    The begin token is left out: servers put it before a prompt themselves.
+    """
+
+    def __init__(self, chat: ChatFormat, tokenizer: HubTokenizer) -> None:
+        self._chat = chat
+        self._specials = {id: text for text, id in tokenizer.special_texts.items()}
+        self._begin = tokenizer.begin_id
+
+    def begin(self, roles: tuple[str, ...], role: str) -> str:
+        """Return what stands before a message's content."""
+        start = () if roles else self._chat.start()
+        return self._text((*start, *self._chat.frame(roles, role).prefix))
+
+    def end(self, roles: tuple[str, ...], role: str) -> str:
+        """Return what stands after it."""
+        return self._text(self._chat.frame(roles, role).suffix)
+
+    def _text(self, parts: tuple[Part, ...]) -> str:
+        return "".join(
+            part if isinstance(part, str) else self._specials[part]
+            for part in parts
+            if part != self._begin
+        )
