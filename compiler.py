@@ -20,12 +20,14 @@ from .options import Options
 from .passes.manager import Context, PassRecord, run_passes
 from .passes.pipeline import LOWERING, PLAN_PASSES, PROGRAM_PASSES
 from .passes.program.lower_to_plan import NoVocabulary
+from .remote_model import NotForRemote, remote_address, remote_executable, remote_passes
 from .stages import Stages, explanation, record_of
 
 if TYPE_CHECKING:
     from .codegen.kernel import Kernel
     from .passes.tile.regimes import Regime
     from .runtime.executable import Executable
+    from .runtime.remote.address import Address
     from .runtime.sampler import SampleKernel
     from .runtime.step import ModelExecutor
 
@@ -52,7 +54,7 @@ def compile(
 
     `program` is a path to a .weft file, its text, or a function under `@weft.program`; `name`
     picks one program of several (default: the last). `model` is a shipped name, a checkpoint
-    folder or `random:SHAPE`. `tools` gives the Python functions of `tool` declarations. Further
+    folder, `random:SHAPE`, or a model behind an endpoint: `openai:URL#NAME`. `tools` gives the Python functions of `tool` declarations. Further
     keywords change `options`: see `Options`.
 
     Raises WeftError: syntax, names, types, passes, capacity, kernels, model.
@@ -82,7 +84,14 @@ class Compilation:
     @cached_property
     def checkpoint(self) -> Checkpoint | None:
         """The model's configuration, graph and vocabulary; None when compiling without one."""
-        return open_checkpoint(self.model) if self.model is not None else None
+        if self.model is None or self.remote is not None:
+            return None
+        return open_checkpoint(self.model)
+
+    @cached_property
+    def remote(self) -> Address | None:
+        """Where the model is, if it is behind an endpoint."""
+        return remote_address(self.model)
 
     @cached_property
     def context(self) -> Context:
@@ -117,11 +126,14 @@ class Compilation:
     @cached_property
     def program(self) -> Module:
         """Program IR after its passes."""
-        return self._run(PROGRAM_PASSES, self.lowered)
+        passes = remote_passes(self.options.remote) if self.remote else PROGRAM_PASSES
+        return self._run(passes, self.lowered)
 
     @cached_property
     def plan(self) -> Module:
         """What the engine executes."""
+        if self.remote is not None:
+            raise NotForRemote(model=self.remote)
         facts = frozenset({"canonical", "prefixes"})
         return self._run((*LOWERING, *PLAN_PASSES), self.program, facts)
 
@@ -196,6 +208,8 @@ class Compilation:
 
     def executable(self) -> Executable:
         """Return what runs the program."""
+        if self.remote is not None:
+            return remote_executable(self, self.remote)
         from .runtime.executable import Executable
         from .runtime.trace import Trace
 
@@ -223,6 +237,8 @@ class Compilation:
         return self.name or names[-1]
 
     def _need_checkpoint(self) -> Checkpoint:
+        if self.remote is not None:
+            raise NotForRemote(model=self.remote)
         if self.checkpoint is None:
             raise NoVocabulary()
         return self.checkpoint
