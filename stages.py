@@ -105,7 +105,7 @@ def stage_text(
 
 def record_of(compilation: Compilation, name: str) -> PassRecord:
     """Return the record of a pass, running as much of the compilation as it takes."""
-    for reach in ("program", "plan", "graph", "tile"):
+    for reach in ("program",) if compilation.remote else ("program", "plan", "graph", "tile"):
         _ = Stages(compilation)[reach]
         for record in compilation.records:
             if record.name == name:
@@ -116,7 +116,7 @@ def record_of(compilation: Compilation, name: str) -> PassRecord:
 
 def explanation(compilation: Compilation) -> str:
     """Return, pass by pass, what was done and what was left, with lines of the source."""
-    for stage in ("program", "plan"):
+    for stage in ("program",) if compilation.remote else ("program", "plan"):
         _ = Stages(compilation)[stage]
     source = compilation.opened.source
     lines: list[str] = []
