@@ -15,7 +15,14 @@ from .frontend.lower import lower
 from .frontend.open import OpenProgram, open_program
 from .ir.core import Module
 from .ir.diagnostics import Warning, WeftNameError
-from .loading import compiled_executor, compiled_sampler, reference_executor, weight_dtype
+from .loading import (
+    compiled_executor,
+    compiled_sampler,
+    device_executor,
+    device_sampler,
+    reference_executor,
+    weight_dtype,
+)
 from .options import Options
 from .passes.manager import Context, PassRecord, run_passes
 from .passes.pipeline import LOWERING, PLAN_PASSES, PROGRAM_PASSES
@@ -140,16 +147,15 @@ class Compilation:
     @cached_property
     def regimes(self) -> list[Regime]:
         """The model lowered for each kind of step: decode by rows, and any step."""
-        from .passes.tile.regimes import lower_model
+        from .passes.tile.regimes import lower_for_gpu, lower_model
 
-        checkpoint = self._need_checkpoint()
-        regimes = lower_model(
-            checkpoint.config,
-            checkpoint.graph,
-            max_tokens=self.options.max_tokens,
-            max_batch=self.options.max_batch,
-            weights=weight_dtype(self.options),
-        )
+        checkpoint, format = self._need_checkpoint(), weight_dtype(self.options)
+        limits = {"max_tokens": self.options.max_tokens, "max_batch": self.options.max_batch}
+        model = (checkpoint.config, checkpoint.graph)
+        if self.on_gpu:
+            regimes = lower_for_gpu(*model, **limits, format=format, kv=format)
+        else:
+            regimes = lower_model(*model, **limits, weights=format)
         for regime in regimes:
             self.records += [record for record in regime.records if record not in self.records]
         return regimes
@@ -170,16 +176,28 @@ class Compilation:
     @cached_property
     def kernels(self) -> dict[str, Kernel]:
         """The compiled kernels, by name."""
-        from .codegen.build import compile_kernels
         from .codegen.proofs import ensure_proven
+        from .passes.tile.gpu_schedules import gpu_step_kernels
         from .passes.tile.regimes import merge_kernels
         from .passes.tile.sampling import sampling_kernels
 
-        vocabulary = self._need_checkpoint().config.vocab_size
-        wanted = merge_kernels(self.regimes) + sampling_kernels(vocabulary)
+        vocabulary, on_gpu = self._need_checkpoint().config.vocab_size, self.on_gpu
+        around = gpu_step_kernels(vocabulary) if on_gpu else sampling_kernels(vocabulary)
+        wanted = merge_kernels(self.regimes) + around
         if self.options.prove:
             ensure_proven([kernel for kernel, _ in wanted], self.options.cache)
+        if on_gpu:
+            from .codegen.build_cuda import load_kernels
+
+            return load_kernels(wanted, self.options.cache)
+        from .codegen.build import compile_kernels
+
         return compile_kernels(wanted, "cpu", self.options.cache)
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether the target is a GPU."""
+        return self.options.target == "cuda"
 
     @cached_property
     def executor(self) -> ModelExecutor:
@@ -187,6 +205,9 @@ class Compilation:
         checkpoint = self._need_checkpoint()
         if self.options.executor == "reference":
             return reference_executor(checkpoint, self.options)
+        if self.on_gpu:
+            function = self.regimes[0].function
+            return device_executor(checkpoint, function, self.kernels, self.options)
         return compiled_executor(checkpoint, self.regimes, self.kernels, self.options)
 
     @cached_property
@@ -196,6 +217,8 @@ class Compilation:
 
         if self.options.executor == "reference":
             return sample_rows
+        if self.on_gpu:
+            return device_sampler(self.executor, self.kernels)
         return compiled_sampler(self.executor, self.kernels)
 
     def diff(self, pass_name: str) -> str:

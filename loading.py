@@ -10,10 +10,12 @@ from .ir.core import Module
 from .options import Options
 
 if TYPE_CHECKING:
+    from .ir.core import Operation
     from .passes.tile.regimes import Regime
+    from .runtime.graphs import Recorder
     from .runtime.sampler import SampleKernel
     from .runtime.step import ModelExecutor
-    from .runtime.weights import TensorSource
+    from .runtime.weights import Progress, TensorSource
 
 PAGE_SIZE = 16
 _FORMATS = {"f32": "f32", "bf16": "bf16", "int8": "i8"}
@@ -24,12 +26,14 @@ def weight_dtype(options: Options) -> str:
     return _FORMATS[options.weights]
 
 
-def tensor_source(checkpoint: Checkpoint, options: Options) -> TensorSource:
+def tensor_source(checkpoint: Checkpoint, options: Options, device: str = "cpu") -> TensorSource:
     """Return where the weights come from: the checkpoint's files, or a seed."""
     from .runtime.weights import Checkpoint as Files
     from .runtime.weights import RandomTensors
 
-    return Files(checkpoint.folder) if checkpoint.folder else RandomTensors(options.seed)
+    if checkpoint.folder:
+        return Files(checkpoint.folder, device)
+    return RandomTensors(options.seed, device)
 
 
 def page_count(checkpoint: Checkpoint, options: Options) -> int:
@@ -81,6 +85,63 @@ def compiled_executor(
         max_batch=options.max_batch,
         max_tokens=options.max_tokens,
     )
+
+
+def device_executor(
+    checkpoint: Checkpoint, function: Operation, kernels: Mapping[str, Any], options: Options,
+    progress: Progress | None = None,
+) -> ModelExecutor:  # fmt: skip
+    """Return the executor of the current GPU; raises where the model does not fit it."""
+    from .runtime.device import Device
+    from .runtime.executor import page_bytes
+    from .runtime.graphs import CudaGraphs
+    from .runtime.weights import DTYPES, weight_bytes
+
+    format = weight_dtype(options)
+    device = Device.find()
+    device.require_format(format)
+    page = page_bytes(checkpoint.config, DTYPES[format].itemsize)
+    working = function["memory"]["bytes"] + page
+    left = device.require_room(checkpoint.name, format, weight_bytes(Module((function,))), working)
+    memory = min(options.kv_memory, left) if options.kv_memory else left
+    pages = max(1, memory // page)
+    return executor_on(
+        checkpoint, function, kernels, options, pages, device.place, CudaGraphs(), progress
+    )
+
+
+def executor_on(
+    checkpoint: Checkpoint, function: Operation, kernels: Mapping[str, Any], options: Options,
+    pages: int, device: str, recorder: Recorder | None = None, progress: Progress | None = None,
+) -> ModelExecutor:  # fmt: skip
+    """Return an executor of a GPU's kernels on a device; on the CPU they are interpreted."""
+    from .passes.tile.attention_parts import Parts
+    from .runtime.attention_plan import Shape
+    from .runtime.device_executor import DeviceExecutor
+    from .runtime.weights import DTYPES, load_weights
+
+    config, format = checkpoint.config, weight_dtype(options)
+    source = tensor_source(checkpoint, options, device)
+    weights = load_weights(Module((function,)), source, device, progress)
+    parts = Parts(config.heads, config.kv_heads, config.head_dim, PAGE_SIZE)
+    shape = Shape(
+        config.heads, config.kv_heads, config.head_dim, PAGE_SIZE, parts.rows_few,
+        parts.rows_many, max(PAGE_SIZE, parts.keys, parts.keys_many), DTYPES[format].itemsize,
+    )  # fmt: skip
+    return DeviceExecutor(
+        config, function, kernels, weights, shape, num_pages=pages, max_batch=options.max_batch,
+        max_tokens=options.max_tokens, kv_format=format, device=device, recorder=recorder,
+    )  # fmt: skip
+
+
+def device_sampler(executor: ModelExecutor, kernels: Mapping[str, Any]) -> SampleKernel:
+    """Return the sampler of a GPU's executor."""
+    from .runtime.device_executor import DeviceExecutor
+    from .runtime.device_sampler import DeviceSampler
+
+    assert isinstance(executor, DeviceExecutor)
+    size = executor.vocab_size
+    return DeviceSampler(executor, kernels[f"argmax_masked_{size}"], kernels[f"sample_{size}"])
 
 
 def compiled_sampler(executor: ModelExecutor, kernels: Mapping[str, Any]) -> SampleKernel:

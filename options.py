@@ -12,6 +12,9 @@ from .ir.diagnostics import WeftError
 
 WEIGHT_FORMATS = ("f32", "bf16", "int8")
 EXECUTORS = ("compiled", "reference")
+TARGETS = ("cpu", "cuda")
+GPU_DEFAULTS = {"weights": "bf16", "kv_memory": 0, "max_batch": 256, "max_tokens": 8192}
+"""What `changed(target="cuda")` sets beside the target, unless it is told otherwise."""
 REMOTE_APIS = ("auto", "chat", "completions")
 REMOTE_DIALECTS = ("auto", "openai", "vllm", "sglang", "llama.cpp", "llama-cpp-python", "plain")
 
@@ -73,12 +76,13 @@ class RemoteOptions:
 class Options:
     """What a compilation may choose.
 
+    `target` is `cpu`, or `cuda`: one NVIDIA GPU, which brings defaults of its own (GPU_DEFAULTS).
     `weights` is the format that weights are kept in; `executor` is `compiled`, or `reference` for
     the meaning of the graph run operation by operation; `kv_memory` bounds keys and values in
-    bytes; `threads` of a CPU (0: every core; one process has one pool, sized by the first model
-    that it loads); `max_batch` sequences and `max_tokens` rows bound one step. `cache` holds
-    compiled kernels (None: the user's cache folder). `prove` refuses kernels without a bounds
-    proof; `trace` records every step.
+    bytes (0, on a GPU: what its memory has room for); `threads` of a CPU (0: every core; one
+    process has one pool, sized by the first model that it loads); `max_batch` sequences and
+    `max_tokens` rows bound one step. `cache` holds compiled kernels (None: the user's cache
+    folder). `prove` refuses kernels without a bounds proof; `trace` records every step.
     """
 
     target: str = "cpu"
@@ -97,9 +101,10 @@ class Options:
     def __post_init__(self) -> None:
         _one_of("weights", self.weights, WEIGHT_FORMATS)
         _one_of("executor", self.executor, EXECUTORS)
-        _one_of("target", self.target, ("cpu",))
+        _one_of("target", self.target, TARGETS)
         for name in ("kv_memory", "max_batch", "max_tokens"):
-            if getattr(self, name) <= 0:
+            free = name == "kv_memory" and self.target == "cuda" and self.kv_memory == 0
+            if getattr(self, name) <= 0 and not free:
                 raise BadOption(problem=f"{name} must be positive, not {getattr(self, name)}")
 
     @staticmethod
@@ -112,6 +117,8 @@ class Options:
 
     def changed(self, **changes: Any) -> Options:
         """Return a copy with some options set; raises BadOption for an unknown one."""
+        if changes.get("target") == "cuda":
+            changes = {**GPU_DEFAULTS, **changes}
         known = {item.name for item in fields(self)}
         remote = {f"remote_{item.name}" for item in fields(RemoteOptions)}
         inner = {name: changes.pop(name) for name in remote & changes.keys()}

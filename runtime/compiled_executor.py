@@ -31,7 +31,7 @@ class CompiledExecutor:
     def __init__(
         self, config: ModelConfig, functions: Sequence[tuple[int, Operation]],
         kernels: Mapping[str, Any], weights: Mapping[str, Weight], *, num_pages: int,
-        max_batch: int, max_tokens: int, kv_format: str = "f32",
+        max_batch: int, max_tokens: int, kv_format: str = "f32", device: str = "cpu",
         convert: Callable[[Tensor], Any] | None = None,
     ) -> None:  # fmt: skip
         self.config = config
@@ -40,11 +40,12 @@ class CompiledExecutor:
         self.max_batch, self.max_tokens = max_batch, max_tokens
         self.page_bytes = page_bytes(config, TORCH[kv_format].itemsize)
         pool = (config.layers, num_pages, config.kv_heads, PAGE_SIZE, config.head_dim)
-        self._pools = [torch.zeros(pool, dtype=TORCH[kv_format]) for _ in "kv"]
+        self._pools = [torch.zeros(pool, dtype=TORCH[kv_format], device=device) for _ in "kv"]
         k, v = (list(pool.unbind()) for pool in self._pools)
         cos, sin = rope_tables(config.rope, config.head_dim, config.context_length)
-        arena = aligned(max(function["memory"]["bytes"] for _, function in functions))
-        tables = {"cos": cos, "sin": sin}
+        size = max(function["memory"]["bytes"] for _, function in functions)
+        arena = aligned(size, device=device)
+        tables = {"cos": cos.to(device), "sin": sin.to(device)}
         memory = Memory(kernels, weights, k, v, tables, arena, convert or _tvm_tensor())
         self._recipes = [(rows, Recipe(function, memory)) for rows, function in functions]
         self._plans: dict[int, tuple[StepInput, list[Launch], Tensor]] = {}
@@ -113,8 +114,8 @@ def _tvm_tensor() -> Callable[[Tensor], Any]:
     return from_dlpack
 
 
-def aligned(size: int, alignment: int = 64) -> Tensor:
+def aligned(size: int, alignment: int = 256, device: str = "cpu") -> Tensor:
     """Return a buffer of bytes that begins at a multiple of the alignment."""
-    raw = torch.zeros(size + alignment, dtype=torch.uint8)
+    raw = torch.zeros(size + alignment, dtype=torch.uint8, device=device)
     shift = -raw.data_ptr() % alignment
     return raw[shift : shift + size]

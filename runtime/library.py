@@ -14,11 +14,16 @@ Launch = tuple[Callable[..., Any], tuple[Any, ...]]
 def matmul(values: Sequence[Any]) -> Launch:
     """Bind out [T, N] = x [T, K] w [N, K]^T + bias [N]; values: out, x, w, scale or None[, bias].
 
-    bf16 and int8 weights are widened to f32 first: with many rows that costs little beside the
-    product, and the result is that of our kernels.
+    Where x is f32, bf16 and int8 weights are widened to f32 first: with many rows that costs
+    little beside the product, and the result is that of our kernels. bf16 by bf16 stays so, with
+    sums in f32; the result may be f32.
     """
     out, x, w, scale, *rest = values
     bias = rest[0] if rest else None
+    if x.dtype == w.dtype == torch.bfloat16:
+        return _matmul_bf16, (x, w.T, bias, out)
+    if x.dtype == torch.bfloat16:
+        return _matmul_router, (x, w.T, bias, out)
     if w.dtype != torch.float32:
         return _matmul_widened, (x, w, scale, bias, out)
     return _matmul_f32, (x, w.T, bias, out)
@@ -29,6 +34,24 @@ def _matmul_f32(x: Tensor, w: Tensor, bias: Tensor | None, out: Tensor) -> None:
         torch.mm(x, w, out=out)
     else:
         torch.addmm(bias, x, w, out=out)
+
+
+def _matmul_bf16(x: Tensor, w: Tensor, bias: Tensor | None, out: Tensor) -> None:
+    if out.dtype == x.dtype:
+        torch.mm(x, w, out=out)
+    elif x.is_cuda:
+        torch.ops.aten.mm.dtype_out(x, w, out.dtype, out=out)
+    else:
+        torch.mm(x.float(), w.float(), out=out)
+    if bias is not None:
+        out.add_(bias)
+
+
+def _matmul_router(x: Tensor, w: Tensor, bias: Tensor | None, out: Tensor) -> None:
+    """Multiply bf16 rows with the f32 weights that stay exact: those that choose experts."""
+    torch.mm(x.float(), w, out=out)
+    if bias is not None:
+        out.add_(bias)
 
 
 def _matmul_widened(

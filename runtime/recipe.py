@@ -20,6 +20,9 @@ from .library import ROUTINES, Launch
 from .weights import Weight
 
 TORCH = {"f32": torch.float32, "bf16": torch.bfloat16, "i32": torch.int32}
+PLANNED = "plan_"
+"""How the names of a step's attention lists begin; a window's width may follow."""
+
 Convert = Callable[[Tensor], Any]
 
 
@@ -75,7 +78,7 @@ class Recipe:
             memory.convert(item) if isinstance(item, Tensor) else item for item in self._static
         ]
 
-    def bind(self, inputs: Mapping[str, Tensor], extents: Mapping[str, int]
+    def bind(self, inputs: Mapping[str, Tensor | int], extents: Mapping[str, int]
              ) -> tuple[list[Launch], Tensor]:  # fmt: skip
         """Return the launches of a step, and the tensor that will hold its logits."""
         raw, ready, convert = list(self._static), list(self._ready), self._memory.convert
@@ -113,6 +116,9 @@ class Recipe:
         return self._slots.number(*self._places[name])
 
     def _argument(self, operation: Operation, term: Term) -> int:
+        if term.name.startswith(PLANNED):
+            window = "".join(str(number) for number in term.parameters)
+            return self._slots.number("input", term.name + window)
         if not term.parameters:
             kind = "table" if term.name in self._memory.tables else "extent"
             return self._slots.number(kind, term.name)
@@ -143,7 +149,7 @@ class Recipe:
         return None
 
     def _of_step(
-        self, key: tuple[Any, ...], inputs: Mapping[str, Tensor], extents: Mapping[str, int]
+        self, key: tuple[Any, ...], inputs: Mapping[str, Tensor | int], extents: Mapping[str, int]
     ) -> Tensor | int | None:
         match key:
             case ("extent", name):

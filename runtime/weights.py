@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -58,10 +58,14 @@ class TensorSource(Protocol):
 
 
 class Checkpoint:
-    """The safetensors files of a folder, mapped; every shard's header is checked on opening."""
+    """The safetensors files of a folder, mapped; every shard's header is checked on opening.
 
-    def __init__(self, folder: str | Path) -> None:
+    Tensors are read onto `device`: from the mapped file straight to a GPU's memory.
+    """
+
+    def __init__(self, folder: str | Path, device: str = "cpu") -> None:
         self.folder = Path(folder)
+        self._device = device
         self._files: dict[str, Any] = {}
         self._home: dict[str, str] = {}
         index = self.folder / "model.safetensors.index.json"
@@ -73,7 +77,7 @@ class Checkpoint:
         if not path.exists():
             raise NoWeights(file=str(path))
         try:
-            self._files[file] = safe_open(path, framework="pt")
+            self._files[file] = safe_open(path, framework="pt", device=self._device)
         except (SafetensorError, OSError) as error:
             raise BrokenWeights(file=str(path), problem=str(error)) from None
         self._home.update(dict.fromkeys(self._files[file].keys(), file))
@@ -106,13 +110,17 @@ class RandomTensors:
     """Random tensors, the same for a seed and a name: norms 1, biases 0, else scaled normal."""
 
     seed: int = 0
+    device: str = "cpu"
 
     def read(self, name: str, shape: tuple[int, ...]) -> Tensor:
-        """Return an f32 tensor."""
+        """Return an f32 tensor; each device has a sequence of numbers of its own."""
         if len(shape) == 1:
-            return torch.zeros(shape) if name.endswith("bias") else torch.ones(shape)
-        generator = torch.Generator().manual_seed(zlib.crc32(f"{self.seed} {name}".encode()))
-        return torch.empty(shape).normal_(0.0, 1.0 / math.sqrt(shape[-1]), generator=generator)
+            fill = 0.0 if name.endswith("bias") else 1.0
+            return torch.full(shape, fill, device=self.device)
+        generator = torch.Generator(self.device)
+        generator.manual_seed(zlib.crc32(f"{self.seed} {name}".encode()))
+        blank = torch.empty(shape, device=self.device)
+        return blank.normal_(0.0, 1.0 / math.sqrt(shape[-1]), generator=generator)
 
 
 @dataclass(frozen=True)
@@ -134,35 +142,58 @@ class Weight:
         return data if self.scale is None else data * self.scale[..., None]
 
 
-def load_weights(module: Module, source: TensorSource) -> dict[str, Weight]:
-    """Return the weights of a module's graph.weight operations, by value name.
+Progress = Callable[[int, int], None]
+"""Hears how many bytes of weights are loaded, and of how many."""
+
+
+def load_weights(
+    module: Module, source: TensorSource, device: str = "cpu", progress: Progress | None = None
+) -> dict[str, Weight]:
+    """Return the weights of a module's graph.weight operations, by value name, on a device.
 
     Parts are copied into the joined tensor one by one, so the peak is one tensor above the sum.
     Operations that name the same tensors in the same format share one weight.
     """
     loaded: dict[tuple[Any, str], Weight] = {}
     weights: dict[str, Weight] = {}
+    total = weight_bytes(module) if progress else 0
     for operation in module.walk():
         if operation.name == "graph.weight":
             key = (operation["tensors"], dtype_of(operation.result.type))
             if key not in loaded:
-                loaded[key] = _load(operation, source)
+                loaded[key] = _load(operation, source, device)
+                if progress is not None:
+                    progress(sum(weight.bytes for weight in loaded.values()), total)
             weights[operation.result.name] = loaded[key]
     return weights
 
 
-def _load(operation: Operation, source: TensorSource) -> Weight:
+def weight_bytes(module: Module) -> int:
+    """Return the bytes that a module's weights take, each counted once, scales included."""
+    sizes = {}
+    for operation in module.walk():
+        if operation.name == "graph.weight":
+            shape = [int(extent) for extent in shape_of(operation.result.type)]  # type: ignore[arg-type]
+            format = dtype_of(operation.result.type)
+            scales = 4 * math.prod(shape[:-1]) if format == "i8" else 0
+            key = (operation["tensors"], format)
+            sizes[key] = math.prod(shape) * DTYPES[format].itemsize + scales
+    return sum(sizes.values())
+
+
+def _load(operation: Operation, source: TensorSource, device: str) -> Weight:
     shape = tuple(int(extent) for extent in shape_of(operation.result.type))  # type: ignore[arg-type]
     format = dtype_of(operation.result.type)
     tensors, rows = thaw(operation["tensors"]), thaw(operation.attribute("rows"))
     if format == "i8":
-        data, scale = torch.empty(shape, dtype=torch.int8), torch.empty(shape[:-1])
+        data = torch.empty(shape, dtype=torch.int8, device=device)
+        scale = torch.empty(shape[:-1], device=device)
         for index, part in _parts(tensors, shape, rows, source):
             data[index], scale[index] = quantize_rows(part.float())
         return Weight(data, scale)
     if isinstance(tensors, str):
-        return Weight(source.read(tensors, shape).to(DTYPES[format]).contiguous())
-    data = torch.empty(shape, dtype=DTYPES[format])
+        return Weight(source.read(tensors, shape).to(device, DTYPES[format]).contiguous())
+    data = torch.empty(shape, dtype=DTYPES[format], device=device)
     for index, part in _parts(tensors, shape, rows, source):
         data[index].copy_(part)
     return Weight(data)

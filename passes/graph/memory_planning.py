@@ -63,9 +63,7 @@ def size_of(value: Value, extents: Mapping[str, int]) -> int:
     return prod(numbers) * DTYPE_BYTES[dtype_of(value.type)]
 
 
-def place(
-    lives: Sequence[Lifetime], alignment: int = ALIGNMENT
-) -> tuple[dict[str, int], int]:
+def place(lives: Sequence[Lifetime], alignment: int = ALIGNMENT) -> tuple[dict[str, int], int]:
     """Return byte offsets and the arena's size: largest first, each at the lowest gap that fits."""
     placed: list[tuple[int, Lifetime]] = []
     for life in sorted(lives, key=lambda life: (-life.size, life.first)):

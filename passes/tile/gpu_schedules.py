@@ -5,6 +5,8 @@ from __future__ import annotations
 from ...ir.core import Operation, walk
 from ...ir.schedule import Schedule
 from ...ir.tile import extents_of
+from .feed import feed_tokens
+from .sampling import argmax_masked, sample
 
 WIDE = 2048
 """A row of this many elements is shared by eight warps: sixteen bytes a thread and more."""
@@ -15,6 +17,14 @@ def gpu_schedule(kernel: Operation) -> Schedule:
     if any(operation.name == "tile.dot" for operation in walk(kernel.regions[0].operations)):
         return Schedule(num_warps=4, num_stages=3)
     return Schedule(num_warps=8 if _widest(kernel) >= WIDE else 4)
+
+
+def gpu_step_kernels(vocab: int) -> list[tuple[Operation, Schedule]]:
+    """Return the kernels around a model's step: tokens drawn before, and those drawn after."""
+    words = min(128, 1 << max(0, (-(-vocab // 32)) - 1).bit_length())
+    draws = (argmax_masked(vocab, words), sample(vocab, words))
+    wide = Schedule(num_warps=8 if words >= 64 else 4)
+    return [(feed_tokens(), Schedule()), *((kernel, wide) for kernel in draws)]
 
 
 def _widest(kernel: Operation) -> int:

@@ -1,0 +1,63 @@
+"""Tile kernels as loaded Triton files: what a GPU runs; each compiles at its first launch."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ..ir.core import Operation
+from ..ir.diagnostics import KernelError
+from ..ir.printer import print_operation
+from ..ir.schedule import Schedule
+from .cache import default_folder
+from .emit_triton import TritonSource, emit
+from .kernel import BuildStatistics, Kernel
+from .load_triton import load_launcher
+
+
+class SameName(KernelError):
+    """Two kernels of one model with one name."""
+
+    template = "two kernels are named {name}"
+
+
+def load_kernels(
+    kernels: Sequence[tuple[Operation, Schedule]], cache: Path | None = None
+) -> dict[str, Kernel]:
+    """Emit and load kernels; return them by name.
+
+    Their files lie in `cache` (default: the user's); Triton keeps what it compiles in a cache of
+    its own, and does so at a kernel's first launch.
+    """
+    folder = (cache or default_folder()) / "triton"
+    loaded: dict[str, Kernel] = {}
+    for operation, schedule in kernels:
+        start = time.perf_counter()
+        source = emit(operation, schedule)
+        if source.name in loaded:
+            raise SameName(name=source.name)
+        launch = load_launcher(source, folder)
+        spent = time.perf_counter() - start
+        statistics = BuildStatistics(False, spent, source.module)
+        loaded[source.name] = Kernel(
+            source.name, launch, partial(_text, source), print_operation(operation), statistics,
+            "cuda", inspector=_inspector(operation, schedule),
+        )  # fmt: skip
+    return loaded
+
+
+def _text(source: TritonSource) -> str:
+    return source.text
+
+
+def _inspector(operation: Operation, schedule: Schedule) -> Callable[[str], str]:
+    def inspect(what: str) -> str:
+        from .compile_triton import compile_offline
+
+        stages: dict[str, Any] = compile_offline(operation, schedule)
+        return str(stages["ptx" if what == "assembly" else what])
+
+    return inspect

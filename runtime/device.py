@@ -1,0 +1,112 @@
+"""A GPU as the runtime finds it: is it there, what is free, what fits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from ..ir.diagnostics import CapacityError, WeftError
+
+GIB = 1 << 30
+WORKSPACE = GIB + GIB // 2
+"""Bytes left to libraries, kernels and graphs."""
+
+
+class NoGpu(WeftError):
+    """The target cuda on a machine, or with a torch, that has none."""
+
+    kind = "device error"
+    template = "the target cuda needs an NVIDIA GPU: {problem}"
+    hint = "run without target=cuda, or install a torch that is built for CUDA"
+
+
+class ModelTooLarge(CapacityError):
+    """A model whose weights and least working memory exceed what is free on a device."""
+
+    template = (
+        "{model} needs {need:.1f} GiB ({weights:.1f} of {format} weights, {working:.1f} to work "
+        "with), {over:.1f} GiB more than the {free:.1f} GiB free on {device}"
+    )
+
+
+class DeviceInUse(CapacityError):
+    """A device whose memory other processes hold."""
+
+    template = (
+        "{model} needs {need:.1f} GiB; {device} has {total:.1f} GiB, of which other processes "
+        "hold {held:.1f} GiB and {free:.1f} GiB are free"
+    )
+    hint = "end the other processes (nvidia-smi lists them), or choose another GPU"
+
+
+class FormatNotThere(WeftError):
+    """A format of numbers that a device cannot multiply."""
+
+    kind = "device error"
+    template = "{device} (compute capability {major}.{minor}) has no {format} products"
+    hint = "they begin with compute capability {least}; weights=bf16 runs here"
+
+
+LEAST = {"bf16": (8, 0), "f8e4m3": (8, 9)}
+"""The first compute capability that multiplies a format."""
+
+
+@dataclass(frozen=True)
+class Device:
+    """A GPU: name, compute capability, bytes of memory, bytes free, bytes of this process."""
+
+    name: str
+    capability: tuple[int, int]
+    total: int
+    free: int
+    own: int = 0
+    place: str = "cuda:0"
+
+    @staticmethod
+    def find() -> Device:
+        """Return the current GPU; raises NoGpu."""
+        if not torch.cuda.is_available():
+            built = torch.version.cuda is not None
+            raise NoGpu(problem="none is visible" if built else "this torch is built without CUDA")
+        index = torch.cuda.current_device()
+        properties = torch.cuda.get_device_properties(index)
+        free, total = torch.cuda.mem_get_info()
+        cached = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
+        return Device(properties.name, (properties.major, properties.minor), total, free + cached,
+                      torch.cuda.memory_allocated(), f"cuda:{index}")  # fmt: skip
+
+    def require_format(self, format: str) -> None:
+        """Raise FormatNotThere unless the device multiplies numbers of this format."""
+        least = LEAST.get(format, (0, 0))
+        if self.capability < least:
+            major, minor = self.capability
+            raise FormatNotThere(device=self.name, major=major, minor=minor, format=format,
+                                 least=".".join(map(str, least)))  # fmt: skip
+
+    def require_room(self, model: str, format: str, weights: int, working: int) -> int:
+        """Return the bytes free beside weights and working memory, all in bytes.
+
+        Raises DeviceInUse where the model fits the device but not beside other processes, and
+        ModelTooLarge, which says by how much and what would fit.
+        """
+        need = weights + working + WORKSPACE
+        if need <= self.free:
+            return self.free - need
+        held = max(0, self.total - self.free - self.own)
+        sizes = dict(model=model, device=self.name, need=need / GIB, free=self.free / GIB)
+        if held > WORKSPACE and need <= self.total - self.own:
+            raise DeviceInUse(**sizes, total=self.total / GIB, held=held / GIB)
+        raise ModelTooLarge(
+            **sizes, format=format, weights=weights / GIB, working=(need - weights) / GIB,
+            over=(need - self.free) / GIB, hint=self._what_fits(format, weights, need),
+        )  # fmt: skip
+
+    def _what_fits(self, format: str, weights: int, need: int) -> str:
+        room = max(0, self.free - (need - weights))
+        element = {"f32": 4, "bf16": 2}.get(format, 1)
+        billions = room / element / 1e9
+        text = f"up to {billions:.1f} billion parameters of {format} fit here"
+        if element == 4 and weights // 2 <= room:
+            text += "; this model does with weights=bf16"
+        return text

@@ -1,0 +1,177 @@
+"""The executor of a GPU: weights and pages on the device, decode steps as graphs of launches."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..ir.core import Operation
+from ..ir.diagnostics import CapacityError
+from ..ir.model import ModelConfig
+from .attention_plan import Shape
+from .compiled_executor import CompiledExecutor
+from .drawn import Drawn
+from .executor import check_step
+from .graphs import Recorder, Rerun
+from .lists import PAGES, AttentionLists, Room
+from .staging import Layout, Staging
+from .step import StepInput
+from .weights import Weight
+
+ENTRIES = 1 << 18
+"""Page table entries of a recorded step: 4 M keys; more are launched one kernel after another."""
+
+SLOTS = 16384
+"""States that attention's parts may leave in memory: 16.6 KB each with 32 heads of 128."""
+
+
+class ListsTooLong(CapacityError):
+    """A step whose lists are longer than the buffers on their way to the device."""
+
+    template = "a step's lists of {wanted} integers exceed the {capacity} that are sent at once"
+    hint = "lower max_tokens or max_batch"
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """Decode steps of one room, recorded: where inputs lie, how to launch, where logits come."""
+
+    layout: Layout
+    replay: Callable[[], None]
+    logits: Tensor
+
+
+class DeviceExecutor(CompiledExecutor):
+    """Runs the lowered function of one model on a GPU; see `step.ModelExecutor`.
+
+    A decode step takes the smallest recorded batch that holds it: rows past its own write nothing.
+    The greedy draw is part of the recording. Other steps are launched one kernel after another.
+    Nothing here waits for the device, except where a buffer on its way to it is still in use.
+    """
+
+    def __init__(
+        self, config: ModelConfig, function: Operation, kernels: Mapping[str, Any],
+        weights: Mapping[str, Weight], shape: Shape, *, num_pages: int, max_batch: int,
+        max_tokens: int, kv_format: str = "bf16", device: str = "cuda",
+        recorder: Recorder | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__(
+            config, [(0, function)], kernels, weights, num_pages=num_pages, max_batch=max_batch,
+            max_tokens=max_tokens, kv_format=kv_format, device=device, convert=_as_it_is,
+        )  # fmt: skip
+        self.device = torch.device(device)
+        self.drawn = Drawn(max_batch, self.device)
+        self._feed = kernels["feed_tokens"].launch
+        self._greedy = kernels[f"argmax_masked_{config.vocab_size}"].launch
+        words = -(-config.vocab_size // 32)
+        self.everything = torch.full((max_batch, words), -1, dtype=torch.int32, device=device)
+        self._recorder = recorder or Rerun()
+        self._sizes = bucket_sizes(max_batch)
+        self._recorded: dict[Room, Recorded] = {}
+        windows = set(config.windows) or {0}
+        self._lists = AttentionLists(shape, tuple(windows), self.device, SLOTS)
+        self._staging = Staging(1 << 22, self.device)
+
+    def forward(self, step: StepInput, source: np.ndarray | None = None) -> Tensor:
+        """Return logits [R, V] f32, a view that the next call overwrites.
+
+        `source` [T]: where a token is not known yet, the row of the last draw that gives it, and
+        -1 elsewhere.
+        """
+        check_step(step, self.max_batch, self.max_tokens)
+        rows, lists = step.tokens.shape[0], self._lists.plan(step)
+        self.drawn.greedy = 0
+        entries = len(lists.arrays[PAGES])
+        if step.is_decode and step.logits_rows.shape[0] == rows > 0 and entries <= ENTRIES:
+            size = self._sizes[bisect_left(self._sizes, rows)]
+            room = self._lists.room(size, lists.extents, ENTRIES)
+            recorded = self._recorded.get(room) or self._record(room)
+            self._fill(recorded.layout, step, source, lists.arrays, room)
+            recorded.replay()
+            self.drawn.greedy = rows
+            return recorded.logits[:rows]
+        sizes = [(name, getattr(step, name).shape[0]) for name in (*_SENT, "tokens")]
+        layout = Layout.of([*sizes[:-1], ("source", sizes[-1][1]), *lists.sizes()])
+        self._fill(layout, step, source, lists.arrays, None)
+        inputs = self._lists.bind(layout.views(self._staging.device), lists.extents)
+        self._feed_tokens(inputs, rows)
+        launches, logits = self._recipe(step).bind(inputs, self._extents(step))
+        for function, arguments in launches:
+            function(*arguments)
+        return logits
+
+    @property
+    def recordings(self) -> int:
+        """How many rooms have been recorded."""
+        return len(self._recorded)
+
+    def _fill(
+        self, layout: Layout, step: StepInput, source: np.ndarray | None,
+        lists: Mapping[str, np.ndarray], room: Room | None,
+    ) -> None:  # fmt: skip
+        """Send a step's arrays; where a place is larger than they, the rest does nothing."""
+        given = {name: getattr(step, name).numpy() for name in _SENT}
+        given |= {"source": _NOTHING if source is None else source, **lists}
+        end = layout.places[PAGES][0] + len(lists[PAGES])
+        if end > self._staging.capacity:
+            raise ListsTooLong(wanted=end, capacity=self._staging.capacity)
+        buffer = self._staging.open()
+        for name, (at, size) in layout.places.items():
+            array = given[name]
+            count = len(array)
+            buffer[at : at + count] = array
+            if count < size and name != PAGES:
+                filling = -1 if room is None else room.filling(name, array)
+                buffer[at + count : at + size] = filling
+        self._staging.send(end)
+
+    def _record(self, room: Room) -> Recorded:
+        """Record the launches of a room, over rows that do nothing while that is done."""
+        sizes = [(name, room.rows) for name in (*_SENT, "source")]
+        layout = Layout.of([*sizes, *room.sizes])
+        views = layout.views(self._staging.device)
+        for name, view in views.items():
+            view.fill_(room.filling(name, _NOTHING))
+        inputs = self._lists.bind(views, dict(room.extents))
+        rows = room.rows
+        extents = {"T": rows, "B": rows, "B1": rows + 1, "R": rows, "N": self.num_pages,
+                   "M": rows * self.config.experts_per_token, "MAXP": 0}  # fmt: skip
+        launches, logits = self._recipes[0][1].bind(inputs, extents)
+        before = self.drawn.block.clone()
+
+        def run() -> None:
+            self._feed_tokens(inputs, rows)
+            for function, arguments in launches:
+                function(*arguments)
+            self._greedy(rows, logits, self.everything[:rows], *self.drawn.views(rows))
+
+        recorded = Recorded(layout, self._recorder.record(run), logits)
+        self.drawn.block.copy_(before)
+        self._recorded[room] = recorded
+        return recorded
+
+    def _feed_tokens(self, inputs: Mapping[str, Any], rows: int) -> None:
+        self._feed(rows, self.max_batch, inputs["source"], self.drawn.token, inputs["tokens"])
+
+
+_SENT = ("tokens", "positions", "slots", "logits_rows")
+"""The arrays of a step that kernels read; the attention lists say the rest."""
+
+_NOTHING = np.zeros(1, np.int32)[:0]
+
+
+def _as_it_is(tensor: Tensor) -> Tensor:
+    """Return a tensor: Triton's kernels take torch's."""
+    return tensor
+
+
+def bucket_sizes(max_batch: int) -> tuple[int, ...]:
+    """Return the batches that decode steps are recorded for: near enough to waste little."""
+    sizes = [1, 2, 4, 8, *range(16, 129, 8), *range(144, 257, 16), *range(288, 4097, 32)]
+    return (*(size for size in sizes if size < max_batch), max_batch)

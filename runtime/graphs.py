@@ -1,0 +1,49 @@
+"""Recorded launches: what a GPU replays as one graph; elsewhere, what is simply run again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+
+
+class Recorder(Protocol):
+    """Turns launches over fixed memory into something that is cheap to launch again."""
+
+    def record(self, run: Callable[[], None]) -> Callable[[], None]:
+        """Return what does again what `run` does; `run` may be called any number of times."""
+        ...
+
+
+class Rerun:
+    """Records nothing: every replay launches anew."""
+
+    def record(self, run: Callable[[], None]) -> Callable[[], None]:
+        """Return `run` itself."""
+        return run
+
+
+class CudaGraphs:
+    """Captures launches as CUDA graphs; all share one pool of memory, as one runs at a time."""
+
+    def __init__(self) -> None:
+        self._pool = torch.cuda.graph_pool_handle()
+        self._graphs: list[torch.cuda.CUDAGraph] = []
+
+    def record(self, run: Callable[[], None]) -> Callable[[], None]:
+        """Run once, so that kernels are loaded and libraries have their workspaces; then capture.
+
+        Launches after the capture wait for it: both are on the caller's stream.
+        """
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            run()
+        torch.cuda.current_stream().wait_stream(side)
+        torch.cuda.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+            run()
+        self._graphs.append(graph)
+        return graph.replay

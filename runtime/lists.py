@@ -1,0 +1,139 @@
+"""A step's attention lists under the names that launches take them by, and where states lie."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .attention_plan import Batch, Rates, Shape, WorkList, plan
+from .recipe import PLANNED
+from .step import StepInput
+
+_ARRAYS = (
+    "item_row", "item_rows", "item_page", "item_low", "item_high", "row_query", "row_limit",
+    "row_slot", "merge_query", "merge_start",
+)  # fmt: skip
+_SIZED_BY = {"item": "W", "row": "R"}
+
+
+@dataclass(frozen=True)
+class Lists:
+    """The lists of one step: arrays and extents by name, the page table last."""
+
+    arrays: Mapping[str, np.ndarray]
+    extents: Mapping[str, int]
+
+    def sizes(self) -> list[tuple[str, int]]:
+        """Return each array's name and size."""
+        return [(name, len(array)) for name, array in self.arrays.items()]
+
+
+class AttentionLists:
+    """Plans attention for the windows of a model (0: none), and holds the states of its parts.
+
+    `slots` states of f32 are kept; a step that would need more is cut into fewer parts.
+    """
+
+    def __init__(
+        self, shape: Shape, windows: Sequence[int], device: torch.device, slots: int,
+        rates: Rates | None = None,
+    ) -> None:  # fmt: skip
+        self._shape, self._rates = shape, rates or Rates()
+        self._windows = tuple(sorted(set(windows)))
+        self._slots = slots
+        self._m, self._l = (torch.zeros((slots, shape.heads), device=device) for _ in "ml")
+        self._acc = torch.zeros((slots, shape.heads, shape.head_dim), device=device)
+
+    def plan(self, step: StepInput) -> Lists:
+        """Return the lists of a step's sequences."""
+        lengths = step.kv_lengths.numpy()
+        pages = -(-int(lengths.max(initial=1)) // self._shape.page)
+        table = np.ascontiguousarray(step.page_table.numpy()[:, :pages])
+        batch = Batch(table, lengths.astype(np.int64), step.query_starts.numpy().astype(np.int64))
+        arrays: dict[str, np.ndarray] = {}
+        extents: dict[str, int] = {}
+        for window in self._windows:
+            made = self._within(batch, window)
+            tail = str(window or "")
+            for name in _ARRAYS:
+                arrays[f"{PLANNED}{name}{tail}"] = getattr(made, name)
+            counts = {"W": made.item_row, "R": made.row_query, "G": made.merge_query,
+                      "G1": made.merge_start}  # fmt: skip
+            extents |= {f"{PLANNED}{name}{tail}": len(array) for name, array in counts.items()}
+            extents[f"{PLANNED}S{tail}"] = made.slots
+        arrays[PAGES] = table.ravel()
+        return Lists(arrays, extents)
+
+    def bind(self, views: Mapping[str, Tensor], extents: Mapping[str, int]
+             ) -> dict[str, Tensor | int]:  # fmt: skip
+        """Return what launches take: arrays, extents and states, by name."""
+        bound: dict[str, Tensor | int] = {**views, **extents}
+        for window in self._windows:
+            tail = str(window or "")
+            slots = extents[f"{PLANNED}S{tail}"]
+            bound[f"{PAGES}{tail}"] = views[PAGES]
+            bound[f"{PLANNED}E{tail}"] = views[PAGES].shape[0]
+            states = {"m": self._m, "l": self._l, "acc": self._acc}
+            bound |= {f"{PLANNED}{name}{tail}": state[:slots] for name, state in states.items()}
+        return bound
+
+    def room(self, rows: int, extents: Mapping[str, int], entries: int) -> Room:
+        """Return lists' room for a step of up to `rows` rows that has lists of these extents."""
+        sizes, most = [], {}
+        for window in self._windows:
+            tail = str(window or "")
+            items = _level(extents[f"{PLANNED}W{tail}"], rows)
+            taken = items * self._shape.rows_many
+            joined = rows if extents[f"{PLANNED}G{tail}"] else 0
+            counts = {"W": items, "R": taken, "S": min(taken, self._slots), "G": joined,
+                      "G1": joined + 1}  # fmt: skip
+            most |= {f"{PLANNED}{name}{tail}": count for name, count in counts.items()}
+            for name in _ARRAYS:
+                kind = name.partition("_")[0]
+                extent = _SIZED_BY.get(kind) or ("G" if name == "merge_query" else "G1")
+                sizes.append((f"{PLANNED}{name}{tail}", counts[extent]))
+        return Room(rows, tuple(most.items()), (*sizes, (PAGES, entries)))
+
+    def _within(self, batch: Batch, window: int) -> WorkList:
+        """Return a plan whose states have slots: if need be, one without any."""
+        made = plan(batch, self._shape, self._rates, window=window)
+        if made.slots > self._slots:
+            whole = int(batch.lengths.max()) + self._shape.granule
+            made = plan(batch, self._shape, self._rates, cascade=False, chunk=whole, window=window)
+        return made
+
+
+PAGES = f"{PLANNED}pages"
+
+
+@dataclass(frozen=True)
+class Room:
+    """What recorded launches are made for: rows, extents and sizes of the lists, page table last.
+
+    It names the recording: steps with the same room share it.
+    """
+
+    rows: int
+    extents: tuple[tuple[str, int], ...]
+    sizes: tuple[tuple[str, int], ...]
+
+    def filling(self, name: str, given: np.ndarray) -> int:
+        """Return what the rest of an array holds: items of no rows, joins of no row."""
+        if name.startswith(f"{PLANNED}merge_start"):
+            return int(given[-1]) if len(given) else 0
+        nothing = ("slots", "source", f"{PLANNED}row_slot", f"{PLANNED}merge_query")
+        return -1 if name.startswith(nothing) else 0
+
+
+def _level(items: int, rows: int) -> int:
+    """Return how many items to leave room for: the rows if they suffice, else a step up."""
+    if items <= rows:
+        return rows
+    level = 4
+    while level < items:
+        level += max(4, 1 << (level.bit_length() - 2))
+    return level

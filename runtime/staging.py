@@ -1,0 +1,71 @@
+"""A step's integers on their way to a device: filled in pinned memory, sent in one piece."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+ALIGNMENT = 64
+"""Integers at whose multiples arrays begin: 256 bytes, so that kernels may read them in blocks."""
+
+DEPTH = 3
+"""Steps that may be on their way at once: one runs, one waits behind it, one is being filled."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where arrays of int32 lie in a buffer: name -> (offset, size); `end` is behind the last."""
+
+    places: dict[str, tuple[int, int]]
+    end: int
+
+    @staticmethod
+    def of(sizes: Iterable[tuple[str, int]]) -> Layout:
+        """Return the layout of arrays in the given order."""
+        places, at = {}, 0
+        for name, size in sizes:
+            places[name] = (at, size)
+            at += -(-size // ALIGNMENT) * ALIGNMENT
+        return Layout(places, at)
+
+    def views(self, buffer: Tensor) -> dict[str, Tensor]:
+        """Return the arrays of a buffer."""
+        return {name: buffer[at : at + size] for name, (at, size) in self.places.items()}
+
+
+class Staging:
+    """Buffers of int32: `DEPTH` on the host, taken in turn, and one on the device.
+
+    A host buffer is filled again only after its copy to the device has ended. The device's buffer
+    is overwritten in stream order: after the step that read it.
+    """
+
+    def __init__(self, capacity: int, device: torch.device) -> None:
+        self.capacity = capacity
+        self.device = torch.zeros(capacity, dtype=torch.int32, device=device)
+        self._on_gpu = device.type == "cuda"
+        self._host = [
+            torch.zeros(capacity, dtype=torch.int32, pin_memory=self._on_gpu) for _ in range(DEPTH)
+        ]
+        self._arrays = [tensor.numpy() for tensor in self._host]
+        self._sent = [torch.cuda.Event() if self._on_gpu else None for _ in range(DEPTH)]
+        self._turn = 0
+
+    def open(self) -> np.ndarray:
+        """Return the next host buffer, free to be filled."""
+        self._turn = (self._turn + 1) % DEPTH
+        event = self._sent[self._turn]
+        if event is not None:
+            event.synchronize()
+        return self._arrays[self._turn]
+
+    def send(self, count: int) -> None:
+        """Copy the first `count` integers of the opened buffer to the device, without waiting."""
+        self.device[:count].copy_(self._host[self._turn][:count], non_blocking=True)
+        event = self._sent[self._turn]
+        if event is not None:
+            event.record()
