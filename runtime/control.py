@@ -10,6 +10,7 @@ from ..ir.core import Operation, Region
 from ..ir.evaluate import evaluate
 from ..ir.program import VALUE_NAMES
 from .frame import Frame
+from .later import Spawn, all_now, is_missing, now
 from .tools import ToolCall, ToolFailed
 
 Outcome = tuple[str, tuple[Any, ...]]
@@ -27,14 +28,21 @@ class ControlFlow(ABC):
     """Runs regions, branches and loops, values and tools, as coroutines.
 
     A subclass has `row` and `_machine`, and a method for each operation of streams: `_fork`, ...
+    Operations that it lists as `issued` are dataflow: they start in the order of the program, run
+    side by side, and whoever uses their results waits for them. Their methods take the operands,
+    some of which may still be missing, and return the results.
     """
 
     row: int
     _machine: Any
+    issued: frozenset[str] = frozenset()
 
     def _region(self, region: Region, values: tuple[Any, ...], frame: Frame) -> Step:
         frame.bind(region.arguments, values)
         for operation in region.operations:
+            if operation.name in self.issued:
+                yield from self._issue(operation, frame)
+                continue
             if operation.name in VALUE_NAMES:
                 yield from self._value(operation, frame)
                 continue
@@ -47,7 +55,7 @@ class ControlFlow(ABC):
         return "yield", ()
 
     def _if(self, operation: Operation, frame: Frame) -> Step:
-        condition = frame.get(operation.operands[0])
+        condition = yield from now(frame.get(operation.operands[0]))
         region = operation.regions[0 if condition else 1]
         kind, results = yield from self._region(region, (), frame)
         if kind in _EXITS:
@@ -55,7 +63,8 @@ class ControlFlow(ABC):
         frame.bind(operation.results, results)
 
     def _for(self, operation: Operation, frame: Frame) -> Step:
-        items, *carried = (frame.get(value) for value in operation.operands)
+        first, *carried = (frame.get(value) for value in operation.operands)
+        items = yield from now(first)
         for item in items:
             values = (item, *carried)
             kind, results = yield from self._region(operation.regions[0], values, frame)
@@ -71,7 +80,7 @@ class ControlFlow(ABC):
             frame.borrows = True
             _, (goes_on,) = yield from self._region(test, carried, frame)
             frame.borrows = False
-            if not goes_on:
+            if not (yield from now(goes_on)):
                 break
             kind, results = yield from self._region(body, carried, frame)
             if kind in _EXITS:
@@ -84,17 +93,36 @@ class ControlFlow(ABC):
         _, results = yield from self._region(operation.regions[0], (stream,), frame)
         frame.bind(operation.results, results)
 
+    # Issued operations.
+
+    def _issue(self, operation: Operation, frame: Frame) -> Step:
+        """Start an operation; its results are bound at once, and there later."""
+        operands = tuple(frame.get(value) for value in operation.operands)
+        kind = operation.name.partition(".")[2]
+        method = getattr(self, f"_issued_{kind}", None) or getattr(self, f"_{kind}")
+        later = yield Spawn(method(operation, operands, frame))
+        frame.expect(operation, later)
+
     # Host values.
 
     def _value(self, operation: Operation, frame: Frame) -> Step:
         operands = [frame.get(value) for value in operation.operands]
         if operation.name == "program.call_tool":
+            operands = yield from all_now(operands)
             result = yield from self._call_tool(operation, operands)
         elif operation.name == "program.call":
+            operands = yield from all_now(operands)
             result = yield from self._call_program(operation, operands, frame)
+        elif any(map(is_missing, operands)):
+            frame.expect(operation, (yield Spawn(self._value_later(operation, operands))))
+            return
         else:
             result = evaluate(operation, operands, self.row)
         frame.bind(operation.results, (result,))
+
+    def _value_later(self, operation: Operation, operands: list[Any]) -> Step:
+        operands = yield from all_now(operands)
+        return (evaluate(operation, operands, self.row),)
 
     @abstractmethod
     def _call_program(self, operation: Operation, operands: list[Any], frame: Frame) -> Step:

@@ -1,18 +1,41 @@
-"""One program instance: a plan's operations on host values and kv handles, as a coroutine."""
+"""One program instance: a plan's operations on host values and kv handles, as a coroutine.
+
+The operations that ask the model are dataflow: each starts as soon as what it needs is there, so
+that independent forks, calls and scores of one program run side by side. Control flow waits for
+its conditions. A tool that may have effects waits for all that stands before it.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from ..ir.core import Operation
 from .control import ControlFlow, Step
 from .frame import Frame, Handle
+from .later import Later, Spawn, all_now, now
 from .model_calls import ModelCalls, ProgramFailed
+from .sequence import Sequence
 from .tasks import Branches
+
+_HEAVY = frozenset({"plan.fork", "plan.select", "program.call"})
+"""Issued operations that have sequences of their own while they run."""
 
 
 class Instance(ControlFlow, ModelCalls):
     """Runs one row of a plan; `run` is its coroutine."""
+
+    issued = frozenset(
+        {
+            "plan.prefill",
+            "plan.decode",
+            "plan.select",
+            "plan.fork",
+            "plan.join",
+            "program.call",
+            "program.call_tool",
+        }
+    )
 
     def run(self) -> Step:
         """Run the plan; returns its value."""
@@ -20,61 +43,91 @@ class Instance(ControlFlow, ModelCalls):
         root = self._own(self._engine.create(self._order()), self.trunk)
         values = (Handle(root, 0), *self._arguments.values())
         _, results = yield from self._region(region, values, self.trunk)
-        return results[0] if results else None
+        return (yield from now(results[0])) if results else None
 
-    def _fork(self, operation: Operation, frame: Frame) -> Step:
-        over = frame.get(operation.operands[1])
-        elements = list(range(over)) if isinstance(over, int) else over
+    def _issue(self, operation: Operation, frame: Frame) -> Step:
+        if operation.name in _HEAVY:
+            yield from self._room(frame)
+        yield from super()._issue(operation, frame)
+
+    def _after_effects(self, operation: Operation, frame: Frame) -> Step:
+        """Wait for all that was issued before an operation that may have effects."""
+        if self._machine.effects.of(operation):
+            yield from all_now(frame.missing())
+
+    def _fork(self, operation: Operation, operands: tuple[Any, ...], frame: Frame) -> Step:
         name = operation["name"]
-        occurrence = frame.occurrence(name)
-        parent = self._settle(operation.operands[0], frame)
-        branches = [
-            self._branch(operation, parent, element, frame.branch(name, occurrence, number))
-            for number, element in enumerate(elements)
-        ]
-        results = yield Branches(branches)
-        if len(operation.results) == 2:
-            frame.bind(operation.results[1:], ([found[1] for found in results],))
-        value = [found[0] if found else None for found in results]
-        frame.bind(operation.results[:1], (value,))
-        self._tell(frame, name, value)
+        occurrence, seen, gone = frame.occurrence(name), dict(frame.values), frame.set_out()
+        earlier = frame.missing() if self._machine.effects.of(operation) else []
+        parent = yield from self._settle(operands[0], frame)
+        yield from all_now(earlier)
+        over = yield from now(operands[1])
+        elements = list(range(over)) if isinstance(over, int) else over
+        branches = []
+        for number, element in enumerate(elements):
+            inner = frame.inner(name, occurrence, number, seen)
+            order = self._order()
+            child = self._own(self._engine.fork(parent.sequence, parent.length, order), inner)
+            branches.append(self._branch(operation, Handle(child, child.length), element, inner))
+        found = yield Branches(branches)
+        yield Spawn(self._gone(gone, [leaving for _, leaving in found]))
+        values = [results[0] if results else None for results, _ in found]
+        self._tell(frame, name, occurrence, values)
+        return values, [results[1] for results, _ in found if len(results) > 1]
 
-    def _branch(self, operation: Operation, parent: Handle, element: Any, frame: Frame) -> Step:
-        order = self._order()
-        child = self._own(self._engine.fork(parent.sequence, parent.length, order), frame)
-        values = (Handle(child, child.length), element)
-        _, results = yield from self._region(operation.regions[0], values, frame)
-        kept = {value.sequence for value in results if isinstance(value, Handle)}
+    def _branch(self, operation: Operation, kv: Handle, element: Any, frame: Frame) -> Step:
+        _, given = yield from self._region(operation.regions[0], (kv, element), frame)
+        results = yield from all_now(given)
+        kept = {value.newest().sequence for value in results if isinstance(value, Handle)}
+        return results, (yield Spawn(self._leave(frame, kept)))
+
+    def _leave(self, frame: Frame, kept: Collection[Sequence] = ()) -> Step:
+        """Free what a frame has, once nothing in it is under way."""
+        yield from all_now((*frame.missing(), *frame.out()))
         for sequence in list(frame.owned):
             if sequence not in kept:
                 self._free_sequence(sequence)
-        return results
 
-    def _join(self, operation: Operation, frame: Frame) -> Step:
+    def _gone(self, gone: Later, leaving: list[Later]) -> Step:
+        yield from all_now(leaving)
+        gone.settle()
+
+    def _join(self, operation: Operation, operands: tuple[Any, ...], frame: Frame) -> Step:
         """Go on with the stream of the branch that has most points, the first of equals."""
-        handles, points = (frame.get(value) for value in operation.operands)
+        handles, points = yield from all_now(operands)
         if not handles or len(points) != len(handles):
             problem = f"join best has {len(handles)} branches and {len(points)} points"
             raise ProgramFailed(row=self.row, problem=problem, span=operation.span)
         best = max(range(len(points)), key=points.__getitem__)
         for number, handle in enumerate(handles):
             if number != best:
-                self._free_sequence(handle.sequence)
-        self._own(handles[best].sequence, frame)
+                self._free_sequence(handle.newest().sequence)
+        sequence = handles[best].newest().sequence
+        self._own(sequence, frame)
         if not frame.path:
-            self.stream = handles[best].sequence
-        frame.bind(operation.results, (handles[best], best))
-        return
-        yield
+            self.stream = sequence
+        return handles[best], best
+
+    def _issued_call(self, operation: Operation, operands: tuple[Any, ...], frame: Frame) -> Step:
+        """Run another program on a stream of its own; its samples are named by the call."""
+        label = f"call {operation['name'].name}"
+        inner = Frame(self.row, (*frame.path, (label, frame.occurrence(label), 0)))
+        gone = frame.set_out()
+        yield from self._after_effects(operation, frame)
+        values = yield from all_now(operands)
+        result = yield from self._call_program(operation, values, inner)
+        yield Spawn(self._gone(gone, [(yield Spawn(self._leave(inner)))]))
+        return (result,)
 
     def _call_program(self, operation: Operation, operands: list[Any], frame: Frame) -> Step:
-        """Run another program on a stream of its own; its samples are named by the call."""
-        name = operation["name"].name
-        label = f"call {name}"
-        inner = Frame(self.row, (*frame.path, (label, frame.occurrence(label), 0)))
-        root = self._own(self._engine.create(self._order()), inner)
-        region = self._machine.programs[name].regions[0]
-        _, results = yield from self._region(region, (Handle(root, 0), *operands), inner)
-        for sequence in list(inner.owned):
-            self._free_sequence(sequence)
-        return results[0] if results else None
+        root = self._own(self._engine.create(self._order()), frame)
+        region = self._machine.programs[operation["name"].name].regions[0]
+        _, results = yield from self._region(region, (Handle(root, 0), *operands), frame)
+        return (yield from now(results[0])) if results else None
+
+    def _issued_call_tool(
+        self, operation: Operation, operands: tuple[Any, ...], frame: Frame
+    ) -> Step:
+        yield from self._after_effects(operation, frame)
+        values = yield from all_now(operands)
+        return ((yield from self._call_tool(operation, values)),)

@@ -13,6 +13,7 @@ from .engine import Engine
 from .events import Choice, Generated, Listener, TextPiece, ValueBound
 from .frame import Frame, Handle
 from .heal import join_texts
+from .later import Later, Spawn, all_now, is_missing, now
 from .machine import Machine
 from .partial import PartialTeller
 from .request import Request, Sampling
@@ -21,6 +22,9 @@ from .select import Scorer, choose, probabilities
 from .sequence import Sequence
 
 Step = Generator[Any, Any, Any]
+
+
+UNLIMITED = 1 << 30
 
 
 class ProgramFailed(RunError):
@@ -32,7 +36,8 @@ class ProgramFailed(RunError):
 class ModelCalls:
     """The streams of one row: text that is gathered, sequences, and what the model makes of them.
 
-    Each method named like a plan operation is a coroutine that runs it.
+    Each method named like a plan operation is a coroutine that runs it. Those that ask the model
+    are issued: they take operands that may still be missing, and return the results.
     """
 
     def __init__(
@@ -56,7 +61,9 @@ class ModelCalls:
         self._arguments = arguments
         self._seed = seed
         self._listener = listener
+        self.most_ahead = UNLIMITED
         self._spawned = 0
+        self._locks: dict[Sequence, Later] = {}
 
     def free(self, remember: bool) -> None:
         """Give back all sequences that the instance still has."""
@@ -71,63 +78,79 @@ class ModelCalls:
         yield
 
     def _tokenize(self, operation: Operation, frame: Frame) -> Step:
-        parts: list[Part] = []
-        for part in operation["parts"]:
-            if isinstance(part, int | str):
-                parts.append(part)
-            else:
-                parts.append(format_value(frame.get(operation.operands[part["value"]])))
-        frame.bind(operation.results, (tuple(parts),))
-        return
-        yield
+        values = [frame.get(value) for value in operation.operands]
+        if any(map(is_missing, values)):
+            frame.expect(operation, (yield Spawn(self._tokenize_later(operation, values))))
+        else:
+            frame.bind(operation.results, (_parts(operation, values),))
+
+    def _tokenize_later(self, operation: Operation, values: list[Any]) -> Step:
+        values = yield from all_now(values)
+        return (_parts(operation, values),)
 
     def _extend(self, operation: Operation, frame: Frame) -> Step:
-        handle, *segments = (frame.get(value) for value in operation.operands)
-        pending = handle.pending + tuple(part for segment in segments for part in segment)
-        frame.bind(operation.results, (Handle(handle.sequence, handle.length, pending),))
-        return
-        yield
+        operands = [frame.get(value) for value in operation.operands]
+        if any(map(is_missing, operands)):
+            frame.expect(operation, (yield Spawn(self._extend_later(operands))))
+        else:
+            frame.bind(operation.results, (_extended(operands),))
+
+    def _extend_later(self, operands: list[Any]) -> Step:
+        operands = yield from all_now(operands)
+        return (_extended(operands),)
 
     def _free(self, operation: Operation, frame: Frame) -> Step:
-        handle = frame.get(operation.operands[0])
-        sequence = handle.sequence
-        if handle.length == sequence.length and not sequence.busy and not frame.borrows:
-            self._free_sequence(sequence)
-        return
-        yield
+        if frame.borrows:
+            return
+        kv = frame.get(operation.operands[0])
+        users = frame.users(operation.operands[0])
+        if users or is_missing(kv):
+            yield Spawn(self._free_later(kv, users))
+        else:
+            self._free_now(kv)
 
-    def _prefill(self, operation: Operation, frame: Frame) -> Step:
-        handle = self._settle(operation.operands[0], frame)
-        yield from self._call(Request(handle.sequence, "prefill", row=self.row))
-        frame.bind(operation.results, (handle,))
+    def _free_later(self, kv: Any, users: list[Later]) -> Step:
+        yield from all_now(users)
+        handle = yield from now(kv)
+        yield from self._unlocked(handle.newest().sequence)
+        self._free_now(handle)
 
-    def _decode(self, operation: Operation, frame: Frame) -> Step:
+    def _free_now(self, kv: Handle) -> None:
+        handle = kv.newest()
+        if handle.length == handle.sequence.length and not handle.sequence.busy:
+            self._free_sequence(handle.sequence)
+
+    def _prefill(self, operation: Operation, operands: tuple[Any, ...], frame: Frame) -> Step:
+        handle = yield from self._settle(operands[0], frame)
+        yield from self._ask(Request(handle.sequence, "prefill", row=self.row))
+        return (handle,)
+
+    def _decode(self, operation: Operation, operands: tuple[Any, ...], frame: Frame) -> Step:
         name, type = operation["name"], operation["type"]
         occurrence = frame.occurrence(name)
-        handle, heal = self._settle_healed(operation, frame)
+        handle, heal = yield from self._settle_healed(operation, operands[0], frame)
         listener = self._hears(name, type, frame)
         watch = self._machine.watch(operation, heal, listener)
         request = Request(
             handle.sequence, f"gen {name!r}", self._sampling(operation, frame, occurrence), watch,
             logprobs=bool(operation.attribute("logprobs")), row=self.row,
         )  # fmt: skip
-        yield from self._call(request)
+        yield from self._ask(request)
         self.meter.generated(request)
-        kv, value = operation.results
-        frame.values[kv.name] = Handle(handle.sequence, handle.sequence.length)
         text = self._machine.words.text(request.generated().tolist())
         text = text.removeprefix(heal)
         parsed = self._parse(operation, type, text)
         if request.logprobs and isinstance(parsed, str):
             parsed = Generated(parsed, request.token_logprobs)
-        self._tell(frame, name, parsed)
-        frame.values[value.name] = parsed
+        self._tell(frame, name, occurrence, parsed)
+        return Handle(handle.sequence, handle.sequence.length), parsed
 
-    def _select(self, operation: Operation, frame: Frame) -> Step:
+    def _select(self, operation: Operation, operands: tuple[Any, ...], frame: Frame) -> Step:
         name, by = operation["name"], operation.attribute("by") or "token_normalized"
-        frame.occurrence(name)
-        options = frame.get(operation.operands[1])
-        handle, heal = self._settle_healed(operation, frame)
+        occurrence = frame.occurrence(name)
+        gone = frame.set_out()
+        options = yield from now(operands[1])
+        handle, heal = yield from self._settle_healed(operation, operands[0], frame)
         encoded = self._encoded_options(operation, options, heal)
         if not encoded or not all(encoded):
             problem = f"select {name!r} has {'an empty option' if encoded else 'no options'}"
@@ -141,9 +164,9 @@ class ModelCalls:
         shares = dict(zip(options, probabilities(scores), strict=True))
         sequence.append(encoded[best])
         choice = Choice(options[best], shares)
-        kv, value = operation.results
-        frame.bind((kv, value), (Handle(sequence, sequence.length), choice))
-        self._tell(frame, name, choice)
+        self._tell(frame, name, occurrence, choice)
+        gone.settle()
+        return Handle(sequence, sequence.length), choice
 
     def _encoded_options(
         self, operation: Operation, options: list[str], heal: str
@@ -154,20 +177,29 @@ class ModelCalls:
         return [self._machine.tokenizer.encode(heal + option) for option in options]
 
     def _score(self, operation: Operation, frame: Frame) -> Step:
-        """Score a text as a continuation; the stream keeps its end, the healed space included."""
-        kv, text = operation.operands
-        handle, heal = self._settle_healed(operation, frame)
+        """Score a text as a continuation; the stream keeps its end, the healed space included.
+
+        The text is waited for before anything that follows begins: what the score settles, the
+        stream goes on from.
+        """
+        text = yield from now(frame.get(operation.operands[1]))
+        kv = frame.get(operation.operands[0])
+        yield from self._room(frame)
+        frame.expect(operation, (yield Spawn(self._score_later(operation, kv, text, frame))))
+
+    def _score_later(self, operation: Operation, kv: Any, text: str, frame: Frame) -> Step:
+        gone = frame.set_out()
+        handle, heal = yield from self._settle_healed(operation, kv, frame)
         if heal and operation.attribute("heal") is None:
-            frame.values[kv.name] = Handle(handle.sequence, handle.length, (heal,))
-        total, text = 0.0, frame.get(text)
-        if text:
-            ids = self._machine.tokenizer.encode(heal + text)
-            sequence = handle.sequence
-            scores = yield from self._score_options(
-                sequence, sequence.length, [ids], "score", frame
-            )
-            total = sum(scores[0])
-        frame.bind(operation.results, (total,))
+            handle.settled = Handle(handle.sequence, handle.length, (heal,))
+        if not text:
+            gone.settle()
+            return (0.0,)
+        ids = self._machine.tokenizer.encode(heal + text)
+        sequence = handle.sequence
+        scores = yield from self._score_options(sequence, handle.length, [ids], "score", frame)
+        gone.settle()
+        return (sum(scores[0]),)
 
     def _score_options(
         self, parent: Sequence, length: int, options: list[list[int]], what: str, frame: Frame
@@ -175,58 +207,81 @@ class ModelCalls:
         """Score options after the first `length` tokens; what is needed for it is freed again."""
 
         def fork(sequence: Sequence) -> Sequence:
-            child = self._engine.fork(sequence, sequence.length, self._order())
-            self.meter.begin(child, scoring=False)
+            end = length if sequence is parent else sequence.length
+            child = self._engine.fork(sequence, end, self._order())
+            self.meter.begin(child)
             return self._own(child, frame)
 
         sequence = parent
         if length < parent.length:
             sequence = self._own(self._engine.fork(parent, length, self._order()), frame)
-        self.meter.begin(sequence, scoring=True)
-        scores = yield from Scorer(options, fork, self._free_sequence, what, self.row).run(sequence)
+        scorer = Scorer(options, fork, self._free_sequence, self._ask, what, self.row)
+        scores = yield from scorer.run(sequence)
         if sequence is not parent:
             self._free_sequence(sequence)
         return scores
 
     # Helpers.
 
-    def _settle(self, value: Any, frame: Frame) -> Handle:
-        """Encode a handle's pending parts into its sequence, and let the value stand for that.
+    def _settle(self, kv: Any, frame: Frame) -> Step:
+        """Encode a handle's pending parts into its sequence; all who have it go on from there.
 
         A sequence that has moved on, or was freed, is forked at the handle's length: what a plan
         frees decides about memory and time, never about tokens.
         """
-        handle = frame.get(value)
+        given = yield from now(kv)
+        yield from self._unlocked(given.newest().sequence)
+        handle = given.newest()
         sequence = handle.sequence
         freed = sequence not in self.meter.sequences
         if freed or sequence.busy or handle.length < sequence.length:
             order = self._order()
             sequence = self._own(self._engine.fork(sequence, handle.length, order), frame)
-        if handle.pending:
-            sequence.append(encode_parts(self._machine.tokenizer, handle.pending))
-        settled = Handle(sequence, sequence.length)
-        frame.values[value.name] = settled
         if not frame.path:
             self.stream = sequence
+        if sequence is handle.sequence and not handle.pending:
+            return handle
+        sequence.append(encode_parts(self._machine.tokenizer, handle.pending))
+        given.settled = handle.settled = settled = Handle(sequence, sequence.length)
         return settled
 
-    def _settle_healed(self, operation: Operation, frame: Frame) -> tuple[Handle, str]:
+    def _settle_healed(self, operation: Operation, kv: Any, frame: Frame) -> Step:
         """Settle a generation's kv; the space at its end goes to the generation."""
-        value = operation.operands[0]
-        handle, heal = frame.get(value), operation.attribute("heal") or ""
+        given = yield from now(kv)
+        yield from self._unlocked(given.newest().sequence)
+        heal = operation.attribute("heal") or ""
         if not heal:
+            handle = given.newest()
             pending, heal = split_heal(join_texts(handle.pending))
-            frame.values[value.name] = Handle(handle.sequence, handle.length, pending)
-        settled = self._settle(value, frame)
+            if heal:
+                given.settled = Handle(handle.sequence, handle.length, pending)
+        settled = yield from self._settle(given, frame)
         if not settled.length:
             what = operation.attribute("name") or "score"
             problem = f"{what!r} has an empty prompt, and the model no begin token"
             raise ProgramFailed(row=self.row, problem=problem, span=operation.span)
         return settled, heal
 
-    def _call(self, request: Request) -> Step:
-        self.meter.begin(request.sequence, scoring=request.first_logits < request.sequence.length)
-        return (yield request)
+    def _room(self, frame: Frame) -> Step:
+        """Wait until few enough operations with sequences of their own are under way."""
+        while len(ahead := frame.out()) >= self.most_ahead:
+            yield ahead[0]
+
+    def _unlocked(self, sequence: Sequence) -> Step:
+        """Wait until no request works on a sequence."""
+        while sequence in self._locks:
+            yield self._locks[sequence]
+
+    def _ask(self, request: Request) -> Step:
+        """Run a request; until it is done, its sequence is locked."""
+        sequence = request.sequence
+        self.meter.begin(sequence)
+        lock = self._locks[sequence] = Later()
+        try:
+            return (yield request)
+        finally:
+            del self._locks[sequence]
+            lock.settle()
 
     def _sampling(self, operation: Operation, frame: Frame, occurrence: int) -> Sampling:
         seed = operation.attribute("seed")
@@ -250,12 +305,8 @@ class ModelCalls:
                 row=self.row, problem=problem, hint=error.hint_text, span=operation.span
             ) from None
 
-    def _bind(self, operation: Operation, frame: Frame, name: str, value: Any) -> None:
-        frame.bind(operation.results, (value,))
-        self._tell(frame, name, value)
-
-    def _tell(self, frame: Frame, name: str, value: Any) -> None:
-        frame.bound[name] = value
+    def _tell(self, frame: Frame, name: str, occurrence: int, value: Any) -> None:
+        frame.tell(name, occurrence, value)
         if self._listener is not None:
             self._listener(ValueBound(name, value, frame.path))
 
@@ -287,6 +338,19 @@ class ModelCalls:
     def _order(self) -> tuple[int, int]:
         self._spawned += 1
         return self.ticket, self._spawned
+
+
+def _parts(operation: Operation, values: list[Any]) -> tuple[Part, ...]:
+    """Return an open segment's parts with its values as texts."""
+    return tuple(
+        part if isinstance(part, int | str) else format_value(values[part["value"]])
+        for part in operation["parts"]
+    )
+
+
+def _extended(operands: list[Any]) -> Handle:
+    handle, *segments = operands
+    return handle.plus(tuple(part for segment in segments for part in segment))
 
 
 def _default(value: Any, default: Any) -> Any:

@@ -42,7 +42,8 @@ class Trie:
 class Scorer:
     """Scores a trie's options on forks of a sequence.
 
-    `fork(sequence)` returns a fork, `free` gives one back, `name` is for messages.
+    `fork(sequence)` returns a fork, `free` gives one back, `call` runs the request on
+    the sequence itself, `name` is for messages.
     """
 
     def __init__(
@@ -50,19 +51,21 @@ class Scorer:
         options: Sequence[Sequence[int]],
         fork: Callable[[Tokens], Tokens],
         free: Callable[[Tokens], None],
+        call: Callable[[Request], Generator[Any, Any, Request]],
         name: str,
         row: int,
     ) -> None:
         self._options = options
         self._fork = fork
         self._free = free
+        self._call = call
         self._name = name
         self._row = row
         self._scores: Scores = [[] for _ in options]
 
     def run(self, sequence: Tokens) -> Generator[Any, Any, Scores]:
         """Score all options after `sequence`, whose last token's logits are computed, too."""
-        done = yield self._request(sequence, sequence.length - 1)
+        done = yield from self._call(self._request(sequence, sequence.length - 1))
         yield from self._node(sequence, Trie.of(self._options), done.scores[-1], [])
         return self._scores
 

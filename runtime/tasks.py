@@ -1,7 +1,9 @@
 """Cooperative tasks: coroutines of program instances that wait for the model, tools, or branches.
 
 A task is a generator. It yields a `Request`, a `ToolCall` or a `Branches`, and is resumed with
-the finished request, the tool's value, or the list of what the branches returned.
+the finished request, the tool's value, or the list of what the branches returned. A `Spawn` gives
+it a `Later` at once; a `Later` that it yields resumes it when the value is there. An instance has
+ended when its first task and all that it spawned have.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .engine import Engine
+from .later import Later, Spawn
 from .request import Request
 from .tools import ToolCall, ToolPool
 
@@ -41,14 +44,16 @@ class _Task:
     join: _Join | None = None
     position: int = 0
     waits_for: Request | ToolCall | None = None
+    later: Later | None = None
 
 
 @dataclass(eq=False)
 class Root:
-    """A program instance as a whole: all its tasks, and who hears how it ended."""
+    """A program instance as a whole: all its tasks, its value, and who hears how it ended."""
 
     on_done: Callable[[Any, BaseException | None], None]
     tasks: set[_Task] = field(default_factory=set)
+    value: Any = None
 
 
 class TaskLoop:
@@ -109,6 +114,8 @@ class TaskLoop:
             self._ready.append((task, value, error))
 
     def _resume(self, task: _Task, value: Any, error: BaseException | None) -> None:
+        if task not in task.root.tasks:
+            return  # cancelled while it was ready
         try:
             coroutine = task.coroutine
             wish = coroutine.throw(error) if error is not None else coroutine.send(value)
@@ -120,6 +127,18 @@ class TaskLoop:
             task.root.on_done(None, failure)
 
     def _wait(self, task: _Task, wish: Any) -> None:
+        if isinstance(wish, Spawn):
+            child = _Task(wish.coroutine, task.root, later=Later())
+            task.root.tasks.add(child)
+            self._resume(child, None, None)
+            self._ready.appendleft((task, child.later, None))
+            return
+        if isinstance(wish, Later):
+            if wish.ready:
+                self._ready.appendleft((task, wish.value, None))
+            else:
+                wish.waiting.append(lambda: self._ready.append((task, wish.value, None)))
+            return
         if isinstance(wish, Branches):
             if not wish.coroutines:
                 self._ready.append((task, [], None))
@@ -136,12 +155,16 @@ class TaskLoop:
         self._waiting[wish] = task
 
     def _finish(self, task: _Task, value: Any) -> None:
-        task.root.tasks.discard(task)
-        join = task.join
-        if join is None:
-            task.root.on_done(value, None)
-            return
-        join.results[task.position] = value
-        join.missing -= 1
-        if not join.missing:
-            self._ready.append((join.parent, join.results, None))
+        root, join = task.root, task.join
+        root.tasks.discard(task)
+        if task.later is not None:
+            task.later.settle(value)
+        elif join is None:
+            root.value = value
+        else:
+            join.results[task.position] = value
+            join.missing -= 1
+            if not join.missing:
+                self._ready.append((join.parent, join.results, None))
+        if not root.tasks:
+            root.on_done(root.value, None)
