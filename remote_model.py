@@ -76,18 +76,21 @@ def text_format(template: str) -> TextFormat:
 class TemplateFormat:
     """Writes messages by a chat template, special tokens as their texts.
 
-    The begin token is left out: servers put it before a prompt themselves.
+    The begin token is left out where the tokenizer, and so the server, puts it before a prompt.
     """
 
     def __init__(self, chat: ChatFormat, tokenizer: HubTokenizer) -> None:
         self._chat = chat
         self._specials = {id: text for text, id in tokenizer.special_texts.items()}
-        self._begin = tokenizer.begin_id
+        self._left_out = tokenizer.begin_id if tokenizer.adds_begin else None
+
+    def start(self) -> str:
+        """Return what stands before the first message or text."""
+        return self._text(self._chat.start())
 
     def begin(self, roles: tuple[str, ...], role: str) -> str:
         """Return what stands before a message's content."""
-        start = () if roles else self._chat.start()
-        return self._text((*start, *self._chat.frame(roles, role).prefix))
+        return self._text(self._chat.frame(roles, role).prefix)
 
     def end(self, roles: tuple[str, ...], role: str) -> str:
         """Return what stands after it."""
@@ -97,5 +100,5 @@ class TemplateFormat:
         return "".join(
             part if isinstance(part, str) else self._specials[part]
             for part in parts
-            if part != self._begin
+            if part != self._left_out
         )

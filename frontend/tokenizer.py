@@ -64,6 +64,12 @@ class HubTokenizer:
         """How a chat template writes each special token."""
         return {token["content"]: id for id, token in self._added.items() if token["special"]}
 
+    @cached_property
+    def adds_begin(self) -> bool:
+        """Whether the checkpoint's own tokenization of a prompt puts the begin token before it."""
+        ids = self._tokenizer.encode("a", add_special_tokens=True).ids
+        return self.begin_id is not None and ids[:1] == [self.begin_id]
+
     def encode(self, text: str) -> list[int]:
         """Return ids of ordinary text; joined, the bytes of the tokens are the text's."""
         return self._tokenizer.encode(text, add_special_tokens=False).ids

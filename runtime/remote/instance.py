@@ -109,7 +109,7 @@ class RemoteInstance(ControlFlow):
         name = operation["name"]
         occurrence = frame.occurrence(name)
         results = yield Branches([
-            self._branch(operation, (stream, element), frame.branch(name, occurrence, number))
+            self._branch(operation, (stream, element), self._inner(frame, name, occurrence, number))
             for number, element in enumerate(elements)
         ])  # fmt: skip
         if len(operation.results) == 2:
@@ -117,6 +117,10 @@ class RemoteInstance(ControlFlow):
         value = [found[0] if found else None for found in results]
         frame.bind(operation.results[:1], (value,))
         self._tell(frame, name, value)
+
+    def _inner(self, frame: Frame, name: str, occurrence: int, number: int) -> Frame:
+        """Return the frame of a fork's branch: it sees the values, its changes stay in it."""
+        return Frame(self.row, (*frame.path, (name, occurrence, number)), dict(frame.values))
 
     def _branch(self, operation: Operation, values: tuple[Any, ...], frame: Frame) -> Step:
         _, results = yield from self._region(operation.regions[0], values, frame)

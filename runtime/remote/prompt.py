@@ -18,6 +18,10 @@ class Part:
 class TextFormat(Protocol):
     """Writes messages as text, for an endpoint that takes only text."""
 
+    def start(self) -> str:
+        """Return what stands before the first message or text."""
+        ...
+
     def begin(self, roles: tuple[str, ...], role: str) -> str:
         """Return what stands before a message's content, after messages of `roles`."""
         ...
@@ -29,6 +33,10 @@ class TextFormat(Protocol):
 
 class PlainFormat:
     """`role: content`, one message a line: the language's form where a model has no template."""
+
+    def start(self) -> str:
+        """Return nothing."""
+        return ""
 
     def begin(self, roles: tuple[str, ...], role: str) -> str:
         """Return the role."""
@@ -91,7 +99,7 @@ class Stream:
     def text(self, format: TextFormat) -> str:
         """Return all as one text."""
         roles: tuple[str, ...] = ()
-        written = ""
+        written = format.start()
         for part in self.parts:
             if part.role is None:
                 written += part.text

@@ -242,8 +242,13 @@ class Service:
 
     def _fetch_models(self) -> list[dict[str, Any]]:
         def once() -> Any:
-            with self._sent("GET", "/models", None, "the model list") as response:
-                return self._json(response.read(), "the model list")
+            try:
+                with self._sent("GET", "/models", None, "the model list") as response:
+                    return self._json(response.read(), "the model list")
+            except Passing as failure:
+                if failure.kind == "network":
+                    raise
+                return {}  # a list that fails is no list: the calls themselves will tell
 
         try:
             found = self.attempt(once, threading.Event())
