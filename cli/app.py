@@ -22,7 +22,12 @@ app = typer.Typer(
 
 Program = Annotated[Path, typer.Argument(help="a .weft file, or a Python file with @weft.program")]
 Model = Annotated[
-    str, typer.Option("--model", "-m", help="a shipped model (weft models) or a checkpoint folder")
+    str,
+    typer.Option(
+        "--model",
+        "-m",
+        help="a shipped model (weft models), a checkpoint folder, or openai:URL#NAME",
+    ),
 ]
 Name = Annotated[
     str | None, typer.Option("--program", "-p", help="which program of the file (default: last)")
@@ -32,6 +37,10 @@ Threads = Annotated[int, typer.Option(help="CPU threads (0: all cores)")]
 Argument = Annotated[
     list[str] | None,
     typer.Option("--arg", "-a", help="name=value; value as JSON or text, @FILE reads a file"),
+]
+Remote = Annotated[
+    list[str] | None,
+    typer.Option("--remote", help="NAME=VALUE for a remote model: docs/remote.md has the names"),
 ]
 Kv = Annotated[str, typer.Option(help="memory for keys and values, such as 512MiB")]
 
@@ -50,6 +59,10 @@ def run(
     kv_memory: Kv = "256MiB",
     tools: Annotated[Path | None, typer.Option(help="a Python file that holds tools")] = None,
     trace: Annotated[Path | None, typer.Option(help="write a step trace (JSON)")] = None,
+    remote_concurrency: Annotated[
+        int, typer.Option(help="remote model: calls under way at once")
+    ] = 8,
+    remote: Remote = None,
     json: Annotated[
         bool, typer.Option("--json", help="print one JSON object, no decoration")
     ] = False,
@@ -119,6 +132,7 @@ def explain(
     threads: Threads = 0,
     batch: Annotated[int, typer.Option(help="sequences of the decode step that is priced")] = 1,
     measure: Annotated[bool, typer.Option(help="measure each kernel beside its prediction")] = True,
+    remote: Remote = None,
 ) -> None:
     """Say what each pass did, with source lines, what it left and why, and what a step costs."""
     from . import explain as command

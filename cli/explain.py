@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from .machine import hardware_path
 from .render import emit, remarks
+from .run import remote_options
 
 if TYPE_CHECKING:
     from ..compiler import Compilation
@@ -35,17 +36,20 @@ class ExplainOptions:
     threads: int
     batch: int
     measure: bool
+    remote: list[str] | None
 
 
 def explain(options: ExplainOptions) -> None:
     """Print the passes' remarks, then the price of a decode step by kind of operation."""
     from ..compiler import Compilation, Options
 
-    chosen = Options.from_env().changed(weights=options.weights)
+    chosen = Options.from_env().changed(weights=options.weights, **remote_options(options.remote))
     if options.threads:
         chosen = chosen.changed(threads=options.threads)
     compilation = Compilation(options.file, options.model, name=options.program, options=chosen)
     emit(compilation.explain())
+    if compilation.remote is not None:
+        return  # what a step costs is the server's
     emit("")
     emit(_prices(compilation, options))
 

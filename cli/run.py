@@ -55,6 +55,8 @@ class RunOptions:
     kv_memory: str
     tools: Path | None
     trace: Path | None
+    remote_concurrency: int
+    remote: list[str] | None
     json: bool
     quiet: bool
 
@@ -82,6 +84,8 @@ def _compile(options: RunOptions) -> Executable:
         weights=options.weights,
         kv_memory=parse_size(options.kv_memory),
         trace=options.trace is not None,
+        remote_concurrency=options.remote_concurrency,
+        **remote_options(options.remote),
     )
     if options.threads:
         chosen = chosen.changed(threads=options.threads)
@@ -92,6 +96,18 @@ def _compile(options: RunOptions) -> Executable:
         tools=tools_of(options.tools) if options.tools else None,
         options=chosen,
     )
+
+
+def remote_options(texts: list[str] | None) -> dict[str, Any]:
+    """Return the options that `--remote NAME=VALUE`, perhaps several times, stand for."""
+    from ..options import RemoteOptions
+
+    return RemoteOptions.parse(dict(_argument_parts(text) for text in texts or []))
+
+
+def _argument_parts(text: str) -> tuple[str, str]:
+    name, _, value = text.partition("=")
+    return name.strip(), value.strip()
 
 
 def _run_once(
@@ -204,13 +220,19 @@ def _finish(executable: Executable, stats: Stats, options: RunOptions, compiled:
     if options.quiet or options.json:
         return
     first = stats.first_token_seconds
+    engine: Any = executable.engine
+    costs = [
+        ("prefix hits", f"{stats.hits_predicted} predicted, {stats.hits_measured} measured"),
+        ("peak KV", f"{stats.peak_kv_pages} pages, {bytes_text(stats.peak_kv_bytes)}"),
+    ]
+    if hasattr(engine, "retries"):  # an endpoint: what memory it takes there is not known
+        costs = [("calls", f"{engine.steps}, {engine.retries} of them made again")]
     rows = [
         ("tokens", f"{stats.prompt_tokens} prompt, {stats.generated_tokens} new"),
         ("compiled in", seconds_text(compiled)),
         ("first token", seconds_text(first) if first is not None else "none"),
         ("speed", f"{stats.tokens_per_second:.1f} tokens/s, {seconds_text(stats.seconds)} in all"),
-        ("prefix hits", f"{stats.hits_predicted} predicted, {stats.hits_measured} measured"),
-        ("peak KV", f"{stats.peak_kv_pages} pages, {bytes_text(stats.peak_kv_bytes)}"),
+        *costs,
     ]
     remarks().print("")
     for name, text in rows:
