@@ -1,0 +1,94 @@
+"""What an automaton forces: runs of bytes without a choice, as tokens that stay what they are.
+
+A run's last tokens may become others when the text goes on (`"` and `: ` join into `": `), so they
+are given back (back-off): what is forced is what every way on has in common.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .automaton import DEAD, Automaton
+from .token_trie import TokenTrie
+from .vocabulary import Tokenizer
+
+LOOK_AHEAD = ("a", "A", "0", " ", "\n", '"', ",", ".", "}", "é", "中")
+"""What may follow a run, by kind: pre-tokenizers look one character ahead."""
+
+
+class Forcing:
+    """The forced tokens of an automaton's states; a run is worked out when it is asked for."""
+
+    def __init__(self, given: Automaton, tokenizer: Tokenizer, trie: TokenTrie) -> None:
+        self._given = given
+        self._tokenizer = tokenizer
+        self._trie = trie
+        self._table = given.by_byte()
+        alive = self._table != DEAD
+        single = (alive.sum(1) == 1) & ~given.accepting
+        self._byte = np.where(single, alive.argmax(1), -1).tolist()
+        self._crossings: dict[tuple[bytes, int], bool] = {}
+
+    def run(self, state: int) -> tuple[bytes, int]:
+        """Return the bytes that must follow a state, and the state after them."""
+        data = bytearray()
+        while (byte := self._byte[state]) >= 0:
+            data.append(byte)
+            state = int(self._table[state, byte])
+        return bytes(data), state
+
+    def tokens(self, state: int) -> list[int]:
+        """Return the tokens that must follow a state."""
+        data, after = self.run(state)
+        text = _whole_characters(data)
+        if not text:
+            return []
+        ids = self._tokenizer.encode(text)
+        if not (self._table[after] != DEAD).any():
+            return ids  # the text ends here
+        for other in self._alternatives(data, text, after):
+            ids = ids[: _common(ids, other)]
+        return ids
+
+    def _alternatives(self, data: bytes, text: str, after: int) -> list[list[int]]:
+        """Return how the run's text is encoded for each way on."""
+        encode = self._tokenizer.encode
+        ways = [
+            encode(text + more) for more in LOOK_AHEAD if self._given.walk(more.encode(), after)
+        ]
+        begin = max(0, len(data) - self._trie.longest + 1)
+        for cut in range(begin, len(data)):
+            if self._crosses(data[cut:], after):
+                ways.append(encode(_whole_characters(data[:cut])))
+        return ways
+
+    def _crosses(self, word: bytes, state: int) -> bool:
+        """Whether a token begins with `word` and goes on from `state`."""
+        known = self._crossings.get((word, state))
+        if known is None:
+            known = word in self._trie.prefixes and self._goes_on(word, state)
+            self._crossings[word, state] = known
+        return known
+
+    def _goes_on(self, word: bytes, state: int) -> bool:
+        deeper: list[tuple[bytes, int]] = []
+        for byte in np.flatnonzero(self._table[state]).tolist():
+            longer = word + bytes((byte,))
+            if longer in self._trie.ids:
+                return True
+            if longer in self._trie.prefixes:
+                deeper.append((longer, int(self._table[state, byte])))
+        return any(self._crosses(longer, target) for longer, target in deeper)
+
+
+def _whole_characters(data: bytes) -> str:
+    """Return the text of bytes up to a character that is cut off; empty if it begins inside one."""
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        return data[: error.start].decode()
+
+
+def _common(first: list[int], second: list[int]) -> int:
+    pairs = zip(first, second, strict=False)
+    return next((at for at, (a, b) in enumerate(pairs) if a != b), min(len(first), len(second)))
