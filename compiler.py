@@ -103,8 +103,9 @@ class Compilation:
     @cached_property
     def context(self) -> Context:
         """What passes may know of the model."""
+        known = {"pure_tools": self.pure_tools, "entry": self.program_name}
         if self.checkpoint is None:
-            return Context(constraint_of=constraint_of)
+            return Context(constraint_of=constraint_of, **known)
         return Context(
             tokenizer=self.checkpoint.tokenizer,
             chat=self.checkpoint.chat,
@@ -112,7 +113,22 @@ class Compilation:
             model_name=self.checkpoint.name,
             context_length=self.checkpoint.config.context_length,
             target=self.options,
+            **known,
         )
+
+    @property
+    def pure_tools(self) -> dict[str, Callable[..., Any]]:
+        """The tools that folding may run: those declared pure that have a function here."""
+        from .ir.values import records_of
+        from .runtime.tools import call_now
+
+        declared = (op for op in self.lowered.operations if op.name == "program.tool")
+        functions, records = self.opened.tools, records_of(self.lowered)
+        return {
+            op["name"].name: call_now(op, records, functions[op["name"].name])
+            for op in declared
+            if op.attribute("pure") and op["name"].name in functions
+        }
 
     @cached_property
     def ast(self) -> syntax.File:

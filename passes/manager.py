@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import unified_diff
 from typing import Any, ClassVar, Protocol, runtime_checkable
@@ -51,6 +51,8 @@ class Context:
     """What passes may know beside the module: vocabulary, chat format, target and remarks.
 
     `constraint_of(type, records)` returns `(kind, source)` of a typed gen, or None for free text.
+    `pure_tools` run tools declared pure, with their timeouts; `entry` is the program that will run
+    (None: any may).
     """
 
     tokenizer: Tokenizer | None = None
@@ -59,6 +61,8 @@ class Context:
     model_name: str = ""
     context_length: int = 0
     target: Any = None
+    pure_tools: Mapping[str, Callable[..., Any]] | None = None
+    entry: str | None = None
     remarks: list[Remark] = field(default_factory=list)
     _current: str = ""
 

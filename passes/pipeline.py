@@ -8,12 +8,16 @@ from .graph.memory_planning import PlanMemory
 from .graph.weight_format import ChooseWeightFormat
 from .manager import Pass, UnknownPass
 from .program.canonicalize import Canonicalize
+from .program.dead import DropDead
+from .program.fold import FoldConstants
 from .program.liveness import FreeKV
 from .program.lower_to_plan import LowerToPlan
 from .program.prefix_sharing import PrefixSharing
 from .tile.lower import LowerToTiles
 
-PROGRAM_PASSES: tuple[Pass, ...] = (Canonicalize(), PrefixSharing())
+PROGRAM_PASSES: tuple[Pass, ...] = (
+    FoldConstants(), DropDead(), Canonicalize(), PrefixSharing()
+)  # fmt: skip
 LOWERING: tuple[Pass, ...] = (LowerToPlan(),)
 PLAN_PASSES: tuple[Pass, ...] = (FreeKV(),)
 MODEL_PASSES: tuple[Pass, ...] = (

@@ -119,6 +119,34 @@ class ToolPool:
             self._done.put((call, None, error))
 
 
+def call_now(
+    declared: Operation, records: Mapping[str, Operation], function: Callable[..., Any]
+) -> Callable[..., Any]:
+    """Return what runs a tool outside a program, under its timeout, and checks its value.
+
+    It raises ToolFailed.
+    """
+    timeout = declared.attribute("timeout", DEFAULT_TIMEOUT)
+
+    def called(*arguments: Any) -> Any:
+        pool = ToolPool(records)
+        pool.submit(
+            ToolCall(
+                declared["name"].name, function, arguments, declared["returns"], float(timeout),
+                row=0, span=declared.span,
+            )
+        )  # fmt: skip
+        finished: list[Completion] = []
+        while not finished:
+            finished = pool.poll(wait=True)
+        _, value, error = finished[0]
+        if error is not None:
+            raise error
+        return value
+
+    return called
+
+
 def _failed(call: ToolCall, kind: str, message: str) -> ToolFailed:
     error = ErrorValue(tool=call.tool, kind=kind, message=message)
     return ToolFailed.of(error, call.row, call.span)
