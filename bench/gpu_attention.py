@@ -116,12 +116,12 @@ class Decode:
         pages = self.tables[number % len(self.tables)]
         states = (self.m, self.l, self.acc)
         slots, joined = self.m.shape[0], len(self.merge[0])
-        tokens = self.sequences.count
-        items, rows = len(self.lists["item_row"]), len(self.lists["row_query"])
+        tokens, pool = self.sequences.count, self.pools.k.shape[0]
+        lists = list(self.lists.values())
+        extents = (tokens, pool, len(lists[0]), len(lists[-1]), len(pages), slots)
         self.kernels.parts(
-            tokens, self.pools.k.shape[0], items, rows, len(pages), slots, self.q, *self.lists.values(), pages, self.pools.k, self.pools.v,
-            self.out, *states,
-        )  # fmt: skip
+            *extents, self.q, *lists, pages, self.pools.k, self.pools.v, self.out, *states
+        )
         if joined:
             self.kernels.join(tokens, joined, joined + 1, slots, *self.merge, *states, self.out)
 
@@ -190,8 +190,16 @@ def graph_seconds(
     return statistics.median(times) / 1e3 / (rounds * len(launches))
 
 
-def copy_rate(size: int = 2 << 30) -> float:
+def copy_rate(size: int = 4 << 30) -> float:
     """Return bytes a second, read plus written, of a copy on the device."""
-    source = torch.empty(size, dtype=torch.uint8, device="cuda").random_()
+    source = torch.randint(0, 1 << 30, (size // 4,), dtype=torch.int32, device="cuda")
     target = torch.empty_like(source)
-    return 2 * size / graph_seconds([lambda: target.copy_(source)])
+    times = []
+    for _ in range(8):
+        events = [torch.cuda.Event(enable_timing=True) for _ in "ab"]
+        events[0].record()
+        target.copy_(source)
+        events[1].record()
+        torch.cuda.synchronize()
+        times.append(events[0].elapsed_time(events[1]) / 1e3)
+    return 2 * size / statistics.median(times)

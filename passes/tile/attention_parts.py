@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 from ...ir.core import Operation, Value
 from ...ir.schedule import Schedule
+from ...ir.tile import extents_of
 from .attention import LOG2E
 from .builder import KernelBuilder
 
@@ -199,67 +200,99 @@ class _Parts:
         column = b.map(f"a * {s.head_dim} + b", b.expand(head, 1), self.channel, dtype="i32",
                        hint="column")  # fmt: skip
         q = b.load(self.q, b.expand(query, 1), column, mask=b.expand(live, 1), hint="q_tile")
-        end = b.expand(b.map("min(a, b)", limit, self.high, dtype="i32", hint="end"), 1)
+        end = b.map("min(a, b)", limit, self.high, dtype="i32", hint="end")
+        whole = self._whole(live, end, keys) if heads > s.few and not s.window else None
         first = b.map(f"a - {s.window}", b.expand(limit, 1), dtype="i32") if s.window else None
-        self._store(query, slot, head, column, live, self._keys(q, keys, end, first))
+        state = self._keys(q, keys, (first, b.expand(end, 1)), whole)
+        self._store(query, slot, head, column, live, state)
 
-    def _keys(self, q: Value, keys: int, end: Value, first: Value | None) -> list[Value]:
-        """Return the state of the tile over the item's keys."""
+    def _whole(self, live: Value, end: Value, keys: int) -> Value:
+        """Return up to where blocks of keys are seen by every row, so that none needs a mask."""
+        b = self.b
+        seen = b.map("where(a, b, c)", live, end, self.high, dtype="i32")
+        text = f"a + max(b - a, 0) // {keys} * {keys}"
+        return b.map(text, self.low, b.reduce("min", seen, 0), dtype="i32", hint="whole")
+
+    def _keys(
+        self, q: Value, keys: int, seen: tuple[Value | None, Value], whole: Value | None
+    ) -> tuple[Value, ...]:  # fmt: skip
+        """Return the state (maximum, sum, weighted values) of the tile over the item's keys.
+
+        Each round looks up the pages of the next one: no load of keys waits for another load.
+        The small tile, whose rows are spread over warps, sums its weights lane by lane first.
+        """
         b, s = self.b, self.shape
         heads = q.type.parameters[1][0]  # type: ignore[index]
-        empty = (b.full(LOWEST, "f32", heads), b.full(0.0, "f32", heads),
-                 b.full(0.0, "f32", heads, s.head_dim))  # fmt: skip
         lane = b.iota(keys)
-        with b.loop(self.low, self.high, *empty, step=keys, hint="block") as loop:
+        sums = (heads, keys) if heads <= s.few else (heads,)
+        state = [b.full(LOWEST, "f32", heads), b.full(0.0, "f32", *sums),
+                 b.full(0.0, "f32", heads, s.head_dim), self._pages(self.low, lane)]  # fmt: skip
+        start = self.low
+        if whole is not None:
+            state = self._blocks(start, whole, q, lane, None, state)
+            start = whole
+        top, total, acc, _ = self._blocks(start, self.high, q, lane, seen, state)
+        total = b.reduce("sum", total, 1, hint="total") if len(sums) > 1 else total
+        return b.map(f"a * {s.factor!r}", top, hint="m"), total, acc
+
+    def _blocks(
+        self, low: Value, high: Value, q: Value, lane: Value,
+        seen: tuple[Value | None, Value] | None, state: list[Value],
+    ) -> list[Value]:  # fmt: skip
+        """Return the state after the keys [low, high); without `seen` all rows see all of them."""
+        b, s = self.b, self.shape
+        keys, heads = lane.type.parameters[1][0], q.type.parameters[1][0]  # type: ignore[index]
+        with b.loop(low, high, *state, step=keys, hint="block") as loop:
+            top, total, acc, page = loop.carried
             key = b.map("a + b", loop.index, lane, dtype="i32", hint="key")
-            inside = b.map("a < b", key, self.high, hint="inside")
-            page, offset = self._where(loop.index, key, inside, keys)
-            index = (page, self.kv_head, offset, self.channel)
-            inside = b.expand(inside, 1)
+            offset = b.expand(b.map(f"a % {s.page}", key, dtype="i32", hint="offset"), 1)
+            inside = b.expand(b.map("a < b", key, self.high, hint="inside"), 1) if seen else None
+            index = (b.expand(page, 1) if extents_of(page.type) else page, self.kv_head, offset,
+                     self.channel)  # fmt: skip
             k = self._half(b.load(self.k_pool, *index, mask=inside, hint="keys"))
-            blank = b.full(0.0, "f32", heads, keys)
-            scores = b.dot(q, k, blank, transpose_b=True)
-            scores = self._seen(scores, b.expand(key, 0), end, first)
-            top, total, acc = loop.carried
+            scores = b.dot(q, k, b.full(0.0, "f32", heads, keys), transpose_b=True)
+            scores = self._seen(scores, b.expand(key, 0), seen) if seen else scores
             higher = b.map("max(a, b)", top, b.reduce("max", scores, 1), hint="higher")
-            weights = b.map("exp2(a - b)", scores, b.expand(higher, 1), hint="weights")
-            fade = b.map("exp2(a - b)", top, higher, hint="fade")
-            total = b.map("a * b + c", total, fade, b.reduce("sum", weights, 1), hint="total")
+            scaled = b.map(f"a * {s.factor!r}", higher, hint="scaled")
+            weights = b.map(f"exp2(a * {s.factor!r} - b)", scores, b.expand(scaled, 1),
+                            hint="weights")  # fmt: skip
+            fade = b.map(f"exp2(a * {s.factor!r} - b)", top, scaled, hint="fade")
+            if extents_of(total.type) == (heads, keys):
+                total = b.map("a * b + c", total, b.expand(fade, 1), weights, hint="total")
+            else:
+                more = b.reduce("sum", weights, 1, hint="more")
+                total = b.map("a * b + c", total, fade, more, hint="total")
             faded = b.map("a * b", acc, b.expand(fade, 1), hint="faded")
             v = self._half(b.load(self.v_pool, *index, mask=inside, hint="values"))
-            loop.yields(higher, total, b.dot(self._half(weights), v, faded))
+            after = b.map(f"a + {keys}", loop.index, dtype="i32", hint="after")
+            loop.yields(higher, total, b.dot(self._half(weights), v, faded),
+                        self._pages(after, lane))  # fmt: skip
         return loop.results
 
-    def _where(self, block: Value, key: Value, inside: Value, keys: int) -> tuple[Value, Value]:
-        """Return the page and the offset in it of a block's keys [keys, 1].
-
-        A block inside one page has a scalar page; the others look each key's page up.
-        """
+    def _pages(self, block: Value, lane: Value) -> Value:
+        """Return the page of a block of keys, or each key's where a block spans several; page 0
+        past the end."""
         b, page = self.b, self.shape.page
-        if page % keys == 0:
-            entry = b.map(f"a + b // {page}", self.base, block, dtype="i32", hint="entry")
-            offset = b.map(f"a % {page}", key, dtype="i32", hint="offset")
-            return b.load(self.table, entry, hint="page_id"), b.expand(offset, 1)
+        keys = extents_of(lane.type)[0]
+        key = block if page % keys == 0 else b.map("a + b", block, lane, dtype="i32", hint="key")
         entry = b.map(f"a + b // {page}", self.base, key, dtype="i32", hint="entry")
-        offset = b.map(f"a % {page}", key, dtype="i32", hint="offset")
-        pages = b.load(self.table, entry, mask=inside, hint="page_ids")
-        return b.expand(pages, 1), b.expand(offset, 1)
+        inside = b.map("a < b", key, self.high, hint="inside")
+        return b.load(self.table, entry, mask=inside, hint="page_id")
 
     def _half(self, value: Value) -> Value:
         """Return a tile in the queries' dtype, in which products are formed."""
         same = value.type.parameters[0].name == self.shape.q  # type: ignore[union-attr]
         return value if same else self.b.map("a", value, dtype=self.shape.q, hint=value.name)
 
-    def _seen(self, scores: Value, key: Value, end: Value, first: Value | None) -> Value:
-        b, factor = self.b, repr(self.shape.factor)
+    def _seen(self, scores: Value, key: Value, seen: tuple[Value | None, Value]) -> Value:
+        first, end = seen
         if first is None:
-            text = f"where(b < c, a * {factor}, {UNSEEN})"
-            return b.map(text, scores, key, end, hint="scores")
-        text = f"where((b < c) & (b >= d), a * {factor}, {UNSEEN})"
-        return b.map(text, scores, key, end, first, hint="scores")
+            return self.b.map(f"where(b < c, a, {UNSEEN})", scores, key, end, hint="scores")
+        text = f"where((b < c) & (b >= d), a, {UNSEEN})"
+        return self.b.map(text, scores, key, end, first, hint="scores")
 
     def _store(self, query: Value, slot: Value, head: Value, column: Value, live: Value,
-               state: list[Value]) -> None:  # fmt: skip
+               state: tuple[Value, ...]) -> None:  # fmt: skip
         """Write the state to the slots of rows that have one, and the others' results."""
         b = self.b
         top, total, acc = state
