@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..ir.diagnostics import CapacityError
 from .batch import MAX_ENDS, Batch, Chunk
+from .duplicates import Answer, Duplicates
 from .kv_cache import PagedKV
 from .meter import HitCounter
 from .policy import Policy
@@ -57,6 +58,7 @@ class Engine:
         self._scheduler = Scheduler(
             executor, self._batch, self.kv, self.tree, policy or Policy(), self.hits
         )
+        self._duplicates = Duplicates()
         self._rows = np.arange(executor.max_batch)
 
     # Sequences.
@@ -104,6 +106,13 @@ class Engine:
         self._check_capacity(request)
         request.sequence.busy = True
         request.prompt = request.sequence.length
+        answer = self._duplicates.known(request)
+        if answer is not None:
+            self._answer(request, answer)
+        elif not self._duplicates.joins(request):
+            self._enqueue(request)
+
+    def _enqueue(self, request: Request) -> None:
         if request.watch is not None and request.sampling is not None:
             finish = self._force(request)
             if finish is not None:
@@ -111,10 +120,25 @@ class Engine:
                 return
         self._scheduler.enqueue(request)
 
+    def _answer(self, request: Request, answer: Answer) -> None:
+        """Give a request the answer of an equal one; the tree has the KV of its tokens."""
+        self._scheduler.reuse(request)
+        self.hits.begins(request)
+        answer.give(request)
+        self._scheduler.reuse(request, request.sequence.length)
+        self._scheduler.done.append(request)
+
     def cancel(self, request: Request) -> None:
-        """Forget a request that is not done."""
+        """Forget a request that is not done; those that waited for its answer are computed."""
         self._scheduler.cancel(request)
         request.sequence.busy = False
+        for twin in self._duplicates.left(request):
+            if not self._duplicates.joins(twin):
+                self._enqueue(twin)
+
+    def forget_answers(self) -> None:
+        """Compute again what is asked from now on, be it what was asked before."""
+        self._duplicates.forget()
 
     def __bool__(self) -> bool:
         return bool(self._scheduler or self._scheduler.done)
@@ -129,10 +153,28 @@ class Engine:
         except BaseException:
             self._scheduler.start_over()
             raise
-        done, self._scheduler.done = self._scheduler.done, []
-        for request in done:
-            request.sequence.busy = False
+        done: list[Request] = []
+        while self._scheduler.done:
+            finished, self._scheduler.done = self._scheduler.done, []
+            for request in finished:
+                request.sequence.busy = False
+                self._share(request)
+            done += finished
         return done
+
+    def _share(self, request: Request) -> None:
+        """Give a finished request's answer to those that wait for it."""
+        if request.error is not None:
+            for twin in self._duplicates.left(request):
+                if not self._duplicates.joins(twin):
+                    self._enqueue(twin)
+            return
+        twins = self._duplicates.finished(request)
+        if twins:
+            answer = Answer.of(request)
+            for twin in twins:
+                twin.first_token_time = request.first_token_time
+                self._answer(twin, answer)
 
     def _step(self) -> None:
         start = perf_counter()

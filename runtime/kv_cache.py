@@ -57,6 +57,16 @@ class PagedKV:
         self.references[pages] += 1
         self._hold(pages)
 
+    def adopt_rest(self, sequence: Sequence, pages: np.ndarray, resident: int) -> None:
+        """Let a sequence hold `pages` after its own full ones: what it shares stays shared."""
+        first = sequence.resident // self.page_size
+        rest = pages[first:]
+        self.references[rest] += 1
+        self._hold(rest)
+        self._release_from(sequence, first)
+        sequence.pages[first : len(pages)] = rest
+        sequence.held, sequence.resident = len(pages), resident
+
     def reserve(self, sequence: Sequence, end: int) -> bool:
         """Make positions `[resident, end)` writable; return False, changing nothing, if full."""
         missing = self._missing(sequence, end)

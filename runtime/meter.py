@@ -154,6 +154,7 @@ class Meter:
         self.first_token: float | None = None
         self.prompt_tokens = 0
         self.generated_tokens = 0
+        self.deduplicated_tokens = 0
         self.margin = float("inf")
         self.sequences: dict[Sequence, Frame] = {}
         self._seen: dict[Sequence, int] = {}
@@ -167,6 +168,7 @@ class Meter:
     def generated(self, request: Request) -> None:
         """Take note of a finished generation."""
         self.generated_tokens += request.flushed
+        self.deduplicated_tokens += request.flushed * request.duplicate
         self._seen[request.sequence] = request.sequence.length
         self.margin = min(self.margin, request.margin)
         if request.first_token_time and self.first_token is None:

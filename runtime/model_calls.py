@@ -122,7 +122,7 @@ class ModelCalls:
 
     def _prefill(self, operation: Operation, operands: tuple[Any, ...], frame: Frame) -> Step:
         handle = yield from self._settle(operands[0], frame)
-        yield from self._ask(Request(handle.sequence, "prefill", row=self.row))
+        yield from self._ask(Request(handle.sequence, "prefill", row=self.row, same="fill"))
         return (handle,)
 
     def _decode(self, operation: Operation, operands: tuple[Any, ...], frame: Frame) -> Step:
@@ -134,6 +134,7 @@ class ModelCalls:
         request = Request(
             handle.sequence, f"gen {name!r}", self._sampling(operation, frame, occurrence), watch,
             logprobs=bool(operation.attribute("logprobs")), row=self.row,
+            same=None if listener else _decides(operation, heal),
         )  # fmt: skip
         yield from self._ask(request)
         self.meter.generated(request)
@@ -338,6 +339,11 @@ class ModelCalls:
     def _order(self) -> tuple[int, int]:
         self._spawned += 1
         return self.ticket, self._spawned
+
+
+def _decides(operation: Operation, heal: str) -> tuple[Any, ...]:
+    """Return what of a gen decides its tokens, beside the stream and the sampling."""
+    return operation.attribute("constraint"), operation.attribute("stop"), heal
 
 
 def _parts(operation: Operation, values: list[Any]) -> tuple[Part, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -46,7 +47,12 @@ class Request:
     row: int = 0
     """The row of data that it works for, for messages."""
 
+    same: Hashable = None
+    """What else decides its answer (constraint, stops); None: it is computed in any case."""
+
     # Set by the engine.
+    duplicate: bool = False
+    """An equal request's answer was given to it."""
     prompt: int = 0
     """Tokens of the sequence when it was submitted: what the call sends."""
     counted: bool = False

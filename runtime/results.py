@@ -20,6 +20,8 @@ class Stats:
     first_token_seconds: float | None = None
     prompt_tokens: int = 0
     generated_tokens: int = 0
+    deduplicated_tokens: int = 0
+    """Of the generated ones: those that an equal gen had computed."""
     sent_tokens: int = 0
     hits_predicted: int = 0
     hits_measured: int = 0
@@ -48,6 +50,8 @@ class Stats:
             f"prefix hits {self.hits_predicted} predicted, {self.hits_measured} measured",
             f"peak KV {self.peak_kv_pages} pages ({self.peak_kv_bytes / 2**20:.1f} MiB)",
         ]
+        if self.deduplicated_tokens:
+            parts.append(f"{self.deduplicated_tokens} of the new tokens computed for equal gens")
         if self.preemptions:
             parts.append(f"{self.preemptions} preemptions")
         return "; ".join(parts)

@@ -115,6 +115,7 @@ class RowRun:
             first_token_seconds=min(first, default=None),
             prompt_tokens=total.prompt_tokens + stats.prompt_tokens,
             generated_tokens=total.generated_tokens + stats.generated_tokens,
+            deduplicated_tokens=total.deduplicated_tokens + stats.deduplicated_tokens,
             sent_tokens=total.sent_tokens + stats.sent_tokens,
             hits_predicted=total.hits_predicted + stats.hits_predicted,
             hits_measured=total.hits_measured + stats.hits_measured,

@@ -136,7 +136,7 @@ class Scheduler:
                 take(request)
         while self._waiting and len(chunks) < rows and budget > 0:
             request = self._waiting[0][2]
-            self._match(request)
+            self.reuse(request)
             if self._is_filled(request) or (parking and self._park(request)):
                 heapq.heappop(self._waiting)
                 continue
@@ -176,16 +176,18 @@ class Scheduler:
         self.done.append(request)
         return True
 
-    def _match(self, request: Request) -> None:
-        """Take from the prefix tree what is known of a sequence, be it a root or a fork."""
-        sequence, limit = request.sequence, request.first_logits
+    def reuse(self, request: Request, limit: int | None = None) -> None:
+        """Take from the prefix tree what is known of a sequence, be it a root or a fork.
+
+        Up to `limit` (default: the first position whose logits are wanted).
+        """
+        sequence, limit = request.sequence, request.first_logits if limit is None else limit
         if limit <= sequence.resident:
             self._kv.rewind(sequence, limit)
         else:
             known, pages = self._tree.match(sequence.tokens[:limit])
             if known > sequence.resident:
-                self._kv.drop(sequence)
-                self._kv.adopt(sequence, pages, known)
+                self._kv.adopt_rest(sequence, pages, known)
 
     def _park(self, request: Request) -> bool:
         """Let the request wait for a prefix that another is computing, if that pays."""

@@ -108,7 +108,7 @@ class Scorer:
         self._free(sequence)
 
     def _request(self, sequence: Tokens, start: int) -> Request:
-        return Request(sequence, self._name, score_from=start, row=self._row)
+        return Request(sequence, self._name, score_from=start, row=self._row, same="score")
 
 
 def choose(by: str, scores: Scores, unconditional: Scores | None = None) -> int:

@@ -54,6 +54,7 @@ class Session:
         host, more = self._host, True
         if not host.loop:
             host.engine.kv.peak = host.engine.kv.live
+            host.engine.forget_answers()
         try:
             while more or self._open or self._ended:
                 while more and self._may_open():
@@ -110,6 +111,7 @@ class Session:
             first_token_seconds=None if first is None else first - meter.started,
             prompt_tokens=meter.prompt_tokens,
             generated_tokens=meter.generated_tokens,
+            deduplicated_tokens=meter.deduplicated_tokens,
             sent_tokens=hits.sent,
             hits_predicted=hits.predicted,
             hits_measured=hits.measured,

@@ -1,0 +1,174 @@
+"""Duplicate work is computed once, is told, and changes no token; different samples stay apart."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from weft.runtime.duplicates import MOST_NUMBERS, Answer, Duplicates
+from weft.runtime.engine import Engine
+from weft.runtime.request import Request, Sampling
+from weft.runtime.simulator import ToyExecutor, toy_logits
+
+VOCABULARY = 64
+
+DRAWS = """
+program draws(arg: str) -> list[str]:
+    "About {{arg}}: "
+    fork {width} as words:
+        gen word(max_tokens=12{options})
+        yield word
+    "{{words}} "
+    gen last(max_tokens=4)
+    return words
+"""
+
+
+def generate(ids, count):
+    ids = list(ids)
+    for _ in range(count):
+        ids.append(int(toy_logits(ids, VOCABULARY).argmax()))
+    return ids
+
+
+def engine(**limits):
+    limits = {"num_pages": 200, "max_batch": 4, "max_tokens": 16, **limits}
+    return Engine(ToyExecutor(VOCABULARY, **limits))
+
+
+def ask(engine, number, ids, count, same="x", **options):
+    sequence = engine.create((number, 0))
+    sequence.append(ids)
+    request = Request(sequence, "gen", Sampling(count, **options), row=number, same=same)
+    engine.submit(request)
+    return request
+
+
+def drain(engine):
+    done = []
+    while engine:
+        done += engine.step()
+        engine.check()
+    return done
+
+
+def test_equal_greedy_forks_are_one_gen(toy):
+    text = DRAWS.format(width=6, options="")
+    executable = toy.compile(text, max_batch=16)
+    rows = executable.run_rows([{"arg": "x"}])
+    expected = toy.oracle(text)(0, arg="x")
+    assert rows.values == [expected.value]
+    length = rows.stats.deduplicated_tokens
+    assert length and length == 5 * (length // 5)
+    toy.assert_clean(executable)
+
+
+def test_different_samples_are_never_merged(toy):
+    text = DRAWS.format(width=4, options=", temperature=1.5")
+    executable = toy.compile(text, max_batch=16)
+    rows = executable.run_rows([{"arg": "x"}, {"arg": "x"}])
+    oracle = toy.oracle(text)
+    assert rows.values == [oracle(number, arg="x").value for number in range(2)]
+    assert len({word for words in rows.values for word in words}) > 1
+
+
+def test_equal_rows_are_answered_together_and_a_new_run_computes_anew(toy):
+    text = DRAWS.format(width=1, options="")
+    executable = toy.compile(text, max_batch=16)
+    one = executable.run_rows([{"arg": "x"}]).stats.steps
+    many = executable.run_rows([{"arg": "x"}] * 40)
+    assert many.values == [toy.oracle(text)(0, arg="x").value] * 40
+    assert many.stats.steps <= 2 * one
+    again = executable.run_rows([{"arg": "x"}])
+    assert not again.stats.deduplicated_tokens and again.stats.steps == one
+    toy.assert_clean(executable)
+
+
+def test_scores_and_selects_of_equal_streams_are_computed_once(toy):
+    text = """
+program choose(arg: str) -> str:
+    "{arg} is "
+    fork 5 as picks:
+        let value = score("hello the")
+        select pick from ["the end", "hello", "a b"]
+        yield "{pick} {value}"
+    return picks[4]
+"""
+    executable = toy.compile(text, max_batch=16, max_tokens=128)
+    result = executable.run(arg="x")
+    assert result.value == toy.oracle(text)(0, arg="x").value
+    single = toy.compile(text.replace("fork 5", "fork 1").replace("[4]", "[0]"), max_batch=16)
+    single.run(arg="x")
+    assert executable.engine.computed_tokens == single.engine.computed_tokens
+    toy.assert_clean(executable)
+
+
+def test_a_cancelled_leader_leaves_its_work_to_a_twin():
+    machine = engine()
+    requests = [ask(machine, number, [1, 2, 3], 9) for number in range(4)]
+    machine.step()
+    machine.step()
+    machine.cancel(requests[0])
+    machine.cancel(requests[2])
+    drain(machine)
+    for number in (1, 3):
+        assert requests[number].sequence.ids() == generate([1, 2, 3], 9)
+    assert requests[3].duplicate and not requests[1].duplicate
+    assert requests[0].sequence.ids() != requests[1].sequence.ids()
+
+
+@pytest.mark.parametrize("what", ["max_tokens", "same", "none", "tokens", "key", "logprobs"])
+def test_what_differs_is_computed(what):
+    machine = engine()
+    first = ask(machine, 0, [1, 2, 3], 5, temperature=1.0, key=7)
+    given = {"temperature": 1.0, "key": 8 if what == "key" else 7}
+    ids = [1, 2, 4] if what == "tokens" else [1, 2, 3]
+    same = {"same": "y", "none": None}.get(what, "x")
+    count = 6 if what == "max_tokens" else 5
+    sequence = machine.create((1, 0))
+    sequence.append(ids)
+    second = Request(sequence, "gen", Sampling(count, **given), same=same,
+                     logprobs=what == "logprobs")  # fmt: skip
+    machine.submit(second)
+    drain(machine)
+    assert not first.duplicate and not second.duplicate
+
+
+def test_answers_are_bounded():
+    duplicates = Duplicates()
+    machine = engine()
+    for number in range(50):
+        sequence = machine.create((number, 0))
+        sequence.append([number])
+        request = Request(sequence, same="x", score_from=0)
+        assert not duplicates.joins(request)
+        request.scores = [toy_logits([1], MOST_NUMBERS // 10)]
+        duplicates.finished(request)
+    assert len(duplicates._answers) <= 10
+    assert sum(answer.size for answer in duplicates._answers.values()) <= MOST_NUMBERS
+    assert isinstance(next(iter(duplicates._answers.values())), Answer)
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(
+    asked=st.lists(
+        st.tuples(st.integers(0, 3), st.integers(1, 9), st.integers(0, 6)), min_size=1, max_size=12
+    ),
+    pages=st.sampled_from([12, 40]),
+    cancelled=st.sets(st.integers(0, 11)),
+)
+def test_random_duplicates_give_what_they_would_alone(asked, pages, cancelled):
+    machine = engine(num_pages=pages)
+    requests = []
+    for number, (prompt, count, steps) in enumerate(asked):
+        ids = list(range(prompt, prompt + 6))
+        requests.append((ask(machine, number, ids, count), ids, count))
+        for _ in range(steps):
+            machine.step()
+        if number in cancelled and requests[-1][0].sequence.busy:
+            machine.cancel(requests[-1][0])
+            requests[-1] = (requests[-1][0], None, 0)
+    drain(machine)
+    for request, ids, count in requests:
+        if ids is not None:
+            assert request.sequence.ids() == generate(ids, count)
