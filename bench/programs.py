@@ -14,9 +14,10 @@ import math
 import sys
 from typing import Any
 
+from weft.bench.contest import Bench, Contest
 from weft.bench.cpu import record
 from weft.bench.programs_cases import CASES, ROOT
-from weft.bench.programs_measure import Bench, Contest, measure
+from weft.bench.programs_measure import measure
 
 RESULTS = ROOT / "bench" / "results" / "programs.json"
 
@@ -55,7 +56,7 @@ def line(name: str, found: Figures) -> str:
         f"speedup {found['speedup']:.2f}",
         *(f"{short} {found[key]:.2f}" for short, key in (
             ("forced", "speedup_vs_forced_baseline"), ("no cache", "speedup_vs_no_cache"),
-            ("8B", "simulated_8b_speedup"),
+            ("roomy", "speedup_roomy"), ("8B", "simulated_8b_speedup"),
         ) if found.get(key)),
     ]  # fmt: skip
     if found["differing"]:
@@ -75,6 +76,9 @@ def summary(programs: Figures) -> Figures:
         "differing_rows": {n: each["differing"] for n, each in programs.items()
                            if each["differing"]},
     }  # fmt: skip
+    roomy = [programs[name].get("speedup_roomy") for name in staged]
+    if all(roomy):
+        found["speedup_roomy_geomean"] = _geomean(roomy)
     simulated = [programs[name].get("simulated_8b_speedup") for name in staged]
     if all(simulated):
         found["simulated_8b_speedup_geomean"] = _geomean(simulated)
@@ -123,7 +127,7 @@ def main() -> None:
     """Run what is asked for."""
     options = _options()
     names = options.only or list(CASES)
-    rounds = options.rounds or (1 if options.quick else 5)
+    rounds = options.rounds or (1 if options.quick else 3)
     programs, failed = run_programs(
         names, rounds, options.quick, not options.no_simulation, options.idle
     )
@@ -145,7 +149,7 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--only", nargs="+", choices=list(CASES), metavar="NAME",
                         help=f"these programs: {', '.join(CASES)}")  # fmt: skip
-    parser.add_argument("--rounds", type=int, help="interleaved rounds (5; 1 with --quick)")
+    parser.add_argument("--rounds", type=int, help="interleaved rounds (3; 1 with --quick)")
     parser.add_argument("--quick", action="store_true", help="a quarter of the rows, one round")
     parser.add_argument("--no-simulation", action="store_true", help="leave the 8 B shape out")
     parser.add_argument("--idle", type=float, default=0.0,

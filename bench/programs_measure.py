@@ -2,191 +2,95 @@
 
 from __future__ import annotations
 
-import gc
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from statistics import median
-from time import perf_counter
 from typing import Any
 
-import numpy as np
-from weft.compiler import Compilation
-from weft.frontend.constraints import constraint_of
-from weft.options import Options
-from weft.runtime.engine import Engine
-from weft.runtime.executable import Executable
-from weft.runtime.policy import Policy
 from weft.runtime.results import Result
-from weft.runtime.simulator import Price, SimulatedExecutor
-from weft.runtime.trace import Trace
+from weft.runtime.simulator import Price
 
-from .calls import CallLog, watch
+from .contest import Contest, Run, Way
 from .measure import Summary, interleave, ratio
-from .programs_cases import Case
-from .programs_data import Row
-from .request_driver import Answer, Program, Server
-from .request_grammars import Grammars
+from .programs_cases import ROOMY_TOKENS
+from .request_driver import Answer
 
 TOLERANCE = 1e-3
 """What log-probabilities may differ by: other batches add in another order."""
 
 
-class Bench:
-    """A model in memory that all programs run on, and the grammars that its server has compiled."""
-
-    def __init__(self, model: str = "tiny-dense", options: Options | None = None) -> None:
-        self.model = model
-        self.options = options or Options.from_env()
-        self._first: Compilation | None = None
-        self._grammars: dict[bool, Grammars] = {}
-
-    def compile(self, case: Case) -> Compilation:
-        """Compile a program's text; the model's kernels and weights are made once."""
-        compilation = Compilation(case.path, self.model, name=case.program, options=self.options)
-        if self._first is None:
-            self._first = compilation
-        compilation.__dict__["executor"] = self._first.executor
-        compilation.__dict__["sampler"] = self._first.sampler
-        return compilation
-
-    def grammars(self, compilation: Compilation, forced: bool) -> Grammars:
-        """Return the grammar cache of a server that has been up for a while."""
-        if forced not in self._grammars:
-            checkpoint = compilation.checkpoint
-            assert checkpoint is not None
-            size = compilation.executor.vocab_size
-            self._grammars[forced] = Grammars(checkpoint.tokenizer, size, forced)
-        return self._grammars[forced]
-
-
-@dataclass
-class Run:
-    """One run over all rows: its seconds, what it said, and the engine that it ran on."""
-
-    seconds: float
-    answers: list[Any]
-    engine: Engine
-    log: CallLog | None = None
-    trace: Trace | None = None
-    virtual_seconds: float = 0.0
-
-
-class NoWaiting(Policy):
-    """A policy of requests that never wait for another's prefix."""
-
-    def waits(self, gain: int) -> bool:
-        """Return False."""
-        return False
-
-
-@dataclass
-class Contest:
-    """A compiled program, its rows, and the ways to run it; each run has an empty cache."""
-
-    bench: Bench
-    case: Case
-    rows: Sequence[Row]
-    compilation: Compilation = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.compilation = self.bench.compile(self.case)
-        _ = self.compilation.plan
-
-    def weft(self, noted: bool = False, price: Price | None = None) -> Run:
-        """Run the compiled program; what it costs to load the plan is not counted."""
-        made, checkpoint = self.compilation, self.compilation.checkpoint
-        assert checkpoint is not None
-        trace = Trace() if noted else None
-        executor: Any = SimulatedExecutor(made.executor, price) if price else made.executor
-        executable = Executable(
-            made.plan, made.program_name, executor, checkpoint.tokenizer,
-            tools=made.opened.tools, model=checkpoint.name, seed=made.options.seed,
-            sample=made.sampler, trace=trace,
-        )  # fmt: skip
-        log = watch(executable.engine) if noted else None
-        gc.collect()
-        start = perf_counter()
-        answers: list[Any] = [None] * len(self.rows)
-        jobs = ((n, executable.check_row(n, row)) for n, row in enumerate(self.rows))
-        for ended in executable.session().steps(jobs):
-            for number, outcome in ended:
-                answers[number] = outcome
-        seconds = perf_counter() - start
-        run = Run(seconds, answers, executable.engine, log, trace)
-        run.virtual_seconds = executor.now if price else 0.0
-        return run
-
-    def requests(
-        self, cache: bool = True, forced: bool = False, noted: bool = False,
-        price: Price | None = None,
-    ) -> Run:  # fmt: skip
-        """Run the program as written by clients of the same engine."""
-        made, checkpoint = self.compilation, self.compilation.checkpoint
-        assert checkpoint is not None
-        trace = Trace() if noted else None
-        executor: Any = SimulatedExecutor(made.executor, price) if price else made.executor
-        engine = Engine(executor, made.sampler, Policy() if cache else NoWaiting(), trace)
-        if not cache:
-            forget_prefixes(engine)
-        log = watch(engine) if noted else None
-        server = Server(engine, checkpoint.tokenizer, self.bench.grammars(made, forced))
-        program = Program(
-            made.lowered, made.program_name, checkpoint.chat, constraint_of, made.opened.tools,
-            made.options.seed,
-        )  # fmt: skip
-        gc.collect()
-        start = perf_counter()
-        answers = program.run_rows(server, self.rows)
-        run = Run(perf_counter() - start, answers, engine, log, trace)
-        run.virtual_seconds = executor.now if price else 0.0
-        return run
-
-
-def forget_prefixes(engine: Engine) -> None:
-    """Switch an engine's prefix cache off."""
-    empty = np.empty(0, np.int32)
-    engine.tree.match = lambda tokens: (0, empty)  # type: ignore[method-assign]
-    engine.tree.insert = lambda tokens, pages: None  # type: ignore[method-assign]
-
-
 def measure(
     contest: Contest, rounds: int, price: Price | None, quick: bool = False, idle: float = 0.0
 ) -> dict[str, Any]:
-    """Return a program's figures: counts, equality, throughput ratios, simulated ratio."""
-    ours, theirs = contest.weft(noted=True), contest.requests(noted=True)
-    contest.requests(forced=True)  # compiles its grammars, as the run above did the others
+    """Return a program's figures: counts, equality, throughput ratios, simulated ratio.
+
+    `speedup` is over the better of the clients' two orders in the scaled KV memory.
+    """
+    noted = Way(noted=True)
+    ours, theirs = contest.weft(noted), contest.requests(noted)
+    for answer in ours.answers:
+        if isinstance(answer, BaseException):  # a row that fails early is no fast row
+            raise answer
     found = counts(ours, theirs) | agreement(ours.answers, theirs.answers)
     found["profile"] = {"weft": profile(ours), "requests": profile(theirs)}
-    runs: dict[str, Callable[[], float]] = {
-        "weft": lambda: contest.weft().seconds,
-        "requests": lambda: contest.requests().seconds,
-    }
+    ways = _ways(contest, quick)
+    runs = {name: _seconds_of(side, way) for name, (side, way) in ways.items()}
+    contest.requests(Way(forced=True))  # compiles its grammars, as the run above did the others
+    found |= ratios(interleave(runs, rounds, idle), len(contest.rows))
     if not quick:
-        runs["forced"] = lambda: contest.requests(forced=True).seconds
-    times = interleave(runs, rounds, idle)
-    if not quick:
-        alone = [lambda: contest.requests(cache=False).seconds] * min(2, rounds)
-        times["no_cache"] = [run() for run in alone]
-    speedup = ratio(times["requests"], times["weft"])
-    found |= {
-        "seconds": {name: Summary.of(values).json() for name, values in times.items()},
-        "rows_per_s": len(contest.rows) / median(times["weft"]),
-        "speedup": speedup.median,
-        "speedup_range": [speedup.low, speedup.high],
-        "speedup_vs_forced_baseline": _over(times, "forced"),
-        "speedup_vs_no_cache": _over(times, "no_cache"),
-    }
+        alone = contest.requests(Way(cache=False)).seconds
+        found["speedup_vs_no_cache"] = alone / found["seconds"]["weft"]["median"]
     if price is not None:
-        mine = contest.weft(price=price).virtual_seconds
-        other = contest.requests(price=price).virtual_seconds
+        mine = contest.weft(Way(price=price)).seconds
+        other = contest.requests(Way(price=price)).seconds
+        other = min(other, contest.requests(Way(price=price, longest_prefix=True)).seconds)
         found["simulated_8b_seconds"] = {"weft": mine, "requests": other}
         found["simulated_8b_speedup"] = other / mine
     return found
 
 
-def _over(times: Mapping[str, list[float]], name: str) -> float | None:
-    return median(times[name]) / median(times["weft"]) if name in times else None
+Side = Callable[[Way], Run]
+
+
+def _seconds_of(side: Side, way: Way) -> Callable[[], float]:
+    return lambda: side(way).seconds
+
+
+def _ways(contest: Contest, quick: bool) -> dict[str, tuple[Side, Way]]:
+    """Return what races: weft, clients in two orders, and what else is asked for."""
+    ways: dict[str, tuple[Side, Way]] = {
+        "weft": (contest.weft, Way()),
+        "requests": (contest.requests, Way()),
+        "longest_prefix": (contest.requests, Way(longest_prefix=True)),
+    }
+    if contest.constrained:
+        ways["forced"] = contest.requests, Way(forced=True)
+    if not quick:
+        ways["roomy_weft"] = contest.weft, Way(kv_tokens=ROOMY_TOKENS)
+        ways["roomy_requests"] = contest.requests, Way(kv_tokens=ROOMY_TOKENS)
+    return ways
+
+
+def ratios(times: Mapping[str, list[float]], rows: int) -> dict[str, Any]:
+    """Return throughput ratios of interleaved runs."""
+    orders = ("requests", "longest_prefix")
+    best = min(orders, key=lambda name: median(times[name]))
+    speedup = ratio(times[best], times["weft"])
+    found = {
+        "seconds": {name: Summary.of(values).json() for name, values in times.items()},
+        "rows_per_s": rows / median(times["weft"]),
+        "best_order": best,
+        "speedup": speedup.median,
+        "speedup_range": [speedup.low, speedup.high],
+        "speedup_vs_arrival_order": ratio(times["requests"], times["weft"]).median,
+        "speedup_vs_forced_baseline": speedup.median,
+    }
+    if "forced" in times:
+        found["speedup_vs_forced_baseline"] = ratio(times["forced"], times["weft"]).median
+    if "roomy_weft" in times:
+        roomy = ratio(times["roomy_requests"], times["roomy_weft"])
+        found["speedup_roomy"] = roomy.median
+    return found
 
 
 def counts(ours: Run, theirs: Run) -> dict[str, Any]:

@@ -13,9 +13,8 @@ token healing, and samples drawn by weft's counters.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import count
 from typing import Any
 
 from weft.ir.core import Module, Operation, Region
@@ -23,74 +22,23 @@ from weft.ir.diagnostics import RunError
 from weft.ir.evaluate import evaluate
 from weft.ir.program import VALUE_NAMES
 from weft.ir.values import format_value, parse_value, records_of
-from weft.ir.vocabulary import ChatFormat, Frame, Part, Tokenizer, encode_parts, split_heal
+from weft.ir.vocabulary import ChatFormat, Frame, Part, encode_parts, split_heal
 from weft.runtime.arguments import bind_arguments
 from weft.runtime.bindings import stops_of
-from weft.runtime.engine import Engine
 from weft.runtime.events import Choice, Generated
-from weft.runtime.heal import HealTable, join_texts
-from weft.runtime.request import Request, Sampling
+from weft.runtime.heal import join_texts
+from weft.runtime.request import Sampling
 from weft.runtime.sampler import site_key
 from weft.runtime.select import choose, probabilities
-from weft.runtime.stops import TokenBytes
 from weft.runtime.tasks import Branches, TaskLoop
 from weft.runtime.tools import DEFAULT_TIMEOUT, ToolCall, ToolFailed, ToolPool
 from weft.runtime.watch import Watch
 
-from .request_grammars import ConstraintOf, Grammars
-
-Step = Generator[Any, Any, Any]
+from .request_grammars import ConstraintOf
+from .request_server import Server, Step
 
 MOST_ROWS = 96
 """SGLang's `run_batch` starts at least 96 threads."""
-
-
-class Server:
-    """An engine behind requests: full prompts in, text or scores out.
-
-    Requests are served first come, first served, SGLang's default since 2025-03.
-    """
-
-    def __init__(self, engine: Engine, tokenizer: Tokenizer, grammars: Grammars) -> None:
-        self.engine = engine
-        self.tokenizer = tokenizer
-        self.grammars = grammars
-        self.words = TokenBytes(tokenizer)
-        self.heals = HealTable(tokenizer, engine.executor.vocab_size)
-        self._arrivals = count()
-
-    def generate(
-        self, parts: Sequence[Part], name: str, sampling: Sampling, watch: Watch | None, row: int,
-        logprobs: bool,
-    ) -> Step:  # fmt: skip
-        """Return the finished request of a prompt; its tokens are in `generated`."""
-        request = self._request(encode_parts(self.tokenizer, parts), name, row)
-        request.sampling, request.watch, request.logprobs = sampling, watch, logprobs
-        yield from self._serve(request)
-        return request
-
-    def prefill(self, parts: Sequence[Part], name: str, row: int) -> Step:
-        """Compute a prompt and generate nothing."""
-        yield from self._serve(self._request(encode_parts(self.tokenizer, parts), name, row))
-
-    def score(self, prompt: Sequence[int], option: Sequence[int], name: str, row: int) -> Step:
-        """Return the log-probability of each token of `option` after `prompt`."""
-        request = self._request([*prompt, *option], name, row)
-        request.score_from = len(prompt) - 1
-        yield from self._serve(request)
-        return [float(request.scores[at][token]) for at, token in enumerate(option)]
-
-    def _request(self, ids: Sequence[int], name: str, row: int) -> Request:
-        sequence = self.engine.create((next(self._arrivals),))
-        sequence.append(ids)
-        return Request(sequence, name, row=row)
-
-    def _serve(self, request: Request) -> Step:
-        try:
-            yield request
-        finally:
-            self.engine.take_prefix_hits(request.order[0])
-            self.engine.free(request.sequence)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,214 @@
+"""A program and its rows made ready to run on one engine: compiled, or driven by requests."""
+
+from __future__ import annotations
+
+import gc
+import heapq
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Any, cast
+
+import numpy as np
+from weft.compiler import Compilation
+from weft.frontend.constraints import constraint_of
+from weft.options import Options
+from weft.runtime.engine import Engine
+from weft.runtime.executable import Executable
+from weft.runtime.policy import Policy
+from weft.runtime.request import Request
+from weft.runtime.simulator import Price, SimulatedExecutor
+from weft.runtime.step import ModelExecutor
+from weft.runtime.trace import Trace
+
+from .calls import CallLog, watch
+from .programs_cases import KV_TOKENS, Case
+from .programs_data import Row
+from .request_driver import Program
+from .request_grammars import Grammars
+from .request_server import Server
+
+
+class Bench:
+    """A model in memory that all programs run on, and the grammars that its server has compiled."""
+
+    def __init__(self, model: str = "tiny-dense", options: Options | None = None) -> None:
+        self.model = model
+        self.options = options or Options.from_env()
+        self._first: Compilation | None = None
+        self._grammars: dict[bool, Grammars] = {}
+
+    def compile(self, case: Case) -> Compilation:
+        """Compile a program's text; the model's kernels and weights are made once."""
+        compilation = Compilation(case.path, self.model, name=case.program, options=self.options)
+        if self._first is None:
+            self._first = compilation
+        compilation.__dict__["executor"] = self._first.executor
+        compilation.__dict__["sampler"] = self._first.sampler
+        return compilation
+
+    def grammars(self, compilation: Compilation, forced: bool) -> Grammars:
+        """Return the grammar cache of a server that has been up for a while."""
+        if forced not in self._grammars:
+            checkpoint = compilation.checkpoint
+            assert checkpoint is not None
+            size = compilation.executor.vocab_size
+            self._grammars[forced] = Grammars(checkpoint.tokenizer, size, forced)
+        return self._grammars[forced]
+
+
+@dataclass
+class Run:
+    """One run over all rows: its seconds, what it said, and the engine that it ran on."""
+
+    seconds: float
+    answers: list[Any]
+    engine: Engine
+    log: CallLog | None = None
+    trace: Trace | None = None
+
+
+@dataclass(frozen=True)
+class Way:
+    """How to run: with how much KV memory; for clients, with which cache, order and grammars.
+
+    `price` runs on a virtual clock; `noted` keeps calls and steps, at some cost in time.
+    """
+
+    kv_tokens: int = KV_TOKENS
+    cache: bool = True
+    forced: bool = False
+    longest_prefix: bool = False
+    price: Price | None = None
+    noted: bool = False
+
+
+class FewerPages:
+    """An executor of which only some pages are used."""
+
+    def __init__(self, inner: ModelExecutor, pages: int) -> None:
+        if pages > inner.num_pages:
+            raise ValueError(f"the executor has {inner.num_pages} pages, not {pages}")
+        self.num_pages = pages
+        self.forward = inner.forward
+        self._inner = inner
+
+    def __getattr__(self, name: str) -> Any:
+        """Return what the executor has."""
+        return getattr(self._inner, name)
+
+
+class NoWaiting(Policy):
+    """A policy of requests that never wait for another's prefix."""
+
+    def waits(self, gain: int) -> bool:
+        """Return False."""
+        return False
+
+
+@dataclass
+class Contest:
+    """A compiled program, its rows, and the ways to run it; each run has an empty cache."""
+
+    bench: Bench
+    case: Case
+    rows: Sequence[Row]
+    compilation: Compilation = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.compilation = self.bench.compile(self.case)
+        _ = self.compilation.plan
+
+    @property
+    def constrained(self) -> bool:
+        """Whether the program has a gen with a constraint."""
+        plan = self.compilation.plan
+        return any(operation.name == "plan.constraint" for operation in plan.operations)
+
+    def weft(self, way: Way) -> Run:
+        """Run the compiled program; what it costs to load the plan is not counted."""
+        made, checkpoint = self.compilation, self.compilation.checkpoint
+        assert checkpoint is not None
+        trace = Trace() if way.noted else None
+        executable = Executable(
+            made.plan, made.program_name, self._executor(way), checkpoint.tokenizer,
+            tools=made.opened.tools, model=checkpoint.name, seed=made.options.seed,
+            sample=made.sampler, trace=trace,
+        )  # fmt: skip
+        log = watch(executable.engine) if way.noted else None
+
+        def run() -> list[Any]:
+            answers: list[Any] = [None] * len(self.rows)
+            jobs = ((n, executable.check_row(n, row)) for n, row in enumerate(self.rows))
+            for ended in executable.session().steps(jobs):
+                for number, outcome in ended:
+                    answers[number] = outcome
+            return answers
+
+        return _timed(run, executable.engine, log, trace)
+
+    def requests(self, way: Way) -> Run:
+        """Run the program as written by clients of the same engine."""
+        made, checkpoint = self.compilation, self.compilation.checkpoint
+        assert checkpoint is not None
+        trace = Trace() if way.noted else None
+        policy = Policy() if way.cache else NoWaiting()
+        engine = Engine(self._executor(way), made.sampler, policy, trace)
+        if not way.cache:
+            forget_prefixes(engine)
+        if way.longest_prefix:
+            longest_prefix_first(engine)
+        log = watch(engine) if way.noted else None
+        server = Server(engine, checkpoint.tokenizer, self.bench.grammars(made, way.forced))
+        program = Program(
+            made.lowered, made.program_name, checkpoint.chat, constraint_of, made.opened.tools,
+            made.options.seed,
+        )  # fmt: skip
+        return _timed(lambda: program.run_rows(server, self.rows), engine, log, trace)
+
+    def _executor(self, way: Way) -> Any:
+        executor: Any = self.compilation.executor
+        executor = FewerPages(executor, way.kv_tokens // executor.page_size)
+        return SimulatedExecutor(executor, way.price) if way.price else executor
+
+
+def _timed(
+    run: Callable[[], list[Any]], engine: Engine, log: CallLog | None, trace: Trace | None
+) -> Run:
+    """Run and return the outcome with its seconds: of the virtual clock where there is one."""
+    gc.collect()
+    start = perf_counter()
+    answers = run()
+    seconds = perf_counter() - start
+    if isinstance(engine.executor, SimulatedExecutor):
+        seconds = engine.executor.now
+    return Run(seconds, answers, engine, log, trace)
+
+
+def forget_prefixes(engine: Engine) -> None:
+    """Switch an engine's prefix cache off."""
+    empty = np.empty(0, np.int32)
+    engine.tree.match = lambda tokens: (0, empty)  # type: ignore[method-assign]
+    engine.tree.insert = lambda tokens, pages: None  # type: ignore[method-assign]
+
+
+def longest_prefix_first(engine: Engine) -> None:
+    """Serve waiting requests by how much of their prompt is cached, longest first.
+
+    SGLang's paper has this order (its Algorithm 1); its default today is first come, first served.
+    """
+    step, scheduler = engine.step, cast(Any, engine._scheduler)
+
+    def key(request: Request) -> tuple[int, ...]:
+        sequence = request.sequence
+        known = engine.tree.match(sequence.tokens[: sequence.length])[0]
+        return (-max(known, sequence.resident), *request.order)
+
+    def ordered_step() -> list[Request]:
+        scheduler._waiting = [
+            (key(request), tie, request) for _, tie, request in scheduler._waiting
+        ]
+        heapq.heapify(scheduler._waiting)
+        return step()
+
+    engine.step = ordered_step  # type: ignore[method-assign]
