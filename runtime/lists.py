@@ -45,15 +45,35 @@ class AttentionLists:
         self._shape, self._rates = shape, rates or Rates()
         self._windows = tuple(sorted(set(windows)))
         self._slots = slots
+        self._last: Growing | None = None
         self._m, self._l = (torch.zeros((slots, shape.heads), device=device) for _ in "ml")
         self._acc = torch.zeros((slots, shape.heads, shape.head_dim), device=device)
 
     def plan(self, step: StepInput) -> Lists:
-        """Return the lists of a step's sequences."""
-        lengths = step.kv_lengths.numpy()
-        pages = -(-int(lengths.max(initial=1)) // self._shape.page)
-        table = np.ascontiguousarray(step.page_table.numpy()[:, :pages])
-        batch = Batch(table, lengths.astype(np.int64), step.query_starts.numpy().astype(np.int64))
+        """Return the lists of a step's sequences.
+
+        A decode step of the rows of the last one, each a key longer, takes that one's lists with
+        a key more: what is read for whom and how it is cut is decided anew now and then only.
+        """
+        table, lengths = self._table(step), step.kv_lengths.numpy()
+        if self._last is not None and step.is_decode:
+            grown = self._last.grown(table, lengths)
+            if grown is not None:
+                return grown
+        lists = self._planned(step, table, lengths)
+        steady = step.is_decode and self._windows == (0,)
+        self._last = Growing(lists, table, lengths, self._shape.page) if steady else None
+        return lists
+
+    def _table(self, step: StepInput) -> np.ndarray:
+        """Return the columns of the page table that are in use, and some that will be."""
+        pages = -(-int(step.kv_lengths.numpy().max(initial=1)) // self._shape.page)
+        columns = -(-pages // COLUMNS) * COLUMNS
+        return np.ascontiguousarray(step.page_table.numpy()[:, :columns])
+
+    def _planned(self, step: StepInput, table: np.ndarray, lengths: np.ndarray) -> Lists:
+        starts = step.query_starts.numpy().astype(np.int64)
+        batch = Batch(table, lengths.astype(np.int64), starts)
         arrays: dict[str, np.ndarray] = {}
         extents: dict[str, int] = {}
         for window in self._windows:
@@ -108,6 +128,48 @@ class AttentionLists:
 
 
 PAGES = f"{PLANNED}pages"
+
+COLUMNS = 32
+"""The page table is sent in multiples of this many columns, so that lists hold for a while."""
+
+KEPT_FOR = 64
+"""Steps after which lists are planned anew."""
+
+
+class Growing:
+    """The lists of a decode step, which the next steps may take with one key more a row."""
+
+    def __init__(self, lists: Lists, table: np.ndarray, lengths: np.ndarray, page: int) -> None:
+        self._table, self._lengths, self._page = table, lengths.copy(), page
+        self._age = 0
+        self._arrays = dict(lists.arrays)
+        for name in ("item_high", "row_limit"):
+            self._arrays[PLANNED + name] = lists.arrays[PLANNED + name].copy()
+        self._extents = lists.extents
+        self._high, self._limit = (
+            self._arrays[PLANNED + name] for name in ("item_high", "row_limit")
+        )
+        row, start = np.divmod(lists.arrays[f"{PLANNED}item_page"], table.shape[1])
+        self._ends = start * page + self._high == lengths[row]  # items of a row's last keys
+
+    def grown(self, table: np.ndarray, lengths: np.ndarray) -> Lists | None:
+        """Return the lists of the next step, or None if it is no such step."""
+        self._age += 1
+        if self._age > KEPT_FOR or table.shape != self._table.shape:
+            return None
+        if not np.array_equal(lengths, self._lengths + 1) or not self._same_pages(table, lengths):
+            return None
+        self._lengths += 1
+        self._table = table
+        self._high += self._ends
+        self._limit += 1
+        return Lists({**self._arrays, PAGES: table.ravel()}, self._extents)
+
+    def _same_pages(self, table: np.ndarray, lengths: np.ndarray) -> bool:
+        """Whether only pages differ that this step begins."""
+        rows, columns = np.nonzero(table != self._table)
+        begins = (lengths[rows] - 1) // self._page
+        return bool((columns >= begins).all())
 
 
 @dataclass(frozen=True)
