@@ -9,7 +9,8 @@ from typing import Any
 
 from ..stops import pattern_start
 from .consecutive import Split, split, within_budget
-from .endpoint import Endpoint
+from .dialects import Held
+from .endpoint import CHAT, TEXT, Endpoint
 from .errors import Lacks, Malformed, MissingRoute, Refused
 from .failures import Passing
 from .pool import Call
@@ -51,19 +52,39 @@ class _Heard:
 
 
 def ask(question: Question, asked: Asked, endpoint: Endpoint, call: Call) -> Answer:
-    """Return the answer to a question; raises WeftError.
+    """Return the answer to a question, in text where the endpoint has no chat; raises WeftError."""
+    if endpoint.lacks_chat and not asked.fixed:
+        asked = replace(asked, chat=False)
+    try:
+        return _healed(question, asked, endpoint, call)
+    except MissingRoute:
+        if not asked.chat or asked.fixed:
+            raise
+    try:
+        answer = _healed(question, replace(asked, chat=False), endpoint, call)
+    except MissingRoute:
+        path = f"{CHAT} and no {TEXT}"
+        raise MissingRoute(url=endpoint.service.address.base, path=path) from None
+    endpoint.lacks_chat = True
+    return answer
 
-    A prompt that ends in a space is asked without it first: models write the space with the next
-    word. Where the answer does not begin with it, the prompt is asked as it is.
+
+def _healed(question: Question, asked: Asked, endpoint: Endpoint, call: Call) -> Answer:
+    """Ask, without the space that a prompt ends with first: models write it with the next word.
+
+    Where the answer does not begin with the space, the prompt is asked as it is.
     """
-    held = question.held
-    if question.stream.opening.endswith(" ") and (held.spaced or not held.fields):
-        answer = _one(question.healed(), asked, endpoint, call)
+    heal = " " if question.ends_in_space(asked) else ""
+    held = Held()
+    if question.holding is not None:
+        held = endpoint.dialect.hold(question.holding, asked.chat, heal) or held
+    question = replace(question, held=held)
+    if heal and (held.spaced or not held.fields):
+        answer = _one(replace(question, heal=heal), asked, endpoint, call)
         if answer is not None:
             return answer
         if held.spaced:
-            raise Malformed(what=question.what, url=endpoint.service.address.base,
-                            problem="the answer does not fit its grammar")  # fmt: skip
+            raise _malformed(question, endpoint, "its text does not fit the grammar that was sent")
     answer = _one(question, asked, endpoint, call)
     assert answer is not None
     return answer
@@ -79,21 +100,14 @@ def ask_together(question: Question, asked: Asked, endpoint: Endpoint, call: Cal
 
 
 def _one(question: Question, asked: Asked, endpoint: Endpoint, call: Call) -> Answer | None:
-    """Ask once, in the other form where the endpoint lacks this one; None: the space is missing."""
-    if endpoint.lacks_chat and not asked.fixed:
-        asked = replace(asked, chat=False)
+    """Ask once; None: the answer does not begin with the space that the prompt was asked less."""
     try:
         return _sent(question, asked, endpoint, call)
-    except MissingRoute:
-        if not asked.chat or asked.fixed:
-            raise
-        endpoint.lacks_chat = True
-        return _one(question, asked, endpoint, call)
     except Refused as refused:
         if "max_completion_tokens" not in str(refused) or endpoint.token_field != "max_tokens":
             raise
         endpoint.token_field = "max_completion_tokens"
-        return _one(question, asked, endpoint, call)
+        return _sent(question, asked, endpoint, call)
 
 
 def _sent(question: Question, asked: Asked, endpoint: Endpoint, call: Call) -> Answer | None:

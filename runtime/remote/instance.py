@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import Any
 
-from ...ir.core import Operation, Term
+from ...ir.core import Operation
 from ...ir.diagnostics import WeftError
 from ...ir.values import format_value, parse_value
 from ..bindings import stops_of
@@ -20,7 +20,6 @@ from ..sampler import site_key
 from ..tasks import Branches
 from .ask import Answer, ask_together
 from .consecutive import Step as Ahead
-from .dialects import Held
 from .endpoint import Endpoint
 from .errors import Lacks, WrongValue
 from .pool import Call
@@ -176,7 +175,7 @@ class RemoteInstance(ControlFlow):
         key = site_key(self._seed if seed is None else seed, (self.row, *frame.path),
                        operation["name"], occurrence)  # fmt: skip
         for number in range(TRIES):
-            question = self._question(operation, stream, endpoint, key + number)
+            question = self._question(operation, stream, key + number)
             teller = self._teller(operation, frame) if number == 0 else None
             answer = yield from self._call(
                 operation, lambda call, q=question: ask_together(q, self._asked, endpoint, call),
@@ -188,13 +187,13 @@ class RemoteInstance(ControlFlow):
             wrong = problem_of(type, self._machine, text)
             if wrong is None:
                 return answer
-            drawn = question.sampling["temperature"] > 0 and not question.held.fields
+            drawn = question.sampling["temperature"] > 0
             if not drawn or number == TRIES - 1:
                 raise self._wrong(operation, question, answer, wrong, number + 1)
         raise AssertionError("the last try returns or raises")
 
     def _question(
-        self, operation: Operation, stream: Stream, endpoint: Endpoint, key: int
+        self, operation: Operation, stream: Stream, key: int
     ) -> Question:  # fmt: skip
         rest = self._machine.ahead.get(id(operation), [])
         gens = [operation, *(gen for _, gen in rest)]
@@ -207,16 +206,8 @@ class RemoteInstance(ControlFlow):
         return Question(
             f"gen {operation['name']!r}", stream, budget, operation.span, stops_of(operation),
             sampling_of(operation, key), bool(operation.attribute("logprobs")),
-            self._held(operation["type"], stream, endpoint), steps=steps if rest else (),
+            self._machine.holdings[operation["type"]], steps=steps if rest else (),
         )  # fmt: skip
-
-    def _held(self, type: Term, stream: Stream, endpoint: Endpoint) -> Held:
-        holding = self._machine.holdings[type]
-        if holding is None:
-            return Held()
-        heal = " " if stream.opening.endswith(" ") else ""
-        chat = self._asked.chat and not endpoint.lacks_chat
-        return endpoint.dialect.hold(holding, chat, heal) or Held()
 
     def _keep(self, operation: Operation, frame: Frame, stream: Stream, answer: Answer) -> None:
         """Keep the texts that came for gens after this one, each under its foreseen prompt."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from ...ir.source import Span
 from .consecutive import Step
-from .dialects import Held
+from .dialects import Held, Holding
 from .endpoint import CHAT, TEXT, Endpoint
 from .errors import Lacks
 from .prompt import Stream, TextFormat
@@ -30,7 +30,10 @@ class Asked:
 
 @dataclass(frozen=True)
 class Question:
-    """A gen at a prompt state. `steps` are the gens that one answer may hold, itself first."""
+    """A gen at a prompt state. `steps` are the gens that one answer may hold, itself first.
+
+    With `heal`, the prompt is sent less this space, and the answer must begin with it.
+    """
 
     what: str
     stream: Stream
@@ -39,23 +42,27 @@ class Question:
     stops: tuple[str, ...] | re.Pattern[str] = ()
     sampling: Mapping[str, Any] = field(default_factory=dict)
     logprobs: bool = False
+    holding: Holding | None = None
     held: Held = field(default_factory=Held)
     heal: str = ""
     steps: Sequence[Step] = ()
 
-    def healed(self) -> Question:
-        """Return the question less the space that its prompt ends with; the answer must have it."""
-        return replace(self, stream=self.stream.without_space(), heal=" ")
+    def ends_in_space(self, asked: Asked) -> bool:
+        """Return whether the prompt, as it is sent, ends in a space."""
+        said = self.stream.opening if asked.chat else self.stream.text(asked.format)
+        return said.endswith(" ")
 
 
 def body_of(question: Question, asked: Asked, endpoint: Endpoint) -> tuple[str, dict[str, Any]]:
     """Return the path and the body of a call; raises Lacks where a message cannot be continued."""
     body: dict[str, Any] = {"model": endpoint.service.name()}
     if asked.chat:
-        body["messages"] = question.stream.messages()
-        body |= continuation(question, endpoint)
+        stream = question.stream.without_space() if question.heal else question.stream
+        body["messages"] = stream.messages()
+        body |= continuation(question.what, stream, question.span, endpoint)
     else:
-        body["prompt"] = question.stream.text(asked.format)
+        prompt = question.stream.text(asked.format)
+        body["prompt"] = prompt[: len(prompt) - len(question.heal)]
     body[endpoint.token_field if asked.chat else "max_tokens"] = question.max_tokens
     body |= {**endpoint.dialect.neutral, **question.sampling, **question.held.fields}
     stops = stops_to_send(question)
@@ -66,18 +73,20 @@ def body_of(question: Question, asked: Asked, endpoint: Endpoint) -> tuple[str, 
     return (CHAT if asked.chat else TEXT), body
 
 
-def continuation(question: Question, endpoint: Endpoint) -> Mapping[str, Any]:
-    """Return the fields by which the answer goes on in an open message."""
-    tail = question.stream.tail
+def continuation(
+    what: str, stream: Stream, span: Span | None, endpoint: Endpoint
+) -> Mapping[str, Any]:
+    """Return the fields by which the answer goes on in an open message; raises Lacks."""
+    tail = stream.tail
     if tail is not None and tail.text:
         fields = endpoint.prefill()
         if fields is None:
-            raise Lacks(what=question.what, span=question.span, lack=_NO_PREFILL, hint=_MEND)
+            raise Lacks(what=what, span=span, lack=_NO_PREFILL, hint=_MEND)
         return fields
-    parts = question.stream.parts[: -1 if tail is not None else None]
+    parts = stream.parts[: -1 if tail is not None else None]
     if parts and parts[-1].role == "assistant" and endpoint.dialect.name == "llama.cpp":
         lack = "this server would continue the assistant message before it"
-        raise Lacks(what=question.what, span=question.span, lack=lack,
+        raise Lacks(what=what, span=span, lack=lack,
                     hint="put a user message between them, or make them one")  # fmt: skip
     return {}
 

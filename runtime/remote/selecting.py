@@ -14,7 +14,7 @@ from .ask import token_logprobs
 from .endpoint import CHAT, TEXT, Endpoint
 from .errors import Lacks, MissingRoute, Refused
 from .prompt import Stream
-from .question import Asked, Question, continuation
+from .question import Asked, continuation
 
 TOP = 20
 """How many of the likeliest first tokens the API gives at most; some servers give 5."""
@@ -163,9 +163,9 @@ def _first_tokens(
     body: dict[str, Any] = {"model": endpoint.service.name(), "temperature": 0.0}
     stream = choice.stream.without_space() if choice.stream.opening.endswith(" ") else choice.stream
     if chat:
-        question = Question(choice.what, stream, 1, choice.span)
         body |= {"messages": stream.messages(), endpoint.token_field: 1, "logprobs": True,
-                 "top_logprobs": TOP, **continuation(question, endpoint)}  # fmt: skip
+                 "top_logprobs": TOP}  # fmt: skip
+        body |= continuation(choice.what, stream, choice.span, endpoint)
     else:
         body |= {"prompt": stream.text(asked.format), "max_tokens": 1, "logprobs": 5}
     body |= endpoint.dialect.neutral
