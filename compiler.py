@@ -222,8 +222,7 @@ class Compilation:
         if self.options.executor == "reference":
             return reference_executor(checkpoint, self.options)
         if self.on_gpu:
-            function = self.regimes[0].function
-            return device_executor(checkpoint, function, self.kernels, self.options)
+            return device_executor(checkpoint, self.regimes, self.kernels, self.options)
         return compiled_executor(checkpoint, self.regimes, self.kernels, self.options)
 
     @cached_property

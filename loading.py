@@ -10,7 +10,6 @@ from .ir.core import Module
 from .options import Options
 
 if TYPE_CHECKING:
-    from .ir.core import Operation
     from .passes.tile.regimes import Regime
     from .runtime.graphs import Recorder
     from .runtime.sampler import SampleKernel
@@ -88,7 +87,7 @@ def compiled_executor(
 
 
 def device_executor(
-    checkpoint: Checkpoint, function: Operation, kernels: Mapping[str, Any], options: Options,
+    checkpoint: Checkpoint, regimes: list[Regime], kernels: Mapping[str, Any], options: Options,
     progress: Progress | None = None,
 ) -> ModelExecutor:  # fmt: skip
     """Return the executor of the current GPU; raises where the model does not fit it."""
@@ -101,17 +100,18 @@ def device_executor(
     device = Device.find()
     device.require_format(format)
     page = page_bytes(checkpoint.config, DTYPES[format].itemsize)
-    working = function["memory"]["bytes"] + page
-    left = device.require_room(checkpoint.name, format, weight_bytes(Module((function,))), working)
+    functions = Module(tuple(regime.function for regime in regimes))
+    working = page + max(function["memory"]["bytes"] for function in functions.operations)
+    left = device.require_room(checkpoint.name, format, weight_bytes(functions), working)
     memory = min(options.kv_memory, left) if options.kv_memory else left
     pages = max(1, memory // page)
     return executor_on(
-        checkpoint, function, kernels, options, pages, device.place, CudaGraphs(), progress
+        checkpoint, regimes, kernels, options, pages, device.place, CudaGraphs(), progress
     )
 
 
 def executor_on(
-    checkpoint: Checkpoint, function: Operation, kernels: Mapping[str, Any], options: Options,
+    checkpoint: Checkpoint, regimes: list[Regime], kernels: Mapping[str, Any], options: Options,
     pages: int, device: str, recorder: Recorder | None = None, progress: Progress | None = None,
 ) -> ModelExecutor:  # fmt: skip
     """Return an executor of a GPU's kernels on a device; on the CPU they are interpreted."""
@@ -122,14 +122,16 @@ def executor_on(
 
     config, format = checkpoint.config, weight_dtype(options)
     source = tensor_source(checkpoint, options, device)
-    weights = load_weights(Module((function,)), source, device, progress)
+    functions = Module(tuple(regime.function for regime in regimes))
+    weights = load_weights(functions, source, device, progress)
     parts = Parts(config.heads, config.kv_heads, config.head_dim, PAGE_SIZE)
     shape = Shape(
         config.heads, config.kv_heads, config.head_dim, PAGE_SIZE, parts.rows_few,
         parts.rows_many, max(PAGE_SIZE, parts.keys, parts.keys_many), DTYPES[format].itemsize,
     )  # fmt: skip
     return DeviceExecutor(
-        config, function, kernels, weights, shape, num_pages=pages, max_batch=options.max_batch,
+        config, [(regime.rows, regime.function) for regime in regimes], kernels, weights, shape,
+        num_pages=pages, max_batch=options.max_batch,
         max_tokens=options.max_tokens, kv_format=format, device=device, recorder=recorder,
     )  # fmt: skip
 

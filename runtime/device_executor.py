@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,7 +48,7 @@ class Recorded:
 
 
 class DeviceExecutor(CompiledExecutor):
-    """Runs the lowered function of one model on a GPU; see `step.ModelExecutor`.
+    """Runs the lowered functions of one model on a GPU; see `step.ModelExecutor`.
 
     A decode step takes the smallest recorded batch that holds it: rows past its own write nothing.
     The greedy draw is part of the recording. Other steps are launched one kernel after another.
@@ -56,13 +56,13 @@ class DeviceExecutor(CompiledExecutor):
     """
 
     def __init__(
-        self, config: ModelConfig, function: Operation, kernels: Mapping[str, Any],
-        weights: Mapping[str, Weight], shape: Shape, *, num_pages: int, max_batch: int,
-        max_tokens: int, kv_format: str = "bf16", device: str = "cuda",
-        recorder: Recorder | None = None,
+        self, config: ModelConfig, functions: Sequence[tuple[int, Operation]],
+        kernels: Mapping[str, Any], weights: Mapping[str, Weight], shape: Shape, *,
+        num_pages: int, max_batch: int, max_tokens: int, kv_format: str = "bf16",
+        device: str = "cuda", recorder: Recorder | None = None,
     ) -> None:  # fmt: skip
         super().__init__(
-            config, [(0, function)], kernels, weights, num_pages=num_pages, max_batch=max_batch,
+            config, functions, kernels, weights, num_pages=num_pages, max_batch=max_batch,
             max_tokens=max_tokens, kv_format=kv_format, device=device, convert=_as_it_is,
         )  # fmt: skip
         self.device = torch.device(device)
@@ -101,7 +101,7 @@ class DeviceExecutor(CompiledExecutor):
         self._fill(layout, step, source, lists.arrays, None)
         inputs = self._lists.bind(layout.views(self._staging.device), lists.extents)
         self._feed_tokens(inputs, rows)
-        launches, logits = self._recipe(step).bind(inputs, self._extents(step))
+        launches, logits = self._recipes[-1][1].bind(inputs, self._extents(step))
         for function, arguments in launches:
             function(*arguments)
         return logits
@@ -142,7 +142,8 @@ class DeviceExecutor(CompiledExecutor):
         rows = room.rows
         extents = {"T": rows, "B": rows, "B1": rows + 1, "R": rows, "N": self.num_pages,
                    "M": rows * self.config.experts_per_token, "MAXP": 0}  # fmt: skip
-        launches, logits = self._recipes[0][1].bind(inputs, extents)
+        recipe = next((recipe for limit, recipe in self._recipes if rows <= limit), None)
+        launches, logits = (recipe or self._recipes[-1][1]).bind(inputs, extents)
         before = self.drawn.block.clone()
 
         def run() -> None:

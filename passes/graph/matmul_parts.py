@@ -15,7 +15,13 @@ from .body import Body, rewrite_functions
 
 @dataclass(frozen=True)
 class FuseMatmulParts:
-    """Makes `graph.fused_matmul` of norm, matmul, silu_mul and residual sum where they meet."""
+    """Makes `graph.fused_matmul` of norm, matmul, silu_mul and residual sum where they meet.
+
+    Without `norms` a norm stays what it is: where many programs share a product, each would
+    compute it again.
+    """
+
+    norms: bool = True
 
     name: ClassVar[str] = "fuse-matmul-parts"
     reads: ClassVar[tuple[str, ...]] = ("graph",)
@@ -28,20 +34,19 @@ class FuseMatmulParts:
         """Return the module with each matmul's neighbours pulled in."""
         return rewrite_functions(module, self._fuse_all)
 
-    @staticmethod
-    def _fuse_all(body: Body) -> None:
+    def _fuse_all(self, body: Body) -> None:
         taken: set[str] = set()
         for operation in body.operations:
             if operation.name == "graph.matmul":
-                _fuse(body, operation, taken)
+                _fuse(body, operation, taken, self.norms)
 
 
-def _fuse(body: Body, matmul: Operation, taken: set[str]) -> None:
+def _fuse(body: Body, matmul: Operation, taken: set[str], norms: bool) -> None:
     """Pull in what stands before and after one matmul; `taken` names results already fused."""
     x, *rest = matmul.operands
     parts: dict[str, Value] = dict(zip(("weight", "bias"), rest, strict=False))
     gone, last = [matmul], matmul
-    norm = body.made_by(x, "graph.rmsnorm")
+    norm = body.made_by(x, "graph.rmsnorm") if norms else None
     if norm is not None and body.uses[x.name] == 1:
         x, parts["norm"] = norm.operands
         gone.append(norm)

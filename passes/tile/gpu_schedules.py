@@ -6,6 +6,7 @@ from ...ir.core import Operation, walk
 from ...ir.schedule import Schedule
 from ...ir.tile import extents_of
 from .feed import feed_tokens
+from .matvec import matvec_schedule
 from .sampling import argmax_masked, sample
 
 WIDE = 2048
@@ -16,6 +17,8 @@ def gpu_schedule(kernel: Operation) -> Schedule:
     """Return the schedule of a kernel; products stream through three stages of shared memory."""
     if any(operation.name == "tile.dot" for operation in walk(kernel.regions[0].operations)):
         return Schedule(num_warps=4, num_stages=3)
+    if kernel.attribute("of") == "graph.matmul":
+        return matvec_schedule()
     return Schedule(num_warps=8 if _widest(kernel) >= WIDE else 4)
 
 

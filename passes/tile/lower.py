@@ -18,6 +18,7 @@ from . import elementwise, moe
 from .attention import Attention, attention, decode
 from .attention_parts import Parts, attention_merge, attention_parts
 from .matmul import Matmul, blocks, matmul
+from .matvec import Matvec, matvec
 from .rope import Heads, qkv_rope_write
 
 ROWS_OF_LOGITS = 4
@@ -35,7 +36,7 @@ class CannotLower(PassError):
 class LowerToTiles:
     """Chooses and builds the kernels of a graph for decode steps of up to `rows` rows, or any.
 
-    For the target `cuda` one lowered form serves every step: all matmuls go to the library, and
+    For the target `cuda` matmuls go to the library, but for those of a single row (rows = 1), and
     attention runs over a work list.
     """
 
@@ -196,7 +197,9 @@ class _Lowering:
         return [self.call(op, kernel, "T M in0 in1 out0" + (" in2" if residual else ""))]
 
     def matmul(self, op: Operation) -> list[Operation]:
-        """A kernel for few rows; the library where there may be many, and on a GPU."""
+        """A kernel for few rows; the library where there may be many: on a GPU, more than one."""
+        if self.on_gpu and self.options.rows == 1 and self._streams(op):
+            return [self._matvec(op, ["bias"] if len(op.operands) == 3 else [])]
         if self.on_gpu or (self.options.rows == 0 and _rows(op.result) == "T"):
             why = "many rows: the library's blocked product is faster"
             why = "dense products are the vendor library's on a GPU" if self.on_gpu else why
@@ -206,7 +209,23 @@ class _Lowering:
 
     def fused_matmul(self, op: Operation) -> list[Operation]:
         """A kernel for few rows with its parts."""
+        if self.on_gpu:
+            return [self._matvec(op, list(op["parts"]))]
         return [self._matmul(op, list(op["parts"]))]
+
+    def _streams(self, op: Operation) -> bool:
+        """Whether a product's weights are in the activations' format, as a stream of them is."""
+        x, weight = op.operands[:2]
+        return dtype_of(x.type) == dtype_of(weight.type)
+
+    def _matvec(self, op: Operation, parts: list[str]) -> Operation:
+        x, weight = op.operands[:2]
+        shape = Matvec(
+            _width(op.result), _width(weight), dtype_of(weight.type), dtype_of(x.type), _format(op),
+            "bias" in parts, "residual" in parts, bool(op.attribute("silu")),
+        )  # fmt: skip
+        rest = "".join(f" in{2 + place}" for place in range(len(parts)))
+        return self.call(op, matvec(shape), f"{_rows(op.result)} in0 in1 out0{rest}")
 
     def _matmul(self, op: Operation, parts: list[str]) -> Operation:
         weight, most = op.operands[1], self.options.rows or ROWS_OF_LOGITS

@@ -22,6 +22,9 @@ from .matmul import schedule, worth_threads
 DECODE_ROWS = (1, 4, 16)
 """Row counts that decode kernels are built for; a step takes the smallest that holds it."""
 
+GPU_DECODE_ROWS = (1, 0)
+"""A single row streams weights through kernels of our own; every other step has the library's."""
+
 GPU_ALIGNMENT = 256
 """Bytes at whose multiples activations begin on a GPU: what its library's fast products need."""
 
@@ -90,20 +93,33 @@ def lower_for_gpu(
     config: ModelConfig, graph: Module, *, max_tokens: int, max_batch: int, format: str = "bf16",
     kv: str = "bf16",
 ) -> list[Regime]:  # fmt: skip
-    """Return the one regime of a model on a GPU: it serves every step.
+    """Return the regimes of a model on a GPU: decode of one sequence, and any step.
 
     `format` is that of weights and activations, bf16 or f32; norms and logits are f32.
     """
     context = Context(model_name=config.architecture)
-    extents = {"T": max_tokens, "R": max_batch, "M": max_tokens * config.experts_per_token,
-               "B": max_batch}  # fmt: skip
-    passes = (
-        *graph_passes(format, format), FuseAddNorm(),
-        LowerToTiles(0, config.context_length, kv=kv, target="cuda"),
+    shared, before = run_passes(graph_passes(format, format), graph, context)
+    facts = frozenset({"weight-formats", "joined-matmuls", "fused-rope-write"})
+    regimes = []
+    for rows in GPU_DECODE_ROWS if not config.experts else (0,):
+        passes = gpu_regime_passes(config, rows, max_tokens, max_batch, kv)
+        module, records = run_passes(passes, shared, context, facts)
+        regimes.append(Regime(rows, module, (*before, *records), "cuda"))
+    return regimes
+
+
+def gpu_regime_passes(
+    config: ModelConfig, rows: int, max_tokens: int, max_batch: int, kv: str
+) -> tuple[Pass, ...]:
+    """Return the passes from the shared graph to a GPU's kernels and memory plan."""
+    tokens = rows or max_tokens
+    extents = {"T": tokens, "R": rows or max_batch, "M": tokens * config.experts_per_token,
+               "B": rows or max_batch}  # fmt: skip
+    return (
+        FuseMatmulParts(norms=False) if rows else FuseAddNorm(),
+        LowerToTiles(rows, config.context_length, kv=kv, target="cuda"),
         PlanMemory(tuple(extents.items()), GPU_ALIGNMENT),
-    )  # fmt: skip
-    module, records = run_passes(passes, graph, context)
-    return [Regime(0, module, tuple(records), "cuda")]
+    )
 
 
 def merge_kernels(regimes: Sequence[Regime]) -> list[tuple[Operation, Schedule]]:
