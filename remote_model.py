@@ -9,7 +9,7 @@ from .ir.diagnostics import ModelError
 from .ir.vocabulary import ChatFormat, Part
 from .options import RemoteOptions
 from .passes.manager import Pass
-from .passes.program.canonicalize import Canonicalize
+from .passes.pipeline import REMOTE_PASSES
 from .passes.program.remote_calls import RemoteCalls
 from .runtime.remote.address import Address, is_remote
 
@@ -34,7 +34,8 @@ def remote_address(model: object) -> Address | None:
 
 def remote_passes(options: RemoteOptions) -> tuple[Pass, ...]:
     """Return the program passes for a remote model."""
-    return (Canonicalize(), RemoteCalls(options.merge, _chat(options)))
+    chosen = RemoteCalls(options.merge, _chat(options))
+    return tuple(chosen if step.name == chosen.name else step for step in REMOTE_PASSES)
 
 
 def _chat(options: RemoteOptions) -> bool | None:

@@ -7,19 +7,24 @@ from .graph.matmul_parts import FuseCombineResidual, FuseMatmulParts
 from .graph.memory_planning import PlanMemory
 from .graph.weight_format import ChooseWeightFormat
 from .manager import Pass, UnknownPass
+from .program.budgets import PlanBudgets
 from .program.canonicalize import Canonicalize
+from .program.constraints import CompileConstraints
 from .program.dead import DropDead
 from .program.fold import FoldConstants
 from .program.liveness import FreeKV
 from .program.lower_to_plan import LowerToPlan
 from .program.prefix_sharing import PrefixSharing
+from .program.remote_calls import RemoteCalls
 from .tile.lower import LowerToTiles
 
 PROGRAM_PASSES: tuple[Pass, ...] = (
-    FoldConstants(), DropDead(), Canonicalize(), PrefixSharing()
+    FoldConstants(), DropDead(), Canonicalize(), PrefixSharing(), CompileConstraints(),
 )  # fmt: skip
+REMOTE_PASSES: tuple[Pass, ...] = (FoldConstants(), DropDead(), Canonicalize(), RemoteCalls())
+"""Instead of PROGRAM_PASSES, for a model behind an endpoint, which has no tokens to share."""
 LOWERING: tuple[Pass, ...] = (LowerToPlan(),)
-PLAN_PASSES: tuple[Pass, ...] = (FreeKV(),)
+PLAN_PASSES: tuple[Pass, ...] = (FreeKV(), PlanBudgets())
 MODEL_PASSES: tuple[Pass, ...] = (
     ChooseWeightFormat(), FuseSiblingMatmuls(), DropConcatOfSplit(), FuseRopeWrite(), FuseAddNorm(),
     FuseMatmulParts(), FuseCombineResidual(), LowerToTiles(),
@@ -31,7 +36,7 @@ them and their options for each kind of step."""
 
 def known_passes() -> dict[str, Pass]:
     """Return every pass that a pipeline has, by name."""
-    steps = (*PROGRAM_PASSES, *LOWERING, *PLAN_PASSES, *MODEL_PASSES)
+    steps = (*PROGRAM_PASSES, RemoteCalls(), *LOWERING, *PLAN_PASSES, *MODEL_PASSES)
     return {step.name: step for step in steps}
 
 

@@ -15,6 +15,7 @@ from ..control import ControlFlow, Step
 from ..events import Choice as Chosen
 from ..events import Generated, Listener, TextPiece, ValueBound
 from ..frame import Frame
+from ..later import all_now, now
 from ..partial import PartialTeller
 from ..sampler import site_key
 from ..tasks import Branches
@@ -33,6 +34,10 @@ TRIES = 3
 """How often a drawn answer is asked for where nothing holds it to its type."""
 
 
+Operands = tuple[Any, ...]
+"""Of an issued operation: values, some of which may still be missing."""
+
+
 @dataclass(frozen=True)
 class Ready:
     """A gen's text that came with an earlier answer, if its prompt is what was foreseen."""
@@ -42,7 +47,16 @@ class Ready:
 
 
 class RemoteInstance(ControlFlow):
-    """Runs one row; `run` is its coroutine. It waits for `Call`s, tools and branches."""
+    """Runs one row; `run` is its coroutine. It waits for `Call`s, tools and branches.
+
+    All operations on streams are dataflow: what does not wait for another answer is asked at once.
+    """
+
+    issued = frozenset(
+        f"program.{kind}"
+        for kind in ("literal", "append", "begin", "end", "gen", "select", "score", "fork", "join",
+                     "call", "call_tool")
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -75,81 +89,88 @@ class RemoteInstance(ControlFlow):
         region = self._machine.function.regions[0]
         values = (Stream(), *self._arguments.values())
         _, results = yield from self._region(region, values, self.trunk)
-        return results[0] if results else None
+        return (yield from now(results[0])) if results else None
 
     # Streams.
 
-    def _to(self, operation: Operation, frame: Frame, stream: Stream) -> Step:
-        frame.values[operation.results[0].name] = stream
+    def _to(self, frame: Frame, stream: Stream) -> Stream:
+        """Return a stream that a statement gives; the trunk's last one is the row's text."""
         if not frame.path:
             self.stream = stream
-        return
-        yield
+        return stream
 
-    def _literal(self, operation: Operation, frame: Frame) -> Step:
-        return self._to(operation, frame, self._on(operation, frame).plus(operation["text"]))
+    def _literal(self, operation: Operation, operands: Operands, frame: Frame) -> Step:
+        stream = yield from now(operands[0])
+        return (self._to(frame, stream.plus(operation["text"])),)
 
-    def _append(self, operation: Operation, frame: Frame) -> Step:
-        text = format_value(frame.get(operation.operands[1]))
-        return self._to(operation, frame, self._on(operation, frame).plus(text))
+    def _append(self, operation: Operation, operands: Operands, frame: Frame) -> Step:
+        stream, value = yield from all_now(operands)
+        return (self._to(frame, stream.plus(format_value(value))),)
 
-    def _begin(self, operation: Operation, frame: Frame) -> Step:
-        return self._to(operation, frame, self._on(operation, frame).begin(operation["role"]))
+    def _begin(self, operation: Operation, operands: Operands, frame: Frame) -> Step:
+        stream = yield from now(operands[0])
+        return (self._to(frame, stream.begin(operation["role"])),)
 
-    def _end(self, operation: Operation, frame: Frame) -> Step:
-        return self._to(operation, frame, self._on(operation, frame).end())
+    def _end(self, operation: Operation, operands: Operands, frame: Frame) -> Step:
+        stream = yield from now(operands[0])
+        return (self._to(frame, stream.end()),)
 
-    def _on(self, operation: Operation, frame: Frame) -> Stream:
-        return frame.get(operation.operands[0])
-
-    def _fork(self, operation: Operation, frame: Frame) -> Step:
-        stream, over = (frame.get(value) for value in operation.operands)
-        elements = list(range(over)) if isinstance(over, int) else over
+    def _fork(self, operation: Operation, operands: Operands, frame: Frame) -> Step:
         name = operation["name"]
-        occurrence = frame.occurrence(name)
-        results = yield Branches([
-            self._branch(operation, (stream, element), self._inner(frame, name, occurrence, number))
+        occurrence, seen = frame.occurrence(name), dict(frame.values)
+        yield from self._after_effects(operation, frame)
+        stream, over = yield from all_now(operands)
+        elements = list(range(over)) if isinstance(over, int) else over
+        found = yield Branches([
+            self._branch(operation, (stream, element), frame.inner(name, occurrence, number, seen))
             for number, element in enumerate(elements)
         ])  # fmt: skip
-        if len(operation.results) == 2:
-            frame.bind(operation.results[1:], ([found[1] for found in results],))
-        value = [found[0] if found else None for found in results]
-        frame.bind(operation.results[:1], (value,))
-        self._tell(frame, name, value)
+        values = [results[0] if results else None for results in found]
+        self._tell(frame, name, occurrence, values)
+        return values, [results[1] for results in found if len(results) > 1]
 
-    def _inner(self, frame: Frame, name: str, occurrence: int, number: int) -> Frame:
-        """Return the frame of a fork's branch: it sees the values, its changes stay in it."""
-        return Frame(self.row, (*frame.path, (name, occurrence, number)), dict(frame.values))
+    def _branch(self, operation: Operation, values: Operands, frame: Frame) -> Step:
+        _, given = yield from self._region(operation.regions[0], values, frame)
+        return (yield from all_now(given))
 
-    def _branch(self, operation: Operation, values: tuple[Any, ...], frame: Frame) -> Step:
-        _, results = yield from self._region(operation.regions[0], values, frame)
-        return results
-
-    def _join(self, operation: Operation, frame: Frame) -> Step:
+    def _join(self, operation: Operation, operands: Operands, frame: Frame) -> Step:
         """Go on with the stream of the branch that has most points, the first of equals."""
-        streams, points = (frame.get(value) for value in operation.operands)
+        streams, points = yield from all_now(operands)
         if not streams or len(points) != len(streams):
-            problem = f"join best has {len(streams)} branches and {len(points)} points"
-            raise WrongValue(row=self.row, what="join", problem=problem, span=operation.span)
+            problem = f"there are {len(streams)} branches and {len(points)} points"
+            raise WrongValue(row=self.row, what="join best", problem=problem, span=operation.span)
         best = max(range(len(points)), key=points.__getitem__)
-        frame.bind(operation.results[1:], (best,))
-        yield from self._to(operation, frame, streams[best])
+        return self._to(frame, streams[best]), best
+
+    def _issued_call(self, operation: Operation, operands: Operands, frame: Frame) -> Step:
+        """Run another program on a stream of its own; its samples are named by the call."""
+        label = f"call {operation['name'].name}"
+        inner = Frame(self.row, (*frame.path, (label, frame.occurrence(label), 0)))
+        yield from self._after_effects(operation, frame)
+        values = yield from all_now(operands)
+        return ((yield from self._call_program(operation, values, inner)),)
 
     def _call_program(self, operation: Operation, operands: list[Any], frame: Frame) -> Step:
-        """Run another program on a stream of its own; its samples are named by the call."""
-        name = operation["name"].name
-        label = f"call {name}"
-        inner = Frame(self.row, (*frame.path, (label, frame.occurrence(label), 0)))
-        region = self._machine.region(name)
-        _, results = yield from self._region(region, (Stream(), *operands), inner)
-        return results[0] if results else None
+        region = self._machine.region(operation["name"].name)
+        _, results = yield from self._region(region, (Stream(), *operands), frame)
+        return (yield from now(results[0])) if results else None
+
+    def _issued_call_tool(self, operation: Operation, operands: Operands, frame: Frame) -> Step:
+        yield from self._after_effects(operation, frame)
+        values = yield from all_now(operands)
+        return ((yield from self._call_tool(operation, values)),)
+
+    def _after_effects(self, operation: Operation, frame: Frame) -> Step:
+        """Wait for all that was issued before an operation that may have effects."""
+        if self._machine.effects.of(operation):
+            yield from all_now(frame.missing())
 
     # The model.
 
-    def _gen(self, operation: Operation, frame: Frame) -> Step:
+    def _gen(self, operation: Operation, operands: Operands, frame: Frame) -> Step:
         name, type = operation["name"], operation["type"]
         occurrence = frame.occurrence(name)
-        stream = self._on(operation, frame)
+        stream = yield from now(operands[0])
         ready = self._ready.pop((frame.path, id(operation)), None)
         if ready is not None and ready.stream == stream:
             answer = Answer(ready.text)
@@ -157,14 +178,13 @@ class RemoteInstance(ControlFlow):
                 self._listener(TextPiece(name, ready.text, frame.path))
         else:
             answer = yield from self._answered(operation, frame, stream, occurrence)
-        after = stream.plus(answer.text)
-        yield from self._to(operation, frame, after)
+        after = self._to(frame, stream.plus(answer.text))
         value: Any = parse_value(type, self._machine.records, answer.text)
         if answer.logprobs is not None and isinstance(value, str):
             value = Generated(value, list(answer.logprobs))
-        frame.values[operation.results[1].name] = value
         self._keep(operation, frame, after, answer)
-        self._tell(frame, name, value)
+        self._tell(frame, name, occurrence, value)
+        return after, value
 
     def _answered(
         self, operation: Operation, frame: Frame, stream: Stream, occurrence: int
@@ -217,10 +237,10 @@ class RemoteInstance(ControlFlow):
             self._ready[frame.path, id(gen)] = Ready(stream, text)
             stream = stream.plus(text)
 
-    def _select(self, operation: Operation, frame: Frame) -> Step:
+    def _select(self, operation: Operation, operands: Operands, frame: Frame) -> Step:
         name, by = operation["name"], operation.attribute("by") or "token_normalized"
-        frame.occurrence(name)
-        stream, options = (frame.get(value) for value in operation.operands)
+        occurrence = frame.occurrence(name)
+        stream, options = yield from all_now(operands)
         if not options or not all(options):
             problem = f"it has {'an empty option' if options else 'no options'}"
             what = f"select {name!r}"
@@ -232,12 +252,11 @@ class RemoteInstance(ControlFlow):
         )
         self.prompt_tokens += picked.prompt_tokens
         chosen = Chosen(picked.option, picked.probs)
-        yield from self._to(operation, frame, stream.plus(picked.option))
-        frame.values[operation.results[1].name] = chosen
-        self._tell(frame, name, chosen)
+        self._tell(frame, name, occurrence, chosen)
+        return self._to(frame, stream.plus(picked.option)), chosen
 
-    def _score(self, operation: Operation, frame: Frame) -> Step:
-        stream, text = (frame.get(value) for value in operation.operands)
+    def _score(self, operation: Operation, operands: Operands, frame: Frame) -> Step:
+        stream, text = yield from all_now(operands)
         endpoint, prompt = self._endpoint_of(operation), stream.text(self._asked.format)
         scores: list[float] | None = []
         if text:
@@ -248,7 +267,7 @@ class RemoteInstance(ControlFlow):
             lack = "the endpoint does not echo the log-probabilities of a prompt"
             hint = "use a server that does (vLLM, llama.cpp's Python server)"
             raise Lacks(what="score", span=operation.span, lack=lack, hint=hint)
-        frame.bind(operation.results, (sum(scores),))
+        return (sum(scores),)
 
     # Helpers.
 
@@ -300,8 +319,8 @@ class RemoteInstance(ControlFlow):
         return WrongValue(row=self.row, what=question.what, problem=problem, hint=hint,
                           span=operation.span)  # fmt: skip
 
-    def _tell(self, frame: Frame, name: str, value: Any) -> None:
-        frame.bound[name] = value
+    def _tell(self, frame: Frame, name: str, occurrence: int, value: Any) -> None:
+        frame.tell(name, occurrence, value)
         if self._listener is not None:
             self._listener(ValueBound(name, value, frame.path))
 

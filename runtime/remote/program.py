@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ...ir.core import Module, Operation, Region, Term, walk
 from ...ir.program import SAMPLING
 from ...ir.values import records_of
 from ..bindings import bind_tools, reachable
+from ..effects import Effects
 from .consecutive import followers
 from .dialects import Holding, holding_of
 
@@ -38,7 +39,8 @@ class RemoteProgram:
         self.ahead: dict[int, list[tuple[str, Operation]]] = {}
         self.adapters: dict[str, Operation] = {}
         self.clients: dict[str, Operation] = {}
-        self.has_messages = False
+        pure = (op for op in module.operations if op.attribute("pure"))
+        self.effects = Effects(self.programs, frozenset(op["name"].name for op in pure))
         self.schemas: dict[Term, tuple[str, str]] = {}
         for operation in walk(tuple(self.programs.values())):
             self._note(operation)
@@ -46,7 +48,6 @@ class RemoteProgram:
                 self._hold(operation["type"], constraint_of, pattern_of)
 
     def _note(self, operation: Operation) -> None:
-        self.has_messages |= operation.name == "program.begin"
         if operation.attribute("adapter"):
             self.adapters.setdefault(operation["adapter"], operation)
         if operation.attribute("client"):
@@ -62,12 +63,6 @@ class RemoteProgram:
             constraint = constraint_of(type, self.records)
             if constraint is not None and constraint[0] != "regex":
                 self.schemas[type] = constraint
-
-    def gens(self) -> Iterator[Operation]:
-        """Yield every gen that may run."""
-        for operation in walk(tuple(self.programs.values())):
-            if operation.name == "program.gen":
-                yield operation
 
     def region(self, name: str) -> Region:
         """Return the body of a program."""

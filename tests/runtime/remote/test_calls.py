@@ -133,6 +133,40 @@ program p() -> list[str]:
     assert len({body["seed"] for _, body in fake.asked}) == 6
 
 
+def test_what_does_not_wait_for_an_answer_is_asked_at_once(fake):
+    text = """
+tool note(word: str) -> str
+
+program other() -> str:
+    user "Other."
+    assistant gen word(max_tokens=2)
+    return word
+
+program p() -> list[str]:
+    user "Go."
+    fork 2 as first:
+        user "One."
+        assistant gen word(max_tokens=2)
+        yield word
+    fork 2 as second:
+        user "Two."
+        assistant gen word(max_tokens=2)
+        yield word
+    let third = call other()
+    user "{note(third)}"
+    assistant gen last(max_tokens=2)
+    return first + second + [third, last]
+"""
+    reply = fake.said("x")
+    reply.wait = 0.2
+    seen = []
+    tools = {"note": lambda word: seen.append(len(fake.asked)) or word}
+    executable = weft.compile(text, fake.answers(reply).model, tools=tools)
+    assert executable.run().value == ["x"] * 6
+    assert fake.most == 5, "the last gen alone waits, for the tool"
+    assert seen == [5], "a tool that may have effects waits for all that stands before it"
+
+
 def test_rows_run_side_by_side_and_resume(fake, tmp_path):
     text = 'program p(n: int) -> str:\n    "{n}"\n    gen word(max_tokens=2)\n    return word'
     fake.answers(lambda body: fake.said("r" + body["prompt"]))
