@@ -7,9 +7,7 @@ from .graph.matmul_parts import FuseCombineResidual, FuseMatmulParts
 from .graph.memory_planning import PlanMemory
 from .graph.weight_format import ChooseWeightFormat
 from .manager import Pass, UnknownPass
-from .program.budgets import PlanBudgets
 from .program.canonicalize import Canonicalize
-from .program.constraints import CompileConstraints
 from .program.dead import DropDead
 from .program.fold import FoldConstants
 from .program.liveness import FreeKV
@@ -19,12 +17,12 @@ from .program.remote_calls import RemoteCalls
 from .tile.lower import LowerToTiles
 
 PROGRAM_PASSES: tuple[Pass, ...] = (
-    FoldConstants(), DropDead(), Canonicalize(), PrefixSharing(), CompileConstraints(),
+    FoldConstants(), DropDead(), Canonicalize(), PrefixSharing()
 )  # fmt: skip
 REMOTE_PASSES: tuple[Pass, ...] = (FoldConstants(), DropDead(), Canonicalize(), RemoteCalls())
 """Instead of PROGRAM_PASSES, for a model behind an endpoint, which has no tokens to share."""
 LOWERING: tuple[Pass, ...] = (LowerToPlan(),)
-PLAN_PASSES: tuple[Pass, ...] = (FreeKV(), PlanBudgets())
+PLAN_PASSES: tuple[Pass, ...] = (FreeKV(),)
 MODEL_PASSES: tuple[Pass, ...] = (
     ChooseWeightFormat(), FuseSiblingMatmuls(), DropConcatOfSplit(), FuseRopeWrite(), FuseAddNorm(),
     FuseMatmulParts(), FuseCombineResidual(), LowerToTiles(),
