@@ -223,58 +223,68 @@ class _Parts:
         """
         b, s = self.b, self.shape
         heads = q.type.parameters[1][0]  # type: ignore[index]
-        lane = b.iota(keys)
-        sums = (heads, keys) if heads <= s.few else (heads,)
+        self.lane, self.tile, small = b.iota(keys), q, heads <= s.few
+        sums = (heads, keys) if small else (heads,)
         state = [b.full(LOWEST, "f32", heads), b.full(0.0, "f32", *sums),
-                 b.full(0.0, "f32", heads, s.head_dim), self._pages(self.low, lane)]  # fmt: skip
+                 b.full(0.0, "f32", heads, s.head_dim), self._pages(self.low)]  # fmt: skip
         start = self.low
         if whole is not None:
-            state = self._blocks(start, whole, q, lane, None, state)
+            state = self._blocks(start, whole, None, state)
             start = whole
-        top, total, acc, _ = self._blocks(start, self.high, q, lane, seen, state)
-        total = b.reduce("sum", total, 1, hint="total") if len(sums) > 1 else total
+        top, total, acc, _ = self._blocks(start, self.high, seen, state)
+        total = b.reduce("sum", total, 1, hint="total") if small else total
         return b.map(f"a * {s.factor!r}", top, hint="m"), total, acc
 
     def _blocks(
-        self, low: Value, high: Value, q: Value, lane: Value,
-        seen: tuple[Value | None, Value] | None, state: list[Value],
-    ) -> list[Value]:  # fmt: skip
+        self, low: Value, high: Value, seen: tuple[Value | None, Value] | None, state: list[Value]
+    ) -> list[Value]:
         """Return the state after the keys [low, high); without `seen` all rows see all of them."""
         b, s = self.b, self.shape
-        keys, heads = lane.type.parameters[1][0], q.type.parameters[1][0]  # type: ignore[index]
+        keys = extents_of(self.lane.type)[0]
         with b.loop(low, high, *state, step=keys, hint="block") as loop:
             top, total, acc, page = loop.carried
-            key = b.map("a + b", loop.index, lane, dtype="i32", hint="key")
-            offset = b.expand(b.map(f"a % {s.page}", key, dtype="i32", hint="offset"), 1)
-            inside = b.expand(b.map("a < b", key, self.high, hint="inside"), 1) if seen else None
-            index = (b.expand(page, 1) if extents_of(page.type) else page, self.kv_head, offset,
-                     self.channel)  # fmt: skip
-            k = self._half(b.load(self.k_pool, *index, mask=inside, hint="keys"))
-            scores = b.dot(q, k, b.full(0.0, "f32", heads, keys), transpose_b=True)
+            after = b.map(f"a + {keys}", loop.index, dtype="i32", hint="after")
+            key = b.map("a + b", loop.index, self.lane, dtype="i32", hint="key")
+            scores = self._scores(key, page)
             scores = self._seen(scores, b.expand(key, 0), seen) if seen else scores
             higher = b.map("max(a, b)", top, b.reduce("max", scores, 1), hint="higher")
             scaled = b.map(f"a * {s.factor!r}", higher, hint="scaled")
             weights = b.map(f"exp2(a * {s.factor!r} - b)", scores, b.expand(scaled, 1),
                             hint="weights")  # fmt: skip
             fade = b.map(f"exp2(a * {s.factor!r} - b)", top, scaled, hint="fade")
-            if extents_of(total.type) == (heads, keys):
+            if len(extents_of(total.type)) > 1:
                 total = b.map("a * b + c", total, b.expand(fade, 1), weights, hint="total")
             else:
                 more = b.reduce("sum", weights, 1, hint="more")
                 total = b.map("a * b + c", total, fade, more, hint="total")
             faded = b.map("a * b", acc, b.expand(fade, 1), hint="faded")
-            v = self._half(b.load(self.v_pool, *index, mask=inside, hint="values"))
-            after = b.map(f"a + {keys}", loop.index, dtype="i32", hint="after")
-            loop.yields(higher, total, b.dot(self._half(weights), v, faded),
-                        self._pages(after, lane))  # fmt: skip
+            inside = b.expand(b.map("a < b", key, self.high, hint="inside"), 1) if seen else None
+            v = self._half(b.load(self.v_pool, *self._at(key, page), mask=inside, hint="values"))
+            acc = b.dot(self._half(weights), v, faded)
+            loop.yields(higher, total, acc, self._pages(after))
         return loop.results
 
-    def _pages(self, block: Value, lane: Value) -> Value:
+    def _scores(self, key: Value, page: Value) -> Value:
+        """Return the products of the tile with a block of keys; past the end, with any keys."""
+        b = self.b
+        k = self._half(b.load(self.k_pool, *self._at(key, page), hint="keys"))
+        blank = b.full(0.0, "f32", *extents_of(self.tile.type)[:1], *extents_of(self.lane.type))
+        return b.dot(self.tile, k, blank, transpose_b=True)
+
+    def _at(self, key: Value, page: Value) -> tuple[Value, ...]:
+        """Return the indices of a block's keys in a pool."""
+        b = self.b
+        page = b.expand(page, 1) if extents_of(page.type) else page
+        offset = b.map(f"a % {self.shape.page}", key, dtype="i32", hint="offset")
+        return page, self.kv_head, b.expand(offset, 1), self.channel
+
+    def _pages(self, block: Value) -> Value:
         """Return the page of a block of keys, or each key's where a block spans several; page 0
         past the end."""
         b, page = self.b, self.shape.page
-        keys = extents_of(lane.type)[0]
-        key = block if page % keys == 0 else b.map("a + b", block, lane, dtype="i32", hint="key")
+        keys = extents_of(self.lane.type)[0]
+        whole = page % keys == 0
+        key = block if whole else b.map("a + b", block, self.lane, dtype="i32", hint="key")
         entry = b.map(f"a + b // {page}", self.base, key, dtype="i32", hint="entry")
         inside = b.map("a < b", key, self.high, hint="inside")
         return b.load(self.table, entry, mask=inside, hint="page_id")
