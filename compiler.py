@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .codegen.table_cache import TableCache
 from .frontend import ast as syntax
 from .frontend.checker import check
 from .frontend.checkpoint import Checkpoint, open_checkpoint
@@ -113,6 +114,7 @@ class Compilation:
             model_name=self.checkpoint.name,
             context_length=self.checkpoint.config.context_length,
             target=self.options,
+            store=TableCache(self.options.cache),
             **known,
         )
 
@@ -258,6 +260,7 @@ class Compilation:
             self.executor,
             checkpoint.tokenizer,
             tools=self.opened.tools,
+            tables=None if self.context.tables is None else self.context.tables.by_key,
             stages=Stages(self),
             report=self,
             model=checkpoint.name,

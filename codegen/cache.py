@@ -80,8 +80,8 @@ class KernelCache:
             "sha256": hashlib.sha256(content).hexdigest(), "host": host_signature(), **about,
         }  # fmt: skip
         target = self.folder / f"{key}.so"
-        self._write(target, content)
-        self._write(self.folder / f"{key}.json", json.dumps(record, indent=1).encode())
+        self.write(target, content)
+        self.write(self.folder / f"{key}.json", json.dumps(record, indent=1).encode())
         return target
 
     @contextmanager
@@ -104,7 +104,7 @@ class KernelCache:
                 raise CacheFull(folder=self.folder) from None
             return False
 
-    def _write(self, path: Path, content: bytes) -> None:
+    def write(self, path: Path, content: bytes) -> None:
         """Write a file so that others see the old one or the whole new one."""
         handle, name = tempfile.mkstemp(dir=self.folder, prefix=path.name + ".")
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from functools import cached_property
@@ -28,6 +29,7 @@ class HubTokenizer:
 
     The bytes of `encode(text)`'s tokens joined are the text's, so no dummy space is put before
     it: `first_text` is what the checkpoint puts before the first text of a sequence ("" or " ").
+    `digest` names the file's content.
     """
 
     def __init__(self, data: dict[str, Any], end_ids: Sequence[int] = (), begin_id: int | None
@@ -38,7 +40,9 @@ class HubTokenizer:
             problem = f"a {data.get('model', {}).get('type')} vocabulary is not supported"
             raise UnsupportedTokenizer(file=file, problem=problem)
         try:
-            self._tokenizer = tokenizers.Tokenizer.from_str(json.dumps(data))
+            text = json.dumps(data)
+            self._tokenizer = tokenizers.Tokenizer.from_str(text)
+            self.digest = hashlib.sha256(text.encode()).hexdigest()
         except Exception as error:  # the library raises bare Exception
             raise UnreadableFile(file=file, problem=str(error)) from None
         self._tokenizer.encode_special_tokens = True  # text never holds special tokens

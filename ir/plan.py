@@ -49,7 +49,8 @@ OPERATIONS = (
         "plan.decode",
         "generates; results: kv, value. `constraint` names a compiled constraint, `ends` the "
         "token ids that end it without being appended; `heal` is text that the generation must "
-        "begin with and the value does not hold (a constraint already includes it)",
+        "begin with and the value does not hold; `forced` is what the value must begin with and "
+        "the kv holds already: it does not count among `max_tokens`",
         1,
         2,
         required=("name", "type", "max_tokens"),
@@ -57,6 +58,7 @@ OPERATIONS = (
             "stop",
             "ends",
             "constraint",
+            "forced",
             "heal",
             "logprobs",
             "prefix",
@@ -103,9 +105,11 @@ OPERATIONS = (
     Op("plan.return", "ends the plan with a value", (0, 1), terminator=True),
     Op(
         "plan.constraint",
-        "a compiled constraint: kind = regex | json | lark, source = pattern, schema or grammar",
+        "a compiled constraint: kind = regex | json | lark, source = pattern, schema or grammar; "
+        "`table` is the key of its token table, of `states` states and `bytes` bytes: without one "
+        "it is worked out while the program runs",
         required=("name", "kind", "source"),
-        optional=("note",),
+        optional=("table", "states", "bytes", "note"),
     ),
 )
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from difflib import unified_diff
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
+from ..ir.constraint_tables import ConstraintTables, Store
 from ..ir.core import Module, Operation, Term
 from ..ir.diagnostics import PassError
 from ..ir.source import Span
@@ -52,7 +53,7 @@ class Context:
 
     `constraint_of(type, records)` returns `(kind, source)` of a typed gen, or None for free text.
     `pure_tools` run tools declared pure, with their timeouts; `entry` is the program that will run
-    (None: any may).
+    (None: any may). `store` keeps compiled constraints; `tables` are those of this compilation.
     """
 
     tokenizer: Tokenizer | None = None
@@ -63,6 +64,8 @@ class Context:
     target: Any = None
     pure_tools: Mapping[str, Callable[..., Any]] | None = None
     entry: str | None = None
+    store: Store | None = None
+    tables: ConstraintTables | None = None
     remarks: list[Remark] = field(default_factory=list)
     _current: str = ""
 

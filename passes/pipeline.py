@@ -8,6 +8,7 @@ from .graph.memory_planning import PlanMemory
 from .graph.weight_format import ChooseWeightFormat
 from .manager import Pass, UnknownPass
 from .program.canonicalize import Canonicalize
+from .program.constraints import CompileConstraints
 from .program.dead import DropDead
 from .program.fold import FoldConstants
 from .program.liveness import FreeKV
@@ -17,7 +18,7 @@ from .program.remote_calls import RemoteCalls
 from .tile.lower import LowerToTiles
 
 PROGRAM_PASSES: tuple[Pass, ...] = (
-    FoldConstants(), DropDead(), Canonicalize(), PrefixSharing()
+    FoldConstants(), DropDead(), Canonicalize(), PrefixSharing(), CompileConstraints(),
 )  # fmt: skip
 REMOTE_PASSES: tuple[Pass, ...] = (FoldConstants(), DropDead(), Canonicalize(), RemoteCalls())
 """Instead of PROGRAM_PASSES, for a model behind an endpoint, which has no tokens to share."""

@@ -20,6 +20,7 @@ from .sampler import SampleKernel, sample_rows, uniforms
 from .scheduler import Scheduler
 from .sequence import Order, Sequence
 from .step import ModelExecutor
+from .table_matcher import fill_masks
 from .trace import StepRecord, Trace
 from .watch import Finish
 
@@ -209,9 +210,7 @@ class Engine:
         """Sample a token for each of the first `count` rows."""
         batch = self._batch
         if batch.constrained:
-            for row, request in enumerate(batch.requests):
-                if request.watch is not None and request.watch.matcher is not None:
-                    request.watch.matcher.fill(batch.masks, row)
+            fill_masks(batch)
         if batch.random:
             batch.uniform[:count] = uniforms(batch.key[:count], batch.produced[:count])
         mask, temperature, top_k, top_p, min_p, uniform = batch.settings(
@@ -292,6 +291,8 @@ class Engine:
 
     def _finish(self, request: Request, finish: Finish) -> None:
         """Close a generation whose tokens are in its sequence; cut it back to what stays."""
+        if request.watch is not None:
+            finish = request.watch.settled(finish)
         request.reason = finish.reason
         sequence = request.sequence
         if finish.keep >= 0:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ..ir.core import Module
+from ..ir.token_table import TokenTable
 from ..ir.vocabulary import Tokenizer
 from .arguments import bind_arguments
 from .engine import Engine
@@ -50,6 +51,7 @@ class Executable:
         tokenizer: Tokenizer,
         *,
         tools: Mapping[str, Callable[..., Any]] | None = None,
+        tables: Mapping[str, TokenTable] | None = None,
         stages: Mapping[str, Any] | None = None,
         report: Report | None = None,
         model: str = "",
@@ -64,7 +66,7 @@ class Executable:
         self.seed = seed
         self.stages: Mapping[str, Any] = {} if stages is None else stages
         self._report = report
-        self.machine = Machine(plan, name, tokenizer, executor.vocab_size, tools or {})
+        self.machine = Machine(plan, name, tokenizer, executor.vocab_size, tools or {}, tables)
         self.engine = Engine(executor, sample, policy, trace)
         self._host = Host(self.machine, self.engine)
         self._most = executor.max_batch

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ..ir.core import Module, Operation, Symbol
+from ..ir.constraint_tables import ConstraintTables
+from ..ir.core import Module, Operation, Symbol, thaw
+from ..ir.token_table import TokenTable
 from ..ir.values import records_of
 from ..ir.vocabulary import Tokenizer
 from .bindings import bind_tools, reachable, stops_of
-from .constraint import ConstraintTable, Matcher
+from .constraint import Constraints, Matcher
 from .effects import Effects
 from .heal import HealTable
 from .meter import Meter
@@ -27,6 +29,7 @@ class Machine:
         tokenizer: Tokenizer,
         vocab_size: int,
         functions: Mapping[str, Callable[..., Any]],
+        tables: Mapping[str, TokenTable] | None = None,
     ) -> None:
         self.programs = reachable(plan, name)
         self.function = self.programs[name]
@@ -36,13 +39,10 @@ class Machine:
         self.tools = bind_tools(plan, functions, self.programs)
         pure = [op["name"].name for op in plan.operations if op.attribute("pure")]
         self.effects = Effects(self.programs, frozenset(pure))
-        self.constraints = ConstraintTable(tokenizer, vocab_size).add_module(plan)
+        self.constraints = Constraints(tokenizer, vocab_size).add_module(
+            plan, _tables(plan, tokenizer) if tables is None else tables
+        )
         self.heals = HealTable(tokenizer, vocab_size)
-        self._regexes = {
-            operation["name"]
-            for operation in plan.operations
-            if operation.name == "plan.constraint" and operation["kind"] == "regex"
-        }
 
     def watch(
         self, decode: Operation, heal: str, listener: Callable[[str], None] | None
@@ -62,5 +62,13 @@ class Machine:
         constraint: Symbol | None = decode.attribute("constraint")
         if constraint is None:
             return self.heals.start(heal) if heal else None
-        included = decode.attribute("heal") is not None and constraint in self._regexes
-        return self.constraints.start(constraint, "" if included else heal)
+        return self.constraints.start(constraint, heal, decode.attribute("forced") or "")
+
+
+def _tables(plan: Module, tokenizer: Tokenizer) -> dict[str, TokenTable]:
+    """Compile the tables that a plan names: one read from text comes without them."""
+    tables = ConstraintTables(tokenizer)
+    for operation in plan.operations:
+        if operation.name == "plan.constraint" and operation.attribute("table"):
+            tables.find(operation["kind"], thaw(operation["source"]))
+    return tables.by_key

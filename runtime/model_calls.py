@@ -131,6 +131,9 @@ class ModelCalls:
         handle, heal = yield from self._settle_healed(operation, operands[0], frame)
         listener = self._hears(name, type, frame)
         watch = self._machine.watch(operation, heal, listener)
+        forced = operation.attribute("forced") or ""
+        if listener is not None and forced:
+            listener(forced)
         request = Request(
             handle.sequence, f"gen {name!r}", self._sampling(operation, frame, occurrence), watch,
             logprobs=bool(operation.attribute("logprobs")), row=self.row,
@@ -139,7 +142,7 @@ class ModelCalls:
         yield from self._ask(request)
         self.meter.generated(request)
         text = self._machine.words.text(request.generated().tolist())
-        text = text.removeprefix(heal)
+        text = forced + text.removeprefix(heal)
         parsed = self._parse(operation, type, text)
         if request.logprobs and isinstance(parsed, str):
             parsed = Generated(parsed, request.token_logprobs)
@@ -251,7 +254,7 @@ class ModelCalls:
         given = yield from now(kv)
         yield from self._unlocked(given.newest().sequence)
         heal = operation.attribute("heal") or ""
-        if not heal:
+        if not heal and not operation.attribute("forced"):
             handle = given.newest()
             pending, heal = split_heal(join_texts(handle.pending))
             if heal:

@@ -6,36 +6,26 @@ optimised run must give the same tokens.
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
 
-from ..ir.core import Module, Operation, Region, Term
+from ..ir.core import Module, Operation, Region
 from ..ir.diagnostics import RunError
 from ..ir.evaluate import evaluate
 from ..ir.program import VALUE_NAMES
 from ..ir.values import WRONG_VALUE, ErrorValue, ToolFailed, format_value, parse_value, records_of
 from ..ir.vocabulary import ChatFormat, Frame, Part, Tokenizer, encode_parts, split_heal
 from .arguments import bind_arguments
-from .bindings import stops_of
 from .coerce import Mismatch, coerce
-from .constraint import ConstraintTable
 from .events import Choice, Generated
-from .heal import HealTable, join_texts
-from .sampler import sample_rows, site_key, uniforms
+from .heal import join_texts
+from .reference_gen import ConstraintOf, Drawing, Logits
+from .sampler import site_key
 from .select import choose, probabilities
-from .stops import pattern_start
-
-Logits = Callable[[Sequence[int]], Tensor]
-"""The model: logits [V] after a list of tokens."""
-
-ConstraintOf = Callable[[Term, Mapping[str, Operation]], tuple[str, str] | None]
 
 
 @dataclass(frozen=True)
@@ -50,12 +40,6 @@ class Stream:
     def plus(self, *parts: Part) -> Stream:
         """Return the stream with parts appended."""
         return replace(self, pending=(*self.pending, *parts))
-
-
-def _first_stop(stops: tuple[str, ...] | re.Pattern[str], data: bytes) -> int | None:
-    if isinstance(stops, re.Pattern):
-        return pattern_start(stops, data)
-    return min((at for stop in stops if (at := data.find(stop.encode())) >= 0), default=None)
 
 
 @dataclass
@@ -108,7 +92,7 @@ class Reference:
         self._logits = logits
         self._tokenizer = tokenizer
         self._chat = chat
-        self._constraint_of = constraint_of
+        self._drawing = Drawing(self._records, logits, tokenizer, constraint_of)
         self._tools = dict(tools or {})
         self._seed = seed
         self._row = 0
@@ -258,74 +242,22 @@ class Reference:
     def _gen(self, operation: Operation, operands: list[Any], scope: _Scope) -> list[Any]:
         name = operation["name"]
         occurrence = scope.occurrence(name)
-        stream, heal = self._healed(operands[0])
+        opening = self._drawing.opening(operation)
+        if opening.text:
+            stream, heal = self._encoded(operands[0].plus(opening.text)), ""
+        else:
+            stream, heal = self._healed(operands[0])
         seed = operation.attribute("seed")
         instance = (self._row, *scope.path)
         key = site_key(self._seed if seed is None else seed, instance, name, occurrence)
-        logprobs: list[float | None] = []
-        new = self._generate(operation, list(stream.ids), heal, key, logprobs)
-        text = self._bytes(new).decode("utf-8", "replace").removeprefix(heal)
+        new, logprobs = self._drawing.run(operation, list(stream.ids), opening, heal, key)
+        text = self._drawing.bytes(new).decode("utf-8", "replace")
+        text = opening.text + text.removeprefix(heal)
         value = parse_value(operation["type"], self._records, text)
         if operation.attribute("logprobs") and isinstance(value, str):
-            kept = logprobs[: len(new)]
-            value = Generated(value, kept + [None] * (len(new) - len(kept)))
+            value = Generated(value, logprobs)
         self._bind(scope, name, value)
         return [replace(stream, ids=(*stream.ids, *new)), value]
-
-    def _generate(
-        self,
-        operation: Operation,
-        ids: list[int],
-        heal: str,
-        key: int,
-        logprobs: list[float | None],
-    ) -> list[int]:
-        """Draw tokens one by one; return those that stay in the stream."""
-        matcher = self._matcher(operation["type"], heal)
-        stops = stops_of(operation)
-        new: list[int] = []
-        forced: list[int] = []
-        while len(new) < operation["max_tokens"]:
-            if matcher is not None and not forced:
-                forced = list(matcher.forced())
-            if forced:
-                token, logprob = forced.pop(0), None
-            else:
-                token, logprob = self._draw(operation, [*ids, *new], matcher, key, len(new))
-                if token in self._tokenizer.end_ids:
-                    break
-            new.append(token)
-            logprobs.append(logprob)
-            if matcher is not None:
-                matcher.accept(token)
-            skip = len(heal.encode())
-            at = _first_stop(stops, self._bytes(new)[skip:])
-            if at is not None:
-                return self._cut(new, skip + at)
-            if matcher is not None and matcher.is_complete():
-                break
-        return new
-
-    def _draw(
-        self, operation: Operation, ids: list[int], matcher: Any, key: int, position: int
-    ) -> tuple[int, float]:
-        logits = self._logits(ids)[None].float()
-        mask = None
-        if matcher is not None:
-            words = np.zeros((1, -(-logits.shape[1] // 32)), np.int32)
-            matcher.fill(words, 0)
-            mask = torch.from_numpy(words)
-        u = uniforms(np.array([key], np.uint64), np.array([position]))
-
-        def option(name: str, default: float, dtype: torch.dtype = torch.float32) -> Tensor:
-            value = operation.attribute(name)
-            return torch.tensor([default if value is None else value], dtype=dtype)
-
-        token, logprob, _ = sample_rows(
-            logits, mask, option("temperature", 0.0), option("top_k", 0, torch.int32),
-            option("top_p", 1.0), option("min_p", 0.0), torch.from_numpy(u),
-        )  # fmt: skip
-        return int(token[0]), float(logprob[0])
 
     def _select(self, operation: Operation, operands: list[Any], scope: _Scope) -> list[Any]:
         name, by = operation["name"], operation.attribute("by") or "token_normalized"
@@ -370,26 +302,6 @@ class Reference:
     def _healed(self, stream: Stream) -> tuple[Stream, str]:
         pending, heal = split_heal(join_texts(stream.pending))
         return self._encoded(replace(stream, pending=pending)), heal
-
-    def _matcher(self, type: Term, heal: str) -> Any:
-        found = self._constraint_of(type, self._records)
-        size = len(self._logits([self._tokenizer.end_ids[0]]))
-        if found is None:
-            return HealTable(self._tokenizer, size).start(heal) if heal else None
-        table = ConstraintTable(self._tokenizer, size)
-        table.add("gen", *found, heal)
-        return table.start("gen", heal)
-
-    def _bytes(self, ids: list[int]) -> bytes:
-        return b"".join(self._tokenizer.token_bytes(id) for id in ids)
-
-    def _cut(self, new: list[int], at: int) -> list[int]:
-        """Keep the text before byte `at`: whole tokens, then the rest encoded anew."""
-        keep = 0
-        while keep < len(new) and len(self._bytes(new[: keep + 1])) <= at:
-            keep += 1
-        rest = self._bytes(new)[len(self._bytes(new[:keep])) : at].decode("utf-8", "replace")
-        return [*new[:keep], *(self._tokenizer.encode(rest) if rest else [])]
 
     def _bind(self, scope: _Scope, name: str, value: Any) -> None:
         if not scope.path:

@@ -26,6 +26,21 @@ class TokenBytes:
         return b"".join([self[id] for id in ids]).decode("utf-8", "replace")
 
 
+def canonical_ids(words: TokenBytes, ids: list[int]) -> list[int]:
+    """Return the ids of the text of some ids; the same ones where it is no whole text."""
+    try:
+        text = b"".join([words[id] for id in ids]).decode()
+    except UnicodeDecodeError:
+        return ids
+    return words.tokenizer.encode(text) if text else ids
+
+
+def common_length(first: list[int], second: list[int]) -> int:
+    """Return how many ids two lists begin with alike."""
+    pairs = zip(first, second, strict=False)
+    return next((at for at, (a, b) in enumerate(pairs) if a != b), min(len(first), len(second)))
+
+
 class StopScanner:
     """Finds the first of some stop strings in bytes that arrive piece by piece."""
 

@@ -7,7 +7,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from .constraint import Matcher
-from .stops import PatternScanner, Pieces, StopScanner, TokenBytes
+from .heal import HealMatcher
+from .stops import (
+    PatternScanner,
+    Pieces,
+    StopScanner,
+    TokenBytes,
+    canonical_ids,
+    common_length,
+)
 
 
 @dataclass(frozen=True)
@@ -43,6 +51,10 @@ class Watch:
         self._pieces = Pieces() if listener else None
         self._listener = listener
         self._whole: list[bytes] = []
+        # What a constraint holds is text of a known form: its tokens are made canonical at the end.
+        self._ids: list[int] | None = (
+            [] if matcher and not isinstance(matcher, HealMatcher) else None
+        )
 
     def accept(self, token: int) -> Finish | None:
         """Take one token; return how the generation ends, if it does."""
@@ -53,6 +65,8 @@ class Watch:
         if self._scanner is not None:
             self._whole.append(whole)
             at = self._scanner.feed(piece)
+        if self._ids is not None:
+            self._ids.append(token)
         if self.matcher is not None:
             self.matcher.accept(token)
         if self._pieces is not None:
@@ -71,6 +85,19 @@ class Watch:
     def forced(self, limit: int) -> list[int]:
         """Return at most `limit` tokens that the constraint forces now."""
         return self.matcher.forced()[:limit] if self.matcher is not None else []
+
+    def settled(self, finish: Finish) -> Finish:
+        """Return the end with the text's canonical tokens, where a constraint held it."""
+        if self._ids is None:
+            return finish
+        ids = self._ids
+        if finish.keep >= 0:
+            ids = [*ids[: finish.keep], *finish.tail]
+        canonical = canonical_ids(self._words, ids)
+        if canonical == ids:
+            return finish
+        keep = common_length(self._ids, canonical)
+        return Finish(finish.reason, keep, tuple(canonical[keep:]))
 
     def close(self) -> None:
         """Show what was held back; called when the generation ends without a stop string."""

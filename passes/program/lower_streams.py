@@ -78,9 +78,13 @@ class StreamLowering:
 
     def _gen(self, operation: Operation) -> None:
         stream, value = operation.results
-        state, heal = self._writer.heal(self.streams[operation.operands[0].name])
+        constraint, forced, count = self._lowering.constraint(operation)
+        before = self.streams[operation.operands[0].name]
+        if forced:
+            state, heal = before.plus(forced, span=operation.span), ""
+        else:
+            state, heal = self._writer.heal(before)
         state = self._writer.flush(state, self._out.append, closing=True)
-        constraint, heal = self._lowering.constraint(operation, heal)
         kv = self._names.value("kv", KV)
         kept = {
             key: operation.attribute(key) for key in ("stop", "logprobs", "prefix", *SAMPLING, *WHO)
@@ -89,7 +93,8 @@ class StreamLowering:
             make(
                 "plan.decode", state.kv, results=(kv, value), span=operation.span,
                 name=operation["name"], type=operation["type"],
-                max_tokens=operation["max_tokens"], constraint=constraint, heal=heal or None,
+                max_tokens=operation["max_tokens"] - count, constraint=constraint,
+                forced=forced or None, heal=heal or None,
                 ends=self._lowering.tokenizer.end_ids, **kept,
             )
         )  # fmt: skip

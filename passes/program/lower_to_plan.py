@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
+from ...ir.constraint_tables import opening_of
 from ...ir.core import Module, Names, Operation, Region, Symbol, make
 from ...ir.diagnostics import PassError
+from ...ir.token_table import TokenTable
 from ...ir.types import KV
 from ..manager import EVERYTHING, Context
+from .constraints import tables_of
 from .lower_forks import BlockLowering
 from .segments import SegmentWriter, StreamState
 
@@ -86,20 +89,37 @@ class Lowering:
             model=self.context.model_name or None, **attributes,
         )  # fmt: skip
 
-    def constraint(self, operation: Operation, heal: str) -> tuple[Symbol | None, str]:
-        """Return the constraint of a gen's type, declared once, and the heal text it allows."""
+    def constraint(self, operation: Operation) -> tuple[Symbol | None, str, int]:
+        """Return the constraint of a gen's type, declared once, and what begins all its texts.
+
+        That is a text that the prompt takes over, and how many tokens it has.
+        """
         if self.context.constraint_of is None:
-            return None, heal
+            return None, "", 0
         found = self.context.constraint_of(operation["type"], self.records)
         if found is None:
-            return None, heal
-        kind, source = found
-        if kind == "regex":
-            source = heal + source
-        key = (kind, source)
-        if key not in self.constraints:
-            self.constraints[key] = make(
-                "plan.constraint", span=operation.span,
-                name=Symbol(f"constraint_{len(self.constraints)}"), kind=kind, source=source,
-            )  # fmt: skip
-        return self.constraints[key]["name"], heal
+            return None, "", 0
+        table = tables_of(self.context).find(*found)
+        if found not in self.constraints:
+            name = Symbol(f"constraint_{len(self.constraints)}")
+            self.constraints[found] = _declared(name, found, table, operation, self.context)
+        opening = ("", 0)
+        if isinstance(table, TokenTable):
+            opening = opening_of(operation, table, self.tokenizer)
+        return self.constraints[found]["name"], *opening
+
+
+def _declared(
+    name: Symbol,
+    found: tuple[str, str],
+    table: TokenTable | str,
+    gen: Operation,
+    context: Context,
+) -> Operation:
+    """Return the `plan.constraint` of (kind, source)."""
+    known: dict[str, Any] = {}
+    if isinstance(table, TokenTable):
+        key = tables_of(context).key(*found)
+        known = {"table": key, "states": table.states, "bytes": table.nbytes}
+    kind, source = found
+    return make("plan.constraint", span=gen.span, name=name, kind=kind, source=source, **known)

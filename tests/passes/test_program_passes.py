@@ -158,7 +158,7 @@ def test_the_space_before_a_gen_is_healed(context):
         """
     context.constraint_of = lambda type, records: ("regex", "[0-9]+")
     text, _ = after(LowerToPlan(), function(body), context)
-    assert 'source = " [0-9]+"' in text and 'heal = " "' in text
+    assert 'source = "[0-9]+"' in text and 'heal = " "' in text
     assert 'text = "<1>Answer:"' in text
 
 

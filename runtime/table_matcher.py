@@ -1,0 +1,101 @@
+"""A Matcher over tables: a byte walk to accept, one gather for the masks of a whole batch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..ir.automaton import START
+from ..ir.token_table import SPACE, TokenTable
+from ..ir.vocabulary import Tokenizer
+from .stops import TokenBytes
+
+if TYPE_CHECKING:
+    from .batch import Batch
+
+
+class TableConstraint:
+    """A token table made ready for a model whose logits have `vocab_size` columns."""
+
+    def __init__(self, table: TokenTable, tokenizer: Tokenizer, vocab_size: int) -> None:
+        self.table = table
+        self.words = TokenBytes(tokenizer)
+        width = -(-vocab_size // 32)
+        self.masks = np.zeros((len(table.masks), width), np.int32)
+        shared = min(width, table.masks.shape[1])
+        self.masks[:, :shared] = table.masks[:, :shared]
+        self.mask_of = table.mask_of
+        self.most = table.mask_of.shape[1] - 1
+        by_byte = np.ascontiguousarray(table.moves[:, table.classes], np.uint16)
+        self.moves = memoryview(by_byte.reshape(-1))
+        """The next state at 256 * state + byte."""
+        counts = np.diff(table.forced_at)
+        self.forced = {
+            int(state): tuple(table.forced_tokens(int(state))) for state in np.flatnonzero(counts)
+        }
+        ending = table.accepting & ~table.moves.any(1)
+        self.endings = frozenset(np.flatnonzero(ending).tolist())
+
+    def start(self, heal: str = "", opening: str = "") -> TableMatcher:
+        """Return a matcher of texts after a space or nothing, or of what follows `opening`."""
+        assert heal in ("", SPACE)
+        start = self.table.healed if heal else START
+        return TableMatcher(self, self.table.walk(opening.encode(), start))
+
+
+class TableMatcher:
+    """The state of one generation held to a table: a number."""
+
+    __slots__ = ("constraint", "state")
+    idle = False
+
+    def __init__(self, constraint: TableConstraint, state: int) -> None:
+        self.constraint = constraint
+        self.state = state
+
+    def fill(self, masks: np.ndarray, row: int, remaining: int | None = None) -> None:
+        """Write the bitmask into `masks[row]`; within `remaining` tokens the text must end."""
+        of = self.constraint
+        left = of.most if remaining is None else min(remaining, of.most)
+        masks[row] = of.masks[of.mask_of[self.state, left]]
+
+    def accept(self, token: int) -> None:
+        """Advance by a token that the mask allows."""
+        state, moves = self.state, self.constraint.moves
+        for byte in self.constraint.words[token]:
+            state = moves[256 * state + byte]
+        self.state = state
+
+    def forced(self) -> list[int]:
+        """Return the tokens that must come next."""
+        return list(self.constraint.forced.get(self.state, ()))
+
+    def is_complete(self) -> bool:
+        """Whether nothing may follow."""
+        return self.state in self.constraint.endings
+
+    def fork(self) -> TableMatcher:
+        """Return an independent copy."""
+        return TableMatcher(self.constraint, self.state)
+
+
+def fill_masks(batch: Batch) -> None:
+    """Write the masks of all constrained rows: those of one table in one gather."""
+    rows_of: dict[TableConstraint, tuple[list[int], list[int]]] = {}
+    for row, request in enumerate(batch.requests):
+        matcher = request.watch.matcher if request.watch is not None else None
+        if type(matcher) is TableMatcher:
+            rows, states = rows_of.setdefault(matcher.constraint, ([], []))
+            rows.append(row)
+            states.append(matcher.state)
+        elif matcher is not None:
+            matcher.fill(batch.masks, row)
+    for constraint, (rows, states) in rows_of.items():
+        remaining = batch.limit[rows] - batch.produced[rows]
+        np.minimum(remaining, constraint.most, out=remaining)
+        numbers = constraint.mask_of[states, remaining]
+        if len(rows) == batch.size:
+            np.take(constraint.masks, numbers, 0, batch.masks[: batch.size], mode="clip")
+        else:
+            batch.masks[rows] = constraint.masks[numbers]
