@@ -121,8 +121,19 @@ class ModelCalls:
             self._free_sequence(handle.sequence)
 
     def _prefill(self, operation: Operation, operands: tuple[Any, ...], frame: Frame) -> Step:
+        """Compute what a fork's branches begin with, `ahead` included, if there are two."""
         handle = yield from self._settle(operands[0], frame)
-        yield from self._ask(Request(handle.sequence, "prefill", row=self.row, same="fill"))
+        over = (yield from now(operands[1])) if len(operands) > 1 else 2
+        if (over if isinstance(over, int) else len(over)) < 2:
+            return (handle,)
+        sequence, ahead = handle.sequence, operation.attribute("ahead")
+        if ahead:
+            branch = self._engine.fork(sequence, handle.length, self._order())
+            sequence = self._own(branch, frame)
+            sequence.append(ahead)
+        yield from self._ask(Request(sequence, "prefill", row=self.row, same="fill"))
+        if ahead:
+            self._free_sequence(sequence)
         return (handle,)
 
     def _decode(self, operation: Operation, operands: tuple[Any, ...], frame: Frame) -> Step:

@@ -63,8 +63,8 @@ class BlockLowering(ControlLowering):
         region = operation.regions[0]
         if not self._adds_text(region):
             context.left(
-                f"fork {operation['name']}: not computed ahead, its branches generate at once; the "
-                "first one computes it for all",
+                f"fork {operation['name']}: not computed ahead, its branches may generate "
+                "at once; the first one computes it for all",
                 span,
             )
             return False

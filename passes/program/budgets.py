@@ -1,0 +1,331 @@
+"""Budgets: what each program holds in KV memory at most, written as an attribute of its plan."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from ...ir.budget import UNBOUNDED, Expr, largest, plus, times, value_of
+from ...ir.core import Module, Operation, Region, Value, freeze, walk
+from ...ir.program import VALUE_NAMES
+from ...ir.types import KV
+from ...ir.vocabulary import Tokenizer
+from ..manager import EVERYTHING, Context
+from .sizes import (
+    ANYTHING,
+    NUMBER,
+    Size,
+    listed,
+    size_of_generated,
+    size_of_parameter,
+    size_of_value,
+    sizes_given,
+)
+
+
+@dataclass(frozen=True)
+class PlanBudgets:
+    """Annotate each `plan.func` with `budget`: the tokens of its stream, and its parts.
+
+    A part has sequences of its own while it runs: a fork (`width`, `body`), a call (`program`),
+    scored options. `times` says how often it may run; sizes that rows bring are symbols. See
+    `ir.budget`.
+    """
+
+    name: ClassVar[str] = "plan-budgets"
+    reads: ClassVar[tuple[str, ...]] = ("program", "plan")
+    writes: ClassVar[tuple[str, ...]] = ("plan",)
+    requires: ClassVar[tuple[str, ...]] = ("planned",)
+    ensures: ClassVar[tuple[str, ...]] = ("budgets",)
+    keeps: ClassVar[tuple[str, ...]] = EVERYTHING
+
+    def run(self, module: Module, context: Context) -> Module:
+        """Return the module with budgets; says where nothing bounds a width or a stream."""
+        functions = {op["name"].name: op for op in module.operations if op.name == "plan.func"}
+        widest = widest_token(context.tokenizer) if context.tokenizer else 1
+        budgeted = [
+            _Budget(functions, widest, context).function(operation)
+            if operation.name == "plan.func"
+            else operation
+            for operation in module.operations
+        ]
+        return Module(tuple(budgeted))
+
+
+def widest_token(tokenizer: Tokenizer) -> int:
+    """Return the bytes of the longest token."""
+    return max((len(tokenizer.token_bytes(id)) for id in range(tokenizer.size)), default=1)
+
+
+@dataclass
+class _Block:
+    """What one frame's operations add up to."""
+
+    tokens: Expr = 0
+    parts: list[dict[str, Any]] = field(default_factory=list)
+
+    def table(self) -> dict[str, Any]:
+        return {"tokens": self.tokens, "parts": self.parts}
+
+
+class _Budget:
+    """Walks one program; knows the sizes of its values."""
+
+    def __init__(self, functions: dict[str, Operation], widest: int, context: Context) -> None:
+        self._functions = functions
+        self._widest = widest
+        self._context = context
+        self._sizes: dict[str, Size] = {}
+        self._exact: set[str] = set()
+        self._parameters: dict[str, str] = {}
+        self._constants: dict[str, Any] = {}
+        self._resident: set[str] = set()
+        self._joined: dict[str, Expr] = {}
+
+    def function(self, operation: Operation) -> Operation:
+        region = operation.regions[0]
+        self._exact = set(_closed_segments(operation))
+        parameters = [entry["name"] for entry in operation["parameters"]]
+        for name, value in zip(parameters, region.arguments[1:], strict=True):
+            self._sizes[value.name] = size_of_parameter(name, value.type)
+            self._parameters[value.name] = name
+        block = self._region(region)
+        self._remark(operation, block)
+        return operation.with_attributes(budget=freeze(block.table()))
+
+    def _remark(self, operation: Operation, block: _Block) -> None:
+        name = operation["name"].name
+        if value_of(block.tokens, lambda symbol: 1) >= UNBOUNDED:
+            self._context.left(
+                f"@{name}: nothing but the model's context bounds its stream", operation.span
+            )
+        else:
+            count = len(block.parts)
+            self._context.did(
+                f"@{name}: a stream of at most {shown(block.tokens)} tokens, {count} parts beside it",
+                operation.span,
+            )
+
+    def _region(self, region: Region) -> _Block:
+        block = _Block()
+        for operation in region.operations:
+            if operation.name in VALUE_NAMES:
+                self._value(operation, block)
+            else:
+                method = getattr(self, "_" + operation.name.partition(".")[2], None)
+                if method is not None:
+                    method(operation, block)
+        return block
+
+    def _size(self, value: Value) -> Size:
+        return self._sizes.get(value.name, ANYTHING)
+
+    def _value(self, operation: Operation, block: _Block) -> None:
+        sizes = [self._size(value) for value in operation.operands]
+        if operation.name == "program.constant":
+            self._constants[operation.result.name] = operation["value"]
+        if operation.name == "program.call":
+            callee = self._functions[operation["name"].name]
+            types = {entry["name"]: entry["type"] for entry in callee["parameters"]}
+            block.parts.append(
+                {"what": f"call {operation['name'].name}", "program": operation["name"],
+                 "times": 1, "given": sizes_given(types, sizes)}
+            )  # fmt: skip
+        if operation.result.type.name in {"int", "float", "bool"} or operation.name not in {
+            "program.call", "program.call_tool",
+        }:  # fmt: skip
+            self._sizes[operation.result.name] = size_of_value(operation, sizes)
+
+    # Text.
+
+    def _tokens(self, operation: Operation, block: _Block) -> None:
+        block.tokens = plus(block.tokens, len(operation["ids"]))
+
+    def _tokenize(self, operation: Operation, block: _Block) -> None:
+        parts = [
+            1 if isinstance(part, int)
+            else len(part.encode()) if isinstance(part, str)
+            else self._size(operation.operands[part["value"]]).bytes
+            for part in operation["parts"]
+        ]  # fmt: skip
+        own = all(value.name in self._parameters for value in operation.operands)
+        if own and operation.operands and operation.result.name in self._exact:
+            # A called program's caller cannot know the tokens, only the bytes.
+            exact = f"tokens {operation.result.name}"
+            block.tokens = plus(block.tokens, ("min", exact, plus(1, *parts)))
+        else:
+            block.tokens = plus(block.tokens, 1, *parts)
+
+    # The model.
+
+    def _prefill(self, operation: Operation, block: _Block) -> None:
+        self._resident.add(operation.result.name)
+
+    def _decode(self, operation: Operation, block: _Block) -> None:
+        tokens = operation["max_tokens"]
+        cut = self._widest if operation.attribute("stop") is not None else 0
+        block.tokens = plus(block.tokens, tokens, cut)
+        value = operation.results[1]
+        size = size_of_generated(operation["type"], tokens, self._widest)
+        forced = len(str(operation.attribute("forced") or "").encode())
+        self._sizes[value.name] = Size(plus(size.bytes, forced), size.count, size.each)
+
+    def _select(self, operation: Operation, block: _Block) -> None:
+        options = self._size(operation.operands[1])
+        known = operation.attribute("tokens")
+        again = 2 if operation.attribute("by") == "unconditional" else 1
+        part: dict[str, Any] = {"what": f"select {operation['name']}", "times": 1}
+        if known is not None:
+            longest: Expr = max(map(len, known), default=0)
+            part["stretches"] = stretches(known) + [1] * (again - 1)
+        else:
+            longest = plus(1, options.each)
+            part["tokens"] = times(options.count, longest)
+        block.parts.append(part)
+        block.tokens = plus(block.tokens, longest)
+        self._sizes[operation.results[1].name] = Size(options.each)
+
+    def _score(self, operation: Operation, block: _Block) -> None:
+        text = self._size(operation.operands[1])
+        block.tokens = plus(block.tokens, 1)
+        block.parts.append({"what": "score", "times": 1, "tokens": plus(1, text.bytes)})
+        self._sizes[operation.result.name] = Size(NUMBER)
+
+    def _fork(self, operation: Operation, block: _Block) -> None:
+        kv, over = operation.operands
+        region = operation.regions[0]
+        self._sizes[region.arguments[1].name] = Size(self._size(over).each)
+        width: Expr = self._size(over).count
+        if over.type.name == "int":
+            self._sizes[region.arguments[1].name] = Size(NUMBER)
+            width = self._constant(over)
+        body = self._region(region)
+        if value_of(width, lambda symbol: 1) >= UNBOUNDED:
+            self._context.left(
+                f"fork {operation['name']}: nothing bounds how many branches it has, so rows are "
+                "admitted by what they hold, not by a proof",
+                operation.span,
+            )
+        part = {
+            "what": f"fork {operation['name']}", "width": width, "times": 1,
+            "shared": kv.name in self._resident, "body": body.table(),
+        }  # fmt: skip
+        if len(operation.results) == 2:
+            part["kept"] = True
+            self._joined[operation.results[1].name] = body.tokens
+        block.parts.append(part)
+        last = region.operations[-1]
+        yielded = self._size(last.operands[0]) if last.operands else Size(4)
+        self._sizes[operation.results[0].name] = listed(width, yielded.bytes)
+
+    def _constant(self, value: Value) -> Expr:
+        if value.name in self._parameters:
+            return f"value {self._parameters[value.name]}"
+        known = self._constants.get(value.name)
+        return known if isinstance(known, int) else UNBOUNDED
+
+    def _join(self, operation: Operation, block: _Block) -> None:
+        tokens = self._joined.get(operation.operands[0].name, UNBOUNDED)
+        block.tokens = plus(block.tokens, tokens)
+        self._sizes[operation.results[1].name] = Size(NUMBER)
+
+    # Control flow.
+
+    def _inline(self, operation: Operation, block: _Block) -> None:
+        self._add(block, self._region(operation.regions[0]), 1)
+
+    def _if(self, operation: Operation, block: _Block) -> None:
+        sides = [self._region(region) for region in operation.regions]
+        block.tokens = plus(block.tokens, largest(*(side.tokens for side in sides)))
+        found = [side.parts for side in sides if side.parts]
+        if len(found) == 1:
+            block.parts += found[0]
+        elif found:
+            block.parts.append({"either": found})
+        self._yielded(operation)
+
+    def _for(self, operation: Operation, block: _Block) -> None:
+        items, region = operation.operands[0], operation.regions[0]
+        size = self._size(items)
+        self._sizes[region.arguments[0].name] = Size(size.each)
+        self._add(block, self._region(region), size.count)
+
+    def _while(self, operation: Operation, block: _Block) -> None:
+        for region in operation.regions:
+            self._add(block, self._region(region), operation["limit"] + 1)
+
+    def _add(self, block: _Block, inner: _Block, often: Expr) -> None:
+        block.tokens = plus(block.tokens, times(often, inner.tokens))
+        block.parts += repeated(inner.parts, often)
+
+    def _yielded(self, operation: Operation) -> None:
+        """Bound an if's results by what its regions yield."""
+        lasts = [region.operations[-1] for region in operation.regions if region.operations]
+        if not all(last.name == "plan.yield" for last in lasts) or len(lasts) < 2:
+            return
+        for position, value in enumerate(operation.results):
+            if value.type != KV:
+                left, right = (self._size(last.operands[position]) for last in lasts)
+                self._sizes[value.name] = left.either(right)
+
+
+def repeated(parts: list[dict[str, Any]], often: Expr) -> list[dict[str, Any]]:
+    """Return parts that run so many times as often."""
+    return [
+        {"either": [repeated(side, often) for side in part["either"]]}
+        if "either" in part
+        else part | {"times": times(often, part["times"])}
+        for part in parts
+    ]
+
+
+def stretches(options: Any) -> list[int]:
+    """Return the lengths of the sequences that scoring a trie of options forks."""
+    found: list[int] = []
+
+    def walk(group: list[tuple[int, ...]]) -> None:
+        by_first: dict[int, list[tuple[int, ...]]] = {}
+        for option in group:
+            if option:
+                by_first.setdefault(option[0], []).append(option[1:])
+        for rest in by_first.values():
+            if not any(rest):
+                continue
+            length = 1
+            while len({option[0] for option in rest if option}) == 1 and any(
+                option[1:] for option in rest
+            ):
+                rest = [option[1:] for option in rest if option]
+                length += 1
+            found.append(length)
+            walk(rest)
+
+    walk([tuple(option) for option in options])
+    return found
+
+
+def shown(expression: Expr) -> str:
+    """Return an expression as a reader would write it."""
+    if isinstance(expression, int):
+        return "unbounded" if expression >= UNBOUNDED else str(expression)
+    if isinstance(expression, str):
+        return expression.replace(" ", "(") + ")"
+    op, *terms = expression
+    inner = [shown(term) for term in terms]
+    if op == "max":
+        return f"max({', '.join(inner)})"
+    if op == "min":
+        return inner[0]
+    return f" {op} ".join(f"({term})" if " " in term else term for term in inner)
+
+
+def _closed_segments(function: Operation) -> Iterator[str]:
+    """Yield the open segments that stand between known tokens: no other text joins theirs."""
+    known = {op.result.name for op in walk((function,)) if op.name == "plan.tokens"}
+    for operation in walk((function,)):
+        if operation.name == "plan.extend":
+            names = [value.name for value in operation.operands]
+            for before, name, after in zip(names, names[1:], names[2:], strict=False):
+                if before in known and after in known and name not in known:
+                    yield name

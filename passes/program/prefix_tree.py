@@ -1,0 +1,187 @@
+"""The prefix tree of a whole program and batch, built before anything runs.
+
+Every model call of every row and branch sends a prompt; the tree joins them where they begin
+alike, at single tokens. What is not known yet (what a model will say, an argument that was not
+given) is one element, which all prompts that hold it share. See `runtime/meter.py` for the same
+count of the calls that a run has made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ...ir.core import Module, thaw
+from ...ir.source import Span
+from ...ir.vocabulary import Tokenizer
+from .prefix_calls import Call
+from .prefix_values import Element, Unknown
+from .prefix_walk import PlanWalk
+
+
+@dataclass(eq=False)
+class PrefixNode:
+    """A stretch of elements from position `start`; `readers` calls have it in their prompts."""
+
+    start: int
+    elements: tuple[Element, ...]
+    label: str = ""
+    span: Span | None = None
+    readers: int = 0
+    sure: bool = False
+    """Some call that certainly happens computes it."""
+    rows: set[int] = field(default_factory=set)
+    children: dict[Element, PrefixNode] = field(default_factory=dict)
+
+    @property
+    def end(self) -> int:
+        """The position after its last element."""
+        return self.start + len(self.elements)
+
+    @property
+    def tokens(self) -> int:
+        """How many of its elements are known tokens."""
+        return sum(isinstance(element, int) for element in self.elements)
+
+    def walk(self) -> Iterator[PrefixNode]:
+        """Yield the node and all below it."""
+        yield self
+        for child in self.children.values():
+            yield from child.walk()
+
+
+@dataclass
+class Counts:
+    """Of the calls that certainly happen: known tokens sent, and those found in the tree before.
+
+    `generated` counts how often a call reads again what a model said before, or a value that is
+    not known yet: hits, too, of lengths that only the run can tell. `maybe` calls are not counted.
+    """
+
+    calls: int = 0
+    maybe: int = 0
+    sent: int = 0
+    hits: int = 0
+    generated: int = 0
+
+
+class PrefixTree:
+    """Prompts as a radix tree over elements, with counts; `add` takes calls in program order."""
+
+    def __init__(self, name: str = "", tokenizer: Tokenizer | None = None) -> None:
+        self.name = name
+        self.root = PrefixNode(0, ())
+        self.counts = Counts()
+        self.rows = 0
+        self.calls: list[Call] = []
+        self.tokenizer = tokenizer
+
+    @property
+    def unique(self) -> int:
+        """Known tokens on the edges: each is computed once, whoever reads it."""
+        return sum(node.tokens for node in self.root.walk())
+
+    def add(self, call: Call) -> int:
+        """Add a call's prompt; return how many of its known tokens were in the tree already."""
+        prompt, counts = call.prompt.elements, self.counts
+        shared = self._insert(call, prompt, reads=True)
+        if call.left is not None:
+            self._insert(call, call.left.elements, reads=False)
+        self.calls.append(call)
+        found = prompt[: min(shared, call.first_logits)]
+        hits = sum(isinstance(element, int) for element in found)
+        if not call.sure:
+            counts.maybe += 1
+            return hits
+        counts.calls += 1
+        counts.sent += sum(isinstance(element, int) for element in prompt)
+        counts.hits += hits
+        counts.generated += len(found) - hits
+        return hits
+
+    def _insert(self, call: Call, elements: tuple[Element, ...], reads: bool) -> int:
+        """Put elements in, and return how many of them were there."""
+        node, at, known = self.root, 0, None
+        node.readers += reads
+        while at < len(elements):
+            child = node.children.get(elements[at])
+            if child is None:
+                known = at if known is None else known
+                child = self._leaf(node, call, elements)
+            else:
+                shared = _shared(child.elements, elements, at)
+                if shared < len(child.elements):
+                    child = _split(node, child, shared)
+                if known is None and call.sure and not child.sure:
+                    known = at
+            child.readers += reads
+            child.sure |= call.sure
+            child.rows.add(call.row)
+            node, at = child, child.end
+        return len(elements) if known is None else known
+
+    def _leaf(self, parent: PrefixNode, call: Call, elements: tuple[Element, ...]) -> PrefixNode:
+        text = call.prompt if len(call.prompt.elements) > parent.end else call.left
+        assert text is not None
+        source = text.source(parent.end)
+        leaf = PrefixNode(parent.end, elements[parent.end :], source.label, source.span)
+        parent.children[elements[parent.end]] = leaf
+        return leaf
+
+
+def _shared(left: tuple[Element, ...], elements: tuple[Element, ...], at: int) -> int:
+    size = min(len(left), len(elements) - at)
+    if left[:size] == elements[at : at + size]:
+        return size
+    return next(i for i in range(size) if left[i] != elements[at + i])
+
+
+def _split(parent: PrefixNode, node: PrefixNode, at: int) -> PrefixNode:
+    """Cut a node after `at` elements; return the new upper one."""
+    upper = PrefixNode(
+        node.start, node.elements[:at], node.label, node.span, node.readers, node.sure,
+        set(node.rows),
+    )  # fmt: skip
+    parent.children[upper.elements[0]] = upper
+    node.start, node.elements = upper.end, node.elements[at:]
+    upper.children[node.elements[0]] = node
+    return upper
+
+
+def prefix_tree(
+    plan: Module, name: str, tokenizer: Tokenizer, rows: Sequence[Mapping[str, Any]] = ()
+) -> PrefixTree:
+    """Return the tree of a plan's program over rows of arguments; of one unknown row for none."""
+    walk, tree = PlanWalk(plan, name, tokenizer), PrefixTree(name, tokenizer)
+    defaults = {
+        parameter["name"]: thaw(parameter["default"])
+        for parameter in plan.symbol(name)["parameters"]
+        if rows and "default" in dict(parameter.items)
+    }
+    for number, arguments in enumerate(rows or ({},)):
+        for call in walk.row(number, defaults | dict(arguments)):
+            tree.add(call)
+        tree.rows += 1
+    return tree
+
+
+def partings(tree: PrefixTree) -> Iterator[tuple[PrefixNode, int, list[PrefixNode]]]:
+    """Yield where prompts part: the node, the position, and the nodes with which they go on."""
+    for node in tree.root.walk():
+        if len(node.children) > 1:
+            yield node, node.end, list(node.children.values())
+
+
+def reason(children: Sequence[PrefixNode]) -> str:
+    """Say why prompts part before these nodes: what differs, and on which line."""
+    unknown = [str(node.elements[0]) for node in children if isinstance(node.elements[0], Unknown)]
+    what = unknown[0] if unknown else _shown(children[0].label)
+    lines = sorted({node.span.line for node in children if node.span is not None})
+    where = f" (line {', '.join(map(str, lines))})" if lines else ""
+    return f"{len(children)} ways: {what}{where}"
+
+
+def _shown(label: str, most: int = 44) -> str:
+    text = label.replace("\n", "\\n")
+    return text if len(text) <= most else text[: most - 3] + "..."

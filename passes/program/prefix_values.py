@@ -1,0 +1,170 @@
+"""What is known of a plan's values before it runs: Python values, and names of unknown ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ...ir.core import Operation, Value
+from ...ir.diagnostics import RunError
+from ...ir.evaluate import evaluate
+from ...ir.source import Span
+from ...ir.values import format_value
+from ...ir.vocabulary import Part, Tokenizer
+from .boundaries import Boundaries
+
+
+@dataclass(frozen=True)
+class Unknown:
+    """A value, or tokens of a stream, that only a run can tell; equal keys are equal values."""
+
+    key: tuple[Any, ...]
+    name: str = field(compare=False)
+
+    def __str__(self) -> str:
+        return self.name if self.key[0] == "text" else f"{{{self.name}}}"
+
+
+Element = int | Unknown
+"""What a stream is made of: a token id, or a stretch of tokens not known yet."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the elements of a stream up to `end` come from."""
+
+    end: int
+    label: str
+    span: Span | None
+
+
+@dataclass(frozen=True)
+class Text:
+    """A kv value: elements, the sources of each stretch, and parts not yet encoded."""
+
+    elements: tuple[Element, ...] = ()
+    sources: tuple[Source, ...] = ()
+    pending: tuple[Part | Unknown, ...] = ()
+    label: str = ""
+    span: Span | None = None
+
+    def plus(self, elements: Sequence[Element], label: str, span: Span | None) -> Text:
+        """Return the text with elements appended."""
+        if not elements:
+            return self
+        whole = (*self.elements, *elements)
+        sources = (*self.sources, Source(len(whole), label, span))
+        return Text(whole, sources, self.pending, self.label, self.span)
+
+    def waiting(self, parts: Sequence[Part | Unknown], label: str, span: Span | None) -> Text:
+        """Return the text with parts to be encoded when the model reads it."""
+        label = "".join((self.label, label))
+        return Text(self.elements, self.sources, (*self.pending, *parts), label, span or self.span)
+
+    def cut(self, length: int) -> Text:
+        """Return the first `length` elements."""
+        kept = [source for source in self.sources if source.end < length]
+        if length:
+            kept.append(self.source(length - 1))
+        return Text(self.elements[:length], tuple(kept))
+
+    def source(self, at: int) -> Source:
+        """Return where the element at a position comes from."""
+        return next(source for source in self.sources if source.end > at)
+
+
+class Encoder:
+    """Encodes what is pending on a text as the runtime would, as far as it is known."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self.tokenizer = tokenizer
+        self._boundaries = Boundaries(tokenizer)
+
+    def settle(self, text: Text) -> Text:
+        """Return the text with its pending parts encoded."""
+        elements: list[Element] = []
+        for run in _runs(text.pending):
+            if isinstance(run, int):
+                elements.append(run)
+            elif all(isinstance(part, str) for part in run):
+                elements += self.tokenizer.encode("".join(map(str, run)))
+            else:
+                elements += self._open(run)
+        bare = Text(text.elements, text.sources)
+        return bare.plus(elements, text.label, text.span)
+
+    def _open(self, run: tuple[str | Unknown, ...]) -> list[Element]:
+        """Encode a run with unknown parts: its certain beginning, and the rest as one unknown."""
+        first = run[0] if isinstance(run[0], str) else ""
+        cut = self._boundaries.certain(first)
+        rest = (first[cut:], *(run[1:] if first else run))
+        known = self.tokenizer.encode(first[:cut]) if cut else []
+        return [*known, Unknown(("text", run), "".join(map(str, rest)))]
+
+
+def _runs(parts: Sequence[Part | Unknown]) -> list[Any]:
+    """Split parts into ids and runs of texts and unknowns; adjacent texts are joined."""
+    runs: list[Any] = []
+    for part in parts:
+        if isinstance(part, int):
+            runs.append(part)
+        elif runs and isinstance(runs[-1], tuple):
+            last = runs[-1]
+            if isinstance(part, str) and isinstance(last[-1], str):
+                runs[-1] = (*last[:-1], last[-1] + part)
+            else:
+                runs[-1] = (*last, part)
+        elif part != "":
+            runs.append((part,))
+    return runs
+
+
+class Known:
+    """The values of one frame: `get` gives a Python value or an Unknown."""
+
+    def __init__(self, values: Mapping[str, Any] | None = None) -> None:
+        self.values: dict[str, Any] = dict(values or {})
+
+    def get(self, value: Value) -> Any:
+        """Return what a value is known to be."""
+        return self.values[value.name]
+
+    def bind(self, values: Sequence[Value], results: Sequence[Any]) -> None:
+        """Let values stand for results."""
+        for value, result in zip(values, results, strict=True):
+            self.values[value.name] = result
+
+    def compute(self, operation: Operation, place: tuple[Any, ...]) -> Any:
+        """Return the result of a value operation; unknown operands make it unknown."""
+        operands = [self.get(value) for value in operation.operands]
+        if operation.name != "program.call_tool" and all(map(is_known, operands)):
+            try:
+                return evaluate(operation, operands)
+            except RunError:
+                pass
+        name = operation.result.name if operation.results else operation.name
+        if operation.name == "program.call_tool":
+            return Unknown((*place, "tool", operation.result.name), name)
+        keys = tuple(repr(operand) for operand in operands)
+        return Unknown((operation.name, operation.attributes, keys), name)
+
+
+def is_known(value: Any) -> bool:
+    """Whether a value has no unknown part."""
+    if isinstance(value, Unknown):
+        return False
+    if isinstance(value, list | tuple):
+        return all(map(is_known, value))
+    if isinstance(value, dict):
+        return all(map(is_known, value.values()))
+    return True
+
+
+def as_part(value: Any) -> Part | Unknown:
+    """Return a value as text; an unknown one, or a list with an unknown one, as itself."""
+    if isinstance(value, Unknown):
+        return value
+    if not is_known(value):
+        return Unknown(("format", repr(value)), "...")
+    return format_value(value)

@@ -1,0 +1,266 @@
+"""A plan run without a model: every call that it makes, with its prompt as far as it is known.
+
+Known arguments give known texts. What a model or a tool will say stands as an `Unknown`, and two
+streams that hold the same unknown share it. A condition that is not known runs both ways, a loop
+of unknown length one round, a fork of unknown width one branch: calls made there are not `sure`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ...ir.core import Module, Operation, Region
+from ...ir.program import VALUE_NAMES
+from ...ir.vocabulary import Tokenizer
+from .boundaries import common
+from .prefix_calls import Call, CallWalk, Frame
+from .prefix_values import Known, Text, Unknown, is_known
+
+MOST_ROUNDS = 4096
+
+_TERMINATORS = {"plan.yield", "plan.condition", "plan.return", "plan.leave"}
+_EXITS = {"plan.return", "plan.leave"}
+_VALUES = VALUE_NAMES - {"program.call"}
+
+Outcome = tuple[str, tuple[Any, ...]]
+
+
+@dataclass(frozen=True)
+class ForkPoint:
+    """One walk of a fork: its stream, and of each branch the first call (None: it may have none).
+
+    With `each`, one branch stands for as many as the list has elements.
+    """
+
+    text: Text
+    firsts: tuple[Call | None, ...]
+    each: bool
+
+
+class PlanWalk(CallWalk):
+    """Walks a plan's function; `row(number, arguments)` gives the calls of one row."""
+
+    def __init__(self, plan: Module, name: str, tokenizer: Tokenizer) -> None:
+        super().__init__(tokenizer)
+        self._programs = {
+            operation["name"].name: operation
+            for operation in plan.operations
+            if operation.name == "plan.func"
+        }
+        self._function = self._programs[name]
+        self._stack: list[str] = []
+        self._forks: dict[str, list[ForkPoint]] = {}
+
+    def row(self, number: int, arguments: Mapping[str, Any]) -> list[Call]:
+        """Return a row's calls in program order; arguments left out are unknown."""
+        self._row, self._calls, self._stack = number, [], []
+        region = self._function.regions[0]
+        values: list[Any] = [Text()]
+        for value in region.arguments[1:]:
+            unknown = Unknown((number, "argument", value.name), value.name)
+            values.append(arguments.get(value.name, unknown))
+        self._region(region, values, Frame(Known()))
+        return self._calls
+
+    @property
+    def forks(self) -> dict[str, list[ForkPoint]]:
+        """Each fork that was walked, by the name of the kv that it forks, each time it was."""
+        return self._forks
+
+    # Regions and control flow.
+
+    def _region(self, region: Region, values: Sequence[Any], frame: Frame) -> Outcome:
+        frame.known.bind(region.arguments, values)
+        for operation in region.operations:
+            if operation.name in _TERMINATORS:
+                kind = operation.name.partition(".")[2]
+                return kind, tuple(frame.known.get(value) for value in operation.operands)
+            if operation.name in _VALUES:
+                self._value(operation, frame)
+                continue
+            outcome = getattr(self, "_" + operation.name.partition(".")[2])(operation, frame)
+            if outcome is not None:
+                return outcome
+        return "yield", ()
+
+    def _value(self, operation: Operation, frame: Frame) -> None:
+        place = (self._row, frame.path, frame.occurrence(operation.name))
+        frame.known.bind(operation.results, (frame.known.compute(operation, place),))
+
+    def _if(self, operation: Operation, frame: Frame) -> Outcome | None:
+        condition = frame.known.get(operation.operands[0])
+        if is_known(condition):
+            outcome = self._region(operation.regions[0 if condition else 1], (), frame)
+        else:
+            outcome = self._both(operation, frame)
+        if f"plan.{outcome[0]}" in _EXITS:
+            return outcome
+        frame.known.bind(operation.results, outcome[1])
+        return None
+
+    def _both(self, operation: Operation, frame: Frame) -> Outcome:
+        """Run both regions of an if; what they give alike is known."""
+        sure, frame.sure = frame.sure, False
+        outcomes = [self._region(region, (), frame) for region in operation.regions]
+        going_on = [found for found in outcomes if f"plan.{found[0]}" not in _EXITS]
+        if len(going_on) == 1:
+            return going_on[0]
+        frame.sure = sure
+        (kind, left), (_, right) = going_on or outcomes
+        place = (self._row, frame.path, operation.span, frame.occurrence(operation.name))
+        merged = [
+            self._merged(pair, place, at) for at, pair in enumerate(zip(left, right, strict=False))
+        ]
+        return kind, tuple(merged)
+
+    def _merged(self, values: Sequence[Any], place: tuple[Any, ...], at: int) -> Any:
+        """Return what is known of a value that is one of several."""
+        if all(value == values[0] for value in values):
+            return values[0]
+        unknown = Unknown((*place, at), "one of several texts")
+        if not isinstance(values[0], Text):
+            return unknown
+        texts = [self._encoder.settle(value) for value in values]
+        shared = common([text.elements for text in texts])
+        if shared == len(texts[0].elements) and texts[0].elements[-1:] == (unknown,):
+            return texts[0]
+        return texts[0].cut(shared).plus([unknown], "what a condition decides", place[-2])
+
+    def _for(self, operation: Operation, frame: Frame) -> Outcome | None:
+        items, *carried = (frame.known.get(value) for value in operation.operands)
+        region = operation.regions[0]
+        if is_known(items) or isinstance(items, list):
+            for item in items[:MOST_ROUNDS]:
+                kind, results = self._region(region, (item, *carried), frame)
+                if f"plan.{kind}" in _EXITS:
+                    return kind, results
+                carried = list(results)
+        else:
+            carried = self._round(operation, region, (items.key, items.name), carried, frame)
+        frame.known.bind(operation.results, carried)
+        return None
+
+    def _round(
+        self, operation: Operation, region: Region, of: Any, carried: list[Any], frame: Frame
+    ) -> list[Any]:
+        """Run one round of a loop that may have none, or more."""
+        sure, frame.sure = frame.sure, False
+        place = (self._row, frame.path, operation.span, frame.occurrence(operation.name))
+        item = [Unknown((*place, "item"), f"each of {of[1]}")] if of else []
+        start, forks, seen = len(self._calls), self._forks, frame.seen.copy()
+        while True:  # until what the round is given is all that any round is given
+            del self._calls[start:]
+            self._forks, frame.seen = {}, seen.copy()
+            _, results = self._region(region, (*item, *carried), frame)
+            if len(results) != len(carried):
+                results = carried
+            pairs = zip(carried, results, strict=True)
+            merged = [self._merged(pair, place, at) for at, pair in enumerate(pairs)]
+            if merged == carried:
+                break
+            carried = merged
+        for name, points in self._forks.items():
+            forks.setdefault(name, []).extend(points)
+        self._forks, frame.sure = forks, sure
+        return carried
+
+    def _while(self, operation: Operation, frame: Frame) -> Outcome | None:
+        carried = [frame.known.get(value) for value in operation.operands]
+        test, body = operation.regions
+        for _ in range(min(operation["limit"], MOST_ROUNDS)):
+            _, (goes_on,) = self._region(test, carried, frame)
+            if not is_known(goes_on):
+                carried = self._round(operation, body, None, carried, frame)
+                break
+            if not goes_on:
+                break
+            kind, results = self._region(body, carried, frame)
+            if f"plan.{kind}" in _EXITS:
+                return kind, results
+            carried = list(results)
+        frame.known.bind(operation.results, carried)
+        return None
+
+    def _inline(self, operation: Operation, frame: Frame) -> None:
+        stream, sure = frame.known.get(operation.operands[0]), frame.sure
+        _, results = self._region(operation.regions[0], (stream,), frame)
+        frame.sure = sure
+        frame.known.bind(operation.results, results)
+
+    def _call(self, operation: Operation, frame: Frame) -> None:
+        """Walk a called program: it has a stream of its own."""
+        name = operation["name"].name
+        label, operands = f"call {name}", [frame.known.get(value) for value in operation.operands]
+        inner = frame.branch(label, frame.occurrence(label), 0, frame.sure)
+        inner.known = Known()
+        if name in self._stack:
+            frame.known.bind(operation.results, (Unknown((*inner.path, self._row), name),))
+            return
+        self._stack.append(name)
+        region = self._programs[name].regions[0]
+        _, results = self._region(region, (Text(), *operands), inner)
+        self._stack.pop()
+        frame.known.bind(operation.results, (results[0] if results else None,))
+
+    # Forks.
+
+    def _prefill(self, operation: Operation, frame: Frame) -> None:
+        text = self._settle(operation, frame)
+        frame.known.bind(operation.results, (text,))
+
+    def _fork(self, operation: Operation, frame: Frame) -> None:
+        text, over = self._settle(operation, frame), frame.known.get(operation.operands[1])
+        name, sure = operation["name"], frame.sure
+        occurrence = frame.occurrence(name)
+        elements: list[Any]
+        each = isinstance(over, Unknown)
+        if each:
+            elements = [Unknown((self._row, frame.path, name, occurrence), f"each of {over.name}")]
+        else:
+            elements = list(range(over)) if isinstance(over, int) else list(over)
+        found, firsts, start = [], [], len(self._calls)
+        for number, element in enumerate(elements):
+            inner = frame.branch(name, occurrence, "each" if each else number, True)
+            before = len(self._calls)
+            _, results = self._region(operation.regions[0], (text, element), inner)
+            found.append(results)
+            firsts.append(_first(self._calls[before:], len(inner.path)))
+        point = ForkPoint(text, tuple(firsts), each)
+        self._forks.setdefault(operation.operands[0].name, []).append(point)
+        if each or not sure:
+            unsure = [replace(call, sure=False) for call in self._calls[start:]]
+            self._calls[start:] = unsure
+        values: list[Any] = [[results[0] if results else None for results in found]]
+        if len(operation.results) == 2:
+            values.append([results[1] for results in found])
+        if each:
+            values[0] = Unknown((self._row, frame.path, name, occurrence, "all"), name)
+        frame.known.bind(operation.results, values)
+
+    def _join(self, operation: Operation, frame: Frame) -> None:
+        texts, points = (frame.known.get(value) for value in operation.operands)
+        if texts and is_known(points) and len(points) == len(texts):
+            best: Any = max(range(len(points)), key=points.__getitem__)
+            chosen = texts[best]
+        else:
+            place = (self._row, frame.path, operation.span, frame.occurrence(operation.name))
+            best = Unknown((*place, "best"), "best")
+            settled = [self._encoder.settle(text) for text in texts]
+            shared = common([text.elements for text in settled])
+            start = settled[0].cut(shared) if settled else Text()
+            unknown = Unknown((*place, "stream"), "the best branch")
+            chosen = start.plus([unknown], "the best branch", operation.span)
+        frame.known.bind(operation.results, (chosen, best))
+
+    def _free(self, operation: Operation, frame: Frame) -> None:
+        """Freeing changes no text."""
+
+
+def _first(calls: Sequence[Call], depth: int) -> Call | None:
+    """Return a branch's first call on its own stream or a fork of it, if it certainly has one."""
+    for call in calls:
+        if not any(label.startswith("call ") for label, _, _ in call.path[depth:]):
+            return call if call.sure else None
+    return None

@@ -1,0 +1,160 @@
+"""How large host values can get: bytes of their text, elements of their lists, as expressions.
+
+A text of n bytes has at most n tokens, whatever it is joined with, so a prompt's tokens follow.
+What only a row knows is a symbol of `ir.budget`; what nothing bounds is UNBOUNDED.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ...ir.budget import UNBOUNDED, Expr, largest, plus, times
+from ...ir.core import Operation, Term, thaw
+from ...ir.values import format_value
+
+NUMBER = 32
+"""Bytes of a number's text, at most."""
+
+_KEEPS = {"strip", "lstrip", "rstrip", "removeprefix", "removesuffix"}
+_JSON = 8
+"""A value read from JSON is written with at most so many bytes for each that it was read from."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """Bounds of a value: bytes of its text; for a list, its elements and the bytes of each."""
+
+    bytes: Expr = UNBOUNDED
+    count: Expr = UNBOUNDED
+    each: Expr = UNBOUNDED
+
+    def either(self, other: Size) -> Size:
+        """Return a bound of both."""
+        return Size(
+            largest(self.bytes, other.bytes),
+            largest(self.count, other.count),
+            largest(self.each, other.each),
+        )
+
+
+ANYTHING = Size()
+
+
+def size_of_parameter(name: str, type: Term) -> Size:
+    """Return the size of a program's parameter."""
+    if type.name in {"int", "float", "bool"}:
+        return Size(NUMBER)
+    if type.name == "list":
+        return Size(f"bytes {name}", f"count {name}", f"longest {name}")
+    return Size(f"bytes {name}")
+
+
+def size_of_constant(value: Any) -> Size:
+    """Return the size of a value known now."""
+    plain = thaw(value)
+    if isinstance(plain, list):
+        each = max((_bytes(element) for element in plain), default=0)
+        return Size(_bytes(plain), len(plain), each)
+    return Size(_bytes(plain))
+
+
+def size_of_generated(type: Term, tokens: int, widest: int) -> Size:
+    """Return the size of what a gen of a type makes from at most so many tokens."""
+    text = tokens * widest
+    match type.name:
+        case "bool":
+            return Size(5)
+        case "float":
+            return Size(NUMBER)
+        case "int":
+            return Size(max(map(_bytes, type.parameters), default=text))
+        case "choice":
+            return Size(max(map(_bytes, type.parameters)))
+        case "record" | "list" | "schema":
+            return Size(_JSON * text, text, _JSON * text)
+    return Size(text)
+
+
+def size_of_value(operation: Operation, sizes: list[Size]) -> Size:
+    """Return the size of what a host operation gives, from those of its operands."""
+    name, type = operation.name.partition(".")[2], operation.result.type
+    if type.name in {"int", "float", "bool"}:
+        return Size(_number(operation))
+    match name:
+        case "constant":
+            return size_of_constant(operation["value"])
+        case "field":
+            return Size(sizes[0].bytes, sizes[0].bytes, sizes[0].bytes)
+        case "index":
+            is_list = operation.operands[0].type.name == "list"
+            return Size(sizes[0].each if is_list else sizes[0].bytes)
+        case "list":
+            return _listed(sizes)
+        case "make_record":
+            names = sum(len(str(field)) + 8 for field in operation["fields"])
+            return Size(plus(names, *(times(6, size.bytes) for size in sizes)))
+        case "format":
+            parts = [
+                len(part.encode()) if isinstance(part, str) else sizes[part].bytes
+                for part in operation["parts"]
+            ]
+            return Size(plus(*parts))
+        case "method":
+            return _method(operation["name"], sizes)
+        case "builtin" if operation["name"] == "str":
+            return Size(sizes[0].bytes)
+        case "builtin" if operation["name"] == "sorted":
+            return sizes[0]
+        case "binary" if operation["op"] == "+":
+            left, right = sizes
+            return Size(
+                plus(left.bytes, right.bytes), plus(left.count, right.count),
+                largest(left.each, right.each),
+            )  # fmt: skip
+    return ANYTHING
+
+
+def listed(count: Expr, each: Expr) -> Size:
+    """Return the size of a list of so many elements: its text is JSON."""
+    return Size(plus(2, times(count, plus(4, times(6, each)))), count, each)
+
+
+def _listed(sizes: list[Size]) -> Size:
+    each = largest(*(size.bytes for size in sizes)) if sizes else 0
+    return Size(
+        plus(2, *(plus(4, times(6, size.bytes)) for size in sizes)), len(sizes), each
+    )  # fmt: skip
+
+
+def _method(name: str, sizes: list[Size]) -> Size:
+    own = sizes[0]
+    if name in _KEEPS:
+        return Size(own.bytes)
+    if name in {"splitlines", "split"}:
+        return listed(plus(own.bytes, 1), own.bytes)
+    if name == "join":
+        items = sizes[1]
+        return Size(times(items.count, plus(own.bytes, items.each)))
+    return ANYTHING
+
+
+def _number(operation: Operation) -> Expr:
+    """Return the bytes of a number's text; products and powers of integers have no bound."""
+    if operation.name == "program.binary" and operation["op"] in {"*", "**"}:
+        return UNBOUNDED if operation.result.type.name == "int" else NUMBER
+    return NUMBER
+
+
+def _bytes(value: Any) -> int:
+    return len(format_value(value).encode())
+
+
+def sizes_given(parameters: Mapping[str, Term], sizes: list[Size]) -> dict[str, Expr]:
+    """Return the symbols of a called program, by what it is called with."""
+    given: dict[str, Expr] = {}
+    for name, size in zip(parameters, sizes, strict=True):
+        given |= {f"bytes {name}": size.bytes, f"count {name}": size.count}
+        given[f"longest {name}"] = size.each
+    return given

@@ -1,0 +1,168 @@
+"""Admission: how much KV memory a row may need, worked out before it starts, from its own values.
+
+Every open row has a claim: the most pages that it holds, whatever the schedule and however long
+its gens get. Rows start only while the claims of all open ones fit, so that no row ever has to
+give pages back. A row whose claim is larger than the whole memory has no proof: it starts while
+the open ones use less than a share of the memory, and may have to compute KV again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+from ..ir.budget import UNBOUNDED, Budgets, Limits
+from ..ir.core import Operation
+from ..ir.values import format_value
+from ..ir.vocabulary import Tokenizer, encode_parts
+from .kv_cache import PagedKV
+
+OPEN_BELOW = 0.7
+"""Rows without a proof start while open ones use less than this share of the KV memory."""
+
+AHEAD = (UNBOUNDED, 8, 4, 2, 1)
+"""How many parts of one row may go side by side; the most that leaves room for all rows."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """The most pages that a row may hold, with so many of its parts side by side."""
+
+    pages: int
+    ahead: int
+    proven: bool = True
+
+
+class Forecast:
+    """Works out rows' claims; `most` rows should be open at a time."""
+
+    def __init__(
+        self, programs: Mapping[str, Operation], function: Operation, tokenizer: Tokenizer,
+        limits: Limits, num_pages: int, most: int,
+    ) -> None:  # fmt: skip
+        self._budgets: list[tuple[int, Budgets]] = []
+        if all(program.attribute("budget") is not None for program in programs.values()):
+            self._budgets = [
+                (ahead, Budgets(programs.values(), Limits(limits.page_size, limits.context, ahead)))
+                for ahead in AHEAD
+            ]
+        self._name = function["name"].name
+        self._num_pages = num_pages
+        self._most = most
+        self._tokenizer = tokenizer
+        values = function.regions[0].arguments[1:]
+        names = [entry["name"] for entry in function["parameters"]]
+        self._parameters = {value.name: name for value, name in zip(values, names, strict=True)}
+        self._segments = {
+            op.result.name: op
+            for op in function.regions[0].operations
+            if op.name == "plan.tokenize"
+        }
+        self._leading = tuple(_leading(function, self._parameters))
+
+    def claim(self, arguments: Mapping[str, Any]) -> Claim:
+        """Return a row's claim; without a budget, or when it exceeds the memory, unproven."""
+        symbols = self._symbols(arguments)
+        claim = Claim(self._num_pages, 2, proven=False)
+        for ahead, budgets in self._budgets:
+            pages = max(1, budgets.peak(self._name, symbols).pages)
+            if pages <= self._num_pages:
+                claim = Claim(pages, ahead)
+            if pages * self._most <= self._num_pages:
+                break
+        return claim
+
+    def beginning(self, arguments: Mapping[str, Any]) -> tuple[str, ...]:
+        """Return the texts that a row's prompt begins with, as far as its values give them.
+
+        Rows in the order of these stand in the order of a walk over the tree of their prompts.
+        """
+        return tuple(format_value(arguments[name]) for name in self._leading)
+
+    def _symbols(self, arguments: Mapping[str, Any]) -> Callable[[str], int]:
+        known: dict[str, int] = {}
+
+        def size(symbol: str) -> int:
+            if symbol not in known:
+                known[symbol] = self._size(symbol, arguments)
+            return known[symbol]
+
+        return size
+
+    def _size(self, symbol: str, arguments: Mapping[str, Any]) -> int:
+        what, name = symbol.split(" ", 1)
+        if what == "tokens":
+            return self._tokens(self._segments[name], arguments)
+        value = arguments[name]
+        if what == "bytes":
+            return len(format_value(value).encode())
+        if what == "count":
+            return len(value)
+        if what == "value":
+            return max(0, int(value))
+        return max((len(format_value(element).encode()) for element in value), default=0)
+
+    def _tokens(self, segment: Operation, arguments: Mapping[str, Any]) -> int:
+        values = [arguments[self._parameters[value.name]] for value in segment.operands]
+        parts = [
+            part if isinstance(part, int | str) else format_value(values[part["value"]])
+            for part in segment["parts"]
+        ]
+        return len(encode_parts(self._tokenizer, parts))
+
+
+def _leading(function: Operation, parameters: Mapping[str, str]) -> Iterator[str]:
+    """Yield the parameters that a program's prompt begins with, in order, up to anything else."""
+    for operation in function.regions[0].operations:
+        if operation.name == "plan.tokenize":
+            for value in operation.operands:
+                if value.name not in parameters:
+                    return
+                yield parameters[value.name]
+        elif operation.name not in {"plan.tokens", "plan.extend", "program.constant"}:
+            if operation.dialect == "plan":
+                return
+
+
+class Admission:
+    """The claims of the rows that are open, of all sessions of an engine."""
+
+    def __init__(self, kv: PagedKV) -> None:
+        self._kv = kv
+        self._claimed = 0
+        self._proven = 0
+        self._unproven = 0
+
+    def may_open(self, claim: Claim) -> bool:
+        """Say whether a row may start now; one always may when none is open."""
+        if not self._proven and not self._unproven:
+            return True
+        if claim.proven:
+            return not self._unproven and self._claimed + claim.pages <= self._kv.num_pages
+        return not self._proven and self._kv.live < OPEN_BELOW * self._kv.num_pages
+
+    def open(self, claim: Claim) -> None:
+        """Count a row that starts."""
+        self._claimed += claim.pages if claim.proven else 0
+        self._proven += claim.proven
+        self._unproven += not claim.proven
+
+    def close(self, claim: Claim) -> None:
+        """Count a row that has ended."""
+        self._claimed -= claim.pages if claim.proven else 0
+        self._proven -= claim.proven
+        self._unproven -= not claim.proven
+
+
+def in_prefix_order(
+    jobs: Iterable[tuple[int, Any]], forecast: Forecast, window: int
+) -> Iterator[tuple[int, Any]]:
+    """Yield jobs so that those whose prompts begin alike follow each other; looks `window` ahead.
+
+    Each window is given out whole before the next is read, so that no job waits for ever.
+    """
+    jobs = iter(jobs)
+    while ahead := list(islice(jobs, window)):
+        yield from sorted(ahead, key=lambda job: (forecast.beginning(job[1]), job[0]))

@@ -1,0 +1,200 @@
+"""The prefix tree before a run: exact where all is known; prefixes of forks, and their checker."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from weft.frontend.checker import check
+from weft.frontend.lower import lower
+from weft.frontend.parser import parse_text
+from weft.passes.manager import Context, run_passes
+from weft.passes.pipeline import LOWERING, PROGRAM_PASSES
+from weft.passes.program.boundaries import Boundaries, common
+from weft.passes.program.fork_prefixes import (
+    ChangedPrompt,
+    ForkPrefixes,
+    WrongPrefix,
+    validate,
+)
+from weft.passes.program.prefix_calls import stretches
+from weft.passes.program.prefix_text import print_tree
+from weft.passes.program.prefix_tree import PrefixTree, partings, prefix_tree, reason
+from weft.passes.rewrite import rewrite
+from weft.runtime.select import Trie
+from weft.runtime.simulator import ToyTokenizer
+
+from tests.passes.conftest import ByteTokenizer, MarkerChat
+
+JUDGE = """program judge(essay: str, sides: list[str]) -> str:
+    system "You judge."
+    user "{essay}"
+    fork side in sides as reviews:
+        user "Judge only its {side}."
+        assistant gen review(max_tokens=4)
+        yield review
+    user "Done."
+    assistant select grade from ["xyA", "xyB", "xz", "w"]
+    return grade
+"""
+
+
+def plan_of(text: str, tokenizer=None, shared: bool = False):
+    file = parse_text(text)
+    check(file)
+    context = Context(tokenizer=tokenizer or ByteTokenizer(), chat=MarkerChat())
+    passes = (*PROGRAM_PASSES[:4], *LOWERING, *((ForkPrefixes(),) if shared else ()))
+    return run_passes(passes, lower(file), context)[0], context
+
+
+def ahead(plan) -> list[int]:
+    return [list(op["ahead"]) for op in plan.walk() if op.attribute("ahead")]
+
+
+def test_rows_branches_and_options_are_one_tree():
+    plan, context = plan_of(JUDGE)
+    rows = [{"essay": "one", "sides": ["a", "b"]}, {"essay": "two", "sides": ["a"]}]
+    tree = prefix_tree(plan, "judge", context.tokenizer, rows)
+    # A row: one call a branch, then the select: its prompt, `xy` (after `x`), no leaf.
+    assert [(call.row, call.name) for call in tree.calls] == [
+        (0, "review"), (0, "review"), (0, "grade"), (0, "grade"), (0, "grade"),
+        (1, "review"), (1, "grade"), (1, "grade"), (1, "grade"),
+    ]  # fmt: skip
+    assert tree.counts.maybe == 0 and tree.counts.generated == 0
+    prompts = [call.prompt.elements for call in tree.calls]
+    computed = _computed(tree.calls)
+    assert tree.counts.sent == sum(map(len, prompts))
+    assert tree.counts.hits == tree.counts.sent - computed
+    first = next(iter(tree.root.children.values()))
+    assert first.readers == len(tree.calls) and first.rows == {0, 1}
+    text = print_tree(tree)
+    assert text.startswith("prefix.tree program = @judge, rows = 2, calls = 9, maybe = 0")
+    assert "// not shared from here on" in text
+
+
+def _computed(calls) -> int:
+    """Count, from plain sets of prefixes, the positions that calls compute one after another."""
+    known, computed = set(), 0
+    for call in calls:
+        elements = call.prompt.elements
+        ends = {elements[: end + 1] for end in range(len(elements))}
+        again = {elements[: end + 1] for end in range(call.first_logits, len(elements))}
+        computed += len((ends - known) | again)
+        known |= ends
+        if call.left is not None:
+            known |= {call.left.elements[: end + 1] for end in range(len(call.left.elements))}
+    return computed
+
+
+def test_why_prompts_part_is_said_with_the_line():
+    plan, context = plan_of(JUDGE)
+    rows = [{"essay": "one", "sides": ["a"]}, {"essay": "two", "sides": ["a"]}]
+    tree = prefix_tree(plan, "judge", context.tokenizer, rows)
+    _, _, children = next(partings(tree))
+    assert "{essay}" in reason(children) and "2 ways" in reason(children)
+
+
+def test_unknown_values_are_shared_by_those_who_hold_the_same():
+    plan, context = plan_of(JUDGE)
+    tree = prefix_tree(plan, "judge", context.tokenizer)
+    assert [call.sure for call in tree.calls] == [False, True, True, True]
+    assert tree.counts.generated == 2  # the essay, read again by the options
+
+
+def test_branches_of_unknown_elements_share_their_text_up_to_the_value():
+    plan, context = plan_of(JUDGE, shared=True)
+    assert [context.tokenizer.decode(ids) for ids in ahead(plan)] == ["Judge only its"]
+
+
+def test_known_elements_make_the_prefix_exact():
+    text = JUDGE.replace("in sides", 'in ["clear", "clean"]')
+    plan, context = plan_of(text, shared=True)
+    assert [context.tokenizer.decode(ids) for ids in ahead(plan)] == ["Judge only its clea"]
+
+
+def test_a_token_over_the_border_is_not_split():
+    """`a` and what follows may be the token `ab`; and a token `s a` may begin before the space."""
+    assert Boundaries(ByteTokenizer()).certain("its ") == 3
+    assert Boundaries(ToyTokenizer(["s a"])).certain("its ") == 0
+    assert Boundaries(ToyTokenizer(["s a"])).certain("is it ") == 5
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(
+    words=st.lists(st.text("ab .", min_size=1, max_size=4), max_size=6),
+    text=st.text("ab .", max_size=12),
+    rest=st.text("ab .", max_size=6),
+)
+def test_no_continuation_changes_certain_tokens(words, text, rest):
+    tokenizer = ToyTokenizer(words)
+    certain = tokenizer.encode(text[: Boundaries(tokenizer).certain(text)])
+    assert tokenizer.encode(text + rest)[: len(certain)] == certain
+
+
+@pytest.mark.parametrize("text", [JUDGE, JUDGE.replace("in sides", 'in ["clear", "clean"]')])
+@pytest.mark.parametrize("kind", ["one token too many", "another token"])
+def test_the_checker_catches_a_wrong_prefix(text, kind):
+    before, context = plan_of(text)
+    after = ForkPrefixes().run(before, context)
+    validate(before, after, context.tokenizer)
+
+    def wrong(operation):
+        ids = operation.attribute("ahead")
+        if not ids:
+            return None
+        spoiled = (*ids, 77) if kind == "one token too many" else (*ids[:-1], 77)
+        return [operation.with_attributes(ahead=spoiled)]
+
+    with pytest.raises(WrongPrefix, match="ahead"):
+        validate(before, rewrite(after, wrong), context.tokenizer)
+
+
+def test_the_checker_catches_a_pass_that_changes_a_prompt():
+    before, context = plan_of(JUDGE)
+
+    def wrong(operation):
+        if operation.name == "plan.tokens":
+            return [operation.with_attributes(ids=operation["ids"][:-1])]
+        return None
+
+    with pytest.raises(ChangedPrompt, match="same tokens"):
+        validate(before, rewrite(before, wrong), context.tokenizer)
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=5), min_size=1, max_size=6))
+def test_a_trie_computes_each_inner_node_once(options):
+    made = [tuple(ids[start:]) for start, ids in stretches(options)]
+    inner = sum(1 for node in _nodes(Trie.of(options)) if node.children)
+    assert sum(map(len, made)) == inner - 1
+
+
+def _nodes(node):
+    yield node
+    for child in node.children.values():
+        yield from _nodes(child)
+
+
+def test_loops_of_unknown_length_know_only_what_every_round_is_given():
+    text = """program grow(topics: list[str]) -> str:
+    let n = 0
+    user "Go."
+    for topic in topics:
+        fork 2 as parts:
+            user "Round {n} now."
+            assistant gen part(max_tokens=4)
+            yield part
+        n += 1
+    return "done"
+"""
+    plan, context = plan_of(text, shared=True)
+    assert [context.tokenizer.decode(ids) for ids in ahead(plan)] == ["Round"]
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(st.lists(st.lists(st.integers(0, 2), max_size=6), min_size=1, max_size=5))
+def test_the_common_prefix_is_the_longest(lists):
+    size = common(lists)
+    assert all(ids[:size] == lists[0][:size] for ids in lists)
+    assert size == min(map(len, lists)) or len({tuple(ids[: size + 1]) for ids in lists}) > 1
+    assert PrefixTree().unique == 0
