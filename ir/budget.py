@@ -141,9 +141,7 @@ class Budgets:
         """Return the most that one instance of a program holds, under every schedule."""
         return self._frame(self._blocks[program], symbols, None)
 
-    def _frame(
-        self, block: Any, symbols: Symbols, above: int | None, shared: bool = True
-    ) -> Peak:
+    def _frame(self, block: Any, symbols: Symbols, above: int | None, shared: bool = True) -> Peak:
         """Return a frame's peak; `above` is what its stream goes on from, None for a root."""
         limits = self.limits
         tokens = min(value_of(block["tokens"], symbols), limits.context)

@@ -16,7 +16,7 @@ OPERATIONS = (
         "a planned program; its region takes the root kv and one value a parameter",
         regions=1,
         required=("name", "parameters", "returns"),
-        optional=("model", "prefix_hits", "doc", "note"),
+        optional=("model", "prefix_hits", "doc", "note", "budget", "critical"),
     ),
     Op(
         "plan.tokens",

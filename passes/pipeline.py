@@ -7,6 +7,7 @@ from .graph.matmul_parts import FuseCombineResidual, FuseMatmulParts
 from .graph.memory_planning import PlanMemory
 from .graph.weight_format import ChooseWeightFormat
 from .manager import Pass, UnknownPass
+from .program.budgets import PlanBudgets
 from .program.canonicalize import Canonicalize
 from .program.constraints import CompileConstraints
 from .program.dead import DropDead

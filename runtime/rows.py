@@ -47,6 +47,7 @@ class RowRun:
                 for number, row in enumerate(rows):
                     self._executable.check_row(number, row)
                 self._progress.total = len(rows)
+                self._session.window = max(1, len(rows))
             self._run(rows)
             if self._journal is not None and out is not None:
                 self._journal.write_output(out, sorted(self._outcomes))

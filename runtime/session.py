@@ -8,6 +8,8 @@ from itertools import count
 from time import perf_counter
 from typing import Any
 
+from ..ir.budget import Limits
+from .admission import Admission, Claim, Forecast, in_prefix_order
 from .engine import Engine
 from .events import Listener
 from .instance import Instance
@@ -21,8 +23,9 @@ Job = tuple[int, Mapping[str, Any]]
 
 Outcome = tuple[int, Result | Exception]
 
-OPEN_BELOW = 0.7
-"""New rows start while open ones use less than this share of the KV memory."""
+
+LOOK_AHEAD = 4
+"""Jobs looked at ahead, for each that may be open."""
 
 
 class Host:
@@ -31,6 +34,13 @@ class Host:
     def __init__(self, machine: Machine, engine: Engine) -> None:
         self.machine = machine
         self.engine = engine
+        executor = engine.executor
+        self.forecast = Forecast(
+            machine.programs, machine.function, machine.tokenizer,
+            Limits(executor.page_size, executor.context_length), executor.num_pages,
+            executor.max_batch,
+        )  # fmt: skip
+        self.admission = Admission(engine.kv)
         self.loop = TaskLoop(engine, ToolPool(machine.records))
         self.lock = threading.Lock()
         self.tickets = count()
@@ -45,8 +55,11 @@ class Session:
         self._host = host
         self._seed = seed
         self._listener = listener
+        self.window = LOOK_AHEAD * most
+        """How many jobs are looked at to start those together whose prompts begin alike."""
         self._most = most
-        self._open: dict[Instance, Root] = {}
+        self._next: tuple[Job, Claim] | None = None
+        self._open: dict[Instance, tuple[Root, Claim]] = {}
         self._ended: list[Outcome] = []
 
     def steps(self, jobs: Iterator[Job]) -> Iterator[list[Outcome]]:
@@ -55,49 +68,56 @@ class Session:
         if not host.loop:
             host.engine.kv.peak = host.engine.kv.live
             host.engine.forget_answers()
+        ordered = in_prefix_order(jobs, host.forecast, self.window)
         try:
             while more or self._open or self._ended:
-                while more and self._may_open():
-                    job = next(jobs, None)
-                    more = job is not None
-                    if job is not None:
-                        with host.lock:
-                            self._start(*job)
-                if self._open:
-                    with host.lock:
-                        if not self._ended:
-                            host.loop.step()
+                more = self._fill(ordered)
+                with host.lock:
+                    if not self._ended and (self._open or more):
+                        host.loop.step()
                 ended, self._ended = self._ended, []
                 yield ended
         finally:
             with host.lock:
                 self._cancel()
 
-    def _may_open(self) -> bool:
-        """Whether another row may start: rows wait while those open need most of the KV memory."""
-        kv = self._host.engine.kv
-        return not self._open or (
-            len(self._open) < self._most and kv.live < OPEN_BELOW * kv.num_pages
-        )
+    def _fill(self, jobs: Iterator[Job]) -> bool:
+        """Start the rows that may; return whether one is left that waits for memory or a place."""
+        while True:
+            if self._next is None:
+                job = next(jobs, None)
+                if job is None:
+                    return False
+                self._next = job, self._host.forecast.claim(job[1])
+            job, claim = self._next
+            with self._host.lock:
+                if len(self._open) >= self._most or not self._host.admission.may_open(claim):
+                    return True
+                self._next = None
+                self._start(job, claim)
 
-    def _start(self, row: int, arguments: Mapping[str, Any]) -> None:
-        host = self._host
+    def _start(self, job: Job, claim: Claim) -> None:
+        host, (row, arguments) = self._host, job
         instance = Instance(
             host.machine, host.engine, row, next(host.tickets), arguments, self._seed,
             self._listener,
         )  # fmt: skip
+        instance.most_ahead = claim.ahead
+        host.admission.open(claim)
 
         def done(value: Any, error: BaseException | None) -> None:
             del self._open[instance]
+            host.admission.close(claim)
             instance.free(remember=error is None)
             outcome = error if isinstance(error, Exception) else self._result(instance, value)
             self._ended.append((row, outcome))
 
-        self._open[instance] = host.loop.start(instance.run(), done)
+        self._open[instance] = host.loop.start(instance.run(), done), claim
 
     def _cancel(self) -> None:
-        for instance, root in self._open.items():
+        for instance, (root, claim) in self._open.items():
             self._host.loop.cancel(root)
+            self._host.admission.close(claim)
             instance.free(remember=False)
             self._host.engine.take_prefix_hits(instance.ticket)
         self._open.clear()

@@ -103,7 +103,7 @@ class _Budget:
         else:
             count = len(block.parts)
             self._context.did(
-                f"@{name}: a stream of at most {shown(block.tokens)} tokens, {count} parts beside it",
+                f"@{name}: a stream of at most {shown(block.tokens)} tokens; parts beside it: {count}",
                 operation.span,
             )
 
