@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: help run test test-slow lint bench clean
+.PHONY: help run test test-slow fuzz lint bench clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -25,6 +25,10 @@ test: $(VENV)/.dev  ## the test suite, without slow and GPU tests
 
 test-slow: $(VENV)/.dev  ## the slow tests too
 	$(BIN)/python -m pytest -m "not gpu"
+
+FUZZ_SECONDS ?= 60
+fuzz: $(VENV)/.dev  ## random programs through random passes and engine settings, against the oracle
+	$(BIN)/python tests/fuzz/run_fuzz.py --seconds $(FUZZ_SECONDS)
 
 lint: $(VENV)/.dev  ## ruff and pyright
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/pyright --pythonpath $(BIN)/python

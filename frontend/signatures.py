@@ -141,6 +141,8 @@ def is_number(type: Term) -> bool:
 
 def method_type(receiver: Term, name: str, arguments: Sequence[Term]) -> Term | None:
     """Return the type of a method's result, or None where the arguments do not fit."""
+    if receiver == ANY:
+        return ANY
     parameters, least, result = METHODS[base(receiver).name, name]
     if not least <= len(arguments) <= len(parameters):
         return None

@@ -9,6 +9,7 @@ from weft.frontend.open import open_program
 from weft.frontend.parser import parse, parse_text
 from weft.ir.core import Module
 from weft.ir.parser import parse_module
+from weft.ir.types import ANY
 from weft.ir.source import Source
 from weft.ir.verifier import verify
 
@@ -153,6 +154,12 @@ def test_none_is_a_constant():
     constant = next(item for item in module.walk() if item.name == "program.constant")
     assert constant["value"] is None
     assert parse_module(str(module)) == module
+
+
+def test_a_method_of_a_value_of_any_type_has_any_type():
+    module = lowered('program p():\n    fork x in [] as xs:\n        yield x.upper().lower()\n')
+    methods = [item.result.type for item in module.walk() if item.name == "program.method"]
+    assert methods == [ANY, ANY]
 
 
 def test_several_programs_share_one_set_of_names():
