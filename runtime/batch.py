@@ -40,6 +40,8 @@ class Batch:
         rows, context = executor.max_batch, executor.context_length
         self.page_size = executor.page_size
         self.size = 0
+        self.leaves = 0
+        self._births = 0
         self.requests: list[Request] = []
         self.constrained = 0
         self.watched = 0
@@ -52,6 +54,7 @@ class Batch:
         self.limit = np.zeros(rows, np.int32)
         self.ends = np.full((rows, MAX_ENDS), -1, np.int32)
         self.key = np.zeros(rows, np.uint64)
+        self.birth = np.zeros(rows, np.int64)
         self.margin = np.zeros(rows, np.float32)
         self.table = np.zeros((rows, -(-context // self.page_size)), np.int32)
         self.history = np.empty((rows, context), np.int32)
@@ -65,6 +68,7 @@ class Batch:
         self.masks = np.full((rows, -(-executor.vocab_size // 32)), -1, np.int32)
         self._rows = (
             self.token, self.resident, self.produced, self.limit, self.ends, self.key,
+            self.birth,
             self.margin, self.table, self.temperature, self.top_k, self.top_p, self.min_p,
             self.masks,
         )  # fmt: skip
@@ -91,6 +95,8 @@ class Batch:
         assert sampling is not None
         self.requests.append(request)
         self.size += 1
+        self._births += 1
+        self.birth[row] = self._births
         self.resident[row] = sequence.length
         self.produced[row] = request.produced
         self.limit[row] = sampling.max_tokens
@@ -109,6 +115,7 @@ class Batch:
     def leave(self, row: int) -> None:
         """Move the row's tokens to its sequence; the last row takes its place."""
         request = self.requests[row]
+        self.leaves += 1
         self.flush(row)
         self._count(request, -1)
         self.masks[row] = -1
@@ -144,7 +151,8 @@ class Batch:
         sequence.append(self.history[row, fresh])
         if request.logprobs:
             request.token_logprobs += self.logprob[row, fresh].tolist()
-        sequence.resident = int(self.resident[row])
+        # A step that ran ahead has computed the KV of an end token, too.
+        sequence.resident = min(int(self.resident[row]), sequence.length)
         request.produced = request.flushed = produced
         request.margin = float(self.margin[row])
 

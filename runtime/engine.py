@@ -11,6 +11,7 @@ from torch import Tensor
 from ..ir.diagnostics import CapacityError
 from .batch import MAX_ENDS, Batch, Chunk
 from .duplicates import Answer, Duplicates
+from .flight import Draw, Flight, Landed, live
 from .kv_cache import PagedKV
 from .meter import HitCounter
 from .policy import Policy
@@ -33,6 +34,9 @@ class ContextTooLong(CapacityError):
         "than the model's context of {context}"
     )
     hint = "shorten the prompt or lower max_tokens"
+
+
+_NOTHING = Landed((torch.empty(0, dtype=torch.int32), torch.empty(0), torch.empty(0)))
 
 
 class Engine:
@@ -61,6 +65,8 @@ class Engine:
         )
         self._duplicates = Duplicates()
         self._rows = np.arange(executor.max_batch)
+        self._ahead = bool(getattr(executor, "asynchronous", False))
+        self._flight: Flight | None = None
 
     # Sequences.
 
@@ -142,7 +148,7 @@ class Engine:
         self._duplicates.forget()
 
     def __bool__(self) -> bool:
-        return bool(self._scheduler or self._scheduler.done)
+        return bool(self._scheduler or self._scheduler.done or self._flight)
 
     def step(self) -> list[Request]:
         """Compute one step; return the requests that are done.
@@ -152,6 +158,7 @@ class Engine:
         try:
             self._step()
         except BaseException:
+            self._flight = None
             self._scheduler.start_over()
             raise
         done: list[Request] = []
@@ -179,45 +186,84 @@ class Engine:
 
     def _step(self) -> None:
         start = perf_counter()
+        if self._flight is not None and not self._flight.may_be_followed(self._batch):
+            self._land()
+            if self._scheduler.done:  # first let go of what they hold
+                return
+        landed = perf_counter()
         chunks = self._scheduler.schedule()
-        if chunks or self._batch.size:
-            running = self._batch.size
-            step, tokens, sampled = self._batch.pack(chunks)
-            packed = perf_counter()
+        if not chunks and not self._batch.size:
+            self._land()
+            return
+        running, before = self._batch.size, self._flight
+        step, tokens, sampled = self._batch.pack(chunks)
+        packed = perf_counter()
+        if before is None:
             logits = self.executor.forward(step)
-            computed = perf_counter()
-            drawn = self._draw(logits, sampled) if sampled else None
-            finished = perf_counter()
-            self._score(logits, sampled, chunks)
-            for chunk in chunks:
-                if chunk.joins and not chunk.request.first_token_time:
-                    chunk.request.first_token_time = finished
-            self._scheduler.progress(chunks)
-            if drawn is not None:
-                self._advance(sampled, *drawn)
-            self.steps += 1
-            self.computed_tokens += tokens
-            if self.trace is not None:
-                model, sample = computed - packed, finished - computed
-                host = perf_counter() - start - model - sample
-                kv_tokens = self._batch.kv_tokens(running + len(chunks))
-                prefill = tokens - running
-                self.trace.steps.append(
-                    StepRecord(start, running, prefill, kv_tokens, model, sample, host)
-                )
+        else:
+            source = before.source(self._batch, running, tokens)
+            logits = self.executor.forward(step, source)  # type: ignore[call-arg]
+        computed = perf_counter()
+        draw = self._draw(logits, sampled, running) if sampled else _NOTHING
+        finished = perf_counter()
+        self._score(logits, sampled, chunks)
+        self._scheduler.progress(chunks)
+        births = self._batch.birth[:sampled].copy()
+        self._flight = Flight(births, tuple(chunks), draw, self._batch.leaves)
+        if before is not None:
+            self._settle(before)
+        if not self._ahead:
+            self._land()
+        self.steps += 1
+        self.computed_tokens += tokens
+        if self.trace is not None:
+            model, sample = computed - packed, finished - computed + landed - start
+            host = perf_counter() - start - model - sample
+            kv_tokens = self._batch.kv_tokens(running + len(chunks))
+            prefill = tokens - running
+            self.trace.steps.append(
+                StepRecord(start, running, prefill, kv_tokens, model, sample, host)
+            )
 
-    def _draw(self, logits: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Sample a token for each of the first `count` rows."""
+    def _draw(self, logits: Tensor, count: int, running: int) -> Draw:
+        """Sample a token for each of the first `count` rows; the first `running` are older."""
         batch = self._batch
         if batch.constrained:
             fill_masks(batch)
         if batch.random:
-            batch.uniform[:count] = uniforms(batch.key[:count], batch.produced[:count])
+            positions = batch.produced[:count].copy()
+            if self._flight is not None:  # a token of theirs is still on its way
+                positions[:running] += 1
+            batch.uniform[:count] = uniforms(batch.key[:count], positions)
         mask, temperature, top_k, top_p, min_p, uniform = batch.settings(
             count, batch.constrained > 0
         )
         rows = logits if logits.shape[0] == count else logits[:count]
-        return self._sample(rows, mask, temperature, top_k, top_p, min_p, uniform)  # type: ignore[arg-type]
+        settings = (rows, mask, temperature, top_k, top_p, min_p, uniform)
+        if self._ahead:
+            return self._sample.start(*settings)  # type: ignore[attr-defined]
+        return Landed(self._sample(*settings))  # type: ignore[arg-type]
+
+    def _land(self) -> None:
+        """Wait for the draw that is on its way, if one is, and take it in."""
+        flight, self._flight = self._flight, None
+        if flight is not None:
+            self._settle(flight)
+
+    def _settle(self, flight: Flight) -> None:
+        """Take in the draw of a step, in the batch as it is now."""
+        drawn = flight.draw.wait()
+        now = perf_counter()
+        for chunk in flight.chunks:
+            if chunk.joins and not chunk.request.first_token_time:
+                chunk.request.first_token_time = now
+        rows = flight.rows(self._batch)
+        if rows is None:
+            first = slice(0, len(flight.births))
+            self._advance(first, *(tensor.numpy() for tensor in drawn))
+        else:
+            there, values = live(drawn, rows)
+            self._advance(there, *values)
 
     def _score(self, logits: Tensor, first: int, chunks: list[Chunk]) -> None:
         """Hand the log-probabilities of scored positions to their requests."""
@@ -227,39 +273,43 @@ class Engine:
                 chunk.request.scores += list(torch.log_softmax(rows, 1).cpu())
                 first += chunk.scores
 
-    def _advance(self, count: int, tokens: Tensor, logprobs: Tensor, margins: Tensor) -> None:
-        """Append the drawn tokens; take out the rows that are finished or forced on."""
-        batch, rows, drawn = self._batch, self._rows[:count], tokens.numpy()
-        produced, margin = batch.produced[:count], batch.margin[:count]
-        batch.token[:count] = drawn
-        batch.history[rows, produced] = drawn
-        batch.logprob[rows, produced] = logprobs.numpy()
-        np.minimum(margin, margins.numpy(), out=margin)
-        ended = (batch.ends[:count] == drawn[:, None]).any(1)
+    def _advance(
+        self, rows: slice | np.ndarray, drawn: np.ndarray, logprobs: np.ndarray,
+        margins: np.ndarray,
+    ) -> None:  # fmt: skip
+        """Append tokens drawn for some rows; take out those that are finished or forced on."""
+        batch, numbers = self._batch, self._rows[rows] if isinstance(rows, slice) else rows
+        produced = batch.produced[rows].copy()
+        batch.token[rows] = drawn
+        batch.history[numbers, produced] = drawn
+        batch.logprob[numbers, produced] = logprobs
+        batch.margin[rows] = np.minimum(batch.margin[rows], margins)
+        ended = (batch.ends[rows] == drawn[:, None]).any(1)
         produced += 1
-        over = ended | (produced >= batch.limit[:count])
+        batch.produced[rows] = produced
+        over = ended | (produced >= batch.limit[rows])
         if batch.watched or over.any():
-            self._look(ended.tolist(), over.tolist(), drawn.tolist())
+            for at in np.argsort(-numbers).tolist():  # last first: leaving moves the last row
+                self._look(int(numbers[at]), bool(ended[at]), bool(over[at]), int(drawn[at]))
 
-    def _look(self, ended: list[bool], over: list[bool], drawn: list[int]) -> None:
-        """Look at watched and finished rows, last row first, because leaving moves the last."""
+    def _look(self, row: int, ended: bool, over: bool, drawn: int) -> None:
+        """Look at a watched or finished row."""
         batch = self._batch
-        for row in range(len(drawn) - 1, -1, -1):
-            request = batch.requests[row]
-            finish = Finish("length", -1) if over[row] else None
-            if ended[row]:
-                batch.produced[row] -= 1
-                finish = Finish("end", -1)
-            elif request.watch is not None:
-                finish = request.watch.accept(drawn[row]) or finish
-            if finish is not None:
-                batch.leave(row)
-                self._finish(request, finish)
-            elif request.watch is not None and request.watch.matcher is not None:
-                if request.watch.matcher.idle:
-                    batch.unconstrain(row)
-                elif request.watch.matcher.forced():
-                    self._force_row(request, row)
+        request = batch.requests[row]
+        finish = Finish("length", -1) if over else None
+        if ended:
+            batch.produced[row] -= 1
+            finish = Finish("end", -1)
+        elif request.watch is not None:
+            finish = request.watch.accept(drawn) or finish
+        if finish is not None:
+            batch.leave(row)
+            self._finish(request, finish)
+        elif request.watch is not None and request.watch.matcher is not None:
+            if request.watch.matcher.idle:
+                batch.unconstrain(row)
+            elif request.watch.matcher.forced():
+                self._force_row(request, row)
 
     def _force_row(self, request: Request, row: int) -> None:
         """Take out a row whose constraint forces tokens: they are prefilled, not sampled."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,8 +18,13 @@ from weft.passes.manager import Context, run_passes
 from weft.passes.pipeline import LOWERING, PLAN_PASSES, PROGRAM_PASSES
 from weft.runtime.executable import Executable
 from weft.runtime.reference import Reference, ReferenceResult
+from weft.runtime.sampler import sample_rows
 from weft.runtime.simulator import ToyChat, ToyExecutor, ToyTokenizer, toy_logits
 from weft.runtime.trace import Trace
+
+HERE = Path(__file__).parent
+if str(HERE) not in sys.path:
+    sys.path.insert(0, str(HERE))
 
 WORDS = (" the", "hello", "ing", '": ', '", "', '{"', " A", " B", "a b", "\n\n", "Grade", "ab")
 
@@ -46,16 +53,21 @@ class Toy:
         tools: dict[str, Callable[..., Any]] | None = None,
         seed: int = 0,
         trace: Trace | None = None,
+        ahead: bool = False,
         **limits: int,
     ) -> Executable:
         module = self.lowered(text) if isinstance(text, str) else text
         limits = {"context_length": 2048, "num_pages": 600, **limits}
-        executor = ToyExecutor(self.tokenizer.size, **limits)
+        from ahead import AheadExecutor, AheadSampler
+
+        executor = (AheadExecutor if ahead else ToyExecutor)(self.tokenizer.size, **limits)
+        sample = AheadSampler(executor) if isinstance(executor, AheadExecutor) else sample_rows
         name = module.operations[-1]["name"].name
         plan = self.plan(module)
         return Executable(
-            plan, name, executor, self.tokenizer, tools=tools, seed=seed, model="toy", trace=trace
-        )
+            plan, name, executor, self.tokenizer, tools=tools, seed=seed, model="toy", trace=trace,
+            sample=sample,  # type: ignore[arg-type]
+        )  # fmt: skip
 
     def oracle(
         self,

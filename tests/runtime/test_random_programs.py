@@ -123,13 +123,14 @@ class _Writer:
     batch=st.sampled_from([1, 3, 8]),
     tokens=st.sampled_from([8, 13, 64]),
     seed=st.integers(0, 3),
+    ahead=st.booleans(),
 )
-def test_engine_equals_oracle(toy, text, room, page_size, batch, tokens, seed):
+def test_engine_equals_oracle(toy, text, room, page_size, batch, tokens, seed, ahead):
     rows = [{"arg": "hello"}, {"arg": "he"}, {"arg": "a b"}]
     oracle, trace = toy.oracle(text, seed=seed), Trace()
     executable = toy.compile(
         text, seed=seed, num_pages=-(-room // page_size), page_size=page_size, max_batch=batch,
-        max_tokens=max(tokens, batch), trace=trace,
+        max_tokens=max(tokens, batch), trace=trace, ahead=ahead,
     )  # fmt: skip
     try:
         expected = [oracle(number, **row) for number, row in enumerate(rows)]

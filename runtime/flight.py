@@ -1,0 +1,88 @@
+"""A step whose draw is still on its way from the device, while the next one is prepared."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from torch import Tensor
+
+from .batch import Batch, Chunk
+
+Drawn = tuple[Tensor, Tensor, Tensor]
+"""token [S] i32, logprob [S], margin [S], on the host."""
+
+
+class Draw(Protocol):
+    """A draw that has begun."""
+
+    def wait(self) -> Drawn:
+        """Return what was drawn, when it is there."""
+        ...
+
+
+@dataclass(frozen=True)
+class Landed:
+    """A draw that is there already."""
+
+    drawn: Drawn
+
+    def wait(self) -> Drawn:
+        """Return it."""
+        return self.drawn
+
+
+@dataclass
+class Flight:
+    """A launched step: the births of its drawn rows, in order, and the chunks that it ends.
+
+    `leaves` is the batch's count at the launch: while it is the same, rows are where they were.
+    A row that leaves and joins again is another row, by its birth.
+    """
+
+    births: np.ndarray
+    chunks: tuple[Chunk, ...]
+    draw: Draw
+    leaves: int
+
+    def rows(self, batch: Batch) -> np.ndarray | None:
+        """Return each drawn row's row in the batch now, -1 where it has left; None: the same."""
+        if self.leaves == batch.leaves:
+            return None
+        return _places(self.births, batch.birth[: batch.size])
+
+    def source(self, batch: Batch, running: int, tokens: int) -> np.ndarray:
+        """Return, for a packed step's tokens, the drawn row that gives each; -1: known already."""
+        source = np.full(tokens, -1, np.int32)
+        same = self.leaves == batch.leaves
+        source[:running] = (
+            np.arange(running) if same else _places(batch.birth[:running], self.births)
+        )
+        return source
+
+    def may_be_followed(self, batch: Batch) -> bool:
+        """Whether the next step may begin before this one's draw is known.
+
+        Not where a row ends with this draw, nor where the host must see its tokens to know what a
+        constraint allows next. A row that draws its end, or a stop, is found out a step late.
+        """
+        count = batch.size
+        if batch.constrained or not count:
+            return False
+        return not bool((batch.produced[:count] + 1 >= batch.limit[:count]).any())
+
+
+def _places(wanted: np.ndarray, among: np.ndarray) -> np.ndarray:
+    """Return where each wanted number stands among others, -1 where it does not."""
+    order = np.argsort(among, kind="stable")
+    at = np.searchsorted(among, wanted, sorter=order)
+    place = np.append(order, -1)[at]
+    return np.where(np.append(among, -1)[place] == wanted, place, -1)
+
+
+def live(drawn: Drawn, rows: np.ndarray) -> tuple[np.ndarray, Sequence[np.ndarray]]:
+    """Return the rows that have not left, and what was drawn for them."""
+    there = rows >= 0
+    return rows[there], [tensor.numpy()[there] for tensor in drawn]
