@@ -55,6 +55,8 @@ class DeviceExecutor(CompiledExecutor):
     Nothing here waits for the device, except where a buffer on its way to it is still in use.
     """
 
+    asynchronous = True
+
     def __init__(
         self, config: ModelConfig, functions: Sequence[tuple[int, Operation]],
         kernels: Mapping[str, Any], weights: Mapping[str, Weight], shape: Shape, *,
