@@ -153,8 +153,8 @@ class PlanWalk(CallWalk):
         while True:  # until what the round is given is all that any round is given
             del self._calls[start:]
             self._forks, frame.seen = {}, seen.copy()
-            _, results = self._region(region, (*item, *carried), frame)
-            if len(results) != len(carried):
+            kind, results = self._region(region, (*item, *carried), frame)
+            if f"plan.{kind}" in _EXITS:  # no further round is given what this one returns
                 results = carried
             pairs = zip(carried, results, strict=True)
             merged = [self._merged(pair, place, at) for at, pair in enumerate(pairs)]
