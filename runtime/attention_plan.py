@@ -49,18 +49,18 @@ class Shape:
 
 @dataclass(frozen=True)
 class Rates:
-    """A device, measured: bytes a second from memory, from the cache and into one program,
-    attention operations a second; bytes of cache that a run may keep, programs resident at a
-    time; seconds of a launch, and before an item's first key arrives."""
+    """A device and a kernel on it, measured (bench/gpu_kernels.py): bytes a second from memory,
+    from the cache and into one program, attention operations a second; programs resident at a
+    time; seconds of a launch, before an item's first key arrives, and of a join."""
 
-    memory: float = 4.2e12
-    cache: float = 6.0e12
-    program: float = 4.5e10
-    flops: float = 4.0e14
-    cache_bytes: float = 3.0e7
+    memory: float = 4.35e12
+    cache: float = 6.8e12
+    program: float = 3.2e10
+    flops: float = 3.8e14
     resident: int = 264
-    launch: float = 2.5e-6
-    item: float = 1.5e-6
+    launch: float = 0.7e-6
+    item: float = 2.3e-6
+    join: float = 4.0e-6
 
 
 @dataclass(frozen=True)
@@ -119,8 +119,9 @@ def plan(
     to the cost model; `chunk` forces the keys of an item; with a window, only its pages are read.
     """
     runs = choose_runs(batch, shape, rates, cascade) if not window else flat(batch, shape, window)
-    size = chunk or choose_chunk(batch, runs, shape, rates)
-    return build(batch, runs, shape, size, predict(batch, runs, shape, rates, size))
+    cost = Cost(batch, runs, shape, rates)
+    size = chunk or cost.least()[1]
+    return build(batch, runs, shape, size, cost.seconds(size))
 
 
 # Which keys are read for whom
@@ -188,8 +189,8 @@ def choose_runs(
     runs += [run for run in flat(batch, shape) if run.of not in inside]
     if cascade is None and any(len(run.members) > 1 for run in runs):
         alone = flat(batch, shape)
-        together = _settled(batch, runs, shape, rates)
-        if _settled(batch, alone, shape, rates) <= together * (1 + WORTH):
+        together = Cost(batch, runs, shape, rates).least()[0]
+        if Cost(batch, alone, shape, rates).least()[0] <= together * (1 + WORTH):
             return alone
     return runs
 
@@ -234,10 +235,7 @@ class _Chooser:
 
     def _saved(self, run: Run) -> float:
         """Return the seconds that the cache saves when each member reads a run by itself."""
-        total = run.keys * self.shape.key_bytes
-        if total > self.rates.cache_bytes:
-            return 0.0
-        again = total * (len(run.members) - 1)
+        again = run.keys * self.shape.key_bytes * (len(run.members) - 1)
         return again / self.rates.memory - again / self.rates.cache
 
 
@@ -253,66 +251,81 @@ def _times(keys: float, rows: float, shape: Shape, rates: Rates) -> tuple[float,
 # How runs are cut
 
 
-def _sizes(batch: Batch, runs: Sequence[Run]) -> tuple[Array, Array]:
-    """Return the keys and the query rows of each run."""
-    counts = np.diff(batch.starts)
-    keys = np.array([run.keys for run in runs], np.int64)
-    rows = np.array([counts[list(run.members)].sum() for run in runs], np.int64)
-    return keys, rows
-
-
 def choose_chunk(batch: Batch, runs: Sequence[Run], shape: Shape, rates: Rates) -> int:
     """Return the keys of an item that the model finds fastest, a multiple of the granule."""
-    return _least(batch, runs, shape, rates)[1]
-
-
-def _settled(batch: Batch, runs: Sequence[Run], shape: Shape, rates: Rates) -> float:
-    return _least(batch, runs, shape, rates)[0]
-
-
-def _least(
-    batch: Batch, runs: Sequence[Run], shape: Shape, rates: Rates
-) -> tuple[float, int]:  # fmt: skip
-    keys, rows = _sizes(batch, runs)
-    if not len(keys):
-        return 0.0, shape.granule
-    longest = int(keys.max())
-    parts = np.unique(np.geomspace(1, max(1, longest // shape.granule), 24).astype(int))
-    sizes = np.unique(-(-longest // parts // shape.granule) * shape.granule)
-    times = [_seconds(keys, rows, batch, runs, shape, rates, int(size)) for size in sizes]
-    best = int(np.argmin(times))
-    return times[best], int(sizes[best])
+    return Cost(batch, runs, shape, rates).least()[1]
 
 
 def predict(
     batch: Batch, runs: Sequence[Run], shape: Shape, rates: Rates, chunk: int
 ) -> float:  # fmt: skip
     """Return the seconds of a list of runs cut into items of `chunk` keys."""
-    keys, rows = _sizes(batch, runs)
-    return _seconds(keys, rows, batch, runs, shape, rates, chunk) if len(keys) else 0.0
+    return Cost(batch, runs, shape, rates).seconds(chunk)
 
 
-def _seconds(
-    keys: Array, rows: Array, batch: Batch, runs: Sequence[Run], shape: Shape, rates: Rates,
-    chunk: int,
-) -> float:  # fmt: skip
-    """Programs stream at the device's rates while enough of them are left, the last ones at
-    their own; a launch, the first key's way and the join are added."""
-    parts = -(-keys // chunk)
-    tiles = -(-rows // shape.rows_many)
-    programs = int((parts * tiles).sum()) * shape.kv_heads
-    roofs = np.array(_times(keys, rows, shape, rates))
-    stream = float(roofs.sum(1).max())
-    last = min(chunk, int(keys.max())) * shape.key_bytes / shape.kv_heads / rates.program
-    waves = -(-programs // rates.resident)
-    left = programs - (waves - 1) * rates.resident
-    share = left / programs
-    tail = max(stream * share, last) if waves > 1 or programs < rates.resident else stream * share
-    body = stream * (1 - share) + tail
-    joined = int((rows * parts).sum())
-    split = joined > int(batch.starts[-1])
-    join = rates.launch + joined * shape.state_bytes / rates.memory if split else 0.0
-    return rates.launch + rates.item * min(waves, 4) + body + join
+class Cost:
+    """The predicted time of some runs, by the keys of an item.
+
+    Programs stream at the device's rates while all places are taken, the last (and shortest) ones
+    at their own; a launch, the way of the first keys of each round of programs, and the join are
+    added. What several runs read of the same pages comes from the cache but once.
+    """
+
+    def __init__(self, batch: Batch, runs: Sequence[Run], shape: Shape, rates: Rates) -> None:
+        counts = np.diff(batch.starts)
+        self.shape, self.rates, self.queries = shape, rates, int(batch.starts[-1])
+        self.keys = np.array([run.keys for run in runs], np.int64)
+        self.rows = np.array([counts[list(run.members)].sum() for run in runs], np.int64)
+        self.tiles = -(-self.rows // shape.rows_many)
+        if runs:
+            roofs = np.array(_times(self.keys, self.rows, shape, rates))
+            again = _again(batch, runs, shape) * (1 / rates.memory - 1 / rates.cache)
+            self.stream = float(roofs.max(0).sum()) - again
+
+    def least(self) -> tuple[float, int]:
+        """Return the least seconds, and the chunk that gives them."""
+        granule = self.shape.granule
+        if not len(self.keys):
+            return 0.0, granule
+        most = max(1, int(self.keys.max()) // granule)
+        parts = np.unique(np.geomspace(1, most, 24).astype(int))
+        sizes = np.unique(-(-int(self.keys.max()) // parts // granule) * granule)
+        return min((self.seconds(int(size)), int(size)) for size in sizes)
+
+    def seconds(self, chunk: int) -> float:
+        """Return the seconds with items of at most `chunk` keys."""
+        if not len(self.keys):
+            return 0.0
+        rates, parts = self.rates, -(-self.keys // chunk)
+        programs = int((parts * self.tiles).sum()) * self.shape.kv_heads
+        waves = -(-programs // rates.resident)
+        share = (programs - (waves - 1) * rates.resident) / programs
+        last = float(self._alone(self.keys - (parts - 1) * chunk).min())
+        body = self.stream * (1 - share) + max(self.stream * share, last)
+        body = max(body, float(self._alone(np.minimum(self.keys, chunk)).max()))
+        joined = int((self.rows * parts).sum())
+        join = rates.join + joined * self.shape.state_bytes / rates.memory
+        return rates.launch + rates.item * waves + body + join * (joined > self.queries)
+
+    def _alone(self, keys: Array) -> Array:
+        """Return the seconds of an item of each run when its program has enough of the machine."""
+        shape, rates = self.shape, self.rates
+        taken = np.where(self.rows <= shape.rows_few, 0, shape.rows_many)
+        read = keys * shape.key_bytes / shape.kv_heads / rates.program
+        work = keys * shape.flops(taken) / shape.kv_heads / rates.flops * rates.resident
+        return np.maximum(read, work)
+
+
+def _again(batch: Batch, runs: Sequence[Run], shape: Shape) -> float:
+    """Return the bytes of keys that runs read after another run has read them."""
+    page = shape.page
+    entries = np.concatenate(
+        [
+            batch.table[run.of, run.start // page : -(-(run.start + run.keys) // page)]
+            for run in runs
+        ]
+    )
+    return (len(entries) - len(np.unique(entries))) * page * shape.key_bytes
 
 
 # The lists

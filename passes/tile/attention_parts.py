@@ -20,9 +20,9 @@ from ...ir.tile import extents_of
 from .attention import LOG2E
 from .builder import KernelBuilder
 
-UNSEEN, LOWEST = -1e30, -5e29
-"""What a key that a row does not see scores, and where a row's maximum starts: above it, so that
-such keys weigh nothing even in a row that sees none."""
+UNSEEN, LOWEST = -1e30, -1e20
+"""What a key that a row does not see scores, and where a row's maximum starts: above it, even
+when scaled, so that such keys weigh nothing even in a row that sees none."""
 
 
 @dataclass(frozen=True)
@@ -233,7 +233,7 @@ class _Parts:
             start = whole
         top, total, acc, _ = self._blocks(start, self.high, seen, state)
         total = b.reduce("sum", total, 1, hint="total") if small else total
-        return b.map(f"a * {s.factor!r}", top, hint="m"), total, acc
+        return top, total, acc
 
     def _blocks(
         self, low: Value, high: Value, seen: tuple[Value | None, Value] | None, state: list[Value]
@@ -247,11 +247,11 @@ class _Parts:
             key = b.map("a + b", loop.index, self.lane, dtype="i32", hint="key")
             scores = self._scores(key, page)
             scores = self._seen(scores, b.expand(key, 0), seen) if seen else scores
-            higher = b.map("max(a, b)", top, b.reduce("max", scores, 1), hint="higher")
-            scaled = b.map(f"a * {s.factor!r}", higher, hint="scaled")
-            weights = b.map(f"exp2(a * {s.factor!r} - b)", scores, b.expand(scaled, 1),
+            best = b.reduce("max", scores, 1, hint="best")
+            higher = b.map(f"max(a, b * {s.factor!r})", top, best, hint="higher")
+            weights = b.map(f"exp2(a * {s.factor!r} - b)", scores, b.expand(higher, 1),
                             hint="weights")  # fmt: skip
-            fade = b.map(f"exp2(a * {s.factor!r} - b)", top, scaled, hint="fade")
+            fade = b.map("exp2(a - b)", top, higher, hint="fade")
             if len(extents_of(total.type)) > 1:
                 total = b.map("a * b + c", total, b.expand(fade, 1), weights, hint="total")
             else:
