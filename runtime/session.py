@@ -65,9 +65,10 @@ class Session:
     def steps(self, jobs: Iterator[Job]) -> Iterator[list[Outcome]]:
         """Run all jobs, at most `most` at a time; closing the iterator cancels what is open."""
         host, more = self._host, True
-        if not host.loop:
-            host.engine.kv.peak = host.engine.kv.live
-            host.engine.forget_answers()
+        with host.lock:
+            if not host.loop:
+                host.engine.kv.peak = host.engine.kv.live
+                host.engine.forget_answers()
         ordered = in_prefix_order(jobs, host.forecast, self.window)
         try:
             while more or self._open or self._ended:
