@@ -34,6 +34,11 @@ class Address:
             raise BadRemoteModel(model="openai:...", problem=problem, hint=hint)
         return Address(base.rstrip("/"), name)
 
+    def url(self, path: str) -> str:
+        """Return the address of a path; a server's extras stand beside the API, not in it."""
+        base = self.base.removesuffix("/v1") if path.startswith("/extras") else self.base
+        return base + path
+
     def __str__(self) -> str:
         return f"{PREFIX}{self.base}#{self.name}"
 

@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from ...ir.core import Term
 from ..stops import pattern_start
 from .consecutive import Split, split, within_budget
-from .dialects import Held
+from .dialects import Held, Holding
 from .endpoint import CHAT, TEXT, Endpoint
 from .errors import Lacks, Malformed, MissingRoute, Refused
 from .failures import Passing
@@ -72,7 +73,8 @@ def ask(question: Question, asked: Asked, endpoint: Endpoint, call: Call) -> Ans
 def _healed(question: Question, asked: Asked, endpoint: Endpoint, call: Call) -> Answer:
     """Ask, without the space that a prompt ends with first: models write it with the next word.
 
-    Where the answer does not begin with the space, the prompt is asked as it is.
+    Where the answer does not begin with the space, it is made to by a pattern; where the endpoint
+    takes none, the prompt is asked as it is.
     """
     heal = " " if question.ends_in_space(asked) else ""
     held = Held()
@@ -85,9 +87,23 @@ def _healed(question: Question, asked: Asked, endpoint: Endpoint, call: Call) ->
             return answer
         if held.spaced:
             raise _malformed(question, endpoint, "its text does not fit the grammar that was sent")
+        answer = _spaced(question, asked, endpoint, call, heal)
+        if answer is not None:
+            return answer
     answer = _one(question, asked, endpoint, call)
     assert answer is not None
     return answer
+
+
+def _spaced(
+    question: Question, asked: Asked, endpoint: Endpoint, call: Call, heal: str
+) -> Answer | None:
+    """Ask for any text that begins with the space, where a pattern can be sent."""
+    any_text = Holding(Term("str"), r"[\s\S]*")
+    held = endpoint.dialect.hold(any_text, asked.chat, heal)
+    if held is None or not held.spaced:
+        return None
+    return _one(replace(question, heal=heal, held=held), asked, endpoint, call)
 
 
 def ask_together(question: Question, asked: Asked, endpoint: Endpoint, call: Call) -> Answer:

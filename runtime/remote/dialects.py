@@ -50,7 +50,8 @@ class Dialect:
 
     `neutral` are fields that switch its own defaults off; `known` the sampling options that it
     takes beyond the API's; `prefill` the fields that let it go on with an open assistant message,
-    in the order to try; `usage` whether a stream can be asked for its number of tokens.
+    in the order to try; `usage` whether a stream can be asked for its number of tokens;
+    `tokenize` the path that gives a text's tokens, where a biased token keeps its log-probability.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Dialect:
     known: frozenset[str] = frozenset()
     prefill: tuple[Mapping[str, Any], ...] = ({},)
     usage: bool = False
+    tokenize: str = ""
 
 
 _CONTINUE = {"continue_final_message": True, "add_generation_prompt": False}
@@ -171,7 +173,9 @@ DIALECTS = {
             (_CONTINUE,), True,
         ),
         Dialect("llama.cpp", _hold_llama, _LLAMA, _MORE, ({}, _CONTINUE), True),
-        Dialect("llama-cpp-python", _hold_llama_python, _LLAMA, _MORE),
+        Dialect(
+            "llama-cpp-python", _hold_llama_python, _LLAMA, _MORE, tokenize="/extras/tokenize"
+        ),
         Dialect("plain", _hold_not, prefill=({}, _CONTINUE)),
     )
 }  # fmt: skip

@@ -27,7 +27,7 @@ from .pool import Call
 from .program import RemoteProgram, sampling_of
 from .prompt import Stream
 from .question import Asked, Question
-from .selecting import Choice, echoed, pick
+from .selecting import Choice, pick, scored
 from .validity import problem_of
 
 TRIES = 3
@@ -257,11 +257,12 @@ class RemoteInstance(ControlFlow):
 
     def _score(self, operation: Operation, operands: Operands, frame: Frame) -> Step:
         stream, text = yield from all_now(operands)
-        endpoint, prompt = self._endpoint_of(operation), stream.text(self._asked.format)
+        endpoint = self._endpoint_of(operation)
+        choice = Choice("score", stream, (text,), "", operation.span)
         scores: list[float] | None = []
         if text:
             scores = yield from self._call(
-                operation, lambda call: echoed(prompt, text, endpoint, "score", call.over)
+                operation, lambda call: scored(choice, self._asked, endpoint, call.over)
             )
         if scores is None:
             lack = "the endpoint does not echo the log-probabilities of a prompt"

@@ -14,6 +14,9 @@ from .endpoint import CHAT, TEXT, Endpoint
 from .errors import Lacks
 from .prompt import Stream, TextFormat
 
+LOGPROBS = {True: {"logprobs": True, "top_logprobs": 1}, False: {"logprobs": 1}}
+"""How chat calls, and calls for text, ask for the log-probabilities of what is said."""
+
 MOST_STOPS = 4
 """How many stop strings the API takes; more are looked for here."""
 
@@ -69,7 +72,7 @@ def body_of(question: Question, asked: Asked, endpoint: Endpoint) -> tuple[str, 
     if stops:
         body["stop"] = list(stops)
     if question.logprobs:
-        body["logprobs"] = True if asked.chat else 1
+        body |= LOGPROBS[asked.chat]
     return (CHAT if asked.chat else TEXT), body
 
 

@@ -5,16 +5,17 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ...ir.source import Span
 from ..select import choose, probabilities
 from .ask import token_logprobs
 from .endpoint import CHAT, TEXT, Endpoint
-from .errors import Lacks, MissingRoute, Refused
+from .errors import Lacks
 from .prompt import Stream
 from .question import Asked, continuation
+from .token_scores import echoed, one_by_one
 
 TOP = 20
 """How many of the likeliest first tokens the API gives at most; some servers give 5."""
@@ -45,72 +46,40 @@ class Choice:
 
 
 def pick(choice: Choice, asked: Asked, endpoint: Endpoint, over: threading.Event) -> Picked:
-    """Choose by scoring whole options where texts can be echoed, else by the first token."""
-    chat = asked.chat and not endpoint.lacks_chat
-    if not chat and not endpoint.lacks_echo:
-        prompt = choice.stream.text(asked.format)
-        scores = echoed_all(prompt, choice.options, endpoint, choice.what, over)
-        if scores is not None:
-            best = choose(choice.by, scores)
-            shares = dict(zip(choice.options, probabilities(scores), strict=True))
-            return Picked(choice.options[best], shares)
-        endpoint.lacks_echo = True
-    return _by_first_token(choice, asked, endpoint, over, chat)
-
-
-def echoed_all(
-    prompt: str, options: Sequence[str], endpoint: Endpoint, what: str, over: threading.Event
-) -> list[list[float]] | None:
-    """Return the log-probabilities of each option's tokens; None where nothing is echoed."""
-    scores = []
-    for option in options:
-        found = echoed(prompt, option, endpoint, what, over)
+    """Choose by the log-probabilities of whole options, else by those of first tokens."""
+    scores: list[list[float]] = []
+    for option in choice.options:
+        found = scored(replace(choice, options=(option,)), asked, endpoint, over)
         if found is None:
-            return None
+            return _by_first_token(choice, asked, endpoint, over)
         scores.append(found)
-    return scores
+    best = choose(choice.by, scores)
+    shares = dict(zip(choice.options, probabilities(scores), strict=True))
+    return Picked(choice.options[best], shares)
 
 
-def echoed(
-    prompt: str, text: str, endpoint: Endpoint, what: str, over: threading.Event
-) -> list[float] | None:
-    """Return the log-probabilities of the tokens of `text` after `prompt`; None: no echo.
+def scored(
+    choice: Choice, asked: Asked, endpoint: Endpoint, over: threading.Event
+) -> list[float] | None:  # fmt: skip
+    """Return the log-probabilities of the tokens of the only option; None where none are given.
 
-    A token that the end of the prompt and the text share counts as the text's: its probability is
-    that of both. One that the prompt has alone does not.
+    They are those of a prompt that is echoed, or of tokens that are asked for one by one.
     """
-    name = endpoint.service.name()
-    body = {"model": name, "prompt": prompt + text, "max_tokens": 1, "temperature": 0.0,
-            "echo": True, "logprobs": 1, **endpoint.dialect.neutral}  # fmt: skip
-    try:
-        found = endpoint.service.post(TEXT, body, what, over)
-    except (Refused, MissingRoute):
+    (text,) = choice.options
+    if endpoint.lacks_echo or (asked.chat and not endpoint.lacks_chat):
         return None
-    choices = found.get("choices") or [{}]
-    scored, said = choices[0].get("logprobs"), choices[0].get("text")
-    if not isinstance(scored, dict) or not isinstance(said, str) or not said.startswith(prompt):
-        return None
-    return _of_stretch(scored, len(prompt), len(prompt) + len(text))
-
-
-def _of_stretch(scored: dict[str, Any], start: int, end: int) -> list[float] | None:
-    """Return the log-probabilities of the tokens that reach into a stretch of the text."""
-    tokens, values = scored.get("tokens") or [], scored.get("token_logprobs") or []
-    found: list[float] = []
-    at = 0
-    for token, value in zip(tokens, values, strict=False):
-        after = at + len(token)
-        if after > start and at < end:
-            if value is None:
-                return None
-            found.append(float(value))
-        at = after
-    return found or None
+    prompt = choice.stream.text(asked.format)
+    if endpoint.dialect.tokenize:
+        return one_by_one(prompt, text, endpoint, choice.what, over)
+    found = echoed(prompt, text, endpoint, choice.what, over)
+    endpoint.lacks_echo = found is None
+    return found
 
 
 def _by_first_token(
-    choice: Choice, asked: Asked, endpoint: Endpoint, over: threading.Event, chat: bool
-) -> Picked:
+    choice: Choice, asked: Asked, endpoint: Endpoint, over: threading.Event
+) -> Picked:  # fmt: skip
+    chat = asked.chat and not endpoint.lacks_chat
     top, prompt_tokens = _first_tokens(choice, asked, endpoint, over, chat)
     if not top:
         lack = "the endpoint gives no log-probabilities, which a select chooses by"

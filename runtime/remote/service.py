@@ -187,7 +187,7 @@ class Service:
         with self._lock:
             self.counts.calls += method == "POST"
         try:
-            with client.stream(method, self.address.base + path, json=body) as response:
+            with client.stream(method, self.address.url(path), json=body) as response:
                 if response.status_code != 200:
                     text = response.read().decode("utf-8", "replace")
                     raise _BadStatus(response.status_code, text, response.headers)

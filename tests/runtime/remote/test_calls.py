@@ -393,8 +393,10 @@ def echo(fake):
     def reply(body):
         prompt = body["prompt"]
         tokens = [prompt[at : at + 2] for at in range(0, len(prompt), 2)]
-        values = [None, *(-0.5 if "B" in prompt else -1.0 for _ in tokens[1:])]
-        return fake.said(prompt + "!", logprobs={"tokens": tokens, "token_logprobs": values})
+        values = [None, *(-0.5 if "B" in prompt else -1.0 for _ in tokens)]
+        return fake.said(
+            prompt + "!", logprobs={"tokens": [*tokens, "!"], "token_logprobs": values}
+        )
 
     return reply
 

@@ -1,0 +1,93 @@
+"""The log-probability of each token of a given text, by what an endpoint offers for it."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+from .ask import token_logprobs
+from .endpoint import TEXT, Endpoint
+from .errors import MissingRoute, Refused
+
+_SURE = 100.0
+"""A bias that makes a token the likeliest one."""
+
+
+def echoed(
+    prompt: str, text: str, endpoint: Endpoint, what: str, over: threading.Event
+) -> list[float] | None:
+    """Return the log-probabilities of the tokens of `text` after `prompt`; None: no echo.
+
+    A token that the end of the prompt and the text share counts as the text's: its probability is
+    that of both. One that the prompt has alone does not.
+    """
+    name = endpoint.service.name()
+    body = {"model": name, "prompt": prompt + text, "max_tokens": 1, "temperature": 0.0,
+            "echo": True, "logprobs": 1, **endpoint.dialect.neutral}  # fmt: skip
+    try:
+        found = endpoint.service.post(TEXT, body, what, over)
+    except (Refused, MissingRoute):
+        return None
+    choices = found.get("choices") or [{}]
+    given, said = choices[0].get("logprobs"), choices[0].get("text")
+    if not isinstance(given, dict) or not isinstance(said, str) or not said.startswith(prompt):
+        return None
+    return _of_stretch(given, said, len(prompt), len(prompt) + len(text))
+
+
+def _of_stretch(
+    given: dict[str, Any], said: str, start: int, end: int
+) -> list[float] | None:  # fmt: skip
+    """Return the log-probabilities of the tokens that reach into a stretch of a text.
+
+    Tokens are laid along the text from its end, as special ones at its beginning read as nothing;
+    None where they are not the text's.
+    """
+    tokens, values = given.get("tokens") or [], given.get("token_logprobs") or []
+    found: list[float] = []
+    at = len(said)
+    for token, value in zip(reversed(tokens), reversed(values), strict=False):
+        after, at = at, at - len(token)
+        if after <= start:
+            break
+        if said[max(at, 0) : after] != token:
+            return None
+        if at < end:
+            if value is None:
+                return None
+            found.append(float(value))
+    return found[::-1] or None
+
+
+def one_by_one(
+    prompt: str, text: str, endpoint: Endpoint, what: str, over: threading.Event
+) -> list[float] | None:
+    """Return the log-probabilities of a text's own tokens, each made certain by a bias.
+
+    Where the endpoint gives the log-probabilities of before the bias. The space that a prompt ends
+    in goes to the text; None where the end of the prompt and the text share a token.
+    """
+    if prompt.endswith(" "):
+        prompt, text = prompt[:-1], " " + text
+    before, ids = (_ids(endpoint, said, what, over) for said in (prompt, prompt + text))
+    if ids[: len(before)] != before:
+        return None
+    scores: list[float] = []
+    for id in ids[len(before) :]:
+        body = {"model": endpoint.service.name(), "prompt": prompt, "max_tokens": 1,
+                "temperature": 0.0, "logprobs": 1, "logit_bias": {str(id): _SURE},
+                **endpoint.dialect.neutral}  # fmt: skip
+        found = endpoint.service.post(TEXT, body, what, over)
+        said = token_logprobs((found.get("choices") or [{}])[0].get("logprobs"))
+        if not said or not text.startswith(said[0][0]):
+            return None
+        scores.append(said[0][1])
+        prompt, text = prompt + said[0][0], text[len(said[0][0]) :]
+    return scores
+
+
+def _ids(endpoint: Endpoint, text: str, what: str, over: threading.Event) -> list[int]:
+    """Return the ids of a text by the endpoint's own tokenizer."""
+    body = {"model": endpoint.service.name(), "input": text}
+    found = endpoint.service.post(endpoint.dialect.tokenize, body, what, over).get("tokens")
+    return list(found) if isinstance(found, list) else []
