@@ -108,6 +108,22 @@ class DeviceExecutor(CompiledExecutor):
             function(*arguments)
         return logits
 
+    def time_last(self, repeats: int = 20) -> float:
+        """Return the median seconds that the device takes for the decode step recorded last.
+
+        It is run again as it was: its tokens are written to the same slots.
+        """
+        *_, last = self._recorded.values()
+        times = []
+        for _ in range(repeats):
+            first, end = (torch.cuda.Event(enable_timing=True) for _ in "fe")
+            first.record()
+            last.replay()
+            end.record()
+            end.synchronize()
+            times.append(first.elapsed_time(end) / 1e3)
+        return sorted(times)[repeats // 2]
+
     @property
     def recordings(self) -> int:
         """How many rooms have been recorded."""
