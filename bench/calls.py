@@ -21,7 +21,8 @@ class Call:
     """One request: the prompt that it stands for, and how much of that had keys and values.
 
     `reusable` is the most that it could have had: the positions whose logits it asks for must be
-    computed, whatever is known.
+    computed, whatever is known. `known` stays None for a call that was never computed, because
+    another's answer was its answer, too.
     """
 
     prompt: bytes
@@ -43,8 +44,8 @@ class CallLog:
 
     @property
     def prompt_tokens(self) -> int:
-        """The tokens of all prompts, each sent in full."""
-        return sum(call.tokens for call in self.calls)
+        """The tokens of all prompts that were computed, each sent in full."""
+        return sum(call.tokens for call in self.calls if call.known is not None)
 
     @property
     def hits(self) -> int:
@@ -74,7 +75,7 @@ def ideal_hits(events: Iterable[tuple[Call | None, bytes]]) -> int:
     known: list[bytes] = []
     total = 0
     for call, tokens in events:
-        if call is not None:
+        if call is not None and call.known is not None:
             total += min(_longest(known, tokens), call.reusable)
         insort(known, tokens)
     return total

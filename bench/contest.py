@@ -24,6 +24,7 @@ from weft.runtime.trace import Trace
 from .calls import CallLog, watch
 from .programs_cases import KV_TOKENS, Case
 from .programs_data import Row
+from .replay import Replay
 from .request_driver import Program
 from .request_grammars import Grammars
 from .request_server import Server
@@ -72,7 +73,8 @@ class Run:
 class Way:
     """How to run: with how much KV memory; for clients, with which cache, order and grammars.
 
-    `price` runs on a virtual clock; `noted` keeps calls and steps, at some cost in time.
+    `price` runs on a virtual clock; `noted` keeps calls and steps, at some cost in time;
+    `replay` is an executor to run on instead of the model's.
     """
 
     kv_tokens: int = KV_TOKENS
@@ -81,6 +83,7 @@ class Way:
     longest_prefix: bool = False
     price: Price | None = None
     noted: bool = False
+    replay: Replay | None = None
 
 
 class FewerPages:
@@ -90,7 +93,7 @@ class FewerPages:
         if pages > inner.num_pages:
             raise ValueError(f"the executor has {inner.num_pages} pages, not {pages}")
         self.num_pages = pages
-        self.forward = inner.forward
+        self.forward, self.copy_page = inner.forward, inner.copy_page
         self._inner = inner
 
     def __getattr__(self, name: str) -> Any:
@@ -167,7 +170,7 @@ class Contest:
         return _timed(lambda: program.run_rows(server, self.rows), engine, log, trace)
 
     def _executor(self, way: Way) -> Any:
-        executor: Any = self.compilation.executor
+        executor: Any = way.replay or self.compilation.executor
         executor = FewerPages(executor, way.kv_tokens // executor.page_size)
         return SimulatedExecutor(executor, way.price) if way.price else executor
 

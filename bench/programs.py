@@ -21,6 +21,11 @@ from weft.bench.programs_measure import measure
 
 RESULTS = ROOT / "bench" / "results" / "programs.json"
 
+COLUMNS = (
+    ("speedup", "speedup"), ("forced", "speedup_vs_forced_baseline"),
+    ("no cache", "speedup_vs_no_cache"), ("roomy", "speedup_roomy"), ("8B", "simulated_8b_speedup"),
+)  # fmt: skip
+
 Figures = dict[str, Any]
 
 
@@ -53,11 +58,7 @@ def line(name: str, found: Figures) -> str:
         f"{name:18s} {found['rows']:3d} rows {found['calls']:4d} calls",
         f"hits {found['hit_rate']:6.1%} ({found['hit_rate_of_ideal']:.2%} of ideal)",
         f"steps {steps['weft']:4d} / {steps['requests']:4d}",
-        f"speedup {found['speedup']:.2f}",
-        *(f"{short} {found[key]:.2f}" for short, key in (
-            ("forced", "speedup_vs_forced_baseline"), ("no cache", "speedup_vs_no_cache"),
-            ("roomy", "speedup_roomy"), ("8B", "simulated_8b_speedup"),
-        ) if found.get(key)),
+        *(f"{short} {found[key]:.2f}" for short, key in COLUMNS if found.get(key)),
     ]  # fmt: skip
     if found["differing"]:
         cells.append(f"{len(found['differing'])} rows differ")
@@ -70,28 +71,23 @@ def summary(programs: Figures) -> Figures:
     found: Figures = {
         "staged_programs": staged,
         "hit_rate_of_ideal_min": _least(programs, "hit_rate_of_ideal"),
-        "speedup_geomean": _geomean([programs[name]["speedup"] for name in staged]),
         "speedup_min": _least(programs, "speedup"),
-        "speedup_geomean_all": _geomean([each["speedup"] for each in programs.values()]),
         "differing_rows": {n: each["differing"] for n, each in programs.items()
                            if each["differing"]},
     }  # fmt: skip
-    roomy = [programs[name].get("speedup_roomy") for name in staged]
-    if all(roomy):
-        found["speedup_roomy_geomean"] = _geomean(roomy)
-    simulated = [programs[name].get("simulated_8b_speedup") for name in staged]
-    if all(simulated):
-        found["simulated_8b_speedup_geomean"] = _geomean(simulated)
-        found["simulated_8b_speedup_min"] = _least(programs, "simulated_8b_speedup")
+    for key in ("speedup", "speedup_roomy", "simulated_8b_speedup"):
+        found[f"{key}_geomean"] = _geomean([programs[name].get(key) for name in staged])
+    found["simulated_8b_speedup_min"] = _least(programs, "simulated_8b_speedup")
     return found
 
 
 def _least(programs: Figures, key: str) -> float | None:
-    return min((each[key] for each in programs.values()), default=None)
+    return min((each[key] for each in programs.values() if key in each), default=None)
 
 
-def _geomean(values: list[float]) -> float | None:
-    return math.exp(sum(map(math.log, values)) / len(values)) if values else None
+def _geomean(values: list[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return math.exp(sum(map(math.log, known)) / len(known)) if known else None
 
 
 def elsewhere(quick: bool) -> Figures:
@@ -127,7 +123,7 @@ def main() -> None:
     """Run what is asked for."""
     options = _options()
     names = options.only or list(CASES)
-    rounds = options.rounds or (1 if options.quick else 3)
+    rounds = options.rounds if options.rounds is not None else 1 if options.quick else 3
     programs, failed = run_programs(
         names, rounds, options.quick, not options.no_simulation, options.idle
     )
@@ -149,7 +145,9 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--only", nargs="+", choices=list(CASES), metavar="NAME",
                         help=f"these programs: {', '.join(CASES)}")  # fmt: skip
-    parser.add_argument("--rounds", type=int, help="interleaved rounds (3; 1 with --quick)")
+    parser.add_argument(
+        "--rounds", type=int, help="interleaved rounds (3; 1 with --quick; 0 times nothing)"
+    )
     parser.add_argument("--quick", action="store_true", help="a quarter of the rows, one round")
     parser.add_argument("--no-simulation", action="store_true", help="leave the 8 B shape out")
     parser.add_argument("--idle", type=float, default=0.0,

@@ -84,7 +84,7 @@ SGLANG = (
            "new ones (24, 128)"),
     _shape("llm_judge", data.articles, 16, "article 350 tokens (1040), judgments 32 (256)"),
     _shape("multi_chain", data.word_problems, 20, "question 30 tokens (72), chains 40 (256)"),
-    _shape("json_character", data.names, 48, "one object of 8 fields, at most 160 tokens (256)",
+    _shape("json_character", data.names, 48, "one object of 8 fields, at most 220 tokens (256)",
            staged=False),
     _shape("json_document", data.documents, 12, "document 800 tokens (2500), gens as there"),
     _shape("multi_turn_short", data.conversations, 20, "4 turns, input 90 tokens (256-512), 6 new",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -43,6 +44,15 @@ def shipped(name: str) -> list[Row]:
     return [json.loads(line) for line in lines]
 
 
+def distinct(make: Callable[[Random], Row], rng: Random, count: int) -> list[Row]:
+    """Return rows no two of which are equal: equal rows would be computed once, and flatter."""
+    rows: dict[str, Row] = {}
+    while len(rows) < count:
+        row = make(rng)
+        rows[json.dumps(row)] = row
+    return list(rows.values())
+
+
 def who(rng: Random) -> str:
     """Return a question."""
     return f"Who {rng.choice(VERBS)} the {rng.choice(ADJECTIVES)} {rng.choice(NOUNS)}?"
@@ -62,7 +72,9 @@ def essays(rng: Random, count: int) -> list[Row]:
 
 def reviews(rng: Random, count: int) -> list[Row]:
     """Return one-sentence reviews."""
-    return [{"review": review(rng)} for _ in range(count)]
+    return distinct(
+        lambda r: {"review": f"{sentence(r)} It was {r.choice(GOOD + BAD)}."}, rng, count
+    )
 
 
 def review(rng: Random) -> str:
@@ -97,21 +109,22 @@ def chats(rng: Random, count: int) -> list[Row]:
 
 def sums(rng: Random, count: int) -> list[Row]:
     """Return questions for the calculator."""
-    signs = ["+", "-", "times"]
-    return [
-        {"question": f"What is {rng.randint(100, 999)} {rng.choice(signs)} {rng.randint(10, 99)}?"}
-        for _ in range(count)
-    ]
+
+    def one(r: Random) -> Row:
+        sign = r.choice(["+", "-", "times"])
+        return {"question": f"What is {r.randint(100, 999)} {sign} {r.randint(10, 99)}?"}
+
+    return distinct(one, rng, count)
 
 
 def number_games(rng: Random, count: int) -> list[Row]:
     """Return pairs of a number and a target."""
-    return [{"number": rng.randint(1, 30), "target": rng.randint(1, 30)} for _ in range(count)]
+    return distinct(lambda r: {"number": r.randint(1, 30), "target": r.randint(1, 30)}, rng, count)
 
 
 def topics(rng: Random, count: int) -> list[Row]:
     """Return things to write about."""
-    return [{"topic": f"a {rng.choice(ADJECTIVES)} {rng.choice(NOUNS)}"} for _ in range(count)]
+    return distinct(lambda r: {"topic": f"a {r.choice(ADJECTIVES)} {r.choice(NOUNS)}"}, rng, count)
 
 
 def short_texts(rng: Random, count: int) -> list[Row]:
@@ -139,18 +152,22 @@ def word_problem(rng: Random) -> str:
 
 def ranges(rng: Random, count: int) -> list[Row]:
     """Return ranges for a number to lie in."""
-    lows = [rng.randint(1, 80) for _ in range(count)]
-    return [{"low": low, "high": low + rng.randint(5, 20)} for low in lows]
+
+    def one(r: Random) -> Row:
+        low = r.randint(1, 80)
+        return {"low": low, "high": low + r.randint(5, 20)}
+
+    return distinct(one, rng, count)
 
 
 def opinions(rng: Random, count: int) -> list[Row]:
     """Return texts for a panel of critics."""
-    return [{"text": f"{review(rng)} {review(rng)}"} for _ in range(count)]
+    return distinct(lambda r: {"text": f"{review(r)} {review(r)}"}, rng, count)
 
 
 def questions(rng: Random, count: int) -> list[Row]:
     """Return yes-or-no questions."""
-    return [{"question": f"Is the {rng.choice(THINGS)} {rng.choice(GOOD)}?"} for _ in range(count)]
+    return distinct(lambda r: {"question": f"{sentence(r)} Is that good?"}, rng, count)
 
 
 # SGLang's shapes.
@@ -230,7 +247,7 @@ def articles(rng: Random, count: int) -> list[Row]:
 
 def names(rng: Random, count: int) -> list[Row]:
     """Return names of characters."""
-    return [{"name": f"{rng.choice(NAMES)} {rng.choice(CITIES)}"} for _ in range(count)]
+    return distinct(lambda r: {"name": f"{r.choice(NAMES)} {r.choice(CITIES)}"}, rng, count)
 
 
 def documents(rng: Random, count: int) -> list[Row]:
@@ -267,4 +284,4 @@ def rag(rng: Random, count: int) -> list[Row]:
 
 def comparisons(rng: Random, count: int) -> list[Row]:
     """Return pairs of reviews."""
-    return [{"one": review(rng), "two": review(rng)} for _ in range(count)]
+    return distinct(lambda r: {"one": review(r), "two": review(r)}, rng, count)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from statistics import median
 from typing import Any
 
@@ -13,6 +14,7 @@ from weft.runtime.simulator import Price
 from .contest import Contest, Run, Way
 from .measure import Summary, interleave, ratio
 from .programs_cases import ROOMY_TOKENS
+from .replay import Replay, UnknownPrefix
 from .request_driver import Answer
 
 TOLERANCE = 1e-3
@@ -24,80 +26,76 @@ def measure(
 ) -> dict[str, Any]:
     """Return a program's figures: counts, equality, throughput ratios, simulated ratio.
 
-    `speedup` is over the better of the clients' two orders in the scaled KV memory.
+    `speedup` is over the better of the clients' two orders in the scaled KV memory. Without rounds
+    nothing is timed.
     """
-    noted = Way(noted=True)
-    ours, theirs = contest.weft(noted), contest.requests(noted)
+    found = _counted(contest, price)
+    if rounds:
+        found |= _raced(contest, rounds, idle)
+    if rounds and not quick:
+        weft, roomy = found["seconds"]["weft"]["median"], Way(kv_tokens=ROOMY_TOKENS)
+        found["speedup_roomy"] = contest.requests(roomy).seconds / contest.weft(roomy).seconds
+        found["speedup_vs_no_cache"] = contest.requests(Way(cache=False)).seconds / weft
+    return found
+
+
+def _counted(contest: Contest, price: Price | None) -> dict[str, Any]:
+    """Return what is counted: the clients run once on the model, all else replays its answers."""
+    replay = Replay(contest.compilation.executor)
+    clients = contest.requests(Way(kv_tokens=ROOMY_TOKENS, replay=replay, noted=True))
+    replay.frozen = True
+    try:
+        ours, theirs = _pair(contest, price, Way(replay=replay, noted=True, price=price))
+    except UnknownPrefix:  # answers differ, so weft needs logits of its own
+        replay.frozen = False
+        ours, theirs = _pair(contest, price, Way(noted=True, price=price))
+    found = counts(ours, theirs[0]) | agreement(ours.answers, clients.answers)
+    found["profile"] = {"weft": profile(ours), "requests": profile(theirs[0])}
+    if price is not None:
+        other = min(run.seconds for run in theirs)
+        found["simulated_8b_seconds"] = {"weft": ours.seconds, "requests": other}
+        found["simulated_8b_speedup"] = other / ours.seconds
+    return found
+
+
+def _pair(contest: Contest, price: Price | None, way: Way) -> tuple[Run, list[Run]]:
+    """Return weft's run and the clients' in both orders; raises the error of a row of weft's."""
+    ours = contest.weft(way)
     for answer in ours.answers:
         if isinstance(answer, BaseException):  # a row that fails early is no fast row
             raise answer
-    found = counts(ours, theirs) | agreement(ours.answers, theirs.answers)
-    found["profile"] = {"weft": profile(ours), "requests": profile(theirs)}
-    ways = _ways(contest, quick)
-    runs = {name: _seconds_of(side, way) for name, (side, way) in ways.items()}
-    contest.requests(Way(forced=True))  # compiles its grammars, as the run above did the others
-    found |= ratios(interleave(runs, rounds, idle), len(contest.rows))
-    if not quick:
-        alone = contest.requests(Way(cache=False)).seconds
-        found["speedup_vs_no_cache"] = alone / found["seconds"]["weft"]["median"]
-    if price is not None:
-        mine = contest.weft(Way(price=price)).seconds
-        other = contest.requests(Way(price=price)).seconds
-        other = min(other, contest.requests(Way(price=price, longest_prefix=True)).seconds)
-        found["simulated_8b_seconds"] = {"weft": mine, "requests": other}
-        found["simulated_8b_speedup"] = other / mine
-    return found
+    orders = (False, True) if price else (False,)
+    return ours, [contest.requests(replace(way, longest_prefix=order)) for order in orders]
 
 
-Side = Callable[[Way], Run]
-
-
-def _seconds_of(side: Side, way: Way) -> Callable[[], float]:
-    return lambda: side(way).seconds
-
-
-def _ways(contest: Contest, quick: bool) -> dict[str, tuple[Side, Way]]:
-    """Return what races: weft, clients in two orders, and what else is asked for."""
-    ways: dict[str, tuple[Side, Way]] = {
-        "weft": (contest.weft, Way()),
-        "requests": (contest.requests, Way()),
-        "longest_prefix": (contest.requests, Way(longest_prefix=True)),
-    }
+def _raced(contest: Contest, rounds: int, idle: float) -> dict[str, Any]:
+    """Return throughput ratios of real runs: weft and the better order of clients, interleaved."""
+    first = {order: contest.requests(Way(longest_prefix=order)).seconds for order in (False, True)}
+    best = Way(longest_prefix=first[True] < first[False])
+    contest.weft(Way())
+    times = interleave(
+        {"weft": lambda: contest.weft(Way()).seconds,
+         "requests": lambda: contest.requests(best).seconds},
+        rounds, idle,
+    )  # fmt: skip
+    weft, speedup = median(times["weft"]), ratio(times["requests"], times["weft"])
+    forced = speedup.median
     if contest.constrained:
-        ways["forced"] = contest.requests, Way(forced=True)
-    if not quick:
-        ways["roomy_weft"] = contest.weft, Way(kv_tokens=ROOMY_TOKENS)
-        ways["roomy_requests"] = contest.requests, Way(kv_tokens=ROOMY_TOKENS)
-    return ways
-
-
-def ratios(times: Mapping[str, list[float]], rows: int) -> dict[str, Any]:
-    """Return throughput ratios of interleaved runs."""
-    orders = ("requests", "longest_prefix")
-    best = min(orders, key=lambda name: median(times[name]))
-    speedup = ratio(times[best], times["weft"])
-    found = {
+        contest.requests(Way(forced=True))  # compiles the grammars once more
+        forced = contest.requests(replace(best, forced=True)).seconds / weft
+    return {
         "seconds": {name: Summary.of(values).json() for name, values in times.items()},
-        "rows_per_s": rows / median(times["weft"]),
-        "best_order": best,
+        "rows_per_s": len(contest.rows) / weft,
+        "longest_prefix_first": best.longest_prefix,
+        "order_seconds": {"arrival": first[False], "longest_prefix": first[True]},
         "speedup": speedup.median,
         "speedup_range": [speedup.low, speedup.high],
-        "speedup_vs_arrival_order": ratio(times["requests"], times["weft"]).median,
-        "speedup_vs_forced_baseline": speedup.median,
+        "speedup_vs_forced_baseline": forced,
     }
-    if "forced" in times:
-        found["speedup_vs_forced_baseline"] = ratio(times["forced"], times["weft"]).median
-    if "roomy_weft" in times:
-        roomy = ratio(times["roomy_requests"], times["roomy_weft"])
-        found["speedup_roomy"] = roomy.median
-    return found
 
 
 def counts(ours: Run, theirs: Run) -> dict[str, Any]:
-    """Return calls, tokens and hits of both sides.
-
-    `prompt_tokens` and `hit_rate` are in the clients' terms: every call sends its whole prompt.
-    """
+    """Return calls, tokens and hits of both sides; every call counts its whole prompt."""
     assert ours.log is not None and theirs.log is not None
     stats = [answer.stats for answer in ours.answers if isinstance(answer, Result)]
     predicted = sum(each.hits_predicted for each in stats)
@@ -109,7 +107,8 @@ def counts(ours: Run, theirs: Run) -> dict[str, Any]:
         "prompt_tokens": theirs.log.prompt_tokens,
         "hit_rate_of_ideal": ours.log.rate_of_ideal,
         "missed_tokens": ours.log.ideal - ours.log.hits,
-        "hit_rate": 1 - (ours.log.prompt_tokens - ours.log.hits) / theirs.log.prompt_tokens,
+        "hit_rate": ours.log.hits / max(1, ours.log.prompt_tokens),
+        "requests_hit_rate": theirs.log.hits / max(1, theirs.log.prompt_tokens),
         "requests_hit_rate_of_ideal": theirs.log.rate_of_ideal,
         "predicted_equals_measured": predicted == measured,
         "steps": {"weft": ours.engine.steps, "requests": theirs.engine.steps},
