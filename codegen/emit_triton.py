@@ -63,9 +63,13 @@ class _Emitter:
         """Return the whole text."""
         scalars = [_id(v.name) for v in self.arguments if v.type.name != "buffer"]
         names = ", ".join(_id(value.name) for value in self.arguments)
+        if self.schedule.chained:  # nothing is read before; the next one may come and wait
+            self._line("tl.extra.cuda.gdc_wait()")
+            self._line("tl.extra.cuda.gdc_launch_dependents()")
         self._block(self.kernel.regions[0])
         extents = [read(extent, HostWriter()) for extent in self.kernel["grid"]]
         grid = ", ".join(extents) + ("," if len(extents) == 1 else "")
+        chained = ", launch_pdl=True" if self.schedule.chained else ""
         return "\n".join(
             [
                 f'"""Triton form of @{self.name}, emitted by weft."""',
@@ -83,7 +87,7 @@ class _Emitter:
                 f"    grid = ({grid})",
                 "    if min(grid) > 0:",
                 f"        {self.name}[grid]({names}, num_warps={self.schedule.num_warps}, "
-                f"num_stages={self.schedule.num_stages})",
+                f"num_stages={self.schedule.num_stages}{chained})",
                 "",
             ]
         )

@@ -14,7 +14,8 @@ class Schedule:
     operand read at a time (0: as suits).
 
     GPU: `num_warps`, `num_stages`, and the `precision` of f32 products: `ieee` (without tensor
-    cores), `tf32x3` (on them, within about 2^-20) or `tf32` (inputs rounded to 10 bits).
+    cores), `tf32x3` (on them, within about 2^-20) or `tf32` (inputs rounded to 10 bits). Kernels
+    that are `chained` are launched while the kernel before still runs, and wait for its end.
     Tile extents are chosen when the kernel is built, and are named in its `blocks`.
     """
 
@@ -26,3 +27,4 @@ class Schedule:
     num_warps: int = 4
     num_stages: int = 2
     precision: str = "tf32x3"
+    chained: bool = False

@@ -18,10 +18,12 @@ from parts_cases import (
     tree,
 )
 from weft.codegen.bounds import UnprovenAccess, prove_bounds
+from weft.codegen.emit_triton import emit
 from weft.codegen.reference import run_kernel
 from weft.ir.core import Module
 from weft.ir.parser import parse_module
 from weft.ir.printer import print_module
+from weft.ir.schedule import Schedule
 from weft.ir.verifier import verify
 from weft.passes.tile.attention_parts import Parts, attention_merge, attention_parts
 
@@ -88,3 +90,16 @@ def test_no_sequences() -> None:
     work = planned(shape, case)
     assert not len(work.item_row) and not len(work.merge_query)
     assert launched(interpreted, shape, case, work).shape == (0, 64)
+
+
+def test_chained_kernels_wait_for_the_one_before() -> None:
+    pytest.importorskip("triton")
+    from weft.codegen.compile_triton import compile_offline
+
+    kernel = attention_merge(4, 16)
+    alone, chained = (
+        compile_offline(kernel, Schedule(chained=chained))["ptx"] for chained in (False, True)
+    )
+    assert "griddepcontrol.wait" in chained and "griddepcontrol.launch_dependents" in chained
+    assert "griddepcontrol" not in alone
+    assert "launch_pdl=True" in emit(kernel, Schedule(chained=True)).text
