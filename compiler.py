@@ -28,6 +28,7 @@ from .options import Options
 from .passes.manager import Context, PassRecord, run_passes
 from .passes.pipeline import LOWERING, PLAN_PASSES, PROGRAM_PASSES
 from .passes.program.lower_to_plan import NoVocabulary
+from .passes.program.prefix_tree import PlanPrefixes
 from .remote_model import NotForRemote, remote_address, remote_executable, remote_passes
 from .stages import Stages, explanation, record_of
 
@@ -267,7 +268,13 @@ class Compilation:
             seed=self.options.seed,
             sample=self.sampler,
             trace=Trace() if self.options.trace else None,
+            prefixes=self.prefixes,
         )
+
+    @cached_property
+    def prefixes(self) -> PlanPrefixes:
+        """What the program's calls will send, of any batch of rows."""
+        return PlanPrefixes(self.plan, self.program_name, self._need_checkpoint().tokenizer)
 
     @property
     def program_name(self) -> str:

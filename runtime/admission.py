@@ -2,12 +2,14 @@
 
 Every open row has a claim: the most pages that it holds, whatever the schedule and however long
 its gens get. Rows start only while the claims of all open ones fit, so that no row ever has to
-give pages back. A row whose claim is larger than the whole memory has no proof: it starts while
-the open ones use less than a share of the memory, and may have to compute KV again.
+give pages back. A row whose claim is larger than the whole memory, or that nothing but the model's
+context bounds, has no proof: it starts while the open ones use less than a share of the memory, and
+may have to compute KV again.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
@@ -63,14 +65,19 @@ class Forecast:
         self._leading = tuple(_leading(function, self._parameters))
 
     def claim(self, arguments: Mapping[str, Any]) -> Claim:
-        """Return a row's claim; without a budget, or when it exceeds the memory, unproven."""
+        """Return a row's claim, with as much of it side by side as leaves room for all rows.
+
+        It is unproven without a budget, or when it exceeds the memory. So it is when nothing but
+        the context bounds a stream, and that often does not fit: such bounds are hardly reached.
+        """
         symbols = self._symbols(arguments)
         claim = Claim(self._num_pages, 2, proven=False)
         for ahead, budgets in self._budgets:
-            pages = max(1, budgets.peak(self._name, symbols).pages)
-            if pages <= self._num_pages:
+            peak = budgets.peak(self._name, symbols)
+            pages, fit_all = max(1, peak.pages), peak.pages * self._most <= self._num_pages
+            if pages <= self._num_pages and (peak.bounded or fit_all):
                 claim = Claim(pages, ahead)
-            if pages * self._most <= self._num_pages:
+            if fit_all:
                 break
         return claim
 
@@ -156,13 +163,21 @@ class Admission:
         self._unproven -= not claim.proven
 
 
-def in_prefix_order(
-    jobs: Iterable[tuple[int, Any]], forecast: Forecast, window: int
-) -> Iterator[tuple[int, Any]]:
-    """Yield jobs so that those whose prompts begin alike follow each other; looks `window` ahead.
+class in_prefix_order(Iterator[tuple[int, Any]]):  # noqa: N801
+    """Yields jobs so that those whose prompts begin alike follow each other; looks `window` ahead.
 
-    Each window is given out whole before the next is read, so that no job waits for ever.
+    Each window is given out whole before the next is read, so that no job waits for ever. `ahead`
+    are the jobs of the window that are still to come.
     """
-    jobs = iter(jobs)
-    while ahead := list(islice(jobs, window)):
-        yield from sorted(ahead, key=lambda job: (forecast.beginning(job[1]), job[0]))
+
+    def __init__(self, jobs: Iterable[tuple[int, Any]], forecast: Forecast, window: int) -> None:
+        self.ahead: deque[tuple[int, Any]] = deque()
+        self._jobs, self._forecast, self._window = iter(jobs), forecast, window
+
+    def __next__(self) -> tuple[int, Any]:
+        if not self.ahead:
+            found, forecast = islice(self._jobs, self._window), self._forecast
+            self.ahead.extend(sorted(found, key=lambda job: (forecast.beginning(job[1]), job[0])))
+        if not self.ahead:
+            raise StopIteration
+        return self.ahead.popleft()

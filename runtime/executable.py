@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -37,6 +37,18 @@ class Report(Protocol):
         ...
 
 
+class Prefixes(Protocol):
+    """What the program's calls send, as far as it is known before they do."""
+
+    def tree(self, rows: Sequence[Mapping[str, Any]] = ()) -> Any:
+        """Return the prefix tree of a batch."""
+        ...
+
+    def known(self, arguments: Mapping[str, Any]) -> list[tuple[int, ...]]:
+        """Return the ids with which the prompts of a row begin."""
+        ...
+
+
 class Executable:
     """A plan on a model. Runs from several threads share the model's batches and its cache.
 
@@ -59,6 +71,7 @@ class Executable:
         sample: SampleKernel = sample_rows,
         policy: Policy | None = None,
         trace: Trace | None = None,
+        prefixes: Prefixes | None = None,
     ) -> None:
         self.plan = plan
         self.name = name
@@ -68,7 +81,8 @@ class Executable:
         self._report = report
         self.machine = Machine(plan, name, tokenizer, executor.vocab_size, tools or {}, tables)
         self.engine = Engine(executor, sample, policy, trace)
-        self._host = Host(self.machine, self.engine)
+        self._prefixes = prefixes
+        self._host = Host(self.machine, self.engine, prefixes.known if prefixes else None)
         self._most = executor.max_batch
 
     def run(self, **arguments: Any) -> Result:
@@ -141,6 +155,15 @@ class Executable:
     def explain(self) -> str:
         """Return what each pass did and what it left undone, with the source lines."""
         return self._report.explain() if self._report else ""
+
+    def prefix_tree(self, rows: Sequence[Mapping[str, Any]] = ()) -> Any:
+        """Return the prefix tree of all calls of a batch, before any runs; `str` shows it.
+
+        Without rows, that of one row whose arguments are not known.
+        """
+        if self._prefixes is None:
+            return None
+        return self._prefixes.tree([self.check_row(*row) for row in enumerate(rows)])
 
     def check_row(self, row: int, fields: Mapping[str, Any]) -> dict[str, Any]:
         """Return the arguments that a row's fields give; raises BadArguments."""

@@ -41,7 +41,7 @@ class Instance(ControlFlow, ModelCalls):
         """Run the plan; returns its value."""
         region = self._machine.function.regions[0]
         root = self._own(self._engine.create(self._order()), self.trunk)
-        values = (Handle(root, 0), *self._arguments.values())
+        values = (Handle(root, 0), *self.arguments.values())
         _, results = yield from self._region(region, values, self.trunk)
         return (yield from now(results[0])) if results else None
 

@@ -58,7 +58,7 @@ class ModelCalls:
         self.stream_ids: list[int] = []
         self._machine = machine
         self._engine = engine
-        self._arguments = arguments
+        self.arguments = arguments
         self._seed = seed
         self._listener = listener
         self.most_ahead = UNLIMITED

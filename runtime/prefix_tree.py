@@ -3,13 +3,20 @@
 It matches single tokens: a prefix of n tokens gives n tokens, whatever the page size, because a
 partial page is shared and copied by whoever writes on. A node's first page may repeat the page
 in which its parent ends; the deepest node's page holds all tokens of both.
+
+When pages run out, leaves go in this order: those that no prompt to come reads, as far as the
+program states; of these the cheapest to compute again for each page that they hold, a value that
+ages (GreedyDual: Young 1994; Cao and Irani 1997); of equals the least recently used. Last come
+those that are stated, the one that is read latest first (Belady 1966).
 """
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import count
+from math import inf
+from typing import Protocol
 
 import numpy as np
 
@@ -19,7 +26,9 @@ from .kv_cache import PagedKV
 class Node:
     """An edge of the tree with what lies on it: tokens from position `start`, and their pages."""
 
-    __slots__ = ("children", "pages", "parent", "pins", "stamp", "start", "tokens")
+    __slots__ = (
+        "children", "next_use", "pages", "parent", "pins", "stamp", "start", "tokens", "value",
+    )  # fmt: skip
 
     def __init__(self, parent: Node | None, start: int, tokens: np.ndarray, pages: np.ndarray):
         self.parent = parent
@@ -28,6 +37,8 @@ class Node:
         self.pages = pages
         self.children: dict[int, Node] = {}
         self.stamp = 0
+        self.value = 0.0
+        self.next_use: float = inf
         self.pins = 0
 
     @property
@@ -36,15 +47,34 @@ class Node:
         return self.start + len(self.tokens)
 
 
+class Upcoming(Protocol):
+    """Prompts that programs will send, as far as they are known."""
+
+    @property
+    def version(self) -> int:
+        """A number that changes whenever the prompts do."""
+        ...
+
+    def prompts(self) -> Iterable[tuple[int, np.ndarray]]:
+        """Yield when a prompt is sent (smaller is sooner) and the ids with which it begins."""
+        ...
+
+
 class PrefixTree:
-    """Remembers computed prefixes; forgets the least recently used when pages run out."""
+    """Remembers computed prefixes; when pages run out, forgets what is read latest, or never."""
 
     def __init__(self, kv: PagedKV) -> None:
+        self.upcoming: Upcoming | None = None
+        self.forgotten = 0
+        """Tokens that were evicted."""
         self._kv = kv
+        self._marked: tuple[int, int] | None = None
+        self._age = 0.0
         self._root = Node(None, 0, np.empty(0, np.int32), np.empty(0, np.int32))
         self._clock = count(1)
-        self._heap: list[tuple[int, int, Node]] = []
+        self._heap: list[tuple[float, int, int, Node]] = []
         self._tie = count()
+        self._inserted = 0
         self.size = 0
         kv.evict = self.evict
 
@@ -73,6 +103,7 @@ class PrefixTree:
         node.children[int(tokens[length])] = leaf
         self._kv.retain(kept)
         self.size += 1
+        self._inserted += 1
         self._touch(leaf)
 
     def pin(self, tokens: np.ndarray) -> Node:
@@ -87,23 +118,48 @@ class PrefixTree:
         self._touch(node)
 
     def evict(self, wanted: int) -> None:
-        """Forget leaves, least recently used first, until `wanted` pages are free.
+        """Forget leaves until `wanted` pages are free: those never read again before others.
 
         Leaves that free no page, because a sequence holds theirs, go only when all else went.
         """
+        self._mark()
         for frees_nothing_too in (False, True):
-            kept: list[tuple[int, int, Node]] = []
-            while self._kv.free < wanted and self._heap:
+            stated: list[tuple[float, int, int, Node]] = []
+            kept: list[tuple[float, int, int, Node]] = []
+            while self._kv.free < wanted and (self._heap or stated):
+                if not self._heap:
+                    node = heapq.heappop(stated)[-1]
+                    if node.parent is not None:
+                        self._remove(node)
+                    continue
                 entry = heapq.heappop(self._heap)
-                node = entry[2]
-                if node.children or node.parent is None or entry[0] != node.stamp:
+                node = entry[3]
+                if node.children or node.parent is None or entry[1] != node.stamp:
                     continue
                 if node.pins or not (frees_nothing_too or self._frees(node)):
                     kept.append(entry)
-                    continue
-                self._remove(node)
+                elif node.next_use < inf:
+                    heapq.heappush(stated, (-node.next_use, -node.end, next(self._tie), node))
+                else:
+                    self._age = max(self._age, entry[0])
+                    self._remove(node)
             for entry in kept:
                 heapq.heappush(self._heap, entry)
+            for *_, node in stated:
+                if node.parent is not None:
+                    self._push(node)
+
+    def _mark(self) -> None:
+        """Write on each node when it is read next, if prompts to come or the tree have changed."""
+        version = (self.upcoming.version if self.upcoming else -1, self._inserted)
+        if version == self._marked:
+            return
+        self._marked = version
+        for node in self._nodes():
+            node.next_use = inf
+        for when, tokens in self.upcoming.prompts() if self.upcoming else ():
+            for node, _ in self._path(tokens):
+                node.next_use = min(node.next_use, when)
 
     def clear(self) -> None:
         """Forget everything that is not pinned."""
@@ -111,10 +167,14 @@ class PrefixTree:
 
     def held(self) -> Iterator[np.ndarray]:
         """Yield the pages that each node refers to, for the integrity check."""
+        for node in self._nodes():
+            yield node.pages
+
+    def _nodes(self) -> Iterator[Node]:
         stack = list(self._root.children.values())
         while stack:
             node = stack.pop()
-            yield node.pages
+            yield node
             stack += node.children.values()
 
     def _pages_for(self, tokens: int) -> int:
@@ -126,16 +186,22 @@ class PrefixTree:
         return path[-1] if path else (self._root, 0)
 
     def _walk(self, tokens: np.ndarray) -> Iterator[tuple[Node, int]]:
+        """Yield the nodes on the way of `tokens`, as used now, with how many tokens of each."""
+        stamp = next(self._clock)
+        for node, shared in self._path(tokens):
+            node.stamp = stamp
+            if not node.children:
+                self._push(node)
+            yield node, shared
+
+    def _path(self, tokens: np.ndarray) -> Iterator[tuple[Node, int]]:
         """Yield the nodes on the way of `tokens`, with how many tokens of each are shared."""
-        node, length, stamp = self._root, 0, next(self._clock)
+        node, length = self._root, 0
         while length < len(tokens):
             child = node.children.get(int(tokens[length]))
             if child is None:
                 return
             shared = common_prefix(child.tokens, tokens[length:])
-            child.stamp = stamp
-            if not child.children:
-                self._push(child)
             yield child, shared
             if shared < len(child.tokens):
                 return
@@ -148,7 +214,7 @@ class PrefixTree:
         first = node.start // self._kv.page_size
         upper_pages = node.pages[: self._pages_for(middle) - first]
         upper = Node(parent, node.start, node.tokens[:shared], upper_pages)
-        upper.stamp = node.stamp
+        upper.stamp, upper.next_use = node.stamp, node.next_use
         parent.children[int(upper.tokens[0])] = upper
         lower_pages = node.pages[middle // self._kv.page_size - first :]
         if middle % self._kv.page_size:
@@ -165,6 +231,7 @@ class PrefixTree:
         del parent.children[int(node.tokens[0])]
         node.parent = None
         self.size -= 1
+        self.forgotten += len(node.tokens)
         self._kv.release(node.pages)
         if not parent.children:
             self._push(parent)
@@ -177,9 +244,10 @@ class PrefixTree:
         self._push(node)
 
     def _push(self, node: Node) -> None:
-        heapq.heappush(self._heap, (node.stamp, next(self._tie), node))
+        node.value = self._age + len(node.tokens) / max(1, len(node.pages))
+        heapq.heappush(self._heap, (node.value, node.stamp, next(self._tie), node))
         if len(self._heap) > 64 + 4 * self.size:
-            self._heap = [entry for entry in self._heap if entry[0] == entry[2].stamp]
+            self._heap = [entry for entry in self._heap if entry[1] == entry[3].stamp]
             heapq.heapify(self._heap)
 
 

@@ -17,6 +17,7 @@ from .machine import Machine
 from .results import Result, Stats
 from .tasks import Root, TaskLoop
 from .tools import ToolPool
+from .upcoming import KnownPrompts, UpcomingRows
 
 Job = tuple[int, Mapping[str, Any]]
 """A row's number and its arguments, complete and checked."""
@@ -31,7 +32,7 @@ LOOK_AHEAD = 4
 class Host:
     """An engine with its task loop; sessions of several threads share it, one step at a time."""
 
-    def __init__(self, machine: Machine, engine: Engine) -> None:
+    def __init__(self, machine: Machine, engine: Engine, known: KnownPrompts | None = None) -> None:
         self.machine = machine
         self.engine = engine
         executor = engine.executor
@@ -44,6 +45,7 @@ class Host:
         self.loop = TaskLoop(engine, ToolPool(machine.records))
         self.lock = threading.Lock()
         self.tickets = count()
+        self.upcoming = engine.tree.upcoming = UpcomingRows(known)
 
 
 class Session:
@@ -70,6 +72,7 @@ class Session:
                 host.engine.kv.peak = host.engine.kv.live
                 host.engine.forget_answers()
         ordered = in_prefix_order(jobs, host.forecast, self.window)
+        host.upcoming.waiting = ordered.ahead
         try:
             while more or self._open or self._ended:
                 more = self._fill(ordered)
@@ -80,6 +83,7 @@ class Session:
                 yield ended
         finally:
             with host.lock:
+                host.upcoming.waiting = ()
                 self._cancel()
 
     def _fill(self, jobs: Iterator[Job]) -> bool:
@@ -105,10 +109,12 @@ class Session:
         )  # fmt: skip
         instance.most_ahead = claim.ahead
         host.admission.open(claim)
+        host.upcoming.opened(arguments)
 
         def done(value: Any, error: BaseException | None) -> None:
             del self._open[instance]
             host.admission.close(claim)
+            host.upcoming.closed(arguments)
             instance.free(remember=error is None)
             outcome = error if isinstance(error, Exception) else self._result(instance, value)
             self._ended.append((row, outcome))
@@ -119,6 +125,7 @@ class Session:
         for instance, (root, claim) in self._open.items():
             self._host.loop.cancel(root)
             self._host.admission.close(claim)
+            self._host.upcoming.closed(instance.arguments)
             instance.free(remember=False)
             self._host.engine.take_prefix_hits(instance.ticket)
         self._open.clear()

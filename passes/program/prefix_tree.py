@@ -149,21 +149,47 @@ def _split(parent: PrefixNode, node: PrefixNode, at: int) -> PrefixNode:
     return upper
 
 
+class PlanPrefixes:
+    """What a plan's program sends, before it runs: as a tree of rows, and of one row as ids."""
+
+    def __init__(self, plan: Module, name: str, tokenizer: Tokenizer) -> None:
+        self._plan, self._name, self._tokenizer = plan, name, tokenizer
+        self._defaults = {
+            parameter["name"]: thaw(parameter["default"])
+            for parameter in plan.symbol(name)["parameters"]
+            if "default" in dict(parameter.items)
+        }
+
+    def tree(self, rows: Sequence[Mapping[str, Any]] = ()) -> PrefixTree:
+        """Return the tree over rows of arguments; for none, that of one row of unknown ones."""
+        walk = PlanWalk(self._plan, self._name, self._tokenizer)
+        tree = PrefixTree(self._name, self._tokenizer)
+        for number, arguments in enumerate(rows or (None,)):
+            known = {} if arguments is None else self._defaults | dict(arguments)
+            for call in walk.row(number, known):
+                tree.add(call)
+            tree.rows += 1
+        return tree
+
+    def known(self, arguments: Mapping[str, Any]) -> list[tuple[int, ...]]:
+        """Return, in the order of a row's calls, how their prompts begin: the known ids."""
+        walk = PlanWalk(self._plan, self._name, self._tokenizer)
+        found: dict[tuple[int, ...], None] = {}
+        for call in walk.row(0, self._defaults | dict(arguments)):
+            ids: list[int] = []
+            for element in call.prompt.elements:
+                if not isinstance(element, int):
+                    break
+                ids.append(element)
+            found[tuple(ids)] = None
+        return list(found)
+
+
 def prefix_tree(
     plan: Module, name: str, tokenizer: Tokenizer, rows: Sequence[Mapping[str, Any]] = ()
 ) -> PrefixTree:
     """Return the tree of a plan's program over rows of arguments; of one unknown row for none."""
-    walk, tree = PlanWalk(plan, name, tokenizer), PrefixTree(name, tokenizer)
-    defaults = {
-        parameter["name"]: thaw(parameter["default"])
-        for parameter in plan.symbol(name)["parameters"]
-        if rows and "default" in dict(parameter.items)
-    }
-    for number, arguments in enumerate(rows or ({},)):
-        for call in walk.row(number, defaults | dict(arguments)):
-            tree.add(call)
-        tree.rows += 1
-    return tree
+    return PlanPrefixes(plan, name, tokenizer).tree(rows)
 
 
 def partings(tree: PrefixTree) -> Iterator[tuple[PrefixNode, int, list[PrefixNode]]]:

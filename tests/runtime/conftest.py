@@ -16,6 +16,7 @@ from weft.frontend.parser import parse_text
 from weft.ir.core import Module
 from weft.passes.manager import Context, run_passes
 from weft.passes.pipeline import LOWERING, PLAN_PASSES, PROGRAM_PASSES
+from weft.passes.program.prefix_tree import PlanPrefixes
 from weft.runtime.executable import Executable
 from weft.runtime.reference import Reference, ReferenceResult
 from weft.runtime.sampler import sample_rows
@@ -67,6 +68,7 @@ class Toy:
         return Executable(
             plan, name, executor, self.tokenizer, tools=tools, seed=seed, model="toy", trace=trace,
             sample=sample,  # type: ignore[arg-type]
+            prefixes=PlanPrefixes(plan, name, self.tokenizer),
         )  # fmt: skip
 
     def oracle(

@@ -1,0 +1,55 @@
+"""The prompts that open and waiting rows will send: what decides which KV is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import islice
+from typing import Any
+
+import numpy as np
+
+MOST_ROWS = 16
+"""How many rows that have not started are looked at."""
+
+KnownPrompts = Callable[[Mapping[str, Any]], list[tuple[int, ...]]]
+"""The ids with which the prompts of a row begin, from its arguments, in the order of its calls."""
+
+
+class UpcomingRows:
+    """The prompts of a session's open rows, all read soon, and of the next rows in their order."""
+
+    def __init__(self, known: KnownPrompts | None = None) -> None:
+        self.version = 0
+        self.waiting: Iterable[tuple[int, Mapping[str, Any]]] = ()
+        self._known = known
+        self._open: dict[int, Mapping[str, Any]] = {}
+        self._cache: dict[int, tuple[Mapping[str, Any], list[np.ndarray]]] = {}
+
+    def opened(self, arguments: Mapping[str, Any]) -> None:
+        """A row with these arguments has started."""
+        self._open[id(arguments)] = arguments
+        self.version += 1
+
+    def closed(self, arguments: Mapping[str, Any]) -> None:
+        """The row has ended: nothing reads its prompts for its sake any more."""
+        self._open.pop(id(arguments), None)
+        self._cache.pop(id(arguments), None)
+        self.version += 1
+
+    def prompts(self) -> Iterator[tuple[int, np.ndarray]]:
+        """Yield when a prompt is sent, 0 for open rows, and the ids with which it begins."""
+        if self._known is None:
+            return
+        for arguments in self._open.values():
+            for ids in self._of(self._known, arguments):
+                yield 0, ids
+        for number, (_, arguments) in enumerate(islice(self.waiting, MOST_ROWS)):
+            for ids in self._of(self._known, arguments):
+                yield number + 1, ids
+
+    def _of(self, known: KnownPrompts, arguments: Mapping[str, Any]) -> list[np.ndarray]:
+        entry = self._cache.get(id(arguments))
+        if entry is None:
+            prompts = [np.array(ids, np.int32) for ids in known(arguments)]
+            entry = self._cache[id(arguments)] = arguments, prompts
+        return entry[1]
