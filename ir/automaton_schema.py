@@ -125,7 +125,7 @@ class _Reader:
     def _number(self, given: Any, inside: tuple[str, ...]) -> Expression:
         low, high = _whole(given.get("minimum")), _whole(given.get("maximum"))
         if low is None and high is None:
-            return regex(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
+            return regex(r"(?:(?:0|-?[1-9][0-9]*)(?:\.[0-9]+)?|-0\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
         if low is None or high is None:
             raise NotRegular("a number has only one bound")
         return _numbers(low, high)
@@ -235,7 +235,7 @@ def _numbers(low: int, high: int) -> Expression:
 def _magnitudes(low: int, high: int, zero: bool) -> Expression:
     """Return fractions from low to high (0 <= low <= high); without `zero`, 0 needs a fraction."""
     maybe = Repeat(_FRACTION, 0, 1)
-    point_zero = regex(r"(?:\.0+)?")
+    point_zero = regex(r"(?:\.0+)?") if low < high else Text("")
     choices: list[Expression] = [Seq((integers(high, high), point_zero))] if high else []
     if not high and zero:
         choices.append(Text("0"))

@@ -40,15 +40,29 @@ class Forcing:
     def tokens(self, state: int) -> list[int]:
         """Return the tokens that must follow a state."""
         data, after = self.run(state)
+        inside = next((at for at, byte in enumerate(data) if byte & 0xC0 != 0x80), len(data))
+        first: list[int] = []
+        if inside:  # the run begins inside a character, whose rest is a token of its own
+            rest = self._trie.ids.get(data[:inside])
+            if rest is None or inside == len(data) and self._crosses(data, after):
+                return []
+            first, data = [rest], data[inside:]
         text = _whole_characters(data)
-        if not text:
-            return []
-        ids = self._tokenizer.encode(text)
-        if not (self._table[after] != DEAD).any():
-            return ids  # the text ends here
+        ids = self._tokenizer.encode(text) if text else []
+        if (self._table[after] == DEAD).all():
+            return first + ids
+        kept = len(ids)
         for other in self._alternatives(data, text, after):
-            ids = ids[: _common(ids, other)]
-        return ids
+            kept = min(kept, _common(ids, other))
+        begun = self._trie.ids.get(data[len(text.encode()) :])
+        if (
+            begun is not None
+            and kept == len(ids)
+            and not self._crosses(data[len(text.encode()) :], after)
+        ):
+            ids.append(begun)  # the first bytes of a character, which are always a token
+            kept += 1
+        return first + ids[:kept]
 
     def _alternatives(self, data: bytes, text: str, after: int) -> list[list[int]]:
         """Return how the run's text is encoded for each way on."""

@@ -1,0 +1,228 @@
+"""Automata and token tables against their meaning: texts, masks, distances, forced tokens."""
+
+import json
+import re
+from functools import cache
+from random import Random
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from weft.bench.random_schemas import random_schema
+from weft.frontend.checkpoint import open_checkpoint
+from weft.ir.automaton import START, Chars, NotRegular, Repeat, automaton, minimised
+from weft.ir.automaton_regex import regex
+from weft.ir.automaton_schema import integers, schema
+from weft.ir.automaton_utf8 import EVERY, byte_sequences, complement, union
+from weft.ir.constraint_tables import ConstraintTables, _known
+from weft.ir.token_table import TokenTable, token_table
+from weft.ir.token_trie import TokenTrie
+
+
+@cache
+def vocabulary():
+    tokenizer = open_checkpoint("tiny-dense").tokenizer
+    return tokenizer, TokenTrie.of(tokenizer)
+
+
+@settings(deadline=None)
+@given(
+    st.sampled_from([
+        "a|b", "[a-z]{1,3}(?:x|yy)*", r"-?(?:0|[1-9][0-9]{0,3})(?:\.[0-9]{1,2})?", r"\d\s?",
+        r"^(?:é|[^a-y\n])+$", r"(a|b){2,}?z", r"(?P<n>\w)[\s\S]", r".\.", "(?:ab?){0,2}|q", "",
+    ]),
+    st.text("abxyzé09.- \n_", max_size=6),
+)  # fmt: skip
+def test_patterns_mean_what_python_means(pattern, text):
+    assert automaton(regex(pattern)).accepts(text.encode()) == bool(re.fullmatch(pattern, text))
+
+
+@given(st.integers(-300, 300), st.integers(0, 400), st.integers(-800, 800))
+@settings(max_examples=60, deadline=None)
+def test_integer_ranges_are_exact(low, width, number):
+    found = automaton(integers(low, low + width))
+    for looked in (number, low, low + width, low - 1, low + width + 1):
+        assert found.accepts(str(looked).encode()) == (low <= looked <= low + width)
+    assert not found.accepts(b"-0") and not found.accepts(b"007")
+
+
+POINTS = st.integers(0, 0x10FFFF).filter(lambda p: not 0xD800 <= p <= 0xDFFF)
+
+
+@given(st.lists(st.tuples(POINTS, POINTS).map(sorted).map(tuple), max_size=4), POINTS)
+@settings(deadline=None)
+def test_ranges_of_code_points_are_spelled_in_utf8(ranges, point):
+    chosen = union(ranges)
+    expected = any(low <= point <= high for low, high in ranges)
+    for ranges_of, inside in ((chosen, expected), (complement(chosen), not expected)):
+        data = chr(point).encode()
+        assert inside == any(
+            len(data) == len(sequence)
+            and all(low <= byte <= high for byte, (low, high) in zip(data, sequence, strict=True))
+            for sequence in byte_sequences(ranges_of)
+        )
+
+
+def test_the_automaton_is_minimal():
+    one, same = automaton(regex("(?:ab|cb)*")), automaton(regex("(?:[ac]b)*"))
+    assert one.states == same.states == minimised(one).states == 3
+
+
+def test_a_long_string_has_few_states_a_character():
+    found = automaton(Repeat(Chars(EVERY), 0, 200))
+    assert found.states <= 8 * 200 + 2
+    with pytest.raises(NotRegular, match="more than"):
+        automaton(Repeat(Chars(EVERY), 0, 5000))
+
+
+@given(st.integers(0, 10**6))
+@settings(deadline=None, max_examples=30)
+def test_schemas_accept_what_json_dumps_writes(seed):
+    random = Random(seed)
+    given_schema = random_schema(random, 2)
+    found = automaton(schema(given_schema))
+    text = _random_text(found, random)
+    value = json.loads(text)
+    if b"." not in text and b"e" not in text.lower():
+        assert json.dumps(value, ensure_ascii=False).encode() == text or b"/" in text
+    assert not found.accepts(text + b" ") and not found.accepts(b" " + text)
+
+
+def _random_text(found, random) -> bytes:
+    table, data, state = found.by_byte(), b"", START
+    for _ in range(400):
+        choices = np.flatnonzero(table[state]).tolist()
+        if found.accepting[state] and (not choices or random.random() < 0.3):
+            return data
+        closing = [b for b in choices if b in b'"}],']
+        byte = random.choice(closing if closing and random.random() < 0.4 else choices)
+        data += bytes((byte,))
+        state = int(table[state, byte])
+    while not found.accepting[state]:  # the rest by the shortest way
+        from weft.ir.automaton import shortest_bytes
+
+        left = shortest_bytes(found)
+        byte = min(np.flatnonzero(table[state]).tolist(), key=lambda b: left[table[state, b]])
+        data += bytes((byte,))
+        state = int(table[state, byte])
+    return data
+
+
+# Tables.
+
+
+def _allowed(table: TokenTable, state: int, remaining: int) -> set[int]:
+    row = table.mask_of[state, min(remaining, table.mask_of.shape[1] - 1)]
+    bits = np.unpackbits(table.masks[row].view(np.uint8), bitorder="little")
+    return set(np.flatnonzero(bits).tolist())
+
+
+SCHEMA = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string", "maxLength": 5},
+        "tags": {"type": "array", "items": {"enum": ["a", "long word"]}, "maxItems": 2},
+        "n": {"type": "integer", "minimum": -5, "maximum": 120},
+    },
+    "required": ["name", "n"],
+    "additionalProperties": False,
+}
+
+
+@pytest.fixture(scope="module")
+def table() -> TokenTable:
+    return token_table("json", SCHEMA, *vocabulary())
+
+
+def test_masks_are_the_tokens_that_lead_on(table):
+    tokenizer, trie = vocabulary()
+    most = table.mask_of.shape[1] - 1
+    for state in range(START, len(table.moves)):
+        if table.forced_tokens(state):
+            assert _allowed(table, state, most) == {table.forced_tokens(state)[0]}
+            continue
+        expected = {i for i, word in enumerate(trie.words) if word and table.walk(word, state)}
+        if table.accepting[state]:
+            expected |= set(tokenizer.end_ids)
+        assert _allowed(table, state, most) == expected
+
+
+def test_a_budget_that_suffices_is_kept(table):
+    """From a state at distance d <= r, allowed tokens lead to distances below r, and some does."""
+    tokenizer, trie = vocabulary()
+    for state in range(START, len(table.moves)):
+        forced = table.forced_tokens(state)
+        data = b"".join(trie.words[i] for i in forced)
+        if forced:
+            after = table.walk(data, state)
+            assert table.distance[state] == len(forced) + table.distance[after]
+            continue
+        for remaining in range(max(1, int(table.distance[state])), table.mask_of.shape[1] + 1):
+            tokens = _allowed(table, state, remaining) - set(tokenizer.end_ids)
+            left = [table.distance[table.walk(trie.words[i], state)] for i in tokens]
+            assert all(distance < remaining for distance in left)
+            assert tokens or table.accepting[state]
+
+
+def test_forced_tokens_are_those_of_every_whole_text(table):
+    tokenizer, _ = vocabulary()
+    automaton_of = automaton(schema(SCHEMA))
+    forced = table.forced_tokens(START)
+    assert tokenizer.decode(forced).startswith('{"name"')
+    for seed in range(60):
+        text = _random_text(automaton_of, Random(seed)).decode()
+        assert tokenizer.encode(text)[: len(forced)] == forced
+
+
+def test_the_healed_start_is_the_start_after_a_space(table):
+    assert table.walk(b" ", table.healed) == START
+    assert table.walk(b"{", table.healed) == 0
+
+
+def test_a_table_is_stored_and_read_back(table):
+    again = TokenTable.from_bytes(table.to_bytes())
+    for name in ("classes", "moves", "masks", "mask_of", "forced", "forced_at", "distance"):
+        assert np.array_equal(getattr(table, name), getattr(again, name))
+    with pytest.raises(ValueError, match="not a token table"):
+        TokenTable.from_bytes(table.to_bytes()[:-40])
+
+
+class Folder(dict):
+    def find(self, key):
+        return self.get(key)
+
+    def put(self, key, data):
+        self[key] = data
+
+
+def test_a_stored_table_is_found_again_and_a_broken_one_made_anew():
+    tokenizer, _ = vocabulary()
+    store = Folder()
+
+    def compiled() -> int:
+        _known.clear()
+        tables = ConstraintTables(tokenizer, store)
+        assert isinstance(tables.find("regex", "one|two"), TokenTable)
+        assert tables.find("regex", r"(a)\1") == "it has groupref"
+        return tables.compiled
+
+    assert [compiled(), compiled()] == [2, 0]
+    key = next(key for key, data in store.items() if not data.startswith(b"left"))
+    store[key] = store[key][:-40]
+    assert [compiled(), compiled()] == [1, 0]
+
+
+def test_keys_tell_vocabularies_and_constraints_apart():
+    tokenizer, _ = vocabulary()
+    one = ConstraintTables(tokenizer)
+    assert one.key("regex", "a") == ConstraintTables(tokenizer).key("regex", "a")
+    assert one.key("regex", "a") != one.key("regex", "b") != one.key("json", "b")
+
+    class Other(type(tokenizer)):
+        end_ids = (1, 2)
+
+        def __init__(self):
+            self.__dict__.update({k: v for k, v in vars(tokenizer).items() if k != "end_ids"})
+
+    assert ConstraintTables(Other()).key("regex", "a") != one.key("regex", "a")
