@@ -128,6 +128,12 @@ def explanation(compilation: Compilation) -> str:
             lines.append(f"  {'did ' if remark.done else 'left'} {remark.message}")
             if remark.span is not None and remark.span.source == source.name:
                 lines.append(f"       {remark.span.line:>4} | {source.line(remark.span.line)}")
+    if not compilation.remote and compilation.checkpoint is not None:
+        from .capacity import memory_proof
+
+        proof = memory_proof(compilation)
+        lines.append(f"memory ({1000 * proof.seconds:.1f} ms):")
+        lines.append(f"  rows of any text: {proof.explain(compilation.options.max_batch)}")
     return "\n".join(lines)
 
 

@@ -104,6 +104,8 @@ class Peak:
     parts: tuple[Use, ...]
     pages: int
     branch: bool = False
+    bounded: bool = True
+    """Whether the program bounds its streams, and not only the model's context."""
     above: int = -1
     """For a branch whose parent may not be resident: tokens above it, which it computes."""
 
@@ -118,6 +120,8 @@ class Use:
     pages: int
     kept: bool = False
     inner: Peak | None = None
+    stretches: tuple[int, ...] = ()
+    """Tokens of each of its sequences, where they are known."""
 
 
 class Budgets:
@@ -144,7 +148,8 @@ class Budgets:
     def _frame(self, block: Any, symbols: Symbols, above: int | None, shared: bool = True) -> Peak:
         """Return a frame's peak; `above` is what its stream goes on from, None for a root."""
         limits = self.limits
-        tokens = min(value_of(block["tokens"], symbols), limits.context)
+        wanted = value_of(block["tokens"], symbols)
+        tokens = min(wanted, limits.context)
         if above is None:
             own = limits.pages(tokens)
         elif shared:
@@ -154,7 +159,10 @@ class Budgets:
         uses = self._uses(block["parts"], symbols, (above or 0) + tokens)
         pages = min(own + most_of(uses, limits.ahead), UNBOUNDED)
         whole = -1 if above is None or shared else above
-        return Peak(tokens, own, tuple(uses), pages, above is not None, whole)
+        bounded = wanted <= limits.context and all(
+            use.inner is None or use.inner.bounded for use in uses
+        )
+        return Peak(tokens, own, tuple(uses), pages, above is not None, bounded, whole)
 
     def _uses(self, parts: Any, symbols: Symbols, above: int) -> list[Use]:
         uses: list[Use] = []
@@ -190,13 +198,16 @@ class Budgets:
         elif "stretches" in part:
             pages = sum(map(self.limits.branch_pages, part["stretches"]))
         else:
-            pages = value_of(part["tokens"], symbols) + 1
+            width, longest = value_of(part["width"], symbols), value_of(part["stretch"], symbols)
+            pages = min(width * self.limits.branch_pages(longest), UNBOUNDED)
         kept = "kept" in part
-        return Use(part["what"], min(often, 2) if kept else often, width, pages, kept, inner)
+        often = min(often, 2) if kept else often
+        lengths = tuple(part.get("stretches", ()))
+        return Use(part["what"], often, width, pages, kept, inner, lengths)
 
     def _called(self, part: Any, symbols: Symbols) -> Peak:
         if self._depth > 32:
-            return Peak(UNBOUNDED, UNBOUNDED, (), UNBOUNDED)
+            return Peak(UNBOUNDED, UNBOUNDED, (), UNBOUNDED, bounded=False)
         given = {key: value_of(size, symbols) for key, size in part["given"].items()}
         self._depth += 1
         block = self._blocks[part["program"].name]

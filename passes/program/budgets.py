@@ -103,7 +103,7 @@ class _Budget:
         else:
             count = len(block.parts)
             self._context.did(
-                f"@{name}: a stream of at most {shown(block.tokens)} tokens; parts beside it: {count}",
+                f"@{name}: a stream of at most {shown(block.tokens)} tokens, {count} parts besides",
                 operation.span,
             )
 
@@ -181,7 +181,9 @@ class _Budget:
             part["stretches"] = stretches(known) + [1] * (again - 1)
         else:
             longest = plus(1, options.each)
-            part["tokens"] = times(options.count, longest)
+            # A trie of n options has at most 2 n stretches: one into each node that parts ways,
+            # and one before each end.
+            part |= {"width": times(2, options.count), "stretch": longest}
         block.parts.append(part)
         block.tokens = plus(block.tokens, longest)
         self._sizes[operation.results[1].name] = Size(options.each)
@@ -189,7 +191,8 @@ class _Budget:
     def _score(self, operation: Operation, block: _Block) -> None:
         text = self._size(operation.operands[1])
         block.tokens = plus(block.tokens, 1)
-        block.parts.append({"what": "score", "times": 1, "tokens": plus(1, text.bytes)})
+        stretch = plus(1, text.bytes)
+        block.parts.append({"what": "score", "times": 1, "width": 1, "stretch": stretch})
         self._sizes[operation.result.name] = Size(NUMBER)
 
     def _fork(self, operation: Operation, block: _Block) -> None:
@@ -317,7 +320,10 @@ def shown(expression: Expr) -> str:
         return f"max({', '.join(inner)})"
     if op == "min":
         return inner[0]
-    return f" {op} ".join(f"({term})" if " " in term else term for term in inner)
+    return f" {op} ".join(
+        f"({text})" if isinstance(term, tuple) and term[0] in "+*" else text
+        for term, text in zip(terms, inner, strict=True)
+    )
 
 
 def _closed_segments(function: Operation) -> Iterator[str]:

@@ -1,0 +1,247 @@
+"""The memory proof: z3 shows that rows fit, whatever the schedule and however long gens get.
+
+Each frame (a program's stream, a fork's branch) has a lemma: for all lengths of its stream and all
+places where a page may end, for all sets of its parts that may go side by side, its pages are at
+most the budget's. A lemma uses those of the frames inside it, so that a program of any size is
+proven frame by frame. Proofs are records that outlive z3: they are kept beside compiled code.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ...ir.budget import UNBOUNDED, Budgets, Limits, Peak, Symbols, Use
+from ...ir.core import Operation
+from ...ir.diagnostics import CapacityError
+
+_VERSION = 2
+
+
+class NotProven(CapacityError):
+    """A frame whose pages may exceed its budget: a mistake of the compiler, not of the program."""
+
+    template = "the budget of {frame} is wrong: it says {pages} pages, but {example}"
+
+
+@dataclass(frozen=True)
+class MemoryProof:
+    """What was shown of a program: pages a row needs at most, and how many rows fit.
+
+    `by` is `z3`, `cache` or `arithmetic` (z3 is not installed: the bound is computed, and no
+    solver has checked it). `story` names what needs most; `key` is the hash of what it speaks of.
+    """
+
+    program: str
+    key: str
+    row_pages: int
+    pages: int
+    most_rows: int
+    lemmas: int
+    by: str
+    story: str
+    bounded: bool
+    """Whether the program bounds its streams, and not only the model's context."""
+    seconds: float = 0.0
+
+    def fits(self, rows: int) -> bool:
+        """Return whether so many rows may be open."""
+        return rows <= self.most_rows
+
+    def explain(self, rows: int) -> str:
+        """Return in words that rows fit, or which do not and what needs how much."""
+        how = {"z3": "proven by z3", "cache": "proven by z3 before"}.get(
+            self.by, "computed; z3 is not installed, so no solver has checked it"
+        )
+        if self.fits(rows):
+            need = rows * self.row_pages
+            return f"{rows} rows need at most {need} of {self.pages} KV pages ({how})"
+        if self.row_pages >= UNBOUNDED:
+            return f"{self.story} has no bound; rows are admitted by what they hold"
+        need = rows * self.row_pages
+        may = "not even one row is sure to fit"
+        if self.most_rows:
+            may = f"at most {self.most_rows} row{'s' * (self.most_rows > 1)} may be open"
+        if not self.bounded:
+            may += "; only the model's context bounds it, so rows are admitted by what they hold"
+        return (
+            f"{rows} rows x {self.story} need {need} pages, {need - self.pages} more than "
+            f"{self.pages}; {may} ({how})"
+        )
+
+
+def prove_memory(
+    programs: Iterable[Operation], program: str, symbols: Symbols, limits: Limits, pages: int,
+    cache: Path | None = None,
+) -> MemoryProof:  # fmt: skip
+    """Return a proof for a program whose rows have these sizes, from the cache or made now.
+
+    Raises NotProven if a budget does not hold.
+    """
+    start = time.perf_counter()
+    budgets = Budgets(programs, limits)
+    peak = budgets.peak(program, symbols)
+    key = _key(peak, limits, pages)
+    known = _read(cache, key)
+    by, lemmas = "cache", known.lemmas if known else 0
+    if known is None:
+        by, lemmas = _prove(peak, limits, f"@{program}")
+    most = pages // peak.pages if peak.pages else UNBOUNDED
+    proof = MemoryProof(
+        program, key, peak.pages, pages, most, lemmas, by, _story(peak, limits), peak.bounded,
+        round(time.perf_counter() - start, 6),
+    )  # fmt: skip
+    if by == "z3":
+        _keep(cache, proof)
+    return proof
+
+
+def _prove(peak: Peak, limits: Limits, name: str) -> tuple[str, int]:
+    try:
+        import z3
+    except ImportError:
+        return "arithmetic", 0
+    done: set[Any] = set()
+    for frame, what in _frames(peak, name):
+        if frame.pages >= UNBOUNDED:
+            continue
+        lemma = _Lemma(frame, limits)
+        if lemma.key not in done:
+            done.add(lemma.key)
+            lemma.prove(z3, what)
+    return "z3", len(done)
+
+
+def _frames(peak: Peak, what: str) -> Iterator[tuple[Peak, str]]:
+    """Yield every frame, inner before outer; scored options have one for each sequence."""
+    for use in peak.parts:
+        if use.inner is not None:
+            yield from _frames(use.inner, use.what)
+    yield peak, what
+
+
+class _Lemma:
+    """One frame's claim: its pages are at most `peak.pages`."""
+
+    def __init__(self, peak: Peak, limits: Limits) -> None:
+        self._peak = peak
+        self._limits = limits
+        self._parts: Counter[tuple[int, int, tuple[int, ...], bool]] = Counter()
+        for use in peak.parts:
+            inner = use.inner.pages if use.inner is not None else use.pages
+            self._parts[use.width, inner, use.stretches, use.kept] += use.times
+        parts = frozenset(self._parts.items())
+        self.key = (peak.tokens, peak.pages, peak.branch, peak.above, parts)
+
+    def prove(self, z3: Any, what: str) -> None:
+        """Ask z3 for a schedule that needs more; raises NotProven if there is one."""
+        solver = z3.Solver()
+        solver.set("timeout", 2000)
+        length, own = z3.Int("tokens"), z3.Int("pages of the stream")
+        solver.add(length >= 0, length <= self._peak.tokens)
+        self._stream(z3, solver, length, own)
+        total, beside = own, []
+        for number, ((width, inner, lengths, kept), times) in enumerate(self._parts.items()):
+            count = z3.Int(f"part {number}")
+            solver.add(count >= 0, count <= times)
+            beside += [] if kept else [count]
+            pages = self._sequences(z3, solver, lengths, number) if lengths else width * inner
+            total = total + count * pages
+        if self._limits.ahead < UNBOUNDED and beside:
+            solver.add(z3.Sum(beside) <= self._limits.ahead)
+        solver.add(total > self._peak.pages)
+        answer = solver.check()
+        if answer != z3.unsat:
+            example = str(solver.model()) if answer == z3.sat else "z3 cannot decide it"
+            raise NotProven(frame=what, pages=self._peak.pages, example=example)
+
+    def _stream(self, z3: Any, solver: Any, length: Any, own: Any) -> None:
+        """Say how many pages a stream of `length` tokens adds, wherever it begins."""
+        size, peak = self._limits.page_size, self._peak
+        if not peak.branch:
+            solver.add(own == (length + size - 1) / size)
+        elif peak.above >= 0:
+            above = z3.Int("tokens above")
+            solver.add(above >= 0, above <= peak.above, above + length <= self._limits.context)
+            solver.add(own == z3.If(above + length > 0, (above + length + size - 1) / size, 1))
+        else:
+            self._branch(z3, solver, length, own, "tokens above")
+
+    def _branch(self, z3: Any, solver: Any, length: Any, own: Any, name: str) -> None:
+        """A branch has what its parent's full pages do not hold; the copied page is its own."""
+        size, above = self._limits.page_size, z3.Int(name)
+        solver.add(above >= 0)
+        last = (above + length + size - 1) / size
+        solver.add(own == z3.If(length > 0, last - above / size, 1))
+
+    def _sequences(self, z3: Any, solver: Any, lengths: tuple[int, ...], number: int) -> int:
+        """Return the pages of scored stretches, each of which has a lemma of its own."""
+        for length in set(lengths):
+            bound = self._limits.branch_pages(length)
+            inner, own = z3.Solver(), z3.Int("pages")
+            self._branch(z3, inner, z3.IntVal(length), own, "tokens above")
+            inner.add(own > bound)
+            if inner.check() != z3.unsat:
+                raise NotProven(frame="scored options", pages=bound, example=str(inner.model()))
+        return sum(map(self._limits.branch_pages, lengths))
+
+
+def _story(peak: Peak, limits: Limits) -> str:
+    """Return what needs most pages, outermost first, and the tokens at the end of it."""
+    told: list[str] = []
+    while peak.parts:
+        use = max(peak.parts, key=lambda use: use.pages * min(use.times, limits.ahead))
+        if use.pages * min(use.times, limits.ahead) < peak.own:
+            break
+        told.append(_named(use))
+        if use.inner is None:
+            break
+        peak = use.inner
+    tokens = f"a stream of {peak.tokens} tokens"
+    return " x ".join([*told, tokens])
+
+
+def _named(use: Use) -> str:
+    def number(value: int) -> str:
+        return "unbounded" if value >= UNBOUNDED else str(value)
+
+    if use.width != 1:
+        return f"{use.what} ({number(use.width)})"
+    return use.what if use.times == 1 else f"{number(use.times)} {use.what}"
+
+
+def _key(peak: Peak, limits: Limits, pages: int) -> str:
+    text = f"{_VERSION}\n{peak}\n{limits}\n{pages}"
+    return "memory_" + hashlib.sha256(text.encode()).hexdigest()
+
+
+def _read(cache: Path | None, key: str) -> MemoryProof | None:
+    if cache is None:
+        return None
+    try:
+        known = MemoryProof(**json.loads((cache / f"{key}.json").read_text(encoding="utf-8")))
+        return known if known.key == key and known.by == "z3" else None
+    except (OSError, ValueError, TypeError):
+        return None  # absent or damaged: proven anew
+
+
+def _keep(cache: Path | None, proof: MemoryProof) -> None:
+    """Write a proof so that others see all of it or none; a closed folder only costs the reuse."""
+    if cache is None:
+        return
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=cache)
+        with os.fdopen(handle, "w", encoding="utf-8") as stream:
+            json.dump(asdict(proof), stream)
+        os.replace(name, cache / f"{proof.key}.json")
+    except OSError:
+        pass
