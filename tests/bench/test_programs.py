@@ -1,0 +1,176 @@
+"""The programs' bench: ideal hits, the virtual clock, replay, equality, and the summary."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from weft.bench import programs
+from weft.bench.calls import Call, ideal_hits
+from weft.bench.programs_cases import CASES
+from weft.bench.programs_measure import same
+from weft.bench.replay import Replay, UnknownPrefix
+from weft.bench.simulated import RooflinePrice
+from weft.frontend.open import open_program
+from weft.runtime.engine import Engine
+from weft.runtime.request import Request, Sampling
+from weft.runtime.simulator import SimulatedExecutor, ToyExecutor
+
+TOKENS = st.lists(st.integers(0, 2), min_size=1, max_size=8)
+
+
+def key(tokens):
+    return np.array(tokens, ">i4").tobytes()
+
+
+def slow_ideal(events):
+    """The definition: for each call, the longest prefix that is a prefix of anything before."""
+    known, total = [], 0
+    for call, tokens in events:
+        if call is not None:
+            best = 0
+            for other in known:
+                shared = 0
+                while shared < min(len(other), len(tokens)) and other[shared] == tokens[shared]:
+                    shared += 1
+                best = max(best, shared)
+            total += min(best, call.reusable)
+        known.append(tokens)
+    return total
+
+
+@given(st.lists(st.tuples(st.booleans(), TOKENS), max_size=12))
+def test_the_ideal_is_the_longest_earlier_prefix_of_each_call(drawn):
+    events = [
+        (Call(key(tokens), len(tokens) - 1, 0) if is_call else None, tokens)
+        for is_call, tokens in drawn
+    ]
+    assert ideal_hits((call, key(tokens)) for call, tokens in events) == slow_ideal(events)
+
+
+@given(st.lists(TOKENS, min_size=1, max_size=12))
+def test_the_ideal_is_the_tokens_less_the_edges_of_their_tree(prompts):
+    calls = [Call(key(tokens), len(tokens), 0) for tokens in prompts]
+    edges = {tuple(tokens[: end + 1]) for tokens in prompts for end in range(len(tokens))}
+    sent = sum(map(len, prompts))
+    assert ideal_hits((call, call.prompt) for call in calls) == sent - len(edges)
+
+
+def test_a_call_that_another_answered_is_neither_hit_nor_miss():
+    one, other = Call(key([1, 2, 3]), 2, 0), Call(key([1, 2, 3]), 2, None)
+    assert ideal_hits([(one, one.prompt), (other, other.prompt)]) == 0
+
+
+def run(executor, prompts=((1, 2, 3), (1, 2, 4)), new=3):
+    engine = Engine(executor)
+    requests = []
+    for number, prompt in enumerate(prompts):
+        sequence = engine.create((number,))
+        sequence.append(prompt)
+        requests.append(Request(sequence, "gen", Sampling(max_tokens=new)))
+        engine.submit(requests[-1])
+    while engine:
+        engine.step()
+    return [request.generated().tolist() for request in requests], engine
+
+
+def test_the_virtual_clock_adds_up_the_prices_of_steps():
+    prices = []
+
+    def price(queries, keys, rows):
+        assert len(queries) == len(keys)
+        assert all(fed <= seen for fed, seen in zip(queries, keys, strict=True))
+        prices.append(1.0 + sum(queries))
+        return prices[-1]
+
+    executor = SimulatedExecutor(ToyExecutor(50), price)
+    said, engine = run(executor)
+    assert executor.now == sum(prices) and executor.steps == engine.steps == len(prices)
+    assert said == run(ToyExecutor(50))[0]
+
+
+def test_replay_gives_the_same_answers_without_the_model():
+    model = ToyExecutor(50)
+    replay = Replay(model)
+    said, _ = run(replay)
+    model.forward = None  # type: ignore[assignment]
+    replay.frozen = True
+    assert run(replay)[0] == said
+    assert run(replay, prompts=((1, 2, 4), (1, 2, 3)))[0] == said[::-1]
+
+
+def test_replay_refuses_what_no_run_has_computed():
+    replay = Replay(ToyExecutor(50))
+    run(replay)
+    replay.frozen = True
+    with pytest.raises(UnknownPrefix):
+        run(replay, prompts=((4, 2),))
+
+
+def test_replay_knows_prefixes_not_tokens():
+    replay = Replay(ToyExecutor(50))
+    run(replay, prompts=((1, 2, 3),), new=1)
+    replay.frozen = True
+    with pytest.raises(UnknownPrefix):
+        run(replay, prompts=((2, 1, 3),), new=1)
+
+
+def test_the_roofline_price_of_8b_is_bound_by_its_weights():
+    price = RooflinePrice()
+    one = price([1], [512], 1)
+    assert 15e9 / 4.3e12 < one < 2 * 16.1e9 / 4.2e12
+    assert one < price([1] * 16, [512] * 16, 16) < 1.5 * one
+    assert price([512], [512], 1) > 2 * one
+    assert price([1] * 16, [8192] * 16, 16) > price([1] * 16, [512] * 16, 16)
+
+
+def test_values_are_the_same_within_the_tolerance():
+    assert same({"a": [1.0, "x"]}, {"a": [1.0001, "x"]})
+    assert not same({"a": [1.0, "x"]}, {"a": [1.1, "x"]})
+    assert not same([1.0], [1.0, 2.0])
+    assert not same({"a": 1}, {"b": 1})
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_rows_are_complete_distinct_and_always_the_same(name):
+    case = CASES[name]
+    rows = case.rows()
+    assert rows == case.rows() and len(rows) == case.count
+    assert len({str(row) for row in rows}) == len(rows)
+    opened = open_program(case.path, None, case.program)
+    names = [program.name for program in opened.file.programs]
+    program = opened.file.programs[names.index(case.program or names[-1])]
+    needed = {p.name for p in program.parameters if p.default is None}
+    assert all(needed <= row.keys() <= {p.name for p in program.parameters} for row in rows)
+
+
+def test_the_summary_takes_staged_programs_for_its_mean():
+    def figures(speedup):
+        return {"speedup": speedup, "hit_rate_of_ideal": 1.0, "differing": []}
+
+    found = programs.summary({"chat": figures(2.0), "rag": figures(8.0), "mmlu": figures(1.0)})
+    assert found["speedup_geomean"] == pytest.approx(4.0)
+    assert found["speedup_min"] == 1.0
+    assert found["staged_programs"] == ["chat", "rag"]
+
+
+def test_a_figure_that_cannot_be_had_is_null_with_a_reason(monkeypatch):
+    def missing(quick):
+        raise ImportError("not there")
+
+    monkeypatch.setattr(programs, "_constrained", missing)
+    monkeypatch.setattr(programs, "_compile_time", lambda quick: {"compile_10k_rows_s": 1.0})
+    found = programs.elsewhere(quick=True)
+    assert found["constrained_vs_free"] is None
+    assert "not there" in found["reasons"]["constrained_vs_free"]
+    assert found["compile_10k_rows_s"] == 1.0 and found["memory_proof_s"] is None
+
+
+@pytest.mark.slow
+def test_a_program_is_measured_on_the_shipped_model():
+    from weft.bench.contest import Bench, Contest
+    from weft.bench.programs_measure import measure
+
+    case = CASES["few_shot"]
+    found = measure(Contest(Bench(), case, case.rows()[:4]), 1, RooflinePrice(), quick=True)
+    assert found["equal_rows"] == 4 and found["hit_rate_of_ideal"] == 1.0
+    assert found["speedup"] > 0 and found["simulated_8b_speedup"] > 1
