@@ -1,55 +1,21 @@
-"""Asks one question, whole or streamed, and reads the answer: text, stops, log-probabilities."""
+"""Asks one question: healed, whole or streamed, in the form of calls that the endpoint has."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from ...ir.core import Term
-from ..stops import pattern_start
-from .consecutive import Split, split, within_budget
+from .answers import Answer, Heard, add, answer_of, malformed, stop_place, whole
+from .consecutive import split
 from .dialects import Held, Holding
 from .endpoint import CHAT, TEXT, Endpoint
-from .errors import Lacks, Malformed, MissingRoute, Refused
+from .errors import MissingRoute, Refused
 from .failures import Passing
 from .pool import Call
 from .question import MOST_STOPS, Asked, Question, body_of
 from .service import Cancelled
-
-CUT = "length"
-"""The finish reason of an answer that the budget has ended."""
-
-_NOT_SAID = frozenset({"content_filter", "tool_calls", "function_call"})
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What the model said: the gen's text, then those of gens after it that it holds, too.
-
-    `unsure`: the gen was asked for together with others, and its own text cannot be told.
-    """
-
-    text: str
-    finish: str = "stop"
-    logprobs: tuple[float, ...] | None = None
-    prompt_tokens: int = 0
-    generated_tokens: int = 0
-    more: tuple[str, ...] = ()
-    unsure: bool = False
-
-
-@dataclass
-class _Heard:
-    """An answer as it comes in."""
-
-    text: str = ""
-    finish: str = ""
-    tokens: tuple[tuple[str, float], ...] = ()
-    prompt_tokens: int = 0
-    generated_tokens: int = 0
-    pieces: int = 0
 
 
 def ask(question: Question, asked: Asked, endpoint: Endpoint, call: Call) -> Answer:
@@ -86,7 +52,7 @@ def _healed(question: Question, asked: Asked, endpoint: Endpoint, call: Call) ->
         if answer is not None:
             return answer
         if held.spaced:
-            raise _malformed(question, endpoint, "its text does not fit the grammar that was sent")
+            raise malformed(question, endpoint, "its text does not fit the grammar that was sent")
         answer = _spaced(question, asked, endpoint, call, heal)
         if answer is not None:
             return answer
@@ -131,8 +97,8 @@ def _sent(question: Question, asked: Asked, endpoint: Endpoint, call: Call) -> A
     service = endpoint.service
     if call.hear is None and not _needs_stream(question):
         found = service.post(path, body, question.what, call.over)
-        heard = _whole(found, asked.chat, question, endpoint)
-        return _answer(question, heard)
+        heard = whole(found, asked.chat, question, endpoint)
+        return answer_of(question, heard)
     if endpoint.dialect.usage:
         body["stream_options"] = {"include_usage": True}
     body["stream"] = True
@@ -155,16 +121,16 @@ def _listen(
     question: Question, asked: Asked, endpoint: Endpoint, chunks: Any, told: _Teller
 ) -> Answer | None:
     """Read a streamed answer; leaving before its end closes the connection, which ends it there."""
-    heard = _Heard()
+    heard = Heard()
     for chunk in chunks:
         told.alive()
-        _add(heard, chunk, asked.chat, question, endpoint)
+        add(heard, chunk, asked.chat, question, endpoint)
         if question.heal and heard.text and not heard.text.startswith(question.heal):
             return None
         if _has_all(question, heard.text):
             break
         told.show(heard.text, over=False)
-    answer = _answer(question, heard)
+    answer = answer_of(question, heard)
     if answer is not None and not answer.unsure:
         told.show(question.heal + answer.text, over=True)
     return answer
@@ -175,15 +141,6 @@ def _has_all(question: Question, text: str) -> bool:
     if question.steps:
         return split(text, question.steps, over=False).ended
     return stop_place(question.stops, text) is not None
-
-
-def stop_place(stops: tuple[str, ...] | re.Pattern[str], text: str) -> int | None:
-    """Return where the first stop begins in a text."""
-    if isinstance(stops, re.Pattern):
-        data = text.encode()
-        place = pattern_start(stops, data)
-        return None if place is None else len(data[:place].decode("utf-8", "replace"))
-    return min((at for stop in stops if (at := text.find(stop)) >= 0), default=None)
 
 
 class _Teller:
@@ -226,105 +183,3 @@ def _held_back(stops: tuple[str, ...] | re.Pattern[str], text: str) -> int:
         if any(stop.startswith(text[-size:]) for stop in stops):
             return size
     return 0
-
-
-# Answers, as the two forms of calls have them.
-
-
-def _whole(found: Any, chat: bool, question: Question, endpoint: Endpoint) -> _Heard:
-    heard = _Heard()
-    if not _add(heard, found, chat, question, endpoint):
-        raise _malformed(question, endpoint, "it has no choices")
-    return heard
-
-
-def _add(heard: _Heard, found: Mapping[str, Any], chat: bool, question: Question,
-         endpoint: Endpoint) -> bool:  # fmt: skip
-    """Add an answer, or a chunk of one; return whether it had a choice."""
-    usage = found.get("usage")
-    if isinstance(usage, dict):
-        heard.prompt_tokens = int(usage.get("prompt_tokens") or heard.prompt_tokens)
-        heard.generated_tokens = int(usage.get("completion_tokens") or heard.generated_tokens)
-    choices = found.get("choices")
-    if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
-        return False
-    choice = choices[0]
-    message = choice.get("message") or choice.get("delta") or {}
-    text = message.get("content") if chat else choice.get("text")
-    if text is not None and not isinstance(text, str):
-        raise _malformed(question, endpoint, f"its text is {type(text).__name__}")
-    heard.text += text or ""
-    heard.pieces += bool(text)
-    heard.finish = choice.get("finish_reason") or heard.finish
-    heard.tokens += token_logprobs(choice.get("logprobs"))
-    if heard.finish in _NOT_SAID:
-        raise _malformed(question, endpoint, f"it ended with {heard.finish!r}")
-    return True
-
-
-def token_logprobs(found: Any) -> tuple[tuple[str, float], ...]:
-    """Return the tokens of an answer with their log-probabilities, in either form."""
-    if not isinstance(found, dict):
-        return ()
-    if found.get("content"):
-        return tuple((str(item["token"]), float(item["logprob"])) for item in found["content"])
-    pairs = zip(found.get("tokens") or (), found.get("token_logprobs") or (), strict=False)
-    return tuple((str(token), float(value or 0.0)) for token, value in pairs)
-
-
-def _answer(question: Question, heard: _Heard) -> Answer | None:
-    if question.heal and not heard.text.startswith(question.heal):
-        return None
-    text = heard.text[len(question.heal) :]
-    texts = (text,)
-    if question.steps:
-        texts = _shared(question, text, heard)
-        if not texts:
-            return Answer("", unsure=True, prompt_tokens=heard.prompt_tokens)
-    at = None if question.steps else stop_place(question.stops, text)
-    first = texts[0] if at is None else text[:at]
-    logprobs = None
-    if question.logprobs:
-        if not heard.tokens:
-            raise Lacks(what=question.what, span=question.span, lack=_NO_LOGPROBS, hint=_LOGPROBS)
-        logprobs = _kept(heard.tokens, len(question.heal) + len(first))
-    return Answer(
-        question.held.read(first), heard.finish, logprobs, heard.prompt_tokens,
-        heard.generated_tokens or len(heard.tokens) or heard.pieces, texts[1:],
-    )  # fmt: skip
-
-
-_NO_LOGPROBS = "the endpoint gives no log-probabilities"
-_LOGPROBS = "leave out logprobs=true, or use a server that gives them (vLLM, SGLang, llama.cpp)"
-
-
-def _shared(question: Question, text: str, heard: _Heard) -> tuple[str, ...]:
-    """Return the texts of gens that shared an answer, as far as they surely are what they mean.
-
-    Empty where not even the first one is: then it has to be asked for alone.
-    """
-    found: Split = split(text, question.steps, over=True, cut=heard.finish == CUT)
-    known = heard.generated_tokens or None
-    texts: list[str] = []
-    for said, step in zip(found.texts, question.steps, strict=False):
-        if not within_budget(said, step, known):
-            break
-        texts.append(said)
-    return tuple(texts)
-
-
-def _kept(tokens: tuple[tuple[str, float], ...], length: int) -> tuple[float, ...]:
-    """Return the log-probabilities of the tokens that begin before a length of text."""
-    kept: list[float] = []
-    at = 0
-    for token, logprob in tokens:
-        if at >= length:
-            break
-        kept.append(logprob)
-        at += len(token)
-    return tuple(kept)
-
-
-def _malformed(question: Question, endpoint: Endpoint, problem: str) -> Malformed:
-    url = endpoint.service.address.base
-    return Malformed(what=question.what, url=url, problem=problem, span=question.span)

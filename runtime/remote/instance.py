@@ -19,7 +19,8 @@ from ..later import all_now, now
 from ..partial import PartialTeller
 from ..sampler import site_key
 from ..tasks import Branches
-from .ask import Answer, ask_together
+from .answers import Answer
+from .ask import ask_together
 from .consecutive import Step as Ahead
 from .endpoint import Endpoint
 from .errors import Lacks, WrongValue

@@ -10,7 +10,7 @@ from typing import Any
 
 from ...ir.source import Span
 from ..select import choose, probabilities
-from .ask import token_logprobs
+from .answers import token_logprobs
 from .endpoint import CHAT, TEXT, Endpoint
 from .errors import Lacks
 from .prompt import Stream

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from typing import Any
 
-from .ask import token_logprobs
+from .answers import token_logprobs
 from .endpoint import TEXT, Endpoint
 from .errors import MissingRoute, Refused
 

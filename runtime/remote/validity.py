@@ -60,7 +60,7 @@ def fits(kind: str, source: str, text: str) -> bool:
         if kind == "json"
         else LLMatcher.grammar_from_lark(source)
     )
-    matcher = LLMatcher(tokenizer, grammar)
+    matcher = LLMatcher(tokenizer, grammar, log_level=0)
     return bool(matcher.consume_tokens(tokenizer.tokenize_str(text)) and matcher.is_accepting())
 
 
