@@ -80,7 +80,10 @@ class HubTokenizer:
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of ids; special tokens give nothing, broken UTF-8 gives U+FFFD."""
-        return b"".join(self.token_bytes(id) for id in ids).decode("utf-8", errors="replace")
+        known = self._bytes
+        return b"".join([known[id] for id in ids if 0 <= id < len(known)]).decode(
+            "utf-8", errors="replace"
+        )
 
     def token_bytes(self, id: int) -> bytes:
         """Return the bytes of one token; empty for a special token or an id without a token."""

@@ -9,8 +9,8 @@ import torch
 from ..ir.diagnostics import CapacityError, WeftError
 
 GIB = 1 << 30
-WORKSPACE = GIB + GIB // 2
-"""Bytes left to libraries, kernels and graphs."""
+WORKSPACE = 3 * GIB
+"""Bytes left to libraries, kernels, graphs, attention's states and what is on its way."""
 
 
 class NoGpu(WeftError):

@@ -76,6 +76,7 @@ class DeviceExecutor(CompiledExecutor):
         self._recorder = recorder or Rerun()
         self._sizes = bucket_sizes(max_batch)
         self._recorded: dict[Room, Recorded] = {}
+        self._latest: Recorded | None = None
         windows = set(config.windows) or {0}
         self._lists = AttentionLists(shape, tuple(windows), self.device, SLOTS)
         self._staging = Staging(1 << 22, self.device)
@@ -96,6 +97,7 @@ class DeviceExecutor(CompiledExecutor):
             recorded = self._recorded.get(room) or self._record(room)
             self._fill(recorded.layout, step, source, lists.arrays, room)
             recorded.replay()
+            self._latest = recorded
             self.drawn.greedy = rows
             return recorded.logits[:rows]
         sizes = [(name, getattr(step, name).shape[0]) for name in (*_SENT, "tokens")]
@@ -109,16 +111,17 @@ class DeviceExecutor(CompiledExecutor):
         return logits
 
     def time_last(self, repeats: int = 20) -> float:
-        """Return the median seconds that the device takes for the decode step recorded last.
+        """Return the median seconds that the device takes for the last decode step, run again.
 
-        It is run again as it was: its tokens are written to the same slots.
+        Its keys and values are written to the same slots; 0.0 where there was none.
         """
-        *_, last = self._recorded.values()
+        if self._latest is None:
+            return 0.0
         times = []
         for _ in range(repeats):
             first, end = (torch.cuda.Event(enable_timing=True) for _ in "fe")
             first.record()
-            last.replay()
+            self._latest.replay()
             end.record()
             end.synchronize()
             times.append(first.elapsed_time(end) / 1e3)

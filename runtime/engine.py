@@ -147,6 +147,11 @@ class Engine:
         """Compute again what is asked from now on, be it what was asked before."""
         self._duplicates.forget()
 
+    @property
+    def sated(self) -> bool:
+        """Whether more requests would not make the next step larger, and could come meanwhile."""
+        return self._ahead and self._scheduler.backlog >= self.executor.max_tokens
+
     def __bool__(self) -> bool:
         return bool(self._scheduler or self._scheduler.done or self._flight)
 

@@ -29,6 +29,7 @@ class CudaGraphs:
 
     def __init__(self) -> None:
         self._pool = torch.cuda.graph_pool_handle()
+        self._side = torch.cuda.Stream()  # one: a library keeps a workspace for each stream
         self._graphs: list[torch.cuda.CUDAGraph] = []
 
     def record(self, run: Callable[[], None]) -> Callable[[], None]:
@@ -36,14 +37,16 @@ class CudaGraphs:
 
         Launches after the capture wait for it: both are on the caller's stream.
         """
-        side = torch.cuda.Stream()
+        side = self._side
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
             run()
         torch.cuda.current_stream().wait_stream(side)
         torch.cuda.synchronize()
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+        with torch.cuda.graph(
+            graph, pool=self._pool, stream=side, capture_error_mode="thread_local"
+        ):
             run()
         self._graphs.append(graph)
         return graph.replay

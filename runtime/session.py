@@ -87,8 +87,13 @@ class Session:
                 self._cancel()
 
     def _fill(self, jobs: Iterator[Job]) -> bool:
-        """Start the rows that may; return whether one is left that waits for memory or a place."""
+        """Start the rows that may; return whether one is left that waits for memory or a place.
+
+        While a step runs elsewhere, the host makes the next rows ready: no more than it takes.
+        """
         while True:
+            if self._open and self._host.engine.sated:
+                return True
             if self._next is None:
                 job = next(jobs, None)
                 if job is None:
