@@ -129,8 +129,11 @@ class PrefixTree:
             while self._kv.free < wanted and (self._heap or stated):
                 if not self._heap:
                     node = heapq.heappop(stated)[-1]
-                    if node.parent is not None:
-                        self._remove(node)
+                    if node.parent is not None and not node.children:
+                        self._shorten(node, wanted - self._kv.free)
+                        if node.parent is not None:
+                            key = -node.next_use, -node.end, next(self._tie), node
+                            heapq.heappush(stated, key)
                     continue
                 entry = heapq.heappop(self._heap)
                 node = entry[3]
@@ -142,7 +145,9 @@ class PrefixTree:
                     heapq.heappush(stated, (-node.next_use, -node.end, next(self._tie), node))
                 else:
                     self._age = max(self._age, entry[0])
-                    self._remove(node)
+                    self._shorten(node, wanted - self._kv.free)
+                    if node.parent is not None:
+                        heapq.heappush(self._heap, entry)
             for entry in kept:
                 heapq.heappush(self._heap, entry)
             for *_, node in stated:
@@ -158,8 +163,9 @@ class PrefixTree:
         for node in self._nodes():
             node.next_use = inf
         for when, tokens in self.upcoming.prompts() if self.upcoming else ():
-            for node, _ in self._path(tokens):
-                node.next_use = min(node.next_use, when)
+            for node, shared in list(self._path(tokens)):
+                upper = self._split(node, shared) if shared < len(node.tokens) else node
+                upper.next_use = min(upper.next_use, when)
 
     def clear(self) -> None:
         """Forget everything that is not pinned."""
@@ -224,6 +230,17 @@ class PrefixTree:
         upper.children[int(node.tokens[0])] = node
         self.size += 1
         return upper
+
+    def _shorten(self, node: Node, wanted: int) -> None:
+        """Forget the last `wanted` pages of a leaf, or the whole of it."""
+        kept = len(node.pages) - max(1, wanted)
+        if kept <= 0:
+            self._remove(node)
+            return
+        end = (node.start // self._kv.page_size + kept) * self._kv.page_size
+        self.forgotten += node.end - end
+        self._kv.release(node.pages[kept:])
+        node.tokens, node.pages = node.tokens[: end - node.start], node.pages[:kept]
 
     def _remove(self, node: Node) -> None:
         parent = node.parent

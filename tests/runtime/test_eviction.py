@@ -1,0 +1,154 @@
+"""Eviction: never a change of results; of stated prompts as few computed again as can be."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from weft.runtime.kv_cache import PagedKV
+from weft.runtime.prefix_tree import PrefixTree
+from weft.runtime.upcoming import UpcomingRows
+
+PROMPTS = st.lists(
+    st.lists(st.integers(0, 2), min_size=1, max_size=4).map(tuple), min_size=2, max_size=7
+)
+
+
+class Ahead:
+    """Tells a tree the prompts that are still to come."""
+
+    def __init__(self, prompts) -> None:
+        self.left = list(prompts)
+        self.version = 0
+
+    def prompts(self):
+        return ((at, np.array(ids, np.int32)) for at, ids in enumerate(self.left))
+
+
+class LeastRecent(PrefixTree):
+    """Evicts by last use alone."""
+
+    def _push(self, node) -> None:
+        super()._push(node)
+        self._heap = [(0.0, *entry[1:]) for entry in self._heap]
+
+
+def computed(prompts, pages: int, stated: bool) -> int:
+    """Run prompts one after another through a tree; return how many tokens were computed."""
+    kv = PagedKV(pages, 1, 64, lambda source, target: None)
+    tree, total = (PrefixTree if stated else LeastRecent)(kv), 0
+    tree.upcoming = ahead = Ahead(prompts) if stated else None
+    for number, prompt in enumerate(prompts):
+        if ahead is not None:
+            ahead.left, ahead.version = prompts[number:], number
+        sequence = kv.create((number,))
+        sequence.append(prompt)
+        known, held = tree.match(sequence.tokens[: sequence.length])
+        kv.adopt(sequence, held, known)
+        if ahead is not None:
+            ahead.left, ahead.version = prompts[number + 1 :], -1 - number
+        assert kv.reserve(sequence, sequence.length)
+        total += sequence.length - known
+        sequence.resident = sequence.length
+        tree.insert(sequence.tokens[: sequence.length], sequence.pages)
+        kv.drop(sequence)
+    kv.check([], tree.held())
+    return total
+
+
+def fewest(prompts, pages: int) -> int:
+    """Return the fewest tokens that any choice of what to keep computes, by trying them all."""
+
+    @cache
+    def after(number: int, kept: frozenset) -> int:
+        if number == len(prompts):
+            return 0
+        needed = frozenset(prompts[number][: end + 1] for end in range(len(prompts[number])))
+        everything = kept | needed
+        return len(needed - kept) + min(
+            after(number + 1, choice) for choice in choices(everything, needed)
+        )
+
+    def choices(nodes: frozenset, needed: frozenset):
+        """Yield the sets, closed under prefixes, that evicting the fewest leaves can leave."""
+        todo, seen = [nodes], {nodes}
+        while todo:
+            current = todo.pop()
+            if len(current) <= pages:
+                yield current
+                continue
+            inner = {node[:-1] for node in current}
+            for leaf in current - needed:
+                smaller = current - {leaf}
+                if leaf not in inner and smaller not in seen:
+                    seen.add(smaller)
+                    todo.append(smaller)
+
+    return after(0, frozenset())
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(PROMPTS, st.integers(4, 7))
+def test_stated_prompts_are_evicted_as_well_as_can_be(prompts, pages):
+    best = fewest(tuple(prompts), pages)
+    stated = computed(prompts, pages, stated=True)
+    assert best == stated <= computed(prompts, pages, stated=False)
+
+
+def test_a_prompt_that_comes_back_is_kept_where_the_least_recent_would_go():
+    shared, tails = (1, 1, 1, 1), [(2, number) for number in range(4)]
+    prompts = [shared, *tails, shared]
+    assert computed(prompts, 8, stated=True) < computed(prompts, 8, stated=False)
+
+
+LOOK = """program look(topic: str, turns: int) -> str:
+    "Topic {topic}, in many words, so that it pays to keep them. "
+    fork turns as parts:
+        gen part(max_tokens=9, temperature=1.0)
+        yield part
+    " The end: "
+    gen end(max_tokens=5)
+    return end
+"""
+
+
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(
+    topics=st.lists(st.sampled_from(["a b", "hello", "the"]), min_size=2, max_size=6),
+    room=st.integers(150, 260),
+    page_size=st.sampled_from([1, 4]),
+)
+def test_evictions_never_change_results(toy, topics, room, page_size):
+    rows = [{"topic": topic, "turns": 2 + at % 2} for at, topic in enumerate(topics)]
+    wide = toy.compile(LOOK, num_pages=4000)
+    small = toy.compile(LOOK, num_pages=room // page_size, page_size=page_size, max_batch=2)
+    assert small.run_rows(rows).values == wide.run_rows(rows).values
+    toy.assert_clean(small)
+
+
+def test_rows_that_wait_say_what_they_will_read():
+    rows = UpcomingRows(lambda arguments: [tuple(arguments["ids"]), (7,)])
+    first, second = {"ids": [1, 2]}, {"ids": [3]}
+    rows.opened(first)
+    rows.waiting = [(5, second)]
+    assert [(when, ids.tolist()) for when, ids in rows.prompts()] == [
+        (0, [1, 2]), (0, [7]), (1, [3]), (1, [7]),
+    ]  # fmt: skip
+    version = rows.version
+    rows.closed(first)
+    assert rows.version != version and [when for when, _ in rows.prompts()] == [1, 1]
+
+
+def test_a_batch_short_of_memory_computes_no_more_than_by_least_recent_use(toy):
+    topics = ["hello", "the", "a b"] * 4
+    rows = [{"topic": topic, "turns": 2} for topic in topics]
+    counts = []
+    for stated in (True, False):
+        executable = toy.compile(LOOK, num_pages=60, page_size=4, max_batch=1)
+        if not stated:
+            executable.engine.tree.upcoming = None
+        executable.run_rows(rows)
+        counts.append(executable.engine.computed_tokens)
+    assert counts[0] <= counts[1]
