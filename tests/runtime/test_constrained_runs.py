@@ -1,0 +1,97 @@
+"""Constrained gens through the engine: budgets hold, ends are canonical, the oracle agrees."""
+
+import json
+
+import pytest
+from weft.frontend.constraints import constraint_of, records_of
+from weft.ir.constraint_tables import ConstraintTables
+from weft.ir.types import record
+from weft.runtime.events import TextPiece
+
+TEXT = """
+record Item:
+    name: str(max_tokens=4)
+    count: int(1..20)
+
+record Order:
+    customer: str(max_tokens=6)
+    items: list[Item](max_items=2)
+    express: bool
+    kind: choice["shop", "web"]
+
+program take(text: str) -> list[str]:
+    user "{text}"
+    assistant gen order(max_tokens=BUDGET, temperature=1.0, seed=SEED): Order
+    user "And?"
+    assistant:
+        "It is "
+        gen kind(temperature=1.0, seed=SEED): choice["web page", "web site", "other"]
+    return [order.customer, kind]
+"""
+
+
+def program(budget: int, seed: int) -> str:
+    return TEXT.replace("BUDGET", str(budget)).replace("SEED", str(seed))
+
+
+@pytest.fixture(scope="module")
+def least(toy):
+    """The tokens of the shortest order."""
+    records = records_of(toy.lowered(program(9, 0)))
+    found = constraint_of(record("Order"), records)
+    return int(ConstraintTables(toy.tokenizer).find(*found).distance[1])
+
+
+@pytest.mark.parametrize("more", [0, 1, 2, 5, 11, 23, 60])
+def test_a_record_is_whole_whatever_its_budget_if_it_can_be(toy, least, more):
+    for seed in range(4):
+        text = program(least + more, seed)
+        executable = toy.compile(text)
+        result = executable.run(text="An order.")
+        expected = toy.oracle(text)(text="An order.")
+        assert result.value == expected.value
+        assert toy.tokenizer.decode(expected.ids).startswith(result.text)
+        order = result.values["order"]
+        assert set(order) == {"customer", "items", "express", "kind"}
+        assert json.dumps(order, ensure_ascii=False) in result.text
+        toy.assert_clean(executable)
+
+
+def test_the_streams_tokens_are_canonical(toy, least):
+    for seed in range(8):
+        ids = toy.oracle(program(least + 20, seed))(text="An order.").ids
+        special = toy.tokenizer.special_ids
+        run: list[int] = []
+        for id in [*ids, min(special)]:
+            if id not in special:
+                run.append(id)
+            elif run:
+                assert toy.tokenizer.encode(toy.tokenizer.decode(run)) == run
+                run = []
+
+
+def test_a_stream_shows_the_opening_first(toy):
+    text = (
+        'program p() -> str:\n    assistant:\n        "Say: "\n'
+        '        gen answer: regex "The answer is [a-z]{2,5}!"\n    return answer\n'
+    )
+    events = list(toy.compile(text).stream())
+    pieces = [event.text for event in events if isinstance(event, TextPiece)]
+    value = events[-1].result.value
+    assert "".join(pieces) == value and value.startswith("The answer is ")
+    assert pieces[0].startswith("The answer")
+
+
+def test_rows_of_several_constraints_and_free_text_share_a_batch(toy):
+    text = (
+        'program p(n: int) -> str:\n    user "{n}"\n    if n % 3 == 0:\n'
+        '        assistant gen a(max_tokens=9, temperature=1.0): regex "[a-c]{3,30}"\n'
+        "        return a\n    elif n % 3 == 1:\n"
+        "        assistant gen b(max_tokens=9, temperature=1.0): int(5..4000)\n"
+        '        return "{b}"\n    assistant gen c(max_tokens=9, temperature=1.0)\n    return c\n'
+    )
+    rows = [{"n": number} for number in range(12)]
+    values = toy.compile(text).run_rows(rows).values
+    oracle = toy.oracle(text)
+    assert values == [oracle(number, **row).value for number, row in enumerate(rows)]
+    assert all(set(value) <= set("abc") for value in values[::3])
