@@ -45,27 +45,43 @@ class Pools:
 
 @dataclass(frozen=True)
 class Sequences:
-    """How many, how many tokens they share, and how many each has of its own."""
+    """How many, how many tokens all share, how many each has of its own; and, where they stand in
+    groups, how many the sequences of a group share after that."""
 
     count: int
     prefix: int
     own: int
+    groups: int = 1
+    middle: int = 0
+
+    def pages(self, shape: Parts) -> int:
+        """How many pages they have together."""
+        shared = self.prefix // shape.page + self.groups * (self.middle // shape.page)
+        return shared + self.count * -(-self.own // shape.page)
 
     def page_bytes(self, shape: Parts) -> int:
         """Bytes of all pages, shared ones once."""
         return self.pages(shape) * 4 * shape.kv_heads * shape.page * shape.head_dim
 
-    def pages(self, shape: Parts) -> int:
-        """How many pages they have together."""
-        return self.prefix // shape.page + self.count * -(-self.own // shape.page)
+    @property
+    def length(self) -> int:
+        """Keys of a sequence."""
+        return self.prefix + self.middle + self.own
+
+    def flat_bytes(self, shape: Parts) -> int:
+        """Bytes of keys and values that every sequence reads for itself."""
+        return self.count * self.length * 4 * shape.kv_heads * shape.head_dim
 
     def batch(self, shape: Parts, ids: np.ndarray) -> Batch:
         """Return a decode batch over these page numbers."""
-        shared, apart = self.prefix // shape.page, -(-self.own // shape.page)
-        table = np.zeros((self.count, shared + apart), np.int32)
-        table[:, :shared] = ids[:shared]
-        table[:, shared:] = ids[shared:].reshape(self.count, apart)
-        return Batch.decode(table, np.full(self.count, self.prefix + self.own))
+        cuts = np.cumsum([self.prefix // shape.page, self.groups * (self.middle // shape.page)])
+        root, middle, own = np.split(ids, cuts)
+        group = np.arange(self.count) * self.groups // max(self.count, 1)
+        table = np.concatenate(
+            [np.tile(root, (self.count, 1)), middle.reshape(self.groups, -1)[group],
+             own.reshape(self.count, -1)], axis=1,
+        )  # fmt: skip
+        return Batch.decode(table.astype(np.int32), np.full(self.count, self.length))
 
 
 @dataclass
@@ -82,7 +98,7 @@ class Kernels:
         join = attention_merge(shape.heads, shape.head_dim, shape.q)
         return Kernels(
             shape, load_launcher(emit(attention_parts(shape), schedule), folder),
-            load_launcher(emit(join, Schedule(num_warps=1)), folder),
+            load_launcher(emit(join, Schedule(num_warps=1, chained=schedule.chained)), folder),
         )  # fmt: skip
 
 
@@ -151,12 +167,6 @@ class Decode:
     def seconds(self, **options: Any) -> float:
         """Return the seconds of a step, under a graph."""
         return graph_seconds([lambda n=n: self.run(n) for n in range(len(self.tables))], **options)
-
-    @property
-    def bytes(self) -> int:
-        """Bytes of keys and values that flat attention reads."""
-        s, size = self.sequences, self.shape
-        return s.count * (s.prefix + s.own) * 4 * size.kv_heads * size.head_dim
 
 
 def _moved(array: np.ndarray) -> torch.Tensor:

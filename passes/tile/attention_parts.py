@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ...ir.core import Operation, Value
 from ...ir.schedule import Schedule
@@ -316,7 +316,12 @@ class _Parts:
         b.store(self.out, b.expand(query, 1), column, result, mask=done)
 
 
-def parts_schedule(shape: Parts) -> Schedule:
-    """Return the GPU schedule of a shape."""
-    blocks = (("few", shape.few), ("many", shape.many), ("keys", shape.keys))
-    return Schedule(blocks=blocks, num_warps=4, num_stages=3)
+def tuned(shape: Parts, shared: bool) -> tuple[Parts, Schedule]:
+    """Return the tiles and the GPU schedule of a shape, for lists whose items have more rows than
+    the small tile holds (`shared`) or none that has; as measured on an H200."""
+    if shared:
+        tiles = replace(shape, few=16, many=64, keys=64, keys_many=64)
+        return tiles, Schedule(num_warps=4, num_stages=3)
+    keys = 128 if shape.page % 128 == 0 else 64
+    stages = 3 if keys == 128 else 4
+    return replace(shape, few=16, many=0, keys=keys), Schedule(num_warps=4, num_stages=stages)

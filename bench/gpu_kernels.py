@@ -1,0 +1,262 @@
+"""Attention kernels on a GPU, beside a copy and the vendor's in the same run.
+
+    python -m bench.gpu_kernels                    decode, its peers, the cascade grid
+    python -m bench.gpu_kernels --json --record    last line one JSON object; kept in bench/results
+    python -m bench.gpu_kernels --only decode
+
+Every time is the median of replays of a CUDA graph whose launches rotate through sets of pages,
+so that what is not shared comes from memory. GB/s are bytes of keys and values over time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+import platform
+import subprocess
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from weft.bench.gpu_attention import (
+    Decode,
+    Kernels,
+    Pools,
+    Sequences,
+    copy_rate,
+)
+from weft.bench.gpu_peers import vendor_seconds
+from weft.ir.schedule import Schedule
+from weft.passes.tile.attention_parts import Parts, tuned
+from weft.runtime.attention_plan import Rates
+
+ROOT = Path(__file__).parent
+RESULTS = ROOT / "results" / "gpu_kernels.json"
+LLAMA = Parts(32, 8, 128)
+PAGES = (16, 64, 128)
+DECODE = ((64, 4096), (32, 4096), (256, 512), (2, 65536), (1, 65536), (2, 16384), (16, 1024),
+          (64, 512), (1, 8192), (1, 4096), (4, 1024), (8, 512), (1, 1024))  # fmt: skip
+"""Batches of the decode section: sequences, keys of each."""
+LARGE = 512 << 20
+"""Bytes of KV from which decode is held against the copy."""
+HEADS = ((32, 8), (64, 8), (8, 1))
+BATCHES, PREFIXES = (4, 16, 64, 256), (512, 2048, 8192, 16384)
+TREES = (Sequences(64, 2048, 256, 8, 1024), Sequences(128, 1024, 64, 8, 1024),
+         Sequences(64, 16384, 64), Sequences(16, 32768, 128))  # fmt: skip
+RATES = {64: Rates(), 128: Rates(4.48e12, 6.8e12, 5.7e10, 3.8e14, 132, 1.7e-6, 1.7e-6, 3.3e-6)}
+"""By the keys of the small tile: what `Rates` say of one H200."""
+Figures = dict[str, Any]
+
+
+@dataclass
+class Bench:
+    """What the sections share: kernels by shape, one pool of pages at a time, the copy's rate."""
+
+    folder: Path
+    copy: float
+    chained: bool = True
+    pool_bytes: int = 3 << 30
+
+    def __post_init__(self) -> None:
+        self._kernels: dict[tuple[Parts, Schedule], Kernels] = {}
+        self._pools: tuple[Parts, Pools] | None = None
+
+    def kernels(self, shape: Parts, shared: bool) -> Kernels:
+        """Return the launchers of a shape's tiles for such lists."""
+        tiles, schedule = tuned(shape, shared)
+        key = tiles, replace(schedule, chained=self.chained)
+        if key not in self._kernels:
+            self._kernels[key] = Kernels.of(*key, self.folder)
+        return self._kernels[key]
+
+    def pools(self, shape: Parts) -> Pools:
+        """Return pages of a shape; those of another are given back first."""
+        size = replace(shape, heads=shape.kv_heads)
+        if self._pools is None or self._pools[0] != size:
+            self._pools = None
+            torch.cuda.empty_cache()
+            page = 4 * shape.kv_heads * shape.page * shape.head_dim
+            self._pools = size, Pools.random(self.pool_bytes // page, shape)
+        return self._pools[1]
+
+    def steps(self, shape: Parts, shared: bool, of: Sequences, **options: Any) -> Decode:
+        """Return decode steps, planned."""
+        kernels = self.kernels(shape, shared)
+        return Decode(kernels, of, self.pools(shape), RATES[kernels.shape.keys], **options)
+
+    def close(self) -> None:
+        """Give the pages back."""
+        self._pools = None
+        torch.cuda.empty_cache()
+
+
+def decode(bench: Bench) -> Figures:
+    """Decode attention over pages, without sharing: GB/s beside the copy."""
+    figures: Figures = {"copy_tb_s": bench.copy / 1e12}
+    worst = {}
+    for page in PAGES:
+        shape = replace(LLAMA, page=page)
+        for count, keys in DECODE:
+            of = Sequences(count, 0, keys)
+            steps = bench.steps(shape, False, of, cascade=False)
+            error, time = steps.error(), steps.seconds()
+            rate = of.flat_bytes(shape) / time
+            figures[f"decode_{count}x{keys}_page{page}"] = {
+                "us": time * 1e6, "tb_s": rate / 1e12, "of_copy": rate / bench.copy,
+                "predicted_us": steps.work.seconds * 1e6, "items": len(steps.work.item_row),
+                "error": error,
+            }  # fmt: skip
+            if of.flat_bytes(shape) >= LARGE:
+                worst[page] = min(worst.get(page, 9.0), rate / bench.copy)
+            print(f"  {count:4}x{keys:<6} page {page:3}: {time * 1e6:7.1f} us "
+                  f"{rate / 1e12:5.2f} TB/s {rate / bench.copy:5.2f} of copy, error {error:.1e}",
+                  flush=True)  # fmt: skip
+    figures |= {f"decode_attention_fraction_of_copy_page{p}": w for p, w in worst.items()}
+    figures["decode_attention_fraction_of_copy"] = min(worst.values())
+    return figures
+
+
+def peers(bench: Bench) -> Figures:
+    """The vendor's decode attention over contiguous keys, and ours over pages, size by size."""
+    bench.close()
+    found: Figures = {}
+    for count, keys in DECODE:
+        times = vendor_seconds(LLAMA, count, keys)
+        found[f"peers_{count}x{keys}"] = {name: time * 1e6 for name, time in times.items()}
+        text = ", ".join(f"{name} {time * 1e6:.1f}" for name, time in times.items())
+        print(f"  {count:4}x{keys:<6} us: {text}", flush=True)
+    return found
+
+
+def cascade(bench: Bench) -> Figures:
+    """Forks of a prefix: flat, cascade, what the model chooses, and its regret."""
+    figures: Figures = {}
+    regrets, gaps = [], []
+    launch = bench.steps(replace(LLAMA, page=64), False, Sequences(1, 0, 64)).seconds()
+    cells = [(heads, Sequences(count, prefix, 256)) for heads in HEADS for count in BATCHES
+             for prefix in PREFIXES] + [(HEADS[0], tree) for tree in TREES]  # fmt: skip
+    for (heads, kv_heads), of in cells:
+        shape = Parts(heads, kv_heads, 128, page=64)
+        flat, shared = (bench.steps(shape, way, of, cascade=way) for way in (False, True))
+        times = {"flat": flat.seconds(), "cascade": shared.seconds()}
+        chosen = bench.steps(shape, True, of)
+        same = next((n for n, s in (("flat", flat), ("cascade", shared))
+                     if s.work.runs == chosen.work.runs), None)  # fmt: skip
+        times["chosen"] = times[same] if same else chosen.seconds()
+        model = ideal(shape, of, bench.copy) + launch
+        regret = times["chosen"] / min(times.values()) - 1
+        regrets.append(regret)
+        gaps.append(times["cascade"] / model)
+        name = f"{heads}_{kv_heads}_{of.count}x{of.prefix}+" + (
+            f"{of.groups}x{of.middle}+{of.own}" if of.middle else str(of.own))  # fmt: skip
+        figures[f"cascade_{name}"] = {
+            **{f"{way}_us": time * 1e6 for way, time in times.items()},
+            "choice": same or "mixed", "regret": regret, "model_us": model * 1e6,
+            "predicted_us": chosen.work.seconds * 1e6, "error": shared.error(),
+            "speedup": times["flat"] / times["cascade"],
+        }  # fmt: skip
+        print(f"  {name:28} flat {times['flat'] * 1e6:8.1f} cascade {times['cascade'] * 1e6:7.1f} "
+              f"chose {same or 'mixed':7} regret {regret * 100:4.1f} % "
+              f"cascade/model {times['cascade'] / model:5.2f}", flush=True)  # fmt: skip
+    forks = figures["cascade_32_8_64x16384+64"]
+    figures["cascade_16k_x64_speedup"] = forks["speedup"]
+    figures["cascade_regret_max"] = max(regrets)
+    figures["cascade_time_over_model_max"] = max(gaps)
+    figures["cascade_cells_within_15_percent_of_model"] = sum(g <= 1.15 for g in gaps) / len(gaps)
+    return figures
+
+
+def ideal(shape: Parts, of: Sequences, copy: float) -> float:
+    """Return the seconds of a cascade at the roofs: each shared run once at the copy's rate, or
+    its products at three quarters of the datasheet's 989 TFLOP/s, whichever takes longer; own keys
+    and states at the copy's rate; 2.5 us for the join's launch."""
+    key = 4 * shape.kv_heads * shape.head_dim
+
+    def run(keys: int, rows: int, times: int) -> float:
+        products = 4.0 * rows * shape.heads * keys * shape.head_dim / (0.75 * 989e12)
+        return times * max(keys * key / copy, products)
+
+    total = run(of.prefix, of.count, 1) + run(of.middle, of.count // of.groups, of.groups)
+    own = of.count * of.own * key / copy
+    states = 3 * of.count * shape.heads * shape.head_dim * 4 / copy
+    return total + own + states + 2.5e-6
+
+
+SECTIONS: dict[str, Callable[[Bench], Figures]] = {
+    "decode": decode, "peers": peers, "cascade": cascade,
+}  # fmt: skip
+
+
+def compare(figures: Figures) -> Figures:
+    """Return, where both were measured, the most that our time is of the best peer's."""
+    ratios = {}
+    for count, keys in DECODE:
+        theirs = figures.get(f"peers_{count}x{keys}")
+        for page in PAGES:
+            ours = figures.get(f"decode_{count}x{keys}_page{page}")
+            if ours and theirs:
+                ratios[count, keys, page] = ours["us"] / min(theirs.values())
+    worst = {page: max((r for (*_, p), r in ratios.items() if p == page)) for page in PAGES
+             if any(p == page for *_, p in ratios)}  # fmt: skip
+    return {f"decode_over_best_peer_max_page{page}": ratio for page, ratio in worst.items()}
+
+
+def provenance() -> Figures:
+    """Return what the figures depend on: machine, versions, commit, date."""
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True
+    ).stdout.strip()
+    return {
+        "machine": {"gpu": torch.cuda.get_device_name(), "system": platform.system()},
+        "versions": {"python": platform.python_version(), "torch": torch.__version__,
+                     "triton": version("triton"), "cuda": torch.version.cuda},
+        "commit": os.environ.get("WEFT_COMMIT") or commit,
+        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+    }  # fmt: skip
+
+
+def record(figures: Figures, sections: list[str], path: Path) -> None:
+    """Merge figures into the results file; each section keeps when and where it was measured."""
+    known = json.loads(path.read_text()) if path.exists() else {"figures": {}, "sections": {}}
+    known["figures"] |= figures
+    known["sections"] |= dict.fromkeys(sections, provenance())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(known, indent=1) + "\n")
+
+
+def main() -> None:
+    """Run the sections that are asked for."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--only", nargs="+", choices=list(SECTIONS), help="run these sections")
+    parser.add_argument("--unchained", action="store_true", help="no launch before the last ends")
+    parser.add_argument("--json", action="store_true", help="end with one line of JSON")
+    parser.add_argument("--record", nargs="?", type=Path, const=RESULTS, help="merge into a file")
+    options = parser.parse_args()
+    figures: Figures = {}
+    names = options.only or list(SECTIONS)
+    with tempfile.TemporaryDirectory() as folder:
+        bench = Bench(Path(folder), copy_rate(), not options.unchained)
+        print(f"copy {bench.copy / 1e12:.2f} TB/s on {torch.cuda.get_device_name()}")
+        for name in names:
+            print(f"== {name}: {(SECTIONS[name].__doc__ or '').splitlines()[0]}", flush=True)
+            figures |= SECTIONS[name](bench)
+            figures |= compare(figures)
+            if options.record:
+                record(figures, names[: names.index(name) + 1], options.record)
+    for key, value in figures.items():
+        if isinstance(value, float):
+            print(f"{key} {value:.3f}")
+    if options.json:
+        print(json.dumps(figures))
+
+
+if __name__ == "__main__":
+    main()
