@@ -24,6 +24,11 @@ RESULTS = ROOT / "bench" / "results" / "programs.json"
 COLUMNS = (
     ("speedup", "speedup"), ("forced", "speedup_vs_forced_baseline"),
     ("no cache", "speedup_vs_no_cache"), ("roomy", "speedup_roomy"), ("8B", "simulated_8b_speedup"),
+    ("8B roomy", "simulated_8b_speedup_roomy"),
+)  # fmt: skip
+
+SPEEDUPS = (
+    "speedup", "speedup_roomy", "simulated_8b_speedup", "simulated_8b_speedup_roomy",
 )  # fmt: skip
 
 Figures = dict[str, Any]
@@ -53,11 +58,12 @@ def run_programs(names: list[str], rounds: int, quick: bool, simulate: bool, idl
 
 def line(name: str, found: Figures) -> str:
     """Return one row of the table."""
-    steps = found["steps"]
+    pressed = found["scaled_memory"]
+    steps = [pressed[side]["steps"] for side in ("weft", "requests")]
     cells = [
         f"{name:18s} {found['rows']:3d} rows {found['calls']:4d} calls",
         f"hits {found['hit_rate']:6.1%} ({found['hit_rate_of_ideal']:.2%} of ideal)",
-        f"steps {steps['weft']:4d} / {steps['requests']:4d}",
+        f"steps {steps[0]:4d} / {steps[1]:4d}",
         *(f"{short} {found[key]:.2f}" for short, key in COLUMNS if found.get(key)),
     ]  # fmt: skip
     if found["differing"]:
@@ -75,7 +81,7 @@ def summary(programs: Figures) -> Figures:
         "differing_rows": {n: each["differing"] for n, each in programs.items()
                            if each["differing"]},
     }  # fmt: skip
-    for key in ("speedup", "speedup_roomy", "simulated_8b_speedup"):
+    for key in SPEEDUPS:
         found[f"{key}_geomean"] = _geomean([programs[name].get(key) for name in staged])
     found["simulated_8b_speedup_min"] = _least(programs, "simulated_8b_speedup")
     return found

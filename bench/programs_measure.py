@@ -8,7 +8,6 @@ from dataclasses import replace
 from statistics import median
 from typing import Any
 
-from weft.runtime.results import Result
 from weft.runtime.simulator import Price
 
 from .contest import Contest, Run, Way
@@ -42,37 +41,49 @@ def measure(
 def _counted(contest: Contest, price: Price | None) -> dict[str, Any]:
     """Return what is counted: the clients run once on the model, all else replays its answers."""
     replay = Replay(contest.compilation.executor)
-    clients = contest.requests(Way(kv_tokens=ROOMY_TOKENS, replay=replay, noted=True))
+    roomy = Way(kv_tokens=ROOMY_TOKENS, replay=replay, noted=True)
+    clients = contest.requests(roomy)
     replay.frozen = True
     try:
-        ours, theirs = _pair(contest, price, Way(replay=replay, noted=True, price=price))
+        free = sound(contest.weft(roomy))
     except UnknownPrefix:  # answers differ, so weft needs logits of its own
         replay.frozen = False
-        ours, theirs = _pair(contest, price, Way(noted=True, price=price))
-    found = counts(ours, theirs[0]) | agreement(ours.answers, clients.answers)
-    found["profile"] = {"weft": profile(ours), "requests": profile(theirs[0])}
+        free = sound(contest.weft(roomy))
+        replay.frozen = True
+    tight = Way(replay=replay, noted=True, price=price)
+    ours = sound(contest.weft(tight))
+    orders = (False, True) if price else (False,)
+    theirs = [contest.requests(replace(tight, longest_prefix=order)) for order in orders]
+    best = min(theirs, key=lambda run: run.seconds) if price else theirs[0]
+    found = counts(free, clients) | agreement(free.answers, clients.answers)
+    found["scaled_memory"] = {"weft": pressed(ours), "requests": pressed(best)}
     if price is not None:
-        other = min(run.seconds for run in theirs)
-        found["simulated_8b_seconds"] = {"weft": ours.seconds, "requests": other}
-        found["simulated_8b_speedup"] = other / ours.seconds
+        found["simulated_8b_seconds"] = {"weft": ours.seconds, "requests": best.seconds}
+        found["simulated_8b_speedup"] = best.seconds / ours.seconds
+        found["simulated_8b_speedup_roomy"] = _roomy(contest, replace(roomy, price=price))
     return found
 
 
-def _pair(contest: Contest, price: Price | None, way: Way) -> tuple[Run, list[Run]]:
-    """Return weft's run and the clients' in both orders; raises the error of a row of weft's."""
-    ours = contest.weft(way)
-    for answer in ours.answers:
-        if isinstance(answer, BaseException):  # a row that fails early is no fast row
+def _roomy(contest: Contest, way: Way) -> float:
+    orders = (False, True)
+    theirs = [contest.requests(replace(way, longest_prefix=order)).seconds for order in orders]
+    return min(theirs) / contest.weft(way).seconds
+
+
+def sound(run: Run) -> Run:
+    """Return a run none of whose rows failed: one that fails early is no fast row."""
+    for answer in run.answers:
+        if isinstance(answer, BaseException):
             raise answer
-    orders = (False, True) if price else (False,)
-    return ours, [contest.requests(replace(way, longest_prefix=order)) for order in orders]
+    return run
 
 
 def _raced(contest: Contest, rounds: int, idle: float) -> dict[str, Any]:
     """Return throughput ratios of real runs: weft and the better order of clients, interleaved."""
     first = {order: contest.requests(Way(longest_prefix=order)).seconds for order in (False, True)}
     best = Way(longest_prefix=first[True] < first[False])
-    contest.weft(Way())
+    noted = replace(best, noted=True)
+    profiles = {"weft": profile(contest.weft(noted)), "requests": profile(contest.requests(noted))}
     times = interleave(
         {"weft": lambda: contest.weft(Way()).seconds,
          "requests": lambda: contest.requests(best).seconds},
@@ -85,6 +96,7 @@ def _raced(contest: Contest, rounds: int, idle: float) -> dict[str, Any]:
         forced = contest.requests(replace(best, forced=True)).seconds / weft
     return {
         "seconds": {name: Summary.of(values).json() for name, values in times.items()},
+        "profile": profiles,
         "rows_per_s": len(contest.rows) / weft,
         "longest_prefix_first": best.longest_prefix,
         "order_seconds": {"arrival": first[False], "longest_prefix": first[True]},
@@ -95,9 +107,12 @@ def _raced(contest: Contest, rounds: int, idle: float) -> dict[str, Any]:
 
 
 def counts(ours: Run, theirs: Run) -> dict[str, Any]:
-    """Return calls, tokens and hits of both sides; every call counts its whole prompt."""
+    """Return calls, tokens and hits of both sides where memory holds everything.
+
+    Every call counts its whole prompt.
+    """
     assert ours.log is not None and theirs.log is not None
-    stats = [answer.stats for answer in ours.answers if isinstance(answer, Result)]
+    stats = [answer.stats for answer in ours.answers]
     predicted = sum(each.hits_predicted for each in stats)
     measured = sum(each.hits_measured for each in stats)
     return {
@@ -105,18 +120,30 @@ def counts(ours: Run, theirs: Run) -> dict[str, Any]:
         "calls": len(theirs.log.calls),
         "tokens": sum(each.generated_tokens for each in stats),
         "prompt_tokens": theirs.log.prompt_tokens,
+        "hit_rate": ours.log.hits / max(1, ours.log.prompt_tokens),
         "hit_rate_of_ideal": ours.log.rate_of_ideal,
         "missed_tokens": ours.log.ideal - ours.log.hits,
-        "hit_rate": ours.log.hits / max(1, ours.log.prompt_tokens),
         "requests_hit_rate": theirs.log.hits / max(1, theirs.log.prompt_tokens),
         "requests_hit_rate_of_ideal": theirs.log.rate_of_ideal,
         "predicted_equals_measured": predicted == measured,
-        "steps": {"weft": ours.engine.steps, "requests": theirs.engine.steps},
+    }
+
+
+def pressed(run: Run) -> dict[str, Any]:
+    """Return what a run made of the scaled KV memory: hits, steps, and KV given up and redone."""
+    assert run.log is not None and run.trace is not None
+    steps = run.trace.steps
+    return {
+        "hit_rate_of_ideal": run.log.rate_of_ideal,
+        "preemptions": run.engine.preemptions,
+        "steps": len(steps),
+        "prefill_tokens": sum(step.prefill_tokens for step in steps),
+        "decode_tokens": sum(step.running for step in steps),
     }
 
 
 def profile(run: Run) -> dict[str, float]:
-    """Return where a noted run's time went, and how full its steps were."""
+    """Return where the time of a noted run went, and how full its steps were."""
     assert run.trace is not None
     steps = run.trace.steps
     model = sum(step.model_seconds for step in steps)
