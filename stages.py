@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .ir.core import Module
@@ -13,7 +13,7 @@ from .passes.manager import PassRecord
 if TYPE_CHECKING:
     from .compiler import Compilation
 
-STAGES = ("ast", "program", "plan", "graph", "tile", "source", "binary")
+STAGES = ("ast", "program", "plan", "prefixes", "graph", "tile", "source", "binary")
 _FORMS = {"source": ("tvm", "triton"), "binary": ("assembly", "llvm", "ptx", "ttir", "ttgir")}
 
 
@@ -52,6 +52,7 @@ class Stages(Mapping[str, Any]):
             "ast": lambda c: c.ast,
             "program": lambda c: c.program,
             "plan": lambda c: c.plan,
+            "prefixes": lambda c: c.prefixes.tree(),
             "graph": lambda c: c.graph,
             "tile": lambda c: c.tile,
             "source": lambda c: {name: kernel.source for name, kernel in c.kernels.items()},
@@ -85,15 +86,25 @@ class _Inspected(Mapping[str, str]):
 
 
 def stage_text(
-    compilation: Compilation, stage: str, kernel: str | None, form: str, spans: bool
+    compilation: Compilation,
+    stage: str,
+    kernel: str | None,
+    form: str,
+    spans: bool,
+    rows: Sequence[Mapping[str, Any]] = (),
 ) -> str:
-    """Return a stage as text; `kernel` keeps the kernels with this in their names."""
+    """Return a stage as text; `kernel` keeps the kernels with this in their names.
+
+    `rows` are those whose prefixes are wanted.
+    """
     if stage not in STAGES:
         raise UnknownStage(what="stage", name=stage, known=", ".join(STAGES))
     if stage == "ast":
         from .frontend.ast_dump import dump
 
         return dump(compilation.ast)
+    if stage == "prefixes":
+        return str(compilation.prefixes.tree(rows))
     if stage in _FORMS:
         return _kernel_texts(compilation, stage, kernel, form or _FORMS[stage][0])
     module: Module = Stages(compilation)[stage]

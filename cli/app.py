@@ -82,7 +82,8 @@ def run(
 def dump(
     file: Program,
     stage: Annotated[
-        str, typer.Option("--stage", "-s", help="ast program plan graph tile source binary")
+        str,
+        typer.Option("--stage", "-s", help="ast program plan prefixes graph tile source binary"),
     ] = "program",
     after: Annotated[
         str | None, typer.Option(help="as it is after this pass (a stage of its dialect)")
@@ -98,6 +99,9 @@ def dump(
     ] = "",
     weights: Weights = "f32",
     spans: Annotated[bool, typer.Option(help="print each operation's place in the source")] = False,
+    rows: Annotated[
+        Path | None, typer.Option(help="prefixes: of the rows in this JSON lines file")
+    ] = None,
 ) -> None:
     """Print a program at one stage of its way from text to machine code."""
     from . import inspect as command
@@ -133,6 +137,9 @@ def explain(
     batch: Annotated[int, typer.Option(help="sequences of the decode step that is priced")] = 1,
     measure: Annotated[bool, typer.Option(help="measure each kernel beside its prediction")] = True,
     remote: Remote = None,
+    rows: Annotated[
+        Path | None, typer.Option(help="show what the rows of this JSON lines file share")
+    ] = None,
 ) -> None:
     """Say what each pass did, with source lines, what it left and why, and what a step costs."""
     from . import explain as command

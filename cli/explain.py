@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from .machine import hardware_path
 from .render import emit, remarks
-from .run import remote_options
+from .run import read_rows, remote_options
 
 if TYPE_CHECKING:
     from ..compiler import Compilation
@@ -37,6 +37,7 @@ class ExplainOptions:
     batch: int
     measure: bool
     remote: list[str] | None
+    rows: Path | None
 
 
 def explain(options: ExplainOptions) -> None:
@@ -50,6 +51,11 @@ def explain(options: ExplainOptions) -> None:
     emit(compilation.explain())
     if compilation.remote is not None:
         return  # what a step costs is the server's
+    if options.rows is not None:
+        from ..passes.program.prefix_text import draw_tree
+
+        emit("")
+        emit(draw_tree(compilation.prefixes.tree(list(read_rows(options.rows)))))
     emit("")
     emit(_prices(compilation, options))
 

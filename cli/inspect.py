@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .render import console, emit, remarks
+from .run import read_rows
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class DumpOptions:
     form: str
     weights: str
     spans: bool
+    rows: Path | None
 
 
 def dump(options: DumpOptions) -> None:
@@ -38,7 +40,12 @@ def dump(options: DumpOptions) -> None:
         options=Options.from_env().changed(weights=options.weights),
     )
     if options.after is None:
-        emit(stage_text(compilation, options.stage, options.kernel, options.form, options.spans))
+        rows = list(read_rows(options.rows)) if options.rows is not None else []
+        emit(
+            stage_text(
+                compilation, options.stage, options.kernel, options.form, options.spans, rows
+            )
+        )
         return
     record = record_of(compilation, options.after)
     if options.diff:

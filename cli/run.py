@@ -139,7 +139,7 @@ def _run_rows(
     """Run every row; an --arg stands for what a row does not say."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    rows = [arguments | row for row in _rows(options.rows)] if options.rows else []
+    rows = [arguments | row for row in read_rows(options.rows)] if options.rows else []
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
                TextColumn("{task.fields[speed]:.0f} tokens/s"), TimeElapsedColumn())  # fmt: skip
     hidden = options.quiet or options.json
@@ -180,7 +180,8 @@ def _argument(text: str) -> tuple[str, Any]:
     return name, value
 
 
-def _rows(path: Path) -> Iterator[dict[str, Any]]:
+def read_rows(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a JSON lines file; raises BadRows."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:

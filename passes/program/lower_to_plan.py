@@ -79,7 +79,7 @@ class Lowering:
         region = operation.regions[0]
         stream, *parameters = region.arguments
         kv = self.names.value("kv", KV)
-        root = StreamState(kv).plus(*self.chat.start(), span=operation.span)
+        root = StreamState(kv).plus(*self.chat.start())
         body = BlockLowering(self, {stream.name: root}).lower(region.operations)
         attributes = {
             key: operation.attribute(key) for key in ("name", "parameters", "returns", "doc")

@@ -72,7 +72,7 @@ class CallWalk:
     def _extend(self, operation: Operation, frame: Frame) -> None:
         text, *segments = (frame.known.get(value) for value in operation.operands)
         for parts, segment in segments:
-            text = text.waiting(parts, _label(segment), segment.span)
+            text = text.waiting(parts, segment.span)
         frame.known.bind(operation.results, (text,))
 
     def _settle(self, operation: Operation, frame: Frame) -> Text:
@@ -88,8 +88,9 @@ class CallWalk:
             text = frame.known.get(value)
             if text.pending and isinstance(text.pending[-1], str):
                 kept, heal = split_heal((_last_text(text.pending),))
-                pending = (*text.pending[: -_trailing(text.pending)], *kept)
-                changed = Text(text.elements, text.sources, pending, text.label, text.span)
+                before = len(text.pending) - _trailing(text.pending)
+                pending = (*text.pending[:before], *kept)
+                changed = Text(text.elements, text.sources, pending, text.spans)
                 frame.known.bind((value,), (changed,))
         return self._settle(operation, frame), heal
 
@@ -135,7 +136,7 @@ class CallWalk:
         kv = operation.operands[0]
         text, heal = self._settle_healed(operation, frame)
         if heal and operation.attribute("heal") is None:
-            frame.known.bind((kv,), (text.waiting((heal,), heal, operation.span),))
+            frame.known.bind((kv,), (text.waiting((heal,), operation.span),))
         said = frame.known.get(operation.operands[1])
         sure = frame.sure
         frame.sure = sure and is_known(said)
@@ -176,14 +177,6 @@ def stretches(options: Sequence[Sequence[int]], start: int = 0) -> Iterator[tupl
             end, live = end + 1, longer
         yield start, list(live[0][:end])
         yield from stretches(live, end)
-
-
-def _label(segment: Operation) -> str:
-    if segment.name == "plan.tokens":
-        return segment["text"]
-    shown = ["{" + value.name + "}" for value in segment.operands]
-    parts = segment["parts"]
-    return "".join(str(p) if isinstance(p, int | str) else shown[p["value"]] for p in parts)
 
 
 def _trailing(parts: Sequence[Part | Unknown]) -> int:

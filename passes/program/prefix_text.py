@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from ...ir.vocabulary import Tokenizer
-from .prefix_tree import PrefixNode, PrefixTree, reason
-from .prefix_values import Element
+from .prefix_tree import PrefixNode, PrefixTree
+from .prefix_values import Element, Unknown
 
 MOST_CHILDREN = 6
 MOST_TEXT = 48
@@ -24,6 +24,37 @@ def print_tree(tree: PrefixTree) -> str:
     return "\n".join([head, *lines, "}"]) + "\n"
 
 
+def draw_tree(tree: PrefixTree) -> str:
+    """Return the tree for reading: what is shared by how many, and where prompts part, and why."""
+    counts, share = tree.counts, 0.0
+    if counts.sent:
+        share = 100 * counts.hits / counts.sent
+    lines = [
+        f"prefixes of {tree.name}, {tree.rows} row{'s' * (tree.rows != 1)}: {counts.calls} calls "
+        f"that certainly happen and {counts.maybe} that may",
+        f"  {counts.sent} known tokens sent, {counts.hits} of them hits ({share:.1f} %), and "
+        f"{counts.generated} times a text read again that only the run can tell",
+    ]
+    children = list(tree.root.children.values())
+    lines += [line for child in children for line in _drawn(child, tree, "  ")]
+    return "\n".join(lines)
+
+
+def _drawn(node: PrefixNode, tree: PrefixTree, indent: str) -> Iterator[str]:
+    line = f", line {node.span.line}" if node.span is not None else ""
+    calls = f"{node.readers} call{'s' * (node.readers != 1)}"
+    rows = f" of {len(node.rows)} rows" if len(node.rows) > 1 else ""
+    text = show(node.elements, tree.tokenizer)
+    yield f'{indent}{node.tokens} tokens, read by {calls}{rows}{line}: "{text}"'
+    children = list(node.children.values())
+    if len(children) > 1:
+        yield f"{indent}  not shared further: {reason(children, tree.tokenizer)}"
+    for child in children[:MOST_CHILDREN]:
+        yield from _drawn(child, tree, indent + "  ")
+    if len(children) > MOST_CHILDREN:
+        yield f"{indent}  and {len(children) - MOST_CHILDREN} more"
+
+
 def _node(node: PrefixNode, tree: PrefixTree, depth: int) -> Iterator[str]:
     indent = "  " * depth
     text = show(node.elements, tree.tokenizer)
@@ -35,7 +66,7 @@ def _node(node: PrefixNode, tree: PrefixTree, depth: int) -> Iterator[str]:
         return
     children = list(node.children.values())
     if len(children) > 1:
-        yield f"{indent}  // not shared from here on, {reason(children)}"
+        yield f"{indent}  // not shared from here on, {reason(children, tree.tokenizer)}"
     for child in children[:MOST_CHILDREN]:
         yield from _node(child, tree, depth + 1)
     if len(children) > MOST_CHILDREN:
@@ -45,7 +76,17 @@ def _node(node: PrefixNode, tree: PrefixTree, depth: int) -> Iterator[str]:
     yield f"{indent}}}"
 
 
-def show(elements: Sequence[Element], tokenizer: Tokenizer | None) -> str:
+def reason(children: Sequence[PrefixNode], tokenizer: Tokenizer | None) -> str:
+    """Say why prompts part before these nodes: what they go on with, and on which lines."""
+    unknown = [node for node in children if isinstance(node.elements[0], Unknown)]
+    told = [show(node.elements[:4], tokenizer, 24) for node in (unknown or children)[:3]]
+    more = ", ..." if len(children) > len(told) else ""
+    lines = sorted({node.span.line for node in children if node.span is not None})
+    where = f" (line {', '.join(map(str, lines))})" if lines else ""
+    return f"{len(children)} ways: {', '.join(repr(text) for text in told)}{more}{where}"
+
+
+def show(elements: Sequence[Element], tokenizer: Tokenizer | None, most: int = MOST_TEXT) -> str:
     """Return elements as a short text: special tokens as <id>, unknown ones in braces."""
     text, known = "", []
     for element in elements:
@@ -60,8 +101,8 @@ def show(elements: Sequence[Element], tokenizer: Tokenizer | None) -> str:
         known = []
     text += _decoded(known, tokenizer)
     text = text.replace("\\", "\\\\").replace("\n", "\\n").replace('"', '\\"')
-    if len(text) > MOST_TEXT:
-        half = MOST_TEXT // 2 - 2
+    if len(text) > most:
+        half = most // 2 - 2
         text = f"{text[:half]} .. {text[-half:]}"
     return text
 

@@ -16,7 +16,7 @@ from ...ir.core import Module, thaw
 from ...ir.source import Span
 from ...ir.vocabulary import Tokenizer
 from .prefix_calls import Call
-from .prefix_values import Element, Unknown
+from .prefix_values import Element, Text
 from .prefix_walk import PlanWalk
 
 
@@ -26,13 +26,18 @@ class PrefixNode:
 
     start: int
     elements: tuple[Element, ...]
-    label: str = ""
-    span: Span | None = None
+    text: Text = field(default_factory=Text, repr=False)
+    """A text that has it, which knows the sources."""
     readers: int = 0
     sure: bool = False
     """Some call that certainly happens computes it."""
     rows: set[int] = field(default_factory=set)
     children: dict[Element, PrefixNode] = field(default_factory=dict)
+
+    @property
+    def span(self) -> Span | None:
+        """Where its first element comes from."""
+        return self.text.source(self.start).span if self.elements else None
 
     @property
     def end(self) -> int:
@@ -76,6 +81,11 @@ class PrefixTree:
         self.rows = 0
         self.calls: list[Call] = []
         self.tokenizer = tokenizer
+
+    def __str__(self) -> str:
+        from .prefix_text import print_tree
+
+        return print_tree(self)
 
     @property
     def unique(self) -> int:
@@ -124,8 +134,7 @@ class PrefixTree:
     def _leaf(self, parent: PrefixNode, call: Call, elements: tuple[Element, ...]) -> PrefixNode:
         text = call.prompt if len(call.prompt.elements) > parent.end else call.left
         assert text is not None
-        source = text.source(parent.end)
-        leaf = PrefixNode(parent.end, elements[parent.end :], source.label, source.span)
+        leaf = PrefixNode(parent.end, elements[parent.end :], text)
         parent.children[elements[parent.end]] = leaf
         return leaf
 
@@ -140,7 +149,7 @@ def _shared(left: tuple[Element, ...], elements: tuple[Element, ...], at: int) -
 def _split(parent: PrefixNode, node: PrefixNode, at: int) -> PrefixNode:
     """Cut a node after `at` elements; return the new upper one."""
     upper = PrefixNode(
-        node.start, node.elements[:at], node.label, node.span, node.readers, node.sure,
+        node.start, node.elements[:at], node.text, node.readers, node.sure,
         set(node.rows),
     )  # fmt: skip
     parent.children[upper.elements[0]] = upper
@@ -197,17 +206,3 @@ def partings(tree: PrefixTree) -> Iterator[tuple[PrefixNode, int, list[PrefixNod
     for node in tree.root.walk():
         if len(node.children) > 1:
             yield node, node.end, list(node.children.values())
-
-
-def reason(children: Sequence[PrefixNode]) -> str:
-    """Say why prompts part before these nodes: what differs, and on which line."""
-    unknown = [str(node.elements[0]) for node in children if isinstance(node.elements[0], Unknown)]
-    what = unknown[0] if unknown else _shown(children[0].label)
-    lines = sorted({node.span.line for node in children if node.span is not None})
-    where = f" (line {', '.join(map(str, lines))})" if lines else ""
-    return f"{len(children)} ways: {what}{where}"
-
-
-def _shown(label: str, most: int = 44) -> str:
-    text = label.replace("\n", "\\n")
-    return text if len(text) <= most else text[: most - 3] + "..."

@@ -46,8 +46,8 @@ class Text:
     elements: tuple[Element, ...] = ()
     sources: tuple[Source, ...] = ()
     pending: tuple[Part | Unknown, ...] = ()
-    label: str = ""
-    span: Span | None = None
+    spans: tuple[Span | None, ...] = ()
+    """Of each pending part."""
 
     def plus(self, elements: Sequence[Element], label: str, span: Span | None) -> Text:
         """Return the text with elements appended."""
@@ -55,12 +55,12 @@ class Text:
             return self
         whole = (*self.elements, *elements)
         sources = (*self.sources, Source(len(whole), label, span))
-        return Text(whole, sources, self.pending, self.label, self.span)
+        return Text(whole, sources, self.pending, self.spans)
 
-    def waiting(self, parts: Sequence[Part | Unknown], label: str, span: Span | None) -> Text:
+    def waiting(self, parts: Sequence[Part | Unknown], span: Span | None) -> Text:
         """Return the text with parts to be encoded when the model reads it."""
-        label = "".join((self.label, label))
-        return Text(self.elements, self.sources, (*self.pending, *parts), label, span or self.span)
+        spans = (*self.spans[: len(self.pending)], *(span for _ in parts))
+        return Text(self.elements, self.sources, (*self.pending, *parts), spans)
 
     def cut(self, length: int) -> Text:
         """Return the first `length` elements."""
@@ -83,16 +83,16 @@ class Encoder:
 
     def settle(self, text: Text) -> Text:
         """Return the text with its pending parts encoded."""
-        elements: list[Element] = []
-        for run in _runs(text.pending):
+        elements, sources = list(text.elements), list(text.sources)
+        for run, at in _runs(text.pending):
             if isinstance(run, int):
                 elements.append(run)
             elif all(isinstance(part, str) for part in run):
                 elements += self.tokenizer.encode("".join(map(str, run)))
             else:
                 elements += self._open(run)
-        bare = Text(text.elements, text.sources)
-        return bare.plus(elements, text.label, text.span)
+            sources.append(Source(len(elements), "", text.spans[at]))
+        return Text(tuple(elements), tuple(sources))
 
     def _open(self, run: tuple[str | Unknown, ...]) -> list[Element]:
         """Encode a run with unknown parts: its certain beginning, and the rest as one unknown."""
@@ -103,20 +103,21 @@ class Encoder:
         return [*known, Unknown(("text", run), "".join(map(str, rest)))]
 
 
-def _runs(parts: Sequence[Part | Unknown]) -> list[Any]:
-    """Split parts into ids and runs of texts and unknowns; adjacent texts are joined."""
-    runs: list[Any] = []
-    for part in parts:
+def _runs(parts: Sequence[Part | Unknown]) -> list[tuple[Any, int]]:
+    """Split parts into ids and runs of texts and unknowns, each with where it starts.
+
+    Adjacent texts are joined.
+    """
+    runs: list[tuple[Any, int]] = []
+    for at, part in enumerate(parts):
         if isinstance(part, int):
-            runs.append(part)
-        elif runs and isinstance(runs[-1], tuple):
-            last = runs[-1]
-            if isinstance(part, str) and isinstance(last[-1], str):
-                runs[-1] = (*last[:-1], last[-1] + part)
-            else:
-                runs[-1] = (*last, part)
+            runs.append((part, at))
+        elif runs and isinstance(runs[-1][0], tuple):
+            last, start = runs[-1]
+            joins = isinstance(part, str) and isinstance(last[-1], str)
+            runs[-1] = ((*last[:-1], last[-1] + part) if joins else (*last, part)), start
         elif part != "":
-            runs.append((part,))
+            runs.append(((part,), at))
     return runs
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from ...ir.core import Names, Operation, Value, make
@@ -28,11 +28,14 @@ class StreamState:
     roles: tuple[str, ...] = ()
     suffix: tuple[Part, ...] = ()
     span: Span | None = None
+    spans: tuple[Span | None, ...] = ()
+    """Of each piece."""
 
     def plus(self, *pieces: Piece, span: Span | None = None) -> StreamState:
         """Return the state with pieces appended."""
         whole = self.span.to(span) if self.span and span else (self.span or span)
-        return replace(self, pieces=(*self.pieces, *pieces), span=whole)
+        spans = (*self.spans[: len(self.pieces)], *(span for _ in pieces))
+        return replace(self, pieces=(*self.pieces, *pieces), span=whole, spans=spans)
 
     def at(self, kv: Value, sealed: bool = True) -> StreamState:
         """Return the state with everything so far in `kv`."""
@@ -71,18 +74,21 @@ class SegmentWriter:
     def _segments(self, state: StreamState, closing: bool) -> Iterator[Operation]:
         """Yield closed segments for what is known, open ones for what is not."""
         known: list[int] = []
-        shown = ""
+        shown, span, at = "", None, 0
         for run in _runs(state.pieces, state.sealed, closing):
+            here = _joined(state.spans[at : at + len(run.pieces)])
+            at += len(run.pieces)
             if run.closed:
                 known += run.ids(self._tokenizer)
                 shown += run.text()
+                span = _joined((span, here))
                 continue
             if known:
-                yield self._tokens(known, shown, state.span)
-                known, shown = [], ""
-            yield self._tokenize(run, state.span)
+                yield self._tokens(known, shown, span or state.span)
+                known, shown, span = [], "", None
+            yield self._tokenize(run, here or state.span)
         if known:
-            yield self._tokens(known, shown, state.span)
+            yield self._tokens(known, shown, span or state.span)
 
     def _tokens(self, ids: list[int], text: str, span: Span | None) -> Operation:
         result = self._names.value("known", TOKENS)
@@ -118,6 +124,12 @@ class _Run:
         return "".join(
             f"<{piece}>" if isinstance(piece, int) else str(piece) for piece in self.pieces
         )
+
+
+def _joined(spans: Sequence[Span | None]) -> Span | None:
+    """Return the span from the first of spans to the last."""
+    there = [span for span in spans if span is not None]
+    return there[0].to(there[-1]) if there else None
 
 
 def _runs(pieces: tuple[Piece, ...], sealed: bool, closing: bool) -> Iterator[_Run]:

@@ -18,8 +18,8 @@ from weft.passes.program.fork_prefixes import (
     validate,
 )
 from weft.passes.program.prefix_calls import stretches
-from weft.passes.program.prefix_text import print_tree
-from weft.passes.program.prefix_tree import PrefixTree, partings, prefix_tree, reason
+from weft.passes.program.prefix_text import draw_tree, print_tree, reason
+from weft.passes.program.prefix_tree import PrefixTree, partings, prefix_tree
 from weft.passes.rewrite import rewrite
 from weft.runtime.select import Trie
 from weft.runtime.simulator import ToyTokenizer
@@ -91,7 +91,9 @@ def test_why_prompts_part_is_said_with_the_line():
     rows = [{"essay": "one", "sides": ["a"]}, {"essay": "two", "sides": ["a"]}]
     tree = prefix_tree(plan, "judge", context.tokenizer, rows)
     _, _, children = next(partings(tree))
-    assert "{essay}" in reason(children) and "2 ways" in reason(children)
+    why = reason(children, context.tokenizer)
+    assert why.startswith("2 ways: 'one") and why.endswith("(line 3)")
+    assert why in draw_tree(tree) and why in str(tree)
 
 
 def test_unknown_values_are_shared_by_those_who_hold_the_same():
