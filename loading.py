@@ -35,6 +35,13 @@ def tensor_source(checkpoint: Checkpoint, options: Options, device: str = "cpu")
     return RandomTensors(options.seed, device)
 
 
+def page_size(options: Options) -> int:
+    """Return how many tokens a page of keys and values holds."""
+    from .passes.tile.regimes import GPU_PAGE
+
+    return GPU_PAGE if options.target == "cuda" else PAGE_SIZE
+
+
 def page_count(checkpoint: Checkpoint, options: Options) -> int:
     """Return how many pages of keys and values the memory bound allows, at least one."""
     config = checkpoint.config
@@ -99,7 +106,7 @@ def device_executor(
     format = weight_dtype(options)
     device = Device.find()
     device.require_format(format)
-    page = page_bytes(checkpoint.config, DTYPES[format].itemsize)
+    page = page_bytes(checkpoint.config, DTYPES[format].itemsize, page_size(options))
     functions = Module(tuple(regime.function for regime in regimes))
     working = page + max(function["memory"]["bytes"] for function in functions.operations)
     left = device.require_room(checkpoint.name, format, weight_bytes(functions), working)
@@ -115,7 +122,7 @@ def executor_on(
     pages: int, device: str, recorder: Recorder | None = None, progress: Progress | None = None,
 ) -> ModelExecutor:  # fmt: skip
     """Return an executor of a GPU's kernels on a device; on the CPU they are interpreted."""
-    from .passes.tile.attention_parts import Parts
+    from .passes.tile.attention_parts import Parts, tuned
     from .runtime.attention_plan import Shape
     from .runtime.device_executor import DeviceExecutor
     from .runtime.weights import DTYPES, load_weights
@@ -124,10 +131,11 @@ def executor_on(
     source = tensor_source(checkpoint, options, device)
     functions = Module(tuple(regime.function for regime in regimes))
     weights = load_weights(functions, source, device, progress)
-    parts = Parts(config.heads, config.kv_heads, config.head_dim, PAGE_SIZE)
+    parts = Parts(config.heads, config.kv_heads, config.head_dim, page_size(options))
+    tiles, _ = tuned(parts, shared=True)
     shape = Shape(
-        config.heads, config.kv_heads, config.head_dim, PAGE_SIZE, parts.rows_few,
-        parts.rows_many, max(PAGE_SIZE, parts.keys, parts.keys_many), DTYPES[format].itemsize,
+        config.heads, config.kv_heads, config.head_dim, parts.page, tiles.rows_few,
+        tiles.rows_many, max(parts.page, tiles.keys, tiles.keys_many), DTYPES[format].itemsize,
     )  # fmt: skip
     return DeviceExecutor(
         config, [(regime.rows, regime.function) for regime in regimes], kernels, weights, shape,

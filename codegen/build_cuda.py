@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,17 +26,22 @@ class SameName(KernelError):
 
 
 def load_kernels(
-    kernels: Sequence[tuple[Operation, Schedule]], cache: Path | None = None
+    kernels: Sequence[tuple[Operation, Schedule]],
+    cache: Path | None = None,
+    interpreted: bool = False,
 ) -> dict[str, Kernel]:
     """Emit and load kernels; return them by name.
 
     Their files lie in `cache` (default: the user's); Triton keeps what it compiles in a cache of
-    its own, and does so at a kernel's first launch.
+    its own, and does so at a kernel's first launch. `interpreted`: for Triton's interpreter, which
+    knows no launches before the end of others.
     """
     folder = (cache or default_folder()) / "triton"
     loaded: dict[str, Kernel] = {}
     for operation, schedule in kernels:
         start = time.perf_counter()
+        if interpreted:
+            schedule = replace(schedule, chained=False)
         source = emit(operation, schedule)
         if source.name in loaded:
             raise SameName(name=source.name)

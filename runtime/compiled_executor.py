@@ -32,14 +32,15 @@ class CompiledExecutor:
         self, config: ModelConfig, functions: Sequence[tuple[int, Operation]],
         kernels: Mapping[str, Any], weights: Mapping[str, Weight], *, num_pages: int,
         max_batch: int, max_tokens: int, kv_format: str = "f32", device: str = "cpu",
+        page_size: int = PAGE_SIZE,
         convert: Callable[[Tensor], Any] | None = None,
     ) -> None:  # fmt: skip
         self.config = config
         self.vocab_size, self.context_length = config.vocab_size, config.context_length
-        self.page_size, self.num_pages = PAGE_SIZE, num_pages
+        self.page_size, self.num_pages = page_size, num_pages
         self.max_batch, self.max_tokens = max_batch, max_tokens
-        self.page_bytes = page_bytes(config, TORCH[kv_format].itemsize)
-        pool = (config.layers, num_pages, config.kv_heads, PAGE_SIZE, config.head_dim)
+        self.page_bytes = page_bytes(config, TORCH[kv_format].itemsize, page_size)
+        pool = (config.layers, num_pages, config.kv_heads, page_size, config.head_dim)
         self._pools = [torch.zeros(pool, dtype=TORCH[kv_format], device=device) for _ in "kv"]
         k, v = (list(pool.unbind()) for pool in self._pools)
         cos, sin = rope_tables(config.rope, config.head_dim, config.context_length)

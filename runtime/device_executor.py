@@ -65,7 +65,8 @@ class DeviceExecutor(CompiledExecutor):
     ) -> None:  # fmt: skip
         super().__init__(
             config, functions, kernels, weights, num_pages=num_pages, max_batch=max_batch,
-            max_tokens=max_tokens, kv_format=kv_format, device=device, convert=_as_it_is,
+            max_tokens=max_tokens, kv_format=kv_format, device=device, page_size=shape.page,
+            convert=_as_it_is,
         )  # fmt: skip
         self.device = torch.device(device)
         self.drawn = Drawn(max_batch, self.device)
@@ -93,7 +94,7 @@ class DeviceExecutor(CompiledExecutor):
         entries = len(lists.arrays[PAGES])
         if step.is_decode and step.logits_rows.shape[0] == rows > 0 and entries <= ENTRIES:
             size = self._sizes[bisect_left(self._sizes, rows)]
-            room = self._lists.room(size, lists.extents, ENTRIES)
+            room = self._lists.room(size, lists, ENTRIES)
             recorded = self._recorded.get(room) or self._record(room)
             self._fill(recorded.layout, step, source, lists.arrays, room)
             recorded.replay()
@@ -163,8 +164,8 @@ class DeviceExecutor(CompiledExecutor):
         rows = room.rows
         extents = {"T": rows, "B": rows, "B1": rows + 1, "R": rows, "N": self.num_pages,
                    "M": rows * self.config.experts_per_token, "MAXP": 0}  # fmt: skip
-        recipe = next((recipe for limit, recipe in self._recipes if rows <= limit), None)
-        launches, logits = (recipe or self._recipes[-1][1]).bind(inputs, extents)
+        fitting = (recipe for limit, recipe in self._recipes if room.apart and rows <= limit)
+        launches, logits = next(fitting, self._recipes[-1][1]).bind(inputs, extents)
         before = self.drawn.block.clone()
 
         def run() -> None:

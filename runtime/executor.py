@@ -75,9 +75,9 @@ def by_name(step: StepInput) -> dict[str, Tensor]:
     return {item.name: getattr(step, item.name) for item in fields(step)}
 
 
-def page_bytes(config: ModelConfig, element: int = 4) -> int:
+def page_bytes(config: ModelConfig, element: int = 4, page_size: int = PAGE_SIZE) -> int:
     """Return the bytes of one page over all layers, keys and values."""
-    return config.layers * 2 * config.kv_heads * PAGE_SIZE * config.head_dim * element
+    return config.layers * 2 * config.kv_heads * page_size * config.head_dim * element
 
 
 def check_step(step: StepInput, max_batch: int, max_tokens: int) -> None:

@@ -22,10 +22,14 @@ _SIZED_BY = {"item": "W", "row": "R"}
 
 @dataclass(frozen=True)
 class Lists:
-    """The lists of one step: arrays and extents by name, the page table last."""
+    """The lists of one step: arrays and extents by name, the page table last.
+
+    `apart`: no item has more rows than the small tile holds.
+    """
 
     arrays: Mapping[str, np.ndarray]
     extents: Mapping[str, int]
+    apart: bool
 
     def sizes(self) -> list[tuple[str, int]]:
         """Return each array's name and size."""
@@ -68,7 +72,8 @@ class AttentionLists:
     def _table(self, step: StepInput) -> np.ndarray:
         """Return the columns of the page table that are in use, and some that will be."""
         pages = -(-int(step.kv_lengths.numpy().max(initial=1)) // self._shape.page)
-        columns = -(-pages // COLUMNS) * COLUMNS
+        most = max(1, AHEAD // self._shape.page)
+        columns = -(-pages // most) * most
         return np.ascontiguousarray(step.page_table.numpy()[:, :columns])
 
     def _planned(self, step: StepInput, table: np.ndarray, lengths: np.ndarray) -> Lists:
@@ -76,8 +81,10 @@ class AttentionLists:
         batch = Batch(table, lengths.astype(np.int64), starts)
         arrays: dict[str, np.ndarray] = {}
         extents: dict[str, int] = {}
+        apart = True
         for window in self._windows:
             made = self._within(batch, window)
+            apart = apart and int(made.item_rows.max(initial=0)) <= self._shape.rows_few
             tail = str(window or "")
             for name in _ARRAYS:
                 arrays[f"{PLANNED}{name}{tail}"] = getattr(made, name)
@@ -86,7 +93,7 @@ class AttentionLists:
             extents |= {f"{PLANNED}{name}{tail}": len(array) for name, array in counts.items()}
             extents[f"{PLANNED}S{tail}"] = made.slots
         arrays[PAGES] = table.ravel()
-        return Lists(arrays, extents)
+        return Lists(arrays, extents, apart)
 
     def bind(self, views: Mapping[str, Tensor], extents: Mapping[str, int]
              ) -> dict[str, Tensor | int]:  # fmt: skip
@@ -101,13 +108,14 @@ class AttentionLists:
             bound |= {f"{PLANNED}{name}{tail}": state[:slots] for name, state in states.items()}
         return bound
 
-    def room(self, rows: int, extents: Mapping[str, int], entries: int) -> Room:
-        """Return lists' room for a step of up to `rows` rows that has lists of these extents."""
-        sizes, most = [], {}
+    def room(self, rows: int, lists: Lists, entries: int) -> Room:
+        """Return the room for a step of up to `rows` rows that has such lists."""
+        sizes, most, extents = [], {}, lists.extents
+        tile = self._shape.rows_few if lists.apart else self._shape.rows_many
         for window in self._windows:
             tail = str(window or "")
             items = _level(extents[f"{PLANNED}W{tail}"], rows)
-            taken = items * self._shape.rows_many
+            taken = items * tile
             joined = rows if extents[f"{PLANNED}G{tail}"] else 0
             counts = {"W": items, "R": taken, "S": min(taken, self._slots), "G": joined,
                       "G1": joined + 1}  # fmt: skip
@@ -116,7 +124,7 @@ class AttentionLists:
                 kind = name.partition("_")[0]
                 extent = _SIZED_BY.get(kind) or ("G" if name == "merge_query" else "G1")
                 sizes.append((f"{PLANNED}{name}{tail}", counts[extent]))
-        return Room(rows, tuple(most.items()), (*sizes, (PAGES, entries)))
+        return Room(rows, lists.apart, tuple(most.items()), (*sizes, (PAGES, entries)))
 
     def _within(self, batch: Batch, window: int) -> WorkList:
         """Return a plan whose states have slots: if need be, one without any."""
@@ -129,8 +137,8 @@ class AttentionLists:
 
 PAGES = f"{PLANNED}pages"
 
-COLUMNS = 32
-"""The page table is sent in multiples of this many columns, so that lists hold for a while."""
+AHEAD = 512
+"""The page table is sent in multiples of so many keys, so that lists hold for a while."""
 
 KEPT_FOR = 64
 """Steps after which lists are planned anew."""
@@ -145,7 +153,7 @@ class Growing:
         self._arrays = dict(lists.arrays)
         for name in ("item_high", "row_limit"):
             self._arrays[PLANNED + name] = lists.arrays[PLANNED + name].copy()
-        self._extents = lists.extents
+        self._extents, self._apart = lists.extents, lists.apart
         self._high, self._limit = (
             self._arrays[PLANNED + name] for name in ("item_high", "row_limit")
         )
@@ -163,7 +171,7 @@ class Growing:
         self._table = table
         self._high += self._ends
         self._limit += 1
-        return Lists({**self._arrays, PAGES: table.ravel()}, self._extents)
+        return Lists({**self._arrays, PAGES: table.ravel()}, self._extents, self._apart)
 
     def _same_pages(self, table: np.ndarray, lengths: np.ndarray) -> bool:
         """Whether only pages differ that this step begins."""
@@ -180,6 +188,7 @@ class Room:
     """
 
     rows: int
+    apart: bool
     extents: tuple[tuple[str, int], ...]
     sizes: tuple[tuple[str, int], ...]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ...ir.core import Operation, walk
 from ...ir.schedule import Schedule
 from ...ir.tile import extents_of
@@ -13,8 +15,21 @@ WIDE = 2048
 """A row of this many elements is shared by eight warps: sixteen bytes a thread and more."""
 
 
-def gpu_schedule(kernel: Operation) -> Schedule:
-    """Return the schedule of a kernel; products stream through three stages of shared memory."""
+CHAINED = True
+"""Kernels are launched while the one before runs, and wait for its end."""
+
+
+def gpu_schedule(kernel: Operation, apart: bool = False) -> Schedule:
+    """Return the schedule of a kernel; products stream through three stages of shared memory.
+
+    Attention that reads keys for few rows only (`apart`) has room for a fourth.
+    """
+    return replace(_schedule(kernel, apart), chained=CHAINED)
+
+
+def _schedule(kernel: Operation, apart: bool) -> Schedule:
+    if kernel.attribute("of") == "graph.partial" and apart:
+        return Schedule(num_warps=4, num_stages=4)
     if any(operation.name == "tile.dot" for operation in walk(kernel.regions[0].operations)):
         return Schedule(num_warps=4, num_stages=3)
     if kernel.attribute("of") == "graph.matmul":
@@ -26,8 +41,8 @@ def gpu_step_kernels(vocab: int) -> list[tuple[Operation, Schedule]]:
     """Return the kernels around a model's step: tokens drawn before, and those drawn after."""
     words = min(128, 1 << max(0, (-(-vocab // 32)) - 1).bit_length())
     draws = (argmax_masked(vocab, words), sample(vocab, words))
-    wide = Schedule(num_warps=8 if words >= 64 else 4)
-    return [(feed_tokens(), Schedule()), *((kernel, wide) for kernel in draws)]
+    wide = Schedule(num_warps=8 if words >= 64 else 4, chained=CHAINED)
+    return [(feed_tokens(), Schedule(chained=CHAINED)), *((kernel, wide) for kernel in draws)]
 
 
 def _widest(kernel: Operation) -> int:

@@ -16,7 +16,7 @@ from ...ir.types import dtype_of, shape_of
 from ..manager import Context
 from . import elementwise, moe
 from .attention import Attention, attention, decode
-from .attention_parts import Parts, attention_merge, attention_parts
+from .attention_parts import Parts, attention_merge, attention_parts, tuned
 from .matmul import Matmul, blocks, matmul
 from .matvec import Matvec, matvec
 from .rope import Heads, qkv_rope_write
@@ -37,7 +37,7 @@ class LowerToTiles:
     """Chooses and builds the kernels of a graph for decode steps of up to `rows` rows, or any.
 
     For the target `cuda` matmuls go to the library, but for those of a single row (rows = 1), and
-    attention runs over a work list.
+    attention runs over a work list; `apart` says that no keys are read for many rows at once.
     """
 
     rows: int = 0
@@ -45,6 +45,7 @@ class LowerToTiles:
     page_size: int = 16
     kv: str = "f32"
     target: str = "cpu"
+    apart: bool = False
 
     name: ClassVar[str] = "lower-to-tiles"
     reads: ClassVar[tuple[str, ...]] = ("graph",)
@@ -275,6 +276,7 @@ class _Lowering:
             partial["heads"], partial["kv_heads"], partial["head_dim"], self.options.page_size,
             _format(op), self.options.kv, partial["scale"], window,
         )  # fmt: skip
+        shape, _ = tuned(shape, shared=not self.options.apart)
         join = attention_merge(shape.heads, shape.head_dim, _format(op))
         of = (window,) if window else ()
         layer = kvset["layer"]

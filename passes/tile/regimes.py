@@ -22,8 +22,8 @@ from .matmul import schedule, worth_threads
 DECODE_ROWS = (1, 4, 16)
 """Row counts that decode kernels are built for; a step takes the smallest that holds it."""
 
-GPU_DECODE_ROWS = (1, 0)
-"""A single row streams weights through kernels of our own; every other step has the library's."""
+GPU_PAGE = 64
+"""Keys of a page on a GPU: what attention reads at a time, so that a block has one page."""
 
 GPU_ALIGNMENT = 256
 """Bytes at whose multiples activations begin on a GPU: what its library's fast products need."""
@@ -37,6 +37,7 @@ class Regime:
     module: Module
     records: tuple[PassRecord, ...]
     target: str = "cpu"
+    apart: bool = False
 
     @property
     def function(self) -> Operation:
@@ -48,7 +49,7 @@ class Regime:
         """The tile kernels that it calls, each with its schedule."""
         found = [op for op in self.module.operations if op.name == "tile.kernel"]
         if self.target == "cuda":
-            return [(kernel, gpu_schedule(kernel)) for kernel in found]
+            return [(kernel, gpu_schedule(kernel, self.apart)) for kernel in found]
         return [(kernel, schedule_for(kernel, self.rows)) for kernel in found]
 
 
@@ -93,7 +94,8 @@ def lower_for_gpu(
     config: ModelConfig, graph: Module, *, max_tokens: int, max_batch: int, format: str = "bf16",
     kv: str = "bf16",
 ) -> list[Regime]:  # fmt: skip
-    """Return the regimes of a model on a GPU: decode of one sequence, and any step.
+    """Return the regimes of a model on a GPU: decode of one sequence, decode of sequences that
+    share no keys worth reading once for many, and any step.
 
     `format` is that of weights and activations, bf16 or f32; norms and logits are f32.
     """
@@ -101,10 +103,10 @@ def lower_for_gpu(
     shared, before = run_passes(graph_passes(format, format), graph, context)
     facts = frozenset({"weight-formats", "joined-matmuls", "fused-rope-write"})
     regimes = []
-    for rows in GPU_DECODE_ROWS if not config.experts else (0,):
+    for rows in (max_batch, 0) if config.experts else (1, max_batch, 0):
         passes = gpu_regime_passes(config, rows, max_tokens, max_batch, kv)
         module, records = run_passes(passes, shared, context, facts)
-        regimes.append(Regime(rows, module, (*before, *records), "cuda"))
+        regimes.append(Regime(rows, module, (*before, *records), "cuda", apart=rows > 0))
     return regimes
 
 
@@ -116,8 +118,8 @@ def gpu_regime_passes(
     extents = {"T": tokens, "R": rows or max_batch, "M": tokens * config.experts_per_token,
                "B": rows or max_batch}  # fmt: skip
     return (
-        FuseMatmulParts(norms=False) if rows else FuseAddNorm(),
-        LowerToTiles(rows, config.context_length, kv=kv, target="cuda"),
+        FuseMatmulParts(norms=False) if rows == 1 else FuseAddNorm(),
+        LowerToTiles(rows, config.context_length, GPU_PAGE, kv, "cuda", apart=rows > 0),
         PlanMemory(tuple(extents.items()), GPU_ALIGNMENT),
     )
 
