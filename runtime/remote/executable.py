@@ -54,7 +54,9 @@ class RemoteExecutable(Executable):
         self._asked = asked
         self._most = choices.concurrency
 
-    def session(self, listener: Listener | None = None) -> RemoteSession:
+    def session(  # type: ignore[override]  # it has the steps of a session, and no engine
+        self, listener: Listener | None = None
+    ) -> RemoteSession:
         """Return what runs rows, as many at once as calls may be under way."""
         return RemoteSession(
             self.machine, self.engine, self._asked, self.seed, listener, self._most
