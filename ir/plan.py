@@ -35,7 +35,14 @@ OPERATIONS = (
         required=("parts",),
         optional=("note",),
     ),
-    Op("plan.extend", "appends segments to a kv", (2, None), 1, optional=("note",)),
+    Op(
+        "plan.extend",
+        "appends segments to a kv. `lifetime`, here and below, says which operations read the "
+        "tokens that it adds: see `passes/program/lifetimes.py`",
+        (2, None),
+        1,
+        optional=("lifetime", "note"),
+    ),
     Op(
         "plan.prefill",
         "makes the kv's tokens resident now, so that its forks share them; with a fork's list or "
@@ -55,6 +62,7 @@ OPERATIONS = (
         2,
         required=("name", "type", "max_tokens"),
         optional=(
+            "lifetime",
             "stop",
             "ends",
             "constraint",
@@ -74,7 +82,7 @@ OPERATIONS = (
         2,
         2,
         required=("name",),
-        optional=("by", "heal", "tokens", "prefix", "note", *WHO),
+        optional=("lifetime", "by", "heal", "tokens", "prefix", "note", *WHO),
     ),
     Op(
         "plan.score",

@@ -6,6 +6,7 @@ import pytest
 from weft.ir.parser import parse_module
 from weft.passes.manager import Context, run_passes
 from weft.passes.program.canonicalize import Canonicalize
+from weft.passes.program.lifetimes import KVLifetimes
 from weft.passes.program.liveness import FreeKV
 from weft.passes.program.lower_to_plan import LowerToPlan, NoVocabulary
 from weft.passes.program.prefix_sharing import PrefixSharing
@@ -202,4 +203,32 @@ def test_every_kv_is_moved_or_freed_on_every_path(context):
         "plan.free %kv_2",  # a branch that never used its fork
         "plan.free %kv_3",  # after the decode
         "plan.free %kv_1",  # in the region that did not move it
+    ]
+
+
+def test_a_stretch_of_kv_says_when_it_is_read(context):
+    body = """
+        %a = program.literal %s, text = "All rows. " : stream
+        %b, %v = program.gen %a, name = "v", type = str, max_tokens = 4 : stream, str
+        %c = program.append %b, %x : stream
+        %n = program.constant value = 2 : int
+        %r = program.fork %c, %n, name = "r" { |%t: stream, %i: int|
+          %q = program.literal %t, text = "q" : stream
+          %u, %w = program.gen %q, name = "w", type = str, max_tokens = 4 : stream, str
+          program.yield %w
+        } : list<str>
+        program.return
+        """
+    plan, _ = after(LowerToPlan(), function(body), context)
+    text, _ = after(KVLifetimes(), plan, context)
+    found = [line.partition("lifetime = ")[2] for line in text.splitlines() if "lifetime" in line]
+    # 0 tokens, 1 extend, 2 decode v, 3 count, 4 tokenize, 5 extend, 6 prefill, 7 fork,
+    # 8 tokens, 9 extend, 10 decode w
+    assert found == [
+        '{at = 1, first = 2, next = 6, last = 10, reads = 3, again = true, keep = "batch"} : kv',
+        '{at = 2, first = 6, next = 10, last = 10, reads = 2, again = true, keep = "row"} '
+        ": kv, str",
+        '{at = 5, first = 6, next = 10, last = 10, reads = 2, again = true, keep = "row"} : kv',
+        '{at = 9, first = 10, last = 10, reads = 1, keep = "row"} : kv',
+        '{at = 10, reads = 0, keep = "row"} : kv, str',
     ]
