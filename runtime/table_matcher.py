@@ -14,6 +14,9 @@ from .stops import TokenBytes
 if TYPE_CHECKING:
     from .batch import Batch
 
+FEW = 4
+"""Rows whose masks are copied one by one: less work than to gather them."""
+
 
 class TableConstraint:
     """A token table made ready for a model whose logits have `vocab_size` columns."""
@@ -27,6 +30,8 @@ class TableConstraint:
         self.masks[:, :shared] = table.masks[:, :shared]
         self.mask_of = table.mask_of
         self.most = table.mask_of.shape[1] - 1
+        self._rows = list(self.masks)
+        self._numbers = memoryview(np.ascontiguousarray(table.mask_of).reshape(-1))
         by_byte = np.ascontiguousarray(table.moves[:, table.classes], np.uint16)
         self.moves = memoryview(by_byte.reshape(-1))
         """The next state at 256 * state + byte."""
@@ -36,6 +41,11 @@ class TableConstraint:
         }
         ending = table.accepting & ~table.moves.any(1)
         self.endings = frozenset(np.flatnonzero(ending).tolist())
+
+    def mask(self, state: int, remaining: int) -> np.ndarray:
+        """Return the mask [W] of a state that `remaining` tokens may follow."""
+        most = self.most
+        return self._rows[self._numbers[state * (most + 1) + min(remaining, most)]]
 
     def start(self, heal: str = "", opening: str = "") -> TableMatcher:
         """Return a matcher of texts after a space or nothing, or of what follows `opening`."""
@@ -57,8 +67,7 @@ class TableMatcher:
     def fill(self, masks: np.ndarray, row: int, remaining: int | None = None) -> None:
         """Write the bitmask into `masks[row]`; within `remaining` tokens the text must end."""
         of = self.constraint
-        left = of.most if remaining is None else min(remaining, of.most)
-        masks[row] = of.masks[of.mask_of[self.state, left]]
+        masks[row] = of.mask(self.state, of.most if remaining is None else remaining)
 
     def accept(self, token: int) -> None:
         """Advance by a token that the mask allows."""
@@ -92,6 +101,11 @@ def fill_masks(batch: Batch) -> None:
         elif matcher is not None:
             matcher.fill(batch.masks, row)
     for constraint, (rows, states) in rows_of.items():
+        if len(rows) <= FEW:
+            for row, state in zip(rows, states, strict=True):
+                left = int(batch.limit[row]) - int(batch.produced[row])
+                batch.masks[row] = constraint.mask(state, left)
+            continue
         remaining = batch.limit[rows] - batch.produced[rows]
         np.minimum(remaining, constraint.most, out=remaining)
         numbers = constraint.mask_of[states, remaining]
