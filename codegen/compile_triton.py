@@ -37,6 +37,7 @@ def compile_offline(
     with tempfile.TemporaryDirectory() as scratch:
         function = getattr(load_module(source, folder or Path(scratch)), source.name)
         options = {"num_warps": schedule.num_warps, "num_stages": schedule.num_stages}
+        options |= {"maxnreg": schedule.registers} if schedule.registers else {}
         ast = ASTSource(fn=function, signature=signature(kernel), attrs=_aligned(kernel))
         try:
             built = triton.compile(ast, target=GPUTarget("cuda", arch, 32), options=options)

@@ -69,7 +69,8 @@ class _Emitter:
         self._block(self.kernel.regions[0])
         extents = [read(extent, HostWriter()) for extent in self.kernel["grid"]]
         grid = ", ".join(extents) + ("," if len(extents) == 1 else "")
-        chained = ", launch_pdl=True" if self.schedule.chained else ""
+        options = ", launch_pdl=True" if self.schedule.chained else ""
+        options += f", maxnreg={self.schedule.registers}" if self.schedule.registers else ""
         return "\n".join(
             [
                 f'"""Triton form of @{self.name}, emitted by weft."""',
@@ -87,7 +88,7 @@ class _Emitter:
                 f"    grid = ({grid})",
                 "    if min(grid) > 0:",
                 f"        {self.name}[grid]({names}, num_warps={self.schedule.num_warps}, "
-                f"num_stages={self.schedule.num_stages}{chained})",
+                f"num_stages={self.schedule.num_stages}{options})",
                 "",
             ]
         )

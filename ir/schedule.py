@@ -16,6 +16,7 @@ class Schedule:
     GPU: `num_warps`, `num_stages`, and the `precision` of f32 products: `ieee` (without tensor
     cores), `tf32x3` (on them, within about 2^-20) or `tf32` (inputs rounded to 10 bits). Kernels
     that are `chained` are launched while the kernel before still runs, and wait for its end.
+    `registers` a thread may have (0: as many as it asks for), so that more programs are resident.
     Tile extents are chosen when the kernel is built, and are named in its `blocks`.
     """
 
@@ -28,3 +29,4 @@ class Schedule:
     num_stages: int = 2
     precision: str = "tf32x3"
     chained: bool = False
+    registers: int = 0

@@ -90,7 +90,7 @@ def attention_parts(shape: Parts) -> Operation:
     return _Parts(shape).kernel()
 
 
-def attention_merge(heads: int, head_dim: int, out: str = "bf16", block: int = 8) -> Operation:
+def attention_merge(heads: int, head_dim: int, out: str = "bf16", block: int = 32) -> Operation:
     """Return the kernel that joins the slots of each row of a list.
 
     Arguments: T, G rows, G1 = G + 1, S; merge_query [G], merge_start [G1] (row g has the slots
