@@ -181,7 +181,9 @@ class Budgets:
         if known is None:
             known = self._evaluated(part, symbols, above)
             if id(part) not in self._fixed:
-                needs_above = any(not inner for inner in _values_of(part, "shared"))
+                needs_above = not all(_values_of(part, "shared")) or any(
+                    isinstance(width, int) and width < 2 for width in _values_of(part, "width")
+                )
                 fixed = not needs_above and not any(_symbols_in(part))
                 self._fixed[id(part)] = known if fixed else None
         return known
@@ -190,7 +192,9 @@ class Budgets:
         often, inner, width = value_of(part["times"], symbols), None, 1
         if "body" in part:
             width = value_of(part["width"], symbols)
-            inner = self._frame(part["body"], symbols, above, part["shared"])
+            # What one branch reads is not computed ahead.
+            shared = part["shared"] and width > 1
+            inner = self._frame(part["body"], symbols, above, shared)
             pages = min(width * inner.pages, UNBOUNDED)
         elif "program" in part:
             inner = self._called(part, symbols)

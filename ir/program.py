@@ -163,7 +163,7 @@ VALUE_OPERATIONS = (
     Op("program.call_tool", "calls a declared tool; with `catch`, its failure is a value",
        (0, None), 1, required=("name",), optional=("catch",)),
     Op("program.call", "runs another program of the module on a stream of its own",
-       (0, None), 1, required=("name",), optional=WHO),
+       (0, None), 1, required=("name",), optional=(*WHO, "critical")),
     Op("program.result", "a value as a result that is no error", 1, 1),
     Op("program.is_error", "whether a result is an error", 1, 1),
     Op("program.error", "the error of a result that is one", 1, 1),

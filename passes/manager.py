@@ -10,6 +10,7 @@ from difflib import unified_diff
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from ..ir.constraint_tables import ConstraintTables, Store
+from ..cost_model.prices import Prices
 from ..ir.core import Module, Operation, Term
 from ..ir.diagnostics import PassError
 from ..ir.source import Span
@@ -62,8 +63,10 @@ class Context:
     model_name: str = ""
     context_length: int = 0
     target: Any = None
+    prices: Prices | None = None
     pure_tools: Mapping[str, Callable[..., Any]] | None = None
     entry: str | None = None
+    validate: Callable[[str, Module, Module, Context], None] | None = None
     store: Store | None = None
     tables: ConstraintTables | None = None
     remarks: list[Remark] = field(default_factory=list)
@@ -159,6 +162,8 @@ def run_passes(
         after = step.run(module, context)
         seconds = time.perf_counter() - start
         verify(after, tuple(dict.fromkeys((*step.reads, *step.writes))))
+        if context.validate is not None:
+            context.validate(step.name, module, after, context)
         remarks = tuple(context.remarks[remarks_before:])
         records.append(PassRecord(step.name, module, after, seconds, remarks))
         module = after

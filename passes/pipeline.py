@@ -7,6 +7,7 @@ from .graph.matmul_parts import FuseCombineResidual, FuseMatmulParts
 from .graph.memory_planning import PlanMemory
 from .graph.weight_format import ChooseWeightFormat
 from .manager import Pass, UnknownPass
+from .program.batching import Batching
 from .program.budgets import PlanBudgets
 from .program.canonicalize import Canonicalize
 from .program.constraints import CompileConstraints
@@ -26,7 +27,7 @@ PROGRAM_PASSES: tuple[Pass, ...] = (
 REMOTE_PASSES: tuple[Pass, ...] = (FoldConstants(), DropDead(), Canonicalize(), RemoteCalls())
 """Instead of PROGRAM_PASSES, for a model behind an endpoint, which has no tokens to share."""
 LOWERING: tuple[Pass, ...] = (LowerToPlan(),)
-PLAN_PASSES: tuple[Pass, ...] = (ForkPrefixes(), FreeKV(), KVLifetimes())
+PLAN_PASSES: tuple[Pass, ...] = (ForkPrefixes(), FreeKV(), Batching(), PlanBudgets(), KVLifetimes())
 MODEL_PASSES: tuple[Pass, ...] = (
     ChooseWeightFormat(), FuseSiblingMatmuls(), DropConcatOfSplit(), FuseRopeWrite(), FuseAddNorm(),
     FuseMatmulParts(), FuseCombineResidual(), LowerToTiles(),

@@ -82,6 +82,13 @@ class Engine:
         self._scheduler.sequences.add(sequence)
         return sequence
 
+    def share(self, sequence: Sequence, other: Sequence) -> None:
+        """Let a sequence hold the KV of another, which begins with all its tokens."""
+        resident = min(sequence.length, other.resident)
+        if not sequence.busy and resident > sequence.resident:
+            pages = other.pages[: -(-resident // self.kv.page_size)]
+            self.kv.adopt_rest(sequence, pages, resident)
+
     def free(self, sequence: Sequence, remember: bool = True) -> None:
         """Give a sequence up; with `remember`, the prefix tree keeps what a trunk computed."""
         if sequence in self._scheduler.sequences:

@@ -56,6 +56,8 @@ class Frame:
     values: dict[str, Any] = field(default_factory=dict)
     owned: dict[Sequence, None] = field(default_factory=dict)
     bound: dict[str, Any] = field(default_factory=dict)
+    after: int = 0
+    """Predicted time from this program's end to that of the outermost one."""
     borrows: bool = False
     """A while's condition only looks at the values that its body goes on with."""
     _seen: Counter[str] = field(default_factory=Counter)
@@ -121,4 +123,6 @@ class Frame:
 
     def inner(self, name: str, occurrence: int, number: int, values: dict[str, Any]) -> Frame:
         """Return the frame of a fork's branch: it sees the values, its changes stay in it."""
-        return Frame(self.row, (*self.path, (name, occurrence, number)), dict(values))
+        return Frame(
+            self.row, (*self.path, (name, occurrence, number)), dict(values), after=self.after
+        )

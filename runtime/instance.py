@@ -112,6 +112,9 @@ class Instance(ControlFlow, ModelCalls):
         """Run another program on a stream of its own; its samples are named by the call."""
         label = f"call {operation['name'].name}"
         inner = Frame(self.row, (*frame.path, (label, frame.occurrence(label), 0)))
+        callee = self._machine.programs[operation["name"].name]
+        path = (operation.attribute("critical") or 0) - (callee.attribute("critical") or 0)
+        inner.after = frame.after + max(0, path)
         gone = frame.set_out()
         yield from self._after_effects(operation, frame)
         values = yield from all_now(operands)

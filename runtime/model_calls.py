@@ -131,8 +131,12 @@ class ModelCalls:
             branch = self._engine.fork(sequence, handle.length, self._order())
             sequence = self._own(branch, frame)
             sequence.append(ahead)
-        yield from self._ask(Request(sequence, "prefill", row=self.row, same="fill"))
+        critical = _critical(operation, frame)
+        yield from self._ask(
+            Request(sequence, "prefill", row=self.row, same="fill", critical=critical)
+        )
         if ahead:
+            self._engine.share(handle.sequence, sequence)
             self._free_sequence(sequence)
         return (handle,)
 
@@ -149,6 +153,7 @@ class ModelCalls:
             handle.sequence, f"gen {name!r}", self._sampling(operation, frame, occurrence), watch,
             logprobs=bool(operation.attribute("logprobs")), row=self.row,
             same=None if listener else _decides(operation, heal),
+            critical=_critical(operation, frame),
         )  # fmt: skip
         yield from self._ask(request)
         self.meter.generated(request)
@@ -171,10 +176,13 @@ class ModelCalls:
             problem = f"select {name!r} has {'an empty option' if encoded else 'no options'}"
             raise ProgramFailed(row=self.row, problem=problem, span=operation.span)
         sequence, what = handle.sequence, f"select {name!r}"
-        scores = yield from self._score_options(sequence, sequence.length, encoded, what, frame)
+        critical = _critical(operation, frame)
+        scores = yield from self._score_options(
+            sequence, sequence.length, encoded, what, frame, critical
+        )
         base = None
         if by == "unconditional":
-            base = yield from self._score_options(sequence, 1, encoded, what, frame)
+            base = yield from self._score_options(sequence, 1, encoded, what, frame, critical)
         best = choose(by, scores, base)
         shares = dict(zip(options, probabilities(scores), strict=True))
         sequence.append(encoded[best])
@@ -212,13 +220,16 @@ class ModelCalls:
             return (0.0,)
         ids = self._machine.tokenizer.encode(heal + text)
         sequence = handle.sequence
-        scores = yield from self._score_options(sequence, handle.length, [ids], "score", frame)
+        scores = yield from self._score_options(
+            sequence, handle.length, [ids], "score", frame, _critical(operation, frame)
+        )
         gone.settle()
         return (sum(scores[0]),)
 
     def _score_options(
-        self, parent: Sequence, length: int, options: list[list[int]], what: str, frame: Frame
-    ) -> Step:
+        self, parent: Sequence, length: int, options: list[list[int]], what: str, frame: Frame,
+        critical: int,
+    ) -> Step:  # fmt: skip
         """Score options after the first `length` tokens; what is needed for it is freed again."""
 
         def fork(sequence: Sequence) -> Sequence:
@@ -230,7 +241,7 @@ class ModelCalls:
         sequence = parent
         if length < parent.length:
             sequence = self._own(self._engine.fork(parent, length, self._order()), frame)
-        scorer = Scorer(options, fork, self._free_sequence, self._ask, what, self.row)
+        scorer = Scorer(options, fork, self._free_sequence, self._ask, what, self.row, critical)
         scores = yield from scorer.run(sequence)
         if sequence is not parent:
             self._free_sequence(sequence)
@@ -353,6 +364,11 @@ class ModelCalls:
     def _order(self) -> tuple[int, int]:
         self._spawned += 1
         return self.ticket, self._spawned
+
+
+def _critical(operation: Operation, frame: Frame) -> int:
+    """Return the predicted time from an operation's start to the end of the whole program."""
+    return (operation.attribute("critical") or 0) + frame.after
 
 
 def _decides(operation: Operation, heal: str) -> tuple[Any, ...]:

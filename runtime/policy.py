@@ -9,7 +9,11 @@ from .request import Request
 
 @dataclass(frozen=True)
 class Policy:
-    """Oldest row first, and within a row the oldest branch: few rows are open at any time.
+    """Oldest row first; within a row, what is farthest from the program's end.
+
+    Few rows are open at any time, and no request starves: only its own row's and older rows' go
+    before it. Within a row the longest path to the end goes first (Hu, Operations Research 9,
+    1961: highest level first), so that no join waits for a branch that began late.
 
     A prompt whose beginning another row is just computing waits for it if that saves at least
     `least_gain` tokens; the others' steps go on meanwhile.
@@ -19,7 +23,8 @@ class Policy:
 
     def key(self, request: Request) -> tuple[int, ...]:
         """Return the sort key in the waiting queue; smaller goes first."""
-        return request.order
+        row, *spawned = request.order
+        return (row, -request.critical, *spawned)
 
     def waits(self, gain: int) -> bool:
         """Say whether a prompt should wait for `gain` tokens that another computes."""

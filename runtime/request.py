@@ -50,7 +50,12 @@ class Request:
     same: Hashable = None
     """What else decides its answer (constraint, stops); None: it is computed in any case."""
 
+    critical: int = 0
+    """Predicted time from here to the program's end, in generated tokens."""
+
     # Set by the engine.
+    rank: tuple[int, ...] = ()
+    """Its place in the queue, by the policy; smaller goes first."""
     duplicate: bool = False
     """An equal request's answer was given to it."""
     prompt: int = 0

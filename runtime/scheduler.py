@@ -61,13 +61,8 @@ class Scheduler:
 
     def enqueue(self, request: Request) -> None:
         """Let a request wait for its turn."""
-        heapq.heappush(self._waiting, (self._policy.key(request), next(self._tie), request))
-
-    @property
-    def backlog(self) -> int:
-        """Tokens of requests that wait, or are under way, that have no KV yet."""
-        requests = (entry[2] for entry in self._waiting)
-        return sum(request.sequence.pending for request in (*requests, *self._prefilling))
+        request.rank = request.sequence.rank = self._policy.key(request)
+        heapq.heappush(self._waiting, (request.rank, next(self._tie), request))
 
     def schedule(self) -> list[Chunk]:
         """Secure the running rows' pages; return the chunks that the step computes besides."""
@@ -257,10 +252,10 @@ class Scheduler:
                 for sequence in self.sequences
                 if sequence.held
                 and sequence is not request.sequence
-                and (not sequence.busy or sequence.order > request.order)
+                and (not sequence.busy or sequence.rank > request.rank)
             ]
             if victims:
-                self._preempt(max(victims, key=lambda sequence: sequence.order))
+                self._preempt(max(victims, key=lambda victim: (victim.order[0], victim.rank)))
             elif request is self._oldest(request):
                 self._fail(request, end)
                 return False
@@ -272,7 +267,7 @@ class Scheduler:
         active = [request, *self._batch.requests, *self._prefilling]
         if self._waiting:
             active.append(self._waiting[0][2])
-        return min(active, key=lambda other: other.order)
+        return min(active, key=lambda other: other.rank)
 
     def _preempt(self, sequence: Sequence) -> None:
         """Make a sequence drop its KV; if a request works on it, that starts over its prefill."""

@@ -54,6 +54,7 @@ class Scorer:
         call: Callable[[Request], Generator[Any, Any, Request]],
         name: str,
         row: int,
+        critical: int = 0,
     ) -> None:
         self._options = options
         self._fork = fork
@@ -61,6 +62,7 @@ class Scorer:
         self._call = call
         self._name = name
         self._row = row
+        self._critical = critical
         self._scores: Scores = [[] for _ in options]
 
     def run(self, sequence: Tokens) -> Generator[Any, Any, Scores]:
@@ -108,7 +110,10 @@ class Scorer:
         self._free(sequence)
 
     def _request(self, sequence: Tokens, start: int) -> Request:
-        return Request(sequence, self._name, score_from=start, row=self._row, same="score")
+        return Request(
+            sequence, self._name, score_from=start, row=self._row, same="score",
+            critical=self._critical,
+        )  # fmt: skip
 
 
 def choose(by: str, scores: Scores, unconditional: Scores | None = None) -> int:

@@ -11,6 +11,7 @@ from weft.cli.errors import with_lines
 from weft.frontend.checkpoint import open_checkpoint
 from weft.ir.diagnostics import WeftError
 from weft.ir.parser import parse_module
+from weft.passes.pipeline import LOWERING, PLAN_PASSES
 
 HELLO = """
 record Mood:
@@ -89,7 +90,8 @@ def test_dump_shows_what_a_pass_changed(hello):
 def test_opt_enters_at_any_stage(hello, tmp_path):
     program = tmp_path / "program.ir"
     program.write_text(weft("dump", hello, "--stage", "program"))
-    plan = weft("opt", program, "--passes", "lower-to-plan,free-kv", "--model", "tiny-dense")
+    passes = ",".join(step.name for step in (*LOWERING, *PLAN_PASSES))
+    plan = weft("opt", program, "--passes", passes, "--model", "tiny-dense")
     assert plan == weft("dump", hello, "--stage", "plan")
 
 

@@ -1,0 +1,297 @@
+"""Batching: what of a program is on its critical path, so that the scheduler takes that first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+from ...cost_model.prices import Prices
+from ...ir.core import Module, Operation, Region, Value, walk
+from ..manager import EVERYTHING, Context
+
+CALLS = ("plan.prefill", "plan.decode", "plan.select", "plan.score", "plan.fork", "program.call")
+"""What asks the model; these are annotated, and run side by side where nothing orders them."""
+
+_VALUE_TOKENS = 16
+_TOOL_TOKENS = 16
+_ITERATIONS = 4
+"""What is taken for the tokens of a value, the time of a tool, the length of a list not known."""
+
+
+@dataclass(frozen=True)
+class Batching:
+    """Annotate what asks the model with `critical`: the predicted time from its start to the
+    program's end, in generated tokens.
+
+    A gen counts its token budget, a prompt its tokens at the price of reading. Requests of one row
+    are served by it, longest first, so that no join waits for a branch that began late. The pass
+    also says which operations are independent, and which forks do the same work in every branch.
+    """
+
+    name: ClassVar[str] = "batching"
+    reads: ClassVar[tuple[str, ...]] = ("program", "plan")
+    writes: ClassVar[tuple[str, ...]] = ("plan", "program")
+    requires: ClassVar[tuple[str, ...]] = ("planned",)
+    ensures: ClassVar[tuple[str, ...]] = ("critical",)
+    keeps: ClassVar[tuple[str, ...]] = EVERYTHING
+
+    def run(self, module: Module, context: Context) -> Module:
+        """Return the annotated module."""
+        prices = context.prices or Prices()
+        paths = _Paths(module, prices)
+        functions = []
+        for operation in module.operations:
+            if operation.name == "plan.func":
+                say_what_is_independent(operation, context)
+                say_what_is_duplicate(operation, context)
+                operation = paths.annotated(operation)
+            functions.append(operation)
+        return Module(tuple(functions))
+
+
+class _Paths:
+    """Longest paths to the end, walked backwards; called programs are measured once."""
+
+    def __init__(self, module: Module, prices: Prices) -> None:
+        self._functions = {
+            op["name"].name: op for op in module.operations if op.name == "plan.func"
+        }
+        self._prices = prices
+        self._lengths: dict[str, float] = {}
+        self._constants = {
+            op.result.name: op["value"] for op in module.walk() if op.name == "program.constant"
+        }
+
+    def annotated(self, function: Operation) -> Operation:
+        walker = _Walk(self, self._constants, annotate=True)
+        region = function.regions[0]
+        body = walker.block(region.operations, lambda position: 0.0)
+        length = max((walker.start(value) for value in region.arguments), default=0.0)
+        function = replace(function, regions=(replace(region, operations=body),))
+        return function.with_attributes(critical=round(max(length, walker.longest)))
+
+    def length(self, name: str) -> float:
+        """Return how long a program takes; one that calls itself is taken to be short."""
+        if name not in self._lengths:
+            self._lengths[name] = 0.0
+            region = self._functions[name].regions[0]
+            walker = _Walk(self, self._constants, annotate=False)
+            walker.block(region.operations, lambda position: 0.0)
+            self._lengths[name] = walker.longest
+        return self._lengths[name]
+
+    def cost(self, operation: Operation) -> float:
+        """Return what an operation itself takes, in generated tokens."""
+        match operation.name:
+            case "plan.decode":
+                return float(operation["max_tokens"])
+            case "plan.select" | "plan.score":
+                return 2.0
+            case "plan.prefill":
+                return 1.0
+            case "plan.tokens":
+                return len(operation["ids"]) * self._prices.ratio
+            case "plan.tokenize":
+                parts = operation["parts"]
+                return _VALUE_TOKENS * len(parts) * self._prices.ratio
+            case "program.call_tool":
+                return float(_TOOL_TOKENS)
+            case "program.call":
+                return self.length(operation["name"].name)
+        return 0.0
+
+
+class _Walk:
+    """One program's values with the longest time from each to the program's end."""
+
+    def __init__(self, paths: _Paths, constants: dict[str, Any], annotate: bool) -> None:
+        self._paths = paths
+        self._constants = constants
+        self._annotate = annotate
+        self._tails: dict[str, float] = {}
+        self.longest = 0.0
+
+    def start(self, value: Value) -> float:
+        """Return the time from a value to the end."""
+        return self._tails.get(value.name, 0.0)
+
+    def block(
+        self, operations: tuple[Operation, ...], ends: Callable[[int], float]
+    ) -> tuple[Operation, ...]:
+        """Walk operations backwards; `ends(position)` is the time from what they yield."""
+        out: list[Operation] = []
+        for operation in reversed(operations):
+            out.append(self._operation(operation, ends))
+        return tuple(reversed(out))
+
+    def _operation(self, operation: Operation, ends: Callable[[int], float]) -> Operation:
+        kind = operation.name.partition(".")[2]
+        if kind in {"yield", "leave", "condition", "return"}:
+            for position, value in enumerate(operation.operands):
+                self._need(value, ends(position) if kind != "return" else 0.0)
+            return operation
+        after = max((self.start(value) for value in operation.results), default=0.0)
+        if operation.regions:
+            operation, inside = self._regions(operation)
+            path = max(inside, after)
+        else:
+            path = self._paths.cost(operation) + after
+        self.longest = max(self.longest, path)
+        for value in operation.operands:
+            self._need(value, path)
+        if self._annotate and operation.name in CALLS:
+            return operation.with_attributes(critical=round(path))
+        return operation
+
+    def _regions(self, operation: Operation) -> tuple[Operation, float]:
+        """Walk an operation's regions; return it, and the longest path that begins in them."""
+        results = [self.start(value) for value in operation.results]
+        rounds = self._rounds(operation)
+        repeated = 0.0
+        if rounds > 1:
+            repeated = (rounds - 1) * self._length(operation)
+
+        def ends(position: int) -> float:
+            if operation.name == "plan.fork":
+                return results[min(position, len(results) - 1)]
+            found = results[position] if position < len(results) else max(results, default=0.0)
+            return found + repeated
+
+        regions, longest = [], 0.0
+        before, self.longest = self.longest, 0.0
+        for region in operation.regions:
+            body = self.block(region.operations, ends)
+            regions.append(replace(region, operations=body))
+            longest = max([longest, self.longest, *map(self.start, region.arguments)])
+        self.longest = max(before, longest)
+        return replace(operation, regions=tuple(regions)), longest
+
+    def _length(self, operation: Operation) -> float:
+        """Return how long one round of a loop takes by itself."""
+        inner = _Walk(self._paths, self._constants, annotate=False)
+        for region in operation.regions:
+            inner.block(region.operations, lambda position: 0.0)
+        return inner.longest
+
+    def _rounds(self, operation: Operation) -> int:
+        if operation.name == "plan.while":
+            return operation["limit"]
+        if operation.name != "plan.for":
+            return 1
+        known = self._constants.get(operation.operands[0].name)
+        return len(known) if isinstance(known, tuple) else _ITERATIONS
+
+    def _need(self, value: Value, path: float) -> None:
+        if path > self._tails.get(value.name, -1.0):
+            self._tails[value.name] = path
+
+
+def needs(operation: Operation) -> set[str]:
+    """Return the names of the values that an operation uses, in its regions too."""
+    return {value.name for inner in walk((operation,)) for value in inner.operands}
+
+
+def waves(operations: tuple[Operation, ...]) -> list[tuple[Operation, int]]:
+    """Return what asks the model in a list of operations, each with its wave.
+
+    Operations of one wave do not need each other: they run side by side. A wave is one more than
+    the largest among what an operation needs.
+    """
+    wave_of: dict[str, int] = {}
+    found = []
+    for operation in operations:
+        wave = max((wave_of.get(name, 0) for name in needs(operation)), default=0)
+        if operation.name in CALLS and operation.name != "plan.prefill":
+            found.append((operation, wave))
+            wave += 1
+        for value in operation.results:
+            wave_of[value.name] = wave
+    return found
+
+
+def say_what_is_independent(function: Operation, context: Context) -> None:
+    """Say which operations of each block run side by side."""
+    blocks = [function.regions[0].operations]
+    blocks += [region.operations for op in walk(function.regions[0].operations)
+               for region in op.regions]  # fmt: skip
+    for block in blocks:
+        groups: dict[int, list[Operation]] = {}
+        for operation, wave in waves(block):
+            groups.setdefault(wave, []).append(operation)
+        for group in groups.values():
+            if len(group) > 1:
+                named = ", ".join(map(_named, group))
+                context.did(f"{named} do not need each other: they run side by side", group[0].span)
+
+
+def say_what_is_duplicate(function: Operation, context: Context) -> None:
+    """Say which forks do the same greedy work in every branch."""
+    for operation in walk(function.regions[0].operations):
+        if operation.name != "plan.fork":
+            continue
+        region = operation.regions[0]
+        element = region.arguments[1].name
+        inner = list(walk(region.operations))
+        used = any(value.name == element for op in inner for value in op.operands)
+        greedy = all(not op.attribute("temperature") for op in inner if op.name == "plan.decode")
+        host = any(op.name in {"program.call_tool", "program.call"} for op in inner)
+        if not used and greedy and not host and any(op.name in CALLS for op in inner):
+            context.did(
+                f"fork {operation['name']}: all branches are the same greedy work, computed once",
+                operation.span,
+            )
+
+
+def _named(operation: Operation) -> str:
+    kind = operation.name.partition(".")[2].replace("decode", "gen")
+    name = operation.attribute("name")
+    return kind if name is None else f"{kind} {getattr(name, 'name', name)}"
+
+
+def check_critical(module: Module) -> list[str]:
+    """Return what is wrong with the annotations of a plan, for the validation of `batching`.
+
+    In every block an operation's `critical` is at least that of each one that needs its results,
+    plus, for a gen, its token budget; and no operation of a wave needs another of the same wave.
+    """
+    problems: list[str] = []
+    for function in module.operations:
+        if function.name != "plan.func":
+            continue
+        for operation in (function, *walk(function.regions[0].operations)):
+            for region in operation.regions:
+                problems += _check_block(region)
+    return problems
+
+
+def _check_block(region: Region) -> list[str]:
+    problems: list[str] = []
+    sources: dict[str, set[int]] = {}
+    calls = list(waves(region.operations))
+    number_of = {id(operation): number for number, (operation, _) in enumerate(calls)}
+    for operation in region.operations:
+        above = set().union(*(sources.get(name, set()) for name in needs(operation)))
+        number = number_of.get(id(operation))
+        if number is not None:
+            for earlier in above:
+                problems += _compare(calls[earlier], calls[number])
+            above = above | {number}
+        for value in operation.results:
+            sources[value.name] = above
+    return problems
+
+
+def _compare(first: tuple[Operation, int], second: tuple[Operation, int]) -> list[str]:
+    (one, wave), (other, later) = first, second
+    problems = []
+    if wave >= later:
+        problems.append(f"{_named(other)} needs {_named(one)}, but is in wave {later} of {wave}")
+    budget = one["max_tokens"] if one.name == "plan.decode" else 0
+    # Rounded to whole tokens, each by half a token at most.
+    if one["critical"] + 1 < other["critical"] + budget:
+        problems.append(
+            f"{_named(one)} ({one['critical']}) is before {_named(other)} ({other['critical']}), "
+            "but closer to the end"
+        )
+    return problems

@@ -1,0 +1,123 @@
+"""Critical paths and waves: what a plan says of order, checked exactly; faults are found."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from weft.cost_model.prices import Prices
+from weft.frontend.checker import check
+from weft.frontend.lower import lower
+from weft.frontend.parser import parse_text
+from weft.ir.core import Module, walk
+from weft.passes.manager import run_passes
+from weft.passes.pipeline import LOWERING, PLAN_PASSES, PROGRAM_PASSES
+from weft.passes.program.batching import Batching, check_critical, waves
+
+TEXT = """
+program helper(x: str) -> str:
+    "{x}"
+    gen short(max_tokens=7)
+    gen longer(max_tokens=20)
+    return longer
+
+program main(x: str) -> str:
+    let a = call helper(x)
+    let b = call helper(x)
+    fork side in ["p", "q"] as views:
+        "the {side}"
+        gen first(max_tokens=30)
+        if len(first) > 3:
+            gen second(max_tokens=11)
+        yield first
+    "{views}{a}{b}"
+    gen last(max_tokens=5)
+    return last
+"""
+
+DRAWS = """
+program draws(x: str) -> list[str]:
+    "{{x}}"
+    fork 4 as words:
+        gen word(max_tokens=5{options})
+        yield {value}
+    return words
+"""
+
+
+def planned(text, context):
+    file = parse_text(text)
+    check(file)
+    passes = (*PROGRAM_PASSES, *LOWERING, *PLAN_PASSES)
+    return run_passes(passes, lower(file), context)[0]
+
+
+def criticals(module):
+    return {
+        op["name"]: op["critical"]
+        for op in module.walk()
+        if op.name in {"plan.decode", "plan.fork"}
+    }
+
+
+def test_a_critical_path_is_the_longest_way_to_the_end(context):
+    context.prices = Prices(1.0, 0.0)
+    found = criticals(planned(TEXT, context))
+    assert found["last"] == 5
+    assert found["second"] == 11 and found["first"] == 30 + 11
+    assert found["short"] == 27 and found["longer"] == 20
+    assert found["views"] == 30 + 11
+    calls = [op for op in planned(TEXT, context).walk() if op.name == "program.call"]
+    assert [op["critical"] for op in calls] == [27 + 5, 27 + 5]
+
+
+def test_waves_do_not_need_each_other(context):
+    main = planned(TEXT, context).operations[-1]
+    found = [(op.name, wave) for op, wave in waves(main.regions[0].operations)]
+    assert found == [
+        ("program.call", 0), ("program.call", 0), ("plan.fork", 0), ("plan.decode", 1),
+    ]  # fmt: skip
+    told = [remark.message for remark in context.remarks if remark.pass_name == "batching"]
+    assert any("call helper, call helper, fork views do not need each other" in t for t in told)
+
+
+@pytest.mark.parametrize(
+    ("options", "value", "same"),
+    [("", "word", True), (", temperature=1.0", "word", False), ("", '"{x}"', True)],
+)
+def test_equal_greedy_branches_are_told(context, options, value, same):
+    planned(DRAWS.format(options=options, value=value), context)
+    told = [remark.message for remark in context.remarks if remark.pass_name == "batching"]
+    assert any("the same greedy work" in message for message in told) == same
+
+
+def test_a_plan_passes_its_checker_and_a_wrong_number_does_not(context):
+    module = planned(TEXT, context)
+    assert check_critical(module) == []
+
+    two = planned(
+        'program p(x: str) -> str:\n    "{x}"\n    gen a(max_tokens=9)\n'
+        "    gen b(max_tokens=4)\n    return b\n",
+        context,
+    )
+    assert check_critical(two) == []
+    swapped = Module(
+        tuple(
+            replace(op, regions=(replace(op.regions[0], operations=tuple(
+                inner.with_attributes(critical=5) if inner.attribute("name") == "a" else inner
+                for inner in op.regions[0].operations)),))
+            for op in two.operations
+        )
+    )  # fmt: skip
+    assert "gen a (5) is before gen b (4), but closer to the end" in check_critical(swapped)[0]
+
+
+def test_the_pass_changes_nothing_but_annotations(context):
+    module = planned(TEXT, context)
+    again = Batching().run(module, context)
+    assert again == module
+    assert all(
+        op.attribute("critical") is None
+        for op in walk(module.operations)
+        if op.name in {"plan.tokens", "plan.extend", "plan.free"}
+    )
