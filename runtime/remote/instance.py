@@ -28,7 +28,7 @@ from .pool import Call
 from .program import RemoteProgram, sampling_of
 from .prompt import Stream
 from .question import Asked, Question
-from .selecting import Choice, pick, scored
+from .selecting import Choice, by_first_token, picked_by, scored
 from .validity import problem_of
 
 TRIES = 3
@@ -248,13 +248,29 @@ class RemoteInstance(ControlFlow):
             raise WrongValue(row=self.row, what=what, problem=problem, span=operation.span)
         endpoint = self._endpoint_of(operation)
         choice = Choice(f"select {name!r}", stream, options, by, operation.span)
-        picked = yield from self._call(
-            operation, lambda call: pick(choice, self._asked, endpoint, call.over)
-        )
+        picked = yield from self._picked(operation, choice, endpoint)
         self.prompt_tokens += picked.prompt_tokens
         chosen = Chosen(picked.option, picked.probs)
         self._tell(frame, name, occurrence, chosen)
         return self._to(frame, stream.plus(picked.option)), chosen
+
+    def _picked(self, operation: Operation, choice: Choice, endpoint: Endpoint) -> Step:
+        """Score the first option, then the others side by side; or go by first tokens."""
+
+        def one(text: str) -> Step:
+            return self._call(
+                operation, lambda call: scored(choice, text, self._asked, endpoint, call.over)
+            )
+
+        first = yield from one(choice.options[0])
+        rest = [] if first is None else (yield Branches([one(o) for o in choice.options[1:]]))
+        if first is None or None in rest:
+            return (
+                yield from self._call(
+                    operation, lambda call: by_first_token(choice, self._asked, endpoint, call.over)
+                )
+            )
+        return picked_by(choice, [first, *rest])
 
     def _score(self, operation: Operation, operands: Operands, frame: Frame) -> Step:
         stream, text = yield from all_now(operands)
@@ -263,7 +279,7 @@ class RemoteInstance(ControlFlow):
         scores: list[float] | None = []
         if text:
             scores = yield from self._call(
-                operation, lambda call: scored(choice, self._asked, endpoint, call.over)
+                operation, lambda call: scored(choice, text, self._asked, endpoint, call.over)
             )
         if scores is None:
             lack = "the endpoint does not echo the log-probabilities of a prompt"

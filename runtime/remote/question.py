@@ -67,6 +67,7 @@ def body_of(question: Question, asked: Asked, endpoint: Endpoint) -> tuple[str, 
         prompt = question.stream.text(asked.format)
         body["prompt"] = prompt[: len(prompt) - len(question.heal)]
     body[endpoint.token_field if asked.chat else "max_tokens"] = question.max_tokens
+    _need_known(question, endpoint)
     body |= {**endpoint.dialect.neutral, **question.sampling, **question.held.fields}
     stops = stops_to_send(question)
     if stops:
@@ -74,6 +75,16 @@ def body_of(question: Question, asked: Asked, endpoint: Endpoint) -> tuple[str, 
     if question.logprobs:
         body |= LOGPROBS[asked.chat]
     return (CHAT if asked.chat else TEXT), body
+
+
+def _need_known(question: Question, endpoint: Endpoint) -> None:
+    for name in ("top_k", "min_p"):
+        if question.sampling.get(name) and name not in endpoint.dialect.known:
+            lack = f"the API of the endpoint has no {name}"
+            raise Lacks(what=question.what, span=question.span, lack=lack, hint=_NAME_IT)
+
+
+_NAME_IT = "leave it out, or name a server that has it: --remote dialect=vllm (or another)"
 
 
 def continuation(

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from ...ir.source import Span
 from ..select import choose, probabilities
 from .answers import token_logprobs
 from .endpoint import CHAT, TEXT, Endpoint
-from .errors import Lacks
+from .errors import Lacks, MissingRoute
 from .prompt import Stream
 from .question import Asked, continuation
 from .token_scores import echoed, one_by_one
@@ -45,27 +45,20 @@ class Choice:
         return Lacks(what=self.what, span=self.span, lack=lack, hint=hint)
 
 
-def pick(choice: Choice, asked: Asked, endpoint: Endpoint, over: threading.Event) -> Picked:
-    """Choose by the log-probabilities of whole options, else by those of first tokens."""
-    scores: list[list[float]] = []
-    for option in choice.options:
-        found = scored(replace(choice, options=(option,)), asked, endpoint, over)
-        if found is None:
-            return _by_first_token(choice, asked, endpoint, over)
-        scores.append(found)
+def picked_by(choice: Choice, scores: list[list[float]]) -> Picked:
+    """Return the option that the log-probabilities of all options' tokens choose."""
     best = choose(choice.by, scores)
     shares = dict(zip(choice.options, probabilities(scores), strict=True))
     return Picked(choice.options[best], shares)
 
 
 def scored(
-    choice: Choice, asked: Asked, endpoint: Endpoint, over: threading.Event
-) -> list[float] | None:  # fmt: skip
-    """Return the log-probabilities of the tokens of the only option; None where none are given.
+    choice: Choice, text: str, asked: Asked, endpoint: Endpoint, over: threading.Event
+) -> list[float] | None:
+    """Return the log-probabilities of the tokens of one option; None where none are given.
 
     They are those of a prompt that is echoed, or of tokens that are asked for one by one.
     """
-    (text,) = choice.options
     if endpoint.lacks_echo or (asked.chat and not endpoint.lacks_chat):
         return None
     prompt = choice.stream.text(asked.format)
@@ -76,11 +69,18 @@ def scored(
     return found
 
 
-def _by_first_token(
+def by_first_token(
     choice: Choice, asked: Asked, endpoint: Endpoint, over: threading.Event
 ) -> Picked:  # fmt: skip
+    """Choose by the likeliest first tokens; raises Lacks where they do not decide."""
     chat = asked.chat and not endpoint.lacks_chat
-    top, prompt_tokens = _first_tokens(choice, asked, endpoint, over, chat)
+    try:
+        top, prompt_tokens = _first_tokens(choice, asked, endpoint, over, chat)
+    except MissingRoute:
+        if not chat or asked.fixed:
+            raise
+        top, prompt_tokens = _first_tokens(choice, asked, endpoint, over, chat=False)
+        endpoint.lacks_chat = True
     if not top:
         lack = "the endpoint gives no log-probabilities, which a select chooses by"
         raise choice.lacks(lack, _MEND)

@@ -485,6 +485,35 @@ def test_who_may_say_that_it_can(fake):
     assert executable.run().value == "B" and len(fake.asked) == 1
 
 
+@pytest.mark.parametrize("option", ["top_k=4", "min_p=0.1"])
+def test_sampling_that_the_api_has_not_needs_a_known_server(fake, option):
+    text = f'program p() -> str:\n    "Go"\n    gen x({option})\n    return x'
+    with pytest.raises(Lacks, match=option.split("=")[0]) as error:
+        weft.compile(text, fake.answers(fake.said("x")).model).run()
+    assert error.value.span.line == 3 and not fake.asked
+    assert weft.compile(text, fake.model, remote_dialect="vllm").run().value == "x"
+
+
+def test_options_are_scored_side_by_side(fake):
+    options = ", ".join(f'"{word}"' for word in ("one", "two", "three", "four"))
+    text = f'program p() -> str:\n    "Go"\n    select x from [{options}]\n    return x'
+
+    def reply(body):
+        found = echo(fake)(body)
+        found.wait = 0.1
+        return found
+
+    weft.compile(text, fake.answers(reply).model).run()
+    assert len(fake.asked) == 4 and fake.most == 3
+
+
+def test_a_select_finds_out_that_there_is_no_chat(fake):
+    fake.missing.add("/chat/completions")
+    fake.answers(fake.said("A", logprobs={"top_logprobs": [{"A": -0.1, "B": -3.0}]}))
+    result = weft.compile(PICK.format(by='(by="greedy")'), fake.model).run()
+    assert result.value == "A" and fake.asked[0][0] == "/completions"
+
+
 # What is refused when compiling.
 
 
