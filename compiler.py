@@ -21,6 +21,7 @@ from .loading import (
     compiled_sampler,
     device_executor,
     device_sampler,
+    page_size,
     reference_executor,
     weight_dtype,
 )
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from .codegen.kernel import Kernel
     from .passes.tile.regimes import Regime
     from .runtime.executable import Executable
+    from .runtime.policy import Policy
     from .runtime.remote.address import Address
     from .runtime.sampler import SampleKernel
     from .runtime.step import ModelExecutor
@@ -239,6 +241,13 @@ class Compilation:
             return device_sampler(self.executor, self.kernels)
         return compiled_sampler(self.executor, self.kernels)
 
+    @property
+    def policy(self) -> Policy | None:
+        """What waits for whom: on a GPU nothing does for less than a page."""
+        from .runtime.policy import Policy
+
+        return Policy(least_gain=page_size(self.options)) if self.on_gpu else None
+
     def diff(self, pass_name: str) -> str:
         """Return what a pass changed, as a unified diff of the IR text."""
         return record_of(self, pass_name).diff()
@@ -267,6 +276,7 @@ class Compilation:
             model=checkpoint.name,
             seed=self.options.seed,
             sample=self.sampler,
+            policy=self.policy,
             trace=Trace() if self.options.trace else None,
             prefixes=self.prefixes,
         )

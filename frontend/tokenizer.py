@@ -24,6 +24,13 @@ class UnsupportedTokenizer(ModelError):
     hint = "supported are byte-level BPE and sentencepiece-style vocabularies with byte fallback"
 
 
+class _Known(dict[int, bytes]):
+    """The bytes of ids; an id that no token has gives none."""
+
+    def __missing__(self, id: int) -> bytes:
+        return b""
+
+
 class HubTokenizer:
     """Implements `ir.vocabulary.Tokenizer` over tokenizer.json; build it with `load_tokenizer`.
 
@@ -52,6 +59,7 @@ class HubTokenizer:
         self._special_ids = frozenset(id for id, t in self._added.items() if t["special"])
         self.end_ids = tuple(end_ids)
         self.begin_id = begin_id
+        self._ready: dict[str, list[int]] = {}
 
     @property
     def size(self) -> int:
@@ -76,18 +84,29 @@ class HubTokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Return ids of ordinary text; joined, the bytes of the tokens are the text's."""
+        ready = self._ready.pop(text, None)
+        if ready is not None:
+            return ready
         return self._tokenizer.encode(text, add_special_tokens=False).ids
+
+    def prepare(self, texts: Iterable[str]) -> None:
+        """Encode texts that will be asked for soon, side by side on all cores."""
+        wanted = [text for text in dict.fromkeys(texts) if text not in self._ready]
+        if len(wanted) > 1:
+            found = self._tokenizer.encode_batch(wanted, add_special_tokens=False)
+            self._ready |= zip(wanted, (one.ids for one in found), strict=True)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of ids; special tokens give nothing, broken UTF-8 gives U+FFFD."""
-        known = self._bytes
-        return b"".join([known[id] for id in ids if 0 <= id < len(known)]).decode(
-            "utf-8", errors="replace"
-        )
+        return b"".join(map(self._known.__getitem__, ids)).decode("utf-8", errors="replace")
 
     def token_bytes(self, id: int) -> bytes:
         """Return the bytes of one token; empty for a special token or an id without a token."""
         return self._bytes[id] if 0 <= id < len(self._bytes) else b""
+
+    @cached_property
+    def _known(self) -> _Known:
+        return _Known(enumerate(self._bytes))
 
     @cached_property
     def _bytes(self) -> list[bytes]:

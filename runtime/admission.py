@@ -37,6 +37,10 @@ class Claim:
     proven: bool = True
 
 
+PREPARED = 64
+"""Rows whose prompts are encoded at once."""
+
+
 class Forecast:
     """Works out rows' claims; `most` rows should be open at a time."""
 
@@ -88,6 +92,24 @@ class Forecast:
         """
         return tuple(format_value(arguments[name]) for name in self._leading)
 
+    def prepare(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Let the tokenizer encode what rows' prompts begin with, all at once if it can."""
+        prepare = getattr(self._tokenizer, "prepare", None)
+        first = next(iter(self._segments.values()), None)
+        known = self._parameters
+        if prepare is None or first is None:
+            return
+        if all(value.name in known for value in first.operands):
+            prepare("".join(map(str, self._filled(first, row))) for row in rows)
+
+    def _filled(self, segment: Operation, arguments: Mapping[str, Any]) -> list[int | str]:
+        """Return a segment's parts with the values of a row."""
+        values = [arguments[self._parameters[value.name]] for value in segment.operands]
+        return [
+            part if isinstance(part, int | str) else format_value(values[part["value"]])
+            for part in segment["parts"]
+        ]
+
     def _symbols(self, arguments: Mapping[str, Any]) -> Callable[[str], int]:
         known: dict[str, int] = {}
 
@@ -112,12 +134,7 @@ class Forecast:
         return max((len(format_value(element).encode()) for element in value), default=0)
 
     def _tokens(self, segment: Operation, arguments: Mapping[str, Any]) -> int:
-        values = [arguments[self._parameters[value.name]] for value in segment.operands]
-        parts = [
-            part if isinstance(part, int | str) else format_value(values[part["value"]])
-            for part in segment["parts"]
-        ]
-        return len(encode_parts(self._tokenizer, parts))
+        return len(encode_parts(self._tokenizer, self._filled(segment, arguments)))
 
 
 def _leading(function: Operation, parameters: Mapping[str, str]) -> Iterator[str]:
@@ -173,11 +190,18 @@ class in_prefix_order(Iterator[tuple[int, Any]]):  # noqa: N801
     def __init__(self, jobs: Iterable[tuple[int, Any]], forecast: Forecast, window: int) -> None:
         self.ahead: deque[tuple[int, Any]] = deque()
         self._jobs, self._forecast, self._window = iter(jobs), forecast, window
+        self._prepared = 0
 
     def __next__(self) -> tuple[int, Any]:
         if not self.ahead:
             found, forecast = islice(self._jobs, self._window), self._forecast
             self.ahead.extend(sorted(found, key=lambda job: (forecast.beginning(job[1]), job[0])))
+            self._prepared = 0
         if not self.ahead:
             raise StopIteration
+        if not self._prepared:
+            some = list(islice(self.ahead, PREPARED))
+            self._forecast.prepare(arguments for _, arguments in some)
+            self._prepared = len(some)
+        self._prepared -= 1
         return self.ahead.popleft()

@@ -74,7 +74,7 @@ class CompiledExecutor:
     def copy_page(self, source: int, target: int) -> None:
         """Copy a page of keys and values in all layers."""
         for pool in self._pools:
-            pool[:, target] = pool[:, source]
+            pool.select(1, target).copy_(pool.select(1, source))
 
     def _plan(self, step: StepInput) -> tuple[StepInput, list[Launch], Tensor]:
         """Bind a step's tensors to launches; decode steps, whose views come again, are kept."""

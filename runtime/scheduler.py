@@ -64,6 +64,12 @@ class Scheduler:
         request.rank = request.sequence.rank = self._policy.key(request)
         heapq.heappush(self._waiting, (request.rank, next(self._tie), request))
 
+    @property
+    def backlog(self) -> int:
+        """Tokens of requests that wait, or are under way, that have no KV yet."""
+        requests = (entry[2] for entry in self._waiting)
+        return sum(request.sequence.pending for request in (*requests, *self._prefilling))
+
     def schedule(self) -> list[Chunk]:
         """Secure the running rows' pages; return the chunks that the step computes besides."""
         self._secure_running()

@@ -141,12 +141,16 @@ def test_claims_are_counted_and_unproven_rows_wait_for_proven_ones():
 )  # fmt: skip
 def test_prefix_order_is_a_walk_over_each_window_and_loses_no_job(texts, window):
     class Texts:
+        def prepare(self, rows):
+            prepared.extend(rows)
+
         def beginning(self, arguments):
             return (arguments,)
 
-    jobs = list(enumerate(texts))
+    jobs, prepared = list(enumerate(texts)), []
     ordered = list(in_prefix_order(iter(jobs), Texts(), window))
     assert sorted(ordered) == jobs
+    assert sorted(prepared) == sorted(texts)  # each row's prompt is encoded once, with others
     for start in range(0, len(jobs), window):
         given_out = ordered[start : start + window]
         assert sorted(given_out) == jobs[start : start + window]
