@@ -179,7 +179,7 @@ class RemoteInstance(ControlFlow):
                 self._listener(TextPiece(name, ready.text, frame.path))
         else:
             answer = yield from self._answered(operation, frame, stream, occurrence)
-        after = self._to(frame, stream.plus(answer.text))
+        after = self._to(frame, stream.plus(answer.text, said=True))
         value: Any = parse_value(type, self._machine.records, answer.text)
         if answer.logprobs is not None and isinstance(value, str):
             value = Generated(value, list(answer.logprobs))
@@ -236,7 +236,7 @@ class RemoteInstance(ControlFlow):
         for (literal, gen), text in zip(rest, answer.more, strict=False):
             stream = stream.plus(literal)
             self._ready[frame.path, id(gen)] = Ready(stream, text)
-            stream = stream.plus(text)
+            stream = stream.plus(text, said=True)
 
     def _select(self, operation: Operation, operands: Operands, frame: Frame) -> Step:
         name, by = operation["name"], operation.attribute("by") or "token_normalized"
@@ -252,7 +252,7 @@ class RemoteInstance(ControlFlow):
         self.prompt_tokens += picked.prompt_tokens
         chosen = Chosen(picked.option, picked.probs)
         self._tell(frame, name, occurrence, chosen)
-        return self._to(frame, stream.plus(picked.option)), chosen
+        return self._to(frame, stream.plus(picked.option, said=True)), chosen
 
     def _picked(self, operation: Operation, choice: Choice, endpoint: Endpoint) -> Step:
         """Score the first option, then the others side by side; or go by first tokens."""

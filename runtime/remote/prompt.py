@@ -8,11 +8,15 @@ from typing import Protocol
 
 @dataclass(frozen=True)
 class Part:
-    """A message of a role, or text outside of messages (`role` is None)."""
+    """A message of a role, or text outside of messages (`role` is None).
+
+    The model has said what stands before place `said`: a space there is its own, and not healed.
+    """
 
     role: str | None
     text: str = ""
     closed: bool = False
+    said: int = 0
 
 
 class TextFormat(Protocol):
@@ -53,14 +57,15 @@ class Stream:
 
     parts: tuple[Part, ...] = ()
 
-    def plus(self, text: str) -> Stream:
-        """Append a text to the open message, or outside of messages."""
-        if not text:
+    def plus(self, text: str, said: bool = False) -> Stream:
+        """Append a text to the open message, or outside of messages; `said` by the model."""
+        last = self.tail or Part(None)
+        before = self.parts[:-1] if self.tail else self.parts
+        if not text and not said:
             return self
-        if self.parts and not self.parts[-1].closed:
-            last = self.parts[-1]
-            return Stream((*self.parts[:-1], replace(last, text=last.text + text)))
-        return Stream((*self.parts, Part(None, text)))
+        whole = last.text + text
+        after = replace(last, text=whole, said=len(whole) if said else last.said)
+        return Stream((*before, after))
 
     def begin(self, role: str) -> Stream:
         """Open a message; a text outside of messages ends there."""
@@ -84,6 +89,11 @@ class Stream:
     def opening(self) -> str:
         """The text that the model's answer would continue in its message."""
         return self.tail.text if self.tail else ""
+
+    @property
+    def may_heal(self) -> bool:
+        """Whether a space at the end is the program's, not the model's."""
+        return self.tail is None or self.tail.said < len(self.tail.text) or not self.tail.said
 
     def without_space(self) -> Stream:
         """Return the stream less the space at its end."""

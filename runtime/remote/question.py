@@ -53,7 +53,7 @@ class Question:
     def ends_in_space(self, asked: Asked) -> bool:
         """Return whether the prompt, as it is sent, ends in a space."""
         said = self.stream.opening if asked.chat else self.stream.text(asked.format)
-        return said.endswith(" ")
+        return said.endswith(" ") and self.stream.may_heal
 
 
 def body_of(question: Question, asked: Asked, endpoint: Endpoint) -> tuple[str, dict[str, Any]]:

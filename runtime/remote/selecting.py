@@ -62,6 +62,8 @@ def scored(
     if endpoint.lacks_echo or (asked.chat and not endpoint.lacks_chat):
         return None
     prompt = choice.stream.text(asked.format)
+    if prompt.endswith(" ") and choice.stream.may_heal:  # the option has it, as on our own engine
+        prompt, text = prompt[:-1], " " + text
     if endpoint.dialect.tokenize:
         return one_by_one(prompt, text, endpoint, choice.what, over)
     found = echoed(prompt, text, endpoint, choice.what, over)
@@ -130,7 +132,9 @@ def _first_tokens(
 ) -> tuple[list[tuple[str, float]], int]:
     """Return the likeliest first tokens of the answer with their log-probabilities."""
     body: dict[str, Any] = {"model": endpoint.service.name(), "temperature": 0.0}
-    stream = choice.stream.without_space() if choice.stream.opening.endswith(" ") else choice.stream
+    stream = choice.stream
+    if stream.opening.endswith(" ") and stream.may_heal:
+        stream = stream.without_space()
     if chat:
         body |= {"messages": stream.messages(), endpoint.token_field: 1, "logprobs": True,
                  "top_logprobs": TOP}  # fmt: skip

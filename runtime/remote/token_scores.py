@@ -64,11 +64,9 @@ def one_by_one(
 ) -> list[float] | None:
     """Return the log-probabilities of a text's own tokens, each made certain by a bias.
 
-    Where the endpoint gives the log-probabilities of before the bias. The space that a prompt ends
-    in goes to the text; None where the end of the prompt and the text share a token.
+    Where the endpoint gives the log-probabilities of before the bias; None where the end of the
+    prompt and the text share a token.
     """
-    if prompt.endswith(" "):
-        prompt, text = prompt[:-1], " " + text
     before, ids = (_ids(endpoint, said, what, over) for said in (prompt, prompt + text))
     if ids[: len(before)] != before:
         return None

@@ -403,7 +403,7 @@ def echo(fake):
 
 def test_echoed_prompts_give_select_and_score(fake):
     result = weft.compile(ECHO, fake.answers(echo(fake)).model).run()
-    assert result.value == "Bee -1.0"
+    assert result.value == "Bee -2.0", "the space before a text is scored with it"
     probs = result.values["w"].probs
     assert probs["A"] + probs["Bee"] == pytest.approx(1.0)
     assert fake.asked[0][1]["echo"] is True
