@@ -96,6 +96,12 @@ class HubTokenizer:
             found = self._tokenizer.encode_batch(wanted, add_special_tokens=False)
             self._ready |= zip(wanted, (one.ids for one in found), strict=True)
 
+    def sizes(self, texts: list[str]) -> list[int]:
+        """Return how many tokens each text is, by itself; they are encoded side by side."""
+        return [
+            len(one.ids) for one in self._tokenizer.encode_batch(texts, add_special_tokens=False)
+        ]
+
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of ids; special tokens give nothing, broken UTF-8 gives U+FFFD."""
         return b"".join(map(self._known.__getitem__, ids)).decode("utf-8", errors="replace")

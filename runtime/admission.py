@@ -10,7 +10,7 @@ may have to compute KV again.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -37,8 +37,12 @@ class Claim:
     proven: bool = True
 
 
-PREPARED = 64
+PREPARED = 32
 """Rows whose prompts are encoded at once."""
+
+SEAM = 8
+"""Tokens that a text may be more when others stand beside it: its first and last word may fall
+into other ones."""
 
 
 class Forecast:
@@ -67,6 +71,7 @@ class Forecast:
             if op.name == "plan.tokenize"
         }
         self._leading = tuple(_leading(function, self._parameters))
+        self._counts: dict[str, int] = {}
 
     def claim(self, arguments: Mapping[str, Any]) -> Claim:
         """Return a row's claim, with as much of it side by side as leaves room for all rows.
@@ -100,7 +105,15 @@ class Forecast:
         if prepare is None or first is None:
             return
         if all(value.name in known for value in first.operands):
+            rows = list(rows)
             prepare("".join(map(str, self._filled(first, row))) for row in rows)
+            self._count(rows, [known[value.name] for value in first.operands])
+
+    def _count(self, rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> None:
+        """Note how many tokens the rows' values are, each text once: fewer than its bytes."""
+        texts = list(dict.fromkeys(format_value(row[name]) for row in rows for name in names))
+        sizes = self._tokenizer.sizes(texts)  # type: ignore[attr-defined]
+        self._counts = dict(zip(texts, sizes, strict=True))
 
     def _filled(self, segment: Operation, arguments: Mapping[str, Any]) -> list[int | str]:
         """Return a segment's parts with the values of a row."""
@@ -126,7 +139,9 @@ class Forecast:
             return self._tokens(self._segments[name], arguments)
         value = arguments[name]
         if what == "bytes":
-            return len(format_value(value).encode())
+            text = format_value(value)
+            size = len(text.encode())
+            return min(size, self._counts[text] + SEAM) if text in self._counts else size
         if what == "count":
             return len(value)
         if what == "value":

@@ -65,7 +65,7 @@ class Engine:
         )
         self._duplicates = Duplicates()
         self._rows = np.arange(executor.max_batch)
-        self._ahead = bool(getattr(executor, "asynchronous", False))
+        self.ahead = bool(getattr(executor, "asynchronous", False))
         self._flight: Flight | None = None
 
     # Sequences.
@@ -157,7 +157,7 @@ class Engine:
     @property
     def sated(self) -> bool:
         """Whether more requests would not make the next step larger, and could come meanwhile."""
-        return self._ahead and self._scheduler.backlog >= self.executor.max_tokens
+        return self.ahead and self._scheduler.backlog >= self.executor.max_tokens
 
     def __bool__(self) -> bool:
         return bool(self._scheduler or self._scheduler.done or self._flight)
@@ -224,7 +224,7 @@ class Engine:
         self._flight = Flight(births, tuple(chunks), draw, self._batch.leaves)
         if before is not None:
             self._settle(before)
-        if not self._ahead:
+        if not self.ahead:
             self._land()
         self.steps += 1
         self.computed_tokens += tokens
@@ -252,7 +252,7 @@ class Engine:
         )
         rows = logits if logits.shape[0] == count else logits[:count]
         settings = (rows, mask, temperature, top_k, top_p, min_p, uniform)
-        if self._ahead:
+        if self.ahead:
             return self._sample.start(*settings)  # type: ignore[attr-defined]
         return Landed(self._sample(*settings))  # type: ignore[arg-type]
 

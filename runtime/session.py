@@ -9,7 +9,7 @@ from time import perf_counter
 from typing import Any
 
 from ..ir.budget import Limits
-from .admission import Admission, Claim, Forecast, in_prefix_order
+from .admission import PREPARED, Admission, Claim, Forecast, in_prefix_order
 from .engine import Engine
 from .events import Listener
 from .instance import Instance
@@ -18,6 +18,9 @@ from .results import Result, Stats
 from .tasks import Root, TaskLoop
 from .tools import ToolPool
 from .upcoming import KnownPrompts, UpcomingRows
+
+AT_ONCE = PREPARED
+"""Rows that start before the next step does, where that step runs ahead of the host."""
 
 Job = tuple[int, Mapping[str, Any]]
 """A row's number and its arguments, complete and checked."""
@@ -89,10 +92,12 @@ class Session:
     def _fill(self, jobs: Iterator[Job]) -> bool:
         """Start the rows that may; return whether one is left that waits for memory or a place.
 
-        While a step runs elsewhere, the host makes the next rows ready: no more than it takes.
+        Where steps run ahead of the host, it makes few rows ready at a time, and no more than the
+        next step takes: the others become ready while that runs.
         """
+        engine, started = self._host.engine, 0
         while True:
-            if self._open and self._host.engine.sated:
+            if engine.ahead and started and (started >= AT_ONCE or engine.sated):
                 return True
             if self._next is None:
                 job = next(jobs, None)
@@ -105,6 +110,7 @@ class Session:
                     return True
                 self._next = None
                 self._start(job, claim)
+                started += 1
 
     def _start(self, job: Job, claim: Claim) -> None:
         host, (row, arguments) = self._host, job
