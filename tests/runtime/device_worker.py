@@ -1,0 +1,82 @@
+"""A process that runs a model through a GPU's executor, its kernels interpreted on the CPU.
+
+Prints one JSON object: tokens by the engine on it, tokens by the graph's meaning, recordings.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+os.environ["TRITON_INTERPRET"] = "1"
+
+import torch
+from weft.codegen.build_cuda import load_kernels
+from weft.codegen.graph_reference import GraphRun
+from weft.frontend.models.registry import build_graph
+from weft.ir.model import ModelConfig, Rope
+from weft.loading import device_sampler, executor_on
+from weft.options import Options
+from weft.passes.tile.gpu_schedules import gpu_step_kernels
+from weft.passes.tile.regimes import lower_for_gpu, merge_kernels
+from weft.runtime.engine import Engine
+from weft.runtime.executor import ReferenceExecutor
+from weft.runtime.request import Request, Sampling
+from weft.runtime.weights import RandomTensors, load_weights
+
+LIMITS = {"max_batch": 4, "max_tokens": 64}
+SHAPES: dict[str, dict[str, Any]] = {
+    "llama": {"architecture": "LlamaForCausalLM", "tied": True},
+    "qwen": {"architecture": "Qwen3ForCausalLM", "head_norms": True, "qkv_bias": True,
+             "windows": (0, 24)},
+    "mixtral": {"architecture": "MixtralForCausalLM", "experts": 4, "experts_per_token": 2},
+}  # fmt: skip
+
+
+def config(name: str) -> ModelConfig:
+    shape: dict[str, Any] = dict(
+        vocab_size=96, width=32, layers=2, heads=4, kv_heads=2, head_dim=16, ffn=48,
+        context_length=128, rope=Rope(1e4), windows=(0, 0),
+    )  # fmt: skip
+    return ModelConfig(**(shape | SHAPES[name]))
+
+
+def generate(executor: Any, sampler: Any = None) -> list[list[int]]:
+    """Three prompts that begin alike, of several lengths, the last drawn at random."""
+    engine = Engine(executor, sampler) if sampler else Engine(executor)
+    pick = torch.Generator().manual_seed(1)
+    start, requests = torch.randint(0, 96, (20,), generator=pick).tolist(), []
+    for row, (own, new) in enumerate(((1, 4), (5, 9), (13, 3))):
+        sequence = engine.create((row,))
+        sequence.append(start + torch.randint(0, 96, (own,), generator=pick).tolist())
+        sampling = Sampling(max_tokens=new, temperature=float(row == 2), top_k=20, key=5)
+        requests.append(Request(sequence, f"row {row}", sampling))
+        engine.submit(requests[-1])
+    while engine:
+        engine.step()
+    engine.check()
+    return [request.generated().tolist() for request in requests]
+
+
+def main() -> None:
+    shape = config(sys.argv[1])
+    graph = build_graph(shape)
+    regimes = lower_for_gpu(shape, graph, format="f32", kv="f32", **LIMITS)
+    wanted = merge_kernels(regimes) + gpu_step_kernels(shape.vocab_size)
+    kernels = load_kernels(wanted, Path(sys.argv[2]), interpreted=True)
+    options = Options(target="cuda", weights="f32", kv_memory=1, **LIMITS)  # type: ignore[arg-type]
+    checkpoint: Any = SimpleNamespace(config=shape, folder=None, name="random", graph=graph)
+    device: Any = executor_on(checkpoint, regimes, kernels, options, 16, "cpu")
+    dense = {n: weight.dense() for n, weight in load_weights(graph, RandomTensors()).items()}
+    run = GraphRun(graph, dense, slots=64 * 16)
+    meaning = ReferenceExecutor(shape, run, num_pages=64, **LIMITS)
+    found = generate(device, device_sampler(device, kernels))
+    print(json.dumps([found, generate(meaning), device.recordings]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,131 @@
+"""A GPU's executor and sampler give the tokens of the graph's meaning; kernels are interpreted."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from weft.runtime.attention_plan import Shape
+from weft.runtime.device import (
+    GIB,
+    WORKSPACE,
+    Device,
+    DeviceInUse,
+    FormatNotThere,
+    ModelTooLarge,
+    NoGpu,
+)
+from weft.runtime.lists import PAGES, AttentionLists
+from weft.runtime.staging import ALIGNMENT, DEPTH, Layout, Staging
+from weft.runtime.step import StepInput
+
+WORKER = Path(__file__).parent / "device_worker.py"
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen", "mixtral"])
+def test_tokens_equal_the_graphs_meaning(name, tmp_path):
+    pytest.importorskip("triton")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(WORKER), name, str(tmp_path)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found, expected, recordings = json.loads(done.stdout.splitlines()[-1])
+    assert found == expected
+    assert recordings >= 2  # decode steps of several batches were recorded, not launched
+
+
+def decode_step(lengths, table):
+    ints = [torch.tensor(values, dtype=torch.int32) for values in (
+        [0] * len(lengths), [n - 1 for n in lengths], [0] * len(lengths),
+        list(range(len(lengths) + 1)), lengths,
+    )]  # fmt: skip
+    rows = torch.arange(len(lengths), dtype=torch.int32)
+    return StepInput(*ints, torch.tensor(table, dtype=torch.int32), rows)
+
+
+def seen_keys(lists, table_width):
+    """The keys that each query sees by the lists: (page, offset) pairs, from every item."""
+    arrays = {name.removeprefix("plan_"): array for name, array in lists.arrays.items()}
+    keys = {}
+    for item, first in enumerate(arrays["item_row"].tolist()):
+        low, high = int(arrays["item_low"][item]), int(arrays["item_high"][item])
+        for row in range(first, first + int(arrays["item_rows"][item])):
+            end = min(high, int(arrays["row_limit"][row]))
+            entry = int(arrays["item_page"][item])
+            pages = lists.arrays[PAGES]
+            found = {(int(pages[entry + key // 16]), key % 16) for key in range(low, end)}
+            keys.setdefault(int(arrays["row_query"][row]), []).extend(sorted(found))
+    return keys
+
+
+def test_lists_that_grow_say_what_lists_made_anew_say():
+    shape = Shape(4, 2, 16, 16, 8, 32, 64)
+    device = torch.device("cpu")
+    growing = AttentionLists(shape, (0,), device, 64)
+    pick = np.random.default_rng(0)
+    table = pick.permutation(3 * 40).reshape(3, 40)
+    table[1, :4] = table[0, :4]  # a shared prefix of 64 keys
+    lengths = np.array([65, 90, 300])
+    for _ in range(150):
+        step = decode_step(lengths.tolist(), table.tolist())
+        grown = growing.plan(step)
+        anew = AttentionLists(shape, (0,), device, 64).plan(step)
+        found, expected = seen_keys(grown, 40), seen_keys(anew, 40)
+        for query in range(3):
+            assert sorted(found[query]) == sorted(expected[query])
+            assert len(found[query]) == lengths[query]  # every key once
+        lengths += 1
+
+
+def test_lists_are_made_anew_when_rows_change():
+    shape = Shape(4, 2, 16, 16, 8, 32, 64)
+    lists = AttentionLists(shape, (0,), torch.device("cpu"), 64)
+    table = np.arange(80).reshape(2, 40)
+    lists.plan(decode_step([70, 80], table.tolist()))
+    other = table[::-1].copy()  # other pages under lengths that grew by one
+    found = seen_keys(lists.plan(decode_step([71, 81], other.tolist())), 40)
+    assert found[0][0] == (40, 0) and len(found[1]) == 81
+
+
+def test_staging_keeps_what_is_on_its_way():
+    staging = Staging(4 * ALIGNMENT, torch.device("cpu"))
+    layout = Layout.of([("a", 3), ("b", 5)])
+    assert layout.places == {"a": (0, 3), "b": (ALIGNMENT, 5)} and layout.end == 2 * ALIGNMENT
+    buffers = [staging.open() for _ in range(DEPTH)]
+    assert len({id(buffer) for buffer in buffers}) == DEPTH
+    buffers[-1][:3] = [1, 2, 3]
+    staging.send(layout.end)
+    assert layout.views(staging.device)["a"].tolist() == [1, 2, 3]
+
+
+def test_a_model_too_large_says_by_how_much_and_what_fits():
+    device = Device("a card", (8, 0), 24 * GIB, 20 * GIB)
+    assert device.require_room("m", "bf16", 10 * GIB, GIB) == 9 * GIB - WORKSPACE
+    with pytest.raises(ModelTooLarge, match=r"m needs 26.0 GiB .* 6.0 GiB more than the 20.0") as e:
+        device.require_room("m", "f32", 22 * GIB, GIB)
+    assert "billion parameters of f32 fit here; this model does with weights=bf16" in str(e.value)
+
+
+def test_memory_that_others_hold_is_named():
+    device = Device("a card", (8, 0), 24 * GIB, 2 * GIB)
+    with pytest.raises(DeviceInUse, match=r"other processes hold 22.0 GiB and 2.0 GiB are free"):
+        device.require_room("m", "bf16", 10 * GIB, GIB)
+
+
+def test_formats_that_a_card_lacks():
+    old = Device("an old card", (8, 0), GIB, GIB)
+    old.require_format("bf16")
+    with pytest.raises(FormatNotThere, match=r"an old card .*8.0.* has no f8e4m3 products"):
+        old.require_format("f8e4m3")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is there")
+def test_no_gpu_for_the_target_cuda():
+    with pytest.raises(NoGpu, match="needs an NVIDIA GPU"):
+        Device.find()
