@@ -16,6 +16,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import weft
@@ -24,7 +25,7 @@ from weft.runtime.events import TextPiece
 from weft.runtime.remote.errors import Lacks
 
 FOLDER = ZOO / "tiny-dense"
-TEMPLATE = {"remote_template": "tiny-dense"}
+TEMPLATE: dict[str, Any] = {"remote_template": "tiny-dense"}
 
 TALK = """
 program talk(topic: str) -> list[str]:
@@ -211,4 +212,5 @@ program p() -> list[str]:
 
 def _calls(executable: weft.Executable) -> int:
     """Return the calls that were made, those that the connection broke off not counted."""
-    return executable.engine.steps - executable.engine.retries
+    engine: Any = executable.engine
+    return engine.steps - engine.retries
