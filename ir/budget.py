@@ -3,7 +3,8 @@
 A budget follows the program: a stream's tokens, and the parts that have sequences of their own
 while they run (forks, calls, scored options). One after another counts as the largest, side by
 side as the sum; a branch counts what its parent's full pages do not hold, the page that it copies
-included. Sizes that only a row knows are symbols: `bytes x`, `count x`, `longest x`, `tokens x`.
+included. Sizes that only a row knows are symbols: `bytes x`, `text x` (its tokens in a prompt),
+`count x` and `longest x` (elements, and the bytes of each), `value x`, `tokens x` (a segment's).
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ may have to compute KV again.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -40,9 +40,11 @@ class Claim:
 PREPARED = 32
 """Rows whose prompts are encoded at once."""
 
-SEAM = 8
-"""Tokens that a text may be more when others stand beside it: its first and last word may fall
-into other ones."""
+MOST_CLAIMS = 1 << 14
+"""Claims that are remembered, by the sizes that they follow from."""
+
+SHORT = 64
+"""Bytes up to which a text's tokens are not counted to be sure that they are fewer."""
 
 
 class Forecast:
@@ -71,6 +73,9 @@ class Forecast:
             if op.name == "plan.tokenize"
         }
         self._leading = tuple(_leading(function, self._parameters))
+        self._symbols = self._budgets[0][1].symbols[self._name] if self._budgets else ()
+        self._page_size = limits.page_size
+        self._claims: dict[tuple[tuple[str, int], ...], Claim] = {}
         self._counts: dict[str, int] = {}
 
     def claim(self, arguments: Mapping[str, Any]) -> Claim:
@@ -79,14 +84,25 @@ class Forecast:
         It is unproven without a budget, or when it exceeds the memory. So it is when nothing but
         the context bounds a stream, and that often does not fit: such bounds are hardly reached.
         """
-        symbols = self._symbols(arguments)
+        sizes = self._sizes(arguments)
+        claim = self._claims.get(sizes)
+        if claim is None:
+            if len(self._claims) >= MOST_CLAIMS:
+                self._claims.clear()
+            claim = self._claims[sizes] = self._claim(dict(sizes))
+        return claim
+
+    def _claim(self, sizes: Mapping[str, int]) -> Claim:
+        symbols = sizes.__getitem__
         claim = Claim(self._num_pages, 2, proven=False)
         for ahead, budgets in self._budgets:
             peak = budgets.peak(self._name, symbols)
             pages, fit_all = max(1, peak.pages), peak.pages * self._most <= self._num_pages
             if pages <= self._num_pages and (peak.bounded or fit_all):
                 claim = Claim(pages, ahead)
-            if fit_all:
+            # However few parts go side by side, the stream stays, and so does what bounds it.
+            hopeless = not peak.bounded and peak.own * self._most > self._num_pages
+            if fit_all or hopeless or peak.own > self._num_pages:
                 break
         return claim
 
@@ -123,33 +139,48 @@ class Forecast:
             for part in segment["parts"]
         ]
 
-    def _symbols(self, arguments: Mapping[str, Any]) -> Callable[[str], int]:
-        known: dict[str, int] = {}
-
-        def size(symbol: str) -> int:
-            if symbol not in known:
-                known[symbol] = self._size(symbol, arguments)
-            return known[symbol]
-
-        return size
+    def _sizes(self, arguments: Mapping[str, Any]) -> tuple[tuple[str, int], ...]:
+        """Return the value of each symbol; sizes of texts are whole pages, so that many agree."""
+        return tuple((symbol, self._size(symbol, arguments)) for symbol in self._symbols)
 
     def _size(self, symbol: str, arguments: Mapping[str, Any]) -> int:
         what, name = symbol.split(" ", 1)
         if what == "tokens":
-            return self._tokens(self._segments[name], arguments)
+            return self._whole(self._tokens(self._segments[name], arguments))
         value = arguments[name]
-        if what == "bytes":
-            text = format_value(value)
-            size = len(text.encode())
-            return min(size, self._counts[text] + SEAM) if text in self._counts else size
         if what == "count":
             return len(value)
         if what == "value":
             return max(0, int(value))
-        return max((len(format_value(element).encode()) for element in value), default=0)
+        if what == "longest":
+            return self._whole(max(map(_bytes, value), default=0))
+        if what == "bytes":
+            return self._whole(_bytes(value))
+        return self._whole(self._in_prompt(format_value(value)))
+
+    def _in_prompt(self, text: str) -> int:
+        """Return how many tokens a text has in a prompt, if they were counted, or at most.
+
+        Its first and last word may join what stands beside them, so they count as bytes; the
+        words between stay as they are.
+        """
+        count = self._counts.get(text)
+        if count is None or not text.strip():
+            return UNBOUNDED
+        return count + _bytes(text.split(maxsplit=1)[0]) + _bytes(text.rsplit(maxsplit=1)[-1]) + 2
+
+    def _whole(self, size: int) -> int:
+        return -(-size // self._page_size) * self._page_size
 
     def _tokens(self, segment: Operation, arguments: Mapping[str, Any]) -> int:
-        return len(encode_parts(self._tokenizer, self._filled(segment, arguments)))
+        """Return a segment's tokens, counted if there may be many."""
+        parts = self._filled(segment, arguments)
+        short = sum(1 if isinstance(part, int) else len(part.encode()) for part in parts) + 1
+        return short if short <= SHORT else len(encode_parts(self._tokenizer, parts))
+
+
+def _bytes(value: Any) -> int:
+    return len(format_value(value).encode())
 
 
 def _leading(function: Operation, parameters: Mapping[str, str]) -> Iterator[str]:

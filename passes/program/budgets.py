@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, ClassVar
 
 from ...ir.budget import UNBOUNDED, Expr, largest, plus, times, value_of
@@ -22,6 +23,9 @@ from .sizes import (
     size_of_value,
     sizes_given,
 )
+
+MOST_COUNTED = 4
+"""Segments of a program whose tokens a row counts; of the others it counts its values."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +89,7 @@ class _Budget:
 
     def function(self, operation: Operation) -> Operation:
         region = operation.regions[0]
-        self._exact = set(_closed_segments(operation))
+        self._exact = set(islice(_closed_segments(operation), MOST_COUNTED))
         parameters = [entry["name"] for entry in operation["parameters"]]
         for name, value in zip(parameters, region.arguments[1:], strict=True):
             self._sizes[value.name] = size_of_parameter(name, value.type)
@@ -146,7 +150,7 @@ class _Budget:
         parts = [
             1 if isinstance(part, int)
             else len(part.encode()) if isinstance(part, str)
-            else self._size(operation.operands[part["value"]]).bytes
+            else self._in_prompt(operation.operands[part["value"]])
             for part in operation["parts"]
         ]  # fmt: skip
         own = all(value.name in self._parameters for value in operation.operands)
@@ -156,6 +160,12 @@ class _Budget:
             block.tokens = plus(block.tokens, ("min", exact, plus(1, *parts)))
         else:
             block.tokens = plus(block.tokens, 1, *parts)
+
+    def _in_prompt(self, value: Value) -> Expr:
+        """Return the tokens of a value in a prompt; of a parameter, the row may count them."""
+        size = self._size(value).bytes
+        name = self._parameters.get(value.name)
+        return size if name is None or not isinstance(size, str) else ("min", f"text {name}", size)
 
     # The model.
 
@@ -319,7 +329,7 @@ def shown(expression: Expr) -> str:
     if op == "max":
         return f"max({', '.join(inner)})"
     if op == "min":
-        return inner[0]
+        return inner[0]  # what rows count; the other is for where they cannot
     return f" {op} ".join(
         f"({text})" if isinstance(term, tuple) and term[0] in "+*" else text
         for term, text in zip(terms, inner, strict=True)
