@@ -182,6 +182,7 @@ def test_loops_of_unknown_length_know_only_what_every_round_is_given():
     let n = 0
     user "Go."
     for topic in topics:
+        user "Next."
         fork 2 as parts:
             user "Round {n} now."
             assistant gen part(max_tokens=4)
