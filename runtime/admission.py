@@ -28,6 +28,10 @@ AHEAD = (UNBOUNDED, 8, 4, 2, 1)
 """How many parts of one row may go side by side; the most that leaves room for all rows."""
 
 
+UNPROVEN_AHEAD = 8
+"""The same for a row without a proof, whose memory nobody knows."""
+
+
 @dataclass(frozen=True)
 class Claim:
     """The most pages that a row may hold, with so many of its parts side by side."""
@@ -94,7 +98,7 @@ class Forecast:
 
     def _claim(self, sizes: Mapping[str, int]) -> Claim:
         symbols = sizes.__getitem__
-        claim = Claim(self._num_pages, 2, proven=False)
+        claim = Claim(self._num_pages, UNPROVEN_AHEAD, proven=False)
         for ahead, budgets in self._budgets:
             peak = budgets.peak(self._name, symbols)
             pages, fit_all = max(1, peak.pages), peak.pages * self._most <= self._num_pages

@@ -1,0 +1,197 @@
+"""Dataflow inside a program: independent work side by side, effects in order, the same values."""
+
+from __future__ import annotations
+
+import pytest
+from weft.ir.diagnostics import WeftError
+from weft.runtime.later import Later, Part, is_missing, present
+from weft.runtime.policy import Policy
+from weft.runtime.request import Request
+from weft.runtime.sequence import Sequence
+
+HELPER = """
+program helper(text: str) -> str:
+    "({text}"
+    gen word(max_tokens=20, temperature=1.5)
+    return word
+
+"""
+
+CALLS = (
+    HELPER
+    + """
+program main(arg: str) -> list[str]:
+    let one = call helper("{arg} one")
+    let two = call helper("{arg} two")
+    let three = call helper("{arg} three")
+    return [one, two, three]
+"""
+)
+
+LOOP = (
+    HELPER
+    + """
+program main(arg: str) -> str:
+    for side in ["p", "q", "r", "s"]:
+        "{side}: {call helper(side)} "
+    gen last(max_tokens=3)
+    return last
+"""
+)
+
+FORK_AND_TRUNK = """
+program main(arg: str) -> list[str]:
+    "About {arg}: "
+    fork side in ["left", "right"] as views:
+        "the {side} "
+        gen view(max_tokens=20, temperature=1.5)
+        yield view
+    "in short "
+    gen short(max_tokens=20, temperature=1.5)
+    "{views}"
+    gen last(max_tokens=3)
+    return views + [short, last]
+"""
+
+
+def steps_of(toy, text, **limits):
+    executable = toy.compile(text, max_batch=16, max_tokens=128, **limits)
+    rows = executable.run_rows([{"arg": "x"}])
+    assert rows.values == [toy.oracle(text)(0, arg="x").value]
+    toy.assert_clean(executable)
+    return rows.stats
+
+
+@pytest.mark.parametrize("text", [CALLS, LOOP, FORK_AND_TRUNK])
+def test_independent_gens_take_the_steps_of_one(toy, text):
+    stats = steps_of(toy, text)
+    assert stats.steps <= 20 + 12 and stats.generated_tokens > 40
+
+
+def test_with_little_memory_parts_go_one_after_another_and_values_stay(toy):
+    wide = steps_of(toy, CALLS, page_size=4)
+    narrow = steps_of(toy, CALLS, page_size=4, num_pages=24)
+    assert narrow.steps > wide.steps and narrow.preemptions == 0
+    assert narrow.peak_kv_pages < wide.peak_kv_pages
+
+
+EFFECTS = """
+tool note(text: str) -> str
+
+program helper(text: str) -> str:
+    "({text}"
+    gen word(max_tokens=9)
+    let noted = note("inside {text}")
+    return noted
+
+program main(arg: str) -> list[str]:
+    let a = note("first")
+    let b = call helper("one")
+    let c = note("second")
+    let d = call helper("two")
+    "go"
+    gen e(max_tokens=9)
+    let f = note("third")
+    return [a, b, c, d, f]
+"""
+
+
+def test_tools_are_called_in_the_order_of_the_program(toy):
+    called: list[str] = []
+
+    def note(text):
+        called.append(text)
+        return text.upper()
+
+    executable = toy.compile(EFFECTS, tools={"note": note})
+    value = executable.run(arg="x").value
+    assert called == ["first", "inside one", "second", "inside two", "third"]
+    called.clear()
+    assert toy.oracle(EFFECTS, tools={"note": note})(0, arg="x").value == value
+    toy.assert_clean(executable)
+
+
+def test_no_effect_comes_before_a_failure_that_stands_above_it(toy):
+    text = (
+        HELPER
+        + """
+tool send(text: str) -> str
+
+program main(arg: str) -> str:
+    "{arg}"
+    gen number(max_tokens=1): int(1000..2000)
+    let sent = send("never")
+    return sent
+"""
+    )
+    called: list[str] = []
+    executable = toy.compile(text, tools={"send": lambda text: called.append(text) or text})
+    with pytest.raises(WeftError):
+        executable.run(arg="x")
+    assert called == []
+    toy.assert_clean(executable)
+
+
+def test_a_failure_of_work_whose_value_nobody_needs_is_told(toy):
+    text = """
+program bad(x: str) -> str:
+    "{x}"
+    gen number(max_tokens=1): int(1000..2000)
+    return "{number}"
+
+program main(arg: str) -> str:
+    let unused = call bad(arg)
+    "hello"
+    gen word(max_tokens=2)
+    return "{word}{len(unused)}"
+"""
+    executable = toy.compile(text)
+    with pytest.raises(WeftError):
+        executable.run(arg="x")
+    toy.assert_clean(executable)
+
+
+def test_of_equal_names_the_last_in_the_text_is_told(toy):
+    text = (
+        HELPER
+        + """
+program main(arg: str) -> list[str]:
+    let found: list[str] = []
+    for width in [20, 1, 9]:
+        fork side in ["a", "b"] as views:
+            "{arg}{side}{width}"
+            gen view(max_tokens=20, temperature=1.5)
+            yield view
+        found += views
+    return found
+"""
+    )
+    executable = toy.compile(text, max_batch=16)
+    result = executable.run(arg="x")
+    expected = toy.oracle(text)(0, arg="x")
+    assert result.value == expected.value and result.values == expected.values
+    toy.assert_clean(executable)
+
+
+def test_a_row_is_served_before_younger_ones_and_longest_path_first():
+    def request(row, spawned, critical):
+        sequence = Sequence(8, 4, (row, spawned))
+        return Request(sequence, critical=critical)
+
+    key = Policy().key
+    old, young = request(1, 5, 3), request(2, 0, 900)
+    assert key(old) < key(young)
+    assert key(request(1, 9, 40)) < key(request(1, 2, 7)) < key(request(1, 3, 7))
+
+
+def test_parts_of_a_later_are_missing_until_it_is_settled():
+    later = Later()
+    outer = Later()
+    woken: list[int] = []
+    later.waiting.append(lambda: woken.append(1))
+    part = Part(later, 1)
+    assert is_missing(part) and present(part) is part
+    later.settle((1, outer))
+    assert woken == [1] and is_missing(part) and present(part) is outer
+    outer.settle("x")
+    assert present(part) == "x" and not is_missing(part)
