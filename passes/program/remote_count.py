@@ -77,7 +77,9 @@ class _Counts:
         parts = [_part(place, count) for place, count in self._calls.items()]
         text = ", ".join(parts)
         if self._saved:
-            text += f"; {sum(self._saved.values())} more gens share a call where the answer allows"
+            saved = sum(self._saved.values())
+            said = "1 more gen shares" if saved == 1 else f"{saved} more gens share"
+            text += f"; {said} a call where the answer allows"
         if self._parallel:
             text += f"; side by side: the calls of each {', of each '.join(self._parallel)}"
         return text

@@ -135,7 +135,7 @@ def handler_of(fake: Fake) -> type[BaseHTTPRequestHandler]:
             except OSError:
                 return  # the client has heard enough
 
-        def log_message(self, *arguments: Any) -> None:
+        def log_message(self, format: str, *arguments: Any) -> None:
             pass
 
     return Handler

@@ -53,7 +53,7 @@ def test_what_passes_is_tried_again(fake, status):
 def test_a_storm_of_errors_ends_with_the_last_one(fake):
     with pytest.raises(ServerFailed, match="4 times, last with 500: boom") as error:
         compiled(fake.answers(fake.failed(500, "boom"))).run()
-    assert len(fake.asked) == 4 and error.value.span.line == 4
+    assert len(fake.asked) == 4 and "<program>:4:" in str(error.value)
 
 
 def test_a_spent_quota_is_not_tried_again(fake):
@@ -113,7 +113,7 @@ def test_an_adapter_is_a_model_that_is_served(fake):
     text = TEXT.replace("    assistant gen", '    with adapter "poet":\n        assistant gen')
     with pytest.raises(UnknownRemoteModel, match="adapter 'poet'") as error:
         compiled(fake.answers(fake.said("ok")), text).run()
-    assert error.value.span.line == 5 and not fake.asked
+    assert "<program>:5:" in str(error.value) and not fake.asked
     fake.models = [{"id": "m"}, {"id": "poet"}]
     assert compiled(fake, text).run().value == "ok" and fake.asked[0][1]["model"] == "poet"
 
@@ -138,7 +138,7 @@ def test_a_client_is_another_endpoint(fake):
 def test_a_prompt_that_does_not_fit(fake, status, message):
     with pytest.raises(ContextOverflow, match="gen 'word'") as error:
         compiled(fake.answers(fake.failed(status, message))).run()
-    assert error.value.span.line == 4 and len(fake.asked) == 1
+    assert "<program>:4:" in str(error.value) and len(fake.asked) == 1
 
 
 @pytest.mark.parametrize("body", [{"detail": [{"msg": "Extra inputs", "loc": ["top_k"]}]},

@@ -235,7 +235,7 @@ def test_the_toy_shares_calls_in_such_programs(fake):
         f'    gen g{n}(max_tokens=40, stop=",")\n    ","\n' for n in range(6)
     ) + "    return g5\n"  # fmt: skip
     fake.answers(ToyEndpoint(fake))
-    options = {"remote_dialect": "sglang"}
+    options: dict[str, Any] = {"remote_dialect": "sglang"}
     apart = weft.compile(text, fake.model, remote_merge=False, **options)
     together = weft.compile(text, fake.model, **options)
     assert apart.run().values == together.run().values
