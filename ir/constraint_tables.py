@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import Any, Protocol
 
 from .automaton import START, NotRegular
-from .core import Operation
+from .core import Operation, Term
 from .token_table import VERSION, TokenTable, token_table
 from .token_trie import TokenTrie
 from .vocabulary import Tokenizer
@@ -42,19 +42,19 @@ class ConstraintTables:
         self.compiled = 0
         """How many constraints had to be compiled: those that neither process nor store had."""
 
-    def key(self, kind: str, source: Any) -> str:
+    def key(self, kind: str, source: Any, stops: tuple[str, ...] = ()) -> str:
         """Return the content address of a constraint's table."""
         whole = hashlib.sha256()
-        for part in (VERSION, self._vocabulary, kind, str(source)):
+        for part in (VERSION, self._vocabulary, kind, str(source), *stops):
             whole.update(len(part).to_bytes(8, "little") + part.encode())
         return whole.hexdigest()[:24]
 
-    def find(self, kind: str, source: Any) -> TokenTable | str:
-        """Return the table of a constraint, or why it has none."""
-        key = self.key(kind, source)
+    def find(self, kind: str, source: Any, stops: tuple[str, ...] = ()) -> TokenTable | str:
+        """Return the table of a constraint that stop strings may end, or why it has none."""
+        key = self.key(kind, source, stops)
         found = _known.get(key)
         if found is None:
-            found = self._stored(key) or self._compile(key, kind, source)
+            found = self._stored(key) or self._compile(key, kind, source, stops)
             while len(_known) >= _MOST_KNOWN:
                 _known.pop(next(iter(_known)))
             _known[key] = found
@@ -78,10 +78,12 @@ class ConstraintTables:
         except ValueError:
             return None
 
-    def _compile(self, key: str, kind: str, source: Any) -> TokenTable | str:
+    def _compile(
+        self, key: str, kind: str, source: Any, stops: tuple[str, ...]
+    ) -> TokenTable | str:
         self.compiled += 1
         try:
-            found: TokenTable | str = token_table(kind, source, self._tokenizer, self.trie)
+            found: TokenTable | str = token_table(kind, source, self._tokenizer, self.trie, stops)
         except NotRegular as reason:
             found = str(reason)
         if self._store is not None:
@@ -96,6 +98,14 @@ class ConstraintTables:
         digest = getattr(tokenizer, "digest", None) or self.trie.digest
         special = sorted(tokenizer.special_ids)
         return repr((digest, tokenizer.size, tokenizer.end_ids, special, tokenizer.encode(_PROBE)))
+
+
+def stop_strings(gen: Operation) -> tuple[str, ...]:
+    """Return the stop strings of a gen, sorted; a stop pattern is none of them."""
+    stop = gen.attribute("stop") or ()
+    if isinstance(stop, Term):
+        return ()
+    return tuple(sorted({stop} if isinstance(stop, str) else {text for text in stop if text}))
 
 
 def opening_of(gen: Operation, table: TokenTable, tokenizer: Tokenizer) -> tuple[str, int]:

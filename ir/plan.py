@@ -116,9 +116,9 @@ OPERATIONS = (
         "plan.constraint",
         "a compiled constraint: kind = regex | json | lark, source = pattern, schema or grammar; "
         "`table` is the key of its token table, of `states` states and `bytes` bytes: without one "
-        "it is worked out while the program runs",
+        "it is worked out while the program runs; `stop` are strings that may end its texts",
         required=("name", "kind", "source"),
-        optional=("table", "states", "bytes", "note"),
+        optional=("stop", "table", "states", "bytes", "note"),
     ),
 )
 

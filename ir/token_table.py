@@ -19,6 +19,7 @@ import numpy as np
 from .automaton import DEAD, START, Automaton, Expression, NotRegular, automaton, shortest_bytes
 from .automaton_regex import regex
 from .automaton_schema import schema
+from .automaton_stops import until_stop
 from .forced_tokens import Forcing
 from .token_masks import UNREACHED, classes_of, packed, token_distances
 from .token_trie import TokenTrie
@@ -108,14 +109,18 @@ def expression_of(kind: str, source: Any) -> Expression:
     raise NotRegular("a context-free grammar is not regular")
 
 
-def token_table(kind: str, source: Any, tokenizer: Tokenizer, trie: TokenTrie) -> TokenTable:
-    """Compile a constraint for a vocabulary; raises NotRegular."""
-    return _Builder(expression_of(kind, source), tokenizer, trie).table()
+def token_table(
+    kind: str, source: Any, tokenizer: Tokenizer, trie: TokenTrie, stops: tuple[str, ...] = ()
+) -> TokenTable:
+    """Compile a constraint, which stop strings may end, for a vocabulary; raises NotRegular."""
+    expression = expression_of(kind, source)
+    given = until_stop(expression, stops) if stops else automaton(expression)
+    return _Builder(given, tokenizer, trie).table()
 
 
 class _Builder:
-    def __init__(self, expression: Expression, tokenizer: Tokenizer, trie: TokenTrie) -> None:
-        self._given = _after_space(automaton(expression))
+    def __init__(self, given: Automaton, tokenizer: Tokenizer, trie: TokenTrie) -> None:
+        self._given = _after_space(given)
         self._trie = trie
         self._ends = [i for i in tokenizer.end_ids if i < len(trie.words)]
         self._forcing = Forcing(self._given, tokenizer, trie)

@@ -70,5 +70,6 @@ def _tables(plan: Module, tokenizer: Tokenizer) -> dict[str, TokenTable]:
     tables = ConstraintTables(tokenizer)
     for operation in plan.operations:
         if operation.name == "plan.constraint" and operation.attribute("table"):
-            tables.find(operation["kind"], thaw(operation["source"]))
+            stops = tuple(operation.attribute("stop") or ())
+            tables.find(operation["kind"], thaw(operation["source"]), stops)
     return tables.by_key

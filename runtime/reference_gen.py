@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..ir.constraint_tables import ConstraintTables, opening_of
+from ..ir.constraint_tables import ConstraintTables, opening_of, stop_strings
 from ..ir.core import Operation, Term
 from ..ir.token_table import TokenTable
 from ..ir.vocabulary import Tokenizer
@@ -56,7 +56,7 @@ class Drawing:
     def opening(self, operation: Operation) -> Opening:
         """Return what the prompt takes over of a gen."""
         found = self._constraint_of(operation["type"], self._records)
-        table = self._tables.find(*found) if found is not None else ""
+        table = self._tables.find(*found, stop_strings(operation)) if found is not None else ""
         if not isinstance(table, TokenTable):
             return Opening("", operation["max_tokens"])
         text, count = opening_of(operation, table, self._tokenizer)
@@ -69,7 +69,7 @@ class Drawing:
 
         What a constraint held is encoded canonically at last.
         """
-        matcher = self._matcher(operation["type"], heal, opening.text)
+        matcher = self._matcher(operation, heal, opening.text)
         drawn, logprobs = self._draw_all(operation, ids, matcher, opening.budget, heal, key)
         new = drawn
         if self._constraint_of(operation["type"], self._records) is not None:
@@ -135,12 +135,12 @@ class Drawing:
         )  # fmt: skip
         return int(token[0]), float(logprob[0])
 
-    def _matcher(self, type: Term, heal: str, opening: str) -> Any:
-        found = self._constraint_of(type, self._records)
+    def _matcher(self, operation: Operation, heal: str, opening: str) -> Any:
+        found = self._constraint_of(operation["type"], self._records)
         size = len(self._logits([self._tokenizer.end_ids[0]]))
         if found is None:
             return HealTable(self._tokenizer, size).start(heal) if heal else None
-        table = self._tables.find(*found)
+        table = self._tables.find(*found, stop_strings(operation))
         constraints = Constraints(self._tokenizer, size)
         constraints.add("gen", *found, table if isinstance(table, TokenTable) else None)
         return constraints.start("gen", heal, opening)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ...ir.constraint_tables import ConstraintTables, opening_of
+from ...ir.constraint_tables import ConstraintTables, opening_of, stop_strings
 from ...ir.core import Module, Operation
 from ...ir.token_table import TokenTable
 from ..manager import EVERYTHING, Context
@@ -40,7 +40,8 @@ class CompileConstraints:
             if operation.name == "program.gen":
                 found = context.constraint_of(operation["type"], records)
                 if found is not None:
-                    self._gen(operation, tables_of(context).find(*found), context)
+                    table = tables_of(context).find(*found, stop_strings(operation))
+                    self._gen(operation, table, context)
         return module
 
     def _gen(self, gen: Operation, found: TokenTable | str, context: Context) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from ...ir.constraint_tables import opening_of
+from ...ir.constraint_tables import opening_of, stop_strings
 from ...ir.core import Module, Names, Operation, Region, Symbol, make
 from ...ir.diagnostics import PassError
 from ...ir.token_table import TokenTable
@@ -71,7 +71,7 @@ class Lowering:
         self.records = {
             op["name"].name: op for op in module.operations if op.name == "program.record"
         }
-        self.constraints: dict[tuple[str, str], Operation] = {}
+        self.constraints: dict[tuple[str, str, tuple[str, ...]], Operation] = {}
         self.left: StreamState | None = None
 
     def function(self, operation: Operation) -> Operation:
@@ -99,27 +99,31 @@ class Lowering:
         found = self.context.constraint_of(operation["type"], self.records)
         if found is None:
             return None, "", 0
-        table = tables_of(self.context).find(*found)
-        if found not in self.constraints:
+        stops = stop_strings(operation)
+        table = tables_of(self.context).find(*found, stops)
+        which = (*found, stops if isinstance(table, TokenTable) else ())
+        if which not in self.constraints:
             name = Symbol(f"constraint_{len(self.constraints)}")
-            self.constraints[found] = _declared(name, found, table, operation, self.context)
+            self.constraints[which] = _declared(name, which, table, operation, self.context)
         opening = ("", 0)
         if isinstance(table, TokenTable):
             opening = opening_of(operation, table, self.tokenizer)
-        return self.constraints[found]["name"], *opening
+        return self.constraints[which]["name"], *opening
 
 
 def _declared(
     name: Symbol,
-    found: tuple[str, str],
+    which: tuple[str, str, tuple[str, ...]],
     table: TokenTable | str,
     gen: Operation,
     context: Context,
 ) -> Operation:
-    """Return the `plan.constraint` of (kind, source)."""
+    """Return the `plan.constraint` of (kind, source, stop strings)."""
     known: dict[str, Any] = {}
     if isinstance(table, TokenTable):
-        key = tables_of(context).key(*found)
+        key = tables_of(context).key(*which)
         known = {"table": key, "states": table.states, "bytes": table.nbytes}
-    kind, source = found
+    kind, source, stops = which
+    if stops:
+        known["stop"] = stops
     return make("plan.constraint", span=gen.span, name=name, kind=kind, source=source, **known)

@@ -14,6 +14,7 @@ from weft.frontend.checkpoint import open_checkpoint
 from weft.ir.automaton import START, Chars, NotRegular, Repeat, automaton, minimised
 from weft.ir.automaton_regex import regex
 from weft.ir.automaton_schema import integers, schema
+from weft.ir.automaton_stops import until_stop
 from weft.ir.automaton_utf8 import EVERY, byte_sequences, complement, union
 from weft.ir.constraint_tables import ConstraintTables, _known
 from weft.ir.token_table import TokenTable, token_table
@@ -226,3 +227,55 @@ def test_keys_tell_vocabularies_and_constraints_apart():
             self.__dict__.update({k: v for k, v in vars(tokenizer).items() if k != "end_ids"})
 
     assert ConstraintTables(Other()).key("regex", "a") != one.key("regex", "a")
+
+
+PARTS = ("a", "b", "ab", ", ", "\n", "1")
+
+
+@given(
+    st.sampled_from(["[ab, ]{1,6}", "(?:ab)+", "a\nb?", "[ab]*(?:, [ab])?", "1|1, |1, a"]),
+    st.lists(st.sampled_from([",", "\n", ", ", "ba", "aab"]), min_size=1, max_size=2, unique=True),
+    st.lists(st.sampled_from(PARTS), max_size=6).map("".join),
+)
+@settings(deadline=None, max_examples=300)
+def test_stop_strings_end_whole_texts(pattern, stops, text):
+    """A text is in it without a stop string, or with the first one at its end, if it may go on."""
+    whole = automaton(regex(pattern))
+    found = until_stop(regex(pattern), tuple(sorted(stops)))
+    without = [w for w in _texts(whole) if not any(stop in w for stop in stops)]
+    if not without:
+        assert found.accepts(text.encode()) == whole.accepts(text.encode())
+        return
+    ends = {len(text[: text.index(stop)] + stop) for stop in stops if stop in text}
+    if not ends:
+        assert found.accepts(text.encode()) == whole.accepts(text.encode())
+        return
+    at_end = min(ends) == len(text)
+    before = [text.removesuffix(stop) for stop in stops if text.endswith(stop)]
+    may = any(
+        whole.accepts(w.encode()) and whole.moves[whole.walk(w.encode())].any() for w in before
+    )
+    if found.accepts(text.encode()):
+        assert at_end and any(whole.accepts(w.encode()) for w in before)
+    elif at_end and len(before) == 1:
+        assert not may or any(stop in before[0][:-1] + before[0][-1:] for stop in stops)
+
+
+def _texts(whole) -> list[str]:
+    alphabet = ["a", "b", ",", " ", "\n", "1"]
+    found, todo = [], [""]
+    for text in todo:
+        if whole.accepts(text.encode()):
+            found.append(text)
+        if len(text) < 4:
+            todo += [text + c for c in alphabet if whole.walk((text + c).encode())]
+    return found
+
+
+def test_a_number_may_be_ended_by_a_stop_string():
+    found = until_stop(regex("[0-9]{1,3}"), ("\n", " m"))
+    for text in ("1", "12", "12\n", "7 m", "123"):
+        assert found.accepts(text.encode())
+    for text in ("123\n", "\n", "1 ", "1\n2", "1 m\n"):
+        assert not found.accepts(text.encode())
+    assert not found.moves[found.walk(b"12\n")].any()
