@@ -110,6 +110,16 @@ def test_explain_shows_source_lines(hello):
     assert "fork times as greetings:" in told and "read by len(times)" in told
 
 
+def test_rows_show_what_they_share_before_they_run(hello, tmp_path):
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"name": "Ada"}\n{"name": "Bo"}\n')
+    told = weft("explain", hello, "--no-measure", "--rows", rows)
+    assert "prefixes of" in told and ", 2 rows:" in told and "not shared further: " in told
+    tree = weft("dump", hello, "-s", "prefixes", "--rows", rows)
+    assert tree.startswith("prefix.tree program = @") and "rows = 2" in tree
+    assert "rows = 1" in weft("dump", hello, "-s", "prefixes").splitlines()[0]
+
+
 def test_models_lists_the_zoo():
     assert "tiny-dense" in weft("models") and "tiny-moe" in weft("models")
 
