@@ -98,7 +98,7 @@ class Kernels:
         join = attention_merge(shape.heads, shape.head_dim, shape.q)
         return Kernels(
             shape, load_launcher(emit(attention_parts(shape), schedule), folder),
-            load_launcher(emit(join, Schedule(num_warps=4, chained=schedule.chained)), folder),
+            load_launcher(emit(join, Schedule(num_warps=1, chained=schedule.chained)), folder),
         )  # fmt: skip
 
 
@@ -109,6 +109,7 @@ class Decode:
         self, kernels: Kernels, sequences: Sequences, pools: Pools, rates: Rates, **options: Any
     ) -> None:  # fmt: skip
         shape = self.shape = kernels.shape
+        self.schedule = Schedule()
         self.kernels, self.pools, self.sequences = kernels, pools, sequences
         available, needed = pools.k.shape[0], sequences.pages(shape)
         sets = max(1, min(available // needed, -(-COLD // sequences.page_bytes(shape)), 64))

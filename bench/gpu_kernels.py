@@ -23,6 +23,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from weft.bench.gpu_attention import (
     Decode,
@@ -30,11 +31,12 @@ from weft.bench.gpu_attention import (
     Pools,
     Sequences,
     copy_rate,
+    planner_shape,
 )
-from weft.bench.gpu_peers import vendor_seconds
+from weft.bench.gpu_vendor import vendor_seconds
 from weft.ir.schedule import Schedule
-from weft.passes.tile.attention_parts import Parts, tuned
-from weft.runtime.attention_plan import Rates
+from weft.passes.tile.attention_parts import Parts, variants
+from weft.runtime.attention_plan import Rates, plan
 
 ROOT = Path(__file__).parent
 RESULTS = ROOT / "results" / "gpu_kernels.json"
@@ -49,9 +51,18 @@ HEADS = ((32, 8), (64, 8), (8, 1))
 BATCHES, PREFIXES = (4, 16, 64, 256), (512, 2048, 8192, 16384)
 TREES = (Sequences(64, 2048, 256, 8, 1024), Sequences(128, 1024, 64, 8, 1024),
          Sequences(64, 16384, 64), Sequences(16, 32768, 128))  # fmt: skip
-RATES = {64: Rates(), 128: Rates(4.48e12, 6.8e12, 5.7e10, 3.8e14, 132, 1.7e-6, 1.7e-6, 3.3e-6)}
-"""By the keys of the small tile: what `Rates` say of one H200."""
+FEW = {4: Rates(), 3: Rates(4.15e12, resident=396, launch=0.2e-6)}
+WIDE = Rates(4.42e12, program=4.8e10, processor=4.8e10, resident=132, launch=1.2e-6, item=1.8e-6)
 Figures = dict[str, Any]
+
+
+def rates(tiles: Parts, schedule: Schedule) -> Rates:
+    """Return what was measured of some tiles on an H200; blocks over several pages start later."""
+    if tiles.many:
+        return Rates()
+    if tiles.keys == 64:
+        return FEW[schedule.num_stages]
+    return WIDE if tiles.page % tiles.keys == 0 else replace(WIDE, launch=2.2e-6)
 
 
 @dataclass
@@ -67,13 +78,12 @@ class Bench:
         self._kernels: dict[tuple[Parts, Schedule], Kernels] = {}
         self._pools: tuple[Parts, Pools] | None = None
 
-    def kernels(self, shape: Parts, shared: bool) -> Kernels:
-        """Return the launchers of a shape's tiles for such lists."""
-        tiles, schedule = tuned(shape, shared)
-        key = tiles, replace(schedule, chained=self.chained)
-        if key not in self._kernels:
-            self._kernels[key] = Kernels.of(*key, self.folder)
-        return self._kernels[key]
+    def kernels(self, shape: Parts, schedule: Schedule) -> Kernels:
+        """Return the launchers of some tiles."""
+        schedule = replace(schedule, chained=self.chained)
+        if (shape, schedule) not in self._kernels:
+            self._kernels[shape, schedule] = Kernels.of(shape, schedule, self.folder)
+        return self._kernels[shape, schedule]
 
     def pools(self, shape: Parts) -> Pools:
         """Return pages of a shape; those of another are given back first."""
@@ -86,9 +96,18 @@ class Bench:
         return self._pools[1]
 
     def steps(self, shape: Parts, shared: bool, of: Sequences, **options: Any) -> Decode:
-        """Return decode steps, planned."""
-        kernels = self.kernels(shape, shared)
-        return Decode(kernels, of, self.pools(shape), RATES[kernels.shape.keys], **options)
+        """Return decode steps, planned, with the tiles and schedule that the model finds best."""
+        batch = of.batch(shape, np.arange(of.pages(shape)))
+        priced = []
+        for tiles, schedule in variants(shape, shared):
+            prices = rates(tiles, schedule)
+            time = plan(batch, planner_shape(tiles), prices, **options).seconds
+            priced.append((time, len(priced), tiles, schedule, prices))
+        *_, tiles, schedule, prices = min(priced)
+        kernels = self.kernels(tiles, schedule)
+        steps = Decode(kernels, of, self.pools(shape), prices, **options)
+        steps.schedule = schedule
+        return steps
 
     def close(self) -> None:
         """Give the pages back."""
@@ -110,6 +129,7 @@ def decode(bench: Bench) -> Figures:
             figures[f"decode_{count}x{keys}_page{page}"] = {
                 "us": time * 1e6, "tb_s": rate / 1e12, "of_copy": rate / bench.copy,
                 "predicted_us": steps.work.seconds * 1e6, "items": len(steps.work.item_row),
+                "keys": steps.shape.keys, "stages": steps.schedule.num_stages,
                 "error": error,
             }  # fmt: skip
             if of.flat_bytes(shape) >= LARGE:

@@ -13,64 +13,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from .attention_cost import Batch, Cost, Rates, Run, Shape, roofs_of
+
 Array = np.ndarray
-WORTH = 0.01
-"""The part of a step's time that a cascade must save, by prediction, to be chosen."""
-
-
-@dataclass(frozen=True)
-class Shape:
-    """What the planner must know of a kernel: the heads, bytes a key of one layer and key head
-    (keys and values), rows that its two tiles hold, and keys that cuts must be multiples of."""
-
-    heads: int
-    kv_heads: int
-    head_dim: int
-    page: int
-    rows_few: int
-    rows_many: int
-    granule: int
-    kv_bytes: int = 2
-
-    @property
-    def key_bytes(self) -> int:
-        """Bytes of one key and its value in all key heads."""
-        return 2 * self.kv_heads * self.head_dim * self.kv_bytes
-
-    @property
-    def state_bytes(self) -> int:
-        """Bytes that a row's state moves: written once and read once."""
-        return 2 * 4 * self.heads * (self.head_dim + 2)
-
-    def flops(self, rows: float) -> float:
-        """Operations that a key costs with some query rows."""
-        return 4.0 * rows * self.heads * self.head_dim
-
-
-@dataclass(frozen=True)
-class Rates:
-    """A device and a kernel on it, measured (bench/gpu_kernels.py): bytes a second from memory,
-    from the cache and into one program, attention operations a second; programs resident at a
-    time; seconds of a launch, before an item's first key arrives, and of a join."""
-
-    memory: float = 4.35e12
-    cache: float = 6.8e12
-    program: float = 3.2e10
-    flops: float = 3.8e14
-    resident: int = 264
-    launch: float = 0.7e-6
-    item: float = 2.3e-6
-    join: float = 4.0e-6
-
-
-@dataclass(frozen=True)
-class Run:
-    """Keys [start, start + keys) of sequence `of`, read once for the sequences `members`."""
-
-    of: int
-    start: int
-    keys: int
-    members: tuple[int, ...]
+WORTH = 0.05
+"""The part of a step's time that a cascade must save, by prediction, to be chosen: predictions are
+no better, and lists without shared runs take a kernel that starts sooner."""
 
 
 @dataclass(frozen=True)
@@ -94,21 +42,6 @@ class WorkList:
     slots: int
     seconds: float = 0.0
     runs: tuple[Run, ...] = field(default=(), compare=False)
-
-
-@dataclass(frozen=True)
-class Batch:
-    """A step's sequences: page table [B, MAXP], keys of each [B], first query row of each
-    [B + 1]; a sequence's last query is at its last key."""
-
-    table: Array
-    lengths: Array
-    starts: Array
-
-    @staticmethod
-    def decode(table: Array, lengths: Array) -> Batch:
-        """Return a batch of one query a sequence."""
-        return Batch(table, lengths, np.arange(len(lengths) + 1))
 
 
 def plan(
@@ -231,21 +164,12 @@ class _Chooser:
         """Return the seconds of reading a run once, its rows' states included."""
         rows = int(self.rows[list(run.members)].sum())
         states = rows * self.shape.state_bytes / self.rates.memory
-        return max(*_times(run.keys, rows, self.shape, self.rates)) + states
+        return max(*roofs_of(run.keys, rows, self.shape, self.rates)) + states
 
     def _saved(self, run: Run) -> float:
         """Return the seconds that the cache saves when each member reads a run by itself."""
         again = run.keys * self.shape.key_bytes * (len(run.members) - 1)
         return again / self.rates.memory - again / self.rates.cache
-
-
-def _times(keys: float, rows: float, shape: Shape, rates: Rates) -> tuple[float, float, float]:
-    """Return the seconds of a run at each roof: memory, cache (once a tile of rows), products."""
-    tiles = np.ceil(rows / shape.rows_many)
-    padded = np.where(rows <= shape.rows_few, shape.rows_few, tiles * shape.rows_many)
-    total = keys * shape.key_bytes
-    return (total / rates.memory, tiles * total / rates.cache,
-            keys * shape.flops(padded) / rates.flops)  # fmt: skip
 
 
 # How runs are cut
@@ -261,71 +185,6 @@ def predict(
 ) -> float:  # fmt: skip
     """Return the seconds of a list of runs cut into items of `chunk` keys."""
     return Cost(batch, runs, shape, rates).seconds(chunk)
-
-
-class Cost:
-    """The predicted time of some runs, by the keys of an item.
-
-    Programs stream at the device's rates while all places are taken, the last (and shortest) ones
-    at their own; a launch, the way of the first keys of each round of programs, and the join are
-    added. What several runs read of the same pages comes from the cache but once.
-    """
-
-    def __init__(self, batch: Batch, runs: Sequence[Run], shape: Shape, rates: Rates) -> None:
-        counts = np.diff(batch.starts)
-        self.shape, self.rates, self.queries = shape, rates, int(batch.starts[-1])
-        self.keys = np.array([run.keys for run in runs], np.int64)
-        self.rows = np.array([counts[list(run.members)].sum() for run in runs], np.int64)
-        self.tiles = -(-self.rows // shape.rows_many)
-        if runs:
-            roofs = np.array(_times(self.keys, self.rows, shape, rates))
-            again = _again(batch, runs, shape) * (1 / rates.memory - 1 / rates.cache)
-            self.stream = float(roofs.max(0).sum()) - again
-
-    def least(self) -> tuple[float, int]:
-        """Return the least seconds, and the chunk that gives them."""
-        granule = self.shape.granule
-        if not len(self.keys):
-            return 0.0, granule
-        most = max(1, int(self.keys.max()) // granule)
-        parts = np.unique(np.geomspace(1, most, 24).astype(int))
-        sizes = np.unique(-(-int(self.keys.max()) // parts // granule) * granule)
-        return min((self.seconds(int(size)), int(size)) for size in sizes)
-
-    def seconds(self, chunk: int) -> float:
-        """Return the seconds with items of at most `chunk` keys."""
-        if not len(self.keys):
-            return 0.0
-        rates, parts = self.rates, -(-self.keys // chunk)
-        programs = int((parts * self.tiles).sum()) * self.shape.kv_heads
-        waves = -(-programs // rates.resident)
-        share = (programs - (waves - 1) * rates.resident) / programs
-        last = float(self._alone(self.keys - (parts - 1) * chunk).min())
-        body = self.stream * (1 - share) + max(self.stream * share, last)
-        body = max(body, float(self._alone(np.minimum(self.keys, chunk)).max()))
-        joined = int((self.rows * parts).sum())
-        join = rates.join + joined * self.shape.state_bytes / rates.memory
-        return rates.launch + rates.item * waves + body + join * (joined > self.queries)
-
-    def _alone(self, keys: Array) -> Array:
-        """Return the seconds of an item of each run when its program has enough of the machine."""
-        shape, rates = self.shape, self.rates
-        taken = np.where(self.rows <= shape.rows_few, 0, shape.rows_many)
-        read = keys * shape.key_bytes / shape.kv_heads / rates.program
-        work = keys * shape.flops(taken) / shape.kv_heads / rates.flops * rates.resident
-        return np.maximum(read, work)
-
-
-def _again(batch: Batch, runs: Sequence[Run], shape: Shape) -> float:
-    """Return the bytes of keys that runs read after another run has read them."""
-    page = shape.page
-    entries = np.concatenate(
-        [
-            batch.table[run.of, run.start // page : -(-(run.start + run.keys) // page)]
-            for run in runs
-        ]
-    )
-    return (len(entries) - len(np.unique(entries))) * page * shape.key_bytes
 
 
 # The lists

@@ -90,7 +90,7 @@ def attention_parts(shape: Parts) -> Operation:
     return _Parts(shape).kernel()
 
 
-def attention_merge(heads: int, head_dim: int, out: str = "bf16", block: int = 32) -> Operation:
+def attention_merge(heads: int, head_dim: int, out: str = "bf16", block: int = 8) -> Operation:
     """Return the kernel that joins the slots of each row of a list.
 
     Arguments: T, G rows, G1 = G + 1, S; merge_query [G], merge_start [G1] (row g has the slots
@@ -317,11 +317,21 @@ class _Parts:
 
 
 def tuned(shape: Parts, shared: bool) -> tuple[Parts, Schedule]:
-    """Return the tiles and the GPU schedule of a shape, for lists whose items have more rows than
-    the small tile holds (`shared`) or none that has; as measured on an H200."""
+    """Return the tiles and GPU schedule that suit a shape whatever the lengths, for lists whose
+    items may have more rows than the small tile holds (`shared`), or may not."""
+    return variants(shape, shared)[0]
+
+
+def variants(shape: Parts, shared: bool) -> list[tuple[Parts, Schedule]]:
+    """Return the tiles and GPU schedules worth choosing from by a list's predicted time, as
+    measured on an H200; the first is never far behind."""
     if shared:
         tiles = replace(shape, few=16, many=64, keys=64, keys_many=64)
-        return tiles, Schedule(num_warps=4, num_stages=3)
-    keys = 128 if shape.page % 128 == 0 else 64
-    stages = 3 if keys == 128 else 4
-    return replace(shape, few=16, many=0, keys=keys), Schedule(num_warps=4, num_stages=stages)
+        return [(tiles, Schedule(num_warps=4, num_stages=3, chained=True))]
+    few = replace(shape, few=16, many=0, keys=64)
+    found = [(few, Schedule(num_warps=4, num_stages=4, chained=True))]
+    if shape.page % 64 == 0:  # three programs a multiprocessor
+        found.append((few, Schedule(num_warps=4, num_stages=3, chained=True, registers=160)))
+    warps = 4 if shape.page % 128 == 0 else 8
+    wide = Schedule(num_warps=warps, num_stages=3, chained=True)
+    return [*found, (replace(few, keys=128), wide)]
