@@ -95,3 +95,18 @@ def test_rows_of_several_constraints_and_free_text_share_a_batch(toy):
     oracle = toy.oracle(text)
     assert values == [oracle(number, **row).value for number, row in enumerate(rows)]
     assert all(set(value) <= set("abc") for value in values[::3])
+
+
+def test_a_stop_string_ends_a_whole_text(toy):
+    text = (
+        'program p(n: int) -> str:\n    user "{n}"\n'
+        '    assistant gen a(max_tokens=12, temperature=1.0, stop=["\\n", ", "]): '
+        'regex "[0-9a-f]{2,60}(?:, [0-9]{1,40})?"\n    return a\n'
+    )
+    executable, oracle = toy.compile(text), toy.oracle(text)
+    (constraint,) = [op for op in executable.plan.operations if op.name == "plan.constraint"]
+    assert tuple(constraint["stop"]) == ("\n", ", ")
+    values = executable.run_rows([{"n": number} for number in range(40)]).values
+    assert values == [oracle(number, n=number).value for number in range(40)]
+    # A comma ends the text: what follows it in the pattern never comes.
+    assert all(len(value) >= 2 and "," not in value and "\n" not in value for value in values)
