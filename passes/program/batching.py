@@ -249,6 +249,11 @@ def _named(operation: Operation) -> str:
     return kind if name is None else f"{kind} {getattr(name, 'name', name)}"
 
 
+def validate(before: Module, after: Module, context: Context) -> list[str]:
+    """Return what is wrong with what `batching` has made of a plan: for `passes.validation`."""
+    return check_critical(after)
+
+
 def check_critical(module: Module) -> list[str]:
     """Return what is wrong with the annotations of a plan, for the validation of `batching`.
 

@@ -13,9 +13,11 @@ from weft.frontend.checker import check
 from weft.frontend.lower import lower
 from weft.frontend.parser import parse_text
 from weft.ir.budget import UNBOUNDED, Budgets, Limits, Peak, Use, largest, plus, times, value_of
+from weft.ir.core import Module
+from weft.ir.parser import parse_module
 from weft.passes.manager import run_passes
 from weft.passes.pipeline import LOWERING, PLAN_PASSES, PROGRAM_PASSES
-from weft.passes.program import memory_proof
+from weft.passes.program import budget_check, memory_proof
 from weft.passes.program.budgets import shown, stretches
 from weft.passes.program.memory_proof import NotProven, prove_memory
 from weft.runtime.kv_cache import PagedKV
@@ -110,9 +112,9 @@ def test_a_budget_follows_the_structure(context):
     (judge,) = planned(JUDGE, context)
     text = str(judge["budget"])
     assert "count sides" in text and "bytes essay" in text
-    budgets = Budgets([judge], Limits(4, 1000))
+    known = Budgets([judge], Limits(4, 1000))
     pages = {
-        count: budgets.peak(
+        count: known.peak(
             "judge", sizes(count_sides=count, longest_sides=5, bytes_essay=50, tokens_essay_text=60)
         ).pages
         for count in range(5)
@@ -247,6 +249,40 @@ def forked_by_the_scorer(options):
     scorer = Scorer(options, lambda parent: Tokens(), lambda tokens: None, ask, "x", 0)
     drive(scorer.run(Tokens()))
     return sorted(found)
+
+
+NESTED = """
+program nested(x: str) -> int:
+    "{x} and more"
+    gen a(max_tokens=9)
+    fork 3 as views:
+        gen b(max_tokens=40)
+        if len(b) > 3:
+            gen c(max_tokens=30)
+        yield b
+    let n = 0
+    while n < 3 up to 5:
+        "again "
+        gen d(max_tokens=6)
+        n += 1
+    return n
+"""
+
+
+def test_a_budget_passes_its_checker_and_one_without_a_gen_does_not(context):
+    (function,) = planned(NESTED, context)
+    module = Module((function,))
+    assert budget_check.validate(module, module, context) == []
+    text = str(module)
+    assert "limit = 5" in text
+
+    def told(old, new):
+        wrong = parse_module(text.replace(old, new))
+        return budget_check.validate(wrong, wrong, context)
+
+    assert "fork views: a stream of" in told("max_tokens = 30", "max_tokens = 90")[0]
+    assert "@nested: a stream of" in told("max_tokens = 6", "max_tokens = 90")[0]
+    assert told("fork views", "fork others") == ["@nested: no part for fork views"]
 
 
 @given(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from weft.runtime.engine import Engine
 from weft.runtime.request import Request, Sampling
 from weft.runtime.simulator import ToyExecutor, toy_logits
@@ -126,3 +128,33 @@ def test_a_failed_step_leaves_every_request_able_to_go_on():
             machine.executor.forward = forward
     for number, request in enumerate(requests):
         assert request.sequence.ids() == generate([number, 5, 6], 12)
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(
+    criticals=st.lists(st.integers(0, 1000), min_size=12, max_size=30),
+    pages=st.sampled_from([10, 40]),
+    batch=st.sampled_from([1, 3]),
+)
+def test_nobody_starves_however_long_the_ways_of_younger_rows(criticals, pages, batch):
+    """Younger rows arrive at every step with longer critical paths; the old one is done first."""
+    machine = engine(num_pages=pages, max_batch=batch)
+    waiting = submit(machine, 0, [1, 2, 3], 6)
+    second = machine.create((0, 1))
+    second.append([4, 5, 6])
+    other = Request(second, "gen", Sampling(6), row=0, critical=0)
+    machine.submit(other)
+    done = []
+    for number, critical in enumerate(criticals):
+        sequence = machine.create((number + 1, 0))
+        sequence.append([number + 7, 2])
+        machine.submit(Request(sequence, "gen", Sampling(6), row=number + 1, critical=critical))
+        done += machine.step()
+        machine.check()
+    done += drain(machine)
+    assert len(done) == len(criticals) + 2
+    order = [request.row for request in done]
+    assert order.index(0) <= batch and done.index(waiting) <= 2 * batch + 1
+    assert done.index(other) <= 2 * batch + 1
+    if batch == 1:
+        assert order == sorted(order)
