@@ -21,7 +21,7 @@ EXITS = {"plan.return", "plan.leave"}
 class FreeKV:
     """Insert `plan.free` after the last use of each kv that is not moved into another value.
 
-    A kv that only one region of an `if` moves is freed at the start of the other.
+    A kv that only one region of an `if` moves is freed in the other, after its last use there.
     """
 
     name: ClassVar[str] = "free-kv"
@@ -94,7 +94,7 @@ def _insert_free(operations: list[Operation], value: Value) -> None:
 
 
 def _balance_if(operation: Operation) -> Operation:
-    """Free, in each region of an if, the outer kvs that only the other region moves.
+    """Free, in each region of an if, the outer kvs that only the other region moves on.
 
     Where one region exits, the other's kvs live on: they are freed after the if.
     """
@@ -105,8 +105,10 @@ def _balance_if(operation: Operation) -> Operation:
     for region, other in zip(operation.regions, reversed(inside), strict=True):
         mine = _outer_moves(region)
         missing = [value for name, value in other.items() if name not in mine]
-        frees = tuple(make("plan.free", value, span=operation.span) for value in missing)
-        regions.append(replace(region, operations=(*frees, *region.operations)))
+        operations = list(region.operations)
+        for value in missing:
+            _insert_free(operations, value)
+        regions.append(replace(region, operations=tuple(operations)))
     return replace(operation, regions=tuple(regions))
 
 
@@ -119,7 +121,8 @@ def _outer_moves(region: Region) -> dict[str, Value]:
             defined.update(value.name for value in inner.arguments)
     return {
         value.name: value
-        for operation in walk(region.operations)
+        for each in region.operations
+        for operation in _going_on(each)
         if operation.name not in BORROWS
         for value in operation.operands
         if value.type == KV and value.name not in defined

@@ -60,8 +60,10 @@ class ControlLowering(StreamLowering):
             streams[value.name] = replace(outer, kv=kv, pieces=(), sealed=False)
             arguments.append(kv)
         block = type(self)(self._lowering, streams)
+        block.outer = frozenset(visible)
         body = block.lower(region.operations)
-        self._last_inner = block.streams
+        if _yield_of(region) is not None:
+            self._last_inner = block.streams
         return Region(tuple(arguments), body)
 
     def _bind_results(
@@ -79,8 +81,14 @@ class ControlLowering(StreamLowering):
             self.streams[value.name] = replace(state, kv=result, pieces=(), sealed=False)
 
     def _yielded(self, operation: Operation, position: int) -> StreamState | None:
-        """Return the state that the last region yields at a position (for its chat roles)."""
-        last = operation.regions[-1].operations
-        if not last or last[-1].name != "program.yield":
+        """Return the state that the last region to go on yields there (for its chat roles)."""
+        yields = [found for found in map(_yield_of, operation.regions) if found is not None]
+        if not yields:
             return None
-        return self._last_inner.get(last[-1].operands[position].name)
+        return self._last_inner.get(yields[-1].operands[position].name)
+
+
+def _yield_of(region: Region) -> Operation | None:
+    """Return what a region ends in, if that is a yield."""
+    last = region.operations[-1] if region.operations else None
+    return last if last is not None and last.name == "program.yield" else None

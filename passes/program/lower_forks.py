@@ -60,6 +60,13 @@ class BlockLowering(ControlLowering):
         if isinstance(width, int) and width < 2:
             context.left(f"fork {operation['name']}: {width} branch shares nothing", span)
             return False
+        if operation.operands[0].name in self.outer:  # its kv is used again outside of here
+            context.left(
+                f"fork {operation['name']}: not computed ahead where it may run not at all, or "
+                "again; the first branch computes it for all",
+                span,
+            )
+            return False
         region = operation.regions[0]
         if not self._adds_text(region):
             context.left(

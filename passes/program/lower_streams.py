@@ -29,6 +29,7 @@ class StreamLowering:
         self._newest: str | None = None
         self._out: list[Operation] = []
         self._branches: dict[str, tuple[Value, StreamState]] = {}
+        self.outer: frozenset[str] = frozenset()
 
     def lower(self, operations: tuple[Operation, ...]) -> tuple[Operation, ...]:
         """Return the plan operations of a list of program operations."""

@@ -23,6 +23,7 @@ from weft.ir.parser import parse_module
 from weft.passes.manager import Context, MissingFact, Pass, check_order, run_passes
 from weft.passes.pipeline import LOWERING, PLAN_PASSES, PROGRAM_PASSES, named_passes
 from weft.passes.program.fold import FoldConstants
+from weft.passes.validation.registry import validation
 from weft.runtime.executable import Executable
 from weft.runtime.reference import Reference
 from weft.runtime.simulator import ToyChat, ToyExecutor, ToyTokenizer, toy_logits
@@ -149,7 +150,7 @@ def _plan(module: Module, steps: tuple[Pass, ...]) -> Module:
     context = Context(
         tokenizer=TOKENIZER, chat=ToyChat(), constraint_of=constraint_of, model_name="toy",
         context_length=2048, pure_tools={name: TOOLS[name] for name in ("shout", "broken")},
-        entry="random",
+        entry="random", validate=validation(),
     )  # fmt: skip
     try:
         plan, records = run_passes(steps, module, context)

@@ -1,0 +1,173 @@
+"""Lowering keeps the text: what stands between model calls reads the same in the plan."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from ...ir.core import Module, Operation, walk
+from ...ir.program import VALUE_NAMES
+from ...ir.vocabulary import ChatFormat, Part, Tokenizer
+from ..manager import Context
+
+_CALLS = {"gen", "decode", "select", "score", "fork", "join", "inline"}
+_ALIKE = {"gen": "decode"}
+
+Item = tuple[str, str]
+"""A text, a value's name in braces, or an operation: its kind and name."""
+
+
+def same_text(before: Module, after: Module, context: Context) -> Iterator[str]:
+    """Yield where a program's text, in its order, differs from that of its plan.
+
+    Text that no call reads may be missing. What is known must be encoded whole.
+    """
+    if context.tokenizer is None or context.chat is None:
+        return
+    plans = {op["name"]: op for op in after.operations if op.name == "plan.func"}
+    for function in before.operations:
+        if function.name != "program.func":
+            continue
+        if function["name"] not in plans:
+            yield f"{function['name'].name} has no plan"
+            continue
+        if _host(function) != _host(plans[function["name"]]):
+            yield f"{function['name'].name}: host operations have changed"
+        old = list(_Program(context.chat).items(function))
+        written = _Plan(context.tokenizer)
+        new = list(written.items(plans[function["name"]]))
+        yield from written.problems
+        problem = _difference(_merged(old), _merged(new))
+        if problem:
+            yield f"{function['name'].name}: {problem}"
+
+
+def _host(function: Operation) -> list[Operation]:
+    return [each for each in walk((function,)) if each.name in VALUE_NAMES]
+
+
+def _merged(items: list[Item]) -> list[Item]:
+    """Join texts that follow one another; one stands between all operations, be it empty."""
+    merged: list[Item] = [("text", "")]
+    owed = ""
+    for kind, text in items:
+        if kind == "text":
+            given, owed = text.removeprefix(owed) if owed else text, "" if text else owed
+            merged[-1] = ("text", merged[-1][1] + given)
+        elif kind == "heal":  # a score gives the space back to the text after it
+            given = text.removeprefix(owed) if owed else text
+            merged[-1] = ("text", merged[-1][1] + given)
+            owed = text
+        elif kind == "forced":
+            merged[-1] = ("text", merged[-1][1].removesuffix(text))
+        else:
+            owed = owed if kind == "score" else ""
+            merged += [(kind, text), ("text", "")]
+    return merged
+
+
+def _difference(before: list[Item], after: list[Item]) -> str:
+    for old, new in zip(before, after, strict=False):
+        unread = old[0] == new[0] == "text" and old[1].startswith(new[1])
+        if old != new and not unread:
+            return f"{old[0]} {old[1]!r} became {new[0]} {new[1]!r}"
+    for at, (old, new) in enumerate(zip(before, after, strict=False)):
+        follows = before[at + 1][0] if at + 1 < len(before) else "end"
+        if old != new and not follows.startswith("end"):
+            return f"text {old[1]!r} before a {follows} became {new[1]!r}"
+    return "" if len(before) == len(after) else "operations were added or dropped"
+
+
+class _Program:
+    """Reads a program's text in its order; chat messages as the model's format has them."""
+
+    def __init__(self, chat: ChatFormat) -> None:
+        self._chat = chat
+
+    def items(self, function: Operation) -> Iterator[Item]:
+        """Yield texts and operations."""
+        yield from _shown(self._chat.start())
+        yield from self._inside(function)
+
+    def _inside(self, operation: Operation) -> Iterator[Item]:
+        for region in operation.regions:
+            for inner in region.operations:
+                yield from self._item(inner)
+
+    def _item(self, operation: Operation) -> Iterator[Item]:
+        kind = operation.name.partition(".")[2]
+        if kind == "literal":
+            yield "text", operation["text"]
+        elif kind == "append":
+            yield "text", f"{{%{operation.operands[1].name}}}"
+        elif kind in {"begin", "end"}:
+            frame = self._chat.frame((), operation["role"])
+            yield from _shown(frame.prefix if kind == "begin" else frame.suffix)
+        elif kind in _CALLS:
+            yield _ALIKE.get(kind, kind), _name(operation)
+        yield from self._inside(operation)
+        if kind == "fork":
+            yield "end of fork", _name(operation)
+
+
+class _Plan:
+    """Reads a plan's text in its order, and checks that what is known is encoded as text is."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._segments: dict[str, str] = {}
+        self.problems: list[str] = []
+
+    def items(self, operation: Operation) -> Iterator[Item]:
+        """Yield texts and operations."""
+        for region in operation.regions:
+            for inner in region.operations:
+                yield from self._item(inner)
+
+    def _item(self, operation: Operation) -> Iterator[Item]:
+        kind = operation.name.partition(".")[2]
+        if kind == "tokens":
+            self._segments[operation.result.name] = self._read(operation["ids"])
+        elif kind == "tokenize":
+            parts = [
+                f"{{%{operation.operands[part['value']].name}}}" if _is_value(part) else part
+                for part in operation["parts"]
+            ]
+            self._segments[operation.result.name] = "".join(text for _, text in _shown(parts))
+        elif kind == "extend":
+            yield "text", "".join(self._segments[value.name] for value in operation.operands[1:])
+        elif kind in _CALLS:
+            yield "heal", operation.attribute("heal", "")
+            yield "forced", operation.attribute("forced", "")
+            yield kind, _name(operation)
+        yield from self.items(operation)
+        if kind == "fork":
+            yield "end of fork", _name(operation)
+
+    def _read(self, ids: tuple[int, ...]) -> str:
+        """Return what ids read as; those of text must be what their text is encoded to."""
+        shown, run = "", list[int]()
+        for id in (*ids, None):
+            if id is not None and id not in self._tokenizer.special_ids:
+                run.append(id)
+                continue
+            text = b"".join(map(self._tokenizer.token_bytes, run)).decode("utf-8", "replace")
+            if self._tokenizer.encode(text) != run:
+                self.problems.append(f"{text!r} is encoded to {run}, not as the tokenizer does")
+            shown += text + ("" if id is None else f"<{id}>")
+            run = []
+        return shown
+
+
+def _is_value(part: Any) -> bool:
+    return not isinstance(part, str | int)
+
+
+def _shown(parts: tuple[Part, ...] | list[Any]) -> Iterator[Item]:
+    for part in parts:
+        yield "text", f"<{part}>" if isinstance(part, int) else part
+
+
+def _name(operation: Operation) -> str:
+    name = operation.attribute("name", "")
+    return getattr(name, "name", name)

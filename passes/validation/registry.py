@@ -1,0 +1,68 @@
+"""Which check each pass must pass, by the pass's name; the pass manager runs them when asked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+from ...ir.core import Module
+from ...ir.diagnostics import PassError, WeftError
+from ..manager import Context
+from .kv import freed_once
+from .lowering import same_text
+from .streams import SameEvents, only_annotated
+
+Check = Callable[[Module, Module, Context], Iterable[str]]
+"""Looks at a module before and after a pass, and gives what is wrong."""
+
+
+class ChangedMeaning(PassError):
+    """A pass that has not kept what its validation asks."""
+
+    template = "pass {name} has changed what the program means: {problem}"
+    hint = "this is a fault of weft; without validation the program runs as the pass left it"
+
+
+def _prefixes(before: Module, after: Module, context: Context) -> Iterator[str]:
+    from ..program.fork_prefixes import validate
+
+    if context.tokenizer is not None:
+        try:
+            validate(before, after, context.tokenizer)
+        except WeftError as error:
+            yield error.message
+
+
+def _critical(before: Module, after: Module, context: Context) -> Iterator[str]:
+    from ..program.batching import check_critical
+
+    yield from only_annotated(before, after, context)
+    yield from check_critical(after)
+
+
+CHECKS: Mapping[str, Check] = {
+    "fold-constants": SameEvents(),
+    "drop-dead": SameEvents(frozenset({"call", "fork", "score"})),
+    "canonicalize": SameEvents(),
+    "prefix-sharing": only_annotated,
+    "compile-constraints": only_annotated,
+    "remote-calls": only_annotated,
+    "lower-to-plan": same_text,
+    "fork-prefixes": _prefixes,
+    "free-kv": freed_once,
+    "batching": _critical,
+    "plan-budgets": only_annotated,
+    "kv-lifetimes": only_annotated,
+}
+"""The passes over programs and plans, each with its check."""
+
+
+def validation(more: Mapping[str, Check] | None = None) -> Callable[..., None]:
+    """Return what `Context.validate` may be: it raises ChangedMeaning; `more` adds checks."""
+    checks = {**CHECKS, **(more or {})}
+
+    def validate(name: str, before: Module, after: Module, context: Context) -> None:
+        check = checks.get(name)
+        for problem in check(before, after, context) if check else ():
+            raise ChangedMeaning(name=name, problem=problem)
+
+    return validate

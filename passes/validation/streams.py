@@ -1,0 +1,116 @@
+"""Passes over programs keep what a program does: the events of both modules are compared."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from ...ir.core import Module, Operation, Region
+from ...ir.program import ANNOTATIONS
+from ..manager import Context
+from .meaning import Event, Meaning, TooLarge, Trace
+from .proofs import equal
+from .terms import Term, Terms
+
+
+@dataclass(frozen=True)
+class SameEvents:
+    """Every program does the same things on the same text; `droppable` kinds may be missing."""
+
+    droppable: frozenset[str] = frozenset()
+
+    def __call__(self, before: Module, after: Module, context: Context) -> Iterator[str]:
+        """Yield what differs."""
+        terms = Terms()
+        kept = {op["name"].name: op for op in after.operations if op.name == "program.func"}
+        old = Meaning(terms, before, context.pure_tools)
+        new = Meaning(terms, after, context.pure_tools)
+        for function in before.operations:
+            if function.name != "program.func":
+                continue
+            name = function["name"].name
+            if name not in kept:
+                if context.entry is None or name == context.entry:
+                    yield f"program {name} is gone"
+                continue
+            try:
+                traces = old.function(function), new.function(kept[name])
+            except TooLarge:
+                continue
+            for problem in _differences(terms, *traces, self.droppable):
+                yield f"program {name}: {problem}"
+                break
+
+
+def _differences(
+    terms: Terms, before: Trace, after: Trace, droppable: frozenset[str]
+) -> Iterator[str]:
+    """Yield where two traces differ."""
+    left = list(after.events)
+    for event in before.events:
+        if left and _alike(terms, event, left[0]):
+            found = left.pop(0)
+            for old, new in zip(event.inside, found.inside, strict=True):
+                yield from _differences(terms, old, new, droppable)
+        elif event.kind not in droppable and not _empty(event, droppable):
+            yield _told(terms, event, left[0] if left else None)
+            return
+    for event in left:
+        yield _told(terms, None, event)
+    if before.end != after.end or not equal(terms, before.terms, after.terms):
+        shown = [
+            f"{trace.end} {', '.join(map(terms.describe, trace.terms))}"
+            for trace in (before, after)
+        ]
+        yield f"it ends in {shown[0]}, after the pass in {shown[1]}"
+
+
+def _empty(event: Event, droppable: frozenset[str]) -> bool:
+    """Whether an if or a loop does nothing but what may be dropped."""
+    return event.kind in {"if", "for", "while"} and all(
+        trace.end not in {"return", "leave"}
+        and all(inner.kind in droppable or _empty(inner, droppable) for inner in trace.events)
+        for trace in event.inside
+    )
+
+
+def _alike(terms: Terms, one: Event, other: Event) -> bool:
+    """Whether two events are the same, but for what is inside them."""
+    heads = [
+        (event.kind, event.name, event.attributes, len(event.inside)) for event in (one, other)
+    ]
+    return heads[0] == heads[1] and equal(terms, one.terms, other.terms)
+
+
+def _told(terms: Terms, before: Event | None, after: Event | None) -> str:
+    shown = [
+        "nothing" if event is None else _shown(terms, event.kind, event.name, event.terms)
+        for event in (before, after)
+    ]
+    return f"it does {shown[0]}, after the pass {shown[1]}"
+
+
+def _shown(terms: Terms, kind: str, name: str, of: tuple[Term, ...]) -> str:
+    return f"{kind} {name} on {', '.join(map(terms.describe, of))}"
+
+
+def only_annotated(before: Module, after: Module, context: Context) -> Iterator[str]:
+    """Yield where a pass that annotates has changed anything else."""
+    for old, new in zip(before.operations, after.operations, strict=False):
+        if _bare(old) != _bare(new):
+            yield f"{old.name} {old.attribute('name')} has changed in more than its annotations"
+    if len(before.operations) != len(after.operations):
+        yield "declarations were added or dropped"
+
+
+_ANNOTATED = {*ANNOTATIONS, "ahead", "budget", "critical", "lifetime", "prefix_hits"}
+
+
+def _bare(operation: Operation) -> Operation:
+    """Return an operation without annotations, in its regions too."""
+    kept = tuple((key, value) for key, value in operation.attributes if key not in _ANNOTATED)
+    regions = tuple(
+        Region(region.arguments, tuple(map(_bare, region.operations)))
+        for region in operation.regions
+    )
+    return replace(operation, attributes=kept, regions=regions)

@@ -1,0 +1,318 @@
+"""Validations: each accepts what its pass makes of a program, and catches planted faults."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+from weft.frontend.checker import check
+from weft.frontend.constraints import constraint_of
+from weft.frontend.lower import lower
+from weft.frontend.parser import parse_text
+from weft.ir.core import Module, Operation, make
+from weft.ir.parser import parse_module
+from weft.ir.verifier import verify
+from weft.passes.manager import Context, run_passes
+from weft.passes.pipeline import LOWERING, PLAN_PASSES, PROGRAM_PASSES
+from weft.passes.rewrite import rewrite, substitute
+from weft.passes.validation.proofs import equal
+from weft.passes.validation.registry import CHECKS, ChangedMeaning, validation
+from weft.passes.validation.terms import Terms
+from weft.runtime.simulator import ToyChat, ToyTokenizer
+
+TEXT = """
+tool look(text: str) -> str
+pure tool shout(text: str) -> str
+
+program other(text: str) -> str:
+    "({text}"
+    gen more(max_tokens=3)
+    return more
+
+program main(arg: str, items: list[str]) -> str:
+    let unused = call other("x")
+    system "You {shout('be kind')}."
+    user:
+        "About {arg} and more: "
+        for word in ["a", "b"]:
+            "<{word}>"
+            gen part(max_tokens=2)
+    if 1 + 1 == 2:
+        " sure "
+    for item in items:
+        fork side in ["p", "q"] as sides:
+            "{side} of {item}"
+            gen said(max_tokens=3)
+            yield said
+    if len(arg) > 3:
+        fork 2 as tries:
+            gen try(max_tokens=2)
+            yield len(try)
+        join best(by=tries)
+    let seen = look(arg)
+    "{seen} "
+    select grade from ["A", "B"]
+    if grade == "A":
+        gen why(max_tokens=4)
+    return grade
+"""
+
+
+def a_context() -> Context:
+    return Context(
+        tokenizer=ToyTokenizer((" the", "ab")), chat=ToyChat(), constraint_of=constraint_of,
+        pure_tools={"shout": str.upper}, entry="main",
+    )  # fmt: skip
+
+
+def stages() -> dict[str, tuple[Module, Module]]:
+    """Return the module before and after each pass."""
+    file = parse_text(TEXT)
+    check(file)
+    context = a_context()
+    _, records = run_passes((*PROGRAM_PASSES, *LOWERING, *PLAN_PASSES), lower(file), context)
+    return {record.name: (record.before, record.after) for record in records}
+
+
+STAGES = stages()
+
+
+def problems(name: str, before: Module, after: Module) -> list[str]:
+    return list(CHECKS[name](before, after, a_context()))
+
+
+@pytest.mark.parametrize("name", [name for name in STAGES if name in CHECKS])
+def test_what_a_pass_makes_is_valid(name):
+    before, after = STAGES[name]
+    assert problems(name, before, after) == []
+
+
+def test_every_pass_of_the_pipeline_has_a_check():
+    steps = (*PROGRAM_PASSES, *LOWERING, *PLAN_PASSES)
+    assert [step.name for step in steps if step.name not in CHECKS] == []
+
+
+Fault = Callable[[Operation], list[Operation] | None]
+
+
+def each(name: str, change: Callable[[Operation], list[Operation]]) -> Fault:
+    return lambda operation: change(operation) if operation.name == name else None
+
+
+def changed(**attributes) -> Callable[[Operation], list[Operation]]:
+    return lambda operation: [operation.with_attributes(**attributes)]
+
+
+def once(fault: Fault) -> Fault:
+    """Return a fault that happens to the first operation that it fits."""
+    done: list[bool] = []
+
+    def rule(operation: Operation) -> list[Operation] | None:
+        found = None if done else fault(operation)
+        if found is not None:
+            done.append(True)
+        return found
+
+    return rule
+
+
+def reversed_parts(operation: Operation) -> list[Operation]:
+    return [operation.with_attributes(ids=operation["ids"][::-1])]
+
+
+def other_tokens(operation: Operation) -> list[Operation]:
+    """Encode byte by byte: the same text in other tokens."""
+    data = b"".join(map(ToyTokenizer((" the", "ab")).token_bytes, operation["ids"]))
+    return [operation.with_attributes(ids=[5 + byte for byte in data] or operation["ids"])]
+
+
+def used_again(operation: Operation) -> list[Operation]:
+    kv = operation.operands[0]
+    number = replace(operation.results[-1], name="again")
+    text = replace(number, name="text")
+    return [
+        operation,
+        make("program.constant", results=(text,), value="a"),
+        make("plan.score", kv, text, results=(number,)),
+    ]
+
+
+PROGRAM_FAULTS: dict[str, Fault] = {
+    "a literal lost": each("program.literal", lambda op: [op.with_attributes(text="")]),
+    "a text changed": each("program.literal", changed(text="other")),
+    "another budget": each("program.gen", changed(max_tokens=1)),
+    "another role": each("program.begin", changed(role="assistant")),
+    "a condition turned": each(
+        "program.if", lambda op: [replace(op, regions=op.regions[::-1])]
+    ),
+    "another operator": each("program.binary", changed(op="!=")),
+    "another tool argument": each(
+        "program.call_tool", lambda op: [replace(op, operands=(op.operands[0],) * 2)]
+    ),
+    "fewer options": each(
+        "program.constant",
+        lambda op: changed(value=("A",))(op) if op["value"] == ("A", "B") else None,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["fold-constants", "drop-dead", "canonicalize"])
+@pytest.mark.parametrize("fault", PROGRAM_FAULTS)
+def test_a_fault_of_a_program_pass_is_caught(name, fault):
+    before, after = STAGES[name]
+    broken = rewrite(after, once(PROGRAM_FAULTS[fault]))
+    assert broken != after and problems(name, before, broken)
+
+
+def test_swapped_appends_are_caught():
+    head = (
+        "program.func name = @f, parameters = [], returns = str { |%s: stream, %x: str, %y: str|\n"
+    )
+    tail = '%c, %v = program.gen %b, name = "v", type = str, max_tokens = 4 : stream, str\n'
+    texts = [
+        f"%a = program.append %s, %{one} : stream\n%b = program.append %a, %{two} : stream\n"
+        for one, two in ("xy", "yx")
+    ]
+    before, after = (parse_module(f"{head}{text}{tail}program.return %v\n}}") for text in texts)
+    assert problems("canonicalize", before, before) == []
+    assert problems("canonicalize", before, after)
+
+
+def test_a_dropped_gen_or_tool_is_caught():
+    before, _ = STAGES["drop-dead"]
+
+    def without(operation):
+        if operation.name == "program.call_tool":
+            return [make("program.constant", results=operation.results, value="seen")]
+        return None
+
+    assert problems("drop-dead", before, rewrite(before, without))
+    lost = {}
+
+    def no_gen(operation):
+        operation = substitute(operation, lost)
+        if operation.name == "program.gen" and operation["name"] == "why":
+            lost[operation.results[0].name] = operation.operands[0]
+            return []
+        return [operation]
+
+    after = rewrite(before, no_gen)
+    verify(after, ("program",))
+    assert problems("drop-dead", before, after)
+
+
+def test_a_change_beside_annotations_is_caught():
+    before, after = STAGES["prefix-sharing"]
+    broken = rewrite(after, once(each("program.gen", changed(max_tokens=9))))
+    assert problems("prefix-sharing", before, broken)
+
+
+PLAN_FAULTS: dict[str, Fault] = {
+    "tokens in another order": each(
+        "plan.tokens", lambda op: reversed_parts(op) if len(op["ids"]) > 1 else None
+    ),
+    "text in other tokens": each(
+        "plan.tokens", lambda op: other_tokens(op) if len(op["ids"]) > 6 else None
+    ),
+    "a segment lost": each(
+        "plan.extend",
+        lambda op: [replace(op, operands=op.operands[:-1])] if len(op.operands) > 2 else None,
+    ),
+    "segments swapped": each(
+        "plan.extend",
+        lambda op: (
+            [replace(op, operands=(op.operands[0], *op.operands[:0:-1]))]
+            if len(op.operands) > 2
+            else None
+        ),
+    ),
+    "an unhealed space": each("plan.select", lambda op: [op.with_attributes(heal=None)]),
+}
+
+
+@pytest.mark.parametrize("fault", PLAN_FAULTS)
+def test_a_fault_of_the_lowering_is_caught(fault):
+    before, after = STAGES["lower-to-plan"]
+    broken = rewrite(after, once(PLAN_FAULTS[fault]))
+    assert broken != after and problems("lower-to-plan", before, broken)
+
+
+KV_FAULTS: dict[str, Fault] = {
+    "freed twice": each("plan.free", lambda op: [op, op]),
+    "used after": each("plan.decode", used_again),
+    "freed too early": each(
+        "plan.decode", lambda op: [make("plan.free", op.operands[0]), op]
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", KV_FAULTS)
+def test_a_fault_of_the_frees_is_caught(fault):
+    before, after = STAGES["free-kv"]
+    broken = rewrite(after, once(KV_FAULTS[fault]))
+    assert broken != after and problems("free-kv", before, broken)
+
+
+def test_a_branch_that_is_never_freed_is_caught():
+    before, after = STAGES["free-kv"]
+    assert problems("free-kv", before, rewrite(after, each("plan.free", lambda op: [])))
+
+
+def test_the_manager_refuses_a_pass_that_fails_its_check():
+    class Loses:
+        name, reads, writes = "canonicalize", ("program",), ("program",)
+        requires = ensures = ()
+        keeps = ("*",)
+
+        def run(self, module, context):
+            return rewrite(module, each("program.literal", changed(text="lost")))
+
+    context = a_context()
+    context.validate = validation()
+    before, _ = STAGES["canonicalize"]
+    with pytest.raises(ChangedMeaning, match="pass canonicalize has changed .* program other"):
+        run_passes((Loses(),), before, context)
+
+
+def test_z3_shows_terms_equal_that_are_written_otherwise():
+    terms = Terms()
+
+    def binary(op, *operands):
+        return terms.make("program.binary", (("op", op),), *operands)
+
+    name = terms.make("argument", 1)
+    length = terms.make("program.builtin", (("name", "len"),), name)
+    two, four = terms.constant(2), terms.constant(4)
+    once_, twice = binary("*", two, length), binary("+", length, length)
+    assert equal(terms, (once_,), (twice,))
+    assert equal(terms, (binary("<", once_, four),), (binary("<", length, two),))
+    assert not equal(terms, (binary("<", once_, four),), (binary("<=", length, two),))
+    left = terms.text([terms.constant("a"), name])
+    either = terms.choice(binary("<", length, two), left, terms.text([name, terms.constant("a")]))
+    same = terms.choice(binary(">=", length, two), terms.text([name, terms.constant("a")]), left)
+    assert equal(terms, (either,), (same,)) and not equal(terms, (either,), (left,))
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        # A kv that only an inner region which exits moves on, beside one that goes on.
+        "if len(arg) > 1:\n        if len(arg) > 2:\n            gen a(max_tokens=2)\n"
+        "            return a\n    return arg",
+        # One side forks the stream, and both yield one.
+        'if arg == "a":\n        fork 3 as f:\n            yield score("x")\n'
+        '        join best(by=f)\n    "b"\n    gen a(max_tokens=2)\n    return a',
+        # A fork of a stream that goes on outside of the if.
+        'if arg == "a":\n        fork x in ["p", "q"] as f:\n            "z"\n'
+        "            gen g(max_tokens=2)\n            yield g\n    gen a(max_tokens=2)\n"
+        "    return a",
+        # The last region of a match leaves, so the first one's stream goes on.
+        'match arg:\n        case "a" | "b":\n            select s from ["a", "b"]\n'
+        "        case _:\n            return arg\n    gen a(max_tokens=2)\n    return a",
+    ],
+)
+def test_programs_whose_plans_were_once_wrong(body):
+    file = parse_text(f"program p(arg: str) -> str:\n    {body}\n")
+    check(file)
+    context = a_context()
+    context.entry, context.validate = "p", validation()
+    run_passes((*PROGRAM_PASSES, *LOWERING, *PLAN_PASSES), lower(file), context)
