@@ -13,7 +13,7 @@ from .ir.diagnostics import WeftError
 WEIGHT_FORMATS = ("f32", "bf16", "int8")
 EXECUTORS = ("compiled", "reference")
 TARGETS = ("cpu", "cuda")
-GPU_DEFAULTS = {"weights": "bf16", "kv_memory": 0, "max_batch": 256, "max_tokens": 8192}
+GPU_DEFAULTS = {"weights": "bf16", "kv_memory": 0, "max_batch": 256, "max_tokens": 16384}
 """What `changed(target="cuda")` sets beside the target, unless it is told otherwise."""
 REMOTE_APIS = ("auto", "chat", "completions")
 REMOTE_DIALECTS = ("auto", "openai", "vllm", "sglang", "llama.cpp", "llama-cpp-python", "plain")
