@@ -4,7 +4,8 @@ A *model call* is a request of the engine that needs logits: a gen, or a stretch
 scored. It sends its whole prompt; a *hit* is a token of a prompt that need not be computed, because
 an earlier call's prompt, or the tokens that one generated, begin in the same way. The first
 position whose logits a call needs, and all after it, are computed in any case. Requests that only
-fill a sequence send nothing, so what they compute counts against the hits.
+fill a sequence send nothing, so what they compute counts against the hits: they begin a later
+call's work, or waste it.
 
 The *ideal* is the cache that never forgets: `ideal_hits` finds it in a log of calls, from sorted
 lists of tokens. Over a batch it equals the tokens sent, less the edges of the radix tree over all
@@ -14,8 +15,8 @@ call while the program runs; the scheduler measures what the cache of pages real
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections.abc import Iterable
+from bisect import bisect_left, insort
+from collections.abc import Sequence as Calls
 from dataclasses import dataclass
 from time import perf_counter
 
@@ -123,27 +124,53 @@ class HitCounter:
         return self._of.pop(instance, Hits())
 
 
-def ideal_hits(calls: Iterable[CallRecord]) -> Hits:
+class _Sorted:
+    """Token lists in order: what begins most like another stands beside it."""
+
+    def __init__(self) -> None:
+        self._keys: list[bytes] = []
+
+    def shared(self, tokens: np.ndarray) -> int:
+        """Return the longest prefix that `tokens` share with one of the lists."""
+        at = bisect_left(self._keys, tokens.astype(">i4").tobytes())
+        near = [np.frombuffer(key, ">i4") for key in self._keys[max(0, at - 1) : at + 1]]
+        return max((common_prefix(other, tokens) for other in near), default=0)
+
+    def add(self, tokens: np.ndarray) -> None:
+        """Put a list in."""
+        insort(self._keys, tokens.astype(">i4").tobytes())
+
+
+def ideal_hits(calls: Calls[CallRecord]) -> Hits:
     """Return what calls sent, and the hits that a cache without end would have given.
 
     It reads only the log: each prompt is compared with its neighbours in the sorted list of all
-    tokens known before it. Fills are left out: they are the engine's doing, not the program's.
+    tokens known before it. A fill is a call's work begun early, so it counts as far as a later
+    call sends its tokens; what it computes beyond that is waste, which the ideal does not have.
     """
-    known: list[bytes] = []
-    total = Hits()
-    for call in calls:
-        if call.kind == "fill":
-            continue
-        key = call.tokens.astype(">i4").tobytes()
-        at = bisect_left(known, key)
-        near = [np.frombuffer(other, ">i4") for other in known[max(0, at - 1) : at + 1]]
-        shared = max((common_prefix(other, call.tokens) for other in near), default=0)
-        known.insert(at, key)
+    known, total = _Sorted(), Hits()
+    for call, wanted in zip(calls, _wanted(calls), strict=True):
+        tokens = call.tokens[:wanted]
+        shared = known.shared(tokens)
+        known.add(tokens)
         if call.kind == "call":
             total.sent += call.prompt
             total.predicted += min(shared, call.prompt, call.first_logits)
+        elif call.kind == "fill":
+            total.predicted -= wanted - shared
     total.measured = total.predicted
     return total
+
+
+def _wanted(calls: Calls[CallRecord]) -> list[int]:
+    """Return of each entry how many of its tokens count: of a fill, those that are sent later."""
+    later, wanted = _Sorted(), []
+    for call in reversed(calls):
+        fills = call.kind == "fill"
+        wanted.append(later.shared(call.tokens) if fills else len(call.tokens))
+        if call.kind == "call":
+            later.add(call.tokens[: call.prompt])
+    return wanted[::-1]
 
 
 class Meter:

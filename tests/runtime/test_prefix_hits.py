@@ -141,3 +141,16 @@ def test_the_ideal_is_what_is_sent_less_the_edges_of_the_tree(entries):
         known |= ends
     ideal = ideal_hits(calls)
     assert ideal.measured == logged == sent - edges
+
+
+def test_a_fill_counts_as_far_as_a_later_call_sends_its_tokens():
+    def entry(kind, ids, first):
+        prompt = len(ids) if kind == "call" else 0
+        return CallRecord(kind, np.array(ids, np.int32), prompt, first)
+
+    call, short = entry("call", [1, 2, 3], 2), entry("call", [1], 0)
+    assert ideal_hits([call]).measured == 0
+    assert ideal_hits([entry("fill", [1, 2], 2), call]).measured == 0  # -2 and +2
+    assert ideal_hits([entry("fill", [1, 2, 9, 9], 4), call]).measured == 0  # measured: -4 and +2
+    assert ideal_hits([entry("fill", [1, 2], 2), short, call]).measured == 0  # 1 is computed twice
+    assert ideal_hits([short, call]).measured == 1
