@@ -30,6 +30,7 @@ from .passes.manager import Context, PassRecord, run_passes
 from .passes.pipeline import LOWERING, PLAN_PASSES, PROGRAM_PASSES
 from .passes.program.lower_to_plan import NoVocabulary
 from .passes.program.prefix_tree import PlanPrefixes
+from .passes.validation.registry import validation
 from .remote_model import NotForRemote, remote_address, remote_executable, remote_passes
 from .stages import Stages, explanation, record_of
 
@@ -107,7 +108,8 @@ class Compilation:
     @cached_property
     def context(self) -> Context:
         """What passes may know of the model."""
-        known = {"pure_tools": self.pure_tools, "entry": self.program_name}
+        known: dict[str, Any] = {"pure_tools": self.pure_tools, "entry": self.program_name}
+        known["validate"] = validation() if self.options.validate else None
         if self.checkpoint is None:
             return Context(constraint_of=constraint_of, **known)
         return Context(

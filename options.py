@@ -83,6 +83,7 @@ class Options:
     process has one pool, sized by the first model that it loads); `max_batch` sequences and
     `max_tokens` rows bound one step. `cache` holds compiled kernels (None: the user's cache
     folder). `prove` refuses kernels without a bounds proof; `trace` records every step.
+    `validate` checks after each pass over the program that it kept what the program means.
     """
 
     target: str = "cpu"
@@ -96,6 +97,7 @@ class Options:
     cache: Path | None = None
     prove: bool = True
     trace: bool = False
+    validate: bool = False
     remote: RemoteOptions = field(default_factory=RemoteOptions)
 
     def __post_init__(self) -> None:
@@ -109,11 +111,12 @@ class Options:
 
     @staticmethod
     def from_env(environment: Mapping[str, str] | None = None) -> Options:
-        """Return the defaults, changed by WEFT_CACHE, WEFT_THREADS and OPENAI_API_KEY."""
+        """Return the defaults, changed by WEFT_CACHE, WEFT_THREADS, WEFT_VALIDATE and the key."""
         env = os.environ if environment is None else environment
         cache = Path(env["WEFT_CACHE"]) if env.get("WEFT_CACHE") else None
         remote = RemoteOptions(key=env.get("OPENAI_API_KEY", "").strip())
-        return Options(cache=cache, threads=int(env.get("WEFT_THREADS") or 0), remote=remote)
+        threads, validate = int(env.get("WEFT_THREADS") or 0), env.get("WEFT_VALIDATE") == "1"
+        return Options(cache=cache, threads=threads, validate=validate, remote=remote)
 
     def changed(self, **changes: Any) -> Options:
         """Return a copy with some options set; raises BadOption for an unknown one."""

@@ -120,11 +120,12 @@ def opt(
     ] = None,
     spans: Annotated[bool, typer.Option(help="print spans")] = False,
     list_passes: Annotated[bool, typer.Option("--list", help="list the passes and stop")] = False,
+    validate: Annotated[bool, typer.Option(help="check that each pass keeps the meaning")] = False,
 ) -> None:
     """Run passes on IR text: parse, verify, rewrite, print."""
     from . import inspect as command
 
-    command.opt(file, passes, model, spans, list_passes)
+    command.opt(file, passes, model, spans, list_passes, validate)
 
 
 @app.command()

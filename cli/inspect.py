@@ -54,13 +54,21 @@ def dump(options: DumpOptions) -> None:
         emit(print_module(record.after, options.spans))
 
 
-def opt(file: Path, passes: str, model: str | None, spans: bool, list_passes: bool) -> None:
+def opt(
+    file: Path,
+    passes: str,
+    model: str | None,
+    spans: bool,
+    list_passes: bool,
+    validate: bool = False,
+) -> None:
     """Parse IR text, verify it, run the passes, print the result."""
     from ..ir.parser import parse_module
     from ..ir.printer import print_module
     from ..ir.verifier import verify
     from ..passes.manager import run_passes
     from ..passes.pipeline import known_passes, named_passes
+    from ..passes.validation.registry import validation
 
     if list_passes:
         for name, step in known_passes().items():
@@ -72,6 +80,7 @@ def opt(file: Path, passes: str, model: str | None, spans: bool, list_passes: bo
     chosen = named_passes([name.strip() for name in passes.split(",") if name.strip()])
     held = frozenset(fact for step in chosen for fact in step.requires)
     context = _context(model)
+    context.validate = validation() if validate else None
     module, records = run_passes(chosen, module, context, held)
     for remark in context.remarks:
         place = f"{remark.span}: " if remark.span else ""

@@ -9,7 +9,8 @@ from weft.options import BadOption, Options
 
 def test_the_environment_is_read_in_one_place():
     options = Options.from_env({"WEFT_CACHE": "/tmp/x", "WEFT_THREADS": "3"})
-    assert options.cache == Path("/tmp/x") and options.thread_count == 3
+    assert options.cache == Path("/tmp/x") and options.thread_count == 3 and not options.validate
+    assert Options.from_env({"WEFT_VALIDATE": "1"}).validate
 
 
 @pytest.mark.parametrize(

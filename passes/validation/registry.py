@@ -39,6 +39,13 @@ def _critical(before: Module, after: Module, context: Context) -> Iterator[str]:
     yield from check_critical(after)
 
 
+def _budgets(before: Module, after: Module, context: Context) -> Iterator[str]:
+    from ..program.budget_check import validate
+
+    yield from only_annotated(before, after, context)
+    yield from validate(before, after, context)
+
+
 CHECKS: Mapping[str, Check] = {
     "fold-constants": SameEvents(),
     "drop-dead": SameEvents(frozenset({"call", "fork", "score"})),
@@ -50,7 +57,7 @@ CHECKS: Mapping[str, Check] = {
     "fork-prefixes": _prefixes,
     "free-kv": freed_once,
     "batching": _critical,
-    "plan-budgets": only_annotated,
+    "plan-budgets": _budgets,
     "kv-lifetimes": only_annotated,
 }
 """The passes over programs and plans, each with its check."""

@@ -17,6 +17,7 @@ from weft.ir.core import Module
 from weft.passes.manager import Context, run_passes
 from weft.passes.pipeline import LOWERING, PLAN_PASSES, PROGRAM_PASSES
 from weft.passes.program.prefix_tree import PlanPrefixes
+from weft.passes.validation.registry import validation
 from weft.runtime.executable import Executable
 from weft.runtime.reference import Reference, ReferenceResult
 from weft.runtime.sampler import sample_rows
@@ -43,8 +44,9 @@ class Toy:
 
     def plan(self, module: Module) -> Module:
         context = Context(
-            tokenizer=self.tokenizer, chat=ToyChat(), constraint_of=constraint_of, model_name="toy"
-        )
+            tokenizer=self.tokenizer, chat=ToyChat(), constraint_of=constraint_of, model_name="toy",
+            validate=validation(),
+        )  # fmt: skip
         passes = (*PROGRAM_PASSES, *LOWERING, *PLAN_PASSES)
         return run_passes(passes, module, context)[0]
 
