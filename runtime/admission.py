@@ -16,7 +16,7 @@ from itertools import islice
 from typing import Any
 
 from ..ir.budget import UNBOUNDED, Budgets, Limits
-from ..ir.core import Operation
+from ..ir.core import Operation, walk
 from ..ir.values import format_value
 from ..ir.vocabulary import Tokenizer, encode_parts
 from .kv_cache import PagedKV
@@ -73,7 +73,7 @@ class Forecast:
         self._parameters = {value.name: name for value, name in zip(values, names, strict=True)}
         self._segments = {
             op.result.name: op
-            for op in function.regions[0].operations
+            for op in walk(function.regions[0].operations)
             if op.name == "plan.tokenize"
         }
         self._leading = tuple(_leading(function, self._parameters))

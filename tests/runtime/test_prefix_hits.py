@@ -143,6 +143,17 @@ def test_the_ideal_is_what_is_sent_less_the_edges_of_the_tree(entries):
     assert ideal.measured == logged == sent - edges
 
 
+def test_texts_of_arguments_inside_branches_are_forecast_too(toy):
+    text = """program look(arg: str) -> str:
+    fork 3 as parts:
+        system "x{arg}"
+        yield score("hello")
+    join best(by=parts)
+    return "done"
+"""
+    assert run(toy, text, [{"arg": "hello"}, {"arg": "a b"}])[1].rows == 2
+
+
 def test_a_fill_counts_as_far_as_a_later_call_sends_its_tokens():
     def entry(kind, ids, first):
         prompt = len(ids) if kind == "call" else 0
