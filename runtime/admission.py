@@ -41,7 +41,7 @@ class Claim:
     proven: bool = True
 
 
-PREPARED = 32
+PREPARED = 16
 """Rows whose prompts are encoded at once."""
 
 MOST_CLAIMS = 1 << 14
@@ -82,13 +82,17 @@ class Forecast:
         self._claims: dict[tuple[tuple[str, int], ...], Claim] = {}
         self._counts: dict[str, int] = {}
 
-    def claim(self, arguments: Mapping[str, Any]) -> Claim:
+    def claim(self, arguments: Mapping[str, Any], rows: int | None = None) -> Claim:
         """Return a row's claim, with as much of it side by side as leaves room for all rows.
+
+        `rows` are open or will be soon (default: as many as may be).
 
         It is unproven without a budget, or when it exceeds the memory. So it is when nothing but
         the context bounds a stream, and that often does not fit: such bounds are hardly reached.
         """
-        sizes = self._sizes(arguments)
+        # A power of two, so that claims that were worked out can be used again.
+        rows = 1 << (min(rows or self._most, self._most) - 1).bit_length()
+        sizes = (("rows", min(rows, self._most)), *self._sizes(arguments))
         claim = self._claims.get(sizes)
         if claim is None:
             if len(self._claims) >= MOST_CLAIMS:
@@ -97,15 +101,15 @@ class Forecast:
         return claim
 
     def _claim(self, sizes: Mapping[str, int]) -> Claim:
-        symbols = sizes.__getitem__
+        symbols, most = sizes.__getitem__, sizes["rows"]
         claim = Claim(self._num_pages, UNPROVEN_AHEAD, proven=False)
         for ahead, budgets in self._budgets:
             peak = budgets.peak(self._name, symbols)
-            pages, fit_all = max(1, peak.pages), peak.pages * self._most <= self._num_pages
+            pages, fit_all = max(1, peak.pages), peak.pages * most <= self._num_pages
             if pages <= self._num_pages and (peak.bounded or fit_all):
                 claim = Claim(pages, ahead)
             # However few parts go side by side, the stream stays, and so does what bounds it.
-            hopeless = not peak.bounded and peak.own * self._most > self._num_pages
+            hopeless = not peak.bounded and peak.own * most > self._num_pages
             if fit_all or hopeless or peak.own > self._num_pages:
                 break
         return claim

@@ -67,6 +67,8 @@ class Engine:
         self._rows = np.arange(executor.max_batch)
         self.ahead = bool(getattr(executor, "asynchronous", False))
         self._flight: Flight | None = None
+        # What one step can need: the pages of its tokens, and twice one more for each sequence.
+        self._most_pages = executor.max_tokens // executor.page_size + 4 * executor.max_batch
 
     # Sequences.
 
@@ -200,8 +202,8 @@ class Engine:
         start = perf_counter()
         if self._flight is not None and not self._flight.may_be_followed(self._batch):
             self._land()
-            if self._scheduler.done:  # first let go of what they hold
-                return
+            if self._scheduler.done and self.kv.free < self._most_pages:
+                return  # first let go of what they hold
         landed = perf_counter()
         chunks = self._scheduler.schedule()
         if not chunks and not self._batch.size:
