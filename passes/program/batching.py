@@ -277,24 +277,29 @@ def _check_block(region: Region) -> list[str]:
     number_of = {id(operation): number for number, (operation, _) in enumerate(calls)}
     for operation in region.operations:
         above = set().union(*(sources.get(name, set()) for name in needs(operation)))
+        first = set().union(*(sources.get(value.name, set()) for value in operation.operands))
         number = number_of.get(id(operation))
         if number is not None:
             for earlier in above:
-                problems += _compare(calls[earlier], calls[number])
+                problems += _compare(calls[earlier], calls[number], earlier in first)
             above = above | {number}
         for value in operation.results:
             sources[value.name] = above
     return problems
 
 
-def _compare(first: tuple[Operation, int], second: tuple[Operation, int]) -> list[str]:
+def _compare(first: tuple[Operation, int], second: tuple[Operation, int], whole: bool) -> list[str]:
+    """Check two operations of which the second needs the first; `whole`: before it begins.
+
+    What only a branch of it uses may be there later: then it may be closer to the end.
+    """
     (one, wave), (other, later) = first, second
     problems = []
     if wave >= later:
         problems.append(f"{_named(other)} needs {_named(one)}, but is in wave {later} of {wave}")
     budget = one["max_tokens"] if one.name == "plan.decode" else 0
     # Rounded to whole tokens, each by half a token at most.
-    if one["critical"] + 1 < other["critical"] + budget:
+    if whole and one["critical"] + 1 < other["critical"] + budget:
         problems.append(
             f"{_named(one)} ({one['critical']}) is before {_named(other)} ({other['critical']}), "
             "but closer to the end"
