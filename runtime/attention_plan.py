@@ -16,9 +16,8 @@ import numpy as np
 from .attention_cost import Batch, Cost, Rates, Run, Shape, roofs_of
 
 Array = np.ndarray
-WORTH = 0.05
-"""The part of a step's time that a cascade must save, by prediction, to be chosen: predictions are
-no better, and lists without shared runs take a kernel that starts sooner."""
+WORTH = 0.02
+"""The part of a step's time that sharing must save, by prediction, to be chosen."""
 
 
 @dataclass(frozen=True)
@@ -116,22 +115,25 @@ def choose_runs(
     nodes = shared_pages(batch.table, pages)
     if not nodes:
         return flat(batch, shape)
-    chooser = _Chooser(batch, shape, rates, cascade)
     inside = {member for node in nodes for member in node.members}
-    runs = [run for node in nodes for run in chooser.best(node, 0)[1]]
-    runs += [run for run in flat(batch, shape) if run.of not in inside]
-    if cascade is None and any(len(run.members) > 1 for run in runs):
-        alone = flat(batch, shape)
-        together = Cost(batch, runs, shape, rates).least()[0]
-        if Cost(batch, alone, shape, rates).least()[0] <= together * (1 + WORTH):
-            return alone
-    return runs
+    others = [run for run in flat(batch, shape) if run.of not in inside]
+
+    def taken(forced: bool) -> list[Run]:
+        chooser = _Chooser(batch, shape, rates, forced)
+        return [run for node in nodes for run in chooser.best(node, 0)[1]] + others
+
+    if cascade:
+        return taken(True)
+    ways = [flat(batch, shape), taken(False), taken(True)]
+    times = [Cost(batch, runs, shape, rates).least()[0] for runs in ways]
+    best = int(np.argmin(times))
+    return ways[best] if times[best] * (1 + WORTH) < times[0] else ways[0]
 
 
 class _Chooser:
     """Decides node by node, from a start that ancestors may have left unread."""
 
-    def __init__(self, batch: Batch, shape: Shape, rates: Rates, forced: bool | None) -> None:
+    def __init__(self, batch: Batch, shape: Shape, rates: Rates, forced: bool) -> None:
         self.batch, self.shape, self.rates, self.forced = batch, shape, rates, forced
         self.rows = np.diff(batch.starts)
 
