@@ -3,6 +3,7 @@
 import pytest
 from weft.ir.vocabulary import Frame
 from weft.passes.manager import Context
+from weft.passes.validation.registry import validation
 
 
 class ByteTokenizer:
@@ -39,4 +40,4 @@ class MarkerChat:
 
 @pytest.fixture
 def context():
-    return Context(tokenizer=ByteTokenizer(), chat=MarkerChat())
+    return Context(tokenizer=ByteTokenizer(), chat=MarkerChat(), validate=validation())
