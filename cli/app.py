@@ -32,7 +32,9 @@ Model = Annotated[
 Name = Annotated[
     str | None, typer.Option("--program", "-p", help="which program of the file (default: last)")
 ]
-Weights = Annotated[str, typer.Option(help="weight format: f32, bf16 or int8")]
+Weights = Annotated[
+    str, typer.Option(help="weight format: f32 (default), bf16 (default on a GPU) or int8")
+]
 Threads = Annotated[int, typer.Option(help="CPU threads (0: all cores)")]
 Argument = Annotated[
     list[str] | None,
@@ -42,7 +44,10 @@ Remote = Annotated[
     list[str] | None,
     typer.Option("--remote", help="NAME=VALUE for a remote model: docs/remote.md has the names"),
 ]
-Kv = Annotated[str, typer.Option(help="memory for keys and values, such as 512MiB")]
+Kv = Annotated[
+    str,
+    typer.Option(help="memory for keys and values, such as 512MiB (default: 256MiB; a GPU's own)"),
+]
 
 
 @app.command()
@@ -53,10 +58,10 @@ def run(
     rows: Annotated[Path | None, typer.Option(help="JSON lines: one run a row")] = None,
     out: Annotated[Path | None, typer.Option(help="where rows' results go")] = None,
     program: Name = None,
-    target: Annotated[str, typer.Option(help="cpu (the GPU comes with its own issue)")] = "cpu",
-    weights: Weights = "f32",
+    target: Annotated[str, typer.Option(help="cpu, or cuda: one NVIDIA GPU")] = "cpu",
+    weights: Weights = "",
     threads: Threads = 0,
-    kv_memory: Kv = "256MiB",
+    kv_memory: Kv = "",
     tools: Annotated[Path | None, typer.Option(help="a Python file that holds tools")] = None,
     trace: Annotated[Path | None, typer.Option(help="write a step trace (JSON)")] = None,
     remote_concurrency: Annotated[

@@ -79,10 +79,14 @@ def _compile(options: RunOptions) -> Executable:
     from ..compiler import Options, compile
     from ..frontend.open import tools_of
 
+    given: dict[str, Any] = {}
+    if options.weights:
+        given["weights"] = options.weights
+    if options.kv_memory:
+        given["kv_memory"] = parse_size(options.kv_memory)
     chosen = Options.from_env().changed(
         target=options.target,
-        weights=options.weights,
-        kv_memory=parse_size(options.kv_memory),
+        **given,
         trace=options.trace is not None,
         remote_concurrency=options.remote_concurrency,
         **remote_options(options.remote),

@@ -2,8 +2,8 @@
 
 Every open row has a claim: the most pages that it holds, whatever the schedule and however long
 its gens get. Rows start only while the claims of all open ones fit, so that no row ever has to
-give pages back. A row whose claim is larger than the whole memory, or that nothing but the model's
-context bounds, has no proof: it starts while the open ones use less than a share of the memory, and
+give pages back. A row whose claim would leave room for less than half of the rows that a step
+takes, or that nothing but the model's context bounds, is not held to it: it starts while the open ones use less than a share of the memory, and
 may have to compute KV again.
 """
 
@@ -41,7 +41,7 @@ class Claim:
     proven: bool = True
 
 
-PREPARED = 16
+PREPARED = 32
 """Rows whose prompts are encoded at once."""
 
 MOST_CLAIMS = 1 << 14
@@ -87,8 +87,9 @@ class Forecast:
 
         `rows` are open or will be soon (default: as many as may be).
 
-        It is unproven without a budget, or when it exceeds the memory. So it is when nothing but
-        the context bounds a stream, and that often does not fit: such bounds are hardly reached.
+        It is unproven without a budget, and when it would leave room for less than half of the
+        rows: what gens may make at most is far from what they make, and steps would be empty. So
+        it is when nothing but the context bounds a stream, and that often does not fit.
         """
         # A power of two, so that claims that were worked out can be used again.
         rows = 1 << (min(rows or self._most, self._most) - 1).bit_length()
@@ -106,7 +107,8 @@ class Forecast:
         for ahead, budgets in self._budgets:
             peak = budgets.peak(self._name, symbols)
             pages, fit_all = max(1, peak.pages), peak.pages * most <= self._num_pages
-            if pages <= self._num_pages and (peak.bounded or fit_all):
+            enough = pages * max(1, most // 2) <= self._num_pages
+            if fit_all or (peak.bounded and enough):
                 claim = Claim(pages, ahead)
             # However few parts go side by side, the stream stays, and so does what bounds it.
             hopeless = not peak.bounded and peak.own * most > self._num_pages
