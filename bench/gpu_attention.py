@@ -98,7 +98,7 @@ class Kernels:
         join = attention_merge(shape.heads, shape.head_dim, shape.q)
         return Kernels(
             shape, load_launcher(emit(attention_parts(shape), schedule), folder),
-            load_launcher(emit(join, Schedule(num_warps=1, chained=schedule.chained)), folder),
+            load_launcher(emit(join, Schedule(num_warps=4, chained=schedule.chained)), folder),
         )  # fmt: skip
 
 

@@ -90,45 +90,77 @@ def attention_parts(shape: Parts) -> Operation:
     return _Parts(shape).kernel()
 
 
-def attention_merge(heads: int, head_dim: int, out: str = "bf16", block: int = 8) -> Operation:
+def attention_merge(heads: int, head_dim: int, out: str = "bf16") -> Operation:
     """Return the kernel that joins the slots of each row of a list.
 
     Arguments: T, G rows, G1 = G + 1, S; merge_query [G], merge_start [G1] (row g has the slots
     merge_start[g] up to merge_start[g + 1]; a query of -1 stores nothing), m, l [S, H], acc
-    [S, H, C], out [T, H * C].
+    [S, H, C], out [T, H * C]. A program joins some heads of a row, a few slots at a time.
     """
-    b = KernelBuilder(f"attention_join_{heads}_{head_dim}_{out}")
-    for extent in ("T", "G", "G1", "S"):
-        b.scalar(extent)
-    query, start = b.buffer("merge_query", "i32", "G"), b.buffer("merge_start", "i32", "G1")
-    m, l = b.buffer("m", "f32", "S", heads), b.buffer("l", "f32", "S", heads)  # noqa: E741
-    acc = b.buffer("acc", "f32", "S", heads, head_dim)
-    target = b.buffer("out", out, "T", heads * head_dim)
-    row, head = b.program_id(0, "row"), b.program_id(1, "head")
-    channel, lane = b.iota(head_dim), b.iota(block)
-    low, high = b.load(start, row, hint="low"), b.load(start, b.map("a + 1", row), hint="high")
-    state = b.full(LOWEST, "f32"), b.full(0.0, "f32"), b.full(0.0, "f32", head_dim)
-    with b.loop(low, high, *state, step=block, hint="slots") as loop:
-        top, total, summed = loop.carried
-        slot = b.map("a + b", loop.index, lane, dtype="i32", hint="slot")
-        inside = b.map("a < b", slot, high, hint="inside")
-        maxima = b.load(m, slot, head, mask=inside, other=UNSEEN, hint="maxima")
-        higher = b.map("max(a, b)", top, b.reduce("max", maxima, 0), hint="higher")
-        weight = b.map("exp2(a - b)", maxima, higher, hint="weight")
+    return _Join(heads, head_dim, out).kernel()
+
+
+_AT_ONCE = 8
+"""Slots that a round of the join reads; none waits for another."""
+
+
+class _Join:
+    def __init__(self, heads: int, head_dim: int, out: str) -> None:
+        self.heads, self.head_dim = heads, head_dim
+        self.block = next(size for size in (4, 2, 1) if heads % size == 0)
+        b = self.b = KernelBuilder(f"attention_join_{heads}_{head_dim}_{out}")
+        for extent in ("T", "G", "G1", "S"):
+            b.scalar(extent)
+        self.query, self.start = (
+            b.buffer("merge_query", "i32", "G"), b.buffer("merge_start", "i32", "G1")
+        )  # fmt: skip
+        self.m, self.l = b.buffer("m", "f32", "S", heads), b.buffer("l", "f32", "S", heads)
+        self.acc = b.buffer("acc", "f32", "S", heads, head_dim)
+        self.out = b.buffer("out", out, "T", heads * head_dim)
+
+    def kernel(self) -> Operation:
+        b, wide = self.b, (self.block, self.head_dim)
+        row, part = b.program_id(0, "row"), b.program_id(1, "part")
+        low = b.load(self.start, row, hint="low")
+        self.high = b.load(self.start, b.map("a + 1", row), hint="high")
+        self.head = b.map(f"a * {self.block} + b", part, b.iota(self.block), dtype="i32",
+                          hint="head")  # fmt: skip
+        self.channel = b.expand(b.iota(self.head_dim), 0)
+        state = (b.full(LOWEST, "f32", self.block), b.full(0.0, "f32", self.block),
+                 b.full(0.0, "f32", *wide))  # fmt: skip
+        with b.loop(low, self.high, *state, step=_AT_ONCE, hint="slots") as loop:
+            loop.yields(*self._round(loop.index, loop.carried))
+        _, total, summed = loop.results
+        token = b.load(self.query, row, hint="token")
+        column = b.map(f"a * {self.head_dim} + b", b.expand(self.head, 1), self.channel,
+                       dtype="i32", hint="column")  # fmt: skip
+        named = b.map("a >= 0", token, hint="named")
+        b.store(self.out, token, column, b.map(_QUOTIENT, summed, b.expand(total, 1)), mask=named)
+        facts = ("G >= 0", "G1 == G + 1", "-1 <= merge_query[*] < T", "0 <= merge_start[*] <= S")
+        return b.finish("G", self.heads // self.block, requires=facts, of="graph.merge")
+
+    def _round(self, first: Value, state: list[Value]) -> tuple[Value, Value, Value]:
+        """Return the state after up to `_AT_ONCE` slots from `first` on."""
+        b, (top, total, summed) = self.b, state
+        slots = [b.map(f"a + {n}", first, dtype="i32", hint="slot") for n in range(_AT_ONCE)]
+        live = [b.map("a < b", slot, self.high, hint="live") for slot in slots]
+        pairs = list(zip(slots, live, strict=True))
+        maxima = [b.load(self.m, slot, self.head, mask=mask, other=UNSEEN, hint="maximum")
+                  for slot, mask in pairs]  # fmt: skip
+        sums = [b.load(self.l, slot, self.head, mask=mask, hint="part") for slot, mask in pairs]
+        rows = [b.load(self.acc, slot, b.expand(self.head, 1), self.channel, mask=mask, hint="row")
+                for slot, mask in pairs]  # fmt: skip
+        higher = top
+        for maximum in maxima:
+            higher = b.map("max(a, b)", higher, maximum, hint="higher")
         fade = b.map("exp2(a - b)", top, higher, hint="fade")
-        parts = b.map("a * b", weight, b.load(l, slot, head, mask=inside))
-        rows = b.load(acc, b.expand(slot, 1), head, b.expand(channel, 0),
-                      mask=b.expand(inside, 1))  # fmt: skip
-        more = b.reduce("sum", b.map("a * b", rows, b.expand(weight, 1)), 0, hint="more")
-        loop.yields(higher, b.map("a * b + c", total, fade, b.reduce("sum", parts, 0)),
-                    b.map("a * b + c", summed, fade, more))  # fmt: skip
-    _, total, summed = loop.results
-    column = b.map(f"a * {head_dim} + b", head, channel, dtype="i32", hint="column")
-    token = b.load(query, row, hint="token")
-    named = b.map("a >= 0", token, hint="named")
-    b.store(target, token, column, b.map(_QUOTIENT, summed, total), mask=named)
-    facts = ("G >= 0", "G1 == G + 1", "-1 <= merge_query[*] < T", "0 <= merge_start[*] <= S")
-    return b.finish("G", heads, requires=facts, of="graph.merge")
+        total = b.map("a * b", total, fade, hint="total")
+        summed = b.map("a * b", summed, b.expand(fade, 1), hint="summed")
+        for maximum, part, row in zip(maxima, sums, rows, strict=True):
+            weight = b.map("exp2(a - b)", maximum, higher, hint="weight")
+            total = b.map("a + b * c", total, weight, part, hint="total")
+            summed = b.map("a + b * c", summed, b.expand(weight, 1), row, hint="summed")
+        return higher, total, summed
 
 
 _QUOTIENT = "where(b > 0.0, a / max(b, 1e-30), 0.0)"
