@@ -2,9 +2,9 @@
 
 Every open row has a claim: the most pages that it holds, whatever the schedule and however long
 its gens get. Rows start only while the claims of all open ones fit, so that no row ever has to
-give pages back. A row whose claim would leave room for less than half of the rows that a step
-takes, or that nothing but the model's context bounds, is not held to it: it starts while the open ones use less than a share of the memory, and
-may have to compute KV again.
+give pages back. A row is not held to a claim that would leave room for less than half of the rows
+that a step takes, or that nothing but the model's context bounds: such rows start while the open
+ones use less than a share of the memory, and may have to compute KV again.
 """
 
 from __future__ import annotations
