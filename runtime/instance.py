@@ -101,7 +101,8 @@ class Instance(ControlFlow, ModelCalls):
         best = max(range(len(points)), key=points.__getitem__)
         for number, handle in enumerate(handles):
             if number != best:
-                self._free_sequence(handle.newest().sequence)
+                # A score that nothing waits for may still read it.
+                yield Spawn(self._free_later(handle, []))
         sequence = handles[best].newest().sequence
         self._own(sequence, frame)
         if not frame.path:

@@ -99,3 +99,28 @@ def test_what_the_checks_compare():
 
 def unprintable(literal):
     return [replace(literal, attributes=(("text", float("nan")),))]
+
+
+FOUND = {
+    "a branch that lost is freed while its score is computed": [
+        Node("gen a(max_tokens=6)"), Node("gen b(max_tokens=2, temperature=0.7)"),
+        Node("fork 3 as f:", [Node('let v = score("a")')], "yield len(b)"),
+        Node("join best(by=f)"), Node('return ["{a}", "{b}"]'),
+    ],
+    "a loop that returns": [
+        Node('while arg in ["a", "hello"] or true up to 1:',
+             [Node("gen g(max_tokens=3)"), Node('return ["é "]')]),
+        Node('return ["{arg}"]'),
+    ],
+    "a fork that needs an inlined one inside its branches": [
+        Node("let w = inline deep(arg)"),
+        Node('fork x in ["a", "b"] as l:', [Node("gen t(max_tokens=24): Pair")], "yield w + x"),
+        Node('return ["{l}"]'),
+    ],
+}  # fmt: skip
+"""Programs that the fuzzer has found faults with."""
+
+
+@pytest.mark.parametrize("name", FOUND)
+def test_what_was_found_stays_right(name):
+    check_case(Case(FOUND[name], rows=[{"arg": "hello", "items": ["a"]}], passes=["canonicalize"]))
