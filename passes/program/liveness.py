@@ -46,20 +46,20 @@ class FreeKV:
             return region
         owned = [value for value in region.arguments if value.type == KV]
         owned += [value for op in operations for value in op.results if value.type == KV]
+        moved = {name for operation in operations for name in _moved(operation)}
         for value in owned:
-            if not any(_moves(op, value.name) for op in operations):
+            if value.name not in moved:
                 _insert_free(operations, value)
                 span = next((op.span for op in operations if value in op.results), None)
                 context.did(f"%{value.name} is used for the last time", span)
         return replace(region, operations=tuple(operations))
 
 
-def _moves(operation: Operation, name: str) -> bool:
-    """Whether the operation, or one inside it after which the region goes on, takes the kv over."""
-    return any(
-        inner.name not in BORROWS and any(value.name == name for value in inner.operands)
-        for inner in _going_on(operation)
-    )
+def _moved(operation: Operation) -> Iterator[str]:
+    """Yield what the operation, or one inside it after which the region goes on, takes over."""
+    for inner in _going_on(operation):
+        if inner.name not in BORROWS:
+            yield from (value.name for value in inner.operands)
 
 
 def _going_on(operation: Operation) -> Iterator[Operation]:
