@@ -66,8 +66,8 @@ def compile(
 
     `program` is a path to a .weft file, its text, or a function under `@weft.program`; `name`
     picks one program of several (default: the last). `model` is a shipped name, a checkpoint
-    folder, `random:SHAPE`, or a model behind an endpoint: `openai:URL#NAME`. `tools` gives the Python functions of `tool` declarations. Further
-    keywords change `options`: see `Options`.
+    folder, `random:SHAPE`, or a model behind an endpoint: `openai:URL#NAME`. `tools` gives the
+    Python functions of `tool` declarations. Further keywords change `options`: see `Options`.
 
     Raises WeftError: syntax, names, types, passes, capacity, kernels, model.
     """

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from difflib import unified_diff
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
-from ..ir.constraint_tables import ConstraintTables, Store
 from ..cost_model.prices import Prices
+from ..ir.constraint_tables import ConstraintTables, Store
 from ..ir.core import Module, Operation, Term
 from ..ir.diagnostics import PassError
 from ..ir.source import Span

@@ -115,7 +115,7 @@ def test_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(cache_module.os, "replace", full)
     with pytest.raises(CacheFull, match="no space left"):
-        KernelCache(tmp_path)._write(tmp_path / "x.so", b"content")
+        KernelCache(tmp_path).write(tmp_path / "x.so", b"content")
     assert not list(tmp_path.iterdir())
 
 

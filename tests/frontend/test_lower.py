@@ -9,8 +9,8 @@ from weft.frontend.open import open_program
 from weft.frontend.parser import parse, parse_text
 from weft.ir.core import Module
 from weft.ir.parser import parse_module
-from weft.ir.types import ANY
 from weft.ir.source import Source
+from weft.ir.types import ANY
 from weft.ir.verifier import verify
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.weft"))
@@ -157,7 +157,7 @@ def test_none_is_a_constant():
 
 
 def test_a_method_of_a_value_of_any_type_has_any_type():
-    module = lowered('program p():\n    fork x in [] as xs:\n        yield x.upper().lower()\n')
+    module = lowered("program p():\n    fork x in [] as xs:\n        yield x.upper().lower()\n")
     methods = [item.result.type for item in module.walk() if item.name == "program.method"]
     assert methods == [ANY, ANY]
 
