@@ -98,7 +98,7 @@ def test_what_the_checks_compare():
 
 
 def unprintable(literal):
-    return [replace(literal, attributes=(("text", float("nan")),))]
+    return [literal.with_attributes(note=float("nan"))]
 
 
 FOUND = {
