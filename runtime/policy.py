@@ -9,12 +9,15 @@ from .request import Request
 
 @dataclass(frozen=True)
 class Policy:
-    """What is farthest from its program's end goes first; a row that waits longer catches up.
+    """What is farthest from its program's end goes first; what waits longer catches up.
 
-    The longest path goes first (Hu, Operations Research 9, 1961: highest level first), so that no
-    join waits for a branch that began late, and a batch does not end with one long row. A row that
-    started n rows later goes first only if its path is more than n times `aging` tokens longer:
-    so no request starves.
+    With enough pages the longest path goes first (Hu, Operations Research 9, 1961: highest level
+    first), so that no join waits for a branch that began late, and all rows end together instead of
+    the last ones in a half-empty batch. Each step of waiting counts as `aging` tokens of path: so
+    no request starves, and where paths are equally long, as in a loop, rows take turns.
+
+    Where more than `scarce` of the pages are in use the oldest row goes first: it ends soonest and
+    gives its pages back, and no younger one takes those that it will need.
 
     A prompt whose beginning another row is just computing waits for it if that saves at least
     `least_gain` tokens; the others' steps go on meanwhile.
@@ -22,11 +25,17 @@ class Policy:
 
     least_gain: int = 1
     aging: int = 1
+    scarce: float = 0.7
 
-    def key(self, request: Request) -> tuple[int, ...]:
+    def key(self, request: Request, pressed: bool = False) -> tuple[int, ...]:
         """Return the sort key in the waiting queue; smaller goes first."""
-        row = request.order[0]
-        return (self.aging * row - request.critical, *request.order)
+        if pressed:
+            return request.order
+        return (self.aging * request.arrived - request.critical, *request.order)
+
+    def pressed(self, live: int, pages: int) -> bool:
+        """Say whether pages are scarce, with so many live of all."""
+        return live > self.scarce * pages
 
     def waits(self, gain: int) -> bool:
         """Say whether a prompt should wait for `gain` tokens that another computes."""

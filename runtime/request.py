@@ -54,8 +54,8 @@ class Request:
     """Predicted time from here to the program's end, in generated tokens."""
 
     # Set by the engine.
-    rank: tuple[int, ...] = ()
-    """Its place in the queue, by the policy; smaller goes first."""
+    arrived: int = -1
+    """The step in which it began to wait for the first time; -1 before."""
     duplicate: bool = False
     """An equal request's answer was given to it."""
     prompt: int = 0

@@ -2,7 +2,8 @@
 
 Running rows decode in every step; prefills take the tokens that are left, in chunks. Rows wait
 when pages run out. Only the oldest request may take pages from others, which then drop their KV
-and compute it again later: so the oldest always goes on, and no row is lost.
+and compute it again later: so the oldest always goes on, and no row is lost. While pages are scarce
+the queue is in order of age too, so that it is the oldest whose turn it is.
 """
 
 from __future__ import annotations
@@ -52,6 +53,8 @@ class Scheduler:
         self._tree = tree
         self._policy = policy
         self._waiting: list[tuple[Order, int, Request]] = []
+        self._clock = 0
+        self._pressed = False
         self._prefilling: list[Request] = []
         self._parked: set[Request] = set()
         self._tie = count()
@@ -61,8 +64,10 @@ class Scheduler:
 
     def enqueue(self, request: Request) -> None:
         """Let a request wait for its turn."""
-        request.rank = request.sequence.rank = self._policy.key(request)
-        heapq.heappush(self._waiting, (request.rank, next(self._tie), request))
+        if request.arrived < 0:
+            request.arrived = self._clock
+        key = self._policy.key(request, self._pressed)
+        heapq.heappush(self._waiting, (key, next(self._tie), request))
 
     @property
     def backlog(self) -> int:
@@ -72,8 +77,13 @@ class Scheduler:
 
     def schedule(self) -> list[Chunk]:
         """Secure the running rows' pages; return the chunks that the step computes besides."""
+        self._clock += 1
+        self._press(self._policy.pressed(self._kv.live, self._kv.num_pages))
         self._secure_running()
         chunks = self._pick()
+        if not chunks and not self._batch.size and self._waiting and not self._pressed:
+            self._press(True)
+            chunks = self._pick()
         if not chunks and not self._batch.size and self:
             chunks = self._pick() or self._pick_without_parking()
         chunks.sort(key=lambda chunk: not chunk.joins)
@@ -116,6 +126,14 @@ class Scheduler:
         pages = -(-tokens // self._kv.page_size)
         if pages > self._kv.num_pages:
             raise self._too_small(request, tokens, pages)
+
+    def _press(self, pressed: bool) -> None:
+        """Order the queue for scarce pages, or for enough of them."""
+        if pressed != self._pressed:
+            self._pressed = pressed
+            key = self._policy.key
+            self._waiting = [(key(entry[2], pressed), *entry[1:]) for entry in self._waiting]
+            heapq.heapify(self._waiting)
 
     def _pick_without_parking(self) -> list[Chunk]:
         for request in list(self._parked):
@@ -252,28 +270,27 @@ class Scheduler:
 
     def _take_pages(self, request: Request, end: int) -> bool:
         """Make the youngest others drop their KV until `request` fits; fail it if it never will."""
+        oldest = request is self._oldest(request)
         while not self._kv.reserve(request.sequence, end):
+            # Before the oldest of those that work comes nobody: older ones only wait for another.
             victims = [
                 sequence
                 for sequence in self.sequences
                 if sequence.held
                 and sequence is not request.sequence
-                and (not sequence.busy or sequence.rank > request.rank)
+                and (oldest or not sequence.busy or sequence.order > request.order)
             ]
-            if victims:
-                self._preempt(max(victims, key=lambda victim: (victim.order[0], victim.rank)))
-            elif request is self._oldest(request):
-                self._fail(request, end)
+            if not victims:
+                if oldest:
+                    self._fail(request, end)
                 return False
-            else:
-                return False
+            self._preempt(max(victims, key=lambda victim: victim.order))
         return True
 
     def _oldest(self, request: Request) -> Request:
         active = [request, *self._batch.requests, *self._prefilling]
-        if self._waiting:
-            active.append(self._waiting[0][2])
-        return min(active, key=lambda other: other.rank)
+        active += [entry[2] for entry in self._waiting]
+        return min(active, key=lambda other: other.order)
 
     def _preempt(self, sequence: Sequence) -> None:
         """Make a sequence drop its KV; if a request works on it, that starts over its prefill."""

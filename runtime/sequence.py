@@ -29,8 +29,6 @@ class Sequence:
     pages: np.ndarray = field(init=False, repr=False)
     busy: bool = False
     """A request of the engine owns it just now."""
-    rank: tuple[int, ...] = ()
-    """The place in the queue of the request that owns it."""
     fresh_from: int = 0
     """Length of the stream that it was forked from."""
 

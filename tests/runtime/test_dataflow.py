@@ -174,14 +174,17 @@ program main(arg: str) -> list[str]:
 
 
 def test_the_longest_path_goes_first_and_age_catches_up():
-    def request(row, spawned, critical):
+    def request(row, spawned, critical, arrived=0):
         sequence = Sequence(8, 4, (row, spawned))
-        return Request(sequence, critical=critical)
+        return Request(sequence, critical=critical, arrived=arrived)
 
     key = Policy().key
     assert key(request(1, 9, 40)) < key(request(1, 2, 7)) < key(request(1, 3, 7))
     assert key(request(2, 0, 900)) < key(request(1, 5, 3))
-    assert key(request(1, 5, 3)) < key(request(900, 0, 900))
+    assert key(request(9, 5, 3, arrived=1)) < key(request(1, 0, 900, arrived=900))
+    # Equally long ways: by turns. With scarce pages the oldest row first, however short its way.
+    assert key(request(9, 0, 7, arrived=1)) < key(request(1, 0, 7, arrived=2))
+    assert key(request(1, 5, 3, arrived=9), pressed=True) < key(request(2, 0, 900), pressed=True)
 
 
 def test_parts_of_a_later_are_missing_until_it_is_settled():
