@@ -2,9 +2,9 @@
 
 Every open row has a claim: the most pages that it holds, whatever the schedule and however long
 its gens get. Rows start only while the claims of all open ones fit, so that no row ever has to
-give pages back. A row is not held to a claim that would leave room for less than half of the rows
-that a step takes, or that nothing but the model's context bounds: such rows start while the open
-ones use less than a share of the memory, and may have to compute KV again.
+give pages back. Where fewer rows would fit so than a step takes, they are not held to their claims:
+what gens may make at most is far from what they make, and steps would be empty. Such rows start
+while the open ones use less than a share of the memory, and may have to compute KV again.
 """
 
 from __future__ import annotations
@@ -87,9 +87,7 @@ class Forecast:
 
         `rows` are open or will be soon (default: as many as may be).
 
-        It is unproven without a budget, and when it would leave room for less than half of the
-        rows: what gens may make at most is far from what they make, and steps would be empty. So
-        it is when nothing but the context bounds a stream, and that often does not fit.
+        It is unproven without a budget, and when so many rows with such claims do not fit.
         """
         # A power of two, so that claims that were worked out can be used again.
         rows = 1 << (min(rows or self._most, self._most) - 1).bit_length()
@@ -103,18 +101,14 @@ class Forecast:
 
     def _claim(self, sizes: Mapping[str, int]) -> Claim:
         symbols, most = sizes.__getitem__, sizes["rows"]
-        claim = Claim(self._num_pages, UNPROVEN_AHEAD, proven=False)
         for ahead, budgets in self._budgets:
             peak = budgets.peak(self._name, symbols)
-            pages, fit_all = max(1, peak.pages), peak.pages * most <= self._num_pages
-            enough = pages * max(1, most // 2) <= self._num_pages
-            if fit_all or (peak.bounded and enough):
-                claim = Claim(pages, ahead)
-            # However few parts go side by side, the stream stays, and so does what bounds it.
-            hopeless = not peak.bounded and peak.own * most > self._num_pages
-            if fit_all or hopeless or peak.own > self._num_pages:
+            if peak.pages * most <= self._num_pages:
+                return Claim(max(1, peak.pages), ahead)
+            # However few parts go side by side, the stream stays.
+            if peak.own * most > self._num_pages:
                 break
-        return claim
+        return Claim(self._num_pages, UNPROVEN_AHEAD, proven=False)
 
     def beginning(self, arguments: Mapping[str, Any]) -> tuple[str, ...]:
         """Return the texts that a row's prompt begins with, as far as its values give them.
