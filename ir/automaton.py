@@ -296,15 +296,15 @@ def _trimmed(full: Automaton) -> Automaton:
     return Automaton(full.classes, moves, full.accepting)
 
 
-def _lengths(given: Automaton) -> np.ndarray:
-    """Return labels that tell most states apart at once: their shortest and longest completion."""
+def longest_bytes(given: Automaton) -> list[int]:
+    """Return the bytes of the longest completion from each state; -1 where nothing bounds it."""
     successors = [set(row.tolist()) - {DEAD} for row in given.moves]
     before: list[list[int]] = [[] for _ in successors]
     for state, targets in enumerate(successors):
         for target in targets:
             before[target].append(state)
     waiting = [len(targets) for targets in successors]
-    longest = [-1] * len(successors)  # -1: no bound
+    longest = [-1] * len(successors)
     ready = [state for state, count in enumerate(waiting) if not count]
     for state in ready:
         longest[state] = max((longest[t] + 1 for t in successors[state]), default=0)
@@ -312,8 +312,13 @@ def _lengths(given: Automaton) -> np.ndarray:
             waiting[one] -= 1
             if not waiting[one]:
                 ready.append(one)
-    shortest = shortest_bytes(given)
-    pairs = list(zip(shortest.tolist(), longest, given.accepting.tolist(), strict=True))
+    return longest
+
+
+def _lengths(given: Automaton) -> np.ndarray:
+    """Return labels that tell most states apart at once: their shortest and longest completion."""
+    shortest, longest = shortest_bytes(given).tolist(), longest_bytes(given)
+    pairs = list(zip(shortest, longest, given.accepting.tolist(), strict=True))
     numbers = {pair: number for number, pair in enumerate(dict.fromkeys(pairs))}
     return np.array([numbers[pair] for pair in pairs])
 

@@ -116,9 +116,10 @@ OPERATIONS = (
         "plan.constraint",
         "a compiled constraint: kind = regex | json | lark, source = pattern, schema or grammar; "
         "`table` is the key of its token table, of `states` states and `bytes` bytes: without one "
-        "it is worked out while the program runs; `stop` are strings that may end its texts",
+        "it is worked out while the program runs; its texts have at most `longest` bytes; `stop` "
+        "are strings that may end them",
         required=("name", "kind", "source"),
-        optional=("stop", "table", "states", "bytes", "note"),
+        optional=("stop", "table", "states", "bytes", "longest", "note"),
     ),
 )
 

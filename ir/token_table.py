@@ -16,7 +16,16 @@ from typing import Any
 
 import numpy as np
 
-from .automaton import DEAD, START, Automaton, Expression, NotRegular, automaton, shortest_bytes
+from .automaton import (
+    DEAD,
+    START,
+    Automaton,
+    Expression,
+    NotRegular,
+    automaton,
+    longest_bytes,
+    shortest_bytes,
+)
 from .automaton_regex import regex
 from .automaton_schema import schema
 from .automaton_stops import until_stop
@@ -77,6 +86,12 @@ class TokenTable:
     def walk(self, data: bytes, state: int = START) -> int:
         """Return the state after some bytes."""
         return Automaton(self.classes, self.moves, self.accepting).walk(data, state)
+
+    @property
+    def longest(self) -> int | None:
+        """The bytes of the longest text, or None where nothing bounds them."""
+        longest = longest_bytes(Automaton(self.classes, self.moves, self.accepting))[START]
+        return None if longest < 0 else longest
 
     def ends(self, state: int) -> bool:
         """Whether a text may end in a state, and must."""

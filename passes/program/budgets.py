@@ -24,6 +24,9 @@ from .sizes import (
     sizes_given,
 )
 
+_UNQUOTED = {"record", "list", "int", "float", "bool"}
+"""Types of elements that a list's text holds as they are, without quotation marks."""
+
 MOST_COUNTED = 4
 """Segments of a program whose tokens a row counts; of the others it counts its values."""
 
@@ -46,10 +49,10 @@ class PlanBudgets:
 
     def run(self, module: Module, context: Context) -> Module:
         """Return the module with budgets; says where nothing bounds a width or a stream."""
-        functions = {op["name"].name: op for op in module.operations if op.name == "plan.func"}
+        named = {op["name"].name: op for op in module.operations if op.attribute("name")}
         widest = widest_token(context.tokenizer) if context.tokenizer else 1
         budgeted = [
-            _Budget(functions, widest, context).function(operation)
+            _Budget(named, widest, context).function(operation)
             if operation.name == "plan.func"
             else operation
             for operation in module.operations
@@ -76,8 +79,8 @@ class _Block:
 class _Budget:
     """Walks one program; knows the sizes of its values."""
 
-    def __init__(self, functions: dict[str, Operation], widest: int, context: Context) -> None:
-        self._functions = functions
+    def __init__(self, named: dict[str, Operation], widest: int, context: Context) -> None:
+        self._named = named
         self._widest = widest
         self._context = context
         self._sizes: dict[str, Size] = {}
@@ -130,7 +133,7 @@ class _Budget:
         if operation.name == "program.constant":
             self._constants[operation.result.name] = operation["value"]
         if operation.name == "program.call":
-            callee = self._functions[operation["name"].name]
+            callee = self._named[operation["name"].name]
             types = {entry["name"]: entry["type"] for entry in callee["parameters"]}
             block.parts.append(
                 {"what": f"call {operation['name'].name}", "program": operation["name"],
@@ -177,9 +180,20 @@ class _Budget:
         cut = self._widest if operation.attribute("stop") is not None else 0
         block.tokens = plus(block.tokens, tokens, cut)
         value = operation.results[1]
-        size = size_of_generated(operation["type"], tokens, self._widest)
+        self._sizes[value.name] = self._generated(operation)
+
+    def _generated(self, operation: Operation) -> Size:
+        """Return the size of a gen's value; its constraint may bound it closer than its tokens."""
         forced = len(str(operation.attribute("forced") or "").encode())
-        self._sizes[value.name] = Size(plus(size.bytes, forced), size.count, size.each)
+        text, fractions = operation["max_tokens"] * self._widest + forced, True
+        name = operation.attribute("constraint")
+        if name is not None:
+            constraint = self._named[name.name]
+            longest = constraint.attribute("longest")
+            text = text if longest is None else min(text, longest)
+            is_schema = operation["type"].name == "schema"
+            fractions = is_schema or '"number"' in str(constraint["source"])
+        return size_of_generated(operation["type"], text, fractions)
 
     def _select(self, operation: Operation, block: _Block) -> None:
         options = self._size(operation.operands[1])
@@ -230,7 +244,8 @@ class _Budget:
         block.parts.append(part)
         last = region.operations[-1]
         yielded = self._size(last.operands[0]) if last.operands else Size(4)
-        self._sizes[operation.results[0].name] = listed(width, yielded.bytes)
+        quoted = not last.operands or last.operands[0].type.name not in _UNQUOTED
+        self._sizes[operation.results[0].name] = listed(width, yielded.bytes, quoted)
 
     def _constant(self, value: Value) -> Expr:
         if value.name in self._parameters:

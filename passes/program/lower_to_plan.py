@@ -122,7 +122,9 @@ def _declared(
     known: dict[str, Any] = {}
     if isinstance(table, TokenTable):
         key = tables_of(context).key(*which)
-        known = {"table": key, "states": table.states, "bytes": table.nbytes}
+        known = {
+            "table": key, "states": table.states, "bytes": table.nbytes, "longest": table.longest,
+        }  # fmt: skip
     kind, source, stops = which
     if stops:
         known["stop"] = stops

@@ -60,9 +60,11 @@ def size_of_constant(value: Any) -> Size:
     return Size(_bytes(plain))
 
 
-def size_of_generated(type: Term, tokens: int, widest: int) -> Size:
-    """Return the size of what a gen of a type makes from at most so many tokens."""
-    text = tokens * widest
+def size_of_generated(type: Term, text: int, fractions: bool = True) -> Size:
+    """Return the size of what a gen of a type makes from a text of at most so many bytes.
+
+    Without `fractions`, JSON is written again as it was read: constraints allow one spelling.
+    """
     match type.name:
         case "bool":
             return Size(5)
@@ -73,7 +75,8 @@ def size_of_generated(type: Term, tokens: int, widest: int) -> Size:
         case "choice":
             return Size(max(map(_bytes, type.parameters)))
         case "record" | "list" | "schema":
-            return Size(_JSON * text, text, _JSON * text)
+            again = _JSON * text if fractions else text
+            return Size(again, text, again)
     return Size(text)
 
 
@@ -116,9 +119,9 @@ def size_of_value(operation: Operation, sizes: list[Size]) -> Size:
     return ANYTHING
 
 
-def listed(count: Expr, each: Expr) -> Size:
-    """Return the size of a list of so many elements: its text is JSON."""
-    return Size(plus(2, times(count, plus(4, times(6, each)))), count, each)
+def listed(count: Expr, each: Expr, quoted: bool = True) -> Size:
+    """Return the size of a list of so many elements: its text is JSON, its strings are `quoted`."""
+    return Size(plus(2, times(count, plus(4, times(6 if quoted else 1, each)))), count, each)
 
 
 def _listed(sizes: list[Size]) -> Size:

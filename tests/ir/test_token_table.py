@@ -11,7 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from weft.bench.random_schemas import random_schema
 from weft.frontend.checkpoint import open_checkpoint
-from weft.ir.automaton import START, Chars, NotRegular, Repeat, automaton, minimised
+from weft.ir.automaton import (
+    START,
+    Chars,
+    NotRegular,
+    Repeat,
+    automaton,
+    longest_bytes,
+    minimised,
+)
 from weft.ir.automaton_regex import regex
 from weft.ir.automaton_schema import integers, schema
 from weft.ir.automaton_stops import until_stop
@@ -87,7 +95,15 @@ def test_schemas_accept_what_json_dumps_writes(seed):
     value = json.loads(text)
     if b"." not in text and b"e" not in text.lower():
         assert json.dumps(value, ensure_ascii=False).encode() == text or b"/" in text
+        assert len(json.dumps(value, ensure_ascii=False).encode()) <= len(text)
+    longest = longest_bytes(found)[START]
+    assert longest < 0 or len(text) <= longest
     assert not found.accepts(text + b" ") and not found.accepts(b" " + text)
+
+
+def test_the_longest_text():
+    for pattern, longest in (("a{2,5}|bc", 5), ("a*", -1), ("(?:ab|c){3}é?", 8), ("", 0)):
+        assert longest_bytes(automaton(regex(pattern)))[START] == longest
 
 
 def _random_text(found, random) -> bytes:

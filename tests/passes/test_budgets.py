@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import functools
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from weft.frontend.checker import check
+from weft.frontend.constraints import constraint_of
 from weft.frontend.lower import lower
 from weft.frontend.parser import parse_text
 from weft.ir.budget import UNBOUNDED, Budgets, Limits, Peak, Use, largest, plus, times, value_of
@@ -31,6 +33,27 @@ def planned(text, context):
     passes = (*PROGRAM_PASSES, *LOWERING, *PLAN_PASSES)
     module = run_passes(passes, lower(file), context)[0]
     return [op for op in module.operations if op.name == "plan.func"]
+
+
+def test_a_constraint_bounds_what_its_value_adds_to_a_prompt(context):
+    text = """
+record R:
+    name: str(max_tokens=4)
+    points: int(1..10)
+
+program p() -> str:
+    fork 2 as found:
+        "x"
+        gen r(max_tokens=40): R
+        yield r
+    "{found}"
+    gen s(max_tokens=3)
+    return s
+"""
+    (plan,) = planned(text, replace(context, constraint_of=constraint_of))
+    longest = len('{"name": "", "points": 10}') + 12 * 4  # 12 characters, of at most 4 bytes
+    tokens = value_of(plan["budget"]["tokens"], {}.__getitem__)
+    assert tokens <= 2 * (longest + 4) + 2 + 3 + 8
 
 
 def most_pages(above, parent, branches, page_size):
