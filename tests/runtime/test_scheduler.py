@@ -106,6 +106,26 @@ def test_idle_sequences_give_way_and_come_back():
     assert idle.sequence.ids() == generate(range(30), 6)
 
 
+def test_who_waits_for_another_s_answer_gives_its_pages_back():
+    """The older row's stream is filled; its gen waits for an equal one, which needs every page."""
+    machine = engine(num_pages=9)
+    older = machine.create((0,))
+    older.append(list(range(30)))
+    machine.submit(Request(older, "fill"))
+    drain(machine)
+    sampling = Sampling(5)
+    leader = machine.create((1,))
+    leader.append(list(range(30)))
+    first = Request(leader, "gen", sampling, row=1, same="gen")
+    twin = Request(older, "gen", sampling, row=0, same="gen")
+    machine.submit(first)
+    machine.submit(twin)
+    drain(machine)
+    assert first.error is None and twin.error is None and twin.duplicate
+    assert leader.ids() == older.ids() == generate(range(30), 5)
+    assert machine.preemptions
+
+
 def test_a_failed_step_leaves_every_request_able_to_go_on():
     machine = engine()
     requests = [submit(machine, n, [n, 5, 6], 12) for n in range(6)]
