@@ -151,6 +151,8 @@ class Engine:
         for twin in self._duplicates.left(request):
             if not self._duplicates.joins(twin):
                 self._enqueue(twin)
+        if not self._scheduler:
+            self._land()  # nobody may step any more, and nobody waits for what is on its way
 
     def forget_answers(self) -> None:
         """Compute again what is asked from now on, be it what was asked before."""

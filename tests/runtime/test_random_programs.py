@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from weft.ir.diagnostics import WeftError
@@ -152,6 +153,26 @@ def test_engine_equals_oracle(toy, text, room, page_size, batch, tokens, seed, a
         ideal = ideal_hits(trace.calls)
         assert sum(result.stats.hits_measured for result in found.values()) == ideal.measured
         assert sum(result.stats.sent_tokens for result in found.values()) == ideal.sent
+    toy.assert_clean(executable)
+
+
+LONG = """program random(arg: str) -> str:
+    "{arg}"
+    inline other("LONG")
+    gen g1(max_tokens=3)
+    inline other("LONG")
+    return g1
+""".replace("LONG", "long " * 9)
+
+
+@pytest.mark.parametrize("room", [64, 80])
+def test_nothing_is_left_on_its_way_when_a_row_does_not_fit(toy, room):
+    executable = toy.compile(
+        OTHER + LONG, seed=3, num_pages=room // 4, page_size=4, max_batch=8, max_tokens=64,
+        ahead=True,
+    )  # fmt: skip
+    with pytest.raises(KVTooSmall):
+        list(_together(executable, [{"arg": "hello"}, {"arg": "he"}, {"arg": "a b"}]))
     toy.assert_clean(executable)
 
 
