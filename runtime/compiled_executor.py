@@ -15,9 +15,14 @@ from .executor import PAGE_SIZE, by_name, check_step, page_bytes
 from .library import Launch
 from .recipe import TORCH, Memory, Recipe
 from .step import StepInput
+from .token_rows import token_rows
 from .weights import Weight
 
 KEPT_PLANS = 512
+
+SHORT = 4
+"""Steps of so many decode steps' tokens run as these: their kernels compute as fast as those for
+many rows, waste no rows of a query tile, and wait for no other pool of threads."""
 
 
 class CompiledExecutor:
@@ -49,16 +54,32 @@ class CompiledExecutor:
         tables = {"cos": cos.to(device), "sin": sin.to(device)}
         memory = Memory(kernels, weights, k, v, tables, arena, convert or _tvm_tensor())
         self._recipes = [(rows, Recipe(function, memory)) for rows, function in functions]
+        self._decode_rows = max((rows for rows, _ in functions), default=0)
+        self._logits = torch.empty(max_batch, config.vocab_size)
         self._plans: dict[int, tuple[StepInput, list[Launch], Tensor]] = {}
 
     def forward(self, step: StepInput) -> Tensor:
         """Return logits [R, V] f32, a view that the next call overwrites."""
         known = self._plans.get(id(step))
         if known is None:
+            check_step(step, self.max_batch, self.max_tokens)
+            if not step.is_decode and step.tokens.shape[0] <= SHORT * self._decode_rows:
+                return self._short(step)
             known = self._plan(step)
         for function, arguments in known[1]:
             function(*arguments)
         return known[2]
+
+    def _short(self, step: StepInput) -> Tensor:
+        """Run a short step of chunks by the kernels of decode steps, a few tokens at a time."""
+        found = self._logits[: step.logits_rows.shape[0]]
+        for part, wanted in token_rows(step, self._decode_rows):
+            launches, logits = self._recipe(part).bind(by_name(part), self._extents(part))
+            for function, arguments in launches:
+                function(*arguments)
+            if len(wanted):
+                found.numpy()[wanted] = logits.numpy()  # torch would wake its own pool
+        return found
 
     def profile(self, step: StepInput) -> list[tuple[str, float]]:
         """Run a step launch by launch; return each one's graph operation and seconds."""
@@ -78,7 +99,6 @@ class CompiledExecutor:
 
     def _plan(self, step: StepInput) -> tuple[StepInput, list[Launch], Tensor]:
         """Bind a step's tensors to launches; decode steps, whose views come again, are kept."""
-        check_step(step, self.max_batch, self.max_tokens)
         plan = (step, *self._recipe(step).bind(by_name(step), self._extents(step)))
         if step.is_decode:
             if len(self._plans) >= KEPT_PLANS:

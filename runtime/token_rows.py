@@ -1,0 +1,43 @@
+"""Short steps as decode steps: each token a row that sees the keys up to its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+
+from .step import StepInput
+
+Part = tuple[StepInput, np.ndarray]
+"""A step of single tokens, and which of the whole step's rows of logits it gives [r]."""
+
+
+def token_rows(step: StepInput, rows: int) -> Iterator[Part]:
+    """Yield the step's tokens as decode steps of at most `rows` tokens, to be run in this order.
+
+    A layer writes all keys and values of a step before it reads any, so tokens of one sequence may
+    stand side by side: what a token sees is bounded by its own length. A part always has a row of
+    logits, be it an unwanted one. (NumPy, because torch would wake a pool of threads that keeps
+    the kernels' own from the cores.)
+    """
+    owner = np.repeat(np.arange(len(step.kv_lengths)), np.diff(step.query_starts.numpy()))
+    lengths = torch.from_numpy(step.positions.numpy() + np.int32(1))
+    pages = torch.from_numpy(step.page_table.numpy()[owner])
+    asked = step.logits_rows.numpy()
+    for start in range(0, len(owner), rows):
+        part = slice(start, min(start + rows, len(owner)))
+        wanted = np.flatnonzero((asked >= part.start) & (asked < part.stop))
+        local = asked[wanted] - np.int32(start) if len(wanted) else np.zeros(1, np.int32)
+        yield (
+            StepInput(
+                tokens=step.tokens[part],
+                positions=step.positions[part],
+                slots=step.slots[part],
+                query_starts=torch.from_numpy(np.arange(part.stop - start + 1, dtype=np.int32)),
+                kv_lengths=lengths[part],
+                page_table=pages[part],
+                logits_rows=torch.from_numpy(local),
+            ),
+            wanted,
+        )
