@@ -118,6 +118,13 @@ def test_a_mixed_step_of_decode_and_chunks(name, build):
     same(pair, step(([5], 10, [5]), (prompt[45:], 45, [1, 2, 3, 4])))
 
 
+def test_short_steps_give_logits_in_the_order_asked_for(build):
+    pair = build("llama")
+    same(pair, step((tokens(12), 0, [1]), (tokens(15, 1), 0, [2]), rows=[26, 3, 11, 0]))
+    same(pair, step((tokens(3), 12, [1]), (tokens(1, 1), 15, [2]), rows=[]))
+    same(pair, step((tokens(1), 15, [1]), (tokens(9, 1), 16, [2, 3]), rows=[9]))
+
+
 def test_chunks_equal_the_whole(build):
     prompt = tokens(48, 1)
     whole = build("qwen")[0].forward(step((prompt, 0, [2, 7, 3]))).clone()
