@@ -1,0 +1,94 @@
+"""What makes a policy one that can be run: each rule names the field that breaks it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .placement import PolicyError
+
+if TYPE_CHECKING:
+    from .policy import Policy
+
+ATTENTION = ("cpu", "gpu")
+SCHEDULES = ("cgo", "s2", "s3", "s4")
+PAGE_FORMATS = ("bf16", "f16", "f32", "int8", "int4")
+
+
+def check(policy: Policy) -> None:
+    """Raise PolicyError at the first rule that a policy breaks."""
+    _check_counts(policy)
+    _check_names(policy)
+    _check_layers(policy)
+    _check_ring(policy)
+
+
+def _check_counts(policy: Policy) -> None:
+    for name in ("batch", "micro_batch", "experts", "pages_per_expert"):
+        _whole(name, getattr(policy, name), 1)
+    for name in ("ring", "lead", "prefill_tokens"):
+        _whole(name, getattr(policy, name), 0)
+    if policy.micro_batch > policy.batch:
+        raise PolicyError(
+            where="micro_batch",
+            problem=f"a micro-batch of {policy.micro_batch} is larger than the batch of "
+            f"{policy.batch}",
+        )
+    if not 0.0 <= policy.kv_gpu <= 1.0:
+        raise PolicyError(where="kv_gpu", problem=f"{policy.kv_gpu!r} is no share between 0 and 1")
+
+
+def _whole(name: str, value: object, least: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise PolicyError(
+            where=name, problem=f"expected a whole number of at least {least}, found {value!r}"
+        )
+
+
+def _check_names(policy: Policy) -> None:
+    choices = (
+        ("attention", policy.attention, ATTENTION),
+        ("schedule", policy.schedule, SCHEDULES),
+        ("page_format", policy.page_format, PAGE_FORMATS),
+    )
+    for name, value, known in choices:
+        if value not in known:
+            raise PolicyError(
+                where=name, problem=f"{value!r} is not known", hint=f"known: {', '.join(known)}"
+            )
+    if policy.schedule == "s4" and policy.attention != "gpu":
+        raise PolicyError(
+            where="schedule", problem="s4 computes attention on the GPU, the policy on the CPU",
+            hint='set attention to "gpu", or take the schedule cgo, s2 or s3',
+        )  # fmt: skip
+    if policy.schedule in ("s2", "s3") and policy.attention != "cpu":
+        raise PolicyError(
+            where="schedule",
+            problem=f"{policy.schedule} computes attention on the CPU, the policy on the GPU",
+            hint='set attention to "cpu", or take the schedule cgo or s4',
+        )
+
+
+def _check_layers(policy: Policy) -> None:
+    if not policy.layers:
+        raise PolicyError(where="layers", problem="a policy places at least one layer")
+    pages = policy.pages_per_layer
+    for number, layer in enumerate(policy.layers):
+        if len(layer) != pages:
+            raise PolicyError(
+                where=f"layer {number}",
+                problem=f"it places {len(layer)} pages, but {policy.experts} experts of "
+                f"{policy.pages_per_expert} pages are {pages}",
+                hint="the pages of a layer are a whole number for each expert",
+            )
+
+
+def _check_ring(policy: Policy) -> None:
+    """Every micro-batch of a layer reads all of its pages, so the ring holds one whole layer."""
+    for number, layer in enumerate(policy.layers):
+        if len(layer.ringed) > policy.ring:
+            raise PolicyError(
+                where=f"layer {number}",
+                problem=f"it passes {len(layer.ringed)} pages through a ring of {policy.ring}",
+                hint="every micro-batch reads all pages of its layer: the ring holds at least "
+                "one layer's streamed pages, and a few more to copy ahead",
+            )
