@@ -84,7 +84,8 @@ class ModelConfig:
     """A decoder's shape. Letters as in `ir.graph`: D width, H heads, K kv_heads, C head_dim, ...
 
     `windows` has one entry a layer, 0 where the layer sees everything. `experts` is 0 for a dense
-    model; `experts_per_token` experts of width `ffn` serve a token otherwise.
+    model; `experts_per_token` experts of width `ffn` serve a token otherwise, with weights that sum
+    to one if they `renormalize`.
     """
 
     architecture: str
@@ -106,6 +107,7 @@ class ModelConfig:
     windows: tuple[int, ...] = ()
     experts: int = 0
     experts_per_token: int = 0
+    renormalize: bool = True
     dtype: str = "bf16"
 
     @property

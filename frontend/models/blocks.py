@@ -115,7 +115,7 @@ class GraphBuilder:
             self._names.value("starts", tensor("i32", c.experts + 1))  # fmt: skip
         self._operations += [
             make("graph.moe_route", logits, results=(weights, chosen), top_k=c.experts_per_token,
-                 renormalize=True),
+                 renormalize=c.renormalize or None),
             make("graph.moe_dispatch", chosen, results=(order, starts), experts=c.experts),
         ]  # fmt: skip
         w_in = self.weight("w_gate_up", gate_up, c.experts, 2 * c.ffn, c.width)

@@ -48,6 +48,8 @@ class Traits:
     head_norms: bool = False
     window: str = "none"  # none | all layers | qwen (layers from max_window_layers on)
     experts: bool = False
+    expert_width: str = "intermediate_size"  # the field that says how wide an expert is
+    renormalize: bool | None = True  # None: `norm_topk_prob` says so
     mlp_bias: bool = False
     head_dim: int | None = None  # where config.json may leave it out and does not mean D / H
     rope_theta: float = 10000.0
@@ -58,6 +60,14 @@ ARCHITECTURES = {
     "MistralForCausalLM": Traits(window="all", qkv_bias=False),
     "Qwen2ForCausalLM": Traits(window="qwen", qkv_bias=True),
     "Qwen3ForCausalLM": Traits(window="qwen", head_norms=True, head_dim=128),
+    "Qwen3MoeForCausalLM": Traits(
+        window="qwen",
+        head_norms=True,
+        head_dim=128,
+        experts=True,
+        expert_width="moe_intermediate_size",
+        renormalize=None,
+    ),  # fmt: skip
     "MixtralForCausalLM": Traits(window="all", qkv_bias=False, experts=True, rope_theta=1e6),
 }
 
@@ -106,7 +116,7 @@ class _Reader:
             raise self._bad(str(problem), problem.hint) from None
         heads, width = self._size("num_attention_heads"), self._size("hidden_size")
         kv_heads = self._size("num_key_value_heads", heads)
-        experts = self._size("num_local_experts") if self.traits.experts else 0
+        experts = self._experts() if self.traits.experts else 0
         bias = bool(self.raw.get("attention_bias", False))
         result = ModelConfig(
             architecture=self.architecture,
@@ -116,7 +126,7 @@ class _Reader:
             heads=heads,
             kv_heads=kv_heads,
             head_dim=self._head_dim(width, heads),
-            ffn=self._size("intermediate_size"),
+            ffn=self._size(self.traits.expert_width),
             context_length=self._size("max_position_embeddings"),
             rope=rope,
             norm_eps=float(self._field("rms_norm_eps", 1e-6)),
@@ -128,6 +138,7 @@ class _Reader:
             windows=self._windows(),
             experts=experts,
             experts_per_token=self._size("num_experts_per_tok") if experts else 0,
+            renormalize=self._renormalize(),
             dtype=self._dtype(),
         )
         self._check(result)
@@ -146,6 +157,17 @@ class _Reader:
         if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
             raise self._bad(f"{name} must be a positive whole number, not {value!r}")
         return value
+
+    def _experts(self) -> int:
+        """Return how many experts each layer has; raises BadConfig where some layers have none."""
+        if self.raw.get("decoder_sparse_step", 1) != 1 or self.raw.get("mlp_only_layers"):
+            raise self._bad("layers without experts among those with experts are not supported")
+        name = "num_experts" if "num_experts" in self.raw else "num_local_experts"
+        return self._size(name)
+
+    def _renormalize(self) -> bool:
+        known = self.traits.renormalize
+        return bool(self.raw.get("norm_topk_prob", False)) if known is None else known
 
     def _bad(self, problem: str, hint: str = "") -> BadConfig:
         return BadConfig(file=self.file, problem=problem, hint=hint)

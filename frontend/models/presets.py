@@ -38,6 +38,8 @@ PRESETS = {
                         qkv_bias=True),
     "qwen3-0.6b": _dense("Qwen3", 151936, 1024, 28, 16, 8, 128, 3072, 40960, Rope(1e6),
                          head_norms=True),
+    "qwen3-30b-a3b": _dense("Qwen3Moe", 151936, 2048, 48, 32, 4, 128, 768, 40960, Rope(1e6), False,
+                            head_norms=True, experts=128, experts_per_token=8),
     "mixtral-8x7b": _dense("Mixtral", 32000, 4096, 32, 32, 8, 128, 14336, 32768, Rope(1e6), False,
                            norm_eps=1e-5, experts=8, experts_per_token=2),
 }  # fmt: skip

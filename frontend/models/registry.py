@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from ...ir.core import Module
 from ...ir.model import ModelConfig
 from .config import UnknownArchitecture, read_config, read_json
 from .llama import build_llama
-from .mixtral import build_mixtral
+from .mixtral import build_mixtral, build_qwen_moe
 from .presets import preset
 from .qwen import build_qwen
 
-BUILDERS = {
+BUILDERS: dict[str, Callable[..., Module]] = {
     "LlamaForCausalLM": build_llama,
     "MistralForCausalLM": build_llama,
     "Qwen2ForCausalLM": build_qwen,
     "Qwen3ForCausalLM": build_qwen,
+    "Qwen3MoeForCausalLM": build_qwen_moe,
     "MixtralForCausalLM": build_mixtral,
 }
 
@@ -36,8 +38,9 @@ def build_graph(config: ModelConfig, names: frozenset[str] = frozenset()) -> Mod
         raise UnknownArchitecture(
             file="config.json", architecture=config.architecture, supported=", ".join(BUILDERS)
         )
-    if config.architecture == "MixtralForCausalLM":
-        return build_mixtral(config, any(name.endswith("experts.gate_up_proj") for name in names))
+    if config.experts:
+        fused = any(name.endswith("experts.gate_up_proj") for name in names)
+        return BUILDERS[config.architecture](config, fused)
     return BUILDERS[config.architecture](config)
 
 

@@ -21,6 +21,7 @@ YARN = {"rope_type": "yarn", "rope_theta": 1e3, "factor": 4.0,
         "original_max_position_embeddings": 32}  # fmt: skip
 YARN_SMOOTH = YARN | {"truncate": False, "mscale": 0.7, "mscale_all_dim": 1.1, "beta_fast": 16}
 EXPERTS = dict(num_local_experts=4, num_experts_per_tok=2)
+QWEN_EXPERTS = dict(num_experts=4, num_experts_per_tok=2, moe_intermediate_size=24, head_dim=16)
 
 CASES = {
     "llama": ("Llama", {}),
@@ -42,6 +43,8 @@ CASES = {
     "qwen3-tied": ("Qwen3", dict(head_dim=8, tie_word_embeddings=True)),
     "mixtral": ("Mixtral", EXPERTS),
     "mixtral-window": ("Mixtral", EXPERTS | dict(sliding_window=7, num_experts_per_tok=1)),
+    "qwen3-moe": ("Qwen3Moe", QWEN_EXPERTS | dict(norm_topk_prob=True)),
+    "qwen3-moe-plain-sums": ("Qwen3Moe", QWEN_EXPERTS | dict(num_experts_per_tok=3)),
     "mixtral-llama3": ("Mixtral", EXPERTS | dict(rope_parameters=LLAMA3)),
 }  # fmt: skip
 
