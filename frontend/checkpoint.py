@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from hashlib import sha256
 from pathlib import Path
 
+from ..ir.calibration_file import FILE_NAME as CALIBRATION_FILE
 from ..ir.core import Module
 from ..ir.diagnostics import ModelError
 from ..ir.model import ModelConfig
@@ -55,6 +57,27 @@ class Checkpoint:
     def graph(self) -> Module:
         """The model's step as graph IR."""
         return self._loaded[1]
+
+    @cached_property
+    def identity(self) -> str:
+        """A hash that tells this model's weights and rope from others': 64 hex digits.
+
+        It covers the size of every weight file and 64 blocks spread over it, not every byte.
+        """
+        digest = sha256(str(self.config.rope.table()).encode())
+        for file in sorted(self.folder.glob("*.safetensors")) if self.folder else []:
+            size = file.stat().st_size
+            digest.update(f"{file.name} {size}".encode())
+            with file.open("rb") as opened:
+                for at in range(64):
+                    opened.seek(at * size // 64)
+                    digest.update(opened.read(4096))
+        return (digest if self.folder else sha256(self.name.encode())).hexdigest()
+
+    @property
+    def calibration_file(self) -> Path | None:
+        """Where the calibration of attention is kept, beside the weights; None without a folder."""
+        return self.folder / CALIBRATION_FILE if self.folder else None
 
     @property
     def vocabulary_folder(self) -> Path:
