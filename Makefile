@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: help run test test-slow fuzz lint bench clean
+.PHONY: help run test test-slow fuzz lint bench notebooks clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -35,6 +35,9 @@ lint: $(VENV)/.dev  ## ruff and pyright
 
 bench: $(VENV)/.dev  ## every CPU figure, recorded in bench/results
 	$(BIN)/python -m bench.cpu --record
+
+notebooks: $(VENV)/.dev  ## run every notebook and keep its pictures
+	$(BIN)/python notebooks/build.py
 
 clean:  ## remove the environment and caches
 	rm -rf $(VENV) build *.egg-info .pytest_cache .hypothesis .ruff_cache

@@ -7,7 +7,7 @@ from setuptools.command.build_py import build_py
 
 ROOMS = [
     "ir", "frontend", "frontend.models", "cost_model", "passes", "passes.program", "passes.graph",
-    "passes.tile", "passes.validation", "codegen", "runtime", "runtime.remote", "cli",
+    "passes.tile", "passes.validation", "codegen", "runtime", "runtime.remote", "plots", "cli",
 ]  # fmt: skip
 
 

@@ -21,6 +21,7 @@ MAY_IMPORT = {
     "codegen": {"codegen", "ir"},
     "passes": {"passes", "ir", "cost_model"},
     "runtime": {"runtime", "ir", "codegen"},
+    "plots": {"plots", "ir", "cost_model", "passes"},
 }
 """Rooms, and the rooms that each may import; `compiler` and the faces may import all."""
 
@@ -33,6 +34,7 @@ HEAVY = {
         f"codegen/{part}" for part in ("emit_triton", "triton_", "compile_triton", "load_triton")
     ),
     "tvm": ("codegen/emit_tvm", "codegen/tvm_", "codegen/build.py"),
+    "matplotlib": ("plots/",),
 }
 """Packages that are slow to load, and where alone they may be: the starts of paths."""
 

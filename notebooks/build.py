@@ -1,0 +1,87 @@
+"""Runs the notebooks: `python notebooks/build.py [NAME ...]` writes NAME.ipynb from NAME.py.
+
+A notebook is written as Python with `# %%` between cells (jupytext's percent form): that is what
+is reviewed, linted and changed. Beside it stands the .ipynb that it gave when it was last run,
+with its pictures, for whoever reads it without running it. With jupytext in one's Jupyter, a
+change to either is written to both.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import jupytext
+import nbformat
+from nbclient import NotebookClient
+
+FOLDER = Path(__file__).resolve().parent
+PAIRED = {"formats": "ipynb,py:percent"}
+SECONDS_A_CELL = 120
+
+
+def names() -> list[str]:
+    """Return the names of the notebooks, in their order."""
+    return sorted(path.stem for path in FOLDER.glob("[0-9]*.py"))
+
+
+def source(name: str) -> Any:
+    """Return a notebook as it is written, without outputs; a cell is named by its number."""
+    notebook = jupytext.read(FOLDER / f"{name}.py")
+    notebook.metadata = nbformat.from_dict(
+        {
+            "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+            "language_info": {"name": "python"},
+            "jupytext": PAIRED,
+        }
+    )
+    for number, cell in enumerate(notebook.cells):
+        cell.id = f"cell-{number:02}"
+    return notebook
+
+
+def execute(notebook: Any) -> Any:
+    """Run a notebook's cells in a fresh kernel, in the folder of the notebooks; return it.
+
+    Raises nbclient.exceptions.CellExecutionError with the cell and its traceback.
+    """
+    _reach_weft()
+    with tempfile.TemporaryDirectory() as home:
+        os.environ.setdefault("IPYTHONDIR", home)
+        resources = {"metadata": {"path": str(FOLDER)}}
+        client = NotebookClient(
+            notebook, timeout=SECONDS_A_CELL, resources=resources, record_timing=False
+        )
+        return client.execute()
+
+
+def write(name: str, notebook: Any) -> None:
+    """Write an executed notebook, without what changes from one run to the next for no reason."""
+    for cell in notebook.cells:
+        cell.metadata.pop("execution", None)
+    nbformat.validate(notebook)
+    nbformat.write(notebook, FOLDER / f"{name}.ipynb")
+
+
+def _reach_weft() -> None:
+    """Let the kernel import the weft that this process has."""
+    import weft
+
+    root = Path(weft.__file__).parent.parent
+    known = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    if root.name == ".pyroot" and str(root) not in known:
+        os.environ["PYTHONPATH"] = os.pathsep.join([str(root), *filter(None, known)])
+
+
+def main() -> None:
+    """Run the notebooks that are named, or all."""
+    for name in sys.argv[1:] or names():
+        print(name, flush=True)
+        write(name, execute(source(name)))
+
+
+if __name__ == "__main__":
+    main()

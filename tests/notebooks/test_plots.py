@@ -1,0 +1,127 @@
+"""Pictures hold what they are of: blocks of the prefix tree, stretches of KV, recorded figures."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import weft
+from weft.compiler import Compilation
+from weft.cost_model.binding import decode
+from weft.cost_model.hardware_file import load
+from weft.cost_model.report import compare
+from weft.cost_model.roofline import predict, step
+from weft.frontend.models.registry import load_model
+from weft.plots.lifetimes import lifetime_chart, step_chart, stretches
+from weft.plots.passes import pass_chart
+from weft.plots.prefixes import blocks, prefix_map
+from weft.plots.recorded import NoRecord, NoResults, recorded
+from weft.plots.roofline import by_name, comparison_chart, roofline
+from weft.plots.style import bars, picture
+from weft.plots.text import cut, show_diff
+from weft.runtime.trace import StepRecord
+
+ROOT = Path(weft.__file__).resolve().parent
+ROWS = [
+    {"essay": "A bridge helps us.", "sides": ["clarity", "evidence"]},
+    {"essay": "Fish like lakes.", "sides": ["clarity"]},
+]
+
+
+@pytest.fixture(scope="module")
+def compilation() -> Compilation:
+    return Compilation(ROOT / "examples" / "essay_judge.weft", "tiny-dense")
+
+
+def is_png(figure) -> bool:
+    return figure._repr_png_().startswith(b"\x89PNG")
+
+
+def test_the_prefix_map_has_every_token_once(compilation) -> None:
+    tree = compilation.prefixes.tree(ROWS)
+    found = blocks(tree)
+    assert sum(block.node.tokens for block in found) == tree.unique
+    leaves = [block for block in found if not block.node.children]
+    assert sum(block.height for block in leaves) == found[0].height
+    for block in found:
+        inside = [child for child in found if child.node in block.node.children.values()]
+        assert all(child.start == block.start + block.width for child in inside)
+        assert not inside or sum(child.height for child in inside) == block.height
+    assert is_png(prefix_map(tree))
+
+
+def test_stretches_are_those_of_the_plan(compilation) -> None:
+    found = stretches(compilation.plan, "judge")
+    assert [each.label for each in found if each.last is None] != []
+    for each in found:
+        assert each.last is None or (each.first is not None and each.first <= each.last)
+    assert next(each for each in found if each.label == "review").line == 14
+    assert is_png(lifetime_chart(compilation.plan, "judge"))
+
+
+def test_steps_are_drawn() -> None:
+    steps = [StepRecord(0.0, 0, 40, 40, 0.1, 0.1, 0.1), StepRecord(0.1, 2, 0, 82, 0.1, 0.1, 0.1)]
+    assert is_png(step_chart(steps, capacity=100))
+    assert is_png(step_chart([]))
+
+
+def test_a_roofline_has_a_point_for_each_kind_that_computes() -> None:
+    _, graph = load_model("random:llama-1b")
+    hardware = load("cpu-generic")
+    costs = predict(graph, decode(4, 256), hardware)
+    kinds = by_name(costs)
+    assert {"graph.matmul", "graph.partial"} <= set(kinds)
+    whole = step(costs)
+    assert sum(cost.work.flops for cost in kinds.values()) == pytest.approx(whole.work.flops)
+    measured = {name: 2 * cost.seconds.expected for name, cost in kinds.items()}
+    assert is_png(roofline(hardware.level(), costs, measured))
+    compared = compare({name: cost.seconds for name, cost in kinds.items()}, measured)
+    assert is_png(comparison_chart(compared))
+
+
+def test_records_say_where_they_are_from() -> None:
+    figures = recorded("gpu_kernels", ROOT / "bench" / "results")
+    entry = json.loads((ROOT / "bench" / "results" / "gpu_kernels.json").read_text())
+    assert figures["copy_tb_s"] == entry["figures"]["copy_tb_s"]
+    said, section = figures.provenance("decode"), entry["sections"]["decode"]
+    assert section["commit"] in said and section["machine"]["gpu"] in said
+    with pytest.raises(NoRecord, match="nonsense"):
+        figures["nonsense"]
+    with pytest.raises(NoRecord, match="no section"):
+        figures.provenance("nonsense")
+
+
+def test_missing_results_are_named(tmp_path, monkeypatch) -> None:
+    with pytest.raises(NoResults, match="nothing.json"):
+        recorded("nothing", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(NoResults, match="bench/results"):
+        recorded("cpu")
+
+
+def test_the_same_picture_gives_the_same_svg(tmp_path) -> None:
+    for name in ("a.svg", "b.svg"):
+        bars(["x", "y"], [1.0, 2.0], "units").save_svg(tmp_path / name)
+    text = (tmp_path / "a.svg").read_text()
+    assert text == (tmp_path / "b.svg").read_text() and ">units<" in text
+
+
+def test_a_picture_of_several_axes() -> None:
+    _, axes = picture(columns=3)
+    assert len(axes) == 3
+
+
+def test_texts_are_cut_and_counted() -> None:
+    assert cut("abcdefgh\nx", width=6) == "abc ..\nx"
+    assert cut("a\nb\nc", lines=1) == "a\n.. 2 more lines"
+
+
+def test_a_diff_is_escaped_and_coloured() -> None:
+    html = show_diff("@@ 1 @@\n-<a>\n+b\n c")._repr_html_()
+    assert "&lt;a&gt;" in html and html.count("<span") == 3
+
+
+def test_passes_are_drawn(compilation) -> None:
+    _ = compilation.plan
+    assert is_png(pass_chart(compilation.records))
