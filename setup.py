@@ -6,8 +6,9 @@ from setuptools import setup
 from setuptools.command.build_py import build_py
 
 ROOMS = [
-    "ir", "frontend", "frontend.models", "cost_model", "passes", "passes.program", "passes.graph",
-    "passes.tile", "passes.validation", "codegen", "runtime", "runtime.remote", "plots", "cli",
+    "ir", "ir.display", "frontend", "frontend.models", "cost_model", "passes", "passes.program",
+    "passes.graph", "passes.tile", "passes.validation", "codegen", "runtime", "runtime.remote",
+    "plots", "cli",
 ]  # fmt: skip
 
 
@@ -29,6 +30,7 @@ if __name__ == "__main__":
         package_data={
             "weft": ["zoo/*/*.json", "zoo/*/*.safetensors", "zoo/*/*.jinja", "examples/*.weft"],
             "weft.ir": ["*.lark"],
+            "weft.ir.display": ["*.css"],
             "weft.frontend": ["*.lark"],
             "weft.cost_model": ["hardware/*.json"],
         },

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from .render import bytes_text, console, emit, remarks
+from ..ir.display.units import bytes_text
+from .render import console, emit, remarks
 
 
 def models(name: str | None) -> None:

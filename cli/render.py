@@ -31,23 +31,6 @@ def emit(text: str) -> None:
     sys.stdout.write(text if text.endswith("\n") else text + "\n")
 
 
-def bytes_text(count: float) -> str:
-    """Return a count of bytes for people: 1.5 MiB."""
-    for unit in ("B", "KiB", "MiB"):
-        if count < 1024:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1024
-    return f"{count:.1f} GiB"
-
-
-def seconds_text(seconds: float) -> str:
-    """Return a duration for people: 12.3 us, 4.56 ms, 7.89 s."""
-    for scale, unit in ((1e-6, "us"), (1e-3, "ms")):
-        if seconds < scale * 1000:
-            return f"{seconds / scale:.1f} {unit}"
-    return f"{seconds:.2f} s"
-
-
 def parse_size(text: str) -> int:
     """Return the bytes of `512MiB`, `2GiB`, `100000`; raises BadOption."""
     from ..options import BadOption

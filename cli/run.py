@@ -10,8 +10,9 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from ..ir.diagnostics import RunError
+from ..ir.display.units import bytes_text, seconds_text
 from .live import LiveView, as_json, print_value
-from .render import bytes_text, emit, parse_size, remarks, seconds_text
+from .render import emit, parse_size, remarks
 
 if TYPE_CHECKING:
     from ..runtime.executable import Executable

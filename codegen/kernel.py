@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from ..ir.display.view import Facts, Listing, Shown, View
+
 
 @dataclass(frozen=True)
 class BuildStatistics:
@@ -19,7 +21,7 @@ class BuildStatistics:
 
 
 @dataclass(frozen=True)
-class Kernel:
+class Kernel(Shown):
     """One kernel, ready to run.
 
     `launch(*arguments)` takes torch tensors and numbers in the order of the kernel's arguments;
@@ -45,3 +47,14 @@ class Kernel:
         if self.inspector is None:
             raise ValueError(f"kernel {self.name} cannot be shown as {what}")
         return self.inspector(what)
+
+    def view(self) -> View:
+        """Return how it was built, its tile IR, and the text that was emitted from that."""
+        built = self.statistics
+        how = "from the cache" if built.cached else "compiled"
+        facts = (("target", self.target), ("built", f"{how} in {1000 * built.seconds:.0f} ms, with "
+                  f"{built.kernels_in_library} kernels"))  # fmt: skip
+        source = Listing(self.source, "python", "emitted text", folded=True)
+        return View(
+            "kernel", self.name, (Facts(facts), Listing(self.tile, "ir", "tile IR"), source)
+        )

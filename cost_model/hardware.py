@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..ir.diagnostics import WeftNameError
+from ..ir.display.units import bytes_text, seconds_text, si
+from ..ir.display.view import Facts, Grid, Shown, View
 
 
 class NoSuchFigure(WeftNameError):
@@ -103,7 +105,7 @@ class Link:
 
 
 @dataclass(frozen=True)
-class Hardware:
+class Hardware(Shown):
     """A machine: levels (the first is where the model runs by default), links, provenance."""
 
     name: str
@@ -127,6 +129,27 @@ class Hardware:
         if key not in found:
             raise _no_figure(self.name, "link", key, found)
         return found[key]
+
+    def view(self) -> View:
+        """Return its levels' figures, medians."""
+        told = {key: str(self.provenance[key]) for key in ("device", "source", "date")
+                if key in self.provenance}  # fmt: skip
+        rows = [row for level in self.levels for row in _figures(level)]
+        rows += [("link", f"{link.source} to {link.target}", si(link.bandwidth.median, "B/s"))
+                 for link in self.links]  # fmt: skip
+        grid = Grid(("level", "figure", "median"), tuple(rows))
+        return View("hardware", self.name, (Facts(tuple(told.items())), grid))
+
+
+def _figures(level: Level) -> list[tuple[str, str, str]]:
+    """Return (level, what, figure) of each figure of a level."""
+    rows = [(level.name, f"{memory.name}, {bytes_text(memory.capacity)}: read",
+             si(memory.read.median, "B/s")) for memory in level.memories]  # fmt: skip
+    for what, rates in (("matmul", level.matmul), ("vector", level.vector)):
+        rows += [(level.name, f"{what} {dtype}", si(rate.median, "FLOP/s"))
+                 for dtype, rate in rates.items()]  # fmt: skip
+    return rows + [(level.name, f"launch, {mode}", seconds_text(rate.median))
+                   for mode, rate in level.launch.items()]  # fmt: skip
 
 
 _WIDER = {

@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from ..ir.display.units import seconds_text
+from ..ir.display.view import Facts, Grid, View
 from .roofline import Interval, OpCost, StepCost
 
 Row = tuple[str, ...]
@@ -93,6 +95,33 @@ def step_table(cost: StepCost, group: bool = True) -> str:
     seconds = cost.seconds
     total = f"total {seconds.expected * 1e6:.1f} us ({interval(seconds)}); bound by {said}"
     return table(HEADER, rows(shown)) + total + "\n"
+
+
+def short(name: str) -> str:
+    """Return an operation's or a weight's name without what all of them have."""
+    name = name.removeprefix("graph.").replace(".weight", "")
+    return name.removeprefix("model.").removeprefix("layers.*.")
+
+
+def step_view(cost: StepCost) -> View:
+    """Return a step to look at: its time, what bounds it, and each kind of work's share."""
+    shown, seconds = grouped(cost.operations), cost.seconds
+    bounds = ", ".join(
+        f"{kind} {cost.bound_share(kind):.0%}" for kind in ("memory", "compute", "launch")
+    )
+    between = f"{seconds_text(seconds.low)} to {seconds_text(seconds.high)}"
+    facts = (
+        ("predicted", seconds_text(seconds.expected)),
+        ("between", between),
+        ("bound by", bounds),
+    )
+    shares = tuple(one.seconds.expected / (seconds.expected or 1.0) for one in shown)
+    table = tuple(
+        (short(one.operation), short(one.label), *row[2:6], seconds_text(one.seconds.expected))
+        for one, row in zip(shown, rows(shown), strict=True)
+    )
+    grid = Grid((*HEADER[:6], "predicted"), table, shares=shares)
+    return View("cost of a step", f"{len(cost.operations)} operations", (Facts(facts), grid))
 
 
 def table(header: Row, body: Sequence[Row]) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ..ir.core import Module, Operation, Symbol
+from ..ir.display.view import Shown, View
 from .binding import Binding, Formats
 from .hardware import Hardware, Level, Rate
 from .scene import Scene, Work
@@ -50,7 +51,7 @@ class OpCost:
 
 
 @dataclass(frozen=True)
-class StepCost:
+class StepCost(Shown):
     """The price of a whole step: its operations one after another."""
 
     operations: tuple[OpCost, ...]
@@ -61,6 +62,12 @@ class StepCost:
         """Return the share of the expected time that operations with this bound take."""
         spent = sum(cost.seconds.expected for cost in self.operations if cost.bound == bound)
         return spent / self.seconds.expected if self.seconds.expected else 0.0
+
+    def view(self) -> View:
+        """Return the table of its operations with their shares of the time."""
+        from .report import step_view
+
+        return step_view(self)
 
 
 def op_time(

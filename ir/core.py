@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from .display.view import Shown, View
 from .source import Span
 
 
@@ -119,7 +120,7 @@ class Operation:
 
 
 @dataclass(frozen=True)
-class Module:
+class Module(Shown):
     """A list of top-level operations (functions, declarations), as one compilation sees them."""
 
     operations: tuple[Operation, ...] = ()
@@ -139,6 +140,12 @@ class Module:
         from .printer import print_module
 
         return print_module(self)
+
+    def view(self) -> View:
+        """Return its text and what it holds."""
+        from .display.modules import module_view
+
+        return module_view(self)
 
 
 def walk(operations: tuple[Operation, ...]) -> Iterator[Operation]:

@@ -13,6 +13,8 @@ from ..cost_model.prices import Prices
 from ..ir.constraint_tables import ConstraintTables, Store
 from ..ir.core import Module, Operation, Term
 from ..ir.diagnostics import PassError
+from ..ir.display.modules import diff_view
+from ..ir.display.view import Shown, View
 from ..ir.source import Span
 from ..ir.verifier import verify
 from ..ir.vocabulary import ChatFormat, Tokenizer
@@ -102,7 +104,7 @@ EVERYTHING: tuple[str, ...] = ("*",)
 
 
 @dataclass(frozen=True)
-class PassRecord:
+class PassRecord(Shown):
     """One pass as it ran: the module before and after, its time, its remarks."""
 
     name: str
@@ -126,6 +128,11 @@ class PassRecord:
         """Return a unified diff of the module's text, empty if unchanged."""
         before, after = str(self.before).splitlines(True), str(self.after).splitlines(True)
         return "".join(unified_diff(before, after, f"before {self.name}", f"after {self.name}"))
+
+    def view(self) -> View:
+        """Return what the pass did, and why."""
+        said = [f"{'did' if one.done else 'left'} {one.message}" for one in self.remarks]
+        return diff_view(self.name, self.diff(), self.counts(), said, self.seconds)
 
 
 def check_order(passes: Sequence[Pass], facts: frozenset[str] = frozenset()) -> frozenset[str]:

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ..ir.core import Module
+from ..ir.display.units import bytes_text
+from ..ir.display.view import Facts, Listing, Shown, View
 from ..ir.token_table import TokenTable
 from ..ir.vocabulary import Tokenizer
 from .arguments import bind_arguments
@@ -49,7 +51,7 @@ class Prefixes(Protocol):
         ...
 
 
-class Executable:
+class Executable(Shown):
     """A plan on a model. Runs from several threads share the model's batches and its cache.
 
     `stages` gives what each stage of the compilation made, by name.
@@ -164,6 +166,22 @@ class Executable:
         if self._prefixes is None:
             return None
         return self._prefixes.tree([self.check_row(*row) for row in enumerate(rows)])
+
+    def view(self) -> View:
+        """Return what it runs on, its parameters, what it has run so far, and its plan."""
+        executor, engine = self.engine.executor, self.engine
+        memory = bytes_text(executor.num_pages * executor.page_bytes)
+        parameters = ", ".join(
+            f"{p['name']}: {p['type']}" for p in self.machine.function["parameters"]
+        )
+        facts = (
+            ("model", self.model), ("parameters", parameters or "none"),
+            ("KV memory", f"{executor.num_pages:,} pages of {executor.page_size} tokens, {memory}"),
+            ("a step takes", f"{executor.max_batch} sequences, {executor.max_tokens} tokens"),
+            ("so far", f"{engine.steps:,} steps, {engine.computed_tokens:,} tokens computed"),
+        )  # fmt: skip
+        plan = Listing(str(self.plan), "ir", "plan", folded=True)
+        return View("executable", f"@{self.name}", (Facts(facts), plan))
 
     def check_row(self, row: int, fields: Mapping[str, Any]) -> dict[str, Any]:
         """Return the arguments that a row's fields give; raises BadArguments."""

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..ir.display.units import bytes_text, seconds_text
+from ..ir.display.view import Block, Facts, Grid, Listing, Shown, View
+
+MOST_ROWS = 50
+"""Of the rows of a batch: those that are shown."""
+
 
 @dataclass(frozen=True)
-class Stats:
+class Stats(Shown):
     """The cost of one row, or of all rows of a run.
 
     `prompt_tokens` are those new to a stream; `sent_tokens` the full prompts of all model calls.
@@ -56,9 +63,27 @@ class Stats:
             parts.append(f"{self.preemptions} preemptions")
         return "; ".join(parts)
 
+    def facts(self) -> Facts:
+        """Return the figures under their names."""
+        first = self.first_token_seconds
+        pairs = [("time", seconds_text(self.seconds))]
+        pairs += [("first token", seconds_text(first))] if first is not None else []
+        pairs += [
+            ("tokens", f"{self.prompt_tokens:,} prompt, {self.generated_tokens:,} new"),
+            ("speed", f"{self.tokens_per_second:,.1f} tokens/s"),
+            ("prefix hits", f"{self.hits_predicted:,} predicted, {self.hits_measured:,} measured"),
+            ("peak KV", f"{self.peak_kv_pages:,} pages, {bytes_text(self.peak_kv_bytes)}"),
+        ]
+        pairs += [("preemptions", f"{self.preemptions:,}")] if self.preemptions else []
+        return Facts(tuple(pairs))
+
+    def view(self) -> View:
+        """Return the figures."""
+        return View("cost", f"{self.rows} row{'s' * (self.rows != 1)}", (self.facts(),))
+
 
 @dataclass(frozen=True)
-class Result:
+class Result(Shown):
     """One row's outcome: what the program returned, what it bound, and what the model saw."""
 
     value: Any
@@ -67,15 +92,33 @@ class Result:
     stats: Stats
     row: int = 0
 
+    def view(self) -> View:
+        """Return the value, what was bound on the way, the text, and the cost."""
+        bound = tuple((name, _short(value)) for name, value in self.values.items())
+        blocks: list[Block] = [Listing(_short(self.value, 4000), "text"), self.stats.facts()]
+        blocks += [Grid(("bound", "value"), bound)] if bound else []
+        text = Listing(self.text, "text", "what the model saw and said", folded=True)
+        return View("result", f"row {self.row}", (*blocks, text))
+
 
 @dataclass(frozen=True)
-class Rows:
+class Rows(Shown):
     """All rows' outcomes: values in row order, errors by row, and the cost of what ran now."""
 
     values: list[Any]
     errors: dict[int, str]
     stats: Stats
     resumed: int = 0
+
+    def view(self) -> View:
+        """Return the first values, the errors, and the cost."""
+        shown = [
+            (str(row), f"failed: {self.errors[row]}" if row in self.errors else _short(value))
+            for row, value in enumerate(self.values[:MOST_ROWS])
+        ]
+        left = len(self.values) - len(shown)
+        title = f"{len(self.values)} rows" + (f", the first {len(shown)} shown" if left else "")
+        return View("results", title, (self.stats.facts(), Grid(("row", "value"), tuple(shown))))
 
 
 @dataclass
@@ -89,3 +132,9 @@ class Progress:
     generated_tokens: int = 0
     seconds: float = 0.0
     last_row: int | None = field(default=None)
+
+
+def _short(value: Any, most: int = 300) -> str:
+    """Return a value as text for a person, cut at `most` letters."""
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= most else f"{text[:most]} ... {len(text) - most} more letters"

@@ -3,7 +3,8 @@
 from pathlib import Path
 
 import pytest
-from weft.cli.render import bytes_text, parse_size, seconds_text
+from weft.cli.render import parse_size
+from weft.ir.display.units import bytes_text, seconds_text
 from weft.options import BadOption, Options
 
 

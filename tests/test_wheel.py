@@ -27,7 +27,12 @@ def test_wheel_holds_only_the_package(tmp_path: Path) -> None:
     assert {top for top in tops if not top.endswith(".dist-info")} == {"weft"}
     inner = {name.split("/")[1] for name in names if name.startswith("weft/")}
     assert not inner & {"setup.py", "conftest.py", "tests", "bench", "docs", "notebooks", "build"}
-    for needed in ("weft/ir/text.lark", "weft/ir/core.py", "weft/cost_model/hardware/h200.json"):
+    for needed in (
+        "weft/ir/text.lark",
+        "weft/ir/display/display.css",
+        "weft/ir/core.py",
+        "weft/cost_model/hardware/h200.json",
+    ):
         assert needed in names
     modules = {
         path.relative_to(ROOT).as_posix()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from ...ir.display.tree import Stretch, StretchTree
+from ...ir.display.view import Facts, Figure, View
 from ...ir.vocabulary import Tokenizer
 from .prefix_tree import PrefixNode, PrefixTree
 from .prefix_values import Element, Unknown
@@ -38,6 +40,40 @@ def draw_tree(tree: PrefixTree) -> str:
     children = list(tree.root.children.values())
     lines += [line for child in children for line in _drawn(child, tree, "  ")]
     return "\n".join(lines)
+
+
+def tree_view(tree: PrefixTree) -> View:
+    """Return the tree to look at: its counts, and its stretches as bars."""
+    counts, share = tree.counts, 0.0
+    if counts.sent:
+        share = counts.hits / counts.sent
+    facts = (
+        ("calls", f"{counts.calls} certain, {counts.maybe} possible"),
+        ("known tokens sent", f"{counts.sent:,}"),
+        ("computed once", f"{tree.unique:,}"),
+        ("prefix hits", f"{counts.hits:,} ({share:.0%})"),
+    )
+    rows = f", {tree.rows} row{'s' * (tree.rows != 1)}"
+    return View("prefix tree", f"@{tree.name}{rows}", (Facts(facts), Figure(tree_picture(tree))))
+
+
+def tree_picture(tree: PrefixTree, most: int = MOST_CHILDREN) -> StretchTree:
+    """Return the tree as bars; of more than `most` children of a node the rest are one bar."""
+    roots = tuple(_stretch(child, tree.tokenizer, most) for child in tree.root.children.values())
+    return StretchTree(f"prefixes of {tree.name}", roots)
+
+
+def _stretch(node: PrefixNode, tokenizer: Tokenizer | None, most: int) -> Stretch:
+    children = list(node.children.values())
+    shown = [_stretch(child, tokenizer, most) for child in children[:most]]
+    if rest := children[most:]:
+        tokens = sum(below.tokens for child in rest for below in child.walk())
+        shown.append(Stretch(node.end, 0, f"{len(rest)} more ways, {tokens} tokens", len(rest)))
+    text, line = show(node.elements, tokenizer, 80), node.span.line if node.span else 0
+    return Stretch(
+        node.start, len(node.elements), text, node.readers, tuple(shown),
+        key=f"line-{line}" if line else "",
+    )  # fmt: skip
 
 
 def _drawn(node: PrefixNode, tree: PrefixTree, indent: str) -> Iterator[str]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ...ir.core import Module, thaw
+from ...ir.display.view import Shown, View
 from ...ir.source import Span
 from ...ir.vocabulary import Tokenizer
 from .prefix_calls import Call
@@ -71,7 +72,7 @@ class Counts:
     generated: int = 0
 
 
-class PrefixTree:
+class PrefixTree(Shown):
     """Prompts as a radix tree over elements, with counts; `add` takes calls in program order."""
 
     def __init__(self, name: str = "", tokenizer: Tokenizer | None = None) -> None:
@@ -86,6 +87,12 @@ class PrefixTree:
         from .prefix_text import print_tree
 
         return print_tree(self)
+
+    def view(self) -> View:
+        """Return the counts and the picture of what is shared."""
+        from .prefix_text import tree_view
+
+        return tree_view(self)
 
     @property
     def unique(self) -> int:

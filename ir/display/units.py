@@ -1,0 +1,35 @@
+"""Numbers for people: durations, bytes, rates, counts."""
+
+from __future__ import annotations
+
+_PREFIXES = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+
+
+def bytes_text(count: float) -> str:
+    """Return a count of bytes for people: 1.5 MiB."""
+    for unit in ("B", "KiB", "MiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} GiB"
+
+
+def seconds_text(seconds: float) -> str:
+    """Return a duration for people: 12.3 us, 4.56 ms, 7.89 s."""
+    for scale, unit in ((1e-6, "us"), (1e-3, "ms")):
+        if seconds < scale * 1000:
+            return f"{seconds / scale:.1f} {unit}"
+    return f"{seconds:.2f} s"
+
+
+def si(value: float, unit: str = "") -> str:
+    """Return a number with an SI prefix and three digits: 12.5 GB/s."""
+    for scale, prefix in _PREFIXES:
+        if abs(value) >= scale:
+            return f"{value / scale:.3g} {prefix}{unit}"
+    return f"{value:.3g} {unit}".rstrip()
+
+
+def counted(count: int, noun: str) -> str:
+    """Return `1 call`, `2 calls`, `12,345 calls`."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
