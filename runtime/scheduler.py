@@ -110,8 +110,7 @@ class Scheduler:
         if request in self._prefilling:
             self._prefilling.remove(request)
         self._parked.discard(request)
-        self._waiting = [entry for entry in self._waiting if entry[2] is not request]
-        heapq.heapify(self._waiting)
+        self._leave_queue(request)
         self._release_followers(request, None)
         for other in self._prefilling:
             other.followers = [pair for pair in other.followers if pair[1] is not request]
@@ -165,13 +164,11 @@ class Scheduler:
             if self._is_filled(request) or (parking and self._park(request)):
                 heapq.heappop(self._waiting)
                 continue
-            taken = take(request)
-            if self._waiting and self._waiting[0][2] is request:
-                if not taken:
-                    break
-                heapq.heappop(self._waiting)
-            if taken:
+            if take(request):
+                self._leave_queue(request)
                 self._admit(request)
+            elif self._waiting and self._waiting[0][2] is request:
+                break
         # A later request may have taken an earlier one's pages.
         alive = set(self._prefilling)
         return [chunk for request, chunk in chunks.items() if request in alive]
@@ -188,6 +185,14 @@ class Scheduler:
         if not self._secure(request, start + number):
             return None
         return Chunk(request, start, number)
+
+    def _leave_queue(self, request: Request) -> None:
+        """Take a request out of the queue; whom it took pages from may stand before it by now."""
+        if self._waiting and self._waiting[0][2] is request:
+            heapq.heappop(self._waiting)
+            return
+        self._waiting = [entry for entry in self._waiting if entry[2] is not request]
+        heapq.heapify(self._waiting)
 
     def _admit(self, request: Request) -> None:
         self._prefilling.append(request)

@@ -179,3 +179,24 @@ def test_nobody_starves_however_long_the_ways_of_younger_rows(criticals, pages, 
     slack = 2 * batch
     assert len([row for row in before if row not in longer]) <= slack
     assert machine.steps <= 8 * (len(criticals) + 2) * (2 if pages == 10 else 1)
+
+
+def test_who_takes_pages_from_one_that_goes_before_it_is_queued_no_more():
+    """The oldest took pages, its victim came before it in the queue, and so it stayed there."""
+    machine = engine(num_pages=12, max_batch=4, max_tokens=64)
+    arrivals = {1: (2, 23, 11), 3: (1, 33, 6), 6: (0, 11, 19)}
+    requests = {}
+    for step in range(200):
+        if step in arrivals:
+            number, length, count = arrivals[step]
+            ids = [(number * 7 + k) % VOCABULARY for k in range(length)]
+            requests[number] = submit(machine, number, ids, count), ids, count
+        machine.step()
+        scheduler = machine._scheduler
+        waiting = [entry[2] for entry in scheduler._waiting]
+        working = [*scheduler._prefilling, *machine._batch.requests]
+        assert len({*waiting, *working}) == len(waiting) + len(working)
+        machine.check()
+    assert machine.preemptions > 0 and not machine
+    for request, ids, count in requests.values():
+        assert request.sequence.ids() == generate(ids, count)
