@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,7 +51,8 @@ def lifetime_chart(plan: Module, program: str) -> Picture:
         )  # fmt: skip
         if stretch.first is not None:
             axes.plot(stretch.first, number, "o", color="white", markersize=4, markeredgecolor=INK)
-        told = "never read" if stretch.last is None else f"{stretch.reads} reads"
+        many = f"{stretch.reads} read{'s' * (stretch.reads != 1)}"
+        told = "never read" if stretch.last is None else many
         axes.text(max(last, stretch.made + 0.4) + 0.4, number, told, va="center", fontsize=7)
     axes.set_yticks(range(len(found)), [_named(stretch) for stretch in found], fontsize=8)
     axes.invert_yaxis()
@@ -87,6 +88,28 @@ def step_chart(steps: Sequence[Any], capacity: int | None = None) -> Picture:
     below.set_title("KV tokens read by each step's sequences", fontsize=9, loc="left")
     for axes in (top, below):
         axes.set_xlabel("step", fontsize=8)
+    return figure
+
+
+def memory_chart(runs: Mapping[float, Any]) -> Picture:
+    """Return hits, predicted and measured, and preemptions over the KV memory, from runs' `Stats`.
+
+    Keys are the KV memory in MiB.
+    """
+    sizes = sorted(runs)
+    figure, (hits, waits) = picture(9, 2.8, columns=2)
+    predicted = [runs[size].hits_predicted for size in sizes]
+    measured = [runs[size].hits_measured for size in sizes]
+    hits.plot(sizes, predicted, "--", color=INK, linewidth=1, label="predicted: a cache that keeps")
+    hits.plot(sizes, measured, "o-", color=colour(0), label="measured")
+    hits.set_ylim(0, 1.1 * max(predicted, default=1))
+    hits.set_title("prefix hits (tokens)", fontsize=9, loc="left")
+    hits.legend(fontsize=7, frameon=False, loc="lower right")
+    waits.plot(sizes, [runs[size].preemptions for size in sizes], "o-", color=colour(1))
+    waits.set_ylim(bottom=0)
+    waits.set_title("preemptions", fontsize=9, loc="left")
+    for axes in (hits, waits):
+        axes.set_xlabel("KV memory (MiB)", fontsize=8)
     return figure
 
 

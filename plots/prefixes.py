@@ -42,7 +42,7 @@ def prefix_map(tree: Any, title: str = "") -> Picture:
     most = max((block.node.readers for block in found), default=1)
     shades = colormaps["YlGnBu"]
     for block in found:
-        _draw(axes, block, shades(0.12 + 0.6 * block.node.readers / most), tree.tokenizer)
+        _draw(axes, block, shades(0.08 + 0.37 * block.node.readers / most), tree.tokenizer)
     axes.set_xlim(0, max((block.start + block.width for block in found), default=1))
     axes.set_ylim(calls, 0)
     axes.set_xlabel("position in the prompt (tokens; an unknown stretch counts one)", fontsize=8)

@@ -62,7 +62,14 @@ def bars(
     axes.set_yticks(at, names, fontsize=8)
     axes.invert_yaxis()
     for place, value in zip(at, values, strict=True):
-        axes.text(value, place, f" {value:.3g}", va="center", fontsize=7, color=INK)
+        axes.text(
+            value,
+            place,
+            f" {value:,.0f}" if value >= 100 else f" {value:.3g}",
+            va="center",
+            fontsize=7,
+            color=INK,
+        )
     axes.set_xlabel(unit, fontsize=8)
     axes.set_title(title, fontsize=9, loc="left")
     return figure

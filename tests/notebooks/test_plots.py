@@ -13,13 +13,14 @@ from weft.cost_model.hardware_file import load
 from weft.cost_model.report import compare
 from weft.cost_model.roofline import predict, step
 from weft.frontend.models.registry import load_model
-from weft.plots.lifetimes import lifetime_chart, step_chart, stretches
+from weft.plots.lifetimes import lifetime_chart, memory_chart, step_chart, stretches
 from weft.plots.passes import pass_chart
 from weft.plots.prefixes import blocks, prefix_map
 from weft.plots.recorded import NoRecord, NoResults, recorded
 from weft.plots.roofline import by_name, comparison_chart, roofline
 from weft.plots.style import bars, picture
 from weft.plots.text import cut, show_diff
+from weft.runtime.results import Stats
 from weft.runtime.trace import StepRecord
 
 ROOT = Path(weft.__file__).resolve().parent
@@ -125,3 +126,8 @@ def test_a_diff_is_escaped_and_coloured() -> None:
 def test_passes_are_drawn(compilation) -> None:
     _ = compilation.plan
     assert is_png(pass_chart(compilation.records))
+
+
+def test_hits_over_memory_are_drawn() -> None:
+    stats = Stats(hits_predicted=10, hits_measured=8, preemptions=1)
+    assert is_png(memory_chart({2.0: stats, 1.5: stats}))
