@@ -95,8 +95,18 @@ LOWERED = (
        (0, None), (0, None), required=("routine",), optional=("why", "of")),
 )  # fmt: skip
 
+PIPELINE = (
+    Op("graph.pipeline", "the tasks of one step over queues, in launch order: see ir/pipeline.py; "
+       "holds = what slots hold before the first task", regions=1,
+       required=("name", "layers", "micro_batches"), optional=("holds",)),
+    Op("graph.task", "a task of a pipeline: kind, queue, what it reads and writes (slot=holds), "
+       "and the tasks whose events it waits for; event_queue = where its own event is recorded, if "
+       "not on its queue", required=("name", "kind", "queue", "layer"),
+       optional=("micro_batch", "event_queue", "pages", "reads", "writes", "waits")),
+)  # fmt: skip
+
 DIALECT = Dialect(
     "graph",
     "the model as tensors: matmul, norm, rope, the attention algebra, mixture of experts",
-    DECLARATIONS + TENSORS + ATTENTION + MOE + LOWERED,
+    DECLARATIONS + TENSORS + ATTENTION + MOE + LOWERED + PIPELINE,
 )
