@@ -47,7 +47,8 @@ def shapes(draw):
     return PipelineShape(
         draw(st.integers(1, 5)), of("sd"), slots, of("r"), of("c"), of("d"),
         lead=draw(st.integers(1, 3)), warm=draw(st.booleans()),
-        start=draw(st.integers(0, slots - 1)), relay=draw(st.integers(1, 3)), staged=draw(st.booleans()),
+        start=draw(st.integers(0, slots - 1)), relay=draw(st.integers(1, 3)),
+        staged=draw(st.booleans()),
     )  # fmt: skip
 
 
