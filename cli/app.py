@@ -63,7 +63,9 @@ def run(
     threads: Threads = 0,
     kv_memory: Kv = "",
     tools: Annotated[Path | None, typer.Option(help="a Python file that holds tools")] = None,
-    trace: Annotated[Path | None, typer.Option(help="write a step trace (JSON)")] = None,
+    trace: Annotated[
+        Path | None, typer.Option(help="write a Chrome trace: ui.perfetto.dev opens it")
+    ] = None,
     remote_concurrency: Annotated[
         int, typer.Option(help="remote model: calls under way at once")
     ] = 8,

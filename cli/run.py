@@ -40,6 +40,20 @@ class OutWithoutRows(RunError):
     hint = "add --rows FILE, or use --json and redirect the output"
 
 
+class TraceNotWritten(RunError):
+    """A trace file that cannot be made."""
+
+    template = "the trace cannot be written to {path}: {problem}"
+    hint = "give --trace a file in a folder that exists and can be written"
+
+
+class NoTraceThere(RunError):
+    """A trace of a model that runs elsewhere."""
+
+    template = "there is no trace of {model}: its steps are those of the server"
+    hint = "run without --trace, or on a model of this machine"
+
+
 @dataclass(frozen=True)
 class RunOptions:
     """The options of `weft run`, as the command line has them."""
@@ -67,8 +81,12 @@ def run(options: RunOptions) -> None:
     arguments = dict(_argument(text) for text in options.arg or [])
     if options.out is not None and options.rows is None:
         raise OutWithoutRows()
+    if options.trace is not None and not options.trace.absolute().parent.is_dir():
+        raise TraceNotWritten(path=options.trace, problem="there is no such folder")
     start = perf_counter()
     executable = _compile(options)
+    if options.trace is not None and executable.engine.trace is None:
+        raise NoTraceThere(model=options.model)
     compiled = perf_counter() - start
     if options.rows is not None:
         _run_rows(executable, arguments, options, compiled)
@@ -218,11 +236,21 @@ def _numbers(stats: Stats, compiled: float) -> dict[str, Any]:
     }
 
 
+def write_trace(executable: Executable, path: Path) -> None:
+    """Write what the run did in the Chrome trace format; raises TraceNotWritten."""
+    from ..runtime.perfetto import chrome_trace
+
+    assert executable.engine.trace is not None
+    try:
+        path.write_text(chrome_trace(executable.engine.trace), encoding="utf-8")
+    except OSError as error:
+        raise TraceNotWritten(path=path, problem=error.strerror or str(error)) from None
+
+
 def _finish(executable: Executable, stats: Stats, options: RunOptions, compiled: float) -> None:
     """Print the closing summary; write the trace."""
     if options.trace is not None:
-        steps = executable.engine.trace.steps if executable.engine.trace else []
-        options.trace.write_text(json.dumps([vars(step) for step in steps]))
+        write_trace(executable, options.trace)
     if options.quiet or options.json:
         return
     first = stats.first_token_seconds

@@ -25,6 +25,9 @@ SHORT = 4
 many rows, waste no rows of a query tile, and wait for no other pool of threads."""
 
 
+Watcher = Callable[[Sequence[tuple[str, str]], Sequence[Launch]], None]
+
+
 class CompiledExecutor:
     """Runs lowered functions of one model; see `step.ModelExecutor`.
 
@@ -56,7 +59,9 @@ class CompiledExecutor:
         self._recipes = [(rows, Recipe(function, memory)) for rows, function in functions]
         self._decode_rows = max((rows for rows, _ in functions), default=0)
         self._logits = torch.empty(max_batch, config.vocab_size)
-        self._plans: dict[int, tuple[StepInput, list[Launch], Tensor]] = {}
+        self._plans: dict[int, tuple[StepInput, list[Launch], Tensor, Recipe]] = {}
+        self.watcher: Watcher | None = None
+        """Runs a step's launches in this one's stead: a trace that times each."""
 
     def forward(self, step: StepInput) -> Tensor:
         """Return logits [R, V] f32, a view that the next call overwrites."""
@@ -66,17 +71,23 @@ class CompiledExecutor:
             if not step.is_decode and step.tokens.shape[0] <= SHORT * self._decode_rows:
                 return self._short(step)
             known = self._plan(step)
-        for function, arguments in known[1]:
-            function(*arguments)
+        self._launch(known[3], known[1])
         return known[2]
+
+    def _launch(self, recipe: Recipe, launches: list[Launch]) -> None:
+        if self.watcher is not None:
+            self.watcher(recipe.kernels, launches)
+            return
+        for function, arguments in launches:
+            function(*arguments)
 
     def _short(self, step: StepInput) -> Tensor:
         """Run a short step of chunks by the kernels of decode steps, a few tokens at a time."""
         found = self._logits[: step.logits_rows.shape[0]]
         for part, wanted in token_rows(step, self._decode_rows):
-            launches, logits = self._recipe(part).bind(by_name(part), self._extents(part))
-            for function, arguments in launches:
-                function(*arguments)
+            recipe = self._recipe(part)
+            launches, logits = recipe.bind(by_name(part), self._extents(part))
+            self._launch(recipe, launches)
             if len(wanted):
                 found.numpy()[wanted] = logits.numpy()  # torch would wake its own pool
         return found
@@ -97,9 +108,10 @@ class CompiledExecutor:
         for pool in self._pools:
             pool.select(1, target).copy_(pool.select(1, source))
 
-    def _plan(self, step: StepInput) -> tuple[StepInput, list[Launch], Tensor]:
+    def _plan(self, step: StepInput) -> tuple[StepInput, list[Launch], Tensor, Recipe]:
         """Bind a step's tensors to launches; decode steps, whose views come again, are kept."""
-        plan = (step, *self._recipe(step).bind(by_name(step), self._extents(step)))
+        recipe = self._recipe(step)
+        plan = (step, *recipe.bind(by_name(step), self._extents(step)), recipe)
         if step.is_decode:
             if len(self._plans) >= KEPT_PLANS:
                 self._plans.clear()

@@ -141,5 +141,5 @@ class ControlFlow(ABC):
         tool = self._machine.tools[name]
         return ToolCall(
             name, tool.function, tuple(operands), tool.returns, tool.timeout, self.row,
-            operation.span,
+            operation.span, self.ticket,
         )  # fmt: skip

@@ -22,7 +22,7 @@ from .scheduler import Scheduler
 from .sequence import Order, Sequence
 from .step import ModelExecutor
 from .table_matcher import fill_masks
-from .trace import StepRecord, Trace
+from .trace import Trace
 from .watch import Finish
 
 
@@ -66,6 +66,8 @@ class Engine:
         self._duplicates = Duplicates()
         self._rows = np.arange(executor.max_batch)
         self.ahead = bool(getattr(executor, "asynchronous", False))
+        if trace is not None:
+            trace.watch(executor, self.ahead)
         self._flight: Flight | None = None
         # What one step can need: the pages of its tokens, and twice one more for each sequence.
         self._most_pages = executor.max_tokens // executor.page_size + 4 * executor.max_batch
@@ -206,7 +208,6 @@ class Engine:
             self._land()
             if self._scheduler.done and self.kv.free < self._most_pages:
                 return  # first let go of what they hold
-        landed = perf_counter()
         chunks = self._scheduler.schedule()
         if not chunks and not self._batch.size:
             self._land()
@@ -221,25 +222,23 @@ class Engine:
             logits = self.executor.forward(step, source)  # type: ignore[call-arg]
         computed = perf_counter()
         draw = self._draw(logits, sampled, running) if sampled else _NOTHING
-        finished = perf_counter()
+        drawn, record = perf_counter(), None
+        if self.trace is not None:
+            times, cached = (start, packed, computed, drawn), self.kv.num_pages - self.kv.free
+            pages = (self.kv.live, cached - self.kv.live)
+            record = self.trace.step(times, self._batch, running, chunks, pages)
         self._score(logits, sampled, chunks)
         self._scheduler.progress(chunks)
         births = self._batch.birth[:sampled].copy()
-        self._flight = Flight(births, tuple(chunks), draw, self._batch.leaves)
+        self._flight = Flight(births, tuple(chunks), draw, self._batch.leaves, record)
         if before is not None:
             self._settle(before)
         if not self.ahead:
             self._land()
         self.steps += 1
         self.computed_tokens += tokens
-        if self.trace is not None:
-            model, sample = computed - packed, finished - computed + landed - start
-            host = perf_counter() - start - model - sample
-            kv_tokens = self._batch.kv_tokens(running + len(chunks))
-            prefill = tokens - running
-            self.trace.steps.append(
-                StepRecord(start, running, prefill, kv_tokens, model, sample, host)
-            )
+        if record is not None:
+            record.ended = perf_counter()
 
     def _draw(self, logits: Tensor, count: int, running: int) -> Draw:
         """Sample a token for each of the first `count` rows; the first `running` are older."""
@@ -270,6 +269,8 @@ class Engine:
         """Take in the draw of a step, in the batch as it is now."""
         drawn = flight.draw.wait()
         now = perf_counter()
+        if flight.record is not None:
+            flight.record.landed = now
         for chunk in flight.chunks:
             if chunk.joins and not chunk.request.first_token_time:
                 chunk.request.first_token_time = now

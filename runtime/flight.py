@@ -10,6 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from .batch import Batch, Chunk
+from .trace import StepRecord
 
 Drawn = tuple[Tensor, Tensor, Tensor]
 """token [S] i32, logprob [S], margin [S], on the host."""
@@ -46,6 +47,8 @@ class Flight:
     chunks: tuple[Chunk, ...]
     draw: Draw
     leaves: int
+    record: StepRecord | None = None
+    """Where the trace wants to know when the draw is there."""
 
     def rows(self, batch: Batch) -> np.ndarray | None:
         """Return each drawn row's row in the batch now, -1 where it has left; None: the same."""

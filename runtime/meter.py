@@ -94,6 +94,7 @@ class HitCounter:
     def begins(self, request: Request) -> None:
         """Count a request when it is admitted; `sequence.resident` is what it need not compute."""
         sequence, hits = request.sequence, self._of.setdefault(request.order[0], Hits())
+        predicted, measured = hits.predicted, hits.measured
         tokens = sequence.tokens[: sequence.length]
         known = self._log.add(tokens)
         if request.counted:
@@ -109,6 +110,9 @@ class HitCounter:
             hits.measured += min(sequence.resident, cap)
             self._record("call", tokens, request.prompt, request.first_logits)
         request.counted = True
+        if self._trace is not None:
+            self._trace.hits_predicted += hits.predicted - predicted
+            self._trace.hits_measured += hits.measured - measured
 
     def known(self, tokens: np.ndarray) -> None:
         """Take note of tokens that a generation has left, with their KV."""

@@ -131,10 +131,9 @@ class ModelCalls:
             branch = self._engine.fork(sequence, handle.length, self._order())
             sequence = self._own(branch, frame)
             sequence.append(ahead)
-        critical = _critical(operation, frame)
-        yield from self._ask(
-            Request(sequence, "prefill", row=self.row, same="fill", critical=critical)
-        )
+        request = Request(sequence, "prefill", row=self.row, span=operation.span, same="fill",
+                          critical=_critical(operation, frame))  # fmt: skip
+        yield from self._ask(request)
         if ahead:
             self._engine.share(handle.sequence, sequence)
             self._free_sequence(sequence)
@@ -153,7 +152,7 @@ class ModelCalls:
             handle.sequence, f"gen {name!r}", self._sampling(operation, frame, occurrence), watch,
             logprobs=bool(operation.attribute("logprobs")), row=self.row,
             same=None if listener else _decides(operation, heal),
-            critical=_critical(operation, frame),
+            critical=_critical(operation, frame), span=operation.span,
         )  # fmt: skip
         yield from self._ask(request)
         self.meter.generated(request)
@@ -176,13 +175,12 @@ class ModelCalls:
             problem = f"select {name!r} has {'an empty option' if encoded else 'no options'}"
             raise ProgramFailed(row=self.row, problem=problem, span=operation.span)
         sequence, what = handle.sequence, f"select {name!r}"
-        critical = _critical(operation, frame)
         scores = yield from self._score_options(
-            sequence, sequence.length, encoded, what, frame, critical
+            sequence, sequence.length, encoded, what, frame, operation
         )
         base = None
         if by == "unconditional":
-            base = yield from self._score_options(sequence, 1, encoded, what, frame, critical)
+            base = yield from self._score_options(sequence, 1, encoded, what, frame, operation)
         best = choose(by, scores, base)
         shares = dict(zip(options, probabilities(scores), strict=True))
         sequence.append(encoded[best])
@@ -221,14 +219,14 @@ class ModelCalls:
         ids = self._machine.tokenizer.encode(heal + text)
         sequence = handle.sequence
         scores = yield from self._score_options(
-            sequence, handle.length, [ids], "score", frame, _critical(operation, frame)
+            sequence, handle.length, [ids], "score", frame, operation
         )
         gone.settle()
         return (sum(scores[0]),)
 
     def _score_options(
         self, parent: Sequence, length: int, options: list[list[int]], what: str, frame: Frame,
-        critical: int,
+        operation: Operation,
     ) -> Step:  # fmt: skip
         """Score options after the first `length` tokens; what is needed for it is freed again."""
 
@@ -241,7 +239,8 @@ class ModelCalls:
         sequence = parent
         if length < parent.length:
             sequence = self._own(self._engine.fork(parent, length, self._order()), frame)
-        scorer = Scorer(options, fork, self._free_sequence, self._ask, what, self.row, critical)
+        scorer = Scorer(options, fork, self._free_sequence, self._ask, what, self.row,
+                        _critical(operation, frame), operation.span)  # fmt: skip
         scores = yield from scorer.run(sequence)
         if sequence is not parent:
             self._free_sequence(sequence)

@@ -62,6 +62,8 @@ class Recipe:
         self._places: dict[str, tuple[Any, ...]] = {}
         self._calls: list[tuple[Any, tuple[int, ...]]] = []
         self.names: list[str] = []
+        self.kernels: list[tuple[str, str]] = []
+        """Of each launch: the kernel or routine, and the graph operation that it computes."""
         region = function.regions[0]
         for value in region.arguments:
             self._places[value.name] = ("input", value.name)
@@ -99,6 +101,10 @@ class Recipe:
         """Resolve one operation; each call's graph operation is kept in `names`, for profiles."""
         if operation.name in {"graph.call", "graph.library"}:
             self.names.append(operation.attribute("of", operation.name))
+            kernel = (
+                operation["kernel"].name if operation.name == "graph.call" else operation["routine"]
+            )
+            self.kernels.append((kernel, self.names[-1]))
         if operation.name == "graph.return":
             self._result = self._place(operation.operands[0].name)
         elif operation.name == "graph.library":

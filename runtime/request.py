@@ -10,6 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from ..ir.diagnostics import WeftError
+from ..ir.source import Span
 from .sequence import Order, Sequence
 
 if TYPE_CHECKING:
@@ -46,6 +47,9 @@ class Request:
     logprobs: bool = False
     row: int = 0
     """The row of data that it works for, for messages."""
+
+    span: Span | None = None
+    """The statement that asks for it."""
 
     same: Hashable = None
     """What else decides its answer (constraint, stops); None: it is computed in any case."""

@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ..ir.source import Span
 from .request import Request
 from .sequence import Sequence as Tokens
 from .tasks import Branches
@@ -55,7 +56,9 @@ class Scorer:
         name: str,
         row: int,
         critical: int = 0,
+        span: Span | None = None,
     ) -> None:
+        self._span = span
         self._options = options
         self._fork = fork
         self._free = free
@@ -112,7 +115,7 @@ class Scorer:
     def _request(self, sequence: Tokens, start: int) -> Request:
         return Request(
             sequence, self._name, score_from=start, row=self._row, same="score",
-            critical=self._critical,
+            critical=self._critical, span=self._span,
         )  # fmt: skip
 
 

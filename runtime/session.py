@@ -126,12 +126,16 @@ class Session:
         instance.most_ahead = claim.ahead
         host.admission.open(claim)
         host.upcoming.opened(arguments)
+        trace = host.engine.trace
+        record = trace.begins(instance.ticket, row) if trace is not None else None
 
         def done(value: Any, error: BaseException | None) -> None:
             del self._open[instance]
             host.admission.close(claim)
             host.upcoming.closed(arguments)
             instance.free(remember=error is None)
+            if record is not None:
+                record.end = perf_counter()
             outcome = error if isinstance(error, Exception) else self._result(instance, value)
             self._ended.append((row, outcome))
 

@@ -109,6 +109,8 @@ class TaskLoop:
 
     def _wake(self, what: Request | ToolCall, value: Any, error: BaseException | None) -> None:
         task = self._waiting.pop(what, None)
+        if self.engine.trace is not None:
+            self.engine.trace.answered(what)
         if task is not None:
             task.waits_for = None
             self._ready.append((task, value, error))
@@ -153,6 +155,8 @@ class TaskLoop:
             self.engine.submit(wish)
         task.waits_for = wish
         self._waiting[wish] = task
+        if self.engine.trace is not None:
+            self.engine.trace.asked(wish)
 
     def _finish(self, task: _Task, value: Any) -> None:
         root, join = task.root, task.join

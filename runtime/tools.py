@@ -37,6 +37,7 @@ class ToolCall:
     timeout: float
     row: int
     span: Span | None
+    instance: int = 0
     deadline: float = field(default=0.0, init=False)
     closed: bool = field(default=False, init=False)
 

@@ -51,6 +51,17 @@ def test_run_prints_the_result_and_the_numbers(hello):
     assert stats["prefix_hits_predicted"] == stats["prefix_hits_measured"] > 0
 
 
+def test_a_trace_is_written_and_a_place_for_it_is_needed(hello, tmp_path):
+    trace = tmp_path / "trace.json"
+    weft("run", hello, "--arg", "name=Ada", "-q", "--trace", trace)
+    events = json.loads(trace.read_text())["traceEvents"]
+    assert any(event["name"] == "take_rows_256" for event in events)  # a kernel, on the device
+    with pytest.raises(WeftError, match="no such folder"):
+        weft("run", hello, "--arg", "name=Ada", "--trace", tmp_path / "nowhere" / "trace.json")
+    with pytest.raises(WeftError, match="cannot be written"):
+        weft("run", hello, "--arg", "name=Ada", "-q", "--trace", tmp_path)
+
+
 def test_rows_are_written_in_order_and_resumed(hello, tmp_path):
     rows, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
     rows.write_text("".join(json.dumps({"name": name}) + "\n" for name in "abc"))

@@ -1,0 +1,66 @@
+"""A trace to look at: who worked when, and what memory it took."""
+
+from __future__ import annotations
+
+from ..ir.display.timeline import Amounts, Interval, Series, Timeline, Track
+from ..ir.display.units import bytes_text, seconds_text
+from ..ir.display.view import Facts, Figure, View
+from .perfetto import device_spans, lanes
+from .trace import Trace
+
+MOST_TRACKS = 24
+"""Lanes of program instances that a picture shows."""
+
+
+def trace_view(trace: Trace) -> View:
+    """Return a run's figures, its timeline, and its KV memory over time."""
+    model = sum(end - start for _, start, end in device_spans(trace))
+    draws = sum(step.drawn - step.computed for step in trace.steps)
+    whole = sum(step.ended - step.start for step in trace.steps)
+    peak = max((step.live_pages for step in trace.steps), default=0)
+    facts = (
+        ("steps", f"{len(trace.steps):,}"), ("in steps", seconds_text(whole)),
+        ("model", seconds_text(model)), ("draws", seconds_text(draws)),
+        ("prefix hits", f"{trace.hits_measured:,} tokens"),
+        ("peak KV", f"{peak:,} pages, {bytes_text(peak * trace.page_bytes)}"),
+    )  # fmt: skip
+    figures = (Figure(gantt(trace), "who worked when"), Figure(memory(trace), "KV memory"))
+    title = f"{len(trace.instances)} program instances"
+    return View("trace", title, (Facts(facts), *figures))
+
+
+def gantt(trace: Trace, width: float = 720.0) -> Timeline:
+    """Return the run as tracks: the host, the device, then the lanes of each instance."""
+    host = tuple(
+        Interval(start, end, f"step {step.number}: {name}", f"host {name}", f"step-{step.number}")
+        for step in trace.steps
+        for name, start, end in (
+            ("schedule", step.start, step.packed), ("draw", step.computed, step.drawn),
+            ("advance", step.drawn, step.ended),
+        )
+    )  # fmt: skip
+    device = tuple(
+        Interval(start, end, f"step {step.number}: {step.name}",
+                 "prefill" if step.prefill_tokens else "decode", f"step-{step.number}")
+        for step, start, end in device_spans(trace)
+    )  # fmt: skip
+    rows: dict[str, list[Interval]] = {}
+    for lane, wait in lanes(trace.waits):
+        line = wait.span.line if wait.span is not None else 0
+        name = f"row {wait.row}" + (f" ·{lane + 1}" if lane else "")
+        key = f"line-{line}" if line else ""
+        rows.setdefault(name, []).append(Interval(wait.start, wait.end, wait.name, wait.kind, key))
+    shown = sorted(rows.items(), key=lambda item: item[1][0].start)[:MOST_TRACKS]
+    tracks = [Track("host", host), Track("device", device)]
+    tracks += [Track(name, tuple(found)) for name, found in shown]
+    return Timeline("who worked when", tuple(tracks), width)
+
+
+def memory(trace: Trace, width: float = 720.0) -> Amounts:
+    """Return the KV pages in use, and those that are kept for who asks again, over time."""
+    pages = [(step.drawn, step.live_pages, step.cached_pages) for step in trace.steps]
+    live = Series("live", tuple((time, float(live)) for time, live, _ in pages))
+    kept = Series("live and cached", tuple((time, float(a + b)) for time, a, b in pages))
+    return Amounts(
+        "KV memory over time", (kept, live), "pages", trace.num_pages, "all pages", width
+    )
