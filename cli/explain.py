@@ -16,6 +16,7 @@ from .run import read_rows, remote_options
 if TYPE_CHECKING:
     from ..compiler import Compilation
     from ..cost_model.hardware import Hardware
+    from ..cost_model.roofline import OpCost
 
 CONTEXT = 256
 """Tokens that each sequence of the priced decode step has."""
@@ -60,7 +61,8 @@ def explain(options: ExplainOptions) -> None:
     emit(_prices(compilation, options))
 
 
-def _hardware() -> Hardware:
+def hardware_here() -> Hardware:
+    """Return this machine as `weft calibrate` measured it, or round figures where it has not."""
     from ..cost_model.hardware_file import load
 
     measured = hardware_path()
@@ -72,14 +74,11 @@ def _hardware() -> Hardware:
 
 def _prices(compilation: Compilation, options: ExplainOptions) -> str:
     """Return predicted and measured time of a decode step, one line a kind of operation."""
-    from ..cost_model.binding import decode
     from ..cost_model.report import compare, comparison_table, grouped, step_table
-    from ..cost_model.roofline import predict, step
+    from ..cost_model.roofline import step
 
-    hardware = _hardware()
-    regime = next(r for r in compilation.regimes if r.rows == 0 or options.batch <= r.rows)
-    graph = next(r.before for r in regime.records if r.name == "lower-to-tiles")
-    costs = predict(graph, decode(options.batch, CONTEXT), hardware)
+    hardware = hardware_here()
+    costs = priced_step(compilation, options.batch, hardware)
     title = f"a decode step: batch {options.batch}, {CONTEXT} tokens each, on {hardware.name}"
     if not options.measure:
         return f"{title}\n{step_table(step(costs))}"
@@ -89,6 +88,16 @@ def _prices(compilation: Compilation, options: ExplainOptions) -> str:
         predicted[name] = cost.seconds if name not in predicted else predicted[name] + cost.seconds
     measured = measure_step(compilation, options.batch)
     return f"{title}\n{comparison_table(compare(predicted, measured))}"
+
+
+def priced_step(compilation: Compilation, batch: int, hardware: Hardware) -> list[OpCost]:
+    """Return the price of each operation of a decode step, as `measure_step` runs it."""
+    from ..cost_model.binding import decode
+    from ..cost_model.roofline import predict
+
+    regime = next(r for r in compilation.regimes if r.rows == 0 or batch <= r.rows)
+    graph = next(r.before for r in regime.records if r.name == "lower-to-tiles")
+    return predict(graph, decode(batch, CONTEXT), hardware)
 
 
 def measure_step(compilation: Compilation, batch: int, rounds: int = 20) -> dict[str, float]:

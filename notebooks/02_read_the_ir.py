@@ -7,7 +7,6 @@
 
 # %%
 import weft
-from weft.ir.printer import print_module
 
 judge = weft.compile("../examples/essay_judge.weft", model="tiny-dense")
 list(judge.stages)
@@ -19,18 +18,16 @@ list(judge.stages)
 # The passes of this stage have marked what is shared (`prefix`).
 
 # %%
-print(judge.stages["program"])
+judge.stages["program"]
 
 # %% [markdown]
 # ## Plan IR
 #
 # What the engine executes. Text that is known is tokens now; a stream is a handle on keys and
-# values (`kv`); the fork's branches go on from one prefill. (Long attributes are cut here.)
+# values (`kv`); the fork's branches go on from one prefill. Scroll to the right for the attributes.
 
 # %%
-from weft.plots.text import cut
-
-print(cut(judge.stages["plan"], width=150))
+judge.stages["plan"]
 
 # %% [markdown]
 # ## What each pass did
@@ -39,6 +36,8 @@ print(cut(judge.stages["plan"], width=150))
 # and why (`left`), beside the line of the source.
 
 # %%
+from weft.plots.text import cut
+
 print(cut(judge.explain(), width=150, lines=32))
 
 # %% [markdown]
@@ -73,6 +72,7 @@ show_diff(judge.diff("free-kv"))
 
 # %%
 from weft.ir.parser import parse_module
+from weft.ir.printer import print_module
 
 plan = judge.stages["plan"]
 assert parse_module(print_module(plan)) == plan

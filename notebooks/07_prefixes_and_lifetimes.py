@@ -53,13 +53,10 @@ tree = judge.prefix_tree(ROWS)
 prefix_map(tree)
 
 # %% [markdown]
-# The same as text says why prompts part where they do. `weft explain FILE --rows ROWS` prints it.
+# The tree shows itself with its texts, too: a row a stretch, darker where more calls read it.
 
 # %%
-from weft.passes.program.prefix_text import draw_tree
-from weft.plots.text import cut
-
-print(cut(draw_tree(tree), width=140, lines=14))
+tree
 
 # %% [markdown]
 # ## Run it: predicted and measured

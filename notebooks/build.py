@@ -20,7 +20,7 @@ from nbclient import NotebookClient
 
 FOLDER = Path(__file__).resolve().parent
 PAIRED = {"formats": "ipynb,py:percent"}
-SECONDS_A_CELL = 120
+SECONDS_A_CELL = 240
 
 
 def names() -> list[str]:

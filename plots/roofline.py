@@ -1,69 +1,65 @@
-"""The roofline of a level with operations as points, and predictions beside measurements."""
+"""Predictions beside measurements: on a roofline, and as intervals."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from ..cost_model.hardware import Level
-from ..cost_model.report import Comparison, grouped
+from ..cost_model.picture import Roofline
+from ..cost_model.report import Comparison
 from ..cost_model.roofline import OpCost
-from .style import COLOURS, INK, Picture, colour, picture
+from ..ir.display.roofline import Point, RooflinePlot
+from ..ir.display.view import Figure, Said, Shown, View
+from .style import COLOURS, INK, Picture, picture
 
 LEAST_FLOPS = 1.0
 """Operations below it (copies of rows) have no place on a roofline."""
 
 
-def roofline(
-    level: Level,
-    costs: Iterable[OpCost],
-    measured_s: Mapping[str, float] | None = None,
-    dtype: str = "f32",
-    title: str = "",
-) -> Picture:
-    """Return attainable FLOP/s over operational intensity, with a point a kind of operation.
+@dataclass(frozen=True)
+class MeasuredRoofline(Shown):
+    """A roofline with a point for each kind of operation, and a ring where it was measured.
 
-    A memory is a slope, each its read bandwidth; the flat roof is the rate of matrix products of
-    `dtype`. A ring is where the prediction puts an operation; a dot is where `measured_s` (seconds
-    by operation name, all its launches together) found it. Both logarithmic.
+    `measured_s` is seconds by operation name, all its launches of a step together.
     """
-    kinds = by_name(costs)
-    figure, axes = picture(7.5, 4.2)
-    axes.set_xscale("log")
-    axes.set_yscale("log")
-    places = {name: cost.work.intensity for name, cost in kinds.items()}
-    low = min([0.1, *(0.5 * place for place in places.values())])
-    high = max([100.0, *(4 * place for place in places.values())])
-    _roofs(axes, level, dtype, low, high)
-    for number, (name, cost) in enumerate(kinds.items()):
-        shade, at = colour(number), places[name]
-        predicted = cost.work.flops / cost.seconds.expected
+
+    title: str
+    level: Level
+    costs: tuple[OpCost, ...]
+    measured_s: Mapping[str, float]
+
+    def plot(self) -> RooflinePlot:
+        """Return the picture."""
+        kinds = by_name(self.costs)
+        base = Roofline.of(self.title, self.level, self.costs).plot()
+        predicted = [self._point(name, cost, cost.seconds.expected) for name, cost in kinds.items()]
+        reached = [
+            replace(self._point(name, kinds[name], seconds), hollow=True)
+            for name, seconds in self.measured_s.items()
+            if name in kinds
+        ]
+        return replace(base, points=(*predicted, *reached))
+
+    def view(self) -> View:
+        """Return the picture, and how to read it."""
+        said = Said("A point is what the cost model predicts, a ring what was measured.")
+        return View("roofline", self.title, (Figure(self.plot()), said))
+
+    def _point(self, name: str, cost: OpCost, seconds: float) -> Point:
         label = name.removeprefix("graph.")
-        axes.plot(at, predicted, "o", markerfacecolor="none", markeredgecolor=shade, label=label)
-        if measured_s and name in measured_s:
-            reached = cost.work.flops / measured_s[name]
-            axes.plot([at, at], [predicted, reached], color=shade, linewidth=0.8)
-            axes.plot(at, reached, "o", color=shade, markersize=5)
-    axes.set_xlim(low, high)
-    axes.set_xlabel("operational intensity (FLOP per byte)", fontsize=8)
-    axes.set_ylabel("FLOP/s", fontsize=8)
-    told = "ring: predicted" + (", dot: measured here" if measured_s else "")
-    axes.set_title(title or f"roofline of {level.name}; {told}", fontsize=9, loc="left")
-    axes.legend(fontsize=7, frameon=False, loc="lower right")
-    return figure
+        return Point(label, cost.work.intensity, cost.work.flops / seconds, label, seconds)
 
 
 def by_name(costs: Iterable[OpCost]) -> dict[str, OpCost]:
     """Return the work and time of each kind of operation that computes, all launches together."""
-    from dataclasses import replace
-
     kinds: dict[str, OpCost] = {}
-    for cost in grouped(costs):
-        if cost.work.flops < LEAST_FLOPS:
-            continue
-        seen = kinds.get(cost.operation)
-        kinds[cost.operation] = cost if seen is None else replace(
-            seen, work=seen.work + cost.work, seconds=seen.seconds + cost.seconds
-        )  # fmt: skip
+    for cost in costs:
+        if cost.work.flops >= LEAST_FLOPS:
+            seen = kinds.get(cost.operation)
+            kinds[cost.operation] = cost if seen is None else replace(
+                seen, work=seen.work + cost.work, seconds=seen.seconds + cost.seconds
+            )  # fmt: skip
     return kinds
 
 
@@ -87,23 +83,3 @@ def comparison_chart(comparisons: Sequence[Comparison], title: str = "") -> Pict
     told = "bar: predicted, from best to worst; dot: measured; x: measured over expected"
     axes.set_title(title or told, fontsize=9, loc="left")
     return figure
-
-
-def _roofs(axes, level: Level, dtype: str, low: float, high: float) -> None:  # noqa: ANN001
-    roof = level.matmul_rate(dtype).median
-    for number, memory in enumerate(level.memories):
-        bandwidth = memory.read.median
-        ridge = roof / bandwidth
-        axes.plot([low, min(ridge, high)], [low * bandwidth, min(roof, high * bandwidth)],
-                  color=INK, linewidth=1.2 if memory is level.main else 0.7,
-                  linestyle="-" if memory is level.main else "--")  # fmt: skip
-        axes.annotate(f"{memory.name} {bandwidth / 1e9:.0f} GB/s", (low, low * bandwidth),
-                      xytext=(4, 2), textcoords="offset points", fontsize=7, rotation=0,
-                      va="bottom" if number % 2 == 0 else "top")  # fmt: skip
-        if memory is level.main and ridge < high:
-            axes.axvline(ridge, color=INK, linewidth=0.5, linestyle=":")
-    slowest = min(roof / level.main.read.median, high)
-    fastest = min(roof / level.memories[0].read.median, high)
-    axes.plot([min(slowest, fastest), high], [roof, roof], color=INK, linewidth=1.2)
-    axes.text(high, roof, f"{dtype} products {roof / 1e9:.0f} GFLOP/s", fontsize=7, ha="right",
-              va="bottom")  # fmt: skip

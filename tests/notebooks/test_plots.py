@@ -13,11 +13,12 @@ from weft.cost_model.hardware_file import load
 from weft.cost_model.report import compare
 from weft.cost_model.roofline import predict, step
 from weft.frontend.models.registry import load_model
+from weft.plots.gpu_kernels import attention_chart
 from weft.plots.lifetimes import lifetime_chart, memory_chart, step_chart, stretches
 from weft.plots.passes import pass_chart
 from weft.plots.prefixes import blocks, prefix_map
 from weft.plots.recorded import NoRecord, NoResults, recorded
-from weft.plots.roofline import by_name, comparison_chart, roofline
+from weft.plots.roofline import MeasuredRoofline, by_name, comparison_chart
 from weft.plots.style import bars, picture
 from weft.plots.text import cut, show_diff
 from weft.runtime.results import Stats
@@ -67,18 +68,33 @@ def test_steps_are_drawn() -> None:
     assert is_png(step_chart([]))
 
 
-def test_a_roofline_has_a_point_for_each_kind_that_computes() -> None:
+def test_a_roofline_has_a_point_for_each_kind_and_a_ring_where_measured() -> None:
     _, graph = load_model("random:llama-1b")
     hardware = load("cpu-generic")
-    costs = predict(graph, decode(4, 256), hardware)
+    costs = tuple(predict(graph, decode(4, 256), hardware))
     kinds = by_name(costs)
     assert {"graph.matmul", "graph.partial"} <= set(kinds)
-    whole = step(costs)
-    assert sum(cost.work.flops for cost in kinds.values()) == pytest.approx(whole.work.flops)
+    assert sum(cost.work.flops for cost in kinds.values()) == pytest.approx(step(costs).work.flops)
     measured = {name: 2 * cost.seconds.expected for name, cost in kinds.items()}
-    assert is_png(roofline(hardware.level(), costs, measured))
+    shown = MeasuredRoofline("a step", hardware.level(), costs, measured | {"graph.other": 1.0})
+    points = shown.plot().points
+    assert len(points) == 2 * len(kinds)
+    for point, ring in zip(points[: len(kinds)], points[len(kinds) :], strict=True):
+        assert not point.hollow and ring.hollow and point.name == ring.name
+        assert ring.rate == pytest.approx(point.rate / 2)
+    assert "<svg" in shown._repr_html_()
     compared = compare({name: cost.seconds for name, cost in kinds.items()}, measured)
     assert is_png(comparison_chart(compared))
+
+
+def test_recorded_attention_has_a_bar_a_case() -> None:
+    record = recorded("gpu_kernels", ROOT / "bench" / "results")
+    figure = attention_chart(record)
+    names = [label.get_text() for label in figure.axes[0].get_xticklabels()]
+    assert "64x4096" in names and all(f"decode_{name}_page16" in record for name in names)
+    heights = [bar.get_height() for bar in figure.axes[0].patches]
+    assert record["decode_64x4096_page16"]["of_copy"] in heights
+    assert record.provenance("decode") in figure.axes[0].get_title(loc="left")
 
 
 def test_records_say_where_they_are_from() -> None:
