@@ -66,9 +66,10 @@ def lifetime_chart(plan: Module, program: str) -> Picture:
 
 
 def step_chart(steps: Sequence[Any], capacity: int | None = None) -> Picture:
-    """Return a run's steps (`StepRecord`s): tokens computed by kind, and KV tokens held.
+    """Return a run's steps (`StepRecord`s): tokens computed by kind, and KV pages in use.
 
-    `capacity` is the KV memory in tokens, drawn as a line where it comes near.
+    Live pages are held by sequences, cached ones by the prefix tree alone. `capacity` is the KV
+    memory in pages, drawn as a line where it comes near.
     """
     figure, (top, below) = picture(9, 2.8, columns=2)
     at = range(len(steps))
@@ -77,16 +78,16 @@ def step_chart(steps: Sequence[Any], capacity: int | None = None) -> Picture:
     top.bar(at, decode, width=1.0, color=colour(0), label="decode")
     top.bar(at, prefill, width=1.0, bottom=decode, color=colour(4), label="prefill")
     top.set_title("tokens computed in each step", fontsize=9, loc="left")
-    top.legend(fontsize=7, frameon=False)
-    held = [step.kv_tokens for step in steps]
-    below.fill_between(at, held, step="mid", color=colour(5), alpha=0.5)
-    below.plot(at, held, drawstyle="steps-mid", color=colour(0), linewidth=1)
-    if capacity is not None and capacity < 3 * max(held, default=1):
+    pages = [[step.live_pages for step in steps], [step.cached_pages for step in steps]]
+    below.stackplot(at, *pages, step="mid", colors=(colour(0), FAINT), labels=("live", "cached"))
+    most = max(map(sum, zip(*pages, strict=True)), default=1)
+    if capacity is not None and capacity < 3 * most:
         below.axhline(capacity, color=colour(1), linewidth=1)
         below.text(0, capacity, "capacity", fontsize=7, color=colour(1), va="bottom")
     below.set_ylim(bottom=0)
-    below.set_title("KV tokens read by each step's sequences", fontsize=9, loc="left")
+    below.set_title("KV pages in use", fontsize=9, loc="left")
     for axes in (top, below):
+        axes.legend(fontsize=7, frameon=False)
         axes.set_xlabel("step", fontsize=8)
     return figure
 

@@ -22,7 +22,6 @@ from weft.plots.roofline import MeasuredRoofline, by_name, comparison_chart
 from weft.plots.style import bars, picture
 from weft.plots.text import cut, show_diff
 from weft.runtime.results import Stats
-from weft.runtime.trace import StepRecord
 
 ROOT = Path(weft.__file__).resolve().parent
 ROWS = [
@@ -63,9 +62,14 @@ def test_stretches_are_those_of_the_plan(compilation) -> None:
 
 
 def test_steps_are_drawn() -> None:
-    steps = [StepRecord(0.0, 0, 40, 40, 0.1, 0.1, 0.1), StepRecord(0.1, 2, 0, 82, 0.1, 0.1, 0.1)]
-    assert is_png(step_chart(steps, capacity=100))
-    assert is_png(step_chart([]))
+    executable = weft.compile(ROOT / "examples" / "essay_judge.weft", trace=True)
+    executable.run(**ROWS[0])
+    trace = executable.engine.trace
+    assert trace is not None and trace.steps
+    figure = step_chart(trace.steps, capacity=8)
+    heights = [bar.get_height() for bar in figure.axes[0].patches]
+    assert sum(heights) == executable.engine.computed_tokens
+    assert is_png(figure) and is_png(step_chart([]))
 
 
 def test_a_roofline_has_a_point_for_each_kind_and_a_ring_where_measured() -> None:
