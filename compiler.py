@@ -17,15 +17,19 @@ from .frontend.open import OpenProgram, open_program
 from .ir.core import Module
 from .ir.diagnostics import Warning, WeftNameError
 from .loading import (
+    activation_dtype,
     compiled_executor,
     compiled_sampler,
     device_executor,
     device_sampler,
+    join_ranks,
+    kv_dtype,
     page_size,
     reference_executor,
+    serve,
     weight_dtype,
 )
-from .options import Options
+from .options import Launch, Options
 from .passes.manager import Context, PassRecord, run_passes
 from .passes.pipeline import LOWERING, PLAN_PASSES, PROGRAM_PASSES
 from .passes.program.lower_to_plan import NoVocabulary
@@ -91,6 +95,7 @@ class Compilation:
         self.name = name
         self.model = model
         self.options = options or Options.from_env()
+        self.launch = Launch.from_env()
         self.records: list[PassRecord] = []
 
     @cached_property
@@ -172,16 +177,30 @@ class Compilation:
         """The model lowered for each kind of step: decode by rows, and any step."""
         from .passes.tile.regimes import lower_for_gpu, lower_model
 
-        checkpoint, format = self._need_checkpoint(), weight_dtype(self.options)
-        limits = {"max_tokens": self.options.max_tokens, "max_batch": self.options.max_batch}
-        model = (checkpoint.config, checkpoint.graph)
+        options, model = self.options, (self._need_checkpoint().config, self._rank_graph())
+        known: dict[str, Any] = {"max_tokens": options.max_tokens, "max_batch": options.max_batch}
+        known |= {"weights": weight_dtype(options), "kv": kv_dtype(options)}
         if self.on_gpu:
-            regimes = lower_for_gpu(*model, **limits, format=format, kv=format)
+            regimes = lower_for_gpu(*model, **known, activations=activation_dtype(options))
         else:
-            regimes = lower_model(*model, **limits, weights=format)
+            regimes = lower_model(*model, **known)
         for regime in regimes:
             self.records += [record for record in regime.records if record not in self.records]
         return regimes
+
+    def _rank_graph(self) -> Module:
+        """Return the model's step, or the part of it that this rank computes."""
+        from .passes.graph.tensor_parallel import TensorParallel
+
+        checkpoint, step = (
+            self._need_checkpoint(),
+            TensorParallel(self.launch.rank, self.options.tp),
+        )
+        if self.options.tp == 1:
+            return checkpoint.graph
+        graph, records = run_passes((step,), checkpoint.graph, Context(model_name=checkpoint.name))
+        self.records += records
+        return graph
 
     @property
     def graph(self) -> Module:
@@ -227,10 +246,11 @@ class Compilation:
         """The model in memory, ready for steps."""
         checkpoint = self._need_checkpoint()
         if self.options.executor == "reference":
-            return reference_executor(checkpoint, self.options)
-        if self.on_gpu:
-            return device_executor(checkpoint, self.regimes, self.kernels, self.options)
-        return compiled_executor(checkpoint, self.regimes, self.kernels, self.options)
+            join_ranks(self.options, self.launch, self._rank_graph)
+            return reference_executor(checkpoint, self._rank_graph(), self.options)
+        join_ranks(self.options, self.launch, lambda: self.kernels)
+        make = device_executor if self.on_gpu else compiled_executor
+        return make(checkpoint, self.regimes, self.kernels, self.options)
 
     @cached_property
     def sampler(self) -> SampleKernel:
@@ -259,9 +279,11 @@ class Compilation:
         return explanation(self)
 
     def executable(self) -> Executable:
-        """Return what runs the program."""
+        """Return what runs the program; a rank other than 0 serves that one, and then exits."""
         if self.remote is not None:
             return remote_executable(self, self.remote)
+        if self.options.tp > 1 and self.launch.rank:
+            serve(self.executor)
         from .runtime.executable import Executable
         from .runtime.trace import Trace
 

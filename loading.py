@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from .frontend.checkpoint import Checkpoint
 from .ir.core import Module
-from .options import Options
+from .ir.model import ModelConfig
+from .options import Launch, Options
 
 if TYPE_CHECKING:
     from .passes.tile.regimes import Regime
@@ -17,12 +18,22 @@ if TYPE_CHECKING:
     from .runtime.weights import Progress, TensorSource
 
 PAGE_SIZE = 16
-_FORMATS = {"f32": "f32", "bf16": "bf16", "int8": "i8"}
+_FORMATS = {"f32": "f32", "bf16": "bf16", "int8": "i8", "fp8": "f8e4m3"}
 
 
 def weight_dtype(options: Options) -> str:
     """Return the IR's name of the weight format that the options ask for."""
     return _FORMATS[options.weights]
+
+
+def activation_dtype(options: Options) -> str:
+    """Return what is computed between kernels: f32, and bf16 on a GPU with narrower weights."""
+    return "bf16" if options.target == "cuda" and options.weights != "f32" else "f32"
+
+
+def kv_dtype(options: Options) -> str:
+    """Return the IR's name of the format of keys and values: the activations' unless asked."""
+    return _FORMATS[options.kv] if options.kv else activation_dtype(options)
 
 
 def tensor_source(checkpoint: Checkpoint, options: Options, device: str = "cpu") -> TensorSource:
@@ -44,23 +55,54 @@ def page_size(options: Options) -> int:
 
 def page_count(checkpoint: Checkpoint, options: Options) -> int:
     """Return how many pages of keys and values the memory bound allows, at least one."""
-    config = checkpoint.config
-    page = config.layers * 2 * config.kv_heads * PAGE_SIZE * config.head_dim * 4
+    from .ir.types import DTYPE_BYTES
+
+    config, element = rank_config(checkpoint, options), DTYPE_BYTES[kv_dtype(options)]
+    page = config.layers * 2 * config.kv_heads * PAGE_SIZE * config.head_dim * element
     return max(1, options.kv_memory // page)
 
 
-def reference_executor(checkpoint: Checkpoint, options: Options) -> ModelExecutor:
+def rank_config(checkpoint: Checkpoint, options: Options) -> ModelConfig:
+    """Return the model's configuration, or that of the part that a rank holds."""
+    from .passes.graph.tensor_parallel import local_config
+
+    return local_config(checkpoint.config, options.tp)
+
+
+def join_ranks(options: Options, launch: Launch, ready: Callable[[], Any]) -> None:
+    """Meet the other ranks of a tensor-parallel run when `ready` has done what needs none of them.
+
+    Raises NotLaunched.
+    """
+    if options.tp > 1:
+        from .runtime.ranks import join, require_launched
+
+        require_launched(options.tp, launch.count)
+        ready()
+        join(launch.local_rank if options.target == "cuda" else None)
+
+
+def serve(executor: ModelExecutor) -> NoReturn:
+    """Run the steps that rank 0 announces, then end this process."""
+    from .runtime.ranks import follow
+
+    follow(executor)
+    raise SystemExit(0)
+
+
+def reference_executor(checkpoint: Checkpoint, graph: Module, options: Options) -> ModelExecutor:
     """Return an executor that runs the graph by its meaning: slow, and always right."""
     from .codegen.graph_reference import GraphRun
     from .runtime.executor import ReferenceExecutor
+    from .runtime.ranks import exchange
     from .runtime.weights import load_weights
 
     pages = page_count(checkpoint, options)
-    loaded = load_weights(checkpoint.graph, tensor_source(checkpoint, options))
+    loaded = load_weights(graph, tensor_source(checkpoint, options))
     weights = {name: weight.dense() for name, weight in loaded.items()}
-    run = GraphRun(checkpoint.graph, weights, slots=pages * PAGE_SIZE)
+    run = GraphRun(graph, weights, slots=pages * PAGE_SIZE, exchange=exchange)
     return ReferenceExecutor(
-        checkpoint.config,
+        rank_config(checkpoint, options),
         run,
         num_pages=pages,
         max_batch=options.max_batch,
@@ -83,13 +125,14 @@ def compiled_executor(
     functions = Module(tuple(regime.function for regime in regimes))
     weights = load_weights(functions, tensor_source(checkpoint, options))
     return CompiledExecutor(
-        checkpoint.config,
+        rank_config(checkpoint, options),
         [(regime.rows, regime.function) for regime in regimes],
         kernels,
         weights,
         num_pages=page_count(checkpoint, options),
         max_batch=options.max_batch,
         max_tokens=options.max_tokens,
+        kv_format=kv_dtype(options),
     )
 
 
@@ -101,20 +144,24 @@ def device_executor(
     from .runtime.device import Device
     from .runtime.executor import page_bytes
     from .runtime.graphs import CudaGraphs
+    from .runtime.ranks import least
     from .runtime.weights import DTYPES, weight_bytes
 
-    format = weight_dtype(options)
+    format, kv = weight_dtype(options), kv_dtype(options)
     device = Device.find()
-    device.require_format(format)
-    page = page_bytes(checkpoint.config, DTYPES[format].itemsize, page_size(options))
+    for name in {format, kv}:
+        device.require_format(name)
+    config = rank_config(checkpoint, options)
+    page = page_bytes(config, DTYPES[kv].itemsize, page_size(options))
     functions = Module(tuple(regime.function for regime in regimes))
     working = page + max(function["memory"]["bytes"] for function in functions.operations)
     left = device.require_room(checkpoint.name, format, weight_bytes(functions), working)
     memory = min(options.kv_memory, left) if options.kv_memory else left
-    pages = max(1, memory // page)
-    return executor_on(
-        checkpoint, regimes, kernels, options, pages, device.place, CudaGraphs(), progress
-    )
+    pages = least(max(1, memory // page))
+    with device.watched(checkpoint.name):
+        return executor_on(
+            checkpoint, regimes, kernels, options, pages, device.place, CudaGraphs(), progress
+        )
 
 
 def executor_on(
@@ -127,7 +174,7 @@ def executor_on(
     from .runtime.device_executor import DeviceExecutor
     from .runtime.weights import DTYPES, load_weights
 
-    config, format = checkpoint.config, weight_dtype(options)
+    config, kv = rank_config(checkpoint, options), kv_dtype(options)
     source = tensor_source(checkpoint, options, device)
     functions = Module(tuple(regime.function for regime in regimes))
     weights = load_weights(functions, source, device, progress)
@@ -135,12 +182,12 @@ def executor_on(
     tiles, _ = tuned(parts, shared=True)
     shape = Shape(
         config.heads, config.kv_heads, config.head_dim, parts.page, tiles.rows_few,
-        tiles.rows_many, max(parts.page, tiles.keys, tiles.keys_many), DTYPES[format].itemsize,
+        tiles.rows_many, max(parts.page, tiles.keys, tiles.keys_many), DTYPES[kv].itemsize,
     )  # fmt: skip
     return DeviceExecutor(
         config, [(regime.rows, regime.function) for regime in regimes], kernels, weights, shape,
         num_pages=pages, max_batch=options.max_batch,
-        max_tokens=options.max_tokens, kv_format=format, device=device, recorder=recorder,
+        max_tokens=options.max_tokens, kv_format=kv, device=device, recorder=recorder,
     )  # fmt: skip
 
 

@@ -10,7 +10,8 @@ from typing import Any
 
 from .ir.diagnostics import WeftError
 
-WEIGHT_FORMATS = ("f32", "bf16", "int8")
+WEIGHT_FORMATS = ("f32", "bf16", "int8", "fp8")
+KV_FORMATS = ("", "f32", "bf16", "fp8")
 EXECUTORS = ("compiled", "reference")
 TARGETS = ("cpu", "cuda")
 GPU_DEFAULTS = {"weights": "bf16", "kv_memory": 0, "max_batch": 256, "max_tokens": 16384}
@@ -73,26 +74,47 @@ class RemoteOptions:
 
 
 @dataclass(frozen=True)
+class Launch:
+    """What torchrun tells a process: its rank, how many there are, its number on this machine."""
+
+    rank: int = 0
+    count: int = 1
+    local_rank: int = 0
+
+    @staticmethod
+    def from_env(environment: Mapping[str, str] | None = None) -> Launch:
+        """Return what RANK, WORLD_SIZE and LOCAL_RANK say; one process where they are not set."""
+        env = os.environ if environment is None else environment
+        named = zip(("RANK", "WORLD_SIZE", "LOCAL_RANK"), (0, 1, 0), strict=True)
+        return Launch(*(int(env.get(name) or default) for name, default in named))
+
+
+@dataclass(frozen=True)
 class Options:
     """What a compilation may choose.
 
     `target` is `cpu`, or `cuda`: one NVIDIA GPU, which brings defaults of its own (GPU_DEFAULTS).
-    `weights` is the format that weights are kept in; `executor` is `compiled`, or `reference` for
+    `weights` is the format that weights are kept in, `kv` that of keys and values (empty: f32, on a
+    GPU bf16); fp8 needs a GPU. `executor` is `compiled`, or `reference` for
     the meaning of the graph run operation by operation; `kv_memory` bounds keys and values in
     bytes (0, on a GPU: what its memory has room for); `threads` of a CPU (0: every core; one
     process has one pool, sized by the first model that it loads); `max_batch` sequences and
     `max_tokens` rows bound one step. `cache` holds compiled kernels (None: the user's cache
-    folder). `prove` refuses kernels without a bounds proof; `trace` records every step.
-    `validate` checks after each pass over the program that it kept what the program means.
+    folder). `tp` processes, started by torchrun, hold a part of the model each, on a GPU each or on
+    this CPU; rank 0 runs the program. `prove` refuses kernels without a bounds proof; `trace`
+    records every step. `validate` checks after each pass over the program that it kept what the
+    program means.
     """
 
     target: str = "cpu"
     weights: str = "f32"
+    kv: str = ""
     executor: str = "compiled"
     threads: int = 0
     kv_memory: int = 256 << 20
     max_batch: int = 16
     max_tokens: int = 512
+    tp: int = 1
     seed: int = 0
     cache: Path | None = None
     prove: bool = True
@@ -102,9 +124,13 @@ class Options:
 
     def __post_init__(self) -> None:
         _one_of("weights", self.weights, WEIGHT_FORMATS)
+        _one_of("kv", self.kv, KV_FORMATS)
+        if self.target == "cpu" and "fp8" in (self.weights, self.kv):
+            hint = "weights=int8 is as small there, and kv=bf16 half of f32"
+            raise BadOption(problem="fp8 needs a GPU: a CPU has no such products", hint=hint)
         _one_of("executor", self.executor, EXECUTORS)
         _one_of("target", self.target, TARGETS)
-        for name in ("kv_memory", "max_batch", "max_tokens"):
+        for name in ("kv_memory", "max_batch", "max_tokens", "tp"):
             free = name == "kv_memory" and self.target == "cuda" and self.kv_memory == 0
             if getattr(self, name) <= 0 and not free:
                 raise BadOption(problem=f"{name} must be positive, not {getattr(self, name)}")

@@ -33,7 +33,7 @@ Name = Annotated[
     str | None, typer.Option("--program", "-p", help="which program of the file (default: last)")
 ]
 Weights = Annotated[
-    str, typer.Option(help="weight format: f32 (default), bf16 (default on a GPU) or int8")
+    str, typer.Option(help="weight format: f32 (default), bf16 (default on a GPU), int8 or fp8")
 ]
 Threads = Annotated[int, typer.Option(help="CPU threads (0: all cores)")]
 Argument = Annotated[
@@ -60,6 +60,12 @@ def run(
     program: Name = None,
     target: Annotated[str, typer.Option(help="cpu, or cuda: one NVIDIA GPU")] = "cpu",
     weights: Weights = "",
+    kv: Annotated[
+        str, typer.Option(help="format of keys and values: f32, bf16 (default on a GPU) or fp8")
+    ] = "",
+    tp: Annotated[
+        int, typer.Option(help="processes that share the model, started by torchrun")
+    ] = 1,
     threads: Threads = 0,
     kv_memory: Kv = "",
     tools: Annotated[Path | None, typer.Option(help="a Python file that holds tools")] = None,

@@ -66,6 +66,8 @@ class RunOptions:
     program: str | None
     target: str
     weights: str
+    kv: str
+    tp: int
     threads: int
     kv_memory: str
     tools: Path | None
@@ -101,10 +103,13 @@ def _compile(options: RunOptions) -> Executable:
     given: dict[str, Any] = {}
     if options.weights:
         given["weights"] = options.weights
+    if options.kv:
+        given["kv"] = options.kv
     if options.kv_memory:
         given["kv_memory"] = parse_size(options.kv_memory)
     chosen = Options.from_env().changed(
         target=options.target,
+        tp=options.tp,
         **given,
         trace=options.trace is not None,
         remote_concurrency=options.remote_concurrency,

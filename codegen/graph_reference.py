@@ -47,6 +47,8 @@ class GraphRun:
     page_size: int = 16
     slots: int = 4096
     dtype: torch.dtype = torch.float32
+    exchange: Callable[[Tensor], list[Tensor]] | None = None
+    """Returns every rank's tensor, in order; the ranks of a tensor-parallel run have one."""
     keys: dict[int, Tensor] = field(default_factory=dict)
     values: dict[int, Tensor] = field(default_factory=dict)
 
@@ -248,18 +250,23 @@ def _moe_route(run: GraphRun, operation: Operation, logits: Tensor) -> tuple[Ten
     weights, experts = logits.softmax(-1).topk(operation["top_k"], dim=-1)
     if operation.attribute("renormalize"):
         weights = weights / weights.sum(-1, keepdim=True)
+    local = operation.attribute("local")
+    if local is not None:
+        low, high = local
+        here = (experts >= low) & (experts < high)
+        weights, experts = weights * here, torch.where(here, experts - low, high - low)
     return weights, experts
 
 
 def _moe_dispatch(run: GraphRun, operation: Operation, experts: Tensor) -> tuple[Tensor, Tensor]:
     flat = experts.flatten()
-    counts = torch.bincount(flat, minlength=operation["experts"])
+    counts = torch.bincount(flat, minlength=operation["experts"])[: operation["experts"]]
     return flat.argsort(stable=True), F.pad(counts.cumsum(0), (1, 0))
 
 
 def _moe_expert(run: GraphRun, operation: Operation, x: Tensor, w: Tensor, order: Tensor,
                 starts: Tensor) -> Tensor:  # fmt: skip
-    bounds, out = starts.tolist(), x.new_empty(len(order), w.shape[1])
+    bounds, out = starts.tolist(), x.new_full((len(order), w.shape[1]), torch.nan)
     for expert, weight in enumerate(w):
         pairs = order[bounds[expert] : bounds[expert + 1]]
         out[pairs] = x[pairs // operation["per_row"]] @ weight.T
@@ -268,8 +275,21 @@ def _moe_expert(run: GraphRun, operation: Operation, x: Tensor, w: Tensor, order
 
 def _moe_combine(run: GraphRun, operation: Operation, rows: Tensor, weights: Tensor,
                  residual: Tensor | None = None) -> Tensor:  # fmt: skip
-    mixed = (rows.unflatten(0, weights.shape) * weights[..., None]).sum(1)
+    rows = rows.unflatten(0, weights.shape)
+    if operation.attribute("partial"):
+        rows = torch.where(weights[..., None] != 0, rows, 0.0)
+    mixed = (rows * weights[..., None]).sum(1)
     return mixed if residual is None else mixed + residual
+
+
+def _all_reduce(run: GraphRun, operation: Operation, x: Tensor) -> Tensor:
+    assert run.exchange is not None
+    return torch.stack(run.exchange(x)).sum(0)
+
+
+def _all_gather(run: GraphRun, operation: Operation, x: Tensor) -> Tensor:
+    assert run.exchange is not None
+    return torch.cat(run.exchange(x), -1)
 
 
 def _add(run: GraphRun, operation: Operation, x: Tensor, y: Tensor) -> Tensor:
@@ -286,4 +306,5 @@ _MEANING: dict[str, Callable[..., Any]] = {
     "graph.partial": _partial, "graph.merge": _merge, "graph.finalize": _finalize,
     "graph.moe_route": _moe_route, "graph.moe_dispatch": _moe_dispatch,
     "graph.moe_expert": _moe_expert, "graph.moe_combine": _moe_combine,
+    "graph.all_reduce": _all_reduce, "graph.all_gather": _all_gather,
 }  # fmt: skip

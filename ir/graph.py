@@ -28,8 +28,9 @@ DECLARATIONS = (
 TENSORS = (
     Op("graph.weight", "a tensor of the checkpoint; tensors = its name there, or a list of names "
        "to be joined by rows (of `rows` rows each, if they differ), or a list of such lists to be "
-       "stacked (experts); its dtype is the format it is kept in (f32, bf16, or i8 with one f32 "
-       "scale a row)", 0, 1, required=("tensors",), optional=("rows",)),
+       "stacked (experts); its dtype is the format it is kept in (f32, bf16, or i8 or f8e4m3 with "
+       "one f32 scale a row); shard = [axis, rank, ranks] of each named tensor is kept only", 0, 1,
+       required=("tensors",), optional=("rows", "shard")),
     Op("graph.embedding", "rows of a table; operands: table [V, D], ids [T]", 2, 1,
        optional=("scale",)),
     Op("graph.matmul", "x [T, K] times w [N, K] transposed, plus bias [N] when given; operands: "
@@ -73,15 +74,24 @@ ATTENTION = (
 MOE = (
     Op("graph.moe_route", "softmax of router logits [T, E], the top A of each row, their weights "
        "(renormalised when asked); results: weights [T, A], experts [T, A]. Pair t * A + a is "
-       "the a-th expert of token t", 1, 2, required=("top_k",), optional=("renormalize",)),
+       "the a-th expert of token t. local = [low, high): these experts are numbered from 0, "
+       "and the others have the number high - low and the weight 0", 1, 2, required=("top_k",),
+       optional=("renormalize", "local")),
     Op("graph.moe_dispatch", "orders pairs by expert, stably; results: order [T*A], expert "
-       "starts [E+1]", 1, 2, required=("experts",)),
+       "starts [E+1]; pairs of an expert that is not here (its number is E) stand nowhere", 1, 2,
+       required=("experts",)),
     Op("graph.moe_expert", "of each pair p, row p // per_row of x times its expert's weight "
        "[E, N, K] transposed; operands: x, w, order, starts; result [T*A, N], by pair", 4, 1,
        required=("per_row",)),
     Op("graph.moe_combine", "sum over a token's pairs of weight times row, plus residual [T, D] "
-       "when given; operands: rows [T*A, D], weights [T, A][, residual]", (2, 3), 1),
+       "when given; partial: rows of weight 0 are not read; operands: rows [T*A, D], weights "
+       "[T, A][, residual]", (2, 3), 1, optional=("partial",)),
 )  # fmt: skip
+
+RANKS = (
+    Op("graph.all_reduce", "the sum of x over the ranks of a tensor-parallel run", 1, 1),
+    Op("graph.all_gather", "the columns [T, N] of every rank side by side: [T, ranks * N]", 1, 1),
+)
 
 LOWERED = (
     Op("graph.call", "launches a kernel; operands are its inputs, results its outputs. arguments "
@@ -107,6 +117,6 @@ PIPELINE = (
 
 DIALECT = Dialect(
     "graph",
-    "the model as tensors: matmul, norm, rope, the attention algebra, mixture of experts",
-    DECLARATIONS + TENSORS + ATTENTION + MOE + LOWERED + PIPELINE,
+    "the model as tensors: matmul, norm, rope, the attention algebra, mixture of experts, ranks",
+    DECLARATIONS + TENSORS + ATTENTION + MOE + RANKS + LOWERED + PIPELINE,
 )

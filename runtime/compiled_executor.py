@@ -13,6 +13,7 @@ from ..ir.core import Operation
 from ..ir.model import ModelConfig, Rope
 from .executor import PAGE_SIZE, by_name, check_step, page_bytes
 from .library import Launch
+from .ranks import announcer
 from .recipe import TORCH, Memory, Recipe
 from .step import StepInput
 from .token_rows import token_rows
@@ -34,6 +35,7 @@ class CompiledExecutor:
     `functions` are pairs of the most rows that a decode-only step may have for it, and the
     lowered graph.func with its memory plan; the last one serves every other step. `convert` turns
     a tensor into what kernels take with the least work a launch (default: TVM's own tensors).
+    Of ranks the first lets the others know of every step and page copy before it is done here.
     """
 
     def __init__(
@@ -62,12 +64,16 @@ class CompiledExecutor:
         self._plans: dict[int, tuple[StepInput, list[Launch], Tensor, Recipe]] = {}
         self.watcher: Watcher | None = None
         """Runs a step's launches in this one's stead: a trace that times each."""
+        self.announcer = announcer(page_size)
 
     def forward(self, step: StepInput) -> Tensor:
         """Return logits [R, V] f32, a view that the next call overwrites."""
         known = self._plans.get(id(step))
         if known is None:
             check_step(step, self.max_batch, self.max_tokens)
+        if self.announcer is not None:
+            self.announcer.step(step, None)
+        if known is None:
             if not step.is_decode and step.tokens.shape[0] <= SHORT * self._decode_rows:
                 return self._short(step)
             known = self._plan(step)
@@ -105,6 +111,8 @@ class CompiledExecutor:
 
     def copy_page(self, source: int, target: int) -> None:
         """Copy a page of keys and values in all layers."""
+        if self.announcer is not None:
+            self.announcer.copy_page(source, target)
         for pool in self._pools:
             pool.select(1, target).copy_(pool.select(1, source))
 

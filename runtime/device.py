@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -83,6 +85,19 @@ class Device:
             major, minor = self.capability
             raise FormatNotThere(device=self.name, major=major, minor=minor, format=format,
                                  least=".".join(map(str, least)))  # fmt: skip
+
+    @contextmanager
+    def watched(self, model: str) -> Iterator[None]:
+        """Raise DeviceInUse where memory that was free is not there any more."""
+        try:
+            yield
+        except torch.OutOfMemoryError as error:
+            now = Device.find()
+            held = max(0, now.total - now.free - now.own)
+            raise DeviceInUse(
+                model=model, device=self.name, need=self.free / GIB, total=now.total / GIB,
+                held=held / GIB, free=now.free / GIB,
+            ) from error  # fmt: skip
 
     def require_room(self, model: str, format: str, weights: int, working: int) -> int:
         """Return the bytes free beside weights and working memory, all in bytes.

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
 
 from ..ir.core import Operation
 from ..ir.diagnostics import CapacityError
@@ -20,6 +20,7 @@ from .drawn import Drawn
 from .executor import check_step
 from .graphs import Recorder, Rerun
 from .lists import PAGES, AttentionLists, Room
+from .ranks import peers
 from .staging import Layout, Staging
 from .step import StepInput
 from .weights import Weight
@@ -89,6 +90,8 @@ class DeviceExecutor(CompiledExecutor):
         -1 elsewhere.
         """
         check_step(step, self.max_batch, self.max_tokens)
+        if self.announcer is not None:
+            self.announcer.step(step, source)
         rows, lists = step.tokens.shape[0], self._lists.plan(step)
         self.drawn.greedy = 0
         entries = len(lists.arrays[PAGES])
@@ -180,6 +183,10 @@ class DeviceExecutor(CompiledExecutor):
         return recorded
 
     def _feed_tokens(self, inputs: Mapping[str, Any], rows: int) -> None:
+        """Put drawn tokens where the host does not know them; ranks take those of rank 0."""
+        if distributed.is_initialized():
+            with peers():
+                distributed.broadcast(self.drawn.token, 0)
         self._feed(rows, self.max_batch, inputs["source"], self.drawn.token, inputs["tokens"])
 
 

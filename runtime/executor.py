@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..ir.diagnostics import CapacityError
 from ..ir.model import ModelConfig
+from .ranks import announcer
 from .step import StepInput
 
 PAGE_SIZE = 16
@@ -51,17 +52,22 @@ class ReferenceExecutor:
         self.page_size, self.num_pages = PAGE_SIZE, num_pages
         self.page_bytes = page_bytes(config)
         self.max_batch, self.max_tokens = max_batch, max_tokens
+        self.announcer = announcer(self.page_size)
         self._interpreter = interpreter
 
     @torch.inference_mode()
     def forward(self, step: StepInput) -> Tensor:
         """Return logits [R, V] f32."""
         check_step(step, self.max_batch, self.max_tokens)
+        if self.announcer is not None:
+            self.announcer.step(step, None)
         return self._interpreter.step(by_name(step)).float()
 
     @torch.inference_mode()
     def copy_page(self, source: int, target: int) -> None:
         """Copy a page in all layers."""
+        if self.announcer is not None:
+            self.announcer.copy_page(source, target)
         size = self.page_size
         for cache in (self._interpreter.keys, self._interpreter.values):
             for layer in cache.values():

@@ -1,4 +1,4 @@
-"""Routines of torch that a lowered graph calls where they beat our kernels: many rows."""
+"""Routines of torch that a lowered graph calls: products of many rows, exchanges of ranks."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
+
+from .ranks import peers
 
 Launch = tuple[Callable[..., Any], tuple[Any, ...]]
 
@@ -64,4 +66,38 @@ def _matmul_widened(
         out.add_(bias)
 
 
-ROUTINES: dict[str, Callable[[Sequence[Any]], Launch]] = {"matmul": matmul}
+def all_reduce(values: Sequence[Any]) -> Launch:
+    """Bind out = the sum of x over the ranks; values: out, x."""
+    out, x = values
+    return _all_reduce, (x, out)
+
+
+def all_gather(values: Sequence[Any]) -> Launch:
+    """Bind out [T, ranks * N] = the columns x [T, N] of each rank side by side; values: out, x."""
+    out, x = values
+    return _all_gather, (x, out)
+
+
+def _all_reduce(x: Tensor, out: Tensor) -> None:
+    out.copy_(x)
+    with peers():
+        distributed.all_reduce(out)
+
+
+_gather: Callable[..., Any] = getattr(  # its name since torch 2.13, and the one before
+    distributed, "all_gather_single", distributed.all_gather_into_tensor
+)
+
+
+def _all_gather(x: Tensor, out: Tensor) -> None:
+    rows, width = x.shape
+    count = out.shape[1] // width
+    parts = torch.empty((count * rows, width), dtype=x.dtype, device=x.device)
+    with peers():
+        _gather(parts, x)
+    out.view(rows, count, width).copy_(parts.view(count, rows, width).transpose(0, 1))
+
+
+ROUTINES: dict[str, Callable[[Sequence[Any]], Launch]] = {
+    "matmul": matmul, "all_reduce": all_reduce, "all_gather": all_gather,
+}  # fmt: skip

@@ -110,8 +110,9 @@ class Recipe:
         elif operation.name == "graph.library":
             values = (*operation.results, *operation.operands)
             slots = [self._place(value.name) for value in values]
-            weight = operation.operands[1].name
-            slots.insert(3, self._slots.number("scale", weight))
+            if operation["routine"] == "matmul":
+                weight = operation.operands[1].name
+                slots.insert(3, self._slots.number("scale", weight))
             self._calls.append((operation["routine"], tuple(slots)))
         elif operation.name == "graph.call":
             kernel = self._memory.kernels[operation["kernel"].name]

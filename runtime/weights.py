@@ -49,12 +49,23 @@ class NoWeights(ModelError):
     hint = "weights are model.safetensors, or shards that model.safetensors.index.json names"
 
 
+Shard = tuple[int, int, int]
+"""A part of a tensor: the axis that is split, which part, of how many equal ones."""
+
+
 class TensorSource(Protocol):
     """Where tensors come from by name: a checkpoint, or a random generator."""
 
-    def read(self, name: str, shape: tuple[int, ...]) -> Tensor:
-        """Return a tensor of this shape, in the dtype that it is stored in."""
+    def read(self, name: str, shape: tuple[int, ...], shard: Shard | None = None) -> Tensor:
+        """Return a tensor of this shape, or a part of it, in the dtype that it is stored in."""
         ...
+
+
+def part_of(tensor: Any, shape: tuple[int, ...], shard: Shard) -> Tensor:
+    """Return a part of what can be indexed: a tensor, or a slice of a file that is read by it."""
+    axis, index, count = shard
+    size = shape[axis] // count
+    return tensor[(slice(None),) * axis + (slice(index * size, (index + 1) * size),)]
 
 
 class Checkpoint:
@@ -86,16 +97,21 @@ class Checkpoint:
         """Return the names of all tensors."""
         return frozenset(self._home)
 
-    def read(self, name: str, shape: tuple[int, ...]) -> Tensor:
-        """Return a tensor as a view of the mapped file; raises MissingTensor and WrongShape."""
+    def read(self, name: str, shape: tuple[int, ...], shard: Shard | None = None) -> Tensor:
+        """Return a tensor as a view of the mapped file; raises MissingTensor and WrongShape.
+
+        Of a part only its bytes are read.
+        """
         if name not in self._home:
             raise MissingTensor(folder=str(self.folder), tensor=name)
         file = self._home[name]
-        found = self._files[file].get_tensor(name)
-        if tuple(found.shape) != shape:
+        stored = self._files[file].get_slice(name)
+        if tuple(stored.get_shape()) != shape:
             raise WrongShape(file=str(self.folder / file), tensor=name,
-                             found=list(found.shape), wanted=list(shape))  # fmt: skip
-        return found
+                             found=list(stored.get_shape()), wanted=list(shape))  # fmt: skip
+        if shard is not None:
+            return part_of(stored, shape, shard)
+        return self._files[file].get_tensor(name)
 
 
 def _shards(index: Path) -> list[str]:
@@ -112,8 +128,10 @@ class RandomTensors:
     seed: int = 0
     device: str = "cpu"
 
-    def read(self, name: str, shape: tuple[int, ...]) -> Tensor:
+    def read(self, name: str, shape: tuple[int, ...], shard: Shard | None = None) -> Tensor:
         """Return an f32 tensor; each device has a sequence of numbers of its own."""
+        if shard is not None:
+            return part_of(self.read(name, shape), shape, shard)
         if len(shape) == 1:
             fill = 0.0 if name.endswith("bias") else 1.0
             return torch.full(shape, fill, device=self.device)
@@ -154,12 +172,13 @@ def load_weights(
     Parts are copied into the joined tensor one by one, so the peak is one tensor above the sum.
     Operations that name the same tensors in the same format share one weight.
     """
-    loaded: dict[tuple[Any, str], Weight] = {}
+    loaded: dict[tuple[Any, ...], Weight] = {}
     weights: dict[str, Weight] = {}
     total = weight_bytes(module) if progress else 0
     for operation in module.walk():
         if operation.name == "graph.weight":
-            key = (operation["tensors"], dtype_of(operation.result.type))
+            key = (operation["tensors"], operation.attribute("shard"),
+                   dtype_of(operation.result.type))  # fmt: skip
             if key not in loaded:
                 loaded[key] = _load(operation, source, device)
                 if progress is not None:
@@ -176,7 +195,7 @@ def weight_bytes(module: Module) -> int:
             shape = [int(extent) for extent in shape_of(operation.result.type)]  # type: ignore[arg-type]
             format = dtype_of(operation.result.type)
             scales = 4 * math.prod(shape[:-1]) if format == "i8" else 0
-            key = (operation["tensors"], format)
+            key = (operation["tensors"], operation.attribute("shard"), format)
             sizes[key] = math.prod(shape) * DTYPES[format].itemsize + scales
     return sum(sizes.values())
 
@@ -185,6 +204,7 @@ def _load(operation: Operation, source: TensorSource, device: str) -> Weight:
     shape = tuple(int(extent) for extent in shape_of(operation.result.type))  # type: ignore[arg-type]
     format = dtype_of(operation.result.type)
     tensors, rows = thaw(operation["tensors"]), thaw(operation.attribute("rows"))
+    source = _Parted(source, operation.attribute("shard"))
     if format == "i8":
         data = torch.empty(shape, dtype=torch.int8, device=device)
         scale = torch.empty(shape[:-1], device=device)
@@ -199,8 +219,23 @@ def _load(operation: Operation, source: TensorSource, device: str) -> Weight:
     return Weight(data)
 
 
+@dataclass(frozen=True)
+class _Parted:
+    """A source of which parts of the tensors are wanted, all split alike; shapes are the parts'."""
+
+    source: TensorSource
+    shard: Shard | None
+
+    def read(self, name: str, shape: tuple[int, ...]) -> Tensor:
+        if self.shard is None:
+            return self.source.read(name, shape)
+        axis, _, count = self.shard
+        whole = tuple(size * (count if at == axis else 1) for at, size in enumerate(shape))
+        return self.source.read(name, whole, self.shard)
+
+
 def _parts(
-    tensors: Any, shape: tuple[int, ...], rows: list[int] | None, source: TensorSource
+    tensors: Any, shape: tuple[int, ...], rows: list[int] | None, source: _Parted
 ) -> Iterator[tuple[Any, Tensor]]:
     """Yield (index of the part, part) of a name, of a list of names, of a list of lists."""
     if isinstance(tensors, str):

@@ -15,7 +15,17 @@ def test_the_environment_is_read_in_one_place():
 
 
 @pytest.mark.parametrize(
-    "changes", [{"weight": "f32"}, {"weights": "f64"}, {"max_batch": 0}, {"target": "tpu"}]
+    "changes",
+    [
+        {"weight": "f32"},
+        {"weights": "f64"},
+        {"max_batch": 0},
+        {"target": "tpu"},
+        {"tp": 0},
+        {"kv": "int8"},
+        {"weights": "fp8"},
+        {"kv": "fp8"},
+    ],
 )
 def test_wrong_options_are_refused(changes):
     with pytest.raises(BadOption):

@@ -40,6 +40,10 @@ class Body:
         """Let every use of `old` mean `new`."""
         self._renamed[old.name] = new
 
+    def added(self) -> list[list[Operation]]:
+        """Return what has been put in so far, list by list."""
+        return list(self._after.values())
+
     def finish(self, function: Operation) -> Operation:
         """Return the function with all replacements made."""
         out: list[Operation] = []

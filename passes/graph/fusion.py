@@ -52,6 +52,8 @@ def _why_apart(body: Body, group: list[Operation]) -> str:
         return "a weight is no single tensor of the checkpoint"
     if any(body.uses[value.name] > 1 for op in group for value in op.operands[1:]):
         return "a weight has another use"
+    if len({part.attribute("shard") for part in parts if part is not None}) > 1:
+        return "they are split between ranks in different ways"
     if len({len(op.operands) for op in group}) > 1:
         return "some have a bias and some not"
     return ""
@@ -82,7 +84,7 @@ def _joined_weight(body: Body, weights: list[Operation], rows: Sequence[object])
     return make(
         "graph.weight", results=(body.names.value(hint, type),),
         tensors=[w["tensors"] for w in weights],
-        rows=None if len(set(rows)) == 1 else rows,
+        rows=None if len(set(rows)) == 1 else rows, shard=weights[0].attribute("shard"),
     )  # fmt: skip
 
 

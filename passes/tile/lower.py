@@ -169,7 +169,8 @@ class _Lowering:
 
     def moe_route(self, op: Operation) -> list[Operation]:
         """The top experts of each token."""
-        kernel = moe.route(_width(op.operands[0]), op["top_k"], bool(op.attribute("renormalize")))
+        kernel = moe.route(_width(op.operands[0]), op["top_k"], bool(op.attribute("renormalize")),
+                           op.attribute("local"))  # fmt: skip
         return [self.call(op, kernel, "T in0 out0 out1")]
 
     def moe_dispatch(self, op: Operation) -> list[Operation]:
@@ -194,7 +195,7 @@ class _Lowering:
         """The weighted sum of a token's pairs."""
         residual = len(op.operands) == 3
         kernel = moe.combine(_width(op.result), _width(op.operands[1]), residual,
-                             dtype=_format(op))  # fmt: skip
+                             dtype=_format(op), partial=bool(op.attribute("partial")))  # fmt: skip
         return [self.call(op, kernel, "T M in0 in1 out0" + (" in2" if residual else ""))]
 
     def matmul(self, op: Operation) -> list[Operation]:
@@ -213,6 +214,12 @@ class _Lowering:
         if self.on_gpu:
             return [self._matvec(op, list(op["parts"]))]
         return [self._matmul(op, list(op["parts"]))]
+
+    def collective(self, op: Operation) -> list[Operation]:
+        """What ranks exchange goes through torch.distributed."""
+        return [make("graph.library", *op.operands, results=op.results,
+                     routine=op.name.removeprefix("graph."), of=op.name, span=op.span,
+                     why="ranks exchange through torch.distributed")]  # fmt: skip
 
     def _streams(self, op: Operation) -> bool:
         """Whether a product's weights are in the activations' format, as a stream of them is."""
@@ -344,5 +351,6 @@ _RULES: dict[str, Callable[[_Lowering, Operation], list[Operation]]] = {
     "graph.moe_dispatch": _Lowering.moe_dispatch, "graph.moe_expert": _Lowering.moe_expert,
     "graph.moe_combine": _Lowering.moe_combine, "graph.matmul": _Lowering.matmul,
     "graph.fused_matmul": _Lowering.fused_matmul, "graph.finalize": _Lowering.finalize,
+    "graph.all_reduce": _Lowering.collective, "graph.all_gather": _Lowering.collective,
     "graph.kvset": _Lowering.nothing, "graph.partial": _Lowering.nothing,
 }  # fmt: skip

@@ -13,12 +13,15 @@ from .elementwise import blocks_of, of_format, row_and_columns
 _LOG2E = 1.4426950408889634
 
 
-def route(experts: int, top_k: int, renormalize: bool) -> Operation:
+def route(
+    experts: int, top_k: int, renormalize: bool, local: tuple[int, int] | None = None
+) -> Operation:
     """Return the top A experts of each row by softmax; of equal logits the lower index wins.
 
-    Arguments: T, logits [T, E], weights [T, A], chosen [T, A].
+    Arguments: T, logits [T, E], weights [T, A], chosen [T, A]. With `local` = (low, high) those
+    experts are numbered from 0; the others get the number high - low and the weight 0.
     """
-    b = KernelBuilder(f"moe_route_{experts}_{top_k}")
+    b = KernelBuilder(f"moe_route_{experts}_{top_k}" + ("_{}_{}".format(*local) if local else ""))
     b.scalar("T")
     logits = b.buffer("logits", "f32", "T", experts)
     weights, chosen = b.buffer("weights", "f32", "T", top_k), b.buffer("chosen", "i32", "T", top_k)
@@ -36,8 +39,14 @@ def route(experts: int, top_k: int, renormalize: bool) -> Operation:
     total = _sum(b, shares) if renormalize else b.reduce("sum", mass, 0, hint="total")
     for choice, (best, share) in enumerate(zip(picked, shares, strict=True)):
         place = b.full(choice, "i32")
+        weight = b.map("a / b", share, total, hint="weight")
+        if local is not None:
+            low, high = local
+            inside = f"(a >= {low}) & (a < {high})"
+            weight = b.map(f"where({inside}, b, 0.0)", best, weight, hint="weight")
+            best = b.map(f"where({inside}, a - {low}, {high - low})", best, dtype="i32", hint="own")
         b.store(chosen, row, place, best)
-        b.store(weights, row, place, b.map("a / b", share, total))
+        b.store(weights, row, place, weight)
     return b.finish("T", requires=("T >= 0",), of="graph.moe_route")
 
 
@@ -165,14 +174,16 @@ def _both(b: KernelBuilder, left: Value | None, right: Value | None) -> Value | 
 
 
 def combine(
-    width: int, top_k: int, residual: bool = False, block: int = 1024, dtype: str = "f32"
-) -> Operation:
+    width: int, top_k: int, residual: bool = False, block: int = 1024, dtype: str = "f32",
+    partial: bool = False,
+) -> Operation:  # fmt: skip
     """Return `out[t] = sum over a of weights[t, a] * rows[t * A + a]` (+ residual[t]).
 
     Arguments: T, M, rows [M, D], weights [T, A], out [T, D], and when asked residual [T, D];
-    `out` may be the memory of `residual`.
+    `out` may be the memory of `residual`. With `partial`, rows of weight 0 are not read.
     """
-    b = KernelBuilder(f"moe_combine_{width}_{top_k}" + of_format(dtype))
+    name = f"moe_combine_{width}_{top_k}" + of_format(dtype)
+    b = KernelBuilder(name + ("_partial" if partial else ""))
     b.scalar("T")
     b.scalar("M")
     rows, weights = b.buffer("rows", dtype, "M", width), b.buffer("weights", "f32", "T", top_k)
@@ -183,7 +194,8 @@ def combine(
     for choice in range(top_k):
         pair = b.map(f"a * {top_k} + {choice}", row, hint="pair")
         weight = b.load(weights, row, b.full(choice, "i32"))
-        terms.append(b.map("a * b", weight, b.load(rows, pair, column, mask=mask)))
+        seen = _both(b, mask, b.map("a != 0.0", weight, hint="here") if partial else None)
+        terms.append(b.map("a * b", weight, b.load(rows, pair, column, mask=seen)))
     b.store(out, row, column, _sum(b, terms), mask=mask)
     facts = ("T >= 0", f"M == T * {top_k}")
     return b.finish("T", blocks_of(width, block), requires=facts, of="graph.moe_combine")

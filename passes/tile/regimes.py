@@ -54,7 +54,7 @@ class Regime:
 
 
 def graph_passes(weights: str = "f32", activations: str = "f32") -> tuple[Pass, ...]:
-    """Return the passes that every regime shares; `weights` is f32, bf16 or i8."""
+    """Return the passes that every regime shares; `weights` is f32, bf16, i8 or f8e4m3."""
     fusions = (FuseSiblingMatmuls(), DropConcatOfSplit(), FuseRopeWrite())
     return (ChooseWeightFormat(weights), *fusions, ChooseActivationFormat(activations))
 
@@ -91,16 +91,17 @@ def lower_model(
 
 
 def lower_for_gpu(
-    config: ModelConfig, graph: Module, *, max_tokens: int, max_batch: int, format: str = "bf16",
-    kv: str = "bf16",
+    config: ModelConfig, graph: Module, *, max_tokens: int, max_batch: int, weights: str = "bf16",
+    activations: str = "bf16", kv: str = "bf16",
 ) -> list[Regime]:  # fmt: skip
     """Return the regimes of a model on a GPU: decode of one sequence, decode of sequences that
     share no keys worth reading once for many, and any step.
 
-    `format` is that of weights and activations, bf16 or f32; norms and logits are f32.
+    `weights` are kept in f32, bf16, i8 or f8e4m3, `activations` in bf16 or f32; norms and logits
+    are f32.
     """
     context = Context(model_name=config.architecture)
-    shared, before = run_passes(graph_passes(format, format), graph, context)
+    shared, before = run_passes(graph_passes(weights, activations), graph, context)
     facts = frozenset({"weight-formats", "joined-matmuls", "fused-rope-write"})
     regimes = []
     for rows in (max_batch, 0) if config.experts else (1, max_batch, 0):

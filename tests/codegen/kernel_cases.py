@@ -133,17 +133,22 @@ def rope_write(rng: np.random.Generator, t: int, norms: bool, kv: str) -> Case:
     return Case(kernel, arguments, expected, 1e-2 if kv == "bf16" else 1e-5)
 
 
-def route(rng: np.random.Generator, t: int, renormalize: bool) -> Case:
+def route(rng: np.random.Generator, t: int, renormalize: bool, local: Any = None) -> Case:
     logits = np.round(normal(rng, t, 12), 1)  # rounded, so that ties occur
     weights, chosen = routed(logits, 3, renormalize)
     arguments = [t, logits, poison(t, 3), poison(t, 3, dtype="i4")]
-    kernel = moe.route(12, 3, renormalize)
+    kernel = moe.route(12, 3, renormalize, local)
+    if local:
+        here = (chosen >= local[0]) & (chosen < local[1])
+        weights, chosen = weights * here, np.where(here, chosen - local[0], local[1] - local[0])
     return Case(kernel, arguments, {"weights": weights, "chosen": chosen})
 
 
-def dispatch(rng: np.random.Generator, t: int) -> Case:
-    chosen = rng.integers(0, 5, 2 * t).astype("i4")
-    order, starts = dispatched(chosen, 5)
+def dispatch(rng: np.random.Generator, t: int, others: bool = False) -> Case:
+    """With `others`, some pairs are of an expert that is not here: they stand nowhere."""
+    chosen = rng.integers(0, 5 + others, 2 * t).astype("i4")
+    order, starts = dispatched(chosen, 5 + others)
+    order[starts[5] :], starts = -77, starts[:6]
     arguments = [2 * t, chosen, poison(2 * t, dtype="i4"), poison(6, dtype="i4")]
     return Case(moe.dispatch(5, block=16), arguments, {"order": order, "starts": starts})
 
@@ -169,12 +174,16 @@ def experts(rng: np.random.Generator, t: int, dtype: str, per_row: int) -> Case:
     return Case(kernel, arguments, {"out": expected}, 1e-4)
 
 
-def combine(rng: np.random.Generator, t: int, residual: bool) -> Case:
+def combine(rng: np.random.Generator, t: int, residual: bool, partial: bool = False) -> Case:
     rows, weights, before = normal(rng, 2 * t, 40), normal(rng, t, 2), normal(rng, t, 40)
+    if partial:
+        weights *= rng.random((t, 2)) < 0.5
     expected = np.einsum("tad,ta->td", rows.reshape(t, 2, 40).astype("f8"), weights)
+    if partial:
+        rows[weights.reshape(-1) == 0] = np.nan
     arguments = [t, 2 * t, rows, weights, poison(t, 40)] + ([before] if residual else [])
     expected = expected + before if residual else expected
-    return Case(moe.combine(40, 2, residual), arguments, {"out": expected})
+    return Case(moe.combine(40, 2, residual, partial=partial), arguments, {"out": expected})
 
 
 def _vocabulary(rng: np.random.Generator, r: int, vocab: int) -> tuple[np.ndarray, np.ndarray]:
@@ -236,6 +245,8 @@ FAMILIES: dict[str, Callable[[np.random.Generator, int], Case]] = {
     "route": _with(route, True), "route_plain": _with(route, False), "dispatch": dispatch,
     "experts_f32": _with(experts, "f32", 2), "experts_bf16": _with(experts, "bf16", 1),
     "experts_i8": _with(experts, "i8", 2), "combine": _with(combine, False),
+    "route_local": _with(route, True, (3, 8)), "dispatch_local": _with(dispatch, True),
+    "combine_partial": _with(combine, False, True),
     "combine_residual": _with(combine, True), "argmax_masked": argmax_masked, "sample": sample,
     "token_logprobs": token_logprobs,
 }  # fmt: skip

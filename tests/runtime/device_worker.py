@@ -65,7 +65,7 @@ def generate(executor: Any, sampler: Any = None) -> list[list[int]]:
 def main() -> None:
     shape = config(sys.argv[1])
     graph = build_graph(shape)
-    regimes = lower_for_gpu(shape, graph, format="f32", kv="f32", **LIMITS)
+    regimes = lower_for_gpu(shape, graph, weights="f32", activations="f32", kv="f32", **LIMITS)
     wanted = merge_kernels(regimes) + gpu_step_kernels(shape.vocab_size)
     kernels = load_kernels(wanted, Path(sys.argv[2]), interpreted=True)
     options = Options(target="cuda", weights="f32", kv_memory=1, **LIMITS)  # type: ignore[arg-type]
