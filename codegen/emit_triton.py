@@ -270,6 +270,16 @@ class _Emitter:
         (operand,) = operation.operands
         self._set(operation.result, f"tl.cumsum({_id(operand.name)}, {operation['axis']})")
 
+    def _histogram(self, operation: Operation) -> None:
+        values, counts = operation.operands
+        (bins,), (true,) = self._shape(counts), extents_of(counts.type)
+        name, (extent,) = _id(values.name), self._shape(values)
+        inside = f"({name} >= 0) & ({name} < {true})"
+        if extent != extents_of(values.type)[0]:
+            inside += f" & {_lane_inside(0, 1, extent, int(extents_of(values.type)[0]))}"
+        text = f"{_id(counts.name)} + tl.histogram({name}, {bins}, mask={inside})"
+        self._set(operation.result, text)
+
     def _dot(self, operation: Operation) -> None:
         a, b, acc = operation.operands
         transposed = bool(operation.attribute("transpose_b"))

@@ -378,7 +378,7 @@ _RULES = {
     "tile.reshape": _view, "tile.atomic_add": _atomic_add,
     "tile.reduce": tvm_reductions.emit_reduce, "tile.argmax": tvm_reductions.emit_argmax,
     "tile.scan": tvm_reductions.emit_scan, "tile.dot": tvm_dot.emit_dot,
-    "tile.for": tvm_control.emit_for,
+    "tile.histogram": tvm_reductions.emit_histogram, "tile.for": tvm_control.emit_for,
 }  # fmt: skip
 
 __all__ = ["VERSION", "Emitter", "conjunction", "emit_tvm", "identifier", "kernel_name"]

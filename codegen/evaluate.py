@@ -105,6 +105,9 @@ class Evaluator(Handler[Any]):
         bits = (np.asarray(value).astype(np.int64) & 0xFFFFFFFF).astype(np.uint32, order="C")
         return self._as_real(bits.view(np.float32))
 
+    def _bits_i32(self, value: Any) -> Any:
+        return np.asarray(value).astype(np.float32, order="C").view(np.int32)
+
     def _umulhi(self, left: Any, right: Any) -> Any:
         wide = np.asarray(left).astype(np.uint32).astype(np.uint64)
         return ((wide * np.asarray(right).astype(np.uint32)) >> np.uint64(32)).astype(np.uint32)

@@ -168,6 +168,11 @@ class _Program:
         value = self._get(operation.operands[0])
         self._set(operation.result, np.cumsum(value, axis=operation["axis"], dtype=value.dtype))
 
+    def _histogram(self, operation: Operation) -> None:
+        values, counts = (self._get(value) for value in operation.operands)
+        inside = values[(values >= 0) & (values < len(counts))]
+        self._set(operation.result, counts + np.bincount(inside, minlength=len(counts)))
+
     def _dot(self, operation: Operation) -> None:
         a, b, acc = (self._get(value) for value in operation.operands)
         b = b.T if operation.attribute("transpose_b") else b

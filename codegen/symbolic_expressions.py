@@ -82,7 +82,8 @@ class SymbolicWriter(Handler[Any]):
         if function == "where":
             return self._where(*arguments)
         if any(argument is UNKNOWN for argument in arguments):
-            return z3.FreshInt("cast") if function == "i32" else UNKNOWN
+            whole = function in ("i32", "bits_i32")
+            return z3.FreshInt("cast") if whole else UNKNOWN
         terms = [integer(argument) for argument in arguments]
         match function:
             case "min":
@@ -95,8 +96,8 @@ class SymbolicWriter(Handler[Any]):
                 return -((-terms[0]) / terms[1])
             case "i32":
                 return terms[0]
-            case "umulhi":
-                return z3.FreshInt("umulhi")
+            case "umulhi" | "bits_i32":
+                return z3.FreshInt(function)
         return UNKNOWN
 
     def _where(self, test: Any, yes: Any, no: Any) -> Any:

@@ -112,7 +112,7 @@ class Analysis:
             return use.position == 2 or (use.position == 1 and self.conversion(value) is not None)
         if user.name == "tile.store":
             return use.position == store_value_position(user) and shape == store_shape(user)
-        return user.name in ("tile.reduce", "tile.scan", "tile.yield")
+        return user.name in ("tile.reduce", "tile.scan", "tile.histogram", "tile.yield")
 
     def _wanted_once(self, operation: Operation, region: int) -> bool:
         """A deferred map is as good as its own single use; a kept one is evaluated once."""

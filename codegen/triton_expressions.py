@@ -73,6 +73,9 @@ class TritonWriter(Handler[Typed]):
         if function == "bits_f32":
             bits = cast(arguments[0], "i32") if arguments[0].dtype != "u32" else arguments[0]
             return Typed(f"tl.cast({bits.text}, tl.float32, bitcast=True)", "f32")
+        if function == "bits_i32":
+            value = cast(arguments[0], "f32")
+            return Typed(f"tl.cast({value.text}, tl.int32, bitcast=True)", "i32")
         if function == "tanh":
             return Typed(f"(2.0 * tl.sigmoid(2.0 * {cast(arguments[0], 'f32').text}) - 1.0)", "f32")
         texts = ", ".join(argument.text for argument in arguments)

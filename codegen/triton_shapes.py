@@ -93,6 +93,9 @@ class _Padding:
     def _scan(self, operation: Operation) -> None:
         self._tie_all(operation.operands[0], operation.result)
 
+    def _histogram(self, operation: Operation) -> None:
+        self._tie_all(operation.operands[1], operation.result)
+
     def _expand(self, operation: Operation) -> None:
         (operand,), result = operation.operands, operation.result
         axes = [a for a in range(len(self._values[result.name])) if a != operation["axis"]]

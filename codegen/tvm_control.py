@@ -82,13 +82,13 @@ def _in_place(emitter: Emitter, product: Operation, argument: Value) -> bool:
     map of the same shape which the accumulator is.
     """
     uses = emitter.analysis.uses.get(argument.name, [])
-    if product.name != "tile.dot" or len(uses) != 1:
+    if product.name not in ("tile.dot", "tile.histogram") or len(uses) != 1:
         return False
     if len(emitter.analysis.uses.get(product.result.name, [])) != 1:
         return False
-    accumulator, user = product.operands[2], uses[0].operation
+    accumulator, user = product.operands[-1], uses[0].operation
     if user is product:
-        return uses[0].position == 2
+        return uses[0].position == len(product.operands) - 1
     letters = string.ascii_lowercase
     return (
         user.name == "tile.map"

@@ -148,6 +148,8 @@ class ExpressionText(Handler[Typed]):
                 return Typed(coerce(first, function), function)
             case "bits_f32":
                 return Typed(f'T.reinterpret("float32", {first.text})', "f32")
+            case "bits_i32":
+                return Typed(f'T.reinterpret("int32", {coerce(first, "f32")})', "i32")
             case "umulhi":
                 wide = f"{_word(first)} * {_word(arguments[1])}"
                 return Typed(f'T.Cast("uint32", T.shift_right({wide}, T.uint64(32)))', "u32")

@@ -156,4 +156,21 @@ def emit_scan(emitter: Emitter, operation: Operation) -> None:
     emitter.define(operation.result, stored(result, source.dtype, shape))
 
 
-__all__ = ["combined", "emit_argmax", "emit_reduce", "emit_scan", "identity", "scalar"]
+def emit_histogram(emitter: Emitter, operation: Operation) -> None:
+    """Write counts, in place where a loop carries them."""
+    values, counts = (emitter.of(value) for value in operation.operands)
+    out, (bins,) = emitter.out, counts.shape
+    target = emitter.targets.get(operation.result.name)
+    if target is None:
+        target = out.allocate(operation.result.name, counts.shape, "i32")
+        elementwise(out, counts.shape,
+                    lambda at, access: [f"{target}[{at[0]}] = {counts.at(at, access)}"])  # fmt: skip
+    with out.loop(values.shape[0], "s") as index:
+        place = out.fresh("bin")
+        out.line(f"{place}: T.int32 = {values.at([index], Access(honour=True))}")
+        with out.block(f"if T.And({place} >= 0, {place} < {bins}):"):
+            out.line(f"{target}[{place}] = {target}[{place}] + 1")
+    emitter.define(operation.result, stored(target, "i32", counts.shape))
+
+
+__all__ = ["combined", "emit_argmax", "emit_histogram", "emit_reduce", "emit_scan", "identity", "scalar"]

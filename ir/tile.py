@@ -43,6 +43,8 @@ TILES = (
     Op("tile.argmax", "index of the first largest element along an axis, which goes (i32)", 1, 1,
        required=("axis",)),
     Op("tile.scan", "inclusive prefix sum along an axis", 1, 1, required=("axis",)),
+    Op("tile.histogram", "adds to counts [bins] (i32) how often each of 0 .. bins - 1 stands among "
+       "values [n] (i32); other values count nowhere; operands: values, counts", 2, 1),
     Op("tile.dot", "a [M, K] times b [K, N] (or b [N, K] with transpose_b) plus acc [M, N], "
        "accumulated in f32", 3, 1, optional=("transpose_b",)),
     Op("tile.expand", "inserts an axis of extent 1", 1, 1, required=("axis",)),

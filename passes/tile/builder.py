@@ -122,6 +122,10 @@ class KernelBuilder:
         """Return inclusive prefix sums."""
         return self._emit("tile.scan", "prefix", value.type, value, axis=axis)
 
+    def histogram(self, values: Value, counts: Value) -> Value:
+        """Return the counts with those of some values added."""
+        return self._emit("tile.histogram", counts.name, counts.type, values, counts)
+
     def dot(self, a: Value, b: Value, acc: Value, transpose_b: bool = False) -> Value:
         """Return a @ b (+ acc); with transpose_b, b is [N, K]."""
         flag = True if transpose_b else None

@@ -1,0 +1,229 @@
+"""Label kernels: a few channels of each key, in few bits, and the scores that they give.
+
+A layer's labels lie in pages beside its keys, [N, K, rows, P]: for each channel of the label the
+P tokens of a page follow each other, so that tokens are lanes. `bf16` and `i8` have a row a
+channel; `i4` packs channel c into the low and c + r/2 into the high half of row c (u8, code + 8).
+What labels mean stands in `ir.attention_calibration`, what scores mean in `ir.sparse`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ...ir.attention_calibration import LEVELS
+from ...ir.core import Operation, Value
+from .attention import LOG2E
+from .builder import KernelBuilder
+
+POOL_DTYPES = {"bf16": "bf16", "i8": "i8", "i4": "u8"}
+"""What a pool of labels is an array of."""
+
+
+@dataclass(frozen=True)
+class Labels:
+    """The static shape of a layer's labels: `channels` of C, in a format; `kv` is the keys'."""
+
+    kv_heads: int
+    head_dim: int
+    page: int
+    channels: int
+    format: str = "i4"
+    kv: str = "f32"
+
+    @property
+    def rows(self) -> int:
+        """Rows of a page of one key head."""
+        return self.channels // 2 if self.format == "i4" else self.channels
+
+    @property
+    def dtype(self) -> str:
+        """The dtype of the pool."""
+        return POOL_DTYPES[self.format]
+
+    @property
+    def pool(self) -> tuple[int | str, ...]:
+        """The shape of the pool."""
+        return ("N", self.kv_heads, self.rows, self.page)
+
+    @property
+    def name(self) -> str:
+        """A name that tells the shape."""
+        return f"{self.kv_heads}_{self.head_dim}_{self.page}_{self.channels}_{self.format}"
+
+
+def label_write(shape: Labels) -> Operation:
+    """Return the kernel that makes labels of the keys that a step wrote.
+
+    Arguments: T, N, slots [T] (-1: none), k [N, K, P, C] in calibrated order, mean, level [K, r]
+    f32 (by place in that order; what a code is worth), labels [N, K, rows, P].
+    """
+    b = KernelBuilder(f"label_write_{shape.name}_{shape.kv}")
+    b.scalar("T")
+    b.scalar("N")
+    slots = b.buffer("slots", "i32", "T")
+    k = b.buffer("k", shape.kv, "N", shape.kv_heads, shape.page, shape.head_dim)
+    tables = [b.buffer(n, "f32", shape.kv_heads, shape.channels) for n in ("mean", "level")]
+    labels = b.buffer("labels", shape.dtype, *shape.pool)
+    slot = b.load(slots, b.program_id(0, "token"), hint="slot")
+    written = b.map("a >= 0", slot, hint="written")
+    page = b.map(f"max(a, 0) // {shape.page}", slot, hint="page")
+    offset = b.map(f"max(a, 0) % {shape.page}", slot, hint="offset")
+    head = b.expand(b.iota(shape.kv_heads), 1)
+
+    def coded(channel: Value) -> Value:
+        """Return the label of some channels, [K, n]."""
+        key = b.load(k, page, head, offset, channel, mask=written, dtype="f32", hint="key")
+        if shape.format == "bf16":
+            return key
+        mean, level = (b.load(table, head, channel) for table in tables)
+        return _rounded(b, b.map("(a - b) / c", key, mean, level, hint="x"), LEVELS[shape.format])
+
+    row = b.expand(b.iota(shape.rows), 0)
+    value = coded(row)
+    if shape.format == "i4":
+        high = coded(b.map(f"a + {shape.rows}", row, dtype="i32", hint="high"))
+        text = "(i32(a) + 8) | ((i32(b) + 8) << 4)"
+        value = b.map(text, value, high, dtype="i32", hint="packed")
+    elif shape.format == "i8":
+        value = b.map("i32(a)", value, dtype="i32", hint="code")
+    b.store(labels, page, head, row, offset, value, mask=written)
+    facts = ("T >= 0", "N >= 0", f"-1 <= slots[*] < N * {shape.page}")
+    return b.finish("T", requires=facts, of="graph.label_write")
+
+
+def _rounded(b: KernelBuilder, x: Value, most: int) -> Value:
+    """Return x rounded, halves to even, and clipped to -most .. most."""
+    near = b.map("floor(a + 0.5)", x, hint="near")
+    odd = "(b - a == 0.5) & (b - 2.0 * floor(b * 0.5) == 1.0)"
+    near = b.map(f"where({odd}, b - 1.0, b)", x, near, dtype="f32", hint="near")
+    return b.map(f"min(max(a, {-float(most)}), {float(most)})", near, dtype="f32", hint="code")
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The static shape of scoring: heads H over labels; the middle between `sinks` and `recent`
+    tokens is scored, by token or by whole page; `parts` programs share a sequence's pages."""
+
+    labels: Labels
+    heads: int
+    scale: float = 0.0
+    sinks: int = 4
+    recent: int = 16
+    unit: str = "token"
+    parts: int = 1
+    q: str = "f32"
+
+    @property
+    def group(self) -> int:
+        """How many query heads share a key head, and so a selection."""
+        return self.heads // self.labels.kv_heads
+
+    @property
+    def factor(self) -> float:
+        """What scores are multiplied by, so that exp2 of them are weights."""
+        return (self.scale or self.labels.head_dim**-0.5) * LOG2E
+
+    @property
+    def name(self) -> str:
+        """A name that tells the shape."""
+        name = f"label_scores_{self.heads}_{self.labels.name}_{self.sinks}_{self.recent}"
+        return f"{name}_{self.unit}_{self.q}" + (f"_{self.parts}" if self.parts > 1 else "")
+
+
+def label_scores(shape: Scores) -> Operation:
+    """Return the kernel of the scores of decode steps: sequence b's query is row b of q.
+
+    Arguments: B, N, MAXP, L = MAXP * P, q [B, H * C], page_table [B, MAXP], kv_lengths, budgets
+    [B] (a sequence of no more keys than its budget needs no scores), labels [N, K, rows, P],
+    mean, level [K, r], scores [B, K, L] in the exp2 domain, by token or page.
+    """
+    return _Scores(shape).kernel()
+
+
+class _Scores:
+    def __init__(self, shape: Scores) -> None:
+        self.shape, labels = shape, shape.labels
+        b = self.b = KernelBuilder(shape.name)
+        for extent in ("B", "N", "MAXP", "L"):
+            b.scalar(extent)
+        self.q = b.buffer("q", shape.q, "B", shape.heads * labels.head_dim)
+        self.table = b.buffer("page_table", "i32", "B", "MAXP")
+        self.lengths, self.budgets = (b.buffer(n, "i32", "B") for n in ("kv_lengths", "budgets"))
+        self.pool = b.buffer("labels", labels.dtype, *labels.pool)
+        self.mean, self.level = (
+            b.buffer(n, "f32", labels.kv_heads, labels.channels) for n in ("mean", "level")
+        )
+        self.scores = b.buffer("scores", "f32", "B", labels.kv_heads, "L")
+
+    def kernel(self) -> Operation:
+        b, page = self.b, self.shape.labels.page
+        self.head, self.sequence = b.program_id(0, "kv_head"), b.program_id(1, "sequence")
+        low, high = self._range()
+        queries, shift = self._queries()
+        lane = b.iota(page)
+        with b.loop(low, high, hint="page") as loop:
+            place = b.load(self.table, self.sequence, loop.index, hint="page_id")
+            score = self._score(queries, shift, place)
+            if self.shape.unit == "page":
+                b.store(self.scores, self.sequence, self.head, loop.index,
+                        b.reduce("max", score, 0, hint="largest"))  # fmt: skip
+            else:
+                key = b.map(f"a * {page} + b", loop.index, lane, dtype="i32", hint="key")
+                b.store(self.scores, self.sequence, self.head, key, score)
+            loop.yields()
+        facts = (
+            "B >= 0", "N >= 1", "MAXP >= 0", f"L == MAXP * {page}", "0 <= page_table[*] < N",
+            f"0 <= kv_lengths[*] <= MAXP * {page}",
+        )  # fmt: skip
+        grid = (self.shape.labels.kv_heads, "B", self.shape.parts)
+        return b.finish(*grid, requires=facts, of="graph.select")
+
+    def _range(self) -> tuple[Value, Value]:
+        """Return this program's pages: those of the middle, none where all is read anyway."""
+        b, s, page = self.b, self.shape, self.shape.labels.page
+        length, budget = (
+            b.load(buffer, self.sequence, hint=hint)
+            for buffer, hint in ((self.lengths, "length"), (self.budgets, "budget"))
+        )
+        first = -(-s.sinks // page) if s.unit == "page" else s.sinks // page
+        over = 0 if s.unit == "page" else page - 1
+        text = f"where(a > b, (max(a - {s.recent}, 0) + {over}) // {page}, 0)"
+        high = b.map(text, length, budget, dtype="i32", hint="end")
+        low = b.full(first, "i32")
+        if s.parts == 1:
+            return low, high
+        each = b.map(f"(max(a - {first}, 0) + {s.parts - 1}) // {s.parts}", high, dtype="i32")
+        low = b.map(f"{first} + a * b", b.program_id(2, "part"), each, dtype="i32", hint="low")
+        return low, b.map("min(a + b, c)", low, each, high, dtype="i32", hint="high")
+
+    def _queries(self) -> tuple[list[Value], Value | None]:
+        """Return the queries' labels [g, rows], one or (i4) two, times what codes are worth, and
+        what is taken from a head's scores: the product with the mean, which codes do without."""
+        b, s, labels = self.b, self.shape, self.shape.labels
+        group, row = b.expand(b.iota(s.group), 1), b.expand(b.iota(labels.rows), 0)
+        found = []
+        for first in range(0, labels.channels, labels.rows):
+            channel = b.map(f"a + {first}", row, dtype="i32", hint="channel") if first else row
+            text = f"(a * {s.group} + b) * {labels.head_dim} + c"
+            column = b.map(text, self.head, group, channel, dtype="i32", hint="column")
+            q = b.load(self.q, self.sequence, column, dtype="f32", hint="q_label")
+            table = self.mean if labels.format == "bf16" else self.level
+            found.append((q, b.load(table, self.head, channel)))
+        if labels.format != "bf16":
+            return [b.map(f"a * b * {s.factor!r}", q, level) for q, level in found], None
+        ((q, mean),) = found
+        shift = b.reduce("sum", b.map(f"a * b * {s.factor!r}", q, mean), 1, hint="shift")
+        return [b.map(f"a * {s.factor!r}", q)], b.expand(shift, 1)
+
+    def _score(self, queries: list[Value], shift: Value | None, page: Value) -> Value:
+        """Return the scores of a page's tokens: the largest over the heads of the group."""
+        b, labels = self.b, self.shape.labels
+        row, lane = b.expand(b.iota(labels.rows), 1), b.expand(b.iota(labels.page), 0)
+        codes = b.load(self.pool, page, self.head, row, lane, hint="codes")
+        texts = {"i4": ["f32(a & 15) - 8.0", "f32(a >> 4) - 8.0"]}.get(labels.format, ["f32(a)"])
+        total = b.full(0.0, "f32", self.shape.group, labels.page)
+        for query, text in zip(queries, texts, strict=True):
+            total = b.dot(query, b.map(text, codes, dtype="f32", hint="label"), total)
+        if shift is not None:
+            total = b.map("a - b", total, shift, hint="scores")
+        return b.reduce("max", total, 0, hint="score")

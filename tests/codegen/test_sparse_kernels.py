@@ -1,0 +1,100 @@
+"""The sparse kernels: labels, scores, selection and gathered decode, against a float64 oracle."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from sparse_cases import LENGTHS, SHAPES, Shape, case_of, check, covering, dense_shape, run_all
+from weft.codegen.bounds import UnprovenAccess, prove_bounds
+from weft.codegen.reference import run_kernel
+from weft.ir.core import Module
+from weft.ir.parser import parse_module
+from weft.ir.printer import print_module
+from weft.ir.sparse import SparsePolicy
+from weft.ir.verifier import verify
+from weft.passes.tile.attention import decode
+
+each_shape = pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+
+
+def interpreted(kernel: Any, given: list[Any]) -> list[Any]:
+    run_kernel(kernel, *given)
+    return given
+
+
+@each_shape
+def test_proven_and_round_trips(shape: Shape) -> None:
+    for kernel in shape.kernels.values():
+        module = Module((kernel,))
+        verify(module, ("tile",))
+        assert parse_module(print_module(module)) == module
+        assert prove_bounds(kernel).ok
+
+
+@pytest.mark.parametrize("name", ["scores", "decode"])
+def test_a_launch_that_promises_less_is_not_proven(name: str) -> None:
+    kernel = SHAPES["k"].kernels[name]
+    facts = [fact for fact in kernel["requires"] if "page_table" not in fact]
+    with pytest.raises(UnprovenAccess):
+        prove_bounds(kernel.with_attributes(requires=facts))
+
+
+@each_shape
+def test_meaning(shape: Shape) -> None:
+    for seed, ties in ((1, False), (2, True)):
+        case = case_of(shape, LENGTHS, seed, ties)
+        check(shape, case, run_all(interpreted, shape, case))
+
+
+@each_shape
+def test_tvm(shape: Shape) -> None:
+    pytest.importorskip("tvm")
+    from tvm_cases import run
+
+    for seed, ties in ((3, False), (4, True)):
+        case = case_of(shape, [*LENGTHS, 130, 255], seed, ties)
+        check(shape, case, run_all(run, shape, case))
+
+
+def test_a_shift_of_the_scores_is_found_out() -> None:
+    """A planted fault: the oracle tells labels that are off by one place from those that are not."""
+    shape = SHAPES["k"]
+    case = case_of(shape, LENGTHS, 1)
+    wrong = replace(case, mean=case.mean * -3.0)
+    with pytest.raises(AssertionError):
+        check(shape, wrong, run_all(interpreted, shape, case))
+
+
+@pytest.mark.parametrize("unit", ["token", "page"])
+def test_a_budget_that_covers_all_is_dense_decode_bit_by_bit(unit: str) -> None:
+    pytest.importorskip("tvm")
+    from tvm_cases import run
+
+    shape = covering(Shape(policy=SparsePolicy(k=9, sinks=2, recent=5, unit=unit, labels="i8")))
+    case = case_of(shape, LENGTHS, 7)
+    found = run_all(run, shape, case)["out"]
+    b, pages = case.table.shape
+    wanted = run(decode(dense_shape(shape)), [b, len(case.k), pages, case.q, case.table, case.lengths,
+                                              case.k, case.v, np.full(case.q.shape, np.nan, "f4")])[-1]
+    assert (found == wanted).all()
+
+
+@pytest.mark.parametrize("name", ["k", "i4", "threshold", "top_p", "pages"])
+def test_triton_interpreter(name: str, triton_interpreter: Any) -> None:
+    shape = SHAPES[name]
+    if shape.policy.labels == "bf16":  # the interpreter takes bf16 for integers
+        shape = replace(shape, policy=replace(shape.policy, labels="i8"))
+    case = case_of(shape, LENGTHS, 5)
+    check(shape, case, run_all(triton_interpreter.run, shape, case))
+
+
+@pytest.mark.parametrize("name", ["i4", "top_p"])
+def test_compiles_for_hopper(name: str) -> None:
+    pytest.importorskip("triton")
+    from weft.codegen.compile_triton import compile_offline
+
+    for kernel in SHAPES[name].kernels.values():
+        assert len(compile_offline(kernel)["cubin"]) > 1000
