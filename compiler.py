@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .attention import Attention, asked_attention
 from .codegen.table_cache import TableCache
 from .frontend import ast as syntax
 from .frontend.checker import check
@@ -173,6 +174,11 @@ class Compilation:
         return self._run((*LOWERING, *PLAN_PASSES), self.program, facts)
 
     @cached_property
+    def attention(self) -> Attention | None:
+        """The sparse attention that is asked for, with the model's calibration."""
+        return asked_attention(self._need_checkpoint(), self.options, self.options.attention)
+
+    @cached_property
     def regimes(self) -> list[Regime]:
         """The model lowered for each kind of step: decode by rows, and any step."""
         from .passes.tile.regimes import lower_for_gpu, lower_model
@@ -183,7 +189,8 @@ class Compilation:
         if self.on_gpu:
             regimes = lower_for_gpu(*model, **known, activations=activation_dtype(options))
         else:
-            regimes = lower_model(*model, **known)
+            sparse = self.attention.passes if self.attention else None
+            regimes = lower_model(*model, **known, attention=sparse)
         for regime in regimes:
             self.records += [record for record in regime.records if record not in self.records]
         return regimes
@@ -249,8 +256,9 @@ class Compilation:
             join_ranks(self.options, self.launch, self._rank_graph)
             return reference_executor(checkpoint, self._rank_graph(), self.options)
         join_ranks(self.options, self.launch, lambda: self.kernels)
-        make = device_executor if self.on_gpu else compiled_executor
-        return make(checkpoint, self.regimes, self.kernels, self.options)
+        make: Any = device_executor if self.on_gpu else compiled_executor
+        known = () if self.on_gpu else (self.attention,)
+        return make(checkpoint, self.regimes, self.kernels, self.options, *known)
 
     @cached_property
     def sampler(self) -> SampleKernel:

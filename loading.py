@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from .attention import Attention, sparse_decode
 from .frontend.checkpoint import Checkpoint
 from .ir.core import Module
 from .ir.model import ModelConfig
@@ -115,6 +116,7 @@ def compiled_executor(
     regimes: list[Regime],
     kernels: Mapping[str, Any],
     options: Options,
+    attention: Attention | None = None,
 ) -> ModelExecutor:
     """Return an executor of compiled kernels."""
     from .codegen.threads import share_cores
@@ -124,15 +126,17 @@ def compiled_executor(
     share_cores(options.thread_count)
     functions = Module(tuple(regime.function for regime in regimes))
     weights = load_weights(functions, tensor_source(checkpoint, options))
+    pages = page_count(checkpoint, options)
     return CompiledExecutor(
         rank_config(checkpoint, options),
         [(regime.rows, regime.function) for regime in regimes],
         kernels,
         weights,
-        num_pages=page_count(checkpoint, options),
+        num_pages=pages,
         max_batch=options.max_batch,
         max_tokens=options.max_tokens,
         kv_format=kv_dtype(options),
+        sparse=sparse_decode(attention, regimes, checkpoint, options, pages, PAGE_SIZE),
     )
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .ir.diagnostics import WeftError
+from .ir.sparse import parse_policy
 
 WEIGHT_FORMATS = ("f32", "bf16", "int8", "fp8")
 KV_FORMATS = ("", "f32", "bf16", "fp8")
@@ -103,7 +104,8 @@ class Options:
     folder). `tp` processes, started by torchrun, hold a part of the model each, on a GPU each or on
     this CPU; rank 0 runs the program. `prove` refuses kernels without a bounds proof; `trace`
     records every step. `validate` checks after each pass over the program that it kept what the
-    program means.
+    program means. `attention` is `dense`, or a policy `sparse(...)` of decode steps (`ir.sparse`):
+    taken from the context on from which it pays, or, with `attention_always`, at any price.
     """
 
     target: str = "cpu"
@@ -120,6 +122,8 @@ class Options:
     prove: bool = True
     trace: bool = False
     validate: bool = False
+    attention: str = "dense"
+    attention_always: bool = False
     remote: RemoteOptions = field(default_factory=RemoteOptions)
 
     def __post_init__(self) -> None:
@@ -130,6 +134,8 @@ class Options:
             raise BadOption(problem="fp8 needs a GPU: a CPU has no such products", hint=hint)
         _one_of("executor", self.executor, EXECUTORS)
         _one_of("target", self.target, TARGETS)
+        if parse_policy(self.attention) is not None and self.tp != 1:
+            raise BadOption(problem="sparse attention runs in one process, not with tp")
         for name in ("kv_memory", "max_batch", "max_tokens", "tp"):
             free = name == "kv_memory" and self.target == "cuda" and self.kv_memory == 0
             if getattr(self, name) <= 0 and not free:

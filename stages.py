@@ -129,6 +129,8 @@ def explanation(compilation: Compilation) -> str:
     """Return, pass by pass, what was done and what was left, with lines of the source."""
     for stage in ("program",) if compilation.remote else ("program", "plan"):
         _ = Stages(compilation)[stage]
+    if not compilation.remote and compilation.checkpoint is not None and compilation.attention:
+        _ = compilation.regimes  # so that it is said where sparse attention pays
     source = compilation.opened.source
     lines: list[str] = []
     for record in compilation.records:

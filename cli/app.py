@@ -48,6 +48,10 @@ Kv = Annotated[
     str,
     typer.Option(help="memory for keys and values, such as 512MiB (default: 256MiB; a GPU's own)"),
 ]
+Attention = Annotated[
+    str,
+    typer.Option(help="dense, or sparse(...): which keys decode reads (docs/sparse_attention.md)"),
+]
 
 
 @app.command()
@@ -68,6 +72,7 @@ def run(
     ] = 1,
     threads: Threads = 0,
     kv_memory: Kv = "",
+    attention: Attention = "",
     tools: Annotated[Path | None, typer.Option(help="a Python file that holds tools")] = None,
     trace: Annotated[
         Path | None, typer.Option(help="write a Chrome trace: ui.perfetto.dev opens it")

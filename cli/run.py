@@ -70,6 +70,7 @@ class RunOptions:
     tp: int
     threads: int
     kv_memory: str
+    attention: str
     tools: Path | None
     trace: Path | None
     remote_concurrency: int
@@ -107,6 +108,8 @@ def _compile(options: RunOptions) -> Executable:
         given["kv"] = options.kv
     if options.kv_memory:
         given["kv_memory"] = parse_size(options.kv_memory)
+    if options.attention:
+        given["attention"] = options.attention
     chosen = Options.from_env().changed(
         target=options.target,
         tp=options.tp,

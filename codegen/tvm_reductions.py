@@ -163,8 +163,11 @@ def emit_histogram(emitter: Emitter, operation: Operation) -> None:
     target = emitter.targets.get(operation.result.name)
     if target is None:
         target = out.allocate(operation.result.name, counts.shape, "i32")
-        elementwise(out, counts.shape,
-                    lambda at, access: [f"{target}[{at[0]}] = {counts.at(at, access)}"])  # fmt: skip
+
+        def start(at: Sequence[str], access: Access) -> list[str]:
+            return [f"{target}[{at[0]}] = {counts.at(at, access)}"]
+
+        elementwise(out, counts.shape, start)
     with out.loop(values.shape[0], "s") as index:
         place = out.fresh("bin")
         out.line(f"{place}: T.int32 = {values.at([index], Access(honour=True))}")
@@ -173,4 +176,12 @@ def emit_histogram(emitter: Emitter, operation: Operation) -> None:
     emitter.define(operation.result, stored(target, "i32", counts.shape))
 
 
-__all__ = ["combined", "emit_argmax", "emit_histogram", "emit_reduce", "emit_scan", "identity", "scalar"]
+__all__ = [
+    "combined",
+    "emit_argmax",
+    "emit_histogram",
+    "emit_reduce",
+    "emit_scan",
+    "identity",
+    "scalar",
+]

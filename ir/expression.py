@@ -19,8 +19,8 @@ FUNCTIONS = {
     "abs": 1, "floor": 1, "ceildiv": 2, "f32": 1, "i32": 1, "bits_f32": 1, "bits_i32": 1,
     "umulhi": 2,
 }  # fmt: skip
-"""Functions and their arity. `f32`, `i32` cast; `bits_f32` reads 32 bits as a float, `bits_i32` a float as
-32 bits."""
+"""Functions and their arity. `f32`, `i32` cast; `bits_f32` reads 32 bits as a float, `bits_i32`
+a float as 32 bits."""
 
 BINARY = {
     ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.Div: "/", ast.FloorDiv: "//", ast.Mod: "%",

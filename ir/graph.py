@@ -17,10 +17,11 @@ DECLARATIONS = (
     Op(
         "graph.func",
         "a model's step: the region takes its inputs; config = {...} as read from the checkpoint, "
-        "memory = {bytes, offsets of activations in the arena}",
+        "memory = {bytes, offsets of activations in the arena}; attention = {policy, least: the "
+        "context from which selecting keys pays}",
         regions=1,
         required=("name",),
-        optional=("config", "model", "memory"),
+        optional=("config", "model", "memory", "attention"),
     ),
     Op("graph.return", "the step's outputs", (1, None), terminator=True),
 )
@@ -59,11 +60,23 @@ ATTENTION = (
     Op("graph.kv_write", "writes k, v [T, K*C] to the slots [T] of a layer's pages; operands: "
        "k, v, slots", 3, 0, required=("layer",)),
     Op("graph.qkv_rope_write", "fused: splits qkv [T, (H+2K)*C], norms and rotates q and k, "
-       "writes k and v; operands: qkv, positions, slots[, q_norm, k_norm]; result: q", (3, 5), 1,
-       required=("layer", "heads", "kv_heads", "head_dim", "rope"), optional=("eps",)),
+       "writes k and v; operands: qkv, positions, slots[, q_norm, k_norm]; result: q. With "
+       "`ordered` the channels of q and k stand in the calibrated order of their key head", (3, 5),
+       1, required=("layer", "heads", "kv_heads", "head_dim", "rope"),
+       optional=("eps", "ordered")),
+    Op("graph.label_write", "writes labels of the keys at slots [T]: their first `channels` in "
+       "calibrated order, as bf16, i8 or i4", 1, 0,
+       required=("layer", "kv_heads", "head_dim", "channels", "format")),
     Op("graph.kvset", "the keys and values that a step's sequences may see: pages of a layer, "
-       "within an optional sliding window; operands: page_table, kv_lengths", 2, 1,
+       "within an optional sliding window; operands: page_table, kv_lengths. kind = "
+       "ends<s, r, unit>: only the first s and the last r tokens, or their whole pages; "
+       "labels<channels, format>: the labels of all", 2, 1,
        required=("layer",), optional=("window", "range", "kind")),
+    Op("graph.select", "the keys of the middle (between the ends) that a policy takes by their "
+       "label scores (ir.sparse), one choice for all query heads of a key head; all of them for "
+       "sequences with several queries in the step, whose prompts are read whole; operands: q, "
+       "query_starts, kvset of labels; result: kvset<approximate>, as are states made of it", 3, 1,
+       required=("layer", "policy", "heads", "kv_heads", "head_dim", "scale")),
     Op("graph.partial", "softmax(scale q k) v over a kvset, unnormalised; operands: q [T, H*C], "
        "query_starts [B+1], kvset; result: state (max, sum, accumulator)", 3, 1,
        required=("heads", "kv_heads", "head_dim", "scale"), optional=("splits", "causal")),
@@ -96,9 +109,11 @@ RANKS = (
 LOWERED = (
     Op("graph.call", "launches a kernel; operands are its inputs, results its outputs. arguments "
        "= what it takes, in order: in<i> and out<i> (operand and result i), flat<i> (operand i in "
-       "one row), scale<i> (the row scales of operand i), k<l> and v<l> (a layer's pages), cos and "
-       "sin (rotary tables), T, B, B1, R, M, N, MAXP (extents: tokens, sequences, B + 1, rows of "
-       "logits, pairs, pages, columns of the page table); plan_<name> is the argument <name> of an "
+       "one row), scale<i> (the row scales of operand i), k<l> and v<l> (a layer's pages), "
+       "labels<l> (its labels), order<l>, mean<l> and level<l> (its calibration), cos and sin "
+       "(rotary tables), T, B, B1, R, M, N, MAXP (extents: tokens, sequences, B + 1, rows of "
+       "logits, pairs, pages, columns of the page table), L (the most tokens of a sequence, MAXP "
+       "pages); plan_<name> is the argument <name> of an "
        "attention kernel over a work list, plan_<name><w> that of the list for a window of w",
        (0, None), (0, None), required=("kernel", "arguments"), optional=("of",)),
     Op("graph.library", "calls a library routine where ours is not the choice; why = reason",

@@ -3,7 +3,8 @@
 What a policy means, for one query position (query heads g of one key/value head, context of N
 tokens, the current one included), kernel and oracle alike:
 
-1. A context of at most `min_context` tokens, or one that the budget covers, is read whole.
+1. A context of at most `min_context` tokens, or one that k, ratio * N or the forced tokens cover,
+   is read whole.
 2. *Forced* tokens are always read: the first `sinks`, and the last `recent`, of which the current
    token is one (so `recent` >= 1).
 3. Of the other tokens, the *middle*, token j has the score `max over g of scale * <q_g, k_j - m>`
@@ -113,6 +114,12 @@ class SparsePolicy:
         share = self.cap if self.adaptive else self.ratio
         wanted = self.k or math.ceil(share * context)
         return min(context, max(wanted, self.sinks + self.recent))
+
+    def reads_whole(self, context: int) -> bool:
+        """Return whether a context of so many tokens is read without selecting."""
+        if context <= max(self.min_context, self.sinks + self.recent):
+            return True
+        return not self.adaptive and self.budget(context) >= context
 
     def label_channels(self, head_dim: int) -> int:
         """Return r of a head of C = head_dim; raises BadPolicy where a head has too few."""

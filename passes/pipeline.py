@@ -5,6 +5,7 @@ from __future__ import annotations
 from .graph.fusion import DropConcatOfSplit, FuseAddNorm, FuseRopeWrite, FuseSiblingMatmuls
 from .graph.matmul_parts import FuseCombineResidual, FuseMatmulParts
 from .graph.memory_planning import PlanMemory
+from .graph.sparse_attention import OrderChannels, SparseAttention
 from .graph.weight_format import ChooseWeightFormat
 from .manager import Pass, UnknownPass
 from .program.batching import Batching
@@ -36,10 +37,13 @@ MODEL_PASSES: tuple[Pass, ...] = (
 """The passes over a model's graph with their usual options; `tile.regimes` makes the choice of
 them and their options for each kind of step."""
 
+SPARSE_PASSES: tuple[Pass, ...] = (OrderChannels(), SparseAttention())
+"""Behind FuseRopeWrite, where sparse attention is asked for."""
+
 
 def known_passes() -> dict[str, Pass]:
     """Return every pass that a pipeline has, by name."""
-    steps = (*PROGRAM_PASSES, RemoteCalls(), *LOWERING, *PLAN_PASSES, *MODEL_PASSES)
+    steps = (*PROGRAM_PASSES, RemoteCalls(), *LOWERING, *PLAN_PASSES, *MODEL_PASSES, *SPARSE_PASSES)
     return {step.name: step for step in steps}
 
 

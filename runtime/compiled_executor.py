@@ -15,6 +15,7 @@ from .executor import PAGE_SIZE, by_name, check_step, page_bytes
 from .library import Launch
 from .ranks import announcer
 from .recipe import TORCH, Memory, Recipe
+from .sparse_decode import SparseDecode, decode_rows, split
 from .step import StepInput
 from .token_rows import token_rows
 from .weights import Weight
@@ -44,6 +45,7 @@ class CompiledExecutor:
         max_batch: int, max_tokens: int, kv_format: str = "f32", device: str = "cpu",
         page_size: int = PAGE_SIZE,
         convert: Callable[[Tensor], Any] | None = None,
+        sparse: SparseDecode | None = None,
     ) -> None:  # fmt: skip
         self.config = config
         self.vocab_size, self.context_length = config.vocab_size, config.context_length
@@ -57,26 +59,34 @@ class CompiledExecutor:
         size = max(function["memory"]["bytes"] for _, function in functions)
         arena = aligned(size, device=device)
         tables = {"cos": cos.to(device), "sin": sin.to(device)}
-        memory = Memory(kernels, weights, k, v, tables, arena, convert or _tvm_tensor())
-        self._recipes = [(rows, Recipe(function, memory)) for rows, function in functions]
+        layers = sparse.layers if sparse else {}
+        memory = Memory(kernels, weights, k, v, tables, arena, convert or _tvm_tensor(), layers)
+        recipes = [(rows, function.attribute("attention"), Recipe(function, memory))
+                   for rows, function in functions]  # fmt: skip
+        self._recipes = [(rows, recipe) for rows, selects, recipe in recipes if not selects]
+        self._sparse_recipes = [(rows, recipe) for rows, selects, recipe in recipes if selects]
+        self._sparse = sparse
         self._decode_rows = max((rows for rows, _ in functions), default=0)
         self._logits = torch.empty(max_batch, config.vocab_size)
-        self._plans: dict[int, tuple[StepInput, list[Launch], Tensor, Recipe]] = {}
+        self._plans: dict[tuple[int, bool], tuple[StepInput, list[Launch], Tensor, Recipe]] = {}
         self.watcher: Watcher | None = None
         """Runs a step's launches in this one's stead: a trace that times each."""
         self.announcer = announcer(page_size)
 
     def forward(self, step: StepInput) -> Tensor:
         """Return logits [R, V] f32, a view that the next call overwrites."""
-        known = self._plans.get(id(step))
+        sparse = self._sparse is not None and self._sparse.wanted(step)
+        known = self._plans.get((id(step), sparse))
         if known is None:
             check_step(step, self.max_batch, self.max_tokens)
         if self.announcer is not None:
             self.announcer.step(step, None)
         if known is None:
+            if sparse and (not step.is_decode or step.tokens.shape[0] > self._decode_rows):
+                return self._mixed(step)
             if not step.is_decode and step.tokens.shape[0] <= SHORT * self._decode_rows:
                 return self._short(step)
-            known = self._plan(step)
+            known = self._plan(step, sparse)
         self._launch(known[3], known[1])
         return known[2]
 
@@ -88,7 +98,7 @@ class CompiledExecutor:
             function(*arguments)
 
     def _short(self, step: StepInput) -> Tensor:
-        """Run a short step of chunks by the kernels of decode steps, a few tokens at a time."""
+        """Run a short step of chunks by dense kernels of decode steps, a few tokens at a time."""
         found = self._logits[: step.logits_rows.shape[0]]
         for part, wanted in token_rows(step, self._decode_rows):
             recipe = self._recipe(part)
@@ -98,10 +108,20 @@ class CompiledExecutor:
                 found.numpy()[wanted] = logits.numpy()  # torch would wake its own pool
         return found
 
+    def _mixed(self, step: StepInput) -> Tensor:
+        """Run a step of decode rows, some of them sparse, and prompts: these are read whole."""
+        found = torch.empty(step.logits_rows.shape[0], self.vocab_size)
+        for part, wanted in split(step, decode_rows(step), self._decode_rows):
+            logits = self.forward(part)
+            if len(wanted):
+                found.numpy()[wanted] = logits.numpy()
+        return found
+
     def profile(self, step: StepInput) -> list[tuple[str, float]]:
         """Run a step launch by launch; return each one's graph operation and seconds."""
-        recipe = self._recipe(step)
-        launches, _ = recipe.bind(by_name(step), self._extents(step))
+        sparse = self._sparse is not None and step.is_decode and self._sparse.wanted(step)
+        recipe = self._recipe(step, sparse)
+        launches, _ = recipe.bind(self._inputs(step, sparse), self._extents(step))
         times: list[tuple[str, float]] = []
         for name, (function, arguments) in zip(recipe.names, launches, strict=True):
             start = perf_counter()
@@ -110,26 +130,37 @@ class CompiledExecutor:
         return times
 
     def copy_page(self, source: int, target: int) -> None:
-        """Copy a page of keys and values in all layers."""
+        """Copy a page of keys and values, and of labels, in all layers."""
         if self.announcer is not None:
             self.announcer.copy_page(source, target)
         for pool in self._pools:
             pool.select(1, target).copy_(pool.select(1, source))
+        if self._sparse is not None:
+            self._sparse.copy_page(source, target)
 
-    def _plan(self, step: StepInput) -> tuple[StepInput, list[Launch], Tensor, Recipe]:
+    def _plan(
+        self, step: StepInput, sparse: bool
+    ) -> tuple[StepInput, list[Launch], Tensor, Recipe]:
         """Bind a step's tensors to launches; decode steps, whose views come again, are kept."""
-        recipe = self._recipe(step)
-        plan = (step, *recipe.bind(by_name(step), self._extents(step)), recipe)
+        recipe = self._recipe(step, sparse)
+        plan = (step, *recipe.bind(self._inputs(step, sparse), self._extents(step)), recipe)
         if step.is_decode:
             if len(self._plans) >= KEPT_PLANS:
                 self._plans.clear()
-            self._plans[id(step)] = plan  # holds the step, so that its id stays its own
+            self._plans[id(step), sparse] = plan  # holds the step, so that its id stays its own
         return plan
 
-    def _recipe(self, step: StepInput) -> Recipe:
+    def _inputs(self, step: StepInput, sparse: bool) -> dict[str, Tensor]:
+        inputs = by_name(step)
+        if sparse and self._sparse is not None:
+            inputs["plan_budget"] = self._sparse.budgets(step)
+        return inputs
+
+    def _recipe(self, step: StepInput, sparse: bool = False) -> Recipe:
         """Return the recipe of the smallest regime that takes the step."""
         rows = step.tokens.shape[0] if step.is_decode else self.max_tokens + 1
-        fitting = (recipe for limit, recipe in self._recipes if rows <= limit)
+        recipes = self._sparse_recipes if sparse else self._recipes
+        fitting = (recipe for limit, recipe in recipes if rows <= limit)
         return next(fitting, self._recipes[-1][1])
 
     def _extents(self, step: StepInput) -> dict[str, int]:
@@ -137,7 +168,7 @@ class CompiledExecutor:
         return {
             "T": tokens, "B": sequences, "B1": sequences + 1, "R": step.logits_rows.shape[0],
             "M": tokens * self.config.experts_per_token, "N": self.num_pages,
-            "MAXP": step.page_table.shape[1],
+            "MAXP": step.page_table.shape[1], "L": step.page_table.shape[1] * self.page_size,
         }  # fmt: skip
 
 

@@ -37,6 +37,7 @@ class Memory:
     tables: Mapping[str, Tensor]  # cos and sin [positions, C / 2]
     arena: Tensor  # bytes
     convert: Convert
+    layers: Mapping[str, list[Tensor | None]] = field(default_factory=dict)  # labels, ... by name
 
 
 @dataclass
@@ -130,7 +131,7 @@ class Recipe:
             kind = "table" if term.name in self._memory.tables else "extent"
             return self._slots.number(kind, term.name)
         (index,) = term.parameters
-        if term.name in {"k", "v"}:
+        if term.name in {"k", "v"} or term.name in self._memory.layers:
             return self._slots.number(term.name, index)
         values = operation.results if term.name == "out" else operation.operands
         name = values[index].name  # type: ignore[index]
@@ -153,6 +154,8 @@ class Recipe:
                 return memory.v[layer]
             case ("table", name):
                 return memory.tables[name]
+            case (str(name), int(layer)) if name in memory.layers:
+                return memory.layers[name][layer]
         return None
 
     def _of_step(

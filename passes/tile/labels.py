@@ -134,8 +134,8 @@ def label_scores(shape: Scores) -> Operation:
     """Return the kernel of the scores of decode steps: sequence b's query is row b of q.
 
     Arguments: B, N, MAXP, L = MAXP * P, q [B, H * C], page_table [B, MAXP], kv_lengths, budgets
-    [B] (a sequence of no more keys than its budget needs no scores), labels [N, K, rows, P],
-    mean, level [K, r], scores [B, K, L] in the exp2 domain, by token or page.
+    [B] (a sequence of fewer keys than its budget is read whole, and needs no scores), labels
+    [N, K, rows, P], mean, level [K, r], scores [B, K, L] in the exp2 domain, by token or page.
     """
     return _Scores(shape).kernel()
 
@@ -187,7 +187,7 @@ class _Scores:
         )
         first = -(-s.sinks // page) if s.unit == "page" else s.sinks // page
         over = 0 if s.unit == "page" else page - 1
-        text = f"where(a > b, (max(a - {s.recent}, 0) + {over}) // {page}, 0)"
+        text = f"where(a >= b, (max(a - {s.recent}, 0) + {over}) // {page}, 0)"
         high = b.map(text, length, budget, dtype="i32", hint="end")
         low = b.full(first, "i32")
         if s.parts == 1:

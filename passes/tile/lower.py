@@ -14,7 +14,7 @@ from ...ir.core import Module, Names, Operation, Symbol, Term, Value, make, walk
 from ...ir.diagnostics import PassError
 from ...ir.types import dtype_of, shape_of
 from ..manager import Context
-from . import elementwise, moe
+from . import elementwise, lower_sparse, moe
 from .attention import Attention, attention, decode
 from .attention_parts import Parts, attention_merge, attention_parts, tuned
 from .matmul import Matmul, blocks, matmul
@@ -162,9 +162,10 @@ class _Lowering:
         """Head norms, rotation and the write to pages."""
         heads = Heads(op["heads"], op["kv_heads"], op["head_dim"], self.options.page_size)
         eps, layer = op.attribute("eps"), op["layer"]
+        ordered = bool(op.attribute("ordered"))
         kernel = qkv_rope_write(heads, self.options.context_length, self.options.kv, eps,
-                                _format(op))  # fmt: skip
-        norms = " in3 in4" if eps else ""
+                                _format(op), ordered)  # fmt: skip
+        norms = (" in3 in4" if eps else "") + (f" order{layer}" if ordered else "")
         return [self.call(op, kernel, f"T N in0 cos sin in1 in2 out0 k{layer} v{layer}{norms}")]
 
     def moe_route(self, op: Operation) -> list[Operation]:
@@ -250,6 +251,9 @@ class _Lowering:
     def finalize(self, op: Operation) -> list[Operation]:
         """Attention over a layer's pages: kvset, partial and finalize together."""
         partial = self.makers[op.operands[0].name]
+        found = lower_sparse.selected_part(self, partial) if partial.name == "graph.merge" else None
+        if found is not None:
+            return lower_sparse.lower_selected(self, op, *found)
         if partial.name != "graph.partial":
             raise CannotLower(operation=op.name, problem="its state is merged", span=op.span)
         q, starts, kvset_value = partial.operands
@@ -338,10 +342,15 @@ def _arguments(text: str | list[Term]) -> list[Term]:
     terms = []
     for word in text.split():
         name = word.rstrip("0123456789")
-        indexed = name in {"in", "out", "flat", "scale", "k", "v"}
+        indexed = name in INDEXED
         terms.append(Term(name, (int(word[len(name) :]),)) if indexed else Term(word))
     return terms
 
+
+INDEXED = frozenset({
+    "in", "out", "flat", "scale", "k", "v", "labels", "order", "mean", "level",
+})  # fmt: skip
+"""Arguments of a call that carry a number: of an operand, a result, or a layer."""
 
 _RULES: dict[str, Callable[[_Lowering, Operation], list[Operation]]] = {
     "graph.embedding": _Lowering.embedding, "graph.rmsnorm": _Lowering.rmsnorm,
@@ -353,4 +362,6 @@ _RULES: dict[str, Callable[[_Lowering, Operation], list[Operation]]] = {
     "graph.fused_matmul": _Lowering.fused_matmul, "graph.finalize": _Lowering.finalize,
     "graph.all_reduce": _Lowering.collective, "graph.all_gather": _Lowering.collective,
     "graph.kvset": _Lowering.nothing, "graph.partial": _Lowering.nothing,
+    "graph.select": _Lowering.nothing, "graph.merge": _Lowering.nothing,
+    "graph.label_write": lower_sparse.lower_label_write,
 }  # fmt: skip

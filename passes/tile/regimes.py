@@ -13,6 +13,7 @@ from ..graph.activation_format import ChooseActivationFormat
 from ..graph.fusion import DropConcatOfSplit, FuseAddNorm, FuseRopeWrite, FuseSiblingMatmuls
 from ..graph.matmul_parts import FuseCombineResidual, FuseMatmulParts
 from ..graph.memory_planning import PlanMemory
+from ..graph.sparse_attention import OrderChannels, SparseAttention
 from ..graph.weight_format import ChooseWeightFormat
 from ..manager import Context, Pass, PassRecord, run_passes
 from .gpu_schedules import gpu_schedule
@@ -38,6 +39,11 @@ class Regime:
     records: tuple[PassRecord, ...]
     target: str = "cpu"
     apart: bool = False
+
+    @property
+    def sparse(self) -> bool:
+        """Whether its decode steps select the keys that they read."""
+        return self.function.attribute("attention") is not None
 
     @property
     def function(self) -> Operation:
@@ -66,7 +72,7 @@ def regime_passes(
     few = (FuseMatmulParts(), FuseCombineResidual())
     tokens = rows or max_tokens
     extents = {"T": tokens, "R": rows or max_batch, "M": tokens * config.experts_per_token,
-               "B": rows or max_batch}  # fmt: skip
+               "B": rows or max_batch, "L": -(-config.context_length // 16) * 16}  # fmt: skip
     return (
         *(few if rows else (FuseAddNorm(),)),
         LowerToTiles(rows, config.context_length, kv=kv),
@@ -76,18 +82,54 @@ def regime_passes(
 
 def lower_model(
     config: ModelConfig, graph: Module, *, max_tokens: int, max_batch: int, weights: str = "f32",
-    kv: str = "f32", decode_rows: Sequence[int] = DECODE_ROWS,
+    kv: str = "f32", decode_rows: Sequence[int] = DECODE_ROWS, attention: Sparse | None = None,
 ) -> list[Regime]:  # fmt: skip
-    """Return the regimes of a model's graph, decode first, the one for any step last."""
+    """Return the regimes of a model's graph, decode first, the one for any step last.
+
+    With sparse `attention` decode has its regimes twice, sparse and dense, where sparse pays.
+    """
     context = Context(model_name=config.architecture)
     shared, shared_records = run_passes(graph_passes(weights), graph, context)
-    facts = frozenset({"weight-formats", "joined-matmuls", "fused-rope-write"})
+    sparse = None
+    if attention is not None:
+        shared, sparse, more = attention.rewritten(shared, context, kv, config.context_length)
+        shared_records += more
     regimes = []
-    for rows in (*decode_rows, 0):
+    for module, rows in (
+        *((sparse, rows) for rows in (decode_rows if sparse else ())),
+        *((shared, rows) for rows in (*decode_rows, 0)),
+    ):
         passes = regime_passes(config, rows, max_tokens, max_batch, kv)
-        module, records = run_passes(passes, shared, context, facts)
-        regimes.append(Regime(rows, module, (*shared_records, *records)))
+        lowered, records = run_passes(passes, module, context, _FUSED)
+        regimes.append(Regime(rows, lowered, (*shared_records, *records)))
     return regimes
+
+
+_FUSED = frozenset({"weight-formats", "joined-matmuls", "fused-rope-write"})
+
+
+@dataclass(frozen=True)
+class Sparse:
+    """Sparse decode attention as it is asked for: a policy's text, `hardware` for its price, and
+    whether it is taken at any price."""
+
+    policy: str
+    hardware: str = "cpu-generic"
+    always: bool = False
+
+    def rewritten(
+        self, shared: Module, context: Context, kv: str, context_length: int
+    ) -> tuple[Module, Module | None, list[PassRecord]]:
+        """Return the graph of all steps, that of sparse decode (None where it does not pay, and
+        then the first is as it was), and what passes say."""
+        label = (OrderChannels(self.policy),)
+        labelled, before = run_passes(label, shared, context, _FUSED)
+        select = (SparseAttention(self.policy, self.hardware, kv, context_length,
+                                  always=self.always),)  # fmt: skip
+        sparse, after = run_passes(select, labelled, context, _FUSED | {"labels"})
+        if sparse.symbol("step").attribute("attention") is None:
+            return shared, None, after
+        return labelled, sparse, [*before, *after]
 
 
 def lower_for_gpu(
@@ -139,7 +181,7 @@ def schedule_for(kernel: Operation, rows: int) -> Schedule:
     """Return a CPU schedule: work that one core does sooner than it wakes another stays there."""
     buffers = {value.name: value.type for value in kernel.regions[0].arguments}
     of = kernel.attribute("of")
-    if rows == 0 or of == "graph.partial":
+    if rows == 0 or of in {"graph.partial", "graph.select"}:
         return Schedule()
     if of not in {"graph.matmul", "graph.moe_expert"}:
         return Schedule(parallel=False)

@@ -21,28 +21,31 @@ class Heads:
 
 def qkv_rope_write(
     shape: Heads, max_position: int, kv: str = "f32", norm_eps: float | None = None,
-    dtype: str = "f32",
+    dtype: str = "f32", ordered: bool = False,
 ) -> Operation:  # fmt: skip
     """Return the kernel that rotates q and k and writes k and v into their pages.
 
     Arguments: T, N, qkv [T, (H + 2K) * C], cos, sin [max_position, C / 2], positions [T],
     slots [T] (page * P + offset; -1 writes nothing), q [T, H * C], k_pool, v_pool [N, K, P, C],
-    and with `norm_eps` (Qwen3) last: q_norm, k_norm [C]. The halves of a head rotate against
-    each other, as in Hugging Face's checkpoints.
+    and with `norm_eps` (Qwen3): q_norm, k_norm [C]. The halves of a head rotate against each
+    other, as in Hugging Face's checkpoints. `ordered`: last place [K, C], where each channel of
+    q and k goes, by key head.
     """
-    return _RopeWrite(shape, max_position, kv, norm_eps, dtype).kernel()
+    return _RopeWrite(shape, max_position, kv, norm_eps, dtype, ordered).kernel()
 
 
 class _RopeWrite:
     """Builds the kernel: one program a token, tiles [heads, C / 2]."""
 
     def __init__(
-        self, shape: Heads, max_position: int, kv: str, eps: float | None, dtype: str
+        self, shape: Heads, max_position: int, kv: str, eps: float | None, dtype: str,
+        ordered: bool,
     ) -> None:  # fmt: skip
         self.shape, self.eps, self.kv = shape, eps, kv
         h, k, c = shape.heads, shape.kv_heads, shape.head_dim
         self.half = c // 2
-        b = self.b = KernelBuilder(f"qkv_rope_write_{h}_{k}_{c}_{kv}" + of_format(dtype))
+        name = "qkv_rope_order" if ordered else "qkv_rope_write"
+        b = self.b = KernelBuilder(f"{name}_{h}_{k}_{c}_{kv}" + of_format(dtype))
         b.scalar("T")
         b.scalar("N")
         self.max_position = max_position
@@ -57,6 +60,7 @@ class _RopeWrite:
         self.k_pool = b.buffer("k_pool", kv, "N", k, shape.page, c)
         self.v_pool = b.buffer("v_pool", kv, "N", k, shape.page, c)
         self.norms = [b.buffer(n, "f32", c) for n in ("q_norm", "k_norm")] if eps else [None, None]
+        self.place = b.buffer("place", "i32", k, c) if ordered else None
 
     def kernel(self) -> Operation:
         b, shape = self.b, self.shape
@@ -73,21 +77,32 @@ class _RopeWrite:
             "T >= 0", "N >= 0", f"0 <= positions[*] < {self.max_position}",
             f"-1 <= slots[*] < N * {shape.page}",
         )  # fmt: skip
+        if self.place is not None:
+            facts = (*facts, f"0 <= place[*] < {shape.head_dim}")
         return b.finish("T", requires=facts, of="graph.qkv_rope_write")
 
     def _write_query(self) -> None:
-        head = self.b.expand(self.b.iota(self.shape.heads), 1)
+        shape = self.shape
+        head = self.b.expand(self.b.iota(shape.heads), 1)
         first, second = self._rotated(head, self.norms[0])
         for channel, value in ((self.low, first), (self.high, second)):
-            self.b.store(self.q, self.token, self._column(head, channel), value)
+            column = self._column(head, self._placed(head, channel, shape.heads // shape.kv_heads))
+            self.b.store(self.q, self.token, column, value)
 
     def _write_keys(self, slot: Value) -> None:
         shape = self.shape
         head = self.b.expand(self.b.iota(shape.kv_heads), 1)
         after_q = self.b.map(f"a + {shape.heads}", head)
         first, second = self._rotated(after_q, self.norms[1])
-        self._to_page(self.k_pool, slot, head, self.low, first)
-        self._to_page(self.k_pool, slot, head, self.high, second)
+        self._to_page(self.k_pool, slot, head, self._placed(head, self.low), first)
+        self._to_page(self.k_pool, slot, head, self._placed(head, self.high), second)
+
+    def _placed(self, head: Value, channel: Value, group: int = 1) -> Value:
+        """Return where channels of heads go; `group` of them share a key head."""
+        if self.place is None:
+            return channel
+        head = head if group == 1 else self.b.map(f"a // {group}", head, hint="of")
+        return self.b.load(self.place, head, channel, hint="placed")
 
     def _write_values(self, slot: Value) -> None:
         shape = self.shape

@@ -51,8 +51,9 @@ class Selection:
 def select_keys(shape: Selection) -> Operation:
     """Return the kernel; a program selects for one key head of one sequence.
 
-    Arguments: B, L, scores [B, K, L], kv_lengths, budgets [B] (the most tokens that may be read),
-    chosen [B, K, L] i32 (tokens or pages, ascending), counts [B, K] i32.
+    Arguments: B, L, scores [B, K, L], kv_lengths, budgets [B] (the most tokens that may be read;
+    more than there are: all of them, unselected), chosen [B, K, L] i32 (tokens or pages,
+    ascending), counts [B, K] i32.
     """
     return _Select(shape).kernel()
 
@@ -92,7 +93,7 @@ class _Select:
         self.budget = b.load(self.budgets, self.sequence, hint="budget")
         self.units = b.map(f"(a + {unit - 1}) // {unit}", self.length, dtype="i32", hint="units")
         self.first = b.full(-(-s.sinks // unit), "i32")
-        text = f"where(a > b, max(max(a - {s.recent}, 0) // {unit}, c), 0)"
+        text = f"where(a >= b, max(max(a - {s.recent}, 0) // {unit}, c), 0)"
         last = b.map(text, self.length, self.budget, self.first, dtype="i32", hint="last")
         self.last = b.map("min(a, b)", last, self.units, dtype="i32", hint="last")
 
@@ -228,8 +229,8 @@ class _Select:
                          hint="take")  # fmt: skip
             place = b.map("a + b - 1", written, b.scan(take, 0), dtype="i32", hint="place")
             text = "(a > 0) & (b >= 0) & (b < c)"
-            b.store(self.chosen, self.sequence, self.head, place, unit,
-                    mask=b.map(text, take, place, self.most, dtype="bool", hint="kept"))  # fmt: skip
+            kept = b.map(text, take, place, self.most, dtype="bool", hint="kept")
+            b.store(self.chosen, self.sequence, self.head, place, unit, mask=kept)
             loop.yields(
                 b.map("a + b", written, b.reduce("sum", take, 0), dtype="i32"),
                 b.map("a + b", equal, b.reduce("sum", tie, 0), dtype="i32"),

@@ -1,4 +1,4 @@
-"""Cases of the sparse kernels: scattered pages, poisoned buffers, and a float64 oracle that sorts."""
+"""Cases of the sparse kernels: scattered pages, poisoned buffers, a float64 oracle that sorts."""
 
 from __future__ import annotations
 
@@ -55,8 +55,6 @@ def policy(**changes: Any) -> SparsePolicy:
     return SparsePolicy(**given)
 
 
-
-
 SHAPES = {
     "k": Shape(),
     "ratio": Shape(policy=policy(ratio=0.3)),
@@ -102,8 +100,12 @@ def case_of(shape: Shape, lengths: list[int], seed: int = 0, ties: bool = False)
                 values[number, :, :used] = np.round(found) if ties else found
     q = rng.standard_normal((len(lengths), shape.heads * shape.head_dim)).astype("f4")
     mean = rng.standard_normal((shape.kv_heads, shape.channels)).astype("f4") * 0.1
-    level = np.full((shape.kv_heads, shape.channels), 2.5, "f4") / LEVELS.get(shape.policy.labels, 1)
-    budgets = np.array([shape.policy.budget(length) for length in lengths], "i4")
+    level = np.full((shape.kv_heads, shape.channels), 2.5, "f4") / LEVELS.get(
+        shape.policy.labels, 1
+    )
+    p = shape.policy
+    budgets = [length + 1 if p.reads_whole(length) else p.budget(length) for length in lengths]
+    budgets = np.array(budgets, "i4")
     return Case(q, table, np.array(lengths, "i4"), budgets, k, v, mean, level,
                 rng.permutation(np.array(slots, "i4")))  # fmt: skip
 
@@ -139,7 +141,7 @@ def selected(shape: Shape, case: Case, row: int, kv_head: int) -> tuple[np.ndarr
     n, p = int(case.lengths[row]), shape.policy
     unit = shape.page if p.unit == "page" else 1
     every = np.arange(n)
-    if case.budgets[row] >= n:
+    if case.budgets[row] > n:
         return every, every
     of = every // unit
     forced = np.isin(of, of[(every < p.sinks) | (every >= n - p.recent)])
@@ -157,8 +159,10 @@ def selected(shape: Shape, case: Case, row: int, kv_head: int) -> tuple[np.ndarr
     least = min(want, max(room, 0))
     step = 2 / 16 if p.top_p else 0  # what is left out is weighed at the upper ends of bins
     more = least
-    while p.top_p and more < min(room, len(units)) and (
-        best[order[more]] >= best[order[least - 1]] - step * np.log(2) - 1e-6
+    while (
+        p.top_p
+        and more < min(room, len(units))
+        and (best[order[more]] >= best[order[least - 1]] - step * np.log(2) - 1e-6)
     ):
         more += 1
     taken, most = (np.isin(of, units[order[:count]]) for count in (least, more))
@@ -169,17 +173,44 @@ def run_all(run: Any, shape: Shape, case: Case) -> dict[str, np.ndarray]:
     """Run the four kernels in order; outputs are poisoned first."""
     kernels, (b, pages) = shape.kernels, case.table.shape
     n, most, labels = len(case.k), pages * shape.page, shape.labels
-    pool = np.full((n, shape.kv_heads, labels.rows, shape.page), 0x7FC0 if labels.dtype == "bf16" else 0x5A,
-                   {"bf16": "u2", "i8": "i1", "u8": "u1"}[labels.dtype])
-    pool = run(kernels["write"], [len(case.slots), n, case.slots, case.k, case.mean, case.level, pool])[-1]
+    pool = np.full(
+        (n, shape.kv_heads, labels.rows, shape.page),
+        0x7FC0 if labels.dtype == "bf16" else 0x5A,
+        {"bf16": "u2", "i8": "i1", "u8": "u1"}[labels.dtype],
+    )
+    pool = run(
+        kernels["write"], [len(case.slots), n, case.slots, case.k, case.mean, case.level, pool]
+    )[-1]
     scores = np.full((b, shape.kv_heads, most), np.nan, "f4")
-    scores = run(kernels["scores"], [b, n, pages, most, case.q, case.table, case.lengths, case.budgets,
-                                     pool, case.mean, case.level, scores])[-1]
-    chosen, counts = np.full((b, shape.kv_heads, most), POISON, "i4"), np.full((b, shape.kv_heads), POISON, "i4")
-    chosen, counts = run(kernels["select"], [b, most, scores, case.lengths, case.budgets, chosen, counts])[-2:]
+    scores = run(
+        kernels["scores"],
+        [
+            b,
+            n,
+            pages,
+            most,
+            case.q,
+            case.table,
+            case.lengths,
+            case.budgets,
+            pool,
+            case.mean,
+            case.level,
+            scores,
+        ],
+    )[-1]
+    chosen, counts = (
+        np.full((b, shape.kv_heads, most), POISON, "i4"),
+        np.full((b, shape.kv_heads), POISON, "i4"),
+    )
+    chosen, counts = run(
+        kernels["select"], [b, most, scores, case.lengths, case.budgets, chosen, counts]
+    )[-2:]
     out = np.full(case.q.shape, np.nan, "f4")
-    out = run(kernels["decode"], [b, n, pages, most, case.q, case.table, case.lengths, chosen, counts,
-                                  case.k, case.v, out])[-1]
+    out = run(
+        kernels["decode"],
+        [b, n, pages, most, case.q, case.table, case.lengths, chosen, counts, case.k, case.v, out],
+    )[-1]
     return {"labels": pool, "scores": scores, "chosen": chosen, "counts": counts, "out": out}
 
 
@@ -200,7 +231,10 @@ def check(shape: Shape, case: Case, found: dict[str, np.ndarray]) -> None:
             if not length:
                 continue
             q = case.q[row].reshape(shape.kv_heads, group, -1)[head].astype("f8")
-            k, v = (rows_of(shape, case, row, pool)[head, tokens].astype("f8") for pool in (case.k, case.v))
+            k, v = (
+                rows_of(shape, case, row, pool)[head, tokens].astype("f8")
+                for pool in (case.k, case.v)
+            )
             weights = np.exp(q @ k.T * shape.head_dim**-0.5)
             wanted = weights @ v / weights.sum(1, keepdims=True)
             got = found["out"][row].reshape(shape.kv_heads, group, -1)[head]
@@ -215,4 +249,6 @@ def dense_shape(shape: Shape) -> Attention:
 
 def covering(shape: Shape) -> Shape:
     """The same with a budget that covers everything."""
-    return replace(shape, policy=replace(shape.policy, k=ceil(1e6), ratio=0, threshold=0, top_p=0, cap=1))
+    return replace(
+        shape, policy=replace(shape.policy, k=ceil(1e6), ratio=0, threshold=0, top_p=0, cap=1)
+    )

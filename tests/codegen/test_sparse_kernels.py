@@ -20,6 +20,10 @@ from weft.passes.tile.attention import decode
 each_shape = pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 
 
+def slow(name: str) -> Any:
+    return pytest.param(name, marks=pytest.mark.slow)
+
+
 def interpreted(kernel: Any, given: list[Any]) -> list[Any]:
     run_kernel(kernel, *given)
     return given
@@ -49,8 +53,11 @@ def test_meaning(shape: Shape) -> None:
         check(shape, case, run_all(interpreted, shape, case))
 
 
-@each_shape
-def test_tvm(shape: Shape) -> None:
+@pytest.mark.parametrize(
+    "name", [slow(n) if n in ("ratio", "capped", "pages") else n for n in SHAPES]
+)
+def test_tvm(name: str) -> None:
+    shape = SHAPES[name]
     pytest.importorskip("tvm")
     from tvm_cases import run
 
@@ -60,7 +67,7 @@ def test_tvm(shape: Shape) -> None:
 
 
 def test_a_shift_of_the_scores_is_found_out() -> None:
-    """A planted fault: the oracle tells labels that are off by one place from those that are not."""
+    """A planted fault: the oracle sees labels made around another mean."""
     shape = SHAPES["k"]
     case = case_of(shape, LENGTHS, 1)
     wrong = replace(case, mean=case.mean * -3.0)
@@ -77,17 +84,29 @@ def test_a_budget_that_covers_all_is_dense_decode_bit_by_bit(unit: str) -> None:
     case = case_of(shape, LENGTHS, 7)
     found = run_all(run, shape, case)["out"]
     b, pages = case.table.shape
-    wanted = run(decode(dense_shape(shape)), [b, len(case.k), pages, case.q, case.table, case.lengths,
-                                              case.k, case.v, np.full(case.q.shape, np.nan, "f4")])[-1]
+    wanted = run(
+        decode(dense_shape(shape)),
+        [
+            b,
+            len(case.k),
+            pages,
+            case.q,
+            case.table,
+            case.lengths,
+            case.k,
+            case.v,
+            np.full(case.q.shape, np.nan, "f4"),
+        ],
+    )[-1]
     assert (found == wanted).all()
 
 
-@pytest.mark.parametrize("name", ["k", "i4", "threshold", "top_p", "pages"])
+@pytest.mark.parametrize("name", ["top_p", *map(slow, ("k", "i4", "threshold", "pages"))])
 def test_triton_interpreter(name: str, triton_interpreter: Any) -> None:
     shape = SHAPES[name]
     if shape.policy.labels == "bf16":  # the interpreter takes bf16 for integers
         shape = replace(shape, policy=replace(shape.policy, labels="i8"))
-    case = case_of(shape, LENGTHS, 5)
+    case = case_of(shape, LENGTHS[:6], 5)
     check(shape, case, run_all(triton_interpreter.run, shape, case))
 
 

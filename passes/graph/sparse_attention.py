@@ -1,0 +1,208 @@
+"""Sparse attention in the attention algebra: decode steps read the keys that labels point out.
+
+`OrderChannels` puts the channels of q and k in calibrated order behind rope, and has labels written
+beside the keys; scores do not change by that. `SparseAttention` then rewrites a `partial` over a
+kvset into the merge of two: over what `select` takes of the middle, and over the sinks and the
+recent window. Only `select` is approximate; its type says so, and so do those of what comes of it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from ...cost_model.hardware import Level
+from ...cost_model.hardware_file import load
+from ...cost_model.sparse_attention import (
+    AttentionShape,
+    dense_seconds,
+    least_context,
+    sparse_seconds,
+)
+from ...ir.core import Module, Operation, Term, Value, freeze, make
+from ...ir.sparse import SparsePolicy, parse_policy
+from ..manager import EVERYTHING, Context
+from .body import Body, rewrite_functions
+
+APPROXIMATE = Term("approximate")
+KVSET, STATE = Term("kvset"), Term("state")
+
+
+@dataclass(frozen=True)
+class OrderChannels:
+    """Writes k, and q, in calibrated order of channels, and labels of k, in layers that a policy
+    may make sparse."""
+
+    policy: str = "sparse(ratio=1/16)"
+
+    name: ClassVar[str] = "order-channels"
+    reads: ClassVar[tuple[str, ...]] = ("graph",)
+    writes: ClassVar[tuple[str, ...]] = ("graph",)
+    requires: ClassVar[tuple[str, ...]] = ("fused-rope-write",)
+    ensures: ClassVar[tuple[str, ...]] = ("labels",)
+    keeps: ClassVar[tuple[str, ...]] = EVERYTHING
+
+    def run(self, module: Module, context: Context) -> Module:
+        """Return the module with labels."""
+        policy = parse_policy(self.policy)
+        if policy is None:
+            return module
+        done: list[int] = []
+        module = rewrite_functions(module, lambda body: self._label(body, policy, done))
+        width = policy.label_channels(_head_dim(module)) if done else 0
+        context.did(f"{len(done)} layers write labels of {width} channels in {policy.labels}")
+        return module
+
+    @staticmethod
+    def _label(body: Body, policy: SparsePolicy, done: list[int]) -> None:
+        windows = _windows(body)
+        for write in body.operations:
+            if write.name != "graph.qkv_rope_write" or windows.get(write["layer"]):
+                continue
+            layer = write["layer"]
+            if layer in policy.dense:
+                continue
+            done.append(layer)
+            label = make(
+                "graph.label_write", write.operands[2], layer=layer, kv_heads=write["kv_heads"],
+                head_dim=write["head_dim"], channels=policy.label_channels(write["head_dim"]),
+                format=policy.labels, span=write.span,
+            )  # fmt: skip
+            body.replace(write, [write], [write.with_attributes(ordered=True), label])
+
+
+@dataclass(frozen=True)
+class SparseAttention:
+    """Lets decode steps read what a policy selects, in layers and from contexts where it pays.
+
+    `hardware` is what the price is made with (a shipped name or a file); `batch` how many sequences
+    share a step. With `always` sparse attention starts where the policy says, at any price. The
+    step's function gets `attention = {policy, least}`: from `least` tokens of context on it pays.
+    """
+
+    policy: str = "sparse(ratio=1/16)"
+    hardware: str = "cpu-generic"
+    kv: str = "f32"
+    context_length: int = 131072
+    batch: int = 1
+    always: bool = False
+
+    name: ClassVar[str] = "sparse-attention"
+    reads: ClassVar[tuple[str, ...]] = ("graph",)
+    writes: ClassVar[tuple[str, ...]] = ("graph",)
+    requires: ClassVar[tuple[str, ...]] = ("labels",)
+    ensures: ClassVar[tuple[str, ...]] = ()
+    keeps: ClassVar[tuple[str, ...]] = EVERYTHING
+
+    def run(self, module: Module, context: Context) -> Module:
+        """Return the module with sparse decode attention where it pays."""
+        policy = parse_policy(self.policy)
+        if policy is None:
+            return module
+        least = 0 if self.always else self._least(module, policy, context)
+        if least is None:
+            return module
+        found: list[int] = []
+        module = rewrite_functions(module, lambda body: self._rewrite(body, policy, context, found))
+        if not found:
+            return module
+        context.did(f"layers {_ranges(found)} read what {policy} selects, from {least} tokens of "
+                    "context on")  # fmt: skip
+        chosen = freeze({"policy": str(policy), "least": least})
+        return Module(tuple(op.with_attributes(attention=chosen) if op.name == "graph.func" else op
+                            for op in module.operations))  # fmt: skip
+
+    def _least(self, module: Module, policy: SparsePolicy, context: Context) -> int | None:
+        """Return from which context on sparse pays, and say what it costs; None: it never does."""
+        partial = next((op for op in module.walk() if op.name == "graph.partial"), None)
+        if partial is None:
+            return None
+        shape = AttentionShape(partial["heads"], partial["kv_heads"], partial["head_dim"], self.kv)
+        level, most = load(self.hardware).level(), self.context_length
+        least = least_context(shape, level, policy, most, self.batch)
+        say = context.left if least is None else context.did
+        place = "at no context up to" if least is None else f"from {least} tokens on; at"
+        say(f"{policy} pays {place} {most}: {self._costs(shape, level, policy, most)}")
+        return least
+
+    def _costs(self, shape: AttentionShape, level: Level, policy: SparsePolicy, most: int) -> str:
+        dense = dense_seconds(shape, level, most, self.batch) * 1e6
+        sparse = sparse_seconds(shape, level, policy, most, self.batch) * 1e6
+        return f"{dense:.1f} us a layer dense, {sparse:.1f} us sparse, by {self.hardware}"
+
+    @staticmethod
+    def _rewrite(body: Body, policy: SparsePolicy, context: Context, found: list[int]) -> None:
+        labels = {op["layer"]: op for op in body.operations if op.name == "graph.label_write"}
+        for partial in body.operations:
+            if partial.name != "graph.partial":
+                continue
+            kvset = body.maker[partial.operands[2].name]
+            layer = kvset["layer"]
+            if layer not in labels:
+                why = "a sliding window" if kvset.attribute("window") else "dense by the policy"
+                context.left(f"layer {layer}: {why}", partial.span)
+                continue
+            found.append(layer)
+            made = _parts(body, partial, kvset, labels[layer], policy)
+            body.replace(partial, [partial, kvset], made)
+            body.rename(partial.result, made[-1].result)
+
+
+def _parts(
+    body: Body, partial: Operation, kvset: Operation, label: Operation, policy: SparsePolicy
+) -> list[Operation]:
+    """Return the operations that stand for a partial: the selected middle, the forced ends, and
+    their merge."""
+    q, starts, _ = partial.operands
+
+    def value(hint: str, type: Term) -> Value:
+        return body.names.value(hint, type)
+
+    def view(hint: str, kind: Term) -> Operation:
+        return make("graph.kvset", *kvset.operands, results=(value(hint, KVSET),),
+                    layer=kvset["layer"], kind=kind, span=kvset.span)  # fmt: skip
+
+    def part(of: Value) -> Operation:
+        state = value("state", Term("state", of.type.parameters))
+        return make("graph.partial", q, starts, of, span=partial.span, results=(state,),
+                    **_attributes(partial))  # fmt: skip
+
+    unit = Term(policy.unit)
+    labels = view("labels", Term("labels", (label["channels"], Term(label["format"]))))
+    select = make(
+        "graph.select", q, starts, labels.result, layer=kvset["layer"], policy=str(policy),
+        heads=partial["heads"], kv_heads=partial["kv_heads"], head_dim=partial["head_dim"],
+        scale=partial["scale"], results=(value("middle", Term("kvset", (APPROXIMATE,))),),
+        span=partial.span,
+    )  # fmt: skip
+    ends = view("ends", Term("ends", (policy.sinks, policy.recent, unit)))
+    middle, near = part(select.result), part(ends.result)
+    merge = make("graph.merge", middle.result, near.result, span=partial.span,
+                 results=(value("state", Term("state", (APPROXIMATE,))),))  # fmt: skip
+    return [labels, select, middle, ends, near, merge]
+
+
+def _attributes(operation: Operation) -> dict[str, object]:
+    return {name: operation[name] for name in ("heads", "kv_heads", "head_dim", "scale", "causal")
+            if operation.attribute(name) is not None}  # fmt: skip
+
+
+def _windows(body: Body) -> dict[int, int]:
+    """Return the sliding window of each layer that has one."""
+    kvsets = (op for op in body.operations if op.name == "graph.kvset")
+    return {op["layer"]: op["window"] for op in kvsets if op.attribute("window")}
+
+
+def _head_dim(module: Module) -> int:
+    return next(op["head_dim"] for op in module.walk() if op.name == "graph.qkv_rope_write")
+
+
+def _ranges(layers: list[int]) -> str:
+    """Return layers as text: 0-3, 5."""
+    runs: list[list[int]] = []
+    for layer in sorted(layers):
+        if runs and runs[-1][-1] == layer - 1:
+            runs[-1].append(layer)
+        else:
+            runs.append([layer])
+    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)

@@ -1,0 +1,89 @@
+"""Lowering of sparse attention on a CPU: labels, scores, selection, and decode over the lists.
+
+The merge of the selected middle and the forced ends is one list: the selection writes the ends'
+positions among the chosen ones, so that decode reads both in one pass and no states are merged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from ...ir.core import Operation, Value
+from ...ir.sparse import SparsePolicy, parse_policy
+from ...ir.types import dtype_of, tensor
+from .gathered import Gathered, gathered_decode
+from .labels import Labels, Scores, label_scores, label_write
+from .selection import Selection, select_keys
+
+if TYPE_CHECKING:
+    from .lower import _Lowering
+
+EXTENT = "L"
+"""The most tokens that a sequence has: MAXP pages."""
+
+
+def lower_label_write(lowering: _Lowering, op: Operation) -> list[Operation]:
+    """The labels of a step's tokens, from the keys in their pages."""
+    options, layer = lowering.options, op["layer"]
+    shape = Labels(op["kv_heads"], op["head_dim"], options.page_size, op["channels"], op["format"],
+                   options.kv)  # fmt: skip
+    arguments = f"T N in0 k{layer} mean{layer} level{layer} labels{layer}"
+    return [lowering.call(op, label_write(shape), arguments)]
+
+
+def selected_part(lowering: _Lowering, merge: Operation) -> tuple[Operation, Operation] | None:
+    """Return the select and the partial over it of a merge that `SparseAttention` made."""
+    for state in merge.operands:
+        partial = lowering.makers[state.name]
+        select = lowering.makers[partial.operands[2].name] if partial.operands else None
+        if partial.name == "graph.partial" and select and select.name == "graph.select":
+            return select, partial
+    return None
+
+
+def lower_selected(
+    lowering: _Lowering, op: Operation, select: Operation, partial: Operation
+) -> list[Operation]:
+    """Three launches that stand for `finalize` over the merge: scores, lists, decode."""
+    policy = parse_policy(select["policy"])
+    assert policy is not None
+    views = lowering.makers[select.operands[2].name]
+    table, lengths = views.operands
+    layer, q = select["layer"], select.operands[0]
+    page, kv_heads, width = lowering.options.page_size, select["kv_heads"], select["head_dim"]
+    channels, form = views["kind"].parameters
+    labels = Labels(kv_heads, width, page, channels, form.name, lowering.options.kv)
+    forced = {"sinks": policy.sinks, "recent": policy.recent, "unit": policy.unit}
+
+    def made(hint: str, dtype: str, *shape: int | str) -> Value:
+        return lowering.names.value(hint, tensor(dtype, *shape))
+
+    scores = made("scores", "f32", "B", kv_heads, EXTENT)
+    chosen, counts = (
+        made("chosen", "i32", "B", kv_heads, EXTENT),
+        made("counts", "i32", "B", kv_heads),
+    )
+    score = label_scores(
+        Scores(labels, select["heads"], select["scale"], q=dtype_of(q.type), **forced)
+    )
+    take = select_keys(_selection(policy, kv_heads, page))
+    read = gathered_decode(
+        Gathered(select["heads"], kv_heads, width, page, lowering.options.kv, partial["scale"],
+                 unit=policy.unit)
+    )  # fmt: skip
+    at = f"labels{layer} mean{layer} level{layer}"
+    call: Callable[..., Operation] = lowering.call
+    return [
+        call(select, score, f"B N MAXP L in0 in1 in2 plan_budget {at} out0", (q, table, lengths),
+             (scores,)),
+        call(select, take, "B L in0 in1 plan_budget out0 out1", (scores, lengths),
+             (chosen, counts)),
+        call(op, read, f"B N MAXP L in0 in1 in2 in3 in4 k{layer} v{layer} out0",
+             (q, table, lengths, chosen, counts)),
+    ]  # fmt: skip
+
+
+def _selection(policy: SparsePolicy, kv_heads: int, page: int) -> Selection:
+    return Selection(kv_heads, page, policy.sinks, policy.recent, policy.unit, policy.threshold,
+                     policy.top_p)  # fmt: skip

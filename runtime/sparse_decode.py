@@ -1,0 +1,130 @@
+"""Sparse decode attention at run time: who reads how much, labels' memory, steps that mix.
+
+A policy's budget of a context is looked up in a table that is made once. Rows of one token are
+decode and may be sparse; prompts are read whole. What kernels need beside keys and values (labels,
+and the calibration's tables) lies in memory of its own, a tensor a layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..ir.attention_calibration import AttentionCalibration
+from ..ir.model import ModelConfig
+from ..ir.sparse import SparsePolicy
+from .step import StepInput
+
+LABEL_DTYPES = {"bf16": torch.bfloat16, "i8": torch.int8, "i4": torch.uint8}
+"""Elements of a pool of labels; an i4 pool holds two channels in each."""
+
+Layers = Mapping[str, list[Tensor | None]]
+
+
+class SparseDecode:
+    """Which rows of a step read less than everything, and the memory of labels.
+
+    `layers` is what `label_memory` returns; below `least` tokens of context all is read, as sparse
+    attention does not pay there.
+    """
+
+    def __init__(
+        self, policy: SparsePolicy, least: int, layers: Layers, rows: int, context: int
+    ) -> None:
+        every = range(context + 1)
+        self.layers = layers
+        whole = (n < least or policy.reads_whole(n) for n in every)
+        self._of = np.array([n + 1 if all else policy.budget(n)
+                             for n, all in zip(every, whole, strict=True)], np.int32)  # fmt: skip
+        self._budgets = torch.zeros(rows, dtype=torch.int32)
+
+    def wanted(self, step: StepInput) -> bool:
+        """Whether some row of a step is sparse; then the step's budgets are in place."""
+        rows = len(step.kv_lengths) if step.is_decode else decode_rows(step)
+        lengths = step.kv_lengths.numpy()[:rows]
+        budgets = self._of[lengths]
+        self._budgets.numpy()[:rows] = budgets
+        return bool((budgets <= lengths).any())
+
+    def budgets(self, step: StepInput) -> Tensor:
+        """Return where the budgets [B] of a decode step stand, in memory that stays."""
+        return self._budgets[: len(step.kv_lengths)]
+
+    def copy_page(self, source: int, target: int) -> None:
+        """Copy a page of labels in all layers."""
+        for pool in self.layers["labels"]:
+            if pool is not None:
+                pool[target].copy_(pool[source])
+
+
+def label_memory(
+    config: ModelConfig, policy: SparsePolicy, calibration: AttentionCalibration, num_pages: int,
+    page_size: int, device: str = "cpu",
+) -> Layers:  # fmt: skip
+    """Return what sparse kernels take beside keys and values, a list over layers each: labels
+    [N, K, rows, P], mean and level [K, r] f32, order [K, C] i32 (where a channel goes).
+
+    Layers that stay dense have None.
+    """
+    r = policy.label_channels(config.head_dim)
+    rows = r // 2 if policy.labels == "i4" else r
+    found: dict[str, list[Tensor | None]] = {n: [] for n in ("labels", "mean", "level", "order")}
+    for layer in range(config.layers):
+        if layer in policy.dense or config.windows[layer]:
+            for tensors in found.values():
+                tensors.append(None)
+            continue
+        heads = [calibration.head(layer, head) for head in range(config.kv_heads)]
+        pool = (num_pages, config.kv_heads, rows, page_size)
+        found["labels"].append(torch.zeros(pool, dtype=LABEL_DTYPES[policy.labels], device=device))
+        levels = [[1.0] * r if policy.labels == "bf16" else head.label_scales(r, policy.labels)
+                  for head in heads]  # fmt: skip
+        means = [head.label_means(r) for head in heads]
+        order = torch.tensor([head.order for head in heads])
+        found["mean"].append(torch.tensor(means, dtype=torch.float32, device=device))
+        found["level"].append(torch.tensor(levels, dtype=torch.float32, device=device))
+        found["order"].append(order.argsort(-1).to(torch.int32).to(device))
+    return found
+
+
+def label_page_bytes(config: ModelConfig, policy: SparsePolicy, page_size: int) -> int:
+    """Return the bytes of labels that a page of keys has over all layers."""
+    sparse = sum(
+        not config.windows[layer] and layer not in policy.dense for layer in range(config.layers)
+    )
+    return sparse * config.kv_heads * page_size * policy.label_bytes(config.head_dim)
+
+
+def decode_rows(step: StepInput) -> int:
+    """Return how many of a step's sequences, which stand first, have one token."""
+    many = np.flatnonzero(np.diff(step.query_starts.numpy()) != 1)
+    return int(many[0]) if len(many) else len(step.kv_lengths)
+
+
+def split(step: StepInput, rows: int, most: int) -> Iterator[tuple[StepInput, np.ndarray]]:
+    """Yield the first `rows` sequences, of one token each, as decode steps of at most `most`, then
+    what is left as one step; each with which of the whole step's rows of logits it gives."""
+    for start in range(0, rows, most):
+        yield _part(step, start, min(start + most, rows))
+    if rows < len(step.kv_lengths):
+        yield _part(step, rows, len(step.kv_lengths))
+
+
+def _part(step: StepInput, first: int, last: int) -> tuple[StepInput, np.ndarray]:
+    """Return some sequences of a step; a part always has a row of logits, be it unwanted."""
+    starts = step.query_starts.numpy()[first : last + 1]
+    tokens, sequences = slice(int(starts[0]), int(starts[-1])), slice(first, last)
+    asked = step.logits_rows.numpy()
+    wanted = np.flatnonzero((asked >= tokens.start) & (asked < tokens.stop))
+    local = asked[wanted] - np.int32(tokens.start) if len(wanted) else np.zeros(1, np.int32)
+    part = replace(
+        step, tokens=step.tokens[tokens], positions=step.positions[tokens],
+        slots=step.slots[tokens], query_starts=torch.from_numpy(starts - starts[0]),
+        kv_lengths=step.kv_lengths[sequences], page_table=step.page_table[sequences],
+        logits_rows=torch.from_numpy(local),
+    )  # fmt: skip
+    return part, wanted

@@ -1,0 +1,136 @@
+"""Sparse attention as a rewrite of the attention algebra: text in, text out, prices, remarks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from weft.cost_model.hardware_file import load
+from weft.cost_model.sparse_attention import (
+    AttentionShape,
+    dense_seconds,
+    least_context,
+    sparse_seconds,
+)
+from weft.frontend.models.presets import PRESETS
+from weft.frontend.models.registry import build_graph
+from weft.ir.parser import parse_module
+from weft.ir.sparse import SparsePolicy
+from weft.passes.graph.sparse_attention import OrderChannels, SparseAttention
+from weft.passes.manager import Context, MissingFact, run_passes
+from weft.passes.tile.regimes import Sparse, lower_model
+
+POLICY = "sparse(k=64, sinks=2, recent=8, labels=i8, min_context=0)"
+FUSED = frozenset({"fused-rope-write"})
+LAYER = """|%qkv: tensor<f32, [T, 32]>, %positions: tensor<i32, [T]>, %slots: tensor<i32, [T]>, %query_starts: tensor<i32, [B1]>, %kv_lengths: tensor<i32, [B]>, %page_table: tensor<i32, [B, MAXP]>|
+%q = graph.qkv_rope_write %qkv, %positions, %slots, layer = 3, heads = 2, kv_heads = 1, head_dim = 8, rope = {kind = "default"} : tensor<f32, [T, 16]>
+%kvset = graph.kvset %page_table, %kv_lengths, layer = 3@WINDOW@ : kvset
+%state = graph.partial %q, %query_starts, %kvset, heads = 2, kv_heads = 1, head_dim = 8, scale = 0.5, causal = true : state
+%seen = graph.finalize %state : tensor<f32, [T, 16]>
+graph.return %seen
+"""  # noqa: E501
+
+
+def rewritten(text: str, *passes: Any, facts: frozenset[str] = FUSED) -> tuple[list[str], Context]:
+    head, *body = text.replace("@WINDOW@", "").strip().splitlines()
+    context = Context()
+    given = parse_module("\n".join(["graph.func name = @step { " + head, *body, "}"]))
+    module, _ = run_passes(passes, given, context, facts)
+    assert parse_module(str(module)) == module
+    return [line.strip() for line in str(module).splitlines()], context
+
+
+def test_a_partial_becomes_the_selected_middle_and_the_ends() -> None:
+    lines, context = rewritten(LAYER, OrderChannels(POLICY), SparseAttention(POLICY, always=True))
+    assert f'attention = {{policy = "{POLICY}", least = 0}}' in lines[0]
+    common = "heads = 2, kv_heads = 1, head_dim = 8"
+    part = f"{common}, scale = 0.5, causal = true"
+    assert lines[1:-1] == [
+        f"%q = graph.qkv_rope_write %qkv, %positions, %slots, layer = 3, {common}, "
+        'rope = {kind = "default"}, ordered = true : tensor<f32, [T, 16]>',
+        "graph.label_write %slots, layer = 3, kv_heads = 1, head_dim = 8, channels = 1, "
+        'format = "i8"',
+        "%labels = graph.kvset %page_table, %kv_lengths, layer = 3, kind = labels<1, i8> : kvset",
+        f'%middle = graph.select %q, %query_starts, %labels, layer = 3, policy = "{POLICY}", '
+        f"{common}, scale = 0.5 : kvset<approximate>",
+        f"%state_1 = graph.partial %q, %query_starts, %middle, {part} : state<approximate>",
+        "%ends = graph.kvset %page_table, %kv_lengths, layer = 3, kind = ends<2, 8, token> : kvset",
+        f"%state_2 = graph.partial %q, %query_starts, %ends, {part} : state",
+        "%state_3 = graph.merge %state_1, %state_2 : state<approximate>",
+        "%seen = graph.finalize %state_3 : tensor<f32, [T, 16]>",
+        "graph.return %seen",
+    ]
+    assert any("layers 3 read what" in remark.message for remark in context.remarks)
+
+
+@pytest.mark.parametrize("why", ["dense by the policy", "a sliding window"])
+def test_layers_that_stay_dense_say_why(why: str) -> None:
+    policy = POLICY.replace("sinks", "dense=[3], sinks") if "policy" in why else POLICY
+    text = LAYER if "policy" in why else LAYER.replace("@WINDOW@", ", window = 4")
+    lines, context = rewritten(text, OrderChannels(policy), SparseAttention(policy, always=True))
+    assert not any("select" in line or "ordered" in line for line in lines)
+    assert [r.message for r in context.remarks if not r.done] == [f"layer 3: {why}"]
+
+
+def test_dense_changes_nothing_and_labels_come_first() -> None:
+    plain, _ = rewritten(LAYER)
+    assert rewritten(LAYER, OrderChannels("dense"), SparseAttention("dense"))[0] == plain
+    with pytest.raises(MissingFact, match="labels"):
+        rewritten(LAYER, SparseAttention(POLICY))
+
+
+def test_where_it_does_not_pay_it_says_what_it_would_cost() -> None:
+    slow = SparseAttention("sparse(ratio=1, labels=i8, channels=2)", context_length=4096)
+    lines, context = rewritten(LAYER, OrderChannels(slow.policy), slow)
+    assert not any("select" in line for line in lines)
+    (left,) = [remark.message for remark in context.remarks if not remark.done]
+    assert "pays at no context up to 4096" in left and "us a layer dense" in left
+
+
+LLAMA = AttentionShape(32, 8, 128, "bf16")
+
+
+def test_prices_on_a_gpu_follow_the_byte_model() -> None:
+    """1/16 of the tokens and labels of 1/16 of a row of k: 10.67 at most, most of it at 128 K."""
+    gpu, policy = load("h200").level(), SparsePolicy(ratio=1 / 16, labels="bf16", channels=8)
+    ratios = [dense_seconds(LLAMA, gpu, n, 8) / sparse_seconds(LLAMA, gpu, policy, n, 8)
+              for n in (2048, 16384, 131072)]  # fmt: skip
+    assert ratios == sorted(ratios) and 6 < ratios[-1] < 10.67
+    fixed = SparsePolicy(k=2048, labels="bf16", channels=8)
+    assert sparse_seconds(LLAMA, gpu, fixed, 131072, 8) < sparse_seconds(
+        LLAMA, gpu, policy, 131072, 8
+    )
+
+
+def test_least_context_is_where_the_curves_cross() -> None:
+    for hardware, shape in (("h200", LLAMA), ("cpu-generic", AttentionShape(32, 8, 128))):
+        level, policy = load(hardware).level(), SparsePolicy(ratio=1 / 16, min_context=0)
+        least = least_context(shape, level, policy, 131072)
+        assert least is not None and 1 < least < 131072
+        for context, pays in ((least - 1, False), (least, True), (131072, True)):
+            sparse = sparse_seconds(shape, level, policy, context)
+            assert (sparse < dense_seconds(shape, level, context)) == pays
+    assert least_context(LLAMA, load("h200").level(), SparsePolicy(ratio=1.0), 131072) is None
+
+
+def test_regimes_have_sparse_decode_beside_dense() -> None:
+    config = PRESETS["tiny-dense"] if "tiny-dense" in PRESETS else next(iter(PRESETS.values()))
+    graph = build_graph(config)
+    regimes = lower_model(config, graph, max_tokens=64, max_batch=4, decode_rows=(1, 4),
+                          attention=Sparse(POLICY, always=True))  # fmt: skip
+    assert [(regime.rows, regime.sparse) for regime in regimes] == [
+        (1, True), (4, True), (1, False), (4, False), (0, False),
+    ]  # fmt: skip
+    for regime in regimes:  # all write labels, so that any step may follow any other
+        names = [
+            op["kernel"].name
+            for op in regime.function.regions[0].operations
+            if op.name == "graph.call"
+        ]
+        assert any(name.startswith("label_write") for name in names)
+        assert any(name.startswith("gathered") for name in names) == regime.sparse
+
+
+def test_golden(golden: Any) -> None:
+    lines, _ = rewritten(LAYER, OrderChannels(POLICY), SparseAttention(POLICY, always=True))
+    golden("graph/sparse_attention.txt", "\n".join(lines) + "\n")

@@ -1,0 +1,181 @@
+"""Sparse decode in the compiled executor: the oracle's tokens, dense where nothing is left out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import weft
+from sparse_models import calibrated, calibration_of
+from weft.codegen.graph_reference import GraphRun
+from weft.compiler import Compilation
+from weft.frontend.checkpoint import open_checkpoint
+from weft.ir.attention_calibration import NotCalibrated
+from weft.ir.sparse import BadPolicy, parse_policy
+from weft.options import Options
+from weft.runtime.executor import ReferenceExecutor
+from weft.runtime.step import StepInput
+
+PROGRAM = """program ask(question: str) -> str:
+    "The quick brown fox jumps over the lazy dog. Question: {question}\\nAnswer:"
+    gen answer(max_tokens=40, temperature=0)
+    return answer
+"""
+POLICIES = ["sparse(k=20, sinks=2, recent=6, min_context=0, labels=bf16)",
+            "sparse(ratio=1/3, sinks=1, recent=2, min_context=24, labels=i4, dense=[0, 2])",
+            "sparse(k=40, unit=page, sinks=1, recent=3, min_context=0, labels=i8)"]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return calibrated(tmp_path_factory.mktemp("models"))
+
+
+def executor(folder: Path, attention: str, **changes: Any) -> Any:
+    options = Options.from_env().changed(attention=attention, attention_always=True, **changes)
+    return Compilation(PROGRAM, folder, options=options).executor
+
+
+def oracle(policy: str) -> ReferenceExecutor:
+    checkpoint = open_checkpoint("tiny-dense")
+    compiled = Compilation(
+        PROGRAM, "tiny-dense", options=Options.from_env().changed(executor="reference")
+    )
+    plain: Any = compiled.executor
+    run: GraphRun = plain._interpreter
+    chosen = parse_policy(policy)
+    assert chosen is not None
+    run.attend = _decoding(chosen)  # type: ignore[attr-defined]
+    return ReferenceExecutor(
+        checkpoint.config, run, num_pages=plain.num_pages, max_batch=16, max_tokens=512
+    )
+
+
+def _decoding(policy: Any) -> Any:
+    """Return the oracle of a step: prompts are read whole, single tokens by the policy."""
+    reference = pytest.importorskip("weft.codegen.sparse_reference")
+    from weft.codegen import graph_reference
+
+    class Decoding(reference.SparseAttention):
+        def _sequence(self, run: Any, operation: Any, q: Any, kvset: Any, number: int) -> Any:
+            if q.shape[0] == 1:
+                return super()._sequence(run, operation, q, kvset, number)
+            slots, length = [kvset.slots[number]], kvset.lengths[number]
+            whole = type(kvset)(kvset.layer, slots, 0, [length], None)
+            starts = torch.tensor([0, len(q)])
+            dense = graph_reference.dense_partial  # type: ignore[attr-defined]
+            state = dense(run, operation, q.flatten(1), starts, whole)
+            return state.max, state.sum, state.accumulator
+
+    return Decoding(policy, calibration_of("tiny-dense"))
+
+
+def steps_of(batch: list[tuple[list[int], int, list[int]]]) -> StepInput:
+    """Return a step of sequences: (tokens, positions of the first, pages)."""
+
+    def ints(values: Any) -> torch.Tensor:
+        return torch.tensor(values, dtype=torch.int32)
+
+    tokens = [token for new, _, _ in batch for token in new]
+    positions = [start + place for new, start, _ in batch for place in range(len(new))]
+    slots = [
+        pages[(start + p) // 16] * 16 + (start + p) % 16
+        for new, start, pages in batch
+        for p in range(len(new))
+    ]
+    starts = [0]
+    for new, _, _ in batch:
+        starts.append(starts[-1] + len(new))
+    return StepInput(
+        ints(tokens),
+        ints(positions),
+        ints(slots),
+        ints(starts),
+        ints([start + len(new) for new, start, _ in batch]),
+        ints([pages for _, _, pages in batch]),
+        ints([end - 1 for end in starts[1:]]),
+    )
+
+
+def generate(model: Any, prompts: list[list[int]], count: int) -> list[list[int]]:
+    """Return greedy tokens: sequences join one by one, so that steps mix prompts and decode."""
+    pages = [list(range(1 + 20 * n, 21 + 20 * n)) for n in range(len(prompts))]
+    known, told = [list(prompt) for prompt in prompts], [0] * len(prompts)
+    done: list[list[int]] = [[] for _ in prompts]
+    step = 0
+    while min(map(len, done)) < count:
+        active = [n for n in range(len(prompts)) if n * 2 <= step]
+        active.sort(key=lambda n: len(known[n]) - told[n] != 1)
+        logits = model.forward(steps_of([(known[n][told[n] :], told[n], pages[n]) for n in active]))
+        for row, n in enumerate(active):
+            told[n] = len(known[n])
+            token = int(logits[row].argmax())
+            known[n].append(token)
+            done[n].append(token)
+        step += 1
+    return [tokens[:count] for tokens in done]
+
+
+def prompts() -> list[list[int]]:
+    tokenizer = open_checkpoint("tiny-dense").tokenizer
+    texts = ["The quick brown fox jumps over the lazy dog. " * 5, "Once upon a time " * 9, "A"]
+    return [tokenizer.encode(text)[:90] for text in texts]
+
+
+@pytest.mark.parametrize(
+    "policy", [POLICIES[0], *(pytest.param(text, marks=pytest.mark.slow) for text in POLICIES[1:])]
+)
+def test_tokens_are_the_oracles(folder: Path, policy: str) -> None:
+    found = generate(executor(folder, policy), prompts(), 12)
+    assert found == generate(oracle(policy), prompts(), 12)
+    assert found != generate(executor(folder, "dense"), prompts(), 12)
+
+
+def test_a_budget_that_covers_the_context_gives_dense_logits(folder: Path) -> None:
+    """A planted difference shows: half the budget gives others."""
+
+    def logits(policy: str) -> torch.Tensor:
+        model = executor(folder, policy)
+        pages = list(range(3, 20))
+        model.forward(steps_of([(prompts()[0], 0, pages)]))
+        return model.forward(steps_of([([7], len(prompts()[0]), pages)])).clone()
+
+    dense = logits("dense")
+    whole = logits("sparse(k=4000, sinks=2, recent=6, min_context=0, labels=bf16)")
+    torch.testing.assert_close(whole, dense, rtol=0, atol=2e-4)
+    assert (logits(POLICIES[0]) - dense).abs().max() > 1e-2
+
+
+def test_program(folder: Path) -> None:
+    sparse = weft.compile(
+        PROGRAM, folder, attention=POLICIES[0].replace("k=20", "k=600"), attention_always=True
+    )
+    dense = weft.compile(PROGRAM, folder)
+    assert sparse.run(question="Why?").value == dense.run(question="Why?").value
+
+
+def test_bad_input(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(NotCalibrated, match="weft calibrate-attention tiny-moe"):
+        _ = Compilation(
+            PROGRAM, "tiny-moe", options=Options.from_env().changed(attention="sparse(k=64)")
+        ).regimes
+    for text in ("sparse(k=0)", "sparse(k=-3)", "sparse(unit=page)", "spares(k=64)"):
+        with pytest.raises(BadPolicy):
+            Options.from_env().changed(attention=text)
+    with pytest.raises(BadPolicy, match="no layer 99"):
+        _ = Compilation(
+            PROGRAM,
+            folder,
+            options=Options.from_env().changed(attention="sparse(k=64, dense=[99])"),
+        ).regimes
+
+
+def test_where_it_does_not_pay_all_stays_dense_and_explain_says_so(folder: Path) -> None:
+    options = Options.from_env().changed(attention="sparse(ratio=1, labels=i8)")
+    compilation = Compilation(PROGRAM, folder, options=options)
+    assert not any(regime.sparse for regime in compilation.regimes)
+    assert "pays at no context up to 8192" in compilation.explain()
+    options = Options.from_env().changed(attention="sparse(ratio=1/16, labels=i8)")
+    assert "pays from" in Compilation(PROGRAM, folder, options=options).explain()
