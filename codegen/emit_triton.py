@@ -18,6 +18,7 @@ from .triton_expressions import TRITON, HostWriter, TritonWriter, Typed, cast
 from .triton_shapes import padded_shapes
 
 _RESERVED = frozenset({"tl", "triton", "launch", "num_warps", "num_stages", "range", "grid"})
+_REAL = frozenset({"f64", "f32", "bf16", "f16", "f8e4m3"})
 _IDENTITY = {"sum": "0", "max": "-float('inf')", "min": "float('inf')"}
 _INTEGER_IDENTITY = {"sum": "0", "max": "-2147483648", "min": "2147483647"}
 
@@ -183,7 +184,7 @@ class _Emitter:
         pointer = self._pointer(source, rest, shape)
         text = self._mask(mask, dims, shape)
         other = operation.attribute("other", 0)
-        number = float(other) if dtype_of(source.type) in ("f32", "bf16", "f16") else int(other)
+        number = float(other) if dtype_of(source.type) in _REAL else int(other)
         extra = f", mask={text}, other={number!r}" if text else ""
         if operation.attribute("hint") == "stream":
             extra += ', eviction_policy="evict_first"'
@@ -253,7 +254,7 @@ class _Emitter:
 
     def _reduce(self, operation: Operation) -> None:
         (operand,), op = operation.operands, operation["op"]
-        real = dtype_of(operand.type) in ("f32", "f64", "bf16", "f16")
+        real = dtype_of(operand.type) in _REAL
         fill = (_IDENTITY if real else _INTEGER_IDENTITY)[op]
         text = f"tl.{op}({self._kept(operand, operation['axis'], fill)}, {operation['axis']})"
         wide = Typed(text, "i32" if dtype_of(operand.type) in ("i8", "u8", "bool", "i16") else
@@ -262,7 +263,7 @@ class _Emitter:
 
     def _argmax(self, operation: Operation) -> None:
         (operand,), axis = operation.operands, operation["axis"]
-        real = dtype_of(operand.type) in ("f32", "f64", "bf16", "f16")
+        real = dtype_of(operand.type) in _REAL
         fill = (_IDENTITY if real else _INTEGER_IDENTITY)["max"]
         self._set(operation.result, f"tl.argmax({self._kept(operand, axis, fill)}, {axis})")
 

@@ -79,7 +79,7 @@ class _Program:
         array = np.asarray(array)
         if dtype not in FLOATS:
             array = array.astype(INTEGERS[dtype])
-        elif dtype in ("bf16", "f16") and self._real is np.float32:
+        elif dtype in ("bf16", "f16", "f8e4m3") and self._real is np.float32:
             array = widen(narrow(array, dtype), dtype)
         else:
             array = array.astype(np.float64 if dtype == "f64" else self._real)

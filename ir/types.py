@@ -31,6 +31,10 @@ GENERATED = Term("generated")
 """A str that a gen made; it knows the log-probabilities of its tokens."""
 
 
+SCALED = frozenset({"i8", "f8e4m3"})
+"""Formats of weights that have one f32 scale a row."""
+
+
 def result_of(type: Term) -> Term:
     """Return `result<type>`: a value of the type, or the error of the tool that should give it."""
     return Term("result", (type,))

@@ -122,6 +122,7 @@ class Device:
         element = {"f32": 4, "bf16": 2}.get(format, 1)
         billions = room / element / 1e9
         text = f"up to {billions:.1f} billion parameters of {format} fit here"
-        if element == 4 and weights // 2 <= room:
-            text += "; this model does with weights=bf16"
+        narrower = {4: "bf16", 2: "fp8" if self.capability >= LEAST["f8e4m3"] else "int8"}
+        if element in narrower and weights // 2 <= room:
+            text += f"; this model does with weights={narrower[element]}"
         return text

@@ -16,12 +16,14 @@ Launch = tuple[Callable[..., Any], tuple[Any, ...]]
 def matmul(values: Sequence[Any]) -> Launch:
     """Bind out [T, N] = x [T, K] w [N, K]^T + bias [N]; values: out, x, w, scale or None[, bias].
 
-    Where x is f32, bf16 and int8 weights are widened to f32 first: with many rows that costs
-    little beside the product, and the result is that of our kernels. bf16 by bf16 stays so, with
-    sums in f32; the result may be f32.
+    Where x is f32, narrower weights are widened to f32 first: with many rows that costs little
+    beside the product, and the result is that of our kernels. Likewise weights of 8 bits are
+    widened to bf16 where x is. bf16 by bf16 stays so, with sums in f32; the result may be f32.
     """
     out, x, w, scale, *rest = values
     bias = rest[0] if rest else None
+    if x.dtype == torch.bfloat16 and scale is not None:
+        return _matmul_scaled, (x, w, scale, bias, out)
     if x.dtype == w.dtype == torch.bfloat16:
         return _matmul_bf16, (x, w.T, bias, out)
     if x.dtype == torch.bfloat16:
@@ -52,6 +54,19 @@ def _matmul_bf16(x: Tensor, w: Tensor, bias: Tensor | None, out: Tensor) -> None
 def _matmul_router(x: Tensor, w: Tensor, bias: Tensor | None, out: Tensor) -> None:
     """Multiply bf16 rows with the f32 weights that stay exact: those that choose experts."""
     torch.mm(x.float(), w, out=out)
+    if bias is not None:
+        out.add_(bias)
+
+
+def _matmul_scaled(x: Tensor, w: Tensor, scale: Tensor, bias: Tensor | None, out: Tensor) -> None:
+    """Multiply bf16 rows with widened 8-bit weights; scales come after the sums, which are exact
+    to what the library gives: f32 where logits are wanted, else bf16."""
+    wide = w.to(torch.bfloat16).T
+    if out.dtype == torch.float32:
+        _matmul_bf16(x, wide, None, out)
+        out.mul_(scale)
+    else:
+        torch.mul(torch.mm(x, wide), scale, out=out)
     if bias is not None:
         out.add_(bias)
 

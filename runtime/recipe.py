@@ -19,7 +19,8 @@ from ..ir.types import dtype_of, shape_of
 from .library import ROUTINES, Launch
 from .weights import Weight
 
-TORCH = {"f32": torch.float32, "bf16": torch.bfloat16, "i32": torch.int32}
+TORCH = {"f32": torch.float32, "bf16": torch.bfloat16, "i32": torch.int32,
+         "f8e4m3": torch.float8_e4m3fn}  # fmt: skip
 PLANNED = "plan_"
 """How the names of a step's attention lists begin; a window's width may follow."""
 

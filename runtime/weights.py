@@ -16,9 +16,10 @@ from torch import Tensor
 
 from ..ir.core import Module, Operation, thaw
 from ..ir.diagnostics import ModelError
-from ..ir.types import dtype_of, shape_of
+from ..ir.types import SCALED, dtype_of, shape_of
 
-DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "i8": torch.int8, "f64": torch.float64}
+DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "i8": torch.int8,
+          "f8e4m3": torch.float8_e4m3fn, "f64": torch.float64}  # fmt: skip
 
 
 class MissingTensor(ModelError):
@@ -143,7 +144,7 @@ class RandomTensors:
 
 @dataclass(frozen=True)
 class Weight:
-    """A weight as kernels read it: data in its format, and for i8 one f32 scale a row."""
+    """A weight as kernels read it: data in its format, and for 8 bits one f32 scale a row."""
 
     data: Tensor
     scale: Tensor | None = None
@@ -194,7 +195,7 @@ def weight_bytes(module: Module) -> int:
         if operation.name == "graph.weight":
             shape = [int(extent) for extent in shape_of(operation.result.type)]  # type: ignore[arg-type]
             format = dtype_of(operation.result.type)
-            scales = 4 * math.prod(shape[:-1]) if format == "i8" else 0
+            scales = 4 * math.prod(shape[:-1]) if format in SCALED else 0
             key = (operation["tensors"], operation.attribute("shard"), format)
             sizes[key] = math.prod(shape) * DTYPES[format].itemsize + scales
     return sum(sizes.values())
@@ -205,11 +206,11 @@ def _load(operation: Operation, source: TensorSource, device: str) -> Weight:
     format = dtype_of(operation.result.type)
     tensors, rows = thaw(operation["tensors"]), thaw(operation.attribute("rows"))
     source = _Parted(source, operation.attribute("shard"))
-    if format == "i8":
-        data = torch.empty(shape, dtype=torch.int8, device=device)
+    if format in SCALED:
+        data = torch.empty(shape, dtype=DTYPES[format], device=device)
         scale = torch.empty(shape[:-1], device=device)
         for index, part in _parts(tensors, shape, rows, source):
-            data[index], scale[index] = quantize_rows(part.float())
+            data[index], scale[index] = quantize_rows(part.float(), format)
         return Weight(data, scale)
     if isinstance(tensors, str):
         return Weight(source.read(tensors, shape).to(device, DTYPES[format]).contiguous())
@@ -255,7 +256,12 @@ def _equal(total: int, parts: int) -> list[int]:
     return [total // parts] * parts
 
 
-def quantize_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Return int8 numbers and f32 scales of rows [..., K]: symmetric, largest magnitude 127."""
+def quantize_rows(rows: Tensor, format: str = "i8") -> tuple[Tensor, Tensor]:
+    """Return i8 or f8e4m3 numbers and f32 scales of rows [..., K]: symmetric, and the largest
+    magnitude of a row is the format's: 127 or 448."""
+    if format == "f8e4m3":
+        most = torch.finfo(torch.float8_e4m3fn).max
+        scale = rows.abs().amax(-1).clamp_min(1e-12) / most
+        return (rows / scale[..., None]).clamp(-most, most).to(torch.float8_e4m3fn), scale
     scale = rows.abs().amax(-1).clamp_min(1e-12) / 127.0
     return torch.round(rows / scale[..., None]).to(torch.int8), scale

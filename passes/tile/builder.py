@@ -24,6 +24,7 @@ _RANK = [
     "i32",
     "u32",
     "i64",
+    "f8e4m3",
     "bf16",
     "f16",
     "f32",
@@ -207,4 +208,8 @@ def _result_dtype(expr: str, operands: tuple[Value, ...]) -> str:
         return "bool"
     floats = ("exp2", "log2", "sqrt", "tanh", "f32(", ".")
     widest = max(dtypes, key=_RANK.index, default="i32")
-    return "f32" if any(mark in expr for mark in floats) or widest in {"bf16", "f16"} else widest
+    return (
+        "f32"
+        if any(mark in expr for mark in floats) or widest in {"f8e4m3", "bf16", "f16"}
+        else widest
+    )

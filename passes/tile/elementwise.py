@@ -7,6 +7,7 @@ Norms compute in f32 whatever the activations' dtype.
 from __future__ import annotations
 
 from ...ir.core import Operation, Value
+from ...ir.types import SCALED
 from .builder import KernelBuilder
 
 NON_EMPTY = ("T >= 0",)
@@ -17,15 +18,15 @@ def embedding(
     vocab: int, width: int, dtype: str = "f32", factor: float = 1.0, out: str = "f32",
     block: int = 1024,
 ) -> Operation:  # fmt: skip
-    """Return `out[t] = factor * table[ids[t]]`; int8 tables have a scale for each row.
+    """Return `out[t] = factor * table[ids[t]]`; int8 and fp8 tables have a scale for each row.
 
-    Arguments: T, table [V, D], ids [T], out [T, D], and for i8 last: scale [V].
+    Arguments: T, table [V, D], ids [T], out [T, D], and for i8 and f8e4m3 last: scale [V].
     """
     b = KernelBuilder(f"embedding_{dtype}_{width}" + of_format(out))
     b.scalar("T")
     table, ids = b.buffer("table", dtype, vocab, width), b.buffer("ids", "i32", "T")
     target = b.buffer("out", out, "T", width)
-    scale = b.buffer("scale", "f32", vocab) if dtype == "i8" else None
+    scale = b.buffer("scale", "f32", vocab) if dtype in SCALED else None
     row, column, mask = row_and_columns(b, width, block)
     token = b.load(ids, row)
     value = b.load(table, token, column, mask=mask)

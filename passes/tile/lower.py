@@ -12,7 +12,7 @@ from typing import ClassVar
 
 from ...ir.core import Module, Names, Operation, Symbol, Term, Value, make, walk
 from ...ir.diagnostics import PassError
-from ...ir.types import dtype_of, shape_of
+from ...ir.types import SCALED, dtype_of, shape_of
 from ..manager import Context
 from . import elementwise, lower_sparse, moe
 from .attention import Attention, attention, decode
@@ -20,6 +20,7 @@ from .attention_parts import Parts, attention_merge, attention_parts, tuned
 from .matmul import Matmul, blocks, matmul
 from .matvec import Matvec, matvec
 from .rope import Heads, qkv_rope_write
+from .scaled_matmul import ScaledMatmul, scaled_matmul
 
 ROWS_OF_LOGITS = 4
 """Rows a program of the head's matmul takes in steps of many rows, of which few give logits."""
@@ -201,14 +202,17 @@ class _Lowering:
 
     def matmul(self, op: Operation) -> list[Operation]:
         """A kernel for few rows; the library where there may be many: on a GPU, more than one."""
+        bias = ["bias"] if len(op.operands) == 3 else []
         if self.on_gpu and self.options.rows == 1 and self._streams(op):
-            return [self._matvec(op, ["bias"] if len(op.operands) == 3 else [])]
+            return [self._matvec(op, bias)]
+        if self.on_gpu and self.options.rows and self._scaled(op):
+            return [self._scaled_matmul(op, bias)]
         if self.on_gpu or (self.options.rows == 0 and _rows(op.result) == "T"):
             why = "many rows: the library's blocked product is faster"
             why = "dense products are the vendor library's on a GPU" if self.on_gpu else why
             return [make("graph.library", *op.operands, results=op.results, routine="matmul",
                          why=why, of=op.name, span=op.span)]  # fmt: skip
-        return [self._matmul(op, ["bias"] if len(op.operands) == 3 else [])]
+        return [self._matmul(op, bias)]
 
     def fused_matmul(self, op: Operation) -> list[Operation]:
         """A kernel for few rows with its parts."""
@@ -223,9 +227,22 @@ class _Lowering:
                      why="ranks exchange through torch.distributed")]  # fmt: skip
 
     def _streams(self, op: Operation) -> bool:
-        """Whether a product's weights are in the activations' format, as a stream of them is."""
+        """Whether a product's weights are in the activations' format, or a narrower one."""
         x, weight = op.operands[:2]
-        return dtype_of(x.type) == dtype_of(weight.type)
+        return dtype_of(x.type) == dtype_of(weight.type) or self._scaled(op)
+
+    def _scaled(self, op: Operation) -> bool:
+        """Whether the rows of a product's weights have scales."""
+        return dtype_of(op.operands[1].type) in SCALED
+
+    def _scaled_matmul(self, op: Operation, parts: list[str]) -> Operation:
+        x, weight = op.operands[:2]
+        shape = ScaledMatmul(
+            _width(op.result), _width(weight), dtype_of(weight.type), dtype_of(x.type), _format(op),
+            "bias" in parts,
+        )  # fmt: skip
+        rest = " in2" if parts else ""
+        return self.call(op, scaled_matmul(shape), f"{_rows(op.result)} in0 in1 out0 scale1{rest}")
 
     def _matvec(self, op: Operation, parts: list[str]) -> Operation:
         x, weight = op.operands[:2]
@@ -234,7 +251,8 @@ class _Lowering:
             "bias" in parts, "residual" in parts, bool(op.attribute("silu")),
         )  # fmt: skip
         rest = "".join(f" in{2 + place}" for place in range(len(parts)))
-        return self.call(op, matvec(shape), f"{_rows(op.result)} in0 in1 out0{rest}")
+        arguments = f"{_rows(op.result)} in0 in1 out0{_scale(weight, 1)}{rest}"
+        return self.call(op, matvec(shape), arguments)
 
     def _matmul(self, op: Operation, parts: list[str]) -> Operation:
         weight, most = op.operands[1], self.options.rows or ROWS_OF_LOGITS
@@ -332,7 +350,7 @@ def _format(op: Operation) -> str:
 
 
 def _scale(weight: Value, operand: int) -> str:
-    return f" scale{operand}" if dtype_of(weight.type) == "i8" else ""
+    return f" scale{operand}" if dtype_of(weight.type) in SCALED else ""
 
 
 def _arguments(text: str | list[Term]) -> list[Term]:

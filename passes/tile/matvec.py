@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from ...ir.core import Operation, Value
 from ...ir.schedule import Schedule
+from ...ir.types import SCALED
 from .builder import KernelBuilder
 
 MOST_ELEMENTS = 2048
@@ -48,8 +49,9 @@ class Matvec:
 
 
 def matvec(shape: Matvec) -> Operation:
-    """Return the kernel. Arguments: T, x [T, K], w [N, K], out [T, N], then those of bias [N] and
-    residual [T, N] that the parts ask for, in this order; with `silu` w and bias have 2N rows.
+    """Return the kernel. Arguments: T, x [T, K], w [N, K], out [T, N], then those of scale [N] (of
+    i8 and f8e4m3 weights), bias [N] and residual [T, N] that it asks for, in this order; with
+    `silu` w, scale and bias have 2N rows.
 
     Program (j, t) computes `block_n` results of row t, so that more rows read w again.
     """
@@ -73,6 +75,7 @@ class _Builder:
         wide = s.n * (2 if s.silu else 1)
         self.x, self.w = b.buffer("x", s.x, "T", s.k), b.buffer("w", s.weight, wide, s.k)
         out = b.buffer("out", s.out, "T", s.n)
+        self.scale = b.buffer("scale", "f32", wide) if s.weight in SCALED else None
         self.bias = b.buffer("bias", "f32", wide) if s.bias else None
         residual = b.buffer("residual", s.out, "T", s.n) if s.residual else None
         part, self.row = b.program_id(0, "part"), b.program_id(1, "row")
@@ -122,6 +125,9 @@ class _Builder:
         return self.column if half == 0 else self.b.map(f"a + {self.shape.n}", self.column)
 
     def _biased(self, total: Value, half: int) -> Value:
+        if self.scale is not None:
+            held = self.b.load(self.scale, self._place(half), mask=self.inside)
+            total = self.b.map("a * b", total, held)
         if self.bias is None:
             return total
         held = self.b.load(self.bias, self._place(half), mask=self.inside)

@@ -7,6 +7,7 @@ Rows of the experts' matmul are numbered by pair, so that combine needs no inver
 from __future__ import annotations
 
 from ...ir.core import Operation, Value
+from ...ir.types import SCALED
 from .builder import KernelBuilder
 from .elementwise import blocks_of, of_format, row_and_columns
 
@@ -99,7 +100,7 @@ def expert_matmul(
 ) -> Operation:  # fmt: skip
     """Return `out[p] = x[p // per_row] @ w[expert of p].T` for every pair p.
 
-    Arguments: X, M, x [X, K], w [E, N, K], order [M], starts [E + 1], out [M, N], and for i8
+    Arguments: X, M, x [X, K], w [E, N, K], order [M], starts [E + 1], out [M, N], and for 8 bits
     last: scale [E, N]. `per_row` pairs share a row of x: A where x are tokens, 1 where pairs.
     Program (e, j) walks the rows of expert e, `rows` at a time, so that an expert nobody chose
     costs no memory traffic. Products are formed in `compute` (f32, or bf16 for tensor cores);
@@ -111,7 +112,7 @@ def expert_matmul(
     x, w = b.buffer("x", activations, "X", k), b.buffer("w", dtype, experts, n, k)
     order, starts = b.buffer("order", "i32", "M"), b.buffer("starts", "i32", experts + 1)
     out = b.buffer("out", activations, "M", n)
-    scale = b.buffer("scale", "f32", experts, n) if dtype == "i8" else None
+    scale = b.buffer("scale", "f32", experts, n) if dtype in SCALED else None
     expert, column, inside = _expert_columns(b, n, block_n)
     low, high = b.load(starts, expert), b.load(starts, b.map("a + 1", expert))
     with b.loop(low, high, step=rows, hint="base") as loop:

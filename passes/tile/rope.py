@@ -8,6 +8,9 @@ from ...ir.core import Operation, Value
 from .builder import KernelBuilder
 from .elementwise import of_format
 
+E4M3_MOST = 448.0
+"""The largest number of f8e4m3."""
+
 
 @dataclass(frozen=True)
 class Heads:
@@ -114,6 +117,8 @@ class _RopeWrite:
 
     def _to_page(self, pool: Value, slot: Value, head: Value, channel: Value, value: Value) -> None:
         b, page = self.b, self.shape.page
+        if self.kv == "f8e4m3":  # a number that is too large would be none
+            value = b.map(f"min(max(a, {-E4M3_MOST}), {E4M3_MOST})", value, dtype="f32")
         where = b.map(f"max(a, 0) // {page}", slot, hint="page")
         offset = b.map(f"max(a, 0) % {page}", slot, hint="offset")
         b.store(pool, where, head, offset, channel, value, mask=b.map("a >= 0", slot))

@@ -74,9 +74,8 @@ def test_prefill_over_a_cached_prefix(shape: Parts, groups: str) -> None:
         np.testing.assert_allclose(found, expected(shape, case), rtol=0, atol=tolerance(shape))
 
 
-@pytest.mark.parametrize("name", [name for name in SHAPES if name != "bf16"])
+@pytest.mark.parametrize("name", SHAPES)
 def test_triton_interpreter(name: str, triton_interpreter: Any) -> None:
-    """All but bf16: Triton's interpreter multiplies the bits of bf16 as if they were integers."""
     shape = SHAPES[name]
     case = tree(shape, GROUPS["forks"], [1, 5, 1, 2, 1, 1, 11, 4], seed=2)
     work = planned(shape, case, cascade=None if shape.window else True, chunk=16)

@@ -24,6 +24,7 @@ from weft.passes.graph.memory_planning import PlanMemory
 from weft.passes.graph.weight_format import ChooseWeightFormat
 from weft.passes.manager import Context, run_passes
 from weft.passes.tile.lower import LowerToTiles
+from weft.passes.tile.regimes import lower_for_gpu
 
 PASSES = (
     ChooseWeightFormat("bf16"), FuseSiblingMatmuls(), DropConcatOfSplit(), FuseRopeWrite(),
@@ -46,6 +47,25 @@ def lowered(architecture: str) -> Module:
     shape = config(architecture)
     module, _ = run_passes(PASSES, build_graph(shape), Context(model_name="test"))
     return module
+
+
+@pytest.mark.parametrize(
+    ("architecture", "weights"), [("LlamaForCausalLM", "i8"), ("MixtralForCausalLM", "f8e4m3")]
+)
+def test_weights_of_eight_bits_are_read_by_our_kernels_in_short_steps(
+    architecture: str, weights: str
+) -> None:
+    shape = config(architecture)
+    limits = {"max_tokens": 64, "max_batch": 8}
+    regimes = lower_for_gpu(shape, build_graph(shape), **limits, weights=weights, kv="f8e4m3")
+    for regime in regimes:
+        verify(regime.module, ("graph", "tile"))
+        for kernel, schedule in regime.kernels:
+            ast.parse(emit(kernel, schedule).text)
+        body = regime.function.regions[0].operations
+        library = [op for op in body if op.name == "graph.library"]
+        narrow = [op for op in library if weights in str(op.operands[1].type)]
+        assert bool(narrow) == (regime.rows == 0)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

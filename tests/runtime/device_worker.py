@@ -21,6 +21,8 @@ from weft.frontend.models.registry import build_graph
 from weft.ir.model import ModelConfig, Rope
 from weft.loading import device_sampler, executor_on
 from weft.options import Options
+from weft.passes.graph.weight_format import ChooseWeightFormat
+from weft.passes.manager import Context
 from weft.passes.tile.gpu_schedules import gpu_step_kernels
 from weft.passes.tile.regimes import lower_for_gpu, merge_kernels
 from weft.runtime.engine import Engine
@@ -35,6 +37,7 @@ SHAPES: dict[str, dict[str, Any]] = {
              "windows": (0, 24)},
     "mixtral": {"architecture": "MixtralForCausalLM", "experts": 4, "experts_per_token": 2},
 }  # fmt: skip
+FORMATS = {"mixtral": "f8e4m3"}
 
 
 def config(name: str) -> ModelConfig:
@@ -64,11 +67,12 @@ def generate(executor: Any, sampler: Any = None) -> list[list[int]]:
 
 def main() -> None:
     shape = config(sys.argv[1])
-    graph = build_graph(shape)
-    regimes = lower_for_gpu(shape, graph, weights="f32", activations="f32", kv="f32", **LIMITS)
+    graph, format = build_graph(shape), FORMATS.get(sys.argv[1], "f32")
+    regimes = lower_for_gpu(shape, graph, weights=format, activations="f32", kv="f32", **LIMITS)
     wanted = merge_kernels(regimes) + gpu_step_kernels(shape.vocab_size)
     kernels = load_kernels(wanted, Path(sys.argv[2]), interpreted=True)
     options = Options(target="cuda", weights="f32", kv_memory=1, **LIMITS)  # type: ignore[arg-type]
+    graph = ChooseWeightFormat(format).run(graph, Context())
     checkpoint: Any = SimpleNamespace(config=shape, folder=None, name="random", graph=graph)
     device: Any = executor_on(checkpoint, regimes, kernels, options, 16, "cpu")
     dense = {n: weight.dense() for n, weight in load_weights(graph, RandomTensors()).items()}

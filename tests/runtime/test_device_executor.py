@@ -110,6 +110,10 @@ def test_a_model_too_large_says_by_how_much_and_what_fits():
     with pytest.raises(ModelTooLarge, match=r"m needs 26.0 GiB .* 6.0 GiB more than the 20.0") as e:
         device.require_room("m", "f32", 22 * GIB, GIB)
     assert "billion parameters of f32 fit here; this model does with weights=bf16" in str(e.value)
+    for capability, format in (((8, 0), "int8"), ((9, 0), "fp8")):
+        device = Device("a card", capability, 24 * GIB, 20 * GIB)
+        with pytest.raises(ModelTooLarge, match=f"this model does with weights={format}"):
+            device.require_room("m", "bf16", 22 * GIB, GIB)
 
 
 def test_memory_that_others_hold_is_named():

@@ -16,6 +16,7 @@ from weft.runtime.weights import (
     WrongShape,
     load_weights,
     quantize_rows,
+    weight_bytes,
 )
 
 STACKED = """
@@ -53,9 +54,21 @@ def test_int8_rows(folder):
     assert found["w"].data.dtype == torch.int8 and found["w"].scale.shape == (2, 6)
 
 
-def test_zero_rows_stay_zero():
-    data, scale = quantize_rows(torch.zeros(2, 4))
-    assert not data.any() and torch.isfinite(scale).all()
+@pytest.mark.parametrize("format", ["i8", "f8e4m3"])
+def test_zero_rows_stay_zero(format):
+    data, scale = quantize_rows(torch.zeros(2, 4), format)
+    assert not data.float().any() and torch.isfinite(scale).all()
+
+
+def test_fp8_rows(folder):
+    path, tensors = folder
+    text = STACKED.replace("bf16", "f8e4m3").replace("f32", "f8e4m3")
+    found = load_weights(parse_module(text), Checkpoint(path))
+    expected = torch.cat([tensors["q"], tensors["k"]])
+    assert found["qkv"].data.dtype == torch.float8_e4m3fn and found["w"].scale.shape == (2, 6)
+    error = (found["qkv"].dense() - expected).abs()
+    assert (error <= expected.abs() / 16 + expected.abs().amax(-1, keepdim=True) * 2**-10).all()
+    assert weight_bytes(parse_module(text)) == sum(w.bytes for w in found.values())
 
 
 def test_equal_tensors_are_shared(folder):
