@@ -38,9 +38,17 @@ class Kvset:
     window: int | None
 
 
+Attend = Callable[["GraphRun", Operation, Tensor, Tensor, Kvset], State]
+"""The meaning of graph.partial: of a run, the operation, q [T, H*C], query_starts, a kvset."""
+
+
 @dataclass
 class GraphRun:
-    """One model in one dtype, with its keys and values: `step` may be called again and again."""
+    """One model in one dtype, with its keys and values: `step` may be called again and again.
+
+    `attend`, where given, takes the place of dense attention: to observe q and k after rope
+    (`codegen.observe_attention`), or to read only some keys (`codegen.sparse_reference`).
+    """
 
     module: Module
     weights: Mapping[str, Tensor]
@@ -51,6 +59,7 @@ class GraphRun:
     """Returns every rank's tensor, in order; the ranks of a tensor-parallel run have one."""
     keys: dict[int, Tensor] = field(default_factory=dict)
     values: dict[int, Tensor] = field(default_factory=dict)
+    attend: Attend | None = None
 
     def step(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """Run the step; inputs as the graph's arguments, i32; returns logits [R, V]."""
@@ -202,6 +211,12 @@ def _kvset(run: GraphRun, operation: Operation, page_table: Tensor, lengths: Ten
 
 def _partial(run: GraphRun, operation: Operation, q: Tensor, starts: Tensor, kvset: Kvset
              ) -> State:  # fmt: skip
+    return (run.attend or dense_partial)(run, operation, q, starts, kvset)
+
+
+def dense_partial(run: GraphRun, operation: Operation, q: Tensor, starts: Tensor, kvset: Kvset
+                  ) -> State:  # fmt: skip
+    """Attend to every key of the kvset that is not masked."""
     heads, kv_heads, width = operation["heads"], operation["kv_heads"], operation["head_dim"]
     q = q.unflatten(-1, (heads, width)) * operation["scale"]
     parts = []
@@ -218,11 +233,11 @@ def _partial(run: GraphRun, operation: Operation, q: Tensor, starts: Tensor, kvs
         if kvset.window is not None:
             hidden = hidden | (key_at <= at - kvset.window)
         scores = torch.einsum("thc,shc->hts", q[low:high], k).masked_fill(hidden, -torch.inf)
-        parts.append(_state(scores, v))
+        parts.append(state_of(scores, v))
     return State(*(torch.cat(pieces) for pieces in zip(*parts, strict=True)))
 
 
-def _state(scores: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def state_of(scores: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return max, sum, accumulator of scores [H, T, S] over v [S, H, C]; rows may see nothing."""
     if scores.shape[-1] == 0:
         scores = scores.new_full((*scores.shape[:2], 1), -torch.inf)

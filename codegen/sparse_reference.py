@@ -1,0 +1,192 @@
+"""The meaning of sparse attention, in torch and in full: the oracle of its kernels.
+
+Plain and slow: it scores every token from its label, sorts, and masks. What it does is written in
+`ir.sparse` (selection) and `ir.attention_calibration` (labels). Letters as in `ir.graph`, and S
+tokens of the context, R channels of a label.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from ..ir.attention_calibration import LEVELS, AttentionCalibration, HeadChannels
+from ..ir.core import Operation
+from ..ir.sparse import SparsePolicy
+from .graph_reference import GraphRun, Kvset, State, dense_partial, state_of
+
+
+def permuted(x: Tensor, heads: Sequence[HeadChannels]) -> Tensor:
+    """Return x [..., H or K, C] with each head's channels in its key/value head's order."""
+    group = x.shape[-2] // len(heads)
+    orders = torch.tensor([head.order for head in heads], device=x.device)
+    orders = orders.repeat_interleave(group, dim=0)
+    return x.gather(-1, orders.expand(x.shape))
+
+
+def quantized_labels(k: Tensor, head: HeadChannels, labels: str) -> Tensor:
+    """Return the integers of labels i8 or i4 of rows k [S, R], the first channels of the order."""
+    mean, scale = _label_range(k, head, labels)
+    top = LEVELS[labels]
+    return torch.round((k - mean) / scale).clamp(-top, top)
+
+
+def _label_range(k: Tensor, head: HeadChannels, labels: str) -> tuple[Tensor, Tensor]:
+    channels = k.shape[-1]
+    mean, scale = head.label_means(channels), head.label_scales(channels, labels)
+    return k.new_tensor(mean), k.new_tensor(scale)
+
+
+def label_scores(
+    q: Tensor, k: Tensor, heads: Sequence[HeadChannels], policy: SparsePolicy, scale: float
+) -> Tensor:
+    """Return the score of each token for each key/value head [K, T, S].
+
+    q [T, H, C] and k [S, K, C] are after rope and permuted; `scale` is that of the attention.
+    """
+    channels, group = policy.label_channels(k.shape[-1]), q.shape[1] // k.shape[1]
+    found = []
+    for number, head in enumerate(heads):
+        rows = k[:, number, :channels]
+        queries = q[:, number * group : (number + 1) * group, :channels] * scale
+        if policy.labels == "bf16":
+            mean = k.new_tensor(head.label_means(channels))
+            rows = rows.bfloat16().to(k.dtype)
+            scores = torch.einsum("tgr,sr->gts", queries, rows) - (queries @ mean).T[..., None]
+        else:
+            _, steps = _label_range(rows, head, policy.labels)
+            whole = quantized_labels(rows, head, policy.labels)
+            scores = torch.einsum("tgr,sr->gts", queries * steps, whole)
+        found.append(scores.amax(0))
+    return torch.stack(found)
+
+
+def select(
+    scores: Tensor, at: Tensor, policy: SparsePolicy, page: int = 16, window: int | None = None
+) -> Tensor:
+    """Return which tokens are read, bool [K, T, S], of label scores [K, T, S].
+
+    at [T] is each query's position; tokens after it, and before its sliding window, do not count.
+    """
+    tokens = scores.shape[-1]
+    position, at = torch.arange(tokens), at[:, None]
+    seen = position <= at
+    if window is not None:
+        seen = seen & (position > at - window)
+    forced = seen & ((position < policy.sinks) | (position > at - policy.recent))
+    if policy.unit == "page":
+        forced = seen & _spread(_by_page(forced, page, False).any(-1), page, tokens)
+        middle = seen & ~forced
+        best = _by_page(scores.masked_fill(~middle, -math.inf), page, -math.inf).amax(-1)
+        found = _spread(_best(best, at, seen, forced, policy, page), page, tokens)
+    else:
+        best = scores.masked_fill(~(seen & ~forced), -math.inf)
+        found = _best(best, at, seen, forced, policy, 1)
+    return torch.where(_whole(seen, policy), seen, seen & (forced | found))
+
+
+def _whole(seen: Tensor, policy: SparsePolicy) -> Tensor:
+    """Return [T, 1]: whether the whole context is read."""
+    return torch.tensor([policy.reads_whole(n) for n in seen.sum(-1).tolist()])[:, None]
+
+
+def _best(
+    scores: Tensor, at: Tensor, seen: Tensor, forced: Tensor, policy: SparsePolicy, size: int
+) -> Tensor:
+    """Return the units taken [K, T, U] of scores, -inf where a unit is not of the middle."""
+    ordered, order = scores.sort(dim=-1, descending=True, stable=True)
+    budgets = torch.tensor([policy.budget(n) for n in seen.sum(-1).tolist()])
+    rank = torch.arange(scores.shape[-1])
+    taken = rank * size < (budgets - forced.sum(-1))[:, None]
+    taken = taken & (ordered > -math.inf)
+    if policy.threshold:
+        taken = taken & (ordered >= ordered[..., :1] + math.log(policy.threshold))
+    if policy.top_p:
+        weights = torch.exp(ordered - ordered[..., :1].clamp_min(-1e30))
+        mass = weights.cumsum(-1)
+        taken = taken & (mass - weights < policy.top_p * mass[..., -1:])
+    return torch.zeros_like(taken).scatter(-1, order, taken)
+
+
+def _by_page(x: Tensor, page: int, fill: float | bool) -> Tensor:
+    """Cut the last axis into pages: [..., S] -> [..., U, page]."""
+    short = -x.shape[-1] % page
+    x = torch.cat([x, x.new_full((*x.shape[:-1], short), fill)], dim=-1) if short else x
+    return x.unflatten(-1, (-1, page))
+
+
+def _spread(x: Tensor, page: int, tokens: int) -> Tensor:
+    return x.repeat_interleave(page, dim=-1)[..., :tokens]
+
+
+@dataclass
+class Reads:
+    """How many tokens sparse layers read, and how many their contexts have; summed over rows."""
+
+    read: int = 0
+    context: int = 0
+    rows: int = 0
+
+    @property
+    def share(self) -> float:
+        """Tokens read over tokens of context."""
+        return self.read / max(self.context, 1)
+
+
+@dataclass
+class SparseAttention:
+    """Attends by a policy: give it to a GraphRun as `attend`. It counts what is read by layer."""
+
+    policy: SparsePolicy
+    calibration: AttentionCalibration
+    reads: dict[int, Reads] = field(default_factory=dict)
+
+    def __call__(
+        self, run: GraphRun, operation: Operation, q: Tensor, starts: Tensor, kvset: Kvset
+    ) -> State:
+        """Return the state of q [T, H*C] over the keys that the policy reads."""
+        if kvset.layer in self.policy.dense:
+            return dense_partial(run, operation, q, starts, kvset)
+        assert kvset.first == 0 and operation.attribute("causal", True)
+        heads, width = operation["heads"], operation["head_dim"]
+        q = q.unflatten(-1, (heads, width))
+        edges = zip(starts[:-1].tolist(), starts[1:].tolist(), strict=True)
+        parts = [
+            self._sequence(run, operation, q[low:high], kvset, number)
+            for number, (low, high) in enumerate(edges)
+        ]
+        return State(*(torch.cat(pieces) for pieces in zip(*parts, strict=True)))
+
+    def _sequence(
+        self, run: GraphRun, operation: Operation, q: Tensor, kvset: Kvset, number: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        layer, slots, length = kvset.layer, kvset.slots[number], kvset.lengths[number]
+        shape = (operation["kv_heads"], operation["head_dim"])
+        k, v = (cache[layer][slots].unflatten(-1, shape) for cache in (run.keys, run.values))
+        at = torch.arange(length - q.shape[0], length)
+        read = self.selected(q, k, layer, at, operation["scale"], run.page_size, kvset.window)
+        self._count(layer, read, at)
+        group = q.shape[1] // k.shape[1]
+        k, v, read = (k.repeat_interleave(group, 1), v.repeat_interleave(group, 1),
+                      read.repeat_interleave(group, 0))  # fmt: skip
+        scores = torch.einsum("thc,shc->hts", q * operation["scale"], k)
+        return state_of(scores.masked_fill(~read, -torch.inf), v)
+
+    def selected(
+        self, q: Tensor, k: Tensor, layer: int, at: Tensor, scale: float, page: int,
+        window: int | None = None,
+    ) -> Tensor:  # fmt: skip
+        """Return which tokens are read [K, T, S], of q [T, H, C] and k [S, K, C] after rope."""
+        heads = self.calibration.layers[layer]
+        scores = label_scores(permuted(q, heads), permuted(k, heads), heads, self.policy, scale)
+        return select(scores, at, self.policy, page, window)
+
+    def _count(self, layer: int, read: Tensor, at: Tensor) -> None:
+        found = self.reads.setdefault(layer, Reads())
+        found.read += int(read.sum())
+        found.context += int((at + 1).sum()) * read.shape[0]
+        found.rows += read.shape[0] * read.shape[1]
