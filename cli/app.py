@@ -187,6 +187,26 @@ def calibrate(
     command.calibrate(out, threads)
 
 
+@app.command()
+def calibrate_attention(
+    model: Annotated[str, typer.Argument(help="a shipped model, or a checkpoint folder")],
+    text: Annotated[Path, typer.Option(help="plain text that the model reads, 8 K tokens or more")],
+    tokens: Annotated[int, typer.Option(help="how many of its tokens, from the start")] = 8192,
+    out: Annotated[
+        Path | None, typer.Option(help="default: attention_calibration.json with the checkpoint")
+    ] = None,
+    statistic: Annotated[
+        str, typer.Option(help="what orders channels: centred; or q, k, qk as published")
+    ] = "centred",
+    target: Annotated[str, typer.Option(help="cpu, or cuda: one NVIDIA GPU")] = "cpu",
+    threads: Threads = 0,
+) -> None:
+    """Choose the channels by which sparse attention tells keys apart, per key/value head."""
+    from . import attention as command
+
+    command.calibrate(command.CalibrateOptions(**locals_of(locals())))
+
+
 def locals_of(values: dict[str, object]) -> dict[str, object]:
     """Return a command's parameters, without the names that its body imported."""
     return {key: value for key, value in values.items() if key != "command"}

@@ -3,7 +3,8 @@
 Four statistics of a channel c, each a mean over all tokens of all blocks (the published code keeps
 only the last block of the third). Those of query heads are summed over the heads of a key/value
 head:
-  q: |q_c|; k: |k_c|; qk: |q_c k_c| of the same token (method 1 of Double Sparsity, arXiv 2408.07092);
+  q: |q_c|; k: |k_c|; qk: |q_c k_c| of the same token (method 1 of Double Sparsity,
+  arXiv 2408.07092);
   centred: mean |q_c| times the deviation of k_c from its mean. A channel whose k hardly moves adds
   the same to every token's score, so it tells no token from another however large it is.
 """

@@ -1,0 +1,1 @@
+"""How well a model does under an attention policy: perplexity, retrieval, needles, tasks."""

@@ -1,0 +1,116 @@
+"""Retrieval: key-value pairs and needles in filler, one question a fresh conversation.
+
+The context is read densely once, as prefill is; the question and its answer run under the
+attention that is judged, token by token as decoding does. An answer counts when every token of it,
+its end included, is the most likely one after those before it.
+"""
+
+from __future__ import annotations
+
+import random
+import string
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from ..codegen.graph_reference import Attend
+from ..ir.vocabulary import encode_parts
+from .subject import Subject
+
+Attention = Callable[[], Attend | None]
+"""Gives the attention to judge; called once a question."""
+
+PAIR_TOKENS, NEEDLE_TOKENS, ROOM = 14.2, 13, 96
+_THINGS = ("door", "lamp", "river", "table", "garden", "window", "stone", "boat", "road", "letter")
+_PLACES = ("behind the wall", "near the house", "under the tree", "by the sea", "on the hill")
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question on a context: token ids of both, and how many of the last are the answer."""
+
+    shared: tuple[int, ...]
+    rest: tuple[int, ...]
+    answer: int
+
+
+def pairs_context(rng: random.Random, tokens: int) -> tuple[str, list[tuple[str, str]]]:
+    """Return `key: value` lines of about so many tokens; some keys share a beginning."""
+    keys: list[str] = []
+    while len(keys) < max(4, int((tokens - 60) / PAIR_TOKENS)):
+        near = keys and rng.random() < 0.2
+        begin = rng.choice(keys)[: rng.randint(2, 5)] if near else ""
+        keys.append(begin + "".join(rng.choices(string.ascii_lowercase + string.digits,
+                                                k=8 - len(begin))))  # fmt: skip
+    table = [(key, str(rng.randint(1000, 9999))) for key in dict.fromkeys(keys)]
+    text = "\n".join(f"{key}: {value}" for key, value in table)
+    return f"Remember these pairs.\n{text}\n\n", table
+
+
+def needle_context(rng: random.Random, tokens: int) -> tuple[str, list[tuple[str, str]]]:
+    """Return filler sentences of about so many tokens that hide eight codes."""
+    lines = [f"The {rng.choice(_THINGS)} was {rng.choice(_PLACES)}."
+             for _ in range(max(16, int((tokens - 60) / NEEDLE_TOKENS * 1.3)))]  # fmt: skip
+    keys = ["".join(rng.choices(string.ascii_lowercase + string.digits, k=8)) for _ in range(8)]
+    table = [(key, str(rng.randint(1000, 9999))) for key in keys]
+    for number, (key, value) in enumerate(table):
+        at = int((number + rng.random()) * len(lines) / 8)
+        lines.insert(at, f"The code of {key} is {value}.")
+    return " ".join(lines) + "\n\n", table
+
+
+KINDS = {
+    "pairs": (pairs_context, "What is the value of {}?"),
+    "needles": (needle_context, "What is the code of {}?"),
+}
+
+
+def questions(
+    subject: Subject, kind: str, tokens: int, contexts: int, seed: int
+) -> Iterator[list[Question]]:
+    """Yield the eight questions of each context, spread over its length."""
+    make, ask = KINDS[kind]
+    rng = random.Random(f"{seed}:{kind}:{tokens}")
+    for _ in range(contexts):
+        lead, table = make(rng, tokens)
+        asked = [table[int((i + rng.random()) * len(table) / 8)] for i in range(8)]
+        chats = [_chat(subject, lead + ask.format(key), value) for key, value in asked]
+        shared = _common([prompt for prompt, _ in chats])
+        yield [
+            Question(tuple(prompt[:shared]), tuple(prompt[shared:] + answer), len(answer))
+            for prompt, answer in chats
+        ]
+
+
+def _chat(subject: Subject, text: str, value: str) -> tuple[list[int], list[int]]:
+    """Return the ids of a prompt up to its answer, and of the answer with its end."""
+    tokenizer, chat = subject.checkpoint.tokenizer, subject.checkpoint.chat
+    user, assistant = chat.frame((), "user"), chat.frame(("user",), "assistant")
+    prompt = [*chat.start(), *user.prefix, text, *user.suffix, *assistant.prefix]
+    end = encode_parts(tokenizer, assistant.suffix)[:1]
+    return encode_parts(tokenizer, prompt), [*tokenizer.encode(value), *end]
+
+
+def _common(rows: Sequence[Sequence[int]]) -> int:
+    """Return how many ids all rows begin with in common."""
+    count = 0
+    for column in zip(*rows, strict=False):
+        if len(set(column)) > 1:
+            break
+        count += 1
+    return count
+
+
+def judge(
+    subject: Subject, attentions: dict[str, Attention], kind: str, tokens: int, contexts: int,
+    seed: int = 2024,
+) -> dict[str, list[bool]]:  # fmt: skip
+    """Return for each attention whether each question was answered: the same questions for all."""
+    right: dict[str, list[bool]] = {name: [] for name in attentions}
+    for asked in questions(subject, kind, tokens, contexts, seed):
+        subject.begin(asked[0].shared, room=ROOM)
+        for question in asked:
+            for name, attention in attentions.items():
+                best = subject.follow(question.rest, attention()).argmax(-1).tolist()
+                wanted = question.rest[-question.answer :]
+                right[name].append(best[-question.answer - 1 : -1] == list(wanted))
+    return right
