@@ -1,7 +1,8 @@
-"""A discrete-event simulator of pipelines: queues in order, waits, and one memory that all share.
+"""A discrete-event simulator of pipelines: queues in order, waits, and resources that all share.
 
-Tasks that touch the shared memory slow each other down in proportion when together they ask for
-more than its bandwidth (the roof that the published hierarchical model leaves out).
+Tasks of different queues may use one memory, link or processor. When together they ask for more
+than it gives they slow each other down in proportion: the roof that the published hierarchical
+model leaves out.
 """
 
 from __future__ import annotations
@@ -36,10 +37,13 @@ class Queued(Protocol):
 
 @dataclass(frozen=True)
 class Cost:
-    """What a task takes alone: seconds, and bytes of the shared memory within them."""
+    """What a task takes alone: seconds, and amounts of shared resources within them.
+
+    An amount is in any unit of its capacity: bytes, or seconds of a processor whose capacity is 1.
+    """
 
     seconds: float
-    shared_bytes: float = 0.0
+    uses: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -75,10 +79,11 @@ def simulate(
     tasks: Sequence[Queued],
     predecessors: Mapping[str, Sequence[str]],
     costs: Mapping[str, Cost],
-    shared_bandwidth: float = float("inf"),
+    capacities: Mapping[str, float] | None = None,
 ) -> Timeline:
     """Return the timeline of tasks whose predecessors include the one before on their queue.
 
+    `capacities` gives each shared resource's amount a second; one that is left out is unbounded.
     Raises SimulationError for a task without a cost, and for tasks that wait in a circle.
     """
     missing = next((task.name for task in tasks if task.name not in costs), None)
@@ -87,7 +92,7 @@ def simulate(
     queues: dict[str, list[str]] = {}
     for task in tasks:
         queues.setdefault(task.queue, []).append(task.name)
-    run = _Run(predecessors, costs, shared_bandwidth)
+    run = _Run(predecessors, costs, capacities or {})
     run.all([task.name for task in tasks])
     return Timeline(run.start, run.end, {q: tuple(n) for q, n in queues.items()}, run.held_by)
 
@@ -99,9 +104,9 @@ class _Run:
         self,
         predecessors: Mapping[str, Sequence[str]],
         costs: Mapping[str, Cost],
-        shared_bandwidth: float,
+        capacities: Mapping[str, float],
     ) -> None:
-        self.costs, self.bandwidth = costs, shared_bandwidth
+        self.costs, self.capacities = costs, capacities
         self.predecessors = predecessors
         self.open = {name: len(set(before)) for name, before in predecessors.items()}
         self.after: dict[str, list[str]] = {}
@@ -149,12 +154,25 @@ class _Run:
                     self._begin(follower)
 
     def _speeds(self) -> dict[str, float]:
-        """1 for tasks that run as if alone; less where they ask too much of the shared memory."""
-        asked = {
-            name: self.costs[name].shared_bytes / self.costs[name].seconds
-            for name in self.left
-            if self.costs[name].shared_bytes
+        """1 for tasks that run as if alone; less where they ask too much of what they share."""
+        asked: dict[str, float] = {}
+        for name in self.left:
+            for resource, rate in self._rates(name):
+                asked[resource] = asked.get(resource, 0.0) + rate
+        given = {
+            resource: min(1.0, self.capacities[resource] / rate)
+            for resource, rate in asked.items()
+            if rate
         }
-        total = sum(asked.values())
-        slowed = self.bandwidth / total if total > self.bandwidth else 1.0
-        return {name: slowed if name in asked else 1.0 for name in self.left}
+        return {
+            name: min((given.get(r, 1.0) for r, _ in self._rates(name)), default=1.0)
+            for name in self.left
+        }
+
+    def _rates(self, name: str) -> list[tuple[str, float]]:
+        """What a task asks of each bounded resource a second when it runs alone."""
+        cost = self.costs[name]
+        if cost.seconds <= 0:
+            return []
+        return [(r, amount / cost.seconds) for r, amount in cost.uses.items()
+                if r in self.capacities and amount]  # fmt: skip

@@ -14,13 +14,13 @@ WEIGHTS = (0.2, 0.4, 0.6, 0.8)
 
 
 def lower_bound(model: LinearModel, weights: tuple[float, ...] = WEIGHTS) -> float:
-    """Return seconds that no counts can undercut; infinite where a memory's fixed part is full.
+    """Return seconds that no counts can undercut; infinite where memories cannot hold the pages.
 
     Without `weights` rows are bounded one by one, which is faster and looser.
     """
-    if any(limit.most < limit.row.fixed for limit in model.limits if limit.most > 0):
-        return float("inf")
     memory = _Memory.of(model)
+    if not memory.may_hold(model):
+        return float("inf")
     step = _rows_bound(model, model.step, memory, weights) + model.step_overhead
     prefill = _rows_bound(model, model.prefill, memory, weights) + model.prefill_overhead
     return model.steps * step + prefill
@@ -28,19 +28,34 @@ def lower_bound(model: LinearModel, weights: tuple[float, ...] = WEIGHTS) -> flo
 
 @dataclass(frozen=True)
 class _Memory:
-    """GPU memory in pages, and the share of a slot of the ring that a page passing through takes.
+    """Room of the memories in pages, and what a page that passes through the ring takes of GPU's.
 
-    A page of slack of the ring is not counted, so this is never more than what is needed.
+    Spare slots of the ring are not counted, so this is never more than what is needed.
     """
 
     pages: float
+    host: float
+    disk: float
     ringed: float
 
     @staticmethod
     def of(model: LinearModel) -> _Memory:
-        gpu, ring = model.limits[0], model.limits[3]
+        gpu, host, disk, ring = model.limits
         page = gpu.row.each[RING]
-        return _Memory((gpu.most - gpu.row.fixed) / page, ring.row.each["streamed", 0])
+        rooms = [(limit.most - limit.row.fixed) / page for limit in (gpu, host, disk)]
+        return _Memory(*rooms, ring.row.each["streamed", 0])
+
+    def may_hold(self, model: LinearModel) -> bool:
+        """Return whether the memories could hold all pages, with the least that a ring takes."""
+        if min(self.pages, self.host) < 0:
+            return False
+        total = sum(model.totals)
+        away = self.host + (self.disk if "disk" in model.allowed else 0.0)
+        resident = max(0.0, total - away)
+        passing = 0.0 if "cpu" in model.allowed else total - resident
+        if "disk" in model.allowed:
+            passing = max(0.0, total - resident - self.host) if "cpu" in model.allowed else passing
+        return resident + passing * self.ringed <= self.pages
 
     def weight(self, home: str) -> float:
         """GPU pages that a page of this home takes."""
