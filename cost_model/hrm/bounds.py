@@ -42,8 +42,8 @@ class _Memory:
     def of(model: LinearModel) -> _Memory:
         gpu, host, disk, ring = model.limits
         page = gpu.row.each[RING]
-        rooms = [(limit.most - limit.row.fixed) / page for limit in (gpu, host, disk)]
-        return _Memory(*rooms, ring.row.each["streamed", 0])
+        first, second, third = ((e.most - e.row.fixed) / page for e in (gpu, host, disk))
+        return _Memory(first, second, third, ring.row.each["streamed", 0])
 
     def may_hold(self, model: LinearModel) -> bool:
         """Return whether the memories could hold all pages, with the least that a ring takes."""
