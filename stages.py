@@ -12,9 +12,14 @@ from .passes.manager import PassRecord
 
 if TYPE_CHECKING:
     from .compiler import Compilation
+    from .passes.program.prefix_tree import PrefixTree
 
 STAGES = ("ast", "program", "plan", "prefixes", "graph", "tile", "source", "binary")
-_FORMS = {"source": ("tvm", "triton"), "binary": ("assembly", "llvm", "ptx", "ttir", "ttgir")}
+_FORMS = {
+    "prefixes": ("text", "svg"),
+    "source": ("tvm", "triton"),
+    "binary": ("assembly", "llvm", "ptx", "ttir", "ttgir"),
+}
 
 
 class UnknownStage(WeftError):
@@ -23,6 +28,14 @@ class UnknownStage(WeftError):
     kind = "option error"
     template = "there is no {what} {name!r}"
     hint = "there are: {known}"
+
+
+class NoPictures(WeftError):
+    """A picture that was asked for where its package is not installed."""
+
+    kind = "option error"
+    template = "pictures need {package}"
+    hint = "pip install 'weft[notebooks]'"
 
 
 class UnknownKernel(WeftError):
@@ -104,8 +117,8 @@ def stage_text(
 
         return dump(compilation.ast)
     if stage == "prefixes":
-        return str(compilation.prefixes.tree(rows))
-    if stage in _FORMS:
+        return _prefixes(compilation.prefixes.tree(rows), form or "text")
+    if stage in {"source", "binary"}:
         return _kernel_texts(compilation, stage, kernel, form or _FORMS[stage][0])
     module: Module = Stages(compilation)[stage]
     if stage == "tile" and kernel:
@@ -150,9 +163,24 @@ def explanation(compilation: Compilation) -> str:
     return "\n".join(lines)
 
 
-def _kernel_texts(compilation: Compilation, stage: str, kernel: str | None, form: str) -> str:
+def _prefixes(tree: PrefixTree, form: str) -> str:
+    _check_form("prefixes", form)
+    if form == "text":
+        return str(tree)
+    try:
+        from .plots.prefixes import prefix_map
+    except ModuleNotFoundError as error:
+        raise NoPictures(package=error.name) from None
+    return prefix_map(tree).svg()
+
+
+def _check_form(stage: str, form: str) -> None:
     if form not in _FORMS[stage]:
         raise UnknownStage(what=f"form of {stage}", name=form, known=", ".join(_FORMS[stage]))
+
+
+def _kernel_texts(compilation: Compilation, stage: str, kernel: str | None, form: str) -> str:
+    _check_form(stage, form)
     if form in {"tvm", "assembly", "llvm"}:
         chosen = _chosen(compilation.kernels, kernel)
         texts = {

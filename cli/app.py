@@ -113,7 +113,7 @@ def dump(
         str | None, typer.Option(help="tile, source, binary: only kernels with this in the name")
     ] = None,
     form: Annotated[
-        str, typer.Option(help="source: tvm or triton; binary: assembly, llvm, ptx, ttir, ttgir")
+        str, typer.Option(help="source: tvm, triton; binary: assembly llvm ptx ttir ttgir; prefixes: svg")
     ] = "",
     weights: Weights = "f32",
     spans: Annotated[bool, typer.Option(help="print each operation's place in the source")] = False,

@@ -78,6 +78,13 @@ from weft.plots.lifetimes import step_chart
 step_chart(judge.engine.trace.steps)
 
 # %% [markdown]
+# The trace shows itself, too: who worked when. (`weft run --trace out.json` writes it in the form
+# that ui.perfetto.dev opens.)
+
+# %%
+judge.engine.trace
+
+# %% [markdown]
 # ## Events as they come
 #
 # `stream` gives each piece of text, each value that is certain, and the result. The path says

@@ -11,8 +11,12 @@ from matplotlib.patches import Rectangle
 
 from .style import Picture, picture
 
-LEAST_SHOWN = 12
-"""Elements that a stretch must have for its text to be written on it."""
+WIDTH = 9.0
+LETTERS_AN_INCH = 18
+"""Of the text on a block, in its size."""
+
+LEAST_SHOWN = 10
+"""Letters for which a block must have room, to have its text written on it."""
 
 
 @dataclass(frozen=True)
@@ -38,12 +42,15 @@ def prefix_map(tree: Any, title: str = "") -> Picture:
     """
     found = [block for block in blocks(tree) if block.width]
     calls = max((block.top + block.height for block in found), default=1.0)
-    figure, axes = picture(9, min(6.0, 1.4 + 0.16 * calls))
+    figure, axes = picture(WIDTH, min(6.0, 1.4 + 0.16 * calls))
     most = max((block.node.readers for block in found), default=1)
     shades = colormaps["YlGnBu"]
+    end = max((block.start + block.width for block in found), default=1)
+    letters = 0.9 * WIDTH * LETTERS_AN_INCH / end
     for block in found:
-        _draw(axes, block, shades(0.08 + 0.37 * block.node.readers / most), tree.tokenizer)
-    axes.set_xlim(0, max((block.start + block.width for block in found), default=1))
+        shade = shades(0.08 + 0.37 * block.node.readers / most)
+        _draw(axes, block, shade, tree.tokenizer, int(letters * block.width))
+    axes.set_xlim(0, end)
     axes.set_ylim(calls, 0)
     axes.set_xlabel("position in the prompt (tokens; an unknown stretch counts one)", fontsize=8)
     axes.set_ylabel("calls", fontsize=8)
@@ -71,7 +78,7 @@ def _placed(node: Any, top: float) -> Iterator[Block]:
         top += _height(child)
 
 
-def _draw(axes: Any, block: Block, shade: Any, tokenizer: Any) -> None:
+def _draw(axes: Any, block: Block, shade: Any, tokenizer: Any, letters: int) -> None:
     from ..passes.program.prefix_text import show
 
     unknown = block.node.tokens == 0
@@ -81,8 +88,8 @@ def _draw(axes: Any, block: Block, shade: Any, tokenizer: Any) -> None:
             else shade, edgecolor="#555555", linewidth=0.6, hatch="////" if unknown else None,
         )
     )  # fmt: skip
-    if block.width >= LEAST_SHOWN:
-        text = show(block.node.elements, tokenizer, most=int(1.7 * block.width))
+    if letters >= LEAST_SHOWN:
+        text = show(block.node.elements, tokenizer, most=letters)
         label = text.replace("$", r"\$") if block.height < 3 else f"{text}\nx{block.node.readers}"
         axes.text(
             block.start + block.width / 2, block.top + block.height / 2, label,

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from io import BytesIO
-from pathlib import Path
+from io import BytesIO, StringIO
 from typing import Any
 
 from matplotlib import rc_context
@@ -26,10 +25,12 @@ class Picture(Figure):
         self.savefig(buffer, format="png", dpi=DOTS_PER_INCH, metadata={"Software": None})
         return buffer.getvalue()
 
-    def save_svg(self, path: str | Path) -> None:
-        """Write the picture as SVG with text as text; the same picture gives the same file."""
+    def svg(self) -> str:
+        """Return the picture as SVG with text as text; the same picture gives the same file."""
+        buffer = StringIO()
         with rc_context({"svg.fonttype": "none", "svg.hashsalt": "weft"}):
-            self.savefig(path, format="svg", metadata={"Date": None})
+            self.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+        return buffer.getvalue()
 
 
 def picture(width: float = 8, height: float = 3.5, columns: int = 1) -> tuple[Picture, Any]:

@@ -1,0 +1,172 @@
+"""Writes the tables of figures in README.md and bench/README.md from bench/results.
+
+`python -m bench.document` brings both up to date. No figure is typed by hand: a table stands
+between `<!-- figures: NAME -->` and `<!-- end -->`, and a test compares it with the files.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "bench" / "results"
+DOCUMENTS = (ROOT / "README.md", ROOT / "bench" / "README.md")
+_TABLE = re.compile(r"(<!-- figures: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def times(value: float) -> str:
+    """Return a ratio: 1.85 x."""
+    return f"{value:.2f} x" if value < 9.995 else f"{value:.1f} x"
+
+
+def percent(value: float) -> str:
+    """Return a fraction: 86 %."""
+    return f"{100 * value:.0f} %"
+
+
+def seconds(value: float) -> str:
+    """Return seconds."""
+    return f"{value:.1f} s"
+
+
+def microseconds(value: float) -> str:
+    """Return microseconds."""
+    return f"{value:.0f} us"
+
+
+@dataclass(frozen=True)
+class Line:
+    """One figure: what it is, where it is recorded, and the command that prints it."""
+
+    what: str
+    file: str
+    figure: str
+    section: str
+    form: Callable[[float], str]
+    command: str
+
+
+_ONLY = "python -m bench.cpu --only {}"
+_PROGRAMS = "python -m bench.gpu_programs --only {}"
+_KERNELS = "python -m bench.gpu_kernels --only {}"
+
+
+def _cpu(what: str, figure: str, section: str, form: Callable[[float], str]) -> Line:
+    return Line(what, "cpu", figure, section, form, _ONLY.format(section))
+
+
+def _workload(what: str, name: str, ending: str, form: Callable[[float], str]) -> Line:
+    return Line(what, "gpu_programs", name + ending, name, form, _PROGRAMS.format(name))
+
+
+def _kernel(what: str, figure: str, section: str, form: Callable[[float], str]) -> Line:
+    return Line(what, "gpu_kernels", figure, section, form, _KERNELS.format(section))
+
+
+HEADLINES: tuple[Line, ...] = (
+    _workload("GPU, 8 B shape: 128 requests that share nothing, over transformers",
+              "w1", "_vs_transformers", times),
+    _workload("GPU: 128 requests that share one prefix of 2048 tokens, over transformers",
+              "w2", "_vs_transformers", times),
+    _workload("GPU: 8 prompts, 16 branches each, over transformers", "w3", "_vs_transformers",
+              times),
+    _workload("GPU: one request, over transformers", "w4", "_vs_transformers", times),
+    _workload("GPU: decode step of one sequence, share of its roofline", "decode_b1",
+              "_fraction_of_roofline", percent),
+    _workload("GPU: prefill of 8192 tokens, share of a matrix product's rate", "prefill",
+              "_fraction_of_matmul", percent),
+    _kernel("GPU: decode attention that reads 512 MiB or more, pages of 16, share of a "
+            "copy's bandwidth (worst case)", "decode_attention_fraction_of_copy_page16", "decode",
+            percent),
+    _kernel("GPU: attention of 64 branches over a shared 16 Ki prefix, over reading it for each",
+            "cascade_16k_x64_speedup", "cascade", times),
+    _cpu("CPU, tiny-dense: decode of one sequence, over transformers",
+         "tiny_decode_vs_transformers", "peers-tiny", times),
+    _cpu("CPU, tiny-dense: decode of one sequence, over llama.cpp", "tiny_decode_vs_llamacpp",
+         "peers-tiny", times),
+    _cpu("CPU, tiny-dense: decode of 16 sequences, over llama.cpp",
+         "tiny_decode_vs_llamacpp_batch16", "peers-tiny", times),
+    _cpu("CPU, 1.1 B shape, f32: decode of one sequence, over llama.cpp",
+         "one_b_decode_vs_llamacpp", "peers-1b", times),
+    _cpu("CPU, 1.1 B shape, bf16: decode of one sequence, over llama.cpp",
+         "one_b_decode_vs_llamacpp_bf16", "peers-1b", times),
+    _cpu("from `weft run` to the first token, kernels cached", "first_token_warm_s", "startup",
+         seconds),
+)  # fmt: skip
+"""What the README shows."""
+
+REST: tuple[Line, ...] = (
+    _workload("GPU: decode step of 64 sequences, share of its roofline", "decode_b64",
+              "_fraction_of_roofline", percent),
+    _workload("GPU: 128 requests that share nothing, share of the floor", "w1",
+              "_fraction_of_floor", percent),
+    _workload("GPU: one shared prefix, share of the floor", "w2", "_fraction_of_floor", percent),
+    _workload("GPU: 8 prompts of 16 branches, share of the floor", "w3", "_fraction_of_floor",
+              percent),
+    _workload("GPU: one request, share of the floor", "w4", "_fraction_of_floor", percent),
+    _kernel("GPU: decode attention, pages of 64, share of a copy (worst case)",
+            "decode_attention_fraction_of_copy_page64", "decode", percent),
+    _kernel("GPU: decode attention, pages of 128, share of a copy (worst case)",
+            "decode_attention_fraction_of_copy_page128", "decode", percent),
+    _kernel("GPU: decode attention, pages of 16, seconds over the best peer's (worst case)",
+            "decode_over_best_peer_max_page16", "peers", times),
+    _cpu("CPU, tiny-dense: decode of 16 sequences, over transformers",
+         "tiny_decode_vs_transformers_batch16", "peers-tiny", times),
+    _cpu("CPU: matrix-vector products in f32, share of the read bandwidth", "matvec_f32_fraction",
+         "kernels", percent),
+    _cpu("CPU: in bf16", "matvec_bf16_fraction", "kernels", percent),
+    _cpu("CPU: in int8", "matvec_int8_fraction", "kernels", percent),
+    _cpu("CPU: decode attention, share of the read bandwidth", "attention_fraction", "kernels",
+         percent),
+    _cpu("CPU: host work a decode step, batch 16", "host_us_per_step_batch16", "host",
+         microseconds),
+    _cpu("from `weft run` to the first token, nothing cached", "first_token_cold_s", "startup",
+         seconds),
+)  # fmt: skip
+"""What only bench/README.md shows besides."""
+
+LINES = HEADLINES + REST
+TABLES = {"headlines": HEADLINES, "all": LINES}
+
+
+def table(name: str, folder: Path = RESULTS) -> str:
+    """Return a table of figures as Markdown, with where each was recorded below it."""
+    records = {file.stem: json.loads(file.read_text()) for file in sorted(folder.glob("*.json"))}
+    rows = ["| figure | value | command | recorded |", "|---|---|---|---|"]
+    sources: list[str] = []
+    for line in TABLES[name]:
+        record = records[line.file]
+        source = _source(record["sections"][line.section], line.file)
+        if source not in sources:
+            sources.append(source)
+        value = line.form(record["figures"][line.figure])
+        number = sources.index(source) + 1
+        rows.append(f"| {line.what} | {value} | `{line.command}` | {number} |")
+    notes = [f"{number}. {source}" for number, source in enumerate(sources, 1)]
+    return "\n".join([*rows, "", "Recorded on:", "", *notes]) + "\n"
+
+
+def update(text: str, folder: Path = RESULTS) -> str:
+    """Return a document with every table between its markers as the files have it."""
+    return _TABLE.sub(lambda found: f"{found[1]}{table(found[2], folder)}{found[3]}", text)
+
+
+def _source(section: dict[str, Any], file: str) -> str:
+    machine = section["machine"]
+    where = machine.get("gpu") or f"{machine['cpu']}, {machine['cores']} cores"
+    return f"{where}; commit {section['commit']}, {section['date']} (`bench/results/{file}.json`)"
+
+
+def main() -> None:
+    """Bring the documents up to date."""
+    for path in DOCUMENTS:
+        path.write_text(update(path.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,1 +1,0 @@
-"""The Hierarchical Roofline Model: levels, turning points, policies of offloaded MoE models."""
