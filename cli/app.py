@@ -207,6 +207,37 @@ def calibrate_attention(
     command.calibrate(command.CalibrateOptions(**locals_of(locals())))
 
 
+@app.command()
+def evaluate(
+    model: Annotated[str, typer.Argument(help="a shipped model, or a checkpoint folder")],
+    attention: Annotated[
+        str, typer.Option(help='what to compare: dense,"sparse(ratio=1/16)",...')
+    ] = "dense,sparse(ratio=1/16)",
+    only: Annotated[
+        str, typer.Option(help="parts, with commas: perplexity, pairs, needles, tasks")
+    ] = "",
+    lengths: Annotated[str, typer.Option(help="tokens of retrieval contexts")] = "512,1k,2k,4k",
+    contexts: Annotated[int, typer.Option(help="contexts a length, eight questions each")] = 4,
+    text: Annotated[Path | None, typer.Option(help="held-out text (shipped models: ours)")] = None,
+    tokens: Annotated[int, typer.Option(help="tokens of the text, at most")] = 8192,
+    chunk: Annotated[int, typer.Option(help="tokens of one sequence of the text")] = 4096,
+    beyond: Annotated[int, typer.Option(help="loss counts tokens after longer contexts")] = 1024,
+    examples: Annotated[int, typer.Option(help="examples of each task")] = 12,
+    calibration: Annotated[
+        Path | None, typer.Option(help="a calibration file, if not the checkpoint's own")
+    ] = None,
+    plot: Annotated[Path | None, typer.Option(help="write loss against bytes read as SVG")] = None,
+    seed: Annotated[int, typer.Option(help="of the questions")] = 2024,
+    target: Annotated[str, typer.Option(help="cpu, or cuda: one NVIDIA GPU")] = "cpu",
+    threads: Threads = 0,
+    json: Annotated[bool, typer.Option("--json", help="end with one line of JSON")] = False,
+) -> None:
+    """Judge attention policies: held-out perplexity, retrieval by length, needles, tasks."""
+    from . import attention as command
+
+    command.evaluate(command.EvaluateOptions(**locals_of(locals())))
+
+
 def locals_of(values: dict[str, object]) -> dict[str, object]:
     """Return a command's parameters, without the names that its body imported."""
     return {key: value for key, value in values.items() if key != "command"}

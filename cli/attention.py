@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..options import BadOption
-from .render import remarks
+from .render import emit, remarks
+
+if TYPE_CHECKING:
+    from ..evaluation.harness import Plan
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,93 @@ def calibrate(options: CalibrateOptions) -> None:
         f"key/value heads in {perf_counter() - begun:.1f} s; saved in {out}",
         markup=False,
     )
+
+
+@dataclass(frozen=True)
+class EvaluateOptions:
+    """What `weft evaluate` was asked for."""
+
+    model: str
+    attention: str
+    only: str
+    lengths: str
+    contexts: int
+    text: Path | None
+    tokens: int
+    chunk: int
+    beyond: int
+    examples: int
+    calibration: Path | None
+    plot: Path | None
+    seed: int
+    target: str
+    threads: int
+    json: bool
+
+
+def evaluate(options: EvaluateOptions) -> None:
+    """Measure, print the table, draw the plot."""
+    import json
+
+    from ..evaluation.attention import judged
+    from ..evaluation.harness import Evaluation
+    from ..evaluation.report import figures, losses, table
+    from ..evaluation.subject import Subject
+    from ..frontend.checkpoint import open_checkpoint
+    from ..ir.sparse import parse_policies
+
+    policies, plan = parse_policies(options.attention), plan_of(options)
+    checkpoint = open_checkpoint(options.model)
+    attentions = judged(checkpoint, policies, options.calibration)
+    subject = Subject(checkpoint, use_device(options.target, options.threads))
+    with remarks().status("measuring") as status:
+        report = lambda part: status.update(f"measuring {part}")  # noqa: E731
+        found = Evaluation(subject, attentions, plan, report).run()
+    emit(table(checkpoint.name, found))
+    if options.plot is not None:
+        from ..plots.attention_loss import loss_against_bytes
+
+        title = f"{checkpoint.name}: loss against bytes read"
+        loss_against_bytes(losses(found), title).save_svg(options.plot)
+    if options.json:
+        emit(json.dumps(figures(found)))
+
+
+def plan_of(options: EvaluateOptions) -> Plan:
+    """Return what to measure; raises BadOption."""
+    from ..evaluation.harness import PARTS, Plan
+    from ..frontend.checkpoint import ZOO
+
+    parts = tuple(part.strip() for part in options.only.split(",") if part.strip()) or PARTS
+    for part in parts:
+        if part not in PARTS:
+            known = ", ".join(PARTS)
+            raise BadOption(problem=f"there is no part {part!r} to evaluate: {known}")
+    for name in ("contexts", "tokens", "chunk", "examples"):
+        if getattr(options, name) < 1:
+            raise BadOption(problem=f"--{name} must be positive, not {getattr(options, name)}")
+    text, held_out = options.text, ZOO / "heldout.txt"
+    if "perplexity" in parts and text is None:
+        if not held_out.exists():
+            problem = "perplexity needs a text: give --text FILE, or --only pairs,needles"
+            raise BadOption(problem=problem)
+        text = held_out
+    return Plan(
+        parts, lengths_of(options.lengths), options.contexts, text, options.tokens, options.chunk,
+        options.beyond, options.examples, options.seed,
+    )  # fmt: skip
+
+
+def lengths_of(text: str) -> tuple[int, ...]:
+    """Return the lengths of `512,1k,8k`; raises BadOption."""
+    found = []
+    for part in text.lower().split(","):
+        number, thousands = part.strip().removesuffix("k"), part.strip().endswith("k")
+        if not number.isdecimal() or not 128 <= int(number) * (1024 if thousands else 1):
+            raise BadOption(problem=f"{part.strip()!r} is no length of at least 128 tokens",
+                            hint="write --lengths 512,1k,2k")  # fmt: skip
+        found.append(int(number) * (1024 if thousands else 1))
+    return tuple(found)
 
 
 def use_device(target: str, threads: int) -> str:

@@ -125,11 +125,13 @@ def _spread(x: Tensor, page: int, tokens: int) -> Tensor:
 
 @dataclass
 class Reads:
-    """How many tokens sparse layers read, and how many their contexts have; summed over rows."""
+    """Tokens that a layer read, of how many in context; `scored` of these by label. Sums over rows
+    and key/value heads.
+    """
 
     read: int = 0
     context: int = 0
-    rows: int = 0
+    scored: int = 0
 
     @property
     def share(self) -> float:
@@ -169,7 +171,7 @@ class SparseAttention:
         k, v = (cache[layer][slots].unflatten(-1, shape) for cache in (run.keys, run.values))
         at = torch.arange(length - q.shape[0], length)
         read = self.selected(q, k, layer, at, operation["scale"], run.page_size, kvset.window)
-        self._count(layer, read, at)
+        self._count(layer, read, at, kvset.window)
         group = q.shape[1] // k.shape[1]
         k, v, read = (k.repeat_interleave(group, 1), v.repeat_interleave(group, 1),
                       read.repeat_interleave(group, 0))  # fmt: skip
@@ -185,8 +187,10 @@ class SparseAttention:
         scores = label_scores(permuted(q, heads), permuted(k, heads), heads, self.policy, scale)
         return select(scores, at, self.policy, page, window)
 
-    def _count(self, layer: int, read: Tensor, at: Tensor) -> None:
-        found = self.reads.setdefault(layer, Reads())
+    def _count(self, layer: int, read: Tensor, at: Tensor, window: int | None) -> None:
+        found, kv_heads = self.reads.setdefault(layer, Reads()), read.shape[0]
+        contexts = [min(int(n) + 1, window or int(n) + 1) for n in at]
+        scored = sum(n for n in contexts if not self.policy.reads_whole(n))
         found.read += int(read.sum())
-        found.context += int((at + 1).sum()) * read.shape[0]
-        found.rows += read.shape[0] * read.shape[1]
+        found.context += kv_heads * sum(contexts)
+        found.scored += kv_heads * scored

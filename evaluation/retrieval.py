@@ -19,7 +19,12 @@ from .subject import Subject
 Attention = Callable[[], Attend | None]
 """Gives the attention to judge; called once a question."""
 
-PAIR_TOKENS, NEEDLE_TOKENS, ROOM = 14.2, 13, 96
+Encode = Callable[[str], list[int]]
+Context = tuple[str, list[tuple[str, str]]]
+"""A text that ends before the question, and its keys and values in order."""
+
+FRAME, ROOM = 60, 96
+"""Tokens kept for a question's frame, and slots kept for a question and its answer."""
 _THINGS = ("door", "lamp", "river", "table", "garden", "window", "stone", "boat", "road", "letter")
 _PLACES = ("behind the wall", "near the house", "under the tree", "by the sea", "on the hill")
 
@@ -33,29 +38,43 @@ class Question:
     answer: int
 
 
-def pairs_context(rng: random.Random, tokens: int) -> tuple[str, list[tuple[str, str]]]:
+def pairs_context(rng: random.Random, tokens: int, encode: Encode) -> Context:
     """Return `key: value` lines of about so many tokens; some keys share a beginning."""
+    each = _tokens_each(
+        [f"{_key(rng)}: {rng.randint(1000, 9999)}" for _ in range(32)], encode, "\n"
+    )
     keys: list[str] = []
-    while len(keys) < max(4, int((tokens - 60) / PAIR_TOKENS)):
+    while len(keys) < max(8, int((tokens - FRAME) / each)):
         near = keys and rng.random() < 0.2
-        begin = rng.choice(keys)[: rng.randint(2, 5)] if near else ""
-        keys.append(begin + "".join(rng.choices(string.ascii_lowercase + string.digits,
-                                                k=8 - len(begin))))  # fmt: skip
+        keys.append(_key(rng, rng.choice(keys)[: rng.randint(2, 5)] if near else ""))
     table = [(key, str(rng.randint(1000, 9999))) for key in dict.fromkeys(keys)]
     text = "\n".join(f"{key}: {value}" for key, value in table)
     return f"Remember these pairs.\n{text}\n\n", table
 
 
-def needle_context(rng: random.Random, tokens: int) -> tuple[str, list[tuple[str, str]]]:
+def needle_context(rng: random.Random, tokens: int, encode: Encode) -> Context:
     """Return filler sentences of about so many tokens that hide eight codes."""
-    lines = [f"The {rng.choice(_THINGS)} was {rng.choice(_PLACES)}."
-             for _ in range(max(16, int((tokens - 60) / NEEDLE_TOKENS * 1.3)))]  # fmt: skip
-    keys = ["".join(rng.choices(string.ascii_lowercase + string.digits, k=8)) for _ in range(8)]
-    table = [(key, str(rng.randint(1000, 9999))) for key in keys]
-    for number, (key, value) in enumerate(table):
-        at = int((number + rng.random()) * len(lines) / 8)
-        lines.insert(at, f"The code of {key} is {value}.")
+    table = [(_key(rng), str(rng.randint(1000, 9999))) for _ in range(8)]
+    hidden = [f"The code of {key} is {value}." for key, value in table]
+    each = _tokens_each([_filler(rng) for _ in range(32)], encode)
+    room = tokens - FRAME - 8 * _tokens_each(hidden, encode)
+    lines = [_filler(rng) for _ in range(max(16, int(room / each)))]
+    for number, line in enumerate(hidden):
+        lines.insert(int((number + rng.random()) * len(lines) / 8), line)
     return " ".join(lines) + "\n\n", table
+
+
+def _key(rng: random.Random, begin: str = "") -> str:
+    letters = string.ascii_lowercase + string.digits
+    return begin + "".join(rng.choices(letters, k=8 - len(begin)))
+
+
+def _filler(rng: random.Random) -> str:
+    return f"The {rng.choice(_THINGS)} was {rng.choice(_PLACES)}."
+
+
+def _tokens_each(lines: list[str], encode: Encode, between: str = " ") -> float:
+    return len(encode(between.join(lines))) / len(lines)
 
 
 KINDS = {
@@ -71,7 +90,7 @@ def questions(
     make, ask = KINDS[kind]
     rng = random.Random(f"{seed}:{kind}:{tokens}")
     for _ in range(contexts):
-        lead, table = make(rng, tokens)
+        lead, table = make(rng, tokens, subject.checkpoint.tokenizer.encode)
         asked = [table[int((i + rng.random()) * len(table) / 8)] for i in range(8)]
         chats = [_chat(subject, lead + ask.format(key), value) for key, value in asked]
         shared = _common([prompt for prompt, _ in chats])

@@ -1,5 +1,7 @@
 """`weft calibrate-attention` and `weft evaluate` as a user types them."""
 
+import json
+
 import pytest
 from typer.testing import CliRunner
 from weft.cli.app import app
@@ -58,3 +60,75 @@ def test_the_shipped_models_are_calibrated(model):
 def test_what_cannot_be_calibrated_is_told(arguments, says, text):
     with pytest.raises(WeftError, match=says):
         weft("calibrate-attention", *(text if part == "TEXT" else part for part in arguments))
+
+
+def test_evaluate_compares_on_the_same_questions(tmp_path, text):
+    plot = tmp_path / "loss.svg"
+    printed = weft(
+        "evaluate", "tiny-moe", "--attention", "sparse(k=20, min_context=0),sparse(ratio=1)",
+        "--lengths", "256", "--contexts", "1", "--text", text, "--tokens", "120", "--beyond", "60",
+        "--only", "perplexity,pairs", "--plot", plot, "--json",
+    )  # fmt: skip
+    lines = printed.strip().splitlines()
+    assert lines[0] == "| tiny-moe | dense | sparse(k=20, min_context=0) | sparse(ratio=1.0) |"
+    found = json.loads(lines[-1])
+    dense, few, all_read = (found[name] for name in found)
+    assert all_read["perplexity"] == dense["perplexity"]
+    assert all_read["retrieval"] == dense["retrieval"]
+    assert few["perplexity"]["loss"] != 0 and few["read"]["pairs 256"] < 0.2
+    assert few["bytes"]["pairs 256"] == pytest.approx(few["read"]["pairs 256"] + 1 / 32)
+    picture = plot.read_text()
+    assert picture.startswith("<?xml") and "sparse(k=20, min_context=0)" in picture
+
+
+@pytest.mark.slow
+def test_evaluate_runs_the_zoos_tasks():
+    printed = weft("evaluate", "tiny-moe", "--attention", "sparse(ratio=1)", "--only", "tasks",
+                   "--examples", "2", "--json")  # fmt: skip
+    dense, all_read = json.loads(printed.splitlines()[-1]).values()
+    assert all_read["tasks"] == dense["tasks"] and len(dense["tasks"]) == 23
+    assert dense["task_mean"] > 0.8
+
+
+@pytest.fixture
+def uncalibrated(tmp_path):
+    folder = tmp_path / "tiny-moe"
+    folder.mkdir()
+    for file in open_checkpoint("tiny-moe").folder.iterdir():
+        if file.name != "attention_calibration.json":
+            (folder / file.name).symlink_to(file)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "arguments, says",
+    [
+        ([], "run: weft calibrate-attention tiny-moe --text FILE"),
+        (["--calibration", "DENSE"], "made for another model"),
+        (["--attention", "sparse(k=0)"], "k must be above 0"),
+        (["--attention", "sparse(k=64, dense=[9])"], "no layer 9 among 5"),
+        (["--attention", "sparse(k=64, channels=65)"], "a head has 64"),
+        (["--attention", "dense", "--only", "chess"], "no part 'chess'"),
+        (["--attention", "dense", "--lengths", "1m"], "no length of at least 128"),
+        (["--attention", "dense", "--lengths", "16k", "--only", "pairs"], "do not fit the context"),
+        (["--attention", "dense", "--text", "TEXT"], "no part longer than 1024 tokens"),
+        (["--attention", "dense", "--contexts", "0"], "must be positive"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_told(arguments, says, uncalibrated, text):
+    dense = open_checkpoint("tiny-dense").calibration_file
+    places = {"TEXT": text, "DENSE": dense}
+    with pytest.raises(WeftError, match=says):
+        weft("evaluate", uncalibrated, "--contexts", "1",
+             *(places.get(part, part) for part in arguments))  # fmt: skip
+
+
+def test_a_published_file_serves_bf16_labels_only(tmp_path):
+    file = tmp_path / "published.json"
+    rows = [list(range(64))] * 4
+    file.write_text(json.dumps({f"model.layers.{i}.self_attn.qk_proj": rows for i in range(5)}))
+    common = ("evaluate", "tiny-moe", "--calibration", file, "--only", "pairs", "--lengths", "256",
+              "--contexts", "1", "--attention")  # fmt: skip
+    with pytest.raises(WeftError, match="use labels=bf16"):
+        weft(*common, "sparse(k=64)")
+    assert "sparse(k=64, labels=bf16)" in weft(*common, "sparse(k=64, labels=bf16)")

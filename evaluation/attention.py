@@ -1,0 +1,74 @@
+"""The attentions that an evaluation compares: a policy, how it attends, and what it has read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..codegen.graph_reference import Attend
+from ..codegen.sparse_reference import SparseAttention
+from ..cost_model.sparse_bytes import AttentionShape
+from ..frontend.checkpoint import Checkpoint
+from ..ir.attention_calibration import AttentionCalibration, NotCalibrated
+from ..ir.calibration_file import load_calibration
+from ..ir.sparse import SparsePolicy
+
+KV_BYTES = 2.0
+"""Bytes of an element of k and v that loss is drawn against: bf16, as on a GPU."""
+
+
+@dataclass
+class Judged:
+    """One attention under test: a policy (None: dense) of a model, and what it read so far."""
+
+    name: str
+    checkpoint: Checkpoint
+    policy: SparsePolicy | None
+    calibration: AttentionCalibration | None = None
+    _running: SparseAttention | None = field(default=None, init=False)
+
+    def start(self) -> None:
+        """Count from nothing again."""
+        if self.policy is not None and self.calibration is not None:
+            self._running = SparseAttention(self.policy, self.calibration)
+
+    def attend(self) -> Attend | None:
+        """Return what a graph's run attends with; None is dense."""
+        return self._running
+
+    def tokens_share(self) -> float:
+        """Return the tokens read over those of the contexts, of sparse layers, since `start`."""
+        found = self._running.reads.values() if self._running else []
+        return sum(r.read for r in found) / max(1, sum(r.context for r in found)) if found else 1.0
+
+    def bytes_share(self) -> float:
+        """Return bytes read (k, v and labels) over dense attention's, over all layers, as bf16."""
+        found = self._running.reads.values() if self._running else []
+        if not found or self.policy is None:
+            return 1.0
+        config = self.checkpoint.config
+        token = AttentionShape(1, config.head_dim, KV_BYTES).token
+        label = self.policy.label_bytes(config.head_dim)
+        each = [(r.read * token + r.scored * label) / (r.context * token) for r in found]
+        return (sum(each) + config.layers - len(each)) / config.layers
+
+
+def judged(checkpoint: Checkpoint, policies: list[SparsePolicy | None], file: Path | None = None
+           ) -> list[Judged]:  # fmt: skip
+    """Return what to compare, dense first; raises ModelError without a fitting calibration."""
+    calibration = None
+    if any(policies):
+        place = file or checkpoint.calibration_file
+        if place is None:
+            raise NotCalibrated(file="--calibration FILE", model=checkpoint.name)
+        calibration = load_calibration(
+            place, checkpoint.config, checkpoint.identity, checkpoint.name
+        )
+    found = {"dense": Judged("dense", checkpoint, None)}
+    for policy in policies:
+        if policy is not None and calibration is not None:
+            policy.check_layers(checkpoint.config.layers)
+            policy.label_channels(checkpoint.config.head_dim)
+            calibration.check_labels(policy.labels)
+            found[str(policy)] = Judged(str(policy), checkpoint, policy, calibration)
+    return list(found.values())

@@ -1,0 +1,72 @@
+"""Perplexity of held-out text where every token attends as a decoded one does."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from .attention import Judged
+from .subject import BadText, Subject
+
+FEWEST = 32
+
+
+@dataclass(frozen=True)
+class Perplexity:
+    """Of all predicted tokens, and of those whose context is longer than `beyond` tokens.
+
+    `loss` is relative to dense attention on the same tokens: exp(mean difference) - 1, and
+    `error` the standard error of the mean difference over tokens.
+    """
+
+    all: float
+    beyond: float
+    loss: float
+    error: float
+    tokens: int
+
+
+def perplexity(
+    subject: Subject, attentions: Sequence[Judged], text: str, chunk: int, limit: int, beyond: int
+) -> dict[str, Perplexity]:
+    """Return the perplexities over chunks of `chunk` tokens, at most `limit` tokens in all."""
+    start = [part for part in subject.checkpoint.chat.start() if isinstance(part, int)]
+    ids = subject.checkpoint.tokenizer.encode(text)[:limit]
+    losses: dict[str, list[torch.Tensor]] = {each.name: [] for each in attentions}
+    places: list[torch.Tensor] = []
+    size = chunk - len(start)
+    for at in range(0, len(ids), size):
+        row = [*start, *ids[at : at + size]]
+        if len(row) < FEWEST + 1:
+            break
+        places.append(torch.arange(1, len(row)))
+        for each in attentions:
+            losses[each.name].append(_losses(subject, each, row))
+    if not places:
+        raise BadText(file="the text", problem=f"has fewer than {FEWEST} tokens")
+    late = torch.cat(places) > beyond
+    if not late.any():
+        problem = f"has no part longer than {beyond} tokens, where policies begin to select"
+        raise BadText(file="the text", problem=problem)
+    return _summary({name: torch.cat(parts) for name, parts in losses.items()}, late)
+
+
+def _losses(subject: Subject, each: Judged, row: list[int]) -> torch.Tensor:
+    """Return the negative log-likelihood of every token of a row but the first."""
+    scores = subject.whole(row, each.attend())[:-1].double().log_softmax(-1)
+    return -scores.gather(1, torch.tensor(row[1:])[:, None])[:, 0]
+
+
+def _summary(losses: dict[str, torch.Tensor], late: torch.Tensor) -> dict[str, Perplexity]:
+    dense, count = losses["dense"][late], int(late.sum())
+    found = {}
+    for name, each in losses.items():
+        change = each[late] - dense
+        found[name] = Perplexity(
+            math.exp(each.mean()), math.exp(each[late].mean()), math.expm1(change.mean()),
+            float(change.std(correction=0)) / math.sqrt(count), count,
+        )  # fmt: skip
+    return found

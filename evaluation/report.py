@@ -1,0 +1,65 @@
+"""What an evaluation found, as a Markdown table and as plain values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from .harness import Measured
+
+
+def table(model: str, found: Mapping[str, Measured]) -> str:
+    """Return a table, a column an attention; beside an accuracy the share of bytes read."""
+    columns = list(found.values())
+    lines = [f"| {model} | " + " | ".join(column.name for column in columns) + " |"]
+    lines.append("|---|" + "---|" * len(columns))
+    lines += [f"| {name} | " + " | ".join(cells) + " |" for name, cells in _rows(columns)]
+    return "\n".join(lines)
+
+
+def _rows(columns: list[Measured]) -> list[tuple[str, list[str]]]:
+    rows: list[tuple[str, list[str]]] = []
+    if columns[0].perplexity:
+        rows += _perplexity_rows(columns)
+    for kind, lengths in columns[0].retrieval.items():
+        for length in lengths:
+            cells = [f"{c.retrieval[kind][length]:.3f} ({c.bytes[f'{kind} {length}']:.3f})"
+                     for c in columns]  # fmt: skip
+            rows.append((f"{kind}, {length} tokens (bytes)", cells))
+    if columns[0].tasks:
+        rows.append(("tasks, mean (bytes)",
+                     [f"{c.task_mean:.3f} ({c.bytes['tasks']:.3f})" for c in columns]))  # fmt: skip
+    return rows
+
+
+def _perplexity_rows(columns: list[Measured]) -> list[tuple[str, list[str]]]:
+    values = [c.perplexity for c in columns if c.perplexity]
+    return [
+        ("perplexity, all tokens", [f"{v.all:.3f}" for v in values]),
+        ("perplexity, long contexts", [f"{v.beyond:.3f}" for v in values]),
+        ("loss against dense", [f"{v.loss:+.2%} (se {v.error:.2%})" for v in values]),
+        ("share of tokens read", [f"{c.read['perplexity']:.3f}" for c in columns]),
+        ("share of bytes read", [f"{c.bytes['perplexity']:.3f}" for c in columns]),
+    ]
+
+
+def figures(found: Mapping[str, Measured]) -> dict[str, Any]:
+    """Return everything as plain values, by attention."""
+    return {name: asdict(value) | {"task_mean": value.task_mean} for name, value in found.items()}
+
+
+def losses(found: Mapping[str, Measured]) -> list[tuple[str, str, float, float]]:
+    """Return the points of the plot: attention, measure, share of bytes, loss in percent."""
+    dense = next(iter(found.values()))
+    points = []
+    for each in list(found.values())[1:]:
+        if each.perplexity:
+            share, loss = each.bytes["perplexity"], 100 * each.perplexity.loss
+            points.append((each.name, "perplexity, %", share, loss))
+        for kind, lengths in each.retrieval.items():
+            for length, right in lengths.items():
+                share = each.bytes[f"{kind} {length}"]
+                lost = 100 * (dense.retrieval[kind][length] - right)
+                points.append((each.name, f"{kind} {length}, points", share, lost))
+    return points
