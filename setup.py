@@ -6,9 +6,9 @@ from setuptools import setup
 from setuptools.command.build_py import build_py
 
 ROOMS = [
-    "ir", "ir.display", "frontend", "frontend.models", "cost_model", "passes", "passes.program",
-    "passes.graph", "passes.tile", "passes.validation", "codegen", "runtime", "runtime.remote",
-    "plots", "cli", "evaluation",
+    "ir", "ir.display", "frontend", "frontend.models", "cost_model", "cost_model.hrm", "passes",
+    "passes.program", "passes.graph", "passes.tile", "passes.validation", "codegen", "runtime",
+    "runtime.remote", "plots", "cli", "evaluation",
 ]  # fmt: skip
 
 

@@ -44,12 +44,18 @@ class Rate:
 
 @dataclass(frozen=True)
 class Memory:
-    """A memory of a level: `read` is a pure read, `copy` counts bytes read plus bytes written."""
+    """A memory of a level: `read` is a pure read, `copy` counts bytes read plus bytes written.
+
+    `shared` is what reads of the processor and copies over links move together, where that was
+    measured; `by_threads` is the read bandwidth of so many threads.
+    """
 
     name: str
     capacity: float
     read: Rate
     copy: Rate
+    shared: Rate | None = None
+    by_threads: Mapping[int, Rate] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -96,12 +102,18 @@ class Level:
 
 @dataclass(frozen=True)
 class Link:
-    """A way between two levels; `bandwidth` for pinned host memory, `pageable` for other."""
+    """A way between two levels; `bandwidth` for pinned host memory, `pageable` for other.
+
+    `together` is its bandwidth while the way back is busy too (two copy engines at work), and
+    `latency` the seconds that a copy of next to nothing takes.
+    """
 
     source: str
     target: str
     bandwidth: Rate
     pageable: Rate | None = None
+    together: Rate | None = None
+    latency: Rate | None = None
 
 
 @dataclass(frozen=True)

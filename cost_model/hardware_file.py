@@ -115,6 +115,16 @@ class _Reader:
             raise self.fail(f"min <= median <= max does not hold: {low:g}, {middle:g}, {high:g}")
         return Rate(low, middle, high)
 
+    def maybe_rate(self, key: str) -> Rate | None:
+        """A rate that may be left out."""
+        return self.get(key).rate() if key in self.table() else None
+
+    def count(self, key: str) -> int:
+        """A key that is a positive whole number."""
+        if not (key.isascii() and key.isdigit() and int(key) > 0):
+            raise self.fail(f"expected a number of threads, found {key!r:.60}")
+        return int(key)
+
     def rates(self) -> dict[str, Rate]:
         return {key: self.get(key).rate() for key in self.table()}
 
@@ -152,7 +162,13 @@ def _level(reader: _Reader) -> Level:
 def _memory(reader: _Reader) -> Memory:
     read = reader.get("read").rate()
     copy = reader.optional("copy", reader.get("read").value).rate()
-    return Memory(reader.get("name").text(), reader.get("capacity").positive(), read, copy)
+    capacity, shared = reader.get("capacity").positive(), reader.maybe_rate("shared")
+    threads = {
+        each.count(key): each.get(key).rate()
+        for each in [reader.optional("by_threads", {})]
+        for key in each.table()
+    }
+    return Memory(reader.get("name").text(), capacity, read, copy, shared, threads)
 
 
 def _link(reader: _Reader, names: list[str]) -> Link:
@@ -160,8 +176,8 @@ def _link(reader: _Reader, names: list[str]) -> Link:
     for end in ends:
         if end.text() not in names:
             raise end.fail(f"{end.text()!r} is no level; levels: {', '.join(names)}")
-    pageable = reader.get("pageable").rate() if "pageable" in reader.table() else None
-    return Link(ends[0].text(), ends[1].text(), reader.get("bandwidth").rate(), pageable)
+    optional = [reader.maybe_rate(key) for key in _LINK_RATES]
+    return Link(ends[0].text(), ends[1].text(), reader.get("bandwidth").rate(), *optional)
 
 
 def _rate_json(rate: Rate) -> Any:
@@ -174,21 +190,36 @@ def _map_json(rates: Mapping[str, Rate], to: Callable[[Rate], Any] = _rate_json)
     return {key: to(rate) for key, rate in rates.items()}
 
 
+def _memory_json(memory: Memory) -> dict[str, Any]:
+    entry: dict[str, Any] = {
+        "name": memory.name, "capacity": memory.capacity, "read": _rate_json(memory.read),
+        "copy": _rate_json(memory.copy),
+    }  # fmt: skip
+    if memory.shared is not None:
+        entry["shared"] = _rate_json(memory.shared)
+    if memory.by_threads:
+        entry["by_threads"] = {str(n): _rate_json(rate) for n, rate in memory.by_threads.items()}
+    return entry
+
+
 def _level_json(level: Level) -> dict[str, Any]:
-    memories = [
-        {"name": memory.name, "capacity": memory.capacity, "read": _rate_json(memory.read),
-         "copy": _rate_json(memory.copy)}
-        for memory in level.memories
-    ]  # fmt: skip
     return {
-        "name": level.name, "kind": level.kind, "threads": level.threads, "memories": memories,
+        "name": level.name, "kind": level.kind, "threads": level.threads,
+        "memories": [_memory_json(memory) for memory in level.memories],
         "matmul": _map_json(level.matmul), "vector": _map_json(level.vector),
         "launch": _map_json(level.launch),
     }  # fmt: skip
+
+
+_LINK_RATES = ("pageable", "together", "latency")
 
 
 def _link_json(link: Link) -> dict[str, Any]:
     entry = {
         "source": link.source, "target": link.target, "bandwidth": _rate_json(link.bandwidth)
     }  # fmt: skip
-    return entry if link.pageable is None else entry | {"pageable": _rate_json(link.pageable)}
+    for key in _LINK_RATES:
+        rate = getattr(link, key)
+        if rate is not None:
+            entry[key] = _rate_json(rate)
+    return entry

@@ -26,7 +26,7 @@ class Policy:
     ring             page slots in GPU memory that streamed pages pass through
     lead             micro-batches that pre-attention and attention run ahead of post-attention
     kv_gpu           r_c, the share of KV pages that lie in GPU memory
-    schedule         the pipeline: "cgo" (CGOPipe), or "s2", "s3", "s4" to compare with
+    schedule         the pipeline: "ring", "cgo" (CGOPipe), or "s2", "s3", "s4" to compare with
     page_format      element format of pages; int8 and int4 are lossy
     prefill_tokens   tokens of one prefill chunk on the GPU; 0: a micro-batch's whole prompts
     """
@@ -40,7 +40,7 @@ class Policy:
     ring: int
     lead: int = 2
     kv_gpu: float = 0.0
-    schedule: str = "cgo"
+    schedule: str = "ring"
     page_format: str = "bf16"
     prefill_tokens: int = 0
 

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from .policy import Policy
 
 ATTENTION = ("cpu", "gpu")
-SCHEDULES = ("cgo", "s2", "s3", "s4")
+SCHEDULES = ("ring", "cgo", "s2", "s3", "s4")
 PAGE_FORMATS = ("bf16", "f16", "f32", "int8", "int4")
 
 
@@ -55,16 +55,13 @@ def _check_names(policy: Policy) -> None:
             raise PolicyError(
                 where=name, problem=f"{value!r} is not known", hint=f"known: {', '.join(known)}"
             )
-    if policy.schedule == "s4" and policy.attention != "gpu":
-        raise PolicyError(
-            where="schedule", problem="s4 computes attention on the GPU, the policy on the CPU",
-            hint='set attention to "gpu", or take the schedule cgo, s2 or s3',
-        )  # fmt: skip
-    if policy.schedule in ("s2", "s3") and policy.attention != "cpu":
+    if (policy.schedule == "s4") != (policy.attention == "gpu"):
+        where = "GPU" if policy.schedule == "s4" else "CPU"
         raise PolicyError(
             where="schedule",
-            problem=f"{policy.schedule} computes attention on the CPU, the policy on the GPU",
-            hint='set attention to "cpu", or take the schedule cgo or s4',
+            problem=f"{policy.schedule} computes attention on the {where}, the policy on the "
+            f"{policy.attention.upper()}",
+            hint="attention on the GPU goes with the schedule s4, on the CPU with any other",
         )
 
 
@@ -83,12 +80,18 @@ def _check_layers(policy: Policy) -> None:
 
 
 def _check_ring(policy: Policy) -> None:
-    """Every micro-batch of a layer reads all of its pages, so the ring holds one whole layer."""
+    """Every micro-batch of a layer reads all of its pages, so the ring holds one whole layer.
+
+    All schedules but `ring` copy the next layer's pages beside those of the layer in use.
+    """
+    times = 1 if policy.schedule == "ring" else 2
     for number, layer in enumerate(policy.layers):
-        if len(layer.ringed) > policy.ring:
+        least = times * len(layer.ringed)
+        if least > policy.ring:
             raise PolicyError(
                 where=f"layer {number}",
-                problem=f"it passes {len(layer.ringed)} pages through a ring of {policy.ring}",
-                hint="every micro-batch reads all pages of its layer: the ring holds at least "
-                "one layer's streamed pages, and a few more to copy ahead",
+                problem=f"it passes {len(layer.ringed)} pages through a ring of {policy.ring}; "
+                f"the schedule {policy.schedule} needs {least} slots",
+                hint="give the ring more slots, keep more pages resident or on the CPU, or take "
+                "the schedule ring, which needs room for one layer's pages only",
             )

@@ -1,8 +1,8 @@
 """Rooflines: the time an operation cannot beat, what limits it, and a table for a graph module.
 
 time = max(flops / rate, bytes / bandwidth) + launch; weights and KV stream from the fastest memory
-that holds them all, activations from the fastest that holds the operation's own. The hierarchical
-equations (numbers of MoE-Lightning, ASPLOS 2025, section 3.2) say where data should be computed.
+that holds them all, activations from the fastest that holds the operation's own. `hrm.equations`
+says where data should be computed when it is not beside its processor.
 """
 
 from __future__ import annotations
@@ -146,26 +146,3 @@ def weight_name(operation: Operation) -> str:
     while isinstance(name, tuple):
         name = name[0]
     return name.name if isinstance(name, Symbol) else str(name)
-
-
-def attainable(flops_per_byte: float, level: Level, dtype: str = "f32") -> float:
-    """Return FLOP/s of data beside its processor: min(P, B I) (eq. 8)."""
-    roof = level.matmul_rate(dtype).median
-    return min(roof, level.main.read.median * flops_per_byte)
-
-
-def attainable_across(
-    near_intensity: float, far_intensity: float, near: Level, link: Rate, dtype: str = "f32"
-) -> float:
-    """Return FLOP/s of data that crosses a link first: min(P, B I, B_link I_far) (eq. 7)."""
-    return min(attainable(near_intensity, near, dtype), link.median * far_intensity)
-
-
-def stay_below(intensity: float, far: Level, link: Rate, dtype: str = "f32") -> float:
-    """Return the intensity P1 (FLOP a byte moved) below which data is best left where it is (9)."""
-    return attainable(intensity, far, dtype) / link.median
-
-
-def link_bound_below(intensity: float, near: Level, link: Rate, dtype: str = "f32") -> float:
-    """Return the intensity P2 below which moved data is bound by the link (eq. 10)."""
-    return attainable(intensity, near, dtype) / link.median

@@ -10,6 +10,8 @@ from weft.cost_model.hardware_file import HardwareFileError, dumps, load, parse,
 
 positive = st.floats(1e-9, 1e18, allow_nan=False)
 rates = st.lists(positive, min_size=3, max_size=3).map(lambda three: Rate(*sorted(three)))
+optional = st.one_of(st.none(), rates)
+counted = st.dictionaries(st.integers(1, 99), rates, max_size=2)
 tables = st.dictionaries(st.sampled_from(["f32", "bf16", "f8e4m3"]), rates, max_size=3)
 
 
@@ -19,7 +21,8 @@ def machines(draw) -> Hardware:
     for name in draw(st.lists(st.sampled_from("abcd"), min_size=1, unique=True)):
         sizes = sorted(draw(st.lists(positive, min_size=1, max_size=3)))
         memories = tuple(
-            Memory(f"m{i}", size, draw(rates), draw(rates)) for i, size in enumerate(sizes)
+            Memory(f"m{i}", size, draw(rates), draw(rates), draw(optional), draw(counted))
+            for i, size in enumerate(sizes)
         )
         launch = {"serial": draw(rates)}
         levels.append(
@@ -27,8 +30,8 @@ def machines(draw) -> Hardware:
                 name, "cpu", memories, draw(tables), draw(tables), launch, draw(st.integers(1, 99))
             )
         )
-    pageable = draw(st.one_of(st.none(), rates))
-    link = Link(levels[0].name, levels[-1].name, draw(rates), pageable)
+    several = [draw(optional) for _ in range(3)]
+    link = Link(levels[0].name, levels[-1].name, draw(rates), *several)
     return Hardware("m", tuple(levels), (link,), {"note": draw(st.text())})
 
 
@@ -64,6 +67,9 @@ def broken(change) -> str:
         (broken(lambda v: v["levels"][1]["matmul"].update(f32=-1)), "positive number, found -1"),
         (broken(lambda v: v["levels"][0]["launch"].update(eager={"min": 2, "median": 1, "max": 3})),
          "min <= median <= max does not hold"),
+        (broken(lambda v: v["levels"][1]["memories"][0].update(by_threads={"-1": 3})),
+         "expected a number of threads, found '-1'"),
+        (broken(lambda v: v["links"][0].update(latency=0)), "latency: expected a positive number"),
         (broken(lambda v: v["links"][0].update(source="tpu")),
          "'tpu' is no level; levels: gpu, cpu"),
     ],

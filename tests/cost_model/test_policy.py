@@ -29,12 +29,13 @@ def policies(draw) -> Policy:
     widest = max(len(layer.ringed) for layer in layers)
     batch = draw(st.integers(1, 5000))
     attention = draw(st.sampled_from(["cpu", "gpu"]))
-    schedules = ["cgo", "s2", "s3"] if attention == "cpu" else ["cgo", "s4"]
+    schedule = draw(st.sampled_from(["ring", "cgo", "s2", "s3"])) if attention == "cpu" else "s4"
+    slots = widest * (1 if schedule == "ring" else 2) + draw(st.integers(0, 4))
     return Policy(
         batch=batch, micro_batch=draw(st.integers(1, batch)), attention=attention, layers=layers,
-        experts=experts, pages_per_expert=slices, ring=widest + draw(st.integers(0, 4)),
+        experts=experts, pages_per_expert=slices, ring=slots,
         lead=draw(st.integers(0, 3)), kv_gpu=draw(st.floats(0, 1)),
-        schedule=draw(st.sampled_from(schedules)),
+        schedule=schedule,
         page_format=draw(st.sampled_from(["bf16", "int4"])),
         prefill_tokens=draw(st.integers(0, 4096)),
     )  # fmt: skip
@@ -85,10 +86,14 @@ def test_pages_and_experts() -> None:
         ({"kv_gpu": float("nan")}, "kv_gpu: nan is no share"),
         ({"attention": "tpu"}, "attention: 'tpu' is not known\nhint: known: cpu, gpu"),
         ({"schedule": "s4"}, "s4 computes attention on the GPU"),
-        ({"schedule": "s2", "attention": "gpu"}, "s2 computes attention on the CPU"),
+        ({"attention": "gpu"}, "ring computes attention on the CPU, the policy on the GPU"),
         ({"layers": ()}, "at least one layer"),
         ({"experts": 7}, "layer 0: it places 16 pages, but 7 experts of 2 pages are 14"),
-        ({"ring": 11}, "layer 0: it passes 12 pages through a ring of 11"),
+        ({"ring": 11}, "layer 0: it passes 12 pages through a ring of 11; .* needs 12 slots"),
+        (
+            {"schedule": "cgo"},
+            "layer 0: it passes 12 pages through a ring of 14; .* needs 24 slots",
+        ),
     ],
 )
 def test_what_cannot_be_run_is_refused(changes, message: str) -> None:

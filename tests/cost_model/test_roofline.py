@@ -10,6 +10,7 @@ from weft.cost_model import calibrate, report, roofline
 from weft.cost_model.binding import Binding, decode, prefill
 from weft.cost_model.hardware import Level, Memory, Rate
 from weft.cost_model.hardware_file import load
+from weft.cost_model.hrm import equations
 from weft.cost_model.work import Work
 from weft.ir.parser import parse_module
 
@@ -116,10 +117,10 @@ def test_small_working_sets_live_in_cache() -> None:
 def test_turning_points() -> None:
     machine = load("h200")
     near, far, link = machine.level("gpu"), machine.level("cpu"), machine.link("cpu", "gpu")
-    assert roofline.stay_below(1.0, far, link.bandwidth, "bf16") == pytest.approx(90 / 55)
-    across = roofline.attainable_across(100.0, 10.0, near, link.bandwidth, "bf16")
+    assert equations.stay_below(1.0, far, link.bandwidth, "bf16") == pytest.approx(90 / 55)
+    across = equations.attainable_across(100.0, 10.0, near, link.bandwidth, "bf16")
     assert across == pytest.approx(550e9)
-    assert roofline.link_bound_below(1e6, near, link.bandwidth, "bf16") == pytest.approx(
+    assert equations.link_bound_below(1e6, near, link.bandwidth, "bf16") == pytest.approx(
         774e12 / 55e9
     )
 

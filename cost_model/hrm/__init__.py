@@ -1,0 +1,1 @@
+"""The Hierarchical Roofline Model: levels, turning points, policies of offloaded MoE models."""

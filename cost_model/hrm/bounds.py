@@ -1,0 +1,108 @@
+"""A bound on the linear model of one batch that is cheap: which batches need no solver.
+
+For two rows f and g, max(f, g) >= w f + (1 - w) g for any w in [0, 1]; and GPU memory may be
+charged at any price. What remains is a sum over pages, so its least value is a sum of least costs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .linear import RING, LinearModel, Row
+
+WEIGHTS = (0.2, 0.4, 0.6, 0.8)
+
+
+def lower_bound(model: LinearModel, weights: tuple[float, ...] = WEIGHTS) -> float:
+    """Return seconds that no counts can undercut; infinite where memories cannot hold the pages.
+
+    Without `weights` rows are bounded one by one, which is faster and looser.
+    """
+    memory = _Memory.of(model)
+    if not memory.may_hold(model):
+        return float("inf")
+    step = _rows_bound(model, model.step, memory, weights) + model.step_overhead
+    prefill = _rows_bound(model, model.prefill, memory, weights) + model.prefill_overhead
+    return model.steps * step + prefill
+
+
+@dataclass(frozen=True)
+class _Memory:
+    """Room of the memories in pages, and what a page that passes through the ring takes of GPU's.
+
+    Spare slots of the ring are not counted, so this is never more than what is needed.
+    """
+
+    pages: float
+    host: float
+    disk: float
+    ringed: float
+
+    @staticmethod
+    def of(model: LinearModel) -> _Memory:
+        gpu, host, disk, ring = model.limits
+        page = gpu.row.each[RING]
+        first, second, third = ((e.most - e.row.fixed) / page for e in (gpu, host, disk))
+        return _Memory(first, second, third, ring.row.each["streamed", 0])
+
+    def may_hold(self, model: LinearModel) -> bool:
+        """Return whether the memories could hold all pages, with the least that a ring takes."""
+        if min(self.pages, self.host) < 0:
+            return False
+        total = sum(model.totals)
+        away = self.host + (self.disk if "disk" in model.allowed else 0.0)
+        resident = max(0.0, total - away)
+        passing = 0.0 if "cpu" in model.allowed else total - resident
+        if "disk" in model.allowed:
+            passing = max(0.0, total - resident - self.host) if "cpu" in model.allowed else passing
+        return resident + passing * self.ringed <= self.pages
+
+    def weight(self, home: str) -> float:
+        """GPU pages that a page of this home takes."""
+        return {"resident": 1.0, "cpu": 0.0}.get(home, self.ringed)
+
+
+def _rows_bound(
+    model: LinearModel, rows: tuple[Row, ...], memory: _Memory, weights: tuple[float, ...]
+) -> float:
+    bounds = [_mix_bound(model, row, row, 1.0, memory) for row in rows]
+    trading = [row for row in rows if any(value > 0 for value in row.each.values())]
+    for number, first in enumerate(trading):
+        for second in trading[number + 1 :]:
+            bounds += [_mix_bound(model, first, second, w, memory) for w in weights]
+    return max(bounds)
+
+
+def _mix_bound(
+    model: LinearModel, first: Row, second: Row, weight: float, memory: _Memory
+) -> float:
+    """The least of weight * first + (1 - weight) * second, with GPU memory at its best price."""
+    ring = weight * first.each.get(RING, 0.0) + (1 - weight) * second.each.get(RING, 0.0)
+    fixed = weight * first.fixed + (1.0 - weight) * second.fixed
+    fixed += ring * memory.pages  # a ring cannot have more slots than GPU memory has pages
+    options = [
+        [
+            (
+                weight * first.each.get((home, number), 0.0)
+                + (1.0 - weight) * second.each.get((home, number), 0.0),
+                memory.weight(home),
+            )
+            for home in model.allowed
+        ]
+        for number in range(len(model.totals))
+    ]
+    prices = {0.0}
+    for class_options in options:
+        for cost, taken in class_options:
+            for other, more in class_options:
+                if more > taken and cost > other:
+                    prices.add((cost - other) / (more - taken))
+    return max(
+        fixed
+        - price * memory.pages
+        + sum(
+            pages * min(cost + price * taken for cost, taken in class_options)
+            for pages, class_options in zip(model.totals, options, strict=True)
+        )
+        for price in prices
+    )

@@ -1,0 +1,70 @@
+"""The batches that a search tries: sizes, micro-batches, prefill groups, places of attention."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from .memory import Batch
+from .shape import MoeShape, Workload
+
+MICRO_BATCHES = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
+PREFILL_TOKENS = (1024, 4096, 8192, 16384, 32768, 65536)
+PAGE_TARGET = float(96 << 20)
+"""Bytes that a page should not exceed by much: small enough to let hidden states pass between."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """What is tried. `most` bounds N; `pages_per_expert` 0 chooses by the size of a page."""
+
+    micro_batches: Sequence[int] = MICRO_BATCHES
+    prefill_tokens: Sequence[int] = PREFILL_TOKENS
+    attention: Sequence[str] = ("cpu", "gpu")
+    kv_gpu: Sequence[float] = (0.0, 0.5, 1.0)
+    cpu_experts: Sequence[bool] = (False, True)
+    most: int = 16384
+    pages_per_expert: int = 0
+    lead: int = 2
+
+    def slices(self, shape: MoeShape) -> int:
+        """Return the pages of an expert: the fewest of one size that keep a page small enough."""
+        if self.pages_per_expert:
+            return self.pages_per_expert
+        wanted = max(1, round(shape.expert_bytes / PAGE_TARGET))
+        return next(n for n in range(wanted, shape.ffn + 1) if shape.ffn % n == 0)
+
+    def families(self, shape: MoeShape, workload: Workload, memory: float) -> Iterator[Batch]:
+        """Yield batches whose keys and values fit `memory` bytes, their prefill group left open."""
+        cache = shape.kv_token_bytes * shape.layers * workload.full_context
+        most = max(1, int(min(self.most, memory / cache)))
+        slices = self.slices(shape)
+        for micro_batch in (size for size in self.micro_batches if size <= most):
+            for number in counts_up_to(most // micro_batch):
+                base = Batch(micro_batch * number, micro_batch, "cpu", 0, slices, self.lead)
+                for cpu_experts in self.cpu_experts:
+                    yield from self._placed(replace(base, cpu_experts=cpu_experts))
+
+    def _placed(self, batch: Batch) -> Iterator[Batch]:
+        if "cpu" in self.attention:
+            yield batch
+        if "gpu" in self.attention:
+            yield from (replace(batch, attention="gpu", kv_gpu=share) for share in self.kv_gpu)
+
+    def members(self, family: Batch, workload: Workload) -> list[Batch]:
+        """Return a family's batches: each prefill group up to the first that holds all prompts."""
+        found = []
+        for size in sorted(self.prefill_tokens):
+            found.append(replace(family, prefill_tokens=size))
+            if size >= family.batch * workload.prompt:
+                break
+        return found
+
+
+def counts_up_to(most: int) -> Iterator[int]:
+    """Yield 1 to 16, then steps of a twelfth, and `most` itself."""
+    number = 1
+    while number < most:
+        yield number
+        number += max(1, number // 12)
+    yield most

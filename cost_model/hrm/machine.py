@@ -1,0 +1,85 @@
+"""The figures of a host and its GPU that offloading is priced by, at one point of their error bars.
+
+A `Hardware` holds every figure with its error bar; a `HostedGpu` picks the worst, the expected or
+the best of each, so that a prediction made three times is an interval.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..hardware import Hardware, NoSuchFigure, Rate
+
+CASES = ("max", "median", "min")
+"""Best, expected and worst figures: `low`, `expected` and `high` seconds."""
+
+
+@dataclass(frozen=True)
+class HostedGpu:
+    """A GPU with a host: rates in FLOP/s and bytes/s, capacities in bytes, costs in s.
+
+    `dram` is what the host's processors read; `dram_shared` bounds what copies, attention and CPU
+    experts move together; `staging` is a copy from pageable to pinned memory (bytes copied a
+    second); `up` and `down` are the link with both directions busy; `disk` is 0 without one.
+    """
+
+    gpu_flops: float
+    gpu_bandwidth: float
+    gpu_launch: float
+    gpu_memory: float
+    cpu_flops: float
+    cpu_vector: float
+    cpu_start: float
+    dram: float
+    dram_shared: float
+    host_memory: float
+    staging: float
+    up: float
+    down: float
+    copy_start: float
+    disk: float
+
+    @staticmethod
+    def of(
+        hardware: Hardware,
+        case: str = "median",
+        *,
+        gpu: str = "gpu",
+        cpu: str = "cpu",
+        dtype: str = "bf16",
+        launch: str | None = None,
+    ) -> HostedGpu:
+        """Return a hardware's figures; raises NoSuchFigure where it has no GPU, host or link."""
+
+        def pick(rate: Rate, cost: bool = False) -> float:
+            swapped = {"min": "max", "max": "min"}.get(case, case) if cost else case
+            return float(getattr(rate, swapped))
+
+        device, host = hardware.level(gpu), hardware.level(cpu)
+        up, down = hardware.link(cpu, gpu), hardware.link(gpu, cpu)
+        starts = host.launch_cost("parallel" if "parallel" in host.launch else None)
+        return HostedGpu(
+            gpu_flops=pick(device.matmul_rate(dtype)),
+            gpu_bandwidth=pick(device.main.read),
+            gpu_launch=pick(device.launch_cost(launch), cost=True),
+            gpu_memory=device.main.capacity,
+            cpu_flops=pick(host.matmul_rate(dtype)),
+            cpu_vector=pick(host.vector_rate("f32")),
+            cpu_start=pick(starts, cost=True),
+            dram=pick(host.main.read),
+            dram_shared=pick(host.main.shared or host.main.read),
+            host_memory=host.main.capacity,
+            staging=pick(host.main.copy) / 2,
+            up=pick(up.together or up.bandwidth),
+            down=pick(down.together or down.bandwidth),
+            copy_start=pick(up.latency, cost=True) if up.latency else 0.0,
+            disk=_disk(hardware, cpu, pick),
+        )
+
+
+def _disk(hardware: Hardware, cpu: str, pick: object) -> float:
+    """The bandwidth from the disk to the host; 0 where the hardware describes no disk."""
+    try:
+        return pick(hardware.link("disk", cpu).bandwidth)  # type: ignore[operator]
+    except NoSuchFigure:
+        return 0.0

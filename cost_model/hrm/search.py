@@ -1,0 +1,144 @@
+"""Finds the best policy: every batch of a grid, solved exactly unless a bound rules it out.
+
+Best first: what has the least bound on its seconds a token is looked at more closely, from a
+family of batches to its members, to a tighter bound, to the exact solution. The first exact
+solution that comes up is the best of the whole grid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from heapq import heapify, heappop, heappush
+from itertools import count
+
+from ..placement import Home
+from ..policy import Policy
+from .bounds import lower_bound
+from .grid import Grid
+from .linear import RING, Counts, LinearModel
+from .memory import Batch
+from .milp import solve
+from .model import Site, linear_model, pricing
+from .shape import MoeShape, Workload
+from .spread import placements
+from .trouble import explain_misfit
+
+FAMILY, MEMBER, BOUNDED, SOLVED = range(4)
+
+
+@dataclass(frozen=True)
+class Found:
+    """The best batch and its counts of pages; `tried` batches, of which `solved` by the solver."""
+
+    batch: Batch
+    counts: Counts
+    model: LinearModel
+    site: Site
+    tried: int
+    solved: int
+
+    @property
+    def seconds(self) -> float:
+        """The time of all prompts and all steps."""
+        return self.model.seconds(self.counts)
+
+
+def search(shape: MoeShape, workload: Workload, site: Site, grid: Grid = Grid()) -> Found:  # noqa: B008
+    """Return the policy of most generated tokens a second; raises CapacityError where none fits."""
+    shape.page_bytes(grid.slices(shape))
+    return _Search(shape, workload, site, grid).best()
+
+
+class _Search:
+    """One search: a heap of (bound a token, larger batches first, order, stage, batch, counts)."""
+
+    def __init__(self, shape: MoeShape, workload: Workload, site: Site, grid: Grid) -> None:
+        self.shape, self.workload, self.site, self.grid = shape, workload, site, grid
+        self.prices = pricing(shape, workload, site)
+        self.order = count()
+        self.tried = self.solved = 0
+
+    def model(self, batch: Batch) -> LinearModel:
+        site = site_of(self.site, batch)
+        return linear_model(self.shape, self.workload, batch, site, self.prices)
+
+    def best(self) -> Found:
+        memory = self.site.host_memory + self.site.gpu_memory
+        families = self.grid.families(self.shape, self.workload, memory)
+        heap = [self._entry(FAMILY, family, self._family_bound(family)) for family in families]
+        heapify(heap)
+        while heap:
+            bound, _, _, stage, batch, counts = heappop(heap)
+            if bound == float("inf"):
+                break
+            if stage == SOLVED:
+                site = site_of(self.site, batch)
+                return Found(batch, counts, self.model(batch), site, self.tried, self.solved)
+            for entry in self._closer(stage, batch):
+                heappush(heap, entry)
+        raise explain_misfit(self.shape, self.workload, self.site, self.grid.slices(self.shape))
+
+    def _closer(self, stage: int, batch: Batch) -> list[tuple]:
+        """Return what a batch becomes when looked at more closely; nothing where it cannot be."""
+        if stage == FAMILY:
+            members = self.grid.members(batch, self.workload)
+            self.tried += len(members)
+            bounds = [lower_bound(self.model(member), ()) for member in members]
+            return [self._entry(MEMBER, m, b) for m, b in zip(members, bounds, strict=True)]
+        if stage == MEMBER:
+            return [self._entry(BOUNDED, batch, lower_bound(self.model(batch)))]
+        self.solved += 1
+        answer = solve(self.model(batch))
+        return [] if answer is None else [self._entry(SOLVED, batch, answer[1], answer[0])]
+
+    def _family_bound(self, family: Batch) -> float:
+        """The bound of a batch with the memory of the smallest prefill group, the time of the
+        largest."""
+        members = self.grid.members(family, self.workload)
+        fast = self.model(members[-1])
+        return lower_bound(replace(fast, limits=self.model(members[0]).limits), ())
+
+    def _entry(
+        self, stage: int, batch: Batch, seconds: float, counts: Counts | None = None
+    ) -> tuple:
+        each = seconds / (batch.batch * self.workload.new)
+        return (each, -batch.batch, next(self.order), stage, batch, counts)
+
+
+def site_of(site: Site, batch: Batch) -> Site:
+    """Return the site with the schedule that a batch needs: s4 where the GPU has attention."""
+    return replace(site, schedule="s4") if batch.attention == "gpu" else site
+
+
+def policy_of(found: Found, shape: MoeShape, experts_of: Sequence[Sequence[int]] = ()) -> Policy:
+    """Return the policy record of what was found; `experts_of` as in `spread.placements`."""
+    batch, site = found.batch, found.site
+    members = [each for each, _ in site.classes] or [shape.experts]
+    layers = placements(found.counts, shape.layers, batch.pages_per_expert, members, experts_of)
+    widest = max(len(layer.ringed) for layer in layers)
+    least = widest if site.schedule == "ring" else 2 * widest
+    slots = max(found.counts.get(RING, 0), least) if widest else 0
+    return Policy(
+        batch=batch.batch, micro_batch=batch.micro_batch, attention=batch.attention,
+        layers=layers, experts=shape.experts, pages_per_expert=batch.pages_per_expert, ring=slots,
+        lead=min(batch.lead, batch.micro_batches), kv_gpu=batch.kv_gpu, schedule=site.schedule,
+        page_format=shape.page_format, prefill_tokens=batch.prefill_tokens,
+    )  # fmt: skip
+
+
+def batch_of(policy: Policy) -> Batch:
+    """Return the batch of a policy: what its model is built for."""
+    return Batch(
+        policy.batch, policy.micro_batch, policy.attention, policy.prefill_tokens,
+        policy.pages_per_expert, policy.lead, policy.kv_gpu, policy.share(Home.CPU) > 0,
+    )  # fmt: skip
+
+
+def counts_of(policy: Policy) -> dict[tuple[str, int], int]:
+    """Return a policy's counts of pages, all experts in one class: what a model is asked with."""
+    total = {
+        (home.name.lower(), 0): sum(len(layer.pages(home)) for layer in policy.layers)
+        for home in Home
+    }
+    return {**total, RING: policy.ring}

@@ -1,0 +1,149 @@
+"""What the model of an offloaded mixture-of-experts model knows of it: sizes, bytes, the workload.
+
+Letters as in `ir.graph`: L layers, D width, H heads, K kv heads, C head width, F ffn, E experts,
+V vocabulary; A experts a token. MoE-Lightning calls D h1 and F h2.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ...ir.diagnostics import ModelError
+from ...ir.model import ModelConfig
+from ..binding import weight_bytes
+
+
+class NoExperts(ModelError):
+    """A dense model, of which there is nothing to place by the page."""
+
+    template = "the model has no experts to place: {architecture} is dense"
+    hint = "offloading by pages is for mixture-of-experts models, such as random:mixtral-8x7b"
+
+
+class UnevenPages(ModelError):
+    """Experts that cannot be cut into so many pages of one size."""
+
+    template = "an expert's width of {ffn} cannot be cut into {pages} pages of one size"
+    hint = "take one of: {divisors}"
+
+
+class BadWorkload(ModelError):
+    """Lengths that no run can have."""
+
+    template = "a workload of {what} {value}"
+    hint = "prompts and generated texts have at least one token, and no prompt is longer than the "\
+        "longest"  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Workload:
+    """How long the prompts are and how much is generated, in tokens a sequence."""
+
+    prompt: float
+    new: int
+    longest: float = 0.0
+    """The longest prompt; 0: all are as long as the mean."""
+
+    def __post_init__(self) -> None:
+        for what, value in (("prompts of", self.prompt), ("generated tokens:", self.new)):
+            if not 1 <= value < float("inf"):
+                raise BadWorkload(what=what, value=value)
+        if self.longest and self.longest < self.prompt:
+            raise BadWorkload(what=f"mean prompt {self.prompt} and longest", value=self.longest)
+
+    @property
+    def mean_context(self) -> float:
+        """Keys of a sequence in the mean decode step: the prompt and half of what is generated."""
+        return self.prompt + self.new / 2
+
+    @property
+    def full_context(self) -> float:
+        """Keys of a sequence at the end of its run, on the mean over sequences."""
+        return self.prompt + self.new
+
+
+@dataclass(frozen=True)
+class MoeShape:
+    """Sizes of a mixture-of-experts decoder, and the formats of its weights and KV."""
+
+    layers: int
+    width: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    ffn: int
+    experts: int
+    top_k: int
+    vocabulary: int
+    tied: bool = False
+    page_format: str = "bf16"
+    element: int = 2
+    """Bytes of an element of activations, KV and weights outside of pages."""
+
+    @staticmethod
+    def of(config: ModelConfig, page_format: str = "bf16") -> MoeShape:
+        """Return the shape of a configuration; raises NoExperts."""
+        if not config.experts:
+            raise NoExperts(architecture=config.architecture)
+        return MoeShape(
+            config.layers, config.width, config.heads, config.kv_heads, config.head_dim,
+            config.ffn, config.experts, config.experts_per_token, config.vocab_size, config.tied,
+            page_format, 4 if page_format == "f32" else 2,
+        )  # fmt: skip
+
+    @property
+    def qkv_width(self) -> int:
+        """Elements of q, k and v of a token."""
+        return (self.heads + 2 * self.kv_heads) * self.head_dim
+
+    @property
+    def expert_bytes(self) -> float:
+        """Bytes of one expert: gate and up [2F, D], down [D, F]."""
+        up = weight_bytes(2 * self.ffn, self.width, self.page_format)
+        return up + weight_bytes(self.width, self.ffn, self.page_format)
+
+    @property
+    def layer_bytes(self) -> float:
+        """W_L: bytes of a layer's experts."""
+        return self.experts * self.expert_bytes
+
+    @property
+    def attention_bytes(self) -> float:
+        """Bytes of a layer's projections: q, k, v [., D] and o [D, .]."""
+        own = self.heads * self.head_dim
+        return float(self.element * self.width * (self.qkv_width + own))
+
+    @property
+    def router_bytes(self) -> float:
+        """Bytes of a layer's router [E, D]."""
+        return float(self.element * self.experts * self.width)
+
+    @property
+    def head_bytes(self) -> float:
+        """Bytes of the output projection [V, D]."""
+        return float(self.element * self.vocabulary * self.width)
+
+    @property
+    def dense_bytes(self) -> float:
+        """Bytes that always lie in GPU memory: projections, routers, embedding, head, norms."""
+        tables = self.head_bytes * (1 if self.tied else 2)
+        norms = self.element * self.width * (2 * self.layers + 1)
+        return self.layers * (self.attention_bytes + self.router_bytes) + tables + norms
+
+    @property
+    def kv_token_bytes(self) -> float:
+        """Bytes of keys and values of one token in one layer."""
+        return float(2 * self.kv_heads * self.head_dim * self.element)
+
+    def page_bytes(self, pages_per_expert: int) -> float:
+        """Return the bytes of a page; raises UnevenPages where F has no such divisor."""
+        if pages_per_expert < 1 or self.ffn % pages_per_expert:
+            divisors = [n for n in range(1, 65) if self.ffn % n == 0]
+            raise UnevenPages(
+                ffn=self.ffn, pages=pages_per_expert, divisors=", ".join(map(str, divisors))
+            )
+        return self.expert_bytes / pages_per_expert
+
+    def touched(self, tokens: float) -> float:
+        """Return the share of experts that T tokens use under uniform routing: 1 - (1 - A/E)^T."""
+        return 1.0 - (1.0 - min(1.0, self.top_k / self.experts)) ** tokens

@@ -1,0 +1,145 @@
+"""What one micro-batch costs in a decode step: sums over its tasks in all layers, and per page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from .demands import Demand, Scene, demand
+from .machine import HostedGpu
+from .memory import Batch
+from .shape import MoeShape, Workload
+
+BEFORE = {
+    "cpu": ("pre", "qkv_down", "append", "attend", "seen_up"),
+    "gpu": ("pre", "kv_up", "append", "attend", "kv_down"),
+}
+"""Tasks of a micro-batch in a layer before its experts, by the place of attention."""
+
+AFTER = ("route", "combine")
+"""Tasks around the experts."""
+
+CPU_ROWS = ("routed_down", "rows_up")
+"""Tasks around the experts of the CPU."""
+
+ENDS = ("embed", "head")
+"""Tasks of a micro-batch outside of layers."""
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One micro-batch's decode step, all layers, in seconds of each resource when alone.
+
+    `dram` is bytes of host memory traffic. `chain` is the dependent tasks of all layers one after
+    another, without pages; `cpu_rows` what sending rows to the CPU adds to it; `fill` what comes
+    before the first experts and after the last. Per page of each class of experts: seconds on
+    the GPU, seconds on the CPU, and bytes of host memory.
+    """
+
+    up: float
+    down: float
+    gpu: float
+    cpu: float
+    dram: float
+    chain: float
+    cpu_rows: float
+    fill: float
+    page_gpu: tuple[float, ...]
+    page_cpu: tuple[float, ...]
+    page_dram: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Pricing:
+    """Makes units, each once: they depend on a micro-batch's size, not on how many there are."""
+
+    shape: MoeShape
+    workload: Workload
+    machine: HostedGpu
+    classes: tuple[tuple[int, float], ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_units", {})
+
+    def unit(self, batch: Batch, tokens: int) -> Unit:
+        """Return the unit of a micro-batch of so many tokens."""
+        key = (tokens, batch.attention, batch.kv_gpu, batch.cpu_experts, batch.pages_per_expert)
+        units: dict[tuple[object, ...], Unit] = self.__dict__["_units"]
+        if key not in units:
+            units[key] = self._unit(batch, tokens)
+        return units[key]
+
+    def _unit(self, batch: Batch, tokens: int) -> Unit:
+        scene = self._scene(batch, tokens)
+        machine, layers = self.machine, self.shape.layers
+        kinds = (*BEFORE[batch.attention], *AFTER, "experts")  # experts: their launches
+        rows = CPU_ROWS if batch.cpu_experts else ()
+        tasks = [demand(kind, scene) * layers for kind in (*kinds, *rows)]
+        tasks += [demand(kind, scene) for kind in ENDS]
+        first = ("embed", *BEFORE[batch.attention], *AFTER, "head")
+        pages = [self._page(batch, tokens, share) for _, share in self.classes]
+        return Unit(
+            up=_total(link_up(task) for task in tasks).seconds(machine),
+            down=_total(link_down(task) for task in tasks).seconds(machine),
+            gpu=sum(on_gpu(task).seconds(machine) for task in tasks),
+            cpu=sum(on_cpu(task).seconds(machine) for task in tasks),
+            dram=sum(task.dram for task in tasks),
+            chain=layers * sum(demand(kind, scene).seconds(machine) for kind in kinds),
+            cpu_rows=layers * sum(demand(kind, scene).seconds(machine) for kind in rows),
+            fill=sum(demand(kind, scene).seconds(machine) for kind in first),
+            page_gpu=tuple(gpu for gpu, _, _ in pages),
+            page_cpu=tuple(cpu for _, cpu, _ in pages),
+            page_dram=tuple(dram for _, _, dram in pages),
+        )
+
+    def _page(self, batch: Batch, tokens: int, share: float) -> tuple[float, float, float]:
+        """Seconds on either processor and host traffic of one page of an expert of this share."""
+        scene = self._scene(batch, tokens, share)
+        gpu, cpu = demand("experts", scene, (0,)), demand("cpu_experts", scene, (0,))
+        alone = [without_starts(each).seconds(self.machine) for each in (gpu, cpu)]
+        return alone[0], alone[1], cpu.dram
+
+    def _scene(self, batch: Batch, tokens: int, share: float = 0.0) -> Scene:
+        shares = (share,) * self.shape.experts if share else ()
+        return Scene(
+            self.shape, batch.pages_per_expert, tokens, self.workload.mean_context,
+            batch.attention, batch.kv_gpu, shares,
+        )  # fmt: skip
+
+
+def on_gpu(task: Demand) -> Demand:
+    """Return the part of a task that the GPU runs."""
+    return Demand(gpu_flops=task.gpu_flops, gpu_bytes=task.gpu_bytes, launches=task.launches)
+
+
+def on_cpu(task: Demand) -> Demand:
+    """Return the part of a task that the host's processors run."""
+    return Demand(
+        cpu_flops=task.cpu_flops, cpu_vector=task.cpu_vector, cpu_bytes=task.cpu_bytes,
+        cpu_starts=task.cpu_starts,
+    )  # fmt: skip
+
+
+def link_up(task: Demand) -> Demand:
+    """Return the part of a task that the link to the GPU carries."""
+    return Demand(up=task.up, copies=task.copies if task.up else 0.0)
+
+
+def link_down(task: Demand) -> Demand:
+    """Return the part of a task that the link from the GPU carries."""
+    return Demand(down=task.down, copies=task.copies if task.down else 0.0)
+
+
+def without_starts(task: Demand) -> Demand:
+    """Return the arithmetic and traffic of a task, which grow with its pages."""
+    return Demand(
+        gpu_flops=task.gpu_flops, gpu_bytes=task.gpu_bytes, cpu_flops=task.cpu_flops,
+        cpu_bytes=task.cpu_bytes,
+    )  # fmt: skip
+
+
+def _total(demands: Iterable[Demand]) -> Demand:
+    total = Demand()
+    for each in demands:
+        total = total + each
+    return total

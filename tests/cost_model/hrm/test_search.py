@@ -1,0 +1,170 @@
+"""The policy search: exact against brute force, its bounds below what they bound, its errors."""
+
+from dataclasses import replace
+from itertools import product
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from weft.cost_model.hardware_file import load
+from weft.cost_model.hrm import search as searching
+from weft.cost_model.hrm.bounds import lower_bound
+from weft.cost_model.hrm.grid import Grid
+from weft.cost_model.hrm.linear import RING
+from weft.cost_model.hrm.machine import HostedGpu
+from weft.cost_model.hrm.memory import GIB, Batch
+from weft.cost_model.hrm.milp import solve
+from weft.cost_model.hrm.model import Site, linear_model
+from weft.cost_model.hrm.shape import MoeShape, NoExperts, UnevenPages, Workload
+from weft.cost_model.hrm.trouble import GpuTooSmall, HostTooSmall
+from weft.frontend.models.presets import preset
+
+MIXTRAL = replace(MoeShape.of(preset("mixtral-8x7b")), layers=16)
+SMALL = replace(MIXTRAL, layers=2, experts=3)
+H200 = HostedGpu.of(load("h200"))
+WORKLOAD = Workload(77, 32)
+
+
+def brute_force(model) -> tuple[dict, float] | None:
+    """Every count of pages by home, and every ring."""
+    (total,) = model.totals
+    best = None
+    most_slots = int((model.limits[0].most - model.limits[0].row.fixed)
+                     / model.limits[0].row.each[RING])  # fmt: skip
+    others = [home for home in model.allowed if home != "streamed"]
+    for counts in product(range(total + 1), repeat=len(others)):
+        if sum(counts) > total:
+            continue
+        pages = {(home, 0): count for home, count in zip(others, counts, strict=True)}
+        pages["streamed", 0] = total - sum(counts)
+        for slots in range(max(0, most_slots) + 1):
+            chosen = {**pages, RING: slots}
+            if model.fits(chosen) and (best is None or model.seconds(chosen) < best[1] - 1e-12):
+                best = (chosen, model.seconds(chosen))
+    return best
+
+
+@st.composite
+def cases(draw):
+    batch = draw(st.sampled_from([1, 8, 64, 640]))
+    micro_batch = draw(st.sampled_from([size for size in (1, 8, 64) if size <= batch]))
+    machine = replace(
+        H200, disk=draw(st.sampled_from([0.0, 6e9])), cpu_flops=draw(st.sampled_from([1e12, 2e13])),
+        dram=draw(st.sampled_from([9e10, 4e11])), dram_shared=draw(st.sampled_from([9e10, 4e11])),
+    )  # fmt: skip
+    site = Site(
+        machine, draw(st.sampled_from([2.4, 3.5, 4.5, 8.0])) * GIB,
+        draw(st.sampled_from([2.0, 3.5, 16.0])) * GIB, disk=draw(st.sampled_from([0.0, 4 * GIB])),
+        staged=draw(st.booleans()),
+    )  # fmt: skip
+    attention = draw(st.sampled_from(["cpu", "gpu"]))
+    made = Batch(batch, micro_batch, attention, 1024, draw(st.sampled_from([1, 2])),
+                 cpu_experts=draw(st.booleans()))  # fmt: skip
+    return made, searching.site_of(site, made)
+
+
+@given(cases())
+@settings(max_examples=60, deadline=None)
+def test_solver_equals_brute_force(case) -> None:
+    batch, site = case
+    model = linear_model(SMALL, WORKLOAD, batch, site)
+    expected, found = brute_force(model), solve(model)
+    if expected is None:
+        assert found is None
+        return
+    assert found is not None
+    counts, seconds = found
+    assert model.fits(counts)
+    assert seconds == pytest.approx(expected[1], rel=1e-6)
+    assert lower_bound(model) <= seconds * (1 + 1e-9)
+    assert lower_bound(model, ()) <= lower_bound(model) * (1 + 1e-9)
+
+
+def test_search_equals_solving_the_whole_grid() -> None:
+    site = Site(H200, 4.0 * GIB, 6.0 * GIB)
+    grid = Grid(micro_batches=(4, 32), prefill_tokens=(1024, 8192), most=128, kv_gpu=(0.0, 1.0))
+    found = searching.search(SMALL, WORKLOAD, site, grid)
+    best = None
+    for family in grid.families(SMALL, WORKLOAD, site.host_memory + site.gpu_memory):
+        for batch in grid.members(family, WORKLOAD):
+            answer = solve(linear_model(SMALL, WORKLOAD, batch, searching.site_of(site, batch)))
+            if answer is not None and (best is None or answer[1] / batch.batch < best):
+                best = answer[1] / batch.batch
+    assert best is not None
+    assert found.seconds / found.batch.batch == pytest.approx(best, rel=1e-6)
+    assert found.solved < found.tried
+
+
+def test_policy_of_a_mixtral_on_a_capped_h200() -> None:
+    """The policy keeps its memory, and says what the counts say."""
+    found = searching.search(MIXTRAL, Workload(512, 64), Site(H200, 16 * GIB, 128 * GIB))
+    policy = searching.policy_of(found, MIXTRAL)
+    counts = searching.counts_of(policy)
+    assert {key: counts[key] for key in found.counts} == dict(found.counts)
+    assert found.model.fits(counts)
+    assert max(len(layer.ringed) for layer in policy.layers) <= policy.ring
+    assert searching.batch_of(policy) == found.batch
+    assert found.model.bound(counts) in {"link", "host memory"}
+
+
+def test_more_memory_is_never_slower() -> None:
+    grid = Grid(micro_batches=(16, 64), most=256)
+    rates = []
+    for gpu in (12, 16, 24, 48):
+        found = searching.search(MIXTRAL, WORKLOAD, Site(H200, gpu * GIB, 64 * GIB), grid)
+        rates.append(found.batch.batch / found.seconds)
+    assert rates == sorted(rates)
+
+
+def test_cold_experts_go_to_the_cpu() -> None:
+    """One expert serves few tokens: where any page is computed by the CPU, so are its own."""
+    machine = replace(H200, dram=4e11, dram_shared=4e11)
+    classes = ((1, 0.01), (7, 0.99 / 7))
+    site = Site(machine, 16 * GIB, 128 * GIB, classes=classes)
+    batch = Batch(64, 64, "cpu", 8192, 1)
+    answer = solve(linear_model(MIXTRAL, WORKLOAD, batch, site))
+    assert answer is not None
+    assert answer[0]["cpu", 0] == 16
+
+
+@pytest.mark.parametrize(
+    "site, error, message",
+    [
+        (Site(H200, 2 * GIB, 128 * GIB), GpuTooSmall,
+         r"GPU memory of 2.00 GiB is \d.\d\d GiB too small: one layer's working set is"),
+        (Site(H200, 16 * GIB, 20 * GIB), HostTooSmall,
+         r"host memory of 20.00 GiB is 1\d.\d\d GiB too small: .* are 3\d.\d\d GiB"),
+        (Site(replace(H200, disk=1e9), 16 * GIB, 20 * GIB, disk=5 * GIB), HostTooSmall,
+         r"host memory of 20.00 GiB is \d.\d\d GiB too small"),
+    ],
+)  # fmt: skip
+def test_memory_that_is_too_small(site, error, message: str) -> None:
+    with pytest.raises(error, match=message):
+        searching.search(MIXTRAL, WORKLOAD, site)
+
+
+def test_the_stated_need_is_enough() -> None:
+    """What the error asks for is accepted."""
+    with pytest.raises(HostTooSmall) as caught:
+        searching.search(MIXTRAL, WORKLOAD, Site(H200, 16 * GIB, 20 * GIB))
+    needed = caught.value.fields["needed"] * GIB + 2 * MIXTRAL.page_bytes(4)
+    found = searching.search(MIXTRAL, WORKLOAD, Site(H200, 16 * GIB, needed))
+    assert found.batch.batch >= 1
+
+
+def test_a_disk_holds_what_memory_does_not() -> None:
+    site = Site(replace(H200, disk=6e9), 16 * GIB, 20 * GIB, disk=64 * GIB)
+    found = searching.search(MIXTRAL, WORKLOAD, site, Grid(micro_batches=(16,), most=64))
+    assert found.counts["disk", 0] > 0
+    assert found.model.bound(found.counts) == "disk"
+
+
+def test_pages_that_do_not_divide_an_expert() -> None:
+    with pytest.raises(UnevenPages, match="14336 cannot be cut into 3 pages.*\nhint: .*1, 2, 4, 7"):
+        searching.search(MIXTRAL, WORKLOAD, Site(H200, 16 * GIB, 64 * GIB),
+                         Grid(pages_per_expert=3))  # fmt: skip
+
+
+def test_a_dense_model_has_no_policy() -> None:
+    with pytest.raises(NoExperts, match="LlamaForCausalLM is dense"):
+        MoeShape.of(preset("llama-1b"))
