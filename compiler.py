@@ -15,7 +15,7 @@ from .frontend.checkpoint import Checkpoint, open_checkpoint
 from .frontend.constraints import constraint_of
 from .frontend.lower import lower
 from .frontend.open import OpenProgram, open_program
-from .ir.core import Module
+from .ir.core import Module, Operation
 from .ir.diagnostics import Warning, WeftNameError
 from .loading import (
     activation_dtype,
@@ -41,6 +41,7 @@ from .stages import Stages, explanation, record_of
 
 if TYPE_CHECKING:
     from .codegen.kernel import Kernel
+    from .ir.schedule import Schedule
     from .passes.tile.regimes import Regime
     from .runtime.executable import Executable
     from .runtime.policy import Policy
@@ -223,19 +224,30 @@ class Compilation:
         return Module(tuple(kernel for kernel, _ in merge_kernels(self.regimes)))
 
     @cached_property
-    def kernels(self) -> dict[str, Kernel]:
-        """The compiled kernels, by name."""
-        from .codegen.proofs import ensure_proven
+    def schedules(self) -> list[tuple[Operation, Schedule]]:
+        """Every kernel with its schedule: the one chosen on this device, if one was."""
         from .passes.tile.gpu_schedules import gpu_step_kernels
         from .passes.tile.regimes import merge_kernels
         from .passes.tile.sampling import sampling_kernels
 
-        vocabulary, on_gpu = self._need_checkpoint().config.vocab_size, self.on_gpu
-        around = gpu_step_kernels(vocabulary) if on_gpu else sampling_kernels(vocabulary)
-        wanted = merge_kernels(self.regimes) + around
+        vocabulary = self._need_checkpoint().config.vocab_size
+        around = gpu_step_kernels(vocabulary) if self.on_gpu else sampling_kernels(vocabulary)
+        usual = merge_kernels(self.regimes) + around
+        if self.options.tune == "off":
+            return usual
+        from .tuning import choices_of
+
+        return choices_of(self.options).applied(usual)
+
+    @cached_property
+    def kernels(self) -> dict[str, Kernel]:
+        """The compiled kernels, by name."""
+        from .codegen.proofs import ensure_proven
+
+        wanted = self.schedules
         if self.options.prove:
             ensure_proven([kernel for kernel, _ in wanted], self.options.cache)
-        if on_gpu:
+        if self.on_gpu:
             from .codegen.build_cuda import load_kernels
 
             return load_kernels(wanted, self.options.cache)

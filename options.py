@@ -15,6 +15,7 @@ WEIGHT_FORMATS = ("f32", "bf16", "int8", "fp8")
 KV_FORMATS = ("", "f32", "bf16", "fp8")
 EXECUTORS = ("compiled", "reference")
 TARGETS = ("cpu", "cuda")
+TUNINGS = ("cached", "off")
 GPU_DEFAULTS = {"weights": "bf16", "kv_memory": 0, "max_batch": 256, "max_tokens": 16384}
 """What `changed(target="cuda")` sets beside the target, unless it is told otherwise."""
 REMOTE_APIS = ("auto", "chat", "completions")
@@ -102,10 +103,12 @@ class Options:
     process has one pool, sized by the first model that it loads); `max_batch` sequences and
     `max_tokens` rows bound one step. `cache` holds compiled kernels (None: the user's cache
     folder). `tp` processes, started by torchrun, hold a part of the model each, on a GPU each or on
-    this CPU; rank 0 runs the program. `prove` refuses kernels without a bounds proof; `trace`
-    records every step. `validate` checks after each pass over the program that it kept what the
-    program means. `attention` is `dense`, or a policy `sparse(...)` of decode steps (`ir.sparse`):
-    taken from the context on from which it pays, or, with `attention_always`, at any price.
+    this CPU; rank 0 runs the program. `tune` takes the schedules that `weft kernels --tune` chose
+    on this device (`cached`), or does not (`off`). `prove` refuses kernels without a bounds proof;
+    `trace` records every step. `validate` checks after each pass over the program that it kept what
+    the program means. `attention` is `dense`, or a policy `sparse(...)` of decode steps
+    (`ir.sparse`): taken from the context on from which it pays, or, with `attention_always`, at any
+    price.
     """
 
     target: str = "cpu"
@@ -120,6 +123,7 @@ class Options:
     seed: int = 0
     cache: Path | None = None
     prove: bool = True
+    tune: str = "cached"
     trace: bool = False
     validate: bool = False
     attention: str = "dense"
@@ -132,6 +136,7 @@ class Options:
         if self.target == "cpu" and "fp8" in (self.weights, self.kv):
             hint = "weights=int8 is as small there, and kv=bf16 half of f32"
             raise BadOption(problem="fp8 needs a GPU: a CPU has no such products", hint=hint)
+        _one_of("tune", self.tune, TUNINGS)
         _one_of("executor", self.executor, EXECUTORS)
         _one_of("target", self.target, TARGETS)
         if parse_policy(self.attention) is not None and self.tp != 1:
@@ -143,12 +148,14 @@ class Options:
 
     @staticmethod
     def from_env(environment: Mapping[str, str] | None = None) -> Options:
-        """Return the defaults, changed by WEFT_CACHE, WEFT_THREADS, WEFT_VALIDATE and the key."""
+        """Return the defaults, changed by WEFT_CACHE, WEFT_THREADS, WEFT_TUNE, WEFT_VALIDATE and
+        the key."""
         env = os.environ if environment is None else environment
         cache = Path(env["WEFT_CACHE"]) if env.get("WEFT_CACHE") else None
         remote = RemoteOptions(key=env.get("OPENAI_API_KEY", "").strip())
         threads, validate = int(env.get("WEFT_THREADS") or 0), env.get("WEFT_VALIDATE") == "1"
-        return Options(cache=cache, threads=threads, validate=validate, remote=remote)
+        tune = env.get("WEFT_TUNE") or "cached"
+        return Options(cache=cache, threads=threads, tune=tune, validate=validate, remote=remote)
 
     def changed(self, **changes: Any) -> Options:
         """Return a copy with some options set; raises BadOption for an unknown one."""

@@ -167,6 +167,30 @@ def explain(
 
 
 @app.command()
+def kernels(
+    model: Model = "tiny-dense",
+    target: Annotated[str, typer.Option(help="cpu, or cuda: one NVIDIA GPU")] = "cpu",
+    weights: Weights = "",
+    kv: Annotated[str, typer.Option(help="format of keys and values: f32, bf16 or fp8")] = "",
+    threads: Threads = 0,
+    batch: Annotated[int, typer.Option(help="sequences of the decode step")] = 1,
+    context: Annotated[int, typer.Option(help="tokens that each of them has")] = 256,
+    prefill: Annotated[
+        int, typer.Option(help="instead, a step that reads a prompt of so many tokens")
+    ] = 0,
+    measure: Annotated[bool, typer.Option(help="measure each kernel on this device")] = True,
+    tune: Annotated[
+        bool, typer.Option(help="search schedules first; choices are kept for this device")
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="print one line of JSON")] = False,
+) -> None:
+    """List a step's kernels: shape, schedule, predicted and measured time, percent of the roof."""
+    from . import kernels as command
+
+    command.kernels(command.KernelOptions(**locals_of(locals())))
+
+
+@app.command()
 def models(
     model: Annotated[str | None, typer.Argument(help="show one model's card")] = None,
 ) -> None:

@@ -17,6 +17,7 @@ from .ranks import announcer
 from .recipe import TORCH, Memory, Recipe
 from .sparse_decode import SparseDecode, decode_rows, split
 from .step import StepInput
+from .timing import BoundLaunch, host_seconds
 from .token_rows import token_rows
 from .weights import Weight
 
@@ -117,6 +118,16 @@ class CompiledExecutor:
                 found.numpy()[wanted] = logits.numpy()
         return found
 
+    def launches(self, step: StepInput) -> list[BoundLaunch]:
+        """Return the launches of a step, to be timed: they may run in any order, and repeatedly."""
+        recipe = self._recipe(step)
+        launches, _ = recipe.bind(by_name(step), self._extents(step))
+        return numbered(recipe, launches)
+
+    def seconds(self, run: Callable[[], None]) -> float:
+        """Return how long some launches take on this device."""
+        return host_seconds(run)
+
     def profile(self, step: StepInput) -> list[tuple[str, float]]:
         """Run a step launch by launch; return each one's graph operation and seconds."""
         sparse = self._sparse is not None and step.is_decode and self._sparse.wanted(step)
@@ -170,6 +181,12 @@ class CompiledExecutor:
             "M": tokens * self.config.experts_per_token, "N": self.num_pages,
             "MAXP": step.page_table.shape[1], "L": step.page_table.shape[1] * self.page_size,
         }  # fmt: skip
+
+
+def numbered(recipe: Recipe, launches: list[Launch]) -> list[BoundLaunch]:
+    """Return a recipe's launches with their numbers and names."""
+    pairs = zip(recipe.kernels, launches, strict=True)
+    return [BoundLaunch(number, *names, launch) for number, (names, launch) in enumerate(pairs)]
 
 
 def rope_tables(rope: Rope, head_dim: int, positions: int) -> tuple[Tensor, Tensor]:

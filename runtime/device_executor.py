@@ -15,7 +15,7 @@ from ..ir.core import Operation
 from ..ir.diagnostics import CapacityError
 from ..ir.model import ModelConfig
 from .attention_plan import Shape
-from .compiled_executor import CompiledExecutor
+from .compiled_executor import CompiledExecutor, numbered
 from .drawn import Drawn
 from .executor import check_step
 from .graphs import Recorder, Rerun
@@ -23,6 +23,7 @@ from .lists import PAGES, AttentionLists, Room
 from .ranks import peers
 from .staging import Layout, Staging
 from .step import StepInput
+from .timing import BoundLaunch, graph_seconds, host_seconds
 from .weights import Weight
 
 ENTRIES = 1 << 18
@@ -113,6 +114,22 @@ class DeviceExecutor(CompiledExecutor):
         for function, arguments in launches:
             function(*arguments)
         return logits
+
+    def launches(self, step: StepInput) -> list[BoundLaunch]:
+        """Return the launches of a step, to be timed: they may run in any order, and repeatedly."""
+        lists, rows = self._lists.plan(step), step.tokens.shape[0]
+        layout = Layout.of([*((name, rows) for name in (*_SENT[:-1], "source")),
+                            (_SENT[-1], step.logits_rows.shape[0]), *lists.sizes()])  # fmt: skip
+        self._fill(layout, step, None, lists.arrays, None)
+        inputs = self._lists.bind(layout.views(self._staging.device), lists.extents)
+        self._feed_tokens(inputs, rows)
+        few = (r for limit, r in self._recipes if step.is_decode and lists.apart and rows <= limit)
+        recipe = next(few, self._recipes[-1][1])
+        return numbered(recipe, recipe.bind(inputs, self._extents(step))[0])
+
+    def seconds(self, run: Callable[[], None]) -> float:
+        """Return how long some launches take on this device."""
+        return graph_seconds(run) if self.device.type == "cuda" else host_seconds(run, 1)
 
     def time_last(self, repeats: int = 20) -> float:
         """Return the median seconds that the device takes for the last decode step, run again.

@@ -194,3 +194,12 @@ def test_help_imports_nothing_heavy():
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_kernels_lists_each_with_its_share_of_the_roof():
+    lines = json.loads(weft("kernels", "--model", "tiny-dense", "--json"))
+    head = next(line for line in lines if line["shape"].endswith("> f32[1,4096]"))
+    assert head["measured_us"] > 0 and head["gb_s"] > 0 and head["percent_of_roof"] > 0
+    assert head["launches"] == 1 and "matmul" in head["kernel"]
+    printed = weft("kernels", "--model", "tiny-dense", "--prefill", "40", "--no-measure")
+    assert "a prompt of 40 tokens" in printed and "library" in printed

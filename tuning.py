@@ -1,0 +1,275 @@
+"""The kernels of a step as a table, predicted beside measured, and the search for schedules."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .cost_model.binding import Binding, Formats
+from .cost_model.hardware import Level
+from .cost_model.roofline import op_time
+from .cost_model.scene import Scene, Work
+from .cost_model.work import work_of
+from .ir.core import Operation, Term, Value
+from .ir.schedule import Schedule
+from .ir.types import dtype_of, shape_of
+
+if TYPE_CHECKING:
+    from .codegen.autotune import Choice, Choices
+    from .compiler import Compilation
+    from .options import Options
+    from .passes.tile.regimes import Regime
+    from .runtime.step import StepInput
+    from .runtime.timing import BoundLaunch
+
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class KernelLine:
+    """What one kernel of a step does for one shape; times are of one of its `launches`.
+
+    `roof` is the time of its bytes and FLOPs at the device's rates, `predicted` has the launch
+    too. `measured` is None where nothing was measured.
+    """
+
+    kernel: str
+    operation: str
+    shape: str
+    schedule: str
+    launches: int
+    work: Work
+    roof: float
+    predicted: float
+    measured: float | None = None
+
+    @property
+    def bytes_per_s(self) -> float | None:
+        """What it moved a second."""
+        return self.work.bytes / self.measured if self.measured else None
+
+    @property
+    def flops_per_s(self) -> float | None:
+        """What it computed a second."""
+        return self.work.flops / self.measured if self.measured else None
+
+    @property
+    def percent_of_roof(self) -> float | None:
+        """The roof's time in percent of the measured; None where it has none."""
+        return 100.0 * self.roof / self.measured if self.measured and self.roof else None
+
+    def data(self) -> dict[str, Any]:
+        """Return what `weft kernels --json` prints: times in microseconds, GB/s, TFLOP/s."""
+
+        def scaled(value: float | None, factor: float) -> float | None:
+            return None if value is None else value * factor
+
+        return {
+            "kernel": self.kernel, "operation": self.operation, "shape": self.shape,
+            "schedule": self.schedule, "launches": self.launches, "bytes": self.work.bytes,
+            "flops": self.work.flops, "predicted_us": self.predicted * 1e6,
+            "measured_us": scaled(self.measured, 1e6), "gb_s": scaled(self.bytes_per_s, 1e-9),
+            "tflop_s": scaled(self.flops_per_s, 1e-12), "percent_of_roof": self.percent_of_roof,
+        }  # fmt: skip
+
+
+def kernel_lines(
+    compilation: Compilation, step: StepInput, binding: Binding, level: Level, measure: bool = True
+) -> list[KernelLine]:
+    """Return the kernels that a step launches, each shape once, in order of first launch."""
+    executor: Any = compilation.executor
+    launches = executor.launches(step)
+    regime = _regime_of(compilation.regimes, launches)
+    works = _works(compilation, regime, binding)
+    calls = _calls(regime)
+    schedules = {op["name"].name: schedule for op, schedule in compilation.schedules}
+    resident = sum(work.resident_bytes for work in works.values())
+    groups: dict[tuple[str, str], list[int]] = {}
+    for number, (call, each) in enumerate(zip(calls, launches, strict=True)):
+        groups.setdefault((each.kernel, _shape_text(call, binding)), []).append(number)
+    lines = []
+    for (kernel, shape), numbers in groups.items():
+        work = works.get(_made_by(calls[numbers[0]]), Work())
+        start = level.launch_cost(_launch_mode(level, schedules.get(kernel)))
+        seconds, memory, compute = op_time(work, level, start, resident)
+        measured = None
+        if measure:
+            from .runtime.timing import launch_seconds
+
+            measured = launch_seconds([launches[n] for n in numbers], executor.seconds)
+        lines.append(KernelLine(
+            kernel, launches[numbers[0]].operation, shape, _schedule_text(schedules.get(kernel)),
+            len(numbers), work, max(memory, compute), seconds.expected, measured,
+        ))  # fmt: skip
+    return lines
+
+
+def _regime_of(regimes: Sequence[Regime], launches: Sequence[BoundLaunch]) -> Regime:
+    """Return the regime whose calls some launches are."""
+    wanted = [each.kernel for each in launches]
+    return next(r for r in regimes if [_callee(call) for call in _calls(r)] == wanted)
+
+
+def _calls(regime: Regime) -> list[Operation]:
+    body = regime.function.regions[0].operations
+    return [op for op in body if op.name in {"graph.call", "graph.library"}]
+
+
+def _callee(call: Operation) -> str:
+    return call["kernel"].name if call.name == "graph.call" else call["routine"]
+
+
+def _made_by(call: Operation) -> str:
+    """Return the name of a call's first result; a call without one has no work of its own."""
+    return call.results[0].name if call.results else ""
+
+
+def _works(compilation: Compilation, regime: Regime, binding: Binding) -> dict[str, Work]:
+    """Return the work of each operation before lowering, by the name of its first result."""
+    from .loading import kv_dtype
+
+    graph = next(r.before for r in regime.records if r.name == "lower-to-tiles")
+    scene = Scene.of(graph, binding, Formats(kv=kv_dtype(compilation.options)))
+    found: dict[str, Work] = {}
+    for op in graph.walk():
+        if not op.results or op.regions:
+            continue
+        work = work_of(op, scene)
+        if op.name == "graph.finalize":  # one kernel computes the partial too
+            work = work_of(scene.definitions[op.operands[0].name], scene) + work
+        found[op.results[0].name] = work
+    return found
+
+
+def _shape_text(call: Operation, binding: Binding) -> str:
+    """Return the shapes of a call's tensors, results last: bf16[1,4096] bf16[6144,4096] > ..."""
+    sides = (call.operands, call.results)
+    texts = (" ".join(_one_shape(value, binding) for value in side) for side in sides)
+    return " > ".join(text for text in texts if text)
+
+
+def _one_shape(value: Value, binding: Binding) -> str:
+    known = binding.known()
+    dims = (known.get(d.name, d.name) if isinstance(d, Term) else d for d in shape_of(value.type))
+    return f"{dtype_of(value.type)}[{','.join(map(str, dims))}]"
+
+
+def _launch_mode(level: Level, schedule: Schedule | None) -> str | None:
+    """Return how a kernel is started: on a CPU by what it is scheduled as, on a GPU in a graph."""
+    mode = "graph" if level.kind == "gpu" else "serial"
+    if level.kind != "gpu" and (schedule is None or schedule.parallel):
+        mode = "parallel"
+    return mode if mode in level.launch else None
+
+
+def _schedule_text(schedule: Schedule | None) -> str:
+    """Return what differs from the default schedule; library routines have none."""
+    if schedule is None:
+        return "library"
+    usual = vars(Schedule())
+    changed = {name: value for name, value in vars(schedule).items() if value != usual[name]}
+    return " ".join(f"{name}={value}" for name, value in changed.items()) or "default"
+
+
+def device_name(options: Options) -> str:
+    """Return what choices of schedules hold for: the device, its threads, the compilers."""
+    from importlib.metadata import version
+
+    from .codegen.cache import host_signature
+
+    if options.target == "cuda":
+        from .runtime.device import Device, NoGpu
+
+        try:
+            return f"{Device.find().name}, triton {version('triton')}"
+        except NoGpu:  # kernels may be looked at where they cannot run
+            return "no GPU"
+    threads = options.thread_count
+    return f"cpu {host_signature()}, {threads} threads, apache-tvm {version('apache-tvm')}"
+
+
+def choices_of(options: Options) -> Choices:
+    """Return the schedules that were chosen on this device."""
+    from .codegen.autotune import Choices
+    from .codegen.cache import default_folder
+
+    return Choices(options.cache or default_folder(), device_name(options))
+
+
+def search_schedules(
+    compilation: Compilation, choices: Choices, steps: Iterable[tuple[StepInput, Binding]],
+    level: Level, report: Report | None = None, build: Callable[..., Any] | None = None,
+) -> dict[str, Choice]:  # fmt: skip
+    """Measure schedules of the kernels that some steps launch, and keep the best of each.
+
+    `build(kernel, schedule)` gives what is launched instead (default: as the target compiles).
+    """
+    from .codegen.autotune import search
+    from .passes.tile.candidates import Demand, ranked
+    from .runtime.timing import launch_seconds
+
+    executor: Any = compilation.executor
+    usual = {op["name"].name: (op, schedule) for op, schedule in compilation.schedules}
+    make, found = build or _builder(compilation.options), {}
+    for step, binding in steps:
+        launches = executor.launches(step)
+        regime = _regime_of(compilation.regimes, launches)
+        works, calls = _works(compilation, regime, binding), _calls(regime)
+        for name in dict.fromkeys(each.kernel for each in launches):
+            if name in found or name not in usual or choices.find(usual[name][0]):
+                continue
+            kernel, schedule = usual[name]
+            numbers = [each.number for each in launches if each.kernel == name]
+            work = works.get(_made_by(calls[numbers[0]]), Work())
+            programs = _programs(kernel, calls[numbers[0]], binding)
+            demand = Demand(work.flops, work.bytes, programs, work.dtype, work.dense)
+            ranking = [each.schedule for each in ranked(kernel, schedule, demand, level)]
+            group = [launches[n] for n in numbers]
+
+            def time(tried: Schedule, kernel: Operation = kernel, group: Any = group
+                     ) -> float | None:  # fmt: skip
+                try:
+                    return launch_seconds(group, executor.seconds, make(kernel, tried))
+                except Exception:  # a schedule that needs more than the device has
+                    return None
+
+            found[name] = search(schedule, ranking, time)
+            choices.keep(kernel, found[name])
+            if report is not None:
+                best = found[name]
+                report(f"{name}: {best.tried} tried, {100 * best.gain:.0f} % saved by "
+                       f"{_schedule_text(best.schedule)}")  # fmt: skip
+    return found
+
+
+def _programs(kernel: Operation, call: Operation, binding: Binding) -> int:
+    """Return about how many programs a launch has; unknown extents count as the step's tokens."""
+    from .codegen.evaluate import Evaluator
+    from .ir.expression import read
+
+    known: dict[str, Any] = (
+        dict.fromkeys((value.name for value in kernel.regions[0].arguments), binding.tokens)
+        | binding.known()
+    )
+    return max(1, prod(int(read(extent, Evaluator(known))) for extent in kernel["grid"]))
+
+
+def _builder(options: Options) -> Callable[[Operation, Schedule], Callable[..., Any]]:
+    """Return what compiles a kernel in another schedule, as the target does."""
+    folder: Path | None = options.cache
+
+    def build(kernel: Operation, schedule: Schedule) -> Callable[..., Any]:
+        if options.target == "cuda":
+            from .codegen.build_cuda import load_kernels as compiled
+        else:
+            from .codegen.build import compile_kernels
+
+            def compiled(kernels: Any, cache: Path | None) -> Any:
+                return compile_kernels(kernels, "cpu", cache)
+
+        return compiled([(kernel, schedule)], folder)[kernel["name"].name].launch
+
+    return build
