@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING
 from .frontend.checkpoint import Checkpoint
 from .ir.attention_calibration import AttentionCalibration, NotCalibrated
 from .ir.calibration_file import load_calibration
+from .ir.core import Module
+from .ir.diagnostics import WeftError
+from .ir.source import Span
 from .ir.sparse import SparsePolicy, parse_policy
 from .options import Options
 
@@ -15,16 +18,27 @@ if TYPE_CHECKING:
     from .passes.tile.regimes import Regime, Sparse
     from .runtime.sparse_decode import SparseDecode
 
+
+class TwoPolicies(WeftError):
+    """Two sparse policies asked for at once."""
+
+    kind = "attention error"
+    template = "{second} beside {first}: a model keeps the labels of one policy at a time"
+    hint = "use one policy in the whole program and its options, or dense in some blocks"
+
+
 HARDWARE = {"cpu": "cpu-generic", "cuda": "h200"}
 """Whose prices say where sparse attention pays, by target."""
 
 
 @dataclass(frozen=True)
 class Attention:
-    """A policy with the calibration that it needs."""
+    """A policy with the calibration that it needs; `default`: it is that of all gens, and not only
+    of those under a `with attention`."""
 
     policy: SparsePolicy
     calibration: AttentionCalibration
+    default: bool = True
     always: bool = False
     hardware: str = "cpu-generic"
 
@@ -36,13 +50,22 @@ class Attention:
         return Sparse(str(self.policy), self.hardware, self.always)
 
 
-def asked_attention(checkpoint: Checkpoint, options: Options, text: str) -> Attention | None:
-    """Return the sparse attention of a policy's text, or None for `dense`.
+def asked_attention(
+    checkpoint: Checkpoint, options: Options, plan: Module | None = None
+) -> Attention | None:
+    """Return the sparse attention that options ask for, or else a plan's `with attention`; None
+    where neither does.
 
     Raises BadPolicy, NotCalibrated, OtherModel, BadCalibration: what the model and its calibration
     cannot do is found here, before anything is compiled.
     """
-    policy = parse_policy(text)
+    asked = {} if plan is None else _policies(plan)
+    default = parse_policy(options.attention)
+    for text, span in asked.items():
+        first = str(default) if default else next(iter(asked))
+        if text != first:
+            raise TwoPolicies(first=first, second=text, span=span)
+    policy = default or (parse_policy(next(iter(asked))) if asked else None)
     if policy is None:
         return None
     config = checkpoint.config
@@ -53,7 +76,20 @@ def asked_attention(checkpoint: Checkpoint, options: Options, text: str) -> Atte
         raise NotCalibrated(model=checkpoint.name, file="folder to keep one in")
     calibration = load_calibration(file, config, checkpoint.identity, checkpoint.name)
     calibration.check_labels(policy.labels)
-    return Attention(policy, calibration, options.attention_always, HARDWARE[options.target])
+    return Attention(
+        policy, calibration, default is not None, options.attention_always,
+        HARDWARE[options.target],
+    )  # fmt: skip
+
+
+def _policies(plan: Module) -> dict[str, Span | None]:
+    """Return the sparse policies that a plan's gens ask for, with where each is first asked."""
+    found: dict[str, Span | None] = {}
+    for operation in plan.walk():
+        text = operation.attribute("attention") if operation.name == "plan.decode" else None
+        if text and text != "dense":
+            found.setdefault(text, operation.span)
+    return found
 
 
 def sparse_decode(
@@ -69,4 +105,6 @@ def sparse_decode(
     config, policy = checkpoint.config, attention.policy
     layers = label_memory(config, policy, attention.calibration, pages, page_size, device)
     least = functions[0]["attention"]["least"]
-    return SparseDecode(policy, least, layers, options.max_batch, config.context_length)
+    return SparseDecode(
+        policy, least, layers, options.max_batch, config.context_length, attention.default
+    )

@@ -177,7 +177,7 @@ class Compilation:
     @cached_property
     def attention(self) -> Attention | None:
         """The sparse attention that is asked for, with the model's calibration."""
-        return asked_attention(self._need_checkpoint(), self.options, self.options.attention)
+        return asked_attention(self._need_checkpoint(), self.options, self.plan)
 
     @cached_property
     def regimes(self) -> list[Regime]:

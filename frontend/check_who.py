@@ -1,25 +1,28 @@
-"""Checks `with`: who computes what its body generates, and how soon; and the streams of joins."""
+"""Checks `with`: who computes what its body generates, how soon, and which keys it reads; and the
+streams of joins."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from ..ir.sparse import BadPolicy, parse_policy
 from ..ir.types import FLOAT, list_of
 from . import ast
 from .check_errors import MisplacedJoin, NotConstant, UnknownOption, WrongOption
 from .check_expressions import Flow, expect
 from .constants import UNKNOWN, constant_of
 from .signatures import element
+from .unparse import unparse_expression
 
 if TYPE_CHECKING:
     from .checker import Checker
 
-WHO = ("adapter", "client", "priority")
+WHO = ("adapter", "client", "priority", "attention")
 
 
 def check_with(checker: Checker, statement: ast.With, flow: Flow) -> None:
     """Check a with, whose body is part of the block around it."""
-    kind, value = statement.kind, constant_of(statement.value)
+    kind, value = statement.kind, with_value(statement)
     if kind not in WHO:
         problem = f"is one of {', '.join(WHO)}"
         raise WrongOption(name=f"with {kind}", problem=problem, span=statement.span)
@@ -31,6 +34,24 @@ def check_with(checker: Checker, statement: ast.With, flow: Flow) -> None:
         problem = "is a whole number" if kind == "priority" else "is a name in quotes"
         raise WrongOption(name=f"with {kind}", problem=problem, span=statement.value.span)
     checker.body(statement.body, flow)
+
+
+def with_value(statement: ast.With) -> Any:
+    """Return the constant of a with, or UNKNOWN; of `with attention`, the policy's text.
+
+    Raises WrongOption where that is no policy.
+    """
+    value = constant_of(statement.value)
+    if statement.kind != "attention":
+        return value
+    text = value if isinstance(value, str) else unparse_expression(statement.value)
+    try:
+        return str(parse_policy(text) or "dense")
+    except BadPolicy as error:
+        problem = f"is dense or sparse(...): {error.fields['problem']}"
+        hint = error.hint_text
+        span = statement.value.span
+        raise WrongOption(name="with attention", problem=problem, hint=hint, span=span) from None
 
 
 def check_join(checker: Checker, join: ast.Join, flow: Flow) -> None:

@@ -11,6 +11,7 @@ from ..ir.source import Span
 from ..ir.types import NONE, SELECTION, STR, STREAM, list_of
 from ..ir.verifier import verify
 from . import ast
+from .check_who import with_value
 from .constants import constant_of
 from .effects import appends, assigned, caught
 from .lower_expressions import STREAM_NAME, Scope, lower_expression
@@ -215,7 +216,7 @@ class Lowering:
     def _with(self, statement: ast.With, scope: Scope) -> None:
         """Lower a body whose model calls carry who computes them; it is part of this block."""
         before = scope.who
-        scope.who = {**before, statement.kind: constant_of(statement.value)}
+        scope.who = {**before, statement.kind: with_value(statement)}
         self.body(statement.body, scope)
         scope.who = before
 

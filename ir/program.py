@@ -12,8 +12,8 @@ from .dialect import Dialect
 from .dialect import OperationSpec as Op
 
 SAMPLING = ("temperature", "top_p", "top_k", "min_p", "seed")
-WHO = ("adapter", "client", "priority")
-"""Who computes what a `with` block generates, and how soon."""
+WHO = ("adapter", "client", "priority", "attention")
+"""Who computes what a `with` block generates, how soon, and which keys it reads meanwhile."""
 
 ANNOTATIONS = ("prefix", "note")
 """Attributes that passes add: `prefix` (tokens known, tokens reused), `note` (for `explain`)."""

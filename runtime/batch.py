@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .request import Request
-from .step import ModelExecutor, StepInput
+from .step import ModelExecutor, StepInput, reads_of
 
 MAX_ENDS = 8
 
@@ -52,6 +52,7 @@ class Batch:
         self.resident = np.zeros(rows, np.int32)
         self.produced = np.zeros(rows, np.int32)
         self.limit = np.zeros(rows, np.int32)
+        self.reads = np.zeros(rows, np.int32)
         self.ends = np.full((rows, MAX_ENDS), -1, np.int32)
         self.key = np.zeros(rows, np.uint64)
         self.birth = np.zeros(rows, np.int64)
@@ -68,7 +69,7 @@ class Batch:
         self.masks = np.full((rows, -(-executor.vocab_size // 32)), -1, np.int32)
         self._rows = (
             self.token, self.resident, self.produced, self.limit, self.ends, self.key,
-            self.birth,
+            self.birth, self.reads,
             self.margin, self.table, self.temperature, self.top_k, self.top_p, self.min_p,
             self.masks,
         )  # fmt: skip
@@ -83,7 +84,7 @@ class Batch:
             torch.from_numpy(array)
             for array in (
                 self._tokens, self._positions, self._slots, self._starts, self._lengths,
-                self.table, self._wanted,
+                self.table, self._wanted, self.reads,
             )
         ]  # fmt: skip
         self._views: dict[tuple[int, int, int], StepInput] = {}
@@ -100,6 +101,7 @@ class Batch:
         self.resident[row] = sequence.length
         self.produced[row] = request.produced
         self.limit[row] = sampling.max_tokens
+        self.reads[row] = reads_of(request.attention)
         self.ends[row] = -1
         self.ends[row, : len(sampling.ends)] = sampling.ends
         self.key[row] = sampling.key
@@ -171,6 +173,7 @@ class Batch:
         tokens, wanted = count, count
         for number, chunk in enumerate(chunks):
             row = self.join(chunk.request) if chunk.joins else count + number
+            self.reads[row] = reads_of(chunk.request.attention)
             tokens = chunk.packed_end = self._pack_chunk(chunk, row, tokens)
             if chunk.joins:
                 self._wanted[wanted] = tokens - 1
@@ -227,7 +230,7 @@ class Batch:
     def _view(self, tokens: int, rows: int, wanted: int) -> StepInput:
         known = self._views.get((tokens, rows, wanted))
         if known is None:
-            sizes = (tokens, tokens, tokens, rows + 1, rows, rows, wanted)
+            sizes = (tokens, tokens, tokens, rows + 1, rows, rows, wanted, rows)
             views = [tensor[:size] for tensor, size in zip(self._inputs, sizes, strict=True)]
             known = StepInput(*views)
             if tokens == rows:

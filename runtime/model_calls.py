@@ -153,6 +153,7 @@ class ModelCalls:
             logprobs=bool(operation.attribute("logprobs")), row=self.row,
             same=None if listener else _decides(operation, heal),
             critical=_critical(operation, frame), span=operation.span,
+            attention=operation.attribute("attention") or "",
         )  # fmt: skip
         yield from self._ask(request)
         self.meter.generated(request)
@@ -372,7 +373,8 @@ def _critical(operation: Operation, frame: Frame) -> int:
 
 def _decides(operation: Operation, heal: str) -> tuple[Any, ...]:
     """Return what of a gen decides its tokens, beside the stream and the sampling."""
-    return operation.attribute("constraint"), operation.attribute("stop"), heal
+    attention = operation.attribute("attention")
+    return operation.attribute("constraint"), operation.attribute("stop"), heal, attention
 
 
 def _parts(operation: Operation, values: list[Any]) -> tuple[Part, ...]:

@@ -200,7 +200,7 @@ def follow(executor: Any) -> None:
             executor.forward(step, *(() if source is None else (source,)))
 
 
-_PARTS = tuple(item.name for item in fields(StepInput))
+_PARTS = tuple(item.name for item in fields(StepInput) if item.name != "reads")
 
 
 class _Steps:

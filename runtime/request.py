@@ -54,6 +54,9 @@ class Request:
     same: Hashable = None
     """What else decides its answer (constraint, stops); None: it is computed in any case."""
 
+    attention: str = ""
+    """The policy of `with attention` around it; empty: the executor's."""
+
     critical: int = 0
     """Predicted time from here to the program's end, in generated tokens."""
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from ..ir.attention_calibration import AttentionCalibration
 from ..ir.model import ModelConfig
 from ..ir.sparse import SparsePolicy
-from .step import StepInput
+from .step import DEFAULT, SPARSE, StepInput
 
 LABEL_DTYPES = {"bf16": torch.bfloat16, "i8": torch.int8, "i4": torch.uint8}
 """Elements of a pool of labels; an i4 pool holds two channels in each."""
@@ -29,14 +29,15 @@ class SparseDecode:
     """Which rows of a step read less than everything, and the memory of labels.
 
     `layers` is what `label_memory` returns; below `least` tokens of context all is read, as sparse
-    attention does not pay there.
+    attention does not pay there. `default` says whether rows that do not say it are sparse.
     """
 
     def __init__(
-        self, policy: SparsePolicy, least: int, layers: Layers, rows: int, context: int
-    ) -> None:
+        self, policy: SparsePolicy, least: int, layers: Layers, rows: int, context: int,
+        default: bool = True,
+    ) -> None:  # fmt: skip
         every = range(context + 1)
-        self.layers = layers
+        self.layers, self._sparse = layers, {SPARSE, DEFAULT} if default else {SPARSE}
         whole = (n < least or policy.reads_whole(n) for n in every)
         self._of = np.array([n + 1 if all else policy.budget(n)
                              for n, all in zip(every, whole, strict=True)], np.int32)  # fmt: skip
@@ -47,6 +48,11 @@ class SparseDecode:
         rows = len(step.kv_lengths) if step.is_decode else decode_rows(step)
         lengths = step.kv_lengths.numpy()[:rows]
         budgets = self._of[lengths]
+        if step.reads is not None:
+            whole = [kind not in self._sparse for kind in step.reads[:rows].tolist()]
+            budgets = np.where(whole, lengths + 1, budgets)
+        elif DEFAULT not in self._sparse:
+            budgets = lengths + 1
         self._budgets.numpy()[:rows] = budgets
         return bool((budgets <= lengths).any())
 
@@ -126,5 +132,6 @@ def _part(step: StepInput, first: int, last: int) -> tuple[StepInput, np.ndarray
         slots=step.slots[tokens], query_starts=torch.from_numpy(starts - starts[0]),
         kv_lengths=step.kv_lengths[sequences], page_table=step.page_table[sequences],
         logits_rows=torch.from_numpy(local),
+        reads=None if step.reads is None else step.reads[sequences],
     )  # fmt: skip
     return part, wanted

@@ -7,6 +7,14 @@ from typing import Protocol
 
 from torch import Tensor
 
+DEFAULT, WHOLE, SPARSE = 0, 1, 2
+"""Of a sequence of a step: which keys it reads."""
+
+
+def reads_of(attention: str) -> int:
+    """Return which keys a request under `with attention` reads."""
+    return {"": DEFAULT, "dense": WHOLE}.get(attention, SPARSE)
+
 
 @dataclass
 class StepInput:
@@ -30,6 +38,9 @@ class StepInput:
     """[B, MAXP] pages of each sequence; entries past its length are 0 or stale."""
     logits_rows: Tensor
     """[R] which of the T tokens give logits, in this order."""
+    reads: Tensor | None = None
+    """[B] which keys each sequence reads: as the executor does by default, all, or as its policy
+    says (DEFAULT, WHOLE, SPARSE); None: by default."""
 
     @property
     def is_decode(self) -> bool:

@@ -9,8 +9,10 @@ import pytest
 import torch
 import weft
 from sparse_models import calibrated, calibration_of
+from weft.attention import TwoPolicies
 from weft.codegen.graph_reference import GraphRun
 from weft.compiler import Compilation
+from weft.frontend.check_errors import WrongOption
 from weft.frontend.checkpoint import open_checkpoint
 from weft.ir.attention_calibration import NotCalibrated
 from weft.ir.sparse import BadPolicy, parse_policy
@@ -179,3 +181,38 @@ def test_where_it_does_not_pay_all_stays_dense_and_explain_says_so(folder: Path)
     assert "pays at no context up to 8192" in compilation.explain()
     options = Options.from_env().changed(attention="sparse(ratio=1/16, labels=i8)")
     assert "pays from" in Compilation(PROGRAM, folder, options=options).explain()
+
+
+BLOCK = "attention sparse(k=20, sinks=2, recent=6, min_context=0, labels=bf16)"
+BLOCKS = f"""program tell(start: str) -> list[str]:
+    "{{start}}"
+    with {BLOCK}:
+        gen first(max_tokens=12, temperature=0)
+    with attention dense:
+        gen second(max_tokens=12, temperature=0)
+    gen third(max_tokens=12, temperature=0)
+    return [first, second, third]
+"""
+
+
+def test_a_block_of_a_program_asks_for_it(folder: Path) -> None:
+    start = "Once upon a time there was a little fox who lived in a big forest. One day " * 3
+
+    def told(text: str) -> list[str]:
+        executable = weft.compile(text, folder, attention_always=True)
+        marks = str(executable.plan)
+        assert 'attention = "sparse(k=20' in marks or "k=2000" in text
+        return executable.run(start=start).value
+
+    found = told(BLOCKS)
+    assert found[0] != told(BLOCKS.replace("sparse(k=20", "sparse(k=2000"))[0]
+    everywhere = told(BLOCKS.replace("attention dense", BLOCK))
+    assert everywhere[0] == found[0] and everywhere[1] != found[1]
+
+
+def test_two_policies_and_no_policy_are_errors(folder: Path) -> None:
+    two = BLOCKS.replace("attention dense", "attention sparse(k=30)")
+    with pytest.raises(TwoPolicies, match="one policy at a time"):
+        _ = Compilation(two, folder).attention
+    with pytest.raises(WrongOption, match="k must be above 0"):
+        _ = Compilation(BLOCKS.replace("k=20", "k=0"), folder).plan
