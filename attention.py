@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .frontend.checkpoint import Checkpoint
+from .frontend.checkpoint import ZOO, Checkpoint
 from .ir.attention_calibration import AttentionCalibration, NotCalibrated
 from .ir.calibration_file import load_calibration
 from .ir.core import Module
@@ -74,7 +74,9 @@ def asked_attention(
     file = checkpoint.calibration_file
     if file is None:
         raise NotCalibrated(model=checkpoint.name, file="folder to keep one in")
-    calibration = load_calibration(file, config, checkpoint.identity, checkpoint.name)
+    shipped = file.parent.parent == ZOO
+    model = checkpoint.name if shipped else str(checkpoint.folder)
+    calibration = load_calibration(file, config, checkpoint.identity, model)
     calibration.check_labels(policy.labels)
     return Attention(
         policy, calibration, default is not None, options.attention_always,

@@ -266,7 +266,8 @@ class Compilation:
         checkpoint = self._need_checkpoint()
         if self.options.executor == "reference":
             join_ranks(self.options, self.launch, self._rank_graph)
-            return reference_executor(checkpoint, self._rank_graph(), self.options)
+            graph = self._rank_graph()
+            return reference_executor(checkpoint, graph, self.options, self.attention)
         join_ranks(self.options, self.launch, lambda: self.kernels)
         make: Any = device_executor if self.on_gpu else compiled_executor
         known = () if self.on_gpu else (self.attention,)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from .passes.tile.regimes import Regime
     from .runtime.graphs import Recorder
     from .runtime.sampler import SampleKernel
-    from .runtime.step import ModelExecutor
+    from .runtime.step import ModelExecutor, StepInput
     from .runtime.weights import Progress, TensorSource
 
 PAGE_SIZE = 16
@@ -91,23 +91,36 @@ def serve(executor: ModelExecutor) -> NoReturn:
     raise SystemExit(0)
 
 
-def reference_executor(checkpoint: Checkpoint, graph: Module, options: Options) -> ModelExecutor:
+def reference_executor(
+    checkpoint: Checkpoint, graph: Module, options: Options, attention: Attention | None = None
+) -> ModelExecutor:
     """Return an executor that runs the graph by its meaning: slow, and always right."""
     from .codegen.graph_reference import GraphRun
+    from .codegen.sparse_decode_reference import DecodeAttention
     from .runtime.executor import ReferenceExecutor
     from .runtime.ranks import exchange
+    from .runtime.step import whole_rows
     from .runtime.weights import load_weights
 
     pages = page_count(checkpoint, options)
     loaded = load_weights(graph, tensor_source(checkpoint, options))
     weights = {name: weight.dense() for name, weight in loaded.items()}
     run = GraphRun(graph, weights, slots=pages * PAGE_SIZE, exchange=exchange)
+    before = None
+    if attention is not None:
+        attend = DecodeAttention(attention.policy, attention.calibration)
+        run.attend, default = attend, attention.default
+
+        def before(step: StepInput) -> None:
+            attend.whole = whole_rows(step, len(step.kv_lengths), default).tolist()
+
     return ReferenceExecutor(
         rank_config(checkpoint, options),
         run,
         num_pages=pages,
         max_batch=options.max_batch,
         max_tokens=options.max_tokens,
+        before=before,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from typing import Protocol
 
@@ -42,13 +42,15 @@ class ReferenceExecutor:
     """Executes the graph by its meaning, operation by operation: the oracle, and always there.
 
     `interpreter` holds keys and values by slot, [slots, K*C] a layer, and has room for
-    num_pages * page_size slots.
+    num_pages * page_size slots. `before` sees each step before it runs.
     """
 
     def __init__(self, config: ModelConfig, interpreter: GraphInterpreter, *, num_pages: int,
-                 max_batch: int, max_tokens: int) -> None:  # fmt: skip
+                 max_batch: int, max_tokens: int,
+                 before: Callable[[StepInput], None] | None = None) -> None:  # fmt: skip
         self.config = config
         self.vocab_size, self.context_length = config.vocab_size, config.context_length
+        self._before = before or (lambda step: None)
         self.page_size, self.num_pages = PAGE_SIZE, num_pages
         self.page_bytes = page_bytes(config)
         self.max_batch, self.max_tokens = max_batch, max_tokens
@@ -61,6 +63,7 @@ class ReferenceExecutor:
         check_step(step, self.max_batch, self.max_tokens)
         if self.announcer is not None:
             self.announcer.step(step, None)
+        self._before(step)
         return self._interpreter.step(by_name(step)).float()
 
     @torch.inference_mode()

@@ -17,7 +17,7 @@ from torch import Tensor
 from ..ir.attention_calibration import AttentionCalibration
 from ..ir.model import ModelConfig
 from ..ir.sparse import SparsePolicy
-from .step import DEFAULT, SPARSE, StepInput
+from .step import StepInput, whole_rows
 
 LABEL_DTYPES = {"bf16": torch.bfloat16, "i8": torch.int8, "i4": torch.uint8}
 """Elements of a pool of labels; an i4 pool holds two channels in each."""
@@ -37,7 +37,7 @@ class SparseDecode:
         default: bool = True,
     ) -> None:  # fmt: skip
         every = range(context + 1)
-        self.layers, self._sparse = layers, {SPARSE, DEFAULT} if default else {SPARSE}
+        self.layers, self._default = layers, default
         whole = (n < least or policy.reads_whole(n) for n in every)
         self._of = np.array([n + 1 if all else policy.budget(n)
                              for n, all in zip(every, whole, strict=True)], np.int32)  # fmt: skip
@@ -48,11 +48,7 @@ class SparseDecode:
         rows = len(step.kv_lengths) if step.is_decode else decode_rows(step)
         lengths = step.kv_lengths.numpy()[:rows]
         budgets = self._of[lengths]
-        if step.reads is not None:
-            whole = [kind not in self._sparse for kind in step.reads[:rows].tolist()]
-            budgets = np.where(whole, lengths + 1, budgets)
-        elif DEFAULT not in self._sparse:
-            budgets = lengths + 1
+        budgets = np.where(whole_rows(step, rows, self._default), lengths + 1, budgets)
         self._budgets.numpy()[:rows] = budgets
         return bool((budgets <= lengths).any())
 

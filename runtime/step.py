@@ -5,10 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
 from torch import Tensor
 
 DEFAULT, WHOLE, SPARSE = 0, 1, 2
 """Of a sequence of a step: which keys it reads."""
+
+
+def whole_rows(step: StepInput, rows: int, sparse: bool) -> np.ndarray:
+    """Return which of the first rows read everything [rows], bool; `sparse` is the default."""
+    if step.reads is None:
+        return np.full(rows, not sparse)
+    reads = step.reads.numpy()[:rows]
+    return (reads == WHOLE) | ((reads == DEFAULT) & (not sparse))
 
 
 def reads_of(attention: str) -> int:

@@ -8,16 +8,13 @@ from typing import Any
 import pytest
 import torch
 import weft
-from sparse_models import calibrated, calibration_of
 from weft.attention import TwoPolicies
-from weft.codegen.graph_reference import GraphRun
 from weft.compiler import Compilation
 from weft.frontend.check_errors import WrongOption
 from weft.frontend.checkpoint import open_checkpoint
 from weft.ir.attention_calibration import NotCalibrated
-from weft.ir.sparse import BadPolicy, parse_policy
+from weft.ir.sparse import BadPolicy
 from weft.options import Options
-from weft.runtime.executor import ReferenceExecutor
 from weft.runtime.step import StepInput
 
 PROGRAM = """program ask(question: str) -> str:
@@ -30,48 +27,9 @@ POLICIES = ["sparse(k=20, sinks=2, recent=6, min_context=0, labels=bf16)",
             "sparse(k=40, unit=page, sinks=1, recent=3, min_context=0, labels=i8)"]  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return calibrated(tmp_path_factory.mktemp("models"))
-
-
-def executor(folder: Path, attention: str, **changes: Any) -> Any:
+def executor(attention: str, **changes: Any) -> Any:
     options = Options.from_env().changed(attention=attention, attention_always=True, **changes)
-    return Compilation(PROGRAM, folder, options=options).executor
-
-
-def oracle(policy: str) -> ReferenceExecutor:
-    checkpoint = open_checkpoint("tiny-dense")
-    compiled = Compilation(
-        PROGRAM, "tiny-dense", options=Options.from_env().changed(executor="reference")
-    )
-    plain: Any = compiled.executor
-    run: GraphRun = plain._interpreter
-    chosen = parse_policy(policy)
-    assert chosen is not None
-    run.attend = _decoding(chosen)  # type: ignore[attr-defined]
-    return ReferenceExecutor(
-        checkpoint.config, run, num_pages=plain.num_pages, max_batch=16, max_tokens=512
-    )
-
-
-def _decoding(policy: Any) -> Any:
-    """Return the oracle of a step: prompts are read whole, single tokens by the policy."""
-    reference = pytest.importorskip("weft.codegen.sparse_reference")
-    from weft.codegen import graph_reference
-
-    class Decoding(reference.SparseAttention):
-        def _sequence(self, run: Any, operation: Any, q: Any, kvset: Any, number: int) -> Any:
-            if q.shape[0] == 1:
-                return super()._sequence(run, operation, q, kvset, number)
-            slots, length = [kvset.slots[number]], kvset.lengths[number]
-            whole = type(kvset)(kvset.layer, slots, 0, [length], None)
-            starts = torch.tensor([0, len(q)])
-            dense = graph_reference.dense_partial  # type: ignore[attr-defined]
-            state = dense(run, operation, q.flatten(1), starts, whole)
-            return state.max, state.sum, state.accumulator
-
-    return Decoding(policy, calibration_of("tiny-dense"))
+    return Compilation(PROGRAM, "tiny-dense", options=options).executor
 
 
 def steps_of(batch: list[tuple[list[int], int, list[int]]]) -> StepInput:
@@ -129,17 +87,17 @@ def prompts() -> list[list[int]]:
 @pytest.mark.parametrize(
     "policy", [POLICIES[0], *(pytest.param(text, marks=pytest.mark.slow) for text in POLICIES[1:])]
 )
-def test_tokens_are_the_oracles(folder: Path, policy: str) -> None:
-    found = generate(executor(folder, policy), prompts(), 12)
-    assert found == generate(oracle(policy), prompts(), 12)
-    assert found != generate(executor(folder, "dense"), prompts(), 12)
+def test_tokens_are_the_oracles(policy: str) -> None:
+    found = generate(executor(policy), prompts(), 12)
+    assert found == generate(executor(policy, executor="reference"), prompts(), 12)
+    assert found != generate(executor("dense"), prompts(), 12)
 
 
-def test_a_budget_that_covers_the_context_gives_dense_logits(folder: Path) -> None:
+def test_a_budget_that_covers_the_context_gives_dense_logits() -> None:
     """A planted difference shows: half the budget gives others."""
 
     def logits(policy: str) -> torch.Tensor:
-        model = executor(folder, policy)
+        model = executor(policy)
         pages = list(range(3, 20))
         model.forward(steps_of([(prompts()[0], 0, pages)]))
         return model.forward(steps_of([([7], len(prompts()[0]), pages)])).clone()
@@ -150,18 +108,29 @@ def test_a_budget_that_covers_the_context_gives_dense_logits(folder: Path) -> No
     assert (logits(POLICIES[0]) - dense).abs().max() > 1e-2
 
 
-def test_program(folder: Path) -> None:
+def test_program() -> None:
     sparse = weft.compile(
-        PROGRAM, folder, attention=POLICIES[0].replace("k=20", "k=600"), attention_always=True
+        PROGRAM, "tiny-dense", attention=POLICIES[0].replace("k=20", "k=600"), attention_always=True
     )
-    dense = weft.compile(PROGRAM, folder)
+    dense = weft.compile(PROGRAM, "tiny-dense")
     assert sparse.run(question="Why?").value == dense.run(question="Why?").value
 
 
-def test_bad_input(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(NotCalibrated, match="weft calibrate-attention tiny-moe"):
+def uncalibrated(folder: Path) -> Path:
+    """Return a copy of a shipped model, links to its files, without its calibration."""
+    source = open_checkpoint("tiny-dense").folder
+    assert source is not None
+    for file in source.glob("*"):
+        if file.is_file() and file.name != "attention_calibration.json":
+            (folder / file.name).symlink_to(file)
+    return folder
+
+
+def test_bad_input(tmp_path: Path) -> None:
+    bare = uncalibrated(tmp_path)
+    with pytest.raises(NotCalibrated, match=f"weft calibrate-attention {bare}"):
         _ = Compilation(
-            PROGRAM, "tiny-moe", options=Options.from_env().changed(attention="sparse(k=64)")
+            PROGRAM, bare, options=Options.from_env().changed(attention="sparse(k=64)")
         ).regimes
     for text in ("sparse(k=0)", "sparse(k=-3)", "sparse(unit=page)", "spares(k=64)"):
         with pytest.raises(BadPolicy):
@@ -169,18 +138,18 @@ def test_bad_input(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(BadPolicy, match="no layer 99"):
         _ = Compilation(
             PROGRAM,
-            folder,
+            "tiny-dense",
             options=Options.from_env().changed(attention="sparse(k=64, dense=[99])"),
         ).regimes
 
 
-def test_where_it_does_not_pay_all_stays_dense_and_explain_says_so(folder: Path) -> None:
+def test_where_it_does_not_pay_all_stays_dense_and_explain_says_so() -> None:
     options = Options.from_env().changed(attention="sparse(ratio=1, labels=i8)")
-    compilation = Compilation(PROGRAM, folder, options=options)
+    compilation = Compilation(PROGRAM, "tiny-dense", options=options)
     assert not any(regime.sparse for regime in compilation.regimes)
     assert "pays at no context up to 8192" in compilation.explain()
     options = Options.from_env().changed(attention="sparse(ratio=1/16, labels=i8)")
-    assert "pays from" in Compilation(PROGRAM, folder, options=options).explain()
+    assert "pays from" in Compilation(PROGRAM, "tiny-dense", options=options).explain()
 
 
 BLOCK = "attention sparse(k=20, sinks=2, recent=6, min_context=0, labels=bf16)"
@@ -195,11 +164,11 @@ BLOCKS = f"""program tell(start: str) -> list[str]:
 """
 
 
-def test_a_block_of_a_program_asks_for_it(folder: Path) -> None:
+def test_a_block_of_a_program_asks_for_it() -> None:
     start = "Once upon a time there was a little fox who lived in a big forest. One day " * 3
 
     def told(text: str) -> list[str]:
-        executable = weft.compile(text, folder, attention_always=True)
+        executable = weft.compile(text, "tiny-dense", attention_always=True)
         marks = str(executable.plan)
         assert 'attention = "sparse(k=20' in marks or "k=2000" in text
         return executable.run(start=start).value
@@ -210,9 +179,9 @@ def test_a_block_of_a_program_asks_for_it(folder: Path) -> None:
     assert everywhere[0] == found[0] and everywhere[1] != found[1]
 
 
-def test_two_policies_and_no_policy_are_errors(folder: Path) -> None:
+def test_two_policies_and_no_policy_are_errors() -> None:
     two = BLOCKS.replace("attention dense", "attention sparse(k=30)")
     with pytest.raises(TwoPolicies, match="one policy at a time"):
-        _ = Compilation(two, folder).attention
+        _ = Compilation(two, "tiny-dense").attention
     with pytest.raises(WrongOption, match="k must be above 0"):
-        _ = Compilation(BLOCKS.replace("k=20", "k=0"), folder).plan
+        _ = Compilation(BLOCKS.replace("k=20", "k=0"), "tiny-dense").plan
