@@ -103,7 +103,7 @@ def uncalibrated(tmp_path):
 @pytest.mark.parametrize(
     "arguments, says",
     [
-        ([], "run: weft calibrate-attention tiny-moe --text FILE"),
+        ([], "run: weft calibrate-attention .*/tiny-moe --text FILE"),
         (["--calibration", "DENSE"], "made for another model"),
         (["--attention", "sparse(k=0)"], "k must be above 0"),
         (["--attention", "sparse(k=64, dense=[9])"], "no layer 9 among 5"),
