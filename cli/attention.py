@@ -103,9 +103,18 @@ def evaluate(options: EvaluateOptions) -> None:
         from ..plots.attention_loss import loss_against_bytes
 
         title = f"{checkpoint.name}: loss against bytes read"
-        loss_against_bytes(losses(found), title).save_svg(options.plot)
+        write_text(options.plot, loss_against_bytes(losses(found), title).svg())
     if options.json:
         emit(json.dumps(figures(found)))
+
+
+def write_text(file: Path, text: str) -> None:
+    """Write a file; raises BadOption where that fails."""
+    try:
+        file.write_text(text, encoding="utf-8")
+    except OSError as error:
+        problem = f"{file} cannot be written: {error.strerror}"
+        raise BadOption(problem=problem, hint="give another place") from None
 
 
 def plan_of(options: EvaluateOptions) -> Plan:
