@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterable
 from typing import Any
 
 from .core import Module, Operation, Region, Symbol, Table, Term, Value
@@ -11,31 +12,38 @@ from .core import Module, Operation, Region, Symbol, Table, Term, Value
 
 def print_module(module: Module, spans: bool = False) -> str:
     """Return the text form of a module; with `spans`, each operation ends in `loc(...)`."""
-    lines: list[str] = []
-    for operation in module.operations:
+    return "".join(f"{text}\n" for text, _ in located_lines(module.operations, spans))
+
+
+def located_lines(
+    operations: Iterable[Operation], spans: bool = False
+) -> list[tuple[str, Operation]]:
+    """Return the lines of operations, each with the innermost operation that it belongs to."""
+    lines: list[tuple[str, Operation]] = []
+    for operation in operations:
         _print_operation(operation, "", lines, spans)
-    return "\n".join(lines) + "\n" if lines else ""
+    return lines
 
 
 def print_operation(operation: Operation) -> str:
     """Return the text of one operation, regions included."""
-    lines: list[str] = []
-    _print_operation(operation, "", lines, False)
-    return "\n".join(lines)
+    return "\n".join(text for text, _ in located_lines((operation,)))
 
 
-def _print_operation(operation: Operation, indent: str, lines: list[str], spans: bool) -> None:
+def _print_operation(
+    operation: Operation, indent: str, lines: list[tuple[str, Operation]], spans: bool
+) -> None:
     head = _head(operation)
     tail = _tail(operation, spans)
     if not operation.regions:
-        lines.append(f"{indent}{head}{tail}")
+        lines.append((f"{indent}{head}{tail}", operation))
         return
     for position, region in enumerate(operation.regions):
         opening = f"{indent}{head} {{" if position == 0 else f"{indent}}} {{"
-        lines.append(opening + _arguments(region))
+        lines.append((opening + _arguments(region), operation))
         for inner in region.operations:
             _print_operation(inner, indent + "  ", lines, spans)
-    lines.append(f"{indent}}}{tail}")
+    lines.append((f"{indent}}}{tail}", operation))
 
 
 def _head(operation: Operation) -> str:
