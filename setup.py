@@ -8,7 +8,7 @@ from setuptools.command.build_py import build_py
 ROOMS = [
     "ir", "ir.display", "frontend", "frontend.models", "cost_model", "cost_model.hrm", "passes",
     "passes.program", "passes.graph", "passes.tile", "passes.validation", "codegen", "runtime",
-    "runtime.remote", "plots", "cli", "evaluation",
+    "runtime.remote", "plots", "explore", "cli", "evaluation",
 ]  # fmt: skip
 
 
@@ -31,6 +31,7 @@ if __name__ == "__main__":
             "weft": ["zoo/*/*.json", "zoo/*/*.safetensors", "zoo/*/*.jinja", "examples/*.weft"],
             "weft.ir": ["*.lark"],
             "weft.ir.display": ["*.css"],
+            "weft.explore": ["page/*.html", "page/*.css", "page/*.js"],
             "weft.frontend": ["*.lark"],
             "weft.cost_model": ["hardware/*.json"],
         },

@@ -113,7 +113,10 @@ def dump(
         str | None, typer.Option(help="tile, source, binary: only kernels with this in the name")
     ] = None,
     form: Annotated[
-        str, typer.Option(help="source: tvm, triton; binary: assembly llvm ptx ttir ttgir; prefixes: svg")
+        str,
+        typer.Option(
+            help="source: tvm, triton; binary: assembly llvm ptx ttir ttgir; prefixes: svg"
+        ),
     ] = "",
     weights: Weights = "f32",
     spans: Annotated[bool, typer.Option(help="print each operation's place in the source")] = False,
@@ -188,6 +191,34 @@ def kernels(
     from . import kernels as command
 
     command.kernels(command.KernelOptions(**locals_of(locals())))
+
+
+@app.command()
+def explore(
+    file: Program,
+    out: Annotated[Path, typer.Option("--out", "-o", help="folder of the page")] = Path("report"),
+    model: Model = "tiny-dense",
+    program: Name = None,
+    arg: Argument = None,
+    rows: Annotated[
+        Path | None, typer.Option(help="JSON lines: rows to run, and to join the prefixes of")
+    ] = None,
+    tools: Annotated[Path | None, typer.Option(help="a Python file that holds tools")] = None,
+    weights: Weights = "f32",
+    threads: Threads = 0,
+    assembly: Annotated[
+        str, typer.Option(help="machine code of: all kernels, none, or those with this in the name")
+    ] = "all",
+) -> None:
+    """Write one page (report/index.html) that shows every stage, linked line by line.
+
+    It holds the program beside IR, plan, kernels and machine code, each pass's changes and reasons,
+    the prefix tree, a run's timeline and memory (with --arg or --rows), and the roofline. It opens
+    from disk, without a server or a network.
+    """
+    from . import explore as command
+
+    command.explore(command.ExploreOptions(**locals_of(locals())))
 
 
 @app.command()

@@ -8,7 +8,7 @@ import importlib.util
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
 from importlib.metadata import version
 from pathlib import Path
@@ -111,6 +111,22 @@ def inspect_source(source: str, what: str) -> str:
     """Return a kernel's LLVM IR (`llvm`) or `assembly`, by compiling it again."""
     executable = _compile(module_text([source]), [""])
     return executable.mod.inspect_source({"llvm": "ll", "assembly": "s"}[what])
+
+
+def llvm_of(sources: Mapping[str, str]) -> str:
+    """Return the LLVM IR of kernels (TVMScript by name), compiled as one module."""
+    executable = _compile(module_text(list(sources.values())), list(sources))
+    return executable.mod.inspect_source("ll")
+
+
+def assemble(llvm: str) -> str:
+    """Return the assembly of a module of LLVM IR that TVM has made."""
+    import tvm
+
+    with tempfile.TemporaryDirectory(prefix="weft-assemble-") as folder:
+        path = Path(folder) / "kernels.ll"
+        path.write_text(llvm, encoding="utf-8")
+        return tvm.runtime.load_module(str(path)).inspect_source("s")
 
 
 def _library(

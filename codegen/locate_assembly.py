@@ -9,12 +9,9 @@ those of the kernel that runs.
 from __future__ import annotations
 
 import re
-import tempfile
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
 
-from .build import _compile, module_text
+from .build import assemble, llvm_of
 
 _DEFINE = re.compile(r"^define .*?@([\w.]+)\(.*\{$")
 _SUBPROGRAM = re.compile(r" !dbg (!\d+)(?= \{$)")
@@ -36,8 +33,7 @@ def locate_assembly(sources: Mapping[str, str]) -> dict[str, Assembly]:
     """
     if not sources:
         return {}
-    executable = _compile(module_text(list(sources.values())), list(sources))
-    functions = _split(_assembled(mended(executable.mod.inspect_source("ll"))))
+    functions = _split(assemble(mended(llvm_of(sources))))
     starts, at = {}, 2  # module_text writes two lines before the first kernel
     for name, source in sources.items():
         starts[name] = at
@@ -97,16 +93,6 @@ def _owned(
             line = line.replace(f", !dbg {found[1]}", "")
         kept.append(line)
     return [head, *kept]
-
-
-def _assembled(text: str) -> str:
-    import tvm
-
-    with tempfile.TemporaryDirectory(prefix="weft-locate-") as folder:
-        path = Path(folder) / "kernels.ll"
-        path.write_text(text, encoding="utf-8")
-        module: Any = tvm.runtime.load_module(str(path))
-        return module.inspect_source("s")
 
 
 def _of_kernel(functions: Mapping[str, list[str]], name: str, start: int, count: int) -> Assembly:

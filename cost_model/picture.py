@@ -36,17 +36,11 @@ class Roofline(Shown):
 
     def plot(self) -> RooflinePlot:
         """Return the picture."""
-        home = self.level.memory_for(self.working_set)
-        slopes = tuple(
-            Slope(f"{memory.name} read", memory.read.median, minor=memory is not home)
-            for memory in self.level.memories
-        )
-        dtype = next((cost.work.dtype for cost in self.costs if cost.work.dense), "f32")
-        ceilings = (
-            Ceiling(f"{dtype} matmul", self.level.matmul_rate(dtype).median),
-            Ceiling("f32 vector", self.level.vector_rate("f32").median, minor=True),
-        )
-        return RooflinePlot(self.title, slopes, ceilings, tuple(self._points()))
+        return roofs(self.title, self.level, self.working_set, tuple(self._points()), self._dtype)
+
+    @property
+    def _dtype(self) -> str:
+        return next((cost.work.dtype for cost in self.costs if cost.work.dense), "f32")
 
     def view(self) -> View:
         """Return the picture with what the step takes."""
@@ -61,3 +55,23 @@ class Roofline(Shown):
                 name = f"{short(cost.operation)} {short(cost.label)}"
                 rate = cost.work.flops / seconds
                 yield Point(name, cost.work.intensity, rate, f"{cost.bound} bound", seconds)
+
+
+def roofs(
+    title: str, level: Level, working_set: float, points: tuple[Point, ...] = (),
+    dtype: str = "f32",
+) -> RooflinePlot:  # fmt: skip
+    """Return a level's roofs with points below them.
+
+    The memory that holds `working_set` bytes gives the roof; the others are drawn faintly.
+    """
+    home = level.memory_for(working_set)
+    slopes = tuple(
+        Slope(f"{memory.name} read", memory.read.median, minor=memory is not home)
+        for memory in level.memories
+    )
+    ceilings = (
+        Ceiling(f"{dtype} matmul", level.matmul_rate(dtype).median),
+        Ceiling("f32 vector", level.vector_rate("f32").median, minor=True),
+    )
+    return RooflinePlot(title, slopes, ceilings, points)

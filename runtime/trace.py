@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from .batch import Batch, Chunk
 
 
+Times = tuple[float, float, float, float]
+Pages = tuple[int, int]
+
+
 class CallRecord(NamedTuple):
     """One entry of the log of model calls, as they began to be computed.
 
@@ -171,11 +175,11 @@ class Trace(Shown):
 
     def step(
         self,
-        times: tuple[float, ...],
+        times: Times,
         batch: Batch,
         running: int,
         chunks: Sequence[Chunk],
-        pages: tuple[int, int],
+        pages: Pages,
     ) -> StepRecord:
         """A step was launched: (start, packed, computed, drawn), and pages (live, cached)."""
         served = [(request, 1) for request in batch.requests[:running]]
@@ -184,8 +188,9 @@ class Trace(Shown):
                         if one in self._numbers)  # fmt: skip
         tokens = sum(chunk.count for chunk in chunks)
         kv_tokens = batch.kv_tokens(running + len(chunks))
+        (start, packed, computed, drawn), (live, cached) = times, pages
         record = StepRecord(
-            len(self.steps), *times, running, tokens, kv_tokens, *pages,
+            len(self.steps), start, packed, computed, drawn, running, tokens, kv_tokens, live, cached,
             self.hits_predicted, self.hits_measured, numbers, kernels=self._launches,
         )  # fmt: skip
         self._launches = []

@@ -8,6 +8,10 @@ from ..ir.display.view import Facts, Figure, View
 from .perfetto import device_spans, lanes
 from .trace import Trace
 
+COLOURS = (
+    ("host", "dim"), ("prefill", "purple"), ("decode", "teal"), ("tool", "red"),
+    ("fill", "blue"), ("gen", "orange"), ("score", "green"),
+)  # fmt: skip
 MOST_TRACKS = 24
 """Lanes of program instances that a picture shows."""
 
@@ -32,7 +36,7 @@ def trace_view(trace: Trace) -> View:
 def gantt(trace: Trace, width: float = 720.0) -> Timeline:
     """Return the run as tracks: the host, the device, then the lanes of each instance."""
     host = tuple(
-        Interval(start, end, f"step {step.number}: {name}", f"host {name}", f"step-{step.number}")
+        Interval(start, end, f"{name}, step {step.number}", "host")
         for step in trace.steps
         for name, start, end in (
             ("schedule", step.start, step.packed), ("draw", step.computed, step.drawn),
@@ -40,25 +44,28 @@ def gantt(trace: Trace, width: float = 720.0) -> Timeline:
         )
     )  # fmt: skip
     device = tuple(
-        Interval(start, end, f"step {step.number}: {step.name}",
-                 "prefill" if step.prefill_tokens else "decode", f"step-{step.number}")
+        Interval(start, end, f"{step.name}, step {step.number}",
+                 "prefill" if step.prefill_tokens else "decode")
         for step, start, end in device_spans(trace)
     )  # fmt: skip
-    rows: dict[str, list[Interval]] = {}
+    rows: dict[tuple[int, int, int], list[Interval]] = {}
     for lane, wait in lanes(trace.waits):
         line = wait.span.line if wait.span is not None else 0
-        name = f"row {wait.row}" + (f" ·{lane + 1}" if lane else "")
         key = f"line-{line}" if line else ""
-        rows.setdefault(name, []).append(Interval(wait.start, wait.end, wait.name, wait.kind, key))
-    shown = sorted(rows.items(), key=lambda item: item[1][0].start)[:MOST_TRACKS]
+        one = Interval(wait.start, wait.end, wait.name, wait.kind, key)
+        rows.setdefault((wait.instance, lane, wait.row), []).append(one)
+    shown = [(f"row {row}" if not lane else f"· {lane + 1}", found)
+             for (_, lane, row), found in sorted(rows.items())[:MOST_TRACKS]]  # fmt: skip
     tracks = [Track("host", host), Track("device", device)]
     tracks += [Track(name, tuple(found)) for name, found in shown]
-    return Timeline("who worked when", tuple(tracks), width)
+    return Timeline("who worked when", tuple(tracks), width, colours=COLOURS)
 
 
 def memory(trace: Trace, width: float = 720.0) -> Amounts:
     """Return the KV pages in use, and those that are kept for who asks again, over time."""
-    pages = [(step.drawn, step.live_pages, step.cached_pages) for step in trace.steps]
+    starts = [one.start for one in (*trace.instances, *trace.steps)]
+    pages = [(min(starts, default=0.0), 0, 0)]
+    pages += [(step.drawn, step.live_pages, step.cached_pages) for step in trace.steps]
     live = Series("live", tuple((time, float(live)) for time, live, _ in pages))
     kept = Series("live and cached", tuple((time, float(a + b)) for time, a, b in pages))
     return Amounts(

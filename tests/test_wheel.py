@@ -30,6 +30,7 @@ def test_wheel_holds_only_the_package(tmp_path: Path) -> None:
     for needed in (
         "weft/ir/text.lark",
         "weft/ir/display/display.css",
+        "weft/explore/page/page.html",
         "weft/ir/core.py",
         "weft/cost_model/hardware/h200.json",
     ):

@@ -10,7 +10,7 @@ from .markup import Markup, element
 from .plot import COLOURS, LETTER, Scale, cut, decades, label, legend, segment, svg, x_axis, y_axis
 from .units import seconds_text, si
 
-WIDTH, HEIGHT, LEFT, TOP, RIGHT, BOTTOM = 720.0, 400.0, 84.0, 34.0, 18.0, 62.0
+HEIGHT, LEFT, TOP, RIGHT, BOTTOM = 400.0, 84.0, 34.0, 18.0, 62.0
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,7 @@ class RooflinePlot:
     ceilings: tuple[Ceiling, ...]
     points: tuple[Point, ...] = ()
     turns: tuple[Turn, ...] = ()
+    width: float = 720.0
 
     def svg(self) -> str:
         """Return the picture."""
@@ -70,9 +71,9 @@ class RooflinePlot:
         colours = {name: COLOURS[at % len(COLOURS)] for at, name in enumerate(groups)}
         bottom = HEIGHT - BOTTOM
         return svg(
-            WIDTH, HEIGHT, self.title,
+            self.width, HEIGHT, self.title,
             x_axis(x, TOP, bottom, _number, "operational intensity, FLOP a byte"),
-            y_axis(y, LEFT, WIDTH - RIGHT, lambda value: si(value, "FLOP/s")),
+            y_axis(y, LEFT, self.width - RIGHT, lambda value: si(value, "FLOP/s")),
             *self._roofs(x, y),
             *(self._turn(turn, x) for turn in self.turns),
             *(_point(point, colours.get(point.group, "blue"), self._longest(), x, y)
@@ -102,7 +103,7 @@ class RooflinePlot:
         x_low, x_high = decades([*across, ridge / 20, ridge * 4])
         rates = [point.rate for point in self.points] + [roof.rate for roof in self.ceilings]
         y_low, y_high = decades([*rates, self.attainable(x_low) * 2])
-        return (Scale(x_low, x_high, LEFT, WIDTH - RIGHT, log=True),
+        return (Scale(x_low, x_high, LEFT, self.width - RIGHT, log=True),
                 Scale(y_low, y_high, HEIGHT - BOTTOM, TOP, log=True))  # fmt: skip
 
     def _roofs(self, x: Scale, y: Scale) -> Iterator[Markup]:
@@ -122,12 +123,16 @@ class RooflinePlot:
             yield segment(x(start), y(roof.rate), x(x.high), y(roof.rate), kind)
             said = f"{roof.name} {si(roof.rate, 'FLOP/s')}"
             yield label(
-                WIDTH - RIGHT - 4, y(roof.rate) + (14 if roof.minor else -6), said, "end", "strong"
+                self.width - RIGHT - 4,
+                y(roof.rate) + (14 if roof.minor else -6),
+                said,
+                "end",
+                "strong",
             )
 
     def _turn(self, turn: Turn, x: Scale) -> Markup:
         at, bottom = x(turn.intensity), HEIGHT - BOTTOM
-        right = at + LETTER * len(turn.name) + 8 > WIDTH - RIGHT
+        right = at + LETTER * len(turn.name) + 8 > self.width - RIGHT
         place = label(
             at - 4 if right else at + 4, bottom - 6, turn.name, "end" if right else "start"
         )

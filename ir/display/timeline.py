@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from .markup import Markup, element
@@ -37,6 +38,14 @@ class Timeline:
     title: str
     tracks: tuple[Track, ...]
     width: float = 720.0
+    unit: str = "s"
+    """What times are counted in: seconds, or something else that is named on the axis."""
+    colours: tuple[tuple[str, str], ...] = ()
+    """The colours of kinds that should not have the next one of the palette."""
+
+    def say(self, time: float) -> str:
+        """Return a time for people."""
+        return seconds_text(time) if self.unit == "s" and time else f"{time:g}"
 
     @property
     def _span(self) -> tuple[float, float]:
@@ -46,7 +55,8 @@ class Timeline:
     def kinds(self) -> dict[str, str]:
         """Return the colour of each kind, in order of appearance."""
         found = dict.fromkeys(i.kind for track in self.tracks for i in track.intervals if i.kind)
-        return {kind: COLOURS[at % len(COLOURS)] for at, kind in enumerate(found)}
+        palette = {kind: COLOURS[at % len(COLOURS)] for at, kind in enumerate(found)}
+        return {kind: dict(self.colours).get(kind, colour) for kind, colour in palette.items()}
 
     def svg(self) -> str:
         """Return the picture."""
@@ -58,11 +68,11 @@ class Timeline:
         for row, track in enumerate(self.tracks):
             y = TOP + TRACK * row
             parts.append(label(left - 8, y + 16, track.name, "end"))
-            parts += [_bar(i, first, y + 3, scale, colours) for i in track.intervals]
+            parts += [_bar(i, first, y + 3, scale, colours, self.say) for i in track.intervals]
         names = [(kind, colour) for kind, colour in colours.items()]
         return svg(
             self.width, bottom + BOTTOM, self.title,
-            x_axis(scale, TOP, bottom, seconds_text), *parts,
+            x_axis(scale, TOP, bottom, self.say, "" if self.unit == "s" else self.unit), *parts,
             legend(names, left, bottom + 40),
         )  # fmt: skip
 
@@ -79,7 +89,7 @@ class Timeline:
                 cells[start : max(end, start + 1)] = [letter] * max(end - start, 1)
             lines.append(f"{track.name:>{left}}  {''.join(cells[:room])}")
         kinds = ", ".join(f"{kind[0]} {kind}" for kind in self.kinds())
-        return cut([*lines, f"{'':>{left}}  {seconds_text(last - first)}; {kinds}"], width)
+        return cut([*lines, f"{'':>{left}}  {self.say(last - first)}; {kinds}"], width)
 
 
 @dataclass(frozen=True)
@@ -118,7 +128,7 @@ class Amounts:
                      label(x.end - 4, y(near) - 5, self.limit_name, "end")]  # fmt: skip
         return svg(
             self.width, self.height, self.title,
-            x_axis(x, 26.0, y.start, seconds_text),
+            x_axis(x, 26.0, y.start, lambda time: seconds_text(time) if time else "0"),
             y_axis(y, 72.0, self.width - RIGHT, lambda value: f"{value:,.6g}", self.unit),
             *drawn, *limit, legend(names, 72.0, self.height - 14),
         )  # fmt: skip
@@ -146,9 +156,10 @@ def _cell(time: float, first: float, last: float, room: int) -> int:
     return round((time - first) / (last - first) * room) if last > first else 0
 
 
-def _bar(one: Interval, first: float, y: float, x: Scale, colours: dict[str, str]) -> Markup:
+def _bar(one: Interval, first: float, y: float, x: Scale, colours: dict[str, str],
+         say: Callable[[float], str]) -> Markup:  # fmt: skip
     start, end = x(one.start - first), x(one.end - first)
-    said = f"{one.name}\n{seconds_text(one.end - one.start)} at {seconds_text(one.start - first)}"
+    said = f"{one.name}\n{say(one.end - one.start)} at {say(one.start - first)}"
     width = max(end - start, 0.75)
     bar = element("rect", element("title", said), x=f"{start:.2f}", y=f"{y:.1f}",
                   width=f"{width:.2f}", height=TRACK - 6, rx=2 if width > 6 else None,

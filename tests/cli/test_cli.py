@@ -62,6 +62,20 @@ def test_a_trace_is_written_and_a_place_for_it_is_needed(hello, tmp_path):
         weft("run", hello, "--arg", "name=Ada", "-q", "--trace", tmp_path)
 
 
+def test_explore_writes_one_page_also_of_a_program_that_fails(hello, tmp_path):
+    printed = weft("explore", hello, "--out", tmp_path / "a" / "b", "--assembly", "none")
+    assert (tmp_path / "a" / "b" / "index.html").read_text().startswith("<!doctype html>")
+    assert printed.strip().endswith("index.html")
+    assert [file.name for file in (tmp_path / "a" / "b").iterdir()] == ["index.html"]
+    hello.write_text(HELLO.replace("return greetings", "return greeting"))
+    with pytest.raises(WeftError, match="greeting"):
+        weft("explore", hello, "--out", tmp_path / "failed")
+    assert "is not bound here" in (tmp_path / "failed" / "index.html").read_text()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(WeftError, match="the page cannot be written"):
+        weft("explore", hello, "--out", tmp_path / "file" / "report")
+
+
 def test_rows_are_written_in_order_and_resumed(hello, tmp_path):
     rows, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
     rows.write_text("".join(json.dumps({"name": name}) + "\n" for name in "abc"))

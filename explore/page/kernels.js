@@ -1,0 +1,84 @@
+// The kernels: a list, and the chosen one's tile IR, Triton, TVMScript and assembly side by side.
+
+const KERNEL_PANES = ["tile", "triton", "tvm", "assembly"];
+let pinnedOperation = null;
+
+function buildKernels() {
+  const list = el("div", { class: "list kernels", role: "listbox", "aria-label": "Kernels" });
+  for (const kernel of data.kernels) {
+    const under = kernel.steps.length ? kernel.steps.join(", ").replaceAll(", decode", ",") : "sampler";
+    list.append(el("div", { class: "item", role: "option", id: `kernel-${kernel.name}`, "data-name": kernel.name, tabindex: -1, "aria-selected": "false", title: kernel.schedule },
+      el("span", { class: "item-name" }, kernel.name), el("span", { class: "item-under" }, `${kernel.computes.replace("graph.", "")} · ${under}`)));
+  }
+  roving(list, ".item", (item) => showKernel(item.dataset.name));
+  byId("kernel-band").append(el("div", { class: "pane listing" }, el("div", { class: "pane-head" }, el("strong", {}, "Kernels"), el("span", { class: "about" }, String(data.kernels.length))), list));
+  for (const id of KERNEL_PANES) {
+    const pane = new Pane(id, (kind, at) => heardOperation(kind, pane, at));
+    pane.id = id;
+    kernelPanes.push(pane);
+    byId("kernel-band").append(pane.node);
+  }
+  showKernel(heaviest(new Set(data.kernels.map((kernel) => kernel.name))));
+}
+
+async function showKernel(name) {
+  kernelNow = name;
+  for (const item of document.querySelectorAll(".kernels .item")) {
+    const here = item.dataset.name === name;
+    item.setAttribute("aria-selected", String(here));
+    item.tabIndex = here ? 0 : -1;
+    if (here) revealIn(item.parentElement, item);
+  }
+  const texts = await openKernel(name);
+  if (kernelNow !== name) return;
+  pinnedOperation = null;
+  for (const pane of kernelPanes) {
+    const text = texts.find((one) => one.id === pane.id);
+    pane.origins = text ? text.origins : [];
+    pane.title(el("strong", {}, text ? text.title : "Assembly"), el("span", { class: "about" }, name));
+    pane.body.setAttribute("aria-label", `${text ? text.title : "Assembly"} of ${name}`);
+    pane.show(text ? text.lines : ["# not in this page: explore it with --assembly"], text ? text.language : "python");
+  }
+  markKernels(place.shown);
+}
+
+function kernelsFor(link) {
+  const found = new Set();
+  if (link) for (let line = link[0]; line <= link[1]; line++) (data.statements[line] || []).forEach((name) => found.add(name));
+  return found;
+}
+
+function markKernels(link) {
+  const wanted = kernelsFor(link);
+  for (const item of document.querySelectorAll(".kernels .item")) item.classList.toggle("on", wanted.has(item.dataset.name));
+  for (const pane of kernelPanes) pane.node.classList.toggle("on", wanted.has(kernelNow));
+}
+
+// Shows a kernel that works for a statement, unless one that does is there.
+function followKernels(link) {
+  const wanted = kernelsFor(link);
+  if (!wanted.size || wanted.has(kernelNow)) return;
+  showKernel(heaviest(wanted));
+}
+
+// The kernel that takes most of a step, among some.
+function heaviest(names) {
+  const cost = (point) => point.us * point.launches;
+  const best = data.points.filter((point) => names.has(point.kernel) && point.step !== "any step").sort((a, b) => cost(b) - cost(a))[0];
+  const other = data.points.filter((point) => names.has(point.kernel)).sort((a, b) => cost(b) - cost(a))[0];
+  return (best || other || { kernel: [...names][0] }).kernel;
+}
+
+function heardOperation(kind, pane, at) {
+  if (kind === "hover" && pinnedOperation) return;
+  const origins = at >= 0 ? pane.origins[at] || [] : [];
+  if (kind === "pin") pinnedOperation = pinnedOperation && pinnedOperation.join() === origins.join() ? null : origins;
+  const shown = kind === "leave" ? pinnedOperation || [] : origins;
+  const wanted = new Set(shown.filter((number) => number > 0 || shown.length === 1));
+  for (const other of kernelPanes) other.mark((line) => (other.origins[line] || []).some((number) => wanted.has(number)), other !== pane);
+}
+
+function revealIn(box, item) {
+  const [inner, outer] = [item.getBoundingClientRect(), box.getBoundingClientRect()];
+  if (inner.top < outer.top || inner.bottom > outer.bottom) box.scrollTop += inner.top - outer.top - box.clientHeight / 3;
+}

@@ -1,0 +1,152 @@
+"""The data of the page: every stage linked to its statements, kernels line by line, bad input."""
+
+import base64
+import gzip
+import json
+import re
+
+import pytest
+from weft.codegen.emit_triton import emit
+from weft.codegen.emit_tvm import emit_tvm
+from weft.codegen.locate import locate_tile, locate_triton, locate_tvm
+from weft.codegen.locate_assembly import mended
+from weft.compiler import Compilation
+from weft.cost_model.hardware_file import load
+from weft.explore.build import Wish, explore
+from weft.explore.page import as_script_data, filled, page
+from weft.explore.stages import passes_of, program_stages
+from weft.ir.core import walk
+from weft.ir.diagnostics import WeftError
+from weft.passes.tile.regimes import merge_kernels
+
+SMALL = """program ask(topic: str) -> str:
+    system "You answer."
+    user "What is {topic}?"
+    assistant gen answer(max_tokens=4)
+    return answer
+"""
+
+
+def unpacked(explored, name):
+    panes = json.loads(gzip.decompress(base64.b64decode(explored.data["packed"][name])))
+    return {pane["id"]: pane for pane in panes}
+
+
+def test_the_data_model_is_this(golden):
+    compilation = Compilation(SMALL)
+    stages = [make() for _, make in program_stages(compilation)]
+    passes = [{**one, "ms": 0.0} for one in passes_of(compilation)]
+    golden("explore/data.json", json.dumps({"stages": stages, "passes": passes}, indent=1) + "\n")
+
+
+def test_each_statement_is_found_in_every_stage(explored):
+    data = explored.data
+    source = data["source"]["lines"]
+    line = next(at for at, text in enumerate(source, 1) if "gen review" in text)
+    for stage in data["stages"][:4]:
+        assert len(stage["lines"]) == len(stage["links"])
+        linked = [text for text, link in zip(stage["lines"], stage["links"], strict=True)
+                  if link and link[0] <= line <= link[1]]  # fmt: skip
+        assert any("review" in text for text in linked), stage["id"]
+    kernels = data["statements"][str(line)]
+    assert "decode1_4_2_64_16_f32" in kernels  # attention of a decode step: this line generates
+    assert {one["id"] for one in data["stages"]} >= {"graph", "step-0", "step-1"}
+
+
+def test_kernels_are_linked_line_by_line_down_to_machine_code(explored):
+    panes = unpacked(explored, "add_256_many")
+    assert set(panes) == {"tile", "triton", "tvm", "assembly"}
+    for pane in panes.values():
+        assert len(pane["lines"]) == len(pane["origins"])
+    store = next(at for at, text in enumerate(panes["tile"]["lines"]) if "tile.store" in text)
+    (number,) = panes["tile"]["origins"][store]
+    found = {
+        name: [text for text, origins in zip(pane["lines"], pane["origins"], strict=True)
+               if number in origins]
+        for name, pane in panes.items()
+    }  # fmt: skip
+    assert any("tl.store" in text for text in found["triton"])
+    assert any("out[" in text for text in found["tvm"])
+    assert any("mov" in text or "add" in text for text in found["assembly"])
+    assert len(found["assembly"]) < len(panes["assembly"]["lines"])
+    assert "assembly" not in unpacked(explored, "rmsnorm_256_many")
+
+
+def test_located_texts_are_the_texts_that_are_compiled():
+    for kernel, schedule in merge_kernels(Compilation(SMALL).regimes):
+        count = len(list(walk((kernel,))))
+        for located, text in (
+            (locate_tvm(kernel, schedule), emit_tvm(kernel, schedule)),
+            (locate_triton(kernel, schedule), emit(kernel, schedule).text),
+            (locate_tile(kernel), None),
+        ):
+            assert text is None or "\n".join(located.lines).rstrip("\n") == text.rstrip("\n")
+            assert len(located.lines) == len(located.origins)
+            assert all(0 <= number < count for found in located.origins for number in found)
+
+
+def test_mended_debug_locations_belong_to_their_function():
+    llvm = "\n".join([
+        "define i32 @outer() !dbg !1 {", "  call void @inner(), !dbg !3", "}",
+        "define void @inner() {", "  ret void, !dbg !4", "}",
+        "!1 = distinct !DISubprogram(name: \"outer\")",
+        "!3 = !DILocation(line: 0, scope: !1)", "!4 = !DILocation(line: 7, column: 1, scope: !1)",
+    ])  # fmt: skip
+    lines = mended(llvm).split("\n")
+    assert lines[:3] == ["define i32 @outer() {", "  call void @inner()", "}"]
+    assert lines[3:5] == ["define void @inner() !dbg !1 {", "  ret void, !dbg !4"]
+
+
+def test_a_run_shows_what_it_launched(explored):
+    data = explored.data
+    assert data["run"]["rows"] == 3 and data["run"]["errors"] == {}
+    assert data["measured"]["take_rows_256_many"]["launches"] >= 1
+    assert set(explored.pictures) == {"tree", "lifetimes", "roofline", "timeline", "memory"}
+    points = {point["kernel"] for point in data["points"]}
+    called = {kernel["name"] for kernel in data["kernels"] if kernel["steps"]}
+    assert called <= points
+
+
+def test_what_a_program_says_stays_text(page_file):
+    html = page_file.read_text(encoding="utf-8")
+    assert "window.planted" in html
+    assert re.findall(r"<script[^>]*>", html) == [
+        '<script type="application/json" id="data">', '<script type="module">',
+    ]  # fmt: skip
+    assert "<img" not in html
+    outside = html.replace("http://www.w3.org/2000/svg", "")
+    assert not re.search(r"https?://", outside.split('<script type="application')[0])
+    assert json.loads(as_script_data({"a": "</script><!--\u2028"})) == {"a": "</script><!--\u2028"}
+    assert "<" not in as_script_data({"a": "</script>"})
+    assert filled("a {{x}} b {{y}}", {"x": "{{y}}", "y": "2"}) == "a {{y}} b 2"
+
+
+@pytest.mark.parametrize(
+    ("text", "stages", "line"),
+    [
+        (SMALL.replace("return answer", "return anwser"), ["ast"], 5),
+        (SMALL.replace('"You answer."', '"You answer.'), [], 2),
+    ],
+)
+def test_a_program_that_does_not_compile_keeps_what_it_has(tmp_path, text, stages, line):
+    file = tmp_path / "broken.weft"
+    file.write_text(text)
+    found = explore(Wish(file, "tiny-dense"), load("cpu-generic"))
+    assert isinstance(found.error, WeftError)
+    assert [stage["id"] for stage in found.data["stages"]] == stages
+    assert found.data["problem"]["line"] == line
+    assert found.data["source"]["lines"] == text.splitlines()
+    assert "broken.weft" in page(found)
+
+
+@pytest.mark.parametrize(
+    ("wish", "says"),
+    [
+        ({"program": "missing.weft"}, "there is no such file"),
+        ({"model": "nobody"}, "no shipped model"),
+        ({"name": "other"}, "its programs are: ask"),
+    ],
+)
+def test_what_is_not_there_is_an_error_without_a_page(wish, says):
+    with pytest.raises(WeftError, match=says):
+        explore(Wish(**{"program": SMALL, "model": "tiny-dense", **wish}), load("cpu-generic"))
