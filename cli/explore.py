@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..ir.diagnostics import WeftError
-from .explain import _hardware
+from .explain import hardware_here
 from .render import emit, remarks
 from .run import _argument, read_rows
 
@@ -60,7 +60,7 @@ def explore(options: ExploreOptions) -> None:
         tools_of(options.tools) if options.tools else None,
     )  # fmt: skip
     with remarks().status("compiling") as status:
-        found = explored(wish, _hardware(), lambda text: status.update(text))
+        found = explored(wish, hardware_here(), lambda text: status.update(text))
     path = options.out / PAGE
     _write(path, page(found))
     emit(str(path))

@@ -190,7 +190,8 @@ class Trace(Shown):
         kv_tokens = batch.kv_tokens(running + len(chunks))
         (start, packed, computed, drawn), (live, cached) = times, pages
         record = StepRecord(
-            len(self.steps), start, packed, computed, drawn, running, tokens, kv_tokens, live, cached,
+            len(self.steps), start, packed, computed, drawn,
+            running, tokens, kv_tokens, live, cached,
             self.hits_predicted, self.hits_measured, numbers, kernels=self._launches,
         )  # fmt: skip
         self._launches = []
