@@ -258,7 +258,9 @@ def test_no_room_is_loaded_twice() -> None:
         f"    if file.startswith({str(ROOT)!r}) and '.venv' not in file: files[file].append(name)\n"
         "print([names for names in files.values() if len(names) > 1])\n"
         "bare = [n for n in sys.modules if n.split('.')[0] in ('ir', 'passes', 'runtime')]\n"
-        f"inner = [file for file in files if file.count('/') > {str(ROOT).count('/') + 1}]\n"
+        f"rooms = {sorted({path.split('/')[0] for path in rooms})}\n"
+        "names = [name for found in files.values() for name in found]\n"
+        "inner = [name for name in names if (name + '.').split('.')[1] in rooms]\n"
         "print(bare, len(inner))\n"
     )
     twice, bare = run_python(code).splitlines()
