@@ -79,8 +79,9 @@ class LinearModel:
         return self.prefill_seconds(counts) + self.steps * self.step_seconds(counts)
 
     def bound(self, counts: Counts) -> str:
-        """Return the row that the step waits for."""
-        return max(self.step, key=lambda row: row.value(counts)).name
+        """Return the row that the step waits for; of rows as large, the one listed first."""
+        most = max(row.value(counts) for row in self.step)
+        return next(row.name for row in self.step if row.value(counts) >= most * (1 - 1e-6))
 
     def fits(self, counts: Counts) -> bool:
         """Return whether counts keep every limit and every total."""

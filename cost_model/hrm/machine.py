@@ -39,6 +39,14 @@ class HostedGpu:
     copy_start: float
     disk: float
 
+    def contention(self, rate: float) -> float:
+        """Return by how much a second of copies up is drawn out by reads of so many bytes/s.
+
+        Host memory gives to both in proportion: with f = B / (rate + up), a second of reads takes
+        1 / f, in which copies lose 1 / f - 1; likewise the other way round. At most 1.
+        """
+        return min(1.0, max(0.0, (rate + self.up) / self.dram_shared - 1.0))
+
     @staticmethod
     def of(
         hardware: Hardware,
@@ -67,7 +75,7 @@ class HostedGpu:
             cpu_vector=pick(host.vector_rate("f32")),
             cpu_start=pick(starts, cost=True),
             dram=pick(host.main.read),
-            dram_shared=pick(host.main.shared or host.main.read),
+            dram_shared=max(pick(host.main.shared or host.main.read), pick(host.main.read)),
             host_memory=host.main.capacity,
             staging=pick(host.main.copy) / 2,
             up=pick(up.together or up.bandwidth),

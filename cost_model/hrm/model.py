@@ -82,11 +82,11 @@ class _Rows:
         machine, page = self.site.machine, self._page
         copy = page / machine.up + machine.copy_start
         rows = [
-            Row("link", self._sum("up"), self._ringed(copy)),
-            Row("link down", self._sum("down")),
-            Row("gpu", self._sum("gpu"), self._paged("page_gpu", ON_GPU)),
-            Row("cpu", self._sum("cpu"), self._paged("page_cpu", ("cpu",))),
             self._dram(),
+            self._link(copy),
+            self._cpu(copy),
+            Row("gpu", self._sum("gpu"), self._paged("page_gpu", ON_GPU)),
+            Row("link down", self._sum("down")),
             *self._chains(),
         ]
         if self.site.staged:
@@ -123,6 +123,25 @@ class _Rows:
         row = Row("host memory", self._sum("dram"), each)
         return row.scaled(1.0 / self.site.machine.dram_shared)
 
+    def _link(self, copy: float) -> Row:
+        """Copies up, drawn out by what the CPU reads meanwhile."""
+        drawn_out = self._sum("cpu") * self._contention
+        pages = self._paged("page_cpu", ("cpu",))
+        slow = {key: cost * self.units[0][0].page_contention[key[1]] for key, cost in pages.items()}
+        return Row("link", self._sum("up") + drawn_out, {**self._ringed(copy), **slow})
+
+    def _cpu(self, copy: float) -> Row:
+        """Attention and experts of the CPU, drawn out by copies that read host memory meanwhile."""
+        unit = self.units[0][0]
+        share = self._contention if unit.cpu else unit.page_contention[0]
+        fixed = self._sum("cpu") + self._sum("up") * share
+        pages = self._paged("page_cpu", ("cpu",))
+        return Row("cpu", fixed, {**self._ringed(copy * share), **pages})
+
+    @property
+    def _contention(self) -> float:
+        return self.units[0][0].contention
+
     def _chains(self) -> list[Row]:
         """A micro-batch's layer begins when its layer before has ended, whatever overlaps."""
         unit = self.units[0][0]
@@ -136,11 +155,17 @@ class _Rows:
     def _refill(self, copy: float) -> Row:
         """A ring of R slots, w of them full: until a layer ends only R - w pages can come ahead.
 
-        So a layer takes w - (R - w) copies, and its middle micro-batches, one after the other.
+        So a layer takes w - (R - w) copies, and its middle micro-batches, one after the other;
+        the R - w copies within those draw them out.
         """
         middle = 1.0 - 2.0 / self.batch.micro_batches
-        busy = max(self._sum("gpu"), self._sum("cpu")) * middle
-        return Row("ring", busy, {**self._ringed(2.0 * copy), RING: -self.shape.layers * copy})
+        gpu, cpu = self._sum("gpu"), self._sum("cpu")
+        share = self._contention * cpu / max(gpu, cpu)
+        each = {
+            **self._ringed((2.0 - share) * copy),
+            RING: (share - 1.0) * self.shape.layers * copy,
+        }
+        return Row("ring", max(gpu, cpu) * middle, each)
 
 
 def _limits(

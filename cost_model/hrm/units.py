@@ -30,10 +30,11 @@ ENDS = ("embed", "head")
 class Unit:
     """One micro-batch's decode step, all layers, in seconds of each resource when alone.
 
-    `dram` is bytes of host memory traffic. `chain` is the dependent tasks of all layers one after
-    another, without pages; `cpu_rows` what sending rows to the CPU adds to it; `fill` what comes
-    before the first experts and after the last. Per page of each class of experts: seconds on
-    the GPU, seconds on the CPU, and bytes of host memory.
+    `dram` is bytes of host memory traffic, and `contention` the share of a second of copies that a
+    second of the CPU's tasks takes from them (and the other way round). `chain` is the dependent
+    tasks of all layers one after another, without pages; `cpu_rows` what sending rows to the CPU
+    adds to it; `fill` what comes before the first experts and after the last. Per page of each
+    class of experts: seconds on the GPU, seconds on the CPU, bytes of host memory, contention.
     """
 
     up: float
@@ -41,12 +42,14 @@ class Unit:
     gpu: float
     cpu: float
     dram: float
+    contention: float
     chain: float
     cpu_rows: float
     fill: float
     page_gpu: tuple[float, ...]
     page_cpu: tuple[float, ...]
     page_dram: tuple[float, ...]
+    page_contention: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -78,18 +81,22 @@ class Pricing:
         tasks += [demand(kind, scene) for kind in ENDS]
         first = ("embed", *BEFORE[batch.attention], *AFTER, "head")
         pages = [self._page(batch, tokens, share) for _, share in self.classes]
+        cpu = sum(on_cpu(task).seconds(machine) for task in tasks)
+        read = sum(task.cpu_bytes for task in tasks)
         return Unit(
             up=_total(link_up(task) for task in tasks).seconds(machine),
             down=_total(link_down(task) for task in tasks).seconds(machine),
             gpu=sum(on_gpu(task).seconds(machine) for task in tasks),
-            cpu=sum(on_cpu(task).seconds(machine) for task in tasks),
+            cpu=cpu,
             dram=sum(task.dram for task in tasks),
+            contention=machine.contention(read / cpu) if cpu else 0.0,
             chain=layers * sum(demand(kind, scene).seconds(machine) for kind in kinds),
             cpu_rows=layers * sum(demand(kind, scene).seconds(machine) for kind in rows),
             fill=sum(demand(kind, scene).seconds(machine) for kind in first),
             page_gpu=tuple(gpu for gpu, _, _ in pages),
             page_cpu=tuple(cpu for _, cpu, _ in pages),
             page_dram=tuple(dram for _, _, dram in pages),
+            page_contention=tuple(machine.contention(dram / cpu) for _, cpu, dram in pages),
         )
 
     def _page(self, batch: Batch, tokens: int, share: float) -> tuple[float, float, float]:

@@ -1,0 +1,117 @@
+"""Times of a policy's pipeline by simulation: fill, drain and waits, which no sum has."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from ...ir.pipeline import Pipeline, Task
+from ...ir.pipeline_schedules import PipelineShape, build_pipeline
+from ..policy import Policy
+from ..simulate import Cost, Timeline, simulate
+from .demands import Scene, demand
+from .machine import HostedGpu
+from .shape import MoeShape, Workload
+from .units import on_cpu, on_gpu
+
+FEW, SEVERAL = 3, 6
+"""Layers of the two runs whose difference gives the time of a layer."""
+
+
+@dataclass(frozen=True)
+class SimulatedStep:
+    """A decode step by simulation: of all layers, and what one more layer adds."""
+
+    seconds: float
+    layer_seconds: float
+    timeline: Timeline
+
+
+def pipeline_shape(policy: Policy, layers: int = 0, staged: bool = False) -> PipelineShape:
+    """Return what a policy's schedule is built for; `layers` takes that many, from the first."""
+    kept = policy.layers[: layers or None]
+    return PipelineShape(
+        policy.micro_batches, tuple(layer.ringed for layer in kept), policy.ring,
+        resident=tuple(layer.resident for layer in kept),
+        cpu=tuple(layer.cpu for layer in kept), disk=tuple(layer.disk for layer in kept),
+        lead=max(1, policy.lead), staged=staged,
+    )  # fmt: skip
+
+
+def task_costs(
+    tasks: Sequence[Task],
+    policy: Policy,
+    shape: MoeShape,
+    workload: Workload,
+    machine: HostedGpu,
+    shares: tuple[float, ...] = (),
+) -> dict[str, Cost]:
+    """Return the cost of each task: seconds alone, and what it takes of what is shared."""
+    sizes = policy.micro_batch_sizes()
+    base = Scene(shape, policy.pages_per_expert, 0, workload.mean_context, policy.attention,
+                 policy.kv_gpu, shares)  # fmt: skip
+    known: dict[tuple[str, int, tuple[int, ...]], Cost] = {}
+    found = {}
+    for task in tasks:
+        tokens = sizes[task.micro_batch] if task.micro_batch >= 0 else 0
+        pages = task.pages
+        if task.kind == "cpu_experts":
+            pages = policy.layers[task.layer % len(policy.layers)].cpu
+        key = (task.kind.value, tokens, pages)
+        if key not in known:
+            known[key] = _cost(*key, base, machine)
+        found[task.name] = known[key]
+    return found
+
+
+def _cost(kind: str, tokens: int, pages: tuple[int, ...], base: Scene, machine: HostedGpu) -> Cost:
+    asked = demand(kind, replace(base, tokens=tokens), pages)
+    uses = {
+        "gpu": on_gpu(asked).seconds(machine),
+        "cpu": on_cpu(asked).seconds(machine),
+        "up": asked.up,
+        "down": asked.down,
+        "dram": asked.dram,
+        "disk": asked.disk,
+    }
+    return Cost(asked.seconds(machine), {name: use for name, use in uses.items() if use})
+
+
+def capacities(machine: HostedGpu) -> dict[str, float]:
+    """Return what tasks share: processors, both ways of the link, host memory, the disk."""
+    shared = {"gpu": 1.0, "cpu": 1.0, "up": machine.up, "down": machine.down,
+              "dram": machine.dram_shared}  # fmt: skip
+    return {**shared, "disk": machine.disk} if machine.disk else shared
+
+
+def run(
+    pipeline: Pipeline,
+    policy: Policy,
+    shape: MoeShape,
+    workload: Workload,
+    machine: HostedGpu,
+    shares: tuple[float, ...] = (),
+) -> Timeline:
+    """Return the timeline of a pipeline that runs a policy."""
+    costs = task_costs(pipeline.tasks, policy, shape, workload, machine, shares)
+    return simulate(pipeline.tasks, pipeline.predecessors(), costs, capacities(machine))
+
+
+def simulated_step(
+    policy: Policy,
+    shape: MoeShape,
+    workload: Workload,
+    machine: HostedGpu,
+    *,
+    staged: bool = False,
+    shares: tuple[float, ...] = (),
+) -> SimulatedStep:
+    """Return the time of one decode step; a model of many layers is extrapolated from a few."""
+    layers = len(policy.layers)
+    lines = []
+    for count in (FEW, SEVERAL) if layers > SEVERAL else (max(1, layers // 2), layers):
+        pipeline = build_pipeline(policy.schedule, pipeline_shape(policy, count, staged))
+        lines.append((count, run(pipeline, policy, shape, workload, machine, shares)))
+    (few, first), (several, last) = lines
+    each = (last.seconds - first.seconds) / (several - few) if several > few else last.seconds
+    return SimulatedStep(last.seconds + (layers - several) * each, each, last)
