@@ -293,6 +293,30 @@ def evaluate(
     command.evaluate(command.EvaluateOptions(**locals_of(locals())))
 
 
+@app.command()
+def tune(
+    model: Annotated[str, typer.Argument(help="a shipped model, a folder, or random:SHAPE")],
+    gpu_memory: Annotated[str, typer.Option(help="cap, such as 16GiB (default: all of it)")] = "",
+    host_memory: Annotated[str, typer.Option(help="cap, such as 128GiB (default: all)")] = "",
+    disk: Annotated[str, typer.Option(help="room for pages on disk, such as 500GiB")] = "",
+    hardware: Annotated[str, typer.Option(help="a shipped name, or a hardware file")] = "h200",
+    prompt: Annotated[int, typer.Option(help="tokens of a prompt, on the mean")] = 512,
+    new: Annotated[int, typer.Option(help="tokens generated for each")] = 64,
+    batch: Annotated[int, typer.Option(help="sequences that there are, at most (0: any)")] = 0,
+    pages: Annotated[str, typer.Option(help="element format: bf16 f16 f32 int8 int4")] = "bf16",
+    pages_per_expert: Annotated[int, typer.Option(help="slices of an expert (0: by size)")] = 1,
+    split_kv: Annotated[
+        bool, typer.Option("--split-kv", help="keys in GPU memory too: for the model only, so far")
+    ] = False,
+    out: Annotated[Path | None, typer.Option(help="write the policy as text")] = None,
+    json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
+) -> None:
+    """Find how to run a mixture-of-experts model larger than the GPU, and what bounds it."""
+    from . import tune as command
+
+    command.tune(command.TuneOptions(**locals_of(locals())))
+
+
 def locals_of(values: dict[str, object]) -> dict[str, object]:
     """Return a command's parameters, without the names that its body imported."""
     return {key: value for key, value in values.items() if key != "command"}

@@ -30,24 +30,25 @@ def lower_bound(model: LinearModel, weights: tuple[float, ...] = WEIGHTS) -> flo
 class _Memory:
     """Room of the memories in pages, and what a page that passes through the ring takes of GPU's.
 
-    Spare slots of the ring are not counted, so this is never more than what is needed.
+    `spare` are slots that the ring has beyond what passes through it.
     """
 
     pages: float
     host: float
     disk: float
     ringed: float
+    spare: float
 
     @staticmethod
     def of(model: LinearModel) -> _Memory:
         gpu, host, disk, ring = model.limits
         page = gpu.row.each[RING]
         first, second, third = ((e.most - e.row.fixed) / page for e in (gpu, host, disk))
-        return _Memory(first, second, third, ring.row.each["streamed", 0])
+        return _Memory(first, second, third, ring.row.each["streamed", 0], -ring.most)
 
     def may_hold(self, model: LinearModel) -> bool:
         """Return whether the memories could hold all pages, with the least that a ring takes."""
-        if min(self.pages, self.host) < 0:
+        if min(self.pages - self.spare, self.host) < 0:
             return False
         total = sum(model.totals)
         away = self.host + (self.disk if "disk" in model.allowed else 0.0)
@@ -55,7 +56,7 @@ class _Memory:
         passing = 0.0 if "cpu" in model.allowed else total - resident
         if "disk" in model.allowed:
             passing = max(0.0, total - resident - self.host) if "cpu" in model.allowed else passing
-        return resident + passing * self.ringed <= self.pages
+        return resident + passing * self.ringed + self.spare <= self.pages
 
     def weight(self, home: str) -> float:
         """GPU pages that a page of this home takes."""

@@ -20,11 +20,15 @@ RING = ("ring", 0)
 
 @dataclass(frozen=True)
 class Row:
-    """A resource's seconds (or a memory's bytes): fixed, and for each page by (home, class)."""
+    """A resource's seconds (or a memory's bytes): fixed, and for each page by (home, class).
+
+    A `roof` is what a resource needs at the least; other rows add waits that are likely, not sure.
+    """
 
     name: str
     fixed: float
     each: Mapping[tuple[str, int], float] = field(default_factory=dict)
+    roof: bool = True
 
     def value(self, counts: Counts) -> float:
         """Return the row's value for counts of pages."""
@@ -32,7 +36,8 @@ class Row:
 
     def scaled(self, factor: float) -> Row:
         """Return the row times a factor."""
-        return Row(self.name, self.fixed * factor, {k: v * factor for k, v in self.each.items()})
+        each = {key: value * factor for key, value in self.each.items()}
+        return Row(self.name, self.fixed * factor, each, self.roof)
 
 
 @dataclass(frozen=True)
@@ -79,9 +84,10 @@ class LinearModel:
         return self.prefill_seconds(counts) + self.steps * self.step_seconds(counts)
 
     def bound(self, counts: Counts) -> str:
-        """Return the row that the step waits for; of rows as large, the one listed first."""
-        most = max(row.value(counts) for row in self.step)
-        return next(row.name for row in self.step if row.value(counts) >= most * (1 - 1e-6))
+        """Return the highest roof of a step; of those as high, the one listed first."""
+        roofs = [row for row in self.step if row.roof]
+        most = max(row.value(counts) for row in roofs)
+        return next(row.name for row in roofs if row.value(counts) >= most * (1 - 1e-6))
 
     def fits(self, counts: Counts) -> bool:
         """Return whether counts keep every limit and every total."""

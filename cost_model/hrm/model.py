@@ -83,11 +83,13 @@ class _Rows:
         copy = page / machine.up + machine.copy_start
         rows = [
             self._dram(),
-            self._link(copy),
-            self._cpu(copy),
+            Row("link", self._sum("up"), self._ringed(copy)),
+            Row("cpu", self._sum("cpu"), self._paged("page_cpu", ("cpu",))),
             Row("gpu", self._sum("gpu"), self._paged("page_gpu", ON_GPU)),
             Row("link down", self._sum("down")),
             *self._chains(),
+            self._drawn_out_link(copy),
+            self._drawn_out_cpu(copy),
         ]
         if self.site.staged:
             rows.append(Row("staging", 0.0, self._ringed(page / machine.staging)))
@@ -123,20 +125,22 @@ class _Rows:
         row = Row("host memory", self._sum("dram"), each)
         return row.scaled(1.0 / self.site.machine.dram_shared)
 
-    def _link(self, copy: float) -> Row:
+    def _drawn_out_link(self, copy: float) -> Row:
         """Copies up, drawn out by what the CPU reads meanwhile."""
         drawn_out = self._sum("cpu") * self._contention
         pages = self._paged("page_cpu", ("cpu",))
         slow = {key: cost * self.units[0][0].page_contention[key[1]] for key, cost in pages.items()}
-        return Row("link", self._sum("up") + drawn_out, {**self._ringed(copy), **slow})
+        fixed, each = self._sum("up") + drawn_out, {**self._ringed(copy), **slow}
+        return Row("link beside the CPU", fixed, each, roof=False)
 
-    def _cpu(self, copy: float) -> Row:
+    def _drawn_out_cpu(self, copy: float) -> Row:
         """Attention and experts of the CPU, drawn out by copies that read host memory meanwhile."""
         unit = self.units[0][0]
         share = self._contention if unit.cpu else unit.page_contention[0]
         fixed = self._sum("cpu") + self._sum("up") * share
         pages = self._paged("page_cpu", ("cpu",))
-        return Row("cpu", fixed, {**self._ringed(copy * share), **pages})
+        each = {**self._ringed(copy * share), **pages}
+        return Row("cpu beside the link", fixed, each, roof=False)
 
     @property
     def _contention(self) -> float:
@@ -165,7 +169,7 @@ class _Rows:
             **self._ringed((2.0 - share) * copy),
             RING: (share - 1.0) * self.shape.layers * copy,
         }
-        return Row("ring", max(gpu, cpu) * middle, each)
+        return Row("ring", max(gpu, cpu) * middle, each, roof=False)
 
 
 def _limits(

@@ -31,8 +31,7 @@ class BadWorkload(ModelError):
     """Lengths that no run can have."""
 
     template = "a workload of {what} {value}"
-    hint = "prompts and generated texts have at least one token, and no prompt is longer than the "\
-        "longest"  # fmt: skip
+    hint = "prompts and generated texts have at least one token"
 
 
 @dataclass(frozen=True)
@@ -40,16 +39,13 @@ class Workload:
     """How long the prompts are and how much is generated, in tokens a sequence."""
 
     prompt: float
+    """The mean over sequences."""
     new: int
-    longest: float = 0.0
-    """The longest prompt; 0: all are as long as the mean."""
 
     def __post_init__(self) -> None:
         for what, value in (("prompts of", self.prompt), ("generated tokens:", self.new)):
             if not 1 <= value < float("inf"):
                 raise BadWorkload(what=what, value=value)
-        if self.longest and self.longest < self.prompt:
-            raise BadWorkload(what=f"mean prompt {self.prompt} and longest", value=self.longest)
 
     @property
     def mean_context(self) -> float:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ...ir.diagnostics import ModelError
 from ...ir.model import ModelConfig, Rope
 
@@ -43,6 +45,13 @@ PRESETS = {
     "mixtral-8x7b": _dense("Mixtral", 32000, 4096, 32, 32, 8, 128, 14336, 32768, Rope(1e6), False,
                            norm_eps=1e-5, experts=8, experts_per_token=2),
 }  # fmt: skip
+
+PRESETS |= {
+    f"mixtral-8x7b-{layers}l": replace(PRESETS["mixtral-8x7b"], layers=layers,
+                                       windows=(0,) * layers)
+    for layers in (8, 16)
+}  # fmt: skip
+"""Fewer layers of the same shape: what a small host can hold, with the same time a layer."""
 
 
 def preset(name: str) -> ModelConfig:

@@ -1,0 +1,229 @@
+"""`weft tune`: the best policy of an offloaded mixture-of-experts model, and why it is the best."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..ir.display.units import bytes_text
+from ..options import BadOption
+from .render import emit, parse_size, remarks
+
+if TYPE_CHECKING:
+    from ..cost_model.hrm.grid import Grid
+    from ..cost_model.hrm.model import Site
+    from ..cost_model.hrm.prediction import Lift, Prediction
+    from ..cost_model.hrm.search import Found
+    from ..cost_model.hrm.shape import MoeShape, Workload
+    from ..cost_model.roofline import Interval
+    from ..ir.model import ModelConfig
+
+
+@dataclass(frozen=True)
+class TuneOptions:
+    """The options of `weft tune`, as given."""
+
+    model: str
+    gpu_memory: str
+    host_memory: str
+    disk: str
+    hardware: str
+    prompt: int
+    new: int
+    batch: int
+    pages: str
+    pages_per_expert: int
+    split_kv: bool
+    out: Path | None
+    json: bool
+
+
+@dataclass(frozen=True)
+class _Tuned:
+    """All that was found: what is printed."""
+
+    found: Found
+    prediction: Prediction
+    lifts: list[Lift]
+    seconds: float
+
+
+def tune(options: TuneOptions) -> None:
+    """Search, predict, print; write the policy where `--out` says."""
+    from ..cost_model import hardware_file, policy_text
+    from ..cost_model.hrm.grid import Grid
+    from ..cost_model.hrm.shape import MoeShape, Workload
+    from ..cost_model.policy_checks import PAGE_FORMATS
+
+    if options.pages not in PAGE_FORMATS:
+        known = ", ".join(PAGE_FORMATS)
+        raise BadOption(problem=f"no format of pages is {options.pages!r}", hint=f"known: {known}")
+    if options.pages_per_expert < 0 or options.batch < 0:
+        raise BadOption(problem="--pages-per-expert and --batch are not negative")
+    shape = MoeShape.of(config_of(options.model), options.pages)
+    workload = Workload(options.prompt, options.new)
+    hardware = hardware_file.load(options.hardware)
+    site = _site(options, hardware)
+    grid = Grid(
+        most=options.batch or Grid().most,
+        pages_per_expert=options.pages_per_expert,
+        kv_gpu=Grid().kv_gpu if options.split_kv else (0.0,),
+    )
+    with remarks().status("searching"):
+        tuned = _search(shape, workload, site, grid, hardware)
+    if options.out is not None:
+        options.out.write_text(policy_text.dumps(tuned.prediction.policy), encoding="utf-8")
+    if options.json:
+        emit(json.dumps(as_json(options.model, tuned)))
+        return
+    emit(report(options.model, shape, workload, site, hardware.name, tuned))
+    if options.out is not None:
+        remarks().print(f"policy saved in {options.out}", markup=False)
+
+
+def config_of(model: str) -> ModelConfig:
+    """Return the configuration of a shipped model, a folder, or `random:SHAPE`."""
+    from ..frontend.checkpoint import open_checkpoint
+
+    return open_checkpoint(model).config
+
+
+def _site(options: TuneOptions, hardware: Any) -> Site:
+    from ..cost_model.hrm.machine import HostedGpu
+    from ..cost_model.hrm.model import Site
+
+    if not any(level.kind == "gpu" for level in hardware.levels):
+        raise BadOption(
+            problem=f"hardware {hardware.name!r} describes no GPU",
+            hint="take a shipped one (--hardware h200), or what `weft calibrate` measures beside a "
+            "GPU",
+        )
+    machine = HostedGpu.of(hardware)
+    disk = float(parse_size(options.disk)) if options.disk else 0.0
+    if disk and not machine.disk:
+        raise BadOption(
+            problem=f"hardware {hardware.name!r} describes no disk",
+            hint="measure it with `weft calibrate`, or add a level and a link `disk` to its file",
+        )
+    gpu = float(parse_size(options.gpu_memory)) if options.gpu_memory else machine.gpu_memory
+    host = float(parse_size(options.host_memory)) if options.host_memory else machine.host_memory
+    return Site(machine, min(gpu, machine.gpu_memory), host, disk)
+
+
+def _search(shape: MoeShape, workload: Workload, site: Site, grid: Grid, hardware: Any) -> _Tuned:
+    from ..cost_model.hrm.prediction import lifts, predict
+    from ..cost_model.hrm.search import policy_of, refined
+
+    started = time.perf_counter()
+    found = refined(shape, workload, site, grid)
+    seconds = time.perf_counter() - started
+    policy = policy_of(found, shape)
+    prediction = predict(policy, shape, workload, hardware)
+    return _Tuned(found, prediction, lifts(found, shape, workload, grid), seconds)
+
+
+def report(
+    model: str, shape: MoeShape, workload: Workload, site: Site, hardware: str, tuned: _Tuned
+) -> str:
+    """Return the text for people."""
+    prediction = tuned.prediction
+    experts = shape.layers * shape.layer_bytes
+    lines = [
+        f"{model}: {shape.layers} layers of {shape.experts} experts, {shape.top_k} a token; "
+        f"{bytes_text(experts)} of experts in {shape.page_format}, "
+        f"{bytes_text(shape.dense_bytes)} besides",
+        f"on {hardware}: GPU memory {bytes_text(site.gpu_memory)}, host memory "
+        f"{bytes_text(site.host_memory)}; prompts of {workload.prompt:g}, {workload.new} generated",
+        "",
+        *_policy_lines(tuned),
+        "",
+        *_time_lines(workload, prediction),
+        "",
+        *_memory_lines("GPU memory", prediction.gpu, site.gpu_memory),
+        *_memory_lines("host memory", prediction.host, site.host_memory),
+        "",
+        "what a quarter more would bring",
+        *(f"  {lift.what:<22} {lift.gain - 1:+7.1%}" for lift in tuned.lifts if lift.gain > 1.0005),
+        "",
+        f"searched {tuned.found.tried} batches in {tuned.seconds:.1f} s, "
+        f"{tuned.found.solved} of them with the solver",
+    ]
+    return "\n".join(lines)
+
+
+def _policy_lines(tuned: _Tuned) -> list[str]:
+    policy, counts = tuned.prediction.policy, tuned.found.counts
+    total = {
+        home: sum(n for (name, _), n in counts.items() if name == home)
+        for home in ("resident", "streamed", "cpu", "disk")
+    }
+    words = {"resident": "resident", "streamed": "streamed", "cpu": "on the CPU",
+             "disk": "from disk"}  # fmt: skip
+    placed = ", ".join(f"{total[home]} {word}" for home, word in words.items() if total[home])
+    pages = "an expert each" if policy.pages_per_expert == 1 else (
+        f"{policy.pages_per_expert} an expert"
+    )  # fmt: skip
+    return [
+        f"policy     {policy.batch} sequences in {policy.micro_batches} micro-batches of "
+        f"{policy.micro_batch}; attention on the {policy.attention.upper()}; "
+        f"schedule {policy.schedule}, lead {policy.lead}",
+        f"pages      {pages}: {placed}; a ring of {policy.ring} slots",
+        f"prefill    {policy.prefill_tokens} tokens a pass over the weights",
+    ]
+
+
+def _time_lines(workload: Workload, prediction: Prediction) -> list[str]:
+    step, rate, prefill = prediction.step, prediction.throughput, prediction.prefill
+    share = prediction.bound_share
+    lines = [
+        f"predicted  {rate.expected:,.1f} tokens/s{_range(rate, 1)}: prefill "
+        f"{prefill.expected:.2f} s, then {workload.new - 1} steps of "
+        f"{step.expected:.3f} s{_range(step, 3)}",
+        f"bound      {prediction.bound}: {share:.0%} of a step",
+    ]
+    rows = sorted(prediction.roofs.items(), key=lambda row: -row[1])
+    return lines + [f"           {name:<24} {seconds * 1e3:9.1f} ms" for name, seconds in rows]
+
+
+def _range(interval: Interval, digits: int) -> str:
+    """Return the interval in brackets; nothing where the hardware file has no error bars."""
+    if interval.low == interval.high:
+        return ""
+    return f" ({interval.low:,.{digits}f} to {interval.high:,.{digits}f})"
+
+
+def _memory_lines(name: str, lines: Mapping[str, float], most: float) -> list[str]:
+    used = sum(lines.values())
+    parts = [f"  {each:<40} {bytes_text(size):>10}" for each, size in lines.items()]
+    return [f"{name}: {bytes_text(used)} of {bytes_text(most)}", *parts]
+
+
+def as_json(model: str, tuned: _Tuned) -> dict[str, Any]:
+    """Return the result as one JSON object."""
+    from ..cost_model.policy_text import to_json
+
+    prediction = tuned.prediction
+
+    def three(interval: Interval) -> list[float]:
+        return [interval.low, interval.expected, interval.high]
+
+    return {
+        "model": model,
+        "policy": to_json(prediction.policy),
+        "tokens_per_s": three(prediction.throughput),
+        "step_s": three(prediction.step),
+        "prefill_s": three(prediction.prefill),
+        "bound": prediction.bound,
+        "bound_share": prediction.bound_share,
+        "roofs_s": prediction.roofs,
+        "gpu_bytes": prediction.gpu,
+        "host_bytes": prediction.host,
+        "lifts": {lift.what: lift.gain for lift in tuned.lifts},
+        "search_s": tuned.seconds,
+        "tried": tuned.found.tried,
+        "solved": tuned.found.solved,
+    }

@@ -1,0 +1,65 @@
+"""`weft tune`: what it prints, the policy that it writes, and its errors."""
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+from weft.cli.app import app
+from weft.cost_model.hrm.shape import NoExperts, UnevenPages
+from weft.cost_model.hrm.trouble import GpuTooSmall, HostTooSmall
+from weft.cost_model.policy_text import loads
+from weft.frontend.checkpoint import UnknownModel
+from weft.ir.diagnostics import WeftError
+from weft.options import BadOption
+
+
+def tune(*arguments) -> str:
+    result = CliRunner().invoke(app, ["tune", *map(str, arguments)])
+    if isinstance(result.exception, WeftError):
+        raise result.exception
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+MIXTRAL = ("random:mixtral-8x7b-16l", "--gpu-memory", "16GiB", "--host-memory", "128GiB")
+
+
+def test_text_names_policy_bound_and_lifts(tmp_path) -> None:
+    file = tmp_path / "policy.txt"
+    text = tune(*MIXTRAL, "--prompt", 77, "--new", 128, "--batch", 512, "--out", file)
+    policy = loads(file.read_text())
+    assert f"{policy.batch} sequences in {policy.micro_batches} micro-batches" in text
+    assert "bound      link: " in text
+    lifts = text.split("what a quarter more would bring\n")[1]
+    assert lifts.splitlines()[0].split()[:4] == ["link", "to", "the", "GPU"]
+    assert len(policy.layers) == 16 and policy.pages_per_expert == 1
+
+
+def test_json_of_a_shipped_model() -> None:
+    line = tune("tiny-moe", "--gpu-memory", "700MiB", "--batch", 64, "--json")
+    value = json.loads(line)
+    assert value["model"] == "tiny-moe" and value["policy"]["batch"] == 64
+    low, expected, high = value["tokens_per_s"]
+    assert 0 < low <= expected <= high
+    assert value["bound"] in value["roofs_s"]
+    assert sum(value["gpu_bytes"].values()) <= 700 << 20
+
+
+@pytest.mark.parametrize(
+    "arguments, error, message",
+    [
+        ((*MIXTRAL[:1], "--gpu-memory", "3GiB"), GpuTooSmall, "too small: one layer's working"),
+        ((*MIXTRAL[:3], "--host-memory", "8GiB"), HostTooSmall, r"8.00 GiB is \d+.\d\d GiB too"),
+        (("tiny-dense",), NoExperts, "is dense"),
+        (("no-such",), UnknownModel, "no-such"),
+        (("random:mixtral-8x7b", "--pages-per-expert", 3), UnevenPages, "into 3 pages"),
+        (("tiny-moe", "--pages", "bf15"), BadOption, "no format of pages is 'bf15'"),
+        (("tiny-moe", "--hardware", "cpu-generic"), BadOption, "describes no GPU"),
+        (("tiny-moe", "--disk", "1GiB"), BadOption, "'h200' describes no disk"),
+        (("tiny-moe", "--gpu-memory", "much"), BadOption, "'much' is no size"),
+        (("tiny-moe", "--batch", -1), BadOption, "are not negative"),
+    ],
+)
+def test_errors(arguments, error, message: str) -> None:
+    with pytest.raises(error, match=message):
+        tune(*arguments)
