@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 from ...ir.diagnostics import ModelError
@@ -14,7 +15,7 @@ class UnknownPreset(ModelError):
     """A `random:NAME` that is not listed."""
 
     template = "there is no model shape {name!r}"
-    hint = "the shapes are: {known}"
+    hint = "the shapes are: {known}; NAME-16l is a shape with so many layers"
 
 
 def _dense(
@@ -46,16 +47,14 @@ PRESETS = {
                            norm_eps=1e-5, experts=8, experts_per_token=2),
 }  # fmt: skip
 
-PRESETS |= {
-    f"mixtral-8x7b-{layers}l": replace(PRESETS["mixtral-8x7b"], layers=layers,
-                                       windows=(0,) * layers)
-    for layers in (8, 16)
-}  # fmt: skip
-"""Fewer layers of the same shape: what a small host can hold, with the same time a layer."""
-
 
 def preset(name: str) -> ModelConfig:
-    """Return a named shape; raises UnknownPreset."""
-    if name not in PRESETS:
+    """Return a named shape, or `NAME-16l`: the same with 16 layers; raises UnknownPreset."""
+    base, layers = name, 0
+    cut = re.fullmatch(r"(.+)-([1-9]\d{0,2})l", name)
+    if cut and cut[1] in PRESETS:
+        base, layers = cut[1], int(cut[2])
+    if base not in PRESETS:
         raise UnknownPreset(name=name, known=", ".join(PRESETS))
-    return PRESETS[name]
+    found = PRESETS[base]
+    return replace(found, layers=layers, windows=(0,) * layers) if layers else found

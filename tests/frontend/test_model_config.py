@@ -1,6 +1,7 @@
 """config.json: what is read, and how bad files are refused."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from weft.frontend.models.config import (
@@ -11,7 +12,7 @@ from weft.frontend.models.config import (
     parse_config,
     read_config,
 )
-from weft.frontend.models.presets import UnknownPreset
+from weft.frontend.models.presets import UnknownPreset, preset
 from weft.frontend.models.registry import load_model
 from weft.ir.model import Rope
 from weft.ir.parser import parse_module
@@ -102,3 +103,12 @@ def test_unknown_preset():
 def test_graphs_survive_their_text(name):
     module = load_model(f"random:{name}")[1]
     assert parse_module(str(module)) == module
+
+
+def test_a_shape_with_other_layers():
+    whole, cut = preset("mixtral-8x7b"), preset("mixtral-8x7b-16l")
+    assert (cut.layers, len(cut.windows)) == (16, 16)
+    assert replace(cut, layers=32, windows=whole.windows) == whole
+    for name in ("mixtral-8x7b-0l", "none-16l"):
+        with pytest.raises(UnknownPreset, match="NAME-16l"):
+            preset(name)
