@@ -67,16 +67,24 @@ class GraphRun:
         environment: dict[str, Any] = {
             value.name: inputs[value.name].long() for value in function.regions[0].arguments
         }
-        for operation in function.regions[0].operations:
-            operands = [environment[value.name] for value in operation.operands]
-            if operation.name == "graph.return":
-                return operands[0]
-            results = _MEANING[operation.name](self, operation, *operands)
-            if len(operation.results) == 1:
-                results = (results,)
+        (logits,) = self._run(function.regions[0].operations, environment)
+        return logits
+
+    def _run(self, operations: Sequence[Operation], environment: dict[str, Any]) -> tuple[Any, ...]:
+        """Run a list of operations to its end; returns what the last one gives."""
+        for operation in operations:
+            operands = tuple(environment[value.name] for value in operation.operands)
+            if operation.name in {"graph.return", "graph.yield"}:
+                return operands
+            if operation.name == "graph.section":
+                results = self._run(operation.regions[0].operations, dict(environment))
+            else:
+                results = _MEANING[operation.name](self, operation, *operands)
+                if len(operation.results) == 1:
+                    results = (results,)
             for value, result in zip(operation.results, results or (), strict=True):
                 environment[value.name] = result
-        raise ValueError("the step has no graph.return")
+        raise ValueError("a list of operations has no end")
 
     def store(self, layer: int, k: Tensor, v: Tensor, slots: Tensor) -> None:
         """Write rows k, v [T, K*C] to slots [T] of a layer."""
@@ -280,12 +288,29 @@ def _moe_dispatch(run: GraphRun, operation: Operation, experts: Tensor) -> tuple
 
 
 def _moe_expert(run: GraphRun, operation: Operation, x: Tensor, w: Tensor, order: Tensor,
-                starts: Tensor) -> Tensor:  # fmt: skip
+                starts: Tensor, places: Tensor | None = None) -> Tensor:  # fmt: skip
+    """Rows of experts that are not there are not a number, so that nobody uses them."""
     bounds, out = starts.tolist(), x.new_full((len(order), w.shape[1]), torch.nan)
-    for expert, weight in enumerate(w):
-        pairs = order[bounds[expert] : bounds[expert + 1]]
-        out[pairs] = x[pairs // operation["per_row"]] @ weight.T
+    experts = operation.attribute("experts", range(len(bounds) - 1))
+    for expert in experts:
+        page = expert if places is None else int(places[expert])
+        if page >= 0:
+            pairs = order[bounds[expert] : bounds[expert + 1]]
+            out[pairs] = x[pairs // operation["per_row"]] @ w[page].T
     return out
+
+
+def _moe_join(run: GraphRun, operation: Operation, rows: Tensor, others: Tensor, order: Tensor,
+              starts: Tensor) -> Tensor:  # fmt: skip
+    bounds, joined = starts.tolist(), rows.clone()
+    for expert in operation["experts"]:
+        pairs = order[bounds[expert] : bounds[expert + 1]]
+        joined[pairs] = others[pairs]
+    return joined
+
+
+def _transfer(run: GraphRun, operation: Operation, x: Tensor) -> Tensor:
+    return x
 
 
 def _moe_combine(run: GraphRun, operation: Operation, rows: Tensor, weights: Tensor,
@@ -322,4 +347,5 @@ _MEANING: dict[str, Callable[..., Any]] = {
     "graph.moe_route": _moe_route, "graph.moe_dispatch": _moe_dispatch,
     "graph.moe_expert": _moe_expert, "graph.moe_combine": _moe_combine,
     "graph.all_reduce": _all_reduce, "graph.all_gather": _all_gather,
+    "graph.moe_join": _moe_join, "graph.transfer": _transfer,
 }  # fmt: skip

@@ -18,10 +18,11 @@ DECLARATIONS = (
         "graph.func",
         "a model's step: the region takes its inputs; config = {...} as read from the checkpoint, "
         "memory = {bytes, offsets of activations in the arena}; attention = {policy, least: the "
-        "context from which selecting keys pays}",
+        "context from which selecting keys pays}; kv = where keys and values lie; policy = a "
+        "policy's text, for moe-partition",
         regions=1,
         required=("name",),
-        optional=("config", "model", "memory", "attention"),
+        optional=("config", "model", "memory", "attention", "kv", "policy"),
     ),
     Op("graph.return", "the step's outputs", (1, None), terminator=True),
 )
@@ -94,8 +95,13 @@ MOE = (
        "starts [E+1]; pairs of an expert that is not here (its number is E) stand nowhere", 1, 2,
        required=("experts",)),
     Op("graph.moe_expert", "of each pair p, row p // per_row of x times its expert's weight "
-       "[E, N, K] transposed; operands: x, w, order, starts; result [T*A, N], by pair", 4, 1,
-       required=("per_row",)),
+       "[E, N, K] transposed; operands: x, w, order, starts; result [T*A, N], by pair. With "
+       "`experts`, only of their pairs: the other rows are undefined. With a fifth operand "
+       "`places` [E], w [S, N, K] holds pages in any order: expert e is page places[e], and -1 "
+       "is as an expert not listed", (4, 5), 1, required=("per_row",), optional=("experts",)),
+    Op("graph.moe_join", "rows [T*A, D] by pair: those of the listed experts' pairs from the second "
+       "operand, the others from the first; operands: rows, rows, order, starts", 4, 1,
+       required=("experts",)),
     Op("graph.moe_combine", "sum over a token's pairs of weight times row, plus residual [T, D] "
        "when given; partial: rows of weight 0 are not read; operands: rows [T*A, D], weights "
        "[T, A][, residual]", (2, 3), 1, optional=("partial",)),
@@ -120,6 +126,16 @@ LOWERED = (
        (0, None), (0, None), required=("routine",), optional=("why", "of")),
 )  # fmt: skip
 
+PLACEMENT = (
+    Op("graph.section", "operations that run as one, at one place: device (GPU) or host (CPU); "
+       "kind = what it is of its layer. resident, streamed, disk, host = the experts whose pages "
+       "lie there, are copied for each step, come from disk, or are computed by the CPU",
+       0, (1, None), 1, required=("kind", "place"),
+       optional=("layer", "resident", "streamed", "disk", "host")),
+    Op("graph.yield", "a section's results", (1, None), terminator=True),
+    Op("graph.transfer", "the operand at another place: device or host", 1, 1, required=("to",)),
+)  # fmt: skip
+
 PIPELINE = (
     Op("graph.pipeline", "the tasks of one step over queues, in launch order: see ir/pipeline.py; "
        "holds = what slots hold before the first task", regions=1,
@@ -133,5 +149,5 @@ PIPELINE = (
 DIALECT = Dialect(
     "graph",
     "the model as tensors: matmul, norm, rope, the attention algebra, mixture of experts, ranks",
-    DECLARATIONS + TENSORS + ATTENTION + MOE + RANKS + LOWERED + PIPELINE,
+    DECLARATIONS + TENSORS + ATTENTION + MOE + PLACEMENT + RANKS + LOWERED + PIPELINE,
 )

@@ -6,7 +6,7 @@ slots. Binding it to a step fills the slots that depend on the step, and zips ca
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any
@@ -56,9 +56,13 @@ class _Slots:
 
 
 class Recipe:
-    """The calls of one lowered graph.func."""
+    """The calls of one lowered graph.func.
 
-    def __init__(self, function: Operation, memory: Memory) -> None:
+    `outputs` names inputs of `bind` that results are written to, in the order of the graph.return;
+    without them results lie in the arena.
+    """
+
+    def __init__(self, function: Operation, memory: Memory, outputs: Sequence[str] = ()) -> None:
         self._memory = memory
         self._slots = _Slots()
         self._places: dict[str, tuple[Any, ...]] = {}
@@ -70,12 +74,17 @@ class Recipe:
         for value in region.arguments:
             self._places[value.name] = ("input", value.name)
         offsets = dict(function["memory"]["offsets"].items)
+        returned = [value.name for value in region.operations[-1].operands]
+        given = dict(zip(returned, outputs, strict=True)) if outputs else {}
         for operation in region.operations:
             for value in operation.results:
-                weight = operation.name == "graph.weight"
-                self._places[value.name] = (
-                    ("weight", value.name) if weight else ("arena", offsets[value.name], value.type)
-                )
+                if operation.name == "graph.weight":
+                    place: tuple[Any, ...] = ("weight", value.name)
+                elif value.name in given:
+                    place = ("input", given[value.name])
+                else:
+                    place = ("arena", offsets[value.name], value.type)
+                self._places[value.name] = place
             self._add(operation)
         self._static: list[Any] = [self._known(key) for key in self._slots.keys]
         self._ready = [

@@ -182,16 +182,19 @@ class _Lowering:
     def moe_expert(self, op: Operation) -> list[Operation]:
         """The experts' matmul; an expert has few rows in decode, so blocks of rows are small."""
         weight, per_row = op.operands[1], op["per_row"]
-        experts, n, k = _sizes(weight)
+        paged = len(op.operands) == 5
+        n, k = _sizes(weight)[-2:]
+        experts = _sizes(op.operands[4])[0] if paged else _sizes(weight)[0]
         rows, block_n, block_k = (4, 64, 64) if self.options.rows else (8, 16, blocks(n, k)[1])
         if self.on_gpu:
             rows, block_n, block_k = 16, 64, 128
         kernel = moe.expert_matmul(
             experts, n, k, per_row, dtype_of(weight.type), rows, min(block_n, n), min(block_k, k),
-            _format(op), _format(op),
+            _format(op), _format(op), paged,
         )  # fmt: skip
         first = "T" if per_row > 1 else "M"
-        return [self.call(op, kernel, f"{first} M in0 in1 in2 in3 out0" + _scale(weight, 1))]
+        inputs = "M S in0 in1 in2 in3 in4" if paged else "M in0 in1 in2 in3"
+        return [self.call(op, kernel, f"{first} {inputs} out0" + _scale(weight, 1))]
 
     def moe_combine(self, op: Operation) -> list[Operation]:
         """The weighted sum of a token's pairs."""

@@ -97,6 +97,7 @@ def dispatch(experts: int, block: int = 256) -> Operation:
 def expert_matmul(
     experts: int, n: int, k: int, per_row: int = 1, dtype: str = "f32", rows: int = 4,
     block_n: int = 64, block_k: int = 64, compute: str = "f32", activations: str = "f32",
+    paged: bool = False,
 ) -> Operation:  # fmt: skip
     """Return `out[p] = x[p // per_row] @ w[expert of p].T` for every pair p.
 
@@ -104,17 +105,27 @@ def expert_matmul(
     last: scale [E, N]. `per_row` pairs share a row of x: A where x are tokens, 1 where pairs.
     Program (e, j) walks the rows of expert e, `rows` at a time, so that an expert nobody chose
     costs no memory traffic. Products are formed in `compute` (f32, or bf16 for tensor cores);
-    x and out are `activations`.
+    x and out are `activations`. When `paged`, w [S, N, K] (and scale [S, N]) are pages in any
+    order, S follows M, and `places` [E] follows starts: the page of each expert, or -1 where it
+    is not there; then its rows of out stay as they are.
     """
-    b = KernelBuilder(f"moe_expert_{dtype}_{n}x{k}_{per_row}" + of_format(activations))
+    name = f"moe_expert_{dtype}_{n}x{k}_{per_row}" + ("_paged" if paged else "")
+    b = KernelBuilder(name + of_format(activations))
     b.scalar("X")
     b.scalar("M")
-    x, w = b.buffer("x", activations, "X", k), b.buffer("w", dtype, experts, n, k)
+    if paged:
+        b.scalar("S")
+    pages = "S" if paged else experts
+    x, w = b.buffer("x", activations, "X", k), b.buffer("w", dtype, pages, n, k)
     order, starts = b.buffer("order", "i32", "M"), b.buffer("starts", "i32", experts + 1)
+    places = b.buffer("places", "i32", experts) if paged else None
     out = b.buffer("out", activations, "M", n)
-    scale = b.buffer("scale", "f32", experts, n) if dtype in SCALED else None
+    scale = b.buffer("scale", "f32", pages, n) if dtype in SCALED else None
     expert, column, inside = _expert_columns(b, n, block_n)
     low, high = b.load(starts, expert), b.load(starts, b.map("a + 1", expert))
+    if places is not None:
+        expert = b.load(places, expert, hint="page")
+        high = b.map("where(a < 0, b, c)", expert, low, high, hint="high")
     with b.loop(low, high, step=rows, hint="base") as loop:
         place = b.map("a + b", loop.index, b.iota(rows), dtype="i32", hint="place")
         live = b.map("a < b", place, high, hint="live")
@@ -130,6 +141,7 @@ def expert_matmul(
         loop.yields()
     facts = (
         "X >= 0", f"M == X * {per_row}", "0 <= order[*] < M", "0 <= starts[*] <= M",
+        *(["-1 <= places[*] < S"] if paged else []),
     )  # fmt: skip
     return b.finish(str(experts), blocks_of(n, block_n), requires=facts, of="graph.moe_expert")
 

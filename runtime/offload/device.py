@@ -1,0 +1,205 @@
+"""The device that a partitioned model runs on: memory with a cap that holds, streams, pinning.
+
+`SimulatedDevice` is the GPU's level on a machine without one: memory of its own, counted and capped,
+and streams that are threads. `CudaDevice` is the same over CUDA's streams and events.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from ...ir.diagnostics import CapacityError
+from ..device import NoGpu
+
+MIB = 1 << 20
+
+
+class DeviceMemoryExceeded(CapacityError):
+    """An allocation beyond the cap of a device's memory."""
+
+    template = (
+        "{what} needs {need:.2f} MiB of GPU memory, but of {cap:.2f} MiB only {left:.2f} MiB are "
+        "left: {over:.2f} MiB are missing"
+    )
+    hint = "raise --gpu-memory, or lower max_tokens or max_batch"
+
+
+class Stream(Protocol):
+    """An order of work on a device; its tasks run one after another."""
+
+    def __call__(self) -> AbstractContextManager[Any]:
+        """Return a context in which what is launched goes to this stream."""
+        ...
+
+    def wait(self, event: Any) -> None:
+        """Let what comes next on the stream wait for an event of another."""
+        ...
+
+    def record(self) -> Any:
+        """Return an event for what has been launched so far; None: it is done already."""
+        ...
+
+
+class OffloadDevice(Protocol):
+    """What the executor needs of a device."""
+
+    name: str
+    place: str
+    memory: Memory
+
+    def stream(self, queue: str) -> Stream:
+        """Return the stream of a queue, the same for the same name."""
+        ...
+
+    def register(self, buffer: Tensor) -> str:
+        """Pin host memory where it lies; returns why it stays pageable, or an empty text."""
+        ...
+
+    def host(self, size: int) -> Tensor:
+        """Return host memory for buffers that copies go through, zeroed bytes."""
+        ...
+
+    def send(self, tensor: Tensor) -> Tensor:
+        """Return a small tensor of the step's inputs on the device."""
+        ...
+
+
+@dataclass
+class Memory:
+    """A device's memory: every tensor on it is asked for here, and none beyond the cap.
+
+    `cap` is in bytes; `used` counts what is held, rounded up to 256 bytes a tensor.
+    """
+
+    place: str
+    cap: int
+    used: int = 0
+    peak: int = 0
+    held: dict[str, int] = field(default_factory=dict)
+
+    def allocate(self, what: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        """Return a zeroed tensor on the device; raises DeviceMemoryExceeded."""
+        size = rounded(torch.Size(shape).numel() * dtype.itemsize)
+        left = self.cap - self.used
+        if size > left:
+            raise DeviceMemoryExceeded(
+                what=what, need=size / MIB, cap=self.cap / MIB, left=left / MIB,
+                over=(size - left) / MIB,
+            )  # fmt: skip
+        self.used += size
+        self.peak = max(self.peak, self.used)
+        self.held[what] = self.held.get(what, 0) + size
+        return torch.zeros(shape, dtype=dtype, device=self.place)
+
+    def hold(self, what: str, tensor: Tensor) -> Tensor:
+        """Return a copy of a tensor on the device."""
+        kept = self.allocate(what, tuple(tensor.shape), tensor.dtype)
+        return kept.copy_(tensor)
+
+
+def rounded(size: int) -> int:
+    """Return the bytes that a tensor of so many takes: allocators give multiples of 256."""
+    return -(-size // 256) * 256
+
+
+class _Now:
+    """A stream whose work is done when it is launched."""
+
+    def __call__(self) -> AbstractContextManager[Any]:
+        return nullcontext()
+
+    def wait(self, event: Any) -> None:
+        """Nothing is left to wait for."""
+
+    def record(self) -> None:
+        """What was launched is done."""
+
+
+@dataclass
+class SimulatedDevice:
+    """The GPU's level simulated on the CPU: memory apart, capped; a stream is its queue's thread.
+
+    `refusal` plays a system that does not pin: the reason it gives.
+    """
+
+    memory: Memory
+    refusal: str = ""
+    name: str = "simulated GPU"
+    place: str = "cpu"
+
+    @staticmethod
+    def of(cap: int, refusal: str = "") -> SimulatedDevice:
+        """Return a device with `cap` bytes of memory."""
+        return SimulatedDevice(Memory("cpu", cap), refusal)
+
+    def stream(self, queue: str) -> Stream:
+        """Work is done by the thread that launches it."""
+        return _Now()
+
+    def register(self, buffer: Tensor) -> str:
+        """Pinning does nothing here, unless it is to be refused."""
+        return self.refusal
+
+    def host(self, size: int) -> Tensor:
+        """Plain memory."""
+        return torch.zeros(size, dtype=torch.uint8)
+
+    def send(self, tensor: Tensor) -> Tensor:
+        """The inputs lie in the same memory."""
+        return tensor
+
+
+class _CudaStream:
+    """A CUDA stream under the protocol."""
+
+    def __init__(self, place: str) -> None:
+        self._stream = torch.cuda.Stream(device=place)
+
+    def __call__(self) -> AbstractContextManager[Any]:
+        return torch.cuda.stream(self._stream)
+
+    def wait(self, event: Any) -> None:
+        self._stream.wait_event(event)
+
+    def record(self) -> Any:
+        event = torch.cuda.Event()
+        event.record(self._stream)
+        return event
+
+
+class CudaDevice:
+    """An NVIDIA GPU, its memory capped for this process."""
+
+    def __init__(self, cap: int, place: str = "cuda:0") -> None:
+        if not torch.cuda.is_available():
+            raise NoGpu(problem="none is visible")
+        properties = torch.cuda.get_device_properties(place)
+        self.name, self.place = properties.name, place
+        self.memory = Memory(place, cap)
+        torch.cuda.set_per_process_memory_fraction(min(1.0, cap / properties.total_memory), place)
+        self._streams: dict[str, _CudaStream] = {}
+
+    def stream(self, queue: str) -> Stream:
+        """A CUDA stream for each queue."""
+        return self._streams.setdefault(queue, _CudaStream(self.place))
+
+    def register(self, buffer: Tensor) -> str:
+        """Pin with cudaHostRegister, which rounds to pages and not to powers of two."""
+        runtime = torch.cuda.cudart()
+        error = int(runtime.cudaHostRegister(buffer.data_ptr(), buffer.nbytes, 0))
+        return "" if error == 0 else f"cudaHostRegister gave error {error}"
+
+    def host(self, size: int) -> Tensor:
+        """Memory that is pinned, if the system allows it."""
+        buffer = torch.zeros(size, dtype=torch.uint8)
+        self.register(buffer)
+        return buffer
+
+    def send(self, tensor: Tensor) -> Tensor:
+        """A copy on the device, in the order of the current stream."""
+        return tensor.to(self.place, non_blocking=True)

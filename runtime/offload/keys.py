@@ -1,0 +1,103 @@
+"""Keys and values that visit the device: the pages of one micro-batch and layer at a time."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ...ir.diagnostics import CapacityError
+from ...ir.pipeline import Task
+
+if TYPE_CHECKING:
+    from .split import MicroBatch
+    from .work import StepWork
+
+
+class KeysTooMany(CapacityError):
+    """A micro-batch whose keys and values exceed their place on the device."""
+
+    template = "a micro-batch's keys and values are {pages} pages, but {room} fit the GPU at a time"
+    hint = "take more micro-batches, or attention on the CPU"
+
+
+class DeviceKeys:
+    """Two places of `room` pages [room, K, P, C] each, taken in turn."""
+
+    def __init__(self, k: tuple[Tensor, Tensor], v: tuple[Tensor, Tensor], page_size: int) -> None:
+        self._k, self._v, self._page = k, v, page_size
+        self.room = k[0].shape[0]
+        self._visits: dict[int, _Visit] = {}
+
+    def up(self, work: StepWork, task: Task) -> None:
+        """Copy the pages of a micro-batch's sequences to its place."""
+        visit = self._visits[task.micro_batch] = _Visit.of(
+            work.micro_batches[task.micro_batch], self._page
+        )
+        count, place = len(visit.pages), self._place(task.writes)
+        if count > self.room:
+            raise KeysTooMany(pages=count, room=self.room)
+        for target, source in ((self._k, work.parts.k), (self._v, work.parts.v)):
+            rows = source[task.layer][visit.pages]
+            target[place][:count].copy_(rows, non_blocking=True)
+
+    def append(self, work: StepWork, task: Task) -> None:
+        """Write new keys and values to the place."""
+        step, visit = work.micro_batches[task.micro_batch].step, self._visits[task.micro_batch]
+        send = work.parts.device.send
+        inputs = {**work.slot(task, "qkv"), "positions": send(step.positions),
+                  "slots": send(visit.slots), **self._kv(task)}  # fmt: skip
+        work.run(task, "device", inputs, work.slot(task, "q", writes=True), self._extents(work, task))
+
+    def attend(self, work: StepWork, task: Task) -> None:
+        """Attention over the place."""
+        step, visit = work.micro_batches[task.micro_batch].step, self._visits[task.micro_batch]
+        send = work.parts.device.send
+        inputs = {**work.slot(task, "q"), **self._kv(task), "page_table": send(visit.table),
+                  "query_starts": send(step.query_starts),
+                  "kv_lengths": send(step.kv_lengths)}  # fmt: skip
+        work.run(task, "device", inputs, work.slot(task, "seen", writes=True),
+                 self._extents(work, task))  # fmt: skip
+
+    def down(self, work: StepWork, task: Task) -> None:
+        """Copy what is new back to host memory."""
+        step, visit = work.micro_batches[task.micro_batch].step, self._visits[task.micro_batch]
+        place, size = self._place(task.reads), self._page
+        here, there = visit.slots.long(), step.slots.long()
+        for source, target in ((self._k, work.parts.k), (self._v, work.parts.v)):
+            rows = source[place].transpose(1, 2)[here // size, here % size]  # [T, K, C]
+            target[task.layer].transpose(1, 2)[there // size, there % size] = rows.to("cpu")
+
+    def _extents(self, work: StepWork, task: Task) -> dict[str, int]:
+        return work.extents(task.micro_batch) | {"N": self.room}
+
+    def _kv(self, task: Task) -> dict[str, Tensor]:
+        place = self._place(task.reads)
+        return {"k": self._k[place], "v": self._v[place]}
+
+    @staticmethod
+    def _place(accesses: tuple[tuple[str, str], ...]) -> int:
+        slot = next(slot for slot, _ in accesses if slot.startswith("kv_gpu."))
+        return int(slot.rpartition(".")[2])
+
+
+class _Visit:
+    """A micro-batch's pages in order of the place, and its slots and page table there."""
+
+    def __init__(self, pages: Tensor, slots: Tensor, table: Tensor) -> None:
+        self.pages, self.slots, self.table = pages, slots, table
+
+    @staticmethod
+    def of(batch: MicroBatch, page_size: int) -> _Visit:
+        """Return the visit of a micro-batch: every page that its sequences see, once."""
+        step = batch.step
+        counts = (step.kv_lengths.long() + page_size - 1) // page_size
+        table = step.page_table.long()
+        seen = torch.arange(table.shape[1])[None] < counts[:, None]
+        pages, places = torch.unique(table[seen], return_inverse=True)
+        moved = torch.zeros_like(step.page_table)
+        moved[seen] = places.to(torch.int32)
+        slots = step.slots.long()
+        where = torch.searchsorted(pages, slots // page_size)
+        return _Visit(pages, (where * page_size + slots % page_size).to(torch.int32), moved)

@@ -1,0 +1,241 @@
+"""Pages of expert weights: pools of them on the device and in host memory, and where they come from.
+
+A page is one expert of one layer: its gate and up rows [2F, D], its down rows [D, F], and for int8
+a scale a row. A pool holds each part of its pages side by side, so that kernels take a part of all
+pages as one tensor [S, N, K] with a table of places.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from ...ir.core import Operation, thaw
+from ...ir.diagnostics import ModelError
+from ...ir.types import dtype_of, shape_of
+from ..weights import DTYPES, BrokenWeights, MissingTensor, NoWeights, TensorSource, quantize_rows
+
+ROLES = ("gate_up", "down")
+_STORED = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16, "F64": torch.float64}
+
+
+class PageLost(ModelError):
+    """A page whose file cannot be read any more."""
+
+    template = "{file}: the page of layer {layer}, expert {expert} cannot be read: {problem}"
+    hint = "bring the file back and run again: a batch with --out goes on where it was"
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part of a page: its role, its shape and dtype."""
+
+    role: str
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+    @property
+    def bytes(self) -> int:
+        """Memory that it takes."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+@dataclass(frozen=True)
+class PageShape:
+    """The parts of a page, scales after what they scale."""
+
+    parts: tuple[Part, ...]
+
+    @staticmethod
+    def of(weights: Sequence[Operation]) -> PageShape:
+        """Return the shape of a page of an experts section's weights, [E, N, K] each."""
+        parts = []
+        for role, weight in zip(ROLES, weights, strict=True):
+            _, n, k = (int(extent) for extent in shape_of(weight.result.type))  # type: ignore[arg-type]
+            dtype = DTYPES[dtype_of(weight.result.type)]
+            parts.append(Part(role, (n, k), dtype))
+            if dtype == torch.int8:
+                parts.append(Part(f"{role}_scale", (n,), torch.float32))
+        return PageShape(tuple(parts))
+
+    @property
+    def bytes(self) -> int:
+        """Memory that a page takes."""
+        return sum(part.bytes for part in self.parts)
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Pages in one memory: each part's tensor [S, ...] by role."""
+
+    tensors: Mapping[str, Tensor]
+
+    @property
+    def count(self) -> int:
+        """S, its pages."""
+        return next(iter(self.tensors.values())).shape[0]
+
+    def page(self, place: int) -> dict[str, Tensor]:
+        """Return the parts of one page, as views."""
+        return {role: tensor[place] for role, tensor in self.tensors.items()}
+
+    def copy(self, place: int, source: Mapping[str, Tensor]) -> None:
+        """Copy a page's parts to a place; on a device, in the order of the current stream."""
+        for role, tensor in self.tensors.items():
+            tensor[place].copy_(source[role], non_blocking=True)
+
+
+def pool_in(buffer: Tensor, shape: PageShape, count: int) -> Pool:
+    """Return a pool of `count` pages in a buffer of bytes."""
+    tensors, at = {}, 0
+    for part in shape.parts:
+        end = at + count * part.bytes
+        tensors[part.role] = buffer[at:end].view(part.dtype).view(count, *part.shape)
+        at = -(-end // 64) * 64
+    return Pool(tensors)
+
+
+def pool_bytes(shape: PageShape, count: int) -> int:
+    """Return the bytes of a buffer for a pool: parts begin at multiples of 64."""
+    return sum(-(-count * part.bytes // 64) * 64 for part in shape.parts)
+
+
+class PageSource(Protocol):
+    """Where pages come from when they are not in memory."""
+
+    def read(self, layer: int, expert: int, into: Mapping[str, Tensor]) -> None:
+        """Fill a page's parts; raises ModelError."""
+        ...
+
+
+def fill(into: Mapping[str, Tensor], role: str, rows: Iterator[tuple[slice, Tensor]]) -> None:
+    """Write rows to a part of a page, in its format."""
+    for where, values in rows:
+        if into[role].dtype == torch.int8:
+            data, scale = quantize_rows(values.float())
+            into[role][where].copy_(data)
+            into[f"{role}_scale"][where].copy_(scale)
+        else:
+            into[role][where].copy_(values)
+
+
+class TensorPages:
+    """Pages made from whole tensors of a source: one of random weights."""
+
+    def __init__(self, source: TensorSource, weights: Sequence[Sequence[Operation]]) -> None:
+        self._source, self._weights = source, weights
+
+    def read(self, layer: int, expert: int, into: Mapping[str, Tensor]) -> None:
+        """Fill a page's parts."""
+        for role, weight in zip(ROLES, self._weights[layer], strict=True):
+            shape = tuple(int(extent) for extent in shape_of(weight.result.type))  # type: ignore[arg-type]
+            fill(into, role, self._rows(thaw(weight["tensors"]), expert, shape))
+
+    def _rows(self, tensors: Any, expert: int, shape: tuple[int, ...]
+              ) -> Iterator[tuple[slice, Tensor]]:  # fmt: skip
+        if isinstance(tensors, str):
+            yield slice(None), self._source.read(tensors, shape)[expert]
+            return
+        names = tensors[expert]
+        rows = shape[1] // len(names)
+        for number, name in enumerate(names):
+            part = self._source.read(name, (rows, shape[2]))
+            yield slice(number * rows, (number + 1) * rows), part
+
+
+@dataclass(frozen=True)
+class _Stored:
+    file: str
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    begin: int
+
+
+class FilePages:
+    """Pages read from the safetensors files of a checkpoint when they are wanted.
+
+    Files are read, not mapped: a mapped file that is cut short ends the process.
+    """
+
+    def __init__(self, folder: Path, weights: Sequence[Sequence[Operation]]) -> None:
+        self._folder, self._weights = folder, weights
+        self._stored: dict[str, _Stored] = {}
+        self._files: dict[str, int] = {}
+        index = folder / "model.safetensors.index.json"
+        names = ["model.safetensors"]
+        if index.exists():
+            names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        for name in names:
+            self._open(name)
+
+    def read(self, layer: int, expert: int, into: Mapping[str, Tensor]) -> None:
+        """Fill a page's parts; raises PageLost, with the file's name, where it is gone or cut."""
+        for role, weight in zip(ROLES, self._weights[layer], strict=True):
+            try:
+                fill(into, role, self._rows(thaw(weight["tensors"]), expert))
+            except OSError as error:
+                raise PageLost(file=error.filename, layer=layer, expert=expert,
+                               problem=error.strerror) from None  # fmt: skip
+
+    def close(self) -> None:
+        """Close the files."""
+        for descriptor in self._files.values():
+            os.close(descriptor)
+        self._files.clear()
+
+    def _open(self, name: str) -> None:
+        path = self._folder / name
+        if not path.exists():
+            raise NoWeights(file=str(path))
+        descriptor = self._files[name] = os.open(path, os.O_RDONLY)
+        try:
+            size = int.from_bytes(os.pread(descriptor, 8, 0), "little")
+            header = json.loads(os.pread(descriptor, size, 8))
+            for tensor, entry in header.items():
+                if tensor != "__metadata__" and entry["dtype"] in _STORED:
+                    begin = 8 + size + entry["data_offsets"][0]
+                    self._stored[tensor] = _Stored(name, _STORED[entry["dtype"]],
+                                                   tuple(entry["shape"]), begin)  # fmt: skip
+        except (ValueError, KeyError, TypeError, OSError) as error:
+            raise BrokenWeights(file=str(path), problem=f"no safetensors header: {error}") from None
+
+    def _rows(self, tensors: Any, expert: int) -> Iterator[tuple[slice, Tensor]]:
+        if isinstance(tensors, str):
+            stored = self._find(tensors)
+            rows = stored.shape[1:]
+            yield slice(None), self._pread(stored, expert * math.prod(rows), rows)
+            return
+        first = 0
+        for name in tensors[expert]:
+            stored = self._find(name)
+            yield slice(first, first + stored.shape[0]), self._pread(stored, 0, stored.shape)
+            first += stored.shape[0]
+
+    def _find(self, name: str) -> _Stored:
+        if name not in self._stored:
+            raise MissingTensor(folder=str(self._folder), tensor=name)
+        return self._stored[name]
+
+    def _pread(self, stored: _Stored, first: int, shape: tuple[int, ...]) -> Tensor:
+        size = math.prod(shape) * stored.dtype.itemsize
+        begin, data = stored.begin + first * stored.dtype.itemsize, bytearray(size)
+        path, done = str(self._folder / stored.file), 0
+        while done < size:
+            view = memoryview(data)[done:]
+            try:
+                count = os.preadv(self._files[stored.file], [view], begin + done)
+            except OSError as error:
+                raise OSError(error.errno, error.strerror, path) from None
+            if count == 0:
+                problem = f"it ends {size - done} bytes too early"
+                raise OSError(0, problem, path)
+            done += count
+        return torch.frombuffer(data, dtype=stored.dtype).view(shape)

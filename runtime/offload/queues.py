@@ -1,0 +1,138 @@
+"""Runs pipelines: a thread a queue, which waits for events, launches, and records its own."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from queue import SimpleQueue
+from time import perf_counter
+from typing import Any
+
+from ...ir.pipeline import Pipeline, Task
+from .device import OffloadDevice, Stream
+
+Work = Callable[[Task], None]
+"""Does a task, or launches it on the current stream."""
+
+
+class Abandoned(Exception):
+    """Wakes a queue whose run has failed elsewhere."""
+
+
+class _Signal:
+    """That a task is launched, and on a device's stream the event of its end."""
+
+    def __init__(self) -> None:
+        self._launched = threading.Event()
+        self._event: Any = None
+
+    def set(self, event: Any = None) -> None:
+        self._event = event
+        self._launched.set()
+
+    def wait(self, stream: Stream | None) -> None:
+        """Wait on a host queue; on a device's, wait for the launch and let the stream wait."""
+        self._launched.wait()
+        if self._event is not None:
+            if stream is None:
+                self._event.synchronize()
+            else:
+                stream.wait(self._event)
+
+
+class Run:
+    """One pipeline under way; `spans` are the seconds of each task's work, on this host's clock."""
+
+    def __init__(self, pipeline: Pipeline, work: Work) -> None:
+        self.pipeline, self.work = pipeline, work
+        self.signals = {task.name: _Signal() for task in pipeline.tasks}
+        self.error: BaseException | None = None
+        self.spans: dict[str, tuple[float, float]] = {}
+
+    def fail(self, error: BaseException) -> None:
+        """Keep the first error, and wake whoever waits."""
+        if self.error is None and not isinstance(error, Abandoned):
+            self.error = error
+        for signal in self.signals.values():
+            signal.set()
+
+    def wait(self, names: Iterable[str]) -> None:
+        """Wait until tasks are done; raises what any task of the run has raised."""
+        for name in names:
+            self.signals[name].wait(None)
+        if self.error is not None:
+            raise self.error
+
+    def finish(self) -> None:
+        """Wait until all is done."""
+        self.wait(self.signals)
+
+
+class Queues:
+    """The threads of a device's and the host's queues; they live as long as the executor.
+
+    `host` names the queues whose work this machine's cores do; the others launch on streams.
+    """
+
+    def __init__(self, device: OffloadDevice, host: Iterable[str], delay: Callable[[Task], None]
+                 | None = None) -> None:  # fmt: skip
+        self._device, self._host = device, frozenset(host)
+        self._delay = delay
+        self._inboxes: dict[str, SimpleQueue[tuple[Run, tuple[Task, ...]] | None]] = {}
+
+    def start(self, pipeline: Pipeline, work: Work) -> Run:
+        """Hand every queue its tasks; returns at once."""
+        run = Run(pipeline, work)
+        for queue, tasks in pipeline.queues.items():
+            self._inbox(queue).put((run, tasks))
+        return run
+
+    def close(self) -> None:
+        """End the threads, after what is under way."""
+        for inbox in self._inboxes.values():
+            inbox.put(None)
+        self._inboxes.clear()
+
+    def _inbox(self, queue: str) -> SimpleQueue[tuple[Run, tuple[Task, ...]] | None]:
+        if queue not in self._inboxes:
+            self._inboxes[queue] = inbox = SimpleQueue()
+            threading.Thread(target=self._serve, args=(queue, inbox), name=f"weft-{queue}",
+                             daemon=True).start()  # fmt: skip
+        return self._inboxes[queue]
+
+    def _serve(self, queue: str, inbox: Any) -> None:
+        stream = None if queue in self._host else self._device.stream(queue)
+        while (job := inbox.get()) is not None:
+            run, tasks = job
+            try:
+                for task in tasks:
+                    self._do(run, task, stream)
+            except BaseException as error:  # a queue must not die with others waiting for it
+                run.fail(error)
+
+    def _do(self, run: Run, task: Task, stream: Stream | None) -> None:
+        for name in task.waits:
+            run.signals[name].wait(stream)
+        if run.error is not None:
+            raise Abandoned
+        if self._delay is not None:
+            self._delay(task)
+        begin = perf_counter()
+        if stream is None:
+            run.work(task)
+            event = None
+        else:
+            with stream():
+                run.work(task)
+            event = stream.record()
+        run.spans[task.name] = (begin, perf_counter())
+        run.signals[task.name].set(event)
+
+
+def busy(spans: Mapping[str, tuple[float, float]], tasks: Iterable[Task]) -> dict[str, float]:
+    """Return the seconds that each queue worked, of a run's spans."""
+    found: dict[str, float] = {}
+    for task in tasks:
+        begin, end = spans.get(task.name, (0.0, 0.0))
+        found[task.queue] = found.get(task.queue, 0.0) + end - begin
+    return found
