@@ -42,6 +42,7 @@ from .stages import Stages, explanation, record_of
 if TYPE_CHECKING:
     from .codegen.kernel import Kernel
     from .ir.schedule import Schedule
+    from .offloading import Offloading
     from .passes.tile.regimes import Regime
     from .runtime.executable import Executable
     from .runtime.policy import Policy
@@ -210,9 +211,20 @@ class Compilation:
         self.records += records
         return graph
 
+    @cached_property
+    def offloading(self) -> Offloading | None:
+        """The model divided between GPU and CPU, where the options bound the GPU's memory."""
+        from .offloading import Offloading
+
+        if not self.options.gpu_memory:
+            return None
+        return Offloading(self._need_checkpoint(), self.options, self.records)
+
     @property
     def graph(self) -> Module:
-        """The model's step after the passes that all regimes share."""
+        """The model's step after the passes that all regimes share; or its sections."""
+        if self.offloading is not None:
+            return self.offloading.module
         regime = self.regimes[-1]
         return next(r.before for r in regime.records if r.name == "lower-to-tiles")
 
@@ -221,6 +233,8 @@ class Compilation:
         """Every kernel, once."""
         from .passes.tile.regimes import merge_kernels
 
+        if self.offloading is not None:
+            return self.offloading.tile
         return Module(tuple(kernel for kernel, _ in merge_kernels(self.regimes)))
 
     @cached_property
@@ -243,7 +257,11 @@ class Compilation:
     def kernels(self) -> dict[str, Kernel]:
         """The compiled kernels, by name."""
         from .codegen.proofs import ensure_proven
+        from .passes.tile.sampling import sampling_kernels
 
+        if self.offloading is not None:
+            vocabulary = self._need_checkpoint().config.vocab_size
+            return self.offloading.kernels(sampling_kernels(vocabulary))
         wanted = self.schedules
         if self.options.prove:
             ensure_proven([kernel for kernel, _ in wanted], self.options.cache)
@@ -268,6 +286,8 @@ class Compilation:
             join_ranks(self.options, self.launch, self._rank_graph)
             graph = self._rank_graph()
             return reference_executor(checkpoint, graph, self.options, self.attention)
+        if self.offloading is not None:
+            return self.offloading.executor(self.kernels)
         join_ranks(self.options, self.launch, lambda: self.kernels)
         make: Any = device_executor if self.on_gpu else compiled_executor
         known = () if self.on_gpu else (self.attention,)
@@ -280,7 +300,7 @@ class Compilation:
 
         if self.options.executor == "reference":
             return sample_rows
-        if self.on_gpu:
+        if self.on_gpu and self.offloading is None:
             return device_sampler(self.executor, self.kernels)
         return compiled_sampler(self.executor, self.kernels)
 
@@ -289,7 +309,9 @@ class Compilation:
         """What waits for whom: on a GPU nothing does for less than a page."""
         from .runtime.policy import Policy
 
-        return Policy(least_gain=page_size(self.options)) if self.on_gpu else None
+        if not self.on_gpu or self.offloading is not None:
+            return None
+        return Policy(least_gain=page_size(self.options))
 
     def diff(self, pass_name: str) -> str:
         """Return what a pass changed, as a unified diff of the IR text."""

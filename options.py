@@ -64,15 +64,39 @@ class RemoteOptions:
     @staticmethod
     def parse(texts: Mapping[str, str]) -> dict[str, Any]:
         """Return options given as text, `{"timeout": "30"}`, as `changed` wants them."""
-        types = {item.name: type(item.default) for item in fields(RemoteOptions)}
-        found: dict[str, Any] = {}
-        for name, text in texts.items():
-            if name not in types or name == "key":
-                known = ", ".join(sorted(types.keys() - {"key"}))
-                hint = f"write NAME=VALUE; the names are: {known}"
-                raise BadOption(problem=f"there is no remote option {name!r}", hint=hint)
-            found[f"remote_{name}"] = _read(name, types[name], text)
-        return found
+        return _parsed("remote", RemoteOptions, texts, {"key"})
+
+
+@dataclass(frozen=True)
+class OffloadOptions:
+    """How a model larger than the GPU is run; each is `offload_NAME` among the options.
+
+    `host_memory` bounds what lies beside the CPU, in bytes (0: as much as is wanted); what exceeds
+    it stays on disk. `policy` (a cost_model.policy.Policy) says what lies where; without one, what
+    fits does: `schedule` is the pipeline, `micro_batches` those of a step, `cpu_experts` of each
+    layer the CPU computes. `page_format` is that of pages on their way: as the weights, or int8 or
+    int4, which are lossy.
+    """
+
+    host_memory: int = 0
+    schedule: str = "ring"
+    micro_batches: int = 4
+    cpu_experts: int = 0
+    page_format: str = ""
+    policy: Any = None
+
+    def __post_init__(self) -> None:
+        _one_of("offload_schedule", self.schedule, ("ring", "cgo", "s2", "s3", "s4"))
+        _one_of("offload_page_format", self.page_format, ("", "int8", "int4"))
+        if self.micro_batches < 1:
+            raise BadOption(problem="offload_micro_batches must be positive")
+        if self.cpu_experts < 0 or self.host_memory < 0:
+            raise BadOption(problem="offload_cpu_experts and offload_host_memory are at least 0")
+
+    @staticmethod
+    def parse(texts: Mapping[str, str]) -> dict[str, Any]:
+        """Return options given as text, `{"schedule": "s3"}`, as `changed` wants them."""
+        return _parsed("offload", OffloadOptions, texts, {"policy", "host_memory"})
 
 
 @dataclass(frozen=True)
@@ -103,8 +127,10 @@ class Options:
     process has one pool, sized by the first model that it loads); `max_batch` sequences and
     `max_tokens` rows bound one step. `cache` holds compiled kernels (None: the user's cache
     folder). `tp` processes, started by torchrun, hold a part of the model each, on a GPU each or on
-    this CPU; rank 0 runs the program. `tune` takes the schedules that `weft kernels --tune` chose
-    on this device (`cached`), or does not (`off`). `prove` refuses kernels without a bounds proof;
+    this CPU; rank 0 runs the program. `gpu_memory` bytes, unless 0, divide a model with experts
+    between a GPU (without the target cuda: a simulated one) and the CPU, as `offload` says. `tune`
+    takes the schedules that `weft kernels --tune` chose on this device (`cached`), or does not
+    (`off`). `prove` refuses kernels without a bounds proof, and pipelines with a hazard;
     `trace` records every step. `validate` checks after each pass over the program that it kept what
     the program means. `attention` is `dense`, or a policy `sparse(...)` of decode steps
     (`ir.sparse`): taken from the context on from which it pays, or, with `attention_always`, at any
@@ -120,6 +146,7 @@ class Options:
     max_batch: int = 16
     max_tokens: int = 512
     tp: int = 1
+    gpu_memory: int = 0
     seed: int = 0
     cache: Path | None = None
     prove: bool = True
@@ -129,6 +156,7 @@ class Options:
     attention: str = "dense"
     attention_always: bool = False
     remote: RemoteOptions = field(default_factory=RemoteOptions)
+    offload: OffloadOptions = field(default_factory=OffloadOptions)
 
     def __post_init__(self) -> None:
         _one_of("weights", self.weights, WEIGHT_FORMATS)
@@ -145,6 +173,11 @@ class Options:
             free = name == "kv_memory" and self.target == "cuda" and self.kv_memory == 0
             if getattr(self, name) <= 0 and not free:
                 raise BadOption(problem=f"{name} must be positive, not {getattr(self, name)}")
+        if self.gpu_memory < 0:
+            raise BadOption(problem=f"gpu_memory must not be negative, not {self.gpu_memory}")
+        if self.gpu_memory and (self.tp > 1 or self.executor == "reference"):
+            problem = "gpu_memory divides a model in one process that runs compiled kernels"
+            raise BadOption(problem=problem, hint="leave out tp and executor, or gpu_memory")
 
     @staticmethod
     def from_env(environment: Mapping[str, str] | None = None) -> Options:
@@ -162,14 +195,17 @@ class Options:
         if changes.get("target") == "cuda":
             changes = {**GPU_DEFAULTS, **changes}
         known = {item.name for item in fields(self)}
-        remote = {f"remote_{item.name}" for item in fields(RemoteOptions)}
-        inner = {name: changes.pop(name) for name in remote & changes.keys()}
-        if inner:
-            plain = {name.removeprefix("remote_"): value for name, value in inner.items()}
-            changes["remote"] = replace(changes.get("remote", self.remote), **plain)
+        inner: set[str] = set()
+        for group, kind in (("remote", RemoteOptions), ("offload", OffloadOptions)):
+            names = {f"{group}_{item.name}" for item in fields(kind)}
+            inner |= names
+            given = {name: changes.pop(name) for name in names & changes.keys()}
+            if given:
+                plain = {name.removeprefix(f"{group}_"): value for name, value in given.items()}
+                changes[group] = replace(changes.get(group, getattr(self, group)), **plain)
         for name in changes:
             if name not in known:
-                hint = f"the options are: {', '.join(sorted(known | remote))}"
+                hint = f"the options are: {', '.join(sorted(known | inner))}"
                 raise BadOption(problem=f"there is no option {name!r}", hint=hint)
         return replace(self, **changes)
 
@@ -184,12 +220,24 @@ def _one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
         raise BadOption(problem=f"{name} must be one of {', '.join(choices)}, not {value!r}")
 
 
+def _parsed(group: str, kind: type, texts: Mapping[str, str], hidden: set[str]) -> dict[str, Any]:
+    """Return a group's options read from text, under the names that `changed` takes."""
+    types = {item.name: type(item.default) for item in fields(kind) if item.name not in hidden}
+    found: dict[str, Any] = {}
+    for name, text in texts.items():
+        if name not in types:
+            hint = f"write NAME=VALUE; the names are: {', '.join(sorted(types))}"
+            raise BadOption(problem=f"there is no {group} option {name!r}", hint=hint)
+        found[f"{group}_{name}"] = _read(f"{group} option {name}", types[name], text)
+    return found
+
+
 def _read(name: str, type: type, text: str) -> Any:
     if type is bool:
         if text.lower() not in {"yes", "no", "true", "false", "1", "0"}:
-            raise BadOption(problem=f"remote option {name} is yes or no, not {text!r}")
+            raise BadOption(problem=f"{name} is yes or no, not {text!r}")
         return text.lower() in {"yes", "true", "1"}
     try:
         return type(text)
     except ValueError:
-        raise BadOption(problem=f"remote option {name} is a number, not {text!r}") from None
+        raise BadOption(problem=f"{name} is a number, not {text!r}") from None

@@ -8,7 +8,7 @@ from setuptools.command.build_py import build_py
 ROOMS = [
     "ir", "ir.display", "frontend", "frontend.models", "cost_model", "cost_model.hrm", "passes",
     "passes.program", "passes.graph", "passes.tile", "passes.validation", "codegen", "runtime",
-    "runtime.remote", "plots", "explore", "cli", "evaluation",
+    "runtime.offload", "runtime.remote", "plots", "explore", "cli", "evaluation",
 ]  # fmt: skip
 
 

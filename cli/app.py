@@ -52,6 +52,20 @@ Attention = Annotated[
     str,
     typer.Option(help="dense, or sparse(...): which keys decode reads (docs/sparse_attention.md)"),
 ]
+Gpu = Annotated[
+    str,
+    typer.Option(
+        help="divide a model with experts between so much GPU memory, such as 16GiB, and the CPU; "
+        "without --target cuda the GPU is simulated"
+    ),
+]
+Offload = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--offload",
+        help="NAME=VALUE with --gpu-memory: schedule, micro_batches, cpu_experts, page_format",
+    ),
+]
 
 
 @app.command()
@@ -73,6 +87,14 @@ def run(
     threads: Threads = 0,
     kv_memory: Kv = "",
     attention: Attention = "",
+    gpu_memory: Gpu = "",
+    host_memory: Annotated[
+        str, typer.Option(help="with --gpu-memory: memory beside the CPU; the rest stays on disk")
+    ] = "",
+    offload: Offload = None,
+    offload_policy: Annotated[
+        Path | None, typer.Option(help="with --gpu-memory: a policy file, as weft tune writes it")
+    ] = None,
     tools: Annotated[Path | None, typer.Option(help="a Python file that holds tools")] = None,
     trace: Annotated[
         Path | None, typer.Option(help="write a Chrome trace: ui.perfetto.dev opens it")
@@ -119,6 +141,8 @@ def dump(
         ),
     ] = "",
     weights: Weights = "f32",
+    gpu_memory: Gpu = "",
+    offload: Offload = None,
     spans: Annotated[bool, typer.Option(help="print each operation's place in the source")] = False,
     rows: Annotated[
         Path | None, typer.Option(help="prefixes: of the rows in this JSON lines file")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .render import console, emit, remarks
-from .run import read_rows
+from .run import offload_options, read_rows
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,8 @@ class DumpOptions:
     kernel: str | None
     form: str
     weights: str
+    gpu_memory: str
+    offload: list[str] | None
     spans: bool
     rows: Path | None
 
@@ -37,7 +39,9 @@ def dump(options: DumpOptions) -> None:
         options.file,
         options.model,
         name=options.program,
-        options=Options.from_env().changed(weights=options.weights),
+        options=Options.from_env().changed(
+            weights=options.weights, **offload_options(options.gpu_memory, options.offload)
+        ),
     )
     if options.after is None:
         rows = list(read_rows(options.rows)) if options.rows is not None else []

@@ -15,6 +15,7 @@ from .live import LiveView, as_json, print_value
 from .render import emit, parse_size, remarks
 
 if TYPE_CHECKING:
+    from ..cost_model.policy import Policy
     from ..runtime.executable import Executable
     from ..runtime.results import Stats
 
@@ -24,6 +25,13 @@ class BadArgument(RunError):
 
     template = "--arg {text}: {problem}"
     hint = "write name=value; name=@FILE reads a file, and lists are JSON: sides='[\"a\"]'"
+
+
+class BadPolicy(RunError):
+    """A policy file that cannot be read."""
+
+    template = "{path}: {problem}"
+    hint = "--offload-policy takes a file that weft tune writes"
 
 
 class BadRows(RunError):
@@ -71,6 +79,10 @@ class RunOptions:
     threads: int
     kv_memory: str
     attention: str
+    gpu_memory: str
+    host_memory: str
+    offload: list[str] | None
+    offload_policy: Path | None
     tools: Path | None
     trace: Path | None
     remote_concurrency: int
@@ -110,6 +122,11 @@ def _compile(options: RunOptions) -> Executable:
         given["kv_memory"] = parse_size(options.kv_memory)
     if options.attention:
         given["attention"] = options.attention
+    given |= offload_options(options.gpu_memory, options.offload)
+    if options.host_memory:
+        given["offload_host_memory"] = parse_size(options.host_memory)
+    if options.offload_policy:
+        given["offload_policy"] = read_policy(options.offload_policy)
     chosen = Options.from_env().changed(
         target=options.target,
         tp=options.tp,
@@ -134,6 +151,24 @@ def remote_options(texts: list[str] | None) -> dict[str, Any]:
     from ..options import RemoteOptions
 
     return RemoteOptions.parse(dict(_argument_parts(text) for text in texts or []))
+
+
+def offload_options(gpu_memory: str, texts: list[str] | None) -> dict[str, Any]:
+    """Return the options that `--gpu-memory` and `--offload NAME=VALUE` stand for."""
+    from ..options import OffloadOptions
+
+    given = OffloadOptions.parse(dict(_argument_parts(text) for text in texts or []))
+    return given | ({"gpu_memory": parse_size(gpu_memory)} if gpu_memory else {})
+
+
+def read_policy(path: Path) -> Policy:
+    """Read a policy file; raises BadPolicy and PolicyError."""
+    from ..cost_model.policy_text import parse
+
+    try:
+        return parse(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadPolicy(path=path, problem=str(error)) from None
 
 
 def _argument_parts(text: str) -> tuple[str, str]:
@@ -269,6 +304,9 @@ def _finish(executable: Executable, stats: Stats, options: RunOptions, compiled:
     ]
     if hasattr(engine, "retries"):  # an endpoint: what memory it takes there is not known
         costs = [("calls", f"{engine.steps}, {engine.retries} of them made again")]
+    described = getattr(getattr(engine, "executor", None), "describe", None)
+    if described is not None:
+        costs += described()
     rows = [
         ("tokens", f"{stats.prompt_tokens} prompt, {stats.generated_tokens} new"),
         ("compiled in", seconds_text(compiled)),

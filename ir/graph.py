@@ -99,8 +99,8 @@ MOE = (
        "`experts`, only of their pairs: the other rows are undefined. With a fifth operand "
        "`places` [E], w [S, N, K] holds pages in any order: expert e is page places[e], and -1 "
        "is as an expert not listed", (4, 5), 1, required=("per_row",), optional=("experts",)),
-    Op("graph.moe_join", "rows [T*A, D] by pair: those of the listed experts' pairs from the second "
-       "operand, the others from the first; operands: rows, rows, order, starts", 4, 1,
+    Op("graph.moe_join", "rows [T*A, D] by pair: those of the listed experts' pairs from the "
+       "second operand, the others from the first; operands: rows, rows, order, starts", 4, 1,
        required=("experts",)),
     Op("graph.moe_combine", "sum over a token's pairs of weight times row, plus residual [T, D] "
        "when given; partial: rows of weight 0 are not read; operands: rows [T*A, D], weights "

@@ -5,6 +5,7 @@ from __future__ import annotations
 from .graph.fusion import DropConcatOfSplit, FuseAddNorm, FuseRopeWrite, FuseSiblingMatmuls
 from .graph.matmul_parts import FuseCombineResidual, FuseMatmulParts
 from .graph.memory_planning import PlanMemory
+from .graph.moe_partition import MoePartition
 from .graph.sparse_attention import OrderChannels, SparseAttention
 from .graph.weight_format import ChooseWeightFormat
 from .manager import Pass, UnknownPass
@@ -39,11 +40,20 @@ them and their options for each kind of step."""
 
 SPARSE_PASSES: tuple[Pass, ...] = (OrderChannels(), SparseAttention())
 """Behind FuseRopeWrite, where sparse attention is asked for."""
+OFFLOAD_PASSES: tuple[Pass, ...] = (
+    ChooseWeightFormat(), FuseSiblingMatmuls(), DropConcatOfSplit(), FuseRopeWrite(),
+    MoePartition(), FuseAddNorm(), LowerToTiles(),
+    PlanMemory((("T", 512), ("R", 16), ("B", 16), ("M", 1024))),
+)  # fmt: skip
+"""The same for a model divided between GPU and CPU: its sections are lowered one by one."""
 
 
 def known_passes() -> dict[str, Pass]:
     """Return every pass that a pipeline has, by name."""
-    steps = (*PROGRAM_PASSES, RemoteCalls(), *LOWERING, *PLAN_PASSES, *MODEL_PASSES, *SPARSE_PASSES)
+    steps = (
+        *PROGRAM_PASSES, RemoteCalls(), *LOWERING, *PLAN_PASSES, *MODEL_PASSES, *SPARSE_PASSES,
+        MoePartition(),
+    )  # fmt: skip
     return {step.name: step for step in steps}
 
 

@@ -61,7 +61,7 @@ class CompiledExecutor:
         arena = aligned(size, device=device)
         tables = {"cos": cos.to(device), "sin": sin.to(device)}
         layers = sparse.layers if sparse else {}
-        memory = Memory(kernels, weights, k, v, tables, arena, convert or _tvm_tensor(), layers)
+        memory = Memory(kernels, weights, k, v, tables, arena, convert or tvm_tensor(), layers)
         recipes = [(rows, function.attribute("attention"), Recipe(function, memory))
                    for rows, function in functions]  # fmt: skip
         self._recipes = [(rows, recipe) for rows, selects, recipe in recipes if not selects]
@@ -196,7 +196,7 @@ def rope_tables(rope: Rope, head_dim: int, positions: int) -> tuple[Tensor, Tens
     return angles.cos() * rope.attention_factor, angles.sin() * rope.attention_factor
 
 
-def _tvm_tensor() -> Callable[[Tensor], Any]:
+def tvm_tensor() -> Callable[[Tensor], Any]:
     """Return the conversion that saves half a microsecond a tensor and launch."""
     from tvm_ffi import from_dlpack
 

@@ -123,5 +123,3 @@ def _paged(
             operation = replace(operation, operands=operands).with_attributes(experts=None)
         out.append(operation)
     return tuple(out), arguments, tuple(used)
-
-

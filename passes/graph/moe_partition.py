@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from ...cost_model.policy import Policy
+from ...cost_model.policy_text import parse
 from ...ir.core import Module, Names, Operation, Region, Term, Value, make
 from ...ir.diagnostics import PassError
 from ...ir.pipeline_schedules import PipelineShape, build_pipeline
@@ -20,7 +21,7 @@ from ..rewrite import substitute
 from .hazards import prove_hazards
 from .moe_sections import DEVICE, HOST, Piece, pieces
 
-__all__ = ["MoePartition", "PolicyMismatch", "pipeline_shape"]
+__all__ = ["MoePartition", "PolicyMismatch", "pipeline_shape", "schedule_of"]
 
 
 class PolicyMismatch(PassError):
@@ -46,8 +47,8 @@ def pipeline_shape(policy: Policy, micro_batches: int | None = None) -> Pipeline
 class MoePartition:
     """Places experts, attention and keys of a model by a policy, and builds its pipeline.
 
-    Without a policy it leaves the model whole, and says so. `show_layers` bounds the layers of the
-    pipeline in the module (0: all), `prove` asks for the hazard proof of the whole pipeline.
+    A function's own `policy` (its text) counts where the pass has none; without either it leaves
+    the model whole, and says so. `prove` asks for the hazard proof of the pipeline.
     """
 
     policy: Policy | None = None
@@ -62,34 +63,51 @@ class MoePartition:
 
     def run(self, module: Module, context: Context) -> Module:
         """Return the module with its step in sections, and the pipeline that runs them."""
-        if self.policy is None:
-            context.left("no policy says what does not fit the GPU: the model stays whole")
-            return module
-        functions = []
+        out: list[Operation] = []
         for operation in module.operations:
-            functions.append(_Partition(self.policy, operation, Names.of(module)).function())
-            self._remark(operation, context)
-        pipeline = build_pipeline(self.policy.schedule, pipeline_shape(self.policy))
-        if self.prove:
-            context.did(str(prove_hazards(pipeline)))
-        return Module((*functions, pipeline.operation()))
+            is_step = operation.name == "graph.func"
+            policy = (self.policy or _own_policy(operation)) if is_step else None
+            if policy is None:
+                if is_step:
+                    context.left("no policy says what does not fit the GPU: the model stays whole")
+                out.append(operation)
+                continue
+            out.append(_Partition(policy, operation, Names.of(module)).function())
+            pipeline = build_pipeline(schedule_of(policy), pipeline_shape(policy))
+            _remark(policy, context)
+            if self.prove:
+                context.did(str(prove_hazards(pipeline)))
+            out.append(pipeline.operation())
+        return Module(tuple(out))
 
-    def _remark(self, function: Operation, context: Context) -> None:
-        policy = self.policy
-        assert policy is not None
-        for number, layer in enumerate(policy.layers):
-            parts = [
-                f"{len(pages)} {word}"
-                for word, pages in (
-                    ("resident", layer.resident), ("streamed", layer.streamed),
-                    ("on the CPU", layer.cpu), ("from disk", layer.disk),
-                ) if pages
-            ]  # fmt: skip
-            context.did(f"layer {number}: {', '.join(parts)} of {len(layer)} pages")
-        where = "CPU, beside its keys" if policy.attention == "cpu" else "GPU"
-        context.did(f"attention on the {where}; schedule {policy.schedule}, ring of {policy.ring}")
-        if policy.kv_gpu > 0:
-            context.left("keys on the GPU: all pages of keys stay in host memory")
+
+def _own_policy(function: Operation) -> Policy | None:
+    text = function.attribute("policy")
+    return None if text is None else parse(text)
+
+
+def schedule_of(policy: Policy) -> str:
+    """Return the schedule that runs a policy: attention on the GPU is S4's."""
+    return "s4" if policy.attention == "gpu" else policy.schedule
+
+
+def _remark(policy: Policy, context: Context) -> None:
+    for number, layer in enumerate(policy.layers):
+        parts = [
+            f"{len(pages)} {word}"
+            for word, pages in (
+                ("resident", layer.resident), ("streamed", layer.streamed),
+                ("on the CPU", layer.cpu), ("from disk", layer.disk),
+            ) if pages
+        ]  # fmt: skip
+        context.did(f"layer {number}: {', '.join(parts)} of {len(layer)} pages")
+    where = "CPU, beside its keys" if policy.attention == "cpu" else "GPU"
+    context.did(f"attention on the {where}; schedule {policy.schedule}, ring of {policy.ring}")
+    if policy.kv_gpu > 0:
+        context.left("keys on the GPU: all pages of keys stay in host memory")
+
+
+_DEVICE_HOMES = ("resident", "streamed", "disk")
 
 
 class _Partition:
@@ -150,8 +168,9 @@ class _Partition:
         made: dict[str, tuple[Value, ...]] = {}
         for place, experts in places.items():
             if experts or (place == DEVICE and not places[HOST]):
-                homes = {"resident": layer.resident, "streamed": layer.streamed,
-                         "disk": layer.disk} if place == DEVICE else {"host": layer.cpu}  # fmt: skip
+                homes = {"host": layer.cpu}
+                if place == DEVICE:
+                    homes = {word: getattr(layer, word) for word in _DEVICE_HOMES}
                 made[place] = self._section(
                     replace(piece, place=place), _only(piece.operations, sorted(experts)), used,
                     rename=place != DEVICE or not experts, **homes,
@@ -194,9 +213,7 @@ class _Partition:
                 inner[value.name] = copy
                 if value.name in used:
                     outputs.append(value)
-        results = tuple(
-            self._names.value(v.name, v.type) if rename else v for v in outputs
-        )
+        results = tuple(self._names.value(v.name, v.type) if rename else v for v in outputs)
         body.append(make("graph.yield", *(inner[v.name] for v in outputs)))
         lists: dict[str, Any] = {word: list(pages) for word, pages in homes.items() if pages}
         self._out.append(make(

@@ -1,7 +1,7 @@
 """The device that a partitioned model runs on: memory with a cap that holds, streams, pinning.
 
-`SimulatedDevice` is the GPU's level on a machine without one: memory of its own, counted and capped,
-and streams that are threads. `CudaDevice` is the same over CUDA's streams and events.
+`SimulatedDevice` is the GPU's level on a machine without one: memory of its own, counted and
+capped, and streams that are threads. `CudaDevice` is the same over CUDA's streams and events.
 """
 
 from __future__ import annotations

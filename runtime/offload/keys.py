@@ -48,7 +48,9 @@ class DeviceKeys:
         send = work.parts.device.send
         inputs = {**work.slot(task, "qkv"), "positions": send(step.positions),
                   "slots": send(visit.slots), **self._kv(task)}  # fmt: skip
-        work.run(task, "device", inputs, work.slot(task, "q", writes=True), self._extents(work, task))
+        work.run(
+            task, "device", inputs, work.slot(task, "q", writes=True), self._extents(work, task)
+        )
 
     def attend(self, work: StepWork, task: Task) -> None:
         """Attention over the place."""

@@ -1,4 +1,4 @@
-"""Pages of expert weights: pools of them on the device and in host memory, and where they come from.
+"""Pages of expert weights: pools of them in the memories, and where they come from.
 
 A page is one expert of one layer: its gate and up rows [2F, D], its down rows [D, F], and for int8
 a scale a row. A pool holds each part of its pages side by side, so that kernels take a part of all

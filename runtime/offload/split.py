@@ -52,8 +52,8 @@ def split_rows(step: StepInput, count: int, whole: bool = False) -> list[MicroBa
 
 
 def _rows(step: StepInput, starts: list[int], low: int, high: int, first: int) -> MicroBatch:
-    spans = [(s, max(low, a), min(high, b)) for s, (a, b) in
-             enumerate(zip(starts, starts[1:], strict=False)) if max(low, a) < min(high, b)]  # fmt: skip
+    bounds = enumerate(zip(starts, starts[1:], strict=False))
+    spans = [(s, max(low, a), min(high, b)) for s, (a, b) in bounds if max(low, a) < min(high, b)]
     queries, lengths = [0], []
     for sequence, _, end in spans:
         queries.append(end - low)

@@ -141,7 +141,9 @@ class StepWork:
         self.parts.taken[task.layer] += routed["starts"].diff()
 
     def experts(self, task: Task) -> None:
-        """The device's experts whose pages the task lists."""
+        """The device's experts whose pages the task lists; none where the CPU has them all."""
+        if not task.pages:
+            return
         places = torch.full((self.parts.experts,), -1, dtype=torch.int32)
         for page in task.pages:
             if (task.layer, page) in self.parts.resident:

@@ -1,0 +1,228 @@
+"""A model larger than the GPU: from its graph and two memory bounds to an executor over pages."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from .frontend.checkpoint import Checkpoint
+from .ir.core import Module
+from .ir.diagnostics import PassError
+from .ir.types import DTYPE_BYTES, dtype_of, shape_of
+from .loading import PAGE_SIZE, page_count, tensor_source, weight_dtype
+from .options import Options
+from .passes.graph.moe_fit import Room, Wish, fit_policy
+from .passes.graph.moe_partition import MoePartition, pipeline_shape, schedule_of
+from .passes.manager import Context, PassRecord, run_passes
+
+if TYPE_CHECKING:
+    from .cost_model.policy import Policy
+    from .passes.tile.sections import LoweredSections, Scheduled
+    from .runtime.offload.device import OffloadDevice
+    from .runtime.offload.build import OffloadSettings
+    from .runtime.offload.executor import OffloadExecutor
+    from .runtime.offload.sections import Lowered
+
+
+class NotOffloaded(PassError):
+    """A request to offload what cannot be."""
+
+    template = "--gpu-memory divides a model between GPU and CPU, but {problem}"
+    hint = "run without --gpu-memory"
+
+
+@dataclass
+class Offloading:
+    """The stages of a partitioned model: policy, graph in sections, kernels, executor."""
+
+    checkpoint: Checkpoint
+    options: Options
+    records: list[PassRecord] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if not self.checkpoint.config.experts:
+            raise NotOffloaded(problem=f"{self.checkpoint.name} has no experts to divide it by")
+
+    @cached_property
+    def shared(self) -> Module:
+        """The graph before it is partitioned."""
+        from .passes.tile.regimes import graph_passes
+
+        format = weight_dtype(self.options)
+        module, records = run_passes(graph_passes(format), self.checkpoint.graph, self._context())
+        self.records += records
+        return module
+
+    @cached_property
+    def policy(self) -> Policy:
+        """The policy that was asked for, or the one that fits."""
+        config, chosen = self.checkpoint.config, self.options.offload
+        if chosen.policy is not None:
+            return chosen.policy
+        wish = Wish(self.options.max_batch, chosen.schedule, chosen.micro_batches,
+                    min(chosen.cpu_experts, config.experts))  # fmt: skip
+        return fit_policy(config.layers, config.experts, self._room(wish), wish)
+
+    @cached_property
+    def module(self) -> Module:
+        """The step in sections, and its pipeline."""
+        step = MoePartition(self.policy, prove=self.options.prove)
+        facts = frozenset({"fused-rope-write"})
+        module, records = run_passes((step,), self.shared, self._context(), facts)
+        self.records += records
+        return module
+
+    @cached_property
+    def lowered(self) -> LoweredSections:
+        """The sections' kernels and functions."""
+        lowered = self._lower(self.module, self._settings(self.policy))
+        self.records += lowered.records
+        return lowered
+
+    @property
+    def tile(self) -> Module:
+        """Every kernel, once a place."""
+        places = self.lowered.kernels.values()
+        return Module(tuple({op["name"].name: op for found in places for op, _ in found}.values()))
+
+    def kernels(self, more: list[Scheduled]) -> dict[str, Any]:
+        """Return the compiled kernels of both places, and more of the host's."""
+        from .codegen.build import compile_kernels
+        from .codegen.proofs import ensure_proven
+
+        places = self.lowered.kernels
+        wanted = {op["name"].name: (op, schedule) for op, schedule in (*places["host"], *more)}
+        if not self._on_gpu:
+            wanted |= {op["name"].name: (op, schedule) for op, schedule in places["device"]}
+        if self.options.prove:
+            ensure_proven(
+                [op for op, _ in (*wanted.values(), *places["device"])], self.options.cache
+            )
+        return compile_kernels(list(wanted.values()), "cpu", self.options.cache)
+
+    def executor(self, kernels: Mapping[str, Any], **extra: Any) -> OffloadExecutor:
+        """Return the executor, its pages loaded; raises CapacityError and ModelError."""
+        from .codegen.threads import share_cores
+        from .passes.graph.hazards import prove_hazards
+        from .runtime.offload.executor import OffloadExecutor
+        from .runtime.offload.pages import FilePages, TensorPages
+        from .runtime.offload.sections import Lowered
+
+        share_cores(self.options.thread_count)
+        sections = [
+            Lowered(s.kind, s.place, s.layer, s.function, s.results, s.weights)
+            for s in self.lowered.sections
+        ]
+        tensors = tensor_source(self.checkpoint, self.options)
+        weights = _page_weights(sections)
+        folder = self.checkpoint.folder
+        source = FilePages(folder, weights) if folder else TensorPages(tensors, weights)
+        placed = {"host": kernels, "device": self._device_kernels(kernels)}
+        return OffloadExecutor(
+            self.checkpoint.config, self._settings(self.policy), sections, placed, tensors, source,
+            extra.pop("device", None) or self._device(),
+            prove=prove_hazards if self.options.prove else None, **extra,
+        )  # fmt: skip
+
+    @property
+    def _on_gpu(self) -> bool:
+        return self.options.target == "cuda"
+
+    def _device(self) -> OffloadDevice:
+        from .runtime.offload.device import CudaDevice, SimulatedDevice
+
+        cap = self.options.gpu_memory
+        return CudaDevice(cap) if self._on_gpu else SimulatedDevice.of(cap)
+
+    def _device_kernels(self, kernels: Mapping[str, Any]) -> Mapping[str, Any]:
+        if not self._on_gpu:
+            return kernels
+        from .codegen.build_cuda import load_kernels
+
+        return load_kernels(self.lowered.kernels["device"], self.options.cache)
+
+    def _settings(self, policy: Policy) -> OffloadSettings:
+        from .runtime.offload.build import OffloadSettings
+
+        options, schedule = self.options, schedule_of(policy)
+        pages = page_count(self.checkpoint, options)
+        return OffloadSettings(
+            schedule, pipeline_shape(policy), pages, options.max_batch, options.max_tokens,
+            kv_room=pages if schedule == "s4" else 0,
+        )  # fmt: skip
+
+    def _lower(self, module: Module, settings: OffloadSettings) -> LoweredSections:
+        from .passes.tile.sections import lower_sections
+
+        device = "cuda" if self._on_gpu else "cpu"
+        return lower_sections(
+            module.symbol("step"), self.checkpoint.config, settings.extents, device
+        )
+
+    def _room(self, wish: Wish) -> Room:
+        """Return the memory that there is, and what all but pages takes of it."""
+        from .runtime.offload.device import rounded
+        from .runtime.offload.build import device_buffers
+        from .runtime.offload.pages import PageShape
+        from .runtime.weights import weight_bytes
+
+        config, options = self.checkpoint.config, self.options
+        free = Room(1 << 62, 0, 0, 1)
+        trial = fit_policy(config.layers, config.experts, free, wish)
+        settings = self._settings(trial)
+        module, _ = run_passes((MoePartition(trial, prove=False),), self.shared, Context(),
+                               frozenset({"fused-rope-write"}))  # fmt: skip
+        lowered = self._lower(module, settings)
+        device = [s for s in lowered.sections if s.place == "device"]
+        functions = Module(tuple(s.function for s in device))
+        buffers = list(device_buffers(lowered.sections, settings, config, True))  # type: ignore[arg-type]
+        page = PageShape.of(next(s.weights for s in lowered.sections if s.kind == "experts"))
+        element = config.layers * 2 * config.kv_heads * PAGE_SIZE * config.head_dim * 4
+        working = sum(b.bytes for b in buffers if not b.on_host)
+        working += rounded(max(s.function["memory"]["bytes"] for s in device))
+        working += rounded(options.max_batch * config.vocab_size * 4)
+        working += rounded(config.layers * config.experts * 8) + ROUNDING
+        if settings.gpu_attention:
+            working += 2 * settings.kv_room * element // config.layers
+            working += 2 * rounded(config.context_length * config.head_dim // 2 * 4)
+        weights = sum(
+            rounded(_bytes(op)) for op in _distinct_weights(functions)
+        )  # fmt: skip
+        assert weights >= weight_bytes(functions)
+        return Room(
+            options.gpu_memory, weights, working, page.bytes, options.offload.host_memory,
+            page_count(self.checkpoint, options) * element,
+            sum(b.bytes for b in buffers if b.on_host),
+        )  # fmt: skip
+
+    def _context(self) -> Context:
+        return Context(model_name=self.checkpoint.name, target=self.options)
+
+
+ROUNDING = 4096
+"""Bytes that rounding each tensor up may cost beyond what is counted one by one."""
+
+
+def _page_weights(sections: list[Lowered]) -> list[tuple[Any, ...]]:
+    """Return the weights of each layer's experts, from whichever place has them."""
+    found = {s.layer: s.weights for s in sections if s.kind == "experts"}
+    return [found[layer] for layer in sorted(found)]
+
+
+def _distinct_weights(module: Module) -> list[Any]:
+    found = {}
+    for op in module.walk():
+        if op.name == "graph.weight":
+            found[op["tensors"], op.attribute("shard"), dtype_of(op.result.type)] = op
+    return list(found.values())
+
+
+def _bytes(op: Any) -> int:
+    shape = [int(extent) for extent in shape_of(op.result.type)]  # type: ignore[arg-type]
+    size = DTYPE_BYTES[dtype_of(op.result.type)]
+    for extent in shape:
+        size *= extent
+    rows = size // shape[-1] // DTYPE_BYTES[dtype_of(op.result.type)]
+    return size + (4 * rows + 256 if dtype_of(op.result.type) == "i8" else 0)

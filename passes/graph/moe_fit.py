@@ -1,0 +1,143 @@
+"""A policy by what fits: as many experts resident as the GPU has room for, the rest streamed.
+
+This is the plain rule; `weft tune` searches for a better policy with the cost model.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ...cost_model.placement import Home, Placement
+from ...cost_model.policy import Policy
+from ...ir.diagnostics import CapacityError
+
+MIB = 1 << 20
+SPARE = 2
+"""Slots that a ring has beyond one layer's pages, so that copies run ahead."""
+
+
+class CapTooSmall(CapacityError):
+    """A cap of GPU memory below what one layer's work needs."""
+
+    template = (
+        "{cap:.2f} MiB of GPU memory are {over:.2f} MiB too few: weights besides experts take "
+        "{weights:.2f} MiB, activations and buffers {working:.2f} MiB, and a ring of {ring} pages "
+        "of {page:.2f} MiB {pages:.2f} MiB"
+    )
+    hint = "give --gpu-memory at least {least}, or lower max_tokens, or compute experts on the CPU"
+
+
+class HostTooSmall(CapacityError):
+    """Host memory below what must lie in it."""
+
+    template = (
+        "{host:.2f} MiB of host memory are {over:.2f} MiB too few: keys and values take "
+        "{kv:.2f} MiB, pages that the CPU computes {cpu:.2f} MiB, pages on their way and buffers "
+        "{rest:.2f} MiB"
+    )
+    hint = "give --host-memory at least {least}, or lower kv_memory"
+
+
+@dataclass(frozen=True)
+class Room:
+    """Bytes: what there is, and what everything but pages of experts takes.
+
+    `host` 0 means as much as is wanted. `kv` are keys and values in host memory, `buffers` what
+    copies go through there.
+    """
+
+    gpu: int
+    weights: int
+    working: int
+    page: int
+    host: int = 0
+    kv: int = 0
+    buffers: int = 0
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What a user asks of a policy: schedule, sequences, micro-batches, CPU experts a layer."""
+
+    batch: int
+    schedule: str = "ring"
+    micro_batches: int = 4
+    cpu_experts: int = 0
+    lead: int = 2
+
+
+def fit_policy(layers: int, experts: int, room: Room, wish: Wish) -> Policy:
+    """Return the policy that keeps most experts resident; raises CapTooSmall and HostTooSmall."""
+    gpu_experts = experts - wish.cpu_experts
+    pages = (room.gpu - room.weights - room.working) // room.page
+    fitting = (r for r in range(gpu_experts + 1) if _wanted(layers, gpu_experts, r, wish) <= pages)
+    fewest = max(fitting, default=-1)
+    if fewest < 0:
+        raise _cap_too_small(layers, gpu_experts, room, wish)
+    resident = [fewest] * layers
+    widest = gpu_experts - fewest
+    spare = pages - _wanted(layers, gpu_experts, fewest, wish)
+    for layer in range(min(spare, layers) if widest else 0):
+        resident[layer] += 1
+    homes = [
+        Placement.counts(resident=r, streamed=gpu_experts - r, cpu=wish.cpu_experts)
+        for r in resident
+    ]
+    placed = _with_disk(homes, room)
+    count = min(wish.micro_batches, wish.batch)
+    return Policy(
+        wish.batch, -(-wish.batch // count), "gpu" if wish.schedule == "s4" else "cpu",
+        tuple(placed), experts, 1, _ring(widest, wish), wish.lead, schedule=wish.schedule,
+        page_format="f32",
+    )  # fmt: skip
+
+
+def _ring(widest: int, wish: Wish) -> int:
+    """Return the slots of the ring; one where nothing passes through, as a pool is never empty."""
+    if wish.schedule != "ring":
+        return max(2 * widest, 1)
+    return widest + SPARE if widest else 1
+
+
+def _wanted(layers: int, experts: int, resident: int, wish: Wish) -> int:
+    """Return the pages of the GPU's pool with so many resident experts a layer."""
+    return layers * resident + _ring(experts - resident, wish)
+
+
+def _cap_too_small(layers: int, experts: int, room: Room, wish: Wish) -> CapTooSmall:
+    ring = min(_wanted(layers, experts, resident, wish) for resident in range(experts + 1))
+    need = room.weights + room.working + ring * room.page
+    return CapTooSmall(
+        cap=room.gpu / MIB, over=(need - room.gpu) / MIB, weights=room.weights / MIB,
+        working=room.working / MIB, ring=ring, page=room.page / MIB, pages=ring * room.page / MIB,
+        least=_rounded_up(need),
+    )  # fmt: skip
+
+
+def _with_disk(homes: list[Placement], room: Room) -> list[Placement]:
+    """Return placements whose pages beyond host memory come from disk, last layers first."""
+    if not room.host:
+        return homes
+    cpu = sum(len(layer.cpu) for layer in homes) * room.page
+    relay = 3 * room.page
+    left = room.host - room.kv - room.buffers - relay - cpu
+    if left < 0:
+        raise HostTooSmall(
+            host=room.host / MIB, over=-left / MIB, kv=room.kv / MIB, cpu=cpu / MIB,
+            rest=(room.buffers + relay) / MIB, least=_rounded_up(room.host - left),
+        )  # fmt: skip
+    kept = left // room.page
+    placed = []
+    for layer in homes:
+        letters = list(layer.homes)
+        for page in layer.streamed:
+            if kept > 0:
+                kept -= 1
+            else:
+                letters[page] = Home.DISK.value
+        placed.append(Placement("".join(letters)))
+    return placed
+
+
+def _rounded_up(size: int) -> str:
+    return f"{-(-size // MIB)}MiB"

@@ -1,0 +1,55 @@
+"""Lowers the sections of a partitioned step, each for its place, and gathers their kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from ...ir.core import Module, Operation
+from ...ir.model import ModelConfig
+from ...ir.schedule import Schedule
+from ..graph.fusion import FuseAddNorm
+from ..graph.memory_planning import PlanMemory
+from ..graph.moe_functions import Section, cut
+from ..manager import Context, PassRecord, run_passes
+from .gpu_schedules import gpu_schedule
+from .lower import LowerToTiles
+from .regimes import GPU_ALIGNMENT, schedule_for
+
+Scheduled = tuple[Operation, Schedule]
+
+
+@dataclass(frozen=True)
+class LoweredSections:
+    """The sections with lowered functions, and the kernels of each place with their schedules."""
+
+    sections: tuple[Section, ...]
+    kernels: Mapping[str, list[Scheduled]]
+    records: tuple[PassRecord, ...]
+
+
+def lower_sections(
+    function: Operation, config: ModelConfig, extents: Mapping[str, int], device: str = "cpu"
+) -> LoweredSections:
+    """Lower a partitioned step; `extents` bound T, R and B, `device` is cpu where it is simulated.
+
+    Pages of keys have 16 tokens at both places: they are the CPU's.
+    """
+    bounds = tuple((dict(extents) | {"M": extents["T"] * config.experts_per_token}).items())
+    sections, kernels, records = [], {}, []
+    for place, target in (("device", device), ("host", "cpu")):
+        mine = [section for section in cut(function) if section.place == place]
+        passes = (
+            FuseAddNorm(), LowerToTiles(0, config.context_length, target=target),
+            PlanMemory(bounds, GPU_ALIGNMENT if target == "cuda" else 64),
+        )  # fmt: skip
+        module = Module(tuple(section.function for section in mine))
+        module, made = run_passes(passes, module, Context(), frozenset({"fused-rope-write"}))
+        records += made
+        sections += [replace(s, function=module.symbol(s.name)) for s in mine]
+        found = [op for op in module.operations if op.name == "tile.kernel"]
+        kernels[place] = [
+            (op, gpu_schedule(op, False) if target == "cuda" else schedule_for(op, 0))
+            for op in found
+        ]
+    return LoweredSections(tuple(sections), kernels, tuple(records))

@@ -1,0 +1,213 @@
+"""Puts the parts of an offloading executor together, within the memory of its device."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...ir.core import Module, Term
+from ...ir.model import ModelConfig
+from ...ir.pipeline_schedules import PipelineShape, build_pipeline
+from ..compiled_executor import aligned, rope_tables, tvm_tensor
+from ..executor import PAGE_SIZE
+from ..weights import TensorSource, Weight, load_weights
+from .buffers import Buffer, Buffers, buffers_of
+from .device import OffloadDevice
+from .keys import DeviceKeys
+from .pages import PageShape, PageSource, Pool, pool_bytes, pool_in
+from .sections import Lowered, Section
+from .work import Parts
+
+
+@dataclass(frozen=True)
+class OffloadSettings:
+    """How a partitioned model runs.
+
+    `schedule` and `shape` are the pipeline's; `num_pages` of keys lie in host memory and `kv_room`
+    of them fit the device at a time, where attention is computed there. Every `adapt_every` steps
+    the experts that the CPU computes are chosen again, the coldest first (0: never).
+    """
+
+    schedule: str
+    shape: PipelineShape
+    num_pages: int
+    max_batch: int
+    max_tokens: int
+    kv_room: int = 0
+    adapt_every: int = 64
+
+    @property
+    def gpu_attention(self) -> bool:
+        """Whether attention is computed on the device."""
+        return self.schedule == "s4"
+
+    @property
+    def micro_tokens(self) -> int:
+        """The most rows of a micro-batch; sequences are cut where attention may see parts."""
+        count = 1 if self.gpu_attention else self.shape.micro_batches
+        return -(-self.max_tokens // count)
+
+    @property
+    def extents(self) -> dict[str, int]:
+        """Bounds of the symbols in the types of what sections pass on, but for M."""
+        return {"T": self.micro_tokens, "R": self.max_batch, "B": self.max_batch}
+
+
+@dataclass
+class Build:
+    """Puts an executor's parts together; device memory is asked for in the order of need."""
+
+    config: ModelConfig
+    options: OffloadSettings
+    device: OffloadDevice
+    sections: Sequence[Lowered]
+    kernels: Mapping[str, Any]
+    tensors: TensorSource
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def page(self) -> PageShape:
+        """What a page is, as kernels read it."""
+        return PageShape.of(next(s.weights for s in self.sections if s.kind == "experts"))
+
+    def parts(self, source: PageSource, stored: PageShape, unpack: Any) -> Parts:
+        """Return what all steps share."""
+        shape, options, config = self.options.shape, self.options, self.config
+        memory, relay = self.device.memory, shape.relay if any(shape.disk) or shape.staged else 0
+        buffers = Buffers(device_buffers(self.sections, options, config, True), self.device)
+        ready = {place: self._sections(place) for place in ("device", "host")}
+        resident = [(i, p) for i in range(config.layers) for p in shape.pages_of("resident", i)]
+        parked = [
+            (i, p) for i in range(config.layers)
+            for p in (*shape.ringed[i], *shape.pages_of("cpu", i))
+            if p not in shape.pages_of("disk", i)
+        ]  # fmt: skip
+        pool = self._device_pool(shape.ring + len(resident))
+        host = self._host_pool(stored, len(parked), pin=True)
+        parts = Parts(
+            self.device, ready["device"] | ready["host"], buffers, pool, host,
+            self._host_pool(stored, relay), {}, {key: n for n, key in enumerate(parked)}, source,
+            *self._keys(options.num_pages, "cpu"),
+            memory.allocate("logits", (options.max_batch, config.vocab_size), torch.float32),
+            torch.zeros(options.max_batch, config.vocab_size),
+            memory.allocate("popularity", (config.layers, config.experts), torch.int64),
+            config.experts, max(shape.ring, 1), PAGE_SIZE, options.num_pages, unpack=unpack,
+        )  # fmt: skip
+        self._load(parts, resident, stored)
+        if options.gpu_attention:
+            parts.keys = self._device_keys()
+        return parts
+
+    def _load(self, parts: Parts, resident: list[tuple[int, int]], stored: PageShape) -> None:
+        for key, place in parts.arena.items():
+            parts.source.read(*key, parts.host_pool.page(place))
+        spare = self._host_pool(stored, 1).page(0)
+        places = {}
+        for number, key in enumerate(resident):
+            parts.source.read(*key, spare)
+            places[key] = self.options.shape.ring + number
+            unpacked = spare if parts.unpack is None else parts.unpack(spare)
+            parts.device_pool.copy(places[key], unpacked)
+        parts.resident = places
+
+    def _device_pool(self, count: int) -> Pool:
+        allocate = self.device.memory.allocate
+        return Pool({
+            part.role: allocate("pages", (max(count, 1), *part.shape), part.dtype)
+            for part in self.page.parts
+        })  # fmt: skip
+
+    def _host_pool(self, shape: PageShape, count: int, pin: bool = False) -> Pool:
+        buffer = aligned(pool_bytes(shape, max(count, 1)))
+        refused = self.device.register(buffer) if pin and count else ""
+        if refused:
+            self.notes.append(f"host memory stays pageable, copies are slower: {refused}")
+        return pool_in(buffer, shape, max(count, 1))
+
+    def _keys(self, pages: int, place: str) -> tuple[Tensor, Tensor]:
+        c = self.config
+        shape = (c.layers, pages, c.kv_heads, PAGE_SIZE, c.head_dim)
+        return torch.zeros(shape, device=place), torch.zeros(shape, device=place)
+
+    def _device_keys(self) -> DeviceKeys:
+        c, memory = self.config, self.device.memory
+        shape = (self.options.kv_room, c.kv_heads, PAGE_SIZE, c.head_dim)
+        k0, k1, v0, v1 = (memory.allocate("keys", shape, torch.float32) for _ in "abcd")
+        return DeviceKeys((k0, k1), (v0, v1), PAGE_SIZE)
+
+    def _sections(self, place: str) -> dict[tuple[str, int, str], Section]:
+        """Make the sections of a place ready; those of one queue share an arena."""
+        mine = [section for section in self.sections if section.place == place]
+        weights = load_weights(Module(tuple(s.function for s in mine)), self.tensors)
+        tables = self._tables(place)
+        weights = self._held(weights) if place == "device" else _own(weights)
+        arenas: dict[str, Tensor] = {}
+        ready = {}
+        for section in mine:
+            queue = _queue_of(section)
+            if queue not in arenas:
+                size = max(s.function["memory"]["bytes"] for s in mine if _queue_of(s) == queue)
+                arenas[queue] = self._arena(place, size)
+            on_cpu = place == "host" or self.device.place == "cpu"
+            ready[section.kind, section.layer, place] = Section(
+                section.function, section.results, self.kernels[place], weights, tables,
+                arenas[queue], tvm_tensor() if on_cpu else _as_it_is,
+            )  # fmt: skip
+        return ready
+
+    def _held(self, weights: Mapping[str, Weight]) -> dict[str, Weight]:
+        held: dict[int, Weight] = {}
+        memory = self.device.memory
+        for weight in weights.values():
+            if id(weight) not in held:
+                scale = None if weight.scale is None else memory.hold("weights", weight.scale)
+                held[id(weight)] = Weight(memory.hold("weights", weight.data), scale)
+        return {name: held[id(weight)] for name, weight in weights.items()}
+
+    def _tables(self, place: str) -> dict[str, Tensor]:
+        c = self.config
+        cos, sin = rope_tables(c.rope, c.head_dim, c.context_length)
+        tables = {"cos": cos, "sin": sin}
+        if place == "device" and self.options.gpu_attention:
+            return {name: self.device.memory.hold("rope", t) for name, t in tables.items()}
+        return tables
+
+    def _arena(self, place: str, size: int) -> Tensor:
+        if place == "device":
+            return self.device.memory.allocate("activations", (size,), torch.uint8)
+        return aligned(size)
+
+
+def _queue_of(section: Lowered) -> str:
+    """Return the queue that runs a section: one arena serves one queue."""
+    if section.place == "device":
+        return "gpu"
+    return "cpu_experts" if section.kind == "experts" else "cpu"
+
+
+def device_buffers(
+    sections: Sequence[Lowered], options: OffloadSettings, config: ModelConfig, host: bool = False
+) -> Iterator[Buffer]:
+    """Yield the buffers that the pipeline's slots stand for; with `host`, those of the CPU too."""
+    types: dict[str, Term] = {}
+    for section in sections:
+        returned = section.function.regions[0].operations[-1].operands
+        types |= {role: v.type for role, v in zip(section.results, returned, strict=True)}
+    extents = options.extents | {"M": options.micro_tokens * config.experts_per_token}
+    slots = build_pipeline(options.schedule, options.shape).slots
+    for buffer in buffers_of(slots, types, extents):
+        if host or not buffer.on_host:
+            yield buffer
+
+
+def _own(weights: Mapping[str, Weight]) -> dict[str, Weight]:
+    """Return copies: a mapped file may be cut short while the model runs."""
+    return {name: Weight(w.data.clone(), w.scale) for name, w in weights.items()}
+
+
+def _as_it_is(tensor: Tensor) -> Tensor:
+    return tensor

@@ -1,0 +1,199 @@
+"""A model divided between a simulated GPU and the CPU: the tokens of the whole model, exactly."""
+
+import random
+import shutil
+import time
+from dataclasses import replace
+
+import pytest
+import torch
+from offload_cases import LIMITS, MIB, MIXED, ON_DISK, Cases, greedy, policy, step
+from weft.ir.diagnostics import CapacityError
+from weft.ir.pipeline import Kind
+from weft.ir.pipeline_schedules import SCHEDULES, PipelineShape
+from weft.loading import reference_executor
+from weft.options import BadOption, Options
+from weft.passes.graph.hazards import Hazard
+from weft.runtime.offload import executor as executor_module
+from weft.runtime.offload.device import DeviceMemoryExceeded, Memory, SimulatedDevice
+from weft.runtime.offload.pages import PageLost
+from weft.runtime.offload.placing import colder
+from weft.runtime.offload.split import split_rows
+
+
+@pytest.fixture(scope="module")
+def cases(request):
+    return Cases(request.config.cache.mkdir("weft-kernels"))
+
+
+@pytest.fixture(scope="module")
+def whole(cases):
+    """The tokens of the model in one piece."""
+    options = Options(**LIMITS)
+    return greedy(reference_executor(cases.checkpoint, cases.checkpoint.graph, options))
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_tokens_equal_the_whole_models_under_every_schedule(schedule, cases, whole):
+    executor = cases.executor(policy(schedule))
+    assert greedy(executor) == whole
+    assert executor.device.memory.peak <= executor.device.memory.cap
+    executor.close()
+
+
+def test_pages_from_disk_and_a_small_ring(cases, whole):
+    executor = cases.executor(policy("ring", ON_DISK, micro_batches=2))
+    assert greedy(executor) == whole
+    kinds = {task.kind for task in executor.pipeline.tasks}
+    assert {Kind.READ, Kind.CPU_EXPERTS, Kind.PAGE} <= kinds
+    executor.close()
+
+
+def test_logits_do_not_depend_on_the_schedule_or_on_delays(cases):
+    """Random delays move every task about; a proven pipeline gives the same bits."""
+    chance = random.Random(3)
+
+    def delay(task):
+        time.sleep(chance.random() * 2e-3)
+
+    prompt = step(((1, 2, 3, 4, 5, 6, 7, 8), 0, [0]), ((9, 10, 11), 0, [1]))
+    exact = None
+    for schedule in ("ring", "s3"):
+        executor = cases.executor(policy(schedule), delay=delay)
+        for _ in range(3):
+            found = executor.forward(prompt).clone()
+            exact = found if exact is None else exact
+            assert torch.equal(found, exact)
+        executor.close()
+
+
+def test_a_dropped_wait_is_refused_and_would_give_other_tokens(cases, whole, monkeypatch):
+    real = executor_module.build_pipeline
+
+    def faulty(name, shape):
+        pipeline = real(name, shape)
+        tasks = [
+            replace(t, waits=tuple(w for w in t.waits if not w.startswith("page.")))
+            if t.kind is Kind.EXPERTS else t
+            for t in pipeline.tasks
+        ]  # fmt: skip
+        return replace(pipeline, tasks=tuple(tasks))
+
+    made = cases.offloading(policy("ring"))
+    kernels = made.kernels([])
+    monkeypatch.setattr(executor_module, "build_pipeline", faulty)
+    with pytest.raises(Hazard, match=r"experts\.\d\.\d\.\d reads page\.\d while page\.\d\.\d may"):
+        greedy(made.executor(kernels))
+
+    def slow_pages(task):
+        if task.kind is Kind.PAGE:
+            time.sleep(0.02)
+
+    made.options = made.options.changed(prove=False)
+    executor = made.executor(kernels, delay=slow_pages)
+    assert greedy(executor, 2) != [tokens[:2] for tokens in whole]
+    executor.close()
+
+
+@pytest.mark.parametrize("gpu_memory", [17, 18, 21, 40])
+def test_the_cap_holds(gpu_memory, cases, whole):
+    executor = cases.executor(None, gpu_memory=gpu_memory * MIB, offload_cpu_experts=2)
+    assert greedy(executor, 2) == [tokens[:2] for tokens in whole]
+    memory = executor.device.memory
+    assert memory.peak <= memory.cap and sum(memory.held.values()) == memory.used
+    executor.close()
+
+
+def test_a_policy_that_does_not_fit_is_refused_by_the_device(cases):
+    with pytest.raises(DeviceMemoryExceeded, match=r"pages needs .* of 12\.00 MiB only"):
+        cases.executor(policy("cgo"), gpu_memory=12 * MIB)
+    with pytest.raises(CapacityError, match=r"MiB of GPU memory are [\d.]+ MiB too few"):
+        cases.executor(None, gpu_memory=10 * MIB)
+    memory = Memory("cpu", 1000)
+    memory.allocate("a", (100,), torch.float32)
+    with pytest.raises(DeviceMemoryExceeded, match="b needs"):
+        memory.allocate("b", (200,), torch.float32)
+
+
+def test_a_model_larger_than_host_memory_runs_from_disk(cases, whole):
+    made = cases.offloading(None, gpu_memory=19 * MIB, offload_host_memory=6 * MIB)
+    assert sum(len(layer.disk) for layer in made.policy.layers) > 20
+    executor = made.executor(made.kernels([]))
+    assert greedy(executor, 2) == [tokens[:2] for tokens in whole]
+    executor.close()
+    with pytest.raises(CapacityError, match=r"2\.00 MiB of host memory are [\d.]+ MiB too few"):
+        _ = cases.offloading(None, gpu_memory=19 * MIB, offload_host_memory=2 * MIB).policy
+
+
+def test_a_page_file_that_is_cut_and_comes_back(cases, whole, tmp_path):
+    folder = tmp_path / "tiny-moe"
+    shutil.copytree(cases.checkpoint.folder, folder)
+    executor = cases.executor(policy("ring", ON_DISK), folder=folder)
+    file, content = folder / "model.safetensors", (folder / "model.safetensors").read_bytes()
+    assert greedy(executor, 1) == [tokens[:1] for tokens in whole]
+    with file.open("r+b") as opened:
+        opened.truncate(100_000)
+    with pytest.raises(PageLost, match=r"model.safetensors: the page of layer \d, expert \d"):
+        greedy(executor, 2)
+    with file.open("r+b") as opened:
+        opened.write(content)
+    assert greedy(executor, 2) == [tokens[:2] for tokens in whole]
+    file.unlink()  # what is open stays readable
+    assert greedy(executor, 2) == [tokens[:2] for tokens in whole]
+    executor.close()
+
+
+def test_refused_pinning_is_said_and_nothing_else_changes(cases, whole):
+    device = SimulatedDevice.of(64 * MIB, refusal="the limit of locked memory is 64 KiB")
+    executor = cases.executor(policy("cgo"), device=device)
+    assert greedy(executor, 1) == [tokens[:1] for tokens in whole]
+    assert executor.notes == [
+        "host memory stays pageable, copies are slower: the limit of locked memory is 64 KiB"
+    ]
+    assert ("note", executor.notes[0]) in executor.describe()
+    executor.close()
+
+
+def test_cold_experts_go_to_the_cpu_by_what_was_taken(cases, whole):
+    executor = cases.executor(policy("ring"))
+    executor.options = replace(executor.options, adapt_every=2)
+    assert greedy(executor) == whole
+    taken = executor.popularity()
+    assert taken.sum() == 2 * 5 * (sum(map(len, PROMPT_LENGTHS)) + 4 * 5)
+    assert any("colder experts" in note for note in executor.notes)
+    executor.close()
+
+
+PROMPT_LENGTHS = ("12345", "1", "123456789", "123", "1" * 11)
+
+
+def test_colder_keeps_counts_and_leaves_noise_alone():
+    shape = PipelineShape(2, ringed=((0, 1, 2),), ring=4, cpu=((3, 4),), disk=((2,),))
+    hot = [[1, 50, 0, 90, 2]]
+    changed = colder(shape, hot)
+    assert changed is not None and changed.cpu == ((0, 4),) and changed.ringed == ((1, 2, 3),)
+    assert colder(changed, hot) is None
+    assert colder(shape, [[10, 10, 10, 10, 9]]) is None
+
+
+def test_a_long_sequence_is_cut_between_micro_batches():
+    made = step((range(20), 3, [0, 1]), ((5,), 9, [2]), ((6,), 4, [3]), rows=[21, 0, 19])
+    parts = split_rows(made, 3)
+    assert [part.tokens for part in parts] == [8, 7, 7]
+    assert parts[0].step.kv_lengths.tolist() == [11] and parts[1].step.kv_lengths.tolist() == [18]
+    assert parts[2].step.kv_lengths.tolist() == [23, 10, 5]
+    assert parts[2].step.query_starts.tolist() == [0, 5, 6, 7]
+    assert [part.wanted.tolist() for part in parts] == [[1], [], [0, 2]]
+    uncut = split_rows(made, 3, whole=True)
+    assert [part.tokens for part in uncut] == [20, 2]
+    assert [len(part.step.kv_lengths) for part in uncut] == [1, 2]
+
+
+def test_options_that_do_not_go_with_it():
+    with pytest.raises(BadOption, match="one process that runs compiled kernels"):
+        Options(gpu_memory=1, tp=2)
+    with pytest.raises(BadOption, match="offload_schedule must be one of ring, cgo"):
+        Options().changed(offload_schedule="s9")
+    with pytest.raises(BadOption, match="no offload option 'ring'"):
+        type(Options().offload).parse({"ring": "3"})
+    assert [layer.homes for layer in MIXED][2] == "rrrrrrrr"
