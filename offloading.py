@@ -20,8 +20,8 @@ from .passes.manager import Context, PassRecord, run_passes
 if TYPE_CHECKING:
     from .cost_model.policy import Policy
     from .passes.tile.sections import LoweredSections, Scheduled
-    from .runtime.offload.device import OffloadDevice
     from .runtime.offload.build import OffloadSettings
+    from .runtime.offload.device import OffloadDevice
     from .runtime.offload.executor import OffloadExecutor
     from .runtime.offload.sections import Lowered
 
@@ -163,8 +163,8 @@ class Offloading:
 
     def _room(self, wish: Wish) -> Room:
         """Return the memory that there is, and what all but pages takes of it."""
-        from .runtime.offload.device import rounded
         from .runtime.offload.build import device_buffers
+        from .runtime.offload.device import rounded
         from .runtime.offload.pages import PageShape
         from .runtime.weights import weight_bytes
 

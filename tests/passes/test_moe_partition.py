@@ -6,14 +6,14 @@ from dataclasses import replace
 import pytest
 import torch
 from weft.codegen.graph_reference import run_graph
-from weft.cost_model.placement import Placement
+from weft.cost_model.placement import Placement, PolicyError
 from weft.cost_model.policy import Policy
 from weft.cost_model.policy_text import dumps
 from weft.frontend.models.registry import build_graph
 from weft.ir.core import Module, Symbol
 from weft.ir.model import ModelConfig, Rope
 from weft.ir.parser import parse_module
-from weft.ir.pipeline import BrokenPipeline, Pipeline
+from weft.ir.pipeline import Pipeline
 from weft.ir.verifier import verify
 from weft.passes.graph.moe_fit import CapTooSmall, HostTooSmall, Room, Wish, fit_policy
 from weft.passes.graph.moe_functions import cut
@@ -29,7 +29,9 @@ MIXTRAL = ModelConfig(
     experts_per_token=2,
 )  # fmt: skip
 QWEN = replace(MIXTRAL, architecture="Qwen3MoeForCausalLM", head_norms=True)
-MIXED = Policy(6, 3, "cpu", tuple(map(Placement, ("rssc", "cccc", "rdsr"))), 4, 1, 6)
+MIXED = Policy(
+    6, 3, "cpu", tuple(map(Placement, ("rssc", "cccc", "rdsr"))), 4, 1, 6, schedule="cgo"
+)
 FACTS = frozenset({"fused-rope-write"})
 
 
@@ -113,7 +115,7 @@ def test_policies_of_another_model():
     three = replace(MIXED, pages_per_expert=3, layers=(Placement("s" * 12),) * 3, ring=24)
     with pytest.raises(PolicyMismatch, match="80 rows, which do not divide into so many"):
         partitioned(MIXTRAL, three)
-    with pytest.raises(BrokenPipeline, match="needs 4"):
+    with pytest.raises(PolicyError, match="schedule cgo needs 4 slots"):
         partitioned(MIXTRAL, replace(MIXED, ring=3))
     dense = replace(MIXTRAL, architecture="LlamaForCausalLM", experts=0, experts_per_token=0)
     policy = replace(MIXED, layers=MIXED.layers)
