@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from .runtime.remote.address import Address
     from .runtime.sampler import SampleKernel
     from .runtime.step import ModelExecutor
+    from .runtime.weights import Progress
 
 __all__ = ["Compilation", "Options", "compile"]
 
@@ -67,6 +68,7 @@ def compile(
     name: str | None = None,
     tools: Mapping[str, Callable[..., Any]] | None = None,
     options: Options | None = None,
+    progress: Progress | None = None,
     **changes: Any,
 ) -> Executable:
     """Compile a program for a model and return an executable.
@@ -74,12 +76,15 @@ def compile(
     `program` is a path to a .weft file, its text, or a function under `@weft.program`; `name`
     picks one program of several (default: the last). `model` is a shipped name, a checkpoint
     folder, `random:SHAPE`, or a model behind an endpoint: `openai:URL#NAME`. `tools` gives the
-    Python functions of `tool` declarations. Further keywords change `options`: see `Options`.
+    Python functions of `tool` declarations. `progress` hears how many bytes of weights are loaded,
+    and of how many. Further keywords change `options`: see `Options`.
 
     Raises WeftError: syntax, names, types, passes, capacity, kernels, model.
     """
     chosen = (options or Options.from_env()).changed(**changes)
-    return Compilation(program, model, name=name, tools=tools, options=chosen).executable()
+    compilation = Compilation(program, model, name=name, tools=tools, options=chosen)
+    compilation.progress = progress
+    return compilation.executable()
 
 
 class Compilation:
@@ -99,6 +104,7 @@ class Compilation:
         self.model = model
         self.options = options or Options.from_env()
         self.launch = Launch.from_env()
+        self.progress: Progress | None = None
         self.records: list[PassRecord] = []
 
     @cached_property
@@ -291,7 +297,7 @@ class Compilation:
         join_ranks(self.options, self.launch, lambda: self.kernels)
         make: Any = device_executor if self.on_gpu else compiled_executor
         known = () if self.on_gpu else (self.attention,)
-        return make(checkpoint, self.regimes, self.kernels, self.options, *known)
+        return make(checkpoint, self.regimes, self.kernels, self.options, self.progress, *known)
 
     @cached_property
     def sampler(self) -> SampleKernel:

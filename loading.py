@@ -129,6 +129,7 @@ def compiled_executor(
     regimes: list[Regime],
     kernels: Mapping[str, Any],
     options: Options,
+    progress: Progress | None = None,
     attention: Attention | None = None,
 ) -> ModelExecutor:
     """Return an executor of compiled kernels."""
@@ -138,7 +139,7 @@ def compiled_executor(
 
     share_cores(options.thread_count)
     functions = Module(tuple(regime.function for regime in regimes))
-    weights = load_weights(functions, tensor_source(checkpoint, options))
+    weights = load_weights(functions, tensor_source(checkpoint, options), progress=progress)
     pages = page_count(checkpoint, options)
     return CompiledExecutor(
         rank_config(checkpoint, options),

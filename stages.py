@@ -142,6 +142,8 @@ def explanation(compilation: Compilation) -> str:
     """Return, pass by pass, what was done and what was left, with lines of the source."""
     for stage in ("program",) if compilation.remote else ("program", "plan"):
         _ = Stages(compilation)[stage]
+    if not compilation.remote and compilation.checkpoint is not None:
+        _ = compilation.regimes  # passes over the model have something to say too
     if not compilation.remote and compilation.checkpoint is not None and compilation.attention:
         _ = compilation.regimes  # so that it is said where sparse attention pays
     source = compilation.opened.source
@@ -154,7 +156,9 @@ def explanation(compilation: Compilation) -> str:
             lines.append(f"  {'did ' if remark.done else 'left'} {remark.message}")
             if remark.span is not None and remark.span.source == source.name:
                 lines.append(f"       {remark.span.line:>4} | {source.line(remark.span.line)}")
-    if not compilation.remote and compilation.checkpoint is not None:
+    if compilation.on_gpu and not compilation.options.kv_memory:
+        lines.append("memory: what the GPU has free, known when the model is loaded; or kv_memory")
+    elif not compilation.remote and compilation.checkpoint is not None:
         from .capacity import memory_proof
 
         proof = memory_proof(compilation)

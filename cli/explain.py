@@ -33,6 +33,7 @@ class ExplainOptions:
     file: Path
     model: str
     program: str | None
+    target: str
     weights: str
     threads: int
     batch: int
@@ -45,7 +46,9 @@ def explain(options: ExplainOptions) -> None:
     """Print the passes' remarks, then the price of a decode step by kind of operation."""
     from ..compiler import Compilation, Options
 
-    chosen = Options.from_env().changed(weights=options.weights, **remote_options(options.remote))
+    given: dict[str, Any] = {"weights": options.weights} if options.weights else {}
+    given |= remote_options(options.remote)
+    chosen = Options.from_env().changed(target=options.target, **given)
     if options.threads:
         chosen = chosen.changed(threads=options.threads)
     compilation = Compilation(options.file, options.model, name=options.program, options=chosen)
@@ -74,13 +77,14 @@ def hardware_here() -> Hardware:
 
 def _prices(compilation: Compilation, options: ExplainOptions) -> str:
     """Return predicted and measured time of a decode step, one line a kind of operation."""
+    from ..cost_model.hardware_file import load
     from ..cost_model.report import compare, comparison_table, grouped, step_table
     from ..cost_model.roofline import step
 
-    hardware = hardware_here()
+    hardware = load("h200") if compilation.on_gpu else hardware_here()
     costs = priced_step(compilation, options.batch, hardware)
     title = f"a decode step: batch {options.batch}, {CONTEXT} tokens each, on {hardware.name}"
-    if not options.measure:
+    if not options.measure or compilation.on_gpu:
         return f"{title}\n{step_table(step(costs))}"
     predicted: dict[str, Any] = {}
     for cost in grouped(costs):
@@ -97,7 +101,8 @@ def priced_step(compilation: Compilation, batch: int, hardware: Hardware) -> lis
 
     regime = next(r for r in compilation.regimes if r.rows == 0 or batch <= r.rows)
     graph = next(r.before for r in regime.records if r.name == "lower-to-tiles")
-    return predict(graph, decode(batch, CONTEXT), hardware)
+    return predict(graph, decode(batch, CONTEXT), hardware,
+                   launch="graph" if compilation.on_gpu else None)  # fmt: skip
 
 
 def measure_step(compilation: Compilation, batch: int, rounds: int = 20) -> dict[str, float]:

@@ -64,6 +64,37 @@ class LiveView:
         self._live.update(Group(*lines, Text(status, "dim")))
 
 
+class LoadingBar:
+    """Shows how much of a model's weights is loaded, on a terminal and if it takes a while."""
+
+    LEAST = 256 << 20
+    """Bytes of weights from which there is something to show."""
+
+    def __init__(self, quiet: bool = False) -> None:
+        from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn
+
+        columns = (TextColumn("loading weights"), BarColumn(), DownloadColumn(binary_units=True),
+                   TimeElapsedColumn())  # fmt: skip
+        hidden = quiet or not remarks().is_terminal
+        self._bar = Progress(*columns, console=remarks(), disable=hidden, transient=True)
+        self._task: Any = None
+
+    def __enter__(self) -> LoadingBar:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._bar.stop()
+
+    def show(self, loaded: int, total: int) -> None:
+        """Take how many bytes are loaded, and of how many."""
+        if total < self.LEAST:
+            return
+        if self._task is None:
+            self._bar.start()
+            self._task = self._bar.add_task("", total=total)
+        self._bar.update(self._task, completed=loaded)
+
+
 def label_of(name: str, path: tuple[Any, ...]) -> str:
     """Return the label of a generation: reviews[0].review."""
     steps = [f"{fork}[{branch}]" for fork, _, branch in path]

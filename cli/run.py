@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..ir.diagnostics import RunError
 from ..ir.display.units import bytes_text, seconds_text
-from .live import LiveView, as_json, print_value
+from .live import LiveView, LoadingBar, as_json, print_value
 from .render import emit, parse_size, remarks
 
 if TYPE_CHECKING:
@@ -137,13 +137,15 @@ def _compile(options: RunOptions) -> Executable:
     )
     if options.threads:
         chosen = chosen.changed(threads=options.threads)
-    return compile(
-        options.file,
-        options.model,
-        name=options.program,
-        tools=tools_of(options.tools) if options.tools else None,
-        options=chosen,
-    )
+    with LoadingBar(options.quiet or options.json) as bar:
+        return compile(
+            options.file,
+            options.model,
+            name=options.program,
+            tools=tools_of(options.tools) if options.tools else None,
+            options=chosen,
+            progress=bar.show,
+        )
 
 
 def remote_options(texts: list[str] | None) -> dict[str, Any]:

@@ -50,6 +50,48 @@ class FormatNotThere(WeftError):
     hint = "they begin with compute capability {least}; weights=bf16 runs here"
 
 
+class DeviceLost(WeftError):
+    """A device that fails in mid-run: it was reset, fell off the bus, or a kernel crashed."""
+
+    kind = "device error"
+    template = "the GPU failed in mid-run: {problem}"
+    hint = (
+        "rows that are done stand in the journal; look at nvidia-smi, then run the same command "
+        "again"
+    )
+
+
+class DeviceFull(CapacityError):
+    """A device whose memory ran out in mid-run, after what a run needs was set aside."""
+
+    template = (
+        "the GPU's memory ran out in mid-run: {free:.1f} GiB of {total:.1f} are free, and "
+        "{held:.1f} are other processes'"
+    )
+    hint = "rows that are done stand in the journal; lower max_tokens, or end other processes"
+
+
+_LOST = ("CUDA error", "Triton Error [CUDA]", "NCCL error", "cuBLAS error", "device-side assert")
+
+
+@contextmanager
+def device_errors() -> Iterator[None]:
+    """Raise DeviceLost and DeviceFull for what torch and Triton say when a device fails."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        now = Device.find()
+        raise DeviceFull(
+            free=now.free / GIB, total=now.total / GIB,
+            held=max(0, now.total - now.free - now.own) / GIB,
+        ) from error  # fmt: skip
+    except RuntimeError as error:
+        text = str(error)
+        if not any(mark in text for mark in _LOST):
+            raise
+        raise DeviceLost(problem=text.strip().splitlines()[0]) from error
+
+
 LEAST = {"bf16": (8, 0), "f8e4m3": (8, 9)}
 """The first compute capability that multiplies a format."""
 

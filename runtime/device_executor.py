@@ -16,6 +16,7 @@ from ..ir.diagnostics import CapacityError
 from ..ir.model import ModelConfig
 from .attention_plan import Shape
 from .compiled_executor import CompiledExecutor, numbered
+from .device import device_errors
 from .drawn import Drawn
 from .executor import check_step
 from .graphs import Recorder, Rerun
@@ -91,6 +92,10 @@ class DeviceExecutor(CompiledExecutor):
         -1 elsewhere.
         """
         check_step(step, self.max_batch, self.max_tokens)
+        with device_errors():
+            return self._forward(step, source)
+
+    def _forward(self, step: StepInput, source: np.ndarray | None) -> Tensor:
         if self.announcer is not None:
             self.announcer.step(step, source)
         rows, lists = step.tokens.shape[0], self._lists.plan(step)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .device import device_errors
+
 DEPTH = 3
 
 
@@ -55,6 +57,7 @@ class Draw:
         They are views that later draws overwrite.
         """
         if self._event is not None:
-            self._event.synchronize()
+            with device_errors():  # a kernel that failed is heard of here first
+                self._event.synchronize()
         token, logprob, margin = self._host
         return token, logprob.view(torch.float32), margin.view(torch.float32)

@@ -17,6 +17,7 @@ from ..manager import Context
 from . import elementwise, lower_sparse, moe
 from .attention import Attention, attention, decode
 from .attention_parts import Parts, attention_merge, attention_parts, tuned
+from .library_choices import library_choices
 from .matmul import Matmul, blocks, matmul
 from .matvec import Matvec, matvec
 from .rope import Heads, qkv_rope_write
@@ -62,6 +63,8 @@ class LowerToTiles:
         calls = sum(op.name == "graph.call" for function in functions for op in walk((function,)))
         steps = f"decode steps of up to {self.rows} rows" if self.rows else "steps of many rows"
         context.did(f"{steps}: {calls} launches of {len(lowering.kernels)} kernels")
+        for text in library_choices(functions, lowering.on_gpu and not self.rows):
+            context.did(f"{steps}: {text}")
         return Module((*lowering.kernels.values(), *functions))
 
 

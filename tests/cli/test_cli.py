@@ -210,6 +210,12 @@ def test_help_imports_nothing_heavy():
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 
+def test_explain_says_what_a_gpu_leaves_to_the_library_and_why(hello):
+    said = weft("explain", hello, "--target", "cuda")
+    assert "matmul call the library: dense products are the vendor library's on a GPU" in said
+    assert "attention over many rows is our kernel's" in said and "on h200" in said
+
+
 def test_kernels_lists_each_with_its_share_of_the_roof():
     lines = json.loads(weft("kernels", "--model", "tiny-dense", "--json"))
     head = next(line for line in lines if line["shape"].endswith("> f32[1,4096]"))

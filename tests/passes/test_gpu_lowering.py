@@ -90,6 +90,18 @@ def test_activations_are_bf16_and_logits_f32(architecture: str) -> None:
     assert not any(op.name.endswith(("matmul", "partial", "finalize")) for op in body)
 
 
+def test_what_the_library_computes_is_said_with_the_reason() -> None:
+    shape = config("LlamaForCausalLM")
+    limits = {"max_tokens": 64, "max_batch": 8}
+    one, _, many = lower_for_gpu(shape, build_graph(shape), **limits)
+    said = [[r.message for r in regime.records[-2].remarks if "library" in r.message
+             or "attention" in r.message] for regime in (one, many)]  # fmt: skip
+    assert said[0] == []  # a single row's products are ours
+    assert said[1][0] == ("steps of many rows: 9 matmul call the library: dense products are the "
+                          "vendor library's on a GPU")  # fmt: skip
+    assert "attention over many rows is our kernel's: it reads pages where they are" in said[1][1]
+
+
 def test_attention_is_a_work_list_and_its_join_one_list_a_window() -> None:
     body = lowered("LlamaForCausalLM").symbol("step").regions[0].operations
     calls = [op for op in body if op.attribute("of") == "graph.finalize"]

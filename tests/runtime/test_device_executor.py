@@ -16,10 +16,13 @@ from weft.runtime.device import (
     GIB,
     WORKSPACE,
     Device,
+    DeviceFull,
     DeviceInUse,
+    DeviceLost,
     FormatNotThere,
     ModelTooLarge,
     NoGpu,
+    device_errors,
 )
 from weft.runtime.lists import PAGES, AttentionLists
 from weft.runtime.staging import ALIGNMENT, DEPTH, Layout, Staging
@@ -120,6 +123,33 @@ def test_memory_that_others_hold_is_named():
     device = Device("a card", (8, 0), 24 * GIB, 2 * GIB)
     with pytest.raises(DeviceInUse, match=r"other processes hold 22.0 GiB and 2.0 GiB are free"):
         device.require_room("m", "bf16", 10 * GIB, GIB)
+
+
+def test_memory_that_is_gone_when_it_is_taken_is_named_too(monkeypatch):
+    device = Device("a card", (9, 0), 24 * GIB, 20 * GIB)
+    now = Device("a card", (9, 0), 24 * GIB, 3 * GIB, own=GIB)
+    monkeypatch.setattr(Device, "find", staticmethod(lambda: now))
+    with pytest.raises(DeviceInUse, match=r"other processes hold 20.0 GiB and 3.0 GiB are free"):
+        with device.watched("m"):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+    with pytest.raises(DeviceFull, match=r"3.0 GiB of 24.0 are free, and 20.0"):
+        with device_errors():
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["CUDA error: an illegal memory access was encountered\nmore", "Triton Error [CUDA]: unknown",
+     "NCCL error in: ProcessGroupNCCL.cpp"],
+)  # fmt: skip
+def test_a_device_that_fails_is_named(text):
+    with pytest.raises(DeviceLost, match="the GPU failed in mid-run: ") as caught:
+        with device_errors():
+            raise RuntimeError(text)
+    assert "same command again" in str(caught.value) and "more" not in str(caught.value)
+    with pytest.raises(RuntimeError, match="anything else"):
+        with device_errors():
+            raise RuntimeError("anything else")
 
 
 def test_formats_that_a_card_lacks():

@@ -11,6 +11,7 @@ import textwrap
 import time
 
 import pytest
+from weft.runtime.device import DeviceLost
 from weft.runtime.journal import Journal, JournalFailed, row_key
 
 TEXT = """
@@ -53,6 +54,27 @@ def test_a_run_that_stopped_goes_on_where_it_was(toy, tmp_path):
     found = executable.run_rows(ROWS, out)
     assert found.resumed == 5 and found.stats.rows == 7
     assert out.read_bytes() == whole.read_bytes()
+
+
+def test_a_device_lost_in_mid_run_costs_the_rows_under_way_only(toy, tmp_path):
+    whole, out = tmp_path / "whole.jsonl", tmp_path / "out.jsonl"
+    toy.compile(TEXT).run_rows(ROWS, whole)
+    executable = toy.compile(TEXT, max_batch=3)
+    forward, left = executable.engine.executor.forward, [25]
+
+    def lost(step):
+        left[0] -= 1
+        if left[0] < 0:
+            raise DeviceLost(problem="CUDA error: unspecified launch failure")
+        return forward(step)
+
+    executable.engine.executor.forward = lost
+    with pytest.raises(DeviceLost, match="journal"):
+        executable.run_rows(ROWS, out)
+    toy.assert_clean(executable)
+    assert not out.exists()
+    found = toy.compile(TEXT, max_batch=3).run_rows(ROWS, out)
+    assert 0 < found.resumed < 12 and out.read_bytes() == whole.read_bytes()
 
 
 def test_a_torn_last_line_is_cut_off(toy, tmp_path):
