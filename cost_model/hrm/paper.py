@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import count
 
+from ..hardware import Hardware
 from .shape import MoeShape, Workload
 
 GIB = float(1 << 30)
@@ -34,6 +35,15 @@ class PaperMachine:
     gpu_share: float = 0.86
     host_share: float = 0.8
     residual_on_gpu: bool = True
+
+    @staticmethod
+    def of(hardware: Hardware, dtype: str = "bf16") -> PaperMachine:
+        """Return the six figures of a described machine, medians; memory as it is."""
+        gpu, host, link = hardware.level("gpu"), hardware.level("cpu"), hardware.link("cpu", "gpu")
+        return PaperMachine(
+            gpu.main.capacity, host.main.capacity, link.bandwidth.median, gpu.main.read.median,
+            host.main.read.median, gpu.matmul_rate(dtype).median, host.matmul_rate(dtype).median,
+        )  # fmt: skip
 
 
 L4 = PaperMachine(24 * GIB, 185 * GIB, 16 * GIB, 285 * GIB, 100 * GIB, 104e12, 1.6e12)
@@ -72,19 +82,36 @@ def solve(
     low, high = _resident_range(shape, workload, machine, micro_batch, micro_batches)
     if low > high:
         return None
-    times = {
-        "gpu": _gpu_s(shape, machine, micro_batch) * micro_batches,
-        "cpu": _cpu_s(shape, workload, machine, micro_batch) * micro_batches,
-    }
-    weights = _layer_bytes(shape)
-    level = 1.0 - max(times.values()) * machine.link / weights
-    resident = min(high, max(low, level))
-    times["link"] = weights * (1.0 - resident) / machine.link
+    busy = max(layer_times(shape, workload, machine, micro_batch, micro_batches, 1.0).values())
+    resident = min(high, max(low, 1.0 - busy * machine.link / _layer_bytes(shape)))
+    times = layer_times(shape, workload, machine, micro_batch, micro_batches, resident)
     bound = max(times, key=lambda name: times[name])
     seconds, batch = times[bound], micro_batch * micro_batches
     steps = seconds * (workload.new - 1) * shape.layers
     throughput = batch * workload.new / steps if steps else float("inf")
     return PaperPolicy(micro_batch, micro_batches, resident, seconds, throughput, bound)
+
+
+def layer_times(
+    shape: MoeShape,
+    workload: Workload,
+    machine: PaperMachine,
+    micro_batch: int,
+    micro_batches: int,
+    resident: float,
+    attention: str = "cpu",
+) -> dict[str, float]:
+    """Return the terms of eq. 12 for one layer in s: T is the largest of them."""
+    gpu = _gpu_s(shape, machine, micro_batch)
+    link = _layer_bytes(shape) * (1.0 - resident)
+    flops, moved = _attention(shape, workload, micro_batch)
+    cpu = max(flops / machine.host_flops, moved / machine.host_bandwidth)
+    if attention == "gpu":
+        cpu = 0.0
+        gpu += max(flops / machine.gpu_flops, moved / machine.gpu_bandwidth)
+        keys = micro_batch * micro_batches * workload.mean_context
+        link += 4.0 * keys * _kv_width(shape)
+    return {"link": link / machine.link, "gpu": gpu * micro_batches, "cpu": cpu * micro_batches}
 
 
 def micro_batch_grid() -> Iterator[int]:
@@ -167,9 +194,8 @@ def _gpu_s(shape: MoeShape, machine: PaperMachine, micro_batch: int) -> float:
     return max(flops / machine.gpu_flops, moved / machine.gpu_bandwidth)
 
 
-def _cpu_s(shape: MoeShape, workload: Workload, machine: PaperMachine, micro_batch: int) -> float:
-    """T_attn^c of one micro-batch (eq. 14), counting Q K but not P V, as published."""
+def _attention(shape: MoeShape, workload: Workload, micro_batch: int) -> tuple[float, float]:
+    """FLOPs and bytes of a micro-batch's attention, counting Q K but not P V, as published."""
     keys = micro_batch * workload.full_context
     flops = 2.0 * keys * (shape.width + shape.heads)
-    moved = 4.0 * (micro_batch * shape.width + keys * _kv_width(shape))
-    return max(flops / machine.host_flops, moved / machine.host_bandwidth)
+    return flops, 4.0 * (micro_batch * shape.width + keys * _kv_width(shape))

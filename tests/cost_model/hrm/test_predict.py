@@ -1,0 +1,160 @@
+"""Demands against the graph's own count, steps by simulation against rows, intervals."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from weft.cost_model.binding import Formats, decode
+from weft.cost_model.hardware import Hardware, Rate
+from weft.cost_model.hardware_file import load
+from weft.cost_model.hrm.demands import Demand, Scene, demand
+from weft.cost_model.hrm.linear import LinearModel
+from weft.cost_model.hrm.machine import HostedGpu
+from weft.cost_model.hrm.memory import GIB
+from weft.cost_model.hrm.model import Site, linear_model
+from weft.cost_model.hrm.prediction import predict
+from weft.cost_model.hrm.search import batch_of, counts_of
+from weft.cost_model.hrm.shape import MoeShape, Workload
+from weft.cost_model.hrm.spread import placements
+from weft.cost_model.hrm.timed import simulated_step
+from weft.cost_model.placement import Placement
+from weft.cost_model.policy import Policy
+from weft.cost_model.scene import Scene as GraphScene
+from weft.cost_model.work import work_of
+from weft.frontend.models.presets import preset
+from weft.frontend.models.registry import build_graph
+
+CONFIG = preset("mixtral-8x7b-1l")
+SHAPE = MoeShape.of(CONFIG)
+H200 = load("h200")
+MACHINE = HostedGpu.of(H200)
+
+
+@pytest.mark.parametrize("batch, context", [(1, 100), (64, 512)])
+def test_demands_are_the_work_of_the_graph(batch: int, context: int) -> None:
+    """FLOPs, weights and KV of a layer and the head, counted from the model's graph IR."""
+    module = build_graph(CONFIG)
+    graph = GraphScene.of(module, decode(batch, context), Formats(kv="bf16", weight="bf16"))
+    works = [work_of(operation, graph) for operation in module.walk()]
+    scene = Scene(SHAPE, 1, batch, context, "gpu", 1.0)
+    pages = tuple(range(SHAPE.experts))
+    total = Demand()
+    for kind in ("pre", "append", "attend", "route", "experts", "combine", "head"):
+        total = total + demand(kind, scene, pages if kind == "experts" else ())
+    assert total.gpu_flops == pytest.approx(sum(work.flops for work in works), rel=0.01)
+    weights = SHAPE.attention_bytes + SHAPE.router_bytes + SHAPE.head_bytes
+    weights += SHAPE.layer_bytes * SHAPE.touched(batch)
+    read = sum(w.weight_bytes + w.kv_read_bytes for w in works)
+    assert weights + batch * context * SHAPE.kv_token_bytes == pytest.approx(read, rel=0.01)
+    activations = total.gpu_bytes - read
+    assert 0 < activations < 0.2 * read
+
+
+def test_the_product_with_values_counts() -> None:
+    """The published code counts Q K only: half of what a key costs."""
+    asked = demand("attend", Scene(SHAPE, 1, 1, 1000))
+    assert asked.cpu_vector > 4 * SHAPE.head_dim * SHAPE.heads * 1000
+    assert asked.cpu_vector < 4.2 * SHAPE.head_dim * SHAPE.heads * 1000
+
+
+def test_staging_makes_three_accesses_of_a_byte() -> None:
+    scene = Scene(SHAPE, 1, 0, 0)
+    copied, staged = demand("page", scene, (0,)), demand("stage", scene, (0,))
+    assert copied.dram + staged.dram == 3 * scene.page_bytes
+
+
+def test_pages_of_an_expert_add_up() -> None:
+    whole = demand("cpu_experts", Scene(SHAPE, 1, 32, 0), (3,))
+    halves = demand("cpu_experts", Scene(SHAPE, 2, 32, 0), (6, 7))
+    assert halves.cpu_flops == pytest.approx(whole.cpu_flops)
+    assert halves.cpu_bytes == pytest.approx(whole.cpu_bytes, rel=0.05)
+
+
+def policy(homes: str, layers: int = 8, **changes: object) -> Policy:
+    made: dict[str, object] = {
+        "batch": 640, "micro_batch": 64, "attention": "cpu", "experts": 8, "pages_per_expert": 1,
+        "layers": (Placement(homes),) * layers, "ring": 16,
+    }  # fmt: skip
+    return Policy(**{**made, **changes})  # type: ignore[arg-type]
+
+
+POLICIES = {
+    "stream all": (policy("ssssssss"), Workload(512, 64)),
+    "some resident": (policy("rrrsssss", ring=8), Workload(77, 64)),
+    "long context": (policy("rsssssss"), Workload(1693, 64)),
+    "small ring": (policy("ssssssss", ring=9), Workload(77, 64)),
+    "cpu experts": (policy("sssssscc"), Workload(77, 64)),
+    "cgo": (policy("ssssssss", schedule="cgo"), Workload(512, 64)),
+    "few sequences": (policy("rrrrrrrr", batch=8, micro_batch=4, ring=0), Workload(77, 64)),
+    "gpu attention": (policy("ssssssss", attention="gpu", schedule="s4"), Workload(77, 64)),
+}
+
+
+def model_of(made: Policy, workload: Workload, shape: MoeShape) -> LinearModel:
+    site = Site(MACHINE, 141 * GIB, 128 * GIB, schedule=made.schedule)
+    return linear_model(shape, workload, batch_of(made), site)
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_rows_and_simulation_agree(name: str) -> None:
+    """No simulated step beats a roof, and rows with waits come near what is simulated."""
+    made, workload = POLICIES[name]
+    shape = replace(SHAPE, layers=len(made.layers))
+    model, counts = model_of(made, workload, shape), counts_of(made)
+    simulated = simulated_step(made, shape, workload, MACHINE).seconds
+    roofs = [row.value(counts) for row in model.step if row.roof]
+    assert simulated >= max(roofs) * 0.97
+    assert simulated == pytest.approx(model.step_seconds(counts), rel=0.2)
+
+
+def test_extrapolation_from_few_layers_is_the_whole() -> None:
+    """Six layers of sixteen tell what all sixteen take."""
+    made, workload = policy("rsssssss", 16), Workload(512, 64)
+    shape = replace(SHAPE, layers=16)
+    extrapolated = simulated_step(made, shape, workload, MACHINE).seconds
+    from weft.cost_model.hrm.timed import pipeline_shape, run
+    from weft.ir.pipeline_schedules import build_pipeline
+
+    pipeline = build_pipeline(made.schedule, pipeline_shape(made))
+    whole = run(pipeline, made, shape, workload, MACHINE).seconds
+    assert extrapolated == pytest.approx(whole, rel=0.03)
+
+
+def test_error_bars_become_intervals() -> None:
+    link = H200.links[0]
+    wide = replace(link, bandwidth=Rate(50e9, 55e9, 56e9))
+    machine = Hardware("m", H200.levels, (wide, *H200.links[1:]))
+    made, workload = policy("ssssssss"), Workload(77, 64)
+    shape = replace(SHAPE, layers=8)
+    predicted = predict(made, shape, workload, machine)
+    assert predicted.bound == "link"
+    step = predicted.step
+    assert step.low < step.expected < step.high
+    assert step.high / step.low == pytest.approx(56 / 50, rel=0.03)
+    assert predicted.throughput.low < predicted.throughput.expected < predicted.throughput.high
+    exact = predict(made, shape, workload, H200).step
+    assert exact.low == exact.high == pytest.approx(step.expected)
+
+
+@given(
+    st.integers(1, 6), st.integers(1, 3),
+    st.lists(st.integers(1, 4), min_size=1, max_size=3), st.randoms(use_true_random=False),
+)  # fmt: skip
+@settings(max_examples=50)
+def test_counts_are_spread_evenly(layers, slices, members, random) -> None:
+    counts: dict[tuple[str, int], int] = {}
+    for number, each in enumerate(members):
+        left = layers * slices * each
+        for home in ("resident", "cpu", "disk"):
+            counts[home, number] = random.randint(0, left)
+            left -= counts[home, number]
+        counts["streamed", number] = left
+    made = placements(counts, layers, slices, members)
+    letters = {"resident": "r", "streamed": "s", "cpu": "c", "disk": "d"}
+    for home, letter in letters.items():
+        total = sum(counts[home, number] for number in range(len(members)))
+        each = [layer.homes.count(letter) for layer in made]
+        assert sum(each) == total
+        assert max(each) - min(each) <= 2 * len(members)
+    assert {len(layer) for layer in made} == {sum(members) * slices}
