@@ -12,6 +12,7 @@ from ..ir.core import Module
 from ..ir.diagnostics import WeftError
 from ..ir.printer import located_lines
 from ..ir.source import Span
+from ..passes.manager import PassRecord
 
 Link = list[int] | None
 """The first and last source line that a line comes from."""
@@ -84,10 +85,13 @@ def passes_of(compilation: Compilation) -> list[dict[str, Any]]:
         shared = len(compilation.regimes)
         regimes = {key: names for key, names in regimes.items() if len(names) < shared}
     source = compilation.opened.source.name
-    return [_pass(record, regimes.get(id(record), []), source) for record in compilation.records]
+    return [
+        pass_entry(record, regimes.get(id(record), []), source) for record in compilation.records
+    ]
 
 
-def _pass(record: Any, regimes: list[str], source: str) -> dict[str, Any]:
+def pass_entry(record: PassRecord, regimes: list[str], source: str) -> dict[str, Any]:
+    """Return what one pass did, as the page lists it."""
     remarks = [
         {"did": one.done, "text": one.message,
          "line": one.span.line if one.span and one.span.source == source else 0}

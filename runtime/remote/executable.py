@@ -9,6 +9,7 @@ from typing import Any
 
 from ...ir.core import Module, Operation
 from ...ir.diagnostics import WeftError
+from ...ir.display.view import Facts, Listing, View
 from ..events import Listener
 from ..executable import Executable, Report
 from ..results import Result, Stats
@@ -53,6 +54,13 @@ class RemoteExecutable(Executable):
         self.engine = Endpoints(address, choices, self.machine)
         self._asked = asked
         self._most = choices.concurrency
+
+    def view(self) -> View:
+        """Return where it runs, the calls that it has made, and its program."""
+        made = f"{self.engine.steps:,}, {self.engine.retries:,} of them made again"
+        facts = (("model", self.model), ("at once", f"{self._most} calls"), ("calls so far", made))
+        program = Listing(str(self.plan), "ir", "program", folded=True)
+        return View("executable", f"@{self.name}", (Facts(facts), program))
 
     def session(  # type: ignore[override]  # it has the steps of a session, and no engine
         self, listener: Listener | None = None

@@ -23,11 +23,24 @@ def explored():
     rows[1] = {"essay": PLANTED + str(rows[1]["essay"]), "sides": ["clarity", PLANTED]}
     wish = Wish(
         ROOT / "examples/essay_judge.weft", "tiny-dense", options=Options.from_env(), rows=rows,
-        assembly="add_256",
+        assembly="add_",
     )  # fmt: skip
     found = explore(wish, load("cpu-generic"))
     assert found.error is None
     return found
+
+
+@pytest.fixture(scope="session")
+def kernel_of(explored):
+    """Return `kernel_of(computes, step)`: the name of the kernel for it in a kind of step."""
+
+    def find(computes, step="any step"):
+        return next(
+            kernel["name"] for kernel in explored.data["kernels"]
+            if kernel["computes"] == computes and step in kernel["steps"]
+        )  # fmt: skip
+
+    return find
 
 
 @pytest.fixture(scope="session")

@@ -14,11 +14,21 @@ from weft.compiler import Compilation
 from weft.cost_model.hardware_file import load
 from weft.explore.build import Wish, explore
 from weft.explore.page import as_script_data, filled, page
-from weft.explore.stages import passes_of, program_stages
-from weft.ir.core import walk
-from weft.ir.diagnostics import WeftError
+from weft.explore.stages import module_listing, pass_entry, problem_of
+from weft.ir.core import Module, walk
+from weft.ir.diagnostics import Note, WeftError, WeftNameError
+from weft.ir.parser import parse_module
+from weft.ir.source import Span
+from weft.passes.manager import PassRecord, Remark
 from weft.passes.tile.regimes import merge_kernels
 
+IR = """
+program.tool name = @f, parameters = [], returns = str loc("ask.weft", 1, 1, 1, 9)
+program.func name = @ask, parameters = [], returns = str { |%s: stream|
+  %x = program.call_tool name = @f : str loc("ask.weft", 2, 5, 2, 20)
+  program.return %x loc("other.weft", 3, 5, 3, 13)
+} loc("ask.weft", 2, 1, 4, 9)
+"""
 SMALL = """program ask(topic: str) -> str:
     system "You answer."
     user "What is {topic}?"
@@ -27,19 +37,33 @@ SMALL = """program ask(topic: str) -> str:
 """
 
 
+class UnboundName(WeftNameError):
+    template = "{name!r} is not bound"
+    hint = "bind {name}"
+
+
 def unpacked(explored, name):
     panes = json.loads(gzip.decompress(base64.b64decode(explored.data["packed"][name])))
     return {pane["id"]: pane for pane in panes}
 
 
 def test_the_data_model_is_this(golden):
-    compilation = Compilation(SMALL)
-    stages = [make() for _, make in program_stages(compilation)]
-    passes = [{**one, "ms": 0.0} for one in passes_of(compilation)]
-    golden("explore/data.json", json.dumps({"stages": stages, "passes": passes}, indent=1) + "\n")
+    """Of fixed IR, so that it changes only with the model itself."""
+    before = parse_module(IR, "ask.weft")
+    after = Module((*before.operations[:1], before.operations[1].with_attributes(doc="seen")))
+    span = Span("ask.weft", 2, 5, 2, 20)
+    remarks = (Remark("look", "it was seen", span), Remark("look", "not here", None, done=False))
+    record = PassRecord("look", before, after, 0.0012, remarks)
+    error = UnboundName(name="x", span=span, notes=(Note("bound here", span),))
+    told = {
+        "stage": module_listing("program", "Program IR", "a stage", before, "ask.weft"),
+        "passes": [pass_entry(record, ["any step"], "ask.weft")],
+        "problem": problem_of(error, "program"),
+    }
+    golden("explore/data.json", json.dumps(told, indent=1) + "\n")
 
 
-def test_each_statement_is_found_in_every_stage(explored):
+def test_each_statement_is_found_in_every_stage(explored, kernel_of):
     data = explored.data
     source = data["source"]["lines"]
     line = next(at for at, text in enumerate(source, 1) if "gen review" in text)
@@ -49,12 +73,12 @@ def test_each_statement_is_found_in_every_stage(explored):
                   if link and link[0] <= line <= link[1]]  # fmt: skip
         assert any("review" in text for text in linked), stage["id"]
     kernels = data["statements"][str(line)]
-    assert "decode1_4_2_64_16_f32" in kernels  # attention of a decode step: this line generates
+    assert kernel_of("graph.partial", "decode 1") in kernels  # attention: this line generates
     assert {one["id"] for one in data["stages"]} >= {"graph", "step-0", "step-1"}
 
 
-def test_kernels_are_linked_line_by_line_down_to_machine_code(explored):
-    panes = unpacked(explored, "add_256_many")
+def test_kernels_are_linked_line_by_line_down_to_machine_code(explored, kernel_of):
+    panes = unpacked(explored, kernel_of("graph.add"))
     assert set(panes) == {"tile", "triton", "tvm", "assembly"}
     for pane in panes.values():
         assert len(pane["lines"]) == len(pane["origins"])
@@ -69,7 +93,7 @@ def test_kernels_are_linked_line_by_line_down_to_machine_code(explored):
     assert any("out[" in text for text in found["tvm"])
     assert any("mov" in text or "add" in text for text in found["assembly"])
     assert len(found["assembly"]) < len(panes["assembly"]["lines"])
-    assert "assembly" not in unpacked(explored, "rmsnorm_256_many")
+    assert "assembly" not in unpacked(explored, kernel_of("graph.rmsnorm"))
 
 
 def test_located_texts_are_the_texts_that_are_compiled():
@@ -97,10 +121,10 @@ def test_mended_debug_locations_belong_to_their_function():
     assert lines[3:5] == ["define void @inner() !dbg !1 {", "  ret void, !dbg !4"]
 
 
-def test_a_run_shows_what_it_launched(explored):
+def test_a_run_shows_what_it_launched(explored, kernel_of):
     data = explored.data
     assert data["run"]["rows"] == 3 and data["run"]["errors"] == {}
-    assert data["measured"]["take_rows_256_many"]["launches"] >= 1
+    assert data["measured"][kernel_of("graph.take_rows")]["launches"] >= 1
     assert set(explored.pictures) == {"tree", "lifetimes", "roofline", "timeline", "memory"}
     points = {point["kernel"] for point in data["points"]}
     called = {kernel["name"] for kernel in data["kernels"] if kernel["steps"]}

@@ -20,13 +20,16 @@ def marked(seen, pane):
     return seen.locator("#program-band .pane").nth(pane).locator(".line.on")
 
 
-def test_hovering_a_statement_shows_it_in_every_stage(visit, page_file):
+def test_hovering_a_statement_shows_it_in_every_stage(visit, page_file, kernel_of):
     seen = visit(page_file)
     hover(seen, 0, GEN)
     assert marked(seen, 0).count() == 1
     assert any("program.gen" in text for text in marked(seen, 1).all_inner_texts())
     assert any("plan.decode" in text for text in marked(seen, 2).all_inner_texts())
-    assert seen.locator("#kernel-decode1_4_2_64_16_f32").get_attribute("class") == "item on"
+    assert (
+        seen.locator(f"#kernel-{kernel_of('graph.partial', 'decode 1')}").get_attribute("class")
+        == "item on"
+    )
     first = marked(seen, 1).first
     box, around = first.bounding_box(), seen.locator(".pane").nth(1).bounding_box()
     assert around["y"] < box["y"] < around["y"] + around["height"]  # scrolled into sight
@@ -58,9 +61,9 @@ def test_a_click_pins_and_the_kernels_follow(visit, page_file):
     assert seen.locator(".line.on").count() == 0
 
 
-def test_a_tile_operation_is_found_in_triton_tvmscript_and_assembly(visit, page_file):
+def test_a_tile_operation_is_found_in_triton_tvmscript_and_assembly(visit, page_file, kernel_of):
     seen = visit(page_file)
-    seen.locator("#kernel-add_256_many").click()
+    seen.locator(f"#kernel-{kernel_of('graph.add')}").click()
     seen.wait_for_function(
         "document.querySelector('#kernel-band .text').innerText.includes('@add')"
     )
@@ -72,7 +75,7 @@ def test_a_tile_operation_is_found_in_triton_tvmscript_and_assembly(visit, page_
     seen.keyboard.press("Escape")
 
 
-def test_the_keyboard_reaches_everything(visit, page_file):
+def test_the_keyboard_reaches_everything(visit, page_file, kernel_of):
     seen = visit(page_file)
     seen.locator('[role="tab"]').first.focus()
     seen.keyboard.press("ArrowRight")
@@ -92,7 +95,7 @@ def test_the_keyboard_reaches_everything(visit, page_file):
     seen.keyboard.press("Escape")
     assert seen.locator(".pane.pinned").count() == 0
     assert seen.locator('#program-band .pane:first-child .line[tabindex="0"]').count() == 1
-    seen.locator("#kernel-add_256_many").focus()
+    seen.locator(f"#kernel-{kernel_of('graph.add')}").focus()
     seen.keyboard.press("ArrowUp")
     assert seen.locator('.kernels .item[aria-selected="true"]').count() == 1
 
@@ -130,11 +133,14 @@ def test_passes_show_changes_and_reasons(visit, page_file):
     assert "fork side in sides" in marked(seen, 0).first.inner_text()
 
 
-def test_pictures_lead_to_their_places(visit, page_file):
+def test_pictures_lead_to_their_places(visit, page_file, kernel_of):
     seen = visit(page_file, "roofline")
     assert seen.locator("#view-roofline circle.point").count() >= 20
-    seen.locator("#view-roofline .link", has_text="silu_mul_768_many").click()
-    assert seen.locator("#kernel-silu_mul_768_many").get_attribute("aria-selected") == "true"
+    seen.locator("#view-roofline .link", has_text=kernel_of("graph.silu_mul")).click()
+    assert (
+        seen.locator(f"#kernel-{kernel_of('graph.silu_mul')}").get_attribute("aria-selected")
+        == "true"
+    )
     seen.locator("#tab-time").click()
     assert seen.locator("#view-time svg").count() == 3
     bar = seen.locator("#view-time [data-name=\"gen 'review'\"]").first

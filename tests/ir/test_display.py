@@ -5,6 +5,7 @@ import re
 from xml.etree import ElementTree
 
 import pytest
+import weft
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
@@ -157,3 +158,8 @@ def test_empty_pictures_are_pictures():
     ):
         ElementTree.fromstring(chart.svg())
         chart.text()
+
+
+def test_a_program_on_an_endpoint_shows_itself_before_its_first_call():
+    executable = weft.compile(PROGRAM, "openai:http://127.0.0.1:9/v1#none")
+    assert "none" in terminal(executable) and "@planted" in executable._repr_html_()
