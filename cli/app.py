@@ -260,11 +260,15 @@ def models(
 def calibrate(
     out: Annotated[Path | None, typer.Option(help="where the hardware file goes")] = None,
     threads: Threads = 0,
+    disk: Annotated[bool, typer.Option(help="measure the disk that the file goes to")] = True,
+    rounds: Annotated[
+        int, typer.Option(help="runs of each probe; their spread is the error bar")
+    ] = 9,
 ) -> None:
     """Measure this machine's ceilings: what the cost model divides by."""
     from . import machine as command
 
-    command.calibrate(out, threads)
+    command.calibrate(out, threads, disk, rounds)
 
 
 @app.command()
@@ -324,7 +328,9 @@ def tune(
     gpu_memory: Annotated[str, typer.Option(help="cap, such as 16GiB (default: all of it)")] = "",
     host_memory: Annotated[str, typer.Option(help="cap, such as 128GiB (default: all)")] = "",
     disk: Annotated[str, typer.Option(help="room for pages on disk, such as 500GiB")] = "",
-    hardware: Annotated[str, typer.Option(help="a shipped name, or a hardware file")] = "h200",
+    hardware: Annotated[
+        str, typer.Option(help="a shipped name, or a file (default: this machine's, else h200)")
+    ] = "",
     prompt: Annotated[int, typer.Option(help="tokens of a prompt, on the mean")] = 512,
     new: Annotated[int, typer.Option(help="tokens generated for each")] = 64,
     batch: Annotated[int, typer.Option(help="sequences that there are, at most (0: any)")] = 0,

@@ -41,25 +41,39 @@ def hardware_path() -> Path:
     return user_data_path("weft") / "cpu.json"
 
 
-def calibrate(out: Path | None, threads: int) -> None:
-    """Measure the CPU's ceilings, save them, print them."""
-    from ..codegen.measure_cpu import cpu_name, cpu_probes
+def calibrate(out: Path | None, threads: int, disk: bool = True, rounds: int = 9) -> None:
+    """Measure the ceilings of every level here (CPU, disk, a GPU where there is one); save them."""
+    from contextlib import nullcontext
+    from dataclasses import replace
+
+    from ..codegen.measure_cpu import cpu_probes
+    from ..codegen.measure_disk import disk_probes
+    from ..codegen.measure_gpu import gpu_probes, has_gpu, shared_probe
     from ..cost_model import hardware_file
     from ..cost_model.calibrate import calibrate as measure
     from ..options import Options
 
     options = Options.from_env()
-    probes = cpu_probes(threads or options.thread_count, options.cache)
-    with remarks().status("measuring") as status:
-        hardware = measure(
-            "this-cpu",
-            [probes],
-            versions=probes.versions,
-            device=probes.device or cpu_name(),
-            report=lambda line: status.update(f"measuring {line}"),
-        )
     path = out or hardware_path()
     path.parent.mkdir(parents=True, exist_ok=True)
+    cpu = cpu_probes(threads or options.thread_count, options.cache)
+    levels, links = [cpu], []
+    if has_gpu():
+        *caches, main = cpu.memories
+        main = replace(main, shared=shared_probe(main.read[0]))
+        level, links = gpu_probes()
+        levels = [replace(cpu, memories=[*caches, main]), level]
+    with disk_probes(path.parent) if disk else nullcontext() as found:
+        if found is not None:
+            levels, links = [*levels, found[0]], [*links, *found[1]]
+        elif disk:
+            remarks().print(f"the disk of {path.parent} has no room to be measured", markup=False)
+        with remarks().status("measuring") as status:
+            hardware = measure(
+                "this-machine", levels, links, versions=cpu.versions,
+                device=" with ".join(level.device for level in levels if level.device),
+                rounds=rounds, report=lambda line: status.update(f"measuring {line}"),
+            )  # fmt: skip
     hardware_file.save(hardware, path)
     emit(hardware_file.dumps(hardware))
-    remarks().print(f"saved in {path}; weft explain uses it", markup=False)
+    remarks().print(f"saved in {path}; weft explain and weft tune use it", markup=False)

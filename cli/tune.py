@@ -66,7 +66,7 @@ def tune(options: TuneOptions) -> None:
         raise BadOption(problem="--pages-per-expert and --batch are not negative")
     shape = MoeShape.of(config_of(options.model), options.pages)
     workload = Workload(options.prompt, options.new)
-    hardware = hardware_file.load(options.hardware)
+    hardware = hardware_file.load(options.hardware or _measured_or_shipped())
     site = _site(options, hardware)
     grid = Grid(
         most=options.batch or Grid().most,
@@ -90,6 +90,17 @@ def config_of(model: str) -> ModelConfig:
     from ..frontend.checkpoint import open_checkpoint
 
     return open_checkpoint(model).config
+
+
+def _measured_or_shipped() -> str | Path:
+    """Return this machine's hardware file where it describes a GPU, else the shipped H200."""
+    from ..cost_model import hardware_file
+    from .machine import hardware_path
+
+    path = hardware_path()
+    if path.exists() and any(level.kind == "gpu" for level in hardware_file.load(path).levels):
+        return path
+    return "h200"
 
 
 def _site(options: TuneOptions, hardware: Any) -> Site:

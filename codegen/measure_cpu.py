@@ -10,7 +10,7 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,20 @@ class MemoryProbes:
     capacity: float
     read: Sequence[Measure]
     copy: Sequence[Measure]
+    shared: Measure | None = None
+    by_threads: dict[int, Measure] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class LinkProbes:
+    """Copies from one level to another, as `cost_model.calibrate` takes them."""
+
+    source: str
+    target: str
+    bandwidth: Sequence[Measure]
+    pageable: Measure | None = None
+    together: Measure | None = None
+    latency: Measure | None = None
 
 
 @dataclass(frozen=True)
@@ -69,7 +83,7 @@ def cpu_probes(threads: int = 0, cache: Path | None = None) -> CpuProbes:
     kernels = _kernels(chosen, cache)
     return CpuProbes(
         threads=chosen,
-        memories=[_memory(name, size, capacity) for name, size, capacity in _sizes(chosen)],
+        memories=_memories(chosen),
         matmul={dtype: _matmul(dtype) for dtype in ("f32", "bf16")},
         vector={"f32": [_fma(kernels["fma"], chosen)]},
         launch={
@@ -77,8 +91,17 @@ def cpu_probes(threads: int = 0, cache: Path | None = None) -> CpuProbes:
             "parallel": _launches(kernels["empty_parallel"], chosen),
         },
         versions={name: version(name) for name in ("torch", "apache-tvm")},
-        device=cpu_name(),
+        device=" ".join([cpu_name(), *vector_units()]),
     )
+
+
+def vector_units() -> list[str]:
+    """Return which of the units that matrix products use this CPU has, as Linux names them."""
+    wanted = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "amx_int8")
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
+    flags = next((line.split() for line in lines if line.startswith("flags")), [])
+    return [unit for unit in wanted if unit in flags]
 
 
 def cpu_name() -> str:
@@ -120,6 +143,28 @@ def _main_memory() -> int:
     if hasattr(os, "sysconf"):
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return 8 << 30
+
+
+def _memories(threads: int) -> list[MemoryProbes]:
+    """Return the probes of each memory; main memory's also for fewer threads."""
+    probes = [_memory(name, size, capacity) for name, size, capacity in _sizes(threads)]
+    main = probes[-1]
+    counts = sorted({min(threads, 1 << power) for power in range(threads.bit_length() + 1)})
+    by_threads = {count: _with_threads(main.read[0], count, threads) for count in counts}
+    return [*probes[:-1], replace(main, by_threads=by_threads)]
+
+
+def _with_threads(measure: Measure, count: int, usual: int) -> Measure:
+    import torch
+
+    def probe() -> float:
+        torch.set_num_threads(count)
+        try:
+            return measure.probe()
+        finally:
+            torch.set_num_threads(usual)
+
+    return Measure(probe, measure.amount)
 
 
 def _memory(name: str, size: int, capacity: float) -> MemoryProbes:

@@ -13,7 +13,7 @@ from statistics import median
 from typing import Protocol
 
 from ..ir.diagnostics import WeftError
-from .hardware import Hardware, Level, Memory, Rate
+from .hardware import Hardware, Level, Link, Memory, Rate
 
 Probe = Callable[[], float]
 """Does its work once; returns seconds."""
@@ -64,6 +64,50 @@ class MemoryProbes(Protocol):
         """Candidates, of which the fastest describes the memory."""
         ...
 
+    @property
+    def shared(self) -> Measure | None:
+        """Reads while a link copies from here: bytes of both."""
+        ...
+
+    @property
+    def by_threads(self) -> Mapping[int, Measure]:
+        """Reads with so many threads."""
+        ...
+
+
+class LinkProbes(Protocol):
+    """Copies from one level to another; `codegen.measure_gpu` and `measure_disk` make some."""
+
+    @property
+    def source(self) -> str:
+        """The level that is read."""
+        ...
+
+    @property
+    def target(self) -> str:
+        """The level that is written."""
+        ...
+
+    @property
+    def bandwidth(self) -> Sequence[Measure]:
+        """Candidates from pinned memory, alone; the fastest describes the link."""
+        ...
+
+    @property
+    def pageable(self) -> Measure | None:
+        """From memory that is not pinned."""
+        ...
+
+    @property
+    def together(self) -> Measure | None:
+        """With the way back busy: the bytes of this way."""
+        ...
+
+    @property
+    def latency(self) -> Measure | None:
+        """Copies of next to nothing; the amount is how many."""
+        ...
+
 
 class LevelProbes(Protocol):
     """The probes of one level; `codegen.measure_cpu.CpuProbes` is one."""
@@ -107,6 +151,7 @@ class LevelProbes(Protocol):
 def calibrate(
     name: str,
     levels: Sequence[LevelProbes],
+    links: Sequence[LinkProbes] = (),
     *,
     versions: Mapping[str, str],
     device: str,
@@ -114,7 +159,7 @@ def calibrate(
     report: Callable[[str], None] = lambda line: None,
 ) -> Hardware:
     """Run every probe `rounds` times, interleaved, and return the machine's description."""
-    times = _rounds(_all_measures(levels), rounds, report)
+    times = _rounds(_all_measures(levels) + _link_measures(links), rounds, report)
     provenance = {
         "device": device,
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
@@ -122,7 +167,8 @@ def calibrate(
         "versions": dict(versions),
         "source": "measured by weft calibrate",
     }
-    return Hardware(name, tuple(_level(probes, times) for probes in levels), (), provenance)
+    made = tuple(_level(probes, times) for probes in levels)
+    return Hardware(name, made, tuple(_link(probes, times) for probes in links), provenance)
 
 
 def rate(amount: float, seconds: Sequence[float]) -> Rate:
@@ -139,6 +185,8 @@ def _all_measures(levels: Sequence[LevelProbes]) -> list[tuple[str, Measure]]:
         for memory in level.memories:
             found += [(f"{memory.name} read", measure) for measure in memory.read]
             found += [(f"{memory.name} copy", measure) for measure in memory.copy]
+            found += [(f"{memory.name} read by {n}", m) for n, m in memory.by_threads.items()]
+            found += [(f"{memory.name} shared", m) for m in (memory.shared,) if m is not None]
         for what, table in (("matmul", level.matmul), ("vector", level.vector)):
             for dtype, measures in table.items():
                 found += [(f"{what} {dtype}", measure) for measure in measures]
@@ -146,13 +194,24 @@ def _all_measures(levels: Sequence[LevelProbes]) -> list[tuple[str, Measure]]:
     return found
 
 
+def _link_measures(links: Sequence[LinkProbes]) -> list[tuple[str, Measure]]:
+    found: list[tuple[str, Measure]] = []
+    for link in links:
+        name = f"{link.source} to {link.target}"
+        found += [(name, measure) for measure in link.bandwidth]
+        extra = {"pageable": link.pageable, "together": link.together, "latency": link.latency}
+        found += [(f"{name} {word}", each) for word, each in extra.items() if each is not None]
+    return found
+
+
 def _rounds(
     measures: list[tuple[str, Measure]], rounds: int, report: Callable[[str], None]
 ) -> Times:
-    times: Times = {id(measure): [] for _, measure in measures}
+    once = {id(measure): (name, measure) for name, measure in measures}
+    times: Times = {key: [] for key in once}
     for number in range(rounds):
         report(f"round {number + 1} of {rounds}")
-        for name, measure in measures:
+        for name, measure in once.values():
             seconds = measure.probe()
             if not 0 < seconds < float("inf"):
                 raise CalibrationError(probe=name, seconds=seconds)
@@ -166,16 +225,34 @@ def _best(measures: Sequence[Measure], times: Times) -> Rate:
 
 
 def _level(probes: LevelProbes, times: Times) -> Level:
-    memories = tuple(
-        Memory(each.name, each.capacity, _best(each.read, times), _best(each.copy, times))
-        for each in probes.memories
-    )
+    memories = tuple(_memory(each, times) for each in probes.memories)
     matmul = {dtype: _best(each, times) for dtype, each in probes.matmul.items()}
     vector = {dtype: _best(each, times) for dtype, each in probes.vector.items()}
     launch = {mode: _cost(times[id(each)], each.amount) for mode, each in probes.launch.items()}
     return Level(
         probes.name, probes.kind, memories, matmul, vector, launch, probes.threads
     )  # fmt: skip
+
+
+def _memory(probes: MemoryProbes, times: Times) -> Memory:
+    threads = {count: _best([each], times) for count, each in probes.by_threads.items()}
+    return Memory(
+        probes.name, probes.capacity, _best(probes.read, times), _best(probes.copy, times),
+        _maybe(probes.shared, times), threads,
+    )  # fmt: skip
+
+
+def _link(probes: LinkProbes, times: Times) -> Link:
+    latency = probes.latency
+    return Link(
+        probes.source, probes.target, _best(probes.bandwidth, times),
+        _maybe(probes.pageable, times), _maybe(probes.together, times),
+        None if latency is None else _cost(times[id(latency)], latency.amount),
+    )  # fmt: skip
+
+
+def _maybe(measure: Measure | None, times: Times) -> Rate | None:
+    return None if measure is None else _best([measure], times)
 
 
 def _cost(seconds: Sequence[float], amount: float) -> Rate:

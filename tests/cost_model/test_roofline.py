@@ -40,6 +40,8 @@ class Buffer(NamedTuple):
     copy: list[Timed]
     name: str = "memory"
     capacity: float = 1e9
+    shared: Timed | None = None
+    by_threads: dict[int, Timed] = {}
 
 
 class Probes(NamedTuple):
@@ -158,6 +160,30 @@ def test_calibration_takes_the_best_probe_with_its_spread() -> None:
     assert machine.level().main.read == Rate(5.0, 10.0, 20.0)
     assert machine.level().launch_cost().median == pytest.approx(1e-6)
     assert machine.provenance["versions"] == {"torch": "2"}
+
+
+class Way(NamedTuple):
+    source: str
+    target: str
+    bandwidth: list[Timed]
+    pageable: Timed | None = None
+    together: Timed | None = None
+    latency: Timed | None = None
+
+
+def test_calibration_of_links_and_shared_memory() -> None:
+    """Copies alone, pageable, together and nearly empty; main memory by threads and shared."""
+    one, two, four = (Timed(lambda s=s: s, 8.0) for s in (1.0, 2.0, 4.0))
+    level = probes([1.0])._replace(
+        memories=[Buffer([one], [one], shared=two, by_threads={1: four, 2: one})]
+    )
+    ways = [Way("cpu", "cpu", [one, two], four, two, four)]
+    machine = calibrate.calibrate("here", [level], ways, versions={}, device="t", rounds=2)
+    main, link = machine.level().main, machine.link("cpu", "cpu")
+    assert main.shared == Rate.exact(4.0)
+    assert main.by_threads == {1: Rate.exact(2.0), 2: Rate.exact(8.0)}
+    assert (link.bandwidth, link.pageable) == (Rate.exact(8.0), Rate.exact(2.0))
+    assert (link.together, link.latency) == (Rate.exact(4.0), Rate.exact(0.5))
 
 
 def test_calibration_refuses_nonsense() -> None:

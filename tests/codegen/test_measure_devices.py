@@ -1,0 +1,103 @@
+"""Probes of disks and GPUs: what they move, and what becomes of it. A CPU plays the GPU."""
+
+import time
+from contextlib import nullcontext
+
+import pytest
+from weft.codegen import measure_cpu, measure_disk
+from weft.codegen.measure_cpu import CpuProbes, Measure, _matmul, _memories, vector_units
+from weft.codegen.measure_disk import disk_probes
+from weft.codegen.measure_gpu import Device, gpu_probes, shared_probe
+from weft.cost_model.calibrate import calibrate
+from weft.cost_model.hardware_file import dumps, parse
+from weft.cost_model.hrm.machine import HostedGpu
+
+
+class Played(Device):
+    """A device that is the CPU itself."""
+
+    name = "cpu"
+    copy_bytes, read_bytes, cube = 1 << 20, 1 << 20, 64
+
+    def sync(self) -> None:
+        pass
+
+    def stream(self):
+        return nullcontext()
+
+    def capacity(self) -> float:
+        return 1e9
+
+    def title(self) -> str:
+        return "played"
+
+    def units(self) -> int:
+        return 1
+
+    def pinned(self, bytes_: int):
+        import torch
+
+        return torch.empty(bytes_, dtype=torch.uint8)
+
+    def replay(self, run):
+        return run
+
+
+@pytest.fixture
+def small_file(monkeypatch):
+    monkeypatch.setattr(measure_disk, "FILE_BYTES", 1 << 20)
+    monkeypatch.setattr(measure_disk, "BLOCK", 1 << 18)
+    monkeypatch.setattr(measure_cpu, "STREAM_BYTES", 1 << 20)
+
+
+def test_a_whole_machine_becomes_a_file_that_a_search_can_use(tmp_path, small_file) -> None:
+    cpu = CpuProbes(1, _memories(1)[-1:], {"bf16": _matmul("bf16", 64)}, {"f32": [one_second()]},
+                    {"parallel": one_second()})  # fmt: skip
+    gpu, links = gpu_probes(Played())
+    with disk_probes(tmp_path) as found:
+        assert found is not None
+        disk, ways = found
+        machine = calibrate("here", [cpu, gpu, disk], [*links, *ways], versions={}, device="t",
+                            rounds=2)  # fmt: skip
+    assert parse(dumps(machine)) == machine
+    assert set(machine.level("cpu").main.by_threads) == {1}
+    hosted = HostedGpu.of(machine)
+    assert hosted.disk > 0 and hosted.up > 0 and hosted.copy_start > 0
+    assert not list(tmp_path.glob("calibrate-*"))
+
+
+def test_reads_beside_copies_count_both() -> None:
+    device, read = Played(), slept()
+    shared = shared_probe(read, device)
+    assert shared.amount == 2 * read.amount + device.copy_bytes
+    assert shared.probe() >= 0.002
+
+
+def one_second() -> Measure:
+    return Measure(lambda: 1.0, 1.0)
+
+
+def slept() -> Measure:
+    def probe() -> float:
+        time.sleep(0.002)
+        return 0.001
+
+    return Measure(probe, 100.0)
+
+
+def test_a_disk_without_room_is_left_out(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(measure_disk, "FILE_BYTES", 1 << 60)
+    with disk_probes(tmp_path) as found:
+        assert found is None
+    (tmp_path / "file").write_text("")
+    with disk_probes(tmp_path / "file" / "below") as found:
+        assert found is None
+
+
+def test_an_error_while_measuring_is_not_swallowed(tmp_path, small_file) -> None:
+    with pytest.raises(OSError, match="gone"), disk_probes(tmp_path):
+        raise OSError("gone")
+
+
+def test_vector_units_are_of_the_known_ones() -> None:
+    assert set(vector_units()) <= {"avx2", "avx512f", "avx512_bf16", "amx_bf16", "amx_int8"}
