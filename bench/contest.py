@@ -19,6 +19,7 @@ from weft.runtime.policy import Policy
 from weft.runtime.request import Request
 from weft.runtime.simulator import Price, SimulatedExecutor
 from weft.runtime.step import ModelExecutor
+from weft.runtime.tasks import PATIENCE
 from weft.runtime.trace import Trace
 
 from .calls import CallLog, watch
@@ -133,11 +134,14 @@ class Contest:
         made, checkpoint = self.compilation, self.compilation.checkpoint
         assert checkpoint is not None
         trace = Trace() if way.noted else None
+        tables = None if made.context.tables is None else made.context.tables.by_key
         executable = Executable(
             made.plan, made.program_name, self._executor(way), checkpoint.tokenizer,
-            tools=made.opened.tools, model=checkpoint.name, seed=made.options.seed,
-            sample=made.sampler, trace=trace,
+            tools=made.opened.tools, tables=tables,
+            model=checkpoint.name, seed=made.options.seed, sample=made.sampler, policy=made.policy,
+            trace=trace, prefixes=made.prefixes,
         )  # fmt: skip
+        executable._host.loop.patience = _patience(way)
         log = watch(executable.engine) if way.noted else None
 
         def run() -> list[Any]:
@@ -167,12 +171,18 @@ class Contest:
             made.lowered, made.program_name, checkpoint.chat, constraint_of, made.opened.tools,
             made.options.seed,
         )  # fmt: skip
-        return _timed(lambda: program.run_rows(server, self.rows), engine, log, trace)
+        patience = _patience(way)
+        return _timed(lambda: program.run_rows(server, self.rows, patience), engine, log, trace)
 
     def _executor(self, way: Way) -> Any:
         executor: Any = way.replay or self.compilation.executor
         executor = FewerPages(executor, way.kv_tokens // executor.page_size)
         return SimulatedExecutor(executor, way.price) if way.price else executor
+
+
+def _patience(way: Way) -> float:
+    """Return how long a step waits for tools, in s: on the virtual clock they cost nothing."""
+    return PATIENCE if way.price is None else 10.0
 
 
 def _timed(

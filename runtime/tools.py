@@ -7,6 +7,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from math import inf
 from time import monotonic
 from typing import Any
 
@@ -71,8 +72,11 @@ class ToolPool:
             self._queued.remove(call)
         self._start()
 
-    def poll(self, wait: bool) -> list[Completion]:
-        """Return finished calls with their checked value, or with an error; may wait for one."""
+    def poll(self, wait: float = 0.0) -> list[Completion]:
+        """Return finished calls with their checked value, or with an error.
+
+        Waits for one at most `wait` seconds.
+        """
         finished = self._drain(wait)
         now = monotonic()
         for call in [call for call in self._running if call.deadline <= now]:
@@ -83,13 +87,13 @@ class ToolPool:
         self._start()
         return finished
 
-    def _drain(self, wait: bool) -> list[Completion]:
+    def _drain(self, wait: float) -> list[Completion]:
         finished: list[Completion] = []
         while True:
             try:
-                if wait and not finished and self._running:
+                if wait > 0.0 and not finished and self._running:
                     pause = min(call.deadline for call in self._running) - monotonic()
-                    call, value, error = self._done.get(timeout=max(0.0, pause))
+                    call, value, error = self._done.get(timeout=max(0.0, min(wait, pause)))
                 else:
                     call, value, error = self._done.get_nowait()
             except queue.Empty:
@@ -139,7 +143,7 @@ def call_now(
         )  # fmt: skip
         finished: list[Completion] = []
         while not finished:
-            finished = pool.poll(wait=True)
+            finished = pool.poll(wait=inf)
         _, value, error = finished[0]
         if error is not None:
             raise error
