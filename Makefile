@@ -20,11 +20,15 @@ $(VENV)/.dev: $(VENV)/.run
 run: $(VENV)/.run  ## compile and run the essay judge on the shipped tiny model
 	$(BIN)/weft run examples/essay_judge.weft --model tiny-dense --arg essay=@examples/data/essay.txt
 
+# Each worker keeps to one thread: pools that spin would take the cores from one another.
+WORKERS ?= auto
+PYTEST = OMP_NUM_THREADS=1 WEFT_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 8 --dist worksteal
+
 test: $(VENV)/.dev  ## the test suite, without slow and GPU tests
-	$(BIN)/python -m pytest -m "not slow and not gpu"
+	$(PYTEST) -m "not slow and not gpu"
 
 test-slow: $(VENV)/.dev  ## the slow tests too
-	$(BIN)/python -m pytest -m "not gpu"
+	$(PYTEST) -m "not gpu"
 
 FUZZ_SECONDS ?= 60
 fuzz: $(VENV)/.dev  ## random programs through random passes and engine settings, against the oracle

@@ -47,6 +47,9 @@ PREPARED = 32
 MOST_CLAIMS = 1 << 14
 """Claims that are remembered, by the sizes that they follow from."""
 
+SHARED = 64
+"""Characters, about a page of tokens, from which prompts count as beginning alike."""
+
 SHORT = 64
 """Bytes up to which a text's tokens are not counted to be sure that they are fewer."""
 
@@ -233,19 +236,23 @@ class Admission:
 class in_prefix_order(Iterator[tuple[int, Any]]):  # noqa: N801
     """Yields jobs so that those whose prompts begin alike follow each other; looks `window` ahead.
 
-    Each window is given out whole before the next is read, so that no job waits for ever. `ahead`
-    are the jobs of the window that are still to come.
+    Jobs that have fewer than `shared` characters in common stay in their order: a page that is not
+    computed twice is worth another order, a few tokens are not. Each window is given out whole
+    before the next is read, so that no job waits for ever. `ahead` are the jobs of the window that
+    are still to come.
     """
 
-    def __init__(self, jobs: Iterable[tuple[int, Any]], forecast: Forecast, window: int) -> None:
+    def __init__(
+        self, jobs: Iterable[tuple[int, Any]], forecast: Forecast, window: int, shared: int = SHARED
+    ) -> None:
         self.ahead: deque[tuple[int, Any]] = deque()
         self._jobs, self._forecast, self._window = iter(jobs), forecast, window
+        self._shared = shared
         self._prepared = 0
 
     def __next__(self) -> tuple[int, Any]:
         if not self.ahead:
-            found, forecast = islice(self._jobs, self._window), self._forecast
-            self.ahead.extend(sorted(found, key=lambda job: (forecast.beginning(job[1]), job[0])))
+            self.ahead.extend(self._grouped(islice(self._jobs, self._window)))
             self._prepared = 0
         if not self.ahead:
             raise StopIteration
@@ -255,3 +262,14 @@ class in_prefix_order(Iterator[tuple[int, Any]]):  # noqa: N801
             self._prepared = len(some)
         self._prepared -= 1
         return self.ahead.popleft()
+
+    def _grouped(self, jobs: Iterable[tuple[int, Any]]) -> Iterator[tuple[int, Any]]:
+        """Yield jobs by what they share, groups in the order of their first job."""
+        groups: dict[str, list[tuple[tuple[str, ...], int, Any]]] = {}
+        for number, arguments in jobs:
+            beginning = self._forecast.beginning(arguments)
+            group = groups.setdefault("\0".join(beginning)[: self._shared], [])
+            group.append((beginning, number, arguments))
+        for group in groups.values():
+            group.sort(key=lambda job: job[:2])
+            yield from ((number, arguments) for _, number, arguments in group)

@@ -10,6 +10,7 @@ from ..manager import Context
 from .kv import freed_once
 from .lowering import same_text
 from .streams import SameEvents, only_annotated
+from .tables import tables_hold
 
 Check = Callable[[Module, Module, Context], Iterable[str]]
 """Looks at a module before and after a pass, and gives what is wrong."""
@@ -39,6 +40,11 @@ def _critical(before: Module, after: Module, context: Context) -> Iterator[str]:
     yield from check_critical(after)
 
 
+def _tables(before: Module, after: Module, context: Context) -> Iterator[str]:
+    yield from only_annotated(before, after, context)
+    yield from tables_hold(before, after, context)
+
+
 def _budgets(before: Module, after: Module, context: Context) -> Iterator[str]:
     from ..program.budget_check import validate
 
@@ -51,7 +57,7 @@ CHECKS: Mapping[str, Check] = {
     "drop-dead": SameEvents(frozenset({"call", "fork", "score"})),
     "canonicalize": SameEvents(),
     "prefix-sharing": only_annotated,
-    "compile-constraints": only_annotated,
+    "compile-constraints": _tables,
     "remote-calls": only_annotated,
     "lower-to-plan": same_text,
     "fork-prefixes": _prefixes,

@@ -150,7 +150,7 @@ def test_prefix_order_is_a_walk_over_each_window_and_loses_no_job(texts, window)
             return (arguments,)
 
     jobs, prepared = list(enumerate(texts)), []
-    ordered = list(in_prefix_order(iter(jobs), Texts(), window))
+    ordered = list(in_prefix_order(iter(jobs), Texts(), window, shared=1))
     assert sorted(ordered) == jobs
     assert sorted(prepared) == sorted(texts)  # each row's prompt is encoded once, with others
     for start in range(0, len(jobs), window):
@@ -160,3 +160,16 @@ def test_prefix_order_is_a_walk_over_each_window_and_loses_no_job(texts, window)
             beginnings = [text[:length] for _, text in given_out]
             runs = [b for i, b in enumerate(beginnings) if i == 0 or beginnings[i - 1] != b]
             assert len(runs) == len(set(runs))
+
+
+def test_jobs_that_share_little_keep_their_order():
+    class Texts:
+        def prepare(self, rows):
+            pass
+
+        def beginning(self, arguments):
+            return ("a" * arguments, "b")
+
+    jobs = list(enumerate([70, 3, 2, 80, 1, 3, 75]))
+    given_out = [length for _, length in in_prefix_order(iter(jobs), Texts(), 10, shared=64)]
+    assert given_out == [70, 75, 80, 3, 3, 2, 1]
