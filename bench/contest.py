@@ -159,7 +159,7 @@ class Contest:
         made, checkpoint = self.compilation, self.compilation.checkpoint
         assert checkpoint is not None
         trace = Trace() if way.noted else None
-        policy = Policy() if way.cache else NoWaiting()
+        policy = Policy(fill_last=0) if way.cache else NoWaiting(fill_last=0)
         engine = Engine(self._executor(way), made.sampler, policy, trace)
         if not way.cache:
             forget_prefixes(engine)

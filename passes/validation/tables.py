@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterator, Sequence
 from random import Random
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -46,9 +47,16 @@ def tables_hold(before: Module, after: Module, context: Context) -> Iterator[str
         stops = stop_strings(operation)
         table = context.tables.find(*found, stops)
         if isinstance(table, TokenTable):
-            problems = [*mask_problems(table, context.tokenizer)]
-            problems += [] if stops else text_problems(table, *found)
+            problems = _checked.get(table)
+            if problems is None:
+                problems = [*mask_problems(table, context.tokenizer)]
+                problems += [] if stops else text_problems(table, *found)
+                _checked[table] = problems
             yield from (f"gen {operation['name']}: {problem}" for problem in problems)
+
+
+_checked: WeakKeyDictionary[TokenTable, list[str]] = WeakKeyDictionary()
+"""What is wrong with each table: the same table serves many programs."""
 
 
 def _is_gen(operation: Any) -> bool:

@@ -6,7 +6,7 @@ import pytest
 from weft.ir.diagnostics import WeftError
 from weft.runtime.later import Later, Part, is_missing, present
 from weft.runtime.policy import Policy
-from weft.runtime.request import Request
+from weft.runtime.request import Request, Sampling
 from weft.runtime.sequence import Sequence
 
 HELPER = """
@@ -176,7 +176,7 @@ program main(arg: str) -> list[str]:
 def test_the_longest_path_goes_first_and_age_catches_up():
     def request(row, spawned, critical, arrived=0):
         sequence = Sequence(8, 4, (row, spawned))
-        return Request(sequence, critical=critical, arrived=arrived)
+        return Request(sequence, sampling=Sampling(1), critical=critical, arrived=arrived)
 
     key = Policy().key
     assert key(request(1, 9, 40)) < key(request(1, 2, 7)) < key(request(1, 3, 7))
@@ -185,6 +185,15 @@ def test_the_longest_path_goes_first_and_age_catches_up():
     # Equally long ways: by turns. With scarce pages the oldest row first, however short its way.
     assert key(request(9, 0, 7, arrived=1)) < key(request(1, 0, 7, arrived=2))
     assert key(request(1, 5, 3, arrived=9), pressed=True) < key(request(2, 0, 900), pressed=True)
+
+
+def test_what_yields_tokens_goes_before_what_only_fills_but_not_for_ever():
+    fill = Request(Sequence(8, 4, (1, 0)), critical=900, arrived=0)
+    gen = Request(Sequence(8, 4, (2, 0)), sampling=Sampling(1), critical=3, arrived=0)
+    key = Policy().key
+    assert key(gen) < key(fill)
+    gen.arrived = 300
+    assert key(fill) < key(gen)
 
 
 def test_parts_of_a_later_are_missing_until_it_is_settled():
