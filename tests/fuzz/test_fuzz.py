@@ -12,7 +12,7 @@ from weft.ir.core import Module
 from weft.passes.manager import EVERYTHING
 from weft.passes.rewrite import rewrite
 
-SECONDS = 15
+SECONDS = 8
 
 
 def test_a_slice(tmp_path):

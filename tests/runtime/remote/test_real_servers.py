@@ -92,7 +92,7 @@ def served(command: list[str], port: int, ready: str, log: Path) -> Iterator[Non
     with log.open("w") as out:
         process = subprocess.Popen(command, stdout=out, stderr=out, env=quiet, cwd=log.parent)
         try:
-            for _ in range(600):
+            for _ in range(2400):
                 time.sleep(0.1)
                 if process.poll() is not None:
                     pytest.fail(f"the server ended: {log.read_text()[-800:]}")
