@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from weft.ir.core import Module, Term
+from weft.ir.core import Module
 from weft.ir.values import records_of
 
 TEXT = (Path(__file__).parents[2] / "docs" / "language.md").read_text(encoding="utf-8")
@@ -17,7 +17,7 @@ WORDS = ("clarity", "the sky is blue", "a b")
 WHOLE = {"int": 3, "float": 0.5, "bool": True}
 
 
-def value_of(module: Module, type_: Term, number: int) -> Any:
+def value_of(module: Module, type_: Any, number: int) -> Any:
     """Return some value of a type; `number` makes rows differ."""
     if type_.name == "list":
         return [value_of(module, type_.parameters[0], number + at) for at in range(2)]
@@ -36,7 +36,7 @@ def programs() -> list[tuple[str, str]]:
     for block in BLOCKS:
         starts = [match.start() for match in re.finditer(r"^program ", block, flags=re.M)]
         for start, end in zip(starts, [*starts[1:], len(block)], strict=True):
-            name = re.match(r"program (\w+)", block[start:]).group(1)
+            name = re.findall(r"\w+", block[start:])[1]
             found.append((name, block[:end]))
     return found
 
