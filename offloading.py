@@ -61,8 +61,11 @@ class Offloading:
         config, chosen = self.checkpoint.config, self.options.offload
         if chosen.policy is not None:
             return chosen.policy
-        wish = Wish(self.options.max_batch, chosen.schedule, chosen.micro_batches,
-                    min(chosen.cpu_experts, config.experts))  # fmt: skip
+        wish = Wish(
+            self.options.max_batch, chosen.schedule, chosen.micro_batches,
+            min(chosen.cpu_experts, config.experts),
+            page_format=chosen.page_format or self.options.weights,
+        )  # fmt: skip
         return fit_policy(config.layers, config.experts, self._room(wish), wish)
 
     @cached_property
@@ -123,8 +126,19 @@ class Offloading:
         return OffloadExecutor(
             self.checkpoint.config, self._settings(self.policy), sections, placed, tensors, source,
             extra.pop("device", None) or self._device(),
-            prove=prove_hazards if self.options.prove else None, **extra,
+            prove=prove_hazards if self.options.prove else None,
+            **self._narrow(sections), **extra,
         )  # fmt: skip
+
+    def _narrow(self, sections: list[Lowered]) -> dict[str, Any]:
+        """Return how pages of four bits are kept and widened; nothing for other formats."""
+        from .runtime.offload.narrow import packed_shape, unpack
+        from .runtime.offload.pages import PageShape
+
+        if self.policy.page_format != "int4":
+            return {}
+        page = PageShape.of(next(s.weights for s in sections if s.kind == "experts"))
+        return {"stored": packed_shape(page), "unpack": unpack}
 
     @property
     def _on_gpu(self) -> bool:

@@ -64,6 +64,7 @@ class Wish:
     micro_batches: int = 4
     cpu_experts: int = 0
     lead: int = 2
+    page_format: str = "f32"
 
 
 def fit_policy(layers: int, experts: int, room: Room, wish: Wish) -> Policy:
@@ -88,7 +89,7 @@ def fit_policy(layers: int, experts: int, room: Room, wish: Wish) -> Policy:
     return Policy(
         wish.batch, -(-wish.batch // count), "gpu" if wish.schedule == "s4" else "cpu",
         tuple(placed), experts, 1, _ring(widest, wish), wish.lead, schedule=wish.schedule,
-        page_format="f32",
+        page_format=wish.page_format,
     )  # fmt: skip
 
 

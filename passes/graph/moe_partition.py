@@ -16,6 +16,7 @@ from ...cost_model.policy_text import parse
 from ...ir.core import Module, Names, Operation, Region, Term, Value, make
 from ...ir.diagnostics import PassError
 from ...ir.pipeline_schedules import PipelineShape, build_pipeline
+from ...ir.types import shape_of, tensor
 from ..manager import EVERYTHING, Context
 from ..rewrite import substitute
 from .hazards import prove_hazards
@@ -103,9 +104,14 @@ def _remark(policy: Policy, context: Context) -> None:
         context.did(f"layer {number}: {', '.join(parts)} of {len(layer)} pages")
     where = "CPU, beside its keys" if policy.attention == "cpu" else "GPU"
     context.did(f"attention on the {where}; schedule {policy.schedule}, ring of {policy.ring}")
+    if policy.page_format in NARROW:
+        context.did(f"pages of experts in {policy.page_format}: lossy, tokens may differ")
     if policy.kv_gpu > 0:
         context.left("keys on the GPU: all pages of keys stay in host memory")
 
+
+NARROW = ("int8", "int4")
+"""Formats of pages that lose something; int4 are widened to int8 where they are used."""
 
 _DEVICE_HOMES = ("resident", "streamed", "disk")
 
@@ -145,6 +151,11 @@ class _Partition:
                 model=f"experts of {config['ffn']} rows, which do not divide into so many",
                 hint="pages_per_expert must divide the width of an expert",
             )
+        if policy.page_format == "int4" and any(layer.cpu for layer in policy.layers):
+            raise PolicyMismatch(
+                policy="pages of int4 for the CPU to compute", model="CPU kernels of int8 at least",
+                hint="take int8 pages, or no experts on the CPU",
+            )  # fmt: skip
         if policy.pages_per_expert != 1:
             raise PolicyMismatch(
                 policy=f"{policy.pages_per_expert} pages an expert",
@@ -206,7 +217,10 @@ class _Partition:
         inner: dict[str, Value] = {}
         body, outputs = [], []
         for operation in operations:
-            made = tuple(self._names.value(v.name, v.type) for v in operation.results)
+            made = tuple(
+                self._names.value(v.name, self._type_of(operation, v, piece))
+                for v in operation.results
+            )
             placed = self._seen_from(substitute(operation, inner), piece.place, inner)
             body.append(replace(placed, results=made))
             for value, copy in zip(operation.results, made, strict=True):
@@ -223,6 +237,13 @@ class _Partition:
         ))  # fmt: skip
         self._place.update({value.name: piece.place for value in results})
         return results
+
+    def _type_of(self, operation: Operation, value: Value, piece: Piece) -> Term:
+        """Return a value's type; pages of experts may be narrower than the other weights."""
+        narrow = piece.kind == "experts" and operation.name == "graph.weight"
+        if narrow and self._policy.page_format in NARROW:
+            return tensor("i8", *shape_of(value.type))
+        return value.type
 
     def _seen_from(
         self, operation: Operation, place: str, inner: dict[str, Value] | None = None

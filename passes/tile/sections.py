@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from ...ir.core import Module, Operation
+from ...ir.core import Module, Operation, Value
 from ...ir.model import ModelConfig
 from ...ir.schedule import Schedule
+from ...ir.types import dtype_of, shape_of, tensor
 from ..graph.fusion import FuseAddNorm
 from ..graph.memory_planning import PlanMemory
 from ..graph.moe_functions import Section, cut
@@ -33,7 +34,8 @@ def lower_sections(
 ) -> LoweredSections:
     """Lower a partitioned step; `extents` bound T, R and B, `device` is cpu where it is simulated.
 
-    Pages of keys have 16 tokens at both places: they are the CPU's.
+    Pages of keys have 16 tokens at both places: they are the CPU's. Activations on a GPU are bf16;
+    the CPU's are f32, and copies between them convert.
     """
     bounds = tuple((dict(extents) | {"M": extents["T"] * config.experts_per_token}).items())
     sections, kernels, records = [], {}, []
@@ -43,7 +45,8 @@ def lower_sections(
             FuseAddNorm(), LowerToTiles(0, config.context_length, target=target),
             PlanMemory(bounds, GPU_ALIGNMENT if target == "cuda" else 64),
         )  # fmt: skip
-        module = Module(tuple(section.function for section in mine))
+        functions = (section.function for section in mine)
+        module = Module(tuple(in_format(f, "bf16") if target == "cuda" else f for f in functions))
         module, made = run_passes(passes, module, Context(), frozenset({"fused-rope-write"}))
         records += made
         sections += [replace(s, function=module.symbol(s.name)) for s in mine]
@@ -53,3 +56,31 @@ def lower_sections(
             for op in found
         ]
     return LoweredSections(tuple(sections), kernels, tuple(records))
+
+
+def in_format(function: Operation, format: str) -> Operation:
+    """Return a section whose activations are in a format; what chooses experts, and logits, stay."""
+    region = function.regions[0]
+    kept = {v.name for op in region.operations for v in op.results if op.name == "graph.weight"}
+    kept |= {"weights", "gate_up", "down"}
+    for op in region.operations:
+        if op.name == "graph.moe_route":
+            kept |= {v.name for v in (*op.operands, *op.results)}
+        if op.name == "graph.return" and function["name"].name == "head":
+            kept |= {v.name for v in op.operands}
+
+    def changed(values: tuple[Value, ...]) -> tuple[Value, ...]:
+        return tuple(v if v.name in kept else _typed(v, format) for v in values)
+
+    operations = tuple(
+        replace(op, operands=changed(op.operands), results=changed(op.results))
+        for op in region.operations
+    )
+    region = replace(region, arguments=changed(region.arguments), operations=operations)
+    return replace(function, regions=(region,))
+
+
+def _typed(value: Value, format: str) -> Value:
+    if value.type.name != "tensor" or dtype_of(value.type) != "f32":
+        return value
+    return replace(value, type=tensor(format, *shape_of(value.type)))

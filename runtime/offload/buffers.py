@@ -43,14 +43,21 @@ class Buffer:
 
 
 def buffers_of(
-    slots: Iterable[str], types: Mapping[str, Term], extents: Mapping[str, int]
+    slots: Iterable[str], types: Mapping[str, Mapping[str, Term]], extents: Mapping[str, int]
 ) -> list[Buffer]:
-    """Return the buffers of slots; `types` are those of roles, `extents` bound their symbols."""
+    """Return the buffers of slots; `types` are those of roles at each place, device and host.
+
+    `extents` bound their symbols. A role that no section of a place has comes from the other one:
+    the two may differ in dtype, and copies convert.
+    """
     found = []
     for slot in slots:
-        kind = slot.partition(".")[0].removesuffix(HOST_SUFFIX)
+        name = slot.partition(".")[0]
+        kind = name.removesuffix(HOST_SUFFIX)
+        mine, other = ("host", "device") if name != kind else ("device", "host")
+        known = {**types[other], **types[mine]}
         for role in ROLES.get(kind, ()):
-            shape, dtype = rows_of(types["x" if role == "mid" else role], extents)
+            shape, dtype = rows_of(known["x" if role == "mid" else role], extents)
             found.append(Buffer(slot, role, shape, dtype))
     return found
 

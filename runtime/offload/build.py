@@ -193,10 +193,12 @@ def device_buffers(
     sections: Sequence[Lowered], options: OffloadSettings, config: ModelConfig, host: bool = False
 ) -> Iterator[Buffer]:
     """Yield the buffers that the pipeline's slots stand for; with `host`, those of the CPU too."""
-    types: dict[str, Term] = {}
+    types: dict[str, dict[str, Term]] = {"device": {}, "host": {}}
     for section in sections:
-        returned = section.function.regions[0].operations[-1].operands
-        types |= {role: v.type for role, v in zip(section.results, returned, strict=True)}
+        region = section.function.regions[0]
+        returned = zip(section.results, region.operations[-1].operands, strict=True)
+        types[section.place] |= {v.name: v.type for v in region.arguments}
+        types[section.place] |= {role: v.type for role, v in returned}
     extents = options.extents | {"M": options.micro_tokens * config.experts_per_token}
     slots = build_pipeline(options.schedule, options.shape).slots
     for buffer in buffers_of(slots, types, extents):

@@ -61,6 +61,9 @@ class OffloadExecutor:
         built = Build(config, options, device, sections, kernels, tensors)
         self._parts = built.parts(source, stored or built.page, unpack)
         self.notes += built.notes
+        if built.page.narrow:
+            bits = 4 if unpack is not None else 8
+            self.notes.append(f"pages of experts have {bits} bits: lossy, tokens may differ")
 
     @property
     def pipeline(self) -> Pipeline:

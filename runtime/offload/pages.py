@@ -67,6 +67,11 @@ class PageShape:
         return PageShape(tuple(parts))
 
     @property
+    def narrow(self) -> bool:
+        """Whether its numbers are of less than 16 bits."""
+        return any(part.dtype == torch.int8 for part in self.parts)
+
+    @property
     def bytes(self) -> int:
         """Memory that a page takes."""
         return sum(part.bytes for part in self.parts)
@@ -119,12 +124,24 @@ class PageSource(Protocol):
 def fill(into: Mapping[str, Tensor], role: str, rows: Iterator[tuple[slice, Tensor]]) -> None:
     """Write rows to a part of a page, in its format."""
     for where, values in rows:
-        if into[role].dtype == torch.int8:
-            data, scale = quantize_rows(values.float())
+        if into[role].dtype in (torch.int8, torch.uint8):
+            narrow = quantize_rows if into[role].dtype == torch.int8 else pack_rows
+            data, scale = narrow(values.float())
             into[role][where].copy_(data)
             into[f"{role}_scale"][where].copy_(scale)
         else:
             into[role][where].copy_(values)
+
+
+def pack_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Return four-bit numbers of rows [N, K], two a byte (the low half first), and f32 scales [N].
+
+    Symmetric, largest magnitude 7, kept with 8 added; K is even.
+    """
+    scale = rows.abs().amax(-1).clamp_min(1e-12) / 7.0
+    numbers = (torch.round(rows / scale[..., None]) + 8).to(torch.uint8)
+    low, high = numbers.unflatten(-1, (-1, 2)).unbind(-1)
+    return low | high << 4, scale
 
 
 class TensorPages:

@@ -174,6 +174,26 @@ def experts(rng: np.random.Generator, t: int, dtype: str, per_row: int) -> Case:
     return Case(kernel, arguments, {"out": expected}, 1e-4)
 
 
+def paged_experts(rng: np.random.Generator, t: int, dtype: str) -> Case:
+    """Seven pages in any order, two of five experts not there: their rows stay as they are."""
+    case = experts(rng, t, dtype, 2)
+    t, m, x, w, order, starts, out, *scales = case.arguments
+    e, places = len(w), np.array([4, -1, 0, 6, -1], "i4")
+    pages, kept = np.full((7, *w.shape[1:]), 99, w.dtype), places >= 0
+    pages[places[kept]] = w[kept]
+    paged = [np.ones((7, w.shape[1]), "f4") for _ in scales]
+    for page, scale in zip(paged, scales, strict=True):
+        page[places[kept]] = scale[kept]
+    gone = np.concatenate(
+        [order[starts[i] : starts[i + 1]] for i in range(e) if not kept[i]]
+    )  # fmt: skip
+    case.expected["out"][gone] = out[gone]
+    kernel = moe.expert_matmul(e, *w.shape[1:], 2, dtype, rows=2, block_n=32, block_k=32,
+                               paged=True)  # fmt: skip
+    arguments = [t, m, 7, x, pages, order, starts, places, out, *paged]
+    return Case(kernel, arguments, case.expected, 1e-4)
+
+
 def combine(rng: np.random.Generator, t: int, residual: bool, partial: bool = False) -> Case:
     rows, weights, before = normal(rng, 2 * t, 40), normal(rng, t, 2), normal(rng, t, 40)
     if partial:
@@ -244,7 +264,8 @@ FAMILIES: dict[str, Callable[[np.random.Generator, int], Case]] = {
     "rope": _with(rope_write, False, "f32"), "rope_norm_bf16": _with(rope_write, True, "bf16"),
     "route": _with(route, True), "route_plain": _with(route, False), "dispatch": dispatch,
     "experts_f32": _with(experts, "f32", 2), "experts_bf16": _with(experts, "bf16", 1),
-    "experts_i8": _with(experts, "i8", 2), "combine": _with(combine, False),
+    "experts_i8": _with(experts, "i8", 2), "paged_experts": _with(paged_experts, "f32"),
+    "paged_experts_i8": _with(paged_experts, "i8"), "combine": _with(combine, False),
     "route_local": _with(route, True, (3, 8)), "dispatch_local": _with(dispatch, True),
     "combine_partial": _with(combine, False, True),
     "combine_residual": _with(combine, True), "argmax_masked": argmax_masked, "sample": sample,

@@ -7,18 +7,26 @@ from dataclasses import replace
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from offload_cases import LIMITS, MIB, MIXED, ON_DISK, Cases, greedy, policy, step
+from weft.codegen.graph_reference import GraphRun
+from weft.ir.core import Module
 from weft.ir.diagnostics import CapacityError
 from weft.ir.pipeline import Kind
 from weft.ir.pipeline_schedules import SCHEDULES, PipelineShape
+from weft.ir.types import dtype_of, shape_of, tensor
 from weft.loading import reference_executor
 from weft.options import BadOption, Options
 from weft.passes.graph.hazards import Hazard
+from weft.runtime.executor import by_name
 from weft.runtime.offload import executor as executor_module
 from weft.runtime.offload.device import DeviceMemoryExceeded, Memory, SimulatedDevice
-from weft.runtime.offload.pages import PageLost
+from weft.runtime.offload.narrow import unpack_rows
+from weft.runtime.offload.pages import PageLost, pack_rows
 from weft.runtime.offload.placing import colder
 from weft.runtime.offload.split import split_rows
+from weft.runtime.weights import Checkpoint, load_weights
 
 
 @pytest.fixture(scope="module")
@@ -187,6 +195,52 @@ def test_a_long_sequence_is_cut_between_micro_batches():
     uncut = split_rows(made, 3, whole=True)
     assert [part.tokens for part in uncut] == [20, 2]
     assert [len(part.step.kv_lengths) for part in uncut] == [1, 2]
+
+
+@pytest.mark.parametrize("format", ["int8", "int4"])
+def test_narrow_pages_are_lossy_and_mean_what_their_numbers_are(format, cases):
+    layers = MIXED if format == "int8" else tuple(
+        replace(layer, homes=layer.homes.replace("c", "s")) for layer in MIXED
+    )  # fmt: skip
+    made = cases.offloading(replace(policy("ring", layers), page_format=format))
+    executor = made.executor(made.kernels([]))
+    prompt = step((range(40, 52), 0, [0]), ((7, 8), 0, [1]))
+    found = executor.forward(prompt).clone()
+    loaded = load_weights(Module((made.module.symbol("step"),)), tensor_source_of(cases))
+    dense = {name: weight.dense() for name, weight in loaded.items()}
+    if format == "int4":
+        dense |= four_bits(made.module, cases)
+    run = GraphRun(Module((made.module.symbol("step"),)), dense, slots=512)
+    torch.testing.assert_close(found, run.step(by_name(prompt)), atol=1e-3, rtol=1e-3)
+    assert any("lossy" in note for note in executor.notes)
+    executor.close()
+
+
+def tensor_source_of(cases):
+    return Checkpoint(cases.checkpoint.folder)
+
+
+def four_bits(module, cases):
+    """The numbers that experts' weights are in four bits."""
+    dense = {}
+    for op in module.walk():
+        if op.name == "graph.weight" and dtype_of(op.result.type) == "i8":
+            wide = op.__class__(op.name, (), op.attributes, (), (
+                replace(op.result, type=tensor("f32", *shape_of(op.result.type))),))  # fmt: skip
+            loaded = load_weights(Module((wide,)), tensor_source_of(cases))[op.result.name]
+            packed, scale = pack_rows(loaded.data)
+            dense[op.result.name] = unpack_rows(packed).float() * scale[..., None]
+    return dense
+
+
+@given(st.integers(1, 5), st.integers(1, 9), st.integers(0, 99))
+@settings(max_examples=20, deadline=None)
+def test_four_bits_read_back_within_half_a_step(rows, pairs, seed):
+    values = torch.randn(rows, 2 * pairs, generator=torch.Generator().manual_seed(seed))
+    packed, scale = pack_rows(values)
+    assert packed.shape == (rows, pairs)
+    error = (unpack_rows(packed) * scale[:, None] - values).abs()
+    assert (error <= scale[:, None] * 0.5001).all()
 
 
 def test_options_that_do_not_go_with_it():
