@@ -149,3 +149,24 @@ def test_passes_are_drawn(compilation) -> None:
 def test_hits_over_memory_are_drawn() -> None:
     stats = Stats(hits_predicted=10, hits_measured=8, preemptions=1)
     assert is_png(memory_chart({2.0: stats, 1.5: stats}))
+
+
+def test_the_hierarchical_roofline_shows_both_choices_and_where_they_turn() -> None:
+    from weft.cost_model.hrm.curves import decode_attention, feed_forward, turning_points
+    from weft.cost_model.hrm.shape import MoeShape
+    from weft.frontend.models.presets import preset
+    from weft.plots.hierarchy import hierarchical_roofline
+
+    shape, machine = MoeShape.of(preset("mixtral-8x7b")), load("h200")
+    layers = [feed_forward(shape, 1920, 32), decode_attention(shape)]
+    drawn = hierarchical_roofline(machine, layers)
+    (axes,) = drawn.axes
+    names = [line.get_label() for line in axes.get_lines()]
+    assert {"on cpu, in place", "link cpu to gpu", "gpu memory", "on gpu, moved"} <= set(names)
+    turns = turning_points(machine, layers[0])
+    verticals = [
+        line.get_xdata()[0] for line in axes.get_lines() if len(set(line.get_xdata())) == 1
+    ]
+    for place in (turns.stay_below, turns.link_bound_below, turns.balance):
+        assert any(abs(place - each) < 1e-6 * place for each in verticals)
+    assert turns.link_bound_below == turns.balance  # its own memory bounds it, not arithmetic
