@@ -14,6 +14,7 @@ from ..ir.display.view import Drawing
 from ..passes.program.prefix_text import tree_picture
 from . import kernels as kernel_texts
 from . import prices, run
+from .schedule import plan_chart
 from .stages import graph_stages, passes_of, problem_of, program_stages
 
 Say = Callable[[str], None]
@@ -125,6 +126,9 @@ def _model(
     data["points"] = prices.rows_of(priced)
     pictures["roofline"] = replace(prices.picture(priced, hardware), width=WIDTH)
     data["hardware"] = hardware.name
+    cost = prices.token_prices(priced)
+    if (chart := plan_chart(compilation.plan, compilation.program_name, cost, WIDTH)) is not None:
+        pictures["plan"] = chart
     if wish.rows:
         say("running")
         data["at"] = "run"

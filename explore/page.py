@@ -15,6 +15,7 @@ from ..ir.display.markup import Markup, element, joined, markup, style_sheet
 from ..ir.display.units import bytes_text, counted, seconds_text, si
 from ..ir.display.view import Facts, Figure
 from .build import Explored
+from .schedule import UNKNOWN_TOKENS
 
 SCRIPTS = ("dom", "highlight", "pane", "code", "kernels", "passes", "figures", "search", "main")
 VIEWS = (("code", "Code"), ("passes", "Passes"), ("tree", "Prefix tree"), ("time", "Timeline"),
@@ -110,7 +111,20 @@ def _time(found: Explored) -> Markup:
         parts.append(_part(title, block_element(facts), *errors, _figure(found, "timeline")))
         parts.append(_part("KV memory over time", _figure(found, "memory")))
     else:
-        parts.append(_part("Timeline", _none("Nothing was run: give --arg or --rows.")))
+        parts.append(
+            _part(
+                "Timeline",
+                _none(
+                    "Nothing was run: give --arg or --rows to see host, device and "
+                    "statements over time, and the memory that they take."
+                ),
+            )
+        )
+    if "plan" in found.pictures:
+        said = "Predicted, before it runs: a gen takes all tokens that it may, a text that is not "
+        said += f"known yet {UNKNOWN_TOKENS} tokens, a fork over an unknown list two branches, a "
+        said += "loop one round, a tool nothing. What may run side by side stands side by side."
+        parts.append(_part("The plan, predicted", element("p", said), _figure(found, "plan")))
     if "lifetimes" in found.pictures:
         said = (
             "From the operation that makes a stretch of keys and values to the last that reads it."

@@ -16,6 +16,7 @@ from ..cost_model.work import work_of
 from ..ir.core import Module, Operation
 from ..ir.display.roofline import Point, RooflinePlot
 from ..passes.tile.regimes import Regime
+from .schedule import TokenPrices
 from .stages import regime_name
 
 CONTEXT = 256
@@ -49,6 +50,13 @@ def picture(found: list[KernelPrice], hardware: Hardware) -> RooflinePlot:
         for price in found if price.work.flops and price.seconds
     )  # fmt: skip
     return roofs("every kernel on the roofline", hardware.level(), resident, points)
+
+
+def token_prices(found: list[KernelPrice]) -> TokenPrices:
+    """Return what a decode step of one sequence takes, and a token in a long prefill."""
+    steps = {step: sum(price.seconds * price.launches for price in found if price.step == step)
+             for step in (regime_name(1), regime_name(0))}  # fmt: skip
+    return TokenPrices(steps[regime_name(1)], steps[regime_name(0)] / CONTEXT)
 
 
 def rows_of(found: list[KernelPrice]) -> list[dict[str, Any]]:

@@ -9,6 +9,7 @@ from typing import Any
 from ..compiler import Compilation
 from ..ir.core import Module, walk
 from ..ir.display.timeline import Interval, Timeline, Track
+from ..ir.display.units import counted
 from ..runtime.trace import Trace
 
 
@@ -55,7 +56,7 @@ def lifetimes(plan: Module, program: str) -> Timeline | None:
         kind = "never read again" if "last" not in dict(table.items) else "kept for all rows"
         kind = kind if table["keep"] == "batch" or kind.startswith("never") else "kept for its row"
         name = f"%{operation.results[0].name}"
-        said = f"{operation.name}, line {line}: {table['reads']} reads"
+        said = f"{operation.name}, line {line}: {counted(table['reads'], 'read')}"
         bar = Interval(float(made), float(max(last, made) + 0.8), said, kind, f"line-{line}")
         tracks.append(Track(f"{name} · line {line}", (bar,)))
     if not tracks:

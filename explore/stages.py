@@ -63,9 +63,12 @@ def graph_stages(compilation: Compilation) -> Iterator[dict[str, Any]]:
     yield module_listing("graph", "Model graph", "the model's step, shared passes done", graph, "")
     for regime in compilation.regimes:
         name = regime_name(regime.rows)
-        yield module_listing(f"step-{regime.rows}", f"Launches, {name}",
-                             "the step as kernel launches, in order",
-                             Module((regime.function,)), "")  # fmt: skip
+        module = Module((regime.function,))
+        stage = module_listing(f"step-{regime.rows}", f"Launches, {name}",
+                               "the step as kernel launches: click one", module, "")  # fmt: skip
+        calls = [op["kernel"].name if op.name == "graph.call" else ""
+                 for _, op in located_lines(module.operations)]  # fmt: skip
+        yield stage | {"calls": calls}
 
 
 def regime_name(rows: int) -> str:

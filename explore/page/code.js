@@ -9,7 +9,7 @@ let kernelNow = "";
 function buildCode() {
   const band = byId("program-band");
   sourcePane = new Pane("Source", (kind, at) => heardStatement(kind, [at + 1, at + 1]));
-  sourcePane.title(el("strong", {}, "Source"), el("span", { class: "about" }, data.source.name));
+  sourcePane.title(el("strong", {}, "Source"), el("span", { class: "about" }, "point at a line; a click holds it"));
   sourcePane.show(data.source.lines, data.source.language);
   sourcePane.links = data.source.lines.map((_, at) => [at + 1, at + 1]);
   band.append(sourcePane.node);
@@ -22,7 +22,10 @@ function buildCode() {
 }
 
 function stagePane(stage, number) {
-  const pane = new Pane(stage.title, (kind, at) => heardStatement(kind, pane.links[at]));
+  const pane = new Pane(stage.title, (kind, at) => {
+    heardStatement(kind, pane.links[at]);
+    if (pane.calls && pane.calls[at] && kind === "pin") showKernel(pane.calls[at]);
+  });
   pane.choose = el("select", { "aria-label": `Stage of pane ${number + 2}`, onchange: () => showStage(pane, pane.choose.value) });
   for (const one of data.stages) pane.choose.append(el("option", { value: one.id }, one.title));
   pane.about = el("span", { class: "about" });
@@ -39,6 +42,7 @@ function showStage(pane, id) {
   pane.body.setAttribute("aria-label", stage.title);
   pane.about.textContent = stage.about;
   pane.links = stage.links;
+  pane.calls = stage.calls;
   pane.show(stage.lines, stage.language);
   if (place.shown) markStatement(place.shown, false);
 }

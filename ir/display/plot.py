@@ -11,6 +11,8 @@ from .markup import Markup, element, joined, style_sheet
 COLOURS = ("blue", "orange", "green", "purple", "teal", "red")
 LETTER = 6.4
 """Pixels that a letter of a label takes, about: labels are not measured."""
+EDGE = 14.0
+"""Pixels beyond the end of an axis in which a label may still stand."""
 
 
 @dataclass(frozen=True)
@@ -88,8 +90,10 @@ def x_axis(scale: Scale, top: float, bottom: float, say: Callable[[float], str],
     """Return grid lines, numbers below them, and the axis's name."""
     parts: list[Markup] = []
     for tick in scale.ticks(max(2, int((scale.end - scale.start) / 80))):
-        x = scale(tick)
-        parts += [segment(x, top, x, bottom, "grid"), label(x, bottom + 15, say(tick), "middle")]
+        x, said = scale(tick), say(tick)
+        near = x + LETTER * len(said) / 2 > scale.end + EDGE
+        parts.append(segment(x, top, x, bottom, "grid"))
+        parts.append(label(x + EDGE * near, bottom + 15, said, "end" if near else "middle"))
     if name:
         parts.append(label((scale.start + scale.end) / 2, bottom + 32, name, "middle"))
     return joined([*parts, segment(scale.start, bottom, scale.end, bottom, "axis")])

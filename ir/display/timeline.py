@@ -70,10 +70,11 @@ class Timeline:
             parts.append(label(left - 8, y + 16, track.name, "end"))
             parts += [_bar(i, first, y + 3, scale, colours, self.say) for i in track.intervals]
         names = [(kind, colour) for kind, colour in colours.items()]
+        unit = "" if self.unit == "s" else self.unit
+        below = bottom + (54 if unit else 40)
         return svg(
-            self.width, bottom + BOTTOM, self.title,
-            x_axis(scale, TOP, bottom, self.say, "" if self.unit == "s" else self.unit), *parts,
-            legend(names, left, bottom + 40),
+            self.width, below + BOTTOM - 40, self.title,
+            x_axis(scale, TOP, bottom, self.say, unit), *parts, legend(names, left, below),
         )  # fmt: skip
 
     def text(self, width: int = 80) -> str:

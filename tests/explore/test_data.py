@@ -14,6 +14,7 @@ from weft.compiler import Compilation
 from weft.cost_model.hardware_file import load
 from weft.explore.build import Wish, explore
 from weft.explore.page import as_script_data, filled, page
+from weft.explore.schedule import TokenPrices, plan_chart
 from weft.explore.stages import module_listing, pass_entry, problem_of
 from weft.ir.core import Module, walk
 from weft.ir.diagnostics import Note, WeftError, WeftNameError
@@ -34,6 +35,16 @@ SMALL = """program ask(topic: str) -> str:
     user "What is {topic}?"
     assistant gen answer(max_tokens=4)
     return answer
+"""
+FORKED = """program judge(essay: str) -> str:
+    user "{essay}"
+    fork side in ["a", "b", "c"] as sides:
+        user "Judge its {side}."
+        assistant gen review(max_tokens=5)
+        yield review
+    user "{sides}"
+    assistant gen verdict(max_tokens=7)
+    return verdict
 """
 
 
@@ -125,10 +136,30 @@ def test_a_run_shows_what_it_launched(explored, kernel_of):
     data = explored.data
     assert data["run"]["rows"] == 3 and data["run"]["errors"] == {}
     assert data["measured"][kernel_of("graph.take_rows")]["launches"] >= 1
-    assert set(explored.pictures) == {"tree", "lifetimes", "roofline", "timeline", "memory"}
+    assert set(explored.pictures) == {
+        "tree", "lifetimes", "plan", "roofline", "timeline", "memory",
+    }  # fmt: skip
     points = {point["kernel"] for point in data["points"]}
     called = {kernel["name"] for kernel in data["kernels"] if kernel["steps"]}
     assert called <= points
+
+
+def test_the_plan_is_placed_as_its_values_allow():
+    compilation = Compilation(FORKED)
+    chart = plan_chart(compilation.plan, "judge", TokenPrices(1.0, 0.01), 500)
+    assert chart is not None
+    tracks = {track.name: track.intervals for track in chart.tracks}
+    assert list(tracks) == ["trunk", "sides[0]", "sides[1]", "sides[2]"]
+    gens = [
+        next(one for one in tracks[f"sides[{branch}]"] if one.kind == "gen") for branch in (0, 1, 2)
+    ]
+    assert len({one.start for one in gens}) == 1  # side by side
+    assert all(one.end - one.start == pytest.approx(5) for one in gens)
+    last = next(one for one in tracks["trunk"] if one.name == "gen verdict")
+    assert last.start >= max(one.end for one in gens)
+    assert last.end - last.start == pytest.approx(7)
+    for intervals in tracks.values():
+        assert all(a.end <= b.start for a, b in zip(intervals, intervals[1:], strict=False))
 
 
 def test_what_a_program_says_stays_text(page_file):

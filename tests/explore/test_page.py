@@ -142,7 +142,7 @@ def test_pictures_lead_to_their_places(visit, page_file, kernel_of):
         == "true"
     )
     seen.locator("#tab-time").click()
-    assert seen.locator("#view-time svg").count() == 3
+    assert seen.locator("#view-time svg").count() == 4
     bar = seen.locator("#view-time [data-name=\"gen 'review'\"]").first
     bar.click()
     assert "gen review" in marked(seen, 0).first.inner_text()
@@ -204,6 +204,17 @@ def test_a_phone_needs_no_sideways_scroll(visit, page_file, view):
     assert seen.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
     assert seen.locator(f"#view-{view}").is_visible()
     assert seen.locator("#search").bounding_box()["width"] > 200
+
+
+def test_a_launch_leads_to_its_kernel(visit, page_file, kernel_of):
+    seen = visit(page_file)
+    seen.locator("#program-band select").first.select_option("step-0")
+    name = kernel_of("graph.add")
+    seen.locator("#program-band .pane").nth(1).locator(".line", has_text=f"@{name},").first.locator(
+        ".text"
+    ).click(position={"x": 20, "y": 6})
+    chosen = seen.locator('.kernels .item[aria-selected="true"]')
+    assert chosen.get_attribute("data-name") == name
 
 
 def test_what_was_planted_does_not_run(visit, page_file):
