@@ -10,9 +10,10 @@ from .ir.attention_calibration import AttentionCalibration, NotCalibrated
 from .ir.calibration_file import load_calibration
 from .ir.core import Module
 from .ir.diagnostics import WeftError
+from .ir.model import ModelConfig
 from .ir.source import Span
 from .ir.sparse import SparsePolicy, parse_policy
-from .options import Options
+from .options import BadOption, Options
 
 if TYPE_CHECKING:
     from .passes.tile.regimes import Regime, Sparse
@@ -49,6 +50,14 @@ class Attention:
 
         return Sparse(str(self.policy), self.hardware, self.always)
 
+    def page_bytes(self, config: ModelConfig, page_size: int) -> int:
+        """Return what a page of keys needs beside them on a GPU: labels of all layers, and a score
+        and a place in the list of one."""
+        from .runtime.sparse_decode import label_page_bytes
+
+        labels = label_page_bytes(config, self.policy, page_size)
+        return labels + 8 * config.kv_heads * page_size
+
 
 def asked_attention(
     checkpoint: Checkpoint, options: Options, plan: Module | None = None
@@ -69,6 +78,9 @@ def asked_attention(
     if policy is None:
         return None
     config = checkpoint.config
+    if options.target == "cuda" and any(config.windows):
+        hint = "take the target cpu, or a model without sliding windows"
+        raise BadOption(problem="a GPU's work lists cannot mix windows and selections", hint=hint)
     policy.check_layers(config.layers)
     policy.label_channels(config.head_dim)
     file = checkpoint.calibration_file

@@ -194,11 +194,11 @@ class Compilation:
         options, model = self.options, (self._need_checkpoint().config, self._rank_graph())
         known: dict[str, Any] = {"max_tokens": options.max_tokens, "max_batch": options.max_batch}
         known |= {"weights": weight_dtype(options), "kv": kv_dtype(options)}
+        known["attention"] = self.attention.passes if self.attention else None
         if self.on_gpu:
             regimes = lower_for_gpu(*model, **known, activations=activation_dtype(options))
         else:
-            sparse = self.attention.passes if self.attention else None
-            regimes = lower_model(*model, **known, attention=sparse)
+            regimes = lower_model(*model, **known)
         for regime in regimes:
             self.records += [record for record in regime.records if record not in self.records]
         return regimes
@@ -296,8 +296,9 @@ class Compilation:
             return self.offloading.executor(self.kernels)
         join_ranks(self.options, self.launch, lambda: self.kernels)
         make: Any = device_executor if self.on_gpu else compiled_executor
-        known = () if self.on_gpu else (self.attention,)
-        return make(checkpoint, self.regimes, self.kernels, self.options, self.progress, *known)
+        return make(
+            checkpoint, self.regimes, self.kernels, self.options, self.progress, self.attention
+        )
 
     @cached_property
     def sampler(self) -> SampleKernel:

@@ -156,7 +156,7 @@ def compiled_executor(
 
 def device_executor(
     checkpoint: Checkpoint, regimes: list[Regime], kernels: Mapping[str, Any], options: Options,
-    progress: Progress | None = None,
+    progress: Progress | None = None, attention: Attention | None = None,
 ) -> ModelExecutor:  # fmt: skip
     """Return the executor of the current GPU; raises where the model does not fit it."""
     from .runtime.device import Device
@@ -171,6 +171,7 @@ def device_executor(
         device.require_format(name)
     config = rank_config(checkpoint, options)
     page = page_bytes(config, DTYPES[kv].itemsize, page_size(options))
+    page += attention.page_bytes(config, page_size(options)) if attention else 0
     functions = Module(tuple(regime.function for regime in regimes))
     working = page + max(function["memory"]["bytes"] for function in functions.operations)
     left = device.require_room(checkpoint.name, format, weight_bytes(functions), working)
@@ -178,13 +179,15 @@ def device_executor(
     pages = least(max(1, memory // page))
     with device.watched(checkpoint.name):
         return executor_on(
-            checkpoint, regimes, kernels, options, pages, device.place, CudaGraphs(), progress
-        )
+            checkpoint, regimes, kernels, options, pages, device.place, CudaGraphs(), progress,
+            attention,
+        )  # fmt: skip
 
 
 def executor_on(
     checkpoint: Checkpoint, regimes: list[Regime], kernels: Mapping[str, Any], options: Options,
     pages: int, device: str, recorder: Recorder | None = None, progress: Progress | None = None,
+    attention: Attention | None = None,
 ) -> ModelExecutor:  # fmt: skip
     """Return an executor of a GPU's kernels on a device; on the CPU they are interpreted."""
     from .passes.tile.attention_parts import Parts, tuned
@@ -206,6 +209,7 @@ def executor_on(
         config, [(regime.rows, regime.function) for regime in regimes], kernels, weights, shape,
         num_pages=pages, max_batch=options.max_batch,
         max_tokens=options.max_tokens, kv_format=kv, device=device, recorder=recorder,
+        sparse=sparse_decode(attention, regimes, checkpoint, options, pages, parts.page, device),
     )  # fmt: skip
 
 

@@ -22,6 +22,8 @@ from .executor import check_step
 from .graphs import Recorder, Rerun
 from .lists import PAGES, AttentionLists, Room
 from .ranks import peers
+from .sparse_decode import SparseDecode
+from .sparse_lists import SparseLists
 from .staging import Layout, Staging
 from .step import StepInput
 from .timing import BoundLaunch, graph_seconds, host_seconds
@@ -64,12 +66,12 @@ class DeviceExecutor(CompiledExecutor):
         self, config: ModelConfig, functions: Sequence[tuple[int, Operation]],
         kernels: Mapping[str, Any], weights: Mapping[str, Weight], shape: Shape, *,
         num_pages: int, max_batch: int, max_tokens: int, kv_format: str = "bf16",
-        device: str = "cuda", recorder: Recorder | None = None,
+        device: str = "cuda", recorder: Recorder | None = None, sparse: SparseDecode | None = None,
     ) -> None:  # fmt: skip
         super().__init__(
             config, functions, kernels, weights, num_pages=num_pages, max_batch=max_batch,
             max_tokens=max_tokens, kv_format=kv_format, device=device, page_size=shape.page,
-            convert=_as_it_is,
+            convert=_as_it_is, sparse=sparse,
         )  # fmt: skip
         self.device = torch.device(device)
         self.drawn = Drawn(max_batch, self.device)
@@ -82,7 +84,11 @@ class DeviceExecutor(CompiledExecutor):
         self._recorded: dict[Room, Recorded] = {}
         self._latest: Recorded | None = None
         windows = set(config.windows) or {0}
-        self._lists = AttentionLists(shape, tuple(windows), self.device, SLOTS)
+        chosen = None
+        if sparse is not None:
+            tokens = min(num_pages * shape.page, max_batch * config.context_length)
+            chosen = SparseLists(sparse, shape, max_batch, tokens, self.device)
+        self._lists = AttentionLists(shape, tuple(windows), self.device, SLOTS, sparse=chosen)
         self._staging = Staging(1 << 22, self.device)
 
     def forward(self, step: StepInput, source: np.ndarray | None = None) -> Tensor:
@@ -115,7 +121,8 @@ class DeviceExecutor(CompiledExecutor):
         self._fill(layout, step, source, lists.arrays, None)
         inputs = self._lists.bind(layout.views(self._staging.device), lists.extents)
         self._feed_tokens(inputs, rows)
-        launches, logits = self._recipes[-1][1].bind(inputs, self._extents(step))
+        recipes = self._sparse_recipes if lists.sparse else self._recipes
+        launches, logits = recipes[-1][1].bind(inputs, self._extents(step))
         for function, arguments in launches:
             function(*arguments)
         return logits
@@ -128,8 +135,9 @@ class DeviceExecutor(CompiledExecutor):
         self._fill(layout, step, None, lists.arrays, None)
         inputs = self._lists.bind(layout.views(self._staging.device), lists.extents)
         self._feed_tokens(inputs, rows)
-        few = (r for limit, r in self._recipes if step.is_decode and lists.apart and rows <= limit)
-        recipe = next(few, self._recipes[-1][1])
+        recipes = self._sparse_recipes if lists.sparse else self._recipes
+        few = (r for limit, r in recipes if step.is_decode and lists.apart and rows <= limit)
+        recipe = next(few, recipes[-1][1])
         return numbered(recipe, recipe.bind(inputs, self._extents(step))[0])
 
     def seconds(self, run: Callable[[], None]) -> float:
@@ -189,8 +197,9 @@ class DeviceExecutor(CompiledExecutor):
         rows = room.rows
         extents = {"T": rows, "B": rows, "B1": rows + 1, "R": rows, "N": self.num_pages,
                    "M": rows * self.config.experts_per_token, "MAXP": 0}  # fmt: skip
-        fitting = (recipe for limit, recipe in self._recipes if room.apart and rows <= limit)
-        launches, logits = next(fitting, self._recipes[-1][1]).bind(inputs, extents)
+        recipes = self._sparse_recipes if room.sparse else self._recipes
+        fitting = (recipe for limit, recipe in recipes if room.apart and rows <= limit)
+        launches, logits = next(fitting, recipes[-1][1]).bind(inputs, extents)
         before = self.drawn.block.clone()
 
         def run() -> None:

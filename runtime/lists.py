@@ -11,12 +11,15 @@ from torch import Tensor
 
 from .attention_plan import Batch, Rates, Shape, WorkList, plan
 from .recipe import PLANNED
+from .sparse_lists import ROW_ARRAYS, SparseLists, SparseRows
 from .step import StepInput
 
 _ARRAYS = (
     "item_row", "item_rows", "item_page", "item_low", "item_high", "row_query", "row_limit",
     "row_slot", "merge_query", "merge_start",
 )  # fmt: skip
+_NONE = ("row_slot", "merge_query", "item_list")
+"""Lists in which -1 stands for nothing."""
 _SIZED_BY = {"item": "W", "row": "R"}
 
 
@@ -24,12 +27,14 @@ _SIZED_BY = {"item": "W", "row": "R"}
 class Lists:
     """The lists of one step: arrays and extents by name, the page table last.
 
-    `apart`: no item has more rows than the small tile holds.
+    `apart`: no item has more rows than the small tile holds. `sparse`: some row reads what is
+    selected for it.
     """
 
     arrays: Mapping[str, np.ndarray]
     extents: Mapping[str, int]
     apart: bool
+    sparse: bool = False
 
     def sizes(self) -> list[tuple[str, int]]:
         """Return each array's name and size."""
@@ -44,11 +49,11 @@ class AttentionLists:
 
     def __init__(
         self, shape: Shape, windows: Sequence[int], device: torch.device, slots: int,
-        rates: Rates | None = None,
+        rates: Rates | None = None, sparse: SparseLists | None = None,
     ) -> None:  # fmt: skip
         self._shape, self._rates = shape, rates or Rates()
         self._windows = tuple(sorted(set(windows)))
-        self._slots = slots
+        self._slots, self.sparse = slots, sparse
         self._last: Growing | None = None
         self._m, self._l = (torch.zeros((slots, shape.heads), device=device) for _ in "ml")
         self._acc = torch.zeros((slots, shape.heads, shape.head_dim), device=device)
@@ -60,6 +65,10 @@ class AttentionLists:
         a key more: what is read for whom and how it is cut is decided anew now and then only.
         """
         table, lengths = self._table(step), step.kv_lengths.numpy()
+        rows = self.sparse.rows(step) if self.sparse else None
+        if rows is not None and rows.chosen.any():
+            self._last = None
+            return self._selected(step, table, lengths, rows)
         if self._last is not None and step.is_decode:
             grown = self._last.grown(table, lengths)
             if grown is not None:
@@ -95,6 +104,23 @@ class AttentionLists:
         arrays[PAGES] = table.ravel()
         return Lists(arrays, extents, apart)
 
+    def _selected(
+        self, step: StepInput, table: np.ndarray, lengths: np.ndarray, rows: SparseRows
+    ) -> Lists:
+        """Return lists in which sparse rows have runs of their own: what they may read at most."""
+        assert self.sparse is not None
+        starts = step.query_starts.numpy().astype(np.int64)
+        batch = Batch(table, lengths.astype(np.int64), starts)
+        made = self.sparse.plan(batch, rows, self._shape, self._rates)
+        arrays = {f"{PLANNED}{name}": getattr(made, name) for name in _ARRAYS}
+        arrays |= self.sparse.arrays(rows, made, table.shape[1])
+        arrays[PAGES] = table.ravel()
+        extents = {"W": len(made.item_row), "R": len(made.row_query), "G": len(made.merge_query),
+                   "G1": len(made.merge_start), "S": made.slots, "B": len(rows.chosen)}  # fmt: skip
+        apart = int(made.item_rows.max(initial=0)) <= self._shape.rows_few
+        named = {f"{PLANNED}{name}": count for name, count in extents.items()}
+        return Lists(arrays, named, apart, sparse=True)
+
     def bind(self, views: Mapping[str, Tensor], extents: Mapping[str, int]
              ) -> dict[str, Tensor | int]:  # fmt: skip
         """Return what launches take: arrays, extents and states, by name."""
@@ -106,6 +132,8 @@ class AttentionLists:
             bound[f"{PLANNED}E{tail}"] = views[PAGES].shape[0]
             states = {"m": self._m, "l": self._l, "acc": self._acc}
             bound |= {f"{PLANNED}{name}{tail}": state[:slots] for name, state in states.items()}
+        if self.sparse is not None:
+            bound |= {f"{PLANNED}{name}": value for name, value in self.sparse.memory.items()}
         return bound
 
     def room(self, rows: int, lists: Lists, entries: int) -> Room:
@@ -124,7 +152,13 @@ class AttentionLists:
                 kind = name.partition("_")[0]
                 extent = _SIZED_BY.get(kind) or ("G" if name == "merge_query" else "G1")
                 sizes.append((f"{PLANNED}{name}{tail}", counts[extent]))
-        return Room(rows, lists.apart, tuple(most.items()), (*sizes, (PAGES, entries)))
+        if lists.sparse:
+            most[f"{PLANNED}B"] = rows
+            sizes += [(f"{PLANNED}{name}", rows) for name in ROW_ARRAYS]
+            sizes.append((f"{PLANNED}item_list", most[f"{PLANNED}W"]))
+        return Room(
+            rows, lists.apart, tuple(most.items()), (*sizes, (PAGES, entries)), lists.sparse
+        )
 
     def _within(self, batch: Batch, window: int) -> WorkList:
         """Return a plan whose states have slots: if need be, one without any."""
@@ -191,12 +225,13 @@ class Room:
     apart: bool
     extents: tuple[tuple[str, int], ...]
     sizes: tuple[tuple[str, int], ...]
+    sparse: bool = False
 
     def filling(self, name: str, given: np.ndarray) -> int:
         """Return what the rest of an array holds: items of no rows, joins of no row."""
         if name.startswith(f"{PLANNED}merge_start"):
             return int(given[-1]) if len(given) else 0
-        nothing = ("slots", "source", f"{PLANNED}row_slot", f"{PLANNED}merge_query")
+        nothing = ("slots", "source", *(PLANNED + name for name in _NONE))
         return -1 if name.startswith(nothing) else 0
 
 

@@ -37,7 +37,7 @@ class SparseDecode:
         default: bool = True,
     ) -> None:  # fmt: skip
         every = range(context + 1)
-        self.layers, self._default = layers, default
+        self.layers, self.unit, self._default = layers, policy.unit, default
         whole = (n < least or policy.reads_whole(n) for n in every)
         self._of = np.array([n + 1 if all else policy.budget(n)
                              for n, all in zip(every, whole, strict=True)], np.int32)  # fmt: skip
@@ -55,6 +55,10 @@ class SparseDecode:
     def budgets(self, step: StepInput) -> Tensor:
         """Return where the budgets [B] of a decode step stand, in memory that stays."""
         return self._budgets[: len(step.kv_lengths)]
+
+    def known(self, rows: int) -> np.ndarray:
+        """Return the budgets of the first rows of the step that `wanted` was asked of."""
+        return self._budgets.numpy()[:rows].copy()
 
     def copy_page(self, source: int, target: int) -> None:
         """Copy a page of labels in all layers."""

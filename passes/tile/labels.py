@@ -14,6 +14,7 @@ from ...ir.attention_calibration import LEVELS
 from ...ir.core import Operation, Value
 from .attention import LOG2E
 from .builder import KernelBuilder
+from .score_place import Place
 
 POOL_DTYPES = {"bf16": "bf16", "i8": "i8", "i4": "u8"}
 """What a pool of labels is an array of."""
@@ -102,7 +103,8 @@ def _rounded(b: KernelBuilder, x: Value, most: int) -> Value:
 @dataclass(frozen=True)
 class Scores:
     """The static shape of scoring: heads H over labels; the middle between `sinks` and `recent`
-    tokens is scored, by token or by whole page; `parts` programs share a sequence's pages."""
+    tokens is scored, by token or by whole page; `parts` programs share a sequence's pages. `flat`:
+    rows' pages and scores lie one after another, as a work list has them."""
 
     labels: Labels
     heads: int
@@ -112,6 +114,7 @@ class Scores:
     unit: str = "token"
     parts: int = 1
     q: str = "f32"
+    flat: bool = False
 
     @property
     def group(self) -> int:
@@ -127,7 +130,11 @@ class Scores:
     def name(self) -> str:
         """A name that tells the shape."""
         name = f"label_scores_{self.heads}_{self.labels.name}_{self.sinks}_{self.recent}"
-        return f"{name}_{self.unit}_{self.q}" + (f"_{self.parts}" if self.parts > 1 else "")
+        return (
+            f"{name}_{self.unit}_{self.q}"
+            + ("_flat" * self.flat)
+            + (f"_{self.parts}" if self.parts > 1 else "")
+        )
 
 
 def label_scores(shape: Scores) -> Operation:
@@ -136,6 +143,9 @@ def label_scores(shape: Scores) -> Operation:
     Arguments: B, N, MAXP, L = MAXP * P, q [B, H * C], page_table [B, MAXP], kv_lengths, budgets
     [B] (a sequence of fewer keys than its budget is read whole, and needs no scores), labels
     [N, K, rows, P], mean, level [K, r], scores [B, K, L] in the exp2 domain, by token or page.
+
+    `flat`: T, B, N, E, C, q [T, H * C], pages [E], row_page [B] (where a row's pages begin), base
+    [B] (where its scores do), kv_lengths, budgets, labels, mean, level, scores [K, C].
     """
     return _Scores(shape).kernel()
 
@@ -144,37 +154,35 @@ class _Scores:
     def __init__(self, shape: Scores) -> None:
         self.shape, labels = shape, shape.labels
         b = self.b = KernelBuilder(shape.name)
-        for extent in ("B", "N", "MAXP", "L"):
+        for extent in ("T", "B", "N", "E", "C") if shape.flat else ("B", "N", "MAXP", "L"):
             b.scalar(extent)
-        self.q = b.buffer("q", shape.q, "B", shape.heads * labels.head_dim)
-        self.table = b.buffer("page_table", "i32", "B", "MAXP")
+        self.q = b.buffer("q", shape.q, "T" if shape.flat else "B", shape.heads * labels.head_dim)
+        self.place = Place(b, shape.flat, labels.page)
         self.lengths, self.budgets = (b.buffer(n, "i32", "B") for n in ("kv_lengths", "budgets"))
         self.pool = b.buffer("labels", labels.dtype, *labels.pool)
         self.mean, self.level = (
             b.buffer(n, "f32", labels.kv_heads, labels.channels) for n in ("mean", "level")
         )
-        self.scores = b.buffer("scores", "f32", "B", labels.kv_heads, "L")
+        self.scores = self.place.buffer("scores", "f32", labels.kv_heads)
 
     def kernel(self) -> Operation:
         b, page = self.b, self.shape.labels.page
         self.head, self.sequence = b.program_id(0, "kv_head"), b.program_id(1, "sequence")
+        self.place.enter(self.head, self.sequence)
         low, high = self._range()
         queries, shift = self._queries()
         lane = b.iota(page)
         with b.loop(low, high, hint="page") as loop:
-            place = b.load(self.table, self.sequence, loop.index, hint="page_id")
-            score = self._score(queries, shift, place)
+            score = self._score(queries, shift, self.place.page(loop.index))
             if self.shape.unit == "page":
-                b.store(self.scores, self.sequence, self.head, loop.index,
+                b.store(self.scores, *self.place.at(loop.index),
                         b.reduce("max", score, 0, hint="largest"))  # fmt: skip
             else:
                 key = b.map(f"a * {page} + b", loop.index, lane, dtype="i32", hint="key")
-                b.store(self.scores, self.sequence, self.head, key, score)
+                b.store(self.scores, *self.place.at(key), score)
             loop.yields()
-        facts = (
-            "B >= 0", "N >= 1", "MAXP >= 0", f"L == MAXP * {page}", "0 <= page_table[*] < N",
-            f"0 <= kv_lengths[*] <= MAXP * {page}",
-        )  # fmt: skip
+        facts = ("B >= 0", "N >= 1", *self.place.facts)
+        facts = (*facts, "B <= T") if self.shape.flat else facts
         grid = (self.shape.labels.kv_heads, "B", self.shape.parts)
         return b.finish(*grid, requires=facts, of="graph.select")
 

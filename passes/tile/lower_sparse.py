@@ -1,4 +1,4 @@
-"""Lowering of sparse attention on a CPU: labels, scores, selection, and decode over the lists.
+"""Lowering of sparse attention: labels, scores, selection, and decode over the lists.
 
 The merge of the selected middle and the forced ends is one list: the selection writes the ends'
 positions among the chosen ones, so that decode reads both in one pass and no states are merged.
@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from ...ir.core import Operation, Value
+from ...ir.core import Operation, Term, Value
 from ...ir.sparse import SparsePolicy, parse_policy
 from ...ir.types import dtype_of, tensor
+from .attention_parts import Parts, attention_merge, tuned
 from .gathered import Gathered, gathered_decode
 from .labels import Labels, Scores, label_scores, label_write
 from .selection import Selection, select_keys
+from .sparse_parts import SparseParts, sparse_parts
 
 if TYPE_CHECKING:
     from .lower import _Lowering
@@ -50,6 +52,8 @@ def lower_selected(
     assert policy is not None
     views = lowering.makers[select.operands[2].name]
     table, lengths = views.operands
+    if lowering.on_gpu:
+        return _lower_for_gpu(lowering, op, select, partial, policy, views)
     layer, q = select["layer"], select.operands[0]
     page, kv_heads, width = lowering.options.page_size, select["kv_heads"], select["head_dim"]
     channels, form = views["kind"].parameters
@@ -82,6 +86,55 @@ def lower_selected(
         call(op, read, f"B N MAXP L in0 in1 in2 in3 in4 k{layer} v{layer} out0",
              (q, table, lengths, chosen, counts)),
     ]  # fmt: skip
+
+
+def _lower_for_gpu(
+    lowering: _Lowering, op: Operation, select: Operation, partial: Operation,
+    policy: SparsePolicy, views: Operation,
+) -> list[Operation]:  # fmt: skip
+    """Launches over the step's work list: scores and lists of its sparse rows, then all items,
+    dense and sparse, in one, and the join of what they left in slots."""
+    options, layer, q = lowering.options, select["layer"], select.operands[0]
+    heads, kv_heads, width, page = (
+        select["heads"], select["kv_heads"], select["head_dim"], options.page_size,
+    )  # fmt: skip
+    channels, form = views["kind"].parameters
+    labels = Labels(kv_heads, width, page, channels, form.name, options.kv)
+    forced = {"sinks": policy.sinks, "recent": policy.recent, "unit": policy.unit, "flat": True}
+    format = dtype_of(op.result.type)
+    score = Scores(labels, heads, select["scale"], q=format, parts=SCORE_PARTS, **forced)
+    take = Selection(kv_heads, page, threshold=policy.threshold, top_p=policy.top_p, keys=1024,
+                     digits=(11, 11, 10), **forced)  # fmt: skip
+    tiles, _ = tuned(Parts(heads, kv_heads, width, page, format, options.kv), not options.apart)
+    shape = SparseParts(
+        heads, kv_heads, width, page, format, options.kv, partial["scale"], 0, tiles.few,
+        tiles.many, tiles.keys, tiles.keys_many, policy.unit,
+    )  # fmt: skip
+    calls = []
+    for kernel, operands, results in (
+        (label_scores(score), (q,), ()),
+        (select_keys(take), (), ()),
+        (sparse_parts(shape), (q,), op.results),
+        (attention_merge(heads, width, format), op.results, ()),
+    ):
+        of = select if kernel["name"].name.startswith(("label", "select")) else op
+        terms = [_term(value.name, layer, bool(results))
+                 for value in kernel.regions[0].arguments]  # fmt: skip
+        calls.append(lowering.call(of, kernel, terms, operands, results))
+    return calls
+
+
+def _term(name: str, layer: int, finishes: bool) -> Term:
+    """Return where an argument of a work list's kernel comes from."""
+    fixed = {"T": Term("T"), "N": Term("N"), "q": Term("in", (0,)),
+             "out": Term("out" if finishes else "in", (0,))}  # fmt: skip
+    if name in {"k", "v", "labels", "mean", "level"}:
+        return Term(name, (layer,))
+    return fixed.get(name) or Term(f"plan_{name}")
+
+
+SCORE_PARTS = 16
+"""Programs that share the labels of a row and key head: enough for one row on a GPU."""
 
 
 def _selection(policy: SparsePolicy, kv_heads: int, page: int) -> Selection:

@@ -134,7 +134,7 @@ class Sparse:
 
 def lower_for_gpu(
     config: ModelConfig, graph: Module, *, max_tokens: int, max_batch: int, weights: str = "bf16",
-    activations: str = "bf16", kv: str = "bf16",
+    activations: str = "bf16", kv: str = "bf16", attention: Sparse | None = None,
 ) -> list[Regime]:  # fmt: skip
     """Return the regimes of a model on a GPU: decode of one sequence, decode of sequences that
     share no keys worth reading once for many, and any step.
@@ -144,12 +144,17 @@ def lower_for_gpu(
     """
     context = Context(model_name=config.architecture)
     shared, before = run_passes(graph_passes(weights, activations), graph, context)
-    facts = frozenset({"weight-formats", "joined-matmuls", "fused-rope-write"})
+    modules = [shared]
+    if attention is not None:
+        shared, sparse, more = attention.rewritten(shared, context, kv, config.context_length)
+        before += more
+        modules = [sparse, shared] if sparse is not None else [shared]
     regimes = []
-    for rows in (max_batch, 0) if config.experts else (1, max_batch, 0):
-        passes = gpu_regime_passes(config, rows, max_tokens, max_batch, kv)
-        module, records = run_passes(passes, shared, context, facts)
-        regimes.append(Regime(rows, module, (*before, *records), "cuda", apart=rows > 0))
+    for module in modules:
+        for rows in (max_batch, 0) if config.experts else (1, max_batch, 0):
+            passes = gpu_regime_passes(config, rows, max_tokens, max_batch, kv)
+            lowered, records = run_passes(passes, module, context, _FUSED)
+            regimes.append(Regime(rows, lowered, (*before, *records), "cuda", apart=rows > 0))
     return regimes
 
 

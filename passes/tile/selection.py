@@ -14,6 +14,7 @@ from math import log2
 
 from ...ir.core import Operation, Value
 from .builder import KernelBuilder
+from .score_place import Place
 
 ORDERED = "bits_i32(a) ^ ((bits_i32(a) >> 31) & 2147483647)"
 """A float as an integer that orders as floats do."""
@@ -26,7 +27,7 @@ _OCTAVES, _STEPS = 32, 16
 class Selection:
     """The static shape: units of tokens, or of pages of `page`; one of the policies' amounts
     beside the budget, `threshold` or `top_p`, or neither; `keys` units are looked at at a time;
-    `digits` are the bits of the radix, 32 together.
+    `digits` are the bits of the radix, 32 together. `flat` as in `labels.Scores`.
     """
 
     kv_heads: int
@@ -38,12 +39,14 @@ class Selection:
     top_p: float = 0.0
     keys: int = 64
     digits: tuple[int, ...] = (8, 8, 8, 8)
+    flat: bool = False
 
     @property
     def name(self) -> str:
         """A name that tells the shape."""
         amount = f"_at{self.threshold}" if self.threshold else f"_p{self.top_p}"
         text = f"select_{self.kv_heads}_{self.page}_{self.sinks}_{self.recent}_{self.unit}"
+        text += "_flat" * self.flat
         text += amount if self.threshold or self.top_p else ""
         return text.replace(".", "_") + f"_{self.keys}_{len(self.digits)}"
 
@@ -53,7 +56,8 @@ def select_keys(shape: Selection) -> Operation:
 
     Arguments: B, L, scores [B, K, L], kv_lengths, budgets [B] (the most tokens that may be read;
     more than there are: all of them, unselected), chosen [B, K, L] i32 (tokens or pages,
-    ascending), counts [B, K] i32.
+    ascending), counts [B, K] i32. Flat: B, C, base [B], scores [K, C], kv_lengths, budgets,
+    chosen [K, C], counts.
     """
     return _Select(shape).kernel()
 
@@ -63,15 +67,17 @@ class _Select:
         self.shape = shape
         b = self.b = KernelBuilder(shape.name)
         b.scalar("B")
-        self.most = b.scalar("L")
-        self.scores = b.buffer("scores", "f32", "B", shape.kv_heads, "L")
+        b.scalar("C" if shape.flat else "L")
+        self.place = Place(b, shape.flat, shape.page, pages=False)
+        self.scores = self.place.buffer("scores", "f32", shape.kv_heads)
         self.lengths, self.budgets = (b.buffer(n, "i32", "B") for n in ("kv_lengths", "budgets"))
-        self.chosen = b.buffer("chosen", "i32", "B", shape.kv_heads, "L")
+        self.chosen = self.place.buffer("chosen", "i32", shape.kv_heads)
         self.counts = b.buffer("counts", "i32", "B", shape.kv_heads)
 
     def kernel(self) -> Operation:
         b = self.b
         self.head, self.sequence = b.program_id(0, "kv_head"), b.program_id(1, "sequence")
+        self.place.enter(self.head, self.sequence)
         self.lane = b.iota(self.shape.keys)
         self._bounds()
         want = self._wanted()
@@ -82,7 +88,7 @@ class _Select:
         limit = b.map(f"where(a, b, {_NONE})", none, limit, dtype="i32", hint="limit")
         count = self._write(limit, ties)
         b.store(self.counts, self.sequence, self.head, count)
-        facts = ("B >= 0", "L >= 0", "0 <= kv_lengths[*] <= L")
+        facts = ("B >= 0", *self.place.facts)
         return b.finish(self.shape.kv_heads, "B", requires=facts, of="graph.select")
 
     def _bounds(self) -> None:
@@ -118,7 +124,7 @@ class _Select:
         b = self.b
         unit = b.map("a + b", base, self.lane, dtype="i32", hint="unit")
         inside = b.map("a < b", unit, end, hint="inside")
-        score = b.load(self.scores, self.sequence, self.head, unit, mask=inside, hint="score")
+        score = b.load(self.scores, *self.place.at(unit), mask=inside, hint="score")
         return score, inside
 
     def _top(self) -> Value:
@@ -220,7 +226,7 @@ class _Select:
                            hint="forced")  # fmt: skip
             middle = b.map("(a >= b) & (a < c)", unit, self.first, self.end, dtype="bool",
                            hint="middle")  # fmt: skip
-            score = b.load(self.scores, self.sequence, self.head, unit, mask=middle, hint="score")
+            score = b.load(self.scores, *self.place.at(unit), mask=middle, hint="score")
             value = b.map(ORDERED, score, dtype="i32", hint="value")
             tie = b.map("where(a & (b == c), 1, 0)", middle, value, limit, dtype="i32", hint="tie")
             rank = b.map("a + b", equal, b.scan(tie, 0), dtype="i32", hint="rank")
@@ -229,8 +235,8 @@ class _Select:
                          hint="take")  # fmt: skip
             place = b.map("a + b - 1", written, b.scan(take, 0), dtype="i32", hint="place")
             text = "(a > 0) & (b >= 0) & (b < c)"
-            kept = b.map(text, take, place, self.most, dtype="bool", hint="kept")
-            b.store(self.chosen, self.sequence, self.head, place, unit, mask=kept)
+            kept = b.map(text, take, place, self.length, dtype="bool", hint="kept")
+            b.store(self.chosen, *self.place.at(place), unit, mask=kept)
             loop.yields(
                 b.map("a + b", written, b.reduce("sum", take, 0), dtype="i32"),
                 b.map("a + b", equal, b.reduce("sum", tie, 0), dtype="i32"),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,10 +16,14 @@ from typing import Any
 os.environ["TRITON_INTERPRET"] = "1"
 
 import torch
+from weft.attention import Attention
 from weft.codegen.build_cuda import load_kernels
 from weft.codegen.graph_reference import GraphRun
+from weft.codegen.sparse_decode_reference import DecodeAttention
 from weft.frontend.models.registry import build_graph
+from weft.ir.attention_calibration import AttentionCalibration, HeadChannels
 from weft.ir.model import ModelConfig, Rope
+from weft.ir.sparse import parse_policy
 from weft.loading import device_sampler, executor_on
 from weft.options import Options
 from weft.passes.graph.weight_format import ChooseWeightFormat
@@ -37,6 +42,8 @@ SHAPES: dict[str, dict[str, Any]] = {
              "windows": (0, 24)},
     "mixtral": {"architecture": "MixtralForCausalLM", "experts": 4, "experts_per_token": 2},
 }  # fmt: skip
+SHAPES |= {"sparse": SHAPES["llama"]}
+POLICIES = {"sparse": "sparse(k=12, sinks=1, recent=3, min_context=0, labels=i8, channels=4)"}
 FORMATS = {"mixtral": "f8e4m3"}
 
 
@@ -46,6 +53,22 @@ def config(name: str) -> ModelConfig:
         context_length=128, rope=Rope(1e4), windows=(0, 0),
     )  # fmt: skip
     return ModelConfig(**(shape | SHAPES[name]))
+
+
+def attention(name: str, shape: ModelConfig) -> Attention | None:
+    """The shape's policy with a calibration that is made up: any order of channels will do."""
+    policy, rng = parse_policy(POLICIES.get(name, "dense")), random.Random(3)
+    if policy is None:
+        return None
+
+    def head() -> HeadChannels:
+        order = rng.sample(range(shape.head_dim), shape.head_dim)
+        ones = (1.0,) * shape.head_dim
+        return HeadChannels(tuple(order), tuple(rng.gauss(0, 0.2) for _ in order), ones, ones)
+
+    layers = tuple(tuple(head() for _ in range(shape.kv_heads)) for _ in range(shape.layers))
+    known = AttentionCalibration(shape.heads, shape.kv_heads, shape.head_dim, layers)
+    return Attention(policy, known, always=True)
 
 
 def generate(executor: Any, sampler: Any = None) -> list[list[int]]:
@@ -68,15 +91,18 @@ def generate(executor: Any, sampler: Any = None) -> list[list[int]]:
 def main() -> None:
     shape = config(sys.argv[1])
     graph, format = build_graph(shape), FORMATS.get(sys.argv[1], "f32")
-    regimes = lower_for_gpu(shape, graph, weights=format, activations="f32", kv="f32", **LIMITS)
+    sparse = attention(sys.argv[1], shape)
+    regimes = lower_for_gpu(shape, graph, weights=format, activations="f32", kv="f32", **LIMITS,
+                            attention=sparse.passes if sparse else None)  # fmt: skip
     wanted = merge_kernels(regimes) + gpu_step_kernels(shape.vocab_size)
     kernels = load_kernels(wanted, Path(sys.argv[2]), interpreted=True)
     options = Options(target="cuda", weights="f32", kv_memory=1, **LIMITS)  # type: ignore[arg-type]
     graph = ChooseWeightFormat(format).run(graph, Context())
     checkpoint: Any = SimpleNamespace(config=shape, folder=None, name="random", graph=graph)
-    device: Any = executor_on(checkpoint, regimes, kernels, options, 16, "cpu")
+    device: Any = executor_on(checkpoint, regimes, kernels, options, 16, "cpu", attention=sparse)
     dense = {n: weight.dense() for n, weight in load_weights(graph, RandomTensors()).items()}
     run = GraphRun(graph, dense, slots=64 * 16)
+    run.attend = DecodeAttention(sparse.policy, sparse.calibration) if sparse else None
     meaning = ReferenceExecutor(shape, run, num_pages=64, **LIMITS)
     found = generate(device, device_sampler(device, kernels))
     print(json.dumps([found, generate(meaning), device.recordings]))

@@ -1,0 +1,154 @@
+"""The kernel of a work list whose items may also be lists of chosen keys: dense and sparse rows of
+a step in one launch.
+
+An item with `item_list` >= 0 is of that decode row: its keys [low, high) are places in the row's
+list, which the selection wrote before. Whatever lies past the list's end is nobody's. All others
+are items of `attention_parts`, and their code is that kernel's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ...ir.core import Operation, Value
+from ...ir.tile import extents_of
+from .attention_parts import LOWEST, UNSEEN, Parts, _Parts
+
+
+@dataclass(frozen=True)
+class SparseParts(Parts):
+    """The static shape: of `attention_parts`, and whether lists hold tokens or pages."""
+
+    unit: str = "token"
+
+    @property
+    def name(self) -> str:
+        """A name that tells the shape."""
+        return super().name.replace("attention_parts", f"sparse_parts_{self.unit}")
+
+
+def sparse_parts(shape: SparseParts) -> Operation:
+    """Return the kernel. Arguments: those of `attention_parts`, then B, C, item_list [W], row_page,
+    base, kv_lengths [B], chosen [K, C], counts [B, K]; see `labels.Scores`, flat.
+    """
+    return _SparseParts(shape).kernel()
+
+
+class _SparseParts(_Parts):
+    def __init__(self, shape: SparseParts) -> None:
+        super().__init__(shape)
+        b = self.b
+        for extent in ("B", "C"):
+            b.scalar(extent)
+        self.list = b.buffer("item_list", "i32", "W")
+        self.places = [b.buffer(n, "i32", "B") for n in ("row_page", "base", "kv_lengths")]
+        self.chosen = b.buffer("chosen", "i32", shape.kv_heads, "C")
+        self.counts = b.buffer("counts", "i32", "B", shape.kv_heads)
+
+    def kernel(self) -> Operation:
+        """Dense items as they are; of items with a list the dense code sees no rows."""
+        b, s = self.b, self.shape
+        self.kv_head, item = b.program_id(0, "kv_head"), b.program_id(1, "item")
+        names = ("first", "count", "page", "low", "high")
+        self.first, self.count, self.base, self.low, self.high = (
+            b.load(buffer, item, hint=name) for buffer, name in zip(self.items, names, strict=True)
+        )
+        owner = b.load(self.list, item, hint="owner")
+        self.channel = b.expand(b.iota(s.head_dim), 0)
+        zero = b.full(0, "i32")
+        most = s.rows_few if s.many else 1 << 30
+        kind = b.map(f"where(a >= 0, 2, where(b <= {most}, 1, 0))", owner, self.count, dtype="i32",
+                     hint="kind")  # fmt: skip
+        small = b.map("where(a == 1, 1, 0)", kind, dtype="i32", hint="small")
+        with self._only(zero, small):
+            self._item(s.few, s.keys)
+        if s.many:
+            large = b.map("where(a == 0, 1, 0)", kind, dtype="i32", hint="large")
+            with self._only(zero, large):
+                self._item(s.many, s.keys_many)
+        listed = b.map("where(a == 2, 1, 0)", kind, dtype="i32", hint="listed")
+        with self._only(zero, listed):
+            self._chosen(b.map("max(a, 0)", owner, dtype="i32", hint="owner"))
+        return b.finish(s.kv_heads, "W", requires=self._facts(), of="graph.partial")
+
+    def _facts(self) -> tuple[str, ...]:
+        whole = f"(kv_lengths[i] + {self.shape.page - 1}) // {self.shape.page}"
+        return (*super()._facts(), "B >= 1", "-1 <= item_list[*] < B", "0 <= row_page[*]",
+                "0 <= kv_lengths[*]", "0 <= base[*]", f"row_page[i] + {whole} <= E",
+                f"base[i] + {whole} * {self.shape.page} <= C")  # fmt: skip
+
+    def _chosen(self, owner: Value) -> None:
+        """Attend with the item's one row over its part of the row's list."""
+        b, s = self.b, self.shape
+        entry, self.start, self.length = (
+            b.load(buffer, owner, hint=buffer.name) for buffer in self.places
+        )
+        count = b.load(self.counts, owner, self.kv_head, hint="chosen_count")
+        unit = s.page if s.unit == "page" else 1  # type: ignore[attr-defined]
+        text = f"max(min(min(a, b * {unit}), (c + {unit - 1}) // {unit} * {unit}), 0)"
+        self.end = b.map(text, self.high, count, self.length, dtype="i32", hint="end")
+        self.entry, self.lane = entry, b.iota(s.keys)
+        lane = b.iota(s.few // s.group * s.group)
+        live = b.map(f"a < min(b, 1) * {s.group}", lane, self.count, dtype="bool", hint="live")
+        place = b.map("a + 0 * b", self.first, lane, dtype="i32", hint="place")
+        query, slot = (
+            b.load(buffer, place, mask=live, other=other, hint=buffer.name[4:])
+            for buffer, other in ((self.rows[0], 0), (self.rows[2], -1))
+        )
+        head = b.map(f"a * {s.group} + b % {s.group}", self.kv_head, lane, dtype="i32", hint="head")
+        column = b.map(f"a * {s.head_dim} + b", b.expand(head, 1), self.channel, dtype="i32",
+                       hint="column")  # fmt: skip
+        self.tile = b.load(self.q, b.expand(query, 1), column, mask=b.expand(live, 1),
+                           hint="q_tile")  # fmt: skip
+        self._store(query, slot, head, column, live, self._over_list())
+
+    def _over_list(self) -> tuple[Value, ...]:
+        """Return the state of the tile over the item's part of the list.
+
+        Keys and pages of a round are looked up in it: Triton's pipeline runs such loads ahead, and
+        fails on loops that carry them.
+        """
+        b, s = self.b, self.shape
+        heads = extents_of(self.tile.type)[0]
+        start = (b.full(LOWEST, "f32", heads), b.full(0.0, "f32", heads),
+                 b.full(0.0, "f32", heads, s.head_dim))  # fmt: skip
+        with b.loop(self.low, self.end, *start, step=s.keys, hint="block") as loop:
+            top, total, acc = loop.carried
+            key, page = self._keys_at(loop.index)
+            place = b.map("a + b", loop.index, self.lane, dtype="i32", hint="place")
+            inside = b.map("(a < b) & (c < d)", place, self.end, key, self.length, dtype="bool",
+                           hint="inside")  # fmt: skip
+            offset = b.map(f"a % {s.page}", key, dtype="i32", hint="offset")
+            rows = (b.expand(page, 1), self.kv_head, b.expand(offset, 1), self.channel)
+            seen = b.expand(inside, 1)
+            k = self._half(b.load(self.k_pool, *rows, mask=seen, hint="keys"))
+            scores = b.dot(self.tile, k, b.full(0.0, "f32", heads, s.keys), transpose_b=True)
+            scores = b.map(f"where(b, a, {UNSEEN})", scores, b.expand(inside, 0), dtype="f32",
+                           hint="scores")  # fmt: skip
+            best = b.reduce("max", scores, 1, hint="best")
+            higher = b.map(f"max(a, b * {s.factor!r})", top, best, hint="higher")
+            weights = b.map(f"exp2(a * {s.factor!r} - b)", scores, b.expand(higher, 1),
+                            hint="weights")  # fmt: skip
+            fade = b.map("exp2(a - b)", top, higher, hint="fade")
+            total = b.map("a * b + c", total, fade, b.reduce("sum", weights, 1), hint="total")
+            faded = b.map("a * b", acc, b.expand(fade, 1), hint="faded")
+            v = self._half(b.load(self.v_pool, *rows, mask=seen, hint="values"))
+            acc = b.dot(self._half(weights), v, faded)
+            loop.yields(higher, total, acc)
+        return tuple(loop.results)
+
+    def _keys_at(self, block: Value) -> tuple[Value, Value]:
+        """Return the positions and pages of a block of the list; what a list says is kept within
+        the row, whatever stands there."""
+        b, s = self.b, self.shape
+        unit = s.page if s.unit == "page" else 1  # type: ignore[attr-defined]
+        place = b.map("a + b", block, self.lane, dtype="i32", hint="place")
+        inside = b.map("a < b", place, self.end, hint="inside")
+        at = b.map(f"a + b // {unit}", self.start, place, dtype="i32", hint="at")
+        key = b.load(self.chosen, self.kv_head, at, mask=inside, hint="chosen")
+        key = b.map(f"a * {unit} + b % {unit}", key, place, dtype="i32", hint="key")
+        index = b.map(f"max(min(a, b - 1), 0) // {s.page}", key, self.length, dtype="i32",
+                      hint="index")  # fmt: skip
+        page = b.load(self.table, b.map("a + b", self.entry, index, dtype="i32"), mask=inside,
+                      hint="page_id")  # fmt: skip
+        return b.map("max(a, 0)", key, dtype="i32", hint="key"), page

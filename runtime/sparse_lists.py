@@ -1,0 +1,91 @@
+"""The lists of a step whose decode rows may be sparse: budgets, where scores lie, which items."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .attention_cost import Batch, Cost, Rates, Run, Shape
+from .attention_plan import WorkList, build, choose_runs
+from .recipe import PLANNED
+from .sparse_decode import SparseDecode, decode_rows
+from .step import StepInput
+
+ROW_ARRAYS = ("kv_lengths", "budgets", "row_page", "base")
+"""Arrays with an entry a decode row."""
+
+
+@dataclass(frozen=True)
+class SparseRows:
+    """A step's decode rows: lengths, budgets, which of them select, where their scores begin."""
+
+    lengths: np.ndarray
+    budgets: np.ndarray
+    chosen: np.ndarray
+    base: np.ndarray
+
+
+class SparseLists:
+    """Plans sparse rows, and holds what the selection of one layer needs, layer after layer.
+
+    `capacity` tokens of context may select in one step; more, and the step reads everything.
+    """
+
+    def __init__(
+        self, decode: SparseDecode, shape: Shape, rows: int, capacity: int, device: torch.device
+    ) -> None:
+        self._decode, self._shape, self._unit = decode, shape, decode.unit
+        self.capacity = -(-capacity // shape.page) * shape.page
+        places = (shape.kv_heads, self.capacity)
+        self.memory: dict[str, Tensor | int] = {
+            "scores": torch.zeros(places, device=device),
+            "chosen": torch.zeros(places, dtype=torch.int32, device=device),
+            "counts": torch.zeros((rows, shape.kv_heads), dtype=torch.int32, device=device),
+            "C": self.capacity,
+        }
+
+    def rows(self, step: StepInput) -> SparseRows:
+        """Return a step's decode rows; none selects where there is no room for all that would."""
+        rows = decode_rows(step)
+        lengths = step.kv_lengths.numpy()[:rows]
+        self._decode.wanted(step)
+        budgets = self._decode.known(rows)
+        chosen = budgets <= lengths
+        room = np.where(chosen, -(-lengths // self._shape.page) * self._shape.page, 0)
+        if room.sum() > self.capacity:
+            chosen = np.zeros(rows, bool)
+        return SparseRows(np.where(chosen, lengths, 0), budgets, chosen, np.cumsum(room) - room)
+
+    def plan(self, batch: Batch, rows: SparseRows, shape: Shape, rates: Rates) -> WorkList:
+        """Return the work list: dense sequences as ever, a run of its budget a sparse row."""
+        sparse = np.flatnonzero(rows.chosen)
+        dense = batch.lengths.copy()
+        dense[sparse] = 0
+        runs = choose_runs(replace(batch, lengths=dense), shape, rates)
+        runs += [Run(int(row), 0, self._most(rows, row), (int(row),)) for row in sparse]
+        cost = Cost(batch, runs, shape, rates)
+        return build(batch, runs, shape, cost.least()[1], 0.0)
+
+    def _most(self, rows: SparseRows, row: int) -> int:
+        """Return the most tokens of its list that a row reads; pages are counted whole."""
+        page, length, budget = self._shape.page, int(rows.lengths[row]), int(rows.budgets[row])
+        whole = -(-length // page) * page
+        return min(length, budget) if self._unit == "token" else min(whole, budget + 2 * page)
+
+    def arrays(self, rows: SparseRows, made: WorkList, columns: int) -> dict[str, np.ndarray]:
+        """Return the lists that only sparse kernels take."""
+        owner = made.item_page // columns
+        count = len(rows.chosen)
+        sparse = owner < count
+        sparse[sparse] = rows.chosen[owner[sparse]]
+        given = {
+            "kv_lengths": rows.lengths,
+            "budgets": rows.budgets,
+            "row_page": np.arange(count) * columns,
+            "base": np.where(rows.chosen, rows.base, 0),
+            "item_list": np.where(sparse, owner, -1),
+        }
+        return {PLANNED + name: array.astype(np.int32) for name, array in given.items()}

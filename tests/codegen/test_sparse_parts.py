@@ -1,0 +1,140 @@
+"""Work lists with sparse rows: lists of chosen keys beside dense items, in one launch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from parts_cases import planner_shape, tree
+from weft.codegen.bounds import UnprovenAccess, prove_bounds
+from weft.codegen.reference import run_kernel
+from weft.ir.sparse import SparsePolicy
+from weft.passes.tile.attention_parts import attention_merge
+from weft.passes.tile.gpu_schedules import gpu_schedule
+from weft.passes.tile.labels import Labels, Scores, label_scores
+from weft.passes.tile.selection import Selection, select_keys
+from weft.passes.tile.sparse_parts import SparseParts, sparse_parts
+from weft.runtime.attention_plan import Rates
+from weft.runtime.sparse_decode import SparseDecode
+from weft.runtime.sparse_lists import SparseLists, SparseRows
+
+GROUPS = [(3, [9, 3]), (0, [33]), (0, [0]), (1, [40, 2, 25])]
+COMMON: dict[str, Any] = {"page": 4, "q": "f32", "kv": "f32", "few": 4, "keys": 8, "keys_many": 4}
+SHAPES = {
+    "token": SparseParts(4, 2, 16, many=8, **COMMON),
+    "page": SparseParts(4, 2, 16, many=0, unit="page", **COMMON),
+}
+
+
+def lists(shape: SparseParts, rows: int) -> SparseLists:
+    policy = SparsePolicy(k=8, sinks=1, recent=1, unit=shape.unit, min_context=0)
+    decode = SparseDecode(policy, 0, {"labels": []}, rows, 128)
+    return SparseLists(decode, planner_shape(shape), rows, 400, torch.device("cpu"))
+
+
+def launched(run: Any, shape: SparseParts, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return found and wanted outputs: every other sequence reads keys chosen at random."""
+    case, rng, page = tree(shape, GROUPS, seed=seed), np.random.default_rng(seed), shape.page
+    lengths = case.batch.lengths
+    count, columns = len(lengths), case.batch.table.shape[1]
+    sparse = (np.arange(count) % 2 == 1) & (lengths > 2)
+    room = np.where(sparse, -(-lengths // page) * page, 0)
+    unit = page if shape.unit == "page" else 1
+    budgets = np.maximum(lengths // 2, 1)
+    known = SparseRows(np.where(sparse, lengths, 0), budgets, sparse, np.cumsum(room) - room)
+    held = lists(shape, count)
+    work = held.plan(case.batch, known, planner_shape(shape), Rates(resident=8))
+    more = {n.removeprefix("plan_"): a for n, a in held.arrays(known, work, columns).items()}
+    chosen = np.full((shape.kv_heads, held.capacity), 99999, "i4")
+    counts = np.full((count, shape.kv_heads), -5, "i4")
+    seen: dict[tuple[int, int], np.ndarray] = {}
+    for row, head in np.ndindex(count, shape.kv_heads):
+        tokens = np.arange(lengths[row])
+        if sparse[row]:
+            units = np.unique(tokens // unit)
+            take = np.sort(rng.choice(units, max(1, budgets[row] // unit - head), replace=False))
+            counts[row, head] = len(take)
+            chosen[head, known.base[row] : known.base[row] + len(take)] = take
+            tokens = tokens[np.isin(tokens // unit, take)]
+        seen[row, head] = tokens
+    out = np.full(case.q.shape, np.nan, "f4")
+    states = [np.full((work.slots, shape.heads), np.nan, "f4") for _ in "ml"]
+    states.append(np.full((work.slots, shape.heads, shape.head_dim), np.nan, "f4"))
+    pages = np.ascontiguousarray(case.batch.table.ravel())
+    items = [work.item_row, work.item_rows, work.item_page, work.item_low, work.item_high]
+    given = [
+        len(out), len(case.pools[0]), len(work.item_row), len(work.row_query), len(pages),
+        work.slots, case.q, *items, work.row_query, work.row_limit, work.row_slot, pages,
+        *case.pools, out, *states, count, held.capacity, more["item_list"], more["row_page"],
+        more["base"], more["kv_lengths"], chosen, counts,
+    ]  # fmt: skip
+    after = run(sparse_parts(shape), given)
+    joined = len(work.merge_query)
+    join = [len(out), joined, joined + 1, work.slots, work.merge_query, work.merge_start,
+            *after[19:22], after[18]]  # fmt: skip
+    found = run(attention_merge(shape.heads, shape.head_dim, "f32"), join)[-1]
+    return found, expected(shape, case, seen)
+
+
+def expected(shape: SparseParts, case: Any, seen: dict[tuple[int, int], np.ndarray]) -> np.ndarray:
+    q = case.q.reshape(-1, shape.heads, shape.head_dim).astype("f8")
+    wanted = np.zeros_like(q)
+    for (row, of), tokens in seen.items():
+        for head in range(of * shape.group, (of + 1) * shape.group):
+            if len(tokens):
+                keys, values = (
+                    pool[case.batch.table[row]][:, of].reshape(-1, shape.head_dim)[tokens]
+                    for pool in case.pools
+                )
+                weights = np.exp(keys @ q[row, head] * shape.factor * np.log(2.0))
+                wanted[row, head] = weights / weights.sum() @ values
+    return wanted.reshape(len(q), -1)
+
+
+def interpreted(kernel: Any, given: list[Any]) -> list[Any]:
+    run_kernel(kernel, *given)
+    return given
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_dense_and_sparse_rows_in_one_launch(name: str) -> None:
+    for seed in (1, 2):
+        found, wanted = launched(interpreted, SHAPES[name], seed)
+        np.testing.assert_allclose(found, wanted, rtol=0, atol=2e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SHAPES)
+def test_triton_interpreter(name: str, triton_interpreter: Any) -> None:
+    found, wanted = launched(triton_interpreter.run, SHAPES[name], 3)
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=2e-5)
+
+
+def test_proven_and_not_when_a_list_may_name_any_row() -> None:
+    kernel = sparse_parts(SHAPES["page"])
+    assert prove_bounds(kernel).ok
+    facts = [fact for fact in kernel["requires"] if "item_list" not in fact]
+    with pytest.raises(UnprovenAccess):
+        prove_bounds(kernel.with_attributes(requires=facts))
+    labels = Labels(2, 16, 4, 4, "i8")
+    for unit in ("token", "page"):
+        assert prove_bounds(label_scores(Scores(labels, 4, unit=unit, flat=True, parts=2))).ok
+        assert prove_bounds(select_keys(Selection(2, 4, unit=unit, flat=True))).ok
+
+
+@pytest.mark.slow
+def test_kernels_of_an_8b_shape_compile_for_hopper() -> None:
+    pytest.importorskip("triton")
+    from weft.codegen.compile_triton import compile_offline
+
+    labels = Labels(8, 128, 64, 32, "i4", kv="bf16")
+    kernels = [
+        label_scores(Scores(labels, 32, q="bf16", flat=True, parts=16)),
+        select_keys(Selection(8, 64, keys=1024, digits=(11, 11, 10), flat=True)),
+        sparse_parts(SparseParts(32, 8, 128, page=64, few=16, many=0, keys=64)),
+        sparse_parts(SparseParts(32, 8, 128, page=64, few=16, many=64, unit="page")),
+    ]
+    for kernel in kernels:
+        assert len(compile_offline(kernel, gpu_schedule(kernel, True))["cubin"]) > 1000
