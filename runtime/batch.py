@@ -33,6 +33,10 @@ class Chunk:
         self.packed_end = 0
 
 
+COLUMNS = 256
+"""New tokens of a row that there is room for at first."""
+
+
 class Batch:
     """Arrays over rows, the step's input buffers, and the requests that own the rows."""
 
@@ -58,8 +62,9 @@ class Batch:
         self.birth = np.zeros(rows, np.int64)
         self.margin = np.zeros(rows, np.float32)
         self.table = np.zeros((rows, -(-context // self.page_size)), np.int32)
-        self.history = np.empty((rows, context), np.int32)
-        self.logprob = np.empty((rows, context), np.float32)
+        # Rows lie close together: of wide ones each first token would touch memory of its own.
+        self.history = np.empty((rows, min(context, COLUMNS)), np.int32)
+        self.logprob = np.empty((rows, min(context, COLUMNS)), np.float32)
         # The sampler's parameters, one a row.
         self.temperature = np.zeros(rows, np.float32)
         self.top_k = np.zeros(rows, np.int32)
@@ -89,6 +94,15 @@ class Batch:
         ]  # fmt: skip
         self._views: dict[tuple[int, int, int], StepInput] = {}
         self._settings: dict[tuple[int, bool], tuple[Tensor | None, ...]] = {}
+
+    def make_room(self, most: int) -> None:
+        """Let rows have a token number `most` since they began."""
+        columns = self.history.shape[1]
+        if most >= columns:
+            wider = ((0, 0), (0, max(columns, most + 1 - columns)))
+            self.history, self.logprob = (
+                np.pad(array, wider) for array in (self.history, self.logprob)
+            )
 
     def join(self, request: Request) -> int:
         """Give `request`, whose last token is in this step, the next row."""

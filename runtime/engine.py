@@ -297,6 +297,7 @@ class Engine:
         """Append tokens drawn for some rows; take out those that are finished or forced on."""
         batch, numbers = self._batch, self._rows[rows] if isinstance(rows, slice) else rows
         produced = batch.produced[rows].copy()
+        batch.make_room(int(produced.max(initial=0)))
         batch.token[rows] = drawn
         batch.history[numbers, produced] = drawn
         batch.logprob[numbers, produced] = logprobs

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from weft.runtime import batch
 
 FREE = """program free(n: int, most: list[int]) -> str:
     "Row {n}: "
@@ -70,3 +71,23 @@ def test_a_failure_with_a_step_on_its_way_loses_nothing(toy):
             ticks = executable.session().steps(iter([(0, executable.check_row(0, {"n": 5}))]))
     assert outcome.value == expected
     toy.assert_clean(executable)
+
+
+LONG = """
+program long(arg: str) -> str:
+    "Write of {arg}: "
+    gen first(max_tokens=9)
+    "Then: "
+    gen second(max_tokens=40, temperature=1.0)
+    return "{first}{second}"
+"""
+
+
+@pytest.mark.parametrize("ahead", [False, True])
+def test_rows_get_room_for_more_tokens_as_they_make_them(toy, monkeypatch, ahead):
+    monkeypatch.setattr(batch, "COLUMNS", 4)
+    executable, oracle = toy.compile(LONG, ahead=ahead, max_batch=3), toy.oracle(LONG)
+    found = executable.run_rows([{"arg": f"n{row}"} for row in range(7)])
+    assert found.values == [oracle(row, arg=f"n{row}").value for row in range(7)]
+    toy.assert_clean(executable)
+    assert executable.engine._batch.history.shape[1] >= 36
