@@ -28,6 +28,14 @@ class TwoPolicies(WeftError):
     hint = "use one policy in the whole program and its options, or dense in some blocks"
 
 
+class NoTailKernel(WeftError):
+    """A policy with a tail, which only the oracle has."""
+
+    kind = "attention error"
+    template = "{policy}: no kernel estimates the tail of what is not read yet"
+    hint = "leave tail out; weft evaluate shows what a policy with tail=mean would lose"
+
+
 HARDWARE = {"cpu": "cpu-generic", "cuda": "h200"}
 """Whose prices say where sparse attention pays, by target."""
 
@@ -77,6 +85,8 @@ def asked_attention(
     policy = default or (parse_policy(next(iter(asked))) if asked else None)
     if policy is None:
         return None
+    if policy.tail != "none":
+        raise NoTailKernel(policy=policy)
     config = checkpoint.config
     if options.target == "cuda" and any(config.windows):
         hint = "take the target cpu, or a model without sliding windows"
@@ -89,7 +99,7 @@ def asked_attention(
     shipped = file.parent.parent == ZOO
     model = checkpoint.name if shipped else str(checkpoint.folder)
     calibration = load_calibration(file, config, checkpoint.identity, model)
-    calibration.check_labels(policy.labels)
+    calibration.check_policy(policy)
     return Attention(
         policy, calibration, default is not None, options.attention_always,
         HARDWARE[options.target],

@@ -41,10 +41,10 @@ def _label_range(k: Tensor, head: HeadChannels, labels: str) -> tuple[Tensor, Te
     return k.new_tensor(mean), k.new_tensor(scale)
 
 
-def label_scores(
+def head_scores(
     q: Tensor, k: Tensor, heads: Sequence[HeadChannels], policy: SparsePolicy, scale: float
 ) -> Tensor:
-    """Return the score of each token for each key/value head [K, T, S].
+    """Return the label score of each token for each query head [H, T, S].
 
     q [T, H, C] and k [S, K, C] are after rope and permuted; `scale` is that of the attention.
     """
@@ -61,8 +61,33 @@ def label_scores(
             _, steps = _label_range(rows, head, policy.labels)
             whole = quantized_labels(rows, head, policy.labels)
             scores = torch.einsum("tgr,sr->gts", queries * steps, whole)
-        found.append(scores.amax(0))
-    return torch.stack(found)
+        found.append(scores)
+    return torch.cat(found)
+
+
+def label_scores(
+    q: Tensor, k: Tensor, heads: Sequence[HeadChannels], policy: SparsePolicy, scale: float
+) -> Tensor:
+    """Return the score of each token for each key/value head [K, T, S]; arguments as above."""
+    return _by_kv_head(head_scores(q, k, heads, policy, scale), len(heads))
+
+
+def _by_kv_head(scores: Tensor, kv_heads: int) -> Tensor:
+    return scores.unflatten(0, (kv_heads, -1)).amax(1)
+
+
+def tail_base(q: Tensor, heads: Sequence[HeadChannels], channels: int, scale: float) -> Tensor:
+    """Return what a label's score lacks of the log of a token's expected weight [H, T].
+
+    The mean of all channels, and half the variance of those that the label leaves out, taken as
+    normal and independent. q [T, H, C] is after rope and permuted.
+    """
+    group, width = q.shape[1] // len(heads), q.shape[2]
+    means = q.new_tensor([head.label_means(width) for head in heads])
+    spreads = q.new_tensor([[head.deviation[c] for c in head.order] for head in heads])
+    means, spreads = (x.repeat_interleave(group, 0) for x in (means, spreads))
+    left_out = (q * spreads * scale)[..., channels:].square().sum(-1)
+    return ((q * means * scale).sum(-1) + left_out / 2).T
 
 
 def select(
@@ -170,22 +195,22 @@ class SparseAttention:
         shape = (operation["kv_heads"], operation["head_dim"])
         k, v = (cache[layer][slots].unflatten(-1, shape) for cache in (run.keys, run.values))
         at = torch.arange(length - q.shape[0], length)
-        read = self.selected(q, k, layer, at, operation["scale"], run.page_size, kvset.window)
+        heads, scale = self.calibration.layers[layer], operation["scale"]
+        ordered = permuted(q, heads)
+        labels = head_scores(ordered, permuted(k, heads), heads, self.policy, scale)
+        read = select(_by_kv_head(labels, len(heads)), at, self.policy, run.page_size,
+                      kvset.window)  # fmt: skip
         self._count(layer, read, at, kvset.window)
         group = q.shape[1] // k.shape[1]
         k, v, read = (k.repeat_interleave(group, 1), v.repeat_interleave(group, 1),
                       read.repeat_interleave(group, 0))  # fmt: skip
-        scores = torch.einsum("thc,shc->hts", q * operation["scale"], k)
-        return state_of(scores.masked_fill(~read, -torch.inf), v)
-
-    def selected(
-        self, q: Tensor, k: Tensor, layer: int, at: Tensor, scale: float, page: int,
-        window: int | None = None,
-    ) -> Tensor:  # fmt: skip
-        """Return which tokens are read [K, T, S], of q [T, H, C] and k [S, K, C] after rope."""
-        heads = self.calibration.layers[layer]
-        scores = label_scores(permuted(q, heads), permuted(k, heads), heads, self.policy, scale)
-        return select(scores, at, self.policy, page, window)
+        scores = torch.einsum("thc,shc->hts", q * scale, k)
+        state = state_of(scores.masked_fill(~read, -torch.inf), v)
+        if self.policy.tail == "none":
+            return state
+        channels = self.policy.label_channels(q.shape[-1])
+        weights = labels + tail_base(ordered, heads, channels, scale)[..., None]
+        return _with_tail(state, weights, read, v, at, kvset.window)
 
     def _count(self, layer: int, read: Tensor, at: Tensor, window: int | None) -> None:
         found, kv_heads = self.reads.setdefault(layer, Reads()), read.shape[0]
@@ -194,3 +219,21 @@ class SparseAttention:
         found.read += int(read.sum())
         found.context += kv_heads * sum(contexts)
         found.scored += kv_heads * scored
+
+
+def _with_tail(
+    state: tuple[Tensor, Tensor, Tensor], weights: Tensor, read: Tensor, v: Tensor, at: Tensor,
+    window: int | None,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """Return the state with the tokens not read [H, T, S], by their expected log-weights and the
+    mean of v [S, H, C] over the context.
+    """
+    top, total, accumulator = state
+    position = torch.arange(read.shape[-1])
+    seen = position <= at[:, None]
+    if window is not None:
+        seen = seen & (position > at[:, None] - window)
+    rest = weights.masked_fill(read | ~seen, -torch.inf)
+    mass = torch.exp(rest - top.T[..., None]).sum(-1).T
+    mean = torch.einsum("ts,shc->thc", seen.to(v.dtype), v) / seen.sum(-1)[:, None, None]
+    return top, total + mass, accumulator + mass[..., None] * mean

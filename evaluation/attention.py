@@ -64,7 +64,7 @@ def judged(checkpoint: Checkpoint, policies: list[SparsePolicy | None], file: Pa
     if sparse:
         calibration = calibration_of(checkpoint, file)
         for policy in sparse:
-            calibration.check_labels(policy.labels)
+            calibration.check_policy(policy)
             found[str(policy)] = Judged(str(policy), checkpoint, policy, calibration)
     return list(found.values())
 

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 
 from .diagnostics import ModelError
 from .model import ModelConfig
+from .sparse import SparsePolicy
 
 ROPE_LAYOUTS = ("halves", "interleaved")
 """Which channels of a head rotate together: i and i + C/2 (Hugging Face), or 2i and 2i + 1."""
@@ -58,10 +59,13 @@ class NotCalibrated(ModelError):
 
 
 class NoLabelRange(ModelError):
-    """Integer labels asked of a calibration that knows channels' order but not their range."""
+    """Integer labels, or a tail, asked of a calibration that knows only the order of channels."""
 
-    template = "{file} orders the channels but does not hold their range, so labels={labels} fail"
-    hint = "use labels=bf16, or make the range: weft calibrate-attention MODEL --text FILE"
+    template = "{file} orders the channels but does not hold their range, which {needs} need"
+    hint = (
+        "use labels=bf16 without a tail, or make the range: "
+        "weft calibrate-attention MODEL --text FILE"
+    )
 
 
 @dataclass(frozen=True)
@@ -159,7 +163,9 @@ class AttentionCalibration:
             problem = f"the weights differ from those of {made_for} at {self.provenance.date}"
             raise OtherModel(file=self.file, problem=problem, model=model)
 
-    def check_labels(self, labels: str) -> None:
-        """Raise NoLabelRange where integer labels are asked of an order without ranges."""
-        if labels in LEVELS and not self.ranged:
-            raise NoLabelRange(file=self.file, labels=labels)
+    def check_policy(self, policy: SparsePolicy) -> None:
+        """Raise NoLabelRange where a policy needs the range of channels, and they have none."""
+        needs = [f"labels={policy.labels}"] * (policy.labels in LEVELS)
+        needs += [f"tail={policy.tail}"] * (policy.tail != "none")
+        if needs and not self.ranged:
+            raise NoLabelRange(file=self.file, needs=" and ".join(needs))

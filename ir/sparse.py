@@ -18,6 +18,12 @@ tokens, the current one included), kernel and oracle alike:
    the middle; `top_p`: the fewest whose weights reach `top_p` of the sum of the middle's weights.
    The last two read at most `cap` * N tokens (rounded up), forced ones included.
 
+With `tail=mean` what is not read counts too, by estimate, as one more part of the state (`none`,
+the default, leaves it out, as Double Sparsity does). For query head g, an unread token j gets the
+weight exp(label score of j for g + b_g), b_g = scale * <q_g, m> + 1/2 sum over the channels c that
+labels leave out of (scale * q_gc * deviation_c)^2, all C channels in the first term; and the value
+that all of them get is the mean of v over the context. It reads nothing but one sum of v.
+
 All query heads of a key/value head share one selection. A kernel may take whole histogram bins:
 then it reads a superset of what stands here by threshold and top_p.
 """
@@ -51,7 +57,8 @@ class SparsePolicy:
 
     One of `k` (tokens), `ratio` (of the context), `threshold` (of the largest weight), `top_p` (of
     the estimated mass). `dense` layers read everything. `channels` is r, the channels of a label;
-    0 is as many as take 1/16 of a bf16 row of k. `labels` is their format.
+    0 is as many as take 1/16 of a bf16 row of k. `labels` is their format; `tail` what becomes of
+    tokens that are not read.
     """
 
     k: int = 0
@@ -65,6 +72,7 @@ class SparsePolicy:
     dense: tuple[int, ...] = ()
     channels: int = 0
     labels: str = "i4"
+    tail: str = "none"
     min_context: int = 256
 
     def __post_init__(self) -> None:
@@ -91,6 +99,8 @@ class SparsePolicy:
             found.append(f"unit is token or page, not {self.unit!r}")
         if self.labels not in LABEL_BITS:
             found.append(f"labels is one of {', '.join(LABEL_BITS)}, not {self.labels!r}")
+        if self.tail not in ("none", "mean"):
+            found.append(f"tail is none or mean, not {self.tail!r}")
         if self.sinks < 0 or self.min_context < 0 or self.channels < 0:
             found.append("sinks, channels and min_context must not be negative")
         if self.recent < 1:

@@ -5,7 +5,7 @@ import random
 
 import pytest
 import torch
-from weft.codegen.graph_reference import GraphRun
+from weft.codegen.graph_reference import GraphRun, Kvset
 from weft.codegen.observe_attention import AttentionObserver
 from weft.codegen.sparse_reference import (
     SparseAttention,
@@ -87,6 +87,7 @@ def test_attention_over_permuted_rows_equals_dense_attention(calibration):
 
 @pytest.mark.parametrize("policy", [SparsePolicy(ratio=1.0, min_context=0),
                                     SparsePolicy(top_p=1.0, min_context=0),
+                                    SparsePolicy(ratio=1.0, min_context=0, tail="mean"),
                                     SparsePolicy(threshold=1e-30, min_context=0),
                                     SparsePolicy(k=20, min_context=150),
                                     SparsePolicy(k=20, min_context=0, dense=(0, 1)),
@@ -105,6 +106,42 @@ def test_few_keys_change_the_logits_and_chunks_do_not(calibration, labels, unit)
     torch.testing.assert_close(logits(sparse, chunk=17), whole, rtol=1e-9, atol=1e-9)
     assert not torch.allclose(whole[60:], logits()[60:], atol=1e-3)
     torch.testing.assert_close(whole[:40], logits()[:40], rtol=1e-10, atol=1e-10)
+
+
+def test_the_tail_is_what_its_words_say(calibration):
+    """One decode step, one head after another, token by token."""
+    policy = SparsePolicy(k=20, min_context=0, tail="mean")
+    generator = torch.Generator().manual_seed(5)
+    q = torch.randn(1, 4, 16, generator=generator, dtype=torch.float64)
+    k, v = (torch.randn(60, 2, 16, generator=generator, dtype=torch.float64) for _ in "kv")
+    run = GraphRun(build_graph(CONFIG), {}, slots=64, dtype=torch.float64)
+    run.store(0, k.flatten(1), v.flatten(1), torch.arange(60))
+    operation = next(op for op in run.module.walk() if op.name == "graph.partial")
+    kvset = Kvset(0, [torch.arange(60)], 0, [60], None)
+    sparse = SparseAttention(policy, calibration)
+    state = sparse(run, operation, q.flatten(1), torch.tensor([0, 1]), kvset)
+    heads, scale, r = calibration.layers[0], operation["scale"], policy.label_channels(16)
+    rows = permuted(k, heads)
+    read = select(label_scores(permuted(q, heads), rows, heads, policy, scale),
+                  torch.tensor([59]), policy)  # fmt: skip
+    assert 20 == read[0].sum() < 60
+    for number in range(4):
+        head, kv = heads[number // 2], number // 2
+        query, order = q[0, number] * scale, list(head.order)
+        codes = quantized_labels(rows[:, kv, :r], head, "i4")
+        steps = codes.new_tensor(head.label_scales(r, "i4"))
+        lost = sum((float(query[c]) * head.deviation[c]) ** 2 for c in order[r:]) / 2
+        base = float(query @ query.new_tensor(head.mean)) + lost
+        total, mixed = 0.0, torch.zeros(16, dtype=torch.float64)
+        for j in range(60):
+            if read[kv, 0, j]:
+                weight, value = math.exp(float(query @ k[j, kv])), v[j, kv]
+            else:
+                weight = math.exp(base + float((query[order[:r]] * steps) @ codes[j]))
+                value = v[:, kv].mean(0)
+            total, mixed = total + weight, mixed + weight * value
+        found = state.accumulator[0, number] / state.sum[0, number]
+        torch.testing.assert_close(found, mixed / total, rtol=1e-9, atol=1e-9)
 
 
 def test_a_sliding_window_bounds_what_is_selected(calibration):

@@ -17,6 +17,7 @@ from weft.ir.attention_calibration import (
 )
 from weft.ir.calibration_file import load_calibration, read_published, save_calibration
 from weft.ir.model import ModelConfig, Rope
+from weft.ir.sparse import SparsePolicy
 
 CONFIG = ModelConfig("LlamaForCausalLM", 100, 32, 3, 4, 2, 8, 48, 512, Rope())
 MEND = "weft calibrate-attention"
@@ -156,9 +157,10 @@ def test_a_published_file_is_read_beside_ours(tmp_path, statistic):
     if statistic == "k":
         first = published()["model.layers.0.self_attn.k_proj"][0]
         assert found.head(0, 0).order == tuple(first)
-    found.check_labels("bf16")
-    with pytest.raises(NoLabelRange, match="(?s)labels=bf16, or make the range"):
-        found.check_labels("i4")
+    found.check_policy(SparsePolicy(k=64, labels="bf16"))
+    for policy in (SparsePolicy(k=64), SparsePolicy(k=64, labels="bf16", tail="mean")):
+        with pytest.raises(NoLabelRange, match="(?s)labels=bf16 without a tail, or make the range"):
+            found.check_policy(policy)
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,8 @@ def policies(draw):
     dense, whole = draw(st.sets(st.integers(0, 9))), draw(st.integers(0, 999))
     return SparsePolicy(
         **{kind: amount}, **cap, sinks=sinks, recent=recent, unit=unit, labels=labels,
-        channels=draw(st.integers(0, 64)), dense=tuple(sorted(dense)), min_context=whole,
+        channels=draw(st.integers(0, 64)), tail=draw(st.sampled_from(["none", "mean"])),
+        dense=tuple(sorted(dense)), min_context=whole,
     )  # fmt: skip
 
 
@@ -70,6 +71,7 @@ def test_labels_take_a_sixteenth_of_a_row_unless_told():
         ("sparse(k=5)", "less than its sinks and recent"),
         ("sparse(k=64, recent=0)", "the current token is always read"),
         ("sparse(k=64, labels=i2)", "labels is one of bf16, i8, i4"),
+        ("sparse(k=64, tail=sum)", "tail is none or mean"),
         ("sparse(k=64, unit=block)", "unit is token or page"),
         ("sparse(k=many)", "a whole number"),
         ("sparse(k=64, k=65)", "given twice"),
