@@ -1,0 +1,132 @@
+"""Sparse attention: what it costs in accuracy (counts, on any machine).
+
+    python -m bench.sparse_attention [--only perplexity retrieval] [--model tiny-dense] [--json]
+        [--record]
+
+Perplexity is of zoo/heldout.txt in sequences of 4096 tokens, every token attending as a decoded one
+does; its loss counts tokens with more than 1024 before them. Retrieval is key-value questions and
+needles over contexts of 512 to 4096 tokens: the context is read densely, question and answer
+sparsely. Keys end in the policy's name; `perplexity_loss` and `retrieval_loss_points` are the worst
+over the models, of the adaptive policy that CPU and GPU kernels run (POLICIES["adaptive"]), and
+those with `_tail` of the same with its tail estimated, which the oracle runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from weft.cli.attention import use_device
+from weft.evaluation.attention import judged
+from weft.evaluation.harness import Evaluation, Measured, Plan
+from weft.evaluation.report import table
+from weft.evaluation.subject import Subject
+from weft.frontend.checkpoint import ZOO, open_checkpoint
+from weft.ir.sparse import parse_policy
+
+from bench.cpu import record
+
+Figures = dict[str, Any]
+RESULTS = Path(__file__).parent / "results" / "sparse_attention.json"
+MODELS = ("tiny-dense", "tiny-moe")
+POLICIES = {
+    "fixed": "sparse(ratio=1/16)",
+    "wide": "sparse(ratio=1/16, channels=32)",
+    "wide_tail": "sparse(ratio=1/16, channels=32, tail=mean)",
+    "adaptive": "sparse(top_p=0.8, channels=32)",
+    "adaptive_tail": "sparse(top_p=0.8, channels=32, tail=mean)",
+}
+"""Names in keys, and policies. A label takes 1/16 of a bf16 row of k (fixed), or 1/8 (the rest)."""
+PLANS = {
+    "perplexity": Plan(parts=("perplexity",), text=ZOO / "heldout.txt", tokens=4096),
+    "retrieval": Plan(parts=("pairs", "needles"), contexts=8),
+}
+
+
+def measure(section: str, model: str) -> Figures:
+    """Return the figures of a section for a model, and print its table."""
+    checkpoint = open_checkpoint(model)
+    policies = {name: parse_policy(text) for name, text in POLICIES.items()}
+    attentions = judged(checkpoint, list(policies.values()))
+    found = Evaluation(Subject(checkpoint), attentions, PLANS[section]).run()
+    print(table(model, found), flush=True)
+    at = model.replace("-", "_")
+    figures: Figures = {}
+    for name, policy in policies.items():
+        value = found[str(policy)]
+        figures |= {f"{key}_{at}_{name}": x for key, x in _of(value, found["dense"]).items()}
+    return figures
+
+
+def _of(value: Measured, dense: Measured) -> Figures:
+    """Return one attention's figures: losses, and the shares of tokens and bytes read."""
+    figures: Figures = {}
+    if value.perplexity:
+        figures = {
+            "perplexity_loss": round(value.perplexity.loss, 4),
+            "perplexity_loss_standard_error": round(value.perplexity.error, 4),
+            "tokens_read": round(value.read["perplexity"], 4),
+            "bytes_read": round(value.bytes["perplexity"], 4),
+        }
+    for kind, lengths in value.retrieval.items():
+        for length, right in lengths.items():
+            figures[f"{kind}_{length}"] = round(right, 4)
+            lost = 100 * (dense.retrieval[kind][length] - right)
+            figures[f"{kind}_{length}_loss_points"] = round(lost, 2)
+            figures[f"{kind}_{length}_bytes_read"] = round(value.bytes[f"{kind} {length}"], 4)
+    return figures
+
+
+def headline(figures: Figures) -> Figures:
+    """Return the figures over all models: the worst loss, and the mean of retrieval by model."""
+    found: Figures = {}
+    for key, policy in (("", "adaptive"), ("_tail", "adaptive_tail")):
+        ends = [f"{model.replace('-', '_')}_{policy}" for model in MODELS]
+        losses = [figures.get(f"perplexity_loss_{end}") for end in ends]
+        if None not in losses:
+            found[f"perplexity_loss{key}"] = max(losses)
+        points = [
+            [value for name, value in figures.items()
+             if name.endswith(f"_loss_points_{end}")] for end in ends
+        ]  # fmt: skip
+        if all(points):
+            worst = max(sum(each) / len(each) for each in points)
+            found[f"retrieval_loss_points{key}"] = round(worst, 2)
+    return found
+
+
+SECTIONS = ("perplexity", "retrieval")
+
+
+def main() -> None:
+    """Run the sections that are asked for."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--only", nargs="+", choices=SECTIONS, help="run these sections")
+    parser.add_argument("--model", nargs="+", choices=MODELS, default=list(MODELS))
+    parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--json", action="store_true", help="end with one line of JSON")
+    parser.add_argument("--record", action="store_true", help=f"merge into {RESULTS.name}")
+    options = parser.parse_args()
+    use_device("cpu", options.threads)
+    figures: Figures = {}
+    for section in options.only or SECTIONS:
+        for model in options.model:
+            figures |= measure(section, model)
+            known = json.loads(RESULTS.read_text())["figures"] if RESULTS.exists() else {}
+            figures |= headline((known if options.record else {}) | figures)
+            if options.record:
+                record(figures, [f"{section} {model}"], RESULTS)
+    for key in ("perplexity_loss", "retrieval_loss_points"):
+        for name in (key, f"{key}_tail"):
+            if name in figures:
+                print(f"{name} {figures[name]}")
+    if options.json:
+        print(json.dumps(figures))
+
+
+if __name__ == "__main__":
+    main()
