@@ -136,7 +136,7 @@ def _model(
 
 
 def _run(found: Explored, wish: Wish, compilation: Compilation) -> None:
-    from ..runtime.trace_view import gantt, memory
+    from ..runtime.trace_view import gantt, lanes_said, memory
 
     trace, results = run.run_rows(compilation, wish.rows)
     data = found.data
@@ -144,7 +144,7 @@ def _run(found: Explored, wish: Wish, compilation: Compilation) -> None:
     data["run"] = {
         "rows": results.stats.rows, "facts": dict(results.stats.facts().pairs),
         "errors": {str(row): text for row, text in results.errors.items()},
-        "steps": len(trace.steps),
+        "steps": len(trace.steps), "caption": lanes_said(trace),
     }  # fmt: skip
     data["statements"] |= run.launched_for(trace, compilation.opened.source.name)
     found.pictures["timeline"] = gantt(trace, WIDTH)

@@ -77,8 +77,8 @@ def _part(title: str, *children: object) -> Markup:
     return element("section", element("h2", title), *children)
 
 
-def _figure(found: Explored, name: str) -> Markup:
-    return block_element(Figure(found.pictures[name]))
+def _figure(found: Explored, name: str, caption: str = "") -> Markup:
+    return block_element(Figure(found.pictures[name], caption))
 
 
 def _none(text: str) -> Markup:
@@ -108,7 +108,9 @@ def _time(found: Explored) -> Markup:
         errors = [element("p", f"row {row} failed: {text}") for row, text in ran["errors"].items()]
         facts = Facts(tuple(ran["facts"].items()))
         title = f"A run of {counted(ran['rows'], 'row')}, measured"
-        parts.append(_part(title, block_element(facts), *errors, _figure(found, "timeline")))
+        parts.append(
+            _part(title, block_element(facts), *errors, _figure(found, "timeline", ran["caption"]))
+        )
         parts.append(_part("KV memory over time", _figure(found, "memory")))
     else:
         parts.append(

@@ -28,9 +28,16 @@ def trace_view(trace: Trace) -> View:
         ("prefix hits", f"{trace.hits_measured:,} tokens"),
         ("peak KV", f"{peak:,} pages, {bytes_text(peak * trace.page_bytes)}"),
     )  # fmt: skip
-    figures = (Figure(gantt(trace), "who worked when"), Figure(memory(trace), "KV memory"))
+    figures = (Figure(gantt(trace), lanes_said(trace)), Figure(memory(trace), "KV memory"))
     title = f"{len(trace.instances)} program instances"
     return View("trace", title, (Facts(facts), *figures))
+
+
+def lanes_said(trace: Trace) -> str:
+    """Return the caption of the timeline, which says what it leaves out."""
+    count = len({(wait.instance, lane) for lane, wait in lanes(trace.waits)})
+    left = f" (the first {MOST_TRACKS} of {count} lanes)" if count > MOST_TRACKS else ""
+    return f"who worked when{left}"
 
 
 def gantt(trace: Trace, width: float = 720.0) -> Timeline:

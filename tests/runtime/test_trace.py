@@ -121,6 +121,14 @@ def test_a_trace_shows_itself(run):
     assert "who worked when" in html and "KV memory" in html
 
 
+def test_a_long_run_times_its_first_launches_only(monkeypatch):
+    monkeypatch.setattr("weft.runtime.trace.MOST_LAUNCHES", 3)
+    trace, ran = Trace(), []
+    for number in range(4):
+        trace.launch([("k", "graph.add")] * 2, [(ran.append, (number,))] * 2)
+    assert len(trace._launches) == 2 and ran == [0, 0, 1, 1, 2, 2, 3, 3]
+
+
 def test_an_empty_trace_is_one():
     assert problems(json.loads(chrome_trace(Trace()))) == []
     Trace()._repr_html_()
