@@ -1,0 +1,132 @@
+"""Sparse decode attention on a GPU, beside the best dense kernel in the same run.
+
+    python -m bench.sparse_speed [--only operation published end_to_end] [--json] [--record]
+    python -m bench.sparse_speed --tiny        small shapes in Triton's interpreter: no timing
+
+`operation` is one layer of an 8 B shape (32/8 heads of 128): labels of 1/16 of a key (32 channels
+of 4 bits), a selection per key head, 1/16 of the tokens. Dense is the work list's kernel in the
+tiles that its cost model picks, held against a copy in the same run (`dense_of_copy`). `published`
+has 32/32 heads and torch's SDPA beside it. `end_to_end` is a decode step of the whole 8 B shape.
+Every time is the median of replays of a CUDA graph; sets of pages rotate, so none is cached.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results" / "sparse_attention.json"
+Figures = dict[str, Any]
+CONTEXTS, BATCHES = (16384, 65536, 131072, 262144), (1, 8, 32)
+PUBLISHED = ((2048, 8), (4096, 8), (8192, 8), (16384, 1), (16384, 8), (16384, 32))
+LABELS = {"labels": "i4", "channels": 32}
+MOST = 40 << 30
+"""Bytes of keys and values that a setting may take."""
+
+
+def operation(folder: Path, tiny: bool) -> Figures:
+    """One layer's attention, dense and sparse, over contexts and batches."""
+    from weft.bench.sparse_steps import Setting, dense_seconds, sparse_seconds
+
+    figures: Figures = {}
+    grid = [(64, 2)] if tiny else [(n, b) for n in CONTEXTS for b in BATCHES]
+    for context, batch in grid:
+        for name, policy in (("", {"ratio": 1 / 16}), ("_k2048", {"k": 2048})):
+            if name and context != 131072:
+                continue
+            amount = {"k": 16} if tiny else policy
+            setting = Setting.of(context, batch, amount | ({} if tiny else LABELS), tiny)
+            if setting.bytes > MOST:
+                continue
+            sparse = sparse_seconds(setting, folder)
+            dense = dense_seconds(setting, folder)
+            key = f"{context // 1024}k_batch{batch}" if not tiny else "tiny"
+            found = sparse | dense | {"bound": setting.bound}
+            if sparse["us"] and dense["dense_us"]:
+                found["speedup"] = dense["dense_us"] / sparse["us"]
+                found["of_bound"] = found["speedup"] / setting.bound
+            figures[f"operation_{key}{name}"] = found
+            print(f"  {key}{name}: {found}", flush=True)
+    if tiny:
+        return figures
+
+    def speedup(key: str) -> float | None:
+        return figures.get(f"operation_{key}", {}).get("speedup")
+
+    headline = {
+        "speedup_128k_batch8": speedup("128k_batch8"),
+        "speedup_128k_batch1": speedup("128k_batch1"),
+        "speedup_k2048_128k": speedup("128k_batch8_k2048"),
+    }
+    return figures | {key: value for key, value in headline.items() if value}
+
+
+def published(folder: Path, tiny: bool) -> Figures:
+    """The published comparison: 32/32 heads, up to 16 K, against torch SDPA; the largest ratio."""
+    from weft.bench.sparse_steps import Setting, sdpa_seconds, sparse_seconds
+
+    if tiny:
+        return {}
+    figures: Figures = {}
+    for context, batch in PUBLISHED:
+        setting = Setting.of(context, batch, {"ratio": 1 / 16, **LABELS}, False, heads=(32, 32))
+        sparse, peer = sparse_seconds(setting, folder), sdpa_seconds(setting)
+        found = sparse | {"sdpa_us": peer * 1e6, "speedup": peer * 1e6 / sparse["us"]}
+        figures[f"published_{context // 1024}k_batch{batch}"] = found
+        print(f"  {context}x{batch} against SDPA: {found}", flush=True)
+    best = max(figures.values(), key=lambda found: found["speedup"])
+    return figures | {"published_setting_speedup": best["speedup"]}
+
+
+def end_to_end(folder: Path, tiny: bool) -> Figures:
+    """A decode step of the whole model at 64 K, dense and sparse at equal batch."""
+    from weft.bench.sparse_steps import step_seconds
+
+    found = step_seconds("tiny" if tiny else "llama-3-8b", 64 if tiny else 65536, 2 if tiny else 8,
+                         folder)  # fmt: skip
+    print(f"  end to end: {found}", flush=True)
+    if tiny:
+        return {"end_to_end_tiny": found}
+    return {"end_to_end_64k": found, "end_to_end_64k_speedup": found["dense_us"] / found["us"]}
+
+
+SECTIONS = {"operation": operation, "published": published, "end_to_end": end_to_end}
+
+
+def main(arguments: list[str] | None = None) -> Figures:
+    """Run the sections that are asked for; return their figures."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--only", nargs="+", choices=SECTIONS, default=list(SECTIONS))
+    parser.add_argument("--tiny", action="store_true", help="small shapes, interpreted on a CPU")
+    parser.add_argument("--json", action="store_true", help="end with one line of JSON")
+    parser.add_argument("--record", action="store_true", help=f"merge into {RESULTS.name}")
+    options = parser.parse_args(arguments)
+    if options.tiny:
+        os.environ["TRITON_INTERPRET"] = "1"
+    import torch
+
+    if not options.tiny and not torch.cuda.is_available():
+        sys.exit("there is no GPU here: `--tiny` runs the same kernels interpreted, without timing")
+    figures: Figures = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for section in options.only:
+            print(section, flush=True)
+            figures |= SECTIONS[section](Path(folder), options.tiny)
+            if options.record and not options.tiny:
+                from bench.cpu import record
+
+                record(figures, [f"speed {section}"], RESULTS)
+    if options.json:
+        print(json.dumps(figures))
+    return figures
+
+
+if __name__ == "__main__":
+    main()

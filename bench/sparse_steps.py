@@ -1,0 +1,301 @@
+"""Steps of sparse decode attention over random pages: one layer's, and a whole model's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+from weft.attention import Attention
+from weft.bench.gpu_attention import COLD, Sequences, copy_rate, graph_seconds, planner_shape
+from weft.codegen.build_cuda import load_kernels
+from weft.ir.attention_calibration import AttentionCalibration, HeadChannels
+from weft.ir.model import ModelConfig, Rope
+from weft.ir.sparse import SparsePolicy
+from weft.passes.tile.attention_parts import Parts, attention_merge, tuned
+from weft.passes.tile.gpu_schedules import gpu_schedule, gpu_step_kernels
+from weft.passes.tile.labels import Labels, Scores, label_scores
+from weft.passes.tile.lower_sparse import SCORE_PARTS
+from weft.passes.tile.regimes import lower_for_gpu, merge_kernels
+from weft.passes.tile.selection import Selection, select_keys
+from weft.passes.tile.sparse_parts import SparseParts, sparse_parts
+from weft.runtime.attention_plan import Batch, Rates
+from weft.runtime.sparse_decode import LABEL_DTYPES, SparseDecode
+from weft.runtime.sparse_lists import SparseLists, SparseRows
+from weft.runtime.step import SPARSE, WHOLE, StepInput
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One layer's shape, a policy, and a batch of sequences of one length."""
+
+    shape: Parts
+    policy: SparsePolicy
+    context: int
+    batch: int
+    device: str = "cuda"
+
+    @staticmethod
+    def of(
+        context: int,
+        batch: int,
+        amounts: dict[str, Any],
+        tiny: bool,
+        heads: tuple[int, int] = (32, 8),
+    ) -> Setting:
+        """Return a setting of an 8 B shape, or a tiny one for the interpreter (f32, labels i8)."""
+        if tiny:
+            shape = Parts(4, 2, 16, page=16, q="f32", kv="f32", few=16, many=0, keys=16)
+            few = {"labels": "i8", "channels": 4, "sinks": 2, "recent": 4, "min_context": 0}
+            return Setting(shape, SparsePolicy(**(amounts | few)), context, batch, "cpu")
+        shape, _ = tuned(Parts(*heads, 128, page=64), shared=False)
+        return Setting(shape, SparsePolicy(**amounts), context, batch)
+
+    @property
+    def labels(self) -> Labels:
+        """The shape of the layer's labels."""
+        s = self.shape
+        channels = self.policy.label_channels(s.head_dim)
+        return Labels(s.kv_heads, s.head_dim, s.page, channels, self.policy.labels, s.kv)
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of a token's key and value of one key head."""
+        return 2 * self.shape.head_dim * (2 if self.shape.kv == "bf16" else 4)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of all keys and values."""
+        return self.batch * self.context * self.shape.kv_heads * self.row_bytes
+
+    @property
+    def bound(self) -> float:
+        """How many times fewer bytes: of labels and chosen rows, against all rows."""
+        label = self.policy.label_bytes(self.shape.head_dim) / self.row_bytes
+        return 1 / (label + self.policy.budget(self.context) / self.context)
+
+
+class SparseStep:
+    """Launches of one layer's sparse decode over sets of pages in turn."""
+
+    def __init__(self, setting: Setting, folder: Path) -> None:
+        self.setting, s, device = setting, setting.shape, setting.device
+        policy, p = setting.policy, setting.policy
+        sets = 1 if device == "cpu" else max(1, min(16, -(-COLD // setting.bytes)))
+        each = setting.batch * -(-setting.context // s.page)
+        self._pools(sets * each + 1)
+        forced = {"sinks": p.sinks, "recent": p.recent, "unit": p.unit, "flat": True}
+        gathers = SparseParts(**{**vars(s), "unit": p.unit})
+        self.kernels = [
+            label_scores(Scores(setting.labels, s.heads, q=s.q, parts=SCORE_PARTS, **forced)),
+            select_keys(Selection(s.kv_heads, s.page, threshold=p.threshold, top_p=p.top_p,
+                                  keys=64 if device == "cpu" else 1024, digits=(11, 11, 10),
+                                  **forced)),
+            sparse_parts(gathers),
+            attention_merge(s.heads, s.head_dim, s.q),
+        ]  # fmt: skip
+        built = load_kernels([(kernel, gpu_schedule(kernel, True)) for kernel in self.kernels],
+                             folder, interpreted=device == "cpu")  # fmt: skip
+        self.launchers = [built[kernel["name"].name].launch for kernel in self.kernels]
+        lengths = np.full(setting.batch, setting.context)
+        order = np.random.default_rng(0).permutation(sets * each) + 1
+        tables = order.reshape(sets, setting.batch, -1).astype(np.int32)
+        decode = SparseDecode(policy, 0, {"labels": []}, setting.batch, setting.context)
+        held = SparseLists(decode, planner_shape(s), setting.batch, each * s.page,
+                           torch.device(device))  # fmt: skip
+        budgets = np.full(setting.batch, policy.budget(setting.context))
+        base = np.arange(setting.batch) * -(-setting.context // s.page) * s.page
+        rows = SparseRows(lengths, budgets, np.ones(setting.batch, bool), base)
+        batch = Batch.decode(tables[0], lengths)
+        self.work = held.plan(batch, rows, planner_shape(s), Rates())
+        lists = held.arrays(rows, self.work, tables.shape[2])
+        names = [value.name for kernel in self.kernels for value in kernel.regions[0].arguments]
+        planned = {n: getattr(self.work, n) for n in names if hasattr(self.work, n)}
+        planned |= {name.removeprefix("plan_"): array for name, array in lists.items()}
+        self.given: dict[str, Any] = {
+            name: torch.from_numpy(np.ascontiguousarray(array, np.int32)).to(device)
+            for name, array in planned.items()
+        } | held.memory
+        self.tables = [torch.from_numpy(table.ravel().copy()).to(device) for table in tables]
+        self._states()
+
+    def _pools(self, pages: int) -> None:
+        """Make random pages, and labels of any codes: what is selected does not matter here."""
+        s, labels, device = self.setting.shape, self.setting.labels, self.setting.device
+        dtype = torch.bfloat16 if s.kv == "bf16" else torch.float32
+        size = (pages, s.kv_heads, s.page, s.head_dim)
+        self.k, self.v = (torch.randn(size, dtype=dtype, device=device) for _ in "kv")
+        codes = torch.randint(-90, 90, (pages, s.kv_heads, labels.rows, s.page), device=device)
+        self.labels = codes.to(LABEL_DTYPES[labels.format])
+        table = (s.kv_heads, labels.channels)
+        self.mean, self.level = torch.zeros(table, device=device), torch.ones(table, device=device)
+        width = s.heads * s.head_dim
+        self.q = torch.randn(self.setting.batch, width, dtype=dtype, device=device)
+
+    def _states(self) -> None:
+        s, device = self.setting.shape, self.setting.device
+        slots = max(self.work.slots, 1)
+        self.out = torch.full_like(self.q, torch.nan)
+        states = {"m": (slots, s.heads), "l": (slots, s.heads), "acc": (slots, s.heads, s.head_dim)}
+        self.given |= {n: torch.full(size, torch.nan, device=device) for n, size in states.items()}
+        self.given |= {"k": self.k, "v": self.v, "labels": self.labels, "mean": self.mean,
+                       "level": self.level, "q": self.q, "out": self.out}  # fmt: skip
+        joined = len(self.given["merge_query"])
+        self.given |= {
+            "T": self.setting.batch, "B": self.setting.batch, "N": len(self.k), "S": slots,
+            "W": len(self.given["item_row"]), "R": len(self.given["row_query"]), "G": joined,
+            "G1": joined + 1, "E": len(self.tables[0]),
+        }  # fmt: skip
+
+    def run(self, number: int = 0) -> None:
+        """Launch one step over set `number`."""
+        given = self.given | {"pages": self.tables[number % len(self.tables)]}
+        for kernel, launch in zip(self.kernels, self.launchers, strict=True):
+            launch(*(given[value.name] for value in kernel.regions[0].arguments))
+
+    def error(self) -> float:
+        """Return |out - exact| / |exact| of the first row over the tokens of its list; raises where
+        a list is not of the best scores."""
+        self.run()
+        s, setting = self.setting.shape, self.setting
+        found = self.out[0].double().view(s.kv_heads, s.group, s.head_dim)
+        exact = torch.stack([self._exact(head) for head in range(s.kv_heads)])
+        assert setting.policy.unit == "token" and not self.out.isnan().any()
+        return float((found - exact).norm() / exact.norm())
+
+    def _exact(self, head: int) -> torch.Tensor:
+        s, n, p = self.setting.shape, self.setting.context, self.setting.policy
+        count = int(self.given["counts"][0, head])
+        tokens = self.given["chosen"][head, :count].long()
+        scores = self.given["scores"][head, p.sinks : n - p.recent]
+        inside = (tokens >= p.sinks) & (tokens < n - p.recent)
+        kept = torch.zeros_like(scores, dtype=torch.bool)
+        kept[tokens[inside] - p.sinks] = True
+        assert count == p.budget(n) and scores[kept].min() >= scores[~kept].max(), "not the best"
+        pages = self.tables[0].long()[tokens // s.page]
+        k, v = (pool[pages, head, tokens % s.page].double() for pool in (self.k, self.v))
+        q = self.q[0].double().view(s.kv_heads, s.group, s.head_dim)[head]
+        return (q @ k.T / s.head_dim**0.5).softmax(-1) @ v
+
+    def seconds(self) -> list[float]:
+        """Return the seconds of a step, and of each kernel alone."""
+        steps: list[Callable[[], None]] = [lambda n=n: self.run(n) for n in range(len(self.tables))]
+        times = [graph_seconds(steps)]
+        for kernel, launch in zip(self.kernels, self.launchers, strict=True):
+            calls = []
+            for table in self.tables:
+                given = self.given | {"pages": table}
+                values = [given[value.name] for value in kernel.regions[0].arguments]
+                calls.append(lambda launch=launch, values=values: launch(*values))
+            times.append(graph_seconds(calls))
+        return times
+
+
+def sparse_seconds(setting: Setting, folder: Path) -> dict[str, Any]:
+    """Return the error of a step, its time in us and each kernel's; on a CPU, no time."""
+    step = SparseStep(setting, folder)
+    found: dict[str, Any] = {"error": step.error(), "items": len(step.work.item_row), "us": None}
+    if setting.device == "cuda":
+        whole, *each = (1e6 * time for time in step.seconds())
+        names = ("scores_us", "select_us", "gather_us", "join_us")
+        found |= {"us": whole, **dict(zip(names, each, strict=True))}
+    return found
+
+
+@cache
+def _copy() -> float:
+    return copy_rate()
+
+
+def dense_seconds(setting: Setting, folder: Path) -> dict[str, Any]:
+    """Return the same of our best dense decode, and its rate as a part of a copy's."""
+    if setting.device != "cuda":
+        return {"dense_us": None}
+    from weft.bench.gpu_kernels import Bench
+
+    bench = Bench(folder, _copy(), pool_bytes=max(3 << 30, setting.bytes + (64 << 20)))
+    steps = bench.steps(replace(setting.shape), False,
+                        Sequences(setting.batch, 0, setting.context), cascade=False)  # fmt: skip
+    time = steps.seconds()
+    bench.close()
+    return {"dense_us": time * 1e6, "dense_of_copy": setting.bytes / time / _copy()}
+
+
+def sdpa_seconds(setting: Setting) -> float:
+    """Return the seconds of torch's fastest attention over contiguous keys of these heads."""
+    from weft.bench.gpu_vendor import vendor_seconds
+
+    return min(vendor_seconds(setting.shape, setting.batch, setting.context).values())
+
+
+def step_seconds(model: str, context: int, batch: int, folder: Path) -> dict[str, Any]:
+    """Return the time of a model's decode step, sparse and dense, over pages of random values."""
+    from weft.frontend.models.presets import preset
+    from weft.frontend.models.registry import build_graph
+    from weft.loading import executor_on
+    from weft.options import Options
+    from weft.runtime.graphs import CudaGraphs
+
+    tiny = model == "tiny"
+    config = _TINY if tiny else preset(model)
+    config = replace(config, context_length=max(config.context_length, context + 64))
+    amounts: dict[str, Any] = {"k": 16, "labels": "i8", "channels": 4, "sinks": 2, "recent": 4}
+    policy = SparsePolicy(min_context=0, **(amounts if tiny else {"ratio": 1 / 16, "channels": 32}))
+    attention = Attention(policy, _in_order(config), always=True, hardware="h200")
+    graph, format = build_graph(config), "f32" if tiny else "bf16"
+    limits = {"max_tokens": 64, "max_batch": batch}
+    regimes = lower_for_gpu(config, graph, weights=format, activations=format, kv=format,
+                            attention=attention.passes, **limits)  # fmt: skip
+    wanted = merge_kernels(regimes) + gpu_step_kernels(config.vocab_size)
+    kernels = load_kernels(wanted, folder, interpreted=tiny)
+    options = Options(target="cuda", weights=format, kv_memory=1, **limits)  # type: ignore[arg-type]
+    checkpoint: Any = SimpleNamespace(
+        config=config, folder=None, name=f"random:{model}", graph=graph
+    )
+    each = -(-context // 64)
+    executor: Any = executor_on(
+        checkpoint, regimes, kernels, options, batch * each + 1, "cpu" if tiny else "cuda",
+        None if tiny else CudaGraphs(), attention=attention,
+    )  # fmt: skip
+    for pool in executor._pools:
+        for layer in pool:
+            layer.normal_()
+    times = {}
+    for name, kind in (("us", SPARSE), ("dense_us", WHOLE)):
+        step = _decode_step(context, batch, each, kind)
+        for _ in range(3):
+            logits = executor.forward(step)
+        assert bool(torch.isfinite(logits).all()), "logits are not finite"
+        times[name] = None if tiny else 1e6 * executor.time_last()
+    return times
+
+
+_TINY = ModelConfig(
+    architecture="LlamaForCausalLM", vocab_size=96, width=32, layers=2, heads=4, kv_heads=2,
+    head_dim=16, ffn=48, context_length=128, windows=(0, 0), rope=Rope(1e4),
+)  # fmt: skip
+
+
+def _in_order(config: ModelConfig) -> AttentionCalibration:
+    """Return a calibration that leaves channels as they are: for time, any does."""
+    ones, zeros = (1.0,) * config.head_dim, (0.0,) * config.head_dim
+    head = HeadChannels(tuple(range(config.head_dim)), zeros, ones, ones)
+    layers = ((head,) * config.kv_heads,) * config.layers
+    return AttentionCalibration(config.heads, config.kv_heads, config.head_dim, layers)
+
+
+def _decode_step(context: int, batch: int, each: int, reads: int) -> StepInput:
+    def ints(values: Any) -> torch.Tensor:
+        return torch.tensor(values, dtype=torch.int32)
+
+    pages = (torch.arange(batch * each, dtype=torch.int32) + 1).view(batch, each)
+    slots = pages[:, (context - 1) // 64] * 64 + (context - 1) % 64
+    return StepInput(
+        ints([1] * batch), ints([context - 1] * batch), slots, ints(range(batch + 1)),
+        ints([context] * batch), pages, ints(range(batch)), ints([reads] * batch),
+    )  # fmt: skip

@@ -1,0 +1,26 @@
+"""The speed bench of sparse attention in a tiny setting: its kernels interpreted, and no time."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import weft
+
+
+@pytest.mark.slow
+def test_tiny() -> None:
+    pytest.importorskip("triton")
+    root = Path(weft.__file__).parent
+    command = [sys.executable, "-m", "bench.sparse_speed", "--tiny", "--json"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(done.stdout.splitlines()[-1])
+    assert figures["operation_tiny"]["error"] < 1e-5
+    assert figures["operation_tiny"]["bound"] > 1
+    assert figures["end_to_end_tiny"] == {"us": None, "dense_us": None}  # run, and not timed
