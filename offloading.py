@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .runtime.offload.device import OffloadDevice
     from .runtime.offload.executor import OffloadExecutor
     from .runtime.offload.sections import Lowered
+    from .runtime.weights import TensorSource
 
 
 class NotOffloaded(PassError):
@@ -54,6 +55,11 @@ class Offloading:
         module, records = run_passes(graph_passes(format), self.checkpoint.graph, self._context())
         self.records += records
         return module
+
+    @cached_property
+    def tensors(self) -> TensorSource:
+        """Where weights come from."""
+        return tensor_source(self.checkpoint, self.options)
 
     @cached_property
     def policy(self) -> Policy:
@@ -118,7 +124,7 @@ class Offloading:
             Lowered(s.kind, s.place, s.layer, s.function, s.results, s.weights)
             for s in self.lowered.sections
         ]
-        tensors = tensor_source(self.checkpoint, self.options)
+        tensors = self.tensors
         weights = _page_weights(sections)
         folder = self.checkpoint.folder
         source = FilePages(folder, weights) if folder else TensorPages(tensors, weights)

@@ -15,6 +15,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from time import perf_counter
 from typing import Any, NamedTuple
 
@@ -203,16 +204,17 @@ class _Lemma:
 
     def refute(self) -> tuple[_Broken | None, str]:
         """Return an obligation that fails, with times that show it, and who has found out."""
-        try:
-            import z3
-        except ImportError:
-            before = _closure(self.tasks, self.edges)
-            failing = (pair for pair in self.wanted if not before[pair[1]] >> pair[0] & 1)
-            pair = next(failing, None)
-            return (None if pair is None else _Broken(*pair, None)), "closure"
-        return self._solve(z3), "z3"
+        by = "z3" if _has_z3() else "closure"
+        return _refuted(self, by), by
 
-    def _solve(self, z3: Any) -> _Broken | None:
+    def search(self) -> _Broken | None:
+        """Return an obligation that no path ensures, if there is one."""
+        before = _closure(self.tasks, self.edges)
+        failing = (pair for pair in self.wanted if not before[pair[1]] >> pair[0] & 1)
+        pair = next(failing, None)
+        return None if pair is None else _Broken(*pair, None)
+
+    def solve(self, z3: Any) -> _Broken | None:
         starts = [z3.Int(f"s{number}") for number in range(self.tasks)]
         ends = [z3.Int(f"e{number}") for number in range(self.tasks)]
         solver = z3.SolverFor("QF_IDL")
@@ -232,6 +234,24 @@ class _Lemma:
             if times[2] < times[1]:
                 return _Broken(first, second, times)
         raise AssertionError("z3 found a race that its own times do not show")
+
+
+@lru_cache(maxsize=4096)
+def _refuted(lemma: _Lemma, by: str) -> _Broken | None:
+    """Refute a lemma once: pipelines of one model share most of theirs."""
+    if by == "closure":
+        return lemma.search()
+    import z3
+
+    return lemma.solve(z3)
+
+
+def _has_z3() -> bool:
+    try:
+        import z3  # noqa: F401
+    except ImportError:
+        return False
+    return True
 
 
 def _windows(

@@ -1,0 +1,80 @@
+"""The offloading bench: its whole way on a simulated GPU, its prompts, its keys."""
+
+import json
+import statistics
+
+import pytest
+import torch
+from weft.bench import moe_offload
+from weft.bench.moe_offload import KEYS, error_settings, measure, tiny_bench
+from weft.bench.moe_runs import Setting, SkewedRouters, prompts_of, run
+from weft.runtime.weights import RandomTensors
+
+
+@pytest.fixture(scope="module")
+def bench(request):
+    return tiny_bench("h200", request.config.cache.mkdir("weft-kernels"))
+
+
+def test_schedules_and_bound_run_and_agree(bench):
+    figures = measure(bench, ["schedules", "bound"])
+    assert set(KEYS) <= figures.keys() and figures["tiny"]
+    assert all(figures[key] > 0 for key in ("vs_s2", "vs_s3", "vs_s4", "fraction_of_bound"))
+    assert figures["hrm_error_max"] is None
+    tokens = [found.tokens for found in bench.done.values() if found.setting.batch == 4]
+    assert len(tokens) == 5 and all(made == tokens[0] for made in tokens)
+    json.dumps(figures)
+
+
+@pytest.mark.slow
+def test_errors_cpu_experts_and_peers_run(bench):
+    pytest.importorskip("accelerate")
+    figures = measure(bench, ["accelerate", "cpu_experts", "errors"])
+    assert figures["cpu_experts_gain_n320"] > 0
+    assert figures["vs_accelerate"] > 0 and figures["hrm_error_max"] is not None
+    assert len(figures["hrm_settings"]) >= 8
+
+
+def test_a_failed_section_is_named_and_the_others_go_on(bench, monkeypatch):
+    def broken(_):
+        raise RuntimeError("no link")
+
+    monkeypatch.setitem(moe_offload.SECTIONS, "bound", broken)
+    bench = moe_offload.Bench(bench.base, "h200", tiny=False)
+    figures = measure(bench, ["bound"])
+    assert figures["fraction_of_bound"] is None and "no link" in figures["why"]["bound"]
+
+
+def test_at_least_twenty_settings_are_compared():
+    base = moe_offload.full_bench(
+        moe_offload.argparse.Namespace(
+            workload="77+128", model="random:mixtral-8x7b-16l", batch=1500, micro_batches=16,
+            skew=0.0, hardware="h200",
+        )
+    ).base  # fmt: skip
+    assert len(set(error_settings(base, tiny=False))) >= 20
+
+
+def test_prompts_have_the_mean_and_the_longest_asked_for():
+    lengths = [len(p) for p in prompts_of(Setting("x", 4000, 77, 418, 1, 1), 100)]
+    assert max(lengths) == 418 and abs(statistics.mean(lengths) - 77) < 5
+    assert {len(p) for p in prompts_of(Setting("x", 9, 12, 12, 1, 1), 100)} == {12}
+
+
+def test_bent_routers_prefer_the_last_experts():
+    plain, bent = RandomTensors(), SkewedRouters(RandomTensors(), 4.0)
+    name = "model.layers.0.block_sparse_moe.gate.weight"
+    x = torch.randn(500, 64)
+    shares = [
+        (x @ source.read(name, (8, 64)).T).topk(2).indices.flatten().bincount(minlength=8) / 1000
+        for source in (plain, bent)
+    ]
+    assert shares[1][4:].sum() > shares[0][4:].sum() + 0.1
+    assert torch.equal(bent.read("model.norm.weight", (8,)), plain.read("model.norm.weight", (8,)))
+
+
+def test_narrow_pages_run_too(bench):
+    from dataclasses import replace
+
+    found = run(replace(bench.base, page_format="int8", new=2))
+    assert any("lossy" in note for note in found.notes)
