@@ -159,6 +159,7 @@ def error_settings(base: Setting, tiny: bool) -> list[Setting]:
             (base.micro_batches, 2),
         )  # fmt: skip
     ]
+    return list(dict.fromkeys(every))
 
 
 SECTIONS: dict[str, Callable[[Bench], Figures]] = {
