@@ -2,10 +2,11 @@
 
 import time
 from contextlib import nullcontext
+from dataclasses import replace
 
 import pytest
-from weft.codegen import measure_cpu, measure_disk
-from weft.codegen.measure_cpu import CpuProbes, Measure, _matmul, _memories, vector_units
+from weft.codegen import measure_disk
+from weft.codegen.measure_cpu import CpuProbes, Measure, _matmul, _memory, vector_units
 from weft.codegen.measure_disk import disk_probes
 from weft.codegen.measure_gpu import Device, gpu_probes, shared_probe
 from weft.cost_model.calibrate import calibrate
@@ -47,11 +48,11 @@ class Played(Device):
 def small_file(monkeypatch):
     monkeypatch.setattr(measure_disk, "FILE_BYTES", 1 << 20)
     monkeypatch.setattr(measure_disk, "BLOCK", 1 << 18)
-    monkeypatch.setattr(measure_cpu, "STREAM_BYTES", 1 << 20)
 
 
 def test_a_whole_machine_becomes_a_file_that_a_search_can_use(tmp_path, small_file) -> None:
-    cpu = CpuProbes(1, _memories(1)[-1:], {"bf16": _matmul("bf16", 64)}, {"f32": [one_second()]},
+    main = replace(_memory("memory", 1 << 20, 1e9), by_threads={1: one_second()})
+    cpu = CpuProbes(1, [main], {"bf16": _matmul("bf16", 64)}, {"f32": [one_second()]},
                     {"parallel": one_second()})  # fmt: skip
     gpu, links = gpu_probes(Played())
     with disk_probes(tmp_path) as found:

@@ -23,6 +23,7 @@ MIXTRAL = replace(MoeShape.of(preset("mixtral-8x7b")), layers=16)
 SMALL = replace(MIXTRAL, layers=2, experts=3)
 H200 = HostedGpu.of(load("h200"))
 WORKLOAD = Workload(77, 32)
+COARSE = Grid(micro_batches=(1, 32), most=256)
 
 
 def brute_force(model) -> tuple[dict, float] | None:
@@ -140,15 +141,15 @@ def test_cold_experts_go_to_the_cpu() -> None:
 )  # fmt: skip
 def test_memory_that_is_too_small(site, error, message: str) -> None:
     with pytest.raises(error, match=message):
-        searching.search(MIXTRAL, WORKLOAD, site)
+        searching.search(MIXTRAL, WORKLOAD, site, COARSE)
 
 
 def test_the_stated_need_is_enough() -> None:
     """What the error asks for is accepted."""
     with pytest.raises(HostTooSmall) as caught:
-        searching.search(MIXTRAL, WORKLOAD, Site(H200, 16 * GIB, 20 * GIB))
+        searching.search(MIXTRAL, WORKLOAD, Site(H200, 16 * GIB, 20 * GIB), COARSE)
     needed = caught.value.fields["needed"] * GIB + 2 * MIXTRAL.page_bytes(4)
-    found = searching.search(MIXTRAL, WORKLOAD, Site(H200, 16 * GIB, needed))
+    found = searching.search(MIXTRAL, WORKLOAD, Site(H200, 16 * GIB, needed), COARSE)
     assert found.batch.batch >= 1
 
 
