@@ -8,14 +8,14 @@ from .shape import MoeShape, Workload
 
 GIB = float(1 << 30)
 
-GPU_CONTEXT = 0.6 * GIB
-"""What a driver context, its kernels and library workspaces take of GPU memory."""
-
 HOST_PROCESS = 1.0 * GIB
 """What the process itself takes of host memory."""
 
 GPU_MARGIN, HOST_MARGIN = 0.04, 0.04
-"""Shares of the memories left free: fragments, and whoever else runs there."""
+"""Shares of the memories left free: fragments, library workspaces, whoever else runs there.
+
+A cap of GPU memory is what is allocated there; a driver's context, about half a GiB, is beside it.
+"""
 
 EXPERT_CHUNK = 2048
 """Tokens whose routed rows are on the GPU at one time during prefill."""
@@ -62,13 +62,12 @@ def gpu_lines(shape: MoeShape, workload: Workload, batch: Batch) -> dict[str, fl
     """Return what GPU memory holds beside pages of experts, by name."""
     kv = kv_bytes(shape, workload, batch)
     lines = {
-        "driver and library workspace": GPU_CONTEXT,
         "projections, routers, embedding, head": shape.dense_bytes,
         "decode activations": _decode_bytes(shape, batch),
         "prefill activations": _prefill_bytes(shape, workload, batch),
     }
     if batch.attention == "gpu":
-        buffers = 2.0 * kv / (shape.layers * batch.micro_batches) * (1.0 - batch.kv_gpu)
+        buffers = 2.0 * kv / shape.layers * (1.0 - batch.kv_gpu)  # two layers' in turn
         lines["keys and values"] = kv * batch.kv_gpu + buffers
     smaller = min(("decode activations", "prefill activations"), key=lambda name: lines[name])
     lines[smaller] = 0.0  # they are never there at the same time

@@ -159,7 +159,7 @@ def policy_of(found: Found, shape: MoeShape, experts_of: Sequence[Sequence[int]]
     layers = placements(found.counts, shape.layers, batch.pages_per_expert, members, experts_of)
     widest = max(len(layer.ringed) for layer in layers)
     least = widest if site.schedule == "ring" else 2 * widest
-    slots = max(found.counts.get(RING, 0), least) if widest else 0
+    slots = max(found.counts.get(RING, 0), least) if widest else 1  # a pool is never empty
     return Policy(
         batch=batch.batch, micro_batch=batch.micro_batch, attention=batch.attention,
         layers=layers, experts=shape.experts, pages_per_expert=batch.pages_per_expert, ring=slots,

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from ...ir.pipeline import Pipeline, Task
-from ...ir.pipeline_schedules import PipelineShape, build_pipeline
+from ...ir.pipeline_schedules import build_pipeline
+from ..pipelines import pipeline_shape
 from ..policy import Policy
 from ..simulate import Cost, Timeline, simulate
 from .demands import Scene, demand
@@ -25,17 +26,6 @@ class SimulatedStep:
     seconds: float
     layer_seconds: float
     timeline: Timeline
-
-
-def pipeline_shape(policy: Policy, layers: int = 0, staged: bool = False) -> PipelineShape:
-    """Return what a policy's schedule is built for; `layers` takes that many, from the first."""
-    kept = policy.layers[: layers or None]
-    return PipelineShape(
-        policy.micro_batches, tuple(layer.ringed for layer in kept), policy.ring,
-        resident=tuple(layer.resident for layer in kept),
-        cpu=tuple(layer.cpu for layer in kept), disk=tuple(layer.disk for layer in kept),
-        lead=max(1, policy.lead), staged=staged,
-    )  # fmt: skip
 
 
 def task_costs(
@@ -110,7 +100,7 @@ def simulated_step(
     layers = len(policy.layers)
     lines = []
     for count in (FEW, SEVERAL) if layers > SEVERAL else (max(1, layers // 2), layers):
-        pipeline = build_pipeline(policy.schedule, pipeline_shape(policy, count, staged))
+        pipeline = build_pipeline(policy.schedule, pipeline_shape(policy, None, count, staged))
         lines.append((count, run(pipeline, policy, shape, workload, machine, shares)))
     (few, first), (several, last) = lines
     each = (last.seconds - first.seconds) / (several - few) if several > few else last.seconds

@@ -11,11 +11,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
+from ...cost_model.pipelines import pipeline_shape
 from ...cost_model.policy import Policy
 from ...cost_model.policy_text import parse
 from ...ir.core import Module, Names, Operation, Region, Term, Value, make
 from ...ir.diagnostics import PassError
-from ...ir.pipeline_schedules import PipelineShape, build_pipeline
+from ...ir.pipeline_schedules import build_pipeline
 from ...ir.types import shape_of, tensor
 from ..manager import EVERYTHING, Context
 from ..rewrite import substitute
@@ -30,18 +31,6 @@ class PolicyMismatch(PassError):
 
     template = "the policy places {policy}, but the model has {model}"
     hint = "search a policy for this model: weft tune"
-
-
-def pipeline_shape(policy: Policy, micro_batches: int | None = None) -> PipelineShape:
-    """Return what the policy's schedule is built for; a step may have fewer micro-batches."""
-    count = policy.micro_batches if micro_batches is None else micro_batches
-    layers = policy.layers
-    return PipelineShape(
-        count, tuple(layer.ringed for layer in layers), policy.ring,
-        resident=tuple(layer.resident for layer in layers),
-        cpu=tuple(layer.cpu for layer in layers), disk=tuple(layer.disk for layer in layers),
-        lead=max(policy.lead, 1),
-    )  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -17,13 +17,15 @@ from weft.cost_model.hrm.prediction import predict
 from weft.cost_model.hrm.search import batch_of, counts_of
 from weft.cost_model.hrm.shape import MoeShape, Workload
 from weft.cost_model.hrm.spread import placements
-from weft.cost_model.hrm.timed import simulated_step
+from weft.cost_model.hrm.timed import run, simulated_step
+from weft.cost_model.pipelines import pipeline_shape
 from weft.cost_model.placement import Placement
 from weft.cost_model.policy import Policy
 from weft.cost_model.scene import Scene as GraphScene
 from weft.cost_model.work import work_of
 from weft.frontend.models.presets import preset
 from weft.frontend.models.registry import build_graph
+from weft.ir.pipeline_schedules import build_pipeline
 
 CONFIG = preset("mixtral-8x7b-1l")
 SHAPE = MoeShape.of(CONFIG)
@@ -113,9 +115,6 @@ def test_extrapolation_from_few_layers_is_the_whole() -> None:
     made, workload = policy("rsssssss", 16), Workload(512, 64)
     shape = replace(SHAPE, layers=16)
     extrapolated = simulated_step(made, shape, workload, MACHINE).seconds
-    from weft.cost_model.hrm.timed import pipeline_shape, run
-    from weft.ir.pipeline_schedules import build_pipeline
-
     pipeline = build_pipeline(made.schedule, pipeline_shape(made))
     whole = run(pipeline, made, shape, workload, MACHINE).seconds
     assert extrapolated == pytest.approx(whole, rel=0.03)
