@@ -83,10 +83,9 @@ function pinLine(line) {
 }
 
 function letGo() {
-  const held = place.pinned !== null || place.shown !== null;
   place.pinned = null;
   markStatement(null, false);
-  return held;
+  letGoOfOperation();
 }
 
 function markProblem() {

@@ -78,6 +78,11 @@ function heardOperation(kind, pane, at) {
   for (const other of kernelPanes) other.mark((line) => (other.origins[line] || []).some((number) => wanted.has(number)), other !== pane);
 }
 
+function letGoOfOperation() {
+  pinnedOperation = null;
+  for (const pane of kernelPanes) pane.mark(() => false, false);
+}
+
 function revealIn(box, item) {
   const [inner, outer] = [item.getBoundingClientRect(), box.getBoundingClientRect()];
   if (inner.top < outer.top || inner.bottom > outer.bottom) box.scrollTop += inner.top - outer.top - box.clientHeight / 3;

@@ -72,7 +72,12 @@ def test_a_tile_operation_is_found_in_triton_tvmscript_and_assembly(visit, page_
     store.locator(".text").hover(position={"x": 20, "y": 6})
     for pane, text in zip(others, ("tl.store", "out[", ""), strict=True):
         assert any(text in line for line in pane.locator(".line.on").all_inner_texts())
+    store.locator(".text").click(position={"x": 20, "y": 6})
+    seen.mouse.move(700, 20)
+    seen.wait_for_timeout(150)
+    assert others[0].locator(".line.on").count() >= 1  # held
     seen.keyboard.press("Escape")
+    assert seen.locator("#kernel-band .line.on").count() == 0
 
 
 def test_the_keyboard_reaches_everything(visit, page_file, kernel_of):
