@@ -87,6 +87,7 @@ def test_the_pass_manager_finds_a_wrong_table(monkeypatch):
         tokenizer=TOKENIZER, constraint_of=constraint_of, validate=validation()
     )  # fmt: skip
     run_passes((CompileConstraints(),), lower(file), context)
+    assert context.tables is not None
     (first, *_) = context.tables.by_key
     table = context.tables.by_key[first]
     planted = replace(table, masks=~table.masks)
