@@ -133,7 +133,7 @@ class Contest:
         """Run the compiled program; what it costs to load the plan is not counted."""
         made, checkpoint = self.compilation, self.compilation.checkpoint
         assert checkpoint is not None
-        trace = Trace() if way.noted else None
+        trace = Trace(kernels=False) if way.noted else None
         tables = None if made.context.tables is None else made.context.tables.by_key
         executable = Executable(
             made.plan, made.program_name, self._executor(way), checkpoint.tokenizer,
@@ -158,7 +158,7 @@ class Contest:
         """Run the program as written by clients of the same engine."""
         made, checkpoint = self.compilation, self.compilation.checkpoint
         assert checkpoint is not None
-        trace = Trace() if way.noted else None
+        trace = Trace(kernels=False) if way.noted else None
         policy = Policy(fill_last=0) if way.cache else NoWaiting(fill_last=0)
         engine = Engine(self._executor(way), made.sampler, policy, trace)
         if not way.cache:

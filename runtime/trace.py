@@ -80,6 +80,21 @@ class StepRecord:
         parts += [f"decode {self.running}"] if self.running else []
         return " + ".join(parts) or "empty"
 
+    @property
+    def model_seconds(self) -> float:
+        """The model's time where it does not run ahead; else what the host took to launch it."""
+        return self.computed - self.packed
+
+    @property
+    def sample_seconds(self) -> float:
+        """The same of the draw."""
+        return self.drawn - self.computed
+
+    @property
+    def host_seconds(self) -> float:
+        """The host's own time: scheduling and packing before, taking in the draw after."""
+        return self.packed - self.start + max(0.0, self.ended - self.drawn)
+
 
 @dataclass(slots=True)
 class WaitRecord:

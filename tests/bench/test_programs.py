@@ -1,19 +1,23 @@
 """The programs' bench: ideal hits, the virtual clock, replay, equality, and the summary."""
 
+from time import perf_counter
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from weft.bench import programs
 from weft.bench.calls import Call, ideal_hits
+from weft.bench.contest import Run
 from weft.bench.programs_cases import CASES
-from weft.bench.programs_measure import same
+from weft.bench.programs_measure import profile, same
 from weft.bench.replay import Replay, UnknownPrefix
 from weft.bench.simulated import RooflinePrice
 from weft.frontend.open import open_program
 from weft.runtime.engine import Engine
 from weft.runtime.request import Request, Sampling
 from weft.runtime.simulator import SimulatedExecutor, ToyExecutor
+from weft.runtime.trace import Trace
 
 TOKENS = st.lists(st.integers(0, 2), min_size=1, max_size=8)
 
@@ -151,6 +155,21 @@ def test_the_summary_takes_staged_programs_for_its_mean():
     assert found["speedup_geomean"] == pytest.approx(4.0)
     assert found["speedup_min"] == 1.0
     assert found["staged_programs"] == ["chat", "rag"]
+
+
+def test_a_profile_says_where_the_time_of_a_run_went():
+    trace = Trace(kernels=False)
+    engine = Engine(ToyExecutor(64), trace=trace)
+    sequence = engine.create((0,))
+    sequence.append((1, 2, 3))
+    engine.submit(Request(sequence, "gen", Sampling(max_tokens=4)))
+    start = perf_counter()
+    while engine:
+        engine.step()
+    found = profile(Run(perf_counter() - start, [], engine, trace=trace))
+    assert (found["steps"], found["prefill_tokens"], found["decode_tokens"]) == (4, 3, 3)
+    parts = [found[key] for key in ("model_s", "sample_s", "engine_host_s", "between_steps_s")]
+    assert min(parts) >= 0 and found["model_s"] > 0
 
 
 def test_a_figure_that_cannot_be_had_is_null_with_a_reason(monkeypatch):
