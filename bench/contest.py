@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import heapq
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import Any, cast
 
@@ -112,16 +112,27 @@ class NoWaiting(Policy):
 
 @dataclass
 class Contest:
-    """A compiled program, its rows, and the ways to run it; each run has an empty cache."""
+    """A compiled program, its rows, and the ways to run it; each run has an empty cache.
+
+    `numbers` are the rows' numbers, which decide what is drawn for them.
+    """
 
     bench: Bench
     case: Case
     rows: Sequence[Row]
+    numbers: Sequence[int] = ()
     compilation: Compilation = field(init=False)
 
     def __post_init__(self) -> None:
+        self.numbers = self.numbers or range(len(self.rows))
         self.compilation = self.bench.compile(self.case)
         _ = self.compilation.plan
+
+    def without(self, places: Sequence[int]) -> Contest:
+        """Return the contest without the rows at some places; the others keep their numbers."""
+        kept = [at for at in range(len(self.rows)) if at not in places]
+        rows, numbers = [self.rows[at] for at in kept], [self.numbers[at] for at in kept]
+        return replace(self, rows=rows, numbers=numbers)
 
     @property
     def constrained(self) -> bool:
@@ -145,12 +156,12 @@ class Contest:
         log = watch(executable.engine) if way.noted else None
 
         def run() -> list[Any]:
-            answers: list[Any] = [None] * len(self.rows)
-            jobs = ((n, executable.check_row(n, row)) for n, row in enumerate(self.rows))
+            answers: dict[int, Any] = {}
+            rows = zip(self.numbers, self.rows, strict=True)
+            jobs = ((n, executable.check_row(n, row)) for n, row in rows)
             for ended in executable.session().steps(jobs):
-                for number, outcome in ended:
-                    answers[number] = outcome
-            return answers
+                answers.update(ended)
+            return [answers[number] for number in self.numbers]
 
         return _timed(run, executable.engine, log, trace)
 
@@ -171,8 +182,8 @@ class Contest:
             made.lowered, made.program_name, checkpoint.chat, constraint_of, made.opened.tools,
             made.options.seed,
         )  # fmt: skip
-        patience = _patience(way)
-        return _timed(lambda: program.run_rows(server, self.rows, patience), engine, log, trace)
+        rows, patience = dict(zip(self.numbers, self.rows, strict=True)), _patience(way)
+        return _timed(lambda: program.run_rows(server, rows, patience), engine, log, trace)
 
     def _executor(self, way: Way) -> Any:
         executor: Any = way.replay or self.compilation.executor

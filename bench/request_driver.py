@@ -97,13 +97,13 @@ class Program:
         self.seed = seed
 
     def run_rows(
-        self, server: Server, rows: Sequence[Mapping[str, Any]], patience: float = PATIENCE
+        self, server: Server, rows: Mapping[int, Mapping[str, Any]], patience: float = PATIENCE
     ) -> list[Answer]:
-        """Run a client for each row, all at once; return their answers in order."""
+        """Run a client for each row, by its number, all at once; return their answers in order."""
         loop = TaskLoop(server.engine, ToolPool(self.records))
         loop.patience = patience
         answers: dict[int, Answer] = {}
-        waiting = list(enumerate(rows))[::-1]
+        waiting = list(rows.items())[::-1]
 
         def start() -> None:
             number, row = waiting.pop()
@@ -120,7 +120,7 @@ class Program:
             start()
         while loop:
             loop.step()
-        return [answers[number] for number in range(len(rows))]
+        return [answers[number] for number in rows]
 
 
 class Client:

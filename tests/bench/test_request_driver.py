@@ -154,7 +154,7 @@ class Made:
         self.program = Program(self.module, "p", ToyChat(), constraint_of, {"half": half}, seed=11)
 
     def run(self, rows=ROWS):
-        return self.program.run_rows(self.server, rows)
+        return self.program.run_rows(self.server, dict(enumerate(rows)))
 
     def oracle(self, row: int):
         def logits(ids):
