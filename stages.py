@@ -140,12 +140,12 @@ def record_of(compilation: Compilation, name: str) -> PassRecord:
 
 def explanation(compilation: Compilation) -> str:
     """Return, pass by pass, what was done and what was left, with lines of the source."""
-    for stage in ("program",) if compilation.remote else ("program", "plan"):
+    stages = ("program",) if compilation.remote else ("program", "plan")
+    for stage in (*stages, "graph") if compilation.options.gpu_memory else stages:
         _ = Stages(compilation)[stage]
-    if not compilation.remote and compilation.checkpoint is not None:
-        _ = compilation.regimes  # passes over the model have something to say too
-    if not compilation.remote and compilation.checkpoint is not None and compilation.attention:
-        _ = compilation.regimes  # so that it is said where sparse attention pays
+    whole = not compilation.remote and not compilation.options.gpu_memory
+    if whole and compilation.checkpoint is not None:
+        _ = compilation.regimes  # passes over the model have something to say too, as attention has
     source = compilation.opened.source
     lines: list[str] = []
     for record in compilation.records:

@@ -187,6 +187,8 @@ def explain(
     rows: Annotated[
         Path | None, typer.Option(help="show what the rows of this JSON lines file share")
     ] = None,
+    gpu_memory: Gpu = "",
+    offload: Offload = None,
 ) -> None:
     """Say what each pass did, with source lines, what it left and why, and what a step costs."""
     from . import explain as command

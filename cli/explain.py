@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from .machine import hardware_path
 from .render import emit, remarks
-from .run import read_rows, remote_options
+from .run import offload_options, read_rows, remote_options
 
 if TYPE_CHECKING:
     from ..compiler import Compilation
@@ -40,6 +40,8 @@ class ExplainOptions:
     measure: bool
     remote: list[str] | None
     rows: Path | None
+    gpu_memory: str
+    offload: list[str] | None
 
 
 def explain(options: ExplainOptions) -> None:
@@ -48,6 +50,7 @@ def explain(options: ExplainOptions) -> None:
 
     given: dict[str, Any] = {"weights": options.weights} if options.weights else {}
     given |= remote_options(options.remote)
+    given |= offload_options(options.gpu_memory, options.offload)
     chosen = Options.from_env().changed(target=options.target, **given)
     if options.threads:
         chosen = chosen.changed(threads=options.threads)
@@ -55,6 +58,8 @@ def explain(options: ExplainOptions) -> None:
     emit(compilation.explain())
     if compilation.remote is not None:
         return  # what a step costs is the server's
+    if compilation.offloading is not None:
+        return  # `weft tune` prices such steps
     if options.rows is not None:
         from ..passes.program.prefix_text import draw_tree
 

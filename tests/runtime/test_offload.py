@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+import weft
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from offload_cases import LIMITS, MIB, MIXED, ON_DISK, Cases, greedy, policy, step
@@ -47,6 +48,42 @@ def test_tokens_equal_the_whole_models_under_every_schedule(schedule, cases, who
     assert greedy(executor) == whole
     assert executor.device.memory.peak <= executor.device.memory.cap
     executor.close()
+
+
+def test_prompts_and_decoding_share_a_pipeline(cases):
+    """A step of both kinds: its micro-batches mix them, and a prompt is cut between two."""
+    options = Options(**LIMITS)
+    reference = reference_executor(cases.checkpoint, cases.checkpoint.graph, options)
+    executor = cases.executor(policy("ring"))
+    for made in (
+        step((range(7), 0, [0]), (range(30, 33), 0, [1])),
+        step(((5,), 7, [0]), ((6,), 3, [1]), (range(60, 97), 0, [2, 3, 4]), rows=[0, 2, 38, 1]),
+        step(((9,), 8, [0]), (range(97, 101), 37, [2, 3, 4])),
+    ):
+        torch.testing.assert_close(executor.forward(made), reference.forward(made),
+                                   atol=1e-4, rtol=1e-4)  # fmt: skip
+    executor.copy_page(2, 6)
+    reference.copy_page(2, 6)
+    made = step(((8,), 41, [6, 3, 4]))
+    torch.testing.assert_close(executor.forward(made), reference.forward(made),
+                               atol=1e-4, rtol=1e-4)  # fmt: skip
+    executor.close()
+
+
+def test_a_program_gives_what_it_gives_on_the_whole_model(cases):
+    program = """
+program continued(text: str) -> str:
+    "{text}"
+    gen rest(max_tokens=6)
+    return rest
+"""
+    options = Options(cache=cases.cache, **LIMITS).changed(trace=True)
+    results = []
+    divided = {"gpu_memory": 20 * MIB, "offload_cpu_experts": 1}
+    for chosen in (options.changed(executor="reference"), options.changed(**divided)):
+        executable = weft.compile(program, "tiny-moe", options=chosen)
+        results.append([executable.run(text=text).value for text in ("copy: dog", "reverse: abc")])
+    assert results[0] == results[1] and all(results[0])
 
 
 def test_pages_from_disk_and_a_small_ring(cases, whole):
