@@ -27,13 +27,14 @@ _TERMINATORS = _EXITS | {"yield", "condition"}
 class ControlFlow(ABC):
     """Runs regions, branches and loops, values and tools, as coroutines.
 
-    A subclass has `row` and `_machine`, and a method for each operation of streams: `_fork`, ...
-    Operations that it lists as `issued` are dataflow: they start in the order of the program, run
-    side by side, and whoever uses their results waits for them. Their methods take the operands,
-    some of which may still be missing, and return the results.
+    A subclass has `row` and `_machine`, a `ticket` where runs are traced, and a method for each
+    operation of streams: `_fork`, ... Operations that it lists as `issued` are dataflow: they start
+    in the order of the program, run side by side, and whoever uses their results waits for them.
+    Their methods take the operands, some of which may still be missing, and return the results.
     """
 
     row: int
+    ticket: int = -1
     _machine: Any
     issued: frozenset[str] = frozenset()
 

@@ -35,6 +35,9 @@ News = tuple[Call, str | None]
 class Pool:
     """Runs calls, as many at once as there are threads, the most urgent first."""
 
+    trace = None
+    """There are no steps to trace: they are the server's."""
+
     def __init__(self, threads: int) -> None:
         self._limit = threads
         self._waiting: queue.PriorityQueue[tuple[int, int, Call | None]] = queue.PriorityQueue()
