@@ -338,6 +338,9 @@ def tune(
     batch: Annotated[int, typer.Option(help="sequences that there are, at most (0: any)")] = 0,
     pages: Annotated[str, typer.Option(help="element format: bf16 f16 f32 int8 int4")] = "bf16",
     pages_per_expert: Annotated[int, typer.Option(help="slices of an expert (0: by size)")] = 1,
+    popularity: Annotated[
+        Path | None, typer.Option(help="JSON: how often each expert is used, a list a layer")
+    ] = None,
     split_kv: Annotated[
         bool, typer.Option("--split-kv", help="keys in GPU memory too: for the model only, so far")
     ] = False,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from .render import emit, parse_size, remarks
 if TYPE_CHECKING:
     from ..cost_model.hrm.grid import Grid
     from ..cost_model.hrm.model import Site
+    from ..cost_model.hrm.popularity import Popularity
     from ..cost_model.hrm.prediction import Lift, Prediction
     from ..cost_model.hrm.search import Found
     from ..cost_model.hrm.shape import MoeShape, Workload
@@ -37,6 +38,7 @@ class TuneOptions:
     batch: int
     pages: str
     pages_per_expert: int
+    popularity: Path | None
     split_kv: bool
     out: Path | None
     json: bool
@@ -67,7 +69,7 @@ def tune(options: TuneOptions) -> None:
     shape = MoeShape.of(config_of(options.model), options.pages)
     workload = Workload(options.prompt, options.new)
     hardware = hardware_file.load(options.hardware or _measured_or_shipped())
-    site = _site(options, hardware)
+    site = replace(_site(options, hardware), popularity=_popularity(options.popularity, shape))
     grid = Grid(
         most=options.batch or Grid().most,
         pages_per_expert=options.pages_per_expert,
@@ -125,6 +127,19 @@ def _site(options: TuneOptions, hardware: Any) -> Site:
     return Site(machine, min(gpu, machine.gpu_memory), host, disk)
 
 
+def _popularity(path: Path | None, shape: MoeShape) -> Popularity | None:
+    """Read how often each expert is used; None without a file."""
+    from ..cost_model.hrm.popularity import parse
+
+    if path is None:
+        return None
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadOption(problem=f"--popularity {path} cannot be read: {error}") from None
+    return parse(text, shape.layers, shape.experts)
+
+
 def _search(shape: MoeShape, workload: Workload, site: Site, grid: Grid, hardware: Any) -> _Tuned:
     from ..cost_model.hrm.prediction import lifts, predict
     from ..cost_model.hrm.search import policy_of, refined
@@ -133,7 +148,7 @@ def _search(shape: MoeShape, workload: Workload, site: Site, grid: Grid, hardwar
     found = refined(shape, workload, site, grid)
     seconds = time.perf_counter() - started
     policy = policy_of(found, shape)
-    prediction = predict(policy, shape, workload, hardware)
+    prediction = predict(policy, shape, workload, hardware, known=site.popularity)
     return _Tuned(found, prediction, lifts(found, shape, workload, grid), seconds)
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from .linear import HOMES, RING, Limit, LinearModel, Row
 from .machine import HostedGpu
 from .memory import GPU_MARGIN, HOST_MARGIN, Batch, gpu_lines, host_lines
+from .popularity import Popularity
 from .prefill import prefill_rows
 from .shape import MoeShape, Workload
 from .units import Pricing, Unit
@@ -19,8 +20,7 @@ ON_GPU = ("resident", "streamed", "disk")
 class Site:
     """Where a model is to run: the machine's figures, the memory that may be used, the schedule.
 
-    `classes` gives for each class of experts its members and the share of routed pairs that one
-    of them serves; empty: one class, uniform. `staged`: pages pass through pinned memory.
+    Without `popularity` all experts are used alike. `staged`: pages pass through pinned memory.
     """
 
     machine: HostedGpu
@@ -29,13 +29,14 @@ class Site:
     disk: float = 0.0
     schedule: str = "ring"
     staged: bool = False
-    classes: tuple[tuple[int, float], ...] = ()
+    popularity: Popularity | None = None
     homes: tuple[str, ...] = HOMES
 
 
 def pricing(shape: MoeShape, workload: Workload, site: Site) -> Pricing:
     """Return what prices the micro-batches of all batches on a site."""
-    classes = site.classes or ((shape.experts, 1.0 / shape.experts),)
+    known = site.popularity
+    classes = known.classes if known else ((shape.experts, 1.0 / shape.experts),)
     return Pricing(shape, workload, site.machine, classes)
 
 
@@ -185,7 +186,7 @@ def _limits(
         return sum(lines(shape, workload, batch).values())
 
     times = 1.0 if site.schedule == "ring" else 2.0
-    spare = 2.0 * classes * times  # layers may stream a page more than the mean, of each class
+    spare = 2.0 * times  # a layer may pass a page more than the mean, and one comes ahead
     resident = {**each(page, "resident"), RING: page}
     slots = {**each(times / shape.layers, "streamed", "disk"), RING: -1.0}
     return (

@@ -14,6 +14,7 @@ from .linear import Counts, LinearModel
 from .machine import CASES, HostedGpu
 from .memory import gpu_lines, host_lines
 from .model import Site, linear_model
+from .popularity import Popularity
 from .search import Found, batch_of, counts_of, search
 from .shape import MoeShape, Workload
 from .timed import simulated_step
@@ -53,21 +54,25 @@ def predict(
     *,
     staged: bool = False,
     simulate: bool = True,
+    known: Popularity | None = None,
 ) -> Prediction:
     """Return what a policy should reach on a hardware, without a search."""
-    batch, counts = batch_of(policy), counts_of(policy)
+    batch, counts = batch_of(policy), counts_of(policy, known)
     steps: list[float] = []
     prefills: list[float] = []
     models: list[LinearModel] = []
     for case in CASES:
         machine = HostedGpu.of(hardware, case)
         disk = float("inf") if machine.disk else 0.0
-        site = Site(machine, machine.gpu_memory, machine.host_memory, disk, policy.schedule, staged)
+        memory = (machine.gpu_memory, machine.host_memory)
+        site = Site(machine, *memory, disk, policy.schedule, staged, known)
         model = linear_model(shape, workload, batch, site)
         models.append(model)
         prefills.append(model.prefill_seconds(counts))
         if simulate:
-            step = simulated_step(policy, shape, workload, machine, staged=staged).seconds
+            step = simulated_step(
+                policy, shape, workload, machine, staged=staged, known=known
+            ).seconds
         else:
             step = model.step_seconds(counts)
         steps.append(step)
@@ -88,7 +93,7 @@ def _memory(
     """Return the lines of a memory with the pages that it holds."""
     page = shape.page_bytes(policy.pages_per_expert)
     homes = ("resident",) if ring else ("streamed", "cpu")
-    held = page * sum(counts.get((home, 0), 0) for home in homes)
+    held = page * sum(count for (home, _), count in counts.items() if home in homes)
     more = {pages: held} | ({ring: page * policy.ring} if ring else {})
     return {name: size for name, size in {**lines, **more}.items() if size}
 
@@ -111,7 +116,8 @@ def lifts(found: Found, shape: MoeShape, workload: Workload, grid: Grid) -> list
         grid, micro_batches=(batch.micro_batch,), attention=(batch.attention,),
         kv_gpu=(batch.kv_gpu,), prefill_tokens=(batch.prefill_tokens, 2 * batch.prefill_tokens),
     )  # fmt: skip
-    now = found.seconds / found.batch.batch
+    before = search(shape, workload, site, near)  # what was found may be better by simulation only
+    now = before.seconds / before.batch.batch
     made = []
     for what, change in _CHANGES.items():
         if change(site) == site:

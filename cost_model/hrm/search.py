@@ -8,7 +8,7 @@ few can be compared by simulation, which sees waits that no sum of resources has
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from heapq import heapify, heappop, heappush
 from itertools import count
@@ -21,6 +21,7 @@ from .linear import RING, Counts, LinearModel
 from .memory import Batch
 from .milp import solve
 from .model import Site, linear_model, pricing
+from .popularity import Popularity
 from .shape import MoeShape, Workload
 from .spread import placements
 from .timed import simulated_step
@@ -81,7 +82,8 @@ def refined(
         tokens = found.batch.batch
         if best is not None and (number >= simulations or found.seconds / tokens >= best[0]):
             break
-        step = simulated_step(policy_of(found, shape), shape, workload, site.machine).seconds
+        policy = policy_of(found, shape)
+        step = simulated_step(policy, shape, workload, site.machine, known=site.popularity).seconds
         prefill = found.model.prefill_seconds(found.counts)
         each = (prefill + found.model.steps * step) / tokens
         if best is None or each < best[0]:
@@ -152,10 +154,11 @@ def site_of(site: Site, batch: Batch) -> Site:
     return replace(site, schedule="s4") if batch.attention == "gpu" else site
 
 
-def policy_of(found: Found, shape: MoeShape, experts_of: Sequence[Sequence[int]] = ()) -> Policy:
-    """Return the policy record of what was found; `experts_of` as in `spread.placements`."""
-    batch, site = found.batch, found.site
-    members = [each for each, _ in site.classes] or [shape.experts]
+def policy_of(found: Found, shape: MoeShape) -> Policy:
+    """Return the policy record of what was found."""
+    batch, site, known = found.batch, found.site, found.site.popularity
+    members = [each for each, _ in known.classes] if known else [shape.experts]
+    experts_of = known.experts_of if known else ()
     layers = placements(found.counts, shape.layers, batch.pages_per_expert, members, experts_of)
     widest = max(len(layer.ringed) for layer in layers)
     least = widest if site.schedule == "ring" else 2 * widest
@@ -176,10 +179,14 @@ def batch_of(policy: Policy) -> Batch:
     )  # fmt: skip
 
 
-def counts_of(policy: Policy) -> dict[tuple[str, int], int]:
-    """Return a policy's counts of pages, all experts in one class: what a model is asked with."""
-    total = {
-        (home.name.lower(), 0): sum(len(layer.pages(home)) for layer in policy.layers)
-        for home in Home
-    }
+def counts_of(policy: Policy, known: Popularity | None = None) -> dict[tuple[str, int], int]:
+    """Return a policy's counts of pages, by home and class of experts, and of slots."""
+    members = [each for each, _ in known.classes] if known else [policy.experts]
+    class_of_rank = [number for number, each in enumerate(members) for _ in range(each)]
+    total = {(home.name.lower(), n): 0 for home in Home for n in range(len(members))}
+    for number, layer in enumerate(policy.layers):
+        order = known.experts_of[number] if known else range(policy.experts)
+        for rank, expert in enumerate(order):
+            for page in policy.pages_of(expert):
+                total[layer.home(page).name.lower(), class_of_rank[rank]] += 1
     return {**total, RING: policy.ring}

@@ -24,15 +24,12 @@ def placements(
     `members` is how many experts each class has; `experts_of` lists each layer's experts so that
     the members of a class follow each other (default: by number).
     """
+    quotas = _quotas(counts, layers, len(members))
     experts = sum(members)
-    quotas = [
-        _spread({home: counts.get((home, number), 0) for home in HOMES}, layers)
-        for number in range(len(members))
-    ]
     made = []
     for layer in range(layers):
         order = experts_of[layer] if experts_of else range(experts)
-        letters = "".join(LETTERS[home] * quota[layer][home] for quota in quotas for home in ORDER)
+        letters = "".join(LETTERS[home] * quota[home][layer] for quota in quotas for home in ORDER)
         homes = [""] * (experts * pages_per_expert)
         for place, expert in enumerate(order):
             own = letters[place * pages_per_expert : (place + 1) * pages_per_expert]
@@ -41,15 +38,34 @@ def placements(
     return tuple(made)
 
 
-def _spread(counts: dict[str, int], layers: int) -> list[dict[str, int]]:
-    """Divide counts over layers of one size, each within a page of the mean."""
-    left, spread = dict(counts), []
-    for remaining in range(layers, 0, -1):
-        pages = sum(left.values()) // remaining
-        quota = {home: count // remaining for home, count in left.items()}
-        most_wanting = sorted(left, key=lambda home: left[home] % remaining, reverse=True)
-        for home in most_wanting[: pages - sum(quota.values())]:
-            quota[home] += 1
-        spread.append(quota)
-        left = {home: left[home] - quota[home] for home in left}
-    return spread
+def _quotas(counts: Counts, layers: int, classes: int) -> list[dict[str, list[int]]]:
+    """Divide each class's counts over the layers.
+
+    What passes through the ring is dealt out in turn, each class beginning where the one before it
+    ended: so layers differ by one page at most, and a ring needs no more room for one than another.
+    """
+    made, start = [], 0
+    for number in range(classes):
+        count = {home: counts.get((home, number), 0) for home in HOMES}
+        ringed = count["streamed"] + count["disk"]
+        pages = sum(count.values()) // layers
+        base, extra = divmod(ringed, layers)
+        through = [base + ((layer - start) % layers < extra) for layer in range(layers)]
+        stay = [pages - each for each in through]
+        start = (start + extra) % layers
+        disk, cpu = _share(count["disk"], through), _share(count["cpu"], stay)
+        made.append({
+            "disk": disk, "streamed": [a - b for a, b in zip(through, disk, strict=True)],
+            "cpu": cpu, "resident": [a - b for a, b in zip(stay, cpu, strict=True)],
+        })  # fmt: skip
+    return made
+
+
+def _share(count: int, rooms: list[int]) -> list[int]:
+    """Divide a count over rooms in proportion to their sizes, never more than a room holds."""
+    total, seen, given, shares = max(sum(rooms), 1), 0, 0, []
+    for room in rooms:
+        seen += room
+        shares.append(seen * count // total - given)
+        given += shares[-1]
+    return shares

@@ -12,6 +12,7 @@ from ..policy import Policy
 from ..simulate import Cost, Timeline, simulate
 from .demands import Scene, demand
 from .machine import HostedGpu
+from .popularity import Popularity
 from .shape import MoeShape, Workload
 from .units import on_cpu, on_gpu
 
@@ -34,28 +35,32 @@ def task_costs(
     shape: MoeShape,
     workload: Workload,
     machine: HostedGpu,
-    shares: tuple[float, ...] = (),
+    known: Popularity | None = None,
 ) -> dict[str, Cost]:
     """Return the cost of each task: seconds alone, and what it takes of what is shared."""
     sizes = policy.micro_batch_sizes()
     base = Scene(shape, policy.pages_per_expert, 0, workload.mean_context, policy.attention,
-                 policy.kv_gpu, shares)  # fmt: skip
-    known: dict[tuple[str, int, tuple[int, ...]], Cost] = {}
+                 policy.kv_gpu)  # fmt: skip
+    made: dict[tuple[str, int, tuple[int, ...], tuple[float, ...]], Cost] = {}
     found = {}
     for task in tasks:
         tokens = sizes[task.micro_batch] if task.micro_batch >= 0 else 0
         pages = task.pages
         if task.kind == "cpu_experts":
             pages = policy.layers[task.layer % len(policy.layers)].cpu
-        key = (task.kind.value, tokens, pages)
-        if key not in known:
-            known[key] = _cost(*key, base, machine)
-        found[task.name] = known[key]
+        shares = known.shares[task.layer % len(policy.layers)] if known and pages else ()
+        key = (task.kind.value, tokens, pages, shares)
+        if key not in made:
+            made[key] = _cost(*key, base, machine)
+        found[task.name] = made[key]
     return found
 
 
-def _cost(kind: str, tokens: int, pages: tuple[int, ...], base: Scene, machine: HostedGpu) -> Cost:
-    asked = demand(kind, replace(base, tokens=tokens), pages)
+def _cost(
+    kind: str, tokens: int, pages: tuple[int, ...], shares: tuple[float, ...], base: Scene,
+    machine: HostedGpu,
+) -> Cost:  # fmt: skip
+    asked = demand(kind, replace(base, tokens=tokens, shares=shares), pages)
     uses = {
         "gpu": on_gpu(asked).seconds(machine),
         "cpu": on_cpu(asked).seconds(machine),
@@ -80,10 +85,10 @@ def run(
     shape: MoeShape,
     workload: Workload,
     machine: HostedGpu,
-    shares: tuple[float, ...] = (),
+    known: Popularity | None = None,
 ) -> Timeline:
     """Return the timeline of a pipeline that runs a policy."""
-    costs = task_costs(pipeline.tasks, policy, shape, workload, machine, shares)
+    costs = task_costs(pipeline.tasks, policy, shape, workload, machine, known)
     return simulate(pipeline.tasks, pipeline.predecessors(), costs, capacities(machine))
 
 
@@ -94,14 +99,14 @@ def simulated_step(
     machine: HostedGpu,
     *,
     staged: bool = False,
-    shares: tuple[float, ...] = (),
+    known: Popularity | None = None,
 ) -> SimulatedStep:
     """Return the time of one decode step; a model of many layers is extrapolated from a few."""
     layers = len(policy.layers)
     lines = []
     for count in (FEW, SEVERAL) if layers > SEVERAL else (max(1, layers // 2), layers):
         pipeline = build_pipeline(policy.schedule, pipeline_shape(policy, None, count, staged))
-        lines.append((count, run(pipeline, policy, shape, workload, machine, shares)))
+        lines.append((count, run(pipeline, policy, shape, workload, machine, known)))
     (few, first), (several, last) = lines
     each = (last.seconds - first.seconds) / (several - few) if several > few else last.seconds
     return SimulatedStep(last.seconds + (layers - several) * each, each, last)

@@ -31,7 +31,7 @@ def test_text_names_policy_bound_and_lifts(tmp_path) -> None:
     assert f"{policy.batch} sequences in {policy.micro_batches} micro-batches" in text
     assert "bound      link: " in text
     lifts = text.split("what a quarter more would bring\n")[1]
-    assert lifts.splitlines()[0].split()[:4] == ["link", "to", "the", "GPU"]
+    assert "link to the GPU" in lifts and "GPU arithmetic" not in lifts
     assert len(policy.layers) == 16 and policy.pages_per_expert == 1
 
 
@@ -43,6 +43,16 @@ def test_json_of_a_shipped_model() -> None:
     assert 0 < low <= expected <= high
     assert value["bound"] in value["roofs_s"]
     assert sum(value["gpu_bytes"].values()) <= 32 << 20
+
+
+def test_cold_experts_are_named_by_a_file(tmp_path) -> None:
+    """What the file calls unused is on the CPU before anything else is."""
+    file, out = tmp_path / "counts.json", tmp_path / "policy.txt"
+    file.write_text(json.dumps([9, 9, 9, 0, 9, 9, 9, 9]))
+    tune(*MIXTRAL, "--prompt", 77, "--new", 8, "--batch", 64, "--popularity", file, "--out", out)
+    layers = loads(out.read_text()).layers
+    assert any(layer.cpu for layer in layers)
+    assert all(3 in layer.cpu for layer in layers if layer.cpu)
 
 
 @pytest.mark.parametrize(
@@ -57,6 +67,7 @@ def test_json_of_a_shipped_model() -> None:
         (("tiny-moe", "--hardware", "cpu-generic"), BadOption, "describes no GPU"),
         (("tiny-moe", "--disk", "1GiB"), BadOption, "'h200' describes no disk"),
         (("tiny-moe", "--gpu-memory", "much"), BadOption, "'much' is no size"),
+        (("tiny-moe", "--popularity", "none.json"), BadOption, "none.json cannot be read"),
         (("tiny-moe", "--batch", -1), BadOption, "are not negative"),
     ],
 )

@@ -15,6 +15,8 @@ from weft.cost_model.hrm.machine import HostedGpu
 from weft.cost_model.hrm.memory import GIB, Batch
 from weft.cost_model.hrm.milp import solve
 from weft.cost_model.hrm.model import Site, linear_model
+from weft.cost_model.hrm.popularity import BadPopularity, popularity
+from weft.cost_model.hrm.popularity import parse as parse_popularity
 from weft.cost_model.hrm.shape import MoeShape, NoExperts, UnevenPages, Workload
 from weft.cost_model.hrm.trouble import GpuTooSmall, HostTooSmall
 from weft.frontend.models.presets import preset
@@ -118,14 +120,47 @@ def test_more_memory_is_never_slower() -> None:
 
 
 def test_cold_experts_go_to_the_cpu() -> None:
-    """One expert serves few tokens: where any page is computed by the CPU, so are its own."""
+    """One expert of each layer serves few tokens: it is the first that the CPU computes."""
     machine = replace(H200, dram=4e11, dram_shared=4e11)
-    classes = ((1, 0.01), (7, 0.99 / 7))
-    site = Site(machine, 16 * GIB, 128 * GIB, classes=classes)
-    batch = Batch(64, 64, "cpu", 8192, 1)
-    answer = solve(linear_model(MIXTRAL, WORKLOAD, batch, site))
-    assert answer is not None
-    assert answer[0]["cpu", 0] == 16
+    counts = [[10.0] * 8 for _ in range(16)]
+    for layer, row in enumerate(counts):
+        row[layer % 8] = 0.1
+    known = popularity(counts, 16, 8)
+    site = Site(machine, 16 * GIB, 128 * GIB, popularity=known)
+    grid = Grid(micro_batches=(64,), attention=("cpu",), most=64, pages_per_expert=1)
+    found = searching.search(MIXTRAL, WORKLOAD, site, grid)
+    policy = searching.policy_of(found, MIXTRAL)
+    assert all(layer.homes[number % 8] == "c" for number, layer in enumerate(policy.layers))
+    assert searching.counts_of(policy, known) == {
+        **{(home, n): 0 for home in ("resident", "streamed", "cpu", "disk") for n in range(8)},
+        **found.counts,
+    }
+    uniform = searching.search(MIXTRAL, WORKLOAD, replace(site, popularity=None), grid)
+    assert found.seconds < uniform.seconds
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("[1, 2", "line 1: no JSON"),
+        ('{"a": 1}', "expected lists of numbers"),
+        ("[[1, 2, 3]]", "layer 0 lists 3 experts, the model has 8"),
+        ("[[1, 2], [3, 4]]", "2 layers are listed, the model has 16"),
+        ("[0, 0, 0, 0, 0, 0, 0, 0]", "only zeros"),
+        ("[1, 1, 1, 1, 1, 1, 1, -1]", "a count that is none"),
+    ],
+)
+def test_popularity_that_does_not_fit(text: str, message: str) -> None:
+    with pytest.raises(BadPopularity, match=message):
+        parse_popularity(text, 16, 8)
+
+
+def test_popularity_in_classes() -> None:
+    """128 experts in eight classes, the most used first; shares of a layer sum to 1."""
+    known = parse_popularity(str(list(range(1, 129))), 3, 128)
+    assert [members for members, _ in known.classes] == [16] * 8
+    assert sum(members * share for members, share in known.classes) == pytest.approx(1)
+    assert known.experts_of[2][:2] == (127, 126)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,80 @@
+"""How often each expert is used: which experts are cold, and may go to the CPU at less cost."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ...ir.diagnostics import ModelError
+
+CLASSES = 8
+"""Experts are grouped by rank into so many classes at the most."""
+
+
+class BadPopularity(ModelError):
+    """Counts of experts' use that do not fit the model, or are no counts."""
+
+    template = "popularity of experts: {problem}"
+    hint = "a JSON list for each layer (or one for all), with a number for each expert"
+
+
+@dataclass(frozen=True)
+class Popularity:
+    """The share of routed pairs that each expert of each layer serves; a layer's sum is 1."""
+
+    shares: tuple[tuple[float, ...], ...]
+
+    @property
+    def experts_of(self) -> tuple[tuple[int, ...], ...]:
+        """Each layer's experts, the most used first: a class's pages follow each other."""
+        return tuple(
+            tuple(sorted(range(len(layer)), key=lambda expert: -layer[expert]))
+            for layer in self.shares
+        )
+
+    @property
+    def classes(self) -> tuple[tuple[int, float], ...]:
+        """Classes of experts by rank: members, and one's mean share over members and layers."""
+        experts = len(self.shares[0])
+        ranked = [sorted(layer, reverse=True) for layer in self.shares]
+        count = min(CLASSES, experts)
+        bounds = [experts * number // count for number in range(count + 1)]
+        made = []
+        for low, high in zip(bounds, bounds[1:], strict=False):
+            total = sum(sum(layer[low:high]) for layer in ranked)
+            made.append((high - low, total / (len(ranked) * (high - low))))
+        return tuple(made)
+
+
+def popularity(counts: Sequence[Sequence[float]], layers: int, experts: int) -> Popularity:
+    """Return shares from counts; one list stands for every layer; raises BadPopularity."""
+    if len(counts) not in (1, layers):
+        raise BadPopularity(problem=f"{len(counts)} layers are listed, the model has {layers}")
+    made = []
+    for number, layer in enumerate(counts):
+        if len(layer) != experts:
+            problem = f"layer {number} lists {len(layer)} experts, the model has {experts}"
+            raise BadPopularity(problem=problem)
+        if not all(0 <= each < float("inf") for each in layer) or not sum(layer):
+            raise BadPopularity(problem=f"layer {number} has a count that is none, or only zeros")
+        made.append(tuple(each / sum(layer) for each in layer))
+    return Popularity(tuple(made) * (layers if len(made) == 1 else 1))
+
+
+def parse(text: str, layers: int, experts: int) -> Popularity:
+    """Return the popularity that a JSON text gives; raises BadPopularity."""
+    try:
+        value: Any = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise BadPopularity(problem=f"line {error.lineno}: no JSON: {error.msg}") from None
+    rows = value if isinstance(value, list) and value and isinstance(value[0], list) else [value]
+    number = (int, float)
+    if not all(
+        isinstance(row, list)
+        and all(isinstance(x, number) and not isinstance(x, bool) for x in row)
+        for row in rows
+    ):
+        raise BadPopularity(problem=f"expected lists of numbers, found {text!r:.60}")
+    return popularity(rows, layers, experts)
