@@ -236,6 +236,7 @@ def explore(
     assembly: Annotated[
         str, typer.Option(help="machine code of: all kernels, none, or those with this in the name")
     ] = "all",
+    ptx: Annotated[str, typer.Option(help="PTX (needs triton) of: all, none, or a part")] = "none",
 ) -> None:
     """Write one page (report/index.html) that shows every stage, linked line by line.
 

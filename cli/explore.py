@@ -36,6 +36,7 @@ class ExploreOptions:
     weights: str
     threads: int
     assembly: str
+    ptx: str
 
 
 def explore(options: ExploreOptions) -> None:
@@ -56,8 +57,8 @@ def explore(options: ExploreOptions) -> None:
     _writable(options.out)
     wish = Wish(
         options.file, options.model, options.program, chosen, rows,
-        {"none": None, "all": ""}.get(options.assembly, options.assembly),
-        tools_of(options.tools) if options.tools else None,
+        _part(options.assembly), tools_of(options.tools) if options.tools else None,
+        _part(options.ptx),
     )  # fmt: skip
     with remarks().status("compiling") as status:
         found = explored(wish, hardware_here(), lambda text: status.update(text))
@@ -66,6 +67,11 @@ def explore(options: ExploreOptions) -> None:
     emit(str(path))
     if found.error is not None:
         raise found.error
+
+
+def _part(text: str) -> str | None:
+    """Return the part of names that `all`, `none` or a part stands for."""
+    return {"none": None, "all": ""}.get(text, text)
 
 
 def _writable(folder: Path) -> None:

@@ -6,6 +6,7 @@ may hold several, since values that are computed where they are used have no lin
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +17,10 @@ from .emit_triton import _Emitter as TritonEmitter
 from .emit_tvm import Emitter as TVMEmitter
 
 Origins = tuple[int, ...]
+
+_PTX_LOC = re.compile(r"^\s*\.loc\s+1 (\d+) ")
+_PTX_INLINED = re.compile(r"^\s*\.loc\s.*inlined_at 1 (\d+) ")
+_PTX_NOISE = re.compile(r"^\s*(?:\.loc|\.file|//|\$L__(?:tmp|func_))")
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,29 @@ def locate_tvm(kernel: Operation, schedule: Schedule) -> Located:
     if sum(line.count("\n") + 1 for line, _ in emitter.noted) != len(lines):
         raise AssertionError("a line was written without being noted")
     origins = [found for text, found in emitter.noted for _ in text.split("\n")]
+    return Located(tuple(lines), tuple(origins))
+
+
+def locate_ptx(kernel: Operation, schedule: Schedule, arch: int = 90) -> Located:
+    """Return a kernel's PTX for an NVIDIA architecture, linked by its line directives.
+
+    What Triton's own library computes belongs to the line that calls it. Raises KernelError.
+    """
+    from .compile_triton import compile_offline
+
+    source = locate_triton(kernel, schedule).origins
+    lines: list[str] = []
+    origins: list[Origins] = []
+    now: Origins = ()
+    text = str(compile_offline(kernel, schedule, arch)["ptx"])
+    for line in text.split("\t.section")[0].split("\n"):
+        place = _PTX_INLINED.search(line) or _PTX_LOC.match(line)
+        if place:
+            at = int(place[1]) - 1
+            now = source[at] if 0 <= at < len(source) else ()
+        elif line.strip() and not _PTX_NOISE.match(line):
+            lines.append(line.replace("\t", "    ", 1).replace("\t", " "))
+            origins.append(now)
     return Located(tuple(lines), tuple(origins))
 
 

@@ -37,6 +37,8 @@ class Wish:
     rows: Sequence[Mapping[str, Any]] = ()
     assembly: str | None = ""
     tools: Mapping[str, Callable[..., Any]] | None = None
+    ptx: str | None = None
+    """As `assembly`, for the code that Triton makes of the same kernels for an NVIDIA GPU."""
 
 
 @dataclass
@@ -120,8 +122,11 @@ def _model(
     data["kernels"] = kernel_texts.described(compilation, kernels)
     data["statements"] = kernel_texts.statements(compilation, kernels)
     say("machine code")
-    chosen = [] if wish.assembly is None else [name for name in kernels if wish.assembly in name]
-    data["packed"] = kernel_texts.packed(kernels, chosen, wish.options.cache)
+    machine, ptx = (
+        [] if part is None else [name for name in kernels if part in name]
+        for part in (wish.assembly, wish.ptx)
+    )
+    data["packed"] = kernel_texts.packed(kernels, machine, ptx, wish.options.cache)
     priced = prices.prices(compilation, hardware)
     data["points"] = prices.rows_of(priced)
     pictures["roofline"] = replace(prices.picture(priced, hardware), width=WIDTH)

@@ -11,7 +11,7 @@ from typing import Any
 
 from ..codegen.build import emitter_digest
 from ..codegen.cache import KernelCache, default_folder, host_signature, key_of
-from ..codegen.locate import Located, locate_tile, locate_triton, locate_tvm
+from ..codegen.locate import Located, locate_ptx, locate_tile, locate_triton, locate_tvm
 from ..codegen.locate_assembly import locate_assembly
 from ..compiler import Compilation
 from ..ir.core import Operation
@@ -47,11 +47,11 @@ def described(compilation: Compilation, kernels: Mapping[str, Pair]) -> list[dic
     ]  # fmt: skip
 
 
-def packed(kernels: Mapping[str, Pair], machine_code: Sequence[str], cache: Path | None
-           ) -> dict[str, str]:  # fmt: skip
+def packed(kernels: Mapping[str, Pair], machine_code: Sequence[str], ptx: Sequence[str],
+           cache: Path | None) -> dict[str, str]:  # fmt: skip
     """Return each kernel's texts, compressed: a browser opens one when it is looked at.
 
-    `machine_code` names those whose assembly is wanted.
+    `machine_code` names those whose assembly is wanted, `ptx` those whose PTX is.
     """
     tvm = {name: locate_tvm(*pair) for name, pair in kernels.items()}
     wanted = {name: "\n".join(tvm[name].lines) + "\n" for name in machine_code}
@@ -63,6 +63,8 @@ def packed(kernels: Mapping[str, Pair], machine_code: Sequence[str], cache: Path
         panes.append(_pane("tvm", "TVMScript", "python", tvm[name]))
         if name in assembly:
             panes.append(_assembly(assembly[name], tvm[name]))
+        if name in ptx:
+            panes.append(_ptx(pair))
         text = json.dumps(panes, separators=(",", ":"))
         found[name] = base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode()
     return found
@@ -88,6 +90,16 @@ def _triton(pair: Pair) -> list[dict[str, Any]]:
     except KernelError as error:
         lines = ["# " + error.message]
         return [_pane("triton", "Triton", "python", Located(tuple(lines), ((),)))]
+
+
+def _ptx(pair: Pair) -> dict[str, Any]:
+    try:
+        text = locate_ptx(*pair)
+    except KernelError as error:
+        text = Located(("// " + error.message,), ((),))
+    except ImportError:
+        text = Located(("// triton is not installed",), ((),))
+    return _pane("ptx", "PTX, sm_90", "assembly", text)
 
 
 def _pane(name: str, title: str, language: str, text: Located) -> dict[str, Any]:

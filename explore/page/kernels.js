@@ -2,6 +2,7 @@
 
 const KERNEL_PANES = ["tile", "triton", "tvm", "assembly"];
 let pinnedOperation = null;
+let machine = "assembly"; // or "ptx", where the page has it
 
 function buildKernels() {
   const list = el("div", { class: "list kernels", role: "listbox", "aria-label": "Kernels" });
@@ -33,13 +34,29 @@ async function showKernel(name) {
   if (kernelNow !== name) return;
   pinnedOperation = null;
   for (const pane of kernelPanes) {
-    const text = texts.find((one) => one.id === pane.id);
-    pane.origins = text ? text.origins : [];
-    pane.title(el("strong", {}, text ? text.title : "Assembly"), el("span", { class: "about" }, name));
-    pane.body.setAttribute("aria-label", `${text ? text.title : "Assembly"} of ${name}`);
-    pane.show(text ? text.lines : ["# not in this page: explore it with --assembly"], text ? text.language : "python");
+    if (pane.id === "assembly") showMachine(pane, texts, name);
+    else showText(pane, texts.find((one) => one.id === pane.id), name);
   }
   markKernels(place.shown);
+}
+
+function showText(pane, text, name, title = null) {
+  pane.origins = text.origins;
+  pane.title(title || el("strong", {}, text.title), el("span", { class: "about" }, name));
+  pane.body.setAttribute("aria-label", `${text.title} of ${name}`);
+  pane.show(text.lines, text.language);
+}
+
+// The last pane holds the CPU's code or the GPU's, where the page has both.
+function showMachine(pane, texts, name) {
+  const found = texts.filter((one) => one.id === "assembly" || one.id === "ptx");
+  const none = { title: "Assembly", lines: ["# not in this page: explore with --assembly or --ptx"], origins: [], language: "python" };
+  const text = found.find((one) => one.id === machine) || found[0] || none;
+  if (found.length < 2) return showText(pane, text, name);
+  const choose = el("select", { "aria-label": "Machine code", onchange: () => ((machine = choose.value), showMachine(pane, texts, name)) });
+  for (const one of found) choose.append(el("option", { value: one.id }, one.title));
+  choose.value = text.id;
+  showText(pane, text, name, choose);
 }
 
 function kernelsFor(link) {

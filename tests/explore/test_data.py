@@ -107,6 +107,16 @@ def test_kernels_are_linked_line_by_line_down_to_machine_code(explored, kernel_o
     assert "assembly" not in unpacked(explored, kernel_of("graph.rmsnorm"))
 
 
+def test_ptx_is_linked_by_its_line_directives(explored, kernel_of):
+    pytest.importorskip("triton")
+    panes = unpacked(explored, kernel_of("graph.silu_mul"))
+    assert set(panes) == {"tile", "triton", "tvm", "ptx"}
+    store = next(at for at, text in enumerate(panes["tile"]["lines"]) if "tile.store" in text)
+    (number,) = panes["tile"]["origins"][store]
+    pairs = zip(panes["ptx"]["lines"], panes["ptx"]["origins"], strict=True)
+    assert any("st.global" in text for text, origins in pairs if number in origins)
+
+
 def test_located_texts_are_the_texts_that_are_compiled():
     for kernel, schedule in merge_kernels(Compilation(SMALL).regimes):
         count = len(list(walk((kernel,))))
