@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -69,16 +68,24 @@ class Bench:
 
         return hardware_file.load(self.hardware)
 
-    def predicted(self, found: Measured) -> Any:
-        """Return what the hierarchical roofline says of a run's policy."""
-        from weft.cost_model.hrm.prediction import predict
+    def compared(self, found: Measured) -> Any:
+        """Return a run as predictions are compared with it."""
         from weft.cost_model.hrm.shape import MoeShape, Workload
+        from weft.cost_model.prediction_error import Setting as Compared
         from weft.frontend.checkpoint import open_checkpoint
 
         setting = found.setting
         shape = MoeShape.of(open_checkpoint(setting.model).config, found.policy.page_format)
         workload = Workload(setting.prompt, setting.new)
-        return predict(found.policy, shape, workload, self.prices)
+        total = found.prefill + setting.new * found.step
+        return Compared(setting.name, shape, found.policy, workload, found.step, total)
+
+    def predicted(self, found: Measured) -> Any:
+        """Return what the hierarchical roofline says of a run's policy."""
+        from weft.cost_model.hrm.prediction import predict
+
+        known = self.compared(found)
+        return predict(known.policy, known.shape, known.workload, self.prices)
 
 
 def schedules(bench: Bench) -> Figures:
@@ -131,18 +138,28 @@ def cpu_experts(bench: Bench) -> Figures:
 
 
 def errors(bench: Bench) -> Figures:
-    """Predicted against measured steps over at least 20 settings, beside the published form."""
-    found = [bench.measured(setting) for setting in error_settings(bench.base, bench.tiny)]
+    """Predicted against measured, a step and end to end, over at least 20 settings; and the
+    published form beside it."""
+    from weft.cost_model.prediction_error import prediction_errors
+
+    runs = [bench.measured(setting) for setting in error_settings(bench.base, bench.tiny)]
+    found = prediction_errors([bench.compared(run) for run in runs], bench.prices)
+    say(found.text())
+    rows = [{"setting": e.name, "what": e.what, "measured_s": e.measured, "error": e.relative,
+             "predicted_s": e.predicted, "paper_s": e.paper} for e in found.each]  # fmt: skip
+    return {**found.summary(), "hrm_settings": rows}
+
+
+def host_memory(bench: Bench) -> Figures:
+    """The rate by host memory, from all pages in memory to most of them on disk."""
+    pages = bench.ours.host_bytes
     rows = []
-    for each in found:
-        predicted = bench.predicted(each).step.expected
-        error = abs(predicted - each.step) / each.step
-        rows.append({"setting": each.setting.name, "measured_s": each.step,
-                     "predicted_s": predicted, "error": error})  # fmt: skip
-        say(f"{each.setting.name}: predicted {1e3 * predicted:.1f} ms, error {100 * error:.0f} %")
-    values = [row["error"] for row in rows]
-    return {"hrm_error_median": statistics.median(values), "hrm_error_max": max(values),
-            "hrm_settings": rows}  # fmt: skip
+    for share in (1.0, 0.75, 0.5):
+        found = bench.measured(replace(bench.base, host_memory=int(share * pages)))
+        on_disk = sum(len(layer.disk) for layer in found.policy.layers)
+        rows.append({"host_bytes": int(share * pages), "tokens_per_s": found.decode_rate,
+                     "pages_on_disk": on_disk})  # fmt: skip
+    return {"rate_by_host_memory": rows}
 
 
 def error_settings(base: Setting, tiny: bool) -> list[Setting]:
@@ -164,7 +181,7 @@ def error_settings(base: Setting, tiny: bool) -> list[Setting]:
 
 SECTIONS: dict[str, Callable[[Bench], Figures]] = {
     "schedules": schedules, "accelerate": accelerate, "bound": bound, "cpu_experts": cpu_experts,
-    "errors": errors,
+    "errors": errors, "host_memory": host_memory,
 }  # fmt: skip
 
 

@@ -40,6 +40,7 @@ class Setting:
     micro_batches: int = 4
     cpu_experts: int = 0
     page_format: str = ""
+    host_memory: int = 0
     max_tokens: int = 4096
     skew: float = 0.0
     threads: int = 0
@@ -49,15 +50,19 @@ class Setting:
     @property
     def name(self) -> str:
         """The setting in a line."""
-        return (f"{self.schedule}, N = {self.batch} in {self.micro_batches}, {self.cpu_experts} "
-                f"experts a layer on the CPU, prompts of {self.prompt} + {self.new}")  # fmt: skip
+        parts = [
+            self.schedule, f"N = {self.batch} in {self.micro_batches}",
+            f"{self.cpu_experts} experts a layer on the CPU", f"{self.prompt} + {self.new} tokens",
+        ]  # fmt: skip
+        return ", ".join(parts)
 
 
 @dataclass(frozen=True)
 class Measured:
     """What a run gave: seconds of each decode step and of the prefill, tokens, memory in bytes.
 
-    `policy` is the one that ran, `busy` the seconds that each queue worked in the last step.
+    `host_bytes` are those of pages and keys beside the CPU; `policy` is the one that ran, `busy`
+    the seconds that each queue worked in the last step.
     """
 
     setting: Setting
@@ -66,6 +71,7 @@ class Measured:
     prefill: float
     tokens: list[list[int]]
     gpu_peak: int
+    host_bytes: int
     busy: dict[str, float]
     notes: list[str]
 
@@ -109,8 +115,10 @@ def run(setting: Setting) -> Measured:
     last.finish()
     spent = busy(last.spans, last.pipeline.tasks)
     executor.close()
-    return Measured(setting, made.policy, steps[2:] or steps, prefill, generation.made,
-                    executor.device.memory.peak, spent, executor.notes)  # fmt: skip
+    return Measured(
+        setting, made.policy, steps[2:] or steps, prefill, generation.made,
+        executor.device.memory.peak, executor.host_bytes, spent, executor.notes,
+    )  # fmt: skip
 
 
 def offloading(setting: Setting) -> Offloading:
@@ -124,7 +132,8 @@ def offloading(setting: Setting) -> Offloading:
         kv_memory=pages * page, max_batch=setting.batch,
         max_tokens=max(setting.max_tokens, setting.batch), threads=setting.threads,
         offload_schedule=setting.schedule, offload_micro_batches=setting.micro_batches,
-        offload_cpu_experts=setting.cpu_experts, offload_page_format=setting.page_format,
+        offload_cpu_experts=setting.cpu_experts, offload_host_memory=setting.host_memory,
+        offload_page_format=setting.page_format,
         offload_policy=setting.policy,
         **({"cache": setting.cache} if setting.cache else {}),
     )  # fmt: skip

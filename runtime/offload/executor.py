@@ -87,6 +87,13 @@ class OffloadExecutor:
         text = f"{self.device.name}, {peak:.1f} of {cap:.1f} MiB; schedule {self.options.schedule}"
         return [("GPU memory", text), ("experts", experts), *(("note", n) for n in self.notes)]
 
+    @property
+    def host_bytes(self) -> int:
+        """Bytes of pages, pages on their way and keys in host memory."""
+        parts = self._parts
+        pools = (*parts.host_pool.tensors.values(), *parts.relay.tensors.values())
+        return sum(tensor.nbytes for tensor in (*pools, parts.k, parts.v))
+
     def popularity(self) -> Tensor:
         """Return how many pairs each expert has had so far, [layers, E] i64."""
         return self._parts.taken.cpu().clone()

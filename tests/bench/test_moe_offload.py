@@ -29,8 +29,9 @@ def test_schedules_and_bound_run_and_agree(bench):
 @pytest.mark.slow
 def test_errors_cpu_experts_and_peers_run(bench):
     pytest.importorskip("accelerate")
-    figures = measure(bench, ["accelerate", "cpu_experts", "errors"])
-    assert figures["cpu_experts_gain_n320"] > 0
+    figures = measure(bench, ["accelerate", "cpu_experts", "errors", "host_memory"])
+    assert figures["cpu_experts_gain_n320"] > 0 and figures["paper_error_max"] > 0
+    assert figures["rate_by_host_memory"][-1]["pages_on_disk"] > 0
     assert figures["vs_accelerate"] > 0 and figures["hrm_error_max"] is not None
     assert len(figures["hrm_settings"]) >= 8
 
