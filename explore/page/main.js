@@ -55,11 +55,11 @@ async function goToKernel(name, paneId = "tile", at = -1) {
   say(`Kernel ${name}`);
 }
 
+// Its animation ends by itself; the mark stays until the next one.
 function flash(pane, at) {
+  document.querySelectorAll(".line.flash").forEach((line) => line.classList.remove("flash"));
   pane.reveal(at);
-  const line = pane.at(at);
-  line.classList.add("flash");
-  setTimeout(() => line.classList.remove("flash"), 1600);
+  pane.at(at).classList.add("flash");
 }
 
 function buildTabs() {
