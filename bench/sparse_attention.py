@@ -41,14 +41,17 @@ POLICIES = {
 """Names in keys, and policies. A label takes 1/16 of a bf16 row of k (fixed), or 1/8 (the rest)."""
 PLANS = {
     "perplexity": Plan(parts=("perplexity",), text=ZOO / "heldout.txt", tokens=4096),
-    "retrieval": Plan(parts=("pairs", "needles"), contexts=8),
+    "retrieval": Plan(parts=("pairs", "needles"), contexts=4),
 }
+LEFT_OUT = {"perplexity": (), "retrieval": ("wide",)}
 
 
 def measure(section: str, model: str) -> Figures:
     """Return the figures of a section for a model, and print its table."""
     checkpoint = open_checkpoint(model)
-    policies = {name: parse_policy(text) for name, text in POLICIES.items()}
+    policies = {
+        name: parse_policy(text) for name, text in POLICIES.items() if name not in LEFT_OUT[section]
+    }
     attentions = judged(checkpoint, list(policies.values()))
     found = Evaluation(Subject(checkpoint), attentions, PLANS[section]).run()
     print(table(model, found), flush=True)
@@ -97,6 +100,11 @@ def headline(figures: Figures) -> Figures:
     return found
 
 
+def recorded(file: Path | None) -> Figures:
+    """Return the figures of a results file, if there is one."""
+    return json.loads(file.read_text())["figures"] if file and file.exists() else {}
+
+
 SECTIONS = ("perplexity", "retrieval")
 
 
@@ -109,17 +117,16 @@ def main() -> None:
     parser.add_argument("--model", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--json", action="store_true", help="end with one line of JSON")
-    parser.add_argument("--record", action="store_true", help=f"merge into {RESULTS.name}")
+    parser.add_argument("--record", nargs="?", type=Path, const=RESULTS, help="merge into a file")
     options = parser.parse_args()
     use_device("cpu", options.threads)
     figures: Figures = {}
     for section in options.only or SECTIONS:
         for model in options.model:
             figures |= measure(section, model)
-            known = json.loads(RESULTS.read_text())["figures"] if RESULTS.exists() else {}
-            figures |= headline((known if options.record else {}) | figures)
+            figures |= headline(recorded(options.record) | figures)
             if options.record:
-                record(figures, [f"{section} {model}"], RESULTS)
+                record(figures, [f"{section} {model}"], options.record)
     for key in ("perplexity_loss", "retrieval_loss_points"):
         for name in (key, f"{key}_tail"):
             if name in figures:

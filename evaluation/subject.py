@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -77,7 +78,7 @@ class Subject:
         return torch.cat(found) if found else torch.zeros(0, self.config.vocab_size)
 
     def _step(self, ids: Sequence[int], first: int, logits: bool) -> Tensor:
-        with torch.device(self._device):
+        with nullcontext() if self._device == "cpu" else torch.device(self._device):
             return self._run.step(self._inputs(ids, first, logits))
 
     def _inputs(self, ids: Sequence[int], first: int, logits: bool) -> dict[str, Tensor]:
