@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .frontend.checkpoint import ZOO, Checkpoint
@@ -87,23 +88,30 @@ def asked_attention(
         return None
     if policy.tail != "none":
         raise NoTailKernel(policy=policy)
-    config = checkpoint.config
-    if options.target == "cuda" and any(config.windows):
+    if options.target == "cuda" and any(checkpoint.config.windows):
         hint = "take the target cpu, or a model without sliding windows"
         raise BadOption(problem="a GPU's work lists cannot mix windows and selections", hint=hint)
-    policy.check_layers(config.layers)
-    policy.label_channels(config.head_dim)
-    file = checkpoint.calibration_file
-    if file is None:
-        raise NotCalibrated(model=checkpoint.name, file="folder to keep one in")
-    shipped = file.parent.parent == ZOO
-    model = checkpoint.name if shipped else str(checkpoint.folder)
-    calibration = load_calibration(file, config, checkpoint.identity, model)
-    calibration.check_policy(policy)
+    calibration = calibration_of(checkpoint, policy)
     return Attention(
         policy, calibration, default is not None, options.attention_always,
         HARDWARE[options.target],
     )  # fmt: skip
+
+
+def calibration_of(
+    checkpoint: Checkpoint, policy: SparsePolicy, file: Path | None = None
+) -> AttentionCalibration:
+    """Return the calibration in a file, or a checkpoint's own, fit for a policy; raises as above."""
+    config = checkpoint.config
+    policy.check_layers(config.layers)
+    policy.label_channels(config.head_dim)
+    place, folder = file or checkpoint.calibration_file, checkpoint.folder
+    model = checkpoint.name if folder is None or folder.parent == ZOO else str(folder)
+    if place is None:
+        raise NotCalibrated(model=model, file="folder to keep one in")
+    calibration = load_calibration(place, config, checkpoint.identity, model)
+    calibration.check_policy(policy)
+    return calibration
 
 
 def _policies(plan: Module) -> dict[str, Span | None]:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ..attention import calibration_of
 from ..codegen.graph_reference import Attend
 from ..codegen.sparse_reference import SparseAttention
 from ..cost_model.sparse_bytes import AttentionShape
-from ..frontend.checkpoint import ZOO, Checkpoint
-from ..ir.attention_calibration import AttentionCalibration, NotCalibrated
-from ..ir.calibration_file import load_calibration
+from ..frontend.checkpoint import Checkpoint
+from ..ir.attention_calibration import AttentionCalibration
 from ..ir.sparse import SparsePolicy
 
 KV_BYTES = 2.0
@@ -56,24 +56,9 @@ class Judged:
 def judged(checkpoint: Checkpoint, policies: list[SparsePolicy | None], file: Path | None = None
            ) -> list[Judged]:  # fmt: skip
     """Return what to compare, dense first; raises ModelError without a fitting calibration."""
-    sparse = [policy for policy in policies if policy is not None]
-    for policy in sparse:
-        policy.check_layers(checkpoint.config.layers)
-        policy.label_channels(checkpoint.config.head_dim)
     found = {"dense": Judged("dense", checkpoint, None)}
-    if sparse:
-        calibration = calibration_of(checkpoint, file)
-        for policy in sparse:
-            calibration.check_policy(policy)
+    for policy in policies:
+        if policy is not None:
+            calibration = calibration_of(checkpoint, policy, file)
             found[str(policy)] = Judged(str(policy), checkpoint, policy, calibration)
     return list(found.values())
-
-
-def calibration_of(checkpoint: Checkpoint, file: Path | None = None) -> AttentionCalibration:
-    """Return a checkpoint's calibration, of a file or its own; raises ModelError."""
-    shipped = checkpoint.folder is None or checkpoint.folder.parent == ZOO
-    model = checkpoint.name if shipped else str(checkpoint.folder)
-    place = file or checkpoint.calibration_file
-    if place is None:
-        raise NotCalibrated(file="file of it: give --calibration FILE", model=model)
-    return load_calibration(place, checkpoint.config, checkpoint.identity, model)
