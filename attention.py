@@ -101,7 +101,7 @@ def asked_attention(
 def calibration_of(
     checkpoint: Checkpoint, policy: SparsePolicy, file: Path | None = None
 ) -> AttentionCalibration:
-    """Return the calibration in a file, or a checkpoint's own, fit for a policy; raises as above."""
+    """Return a checkpoint's calibration, or a file's, fit for a policy; raises as above."""
     config = checkpoint.config
     policy.check_layers(config.layers)
     policy.label_channels(config.head_dim)
