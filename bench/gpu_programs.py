@@ -3,7 +3,12 @@
     python -m bench.gpu_programs                      all sections, printed
     python -m bench.gpu_programs --json --record      last line JSON; kept in bench/results
     python -m bench.gpu_programs --only w1 w4         some sections
+    python -m bench.gpu_programs --weights fp8 --kv fp8 --only decode_b1 decode_b64
+    python -m bench.gpu_programs --model random:qwen3-30b-a3b --only decode_b1 decode_b64 w4
+    python -m bench.gpu_programs --only long wide     one sequence of 128 K, a batch of 256
+    torchrun --nproc-per-node 2 -m bench.gpu_programs --tp 2 --only decode_b1 decode_b64 w1
 
+Figures of another model, format or number of ranks have its name before theirs.
 Weights are random, in bf16, made on the device. Every workload begins cold: an engine of its own,
 nothing cached, texts never seen; it is timed from the call to the last value, tokenizing included.
 """
@@ -25,8 +30,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from weft.bench.gpu_workloads import RECORDED, WORKLOADS, Words, Workload, median
+from weft.bench.gpu_workloads import RECORDED, WORKLOADS, Words, Workload, median, read_bytes
 from weft.compiler import Compilation
+from weft.loading import kv_dtype, serve
 from weft.options import Options
 from weft.runtime.engine import Engine
 from weft.runtime.executable import Executable
@@ -34,6 +40,7 @@ from weft.runtime.request import Request, Sampling
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "bench" / "results" / "gpu_programs.json"
+SHAPE = "random:llama-8b"
 COPY = 4.24e12
 """Bytes/s of a large copy, read plus written, as measured before on an H200."""
 Figures = dict[str, Any]
@@ -42,26 +49,28 @@ Figures = dict[str, Any]
 class Bench:
     """The model on the device, and the ceilings of the device."""
 
-    def __init__(self, model: str, rounds: int) -> None:
+    def __init__(self, model: str, rounds: int, changes: Figures) -> None:
         self.rounds = rounds
-        self.ceilings = ceilings()
-        self.model = model
-        started = time.perf_counter()
+        self.model, self.changes = model, changes
         first = self.compilation(WORKLOADS["w4"])
+        started = time.perf_counter()
         self.executor, self.sampler = first.executor, first.sampler
+        if first.launch.rank:
+            serve(self.executor)
+        self.ceilings = ceilings()
         torch.cuda.synchronize()
         self.load_seconds = time.perf_counter() - started
         assert first.checkpoint is not None
         self.config, self.tokenizer = first.checkpoint.config, first.checkpoint.tokenizer
         self.words = Words(self.tokenizer)
-        table = self.config.vocab_size * self.config.width
-        read = self.config.parameters - (0 if self.config.tied else table)
-        self.weight_bytes = 2 * read
-        self.key_bytes = 4 * self.config.layers * self.config.kv_heads * self.config.head_dim
+        self.ranks = first.options.tp
+        self.element = 1.0 if first.options.weights in ("fp8", "int8") else 2.0
+        key = 2 if kv_dtype(first.options) == "f8e4m3" else 4
+        self.key_bytes = key * self.config.layers * self.config.kv_heads * self.config.head_dim
 
     def compilation(self, workload: Workload) -> Compilation:
         """Return a workload's program, compiled for the model."""
-        options = Options.from_env().changed(target="cuda", prove=False)
+        options = Options.from_env().changed(target="cuda", prove=False, **self.changes)
         return Compilation(workload.program, self.model, options=options)
 
     def executable(self, compilation: Compilation) -> Executable:
@@ -102,7 +111,8 @@ class Bench:
         """Return seconds of a decode step by the engine, its roofline, and the device's part."""
         times, device = self.decode_times(batch, context - 3 * steps // 4, steps)
         step = median(times)
-        floor = (self.weight_bytes + batch * context * self.key_bytes) / self.ceilings["copy"]
+        read = read_bytes(self.config, batch, self.element) + batch * context * self.key_bytes
+        floor = read / self.ranks / self.ceilings["copy"]
         say(f"decode batch {batch}, context {context}: {1e3 * step:.3f} ms a step, device "
             f"{1e3 * device:.3f} ms, roofline {1e3 * floor:.3f} ms, fraction {floor / step:.3f}, "
             f"host exposed {max(0.0, 1 - device / step):.4f}")  # fmt: skip
@@ -149,10 +159,11 @@ class Bench:
                 engine.step()
             seconds.append(time.perf_counter() - started)
         taken = median(seconds[1:])
-        dense = self.weight_bytes / 2 - self.config.vocab_size * self.config.width
+        head = self.config.vocab_size * self.config.width
+        dense = read_bytes(self.config, 1, 1.0) - head  # of experts those of a single token
         attention = 2 * self.config.layers * self.config.heads * self.config.head_dim * tokens**2
         rate = (2 * dense * tokens + attention) / taken
-        fraction = rate / self.ceilings["matmul"]
+        fraction = rate / self.ranks / self.ceilings["matmul"]
         say(f"prefill {tokens}: {1e3 * taken:.1f} ms, {rate / 1e12:.0f} TFLOP/s, "
             f"fraction of matmul {fraction:.3f}")  # fmt: skip
         return {"prefill_fraction_of_matmul": fraction, "prefill_8k_ms": 1e3 * taken}
@@ -194,6 +205,15 @@ def timed(run: Callable[[], Any], repeats: int = 20) -> float:
     return median(times[3:])
 
 
+def label(model: str, weights: str, kv: str, tp: int) -> str:
+    """Return what figures of these settings begin with: nothing for the 8 B shape in bf16."""
+    parts = [] if model == SHAPE else [Path(model.removeprefix("random:")).name]
+    parts += [] if weights == "bf16" else [weights]
+    parts += [] if kv in ("", "bf16") else [f"kv_{kv}"]
+    parts += [] if tp == 1 else [f"tp{tp}"]
+    return "".join(f"{part}_" for part in parts)
+
+
 def say(text: str) -> None:
     """Print a line at once."""
     print(text, flush=True)
@@ -212,10 +232,23 @@ def _workload(name: str) -> Callable[[Bench], Figures]:
     return lambda bench: bench.run(WORKLOADS[name])
 
 
+def _long(bench: Bench) -> Figures:
+    """Decode of one sequence of 128 K tokens; keys are read at the copy's rate, if at all."""
+    return bench.decode(1, bench.config.context_length - 256)
+
+
+def _wide(bench: Bench) -> Figures:
+    return bench.decode(256, 1024)
+
+
 SECTIONS: dict[str, Callable[[Bench], Figures]] = {
     "decode_b1": _decode_b1, "decode_b64": _decode_b64, "prefill": lambda bench: bench.prefill(),
-    **{name: _workload(name) for name in ("w4", "w1", "w2", "w3")},
+    **{name: _workload(name) for name in ("w4", "w1", "w2", "w3")}, "long": _long, "wide": _wide,
 }  # fmt: skip
+
+
+ASKED_FOR = ("long", "wide")
+"""Sections that run only when they are named."""
 
 
 def provenance(commit: str) -> Figures:
@@ -250,26 +283,32 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--only", nargs="+", choices=list(SECTIONS), help="run these sections")
-    parser.add_argument("--model", default="random:llama-8b", help="a shape, or a folder")
+    parser.add_argument("--model", default=SHAPE, help="a shape, or a folder")
+    parser.add_argument("--weights", default="bf16", help="bf16, fp8 or int8")
+    parser.add_argument("--kv", default="", help="bf16 or fp8 (default: bf16)")
+    parser.add_argument("--tp", type=int, default=1, help="ranks, started by torchrun")
     parser.add_argument("--rounds", type=int, default=3, help="rounds after the first")
     parser.add_argument("--commit", default="", help="what is measured, where git is not at hand")
     parser.add_argument("--json", action="store_true", help="end with one line of JSON")
     parser.add_argument("--record", action="store_true", help=f"merge into {RESULTS.name}")
     options = parser.parse_args()
-    bench = Bench(options.model, options.rounds)
+    changes = {"weights": options.weights, "kv": options.kv, "tp": options.tp}
+    bench = Bench(options.model, options.rounds, changes)
     say(f"{options.model} loaded in {bench.load_seconds:.1f} s")
+    before = label(options.model, **changes)
     figures: Figures = {
         "copy_bytes_per_s": bench.ceilings["copy"], "matmul_flops": bench.ceilings["matmul"],
         "load_s": bench.load_seconds,
     }  # fmt: skip
     done, failed = [], {}
-    for name in options.only or SECTIONS:
+    for name in options.only or [name for name in SECTIONS if name not in ASKED_FOR]:
         try:
             figures |= SECTIONS[name](bench)
-            done.append(name)
+            done.append(before + name)
         except (RuntimeError, AssertionError) as error:
             failed[name] = str(error)
             say(f"{name} failed: {error!r}")
+    figures = {before + name: value for name, value in figures.items()}
     if options.record and done:
         record(figures, done, options.commit)
     if options.json:

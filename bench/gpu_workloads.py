@@ -97,6 +97,18 @@ WORKLOADS = {
 }
 
 
+def read_bytes(config: ModelConfig, batch: int, element: float = 2.0) -> float:
+    """Return the bytes of weights that a decode step of `batch` sequences reads, embedding rows
+    aside: of experts those that its tokens touch under uniform routing."""
+    experts = 3 * config.layers * config.width * config.ffn * config.experts
+    table = 0 if config.tied else config.vocab_size * config.width
+    touched = 0.0
+    if config.experts:
+        share = config.experts_per_token / config.experts
+        touched = experts * (1.0 - (1.0 - share) ** batch)
+    return element * (config.parameters - table - experts + touched)
+
+
 class Words:
     """Words that are one token each, with a space before them, wherever they stand."""
 

@@ -7,6 +7,7 @@ from .graph.matmul_parts import FuseCombineResidual, FuseMatmulParts
 from .graph.memory_planning import PlanMemory
 from .graph.moe_partition import MoePartition
 from .graph.sparse_attention import OrderChannels, SparseAttention
+from .graph.take_rows import TakeRowsEarly
 from .graph.weight_format import ChooseWeightFormat
 from .manager import Pass, UnknownPass
 from .program.batching import Batching
@@ -31,7 +32,8 @@ REMOTE_PASSES: tuple[Pass, ...] = (FoldConstants(), DropDead(), Canonicalize(), 
 LOWERING: tuple[Pass, ...] = (LowerToPlan(),)
 PLAN_PASSES: tuple[Pass, ...] = (ForkPrefixes(), FreeKV(), Batching(), PlanBudgets(), KVLifetimes())
 MODEL_PASSES: tuple[Pass, ...] = (
-    ChooseWeightFormat(), FuseSiblingMatmuls(), DropConcatOfSplit(), FuseRopeWrite(), FuseAddNorm(),
+    ChooseWeightFormat(), FuseSiblingMatmuls(), DropConcatOfSplit(), FuseRopeWrite(),
+    TakeRowsEarly(), FuseAddNorm(),
     FuseMatmulParts(), FuseCombineResidual(), LowerToTiles(),
     PlanMemory((("T", 512), ("R", 16), ("B", 16), ("M", 1024))),
 )  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -151,7 +152,9 @@ class Device:
         if need <= self.free:
             return self.free - need
         held = max(0, self.total - self.free - self.own)
-        sizes = dict(model=model, device=self.name, need=need / GIB, free=self.free / GIB)
+        sizes: dict[str, Any] = dict(
+            model=model, device=self.name, need=need / GIB, free=self.free / GIB
+        )
         if held > WORKSPACE and need <= self.total - self.own:
             raise DeviceInUse(**sizes, total=self.total / GIB, held=held / GIB)
         raise ModelTooLarge(

@@ -145,12 +145,12 @@ class _Lowering:
     def add_rmsnorm(self, op: Operation) -> list[Operation]:
         """Both results are written."""
         kernel = elementwise.add_rmsnorm(_width(op.results[0]), op["eps"], _format(op))
-        return [self.call(op, kernel, "T in0 in1 in2 out0 out1")]
+        return [self.call(op, kernel, f"{_rows(op.results[0])} in0 in1 in2 out0 out1")]
 
     def add(self, op: Operation) -> list[Operation]:
         """A residual that no norm follows at once."""
         kernel = elementwise.add(_width(op.result), _format(op))
-        return [self.call(op, kernel, "T in0 in1 out0")]
+        return [self.call(op, kernel, f"{_rows(op.result)} in0 in1 out0")]
 
     def silu_mul(self, op: Operation) -> list[Operation]:
         """Rows are tokens, or pairs of experts."""

@@ -14,6 +14,7 @@ from ..graph.fusion import DropConcatOfSplit, FuseAddNorm, FuseRopeWrite, FuseSi
 from ..graph.matmul_parts import FuseCombineResidual, FuseMatmulParts
 from ..graph.memory_planning import PlanMemory
 from ..graph.sparse_attention import OrderChannels, SparseAttention
+from ..graph.take_rows import TakeRowsEarly
 from ..graph.weight_format import ChooseWeightFormat
 from ..manager import Context, Pass, PassRecord, run_passes
 from .gpu_schedules import gpu_schedule
@@ -74,7 +75,7 @@ def regime_passes(
     extents = {"T": tokens, "R": rows or max_batch, "M": tokens * config.experts_per_token,
                "B": rows or max_batch, "L": -(-config.context_length // 16) * 16}  # fmt: skip
     return (
-        *(few if rows else (FuseAddNorm(),)),
+        *(few if rows else (TakeRowsEarly(), FuseAddNorm())),
         LowerToTiles(rows, config.context_length, kv=kv),
         PlanMemory(tuple(extents.items())),
     )
@@ -166,7 +167,13 @@ def gpu_regime_passes(
     extents = {"T": tokens, "R": rows or max_batch, "M": tokens * config.experts_per_token,
                "B": rows or max_batch}  # fmt: skip
     return (
-        FuseMatmulParts(norms=False) if rows == 1 else FuseAddNorm(),
+        *(
+            (FuseMatmulParts(norms=False),)
+            if rows == 1
+            else (FuseAddNorm(),)
+            if rows
+            else (TakeRowsEarly(), FuseAddNorm())
+        ),
         LowerToTiles(rows, config.context_length, GPU_PAGE, kv, "cuda", apart=rows > 0),
         PlanMemory(tuple(extents.items()), GPU_ALIGNMENT),
     )

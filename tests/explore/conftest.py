@@ -23,7 +23,7 @@ def explored():
     rows[1] = {"essay": PLANTED + str(rows[1]["essay"]), "sides": ["clarity", PLANTED]}
     wish = Wish(
         ROOT / "examples/essay_judge.weft", "tiny-dense", options=Options.from_env(), rows=rows,
-        assembly="add_", ptx="silu_mul",
+        assembly="take_rows", ptx="silu_mul",
     )  # fmt: skip
     found = explore(wish, load("cpu-generic"))
     assert found.error is None

@@ -214,7 +214,7 @@ def test_a_phone_needs_no_sideways_scroll(visit, page_file, view):
 def test_a_launch_leads_to_its_kernel(visit, page_file, kernel_of):
     seen = visit(page_file)
     seen.locator("#program-band select").first.select_option("step-0")
-    name = kernel_of("graph.add")
+    name = kernel_of("graph.take_rows")
     seen.locator("#program-band .pane").nth(1).locator(".line", has_text=f"@{name},").first.locator(
         ".text"
     ).click(position={"x": 20, "y": 6})

@@ -16,6 +16,7 @@ from weft.passes.graph.fusion import (
     FuseSiblingMatmuls,
 )
 from weft.passes.graph.matmul_parts import FuseCombineResidual, FuseMatmulParts
+from weft.passes.graph.take_rows import TakeRowsEarly
 from weft.passes.graph.weight_format import ChooseWeightFormat
 from weft.passes.manager import Context, run_passes
 from weft.passes.tile.regimes import lower_model, merge_kernels
@@ -24,6 +25,7 @@ from weft.runtime.weights import RandomTensors, load_weights
 COMMON = (FuseSiblingMatmuls(), DropConcatOfSplit(), FuseRopeWrite())
 FUSIONS = {
     "many rows": (*COMMON, FuseAddNorm()),
+    "wanted rows": (*COMMON, TakeRowsEarly(), FuseAddNorm()),
     "few rows": (*COMMON, FuseMatmulParts(), FuseCombineResidual()),
 }
 
@@ -190,3 +192,44 @@ def test_a_decode_step_of_a_dense_layer_is_six_launches():
     regime = lower_model(shape, build_graph(shape), max_tokens=64, max_batch=16)[0]
     calls = [op for op in regime.function.regions[0].operations if op.name == "graph.call"]
     assert len(calls) == 6 * shape.layers + 3  # and embedding, rows of logits, head
+
+
+LAST = """|%seen: tensor<f32, [T, 8]>, %x: tensor<f32, [T, 4]>, %rows: tensor<i32, [R]>|
+%wo = graph.weight tensors = "o" : tensor<f32, [4, 8]>
+%o = graph.matmul %seen, %wo : tensor<f32, [T, 4]>
+%y = graph.add %x, %o : tensor<f32, [T, 4]>
+%wn = graph.weight tensors = "n" : tensor<f32, [4]>
+%n = graph.rmsnorm %y, %wn, eps = 1e-06 : tensor<f32, [T, 4]>
+%wg = graph.weight tensors = "g" : tensor<f32, [12, 4]>
+%g = graph.matmul %n, %wg : tensor<f32, [T, 12]>
+%h = graph.silu_mul %g : tensor<f32, [T, 6]>
+%wd = graph.weight tensors = "d" : tensor<f32, [4, 6]>
+%d = graph.matmul %h, %wd : tensor<f32, [T, 4]>
+%z = graph.add %y, %d : tensor<f32, [T, 4]>
+%last = graph.take_rows %z, %rows : tensor<f32, [R, 4]>
+graph.return %last
+"""
+
+
+def test_rows_are_taken_before_the_last_products():
+    lines, remarks = rewritten(LAST, TakeRowsEarly())
+    taken = [line for line in lines if "take_rows" in line]
+    assert taken == [
+        "%taken = graph.take_rows %seen, %rows : tensor<f32, [R, 8]>",
+        "%taken_1 = graph.take_rows %x, %rows : tensor<f32, [R, 4]>",
+    ]
+    assert "%o = graph.matmul %taken, %wo : tensor<f32, [R, 4]>" in lines
+    assert "%z = graph.add %y, %d : tensor<f32, [R, 4]>" in lines
+    assert lines[-1] == "graph.return %z" and not any("[T, " in line for line in lines)
+    assert [r.message for r in remarks] == ["3 products of the last layer compute wanted rows only"]
+
+
+def test_rows_that_something_else_needs_are_taken_late():
+    used = LAST.replace("graph.return %last", "graph.return %last, %y")
+    lines, _ = rewritten(used, TakeRowsEarly())
+    assert "%taken = graph.take_rows %y, %rows : tensor<f32, [R, 4]>" in lines
+    assert "%o = graph.matmul %seen, %wo : tensor<f32, [T, 4]>" in lines
+    alone = LAST.replace("graph.return %last", "graph.return %last, %z")
+    same, remarks = rewritten(alone, TakeRowsEarly())
+    assert same == [line.strip() for line in alone.strip().splitlines()][1:]
+    assert not remarks[0].done

@@ -25,11 +25,13 @@ from weft.ir.attention_calibration import AttentionCalibration, HeadChannels
 from weft.ir.model import ModelConfig, Rope
 from weft.ir.sparse import parse_policy
 from weft.loading import device_sampler, executor_on
-from weft.options import Options
+from weft.options import Launch, Options
+from weft.passes.graph.tensor_parallel import TensorParallel
 from weft.passes.graph.weight_format import ChooseWeightFormat
-from weft.passes.manager import Context
+from weft.passes.manager import Context, run_passes
 from weft.passes.tile.gpu_schedules import gpu_step_kernels
 from weft.passes.tile.regimes import lower_for_gpu, merge_kernels
+from weft.runtime import ranks
 from weft.runtime.engine import Engine
 from weft.runtime.executor import ReferenceExecutor
 from weft.runtime.request import Request, Sampling
@@ -91,15 +93,23 @@ def generate(executor: Any, sampler: Any = None) -> list[list[int]]:
 def main() -> None:
     shape = config(sys.argv[1])
     graph, format = build_graph(shape), FORMATS.get(sys.argv[1], "f32")
+    part, launch = graph, Launch.from_env()
+    if launch.count > 1:
+        part, _ = run_passes((TensorParallel(launch.rank, launch.count),), graph, Context())
+        ranks.join(None)
     sparse = attention(sys.argv[1], shape)
-    regimes = lower_for_gpu(shape, graph, weights=format, activations="f32", kv="f32", **LIMITS,
+    regimes = lower_for_gpu(shape, part, weights=format, activations="f32", kv="f32", **LIMITS,
                             attention=sparse.passes if sparse else None)  # fmt: skip
     wanted = merge_kernels(regimes) + gpu_step_kernels(shape.vocab_size)
     kernels = load_kernels(wanted, Path(sys.argv[2]), interpreted=True)
-    options = Options(target="cuda", weights="f32", kv_memory=1, **LIMITS)  # type: ignore[arg-type]
+    limits: dict[str, Any] = LIMITS
+    options = Options(target="cuda", weights="f32", kv_memory=1, tp=launch.count, **limits)
     graph = ChooseWeightFormat(format).run(graph, Context())
     checkpoint: Any = SimpleNamespace(config=shape, folder=None, name="random", graph=graph)
     device: Any = executor_on(checkpoint, regimes, kernels, options, 16, "cpu", attention=sparse)
+    if launch.rank:
+        ranks.follow(device)
+        return
     dense = {n: weight.dense() for n, weight in load_weights(graph, RandomTensors()).items()}
     run = GraphRun(graph, dense, slots=64 * 16)
     run.attend = DecodeAttention(sparse.policy, sparse.calibration) if sparse else None

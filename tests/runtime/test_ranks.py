@@ -37,7 +37,7 @@ WORKER = Path(__file__).parent / "rank_worker.py"
 class Ranks:
     """Processes as torchrun starts them."""
 
-    def __init__(self, count: int, *arguments: str) -> None:
+    def __init__(self, count: int, *arguments: str, worker: Path = WORKER) -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = str(probe.getsockname()[1])
@@ -47,7 +47,7 @@ class Ranks:
         }  # fmt: skip
         self.processes = [
             subprocess.Popen(
-                [sys.executable, str(WORKER), *arguments], stdout=subprocess.PIPE,
+                [sys.executable, str(worker), *arguments], stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE, text=True,
                 env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)},
             )
@@ -87,6 +87,16 @@ def test_two_processes_with_compiled_kernels_give_the_values_of_one(model, reque
     cache = str(request.config.cache.mkdir("weft-kernels"))
     settings = {"model": model, "tp": 2, "kv_memory": 16 << 20, "cache": cache}
     assert run(2, settings) == alone(settings)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["qwen", "mixtral"])
+def test_two_processes_with_a_gpus_executor_give_the_tokens_of_the_meaning(name, tmp_path):
+    pytest.importorskip("triton")
+    ended = Ranks(2, name, str(tmp_path), worker=WORKER.with_name("device_worker.py")).wait()
+    assert all(status == 0 for status, *_ in ended), ended
+    found, expected, recordings = json.loads(ended[0][1].splitlines()[-1])
+    assert found == expected and recordings >= 2
 
 
 def test_a_rank_that_dies_is_named_and_the_journal_survives(tmp_path):

@@ -1,0 +1,86 @@
+"""Takes the rows whose logits are wanted as early as it can: what nobody looks at is not computed.
+
+A step of many rows wants logits of few. Behind the last attention no row sees another, so the
+products of the last layer need those few rows only: of L layers 1 / L of nearly all products.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from ...ir.core import Module, Operation, Value, make
+from ...ir.types import dtype_of, shape_of, tensor
+from ..manager import EVERYTHING, Context
+from ..rewrite import substitute
+from .body import Body, rewrite_functions
+
+BY_ROWS = frozenset(
+    "graph." + name for name in ("matmul", "add", "rmsnorm", "silu_mul", "concat", "all_reduce")
+)
+"""Operations of which a row depends on the same row of their operands only."""
+
+
+@dataclass(frozen=True)
+class TakeRowsEarly:
+    """Moves `graph.take_rows` before the products that only its result needs."""
+
+    name: ClassVar[str] = "take-rows-early"
+    reads: ClassVar[tuple[str, ...]] = ("graph",)
+    writes: ClassVar[tuple[str, ...]] = ("graph",)
+    requires: ClassVar[tuple[str, ...]] = ()
+    ensures: ClassVar[tuple[str, ...]] = ()
+    keeps: ClassVar[tuple[str, ...]] = EVERYTHING
+
+    def run(self, module: Module, context: Context) -> Module:
+        """Return the module with each such operation moved as far as it goes."""
+        return rewrite_functions(module, lambda body: self._move_all(body, context))
+
+    def _move_all(self, body: Body, context: Context) -> None:
+        for take in [op for op in body.operations if op.name == "graph.take_rows"]:
+            moved = _needed_by(body, take)
+            products = sum(op.name == "graph.matmul" for op in moved)
+            if products:
+                _move(body, take, moved)
+                context.did(f"{products} products of the last layer compute wanted rows only",
+                            take.span)  # fmt: skip
+            else:
+                context.left("no product stands between the last attention and the wanted rows",
+                             take.span)  # fmt: skip
+
+
+def _needed_by(body: Body, take: Operation) -> list[Operation]:
+    """Return the operations by rows that only the taken rows need, in order."""
+    region: list[Operation] = [take]
+    for op in reversed(body.operations):
+        if op.name in BY_ROWS and len(op.results) == 1:
+            users = [user for user in body.operations if op.result in user.operands]
+            if users and all(any(user is known for known in region) for user in users):
+                region.append(op)
+    return region[:0:-1]
+
+
+def _move(body: Body, take: Operation, moved: list[Operation]) -> None:
+    """Put the operations where the rows are taken, over rows that are taken before them."""
+    rows = take.operands[1]
+    (extent,) = shape_of(rows.type)
+    made = {op.result.name for op in moved}
+    taken: dict[str, Value] = {}
+    new: list[Operation] = []
+
+    def narrow(value: Value) -> Value:
+        return replace(value, type=tensor(dtype_of(value.type), extent, *shape_of(value.type)[1:]))
+
+    for op in moved:
+        for value in op.operands:
+            if value.name in taken or body.made_by(value, "graph.weight"):
+                continue
+            if value.name in made:
+                taken[value.name] = narrow(value)
+                continue
+            wanted = taken[value.name] = body.names.value("taken", narrow(value).type)
+            new.append(make("graph.take_rows", value, rows, results=(wanted,), span=take.span))
+        new.append(replace(substitute(op, taken), results=(narrow(op.result),)))
+    last = narrow(take.operands[0])
+    body.rename(take.result, last)
+    body.replace(take, [take, *moved], new)

@@ -1,0 +1,34 @@
+"""What the GPU benchmarks divide by, and what they call their figures."""
+
+from __future__ import annotations
+
+import pytest
+from weft.bench.gpu_programs import label
+from weft.bench.gpu_workloads import WORKLOADS, read_bytes
+from weft.frontend.models.presets import preset
+
+
+def test_a_decode_step_of_the_8b_shape_reads_15_gb() -> None:
+    config = preset("llama-8b")
+    assert read_bytes(config, 1) == pytest.approx(15.0e9, rel=0.01)
+    assert read_bytes(config, 64, 1.0) == read_bytes(config, 1) / 2
+
+
+def test_of_experts_those_are_read_that_tokens_touch() -> None:
+    config = preset("qwen3-30b-a3b")
+    active = 3 * config.layers * config.width * config.ffn * config.experts_per_token
+    whole = 3 * config.layers * config.width * config.ffn * config.experts
+    rest = config.parameters - whole - config.vocab_size * config.width
+    assert read_bytes(config, 1, 1.0) == pytest.approx(rest + active)
+    assert 0.98 * (rest + whole) < read_bytes(config, 64, 1.0) < rest + whole
+
+
+def test_floors_are_those_of_the_comparison() -> None:
+    config, seconds = preset("llama-8b"), {"w1": 1.898, "w2": 0.441, "w3": 0.474, "w4": 0.896}
+    for name, expected in seconds.items():
+        assert WORKLOADS[name].floor(config, 790e12, 4.3e12) == pytest.approx(expected, rel=0.03)
+
+
+def test_figures_of_other_settings_have_names_of_their_own() -> None:
+    assert label("random:llama-8b", "bf16", "", 1) == ""
+    assert label("random:qwen3-30b-a3b", "fp8", "fp8", 2) == "qwen3-30b-a3b_fp8_kv_fp8_tp2_"
