@@ -6,6 +6,7 @@ import json
 import re
 
 import pytest
+from weft.codegen.build import assemble, inspect_source, llvm_of
 from weft.codegen.emit_triton import emit
 from weft.codegen.emit_tvm import emit_tvm
 from weft.codegen.locate import locate_tile, locate_triton, locate_tvm
@@ -140,6 +141,19 @@ def test_mended_debug_locations_belong_to_their_function():
     lines = mended(llvm).split("\n")
     assert lines[:3] == ["define i32 @outer() {", "  call void @inner()", "}"]
     assert lines[3:5] == ["define void @inner() !dbg !1 {", "  ret void, !dbg !4"]
+
+
+def test_mending_locations_changes_no_instruction(explored, kernel_of):
+    name = kernel_of("graph.add")
+    source = "\n".join(unpacked(explored, name)["tvm"]["lines"]) + "\n"
+    mended_text = assemble(mended(llvm_of({name: source})))
+    assert len(set(re.findall(r"\.loc\s+1 (\d+)", mended_text))) > 3
+    assert instructions(mended_text) == instructions(inspect_source(source, "assembly"))
+
+
+def instructions(assembly):
+    """Return the instructions of an assembly text, in order."""
+    return [line for line in assembly.splitlines() if re.match(r"^\t[a-z]", line)]
 
 
 def test_a_run_shows_what_it_launched(explored, kernel_of):
