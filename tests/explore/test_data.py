@@ -144,7 +144,7 @@ def test_mended_debug_locations_belong_to_their_function():
 
 
 def test_mending_locations_changes_no_instruction(explored, kernel_of):
-    name = kernel_of("graph.add")
+    name = kernel_of("graph.take_rows")
     source = "\n".join(unpacked(explored, name)["tvm"]["lines"]) + "\n"
     mended_text = assemble(mended(llvm_of({name: source})))
     assert len(set(re.findall(r"\.loc\s+1 (\d+)", mended_text))) > 3

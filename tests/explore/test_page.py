@@ -63,9 +63,9 @@ def test_a_click_pins_and_the_kernels_follow(visit, page_file):
 
 def test_a_tile_operation_is_found_in_triton_tvmscript_and_assembly(visit, page_file, kernel_of):
     seen = visit(page_file)
-    seen.locator(f"#kernel-{kernel_of('graph.add')}").click()
+    seen.locator(f"#kernel-{kernel_of('graph.take_rows')}").click()
     seen.wait_for_function(
-        "document.querySelector('#kernel-band .text').innerText.includes('@add')"
+        "document.querySelector('#kernel-band .text').innerText.includes('@take_rows')"
     )
     tile, *others = (seen.locator("#kernel-band .pane").nth(at) for at in range(1, 5))
     store = tile.locator(".line", has_text="tile.store")
@@ -100,7 +100,7 @@ def test_the_keyboard_reaches_everything(visit, page_file, kernel_of):
     seen.keyboard.press("Escape")
     assert seen.locator(".pane.pinned").count() == 0
     assert seen.locator('#program-band .pane:first-child .line[tabindex="0"]').count() == 1
-    seen.locator(f"#kernel-{kernel_of('graph.add')}").focus()
+    seen.locator(f"#kernel-{kernel_of('graph.take_rows')}").focus()
     seen.keyboard.press("ArrowUp")
     assert seen.locator('.kernels .item[aria-selected="true"]').count() == 1
 
@@ -117,7 +117,7 @@ def test_search_finds_and_goes_there(visit, page_file):
     assert not seen.locator("#found").is_visible()
     assert seen.locator(".pane.pinned").count() == 3
     seen.keyboard.press("/")
-    seen.locator("#search").fill("vaddps")  # only in the machine code, which is compressed
+    seen.locator("#search").fill("vmovups")  # only in the machine code, which is compressed
     seen.keyboard.press("Enter")  # before the answer is there
     seen.wait_for_selector("#kernel-band .line.flash")
     seen.keyboard.press("/")
