@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -45,6 +46,11 @@ class Offloading:
     def __post_init__(self) -> None:
         if not self.checkpoint.config.experts:
             raise NotOffloaded(problem=f"{self.checkpoint.name} has no experts to divide it by")
+
+    def require_dense(self, dense: bool) -> None:
+        """Raise NotOffloaded where the program asks for sparse attention."""
+        if not dense:
+            raise NotOffloaded(problem="the program asks for sparse attention, which reads labels")
 
     @cached_property
     def shared(self) -> Module:
@@ -119,6 +125,7 @@ class Offloading:
         from .runtime.offload.pages import FilePages, TensorPages
         from .runtime.offload.sections import Lowered
 
+        device = extra.pop("device", None) or self._device()
         share_cores(self.options.thread_count)
         sections = [
             Lowered(s.kind, s.place, s.layer, s.function, s.results, s.weights)
@@ -131,7 +138,7 @@ class Offloading:
         placed = {"host": kernels, "device": self._device_kernels(kernels)}
         return OffloadExecutor(
             self.checkpoint.config, self._settings(self.policy), sections, placed, tensors, source,
-            extra.pop("device", None) or self._device(),
+            device,
             prove=prove_hazards if self.options.prove else None,
             **self._narrow(sections), **extra,
         )  # fmt: skip
@@ -166,8 +173,7 @@ class Offloading:
     def _settings(self, policy: Policy) -> OffloadSettings:
         from .runtime.offload.build import OffloadSettings
 
-        options, schedule = self.options, schedule_of(policy)
-        pages = page_count(self.checkpoint, options)
+        options, schedule, pages = self.options, schedule_of(policy), self._pages()
         return OffloadSettings(
             schedule, pipeline_shape(policy), pages, options.max_batch, options.max_tokens,
             kv_room=pages if schedule == "s4" else 0,
@@ -211,15 +217,27 @@ class Offloading:
             rounded(_bytes(op)) for op in _distinct_weights(functions)
         )  # fmt: skip
         assert weights >= weight_bytes(functions)
+        gpu = options.gpu_memory - (LIBRARIES if self._on_gpu else 0)
         return Room(
-            options.gpu_memory, weights, working, page.bytes, options.offload.host_memory,
-            page_count(self.checkpoint, options) * element,
+            gpu, weights, working, page.bytes, options.offload.host_memory,
+            self._pages() * element,
             sum(b.bytes for b in buffers if b.on_host),
         )  # fmt: skip
+
+    def _pages(self) -> int:
+        """Return the pages of keys in host memory; 0 means a quarter of what there is."""
+        options = self.options
+        if not options.kv_memory:
+            machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+            options = options.changed(kv_memory=(options.offload.host_memory or machine) // 4)
+        return page_count(self.checkpoint, options)
 
     def _context(self) -> Context:
         return Context(model_name=self.checkpoint.name, target=self.options)
 
+
+LIBRARIES = 512 << 20
+"""Bytes of a GPU's cap that its libraries, kernels and the allocator's blocks take."""
 
 ROUNDING = 4096
 """Bytes that rounding each tensor up may cost beyond what is counted one by one."""

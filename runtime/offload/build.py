@@ -16,7 +16,7 @@ from ..compiled_executor import aligned, rope_tables, tvm_tensor
 from ..executor import PAGE_SIZE
 from ..weights import TensorSource, Weight, load_weights
 from .buffers import Buffer, Buffers, buffers_of
-from .device import OffloadDevice
+from .device import OffloadDevice, mapped
 from .keys import DeviceKeys
 from .pages import PageShape, PageSource, Pool, pool_bytes, pool_in
 from .sections import Lowered, Section
@@ -122,7 +122,7 @@ class Build:
         })  # fmt: skip
 
     def _host_pool(self, shape: PageShape, count: int, pin: bool = False) -> Pool:
-        buffer = aligned(pool_bytes(shape, max(count, 1)))
+        buffer = mapped(pool_bytes(shape, max(count, 1)))
         refused = self.device.register(buffer) if pin and count else ""
         if refused:
             self.notes.append(f"host memory stays pageable, copies are slower: {refused}")

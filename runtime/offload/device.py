@@ -6,7 +6,8 @@ capped, and streams that are threads. `CudaDevice` is the same over CUDA's strea
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+import mmap
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -107,6 +108,11 @@ def rounded(size: int) -> int:
     return -(-size // 256) * 256
 
 
+def mapped(size: int) -> Tensor:
+    """Return zeroed bytes in pages of their own, which can be pinned and touch no neighbour."""
+    return torch.frombuffer(mmap.mmap(-1, max(size, 1)), dtype=torch.uint8)
+
+
 class _Now:
     """A stream whose work is done when it is launched."""
 
@@ -192,11 +198,15 @@ class CudaDevice:
         """Pin with cudaHostRegister, which rounds to pages and not to powers of two."""
         runtime = torch.cuda.cudart()
         error = int(runtime.cudaHostRegister(buffer.data_ptr(), buffer.nbytes, 0))
-        return "" if error == 0 else f"cudaHostRegister gave error {error}"
+        if error == 0:
+            return ""
+        with suppress(RuntimeError):  # the refusal is reported by the next launch, once
+            torch.zeros(1, device=self.place)
+        return f"cudaHostRegister gave error {error}"
 
     def host(self, size: int) -> Tensor:
         """Memory that is pinned, if the system allows it."""
-        buffer = torch.zeros(size, dtype=torch.uint8)
+        buffer = mapped(size)
         self.register(buffer)
         return buffer
 

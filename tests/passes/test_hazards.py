@@ -53,7 +53,7 @@ def shapes(draw):
 
 
 @given(shapes(), st.sampled_from(sorted(SCHEDULES)))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 def test_every_schedule_of_any_shape_is_proven_and_both_deciders_agree(shape, name):
     if name != "ring":
         shape = replace(shape, ring=max(shape.ring, 2 * shape.widest))
