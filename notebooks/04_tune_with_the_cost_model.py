@@ -49,22 +49,28 @@ comparison_chart(
 # ## A hierarchical roofline, and its turning points
 #
 # Mixtral 8x7B in bf16 is 87 GiB. On a GPU with less memory, experts lie in the host's memory, and
-# cross a link that is eighty times slower than GPU memory. Two turning points say what should cross
-# (MoE-Lightning, ASPLOS 2025, equations 9 and 10): left of P1 an operation is better left on the
-# CPU; left of P2 the GPU waits for the link.
+# cross a link that is eighty times slower than GPU memory. Turning points say what should cross
+# (MoE-Lightning, ASPLOS 2025, equations 9 to 11): left of P1 a layer is best left where its data
+# is; left of P2, if it is moved, the GPU waits for the link.
 
 # %%
 from weft.cost_model.hardware_file import load
+from weft.cost_model.hrm.curves import decode_attention, feed_forward
+from weft.cost_model.hrm.shape import MoeShape, Workload
 from weft.frontend.models.presets import PRESETS
-from weft.plots.hrm import TurningPoints
+from weft.plots.hierarchy import hierarchical_roofline
 
 hardware, config = load("h200"), PRESETS["mixtral-8x7b"]
+shape = MoeShape.of(config, "bf16")
 print(hardware.provenance["device"], "|", hardware.provenance["source"])
-TurningPoints(hardware, config)
+experts = [feed_forward(shape, batch, micro_batch=64) for batch in (64, 512, 4096)]
+hierarchical_roofline(hardware, [*experts, decode_attention(shape)])
 
 # %% [markdown]
-# Attention reads keys and values once for each token: its intensity is fixed, and low, so it is
-# left on the CPU. Experts' weights serve a whole batch: the larger it is, the better they travel.
+# A dot is what a layer attains on the GPU if its data is moved there, a ring what the CPU attains
+# in place. Attention reads keys and values once for each token: its intensity is fixed and low, so
+# it is best computed where they are. Experts' weights serve a whole batch: the larger it is, the
+# better they travel.
 #
 # ## Search a policy
 #
@@ -80,16 +86,14 @@ from weft.cost_model.hrm.machine import HostedGpu
 from weft.cost_model.hrm.model import Site
 from weft.cost_model.hrm.prediction import lifts, predict
 from weft.cost_model.hrm.search import policy_of, refined
-from weft.cost_model.hrm.shape import MoeShape, Workload
 
 GIB = 2**30
-shape = MoeShape.of(config, "bf16")
 
 
 @cache
 def tuned(batch=256, prompt=256, gpu_gib=24, host_gib=110):
     site = Site(HostedGpu.of(hardware), gpu_gib * GIB, host_gib * GIB, 0.0)
-    workload, grid = Workload(prompt, 64), Grid(most=batch, kv_gpu=(0.0,))
+    workload, grid = Workload(prompt, 64), Grid(most=batch, pages_per_expert=1, kv_gpu=(0.0,))
     found = refined(shape, workload, site, grid)
     return found, predict(policy_of(found, shape), shape, workload, hardware), workload, grid
 

@@ -1,107 +1,11 @@
-"""Policies of models larger than a GPU as pictures: turning points, roofs of a step, lifts."""
+"""Policies of models larger than a GPU as pictures: roofs of a step, pages, what lifts."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
 
-from ..cost_model.hardware import Hardware
-from ..cost_model.hrm.equations import (
-    attainable,
-    attention_intensity,
-    ffn_intensity,
-    link_bound_below,
-    stay_below,
-)
 from ..cost_model.hrm.prediction import Lift, Prediction
-from ..ir.display.roofline import Ceiling, Point, RooflinePlot, Slope, Turn
-from ..ir.display.view import Figure, Said, Shown, View
-from ..ir.model import ModelConfig
 from .style import COLOURS, FAINT, Picture, bars, picture
-
-
-@dataclass(frozen=True)
-class TurningPoints(Shown):
-    """A GPU with its host as one roofline: what may cross the link, and what is better left.
-
-    The axis is FLOPs a byte that would cross. Experts are drawn for each of `batches`: their
-    weights are read once a step, so that intensity grows with the batch; attention's does not.
-    """
-
-    hardware: Hardware
-    config: ModelConfig
-    batches: tuple[int, ...] = (16, 64, 256, 1024, 4096)
-    element: float = 2.0
-    dtype: str = "bf16"
-
-    def attention_stays_below(self) -> float:
-        """Return P1 of equation 9 for attention: moved at less, it is better left on the CPU."""
-        own = attention_intensity(self.config.heads, self.config.kv_heads, self.element)
-        return stay_below(own, self._cpu, self._link, self.dtype)
-
-    def experts_wait_below(self) -> float:
-        """Return P2 of equation 10 for experts: moved at less, the GPU waits for the link."""
-        most = max(self._experts(batch) for batch in self.batches)
-        return link_bound_below(most, self._gpu, self._link, self.dtype)
-
-    def plot(self) -> RooflinePlot:
-        """Return the picture."""
-        gpu, cpu, link = self._gpu, self._cpu, self._link
-        slopes = (
-            Slope("link", link.median), Slope("host memory", cpu.main.read.median, minor=True),
-            Slope("GPU memory", gpu.main.read.median, minor=True),
-        )  # fmt: skip
-        ceilings = (
-            Ceiling("GPU", gpu.matmul_rate(self.dtype).median),
-            Ceiling("CPU", cpu.matmul_rate(self.dtype).median, minor=True),
-        )
-        turns = (
-            Turn("P1 of attention", self.attention_stays_below()),
-            Turn("P2 of experts", self.experts_wait_below()),
-        )
-        return RooflinePlot("turning points", slopes, ceilings, tuple(self._points()), turns)
-
-    def view(self) -> View:
-        """Return the picture, and how to read it."""
-        said = Said(
-            "Points are what the link can feed; a ring is what the CPU attains on data left where "
-            "it is. Left of P1 data is better left; left of P2 the GPU waits for the link."
-        )
-        return View("turning points", self.hardware.name, (Figure(self.plot()), said))
-
-    def _points(self) -> list[Point]:
-        own = attention_intensity(self.config.heads, self.config.kv_heads, self.element)
-        found = [self._moved("attention", own, "attention"), self._left("attention", own)]
-        for batch in self.batches:
-            intensity = self._experts(batch)
-            found.append(self._moved(f"experts, batch {batch}", intensity, "experts"))
-        return [*found, self._left("experts", self._experts(self.batches[0]))]
-
-    def _experts(self, batch: int) -> float:
-        return ffn_intensity(
-            batch, self.config.experts_per_token, self.config.experts, self.element
-        )
-
-    def _moved(self, name: str, intensity: float, group: str) -> Point:
-        roof = self._gpu.matmul_rate(self.dtype).median
-        return Point(name, intensity, min(roof, self._link.median * intensity), group)
-
-    def _left(self, name: str, intensity: float) -> Point:
-        rate = attainable(intensity, self._cpu, self.dtype)
-        return Point(f"{name} on the CPU", intensity, rate, name, hollow=True)
-
-    @property
-    def _gpu(self) -> Any:
-        return self.hardware.level("gpu")
-
-    @property
-    def _cpu(self) -> Any:
-        return self.hardware.level("cpu")
-
-    @property
-    def _link(self) -> Any:
-        return self.hardware.link("cpu", "gpu").bandwidth
 
 
 def roofs_chart(prediction: Prediction) -> Picture:

@@ -1,0 +1,93 @@
+"""Pictures of policies, pipelines and channels hold what they are of; sliders have a fallback."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import pytest
+from weft.cost_model.hardware_file import load
+from weft.cost_model.hrm.grid import Grid
+from weft.cost_model.hrm.machine import HostedGpu
+from weft.cost_model.hrm.model import Site
+from weft.cost_model.hrm.prediction import Lift, predict
+from weft.cost_model.hrm.search import policy_of, search
+from weft.cost_model.hrm.shape import MoeShape, Workload
+from weft.cost_model.hrm.timed import pipeline_shape, run
+from weft.evaluation.attention import calibration_of
+from weft.frontend.checkpoint import open_checkpoint
+from weft.frontend.models.presets import PRESETS
+from weft.ir.pipeline_schedules import build_pipeline
+from weft.plots.channels import bytes_chart, channel_chart, spread_by_rank
+from weft.plots.controls import sliders
+from weft.plots.gantt import Gantt
+from weft.plots.hrm import lifts_chart, pages_chart, roofs_chart, throughput_chart
+
+GIB = 2**30
+
+
+def is_png(figure) -> bool:
+    return figure._repr_png_().startswith(b"\x89PNG")
+
+
+@pytest.fixture(scope="module")
+def found():
+    hardware = load("h200")
+    shape, workload = MoeShape.of(PRESETS["mixtral-8x7b"], "bf16"), Workload(64, 8)
+    site = Site(HostedGpu.of(hardware), 24 * GIB, 110 * GIB, 0.0)
+    grid = Grid(most=64, pages_per_expert=1, kv_gpu=(0.0,))
+    policy = policy_of(search(shape, workload, site, grid), shape)
+    return policy, shape, workload, site, predict(policy, shape, workload, hardware)
+
+
+def test_a_bar_a_roof_and_a_line_at_the_step(found) -> None:
+    *_, prediction = found
+    figure = roofs_chart(prediction)
+    widths = [bar.get_width() for bar in figure.axes[0].patches]
+    assert widths == sorted((1e3 * seconds for seconds in prediction.roofs.values()), reverse=True)
+    assert figure.axes[0].lines[0].get_xdata()[0] == pytest.approx(1e3 * prediction.step.expected)
+    assert is_png(figure)
+
+
+def test_a_gantt_chart_has_every_task_once(found) -> None:
+    policy, shape, workload, site, _ = found
+    pipeline = build_pipeline(policy.schedule, pipeline_shape(policy, 2))
+    timeline = run(pipeline, policy, shape, workload, site.machine)
+    chart = Gantt("two layers", pipeline, timeline)
+    drawn = [interval.name for track in chart.tracks() for interval in track.intervals]
+    assert sorted(drawn) == sorted(task.name for task in pipeline.tasks)
+    for track in chart.tracks():
+        ends = [interval.end for interval in track.intervals]
+        starts = [interval.start for interval in track.intervals]
+        assert all(end <= start + 1e-12 for end, start in zip(ends, starts[1:], strict=False))
+    assert "<svg" in chart._repr_html_()
+
+
+def test_lifts_pages_and_rates_are_drawn() -> None:
+    assert is_png(lifts_chart([Lift("GPU memory", 1.1), Lift("link", 1.2)]))
+    assert is_png(throughput_chart({16: 1.0, 24: 2.0}, "GPU memory"))
+    figure = pages_chart({"16 GiB": {"resident": 3, "streamed": 5}, "24 GiB": {"resident": 8}})
+    assert sum(bar.get_width() for bar in figure.axes[0].patches) == 16
+
+
+def test_channels_are_ranked_and_add_up() -> None:
+    checkpoint = open_checkpoint("tiny-dense")
+    calibration = calibration_of(checkpoint)
+    table = spread_by_rank(calibration)
+    config = checkpoint.config
+    assert table.shape == (config.layers * config.kv_heads, config.head_dim)
+    assert np.allclose(table.sum(axis=1), 1)
+    assert is_png(channel_chart(calibration, 16))
+    assert is_png(bytes_chart({"a": [1.0, 2.0]}, [512, 1024]))
+
+
+def test_sliders_begin_at_the_first_choice() -> None:
+    shown = sliders(lambda batch, memory: None, batch=(256, 64), memory=(24, 40))
+    assert [control.value for control in shown.children[:2]] == [256, 24]
+    assert all(not control.continuous_update for control in shown.children[:2])
+
+
+def test_without_widgets_each_setting_is_turned_once(monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "ipywidgets", None)
+    drawn = sliders(lambda batch, memory: (batch, memory), batch=(256, 64), memory=(24, 40))
+    assert drawn == [(256, 24), (64, 24), (256, 40)]
