@@ -50,7 +50,8 @@ roofs_chart(prediction)
 # %%
 from dataclasses import replace
 
-from weft.cost_model.hrm.timed import pipeline_shape, run
+from weft.cost_model.hrm.timed import run
+from weft.cost_model.pipelines import pipeline_shape
 from weft.ir.pipeline_schedules import SCHEDULES, build_pipeline
 from weft.plots.gantt import Gantt
 
@@ -61,7 +62,7 @@ several = replace(policy, micro_batch=-(-policy.batch // 4), lead=2, ring=2 * wi
 
 
 def pipeline_of(schedule, layers=3):
-    return build_pipeline(schedule, pipeline_shape(several, layers))
+    return build_pipeline(schedule, pipeline_shape(several, layers=layers))
 
 
 def timeline_of(pipeline):

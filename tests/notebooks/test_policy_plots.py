@@ -13,7 +13,8 @@ from weft.cost_model.hrm.model import Site
 from weft.cost_model.hrm.prediction import Lift, predict
 from weft.cost_model.hrm.search import policy_of, search
 from weft.cost_model.hrm.shape import MoeShape, Workload
-from weft.cost_model.hrm.timed import pipeline_shape, run
+from weft.cost_model.hrm.timed import run
+from weft.cost_model.pipelines import pipeline_shape
 from weft.evaluation.attention import calibration_of
 from weft.frontend.checkpoint import open_checkpoint
 from weft.frontend.models.presets import PRESETS
@@ -51,7 +52,7 @@ def test_a_bar_a_roof_and_a_line_at_the_step(found) -> None:
 
 def test_a_gantt_chart_has_every_task_once(found) -> None:
     policy, shape, workload, site, _ = found
-    pipeline = build_pipeline(policy.schedule, pipeline_shape(policy, 2))
+    pipeline = build_pipeline(policy.schedule, pipeline_shape(policy, layers=2))
     timeline = run(pipeline, policy, shape, workload, site.machine)
     chart = Gantt("two layers", pipeline, timeline)
     drawn = [interval.name for track in chart.tracks() for interval in track.intervals]
