@@ -15,15 +15,16 @@
 
 # %%
 import torch
-from weft.evaluation.attention import calibration_of, judged
+from weft.attention import calibration_of
+from weft.evaluation.attention import judged
 from weft.frontend.checkpoint import open_checkpoint
 from weft.ir.sparse import parse_policies
 
 torch.set_num_threads(1)
 MODEL = "tiny-dense"
 checkpoint = open_checkpoint(MODEL)
-calibration = calibration_of(checkpoint)
 _, policy = parse_policies("dense,sparse(ratio=1/16)")
+calibration = calibration_of(checkpoint, policy)
 label = policy.label_channels(checkpoint.config.head_dim)
 print(
     calibration.provenance.tokens,

@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pytest
+from weft.attention import calibration_of
 from weft.cost_model.hardware_file import load
 from weft.cost_model.hrm.grid import Grid
 from weft.cost_model.hrm.machine import HostedGpu
@@ -15,10 +16,10 @@ from weft.cost_model.hrm.search import policy_of, search
 from weft.cost_model.hrm.shape import MoeShape, Workload
 from weft.cost_model.hrm.timed import run
 from weft.cost_model.pipelines import pipeline_shape
-from weft.evaluation.attention import calibration_of
 from weft.frontend.checkpoint import open_checkpoint
 from weft.frontend.models.presets import PRESETS
 from weft.ir.pipeline_schedules import build_pipeline
+from weft.ir.sparse import parse_policy
 from weft.plots.channels import bytes_chart, channel_chart, spread_by_rank
 from weft.plots.controls import sliders
 from weft.plots.gantt import Gantt
@@ -73,7 +74,7 @@ def test_lifts_pages_and_rates_are_drawn() -> None:
 
 def test_channels_are_ranked_and_add_up() -> None:
     checkpoint = open_checkpoint("tiny-dense")
-    calibration = calibration_of(checkpoint)
+    calibration = calibration_of(checkpoint, parse_policy("sparse(ratio=1/16)"))
     table = spread_by_rank(calibration)
     config = checkpoint.config
     assert table.shape == (config.layers * config.kv_heads, config.head_dim)
