@@ -15,7 +15,7 @@ from .ir.types import DTYPE_BYTES, dtype_of, shape_of
 from .loading import PAGE_SIZE, page_count, tensor_source, weight_dtype
 from .options import Options
 from .passes.graph.moe_fit import Room, Wish, fit_policy
-from .passes.graph.moe_partition import MoePartition, pipeline_shape, schedule_of
+from .passes.graph.moe_partition import NARROW, MoePartition, pipeline_shape, schedule_of
 from .passes.manager import Context, PassRecord, run_passes
 
 if TYPE_CHECKING:
@@ -118,7 +118,11 @@ class Offloading:
         return compile_kernels(list(wanted.values()), "cpu", self.options.cache)
 
     def executor(self, kernels: Mapping[str, Any], **extra: Any) -> OffloadExecutor:
-        """Return the executor, its pages loaded; raises CapacityError and ModelError."""
+        """Return the executor, its pages loaded; raises CapacityError and ModelError.
+
+        `device` and `pages` (takes the usual source of pages, gives another) may be others than
+        the options say; the rest is the executor's.
+        """
         from .codegen.threads import share_cores
         from .passes.graph.hazards import prove_hazards
         from .runtime.offload.executor import OffloadExecutor
@@ -135,13 +139,19 @@ class Offloading:
         weights = _page_weights(sections)
         folder = self.checkpoint.folder
         source = FilePages(folder, weights) if folder else TensorPages(tensors, weights)
+        source = extra.pop("pages", lambda usual: usual)(source)
         placed = {"host": kernels, "device": self._device_kernels(kernels)}
-        return OffloadExecutor(
+        executor = OffloadExecutor(
             self.checkpoint.config, self._settings(self.policy), sections, placed, tensors, source,
             device,
             prove=prove_hazards if self.options.prove else None,
             **self._narrow(sections), **extra,
         )  # fmt: skip
+        made_for = self.policy.page_format
+        if made_for not in (*NARROW, self.options.weights):
+            text = f"pages are {self.options.weights}, as the weights; the policy says {made_for}"
+            executor.notes.append(text)
+        return executor
 
     def _narrow(self, sections: list[Lowered]) -> dict[str, Any]:
         """Return how pages of four bits are kept and widened; nothing for other formats."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -57,6 +58,7 @@ class OffloadExecutor:
         self._pipelines: dict[tuple[PipelineShape, int, bool], Pipeline] = {}
         self._run: Run | None = None
         self._queues = Queues(device, HOST_QUEUES, delay)
+        weakref.finalize(self, self._queues.close)
         self._logits = torch.zeros(options.max_batch, config.vocab_size)
         built = Build(config, options, device, sections, kernels, tensors)
         self._parts = built.parts(source, stored or built.page, unpack)

@@ -109,6 +109,7 @@ class Queues:
                     self._do(run, task, stream)
             except BaseException as error:  # a queue must not die with others waiting for it
                 run.fail(error)
+            del job, run, tasks  # what is done must not hold memory while the queue is idle
 
     def _do(self, run: Run, task: Task, stream: Stream | None) -> None:
         for name in task.waits:

@@ -2,6 +2,7 @@
 
 import json
 import statistics
+from dataclasses import replace
 
 import pytest
 import torch
@@ -74,8 +75,12 @@ def test_bent_routers_prefer_the_last_experts():
     assert torch.equal(bent.read("model.norm.weight", (8,)), plain.read("model.norm.weight", (8,)))
 
 
-def test_narrow_pages_run_too(bench):
-    from dataclasses import replace
+def test_random_weights_with_bent_routers_run_and_use_all_layers(bench):
+    found = run(replace(bench.base, model="random:tiny-moe", skew=2.0, new=3))
+    assert len(found.tokens) == 4 and all(len(made) == 3 for made in found.tokens)
+    assert found.busy["gpu"] > 0 and found.gpu_peak <= bench.base.gpu_memory
 
+
+def test_narrow_pages_run_too(bench):
     found = run(replace(bench.base, page_format="int8", new=2))
     assert any("lossy" in note for note in found.notes)

@@ -1,5 +1,6 @@
 """A model divided between a simulated GPU and the CPU: the tokens of the whole model, exactly."""
 
+import contextlib
 import random
 import shutil
 import time
@@ -15,7 +16,7 @@ from weft.codegen.graph_reference import GraphRun
 from weft.ir.core import Module
 from weft.ir.diagnostics import CapacityError
 from weft.ir.pipeline import Kind
-from weft.ir.pipeline_schedules import SCHEDULES, PipelineShape
+from weft.ir.pipeline_schedules import SCHEDULES, PipelineShape, build_pipeline
 from weft.ir.types import dtype_of, shape_of, tensor
 from weft.loading import reference_executor
 from weft.options import BadOption, Options
@@ -27,6 +28,7 @@ from weft.runtime.offload.device import DeviceMemoryExceeded, Memory, SimulatedD
 from weft.runtime.offload.narrow import unpack_rows
 from weft.runtime.offload.pages import PageLost, pack_rows
 from weft.runtime.offload.placing import colder
+from weft.runtime.offload.queues import Queues
 from weft.runtime.offload.split import split_rows
 from weft.runtime.weights import Checkpoint, load_weights
 
@@ -279,6 +281,86 @@ def test_four_bits_read_back_within_half_a_step(rows, pairs, seed):
     assert packed.shape == (rows, pairs)
     error = (unpack_rows(packed) * scale[:, None] - values).abs()
     assert (error <= scale[:, None] * 0.5001).all()
+
+
+@given(st.lists(st.integers(0, 4000), max_size=30), st.integers(0, 30_000))
+@settings(max_examples=50, deadline=None)
+def test_no_sequence_of_allocations_exceeds_the_cap(sizes, cap):
+    memory = Memory("cpu", cap)
+    for size in sizes:
+        before = memory.used
+        try:
+            memory.allocate("x", (size,), torch.uint8)
+        except DeviceMemoryExceeded:
+            assert before + size > cap - 255 and memory.used == before
+        assert memory.used == sum(memory.held.values()) <= cap
+
+
+class Recorded:
+    """A device whose streams note what they wait for: events as on a GPU."""
+
+    name, place = "recorded", "cpu"
+
+    def __init__(self):
+        self.waits, self.synchronised = [], []
+
+    def stream(self, queue):
+        return RecordedStream(self, queue)
+
+
+class RecordedStream:
+    def __init__(self, device, queue):
+        self._device, self._queue = device, queue
+        self._done = 0
+
+    def __call__(self):
+        return contextlib.nullcontext()
+
+    def wait(self, event):
+        self._device.waits.append((self._queue, event.name))
+
+    def record(self):
+        self._done += 1
+        return RecordedEvent(self._device, f"{self._queue}.{self._done}")
+
+
+class RecordedEvent:
+    def __init__(self, device, name):
+        self._device, self.name = device, name
+
+    def synchronize(self):
+        self._device.synchronised.append(self.name)
+
+
+def test_streams_wait_for_events_and_host_queues_synchronise_with_them():
+    pipeline = build_pipeline("cgo", PipelineShape(2, ringed=((0, 1),) * 2, ring=4))
+    device, done = Recorded(), []
+    queues = Queues(device, executor_module.HOST_QUEUES)
+    queues.start(pipeline, lambda task: done.append(task.name)).finish()
+    assert sorted(done) == sorted(task.name for task in pipeline.tasks)
+    places = {t.name: f"{q}.{n}" for q, tasks in pipeline.queues.items()
+              for n, t in enumerate(tasks, 1)}  # fmt: skip
+    host = executor_module.HOST_QUEUES
+    wanted = [(t.queue, places[w]) for t in pipeline.tasks for w in t.waits
+              if t.queue not in host and pipeline.by_name[w].queue not in host]  # fmt: skip
+    assert wanted and sorted(device.waits) == sorted(wanted)
+    assert {places[w] for t in pipeline.tasks if t.queue in host for w in t.waits
+            if pipeline.by_name[w].queue not in host} <= set(device.synchronised)  # fmt: skip
+    queues.close()
+
+
+def test_a_task_that_fails_wakes_every_queue_and_is_raised():
+    pipeline = build_pipeline("cgo", PipelineShape(2, ringed=((0, 1),) * 2, ring=4))
+
+    def work(task):
+        if task.name == "attend.0.1":
+            raise OSError("gone")
+
+    queues = Queues(SimulatedDevice.of(0), executor_module.HOST_QUEUES)
+    with pytest.raises(OSError, match="gone"):
+        queues.start(pipeline, work).finish()
+    assert queues.start(pipeline, lambda task: None).finish() is None
+    queues.close()
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
