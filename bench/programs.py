@@ -34,8 +34,9 @@ SPEEDUPS = (
 Figures = dict[str, Any]
 
 
-def run_programs(names: list[str], rounds: int, quick: bool, simulate: bool, idle: float
-                 ) -> tuple[Figures, Figures]:  # fmt: skip
+def run_programs(
+    names: list[str], rounds: int, quick: bool, simulate: bool, idle: float, no_cache: bool = False
+) -> tuple[Figures, Figures]:
     """Measure programs one after another; return their figures, and what failed, by name."""
     price = None
     if simulate:
@@ -47,7 +48,7 @@ def run_programs(names: list[str], rounds: int, quick: bool, simulate: bool, idl
         case = CASES[name]
         try:
             contest = Contest(bench, case, case.rows(quick))
-            figures[name] = measure(contest, rounds, price, quick, idle)
+            figures[name] = measure(contest, rounds, price, quick, idle, no_cache)
         except Exception as error:  # one program's failure must not lose the others' figures
             failed[name] = f"{type(error).__name__}: {error}"
             print(f"{name:18s} failed: {failed[name]}", flush=True)
@@ -131,7 +132,7 @@ def main() -> None:
     names = options.only or list(CASES)
     rounds = options.rounds if options.rounds is not None else 1 if options.quick else 3
     programs, failed = run_programs(
-        names, rounds, options.quick, not options.no_simulation, options.idle
+        names, rounds, options.quick, not options.no_simulation, options.idle, options.no_cache
     )
     figures = summary(programs) | ({} if options.only else elsewhere(options.quick))
     for key, value in figures.items():
@@ -139,7 +140,8 @@ def main() -> None:
             print(f"  {key:32s} {value:.4f}")
     figures |= programs | ({"failed": failed} if failed else {})
     if options.record and programs:
-        record(figures, names, RESULTS)
+        kept = programs if options.only else figures
+        record({key: value for key, value in kept.items() if value is not None}, names, RESULTS)
     if options.json:
         print(json.dumps(figures))
     sys.exit(1 if failed else 0)
@@ -156,11 +158,16 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--quick", action="store_true", help="a quarter of the rows, one round")
     parser.add_argument("--no-simulation", action="store_true", help="leave the 8 B shape out")
+    parser.add_argument("--no-cache", action="store_true",
+                        help="also race clients without a prefix cache: minutes")  # fmt: skip
     parser.add_argument("--idle", type=float, default=0.0,
                         help="before a round wait so many seconds for an idle machine")  # fmt: skip
     parser.add_argument("--json", action="store_true", help="end with one line of JSON")
     parser.add_argument("--record", action="store_true", help=f"merge into {RESULTS.name}")
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.record and options.quick:
+        parser.error("--quick is no figure to keep: leave --record out")
+    return options
 
 
 if __name__ == "__main__":

@@ -21,7 +21,12 @@ TOLERANCE = 1e-3
 
 
 def measure(
-    contest: Contest, rounds: int, price: Price | None, quick: bool = False, idle: float = 0.0
+    contest: Contest,
+    rounds: int,
+    price: Price | None,
+    quick: bool = False,
+    idle: float = 0.0,
+    no_cache: bool = False,
 ) -> dict[str, Any]:
     """Return a program's figures: counts, equality, throughput ratios, simulated ratio.
 
@@ -37,8 +42,10 @@ def measure(
     if rounds:
         found |= _raced(contest, rounds, idle)
     if rounds and not quick:
-        weft, roomy = found["seconds"]["weft"]["median"], Way(kv_tokens=ROOMY_TOKENS)
+        roomy = Way(kv_tokens=ROOMY_TOKENS)
         found["speedup_roomy"] = contest.requests(roomy).seconds / contest.weft(roomy).seconds
+    if rounds and no_cache:
+        weft = found["seconds"]["weft"]["median"]
         found["speedup_vs_no_cache"] = contest.requests(Way(cache=False)).seconds / weft
     return found
 
