@@ -11,6 +11,8 @@ from .ir.attention_calibration import AttentionCalibration, NotCalibrated
 from .ir.calibration_file import load_calibration
 from .ir.core import Module
 from .ir.diagnostics import WeftError
+from .ir.loss_table import FILE_NAME as LOSSES
+from .ir.loss_table import load_losses, policy_within
 from .ir.model import ModelConfig
 from .ir.source import Span
 from .ir.sparse import SparsePolicy, parse_policy
@@ -79,6 +81,8 @@ def asked_attention(
     """
     asked = {} if plan is None else _policies(plan)
     default = parse_policy(options.attention)
+    if options.max_loss and default is None:
+        default = _within(checkpoint, options.max_loss)
     for text, span in asked.items():
         first = str(default) if default else next(iter(asked))
         if text != first:
@@ -105,13 +109,25 @@ def calibration_of(
     config = checkpoint.config
     policy.check_layers(config.layers)
     policy.label_channels(config.head_dim)
-    place, folder = file or checkpoint.calibration_file, checkpoint.folder
-    model = checkpoint.name if folder is None or folder.parent == ZOO else str(folder)
+    place, model = file or checkpoint.calibration_file, _command_name(checkpoint)
     if place is None:
         raise NotCalibrated(model=model, file="folder to keep one in")
     calibration = load_calibration(place, config, checkpoint.identity, model)
     calibration.check_policy(policy)
     return calibration
+
+
+def _within(checkpoint: Checkpoint, budget: float) -> SparsePolicy:
+    """Return the policy that reads the least of those measured to lose no more than a budget."""
+    file = checkpoint.folder / LOSSES if checkpoint.folder else None
+    model = _command_name(checkpoint)
+    return policy_within(load_losses(file, checkpoint.identity, model), budget, model)
+
+
+def _command_name(checkpoint: Checkpoint) -> str:
+    """Return what a command calls the model: a shipped name, or its folder."""
+    folder = checkpoint.folder
+    return checkpoint.name if folder is None or folder.parent == ZOO else str(folder)
 
 
 def _policies(plan: Module) -> dict[str, Span | None]:

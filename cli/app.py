@@ -87,6 +87,9 @@ def run(
     threads: Threads = 0,
     kv_memory: Kv = "",
     attention: Attention = "",
+    max_loss: Annotated[
+        float, typer.Option(help="the cheapest attention measured to lose at most this (0.01: 1 %)")
+    ] = 0.0,
     gpu_memory: Gpu = "",
     host_memory: Annotated[
         str, typer.Option(help="with --gpu-memory: memory beside the CPU; the rest stays on disk")
@@ -314,6 +317,9 @@ def evaluate(
         Path | None, typer.Option(help="a calibration file, if not the checkpoint's own")
     ] = None,
     plot: Annotated[Path | None, typer.Option(help="write loss against bytes read as SVG")] = None,
+    save: Annotated[
+        bool, typer.Option("--save", help="keep losses beside the model, for --max-loss")
+    ] = False,
     seed: Annotated[int, typer.Option(help="of the questions")] = 2024,
     target: Annotated[str, typer.Option(help="cpu, or cuda: one NVIDIA GPU")] = "cpu",
     threads: Threads = 0,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +11,8 @@ from ..options import BadOption
 from .render import emit, remarks
 
 if TYPE_CHECKING:
-    from ..evaluation.harness import Plan
+    from ..evaluation.harness import Measured, Plan
+    from ..frontend.checkpoint import Checkpoint
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,7 @@ class EvaluateOptions:
     examples: int
     calibration: Path | None
     plot: Path | None
+    save: bool
     seed: int
     target: str
     threads: int
@@ -104,8 +107,26 @@ def evaluate(options: EvaluateOptions) -> None:
 
         title = f"{checkpoint.name}: loss against bytes read"
         write_text(options.plot, loss_against_bytes(losses(found), title).svg())
+    if options.save:
+        save(checkpoint, found)
     if options.json:
         emit(json.dumps(figures(found)))
+
+
+def save(checkpoint: Checkpoint, found: Mapping[str, Measured]) -> None:
+    """Keep the losses of perplexity beside the model; raises BadOption where that fails."""
+    from ..ir.loss_table import FILE_NAME, MeasuredLoss, save_losses
+
+    rows = [MeasuredLoss(name, each.perplexity.loss, each.bytes["perplexity"])
+            for name, each in found.items() if each.perplexity and name != "dense"]  # fmt: skip
+    if checkpoint.folder is None or not rows:
+        raise BadOption(problem="--save keeps losses of perplexity beside a model's folder")
+    try:
+        save_losses(checkpoint.folder / FILE_NAME, checkpoint.identity, rows)
+    except OSError as error:
+        problem = f"losses cannot be written to {checkpoint.folder}: {error.strerror}"
+        raise BadOption(problem=problem, hint="copy the model to a folder of yours") from None
+    remarks().print(f"losses kept for --max-loss: {len(rows)}", markup=False)
 
 
 def write_text(file: Path, text: str) -> None:

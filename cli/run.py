@@ -79,6 +79,7 @@ class RunOptions:
     threads: int
     kv_memory: str
     attention: str
+    max_loss: float
     gpu_memory: str
     host_memory: str
     offload: list[str] | None
@@ -122,6 +123,8 @@ def _compile(options: RunOptions) -> Executable:
         given["kv_memory"] = parse_size(options.kv_memory)
     if options.attention:
         given["attention"] = options.attention
+    if options.max_loss:
+        given["max_loss"] = options.max_loss
     given |= offload_options(options.gpu_memory, options.offload)
     if options.host_memory:
         given["offload_host_memory"] = parse_size(options.host_memory)

@@ -13,6 +13,8 @@ from weft.compiler import Compilation
 from weft.frontend.check_errors import WrongOption
 from weft.frontend.checkpoint import open_checkpoint
 from weft.ir.attention_calibration import NotCalibrated
+from weft.ir.calibration_file import FILE_NAME as CALIBRATION
+from weft.ir.loss_table import MeasuredLoss, NoLossTable, save_losses
 from weft.ir.sparse import BadPolicy
 from weft.options import Options
 from weft.runtime.step import StepInput
@@ -185,3 +187,17 @@ def test_two_policies_and_no_policy_are_errors() -> None:
         _ = Compilation(two, "tiny-dense").attention
     with pytest.raises(WrongOption, match="k must be above 0"):
         _ = Compilation(BLOCKS.replace("k=20", "k=0"), "tiny-dense").plan
+
+
+def test_a_budget_of_loss_picks_a_measured_policy(tmp_path: Path) -> None:
+    source = open_checkpoint("tiny-dense")
+    uncalibrated(tmp_path)
+    assert source.folder is not None
+    (tmp_path / CALIBRATION).symlink_to(source.folder / CALIBRATION)
+    options = Options.from_env().changed(max_loss=0.01)
+    with pytest.raises(NoLossTable, match=f"weft evaluate {tmp_path}"):
+        _ = Compilation(PROGRAM, tmp_path, options=options).attention
+    save_losses(tmp_path / "attention_losses.json", source.identity,
+                [MeasuredLoss(f"sparse(k={k})", 0.5 / k, k / 1024) for k in (64, 32)])  # fmt: skip
+    chosen = Compilation(PROGRAM, tmp_path, options=options).attention
+    assert chosen is not None and str(chosen.policy) == "sparse(k=64)"

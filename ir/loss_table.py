@@ -1,0 +1,92 @@
+"""What policies of sparse attention were measured to lose: a table beside a checkpoint, and the
+cheapest policy within a budget.
+
+`weft evaluate --save` writes it: relative loss of held-out perplexity over dense, and the share of
+the keys' and values' bytes that is read, by policy.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from .diagnostics import ModelError
+from .sparse import SparsePolicy, parse_policy
+
+FILE_NAME = "attention_losses.json"
+"""The name beside a checkpoint's config.json."""
+_FORMAT = "weft attention losses 1"
+
+
+class NoLossTable(ModelError):
+    """A budget of loss for a model whose policies nobody has measured."""
+
+    template = "max_loss picks a policy by its measured loss, and {problem}"
+    hint = 'run: weft evaluate {model} --attention "dense,sparse(ratio=1/16),..." --save'
+
+
+class NoPolicyWithin(ModelError):
+    """A budget of loss that no measured policy keeps."""
+
+    template = "no measured policy loses at most {budget:.2%}: the least is {least:.2%}, {policy}"
+    hint = "allow more, or measure others: weft evaluate {model} --attention ... --save"
+
+
+@dataclass(frozen=True)
+class MeasuredLoss:
+    """A policy's text, its loss of perplexity (0.01: one percent), its share of bytes read."""
+
+    policy: str
+    loss: float
+    bytes: float
+
+
+def save_losses(file: str | Path, identity: str, rows: Iterable[MeasuredLoss]) -> None:
+    """Write measured losses beside those that the file has of the same model; OSError passes."""
+    path = Path(file)
+    try:
+        known = {row.policy: row for row in load_losses(path, identity, "")}
+    except NoLossTable:
+        known = {}
+    known |= {row.policy: row for row in rows}
+    body = {"format": _FORMAT, "model": identity, "rows": [asdict(r) for r in known.values()]}
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    aside.write_text(json.dumps(body, indent=1) + "\n", encoding="utf-8")
+    aside.replace(path)
+
+
+def load_losses(file: Path | None, identity: str, model: str) -> list[MeasuredLoss]:
+    """Return the losses measured of a model; raises NoLossTable where there are none of it."""
+    if file is None or not file.exists():
+        raise NoLossTable(problem=f"there is no {FILE_NAME}", model=model)
+    try:
+        raw = json.loads(file.read_text(encoding="utf-8"))
+        rows = [MeasuredLoss(str(r["policy"]), float(r["loss"]), float(r["bytes"]))
+                for r in raw["rows"]]  # fmt: skip
+        for row in rows:
+            parse_policy(row.policy)
+    except (OSError, ValueError, KeyError, TypeError):
+        raise NoLossTable(problem=f"{file} cannot be read", model=model) from None
+    if raw.get("format") != _FORMAT or raw.get("model") != identity:
+        raise NoLossTable(problem=f"{file} was measured of another model", model=model)
+    return rows
+
+
+def policy_within(rows: Iterable[MeasuredLoss], budget: float, model: str) -> SparsePolicy:
+    """Return the policy that reads the fewest bytes of those that lose at most `budget`; policies
+    with a tail, which no kernel runs, do not count. Raises NoPolicyWithin."""
+    found = []
+    for row in rows:
+        policy = parse_policy(row.policy)
+        if policy is not None and policy.tail == "none":
+            found.append((row, policy))
+    if not found:
+        raise NoLossTable(problem="it has no policy that kernels run", model=model)
+    fitting = [(row.bytes, row.policy, policy) for row, policy in found if row.loss <= budget]
+    if not fitting:
+        least = min((row for row, _ in found), key=lambda row: row.loss)
+        raise NoPolicyWithin(budget=budget, least=least.loss, policy=least.policy, model=model)
+    return min(fitting, key=lambda item: item[:2])[2]
