@@ -63,6 +63,8 @@ class Kind(StrEnum):
     """[D4] Keys and values of j's sequences to GPU memory, where attention is computed there."""
     KV_DOWN = "kv_down"
     """New keys and values of j to host memory, where attention is computed on the GPU."""
+    SELECT = "select"
+    """Which keys of host memory attention reads: of a query, or of one that predicts it."""
     HEAD = "head"
     """Logits of j's rows."""
 
