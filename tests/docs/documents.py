@@ -38,7 +38,8 @@ class Block:
 def documents() -> list[Path]:
     """Return all documents that a user reads."""
     folders = [ROOT / "docs"]
-    return [ROOT / "README.md", ROOT / "bench" / "README.md", *(
+    first = [ROOT / "README.md", ROOT / "bench" / "README.md", ROOT / "notebooks" / "README.md"]
+    return [*first, *(
         path for folder in folders for path in sorted(folder.glob("*.md"))
     )]  # fmt: skip
 
