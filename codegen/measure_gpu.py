@@ -44,6 +44,12 @@ class Device:
 
         return float(torch.cuda.mem_get_info()[1])
 
+    def cache(self) -> int:
+        """Bytes of its last cache."""
+        import torch
+
+        return int(torch.cuda.get_device_properties(0).L2_cache_size)
+
     def title(self) -> str:
         """What the device is called."""
         import torch
@@ -87,7 +93,10 @@ def gpu_probes(device: Device | None = None) -> tuple[CpuProbes, list[LinkProbes
     x = torch.ones(16, device=device.name)
     level = CpuProbes(
         threads=device.units(),
-        memories=[_memory(device)],
+        memories=[
+            _memory(device, "L2", device.cache() // 2, 0.75 * device.cache()),
+            _memory(device, "device", device.read_bytes, device.capacity()),
+        ],
         matmul={dtype: [_product(device, dtype)] for dtype in ("bf16", "f16", "f32")},
         vector={"f32": [_product(device, "f32")]},
         launch={
@@ -140,15 +149,19 @@ def _timed(device: Device, run: Callable[[], Any], times: int = 1) -> Callable[[
     return probe
 
 
-def _memory(device: Device) -> MemoryProbes:
+def _memory(device: Device, name: str, size: int, capacity: float) -> MemoryProbes:
+    """Reads and copies of a buffer of this size; small ones many times between two waits."""
     import torch
 
-    rows = torch.zeros(device.read_bytes // 4 // 4096, 4096, device=device.name)
-    half = rows.numel() // 2
-    source, target = rows.view(-1)[:half], rows.view(-1)[half:]
-    reads = [Measure(_timed(device, run), rows.numel() * 4) for run in (rows.sum, rows.amax)]
-    copy = Measure(_timed(device, lambda: target.copy_(source)), half * 8)
-    return MemoryProbes("device", device.capacity(), reads, [copy])
+    rows = torch.zeros(max(2, size // 4 // 4096), 4096, device=device.name)
+    half, times = rows.numel() // 2, max(1, device.read_bytes // 4 // size)
+    source, target = rows.view(-1)[:half], rows.view(-1)[half : 2 * half]
+    reads = [
+        Measure(_timed(device, run, times), rows.numel() * 4 * times)
+        for run in (rows.sum, rows.amax)
+    ]
+    copy = Measure(_timed(device, lambda: target.copy_(source), times), half * 8 * times)
+    return MemoryProbes(name, capacity, reads, [copy])
 
 
 def _product(device: Device, dtype: str) -> Measure:

@@ -5,6 +5,7 @@ import json
 import pytest
 from typer.testing import CliRunner
 from weft.cli.app import app
+from weft.cost_model.hardware_file import load
 from weft.cost_model.hrm.shape import NoExperts, UnevenPages
 from weft.cost_model.hrm.trouble import GpuTooSmall, HostTooSmall
 from weft.cost_model.policy_text import loads
@@ -74,3 +75,16 @@ def test_cold_experts_are_named_by_a_file(tmp_path) -> None:
 def test_errors(arguments, error, message: str) -> None:
     with pytest.raises(error, match=message):
         tune(*arguments)
+
+
+@pytest.mark.slow
+def test_calibrate_measures_memory_by_threads_and_the_disk(tmp_path) -> None:
+    file = tmp_path / "here.json"
+    result = CliRunner().invoke(app, ["calibrate", "--out", str(file), "--rounds", "1"])
+    assert result.exit_code == 0, result.output
+    machine = load(file)
+    assert {"cpu", "disk"} <= {level.name for level in machine.levels}
+    assert machine.level("cpu").main.by_threads[1].median > 0
+    assert machine.link("disk", "cpu").bandwidth.median > 0
+    again = CliRunner().invoke(app, ["calibrate", "--out", str(file), "--rounds", "1", "--no-disk"])
+    assert again.exit_code == 0 and "disk" not in {level.name for level in load(file).levels}

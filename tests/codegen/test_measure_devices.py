@@ -29,6 +29,9 @@ class Played(Device):
     def capacity(self) -> float:
         return 1e9
 
+    def cache(self) -> int:
+        return 1 << 18
+
     def title(self) -> str:
         return "played"
 
@@ -62,6 +65,7 @@ def test_a_whole_machine_becomes_a_file_that_a_search_can_use(tmp_path, small_fi
                             rounds=2)  # fmt: skip
     assert parse(dumps(machine)) == machine
     assert set(machine.level("cpu").main.by_threads) == {1}
+    assert [memory.name for memory in machine.level("gpu").memories] == ["L2", "device"]
     hosted = HostedGpu.of(machine)
     assert hosted.disk > 0 and hosted.up > 0 and hosted.copy_start > 0
     assert not list(tmp_path.glob("calibrate-*"))
