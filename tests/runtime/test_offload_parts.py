@@ -1,0 +1,142 @@
+"""The parts of an offloading executor: memory, queues, micro-batches, placing, formats."""
+
+import contextlib
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from offload_cases import MIXED, step
+from weft.ir.pipeline_schedules import PipelineShape, build_pipeline
+from weft.options import BadOption, Options
+from weft.runtime.offload.device import DeviceMemoryExceeded, Memory, SimulatedDevice
+from weft.runtime.offload.executor import HOST_QUEUES
+from weft.runtime.offload.narrow import unpack_rows
+from weft.runtime.offload.pages import pack_rows
+from weft.runtime.offload.placing import colder
+from weft.runtime.offload.queues import Queues
+from weft.runtime.offload.split import split_rows
+
+
+def test_colder_keeps_counts_and_leaves_noise_alone():
+    shape = PipelineShape(2, ringed=((0, 1, 2),), ring=4, cpu=((3, 4),), disk=((2,),))
+    hot = [[1, 50, 0, 90, 2]]
+    changed = colder(shape, hot)
+    assert changed is not None and changed.cpu == ((0, 4),) and changed.ringed == ((1, 2, 3),)
+    assert colder(changed, hot) is None
+    assert colder(shape, [[10, 10, 10, 10, 9]]) is None
+
+
+def test_a_long_sequence_is_cut_between_micro_batches():
+    made = step((range(20), 3, [0, 1]), ((5,), 9, [2]), ((6,), 4, [3]), rows=[21, 0, 19])
+    parts = split_rows(made, 3)
+    assert [part.tokens for part in parts] == [8, 7, 7]
+    assert parts[0].step.kv_lengths.tolist() == [11] and parts[1].step.kv_lengths.tolist() == [18]
+    assert parts[2].step.kv_lengths.tolist() == [23, 10, 5]
+    assert parts[2].step.query_starts.tolist() == [0, 5, 6, 7]
+    assert [part.wanted.tolist() for part in parts] == [[1], [], [0, 2]]
+    uncut = split_rows(made, 3, whole=True)
+    assert [part.tokens for part in uncut] == [20, 2]
+    assert [len(part.step.kv_lengths) for part in uncut] == [1, 2]
+
+
+@given(st.integers(1, 5), st.integers(1, 9), st.integers(0, 99))
+@settings(max_examples=20, deadline=None)
+def test_four_bits_read_back_within_half_a_step(rows, pairs, seed):
+    values = torch.randn(rows, 2 * pairs, generator=torch.Generator().manual_seed(seed))
+    packed, scale = pack_rows(values)
+    assert packed.shape == (rows, pairs)
+    error = (unpack_rows(packed) * scale[:, None] - values).abs()
+    assert (error <= scale[:, None] * 0.5001).all()
+
+
+@given(st.lists(st.integers(0, 4000), max_size=30), st.integers(0, 30_000))
+@settings(max_examples=50, deadline=None)
+def test_no_sequence_of_allocations_exceeds_the_cap(sizes, cap):
+    memory = Memory("cpu", cap)
+    for size in sizes:
+        before = memory.used
+        try:
+            memory.allocate("x", (size,), torch.uint8)
+        except DeviceMemoryExceeded:
+            assert before + size > cap - 255 and memory.used == before
+        assert memory.used == sum(memory.held.values()) <= cap
+
+
+class Recorded:
+    """A device whose streams note what they wait for: events as on a GPU."""
+
+    name, place = "recorded", "cpu"
+
+    def __init__(self):
+        self.waits, self.synchronised = [], []
+
+    def stream(self, queue):
+        return RecordedStream(self, queue)
+
+
+class RecordedStream:
+    def __init__(self, device, queue):
+        self._device, self._queue = device, queue
+        self._done = 0
+
+    def __call__(self):
+        return contextlib.nullcontext()
+
+    def wait(self, event):
+        self._device.waits.append((self._queue, event.name))
+
+    def record(self):
+        self._done += 1
+        return RecordedEvent(self._device, f"{self._queue}.{self._done}")
+
+
+class RecordedEvent:
+    def __init__(self, device, name):
+        self._device, self.name = device, name
+
+    def synchronize(self):
+        self._device.synchronised.append(self.name)
+
+
+def test_streams_wait_for_events_and_host_queues_synchronise_with_them():
+    pipeline = build_pipeline("cgo", PipelineShape(2, ringed=((0, 1),) * 2, ring=4))
+    device, done = Recorded(), []
+    queues = Queues(device, HOST_QUEUES)
+    queues.start(pipeline, lambda task: done.append(task.name)).finish()
+    assert sorted(done) == sorted(task.name for task in pipeline.tasks)
+    places = {t.name: f"{q}.{n}" for q, tasks in pipeline.queues.items()
+              for n, t in enumerate(tasks, 1)}  # fmt: skip
+    host = HOST_QUEUES
+    wanted = [(t.queue, places[w]) for t in pipeline.tasks for w in t.waits
+              if t.queue not in host and pipeline.by_name[w].queue not in host]  # fmt: skip
+    assert wanted and sorted(device.waits) == sorted(wanted)
+    assert {places[w] for t in pipeline.tasks if t.queue in host for w in t.waits
+            if pipeline.by_name[w].queue not in host} <= set(device.synchronised)  # fmt: skip
+    queues.close()
+
+
+def test_a_task_that_fails_wakes_every_queue_and_is_raised():
+    pipeline = build_pipeline("cgo", PipelineShape(2, ringed=((0, 1),) * 2, ring=4))
+
+    def work(task):
+        if task.name == "attend.0.1":
+            raise OSError("gone")
+
+    queues = Queues(SimulatedDevice.of(0), HOST_QUEUES)
+    with pytest.raises(OSError, match="gone"):
+        queues.start(pipeline, work).finish()
+    assert queues.start(pipeline, lambda task: None).finish() is None
+    queues.close()
+
+
+def test_options_that_do_not_go_with_it():
+    with pytest.raises(BadOption, match="one process that runs compiled kernels"):
+        Options(gpu_memory=1, tp=2)
+    with pytest.raises(BadOption, match="attention is dense, over keys of f32"):
+        Options(gpu_memory=1, kv="bf16")
+    with pytest.raises(BadOption, match="offload_schedule must be one of ring, cgo"):
+        Options().changed(offload_schedule="s9")
+    with pytest.raises(BadOption, match="no offload option 'ring'"):
+        type(Options().offload).parse({"ring": "3"})
+    assert [layer.homes for layer in MIXED][2] == "rrrrrrrr"
