@@ -39,11 +39,17 @@ class Grid:
         cache = shape.kv_token_bytes * shape.layers * workload.full_context
         most = max(1, int(min(self.most, memory / cache)))
         slices = self.slices(shape)
-        for micro_batch in (size for size in self.micro_batches if size <= most):
+        for micro_batch in self._sizes(most):
             for number in counts_up_to(most // micro_batch):
                 base = Batch(micro_batch * number, micro_batch, "cpu", 0, slices, self.lead)
                 for cpu_experts in self.cpu_experts:
                     yield from self._placed(replace(base, cpu_experts=cpu_experts))
+
+    def _sizes(self, most: int) -> list[int]:
+        """Return the micro-batches up to `most`, and the largest batch in one to four of them."""
+        parts = {-(-most // count) for count in range(1, 5)}
+        usual = {size for size in self.micro_batches if size <= most}
+        return sorted(usual | {part for part in parts if part <= max(self.micro_batches)})
 
     def _placed(self, batch: Batch) -> Iterator[Batch]:
         if "cpu" in self.attention:

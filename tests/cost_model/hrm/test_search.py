@@ -110,6 +110,14 @@ def test_policy_of_a_mixtral_on_a_capped_h200() -> None:
     assert found.model.bound(counts) in {"link", "host memory"}
 
 
+def test_the_largest_batch_may_be_one_micro_batch() -> None:
+    """Where the CPU computes experts, each micro-batch reads their weights again."""
+    grid = Grid(micro_batches=(32, 512), most=300, kv_gpu=(0.0,))
+    found = searching.search(MIXTRAL, Workload(512, 64), Site(H200, 16 * GIB, 64 * GIB), grid)
+    assert found.batch.batch == 300
+    assert found.batch.micro_batch in {300, 150, 100, 75}
+
+
 def test_more_memory_is_never_slower() -> None:
     grid = Grid(micro_batches=(16, 64), most=256)
     rates = []
