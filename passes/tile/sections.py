@@ -59,7 +59,7 @@ def lower_sections(
 
 
 def in_format(function: Operation, format: str) -> Operation:
-    """Return a section whose activations are in a format; what chooses experts, and logits, stay."""
+    """Return a section with activations in a format; what chooses experts, and logits, stay."""
     region = function.regions[0]
     kept = {v.name for op in region.operations for v in op.results if op.name == "graph.weight"}
     kept |= {"weights", "gate_up", "down"}
