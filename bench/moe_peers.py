@@ -41,9 +41,9 @@ class Accelerate:
             self._model = cpu_offload(model, execution_device=self.device, state_dict=weights)
             return
         blocks = [type(model.model.layers[0]).__name__]
-        memory = {0: cap, "cpu": 1 << 40}
+        memory: Any = {0: cap, "cpu": 1 << 40}
         places = infer_auto_device_map(model, memory, no_split_module_classes=blocks)
-        self._model = dispatch_model(model, places, state_dict=weights, main_device=0)
+        self._model = dispatch_model(model, places, state_dict=weights)
 
     def decode(self, prompts: Sequence[Sequence[int]], new: int) -> list[float]:
         """Generate greedily for prompts of one length; return seconds of each decode step."""
@@ -99,7 +99,8 @@ def _model(folder: Path | None, config: Any, dtype: torch.dtype) -> Any:
         tie_word_embeddings=config.tied,
     )  # fmt: skip
     with torch.device("meta"):
-        model = MixtralForCausalLM(shape).to(dtype)
+        model: Any = MixtralForCausalLM(shape)
+    model = model.to(dtype)
     model = model.to_empty(device="cpu").eval()
     for name, parameter in model.named_parameters():
         if parameter.dim() == 1:

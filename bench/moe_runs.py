@@ -18,6 +18,8 @@ from weft.options import Options
 from weft.runtime.step import StepInput
 
 PAGE = 16
+Chunk = tuple[int, Sequence[int]]
+"""A sequence's number, and the tokens of it that a step takes."""
 
 
 @dataclass(frozen=True)
@@ -203,7 +205,7 @@ class Generation:
 
     def decode(self, executor: Any) -> float:
         """Run one step of all sequences; return its seconds, the draw included."""
-        chunk = [(s, [made[-1]]) for s, made in enumerate(self.made)]
+        chunk: list[Chunk] = [(s, [made[-1]]) for s, made in enumerate(self.made)]
         step = self._step(chunk, list(range(len(chunk))))
         start = time.perf_counter()
         best = executor.forward(step).argmax(-1).tolist()
@@ -213,8 +215,8 @@ class Generation:
             self._before[sequence] += 1
         return spent
 
-    def _chunks(self, rows: int, sequences: int) -> Iterator[list[tuple[int, Sequence[int]]]]:
-        chunk: list[tuple[int, Sequence[int]]] = []
+    def _chunks(self, rows: int, sequences: int) -> Iterator[list[Chunk]]:
+        chunk: list[Chunk] = []
         left = rows
         for number, prompt in enumerate(self.prompts):
             at = 0
@@ -228,7 +230,7 @@ class Generation:
         if chunk:
             yield chunk
 
-    def _step(self, chunk: list[tuple[int, Sequence[int]]], ends: list[int]) -> StepInput:
+    def _step(self, chunk: list[Chunk], ends: list[int]) -> StepInput:
         tokens, positions, slots, starts, lengths = [], [], [], [0], []
         widest = max(len(self._pages[sequence]) for sequence, _ in chunk)
         table = torch.zeros(len(chunk), widest, dtype=torch.int32)
@@ -243,8 +245,9 @@ class Generation:
             table[row, : len(pages)] = torch.tensor(pages, dtype=torch.int32)
         wanted = [starts[number + 1] - 1 for number in ends]
         lists = (tokens, positions, slots, starts, lengths)
-        made = [torch.tensor(values, dtype=torch.int32) for values in lists]
-        return StepInput(*made, table, torch.tensor(wanted, dtype=torch.int32))
+        ids, at, places, bounds, seen = (torch.tensor(v, dtype=torch.int32) for v in lists)
+        rows = torch.tensor(wanted, dtype=torch.int32)
+        return StepInput(ids, at, places, bounds, seen, table, rows)
 
 
 def with_schedule(setting: Setting, schedule: str) -> Setting:

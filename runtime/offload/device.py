@@ -196,7 +196,7 @@ class CudaDevice:
 
     def register(self, buffer: Tensor) -> str:
         """Pin with cudaHostRegister, which rounds to pages and not to powers of two."""
-        runtime = torch.cuda.cudart()
+        runtime: Any = torch.cuda.cudart()
         error = int(runtime.cudaHostRegister(buffer.data_ptr(), buffer.nbytes, 0))
         if error == 0:
             return ""
