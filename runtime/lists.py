@@ -83,7 +83,7 @@ class AttentionLists:
         pages = -(-int(step.kv_lengths.numpy().max(initial=1)) // self._shape.page)
         most = max(1, AHEAD // self._shape.page)
         columns = -(-pages // most) * most
-        return np.ascontiguousarray(step.page_table.numpy()[:, :columns])
+        return step.page_table.numpy()[:, :columns].copy()  # the next step overwrites it
 
     def _planned(self, step: StepInput, table: np.ndarray, lengths: np.ndarray) -> Lists:
         starts = step.query_starts.numpy().astype(np.int64)

@@ -96,6 +96,14 @@ def test_lists_are_made_anew_when_rows_change():
     assert found[0][0] == (40, 0) and len(found[1]) == 81
 
 
+def test_lists_keep_a_table_of_their_own():
+    """The next step overwrites the batch's: pages that change would not be seen to."""
+    lists = AttentionLists(Shape(4, 2, 16, 16, 8, 32, 64), (0,), torch.device("cpu"), 64)
+    step = decode_step([490, 500], np.arange(64).reshape(2, 32).tolist())
+    kept = lists.plan(step).arrays[PAGES]
+    assert not np.shares_memory(kept, step.page_table.numpy())
+
+
 def test_staging_keeps_what_is_on_its_way():
     staging = Staging(4 * ALIGNMENT, torch.device("cpu"))
     layout = Layout.of([("a", 3), ("b", 5)])
