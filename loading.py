@@ -106,13 +106,14 @@ def reference_executor(
     loaded = load_weights(graph, tensor_source(checkpoint, options))
     weights = {name: weight.dense() for name, weight in loaded.items()}
     run = GraphRun(graph, weights, slots=pages * PAGE_SIZE, exchange=exchange)
-    before = None
+    attend = None
     if attention is not None:
-        attend = DecodeAttention(attention.policy, attention.calibration)
-        run.attend, default = attend, attention.default
+        run.attend = attend = DecodeAttention(attention.policy, attention.calibration)
 
-        def before(step: StepInput) -> None:
-            attend.whole = whole_rows(step, len(step.kv_lengths), default).tolist()
+    def before(step: StepInput) -> None:
+        if attention is not None and attend is not None:
+            rows = len(step.kv_lengths)
+            attend.whole = whole_rows(step, rows, attention.default).tolist()
 
     return ReferenceExecutor(
         rank_config(checkpoint, options),

@@ -186,6 +186,7 @@ def explain(
     threads: Threads = 0,
     batch: Annotated[int, typer.Option(help="sequences of the decode step that is priced")] = 1,
     measure: Annotated[bool, typer.Option(help="measure each kernel beside its prediction")] = True,
+    attention: Attention = "",
     remote: Remote = None,
     rows: Annotated[
         Path | None, typer.Option(help="show what the rows of this JSON lines file share")

@@ -38,6 +38,7 @@ class ExplainOptions:
     threads: int
     batch: int
     measure: bool
+    attention: str
     remote: list[str] | None
     rows: Path | None
     gpu_memory: str
@@ -54,6 +55,8 @@ def explain(options: ExplainOptions) -> None:
     chosen = Options.from_env().changed(target=options.target, **given)
     if options.threads:
         chosen = chosen.changed(threads=options.threads)
+    if options.attention:
+        chosen = chosen.changed(attention=options.attention)
     compilation = Compilation(options.file, options.model, name=options.program, options=chosen)
     emit(compilation.explain())
     if compilation.remote is not None:
@@ -104,7 +107,8 @@ def priced_step(compilation: Compilation, batch: int, hardware: Hardware) -> lis
     from ..cost_model.binding import decode
     from ..cost_model.roofline import predict
 
-    regime = next(r for r in compilation.regimes if r.rows == 0 or batch <= r.rows)
+    fitting = (r for r in compilation.regimes if r.rows == 0 or batch <= r.rows)
+    regime = next(r for r in fitting if not r.sparse or r.attention_from <= CONTEXT)
     graph = next(r.before for r in regime.records if r.name == "lower-to-tiles")
     return predict(graph, decode(batch, CONTEXT), hardware,
                    launch="graph" if compilation.on_gpu else None)  # fmt: skip

@@ -23,8 +23,11 @@ OPERATIONS = {"gpu": 8.0, "cpu": 64.0}
 operations count sixteen lanes each; measured at 1 to 2 ns a score on one core."""
 LAUNCHES = 3
 """Launches a layer that dense decode does not have: labels, scores, selection."""
-GATHER = 0.85
-"""Part of the bandwidth that rows read by a list reach."""
+GATHER = {"gpu": 0.85, "cpu": 0.4}
+"""Part of the speed of reading in order that rows read by a list reach; a CPU's was measured
+(`bench.sparse_cpu`), as nothing fetches its rows ahead; a GPU's is a guess."""
+UNPACKED = 2.0
+"""Vector operations a product of a label's channel costs on a CPU, codes unpacked."""
 
 
 @dataclass(frozen=True)
@@ -56,13 +59,16 @@ def sparse_seconds(
     units = tokens / (16 if policy.unit == "page" else 1)
     labels = tokens * kv * policy.label_bytes(shape.head_dim)
     scores = level.memory_for(units * kv * 4).read.median
-    gathered = _read(shape, level, policy.budget(context) * batch) / GATHER
-    moved = labels / level.main.read.median + units * kv * 4 * (1 + passes) / scores
+    gathered = _read(shape, level, policy.budget(context) * batch) / GATHER.get(level.kind, 0.85)
+    products = 2 * tokens * shape.heads * policy.label_channels(shape.head_dim)
+    rate = level.vector_rate("f32").median / UNPACKED if level.kind == "cpu" else None
+    scored = max(labels / level.main.read.median, products / rate if rate else 0.0)
+    moved = scored + units * kv * 4 * (1 + passes) / scores
     each = level.vector_rate("f32").median / level.threads
     rounds = -(-kv * batch // level.threads)
     select = rounds * units / batch * passes * OPERATIONS.get(level.kind, 8.0) / each
-    mode = next(reversed(level.launch), None)
-    return moved + gathered + select + LAUNCHES * level.launch_cost(mode).median
+    launch = [cost.median for cost in level.launch.values()][-1:]
+    return moved + gathered + select + LAUNCHES * sum(launch)
 
 
 def least_context(

@@ -12,6 +12,7 @@ from dataclasses import replace
 
 from ..ir.core import Operation, Value
 from ..ir.types import DTYPE_BYTES, dtype_of, shape_of
+from . import sparse_work
 from .binding import Span, weight_bytes
 from .scene import Scene, Work
 
@@ -150,6 +151,9 @@ def _partial(operation: Operation, scene: Scene) -> Work:
 def _visible(operation: Operation, scene: Scene) -> tuple[int, int]:
     kvset = scene.definitions.get(operation.operands[2].name)
     low, high, shared = 0, None, False
+    chosen = None if kvset is None else sparse_work.chosen_keys(kvset, scene)
+    if chosen is not None:
+        return chosen
     if kvset is not None:
         bounds = kvset.attribute("range")
         if bounds is not None:
@@ -255,6 +259,8 @@ _RULES: dict[str, Callable[[Operation, Scene], Work]] = {
     "graph.take_rows": _take_rows,
     "graph.kv_write": _kv_write,
     "graph.qkv_rope_write": _qkv_rope_write,
+    "graph.label_write": sparse_work.label_write,
+    "graph.select": sparse_work.select,
     "graph.partial": _partial,
     "graph.merge": _merge,
     "graph.finalize": _finalize,

@@ -61,11 +61,11 @@ class SparseLists:
 
     def plan(self, batch: Batch, rows: SparseRows, shape: Shape, rates: Rates) -> WorkList:
         """Return the work list: dense sequences as ever, a run of its budget a sparse row."""
-        sparse = np.flatnonzero(rows.chosen)
+        sparse = np.flatnonzero(rows.chosen).tolist()
         dense = batch.lengths.copy()
         dense[sparse] = 0
         runs = choose_runs(replace(batch, lengths=dense), shape, rates)
-        runs += [Run(int(row), 0, self._most(rows, row), (int(row),)) for row in sparse]
+        runs += [Run(row, 0, self._most(rows, row), (row,)) for row in sparse]
         cost = Cost(batch, runs, shape, rates)
         return build(batch, runs, shape, cost.least()[1], 0.0)
 

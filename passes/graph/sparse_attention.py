@@ -9,7 +9,7 @@ recent window. Only `select` is approximate; its type says so, and so do those o
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from ...cost_model.hardware import Level
 from ...cost_model.hardware_file import load
@@ -182,7 +182,7 @@ def _parts(
     return [labels, select, middle, ends, near, merge]
 
 
-def _attributes(operation: Operation) -> dict[str, object]:
+def _attributes(operation: Operation) -> dict[str, Any]:
     return {name: operation[name] for name in ("heads", "kv_heads", "head_dim", "scale", "causal")
             if operation.attribute(name) is not None}  # fmt: skip
 

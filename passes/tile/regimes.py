@@ -47,6 +47,12 @@ class Regime:
         return self.function.attribute("attention") is not None
 
     @property
+    def attention_from(self) -> int:
+        """The context from which sparse attention pays; 0 of a regime without it."""
+        found = self.function.attribute("attention")
+        return found["least"] if found is not None else 0
+
+    @property
     def function(self) -> Operation:
         """The lowered graph.func."""
         return self.module.symbol("step")
@@ -96,10 +102,9 @@ def lower_model(
         shared, sparse, more = attention.rewritten(shared, context, kv, config.context_length)
         shared_records += more
     regimes = []
-    for module, rows in (
-        *((sparse, rows) for rows in (decode_rows if sparse else ())),
-        *((shared, rows) for rows in (*decode_rows, 0)),
-    ):
+    kinds = [(shared, rows) for rows in (*decode_rows, 0)]
+    kinds = [(sparse, rows) for rows in decode_rows] + kinds if sparse is not None else kinds
+    for module, rows in kinds:
         passes = regime_passes(config, rows, max_tokens, max_batch, kv)
         lowered, records = run_passes(passes, module, context, _FUSED)
         regimes.append(Regime(rows, lowered, (*shared_records, *records)))

@@ -5,13 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from weft.cost_model.binding import decode, prefill
 from weft.cost_model.hardware_file import load
+from weft.cost_model.scene import Scene
 from weft.cost_model.sparse_attention import (
     AttentionShape,
     dense_seconds,
     least_context,
     sparse_seconds,
 )
+from weft.cost_model.work import work_of
 from weft.frontend.models.presets import PRESETS
 from weft.frontend.models.registry import build_graph
 from weft.ir.parser import parse_module
@@ -129,6 +132,21 @@ def test_regimes_have_sparse_decode_beside_dense() -> None:
         ]
         assert any(name.startswith("label_write") for name in names)
         assert any(name.startswith("gathered") for name in names) == regime.sparse
+
+
+def test_work_of_a_selected_layer() -> None:
+    """A decoded token of 1000: all labels, 64 rows; a prompt reads everything, and scores none."""
+    head, *body = LAYER.replace("@WINDOW@", "").strip().splitlines()
+    given = parse_module("\n".join(["graph.func name = @step { " + head, *body, "}"]))
+    passes = (OrderChannels(POLICY), SparseAttention(POLICY, always=True))
+    module, _ = run_passes(passes, given, Context(), FUSED)
+    for binding, read, labels in ((decode(1, 1000), 64, 1000), (prefill(100), 100, 0)):
+        scene = Scene.of(module, binding)
+        works = [(op.name, work_of(op, scene)) for op in module.walk()]
+        keys = sum(work.kv_read_bytes for name, work in works if name == "graph.partial")
+        assert keys == read * 2 * 8 * 4
+        (score,) = [work for name, work in works if name == "graph.select"]
+        assert score.kv_read_bytes == labels * 1
 
 
 def test_golden(golden: Any) -> None:
