@@ -54,7 +54,7 @@ def test_meaning(shape: Shape) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", [slow(n) if n in ("ratio", "capped", "pages") else n for n in SHAPES]
+    "name", [slow(n) if n in ("ratio", "capped", "pages", "i8", "threshold") else n for n in SHAPES]
 )
 def test_tvm(name: str) -> None:
     shape = SHAPES[name]
@@ -110,7 +110,7 @@ def test_triton_interpreter(name: str, triton_interpreter: Any) -> None:
     check(shape, case, run_all(triton_interpreter.run, shape, case))
 
 
-@pytest.mark.parametrize("name", ["i4", "top_p"])
+@pytest.mark.parametrize("name", ["i4", slow("top_p")])
 def test_compiles_for_hopper(name: str) -> None:
     pytest.importorskip("triton")
     from weft.codegen.compile_triton import compile_offline

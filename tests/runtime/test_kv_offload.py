@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -13,6 +12,7 @@ from weft.compiler import Compilation
 from weft.options import Options
 from weft.runtime.row_cache import CacheTooSmall, RowCache
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 POLICY = "sparse(k=20, sinks=2, recent=6, min_context=0, labels=i4)"
 
 
@@ -28,15 +28,6 @@ def executors(budget: int, **changes: Any) -> tuple[Any, Any, OffloadedAttention
     model._interpreter.attend = attend
     model._before = lambda step: None
     return plain.executor, model, attend
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Many small operations: threads would only wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("prefetch", [True, pytest.param(False, marks=pytest.mark.slow)])

@@ -9,6 +9,7 @@ import pytest
 import weft
 from weft.options import Options
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 PROGRAM = """record Verdict:
     word: str(max_tokens=6)
     score: int(1..10)

@@ -19,6 +19,7 @@ from weft.ir.sparse import BadPolicy
 from weft.options import Options
 from weft.runtime.step import StepInput
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 PROGRAM = """program ask(question: str) -> str:
     "The quick brown fox jumps over the lazy dog. Question: {question}\\nAnswer:"
     gen answer(max_tokens=40, temperature=0)
