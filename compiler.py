@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,7 +34,7 @@ from .options import Launch, Options
 from .passes.manager import Context, PassRecord, run_passes
 from .passes.pipeline import LOWERING, PLAN_PASSES, PROGRAM_PASSES
 from .passes.program.lower_to_plan import NoVocabulary
-from .passes.program.prefix_tree import PlanPrefixes
+from .passes.program.prefix_tree import PlanPrefixes, PrefixTree
 from .passes.validation.registry import validation
 from .remote_model import NotForRemote, remote_address, remote_executable, remote_passes
 from .stages import Stages, explanation, record_of
@@ -360,6 +360,15 @@ class Compilation:
     def prefixes(self) -> PlanPrefixes:
         """What the program's calls will send, of any batch of rows."""
         return PlanPrefixes(self.plan, self.program_name, self._need_checkpoint().tokenizer)
+
+    def prefix_tree(self, rows: Sequence[Mapping[str, Any]] = ()) -> PrefixTree:
+        """Return the prefix tree of a batch, its rows checked; raises BadArguments."""
+        from .ir.values import records_of
+        from .runtime.arguments import bind_arguments
+
+        function, records = self.plan.symbol(self.program_name), records_of(self.plan)
+        known = [bind_arguments(function, records, row, number) for number, row in enumerate(rows)]
+        return self.prefixes.tree(known)
 
     @property
     def program_name(self) -> str:

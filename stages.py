@@ -117,7 +117,7 @@ def stage_text(
 
         return dump(compilation.ast)
     if stage == "prefixes":
-        return _prefixes(compilation.prefixes.tree(rows), form or "text")
+        return _prefixes(compilation.prefix_tree(rows), form or "text")
     if stage in {"source", "binary"}:
         return _kernel_texts(compilation, stage, kernel, form or _FORMS[stage][0])
     module: Module = Stages(compilation)[stage]

@@ -67,7 +67,7 @@ def explain(options: ExplainOptions) -> None:
         from ..passes.program.prefix_text import draw_tree
 
         emit("")
-        emit(draw_tree(compilation.prefixes.tree(list(read_rows(options.rows)))))
+        emit(draw_tree(compilation.prefix_tree(list(read_rows(options.rows)))))
     emit("")
     emit(_prices(compilation, options))
 

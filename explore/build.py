@@ -109,7 +109,7 @@ def _model(
     """Add what needs the model: prefixes, graph, kernels, and a run."""
     data, pictures = found.data, found.pictures
     data["at"] = "prefixes"
-    tree = compilation.prefixes.tree(wish.rows)
+    tree = compilation.prefix_tree(wish.rows)
     data["tree"] = {"rows": tree.rows, **vars(tree.counts), "unique": tree.unique}
     pictures["tree"] = replace(tree_picture(tree), width=WIDTH)
     if (chart := run.lifetimes(compilation.plan, compilation.program_name)) is not None:

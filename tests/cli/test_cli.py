@@ -145,6 +145,10 @@ def test_rows_show_what_they_share_before_they_run(hello, tmp_path):
     tree = weft("dump", hello, "-s", "prefixes", "--rows", rows)
     assert tree.startswith("prefix.tree program = @") and "rows = 2" in tree
     assert "rows = 1" in weft("dump", hello, "-s", "prefixes").splitlines()[0]
+    rows.write_text('{"nam": "Ann"}\n')
+    for command in (["dump", hello, "-s", "prefixes"], ["explain", hello, "--no-measure"]):
+        with pytest.raises(WeftError, match="row 0: there is no parameter for the field 'nam'"):
+            weft(*command, "--rows", rows)
 
 
 def test_models_lists_the_zoo():
