@@ -1,4 +1,5 @@
-"""Sparse attention: what it costs in accuracy (counts, on any machine).
+"""Sparse attention: what it costs in accuracy (counts, on any machine); `bench.sparse_speed` times
+it on a GPU, into the same file of results.
 
     python -m bench.sparse_attention [--only perplexity retrieval] [--model tiny-dense] [--json]
         [--record]

@@ -24,6 +24,8 @@ RESULTS = Path(__file__).parent / "results" / "sparse_attention.json"
 Figures = dict[str, Any]
 CONTEXTS, BATCHES = (16384, 65536, 131072, 262144), (1, 8, 32)
 PUBLISHED = ((2048, 8), (4096, 8), (8192, 8), (16384, 1), (16384, 8), (16384, 32))
+MODEL = "llama-8b"
+"""The shape of the end-to-end section, with random weights."""
 LABELS = {"labels": "i4", "channels": 32}
 MOST = 40 << 30
 """Bytes of keys and values that a setting may take."""
@@ -87,7 +89,7 @@ def end_to_end(folder: Path, tiny: bool) -> Figures:
     """A decode step of the whole model at 64 K, dense and sparse at equal batch."""
     from weft.bench.sparse_steps import step_seconds
 
-    found = step_seconds("tiny" if tiny else "llama-3-8b", 64 if tiny else 65536, 2 if tiny else 8,
+    found = step_seconds("tiny" if tiny else MODEL, 64 if tiny else 65536, 2 if tiny else 8,
                          folder)  # fmt: skip
     print(f"  end to end: {found}", flush=True)
     if tiny:

@@ -10,6 +10,13 @@ from pathlib import Path
 
 import pytest
 import weft
+from weft.bench.sparse_speed import MODEL
+from weft.frontend.models.presets import preset
+
+
+def test_the_model_of_the_end_to_end_section_is_known() -> None:
+    config = preset(MODEL)
+    assert (config.heads, config.kv_heads, config.head_dim) == (32, 8, 128)
 
 
 @pytest.mark.slow
