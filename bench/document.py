@@ -39,6 +39,16 @@ def microseconds(value: float) -> str:
     return f"{value:.0f} us"
 
 
+def tenths(value: float) -> str:
+    """Return a fraction: 0.8 %."""
+    return f"{100 * value:.1f} %"
+
+
+def points(value: float) -> str:
+    """Return percentage points: 1.6 points."""
+    return f"{value:.1f} points"
+
+
 @dataclass(frozen=True)
 class Line:
     """One figure: what it is, where it is recorded, and the command that prints it."""
@@ -62,6 +72,11 @@ def _cpu(what: str, figure: str, section: str, form: Callable[[float], str]) -> 
 
 def _workload(what: str, name: str, ending: str, form: Callable[[float], str]) -> Line:
     return Line(what, "gpu_programs", name + ending, name, form, _PROGRAMS.format(name))
+
+
+def _sparse(what: str, figure: str, section: str, form: Callable[[float], str]) -> Line:
+    command = f"python -m bench.sparse_attention --only {section}"
+    return Line(what, "sparse_attention", figure, f"{section} tiny-moe", form, command)
 
 
 def _kernel(what: str, figure: str, section: str, form: Callable[[float], str]) -> Line:
@@ -125,6 +140,12 @@ REST: tuple[Line, ...] = (
          percent),
     _cpu("CPU: host work a decode step, batch 16", "host_us_per_step_batch16", "host",
          microseconds),
+    _sparse("sparse attention, adaptive: perplexity lost (worse model)", "perplexity_loss",
+            "perplexity", tenths),
+    _sparse("the same with its tail estimated (oracle only)", "perplexity_loss_tail", "perplexity",
+            tenths),
+    _sparse("sparse attention, adaptive: retrieval lost up to 4 K, mean (worse model)",
+            "retrieval_loss_points", "retrieval", points),
     _cpu("from `weft run` to the first token, nothing cached", "first_token_cold_s", "startup",
          seconds),
 )  # fmt: skip
