@@ -6,13 +6,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, settings
 
-# How long an example takes depends on what else the machine does: that is no fault of the code.
-settings.register_profile(
-    "weft", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow]
-)
-settings.load_profile("weft")
+try:
+    from hypothesis import HealthCheck, settings
+except ImportError:  # the tests of a GPU run without
+    pass
+else:
+    # How long an example takes depends on what else the machine does: no fault of the code.
+    settings.register_profile(
+        "weft", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    )
+    settings.load_profile("weft")
 
 GOLDEN = Path(__file__).parent / "golden"
 
