@@ -19,7 +19,6 @@ from weft.runtime.policy import Policy
 from weft.runtime.request import Request
 from weft.runtime.simulator import Price, SimulatedExecutor
 from weft.runtime.step import ModelExecutor
-from weft.runtime.tasks import PATIENCE
 from weft.runtime.trace import Trace
 
 from .calls import CallLog, watch
@@ -152,7 +151,6 @@ class Contest:
             model=checkpoint.name, seed=made.options.seed, sample=made.sampler, policy=made.policy,
             trace=trace, prefixes=made.prefixes,
         )  # fmt: skip
-        executable._host.loop.patience = _patience(way)
         log = watch(executable.engine) if way.noted else None
 
         def run() -> list[Any]:
@@ -182,18 +180,13 @@ class Contest:
             made.lowered, made.program_name, checkpoint.chat, constraint_of, made.opened.tools,
             made.options.seed,
         )  # fmt: skip
-        rows, patience = dict(zip(self.numbers, self.rows, strict=True)), _patience(way)
-        return _timed(lambda: program.run_rows(server, rows, patience), engine, log, trace)
+        rows = dict(zip(self.numbers, self.rows, strict=True))
+        return _timed(lambda: program.run_rows(server, rows), engine, log, trace)
 
     def _executor(self, way: Way) -> Any:
         executor: Any = way.replay or self.compilation.executor
         executor = FewerPages(executor, way.kv_tokens // executor.page_size)
         return SimulatedExecutor(executor, way.price) if way.price else executor
-
-
-def _patience(way: Way) -> float:
-    """Return how long a step waits for tools, in s: on the virtual clock they cost nothing."""
-    return PATIENCE if way.price is None else 10.0
 
 
 def _timed(

@@ -30,7 +30,7 @@ from weft.runtime.heal import join_texts
 from weft.runtime.request import Sampling
 from weft.runtime.sampler import site_key
 from weft.runtime.select import choose, probabilities
-from weft.runtime.tasks import PATIENCE, Branches, TaskLoop
+from weft.runtime.tasks import Branches, TaskLoop
 from weft.runtime.tools import DEFAULT_TIMEOUT, ToolCall, ToolFailed, ToolPool
 from weft.runtime.watch import Watch
 
@@ -96,12 +96,9 @@ class Program:
         self.tools = dict(tools or {})
         self.seed = seed
 
-    def run_rows(
-        self, server: Server, rows: Mapping[int, Mapping[str, Any]], patience: float = PATIENCE
-    ) -> list[Answer]:
+    def run_rows(self, server: Server, rows: Mapping[int, Mapping[str, Any]]) -> list[Answer]:
         """Run a client for each row, by its number, all at once; return their answers in order."""
         loop = TaskLoop(server.engine, ToolPool(self.records))
-        loop.patience = patience
         answers: dict[int, Answer] = {}
         waiting = list(rows.items())[::-1]
 

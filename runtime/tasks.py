@@ -12,7 +12,6 @@ from collections import deque
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from math import inf
-from time import monotonic
 from typing import Any
 
 from .engine import Engine
@@ -58,19 +57,12 @@ class Root:
     value: Any = None
 
 
-PATIENCE = 2e-4
-"""Seconds that a step waits for the tools that were called just before it: most answer at once, and
-what waits for them then takes part in the step."""
-
-
 class TaskLoop:
     """Runs tasks over one engine and one pool of tools."""
 
     def __init__(self, engine: Engine, tools: ToolPool) -> None:
         self.engine = engine
-        self.patience = PATIENCE
         self._tools = tools
-        self._called: set[ToolCall] = set()
         self._ready: deque[tuple[_Task, Any, BaseException | None]] = deque()
         self._waiting: dict[Request | ToolCall, _Task] = {}
 
@@ -88,25 +80,15 @@ class TaskLoop:
     def step(self) -> None:
         """Run what is ready, then one step of the model, or wait for a tool."""
         while self._ready:
-            while self._ready:
-                self._resume(*self._ready.popleft())
-            self._await_calls()
+            self._resume(*self._ready.popleft())
         if self.engine:
             for request in self.engine.step():
                 self._wake(request, request, request.error)
         if self._tools:
             self._poll(0.0 if self._ready or self.engine else inf)
 
-    def _await_calls(self) -> None:
-        """Wait, not for long, for the tools that were just called."""
-        end = monotonic() + self.patience
-        while self.engine and self._called and (left := end - monotonic()) > 0.0:
-            self._poll(left)
-        self._called.clear()
-
     def _poll(self, wait: float) -> None:
         for call, value, error in self._tools.poll(wait):
-            self._called.discard(call)
             self._wake(call, value, error)
 
     def cancel(self, root: Root) -> None:
@@ -117,7 +99,6 @@ class TaskLoop:
                 del self._waiting[waits_for]
                 if isinstance(waits_for, ToolCall):
                     self._tools.cancel(waits_for)
-                    self._called.discard(waits_for)
                 else:
                     self.engine.cancel(waits_for)
         self._ready = deque(entry for entry in self._ready if entry[0].root is not root)
@@ -173,7 +154,6 @@ class TaskLoop:
             return
         if isinstance(wish, ToolCall):
             self._tools.submit(wish)
-            self._called.add(wish)
         else:
             self.engine.submit(wish)
         task.waits_for = wish
