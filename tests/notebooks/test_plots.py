@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import weft
@@ -67,7 +68,8 @@ def test_steps_are_drawn() -> None:
     trace = executable.engine.trace
     assert trace is not None and trace.steps
     figure = step_chart(trace.steps, capacity=8)
-    heights = [bar.get_height() for bar in figure.axes[0].patches]
+    axes: Any = figure.axes[0]
+    heights = [bar.get_height() for bar in axes.patches]
     assert sum(heights) == executable.engine.computed_tokens
     assert is_png(figure) and is_png(step_chart([]))
 
@@ -96,7 +98,8 @@ def test_recorded_attention_has_a_bar_a_case() -> None:
     figure = attention_chart(record)
     names = [label.get_text() for label in figure.axes[0].get_xticklabels()]
     assert "64x4096" in names and all(f"decode_{name}_page16" in record for name in names)
-    heights = [bar.get_height() for bar in figure.axes[0].patches]
+    axes: Any = figure.axes[0]
+    heights = [bar.get_height() for bar in axes.patches]
     assert record["decode_64x4096_page16"]["of_copy"] in heights
     assert record.provenance("decode") in figure.axes[0].get_title(loc="left")
 
@@ -160,7 +163,7 @@ def test_the_hierarchical_roofline_shows_both_choices_and_where_they_turn() -> N
     shape, machine = MoeShape.of(preset("mixtral-8x7b")), load("h200")
     layers = [feed_forward(shape, 1920, 32), decode_attention(shape)]
     drawn = hierarchical_roofline(machine, layers)
-    (axes,) = drawn.axes
+    axes: Any = drawn.axes[0]
     names = [line.get_label() for line in axes.get_lines()]
     assert {"on cpu, in place", "link cpu to gpu", "gpu memory", "on gpu, moved"} <= set(names)
     turns = turning_points(machine, layers[0])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
@@ -45,9 +46,10 @@ def found():
 def test_a_bar_a_roof_and_a_line_at_the_step(found) -> None:
     *_, prediction = found
     figure = roofs_chart(prediction)
-    widths = [bar.get_width() for bar in figure.axes[0].patches]
+    axes: Any = figure.axes[0]
+    widths = [bar.get_width() for bar in axes.patches]
     assert widths == sorted((1e3 * seconds for seconds in prediction.roofs.values()), reverse=True)
-    assert figure.axes[0].lines[0].get_xdata()[0] == pytest.approx(1e3 * prediction.step.expected)
+    assert axes.lines[0].get_xdata()[0] == pytest.approx(1e3 * prediction.step.expected)
     assert is_png(figure)
 
 
@@ -69,12 +71,15 @@ def test_lifts_pages_and_rates_are_drawn() -> None:
     assert is_png(lifts_chart([Lift("GPU memory", 1.1), Lift("link", 1.2)]))
     assert is_png(throughput_chart({16: 1.0, 24: 2.0}, "GPU memory"))
     figure = pages_chart({"16 GiB": {"resident": 3, "streamed": 5}, "24 GiB": {"resident": 8}})
-    assert sum(bar.get_width() for bar in figure.axes[0].patches) == 16
+    axes: Any = figure.axes[0]
+    assert sum(bar.get_width() for bar in axes.patches) == 16
 
 
 def test_channels_are_ranked_and_add_up() -> None:
     checkpoint = open_checkpoint("tiny-dense")
-    calibration = calibration_of(checkpoint, parse_policy("sparse(ratio=1/16)"))
+    policy = parse_policy("sparse(ratio=1/16)")
+    assert policy is not None
+    calibration = calibration_of(checkpoint, policy)
     table = spread_by_rank(calibration)
     config = checkpoint.config
     assert table.shape == (config.layers * config.kv_heads, config.head_dim)
