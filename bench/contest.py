@@ -168,7 +168,7 @@ class Contest:
         made, checkpoint = self.compilation, self.compilation.checkpoint
         assert checkpoint is not None
         trace = Trace(kernels=False) if way.noted else None
-        policy = Policy(fill_last=0) if way.cache else NoWaiting(fill_last=0)
+        policy = Policy() if way.cache else NoWaiting()
         engine = Engine(self._executor(way), made.sampler, policy, trace)
         if not way.cache:
             forget_prefixes(engine)

@@ -16,9 +16,8 @@ class Policy:
     the last ones in a half-empty batch. Each step of waiting counts as `aging` tokens of path: so
     no request starves, and where paths are equally long, as in a loop, rows take turns.
 
-    A prompt that is only filled, for branches to go on from, yields no token yet: for `fill_last`
-    steps it lets those go first that do, so that the first branches run while other rows' prompts
-    are still to come.
+    A prompt that is only filled, for branches to go on from, yields no token yet: its path does not
+    count, only its age. The first rows' branches run while other rows' prompts are to come.
 
     Where more than `scarce` of the pages are in use the oldest row goes first: it ends soonest and
     gives its pages back, and no younger one takes those that it will need.
@@ -29,14 +28,13 @@ class Policy:
 
     least_gain: int = 1
     aging: int = 1
-    fill_last: int = 256
     scarce: float = 0.7
 
     def key(self, request: Request, pressed: bool = False) -> tuple[int, ...]:
         """Return the sort key in the waiting queue; smaller goes first."""
         if pressed:
             return request.order
-        path = request.critical if request.needs_logits else -self.fill_last
+        path = request.critical if request.needs_logits else 0
         return (self.aging * request.arrived - path, *request.order)
 
     def pressed(self, live: int, pages: int) -> bool:
