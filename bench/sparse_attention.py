@@ -88,9 +88,9 @@ def headline(figures: Figures) -> Figures:
     found: Figures = {}
     for key, policy in (("", "adaptive"), ("_tail", "adaptive_tail")):
         ends = [f"{model.replace('-', '_')}_{policy}" for model in MODELS]
-        losses = [figures.get(f"perplexity_loss_{end}") for end in ends]
-        if None not in losses:
-            found[f"perplexity_loss{key}"] = max(losses)
+        names = [f"perplexity_loss_{end}" for end in ends]
+        if all(name in figures for name in names):
+            found[f"perplexity_loss{key}"] = max(figures[name] for name in names)
         points = [
             [value for name, value in figures.items()
              if name.endswith(f"_loss_points_{end}")] for end in ends
