@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from functools import cache
 
 _STRING = r'"(?:[^"\\]|\\.)*"'
+_DOCSTRING = r'"""(?:(?!""").)*(?:""")?'  # of one line, or the first or last line of more
 _NUMBER = r"\b\d[\w.]*(?:[eE][+-]?\d+)?\b"
 _KEYWORDS = (
     r"\b(?:and|as|assert|best|break|call|class|continue|def|elif|else|for|fork|from|gen|if|import|"
@@ -28,13 +29,13 @@ RULES: dict[str, list[tuple[str, str]]] = {
     ],
     "weft": [
         ("comment", r"#.*|//.*"),
-        ("string", r'"""|' + _STRING),
+        ("string", _DOCSTRING + "|" + _STRING),
         ("operation", _KEYWORDS),
         ("number", _NUMBER),
     ],
     "python": [
         ("comment", r"#.*"),
-        ("string", r'"""|' + _STRING + r"|'(?:[^'\\]|\\.)*'"),
+        ("string", _DOCSTRING + "|" + _STRING + r"|'(?:[^'\\]|\\.)*'"),
         ("symbol", r"@[\w.]+"),
         ("operation", _KEYWORDS + r"|\b(?:T|tl)\.\w+"),
         ("number", _NUMBER),
