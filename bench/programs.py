@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import sys
 from typing import Any
 
@@ -18,6 +19,7 @@ from weft.bench.contest import Bench, Contest
 from weft.bench.cpu import record
 from weft.bench.programs_cases import CASES, ROOT
 from weft.bench.programs_measure import measure
+from weft.codegen.threads import share_cores
 
 RESULTS = ROOT / "bench" / "results" / "programs.json"
 
@@ -129,6 +131,8 @@ def _compile_time(quick: bool) -> Figures:
 def main() -> None:
     """Run what is asked for."""
     options = _options()
+    os.environ["WEFT_THREADS"] = str(options.threads)
+    share_cores(options.threads)
     names = options.only or list(CASES)
     rounds = options.rounds if options.rounds is not None else 1 if options.quick else 3
     programs, failed = run_programs(
@@ -138,6 +142,7 @@ def main() -> None:
     for key, value in figures.items():
         if isinstance(value, float):
             print(f"  {key:32s} {value:.4f}")
+    figures["threads"] = options.threads
     figures |= programs | ({"failed": failed} if failed else {})
     if options.record and programs:
         kept = programs if options.only else figures
@@ -160,6 +165,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--no-simulation", action="store_true", help="leave the 8 B shape out")
     parser.add_argument("--no-cache", action="store_true",
                         help="also race clients without a prefix cache: minutes")  # fmt: skip
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads of both sides (1)")
     parser.add_argument("--idle", type=float, default=0.0,
                         help="before a round wait so many seconds for an idle machine")  # fmt: skip
     parser.add_argument("--json", action="store_true", help="end with one line of JSON")
