@@ -83,6 +83,11 @@ def _kernel(what: str, figure: str, section: str, form: Callable[[float], str]) 
     return Line(what, "gpu_kernels", figure, section, form, _KERNELS.format(section))
 
 
+def _programs(what: str, figure: str, form: Callable[[float], str]) -> Line:
+    """Return a figure over all programs; they are recorded together."""
+    return Line(what, "programs", figure, "essay_judge", form, "python -m bench.programs")
+
+
 HEADLINES: tuple[Line, ...] = (
     _workload("GPU, 8 B shape: 128 requests that share nothing, over transformers",
               "w1", "_vs_transformers", times),
@@ -100,6 +105,11 @@ HEADLINES: tuple[Line, ...] = (
             percent),
     _kernel("GPU: attention of 64 branches over a shared 16 Ki prefix, over reading it for each",
             "cascade_16k_x64_speedup", "cascade", times),
+    _programs("prefix hits of all 26 programs, share of the ideal (worst program)",
+              "hit_rate_of_ideal_min", percent),
+    _programs("CPU, tiny-dense: programs of several calls, over the same engine driven request by "
+              "request (geometric mean)", "speedup_geomean", times),
+    _programs("the same for an 8 B shape, simulated", "simulated_8b_speedup_geomean", times),
     _cpu("CPU, tiny-dense: decode of one sequence, over transformers",
          "tiny_decode_vs_transformers", "peers-tiny", times),
     _cpu("CPU, tiny-dense: decode of one sequence, over llama.cpp", "tiny_decode_vs_llamacpp",
@@ -130,6 +140,15 @@ REST: tuple[Line, ...] = (
             "decode_attention_fraction_of_copy_page128", "decode", percent),
     _kernel("GPU: decode attention, pages of 16, seconds over the best peer's (worst case)",
             "decode_over_best_peer_max_page16", "peers", times),
+    _programs("CPU: the program that gains least", "speedup_min", times),
+    _programs("simulated 8 B: the program that gains least", "simulated_8b_speedup_min", times),
+    _programs("CPU: constrained decoding a token, over free decoding", "constrained_vs_free",
+              times),
+    _programs("CPU: where a quarter of the tokens are forced, over free decoding",
+              "forced_speedup", times),
+    _programs("JSON of 1,000 random schemas that parses", "json_parse_rate", percent),
+    _programs("grammar work a token", "grammar_us_per_token", microseconds),
+    _programs("compile 500 statements, check 10,000 rows", "compile_10k_rows_s", seconds),
     _cpu("CPU, tiny-dense: decode of 16 sequences, over transformers",
          "tiny_decode_vs_transformers_batch16", "peers-tiny", times),
     _cpu("CPU: matrix-vector products in f32, share of the read bandwidth", "matvec_f32_fraction",
