@@ -50,7 +50,7 @@ def page_file(explored, tmp_path_factory):
     return file
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # not longer: while it is open, other tests have no event loop
 def browser():
     """Headless Chromium, driven by playwright; skips where one of them is missing."""
     sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
