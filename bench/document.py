@@ -107,8 +107,8 @@ HEADLINES: tuple[Line, ...] = (
             "cascade_16k_x64_speedup", "cascade", times),
     _programs("prefix hits of all 26 programs, share of the ideal (worst program)",
               "hit_rate_of_ideal_min", percent),
-    _programs("CPU, tiny-dense: programs of several calls, over the same engine driven request by "
-              "request (geometric mean)", "speedup_geomean", times),
+    _programs("CPU, one thread, tiny-dense: programs of several calls, over the same engine driven "
+              "request by request (geometric mean)", "speedup_geomean", times),
     _programs("the same for an 8 B shape, simulated", "simulated_8b_speedup_geomean", times),
     _cpu("CPU, tiny-dense: decode of one sequence, over transformers",
          "tiny_decode_vs_transformers", "peers-tiny", times),
@@ -140,7 +140,7 @@ REST: tuple[Line, ...] = (
             "decode_attention_fraction_of_copy_page128", "decode", percent),
     _kernel("GPU: decode attention, pages of 16, seconds over the best peer's (worst case)",
             "decode_over_best_peer_max_page16", "peers", times),
-    _programs("CPU: the program that gains least", "speedup_min", times),
+    _programs("CPU, one thread: the program that gains least", "speedup_min", times),
     _programs("simulated 8 B: the program that gains least", "simulated_8b_speedup_min", times),
     _programs("CPU: constrained decoding a token, over free decoding", "constrained_vs_free",
               times),

@@ -47,7 +47,8 @@ class PaperMachine:
 
 
 L4 = PaperMachine(24 * GIB, 185 * GIB, 16 * GIB, 285 * GIB, 100 * GIB, 104e12, 1.6e12)
-"""The published constants of an L4; host memory is what the machine of the sample reported."""
+"""The published constants of an L4. The sample's host memory is not recorded: 185 GiB is fitted,
+the one of 180 to 199 GiB that gives the published policy, so agreement says nothing about it."""
 
 
 @dataclass(frozen=True)
