@@ -240,7 +240,7 @@ class Offloading:
         if not options.kv_memory:
             machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
             options = options.changed(kv_memory=(options.offload.host_memory or machine) // 4)
-        return page_count(self.checkpoint, options)
+        return page_count(self.checkpoint, options.changed(kv="f32"))  # what the CPU's kernels read
 
     def _context(self) -> Context:
         return Context(model_name=self.checkpoint.name, target=self.options)

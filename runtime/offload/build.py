@@ -20,6 +20,7 @@ from .device import OffloadDevice, mapped
 from .keys import DeviceKeys
 from .pages import PageShape, PageSource, Pool, pool_bytes, pool_in
 from .sections import Lowered, Section
+from .store import HostStore
 from .work import Parts
 
 
@@ -67,6 +68,7 @@ class Build:
     sections: Sequence[Lowered]
     kernels: Mapping[str, Any]
     tensors: TensorSource
+    store: HostStore | None = None
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -87,29 +89,39 @@ class Build:
             if p not in shape.pages_of("disk", i)
         ]  # fmt: skip
         pool = self._device_pool(shape.ring + len(resident))
-        host = self._host_pool(stored, len(parked), pin=True)
+        if self.store is None:
+            host, arena = self._host_pool(stored, len(parked), pin=True), None
+        else:
+            host, arena = self.store.pool, self.store.places
+            self.notes += self.store.notes
         parts = Parts(
             self.device, ready["device"] | ready["host"], buffers, pool, host,
-            self._host_pool(stored, relay), {}, {key: n for n, key in enumerate(parked)}, source,
-            *self._keys(options.num_pages, "cpu"),
+            self._host_pool(stored, relay), {}, arena or {key: n for n, key in enumerate(parked)},
+            source, *self._keys(options.num_pages),
             memory.allocate("logits", (options.max_batch, config.vocab_size), torch.float32),
             torch.zeros(options.max_batch, config.vocab_size),
             memory.allocate("popularity", (config.layers, config.experts), torch.int64),
-            config.experts, max(shape.ring, 1), PAGE_SIZE, options.num_pages, unpack=unpack,
+            config.experts, max(shape.ring, 1), PAGE_SIZE, options.num_pages,
+            host_bytes=len(parked) * stored.bytes, unpack=unpack,
         )  # fmt: skip
         self._load(parts, resident, stored)
         if options.gpu_attention:
             parts.keys = self._device_keys()
+        self.device.settle()
         return parts
 
     def _load(self, parts: Parts, resident: list[tuple[int, int]], stored: PageShape) -> None:
-        for key, place in parts.arena.items():
-            parts.source.read(*key, parts.host_pool.page(place))
+        if self.store is None:
+            for key, place in parts.arena.items():
+                parts.source.read(*key, parts.host_pool.page(place))
         spare = self._host_pool(stored, 1).page(0)
         places = {}
         for number, key in enumerate(resident):
-            parts.source.read(*key, spare)
             places[key] = self.options.shape.ring + number
+            if self.store is None:
+                parts.source.read(*key, spare)
+            else:
+                spare = parts.host_pool.page(parts.arena[key])
             unpacked = spare if parts.unpack is None else parts.unpack(spare)
             parts.device_pool.copy(places[key], unpacked)
         parts.resident = places
@@ -128,10 +140,18 @@ class Build:
             self.notes.append(f"host memory stays pageable, copies are slower: {refused}")
         return pool_in(buffer, shape, max(count, 1))
 
-    def _keys(self, pages: int, place: str) -> tuple[Tensor, Tensor]:
+    def _keys(self, pages: int) -> tuple[Tensor, Tensor]:
+        if self.store is not None:
+            return self.store.k[:, :pages], self.store.v[:, :pages]
         c = self.config
         shape = (c.layers, pages, c.kv_heads, PAGE_SIZE, c.head_dim)
-        return torch.zeros(shape, device=place), torch.zeros(shape, device=place)
+        if not self.options.gpu_attention:
+            return torch.zeros(shape), torch.zeros(shape)
+        k, v = (
+            self.device.host(torch.Size(shape).numel() * 4).view(torch.float32).view(shape)
+            for _ in "kv"
+        )
+        return k, v
 
     def _device_keys(self) -> DeviceKeys:
         c, memory = self.config, self.device.memory

@@ -7,6 +7,7 @@ capped, and streams that are threads. `CudaDevice` is the same over CUDA's strea
 from __future__ import annotations
 
 import mmap
+import weakref
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -69,6 +70,22 @@ class OffloadDevice(Protocol):
         """Return a small tensor of the step's inputs on the device."""
         ...
 
+    def copy(self, target: Tensor, source: Tensor) -> None:
+        """Copy between host and device in the order of the current stream, to another dtype too."""
+        ...
+
+    def staging(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        """Return host memory for one copy, free again once that is done."""
+        ...
+
+    def settle(self) -> None:
+        """Wait for all that was launched."""
+        ...
+
+    def close(self) -> None:
+        """Let go of pinned memory; nothing may be under way."""
+        ...
+
 
 @dataclass
 class Memory:
@@ -109,8 +126,14 @@ def rounded(size: int) -> int:
 
 
 def mapped(size: int) -> Tensor:
-    """Return zeroed bytes in pages of their own, which can be pinned and touch no neighbour."""
-    return torch.frombuffer(mmap.mmap(-1, max(size, 1)), dtype=torch.uint8)
+    """Return zeroed bytes in pages of their own, which can be pinned and touch no neighbour.
+
+    The pages are large where the system has such: they are faster to take, to pin and to read.
+    """
+    pages = mmap.mmap(-1, max(size, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    with suppress(OSError, AttributeError):  # a matter of speed alone
+        pages.madvise(mmap.MADV_HUGEPAGE)
+    return torch.frombuffer(pages, dtype=torch.uint8)
 
 
 class _Now:
@@ -159,6 +182,20 @@ class SimulatedDevice:
         """The inputs lie in the same memory."""
         return tensor
 
+    def copy(self, target: Tensor, source: Tensor) -> None:
+        """A copy in the same memory."""
+        target.copy_(source)
+
+    def staging(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        """Plain memory."""
+        return torch.empty(shape, dtype=dtype)
+
+    def settle(self) -> None:
+        """Work is done when it is launched."""
+
+    def close(self) -> None:
+        """Nothing is pinned."""
+
 
 class _CudaStream:
     """A CUDA stream under the protocol."""
@@ -189,6 +226,8 @@ class CudaDevice:
         self.memory = Memory(place, cap)
         torch.cuda.set_per_process_memory_fraction(min(1.0, cap / properties.total_memory), place)
         self._streams: dict[str, _CudaStream] = {}
+        self._pinned: list[Tensor] = []
+        weakref.finalize(self, _unpin, self._pinned)
 
     def stream(self, queue: str) -> Stream:
         """A CUDA stream for each queue."""
@@ -199,6 +238,7 @@ class CudaDevice:
         runtime: Any = torch.cuda.cudart()
         error = int(runtime.cudaHostRegister(buffer.data_ptr(), buffer.nbytes, 0))
         if error == 0:
+            self._pinned.append(buffer)
             return ""
         with suppress(RuntimeError):  # the refusal is reported by the next launch, once
             torch.zeros(1, device=self.place)
@@ -213,3 +253,33 @@ class CudaDevice:
     def send(self, tensor: Tensor) -> Tensor:
         """A copy on the device, in the order of the current stream."""
         return tensor.to(self.place, non_blocking=True)
+
+    def copy(self, target: Tensor, source: Tensor) -> None:
+        """Convert on the device: a copy that converts on the host goes through pageable memory."""
+        if target.dtype == source.dtype:
+            target.copy_(source, non_blocking=True)
+        elif target.is_cuda:
+            arrived = torch.empty(source.shape, dtype=source.dtype, device=self.place)
+            target.copy_(arrived.copy_(source, non_blocking=True))
+        else:
+            target.copy_(source.to(target.dtype), non_blocking=True)
+
+    def staging(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        """Pinned memory of torch's allocator, which waits for the copy before it gives it again."""
+        return torch.empty(shape, dtype=dtype, pin_memory=True)
+
+    def settle(self) -> None:
+        """Weights came on another stream than those that read them."""
+        torch.cuda.synchronize(self.place)
+
+    def close(self) -> None:
+        """Memory that stays registered is never given back to the system."""
+        self.settle()
+        _unpin(self._pinned)
+
+
+def _unpin(buffers: list[Tensor]) -> None:
+    """Unregister buffers that were pinned, each once."""
+    runtime: Any = torch.cuda.cudart()
+    while buffers:
+        runtime.cudaHostUnregister(buffers.pop().data_ptr())

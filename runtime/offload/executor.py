@@ -23,6 +23,7 @@ from .placing import colder
 from .queues import Queues, Run
 from .sections import Lowered
 from .split import split_rows
+from .store import HostStore
 from .work import StepWork
 
 HOST_QUEUES = ("cpu", "cpu_experts", "disk", "stage")
@@ -34,7 +35,7 @@ class OffloadExecutor:
 
     `sections` are lowered, `kernels` are those of each place, device and host; `tensors` gives
     their weights and `source` the pages of experts, which have the form `stored` and are made what
-    kernels read by `unpack`. `prove` is called with every pipeline before it first runs, and raises
+    kernels read by `unpack`. With a `store` the pages are there already. `prove` is called with every pipeline before it first runs, and raises
     where it has a hazard; `delay` before every task, for tests. What could not be had, such as
     pinned memory, is said in `notes`.
     """
@@ -45,7 +46,7 @@ class OffloadExecutor:
         device: OffloadDevice, *, prove: Callable[[Pipeline], Any] | None = None,
         delay: Callable[[Task], None] | None = None,
         unpack: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] | None = None,
-        stored: PageShape | None = None,
+        stored: PageShape | None = None, store: HostStore | None = None,
     ) -> None:  # fmt: skip
         self.config, self.options, self.device = config, options, device
         self.vocab_size, self.context_length = config.vocab_size, config.context_length
@@ -60,7 +61,7 @@ class OffloadExecutor:
         self._queues = Queues(device, HOST_QUEUES, delay)
         weakref.finalize(self, self._queues.close)
         self._logits = torch.zeros(options.max_batch, config.vocab_size)
-        built = Build(config, options, device, sections, kernels, tensors)
+        built = Build(config, options, device, sections, kernels, tensors, store)
         self._parts = built.parts(source, stored or built.page, unpack)
         self.notes += built.notes
         if built.page.narrow:
@@ -93,8 +94,8 @@ class OffloadExecutor:
     def host_bytes(self) -> int:
         """Bytes of pages, pages on their way and keys in host memory."""
         parts = self._parts
-        pools = (*parts.host_pool.tensors.values(), *parts.relay.tensors.values())
-        return sum(tensor.nbytes for tensor in (*pools, parts.k, parts.v))
+        others = (*parts.relay.tensors.values(), parts.k, parts.v)
+        return parts.host_bytes + sum(tensor.nbytes for tensor in others)
 
     def popularity(self) -> Tensor:
         """Return how many pairs each expert has had so far, [layers, E] i64."""
@@ -133,9 +134,10 @@ class OffloadExecutor:
             pool.select(1, target).copy_(pool.select(1, source))
 
     def close(self) -> None:
-        """End the queues' threads."""
+        """End the queues' threads, and let go of pinned memory."""
         self._settle()
         self._queues.close()
+        self.device.close()
 
     def _settle(self) -> None:
         """Let what the last step has left under way end: pages for the next one."""

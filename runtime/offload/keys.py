@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from .work import StepWork
 
 
+MOST_RUNS = 32
+"""Copies that a micro-batch's keys are brought with at the most: each costs a launch."""
+
+
 class KeysTooMany(CapacityError):
     """A micro-batch whose keys and values exceed their place on the device."""
 
@@ -39,8 +43,7 @@ class DeviceKeys:
         if count > self.room:
             raise KeysTooMany(pages=count, room=self.room)
         for target, source in ((self._k, work.parts.k), (self._v, work.parts.v)):
-            rows = source[task.layer][visit.pages]
-            target[place][:count].copy_(rows, non_blocking=True)
+            fetch(target[place][:count], source[task.layer], visit.pages)
 
     def append(self, work: StepWork, task: Task) -> None:
         """Write new keys and values to the place."""
@@ -82,6 +85,19 @@ class DeviceKeys:
     def _place(accesses: tuple[tuple[str, str], ...]) -> int:
         slot = next(slot for slot, _ in accesses if slot.startswith("kv_gpu."))
         return int(slot.rpartition(".")[2])
+
+
+def fetch(target: Tensor, source: Tensor, pages: Tensor) -> None:
+    """Copy pages [n] of source [N, ...] to target [n, ...]: runs of neighbours straight from where
+    they lie, many short runs gathered first."""
+    ends = torch.nonzero(pages.diff() != 1).flatten() + 1
+    bounds = [0, *ends.tolist(), len(pages)]
+    if len(bounds) > MOST_RUNS:
+        target.copy_(source[pages], non_blocking=True)
+        return
+    for begin, end in zip(bounds, bounds[1:], strict=False):
+        first = int(pages[begin])
+        target[begin:end].copy_(source[first : first + end - begin], non_blocking=True)
 
 
 class _Visit:

@@ -26,7 +26,8 @@ class Parts:
     `sections` by (kind, layer, place). `device_pool` is the ring, and behind it the resident pages;
     `resident` and `arena` are the places of pages (layer, expert) in the device's and the host's
     pool; `relay` has the host slots of pages on their way from disk. `taken` counts pairs by layer
-    and expert.
+    and expert. `host_bytes` are those of the host's pages that this model needs: its pool may be
+    shared and larger.
     """
 
     device: OffloadDevice
@@ -47,6 +48,7 @@ class Parts:
     ring: int
     page_size: int
     num_pages: int
+    host_bytes: int = 0
     keys: DeviceKeys | None = None
     unpack: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] | None = None
 
@@ -173,9 +175,10 @@ class StepWork:
     def rows_up(self, task: Task) -> None:
         """The rows of the CPU's experts alone, one after another."""
         pairs = self._pairs[task.micro_batch]
-        rows = self.slot(task, "rows_host")["rows"][pairs]
-        target = self.slot(task, "rows_cpu", writes=True)["rows"]
-        target[: len(pairs)].copy_(rows, non_blocking=True)
+        rows = self.slot(task, "rows_host")["rows"]
+        target = self.slot(task, "rows_cpu", writes=True)["rows"][: len(pairs)]
+        staged = self.parts.device.staging(tuple(target.shape), target.dtype)
+        target.copy_(staged.copy_(rows[pairs]), non_blocking=True)
 
     def combine(self, task: Task) -> None:
         """Join the CPU's rows, and sum."""
@@ -239,7 +242,7 @@ class StepWork:
         def move(task: Task) -> None:
             given = self.slot(task, source)
             for role, tensor in self.slot(task, target, writes=True).items():
-                tensor.copy_(given[role], non_blocking=True)
+                self.parts.device.copy(tensor, given[role])
 
         return move
 
