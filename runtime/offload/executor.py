@@ -35,9 +35,9 @@ class OffloadExecutor:
 
     `sections` are lowered, `kernels` are those of each place, device and host; `tensors` gives
     their weights and `source` the pages of experts, which have the form `stored` and are made what
-    kernels read by `unpack`. With a `store` the pages are there already. `prove` is called with every pipeline before it first runs, and raises
-    where it has a hazard; `delay` before every task, for tests. What could not be had, such as
-    pinned memory, is said in `notes`.
+    kernels read by `unpack`. With a `store` the pages are there already. `prove` is called with
+    every pipeline before it first runs, and raises where it has a hazard; `delay` before every
+    task, for tests. What could not be had, such as pinned memory, is said in `notes`.
     """
 
     def __init__(

@@ -49,8 +49,6 @@ class HostStore:
         for key, place in places.items():
             fill(*key, pool.page(place))
         sizes = (config.layers, num_pages, config.kv_heads, PAGE_SIZE, config.head_dim)
-        k, v = (
-            pinned(torch.Size(sizes).numel() * 4).view(torch.float32).view(sizes) for _ in "kv"
-        )
+        k, v = (pinned(torch.Size(sizes).numel() * 4).view(torch.float32).view(sizes) for _ in "kv")
         notes = dict.fromkeys(f"host memory stays pageable: {why}" for why in refused if why)
         return HostStore(pool, places, k, v, tuple(notes))
