@@ -37,12 +37,13 @@ from weft.options import Options
 from weft.runtime.engine import Engine
 from weft.runtime.executable import Executable
 from weft.runtime.request import Request, Sampling
+from weft.runtime.trace import Trace
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "bench" / "results" / "gpu_programs.json"
 SHAPE = "random:llama-8b"
-COPY = 4.24e12
-"""Bytes/s of a large copy, read plus written, as measured before on an H200."""
+COPY = {"NVIDIA H200": 4.24e12}
+"""Bytes/s of a large copy, read plus written, as measured before on some devices."""
 Figures = dict[str, Any]
 
 
@@ -53,11 +54,11 @@ class Bench:
         self.rounds = rounds
         self.model, self.changes = model, changes
         first = self.compilation(WORKLOADS["w4"])
+        self.ceilings = ceilings()  # before pages of keys take what memory is left
         started = time.perf_counter()
         self.executor, self.sampler = first.executor, first.sampler
         if first.launch.rank:
             serve(self.executor)
-        self.ceilings = ceilings()
         torch.cuda.synchronize()
         self.load_seconds = time.perf_counter() - started
         assert first.checkpoint is not None
@@ -73,11 +74,11 @@ class Bench:
         options = Options.from_env().changed(target="cuda", prove=False, **self.changes)
         return Compilation(workload.program, self.model, options=options)
 
-    def executable(self, compilation: Compilation) -> Executable:
+    def executable(self, compilation: Compilation, trace: Trace | None = None) -> Executable:
         """Return a program on an engine of its own, with nothing cached."""
         return Executable(
             compilation.plan, compilation.program_name, self.executor, self.tokenizer,
-            sample=self.sampler, model=self.model, policy=compilation.policy,
+            sample=self.sampler, model=self.model, policy=compilation.policy, trace=trace,
         )  # fmt: skip
 
     def run(self, workload: Workload) -> Figures:
@@ -185,9 +186,12 @@ def ceilings() -> dict[str, float]:
     source = torch.randn(1 << 30, device="cuda").to(torch.bfloat16)
     target = torch.empty_like(source)
     copy = 2 * source.nbytes / timed(lambda: torch.neg(source, out=target))
-    copy = max(copy, COPY)  # never a roofline below the best copy seen on such a device
+    # Never a roofline below the best copy seen on such a device.
+    copy = max(copy, COPY.get(torch.cuda.get_device_name(), 0.0))
     a, b = (torch.randn(8192, 8192, device="cuda").to(torch.bfloat16) for _ in "ab")
     product = 2 * 8192**3 / timed(lambda: torch.mm(a, b))
+    del source, target, a, b
+    torch.cuda.empty_cache()
     say(f"ceilings: copy {copy / 1e12:.2f} TB/s, bf16 product {product / 1e12:.0f} TFLOP/s")
     return {"copy": copy, "matmul": product}
 

@@ -1,0 +1,106 @@
+"""Where a workload's seconds go on a GPU: its steps one by one, and its kernels by their sum.
+
+    python -m bench.gpu_profile w2 w3              the steps of a cold run, then the kernels of another
+    python -m bench.gpu_profile w1 --top 20        more kernels
+
+No figure comes from here: the first run warms up, the second is traced, the third profiled.
+"""
+
+from __future__ import annotations
+
+import argparse
+import cProfile
+import gc
+import pstats
+import time
+from collections.abc import Sequence
+
+import torch
+from weft.bench.gpu_programs import SHAPE, Bench, say
+from weft.bench.gpu_workloads import WORKLOADS, Workload
+from weft.runtime.trace import StepRecord, Trace
+
+
+def steps_text(steps: Sequence[StepRecord], began: float) -> str:
+    """Return a line a step, in milliseconds since the run began; equal decode steps are joined."""
+    lines, at = [], 0
+    while at < len(steps):
+        step, last = steps[at], at
+        while not step.prefill_tokens and last + 1 < len(steps) and _same(step, steps[last + 1]):
+            last += 1
+        count, end = last - at + 1, steps[last]
+        host = sum(one.host_seconds for one in steps[at : last + 1]) / count
+        launch = sum(one.model_seconds for one in steps[at : last + 1]) / count
+        landed = end.landed or end.ended
+        lines.append(
+            f"{1e3 * (step.start - began):8.1f} to {1e3 * (landed - began):8.1f}  {count:3d} x "
+            f"{step.name:28s} host {1e3 * host:6.2f}  launch {1e3 * launch:6.2f}  a step "
+            f"{1e3 * (landed - step.start) / count:6.2f}"
+        )
+        at = last + 1
+    return "\n".join(lines)
+
+
+def _same(step: StepRecord, other: StepRecord) -> bool:
+    return not other.prefill_tokens and step.running == other.running
+
+
+def traced(bench: Bench, workload: Workload) -> None:
+    """Print the steps of a cold run."""
+    rows, trace = workload.rows(bench.words, 1), Trace(kernels=False)
+    executable = bench.executable(bench.compilation(workload), trace)
+    gc.collect()
+    began = time.perf_counter()
+    executable.run_rows(rows)
+    ended = time.perf_counter()
+    say(f"{workload.name}: {1e3 * (ended - began):.1f} ms, {len(trace.steps)} steps")
+    say(steps_text(trace.steps, began))
+
+
+def host_profile(bench: Bench, workload: Workload, top: int) -> None:
+    """Print the host's functions of a cold run by their own time."""
+    compilation = bench.compilation(workload)
+    rows, executable = workload.rows(bench.words, 3), bench.executable(compilation)
+    profile = cProfile.Profile()
+    profile.runcall(executable.run_rows, rows)
+    pstats.Stats(profile).sort_stats("tottime").print_stats(top)
+
+
+def kernels(bench: Bench, workload: Workload, top: int) -> None:
+    """Print the kernels of a cold run by their sum."""
+    from torch.profiler import ProfilerActivity, profile
+
+    compilation = bench.compilation(workload)
+    rows, executable = workload.rows(bench.words, 2), bench.executable(compilation)
+    with profile(activities=[ProfilerActivity.CUDA]) as found:
+        executable.run_rows(rows)
+        torch.cuda.synchronize()
+    events = sorted(found.key_averages(), key=lambda event: -event.self_device_time_total)
+    total = sum(event.self_device_time_total for event in events)
+    say(f"{workload.name}: kernels {total / 1e3:.1f} ms")
+    for event in events[:top]:
+        say(f"{event.self_device_time_total / 1e3:9.2f} ms {event.count:6d} x {event.key[:90]}")
+
+
+def main() -> None:
+    """Profile the workloads that are asked for."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("workloads", nargs="+", choices=list(WORKLOADS))
+    parser.add_argument("--model", default=SHAPE, help="a shape, or a folder")
+    parser.add_argument("--top", type=int, default=14, help="kernels that are listed")
+    parser.add_argument("--host", action="store_true", help="also the host's functions")
+    options = parser.parse_args()
+    bench = Bench(options.model, 1, {})
+    for name in options.workloads:
+        workload = WORKLOADS[name]
+        bench.executable(bench.compilation(workload)).run_rows(workload.rows(bench.words, 0))
+        traced(bench, workload)
+        kernels(bench, workload, options.top)
+        if options.host:
+            host_profile(bench, workload, options.top)
+
+
+if __name__ == "__main__":
+    main()
