@@ -3,12 +3,16 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from .codegen.threads import let_library_sleep
+
 if TYPE_CHECKING:
     from .compiler import Options, compile
     from .frontend.embedded import between, grammar, limit, matching, program, schema, tool
     from .runtime.executable import Executable
 
 __version__ = "0.1.0"
+
+let_library_sleep()  # before any module loads torch
 
 _HOMES = {
     "compile": "compiler",

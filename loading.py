@@ -134,7 +134,7 @@ def compiled_executor(
     attention: Attention | None = None,
 ) -> ModelExecutor:
     """Return an executor of compiled kernels."""
-    from .codegen.threads import share_cores
+    from .codegen.threads import library_yields, share_cores
     from .runtime.compiled_executor import CompiledExecutor
     from .runtime.weights import load_weights
 
@@ -152,6 +152,7 @@ def compiled_executor(
         max_tokens=options.max_tokens,
         kv_format=kv_dtype(options),
         sparse=sparse_decode(attention, regimes, checkpoint, options, pages, PAGE_SIZE),
+        library_threads=0 if library_yields() else 1,
     )
 
 

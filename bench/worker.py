@@ -22,9 +22,14 @@ class Worker:
     """A peer or weft in a child process; `spec` says which engine, model, batch and threads."""
 
     def __init__(self, spec: dict[str, Any], prompt: Sequence[int]) -> None:
+        from weft.codegen.threads import without_library_wait  # not in the worker of a peer
+
         self.spec = spec
         threads = str(spec["threads"])
-        environment = os.environ | {"OMP_NUM_THREADS": threads, "TVM_NUM_THREADS": threads}
+        environment = without_library_wait(os.environ) | {
+            "OMP_NUM_THREADS": threads,
+            "TVM_NUM_THREADS": threads,
+        }
         self._errors = tempfile.TemporaryFile("w+")
         self._process = subprocess.Popen(
             [sys.executable, "-m", "bench.worker", json.dumps([spec, list(prompt)])],

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..ir.core import Operation
 from ..ir.model import ModelConfig, Rope
 from .executor import PAGE_SIZE, by_name, check_step, page_bytes
-from .library import Launch
+from .library import Launch, library_threads
 from .ranks import announcer
 from .recipe import TORCH, Memory, Recipe
 from .sparse_decode import SparseDecode, decode_rows, split
@@ -37,6 +37,8 @@ class CompiledExecutor:
     `functions` are pairs of the most rows that a decode-only step may have for it, and the
     lowered graph.func with its memory plan; the last one serves every other step. `convert` turns
     a tensor into what kernels take with the least work a launch (default: TVM's own tensors).
+    Where the library's workers would spin in the kernels' way it has `library_threads` threads
+    while a step runs (0: as many as torch is set to).
     Of ranks the first lets the others know of every step and page copy before it is done here.
     """
 
@@ -46,7 +48,7 @@ class CompiledExecutor:
         max_batch: int, max_tokens: int, kv_format: str = "f32", device: str = "cpu",
         page_size: int = PAGE_SIZE,
         convert: Callable[[Tensor], Any] | None = None,
-        sparse: SparseDecode | None = None,
+        sparse: SparseDecode | None = None, library_threads: int = 0,
     ) -> None:  # fmt: skip
         self.config = config
         self.vocab_size, self.context_length = config.vocab_size, config.context_length
@@ -67,6 +69,7 @@ class CompiledExecutor:
         self._recipes = [(rows, recipe) for rows, selects, recipe in recipes if not selects]
         self._sparse_recipes = [(rows, recipe) for rows, selects, recipe in recipes if selects]
         self._sparse = sparse
+        self._library_threads = library_threads
         self._decode_rows = max((rows for rows, _ in functions), default=0)
         self._logits = torch.empty(max_batch, config.vocab_size)
         self._plans: dict[tuple[int, bool], tuple[StepInput, list[Launch], Tensor, Recipe]] = {}
@@ -92,6 +95,13 @@ class CompiledExecutor:
         return known[2]
 
     def _launch(self, recipe: Recipe, launches: list[Launch]) -> None:
+        if self._library_threads and recipe.calls_library:
+            with library_threads(self._library_threads):
+                self._run(recipe, launches)
+        else:
+            self._run(recipe, launches)
+
+    def _run(self, recipe: Recipe, launches: list[Launch]) -> None:
         if self.watcher is not None:
             self.watcher(recipe.kernels, launches)
             return

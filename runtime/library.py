@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -79,6 +80,17 @@ def _matmul_widened(
         out.mul_(scale)
     if bias is not None:
         out.add_(bias)
+
+
+@contextmanager
+def library_threads(count: int) -> Iterator[None]:
+    """Let the library use so many threads for a while."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def all_reduce(values: Sequence[Any]) -> Launch:

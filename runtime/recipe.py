@@ -86,6 +86,8 @@ class Recipe:
                     place = ("arena", offsets[value.name], value.type)
                 self._places[value.name] = place
             self._add(operation)
+        self.calls_library = any(function in ROUTINES for function, _ in self._calls)
+        """Whether some launches are the library's."""
         self._static: list[Any] = [self._known(key) for key in self._slots.keys]
         self._ready = [
             memory.convert(item) if isinstance(item, Tensor) else item for item in self._static

@@ -125,6 +125,24 @@ def test_short_steps_give_logits_in_the_order_asked_for(build):
     same(pair, step((tokens(1), 15, [1]), (tokens(9, 1), 16, [2, 3]), rows=[9]))
 
 
+def test_a_library_that_would_spin_gets_its_threads_in_long_steps_only(build):
+    compiled, seen = build("llama")[0], []
+    compiled._library_threads = 3
+    compiled.watcher = lambda kernels, launches: seen.append(torch.get_num_threads())
+    before = torch.get_num_threads()
+    compiled.forward(step((tokens(48), 0, [1, 2, 3])))
+    compiled.forward(step((tokens(1), 48, [1, 2, 3, 4])))
+    assert seen == [3, before] and torch.get_num_threads() == before
+
+    def fails(kernels, launches):
+        raise RuntimeError("a kernel failed")
+
+    compiled.watcher = fails
+    with pytest.raises(RuntimeError):
+        compiled.forward(step((tokens(48), 0, [1, 2, 3])))
+    assert torch.get_num_threads() == before
+
+
 def test_chunks_equal_the_whole(build):
     prompt = tokens(48, 1)
     whole = build("qwen")[0].forward(step((prompt, 0, [2, 7, 3]))).clone()
