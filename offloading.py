@@ -129,7 +129,7 @@ class Offloading:
         from .runtime.offload.pages import FilePages, TensorPages
         from .runtime.offload.sections import Lowered
 
-        device = extra.pop("device", None) or self._device()
+        device = extra.pop("device", None) or self.device()
         share_cores(self.options.thread_count)
         sections = [
             Lowered(s.kind, s.place, s.layer, s.function, s.results, s.weights)
@@ -167,7 +167,8 @@ class Offloading:
     def _on_gpu(self) -> bool:
         return self.options.target == "cuda"
 
-    def _device(self) -> OffloadDevice:
+    def device(self) -> OffloadDevice:
+        """Return a new device with the cap that the options say."""
         from .runtime.offload.device import CudaDevice, SimulatedDevice
 
         cap = self.options.gpu_memory
@@ -184,9 +185,12 @@ class Offloading:
         from .runtime.offload.build import OffloadSettings
 
         options, schedule, pages = self.options, schedule_of(policy), self._pages()
+        shape = pipeline_shape(policy)
+        longest = -(-self.checkpoint.config.context_length // PAGE_SIZE)
+        room = min(pages, -(-pages // shape.micro_batches) + longest)  # see runtime.offload.split
         return OffloadSettings(
-            schedule, pipeline_shape(policy), pages, options.max_batch, options.max_tokens,
-            kv_room=pages if schedule == "s4" else 0,
+            schedule, shape, pages, options.max_batch, options.max_tokens,
+            kv_room=room if schedule == "s4" else 0,
         )  # fmt: skip
 
     def _lower(self, module: Module, settings: OffloadSettings) -> LoweredSections:

@@ -15,12 +15,18 @@ CONTEXT = 600 << 20
 """Bytes that another process' CUDA context takes."""
 
 
+class NoBallast(Exception):
+    """A ballast that could not be taken: the cap would not hold."""
+
+
 class Ballast:
     """A context in which only `cap` bytes of the GPU are left to this process."""
 
     def __init__(self, cap: int) -> None:
         self._cap = cap
         self._process: subprocess.Popen[str] | None = None
+        self.left = 0
+        """Bytes of the GPU that are free once the ballast is there; 0 without a GPU."""
 
     def __enter__(self) -> Ballast:
         if torch.cuda.is_available():
@@ -31,7 +37,9 @@ class Ballast:
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
             )
             assert self._process.stdout is not None
-            self._process.stdout.readline()
+            if not self._process.stdout.readline().strip():
+                raise NoBallast(f"{size} bytes of GPU memory could not be taken, {free} were free")
+            self.left, _ = torch.cuda.mem_get_info()
         return self
 
     def __exit__(

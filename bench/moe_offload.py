@@ -2,19 +2,26 @@
 
     python -m bench.moe_offload --json --record        one GPU capped at 16 GB, Mixtral of 16 layers
     python -m bench.moe_offload --only schedules       one section
+    python -m bench.moe_offload --smoke                every path once, two layers: what fails
     python -m bench.moe_offload --tiny --json          tiny-moe on a simulated GPU: the code alone
 
 All schedules run on weft's own kernels on equal terms: the same batch, micro-batches, cap and host
 memory. accelerate runs as shipped and with pinned weights, each at its best batch. The cap binds
 through the allocator's fraction and through a ballast that holds the rest of the GPU. Rates are of
-decode steps; prefill is told apart. Predictions are of `cost_model.hrm`, for `--hardware`.
+decode steps in the middle of a run (at most 12 a setting, the median of the last 8), on keys that
+are made up; prefill is real, and told apart. Predictions are of `cost_model.hrm`, for `--hardware`.
+Pages and keys of all settings lie in one pinned store, each page in memory of its own. Figures are
+written after each section.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
+import time
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -22,8 +29,8 @@ from pathlib import Path
 from typing import Any
 
 from .ballast import Ballast
-from .moe_peers import NoPeer, rate
-from .moe_runs import Measured, Setting, prompts_of, run, with_schedule
+from .moe_peers import NoPeer, in_process, rates
+from .moe_runs import Measured, Setting, lean, run, with_schedule
 
 GIB, MIB = 1 << 30, 1 << 20
 RESULTS = Path(__file__).parent / "results" / "moe_offload.json"
@@ -34,6 +41,11 @@ KEYS = (
 """What the last line of JSON always has; null where it was not measured, and `why` says why."""
 
 Figures = dict[str, Any]
+STEPS, SECONDS = 12, 9.0
+"""The most decode steps of a setting, and the seconds after which no more are made."""
+ENOUGH = 20
+"""Settings that predictions are compared on at least; more only while there is time."""
+BEGUN = time.perf_counter()
 
 
 @dataclass
@@ -44,17 +56,39 @@ class Bench:
     hardware: str
     tiny: bool
     n320: int = 320
+    budget: float = float("inf")
     why: dict[str, str] = field(default_factory=dict)
     done: dict[Setting, Measured] = field(default_factory=dict)
 
     def measured(self, setting: Setting) -> Measured:
         """Return a setting's run, once."""
         if setting not in self.done:
-            self.done[setting] = run(setting)
-            found = self.done[setting]
-            times = f"{found.decode_rate:.1f} tokens/s, step {1e3 * found.step:.1f} ms"
-            say(f"{setting.name}: {times}, GPU {found.gpu_peak / MIB:.0f} MiB")
+            begun = time.perf_counter()
+            found = self.done[setting] = run(setting, self.store)
+            spent = time.perf_counter() - begun
+            busy = ", ".join(f"{queue} {1e3 * s:.0f}" for queue, s in found.busy.items())
+            say(f"{setting.name}: {found.decode_rate:.1f} tokens/s, step {1e3 * found.step:.1f} ms "
+                f"of {len(found.steps)}, prefill {found.prefill:.2f} s, GPU "
+                f"{found.gpu_peak / MIB:.0f} MiB; ms by queue: {busy}; {spent:.1f} s in all"
+                f"{''.join(f'; {note}' for note in found.notes)}")  # fmt: skip
         return self.done[setting]
+
+    @cached_property
+    def store(self) -> Any:
+        """The host memory of all settings; None where each takes its own."""
+        if self.tiny:
+            return None
+        from .moe_store import shared_store
+
+        begun = time.perf_counter()
+        store = shared_store(self.base)
+        say(f"pages and keys are there after {time.perf_counter() - begun:.1f} s {store.notes}")
+        return store
+
+    @property
+    def late(self) -> bool:
+        """Whether the time for more settings is over."""
+        return time.perf_counter() - BEGUN > self.budget
 
     @property
     def ours(self) -> Measured:
@@ -77,7 +111,7 @@ class Bench:
         setting = found.setting
         shape = MoeShape.of(open_checkpoint(setting.model).config, found.policy.page_format)
         workload = Workload(setting.prompt, setting.new)
-        total = found.prefill + setting.new * found.step
+        total = found.prefill + (setting.new - 1) * found.step if found.prefill else 0.0
         return Compared(setting.name, shape, found.policy, workload, found.step, total)
 
     def predicted(self, found: Measured) -> Any:
@@ -98,21 +132,28 @@ def schedules(bench: Bench) -> Figures:
 
 
 def accelerate(bench: Bench) -> Figures:
-    """The ring against accelerate, as shipped and with pinned weights."""
-    from weft.frontend.checkpoint import open_checkpoint
+    """The ring against accelerate, as shipped and with pinned weights, each at its best batch."""
+    base, found = bench.base, []
+    context = base.prompt + base.new // 2
+    try:
+        if bench.tiny:
+            from weft.frontend.checkpoint import open_checkpoint
 
-    checkpoint, base, figures = open_checkpoint(bench.base.model), bench.base, {}
-    prompts = prompts_of(base, checkpoint.config.vocab_size)
-    batches = [n for n in (base.batch // 8, base.batch // 2, base.batch) if n]
+            known = open_checkpoint(base.model)
+            found = [*rates(known.folder, known.config, base.gpu_memory, context, (base.batch,))]
+        else:
+            found = [*in_process(base.model, base.gpu_memory, context, (512, 1024), 110)]
+    except NoPeer as error:
+        bench.why["vs_accelerate"] = bench.why["vs_accelerate_pinned"] = str(error)
+    figures: Figures = {"accelerate": found}
+    for line in found:
+        say(f"accelerate: {line}")
     for key, pinned in (("vs_accelerate", False), ("vs_accelerate_pinned", True)):
-        try:
-            peer = rate(checkpoint.folder, checkpoint.config, base.gpu_memory, pinned, prompts,
-                        min(base.new, 8), batches)  # fmt: skip
-        except NoPeer as error:
-            bench.why[key] = str(error)
-            continue
-        say(f"accelerate{', pinned' if pinned else ''}: {peer:.2f} tokens/s")
-        figures[key] = bench.ours.decode_rate / peer
+        best = max((line["rate"] for line in found if line["pinned"] == pinned), default=0.0)
+        if best:
+            figures[key] = bench.ours.decode_rate / best
+        else:
+            bench.why.setdefault(key, "no batch ran")
     return figures
 
 
@@ -126,7 +167,7 @@ def bound(bench: Bench) -> Figures:
 
 def cpu_experts(bench: Bench) -> Figures:
     """Experts on the CPU against none, at the batch where the model says that they pay."""
-    base = replace(bench.base, batch=bench.n320, policy=None)
+    base = lean(replace(bench.base, batch=bench.n320, policy=None))
     streamed = bench.measured(replace(base, cpu_experts=0))
     counts = (1,) if bench.tiny else (1, 2, 3)
     divided = [bench.measured(replace(base, cpu_experts=count)) for count in counts]
@@ -142,23 +183,35 @@ def errors(bench: Bench) -> Figures:
     published form beside it."""
     from weft.cost_model.prediction_error import prediction_errors
 
-    runs = [bench.measured(setting) for setting in error_settings(bench.base, bench.tiny)]
+    runs = []
+    for setting in error_settings(bench.base, bench.tiny):
+        if not bench.late or setting in bench.done:
+            runs.append(bench.measured(setting))
+    if len(runs) < ENOUGH:
+        bench.why["errors"] = f"{len(runs)} settings were measured in the time that there was"
     found = prediction_errors([bench.compared(run) for run in runs], bench.prices)
     say(found.text())
     rows = [{"setting": e.name, "what": e.what, "measured_s": e.measured, "error": e.relative,
              "predicted_s": e.predicted, "paper_s": e.paper} for e in found.each]  # fmt: skip
-    return {**found.summary(), "hrm_settings": rows}
+    return {**found.summary(), "hrm_measured": len(runs), "hrm_settings": rows}
 
 
 def host_memory(bench: Bench) -> Figures:
-    """The rate by host memory, from all pages in memory to most of them on disk."""
-    pages = bench.ours.host_bytes
+    """The rate by host memory: with less of it fewer sequences have keys there.
+
+    With pages on disk where a batch of one does not fit; tiny alone, as random pages have no file.
+    """
     rows = []
     for share in (1.0, 0.75, 0.5):
-        found = bench.measured(replace(bench.base, host_memory=int(share * pages)))
+        if bench.tiny:
+            limit = int(share * bench.ours.host_bytes)
+            setting = replace(bench.base, host_memory=limit)
+        else:
+            setting = lean(replace(bench.base, batch=int(share * bench.base.batch)))
+        found = bench.measured(setting)
         on_disk = sum(len(layer.disk) for layer in found.policy.layers)
-        rows.append({"host_bytes": int(share * pages), "tokens_per_s": found.decode_rate,
-                     "pages_on_disk": on_disk})  # fmt: skip
+        rows.append({"host_bytes": setting.host_memory or found.host_bytes, "batch": setting.batch,
+                     "tokens_per_s": found.decode_rate, "pages_on_disk": on_disk})  # fmt: skip
     return {"rate_by_host_memory": rows}
 
 
@@ -166,22 +219,32 @@ def error_settings(base: Setting, tiny: bool) -> list[Setting]:
     """Return the settings that predictions are compared on."""
     batches = (base.batch,) if tiny else (base.batch // 4, base.batch)
     every = [
-        replace(base, schedule=schedule, batch=batch, micro_batches=count, cpu_experts=cpu)
+        lean(replace(base, schedule=schedule, batch=batch, micro_batches=count, cpu_experts=cpu))
         for schedule in ("ring", "cgo", "s3")
         for batch in batches
         for count, cpu in (
-            (2, 0),
             (base.micro_batches, 0),
+            (max(base.micro_batches // 2, 2), 0),
             (base.micro_batches, 1),
             (base.micro_batches, 2),
         )  # fmt: skip
     ]
-    return list(dict.fromkeys(every))
+    whole = (base, replace(base, batch=batches[0]))  # with their prefill
+    return list(dict.fromkeys((*whole, *every)))
+
+
+def settings_of(bench: Bench) -> list[Setting]:
+    """Return all settings that the sections of a bench on a GPU may measure."""
+    base = bench.base
+    less = [replace(base, batch=int(share * base.batch)) for share in (0.75, 0.5)]
+    few = [replace(base, batch=bench.n320, cpu_experts=count) for count in range(4)]
+    schedules = [with_schedule(base, name) for name in ("cgo", "s2", "s3", "s4")]
+    return [*error_settings(base, bench.tiny), *schedules, *map(lean, (*few, *less))]
 
 
 SECTIONS: dict[str, Callable[[Bench], Figures]] = {
-    "schedules": schedules, "accelerate": accelerate, "bound": bound, "cpu_experts": cpu_experts,
-    "errors": errors, "host_memory": host_memory,
+    "accelerate": accelerate, "schedules": schedules, "bound": bound, "cpu_experts": cpu_experts,
+    "host_memory": host_memory, "errors": errors,
 }  # fmt: skip
 
 
@@ -198,12 +261,18 @@ def full_bench(options: argparse.Namespace) -> Bench:
     base = Setting(
         options.model, options.batch, prompt, longest, new, 16 * 10**9, "cuda",
         micro_batches=options.micro_batches, max_tokens=16384, skew=options.skew,
+        threads=options.threads, steps=STEPS, seconds=SECONDS, middle=True,
     )  # fmt: skip
-    return Bench(base, options.hardware, tiny=False)
+    return Bench(base, options.hardware, tiny=False, budget=options.budget)
 
 
-def measure(bench: Bench, names: list[str]) -> Figures:
-    """Run sections; the figures have every key, null where something stood in the way."""
+def measure(
+    bench: Bench, names: list[str], keep: Callable[[Figures], None] = lambda figures: None
+) -> Figures:
+    """Run sections; the figures have every key, null where something stood in the way.
+
+    `keep` is given the figures so far after each section.
+    """
     figures: Figures = {}
     for name in names:
         try:
@@ -212,14 +281,21 @@ def measure(bench: Bench, names: list[str]) -> Figures:
             if bench.tiny:
                 raise
             bench.why[name] = repr(error)
-            say(f"{name} failed: {error!r}")
+            say(f"{name} failed:")
+            traceback.print_exc()
+        keep(whole(bench, figures))
+    return whole(bench, figures)
+
+
+def whole(bench: Bench, figures: Figures) -> Figures:
+    """Return figures with every key that there must be."""
     missing = {key: None for key in KEYS if key not in figures}
     return {**missing, **figures, "why": bench.why, "tiny": bench.tiny}
 
 
 def say(text: str) -> None:
-    """Print a line for whoever watches."""
-    print(text, file=sys.stderr, flush=True)
+    """Print a line for whoever watches, after the seconds since the beginning."""
+    print(f"[{time.perf_counter() - BEGUN:6.1f}] {text}", file=sys.stderr, flush=True)
 
 
 def record(figures: Figures, commit: str, path: Path = RESULTS) -> None:
@@ -229,8 +305,8 @@ def record(figures: Figures, commit: str, path: Path = RESULTS) -> None:
     path.write_text(json.dumps({"figures": figures, **provenance(commit)}, indent=1) + "\n")
 
 
-def main() -> None:
-    """Run the sections that are asked for."""
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -239,18 +315,42 @@ def main() -> None:
     parser.add_argument("--model", default="random:mixtral-8x7b-16l", help="a shape, or a folder")
     parser.add_argument("--workload", default="77+128", choices=("77+128", "512+64"))
     parser.add_argument("--batch", type=int, default=1500, help="sequences that decode together")
-    parser.add_argument("--micro-batches", type=int, default=16)
+    parser.add_argument("--micro-batches", type=int, default=8)
+    parser.add_argument("--threads", type=int, default=0, help="of the CPU's kernels; 0: all but 2")
     parser.add_argument("--skew", type=float, default=0.0, help="bends the routers: 1 doubles")
     parser.add_argument("--hardware", default="h200", help="a shipped name, or a calibrated file")
+    parser.add_argument("--budget", type=float, default=330.0, help="seconds for all settings")
+    parser.add_argument("--kernels", type=Path, help="a folder of bench.moe_kernels")
+    parser.add_argument("--smoke", action="store_true", help="every path once; what fails")
     parser.add_argument("--commit", default="", help="what is measured, where git is not at hand")
     parser.add_argument("--json", action="store_true", help="end with one line of JSON")
     parser.add_argument("--record", action="store_true", help=f"write {RESULTS.name}")
-    options = parser.parse_args()
+    parser.add_argument("--out", type=Path, help="write the figures here after each section")
+    return parser
+
+
+def main() -> None:
+    """Run the sections that are asked for."""
+    options = parser().parse_args()
+    options.threads = options.threads or max(len(os.sched_getaffinity(0)) - 2, 1)
+    if options.kernels:
+        from .moe_kernels import use
+
+        say(f"kernels for {use(options.kernels)}")
+    if options.smoke:
+        from .moe_smoke import smoke
+
+        sys.exit(smoke(options))
     bench = tiny_bench(options.hardware) if options.tiny else full_bench(options)
-    with Ballast(bench.base.gpu_memory):
-        figures = measure(bench, options.only or list(SECTIONS))
-    if options.record and not options.tiny:
-        record(figures, options.commit)
+    path = options.out or (RESULTS if options.record and not options.tiny else None)
+
+    def keep(figures: Figures) -> None:
+        if path is not None:
+            record(figures, options.commit, path)
+
+    with Ballast(bench.base.gpu_memory) as ballast:
+        say(f"GPU memory left by the ballast: {ballast.left / GIB:.2f} GiB")
+        figures = measure(bench, options.only or list(SECTIONS), keep)
     if options.json:
         print(json.dumps(figures))
 

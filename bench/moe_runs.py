@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import random
 import statistics
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -15,9 +17,15 @@ from weft.cost_model.policy import Policy
 from weft.frontend.checkpoint import open_checkpoint
 from weft.offloading import Offloading
 from weft.options import Options
+from weft.runtime.offload.store import HostStore
 from weft.runtime.step import StepInput
+from weft.runtime.weights import RandomTensors
 
 PAGE = 16
+WARM = 2
+"""Decode steps before those that count."""
+LAST = 8
+"""Decode steps that count: the last ones of a run."""
 Chunk = tuple[int, Sequence[int]]
 """A sequence's number, and the tokens of it that a step takes."""
 
@@ -28,6 +36,9 @@ class Setting:
 
     `prompt` is the mean length and `longest` the longest, of a skewed draw; `new` tokens are
     generated for each of `batch` sequences. `skew` bends the routers of random weights.
+    Decode steps are measured until there are `steps` or `seconds` have gone by (0: all steps). With
+    `middle` they are those in the middle of a run, on keys that are made up: what a step does
+    does not depend on their values. `prefill` says whether prompts are read first.
     """
 
     model: str
@@ -48,6 +59,10 @@ class Setting:
     threads: int = 0
     policy: Policy | None = None
     cache: Any = None
+    steps: int = 0
+    seconds: float = 0.0
+    middle: bool = False
+    prefill: bool = True
 
     @property
     def name(self) -> str:
@@ -61,7 +76,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Measured:
-    """What a run gave: seconds of each decode step and of the prefill, tokens, memory in bytes.
+    """What a run gave: seconds of each decode step and of the prefill (0: none), memory in bytes.
 
     `host_bytes` are those of pages and keys beside the CPU; `policy` is the one that ran, `busy`
     the seconds that each queue worked in the last step.
@@ -79,8 +94,8 @@ class Measured:
 
     @property
     def step(self) -> float:
-        """The median decode step in seconds."""
-        return statistics.median(self.steps)
+        """The median decode step in seconds, of the last ones."""
+        return statistics.median(self.steps[WARM:][-LAST:] or self.steps)
 
     @property
     def decode_rate(self) -> float:
@@ -100,50 +115,77 @@ def prompts_of(setting: Setting, vocabulary: int, seed: int = 0) -> list[list[in
     return [[draw.randrange(3, vocabulary) for _ in range(length)] for length in lengths]
 
 
-def run(setting: Setting) -> Measured:
-    """Load the model, prefill all prompts, decode greedily; the first two steps do not count."""
+def run(setting: Setting, store: HostStore | None = None) -> Measured:
+    """Load the model or take its pages from a store, prefill, decode greedily."""
     from weft.runtime.offload.queues import busy
 
     made = offloading(setting)
-    random_pages = {} if made.checkpoint.folder else {"pages": RepeatedPages}
-    executor = made.executor(made.kernels([]), **random_pages)
-    prompts = prompts_of(setting, executor.vocab_size)
-    generation = Generation(prompts, setting.new, executor.page_size)
-    start = time.perf_counter()
-    generation.prefill(executor)
-    prefill = time.perf_counter() - start
-    steps = [generation.decode(executor) for _ in range(max(setting.new - 1, 1))]
-    last = executor.last_run
-    assert last is not None
-    last.finish()
-    spent = busy(last.spans, last.pipeline.tasks)
-    executor.close()
-    return Measured(
-        setting, made.policy, steps[2:] or steps, prefill, generation.made,
-        executor.device.memory.peak, executor.host_bytes, spent, executor.notes,
-    )  # fmt: skip
+    more: dict[str, Any] = {} if made.checkpoint.folder else {"pages": RepeatedPages}
+    executor = made.executor(made.kernels([]), store=store, **more)
+    try:
+        prompts = prompts_of(setting, executor.vocab_size)
+        generation = Generation(prompts, setting.new, executor.page_size)
+        start = time.perf_counter()
+        if setting.prefill:
+            generation.prefill(executor)
+        prefill = time.perf_counter() - start if setting.prefill else 0.0
+        steps = decode(setting, generation, executor)
+        last = executor.last_run
+        assert last is not None
+        last.finish()
+        return Measured(
+            setting, made.policy, steps, prefill, generation.made, executor.device.memory.peak,
+            executor.host_bytes, busy(last.spans, last.pipeline.tasks), executor.notes,
+        )  # fmt: skip
+    finally:
+        executor.close()
+        del executor
+        gc.collect()
+        if setting.target == "cuda":
+            torch.cuda.empty_cache()
+
+
+def decode(setting: Setting, generation: Generation, executor: Any) -> list[float]:
+    """Return the seconds of decode steps, as many as a setting wants."""
+    wanted = min(setting.steps or setting.new, max(setting.new - 1, 1))
+    if setting.middle:
+        generation.jump((setting.new - wanted) // 2)
+    steps: list[float] = []
+    while len(steps) < wanted:
+        steps.append(generation.decode(executor))
+        if setting.seconds and len(steps) > WARM + 1 and sum(steps) > setting.seconds:
+            break
+    return steps
 
 
 def offloading(setting: Setting) -> Offloading:
     """Return the compilation of a setting's model; its keys have room for every sequence."""
     checkpoint = open_checkpoint(setting.model)
     c, element = checkpoint.config, 4
-    pages = setting.batch * -(-(setting.longest + setting.new) // PAGE)
     page = c.layers * 2 * c.kv_heads * PAGE * c.head_dim * element
     options = Options.from_env().changed(
         target=setting.target, weights=setting.weights, gpu_memory=setting.gpu_memory,
-        kv_memory=pages * page, max_batch=setting.batch,
+        kv_memory=key_pages(setting) * page, max_batch=setting.batch,
         max_tokens=max(setting.max_tokens, setting.batch), threads=setting.threads,
         offload_schedule=setting.schedule, offload_micro_batches=setting.micro_batches,
         offload_cpu_experts=setting.cpu_experts, offload_host_memory=setting.host_memory,
         offload_page_format=setting.page_format,
-        offload_policy=setting.policy,
+        offload_policy=setting.policy, prove=find_spec("z3") is not None,
         **({"cache": setting.cache} if setting.cache else {}),
     )  # fmt: skip
     made = Offloading(checkpoint, options)
-    if setting.skew and checkpoint.folder is None:
-        made.tensors = SkewedRouters(made.tensors, setting.skew)
+    if checkpoint.folder is None:
+        if setting.target == "cuda" and torch.cuda.is_available():
+            made.tensors = RandomTensors(options.seed, "cuda")
+        if setting.skew:
+            made.tensors = SkewedRouters(made.tensors, setting.skew)
     return made
+
+
+def key_pages(setting: Setting) -> int:
+    """Return the pages of keys of all sequences, each at its full length."""
+    lengths = (len(prompt) + setting.new for prompt in prompts_of(setting, 32000))
+    return sum(-(-length // PAGE) for length in lengths)
 
 
 @dataclass(frozen=True)
@@ -159,7 +201,8 @@ class SkewedRouters:
         if not name.endswith("gate.weight"):
             return found
         experts = shape[0]
-        return found * (1 + self.skew * torch.arange(experts)[:, None] / experts)
+        rank = torch.arange(experts, device=found.device)[:, None]
+        return found * (1 + self.skew * rank / experts)
 
 
 class RepeatedPages:
@@ -184,6 +227,7 @@ class Generation:
     def __init__(self, prompts: Sequence[Sequence[int]], new: int, page: int) -> None:
         self.prompts, self._page = prompts, page
         self.made: list[list[int]] = [[] for _ in prompts]
+        """New tokens of each sequence."""
         self._before = [0] * len(prompts)
         self._pages: list[list[int]] = []
         first = 0
@@ -202,6 +246,12 @@ class Generation:
                 self.made[chunk[number][0]].append(int(logits[row].argmax()))
             for sequence, tokens in chunk:
                 self._before[sequence] += len(tokens)
+
+    def jump(self, generated: int) -> None:
+        """Go on as if so many tokens had been generated of each sequence."""
+        for number, prompt in enumerate(self.prompts):
+            self._before[number] = len(prompt) + generated
+            self.made[number] = self.made[number][-1:] or [prompt[-1]]
 
     def decode(self, executor: Any) -> float:
         """Run one step of all sequences; return its seconds, the draw included."""
@@ -251,5 +301,16 @@ class Generation:
 
 
 def with_schedule(setting: Setting, schedule: str) -> Setting:
-    """Return a setting under another schedule on equal terms: all else the same."""
-    return replace(setting, schedule=schedule, policy=None)
+    """Return a setting under another schedule on equal terms: all else the same.
+
+    Attention on the GPU takes whole prompts, so that its buffers are those of a pass: without a
+    prefill they are those of a step, and leave more room for pages.
+    """
+    other = lean(replace(setting, schedule=schedule, policy=None))
+    small = schedule == "s4" and not other.prefill
+    return replace(other, max_tokens=other.batch) if small else other
+
+
+def lean(setting: Setting) -> Setting:
+    """Return a setting without its prefill, where its steps do not need it."""
+    return replace(setting, prefill=not setting.middle)

@@ -18,7 +18,7 @@ from ..ir.core import Operation
 from ..ir.diagnostics import KernelError, Warning
 from ..ir.printer import print_operation
 from ..ir.schedule import Schedule
-from .cache import KernelCache, default_folder, host_signature, key_of
+from .cache import KernelCache, default_folder, host_signature, key_of, named_cpu
 from .emit_tvm import emit_tvm, identifier, kernel_name
 from .kernel import BuildStatistics, Kernel
 from .threads import ensure_threads
@@ -166,9 +166,8 @@ def _compile(text: str, names: list[str]) -> Any:
 
     from .tvm_macros import macros
 
-    target = tvm.target.Target(
-        {"kind": "llvm", "mcpu": codegen.llvm_get_system_cpu(), "fast-math": True}
-    )
+    cpu = named_cpu() or codegen.llvm_get_system_cpu()
+    target = tvm.target.Target({"kind": "llvm", "mcpu": cpu, "fast-math": True})
     try:
         module = tvm.script.from_source(text, extra_vars=macros())
         return tvm.compile(module, target=target)

@@ -33,9 +33,19 @@ def default_folder() -> Path:
     return Path(platformdirs.user_cache_dir("weft")) / "kernels"
 
 
+def named_cpu() -> str:
+    """Return the CPU that WEFT_CPU names, as LLVM does (`sapphirerapids`); empty: this machine's.
+
+    Kernels for a named CPU can be carried to machines of that kind, which need no compiler then.
+    """
+    return os.environ.get("WEFT_CPU", "")
+
+
 @cache
 def host_signature() -> str:
     """Return a short name of this CPU's kind: code for one kind may not run on another."""
+    if named_cpu():
+        return hashlib.sha256(f"cpu {named_cpu()}".encode()).hexdigest()[:16]
     wanted = ("vendor_id", "cpu family", "model", "model name", "flags", "Features")
     found: dict[str, str] = {"machine": platform.machine()}
     try:

@@ -99,7 +99,7 @@ class Build:
             self._host_pool(stored, relay), {}, arena or {key: n for n, key in enumerate(parked)},
             source, *self._keys(options.num_pages),
             memory.allocate("logits", (options.max_batch, config.vocab_size), torch.float32),
-            torch.zeros(options.max_batch, config.vocab_size),
+            self._host_logits(),
             memory.allocate("popularity", (config.layers, config.experts), torch.int64),
             config.experts, max(shape.ring, 1), PAGE_SIZE, options.num_pages,
             host_bytes=len(parked) * stored.bytes, unpack=unpack,
@@ -152,6 +152,10 @@ class Build:
             for _ in "kv"
         )
         return k, v
+
+    def _host_logits(self) -> Tensor:
+        shape = (self.options.max_batch, self.config.vocab_size)
+        return self.device.host(4 * shape[0] * shape[1]).view(torch.float32).view(shape)
 
     def _device_keys(self) -> DeviceKeys:
         c, memory = self.config, self.device.memory

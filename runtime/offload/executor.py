@@ -107,7 +107,8 @@ class OffloadExecutor:
         check_step(step, self.max_batch, self.max_tokens)
         self._settle()
         self._adapt()
-        batches = split_rows(step, self._shape.micro_batches, self.options.gpu_attention)
+        batches = split_rows(step, self._shape.micro_batches, self.options.gpu_attention,
+                             self.options.micro_tokens, PAGE_SIZE)  # fmt: skip
         pipeline = self._pipeline(len(batches), self._warm)
         work = StepWork(self._parts, batches, self.config.layers, self._start, self._shape.cpu,
                         self.config.experts_per_token)  # fmt: skip
@@ -121,7 +122,10 @@ class OffloadExecutor:
         self._start = replace(self._shape, start=self._start).after().start
         self._warm = True
         self._steps += 1
-        found = self._logits[: step.logits_rows.shape[0]]
+        rows = step.logits_rows
+        if bool((rows.diff() > 0).all()):  # as they come: micro-batches follow one another
+            return self._parts.logits_host[: len(rows)]
+        found = self._logits[: len(rows)]
         for each in batches:
             end = each.first_logit + len(each.wanted)
             found[each.wanted] = self._parts.logits_host[each.first_logit : end]

@@ -1,4 +1,4 @@
-"""Divides a step into micro-batches: runs of its rows, balanced by tokens."""
+"""Divides a step into micro-batches: runs of its rows, balanced by rows and by keys."""
 
 from __future__ import annotations
 
@@ -32,23 +32,45 @@ class MicroBatch:
         return self.step.kv_lengths.shape[0]
 
 
-def split_rows(step: StepInput, count: int, whole: bool = False) -> list[MicroBatch]:
-    """Return at most `count` micro-batches with a like number of rows each.
+def split_rows(
+    step: StepInput, count: int, whole: bool = False, most: int = 0, page_size: int = 16
+) -> list[MicroBatch]:
+    """Return at most `count` micro-batches with like work, of at most `most` rows (0: any) each.
 
-    A long sequence may be cut: its parts go to micro-batches that follow one another, and the
-    later one sees the keys of the earlier. With `whole`, sequences are not cut.
+    A row's work is half what all rows share, half by the keys that it sees. A long sequence may be
+    cut: its parts go to micro-batches that follow one another, and the later one sees the keys of
+    the earlier. With `whole`, sequences are not cut, and what counts is their pages of keys: a
+    micro-batch has no more than its share and those of the longest sequence.
     """
     starts = step.query_starts.tolist()
-    total = starts[-1]
-    bounds = sorted({-(-part * total // count) for part in range(count + 1)})
-    if whole:
-        bounds = sorted({min(starts, key=lambda start: abs(start - bound)) for bound in bounds})
+    bounds = _whole(step, starts, count, page_size) if whole else _cuts(step, count, most)
     found, first = [], 0
     for low, high in zip(bounds, bounds[1:], strict=False):
         part = _rows(step, starts, low, high, first)
         first += len(part.wanted)
         found.append(part)
     return found
+
+
+def _cuts(step: StepInput, count: int, most: int) -> list[int]:
+    """Return where rows are cut: shares of the work, moved where a part had too many rows."""
+    keys = step.positions.double() + 1.0
+    done = (keys + keys.mean()).cumsum(0)
+    total = len(keys)
+    shares = done[-1] * torch.arange(1, count, dtype=torch.float64) / count
+    bounds = [0]
+    for part, cut in enumerate((torch.searchsorted(done, shares) + 1).tolist(), start=1):
+        limit = most or total
+        bounds.append(min(max(cut, total - (count - part) * limit), bounds[-1] + limit))
+    return sorted({*bounds, total})
+
+
+def _whole(step: StepInput, starts: list[int], count: int, page_size: int) -> list[int]:
+    """Return where rows are cut between sequences, at the first boundary after each share."""
+    done = ((step.kv_lengths.long() + page_size - 1) // page_size).cumsum(0)
+    shares = done[-1] * torch.arange(1, count, dtype=torch.float64) / count
+    ends = torch.searchsorted(done.double(), shares).tolist()
+    return sorted({0, *(starts[end + 1] for end in ends), starts[-1]})
 
 
 def _rows(step: StepInput, starts: list[int], low: int, high: int, first: int) -> MicroBatch:

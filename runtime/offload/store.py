@@ -28,6 +28,8 @@ class HostStore:
     places: Mapping[tuple[int, int], int]
     k: Tensor
     v: Tensor
+    owner: OffloadDevice
+    """Has pinned the memory, and lets go of it with `close`."""
     notes: tuple[str, ...] = ()
 
     @staticmethod
@@ -51,4 +53,4 @@ class HostStore:
         sizes = (config.layers, num_pages, config.kv_heads, PAGE_SIZE, config.head_dim)
         k, v = (pinned(torch.Size(sizes).numel() * 4).view(torch.float32).view(sizes) for _ in "kv")
         notes = dict.fromkeys(f"host memory stays pageable: {why}" for why in refused if why)
-        return HostStore(pool, places, k, v, tuple(notes))
+        return HostStore(pool, places, k, v, device, tuple(notes))

@@ -9,6 +9,7 @@ import torch
 from weft.bench import moe_offload
 from weft.bench.moe_offload import KEYS, error_settings, measure, tiny_bench
 from weft.bench.moe_runs import Setting, SkewedRouters, prompts_of, run
+from weft.bench.moe_store import shared_store
 from weft.runtime.weights import RandomTensors
 
 
@@ -48,12 +49,7 @@ def test_a_failed_section_is_named_and_the_others_go_on(bench, monkeypatch):
 
 
 def test_at_least_twenty_settings_are_compared():
-    base = moe_offload.full_bench(
-        moe_offload.argparse.Namespace(
-            workload="77+128", model="random:mixtral-8x7b-16l", batch=1500, micro_batches=16,
-            skew=0.0, hardware="h200",
-        )
-    ).base  # fmt: skip
+    base = moe_offload.full_bench(moe_offload.parser().parse_args([])).base
     assert len(set(error_settings(base, tiny=False))) >= 20
 
 
@@ -79,6 +75,27 @@ def test_random_weights_with_bent_routers_run_and_use_all_layers(bench):
     found = run(replace(bench.base, model="random:tiny-moe", skew=2.0, new=3))
     assert len(found.tokens) == 4 and all(len(made) == 3 for made in found.tokens)
     assert found.busy["gpu"] > 0 and found.gpu_peak <= bench.base.gpu_memory
+
+
+def test_a_store_serves_several_executors(bench):
+    base = replace(bench.base, model="random:tiny-moe", new=3)
+    store = shared_store(base)
+    found = [run(replace(base, schedule=name), store) for name in ("ring", "cgo", "s4")]
+    assert found[0].tokens == found[1].tokens == found[2].tokens
+    assert found[0].host_bytes < sum(t.nbytes for t in store.pool.tensors.values()) + 2 * (
+        store.k.nbytes
+    )
+
+
+def test_steps_in_the_middle_of_a_run_are_bounded_and_need_no_prefill(bench):
+    found = run(replace(bench.base, new=40, steps=5, middle=True, prefill=False))
+    assert len(found.steps) == 5 and found.prefill == 0.0
+
+
+def test_figures_are_kept_after_each_section(bench):
+    kept = []
+    measure(bench, ["schedules", "bound"], kept.append)
+    assert len(kept) == 2 and kept[0]["fraction_of_bound"] is None and kept[0]["vs_s2"]
 
 
 def test_narrow_pages_run_too(bench):

@@ -30,14 +30,41 @@ def test_colder_keeps_counts_and_leaves_noise_alone():
 def test_a_long_sequence_is_cut_between_micro_batches():
     made = step((range(20), 3, [0, 1]), ((5,), 9, [2]), ((6,), 4, [3]), rows=[21, 0, 19])
     parts = split_rows(made, 3)
-    assert [part.tokens for part in parts] == [8, 7, 7]
-    assert parts[0].step.kv_lengths.tolist() == [11] and parts[1].step.kv_lengths.tolist() == [18]
+    assert [part.tokens for part in parts] == [10, 6, 6]  # the later rows see more keys
+    assert parts[0].step.kv_lengths.tolist() == [13] and parts[1].step.kv_lengths.tolist() == [19]
     assert parts[2].step.kv_lengths.tolist() == [23, 10, 5]
-    assert parts[2].step.query_starts.tolist() == [0, 5, 6, 7]
+    assert parts[2].step.query_starts.tolist() == [0, 4, 5, 6]
     assert [part.wanted.tolist() for part in parts] == [[1], [], [0, 2]]
     uncut = split_rows(made, 3, whole=True)
-    assert [part.tokens for part in uncut] == [20, 2]
-    assert [len(part.step.kv_lengths) for part in uncut] == [1, 2]
+    assert [part.tokens for part in uncut] == [20, 1, 1]
+    assert [len(part.step.kv_lengths) for part in uncut] == [1, 1, 1]
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 28), st.integers(0, 100)), min_size=1, max_size=20),
+    st.integers(1, 6), st.integers(0, 4),
+)  # fmt: skip
+@settings(max_examples=60, deadline=None)
+def test_micro_batches_have_like_work_and_no_more_than_fits(lengths, count, spare):
+    pages = iter(range(10_000))
+    parts = [
+        (range(new), before, [next(pages) for _ in range(-(-(before + new) // 16))])
+        for new, before in lengths
+    ]
+    made = step(*parts, rows=[])
+    total = made.tokens.shape[0]
+    most = -(-total // count) + spare
+    cut = split_rows(made, count, most=most)
+    assert sum(part.tokens for part in cut) == total and len(cut) <= count
+    assert max(part.tokens for part in cut) <= most
+    free = split_rows(made, count)
+    work = [(part.step.positions + 1.0 + (made.positions + 1.0).mean()).sum() for part in free]
+    heaviest = (made.positions + 1.0).max() + (made.positions + 1.0).mean()
+    assert max(work) <= sum(work) / count + heaviest + 0.01
+    whole = split_rows(made, count, whole=True)
+    held = [sum(-(-n // 16) for n in part.step.kv_lengths.tolist()) for part in whole]
+    assert sum(part.sequences for part in whole) == len(lengths)
+    assert max(held) <= sum(held) / count + max(-(-(a + b) // 16) for a, b in lengths)
 
 
 @given(st.integers(1, 5), st.integers(1, 9), st.integers(0, 99))

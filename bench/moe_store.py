@@ -1,0 +1,57 @@
+"""The host memory of a large random model, taken, pinned and filled once for all settings.
+
+Every page has memory of its own: 42 GiB of experts are 42 GiB that copies really read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from weft.runtime.offload.pages import PageShape
+from weft.runtime.offload.store import HostStore
+
+from .moe_runs import Setting, key_pages, offloading
+
+SPARE = 6 << 30
+"""Bytes of host memory that are left to everything else."""
+
+
+class TooLittleMemory(Exception):
+    """Less free host memory than pages and keys take."""
+
+
+def shared_store(setting: Setting) -> HostStore:
+    """Return a store with every page of a setting's model, random, and room for its keys."""
+    made = offloading(replace(setting, cpu_experts=0, host_memory=0))
+    config = made.checkpoint.config
+    experts = next(s.weights for s in made.lowered.sections if s.kind == "experts")
+    shape, count = PageShape.of(experts), key_pages(setting)
+    keys = 8 * config.layers * count * config.kv_heads * 16 * config.head_dim
+    need, free = shape.bytes * config.layers * config.experts + keys, free_memory()
+    if need + SPARE > free:
+        raise TooLittleMemory(f"{need >> 30} GiB of pages and keys, {free >> 30} GiB are free")
+    store = HostStore.of(config, shape, count, made.device(), random_page)
+    page = torch.randn(config.kv_heads, 16, config.head_dim)
+    store.k.copy_(page)
+    store.v.copy_(page)
+    return store
+
+
+def random_page(layer: int, expert: int, into: Mapping[str, Tensor]) -> None:
+    """Fill a page with normal numbers, drawn on the GPU where there is one."""
+    place = "cuda" if torch.cuda.is_available() else "cpu"
+    for part in into.values():
+        drawn = torch.randn(part.shape, dtype=part.dtype, device=place)
+        part.copy_(drawn.mul_(part.shape[-1] ** -0.5))
+
+
+def free_memory() -> int:
+    """Return the bytes of host memory that are free or hold what can be dropped."""
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("MemAvailable"):
+            return int(line.split()[1]) << 10
+    return 1 << 62
