@@ -31,14 +31,6 @@ class TwoPolicies(WeftError):
     hint = "use one policy in the whole program and its options, or dense in some blocks"
 
 
-class NoTailKernel(WeftError):
-    """A policy with a tail, which only the oracle has."""
-
-    kind = "attention error"
-    template = "{policy}: no kernel estimates the tail of what is not read yet"
-    hint = "leave tail out; weft evaluate shows what a policy with tail=mean would lose"
-
-
 HARDWARE = {"cpu": "cpu-generic", "cuda": "h200"}
 """Whose prices say where sparse attention pays, by target."""
 
@@ -62,12 +54,16 @@ class Attention:
         return Sparse(str(self.policy), self.hardware, self.always)
 
     def page_bytes(self, config: ModelConfig, page_size: int) -> int:
-        """Return what a page of keys needs beside them on a GPU: labels of all layers, and a score
-        and a place in the list of one."""
-        from .runtime.sparse_decode import label_page_bytes
+        """Return the bytes that a page of keys needs beside them: labels, and sums of v for a tail,
+        of all layers."""
+        from .runtime.sparse_decode import page_bytes_beside
 
-        labels = label_page_bytes(config, self.policy, page_size)
-        return labels + 8 * config.kv_heads * page_size
+        return page_bytes_beside(config, self.policy, page_size)
+
+    @staticmethod
+    def list_bytes(config: ModelConfig, page_size: int) -> int:
+        """Return what it needs once on a GPU: a score and a place in the list of one layer."""
+        return 8 * config.kv_heads * page_size
 
 
 def asked_attention(
@@ -90,8 +86,6 @@ def asked_attention(
     policy = default or (parse_policy(next(iter(asked))) if asked else None)
     if policy is None:
         return None
-    if policy.tail != "none":
-        raise NoTailKernel(policy=policy)
     if options.target == "cuda" and any(checkpoint.config.windows):
         hint = "take the target cpu, or a model without sliding windows"
         raise BadOption(problem="a GPU's work lists cannot mix windows and selections", hint=hint)

@@ -32,7 +32,8 @@ def memory_proof(
     limits = Limits(PAGE_SIZE, checkpoint.config.context_length)
     return prove_memory(
         programs, compilation.program_name, row_symbols(function, arguments or {}), limits,
-        page_count(checkpoint, options), (options.cache or default_folder()) / "proofs",
+        page_count(checkpoint, options, compilation.attention),
+        (options.cache or default_folder()) / "proofs",
     )  # fmt: skip
 
 

@@ -54,12 +54,16 @@ def page_size(options: Options) -> int:
     return GPU_PAGE if options.target == "cuda" else PAGE_SIZE
 
 
-def page_count(checkpoint: Checkpoint, options: Options) -> int:
-    """Return how many pages of keys and values the memory bound allows, at least one."""
+def page_count(
+    checkpoint: Checkpoint, options: Options, attention: Attention | None = None
+) -> int:  # fmt: skip
+    """Return how many pages of keys and values the memory bound allows, at least one; with sparse
+    `attention`, what it keeps beside them counts too."""
     from .ir.types import DTYPE_BYTES
 
     config, element = rank_config(checkpoint, options), DTYPE_BYTES[kv_dtype(options)]
     page = config.layers * 2 * config.kv_heads * PAGE_SIZE * config.head_dim * element
+    page += attention.page_bytes(config, PAGE_SIZE) if attention else 0
     return max(1, options.kv_memory // page)
 
 
@@ -102,7 +106,7 @@ def reference_executor(
     from .runtime.step import whole_rows
     from .runtime.weights import load_weights
 
-    pages = page_count(checkpoint, options)
+    pages = page_count(checkpoint, options, attention)
     loaded = load_weights(graph, tensor_source(checkpoint, options))
     weights = {name: weight.dense() for name, weight in loaded.items()}
     run = GraphRun(graph, weights, slots=pages * PAGE_SIZE, exchange=exchange)
@@ -141,7 +145,8 @@ def compiled_executor(
     share_cores(options.thread_count)
     functions = Module(tuple(regime.function for regime in regimes))
     weights = load_weights(functions, tensor_source(checkpoint, options), progress=progress)
-    pages = page_count(checkpoint, options)
+    pays = attention if any(regime.sparse for regime in regimes) else None
+    pages = page_count(checkpoint, options, pays)
     return CompiledExecutor(
         rank_config(checkpoint, options),
         [(regime.rows, regime.function) for regime in regimes],
@@ -173,7 +178,9 @@ def device_executor(
         device.require_format(name)
     config = rank_config(checkpoint, options)
     page = page_bytes(config, DTYPES[kv].itemsize, page_size(options))
-    page += attention.page_bytes(config, page_size(options)) if attention else 0
+    if attention:
+        page += attention.page_bytes(config, page_size(options))
+        page += attention.list_bytes(config, page_size(options))
     functions = Module(tuple(regime.function for regime in regimes))
     working = page + max(function["memory"]["bytes"] for function in functions.operations)
     left = device.require_room(checkpoint.name, format, weight_bytes(functions), working)

@@ -16,11 +16,10 @@ from weft.bench.gpu_attention import COLD, Sequences, copy_rate, graph_seconds, 
 from weft.codegen.build_cuda import load_kernels
 from weft.ir.attention_calibration import AttentionCalibration, HeadChannels
 from weft.ir.model import ModelConfig, Rope
-from weft.ir.sparse import SparsePolicy
+from weft.ir.sparse import SCORE_PARTS, SparsePolicy
 from weft.passes.tile.attention_parts import Parts, attention_merge, tuned
 from weft.passes.tile.gpu_schedules import gpu_schedule, gpu_step_kernels
 from weft.passes.tile.labels import Labels, Scores, label_scores
-from weft.passes.tile.lower_sparse import SCORE_PARTS
 from weft.passes.tile.regimes import lower_for_gpu, merge_kernels
 from weft.passes.tile.selection import Selection, select_keys
 from weft.passes.tile.sparse_parts import SparseParts, sparse_parts

@@ -166,11 +166,15 @@ class Reads:
 
 @dataclass
 class SparseAttention:
-    """Attends by a policy: give it to a GraphRun as `attend`. It counts what is read by layer."""
+    """Attends by a policy: give it to a GraphRun as `attend`. It counts what is read by layer.
+
+    `page` is the size of pages that the policy sees; 0: those of the run.
+    """
 
     policy: SparsePolicy
     calibration: AttentionCalibration
     reads: dict[int, Reads] = field(default_factory=dict)
+    page: int = 0
 
     def __call__(
         self, run: GraphRun, operation: Operation, q: Tensor, starts: Tensor, kvset: Kvset
@@ -198,8 +202,8 @@ class SparseAttention:
         heads, scale = self.calibration.layers[layer], operation["scale"]
         ordered = permuted(q, heads)
         labels = head_scores(ordered, permuted(k, heads), heads, self.policy, scale)
-        read = select(_by_kv_head(labels, len(heads)), at, self.policy, run.page_size,
-                      kvset.window)  # fmt: skip
+        page = self.page or run.page_size
+        read = select(_by_kv_head(labels, len(heads)), at, self.policy, page, kvset.window)
         self._count(layer, read, at, kvset.window)
         group = q.shape[1] // k.shape[1]
         k, v, read = (k.repeat_interleave(group, 1), v.repeat_interleave(group, 1),
@@ -210,7 +214,7 @@ class SparseAttention:
             return state
         channels = self.policy.label_channels(q.shape[-1])
         weights = labels + tail_base(ordered, heads, channels, scale)[..., None]
-        return _with_tail(state, weights, read, v, at, kvset.window)
+        return _with_tail(state, weights, read, v, at, page, kvset.window)
 
     def _count(self, layer: int, read: Tensor, at: Tensor, window: int | None) -> None:
         found, kv_heads = self.reads.setdefault(layer, Reads()), read.shape[0]
@@ -223,17 +227,19 @@ class SparseAttention:
 
 def _with_tail(
     state: tuple[Tensor, Tensor, Tensor], weights: Tensor, read: Tensor, v: Tensor, at: Tensor,
-    window: int | None,
+    page: int, window: int | None,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Return the state with the tokens not read [H, T, S], by their expected log-weights and the
-    mean of v [S, H, C] over the context.
+    mean of v [S, H, C] over the context's whole pages.
     """
     top, total, accumulator = state
     position = torch.arange(read.shape[-1])
     seen = position <= at[:, None]
     if window is not None:
         seen = seen & (position > at[:, None] - window)
-    rest = weights.masked_fill(read | ~seen, -torch.inf)
+    whole = seen & (position < (at[:, None] + 1) // page * page)
+    rest = weights.masked_fill(read | ~seen | ~whole.any(-1, keepdim=True), -torch.inf)
     mass = torch.exp(rest - top.T[..., None]).sum(-1).T
-    mean = torch.einsum("ts,shc->thc", seen.to(v.dtype), v) / seen.sum(-1)[:, None, None]
+    count = whole.sum(-1).clamp_min(1)[:, None, None]
+    mean = torch.einsum("ts,shc->thc", whole.to(v.dtype), v) / count
     return top, total + mass, accumulator + mass[..., None] * mean

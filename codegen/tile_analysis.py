@@ -13,6 +13,7 @@ from ..ir.expression import Handler, names, read
 from ..ir.types import dtype_of, shape_of
 
 VIEWS = frozenset({"tile.expand", "tile.transpose", "tile.reshape"})
+_ROUNDED = ("bf16", "f8e4m3")
 _CONVERSIONS = frozenset({"a", "f32(a)", "i32(a)"})
 
 
@@ -146,11 +147,15 @@ class Analysis:
         )
 
     def conversion(self, value: Value) -> Operation | None:
-        """Return the load that a value is, or is a mere change of dtype of."""
+        """Return the load that a value is, or is a mere change of dtype of; not what rounds."""
         operation = self.producer.get(value.name)
         while operation is not None and (
             operation.name in VIEWS
-            or (operation.name == "tile.map" and operation["expr"] in _CONVERSIONS)
+            or (
+                operation.name == "tile.map"
+                and operation["expr"] in _CONVERSIONS
+                and dtype_of(operation.result.type) not in _ROUNDED
+            )
         ):
             operation = self.producer.get(operation.operands[0].name)
         return operation if operation is not None and operation.name == "tile.load" else None

@@ -68,6 +68,9 @@ ATTENTION = (
     Op("graph.label_write", "writes labels of the keys at slots [T]: their first `channels` in "
        "calibrated order, as bf16, i8 or i4", 1, 0,
        required=("layer", "kv_heads", "head_dim", "channels", "format")),
+    Op("graph.value_sums", "of each page that a step fills writes the sum of v from the start of "
+       "its sequence to its end; operands: query_starts, kv_lengths, page_table", 3, 0,
+       required=("layer", "kv_heads", "head_dim")),
     Op("graph.kvset", "the keys and values that a step's sequences may see: pages of a layer, "
        "within an optional sliding window; operands: page_table, kv_lengths. kind = "
        "ends<s, r, unit>: only the first s and the last r tokens, or their whole pages; "
@@ -81,6 +84,10 @@ ATTENTION = (
     Op("graph.partial", "softmax(scale q k) v over a kvset, unnormalised; operands: q [T, H*C], "
        "query_starts [B+1], kvset; result: state (max, sum, accumulator)", 3, 1,
        required=("heads", "kv_heads", "head_dim", "scale"), optional=("splits", "causal")),
+    Op("graph.tail", "the state of what a select left out, by estimate (ir.sparse): weights by "
+       "labels, the mean of v for a value; empty for sequences that are read whole; operands: q, "
+       "query_starts, kvset of labels, kvset of the select; result: state<approximate>", 4, 1,
+       required=("layer", "heads", "kv_heads", "head_dim", "scale")),
     Op("graph.merge", "the state over the union of disjoint kvsets", (1, None), 1),
     Op("graph.finalize", "accumulator / sum: the attention output [T, H*C]", 1, 1),
 )  # fmt: skip
@@ -116,7 +123,8 @@ LOWERED = (
     Op("graph.call", "launches a kernel; operands are its inputs, results its outputs. arguments "
        "= what it takes, in order: in<i> and out<i> (operand and result i), flat<i> (operand i in "
        "one row), scale<i> (the row scales of operand i), k<l> and v<l> (a layer's pages), "
-       "labels<l> (its labels), order<l>, mean<l> and level<l> (its calibration), cos and sin "
+       "labels<l> (its labels), order<l>, mean<l>, level<l>, centre<l> and spread<l> (its "
+       "calibration), value_sums<l> (sums of v by page), cos and sin "
        "(rotary tables), T, B, B1, R, M, N, MAXP (extents: tokens, sequences, B + 1, rows of "
        "logits, pairs, pages, columns of the page table), L (the most tokens of a sequence, MAXP "
        "pages); plan_<name> is the argument <name> of an "

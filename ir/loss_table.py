@@ -76,15 +76,12 @@ def load_losses(file: Path | None, identity: str, model: str) -> list[MeasuredLo
 
 
 def policy_within(rows: Iterable[MeasuredLoss], budget: float, model: str) -> SparsePolicy:
-    """Return the policy that reads the fewest bytes of those that lose at most `budget`; policies
-    with a tail, which no kernel runs, do not count. Raises NoPolicyWithin."""
-    found = []
-    for row in rows:
-        policy = parse_policy(row.policy)
-        if policy is not None and policy.tail == "none":
-            found.append((row, policy))
+    """Return the policy that reads the fewest bytes of those that lose at most `budget`. Raises
+    NoPolicyWithin."""
+    parsed = [(row, parse_policy(row.policy)) for row in rows]
+    found = [(row, policy) for row, policy in parsed if policy is not None]
     if not found:
-        raise NoLossTable(problem="it has no policy that kernels run", model=model)
+        raise NoLossTable(problem="it has no sparse policy", model=model)
     fitting = [(row.bytes, row.policy, policy) for row, policy in found if row.loss <= budget]
     if not fitting:
         least = min((row for row, _ in found), key=lambda row: row.loss)

@@ -22,7 +22,8 @@ With `tail=mean` what is not read counts too, by estimate, as one more part of t
 the default, leaves it out, as Double Sparsity does). For query head g, an unread token j gets the
 weight exp(label score of j for g + b_g), b_g = scale * <q_g, m> + 1/2 sum over the channels c that
 labels leave out of (scale * q_gc * deviation_c)^2, all C channels in the first term; and the value
-that all of them get is the mean of v over the context. It reads nothing but one sum of v.
+that all of them get is the mean of v over the whole pages of the context (where there is none, the
+tail does not count). It reads nothing but one sum of v, which is kept by page.
 
 All query heads of a key/value head share one selection. A kernel may take whole histogram bins:
 then it reads a superset of what stands here by threshold and top_p.
@@ -39,6 +40,8 @@ from .diagnostics import WeftError
 
 LABEL_BITS = {"bf16": 16, "i8": 8, "i4": 4}
 """Label formats, and the bits of one channel in each."""
+SCORE_PARTS = 16
+"""Programs that share the labels of a row and key head on a GPU: enough for one row."""
 AMOUNTS = ("k", "ratio", "threshold", "top_p")
 """The kinds of policy; each is a field, and a policy sets exactly one."""
 

@@ -55,6 +55,7 @@ class CompiledExecutor:
         self.page_size, self.num_pages = page_size, num_pages
         self.max_batch, self.max_tokens = max_batch, max_tokens
         self.page_bytes = page_bytes(config, TORCH[kv_format].itemsize, page_size)
+        self.page_bytes += sparse.page_bytes if sparse else 0
         pool = (config.layers, num_pages, config.kv_heads, page_size, config.head_dim)
         self._pools = [torch.zeros(pool, dtype=TORCH[kv_format], device=device) for _ in "kv"]
         k, v = (list(pool.unbind()) for pool in self._pools)

@@ -11,14 +11,14 @@ from torch import Tensor
 
 from .attention_plan import Batch, Rates, Shape, WorkList, plan
 from .recipe import PLANNED
-from .sparse_lists import ROW_ARRAYS, SparseLists, SparseRows
+from .sparse_lists import FILLS, ROW_ARRAYS, SparseLists, SparseRows, fills
 from .step import StepInput
 
 _ARRAYS = (
     "item_row", "item_rows", "item_page", "item_low", "item_high", "row_query", "row_limit",
     "row_slot", "merge_query", "merge_start",
 )  # fmt: skip
-_NONE = ("row_slot", "merge_query", "item_list")
+_NONE = ("row_slot", "merge_query", "item_list", "fill_before")
 """Lists in which -1 stands for nothing."""
 _SIZED_BY = {"item": "W", "row": "R"}
 
@@ -78,6 +78,13 @@ class AttentionLists:
         self._last = Growing(lists, table, lengths, self._shape.page) if steady else None
         return lists
 
+    def _fills(self, starts: np.ndarray, table: np.ndarray, lengths: np.ndarray
+               ) -> dict[str, np.ndarray]:  # fmt: skip
+        """Return which pages a step fills, where sums of v are kept."""
+        if self.sparse is None or not self.sparse.tail:
+            return {}
+        return fills(lengths, np.diff(starts), table.shape[1], self._shape.page)
+
     def _table(self, step: StepInput) -> np.ndarray:
         """Return the columns of the page table that are in use, and some that will be."""
         pages = -(-int(step.kv_lengths.numpy().max(initial=1)) // self._shape.page)
@@ -101,6 +108,8 @@ class AttentionLists:
                       "G1": made.merge_start}  # fmt: skip
             extents |= {f"{PLANNED}{name}{tail}": len(array) for name, array in counts.items()}
             extents[f"{PLANNED}S{tail}"] = made.slots
+        arrays |= self._fills(starts, table, lengths)
+        extents[f"{PLANNED}F"] = len(lengths)
         arrays[PAGES] = table.ravel()
         return Lists(arrays, extents, apart)
 
@@ -114,9 +123,11 @@ class AttentionLists:
         made = self.sparse.plan(batch, rows, self._shape, self._rates)
         arrays = {f"{PLANNED}{name}": getattr(made, name) for name in _ARRAYS}
         arrays |= self.sparse.arrays(rows, made, table.shape[1])
+        arrays |= self._fills(starts, table, lengths)
         arrays[PAGES] = table.ravel()
         extents = {"W": len(made.item_row), "R": len(made.row_query), "G": len(made.merge_query),
-                   "G1": len(made.merge_start), "S": made.slots, "B": len(rows.chosen)}  # fmt: skip
+                   "G1": len(made.merge_start), "S": made.slots, "B": len(rows.chosen),
+                   "F": len(lengths)}  # fmt: skip
         apart = int(made.item_rows.max(initial=0)) <= self._shape.rows_few
         named = {f"{PLANNED}{name}": count for name, count in extents.items()}
         return Lists(arrays, named, apart, sparse=True)
@@ -152,6 +163,8 @@ class AttentionLists:
                 kind = name.partition("_")[0]
                 extent = _SIZED_BY.get(kind) or ("G" if name == "merge_query" else "G1")
                 sizes.append((f"{PLANNED}{name}{tail}", counts[extent]))
+        most[f"{PLANNED}F"] = rows
+        sizes += [(f"{PLANNED}{name}", rows) for name in FILLS if PLANNED + name in lists.arrays]
         if lists.sparse:
             most[f"{PLANNED}B"] = rows
             sizes += [(f"{PLANNED}{name}", rows) for name in ROW_ARRAYS]
@@ -205,7 +218,10 @@ class Growing:
         self._table = table
         self._high += self._ends
         self._limit += 1
-        return Lists({**self._arrays, PAGES: table.ravel()}, self._extents, self._apart)
+        arrays = {**self._arrays, PAGES: table.ravel()}
+        if PLANNED + FILLS[0] in arrays:
+            arrays |= fills(lengths, np.ones_like(lengths), table.shape[1], self._page)
+        return Lists(arrays, self._extents, self._apart)
 
     def _same_pages(self, table: np.ndarray, lengths: np.ndarray) -> bool:
         """Whether only pages differ that this step begins."""

@@ -2,25 +2,29 @@
 
 A policy's budget of a context is looked up in a table that is made once. Rows of one token are
 decode and may be sparse; prompts are read whole. What kernels need beside keys and values (labels,
-and the calibration's tables) lies in memory of its own, a tensor a layer.
+sums of v for a tail, and the calibration's tables) lies in memory of its own, a tensor a layer.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from math import prod
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..ir.attention_calibration import AttentionCalibration
+from ..ir.attention_calibration import AttentionCalibration, HeadChannels
 from ..ir.model import ModelConfig
 from ..ir.sparse import SparsePolicy
 from .step import StepInput, whole_rows
 
 LABEL_DTYPES = {"bf16": torch.bfloat16, "i8": torch.int8, "i4": torch.uint8}
 """Elements of a pool of labels; an i4 pool holds two channels in each."""
+
+PAGED = ("labels", "value_sums")
+"""What lies in pages, as keys and values do."""
 
 Layers = Mapping[str, list[Tensor | None]]
 
@@ -38,10 +42,17 @@ class SparseDecode:
     ) -> None:  # fmt: skip
         every = range(context + 1)
         self.layers, self.unit, self._default = layers, policy.unit, default
+        self.tail = policy.tail != "none"
         whole = (n < least or policy.reads_whole(n) for n in every)
         self._of = np.array([n + 1 if all else policy.budget(n)
                              for n, all in zip(every, whole, strict=True)], np.int32)  # fmt: skip
         self._budgets = torch.zeros(rows, dtype=torch.int32)
+
+    @property
+    def page_bytes(self) -> int:
+        """Bytes of what lies in pages beside keys and values, all layers."""
+        pools = [pool for name in PAGED for pool in self.layers.get(name, ()) if pool is not None]
+        return sum(pool[0].nbytes for pool in pools)
 
     def wanted(self, step: StepInput) -> bool:
         """Whether some row of a step is sparse; then the step's budgets are in place."""
@@ -61,10 +72,11 @@ class SparseDecode:
         return self._budgets.numpy()[:rows].copy()
 
     def copy_page(self, source: int, target: int) -> None:
-        """Copy a page of labels in all layers."""
-        for pool in self.layers["labels"]:
-            if pool is not None:
-                pool[target].copy_(pool[source])
+        """Copy a page's labels and sums of v in all layers."""
+        for name in PAGED:
+            for pool in self.layers.get(name, ()):
+                if pool is not None:
+                    pool[target].copy_(pool[source])
 
 
 def label_memory(
@@ -72,37 +84,63 @@ def label_memory(
     page_size: int, device: str = "cpu",
 ) -> Layers:  # fmt: skip
     """Return what sparse kernels take beside keys and values, a list over layers each: labels
-    [N, K, rows, P], mean and level [K, r] f32, order [K, C] i32 (where a channel goes).
+    [N, K, rows, P], mean and level [K, r] f32, order [K, C] i32 (where a channel goes), and for a
+    tail centre and spread [K, C], value_sums [N, K, C] f32 (`passes.tile.tail`).
 
     Layers that stay dense have None.
     """
-    r = policy.label_channels(config.head_dim)
-    rows = r // 2 if policy.labels == "i4" else r
-    found: dict[str, list[Tensor | None]] = {n: [] for n in ("labels", "mean", "level", "order")}
+    found: dict[str, list[Tensor | None]] = {}
     for layer in range(config.layers):
-        if layer in policy.dense or config.windows[layer]:
-            for tensors in found.values():
-                tensors.append(None)
-            continue
         heads = [calibration.head(layer, head) for head in range(config.kv_heads)]
-        pool = (num_pages, config.kv_heads, rows, page_size)
-        found["labels"].append(torch.zeros(pool, dtype=LABEL_DTYPES[policy.labels], device=device))
-        levels = [[1.0] * r if policy.labels == "bf16" else head.label_scales(r, policy.labels)
-                  for head in heads]  # fmt: skip
-        means = [head.label_means(r) for head in heads]
-        order = torch.tensor([head.order for head in heads])
-        found["mean"].append(torch.tensor(means, dtype=torch.float32, device=device))
-        found["level"].append(torch.tensor(levels, dtype=torch.float32, device=device))
-        found["order"].append(order.argsort(-1).to(torch.int32).to(device))
+        dense = layer in policy.dense or config.windows[layer]
+        for name, table in _tables(heads, policy, config.head_dim).items():
+            found.setdefault(name, []).append(None if dense else table.to(device))
+        for name, (shape, dtype) in _paged(config, policy, page_size).items():
+            size = (num_pages, config.kv_heads, *shape)
+            pool = None if dense else torch.zeros(size, dtype=dtype, device=device)
+            found.setdefault(name, []).append(pool)
     return found
 
 
-def label_page_bytes(config: ModelConfig, policy: SparsePolicy, page_size: int) -> int:
-    """Return the bytes of labels that a page of keys has over all layers."""
+def _paged(
+    config: ModelConfig, policy: SparsePolicy, page_size: int
+) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+    """Return what a page of one key head has beside keys and values: shapes and dtypes by name."""
+    r = policy.label_channels(config.head_dim)
+    rows = r // 2 if policy.labels == "i4" else r
+    found = {"labels": ((rows, page_size), LABEL_DTYPES[policy.labels])}
+    if policy.tail != "none":
+        found["value_sums"] = ((config.head_dim,), torch.float32)
+    return found
+
+
+def _tables(heads: list[HeadChannels], policy: SparsePolicy, width: int) -> dict[str, Tensor]:
+    """Return the calibration's tables of a layer's key heads, on the CPU."""
+    r = policy.label_channels(width)
+    levels = [[1.0] * r if policy.labels == "bf16" else head.label_scales(r, policy.labels)
+              for head in heads]  # fmt: skip
+    order = torch.tensor([head.order for head in heads])
+    found = {
+        "mean": torch.tensor([head.label_means(r) for head in heads], dtype=torch.float32),
+        "level": torch.tensor(levels, dtype=torch.float32),
+        "order": order.argsort(-1).to(torch.int32),
+    }
+    if policy.tail != "none":
+        means = [head.label_means(width) for head in heads]
+        found["centre"] = torch.tensor(means, dtype=torch.float32)
+        left_out = [[head.deviation[c] * (place >= r) for place, c in enumerate(head.order)]
+                    for head in heads]  # fmt: skip
+        found["spread"] = torch.tensor(left_out, dtype=torch.float32)
+    return found
+
+
+def page_bytes_beside(config: ModelConfig, policy: SparsePolicy, page_size: int) -> int:
+    """Return the bytes of labels, and of sums of v, that a page of keys has over all layers."""
     sparse = sum(
         not config.windows[layer] and layer not in policy.dense for layer in range(config.layers)
     )
-    return sparse * config.kv_heads * page_size * policy.label_bytes(config.head_dim)
+    paged = _paged(config, policy, page_size).values()
+    return sparse * config.kv_heads * sum(prod(shape) * dtype.itemsize for shape, dtype in paged)
 
 
 def decode_rows(step: StepInput) -> int:

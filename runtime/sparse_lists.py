@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..ir.sparse import SCORE_PARTS
 from .attention_cost import Batch, Cost, Rates, Run, Shape
 from .attention_plan import WorkList, build, choose_runs
 from .recipe import PLANNED
@@ -16,6 +17,19 @@ from .step import StepInput
 
 ROW_ARRAYS = ("kv_lengths", "budgets", "row_page", "base")
 """Arrays with an entry a decode row."""
+FILLS = ("fill_entry", "fill_count", "fill_before")
+"""Arrays with an entry a sequence: which of its pages a step fills, for sums of v."""
+
+
+def fills(lengths: np.ndarray, new: np.ndarray, columns: int, page: int) -> dict[str, np.ndarray]:
+    """Return which pages are filled by `new` tokens [B] that make sequences of `lengths` [B], as
+    entries of a page table of so many columns; see `passes.tile.value_sums`."""
+    first, end = (lengths - new) // page, lengths // page
+    entry = np.arange(len(lengths)) * columns + first
+    some = end > first
+    before = np.where(some & (first > 0), entry - 1, -1)
+    found = (np.where(some, entry, 0), np.where(some, end - first, 0), before)
+    return {PLANNED + name: x.astype(np.int32) for name, x in zip(FILLS, found, strict=True)}
 
 
 @dataclass(frozen=True)
@@ -38,6 +52,7 @@ class SparseLists:
         self, decode: SparseDecode, shape: Shape, rows: int, capacity: int, device: torch.device
     ) -> None:
         self._decode, self._shape, self._unit = decode, shape, decode.unit
+        self.tail = decode.tail
         self.capacity = -(-capacity // shape.page) * shape.page
         places = (shape.kv_heads, self.capacity)
         self.memory: dict[str, Tensor | int] = {
@@ -46,6 +61,8 @@ class SparseLists:
             "counts": torch.zeros((rows, shape.kv_heads), dtype=torch.int32, device=device),
             "C": self.capacity,
         }
+        for name in ("tail_max", "tail_sum") if self.tail else ():
+            self.memory[name] = torch.zeros((rows, shape.heads, SCORE_PARTS), device=device)
 
     def rows(self, step: StepInput) -> SparseRows:
         """Return a step's decode rows; none selects where there is no room for all that would."""

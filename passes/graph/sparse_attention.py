@@ -4,6 +4,8 @@
 beside the keys; scores do not change by that. `SparseAttention` then rewrites a `partial` over a
 kvset into the merge of two: over what `select` takes of the middle, and over the sinks and the
 recent window. Only `select` is approximate; its type says so, and so do those of what comes of it.
+A policy with a tail merges one part more, `tail`: what `select` left out, by estimate; sums of v,
+which it takes for that, are kept by page.
 """
 
 from __future__ import annotations
@@ -55,12 +57,12 @@ class OrderChannels:
 
     @staticmethod
     def _label(body: Body, policy: SparsePolicy, done: list[int]) -> None:
-        windows = _windows(body)
+        kvsets = {op["layer"]: op for op in body.operations if op.name == "graph.kvset"}
         for write in body.operations:
-            if write.name != "graph.qkv_rope_write" or windows.get(write["layer"]):
+            layer = write.attribute("layer")
+            if write.name != "graph.qkv_rope_write" or layer in policy.dense:
                 continue
-            layer = write["layer"]
-            if layer in policy.dense:
+            if layer in kvsets and kvsets[layer].attribute("window"):
                 continue
             done.append(layer)
             label = make(
@@ -68,7 +70,8 @@ class OrderChannels:
                 head_dim=write["head_dim"], channels=policy.label_channels(write["head_dim"]),
                 format=policy.labels, span=write.span,
             )  # fmt: skip
-            body.replace(write, [write], [write.with_attributes(ordered=True), label])
+            more = [_value_sums(body, write, kvsets[layer])] if policy.tail != "none" else []
+            body.replace(write, [write], [write.with_attributes(ordered=True), label, *more])
 
 
 @dataclass(frozen=True)
@@ -151,8 +154,8 @@ class SparseAttention:
 def _parts(
     body: Body, partial: Operation, kvset: Operation, label: Operation, policy: SparsePolicy
 ) -> list[Operation]:
-    """Return the operations that stand for a partial: the selected middle, the forced ends, and
-    their merge."""
+    """Return the operations that stand for a partial: the selected middle, the forced ends, the
+    tail where the policy has one, and their merge."""
     q, starts, _ = partial.operands
 
     def value(hint: str, type: Term) -> Value:
@@ -177,20 +180,30 @@ def _parts(
     )  # fmt: skip
     ends = view("ends", Term("ends", (policy.sinks, policy.recent, unit)))
     middle, near = part(select.result), part(ends.result)
-    merge = make("graph.merge", middle.result, near.result, span=partial.span,
+    parts = [middle, near]
+    if policy.tail != "none":
+        tail = make("graph.tail", q, starts, labels.result, select.result, span=partial.span,
+                    results=(value("tail", Term("state", (APPROXIMATE,))),), layer=kvset["layer"],
+                    **_attributes(partial, causal=False))  # fmt: skip
+        parts.append(tail)
+    merge = make("graph.merge", *(each.result for each in parts), span=partial.span,
                  results=(value("state", Term("state", (APPROXIMATE,))),))  # fmt: skip
-    return [labels, select, middle, ends, near, merge]
+    return [labels, select, middle, ends, near, *parts[2:], merge]
 
 
-def _attributes(operation: Operation) -> dict[str, Any]:
-    return {name: operation[name] for name in ("heads", "kv_heads", "head_dim", "scale", "causal")
-            if operation.attribute(name) is not None}  # fmt: skip
+def _attributes(operation: Operation, causal: bool = True) -> dict[str, Any]:
+    names = ("heads", "kv_heads", "head_dim", "scale", *(["causal"] if causal else []))
+    return {name: operation[name] for name in names if operation.attribute(name) is not None}
 
 
-def _windows(body: Body) -> dict[int, int]:
-    """Return the sliding window of each layer that has one."""
-    kvsets = (op for op in body.operations if op.name == "graph.kvset")
-    return {op["layer"]: op["window"] for op in kvsets if op.attribute("window")}
+def _value_sums(body: Body, write: Operation, kvset: Operation) -> Operation:
+    """Return what keeps the sums of v that a layer writes."""
+    partial = next(op for op in body.operations
+                   if op.name == "graph.partial" and op.operands[2] == kvset.result)  # fmt: skip
+    table, lengths = kvset.operands
+    return make("graph.value_sums", partial.operands[1], lengths, table, layer=write["layer"],
+                kv_heads=write["kv_heads"], head_dim=write["head_dim"],
+                span=write.span)  # fmt: skip
 
 
 def _head_dim(module: Module) -> int:

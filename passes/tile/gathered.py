@@ -12,20 +12,25 @@ from ...ir.core import Operation, Value
 from ...ir.tile import extents_of
 from .attention import _QUOTIENT, Attention, _Common
 from .builder import KernelBuilder
+from .labels import Scores
+from .tail import Tail
 
 
 @dataclass(frozen=True)
 class Gathered(Attention):
-    """The static shape: of `attention.decode`, and whether lists hold tokens or pages."""
+    """The static shape: of `attention.decode`, whether lists hold tokens or pages, and how the
+    tail was scored (None: what is not read does not count)."""
 
     unit: str = "token"
+    tail: Scores | None = None
 
 
 def gathered_decode(shape: Gathered) -> Operation:
     """Return attention of one query a sequence over its chosen keys.
 
     Arguments: B, N, MAXP, L = MAXP * P, q [B, H * C], page_table [B, MAXP], kv_lengths [B], chosen
-    [B, K, L], counts [B, K], k, v [N, K, P, C], out [B, H * C].
+    [B, K, L], counts [B, K], k, v [N, K, P, C], out [B, H * C]; with a tail, what `tail.Tail`
+    declares.
     """
     return _Gathered(shape).kernel()
 
@@ -33,7 +38,8 @@ def gathered_decode(shape: Gathered) -> Operation:
 class _Gathered(_Common):
     def kernel(self) -> Operation:
         s: Gathered = self.shape  # type: ignore[assignment]
-        b = self.b = KernelBuilder(s.name(f"gathered_{s.unit}"))
+        tail = f"_tail_{s.tail.labels.channels}_{s.tail.labels.format}" if s.tail else ""
+        b = self.b = KernelBuilder(s.name(f"gathered_{s.unit}{tail}"))
         for extent in ("B", "N", "MAXP", "L"):
             b.scalar(extent)
         width = s.heads * s.head_dim
@@ -44,6 +50,7 @@ class _Gathered(_Common):
         counts = b.buffer("counts", "i32", "B", s.kv_heads)
         self._pools()
         out = b.buffer("out", "f32", "B", width)
+        self.tail = Tail(b, s.tail) if s.tail else None
         self._constants()
         self.kv_head, self.sequence = b.program_id(0, "kv_head"), b.program_id(1, "sequence")
         self.length = b.load(lengths, self.sequence, hint="length")
@@ -51,6 +58,8 @@ class _Gathered(_Common):
         self.count = b.map("min(a, b)", self.count, b.map("a", self.length), hint="count")
         column = self._head_columns(b.expand(b.iota(s.group), 1))
         query = b.map(f"a * {s.factor!r}", b.load(q, self.sequence, column), hint="q_scaled")
+        if self.tail:
+            self._enter(self.tail, q, query)
         _, total, acc = self._rounds(query, s)
         b.store(out, self.sequence, column, b.map(_QUOTIENT, acc, b.expand(total, 1)))
         facts = (*self._facts(), f"L == MAXP * {s.page}")
@@ -59,11 +68,42 @@ class _Gathered(_Common):
     def _rounds(self, query: Value, s: Gathered) -> list[Value]:
         """Return the state over the list, a page of keys at a time."""
         b, zero, pages = self.b, self.b.full(0, "i32"), s.unit == "page"
-        step = 1 if pages else s.page
-        with b.loop(zero, self.count, *self._empty(s.group), step=step, hint="entry") as loop:
+        step, tail = 1 if pages else s.page, self.tail
+        start = [*self._empty(s.group)]
+        start += [b.full(0.0, "f32", s.group, s.page)] if tail else []
+        with b.loop(zero, self.count, *start, step=step, hint="entry") as loop:
             page, key = self._page(loop.index) if pages else self._tokens(loop.index)
-            loop.yields(*self._step(page, key, query, (None, self.length), loop.carried))
-        return loop.results
+            state, read = loop.carried[:3], loop.carried[3:]
+            after = self._step(page, key, query, (None, self.length), state)
+            more = [b.map("a + b", read[0], self._labelled(tail, page, key))] if tail else []
+            loop.yields(*after, *more)
+        if tail is None:
+            return loop.results
+        return [*tail.join(tuple(loop.results[:3]), b.reduce("sum", loop.results[3], 1), None)]
+
+    def _enter(self, tail: Tail, q: Value, query: Value) -> None:
+        """Have the tail read what it needs of the sequence."""
+        b, s = self.b, self.shape
+        head = b.map(f"a * {s.group} + b", self.kv_head, b.iota(s.group), dtype="i32", hint="head")
+        channel = b.expand(b.iota(tail.shape.labels.channels), 0)
+        column = b.map(f"a * {s.head_dim} + b", b.expand(head, 1), channel, dtype="i32",
+                       hint="column")  # fmt: skip
+        q_label = b.map(f"a * {s.factor!r}", b.load(q, self.sequence, column), hint="q_label")
+
+        def page_at(number: Value, mask: Value) -> Value:
+            return b.load(self.table, self.sequence, number, mask=mask, hint="page_id")
+
+        tail.enter(self.sequence, self.kv_head, head, self.length, query, q_label, page_at)
+
+    def _labelled(self, tail: Tail, page: Value, key: Value) -> Value:
+        """Return the label weights of a block of keys [g, P]."""
+        b = self.b
+        inside = b.map("a < b", key, self.length, dtype="bool", hint="inside")
+        channel, tokens = b.expand(b.iota(tail.shape.labels.channels), 0), extents_of(page.type)
+        page, offset = (b.expand(page, 1), self.slot) if tokens else (page, self.offset)
+        k = b.load(self.k_pool, page, self.kv_head, b.expand(offset, 1), channel,
+                   mask=b.expand(inside, 1), dtype="f32", hint="k_label")  # fmt: skip
+        return tail.read(key, inside, k)
 
     def _page(self, entry: Value) -> tuple[Value, Value]:
         """Return the page that a list names and the positions of its keys."""

@@ -15,6 +15,7 @@ from ...ir.core import Operation, Value
 from .attention import LOG2E
 from .builder import KernelBuilder
 from .score_place import Place
+from .tail_mass import Mass
 
 POOL_DTYPES = {"bf16": "bf16", "i8": "i8", "i4": "u8"}
 """What a pool of labels is an array of."""
@@ -76,8 +77,7 @@ def label_write(shape: Labels) -> Operation:
         key = b.load(k, page, head, offset, channel, mask=written, dtype="f32", hint="key")
         if shape.format == "bf16":
             return key
-        mean, level = (b.load(table, head, channel) for table in tables)
-        return _rounded(b, b.map("(a - b) / c", key, mean, level, hint="x"), LEVELS[shape.format])
+        return label_codes(b, shape, key, *(b.load(table, head, channel) for table in tables))
 
     row = b.expand(b.iota(shape.rows), 0)
     value = coded(row)
@@ -92,6 +92,15 @@ def label_write(shape: Labels) -> Operation:
     return b.finish("T", requires=facts, of="graph.label_write")
 
 
+def label_codes(
+    b: KernelBuilder, shape: Labels, key: Value, mean: Value, level: Value
+) -> Value:  # fmt: skip
+    """Return what labels hold of some channels of keys, as f32: codes, or the channels as bf16."""
+    if shape.format == "bf16":
+        return b.map("f32(a)", b.map("a", key, dtype="bf16", hint="half"), hint="label")
+    return _rounded(b, b.map("(a - b) / c", key, mean, level, hint="x"), LEVELS[shape.format])
+
+
 def _rounded(b: KernelBuilder, x: Value, most: int) -> Value:
     """Return x rounded, halves to even, and clipped to -most .. most."""
     near = b.map("floor(a + 0.5)", x, hint="near")
@@ -104,7 +113,8 @@ def _rounded(b: KernelBuilder, x: Value, most: int) -> Value:
 class Scores:
     """The static shape of scoring: heads H over labels; the middle between `sinks` and `recent`
     tokens is scored, by token or by whole page; `parts` programs share a sequence's pages. `flat`:
-    rows' pages and scores lie one after another, as a work list has them."""
+    rows' pages and scores lie one after another, as a work list has them. `tail`: what the middle
+    weighs by its labels is summed up, of each query head and part."""
 
     labels: Labels
     heads: int
@@ -115,6 +125,7 @@ class Scores:
     parts: int = 1
     q: str = "f32"
     flat: bool = False
+    tail: bool = False
 
     @property
     def group(self) -> int:
@@ -133,6 +144,7 @@ class Scores:
         return (
             f"{name}_{self.unit}_{self.q}"
             + ("_flat" * self.flat)
+            + ("_tail" * self.tail)
             + (f"_{self.parts}" if self.parts > 1 else "")
         )
 
@@ -146,6 +158,9 @@ def label_scores(shape: Scores) -> Operation:
 
     `flat`: T, B, N, E, C, q [T, H * C], pages [E], row_page [B] (where a row's pages begin), base
     [B] (where its scores do), kv_lengths, budgets, labels, mean, level, scores [K, C].
+
+    `tail`: then tail_max, tail_sum [B, H, parts] f32: of a part's tokens of the middle the largest
+    score of a query head, and the sum of 2^(score - that); LOWEST and 0 where there are none.
     """
     return _Scores(shape).kernel()
 
@@ -164,6 +179,7 @@ class _Scores:
             b.buffer(n, "f32", labels.kv_heads, labels.channels) for n in ("mean", "level")
         )
         self.scores = self.place.buffer("scores", "f32", labels.kv_heads)
+        self.mass = Mass(b, shape.group, shape.heads, shape.parts) if shape.tail else None
 
     def kernel(self) -> Operation:
         b, page = self.b, self.shape.labels.page
@@ -171,16 +187,21 @@ class _Scores:
         self.place.enter(self.head, self.sequence)
         low, high = self._range()
         queries, shift = self._queries()
-        lane = b.iota(page)
-        with b.loop(low, high, hint="page") as loop:
-            score = self._score(queries, shift, self.place.page(loop.index))
+        lane, mass = b.iota(page), self.mass
+        with b.loop(low, high, *(mass.start(page) if mass else ()), hint="page") as loop:
+            by_head = self._by_head(queries, shift, self.place.page(loop.index))
+            score = b.reduce("max", by_head, 0, hint="score")
+            key = b.map(f"a * {page} + b", loop.index, lane, dtype="i32", hint="key")
             if self.shape.unit == "page":
                 b.store(self.scores, *self.place.at(loop.index),
                         b.reduce("max", score, 0, hint="largest"))  # fmt: skip
             else:
-                key = b.map(f"a * {page} + b", loop.index, lane, dtype="i32", hint="key")
                 b.store(self.scores, *self.place.at(key), score)
-            loop.yields()
+            seen = self._middle(key) if mass and self.shape.unit == "token" else None
+            loop.yields(*(mass.add(loop.carried, by_head, seen) if mass else ()))
+        if mass:
+            part = b.program_id(2, "part") if self.shape.parts > 1 else b.full(0, "i32")
+            mass.store(loop.results, self.sequence, self.head, part)
         facts = ("B >= 0", "N >= 1", *self.place.facts)
         facts = (*facts, "B <= T") if self.shape.flat else facts
         grid = (self.shape.labels.kv_heads, "B", self.shape.parts)
@@ -195,6 +216,7 @@ class _Scores:
         )
         first = -(-s.sinks // page) if s.unit == "page" else s.sinks // page
         over = 0 if s.unit == "page" else page - 1
+        self.length = length
         text = f"where(a >= b, (max(a - {s.recent}, 0) + {over}) // {page}, 0)"
         high = b.map(text, length, budget, dtype="i32", hint="end")
         low = b.full(first, "i32")
@@ -223,8 +245,13 @@ class _Scores:
         shift = b.reduce("sum", b.map(f"a * b * {s.factor!r}", q, mean), 1, hint="shift")
         return [b.map(f"a * {s.factor!r}", q)], b.expand(shift, 1)
 
-    def _score(self, queries: list[Value], shift: Value | None, page: Value) -> Value:
-        """Return the scores of a page's tokens: the largest over the heads of the group."""
+    def _middle(self, key: Value) -> Value:
+        """Return which tokens are of the middle, of pages that hold forced ones too."""
+        text = f"(a >= {self.shape.sinks}) & (a < b - {self.shape.recent})"
+        return self.b.map(text, key, self.length, dtype="bool", hint="middle")
+
+    def _by_head(self, queries: list[Value], shift: Value | None, page: Value) -> Value:
+        """Return the scores of a page's tokens [g, P] of each query head of the group."""
         b, labels = self.b, self.shape.labels
         row, lane = b.expand(b.iota(labels.rows), 1), b.expand(b.iota(labels.page), 0)
         codes = b.load(self.pool, page, self.head, row, lane, hint="codes")
@@ -234,4 +261,4 @@ class _Scores:
             total = b.dot(query, b.map(text, codes, dtype="f32", hint="label"), total)
         if shift is not None:
             total = b.map("a - b", total, shift, hint="scores")
-        return b.reduce("max", total, 0, hint="score")
+        return total

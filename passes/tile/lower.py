@@ -372,7 +372,8 @@ def _arguments(text: str | list[Term]) -> list[Term]:
 
 
 INDEXED = frozenset({
-    "in", "out", "flat", "scale", "k", "v", "labels", "order", "mean", "level",
+    "in", "out", "flat", "scale", "k", "v", "labels", "order", "mean", "level", "centre", "spread",
+    "value_sums",
 })  # fmt: skip
 """Arguments of a call that carry a number: of an operand, a result, or a layer."""
 
@@ -387,5 +388,6 @@ _RULES: dict[str, Callable[[_Lowering, Operation], list[Operation]]] = {
     "graph.all_reduce": _Lowering.collective, "graph.all_gather": _Lowering.collective,
     "graph.kvset": _Lowering.nothing, "graph.partial": _Lowering.nothing,
     "graph.select": _Lowering.nothing, "graph.merge": _Lowering.nothing,
-    "graph.label_write": lower_sparse.lower_label_write,
+    "graph.label_write": lower_sparse.lower_label_write, "graph.tail": _Lowering.nothing,
+    "graph.value_sums": lower_sparse.lower_value_sums,
 }  # fmt: skip

@@ -2,6 +2,7 @@
 
 The merge of the selected middle and the forced ends is one list: the selection writes the ends'
 positions among the chosen ones, so that decode reads both in one pass and no states are merged.
+Its tail, where the policy has one, is joined to the state there too.
 """
 
 from __future__ import annotations
@@ -10,13 +11,14 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ...ir.core import Operation, Term, Value
-from ...ir.sparse import SparsePolicy, parse_policy
+from ...ir.sparse import SCORE_PARTS, SparsePolicy, parse_policy
 from ...ir.types import dtype_of, tensor
 from .attention_parts import Parts, attention_merge, tuned
 from .gathered import Gathered, gathered_decode
 from .labels import Labels, Scores, label_scores, label_write
 from .selection import Selection, select_keys
 from .sparse_parts import SparseParts, sparse_parts
+from .value_sums import ValueSums, value_sums
 
 if TYPE_CHECKING:
     from .lower import _Lowering
@@ -32,6 +34,18 @@ def lower_label_write(lowering: _Lowering, op: Operation) -> list[Operation]:
                    options.kv)  # fmt: skip
     arguments = f"T N in0 k{layer} mean{layer} level{layer} labels{layer}"
     return [lowering.call(op, label_write(shape), arguments)]
+
+
+def lower_value_sums(lowering: _Lowering, op: Operation) -> list[Operation]:
+    """The sums of v of the pages that a step fills."""
+    options, gpu = lowering.options, lowering.on_gpu
+    kernel = value_sums(ValueSums(op["kv_heads"], op["head_dim"], options.page_size, options.kv,
+                                  flat=gpu))  # fmt: skip
+    if not gpu:
+        arguments = f"T B B1 N MAXP in0 in1 in2 v{op['layer']} value_sums{op['layer']}"
+        return [lowering.call(op, kernel, arguments)]
+    names = (value.name for value in kernel.regions[0].arguments)
+    return [lowering.call(op, kernel, [_term(name, op["layer"], False) for name in names], ())]
 
 
 def selected_part(lowering: _Lowering, merge: Operation) -> tuple[Operation, Operation] | None:
@@ -63,28 +77,33 @@ def lower_selected(
     def made(hint: str, dtype: str, *shape: int | str) -> Value:
         return lowering.names.value(hint, tensor(dtype, *shape))
 
+    mass = [made(hint, "f32", "B", select["heads"], 1) for hint in ("tail_max", "tail_sum")]
+    mass = mass if policy.tail != "none" else []
     scores = made("scores", "f32", "B", kv_heads, EXTENT)
     chosen, counts = (
         made("chosen", "i32", "B", kv_heads, EXTENT),
         made("counts", "i32", "B", kv_heads),
     )
-    score = label_scores(
-        Scores(labels, select["heads"], select["scale"], q=dtype_of(q.type), **forced)
+    scored = Scores(
+        labels, select["heads"], select["scale"], q=dtype_of(q.type), tail=bool(mass), **forced
     )
     take = select_keys(_selection(policy, kv_heads, page))
     read = gathered_decode(
         Gathered(select["heads"], kv_heads, width, page, lowering.options.kv, partial["scale"],
-                 unit=policy.unit)
+                 unit=policy.unit, tail=scored if mass else None)
     )  # fmt: skip
-    at = f"labels{layer} mean{layer} level{layer}"
+    at = f"mean{layer} level{layer}"
+    tail = f" in5 in6 {at} centre{layer} spread{layer} value_sums{layer}" if mass else ""
+    found = "out0 out1 out2" if mass else "out0"
     call: Callable[..., Operation] = lowering.call
     return [
-        call(select, score, f"B N MAXP L in0 in1 in2 plan_budget {at} out0", (q, table, lengths),
-             (scores,)),
+        call(select, label_scores(scored),
+             f"B N MAXP L in0 in1 in2 plan_budget labels{layer} {at} {found}",
+             (q, table, lengths), (scores, *mass)),
         call(select, take, "B L in0 in1 plan_budget out0 out1", (scores, lengths),
              (chosen, counts)),
-        call(op, read, f"B N MAXP L in0 in1 in2 in3 in4 k{layer} v{layer} out0",
-             (q, table, lengths, chosen, counts)),
+        call(op, read, f"B N MAXP L in0 in1 in2 in3 in4 k{layer} v{layer} out0{tail}",
+             (q, table, lengths, chosen, counts, *mass)),
     ]  # fmt: skip
 
 
@@ -102,13 +121,14 @@ def _lower_for_gpu(
     labels = Labels(kv_heads, width, page, channels, form.name, options.kv)
     forced = {"sinks": policy.sinks, "recent": policy.recent, "unit": policy.unit, "flat": True}
     format = dtype_of(op.result.type)
-    score = Scores(labels, heads, select["scale"], q=format, parts=SCORE_PARTS, **forced)
+    score = Scores(labels, heads, select["scale"], q=format, parts=SCORE_PARTS,
+                   tail=policy.tail != "none", **forced)  # fmt: skip
     take = Selection(kv_heads, page, threshold=policy.threshold, top_p=policy.top_p, keys=1024,
                      digits=(11, 11, 10), **forced)  # fmt: skip
     tiles, _ = tuned(Parts(heads, kv_heads, width, page, format, options.kv), not options.apart)
     shape = SparseParts(
         heads, kv_heads, width, page, format, options.kv, partial["scale"], 0, tiles.few,
-        tiles.many, tiles.keys, tiles.keys_many, policy.unit,
+        tiles.many, tiles.keys, tiles.keys_many, policy.unit, score if score.tail else None,
     )  # fmt: skip
     calls = []
     for kernel, operands, results in (
@@ -128,13 +148,9 @@ def _term(name: str, layer: int, finishes: bool) -> Term:
     """Return where an argument of a work list's kernel comes from."""
     fixed = {"T": Term("T"), "N": Term("N"), "q": Term("in", (0,)),
              "out": Term("out" if finishes else "in", (0,))}  # fmt: skip
-    if name in {"k", "v", "labels", "mean", "level"}:
+    if name in {"k", "v", "labels", "mean", "level", "centre", "spread", "value_sums"}:
         return Term(name, (layer,))
     return fixed.get(name) or Term(f"plan_{name}")
-
-
-SCORE_PARTS = 16
-"""Programs that share the labels of a row and key head: enough for one row on a GPU."""
 
 
 def _selection(policy: SparsePolicy, kv_heads: int, page: int) -> Selection:

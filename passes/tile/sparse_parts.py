@@ -13,23 +13,29 @@ from dataclasses import dataclass
 from ...ir.core import Operation, Value
 from ...ir.tile import extents_of
 from .attention_parts import LOWEST, UNSEEN, Parts, _Parts
+from .labels import Scores
+from .tail import Tail
 
 
 @dataclass(frozen=True)
 class SparseParts(Parts):
-    """The static shape: of `attention_parts`, and whether lists hold tokens or pages."""
+    """The static shape: of `attention_parts`, whether lists hold tokens or pages, and how the tail
+    was scored (None: what is not read does not count)."""
 
     unit: str = "token"
+    tail: Scores | None = None
 
     @property
     def name(self) -> str:
         """A name that tells the shape."""
-        return super().name.replace("attention_parts", f"sparse_parts_{self.unit}")
+        tail = f"_tail_{self.tail.labels.channels}_{self.tail.labels.format}" if self.tail else ""
+        return super().name.replace("attention_parts", f"sparse_parts_{self.unit}{tail}")
 
 
 def sparse_parts(shape: SparseParts) -> Operation:
     """Return the kernel. Arguments: those of `attention_parts`, then B, C, item_list [W], row_page,
-    base, kv_lengths [B], chosen [K, C], counts [B, K]; see `labels.Scores`, flat.
+    base, kv_lengths [B], chosen [K, C], counts [B, K]; see `labels.Scores`, flat. With a tail, then
+    what `tail.Tail` declares; its weight stands in the first part of a list.
     """
     return _SparseParts(shape).kernel()
 
@@ -44,6 +50,7 @@ class _SparseParts(_Parts):
         self.places = [b.buffer(n, "i32", "B") for n in ("row_page", "base", "kv_lengths")]
         self.chosen = b.buffer("chosen", "i32", shape.kv_heads, "C")
         self.counts = b.buffer("counts", "i32", "B", shape.kv_heads)
+        self.tail = Tail(b, shape.tail) if shape.tail else None
 
     def kernel(self) -> Operation:
         """Dense items as they are; of items with a list the dense code sees no rows."""
@@ -100,10 +107,29 @@ class _SparseParts(_Parts):
                        hint="column")  # fmt: skip
         self.tile = b.load(self.q, b.expand(query, 1), column, mask=b.expand(live, 1),
                            hint="q_tile")  # fmt: skip
+        if self.tail:
+            self._enter(self.tail, owner, query, head, live)
         self._store(query, slot, head, column, live, self._over_list())
 
+    def _enter(self, tail: Tail, owner: Value, query: Value, head: Value, live: Value) -> None:
+        """Have the tail read what it needs of the row."""
+        b, s = self.b, self.shape
+        channel = b.expand(b.iota(tail.shape.labels.channels), 0)
+        column = b.map(f"a * {s.head_dim} + b", b.expand(head, 1), channel, dtype="i32",
+                       hint="column")  # fmt: skip
+        q_label = b.load(self.q, b.expand(query, 1), column, mask=b.expand(live, 1), dtype="f32",
+                         hint="q_label")  # fmt: skip
+        q, q_label = (b.map(f"f32(a) * {s.factor!r}", x, hint="scaled")
+                      for x in (self.tile, q_label))  # fmt: skip
+
+        def page_at(number: Value, mask: Value) -> Value:
+            entry = b.map("a + b", self.entry, number, dtype="i32", hint="entry")
+            return b.load(self.table, entry, mask=mask, hint="page_id")
+
+        tail.enter(owner, self.kv_head, head, self.length, q, q_label, page_at)
+
     def _over_list(self) -> tuple[Value, ...]:
-        """Return the state of the tile over the item's part of the list.
+        """Return the state of the tile over the item's part of the list, its tail with it.
 
         Keys and pages of a round are looked up in it: Triton's pipeline runs such loads ahead, and
         fails on loops that carry them.
@@ -112,8 +138,9 @@ class _SparseParts(_Parts):
         heads = extents_of(self.tile.type)[0]
         start = (b.full(LOWEST, "f32", heads), b.full(0.0, "f32", heads),
                  b.full(0.0, "f32", heads, s.head_dim))  # fmt: skip
+        start += (b.full(0.0, "f32", heads, s.keys),) if self.tail else ()
         with b.loop(self.low, self.end, *start, step=s.keys, hint="block") as loop:
-            top, total, acc = loop.carried
+            top, total, acc, *read = loop.carried
             key, page = self._keys_at(loop.index)
             place = b.map("a + b", loop.index, self.lane, dtype="i32", hint="place")
             inside = b.map("(a < b) & (c < d)", place, self.end, key, self.length, dtype="bool",
@@ -134,8 +161,25 @@ class _SparseParts(_Parts):
             faded = b.map("a * b", acc, b.expand(fade, 1), hint="faded")
             v = self._half(b.load(self.v_pool, *rows, mask=seen, hint="values"))
             acc = b.dot(self._half(weights), v, faded)
-            loop.yields(higher, total, acc)
-        return tuple(loop.results)
+            if self.tail:
+                more = self._labelled(self.tail, key, page, offset, inside)
+                read = [b.map("a + b", read[0], more, hint="read")]
+            loop.yields(higher, total, acc, *read)
+        if self.tail is None:
+            return tuple(loop.results)
+        first = b.map("a == 0", self.low, dtype="bool", hint="first")
+        read = b.reduce("sum", loop.results[3], 1, hint="read")
+        return self.tail.join(tuple(loop.results[:3]), read, first)
+
+    def _labelled(
+        self, tail: Tail, key: Value, page: Value, offset: Value, inside: Value
+    ) -> Value:  # fmt: skip
+        """Return the label weights of a block of keys [h, n]; the rows of k are at hand."""
+        b = self.b
+        channel = b.expand(b.iota(tail.shape.labels.channels), 0)
+        k = b.load(self.k_pool, b.expand(page, 1), self.kv_head, b.expand(offset, 1), channel,
+                   mask=b.expand(inside, 1), dtype="f32", hint="k_label")  # fmt: skip
+        return tail.read(key, inside, k)
 
     def _keys_at(self, block: Value) -> tuple[Value, Value]:
         """Return the positions and pages of a block of the list; what a list says is kept within

@@ -13,6 +13,7 @@ from weft.passes.tile.attention import Attention
 from weft.passes.tile.gathered import Gathered, gathered_decode
 from weft.passes.tile.labels import Labels, Scores, label_scores, label_write
 from weft.passes.tile.selection import Selection, select_keys
+from weft.passes.tile.value_sums import ValueSums, value_sums
 
 LENGTHS = [0, 1, 5, 17, 64, 33, 48, 63, 50]
 POISON = -7777
@@ -32,6 +33,10 @@ class Shape:
     digits: tuple[int, ...] = (8, 8, 8, 8)
 
     @property
+    def tail(self) -> bool:
+        return self.policy.tail == "mean"
+
+    @property
     def labels(self) -> Labels:
         return Labels(self.kv_heads, self.head_dim, self.page, self.channels, self.policy.labels)
 
@@ -40,13 +45,16 @@ class Shape:
         p = self.policy
         forced = {"sinks": p.sinks, "recent": p.recent, "unit": p.unit}
         amounts = {"threshold": p.threshold, "top_p": p.top_p}
+        scores = Scores(self.labels, self.heads, parts=self.parts, tail=self.tail, **forced)
+        sums = value_sums(ValueSums(self.kv_heads, self.head_dim, self.page))
         return {
             "write": label_write(self.labels),
-            "scores": label_scores(Scores(self.labels, self.heads, parts=self.parts, **forced)),
+            **({"sums": sums} if self.tail else {}),
+            "scores": label_scores(scores),
             "select": select_keys(Selection(self.kv_heads, self.page, **forced, **amounts, keys=16,
                                             digits=self.digits)),
             "decode": gathered_decode(Gathered(self.heads, self.kv_heads, self.head_dim, self.page,
-                                               unit=p.unit)),
+                                               unit=p.unit, tail=scores if self.tail else None)),
         }  # fmt: skip
 
 
@@ -65,6 +73,9 @@ SHAPES = {
     "top_p": Shape(policy=policy(top_p=0.8), digits=(11, 11, 10)),
     "pages": Shape(policy=policy(k=30, unit="page", sinks=1), parts=2),
     "pages_top_p": Shape(policy=policy(top_p=0.7, cap=0.9, unit="page", labels="i8")),
+    "tail": Shape(heads=6, policy=policy(k=20, labels="i4", tail="mean")),
+    "tail_parts": Shape(policy=policy(top_p=0.8, labels="i8", tail="mean"), parts=3),
+    "tail_pages": Shape(policy=policy(k=30, unit="page", sinks=1, tail="mean")),
 }  # fmt: skip
 
 
@@ -81,6 +92,8 @@ class Case:
     mean: np.ndarray
     level: np.ndarray
     slots: np.ndarray
+    centre: np.ndarray
+    spread: np.ndarray
 
 
 def case_of(shape: Shape, lengths: list[int], seed: int = 0, ties: bool = False) -> Case:
@@ -106,8 +119,13 @@ def case_of(shape: Shape, lengths: list[int], seed: int = 0, ties: bool = False)
     p = shape.policy
     budgets = [length + 1 if p.reads_whole(length) else p.budget(length) for length in lengths]
     budgets = np.array(budgets, "i4")
-    return Case(q, table, np.array(lengths, "i4"), budgets, k, v, mean, level,
-                rng.permutation(np.array(slots, "i4")))  # fmt: skip
+    slots = rng.permutation(np.array(slots, "i4"))
+    centre, spread = (
+        rng.standard_normal((shape.kv_heads, shape.head_dim)).astype("f4") * 0.3 for _ in "cs"
+    )
+    centre[:, : shape.channels], spread[:, : shape.channels] = mean, 0
+    return Case(q, table, np.array(lengths, "i4"), budgets, k, v, mean, level, slots, centre,
+                spread)  # fmt: skip
 
 
 def bf16(values: np.ndarray) -> np.ndarray:
@@ -123,7 +141,7 @@ def rows_of(shape: Shape, case: Case, row: int, pool: np.ndarray) -> np.ndarray:
 
 
 def scores_of(shape: Shape, case: Case, row: int, kv_head: int) -> np.ndarray:
-    """Return the scores of a sequence's tokens in float64, natural units."""
+    """Return the scores of a sequence's tokens in float64, natural units, by query head [g, n]."""
     group, r = shape.heads // shape.kv_heads, shape.channels
     q = case.q[row].reshape(shape.kv_heads, group, -1)[kv_head, :, :r].astype("f8")
     keys = rows_of(shape, case, row, case.k)[kv_head, :, :r]
@@ -133,7 +151,22 @@ def scores_of(shape: Shape, case: Case, row: int, kv_head: int) -> np.ndarray:
     else:
         most = LEVELS[shape.policy.labels]
         label = np.clip(np.round((keys - mean) / level), -most, most) * level.astype("f8")
-    return (q @ label.T).max(0) * shape.head_dim**-0.5
+    return (q @ label.T) * shape.head_dim**-0.5
+
+
+def tail_of(
+    shape: Shape, case: Case, row: int, kv_head: int, tokens: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the weights of what is not read, of each query head [g], and the value they get."""
+    length = int(case.lengths[row])
+    group, whole = shape.heads // shape.kv_heads, length // shape.page * shape.page
+    q = case.q[row].reshape(shape.kv_heads, group, -1)[kv_head].astype("f8") * shape.head_dim**-0.5
+    base = q @ case.centre[kv_head] + np.square(q * case.spread[kv_head]).sum(1) / 2
+    unread = np.setdiff1d(np.arange(length), tokens)
+    weights = np.exp(scores_of(shape, case, row, kv_head)[:, unread] + base[:, None]).sum(1)
+    if not whole:
+        return weights * 0, np.zeros(shape.head_dim)
+    return weights, rows_of(shape, case, row, case.v)[kv_head, :whole].astype("f8").mean(0)
 
 
 def selected(shape: Shape, case: Case, row: int, kv_head: int) -> tuple[np.ndarray, np.ndarray]:
@@ -146,7 +179,7 @@ def selected(shape: Shape, case: Case, row: int, kv_head: int) -> tuple[np.ndarr
     of = every // unit
     forced = np.isin(of, of[(every < p.sinks) | (every >= n - p.recent)])
     units = np.unique(of[~forced])
-    scores = scores_of(shape, case, row, kv_head)
+    scores = scores_of(shape, case, row, kv_head).max(0)
     best = np.array([scores[of == u].max() for u in units])
     order = np.lexsort((units, -best))
     want = len(units)
@@ -182,7 +215,8 @@ def run_all(run: Any, shape: Shape, case: Case) -> dict[str, np.ndarray]:
         kernels["write"], [len(case.slots), n, case.slots, case.k, case.mean, case.level, pool]
     )[-1]
     scores = np.full((b, shape.kv_heads, most), np.nan, "f4")
-    scores = run(
+    mass = [np.full((b, shape.heads, shape.parts), np.nan, "f4") for _ in "ms"] * shape.tail
+    found = run(
         kernels["scores"],
         [
             b,
@@ -197,8 +231,10 @@ def run_all(run: Any, shape: Shape, case: Case) -> dict[str, np.ndarray]:
             case.mean,
             case.level,
             scores,
+            *mass,
         ],
-    )[-1]
+    )
+    scores, mass = found[11], found[12:]
     chosen, counts = (
         np.full((b, shape.kv_heads, most), POISON, "i4"),
         np.full((b, shape.kv_heads), POISON, "i4"),
@@ -206,12 +242,28 @@ def run_all(run: Any, shape: Shape, case: Case) -> dict[str, np.ndarray]:
     chosen, counts = run(
         kernels["select"], [b, most, scores, case.lengths, case.budgets, chosen, counts]
     )[-2:]
+    tail = []
+    if shape.tail:
+        sums = filled(run, shape, case, np.full((n, shape.kv_heads, shape.head_dim), np.nan, "f4"))
+        tail = [*mass, case.mean, case.level, case.centre, case.spread, sums]
     out = np.full(case.q.shape, np.nan, "f4")
     out = run(
         kernels["decode"],
-        [b, n, pages, most, case.q, case.table, case.lengths, chosen, counts, case.k, case.v, out],
-    )[-1]
+        [b, n, pages, most, case.q, case.table, case.lengths, chosen, counts, case.k, case.v, out,
+         *tail],
+    )[11]  # fmt: skip
     return {"labels": pool, "scores": scores, "chosen": chosen, "counts": counts, "out": out}
+
+
+def filled(run: Any, shape: Shape, case: Case, sums: np.ndarray) -> np.ndarray:
+    """Return the sums of v after two steps: the first ten tokens of each sequence, the others."""
+    before = np.zeros_like(case.lengths)
+    for after in (np.minimum(case.lengths, 10), case.lengths):
+        starts = np.concatenate([[0], np.cumsum(after - before)]).astype("i4")
+        b, pages = case.table.shape
+        given = [int(starts[-1]), b, b + 1, len(case.k), pages, starts, after, case.table, case.v]
+        sums, before = run(shape.kernels["sums"], [*given, sums])[-1], after
+    return sums
 
 
 def check(shape: Shape, case: Case, found: dict[str, np.ndarray]) -> None:
@@ -236,7 +288,11 @@ def check(shape: Shape, case: Case, found: dict[str, np.ndarray]) -> None:
                 for pool in (case.k, case.v)
             )
             weights = np.exp(q @ k.T * shape.head_dim**-0.5)
-            wanted = weights @ v / weights.sum(1, keepdims=True)
+            total, summed = weights.sum(1), weights @ v
+            if shape.tail:
+                rest, mean = tail_of(shape, case, row, head, tokens)
+                total, summed = total + rest, summed + rest[:, None] * mean
+            wanted = summed / total[:, None]
             got = found["out"][row].reshape(shape.kv_heads, group, -1)[head]
             np.testing.assert_allclose(got, wanted, rtol=0, atol=3e-5)
         if not length:

@@ -17,6 +17,7 @@ from weft.ir.sparse import SparsePolicy
 from weft.ir.verifier import verify
 from weft.passes.tile.attention import decode
 
+LATER = ("ratio", "capped", "pages", "i8", "threshold", "tail_parts")
 each_shape = pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 
 
@@ -53,9 +54,7 @@ def test_meaning(shape: Shape) -> None:
         check(shape, case, run_all(interpreted, shape, case))
 
 
-@pytest.mark.parametrize(
-    "name", [slow(n) if n in ("ratio", "capped", "pages", "i8", "threshold") else n for n in SHAPES]
-)
+@pytest.mark.parametrize("name", [slow(n) if n in LATER else n for n in SHAPES])
 def test_tvm(name: str) -> None:
     shape = SHAPES[name]
     pytest.importorskip("tvm")
@@ -73,6 +72,17 @@ def test_a_shift_of_the_scores_is_found_out() -> None:
     wrong = replace(case, mean=case.mean * -3.0)
     with pytest.raises(AssertionError):
         check(shape, wrong, run_all(interpreted, shape, case))
+
+
+@pytest.mark.parametrize("name", ["tail", "tail_pages"])
+def test_a_tail_left_out_is_found_out(name: str) -> None:
+    shape = SHAPES[name]
+    plain = replace(shape, policy=replace(shape.policy, tail="none"))
+    case = case_of(shape, LENGTHS, 1)
+    found = run_all(interpreted, plain, case)
+    check(plain, case, found)
+    with pytest.raises(AssertionError):
+        check(shape, case, found)
 
 
 @pytest.mark.parametrize("unit", ["token", "page"])
@@ -101,7 +111,9 @@ def test_a_budget_that_covers_all_is_dense_decode_bit_by_bit(unit: str) -> None:
     assert (found == wanted).all()
 
 
-@pytest.mark.parametrize("name", ["top_p", *map(slow, ("k", "i4", "threshold", "pages"))])
+@pytest.mark.parametrize(
+    "name", ["top_p", "tail", *map(slow, ("k", "i4", "threshold", "pages", "tail_pages"))]
+)
 def test_triton_interpreter(name: str, triton_interpreter: Any) -> None:
     shape = SHAPES[name]
     if shape.policy.labels == "bf16":  # the interpreter takes bf16 for integers
@@ -110,7 +122,7 @@ def test_triton_interpreter(name: str, triton_interpreter: Any) -> None:
     check(shape, case, run_all(triton_interpreter.run, shape, case))
 
 
-@pytest.mark.parametrize("name", ["i4", slow("top_p")])
+@pytest.mark.parametrize("name", ["i4", slow("top_p"), slow("tail_parts")])
 def test_compiles_for_hopper(name: str) -> None:
     pytest.importorskip("triton")
     from weft.codegen.compile_triton import compile_offline

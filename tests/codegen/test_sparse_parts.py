@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,15 +17,21 @@ from weft.passes.tile.gpu_schedules import gpu_schedule
 from weft.passes.tile.labels import Labels, Scores, label_scores
 from weft.passes.tile.selection import Selection, select_keys
 from weft.passes.tile.sparse_parts import SparseParts, sparse_parts
+from weft.passes.tile.value_sums import ValueSums, value_sums
 from weft.runtime.attention_plan import Rates
 from weft.runtime.sparse_decode import SparseDecode
 from weft.runtime.sparse_lists import SparseLists, SparseRows
 
 GROUPS = [(3, [9, 3]), (0, [33]), (0, [0]), (1, [40, 2, 25])]
 COMMON: dict[str, Any] = {"page": 4, "q": "f32", "kv": "f32", "few": 4, "keys": 8, "keys_many": 4}
+SCORED = Scores(Labels(2, 16, 4, 4, "i8"), 4, sinks=1, recent=1, parts=2, flat=True, tail=True)
 SHAPES = {
     "token": SparseParts(4, 2, 16, many=8, **COMMON),
     "page": SparseParts(4, 2, 16, many=0, unit="page", **COMMON),
+    "tail": SparseParts(4, 2, 16, many=8, tail=SCORED, **COMMON),
+    "tail_page": SparseParts(
+        4, 2, 16, many=0, unit="page", tail=replace(SCORED, unit="page"), **COMMON
+    ),
 }
 
 
@@ -70,15 +77,83 @@ def launched(run: Any, shape: SparseParts, seed: int) -> tuple[np.ndarray, np.nd
         *case.pools, out, *states, count, held.capacity, more["item_list"], more["row_page"],
         more["base"], more["kv_lengths"], chosen, counts,
     ]  # fmt: skip
+    tail = Tails.of(shape, case, seed) if shape.tail else None
+    given += tail.arguments(seen) if tail else []
     after = run(sparse_parts(shape), given)
     joined = len(work.merge_query)
     join = [len(out), joined, joined + 1, work.slots, work.merge_query, work.merge_start,
             *after[19:22], after[18]]  # fmt: skip
     found = run(attention_merge(shape.heads, shape.head_dim, "f32"), join)[-1]
-    return found, expected(shape, case, seen)
+    return found, expected(shape, case, seen, tail)
 
 
-def expected(shape: SparseParts, case: Any, seen: dict[tuple[int, int], np.ndarray]) -> np.ndarray:
+@dataclass
+class Tails:
+    """Made-up tables and sums of v; what the middle of a row weighs, worked out in float64."""
+
+    shape: SparseParts
+    case: Any
+    mean: np.ndarray
+    level: np.ndarray
+    centre: np.ndarray
+    spread: np.ndarray
+
+    @staticmethod
+    def of(shape: SparseParts, case: Any, seed: int) -> Tails:
+        rng = np.random.default_rng(seed + 100)
+        tables = (rng.standard_normal((2, n)).astype("f4") * 0.2 for n in (4, 16, 16))
+        mean, centre, spread = tables
+        return Tails(shape, case, mean, np.full((2, 4), 0.02, "f4"), centre, spread)
+
+    def rows(self, row: int, of: int, pool: int) -> np.ndarray:
+        found = self.case.pools[pool][self.case.batch.table[row]][:, of].reshape(-1, 16)
+        return found[: self.case.batch.lengths[row]].astype("f8")
+
+    def middle(self, row: int) -> np.ndarray:
+        length = int(self.case.batch.lengths[row])
+        if self.shape.unit == "token":
+            return np.arange(1, max(length - 1, 1))
+        return np.arange(4, max((length - 1) // 4 * 4, 4))
+
+    def scores(self, row: int, of: int, head: int) -> np.ndarray:
+        """Label scores of the row's tokens in the exp2 domain, and what they lack of weights."""
+        q = self.case.q[row].reshape(-1, 16)[head].astype("f8") * self.shape.factor
+        codes = np.round((self.rows(row, of, 0)[:, :4] - self.mean[of]) / self.level[of])
+        return np.clip(codes, -127, 127) * self.level[of] @ q[:4]
+
+    def base(self, row: int, of: int, head: int) -> float:
+        q = self.case.q[row].reshape(-1, 16)[head].astype("f8") * self.shape.factor
+        return q @ self.centre[of] + np.log(2) / 2 * np.square(q * self.spread[of]).sum()
+
+    def arguments(self, seen: dict[tuple[int, int], np.ndarray]) -> list[np.ndarray]:
+        """The kernel's last arguments: each half of a middle is a part; whole rows have none."""
+        table, lengths = self.case.batch.table, self.case.batch.lengths
+        top = np.full((len(lengths), 4, 2), -1e20, "f4")
+        mass = np.zeros_like(top)
+        for (row, of), tokens in seen.items():
+            for head in (2 * of, 2 * of + 1):
+                for part, half in enumerate(np.array_split(self.middle(row), 2)):
+                    if len(half) and len(tokens) < lengths[row]:
+                        found = self.scores(row, of, head)[half]
+                        top[row, head, part] = found.max()
+                        mass[row, head, part] = np.exp2(found - found.max()).sum()
+        sums = np.full((len(self.case.pools[0]), 2, 16), np.nan, "f4")
+        for row, of in seen:
+            for page in range(int(lengths[row]) // 4):
+                sums[table[row, page], of] = self.rows(row, of, 1)[: 4 * page + 4].sum(0)
+        return [top, mass, self.mean, self.level, self.centre, self.spread, sums]
+
+    def of_head(self, row: int, of: int, head: int, read: np.ndarray) -> tuple[float, np.ndarray]:
+        """The weight of the middle's unread tokens, and the value that they get."""
+        whole = int(self.case.batch.lengths[row]) // 4 * 4
+        unread = np.setdiff1d(self.middle(row), read)
+        weight = np.exp2(self.scores(row, of, head)[unread] + self.base(row, of, head)).sum()
+        return weight if whole else 0.0, self.rows(row, of, 1)[:whole].sum(0) / max(whole, 1)
+
+
+def expected(
+    shape: SparseParts, case: Any, seen: dict[tuple[int, int], np.ndarray], tail: Tails | None
+) -> np.ndarray:
     q = case.q.reshape(-1, shape.heads, shape.head_dim).astype("f8")
     wanted = np.zeros_like(q)
     for (row, of), tokens in seen.items():
@@ -89,7 +164,11 @@ def expected(shape: SparseParts, case: Any, seen: dict[tuple[int, int], np.ndarr
                     for pool in case.pools
                 )
                 weights = np.exp(keys @ q[row, head] * shape.factor * np.log(2.0))
-                wanted[row, head] = weights / weights.sum() @ values
+                total, summed = weights.sum(), weights @ values
+                if tail and len(tokens) < case.batch.lengths[row]:
+                    weight, mean = tail.of_head(row, of, head, tokens)
+                    total, summed = total + weight, summed + weight * mean
+                wanted[row, head] = summed / total
     return wanted.reshape(len(q), -1)
 
 
@@ -119,8 +198,11 @@ def test_proven_and_not_when_a_list_may_name_any_row() -> None:
     with pytest.raises(UnprovenAccess):
         prove_bounds(kernel.with_attributes(requires=facts))
     labels = Labels(2, 16, 4, 4, "i8")
+    assert prove_bounds(sparse_parts(SHAPES["tail"])).ok
+    assert prove_bounds(value_sums(ValueSums(2, 16, 4, flat=True))).ok
     for unit in ("token", "page"):
-        assert prove_bounds(label_scores(Scores(labels, 4, unit=unit, flat=True, parts=2))).ok
+        scores = Scores(labels, 4, unit=unit, flat=True, parts=2, tail=unit == "page")
+        assert prove_bounds(label_scores(scores)).ok
         assert prove_bounds(select_keys(Selection(2, 4, unit=unit, flat=True))).ok
 
 
@@ -135,6 +217,9 @@ def test_kernels_of_an_8b_shape_compile_for_hopper() -> None:
         select_keys(Selection(8, 64, keys=1024, digits=(11, 11, 10), flat=True)),
         sparse_parts(SparseParts(32, 8, 128, page=64, few=16, many=0, keys=64)),
         sparse_parts(SparseParts(32, 8, 128, page=64, few=16, many=64, unit="page")),
+        label_scores(tail := Scores(labels, 32, q="bf16", flat=True, parts=16, tail=True)),
+        sparse_parts(SparseParts(32, 8, 128, page=64, few=16, many=0, keys=64, tail=tail)),
+        value_sums(ValueSums(8, 128, 64, "bf16", flat=True)),
     ]
     for kernel in kernels:
         assert len(compile_offline(kernel, gpu_schedule(kernel, True))["cubin"]) > 1000

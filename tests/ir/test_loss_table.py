@@ -23,13 +23,13 @@ ROWS = [
 
 
 def test_cheapest_within_the_budget() -> None:
-    """A policy with a tail would be the cheapest, and no kernel runs it."""
-    assert str(policy_within(ROWS, 0.01, "m")) == "sparse(top_p=0.8)"
+    assert str(policy_within(ROWS, 0.01, "m")) == "sparse(top_p=0.8, tail=mean)"
+    assert str(policy_within([*ROWS[:2], ROWS[3]], 0.01, "m")) == "sparse(top_p=0.8)"
     assert str(policy_within(ROWS, 0.05, "m")) == "sparse(ratio=1/16)"
-    with pytest.raises(NoPolicyWithin, match="the least is 0.20%, sparse\\(ratio=1/4\\)"):
-        policy_within(ROWS, 0.001, "m")
-    with pytest.raises(NoLossTable):
-        policy_within(ROWS[2:3], 0.5, "m")
+    with pytest.raises(NoPolicyWithin, match="the least is 0.01%, sparse\\(top_p=0.8"):
+        policy_within(ROWS, 0.00001, "m")
+    with pytest.raises(NoLossTable, match="no sparse policy"):
+        policy_within([MeasuredLoss("dense", 0.0, 1.0)], 0.5, "m")
 
 
 def test_tables_are_merged_and_belong_to_a_model(tmp_path: Path) -> None:

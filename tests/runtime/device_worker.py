@@ -44,8 +44,9 @@ SHAPES: dict[str, dict[str, Any]] = {
              "windows": (0, 24)},
     "mixtral": {"architecture": "MixtralForCausalLM", "experts": 4, "experts_per_token": 2},
 }  # fmt: skip
-SHAPES |= {"sparse": SHAPES["llama"]}
+SHAPES |= {"sparse": SHAPES["llama"], "tail": SHAPES["llama"]}
 POLICIES = {"sparse": "sparse(k=12, sinks=1, recent=3, min_context=0, labels=i8, channels=4)"}
+POLICIES["tail"] = POLICIES["sparse"].replace("k=12", "k=12, tail=mean")
 FORMATS = {"mixtral": "f8e4m3"}
 
 
@@ -73,11 +74,11 @@ def attention(name: str, shape: ModelConfig) -> Attention | None:
     return Attention(policy, known, always=True)
 
 
-def generate(executor: Any, sampler: Any = None) -> list[list[int]]:
+def generate(executor: Any, sampler: Any = None, shared: int = 20) -> list[list[int]]:
     """Three prompts that begin alike, of several lengths, the last drawn at random."""
     engine = Engine(executor, sampler) if sampler else Engine(executor)
     pick = torch.Generator().manual_seed(1)
-    start, requests = torch.randint(0, 96, (20,), generator=pick).tolist(), []
+    start, requests = torch.randint(0, 96, (shared,), generator=pick).tolist(), []
     for row, (own, new) in enumerate(((1, 4), (5, 9), (13, 3))):
         sequence = engine.create((row,))
         sequence.append(start + torch.randint(0, 96, (own,), generator=pick).tolist())
@@ -113,11 +114,13 @@ def main() -> None:
         return
     dense = {n: weight.dense() for n, weight in load_weights(graph, RandomTensors()).items()}
     run = GraphRun(graph, dense, slots=64 * 16)
-    run.attend = DecodeAttention(sparse.policy, sparse.calibration) if sparse else None
+    if sparse:
+        run.attend = DecodeAttention(sparse.policy, sparse.calibration, page=device.page_size)
     meaning = ReferenceExecutor(shape, run, num_pages=64, **LIMITS)
     meaning.announcer = None  # the whole model, which no other rank follows
-    found = generate(device, device_sampler(device, kernels))
-    print(json.dumps([found, generate(meaning), device.recordings]))
+    shared = 60 if sys.argv[1] == "tail" else 20  # prompt and decode fill a page of 64
+    found = generate(device, device_sampler(device, kernels), shared)
+    print(json.dumps([found, generate(meaning, shared=shared), device.recordings]))
 
 
 if __name__ == "__main__":

@@ -31,7 +31,9 @@ from weft.runtime.step import StepInput
 WORKER = Path(__file__).parent / "device_worker.py"
 
 
-@pytest.mark.parametrize("name", ["llama", "qwen", "mixtral", "sparse"])
+@pytest.mark.parametrize(
+    "name", ["llama", "qwen", "mixtral", "tail", pytest.param("sparse", marks=pytest.mark.slow)]
+)
 def test_tokens_equal_the_graphs_meaning(name, tmp_path):
     pytest.importorskip("triton")
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}

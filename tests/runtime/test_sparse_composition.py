@@ -18,7 +18,7 @@ program judge(story: str, sides: list[str] = ["style", "plot", "style and plot"]
     user "{story}"
     fork side in sides as verdicts:
         user "Judge its {side}."
-        with attention sparse(k=40, sinks=2, recent=8, min_context=0, labels=i4):
+        with attention sparse(k=40, sinks=2, recent=8, min_context=0, labels=i4, tail=mean):
             assistant gen verdict: Verdict
             user "Say why."
             assistant gen why(max_tokens=8)

@@ -27,7 +27,8 @@ PROGRAM = """program ask(question: str) -> str:
 """
 POLICIES = ["sparse(k=20, sinks=2, recent=6, min_context=0, labels=bf16)",
             "sparse(ratio=1/3, sinks=1, recent=2, min_context=24, labels=i4, dense=[0, 2])",
-            "sparse(k=40, unit=page, sinks=1, recent=3, min_context=0, labels=i8)"]  # fmt: skip
+            "sparse(k=40, unit=page, sinks=1, recent=3, min_context=0, labels=i8)",
+            "sparse(k=20, sinks=2, recent=6, min_context=0, labels=i4, tail=mean)"]  # fmt: skip
 
 
 def executor(attention: str, **changes: Any) -> Any:
