@@ -108,7 +108,8 @@ def _paged(
     """Return what a page of one key head has beside keys and values: shapes and dtypes by name."""
     r = policy.label_channels(config.head_dim)
     rows = r // 2 if policy.labels == "i4" else r
-    found = {"labels": ((rows, page_size), LABEL_DTYPES[policy.labels])}
+    found: dict[str, tuple[tuple[int, ...], torch.dtype]] = {}
+    found["labels"] = ((rows, page_size), LABEL_DTYPES[policy.labels])
     if policy.tail != "none":
         found["value_sums"] = ((config.head_dim,), torch.float32)
     return found
