@@ -112,6 +112,13 @@ class Evaluator(Handler[Any]):
         wide = np.asarray(left).astype(np.uint32).astype(np.uint64)
         return ((wide * np.asarray(right).astype(np.uint32)) >> np.uint64(32)).astype(np.uint32)
 
+    def _dot4(self, left: Any, right: Any, total: Any) -> Any:
+        pairs = np.broadcast_arrays(np.asarray(left), np.asarray(right))
+        one, two = (
+            np.ascontiguousarray(part).astype(np.int32)[..., None].view(np.int8) for part in pairs
+        )
+        return (one.astype(np.int32) * two).sum(-1, dtype=np.int32) + total
+
     def _as_real(self, value: Any) -> Any:
         return np.asarray(value).astype(self._real)
 

@@ -82,7 +82,7 @@ class SymbolicWriter(Handler[Any]):
         if function == "where":
             return self._where(*arguments)
         if any(argument is UNKNOWN for argument in arguments):
-            whole = function in ("i32", "bits_i32")
+            whole = function in ("i32", "bits_i32", "dot4")
             return z3.FreshInt("cast") if whole else UNKNOWN
         terms = [integer(argument) for argument in arguments]
         match function:
@@ -96,7 +96,7 @@ class SymbolicWriter(Handler[Any]):
                 return -((-terms[0]) / terms[1])
             case "i32":
                 return terms[0]
-            case "umulhi" | "bits_i32":
+            case "umulhi" | "bits_i32" | "dot4":
                 return z3.FreshInt(function)
         return UNKNOWN
 

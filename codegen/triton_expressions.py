@@ -20,6 +20,24 @@ _CALLS = {"min": "tl.minimum", "max": "tl.maximum", "abs": "tl.abs", "ceildiv": 
 _REAL_CALLS = {"exp2": "tl.exp2", "log2": "tl.log2", "sqrt": "tl.sqrt", "rsqrt": "tl.rsqrt",
                "floor": "tl.floor"}  # fmt: skip
 
+DOT4 = "dot4"
+"""The function of products of bytes, which a file that needs it has: see `DOT4_TEXT`."""
+
+DOT4_TEXT = '''INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")
+
+
+@triton.jit
+def dot4(a, b, c):
+    """Return c plus the products of the four signed bytes of a and of b."""
+    if INTERPRETED:
+        total = c + (a >> 24) * (b >> 24) + ((a << 8) >> 24) * ((b << 8) >> 24)
+        return total + ((a << 16) >> 24) * ((b << 16) >> 24) + ((a << 24) >> 24) * ((b << 24) >> 24)
+    return tl.inline_asm_elementwise(
+        "dp4a.s32.s32 $0, $1, $2, $3;", "=r,r,r,r", [a, b, c], dtype=tl.int32, is_pure=True, pack=1
+    )
+'''
+"""One instruction on a GPU; the interpreter has none, and adds products."""
+
 
 @dataclass(frozen=True)
 class Typed:
@@ -76,6 +94,9 @@ class TritonWriter(Handler[Typed]):
         if function == "bits_i32":
             value = cast(arguments[0], "f32")
             return Typed(f"tl.cast({value.text}, tl.int32, bitcast=True)", "i32")
+        if function == "dot4":
+            words = ", ".join(cast(argument, "i32").text for argument in arguments)
+            return Typed(f"{DOT4}({words})", "i32")
         if function == "tanh":
             return Typed(f"(2.0 * tl.sigmoid(2.0 * {cast(arguments[0], 'f32').text}) - 1.0)", "f32")
         texts = ", ".join(argument.text for argument in arguments)

@@ -153,11 +153,23 @@ class ExpressionText(Handler[Typed]):
             case "umulhi":
                 wide = f"{_word(first)} * {_word(arguments[1])}"
                 return Typed(f'T.Cast("uint32", T.shift_right({wide}, T.uint64(32)))', "u32")
+            case "dot4":
+                return self._dot4(*(coerce(argument, "i32") for argument in arguments))
             case "abs" if first.dtype not in (*_FLOATS, "float"):
                 return Typed(f"T.abs({coerce(first, 'i32')})", "i32")
         dtype = "f64" if first.dtype == "f64" else "f32"
         macro = "T." if function in ("sqrt", "abs", "floor") else "m_"
         return Typed(f"{macro}{function}({coerce(first, dtype)})", dtype)
+
+    def _dot4(self, left: str, right: str, total: str) -> Typed:
+        """The four products of bytes, each moved to the top of its word to have its sign."""
+
+        def byte(word: str, at: int) -> str:
+            top = f"T.shift_left({word}, {24 - 8 * at})" if at < 3 else word
+            return f"T.shift_right({top}, 24)"
+
+        products = (f"{byte(left, at)} * {byte(right, at)}" for at in range(4))
+        return Typed(f"({total} + {' + '.join(products)})", "i32")
 
 
 def _value(value: Typed) -> int | float:

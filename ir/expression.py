@@ -17,10 +17,10 @@ T = TypeVar("T")
 FUNCTIONS = {
     "where": 3, "min": 2, "max": 2, "exp2": 1, "log2": 1, "sqrt": 1, "rsqrt": 1, "tanh": 1,
     "abs": 1, "floor": 1, "ceildiv": 2, "f32": 1, "i32": 1, "bits_f32": 1, "bits_i32": 1,
-    "umulhi": 2,
+    "umulhi": 2, "dot4": 3,
 }  # fmt: skip
 """Functions and their arity. `f32`, `i32` cast; `bits_f32` reads 32 bits as a float, `bits_i32`
-a float as 32 bits."""
+a float as 32 bits. `dot4(a, b, c)` is c plus the product of the four signed bytes of a and of b."""
 
 BINARY = {
     ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.Div: "/", ast.FloorDiv: "//", ast.Mod: "%",

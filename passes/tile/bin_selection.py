@@ -1,0 +1,147 @@
+"""The kernel that selects the keys in the highest steps of score, without sorting and in one pass.
+
+`word_labels` has left the step of each token's score, and how many tokens of each part of a row
+are in each step. So each program knows the step from which all are taken, how many of the step
+below, from the lowest position up, and where in the row's list its own part begins.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ...ir.core import Operation, Value
+from .builder import KernelBuilder
+from .score_place import Place
+from .word_labels import BINS, MOST_PARTS, PARTS, Middle
+
+
+@dataclass(frozen=True)
+class BinSelection:
+    """The static shape: tokens of pages of `page`; `keys` tokens are looked at at a time."""
+
+    kv_heads: int
+    page: int
+    sinks: int = 4
+    recent: int = 16
+    keys: int = 2048
+
+    @property
+    def name(self) -> str:
+        """A name that tells the shape."""
+        return f"select_bins_{self.kv_heads}_{self.page}_{self.sinks}_{self.recent}_{self.keys}"
+
+
+def select_bins(shape: BinSelection) -> Operation:
+    """Return the kernel; a program writes the choices of a part of one row and key head.
+
+    Arguments: B, C, base, kv_lengths (0: nothing is selected), budgets [B] (the most tokens that
+    may be read), bins [K, C] u8, tally [B, K, 32, 256] i32, chosen [K, C] i32 (ascending), counts
+    [B, K] i32.
+    """
+    return _SelectBins(shape).kernel()
+
+
+class _SelectBins:
+    def __init__(self, shape: BinSelection) -> None:
+        self.shape = shape
+        b = self.b = KernelBuilder(shape.name)
+        self.rows, _ = b.scalar("B"), b.scalar("C")
+        self.place = Place(b, True, shape.page, pages=False)
+        self.lengths, self.budgets = (b.buffer(n, "i32", "B") for n in ("kv_lengths", "budgets"))
+        self.bins = b.buffer("bins", "u8", shape.kv_heads, "C")
+        self.tally = b.buffer("tally", "i32", "B", shape.kv_heads, MOST_PARTS, BINS)
+        self.chosen = b.buffer("chosen", "i32", shape.kv_heads, "C")
+        self.counts = b.buffer("counts", "i32", "B", shape.kv_heads)
+
+    def kernel(self) -> Operation:
+        b, s = self.b, self.shape
+        self.head, self.row, self.part = (
+            b.program_id(axis, name) for axis, name in enumerate(("kv_head", "row", "part"))
+        )
+        self.place.enter(self.head, self.row)
+        self.length = b.load(self.lengths, self.row, hint="length")
+        self.span = Middle(b, self.rows, s.sinks, s.recent, s.page, self.length)
+        text = "max(min(a - (b - (c - d)), c - d), 0)"
+        want = b.map(text, b.load(self.budgets, self.row, hint="budget"), self.length,
+                     self.span.last, self.span.first, dtype="i32", hint="want")  # fmt: skip
+        before, equal = self._boundary(want)
+        self._choose(before, equal)
+        self._ends(want)
+        facts = ("B >= 0", *self.place.facts)
+        return b.finish(s.kv_heads, "B", PARTS, requires=facts, of="graph.select")
+
+    def _boundary(self, want: Value) -> tuple[Value, Value]:
+        """Set the step `limit` above which all are taken, and how many `ties` of it; return how
+        many tokens above and in it the parts before this one have."""
+        b = self.b
+        part, bin = b.expand(b.iota(MOST_PARTS), 1), b.expand(b.iota(BINS), 0)
+        parts = b.map(PARTS.replace("B", "a"), self.rows, dtype="i32", hint="parts")
+        live = b.map("(a < where(c > 0, b, 0)) & (d >= 0)", part, parts, self.length, bin, dtype="bool",
+                     hint="live")  # fmt: skip
+        tally = b.load(self.tally, self.row, self.head, part, bin, mask=live, hint="counted")
+        total = b.reduce("sum", tally, 0, hint="total")
+        rest = b.map("a - b + c", b.reduce("sum", total, 0), b.scan(total, 0), total,
+                     dtype="i32", hint="rest")  # fmt: skip
+        reach = b.map("where(a >= b, 1, 0)", rest, want, dtype="i32", hint="reach")
+        self.limit = b.map("max(a - 1, 0)", b.reduce("sum", reach, 0), dtype="i32", hint="limit")
+        text = "where(a > b, c, 0)"
+        over = b.map(text, b.iota(BINS), self.limit, total, dtype="i32", hint="over")
+        above = b.reduce("sum", over, 0, hint="above")
+        self.ties = b.map("a - b", want, above, dtype="i32", hint="ties")
+        earlier = b.map("a < b", part, self.part, hint="earlier")
+        found = []
+        for test in ("a > b", "a == b"):
+            text = f"where(({test}) & d, c, 0)"
+            each = b.map(text, bin, self.limit, tally, earlier, dtype="i32", hint="each")
+            found.append(b.reduce("sum", b.reduce("sum", each, 1), 0, hint="before"))
+        return found[0], found[1]
+
+    def _choose(self, before: Value, equal: Value) -> None:
+        """Write the part's choices of the middle."""
+        b, s = self.b, self.shape
+        lane = b.iota(s.keys)
+        ahead = b.map(f"a // {s.page}", lane, dtype="i32", hint="ahead")
+        offset = b.map(f"a % {s.page}", lane, dtype="i32", hint="offset")
+        low, high = self.span.part(self.part)
+        with b.loop(low, high, before, equal, step=s.keys // s.page, hint="page") as loop:
+            over, tied = loop.carried
+            number = b.map("a + b", loop.index, ahead, dtype="i32", hint="number")
+            there = b.map("a < b", number, high, hint="there")
+            at = b.map(f"a // {s.page} * {s.page} + (b + c) * {s.page} + d", self.place.start,
+                       loop.index, ahead, offset, dtype="i32", hint="at")  # fmt: skip
+            step = b.load(self.bins, self.head, at, mask=there, dtype="i32", hint="step")
+            inside = self.span.inside(number, offset, there)
+            text = "where(a & (b > c), 1, 0) + where(a & (b == c), 65536, 0)"
+            mark = b.map(text, inside, step, self.limit, dtype="i32", hint="mark")
+            ranks = b.scan(mark, 0)
+            rank = b.map("a + (b >> 16)", tied, ranks, dtype="i32", hint="rank")
+            text = "((a & 1) == 1) | ((a > 65535) & (b <= c))"
+            take = b.map(text, mark, rank, self.ties, dtype="bool", hint="take")
+            text = "a + b + (c & 65535) + min(d, e) - 1"
+            place = b.map(text, self.span.first, over, ranks, rank, self.ties, dtype="i32",
+                          hint="place")  # fmt: skip
+            unit = b.map(f"a * {s.page} + b", number, offset, dtype="i32", hint="unit")
+            self._put(place, unit, take)
+            marks = b.reduce("sum", mark, 0, hint="marks")
+            loop.yields(b.map("a + (b & 65535)", over, marks, dtype="i32"),
+                        b.map("a + (b >> 16)", tied, marks, dtype="i32"))  # fmt: skip
+
+    def _ends(self, want: Value) -> None:
+        """The first part writes the forced tokens around the middle, and how many there are."""
+        b, s, span = self.b, self.shape, self.span
+        lane = b.iota(max(s.sinks, s.recent, 1))
+        mine, zero = b.map("a == 0", self.part, hint="mine"), b.full(0, "i32")
+        low = b.map("where(a, b, c)", mine, span.first, zero, dtype="i32", hint="low")
+        self._put(lane, lane, b.map("a < b", lane, low, dtype="bool"))
+        unit = b.map("a + b", span.last, lane, dtype="i32", hint="unit")
+        place = b.map("a + b + c", span.first, want, lane, dtype="i32", hint="place")
+        high = b.map("where(a, b, c)", mine, self.length, zero, dtype="i32", hint="high")
+        self._put(place, unit, b.map("a < b", unit, high, dtype="bool"))
+        count = b.map("a + b + c - d", span.first, want, self.length, span.last, dtype="i32",
+                      hint="count")  # fmt: skip
+        b.store(self.counts, self.row, self.head, count, mask=mine)
+
+    def _put(self, place: Value, unit: Value, take: Value) -> None:
+        text = "a & (b >= 0) & (b < c)"
+        kept = self.b.map(text, take, place, self.length, dtype="bool", hint="kept")
+        self.b.store(self.chosen, *self.place.at(place), unit, mask=kept)

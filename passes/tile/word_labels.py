@@ -1,0 +1,275 @@
+"""Labels as words of 32 bits, for GPUs: four channels of a token are multiplied by one instruction.
+
+A layer's labels lie in pages beside its keys, [N, K, W, P] i32: word w of a token holds its codes
+of channels 4w to 4w + 3, a byte each; in `i4`, with r channels, the low half of a byte is such a
+channel and the high half is channel r/2 more, both as code + 8, and there are W = r/8 words. The
+queries of a step are rounded to bytes too, with one scale for the heads that share a key head. So
+scores are integers, and they are kept as one of `BINS` steps over all that they can be: a key is
+selected for the step that its score is in (`bin_selection`), and counts by step come along.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ...ir.attention_calibration import LEVELS
+from ...ir.core import Operation, Value
+from .builder import KernelBuilder
+from .labels import Labels, _rounded
+from .score_place import Place
+
+BINS = 256
+"""Steps of a score, from the least to the most that a query's bytes allow."""
+
+MOST_PARTS = 32
+"""Programs that share a row's keys at most: of one row, enough for a GPU."""
+
+PARTS = "where(B <= 2, 32, where(B <= 8, 16, 8))"
+"""Programs that share a row's keys, by how many rows B there are."""
+
+QUERY = 127
+"""The largest byte of a query."""
+
+
+@dataclass(frozen=True)
+class WordScores:
+    """The static shape: heads H over labels of a format i4 or i8; the middle between `sinks` and
+    `recent` tokens is scored; a program looks at `keys` tokens, whole pages, at a time."""
+
+    labels: Labels
+    heads: int
+    sinks: int = 4
+    recent: int = 16
+    q: str = "bf16"
+    keys: int = 2048
+
+    @property
+    def group(self) -> int:
+        """How many query heads share a key head, and so a selection."""
+        return self.heads // self.labels.kv_heads
+
+    @property
+    def bytes(self) -> int:
+        """Words of a query head: of its channels, four a word."""
+        return self.labels.channels // 4
+
+    @property
+    def name(self) -> str:
+        """A name that tells the shape."""
+        return f"{self.heads}_{self.labels.name}_{self.sinks}_{self.recent}"
+
+
+def label_words(shape: Labels) -> int:
+    """Return W, the words of a token's label."""
+    return shape.channels // (8 if shape.format == "i4" else 4)
+
+
+def word_write(shape: Labels) -> Operation:
+    """Return the kernel that makes labels of the keys that a step wrote.
+
+    Arguments: T, N, slots [T] (-1: none), k [N, K, P, C] in calibrated order, mean, level [K, r]
+    f32, labels [N, K, W, P] i32.
+    """
+    words, packed = label_words(shape), shape.format == "i4"
+    b = KernelBuilder(f"word_write_{shape.name}_{shape.kv}")
+    b.scalar("T")
+    b.scalar("N")
+    slots = b.buffer("slots", "i32", "T")
+    k = b.buffer("k", shape.kv, "N", shape.kv_heads, shape.page, shape.head_dim)
+    tables = [b.buffer(n, "f32", shape.kv_heads, shape.channels) for n in ("mean", "level")]
+    labels = b.buffer("labels", "i32", "N", shape.kv_heads, words, shape.page)
+    slot = b.load(slots, b.program_id(0, "token"), hint="slot")
+    written = b.map("a >= 0", slot, hint="written")
+    page = b.map(f"max(a, 0) // {shape.page}", slot, hint="page")
+    offset = b.map(f"max(a, 0) % {shape.page}", slot, hint="offset")
+    head, word = b.expand(b.iota(shape.kv_heads), 1), b.expand(b.iota(words), 0)
+
+    def code(first: int) -> Value:
+        channel = b.map(f"a * 4 + {first}", word, dtype="i32", hint="channel")
+        key = b.load(k, page, head, offset, channel, mask=written, dtype="f32", hint="key")
+        mean, level = (b.load(table, head, channel) for table in tables)
+        x = b.map("(a - b) / c", key, mean, level, hint="x")
+        return b.map("i32(a)", _rounded(b, x, LEVELS[shape.format]), dtype="i32", hint="code")
+
+    total = b.full(0, "i32", shape.kv_heads, words)
+    for byte in range(4):
+        value = code(byte)
+        if packed:
+            high = code(byte + shape.channels // 2)
+            value = b.map("(a + 8) | ((b + 8) << 4)", value, high, dtype="i32", hint="both")
+        text = f"a | ((b & 255) << {8 * byte})"
+        total = b.map(text, total, value, dtype="i32", hint="word")
+    b.store(labels, page, head, word, offset, total, mask=written)
+    facts = ("T >= 0", "N >= 0", f"-1 <= slots[*] < N * {shape.page}")
+    return b.finish("T", requires=facts, of="graph.label_write")
+
+
+def query_words(shape: WordScores) -> Operation:
+    """Return the kernel that rounds a step's queries to bytes; a program takes a group of heads.
+
+    Arguments: T, B, q [T, H * C] in calibrated order, level [K, r], query [B, K, g * r / 4] i32
+    (a head's words after another's), bias [B, K, g] i32 (what is taken from a head's products, for
+    codes that are 8 too large), range [B, K, 2] i32 (the most that a score can be, and what makes
+    steps of it: twice the score plus that most, times the second, the upper half of 64 bits).
+    """
+    labels, group, count = shape.labels, shape.group, shape.bytes
+    b = KernelBuilder(f"query_words_{shape.name}_{shape.q}")
+    b.scalar("T")
+    b.scalar("B")
+    q = b.buffer("q", shape.q, "T", shape.heads * labels.head_dim)
+    level = b.buffer("level", "f32", labels.kv_heads, labels.channels)
+    query = b.buffer("query", "i32", "B", labels.kv_heads, group * count)
+    bias = b.buffer("bias", "i32", "B", labels.kv_heads, group)
+    most = b.buffer("range", "i32", "B", labels.kv_heads, 2)
+    head, row = b.program_id(0, "kv_head"), b.program_id(1, "row")
+    member, word = b.expand(b.iota(group), 1), b.expand(b.iota(count), 0)
+    parts, largest = [], b.full(1e-30, "f32")
+    for byte in range(4):
+        channel = b.map(f"a * 4 + {byte}", word, dtype="i32", hint="channel")
+        text = f"(a * {group} + b) * {labels.head_dim} + c"
+        column = b.map(text, head, member, channel, dtype="i32", hint="column")
+        x = b.map("a * b", b.load(q, row, column, dtype="f32"), b.load(level, head, channel))
+        size = b.reduce("max", b.reduce("max", b.map("abs(a)", x), 1), 0)
+        largest = b.map("max(a, b)", largest, size, hint="largest")
+        parts.append(x)
+    words, sums, sizes = b.full(0, "i32", group, count), [], []
+    for byte, x in enumerate(parts):
+        text = f"i32(floor(a * ({QUERY}.0 / b) + 0.5))"
+        value = b.map(text, x, largest, dtype="i32", hint="byte")
+        sums.append(b.reduce("sum", value, 1))
+        sizes.append(b.reduce("sum", b.map("abs(a)", value, dtype="i32"), 1))
+        text = f"a | ((b & 255) << {8 * byte})"
+        words = b.map(text, words, value, dtype="i32", hint="words")
+    place = b.map(f"a * {count} + b", member, word, dtype="i32", hint="place")
+    b.store(query, row, head, place, words)
+    shift = 8 if labels.format == "i4" else 0
+    b.store(bias, row, head, b.iota(group),
+            b.map(f"(a + b + c + d) * {shift}", *sums, dtype="i32", hint="bias"))  # fmt: skip
+    each = b.map("a + b + c + d", *sizes, dtype="i32", hint="size")
+    top = b.map(f"a * {8 if labels.format == 'i4' else 127}", b.reduce("max", each, 0),
+                dtype="i32", hint="top")  # fmt: skip
+    text = f"i32({float(BINS)} * {float(1 << 31)} / f32(max(2 * a + 1, {BINS + 1})))"
+    b.store(most, row, head, b.full(0, "i32"), top)
+    b.store(most, row, head, b.full(1, "i32"), b.map(text, top, dtype="i32", hint="factor"))
+    return b.finish(labels.kv_heads, "B", requires=("B >= 0", "B <= T"), of="graph.select")
+
+
+def word_scores(shape: WordScores) -> Operation:
+    """Return the kernel of the steps in which tokens' scores are, and of counts of each step.
+
+    Arguments: B, N, E, C, query, bias, range (see `query_words`), pages [E], row_page, base [B]
+    (where a row's pages and its tokens begin; base is a whole page), kv_lengths [B] (0 for a row
+    that selects nothing), labels [N, K, W, P], bins [K, C] u8, tally [B, K, 32, 256] i32: of each
+    part of a row the tokens of the middle in each step.
+    """
+    return _WordScores(shape).kernel()
+
+
+class _WordScores:
+    def __init__(self, shape: WordScores) -> None:
+        self.shape, labels, group = shape, shape.labels, shape.group
+        b = self.b = KernelBuilder(f"word_scores_{shape.name}_{shape.keys}")
+        self.count, *_ = (b.scalar(extent) for extent in ("B", "N", "E", "C"))
+        size = group * shape.bytes
+        self.query = b.buffer("query", "i32", "B", labels.kv_heads, size)
+        self.bias = b.buffer("bias", "i32", "B", labels.kv_heads, group)
+        self.most = b.buffer("range", "i32", "B", labels.kv_heads, 2)
+        self.place = Place(b, True, labels.page)
+        self.lengths = b.buffer("kv_lengths", "i32", "B")
+        self.words = label_words(labels)
+        self.pool = b.buffer("labels", "i32", "N", labels.kv_heads, self.words, labels.page)
+        self.bins = b.buffer("bins", "u8", labels.kv_heads, "C")
+        self.tally = b.buffer("tally", "i32", "B", labels.kv_heads, MOST_PARTS, BINS)
+
+    def kernel(self) -> Operation:
+        b, s, page = self.b, self.shape, self.shape.labels.page
+        self.head, self.row, part = (
+            b.program_id(axis, name) for axis, name in enumerate(("kv_head", "row", "part"))
+        )
+        self.place.enter(self.head, self.row)
+        length = b.load(self.lengths, self.row, hint="length")
+        span = Middle(b, self.count, s.sinks, s.recent, page, length)
+        low, high = span.part(part)
+        self._facts_of_query()
+        lane = b.iota(s.keys)
+        ahead = b.map(f"a // {page}", lane, dtype="i32", hint="ahead")
+        offset = b.map(f"a % {page}", lane, dtype="i32", hint="offset")
+        tally = b.full(0, "i32", BINS)
+        with b.loop(low, high, tally, step=s.keys // page, hint="page") as loop:
+            number = b.map("a + b", loop.index, ahead, dtype="i32", hint="number")
+            there = b.map("a < b", number, high, hint="there")
+            step = self._step(number, offset, there)
+            at = b.map(f"a // {page} * {page} + (b + c) * {page} + d", self.place.start,
+                       loop.index, ahead, offset, dtype="i32", hint="at")  # fmt: skip
+            b.store(self.bins, self.head, at, step, mask=there)
+            inside = span.inside(number, offset, there)
+            text = "where(b, a, -1)"
+            counted = b.map(text, step, inside, dtype="i32", hint="counted")
+            loop.yields(b.histogram(counted, loop.carried[0]))
+        b.store(self.tally, self.row, self.head, part, b.iota(BINS), loop.results[0])
+        facts = ("B >= 0", "N >= 1", *self.place.facts)
+        return b.finish(s.labels.kv_heads, "B", PARTS, requires=facts, of="graph.select")
+
+    def _facts_of_query(self) -> None:
+        """Load the queries' words, one value each: all tokens are multiplied by them."""
+        b, s = self.b, self.shape
+
+        def one(buffer: Value, at: int) -> Value:
+            return b.load(buffer, self.row, self.head, b.full(at, "i32"), hint=buffer.name)
+
+        self.each = [[one(self.query, member * s.bytes + word) for word in range(s.bytes)]
+                     for member in range(s.group)]  # fmt: skip
+        self.shifts = [one(self.bias, member) for member in range(s.group)]
+        self.top, self.factor = one(self.most, 0), one(self.most, 1)
+
+    def _step(self, number: Value, offset: Value, there: Value) -> Value:
+        """Return the steps of the scores of some tokens: the largest over the group's heads."""
+        b, s = self.b, self.shape
+        entry = b.map("a + b", self.place.entry, number, dtype="i32", hint="entry")
+        page = b.load(self.place.pages, entry, mask=there, hint="page_id")  # type: ignore[arg-type]
+        totals = [b.full(0, "i32", s.keys) for _ in range(s.group)]
+        for word in range(self.words):
+            codes = b.load(self.pool, page, self.head, b.full(word, "i32"), offset, mask=there,
+                           hint="codes")  # fmt: skip
+            halves = [(codes, word)]
+            if s.labels.format == "i4":
+                low = b.map(f"a & {0x0F0F0F0F}", codes, dtype="i32", hint="low")
+                high = b.map(f"(a >> 4) & {0x0F0F0F0F}", codes, dtype="i32", hint="high")
+                halves = [(low, word), (high, word + self.words)]
+            for half, place in halves:
+                totals = [b.map("dot4(a, b, c)", half, each[place], total, dtype="i32")
+                          for each, total in zip(self.each, totals, strict=True)]  # fmt: skip
+        scores = [b.map("a - b", total, shift, dtype="i32", hint="score")
+                  for total, shift in zip(totals, self.shifts, strict=True)]  # fmt: skip
+        best = scores[0]
+        for score in scores[1:]:
+            best = b.map("max(a, b)", best, score, dtype="i32", hint="best")
+        text = f"min(i32(umulhi(max(a + b, 0) * 2, c)), {BINS - 1})"
+        return b.map(text, best, self.top, self.factor, dtype="i32", hint="step")
+
+
+class Middle:
+    """The tokens of a row between its forced ends, and the pages of them that a part has."""
+
+    def __init__(
+        self, b: KernelBuilder, rows: Value, sinks: int, recent: int, page: int, length: Value
+    ) -> None:  # fmt: skip
+        self.b, self.rows, self.page = b, rows, page
+        self.first = b.map(f"min(a, {sinks})", length, dtype="i32", hint="first")
+        self.last = b.map(f"max(a - {recent}, b)", length, self.first, dtype="i32", hint="last")
+
+    def part(self, part: Value) -> tuple[Value, Value]:
+        """Return the pages [low, high) of a part: of pages that have a token of the middle."""
+        b, page = self.b, self.page
+        pages = b.map(f"(a + {page - 1}) // {page}", self.last, dtype="i32", hint="pages")
+        parts = b.map(PARTS.replace("B", "a"), self.rows, dtype="i32", hint="parts")
+        each = b.map("(a + b - 1) // b", pages, parts, dtype="i32", hint="each")
+        low = b.map("min(a * b, c)", part, each, pages, dtype="i32", hint="low")
+        return low, b.map("min(a + b, c)", low, each, pages, dtype="i32", hint="high")
+
+    def inside(self, number: Value, offset: Value, there: Value) -> Value:
+        """Return which of some tokens, by page and place in it, are of the middle."""
+        b = self.b
+        unit = b.map(f"a * {self.page} + b", number, offset, dtype="i32", hint="unit")
+        text = "a & (b >= c) & (b < d)"
+        return b.map(text, there, unit, self.first, self.last, dtype="bool", hint="inside")

@@ -1,0 +1,163 @@
+"""Labels in words and selection by steps of score: interpreted, in Triton's interpreter, proven."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+from weft.codegen.bounds import UnprovenAccess, prove_bounds
+from weft.codegen.reference import run_kernel
+from weft.ir.attention_calibration import LEVELS
+from weft.ir.core import Operation
+from weft.passes.tile.bin_selection import BinSelection, select_bins
+from weft.passes.tile.labels import Labels
+from weft.passes.tile.word_labels import (
+    BINS,
+    MOST_PARTS,
+    WordScores,
+    label_words,
+    query_words,
+    word_scores,
+    word_write,
+)
+
+HEADS, SINKS, RECENT, PAGE = 4, 2, 5, 4
+LENGTHS = [0, 40, 21, 97, 8]
+WANTED = [0, 14, 8, 30, 8]
+Run = Callable[[Operation, list[Any]], list[Any]]
+
+
+@dataclass
+class Case:
+    """Keys of a few rows in scattered pages, and what the four kernels left."""
+
+    labels: Labels
+    k: np.ndarray
+    q: np.ndarray
+    mean: np.ndarray
+    level: np.ndarray
+    pages: np.ndarray
+    row_page: np.ndarray
+    base: np.ndarray
+    after: dict[str, np.ndarray]
+
+
+def run_all(run: Run, format: str, seed: int = 0) -> Case:
+    labels, rng = Labels(2, 16, PAGE, 8, format), np.random.default_rng(seed)
+    count = [-(-length // PAGE) for length in LENGTHS]
+    total, rows = sum(count), len(LENGTHS)
+    pages = (rng.permutation(total) + 1).astype("i4")
+    row_page = (np.cumsum(count) - count).astype("i4")
+    base, capacity = row_page * PAGE, total * PAGE
+    k = rng.standard_normal((total + 1, 2, PAGE, 16)).astype("f4")
+    q = rng.standard_normal((rows, HEADS * 16)).astype("f4")
+    mean = rng.standard_normal((2, 8)).astype("f4") * 0.1
+    level = np.full((2, 8), 2.5 / LEVELS[format], "f4")
+    slots = np.arange(PAGE, (total + 1) * PAGE).astype("i4")
+    given: dict[str, Any] = {
+        "T": len(slots), "N": total + 1, "slots": slots, "k": k, "mean": mean, "level": level,
+        "labels": np.full((total + 1, 2, label_words(labels), PAGE), 0x5A5A5A5A, "i4"),
+    }  # fmt: skip
+    shape = WordScores(labels, HEADS, SINKS, RECENT, "f32", keys=16)
+    later: dict[str, Any] = {
+        "T": rows, "B": rows, "E": total, "C": capacity, "q": q, "pages": pages,
+        "row_page": row_page, "base": base, "kv_lengths": np.array(LENGTHS, "i4"),
+        "budgets": np.array(WANTED, "i4"),
+        "query": np.full((rows, 2, 2 * 2), -7, "i4"), "bias": np.full((rows, 2, 2), -7, "i4"),
+        "range": np.full((rows, 2, 2), -7, "i4"), "bins": np.full((2, capacity), 201, "u1"),
+        "tally": np.full((rows, 2, MOST_PARTS, BINS), -9, "i4"),
+        "chosen": np.full((2, capacity), -7777, "i4"), "counts": np.full((rows, 2), -7, "i4"),
+    }  # fmt: skip
+    kernels = [
+        word_write(labels), query_words(shape), word_scores(shape),
+        select_bins(BinSelection(2, PAGE, SINKS, RECENT, keys=16)),
+    ]  # fmt: skip
+    for kernel in kernels:
+        names = [value.name for value in kernel.regions[0].arguments]
+        given |= dict(zip(names, run(kernel, [given[name] for name in names]), strict=True))
+        given |= {name: value for name, value in later.items() if name not in given or name == "T"}
+        later = {}
+    return Case(labels, k, q, mean, level, pages, row_page, base, given)
+
+
+def interpreted(kernel: Operation, arguments: list[Any]) -> list[Any]:
+    run_kernel(kernel, *arguments)
+    return arguments
+
+
+@pytest.mark.parametrize("format", ["i4", "i8"])
+def test_the_best_by_step_are_chosen_in_order(format: str) -> None:
+    check(run_all(interpreted, format))
+
+
+@pytest.mark.parametrize("format", ["i4", "i8"])
+def test_triton_interpreter(format: str, triton_interpreter: Any) -> None:
+    check(run_all(triton_interpreter.run, format, seed=1))
+
+
+def check(case: Case) -> None:
+    """Choices are those of scores computed without any packing, in order of position."""
+    for row, length in enumerate(LENGTHS):
+        for head in range(2):
+            count = case.after["counts"][row, head]
+            chosen = case.after["chosen"][head, case.base[row] :][:count]
+            want = min(WANTED[row], length)
+            assert count == want, (row, head)
+            assert (np.diff(chosen) > 0).all() and set(chosen) <= set(range(length))
+            last = max(length - RECENT, min(length, SINKS))
+            forced = {*range(min(length, SINKS)), *range(last, length)}
+            assert forced <= set(chosen)
+            steps = exact_steps(case, row, head)
+            middle = np.arange(min(length, SINKS), last)
+            ranked = sorted(middle, key=lambda unit: (-steps[unit], unit))
+            assert set(chosen) == forced | set(ranked[: want - len(forced)])
+
+
+def exact_steps(case: Case, row: int, head: int) -> np.ndarray:
+    """Return the step of each token's score from keys and queries, without any packing."""
+    length, r = LENGTHS[row], 8
+    pages = case.pages[case.row_page[row] :][: -(-length // PAGE)]
+    keys = case.k[pages, head].reshape(-1, 16)[:length, :r]
+    most = LEVELS[case.labels.format]
+    codes = np.clip(np.round((keys - case.mean[head]) / case.level[head]), -most, most)
+    q = case.q[row].reshape(2, 2, 16)[head, :, :r] * case.level[head]
+    words = np.floor(q * (np.float32(127) / np.abs(q).max()) + np.float32(0.5)).astype(int)
+    top = np.abs(words).sum(1).max() * (8 if case.labels.format == "i4" else 127)
+    scores = (words @ codes.T.astype(int)).max(0)
+    factor = int(np.float32(BINS * 2.0**31) / np.float32(max(2 * top + 1, BINS + 1)))
+    return np.minimum(((scores + top) * 2 * factor) >> 32, BINS - 1)
+
+
+def test_steps_follow_exact_scores() -> None:
+    """A step is a 256th of what scores can be: what is chosen scores no worse than that."""
+    case = run_all(interpreted, "i8")
+    row, head = 3, 1
+    count = case.after["counts"][row, head]
+    chosen = set(case.after["chosen"][head, case.base[row] :][:count])
+    pages = case.pages[case.row_page[row] :][: -(-LENGTHS[row] // PAGE)]
+    keys = case.k[pages, head].reshape(-1, 16)[: LENGTHS[row], :8]
+    q = case.q[row].reshape(2, 2, 16)[head, :, :8]
+    exact = (q @ (keys - case.mean[head]).T).max(0)
+    middle = [unit for unit in range(SINKS, LENGTHS[row] - RECENT)]
+    left = max(exact[unit] for unit in middle if unit not in chosen)
+    least = min(exact[unit] for unit in middle if unit in chosen)
+    reach = 2 * (np.abs(q) * 2.5).sum(1).max()
+    assert left - least < reach / BINS + 0.02 * reach
+
+
+def test_every_access_is_proven() -> None:
+    labels = Labels(8, 128, 64, 32, "i4", "bf16")
+    shape = WordScores(labels, 32)
+    for kernel in (word_write(labels), query_words(shape), word_scores(shape),
+                   select_bins(BinSelection(8, 64))):  # fmt: skip
+        assert prove_bounds(kernel).ok
+
+
+def test_a_list_that_is_too_short_is_found() -> None:
+    kernel = select_bins(BinSelection(8, 64))
+    wrong = [fact for fact in kernel["requires"] if "base[i]" not in fact]
+    with pytest.raises(UnprovenAccess):
+        prove_bounds(kernel.with_attributes(requires=wrong))
