@@ -145,7 +145,8 @@ def sparse_decode(
     if attention is None or not functions:
         return None
     config, policy = checkpoint.config, attention.policy
-    layers = label_memory(config, policy, attention.calibration, pages, page_size, device)
+    layers = label_memory(config, policy, attention.calibration, pages, page_size, device,
+                          words=options.target == "cuda")  # fmt: skip
     least = functions[0]["attention"]["least"]
     return SparseDecode(
         policy, least, layers, options.max_batch, config.context_length, attention.default

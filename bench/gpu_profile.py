@@ -1,6 +1,6 @@
 """Where a workload's seconds go on a GPU: its steps one by one, and its kernels by their sum.
 
-    python -m bench.gpu_profile w2 w3              the steps of a cold run, then the kernels of another
+    python -m bench.gpu_profile w2 w3         the steps of a cold run, then the kernels of another
     python -m bench.gpu_profile w1 --top 20        more kernels
 
 No figure comes from here: the first run warms up, the second is traced, the third profiled.

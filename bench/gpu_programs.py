@@ -183,17 +183,23 @@ def versus_transformers(name: str, taken: float) -> Figures:
 
 def ceilings() -> dict[str, float]:
     """Return bytes/s of a large copy, read plus written, and FLOP/s of a bf16 product of 8192."""
-    source = torch.randn(1 << 30, device="cuda").to(torch.bfloat16)
-    target = torch.empty_like(source)
-    copy = 2 * source.nbytes / timed(lambda: torch.neg(source, out=target))
     # Never a roofline below the best copy seen on such a device.
-    copy = max(copy, COPY.get(torch.cuda.get_device_name(), 0.0))
-    a, b = (torch.randn(8192, 8192, device="cuda").to(torch.bfloat16) for _ in "ab")
-    product = 2 * 8192**3 / timed(lambda: torch.mm(a, b))
-    del source, target, a, b
+    copy = max(_copied(), COPY.get(torch.cuda.get_device_name(), 0.0))
+    product = _multiplied()
     torch.cuda.empty_cache()
     say(f"ceilings: copy {copy / 1e12:.2f} TB/s, bf16 product {product / 1e12:.0f} TFLOP/s")
     return {"copy": copy, "matmul": product}
+
+
+def _copied() -> float:
+    source = torch.randn(1 << 30, device="cuda").to(torch.bfloat16)
+    target = torch.empty_like(source)
+    return 2 * source.nbytes / timed(lambda: torch.neg(source, out=target))
+
+
+def _multiplied() -> float:
+    a, b = (torch.randn(8192, 8192, device="cuda").to(torch.bfloat16) for _ in "ab")
+    return 2 * 8192**3 / timed(lambda: torch.mm(a, b))
 
 
 def timed(run: Callable[[], Any], repeats: int = 20) -> float:

@@ -50,7 +50,9 @@ class Accelerate:
         model = _model(folder, config, getattr(torch, dtype))
         self._weights = dict(model.state_dict())
         if not self.on_gpu:
-            self._model: Any = cpu_offload(model, execution_device=self.device, state_dict=self._weights)
+            self._model: Any = cpu_offload(
+                model, execution_device=self.device, state_dict=self._weights
+            )
             return
         blocks = [type(model.model.layers[0]).__name__]
         memory: Any = {0: max(weights, 0), "cpu": 1 << 40}

@@ -20,9 +20,11 @@ from weft.ir.sparse import SCORE_PARTS, SparsePolicy
 from weft.passes.tile.attention_parts import Parts, attention_merge, tuned
 from weft.passes.tile.gpu_schedules import gpu_schedule, gpu_step_kernels
 from weft.passes.tile.labels import Labels, Scores, label_scores
+from weft.passes.tile.lower_sparse import word_selection
 from weft.passes.tile.regimes import lower_for_gpu, merge_kernels
 from weft.passes.tile.selection import Selection, select_keys
 from weft.passes.tile.sparse_parts import SparseParts, sparse_parts
+from weft.passes.tile.word_labels import WordScores
 from weft.runtime.attention_plan import Batch, Rates
 from weft.runtime.sparse_decode import LABEL_DTYPES, SparseDecode
 from weft.runtime.sparse_lists import SparseLists, SparseRows
@@ -90,21 +92,23 @@ class SparseStep:
         self._pools(sets * each + 1)
         forced = {"sinks": p.sinks, "recent": p.recent, "unit": p.unit, "flat": True}
         gathers = SparseParts(**{**vars(s), "unit": p.unit})
-        self.kernels = [
-            label_scores(Scores(setting.labels, s.heads, q=s.q, parts=SCORE_PARTS, **forced)),
-            select_keys(Selection(s.kv_heads, s.page, threshold=p.threshold, top_p=p.top_p,
-                                  keys=64 if device == "cpu" else 1024, digits=(11, 11, 10),
-                                  **forced)),
-            sparse_parts(gathers),
-            attention_merge(s.heads, s.head_dim, s.q),
-        ]  # fmt: skip
+        if policy.in_words(s.head_dim):
+            chooses = word_selection(WordScores(setting.labels, s.heads, p.sinks, p.recent, s.q))
+        else:
+            chooses = (
+                label_scores(Scores(setting.labels, s.heads, q=s.q, parts=SCORE_PARTS, **forced)),
+                select_keys(Selection(s.kv_heads, s.page, threshold=p.threshold, top_p=p.top_p,
+                                      keys=64 if device == "cpu" else 1024, digits=(11, 11, 10),
+                                      **forced)),
+            )  # fmt: skip
+        self.kernels = [*chooses, sparse_parts(gathers), attention_merge(s.heads, s.head_dim, s.q)]
         built = load_kernels([(kernel, gpu_schedule(kernel, True)) for kernel in self.kernels],
                              folder, interpreted=device == "cpu")  # fmt: skip
         self.launchers = [built[kernel["name"].name].launch for kernel in self.kernels]
         lengths = np.full(setting.batch, setting.context)
         order = np.random.default_rng(0).permutation(sets * each) + 1
         tables = order.reshape(sets, setting.batch, -1).astype(np.int32)
-        decode = SparseDecode(policy, 0, {"labels": []}, setting.batch, setting.context)
+        decode = SparseDecode(policy, 0, {"labels": [self.labels]}, setting.batch, setting.context)
         held = SparseLists(decode, planner_shape(s), setting.batch, each * s.page,
                            torch.device(device))  # fmt: skip
         budgets = np.full(setting.batch, policy.budget(setting.context))
@@ -131,6 +135,8 @@ class SparseStep:
         self.k, self.v = (torch.randn(size, dtype=dtype, device=device) for _ in "kv")
         codes = torch.randint(-90, 90, (pages, s.kv_heads, labels.rows, s.page), device=device)
         self.labels = codes.to(LABEL_DTYPES[labels.format])
+        if self.setting.policy.in_words(s.head_dim):
+            self.labels = self.labels.view(torch.int32).view(pages, s.kv_heads, -1, s.page)
         table = (s.kv_heads, labels.channels)
         self.mean, self.level = torch.zeros(table, device=device), torch.ones(table, device=device)
         width = s.heads * s.head_dim
@@ -171,7 +177,9 @@ class SparseStep:
         s, n, p = self.setting.shape, self.setting.context, self.setting.policy
         count = int(self.given["counts"][0, head])
         tokens = self.given["chosen"][head, :count].long()
-        scores = self.given["scores"][head, p.sinks : n - p.recent]
+        bins = self.given.get("bins")
+        scores = self.given["scores"][head] if bins is None else bins[:, head].reshape(-1)
+        scores = scores[p.sinks : n - p.recent]
         inside = (tokens >= p.sinks) & (tokens < n - p.recent)
         kept = torch.zeros_like(scores, dtype=torch.bool)
         kept[tokens[inside] - p.sinks] = True
@@ -201,7 +209,7 @@ def sparse_seconds(setting: Setting, folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = {"error": step.error(), "items": len(step.work.item_row), "us": None}
     if setting.device == "cuda":
         whole, *each = (1e6 * time for time in step.seconds())
-        names = ("scores_us", "select_us", "gather_us", "join_us")
+        names = [f"{kernel['name'].name.split('_')[0]}_us" for kernel in step.kernels]
         found |= {"us": whole, **dict(zip(names, each, strict=True))}
     return found
 

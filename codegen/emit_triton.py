@@ -14,15 +14,7 @@ from ..ir.expression import read
 from ..ir.schedule import Schedule
 from ..ir.tile import extents_of
 from ..ir.types import dtype_of, shape_of
-from .triton_expressions import (
-    DOT4,
-    DOT4_TEXT,
-    TRITON,
-    HostWriter,
-    TritonWriter,
-    Typed,
-    cast,
-)
+from .triton_expressions import TRITON, HostWriter, TritonWriter, Typed, cast, dot4_lines
 from .triton_shapes import padded_shapes
 
 _RESERVED = frozenset({"tl", "triton", "launch", "num_warps", "num_stages", "range", "grid"})
@@ -80,15 +72,13 @@ class _Emitter:
         grid = ", ".join(extents) + ("," if len(extents) == 1 else "")
         options = ", launch_pdl=True" if self.schedule.chained else ""
         options += f", maxnreg={self.schedule.registers}" if self.schedule.registers else ""
-        needed = DOT4_TEXT.splitlines() if any(f"{DOT4}(" in line for line in self.lines) else []
         return "\n".join(
             [
                 f'"""Triton form of @{self.name}, emitted by weft."""',
-                *(["import os", ""] if needed else []),
                 "import triton",
                 "import triton.language as tl",
                 "",
-                *needed,
+                *dot4_lines(self.lines),
                 "",
                 f"@triton.jit(do_not_specialize={scalars!r})",
                 f"def {self.name}({names}):",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..ir.expression import Handler
@@ -23,7 +24,9 @@ _REAL_CALLS = {"exp2": "tl.exp2", "log2": "tl.log2", "sqrt": "tl.sqrt", "rsqrt":
 DOT4 = "dot4"
 """The function of products of bytes, which a file that needs it has: see `DOT4_TEXT`."""
 
-DOT4_TEXT = '''INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")
+DOT4_TEXT = '''import os
+
+INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")
 
 
 @triton.jit
@@ -35,8 +38,14 @@ def dot4(a, b, c):
     return tl.inline_asm_elementwise(
         "dp4a.s32.s32 $0, $1, $2, $3;", "=r,r,r,r", [a, b, c], dtype=tl.int32, is_pure=True, pack=1
     )
+
 '''
 """One instruction on a GPU; the interpreter has none, and adds products."""
+
+
+def dot4_lines(body: Sequence[str]) -> list[str]:
+    """Return the lines of `dot4` that a file needs before a kernel with this body."""
+    return DOT4_TEXT.splitlines() if any(f"{DOT4}(" in line for line in body) else []
 
 
 @dataclass(frozen=True)

@@ -66,8 +66,8 @@ ATTENTION = (
        1, required=("layer", "heads", "kv_heads", "head_dim", "rope"),
        optional=("eps", "ordered")),
     Op("graph.label_write", "writes labels of the keys at slots [T]: their first `channels` in "
-       "calibrated order, as bf16, i8 or i4", 1, 0,
-       required=("layer", "kv_heads", "head_dim", "channels", "format")),
+       "calibrated order, as bf16, i8 or i4; `words`: a GPU may keep them as words", 1, 0,
+       required=("layer", "kv_heads", "head_dim", "channels", "format"), optional=("words",)),
     Op("graph.value_sums", "of each page that a step fills writes the sum of v from the start of "
        "its sequence to its end; operands: query_starts, kv_lengths, page_table", 3, 0,
        required=("layer", "kv_heads", "head_dim")),

@@ -40,6 +40,12 @@ from .diagnostics import WeftError
 
 LABEL_BITS = {"bf16": 16, "i8": 8, "i4": 4}
 """Label formats, and the bits of one channel in each."""
+SCORE_STEPS = 256
+"""Steps of a score that is compared by steps, from the least to the most that it can be."""
+
+MOST_PARTS = 32
+"""Programs that share a row's keys where scores are compared by steps, at most."""
+
 SCORE_PARTS = 16
 """Programs that share the labels of a row and key head on a GPU: enough for one row."""
 AMOUNTS = ("k", "ratio", "threshold", "top_p")
@@ -119,6 +125,13 @@ class SparsePolicy:
     def adaptive(self) -> bool:
         """Whether how many tokens are read depends on their scores."""
         return bool(self.threshold or self.top_p)
+
+    def in_words(self, head_dim: int) -> bool:
+        """Return whether a GPU keeps labels as words and compares scores by steps
+        (`passes.tile.word_labels`): of tokens, for a budget alone."""
+        each = {"i4": 8, "i8": 4}.get(self.labels, 0)
+        plain = self.unit == "token" and self.tail == "none" and not self.adaptive
+        return plain and each > 0 and self.label_channels(head_dim) % each == 0
 
     def budget(self, context: int) -> int:
         """Return the most tokens that one selection over `context` tokens reads."""

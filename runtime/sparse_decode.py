@@ -42,11 +42,17 @@ class SparseDecode:
     ) -> None:  # fmt: skip
         every = range(context + 1)
         self.layers, self.unit, self._default = layers, policy.unit, default
-        self.tail = policy.tail != "none"
+        self.tail, self._policy = policy.tail != "none", policy
         whole = (n < least or policy.reads_whole(n) for n in every)
         self._of = np.array([n + 1 if all else policy.budget(n)
                              for n, all in zip(every, whole, strict=True)], np.int32)  # fmt: skip
         self._budgets = torch.zeros(rows, dtype=torch.int32)
+
+    def query_bytes(self, head_dim: int) -> int:
+        """Return how many bytes of a query are compared with labels in words; 0: they are not."""
+        pools = [pool for pool in self.layers["labels"] if pool is not None]
+        words = any(pool.dtype == torch.int32 for pool in pools)
+        return self._policy.label_channels(head_dim) if words else 0
 
     @property
     def page_bytes(self) -> int:
@@ -81,13 +87,14 @@ class SparseDecode:
 
 def label_memory(
     config: ModelConfig, policy: SparsePolicy, calibration: AttentionCalibration, num_pages: int,
-    page_size: int, device: str = "cpu",
+    page_size: int, device: str = "cpu", words: bool = False,
 ) -> Layers:  # fmt: skip
     """Return what sparse kernels take beside keys and values, a list over layers each: labels
     [N, K, rows, P], mean and level [K, r] f32, order [K, C] i32 (where a channel goes), and for a
     tail centre and spread [K, C], value_sums [N, K, C] f32 (`passes.tile.tail`).
 
-    Layers that stay dense have None.
+    Layers that stay dense have None. With `words`, labels are [N, K, W, P] i32 where the policy
+    allows it (`passes.tile.word_labels`).
     """
     found: dict[str, list[Tensor | None]] = {}
     for layer in range(config.layers):
@@ -95,7 +102,7 @@ def label_memory(
         dense = layer in policy.dense or config.windows[layer]
         for name, table in _tables(heads, policy, config.head_dim).items():
             found.setdefault(name, []).append(None if dense else table.to(device))
-        for name, (shape, dtype) in _paged(config, policy, page_size).items():
+        for name, (shape, dtype) in _paged(config, policy, page_size, words).items():
             size = (num_pages, config.kv_heads, *shape)
             pool = None if dense else torch.zeros(size, dtype=dtype, device=device)
             found.setdefault(name, []).append(pool)
@@ -103,13 +110,15 @@ def label_memory(
 
 
 def _paged(
-    config: ModelConfig, policy: SparsePolicy, page_size: int
+    config: ModelConfig, policy: SparsePolicy, page_size: int, words: bool = False
 ) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
     """Return what a page of one key head has beside keys and values: shapes and dtypes by name."""
     r = policy.label_channels(config.head_dim)
     rows = r // 2 if policy.labels == "i4" else r
     found: dict[str, tuple[tuple[int, ...], torch.dtype]] = {}
     found["labels"] = ((rows, page_size), LABEL_DTYPES[policy.labels])
+    if words and policy.in_words(config.head_dim):
+        found["labels"] = ((rows // 4, page_size), torch.int32)
     if policy.tail != "none":
         found["value_sums"] = ((config.head_dim,), torch.float32)
     return found

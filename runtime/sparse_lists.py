@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..ir.sparse import SCORE_PARTS
+from ..ir.sparse import MOST_PARTS, SCORE_PARTS, SCORE_STEPS
 from .attention_cost import Batch, Cost, Rates, Run, Shape
 from .attention_plan import WorkList, build, choose_runs
 from .recipe import PLANNED
@@ -56,13 +56,30 @@ class SparseLists:
         self.capacity = -(-capacity // shape.page) * shape.page
         places = (shape.kv_heads, self.capacity)
         self.memory: dict[str, Tensor | int] = {
-            "scores": torch.zeros(places, device=device),
             "chosen": torch.zeros(places, dtype=torch.int32, device=device),
             "counts": torch.zeros((rows, shape.kv_heads), dtype=torch.int32, device=device),
             "C": self.capacity,
         }
+        self.memory |= self._scores(rows, device)
         for name in ("tail_max", "tail_sum") if self.tail else ():
             self.memory[name] = torch.zeros((rows, shape.heads, SCORE_PARTS), device=device)
+
+    def _scores(self, rows: int, device: torch.device) -> dict[str, Tensor | int]:
+        """Return the memory of scores: numbers, or steps with what makes and counts them."""
+        shape = self._shape
+        size, heads = self._decode.query_bytes(shape.head_dim) // 4, shape.kv_heads
+        if not size:
+            return {"scores": torch.zeros((heads, self.capacity), device=device)}
+        group = shape.heads // heads
+        sizes = {"query": (group * size,), "bias": (group,), "reach": (2,),
+                 "tally": (MOST_PARTS, SCORE_STEPS)}  # fmt: skip
+        found: dict[str, Tensor | int] = {
+            name: torch.zeros((rows, heads, *dims), dtype=torch.int32, device=device)
+            for name, dims in sizes.items()
+        }
+        pages = self.capacity // shape.page
+        bins = torch.zeros((pages, heads, shape.page), dtype=torch.uint8, device=device)
+        return found | {"bins": bins, "CP": pages}
 
     def rows(self, step: StepInput) -> SparseRows:
         """Return a step's decode rows; none selects where there is no room for all that would."""

@@ -68,7 +68,8 @@ class OrderChannels:
             label = make(
                 "graph.label_write", write.operands[2], layer=layer, kv_heads=write["kv_heads"],
                 head_dim=write["head_dim"], channels=policy.label_channels(write["head_dim"]),
-                format=policy.labels, span=write.span,
+                format=policy.labels, words=policy.in_words(write["head_dim"]) or None,
+                span=write.span,
             )  # fmt: skip
             more = [_value_sums(body, write, kvsets[layer])] if policy.tail != "none" else []
             body.replace(write, [write], [write.with_attributes(ordered=True), label, *more])

@@ -10,9 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ...ir.core import Operation, Value
+from ...ir.sparse import MOST_PARTS
+from ...ir.sparse import SCORE_STEPS as BINS
 from .builder import KernelBuilder
 from .score_place import Place
-from .word_labels import BINS, MOST_PARTS, PARTS, Middle
+from .word_labels import PARTS, Middle
 
 
 @dataclass(frozen=True)
@@ -34,9 +36,9 @@ class BinSelection:
 def select_bins(shape: BinSelection) -> Operation:
     """Return the kernel; a program writes the choices of a part of one row and key head.
 
-    Arguments: B, C, base, kv_lengths (0: nothing is selected), budgets [B] (the most tokens that
-    may be read), bins [K, C] u8, tally [B, K, 32, 256] i32, chosen [K, C] i32 (ascending), counts
-    [B, K] i32.
+    Arguments: B, C = CP * P, CP, base, kv_lengths (0: nothing is selected), budgets [B] (the most
+    tokens that may be read), bins [CP, K, P] u8, tally [B, K, 32, 256] i32, chosen [K, C] i32
+    (ascending), counts [B, K] i32.
     """
     return _SelectBins(shape).kernel()
 
@@ -45,10 +47,10 @@ class _SelectBins:
     def __init__(self, shape: BinSelection) -> None:
         self.shape = shape
         b = self.b = KernelBuilder(shape.name)
-        self.rows, _ = b.scalar("B"), b.scalar("C")
+        self.rows, *_ = (b.scalar(extent) for extent in ("B", "C", "CP"))
         self.place = Place(b, True, shape.page, pages=False)
         self.lengths, self.budgets = (b.buffer(n, "i32", "B") for n in ("kv_lengths", "budgets"))
-        self.bins = b.buffer("bins", "u8", shape.kv_heads, "C")
+        self.bins = b.buffer("bins", "u8", "CP", shape.kv_heads, shape.page)
         self.tally = b.buffer("tally", "i32", "B", shape.kv_heads, MOST_PARTS, BINS)
         self.chosen = b.buffer("chosen", "i32", shape.kv_heads, "C")
         self.counts = b.buffer("counts", "i32", "B", shape.kv_heads)
@@ -67,7 +69,7 @@ class _SelectBins:
         before, equal = self._boundary(want)
         self._choose(before, equal)
         self._ends(want)
-        facts = ("B >= 0", *self.place.facts)
+        facts = ("B >= 0", f"C == CP * {s.page}", *self.place.facts)
         return b.finish(s.kv_heads, "B", PARTS, requires=facts, of="graph.select")
 
     def _boundary(self, want: Value) -> tuple[Value, Value]:
@@ -76,8 +78,8 @@ class _SelectBins:
         b = self.b
         part, bin = b.expand(b.iota(MOST_PARTS), 1), b.expand(b.iota(BINS), 0)
         parts = b.map(PARTS.replace("B", "a"), self.rows, dtype="i32", hint="parts")
-        live = b.map("(a < where(c > 0, b, 0)) & (d >= 0)", part, parts, self.length, bin, dtype="bool",
-                     hint="live")  # fmt: skip
+        text = "(a < where(c > 0, b, 0)) & (d >= 0)"
+        live = b.map(text, part, parts, self.length, bin, dtype="bool", hint="live")
         tally = b.load(self.tally, self.row, self.head, part, bin, mask=live, hint="counted")
         total = b.reduce("sum", tally, 0, hint="total")
         rest = b.map("a - b + c", b.reduce("sum", total, 0), b.scan(total, 0), total,
@@ -107,9 +109,8 @@ class _SelectBins:
             over, tied = loop.carried
             number = b.map("a + b", loop.index, ahead, dtype="i32", hint="number")
             there = b.map("a < b", number, high, hint="there")
-            at = b.map(f"a // {s.page} * {s.page} + (b + c) * {s.page} + d", self.place.start,
-                       loop.index, ahead, offset, dtype="i32", hint="at")  # fmt: skip
-            step = b.load(self.bins, self.head, at, mask=there, dtype="i32", hint="step")
+            at = b.map(f"a // {s.page} + b", self.place.start, number, dtype="i32", hint="at")
+            step = b.load(self.bins, at, self.head, offset, mask=there, dtype="i32", hint="step")
             inside = self.span.inside(number, offset, there)
             text = "where(a & (b > c), 1, 0) + where(a & (b == c), 65536, 0)"
             mark = b.map(text, inside, step, self.limit, dtype="i32", hint="mark")

@@ -14,11 +14,13 @@ from ...ir.core import Operation, Term, Value
 from ...ir.sparse import SCORE_PARTS, SparsePolicy, parse_policy
 from ...ir.types import dtype_of, tensor
 from .attention_parts import Parts, attention_merge, tuned
+from .bin_selection import BinSelection, select_bins
 from .gathered import Gathered, gathered_decode
 from .labels import Labels, Scores, label_scores, label_write
 from .selection import Selection, select_keys
 from .sparse_parts import SparseParts, sparse_parts
 from .value_sums import ValueSums, value_sums
+from .word_labels import WordScores, query_words, word_scores, word_write
 
 if TYPE_CHECKING:
     from .lower import _Lowering
@@ -33,7 +35,8 @@ def lower_label_write(lowering: _Lowering, op: Operation) -> list[Operation]:
     shape = Labels(op["kv_heads"], op["head_dim"], options.page_size, op["channels"], op["format"],
                    options.kv)  # fmt: skip
     arguments = f"T N in0 k{layer} mean{layer} level{layer} labels{layer}"
-    return [lowering.call(op, label_write(shape), arguments)]
+    write = word_write if lowering.on_gpu and op.attribute("words") else label_write
+    return [lowering.call(op, write(shape), arguments)]
 
 
 def lower_value_sums(lowering: _Lowering, op: Operation) -> list[Operation]:
@@ -123,8 +126,12 @@ def _lower_for_gpu(
     format = dtype_of(op.result.type)
     score = Scores(labels, heads, select["scale"], q=format, parts=SCORE_PARTS,
                    tail=policy.tail != "none", **forced)  # fmt: skip
-    take = Selection(kv_heads, page, threshold=policy.threshold, top_p=policy.top_p, keys=1024,
-                     digits=(11, 11, 10), **forced)  # fmt: skip
+    if policy.in_words(width):
+        selects = word_selection(WordScores(labels, heads, policy.sinks, policy.recent, format))
+    else:
+        take = Selection(kv_heads, page, threshold=policy.threshold, top_p=policy.top_p, keys=1024,
+                         digits=(11, 11, 10), **forced)  # fmt: skip
+        selects = (label_scores(score), select_keys(take))
     tiles, _ = tuned(Parts(heads, kv_heads, width, page, format, options.kv), not options.apart)
     shape = SparseParts(
         heads, kv_heads, width, page, format, options.kv, partial["scale"], 0, tiles.few,
@@ -132,16 +139,26 @@ def _lower_for_gpu(
     )  # fmt: skip
     calls = []
     for kernel, operands, results in (
-        (label_scores(score), (q,), ()),
-        (select_keys(take), (), ()),
+        *((kernel, (q,) if _reads(kernel, "q") else (), ()) for kernel in selects),
         (sparse_parts(shape), (q,), op.results),
         (attention_merge(heads, width, format), op.results, ()),
     ):
-        of = select if kernel["name"].name.startswith(("label", "select")) else op
+        of = select if kernel.attribute("of") == "graph.select" else op
         terms = [_term(value.name, layer, bool(results))
                  for value in kernel.regions[0].arguments]  # fmt: skip
         calls.append(lowering.call(of, kernel, terms, operands, results))
     return calls
+
+
+def word_selection(shape: WordScores) -> tuple[Operation, ...]:
+    """Return the kernels that choose a step's keys by words: queries, scores, lists."""
+    labels = shape.labels
+    taken = BinSelection(labels.kv_heads, labels.page, shape.sinks, shape.recent, shape.keys)
+    return query_words(shape), word_scores(shape), select_bins(taken)
+
+
+def _reads(kernel: Operation, name: str) -> bool:
+    return any(value.name == name for value in kernel.regions[0].arguments)
 
 
 def _term(name: str, layer: int, finishes: bool) -> Term:

@@ -14,15 +14,11 @@ from dataclasses import dataclass
 
 from ...ir.attention_calibration import LEVELS
 from ...ir.core import Operation, Value
+from ...ir.sparse import MOST_PARTS
+from ...ir.sparse import SCORE_STEPS as BINS
 from .builder import KernelBuilder
 from .labels import Labels, _rounded
 from .score_place import Place
-
-BINS = 256
-"""Steps of a score, from the least to the most that a query's bytes allow."""
-
-MOST_PARTS = 32
-"""Programs that share a row's keys at most: of one row, enough for a GPU."""
 
 PARTS = "where(B <= 2, 32, where(B <= 8, 16, 8))"
 """Programs that share a row's keys, by how many rows B there are."""
@@ -109,7 +105,7 @@ def query_words(shape: WordScores) -> Operation:
 
     Arguments: T, B, q [T, H * C] in calibrated order, level [K, r], query [B, K, g * r / 4] i32
     (a head's words after another's), bias [B, K, g] i32 (what is taken from a head's products, for
-    codes that are 8 too large), range [B, K, 2] i32 (the most that a score can be, and what makes
+    codes that are 8 too large), reach [B, K, 2] i32 (the most that a score can be, and what makes
     steps of it: twice the score plus that most, times the second, the upper half of 64 bits).
     """
     labels, group, count = shape.labels, shape.group, shape.bytes
@@ -120,7 +116,7 @@ def query_words(shape: WordScores) -> Operation:
     level = b.buffer("level", "f32", labels.kv_heads, labels.channels)
     query = b.buffer("query", "i32", "B", labels.kv_heads, group * count)
     bias = b.buffer("bias", "i32", "B", labels.kv_heads, group)
-    most = b.buffer("range", "i32", "B", labels.kv_heads, 2)
+    most = b.buffer("reach", "i32", "B", labels.kv_heads, 2)
     head, row = b.program_id(0, "kv_head"), b.program_id(1, "row")
     member, word = b.expand(b.iota(group), 1), b.expand(b.iota(count), 0)
     parts, largest = [], b.full(1e-30, "f32")
@@ -157,10 +153,10 @@ def query_words(shape: WordScores) -> Operation:
 def word_scores(shape: WordScores) -> Operation:
     """Return the kernel of the steps in which tokens' scores are, and of counts of each step.
 
-    Arguments: B, N, E, C, query, bias, range (see `query_words`), pages [E], row_page, base [B]
-    (where a row's pages and its tokens begin; base is a whole page), kv_lengths [B] (0 for a row
-    that selects nothing), labels [N, K, W, P], bins [K, C] u8, tally [B, K, 32, 256] i32: of each
-    part of a row the tokens of the middle in each step.
+    Arguments: B, N, E, C = CP * P, CP, query, bias, reach (see `query_words`), pages [E], row_page,
+    base [B] (where a row's pages and its tokens begin; base is a whole page), kv_lengths [B] (0 for
+    a row that selects nothing), labels [N, K, W, P], bins [CP, K, P] u8, tally [B, K, 32, 256] i32:
+    of each part of a row the tokens of the middle in each step.
     """
     return _WordScores(shape).kernel()
 
@@ -169,16 +165,16 @@ class _WordScores:
     def __init__(self, shape: WordScores) -> None:
         self.shape, labels, group = shape, shape.labels, shape.group
         b = self.b = KernelBuilder(f"word_scores_{shape.name}_{shape.keys}")
-        self.count, *_ = (b.scalar(extent) for extent in ("B", "N", "E", "C"))
+        self.count, *_ = (b.scalar(extent) for extent in ("B", "N", "E", "C", "CP"))
         size = group * shape.bytes
         self.query = b.buffer("query", "i32", "B", labels.kv_heads, size)
         self.bias = b.buffer("bias", "i32", "B", labels.kv_heads, group)
-        self.most = b.buffer("range", "i32", "B", labels.kv_heads, 2)
+        self.most = b.buffer("reach", "i32", "B", labels.kv_heads, 2)
         self.place = Place(b, True, labels.page)
         self.lengths = b.buffer("kv_lengths", "i32", "B")
         self.words = label_words(labels)
         self.pool = b.buffer("labels", "i32", "N", labels.kv_heads, self.words, labels.page)
-        self.bins = b.buffer("bins", "u8", labels.kv_heads, "C")
+        self.bins = b.buffer("bins", "u8", "CP", labels.kv_heads, labels.page)
         self.tally = b.buffer("tally", "i32", "B", labels.kv_heads, MOST_PARTS, BINS)
 
     def kernel(self) -> Operation:
@@ -199,15 +195,14 @@ class _WordScores:
             number = b.map("a + b", loop.index, ahead, dtype="i32", hint="number")
             there = b.map("a < b", number, high, hint="there")
             step = self._step(number, offset, there)
-            at = b.map(f"a // {page} * {page} + (b + c) * {page} + d", self.place.start,
-                       loop.index, ahead, offset, dtype="i32", hint="at")  # fmt: skip
-            b.store(self.bins, self.head, at, step, mask=there)
+            at = b.map(f"a // {page} + b", self.place.start, number, dtype="i32", hint="at")
+            b.store(self.bins, at, self.head, offset, step, mask=there)
             inside = span.inside(number, offset, there)
             text = "where(b, a, -1)"
             counted = b.map(text, step, inside, dtype="i32", hint="counted")
             loop.yields(b.histogram(counted, loop.carried[0]))
         b.store(self.tally, self.row, self.head, part, b.iota(BINS), loop.results[0])
-        facts = ("B >= 0", "N >= 1", *self.place.facts)
+        facts = ("B >= 0", "N >= 1", f"C == CP * {page}", *self.place.facts)
         return b.finish(s.labels.kv_heads, "B", PARTS, requires=facts, of="graph.select")
 
     def _facts_of_query(self) -> None:

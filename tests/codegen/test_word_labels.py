@@ -12,11 +12,11 @@ from weft.codegen.bounds import UnprovenAccess, prove_bounds
 from weft.codegen.reference import run_kernel
 from weft.ir.attention_calibration import LEVELS
 from weft.ir.core import Operation
+from weft.ir.sparse import MOST_PARTS
+from weft.ir.sparse import SCORE_STEPS as BINS
 from weft.passes.tile.bin_selection import BinSelection, select_bins
 from weft.passes.tile.labels import Labels
 from weft.passes.tile.word_labels import (
-    BINS,
-    MOST_PARTS,
     WordScores,
     label_words,
     query_words,
@@ -67,7 +67,8 @@ def run_all(run: Run, format: str, seed: int = 0) -> Case:
         "row_page": row_page, "base": base, "kv_lengths": np.array(LENGTHS, "i4"),
         "budgets": np.array(WANTED, "i4"),
         "query": np.full((rows, 2, 2 * 2), -7, "i4"), "bias": np.full((rows, 2, 2), -7, "i4"),
-        "range": np.full((rows, 2, 2), -7, "i4"), "bins": np.full((2, capacity), 201, "u1"),
+        "reach": np.full((rows, 2, 2), -7, "i4"), "CP": total,
+        "bins": np.full((total, 2, PAGE), 201, "u1"),
         "tally": np.full((rows, 2, MOST_PARTS, BINS), -9, "i4"),
         "chosen": np.full((2, capacity), -7777, "i4"), "counts": np.full((rows, 2), -7, "i4"),
     }  # fmt: skip
@@ -154,6 +155,17 @@ def test_every_access_is_proven() -> None:
     for kernel in (word_write(labels), query_words(shape), word_scores(shape),
                    select_bins(BinSelection(8, 64))):  # fmt: skip
         assert prove_bounds(kernel).ok
+
+
+def test_compiles_for_hopper() -> None:
+    """Four channels are one instruction, and labels come 16 bytes a thread."""
+    pytest.importorskip("triton")
+    from weft.codegen.compile_triton import compile_offline
+    from weft.passes.tile.gpu_schedules import gpu_schedule
+
+    kernel = word_scores(WordScores(Labels(8, 128, 64, 32, "i4", "bf16"), 32))
+    text = compile_offline(kernel, gpu_schedule(kernel))["ptx"]
+    assert "dp4a" in text and "v4.b32" in text
 
 
 def test_a_list_that_is_too_short_is_found() -> None:
