@@ -20,7 +20,7 @@ from weft.ir.sparse import SCORE_PARTS, SparsePolicy
 from weft.passes.tile.attention_parts import Parts, attention_merge, tuned
 from weft.passes.tile.gpu_schedules import gpu_schedule, gpu_step_kernels
 from weft.passes.tile.labels import Labels, Scores, label_scores
-from weft.passes.tile.lower_sparse import word_selection
+from weft.passes.tile.lower_sparse import LISTED, word_selection
 from weft.passes.tile.regimes import lower_for_gpu, merge_kernels
 from weft.passes.tile.selection import Selection, select_keys
 from weft.passes.tile.sparse_parts import SparseParts, sparse_parts
@@ -91,7 +91,8 @@ class SparseStep:
         each = setting.batch * -(-setting.context // s.page)
         self._pools(sets * each + 1)
         forced = {"sinks": p.sinks, "recent": p.recent, "unit": p.unit, "flat": True}
-        gathers = SparseParts(**{**vars(s), "unit": p.unit})
+        gathers = SparseParts(**{**vars(s), "unit": p.unit},
+                              keys_listed=0 if device == "cpu" else LISTED)  # fmt: skip
         if policy.in_words(s.head_dim):
             chooses = word_selection(WordScores(setting.labels, s.heads, p.sinks, p.recent, s.q))
         else:

@@ -72,7 +72,7 @@ class SparseLists:
             return {"scores": torch.zeros((heads, self.capacity), device=device)}
         group = shape.heads // heads
         sizes = {"query": (group * size,), "bias": (group,), "reach": (2,),
-                 "tally": (MOST_PARTS, SCORE_STEPS)}  # fmt: skip
+                 "tally": (MOST_PARTS, SCORE_STEPS), "bounds": (2 * MOST_PARTS + 3,)}  # fmt: skip
         found: dict[str, Tensor | int] = {
             name: torch.zeros((rows, heads, *dims), dtype=torch.int32, device=device)
             for name, dims in sizes.items()

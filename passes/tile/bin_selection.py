@@ -1,8 +1,9 @@
-"""The kernel that selects the keys in the highest steps of score, without sorting and in one pass.
+"""The kernels that select the keys in the highest steps of score, without sorting, in one pass.
 
 `word_labels` has left the step of each token's score, and how many tokens of each part of a row
-are in each step. So each program knows the step from which all are taken, how many of the step
-below, from the lowest position up, and where in the row's list its own part begins.
+are in each step. `step_bounds` makes of these the step above which all are taken, how many of that
+step, from the lowest position up, and where in the row's list each part begins; then `select_bins`
+writes all parts side by side.
 """
 
 from __future__ import annotations
@@ -15,6 +16,9 @@ from ...ir.sparse import SCORE_STEPS as BINS
 from .builder import KernelBuilder
 from .score_place import Place
 from .word_labels import PARTS, Middle
+
+BOUNDS = 2 * MOST_PARTS + 3
+"""What is known of the bounds of a row and key head: of each part, and of all."""
 
 
 @dataclass(frozen=True)
@@ -33,12 +37,74 @@ class BinSelection:
         return f"select_bins_{self.kv_heads}_{self.page}_{self.sinks}_{self.recent}_{self.keys}"
 
 
+def step_bounds(shape: BinSelection) -> Operation:
+    """Return the kernel that finds from which step on a row's keys are taken.
+
+    Arguments: B, kv_lengths (0: nothing is selected), budgets [B] (the most tokens that may be
+    read), tally [B, K, 32, 256] i32, bounds [B, K, 64 + 3] i32: how many tokens above the step and
+    how many in it the parts before each part have, 32 each, then the step, how many of it are
+    taken, and how many tokens of the middle in all; counts [B, K] i32.
+    """
+    return _StepBounds(shape).kernel()
+
+
+class _StepBounds:
+    def __init__(self, shape: BinSelection) -> None:
+        self.shape = shape
+        b = self.b = KernelBuilder(shape.name.replace("select_bins", "step_bounds"))
+        self.rows = b.scalar("B")
+        self.lengths, self.budgets = (b.buffer(n, "i32", "B") for n in ("kv_lengths", "budgets"))
+        self.tally = b.buffer("tally", "i32", "B", shape.kv_heads, MOST_PARTS, BINS)
+        self.bounds = b.buffer("bounds", "i32", "B", shape.kv_heads, BOUNDS)
+        self.counts = b.buffer("counts", "i32", "B", shape.kv_heads)
+
+    def kernel(self) -> Operation:
+        b, s = self.b, self.shape
+        head, row = b.program_id(0, "kv_head"), b.program_id(1, "row")
+        length = b.load(self.lengths, row, hint="length")
+        span = Middle(b, self.rows, s.sinks, s.recent, s.page, length)
+        text = "max(min(a - (b - (c - d)), c - d), 0)"
+        want = b.map(text, b.load(self.budgets, row, hint="budget"), length, span.last, span.first,
+                     dtype="i32", hint="want")  # fmt: skip
+        part, bin = b.expand(b.iota(MOST_PARTS), 1), b.expand(b.iota(BINS), 0)
+        parts = b.map(PARTS.replace("B", "a"), self.rows, dtype="i32", hint="parts")
+        text = "(a < where(c > 0, b, 0)) & (d >= 0)"
+        live = b.map(text, part, parts, length, bin, dtype="bool", hint="live")
+        tally = b.load(self.tally, row, head, part, bin, mask=live, hint="counted")
+        limit, ties = self._boundary(b.reduce("sum", tally, 0, hint="total"), want)
+        lane = b.iota(MOST_PARTS)
+        for place, test in enumerate(("a > b", "a == b")):
+            text = f"where({test}, c, 0)"
+            each = b.map(text, bin, limit, tally, dtype="i32", hint="each")
+            found = b.reduce("sum", each, 1, hint="found")
+            before = b.map("a - b", b.scan(found, 0), found, dtype="i32", hint="before")
+            at = b.map(f"a + {place * MOST_PARTS}", lane, dtype="i32", hint="at")
+            b.store(self.bounds, row, head, at, before)
+        for place, value in enumerate((limit, ties, want), 2 * MOST_PARTS):
+            b.store(self.bounds, row, head, b.full(place, "i32"), value)
+        count = b.map("a + b + c - d", span.first, want, length, span.last, dtype="i32",
+                      hint="count")  # fmt: skip
+        b.store(self.counts, row, head, count)
+        return b.finish(s.kv_heads, "B", requires=("B >= 0",), of="graph.select")
+
+    def _boundary(self, total: Value, want: Value) -> tuple[Value, Value]:
+        """Return the step above which all are taken, and how many of it."""
+        b = self.b
+        rest = b.map("a - b + c", b.reduce("sum", total, 0), b.scan(total, 0), total,
+                     dtype="i32", hint="rest")  # fmt: skip
+        reach = b.map("where(a >= b, 1, 0)", rest, want, dtype="i32", hint="reach")
+        limit = b.map("max(a - 1, 0)", b.reduce("sum", reach, 0), dtype="i32", hint="limit")
+        text = "where(a > b, c, 0)"
+        over = b.map(text, b.iota(BINS), limit, total, dtype="i32", hint="over")
+        above = b.reduce("sum", over, 0, hint="above")
+        return limit, b.map("a - b", want, above, dtype="i32", hint="ties")
+
+
 def select_bins(shape: BinSelection) -> Operation:
     """Return the kernel; a program writes the choices of a part of one row and key head.
 
-    Arguments: B, C = CP * P, CP, base, kv_lengths (0: nothing is selected), budgets [B] (the most
-    tokens that may be read), bins [CP, K, P] u8, tally [B, K, 32, 256] i32, chosen [K, C] i32
-    (ascending), counts [B, K] i32.
+    Arguments: B, C = CP * P, CP, base, kv_lengths [B], bins [CP, K, P] u8, bounds [B, K, 67] i32,
+    chosen [K, C] i32 (ascending).
     """
     return _SelectBins(shape).kernel()
 
@@ -49,11 +115,10 @@ class _SelectBins:
         b = self.b = KernelBuilder(shape.name)
         self.rows, *_ = (b.scalar(extent) for extent in ("B", "C", "CP"))
         self.place = Place(b, True, shape.page, pages=False)
-        self.lengths, self.budgets = (b.buffer(n, "i32", "B") for n in ("kv_lengths", "budgets"))
+        self.lengths = b.buffer("kv_lengths", "i32", "B")
         self.bins = b.buffer("bins", "u8", "CP", shape.kv_heads, shape.page)
-        self.tally = b.buffer("tally", "i32", "B", shape.kv_heads, MOST_PARTS, BINS)
+        self.bounds = b.buffer("bounds", "i32", "B", shape.kv_heads, BOUNDS)
         self.chosen = b.buffer("chosen", "i32", shape.kv_heads, "C")
-        self.counts = b.buffer("counts", "i32", "B", shape.kv_heads)
 
     def kernel(self) -> Operation:
         b, s = self.b, self.shape
@@ -63,40 +128,17 @@ class _SelectBins:
         self.place.enter(self.head, self.row)
         self.length = b.load(self.lengths, self.row, hint="length")
         self.span = Middle(b, self.rows, s.sinks, s.recent, s.page, self.length)
-        text = "max(min(a - (b - (c - d)), c - d), 0)"
-        want = b.map(text, b.load(self.budgets, self.row, hint="budget"), self.length,
-                     self.span.last, self.span.first, dtype="i32", hint="want")  # fmt: skip
-        before, equal = self._boundary(want)
+        before = b.load(self.bounds, self.row, self.head, self.part, hint="before")
+        at = b.map(f"a + {MOST_PARTS}", self.part, dtype="i32", hint="at")
+        equal = b.load(self.bounds, self.row, self.head, at, hint="equal")
+        self.limit, self.ties, want = (
+            b.load(self.bounds, self.row, self.head, b.full(2 * MOST_PARTS + n, "i32"), hint=hint)
+            for n, hint in enumerate(("limit", "ties", "want"))
+        )
         self._choose(before, equal)
         self._ends(want)
         facts = ("B >= 0", f"C == CP * {s.page}", *self.place.facts)
         return b.finish(s.kv_heads, "B", PARTS, requires=facts, of="graph.select")
-
-    def _boundary(self, want: Value) -> tuple[Value, Value]:
-        """Set the step `limit` above which all are taken, and how many `ties` of it; return how
-        many tokens above and in it the parts before this one have."""
-        b = self.b
-        part, bin = b.expand(b.iota(MOST_PARTS), 1), b.expand(b.iota(BINS), 0)
-        parts = b.map(PARTS.replace("B", "a"), self.rows, dtype="i32", hint="parts")
-        text = "(a < where(c > 0, b, 0)) & (d >= 0)"
-        live = b.map(text, part, parts, self.length, bin, dtype="bool", hint="live")
-        tally = b.load(self.tally, self.row, self.head, part, bin, mask=live, hint="counted")
-        total = b.reduce("sum", tally, 0, hint="total")
-        rest = b.map("a - b + c", b.reduce("sum", total, 0), b.scan(total, 0), total,
-                     dtype="i32", hint="rest")  # fmt: skip
-        reach = b.map("where(a >= b, 1, 0)", rest, want, dtype="i32", hint="reach")
-        self.limit = b.map("max(a - 1, 0)", b.reduce("sum", reach, 0), dtype="i32", hint="limit")
-        text = "where(a > b, c, 0)"
-        over = b.map(text, b.iota(BINS), self.limit, total, dtype="i32", hint="over")
-        above = b.reduce("sum", over, 0, hint="above")
-        self.ties = b.map("a - b", want, above, dtype="i32", hint="ties")
-        earlier = b.map("a < b", part, self.part, hint="earlier")
-        found = []
-        for test in ("a > b", "a == b"):
-            text = f"where(({test}) & d, c, 0)"
-            each = b.map(text, bin, self.limit, tally, earlier, dtype="i32", hint="each")
-            found.append(b.reduce("sum", b.reduce("sum", each, 1), 0, hint="before"))
-        return found[0], found[1]
 
     def _choose(self, before: Value, equal: Value) -> None:
         """Write the part's choices of the middle."""
@@ -128,7 +170,7 @@ class _SelectBins:
                         b.map("a + (b >> 16)", tied, marks, dtype="i32"))  # fmt: skip
 
     def _ends(self, want: Value) -> None:
-        """The first part writes the forced tokens around the middle, and how many there are."""
+        """The first part writes the forced tokens around the middle."""
         b, s, span = self.b, self.shape, self.span
         lane = b.iota(max(s.sinks, s.recent, 1))
         mine, zero = b.map("a == 0", self.part, hint="mine"), b.full(0, "i32")
@@ -138,9 +180,6 @@ class _SelectBins:
         place = b.map("a + b + c", span.first, want, lane, dtype="i32", hint="place")
         high = b.map("where(a, b, c)", mine, self.length, zero, dtype="i32", hint="high")
         self._put(place, unit, b.map("a < b", unit, high, dtype="bool"))
-        count = b.map("a + b + c - d", span.first, want, self.length, span.last, dtype="i32",
-                      hint="count")  # fmt: skip
-        b.store(self.counts, self.row, self.head, count, mask=mine)
 
     def _put(self, place: Value, unit: Value, take: Value) -> None:
         text = "a & (b >= 0) & (b < c)"

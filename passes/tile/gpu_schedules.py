@@ -28,6 +28,8 @@ def gpu_schedule(kernel: Operation, apart: bool = False) -> Schedule:
 
 
 def _schedule(kernel: Operation, apart: bool) -> Schedule:
+    if kernel["name"].name.startswith("sparse_parts"):
+        return Schedule(num_warps=4, num_stages=2)
     if kernel.attribute("of") == "graph.partial" and apart:
         return Schedule(num_warps=4, num_stages=4)
     if any(operation.name == "tile.dot" for operation in walk(kernel.regions[0].operations)):

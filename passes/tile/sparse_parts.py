@@ -19,17 +19,25 @@ from .tail import Tail
 
 @dataclass(frozen=True)
 class SparseParts(Parts):
-    """The static shape: of `attention_parts`, whether lists hold tokens or pages, and how the tail
-    was scored (None: what is not read does not count)."""
+    """The static shape: of `attention_parts`, whether lists hold tokens or pages, how the tail was
+    scored (None: what is not read does not count), and how many keys of a list are read at a time
+    (0: `keys`)."""
 
     unit: str = "token"
     tail: Scores | None = None
+    keys_listed: int = 0
+
+    @property
+    def listed(self) -> int:
+        """How many keys of a list are read at a time."""
+        return self.keys_listed or self.keys
 
     @property
     def name(self) -> str:
         """A name that tells the shape."""
         tail = f"_tail_{self.tail.labels.channels}_{self.tail.labels.format}" if self.tail else ""
-        return super().name.replace("attention_parts", f"sparse_parts_{self.unit}{tail}")
+        name = super().name.replace("attention_parts", f"sparse_parts_{self.unit}{tail}")
+        return name + (f"_by{self.keys_listed}" if self.keys_listed else "")
 
 
 def sparse_parts(shape: SparseParts) -> Operation:
@@ -94,7 +102,7 @@ class _SparseParts(_Parts):
         unit = s.page if s.unit == "page" else 1  # type: ignore[attr-defined]
         text = f"max(min(min(a, b * {unit}), (c + {unit - 1}) // {unit} * {unit}), 0)"
         self.end = b.map(text, self.high, count, self.length, dtype="i32", hint="end")
-        self.entry, self.lane = entry, b.iota(s.keys)
+        self.entry, self.lane = entry, b.iota(s.listed)
         lane = b.iota(s.few // s.group * s.group)
         live = b.map(f"a < min(b, 1) * {s.group}", lane, self.count, dtype="bool", hint="live")
         place = b.map("a + 0 * b", self.first, lane, dtype="i32", hint="place")
@@ -138,8 +146,8 @@ class _SparseParts(_Parts):
         heads = extents_of(self.tile.type)[0]
         start = (b.full(LOWEST, "f32", heads), b.full(0.0, "f32", heads),
                  b.full(0.0, "f32", heads, s.head_dim))  # fmt: skip
-        start += (b.full(0.0, "f32", heads, s.keys),) if self.tail else ()
-        with b.loop(self.low, self.end, *start, step=s.keys, hint="block") as loop:
+        start += (b.full(0.0, "f32", heads, s.listed),) if self.tail else ()
+        with b.loop(self.low, self.end, *start, step=s.listed, hint="block") as loop:
             top, total, acc, *read = loop.carried
             key, page = self._keys_at(loop.index)
             place = b.map("a + b", loop.index, self.lane, dtype="i32", hint="place")
@@ -149,7 +157,7 @@ class _SparseParts(_Parts):
             rows = (b.expand(page, 1), self.kv_head, b.expand(offset, 1), self.channel)
             seen = b.expand(inside, 1)
             k = self._half(b.load(self.k_pool, *rows, mask=seen, hint="keys"))
-            scores = b.dot(self.tile, k, b.full(0.0, "f32", heads, s.keys), transpose_b=True)
+            scores = b.dot(self.tile, k, b.full(0.0, "f32", heads, s.listed), transpose_b=True)
             scores = b.map(f"where(b, a, {UNSEEN})", scores, b.expand(inside, 0), dtype="f32",
                            hint="scores")  # fmt: skip
             best = b.reduce("max", scores, 1, hint="best")

@@ -222,7 +222,8 @@ class _WordScores:
         b, s = self.b, self.shape
         entry = b.map("a + b", self.place.entry, number, dtype="i32", hint="entry")
         page = b.load(self.place.pages, entry, mask=there, hint="page_id")  # type: ignore[arg-type]
-        totals = [b.full(0, "i32", s.keys) for _ in range(s.group)]
+        zero = b.full(0, "i32", s.keys)
+        totals = [b.map("a - b", zero, shift, dtype="i32", hint="total") for shift in self.shifts]
         for word in range(self.words):
             codes = b.load(self.pool, page, self.head, b.full(word, "i32"), offset, mask=there,
                            hint="codes")  # fmt: skip
@@ -234,10 +235,8 @@ class _WordScores:
             for half, place in halves:
                 totals = [b.map("dot4(a, b, c)", half, each[place], total, dtype="i32")
                           for each, total in zip(self.each, totals, strict=True)]  # fmt: skip
-        scores = [b.map("a - b", total, shift, dtype="i32", hint="score")
-                  for total, shift in zip(totals, self.shifts, strict=True)]  # fmt: skip
-        best = scores[0]
-        for score in scores[1:]:
+        best = totals[0]
+        for score in totals[1:]:
             best = b.map("max(a, b)", best, score, dtype="i32", hint="best")
         text = f"min(i32(umulhi(max(a + b, 0) * 2, c)), {BINS - 1})"
         return b.map(text, best, self.top, self.factor, dtype="i32", hint="step")

@@ -14,7 +14,7 @@ from weft.ir.attention_calibration import LEVELS
 from weft.ir.core import Operation
 from weft.ir.sparse import MOST_PARTS
 from weft.ir.sparse import SCORE_STEPS as BINS
-from weft.passes.tile.bin_selection import BinSelection, select_bins
+from weft.passes.tile.bin_selection import BinSelection, select_bins, step_bounds
 from weft.passes.tile.labels import Labels
 from weft.passes.tile.word_labels import (
     WordScores,
@@ -70,11 +70,12 @@ def run_all(run: Run, format: str, seed: int = 0) -> Case:
         "reach": np.full((rows, 2, 2), -7, "i4"), "CP": total,
         "bins": np.full((total, 2, PAGE), 201, "u1"),
         "tally": np.full((rows, 2, MOST_PARTS, BINS), -9, "i4"),
+        "bounds": np.full((rows, 2, 2 * MOST_PARTS + 3), -9, "i4"),
         "chosen": np.full((2, capacity), -7777, "i4"), "counts": np.full((rows, 2), -7, "i4"),
     }  # fmt: skip
     kernels = [
         word_write(labels), query_words(shape), word_scores(shape),
-        select_bins(BinSelection(2, PAGE, SINKS, RECENT, keys=16)),
+        *(make(BinSelection(2, PAGE, SINKS, RECENT, 16)) for make in (step_bounds, select_bins)),
     ]  # fmt: skip
     for kernel in kernels:
         names = [value.name for value in kernel.regions[0].arguments]
@@ -153,7 +154,7 @@ def test_every_access_is_proven() -> None:
     labels = Labels(8, 128, 64, 32, "i4", "bf16")
     shape = WordScores(labels, 32)
     for kernel in (word_write(labels), query_words(shape), word_scores(shape),
-                   select_bins(BinSelection(8, 64))):  # fmt: skip
+                   step_bounds(BinSelection(8, 64)), select_bins(BinSelection(8, 64))):  # fmt: skip
         assert prove_bounds(kernel).ok
 
 
