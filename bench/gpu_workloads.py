@@ -116,11 +116,11 @@ class Words:
         texts = (tokenizer.decode([id]) for id in range(tokenizer.size))
         words = [text for text in texts if text[:1] == " " and text[1:].isalpha()]
         self._tokenizer = tokenizer
-        self._words = [word for word in words if len(tokenizer.encode(word + word)) == 2]
+        self.words = [word for word in words if len(tokenizer.encode(word + word)) == 2]
 
     def text(self, pick: random.Random, tokens: int) -> str:
         """Return a text of so many tokens."""
-        text = "".join(pick.choices(self._words, k=tokens))
+        text = "".join(pick.choices(self.words, k=tokens))
         assert len(self._tokenizer.encode(text)) == tokens, "a word is no token of its own"
         return text
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,9 @@ from .drawn import Drawn
 from .executor import check_step
 from .graphs import Recorder, Rerun
 from .lists import PAGES, AttentionLists, Room
+from .page_copies import PageCopies
 from .ranks import peers
+from .recordings import Recorded, Recordings
 from .sparse_decode import SparseDecode
 from .sparse_lists import SparseLists
 from .staging import Layout, Staging
@@ -43,19 +44,11 @@ class ListsTooLong(CapacityError):
     hint = "lower max_tokens or max_batch"
 
 
-@dataclass(frozen=True)
-class Recorded:
-    """Decode steps of one room, recorded: where inputs lie, how to launch, where logits come."""
-
-    layout: Layout
-    replay: Callable[[], None]
-    logits: Tensor
-
-
 class DeviceExecutor(CompiledExecutor):
     """Runs the lowered functions of one model on a GPU; see `step.ModelExecutor`.
 
     A decode step takes the smallest recorded batch that holds it: rows past its own write nothing.
+    Pages that are to be copied are so before the next step, all at once.
     The greedy draw is part of the recording. Other steps are launched one kernel after another.
     Nothing here waits for the device, except where a buffer on its way to it is still in use.
     """
@@ -81,7 +74,7 @@ class DeviceExecutor(CompiledExecutor):
         self.everything = torch.full((max_batch, words), -1, dtype=torch.int32, device=device)
         self._recorder = recorder or Rerun()
         self._sizes = bucket_sizes(max_batch)
-        self._recorded: dict[Room, Recorded] = {}
+        self._recorded = Recordings()
         self._latest: Recorded | None = None
         windows = set(config.windows) or {0}
         chosen = None
@@ -90,6 +83,7 @@ class DeviceExecutor(CompiledExecutor):
             chosen = SparseLists(sparse, shape, max_batch, tokens, self.device)
         self._lists = AttentionLists(shape, tuple(windows), self.device, SLOTS, sparse=chosen)
         self._staging = Staging(1 << 22, self.device)
+        self._copies = PageCopies(self._pools, kernels["copy_pages"].launch)
 
     def forward(self, step: StepInput, source: np.ndarray | None = None) -> Tensor:
         """Return logits [R, V] f32, a view that the next call overwrites.
@@ -104,14 +98,15 @@ class DeviceExecutor(CompiledExecutor):
     def _forward(self, step: StepInput, source: np.ndarray | None) -> Tensor:
         if self.announcer is not None:
             self.announcer.step(step, source)
+        self._copies.flush()
         rows, lists = step.tokens.shape[0], self._lists.plan(step)
         self.drawn.greedy = 0
         entries = len(lists.arrays[PAGES])
         if step.is_decode and step.logits_rows.shape[0] == rows > 0 and entries <= ENTRIES:
             size = self._sizes[bisect_left(self._sizes, rows)]
             room = self._lists.room(size, lists, ENTRIES)
-            recorded = self._recorded.get(room) or self._record(room)
-            self._fill(recorded.layout, step, source, lists.arrays, room)
+            recorded = self._recorded.find(room, self._record)
+            self._fill(recorded.layout, step, source, lists.arrays, recorded.room)
             recorded.replay()
             self._latest = recorded
             self.drawn.greedy = rows
@@ -126,6 +121,14 @@ class DeviceExecutor(CompiledExecutor):
         for function, arguments in launches:
             function(*arguments)
         return logits
+
+    def copy_page(self, source: int, target: int) -> None:
+        """Let a page of keys and values, and of labels, be copied before the next step."""
+        if self.announcer is not None:
+            self.announcer.copy_page(source, target)
+        self._copies.add(source, target)
+        if self._sparse is not None:
+            self._sparse.copy_page(source, target)
 
     def launches(self, step: StepInput) -> list[BoundLaunch]:
         """Return the launches of a step, to be timed: they may run in any order, and repeatedly."""
@@ -208,9 +211,8 @@ class DeviceExecutor(CompiledExecutor):
                 function(*arguments)
             self._greedy(rows, logits, self.everything[:rows], *self.drawn.views(rows))
 
-        recorded = Recorded(layout, self._recorder.record(run), logits)
+        recorded = Recorded(room, layout, self._recorder.record(run), logits)
         self.drawn.block.copy_(before)
-        self._recorded[room] = recorded
         return recorded
 
     def _feed_tokens(self, inputs: Mapping[str, Any], rows: int) -> None:

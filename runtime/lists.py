@@ -243,6 +243,18 @@ class Room:
     sizes: tuple[tuple[str, int], ...]
     sparse: bool = False
 
+    @property
+    def places(self) -> int:
+        """How much it holds, to compare rooms by."""
+        return sum(size for _, size in self.sizes)
+
+    def holds(self, other: Room) -> bool:
+        """Whether steps of another room fit, with nothing in what they leave."""
+        if (self.apart, self.sparse) != (other.apart, other.sparse) or self.rows < other.rows:
+            return False
+        mine, its = (dict((*room.extents, *room.sizes)) for room in (self, other))
+        return mine.keys() == its.keys() and all(mine[name] >= its[name] for name in its)
+
     def filling(self, name: str, given: np.ndarray) -> int:
         """Return what the rest of an array holds: items of no rows, joins of no row."""
         if name.startswith(f"{PLANNED}merge_start"):

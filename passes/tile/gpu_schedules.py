@@ -7,7 +7,7 @@ from dataclasses import replace
 from ...ir.core import Operation, walk
 from ...ir.schedule import Schedule
 from ...ir.tile import extents_of
-from .feed import feed_tokens
+from .feed import copy_pages, feed_tokens
 from .matvec import matvec_schedule
 from .sampling import argmax_masked, sample
 
@@ -44,7 +44,9 @@ def gpu_step_kernels(vocab: int) -> list[tuple[Operation, Schedule]]:
     words = min(128, 1 << max(0, (-(-vocab // 32)) - 1).bit_length())
     draws = (argmax_masked(vocab, words), sample(vocab, words))
     wide = Schedule(num_warps=8 if words >= 64 else 4, chained=CHAINED)
-    return [(feed_tokens(), Schedule(chained=CHAINED)), *((kernel, wide) for kernel in draws)]
+    before = (feed_tokens(), copy_pages())
+    chained = Schedule(chained=CHAINED)
+    return [(kernel, chained) for kernel in before] + [(kernel, wide) for kernel in draws]
 
 
 def _widest(kernel: Operation) -> int:

@@ -18,7 +18,7 @@ from kernel_oracles import (
     silu,
 )
 from weft.ir.core import Operation
-from weft.passes.tile import elementwise, moe, rope, sampling
+from weft.passes.tile import elementwise, feed, moe, rope, sampling
 
 SIZES = {"empty": 0, "one": 1, "few": 3, "ragged": 13}
 
@@ -257,6 +257,24 @@ def _with(build: Callable[..., Case], *options: Any) -> Callable[[np.random.Gene
     return lambda rng, size: build(rng, size, *options)
 
 
+def feed_tokens(rng: np.random.Generator, t: int) -> Case:
+    source = rng.integers(-1, 5, t).astype("i4")
+    drawn, tokens = rng.integers(0, 99, 5).astype("i4"), rng.integers(0, 99, t).astype("i4")
+    expected = np.where(source >= 0, drawn[source], tokens)
+    return Case(feed.feed_tokens(4), [t, 5, source, drawn, tokens], {"tokens": expected})
+
+
+def copy_pages(rng: np.random.Generator, copies: int) -> Case:
+    layers, pages, blocks = 2, 2 * copies + 1, 3
+    pool = rng.integers(-(2**31), 2**31, (layers, pages, blocks, feed.COPIED)).astype("i4")
+    source, target = rng.permutation(2 * copies).astype("i4").reshape(2, copies)
+    source[2:3] = -1
+    expected, kept = pool.copy(), source >= 0
+    expected[:, target[kept]] = pool[:, source[kept]]
+    arguments = [copies, layers, pages, blocks, source, target, pool]
+    return Case(feed.copy_pages(2), arguments, {"pool": expected})
+
+
 FAMILIES: dict[str, Callable[[np.random.Generator, int], Case]] = {
     "embedding_f32": _with(embedding, "f32"), "embedding_bf16": _with(embedding, "bf16"),
     "embedding_i8": _with(embedding, "i8"), "rmsnorm": rmsnorm, "add_rmsnorm": add_rmsnorm,
@@ -269,7 +287,7 @@ FAMILIES: dict[str, Callable[[np.random.Generator, int], Case]] = {
     "route_local": _with(route, True, (3, 8)), "dispatch_local": _with(dispatch, True),
     "combine_partial": _with(combine, False, True),
     "combine_residual": _with(combine, True), "argmax_masked": argmax_masked, "sample": sample,
-    "token_logprobs": token_logprobs,
+    "token_logprobs": token_logprobs, "feed_tokens": feed_tokens, "copy_pages": copy_pages,
 }  # fmt: skip
 
 

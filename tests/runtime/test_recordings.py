@@ -1,0 +1,48 @@
+"""Steps of a room that has not been recorded borrow a larger one's recording for a while."""
+
+from __future__ import annotations
+
+import torch
+from weft.runtime.lists import Room
+from weft.runtime.recordings import WORTH, Recorded, Recordings
+from weft.runtime.staging import Layout
+
+
+def room(rows: int, items: int | None = None, joined: bool = True, apart: bool = True) -> Room:
+    items = items or rows
+    extents = (("plan_W", items), ("plan_G", rows if joined else 0))
+    return Room(rows, apart, extents, (("plan_item_row", items), ("plan_pages", 64)))
+
+
+class Book(Recordings):
+    def __init__(self, *rooms: Room) -> None:
+        super().__init__()
+        self.made: list[Room] = []
+        for one in rooms:
+            self.of(one)
+
+    def of(self, room: Room) -> Room:
+        def record(wanted: Room) -> Recorded:
+            self.made.append(wanted)
+            return Recorded(wanted, Layout.of([]), lambda: None, torch.empty(0))
+
+        return self.find(room, record).room
+
+
+def test_a_room_borrows_the_smallest_that_holds_it_until_it_is_worth_its_own():
+    book = Book(room(8), room(128), room(256))
+    taken = [book.of(room(96)) for _ in range(WORTH + 1)]
+    assert taken == [room(128)] * (WORTH - 1) + [room(96)] * 2
+
+
+def test_rooms_that_no_other_holds_are_recorded_at_once():
+    book = Book(room(128, joined=False), room(64, apart=False))
+    for one in (room(32), room(129), room(16, items=200)):
+        assert book.of(one) == one  # joins, rows, items that the others have no place for
+    assert len(book) == 5
+
+
+def test_a_room_of_another_kind_is_not_lent():
+    assert not room(128).holds(room(64, apart=False)) and room(128).holds(room(64))
+    assert room(64).holds(room(64)) and not room(64).holds(room(65))
+    assert room(64).holds(room(64, joined=False)) and not room(64, joined=False).holds(room(64))
