@@ -13,8 +13,13 @@ import tokenizers
 
 from ..ir.diagnostics import ModelError
 from .models.config import MissingFile, UnreadableFile, read_json
+from .shared_texts import Encoded, SharedTexts
 
 SPACE_MARK = "\u2581"  # the visible space of sentencepiece vocabularies
+
+
+MOST_READY = 4096
+"""Texts that are kept encoded until they are asked for."""
 
 
 class UnsupportedTokenizer(ModelError):
@@ -59,7 +64,7 @@ class HubTokenizer:
         self._special_ids = frozenset(id for id, t in self._added.items() if t["special"])
         self.end_ids = tuple(end_ids)
         self.begin_id = begin_id
-        self._ready: dict[str, list[int]] = {}
+        self._ready: dict[str, Encoded] = {}
 
     @property
     def size(self) -> int:
@@ -85,22 +90,22 @@ class HubTokenizer:
     def encode(self, text: str) -> list[int]:
         """Return ids of ordinary text; joined, the bytes of the tokens are the text's."""
         ready = self._ready.pop(text, None)
-        if ready is not None:
-            return ready
-        return self._tokenizer.encode(text, add_special_tokens=False).ids
+        return ready.ids.tolist() if ready is not None else self._shared.ids(text)
 
     def prepare(self, texts: Iterable[str]) -> None:
-        """Encode texts that will be asked for soon, side by side on all cores."""
-        wanted = [text for text in dict.fromkeys(texts) if text not in self._ready]
-        if len(wanted) > 1:
-            found = self._tokenizer.encode_batch(wanted, add_special_tokens=False)
-            self._ready |= zip(wanted, (one.ids for one in found), strict=True)
+        """Encode texts that will be asked for soon, side by side on all cores.
 
-    def sizes(self, texts: list[str]) -> list[int]:
-        """Return how many tokens each text is, by itself; they are encoded side by side."""
-        return [
-            len(one.ids) for one in self._tokenizer.encode_batch(texts, add_special_tokens=False)
-        ]
+        What one begins with as the text before it did is encoded once.
+        """
+        wanted = [text for text in dict.fromkeys(texts) if text not in self._ready]
+        if len(self._ready) > MOST_READY:
+            self._ready.clear()
+        self._ready |= zip(wanted, self._shared.encode(wanted), strict=True)
+
+    def tokens_in(self, text: str, start: int, end: int) -> int | None:
+        """Return how many tokens the characters [start, end) of a prepared text are part of."""
+        ready = self._ready.get(text)
+        return None if ready is None else ready.tokens_in(start, end)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of ids; special tokens give nothing, broken UTF-8 gives U+FFFD."""
@@ -109,6 +114,12 @@ class HubTokenizer:
     def token_bytes(self, id: int) -> bytes:
         """Return the bytes of one token; empty for a special token or an id without a token."""
         return self._bytes[id] if 0 <= id < len(self._bytes) else b""
+
+    @cached_property
+    def _shared(self) -> SharedTexts:
+        ordinary = [token for token in self._added.values() if not token["special"]]
+        whole = any(_takes_around(token) for token in ordinary)
+        return SharedTexts(self._tokenizer, self._bytes, whole)
 
     @cached_property
     def _known(self) -> _Known:
@@ -188,6 +199,13 @@ def _drop_dummy_space(data: dict[str, Any]) -> bool:
         normalizer["normalizers"] = [step for step in steps if step["type"] != "Prepend"]
         found = True
     return found
+
+
+def _takes_around(token: dict[str, Any]) -> bool:
+    """Whether an added token may touch a space between two letters: it is found before all else."""
+    text = token["content"]
+    strips = any(token.get(flag) for flag in ("lstrip", "rstrip", "single_word", "normalized"))
+    return strips or not text or any(end.isspace() or end.isalpha() for end in (text[0], text[-1]))
 
 
 def _byte_level(token: str) -> bytes:

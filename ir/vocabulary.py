@@ -78,6 +78,20 @@ def encode_parts(tokenizer: Tokenizer, parts: Sequence[Part]) -> list[int]:
     return ids + (tokenizer.encode(text) if text else [])
 
 
+def shared_characters(first: str, second: str) -> int:
+    """Return how many characters two texts begin with alike."""
+    low, high = 0, min(len(first), len(second))
+    if first[:high] == second[:high]:
+        return high
+    while high - low > 1:
+        middle = (low + high) // 2
+        if first[low:middle] == second[low:middle]:
+            low = middle
+        else:
+            high = middle
+    return low
+
+
 def split_heal(parts: Sequence[Part]) -> tuple[tuple[Part, ...], str]:
     """Take the trailing space of a run off it, before a gen or select.
 

@@ -18,7 +18,7 @@ from typing import Any
 from ..ir.budget import UNBOUNDED, Budgets, Limits
 from ..ir.core import Operation, walk
 from ..ir.values import format_value
-from ..ir.vocabulary import Tokenizer, encode_parts
+from ..ir.vocabulary import Tokenizer, encode_parts, shared_characters
 from .kv_cache import PagedKV
 
 OPEN_BELOW = 0.7
@@ -41,8 +41,11 @@ class Claim:
     proven: bool = True
 
 
-PREPARED = 32
-"""Rows whose prompts are encoded at once."""
+PREPARED = 64
+"""Rows at most whose prompts are encoded at once."""
+
+FRESH = 1 << 15
+"""Characters that are encoded at once: some milliseconds on one core."""
 
 MOST_CLAIMS = 1 << 14
 """Claims that are remembered, by the sizes that they follow from."""
@@ -52,6 +55,14 @@ SHARED = 64
 
 SHORT = 64
 """Bytes up to which a text's tokens are not counted to be sure that they are fewer."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A text that is encoded in one piece, and where in it values stand."""
+
+    text: str
+    values: tuple[tuple[int, int], ...]
 
 
 class Forecast:
@@ -120,23 +131,55 @@ class Forecast:
         """
         return tuple(format_value(arguments[name]) for name in self._leading)
 
-    def prepare(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Let the tokenizer encode what rows' prompts begin with, all at once if it can."""
+    def prepare(self, rows: Iterable[Mapping[str, Any]]) -> int:
+        """Let the tokenizer encode what rows' prompts begin with, all at once if it can.
+
+        Return for how many rows: as many as have `FRESH` characters that no prompt before has.
+        """
         prepare = getattr(self._tokenizer, "prepare", None)
         first = next(iter(self._segments.values()), None)
         known = self._parameters
         if prepare is None or first is None:
-            return
-        if all(value.name in known for value in first.operands):
-            rows = list(rows)
-            prepare("".join(map(str, self._filled(first, row))) for row in rows)
-            self._count(rows, [known[value.name] for value in first.operands])
+            return sum(1 for _ in rows)
+        if not all(value.name in known for value in first.operands):
+            return sum(1 for _ in rows)
+        runs: list[list[Run]] = []
+        fresh, before = 0, ""
+        for row in rows:
+            runs.append(list(self._runs(first, row)))
+            text = "".join(run.text for run in runs[-1])
+            fresh += len(text) - shared_characters(before, text)
+            before = text
+            if fresh >= FRESH:
+                break
+        prepare(run.text for row in runs for run in row)
+        self._count(run for row in runs for run in row)
+        return len(runs)
 
-    def _count(self, rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> None:
-        """Note how many tokens the rows' values are, each text once: fewer than its bytes."""
-        texts = list(dict.fromkeys(format_value(row[name]) for row in rows for name in names))
-        sizes = self._tokenizer.sizes(texts)  # type: ignore[attr-defined]
-        self._counts = dict(zip(texts, sizes, strict=True))
+    def _count(self, runs: Iterable[Run]) -> None:
+        """Note how many tokens the values in some texts are, each value once."""
+        self._counts = {}
+        for run in runs:
+            for start, end in run.values:
+                text = run.text[start:end]
+                if text not in self._counts:
+                    count = self._tokenizer.tokens_in(run.text, start, end)  # type: ignore[attr-defined]
+                    if count is not None:
+                        self._counts[text] = count
+
+    def _runs(self, segment: Operation, arguments: Mapping[str, Any]) -> Iterator[Run]:
+        """Yield the texts between a segment's special tokens, as they are encoded."""
+        text, values = "", []
+        parts = zip(segment["parts"], self._filled(segment, arguments), strict=True)
+        for part, filled in (*parts, (0, 0)):
+            if isinstance(filled, str):
+                if not isinstance(part, str):
+                    values.append((len(text), len(text) + len(filled)))
+                text += filled
+            else:
+                if text:
+                    yield Run(text, tuple(values))
+                text, values = "", []
 
     def _filled(self, segment: Operation, arguments: Mapping[str, Any]) -> list[int | str]:
         """Return a segment's parts with the values of a row."""
@@ -258,8 +301,7 @@ class in_prefix_order(Iterator[tuple[int, Any]]):  # noqa: N801
             raise StopIteration
         if not self._prepared:
             some = list(islice(self.ahead, PREPARED))
-            self._forecast.prepare(arguments for _, arguments in some)
-            self._prepared = len(some)
+            self._prepared = self._forecast.prepare(arguments for _, arguments in some)
         self._prepared -= 1
         return self.ahead.popleft()
 

@@ -1,0 +1,146 @@
+"""Encodes texts that begin alike: the common part once, up to where the tokenizer surely splits.
+
+A cut is before a space between two ASCII letters. No token spans it if none of the vocabulary has
+a letter before a space; then what stands left and right of it is merged apart, by BPE and by
+unigrams alike. That the pre-tokenizer splits there, too, whatever stands around, is tried once.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import tokenizers
+
+from ..ir.vocabulary import shared_characters
+
+LEAST = 192
+"""Characters that a text must share with an earlier one for that to be looked at."""
+
+LOOK_BACK = 512
+"""Characters before the end of the common part among which a cut is looked for."""
+
+RECENT = 8
+"""Earlier texts that later ones are compared with."""
+
+_CUT = re.compile(r"[A-Za-z](?= [A-Za-z])")
+_SPANS = re.compile(rb"[A-Za-z] ")
+_BEFORE = ("", " ", "\n", "\t", "a", "I'", "7", ".", "\u00e9", "\u4e2d", "a  ", "x.\n\n", "'s ")
+_AFTER = ("", " ", "\n", "s", "'s", "7", ".", "\u0301", "\u4e2d", "  b", " \n", " 'll", "\r\n x")
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A text's ids [n] i32, and the byte after each token [n]; None where bytes were changed."""
+
+    text: str
+    ids: np.ndarray
+    ends: np.ndarray | None
+
+    def tokens_in(self, start: int, end: int) -> int | None:
+        """Return how many tokens have bytes of the characters [start, end); None: not known."""
+        if self.ends is None or end <= start:
+            return None if self.ends is None else 0
+        first, last = self._byte(start), self._byte(end)
+        before = int(np.searchsorted(self.ends, first, "right"))
+        return int(np.searchsorted(self.ends, last, "left")) + 1 - before
+
+    def tokens_before(self, cut: int) -> int | None:
+        """Return how many tokens the text up to a character is; None where one spans it."""
+        if self.ends is None:
+            return None
+        byte = self._byte(cut)
+        count = int(np.searchsorted(self.ends, byte, "left")) + 1
+        return count if count <= len(self.ends) and self.ends[count - 1] == byte else None
+
+    def _byte(self, character: int) -> int:
+        return character if self.text.isascii() else len(self.text[:character].encode())
+
+
+class SharedTexts:
+    """Encodes ordinary text, beside what was encoded lately.
+
+    `pieces` are the tokens' bytes; `whole`: never cut, for tokens that take what stands around.
+    """
+
+    def __init__(
+        self, tokenizer: tokenizers.Tokenizer, pieces: Sequence[bytes], whole: bool = False
+    ) -> None:
+        # That which keeps no offsets is faster, and newer.
+        self._batch = getattr(tokenizer, "encode_batch_fast", tokenizer.encode_batch)
+        self._pieces, self._whole = pieces, whole
+        self._sizes = np.fromiter(map(len, pieces), np.int64, len(pieces))
+        self._recent: deque[Encoded] = deque(maxlen=RECENT)
+
+    def ids(self, text: str) -> list[int]:
+        """Return the ids of one text."""
+        if len(text) < LEAST:
+            return self._ids([text])[0]
+        return self.encode([text])[0].ids.tolist()
+
+    def encode(self, texts: Sequence[str]) -> list[Encoded]:
+        """Return the ids of each text; each is compared with the one before, and recent ones."""
+        bases: list[tuple[Encoded | int | None, int]] = []
+        for number, text in enumerate(texts):
+            bases.append(self._base(number, texts[number - 1] if number else "", text))
+        rests = [text[cut:] for text, (_, cut) in zip(texts, bases, strict=True)]
+        found: list[Encoded] = []
+        for text, (base, cut), ids in zip(texts, bases, self._ids(rests), strict=True):
+            before = found[base] if isinstance(base, int) else base
+            found.append(self._joined(text, before, cut, ids))
+        self._recent.extend(one for one in found[-RECENT:] if len(one.text) >= LEAST)
+        return found
+
+    def _base(self, number: int, previous: str, text: str) -> tuple[Encoded | int | None, int]:
+        """Return what a text begins like (the text before it by number), and where it is cut."""
+        if len(text) < LEAST or not self.cuts:
+            return None, 0
+        best, cut = None, self._cut(previous, text)
+        if cut:
+            return number - 1, cut
+        for known in tuple(self._recent):  # other threads encode, too
+            if known.ends is not None and (place := self._cut(known.text, text)) > cut:
+                best, cut = known, place
+        return best, cut
+
+    def _cut(self, known: str, text: str) -> int:
+        """Return the last sure cut in what two texts share; 0: they share too little."""
+        if known[:LEAST] != text[:LEAST]:
+            return 0
+        shared = shared_characters(known, text)
+        cut = 0
+        for place in _CUT.finditer(text, max(0, shared - LOOK_BACK), shared):
+            cut = place.end()
+        return cut
+
+    def _joined(self, text: str, base: Encoded | None, cut: int, rest: list[int]) -> Encoded:
+        ids = np.array(rest, np.int32)
+        ends, size = np.cumsum(self._sizes[ids]), len(text.encode())
+        if base is not None:
+            count = base.tokens_before(cut)
+            if count is None or base.ends is None:
+                return self._joined(text, None, 0, self._ids([text])[0])
+            ids = np.concatenate([base.ids[:count], ids])
+            ends = np.concatenate([base.ends[:count], ends + base.ends[count - 1]])
+        known = bool(len(ends)) and int(ends[-1]) == size
+        return Encoded(text, ids, ends if known else None)
+
+    def _ids(self, texts: list[str]) -> list[list[int]]:
+        return [one.ids for one in self._batch(texts, add_special_tokens=False)]
+
+    @cached_property
+    def cuts(self) -> bool:
+        """Whether this tokenizer surely splits at cuts."""
+        if self._whole or _SPANS.search(b"\n".join(self._pieces)):
+            return False
+        halves = [(f"{left}b", f" c{right}") for left in _BEFORE for right in _AFTER]
+        halves += [(f"{left}The", f" X{right}") for left in _BEFORE for right in _AFTER]
+        lefts, rights = ([pair[side] for pair in halves] for side in (0, 1))
+        parts = zip(self._ids(lefts), self._ids(rights), strict=True)
+        wholes = self._ids([left + right for left, right in halves])
+        return all([*left, *right] == whole for (left, right), whole in zip(parts, wholes,
+                                                                           strict=True))  # fmt: skip
