@@ -140,7 +140,6 @@ class SharedTexts:
         halves = [(f"{left}b", f" c{right}") for left in _BEFORE for right in _AFTER]
         halves += [(f"{left}The", f" X{right}") for left in _BEFORE for right in _AFTER]
         lefts, rights = ([pair[side] for pair in halves] for side in (0, 1))
-        parts = zip(self._ids(lefts), self._ids(rights), strict=True)
+        apart = zip(self._ids(lefts), self._ids(rights), strict=True)
         wholes = self._ids([left + right for left, right in halves])
-        return all([*left, *right] == whole for (left, right), whole in zip(parts, wholes,
-                                                                           strict=True))  # fmt: skip
+        return [[*left, *right] for left, right in apart] == wholes
