@@ -54,6 +54,8 @@ class DeviceExecutor(CompiledExecutor):
     """
 
     asynchronous = True
+    pace = 0.0
+    """Seconds of a prompt's token, as an engine measured it last."""
 
     def __init__(
         self, config: ModelConfig, functions: Sequence[tuple[int, Operation]],

@@ -51,6 +51,10 @@ class Draw:
         self._host = host
         self._event = event
 
+    def ready(self) -> bool:
+        """Say, without waiting, whether it is there."""
+        return self._event is None or self._event.query()
+
     def wait(self) -> tuple[Tensor, Tensor, Tensor]:
         """Return token [R] i32, logprob [R] and margin [R] f32, on the host, when they are there.
 

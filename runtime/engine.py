@@ -14,6 +14,7 @@ from .duplicates import Answer, Duplicates
 from .flight import Draw, Flight, Landed, live
 from .kv_cache import PagedKV
 from .meter import HitCounter
+from .pace import AT_ONCE, FIRST, Pace
 from .policy import Policy
 from .prefix_tree import PrefixTree
 from .request import Request
@@ -69,6 +70,7 @@ class Engine:
         if trace is not None:
             trace.watch(executor, self.ahead)
         self._flight: Flight | None = None
+        self._pace = Pace(executor)
         # What one step can need: the pages of its tokens, and twice one more for each sequence.
         self._most_pages = executor.max_tokens // executor.page_size + 4 * executor.max_batch
 
@@ -160,10 +162,12 @@ class Engine:
         """Compute again what is asked from now on, be it what was asked before."""
         self._duplicates.forget()
 
-    @property
-    def sated(self) -> bool:
-        """Whether more requests would not make the next step larger, and could come meanwhile."""
-        return self.ahead and self._scheduler.backlog >= self.executor.max_tokens
+    def steps_now(self, fresh: int) -> bool:
+        """Say whether to step ahead now, with `fresh` requests of late, or to let more come."""
+        if not self.ahead or self._scheduler.backlog >= self.executor.max_tokens:
+            return self.ahead
+        due = self._pace.due(self._flight, self._scheduler.waiting)
+        return due and (self._scheduler.backlog >= FIRST or fresh >= AT_ONCE)
 
     def __bool__(self) -> bool:
         return bool(self._scheduler or self._scheduler.done or self._flight)
@@ -230,7 +234,8 @@ class Engine:
         self._score(logits, sampled, chunks)
         self._scheduler.progress(chunks)
         births = self._batch.birth[:sampled].copy()
-        self._flight = Flight(births, tuple(chunks), draw, self._batch.leaves, record)
+        self._flight = Flight(births, tuple(chunks), draw, self._batch.leaves, record,
+                              tokens if chunks else 0, packed)  # fmt: skip
         if before is not None:
             self._settle(before)
         if not self.ahead:
@@ -267,8 +272,10 @@ class Engine:
 
     def _settle(self, flight: Flight) -> None:
         """Take in the draw of a step, in the batch as it is now."""
+        waited = self.ahead and not flight.draw.ready()
         drawn = flight.draw.wait()
         now = perf_counter()
+        self._pace.landed(flight, self._flight, now, waited)
         if flight.record is not None:
             flight.record.landed = now
         for chunk in flight.chunks:

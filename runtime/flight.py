@@ -19,6 +19,10 @@ Drawn = tuple[Tensor, Tensor, Tensor]
 class Draw(Protocol):
     """A draw that has begun."""
 
+    def ready(self) -> bool:
+        """Say, without waiting, whether it is there."""
+        ...
+
     def wait(self) -> Drawn:
         """Return what was drawn, when it is there."""
         ...
@@ -29,6 +33,10 @@ class Landed:
     """A draw that is there already."""
 
     drawn: Drawn
+
+    def ready(self) -> bool:
+        """Say that it is there."""
+        return True
 
     def wait(self) -> Drawn:
         """Return it."""
@@ -49,6 +57,10 @@ class Flight:
     leaves: int
     record: StepRecord | None = None
     """Where the trace wants to know when the draw is there."""
+    tokens: int = 0
+    """Tokens of the step, if it computes prompts besides what decodes."""
+    began: float = 0.0
+    """When the device began with it, at the earliest."""
 
     def rows(self, batch: Batch) -> np.ndarray | None:
         """Return each drawn row's row in the batch now, -1 where it has left; None: the same."""

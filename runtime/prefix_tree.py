@@ -89,6 +89,10 @@ class PrefixTree:
             pages[first:stop] = node.pages[: stop - first]
         return length, pages[: self._pages_for(length)]
 
+    def known(self, tokens: np.ndarray) -> int:
+        """Return how many leading tokens have KV; that counts as no use of it."""
+        return sum(shared for _, shared in self._path(tokens))
+
     def insert(self, tokens: np.ndarray, pages: np.ndarray) -> None:
         """Remember tokens whose KV lies in `pages`; what the tree has already, it keeps."""
         node, shared = self._deepest(tokens)

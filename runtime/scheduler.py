@@ -16,7 +16,7 @@ import numpy as np
 from ..ir.diagnostics import CapacityError
 from .batch import Batch, Chunk
 from .kv_cache import PagedKV
-from .meter import HitCounter
+from .meter import HitCounter, PromptLog
 from .policy import Policy
 from .prefix_tree import PrefixTree, common_prefix
 from .request import Request
@@ -58,6 +58,8 @@ class Scheduler:
         self._prefilling: list[Request] = []
         self._parked: set[Request] = set()
         self._tie = count()
+        self._backlog: int | None = None
+        self._asked = PromptLog()
 
     def __bool__(self) -> bool:
         return bool(self._batch.size or self._waiting or self._prefilling or self._parked)
@@ -68,12 +70,30 @@ class Scheduler:
             request.arrived = self._clock
         key = self._policy.key(request, self._pressed)
         heapq.heappush(self._waiting, (key, next(self._tie), request))
+        if self._backlog is not None:
+            self._backlog += self._missing(request)
 
     @property
     def backlog(self) -> int:
-        """Tokens of requests that wait, or are under way, that have no KV yet."""
-        requests = (entry[2] for entry in self._waiting)
-        return sum(request.sequence.pending for request in (*requests, *self._prefilling))
+        """Tokens of requests that wait, or are under way, that the next step may compute."""
+        if self._backlog is None:
+            self._asked = PromptLog()
+            requests = (*self._prefilling, *(entry[2] for entry in self._waiting))
+            self._backlog = sum(map(self._missing, requests))
+        return self._backlog
+
+    @property
+    def waiting(self) -> int:
+        """How many requests wait for their turn."""
+        return len(self._waiting)
+
+    def _missing(self, request: Request) -> int:
+        """Return what a request adds to the next step: nothing if it will wait for another."""
+        sequence = request.sequence
+        tokens = sequence.tokens[: request.first_logits]
+        known = max(sequence.resident, self._tree.known(tokens))
+        gain = self._asked.add(tokens) - known
+        return 0 if gain > 0 and self._policy.waits(gain) else sequence.length - known
 
     def schedule(self) -> list[Chunk]:
         """Secure the running rows' pages; return the chunks that the step computes besides."""
@@ -87,6 +107,7 @@ class Scheduler:
         if not chunks and not self._batch.size and self:
             chunks = self._pick() or self._pick_without_parking()
         chunks.sort(key=lambda chunk: not chunk.joins)
+        self._backlog = None
         return chunks
 
     def progress(self, chunks: list[Chunk]) -> None:
@@ -105,6 +126,7 @@ class Scheduler:
 
     def cancel(self, request: Request) -> None:
         """Forget a request, wherever it is; its sequence keeps its pages."""
+        self._backlog = None
         if request in self._batch.requests:
             self._batch.leave(self._batch.requests.index(request))
         if request in self._prefilling:

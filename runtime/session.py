@@ -9,7 +9,7 @@ from time import perf_counter
 from typing import Any
 
 from ..ir.budget import Limits
-from .admission import PREPARED, Admission, Claim, Forecast, in_prefix_order
+from .admission import Admission, Claim, Forecast, in_prefix_order
 from .engine import Engine
 from .events import Listener
 from .instance import Instance
@@ -18,9 +18,6 @@ from .results import Result, Stats
 from .tasks import Root, TaskLoop
 from .tools import ToolPool
 from .upcoming import KnownPrompts, UpcomingRows
-
-AT_ONCE = PREPARED
-"""Rows that start before the next step does, where that step runs ahead of the host."""
 
 Job = tuple[int, Mapping[str, Any]]
 """A row's number and its arguments, complete and checked."""
@@ -96,12 +93,12 @@ class Session:
     def _fill(self, jobs: in_prefix_order) -> bool:
         """Start the rows that may; return whether one is left that waits for memory or a place.
 
-        Where steps run ahead of the host, it makes few rows ready at a time, and no more than the
-        next step takes: the others become ready while that runs.
+        Where steps run ahead of the host, the engine says when it is enough for the next step: the
+        others become ready while that runs.
         """
         engine, started = self._host.engine, 0
         while True:
-            if engine.ahead and started and (started >= AT_ONCE or engine.sated):
+            if engine.ahead and started and engine.steps_now(started):
                 return True
             if self._next is None:
                 job = next(jobs, None)
@@ -116,6 +113,8 @@ class Session:
                 self._next = None
                 self._start(job, claim)
                 started += 1
+                if engine.ahead:
+                    self._host.loop.advance()
 
     def _start(self, job: Job, claim: Claim) -> None:
         host, (row, arguments) = self._host, job

@@ -79,13 +79,17 @@ class TaskLoop:
 
     def step(self) -> None:
         """Run what is ready, then one step of the model, or wait for a tool."""
-        while self._ready:
-            self._resume(*self._ready.popleft())
+        self.advance()
         if self.engine:
             for request in self.engine.step():
                 self._wake(request, request, request.error)
         if self._tools:
             self._poll(0.0 if self._ready or self.engine else inf)
+
+    def advance(self) -> None:
+        """Run what is ready, until it waits for the model or for a tool."""
+        while self._ready:
+            self._resume(*self._ready.popleft())
 
     def _poll(self, wait: float) -> None:
         for call, value, error in self._tools.poll(wait):

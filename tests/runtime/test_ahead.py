@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
+import numpy as np
 import pytest
-from weft.runtime import batch
+from weft.runtime import batch, pace
+from weft.runtime.flight import Flight
 
 FREE = """program free(n: int, most: list[int]) -> str:
     "Row {n}: "
@@ -91,3 +95,58 @@ def test_rows_get_room_for_more_tokens_as_they_make_them(toy, monkeypatch, ahead
     assert found.values == [oracle(row, arg=f"n{row}").value for row in range(7)]
     toy.assert_clean(executable)
     assert executable.engine._batch.history.shape[1] >= 36
+
+
+ALIKE = """
+program alike(text: str, more: str) -> str:
+    "{text}{more}"
+    gen said(max_tokens=6)
+    return said
+"""
+
+
+def test_a_device_begins_with_what_others_wait_for(toy, monkeypatch):
+    """The shared prompt goes first and alone; what comes meanwhile is one step, not several."""
+    monkeypatch.setattr("weft.runtime.engine.FIRST", 60)
+    rows = [{"text": "A" * 100, "more": f" {number}."} for number in range(40)]
+    executable = toy.compile(ALIKE, ahead=True, max_batch=64, max_tokens=400, num_pages=900)
+    oracle, engine = toy.oracle(ALIKE), executable.engine
+    prefills, pack = [], engine._batch.pack
+
+    def packed(chunks):
+        prefills.extend([sum(chunk.count for chunk in chunks)] if chunks else [])
+        return pack(chunks)
+
+    engine._batch.pack = packed
+    busy = []
+
+    def due(flight, waiting):
+        busy.append(waiting)
+        return flight is None or waiting > 30
+
+    engine._pace.due = due
+    found = executable.run_rows(rows)
+    assert found.values == [oracle(number, **row).value for number, row in enumerate(rows)]
+    assert prefills[0] < 110 and len(prefills) <= 4 and max(busy) > 30
+    toy.assert_clean(executable)
+
+
+def test_the_pace_of_prompts_says_when_the_next_step_is_due(monkeypatch):
+    class Draw:
+        def ready(self):
+            return False
+
+    clock = [10.0]
+    monkeypatch.setattr(pace, "perf_counter", lambda: clock[0])
+    executor = SimpleNamespace()
+    flight = Flight(np.zeros(0), (), Draw(), 0, tokens=4096, began=10.0)
+    kept = pace.Pace(executor)
+    kept.landed(flight, None, 10.4096, waited=True)
+    assert executor.pace == pytest.approx(1e-4)
+    assert not kept.due(flight, 10)  # 0.4 s are left
+    assert kept.due(flight, 10_000)  # so many take long to schedule
+    clock[0] = 10.41 - pace.LEAD
+    assert kept.due(flight, 10) and kept.due(None, 0)
+    assert kept.due(Flight(np.zeros(0), (), Draw(), 0), 0)  # a step of decoding leaves no time
+    kept.landed(flight, None, 10.1, waited=False)  # it was there before anybody looked
+    assert executor.pace == pytest.approx(1e-4)

@@ -1,0 +1,45 @@
+"""When a step must be launched so that a device that runs ahead of its host never waits for it."""
+
+from __future__ import annotations
+
+from time import perf_counter
+
+from .flight import Flight
+from .step import ModelExecutor
+
+AT_ONCE = 32
+"""Requests that come before the next step does, where the device does not wait for it."""
+
+FIRST = 2048
+"""Tokens that a device begins with: enough to be busy while more requests come."""
+
+PACE = 2e-5
+"""Seconds of a prompt's token on a device where none was measured."""
+
+LEAD, LEAD_REQUEST = 8e-3, 1.5e-4
+"""Seconds before the device's next step is due: to launch one, and for each request that waits."""
+
+
+class Pace:
+    """The seconds of a prompt's token on an executor; it keeps them for its next engine, too."""
+
+    def __init__(self, executor: ModelExecutor) -> None:
+        self._executor = executor
+
+    def due(self, flight: Flight | None, waiting: int) -> bool:
+        """Say whether the next step, for which so many wait, must be launched now.
+
+        A step of the host's making, or one that computes no prompts, leaves no time.
+        """
+        if flight is None or flight.draw.ready():
+            return True
+        seconds = flight.tokens * (getattr(self._executor, "pace", 0.0) or PACE)
+        lead = LEAD + LEAD_REQUEST * waiting
+        return seconds <= lead or perf_counter() >= flight.began + seconds - lead
+
+    def landed(self, flight: Flight, following: Flight | None, now: float, waited: bool) -> None:
+        """Take note of when a step's draw was there, and whether the host waited for it."""
+        if following is not None:
+            following.began = max(following.began, now)
+        if waited and flight.tokens >= FIRST // 2:
+            self._executor.pace = (now - flight.began) / flight.tokens  # type: ignore[attr-defined]
