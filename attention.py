@@ -20,6 +20,7 @@ from .options import BadOption, Options
 
 if TYPE_CHECKING:
     from .passes.tile.regimes import Regime, Sparse
+    from .runtime.offload.device import Memory
     from .runtime.sparse_decode import SparseDecode
 
 
@@ -45,13 +46,14 @@ class Attention:
     default: bool = True
     always: bool = False
     hardware: str = "cpu-generic"
+    offload: bool = False
 
     @property
     def passes(self) -> Sparse:
         """Return what the model's passes take."""
         from .passes.tile.regimes import Sparse
 
-        return Sparse(str(self.policy), self.hardware, self.always)
+        return Sparse(str(self.policy), self.hardware, self.always, self.offload)
 
     def page_bytes(self, config: ModelConfig, page_size: int) -> int:
         """Return the bytes that a page of keys needs beside them: labels, and sums of v for a tail,
@@ -90,9 +92,10 @@ def asked_attention(
         hint = "take the target cpu, or a model without sliding windows"
         raise BadOption(problem="a GPU's work lists cannot mix windows and selections", hint=hint)
     calibration = calibration_of(checkpoint, policy)
+    offload = bool(options.kv_host_memory)
     return Attention(
-        policy, calibration, default is not None, options.attention_always,
-        HARDWARE[options.target],
+        policy, calibration, default is not None, options.attention_always or offload,
+        HARDWARE[options.target], offload,
     )  # fmt: skip
 
 
@@ -136,9 +139,10 @@ def _policies(plan: Module) -> dict[str, Span | None]:
 
 def sparse_decode(
     attention: Attention | None, regimes: list[Regime], checkpoint: Checkpoint, options: Options,
-    pages: int, page_size: int, device: str = "cpu",
+    pages: int, page_size: int, device: str = "cpu", memory: Memory | None = None,
 ) -> SparseDecode | None:  # fmt: skip
-    """Return what an executor needs for sparse decode steps; None where no regime has them."""
+    """Return what an executor needs for sparse decode steps; None where no regime has them. Labels
+    come of a capped `memory`, if there is one."""
     from .runtime.sparse_decode import SparseDecode, label_memory
 
     functions = [regime.function for regime in regimes if regime.sparse]
@@ -146,7 +150,7 @@ def sparse_decode(
         return None
     config, policy = checkpoint.config, attention.policy
     layers = label_memory(config, policy, attention.calibration, pages, page_size, device,
-                          words=options.target == "cuda")  # fmt: skip
+                          words=options.target == "cuda", memory=memory)  # fmt: skip
     least = functions[0]["attention"]["least"]
     return SparseDecode(
         policy, least, layers, options.max_batch, config.context_length, attention.default

@@ -17,6 +17,7 @@ from .frontend.lower import lower
 from .frontend.open import OpenProgram, open_program
 from .ir.core import Module, Operation
 from .ir.diagnostics import Warning, WeftNameError
+from .key_offload import require_offloadable
 from .loading import (
     activation_dtype,
     compiled_executor,
@@ -184,7 +185,9 @@ class Compilation:
     @cached_property
     def attention(self) -> Attention | None:
         """The sparse attention that is asked for, with the model's calibration."""
-        return asked_attention(self._need_checkpoint(), self.options, self.plan)
+        found = asked_attention(self._need_checkpoint(), self.options, self.plan)
+        require_offloadable(self.options, found)
+        return found
 
     @cached_property
     def regimes(self) -> list[Regime]:

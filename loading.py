@@ -61,6 +61,11 @@ def page_count(
     `attention`, what it keeps beside them counts too."""
     from .ir.types import DTYPE_BYTES
 
+    if attention is not None and attention.offload:
+        from .key_offload import key_room
+
+        return key_room(checkpoint, options, attention, PAGE_SIZE).pages
+
     config, element = rank_config(checkpoint, options), DTYPE_BYTES[kv_dtype(options)]
     page = config.layers * 2 * config.kv_heads * PAGE_SIZE * config.head_dim * element
     page += attention.page_bytes(config, PAGE_SIZE) if attention else 0
@@ -146,7 +151,15 @@ def compiled_executor(
     functions = Module(tuple(regime.function for regime in regimes))
     weights = load_weights(functions, tensor_source(checkpoint, options), progress=progress)
     pays = attention if any(regime.sparse for regime in regimes) else None
-    pages = page_count(checkpoint, options, pays)
+    pages, keys = page_count(checkpoint, options, pays), {}
+    if pays is not None and pays.offload:
+        from .key_offload import offloaded_keys
+        from .runtime.key_device import SimulatedKeys
+
+        device = SimulatedKeys(options.kv_memory)
+        keys = offloaded_keys(checkpoint, regimes, options, pays, PAGE_SIZE, device).arguments
+    else:
+        keys["sparse"] = sparse_decode(attention, regimes, checkpoint, options, pages, PAGE_SIZE)
     return CompiledExecutor(
         rank_config(checkpoint, options),
         [(regime.rows, regime.function) for regime in regimes],
@@ -156,7 +169,7 @@ def compiled_executor(
         max_batch=options.max_batch,
         max_tokens=options.max_tokens,
         kv_format=kv_dtype(options),
-        sparse=sparse_decode(attention, regimes, checkpoint, options, pages, PAGE_SIZE),
+        **keys,
         library_threads=0 if library_yields() else 1,
     )
 

@@ -135,7 +135,9 @@ class Options:
     the program means. `attention` is `dense`, or a policy `sparse(...)` of decode steps
     (`ir.sparse`): taken from the context on from which it pays, or, with `attention_always`, at any
     price. `max_loss` picks the policy instead: the cheapest that was measured to lose no more of
-    perplexity (0.01: one percent; 0: none is picked).
+    perplexity (0.01: one percent; 0: none is picked). With `kv_host_memory` bytes, unless 0, keys
+    and values lie in host memory, and `kv_memory` is what a GPU (without the target cuda: a
+    simulated one) has for labels and a cache of what sparse attention reads, at any price.
     """
 
     target: str = "cpu"
@@ -157,6 +159,7 @@ class Options:
     attention: str = "dense"
     attention_always: bool = False
     max_loss: float = 0.0
+    kv_host_memory: int = 0
     remote: RemoteOptions = field(default_factory=RemoteOptions)
     offload: OffloadOptions = field(default_factory=OffloadOptions)
 
@@ -179,6 +182,13 @@ class Options:
                 raise BadOption(problem=f"{name} must be positive, not {getattr(self, name)}")
         if self.gpu_memory < 0:
             raise BadOption(problem=f"gpu_memory must not be negative, not {self.gpu_memory}")
+        if self.kv_host_memory < 0:
+            raise BadOption(problem="kv_host_memory must not be negative")
+        if self.kv_host_memory and (self.tp > 1 or self.executor == "reference" or self.gpu_memory):
+            problem = "kv_host_memory is for one process with compiled kernels and a whole model"
+            raise BadOption(problem=problem, hint="leave out tp, executor and gpu_memory")
+        if self.kv_host_memory and self.target == "cuda":
+            raise BadOption(problem="kv_host_memory runs on a simulated GPU only, so far")
         if self.gpu_memory and (self.tp > 1 or self.executor == "reference"):
             problem = "gpu_memory divides a model in one process that runs compiled kernels"
             raise BadOption(problem=problem, hint="leave out tp and executor, or gpu_memory")

@@ -48,6 +48,13 @@ Kv = Annotated[
     str,
     typer.Option(help="memory for keys and values, such as 512MiB (default: 256MiB; a GPU's own)"),
 ]
+KvHost = Annotated[
+    str,
+    typer.Option(
+        help="keys and values lie in so much host memory; --kv-memory has labels and a cache of "
+        "what sparse attention reads (docs/sparse_attention.md)"
+    ),
+]
 Attention = Annotated[
     str,
     typer.Option(help="dense, or sparse(...): which keys decode reads (docs/sparse_attention.md)"),
@@ -86,6 +93,7 @@ def run(
     ] = 1,
     threads: Threads = 0,
     kv_memory: Kv = "",
+    kv_host_memory: KvHost = "",
     attention: Attention = "",
     max_loss: Annotated[
         float, typer.Option(help="the cheapest attention measured to lose at most this (0.01: 1 %)")
@@ -186,6 +194,8 @@ def explain(
     threads: Threads = 0,
     batch: Annotated[int, typer.Option(help="sequences of the decode step that is priced")] = 1,
     measure: Annotated[bool, typer.Option(help="measure each kernel beside its prediction")] = True,
+    kv_memory: Kv = "",
+    kv_host_memory: KvHost = "",
     attention: Attention = "",
     remote: Remote = None,
     rows: Annotated[

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from .machine import hardware_path
 from .render import emit, remarks
-from .run import offload_options, read_rows, remote_options
+from .run import key_options, offload_options, read_rows, remote_options
 
 if TYPE_CHECKING:
     from ..compiler import Compilation
@@ -38,6 +38,8 @@ class ExplainOptions:
     threads: int
     batch: int
     measure: bool
+    kv_memory: str
+    kv_host_memory: str
     attention: str
     remote: list[str] | None
     rows: Path | None
@@ -52,6 +54,7 @@ def explain(options: ExplainOptions) -> None:
     given: dict[str, Any] = {"weights": options.weights} if options.weights else {}
     given |= remote_options(options.remote)
     given |= offload_options(options.gpu_memory, options.offload)
+    given |= key_options(options.kv_memory, options.kv_host_memory)
     chosen = Options.from_env().changed(target=options.target, **given)
     if options.threads:
         chosen = chosen.changed(threads=options.threads)

@@ -78,6 +78,7 @@ class RunOptions:
     tp: int
     threads: int
     kv_memory: str
+    kv_host_memory: str
     attention: str
     max_loss: float
     gpu_memory: str
@@ -119,8 +120,7 @@ def _compile(options: RunOptions) -> Executable:
         given["weights"] = options.weights
     if options.kv:
         given["kv"] = options.kv
-    if options.kv_memory:
-        given["kv_memory"] = parse_size(options.kv_memory)
+    given |= key_options(options.kv_memory, options.kv_host_memory)
     if options.attention:
         given["attention"] = options.attention
     if options.max_loss:
@@ -156,6 +156,12 @@ def remote_options(texts: list[str] | None) -> dict[str, Any]:
     from ..options import RemoteOptions
 
     return RemoteOptions.parse(dict(_argument_parts(text) for text in texts or []))
+
+
+def key_options(memory: str, host_memory: str) -> dict[str, Any]:
+    """Return the options that `--kv-memory` and `--kv-host-memory` stand for."""
+    given = {"kv_memory": memory, "kv_host_memory": host_memory}
+    return {name: parse_size(text) for name, text in given.items() if text}
 
 
 def offload_options(gpu_memory: str, texts: list[str] | None) -> dict[str, Any]:

@@ -62,9 +62,10 @@ ATTENTION = (
        "k, v, slots", 3, 0, required=("layer",)),
     Op("graph.qkv_rope_write", "fused: splits qkv [T, (H+2K)*C], norms and rotates q and k, "
        "writes k and v; operands: qkv, positions, slots[, q_norm, k_norm]; result: q. With "
-       "`ordered` the channels of q and k stand in the calibrated order of their key head", (3, 5),
+       "`ordered` the channels of q and k stand in the calibrated order of their key head; a "
+       "`guess` writes nothing: its q predicts a later layer's", (3, 5),
        1, required=("layer", "heads", "kv_heads", "head_dim", "rope"),
-       optional=("eps", "ordered")),
+       optional=("eps", "ordered", "guess")),
     Op("graph.label_write", "writes labels of the keys at slots [T]: their first `channels` in "
        "calibrated order, as bf16, i8 or i4; `words`: a GPU may keep them as words", 1, 0,
        required=("layer", "kv_heads", "head_dim", "channels", "format"), optional=("words",)),
@@ -81,6 +82,10 @@ ATTENTION = (
        "sequences with several queries in the step, whose prompts are read whole; operands: q, "
        "query_starts, kvset of labels; result: kvset<approximate>, as are states made of it", 3, 1,
        required=("layer", "policy", "heads", "kv_heads", "head_dim", "scale")),
+    Op("graph.fetch", "the union of kvsets whose keys and values lie across a link, brought to a "
+       "cache on this side: operands: what a select takes, and the ends. `ahead`: of a predicted "
+       "query, to be there when it is wanted, and no result", 2, (0, 1), required=("layer",),
+       optional=("ahead",)),
     Op("graph.partial", "softmax(scale q k) v over a kvset, unnormalised; operands: q [T, H*C], "
        "query_starts [B+1], kvset; result: state (max, sum, accumulator)", 3, 1,
        required=("heads", "kv_heads", "head_dim", "scale"), optional=("splits", "causal")),
@@ -124,12 +129,14 @@ LOWERED = (
        "= what it takes, in order: in<i> and out<i> (operand and result i), flat<i> (operand i in "
        "one row), scale<i> (the row scales of operand i), k<l> and v<l> (a layer's pages), "
        "labels<l> (its labels), order<l>, mean<l>, level<l>, centre<l> and spread<l> (its "
-       "calibration), value_sums<l> (sums of v by page), cos and sin "
+       "calibration), value_sums<l> (sums of v by page), held_k<l>, held_v<l> and others of "
+       "key_cache (its cache of keys across a link), cos and sin "
        "(rotary tables), T, B, B1, R, M, N, MAXP (extents: tokens, sequences, B + 1, rows of "
        "logits, pairs, pages, columns of the page table), L (the most tokens of a sequence, MAXP "
        "pages); plan_<name> is the argument <name> of an "
-       "attention kernel over a work list, plan_<name><w> that of the list for a window of w",
-       (0, None), (0, None), required=("kernel", "arguments"), optional=("of",)),
+       "attention kernel over a work list, plan_<name><w> that of the list for a window of w. "
+       "queue = where it is launched, if not where the others are",
+       (0, None), (0, None), required=("kernel", "arguments"), optional=("of", "queue")),
     Op("graph.library", "calls a library routine where ours is not the choice; why = reason",
        (0, None), (0, None), required=("routine",), optional=("why", "of")),
 )  # fmt: skip

@@ -65,6 +65,8 @@ class Kind(StrEnum):
     """New keys and values of j to host memory, where attention is computed on the GPU."""
     SELECT = "select"
     """Which keys of host memory attention reads: of a query, or of one that predicts it."""
+    LAUNCHES = "launches"
+    """Launches of a lowered step, one after another, up to where something must be waited for."""
     HEAD = "head"
     """Logits of j's rows."""
 
@@ -111,6 +113,16 @@ class Task:
         for word, items in (("reads", self.reads), ("writes", self.writes), ("waits", self.waits)):
             parts += [f"{word} {' '.join(map(str, items))}"] if items else []
         return "  ".join(parts)
+
+
+class LaunchedTask(NamedTuple):
+    """A task that is launches [first, end) of a lowered step, and the tasks that it waits for."""
+
+    name: str
+    queue: str
+    first: int
+    end: int
+    waits: tuple[str, ...]
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .graph.fusion import DropConcatOfSplit, FuseAddNorm, FuseRopeWrite, FuseSiblingMatmuls
+from .graph.kv_offload import OffloadKeys
 from .graph.matmul_parts import FuseCombineResidual, FuseMatmulParts
 from .graph.memory_planning import PlanMemory
 from .graph.moe_partition import MoePartition
@@ -40,8 +41,9 @@ MODEL_PASSES: tuple[Pass, ...] = (
 """The passes over a model's graph with their usual options; `tile.regimes` makes the choice of
 them and their options for each kind of step."""
 
-SPARSE_PASSES: tuple[Pass, ...] = (OrderChannels(), SparseAttention())
-"""Behind FuseRopeWrite, where sparse attention is asked for."""
+SPARSE_PASSES: tuple[Pass, ...] = (OrderChannels(), SparseAttention(), OffloadKeys())
+"""Behind FuseRopeWrite, where sparse attention is asked for; the last where keys lie in host
+memory, behind the fusions."""
 OFFLOAD_PASSES: tuple[Pass, ...] = (
     ChooseWeightFormat(), FuseSiblingMatmuls(), DropConcatOfSplit(), FuseRopeWrite(),
     MoePartition(), FuseAddNorm(), LowerToTiles(),

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from time import perf_counter
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ..ir.core import Operation
 from ..ir.model import ModelConfig, Rope
 from .executor import PAGE_SIZE, by_name, check_step, page_bytes
+from .host_keys import HostKeys, Staged
 from .library import Launch, library_threads
 from .ranks import announcer
 from .recipe import TORCH, Memory, Recipe
-from .sparse_decode import SparseDecode, decode_rows, split
+from .sparse_decode import SparseDecode, decode_rows, grouped, split
 from .step import StepInput
 from .timing import BoundLaunch, host_seconds
 from .token_rows import token_rows
@@ -38,7 +40,8 @@ class CompiledExecutor:
     lowered graph.func with its memory plan; the last one serves every other step. `convert` turns
     a tensor into what kernels take with the least work a launch (default: TVM's own tensors).
     Where the library's workers would spin in the kernels' way it has `library_threads` threads
-    while a step runs (0: as many as torch is set to).
+    while a step runs (0: as many as torch is set to). `host` has the keys, where they lie across a
+    link, and `staged` the tasks of each function that launches on several queues.
     Of ranks the first lets the others know of every step and page copy before it is done here.
     """
 
@@ -49,24 +52,32 @@ class CompiledExecutor:
         page_size: int = PAGE_SIZE,
         convert: Callable[[Tensor], Any] | None = None,
         sparse: SparseDecode | None = None, library_threads: int = 0,
+        host: HostKeys | None = None, staged: Sequence[Staged | None] = (),
     ) -> None:  # fmt: skip
-        self.config = config
+        self.config, self.host = config, host
         self.vocab_size, self.context_length = config.vocab_size, config.context_length
         self.page_size, self.num_pages = page_size, num_pages
         self.max_batch, self.max_tokens = max_batch, max_tokens
         self.page_bytes = page_bytes(config, TORCH[kv_format].itemsize, page_size)
         self.page_bytes += sparse.page_bytes if sparse else 0
         pool = (config.layers, num_pages, config.kv_heads, page_size, config.head_dim)
-        self._pools = [torch.zeros(pool, dtype=TORCH[kv_format], device=device) for _ in "kv"]
-        k, v = (list(pool.unbind()) for pool in self._pools)
+        self._pools = [] if host else [
+            torch.zeros(pool, dtype=TORCH[kv_format], device=device) for _ in "kv"
+        ]  # fmt: skip
+        k, v = (host.k, host.v) if host else (list(pool.unbind()) for pool in self._pools)
         cos, sin = rope_tables(config.rope, config.head_dim, config.context_length)
         size = max(function["memory"]["bytes"] for _, function in functions)
         arena = aligned(size, device=device)
         tables = {"cos": cos.to(device), "sin": sin.to(device)}
-        layers = sparse.layers if sparse else {}
+        layers = host.layers if host else sparse.layers if sparse else {}
+        tables |= host.tables if host else {}
         memory = Memory(kernels, weights, k, v, tables, arena, convert or tvm_tensor(), layers)
         recipes = [(rows, function.attribute("attention"), Recipe(function, memory))
                    for rows, function in functions]  # fmt: skip
+        tasks = staged or [None] * len(recipes)
+        self._staged = {id(recipe): found
+                        for (*_, recipe), found in zip(recipes, tasks, strict=True)}  # fmt: skip
+        self._kernels = kernels
         self._recipes = [(rows, recipe) for rows, selects, recipe in recipes if not selects]
         self._sparse_recipes = [(rows, recipe) for rows, selects, recipe in recipes if selects]
         self._sparse = sparse
@@ -81,6 +92,8 @@ class CompiledExecutor:
     def forward(self, step: StepInput) -> Tensor:
         """Return logits [R, V] f32, a view that the next call overwrites."""
         sparse = self._sparse is not None and self._sparse.wanted(step)
+        if sparse and step.is_decode and (groups := self._groups(step)):
+            return self._parts(step, grouped(step, groups))
         known = self._plans.get((id(step), sparse))
         if known is None:
             check_step(step, self.max_batch, self.max_tokens)
@@ -106,6 +119,10 @@ class CompiledExecutor:
         if self.watcher is not None:
             self.watcher(recipe.kernels, launches)
             return
+        staged = self._staged.get(id(recipe))
+        if staged is not None and self.host is not None:
+            staged.run(launches, self.host.device)
+            return
         for function, arguments in launches:
             function(*arguments)
 
@@ -122,12 +139,31 @@ class CompiledExecutor:
 
     def _mixed(self, step: StepInput) -> Tensor:
         """Run a step of decode rows, some of them sparse, and prompts: these are read whole."""
+        return self._parts(step, split(step, decode_rows(step), self._decode_rows))
+
+    def _groups(self, step: StepInput) -> list[tuple[int, int]]:
+        """Return the runs of decode rows that are run apart, as a cache cannot hold what all read;
+        nothing where it does."""
+        if self.host is None or self._sparse is None:
+            return []
+        budgets = self._sparse.known(len(step.kv_lengths))
+        groups = list(self.host.groups(step.kv_lengths.numpy(), budgets))
+        return groups if len(groups) > 1 else []
+
+    def _parts(
+        self, step: StepInput, parts: Iterable[tuple[StepInput, np.ndarray]]
+    ) -> Tensor:  # fmt: skip
+        """Run a step part by part; each says which rows of logits it gives."""
         found = torch.empty(step.logits_rows.shape[0], self.vocab_size)
-        for part, wanted in split(step, decode_rows(step), self._decode_rows):
+        for part, wanted in parts:
             logits = self.forward(part)
             if len(wanted):
                 found.numpy()[wanted] = logits.numpy()
         return found
+
+    def describe(self) -> list[tuple[str, str]]:
+        """Return what a person should know of keys that lie across a link."""
+        return [] if self.host is None else self.host.describe()
 
     def launches(self, step: StepInput) -> list[BoundLaunch]:
         """Return the launches of a step, to be timed: they may run in any order, and repeatedly."""
@@ -157,6 +193,9 @@ class CompiledExecutor:
             self.announcer.copy_page(source, target)
         for pool in self._pools:
             pool.select(1, target).copy_(pool.select(1, source))
+        if self.host is not None:
+            forget = self._kernels[f"keys_forget_{self.config.kv_heads}"]
+            self.host.copy_page(source, target, forget.launch)
         if self._sparse is not None:
             self._sparse.copy_page(source, target)
 
@@ -191,6 +230,7 @@ class CompiledExecutor:
             "T": tokens, "B": sequences, "B1": sequences + 1, "R": step.logits_rows.shape[0],
             "M": tokens * self.config.experts_per_token, "N": self.num_pages,
             "MAXP": step.page_table.shape[1], "L": step.page_table.shape[1] * self.page_size,
+            **(self.host.extents if self.host else {}),
         }  # fmt: skip
 
 

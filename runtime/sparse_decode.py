@@ -7,7 +7,7 @@ sums of v for a tail, and the calibration's tables) lies in memory of its own, a
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from math import prod
 
@@ -18,6 +18,7 @@ from torch import Tensor
 from ..ir.attention_calibration import AttentionCalibration, HeadChannels
 from ..ir.model import ModelConfig
 from ..ir.sparse import SparsePolicy
+from .offload.device import Memory
 from .step import StepInput, whole_rows
 
 LABEL_DTYPES = {"bf16": torch.bfloat16, "i8": torch.int8, "i4": torch.uint8}
@@ -87,14 +88,14 @@ class SparseDecode:
 
 def label_memory(
     config: ModelConfig, policy: SparsePolicy, calibration: AttentionCalibration, num_pages: int,
-    page_size: int, device: str = "cpu", words: bool = False,
+    page_size: int, device: str = "cpu", words: bool = False, memory: Memory | None = None,
 ) -> Layers:  # fmt: skip
     """Return what sparse kernels take beside keys and values, a list over layers each: labels
     [N, K, rows, P], mean and level [K, r] f32, order [K, C] i32 (where a channel goes), and for a
     tail centre and spread [K, C], value_sums [N, K, C] f32 (`passes.tile.tail`).
 
     Layers that stay dense have None. With `words`, labels are [N, K, W, P] i32 where the policy
-    allows it (`passes.tile.word_labels`).
+    allows it (`passes.tile.word_labels`). With a capped `memory` pools are asked for there.
     """
     found: dict[str, list[Tensor | None]] = {}
     for layer in range(config.layers):
@@ -104,7 +105,12 @@ def label_memory(
             found.setdefault(name, []).append(None if dense else table.to(device))
         for name, (shape, dtype) in _paged(config, policy, page_size, words).items():
             size = (num_pages, config.kv_heads, *shape)
-            pool = None if dense else torch.zeros(size, dtype=dtype, device=device)
+            if dense:
+                pool = None
+            elif memory is not None:
+                pool = memory.allocate(name, size, dtype)
+            else:
+                pool = torch.zeros(size, dtype=dtype, device=device)
             found.setdefault(name, []).append(pool)
     return found
 
@@ -166,6 +172,13 @@ def split(step: StepInput, rows: int, most: int) -> Iterator[tuple[StepInput, np
         yield _part(step, start, min(start + most, rows))
     if rows < len(step.kv_lengths):
         yield _part(step, rows, len(step.kv_lengths))
+
+
+def grouped(
+    step: StepInput, groups: Iterable[tuple[int, int]]
+) -> Iterator[tuple[StepInput, np.ndarray]]:
+    """Yield runs [first, last) of a decode step's sequences as steps, as `split` does."""
+    return (_part(step, first, last) for first, last in groups)
 
 
 def _part(step: StepInput, first: int, last: int) -> tuple[StepInput, np.ndarray]:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 
-from ...ir.core import Module, Names, Operation, Value
+from ...ir.core import Module, Names, Operation, Region, Value
 from ..rewrite import substitute, uses
 
 
@@ -58,13 +58,17 @@ class Body:
         return replace(function, regions=(region,))
 
 
-def rewrite_functions(module: Module, rewrite: Callable[[Body], None]) -> Module:
-    """Apply a rewrite to the body of every graph.func."""
+def rewrite_functions(
+    module: Module, rewrite: Callable[[Body], None],
+    arrange: Callable[[Region], Region] = lambda region: region,
+) -> Module:  # fmt: skip
+    """Apply a rewrite to the body of every graph.func, and then `arrange` its operations."""
     operations = []
     for operation in module.operations:
         if operation.name == "graph.func":
             body = Body(module, operation)
             rewrite(body)
             operation = body.finish(operation)
+            operation = replace(operation, regions=(arrange(operation.regions[0]),))
         operations.append(operation)
     return Module(tuple(operations))

@@ -1,81 +1,149 @@
-"""The schedule of sparse decode whose keys and values lie in host memory, as a pipeline to prove.
+"""Sparse decode whose keys and values lie across a link: what is selected is fetched to a cache.
 
-Of a layer the device keeps labels, and one of two buffers of rows; the other is filled for the
-layer after it meanwhile. A layer's predicted list comes first: rows that it names are copied while
-the layer before attends (`fetch`). The layer's own query then selects, what is not there is copied
-(`late`), and attention reads the buffer and the current token's own row, which is on its way to the
-host.
+Behind `sparse-attention` and the fusions, `partial` over what is selected and over the ends becomes
+one `partial` over what a `fetch` of both has brought: the union of disjoint kvsets, so nothing
+changes but where keys lie. While a layer attends, the rows of the next one are fetched ahead: its
+query is predicted by this layer's input through the next layer's norm, projection and rotation
+(Double Sparsity's offloading, arXiv 2408.07092, section 4.3). A prediction that misses costs time
+and changes nothing: what the query itself selects is fetched before it is read.
 """
 
 from __future__ import annotations
 
-from ...ir.pipeline import Access, Kind, Pipeline, Task
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
-BUFFERS = 2
-
-
-def kv_offload_pipeline(layers: int) -> Pipeline:
-    """Return the tasks of one decode step; every read names what it must find.
-
-    Queues: `gpu`, `up` (host to device) and `down`. The lists of predictions come from the step
-    before, so the first task of `up` may start at once.
-    """
-    tasks: list[Task] = []
-    for layer in range(layers):
-        if layer == 0:
-            tasks.append(_fetch(0))
-        tasks.append(_pre(layer))
-        tasks.append(_task(layer, "own_down", Kind.KV_DOWN, "down", (("own", layer),),
-                           ((f"row{layer}", "new"),), (f"pre{layer}",)))  # fmt: skip
-        tasks.append(_task(layer, "select", Kind.SELECT, "gpu", ((f"q{layer % BUFFERS}", layer),),
-                           ((f"list{layer % BUFFERS}", layer),), ()))  # fmt: skip
-        tasks.append(_late(layer))
-        if layer + 1 < layers:
-            tasks.append(_fetch(layer + 1))
-        tasks.append(_attend(layer))
-        tasks.append(_task(layer, "rest", Kind.COMBINE, "gpu", (("seen", layer),),
-                           (("x", layer + 1),), ()))  # fmt: skip
-    holds = [Access("x", "0")]
-    for layer in range(layers):
-        holds += [Access(f"predicted{layer}", "0"), Access(f"host{layer}", "past")]
-    return Pipeline("kv-offload", layers, 1, tuple(tasks), tuple(holds))
+from ...ir.core import Module, Operation, Region, Term, Value, make
+from ..manager import EVERYTHING, Context
+from .body import Body, rewrite_functions
 
 
-def _task(
-    layer: int, name: str, kind: Kind, queue: str, reads: tuple[tuple[str, object], ...],
-    writes: tuple[tuple[str, object], ...], waits: tuple[str, ...],
-) -> Task:  # fmt: skip
-    found, made = (tuple(Access(slot, str(holds)) for slot, holds in part)
-                   for part in (reads, writes))  # fmt: skip
-    return Task(f"{name}{layer}", kind, queue, layer, 0, (), found, made, waits)
+@dataclass(frozen=True)
+class OffloadKeys:
+    """Fetches what sparse layers read and, with `ahead`, what the next one is expected to."""
+
+    ahead: bool = True
+
+    name: ClassVar[str] = "offload-keys"
+    reads: ClassVar[tuple[str, ...]] = ("graph",)
+    writes: ClassVar[tuple[str, ...]] = ("graph",)
+    requires: ClassVar[tuple[str, ...]] = ("labels",)
+    ensures: ClassVar[tuple[str, ...]] = ()
+    keeps: ClassVar[tuple[str, ...]] = EVERYTHING
+
+    def run(self, module: Module, context: Context) -> Module:
+        """Return the module with fetches."""
+        return rewrite_functions(module, lambda body: self._rewrite(body, context), _weights_first)
+
+    def _rewrite(self, body: Body, context: Context) -> None:
+        layers = {layer.number: layer for layer in _layers(body)}
+        guessed = []
+        for layer in layers.values():
+            held = body.names.value("held", Term("kvset", (Term("approximate"),)))
+            new = [make("graph.fetch", *layer.sets, layer=layer.number, results=(held,),
+                        span=layer.merge.span)]  # fmt: skip
+            after = layers.get(layer.number + 1)
+            if self.ahead and after is not None:
+                guess = _guess(body, layer, after)
+                guessed += [after.number] if guess else []
+                new += guess
+            q, starts, _ = layer.partial.operands
+            whole = replace(layer.partial, operands=(q, starts, held),
+                            results=(layer.merge.result,))  # fmt: skip
+            body.replace(layer.merge, [layer.merge, *layer.partials], [*new, whole])
+        if layers:
+            text = f"{len(layers)} layers fetch the keys that they select to a cache"
+            context.did(f"{text}; for {len(guessed)} the layer before predicts which")
+        for number in sorted(set(layers) - set(guessed) - {min(layers, default=0)}):
+            if self.ahead:
+                context.left(f"layer {number}: no sparse layer before it whose input predicts")
 
 
-def _pre(layer: int) -> Task:
-    """Norm and projections: the query, and the current token's row, once the last one is down."""
-    waits = (f"own_down{layer - 1}",) if layer else ()
-    return _task(layer, "pre", Kind.PRE, "gpu", (("x", layer),),
-                 (("own", layer), (f"q{layer % BUFFERS}", layer)), waits)  # fmt: skip
+@dataclass(frozen=True)
+class _Layer:
+    """The operations of a sparse layer's attention."""
+
+    number: int
+    write: Operation
+    select: Operation
+    partials: tuple[Operation, Operation]
+    merge: Operation
+
+    @property
+    def partial(self) -> Operation:
+        """That of the selected middle."""
+        return self.partials[0]
+
+    @property
+    def sets(self) -> tuple[Value, Value]:
+        """The kvsets of the middle and of the ends."""
+        middle, ends = (partial.operands[2] for partial in self.partials)
+        return middle, ends
 
 
-def _fetch(layer: int) -> Task:
-    """The rows that the prediction names, into the buffer that attention read two layers before: it
-    is launched behind the late rows of the layer in between, whose list came after that."""
-    reads = ((f"predicted{layer}", 0), (f"host{layer}", "past"))
-    return _task(layer, "fetch", Kind.KV_UP, "up", reads,
-                 ((f"rows{layer % BUFFERS}", f"predicted_{layer}"),), ())  # fmt: skip
+def _layers(body: Body) -> list[_Layer]:
+    writes = {op["layer"]: op for op in body.operations if op.name == "graph.qkv_rope_write"}
+    found = []
+    for merge in body.operations:
+        if merge.name != "graph.merge":
+            continue
+        partials = [body.maker[value.name] for value in merge.operands]
+        select = body.maker[partials[0].operands[2].name]
+        if select.name == "graph.select":
+            number = select["layer"]
+            found.append(_Layer(number, writes[number], select, tuple(partials), merge))  # type: ignore[arg-type]
+    return found
 
 
-def _late(layer: int) -> Task:
-    """The rows that are missing, beside those that came in time."""
-    buffer = f"rows{layer % BUFFERS}"
-    reads = ((f"list{layer % BUFFERS}", layer), (buffer, f"predicted_{layer}"),
-             (f"host{layer}", "past"))  # fmt: skip
-    return _task(layer, "late", Kind.KV_UP, "up", reads, ((buffer, f"all_{layer}"),),
-                 (f"select{layer}",))  # fmt: skip
+def _guess(body: Body, layer: _Layer, after: _Layer) -> list[Operation]:
+    """Return the operations that fetch ahead what the next layer is expected to read."""
+    stream = _stream(body, layer.write)
+    if stream is None or _stream(body, after.write) is None:
+        return []
+    product = body.maker[after.write.operands[0].name]
+    made: list[Operation] = []
+
+    def clone(of: Operation, *operands: Value, **more: Any) -> Value:
+        results = tuple(body.names.value("guess", value.type) for value in of.results)
+        made.append(replace(of, operands=operands, results=results).with_attributes(**more))
+        return results[0]
+
+    x = stream
+    if product.name == "graph.matmul":  # its input is normed by an operation of its own
+        norm = body.maker[product.operands[0].name]
+        type = product.operands[0].type
+        made.append(make("graph.rmsnorm", stream, norm.operands[-1], eps=norm["eps"],
+                         results=(body.names.value("guess", type),), span=norm.span))  # fmt: skip
+        x = made[-1].result
+    qkv = clone(product, x, *product.operands[1:])
+    q = clone(after.write, qkv, *after.write.operands[1:], guess=True)
+    views = body.maker[after.select.operands[2].name]
+    ends = body.maker[after.sets[1].name]
+    _, starts, _ = after.select.operands
+    labels = clone(views, *views.operands)
+    near = clone(ends, *ends.operands)
+    middle = clone(after.select, q, starts, labels)
+    made.append(make("graph.fetch", middle, near, layer=after.number, ahead=True,
+                     span=after.merge.span))  # fmt: skip
+    return made
 
 
-def _attend(layer: int) -> Task:
-    reads = ((f"rows{layer % BUFFERS}", f"all_{layer}"), ("own", layer),
-             (f"q{layer % BUFFERS}", layer))  # fmt: skip
-    return _task(layer, "attend", Kind.ATTEND, "gpu", reads, (("seen", layer),),
-                 (f"late{layer}",))  # fmt: skip
+def _stream(body: Body, write: Operation) -> Value | None:
+    """Return the residual stream that a layer's projection comes of; None of another form."""
+    product = body.maker.get(write.operands[0].name)
+    if product is None:
+        return None
+    if product.name == "graph.fused_matmul":
+        fits = "norm" in product["parts"] and "residual" not in product["parts"]
+        return product.operands[0] if fits else None
+    norm = body.maker.get(product.operands[0].name) if product.name == "graph.matmul" else None
+    if norm is None or norm.name not in {"graph.rmsnorm", "graph.add_rmsnorm"}:
+        return None
+    return norm.operands[0] if norm.name == "graph.rmsnorm" else norm.results[0]
+
+
+def _weights_first(region: Region) -> Region:
+    """Put weights in front: a layer's are used before it."""
+    weights = tuple(op for op in region.operations if op.name == "graph.weight")
+    rest = tuple(op for op in region.operations if op.name != "graph.weight")
+    return replace(region, operations=(*weights, *rest))

@@ -51,6 +51,13 @@ class _Gathered(_Common):
         self._pools()
         out = b.buffer("out", "f32", "B", width)
         self.tail = Tail(b, s.tail) if s.tail else None
+        return self.attend(q, lengths, counts, out, (*self._facts(), f"L == MAXP * {s.page}"))
+
+    def attend(
+        self, q: Value, lengths: Value, counts: Value, out: Value, facts: tuple[str, ...]
+    ) -> Operation:
+        """Return the kernel, its arguments declared: a program a sequence and key head."""
+        b, s = self.b, self.shape
         self._constants()
         self.kv_head, self.sequence = b.program_id(0, "kv_head"), b.program_id(1, "sequence")
         self.length = b.load(lengths, self.sequence, hint="length")
@@ -60,9 +67,8 @@ class _Gathered(_Common):
         query = b.map(f"a * {s.factor!r}", b.load(q, self.sequence, column), hint="q_scaled")
         if self.tail:
             self._enter(self.tail, q, query)
-        _, total, acc = self._rounds(query, s)
+        _, total, acc = self._rounds(query, s)  # type: ignore[arg-type]
         b.store(out, self.sequence, column, b.map(_QUOTIENT, acc, b.expand(total, 1)))
-        facts = (*self._facts(), f"L == MAXP * {s.page}")
         return b.finish(s.kv_heads, "B", requires=facts, of="graph.partial")
 
     def _rounds(self, query: Value, s: Gathered) -> list[Value]:

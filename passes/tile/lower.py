@@ -14,7 +14,7 @@ from ...ir.core import Module, Names, Operation, Symbol, Term, Value, make, walk
 from ...ir.diagnostics import PassError
 from ...ir.types import SCALED, dtype_of, shape_of
 from ..manager import Context
-from . import elementwise, lower_sparse, moe
+from . import elementwise, lower_fetch, lower_sparse, moe
 from .attention import Attention, attention, decode
 from .attention_parts import Parts, attention_merge, attention_parts, tuned
 from .library_choices import library_choices
@@ -40,6 +40,7 @@ class LowerToTiles:
 
     For the target `cuda` matmuls go to the library, but for those of a single row (rows = 1), and
     attention runs over a work list; `apart` says that no keys are read for many rows at once.
+    `offload`: keys of sparse layers lie across a link, behind a cache.
     """
 
     rows: int = 0
@@ -48,6 +49,7 @@ class LowerToTiles:
     kv: str = "f32"
     target: str = "cpu"
     apart: bool = False
+    offload: bool = False
 
     name: ClassVar[str] = "lower-to-tiles"
     reads: ClassVar[tuple[str, ...]] = ("graph",)
@@ -74,6 +76,7 @@ class _Lowering:
     names: Names
     kernels: dict[str, Operation] = field(default_factory=dict)
     makers: dict[str, Operation] = field(default_factory=dict)
+    fetches: lower_fetch.Fetches = field(default_factory=lower_fetch.Fetches)
 
     @property
     def on_gpu(self) -> bool:
@@ -166,10 +169,12 @@ class _Lowering:
         """Head norms, rotation and the write to pages."""
         heads = Heads(op["heads"], op["kv_heads"], op["head_dim"], self.options.page_size)
         eps, layer = op.attribute("eps"), op["layer"]
-        ordered = bool(op.attribute("ordered"))
+        ordered, guess = bool(op.attribute("ordered")), bool(op.attribute("guess"))
         kernel = qkv_rope_write(heads, self.options.context_length, self.options.kv, eps,
-                                _format(op), ordered)  # fmt: skip
+                                _format(op), ordered, guess)  # fmt: skip
         norms = (" in3 in4" if eps else "") + (f" order{layer}" if ordered else "")
+        if guess:
+            return [self.call(op, kernel, f"T in0 cos sin in1 out0{norms}")]
         return [self.call(op, kernel, f"T N in0 cos sin in1 in2 out0 k{layer} v{layer}{norms}")]
 
     def moe_route(self, op: Operation) -> list[Operation]:
@@ -282,6 +287,8 @@ class _Lowering:
             raise CannotLower(operation=op.name, problem="its state is merged", span=op.span)
         q, starts, kvset_value = partial.operands
         kvset = self.makers[kvset_value.name]
+        if kvset.name == "graph.fetch":
+            return lower_fetch.lower_held(self, op, partial, kvset)
         if self.on_gpu:
             return self._parts(op, q, partial, kvset)
         table, lengths = kvset.operands
@@ -389,5 +396,5 @@ _RULES: dict[str, Callable[[_Lowering, Operation], list[Operation]]] = {
     "graph.kvset": _Lowering.nothing, "graph.partial": _Lowering.nothing,
     "graph.select": _Lowering.nothing, "graph.merge": _Lowering.nothing,
     "graph.label_write": lower_sparse.lower_label_write, "graph.tail": _Lowering.nothing,
-    "graph.value_sums": lower_sparse.lower_value_sums,
+    "graph.value_sums": lower_sparse.lower_value_sums, "graph.fetch": lower_fetch.lower_fetch,
 }  # fmt: skip

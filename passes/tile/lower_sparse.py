@@ -8,6 +8,7 @@ Its tail, where the policy has one, is joined to the state there too.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ...ir.core import Operation, Term, Value
@@ -36,7 +37,12 @@ def lower_label_write(lowering: _Lowering, op: Operation) -> list[Operation]:
                    options.kv)  # fmt: skip
     arguments = f"T N in0 k{layer} mean{layer} level{layer} labels{layer}"
     write = word_write if lowering.on_gpu and op.attribute("words") else label_write
-    return [lowering.call(op, write(shape), arguments)]
+    calls = [lowering.call(op, write(shape), arguments)]
+    if options.offload:
+        from .lower_fetch import forget_written
+
+        calls += forget_written(lowering, op)
+    return calls
 
 
 def lower_value_sums(lowering: _Lowering, op: Operation) -> list[Operation]:
@@ -72,9 +78,32 @@ def lower_selected(
     if lowering.on_gpu:
         return _lower_for_gpu(lowering, op, select, partial, policy, views)
     layer, q = select["layer"], select.operands[0]
-    page, kv_heads, width = lowering.options.page_size, select["kv_heads"], select["head_dim"]
+    calls, scored, lists = lower_select(lowering, select)
+    shape = gathered_shape(lowering, select, partial["scale"])
+    read = gathered_decode(replace(shape, unit=policy.unit, tail=scored if scored.tail else None))
+    at = f"in5 in6 mean{layer} level{layer} centre{layer} spread{layer} value_sums{layer}"
+    arguments = f"B N MAXP L in0 in1 in2 in3 in4 k{layer} v{layer} out0 {at if scored.tail else ''}"
+    return [*calls, lowering.call(op, read, arguments, (q, table, lengths, *lists))]
+
+
+def gathered_shape(lowering: _Lowering, select: Operation, scale: float) -> Gathered:
+    """Return the shape of decode over the lists of a selection."""
+    return Gathered(select["heads"], select["kv_heads"], select["head_dim"],
+                    lowering.options.page_size, lowering.options.kv, scale)  # fmt: skip
+
+
+def lower_select(
+    lowering: _Lowering, select: Operation
+) -> tuple[list[Operation], Scores, tuple[Value, ...]]:
+    """Return the launches of scores and lists on a CPU, how is scored, and the values of lists and
+    counts, and what a tail weighs."""
+    policy = parse_policy(select["policy"])
+    assert policy is not None
+    views, q, layer = lowering.makers[select.operands[2].name], select.operands[0], select["layer"]
+    table, lengths = views.operands
+    page, kv_heads = lowering.options.page_size, select["kv_heads"]
     channels, form = views["kind"].parameters
-    labels = Labels(kv_heads, width, page, channels, form.name, lowering.options.kv)
+    labels = Labels(kv_heads, select["head_dim"], page, channels, form.name, lowering.options.kv)
     forced = {"sinks": policy.sinks, "recent": policy.recent, "unit": policy.unit}
 
     def made(hint: str, dtype: str, *shape: int | str) -> Value:
@@ -83,31 +112,22 @@ def lower_selected(
     mass = [made(hint, "f32", "B", select["heads"], 1) for hint in ("tail_max", "tail_sum")]
     mass = mass if policy.tail != "none" else []
     scores = made("scores", "f32", "B", kv_heads, EXTENT)
-    chosen, counts = (
-        made("chosen", "i32", "B", kv_heads, EXTENT),
-        made("counts", "i32", "B", kv_heads),
-    )
+    chosen = made("chosen", "i32", "B", kv_heads, EXTENT)
+    counts = made("counts", "i32", "B", kv_heads)
     scored = Scores(
         labels, select["heads"], select["scale"], q=dtype_of(q.type), tail=bool(mass), **forced
     )
     take = select_keys(_selection(policy, kv_heads, page))
-    read = gathered_decode(
-        Gathered(select["heads"], kv_heads, width, page, lowering.options.kv, partial["scale"],
-                 unit=policy.unit, tail=scored if mass else None)
-    )  # fmt: skip
-    at = f"mean{layer} level{layer}"
-    tail = f" in5 in6 {at} centre{layer} spread{layer} value_sums{layer}" if mass else ""
-    found = "out0 out1 out2" if mass else "out0"
+    at, found = f"mean{layer} level{layer}", "out0 out1 out2" if mass else "out0"
     call: Callable[..., Operation] = lowering.call
-    return [
+    calls = [
         call(select, label_scores(scored),
              f"B N MAXP L in0 in1 in2 plan_budget labels{layer} {at} {found}",
              (q, table, lengths), (scores, *mass)),
         call(select, take, "B L in0 in1 plan_budget out0 out1", (scores, lengths),
              (chosen, counts)),
-        call(op, read, f"B N MAXP L in0 in1 in2 in3 in4 k{layer} v{layer} out0{tail}",
-             (q, table, lengths, chosen, counts, *mass)),
     ]  # fmt: skip
+    return calls, scored, (chosen, counts, *mass)
 
 
 def _lower_for_gpu(

@@ -11,6 +11,7 @@ from ...ir.schedule import Schedule
 from ...ir.types import dtype_of, shape_of
 from ..graph.activation_format import ChooseActivationFormat
 from ..graph.fusion import DropConcatOfSplit, FuseAddNorm, FuseRopeWrite, FuseSiblingMatmuls
+from ..graph.kv_offload import OffloadKeys
 from ..graph.matmul_parts import FuseCombineResidual, FuseMatmulParts
 from ..graph.memory_planning import PlanMemory
 from ..graph.sparse_attention import OrderChannels, SparseAttention
@@ -33,13 +34,15 @@ GPU_ALIGNMENT = 256
 
 @dataclass(frozen=True)
 class Regime:
-    """One lowered version of the model: the most rows of its decode steps, 0 for any step."""
+    """One lowered version of the model: the most rows of its decode steps, 0 for any step; and the
+    bounds of its activations' symbols."""
 
     rows: int
     module: Module
     records: tuple[PassRecord, ...]
     target: str = "cpu"
     apart: bool = False
+    extents: tuple[tuple[str, int], ...] = ()
 
     @property
     def sparse(self) -> bool:
@@ -73,18 +76,29 @@ def graph_passes(weights: str = "f32", activations: str = "f32") -> tuple[Pass, 
 
 
 def regime_passes(
-    config: ModelConfig, rows: int, max_tokens: int, max_batch: int, kv: str = "f32"
-) -> tuple[Pass, ...]:
-    """Return the passes from the shared graph to one regime's kernels and memory plan."""
+    config: ModelConfig, rows: int, max_tokens: int, max_batch: int, kv: str = "f32",
+    offload: tuple[Pass, ...] | None = None,
+) -> tuple[Pass, ...]:  # fmt: skip
+    """Return the passes from the shared graph to one regime's kernels and memory plan; `offload`
+    are those of keys across a link, if they lie there."""
     few = (FuseMatmulParts(), FuseCombineResidual())
+    extents = regime_extents(config, rows, max_tokens, max_batch)
+    return (
+        *(few if rows else (TakeRowsEarly(), FuseAddNorm())),
+        *(offload or ()),
+        LowerToTiles(rows, config.context_length, kv=kv, offload=offload is not None),
+        PlanMemory(extents),
+    )
+
+
+def regime_extents(
+    config: ModelConfig, rows: int, max_tokens: int, max_batch: int
+) -> tuple[tuple[str, int], ...]:
+    """Return the most that the symbols in types of activations stand for."""
     tokens = rows or max_tokens
     extents = {"T": tokens, "R": rows or max_batch, "M": tokens * config.experts_per_token,
                "B": rows or max_batch, "L": -(-config.context_length // 16) * 16}  # fmt: skip
-    return (
-        *(few if rows else (TakeRowsEarly(), FuseAddNorm())),
-        LowerToTiles(rows, config.context_length, kv=kv),
-        PlanMemory(tuple(extents.items())),
-    )
+    return tuple(extents.items())
 
 
 def lower_model(
@@ -105,9 +119,11 @@ def lower_model(
     kinds = [(shared, rows) for rows in (*decode_rows, 0)]
     kinds = [(sparse, rows) for rows in decode_rows] + kinds if sparse is not None else kinds
     for module, rows in kinds:
-        passes = regime_passes(config, rows, max_tokens, max_batch, kv)
-        lowered, records = run_passes(passes, module, context, _FUSED)
-        regimes.append(Regime(rows, lowered, (*shared_records, *records)))
+        offload = attention.offloaded(module is sparse) if attention is not None else None
+        passes = regime_passes(config, rows, max_tokens, max_batch, kv, offload)
+        lowered, records = run_passes(passes, module, context, _FUSED | {"labels"})
+        extents = regime_extents(config, rows, max_tokens, max_batch)
+        regimes.append(Regime(rows, lowered, (*shared_records, *records), extents=extents))
     return regimes
 
 
@@ -116,12 +132,21 @@ _FUSED = frozenset({"weight-formats", "joined-matmuls", "fused-rope-write"})
 
 @dataclass(frozen=True)
 class Sparse:
-    """Sparse decode attention as it is asked for: a policy's text, `hardware` for its price, and
-    whether it is taken at any price."""
+    """Sparse decode attention as it is asked for: a policy's text, `hardware` for its price,
+    whether it is taken at any price, and whether keys lie across a link (`offload`), where `ahead`
+    they are fetched for predicted queries."""
 
     policy: str
     hardware: str = "cpu-generic"
     always: bool = False
+    offload: bool = False
+    ahead: bool = True
+
+    def offloaded(self, sparse: bool) -> tuple[Pass, ...] | None:
+        """Return the passes of keys across a link over a sparse graph or another; None: none do."""
+        if not self.offload:
+            return None
+        return (OffloadKeys(self.ahead),) if sparse else ()
 
     def rewritten(
         self, shared: Module, context: Context, kv: str, context_length: int
@@ -160,7 +185,8 @@ def lower_for_gpu(
         for rows in (max_batch, 0) if config.experts else (1, max_batch, 0):
             passes = gpu_regime_passes(config, rows, max_tokens, max_batch, kv)
             lowered, records = run_passes(passes, module, context, _FUSED)
-            regimes.append(Regime(rows, lowered, (*before, *records), "cuda", apart=rows > 0))
+            extents = regime_extents(config, rows, max_tokens, max_batch)
+            regimes.append(Regime(rows, lowered, (*before, *records), "cuda", rows > 0, extents))
     return regimes
 
 
@@ -168,9 +194,6 @@ def gpu_regime_passes(
     config: ModelConfig, rows: int, max_tokens: int, max_batch: int, kv: str
 ) -> tuple[Pass, ...]:
     """Return the passes from the shared graph to a GPU's kernels and memory plan."""
-    tokens = rows or max_tokens
-    extents = {"T": tokens, "R": rows or max_batch, "M": tokens * config.experts_per_token,
-               "B": rows or max_batch}  # fmt: skip
     return (
         *(
             (FuseMatmulParts(norms=False),)
@@ -180,7 +203,7 @@ def gpu_regime_passes(
             else (TakeRowsEarly(), FuseAddNorm())
         ),
         LowerToTiles(rows, config.context_length, GPU_PAGE, kv, "cuda", apart=rows > 0),
-        PlanMemory(tuple(extents.items()), GPU_ALIGNMENT),
+        PlanMemory(regime_extents(config, rows, max_tokens, max_batch), GPU_ALIGNMENT),
     )
 
 

@@ -24,7 +24,7 @@ class Heads:
 
 def qkv_rope_write(
     shape: Heads, max_position: int, kv: str = "f32", norm_eps: float | None = None,
-    dtype: str = "f32", ordered: bool = False,
+    dtype: str = "f32", ordered: bool = False, guess: bool = False,
 ) -> Operation:  # fmt: skip
     """Return the kernel that rotates q and k and writes k and v into their pages.
 
@@ -32,9 +32,9 @@ def qkv_rope_write(
     slots [T] (page * P + offset; -1 writes nothing), q [T, H * C], k_pool, v_pool [N, K, P, C],
     and with `norm_eps` (Qwen3): q_norm, k_norm [C]. The halves of a head rotate against each
     other, as in Hugging Face's checkpoints. `ordered`: last place [K, C], where each channel of
-    q and k goes, by key head.
+    q and k goes, by key head. A `guess` makes q alone: the same arguments, but N, slots and pools.
     """
-    return _RopeWrite(shape, max_position, kv, norm_eps, dtype, ordered).kernel()
+    return _RopeWrite(shape, max_position, kv, norm_eps, dtype, ordered, guess).kernel()
 
 
 class _RopeWrite:
@@ -42,26 +42,27 @@ class _RopeWrite:
 
     def __init__(
         self, shape: Heads, max_position: int, kv: str, eps: float | None, dtype: str,
-        ordered: bool,
+        ordered: bool, guess: bool,
     ) -> None:  # fmt: skip
-        self.shape, self.eps, self.kv = shape, eps, kv
+        self.shape, self.eps, self.kv, self.guess = shape, eps, kv, guess
         h, k, c = shape.heads, shape.kv_heads, shape.head_dim
         self.half = c // 2
-        name = "qkv_rope_order" if ordered else "qkv_rope_write"
+        name = "query_rope" if guess else "qkv_rope_order" if ordered else "qkv_rope_write"
         b = self.b = KernelBuilder(f"{name}_{h}_{k}_{c}_{kv}" + of_format(dtype))
         b.scalar("T")
-        b.scalar("N")
+        if not guess:
+            b.scalar("N")
         self.max_position = max_position
         self.qkv = b.buffer("qkv", dtype, "T", (h + 2 * k) * c)
         self.cos = b.buffer("cos", "f32", max_position, self.half)
         self.sin = b.buffer("sin", "f32", max_position, self.half)
-        self.positions, self.slots = (
-            b.buffer("positions", "i32", "T"),
-            b.buffer("slots", "i32", "T"),
-        )
+        self.positions = b.buffer("positions", "i32", "T")
+        if not guess:
+            self.slots = b.buffer("slots", "i32", "T")
         self.q = b.buffer("q", dtype, "T", h * c)
-        self.k_pool = b.buffer("k_pool", kv, "N", k, shape.page, c)
-        self.v_pool = b.buffer("v_pool", kv, "N", k, shape.page, c)
+        if not guess:
+            self.k_pool = b.buffer("k_pool", kv, "N", k, shape.page, c)
+            self.v_pool = b.buffer("v_pool", kv, "N", k, shape.page, c)
         self.norms = [b.buffer(n, "f32", c) for n in ("q_norm", "k_norm")] if eps else [None, None]
         self.place = b.buffer("place", "i32", k, c) if ordered else None
 
@@ -73,13 +74,12 @@ class _RopeWrite:
         position = b.load(self.positions, self.token)
         self.c, self.s = b.load(self.cos, position, self.low), b.load(self.sin, position, self.low)
         self._write_query()
-        slot = b.load(self.slots, self.token)
-        self._write_keys(slot)
-        self._write_values(slot)
-        facts = (
-            "T >= 0", "N >= 0", f"0 <= positions[*] < {self.max_position}",
-            f"-1 <= slots[*] < N * {shape.page}",
-        )  # fmt: skip
+        facts: tuple[str, ...] = ("T >= 0", f"0 <= positions[*] < {self.max_position}")
+        if not self.guess:
+            slot = b.load(self.slots, self.token)
+            self._write_keys(slot)
+            self._write_values(slot)
+            facts = ("T >= 0", "N >= 0", *facts[1:], f"-1 <= slots[*] < N * {shape.page}")
         if self.place is not None:
             facts = (*facts, f"0 <= place[*] < {shape.head_dim}")
         return b.finish("T", requires=facts, of="graph.qkv_rope_write")

@@ -1,37 +1,114 @@
-"""The schedule of offloaded keys is free of hazards, and each wait of it is needed."""
+"""Keys across a link in the graph: fetches, predictions, and launches that no order can harm."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
+from typing import Any
 
 import pytest
+from weft.frontend.checkpoint import open_checkpoint
+from weft.ir.core import Module
+from weft.ir.parser import parse_module
 from weft.ir.pipeline import Pipeline
-from weft.passes.graph.hazards import Hazard, Missing, prove_hazards
-from weft.passes.graph.kv_offload import kv_offload_pipeline
+from weft.ir.printer import print_module
+from weft.ir.verifier import verify
+from weft.passes.graph.hazards import Hazard, prove_hazards, race
+from weft.passes.graph.launch_pipeline import launch_pipeline
+from weft.passes.tile.regimes import Regime, Sparse, lower_model
+
+POLICY = "sparse(k=20, sinks=2, recent=6, min_context=0, dense=[3])"
+SPARSE = Sparse(POLICY, always=True, offload=True)
 
 
-def without(pipeline: Pipeline, name: str) -> Pipeline:
-    tasks = tuple(replace(t, waits=()) if t.name == name else t for t in pipeline.tasks)
-    return replace(pipeline, tasks=tasks)
+@cache
+def regimes(model: str = "tiny-dense") -> list[Regime]:
+    checkpoint = open_checkpoint(model)
+    return lower_model(checkpoint.config, checkpoint.graph, max_tokens=64, max_batch=8,
+                       decode_rows=(4,), attention=SPARSE)  # fmt: skip
 
 
-def test_proven_for_any_durations() -> None:
-    proof = prove_hazards(kv_offload_pipeline(32))
-    assert proof.tasks == 32 * 7 and proof.obligations > 300
+def before(regime: Regime, name: str) -> Module:
+    return next(record for record in regime.records if record.name == name).before
 
 
-@pytest.mark.parametrize(
-    ("task", "slot"),
-    [("attend3", "rows1"), ("late3", "rows0"), ("pre3", "own"),
-     ("own_down2", "own")],
-)  # fmt: skip
-def test_a_wait_that_is_left_out_is_a_hazard(task: str, slot: str) -> None:
-    with pytest.raises(Hazard, match=slot):
-        prove_hazards(without(kv_offload_pipeline(6), task))
+def pipeline_of(regime: Regime) -> tuple[Pipeline, Any]:
+    kernels = {kernel["name"].name: kernel for kernel, _ in regime.kernels}
+    return launch_pipeline(regime.function, kernels, dict(regime.extents))
 
 
-def test_rows_of_another_layer_are_missed() -> None:
-    pipeline = kv_offload_pipeline(4)
-    tasks = tuple(task for task in pipeline.tasks if task.name != "late2")
-    with pytest.raises(Missing, match="all_2"):
-        prove_hazards(replace(pipeline, tasks=tasks))
+@pytest.mark.parametrize("model", ["tiny-dense", "tiny-moe"])
+def test_each_sparse_layer_fetches_and_the_one_before_predicts(model: str) -> None:
+    module = before(regimes(model)[0], "lower-to-tiles")
+    verify(module, ("graph",))
+    assert parse_module(print_module(module)) == module
+    layers = [n for n in range(open_checkpoint(model).config.layers) if n != 3]
+    fetches = [op for op in module.walk() if op.name == "graph.fetch"]
+    assert [op["layer"] for op in fetches if not op.attribute("ahead")] == layers
+    ahead = [op["layer"] for op in fetches if op.attribute("ahead")]
+    assert ahead == [n for n in layers if n - 1 in layers]  # nothing predicts behind a dense layer
+    assert not any(op.name == "graph.merge" for op in module.walk())
+    guesses = [op for op in module.walk() if op.attribute("guess")]
+    assert [op["layer"] for op in guesses] == ahead
+    record = next(r for r in regimes(model)[0].records if r.name == "offload-keys")
+    assert any("layer 4: no sparse layer before it" in r.message for r in record.remarks)
+
+
+def test_the_predicted_query_is_of_this_layers_input_and_the_next_ones_weights() -> None:
+    operations = before(regimes()[0], "lower-to-tiles").symbol("step").regions[0].operations
+    maker = {value.name: op for op in operations for value in op.results}
+    writes = {op["layer"]: op for op in operations if op.name == "graph.qkv_rope_write"
+              and not op.attribute("guess")}  # fmt: skip
+    guess = next(op for op in operations if op.attribute("guess"))
+    mine, own, after = (maker[op.operands[0].name] for op in (guess, writes[0], writes[1]))
+    assert mine.operands == (own.operands[0], *after.operands[1:])
+
+
+@pytest.mark.parametrize("model", ["tiny-dense", "tiny-moe"])
+def test_launches_are_proven_for_any_durations(model: str) -> None:
+    pipeline, tasks = pipeline_of(regimes(model)[0])
+    proof = prove_hazards(pipeline)
+    ahead = [task for task in pipeline.tasks if task.queue == "up"]
+    assert ahead and proof.obligations > 3 * len(ahead)
+    launches = [number for task in tasks for number in range(task.first, task.end)]
+    assert launches == list(range(len(launches)))
+    assert Pipeline.of(parse_module(print_module(pipeline.module())).operations[0]) == pipeline
+
+
+def test_attention_and_the_experts_run_beside_what_is_fetched_ahead() -> None:
+    """Between a fetch's launch and whoever waits for it lie attention and all up to the next q."""
+    regime = regimes()[0]
+    _, tasks = pipeline_of(regime)
+    calls = [op for op in regime.function.regions[0].operations if op.name == "graph.call"]
+    first = next(n for n, task in enumerate(tasks) if task.queue == "up")
+    beside, waiting = tasks[first + 1], tasks[first + 2]
+    assert not beside.waits and waiting.waits == (tasks[first].name,)
+    kinds = [call["of"] for call in calls[beside.first : beside.end]]
+    assert kinds[0] == "graph.finalize" and kinds.count("graph.fused_matmul") == 4
+
+
+def test_every_wait_is_needed() -> None:
+    pipeline, _ = pipeline_of(regimes()[0])
+    waiting = [task for task in pipeline.tasks if task.waits]
+    assert len(waiting) > 8
+    for task in waiting:
+        tasks = tuple(replace(t, waits=()) if t is task else t for t in pipeline.tasks)
+        assert race(replace(pipeline, tasks=tasks)) is not None, task.name
+    without = tuple(replace(t, waits=()) if t is waiting[3] else t for t in pipeline.tasks)
+    with pytest.raises(Hazard, match=waiting[3].name):
+        prove_hazards(replace(pipeline, tasks=without))
+
+
+def test_shared_memory_of_activations_counts() -> None:
+    """What another queue reads lies in the arena: who writes those bytes has to wait."""
+    regime = regimes()[0]
+    memory = regime.function["memory"]
+    offsets = dict(memory["offsets"].items)
+    ahead = next(op for op in regime.function.regions[0].operations if op.attribute("queue"))
+    chosen = ahead.operands[2].name
+    pipeline, _ = pipeline_of(regime)
+    up = next(task for task in pipeline.tasks if task.queue == "up")
+    same = [access.slot for access in up.reads if access.slot in offsets]
+    assert chosen in same and len(same) > 2
+    beside = pipeline.tasks[pipeline.tasks.index(up) + 1]
+    assert not {access.slot for access in beside.writes} & set(same)

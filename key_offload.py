@@ -1,0 +1,113 @@
+"""Keys and values in host memory: from two bounds of memory to what an executor is given."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from .attention import Attention
+from .frontend.checkpoint import Checkpoint
+from .ir.diagnostics import CapacityError
+from .options import BadOption, Options
+
+if TYPE_CHECKING:
+    from .passes.tile.regimes import Regime
+    from .runtime.host_keys import HostKeys, Staged
+    from .runtime.key_device import KeyDevice
+    from .runtime.key_room import KeyRoom
+    from .runtime.sparse_decode import SparseDecode
+
+
+class HostKeysRefused(CapacityError):
+    """Host memory that a device's kernels cannot reach."""
+
+    template = "keys cannot be kept in {size:.0f} MiB of host memory: {problem}"
+    hint = "lower --kv-host-memory, or raise the limit of locked memory (ulimit -l)"
+
+
+BOOKS = 256 * 16
+"""Bytes that rounding up each of a layer's tensors may cost."""
+
+
+def require_offloadable(options: Options, attention: Attention | None) -> None:
+    """Raise BadOption where keys shall lie in host memory and nothing selects what is read."""
+    if not options.kv_host_memory:
+        return
+    if attention is None:
+        problem = "kv_host_memory keeps keys where only those that are selected are read"
+        hint = "ask for sparse attention: --attention 'sparse(k=1024)', or with it in the program"
+        raise BadOption(problem=problem, hint=hint)
+    if attention.policy.unit != "token":
+        problem = "with kv_host_memory rows are fetched token by token, and unit=page reads pages"
+        raise BadOption(problem=problem, hint="leave out unit, or kv_host_memory")
+    if attention.policy.tail != "none":
+        problem = "with kv_host_memory no tail is estimated: its sums of v would cross the link"
+        raise BadOption(problem=problem, hint="leave out tail, or kv_host_memory")
+
+
+def key_room(
+    checkpoint: Checkpoint, options: Options, attention: Attention, page: int
+) -> KeyRoom:  # fmt: skip
+    """Return the pages and rows that fit the options' bounds; raises NoKeyRoom."""
+    from .ir.types import DTYPE_BYTES
+    from .loading import kv_dtype
+    from .runtime.key_room import KeyCosts, KeyRoom
+
+    config, policy = checkpoint.config, attention.policy
+    costs = KeyCosts.of(config, policy, page, DTYPE_BYTES[kv_dtype(options)], BOOKS * config.layers)
+    return KeyRoom.within(costs, policy, config.context_length, page, options.kv_memory,
+                          options.kv_host_memory)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Offloaded:
+    """What an executor of a model with keys in host memory is given."""
+
+    host: HostKeys
+    staged: list[Staged | None]
+    sparse: SparseDecode | None
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The executor's arguments."""
+        return {"host": self.host, "staged": self.staged, "sparse": self.sparse}
+
+
+def offloaded_keys(
+    checkpoint: Checkpoint, regimes: list[Regime], options: Options, attention: Attention,
+    page: int, device: KeyDevice,
+) -> Offloaded:  # fmt: skip
+    """Return the memory of keys in host memory, its bounds held, and the proven tasks of steps."""
+    from .attention import sparse_decode
+    from .loading import kv_dtype
+    from .runtime.host_keys import HostKeys
+    from .runtime.key_device import NotPinned
+    from .runtime.recipe import TORCH
+
+    room = key_room(checkpoint, options, attention, page)
+    sparse = sparse_decode(attention, regimes, checkpoint, options, room.pages, page,
+                           device.place, device.memory)  # fmt: skip
+    assert sparse is not None
+    dtype = TORCH[kv_dtype(options)]
+    try:
+        host = HostKeys(checkpoint.config, sparse.layers, room, page, dtype, device)
+    except NotPinned as error:
+        size = options.kv_host_memory / 2**20
+        raise HostKeysRefused(size=size, problem=str(error)) from None
+    return Offloaded(host, [staged(regime, options) for regime in regimes], sparse)
+
+
+def staged(regime: Regime, options: Options) -> Staged | None:
+    """Return the tasks of a regime's launches on their queues, proven free of hazards; None where
+    one queue has them all."""
+    from .passes.graph.hazards import prove_hazards
+    from .passes.graph.launch_pipeline import launch_pipeline
+    from .runtime.host_keys import Staged
+
+    if not regime.sparse:
+        return None
+    kernels: dict[str, Any] = {kernel["name"].name: kernel for kernel, _ in regime.kernels}
+    pipeline, tasks = launch_pipeline(regime.function, kernels, dict(regime.extents))
+    if options.prove:
+        prove_hazards(pipeline)
+    return Staged(pipeline, tasks)
