@@ -333,6 +333,9 @@ def evaluate(
     ] = False,
     seed: Annotated[int, typer.Option(help="of the questions")] = 2024,
     target: Annotated[str, typer.Option(help="cpu, or cuda: one NVIDIA GPU")] = "cpu",
+    kernels: Annotated[
+        bool, typer.Option("--kernels", help="by compiled decode, a token a step, not by meaning")
+    ] = False,
     threads: Threads = 0,
     json: Annotated[bool, typer.Option("--json", help="end with one line of JSON")] = False,
 ) -> None:

@@ -79,6 +79,7 @@ class EvaluateOptions:
     save: bool
     seed: int
     target: str
+    kernels: bool
     threads: int
     json: bool
 
@@ -89,6 +90,7 @@ def evaluate(options: EvaluateOptions) -> None:
 
     from ..evaluation.attention import judged
     from ..evaluation.harness import Evaluation
+    from ..evaluation.kernels import KernelSubject
     from ..evaluation.report import figures, losses, table
     from ..evaluation.subject import Subject
     from ..frontend.checkpoint import open_checkpoint
@@ -97,7 +99,17 @@ def evaluate(options: EvaluateOptions) -> None:
     policies, plan = parse_policies(options.attention), plan_of(options)
     checkpoint = open_checkpoint(options.model)
     attentions = judged(checkpoint, policies, options.calibration)
-    subject = Subject(checkpoint, use_device(options.target, options.threads))
+    device = use_device(options.target, options.threads)
+    if options.kernels and device != "cpu":
+        raise BadOption(problem="--kernels runs those of the CPU", hint="leave --target out")
+    if options.kernels and options.calibration:
+        problem = "--kernels take the model's own calibration"
+        raise BadOption(problem=problem, hint="put the file beside the checkpoint")
+    subject = (
+        KernelSubject(checkpoint, options.threads)
+        if options.kernels
+        else Subject(checkpoint, device)
+    )
     with remarks().status("measuring") as status:
         report = lambda part: status.update(f"measuring {part}")  # noqa: E731
         found = Evaluation(subject, attentions, plan, report).run()

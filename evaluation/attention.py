@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..attention import calibration_of
 from ..codegen.graph_reference import Attend
-from ..codegen.sparse_reference import SparseAttention
+from ..codegen.sparse_reference import Reads, SparseAttention
 from ..cost_model.sparse_bytes import AttentionShape
 from ..frontend.checkpoint import Checkpoint
 from ..ir.attention_calibration import AttentionCalibration
@@ -25,25 +25,26 @@ class Judged:
     checkpoint: Checkpoint
     policy: SparsePolicy | None
     calibration: AttentionCalibration | None = None
-    _running: SparseAttention | None = field(default=None, init=False)
+    reads: dict[int, Reads] = field(default_factory=dict, init=False)
 
     def start(self) -> None:
         """Count from nothing again."""
-        if self.policy is not None and self.calibration is not None:
-            self._running = SparseAttention(self.policy, self.calibration)
+        self.reads = {}
 
     def attend(self) -> Attend | None:
         """Return what a graph's run attends with; None is dense."""
-        return self._running
+        if self.policy is None or self.calibration is None:
+            return None
+        return SparseAttention(self.policy, self.calibration, self.reads)
 
     def tokens_share(self) -> float:
         """Return the tokens read over those of the contexts, of sparse layers, since `start`."""
-        found = self._running.reads.values() if self._running else []
+        found = self.reads.values()
         return sum(r.read for r in found) / max(1, sum(r.context for r in found)) if found else 1.0
 
     def bytes_share(self) -> float:
         """Return bytes read (k, v and labels) over dense attention's, over all layers, as bf16."""
-        found = self._running.reads.values() if self._running else []
+        found = self.reads.values()
         if not found or self.policy is None:
             return 1.0
         config = self.checkpoint.config

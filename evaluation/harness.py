@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from .attention import Judged
 from .perplexity import Perplexity, perplexity
 from .retrieval import KINDS, judge
-from .subject import Subject, read_text
+from .subject import Tested, read_text
 from .zoo_tasks import has_tasks, task_accuracy
 
 PARTS = ("perplexity", *KINDS, "tasks")
@@ -60,7 +61,7 @@ class Evaluation:
     """Runs the parts of a plan; `report` hears what is being measured."""
 
     def __init__(
-        self, subject: Subject, attentions: Sequence[Judged], plan: Plan,
+        self, subject: Tested, attentions: Sequence[Judged], plan: Plan,
         report: Callable[[str], None] = lambda line: None,
     ) -> None:  # fmt: skip
         self._subject, self._attentions, self._plan = subject, attentions, plan
@@ -97,7 +98,9 @@ class Evaluation:
             self.found[name].perplexity = value
 
     def _retrieval(self, kind: str, length: int) -> None:
-        attends = {each.name: each.attend for each in self._attentions}
+        attends = {
+            each.name: partial(self._subject.attention_of, each) for each in self._attentions
+        }
         right = judge(self._subject, attends, kind, length, self._plan.contexts, self._plan.seed)
         for name, answers in right.items():
             found = self.found[name]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from .attention import Judged
-from .subject import BadText, Subject
+from .subject import BadText, Tested
 
 FEWEST = 32
 
@@ -30,7 +30,7 @@ class Perplexity:
 
 
 def perplexity(
-    subject: Subject, attentions: Sequence[Judged], text: str, chunk: int, limit: int, beyond: int
+    subject: Tested, attentions: Sequence[Judged], text: str, chunk: int, limit: int, beyond: int
 ) -> dict[str, Perplexity]:
     """Return the perplexities over chunks of `chunk` tokens, at most `limit` tokens in all."""
     start = [part for part in subject.checkpoint.chat.start() if isinstance(part, int)]
@@ -54,9 +54,9 @@ def perplexity(
     return _summary({name: torch.cat(parts) for name, parts in losses.items()}, late)
 
 
-def _losses(subject: Subject, each: Judged, row: list[int]) -> torch.Tensor:
+def _losses(subject: Tested, each: Judged, row: list[int]) -> torch.Tensor:
     """Return the negative log-likelihood of every token of a row but the first."""
-    scores = subject.whole(row, each.attend())[:-1].double().log_softmax(-1)
+    scores = subject.whole(row, subject.attention_of(each))[:-1].double().log_softmax(-1)
     return -scores.gather(1, torch.tensor(row[1:])[:, None])[:, 0]
 
 

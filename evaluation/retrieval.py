@@ -11,12 +11,12 @@ import random
 import string
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from ..codegen.graph_reference import Attend
 from ..ir.vocabulary import encode_parts
-from .subject import Subject
+from .subject import Tested
 
-Attention = Callable[[], Attend | None]
+Attention = Callable[[], Any]
 """Gives the attention to judge; called once a question."""
 
 Encode = Callable[[str], list[int]]
@@ -84,7 +84,7 @@ KINDS = {
 
 
 def questions(
-    subject: Subject, kind: str, tokens: int, contexts: int, seed: int
+    subject: Tested, kind: str, tokens: int, contexts: int, seed: int
 ) -> Iterator[list[Question]]:
     """Yield the eight questions of each context, spread over its length."""
     make, ask = KINDS[kind]
@@ -100,7 +100,7 @@ def questions(
         ]
 
 
-def _chat(subject: Subject, text: str, value: str) -> tuple[list[int], list[int]]:
+def _chat(subject: Tested, text: str, value: str) -> tuple[list[int], list[int]]:
     """Return the ids of a prompt up to its answer, and of the answer with its end."""
     tokenizer, chat = subject.checkpoint.tokenizer, subject.checkpoint.chat
     user, assistant = chat.frame((), "user"), chat.frame(("user",), "assistant")
@@ -120,7 +120,7 @@ def _common(rows: Sequence[Sequence[int]]) -> int:
 
 
 def judge(
-    subject: Subject, attentions: dict[str, Attention], kind: str, tokens: int, contexts: int,
+    subject: Tested, attentions: dict[str, Attention], kind: str, tokens: int, contexts: int,
     seed: int = 2024,
 ) -> dict[str, list[bool]]:  # fmt: skip
     """Return for each attention whether each question was answered: the same questions for all."""

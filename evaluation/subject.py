@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from torch import Tensor
 from ..codegen.graph_reference import Attend, GraphRun
 from ..frontend.checkpoint import Checkpoint
 from ..ir.diagnostics import CapacityError
+from ..ir.model import ModelConfig
 from ..options import Options
 
 PAGE = 16
@@ -24,6 +26,29 @@ class ContextTooLong(CapacityError):
 
     template = "{tokens} tokens do not fit the context of {model}, {context} tokens"
     hint = "ask for shorter lengths: --lengths 512,1k"
+
+
+class Tested(Protocol):
+    """A model that answers under an attention of choice: `Subject`, or `kernels.KernelSubject`."""
+
+    checkpoint: Checkpoint
+    config: ModelConfig
+
+    def attention_of(self, judged: Any) -> Any:
+        """Return what `follow` and `whole` take for an `attention.Judged`."""
+        ...
+
+    def begin(self, ids: Sequence[int], room: int = 0) -> None:
+        """Take a context; `room` more tokens will follow."""
+        ...
+
+    def follow(self, ids: Sequence[int], attend: Any = None) -> Tensor:
+        """Return the logits [len(ids), V] of tokens after the context."""
+        ...
+
+    def whole(self, ids: Sequence[int], attend: Any = None) -> Tensor:
+        """Return the logits of every token of a sequence of its own."""
+        ...
 
 
 class Subject:
@@ -42,6 +67,10 @@ class Subject:
         loaded = load_weights(checkpoint.graph, source, device)
         self._weights = {name: weight.dense() for name, weight in loaded.items()}
         self._run, self.length = self._fresh(0), 0
+
+    def attention_of(self, judged: Any) -> Attend | None:
+        """Return what a graph's run attends with for an `attention.Judged`."""
+        return judged.attend()
 
     def _fresh(self, tokens: int) -> GraphRun:
         slots = -(-(tokens + 4 * PAGE) // PAGE) * PAGE

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..frontend.checkpoint import ZOO, Checkpoint
 from .attention import Judged
-from .subject import Subject
+from .subject import Tested
 
 GENERATORS = ZOO / "train"
 
@@ -20,7 +20,7 @@ def has_tasks(checkpoint: Checkpoint) -> bool:
 
 
 def task_accuracy(
-    subject: Subject, attentions: Sequence[Judged], each: int, seed: int = 2024
+    subject: Tested, attentions: Sequence[Judged], each: int, seed: int = 2024
 ) -> dict[str, dict[str, float]]:
     """Return exact match by attention and task, every token of an example under the attention.
 
@@ -30,7 +30,7 @@ def task_accuracy(
     right: dict[str, dict[str, list[bool]]] = {a.name: {} for a in attentions}
     for name, ids, weights in data.examples(seed, each, tokenizer):
         for attention in attentions:
-            best = subject.whole(ids, attention.attend()).argmax(-1).tolist()
+            best = subject.whole(ids, subject.attention_of(attention)).argmax(-1).tolist()
             for turn in data.answers(ids, weights):
                 said = all(best[i - 1] == ids[i] for i in turn)
                 right[attention.name].setdefault(name, []).append(said)
