@@ -162,7 +162,7 @@ REST: tuple[Line, ...] = (
     _sparse("sparse attention, adaptive with its tail: perplexity lost (worse model)",
             "perplexity_loss", "perplexity", tenths),
     _sparse("the same without its tail", "perplexity_loss_no_tail", "perplexity", tenths),
-    _sparse("sparse attention, adaptive with its tail: retrieval lost up to 4 K, mean (worse model)",
+    _sparse("sparse attention, adaptive with its tail: retrieval lost, mean (worse model)",
             "retrieval_loss_points", "retrieval", points),
     _cpu("from `weft run` to the first token, nothing cached", "first_token_cold_s", "startup",
          seconds),

@@ -150,13 +150,14 @@ def _spread(x: Tensor, page: int, tokens: int) -> Tensor:
 
 @dataclass
 class Reads:
-    """Tokens that a layer read, of how many in context; `scored` of these by label. Sums over rows
-    and key/value heads.
+    """Tokens that a layer read, of how many in context; `scored` of these by label, in so many
+    `rows`. Sums over rows and key/value heads.
     """
 
     read: int = 0
     context: int = 0
     scored: int = 0
+    rows: int = 0
 
     @property
     def share(self) -> float:
@@ -219,10 +220,11 @@ class SparseAttention:
     def _count(self, layer: int, read: Tensor, at: Tensor, window: int | None) -> None:
         found, kv_heads = self.reads.setdefault(layer, Reads()), read.shape[0]
         contexts = [min(int(n) + 1, window or int(n) + 1) for n in at]
-        scored = sum(n for n in contexts if not self.policy.reads_whole(n))
+        chosen = [n for n in contexts if not self.policy.reads_whole(n)]
         found.read += int(read.sum())
         found.context += kv_heads * sum(contexts)
-        found.scored += kv_heads * scored
+        found.scored += kv_heads * sum(chosen)
+        found.rows += kv_heads * len(chosen)
 
 
 def _with_tail(

@@ -1,12 +1,15 @@
-"""Bytes that one decoded token's attention reads, dense and sparse, and the bound of the speed-up.
+"""Bytes that one decoded token's attention moves, dense and sparse, and the bound of the speed-up.
 
 For one sequence and one key/value head, with C channels a head, b bytes an element of k and v, N
 tokens of context, k of them read by each of n selections (1 where the query heads of a key/value
 head share one), l bytes of a label:
   dense   2 C b N
-  sparse  N l + n N b_s (1 + rho) + n k 2 b_i + n k 2 C b
-where scores of b_s bytes are written once and read rho times, and indices of b_i bytes are written
-and read. Without scores and indices the ratio is S = 1 / (alpha / 2 + n beta), alpha = l / (C b),
+  sparse  N l + n N b_s (1 + rho) + n k 2 b_i + n k 2 C b + t
+where scores of b_s bytes are written once and read rho times (of a page where pages are selected),
+and indices of b_i bytes are written and read. A tail moves t = 12 C + C b + 4 C / P + 16 g: tables
+of the expected key and the row of the mean of v are read, v once more where sums of v are kept (a
+sum a page of P), and of g query heads a maximum and a sum are written and read: nothing grows with
+N. Without scores, indices and tail the ratio is S = 1 / (alpha / 2 + n beta), alpha = l / (C b),
 beta = k / N: 10.67 at 1/16 and 1/16 with shared selection.
 """
 
@@ -16,20 +19,39 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..ir.sparse import SparsePolicy
+from ..ir.types import DTYPE_BYTES
+
+PASSES = 4
+"""Passes of our selection over the scores: three histograms and the one that writes the list."""
+ADAPTIVE_PASSES = 2
+"""More of them for threshold and top-p: the largest score, and the count or mass."""
+PAGE = 16
+"""Tokens of a page of the cache, unless given."""
 
 
 @dataclass(frozen=True)
 class AttentionShape:
-    """One layer's keys and values: key/value heads, channels, bytes an element of the cache."""
+    """One layer's attention: heads H, key heads K, head width C, the dtype of keys and values."""
 
+    heads: int
     kv_heads: int
     head_dim: int
-    element: float = 2.0
+    kv: str = "bf16"
+
+    @property
+    def element(self) -> float:
+        """Bytes of an element of k and v."""
+        return DTYPE_BYTES[self.kv]
 
     @property
     def token(self) -> float:
-        """Bytes of one token's k and v, all heads."""
+        """Bytes of one token's k and v, all key heads."""
         return 2 * self.kv_heads * self.head_dim * self.element
+
+
+def passes(policy: SparsePolicy) -> int:
+    """Return how often our selection reads the scores."""
+    return PASSES + ADAPTIVE_PASSES * policy.adaptive
 
 
 @dataclass(frozen=True)
@@ -50,6 +72,11 @@ class Overheads:
         """Return the ideal: labels and keys alone."""
         return Overheads(0.0, 0.0, 0.0)
 
+    @staticmethod
+    def of(policy: SparsePolicy) -> Overheads:
+        """Return those of our kernels."""
+        return Overheads(score_reads=passes(policy))
+
 
 @dataclass(frozen=True)
 class SparseBytes:
@@ -59,11 +86,12 @@ class SparseBytes:
     scores: float
     indices: float
     kv: float
+    tail: float = 0.0
 
     @property
     def total(self) -> float:
         """The sum of the parts."""
-        return self.labels + self.scores + self.indices + self.kv
+        return self.labels + self.scores + self.indices + self.kv + self.tail
 
 
 def dense_bytes(shape: AttentionShape, context: int) -> float:
@@ -73,22 +101,31 @@ def dense_bytes(shape: AttentionShape, context: int) -> float:
 
 def sparse_bytes(
     shape: AttentionShape, policy: SparsePolicy, context: int, read: float | None = None,
-    overheads: Overheads | None = None,
+    overheads: Overheads | None = None, page: int = PAGE,
 ) -> SparseBytes:  # fmt: skip
-    """Return the bytes that a policy reads of a layer; `read` tokens, else its whole budget.
+    """Return the bytes that a policy moves of a layer; `read` tokens, else its whole budget, with
+    the overheads of our kernels unless others are given.
 
     A context that the policy reads whole costs what dense attention costs: no labels are read.
     """
     if policy.reads_whole(context):
         return SparseBytes(0.0, 0.0, 0.0, dense_bytes(shape, context))
-    extra, heads = overheads or Overheads(), shape.kv_heads
+    extra, heads = overheads or Overheads.of(policy), shape.kv_heads
     chosen = policy.budget(context) if read is None else read
+    unit = page if policy.unit == "page" else 1
     return SparseBytes(
         labels=heads * context * policy.label_bytes(shape.head_dim),
-        scores=heads * extra.selections * context * extra.score * (1 + extra.score_reads),
-        indices=heads * extra.selections * chosen * 2 * extra.index,
+        scores=heads * extra.selections * context / unit * extra.score * (1 + extra.score_reads),
+        indices=heads * extra.selections * chosen / unit * 2 * extra.index,
         kv=extra.selections * chosen * shape.token,
+        tail=tail_bytes(shape, page) if policy.tail != "none" else 0.0,
     )
+
+
+def tail_bytes(shape: AttentionShape, page: int = PAGE) -> float:
+    """Return the bytes that a tail moves of a layer, whatever the context."""
+    of_head = shape.head_dim * (12 + shape.element + 4 / page)
+    return shape.kv_heads * of_head + 16 * shape.heads
 
 
 def speedup(

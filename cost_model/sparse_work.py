@@ -1,4 +1,5 @@
-"""The work of sparse attention's operations: labels written, labels scored, keys chosen."""
+"""The work of sparse attention's operations: labels written, labels scored, keys chosen,
+and what is left out estimated."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ from ..ir.core import Operation, Term
 from ..ir.sparse import SparsePolicy, parse_policy
 from ..ir.types import DTYPE_BYTES
 from .scene import Scene, Work
+from .sparse_bytes import PAGE, AttentionShape, sparse_bytes, tail_bytes
 
 
 def label_write(operation: Operation, scene: Scene) -> Work:
@@ -20,19 +22,37 @@ def label_write(operation: Operation, scene: Scene) -> Work:
 
 
 def select(operation: Operation, scene: Scene) -> Work:
-    """2 r FLOPs a query head and token of context; each label once; a score written, and read in
-    four passes."""
+    """2 r FLOPs a query head and token of context; each label once; scores and lists as
+    `sparse_bytes` counts them."""
     policy = _policy(operation)
     channels = policy.label_channels(operation["head_dim"])
-    tokens = sum(
-        keys for queries, keys in _lengths(scene) if queries == 1 and not policy.reads_whole(keys)
-    )
-    heads = operation["kv_heads"]
+    contexts = _scored(policy, scene)
+    moved = [sparse_bytes(_shape(operation, scene), policy, keys) for keys in contexts]
     return Work(
-        flops=2.0 * channels * operation["heads"] * tokens + 4.0 * heads * tokens,
-        activation_bytes=4.0 * 5 * heads * tokens,
-        kv_read_bytes=float(heads * tokens * policy.label_bytes(operation["head_dim"])),
+        flops=(2.0 * channels * operation["heads"] + 4.0 * operation["kv_heads"]) * sum(contexts),
+        activation_bytes=sum((each.scores + each.indices for each in moved), 0.0),
+        kv_read_bytes=sum((float(each.labels) for each in moved), 0.0),
     )
+
+
+def value_sums(operation: Operation, scene: Scene) -> Work:
+    """Of each new token v read once more, and added; a row of sums a page."""
+    tokens = sum(scene.binding.query_lengths)
+    elements = tokens * operation["kv_heads"] * operation["head_dim"]
+    read = float(elements * DTYPE_BYTES[scene.formats.kv])
+    return Work(flops=float(elements), kv_read_bytes=read, kv_written_bytes=4.0 * elements / PAGE)
+
+
+def tail(operation: Operation, scene: Scene) -> Work:
+    """Of a selected row 2 FLOPs a query head and token, 6 a channel; tables, mean and masses."""
+    shape, rows = _shape(operation, scene), 0
+    pairs = 0
+    for queries, keys in _lengths(scene):
+        rows += queries == 1
+        pairs += keys * (queries == 1)
+    fixed = tail_bytes(shape) - shape.kv_heads * shape.head_dim * (shape.element + 4 / PAGE)
+    return Work(flops=shape.heads * (2.0 * pairs + 6.0 * rows * shape.head_dim),
+                activation_bytes=rows * fixed)  # fmt: skip
 
 
 def chosen_keys(kvset: Operation, scene: Scene) -> tuple[int, int] | None:
@@ -55,6 +75,17 @@ def _middle(policy: SparsePolicy, queries: int, keys: int) -> int:
     """Return how many keys between the ends are read: the policy's cap of a decoded token."""
     whole = queries != 1 or policy.reads_whole(keys)
     return max(0, (keys if whole else policy.budget(keys)) - policy.sinks - policy.recent)
+
+
+def _scored(policy: SparsePolicy, scene: Scene) -> list[int]:
+    """Return the contexts of rows whose labels are scored."""
+    return [keys for queries, keys in _lengths(scene)
+            if queries == 1 and not policy.reads_whole(keys)]  # fmt: skip
+
+
+def _shape(operation: Operation, scene: Scene) -> AttentionShape:
+    names = ("heads", "kv_heads", "head_dim")
+    return AttentionShape(*(operation[name] for name in names), scene.formats.kv)
 
 
 def _lengths(scene: Scene) -> list[tuple[int, int]]:

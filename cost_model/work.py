@@ -261,6 +261,8 @@ _RULES: dict[str, Callable[[Operation, Scene], Work]] = {
     "graph.qkv_rope_write": _qkv_rope_write,
     "graph.label_write": sparse_work.label_write,
     "graph.select": sparse_work.select,
+    "graph.value_sums": sparse_work.value_sums,
+    "graph.tail": sparse_work.tail,
     "graph.partial": _partial,
     "graph.merge": _merge,
     "graph.finalize": _finalize,

@@ -8,13 +8,13 @@ from pathlib import Path
 from ..attention import calibration_of
 from ..codegen.graph_reference import Attend
 from ..codegen.sparse_reference import Reads, SparseAttention
-from ..cost_model.sparse_bytes import AttentionShape
+from ..cost_model.sparse_bytes import AttentionShape, tail_bytes
 from ..frontend.checkpoint import Checkpoint
 from ..ir.attention_calibration import AttentionCalibration
 from ..ir.sparse import SparsePolicy
 
-KV_BYTES = 2.0
-"""Bytes of an element of k and v that loss is drawn against: bf16, as on a GPU."""
+KV = "bf16"
+"""The format of k and v that loss is drawn against, as on a GPU."""
 
 
 @dataclass
@@ -43,14 +43,18 @@ class Judged:
         return sum(r.read for r in found) / max(1, sum(r.context for r in found)) if found else 1.0
 
     def bytes_share(self) -> float:
-        """Return bytes read (k, v and labels) over dense attention's, over all layers, as bf16."""
+        """Return bytes (k, v, labels, tails) over dense attention's, over all layers, as bf16."""
         found = self.reads.values()
         if not found or self.policy is None:
             return 1.0
-        config = self.checkpoint.config
-        token = AttentionShape(1, config.head_dim, KV_BYTES).token
-        label = self.policy.label_bytes(config.head_dim)
-        each = [(r.read * token + r.scored * label) / (r.context * token) for r in found]
+        config, policy = self.checkpoint.config, self.policy
+        shape = AttentionShape(config.heads // config.kv_heads, 1, config.head_dim, KV)
+        label, tail = policy.label_bytes(config.head_dim), policy.tail != "none"
+        each = [
+            (r.read * shape.token + r.scored * label + tail * r.rows * tail_bytes(shape))
+            / (r.context * shape.token)
+            for r in found
+        ]
         return (sum(each) + config.layers - len(each)) / config.layers
 
 

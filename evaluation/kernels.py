@@ -120,7 +120,9 @@ class _Run:
             reads = self._judged.reads.setdefault(layer, Reads())
             reads.context += heads * self._at
             reads.read += self._tokens(units[number]) if units else heads * self._at
-            reads.scored += heads * self._at * (not policy.reads_whole(self._at)) if policy else 0
+            chosen = policy is not None and not policy.reads_whole(self._at)
+            reads.scored += heads * self._at * chosen
+            reads.rows += heads * chosen
 
     def _tokens(self, units: int) -> int:
         """Return the tokens of all key heads' lists; a list's last page is the context's."""

@@ -54,7 +54,7 @@ channel_chart(calibration, label)
 from weft.cost_model.sparse_bytes import AttentionShape, speedup
 from weft.plots.channels import bytes_chart
 
-shape = AttentionShape(kv_heads=8, head_dim=128, element=2.0)
+shape = AttentionShape(32, 8, 128, "bf16")
 CONTEXTS = [512, 1024, 2048, 4096, 8192, 16384, 32768, 65536]
 policies = parse_policies("sparse(ratio=1/4),sparse(ratio=1/16),sparse(ratio=1/64),sparse(k=1024)")
 bytes_chart(
@@ -69,11 +69,12 @@ bytes_chart(
 
 # %%
 from weft.cost_model.hardware_file import load
-from weft.cost_model.sparse_attention import AttentionShape as Priced
 from weft.cost_model.sparse_attention import least_context
 
 for machine, level, kv in (("h200", "gpu", "bf16"), ("cpu-generic", "cpu", "f32")):
-    found = least_context(Priced(32, 8, 128, kv), load(machine).level(level), policy, 131072)
+    found = least_context(
+        AttentionShape(32, 8, 128, kv), load(machine).level(level), policy, 131072
+    )
     print(f"{machine}: sparse(ratio=1/16) pays from {found} tokens on")
 
 # %% [markdown]

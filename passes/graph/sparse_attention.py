@@ -15,12 +15,8 @@ from typing import Any, ClassVar
 
 from ...cost_model.hardware import Level
 from ...cost_model.hardware_file import load
-from ...cost_model.sparse_attention import (
-    AttentionShape,
-    dense_seconds,
-    least_context,
-    sparse_seconds,
-)
+from ...cost_model.sparse_attention import dense_seconds, least_context, sparse_seconds
+from ...cost_model.sparse_bytes import AttentionShape
 from ...ir.core import Module, Operation, Term, Value, freeze, make
 from ...ir.sparse import SparsePolicy, parse_policy
 from ..manager import EVERYTHING, Context

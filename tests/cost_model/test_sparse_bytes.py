@@ -16,7 +16,7 @@ from weft.cost_model.sparse_bytes import (
 )
 from weft.ir.sparse import SparsePolicy
 
-LLAMA = AttentionShape(kv_heads=8, head_dim=128)
+LLAMA = AttentionShape(32, 8, 128, "bf16")
 N = 131072
 HALF = Overheads(score=2, score_reads=1, index=8)
 
@@ -69,3 +69,21 @@ def test_dense_layers_count():
     assert all_sparse == pytest.approx(speedup(LLAMA, policy, N))
     assert two_dense == pytest.approx(32 / (2 + 30 / all_sparse))
     assert model_speedup(LLAMA, policy, 32, [100]) == 1.0
+
+
+def test_a_tail_moves_next_to_nothing():
+    """At 16 K less than one percent of the labels' bytes, and the same at every context."""
+    policy = SparsePolicy(ratio=1 / 16, channels=32, tail="mean")
+    parts = sparse_bytes(LLAMA, policy, 16384)
+    assert 0 < parts.tail < 0.01 * parts.labels
+    assert parts.tail == sparse_bytes(LLAMA, policy, N).tail
+    plain = sparse_bytes(LLAMA, replace(policy, tail="none"), 16384)
+    assert parts.total - plain.total == parts.tail
+
+
+def test_scores_are_read_as_often_as_our_selection_does():
+    fixed, adaptive = SparsePolicy(k=4096), SparsePolicy(top_p=0.8)
+    assert sparse_bytes(LLAMA, fixed, N).scores == 8 * N * 4 * 5
+    assert sparse_bytes(LLAMA, adaptive, N).scores == 8 * N * 4 * 7
+    pages = sparse_bytes(LLAMA, replace(fixed, unit="page"), N)
+    assert pages.scores == 8 * N / 16 * 4 * 5

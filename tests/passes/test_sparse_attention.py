@@ -8,12 +8,8 @@ import pytest
 from weft.cost_model.binding import decode, prefill
 from weft.cost_model.hardware_file import load
 from weft.cost_model.scene import Scene
-from weft.cost_model.sparse_attention import (
-    AttentionShape,
-    dense_seconds,
-    least_context,
-    sparse_seconds,
-)
+from weft.cost_model.sparse_attention import dense_seconds, least_context, sparse_seconds
+from weft.cost_model.sparse_bytes import AttentionShape
 from weft.cost_model.work import work_of
 from weft.frontend.models.presets import PRESETS
 from weft.frontend.models.registry import build_graph
@@ -64,6 +60,24 @@ def test_a_partial_becomes_the_selected_middle_and_the_ends() -> None:
         "graph.return %seen",
     ]
     assert any("layers 3 read what" in remark.message for remark in context.remarks)
+
+
+def test_a_tail_is_one_more_part_and_sums_of_v_are_kept() -> None:
+    policy = POLICY.replace("labels=i8", "labels=i8, tail=mean")
+    lines, _ = rewritten(LAYER, OrderChannels(policy), SparseAttention(policy, always=True))
+    common = "layer = 3, heads = 2, kv_heads = 1, head_dim = 8, scale = 0.5"
+    assert lines[3] == (
+        "graph.value_sums %query_starts, %kv_lengths, %page_table, layer = 3, kv_heads = 1, "
+        "head_dim = 8"
+    )
+    assert lines[-5:-2] == [
+        f"%tail = graph.tail %q, %query_starts, %labels, %middle, {common} : state<approximate>",
+        "%state_3 = graph.merge %state_1, %state_2, %tail : state<approximate>",
+        "%seen = graph.finalize %state_3 : tensor<f32, [T, 16]>",
+    ]
+    plain, _ = rewritten(LAYER, OrderChannels(POLICY), SparseAttention(POLICY, always=True))
+    kept = [line for line in lines if "value_sums" not in line and "graph.tail" not in line]
+    assert len(kept) == len(plain)
 
 
 @pytest.mark.parametrize("why", ["dense by the policy", "a sliding window"])
@@ -147,6 +161,19 @@ def test_work_of_a_selected_layer() -> None:
         assert keys == read * 2 * 8 * 4
         (score,) = [work for name, work in works if name == "graph.select"]
         assert score.kv_read_bytes == labels * 1
+
+
+def test_work_of_a_tail() -> None:
+    """A decoded token: tables, the mean of v and masses, and v of the new token once more."""
+    policy = POLICY.replace("labels=i8", "labels=i8, tail=mean")
+    head, *body = LAYER.replace("@WINDOW@", "").strip().splitlines()
+    given = parse_module("\n".join(["graph.func name = @step { " + head, *body, "}"]))
+    passes = (OrderChannels(policy), SparseAttention(policy, always=True))
+    module, _ = run_passes(passes, given, Context(), FUSED)
+    scene = Scene.of(module, decode(1, 1000))
+    works = {op.name: work_of(op, scene) for op in module.walk()}
+    assert works["graph.tail"].activation_bytes == 12 * 8 + 16 * 2
+    assert works["graph.value_sums"].kv_read_bytes == 8 * 4
 
 
 def test_golden(golden: Any) -> None:
