@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 import torch
 from parts_cases import planner_shape, tree
+from weft.codegen.arrays import narrow, widen
 from weft.codegen.bounds import UnprovenAccess, prove_bounds
 from weft.codegen.reference import run_kernel
 from weft.ir.sparse import SparsePolicy
 from weft.passes.tile.attention_parts import attention_merge
 from weft.passes.tile.gpu_schedules import gpu_schedule
-from weft.passes.tile.labels import Labels, Scores, label_scores
+from weft.passes.tile.labels import Labels, Scores, label_scores, label_write
 from weft.passes.tile.selection import Selection, select_keys
 from weft.passes.tile.sparse_parts import SparseParts, sparse_parts
 from weft.passes.tile.value_sums import ValueSums, value_sums
@@ -22,6 +23,7 @@ from weft.runtime.attention_plan import Rates
 from weft.runtime.sparse_decode import SparseDecode
 from weft.runtime.sparse_lists import SparseLists, SparseRows
 
+LATER = ("token", "page", "tail", "tail_page")
 GROUPS = [(3, [9, 3]), (0, [33]), (0, [0]), (1, [40, 2, 25])]
 COMMON: dict[str, Any] = {"page": 4, "q": "f32", "kv": "f32", "few": 4, "keys": 8, "keys_many": 4}
 SCORED = Scores(Labels(2, 16, 4, 4, "i8"), 4, sinks=1, recent=1, parts=2, flat=True, tail=True)
@@ -32,6 +34,7 @@ SHAPES = {
     "tail_page": SparseParts(
         4, 2, 16, many=0, unit="page", tail=replace(SCORED, unit="page"), **COMMON
     ),
+    "fp8": SparseParts(4, 2, 16, many=8, tail=SCORED, **COMMON | {"kv": "f8e4m3"}),
 }
 
 
@@ -44,6 +47,10 @@ def lists(shape: SparseParts, rows: int) -> SparseLists:
 def launched(run: Any, shape: SparseParts, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Return found and wanted outputs: every other sequence reads keys chosen at random."""
     case, rng, page = tree(shape, GROUPS, seed=seed), np.random.default_rng(seed), shape.page
+    given_pools = case.pools
+    if shape.kv == "f8e4m3":
+        given_pools = [narrow(pool, "f8e4m3") for pool in case.pools]
+        case = replace(case, pools=[widen(pool, "f8e4m3") for pool in given_pools])
     lengths = case.batch.lengths
     count, columns = len(lengths), case.batch.table.shape[1]
     sparse = (np.arange(count) % 2 == 1) & (lengths > 2)
@@ -74,7 +81,7 @@ def launched(run: Any, shape: SparseParts, seed: int) -> tuple[np.ndarray, np.nd
     given = [
         len(out), len(case.pools[0]), len(work.item_row), len(work.row_query), len(pages),
         work.slots, case.q, *items, work.row_query, work.row_limit, work.row_slot, pages,
-        *case.pools, out, *states, count, held.capacity, more["item_list"], more["row_page"],
+        *given_pools, out, *states, count, held.capacity, more["item_list"], more["row_page"],
         more["base"], more["kv_lengths"], chosen, counts,
     ]  # fmt: skip
     tail = Tails.of(shape, case, seed) if shape.tail else None
@@ -184,8 +191,7 @@ def test_dense_and_sparse_rows_in_one_launch(name: str) -> None:
         np.testing.assert_allclose(found, wanted, rtol=0, atol=2e-5)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize("name", ["fp8", *(pytest.param(n, marks=pytest.mark.slow) for n in LATER)])
 def test_triton_interpreter(name: str, triton_interpreter: Any) -> None:
     found, wanted = launched(triton_interpreter.run, SHAPES[name], 3)
     np.testing.assert_allclose(found, wanted, rtol=0, atol=2e-5)
@@ -204,6 +210,28 @@ def test_proven_and_not_when_a_list_may_name_any_row() -> None:
         scores = Scores(labels, 4, unit=unit, flat=True, parts=2, tail=unit == "page")
         assert prove_bounds(label_scores(scores)).ok
         assert prove_bounds(select_keys(Selection(2, 4, unit=unit, flat=True))).ok
+
+
+def test_labels_and_sums_of_fp8_keys(triton_interpreter: Any) -> None:
+    """Of 8-bit keys and values: codes and sums are those of the values that pages hold."""
+    rng, labels = np.random.default_rng(4), Labels(2, 16, 4, 4, "i8", "f8e4m3")
+    k, v = (narrow(rng.standard_normal((5, 2, 4, 16)).astype("f4"), "f8e4m3") for _ in "kv")
+    mean, level = np.full((2, 4), 0.1, "f4"), np.full((2, 4), 0.02, "f4")
+    slots = np.array([4, 5, 6, 7, 12, 13, 14, 15, -1], "i4")
+    codes = np.full((5, *labels.pool[1:]), 77, "i1")
+    given = [len(slots), 5, slots, k, mean, level, codes]
+    found = triton_interpreter.run(label_write(labels), given)[-1]
+    wide = np.clip(np.round((widen(k, "f8e4m3")[..., :4] - 0.1) / 0.02), -127, 127)
+    for page in (1, 3):
+        off = np.abs(found[page] - wide[page].transpose(0, 2, 1))
+        assert off.max() <= 1 and (off > 0).mean() < 0.05  # halves, in f32
+    assert (found[[0, 2, 4]] == 77).all()
+    entries = [np.array(x, "i4") for x in ([1], [2], [-1], [0, 1, 3])]
+    sums = np.full((5, 2, 16), np.nan, "f4")
+    kernel = value_sums(ValueSums(2, 16, 4, "f8e4m3", flat=True))
+    sums = triton_interpreter.run(kernel, [5, 3, 1, *entries, v, sums])[-1]
+    rows = widen(v, "f8e4m3")[[1, 3]].sum(2).cumsum(0)
+    np.testing.assert_allclose(sums[[1, 3]], rows, rtol=0, atol=1e-5)
 
 
 @pytest.mark.slow
