@@ -17,6 +17,9 @@ from .builder import KernelBuilder
 from .score_place import Place
 from .word_labels import PARTS, Middle
 
+RUN = 8
+"""Tokens that follow each other in a thread."""
+
 BOUNDS = 2 * MOST_PARTS + 3
 """What is known of the bounds of a row and key head: of each part, and of all."""
 
@@ -141,9 +144,11 @@ class _SelectBins:
         return b.finish(s.kv_heads, "B", PARTS, requires=facts, of="graph.select")
 
     def _choose(self, before: Value, equal: Value) -> None:
-        """Write the part's choices of the middle."""
+        """Write the part's choices of the middle. Threads have `RUN` tokens each: sums within a
+        run come first, then one over runs."""
         b, s = self.b, self.shape
-        lane = b.iota(s.keys)
+        first = b.expand(b.map(f"a * {RUN}", b.iota(s.keys // RUN), dtype="i32"), 1)
+        lane = b.map("a + b", first, b.expand(b.iota(RUN), 0), dtype="i32", hint="lane")
         ahead = b.map(f"a // {s.page}", lane, dtype="i32", hint="ahead")
         offset = b.map(f"a % {s.page}", lane, dtype="i32", hint="offset")
         low, high = self.span.part(self.part)
@@ -154,9 +159,11 @@ class _SelectBins:
             at = b.map(f"a // {s.page} + b", self.place.start, number, dtype="i32", hint="at")
             step = b.load(self.bins, at, self.head, offset, mask=there, dtype="i32", hint="step")
             inside = self.span.inside(number, offset, there)
-            text = "where(a & (b > c), 1, 0) + where(a & (b == c), 65536, 0)"
+            text = "where(a, where(b > c, 1, where(b == c, 65536, 0)), 0)"
             mark = b.map(text, inside, step, self.limit, dtype="i32", hint="mark")
-            ranks = b.scan(mark, 0)
+            each = b.reduce("sum", mark, 1, hint="each")
+            runs = b.map("a - b", b.scan(each, 0), each, dtype="i32", hint="runs")
+            ranks = b.map("a + b", b.scan(mark, 1), b.expand(runs, 1), dtype="i32", hint="ranks")
             rank = b.map("a + (b >> 16)", tied, ranks, dtype="i32", hint="rank")
             text = "((a & 1) == 1) | ((a > 65535) & (b <= c))"
             take = b.map(text, mark, rank, self.ties, dtype="bool", hint="take")
@@ -165,7 +172,7 @@ class _SelectBins:
                           hint="place")  # fmt: skip
             unit = b.map(f"a * {s.page} + b", number, offset, dtype="i32", hint="unit")
             self._put(place, unit, take)
-            marks = b.reduce("sum", mark, 0, hint="marks")
+            marks = b.reduce("sum", each, 0, hint="marks")
             loop.yields(b.map("a + (b & 65535)", over, marks, dtype="i32"),
                         b.map("a + (b >> 16)", tied, marks, dtype="i32"))  # fmt: skip
 

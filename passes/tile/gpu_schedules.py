@@ -19,6 +19,14 @@ CHAINED = True
 """Kernels are launched while the one before runs, and wait for its end."""
 
 
+MEASURED = {
+    "sparse_parts": Schedule(num_warps=4, num_stages=2),
+    "word_scores": Schedule(num_warps=4),
+    "select_bins": Schedule(num_warps=4),
+}
+"""Schedules that a search over warps and stages found on an H100, unlike the others'."""
+
+
 def gpu_schedule(kernel: Operation, apart: bool = False) -> Schedule:
     """Return the schedule of a kernel; products stream through three stages of shared memory.
 
@@ -28,8 +36,9 @@ def gpu_schedule(kernel: Operation, apart: bool = False) -> Schedule:
 
 
 def _schedule(kernel: Operation, apart: bool) -> Schedule:
-    if kernel["name"].name.startswith("sparse_parts"):
-        return Schedule(num_warps=4, num_stages=2)
+    for name, schedule in MEASURED.items():
+        if kernel["name"].name.startswith(name):
+            return schedule
     if kernel.attribute("of") == "graph.partial" and apart:
         return Schedule(num_warps=4, num_stages=4)
     if any(operation.name == "tile.dot" for operation in walk(kernel.regions[0].operations)):
