@@ -17,7 +17,7 @@ from ..ir.types import dtype_of, shape_of
 from .triton_expressions import TRITON, HostWriter, TritonWriter, Typed, cast, dot4_lines
 from .triton_shapes import padded_shapes
 
-_RESERVED = frozenset({"tl", "triton", "launch", "num_warps", "num_stages", "range", "grid"})
+_RESERVED = frozenset("tl triton launch num_warps num_stages range grid programs".split())
 _REAL = frozenset({"f64", "f32", "bf16", "f16", "f8e4m3"})
 _IDENTITY = {"sum": "0", "max": "-float('inf')", "min": "float('inf')"}
 _INTEGER_IDENTITY = {"sum": "0", "max": "-2147483648", "min": "2147483647"}
@@ -70,7 +70,8 @@ class _Emitter:
         self._block(self.kernel.regions[0])
         extents = [read(extent, HostWriter()) for extent in self.kernel["grid"]]
         grid = ", ".join(extents) + ("," if len(extents) == 1 else "")
-        options = ", launch_pdl=True" if self.schedule.chained else ""
+        options = f"num_warps={self.schedule.num_warps}, num_stages={self.schedule.num_stages}"
+        options += ", launch_pdl=True" if self.schedule.chained else ""
         options += f", maxnreg={self.schedule.registers}" if self.schedule.registers else ""
         return "\n".join(
             [
@@ -83,14 +84,14 @@ class _Emitter:
                 f"@triton.jit(do_not_specialize={scalars!r})",
                 f"def {self.name}({names}):",
                 *self.lines,
-                "",
-                "",
+                "\n",
+                f"def grid({names}):\n    return ({grid})",
+                "\n",
                 f"def launch({names}):",
                 f'    """Run @{self.name} over its grid."""',
-                f"    grid = ({grid})",
-                "    if min(grid) > 0:",
-                f"        {self.name}[grid]({names}, num_warps={self.schedule.num_warps}, "
-                f"num_stages={self.schedule.num_stages}{options})",
+                f"    programs = grid({names})",
+                "    if min(programs) > 0:",
+                f"        return {self.name}[programs]({names}, {options})",
                 "",
             ]
         )

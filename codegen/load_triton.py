@@ -11,6 +11,7 @@ from types import ModuleType
 from typing import Any
 
 from .emit_triton import TritonSource
+from .triton_launch import launcher
 
 
 def load_module(source: TritonSource, folder: Path) -> ModuleType:
@@ -34,4 +35,4 @@ def load_module(source: TritonSource, folder: Path) -> ModuleType:
 
 def load_launcher(source: TritonSource, folder: Path) -> Callable[..., Any]:
     """Return `launch(*arguments)`: arguments as the kernel's, buffers as tensors."""
-    return load_module(source, folder).launch
+    return launcher(load_module(source, folder))
