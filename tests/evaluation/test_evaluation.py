@@ -5,6 +5,7 @@ import random
 import pytest
 import torch
 from weft.evaluation.attention import judged
+from weft.evaluation.kernels import KernelSubject
 from weft.evaluation.retrieval import KINDS, judge, questions
 from weft.evaluation.subject import Subject
 from weft.frontend.checkpoint import open_checkpoint
@@ -52,3 +53,20 @@ def test_a_model_answers_from_a_short_context_and_not_when_it_reads_nothing_of_i
     dense, blind = (sum(answers) for answers in right.values())
     assert dense >= 6 and blind <= 1
     assert each[0].bytes_share() == 1.0 and each[1].bytes_share() < 0.06
+
+
+@pytest.mark.slow
+def test_kernels_say_what_the_meaning_says_and_count_the_same(subject):
+    """A context read densely, then decode, a token a step; a page fills in between."""
+    policy = SparsePolicy(k=30, sinks=2, recent=8, min_context=0, tail="mean")
+    ids = torch.randint(7, 4096, (110,), generator=torch.Generator().manual_seed(3)).tolist()
+    found = {}
+    for tested in (subject, KernelSubject(subject.checkpoint)):
+        each = judged(subject.checkpoint, [policy])[1]
+        each.start()
+        tested.begin(ids[:90], room=30)
+        logits = tested.follow(ids[90:], tested.attention_of(each))
+        found[type(tested)] = logits, each.tokens_share(), each.bytes_share()
+    meaning, kernels = found.values()
+    torch.testing.assert_close(kernels[0], meaning[0], atol=2e-3, rtol=1e-3)
+    assert kernels[1:] == meaning[1:]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 import weft
-from weft.attention import TwoPolicies
+from weft.attention import TwoPolicies, asked_attention
 from weft.compiler import Compilation
 from weft.frontend.check_errors import WrongOption
 from weft.frontend.checkpoint import open_checkpoint
@@ -16,6 +16,7 @@ from weft.ir.attention_calibration import NotCalibrated
 from weft.ir.calibration_file import FILE_NAME as CALIBRATION
 from weft.ir.loss_table import MeasuredLoss, NoLossTable, save_losses
 from weft.ir.sparse import BadPolicy
+from weft.loading import page_count
 from weft.options import Options
 from weft.runtime.step import StepInput
 
@@ -203,3 +204,19 @@ def test_a_budget_of_loss_picks_a_measured_policy(tmp_path: Path) -> None:
                 [MeasuredLoss(f"sparse(k={k})", 0.5 / k, k / 1024) for k in (64, 32)])  # fmt: skip
     chosen = Compilation(PROGRAM, tmp_path, options=options).attention
     assert chosen is not None and str(chosen.policy) == "sparse(k=64)"
+
+
+def test_what_lies_beside_keys_counts_in_kv_memory() -> None:
+    """Labels of 16 channels in 4 bits and, with a tail, a row of sums of v a page."""
+    checkpoint, options = (
+        open_checkpoint("tiny-dense"),
+        Options.from_env().changed(kv_memory=1 << 24),
+    )
+    config = checkpoint.config
+    of_head = 2 * 16 * config.head_dim * 4
+    dense = page_count(checkpoint, options)
+    for text, beside in (("sparse(k=64)", 16 * 8), ("sparse(k=64, tail=mean)", 16 * 8 + 64 * 4)):
+        asked = asked_attention(checkpoint, options.changed(attention=text))
+        pages = page_count(checkpoint, options, asked)
+        assert pages == int((1 << 24) / (config.layers * config.kv_heads * (of_head + beside)))
+        assert pages < dense
