@@ -48,6 +48,7 @@ class GraphRun:
 
     `attend`, where given, takes the place of dense attention: to observe q and k after rope
     (`codegen.observe_attention`), or to read only some keys (`codegen.sparse_reference`).
+    `meanings` come before those of this module, by operation (`codegen.sparse_meaning`).
     """
 
     module: Module
@@ -60,6 +61,7 @@ class GraphRun:
     keys: dict[int, Tensor] = field(default_factory=dict)
     values: dict[int, Tensor] = field(default_factory=dict)
     attend: Attend | None = None
+    meanings: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
 
     def step(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """Run the step; inputs as the graph's arguments, i32; returns logits [R, V]."""
@@ -79,7 +81,8 @@ class GraphRun:
             if operation.name == "graph.section":
                 results = self._run(operation.regions[0].operations, dict(environment))
             else:
-                results = _MEANING[operation.name](self, operation, *operands)
+                meaning = self.meanings.get(operation.name) or _MEANING[operation.name]
+                results = meaning(self, operation, *operands)
                 if len(operation.results) == 1:
                     results = (results,)
             for value, result in zip(operation.results, results or (), strict=True):
@@ -334,6 +337,11 @@ def _all_gather(run: GraphRun, operation: Operation, x: Tensor) -> Tensor:
 
 def _add(run: GraphRun, operation: Operation, x: Tensor, y: Tensor) -> Tensor:
     return x + y
+
+
+def meaning_of(name: str) -> Callable[..., Any]:
+    """Return the meaning of an operation, for meanings that take its place now and then."""
+    return _MEANING[name]
 
 
 _MEANING: dict[str, Callable[..., Any]] = {

@@ -98,13 +98,10 @@ def select(
     at [T] is each query's position; tokens after it, and before its sliding window, do not count.
     """
     tokens = scores.shape[-1]
-    position, at = torch.arange(tokens), at[:, None]
-    seen = position <= at
-    if window is not None:
-        seen = seen & (position > at - window)
-    forced = seen & ((position < policy.sinks) | (position > at - policy.recent))
+    ends = policy.sinks, policy.recent, policy.unit
+    seen, forced = forced_tokens(tokens, at, ends, page, window)
+    at = at[:, None]
     if policy.unit == "page":
-        forced = seen & _spread(_by_page(forced, page, False).any(-1), page, tokens)
         middle = seen & ~forced
         best = _by_page(scores.masked_fill(~middle, -math.inf), page, -math.inf).amax(-1)
         found = _spread(_best(best, at, seen, forced, policy, page), page, tokens)
@@ -112,6 +109,22 @@ def select(
         best = scores.masked_fill(~(seen & ~forced), -math.inf)
         found = _best(best, at, seen, forced, policy, 1)
     return torch.where(_whole(seen, policy), seen, seen & (forced | found))
+
+
+def forced_tokens(
+    tokens: int, at: Tensor, ends: tuple[int, int, str], page: int, window: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """Return which of so many tokens queries at positions at [T] see, and which of these are always
+    read, both [T, S]; `ends` are sinks, recent and the unit."""
+    sinks, recent, unit = ends
+    position, at = torch.arange(tokens), at[:, None]
+    seen = position <= at
+    if window is not None:
+        seen = seen & (position > at - window)
+    forced = seen & ((position < sinks) | (position > at - recent))
+    if unit == "page":
+        forced = seen & _spread(_by_page(forced, page, False).any(-1), page, tokens)
+    return seen, forced
 
 
 def _whole(seen: Tensor, policy: SparsePolicy) -> Tensor:
@@ -235,13 +248,21 @@ def _with_tail(
     mean of v [S, H, C] over the context's whole pages.
     """
     top, total, accumulator = state
+    rest, mean = tail_of(weights, read, v, at, page, window)
+    mass = torch.exp(rest - top.T[..., None]).sum(-1).T
+    return top, total + mass, accumulator + mass[..., None] * mean
+
+
+def tail_of(
+    weights: Tensor, read: Tensor, v: Tensor, at: Tensor, page: int, window: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """Return the log-weights of tokens not read [H, T, S], -inf elsewhere, and the value that they
+    get [T, H, C]; arguments as above."""
     position = torch.arange(read.shape[-1])
     seen = position <= at[:, None]
     if window is not None:
         seen = seen & (position > at[:, None] - window)
     whole = seen & (position < (at[:, None] + 1) // page * page)
     rest = weights.masked_fill(read | ~seen | ~whole.any(-1, keepdim=True), -torch.inf)
-    mass = torch.exp(rest - top.T[..., None]).sum(-1).T
     count = whole.sum(-1).clamp_min(1)[:, None, None]
-    mean = torch.einsum("ts,shc->thc", whole.to(v.dtype), v) / count
-    return top, total + mass, accumulator + mass[..., None] * mean
+    return rest, torch.einsum("ts,shc->thc", whole.to(v.dtype), v) / count
