@@ -1,6 +1,6 @@
 """Sparse decode attention on a GPU, beside the best dense kernel in the same run.
 
-    python -m bench.sparse_speed [--only operation published end_to_end] [--json] [--record]
+    python -m bench.sparse_speed [--only operation published end_to_end offload] [--json] [--record]
     python -m bench.sparse_speed --tiny        small shapes in Triton's interpreter: no timing
 
 `operation` is one layer of an 8 B shape (32/8 heads of 128): labels of 1/16 of a key (32 channels
@@ -97,7 +97,18 @@ def end_to_end(folder: Path, tiny: bool) -> Figures:
     return {"end_to_end_64k": found, "end_to_end_64k_speedup": found["dense_us"] / found["us"]}
 
 
-SECTIONS = {"operation": operation, "published": published, "end_to_end": end_to_end}
+def offload(folder: Path, tiny: bool) -> Figures:
+    """Keys in host memory at 256 K, against streaming all of them."""
+    from weft.bench.sparse_offload import offload as measured
+
+    found = measured(folder, tiny)
+    print(f"  offload: {found}", flush=True)
+    return found
+
+
+SECTIONS = {
+    "operation": operation, "published": published, "end_to_end": end_to_end, "offload": offload,
+}  # fmt: skip
 
 
 def main(arguments: list[str] | None = None) -> Figures:

@@ -84,10 +84,11 @@ class Setting:
 class SparseStep:
     """Launches of one layer's sparse decode over sets of pages in turn."""
 
-    def __init__(self, setting: Setting, folder: Path) -> None:
+    def __init__(self, setting: Setting, folder: Path, sets: int = 0) -> None:
         self.setting, s, device = setting, setting.shape, setting.device
         policy, p = setting.policy, setting.policy
-        sets = 1 if device == "cpu" else max(1, min(16, -(-COLD // setting.bytes)))
+        cold = 1 if device == "cpu" else max(1, min(16, -(-COLD // setting.bytes)))
+        sets = sets or cold
         each = setting.batch * -(-setting.context // s.page)
         self._pools(sets * each + 1)
         forced = {"sinks": p.sinks, "recent": p.recent, "unit": p.unit, "flat": True}
@@ -128,12 +129,16 @@ class SparseStep:
         self.tables = [torch.from_numpy(table.ravel().copy()).to(device) for table in tables]
         self._states()
 
+    def _memory(self, size: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+        """Return random keys or values."""
+        return torch.randn(size, dtype=dtype, device=self.setting.device)
+
     def _pools(self, pages: int) -> None:
         """Make random pages, and labels of any codes: what is selected does not matter here."""
         s, labels, device = self.setting.shape, self.setting.labels, self.setting.device
         dtype = torch.bfloat16 if s.kv == "bf16" else torch.float32
         size = (pages, s.kv_heads, s.page, s.head_dim)
-        self.k, self.v = (torch.randn(size, dtype=dtype, device=device) for _ in "kv")
+        self.k, self.v = (self._memory(size, dtype) for _ in "kv")
         codes = torch.randint(-90, 90, (pages, s.kv_heads, labels.rows, s.page), device=device)
         self.labels = codes.to(LABEL_DTYPES[labels.format])
         if self.setting.policy.in_words(s.head_dim):

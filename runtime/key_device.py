@@ -104,7 +104,7 @@ class CudaKeys:
     def __init__(self, cap: int, place: str = "cuda:0") -> None:
         self.place, self.memory = place, Memory(place, cap)
         self._beside: dict[str, Any] = {}
-        self._kept: list[Any] = []
+        self.pinned: list[Tensor] = []
 
     def stream(self, queue: str) -> KeyStream:
         """The current stream for the main queue, one of its own for each other."""
@@ -125,15 +125,15 @@ class CudaKeys:
             raise NotPinned(f"cudaHostRegister gave error {error} for {size / 2**20:.0f} MiB")
         view = torch.as_tensor(_Reached(buffer.data_ptr(), size), device=self.place)
         assert view.data_ptr() == buffer.data_ptr(), "the GPU has another address for it"
-        self._kept.append(buffer)
+        self.pinned.append(buffer)
         return view
 
     def close(self) -> None:
         """Give pinned memory back; nothing may use it any more."""
         runtime: Any = torch.cuda.cudart()
-        for buffer in self._kept:
+        for buffer in self.pinned:
             runtime.cudaHostUnregister(buffer.data_ptr())
-        self._kept.clear()
+        self.pinned.clear()
 
 
 class _Reached:

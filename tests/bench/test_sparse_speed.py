@@ -30,4 +30,6 @@ def test_tiny() -> None:
     figures = json.loads(done.stdout.splitlines()[-1])
     assert figures["operation_tiny"]["error"] < 1e-5
     assert figures["operation_tiny"]["bound"] > 1
+    offload = figures["offload_tiny"]
+    assert offload["error"] < 1e-5 and offload["traffic"]["held"] > 0
     assert figures["end_to_end_tiny"] == {"us": None, "dense_us": None}  # run, and not timed
