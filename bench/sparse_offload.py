@@ -220,9 +220,8 @@ class Streaming:
                     target.view(-1).copy_(pool.view(-1), non_blocking=True)
                 arrived = self.up.record_event()
             main.wait_event(arrived)
-            torch.nn.functional.scaled_dot_product_attention(
-                self.q, *self.buffers[place], enable_gqa=True
-            )
+            k, v = self.buffers[place]
+            torch.nn.functional.scaled_dot_product_attention(self.q, k, v, enable_gqa=True)
             rest()
             free[place] = main.record_event()
 
