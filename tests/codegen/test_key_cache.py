@@ -231,7 +231,7 @@ def test_kernels_of_an_8b_shape_compile_for_hopper() -> None:
     shape = KeyCache(8, 128, 64, "bf16", flat=True, keys=1024, parts=16)
     alone = replace(shape, parts=1, keys=4096)
     held = held_parts(HeldParts(32, 8, 128, page=64, few=16, many=0, keys=64, keys_listed=128))
-    for kernel in (held, look(shape, True), free(alone, True), place(alone, True), look(shape, False),
-                   free(alone, False), place(alone, False), fetch(shape, 16), rows(shape),
-                   forget(shape)):  # fmt: skip
+    for kernel in (held, look(shape, True), free(alone, True), place(alone, True),
+                   look(shape, False), free(alone, False), place(alone, False), fetch(shape, 16),
+                   rows(shape), forget(shape)):  # fmt: skip
         assert len(compile_offline(kernel, gpu_schedule(kernel, True))["cubin"]) > 1000
