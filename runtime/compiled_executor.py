@@ -25,9 +25,11 @@ from .weights import Weight
 
 KEPT_PLANS = 512
 
-SHORT = 4
-"""Steps of so many decode steps' tokens run as these: their kernels compute as fast as those for
-many rows, waste no rows of a query tile, and wait for no other pool of threads."""
+SHORT = {True: 1, False: 4}
+"""Steps of so many decode steps' tokens run as these, where all weights are f32 and where not.
+
+Kernels for decode waste no rows of a query tile, and read narrow weights as they are; the library
+does more rows a second, but must widen narrow weights first."""
 
 
 Watcher = Callable[[Sequence[tuple[str, str]], Sequence[Launch]], None]
@@ -83,6 +85,8 @@ class CompiledExecutor:
         self._sparse = sparse
         self._library_threads = library_threads
         self._decode_rows = max((rows for rows, _ in functions), default=0)
+        exact = all(weight.data.dtype == torch.float32 for weight in weights.values())
+        self._short_tokens = SHORT[exact] * self._decode_rows
         self._logits = torch.empty(max_batch, config.vocab_size)
         self._plans: dict[tuple[int, bool], tuple[StepInput, list[Launch], Tensor, Recipe]] = {}
         self.watcher: Watcher | None = None
@@ -102,7 +106,7 @@ class CompiledExecutor:
         if known is None:
             if sparse and (not step.is_decode or step.tokens.shape[0] > self._decode_rows):
                 return self._mixed(step)
-            if not step.is_decode and step.tokens.shape[0] <= SHORT * self._decode_rows:
+            if not step.is_decode and step.tokens.shape[0] <= self._short_tokens:
                 return self._short(step)
             known = self._plan(step, sparse)
         self._launch(known[3], known[1])

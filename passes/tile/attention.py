@@ -52,6 +52,15 @@ class Attention:
         return text + (f"_window{self.window}" if self.window else "")
 
 
+def tile_rows(group: int) -> int:
+    """Return how many queries a tile of a step takes on a CPU, where `group` heads share a key.
+
+    Eight query heads by a page keep its vectors busy; more are only better where a sequence has
+    many queries and thousands of keys, and are wasted on the one or two of a running sequence.
+    """
+    return 8 // group if group in (2, 4) else 8
+
+
 def decode(shape: Attention) -> Operation:
     """Return attention of one query a sequence, sequence b's being row b of q.
 

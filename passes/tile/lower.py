@@ -15,7 +15,7 @@ from ...ir.diagnostics import PassError
 from ...ir.types import SCALED, dtype_of, shape_of
 from ..manager import Context
 from . import elementwise, lower_fetch, lower_sparse, moe
-from .attention import Attention, attention, decode
+from .attention import Attention, attention, decode, tile_rows
 from .attention_parts import Parts, attention_merge, attention_parts, tuned
 from .library_choices import library_choices
 from .matmul import Matmul, blocks, matmul
@@ -218,7 +218,7 @@ class _Lowering:
             return [self._matvec(op, bias)]
         if self.on_gpu and self.options.rows and self._scaled(op):
             return [self._scaled_matmul(op, bias)]
-        if self.on_gpu or (self.options.rows == 0 and _rows(op.result) == "T"):
+        if self.on_gpu or (self.options.rows == 0 and self._many_rows(op)):
             why = "many rows: the library's blocked product is faster"
             why = "dense products are the vendor library's on a GPU" if self.on_gpu else why
             return [make("graph.library", *op.operands, results=op.results, routine="matmul",
@@ -236,6 +236,13 @@ class _Lowering:
         return [make("graph.library", *op.operands, results=op.results,
                      routine=op.name.removeprefix("graph."), of=op.name, span=op.span,
                      why="ranks exchange through torch.distributed")]  # fmt: skip
+
+    def _many_rows(self, op: Operation) -> bool:
+        """Whether a product of a step of many rows has many too, or the library reads its weights.
+
+        Rows of logits may be few: the library would widen narrow weights for them.
+        """
+        return _rows(op.result) == "T" or dtype_of(op.operands[1].type) == "f32"
 
     def _streams(self, op: Operation) -> bool:
         """Whether a product's weights are in the activations' format, or a narrower one."""
@@ -295,6 +302,7 @@ class _Lowering:
         shape = Attention(
             partial["heads"], partial["kv_heads"], partial["head_dim"], self.options.page_size,
             self.options.kv, partial["scale"], kvset.attribute("window", 0),
+            rows=tile_rows(partial["heads"] // partial["kv_heads"]),
         )  # fmt: skip
         if self.options.rows:
             kernel, extents, operands = decode(shape), "B N MAXP", (q, table, lengths)
