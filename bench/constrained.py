@@ -21,105 +21,31 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
-from random import Random
 from time import perf_counter
 from typing import Any
 
-import numpy as np
-from weft.bench.measure import Summary, interleave
-from weft.bench.random_schemas import random_schema
 from weft.compiler import Compilation
-from weft.frontend.checkpoint import open_checkpoint
-from weft.frontend.constraints import constraint_of
-from weft.ir.constraint_tables import ConstraintTables
-from weft.ir.parser import parse_module
-from weft.ir.token_table import TokenTable
-from weft.ir.types import Term
-from weft.options import Options
 from weft.runtime import engine as engine_module
 from weft.runtime.executable import Executable
-from weft.runtime.sampler import sample_rows
-from weft.runtime.simulator import ToyExecutor
 from weft.runtime.watch import Watch
 
+from .constrained_json import json_parse_rate
+from .constrained_programs import (
+    FREE,
+    PATTERN,
+    RECORD,
+    ROWS,
+    Bench,
+    forced_share,
+    opening_tokens,
+)
+from .measure import Summary, interleave
+
 Figures = dict[str, Any]
-
-RECORD = """
-record Item:
-    name: str(max_tokens=6)
-    count: int(1..20)
-
-record Order:
-    customer: str(max_tokens=8)
-    express: bool
-    items: list[Item](max_items=2)
-    channel: choice["shop", "web"]
-
-program take(text: str) -> Order:
-    user "Extract the order as JSON. {text}"
-    assistant gen order(max_tokens=120): Order
-    return order
-"""
-"""A record as programs have them: about half of its tokens are forced."""
-
-FREE = """
-program take(text: str) -> str:
-    user "Extract the order as JSON. {text}"
-    assistant gen words(max_tokens=TOKENS): TYPE
-    return words
-"""
-"""The same prompt and as many tokens: TYPE is str, or a pattern that forces nothing."""
-
-PATTERN = 'regex "[A-Za-z ,.]{1,600}"'
-
-ROWS = 16
-
-
-class Bench:
-    """A model in memory, and executables of program texts on it."""
-
-    def __init__(self, model: str = "tiny-dense", options: Options | None = None) -> None:
-        self.model, self.options = model, options or Options.from_env()
-        self._executor: Any = None
-        self._sampler: Any = None
-
-    def executable(self, text: str | Path, toy: bool = False, endless: bool = False) -> Executable:
-        """Compile a program; with `toy`, for a model of this vocabulary that costs nothing.
-
-        With `endless`, no end token ends a gen: all its tokens come.
-        """
-        compilation = Compilation(text, self.model, options=self.options)
-        plan, tokenizer = compilation.plan, _checkpoint(compilation).tokenizer
-        if toy:
-            limits = {"num_pages": 4000, "page_size": 16, "context_length": 4096}
-            executor: Any = ToyExecutor(tokenizer.size, max_batch=ROWS, max_tokens=512, **limits)
-            sampler: Any = sample_rows
-        else:
-            if self._executor is None:
-                self._executor, self._sampler = compilation.executor, compilation.sampler
-            executor, sampler = self._executor, self._sampler
-        if endless:
-            plan = parse_module(re.sub(r"ends = \[[0-9, ]*\]", "ends = []", str(plan)))
-        tables = compilation.context.tables
-        known = tables.by_key if tables else {}
-        if endless:
-            known = {key: _endless(table, tokenizer.end_ids) for key, table in known.items()}
-        return Executable(
-            plan, compilation.program_name, executor, tokenizer, sample=sampler, tables=known
-        )
-
-
-def _endless(table: TokenTable, ends: tuple[int, ...]) -> TokenTable:
-    masks = table.masks.copy().view(np.uint32)
-    for end in ends:
-        masks[:, end // 32] &= np.uint32(~(1 << end % 32) & 0xFFFFFFFF)
-    return replace(table, masks=masks.view(np.int32))
 
 
 def grammar_cost(model: str = "tiny-dense", bench: Bench | None = None) -> Figures:
@@ -144,40 +70,6 @@ def grammar_cost(model: str = "tiny-dense", bench: Bench | None = None) -> Figur
     }
 
 
-def json_parse_rate(
-    count: int = 1000, seed: int = 0, model: str = "tiny-dense", bench: Bench | None = None
-) -> Figures:
-    """Return the share of outputs that parse, are valid, and are canonical, over random schemas.
-
-    Tokens are drawn from a model that knows nothing (logits from a hash), at temperature 1; the
-    budget is what the shortest text needs plus 0 to 40 tokens, so that most runs meet its end.
-    """
-    bench, random = bench or Bench(model), Random(seed)
-    tokenizer = open_checkpoint(model).tokenizer
-    tables = ConstraintTables(tokenizer)
-    good, canonical, regular, failures = 0, 0, 0, []
-    for number in range(count):
-        schema = random_schema(random)
-        table = tables.find(*_constraint(schema))
-        regular += isinstance(table, TokenTable)
-        least = int(table.distance[1]) if isinstance(table, TokenTable) else 400
-        budget = max(1, least + random.randint(0, 40))
-        ids, text = _generated(bench, schema, budget, number)
-        problem = _problem(text, schema)
-        good += problem is None
-        same = _is_canonical(tokenizer, ids)
-        canonical += same
-        if problem is not None or not same:
-            failures.append({"number": number, "schema": schema, "text": text, "why": problem})
-    return {
-        "json_parse_rate": good / count,
-        "canonical_rate": canonical / count,
-        "regular_rate": regular / count,
-        "schemas": count,
-        "failures": failures[:5],
-    }
-
-
 def speeds(
     model: str = "tiny-dense", rounds: int = 5, bench: Bench | None = None, idle: float = 0.0
 ) -> Figures:
@@ -191,7 +83,7 @@ def speeds(
     bench = bench or Bench(model)
     record = bench.executable(RECORD)
     sample = record.run_rows([{"text": f"Number {number}."} for number in range(ROWS)]).stats
-    tokens = sample.generated_tokens // ROWS + _opening(record)
+    tokens = sample.generated_tokens // ROWS + opening_tokens(record)
     free = FREE.replace("TOKENS", str(tokens))
     executables = {
         "record": record,
@@ -231,39 +123,13 @@ def figures(quick: bool = False, idle: float = 0.0, model: str = "tiny-dense") -
     }
 
 
-def forced_share(executable: Executable) -> float:
-    """Return the share of a run's generated tokens that were never sampled."""
-    forced = 0
-    plain = Watch.forced
-
-    def counted(watch: Watch, limit: int) -> list[int]:
-        nonlocal forced
-        tokens = plain(watch, limit)
-        forced += len(tokens)
-        return tokens
-
-    opening = _opening(executable)
-    Watch.forced = counted  # type: ignore[method-assign]
-    try:
-        stats = executable.run(text="Anna wants two lamps, please.").stats
-    finally:
-        Watch.forced = plain  # type: ignore[method-assign]
-    return (forced + opening) / (stats.generated_tokens + opening)
-
-
-def _opening(executable: Executable) -> int:
-    """Return how many tokens of a gen the compiler has moved into its prompt."""
-    openings = [op["forced"] for op in executable.plan.walk() if op.attribute("forced")]
-    return sum(len(executable.machine.tokenizer.encode(text)) for text in openings)
-
-
 def _round(executable: Executable, size: int, times: int, drawn: int | None) -> Callable[[], float]:
     """Return what runs a batch some times and gives the seconds a token, openings counted.
 
     `drawn` is how many tokens each row draws where that is known: a canonical end may leave fewer.
     """
     numbers = iter(range(1_000_000))
-    opening = _opening(executable)
+    opening = opening_tokens(executable)
 
     def run() -> float:
         spent, tokens = 0.0, 0
@@ -334,69 +200,6 @@ def _no_guides(executable: Executable) -> bool:
         for operation in executable.plan.operations
         if operation.name == "plan.constraint"
     )
-
-
-def _constraint(schema: dict[str, Any]) -> tuple[str, str]:
-    found = constraint_of(Term("schema", (json.dumps(schema, ensure_ascii=False),)), {})
-    assert found is not None
-    return found
-
-
-def _generated(
-    bench: Bench, schema: dict[str, Any], budget: int, seed: int
-) -> tuple[list[int], str]:
-    """Run a program of one gen; return its stream's tokens, and the text of the gen."""
-    with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "s.json").write_text(json.dumps(schema, ensure_ascii=False))
-        program = Path(folder) / "p.weft"
-        program.write_text(
-            'program p():\n    user "JSON, please."\n    assistant gen v'
-            f'(max_tokens={budget}, temperature=1.0, seed={seed}): schema "s.json"\n'
-        )
-        executable = bench.executable(program, toy=True)
-        ids: list[int] = []
-        free = executable.engine.free
-
-        def noted(sequence: Any, remember: bool = True) -> None:
-            ids[:] = max(ids, sequence.ids(), key=len)
-            free(sequence, remember)
-
-        executable.engine.free = noted  # type: ignore[method-assign]
-        try:
-            whole = executable.run().text
-        except Exception as error:  # a value that does not parse ends the run
-            whole = f"assistant: {error}"
-    return ids, whole
-
-
-def _problem(text: str, schema: dict[str, Any]) -> str | None:
-    """Return what is wrong with the JSON at a stream's end, or None."""
-    import jsonschema
-
-    begin = text.index("JSON, please.") + len("JSON, please.") if "JSON, please." in text else 0
-    try:
-        jsonschema.validate(json.loads(text[begin:].strip()), schema)
-    except (ValueError, jsonschema.ValidationError) as error:
-        return str(error).splitlines()[0]
-    return None
-
-
-def _is_canonical(tokenizer: Any, ids: list[int]) -> bool:
-    """Whether every run of text between special tokens is encoded as its whole text is."""
-    run: list[int] = []
-    for id in [*ids, min(tokenizer.special_ids)]:
-        if id not in tokenizer.special_ids:
-            run.append(id)
-            continue
-        if run and tokenizer.encode(tokenizer.decode(run)) != run:
-            return False
-        run = []
-    return True
-
-
-def _checkpoint(compilation: Compilation) -> Any:
-    assert compilation.checkpoint is not None
-    return compilation.checkpoint
 
 
 def main() -> None:

@@ -1,0 +1,116 @@
+"""Select, score and log-probabilities on a scripted endpoint."""
+
+from __future__ import annotations
+
+import pytest
+import weft
+from weft.runtime.remote.errors import Lacks
+
+PICK = """
+program p() -> str:
+    user "Go"
+    assistant select s{by} from ["A", "Bee"]
+    return s
+"""
+
+
+def top(**logprobs: float) -> dict:
+    rows = [{"token": token, "logprob": value} for token, value in logprobs.items()]
+    return {"content": [{"token": "?", "logprob": -1.0, "top_logprobs": rows}]}
+
+
+def test_select_goes_by_first_tokens_over_chat(fake):
+    fake.answers(fake.said("B", logprobs=top(B=-0.7, A=-1.4, C=-3.0)))
+    result = weft.compile(PICK.format(by='(by="greedy")'), fake.model).run()
+    assert result.value == "Bee" and result.values["s"].probs["A"] == pytest.approx(0.332, abs=0.01)
+    assert fake.asked[0][1]["top_logprobs"] == 20 and fake.asked[0][1]["max_tokens"] == 1
+
+
+@pytest.mark.parametrize(
+    "by, logprobs, says",
+    [
+        ("", {"B": -0.7, "A": -1.4}, "more than one token"),
+        ('(by="greedy")', {"X": -0.1}, "none of its options"),
+        ('(by="greedy")', None, "no log-probabilities"),
+    ],
+)
+def test_a_select_that_the_endpoint_cannot_decide_is_refused(fake, by, logprobs, says):
+    more = {} if logprobs is None else {"logprobs": top(**logprobs)}
+    fake.answers(fake.said("B", **more))
+    with pytest.raises(Lacks, match=says) as error:
+        weft.compile(PICK.format(by=by), fake.model).run()
+    assert "<program>:4:" in str(error.value) and error.value.hint_text
+
+
+ECHO = """
+program p() -> str:
+    "Is it "
+    let s = score("so")
+    select w from ["A", "Bee"]
+    return "{w} {s}"
+"""
+
+
+def echo(fake):
+    def reply(body):
+        prompt = body["prompt"]
+        tokens = [prompt[at : at + 2] for at in range(0, len(prompt), 2)]
+        values = [None, *(-0.5 if "B" in prompt else -1.0 for _ in tokens)]
+        return fake.said(
+            prompt + "!", logprobs={"tokens": [*tokens, "!"], "token_logprobs": values}
+        )
+
+    return reply
+
+
+def test_echoed_prompts_give_select_and_score(fake):
+    result = weft.compile(ECHO, fake.answers(echo(fake)).model).run()
+    assert result.value == "Bee -2.0", "the space before a text is scored with it"
+    probs = result.values["w"].probs
+    assert probs["A"] + probs["Bee"] == pytest.approx(1.0)
+    assert fake.asked[0][1]["echo"] is True
+
+
+def test_an_endpoint_that_echoes_nothing_is_named(fake):
+    with pytest.raises(Lacks, match="echo") as error:
+        weft.compile(ECHO, fake.answers(fake.said("x")).model).run()
+    asked_together = ("<program>:4:", "<program>:5:")  # the score and the select: who fails first
+    assert any(place in str(error.value) for place in asked_together)
+
+
+def test_logprobs_of_a_gen(fake):
+    text = """
+program p() -> list[float]:
+    user "Go"
+    assistant gen w(logprobs=true, stop=".")
+    return w.logprobs
+"""
+    tokens = [{"token": "ab", "logprob": -0.5}, {"token": "c.", "logprob": -0.25},
+              {"token": "d", "logprob": -9.0}]  # fmt: skip
+    executable = weft.compile(
+        text, fake.answers(fake.said("abc.d", logprobs={"content": tokens})).model
+    )
+    assert executable.run().value == [-0.5, -0.25]
+    fake.answers(fake.said("abc"))
+    with pytest.raises(Lacks, match="no log-probabilities"):
+        executable.run()
+
+
+def test_options_are_scored_side_by_side(fake):
+    options = ", ".join(f'"{word}"' for word in ("one", "two", "three", "four"))
+    text = f'program p() -> str:\n    "Go"\n    select x from [{options}]\n    return x'
+
+    def reply(body):
+        found = echo(fake)(body)
+        found.wait = 0.1
+        return found
+
+    weft.compile(text, fake.answers(reply).model).run()
+    assert len(fake.asked) == 4 and fake.most == 3
+
+
+def test_a_select_finds_out_that_there_is_no_chat(fake):
+    fake.missing.add("/chat/completions")
+    fake.answers(fake.said("A", logprobs={"top_logprobs": [{"A": -0.1, "B": -3.0}]}))
+    result = weft.compile(PICK.format(by='(by="greedy")'), fake.model).run()
+    assert result.value == "A" and fake.asked[0][0] == "/completions"
