@@ -1,16 +1,22 @@
 """Paged KV memory: which page holds what, how often it is shared, copy-on-write at token grain.
 
 Page `i` of a sequence holds its positions `[i * P, (i + 1) * P)`. Forks share all pages, the
-partial last one included; whoever first writes into a shared page copies it.
+partial last one included. A page has one writer at most: it writes on in place, since all that the
+others know lies before; another that would write into a shared page copies it. A sequence that
+goes back, or comes back to a page, is no longer its writer.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from itertools import count
 
 import numpy as np
 
 from .sequence import Order, Sequence
+
+
+NOBODY = -1
 
 
 class PagedKV:
@@ -24,6 +30,8 @@ class PagedKV:
         self.capacity = capacity
         self.references = np.zeros(num_pages, np.int32)
         self.holders = np.zeros(num_pages, np.int32)
+        self._writer = np.full(num_pages, NOBODY, np.int64)
+        self._numbers = count()
         self.live = 0
         self.peak = 0
         self.evict: Callable[[int], None] = lambda wanted: None
@@ -37,7 +45,7 @@ class PagedKV:
 
     def create(self, order: Order) -> Sequence:
         """Return an empty sequence."""
-        return Sequence(self.capacity, self.page_size, order)
+        return Sequence(self.capacity, self.page_size, order, number=next(self._numbers))
 
     def fork(self, parent: Sequence, length: int, order: Order) -> Sequence:
         """Return a sequence with the parent's first `length` tokens, sharing their pages."""
@@ -56,6 +64,7 @@ class PagedKV:
         sequence.resident = resident
         self.references[pages] += 1
         self._hold(pages)
+        self._forgo(sequence)
 
     def adopt_rest(self, sequence: Sequence, pages: np.ndarray, resident: int) -> None:
         """Let a sequence hold `pages` after its own full ones: what it shares stays shared."""
@@ -66,6 +75,7 @@ class PagedKV:
         self._release_from(sequence, first)
         sequence.pages[first : len(pages)] = rest
         sequence.held, sequence.resident = len(pages), resident
+        self._forgo(sequence)
 
     def reserve(self, sequence: Sequence, end: int) -> bool:
         """Make positions `[resident, end)` writable; return False, changing nothing, if full."""
@@ -76,19 +86,22 @@ class PagedKV:
             return False
         if self._last_is_shared(sequence):
             self._copy_last(sequence)
+        elif sequence.resident < sequence.held * self.page_size:
+            self._writer[sequence.pages[sequence.resident // self.page_size]] = sequence.number
         first, last = sequence.held, max(sequence.held, self._pages_for(end))
         if last > first:
             pages = np.array([self._free.pop() for _ in range(last - first)], np.int32)
             sequence.pages[first:last] = pages
             sequence.held = last
             self.references[pages] = 1
+            self._writer[pages] = sequence.number
             self._hold(pages)
         return True
 
     def truncate(self, sequence: Sequence, length: int) -> None:
         """Forget the tokens from `length` on."""
         sequence.length = length
-        sequence.resident = min(sequence.resident, length)
+        self.rewind(sequence, length)
         self._release_from(sequence, self._pages_for(sequence.resident))
 
     def rewind(self, sequence: Sequence, resident: int) -> None:
@@ -96,6 +109,7 @@ class PagedKV:
         if resident < sequence.resident:
             sequence.resident = resident
             self._release_from(sequence, self._pages_for(resident))
+            self._forgo(sequence)
 
     def drop(self, sequence: Sequence) -> None:
         """Give all pages back; the tokens stay, and can be computed again."""
@@ -132,9 +146,18 @@ class PagedKV:
         return -(-tokens // self.page_size)
 
     def _last_is_shared(self, sequence: Sequence) -> bool:
-        """Whether the page of the next write is full of someone else's interest, too."""
-        page = sequence.resident // self.page_size
-        return page < sequence.held and bool(self.references[sequence.pages[page]] > 1)
+        """Whether the next write goes to a page that others hold too, and another may write to."""
+        index = sequence.resident // self.page_size
+        if index >= sequence.held:
+            return False
+        page = sequence.pages[index]
+        return bool(self.references[page] > 1 and self._writer[page] != sequence.number)
+
+    def _forgo(self, sequence: Sequence) -> None:
+        """Let a sequence that has not just written its last page not be that page's writer."""
+        index = sequence.resident // self.page_size
+        if index < sequence.held and self._writer[sequence.pages[index]] == sequence.number:
+            self._writer[sequence.pages[index]] = NOBODY
 
     def _missing(self, sequence: Sequence, end: int) -> int:
         new = max(0, self._pages_for(end) - sequence.held)
@@ -147,6 +170,7 @@ class PagedKV:
             self._copy_page(shared, own)
         sequence.pages[index] = own
         self.references[own] = 1
+        self._writer[own] = sequence.number
         self._hold(np.array([own], np.int32))
         self._let_go(np.array([shared], np.int32))
 

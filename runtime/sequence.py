@@ -32,6 +32,9 @@ class Sequence:
     fresh_from: int = 0
     """Length of the stream that it was forked from."""
 
+    number: int = 0
+    """Tells sequences apart for as long as the memory lives."""
+
     def __post_init__(self) -> None:
         self.tokens = np.empty(64, np.int32)
         self.pages = np.zeros(-(-self.capacity // self.page_size), np.int32)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
@@ -73,6 +74,12 @@ class PagedKVMachine(RuleBasedStateMachine):
     @rule(sequence=sequences, data=st.data())
     def rewind(self, sequence, data):
         self.kv.rewind(sequence, data.draw(st.integers(0, sequence.length)))
+
+    @rule(sequence=sequences)
+    def reuse(self, sequence):
+        known, pages = self.tree.match(sequence.tokens[: sequence.length])
+        if known > sequence.resident:
+            self.kv.adopt_rest(sequence, pages, known)
 
     @rule(sequence=sequences)
     def drop(self, sequence):
@@ -150,6 +157,48 @@ def test_a_fork_copies_only_the_partial_page_and_only_when_written():
     parent.append([8])
     assert kv.reserve(parent, 7)
     assert len(copies) == 1  # the parent is alone with its page now
+
+
+def counted(size: int = 4):
+    """Return a memory, and a list that gets the pages that it copies."""
+    copies: list[tuple[int, int]] = []
+    return PagedKV(8, size, 32, lambda source, target: copies.append((source, target))), copies
+
+
+def test_who_filled_a_page_writes_on_in_place():
+    kv, copies = counted()
+    tree = PrefixTree(kv)
+    parent = filled(kv, list(range(6)))
+    tree.insert(parent.tokens[:6], parent.pages)
+    child, page = kv.fork(parent, 6, (1,)), parent.pages[1]
+    parent.append([8])
+    assert kv.reserve(parent, 7) and parent.pages[1] == page and not copies
+    child.append([9])
+    assert kv.reserve(child, 7) and copies == [(page, child.pages[1])]
+
+
+@pytest.mark.parametrize("back", ["truncate", "rewind"])
+def test_who_goes_back_in_a_shared_page_copies_it(back):
+    kv, copies = counted()
+    parent = filled(kv, list(range(7)))
+    child = kv.fork(parent, 7, (1,))
+    getattr(kv, back)(parent, 5)
+    parent.append([8])
+    assert kv.reserve(parent, parent.length) and copies == [(child.pages[1], parent.pages[1])]
+
+
+def test_who_comes_back_to_a_page_of_its_own_copies_it():
+    kv, copies = counted()
+    tree = PrefixTree(kv)
+    parent = filled(kv, list(range(7)))
+    child = kv.fork(parent, 7, (1,))
+    tree.insert(parent.tokens[:7], parent.pages)
+    kv.drop(parent)
+    kv.truncate(parent, 5)
+    known, pages = tree.match(parent.tokens[:5])
+    kv.adopt_rest(parent, pages, known)
+    parent.append([8])
+    assert kv.reserve(parent, 6) and copies == [(child.pages[1], parent.pages[1])]
 
 
 def test_the_tree_matches_single_tokens_across_pages():
