@@ -165,7 +165,7 @@ def _timed() -> Iterator[dict[str, float]]:
     from weft.runtime.machine import Machine
 
     time(engine_module, "fill_masks")
-    for name in ("accept", "forced", "settled"):
+    for name in ("accept", "passes", "forced", "settled"):
         time(Watch, name)
     time(Machine, "watch")
     try:

@@ -314,8 +314,14 @@ class Engine:
         batch.produced[rows] = produced
         over = ended | (produced >= batch.limit[rows])
         if batch.watched or over.any():
-            for at in np.argsort(-numbers).tolist():  # last first: leaving moves the last row
-                self._look(int(numbers[at]), bool(ended[at]), bool(over[at]), int(drawn[at]))
+            values = (numbers, ended, over, drawn)
+            rows_of = list(zip(*(value.tolist() for value in values), strict=True))
+            if not isinstance(rows, slice):
+                rows_of.sort()
+            for row, has_ended, is_over, token in reversed(rows_of):  # leaving moves the last row
+                watch = batch.requests[row].watch
+                if is_over or (watch is not None and not watch.passes(token)):
+                    self._look(row, has_ended, is_over, token)
 
     def _look(self, row: int, ended: bool, over: bool, drawn: int) -> None:
         """Look at a watched or finished row."""

@@ -15,7 +15,6 @@ import numpy as np
 
 from .sequence import Order, Sequence
 
-
 NOBODY = -1
 
 

@@ -18,6 +18,10 @@ FEW = 4
 """Rows whose masks are copied one by one: less work than to gather them."""
 
 
+MOST_STEPS = 1 << 16
+"""Steps from state to state that a constraint remembers."""
+
+
 class TableConstraint:
     """A token table made ready for a model whose logits have `vocab_size` columns."""
 
@@ -41,11 +45,27 @@ class TableConstraint:
         }
         ending = table.accepting & ~table.moves.any(1)
         self.endings = frozenset(np.flatnonzero(ending).tolist())
+        self.notable = self.endings | self.forced.keys()
+        """States in which a text ends or goes on in one way only."""
+        self._steps: dict[int, int] = {}
 
     def mask(self, state: int, remaining: int) -> np.ndarray:
         """Return the mask [W] of a state that `remaining` tokens may follow."""
         most = self.most
         return self._rows[self._numbers[state * (most + 1) + min(remaining, most)]]
+
+    def step(self, state: int, token: int) -> int:
+        """Return the state after a token that the mask of `state` allows."""
+        key = state << 32 | token
+        known = self._steps.get(key)
+        if known is None:
+            moves, known = self.moves, state
+            for byte in self.words[token]:
+                known = moves[256 * known + byte]
+            if len(self._steps) >= MOST_STEPS:
+                self._steps.clear()
+            self._steps[key] = known
+        return known
 
     def start(self, heal: str = "", opening: str = "") -> TableMatcher:
         """Return a matcher of texts after a space or nothing, or of what follows `opening`."""
@@ -71,10 +91,15 @@ class TableMatcher:
 
     def accept(self, token: int) -> None:
         """Advance by a token that the mask allows."""
-        state, moves = self.state, self.constraint.moves
-        for byte in self.constraint.words[token]:
-            state = moves[256 * state + byte]
+        self.state = self.constraint.step(self.state, token)
+
+    def passes(self, token: int) -> bool:
+        """Advance if the text may go on in several ways after the token; else stay."""
+        state = self.constraint.step(self.state, token)
+        if state in self.constraint.notable:
+            return False
         self.state = state
+        return True
 
     def forced(self) -> list[int]:
         """Return the tokens that must come next."""

@@ -16,6 +16,7 @@ from .stops import (
     canonical_ids,
     common_length,
 )
+from .table_matcher import TableMatcher
 
 
 @dataclass(frozen=True)
@@ -51,10 +52,20 @@ class Watch:
         self._pieces = Pieces() if listener else None
         self._listener = listener
         self._whole: list[bytes] = []
+        plain = self._scanner is None and self._pieces is None
+        self._table = matcher if plain and type(matcher) is TableMatcher else None
         # What a constraint holds is text of a known form: its tokens are made canonical at the end.
         self._ids: list[int] | None = (
             [] if matcher and not isinstance(matcher, HealMatcher) else None
         )
+
+    def passes(self, token: int) -> bool:
+        """Take one token if nothing follows from it, at once; else return False and take none."""
+        if self._table is None or self._skip or not self._table.passes(token):
+            return False
+        if self._ids is not None:
+            self._ids.append(token)
+        return True
 
     def accept(self, token: int) -> Finish | None:
         """Take one token; return how the generation ends, if it does."""
