@@ -238,10 +238,7 @@ class _Lowering:
                      why="ranks exchange through torch.distributed")]  # fmt: skip
 
     def _many_rows(self, op: Operation) -> bool:
-        """Whether a product of a step of many rows has many too, or the library reads its weights.
-
-        Rows of logits may be few: the library would widen narrow weights for them.
-        """
+        """Whether there are rows enough to widen narrow weights for (of logits: a few)."""
         return _rows(op.result) == "T" or dtype_of(op.operands[1].type) == "f32"
 
     def _streams(self, op: Operation) -> bool:
