@@ -17,6 +17,7 @@ from ..manager import Context
 from . import elementwise, lower_fetch, lower_sparse, moe
 from .attention import Attention, attention, decode, tile_rows
 from .attention_parts import Parts, attention_merge, attention_parts, tuned
+from .call_arguments import call_arguments
 from .library_choices import library_choices
 from .matmul import Matmul, blocks, matmul
 from .matvec import Matvec, matvec
@@ -110,7 +111,7 @@ class _Lowering:
         return make(
             "graph.call", *(operation.operands if operands is None else operands),
             results=operation.results if results is None else results,
-            kernel=Symbol(self._declare(kernel)), arguments=_arguments(arguments),
+            kernel=Symbol(self._declare(kernel)), arguments=call_arguments(arguments),
             of=operation.name, span=operation.span,
         )  # fmt: skip
 
@@ -370,24 +371,6 @@ def _format(op: Operation) -> str:
 def _scale(weight: Value, operand: int) -> str:
     return f" scale{operand}" if dtype_of(weight.type) in SCALED else ""
 
-
-def _arguments(text: str | list[Term]) -> list[Term]:
-    """Read "T in0 k3" as the terms T, in<0>, k<3>; terms stay as they are."""
-    if not isinstance(text, str):
-        return text
-    terms = []
-    for word in text.split():
-        name = word.rstrip("0123456789")
-        indexed = name in INDEXED
-        terms.append(Term(name, (int(word[len(name) :]),)) if indexed else Term(word))
-    return terms
-
-
-INDEXED = frozenset({
-    "in", "out", "flat", "scale", "k", "v", "labels", "order", "mean", "level", "centre", "spread",
-    "value_sums",
-})  # fmt: skip
-"""Arguments of a call that carry a number: of an operand, a result, or a layer."""
 
 _RULES: dict[str, Callable[[_Lowering, Operation], list[Operation]]] = {
     "graph.embedding": _Lowering.embedding, "graph.rmsnorm": _Lowering.rmsnorm,
