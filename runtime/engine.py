@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..ir.diagnostics import CapacityError
-from .batch import MAX_ENDS, Batch, Chunk
+from .batch import Batch, Chunk
 from .duplicates import Answer, Duplicates
 from .flight import Draw, Flight, Landed, live
 from .kv_cache import PagedKV
+from .limits import check_limits
 from .meter import HitCounter
 from .pace import AT_ONCE, FIRST, Pace
 from .policy import Policy
@@ -25,17 +25,6 @@ from .step import ModelExecutor
 from .table_matcher import fill_masks
 from .trace import Trace
 from .watch import Finish
-
-
-class ContextTooLong(CapacityError):
-    """A stream that the model's context cannot hold."""
-
-    template = (
-        "row {row}, {what}: {tokens} tokens of prompt and at most {new} new ones are {excess} more "
-        "than the model's context of {context}"
-    )
-    hint = "shorten the prompt or lower max_tokens"
-
 
 _NOTHING = Landed((torch.empty(0, dtype=torch.int32), torch.empty(0), torch.empty(0)))
 
@@ -394,13 +383,6 @@ class Engine:
         self.hits.known(tokens)
 
     def _check_capacity(self, request: Request) -> None:
+        check_limits(request, self.executor.context_length)
         new = request.sampling.max_tokens if request.sampling else 0
-        tokens, context = request.sequence.length, self.executor.context_length
-        if tokens + new > context:
-            raise ContextTooLong(
-                row=request.row, what=request.name, tokens=tokens, new=new, context=context,
-                excess=tokens + new - context,
-            )  # fmt: skip
-        if request.sampling and len(request.sampling.ends) > MAX_ENDS:
-            raise CapacityError(message=f"{request.name}: more than {MAX_ENDS} end tokens")
-        self._scheduler.check_fit(request, tokens + new)
+        self._scheduler.check_fit(request, request.sequence.length + new)

@@ -7,8 +7,8 @@ import time
 import pytest
 from weft.ir.diagnostics import CapacityError, RunError
 from weft.runtime.arguments import BadArguments
-from weft.runtime.engine import ContextTooLong
 from weft.runtime.instance import ProgramFailed
+from weft.runtime.limits import ContextTooLong
 from weft.runtime.scheduler import KVTooSmall
 from weft.runtime.tools import ToolFailed, UnboundTool
 
