@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..ir.attention_calibration import LEVELS, AttentionCalibration, HeadChannels
 from ..ir.core import Operation
-from ..ir.sparse import SparsePolicy
+from ..ir.sparse import SCORE_STEPS, SparsePolicy
 from .graph_reference import GraphRun, Kvset, State, dense_partial, state_of
 
 
@@ -70,6 +70,31 @@ def label_scores(
 ) -> Tensor:
     """Return the score of each token for each key/value head [K, T, S]; arguments as above."""
     return _by_kv_head(head_scores(q, k, heads, policy, scale), len(heads))
+
+
+def stepped_scores(
+    q: Tensor, k: Tensor, heads: Sequence[HeadChannels], policy: SparsePolicy
+) -> Tensor:
+    """Return the step of each token's score for each key/value head [K, T, S], as f32.
+
+    q [T, H, C] and k [S, K, C] are after rope and permuted. Queries, times what a code is worth,
+    are rounded to bytes with one scale a key head; a step is a share of the most that a score of
+    these bytes can be, 256 of them from the least to the most.
+    """
+    channels, group = policy.label_channels(k.shape[-1]), q.shape[1] // k.shape[1]
+    found = []
+    for number, head in enumerate(heads):
+        rows = k[:, number, :channels]
+        _, worth = _label_range(rows, head, policy.labels)
+        queries = q[:, number * group : (number + 1) * group, :channels] * worth
+        largest = queries.abs().amax((1, 2), keepdim=True).clamp_min(1e-30)
+        whole = torch.floor(queries * (127 / largest) + 0.5)
+        codes = quantized_labels(rows, head, policy.labels)
+        scores = torch.einsum("tgr,sr->gts", whole, codes).amax(0)
+        most = whole.abs().sum(-1).amax(-1) * (8 if policy.labels == "i4" else 127)
+        span = (2 * most + 1).clamp_min(SCORE_STEPS + 1)[:, None]
+        found.append(torch.floor((scores + most[:, None]) * (SCORE_STEPS / span)))
+    return torch.stack(found).float().clamp_max(SCORE_STEPS - 1)
 
 
 def _by_kv_head(scores: Tensor, kv_heads: int) -> Tensor:
@@ -182,13 +207,15 @@ class Reads:
 class SparseAttention:
     """Attends by a policy: give it to a GraphRun as `attend`. It counts what is read by layer.
 
-    `page` is the size of pages that the policy sees; 0: those of the run.
+    `page` is the size of pages that the policy sees; 0: those of the run. With `words` scores are
+    compared by steps where a GPU does so (`passes.tile.word_labels`).
     """
 
     policy: SparsePolicy
     calibration: AttentionCalibration
     reads: dict[int, Reads] = field(default_factory=dict)
     page: int = 0
+    words: bool = False
 
     def __call__(
         self, run: GraphRun, operation: Operation, q: Tensor, starts: Tensor, kvset: Kvset
@@ -217,7 +244,11 @@ class SparseAttention:
         ordered = permuted(q, heads)
         labels = head_scores(ordered, permuted(k, heads), heads, self.policy, scale)
         page = self.page or run.page_size
-        read = select(_by_kv_head(labels, len(heads)), at, self.policy, page, kvset.window)
+        if self.words and self.policy.in_words(q.shape[-1]):
+            scores = stepped_scores(ordered, permuted(k, heads), heads, self.policy)
+        else:
+            scores = _by_kv_head(labels, len(heads))
+        read = select(scores, at, self.policy, page, kvset.window)
         self._count(layer, read, at, kvset.window)
         group = q.shape[1] // k.shape[1]
         k, v, read = (k.repeat_interleave(group, 1), v.repeat_interleave(group, 1),

@@ -115,7 +115,8 @@ def main() -> None:
     dense = {n: weight.dense() for n, weight in load_weights(graph, RandomTensors()).items()}
     run = GraphRun(graph, dense, slots=64 * 16)
     if sparse:
-        run.attend = DecodeAttention(sparse.policy, sparse.calibration, page=device.page_size)
+        run.attend = DecodeAttention(sparse.policy, sparse.calibration, page=device.page_size,
+                                     words=True)  # fmt: skip
     meaning = ReferenceExecutor(shape, run, num_pages=64, **LIMITS)
     meaning.announcer = None  # the whole model, which no other rank follows
     shared = 60 if sys.argv[1] == "tail" else 20  # prompt and decode fill a page of 64
