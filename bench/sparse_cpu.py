@@ -1,6 +1,6 @@
 """Sparse decode attention of one layer on this CPU, beside our dense kernel: printed, not recorded.
 
-    python -m bench.sparse_cpu [--context 16384 65536] [--threads 1]
+    python -m bench.sparse_cpu [--context 16384 65536] [--threads 1] [--tail]
 
 The 8 B shape (32/8 heads of 128, f32 keys), one sequence, 1/16 of the tokens by labels of 1/16 of a
 bf16 key. Times are medians of interleaved rounds.
@@ -34,9 +34,11 @@ def launches(context: int, policy: SparsePolicy) -> dict[str, Callable[[], Any]]
     """Return the launches of dense decode, and of each sparse kernel, over random pages."""
     s, page = SHAPE, SHAPE.page
     labels = Labels(s.kv_heads, s.head_dim, page, policy.label_channels(s.head_dim), policy.labels)
-    score = label_scores(Scores(labels, s.heads))
+    scored = Scores(labels, s.heads, tail=policy.tail != "none")
+    score = label_scores(scored)
     take = select_keys(Selection(s.kv_heads, page))
-    read = gathered_decode(Gathered(s.heads, s.kv_heads, s.head_dim))
+    read = gathered_decode(Gathered(s.heads, s.kv_heads, s.head_dim,
+                                    tail=scored if scored.tail else None))  # fmt: skip
     built = compile_kernels([(k, Schedule()) for k in (decode(s), score, take, read)])
     dense, score, take, read = (kernel.launch for kernel in built.values())
     pages = context // page
@@ -52,11 +54,17 @@ def launches(context: int, policy: SparsePolicy) -> dict[str, Callable[[], Any]]
     counts = torch.zeros(1, s.kv_heads, dtype=torch.int32)
     out = torch.empty_like(q)
     extents = (1, pages, pages, context)
+    mass = [torch.zeros(1, s.heads, 1) for _ in "ms"] if scored.tail else []
+    tables = [torch.ones(s.kv_heads, s.head_dim) for _ in "cs"]
+    sums = torch.zeros(pages, s.kv_heads, s.head_dim)
+    tail = [*mass, mean, level, *tables, sums] if mass else []
     return {
         "dense": lambda: dense(1, pages, pages, q, table, lengths, k, v, out),
-        "scores": lambda: score(*extents, q, table, lengths, budgets, codes, mean, level, scores),
+        "scores": lambda: score(
+            *extents, q, table, lengths, budgets, codes, mean, level, scores, *mass
+        ),
         "select": lambda: take(1, context, scores, lengths, budgets, chosen, counts),
-        "gathered": lambda: read(*extents, q, table, lengths, chosen, counts, k, v, out),
+        "gathered": lambda: read(*extents, q, table, lengths, chosen, counts, k, v, out, *tail),
     }
 
 
@@ -67,10 +75,11 @@ def main() -> None:
     )
     parser.add_argument("--context", nargs="+", type=int, default=[16384, 65536])
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--tail", action="store_true", help="with tail=mean")
     options = parser.parse_args()
     configure_threads(options.threads, spin=0)
     torch.set_num_threads(options.threads)
-    policy = SparsePolicy(ratio=1 / 16)
+    policy = SparsePolicy(ratio=1 / 16, tail="mean" if options.tail else "none")
     for context in options.context:
         calls = launches(context, policy)
         for call in calls.values():

@@ -48,7 +48,8 @@ class OrderChannels:
         done: list[int] = []
         module = rewrite_functions(module, lambda body: self._label(body, policy, done))
         width = policy.label_channels(_head_dim(module)) if done else 0
-        context.did(f"{len(done)} layers write labels of {width} channels in {policy.labels}")
+        sums = ", and keep sums of v by page" if policy.tail != "none" else ""
+        context.did(f"{len(done)} layers write labels of {width} channels in {policy.labels}{sums}")
         return module
 
     @staticmethod
