@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from .attention import Attention
 from .frontend.checkpoint import Checkpoint
 from .ir.diagnostics import CapacityError
+from .ir.pipeline import LaunchedTask, Pipeline
 from .options import BadOption, Options
 
 if TYPE_CHECKING:
@@ -101,13 +102,34 @@ def staged(regime: Regime, options: Options) -> Staged | None:
     """Return the tasks of a regime's launches on their queues, proven free of hazards; None where
     one queue has them all."""
     from .passes.graph.hazards import prove_hazards
-    from .passes.graph.launch_pipeline import launch_pipeline
     from .runtime.host_keys import Staged
 
     if not regime.sparse:
         return None
-    kernels: dict[str, Any] = {kernel["name"].name: kernel for kernel, _ in regime.kernels}
-    pipeline, tasks = launch_pipeline(regime.function, kernels, dict(regime.extents))
+    pipeline, tasks = launches_of(regime)
     if options.prove:
         prove_hazards(pipeline)
     return Staged(pipeline, tasks)
+
+
+def launches_of(regime: Regime) -> tuple[Pipeline, tuple[LaunchedTask, ...]]:
+    """Return the pipeline of a regime's launches, and which launches each task is."""
+    from .passes.graph.launch_pipeline import launch_pipeline
+
+    kernels: dict[str, Any] = {kernel["name"].name: kernel for kernel, _ in regime.kernels}
+    return launch_pipeline(regime.function, kernels, dict(regime.extents))
+
+
+def explained(regimes: list[Regime]) -> list[str]:
+    """Return what is proven of the launches of sparse decode steps, a line a regime."""
+    from .passes.graph.hazards import prove_hazards
+
+    lines = []
+    for regime in regimes:
+        if regime.sparse:
+            pipeline, tasks = launches_of(regime)
+            ahead = sum(task.queue != tasks[0].queue for task in tasks)
+            lines.append(f"decode steps of up to {regime.rows} rows: {tasks[-1].end} launches are "
+                         f"{len(tasks)} tasks, {ahead} of them fetch ahead beside the others; "
+                         f"{prove_hazards(pipeline)}")  # fmt: skip
+    return lines

@@ -156,6 +156,10 @@ def explanation(compilation: Compilation) -> str:
             lines.append(f"  {'did ' if remark.done else 'left'} {remark.message}")
             if remark.span is not None and remark.span.source == source.name:
                 lines.append(f"       {remark.span.line:>4} | {source.line(remark.span.line)}")
+    if whole and compilation.options.kv_host_memory:
+        from .key_offload import explained
+
+        lines += ["queues:", *(f"  {line}" for line in explained(compilation.regimes))]
     if compilation.on_gpu and not compilation.options.kv_memory:
         lines.append("memory: what the GPU has free, known when the model is loaded; or kv_memory")
     elif not compilation.remote and compilation.checkpoint is not None:

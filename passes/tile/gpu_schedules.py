@@ -21,6 +21,7 @@ CHAINED = True
 
 MEASURED = {
     "sparse_parts": Schedule(num_warps=4, num_stages=2),
+    "held_parts": Schedule(num_warps=4, num_stages=2),
     "word_scores": Schedule(num_warps=4),
     "select_bins": Schedule(num_warps=4),
 }

@@ -223,7 +223,9 @@ def test_explain_and_the_summary_say_what_happens() -> None:
     options = {"attention": POLICY, "kv_host_memory": 8 * MIB, "kv_memory": _bytes(POLICY, 48)}
     executable = weft.compile(PROGRAM, "tiny-dense", **options)
     executable.run(question="Why?")
-    assert "8 layers fetch the keys that they select to a cache" in executable.explain()
+    told = executable.explain()
+    assert "8 layers fetch the keys that they select to a cache" in told
+    assert "7 of them fetch ahead" in told and "hold for any durations" in told
     model: Any = executable.engine.executor
     described = dict(model.describe())
     assert "1024 tokens in host memory, 48 rows" in described["keys"]
