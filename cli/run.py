@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -204,7 +204,8 @@ def _run_once(
     assert result is not None
     if options.json:
         emit(as_json({"value": result.value, "values": result.values,
-                      "stats": _numbers(result.stats, compiled)}))  # fmt: skip
+                      "stats": _numbers(result.stats, compiled),
+                      **_fetched(executable)}))  # fmt: skip
     else:
         print_value(result.value)
     _finish(executable, result.stats, options, compiled)
@@ -231,7 +232,8 @@ def _run_rows(
         results = executable.run_rows(rows, options.out, progress=show)
     if options.json:
         emit(as_json({"rows": len(rows), "resumed": results.resumed,
-                      "stats": _numbers(results.stats, compiled)}))  # fmt: skip
+                      "stats": _numbers(results.stats, compiled),
+                      **_fetched(executable)}))  # fmt: skip
     elif options.out is None:
         for value in results.values:
             emit(as_json(value))
@@ -288,6 +290,12 @@ def _numbers(stats: Stats, compiled: float) -> dict[str, Any]:
         "peak_kv_pages": stats.peak_kv_pages,
         "peak_kv_bytes": stats.peak_kv_bytes,
     }
+
+
+def _fetched(executable: Executable) -> dict[str, Any]:
+    """Return what passed over the link, where keys lie in host memory."""
+    host = getattr(getattr(executable.engine, "executor", None), "host", None)
+    return {} if host is None else {"fetched": asdict(host.traffic())}
 
 
 def write_trace(executable: Executable, path: Path) -> None:

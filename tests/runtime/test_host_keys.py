@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import random
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +15,8 @@ import weft
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_sparse_decode import PROGRAM, executor, generate, prompts, steps_of
+from typer.testing import CliRunner
+from weft.cli.app import app
 from weft.compiler import Compilation
 from weft.ir.diagnostics import CapacityError
 from weft.ir.pipeline import Task
@@ -236,3 +240,14 @@ def test_explain_and_the_summary_say_what_happens() -> None:
 def test_row_bytes() -> None:
     host: HostKeys = offloaded(rows=32).host
     assert host.traffic().row_bytes == 2 * 64 * 4
+
+
+def test_the_command_counts_what_was_fetched(tmp_path: Path) -> None:
+    file = tmp_path / "ask.weft"
+    file.write_text(PROGRAM)
+    command = ["run", str(file), "--arg", "question=Why?", "--json", "--attention", POLICY,
+               "--kv-memory", "3MiB", "--kv-host-memory", "8MiB"]  # fmt: skip
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 0, done.output
+    fetched = json.loads(done.stdout.splitlines()[-1])["fetched"]
+    assert fetched["wanted"] >= fetched["held"] >= fetched["predicted"] > 0
