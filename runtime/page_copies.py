@@ -18,7 +18,7 @@ MOST = 1024
 
 
 class PageCopies:
-    """Copies that wait; `flush` does them all, in the order in which they were asked for.
+    """Copies that wait; `flush` does them all, and the outcome is that of the order asked for.
 
     `pools` are [layers, N, K, P, C], contiguous. A copy one by one is a launch or more a layer: a
     step that begins with a hundred would fill the device's queue, and the host would wait.
@@ -34,24 +34,24 @@ class PageCopies:
             shape = (*self._extents, BLOCK)
             self._views = [pool.view(-1).view(torch.int32).view(shape) for pool in pools]
         self._staging = Staging(2 * MOST, pools[0].device)
-        self._waiting: list[tuple[int, int]] = []
+        self._waiting: dict[int, int] = {}
         self._sources: set[int] = set()
-        self._targets: set[int] = set()
 
     def add(self, source: int, target: int) -> None:
-        """Ask for a copy; those that wait are done first where this one must come after them."""
-        touched = source in self._targets or target in self._targets or target in self._sources
-        if touched or len(self._waiting) == MOST:
+        """Ask for a copy. A copy of what is itself to be copied takes it from where that comes
+        from, so that a chain of rows that begin alike is still one launch; those that wait are
+        done first where this one would overwrite what they read."""
+        source = self._waiting.get(source, source)
+        if target in self._sources or len(self._waiting) == MOST:
             self.flush()
-        self._waiting.append((source, target))
-        self._sources.add(source)
-        self._targets.add(target)
+        if source != target:
+            self._waiting[target] = source
+            self._sources.add(source)
 
     def flush(self) -> None:
         """Launch what waits."""
-        waiting, self._waiting = self._waiting, []
+        waiting, self._waiting = [(s, t) for t, s in self._waiting.items()], {}
         self._sources.clear()
-        self._targets.clear()
         if not waiting:
             return
         if not self._views:

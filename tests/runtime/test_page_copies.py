@@ -40,7 +40,7 @@ def test_together_equals_one_by_one(steps, width):
         assert all(map(torch.equal, found, expected))
 
 
-def test_copies_that_touch_nothing_of_each_other_take_one_launch():
+def test_a_chain_of_copies_takes_one_launch_and_a_source_that_is_overwritten_another():
     launched = []
     copies = PageCopies(pools(8, torch.float32), lambda count, *rest: launched.append(count))
     for source, target in ((0, 1), (0, 2), (5, 3)):
@@ -49,5 +49,7 @@ def test_copies_that_touch_nothing_of_each_other_take_one_launch():
     copies.flush()
     assert launched == [3, 3]  # keys, and values
     copies.add(0, 1)
-    copies.add(1, 2)  # what the first wrote
-    assert launched == [3, 3, 1, 1]
+    copies.add(1, 2)  # what the first writes: page 0 again
+    assert launched == [3, 3]
+    copies.add(3, 0)
+    assert launched == [3, 3, 2, 2]
