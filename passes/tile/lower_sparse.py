@@ -156,7 +156,7 @@ def _lower_for_gpu(
     shape = SparseParts(
         heads, kv_heads, width, page, format, options.kv, partial["scale"], 0, tiles.few,
         tiles.many, tiles.keys, tiles.keys_many, policy.unit, score if score.tail else None,
-        LISTED,
+        LISTED_WITH_TAIL if score.tail else LISTED,
     )  # fmt: skip
     calls = []
     for kernel, operands, results in (
@@ -173,6 +173,8 @@ def _lower_for_gpu(
 
 LISTED = 128
 """Keys of a list that a GPU reads at a time: with two stages, 10 % faster than 64 with four."""
+LISTED_WITH_TAIL = 64
+"""The same where a tail is estimated: more would not fit the registers."""
 
 
 def word_selection(shape: WordScores) -> tuple[Operation, ...]:
