@@ -13,6 +13,7 @@ from .options import Launch, Options
 
 if TYPE_CHECKING:
     from .passes.tile.regimes import Regime
+    from .runtime.attention_plan import Shape
     from .runtime.graphs import Recorder
     from .runtime.sampler import SampleKernel
     from .runtime.step import ModelExecutor, StepInput
@@ -212,8 +213,6 @@ def executor_on(
     attention: Attention | None = None,
 ) -> ModelExecutor:  # fmt: skip
     """Return an executor of a GPU's kernels on a device; on the CPU they are interpreted."""
-    from .passes.tile.attention_parts import Parts, tuned
-    from .runtime.attention_plan import Shape
     from .runtime.device_executor import DeviceExecutor
     from .runtime.weights import DTYPES, load_weights
 
@@ -221,17 +220,25 @@ def executor_on(
     source = tensor_source(checkpoint, options, device)
     functions = Module(tuple(regime.function for regime in regimes))
     weights = load_weights(functions, source, device, progress)
-    parts = Parts(config.heads, config.kv_heads, config.head_dim, page_size(options))
-    tiles, _ = tuned(parts, shared=True)
-    shape = Shape(
-        config.heads, config.kv_heads, config.head_dim, parts.page, tiles.rows_few,
-        tiles.rows_many, max(parts.page, tiles.keys, tiles.keys_many), DTYPES[kv].itemsize,
-    )  # fmt: skip
+    page = page_size(options)
+    shape = attention_shape(config, page, DTYPES[kv].itemsize)
     return DeviceExecutor(
         config, [(regime.rows, regime.function) for regime in regimes], kernels, weights, shape,
         num_pages=pages, max_batch=options.max_batch,
         max_tokens=options.max_tokens, kv_format=kv, device=device, recorder=recorder,
-        sparse=sparse_decode(attention, regimes, checkpoint, options, pages, parts.page, device),
+        sparse=sparse_decode(attention, regimes, checkpoint, options, pages, page, device),
+    )  # fmt: skip
+
+
+def attention_shape(config: ModelConfig, page: int, element: int) -> Shape:
+    """Return what a plan of attention must know of a GPU's kernel; `element`: bytes of a number."""
+    from .passes.tile.attention_parts import Parts, tuned
+    from .runtime.attention_plan import Shape
+
+    tiles, _ = tuned(Parts(config.heads, config.kv_heads, config.head_dim, page), shared=True)
+    return Shape(
+        config.heads, config.kv_heads, config.head_dim, page, tiles.rows_few, tiles.rows_many,
+        max(page, tiles.keys, tiles.keys_many), element,
     )  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from .frontend.checkpoint import Checkpoint
 from .ir.core import Module
 from .ir.diagnostics import PassError
 from .ir.types import DTYPE_BYTES, dtype_of, shape_of
-from .loading import PAGE_SIZE, page_count, tensor_source, weight_dtype
+from .loading import PAGE_SIZE, attention_shape, page_count, tensor_source, weight_dtype
 from .options import Options
 from .passes.graph.moe_fit import Room, Wish, fit_policy
 from .passes.graph.moe_partition import NARROW, MoePartition, pipeline_shape, schedule_of
@@ -188,9 +188,12 @@ class Offloading:
         shape = pipeline_shape(policy)
         longest = -(-self.checkpoint.config.context_length // PAGE_SIZE)
         room = min(pages, -(-pages // shape.micro_batches) + longest)  # see runtime.offload.split
+        on_gpu = schedule == "s4"
+        listed = on_gpu and self._on_gpu
         return OffloadSettings(
             schedule, shape, pages, options.max_batch, options.max_tokens,
-            kv_room=room if schedule == "s4" else 0,
+            kv_room=room if on_gpu else 0,
+            attention=attention_shape(self.checkpoint.config, PAGE_SIZE, 4) if listed else None,
         )  # fmt: skip
 
     def _lower(self, module: Module, settings: OffloadSettings) -> LoweredSections:
@@ -203,7 +206,7 @@ class Offloading:
 
     def _room(self, wish: Wish) -> Room:
         """Return the memory that there is, and what all but pages takes of it."""
-        from .runtime.offload.build import device_buffers
+        from .runtime.offload.build import device_buffers, state_bytes
         from .runtime.offload.device import rounded
         from .runtime.offload.pages import PageShape
         from .runtime.weights import weight_bytes
@@ -227,6 +230,8 @@ class Offloading:
         if settings.gpu_attention:
             working += 2 * settings.kv_room * element // config.layers
             working += 2 * rounded(config.context_length * config.head_dim // 2 * 4)
+        if settings.attention is not None:
+            working += state_bytes(settings.attention)
         weights = sum(
             rounded(_bytes(op)) for op in _distinct_weights(functions)
         )  # fmt: skip

@@ -140,9 +140,14 @@ def run(setting: Setting, store: HostStore | None = None) -> Measured:
     finally:
         executor.close()
         del executor
-        gc.collect()
-        if setting.target == "cuda":
-            torch.cuda.empty_cache()
+        release()
+
+
+def release() -> None:
+    """Give back what nothing holds: after a failure, once its error is dropped too."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def decode(setting: Setting, generation: Generation, executor: Any) -> list[float]:

@@ -7,12 +7,12 @@ import traceback
 from dataclasses import replace
 
 from .ballast import Ballast
-from .moe_runs import Measured, Setting, run
+from .moe_runs import Measured, Setting, release, run
 from .moe_store import shared_store
 
 GB = 10**9
 FOUR, TWO = "random:mixtral-8x7b-4l", "random:mixtral-8x7b-2l"
-"""Mixtral of few layers: 2.6 GiB of experts each."""
+"""Mixtral of four and two layers: 2.6 GiB of experts each."""
 
 
 def settings(target: str) -> list[Setting]:
@@ -60,6 +60,9 @@ def smoke(options: argparse.Namespace) -> int:
                 failed += 1
                 say(f"FAILED {_name(setting)}")
                 traceback.print_exc()
+                found = None
+            if found is None:  # here its error is dropped, and with it what held its memory
+                release()
                 continue
             first = first or found
             say(f"ok {_name(setting)}: {_told(found)}; {_alike(first, found)}")

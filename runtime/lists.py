@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -44,19 +45,22 @@ class Lists:
 class AttentionLists:
     """Plans attention for the windows of a model (0: none), and holds the states of its parts.
 
-    `slots` states of f32 are kept; a step that would need more is cut into fewer parts.
+    `slots` states of f32 are kept; a step that would need more is cut into fewer parts. `zeros`
+    gives the memory of these, if it is not to be the device's usual.
     """
 
     def __init__(
         self, shape: Shape, windows: Sequence[int], device: torch.device, slots: int,
         rates: Rates | None = None, sparse: SparseLists | None = None,
+        zeros: Callable[[tuple[int, ...]], Tensor] | None = None,
     ) -> None:  # fmt: skip
+        zeros = zeros or partial(torch.zeros, device=device)
         self._shape, self._rates = shape, rates or Rates()
         self._windows = tuple(sorted(set(windows)))
         self._slots, self.sparse = slots, sparse
         self._last: Growing | None = None
-        self._m, self._l = (torch.zeros((slots, shape.heads), device=device) for _ in "ml")
-        self._acc = torch.zeros((slots, shape.heads, shape.head_dim), device=device)
+        self._m, self._l = (zeros((slots, shape.heads)) for _ in "ml")
+        self._acc = zeros((slots, shape.heads, shape.head_dim))
 
     def plan(self, step: StepInput) -> Lists:
         """Return the lists of a step's sequences.

@@ -30,12 +30,13 @@ class LoweredSections:
 
 
 def lower_sections(
-    function: Operation, config: ModelConfig, extents: Mapping[str, int], device: str = "cpu"
-) -> LoweredSections:
+    function: Operation, config: ModelConfig, extents: Mapping[str, int], device: str = "cpu",
+    activations: str = "bf16",
+) -> LoweredSections:  # fmt: skip
     """Lower a partitioned step; `extents` bound T, R and B, `device` is cpu where it is simulated.
 
-    Pages of keys have 16 tokens at both places: they are the CPU's. Activations on a GPU are bf16;
-    the CPU's are f32, and copies between them convert.
+    Pages of keys have 16 tokens at both places: they are the CPU's. Activations on a GPU are
+    bf16 unless told otherwise; the CPU's are f32, and copies between them convert.
     """
     bounds = tuple((dict(extents) | {"M": extents["T"] * config.experts_per_token}).items())
     sections, kernels, records = [], {}, []
@@ -46,7 +47,9 @@ def lower_sections(
             PlanMemory(bounds, GPU_ALIGNMENT if target == "cuda" else 64),
         )  # fmt: skip
         functions = (section.function for section in mine)
-        module = Module(tuple(in_format(f, "bf16") if target == "cuda" else f for f in functions))
+        module = Module(
+            tuple(in_format(f, activations) if target == "cuda" else f for f in functions)
+        )
         module, made = run_passes(passes, module, Context(), frozenset({"fused-rope-write"}))
         records += made
         sections += [replace(s, function=module.symbol(s.name)) for s in mine]

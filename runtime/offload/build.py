@@ -12,16 +12,21 @@ from torch import Tensor
 from ...ir.core import Module, Term
 from ...ir.model import ModelConfig
 from ...ir.pipeline_schedules import PipelineShape, build_pipeline
+from ..attention_plan import Shape
 from ..compiled_executor import aligned, rope_tables, tvm_tensor
 from ..executor import PAGE_SIZE
+from ..lists import AttentionLists
 from ..weights import TensorSource, Weight, load_weights
 from .buffers import Buffer, Buffers, buffers_of
-from .device import OffloadDevice, mapped
+from .device import OffloadDevice, mapped, rounded
 from .keys import DeviceKeys
 from .pages import PageShape, PageSource, Pool, pool_bytes, pool_in
 from .sections import Lowered, Section
 from .store import HostStore
 from .work import Parts
+
+SLOTS = 2048
+"""States that the parts of a micro-batch's attention may leave to be joined."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +35,8 @@ class OffloadSettings:
 
     `schedule` and `shape` are the pipeline's; `num_pages` of keys lie in host memory and `kv_room`
     of them fit the device at a time, where attention is computed there. Every `adapt_every` steps
-    the experts that the CPU computes are chosen again, the coldest first (0: never).
+    the experts that the CPU computes are chosen again, the coldest first (0: never). `attention`
+    is given where the device's attention runs over a work list: what the plan must know of it.
     """
 
     schedule: str
@@ -40,6 +46,7 @@ class OffloadSettings:
     max_tokens: int
     kv_room: int = 0
     adapt_every: int = 64
+    attention: Shape | None = None
 
     @property
     def gpu_attention(self) -> bool:
@@ -161,7 +168,16 @@ class Build:
         c, memory = self.config, self.device.memory
         shape = (self.options.kv_room, c.kv_heads, PAGE_SIZE, c.head_dim)
         k0, k1, v0, v1 = (memory.allocate("keys", shape, torch.float32) for _ in "abcd")
-        return DeviceKeys((k0, k1), (v0, v1), PAGE_SIZE)
+        return DeviceKeys((k0, k1), (v0, v1), PAGE_SIZE, self._lists())
+
+    def _lists(self) -> AttentionLists | None:
+        shape, memory = self.options.attention, self.device.memory
+        if shape is None:
+            return None
+        return AttentionLists(
+            shape, self.config.windows, torch.device(self.device.place), SLOTS,
+            zeros=lambda sizes: memory.allocate("attention", sizes, torch.float32),
+        )  # fmt: skip
 
     def _sections(self, place: str) -> dict[tuple[str, int, str], Section]:
         """Make the sections of a place ready; those of one queue share an arena."""
@@ -176,10 +192,10 @@ class Build:
             if queue not in arenas:
                 size = max(s.function["memory"]["bytes"] for s in mine if _queue_of(s) == queue)
                 arenas[queue] = self._arena(place, size)
-            on_cpu = place == "host" or self.device.place == "cpu"
+            tvm = place == "host" or not self.device.triton
             ready[section.kind, section.layer, place] = Section(
                 section.function, section.results, self.kernels[place], weights, tables,
-                arenas[queue], tvm_tensor() if on_cpu else _as_it_is,
+                arenas[queue], tvm_tensor() if tvm else _as_it_is,
             )  # fmt: skip
         return ready
 
@@ -204,6 +220,11 @@ class Build:
         if place == "device":
             return self.device.memory.allocate("activations", (size,), torch.uint8)
         return aligned(size)
+
+
+def state_bytes(shape: Shape) -> int:
+    """Return the bytes of the states that attention's parts leave."""
+    return rounded(4 * SLOTS * shape.heads * shape.head_dim) + 2 * rounded(4 * SLOTS * shape.heads)
 
 
 def _queue_of(section: Lowered) -> str:

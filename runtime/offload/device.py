@@ -53,6 +53,8 @@ class OffloadDevice(Protocol):
     name: str
     place: str
     memory: Memory
+    triton: bool
+    """Whether its kernels are Triton's: they take torch's tensors as they are."""
 
     def stream(self, queue: str) -> Stream:
         """Return the stream of a queue, the same for the same name."""
@@ -153,13 +155,15 @@ class _Now:
 class SimulatedDevice:
     """The GPU's level simulated on the CPU: memory apart, capped; a stream is its queue's thread.
 
-    `refusal` plays a system that does not pin: the reason it gives.
+    `refusal` plays a system that does not pin: the reason it gives. With `triton` its kernels are
+    the GPU's own, interpreted.
     """
 
     memory: Memory
     refusal: str = ""
     name: str = "simulated GPU"
     place: str = "cpu"
+    triton: bool = False
 
     @staticmethod
     def of(cap: int, refusal: str = "") -> SimulatedDevice:
@@ -217,6 +221,8 @@ class _CudaStream:
 
 class CudaDevice:
     """An NVIDIA GPU, its memory capped for this process."""
+
+    triton = True
 
     def __init__(self, cap: int, place: str = "cuda:0") -> None:
         if not torch.cuda.is_available():

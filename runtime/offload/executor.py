@@ -138,10 +138,13 @@ class OffloadExecutor:
             pool.select(1, target).copy_(pool.select(1, source))
 
     def close(self) -> None:
-        """End the queues' threads, and let go of pinned memory."""
-        self._settle()
-        self._queues.close()
-        self.device.close()
+        """End the queues' threads, and let go of pinned memory, whatever the last step met."""
+        try:
+            self._settle()
+        finally:
+            self._queues.close()
+            self._queues.join()
+            self.device.close()
 
     def _settle(self) -> None:
         """Let what the last step has left under way end: pages for the next one."""

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ...ir.diagnostics import CapacityError
 from ...ir.pipeline import Task
+from ..lists import AttentionLists
+from ..staging import Layout
 
 if TYPE_CHECKING:
+    from .device import OffloadDevice
     from .split import MicroBatch
     from .work import StepWork
 
@@ -27,18 +33,25 @@ class KeysTooMany(CapacityError):
 
 
 class DeviceKeys:
-    """Two places of `room` pages [room, K, P, C] each, taken in turn."""
+    """Two places of `room` pages [room, K, P, C] each, taken in turn.
 
-    def __init__(self, k: tuple[Tensor, Tensor], v: tuple[Tensor, Tensor], page_size: int) -> None:
-        self._k, self._v, self._page = k, v, page_size
+    `lists` plans attention where its kernels run over a work list: those of a GPU do.
+    """
+
+    def __init__(
+        self, k: tuple[Tensor, Tensor], v: tuple[Tensor, Tensor], page_size: int,
+        lists: AttentionLists | None = None,
+    ) -> None:  # fmt: skip
+        self._k, self._v, self._page, self._lists = k, v, page_size, lists
         self.room = k[0].shape[0]
         self._visits: dict[int, _Visit] = {}
 
     def up(self, work: StepWork, task: Task) -> None:
         """Copy the pages of a micro-batch's sequences to its place."""
-        visit = self._visits[task.micro_batch] = _Visit.of(
-            work.micro_batches[task.micro_batch], self._page
-        )
+        batch = work.micro_batches[task.micro_batch]
+        visit = self._visits.get(task.micro_batch)
+        if visit is None or visit.batch is not batch:  # a step's layers share it
+            visit = self._visits[task.micro_batch] = _Visit.of(batch, self._page)
         count, place = len(visit.pages), self._place(task.writes)
         if count > self.room:
             raise KeysTooMany(pages=count, room=self.room)
@@ -57,11 +70,8 @@ class DeviceKeys:
 
     def attend(self, work: StepWork, task: Task) -> None:
         """Attention over the place."""
-        step, visit = work.micro_batches[task.micro_batch].step, self._visits[task.micro_batch]
-        send = work.parts.device.send
-        inputs = {**work.slot(task, "q"), **self._kv(task), "page_table": send(visit.table),
-                  "query_starts": send(step.query_starts),
-                  "kv_lengths": send(step.kv_lengths)}  # fmt: skip
+        seen = self._visits[task.micro_batch].seen(work.parts.device, self._lists)
+        inputs = {**work.slot(task, "q"), **self._kv(task), **seen}
         work.run(task, "device", inputs, work.slot(task, "seen", writes=True),
                  self._extents(work, task))  # fmt: skip
 
@@ -103,8 +113,9 @@ def fetch(target: Tensor, source: Tensor, pages: Tensor) -> None:
 class _Visit:
     """A micro-batch's pages in order of the place, and its slots and page table there."""
 
-    def __init__(self, pages: Tensor, slots: Tensor, table: Tensor) -> None:
-        self.pages, self.slots, self.table = pages, slots, table
+    def __init__(self, batch: MicroBatch, pages: Tensor, slots: Tensor, table: Tensor) -> None:
+        self.batch, self.pages, self.slots, self.table = batch, pages, slots, table
+        self._seen: Mapping[str, Tensor | int] | None = None
 
     @staticmethod
     def of(batch: MicroBatch, page_size: int) -> _Visit:
@@ -118,4 +129,23 @@ class _Visit:
         moved[seen] = places.to(torch.int32)
         slots = step.slots.long()
         where = torch.searchsorted(pages, slots // page_size)
-        return _Visit(pages, (where * page_size + slots % page_size).to(torch.int32), moved)
+        return _Visit(batch, pages, (where * page_size + slots % page_size).to(torch.int32), moved)
+
+    def seen(self, device: OffloadDevice, lists: AttentionLists | None
+             ) -> Mapping[str, Tensor | int]:  # fmt: skip
+        """Return what tells attention who sees what, sent to the device once a step."""
+        if self._seen is None:
+            step = replace(self.batch.step, page_table=self.table)
+            told = {"page_table": step.page_table, "query_starts": step.query_starts,
+                    "kv_lengths": step.kv_lengths}  # fmt: skip
+            if lists is None:
+                self._seen = {name: device.send(tensor) for name, tensor in told.items()}
+            else:
+                planned = lists.plan(step)
+                layout = Layout.of(planned.sizes())
+                packed = np.zeros(layout.end, np.int32)  # lists may grow in place: a copy
+                for name, (at, size) in layout.places.items():
+                    packed[at : at + size] = planned.arrays[name]
+                sent = device.send(torch.from_numpy(packed))
+                self._seen = lists.bind(layout.views(sent), planned.extents)
+        return self._seen

@@ -79,6 +79,7 @@ class Queues:
         self._device, self._host = device, frozenset(host)
         self._delay = delay
         self._inboxes: dict[str, SimpleQueue[tuple[Run, tuple[Task, ...]] | None]] = {}
+        self._threads: list[threading.Thread] = []
 
     def start(self, pipeline: Pipeline, work: Work) -> Run:
         """Hand every queue its tasks; returns at once."""
@@ -93,11 +94,18 @@ class Queues:
             inbox.put(None)
         self._inboxes.clear()
 
+    def join(self) -> None:
+        """Wait until the threads have ended, after `close`: memory that they use may go then."""
+        while self._threads:
+            self._threads.pop().join()
+
     def _inbox(self, queue: str) -> SimpleQueue[tuple[Run, tuple[Task, ...]] | None]:
         if queue not in self._inboxes:
             self._inboxes[queue] = inbox = SimpleQueue()
-            threading.Thread(target=self._serve, args=(queue, inbox), name=f"weft-{queue}",
-                             daemon=True).start()  # fmt: skip
+            thread = threading.Thread(target=self._serve, args=(queue, inbox),
+                                      name=f"weft-{queue}", daemon=True)  # fmt: skip
+            self._threads.append(thread)
+            thread.start()
         return self._inboxes[queue]
 
     def _serve(self, queue: str, inbox: Any) -> None:
