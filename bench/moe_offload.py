@@ -30,7 +30,7 @@ from typing import Any
 
 from .ballast import Ballast
 from .moe_peers import NoPeer, in_process, rates
-from .moe_runs import Measured, Setting, lean, run, with_schedule
+from .moe_runs import Measured, Setting, lean, release, run, with_schedule
 
 GIB, MIB = 1 << 30, 1 << 20
 RESULTS = Path(__file__).parent / "results" / "moe_offload.json"
@@ -283,6 +283,7 @@ def measure(
             bench.why[name] = repr(error)
             say(f"{name} failed:")
             traceback.print_exc()
+        release()
         keep(whole(bench, figures))
     return whole(bench, figures)
 
