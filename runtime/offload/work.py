@@ -18,7 +18,6 @@ from .pages import PageSource, Pool
 from .sections import OUT, Section
 from .split import MicroBatch
 
-
 MOST_PLACED = 8192
 """Tensors of places that are kept on the device: half a KiB each."""
 
