@@ -150,3 +150,12 @@ def test_the_pace_of_prompts_says_when_the_next_step_is_due(monkeypatch):
     assert kept.due(Flight(np.zeros(0), (), Draw(), 0), 0)  # a step of decoding leaves no time
     kept.landed(flight, None, 10.1, waited=False)  # it was there before anybody looked
     assert executor.pace == pytest.approx(1e-4)
+
+
+@pytest.mark.parametrize(
+    ("left", "followed"), [([1, 9, 9], True), ([1, 1, 9], False), ([1], False)]
+)
+def test_few_rows_that_end_do_not_stop_the_next_step(left, followed):
+    rows = SimpleNamespace(constrained=0, size=len(left), produced=np.zeros(len(left), int),
+                           limit=np.array(left))  # fmt: skip
+    assert Flight.may_be_followed(None, rows) is followed  # type: ignore[arg-type]
