@@ -79,6 +79,16 @@ def _sparse(what: str, figure: str, section: str, form: Callable[[float], str]) 
     return Line(what, "sparse_attention", figure, f"{section} tiny-moe", form, command)
 
 
+def _sparse_gpu(what: str, figure: str, section: str) -> Line:
+    command = f"python -m bench.sparse_speed --only {section}"
+    return Line(what, "sparse_attention", figure, f"speed {section}", times, command)
+
+
+def _offload(what: str, figure: str, section: str, form: Callable[[float], str]) -> Line:
+    command = f"python -m bench.moe_offload --only {section}"
+    return Line(what, "moe_offload", figure, "all", form, command)
+
+
 def _kernel(what: str, figure: str, section: str, form: Callable[[float], str]) -> Line:
     return Line(what, "gpu_kernels", figure, section, form, _KERNELS.format(section))
 
@@ -105,6 +115,12 @@ HEADLINES: tuple[Line, ...] = (
             percent),
     _kernel("GPU: attention of 64 branches over a shared 16 Ki prefix, over reading it for each",
             "cascade_16k_x64_speedup", "cascade", times),
+    _sparse_gpu("GPU, 8 B shape: decode step of 8 sequences of 64 Ki, sparse (1/16) over dense",
+                "end_to_end_64k_speedup", "end_to_end"),
+    _sparse_gpu("GPU: sparse decode with keys in host memory at 256 Ki, over streaming all keys",
+                "offload_256k_speedup", "offload"),
+    _offload("GPU of 16 GB, Mixtral of 16 layers: decode by a ring of pages, over accelerate as "
+             "shipped", "vs_accelerate", "accelerate", times),
     _programs("prefix hits of all 26 programs, share of the ideal (worst program)",
               "hit_rate_of_ideal_min", percent),
     _programs("CPU, one thread, tiny-dense: programs of several calls, over the same engine driven "
@@ -140,6 +156,16 @@ REST: tuple[Line, ...] = (
             "decode_attention_fraction_of_copy_page128", "decode", percent),
     _kernel("GPU: decode attention, pages of 16, seconds over the best peer's (worst case)",
             "decode_over_best_peer_max_page16", "peers", times),
+    _sparse_gpu("GPU: sparse attention (1/16), 128 Ki, batch 8, over our dense kernel",
+                "speedup_128k_batch8", "operation"),
+    _sparse_gpu("the same at batch 1", "speedup_128k_batch1", "operation"),
+    _sparse_gpu("the same of 2048 tokens, batch 8", "speedup_k2048_128k", "operation"),
+    _sparse_gpu("GPU: sparse attention, 32/32 heads, 16 Ki, batch 32, over torch's",
+                "published_setting_speedup", "published"),
+    _offload("GPU of 16 GB, Mixtral of 16 layers: the ring over accelerate with pinned weights",
+             "vs_accelerate_pinned", "accelerate", times),
+    _offload("the ring over CGOPipe, on our kernels", "vs_cgo", "schedules", times),
+    _offload("the ring's step, share of the link's bound", "fraction_of_bound", "bound", percent),
     _programs("CPU, one thread: the program that gains least", "speedup_min", times),
     _programs("simulated 8 B: the program that gains least", "simulated_8b_speedup_min", times),
     _programs("CPU: constrained decoding a token, over free decoding", "constrained_vs_free",

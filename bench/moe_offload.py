@@ -63,6 +63,7 @@ class Bench:
     def measured(self, setting: Setting) -> Measured:
         """Return a setting's run, once."""
         if setting not in self.done:
+            release()  # the run before may have left its pages in cycles
             begun = time.perf_counter()
             found = self.done[setting] = run(setting, self.store)
             spent = time.perf_counter() - begun
@@ -291,7 +292,10 @@ def measure(
 def whole(bench: Bench, figures: Figures) -> Figures:
     """Return figures with every key that there must be."""
     missing = {key: None for key in KEYS if key not in figures}
-    return {**missing, **figures, "why": bench.why, "tiny": bench.tiny}
+    runs = [{"setting": found.setting.name, "tokens_per_s": found.decode_rate,
+             "step_ms": 1e3 * found.step, "prefill_s": found.prefill}
+            for found in bench.done.values()]  # fmt: skip
+    return {**missing, **figures, "measured": runs, "why": bench.why, "tiny": bench.tiny}
 
 
 def say(text: str) -> None:
@@ -303,7 +307,8 @@ def record(figures: Figures, commit: str, path: Path = RESULTS) -> None:
     """Write figures with machine, versions, commit and date."""
     from .gpu_programs import provenance
 
-    path.write_text(json.dumps({"figures": figures, **provenance(commit)}, indent=1) + "\n")
+    found = {"figures": figures, "sections": {"all": provenance(commit)}}
+    path.write_text(json.dumps(found, indent=1) + "\n")
 
 
 def parser() -> argparse.ArgumentParser:
