@@ -169,6 +169,8 @@ class Options:
         if self.target == "cpu" and "fp8" in (self.weights, self.kv):
             hint = "weights=int8 is as small there, and kv=bf16 half of f32"
             raise BadOption(problem="fp8 needs a GPU: a CPU has no such products", hint=hint)
+        if isinstance(self.cache, str):  # from Python a folder may be named by its text
+            object.__setattr__(self, "cache", Path(self.cache))
         _one_of("tune", self.tune, TUNINGS)
         _one_of("executor", self.executor, EXECUTORS)
         _one_of("target", self.target, TARGETS)
