@@ -133,8 +133,10 @@ def test_an_expert_count_that_micro_batches_do_not_divide():
 def test_what_fits_is_kept_and_the_rest_streamed():
     room = Room(gpu=85, weights=20, working=10, page=5)
     policy = fit_policy(3, 4, room, Wish(8))
-    assert [layer.homes for layer in policy.layers] == ["rrrs", "rrss", "rrss"]
-    assert policy.ring == policy.widest + 2
+    assert [layer.homes for layer in policy.layers] == ["rrrs", "rrrs", "rrrs"]
+    assert policy.ring == 2 * policy.widest
+    tight = fit_policy(3, 4, replace(room, gpu=60), Wish(8))  # no room for two layers' pages
+    assert {layer.homes for layer in tight.layers} == {"ssss"} and tight.ring == 6
     used = sum(len(layer.resident) for layer in policy.layers) + policy.ring
     assert room.weights + room.working + used * room.page <= room.gpu
     everything = fit_policy(3, 4, replace(room, gpu=1000), Wish(8))
