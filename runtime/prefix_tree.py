@@ -27,7 +27,8 @@ class Node:
     """An edge of the tree with what lies on it: tokens from position `start`, and their pages."""
 
     __slots__ = (
-        "children", "next_use", "pages", "parent", "pins", "stamp", "start", "tokens", "value",
+        "children", "continued", "marked", "next_use", "pages", "parent", "pins", "stamp", "start",
+        "tokens", "value",
     )  # fmt: skip
 
     def __init__(self, parent: Node | None, start: int, tokens: np.ndarray, pages: np.ndarray):
@@ -39,6 +40,10 @@ class Node:
         self.stamp = 0
         self.value = 0.0
         self.next_use: float = inf
+        self.marked = False
+        """Whether `next_use` is known; not so of a node that came since prompts were looked at."""
+        self.continued = False
+        """Whether some prompt to come goes on after the node."""
         self.pins = 0
 
     @property
@@ -68,13 +73,12 @@ class PrefixTree:
         self.forgotten = 0
         """Tokens that were evicted."""
         self._kv = kv
-        self._marked: tuple[int, int] | None = None
+        self._marked: int | None = None
         self._age = 0.0
         self._root = Node(None, 0, np.empty(0, np.int32), np.empty(0, np.int32))
         self._clock = count(1)
         self._heap: list[tuple[float, int, int, Node]] = []
         self._tie = count()
-        self._inserted = 0
         self.size = 0
         kv.evict = self.evict
 
@@ -104,10 +108,10 @@ class PrefixTree:
         first = length // self._kv.page_size
         kept = pages[first : self._pages_for(len(tokens))].copy()
         leaf = Node(node, length, tokens[length:].copy(), kept)
+        leaf.marked = node.marked and not node.continued
         node.children[int(tokens[length])] = leaf
         self._kv.retain(kept)
         self.size += 1
-        self._inserted += 1
         self._touch(leaf)
 
     def pin(self, tokens: np.ndarray) -> Node:
@@ -143,6 +147,8 @@ class PrefixTree:
                 node = entry[3]
                 if node.children or node.parent is None or entry[1] != node.stamp:
                     continue
+                if not node.marked:
+                    self._mark(anew=True)
                 if node.pins or not (frees_nothing_too or self._frees(node)):
                     kept.append(entry)
                 elif node.next_use < inf:
@@ -158,18 +164,19 @@ class PrefixTree:
                 if node.parent is not None:
                     self._push(node)
 
-    def _mark(self) -> None:
-        """Write on each node when it is read next, if prompts to come or the tree have changed."""
-        version = (self.upcoming.version if self.upcoming else -1, self._inserted)
-        if version == self._marked:
+    def _mark(self, anew: bool = False) -> None:
+        """Write on each node when it is read next, if prompts to come have changed, or `anew`."""
+        version = self.upcoming.version if self.upcoming else -1
+        if version == self._marked and not anew:
             return
         self._marked = version
         for node in self._nodes():
-            node.next_use = inf
+            node.next_use, node.marked, node.continued = inf, True, False
         for when, tokens in self.upcoming.prompts() if self.upcoming else ():
             for node, shared in list(self._path(tokens)):
                 upper = self._split(node, shared) if shared < len(node.tokens) else node
                 upper.next_use = min(upper.next_use, when)
+                upper.continued |= upper.end < len(tokens)
 
     def clear(self) -> None:
         """Forget everything that is not pinned."""
@@ -225,6 +232,7 @@ class PrefixTree:
         upper_pages = node.pages[: self._pages_for(middle) - first]
         upper = Node(parent, node.start, node.tokens[:shared], upper_pages)
         upper.stamp, upper.next_use = node.stamp, node.next_use
+        upper.marked, upper.continued = node.marked, node.next_use < inf
         parent.children[int(upper.tokens[0])] = upper
         lower_pages = node.pages[middle // self._kv.page_size - first :]
         if middle % self._kv.page_size:

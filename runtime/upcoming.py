@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,9 @@ MOST_ROWS = 16
 KnownPrompts = Callable[[Mapping[str, Any]], list[tuple[int, ...]]]
 """The ids with which the prompts of a row begin, from its arguments, in the order of its calls."""
 
+Prompt = tuple[bytes, np.ndarray]
+"""The ids with which a prompt begins, as bytes to compare them by, and themselves."""
+
 
 class UpcomingRows:
     """The prompts of a session's open rows, all read soon, and of the next rows in their order."""
@@ -23,7 +26,7 @@ class UpcomingRows:
         self.waiting: Iterable[tuple[int, Mapping[str, Any]]] = ()
         self._known = known
         self._open: dict[int, Mapping[str, Any]] = {}
-        self._cache: dict[int, tuple[Mapping[str, Any], list[np.ndarray]]] = {}
+        self._cache: dict[int, tuple[Mapping[str, Any], list[Prompt]]] = {}
 
     def opened(self, arguments: Mapping[str, Any]) -> None:
         """A row with these arguments has started."""
@@ -37,19 +40,32 @@ class UpcomingRows:
         self.version += 1
 
     def prompts(self) -> Iterator[tuple[int, np.ndarray]]:
-        """Yield when a prompt is sent, 0 for open rows, and the ids with which it begins."""
+        """Yield when a prompt is sent, 0 for open rows, and the ids with which it begins.
+
+        What several rows send stands once, where it is sent first.
+        """
         if self._known is None:
             return
-        for arguments in self._open.values():
-            for ids in self._of(self._known, arguments):
-                yield 0, ids
-        for number, (_, arguments) in enumerate(islice(self.waiting, MOST_ROWS)):
-            for ids in self._of(self._known, arguments):
-                yield number + 1, ids
+        seen: set[bytes] = set()
+        ahead = (arguments for _, arguments in islice(self.waiting, MOST_ROWS))
+        rows = chain(((0, row) for row in self._open.values()), enumerate(ahead, 1))
+        for when, arguments in rows:
+            for name, ids in self._of(self._known, arguments):
+                if name not in seen:
+                    seen.add(name)
+                    yield when, ids
 
-    def _of(self, known: KnownPrompts, arguments: Mapping[str, Any]) -> list[np.ndarray]:
+    def _of(self, known: KnownPrompts, arguments: Mapping[str, Any]) -> list[Prompt]:
         entry = self._cache.get(id(arguments))
         if entry is None:
-            prompts = [np.array(ids, np.int32) for ids in known(arguments)]
-            entry = self._cache[id(arguments)] = arguments, prompts
+            prompts = [np.array(ids, np.int32) for ids in _longest(known(arguments))]
+            named = [(ids.tobytes(), ids) for ids in prompts]
+            entry = self._cache[id(arguments)] = arguments, named
         return entry[1]
+
+
+def _longest(prompts: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
+    """Leave out what another prompt begins with."""
+    ordered = sorted(set(prompts))
+    following = [*ordered[1:], ()]
+    return [ids for ids, after in zip(ordered, following, strict=True) if after[: len(ids)] != ids]

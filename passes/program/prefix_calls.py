@@ -124,7 +124,7 @@ class CallWalk:
         if tokens is not None:
             encoded = [list(ids) for ids in tokens]
         elif is_known(options):
-            encoded = [self._encoder.tokenizer.encode(heal + option) for option in options]
+            encoded = [self._encoder.encode(heal + option) for option in options]
         self._options(operation, frame, name, text, encoded)
         if operation.attribute("by") == "unconditional":
             self._options(operation, frame, name, text.cut(1), encoded)
@@ -141,7 +141,7 @@ class CallWalk:
         sure = frame.sure
         frame.sure = sure and is_known(said)
         if not is_known(said) or said:
-            ids = self._encoder.tokenizer.encode(heal + said) if is_known(said) else []
+            ids = self._encoder.encode(heal + said) if is_known(said) else []
             self._options(operation, frame, "score", text, [ids] if ids else [])
         frame.sure = sure
         place = (self._row, frame.path, "score", frame.occurrence("score"), operation.span)

@@ -170,6 +170,7 @@ class PlanPrefixes:
 
     def __init__(self, plan: Module, name: str, tokenizer: Tokenizer) -> None:
         self._plan, self._name, self._tokenizer = plan, name, tokenizer
+        self._walk = PlanWalk(plan, name, tokenizer)
         self._defaults = {
             parameter["name"]: thaw(parameter["default"])
             for parameter in plan.symbol(name)["parameters"]
@@ -189,9 +190,8 @@ class PlanPrefixes:
 
     def known(self, arguments: Mapping[str, Any]) -> list[tuple[int, ...]]:
         """Return, in the order of a row's calls, how their prompts begin: the known ids."""
-        walk = PlanWalk(self._plan, self._name, self._tokenizer)
         found: dict[tuple[int, ...], None] = {}
-        for call in walk.row(0, self._defaults | dict(arguments)):
+        for call in self._walk.row(0, self._defaults | dict(arguments)):
             ids: list[int] = []
             for element in call.prompt.elements:
                 if not isinstance(element, int):

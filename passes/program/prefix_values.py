@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,6 +26,9 @@ class Unknown:
     def __str__(self) -> str:
         return self.name if self.key[0] == "text" else f"{{{self.name}}}"
 
+
+MOST_TEXTS = 256
+"""Texts whose ids an encoder remembers."""
 
 Element = int | Unknown
 """What a stream is made of: a token id, or a stretch of tokens not known yet."""
@@ -80,6 +84,16 @@ class Encoder:
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokenizer = tokenizer
         self._boundaries = Boundaries(tokenizer)
+        self._known: OrderedDict[str, list[int]] = OrderedDict()
+
+    def encode(self, text: str) -> list[int]:
+        """Return a text's ids; those of the latest texts are remembered."""
+        ids = self._known.get(text)
+        if ids is None:
+            ids = self._known[text] = self.tokenizer.encode(text)
+            if len(self._known) > MOST_TEXTS:
+                self._known.popitem(last=False)
+        return ids
 
     def settle(self, text: Text) -> Text:
         """Return the text with its pending parts encoded."""
@@ -88,7 +102,7 @@ class Encoder:
             if isinstance(run, int):
                 elements.append(run)
             elif all(isinstance(part, str) for part in run):
-                elements += self.tokenizer.encode("".join(map(str, run)))
+                elements += self.encode("".join(map(str, run)))
             else:
                 elements += self._open(run)
             sources.append(Source(len(elements), "", text.spans[at]))
@@ -99,7 +113,7 @@ class Encoder:
         first = run[0] if isinstance(run[0], str) else ""
         cut = self._boundaries.certain(first)
         rest = (first[cut:], *(run[1:] if first else run))
-        known = self.tokenizer.encode(first[:cut]) if cut else []
+        known = self.encode(first[:cut]) if cut else []
         return [*known, Unknown(("text", run), "".join(map(str, rest)))]
 
 

@@ -55,7 +55,7 @@ class PlanWalk(CallWalk):
 
     def row(self, number: int, arguments: Mapping[str, Any]) -> list[Call]:
         """Return a row's calls in program order; arguments left out are unknown."""
-        self._row, self._calls, self._stack = number, [], []
+        self._row, self._calls, self._stack, self._forks = number, [], [], {}
         region = self._function.regions[0]
         values: list[Any] = [Text()]
         for value in region.arguments[1:]:

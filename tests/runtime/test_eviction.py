@@ -134,11 +134,17 @@ def test_rows_that_wait_say_what_they_will_read():
     rows.opened(first)
     rows.waiting = [(5, second)]
     assert [(when, ids.tolist()) for when, ids in rows.prompts()] == [
-        (0, [1, 2]), (0, [7]), (1, [3]), (1, [7]),
+        (0, [1, 2]), (0, [7]), (1, [3]),
     ]  # fmt: skip
     version = rows.version
     rows.closed(first)
     assert rows.version != version and [when for when, _ in rows.prompts()] == [1, 1]
+
+
+def test_what_another_prompt_begins_with_is_not_said_twice():
+    rows = UpcomingRows(lambda arguments: [(1,), (1, 2, 3), (1, 2), (4,), (1, 5)])
+    rows.opened({})
+    assert [ids.tolist() for _, ids in rows.prompts()] == [[1, 2, 3], [1, 5], [4]]
 
 
 def test_a_batch_short_of_memory_computes_no_more_than_by_least_recent_use(toy):
