@@ -14,6 +14,7 @@ from .ir.diagnostics import PassError
 from .ir.types import DTYPE_BYTES, dtype_of, shape_of
 from .loading import PAGE_SIZE, attention_shape, page_count, tensor_source, weight_dtype
 from .options import Options
+from .passes.graph.moe_choice import Chosen, Open, Scene, choose, usual
 from .passes.graph.moe_fit import Room, Wish, fit_policy
 from .passes.graph.moe_partition import NARROW, MoePartition, pipeline_shape, schedule_of
 from .passes.manager import Context, PassRecord, run_passes
@@ -42,6 +43,7 @@ class Offloading:
     checkpoint: Checkpoint
     options: Options
     records: list[PassRecord] = field(default_factory=list)
+    _rooms: dict[Wish, Room] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.checkpoint.config.experts:
@@ -67,23 +69,48 @@ class Offloading:
         """Where weights come from."""
         return tensor_source(self.checkpoint, self.options)
 
-    @cached_property
+    @property
     def policy(self) -> Policy:
-        """The policy that was asked for, or the one that fits."""
-        config, chosen = self.checkpoint.config, self.options.offload
-        if chosen.policy is not None:
-            return chosen.policy
-        wish = Wish(
-            self.options.max_batch, chosen.schedule, chosen.micro_batches,
-            min(chosen.cpu_experts, config.experts),
-            page_format=chosen.page_format or self.options.weights,
-        )  # fmt: skip
+        """The policy that was asked for, or the one that was chosen."""
+        return self.chosen.policy
+
+    @cached_property
+    def chosen(self) -> Chosen:
+        """The policy, and how it came about."""
+        config, given = self.checkpoint.config, self.options.offload
+        if given.policy is not None:
+            return Chosen(given.policy, ("policy given",))
+        asked = Open(given.schedule, given.micro_batches, min(given.cpu_experts, config.experts))
+        wish = Wish(self.options.max_batch, page_format=given.page_format or self.options.weights)
+        if asked.all_decided:
+            return Chosen(self._fitted(asked.over(wish)))
+        return choose(wish, asked, self._scene(asked.over(usual(wish))), self._fitted)
+
+    def _fitted(self, wish: Wish) -> Policy:
+        config = self.checkpoint.config
         return fit_policy(config.layers, config.experts, self._room(wish), wish)
+
+    def _scene(self, usual: Wish) -> Scene:
+        """What policies are priced for: this machine's figures, and sequences that fill the keys,
+        a quarter of each generated."""
+        from .cost_model.hardware_file import measured_or_shipped
+        from .cost_model.hrm.machine import HostedGpu
+        from .cost_model.hrm.shape import KEYS, MoeShape, Workload
+
+        config, options, room = self.checkpoint.config, self.options, self._room(usual)
+        context = min(config.context_length, self._pages() * PAGE_SIZE // usual.batch)
+        new = max(context // 4, 2)
+        hardware = measured_or_shipped()
+        return Scene(
+            MoeShape.of(config, usual.page_format, KEYS), Workload(max(context - new, 1), new),
+            HostedGpu.of(hardware), hardware, max(room.gpu - room.weights - room.working, 0),
+            max(room.host - room.kv - room.buffers, 1) if room.host else 0, options.max_tokens,
+        )  # fmt: skip
 
     @cached_property
     def module(self) -> Module:
         """The step in sections, and its pipeline."""
-        step = MoePartition(self.policy, prove=self.options.prove)
+        step = MoePartition(self.policy, self.options.prove, self.chosen.remarks)
         facts = frozenset({"fused-rope-write"})
         module, records = run_passes((step,), self.shared, self._context(), facts)
         self.records += records
@@ -206,6 +233,11 @@ class Offloading:
 
     def _room(self, wish: Wish) -> Room:
         """Return the memory that there is, and what all but pages takes of it."""
+        if wish not in self._rooms:
+            self._rooms[wish] = self._measured_room(wish)
+        return self._rooms[wish]
+
+    def _measured_room(self, wish: Wish) -> Room:
         from .runtime.offload.build import device_buffers, state_bytes
         from .runtime.offload.device import rounded
         from .runtime.offload.pages import PageShape

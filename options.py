@@ -72,25 +72,27 @@ class OffloadOptions:
     """How a model larger than the GPU is run; each is `offload_NAME` among the options.
 
     `host_memory` bounds what lies beside the CPU, in bytes (0: as much as is wanted); what exceeds
-    it stays on disk. `policy` (a cost_model.policy.Policy) says what lies where; without one, what
-    fits does: `schedule` is the pipeline, `micro_batches` those of a step, `cpu_experts` of each
-    layer the CPU computes. `page_format` is that of pages on their way: as the weights, or int8 or
-    int4, which are lossy.
+    it stays on disk. `policy` (a cost_model.policy.Policy) says what lies where; without one, the
+    cost model chooses what this leaves open: `schedule` is the pipeline (empty: open),
+    `micro_batches` those of a step (0: open), `cpu_experts` of each layer the CPU computes (-1:
+    open). `page_format` is that of pages on their way: as the weights, or int8 or int4, which are
+    lossy.
     """
 
     host_memory: int = 0
-    schedule: str = "ring"
-    micro_batches: int = 4
-    cpu_experts: int = 0
+    schedule: str = ""
+    micro_batches: int = 0
+    cpu_experts: int = -1
     page_format: str = ""
     policy: Any = None
 
     def __post_init__(self) -> None:
-        _one_of("offload_schedule", self.schedule, ("ring", "cgo", "s2", "s3", "s4"))
+        if self.schedule:
+            _one_of("offload_schedule", self.schedule, ("ring", "cgo", "s2", "s3", "s4"))
         _one_of("offload_page_format", self.page_format, ("", "int8", "int4"))
-        if self.micro_batches < 1:
-            raise BadOption(problem="offload_micro_batches must be positive")
-        if self.cpu_experts < 0 or self.host_memory < 0:
+        if self.micro_batches < 0:
+            raise BadOption(problem="offload_micro_batches must be positive, or 0: chosen")
+        if self.cpu_experts < -1 or self.host_memory < 0:
             raise BadOption(problem="offload_cpu_experts and offload_host_memory are at least 0")
 
     @staticmethod

@@ -105,12 +105,13 @@ class Bench:
 
     def compared(self, found: Measured) -> Any:
         """Return a run as predictions are compared with it."""
-        from weft.cost_model.hrm.shape import MoeShape, Workload
+        from weft.cost_model.hrm.shape import KEYS, MoeShape, Workload
         from weft.cost_model.prediction_error import Setting as Compared
         from weft.frontend.checkpoint import open_checkpoint
 
         setting = found.setting
-        shape = MoeShape.of(open_checkpoint(setting.model).config, found.policy.page_format)
+        config = open_checkpoint(setting.model).config
+        shape = MoeShape.of(config, found.policy.page_format, KEYS)
         workload = Workload(setting.prompt, setting.new)
         total = found.prefill + (setting.new - 1) * found.step if found.prefill else 0.0
         return Compared(setting.name, shape, found.policy, workload, found.step, total)

@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from .machine import hardware_path
+from ..cost_model.hardware_file import hardware_path
 from .render import emit, remarks
 from .run import key_options, offload_options, read_rows, remote_options
 

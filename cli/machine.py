@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ..cost_model.hardware_file import hardware_path
 from ..ir.display.units import bytes_text
 from .render import console, emit, remarks
 
@@ -32,13 +33,6 @@ def models(name: str | None) -> None:
         )  # fmt: skip
     console().print(table)
     remarks().print("A folder in Hugging Face form works too: weft run FILE --model FOLDER")
-
-
-def hardware_path() -> Path:
-    """Return where this machine's measured hardware file is kept."""
-    from platformdirs import user_data_path
-
-    return user_data_path("weft") / "cpu.json"
 
 
 def calibrate(out: Path | None, threads: int, disk: bool = True, rounds: int = 9) -> None:

@@ -68,7 +68,11 @@ def tune(options: TuneOptions) -> None:
         raise BadOption(problem="--pages-per-expert and --batch are not negative")
     shape = MoeShape.of(config_of(options.model), options.pages)
     workload = Workload(options.prompt, options.new)
-    hardware = hardware_file.load(options.hardware or _measured_or_shipped())
+    hardware = (
+        hardware_file.load(options.hardware)
+        if options.hardware
+        else hardware_file.measured_or_shipped()
+    )
     site = replace(_site(options, hardware), popularity=_popularity(options.popularity, shape))
     grid = Grid(
         most=options.batch or Grid().most,
@@ -92,17 +96,6 @@ def config_of(model: str) -> ModelConfig:
     from ..frontend.checkpoint import open_checkpoint
 
     return open_checkpoint(model).config
-
-
-def _measured_or_shipped() -> str | Path:
-    """Return this machine's hardware file where it describes a GPU, else the shipped H200."""
-    from ..cost_model import hardware_file
-    from .machine import hardware_path
-
-    path = hardware_path()
-    if path.exists() and any(level.kind == "gpu" for level in hardware_file.load(path).levels):
-        return path
-    return "h200"
 
 
 def _site(options: TuneOptions, hardware: Any) -> Site:

@@ -10,13 +10,18 @@ from .shape import MoeShape, Workload
 
 MICRO_BATCHES = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 PREFILL_TOKENS = (1024, 4096, 8192, 16384, 32768, 65536)
+MOST_PARTS = 64
+"""Micro-batches that a batch of a given size is divided into at the most."""
 PAGE_TARGET = float(96 << 20)
 """Bytes that a page should not exceed by much: small enough to let hidden states pass between."""
 
 
 @dataclass(frozen=True)
 class Grid:
-    """What is tried. `most` bounds N; `pages_per_expert` 0 chooses by the size of a page."""
+    """What is tried. `most` bounds N; `pages_per_expert` 0 chooses by the size of a page.
+
+    With `exact` N is that, in any number of micro-batches; `parts` is their number (0: any).
+    """
 
     micro_batches: Sequence[int] = MICRO_BATCHES
     prefill_tokens: Sequence[int] = PREFILL_TOKENS
@@ -26,6 +31,8 @@ class Grid:
     most: int = 16384
     pages_per_expert: int = 0
     lead: int = 2
+    exact: int = 0
+    parts: int = 0
 
     def slices(self, shape: MoeShape) -> int:
         """Return the pages of an expert: the fewest of one size that keep a page small enough."""
@@ -37,13 +44,24 @@ class Grid:
     def families(self, shape: MoeShape, workload: Workload, memory: float) -> Iterator[Batch]:
         """Yield batches whose keys and values fit `memory` bytes, their prefill group left open."""
         cache = shape.kv_token_bytes * shape.layers * workload.full_context
-        most = max(1, int(min(self.most, memory / cache)))
         slices = self.slices(shape)
+        if self.exact:
+            yield from self._divided(slices)
+            return
+        most = max(1, int(min(self.most, memory / cache)))
         for micro_batch in self._sizes(most):
             for number in counts_up_to(most // micro_batch):
                 base = Batch(micro_batch * number, micro_batch, "cpu", 0, slices, self.lead)
                 for cpu_experts in self.cpu_experts:
                     yield from self._placed(replace(base, cpu_experts=cpu_experts))
+
+    def _divided(self, slices: int) -> Iterator[Batch]:
+        """Yield one batch in as many micro-batches as are asked for, or in one to MOST_PARTS."""
+        parts = (self.parts,) if self.parts else counts_up_to(min(self.exact, MOST_PARTS))
+        for size in dict.fromkeys(-(-self.exact // min(count, self.exact)) for count in parts):
+            base = Batch(self.exact, size, "cpu", 0, slices, self.lead)
+            for cpu_experts in self.cpu_experts:
+                yield from self._placed(replace(base, cpu_experts=cpu_experts))
 
     def _sizes(self, most: int) -> list[int]:
         """Return the micro-batches up to `most`, and the largest batch in one to four of them."""

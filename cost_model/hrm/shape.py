@@ -12,6 +12,9 @@ from ...ir.diagnostics import ModelError
 from ...ir.model import ModelConfig
 from ..binding import weight_bytes
 
+KEYS = 4
+"""Bytes of an element of keys and values as the runtime keeps them beside the CPU."""
+
 
 class NoExperts(ModelError):
     """A dense model, of which there is nothing to place by the page."""
@@ -74,17 +77,22 @@ class MoeShape:
     tied: bool = False
     page_format: str = "bf16"
     element: int = 2
-    """Bytes of an element of activations, KV and weights outside of pages."""
+    """Bytes of an element of activations and of weights outside of pages."""
+    kv_element: int = 0
+    """Bytes of an element of keys and values; 0: as of activations."""
 
     @staticmethod
-    def of(config: ModelConfig, page_format: str = "bf16") -> MoeShape:
-        """Return the shape of a configuration; raises NoExperts."""
+    def of(config: ModelConfig, page_format: str = "bf16", kv_element: int = 0) -> MoeShape:
+        """Return the shape of a configuration; raises NoExperts.
+
+        The runtime keeps keys and values in f32: KEYS bytes an element.
+        """
         if not config.experts:
             raise NoExperts(architecture=config.architecture)
         return MoeShape(
             config.layers, config.width, config.heads, config.kv_heads, config.head_dim,
             config.ffn, config.experts, config.experts_per_token, config.vocab_size, config.tied,
-            page_format, 4 if page_format == "f32" else 2,
+            page_format, 4 if page_format == "f32" else 2, kv_element,
         )  # fmt: skip
 
     @property
@@ -129,7 +137,8 @@ class MoeShape:
     @property
     def kv_token_bytes(self) -> float:
         """Bytes of keys and values of one token in one layer."""
-        return float(2 * self.kv_heads * self.head_dim * self.element)
+        element = self.kv_element or self.element
+        return float(2 * self.kv_heads * self.head_dim * element)
 
     def page_bytes(self, pages_per_expert: int) -> float:
         """Return the bytes of a page; raises UnevenPages where F has no such divisor."""

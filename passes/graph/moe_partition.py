@@ -38,11 +38,13 @@ class MoePartition:
     """Places experts, attention and keys of a model by a policy, and builds its pipeline.
 
     A function's own `policy` (its text) counts where the pass has none; without either it leaves
-    the model whole, and says so. `prove` asks for the hazard proof of the pipeline.
+    the model whole, and says so. `prove` asks for the hazard proof of the pipeline; `reasons` say
+    how the policy came about.
     """
 
     policy: Policy | None = None
     prove: bool = True
+    reasons: tuple[str, ...] = ()
 
     name: ClassVar[str] = "moe-partition"
     reads: ClassVar[tuple[str, ...]] = ("graph",)
@@ -64,6 +66,8 @@ class MoePartition:
                 continue
             out.append(_Partition(policy, operation, Names.of(module)).function())
             pipeline = build_pipeline(schedule_of(policy), pipeline_shape(policy))
+            for reason in self.reasons:
+                context.did(reason)
             _remark(policy, context)
             if self.prove:
                 context.did(str(prove_hazards(pipeline)))

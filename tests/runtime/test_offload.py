@@ -181,7 +181,7 @@ def test_a_policy_that_does_not_fit_is_refused_by_the_device(cases):
     with pytest.raises(DeviceMemoryExceeded, match=r"pages needs .* of 12\.00 MiB only"):
         cases.executor(policy("cgo"), gpu_memory=12 * MIB)
     with pytest.raises(CapacityError, match=r"MiB of GPU memory are [\d.]+ MiB too few"):
-        cases.executor(None, gpu_memory=10 * MIB)
+        cases.executor(None, gpu_memory=10 * MIB, offload_cpu_experts=0)
     memory = Memory("cpu", 1000)
     memory.allocate("a", (100,), torch.float32)
     with pytest.raises(DeviceMemoryExceeded, match="b needs"):

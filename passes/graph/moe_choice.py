@@ -1,0 +1,171 @@
+"""Chooses how a model larger than the GPU is run: what the cost model says is fastest, and fits.
+
+The search (`cost_model.hrm.search`) proposes micro-batches, the place of attention and a share of
+experts for the CPU; each proposal is fitted to the memory that the executor really takes, and the
+one with the least predicted time is kept. What a user has decided is not asked again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+from ...cost_model.hardware import Hardware
+from ...cost_model.hrm.grid import Grid
+from ...cost_model.hrm.machine import HostedGpu
+from ...cost_model.hrm.memory import GPU_MARGIN, HOST_MARGIN, Batch, gpu_lines, host_lines
+from ...cost_model.hrm.model import Site
+from ...cost_model.hrm.prediction import Prediction, predict
+from ...cost_model.hrm.search import Found, refined
+from ...cost_model.hrm.shape import MoeShape, Workload
+from ...cost_model.policy import Policy
+from ...ir.diagnostics import CapacityError
+from .moe_fit import Wish
+
+Fit = Callable[[Wish], Policy]
+"""Places pages in the memory that there is; raises CapacityError."""
+
+USUAL = Wish(0, "ring", 4, 0)
+"""What is taken where neither the user nor a search has said anything."""
+
+
+def usual(wish: Wish) -> Wish:
+    """Return a wish with the usual decisions."""
+    return replace(wish, schedule=USUAL.schedule, micro_batches=USUAL.micro_batches,
+                   cpu_experts=USUAL.cpu_experts)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Open:
+    """What a user has left open (empty, 0, -1), and decided otherwise."""
+
+    schedule: str = ""
+    micro_batches: int = 0
+    cpu_experts: int = -1
+
+    @property
+    def all_decided(self) -> bool:
+        """Whether nothing is left to search."""
+        return bool(self.schedule and self.micro_batches and self.cpu_experts >= 0)
+
+    def over(self, wish: Wish) -> Wish:
+        """Return a wish with what was decided in the place of what it says."""
+        return replace(
+            wish, schedule=self.schedule or wish.schedule,
+            micro_batches=self.micro_batches or wish.micro_batches,
+            cpu_experts=wish.cpu_experts if self.cpu_experts < 0 else self.cpu_experts,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A policy, and what a person should know of how it came about."""
+
+    policy: Policy
+    remarks: tuple[str, ...] = ()
+    prediction: Prediction | None = None
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What policies are priced for.
+
+    `gpu_pages` are the bytes that the executor leaves for pages on the GPU, `host_pages` those
+    beside the CPU (0: any); a pass of prefill has `max_tokens` rows.
+    """
+
+    shape: MoeShape
+    workload: Workload
+    machine: HostedGpu
+    hardware: Hardware
+    gpu_pages: float
+    host_pages: float
+    max_tokens: int
+
+    def site(self, batch: int, schedule: str) -> Site:
+        """Return the memory in which the search has as much room for pages as the executor."""
+        usual = Batch(batch, -(-batch // USUAL.micro_batches), "cpu", self.max_tokens, 1)
+        beside = sum(gpu_lines(self.shape, self.workload, usual).values())
+        host = self.machine.host_memory
+        if self.host_pages:
+            lines = sum(host_lines(self.shape, self.workload, usual).values())
+            host = (self.host_pages + lines) / (1 - HOST_MARGIN)
+        gpu = (self.gpu_pages + beside) / (1 - GPU_MARGIN)
+        return Site(self.machine, gpu, host, schedule=schedule)
+
+
+def choose(wish: Wish, asked: Open, scene: Scene, fit: Fit) -> Chosen:
+    """Return the fastest policy that fits, of the search's proposals and the usual one.
+
+    Raises CapacityError where not even the usual one fits.
+    """
+    plain = asked.over(usual(wish))
+    proposals, why = [plain], ""
+    try:
+        proposals = [*_near(asked, plain, search(wish.batch, asked, scene)), plain]
+    except (CapacityError, ImportError) as error:
+        why = str(error).partition("\n")[0]
+    best: Chosen | None = None
+    for proposal in dict.fromkeys(proposals):
+        if proposal.cpu_experts > scene.shape.experts:
+            continue
+        try:
+            policy = fit(proposal)
+        except CapacityError:
+            continue
+        if not scene.machine.disk and any(layer.disk for layer in policy.layers):
+            why = f"pages come from a disk that {scene.hardware.name} says nothing of"
+            return Chosen(fit(plain), (f"no policy was searched: {why}",))
+        found = predict(policy, scene.shape, scene.workload, scene.hardware)
+        if best is None or _seconds(found, scene) < _seconds(best.prediction, scene):
+            best = Chosen(policy, (), found)
+    if best is None:
+        return Chosen(fit(plain))  # says what is missing
+    return replace(best, remarks=tuple(_remarks(best, asked, scene, why)))
+
+
+def search(batch: int, asked: Open, scene: Scene) -> Found:
+    """Return the search's best policy for a batch of so many sequences."""
+    attention = {"": ("cpu", "gpu"), "s4": ("gpu",)}.get(asked.schedule, ("cpu",))
+    cpu = (False, True) if asked.cpu_experts < 0 else (asked.cpu_experts > 0,)
+    if scene.shape.page_format == "int4":  # the CPU's kernels read eight bits at the least
+        cpu = (False,)
+    grid = Grid(exact=batch, parts=asked.micro_batches, attention=attention, cpu_experts=cpu,
+                pages_per_expert=1, kv_gpu=(0.0,), prefill_tokens=(scene.max_tokens,))  # fmt: skip
+    site = scene.site(batch, asked.schedule or "ring")
+    return refined(scene.shape, scene.workload, site, grid)
+
+
+def _near(asked: Open, plain: Wish, found: Found) -> Iterator[Wish]:
+    """Yield what was found as a wish, and its neighbours: here experts of the CPU are whole."""
+    batch = found.batch
+    pages = sum(count for (home, _), count in found.counts.items() if home == "cpu")
+    cpu = pages / found.model.layers
+    schedule = "s4" if batch.attention == "gpu" else found.site.schedule
+    for count in dict.fromkeys((round(cpu), int(cpu), int(cpu) + 1 if cpu else 0, 0)):
+        wish = replace(plain, schedule=schedule, micro_batches=batch.micro_batches,
+                       cpu_experts=count)  # fmt: skip
+        yield asked.over(wish)
+
+
+def _seconds(found: Prediction | None, scene: Scene) -> float:
+    assert found is not None
+    return found.prefill.expected + (scene.workload.new - 1) * found.step.expected
+
+
+def _remarks(best: Chosen, asked: Open, scene: Scene, why: str) -> Iterator[str]:
+    policy, found = best.policy, best.prediction
+    assert found is not None
+    how = f"no policy was searched: {why}" if why else "policy searched"
+    known = [name for name in ("schedule", "micro_batches", "cpu_experts")
+             if getattr(asked, name) not in ("", 0, -1) or
+             (name == "cpu_experts" and asked.cpu_experts == 0)]  # fmt: skip
+    given = f"; given: {', '.join(known)}" if known else ""
+    load = scene.workload
+    yield (f"{how}, for {policy.batch} sequences of {load.prompt:.0f} + {load.new} tokens on "
+           f"{scene.hardware.name}{given}")  # fmt: skip
+    cpu = max(len(layer.cpu) for layer in policy.layers)
+    yield (f"chosen: schedule {policy.schedule}, {policy.micro_batches} micro-batches, {cpu} "
+           f"experts a layer on the CPU, a ring of {policy.ring}")  # fmt: skip
+    yield (f"predicted: a step of {1e3 * found.step.expected:.3g} ms; bound by {found.bound}, "
+           f"{min(found.bound_share, 1.0):.0%} of it")  # fmt: skip
