@@ -23,6 +23,10 @@ function buildKernels() {
 }
 
 async function showKernel(name) {
+  if (!(name in data.packed)) {
+    say(`${name} is a library's routine: it has no text here`);
+    return;
+  }
   kernelNow = name;
   for (const item of document.querySelectorAll(".kernels .item")) {
     const here = item.dataset.name === name;
@@ -79,7 +83,9 @@ function followKernels(link) {
 }
 
 // The kernel that takes most of a step, among some.
-function heaviest(names) {
+function heaviest(all) {
+  const own = [...all].filter((name) => name in data.packed);
+  const names = new Set(own.length ? own : all); // a library's routines have no text
   const cost = (point) => point.us * point.launches;
   const best = data.points.filter((point) => names.has(point.kernel) && point.step !== "any step").sort((a, b) => cost(b) - cost(a))[0];
   const other = data.points.filter((point) => names.has(point.kernel)).sort((a, b) => cost(b) - cost(a))[0];

@@ -77,6 +77,15 @@ def vocabulary(name: str) -> Vocabulary:
     return Vocabulary(open_checkpoint(name).tokenizer)
 
 
+def goes_on(of: Vocabulary, kept: list[int], run: list[int]) -> bool:
+    """Whether a token of the vocabulary begins inside of a run, behind what is kept of it, and is
+    longer than the run's rest."""
+    words = [of.tokenizer.token_bytes(token) for token in range(of.tokenizer.size)]
+    data, size = b"".join(words[token] for token in run), sum(len(words[token]) for token in kept)
+    rests = [data[cut:] for cut in range(size, len(data))]
+    return any(len(word) > len(rest) and word.startswith(rest) for word in words for rest in rests)
+
+
 def disagreement(of: Vocabulary, table, guided, random: Random, heal="", steps=40) -> str | None:
     """Walk both along random allowed tokens; return where they differ first."""
     mine = TableConstraint(table, of.tokenizer, of.tokenizer.size).start(heal)
@@ -88,14 +97,14 @@ def disagreement(of: Vocabulary, table, guided, random: Random, heal="", steps=4
             return None
         expected, found = of.allowed(guided), of.allowed(mine)
         run, forced = guided.forced(), mine.forced()
-        if run and not forced and expected < found:
-            # Tables give back every token that some token could go on from, llguidance those that
-            # its canonical way on changes: what tables allow spells the same bytes.
+        if len(forced) < len(run) and run[: len(forced)] == forced and goes_on(of, forced, run):
+            # Tables give back a token that a longer one could begin inside of, llguidance one that
+            # its canonical way on changes: what tables allow then spells the same bytes.
             data = b"".join(map(of.tokenizer.token_bytes, run))
             spelled = [of.tokenizer.token_bytes(token) for token in found]
             if not all(data.startswith(word) or word.startswith(data) for word in spelled):
                 return f"after {text!r}: {data!r} is forced, not {spelled[:5]}"
-            found, run = expected, []
+            found, run = found & expected, forced
         unexplained = {
             token
             for token in expected - found
