@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ..cost_model.hrm.prediction import Lift, Prediction
     from ..cost_model.hrm.search import Found
     from ..cost_model.hrm.shape import MoeShape, Workload
+    from ..cost_model.policy import Policy
     from ..cost_model.roofline import Interval
     from ..ir.model import ModelConfig
 
@@ -117,7 +118,10 @@ def _site(options: TuneOptions, hardware: Any) -> Site:
         )
     gpu = float(parse_size(options.gpu_memory)) if options.gpu_memory else machine.gpu_memory
     host = float(parse_size(options.host_memory)) if options.host_memory else machine.host_memory
-    return Site(machine, min(gpu, machine.gpu_memory), host, disk)
+    site = Site(machine, min(gpu, machine.gpu_memory), host, disk)
+    if options.pages == "int4":  # the CPU's kernels read eight bits at the least
+        return replace(site, homes=tuple(home for home in site.homes if home != "cpu"))
+    return site
 
 
 def _popularity(path: Path | None, shape: MoeShape) -> Popularity | None:
@@ -192,7 +196,15 @@ def _policy_lines(tuned: _Tuned) -> list[str]:
         f"schedule {policy.schedule}, lead {policy.lead}",
         f"pages      {pages}: {placed}; a ring of {policy.ring} slots",
         f"prefill    {policy.prefill_tokens} tokens a pass over the weights",
+        *_priced_only(policy),
     ]
+
+
+def _priced_only(policy: Policy) -> list[str]:
+    """Return a line where the runtime does not do all that a policy says."""
+    what = ["an expert is moved as one page"] if policy.pages_per_expert > 1 else []
+    what += ["all keys stay in host memory"] if policy.kv_gpu else []
+    return [f"note       priced, not run like this: {' and '.join(what)} so far"] if what else []
 
 
 def _time_lines(workload: Workload, prediction: Prediction) -> list[str]:

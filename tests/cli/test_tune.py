@@ -88,3 +88,16 @@ def test_calibrate_measures_memory_by_threads_and_the_disk(tmp_path) -> None:
     assert machine.link("disk", "cpu").bandwidth.median > 0
     again = CliRunner().invoke(app, ["calibrate", "--out", str(file), "--rounds", "1", "--no-disk"])
     assert again.exit_code == 0 and "disk" not in {level.name for level in load(file).levels}
+
+
+def test_what_is_priced_only_is_said_and_int4_pages_stay_off_the_cpu(tmp_path) -> None:
+    small = ("random:mixtral-8x7b-4l", "--gpu-memory", "8GiB", "--batch", "320", "--prompt", "77")
+    assert "priced, not run" not in tune(*small)
+    assert "priced, not run like this: an expert is moved as one page" in tune(
+        *small, "--pages-per-expert", "4"
+    )
+    out = tmp_path / "policy.txt"
+    capped = ("random:mixtral-8x7b-4l", "--gpu-memory", "3GiB", "--batch", "32", "--pages", "int4")
+    tune(*capped, "--out", str(out))
+    policy = loads(out.read_text())
+    assert policy.page_format == "int4" and not any(layer.cpu for layer in policy.layers)
