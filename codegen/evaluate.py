@@ -114,9 +114,7 @@ class Evaluator(Handler[Any]):
 
     def _dot4(self, left: Any, right: Any, total: Any) -> Any:
         pairs = np.broadcast_arrays(np.asarray(left), np.asarray(right))
-        one, two = (
-            np.ascontiguousarray(part).astype(np.int32)[..., None].view(np.int8) for part in pairs
-        )
+        one, two = (part.astype(np.int32, order="C")[..., None].view(np.int8) for part in pairs)
         return (one.astype(np.int32) * two).sum(-1, dtype=np.int32) + total
 
     def _as_real(self, value: Any) -> Any:

@@ -8,26 +8,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from .offload.device import Memory, mapped
+from .offload.device import Memory, Stream, mapped
 
 MAIN = "gpu"
 """The queue of all launches that name none: on a GPU its current stream."""
-
-
-class KeyStream(Protocol):
-    """An order of work on a device."""
-
-    def __call__(self) -> AbstractContextManager[Any]:
-        """Return a context in which what is launched goes to this stream."""
-        ...
-
-    def wait(self, event: Any) -> None:
-        """Let what comes next on the stream wait for an event of another."""
-        ...
-
-    def record(self) -> Any:
-        """Return an event for what has been launched so far; None: it is done already."""
-        ...
 
 
 class KeyDevice(Protocol):
@@ -36,7 +20,7 @@ class KeyDevice(Protocol):
     place: str
     memory: Memory
 
-    def stream(self, queue: str) -> KeyStream:
+    def stream(self, queue: str) -> Stream:
         """Return the stream of a queue."""
         ...
 
@@ -67,7 +51,7 @@ class SimulatedKeys:
     def __init__(self, cap: int) -> None:
         self.memory = Memory("cpu", cap)
 
-    def stream(self, queue: str) -> KeyStream:
+    def stream(self, queue: str) -> Stream:
         """Work is done when it is launched."""
         return _Now()
 
@@ -106,7 +90,7 @@ class CudaKeys:
         self._beside: dict[str, Any] = {}
         self.pinned: list[Tensor] = []
 
-    def stream(self, queue: str) -> KeyStream:
+    def stream(self, queue: str) -> Stream:
         """The current stream for the main queue, one of its own for each other."""
         if queue == MAIN:
             return _CudaStream(torch.cuda.current_stream(self.place))

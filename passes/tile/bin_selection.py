@@ -15,7 +15,7 @@ from ...ir.sparse import MOST_PARTS
 from ...ir.sparse import SCORE_STEPS as BINS
 from .builder import KernelBuilder
 from .score_place import Place
-from .word_labels import PARTS, Middle
+from .word_labels import PARTS, Middle, parts_of
 
 RUN = 8
 """Tokens that follow each other in a thread."""
@@ -70,7 +70,7 @@ class _StepBounds:
         want = b.map(text, b.load(self.budgets, row, hint="budget"), length, span.last, span.first,
                      dtype="i32", hint="want")  # fmt: skip
         part, bin = b.expand(b.iota(MOST_PARTS), 1), b.expand(b.iota(BINS), 0)
-        parts = b.map(PARTS.replace("B", "a"), self.rows, dtype="i32", hint="parts")
+        parts = parts_of(b, self.rows)
         text = "(a < where(c > 0, b, 0)) & (d >= 0)"
         live = b.map(text, part, parts, length, bin, dtype="bool", hint="live")
         tally = b.load(self.tally, row, head, part, bin, mask=live, hint="counted")

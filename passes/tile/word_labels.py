@@ -242,6 +242,11 @@ class _WordScores:
         return b.map(text, best, self.top, self.factor, dtype="i32", hint="step")
 
 
+def parts_of(b: KernelBuilder, rows: Value) -> Value:
+    """Return how many programs share a row's keys, for so many rows: the grid's `PARTS`."""
+    return b.map(PARTS.replace("B", "a"), rows, dtype="i32", hint="parts")
+
+
 class Middle:
     """The tokens of a row between its forced ends, and the pages of them that a part has."""
 
@@ -256,7 +261,7 @@ class Middle:
         """Return the pages [low, high) of a part: of pages that have a token of the middle."""
         b, page = self.b, self.page
         pages = b.map(f"(a + {page - 1}) // {page}", self.last, dtype="i32", hint="pages")
-        parts = b.map(PARTS.replace("B", "a"), self.rows, dtype="i32", hint="parts")
+        parts = parts_of(b, self.rows)
         each = b.map("(a + b - 1) // b", pages, parts, dtype="i32", hint="each")
         low = b.map("min(a * b, c)", part, each, pages, dtype="i32", hint="low")
         return low, b.map("min(a + b, c)", low, each, pages, dtype="i32", hint="high")

@@ -15,6 +15,7 @@ from weft.ir.core import Operation
 from weft.ir.sparse import MOST_PARTS
 from weft.ir.sparse import SCORE_STEPS as BINS
 from weft.passes.tile.bin_selection import BinSelection, select_bins, step_bounds
+from weft.passes.tile.builder import KernelBuilder
 from weft.passes.tile.labels import Labels
 from weft.passes.tile.word_labels import (
     WordScores,
@@ -174,3 +175,24 @@ def test_a_list_that_is_too_short_is_found() -> None:
     wrong = [fact for fact in kernel["requires"] if "base[i]" not in fact]
     with pytest.raises(UnprovenAccess):
         prove_bounds(kernel.with_attributes(requires=wrong))
+
+
+def test_products_of_four_bytes_on_a_cpu() -> None:
+    """`dot4` has a sign in each byte, the highest too, on every target."""
+    from tvm_cases import run as compiled
+
+    b = KernelBuilder("dot4_rows")
+    b.scalar("N")
+    left, right, total, out = (b.buffer(name, "i32", "N") for name in ("x", "y", "z", "out"))
+    row = b.program_id(0, "row")
+    values = [b.load(buffer, row) for buffer in (left, right, total)]
+    b.store(out, row, b.map("dot4(a, b, c)", *values, dtype="i32"))
+    kernel = b.finish("N", requires=("N >= 0",))
+    rng = np.random.default_rng(2)
+    bytes_of = rng.integers(-128, 128, (2, 64, 4)).astype("i1")
+    x, y = (part.copy().view("i4").ravel() for part in bytes_of)
+    z = rng.integers(-999, 999, 64).astype("i4")
+    expected = z + (bytes_of[0].astype(int) * bytes_of[1]).sum(1)
+    for run in (interpreted, compiled):
+        found = run(kernel, [64, x, y, z, np.full(64, 7, "i4")])[-1]
+        np.testing.assert_array_equal(found, expected)
