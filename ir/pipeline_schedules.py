@@ -2,9 +2,9 @@
 
 `cgo` is CGOPipe (MoE-Lightning, ASPLOS 2025, algorithm 1, with `j` for the misprinted `i`); `s2`,
 `s3` and `s4` are its rivals there (figure 6: FastDecode's order, FlexGen with CPU attention,
-FlexGen with GPU attention); `ring` is ours: pages pass one by one through a ring of any size, each
-expert starts when its pages are there, hidden states have a queue of their own, and CPU experts
-have a micro-batch's time to answer.
+FlexGen with GPU attention); `ring` is ours: pages pass one by one through a ring of any size,
+hidden states have a queue of their own, and CPU experts have a micro-batch's time to answer. Where
+the ring is too short for two layers, each expert starts when its page is there.
 """
 
 from __future__ import annotations
@@ -78,7 +78,8 @@ def s2(shape: PipelineShape) -> Pipeline:
 def ring(shape: PipelineShape) -> Pipeline:
     """Ours; see the module's text."""
     _needs(shape, "ring", 1)
-    return _ahead("ring", shape, hidden="up", pages="pages", share=True, by_page=True)
+    short = shape.ring < 2 * shape.widest
+    return _ahead("ring", shape, hidden="up", pages="pages", share=True, by_page=short, late=True)
 
 
 def s3(shape: PipelineShape) -> Pipeline:
@@ -134,9 +135,13 @@ def build_pipeline(name: str, shape: PipelineShape) -> Pipeline:
 
 
 def _ahead(
-    name: str, shape: PipelineShape, *, hidden: str, pages: str, share: bool, by_page: bool = False
-) -> Pipeline:
-    """Build a schedule whose attention runs `lead` micro-batches ahead of the experts."""
+    name: str, shape: PipelineShape, *, hidden: str, pages: str, share: bool,
+    by_page: bool = False, late: bool = False,
+) -> Pipeline:  # fmt: skip
+    """Build a schedule whose attention runs `lead` micro-batches ahead of the experts.
+
+    `late`: sums that wait for the CPU's experts are taken a micro-batch later.
+    """
     tasks = Tasks(name, shape, pages=pages, hidden=hidden, by_page=by_page)
     count = shape.micro_batches
     lead = min(shape.lead, count)
@@ -152,8 +157,8 @@ def _ahead(
         elif j == 0:
             tasks.whole_layer(i + 1)
         tasks.experts(i, j)
-        late = by_page and bool(shape.pages_of("cpu", i)) and count > lead
-        for at in tasks.due(i, j, late):
+        waiting = late and bool(shape.pages_of("cpu", i)) and count > lead
+        for at in tasks.due(i, j, waiting):
             tasks.combine(*at)
         following = tasks.later(i, j, lead)
         if following is not None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -77,6 +77,10 @@ class PageShape:
         return sum(part.bytes for part in self.parts)
 
 
+def _launch(target: Tensor, source: Tensor) -> None:
+    target.copy_(source, non_blocking=True)
+
+
 @dataclass(frozen=True)
 class Pool:
     """Pages in one memory: each part's tensor [S, ...] by role."""
@@ -92,10 +96,11 @@ class Pool:
         """Return the parts of one page, as views."""
         return {role: tensor[place] for role, tensor in self.tensors.items()}
 
-    def copy(self, place: int, source: Mapping[str, Tensor]) -> None:
+    def copy(self, place: int, source: Mapping[str, Tensor],
+             by: Callable[[Tensor, Tensor], None] = _launch) -> None:  # fmt: skip
         """Copy a page's parts to a place; on a device, in the order of the current stream."""
         for role, tensor in self.tensors.items():
-            tensor[place].copy_(source[role], non_blocking=True)
+            by(tensor[place], source[role])
 
 
 def pool_in(buffer: Tensor, shape: PageShape, count: int) -> Pool:

@@ -215,7 +215,9 @@ class StepWork:
                 source = self.parts.host_pool.page(self._arena(task, expert))
             if self.parts.unpack is not None:
                 source = self.parts.unpack(source)
-            self.parts.device_pool.copy(self._ring_place(access.slot), source)
+            place, device = self._ring_place(access.slot), self.parts.device
+            by = device.trickle if task.queue == "pages" else device.copy
+            self.parts.device_pool.copy(place, source, by)
 
     def read(self, task: Task) -> None:
         """Pages from disk to the relay."""
