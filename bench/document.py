@@ -119,8 +119,8 @@ HEADLINES: tuple[Line, ...] = (
                 "end_to_end_64k_speedup", "end_to_end"),
     _sparse_gpu("GPU: sparse decode with keys in host memory at 256 Ki, over streaming all keys",
                 "offload_256k_speedup", "offload"),
-    _offload("GPU of 16 GB, Mixtral of 16 layers: decode by a ring of pages, over accelerate as "
-             "shipped", "vs_accelerate", "accelerate", times),
+    _offload("GPU of 16 GB, Mixtral of 16 layers: decode, over accelerate as shipped",
+             "vs_accelerate", "accelerate", times),
     _programs("prefix hits of all 26 programs, share of the ideal (worst program)",
               "hit_rate_of_ideal_min", percent),
     _programs("CPU, one thread, tiny-dense: programs of several calls, over the same engine driven "
@@ -162,10 +162,9 @@ REST: tuple[Line, ...] = (
     _sparse_gpu("the same of 2048 tokens, batch 8", "speedup_k2048_128k", "operation"),
     _sparse_gpu("GPU: sparse attention, 32/32 heads, 16 Ki, batch 32, over torch's",
                 "published_setting_speedup", "published"),
-    _offload("GPU of 16 GB, Mixtral of 16 layers: the ring over accelerate with pinned weights",
+    _offload("GPU of 16 GB, Mixtral of 16 layers: decode, over accelerate with pinned weights",
              "vs_accelerate_pinned", "accelerate", times),
-    _offload("the ring over CGOPipe, on our kernels", "vs_cgo", "schedules", times),
-    _offload("the ring's step, share of the link's bound", "fraction_of_bound", "bound", percent),
+    _offload("its step, share of the bound", "fraction_of_bound", "bound", percent),
     _programs("CPU, one thread: the program that gains least", "speedup_min", times),
     _programs("simulated 8 B: the program that gains least", "simulated_8b_speedup_min", times),
     _programs("CPU: constrained decoding a token, over free decoding", "constrained_vs_free",

@@ -56,7 +56,7 @@ class DeviceKeys:
         if count > self.room:
             raise KeysTooMany(pages=count, room=self.room)
         for target, source in ((self._k, work.parts.k), (self._v, work.parts.v)):
-            fetch(target[place][:count], source[task.layer], visit.pages)
+            fetch(work.parts.device, target[place][:count], source[task.layer], visit.pages)
 
     def append(self, work: StepWork, task: Task) -> None:
         """Write new keys and values to the place."""
@@ -97,13 +97,14 @@ class DeviceKeys:
         return int(slot.rpartition(".")[2])
 
 
-def fetch(target: Tensor, source: Tensor, pages: Tensor) -> None:
+def fetch(device: OffloadDevice, target: Tensor, source: Tensor, pages: Tensor) -> None:
     """Copy pages [n] of source [N, ...] to target [n, ...]: runs of neighbours straight from where
-    they lie, many short runs gathered first."""
+    they lie, many short runs gathered in pinned memory first."""
     ends = torch.nonzero(pages.diff() != 1).flatten() + 1
     bounds = [0, *ends.tolist(), len(pages)]
     if len(bounds) > MOST_RUNS:
-        target.copy_(source[pages], non_blocking=True)
+        staged = device.staging(tuple(target.shape), source.dtype)
+        device.copy(target, torch.index_select(source, 0, pages, out=staged))
         return
     for begin, end in zip(bounds, bounds[1:], strict=False):
         first = int(pages[begin])

@@ -22,7 +22,7 @@ def made(**changes: Any) -> Offloading:
 
 
 def test_the_choice_is_no_slower_than_the_usual() -> None:
-    offloading = made()
+    offloading = made(gpu_memory=24 * MIB)
     found, wish = offloading.chosen, usual(Wish(8))
     assert found.prediction is not None and any("predicted" in text for text in found.remarks)
     scene = offloading._scene(wish)
@@ -53,6 +53,12 @@ def test_a_disk_that_nothing_is_known_of_leaves_the_usual() -> None:
     offloading = made(offload_host_memory=9 * MIB, gpu_memory=19 * MIB)
     assert any(layer.disk for layer in offloading.policy.layers)
     assert "disk" in offloading.chosen.remarks[0]
+
+
+def test_a_ring_too_short_for_two_layers_takes_the_schedule_that_copes() -> None:
+    offloading = made(gpu_memory=20 * MIB, offload_cpu_experts=0)
+    assert offloading.policy.schedule == "ring"
+    assert offloading.policy.ring < 2 * max(len(p.streamed) for p in offloading.policy.layers)
 
 
 def test_what_does_not_fit_whatever_is_chosen_says_what_is_missing() -> None:
