@@ -62,10 +62,10 @@ class Attention:
 
         return page_bytes_beside(config, self.policy, page_size)
 
-    @staticmethod
-    def list_bytes(config: ModelConfig, page_size: int) -> int:
-        """Return what it needs once on a GPU: a score and a place in the list of one layer."""
-        return 8 * config.kv_heads * page_size
+    def list_bytes(self, config: ModelConfig, page_size: int) -> int:
+        """Return what it needs once on a GPU: a score and a place in the list of one layer; with
+        keys across a link a place in a predicted list, and one in the cache."""
+        return (16 if self.offload else 8) * config.kv_heads * page_size
 
 
 def asked_attention(

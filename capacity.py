@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from .ir.budget import UNBOUNDED, Limits
 from .ir.core import Operation, thaw
 from .ir.values import format_value
-from .loading import PAGE_SIZE, page_count
+from .loading import page_count, page_size
 
 if TYPE_CHECKING:
     from .compiler import Compilation
@@ -29,10 +29,10 @@ def memory_proof(
     assert checkpoint is not None
     programs = [op for op in compilation.plan.operations if op.name == "plan.func"]
     function = next(op for op in programs if op["name"].name == compilation.program_name)
-    limits = Limits(PAGE_SIZE, checkpoint.config.context_length)
+    limits = Limits(page_size(options), checkpoint.config.context_length)
     return prove_memory(
         programs, compilation.program_name, row_symbols(function, arguments or {}), limits,
-        page_count(checkpoint, options, compilation.attention),
+        page_count(checkpoint, options, compilation.attention, page_size(options)),
         (options.cache or default_folder()) / "proofs",
     )  # fmt: skip
 

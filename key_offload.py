@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from .passes.tile.regimes import Regime
     from .runtime.host_keys import HostKeys, Staged
     from .runtime.key_device import KeyDevice
-    from .runtime.key_room import KeyRoom
+    from .runtime.key_room import KeyCosts, KeyRoom
     from .runtime.sparse_decode import SparseDecode
 
 
@@ -46,18 +46,29 @@ def require_offloadable(options: Options, attention: Attention | None) -> None:
         raise BadOption(problem=problem, hint="leave out tail, or kv_host_memory")
 
 
-def key_room(
+def key_costs(
     checkpoint: Checkpoint, options: Options, attention: Attention, page: int
-) -> KeyRoom:  # fmt: skip
-    """Return the pages and rows that fit the options' bounds; raises NoKeyRoom."""
+) -> KeyCosts:  # fmt: skip
+    """Return what pages and rows cost, in bytes of both memories."""
     from .ir.types import DTYPE_BYTES
     from .loading import kv_dtype
-    from .runtime.key_room import KeyCosts, KeyRoom
+    from .runtime.key_room import KeyCosts
 
-    config, policy = checkpoint.config, attention.policy
-    costs = KeyCosts.of(config, policy, page, DTYPE_BYTES[kv_dtype(options)], BOOKS * config.layers)
-    return KeyRoom.within(costs, policy, config.context_length, page, options.kv_memory,
-                          options.kv_host_memory)  # fmt: skip
+    config, element = checkpoint.config, DTYPE_BYTES[kv_dtype(options)]
+    lists = attention.list_bytes(config, page) if options.target == "cuda" else 0
+    return KeyCosts.of(config, attention.policy, page, element, BOOKS * config.layers, lists)
+
+
+def key_room(
+    checkpoint: Checkpoint, options: Options, attention: Attention, page: int, device: int = 0
+) -> KeyRoom:  # fmt: skip
+    """Return the pages and rows that fit the options' bounds, and `device` bytes, unless 0, instead
+    of theirs; raises NoKeyRoom."""
+    from .runtime.key_room import KeyRoom
+
+    costs = key_costs(checkpoint, options, attention, page)
+    return KeyRoom.within(costs, attention.policy, checkpoint.config.context_length, page,
+                          device or options.kv_memory, options.kv_host_memory)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -85,7 +96,7 @@ def offloaded_keys(
     from .runtime.key_device import NotPinned
     from .runtime.recipe import TORCH
 
-    room = key_room(checkpoint, options, attention, page)
+    room = key_room(checkpoint, options, attention, page, device.memory.cap)
     sparse = sparse_decode(attention, regimes, checkpoint, options, room.pages, page,
                            device.place, device.memory)  # fmt: skip
     assert sparse is not None
@@ -121,15 +132,29 @@ def launches_of(regime: Regime) -> tuple[Pipeline, tuple[LaunchedTask, ...]]:
 
 
 def explained(regimes: list[Regime]) -> list[str]:
-    """Return what is proven of the launches of sparse decode steps, a line a regime."""
+    """Return what is proven of the launches of sparse decode steps, a line a regime; and on a GPU
+    which steps are replayed as a graph."""
     from .passes.graph.hazards import prove_hazards
 
     lines = []
     for regime in regimes:
-        if regime.sparse:
-            pipeline, tasks = launches_of(regime)
-            ahead = sum(task.queue != tasks[0].queue for task in tasks)
-            lines.append(f"decode steps of up to {regime.rows} rows: {tasks[-1].end} launches are "
-                         f"{len(tasks)} tasks, {ahead} of them fetch ahead beside the others; "
-                         f"{prove_hazards(pipeline)}")  # fmt: skip
+        if not regime.sparse:
+            continue
+        pipeline, tasks = launches_of(regime)
+        apart = sum(task.queue != tasks[0].queue for task in tasks)
+        ahead = sum(op.name == "graph.call" and op["kernel"].name.startswith("keys_guess")
+                    for op in regime.function.regions[0].operations)  # fmt: skip
+        steps = f"decode steps of up to {regime.rows} rows" if regime.rows else "all other steps"
+        lines.append(f"{steps}: {tasks[-1].end} launches are {len(tasks)} tasks, {apart} of them "
+                     f"cross the link beside the others, {ahead} of these fetch ahead; "
+                     f"{prove_hazards(pipeline)}")  # fmt: skip
+    if regimes[0].target == "cuda":
+        lines += GRAPHS
     return lines
+
+
+GRAPHS = (
+    "decode steps are replayed as one CUDA graph over both queues: no launch waits for the host",
+    "decode steps that read more rows than the cache holds run part by part, launched one by one, "
+    "and draw when all parts are done",
+)

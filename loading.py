@@ -56,20 +56,21 @@ def page_size(options: Options) -> int:
 
 
 def page_count(
-    checkpoint: Checkpoint, options: Options, attention: Attention | None = None
+    checkpoint: Checkpoint, options: Options, attention: Attention | None = None,
+    size: int = PAGE_SIZE,
 ) -> int:  # fmt: skip
-    """Return how many pages of keys and values the memory bound allows, at least one; with sparse
-    `attention`, what it keeps beside them counts too."""
+    """Return how many pages of keys and values, `size` tokens each, the memory bound allows, at
+    least one; with sparse `attention`, what it keeps beside them counts too."""
     from .ir.types import DTYPE_BYTES
 
     if attention is not None and attention.offload:
         from .key_offload import key_room
 
-        return key_room(checkpoint, options, attention, PAGE_SIZE).pages
+        return key_room(checkpoint, options, attention, size).pages
 
     config, element = rank_config(checkpoint, options), DTYPE_BYTES[kv_dtype(options)]
-    page = config.layers * 2 * config.kv_heads * PAGE_SIZE * config.head_dim * element
-    page += attention.page_bytes(config, PAGE_SIZE) if attention else 0
+    page = config.layers * 2 * config.kv_heads * size * config.head_dim * element
+    page += attention.page_bytes(config, size) if attention else 0
     return max(1, options.kv_memory // page)
 
 
@@ -203,16 +204,17 @@ def device_executor(
     with device.watched(checkpoint.name):
         return executor_on(
             checkpoint, regimes, kernels, options, pages, device.place, CudaGraphs(), progress,
-            attention,
+            attention, memory,
         )  # fmt: skip
 
 
 def executor_on(
     checkpoint: Checkpoint, regimes: list[Regime], kernels: Mapping[str, Any], options: Options,
     pages: int, device: str, recorder: Recorder | None = None, progress: Progress | None = None,
-    attention: Attention | None = None,
+    attention: Attention | None = None, memory: int = 0,
 ) -> ModelExecutor:  # fmt: skip
-    """Return an executor of a GPU's kernels on a device; on the CPU they are interpreted."""
+    """Return an executor of a GPU's kernels on a device; on the CPU they are interpreted. Where
+    keys lie in host memory, `memory` bytes of the device are for what it has of them."""
     from .runtime.device_executor import DeviceExecutor
     from .runtime.weights import DTYPES, load_weights
 
@@ -222,11 +224,21 @@ def executor_on(
     weights = load_weights(functions, source, device, progress)
     page = page_size(options)
     shape = attention_shape(config, page, DTYPES[kv].itemsize)
+    keys: dict[str, Any] = {}
+    pays = attention if any(regime.sparse for regime in regimes) else None
+    if pays is not None and pays.offload:
+        from .key_offload import offloaded_keys
+        from .runtime.key_device import CudaKeys, SimulatedKeys
+
+        place = SimulatedKeys(memory) if device == "cpu" else CudaKeys(memory, device)
+        keys = offloaded_keys(checkpoint, regimes, options, pays, page, place).arguments
+        pages = keys["host"].room.pages
+    else:
+        keys["sparse"] = sparse_decode(attention, regimes, checkpoint, options, pages, page, device)
     return DeviceExecutor(
         config, [(regime.rows, regime.function) for regime in regimes], kernels, weights, shape,
         num_pages=pages, max_batch=options.max_batch,
-        max_tokens=options.max_tokens, kv_format=kv, device=device, recorder=recorder,
-        sparse=sparse_decode(attention, regimes, checkpoint, options, pages, page, device),
+        max_tokens=options.max_tokens, kv_format=kv, device=device, recorder=recorder, **keys,
     )  # fmt: skip
 
 

@@ -191,11 +191,6 @@ class Options:
         if self.kv_host_memory and (self.tp > 1 or self.executor == "reference" or self.gpu_memory):
             problem = "kv_host_memory is for one process with compiled kernels and a whole model"
             raise BadOption(problem=problem, hint="leave out tp, executor and gpu_memory")
-        if self.kv_host_memory and self.target == "cuda":
-            hint = "leave out target=cuda, or kv_host_memory: keys then stay on the GPU"
-            raise BadOption(
-                problem="kv_host_memory runs on a simulated GPU only, so far", hint=hint
-            )
         if self.gpu_memory and (self.tp > 1 or self.executor == "reference"):
             problem = "gpu_memory divides a model in one process that runs compiled kernels"
             raise BadOption(problem=problem, hint="leave out tp and executor, or gpu_memory")

@@ -122,7 +122,11 @@ class CompiledExecutor:
     def _run(self, recipe: Recipe, launches: list[Launch]) -> None:
         if self.watcher is not None:
             self.watcher(recipe.kernels, launches)
-            return
+        else:
+            self._run_all(recipe, launches)
+
+    def _run_all(self, recipe: Recipe, launches: list[Launch]) -> None:
+        """Launch a step, on several queues where its recipe has tasks on them."""
         staged = self._staged.get(id(recipe))
         if staged is not None and self.host is not None:
             staged.run(launches, self.host.device)
@@ -151,8 +155,7 @@ class CompiledExecutor:
         if self.host is None or self._sparse is None:
             return []
         budgets = self._sparse.known(len(step.kv_lengths))
-        groups = list(self.host.groups(step.kv_lengths.numpy(), budgets))
-        return groups if len(groups) > 1 else []
+        return self.host.groups(np.minimum(step.kv_lengths.numpy(), budgets))
 
     def _parts(
         self, step: StepInput, parts: Iterable[tuple[StepInput, np.ndarray]]

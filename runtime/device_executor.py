@@ -19,11 +19,13 @@ from .device import device_errors
 from .drawn import Drawn
 from .executor import check_step
 from .graphs import Recorder, Rerun
-from .lists import PAGES, AttentionLists, Room
+from .host_keys import HostKeys, Staged
+from .lists import PAGES, AttentionLists, Lists, Room
 from .page_copies import PageCopies
 from .ranks import peers
+from .recipe import Recipe
 from .recordings import Recorded, Recordings
-from .sparse_decode import SparseDecode
+from .sparse_decode import SparseDecode, grouped
 from .sparse_lists import SparseLists
 from .staging import Layout, Staging
 from .step import StepInput
@@ -49,7 +51,9 @@ class DeviceExecutor(CompiledExecutor):
 
     A decode step takes the smallest recorded batch that holds it: rows past its own write nothing.
     Pages that are to be copied are so before the next step, all at once.
-    The greedy draw is part of the recording. Other steps are launched one kernel after another.
+    The greedy draw is part of the recording. Other steps are launched one kernel after another; and
+    so are, part by part, decode steps whose rows read more keys of host memory than their cache
+    holds at once (`host`).
     Nothing here waits for the device, except where a buffer on its way to it is still in use.
     """
 
@@ -62,11 +66,12 @@ class DeviceExecutor(CompiledExecutor):
         kernels: Mapping[str, Any], weights: Mapping[str, Weight], shape: Shape, *,
         num_pages: int, max_batch: int, max_tokens: int, kv_format: str = "bf16",
         device: str = "cuda", recorder: Recorder | None = None, sparse: SparseDecode | None = None,
+        host: HostKeys | None = None, staged: Sequence[Staged | None] = (),
     ) -> None:  # fmt: skip
         super().__init__(
             config, functions, kernels, weights, num_pages=num_pages, max_batch=max_batch,
             max_tokens=max_tokens, kv_format=kv_format, device=device, page_size=shape.page,
-            convert=_as_it_is, sparse=sparse,
+            convert=_as_it_is, sparse=sparse, host=host, staged=staged,
         )  # fmt: skip
         self.device = torch.device(device)
         self.drawn = Drawn(max_batch, self.device)
@@ -82,10 +87,15 @@ class DeviceExecutor(CompiledExecutor):
         chosen = None
         if sparse is not None:
             tokens = min(num_pages * shape.page, max_batch * config.context_length)
-            chosen = SparseLists(sparse, shape, max_batch, tokens, self.device)
+            memory = host.device.memory.allocate if host else None
+            chosen = SparseLists(sparse, shape, max_batch, tokens, self.device, memory)
         self._lists = AttentionLists(shape, tuple(windows), self.device, SLOTS, sparse=chosen)
         self._staging = Staging(1 << 22, self.device)
-        self._copies = PageCopies(self._pools, kernels["copy_pages"].launch)
+        stacks = list(host.stacks.values()) if host else [self._pools]
+        self._copies = [PageCopies(pools, kernels["copy_pages"].launch) for pools in stacks]
+        self._overwritten: list[int] = []
+        if host is not None:
+            self._forget = kernels[f"keys_forget_{config.kv_heads}"].launch
 
     def forward(self, step: StepInput, source: np.ndarray | None = None) -> Tensor:
         """Return logits [R, V] f32, a view that the next call overwrites.
@@ -100,9 +110,11 @@ class DeviceExecutor(CompiledExecutor):
     def _forward(self, step: StepInput, source: np.ndarray | None) -> Tensor:
         if self.announcer is not None:
             self.announcer.step(step, source)
-        self._copies.flush()
-        rows, lists = step.tokens.shape[0], self._lists.plan(step)
+        self._flush()
         self.drawn.greedy = 0
+        if groups := self._groups(step):
+            return self._apart(step, source, groups)
+        rows, lists = step.tokens.shape[0], self._lists.plan(step)
         entries = len(lists.arrays[PAGES])
         if step.is_decode and step.logits_rows.shape[0] == rows > 0 and entries <= ENTRIES:
             size = self._sizes[bisect_left(self._sizes, rows)]
@@ -113,36 +125,65 @@ class DeviceExecutor(CompiledExecutor):
             self._latest = recorded
             self.drawn.greedy = rows
             return recorded.logits[:rows]
-        sizes = [(name, getattr(step, name).shape[0]) for name in (*_SENT, "tokens")]
-        layout = Layout.of([*sizes[:-1], ("source", sizes[-1][1]), *lists.sizes()])
+        recipe, inputs = self._sent(step, source, lists, few=False)
+        launches, logits = recipe.bind(inputs, self._extents(step))
+        self._run_all(recipe, launches)
+        return logits
+
+    def _sent(
+        self, step: StepInput, source: np.ndarray | None, lists: Lists, few: bool
+    ) -> tuple[Recipe, dict[str, Any]]:  # fmt: skip
+        """Send a step's arrays to places of their own size; return the recipe that runs it, and its
+        inputs. With `few` a decode step takes that of its rows, where it is not the general one."""
+        rows = step.tokens.shape[0]
+        layout = Layout.of([*((name, rows) for name in (*_SENT[:-1], "source")),
+                            (_SENT[-1], step.logits_rows.shape[0]), *lists.sizes()])  # fmt: skip
         self._fill(layout, step, source, lists.arrays, None)
         inputs = self._lists.bind(layout.views(self._staging.device), lists.extents)
         self._feed_tokens(inputs, rows)
         recipes = self._sparse_recipes if lists.sparse else self._recipes
-        launches, logits = recipes[-1][1].bind(inputs, self._extents(step))
-        for function, arguments in launches:
-            function(*arguments)
-        return logits
+        fits = few and step.is_decode and lists.apart
+        return next((r for limit, r in recipes if fits and rows <= limit), recipes[-1][1]), inputs
+
+    def _groups(self, step: StepInput) -> list[tuple[int, int]]:
+        """Return the runs of sequences that are run apart, as their cache cannot hold what all
+        read; prompts, which are read where they lie, are the last. Nothing where it holds it."""
+        if self.host is None or self._lists.sparse is None:
+            return []
+        rows = self._lists.sparse.rows(step)
+        groups = self.host.groups(np.where(rows.chosen, np.minimum(rows.lengths, rows.budgets), 0))
+        decoded, every = len(rows.chosen), len(step.kv_lengths)
+        return [*groups, (decoded, every)] if groups and decoded < every else groups
+
+    def _apart(
+        self, step: StepInput, source: np.ndarray | None, groups: list[tuple[int, int]]
+    ) -> Tensor:  # fmt: skip
+        """Run sequences group by group; nothing is drawn before all are done, since tokens come of
+        the last draw."""
+        found = torch.empty(step.logits_rows.shape[0], self.vocab_size, device=self.device)
+        starts = step.query_starts.numpy()
+        for (first, last), (part, wanted) in zip(groups, grouped(step, groups), strict=True):
+            taken = None if source is None else source[starts[first] : starts[last]]
+            recipe, inputs = self._sent(part, taken, self._lists.plan(part), few=True)
+            launches, logits = recipe.bind(inputs, self._extents(part))
+            self._run_all(recipe, launches)
+            if len(wanted):
+                found[wanted[0] : wanted[-1] + 1] = logits
+        return found
 
     def copy_page(self, source: int, target: int) -> None:
         """Let a page of keys and values, and of labels, be copied before the next step."""
         if self.announcer is not None:
             self.announcer.copy_page(source, target)
-        self._copies.add(source, target)
+        for copies in self._copies:
+            copies.add(source, target)
+        self._overwritten.append(target)
         if self._sparse is not None:
             self._sparse.copy_page(source, target)
 
     def launches(self, step: StepInput) -> list[BoundLaunch]:
         """Return the launches of a step, to be timed: they may run in any order, and repeatedly."""
-        lists, rows = self._lists.plan(step), step.tokens.shape[0]
-        layout = Layout.of([*((name, rows) for name in (*_SENT[:-1], "source")),
-                            (_SENT[-1], step.logits_rows.shape[0]), *lists.sizes()])  # fmt: skip
-        self._fill(layout, step, None, lists.arrays, None)
-        inputs = self._lists.bind(layout.views(self._staging.device), lists.extents)
-        self._feed_tokens(inputs, rows)
-        recipes = self._sparse_recipes if lists.sparse else self._recipes
-        few = (r for limit, r in recipes if step.is_decode and lists.apart and rows <= limit)
-        recipe = next(few, recipes[-1][1])
+        recipe, inputs = self._sent(step, None, self._lists.plan(step), few=True)
         return numbered(recipe, recipe.bind(inputs, self._extents(step))[0])
 
     def seconds(self, run: Callable[[], None]) -> float:
@@ -201,21 +242,30 @@ class DeviceExecutor(CompiledExecutor):
         inputs = self._lists.bind(views, dict(room.extents))
         rows = room.rows
         extents = {"T": rows, "B": rows, "B1": rows + 1, "R": rows, "N": self.num_pages,
-                   "M": rows * self.config.experts_per_token, "MAXP": 0}  # fmt: skip
+                   "M": rows * self.config.experts_per_token, "MAXP": 0,
+                   **(self.host.extents if self.host else {})}  # fmt: skip
         recipes = self._sparse_recipes if room.sparse else self._recipes
         fitting = (recipe for limit, recipe in recipes if room.apart and rows <= limit)
-        launches, logits = next(fitting, recipes[-1][1]).bind(inputs, extents)
+        recipe = next(fitting, recipes[-1][1])
+        launches, logits = recipe.bind(inputs, extents)
         before = self.drawn.block.clone()
 
         def run() -> None:
             self._feed_tokens(inputs, rows)
-            for function, arguments in launches:
-                function(*arguments)
+            self._run_all(recipe, launches)
             self._greedy(rows, logits, self.everything[:rows], *self.drawn.views(rows))
 
         recorded = Recorded(room, layout, self._recorder.record(run), logits)
         self.drawn.block.copy_(before)
         return recorded
+
+    def _flush(self) -> None:
+        """Copy the pages that wait; caches of keys forget what was there."""
+        for copies in self._copies:
+            copies.flush()
+        overwritten, self._overwritten = self._overwritten, []
+        if self.host is not None and overwritten:
+            self.host.forget(overwritten, self._forget)
 
     def _feed_tokens(self, inputs: Mapping[str, Any], rows: int) -> None:
         """Put drawn tokens where the host does not know them; ranks take those of rank 0."""

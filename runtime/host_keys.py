@@ -8,7 +8,7 @@ the device is asked for by a `Memory` with a cap that holds.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,7 +78,12 @@ class HostKeys:
         held = [pool is not None for pool in sparse["labels"]]
         shape = (config.kv_heads, page, config.head_dim)
         pool, cache = (room.pages, *shape), (room.rows // page, *shape)
-        self.k, self.v = ([self._pool(pool, dtype, across) for across in held] for _ in "kv")
+        self.stacks = {across: tuple(self._stack((held.count(across), *pool), dtype, across)
+                                     for _ in "kv") for across in sorted(set(held))}  # fmt: skip
+        """k and v [layers, N, K, P, C] of layers by whether they lie in host memory."""
+        places = [(across, held[:layer].count(across)) for layer, across in enumerate(held)]
+        self.k, self.v = ([self.stacks[across][which][place] for across, place in places]
+                          for which in range(2))  # fmt: skip
         books = {
             "held_k": (cache, dtype, 0), "held_v": (cache, dtype, 0),
             "row_of": ((config.kv_heads, room.pages * page), torch.int32, -1),
@@ -102,7 +107,7 @@ class HostKeys:
         self.extents = {"S": room.pages * page, "H": room.rows, "HP": room.rows // page}
         self._counted = dict.fromkeys(COUNTERS, 0)
 
-    def _pool(self, shape: tuple[int, ...], dtype: torch.dtype, across: bool) -> Tensor:
+    def _stack(self, shape: tuple[int, ...], dtype: torch.dtype, across: bool) -> Tensor:
         if not across:
             return self.device.memory.allocate("keys of dense layers", shape, dtype)
         size = torch.Size(shape).numel() * dtype.itemsize
@@ -116,22 +121,33 @@ class HostKeys:
         `forget`, the kernel of `keys_forget`."""
         for pool in (*self.k, *self.v):
             pool[target].copy_(pool[source])
-        first = target * self.page
-        slots = torch.arange(first, first + self.page, dtype=torch.int32, device=self.device.place)
+        self.forget([target], forget)
+
+    def forget(self, pages: Iterable[int], forget: Callable[..., Any]) -> None:
+        """Let caches drop all rows of some pages."""
+        slots = torch.cat([
+            torch.arange(page * self.page, (page + 1) * self.page, dtype=torch.int32,
+                         device=self.device.place) for page in pages
+        ])  # fmt: skip
         for row_of, slot_of in zip(self.layers["row_of"], self.layers["slot_of"], strict=True):
             if row_of is not None and slot_of is not None:
-                forget(self.page, self.extents["S"], self.extents["H"], slots, row_of, slot_of)
+                forget(len(slots), self.extents["S"], self.extents["H"], slots, row_of, slot_of)
 
-    def groups(self, lengths: np.ndarray, budgets: np.ndarray) -> Iterator[tuple[int, int]]:
-        """Yield runs [first, last) of decode rows whose lists the cache holds at once; a row that
-        reads more than that, all of its keys, stands alone."""
+    def groups(self, reads: np.ndarray) -> list[tuple[int, int]]:
+        """Return runs [first, last) of decode rows whose lists the cache holds at once, if it does
+        not hold all; `reads` is how many tokens each is to find there. A row that reads more than
+        the cache holds, all of its keys, stands alone."""
+        groups = list(self._groups(reads))
+        return groups if len(groups) > 1 else []
+
+    def _groups(self, reads: np.ndarray) -> Iterator[tuple[int, int]]:
         first, taken = 0, 0
-        for row, wants in enumerate(np.minimum(lengths, budgets).tolist()):
+        for row, wants in enumerate(reads.tolist()):
             if row > first and taken + wants > self.room.rows:
                 yield first, row
                 first, taken = row, 0
             taken += wants
-        yield first, len(lengths)
+        yield first, len(reads)
 
     def describe(self) -> list[tuple[str, str]]:
         """Return what lies where, and what has passed between."""

@@ -24,8 +24,8 @@ class NoKeyRoom(CapacityError):
 @dataclass(frozen=True)
 class KeyCosts:
     """Bytes by what they are for: a page in host memory; on the device a page (its labels, its
-    tokens' places in the cache, and layers that stay there whole) and a row of the cache in all
-    layers; and what is there once."""
+    tokens' places in the cache and in lists, and layers that stay there whole) and a row of the
+    cache in all layers; and what is there once."""
 
     host_page: int
     device_page: int
@@ -34,9 +34,11 @@ class KeyCosts:
 
     @staticmethod
     def of(
-        config: ModelConfig, policy: SparsePolicy, page: int, element: int, fixed: int = 0
-    ) -> KeyCosts:
-        """Return the costs of a model's pages of so many tokens, `element` bytes a number."""
+        config: ModelConfig, policy: SparsePolicy, page: int, element: int, fixed: int = 0,
+        lists: int = 0,
+    ) -> KeyCosts:  # fmt: skip
+        """Return the costs of a model's pages of so many tokens, `element` bytes a number; `lists`
+        bytes of a page are there once for all layers."""
         whole = [bool(config.windows[layer]) or layer in policy.dense
                  for layer in range(config.layers)]  # fmt: skip
         sparse, dense = whole.count(False), whole.count(True)
@@ -44,7 +46,7 @@ class KeyCosts:
         label = config.kv_heads * (policy.label_bytes(config.head_dim) + 4)
         scratch = 6 * 4 * config.kv_heads
         return KeyCosts(
-            sparse * page * token, page * (sparse * label + dense * token),
+            sparse * page * token, page * (sparse * label + dense * token) + lists,
             sparse * (token + 8 * config.kv_heads) + scratch, fixed,
         )  # fmt: skip
 

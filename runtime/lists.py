@@ -171,7 +171,8 @@ class AttentionLists:
         sizes += [(f"{PLANNED}{name}", rows) for name in FILLS if PLANNED + name in lists.arrays]
         if lists.sparse:
             most[f"{PLANNED}B"] = rows
-            sizes += [(f"{PLANNED}{name}", rows) for name in ROW_ARRAYS]
+            given = (name for name in ROW_ARRAYS if PLANNED + name in lists.arrays)
+            sizes += [(f"{PLANNED}{name}", rows) for name in given]
             sizes.append((f"{PLANNED}item_list", most[f"{PLANNED}W"]))
         return Room(
             rows, lists.apart, tuple(most.items()), (*sizes, (PAGES, entries)), lists.sparse

@@ -74,6 +74,10 @@ class SparseDecode:
         """Return where the budgets [B] of a decode step stand, in memory that stays."""
         return self._budgets[: len(step.kv_lengths)]
 
+    def guess_budgets(self, budgets: np.ndarray) -> np.ndarray:
+        """Return how many tokens of those that it is predicted to read are fetched ahead, a row."""
+        return budgets
+
     def known(self, rows: int) -> np.ndarray:
         """Return the budgets of the first rows of the step that `wanted` was asked of."""
         return self._budgets.numpy()[:rows].copy()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -15,10 +17,18 @@ from .recipe import PLANNED
 from .sparse_decode import SparseDecode, decode_rows
 from .step import StepInput
 
-ROW_ARRAYS = ("kv_lengths", "budgets", "row_page", "base")
-"""Arrays with an entry a decode row."""
+ROW_ARRAYS = ("kv_lengths", "budgets", "row_page", "base", "guess_budgets")
+"""Arrays with an entry a decode row; the last only where keys are fetched ahead."""
 FILLS = ("fill_entry", "fill_count", "fill_before")
 """Arrays with an entry a sequence: which of its pages a step fills, for sums of v."""
+
+
+Allocate = Callable[[str, tuple[int, ...], torch.dtype], Tensor]
+"""Gives zeroed memory of a device: what it is for, its shape, its dtype."""
+
+
+def _zeros(device: torch.device, what: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    return torch.zeros(shape, dtype=dtype, device=device)
 
 
 def fills(lengths: np.ndarray, new: np.ndarray, columns: int, page: int) -> dict[str, np.ndarray]:
@@ -45,21 +55,27 @@ class SparseRows:
 class SparseLists:
     """Plans sparse rows, and holds what the selection of one layer needs, layer after layer.
 
-    `capacity` tokens of context may select in one step; more, and the step reads everything.
+    `capacity` tokens of context may select in one step; more, and the step reads everything. Where
+    keys lie across a link, predicted queries have lists of their own, and `allocate` gives the
+    memory of what is as long as the context.
     """
 
     def __init__(
-        self, decode: SparseDecode, shape: Shape, rows: int, capacity: int, device: torch.device
-    ) -> None:
+        self, decode: SparseDecode, shape: Shape, rows: int, capacity: int, device: torch.device,
+        allocate: Allocate | None = None,
+    ) -> None:  # fmt: skip
+        self._across = allocate is not None
+        self._allocate = allocate or partial(_zeros, device)
         self._decode, self._shape, self._unit = decode, shape, decode.unit
         self.tail = decode.tail
         self.capacity = -(-capacity // shape.page) * shape.page
         places = (shape.kv_heads, self.capacity)
-        self.memory: dict[str, Tensor | int] = {
-            "chosen": torch.zeros(places, dtype=torch.int32, device=device),
-            "counts": torch.zeros((rows, shape.kv_heads), dtype=torch.int32, device=device),
-            "C": self.capacity,
-        }
+        counts = (rows, shape.kv_heads)
+        self.memory: dict[str, Tensor | int] = {"C": self.capacity}
+        for name in ("chosen", *(("guess_chosen", "rows") if self._across else ())):
+            self.memory[name] = self._allocate(name, places, torch.int32)
+        for name in ("counts", *(("guess_counts",) if self._across else ())):
+            self.memory[name] = torch.zeros(counts, dtype=torch.int32, device=device)
         self.memory |= self._scores(rows, device)
         for name in ("tail_max", "tail_sum") if self.tail else ():
             self.memory[name] = torch.zeros((rows, shape.heads, SCORE_PARTS), device=device)
@@ -69,7 +85,8 @@ class SparseLists:
         shape = self._shape
         size, heads = self._decode.query_bytes(shape.head_dim) // 4, shape.kv_heads
         if not size:
-            return {"scores": torch.zeros((heads, self.capacity), device=device)}
+            places = (heads, self.capacity)
+            return {"scores": self._allocate("scores", places, torch.float32)}
         group = shape.heads // heads
         sizes = {"query": (group * size,), "bias": (group,), "reach": (2,),
                  "tally": (MOST_PARTS, SCORE_STEPS), "bounds": (2 * MOST_PARTS + 3,)}  # fmt: skip
@@ -78,7 +95,7 @@ class SparseLists:
             for name, dims in sizes.items()
         }
         pages = self.capacity // shape.page
-        bins = torch.zeros((pages, heads, shape.page), dtype=torch.uint8, device=device)
+        bins = self._allocate("bins", (pages, heads, shape.page), torch.uint8)
         return found | {"bins": bins, "CP": pages}
 
     def rows(self, step: StepInput) -> SparseRows:
@@ -122,4 +139,6 @@ class SparseLists:
             "base": np.where(rows.chosen, rows.base, 0),
             "item_list": np.where(sparse, owner, -1),
         }
+        if self._across:
+            given["guess_budgets"] = self._decode.guess_budgets(rows.budgets)
         return {PLANNED + name: array.astype(np.int32) for name, array in given.items()}

@@ -109,7 +109,7 @@ def _guess(body: Body, layer: _Layer, after: _Layer) -> list[Operation]:
         return results[0]
 
     x = stream
-    if product.name == "graph.matmul":  # its input is normed by an operation of its own
+    if not _normed(product):
         norm = body.maker[product.operands[0].name]
         type = product.operands[0].type
         made.append(make("graph.rmsnorm", stream, norm.operands[-1], eps=norm["eps"],
@@ -131,15 +131,19 @@ def _guess(body: Body, layer: _Layer, after: _Layer) -> list[Operation]:
 def _stream(body: Body, write: Operation) -> Value | None:
     """Return the residual stream that a layer's projection comes of; None of another form."""
     product = body.maker.get(write.operands[0].name)
-    if product is None:
+    if product is None or "residual" in product.attribute("parts", ()):
         return None
-    if product.name == "graph.fused_matmul":
-        fits = "norm" in product["parts"] and "residual" not in product["parts"]
-        return product.operands[0] if fits else None
-    norm = body.maker.get(product.operands[0].name) if product.name == "graph.matmul" else None
+    if _normed(product):
+        return product.operands[0]
+    norm = body.maker.get(product.operands[0].name)
     if norm is None or norm.name not in {"graph.rmsnorm", "graph.add_rmsnorm"}:
         return None
     return norm.operands[0] if norm.name == "graph.rmsnorm" else norm.results[0]
+
+
+def _normed(product: Operation) -> bool:
+    """Whether a product norms its input; otherwise an operation of its own does."""
+    return "norm" in product.attribute("parts", ())
 
 
 def _weights_first(region: Region) -> Region:

@@ -28,12 +28,12 @@ MEASURED = {
 """Schedules that a search over warps and stages found on an H100, unlike the others'."""
 
 
-def gpu_schedule(kernel: Operation, apart: bool = False) -> Schedule:
+def gpu_schedule(kernel: Operation, apart: bool = False, chained: bool = True) -> Schedule:
     """Return the schedule of a kernel; products stream through three stages of shared memory.
 
     Attention that reads keys for few rows only (`apart`) has room for a fourth.
     """
-    return replace(_schedule(kernel, apart), chained=CHAINED)
+    return replace(_schedule(kernel, apart), chained=CHAINED and chained)
 
 
 def _schedule(kernel: Operation, apart: bool) -> Schedule:

@@ -39,9 +39,10 @@ def lower_label_write(lowering: _Lowering, op: Operation) -> list[Operation]:
     write = word_write if lowering.on_gpu and op.attribute("words") else label_write
     calls = [lowering.call(op, write(shape), arguments)]
     if options.offload:
-        from .lower_fetch import forget_written
+        from .lower_fetch import fetches, forget_written
 
-        calls += forget_written(lowering, op)
+        if not fetches(lowering, layer):
+            calls += forget_written(lowering, op, op.operands[0])
     return calls
 
 
@@ -54,7 +55,8 @@ def lower_value_sums(lowering: _Lowering, op: Operation) -> list[Operation]:
         arguments = f"T B B1 N MAXP in0 in1 in2 v{op['layer']} value_sums{op['layer']}"
         return [lowering.call(op, kernel, arguments)]
     names = (value.name for value in kernel.regions[0].arguments)
-    return [lowering.call(op, kernel, [_term(name, op["layer"], False) for name in names], ())]
+    terms = [listed_term(name, op["layer"], False) for name in names]
+    return [lowering.call(op, kernel, terms, ())]
 
 
 def selected_part(lowering: _Lowering, merge: Operation) -> tuple[Operation, Operation] | None:
@@ -71,12 +73,11 @@ def lower_selected(
     lowering: _Lowering, op: Operation, select: Operation, partial: Operation
 ) -> list[Operation]:
     """Three launches that stand for `finalize` over the merge: scores, lists, decode."""
+    if lowering.on_gpu:
+        return _lower_for_gpu(lowering, op, select, partial)
     policy = parse_policy(select["policy"])
     assert policy is not None
-    views = lowering.makers[select.operands[2].name]
-    table, lengths = views.operands
-    if lowering.on_gpu:
-        return _lower_for_gpu(lowering, op, select, partial, policy, views)
+    table, lengths = lowering.makers[select.operands[2].name].operands
     layer, q = select["layer"], select.operands[0]
     calls, scored, lists = lower_select(lowering, select)
     shape = gathered_shape(lowering, select, partial["scale"])
@@ -131,19 +132,38 @@ def lower_select(
 
 
 def _lower_for_gpu(
-    lowering: _Lowering, op: Operation, select: Operation, partial: Operation,
-    policy: SparsePolicy, views: Operation,
-) -> list[Operation]:  # fmt: skip
+    lowering: _Lowering, op: Operation, select: Operation, partial: Operation
+) -> list[Operation]:
     """Launches over the step's work list: scores and lists of its sparse rows, then all items,
     dense and sparse, in one, and the join of what they left in slots."""
-    options, layer, q = lowering.options, select["layer"], select.operands[0]
+    layer, q = select["layer"], select.operands[0]
+    selects, shape = listed_shapes(lowering, select, partial["scale"], dtype_of(op.result.type))
+    calls = []
+    for kernel, operands, results in (
+        *((kernel, (q,) if reads(kernel, "q") else (), ()) for kernel in selects),
+        (sparse_parts(shape), (q,), op.results),
+        (attention_merge(shape.heads, shape.head_dim, shape.q), op.results, ()),
+    ):
+        of = select if kernel.attribute("of") == "graph.select" else op
+        terms = [listed_term(value.name, layer, bool(results))
+                 for value in kernel.regions[0].arguments]  # fmt: skip
+        calls.append(lowering.call(of, kernel, terms, operands, results))
+    return calls
+
+
+def listed_shapes(
+    lowering: _Lowering, select: Operation, scale: float, format: str
+) -> tuple[tuple[Operation, ...], SparseParts]:
+    """Return the kernels that choose a step's keys on a GPU, and the shape of the work list's
+    kernel that reads them."""
+    policy, options = parse_policy(select["policy"]), lowering.options
+    assert policy is not None
     heads, kv_heads, width, page = (
         select["heads"], select["kv_heads"], select["head_dim"], options.page_size,
     )  # fmt: skip
-    channels, form = views["kind"].parameters
+    channels, form = lowering.makers[select.operands[2].name]["kind"].parameters
     labels = Labels(kv_heads, width, page, channels, form.name, options.kv)
     forced = {"sinks": policy.sinks, "recent": policy.recent, "unit": policy.unit, "flat": True}
-    format = dtype_of(op.result.type)
     score = Scores(labels, heads, select["scale"], q=format, parts=SCORE_PARTS,
                    tail=policy.tail != "none", **forced)  # fmt: skip
     if policy.in_words(width):
@@ -153,22 +173,11 @@ def _lower_for_gpu(
                          digits=(11, 11, 10), **forced)  # fmt: skip
         selects = (label_scores(score), select_keys(take))
     tiles, _ = tuned(Parts(heads, kv_heads, width, page, format, options.kv), not options.apart)
-    shape = SparseParts(
-        heads, kv_heads, width, page, format, options.kv, partial["scale"], 0, tiles.few,
+    return selects, SparseParts(
+        heads, kv_heads, width, page, format, options.kv, scale, 0, tiles.few,
         tiles.many, tiles.keys, tiles.keys_many, policy.unit, score if score.tail else None,
         LISTED_WITH_TAIL if score.tail else LISTED,
     )  # fmt: skip
-    calls = []
-    for kernel, operands, results in (
-        *((kernel, (q,) if _reads(kernel, "q") else (), ()) for kernel in selects),
-        (sparse_parts(shape), (q,), op.results),
-        (attention_merge(heads, width, format), op.results, ()),
-    ):
-        of = select if kernel.attribute("of") == "graph.select" else op
-        terms = [_term(value.name, layer, bool(results))
-                 for value in kernel.regions[0].arguments]  # fmt: skip
-        calls.append(lowering.call(of, kernel, terms, operands, results))
-    return calls
 
 
 LISTED = 128
@@ -184,11 +193,12 @@ def word_selection(shape: WordScores) -> tuple[Operation, ...]:
     return query_words(shape), word_scores(shape), step_bounds(taken), select_bins(taken)
 
 
-def _reads(kernel: Operation, name: str) -> bool:
+def reads(kernel: Operation, name: str) -> bool:
+    """Whether a kernel has an argument of a name."""
     return any(value.name == name for value in kernel.regions[0].arguments)
 
 
-def _term(name: str, layer: int, finishes: bool) -> Term:
+def listed_term(name: str, layer: int, finishes: bool) -> Term:
     """Return where an argument of a work list's kernel comes from."""
     fixed = {"T": Term("T"), "N": Term("N"), "q": Term("in", (0,)),
              "out": Term("out" if finishes else "in", (0,))}  # fmt: skip

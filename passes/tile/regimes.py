@@ -34,8 +34,9 @@ GPU_ALIGNMENT = 256
 
 @dataclass(frozen=True)
 class Regime:
-    """One lowered version of the model: the most rows of its decode steps, 0 for any step; and the
-    bounds of its activations' symbols."""
+    """One lowered version of the model: the most rows of its decode steps, 0 for any step; the
+    bounds of its activations' symbols; and whether a GPU may begin launches (`chained`) before the
+    one in front has ended, as it may on a single queue."""
 
     rows: int
     module: Module
@@ -43,6 +44,7 @@ class Regime:
     target: str = "cpu"
     apart: bool = False
     extents: tuple[tuple[str, int], ...] = ()
+    chained: bool = True
 
     @property
     def sparse(self) -> bool:
@@ -65,7 +67,7 @@ class Regime:
         """The tile kernels that it calls, each with its schedule."""
         found = [op for op in self.module.operations if op.name == "tile.kernel"]
         if self.target == "cuda":
-            return [(kernel, gpu_schedule(kernel, self.apart)) for kernel in found]
+            return [(kernel, gpu_schedule(kernel, self.apart, self.chained)) for kernel in found]
         return [(kernel, schedule_for(kernel, self.rows)) for kernel in found]
 
 
@@ -119,7 +121,7 @@ def lower_model(
     kinds = [(shared, rows) for rows in (*decode_rows, 0)]
     kinds = [(sparse, rows) for rows in decode_rows] + kinds if sparse is not None else kinds
     for module, rows in kinds:
-        offload = attention.offloaded(module is sparse) if attention is not None else None
+        offload = attention.offloaded(module is sparse, rows) if attention is not None else None
         passes = regime_passes(config, rows, max_tokens, max_batch, kv, offload)
         lowered, records = run_passes(passes, module, context, _FUSED | {"labels"})
         extents = regime_extents(config, rows, max_tokens, max_batch)
@@ -142,11 +144,12 @@ class Sparse:
     offload: bool = False
     ahead: bool = True
 
-    def offloaded(self, sparse: bool) -> tuple[Pass, ...] | None:
-        """Return the passes of keys across a link over a sparse graph or another; None: none do."""
+    def offloaded(self, sparse: bool, rows: int) -> tuple[Pass, ...] | None:
+        """Return the passes of keys across a link over a sparse graph or another; None: none do.
+        Steps with prompts in them (`rows` = 0) fetch nothing ahead: they would predict for all."""
         if not self.offload:
             return None
-        return (OffloadKeys(self.ahead),) if sparse else ()
+        return (OffloadKeys(self.ahead and rows > 0),) if sparse else ()
 
     def rewritten(
         self, shared: Module, context: Context, kv: str, context_length: int
@@ -175,25 +178,28 @@ def lower_for_gpu(
     """
     context = Context(model_name=config.architecture)
     shared, before = run_passes(graph_passes(weights, activations), graph, context)
-    modules = [shared]
+    sparse = None
     if attention is not None:
         shared, sparse, more = attention.rewritten(shared, context, kv, config.context_length)
         before += more
-        modules = [sparse, shared] if sparse is not None else [shared]
     regimes = []
-    for module in modules:
+    for module in (shared,) if sparse is None else (sparse, shared):
         for rows in (max_batch, 0) if config.experts else (1, max_batch, 0):
-            passes = gpu_regime_passes(config, rows, max_tokens, max_batch, kv)
-            lowered, records = run_passes(passes, module, context, _FUSED)
+            offload = attention.offloaded(module is sparse, rows) if attention else None
+            passes = gpu_regime_passes(config, rows, max_tokens, max_batch, kv, offload)
+            lowered, records = run_passes(passes, module, context, _FUSED | {"labels"})
             extents = regime_extents(config, rows, max_tokens, max_batch)
-            regimes.append(Regime(rows, lowered, (*before, *records), "cuda", rows > 0, extents))
+            regimes.append(Regime(rows, lowered, (*before, *records), "cuda", rows > 0, extents,
+                                  offload is None))  # fmt: skip
     return regimes
 
 
 def gpu_regime_passes(
-    config: ModelConfig, rows: int, max_tokens: int, max_batch: int, kv: str
-) -> tuple[Pass, ...]:
-    """Return the passes from the shared graph to a GPU's kernels and memory plan."""
+    config: ModelConfig, rows: int, max_tokens: int, max_batch: int, kv: str,
+    offload: tuple[Pass, ...] | None = None,
+) -> tuple[Pass, ...]:  # fmt: skip
+    """Return the passes from the shared graph to a GPU's kernels and memory plan; `offload` as in
+    `regime_passes`."""
     return (
         *(
             (FuseMatmulParts(norms=False),)
@@ -202,7 +208,16 @@ def gpu_regime_passes(
             if rows
             else (TakeRowsEarly(), FuseAddNorm())
         ),
-        LowerToTiles(rows, config.context_length, GPU_PAGE, kv, "cuda", apart=rows > 0),
+        *(offload or ()),
+        LowerToTiles(
+            rows,
+            config.context_length,
+            GPU_PAGE,
+            kv,
+            "cuda",
+            apart=rows > 0,
+            offload=offload is not None,
+        ),
         PlanMemory(regime_extents(config, rows, max_tokens, max_batch), GPU_ALIGNMENT),
     )
 

@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 from weft.frontend.checkpoint import open_checkpoint
-from weft.ir.core import Module
+from weft.ir.core import Module, Operation
 from weft.ir.parser import parse_module
 from weft.ir.pipeline import Pipeline
 from weft.ir.printer import print_module
 from weft.ir.verifier import verify
 from weft.passes.graph.hazards import Hazard, prove_hazards, race
 from weft.passes.graph.launch_pipeline import launch_pipeline
-from weft.passes.tile.regimes import Regime, Sparse, lower_model
+from weft.passes.tile.regimes import Regime, Sparse, lower_for_gpu, lower_model
 
 POLICY = "sparse(k=20, sinks=2, recent=6, min_context=0, dense=[3])"
 SPARSE = Sparse(POLICY, always=True, offload=True)
@@ -26,6 +26,13 @@ def regimes(model: str = "tiny-dense") -> list[Regime]:
     checkpoint = open_checkpoint(model)
     return lower_model(checkpoint.config, checkpoint.graph, max_tokens=64, max_batch=8,
                        decode_rows=(4,), attention=SPARSE)  # fmt: skip
+
+
+@cache
+def gpu_regimes(model: str = "tiny-dense") -> list[Regime]:
+    checkpoint = open_checkpoint(model)
+    return lower_for_gpu(checkpoint.config, checkpoint.graph, max_tokens=64, max_batch=8,
+                         attention=SPARSE)  # fmt: skip
 
 
 def before(regime: Regime, name: str) -> Module:
@@ -76,15 +83,55 @@ def test_launches_are_proven_for_any_durations(model: str) -> None:
 
 
 def test_attention_and_the_experts_run_beside_what_is_fetched_ahead() -> None:
-    """Between a fetch's launch and whoever waits for it lie attention and all up to the next q."""
+    """Between a fetch's launch and whoever waits for it lie attention and all up to the next q;
+    and beside what is late the next layer's lists are made."""
     regime = regimes()[0]
     _, tasks = pipeline_of(regime)
-    calls = [op for op in regime.function.regions[0].operations if op.name == "graph.call"]
-    first = next(n for n, task in enumerate(tasks) if task.queue == "up")
-    beside, waiting = tasks[first + 1], tasks[first + 2]
-    assert not beside.waits and waiting.waits == (tasks[first].name,)
-    kinds = [call["of"] for call in calls[beside.first : beside.end]]
-    assert kinds[0] == "graph.finalize" and kinds.count("graph.fused_matmul") == 4
+    kinds = [call["of"] for call in calls_of(regime)]
+    (late, lists, ahead, attention), waiting = tasks[1:5], tasks[5]
+    assert [late.queue, lists.queue, ahead.queue, attention.queue] == ["up", "gpu", "up", "gpu"]
+    assert not lists.waits and kinds[lists.end - 1] == "graph.select"
+    assert attention.waits == (late.name,) and waiting.waits == (ahead.name,)
+    beside = kinds[attention.first : attention.end]
+    assert beside[0] == "graph.finalize" and beside.count("graph.fused_matmul") == 4
+
+
+def calls_of(regime: Regime) -> list[Operation]:
+    names = {"graph.call", "graph.library"}
+    return [op for op in regime.function.regions[0].operations if op.name in names]
+
+
+@pytest.mark.parametrize("model", ["tiny-dense", "tiny-moe"])
+def test_a_gpus_launches_are_proven_too(model: str) -> None:
+    """Lists are the step's, shared by all layers; a step with prompts predicts nothing."""
+    of_gpu = gpu_regimes(model)
+    for regime in of_gpu:
+        verify(regime.module, ("graph", "tile"))
+        pipeline, tasks = pipeline_of(regime)
+        queues = [task.queue for task in tasks]
+        if not regime.sparse:
+            assert queues == ["gpu"]
+            continue
+        assert prove_hazards(pipeline).obligations > len(tasks)
+        names = [str(op.attribute("kernel")) for op in calls_of(regime)]
+        assert any("keys_guess" in name for name in names) == (regime.rows > 0)
+        assert not any(schedule.chained for _, schedule in regime.kernels)
+    decode = next(regime for regime in of_gpu if regime.sparse and regime.rows > 1)
+    kinds = [call["of"] for call in calls_of(decode)]
+    _, tasks = pipeline_of(decode)
+    late, lists, ahead, attention = tasks[1:5]
+    assert [late.queue, lists.queue, ahead.queue, attention.queue] == ["up", "gpu", "up", "gpu"]
+    assert not lists.waits and attention.waits == (late.name,)
+    assert kinds[attention.first] == "graph.finalize"
+
+
+@pytest.mark.parametrize("queue", ["gpu", "up"])
+def test_a_gpus_launches_without_a_wait_are_refused(queue: str) -> None:
+    pipeline, _ = pipeline_of(gpu_regimes()[1])
+    chosen = next(task for task in pipeline.tasks[3:] if task.waits and task.queue == queue)
+    tasks = tuple(replace(t, waits=()) if t is chosen else t for t in pipeline.tasks)
+    with pytest.raises(Hazard, match=chosen.name):
+        prove_hazards(replace(pipeline, tasks=tasks))
 
 
 def test_every_wait_is_needed() -> None:
@@ -104,10 +151,11 @@ def test_shared_memory_of_activations_counts() -> None:
     regime = regimes()[0]
     memory = regime.function["memory"]
     offsets = dict(memory["offsets"].items)
-    ahead = next(op for op in regime.function.regions[0].operations if op.attribute("queue"))
+    ahead = next(op for op in calls_of(regime) if op.attribute("queue") and op.operands)
     chosen = ahead.operands[2].name
     pipeline, _ = pipeline_of(regime)
-    up = next(task for task in pipeline.tasks if task.queue == "up")
+    up = next(task for task in pipeline.tasks if task.queue == "up"
+              and any(access.slot == chosen for access in task.reads))  # fmt: skip
     same = [access.slot for access in up.reads if access.slot in offsets]
     assert chosen in same and len(same) > 2
     beside = pipeline.tasks[pipeline.tasks.index(up) + 1]

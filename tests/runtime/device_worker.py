@@ -16,6 +16,7 @@ from typing import Any
 os.environ["TRITON_INTERPRET"] = "1"
 
 import torch
+from any_order import AnyOrder
 from weft.attention import Attention
 from weft.codegen.build_cuda import load_kernels
 from weft.codegen.graph_reference import GraphRun
@@ -24,6 +25,7 @@ from weft.frontend.models.registry import build_graph
 from weft.ir.attention_calibration import AttentionCalibration, HeadChannels
 from weft.ir.model import ModelConfig, Rope
 from weft.ir.sparse import parse_policy
+from weft.key_offload import key_costs
 from weft.loading import device_sampler, executor_on
 from weft.options import Launch, Options
 from weft.passes.graph.tensor_parallel import TensorParallel
@@ -34,6 +36,7 @@ from weft.passes.tile.regimes import lower_for_gpu, merge_kernels
 from weft.runtime import ranks
 from weft.runtime.engine import Engine
 from weft.runtime.executor import ReferenceExecutor
+from weft.runtime.key_room import KeyRoom
 from weft.runtime.request import Request, Sampling
 from weft.runtime.weights import RandomTensors, load_weights
 
@@ -44,9 +47,13 @@ SHAPES: dict[str, dict[str, Any]] = {
              "windows": (0, 24)},
     "mixtral": {"architecture": "MixtralForCausalLM", "experts": 4, "experts_per_token": 2},
 }  # fmt: skip
-SHAPES |= {"sparse": SHAPES["llama"], "tail": SHAPES["llama"]}
+SHAPES |= dict.fromkeys(("sparse", "tail", "host", "host_words"), SHAPES["llama"])
 POLICIES = {"sparse": "sparse(k=12, sinks=1, recent=3, min_context=0, labels=i8, channels=4)"}
+POLICIES["host_words"] = POLICIES["sparse"].replace("k=12", "k=26")
+POLICIES["host"] = POLICIES["host_words"].replace("i8", "bf16")
 POLICIES["tail"] = POLICIES["sparse"].replace("k=12", "k=12, tail=mean")
+HOST_PAGES = 16
+"""Pages of host memory; the cache has 64 rows, which hold the lists of two of three sequences."""
 FORMATS = {"mixtral": "f8e4m3"}
 
 
@@ -71,10 +78,12 @@ def attention(name: str, shape: ModelConfig) -> Attention | None:
 
     layers = tuple(tuple(head() for _ in range(shape.kv_heads)) for _ in range(shape.layers))
     known = AttentionCalibration(shape.heads, shape.kv_heads, shape.head_dim, layers)
-    return Attention(policy, known, always=True)
+    return Attention(policy, known, always=True, offload=name.startswith("host"))
 
 
-def generate(executor: Any, sampler: Any = None, shared: int = 20) -> list[list[int]]:
+def generate(
+    executor: Any, sampler: Any = None, shared: int = 20, most: int = 9
+) -> list[list[int]]:
     """Three prompts that begin alike, of several lengths, the last drawn at random."""
     engine = Engine(executor, sampler) if sampler else Engine(executor)
     pick = torch.Generator().manual_seed(1)
@@ -82,7 +91,7 @@ def generate(executor: Any, sampler: Any = None, shared: int = 20) -> list[list[
     for row, (own, new) in enumerate(((1, 4), (5, 9), (13, 3))):
         sequence = engine.create((row,))
         sequence.append(start + torch.randint(0, 96, (own,), generator=pick).tolist())
-        sampling = Sampling(max_tokens=new, temperature=float(row == 2), top_k=20, key=5)
+        sampling = Sampling(max_tokens=min(new, most), temperature=float(row == 2), top_k=20, key=5)
         requests.append(Request(sequence, f"row {row}", sampling))
         engine.submit(requests[-1])
     while engine:
@@ -108,7 +117,17 @@ def main() -> None:
     options = Options(target="cuda", weights="f32", kv_memory=1, tp=launch.count, **limits)
     graph = ChooseWeightFormat(format).run(graph, Context())
     checkpoint: Any = SimpleNamespace(config=shape, folder=None, name="random", graph=graph)
-    device: Any = executor_on(checkpoint, regimes, kernels, options, 16, "cpu", attention=sparse)
+    memory = 0
+    if sparse and sparse.offload:
+        options = options.changed(kv_host_memory=HOST_PAGES * 64 * 2 * 2 * 2 * 16 * 4)
+        costs = key_costs(checkpoint, options, sparse, 64)
+        memory = costs.fixed + HOST_PAGES * costs.device_page + 64 * costs.row
+    device: Any = executor_on(checkpoint, regimes, kernels, options, 16, "cpu", attention=sparse,
+                              memory=memory)  # fmt: skip
+    if device.host:
+        assert device.host.room == KeyRoom(HOST_PAGES, 64)
+        device._staged = {recipe: staged and AnyOrder(staged, random.Random(4), "up")
+                          for recipe, staged in device._staged.items()}  # fmt: skip
     if launch.rank:
         ranks.follow(device)
         return
@@ -119,9 +138,14 @@ def main() -> None:
                                      words=True)  # fmt: skip
     meaning = ReferenceExecutor(shape, run, num_pages=64, **LIMITS)
     meaning.announcer = None  # the whole model, which no other rank follows
-    shared = 60 if sys.argv[1] == "tail" else 20  # prompt and decode fill a page of 64
-    found = generate(device, device_sampler(device, kernels), shared)
-    print(json.dumps([found, generate(meaning, shared=shared), device.recordings]))
+    shared = {"tail": 60, "host": 30, "host_words": 30}.get(sys.argv[1], 20)
+    most = 5 if sys.argv[1] == "host" else 9  # a tail's decode fills a page of 64
+    found = generate(device, device_sampler(device, kernels), shared, most)
+    print(json.dumps([found, generate(meaning, shared=shared, most=most), device.recordings]))
+    if device.host:
+        traffic = device.host.traffic()
+        assert traffic.guessed and traffic.predicted and traffic.late, traffic
+        assert traffic.held > traffic.predicted, traffic
 
 
 if __name__ == "__main__":

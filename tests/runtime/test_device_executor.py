@@ -32,8 +32,9 @@ WORKER = Path(__file__).parent / "device_worker.py"
 
 
 @pytest.mark.parametrize(
-    "name", ["llama", "qwen", "mixtral", "tail", pytest.param("sparse", marks=pytest.mark.slow)]
-)
+    "name", ["llama", "qwen", "mixtral", "tail", "host",
+             *(pytest.param(name, marks=pytest.mark.slow) for name in ("sparse", "host_words"))]
+)  # fmt: skip
 def test_tokens_equal_the_graphs_meaning(name, tmp_path):
     pytest.importorskip("triton")
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -42,7 +43,8 @@ def test_tokens_equal_the_graphs_meaning(name, tmp_path):
     assert done.returncode == 0, done.stderr
     found, expected, recordings = json.loads(done.stdout.splitlines()[-1])
     assert found == expected
-    assert recordings >= 2  # decode steps of several batches were recorded, not launched
+    # decode steps of several batches were recorded, not launched, unless a cache cannot hold them
+    assert recordings >= (1 if name.startswith("host") else 2)
 
 
 def decode_step(lengths, table):

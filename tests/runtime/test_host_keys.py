@@ -229,7 +229,7 @@ def test_explain_and_the_summary_say_what_happens() -> None:
     executable.run(question="Why?")
     told = executable.explain()
     assert "8 layers fetch the keys that they select to a cache" in told
-    assert "7 of them fetch ahead" in told and "hold for any durations" in told
+    assert "7 of these fetch ahead" in told and "hold for any durations" in told
     model: Any = executable.engine.executor
     described = dict(model.describe())
     assert "1024 tokens in host memory, 48 rows" in described["keys"]
