@@ -378,7 +378,7 @@ def _lane_inside(axis: int, rank: int, extent: int, true: int) -> str:
 
 
 def _stride(dims: Sequence[int | Term]) -> tuple[str, int | None]:
-    """Return the product of some dimensions as text, and as a number if it is one."""
+    """Return factors that an index of 64 bits is multiplied by in turn; their product if known."""
     number, names = 1, []
     for dim in dims:
         if isinstance(dim, int):
@@ -386,9 +386,7 @@ def _stride(dims: Sequence[int | Term]) -> tuple[str, int | None]:
         else:
             names.append(_id(dim.name))
     text = " * ".join([str(number)] * (number != 1 or not names) + names)
-    return (f"({text})" if names and len(names) + (number != 1) > 1 else text), (
-        None if names else number
-    )
+    return text, None if names else number
 
 
 def _pipelined(region: Region) -> bool:

@@ -4,10 +4,12 @@ interpreter, and the offline compiler, on empty, single, few and ragged rows."""
 from __future__ import annotations
 
 import copy
+import re
 
 import numpy as np
 import pytest
 from kernel_cases import FAMILIES, SIZES, check, make
+from weft.codegen.emit_triton import emit
 from weft.codegen.reference import run_kernel
 from weft.ir.core import Module
 from weft.ir.parser import parse_module
@@ -60,3 +62,9 @@ def test_compiles_for_hopper(family: str) -> None:
     built = compile_offline(make(family, "one").kernel)
     assert ".target sm_90" in built["ptx"]
     assert len(built["cubin"]) > 1000
+
+
+def test_strides_of_extents_are_multiplied_in_64_bits() -> None:
+    text = emit(make("copy_pages", "one").kernel).text
+    assert "tl.cast(layer, tl.int64) * 256 * N * B" in text
+    assert not re.search(r"tl\.int64\) \* \(", text)

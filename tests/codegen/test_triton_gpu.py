@@ -17,6 +17,7 @@ from weft.codegen.emit_triton import emit
 from weft.codegen.load_triton import load_launcher
 from weft.codegen.reference import run_kernel
 from weft.ir.core import Operation
+from weft.passes.tile.feed import COPIED, copy_pages
 
 pytestmark = [
     pytest.mark.gpu,
@@ -83,3 +84,14 @@ def test_random_kernels(drawn: Drawn, tmp_path: Path) -> None:
     expected = drawn.arguments[-1].copy()
     run_kernel(drawn.kernel, *drawn.arguments[:-1], expected, dtype=np.float64)
     np.testing.assert_allclose(found, expected, rtol=2e-3, atol=2e-3)
+
+
+def test_a_pool_of_more_elements_than_32_bits_count(tmp_path: Path) -> None:
+    layers, pages, blocks = 2, 4097, 1024  # a layer: 2^30 + 2^18 elements, both more than 2^31
+    pool = torch.zeros(layers, pages, blocks, COPIED, dtype=torch.int32, device="cuda")
+    pool[:, pages - 1] = 7
+    source, target = (torch.tensor([page], dtype=torch.int32, device="cuda")
+                      for page in (pages - 1, pages - 2))  # fmt: skip
+    launch = load_launcher(emit(copy_pages()), tmp_path)
+    launch(1, layers, pages, blocks, source, target, pool)
+    assert (pool[:, pages - 2] == 7).all() and not pool[:, : pages - 2].any()
