@@ -47,6 +47,9 @@ PREPARED = 64
 FRESH = 1 << 15
 """Characters that are encoded at once: some milliseconds on one core."""
 
+FIRST_FRESH = 1 << 12
+"""Characters that are encoded before anything is computed; then twice as many, up to `FRESH`."""
+
 MOST_CLAIMS = 1 << 14
 """Claims that are remembered, by the sizes that they follow from."""
 
@@ -131,10 +134,10 @@ class Forecast:
         """
         return tuple(format_value(arguments[name]) for name in self._leading)
 
-    def prepare(self, rows: Iterable[Mapping[str, Any]]) -> int:
+    def prepare(self, rows: Iterable[Mapping[str, Any]], most: int = FRESH) -> int:
         """Let the tokenizer encode what rows' prompts begin with, all at once if it can.
 
-        Return for how many rows: as many as have `FRESH` characters that no prompt before has.
+        Return for how many rows: as many as have `most` characters that no prompt before has.
         """
         prepare = getattr(self._tokenizer, "prepare", None)
         first = next(iter(self._segments.values()), None)
@@ -150,7 +153,7 @@ class Forecast:
             text = "".join(run.text for run in runs[-1])
             fresh += len(text) - shared_characters(before, text)
             before = text
-            if fresh >= FRESH:
+            if fresh >= most:
                 break
         prepare(run.text for row in runs for run in row)
         self._count(run for row in runs for run in row)
@@ -291,7 +294,7 @@ class in_prefix_order(Iterator[tuple[int, Any]]):  # noqa: N801
         self.ahead: deque[tuple[int, Any]] = deque()
         self._jobs, self._forecast, self._window = iter(jobs), forecast, window
         self._shared = shared
-        self._prepared = 0
+        self._prepared, self._fresh = 0, FIRST_FRESH
 
     def __next__(self) -> tuple[int, Any]:
         if not self.ahead:
@@ -301,7 +304,9 @@ class in_prefix_order(Iterator[tuple[int, Any]]):  # noqa: N801
             raise StopIteration
         if not self._prepared:
             some = list(islice(self.ahead, PREPARED))
-            self._prepared = self._forecast.prepare(arguments for _, arguments in some)
+            rows = (arguments for _, arguments in some)
+            self._prepared = self._forecast.prepare(rows, self._fresh)
+            self._fresh = min(FRESH, 2 * self._fresh)
         self._prepared -= 1
         return self.ahead.popleft()
 

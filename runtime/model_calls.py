@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Generator, Mapping
 from typing import Any
 
+import numpy as np
+
 from ..ir.core import Operation
 from ..ir.diagnostics import RunError, WeftError
 from ..ir.values import format_value, parse_value
@@ -55,7 +57,7 @@ class ModelCalls:
         self.meter = machine.meter()
         self.trunk = Frame(row)
         self.stream: Sequence | None = None
-        self.stream_ids: list[int] = []
+        self.stream_ids = np.empty(0, np.int32)
         self._machine = machine
         self._engine = engine
         self.arguments = arguments
@@ -357,7 +359,7 @@ class ModelCalls:
         if frame is not None:
             frame.owned.pop(sequence, None)
         if sequence is self.stream:
-            self.stream_ids = sequence.ids()
+            self.stream_ids = sequence.tokens[: sequence.length]
         self.meter.forget(sequence)
         self._engine.free(sequence, remember)
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from ..ir.display.units import bytes_text, seconds_text
@@ -84,13 +86,24 @@ class Stats(Shown):
 
 @dataclass(frozen=True)
 class Result(Shown):
-    """One row's outcome: what the program returned, what it bound, and what the model saw."""
+    """One row's outcome: what the program returned, what it bound, and what the model saw.
+
+    `seen` gives that as text; it is asked once, when somebody wants to know.
+    """
 
     value: Any
     values: dict[str, Any]
-    text: str
+    seen: Callable[[], str] = field(repr=False, compare=False)
     stats: Stats
     row: int = 0
+
+    @cached_property
+    def text(self) -> str:
+        """What the model saw and said on the program's stream."""
+        return self.seen()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "seen": str, "text": self.text}
 
     def view(self) -> View:
         """Return the value, what was bound on the way, the text, and the cost."""

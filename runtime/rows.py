@@ -77,16 +77,22 @@ class RowRun:
         executable = self._executable
         for number, row in enumerate(rows):
             values = executable.check_row(number, row)
-            key = row_key(self._plan, executable.model, executable.seed, values)
-            known = self._journal.finished(number, key) if self._journal else None
-            if known is not None:
-                self._outcomes[number] = known
-                self._progress.resumed += 1
-                self._progress.done += 1
-                continue
-            self._keys[number] = key
-            yield number, values
+            if self._journal is None or not self._known(self._journal, number, values):
+                yield number, values
         self._tell(None)
+
+    def _known(self, journal: Journal, number: int, values: Mapping[str, Any]) -> bool:
+        """Say whether a row is done already; its outcome is then taken from the journal."""
+        executable = self._executable
+        key = row_key(self._plan, executable.model, executable.seed, values)
+        known = journal.finished(number, key)
+        if known is None:
+            self._keys[number] = key
+            return False
+        self._outcomes[number] = known
+        self._progress.resumed += 1
+        self._progress.done += 1
+        return True
 
     def _end(self, row: int, outcome: Result | Exception) -> None:
         if isinstance(outcome, Exception):

@@ -166,5 +166,6 @@ class Session:
             peak_kv_bytes=engine.kv.peak * engine.executor.page_bytes,
             margin=meter.margin,
         )
-        text = self._host.machine.tokenizer.decode(instance.stream_ids)
+        decode, ids = self._host.machine.tokenizer.decode, instance.stream_ids
+        text = lambda: decode(ids.tolist())  # noqa: E731
         return Result(value, dict(instance.trunk.bound), text, stats, instance.row)

@@ -191,4 +191,4 @@ class RemoteSession:
             steps=instance.calls,
         )
         text = instance.stream.text(self._asked.format)
-        return Result(value, dict(instance.trunk.bound), text, stats, instance.row)
+        return Result(value, dict(instance.trunk.bound), lambda: text, stats, instance.row)

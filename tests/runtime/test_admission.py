@@ -144,7 +144,7 @@ def test_claims_are_counted_and_unproven_rows_wait_for_proven_ones():
 )  # fmt: skip
 def test_prefix_order_is_a_walk_over_each_window_and_loses_no_job(texts, window):
     class Texts:
-        def prepare(self, rows):
+        def prepare(self, rows, most):
             taken = list(islice(rows, 3))
             prepared.extend(taken)
             return len(taken)
@@ -167,7 +167,7 @@ def test_prefix_order_is_a_walk_over_each_window_and_loses_no_job(texts, window)
 
 def test_jobs_that_share_little_keep_their_order():
     class Texts:
-        def prepare(self, rows):
+        def prepare(self, rows, most):
             return len(list(rows))
 
         def beginning(self, arguments):

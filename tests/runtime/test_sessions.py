@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import pickle
 import threading
 
 import pytest
 from weft.runtime.events import Finished, TextPiece, ValueBound
+from weft.runtime.results import Result, Stats
 
 TEXT = """
 program talk(arg: str) -> str:
@@ -129,3 +131,12 @@ def test_cancelling_an_async_run_frees_all(toy):
     asyncio.run(main())
     executable.engine.check()
     assert executable.engine.kv.live == 0 and not executable.engine
+
+
+def test_a_result_makes_its_text_when_it_is_asked_for_once():
+    asked = []
+    result = Result("v", {}, lambda: asked.append(1) or "seen", Stats(), 3)
+    assert not asked
+    assert result.text == result.text == "seen" and asked == [1]
+    again = pickle.loads(pickle.dumps(result))
+    assert (again.text, again.row) == ("seen", 3) and asked == [1]
