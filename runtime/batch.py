@@ -128,6 +128,10 @@ class Batch:
         self._count(request, 1)
         return row
 
+    def at_limit(self) -> np.ndarray:
+        """Return the rows that may have but one token more."""
+        return np.flatnonzero(self.produced[: self.size] + 1 >= self.limit[: self.size])
+
     def leave(self, row: int) -> None:
         """Move the row's tokens to its sequence; the last row takes its place."""
         request = self.requests[row]

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .batch import Batch, Chunk
 from .duplicates import Answer, Duplicates
+from .endings import Endings
 from .flight import Draw, Flight, Landed, live
 from .kv_cache import PagedKV
 from .limits import check_limits
@@ -53,12 +54,14 @@ class Engine:
         self._scheduler = Scheduler(
             executor, self._batch, self.kv, self.tree, policy or Policy(), self.hits
         )
+        self._endings = Endings(self.kv, self.tree, self.hits, self._scheduler.ended)
         self._duplicates = Duplicates()
         self._rows = np.arange(executor.max_batch)
         self.ahead = bool(getattr(executor, "asynchronous", False))
         if trace is not None:
             trace.watch(executor, self.ahead)
         self._flight: Flight | None = None
+        self._landing: Flight | None = None
         self._pace = Pace(executor)
         # What one step can need: the pages of its tokens, and twice one more for each sequence.
         self._most_pages = executor.max_tokens // executor.page_size + 4 * executor.max_batch
@@ -123,9 +126,9 @@ class Engine:
 
     def _enqueue(self, request: Request) -> None:
         if request.watch is not None and request.sampling is not None:
-            finish = self._force(request)
+            finish = self._endings.force(request)
             if finish is not None:
-                self._finish(request, finish)
+                self._endings.finish(request, finish)
                 return
         self._scheduler.enqueue(request)
 
@@ -140,6 +143,8 @@ class Engine:
     def cancel(self, request: Request) -> None:
         """Forget a request that is not done; those that waited for its answer are computed."""
         self._scheduler.cancel(request)
+        if self._flight is not None:
+            self._flight.last.pop(request, None)
         request.sequence.busy = False
         for twin in self._duplicates.left(request):
             if not self._duplicates.joins(twin):
@@ -169,8 +174,9 @@ class Engine:
         try:
             self._step()
         except BaseException:
-            self._flight = None
-            self._scheduler.start_over()
+            flights = [flight for flight in (self._landing, self._flight) if flight is not None]
+            self._flight = self._landing = None
+            self._scheduler.start_over(request for flight in flights for request in flight.last)
             raise
         done: list[Request] = []
         while self._scheduler.done:
@@ -197,10 +203,14 @@ class Engine:
 
     def _step(self) -> None:
         start = perf_counter()
-        if self._flight is not None and not self._flight.may_be_followed(self._batch):
-            self._land()
-            if self._scheduler.done and self.kv.free < self._most_pages:
-                return  # first let go of what they hold
+        if self._flight is not None:
+            scarce = self.kv.free < self._most_pages
+            if self._flight.may_be_followed(self._batch, scarce):
+                self._flight.let_go(self._batch)
+            else:
+                self._land()
+                if self._scheduler.done and scarce:
+                    return  # first let go of what they hold
         chunks = self._scheduler.schedule()
         if not chunks and not self._batch.size:
             self._land()
@@ -261,6 +271,7 @@ class Engine:
 
     def _settle(self, flight: Flight) -> None:
         """Take in the draw of a step, in the batch as it is now."""
+        self._landing = flight
         waited = self.ahead and not flight.draw.ready()
         drawn = flight.draw.wait()
         now = perf_counter()
@@ -277,6 +288,12 @@ class Engine:
         else:
             there, values = live(drawn, rows)
             self._advance(there, *values)
+        if flight.last:
+            values = [tensor.tolist() for tensor in drawn]
+            while flight.last:
+                request, number = flight.last.popitem()
+                self._endings.last(request, *(value[number] for value in values))
+        self._landing = None
 
     def _score(self, logits: Tensor, first: int, chunks: list[Chunk]) -> None:
         """Hand the log-probabilities of scored positions to their requests."""
@@ -324,7 +341,7 @@ class Engine:
             finish = request.watch.accept(drawn) or finish
         if finish is not None:
             batch.leave(row)
-            self._finish(request, finish)
+            self._endings.finish(request, finish)
         elif request.watch is not None and request.watch.matcher is not None:
             if request.watch.matcher.idle:
                 batch.unconstrain(row)
@@ -334,53 +351,11 @@ class Engine:
     def _force_row(self, request: Request, row: int) -> None:
         """Take out a row whose constraint forces tokens: they are prefilled, not sampled."""
         self._batch.leave(row)
-        finish = self._force(request)
+        finish = self._endings.force(request)
         if finish is not None:
-            self._finish(request, finish)
+            self._endings.finish(request, finish)
         else:
             self._scheduler.enqueue(request)
-
-    def _force(self, request: Request) -> Finish | None:
-        """Append what the constraint forces now; return how the generation ends, if it does."""
-        assert request.watch is not None and request.sampling is not None
-        while True:
-            room = request.sampling.max_tokens - request.produced
-            if room == 0:
-                return Finish("length", -1)
-            forced = request.watch.forced(room)
-            if not forced:
-                return None
-            for token in forced:
-                request.sequence.append((token,))
-                request.produced += 1
-                request.flushed += 1
-                request.token_logprobs.append(None)
-                finish = request.watch.accept(token)
-                if finish is not None:
-                    return finish
-
-    def _finish(self, request: Request, finish: Finish) -> None:
-        """Close a generation whose tokens are in its sequence; cut it back to what stays."""
-        if request.watch is not None:
-            finish = request.watch.settled(finish)
-        request.reason = finish.reason
-        sequence = request.sequence
-        if finish.keep >= 0:
-            self.kv.truncate(sequence, sequence.length - request.flushed + finish.keep)
-            sequence.append(finish.tail)
-            request.flushed = finish.keep + len(finish.tail)
-            kept = request.token_logprobs[: finish.keep]
-            request.token_logprobs = kept + [None] * len(finish.tail)
-        if request.watch is not None:
-            request.watch.close()
-        self._remember(sequence)
-        self._scheduler.done.append(request)
-
-    def _remember(self, sequence: Sequence) -> None:
-        """Let other streams find what a generation has computed."""
-        tokens = sequence.tokens[: sequence.resident]
-        self.tree.insert(tokens, sequence.pages)
-        self.hits.known(tokens)
 
     def _check_capacity(self, request: Request) -> None:
         check_limits(request, self.executor.context_length)

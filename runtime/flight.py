@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
 from torch import Tensor
 
 from .batch import Batch, Chunk
+from .request import Request
 from .trace import StepRecord
 
 Drawn = tuple[Tensor, Tensor, Tensor]
@@ -61,6 +62,8 @@ class Flight:
     """Tokens of the step, if it computes prompts besides what decodes."""
     began: float = 0.0
     """When the device began with it, at the earliest."""
+    last: dict[Request, int] = field(default_factory=dict)
+    """Requests that have left the batch before their last token was known, and its number."""
 
     def rows(self, batch: Batch) -> np.ndarray | None:
         """Return each drawn row's row in the batch now, -1 where it has left; None: the same."""
@@ -77,18 +80,27 @@ class Flight:
         )
         return source
 
-    def may_be_followed(self, batch: Batch) -> bool:
+    def may_be_followed(self, batch: Batch, scarce: bool = False) -> bool:
         """Whether the next step may begin before this one's draw is known.
 
-        Not where half the rows or more end with this draw, nor where the host must see its tokens
-        to know what a constraint allows next. Fewer rows that end, as one that draws its end or a
-        stop, leave a step late: a row computed in vain costs less than a device that waits.
+        Not where the host must see its tokens to know what a constraint allows next, nor, while
+        pages are `scarce`, where half the rows or more are about to give theirs back. A row that
+        draws its end or a stop leaves a step late: to compute it in vain costs less than a device
+        that waits. Rows at their limit are not computed again: see `let_go`.
         """
-        count = batch.size
-        if batch.constrained or not count:
+        if batch.constrained or not batch.size:
             return False
-        ending = int((batch.produced[:count] + 1 >= batch.limit[:count]).sum())
-        return 2 * ending < count
+        return not scarce or 2 * len(batch.at_limit()) < batch.size
+
+    def let_go(self, batch: Batch) -> None:
+        """Take the rows out of the batch for which this draw, whatever it is, is the last."""
+        rows = batch.at_limit()
+        if len(rows):
+            same = self.leaves == batch.leaves
+            drawn = rows if same else _places(batch.birth[rows], self.births)
+            for row, number in zip(rows[::-1].tolist(), drawn[::-1].tolist(), strict=True):
+                self.last[batch.requests[row]] = number
+                batch.leave(row)  # which moves the last row
 
 
 def _places(wanted: np.ndarray, among: np.ndarray) -> np.ndarray:

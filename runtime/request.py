@@ -96,6 +96,12 @@ class Request:
             return self.score_from
         return self.sequence.length - 1 if self.sampling else self.sequence.length
 
+    def take(self, token: int) -> None:
+        """Append a token that no row of the batch holds."""
+        self.sequence.append((token,))
+        self.produced += 1
+        self.flushed += 1
+
     def generated(self) -> np.ndarray:
         """Return the tokens that it has added to the sequence."""
         length = self.sequence.length

@@ -9,6 +9,7 @@ the queue is in order of age too, so that it is the oldest whose turn it is.
 from __future__ import annotations
 
 import heapq
+from collections.abc import Iterable
 from itertools import count
 
 import numpy as np
@@ -124,6 +125,10 @@ class Scheduler:
                 if not chunk.joins:
                     self.done.append(request)
 
+    def ended(self, request: Request) -> None:
+        """Take a request that is done."""
+        self.done.append(request)
+
     def cancel(self, request: Request) -> None:
         """Forget a request, wherever it is; its sequence keeps its pages."""
         self._backlog = None
@@ -137,10 +142,16 @@ class Scheduler:
         for other in self._prefilling:
             other.followers = [pair for pair in other.followers if pair[1] is not request]
 
-    def start_over(self) -> None:
-        """Let every request that was being worked on compute its KV again: a step has failed."""
+    def start_over(self, others: Iterable[Request] = ()) -> None:
+        """Let every request that was being worked on compute its KV again: a step has failed.
+
+        `others` had left the batch, but not got their last token.
+        """
         for request in dict.fromkeys([*self._batch.requests, *self._prefilling]):
             self._preempt(request.sequence)
+        for request in others:
+            self._kv.drop(request.sequence)
+            self.enqueue(request)
 
     def check_fit(self, request: Request, tokens: int) -> None:
         """Raise KVTooSmall if the sequence could not hold `tokens` even alone."""

@@ -6,8 +6,12 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from ahead import AheadExecutor, AheadSampler
 from weft.runtime import batch, pace
+from weft.runtime.engine import Engine
 from weft.runtime.flight import Flight
+from weft.runtime.request import Request, Sampling
+from weft.runtime.simulator import toy_logits
 
 FREE = """program free(n: int, most: list[int]) -> str:
     "Row {n}: "
@@ -152,10 +156,88 @@ def test_the_pace_of_prompts_says_when_the_next_step_is_due(monkeypatch):
     assert executor.pace == pytest.approx(1e-4)
 
 
-@pytest.mark.parametrize(
-    ("left", "followed"), [([1, 9, 9], True), ([1, 1, 9], False), ([1], False)]
-)
-def test_few_rows_that_end_do_not_stop_the_next_step(left, followed):
-    rows = SimpleNamespace(constrained=0, size=len(left), produced=np.zeros(len(left), int),
-                           limit=np.array(left))  # fmt: skip
-    assert Flight.may_be_followed(None, rows) is followed  # type: ignore[arg-type]
+def a_batch(left, constrained=0):
+    limit = np.array(left)
+    ending = np.flatnonzero(limit <= 1)
+    return SimpleNamespace(constrained=constrained, size=len(left), at_limit=lambda: ending)
+
+
+def test_only_what_the_host_must_see_stops_the_next_step():
+    flight = Flight(np.zeros(0), (), None, 0)  # type: ignore[arg-type]
+    assert flight.may_be_followed(a_batch([1, 1, 9]))
+    assert flight.may_be_followed(a_batch([1, 9, 9]), scarce=True)
+    assert not flight.may_be_followed(a_batch([1, 1, 9]), scarce=True)
+    assert not flight.may_be_followed(a_batch([9, 9], constrained=1))
+    assert not flight.may_be_followed(a_batch([]))
+
+
+SIZES = """program sizes(n: int, many: int) -> str:
+    "Row {n}:"
+    gen said(max_tokens=MOST, temperature=1.0)
+    return said
+"""
+
+
+def test_rows_at_their_limit_are_not_computed_again(toy):
+    """Their last step is followed by one without them, whose tokens wait for nobody's end."""
+    text = SIZES.replace("MOST", "9").replace("Row ", "{many}Row ")
+    executable, oracle = toy.compile(text, ahead=True, max_batch=8, max_tokens=48), toy.oracle(text)
+    engine, waited, landed = executable.engine, [], []
+    land, settle = engine._land, engine._settle
+    engine._land = lambda: (waited.append(engine._batch.size), land())
+    engine._settle = lambda flight: (landed.append(len(flight.last)), settle(flight))
+    rows = [{"n": n, "many": 10 ** (9 * (n % 3))} for n in range(8)]
+    found = executable.run_rows(rows)
+    assert found.values == [oracle(number, **row).value for number, row in enumerate(rows)]
+    prompts = found.stats.prompt_tokens - found.stats.hits_measured
+    assert engine.computed_tokens == prompts + 8 * 8  # the last of nine tokens is fed to nobody
+    assert sum(landed) == 8 and max(landed) > 1
+    assert not any(waited)  # no row that goes on has waited for a draw
+    toy.assert_clean(executable)
+
+
+@pytest.mark.parametrize("where", ["wait", "forward"])
+@pytest.mark.parametrize("fails", range(1, 9))
+def test_a_failure_while_rows_end_loses_none(where, fails):
+    """Those that had left the batch before their last token was there are computed again."""
+    executor = AheadExecutor(64, num_pages=200, max_batch=4, max_tokens=16)
+    engine = Engine(executor, AheadSampler(executor))  # type: ignore[arg-type]
+    requests, calls = [], []
+    for number, count in enumerate([3, 5, 3, 4, 3, 6]):
+        sequence = engine.create((number, 0))
+        sequence.append([number, 7, 5])
+        requests.append(Request(sequence, "gen", Sampling(count), row=number))
+        engine.submit(requests[-1])
+    whole, done = (engine._sample.start, executor.forward), []  # type: ignore[attr-defined]
+
+    def breaks(*_):
+        raise KeyboardInterrupt
+
+    def start(*settings):
+        calls.append(1)
+        drawn = whole[0](*settings)
+        if len(calls) == fails:
+            return SimpleNamespace(ready=lambda: True, wait=breaks)
+        return drawn
+
+    def forward(step, source=None):
+        calls.append(1)
+        return breaks() if len(calls) == fails else whole[1](step, source)
+
+    if where == "wait":
+        engine._sample.start = start  # type: ignore[attr-defined]
+    else:
+        executor.forward = forward  # type: ignore[method-assign]
+    broken = 0
+    while engine:
+        try:
+            done += engine.step()
+        except KeyboardInterrupt:
+            broken += 1
+        engine.check()
+    assert broken == 1 and len(done) == len(set(done)) == len(requests)
+    for number, request in enumerate(requests):
+        ids = [number, 7, 5]
+        for _ in range(request.sampling.max_tokens):
+            ids.append(int(toy_logits(ids, 64).argmax()))
+        assert request.sequence.ids() == ids
