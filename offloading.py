@@ -12,7 +12,14 @@ from .frontend.checkpoint import Checkpoint
 from .ir.core import Module
 from .ir.diagnostics import PassError
 from .ir.types import DTYPE_BYTES, dtype_of, shape_of
-from .loading import PAGE_SIZE, attention_shape, page_count, tensor_source, weight_dtype
+from .loading import (
+    PAGE_SIZE,
+    attention_shape,
+    kv_dtype,
+    page_count,
+    tensor_source,
+    weight_dtype,
+)
 from .options import Options
 from .passes.graph.moe_choice import Chosen, Open, Scene, choose, usual
 from .passes.graph.moe_fit import Room, Wish, fit_policy
@@ -95,14 +102,15 @@ class Offloading:
         a quarter of each generated."""
         from .cost_model.hardware_file import measured_or_shipped
         from .cost_model.hrm.machine import HostedGpu
-        from .cost_model.hrm.shape import KEYS, MoeShape, Workload
+        from .cost_model.hrm.shape import MoeShape, Workload
 
         config, options, room = self.checkpoint.config, self.options, self._room(usual)
         context = min(config.context_length, self._pages() * PAGE_SIZE // usual.batch)
         new = max(context // 4, 2)
         hardware = measured_or_shipped()
         return Scene(
-            MoeShape.of(config, usual.page_format, KEYS), Workload(max(context - new, 1), new),
+            MoeShape.of(config, usual.page_format, self._key_bytes),
+            Workload(max(context - new, 1), new),
             HostedGpu.of(hardware), hardware, max(room.gpu - room.weights - room.working, 0),
             max(room.host - room.kv - room.buffers, 1) if room.host else 0, options.max_tokens,
         )  # fmt: skip
@@ -220,7 +228,9 @@ class Offloading:
         return OffloadSettings(
             schedule, shape, pages, options.max_batch, options.max_tokens,
             kv_room=room if on_gpu else 0,
-            attention=attention_shape(self.checkpoint.config, PAGE_SIZE, 4) if listed else None,
+            attention=attention_shape(self.checkpoint.config, PAGE_SIZE, self._key_bytes)
+            if listed else None,
+            key_format=kv_dtype(options),
         )  # fmt: skip
 
     def _lower(self, module: Module, settings: OffloadSettings) -> LoweredSections:
@@ -228,8 +238,9 @@ class Offloading:
 
         device = "cuda" if self._on_gpu else "cpu"
         return lower_sections(
-            module.symbol("step"), self.checkpoint.config, settings.extents, device
-        )
+            module.symbol("step"), self.checkpoint.config, settings.extents, device,
+            kv=settings.key_format,
+        )  # fmt: skip
 
     def _room(self, wish: Wish) -> Room:
         """Return the memory that there is, and what all but pages takes of it."""
@@ -254,7 +265,8 @@ class Offloading:
         functions = Module(tuple(s.function for s in device))
         buffers = list(device_buffers(lowered.sections, settings, config, True))  # type: ignore[arg-type]
         page = PageShape.of(next(s.weights for s in lowered.sections if s.kind == "experts"))
-        element = config.layers * 2 * config.kv_heads * PAGE_SIZE * config.head_dim * 4
+        element = config.layers * 2 * config.kv_heads * PAGE_SIZE * config.head_dim
+        element *= self._key_bytes
         working = sum(b.bytes for b in buffers if not b.on_host)
         working += rounded(max(s.function["memory"]["bytes"] for s in device))
         working += rounded(options.max_batch * config.vocab_size * 4)
@@ -281,7 +293,12 @@ class Offloading:
         if not options.kv_memory:
             machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
             options = options.changed(kv_memory=(options.offload.host_memory or machine) // 4)
-        return page_count(self.checkpoint, options.changed(kv="f32"))  # what the CPU's kernels read
+        return page_count(self.checkpoint, options)
+
+    @property
+    def _key_bytes(self) -> int:
+        """Bytes of an element of keys and values."""
+        return DTYPE_BYTES[kv_dtype(self.options)]
 
     def _context(self) -> Context:
         return Context(model_name=self.checkpoint.name, target=self.options)

@@ -194,8 +194,8 @@ class Options:
         if self.gpu_memory and (self.tp > 1 or self.executor == "reference"):
             problem = "gpu_memory divides a model in one process that runs compiled kernels"
             raise BadOption(problem=problem, hint="leave out tp and executor, or gpu_memory")
-        if self.gpu_memory and (self.attention != "dense" or self.kv not in ("", "f32")):
-            problem = "with gpu_memory attention is dense, over keys of f32 in host memory"
+        if self.gpu_memory and (self.attention != "dense" or self.kv not in ("", "f32", "bf16")):
+            problem = "with gpu_memory attention is dense, over keys of f32 or bf16 in host memory"
             raise BadOption(problem=problem, hint="leave out attention and kv, or gpu_memory")
 
     @staticmethod

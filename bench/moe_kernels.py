@@ -1,6 +1,7 @@
 """The CPU's kernels of the offloading bench, compiled for another machine.
 
     python -m bench.moe_kernels FOLDER                       for each CPU of CPUS, and the runtime
+    python -m bench.moe_kernels FOLDER --kv bf16             with keys and values of bf16
     python -m bench.moe_offload --kernels FOLDER ...         there: the best that its CPU can run
 
 A machine without the TVM compiler needs FOLDER/site on its PYTHONPATH (the TVM runtime, 3 MB) and
@@ -39,23 +40,24 @@ def use(folder: Path) -> str:
     raise NoKernels(f"{folder} has kernels for none of this CPU's kinds")
 
 
-def compiled(folder: Path, cpus: list[str]) -> None:
+def compiled(folder: Path, cpus: list[str], kv: str = "f32") -> None:
     """Compile for each CPU, in a process of its own, and put the runtime beside."""
     for cpu in cpus:
         environment = {**os.environ, "WEFT_CPU": cpu, "WEFT_CACHE": str(folder / cpu)}
-        subprocess.run([sys.executable, "-m", "bench.moe_kernels", "--here"], env=environment,
-                       check=True)  # fmt: skip
+        command = [sys.executable, "-m", "bench.moe_kernels", "--here", "--kv", kv]
+        subprocess.run(command, env=environment, check=True)
     _runtime(folder / "site")
 
 
-def compile_here() -> None:
+def compile_here(kv: str) -> None:
     """Compile the host's kernels of all settings into WEFT_CACHE, and prove their pipelines."""
     from .moe_offload import full_bench, parser, say, settings_of
     from .moe_runs import offloading
     from .moe_smoke import settings as smoke_settings
 
     known: set[str] = set()
-    for setting in (*smoke_settings("cuda"), *settings_of(full_bench(parser().parse_args([])))):
+    every = settings_of(full_bench(parser().parse_args(["--kv", kv])))
+    for setting in (*smoke_settings("cuda", kv), *every):
         made = offloading(setting)
         kernels = made.lowered.kernels["host"]
         text = " ".join(op["name"].name for op, _ in kernels)
@@ -95,13 +97,14 @@ def main() -> None:
     parser.add_argument("folder", type=Path, nargs="?")
     parser.add_argument("--cpus", nargs="+", choices=list(CPUS), default=list(CPUS)[:2])
     parser.add_argument("--here", action="store_true", help="into WEFT_CACHE, for WEFT_CPU")
+    parser.add_argument("--kv", default="f32", choices=("f32", "bf16"), help="keys and values")
     options = parser.parse_args()
     if options.here:
-        compile_here()
+        compile_here(options.kv)
     elif options.folder is None:
         parser.error("a folder, please")
     else:
-        compiled(options.folder.absolute(), options.cpus)
+        compiled(options.folder.absolute(), options.cpus, options.kv)
 
 
 if __name__ == "__main__":

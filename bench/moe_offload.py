@@ -30,7 +30,7 @@ from typing import Any
 
 from .ballast import Ballast
 from .moe_peers import NoPeer, in_process, rates
-from .moe_runs import Measured, Setting, lean, release, run, with_schedule
+from .moe_runs import KEY_BYTES, Measured, Setting, lean, release, run, with_schedule
 
 GIB, MIB = 1 << 30, 1 << 20
 RESULTS = Path(__file__).parent / "results" / "moe_offload.json"
@@ -105,13 +105,13 @@ class Bench:
 
     def compared(self, found: Measured) -> Any:
         """Return a run as predictions are compared with it."""
-        from weft.cost_model.hrm.shape import KEYS, MoeShape, Workload
+        from weft.cost_model.hrm.shape import MoeShape, Workload
         from weft.cost_model.prediction_error import Setting as Compared
         from weft.frontend.checkpoint import open_checkpoint
 
         setting = found.setting
         config = open_checkpoint(setting.model).config
-        shape = MoeShape.of(config, found.policy.page_format, KEYS)
+        shape = MoeShape.of(config, found.policy.page_format, KEY_BYTES[setting.kv])
         workload = Workload(setting.prompt, setting.new)
         total = found.prefill + (setting.new - 1) * found.step if found.prefill else 0.0
         return Compared(setting.name, shape, found.policy, workload, found.step, total)
@@ -264,6 +264,7 @@ def full_bench(options: argparse.Namespace) -> Bench:
         options.model, options.batch, prompt, longest, new, 16 * 10**9, "cuda", schedule="cgo",
         micro_batches=options.micro_batches, max_tokens=16384, skew=options.skew,
         threads=options.threads, steps=STEPS, seconds=SECONDS, middle=True,
+        kv=options.kv,
     )  # fmt: skip
     return Bench(base, options.hardware, tiny=False, budget=options.budget)
 
@@ -327,6 +328,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--skew", type=float, default=0.0, help="bends the routers: 1 doubles")
     parser.add_argument("--hardware", default="h200", help="a shipped name, or a calibrated file")
     parser.add_argument("--budget", type=float, default=330.0, help="seconds for all settings")
+    parser.add_argument("--kv", default="f32", choices=list(KEY_BYTES), help="keys and values")
     parser.add_argument("--kernels", type=Path, help="a folder of bench.moe_kernels")
     parser.add_argument("--smoke", action="store_true", help="every path once; what fails")
     parser.add_argument("--commit", default="", help="what is measured, where git is not at hand")

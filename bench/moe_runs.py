@@ -26,6 +26,8 @@ WARM = 2
 """Decode steps before those that count."""
 LAST = 8
 """Decode steps that count: the last ones of a run."""
+KEY_BYTES = {"f32": 4, "bf16": 2}
+"""Bytes of an element of keys and values in a format."""
 Chunk = tuple[int, Sequence[int]]
 """A sequence's number, and the tokens of it that a step takes."""
 
@@ -35,7 +37,8 @@ class Setting:
     """One run: a model, its sequences, the GPU's cap in bytes, and how it is divided.
 
     `prompt` is the mean length and `longest` the longest, of a skewed draw; `new` tokens are
-    generated for each of `batch` sequences. `skew` bends the routers of random weights.
+    generated for each of `batch` sequences. `skew` bends the routers of random weights; keys and
+    values are kept in the format `kv`.
     Decode steps are measured until there are `steps` or `seconds` have gone by (0: all steps). With
     `middle` they are those in the middle of a run, on keys that are made up: what a step does
     does not depend on their values. `prefill` says whether prompts are read first.
@@ -63,6 +66,7 @@ class Setting:
     seconds: float = 0.0
     middle: bool = False
     prefill: bool = True
+    kv: str = "f32"
 
     @property
     def name(self) -> str:
@@ -70,6 +74,7 @@ class Setting:
         parts = [
             self.schedule, f"N = {self.batch} in {self.micro_batches}",
             f"{self.cpu_experts} experts a layer on the CPU", f"{self.prompt} + {self.new} tokens",
+            *([] if self.kv == "f32" else [f"keys of {self.kv}"]),
         ]  # fmt: skip
         return ", ".join(parts)
 
@@ -166,11 +171,11 @@ def decode(setting: Setting, generation: Generation, executor: Any) -> list[floa
 def offloading(setting: Setting) -> Offloading:
     """Return the compilation of a setting's model; its keys have room for every sequence."""
     checkpoint = open_checkpoint(setting.model)
-    c, element = checkpoint.config, 4
+    c, element = checkpoint.config, KEY_BYTES[setting.kv]
     page = c.layers * 2 * c.kv_heads * PAGE * c.head_dim * element
     options = Options.from_env().changed(
-        target=setting.target, weights=setting.weights, gpu_memory=setting.gpu_memory,
-        kv_memory=key_pages(setting) * page, max_batch=setting.batch,
+        target=setting.target, weights=setting.weights, kv=setting.kv,
+        gpu_memory=setting.gpu_memory, kv_memory=key_pages(setting) * page, max_batch=setting.batch,
         max_tokens=max(setting.max_tokens, setting.batch), threads=setting.threads,
         offload_schedule=setting.schedule, offload_micro_batches=setting.micro_batches,
         offload_cpu_experts=setting.cpu_experts, offload_host_memory=setting.host_memory,

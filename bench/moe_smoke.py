@@ -15,10 +15,10 @@ FOUR, TWO = "random:mixtral-8x7b-4l", "random:mixtral-8x7b-2l"
 """Mixtral of four and two layers: 2.6 GiB of experts each."""
 
 
-def settings(target: str) -> list[Setting]:
+def settings(target: str, kv: str = "f32") -> list[Setting]:
     """Return the settings: all schedules, experts on the CPU, pages on disk, narrow pages."""
     base = Setting(FOUR, 16, 24, 40, 8, 8 * GB, target, micro_batches=4, max_tokens=512,
-                   steps=6)  # fmt: skip
+                   steps=6, kv=kv)  # fmt: skip
     schedules = [replace(base, schedule=name) for name in ("ring", "cgo", "s2", "s3", "s4")]
     alone = replace(base, model=TWO, gpu_memory=5 * GB)
     return [
@@ -40,7 +40,7 @@ def smoke(options: argparse.Namespace) -> int:
     from .moe_offload import say
 
     target = "cuda" if torch.cuda.is_available() else "cpu"
-    chosen = settings(target)
+    chosen = settings(target, options.kv)
     if target == "cpu":
         small = {"model": "random:tiny-moe", "gpu_memory": 28 << 20, "weights": "f32"}
         chosen = [replace(s, **small, max_tokens=128, threads=options.threads) for s in chosen]

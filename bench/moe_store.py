@@ -14,7 +14,7 @@ from torch import Tensor
 from weft.runtime.offload.pages import PageShape
 from weft.runtime.offload.store import HostStore
 
-from .moe_runs import Setting, key_pages, offloading
+from .moe_runs import KEY_BYTES, Setting, key_pages, offloading
 
 SPARE = 6 << 30
 """Bytes of host memory that are left to everything else."""
@@ -30,11 +30,13 @@ def shared_store(setting: Setting) -> HostStore:
     config = made.checkpoint.config
     experts = next(s.weights for s in made.lowered.sections if s.kind == "experts")
     shape, count = PageShape.of(experts), key_pages(setting)
-    keys = 8 * config.layers * count * config.kv_heads * 16 * config.head_dim
+    keys = (
+        2 * KEY_BYTES[setting.kv] * config.layers * count * config.kv_heads * 16 * config.head_dim
+    )
     need, free = shape.bytes * config.layers * config.experts + keys, free_memory()
     if need + SPARE > free:
         raise TooLittleMemory(f"{need >> 30} GiB of pages and keys, {free >> 30} GiB are free")
-    store = HostStore.of(config, shape, count, made.device(), random_page)
+    store = HostStore.of(config, shape, count, made.device(), random_page, setting.kv)
     page = torch.randn(config.kv_heads, 16, config.head_dim)
     store.k.copy_(page)
     store.v.copy_(page)

@@ -358,6 +358,9 @@ def tune(
     new: Annotated[int, typer.Option(help="tokens generated for each")] = 64,
     batch: Annotated[int, typer.Option(help="sequences that there are, at most (0: any)")] = 0,
     pages: Annotated[str, typer.Option(help="element format: bf16 f16 f32 int8 int4")] = "bf16",
+    kv: Annotated[
+        str, typer.Option(help="keys and values: bf16 or f32 (default: f32 with pages of f32)")
+    ] = "",
     pages_per_expert: Annotated[int, typer.Option(help="slices of an expert (0: by size)")] = 1,
     popularity: Annotated[
         Path | None, typer.Option(help="JSON: how often each expert is used, a list a layer")

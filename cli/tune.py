@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..ir.display.units import bytes_text
+from ..ir.types import DTYPE_BYTES
 from ..options import BadOption
 from .render import emit, parse_size, remarks
 
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
     from ..ir.model import ModelConfig
 
 
+KEY_FORMATS = ("", "f32", "bf16")
+"""Formats in which the runtime keeps keys and values beside the CPU; empty: as it does unasked."""
+
+
 @dataclass(frozen=True)
 class TuneOptions:
     """The options of `weft tune`, as given."""
@@ -38,6 +43,7 @@ class TuneOptions:
     new: int
     batch: int
     pages: str
+    kv: str
     pages_per_expert: int
     popularity: Path | None
     split_kv: bool
@@ -67,7 +73,13 @@ def tune(options: TuneOptions) -> None:
         raise BadOption(problem=f"no format of pages is {options.pages!r}", hint=f"known: {known}")
     if options.pages_per_expert < 0 or options.batch < 0:
         raise BadOption(problem="--pages-per-expert and --batch are not negative")
-    shape = MoeShape.of(config_of(options.model), options.pages)
+    if options.kv not in KEY_FORMATS:
+        known = ", ".join(filter(None, KEY_FORMATS))
+        raise BadOption(
+            problem=f"keys and values are not kept as {options.kv!r}", hint=f"known: {known}"
+        )
+    element = DTYPE_BYTES[options.kv] if options.kv else 0
+    shape = MoeShape.of(config_of(options.model), options.pages, element)
     workload = Workload(options.prompt, options.new)
     hardware = (
         hardware_file.load(options.hardware)
@@ -158,7 +170,7 @@ def report(
     lines = [
         f"{model}: {shape.layers} layers of {shape.experts} experts, {shape.top_k} a token; "
         f"{bytes_text(experts)} of experts in {shape.page_format}, "
-        f"{bytes_text(shape.dense_bytes)} besides",
+        f"{bytes_text(shape.dense_bytes)} besides; keys and values in {_key_format(shape)}",
         f"on {hardware}: GPU memory {bytes_text(site.gpu_memory)}, host memory "
         f"{bytes_text(site.host_memory)}; prompts of {workload.prompt:g}, {workload.new} generated",
         "",
@@ -176,6 +188,10 @@ def report(
         f"{tuned.found.solved} of them with the solver",
     ]
     return "\n".join(lines)
+
+
+def _key_format(shape: MoeShape) -> str:
+    return "f32" if (shape.kv_element or shape.element) == DTYPE_BYTES["f32"] else "bf16"
 
 
 def _policy_lines(tuned: _Tuned) -> list[str]:

@@ -12,9 +12,6 @@ from ...ir.diagnostics import ModelError
 from ...ir.model import ModelConfig
 from ..binding import weight_bytes
 
-KEYS = 4
-"""Bytes of an element of keys and values as the runtime keeps them beside the CPU."""
-
 
 class NoExperts(ModelError):
     """A dense model, of which there is nothing to place by the page."""
@@ -85,7 +82,8 @@ class MoeShape:
     def of(config: ModelConfig, page_format: str = "bf16", kv_element: int = 0) -> MoeShape:
         """Return the shape of a configuration; raises NoExperts.
 
-        The runtime keeps keys and values in f32: KEYS bytes an element.
+        `kv_element`: bytes of an element of keys and values, 0: as of activations. The runtime
+        keeps them so unless it is told otherwise (`loading.kv_dtype`).
         """
         if not config.experts:
             raise NoExperts(architecture=config.architecture)

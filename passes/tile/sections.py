@@ -31,19 +31,20 @@ class LoweredSections:
 
 def lower_sections(
     function: Operation, config: ModelConfig, extents: Mapping[str, int], device: str = "cpu",
-    activations: str = "bf16",
+    activations: str = "bf16", kv: str = "f32",
 ) -> LoweredSections:  # fmt: skip
     """Lower a partitioned step; `extents` bound T, R and B, `device` is cpu where it is simulated.
 
     Pages of keys have 16 tokens at both places: they are the CPU's. Activations on a GPU are
-    bf16 unless told otherwise; the CPU's are f32, and copies between them convert.
+    bf16 unless told otherwise; the CPU's are f32, and copies between them convert. `kv` is the
+    format of keys and values, at both places.
     """
     bounds = tuple((dict(extents) | {"M": extents["T"] * config.experts_per_token}).items())
     sections, kernels, records = [], {}, []
     for place, target in (("device", device), ("host", "cpu")):
         mine = [section for section in cut(function) if section.place == place]
         passes = (
-            FuseAddNorm(), LowerToTiles(0, config.context_length, target=target),
+            FuseAddNorm(), LowerToTiles(0, config.context_length, kv=kv, target=target),
             PlanMemory(bounds, GPU_ALIGNMENT if target == "cuda" else 64),
         )  # fmt: skip
         functions = (section.function for section in mine)

@@ -16,6 +16,7 @@ from ..attention_plan import Shape
 from ..compiled_executor import aligned, rope_tables, tvm_tensor
 from ..executor import PAGE_SIZE
 from ..lists import AttentionLists
+from ..recipe import TORCH
 from ..weights import TensorSource, Weight, load_weights
 from .buffers import Buffer, Buffers, buffers_of
 from .device import OffloadDevice, mapped, rounded
@@ -34,9 +35,10 @@ class OffloadSettings:
     """How a partitioned model runs.
 
     `schedule` and `shape` are the pipeline's; `num_pages` of keys lie in host memory and `kv_room`
-    of them fit the device at a time, where attention is computed there. Every `adapt_every` steps
-    the experts that the CPU computes are chosen again, the coldest first (0: never). `attention`
-    is given where the device's attention runs over a work list: what the plan must know of it.
+    of them fit the device at a time, where attention is computed there; `key_format` is theirs.
+    Every `adapt_every` steps the experts that the CPU computes are chosen again, the coldest first
+    (0: never). `attention` is given where the device's attention runs over a work list: what the
+    plan must know of it.
     """
 
     schedule: str
@@ -47,6 +49,7 @@ class OffloadSettings:
     kv_room: int = 0
     adapt_every: int = 64
     attention: Shape | None = None
+    key_format: str = "f32"
 
     @property
     def gpu_attention(self) -> bool:
@@ -152,10 +155,11 @@ class Build:
             return self.store.k[:, :pages], self.store.v[:, :pages]
         c = self.config
         shape = (c.layers, pages, c.kv_heads, PAGE_SIZE, c.head_dim)
+        dtype = TORCH[self.options.key_format]
         if not self.options.gpu_attention:
-            return torch.zeros(shape), torch.zeros(shape)
+            return torch.zeros(shape, dtype=dtype), torch.zeros(shape, dtype=dtype)
         k, v = (
-            self.device.host(torch.Size(shape).numel() * 4).view(torch.float32).view(shape)
+            self.device.host(torch.Size(shape).numel() * dtype.itemsize).view(dtype).view(shape)
             for _ in "kv"
         )
         return k, v
@@ -167,7 +171,8 @@ class Build:
     def _device_keys(self) -> DeviceKeys:
         c, memory = self.config, self.device.memory
         shape = (self.options.kv_room, c.kv_heads, PAGE_SIZE, c.head_dim)
-        k0, k1, v0, v1 = (memory.allocate("keys", shape, torch.float32) for _ in "abcd")
+        dtype = TORCH[self.options.key_format]
+        k0, k1, v0, v1 = (memory.allocate("keys", shape, dtype) for _ in "abcd")
         return DeviceKeys((k0, k1), (v0, v1), PAGE_SIZE, self._lists())
 
     def _lists(self) -> AttentionLists | None:

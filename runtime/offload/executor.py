@@ -14,6 +14,7 @@ from ...ir.model import ModelConfig
 from ...ir.pipeline import Kind, Pipeline, Task
 from ...ir.pipeline_schedules import PipelineShape, build_pipeline
 from ..executor import PAGE_SIZE, check_step, page_bytes
+from ..recipe import TORCH
 from ..step import StepInput
 from ..weights import TensorSource
 from .build import Build, OffloadSettings
@@ -51,7 +52,7 @@ class OffloadExecutor:
         self.config, self.options, self.device = config, options, device
         self.vocab_size, self.context_length = config.vocab_size, config.context_length
         self.page_size, self.num_pages = PAGE_SIZE, options.num_pages
-        self.page_bytes = page_bytes(config)
+        self.page_bytes = page_bytes(config, TORCH[options.key_format].itemsize)
         self.max_batch, self.max_tokens = options.max_batch, options.max_tokens
         self.notes: list[str] = []
         self._prove, self._shape = prove, options.shape

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ...ir.model import ModelConfig
 from ..executor import PAGE_SIZE
+from ..recipe import TORCH
 from .device import OffloadDevice, mapped
 from .pages import PageShape, Pool, pool_bytes, pool_in
 
@@ -34,7 +35,12 @@ class HostStore:
 
     @staticmethod
     def of(
-        config: ModelConfig, shape: PageShape, num_pages: int, device: OffloadDevice, fill: Fill
+        config: ModelConfig,
+        shape: PageShape,
+        num_pages: int,
+        device: OffloadDevice,
+        fill: Fill,
+        key_format: str = "f32",
     ) -> HostStore:
         """Take and pin the memory on a device, and fill every page."""
         keys = [(i, e) for i in range(config.layers) for e in range(config.experts)]
@@ -51,6 +57,9 @@ class HostStore:
         for key, place in places.items():
             fill(*key, pool.page(place))
         sizes = (config.layers, num_pages, config.kv_heads, PAGE_SIZE, config.head_dim)
-        k, v = (pinned(torch.Size(sizes).numel() * 4).view(torch.float32).view(sizes) for _ in "kv")
+        dtype = TORCH[key_format]
+        k, v = (
+            pinned(torch.Size(sizes).numel() * dtype.itemsize).view(dtype).view(sizes) for _ in "kv"
+        )
         notes = dict.fromkeys(f"host memory stays pageable: {why}" for why in refused if why)
         return HostStore(pool, places, k, v, device, tuple(notes))

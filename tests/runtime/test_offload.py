@@ -11,6 +11,7 @@ import torch
 import weft
 from offload_cases import LIMITS, MIB, MIXED, ON_DISK, Cases, greedy, policy, step
 from weft.codegen.graph_reference import GraphRun
+from weft.compiler import Compilation
 from weft.frontend.checkpoint import open_checkpoint
 from weft.frontend.models.presets import PRESETS
 from weft.ir.core import Module
@@ -22,7 +23,7 @@ from weft.loading import reference_executor
 from weft.options import Options
 from weft.passes.graph.hazards import Hazard
 from weft.runtime.device import NoGpu
-from weft.runtime.executor import by_name
+from weft.runtime.executor import by_name, page_bytes
 from weft.runtime.offload import executor as executor_module
 from weft.runtime.offload.device import DeviceMemoryExceeded, Memory, SimulatedDevice
 from weft.runtime.offload.narrow import unpack_rows
@@ -47,6 +48,25 @@ def test_tokens_equal_the_whole_models_under_every_schedule(schedule, cases, who
     executor = cases.executor(policy(schedule))
     assert greedy(executor) == whole
     assert executor.device.memory.peak <= executor.device.memory.cap
+    executor.close()
+
+
+@pytest.mark.parametrize("schedule", ["cgo", "s4"])
+def test_keys_of_bf16_are_half_the_bytes_and_read_as_the_whole_model_reads_them(schedule, cases):
+    """The whole model over keys of bf16 is the oracle: the same kernels on one device."""
+    options = Options(**LIMITS, kv="bf16", cache=cases.cache)
+    whole = Compilation("program p() -> int:\n    return 1\n", "tiny-moe", options=options).executor
+    made = cases.offloading(policy(schedule), kv="bf16")
+    executor = made.executor(made.kernels([]))
+    prompt = step((range(40, 60), 0, [0, 1]), ((9, 10, 11), 0, [2]))
+    after = step(((5,), 20, [0, 1]), ((6,), 3, [2]))
+    for each in (prompt, after):
+        torch.testing.assert_close(
+            executor.forward(each), whole.forward(each), atol=1e-4, rtol=1e-4
+        )
+    wide = cases.offloading(policy(schedule), kv="f32")
+    assert executor.page_bytes * 2 == page_bytes(cases.checkpoint.config)
+    assert executor.num_pages >= 2 * wide._settings(wide.policy).num_pages
     executor.close()
 
 

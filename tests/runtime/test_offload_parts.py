@@ -161,7 +161,7 @@ def test_options_that_do_not_go_with_it():
     with pytest.raises(BadOption, match="one process that runs compiled kernels"):
         Options(gpu_memory=1, tp=2)
     with pytest.raises(BadOption, match="attention is dense, over keys of f32"):
-        Options(gpu_memory=1, kv="bf16")
+        Options(gpu_memory=1, kv="fp8", target="cuda")
     with pytest.raises(BadOption, match="offload_schedule must be one of ring, cgo"):
         Options().changed(offload_schedule="s9")
     with pytest.raises(BadOption, match="no offload option 'ring'"):
