@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -140,9 +141,10 @@ def _policies(plan: Module) -> dict[str, Span | None]:
 def sparse_decode(
     attention: Attention | None, regimes: list[Regime], checkpoint: Checkpoint, options: Options,
     pages: int, page_size: int, device: str = "cpu", memory: Memory | None = None,
+    window: float = math.inf,
 ) -> SparseDecode | None:  # fmt: skip
     """Return what an executor needs for sparse decode steps; None where no regime has them. Labels
-    come of a capped `memory`, if there is one."""
+    come of a capped `memory`, if there is one; `window` as in `SparseDecode`."""
     from .runtime.sparse_decode import SparseDecode, label_memory
 
     functions = [regime.function for regime in regimes if regime.sparse]
@@ -153,5 +155,5 @@ def sparse_decode(
                           words=options.target == "cuda", memory=memory)  # fmt: skip
     least = functions[0]["attention"]["least"]
     return SparseDecode(
-        policy, least, layers, options.max_batch, config.context_length, attention.default
+        policy, least, layers, options.max_batch, config.context_length, attention.default, window
     )

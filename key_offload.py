@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .attention import Attention
 from .frontend.checkpoint import Checkpoint
+from .ir.core import Module
 from .ir.diagnostics import CapacityError
 from .ir.pipeline import LaunchedTask, Pipeline
 from .options import BadOption, Options
@@ -97,8 +99,9 @@ def offloaded_keys(
     from .runtime.recipe import TORCH
 
     room = key_room(checkpoint, options, attention, page, device.memory.cap)
-    sparse = sparse_decode(attention, regimes, checkpoint, options, room.pages, page,
-                           device.place, device.memory)  # fmt: skip
+    window = link_window(checkpoint, regimes, options, attention)
+    sparse = sparse_decode(attention, regimes, checkpoint, options, room.pages, page, device.place,
+                           device.memory, window)  # fmt: skip
     assert sparse is not None
     dtype = TORCH[kv_dtype(options)]
     try:
@@ -107,6 +110,25 @@ def offloaded_keys(
         size = options.kv_host_memory / 2**20
         raise HostKeysRefused(size=size, problem=str(error)) from None
     return Offloaded(host, [staged(regime, options) for regime in regimes], sparse)
+
+
+def link_window(
+    checkpoint: Checkpoint, regimes: list[Regime], options: Options, attention: Attention
+) -> float:
+    """Return how many tokens' keys and values of one layer cross the link while a GPU reads a
+    layer's weights; on a simulated one there is no such limit."""
+    from .cost_model.hardware_file import load
+    from .ir.types import DTYPE_BYTES
+    from .loading import kv_dtype
+    from .runtime.weights import weight_bytes
+
+    if options.target != "cuda":
+        return math.inf
+    config, machine = checkpoint.config, load(attention.hardware)
+    weights = weight_bytes(Module(tuple(regime.function for regime in regimes))) / config.layers
+    seconds = weights / machine.level().main.read.median
+    token = 2 * config.kv_heads * config.head_dim * DTYPE_BYTES[kv_dtype(options)]
+    return seconds * machine.link("cpu", "gpu").bandwidth.median / token
 
 
 def staged(regime: Regime, options: Options) -> Staged | None:

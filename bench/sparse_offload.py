@@ -3,7 +3,8 @@
 Both run the same products around attention (a layer of an 8 B shape). `streaming` copies each
 layer's whole keys and values through two buffers, the next one's while a layer computes, at the
 link's full speed. `offloaded` is what `--kv-host-memory` launches: scores, selection, the cache's
-kernels, the next layer's rows ahead on a stream of their own. Queries move from step to step and
+kernels; on a stream of their own the rows that are late, beside which the next layer's lists are
+made, and the next layer's rows ahead. Queries move from step to step and
 from layer to layer by the cosines below, so that the cache and predictions hit as often as they do
 on the shipped models; `cold` empties the caches before each step, and predicts nothing.
 """
@@ -19,12 +20,16 @@ from typing import Any
 import torch
 from weft.bench.sparse_steps import Setting, SparseStep
 from weft.codegen.build_cuda import load_kernels
+from weft.cost_model.hardware_file import load
 from weft.ir.core import Operation
 from weft.passes.tile import key_cache
 from weft.passes.tile.gpu_schedules import gpu_schedule
 from weft.passes.tile.held_attention import HeldParts, held_parts
 from weft.passes.tile.key_cache import COUNTERS, KeyCache
+from weft.passes.tile.lower_fetch import GPU_ALONE, GPU_KEYS, GPU_PARTS
 from weft.runtime.key_device import CudaKeys, KeyDevice, SimulatedKeys
+from weft.runtime.offload.device import Stream
+from weft.runtime.sparse_decode import MISSED
 
 STEP_COSINE, GUESS_COSINE = 0.93, 0.8
 """Of a layer's query with that of the step before, and with the one predicted for it.
@@ -38,6 +43,8 @@ WIDTH, FFN = 4096, 14336
 """The products around attention of an 8 B shape."""
 ROOM = 2
 """Rows of the cache, in selections of one step."""
+PARTS = 16
+"""How often a part of a layer is launched to be timed."""
 
 
 class OffloadedStep(SparseStep):
@@ -51,21 +58,21 @@ class OffloadedStep(SparseStep):
         super().__init__(setting, folder, layers)
         s, p = setting.shape, setting.policy
         tiny = setting.device == "cpu"
-        cache = KeyCache(s.kv_heads, s.head_dim, s.page, s.kv, True, 64 if tiny else 1024,
-                         2 if tiny else 16)  # fmt: skip
-        alone = replace(cache, parts=1, keys=64 if tiny else 4096)
-        copies = 2 if tiny else 16
+        cache = KeyCache(s.kv_heads, s.head_dim, s.page, s.kv, True, 64 if tiny else GPU_KEYS,
+                         2 if tiny else GPU_PARTS)  # fmt: skip
+        alone = replace(cache, parts=1, keys=64 if tiny else GPU_ALONE)
+        copy, rows = key_cache.fetch(cache, cache.parts), key_cache.rows(cache)
         late = [key_cache.look(cache, False), key_cache.free(alone, False),
-                key_cache.place(alone, False), key_cache.fetch(cache, copies),
-                key_cache.rows(cache)]  # fmt: skip
+                key_cache.place(alone, False)]  # fmt: skip
         ahead = [key_cache.look(cache, True), key_cache.free(alone, True),
-                 key_cache.place(alone, True), late[3]]  # fmt: skip
+                 key_cache.place(alone, True), copy]  # fmt: skip
         gathers = held_parts(HeldParts(**{**vars(s), "unit": p.unit},
                                        keys_listed=0 if tiny else 128))  # fmt: skip
         *self.choose, _, join = self.kernels
         self.late, self.ahead, self.attend = late, ahead, [gathers, join]
+        self.copy, self.rows = [copy], [rows]
         every = {kernel["name"].name: kernel
-                 for kernel in (*self.choose, *late, *ahead, *self.attend)}  # fmt: skip
+                 for kernel in (*self.choose, *late, *ahead, rows, *self.attend)}  # fmt: skip
         schedules = [(kernel, replace(gpu_schedule(kernel, True), chained=False))
                      for kernel in every.values()]  # fmt: skip
         built = load_kernels(schedules, folder, interpreted=tiny)
@@ -103,6 +110,7 @@ class OffloadedStep(SparseStep):
         self.scratch, self.guess_scratch = scratch
         self.given["rows"] = torch.zeros_like(self.given["chosen"])
         self.guess = {name: torch.zeros_like(self.given[name]) for name in ("chosen", "counts")}
+        self.guess["budgets"] = (self.given["budgets"] * ahead_share(self.setting)).ceil().int()
         self.books = []
         for _ in range(self.layers):
             held = (rows // s.page, k, s.page, s.head_dim)
@@ -131,7 +139,8 @@ class OffloadedStep(SparseStep):
     def _run(self, kernels: list[Operation], layer: int, **more: Any) -> None:
         given = self.given | self.books[layer] | {"pages": self.tables[layer]} | more
         for kernel in kernels:
-            of = given | (self.extents if kernel.attribute("of") == "graph.fetch" else {})
+            fetches = kernel.attribute("of") == "graph.fetch"  # S is the cache's there
+            of = given | (self.extents if fetches else {})
             of["HP"] = self.extents["HP"]
             if kernel is self.attend[0]:
                 of["chosen"] = self.given["rows"]
@@ -145,19 +154,46 @@ class OffloadedStep(SparseStep):
         for layer in range(self.layers):
             main = self.device.stream("gpu")
             self._run(self.choose, layer, q=self.queries[layer])
-            if arrived is not None:
-                main.wait(arrived)
+            self._wait(main, arrived)
             self._run(self.late, layer, **self.scratch)
+            self._wait(up, main.record())
+            with up():
+                self._run(self.copy, layer, **self.scratch)
+            late, arrived = up.record(), None
+            self._run(self.rows, layer)
             if predict and layer + 1 < self.layers:
                 self._run(self.choose, layer + 1, q=self.guesses[layer + 1], **self.guess)
-                chosen = main.record()
-                if chosen is not None:
-                    up.wait(chosen)
+                self._wait(up, main.record())
                 with up():
                     self._run(self.ahead, layer + 1, **self.guess_scratch, **self.guess)
                 arrived = up.record()
+            self._wait(main, late)
             self._run(self.attend, layer, q=self.queries[layer])
             rest()
+
+    @staticmethod
+    def _wait(stream: Stream, event: Any) -> None:
+        if event is not None:
+            stream.wait(event)
+
+    def parts(self, rest: Callable[[], None]) -> dict[str, float]:
+        """Return the us of what a layer launches beside copies, each alone: the choice of keys, the
+        cache's books where all is held, attention, and what is computed beside it."""
+        first = {
+            "choose": lambda: self._run(self.choose, 0, q=self.queries[0]),
+            "books": lambda: self._run([*self.late, *self.copy, *self.rows], 0, **self.scratch),
+            "attend": lambda: self._run(self.attend, 0, q=self.queries[0]), "rest": rest,
+        }  # fmt: skip
+        found = {}
+        for name, run in first.items():
+            run()
+
+            def many(run: Callable[[], None] = run) -> None:
+                for _ in range(PARTS):
+                    run()
+
+            found[f"{name}_us"] = 1e6 * timed(recorded(many), lambda: None, 6) / PARTS
+        return found
 
     def wrong(self) -> float:
         """Return |out - exact| / |exact| of the last layer's first row over its list."""
@@ -168,9 +204,11 @@ class OffloadedStep(SparseStep):
         self.tables[0] = first
         return float((found - exact).norm() / exact.norm())
 
-    def host_pages(self, layer: int, pages: int) -> list[torch.Tensor]:
-        """Return as much of host memory as a layer's keys and values take, for copies in order."""
-        return [pool[layer * pages : (layer + 1) * pages] for pool in self.hosted]
+    def sources(self) -> list[list[torch.Tensor]]:
+        """Return as much of host memory as each layer's keys and values take, in order."""
+        pages = self.setting.batch * -(-self.setting.context // self.setting.shape.page)
+        return [[pool[layer * pages : (layer + 1) * pages] for pool in self.hosted]
+                for layer in range(self.layers)]  # fmt: skip
 
     def link(self) -> float:
         """Return bytes a second of a large copy to the device."""
@@ -192,19 +230,19 @@ class OffloadedStep(SparseStep):
 
 
 class Streaming:
-    """The same stack with all keys and values copied through two buffers, layer by layer."""
+    """A stack with all keys and values copied through two buffers, layer by layer: `sources` has
+    k and v of each in host memory."""
 
-    def __init__(self, step: OffloadedStep) -> None:
-        s, n = step.setting.shape, step.setting.context
-        pages = step.setting.batch * -(-n // s.page)
-        self.sources = [step.host_pages(layer, pages) for layer in range(step.layers)]
-        one = (step.setting.batch, s.kv_heads, n, s.head_dim)
-        self.buffers = [[torch.empty(one, dtype=step.k.dtype, device=step.setting.device)
+    def __init__(self, setting: Setting, sources: list[list[torch.Tensor]]) -> None:
+        s, dtype = setting.shape, sources[0][0].dtype
+        self.sources = sources
+        one = (setting.batch, s.kv_heads, setting.context, s.head_dim)
+        self.buffers = [[torch.empty(one, dtype=dtype, device=setting.device)
                          for _ in "kv"] for _ in "ab"]  # fmt: skip
-        self.q = torch.randn(step.setting.batch, s.heads, 1, s.head_dim, dtype=step.k.dtype,
-                             device=step.setting.device)  # fmt: skip
+        self.q = torch.randn(setting.batch, s.heads, 1, s.head_dim, dtype=dtype,
+                             device=setting.device)  # fmt: skip
         self.up = torch.cuda.Stream()
-        self.bytes = step.layers * step.setting.bytes
+        self.bytes = len(sources) * setting.bytes
 
     def decode(self, rest: Callable[[], None]) -> None:
         """Launch a step; the keys of layer l + 1 arrive while layer l computes."""
@@ -239,6 +277,17 @@ def products(device: str) -> Callable[[], None]:
             torch.mm(x, w)
 
     return rest
+
+
+def ahead_share(setting: Setting) -> float:
+    """Return the share of what is predicted that is fetched ahead: what arrives while a layer's
+    weights are read, at the rates of `cost_model/hardware/h200.json`."""
+    machine, s = load("h200"), setting.shape
+    weights = 2 * WIDTH * (2 * WIDTH + 2048 + 3 * FFN)
+    link = machine.link("cpu", "gpu").bandwidth.median
+    window = weights / machine.level().main.read.median * link / (s.kv_heads * setting.row_bytes)
+    selected = setting.batch * setting.policy.budget(setting.context)
+    return 1.0 if setting.device == "cpu" else min(1.0, window / (MISSED * selected))
 
 
 def timed(run: Callable[[], None], before: Callable[[], None], steps: int) -> float:
@@ -289,6 +338,7 @@ def offload(folder: Path, tiny: bool, layers: int = 4, steps: int = 12) -> dict[
     counts = step.counted()
     found["held"] = counts["held"] / counts["wanted"]
     found["predicted"] = counts["predicted"] / counts["wanted"]
+    found["brought"] = counts["brought"] / counts["wanted"]
     moved = (counts["wanted"] - counts["held"] + counts["brought"]) * setting.row_bytes / steps
     found |= {"moved_mb": moved / 1e6, "moved_of_link": moved / (found["us"] / 1e6) / link}
     cold = recorded(lambda: step.decode(rest, predict=False))
@@ -298,7 +348,8 @@ def offload(folder: Path, tiny: bool, layers: int = 4, steps: int = 12) -> dict[
         step.ask()
 
     found["cold_us"] = 1e6 * timed(cold, emptied, steps)
-    stream = Streaming(step)
+    found |= step.parts(rest)
+    stream = Streaming(setting, step.sources())
     stream.decode(rest)
     found["streaming_us"] = 1e6 * timed(lambda: stream.decode(rest), lambda: None, 6)
     found |= {"link_gbs": link / 1e9,

@@ -1,6 +1,7 @@
 """Sparse decode attention on a GPU, beside the best dense kernel in the same run.
 
-    python -m bench.sparse_speed [--only operation published end_to_end offload] [--json] [--record]
+    python -m bench.sparse_speed [--only operation published end_to_end offload host_model]
+        [--json] [--record]
     python -m bench.sparse_speed --tiny        small shapes in Triton's interpreter: no timing
 
 `operation` is one layer of an 8 B shape (32/8 heads of 128): labels of 1/16 of a key (32 channels
@@ -114,8 +115,16 @@ def offload(folder: Path, tiny: bool) -> Figures:
     return found
 
 
+def host_model(folder: Path, tiny: bool) -> Figures:
+    """A model's steps with keys in host memory, by the executor that runs programs."""
+    from weft.bench.host_model import host_model as measured
+
+    return measured(folder, tiny)
+
+
 SECTIONS = {
     "operation": operation, "published": published, "end_to_end": end_to_end, "offload": offload,
+    "host_model": host_model,
 }  # fmt: skip
 
 

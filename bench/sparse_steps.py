@@ -255,11 +255,11 @@ def step_seconds(model: str, context: int, batch: int, folder: Path) -> dict[str
     from weft.runtime.graphs import CudaGraphs
 
     tiny = model == "tiny"
-    config = _TINY if tiny else preset(model)
+    config = TINY if tiny else preset(model)
     config = replace(config, context_length=max(config.context_length, context + 64))
     amounts: dict[str, Any] = {"k": 16, "labels": "i8", "channels": 4, "sinks": 2, "recent": 4}
     policy = SparsePolicy(min_context=0, **(amounts if tiny else {"ratio": 1 / 16, "channels": 32}))
-    attention = Attention(policy, _in_order(config), always=True, hardware="h200")
+    attention = Attention(policy, in_order(config), always=True, hardware="h200")
     graph, format = build_graph(config), "f32" if tiny else "bf16"
     limits = {"max_tokens": 64, "max_batch": batch}
     regimes = lower_for_gpu(config, graph, weights=format, activations=format, kv=format,
@@ -280,7 +280,7 @@ def step_seconds(model: str, context: int, batch: int, folder: Path) -> dict[str
             layer.normal_()
     times = {}
     for name, kind in (("us", SPARSE), ("dense_us", WHOLE)):
-        step = _decode_step(context, batch, each, kind)
+        step = decode_step(context, batch, each, kind)
         for _ in range(3):
             logits = executor.forward(step)
         assert bool(torch.isfinite(logits).all()), "logits are not finite"
@@ -288,13 +288,13 @@ def step_seconds(model: str, context: int, batch: int, folder: Path) -> dict[str
     return times
 
 
-_TINY = ModelConfig(
+TINY = ModelConfig(
     architecture="LlamaForCausalLM", vocab_size=96, width=32, layers=2, heads=4, kv_heads=2,
     head_dim=16, ffn=48, context_length=128, windows=(0, 0), rope=Rope(1e4),
 )  # fmt: skip
 
 
-def _in_order(config: ModelConfig) -> AttentionCalibration:
+def in_order(config: ModelConfig) -> AttentionCalibration:
     """Return a calibration that leaves channels as they are: for time, any does."""
     ones, zeros = (1.0,) * config.head_dim, (0.0,) * config.head_dim
     head = HeadChannels(tuple(range(config.head_dim)), zeros, ones, ones)
@@ -302,7 +302,9 @@ def _in_order(config: ModelConfig) -> AttentionCalibration:
     return AttentionCalibration(config.heads, config.kv_heads, config.head_dim, layers)
 
 
-def _decode_step(context: int, batch: int, each: int, reads: int) -> StepInput:
+def decode_step(context: int, batch: int, each: int, reads: int) -> StepInput:
+    """Return a decode step of sequences of one length, in `each` pages of their own from page 1."""
+
     def ints(values: Any) -> torch.Tensor:
         return torch.tensor(values, dtype=torch.int32)
 

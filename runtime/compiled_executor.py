@@ -221,7 +221,7 @@ class CompiledExecutor:
     def _inputs(self, step: StepInput, sparse: bool) -> dict[str, Tensor]:
         inputs = by_name(step)
         if sparse and self._sparse is not None:
-            inputs["plan_budget"] = self._sparse.budgets(step)
+            inputs |= self._sparse.budgets(step)
         return inputs
 
     def _recipe(self, step: StepInput, sparse: bool = False) -> Recipe:

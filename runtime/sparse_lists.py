@@ -140,5 +140,5 @@ class SparseLists:
             "item_list": np.where(sparse, owner, -1),
         }
         if self._across:
-            given["guess_budgets"] = self._decode.guess_budgets(rows.budgets)
+            given["guess_budgets"] = self._decode.guess_budgets(rows.budgets, rows.chosen)
         return {PLANNED + name: array.astype(np.int32) for name, array in given.items()}

@@ -99,7 +99,8 @@ def lower_fetch(lowering: _Lowering, op: Operation) -> list[Operation]:
 def _lists(lowering: _Lowering, select: Operation, ahead: bool) -> _Lists:
     """Lists as activations."""
     views = lowering.makers[select.operands[2].name]
-    calls, _, (chosen, counts) = lower_select(lowering, select)
+    budget = "plan_guess_budget" if ahead else "plan_budget"
+    calls, _, (chosen, counts) = lower_select(lowering, select, budget)
     names = ("page_table", "kv_lengths", "chosen", "counts")
     where = {name: Term("in", (place,)) for place, name in enumerate(names)}
     return _Lists(calls, where, (*views.operands, chosen, counts))

@@ -94,10 +94,10 @@ def gathered_shape(lowering: _Lowering, select: Operation, scale: float) -> Gath
 
 
 def lower_select(
-    lowering: _Lowering, select: Operation
+    lowering: _Lowering, select: Operation, budget: str = "plan_budget"
 ) -> tuple[list[Operation], Scores, tuple[Value, ...]]:
     """Return the launches of scores and lists on a CPU, how is scored, and the values of lists and
-    counts, and what a tail weighs."""
+    counts, and what a tail weighs. `budget` names how much each row may take."""
     policy = parse_policy(select["policy"])
     assert policy is not None
     views, q, layer = lowering.makers[select.operands[2].name], select.operands[0], select["layer"]
@@ -123,9 +123,9 @@ def lower_select(
     call: Callable[..., Operation] = lowering.call
     calls = [
         call(select, label_scores(scored),
-             f"B N MAXP L in0 in1 in2 plan_budget labels{layer} {at} {found}",
+             f"B N MAXP L in0 in1 in2 {budget} labels{layer} {at} {found}",
              (q, table, lengths), (scores, *mass)),
-        call(select, take, "B L in0 in1 plan_budget out0 out1", (scores, lengths),
+        call(select, take, f"B L in0 in1 {budget} out0 out1", (scores, lengths),
              (chosen, counts)),
     ]  # fmt: skip
     return calls, scored, (chosen, counts, *mass)

@@ -32,4 +32,6 @@ def test_tiny() -> None:
     assert figures["operation_tiny"]["bound"] > 1
     offload = figures["offload_tiny"]
     assert offload["error"] < 1e-5 and offload["traffic"]["held"] > 0
+    host = figures["host_model_tiny"]
+    assert host["error"] < 1e-5 and host["held"] > 0  # logits are those of keys on the device
     assert figures["end_to_end_tiny"] == {"us": None, "dense_us": None}  # run, and not timed

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import weft
@@ -18,15 +21,18 @@ from test_sparse_decode import PROGRAM, executor, generate, prompts, steps_of
 from typer.testing import CliRunner
 from weft.cli.app import app
 from weft.compiler import Compilation
+from weft.frontend.checkpoint import open_checkpoint
 from weft.ir.diagnostics import CapacityError
 from weft.ir.pipeline import Task
 from weft.ir.sparse import parse_policy
+from weft.key_offload import link_window
 from weft.options import BadOption, Options
 from weft.runtime.host_keys import HostKeys, Staged
 from weft.runtime.key_device import SimulatedKeys
 from weft.runtime.key_room import KeyCosts, KeyRoom, NoKeyRoom
 from weft.runtime.offload.device import DeviceMemoryExceeded
 from weft.runtime.offload.queues import Queues
+from weft.runtime.sparse_decode import MISSED, SparseDecode
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 POLICY = "sparse(k=20, sinks=2, recent=6, min_context=0, labels=i4)"
@@ -41,7 +47,6 @@ def offloaded(policy: str = POLICY, rows: int = 32, **changes: Any) -> Any:
 
 
 def _bytes(policy: str, rows: int) -> int:
-    from weft.frontend.checkpoint import open_checkpoint
     from weft.key_offload import BOOKS
 
     config, parsed = open_checkpoint("tiny-dense").config, parse_policy(policy)
@@ -195,6 +200,35 @@ def test_what_fits_fits(costs: KeyCosts, k: int, device: int, host: int, context
     need = costs.fixed + room.pages * costs.device_page + room.rows * costs.row
     assert need <= device and room.rows % 16 == 0
     assert room.rows >= min(policy.budget(min(context, room.pages * 16)), room.pages * 16)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(1, 400), min_size=1, max_size=6), st.floats(0, 2000))
+def test_no_more_is_fetched_ahead_than_arrives_in_time(lengths: list[int], window: float) -> None:
+    """Of what is expected to be missing; but a row always guesses its ends and one more, and rows
+    that read all of their keys do not count."""
+    policy = parse_policy("sparse(ratio=1/4, sinks=2, recent=6, min_context=30)")
+    assert policy is not None
+    decode = SparseDecode(policy, 0, {"labels": []}, len(lengths), 400, window=window)
+    step = steps_of([([1], length - 1, list(range(25))) for length in lengths])
+    decode.wanted(step)
+    found = decode.budgets(step)
+    budgets, guesses = (found[f"plan_{name}"].numpy() for name in ("budget", "guess_budget"))
+    chosen = budgets <= np.array(lengths)
+    least = np.minimum(budgets, 2 + 6 + 1)
+    assert (guesses >= least).all() and (guesses <= budgets).all()
+    more = guesses[chosen] > least[chosen]
+    assert MISSED * (guesses[chosen][more] - 1).sum() <= window + 1e-6
+
+
+def test_a_gpu_fetches_ahead_what_its_link_brings_in_a_layers_time() -> None:
+    """An 8 B shape on an H200: some 1.5 K tokens while 0.5 GB of weights are read."""
+    checkpoint = open_checkpoint("random:llama-8b")
+    options = Options.from_env().changed(target="cuda", attention=POLICY, kv_host_memory=MIB)
+    regimes: Any = [SimpleNamespace(function=checkpoint.graph.symbol("step"))]
+    attention: Any = SimpleNamespace(hardware="h200")
+    assert 1000 < link_window(checkpoint, regimes, options, attention) < 4000  # bf16 and f32
+    assert link_window(checkpoint, regimes, Options.from_env(), attention) == math.inf
 
 
 def test_the_cap_holds() -> None:

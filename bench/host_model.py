@@ -1,0 +1,224 @@
+"""Decode steps of a model whose keys lie in host memory, by the executor that `weft run` takes.
+
+The 8 B shape with random weights and, beside its own new tokens, random keys and labels: what is
+compiled for `--target cuda --kv-host-memory`, with a cache of two selections. `steady` gives the
+same token every step, so that queries turn by rope alone (as alike as the cosine that
+`sparse_offload` says of the shipped models); `fresh` another each time, which no cache foresees.
+Beside it a stack of the same products over keys that are copied whole, layer by layer, and the same
+executor with its keys on the device, whose logits must be the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from time import perf_counter
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from weft.attention import Attention
+from weft.bench.sparse_offload import ROOM, Streaming, products, timed
+from weft.bench.sparse_steps import TINY, Setting, decode_step, in_order
+from weft.codegen.build_cuda import load_kernels
+from weft.frontend.models.presets import preset
+from weft.frontend.models.registry import build_graph
+from weft.ir.model import ModelConfig
+from weft.ir.sparse import SparsePolicy
+from weft.key_offload import key_costs
+from weft.loading import executor_on
+from weft.options import Options
+from weft.passes.tile.gpu_schedules import gpu_step_kernels
+from weft.passes.tile.regimes import lower_for_gpu, merge_kernels
+from weft.runtime.graphs import CudaGraphs
+from weft.runtime.step import SPARSE
+
+SETTINGS = {"64k": (1 << 16, 32), "256k": (1 << 18, 8)}
+"""Contexts, and layers of the shape that are run: 8 GiB of keys in host memory."""
+WARM, STEPS = 6, 24
+"""Steps before those that are timed, and how many of these there are."""
+
+
+class HostModel:
+    """A model of some layers over one context; `across` says where its keys lie."""
+
+    def __init__(
+        self, config: ModelConfig, policy: SparsePolicy, context: int, folder: Path, across: bool
+    ) -> None:  # fmt: skip
+        self.config, self.context = config, context
+        self.tiny = not torch.cuda.is_available()
+        attention = Attention(policy, in_order(config), always=True, hardware="h200",
+                              offload=across)  # fmt: skip
+        format = "f32" if self.tiny else "bf16"
+        limits: dict[str, Any] = {"max_tokens": 64, "max_batch": 1}
+        graph = build_graph(config)
+        regimes = lower_for_gpu(config, graph, weights=format, activations=format, kv=format,
+                                attention=attention.passes, **limits)  # fmt: skip
+        wanted = merge_kernels(regimes) + gpu_step_kernels(config.vocab_size)
+        kernels = load_kernels(wanted, folder, interpreted=self.tiny)
+        self.pages = -(-config.context_length // 64) + 1
+        checkpoint: Any = SimpleNamespace(config=config, folder=None, name="random", graph=graph)
+        options, memory = Options(target="cuda", weights=format, kv_memory=1, **limits), 0
+        if across:
+            costs = key_costs(checkpoint, options, attention, 64)
+            options = replace(options, kv_host_memory=self.pages * costs.host_page)
+            rows = -(-ROOM * policy.budget(config.context_length) // 64) * 64
+            memory = costs.fixed + self.pages * costs.device_page + rows * costs.row
+        self.executor: Any = executor_on(
+            checkpoint, regimes, kernels, options, self.pages, "cpu" if self.tiny else "cuda",
+            None if self.tiny else CudaGraphs(), attention=attention, memory=memory,
+        )  # fmt: skip
+        self.position = context
+
+    def stacks(self) -> list[torch.Tensor]:
+        """Return k and v of all layers, [layers, N, K, P, C]."""
+        host = self.executor.host
+        return list(host.stacks[True]) if host else self.executor._pools
+
+    def labels(self) -> list[torch.Tensor]:
+        """Return the labels of each layer."""
+        return self.executor._sparse.layers["labels"]
+
+    def fill(self) -> None:
+        """Give all tokens random keys, values and labels."""
+        torch.manual_seed(0)
+        for stack in self.stacks():
+            for part in stack.flatten(0, 1).split(2048):
+                part.copy_(torch.randn(part.shape, device=part.device))
+        for pool in self.labels():
+            pool.view(torch.uint8).random_(0, 256)
+
+    def take(self, other: HostModel) -> None:
+        """Take the keys and labels of another model."""
+        for mine, its in zip((*self.stacks(), *self.labels()), (*other.stacks(), *other.labels()),
+                             strict=True):  # fmt: skip
+            mine.copy_(its)
+
+    def step(self, token: int) -> torch.Tensor:
+        """Decode one token, and return its logits."""
+        self.position += 1
+        step = decode_step(self.position, 1, self.pages - 1, SPARSE)
+        step.tokens.fill_(token)
+        return self.executor.forward(step)
+
+    def seconds(self, tokens: Callable[[int], int], steps: int) -> float:
+        """Return the seconds of a step, of many that follow each other."""
+        begin = 0.0
+        warm = 1 if self.tiny else WARM
+        for number in range(warm + steps):
+            if number == warm:
+                self.settle()
+                begin = perf_counter()
+            self.step(tokens(number))
+        self.settle()
+        return (perf_counter() - begin) / steps
+
+    def settle(self) -> None:
+        """Wait for the device."""
+        if not self.tiny:
+            torch.cuda.synchronize()
+
+    def close(self) -> None:
+        """Give its memory back."""
+        host, self.executor = self.executor.host, None
+        if host is not None and not self.tiny:
+            host.device.close()
+            torch.cuda.empty_cache()
+
+
+@contextmanager
+def model(*arguments: Any) -> Iterator[HostModel]:
+    """A model that gives its memory back."""
+    made = HostModel(*arguments)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+def host_model(folder: Path, tiny: bool) -> dict[str, Any]:
+    """Steps at 64 K of the whole model, and at 256 K of some of its layers."""
+    if tiny:
+        policy = SparsePolicy(k=16, labels="i8", channels=4, sinks=2, recent=4, min_context=0)
+        config = replace(TINY, context_length=192)
+        found = {"host_model_tiny": measured(config, policy, 64, folder, 1, check=True)}
+        print(f"  host model: {found}", flush=True)
+        return found
+    found: dict[str, Any] = {}
+    policy = SparsePolicy(ratio=1 / 16, channels=32, min_context=0)
+    for name, (context, layers) in SETTINGS.items():
+        config = replace(preset("llama-8b"), layers=layers, windows=(0,) * layers,
+                         context_length=context + 256)  # fmt: skip
+        figures = measured(config, policy, context, folder, STEPS, check=name == "64k")
+        print(f"  host model {name}: {figures}", flush=True)
+        found |= {f"host_model_{name}": figures, f"host_model_{name}_speedup": figures["speedup"]}
+    return found
+
+
+def measured(
+    config: ModelConfig, policy: SparsePolicy, context: int, folder: Path, steps: int, check: bool
+) -> dict[str, Any]:
+    """Return the us of a step, what it fetched, and how many times faster than streaming it is."""
+    found: dict[str, Any] = {"layers": config.layers}
+    with model(config, policy, context, folder, True) as across:
+        across.fill()
+        if check:
+            found |= compared(across, config, policy, folder, steps)
+        for name, tokens in (("", lambda _: 7), ("fresh_", lambda number: 11 + 5 * number)):
+            before = asdict(across.executor.host.traffic())
+            seconds = across.seconds(tokens, steps)
+            after = asdict(across.executor.host.traffic())
+            found |= shares({key: after[key] - before[key] for key in after}, name)
+            found[f"{name}us"] = None if across.tiny else 1e6 * seconds
+        if across.tiny:
+            return found
+        found |= streamed(across)
+    return found | {"speedup": found["streaming_us"] / found["us"],
+                    "fresh_speedup": found["streaming_us"] / found["fresh_us"]}  # fmt: skip
+
+
+def shares(counts: dict[str, int], name: str) -> dict[str, float]:
+    """Return what was in the cache, had come ahead, was brought ahead: shares of what was read."""
+    held = counts["held"] - counts["predicted"]
+    every = {"held": held, "predicted": counts["predicted"], "brought": counts["brought"]}
+    return {f"{name}{key}": round(count / counts["wanted"], 4) for key, count in every.items()}
+
+
+def compared(
+    across: HostModel, config: ModelConfig, policy: SparsePolicy, folder: Path, steps: int
+) -> dict[str, Any]:
+    """Return the largest difference of logits from those of keys on the device, and its us."""
+    with model(config, policy, across.context, folder, False) as near:
+        near.take(across)
+        error = 0.0
+        for token in (3, 7) if across.tiny else (3, 7, 7, 5):
+            mine, its = across.step(token).clone(), near.step(token)
+            error = max(error, float((mine - its).abs().max() / its.abs().max()))
+        assert error < 1e-3, f"logits differ from those of keys on the device by {error}"
+        seconds = near.seconds(lambda _: 7, steps)
+        return {"error": error, "on_device_us": None if near.tiny else 1e6 * seconds}
+
+
+def streamed(across: HostModel) -> dict[str, float]:
+    """Return the us of the same step with all keys and values copied, layer by layer."""
+    setting = Setting.of(across.context, 1, {"ratio": 1 / 16}, False)
+    pages = across.context // 64
+    pairs = zip(across.executor.host.device.pinned, across.stacks(), strict=True)
+    hosted = [buffer.view(stack.dtype)[: stack.numel()].view(stack.shape)
+              for buffer, stack in pairs]  # fmt: skip
+    sources = [[stack[layer, 1 : pages + 1] for stack in hosted]
+               for layer in range(across.config.layers)]  # fmt: skip
+    stream, rest = Streaming(setting, sources), products("cuda")
+    head = torch.randn(across.config.width, across.config.vocab_size, dtype=torch.bfloat16,
+                       device="cuda")  # fmt: skip
+    x = torch.randn(1, across.config.width, dtype=torch.bfloat16, device="cuda")
+
+    def run() -> None:
+        stream.decode(rest)
+        torch.mm(x, head)
+
+    run()
+    seconds = timed(run, lambda: None, 4)
+    return {"streaming_us": 1e6 * seconds, "streaming_gbs": stream.bytes / seconds / 1e9}
