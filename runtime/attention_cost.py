@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -39,7 +41,7 @@ class Shape:
         """Bytes that a row's state moves: written once and read once."""
         return 2 * 4 * self.heads * (self.head_dim + 2)
 
-    def flops(self, rows: float) -> float:
+    def flops(self, rows: float | Array) -> Any:
         """Operations that a key costs with some query rows."""
         return 4.0 * rows * self.heads * self.head_dim
 
@@ -64,8 +66,7 @@ class Rates:
     slot: float = 4.0e-8
 
 
-@dataclass(frozen=True)
-class Run:
+class Run(NamedTuple):
     """Keys [start, start + keys) of sequence `of`, read once for the sequences `members`."""
 
     of: int
@@ -89,7 +90,9 @@ class Batch:
         return Batch(table, lengths, np.arange(len(lengths) + 1))
 
 
-def roofs_of(keys: float, rows: float, shape: Shape, rates: Rates) -> tuple[float, float, float]:
+def roofs_of(
+    keys: float | Array, rows: float | Array, shape: Shape, rates: Rates
+) -> tuple[Any, Any, Any]:  # fmt: skip
     """Return the seconds of a run at each roof: memory, cache (once a tile of rows), products."""
     tiles = np.ceil(rows / shape.rows_many)
     padded = np.where(rows <= shape.rows_few, shape.rows_few, tiles * shape.rows_many)
@@ -107,17 +110,16 @@ class Cost:
     """
 
     def __init__(self, batch: Batch, runs: Sequence[Run], shape: Shape, rates: Rates) -> None:
-        counts = np.diff(batch.starts)
+        self.runs = runs
         self.shape, self.rates, self.queries = shape, rates, int(batch.starts[-1])
         self.keys = np.array([run.keys for run in runs], np.int64)
-        self.rows = np.array([counts[list(run.members)].sum() for run in runs], np.int64)
+        self.sizes, self.members = members_of(runs)
+        self.rows = summed(np.diff(batch.starts)[self.members], self.sizes)
         self.tiles = -(-self.rows // shape.rows_many)
-        self.sizes = np.array([len(run.members) for run in runs], np.int64)
-        self.members = np.array([m for run in runs for m in run.members], np.int64)
         self.read = float((self.keys * self.tiles).sum()) * shape.key_bytes
         if runs:
             roofs = np.array(roofs_of(self.keys, self.rows, shape, rates))
-            again = _again(batch, runs, shape)
+            again = _again(batch, runs, self.keys, shape)
             self.stream = float(roofs.max(0).sum()) - again * (1 / rates.memory - 1 / rates.cache)
             self.cached = again / max(self.read, 1.0)
 
@@ -129,54 +131,88 @@ class Cost:
         most = max(1, int(self.keys.max()) // granule)
         parts = np.unique(np.geomspace(1, most, 24).astype(int))
         sizes = np.unique(-(-int(self.keys.max()) // parts // granule) * granule)
-        return min((self.seconds(int(size)), int(size)) for size in sizes)
+        times = self._times(sizes)
+        best = int(times.argmin())
+        return float(times[best]), int(sizes[best])
 
     def seconds(self, chunk: int) -> float:
         """Return the seconds with items of at most `chunk` keys."""
-        if not len(self.keys):
-            return 0.0
-        rates, parts = self.rates, -(-self.keys // chunk)
-        programs = int((parts * self.tiles).sum()) * self.shape.kv_heads
+        return float(self._times(np.array([chunk]))[0]) if len(self.keys) else 0.0
+
+    def _times(self, chunks: Array) -> Array:
+        """Return the seconds [S] with items of at most `chunks` [S] keys."""
+        rates, parts = self.rates, -(-self.keys // chunks[:, None])
+        programs = (parts * self.tiles).sum(1) * self.shape.kv_heads
         waves = -(-programs // rates.resident)
-        share = (programs - (waves - 1) * rates.resident) / programs
-        longest, last = self._ends(parts, chunk, programs - (waves - 1) * rates.resident)
-        body = max(self.stream * (1 - share) + max(self.stream * share, last), longest)
-        if programs <= rates.resident:
-            loads = -(-programs // rates.processors)
-            body = max(body, loads * self.read / programs / rates.processor)
-        joined = int((self.rows * parts).sum())
-        slots = np.bincount(self.members, np.repeat(parts, self.sizes)).max()
+        left = programs - (waves - 1) * rates.resident
+        share = left / programs
+        longest, last = self._ends(parts, chunks[:, None], left)
+        rest = np.maximum(self.stream * share, last)
+        body = np.maximum(self.stream * (1 - share) + rest, longest)
+        loads = -(-programs // rates.processors)
+        alone = np.maximum(body, loads * self.read / programs / rates.processor)
+        body = np.where(programs <= rates.resident, alone, body)
+        joined = (self.rows * parts).sum(1)
+        slots = self._most_slots(parts)
         join = rates.join + joined * self.shape.state_bytes / rates.memory + slots * rates.slot
         return rates.launch + rates.item * waves + body + join * (joined > self.queries)
 
-    def _ends(self, parts: Array, chunk: int, left: int) -> tuple[float, float]:
+    def _most_slots(self, parts: Array) -> Array:
+        """Return the most parts [S] that some sequence's states are joined from."""
+        count = int(self.members.max()) + 1
+        places = self.members + count * np.arange(len(parts))[:, None]
+        weights = np.repeat(parts, self.sizes, 1)
+        found = np.bincount(places.ravel(), weights.ravel(), count * len(parts))
+        return found.reshape(len(parts), count).max(1)
+
+    def _ends(self, parts: Array, chunks: Array, left: Array) -> tuple[Array, Array]:
         """Return the seconds, alone, of the longest item, and of the longest of the `left`
         shortest: items are launched by length, so these come last."""
-        whole = self._alone(np.minimum(self.keys, chunk))
-        rests = self._alone(self.keys - (parts - 1) * chunk)
-        seconds = np.concatenate([whole, rests])
-        count = np.concatenate([(parts - 1) * self.tiles, self.tiles]) * self.shape.kv_heads
-        order = np.argsort(seconds)
-        at = int(np.searchsorted(np.cumsum(count[order]), left))
-        return float(seconds[count > 0].max()), float(seconds[order][at])
+        whole = self._alone(np.minimum(self.keys, chunks))
+        rests = self._alone(self.keys - (parts - 1) * chunks)
+        seconds = np.concatenate([whole, rests], 1)
+        tiles = np.broadcast_to(self.tiles, parts.shape)
+        count = np.concatenate([(parts - 1) * tiles, tiles], 1) * self.shape.kv_heads
+        order = np.argsort(seconds, 1)
+        before = np.cumsum(np.take_along_axis(count, order, 1), 1) < left[:, None]
+        at = np.take_along_axis(order, before.sum(1)[:, None], 1)
+        longest = np.where(count > 0, seconds, 0.0).max(1)
+        return longest, np.take_along_axis(seconds, at, 1)[:, 0]
 
     def _alone(self, keys: Array) -> Array:
         """Return the seconds of an item of each run when its program has enough of the machine."""
         shape, rates = self.shape, self.rates
         taken = np.where(self.rows <= shape.rows_few, 0, shape.rows_many)
-        read = keys * shape.key_bytes / shape.kv_heads / rates.program
-        read = read * (1 - NEARER * self.cached)
-        work = keys * shape.flops(taken) / shape.kv_heads / rates.flops * rates.resident * ALONE
-        return np.maximum(read, work)
+        a_key = shape.key_bytes / shape.kv_heads / rates.program * (1 - NEARER * self.cached)
+        work = shape.flops(taken) / shape.kv_heads / rates.flops * rates.resident * ALONE
+        return keys * np.maximum(a_key, work)
 
 
-def _again(batch: Batch, runs: Sequence[Run], shape: Shape) -> float:
+def members_of(runs: Sequence[Run]) -> tuple[Array, Array]:
+    """Return how many members each run has, and all members, run by run."""
+    sizes = np.array([len(run.members) for run in runs], np.int64)
+    flat = chain.from_iterable(run.members for run in runs)
+    return sizes, np.fromiter(flat, np.int64, int(sizes.sum()))
+
+
+def summed(values: Array, sizes: Array) -> Array:
+    """Return the sums of successive stretches of some sizes, none of which is empty."""
+    if not len(sizes):
+        return np.zeros(0, np.int64)
+    return np.add.reduceat(values, np.cumsum(sizes) - sizes)
+
+
+def ranges(starts: Array, sizes: Array) -> Array:
+    """Return the numbers of the ranges that begin at `starts`, one after another."""
+    ends = np.cumsum(sizes)
+    return np.repeat(starts - ends + sizes, sizes) + np.arange(int(ends[-1]) if len(ends) else 0)
+
+
+def _again(batch: Batch, runs: Sequence[Run], keys: Array, shape: Shape) -> float:
     """Return the bytes of keys that runs read after another run has read them."""
-    page = shape.page
-    entries = np.concatenate(
-        [
-            batch.table[run.of, run.start // page : -(-(run.start + run.keys) // page)]
-            for run in runs
-        ]
-    )
-    return (len(entries) - len(np.unique(entries))) * page * shape.key_bytes
+    page, width = shape.page, batch.table.shape[1]
+    start = np.array([run.start for run in runs], np.int64)
+    first, last = start // page, -(-(start + keys) // page)
+    of = np.array([run.of for run in runs], np.int64)
+    entries = batch.table.ravel()[ranges(of * width + first, last - first)]
+    return (len(entries) - int(np.count_nonzero(np.bincount(entries)))) * page * shape.key_bytes

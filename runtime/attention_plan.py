@@ -8,12 +8,22 @@ The lists are what `passes/tile/attention_parts` takes. NumPy only.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from .attention_cost import Batch, Cost, Rates, Run, Shape, roofs_of
+from .attention_cost import (
+    Batch,
+    Cost,
+    Rates,
+    Run,
+    Shape,
+    members_of,
+    ranges,
+    roofs_of,
+    summed,
+)
 
 Array = np.ndarray
 WORTH = 0.02
@@ -50,10 +60,12 @@ def plan(
     """Return the work list of a step: `cascade` True or False forces the choice, None leaves it
     to the cost model; `chunk` forces the keys of an item; with a window, only its pages are read.
     """
-    runs = choose_runs(batch, shape, rates, cascade) if not window else flat(batch, shape, window)
-    cost = Cost(batch, runs, shape, rates)
-    size = chunk or cost.least()[1]
-    return build(batch, runs, shape, size, cost.seconds(size))
+    if window:
+        cost = Cost(batch, flat(batch, shape, window), shape, rates)
+    else:
+        cost = _chosen(batch, shape, rates, cascade)
+    seconds, size = (cost.seconds(chunk), chunk) if chunk else cost.least()
+    return build(batch, cost.runs, shape, size, seconds)
 
 
 # Which keys are read for whom
@@ -71,9 +83,8 @@ class Node:
 
 def flat(batch: Batch, shape: Shape, window: int = 0) -> list[Run]:
     """Return one run a sequence: all its keys, or those that a window's queries may see."""
-    runs = []
-    for sequence, length in enumerate(batch.lengths.tolist()):
-        queries = int(batch.starts[sequence + 1] - batch.starts[sequence])
+    runs, counts = [], np.diff(batch.starts).tolist()
+    for sequence, (length, queries) in enumerate(zip(batch.lengths.tolist(), counts, strict=True)):
         first = max(length - queries + 1 - window, 0) if window else 0
         start = first // shape.granule * shape.granule
         if queries and length > start:
@@ -109,57 +120,76 @@ def choose_runs(
     batch: Batch, shape: Shape, rates: Rates, cascade: bool | None = None
 ) -> list[Run]:  # fmt: skip
     """Return the runs of least predicted time; or all shared ones, or none."""
-    if cascade is False:
-        return flat(batch, shape)
-    pages = np.where(np.diff(batch.starts) > 0, -(-batch.lengths // shape.page), 0)
-    nodes = shared_pages(batch.table, pages)
+    return list(_chosen(batch, shape, rates, cascade).runs)
+
+
+def _chosen(batch: Batch, shape: Shape, rates: Rates, cascade: bool | None) -> Cost:
+    """Return the cost of the runs that are chosen."""
+    apart = flat(batch, shape)
+    nodes: tuple[Node, ...] = ()
+    if cascade is not False:
+        pages = np.where(np.diff(batch.starts) > 0, -(-batch.lengths // shape.page), 0)
+        nodes = shared_pages(batch.table, pages)
     if not nodes:
-        return flat(batch, shape)
+        return Cost(batch, apart, shape, rates)
     inside = {member for node in nodes for member in node.members}
-    others = [run for run in flat(batch, shape) if run.of not in inside]
+    others = [run for run in apart if run.of not in inside]
 
     def taken(forced: bool) -> list[Run]:
         chooser = _Chooser(batch, shape, rates, forced)
-        return [run for node in nodes for run in chooser.best(node, 0)[1]] + others
+        return [run for node in nodes for run in chooser.best(node, 0)[1]()] + others
 
     if cascade:
-        return taken(True)
-    ways = [flat(batch, shape), taken(False), taken(True)]
-    times = [Cost(batch, runs, shape, rates).least()[0] for runs in ways]
+        return Cost(batch, taken(True), shape, rates)
+    ways = [apart]
+    for runs in (taken(False), taken(True)):
+        ways += [runs] if runs not in ways else []
+    costs = [Cost(batch, runs, shape, rates) for runs in ways]
+    times = [cost.least()[0] for cost in costs]
     best = int(np.argmin(times))
-    return ways[best] if times[best] * (1 + WORTH) < times[0] else ways[0]
+    return costs[best] if times[best] * (1 + WORTH) < times[0] else costs[0]
+
+
+Runs = Callable[[], list[Run]]
+"""Gives the runs of a choice: most choices are not taken."""
 
 
 class _Chooser:
     """Decides node by node, from a start that ancestors may have left unread."""
 
     def __init__(self, batch: Batch, shape: Shape, rates: Rates, forced: bool) -> None:
-        self.batch, self.shape, self.rates, self.forced = batch, shape, rates, forced
-        self.rows = np.diff(batch.starts)
+        self.shape, self.rates, self.forced = shape, rates, forced
+        self.rows, self.lengths = np.diff(batch.starts), batch.lengths
 
-    def best(self, node: Node, start: int) -> tuple[float, list[Run]]:
+    def best(self, node: Node, start: int) -> tuple[float, Runs]:
         """Return the seconds and runs of a node's sequences from page `start` on."""
         shared = Run(node.members[0], start * self.shape.page,
                      (node.last - start) * self.shape.page, node.members)  # fmt: skip
-        cost, runs = self._below(node, node.last)
-        cost, runs = cost + self._shared(shared), [shared, *runs]
-        if self.forced:
-            return cost, runs
-        apart, others = self._below(node, start)
-        return (cost, runs) if cost < apart - self._saved(shared) else (apart, others)
+        cost, rest = self._below(node, node.last)
+        cost += self._shared(shared)
+        if not self.forced:
+            apart, others = self._below(node, start)
+            if cost >= apart - self._saved(shared):
+                return apart, others
+        return cost, lambda: [shared, *rest()]
 
-    def _below(self, node: Node, start: int) -> tuple[float, list[Run]]:
+    def _below(self, node: Node, start: int) -> tuple[float, Runs]:
         """Return the same for the groups of a node, and for each sequence in none of them."""
-        cost, runs = 0.0, []
         inside = {member for child in node.children for member in child.members}
+        alone = [member for member in node.members if member not in inside]
+        first = start * self.shape.page
+        keys = np.maximum(self.lengths[alone] - first, 0)
+        cost, found = float(keys.sum()) * self.shape.key_bytes / self.rates.memory, []
         for child in node.children:
-            more, found = self.best(child, start)
-            cost, runs = cost + more, runs + found
-        for member in node.members:
-            keys = int(self.batch.lengths[member]) - start * self.shape.page
-            if member not in inside and keys > 0:
-                runs.append(Run(member, start * self.shape.page, keys, (member,)))
-                cost += keys * self.shape.key_bytes / self.rates.memory
+            more, runs = self.best(child, start)
+            cost += more
+            found.append(runs)
+
+        def runs() -> list[Run]:
+            own = zip(alone, keys.tolist(), strict=True)
+            apart = [Run(member, first, count, (member,)) for member, count in own if count]
+            return [run for below in found for run in below()] + apart
+
         return cost, runs
 
     def _shared(self, run: Run) -> float:
@@ -198,9 +228,9 @@ def build(
     """Return the lists of some runs cut into items of at most `chunk` keys."""
     most = batch.table.shape[1]
     counts = np.diff(batch.starts)
-    members = [np.concatenate([_queries(batch, m) for m in run.members]) for run in runs]
-    query = np.concatenate(members) if runs else np.zeros(0, np.int64)
-    rows = np.array([len(part) for part in members], np.int64)
+    sizes, members = members_of(runs)
+    query = ranges(batch.starts[members], counts[members])
+    rows = summed(counts[members], sizes)
     run_row = np.cumsum(rows) - rows
     owner = np.repeat(np.arange(len(batch.lengths)), counts)
     limit_of = batch.lengths[owner] - (batch.starts[owner + 1] - 1 - np.arange(len(owner)))
@@ -222,7 +252,7 @@ def build(
     run, first, size, low, high = (array[seen] for array in (run, first, size, low, high))
     order = np.argsort(low - high, kind="stable")
     run, first, size, low, high = (array[order] for array in (run, first, size, low, high))
-    place = np.repeat(first - np.cumsum(size) + size, size) + np.arange(int(size.sum()))
+    place = ranges(first, size)
     row_query, row_limit = query[place], limit[place]
     slot, merge_query, merge_start = _slots(row_query, len(owner))
     return WorkList(
@@ -232,10 +262,6 @@ def build(
         )),
         slots=int((slot >= 0).sum()), seconds=seconds, runs=tuple(runs),
     )  # fmt: skip
-
-
-def _queries(batch: Batch, sequence: int) -> Array:
-    return np.arange(batch.starts[sequence], batch.starts[sequence + 1])
 
 
 def _most(limit: Array, first: Array, size: Array) -> Array:
