@@ -184,7 +184,7 @@ def device_executor(
     from .runtime.device import Device
     from .runtime.executor import page_bytes
     from .runtime.graphs import CudaGraphs
-    from .runtime.ranks import least
+    from .runtime.ranks import NCCL_BYTES, before_end, least
     from .runtime.weights import DTYPES, weight_bytes
 
     format, kv = weight_dtype(options), kv_dtype(options)
@@ -198,12 +198,15 @@ def device_executor(
         page += attention.list_bytes(config, page_size(options))
     functions = Module(tuple(regime.function for regime in regimes))
     working = page + max(function["memory"]["bytes"] for function in functions.operations)
+    working += NCCL_BYTES if options.tp > 1 else 0
     left = device.require_room(checkpoint.name, format, weight_bytes(functions), working)
     memory = min(options.kv_memory, left) if options.kv_memory else left
-    pages = least(max(1, memory // page))
+    pages, recorder = least(max(1, memory // page)), CudaGraphs()
+    if options.tp > 1:
+        before_end(recorder.forget)
     with device.watched(checkpoint.name):
         return executor_on(
-            checkpoint, regimes, kernels, options, pages, device.place, CudaGraphs(), progress,
+            checkpoint, regimes, kernels, options, pages, device.place, recorder, progress,
             attention, memory,
         )  # fmt: skip
 

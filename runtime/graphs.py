@@ -59,3 +59,9 @@ class CudaGraphs:
             run()
         self._graphs.append(graph)
         return graph.replay
+
+    def forget(self) -> None:
+        """Give up all graphs, and what they hold; none is replayed after this."""
+        torch.cuda.synchronize()
+        while self._graphs:
+            self._graphs.pop().reset()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import atexit
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields
 from datetime import timedelta
@@ -24,6 +24,9 @@ from .step import StepInput
 
 PATIENCE = timedelta(days=7)
 """How long a rank waits: rank 0 may have tools to call. A rank that dies is heard of at once."""
+
+NCCL_BYTES = 1 << 30
+"""Memory of a GPU that is left for exchanges: NCCL takes more where graphs are recorded."""
 
 INLINE = 4096
 """Integers of a message that travel with its header; the rest follows in a second one."""
@@ -81,6 +84,39 @@ def join(gpu: int | None) -> None:
         torch.cuda.set_device(gpu)
         backend = "cpu:gloo,cuda:nccl"
     distributed.init_process_group(backend, timeout=PATIENCE)
+    if gpu is not None:
+        _connect(torch.device("cuda", gpu))
+
+
+_before_end: list[Callable[[], None]] = []
+
+
+def before_end(act: Callable[[], None]) -> None:
+    """Let something be done before the ranks part: recorded graphs hold a communicator, and NCCL
+    waits for them for ever."""
+    _before_end.append(act)
+
+
+def leave() -> None:
+    """Part from the other ranks, which do the same."""
+    while _before_end:
+        _before_end.pop()()
+    distributed.destroy_process_group()
+
+
+def _connect(device: torch.device) -> None:
+    """Exchange something small and something large, so that NCCL takes its memory now: what is
+    free later belongs to keys and values."""
+    for size in (256, 1 << 24):
+        values = torch.zeros(size, dtype=torch.bfloat16, device=device)
+        with peers():
+            distributed.all_reduce(values)
+            distributed.broadcast(values, 0)
+            found = [torch.empty_like(values) for _ in range(distributed.get_world_size())]
+            distributed.all_gather(found, values)
+    del values, found
+    torch.cuda.synchronize(device)
+    torch.cuda.empty_cache()
 
 
 @contextmanager
@@ -175,7 +211,7 @@ class Announcer:
                 self._channel.send(STOP)
             except RankLost:
                 return  # there is nobody to tell
-            distributed.destroy_process_group()
+            leave()
 
 
 def announcer(page_size: int) -> Announcer | None:
@@ -191,7 +227,7 @@ def follow(executor: Any) -> None:
     while True:
         kind, arrays = channel.receive()
         if kind == STOP:
-            distributed.destroy_process_group()
+            leave()
             return
         if kind == COPY_PAGE:
             executor.copy_page(*arrays[0].tolist())

@@ -184,3 +184,13 @@ def test_a_step_arrives_with_the_pages_in_use_only(pipe):
     assert torch.equal(again.page_table, table[:, :64]) and again.kv_lengths.tolist() == [71, 6]
     assert again.tokens.tolist() == [1, 2] and again.query_starts.tolist() == [0, 1, 2]
     assert steps.of(found[0][1])[0] is again
+
+
+def test_what_holds_communicators_ends_before_they_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    order: list[str] = []
+    monkeypatch.setattr(ranks, "_before_end", [])
+    monkeypatch.setattr(ranks.distributed, "destroy_process_group", lambda: order.append("parted"))
+    ranks.before_end(lambda: order.append("graphs"))
+    ranks.leave()
+    ranks.leave()
+    assert order == ["graphs", "parted", "parted"]
