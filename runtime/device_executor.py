@@ -50,6 +50,7 @@ class DeviceExecutor(CompiledExecutor):
     """Runs the lowered functions of one model on a GPU; see `step.ModelExecutor`.
 
     A decode step takes the smallest recorded batch that holds it: rows past its own write nothing.
+    The first step of a kind that no recording holds is not recorded: it may be the only one.
     Pages that are to be copied are so before the next step, all at once.
     The greedy draw is part of the recording. Other steps are launched one kernel after another; and
     so are, part by part, decode steps whose rows read more keys of host memory than their cache
@@ -120,11 +121,12 @@ class DeviceExecutor(CompiledExecutor):
             size = self._sizes[bisect_left(self._sizes, rows)]
             room = self._lists.room(size, lists, ENTRIES)
             recorded = self._recorded.find(room, self._record)
-            self._fill(recorded.layout, step, source, lists.arrays, recorded.room)
-            recorded.replay()
-            self._latest = recorded
-            self.drawn.greedy = rows
-            return recorded.logits[:rows]
+            if recorded is not None:
+                self._fill(recorded.layout, step, source, lists.arrays, recorded.room)
+                recorded.replay()
+                self._latest = recorded
+                self.drawn.greedy = rows
+                return recorded.logits[:rows]
         recipe, inputs = self._sent(step, source, lists, few=False)
         launches, logits = recipe.bind(inputs, self._extents(step))
         self._run_all(recipe, launches)

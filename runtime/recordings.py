@@ -10,8 +10,12 @@ from torch import Tensor
 from .lists import Room
 from .staging import Layout
 
-WORTH = 3
-"""Steps of a room that borrow a larger one's recording: to record takes as long as some steps."""
+WORTH = 4
+"""Steps of a room, near one another, after which it is recorded: that takes as long as some of
+them, and while rows end every step is of another room."""
+
+NEAR = 64
+"""Steps between two of a room after which those before no longer count."""
 
 
 @dataclass(frozen=True)
@@ -29,21 +33,28 @@ class Recordings:
 
     def __init__(self) -> None:
         self._known: dict[Room, Recorded] = {}
-        self._asked: dict[Room, int] = {}
+        self._asked: dict[Room, tuple[int, int]] = {}
+        self._steps = 0
 
     def __len__(self) -> int:
         return len(self._known)
 
-    def find(self, room: Room, record: Callable[[Room], Recorded]) -> Recorded:
-        """Return the recording of a room, or of the smallest one that holds it; else record."""
+    def find(self, room: Room, record: Callable[[Room], Recorded]) -> Recorded | None:
+        """Return the recording of a room, or of the smallest one that holds it; else record.
+
+        None: not recorded, as nothing holds the room, and it is the first step of its kind.
+        """
+        self._steps += 1
         known = self._known.get(room)
         if known is not None:
             return known
-        asked = self._asked[room] = self._asked.get(room, 0) + 1
-        if asked < WORTH:
+        times, last = self._asked.pop(room, (0, 0))
+        times = times + 1 if self._steps - last <= NEAR else 1
+        if times < WORTH:
             larger = [other for other in self._known if other.holds(room)]
-            if larger:
-                return self._known[min(larger, key=lambda other: (other.rows, other.places))]
-        del self._asked[room]
+            if larger or times == 1:
+                self._asked[room] = times, self._steps
+                smallest = min(larger, key=lambda other: (other.rows, other.places), default=None)
+                return None if smallest is None else self._known[smallest]
         known = self._known[room] = record(room)
         return known

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from weft.runtime.lists import Room
-from weft.runtime.recordings import WORTH, Recorded, Recordings
+from weft.runtime.recordings import NEAR, WORTH, Recorded, Recordings
 from weft.runtime.staging import Layout
 
 
@@ -19,14 +19,16 @@ class Book(Recordings):
         super().__init__()
         self.made: list[Room] = []
         for one in rooms:
-            self.of(one)
+            assert self.of(one) is None  # the first time
+            assert self.of(one) == one
 
-    def of(self, room: Room) -> Room:
+    def of(self, room: Room) -> Room | None:
         def record(wanted: Room) -> Recorded:
             self.made.append(wanted)
             return Recorded(wanted, Layout.of([]), lambda: None, torch.empty(0))
 
-        return self.find(room, record).room
+        found = self.find(room, record)
+        return None if found is None else found.room
 
 
 def test_a_room_borrows_the_smallest_that_holds_it_until_it_is_worth_its_own():
@@ -35,10 +37,20 @@ def test_a_room_borrows_the_smallest_that_holds_it_until_it_is_worth_its_own():
     assert taken == [room(128)] * (WORTH - 1) + [room(96)] * 2
 
 
-def test_rooms_that_no_other_holds_are_recorded_at_once():
+def test_steps_far_from_one_another_are_not_worth_a_recording():
+    book = Book(room(128))
+    for _ in range(3 * WORTH):
+        assert book.of(room(96)) == room(128)
+        for _ in range(NEAR):
+            assert book.of(room(128)) == room(128)
+    assert book.made == [room(128)]
+
+
+def test_rooms_that_no_other_holds_are_recorded_the_second_time():
     book = Book(room(128, joined=False), room(64, apart=False))
     for one in (room(32), room(129), room(16, items=200)):
-        assert book.of(one) == one  # joins, rows, items that the others have no place for
+        assert book.of(one) is None  # joins, rows, items that the others have no place for
+        assert book.of(one) == one
     assert len(book) == 5
 
 
