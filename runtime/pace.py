@@ -16,7 +16,7 @@ FIRST = 2048
 PACE = 2e-5
 """Seconds of a prompt's token on a device where none was measured."""
 
-LEAD, LEAD_REQUEST = 6e-3, 1e-4
+LEAD, LEAD_REQUEST = 8e-3, 5e-5
 """Seconds before the device's next step is due: to launch one, and for each request that waits."""
 
 

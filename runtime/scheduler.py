@@ -257,12 +257,13 @@ class Scheduler:
         sequence, limit = request.sequence, request.first_logits
         if limit <= sequence.resident:
             return False
-        best, leader = 0, None
+        best, leader, own = 0, None, sequence.tokens[:limit]
         for other in self._prefilling:
-            if other.sequence.pending:
-                tokens = other.sequence.tokens[: other.sequence.length]
-                shared = common_prefix(sequence.tokens[:limit], tokens)
-                if shared > max(best, other.sequence.resident):
+            theirs = other.sequence
+            least = max(best, theirs.resident)  # more than so many tokens must be the same
+            if least < limit and least < theirs.length and own[least] == theirs.tokens[least]:
+                shared = common_prefix(own, theirs.tokens[: theirs.length])
+                if shared > least:
                     best, leader = shared, other
         if leader is None or not self._policy.waits(best - sequence.resident):
             return False
