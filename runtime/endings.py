@@ -65,12 +65,17 @@ class Endings:
             request.token_logprobs = kept + [None] * len(finish.tail)
         if request.watch is not None:
             request.watch.close()
-        self._remember(request)
+        self.remember(request)
         self._done(request)
 
-    def _remember(self, request: Request) -> None:
-        """Let other streams find what a generation has computed."""
+    def remember(self, request: Request) -> None:
+        """Let other streams find what a generation has computed.
+
+        Of one whose last token is on its way that is known before, unless it may be cut back.
+        """
         sequence = request.sequence
-        tokens = sequence.tokens[: sequence.resident]
-        self._tree.insert(tokens, sequence.pages)
-        self._hits.known(tokens)
+        if sequence.resident != sequence.remembered:
+            tokens = sequence.tokens[: sequence.resident]
+            self._tree.insert(tokens, sequence.pages)
+            self._hits.known(tokens)
+            sequence.remembered = sequence.resident

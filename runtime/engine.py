@@ -91,7 +91,7 @@ class Engine:
         """Give a sequence up; with `remember`, the prefix tree keeps what a trunk computed."""
         if sequence in self._scheduler.sequences:
             self._scheduler.sequences.remove(sequence)
-            if remember and sequence.resident:
+            if remember and sequence.resident > sequence.remembered:
                 self.tree.insert(sequence.tokens[: sequence.resident], sequence.pages)
             self.kv.drop(sequence)
 
@@ -272,6 +272,9 @@ class Engine:
     def _settle(self, flight: Flight) -> None:
         """Take in the draw of a step, in the batch as it is now."""
         self._landing = flight
+        for request in flight.last:
+            if request.watch is None:
+                self._endings.remember(request)  # while the draw is on its way
         waited = self.ahead and not flight.draw.ready()
         drawn = flight.draw.wait()
         now = perf_counter()

@@ -100,6 +100,7 @@ class PagedKV:
     def truncate(self, sequence: Sequence, length: int) -> None:
         """Forget the tokens from `length` on."""
         sequence.length = length
+        sequence.remembered = min(sequence.remembered, length)
         self.rewind(sequence, length)
         self._release_from(sequence, self._pages_for(sequence.resident))
 

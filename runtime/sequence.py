@@ -31,6 +31,8 @@ class Sequence:
     """A request of the engine owns it just now."""
     fresh_from: int = 0
     """Length of the stream that it was forked from."""
+    remembered: int = 0
+    """Tokens that the prefix tree was given last, since it was last cut back."""
 
     number: int = 0
     """Tells sequences apart for as long as the memory lives."""

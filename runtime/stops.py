@@ -8,22 +8,20 @@ import re
 from ..ir.vocabulary import Tokenizer
 
 
-class TokenBytes:
+class TokenBytes(dict[int, bytes]):
     """The bytes of each token id, asked for once."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
+        super().__init__()
         self.tokenizer = tokenizer
-        self._known: dict[int, bytes] = {}
 
-    def __getitem__(self, id: int) -> bytes:
-        known = self._known.get(id)
-        if known is None:
-            known = self._known[id] = self.tokenizer.token_bytes(id)
+    def __missing__(self, id: int) -> bytes:
+        known = self[id] = self.tokenizer.token_bytes(id)
         return known
 
     def text(self, ids: list[int]) -> str:
         """Return the text of ids; broken UTF-8 gives U+FFFD."""
-        return b"".join([self[id] for id in ids]).decode("utf-8", "replace")
+        return b"".join(map(self.__getitem__, ids)).decode("utf-8", "replace")
 
 
 def canonical_ids(words: TokenBytes, ids: list[int]) -> list[int]:
