@@ -199,7 +199,8 @@ class Compilation:
         known |= {"weights": weight_dtype(options), "kv": kv_dtype(options)}
         known["attention"] = self.attention.passes if self.attention else None
         if self.on_gpu:
-            regimes = lower_for_gpu(*model, **known, activations=activation_dtype(options))
+            regimes = lower_for_gpu(*model, **known, activations=activation_dtype(options),
+                                    quantize=options.activations != "bf16")  # fmt: skip
         else:
             regimes = lower_model(*model, **known)
         for regime in regimes:

@@ -13,6 +13,7 @@ from .ir.sparse import parse_policy
 
 WEIGHT_FORMATS = ("f32", "bf16", "int8", "fp8")
 KV_FORMATS = ("", "f32", "bf16", "fp8")
+ACTIVATION_FORMATS = ("", "bf16")
 EXECUTORS = ("compiled", "reference")
 TARGETS = ("cpu", "cuda")
 TUNINGS = ("cached", "off")
@@ -123,7 +124,8 @@ class Options:
 
     `target` is `cpu`, or `cuda`: one NVIDIA GPU, which brings defaults of its own (GPU_DEFAULTS).
     `weights` is the format that weights are kept in, `kv` that of keys and values (empty: f32, on a
-    GPU bf16); fp8 needs a GPU. `executor` is `compiled`, or `reference` for
+    GPU bf16); fp8 needs a GPU. Products of several rows with fp8 weights round these rows to fp8 as
+    well, unless `activations` is `bf16`. `executor` is `compiled`, or `reference` for
     the meaning of the graph run operation by operation; `kv_memory` bounds keys and values in
     bytes (0, on a GPU: what its memory has room for); `threads` of a CPU (0: every core; one
     process has one pool, sized by the first model that it loads); `max_batch` sequences and
@@ -145,6 +147,7 @@ class Options:
     target: str = "cpu"
     weights: str = "f32"
     kv: str = ""
+    activations: str = ""
     executor: str = "compiled"
     threads: int = 0
     kv_memory: int = 256 << 20
@@ -168,6 +171,7 @@ class Options:
     def __post_init__(self) -> None:
         _one_of("weights", self.weights, WEIGHT_FORMATS)
         _one_of("kv", self.kv, KV_FORMATS)
+        _one_of("activations", self.activations, ACTIVATION_FORMATS)
         if self.target == "cpu" and "fp8" in (self.weights, self.kv):
             hint = "weights=int8 is as small there, and kv=bf16 half of f32"
             raise BadOption(problem="fp8 needs a GPU: a CPU has no such products", hint=hint)

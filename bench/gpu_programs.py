@@ -215,10 +215,11 @@ def timed(run: Callable[[], Any], repeats: int = 20) -> float:
     return median(times[3:])
 
 
-def label(model: str, weights: str, kv: str, tp: int) -> str:
+def label(model: str, weights: str, kv: str, tp: int, activations: str = "") -> str:
     """Return what figures of these settings begin with: nothing for the 8 B shape in bf16."""
     parts = [] if model == SHAPE else [Path(model.removeprefix("random:")).name]
     parts += [] if weights == "bf16" else [weights]
+    parts += [f"activations_{activations}"] if activations else []
     parts += [] if kv in ("", "bf16") else [f"kv_{kv}"]
     parts += [] if tp == 1 else [f"tp{tp}"]
     return "".join(f"{part}_" for part in parts)
@@ -296,13 +297,15 @@ def main() -> None:
     parser.add_argument("--model", default=SHAPE, help="a shape, or a folder")
     parser.add_argument("--weights", default="bf16", help="bf16, fp8 or int8")
     parser.add_argument("--kv", default="", help="bf16 or fp8 (default: bf16)")
+    parser.add_argument("--activations", default="", help="bf16: not rounded beside fp8 weights")
     parser.add_argument("--tp", type=int, default=1, help="ranks, started by torchrun")
     parser.add_argument("--rounds", type=int, default=3, help="rounds after the first")
     parser.add_argument("--commit", default="", help="what is measured, where git is not at hand")
     parser.add_argument("--json", action="store_true", help="end with one line of JSON")
     parser.add_argument("--record", action="store_true", help=f"merge into {RESULTS.name}")
     options = parser.parse_args()
-    changes = {"weights": options.weights, "kv": options.kv, "tp": options.tp}
+    changes = {"weights": options.weights, "kv": options.kv, "tp": options.tp,
+               "activations": options.activations}  # fmt: skip
     bench = Bench(options.model, options.rounds, changes)
     say(f"{options.model} loaded in {bench.load_seconds:.1f} s")
     before = label(options.model, **changes)

@@ -88,6 +88,9 @@ def run(
     kv: Annotated[
         str, typer.Option(help="format of keys and values: f32, bf16 (default on a GPU) or fp8")
     ] = "",
+    activations: Annotated[
+        str, typer.Option(help="bf16: not rounded to fp8 where products of fp8 weights read them")
+    ] = "",
     tp: Annotated[
         int, typer.Option(help="processes that share the model, started by torchrun")
     ] = 1,

@@ -75,6 +75,7 @@ class RunOptions:
     target: str
     weights: str
     kv: str
+    activations: str
     tp: int
     threads: int
     kv_memory: str
@@ -118,8 +119,7 @@ def _compile(options: RunOptions) -> Executable:
     given: dict[str, Any] = {}
     if options.weights:
         given["weights"] = options.weights
-    if options.kv:
-        given["kv"] = options.kv
+    given |= {name: value for name in ("kv", "activations") if (value := getattr(options, name))}
     given |= key_options(options.kv_memory, options.kv_host_memory)
     if options.attention:
         given["attention"] = options.attention

@@ -133,6 +133,38 @@ def _matmul(run: GraphRun, operation: Operation, x: Tensor, w: Tensor, bias: Ten
     return F.linear(x, w, bias)
 
 
+def quantized(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return x [T, K] / scale as f8e4m3 holds it, and scale [T]: absmax / 448."""
+    scale = x.abs().amax(-1).clamp_min(SMALLEST) / 448
+    return (x / scale[:, None]).to(torch.float8_e4m3fn).to(x.dtype), scale
+
+
+SMALLEST = 1e-12
+"""What the largest number of a row counts as at least, so that a row of zeros has a scale."""
+
+
+def _quantize_rows(run: GraphRun, operation: Operation, x: Tensor) -> tuple[Tensor, Tensor]:
+    return quantized(x)
+
+
+def _quantized_last(meaning: Callable[..., Any], plain: int) -> Callable[..., Any]:
+    """Return an operation's meaning that rounds its last result where there is one more."""
+
+    def run(run: GraphRun, operation: Operation, *operands: Tensor) -> Any:
+        found = meaning(run, operation, *operands)
+        if len(operation.results) == plain:
+            return found
+        *others, last = found if plain > 1 else (found,)
+        return (*others, *quantized(last))
+
+    return run
+
+
+def _scaled_matmul(run: GraphRun, operation: Operation, x: Tensor, scale: Tensor, w: Tensor,
+                   bias: Tensor | None = None) -> Tensor:  # fmt: skip
+    return F.linear(x * scale[:, None], w, bias)
+
+
 def _norm(x: Tensor, w: Tensor, eps: float) -> Tensor:
     return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + eps) * w
 
@@ -346,9 +378,10 @@ def meaning_of(name: str) -> Callable[..., Any]:
 
 _MEANING: dict[str, Callable[..., Any]] = {
     "graph.weight": _weight, "graph.embedding": _embedding, "graph.matmul": _matmul,
-    "graph.fused_matmul": _fused_matmul, "graph.rmsnorm": _rmsnorm,
-    "graph.add": _add, "graph.add_rmsnorm": _add_rmsnorm,
-    "graph.silu_mul": _silu_mul, "graph.split": _split, "graph.concat": _concat,
+    "graph.fused_matmul": _fused_matmul, "graph.rmsnorm": _quantized_last(_rmsnorm, 1),
+    "graph.add": _add, "graph.add_rmsnorm": _quantized_last(_add_rmsnorm, 2),
+    "graph.quantize_rows": _quantize_rows, "graph.scaled_matmul": _scaled_matmul,
+    "graph.silu_mul": _quantized_last(_silu_mul, 1), "graph.split": _split, "graph.concat": _concat,
     "graph.head_norm": _head_norm, "graph.rope": _rope, "graph.take_rows": _take_rows,
     "graph.kv_write": _kv_write, "graph.qkv_rope_write": _qkv_rope_write, "graph.kvset": _kvset,
     "graph.partial": _partial, "graph.merge": _merge, "graph.finalize": _finalize,

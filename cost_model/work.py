@@ -44,7 +44,8 @@ def _moved(operation: Operation, scene: Scene) -> Work:
 
 def _elementwise(each: float) -> Callable[[Operation, Scene], Work]:
     def rule(operation: Operation, scene: Scene) -> Work:
-        flops = each * scene.elements(operation.results[-1])
+        narrow = len(operation.results) > 1 and dtype_of(operation.results[-2].type) == "f8e4m3"
+        flops = each * scene.elements(operation.results[-2 if narrow else -1])
         return replace(_moved(operation, scene), flops=flops)
 
     return rule
@@ -64,6 +65,14 @@ def _matmul(operation: Operation, scene: Scene) -> Work:
         dtype=dtype_of(x.type),
         dense=True,
     )
+
+
+def _scaled_matmul(operation: Operation, scene: Scene) -> Work:
+    """A matmul in 8 bits; the scales of x are read with it."""
+    x, scale, *rest = operation.operands
+    product = _matmul(replace(operation, operands=(x, *rest)), scene)
+    more = scene.activations(scale)
+    return replace(product, activation_bytes=product.activation_bytes + more)
 
 
 def _fused_matmul(operation: Operation, scene: Scene) -> Work:
@@ -250,6 +259,8 @@ _RULES: dict[str, Callable[[Operation, Scene], Work]] = {
     "graph.embedding": _embedding,
     "graph.matmul": _matmul,
     "graph.fused_matmul": _fused_matmul,
+    "graph.scaled_matmul": _scaled_matmul,
+    "graph.quantize_rows": _moved,
     "graph.rmsnorm": _elementwise(4),
     "graph.add": _elementwise(1),
     "graph.add_rmsnorm": _elementwise(5),

@@ -41,12 +41,17 @@ TENSORS = (
        "gets a bias and is gated (silu: w holds gate and up rows), then the residual is added; "
        "operands: x, w and what `parts` (of bias, norm, residual, in this order) name", (2, 5), 1,
        required=("parts",), optional=("silu", "eps")),
-    Op("graph.rmsnorm", "x / sqrt(mean(x^2) + eps) * w over the last axis; operands: x, w", 2, 1,
-       required=("eps",)),
+    Op("graph.scaled_matmul", "x [T, K] times w [N, K] transposed, of x in f8e4m3 with a scale a "
+       "row, plus bias [N] when given; operands: x, x_scale [T], w[, bias]", (3, 4), 1),
+    Op("graph.quantize_rows", "x rounded to f8e4m3, a scale a row: absmax / 448; results: x / "
+       "scale, scale [T]. rmsnorm, add_rmsnorm and silu_mul may do so with their last result, and "
+       "then have a result more", 1, 2),
+    Op("graph.rmsnorm", "x / sqrt(mean(x^2) + eps) * w over the last axis; operands: x, w", 2,
+       (1, 2), required=("eps",)),
     Op("graph.add", "elementwise sum", 2, 1),
-    Op("graph.add_rmsnorm", "fused: results x + y and its rmsnorm; operands: x, y, w", 3, 2,
-       required=("eps",)),
-    Op("graph.silu_mul", "silu(x[:, :F]) * x[:, F:]; operand [T, 2F]", 1, 1),
+    Op("graph.add_rmsnorm", "fused: results x + y and its rmsnorm; operands: x, y, w", 3,
+       (2, 3), required=("eps",)),
+    Op("graph.silu_mul", "silu(x[:, :F]) * x[:, F:]; operand [T, 2F]", 1, (1, 2)),
     Op("graph.concat", "operands side by side: columns joined", (2, None), 1),
     Op("graph.split", "columns of the operand, sizes = [...]", 1, (1, None), required=("sizes",)),
     Op("graph.head_norm", "rmsnorm of each head, before rope (Qwen3); operands: x [T, H*C], w [C]",

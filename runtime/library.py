@@ -72,6 +72,30 @@ def _matmul_scaled(x: Tensor, w: Tensor, scale: Tensor, bias: Tensor | None, out
         out.add_(bias)
 
 
+def scaled_matmul(values: Sequence[Any]) -> Launch:
+    """Bind out [T, N] = (x [T, K] w [N, K]^T) x_scale [T] w_scale [N] + bias [N], x and w in
+    f8e4m3, out in bf16; values: out, x, x_scale, w, w_scale[, bias].
+
+    Sums are the tensor cores' own (`use_fast_accum`): they keep fewer bits than f32, of which the
+    rounding of x and w leaves nothing to be seen.
+    """
+    out, x, x_scale, w, w_scale, *rest = values
+    bias = rest[0] if rest else None
+    return _scaled_matmul, (x, w.T, x_scale[:, None], w_scale[None], bias, out)
+
+
+def _scaled_matmul(
+    x: Tensor, w: Tensor, x_scale: Tensor, w_scale: Tensor, bias: Tensor | None, out: Tensor
+) -> None:  # fmt: skip
+    if not len(x):
+        return
+    torch.ops.aten._scaled_mm.out(
+        x, w, x_scale, w_scale, out_dtype=out.dtype, use_fast_accum=x.is_cuda, out=out
+    )
+    if bias is not None:
+        out.add_(bias)
+
+
 def _matmul_widened(
     x: Tensor, w: Tensor, scale: Tensor | None, bias: Tensor | None, out: Tensor
 ) -> None:
@@ -126,5 +150,9 @@ def _all_gather(x: Tensor, out: Tensor) -> None:
 
 
 ROUTINES: dict[str, Callable[[Sequence[Any]], Launch]] = {
-    "matmul": matmul, "all_reduce": all_reduce, "all_gather": all_gather,
+    "matmul": matmul, "scaled_matmul": scaled_matmul, "all_reduce": all_reduce,
+    "all_gather": all_gather,
 }  # fmt: skip
+
+SCALES = {"matmul": 1, "scaled_matmul": 2}
+"""Routines that take the row scales of a weight behind it, and which operand that is."""

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..ir.core import Operation, Term
 from ..ir.types import dtype_of, shape_of
-from .library import ROUTINES, Launch
+from .library import ROUTINES, SCALES, Launch
 from .weights import Weight
 
 TORCH = {"f32": torch.float32, "bf16": torch.bfloat16, "i32": torch.int32,
@@ -123,9 +123,10 @@ class Recipe:
         elif operation.name == "graph.library":
             values = (*operation.results, *operation.operands)
             slots = [self._place(value.name) for value in values]
-            if operation["routine"] == "matmul":
-                weight = operation.operands[1].name
-                slots.insert(3, self._slots.number("scale", weight))
+            if operation["routine"] in SCALES:
+                place = SCALES[operation["routine"]]
+                weight = operation.operands[place].name
+                slots.insert(place + 2, self._slots.number("scale", weight))
             self._calls.append((operation["routine"], tuple(slots)))
         elif operation.name == "graph.call":
             kernel = self._memory.kernels[operation["kernel"].name]

@@ -6,6 +6,8 @@ Norms compute in f32 whatever the activations' dtype.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from ...ir.core import Operation, Value
 from ...ir.types import SCALED
 from .builder import KernelBuilder
@@ -39,48 +41,56 @@ def embedding(
     return b.finish("T", blocks_of(width, block), requires=facts, of="graph.embedding")
 
 
-def rmsnorm(width: int, eps: float, dtype: str = "f32", weight: str = "f32") -> Operation:
+def rmsnorm(
+    width: int, eps: float, dtype: str = "f32", weight: str = "f32", narrow: bool = False
+) -> Operation:
     """Return `out = x / sqrt(mean(x^2) + eps) * w` by rows.
 
-    Arguments: T, x [T, D], w [D], out [T, D].
+    Arguments: T, x [T, D], w [D], out [T, D], and where `narrow` the scales of out, as of
+    `quantize_rows`.
     """
-    b = KernelBuilder(f"rmsnorm_{width}" + of_format(dtype))
+    b = KernelBuilder(f"rmsnorm_{width}" + of_format(dtype, narrow))
     b.scalar("T")
     x, w = b.buffer("x", dtype, "T", width), b.buffer("w", weight, width)
-    out = b.buffer("out", dtype, "T", width)
+    out = _Rows.of(b, dtype, width, narrow)
     row, column = b.program_id(0, "row"), b.iota(width)
     value = b.load(x, row, column, dtype="f32")
-    b.store(out, row, column, normalized(b, value, b.load(w, column), width, eps))
+    out.store(b, row, column, normalized(b, value, b.load(w, column), width, eps))
     return b.finish("T", requires=NON_EMPTY, of="graph.rmsnorm")
 
 
-def add_rmsnorm(width: int, eps: float, dtype: str = "f32", weight: str = "f32") -> Operation:
+def add_rmsnorm(
+    width: int, eps: float, dtype: str = "f32", weight: str = "f32", narrow: bool = False
+) -> Operation:
     """Return `total = x + y` and `out = rmsnorm(total)`; `total` may be the memory of `x`.
 
-    Arguments: T, x [T, D], y [T, D], w [D], total [T, D], out [T, D].
+    Arguments: T, x [T, D], y [T, D], w [D], total [T, D], out [T, D], and where `narrow` the
+    scales of out, as of `quantize_rows`.
     """
-    b = KernelBuilder(f"add_rmsnorm_{width}" + of_format(dtype))
+    b = KernelBuilder(f"add_rmsnorm_{width}" + of_format(dtype, narrow))
     b.scalar("T")
     x, y = b.buffer("x", dtype, "T", width), b.buffer("y", dtype, "T", width)
     w = b.buffer("w", weight, width)
-    total, out = b.buffer("total", dtype, "T", width), b.buffer("out", dtype, "T", width)
+    total, out = b.buffer("total", dtype, "T", width), _Rows.of(b, dtype, width, narrow)
     row, column = b.program_id(0, "row"), b.iota(width)
     value = b.map("a + b", b.load(x, row, column), b.load(y, row, column), dtype="f32")
     b.store(total, row, column, value)
-    b.store(out, row, column, normalized(b, value, b.load(w, column), width, eps))
+    out.store(b, row, column, normalized(b, value, b.load(w, column), width, eps))
     return b.finish("T", requires=NON_EMPTY, of="graph.add_rmsnorm")
 
 
-def silu_mul(width: int, dtype: str = "f32", block: int = 1024) -> Operation:
-    """Return `out = silu(x[:, :F]) * x[:, F:]`. Arguments: T, x [T, 2F], out [T, F]."""
-    b = KernelBuilder(f"silu_mul_{width}" + of_format(dtype))
+def silu_mul(width: int, dtype: str = "f32", block: int = 1024, narrow: bool = False) -> Operation:
+    """Return `out = silu(x[:, :F]) * x[:, F:]`. Arguments: T, x [T, 2F], out [T, F], and where
+    `narrow` the scales of out, as of `quantize_rows`: then a program has a whole row."""
+    b = KernelBuilder(f"silu_mul_{width}" + of_format(dtype, narrow))
     b.scalar("T")
-    x, out = b.buffer("x", dtype, "T", 2 * width), b.buffer("out", dtype, "T", width)
+    x, out = b.buffer("x", dtype, "T", 2 * width), _Rows.of(b, dtype, width, narrow)
+    block = width if narrow else block
     row, column, mask = row_and_columns(b, width, block)
     gate = b.load(x, row, column, mask=mask)
     up = b.load(x, row, b.map(f"a + {width}", column), mask=mask)
     value = b.map(f"a / (1.0 + exp2(a * {-_LOG2E!r})) * b", gate, up, dtype="f32")
-    b.store(out, row, column, value, mask=mask)
+    out.store(b, row, column, value, mask)
     return b.finish("T", blocks_of(width, block), requires=NON_EMPTY, of="graph.silu_mul")
 
 
@@ -125,9 +135,48 @@ def add(width: int, dtype: str = "f32", block: int = 1024) -> Operation:
     return b.finish("T", blocks_of(width, block), requires=NON_EMPTY, of="graph.add")
 
 
-def of_format(dtype: str) -> str:
-    """Return the end of the name of a kernel whose activations are not f32."""
-    return "" if dtype == "f32" else f"_{dtype}"
+def quantize_rows(width: int, dtype: str = "bf16") -> Operation:
+    """Return `scale = max(absmax(x), 1e-12) / 448` by rows and `out = x / scale` in f8e4m3.
+
+    Arguments: T, x [T, D], out [T, D], scale [T].
+    """
+    b = KernelBuilder(f"quantize_rows_{width}" + of_format(dtype))
+    b.scalar("T")
+    x, out = b.buffer("x", dtype, "T", width), _Rows.of(b, dtype, width, True)
+    row, column = b.program_id(0, "row"), b.iota(width)
+    out.store(b, row, column, b.load(x, row, column, dtype="f32"))
+    return b.finish("T", requires=NON_EMPTY, of="graph.quantize_rows")
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Where a kernel puts whole rows: as they are, or in f8e4m3 beside a scale each."""
+
+    out: Value
+    scale: Value | None = None
+
+    @staticmethod
+    def of(b: KernelBuilder, dtype: str, width: int, narrow: bool) -> _Rows:
+        """Declare the buffers."""
+        if not narrow:
+            return _Rows(b.buffer("out", dtype, "T", width))
+        return _Rows(b.buffer("out", "f8e4m3", "T", width), b.buffer("scale", "f32", "T"))
+
+    def store(
+        self, b: KernelBuilder, row: Value, column: Value, value: Value, mask: Value | None = None
+    ) -> None:  # fmt: skip
+        """Write one row, all of which `value` is where there is a scale."""
+        if self.scale is not None:
+            size = b.reduce("max", b.map("abs(a)", value, dtype="f32", hint="size"), 0, hint="most")
+            scale = b.map("max(a, 1e-12) / 448.0", size, dtype="f32", hint="scale")
+            b.store(self.scale, row, scale)
+            value = b.map("a / b", value, scale, dtype="f32", hint="narrow")
+        b.store(self.out, row, column, value, mask=mask)
+
+
+def of_format(dtype: str, narrow: bool = False) -> str:
+    """Return the end of the name of a kernel whose activations are not f32, or leave in fp8."""
+    return ("" if dtype == "f32" else f"_{dtype}") + ("_fp8" if narrow else "")
 
 
 def normalized(b: KernelBuilder, value: Value, weight: Value, width: int, eps: float) -> Value:

@@ -12,9 +12,9 @@ from typing import ClassVar
 
 from ...ir.core import Module, Names, Operation, Symbol, Term, Value, make, walk
 from ...ir.diagnostics import PassError
-from ...ir.types import SCALED, dtype_of, shape_of
+from ...ir.types import SCALED, dtype_of
 from ..manager import Context
-from . import elementwise, lower_fetch, lower_sparse, moe
+from . import elementwise, lower_fetch, lower_moe, lower_sparse
 from .attention import Attention, attention, decode, tile_rows
 from .attention_parts import Parts, attention_merge, attention_parts, tuned
 from .call_arguments import call_arguments
@@ -23,6 +23,7 @@ from .matmul import Matmul, blocks, matmul
 from .matvec import Matvec, matvec
 from .rope import Heads, qkv_rope_write
 from .scaled_matmul import ScaledMatmul, scaled_matmul
+from .value_shapes import format_of, rows_of, scale_of, sizes_of, width_of
 
 ROWS_OF_LOGITS = 4
 """Rows a program of the head's matmul takes in steps of many rows, of which few give logits."""
@@ -134,36 +135,52 @@ class _Lowering:
     def embedding(self, op: Operation) -> list[Operation]:
         """Rows of the table, whatever its format."""
         table, _ = op.operands
-        rows, width = _sizes(table)
+        rows, width = sizes_of(table)
         factor = op.attribute("scale", 1.0)
         kernel = elementwise.embedding(
             rows, width, dtype_of(table.type), factor, dtype_of(op.result.type)
         )
-        return [self.call(op, kernel, "T in0 in1 out0" + _scale(table, 0))]  # fmt: skip
+        return [self.call(op, kernel, "T in0 in1 out0" + scale_of(table, 0))]  # fmt: skip
 
     def rmsnorm(self, op: Operation) -> list[Operation]:
         """Rows may be tokens or rows of logits."""
-        kernel = elementwise.rmsnorm(_width(op.result), op["eps"], _format(op))
-        return [self.call(op, kernel, f"{_rows(op.result)} in0 in1 out0")]
+        x, narrow = op.operands[0], len(op.results) == 2
+        kernel = elementwise.rmsnorm(width_of(x), op["eps"], dtype_of(x.type), narrow=narrow)
+        return [self.call(op, kernel, f"{rows_of(x)} in0 in1 out0" + " out1" * narrow)]
 
     def add_rmsnorm(self, op: Operation) -> list[Operation]:
         """Both results are written."""
-        kernel = elementwise.add_rmsnorm(_width(op.results[0]), op["eps"], _format(op))
-        return [self.call(op, kernel, f"{_rows(op.results[0])} in0 in1 in2 out0 out1")]
+        x, narrow = op.operands[0], len(op.results) == 3
+        kernel = elementwise.add_rmsnorm(width_of(x), op["eps"], dtype_of(x.type), narrow=narrow)
+        outs = "out0 out1" + " out2" * narrow
+        return [self.call(op, kernel, f"{rows_of(x)} in0 in1 in2 {outs}")]
 
     def add(self, op: Operation) -> list[Operation]:
         """A residual that no norm follows at once."""
-        kernel = elementwise.add(_width(op.result), _format(op))
-        return [self.call(op, kernel, f"{_rows(op.result)} in0 in1 out0")]
+        kernel = elementwise.add(width_of(op.result), format_of(op))
+        return [self.call(op, kernel, f"{rows_of(op.result)} in0 in1 out0")]
 
     def silu_mul(self, op: Operation) -> list[Operation]:
         """Rows are tokens, or pairs of experts."""
-        kernel = elementwise.silu_mul(_width(op.result), _format(op))
-        return [self.call(op, kernel, f"{_rows(op.result)} in0 out0")]
+        x, narrow = op.operands[0], len(op.results) == 2
+        width = width_of(op.results[0])
+        kernel = elementwise.silu_mul(width, dtype_of(x.type), narrow=narrow)
+        return [self.call(op, kernel, f"{rows_of(x)} in0 out0" + " out1" * narrow)]
+
+    def quantize_rows(self, op: Operation) -> list[Operation]:
+        """Rows that nothing but a product reads, in 8 bits."""
+        (x,) = op.operands
+        kernel = elementwise.quantize_rows(width_of(x), dtype_of(x.type))
+        return [self.call(op, kernel, f"{rows_of(x)} in0 out0 out1")]
+
+    def scaled_matmul(self, op: Operation) -> list[Operation]:
+        """The library's: both sides in 8 bits, scaled by rows."""
+        return [self.library(op, "scaled_matmul", "both sides are fp8, which the vendor library "
+                             "multiplies at twice the rate of bf16")]  # fmt: skip
 
     def take_rows(self, op: Operation) -> list[Operation]:
         """The rows whose logits are wanted."""
-        kernel = elementwise.take_rows(_width(op.result), _format(op))
+        kernel = elementwise.take_rows(width_of(op.result), format_of(op))
         return [self.call(op, kernel, "T R in0 in1 out0")]
 
     def qkv_rope_write(self, op: Operation) -> list[Operation]:
@@ -172,59 +189,29 @@ class _Lowering:
         eps, layer = op.attribute("eps"), op["layer"]
         ordered, guess = bool(op.attribute("ordered")), bool(op.attribute("guess"))
         kernel = qkv_rope_write(heads, self.options.context_length, self.options.kv, eps,
-                                _format(op), ordered, guess)  # fmt: skip
+                                format_of(op), ordered, guess)  # fmt: skip
         norms = (" in3 in4" if eps else "") + (f" order{layer}" if ordered else "")
         if guess:
             return [self.call(op, kernel, f"T in0 cos sin in1 out0{norms}")]
         return [self.call(op, kernel, f"T N in0 cos sin in1 in2 out0 k{layer} v{layer}{norms}")]
-
-    def moe_route(self, op: Operation) -> list[Operation]:
-        """The top experts of each token."""
-        kernel = moe.route(_width(op.operands[0]), op["top_k"], bool(op.attribute("renormalize")),
-                           op.attribute("local"))  # fmt: skip
-        return [self.call(op, kernel, "T in0 out0 out1")]
-
-    def moe_dispatch(self, op: Operation) -> list[Operation]:
-        """Pairs by expert."""
-        return [self.call(op, moe.dispatch(op["experts"]), "M flat0 out0 out1")]
-
-    def moe_expert(self, op: Operation) -> list[Operation]:
-        """The experts' matmul; an expert has few rows in decode, so blocks of rows are small."""
-        weight, per_row = op.operands[1], op["per_row"]
-        paged = len(op.operands) == 5
-        n, k = _sizes(weight)[-2:]
-        experts = _sizes(op.operands[4])[0] if paged else _sizes(weight)[0]
-        rows, block_n, block_k = (4, 64, 64) if self.options.rows else (8, 16, blocks(n, k)[1])
-        if self.on_gpu:
-            rows, block_n, block_k = 16, 64, 128
-        kernel = moe.expert_matmul(
-            experts, n, k, per_row, dtype_of(weight.type), rows, min(block_n, n), min(block_k, k),
-            _format(op), _format(op), paged,
-        )  # fmt: skip
-        first = "T" if per_row > 1 else "M"
-        inputs = "M S in0 in1 in2 in3 in4" if paged else "M in0 in1 in2 in3"
-        return [self.call(op, kernel, f"{first} {inputs} out0" + _scale(weight, 1))]
-
-    def moe_combine(self, op: Operation) -> list[Operation]:
-        """The weighted sum of a token's pairs."""
-        residual = len(op.operands) == 3
-        kernel = moe.combine(_width(op.result), _width(op.operands[1]), residual,
-                             dtype=_format(op), partial=bool(op.attribute("partial")))  # fmt: skip
-        return [self.call(op, kernel, "T M in0 in1 out0" + (" in2" if residual else ""))]
 
     def matmul(self, op: Operation) -> list[Operation]:
         """A kernel for few rows; the library where there may be many: on a GPU, more than one."""
         bias = ["bias"] if len(op.operands) == 3 else []
         if self.on_gpu and self.options.rows == 1 and self._streams(op):
             return [self._matvec(op, bias)]
-        if self.on_gpu and self.options.rows and self._scaled(op):
+        if self.on_gpu and self._scaled(op) and (self.options.rows or rows_of(op.result) == "R"):
             return [self._scaled_matmul(op, bias)]
         if self.on_gpu or (self.options.rows == 0 and self._many_rows(op)):
             why = "many rows: the library's blocked product is faster"
             why = "dense products are the vendor library's on a GPU" if self.on_gpu else why
-            return [make("graph.library", *op.operands, results=op.results, routine="matmul",
-                         why=why, of=op.name, span=op.span)]  # fmt: skip
+            return [self.library(op, "matmul", why)]
         return [self._matmul(op, bias)]
+
+    def library(self, op: Operation, routine: str, why: str) -> Operation:
+        """Return an operation as the call of a library's routine."""
+        return make("graph.library", *op.operands, results=op.results, routine=routine, why=why,
+                    of=op.name, span=op.span)  # fmt: skip
 
     def fused_matmul(self, op: Operation) -> list[Operation]:
         """A kernel for few rows with its parts."""
@@ -234,13 +221,12 @@ class _Lowering:
 
     def collective(self, op: Operation) -> list[Operation]:
         """What ranks exchange goes through torch.distributed."""
-        return [make("graph.library", *op.operands, results=op.results,
-                     routine=op.name.removeprefix("graph."), of=op.name, span=op.span,
-                     why="ranks exchange through torch.distributed")]  # fmt: skip
+        routine = op.name.removeprefix("graph.")
+        return [self.library(op, routine, "ranks exchange through torch.distributed")]
 
     def _many_rows(self, op: Operation) -> bool:
         """Whether there are rows enough to widen narrow weights for (of logits: a few)."""
-        return _rows(op.result) == "T" or dtype_of(op.operands[1].type) == "f32"
+        return rows_of(op.result) == "T" or dtype_of(op.operands[1].type) == "f32"
 
     def _streams(self, op: Operation) -> bool:
         """Whether a product's weights are in the activations' format, or a narrower one."""
@@ -254,32 +240,34 @@ class _Lowering:
     def _scaled_matmul(self, op: Operation, parts: list[str]) -> Operation:
         x, weight = op.operands[:2]
         shape = ScaledMatmul(
-            _width(op.result), _width(weight), dtype_of(weight.type), dtype_of(x.type), _format(op),
-            "bias" in parts,
+            width_of(op.result), width_of(weight), dtype_of(weight.type), dtype_of(x.type),
+            format_of(op), "bias" in parts,
         )  # fmt: skip
         rest = " in2" if parts else ""
-        return self.call(op, scaled_matmul(shape), f"{_rows(op.result)} in0 in1 out0 scale1{rest}")
+        return self.call(
+            op, scaled_matmul(shape), f"{rows_of(op.result)} in0 in1 out0 scale1{rest}"
+        )
 
     def _matvec(self, op: Operation, parts: list[str]) -> Operation:
         x, weight = op.operands[:2]
         shape = Matvec(
-            _width(op.result), _width(weight), dtype_of(weight.type), dtype_of(x.type), _format(op),
-            "bias" in parts, "residual" in parts, bool(op.attribute("silu")),
+            width_of(op.result), width_of(weight), dtype_of(weight.type), dtype_of(x.type),
+            format_of(op), "bias" in parts, "residual" in parts, bool(op.attribute("silu")),
         )  # fmt: skip
         rest = "".join(f" in{2 + place}" for place in range(len(parts)))
-        arguments = f"{_rows(op.result)} in0 in1 out0{_scale(weight, 1)}{rest}"
+        arguments = f"{rows_of(op.result)} in0 in1 out0{scale_of(weight, 1)}{rest}"
         return self.call(op, matvec(shape), arguments)
 
     def _matmul(self, op: Operation, parts: list[str]) -> Operation:
         weight, most = op.operands[1], self.options.rows or ROWS_OF_LOGITS
-        n, k = _width(op.result), _width(weight)
+        n, k = width_of(op.result), width_of(weight)
         block_n, block_k = blocks(n, k, most)
         shape = Matmul(
             n, k, dtype_of(weight.type), most, "bias" in parts, "residual" in parts,
             op["eps"] if "norm" in parts else None, bool(op.attribute("silu")), block_n, block_k,
         )  # fmt: skip
         rest = "".join(f" in{2 + place}" for place in range(len(parts)))
-        arguments = f"{_rows(op.result)} in0 in1 out0{_scale(weight, 1)}{rest}"
+        arguments = f"{rows_of(op.result)} in0 in1 out0{scale_of(weight, 1)}{rest}"
         return self.call(op, matmul(shape), arguments)
 
     def finalize(self, op: Operation) -> list[Operation]:
@@ -322,10 +310,10 @@ class _Lowering:
         window = kvset.attribute("window", 0) or 0
         shape = Parts(
             partial["heads"], partial["kv_heads"], partial["head_dim"], self.options.page_size,
-            _format(op), self.options.kv, partial["scale"], window,
+            format_of(op), self.options.kv, partial["scale"], window,
         )  # fmt: skip
         shape, _ = tuned(shape, shared=not self.options.apart)
-        join = attention_merge(shape.heads, shape.head_dim, _format(op))
+        join = attention_merge(shape.heads, shape.head_dim, format_of(op))
         of = (window,) if window else ()
         layer = kvset["layer"]
         calls = []
@@ -346,40 +334,15 @@ class _Lowering:
         return []
 
 
-def _sizes(weight: Value) -> tuple[int, ...]:
-    """Return the extents of a weight: numbers all of them."""
-    return tuple(extent for extent in shape_of(weight.type) if isinstance(extent, int))
-
-
-def _width(value: Value) -> int:
-    """Return the last extent, a number in every tensor."""
-    extent = shape_of(value.type)[-1]
-    assert isinstance(extent, int)
-    return extent
-
-
-def _rows(value: Value) -> str:
-    """Return the name of the first extent: T, R or M."""
-    return str(shape_of(value.type)[0])
-
-
-def _format(op: Operation) -> str:
-    """Return the dtype of an operation's (first) result, and so of its activations."""
-    return dtype_of(op.results[0].type)
-
-
-def _scale(weight: Value, operand: int) -> str:
-    return f" scale{operand}" if dtype_of(weight.type) in SCALED else ""
-
-
 _RULES: dict[str, Callable[[_Lowering, Operation], list[Operation]]] = {
     "graph.embedding": _Lowering.embedding, "graph.rmsnorm": _Lowering.rmsnorm,
     "graph.add_rmsnorm": _Lowering.add_rmsnorm, "graph.add": _Lowering.add,
     "graph.silu_mul": _Lowering.silu_mul, "graph.take_rows": _Lowering.take_rows,
-    "graph.qkv_rope_write": _Lowering.qkv_rope_write, "graph.moe_route": _Lowering.moe_route,
-    "graph.moe_dispatch": _Lowering.moe_dispatch, "graph.moe_expert": _Lowering.moe_expert,
-    "graph.moe_combine": _Lowering.moe_combine, "graph.matmul": _Lowering.matmul,
+    "graph.qkv_rope_write": _Lowering.qkv_rope_write, "graph.moe_route": lower_moe.lower_route,
+    "graph.moe_dispatch": lower_moe.lower_dispatch, "graph.moe_expert": lower_moe.lower_expert,
+    "graph.moe_combine": lower_moe.lower_combine, "graph.matmul": _Lowering.matmul,
     "graph.fused_matmul": _Lowering.fused_matmul, "graph.finalize": _Lowering.finalize,
+    "graph.scaled_matmul": _Lowering.scaled_matmul, "graph.quantize_rows": _Lowering.quantize_rows,
     "graph.all_reduce": _Lowering.collective, "graph.all_gather": _Lowering.collective,
     "graph.kvset": _Lowering.nothing, "graph.partial": _Lowering.nothing,
     "graph.select": _Lowering.nothing, "graph.merge": _Lowering.nothing,

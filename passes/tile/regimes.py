@@ -14,6 +14,7 @@ from ..graph.fusion import DropConcatOfSplit, FuseAddNorm, FuseRopeWrite, FuseSi
 from ..graph.kv_offload import OffloadKeys
 from ..graph.matmul_parts import FuseCombineResidual, FuseMatmulParts
 from ..graph.memory_planning import PlanMemory
+from ..graph.quantize_activations import QuantizeActivations
 from ..graph.sparse_attention import OrderChannels, SparseAttention
 from ..graph.take_rows import TakeRowsEarly
 from ..graph.weight_format import ChooseWeightFormat
@@ -169,12 +170,13 @@ class Sparse:
 def lower_for_gpu(
     config: ModelConfig, graph: Module, *, max_tokens: int, max_batch: int, weights: str = "bf16",
     activations: str = "bf16", kv: str = "bf16", attention: Sparse | None = None,
+    quantize: bool = False,
 ) -> list[Regime]:  # fmt: skip
     """Return the regimes of a model on a GPU: decode of one sequence, decode of sequences that
     share no keys worth reading once for many, and any step.
 
     `weights` are kept in f32, bf16, i8 or f8e4m3, `activations` in bf16 or f32; norms and logits
-    are f32.
+    are f32. With `quantize`, products of several rows with f8e4m3 weights round those rows too.
     """
     context = Context(model_name=config.architecture)
     shared, before = run_passes(graph_passes(weights, activations), graph, context)
@@ -186,7 +188,8 @@ def lower_for_gpu(
     for module in (shared,) if sparse is None else (sparse, shared):
         for rows in (max_batch, 0) if config.experts else (1, max_batch, 0):
             offload = attention.offloaded(module is sparse, rows) if attention else None
-            passes = gpu_regime_passes(config, rows, max_tokens, max_batch, kv, offload)
+            passes = gpu_regime_passes(config, rows, max_tokens, max_batch, kv, offload,
+                                       quantize and rows != 1)  # fmt: skip
             lowered, records = run_passes(passes, module, context, _FUSED | {"labels"})
             extents = regime_extents(config, rows, max_tokens, max_batch)
             regimes.append(Regime(rows, lowered, (*before, *records), "cuda", rows > 0, extents,
@@ -196,10 +199,10 @@ def lower_for_gpu(
 
 def gpu_regime_passes(
     config: ModelConfig, rows: int, max_tokens: int, max_batch: int, kv: str,
-    offload: tuple[Pass, ...] | None = None,
+    offload: tuple[Pass, ...] | None = None, quantize: bool = False,
 ) -> tuple[Pass, ...]:  # fmt: skip
     """Return the passes from the shared graph to a GPU's kernels and memory plan; `offload` as in
-    `regime_passes`."""
+    `regime_passes`, `quantize` as in `lower_for_gpu`."""
     return (
         *(
             (FuseMatmulParts(norms=False),)
@@ -208,6 +211,7 @@ def gpu_regime_passes(
             if rows
             else (TakeRowsEarly(), FuseAddNorm())
         ),
+        *((QuantizeActivations(),) if quantize else ()),
         *(offload or ()),
         LowerToTiles(
             rows,

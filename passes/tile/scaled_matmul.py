@@ -1,7 +1,8 @@
 """Matmul kernels of a GPU for weights of 8 bits with a scale a row: y = (x w^T) scale + bias.
 
 For steps of some rows the time is that of reading weights, so they are widened on the way to the
-tensor cores and never stored wide. With many rows the library multiplies widened copies instead.
+tensor cores and never stored wide. With many rows the library multiplies widened copies instead,
+or, where activations are rounded to fp8 too, the weights as they are.
 """
 
 from __future__ import annotations

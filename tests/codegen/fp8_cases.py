@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 from kernel_cases import Case, bf16, from_bf16, normal, poison
-from kernel_oracles import dispatched, rotated_and_written, silu
+from kernel_oracles import dispatched, normed, rotated_and_written, silu
 from weft.codegen.arrays import narrow, widen
+from weft.ir.core import Operation
 from weft.passes.tile import elementwise, moe, rope
 from weft.passes.tile.matvec import Matvec, matvec
 from weft.passes.tile.scaled_matmul import ScaledMatmul, scaled_matmul
@@ -64,6 +65,43 @@ def stream(rng: np.random.Generator, t: int, shape: Matvec) -> Case:
     return Case(matvec(shape), arguments, {"out": expected}, 2e-3)
 
 
+def rounded(
+    rng: np.random.Generator, t: int, kernel: Operation, inputs: list[Any], wide: np.ndarray,
+    before: dict[str, np.ndarray] | None = None,
+) -> Case:  # fmt: skip
+    """A kernel that leaves rows in f8e4m3: within half a step of 3 bits, the largest is 448."""
+    outs = [np.full(array.shape, 0x7FC0, "u2") for array in (before or {}).values()]
+    arguments = [t, *inputs, *outs, np.full(wide.shape, 0x7F, "u1"), poison(t)]
+    scale = np.maximum(np.abs(wide).max(-1, initial=0.0), 1e-12) / 448
+    expected = {**(before or {}), "out": wide / scale[:, None], "scale": scale}
+    return Case(kernel, arguments, expected, 0.07)
+
+
+def quantized(rng: np.random.Generator, t: int) -> Case:
+    x = bf16(normal(rng, t, 50))
+    x[:1] = 0
+    return rounded(rng, t, elementwise.quantize_rows(50), [x], from_bf16(x))
+
+
+def norm_quantized(rng: np.random.Generator, t: int) -> Case:
+    x, w = bf16(normal(rng, t, 50)), normal(rng, 50)
+    kernel = elementwise.rmsnorm(50, 1e-5, "bf16", narrow=True)
+    return rounded(rng, t, kernel, [x, w], normed(from_bf16(x), w, 1e-5))
+
+
+def add_norm_quantized(rng: np.random.Generator, t: int) -> Case:
+    x, y, w = bf16(normal(rng, t, 64)), bf16(normal(rng, t, 64)), normal(rng, 64)
+    total = from_bf16(x) + from_bf16(y)
+    kernel = elementwise.add_rmsnorm(64, 1e-5, "bf16", narrow=True)
+    return rounded(rng, t, kernel, [x, y, w], normed(total, w, 1e-5), {"total": total})
+
+
+def silu_quantized(rng: np.random.Generator, t: int) -> Case:
+    x = bf16(normal(rng, t, 80))
+    gate, up = from_bf16(x)[:, :40], from_bf16(x)[:, 40:]
+    return rounded(rng, t, elementwise.silu_mul(40, "bf16", narrow=True), [x], silu(gate) * up)
+
+
 def experts(rng: np.random.Generator, t: int) -> Case:
     e, n, k = 5, 40, 48
     x, (w, scale, wide) = bf16(normal(rng, t, k)), weights(rng, "f8e4m3", e, n, k)
@@ -102,6 +140,8 @@ def _with(build: Callable[..., Case], *more: Any) -> Callable[[np.random.Generat
 
 FP8: dict[str, Callable[[np.random.Generator, int], Case]] = {
     "embedding": embedding, "experts": experts, "written": written,
+    "quantized": quantized, "norm_quantized": norm_quantized,
+    "add_norm_quantized": add_norm_quantized, "silu_quantized": silu_quantized,
     "product": _with(product, ScaledMatmul(64, 128, out="f32", rows=16, block_n=32, block_k=64)),
     "product_ragged": _with(product, ScaledMatmul(40, 50, out="f32", bias=True, rows=16,
                                                   block_n=32, block_k=32)),

@@ -1,0 +1,52 @@
+"""Lowering of mixture of experts: route, dispatch, the experts' products, combine."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ...ir.core import Operation
+from ...ir.types import dtype_of
+from . import moe
+from .matmul import blocks
+from .value_shapes import format_of, scale_of, sizes_of, width_of
+
+if TYPE_CHECKING:
+    from .lower import _Lowering
+
+
+def lower_route(lowering: _Lowering, op: Operation) -> list[Operation]:
+    """The top experts of each token."""
+    kernel = moe.route(width_of(op.operands[0]), op["top_k"], bool(op.attribute("renormalize")),
+                       op.attribute("local"))  # fmt: skip
+    return [lowering.call(op, kernel, "T in0 out0 out1")]
+
+
+def lower_dispatch(lowering: _Lowering, op: Operation) -> list[Operation]:
+    """Pairs by expert."""
+    return [lowering.call(op, moe.dispatch(op["experts"]), "M flat0 out0 out1")]
+
+
+def lower_expert(lowering: _Lowering, op: Operation) -> list[Operation]:
+    """The experts' matmul; an expert has few rows in decode, so blocks of rows are small."""
+    weight, per_row = op.operands[1], op["per_row"]
+    paged = len(op.operands) == 5
+    n, k = sizes_of(weight)[-2:]
+    experts = sizes_of(op.operands[4])[0] if paged else sizes_of(weight)[0]
+    rows, block_n, block_k = (4, 64, 64) if lowering.options.rows else (8, 16, blocks(n, k)[1])
+    if lowering.on_gpu:
+        rows, block_n, block_k = 16, 64, 128
+    kernel = moe.expert_matmul(
+        experts, n, k, per_row, dtype_of(weight.type), rows, min(block_n, n), min(block_k, k),
+        format_of(op), format_of(op), paged,
+    )  # fmt: skip
+    first = "T" if per_row > 1 else "M"
+    inputs = "M S in0 in1 in2 in3 in4" if paged else "M in0 in1 in2 in3"
+    return [lowering.call(op, kernel, f"{first} {inputs} out0" + scale_of(weight, 1))]
+
+
+def lower_combine(lowering: _Lowering, op: Operation) -> list[Operation]:
+    """The weighted sum of a token's pairs."""
+    residual = len(op.operands) == 3
+    kernel = moe.combine(width_of(op.result), width_of(op.operands[1]), residual,
+                         dtype=format_of(op), partial=bool(op.attribute("partial")))  # fmt: skip
+    return [lowering.call(op, kernel, "T M in0 in1 out0" + (" in2" if residual else ""))]
