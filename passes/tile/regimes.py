@@ -189,7 +189,7 @@ def lower_for_gpu(
         for rows in (max_batch, 0) if config.experts else (1, max_batch, 0):
             offload = attention.offloaded(module is sparse, rows) if attention else None
             passes = gpu_regime_passes(config, rows, max_tokens, max_batch, kv, offload,
-                                       quantize and rows != 1)  # fmt: skip
+                                       quantize and rows != 1 and weights == "f8e4m3")  # fmt: skip
             lowered, records = run_passes(passes, module, context, _FUSED | {"labels"})
             extents = regime_extents(config, rows, max_tokens, max_batch)
             regimes.append(Regime(rows, lowered, (*before, *records), "cuda", rows > 0, extents,
