@@ -23,7 +23,7 @@ from .stages import regime_name
 
 Pair = tuple[Operation, Schedule]
 _DECODES = frozenset({"plan.decode"})
-_PREFILLS = frozenset({"plan.extend", "plan.prefill", "plan.select", "plan.score", "plan.fork"})
+_PREFILLS = frozenset({"plan.extend", "plan.select", "plan.score", "plan.fork"})
 
 
 def all_kernels(compilation: Compilation) -> dict[str, Pair]:

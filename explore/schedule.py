@@ -71,9 +71,6 @@ class _Walk:
             case "plan.extend":
                 added = sum(state.tokens for state in operands[1:])
                 return [_State(ready, first.pending + added)]
-            case "plan.prefill":
-                end = self._prefill(operation, ready, first.pending, track)
-                return [_State(end)]
             case "plan.decode":
                 start = self._prefill(operation, ready, first.pending, track)
                 end = start + operation["max_tokens"] * self.prices.decode
@@ -106,11 +103,13 @@ class _Walk:
 
     def _fork(self, operation: Operation, kv: _State, ready: float, values: dict[str, _State],
               track: str) -> list[_State]:  # fmt: skip
-        ends = []
+        ends, pending = [], kv.pending
+        if operation.attribute("shared"):  # the first branch computes it, the others wait
+            ready, pending = self._prefill(operation, ready, pending, track), 0
         for branch in range(self._width(operation)):
             name = f"{operation['name']}[{branch}]"
             inner = f"{track}.{name}" if track != "trunk" else name
-            given = [_State(ready, kv.pending), _State(ready)]
+            given = [_State(ready, pending), _State(ready)]
             states = self.region(operation.regions[0], given, values, inner)
             own = (one.end for key, found in self.tracks.items() if key.startswith(inner)
                    for one in found)  # fmt: skip

@@ -193,7 +193,7 @@ class Budgets:
         often, inner, width = value_of(part["times"], symbols), None, 1
         if "body" in part:
             width = value_of(part["width"], symbols)
-            # What one branch reads is not computed ahead.
+            # What one branch alone reads, its stream may not hold.
             shared = part["shared"] and width > 1
             inner = self._frame(part["body"], symbols, above, shared)
             pages = min(width * inner.pages, UNBOUNDED)

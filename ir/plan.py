@@ -44,15 +44,6 @@ OPERATIONS = (
         optional=("lifetime", "note"),
     ),
     Op(
-        "plan.prefill",
-        "makes the kv's tokens resident now, so that its forks share them; with a fork's list or "
-        "count as second operand, only where that has two branches. `ahead` = ids with which all "
-        "branches go on: computed with it, though not part of the kv",
-        (1, 2),
-        1,
-        optional=("ahead", "reason", "critical"),
-    ),
-    Op(
         "plan.decode",
         "generates; results: kv, value. `constraint` names a compiled constraint, `ends` the "
         "token ids that end it without being appended; `heal` is text that the generation must "
@@ -95,12 +86,13 @@ OPERATIONS = (
     Op(
         "plan.fork",
         "runs its region for each element on a copy-on-write fork of the kv; results: list of "
-        "values and, for a join, list of kvs",
+        "values and, for a join, list of kvs. The first branch that reads the kv computes it for "
+        "all; `shared`: all do, so that memory for it is counted once",
         2,
         (1, 2),
         regions=1,
         required=("name",),
-        optional=("prefix", "note", "critical"),
+        optional=("prefix", "shared", "note", "critical"),
     ),
     Op("plan.join", "as program.join; the other kvs are freed", 2, 2, required=("how",)),
     Op("plan.inline", "as program.inline, with kv values", 1, 2, regions=1, required=("name",)),

@@ -17,7 +17,6 @@ from .program.canonicalize import Canonicalize
 from .program.constraints import CompileConstraints
 from .program.dead import DropDead
 from .program.fold import FoldConstants
-from .program.fork_prefixes import ForkPrefixes
 from .program.lifetimes import KVLifetimes
 from .program.liveness import FreeKV
 from .program.lower_to_plan import LowerToPlan
@@ -31,7 +30,7 @@ PROGRAM_PASSES: tuple[Pass, ...] = (
 REMOTE_PASSES: tuple[Pass, ...] = (FoldConstants(), DropDead(), Canonicalize(), RemoteCalls())
 """Instead of PROGRAM_PASSES, for a model behind an endpoint, which has no tokens to share."""
 LOWERING: tuple[Pass, ...] = (LowerToPlan(),)
-PLAN_PASSES: tuple[Pass, ...] = (ForkPrefixes(), FreeKV(), Batching(), PlanBudgets(), KVLifetimes())
+PLAN_PASSES: tuple[Pass, ...] = (FreeKV(), Batching(), PlanBudgets(), KVLifetimes())
 MODEL_PASSES: tuple[Pass, ...] = (
     ChooseWeightFormat(), FuseSiblingMatmuls(), DropConcatOfSplit(), FuseRopeWrite(),
     TakeRowsEarly(), FuseAddNorm(),

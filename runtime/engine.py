@@ -77,15 +77,10 @@ class Engine:
     def fork(self, parent: Sequence, length: int, order: Order) -> Sequence:
         """Return a copy-on-write fork of the first `length` tokens of `parent`."""
         sequence = self.kv.fork(parent, length, order)
+        if parent.resident < length:
+            sequence.origin = parent
         self._scheduler.sequences.add(sequence)
         return sequence
-
-    def share(self, sequence: Sequence, other: Sequence) -> None:
-        """Let a sequence hold the KV of another, which begins with all its tokens."""
-        resident = min(sequence.length, other.resident)
-        if not sequence.busy and resident > sequence.resident:
-            pages = other.pages[: -(-resident // self.kv.page_size)]
-            self.kv.adopt_rest(sequence, pages, resident)
 
     def free(self, sequence: Sequence, remember: bool = True) -> None:
         """Give a sequence up; with `remember`, the prefix tree keeps what a trunk computed."""

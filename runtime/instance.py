@@ -27,7 +27,6 @@ class Instance(ControlFlow, ModelCalls):
 
     issued = frozenset(
         {
-            "plan.prefill",
             "plan.decode",
             "plan.select",
             "plan.fork",
@@ -63,6 +62,8 @@ class Instance(ControlFlow, ModelCalls):
         yield from all_now(earlier)
         over = yield from now(operands[1])
         elements = list(range(over)) if isinstance(over, int) else over
+        if elements:
+            self.meter.begin(parent.sequence)  # its tokens are the row's, whichever branch reads
         branches = []
         for number, element in enumerate(elements):
             inner = frame.inner(name, occurrence, number, seen)

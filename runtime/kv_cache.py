@@ -76,6 +76,12 @@ class PagedKV:
         sequence.held, sequence.resident = len(pages), resident
         self._forgo(sequence)
 
+    def share(self, sequence: Sequence, other: Sequence, length: int) -> None:
+        """Let another hold a sequence's KV of the first `length` tokens, which both have."""
+        resident = min(length, sequence.resident)
+        if resident > other.resident:
+            self.adopt_rest(other, sequence.pages[: self._pages_for(resident)], resident)
+
     def reserve(self, sequence: Sequence, end: int) -> bool:
         """Make positions `[resident, end)` writable; return False, changing nothing, if full."""
         missing = self._missing(sequence, end)

@@ -122,25 +122,6 @@ class ModelCalls:
         if handle.length == handle.sequence.length and not handle.sequence.busy:
             self._free_sequence(handle.sequence)
 
-    def _prefill(self, operation: Operation, operands: tuple[Any, ...], frame: Frame) -> Step:
-        """Compute what a fork's branches begin with, `ahead` included, if there are two."""
-        handle = yield from self._settle(operands[0], frame)
-        over = (yield from now(operands[1])) if len(operands) > 1 else 2
-        if (over if isinstance(over, int) else len(over)) < 2:
-            return (handle,)
-        sequence, ahead = handle.sequence, operation.attribute("ahead")
-        if ahead:
-            branch = self._engine.fork(sequence, handle.length, self._order())
-            sequence = self._own(branch, frame)
-            sequence.append(ahead)
-        request = Request(sequence, "prefill", row=self.row, span=operation.span, same="fill",
-                          critical=_critical(operation, frame))  # fmt: skip
-        yield from self._ask(request)
-        if ahead:
-            self._engine.share(handle.sequence, sequence)
-            self._free_sequence(sequence)
-        return (handle,)
-
     def _decode(self, operation: Operation, operands: tuple[Any, ...], frame: Frame) -> Step:
         name, type = operation["name"], operation["type"]
         occurrence = frame.occurrence(name)

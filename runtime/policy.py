@@ -23,7 +23,8 @@ class Policy:
     gives its pages back, and no younger one takes those that it will need.
 
     A prompt whose beginning another row is just computing waits for it if that saves at least
-    `least_gain` tokens; the others' steps go on meanwhile.
+    `least_gain` tokens; the others' steps go on meanwhile. Branches of a fork always wait for the
+    first of them to compute what stands before it.
     """
 
     least_gain: int = 1

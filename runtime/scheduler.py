@@ -94,7 +94,7 @@ class Scheduler:
         tokens = sequence.tokens[: request.first_logits]
         known = max(sequence.resident, self._tree.known(tokens))
         gain = self._asked.add(tokens) - known
-        return 0 if gain > 0 and self._policy.waits(gain) else sequence.length - known
+        return 0 if gain > 0 and self._waits(sequence, gain) else sequence.length - known
 
     def schedule(self) -> list[Chunk]:
         """Secure the running rows' pages; return the chunks that the step computes besides."""
@@ -118,12 +118,21 @@ class Scheduler:
             end = chunk.start + chunk.count
             sequence.resident = end
             self._tree.insert(sequence.tokens[:end], sequence.pages)
+            self._give(sequence)
             finished = end == sequence.length or chunk.joins
             self._release_followers(request, None if finished else end)
             if finished:
                 self._prefilling.remove(request)
                 if not chunk.joins:
                     self.done.append(request)
+
+    def _give(self, sequence: Sequence) -> None:
+        """Let the streams that a sequence was forked from hold what it has computed of them."""
+        while (origin := sequence.origin) and sequence.resident >= sequence.fresh_from:
+            sequence.origin = None
+            if origin in self.sequences and not origin.busy:
+                self._kv.share(sequence, origin, sequence.fresh_from)
+            sequence = origin
 
     def ended(self, request: Request) -> None:
         """Take a request that is done."""
@@ -265,11 +274,15 @@ class Scheduler:
                 shared = common_prefix(own, theirs.tokens[: theirs.length])
                 if shared > least:
                     best, leader = shared, other
-        if leader is None or not self._policy.waits(best - sequence.resident):
+        if leader is None or not self._waits(sequence, best - sequence.resident):
             return False
         leader.followers.append((best, request))
         self._parked.add(request)
         return True
+
+    def _waits(self, sequence: Sequence, gain: int) -> bool:
+        """Say whether a sequence should wait for tokens: branches always do for their stream's."""
+        return sequence.origin is not None or self._policy.waits(gain)
 
     def _release_followers(self, leader: Request, resident: int | None) -> None:
         """Requeue those who waited for tokens that are there now; all of them for None."""

@@ -34,6 +34,9 @@ class Sequence:
     remembered: int = 0
     """Tokens that the prefix tree was given last, since it was last cut back."""
 
+    origin: Sequence | None = None
+    """That stream, if not all its tokens had KV: it gets what this one computes of them."""
+
     number: int = 0
     """Tells sequences apart for as long as the memory lives."""
 

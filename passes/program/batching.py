@@ -10,7 +10,7 @@ from ...cost_model.prices import Prices
 from ...ir.core import Module, Operation, Region, Value, walk
 from ..manager import EVERYTHING, Context
 
-CALLS = ("plan.prefill", "plan.decode", "plan.select", "plan.score", "plan.fork", "program.call")
+CALLS = ("plan.decode", "plan.select", "plan.score", "plan.fork", "program.call")
 """What asks the model; these are annotated, and run side by side where nothing orders them."""
 
 _VALUE_TOKENS = 16
@@ -88,8 +88,6 @@ class _Paths:
                 return float(operation["max_tokens"])
             case "plan.select" | "plan.score":
                 return 2.0
-            case "plan.prefill":
-                return 1.0
             case "plan.tokens":
                 return len(operation["ids"]) * self._prices.ratio
             case "plan.tokenize":
@@ -202,7 +200,7 @@ def waves(operations: tuple[Operation, ...]) -> list[tuple[Operation, int]]:
     found = []
     for operation in operations:
         wave = max((wave_of.get(name, 0) for name in needs(operation)), default=0)
-        if operation.name in CALLS and operation.name != "plan.prefill":
+        if operation.name in CALLS:
             found.append((operation, wave))
             wave += 1
         for value in operation.results:

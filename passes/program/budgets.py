@@ -87,7 +87,6 @@ class _Budget:
         self._exact: set[str] = set()
         self._parameters: dict[str, str] = {}
         self._constants: dict[str, Any] = {}
-        self._resident: set[str] = set()
         self._joined: dict[str, Expr] = {}
 
     def function(self, operation: Operation) -> Operation:
@@ -172,9 +171,6 @@ class _Budget:
 
     # The model.
 
-    def _prefill(self, operation: Operation, block: _Block) -> None:
-        self._resident.add(operation.result.name)
-
     def _decode(self, operation: Operation, block: _Block) -> None:
         tokens = operation["max_tokens"]
         cut = self._widest if operation.attribute("stop") is not None else 0
@@ -220,7 +216,7 @@ class _Budget:
         self._sizes[operation.result.name] = Size(NUMBER)
 
     def _fork(self, operation: Operation, block: _Block) -> None:
-        kv, over = operation.operands
+        over = operation.operands[1]
         region = operation.regions[0]
         self._sizes[region.arguments[1].name] = Size(self._size(over).each)
         width: Expr = self._size(over).count
@@ -236,7 +232,7 @@ class _Budget:
             )
         part = {
             "what": f"fork {operation['name']}", "width": width, "times": 1,
-            "shared": kv.name in self._resident, "body": body.table(),
+            "shared": bool(operation.attribute("shared")), "body": body.table(),
         }  # fmt: skip
         if len(operation.results) == 2:
             part["kept"] = True

@@ -14,7 +14,7 @@ from ..rewrite import rewrite_list
 MAKES = {"plan.extend", "plan.decode", "plan.select"}
 """Operations that add tokens to a kv: each makes a stretch."""
 
-READS = {"plan.prefill", "plan.decode", "plan.select", "plan.score"}
+READS = {"plan.decode", "plan.select", "plan.score"}
 """Operations for which the model reads all stretches of their kv."""
 
 _LOOPS = {"plan.for", "plan.while", "plan.fork"}

@@ -9,7 +9,6 @@ from ...ir.program import VALUE_NAMES
 from ...ir.types import KV, list_of
 from .lower_control import ControlLowering
 from .model_calls import always_calls
-from .segments import StreamState
 
 
 class BlockLowering(ControlLowering):
@@ -30,8 +29,6 @@ class BlockLowering(ControlLowering):
         stream = operation.operands[0]
         state = self._writer.flush(self.streams[stream.name], self._out.append, closing=True)
         region = operation.regions[0]
-        if self._is_shared(operation):
-            state = self._prefill(operation, state)
         self.streams[stream.name] = state
         kv = self._names.value("kv", KV)
         outer = self._flush_used(region.operations)
@@ -48,41 +45,30 @@ class BlockLowering(ControlLowering):
             make(
                 "plan.fork", state.kv, operation.operands[1], results=results,
                 span=operation.span, name=operation["name"], prefix=operation.attribute("prefix"),
+                shared=self._is_shared(operation) or None,
                 regions=(Region((kv, *region.arguments[1:]), body),),
             )
         )  # fmt: skip
 
     def _is_shared(self, operation: Operation) -> bool:
         """Whether every branch of a fork that may have two certainly reads its prefix."""
-        context, span = self._lowering.context, operation.span
+        context, name, span = self._lowering.context, operation["name"], operation.span
         count = self._lowering.constants.get(operation.operands[1].name)
         width = len(count) if isinstance(count, tuple) else count
         if isinstance(width, int) and width < 2:
-            context.left(f"fork {operation['name']}: {width} branch shares nothing", span)
-            return False
-        if operation.operands[0].name in self.outer:  # its kv is used again outside of here
-            context.left(
-                f"fork {operation['name']}: not computed ahead where it may run not at all, or "
-                "again; the first branch computes it for all",
-                span,
-            )
+            context.left(f"fork {name}: {width} branch shares nothing", span)
             return False
         region = operation.regions[0]
-        if not self._adds_text(region):
-            context.left(
-                f"fork {operation['name']}: not computed ahead, its branches may generate "
-                "at once; the first one computes it for all",
-                span,
-            )
-            return False
-        if not always_calls(region, self._lowering.records):
-            context.left(
-                f"fork {operation['name']}: not computed ahead, a branch may never read it; the "
-                "first that does computes it for all",
-                span,
-            )
-            return False
-        return True
+        why = ""
+        if operation.operands[0].name in self.outer:  # its kv is used again outside of here
+            why = "it may run not at all, or again"
+        elif not self._adds_text(region):
+            why = "its branches may generate at once"
+        elif not always_calls(region, self._lowering.records):
+            why = "a branch may never read it"
+        if why:
+            context.left(f"fork {name}: each branch's memory counts its prefix: {why}", span)
+        return not why
 
     def _adds_text(self, region: Region) -> bool:
         """Whether a branch certainly has a token of its own before it calls the model."""
@@ -94,17 +80,6 @@ class BlockLowering(ControlLowering):
             if operation.name not in VALUE_NAMES | {"program.literal", "program.append"}:
                 return False
         return False
-
-    def _prefill(self, operation: Operation, state: StreamState) -> StreamState:
-        """Compute what stands before a fork once, unless it turns out to have one branch."""
-        resident = self._names.value("kv", KV)
-        self._out.append(
-            make(
-                "plan.prefill", state.kv, operation.operands[1], results=(resident,),
-                span=operation.span, reason=f"shared by the branches of {operation['name']}",
-            )
-        )  # fmt: skip
-        return state.at(resident)
 
     def _inline(self, operation: Operation) -> None:
         region = operation.regions[0]

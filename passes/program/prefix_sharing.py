@@ -17,8 +17,8 @@ class PrefixSharing:
     """Annotate each fork and each program with the prefix that its branches or rows share.
 
     `prefix = {tokens, values, width}`: tokens known at compile time, values that add tokens when
-    they are known, and how many streams read the prefix. Lowering makes the prefix of a fork
-    resident before its branches start, so each branch begins with that many hits.
+    they are known, and how many streams read the prefix. The first branch of a fork that reads its
+    prefix computes it, so each other one begins with that many hits.
     """
 
     name: ClassVar[str] = "prefix-sharing"

@@ -8,7 +8,7 @@ of unknown length one round, a fork of unknown width one branch: calls made ther
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from ...ir.core import Module, Operation, Region
@@ -27,18 +27,6 @@ _VALUES = VALUE_NAMES - {"program.call"}
 Outcome = tuple[str, tuple[Any, ...]]
 
 
-@dataclass(frozen=True)
-class ForkPoint:
-    """One walk of a fork: its stream, and of each branch the first call (None: it may have none).
-
-    With `each`, one branch stands for as many as the list has elements.
-    """
-
-    text: Text
-    firsts: tuple[Call | None, ...]
-    each: bool
-
-
 class PlanWalk(CallWalk):
     """Walks a plan's function; `row(number, arguments)` gives the calls of one row."""
 
@@ -51,11 +39,10 @@ class PlanWalk(CallWalk):
         }
         self._function = self._programs[name]
         self._stack: list[str] = []
-        self._forks: dict[str, list[ForkPoint]] = {}
 
     def row(self, number: int, arguments: Mapping[str, Any]) -> list[Call]:
         """Return a row's calls in program order; arguments left out are unknown."""
-        self._row, self._calls, self._stack, self._forks = number, [], [], {}
+        self._row, self._calls, self._stack = number, [], []
         region = self._function.regions[0]
         values: list[Any] = [Text()]
         for value in region.arguments[1:]:
@@ -63,11 +50,6 @@ class PlanWalk(CallWalk):
             values.append(arguments.get(value.name, unknown))
         self._region(region, values, Frame(Known()))
         return self._calls
-
-    @property
-    def forks(self) -> dict[str, list[ForkPoint]]:
-        """Each fork that was walked, by the name of the kv that it forks, each time it was."""
-        return self._forks
 
     # Regions and control flow.
 
@@ -149,10 +131,10 @@ class PlanWalk(CallWalk):
         sure, frame.sure = frame.sure, False
         place = (self._row, frame.path, operation.span, frame.occurrence(operation.name))
         item = [Unknown((*place, "item"), f"each of {of[1]}")] if of else []
-        start, forks, seen = len(self._calls), self._forks, frame.seen.copy()
+        start, seen = len(self._calls), frame.seen.copy()
         while True:  # until what the round is given is all that any round is given
             del self._calls[start:]
-            self._forks, frame.seen = {}, seen.copy()
+            frame.seen = seen.copy()
             kind, results = self._region(region, (*item, *carried), frame)
             if f"plan.{kind}" in _EXITS:  # no further round is given what this one returns
                 results = carried
@@ -161,9 +143,7 @@ class PlanWalk(CallWalk):
             if merged == carried:
                 break
             carried = merged
-        for name, points in self._forks.items():
-            forks.setdefault(name, []).extend(points)
-        self._forks, frame.sure = forks, sure
+        frame.sure = sure
         return carried
 
     def _while(self, operation: Operation, frame: Frame) -> Outcome | None:
@@ -206,10 +186,6 @@ class PlanWalk(CallWalk):
 
     # Forks.
 
-    def _prefill(self, operation: Operation, frame: Frame) -> None:
-        text = self._settle(operation, frame)
-        frame.known.bind(operation.results, (text,))
-
     def _fork(self, operation: Operation, frame: Frame) -> None:
         text, over = self._settle(operation, frame), frame.known.get(operation.operands[1])
         name, sure = operation["name"], frame.sure
@@ -220,15 +196,11 @@ class PlanWalk(CallWalk):
             elements = [Unknown((self._row, frame.path, name, occurrence), f"each of {over.name}")]
         else:
             elements = list(range(over)) if isinstance(over, int) else list(over)
-        found, firsts, start = [], [], len(self._calls)
+        found, start = [], len(self._calls)
         for number, element in enumerate(elements):
             inner = frame.branch(name, occurrence, "each" if each else number, True)
-            before = len(self._calls)
             _, results = self._region(operation.regions[0], (text, element), inner)
             found.append(results)
-            firsts.append(_first(self._calls[before:], len(inner.path)))
-        point = ForkPoint(text, tuple(firsts), each)
-        self._forks.setdefault(operation.operands[0].name, []).append(point)
         if each or not sure:
             unsure = [replace(call, sure=False) for call in self._calls[start:]]
             self._calls[start:] = unsure
@@ -256,11 +228,3 @@ class PlanWalk(CallWalk):
 
     def _free(self, operation: Operation, frame: Frame) -> None:
         """Freeing changes no text."""
-
-
-def _first(calls: Sequence[Call], depth: int) -> Call | None:
-    """Return a branch's first call on its own stream or a fork of it, if it certainly has one."""
-    for call in calls:
-        if not any(label.startswith("call ") for label, _, _ in call.path[depth:]):
-            return call if call.sure else None
-    return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from ...ir.core import Module
-from ...ir.diagnostics import PassError, WeftError
+from ...ir.diagnostics import PassError
 from ..manager import Context
 from .kv import freed_once
 from .lowering import same_text
@@ -21,16 +21,6 @@ class ChangedMeaning(PassError):
 
     template = "pass {name} has changed what the program means: {problem}"
     hint = "this is a fault of weft; without validation the program runs as the pass left it"
-
-
-def _prefixes(before: Module, after: Module, context: Context) -> Iterator[str]:
-    from ..program.fork_prefixes import validate
-
-    if context.tokenizer is not None:
-        try:
-            validate(before, after, context.tokenizer)
-        except WeftError as error:
-            yield error.message
 
 
 def _critical(before: Module, after: Module, context: Context) -> Iterator[str]:
@@ -60,7 +50,6 @@ CHECKS: Mapping[str, Check] = {
     "compile-constraints": _tables,
     "remote-calls": only_annotated,
     "lower-to-plan": same_text,
-    "fork-prefixes": _prefixes,
     "free-kv": freed_once,
     "batching": _critical,
     "plan-budgets": _budgets,

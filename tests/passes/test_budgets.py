@@ -148,7 +148,7 @@ def test_a_budget_follows_the_structure(context):
     assert 40 + len("Judge its .") + 5 < tokens < 40 + len("Judge its .") + 20
     limits = Limits(4, 1000)
     assert each == limits.branch_pages(tokens) == (pages[4] - pages[0]) / 4
-    # What one branch alone reads is not computed ahead: it has all of it.
+    # What one branch alone reads, its stream may not hold: it has all of it.
     above = value_of(judge["budget"]["tokens"], sizes(longest_sides=5, tokens_essay_text=60))
     assert each < pages[1] - pages[0]
     assert above > 0

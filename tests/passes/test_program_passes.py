@@ -108,17 +108,17 @@ BEFORE_GEN = "%u, %v = program.gen %t"
 
 
 @pytest.mark.parametrize(
-    ("width", "text", "ahead"), [(3, "q", True), (1, "q", False), (3, " ", False)]
+    ("width", "text", "shared"), [(3, "q", True), (1, "q", False), (3, " ", False)]
 )
-def test_a_prefix_is_computed_ahead_where_two_branches_surely_read_on(context, width, text, ahead):
+def test_a_prefix_is_shared_where_two_branches_surely_read_on(context, width, text, shared):
     branch = f'%q = program.literal %t, text = "{text}" : stream\n%u, %v = program.gen %q'
     body = FORK.replace(BEFORE_GEN, branch).replace("value = 3", f"value = {width}")
     found, record = after(LowerToPlan(), function(body), context)
-    assert ("%kv_2 = plan.prefill %kv_1, %n" in found) == ahead
-    assert ahead or any("fork r" in remark.message for remark in record.remarks)
+    assert ("shared = true" in found) == shared
+    assert shared or any("fork r" in remark.message for remark in record.remarks)
 
 
-def test_a_prefix_is_not_computed_ahead_where_a_branch_may_never_read_it(context):
+def test_a_prefix_is_not_shared_where_a_branch_may_never_read_it(context):
     branch = """%q = program.literal %t, text = "q" : stream
       %c = program.binary %i, %i, op = "<" : bool
       program.if %c {
@@ -131,7 +131,7 @@ def test_a_prefix_is_not_computed_ahead_where_a_branch_may_never_read_it(context
     start = FORK.index("%u, %v")
     body = FORK[:start] + branch + FORK[FORK.index("\n    } :") :].replace("list<str>", "list<int>")
     found, record = after(LowerToPlan(), function(body), context)
-    assert "plan.prefill" not in found
+    assert "shared = true" not in found
     assert "may never read it" in record.remarks[-1].message
 
 
@@ -181,7 +181,8 @@ def test_a_plan_needs_a_vocabulary():
 
 PLAN = """
     plan.func name = @f, parameters = [], returns = str { |%kv: kv, %c: bool|
-      %kv_1 = plan.prefill %kv : kv
+      %one = plan.tokens ids = [1], text = "1" : tokens
+      %kv_1 = plan.extend %kv, %one : kv
       %n = program.constant value = 2 : int
       %r = plan.fork %kv_1, %n, name = "r" { |%kv_2: kv, %i: int|
         plan.yield %i
@@ -222,13 +223,12 @@ def test_a_stretch_of_kv_says_when_it_is_read(context):
     plan, _ = after(LowerToPlan(), function(body), context)
     text, _ = after(KVLifetimes(), plan, context)
     found = [line.partition("lifetime = ")[2] for line in text.splitlines() if "lifetime" in line]
-    # 0 tokens, 1 extend, 2 decode v, 3 count, 4 tokenize, 5 extend, 6 prefill, 7 fork,
-    # 8 tokens, 9 extend, 10 decode w
+    # 0 tokens, 1 extend, 2 decode v, 3 count, 4 tokenize, 5 extend, 6 fork,
+    # 7 tokens, 8 extend, 9 decode w
     assert found == [
-        '{at = 1, first = 2, next = 6, last = 10, reads = 3, again = true, keep = "batch"} : kv',
-        '{at = 2, first = 6, next = 10, last = 10, reads = 2, again = true, keep = "row"} '
-        ": kv, str",
-        '{at = 5, first = 6, next = 10, last = 10, reads = 2, again = true, keep = "row"} : kv',
-        '{at = 9, first = 10, last = 10, reads = 1, keep = "row"} : kv',
-        '{at = 10, reads = 0, keep = "row"} : kv, str',
+        '{at = 1, first = 2, next = 9, last = 9, reads = 2, again = true, keep = "batch"} : kv',
+        '{at = 2, first = 9, last = 9, reads = 1, again = true, keep = "row"} : kv, str',
+        '{at = 5, first = 9, last = 9, reads = 1, again = true, keep = "row"} : kv',
+        '{at = 8, first = 9, last = 9, reads = 1, keep = "row"} : kv',
+        '{at = 9, reads = 0, keep = "row"} : kv, str',
     ]

@@ -77,9 +77,8 @@ def test_branches_that_begin_alike_compute_it_once(toy, batch):
     one, two = (call.tokens[: call.prompt] for call in calls[:2])
     shared = int((one[: len(two)] != two[: len(one)]).argmax())
     assert toy.tokenizer.decode(one[:shared].tolist()).endswith("Judge only its")
-    ahead = [op["ahead"] for op in executable.plan.walk() if op.attribute("ahead")]
-    fills = [call for call in trace.calls if call.kind == "fill"]
-    assert len(fills) == len(ahead) == 1 and len(fills[0].tokens) == shared
+    assert stats.hits_measured >= shared
+    assert all(call.kind != "fill" for call in trace.calls)
 
 
 def test_rows_that_start_together_wait_for_what_they_share(toy):
