@@ -14,6 +14,7 @@ import gc
 import pstats
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from weft.bench.gpu_programs import SHAPE, Bench, say
@@ -66,8 +67,44 @@ def host_profile(bench: Bench, workload: Workload, top: int) -> None:
     pstats.Stats(profile).sort_stats("tottime").print_stats(top)
 
 
+@dataclass(frozen=True)
+class Busy:
+    """Something that ran on the device: its name, and microseconds since some beginning."""
+
+    name: str
+    start: float
+    end: float
+
+
+def idle_text(ran: Sequence[Busy], most: int, least: float = 200.0) -> str:
+    """Return how long nothing ran between the first and the last, and where for `least` us."""
+    lines, total, last = [], 0.0, None
+    for one in sorted(ran, key=lambda busy: busy.start):
+        if last is not None and one.start > last.end:
+            total += one.start - last.end
+            if one.start - last.end >= least:
+                lines.append((one.start - last.end, last, one))
+        if last is None or one.end > last.end:
+            last = one
+    if last is None:
+        return "nothing ran"
+    first = min(busy.start for busy in ran)
+    places = [
+        f"{gap / 1e3:9.2f} ms at {(before.end - first) / 1e3:8.1f}, after {short(before.name)}, "
+        f"before {short(after.name)}"
+        for gap, before, after in sorted(lines, key=lambda line: -line[0])[:most]
+    ]
+    return "\n".join([f"idle {total / 1e3:.1f} of {(last.end - first) / 1e3:.1f} ms", *places])
+
+
+def short(name: str) -> str:
+    """Return a kernel's name without what all of torch's begin with."""
+    inner = name.replace("at::native::", "").replace("(anonymous namespace)::", "")
+    return inner.removeprefix("void ").replace("gpu_kernel_impl_nocast", "")[:70]
+
+
 def kernels(bench: Bench, workload: Workload, top: int) -> None:
-    """Print the kernels of a cold run by their sum."""
+    """Print the kernels of a cold run by their sum, and when none ran."""
     from torch.profiler import ProfilerActivity, profile
 
     compilation = bench.compilation(workload)
@@ -79,7 +116,13 @@ def kernels(bench: Bench, workload: Workload, top: int) -> None:
     total = sum(event.self_device_time_total for event in events)
     say(f"{workload.name}: kernels {total / 1e3:.1f} ms")
     for event in events[:top]:
-        say(f"{event.self_device_time_total / 1e3:9.2f} ms {event.count:6d} x {event.key[:90]}")
+        say(f"{event.self_device_time_total / 1e3:9.2f} ms {event.count:6d} x {short(event.key)}")
+    ran = [
+        Busy(event.name, event.time_range.start, event.time_range.end)
+        for event in found.events()
+        if event.device_type == torch.autograd.DeviceType.CUDA
+    ]
+    say(f"{workload.name}: {idle_text(ran, top)}")
 
 
 def main() -> None:
