@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tokenizers
 
 from ..ir.diagnostics import ModelError
@@ -91,6 +92,11 @@ class HubTokenizer:
         """Return ids of ordinary text; joined, the bytes of the tokens are the text's."""
         ready = self._ready.pop(text, None)
         return ready.ids.tolist() if ready is not None else self._shared.ids(text)
+
+    def encode_array(self, text: str) -> np.ndarray:
+        """Return the same ids as an array [n] i32."""
+        ready = self._ready.pop(text, None)
+        return ready.ids if ready is not None else np.array(self._shared.ids(text), np.int32)
 
     def prepare(self, texts: Iterable[str]) -> None:
         """Encode texts that will be asked for soon, side by side on all cores.

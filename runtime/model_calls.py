@@ -10,11 +10,11 @@ import numpy as np
 from ..ir.core import Operation
 from ..ir.diagnostics import RunError, WeftError
 from ..ir.values import format_value, parse_value
-from ..ir.vocabulary import Part, encode_parts, split_heal
+from ..ir.vocabulary import Part, split_heal
 from .engine import Engine
 from .events import Choice, Generated, Listener, TextPiece, ValueBound
 from .frame import Frame, Handle
-from .heal import join_texts
+from .heal import ids_of, join_texts
 from .later import Later, Spawn, all_now, is_missing, now
 from .machine import Machine
 from .partial import PartialTeller
@@ -250,7 +250,7 @@ class ModelCalls:
             self.stream = sequence
         if sequence is handle.sequence and not handle.pending:
             return handle
-        sequence.append(encode_parts(self._machine.tokenizer, handle.pending))
+        sequence.append(ids_of(self._machine.tokenizer, handle.pending))
         given.settled = handle.settled = settled = Handle(sequence, sequence.length)
         return settled
 
