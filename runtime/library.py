@@ -106,6 +106,27 @@ def _matmul_widened(
         out.add_(bias)
 
 
+def moe_expert(values: Sequence[Any]) -> Launch:
+    """Bind each expert's product over pages: out [M, N], x [T or M, K], w [S, N, K] bf16, order
+    [M], starts [E + 1] and places [E]; an expert at -1 leaves its rows as they are.
+
+    Rows are rounded to bf16, as on a GPU; sums are f32. A page is read once for all its rows.
+    """
+    out, *rest = values
+    return _moe_expert, (*rest, out)
+
+
+def _moe_expert(
+    x: Tensor, w: Tensor, order: Tensor, starts: Tensor, places: Tensor, out: Tensor
+) -> None:
+    per_row, bounds = len(order) // max(len(x), 1), starts.tolist()
+    for expert, place in enumerate(places.tolist()):
+        pairs = order[bounds[expert] : bounds[expert + 1]].long()
+        if place >= 0 and len(pairs):
+            rows = x[pairs // per_row].to(torch.bfloat16)
+            out[pairs] = torch.mm(rows, w[place].T).to(out.dtype)
+
+
 @contextmanager
 def library_threads(count: int) -> Iterator[None]:
     """Let the library use so many threads for a while."""
@@ -150,8 +171,8 @@ def _all_gather(x: Tensor, out: Tensor) -> None:
 
 
 ROUTINES: dict[str, Callable[[Sequence[Any]], Launch]] = {
-    "matmul": matmul, "scaled_matmul": scaled_matmul, "all_reduce": all_reduce,
-    "all_gather": all_gather,
+    "matmul": matmul, "scaled_matmul": scaled_matmul, "moe_expert": moe_expert,
+    "all_reduce": all_reduce, "all_gather": all_gather,
 }  # fmt: skip
 
 SCALES = {"matmul": 1, "scaled_matmul": 2}

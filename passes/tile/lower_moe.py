@@ -30,6 +30,10 @@ def lower_expert(lowering: _Lowering, op: Operation) -> list[Operation]:
     """The experts' matmul; an expert has few rows in decode, so blocks of rows are small."""
     weight, per_row = op.operands[1], op["per_row"]
     paged = len(op.operands) == 5
+    if paged and not lowering.on_gpu and dtype_of(weight.type) == "bf16":
+        why = ("experts read from pages: the library uses the CPU's units of bf16, and reads a "
+               "page once for all its rows")  # fmt: skip
+        return [lowering.library(op, "moe_expert", why)]
     n, k = sizes_of(weight)[-2:]
     experts = sizes_of(op.operands[4])[0] if paged else sizes_of(weight)[0]
     rows, block_n, block_k = (4, 64, 64) if lowering.options.rows else (8, 16, blocks(n, k)[1])

@@ -14,7 +14,7 @@ from weft.codegen.graph_reference import GraphRun
 from weft.compiler import Compilation
 from weft.frontend.checkpoint import open_checkpoint
 from weft.frontend.models.presets import PRESETS
-from weft.ir.core import Module
+from weft.ir.core import Module, walk
 from weft.ir.diagnostics import CapacityError
 from weft.ir.pipeline import Kind
 from weft.ir.pipeline_schedules import SCHEDULES
@@ -67,6 +67,19 @@ def test_keys_of_bf16_are_half_the_bytes_and_read_as_the_whole_model_reads_them(
     wide = cases.offloading(policy(schedule), kv="f32")
     assert executor.page_bytes * 2 == page_bytes(cases.checkpoint.config)
     assert executor.num_pages >= 2 * wide._settings(wide.policy).num_pages
+    executor.close()
+
+
+def test_experts_of_bf16_pages_are_the_librarys_and_give_the_whole_models_tokens(cases):
+    options = Options(**LIMITS, weights="bf16", cache=cases.cache)
+    whole = Compilation("program p() -> int:\n    return 1\n", "tiny-moe", options=options).executor
+    made = cases.offloading(replace(policy("cgo"), page_format="bf16"), weights="bf16")
+    called = [op for section in made.lowered.sections
+              for op in walk(section.function.regions[0].operations)
+              if op.attribute("routine") == "moe_expert"]  # fmt: skip
+    assert len(called) >= 2
+    executor = made.executor(made.kernels([]))
+    assert greedy(executor) == greedy(whole)
     executor.close()
 
 
