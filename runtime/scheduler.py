@@ -93,8 +93,9 @@ class Scheduler:
         sequence = request.sequence
         tokens = sequence.tokens[: request.first_logits]
         known = max(sequence.resident, self._tree.known(tokens))
-        gain = self._asked.add(tokens) - known
-        return 0 if gain > 0 and self._waits(sequence, gain) else sequence.length - known
+        shared = self._asked.add(tokens)
+        waits = shared > known and self._waits(request, known, shared)
+        return 0 if waits else sequence.length - known
 
     def schedule(self) -> list[Chunk]:
         """Secure the running rows' pages; return the chunks that the step computes besides."""
@@ -274,15 +275,21 @@ class Scheduler:
                 shared = common_prefix(own, theirs.tokens[: theirs.length])
                 if shared > least:
                     best, leader = shared, other
-        if leader is None or not self._waits(sequence, best - sequence.resident):
+        if leader is None or not self._waits(request, sequence.resident, best):
             return False
         leader.followers.append((best, request))
         self._parked.add(request)
         return True
 
-    def _waits(self, sequence: Sequence, gain: int) -> bool:
-        """Say whether a sequence should wait for tokens: branches always do for their stream's."""
-        return sequence.origin is not None or self._policy.waits(gain)
+    def _waits(self, request: Request, known: int, shared: int) -> bool:
+        """Say whether a request that knows some tokens should wait for another that shares more.
+
+        Branches always do for the whole of their stream, and not for less, as a begin token.
+        """
+        sequence = request.sequence
+        stream = min(sequence.fresh_from, request.first_logits)
+        whole = sequence.origin is not None and shared >= stream
+        return whole or self._policy.waits(shared - known)
 
     def _release_followers(self, leader: Request, resident: int | None) -> None:
         """Requeue those who waited for tokens that are there now; all of them for None."""

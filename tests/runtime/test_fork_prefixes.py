@@ -127,3 +127,14 @@ def test_branches_say_the_same_in_any_memory(prefix, own, pages, tokens):
         assert request.sequence.ids() == continued([*prefix, *ids], 3)
     if not engine.preemptions:
         assert parent.resident == len(prefix)
+
+
+def test_branches_do_not_wait_for_another_streams_begin_token():
+    engine = machine(least_gain=100)
+    first, second = stream(engine, PREFIX), stream(engine, [PREFIX[0], 2, 2, 2, 2])
+    for number, parent in enumerate([first, first, second, second]):
+        branch(engine, parent, number, [number])
+    assert engine._scheduler.backlog == len(PREFIX) + 1 + 5 + 1
+    engine.step()
+    assert (first.resident, second.resident) == (len(PREFIX), 5)
+    drain(engine)
