@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from math import prod
 
 from ...ir.core import Operation, walk
 from ...ir.schedule import Schedule
@@ -14,6 +15,10 @@ from .sampling import argmax_masked, sample
 WIDE = 2048
 """A row of this many elements is shared by eight warps: sixteen bytes a thread and more."""
 
+
+LARGE = 128 * 128
+"""Sums of a product that two warp groups share; two programs of so many have room, with half the
+registers each."""
 
 CHAINED = True
 """Kernels are launched while the one before runs, and wait for its end."""
@@ -42,6 +47,10 @@ def _schedule(kernel: Operation, apart: bool) -> Schedule:
             return schedule
     if kernel.attribute("of") == "graph.partial" and apart:
         return Schedule(num_warps=4, num_stages=4)
+    if kernel.attribute("of") == "graph.moe_expert" and _sums(kernel) >= LARGE:
+        return Schedule(num_warps=8, num_stages=3, registers=128 * (_sums(kernel) == LARGE))
+    if kernel.attribute("of") == "graph.moe_route":
+        return Schedule(num_warps=1)  # a row of logits is a few numbers a lane, looked at A times
     if any(operation.name == "tile.dot" for operation in walk(kernel.regions[0].operations)):
         return Schedule(num_warps=4, num_stages=3)
     if kernel.attribute("of") == "graph.matmul":
@@ -57,6 +66,12 @@ def gpu_step_kernels(vocab: int) -> list[tuple[Operation, Schedule]]:
     before = (feed_tokens(), copy_pages())
     chained = Schedule(chained=CHAINED)
     return [(kernel, chained) for kernel in before] + [(kernel, wide) for kernel in draws]
+
+
+def _sums(kernel: Operation) -> int:
+    """Return the elements of the largest result of a product of tiles."""
+    dots = (op for op in walk(kernel.regions[0].operations) if op.name == "tile.dot")
+    return max((prod(map(int, extents_of(dot.result.type))) for dot in dots), default=0)
 
 
 def _widest(kernel: Operation) -> int:

@@ -58,13 +58,17 @@ def _sum(b: KernelBuilder, values: list[Value]) -> Value:
     return total
 
 
-def dispatch(experts: int, block: int = 256) -> Operation:
+BLOCK = 256
+"""Pairs that a program of dispatch looks at at a time, where there are few."""
+
+
+def dispatch(experts: int, block: int = BLOCK) -> Operation:
     """Return the stable order of pairs by expert, and where each expert's pairs start.
 
     Arguments: M, chosen [M], order [M], starts [E + 1]. Program e counts the pairs before its
     expert's and places its own: no program waits for another.
     """
-    b = KernelBuilder(f"moe_dispatch_{experts}")
+    b = KernelBuilder(f"moe_dispatch_{experts}" + ("" if block == BLOCK else f"_{block}"))
     pairs = b.scalar("M")
     chosen, order = b.buffer("chosen", "i32", "M"), b.buffer("order", "i32", "M")
     starts = b.buffer("starts", "i32", experts + 1)
@@ -97,20 +101,24 @@ def dispatch(experts: int, block: int = 256) -> Operation:
 def expert_matmul(
     experts: int, n: int, k: int, per_row: int = 1, dtype: str = "f32", rows: int = 4,
     block_n: int = 64, block_k: int = 64, compute: str = "f32", activations: str = "f32",
-    paged: bool = False,
+    paged: bool = False, chunks: int = 1,
 ) -> Operation:  # fmt: skip
     """Return `out[p] = x[p // per_row] @ w[expert of p].T` for every pair p.
 
     Arguments: X, M, x [X, K], w [E, N, K], order [M], starts [E + 1], out [M, N], and for 8 bits
     last: scale [E, N]. `per_row` pairs share a row of x: A where x are tokens, 1 where pairs.
     Program (e, j) walks the rows of expert e, `rows` at a time, so that an expert nobody chose
-    costs no memory traffic. Products are formed in `compute` (f32, or bf16 for tensor cores);
-    x and out are `activations`. When `paged`, w [S, N, K] (and scale [S, N]) are pages in any
-    order, S follows M, and `places` [E] follows starts: the page of each expert, or -1 where it
-    is not there; then its rows of out stay as they are.
+    costs no memory traffic. With `chunks`, for many rows an expert, program (c, j, e) walks every
+    chunks-th block from block c on: those of one expert stand side by side, so that its rows and
+    its weight are read from memory once, and by the others from the cache. Products are formed in
+    `compute` (f32, or bf16 for tensor cores); x and out are `activations`. When `paged`, w
+    [S, N, K] (and scale [S, N]) are pages in any order, S follows M, and `places` [E] follows
+    starts: the page of each expert, or -1 where it is not there; then its rows of out stay as they
+    are.
     """
     name = f"moe_expert_{dtype}_{n}x{k}_{per_row}" + ("_paged" if paged else "")
-    b = KernelBuilder(name + of_format(activations))
+    tiles = f"_{rows}x{block_n}" if chunks > 1 else ""
+    b = KernelBuilder(name + of_format(activations) + tiles)
     b.scalar("X")
     b.scalar("M")
     if paged:
@@ -121,12 +129,15 @@ def expert_matmul(
     places = b.buffer("places", "i32", experts) if paged else None
     out = b.buffer("out", activations, "M", n)
     scale = b.buffer("scale", "f32", pages, n) if dtype in SCALED else None
-    expert, column, inside = _expert_columns(b, n, block_n)
+    chunk = b.program_id(0, "chunk") if chunks > 1 else None
+    expert, column, inside = _expert_columns(b, n, block_n, (0, 1) if chunk is None else (2, 1))
     low, high = b.load(starts, expert), b.load(starts, b.map("a + 1", expert))
     if places is not None:
         expert = b.load(places, expert, hint="page")
         high = b.map("where(a < 0, b, c)", expert, low, high, hint="high")
-    with b.loop(low, high, step=rows, hint="base") as loop:
+    if chunk is not None:
+        low = b.map(f"a + b * {rows}", low, chunk, dtype="i32", hint="first")
+    with b.loop(low, high, step=rows * chunks, hint="base") as loop:
         place = b.map("a + b", loop.index, b.iota(rows), dtype="i32", hint="place")
         live = b.map("a < b", place, high, hint="live")
         pair = b.load(order, place, mask=live, hint="pair")
@@ -143,11 +154,15 @@ def expert_matmul(
         "X >= 0", f"M == X * {per_row}", "0 <= order[*] < M", "0 <= starts[*] <= M",
         *(["-1 <= places[*] < S"] if paged else []),
     )  # fmt: skip
-    return b.finish(str(experts), blocks_of(n, block_n), requires=facts, of="graph.moe_expert")
+    grid = (str(experts), blocks_of(n, block_n))
+    grid = grid if chunks == 1 else (str(chunks), *grid[::-1])
+    return b.finish(*grid, requires=facts, of="graph.moe_expert")
 
 
-def _expert_columns(b: KernelBuilder, n: int, block: int) -> tuple[Value, Value, Value | None]:
-    expert, part = b.program_id(0, "expert"), b.program_id(1, "part")
+def _expert_columns(
+    b: KernelBuilder, n: int, block: int, axes: tuple[int, int]
+) -> tuple[Value, Value, Value | None]:  # fmt: skip
+    expert, part = b.program_id(axes[0], "expert"), b.program_id(axes[1], "part")
     column = b.map(f"a * {block} + b", part, b.iota(block), dtype="i32", hint="column")
     return expert, column, b.map(f"a < {n}", column, hint="inside") if n % block else None
 

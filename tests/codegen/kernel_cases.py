@@ -153,7 +153,9 @@ def dispatch(rng: np.random.Generator, t: int, others: bool = False) -> Case:
     return Case(moe.dispatch(5, block=16), arguments, {"order": order, "starts": starts})
 
 
-def experts(rng: np.random.Generator, t: int, dtype: str, per_row: int) -> Case:
+def experts(
+    rng: np.random.Generator, t: int, dtype: str, per_row: int, chunks: int = 1
+) -> Case:  # fmt: skip
     e, n, k, m = 5, 40, 48, t * per_row
     x = normal(rng, t, k)
     chosen = rng.integers(0, e, m).astype("i4")
@@ -169,7 +171,8 @@ def experts(rng: np.random.Generator, t: int, dtype: str, per_row: int) -> Case:
     else:
         w = wide = normal(rng, e, n, k)
     expected = np.einsum("pk,pnk->pn", x.astype("f8")[np.arange(m) // per_row], wide[chosen])
-    kernel = moe.expert_matmul(e, n, k, per_row, dtype, rows=2, block_n=32, block_k=32)
+    kernel = moe.expert_matmul(e, n, k, per_row, dtype, rows=2, block_n=32, block_k=32,
+                               chunks=chunks)  # fmt: skip
     arguments = [t, m, x, w, order, starts, poison(m, n), *scales]
     return Case(kernel, arguments, {"out": expected}, 1e-4)
 
@@ -284,6 +287,7 @@ FAMILIES: dict[str, Callable[[np.random.Generator, int], Case]] = {
     "experts_f32": _with(experts, "f32", 2), "experts_bf16": _with(experts, "bf16", 1),
     "experts_i8": _with(experts, "i8", 2), "paged_experts": _with(paged_experts, "f32"),
     "paged_experts_i8": _with(paged_experts, "i8"), "combine": _with(combine, False),
+    "experts_chunked": _with(experts, "bf16", 2, 3), "experts_one": _with(experts, "f32", 1, 2),
     "route_local": _with(route, True, (3, 8)), "dispatch_local": _with(dispatch, True),
     "combine_partial": _with(combine, False, True),
     "combine_residual": _with(combine, True), "argmax_masked": argmax_masked, "sample": sample,

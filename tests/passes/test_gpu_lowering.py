@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from dataclasses import replace
 
 import pytest
 from weft.codegen.bounds import prove_bounds
@@ -88,6 +89,22 @@ def test_activations_are_bf16_and_logits_f32(architecture: str) -> None:
     assert "logits" in kept and all(not name.startswith(("x", "q", "seen")) for name in kept)
     assert any(dtype_of(v.type) == "bf16" for v in made)
     assert not any(op.name.endswith(("matmul", "partial", "finalize")) for op in body)
+
+
+def test_experts_have_large_blocks_in_steps_of_many_rows() -> None:
+    shape = replace(config("MixtralForCausalLM"), width=1024, ffn=384)
+    limits = {"max_tokens": 64, "max_batch": 8}
+    few, many = lower_for_gpu(shape, build_graph(shape), **limits)
+    found = [[(kernel["name"].name, list(kernel["grid"]), schedule.num_warps, schedule.registers)
+              for kernel, schedule in regime.kernels if kernel["of"] == "graph.moe_expert"]
+             for regime in (few, many)]  # fmt: skip
+    assert [kernel[1] for kernel in found[0]] == [["4", "12"], ["4", "16"]]
+    assert found[1] == [
+        ("moe_expert_bf16_768x1024_2_bf16_128x256", ["4", "3", "4"], 8, 0),
+        ("moe_expert_bf16_1024x384_1_bf16_128x128", ["4", "8", "4"], 8, 128),
+    ]
+    for kernel, _ in many.kernels:
+        assert prove_bounds(kernel).ok
 
 
 def test_what_the_library_computes_is_said_with_the_reason() -> None:
