@@ -20,7 +20,7 @@ from ...ir.diagnostics import CapacityError
 from ..device import NoGpu
 
 MIB = 1 << 20
-PIECE, UNDER_WAY = 32 * MIB, 2
+PIECE, UNDER_WAY = 32 * MIB, 3
 """Bytes of a page that are copied at a time where others copy too, and how many such pieces the
 copy engine may know of: 0.6 ms each."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from queue import SimpleQueue
@@ -13,6 +14,11 @@ from .device import OffloadDevice, Stream
 
 Work = Callable[[Task], None]
 """Does a task, or launches it on the current stream."""
+
+
+TURN = 2e-4
+"""Seconds after which a thread that waits gets the interpreter. Python's 5 ms are longer than a
+page takes over the link: whoever launches the next copy must not wait for whoever launches kernels."""
 
 
 class Abandoned(Exception):
@@ -80,6 +86,7 @@ class Queues:
         self._delay = delay
         self._inboxes: dict[str, SimpleQueue[tuple[Run, tuple[Task, ...]] | None]] = {}
         self._threads: list[threading.Thread] = []
+        self._turn = sys.getswitchinterval()
 
     def start(self, pipeline: Pipeline, work: Work) -> Run:
         """Hand every queue its tasks; returns at once."""
@@ -98,9 +105,11 @@ class Queues:
         """Wait until the threads have ended, after `close`: memory that they use may go then."""
         while self._threads:
             self._threads.pop().join()
+        sys.setswitchinterval(self._turn)
 
     def _inbox(self, queue: str) -> SimpleQueue[tuple[Run, tuple[Task, ...]] | None]:
         if queue not in self._inboxes:
+            sys.setswitchinterval(min(TURN, self._turn))
             self._inboxes[queue] = inbox = SimpleQueue()
             thread = threading.Thread(target=self._serve, args=(queue, inbox),
                                       name=f"weft-{queue}", daemon=True)  # fmt: skip

@@ -1,6 +1,7 @@
 """The parts of an offloading executor: memory, queues, micro-batches, placing, formats."""
 
 import contextlib
+import sys
 
 import pytest
 import torch
@@ -155,6 +156,16 @@ def test_a_task_that_fails_wakes_every_queue_and_is_raised():
         queues.start(pipeline, work).finish()
     assert queues.start(pipeline, lambda task: None).finish() is None
     queues.close()
+
+
+def test_threads_take_short_turns_while_queues_live():
+    before = sys.getswitchinterval()
+    pipeline = build_pipeline("cgo", PipelineShape(2, ringed=((0, 1),) * 2, ring=4))
+    turns, queues = [], Queues(SimulatedDevice.of(0), HOST_QUEUES)
+    queues.start(pipeline, lambda task: turns.append(sys.getswitchinterval())).finish()
+    queues.close()
+    queues.join()
+    assert max(turns) < before == sys.getswitchinterval()
 
 
 def test_options_that_do_not_go_with_it():
