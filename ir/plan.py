@@ -87,7 +87,7 @@ OPERATIONS = (
         "plan.fork",
         "runs its region for each element on a copy-on-write fork of the kv; results: list of "
         "values and, for a join, list of kvs. The first branch that reads the kv computes it for "
-        "all; `shared`: all do, so that memory for it is counted once",
+        "all; `shared`: all do, so the kv holds it from then on, and its memory is counted once",
         2,
         (1, 2),
         regions=1,

@@ -74,10 +74,15 @@ class Engine:
         self._scheduler.sequences.add(sequence)
         return sequence
 
-    def fork(self, parent: Sequence, length: int, order: Order) -> Sequence:
-        """Return a copy-on-write fork of the first `length` tokens of `parent`."""
+    def fork(
+        self, parent: Sequence, length: int, order: Order, gives: bool = False
+    ) -> Sequence:  # fmt: skip
+        """Return a copy-on-write fork of the first `length` tokens of `parent`.
+
+        With `gives`, the parent holds what the fork computes of them.
+        """
         sequence = self.kv.fork(parent, length, order)
-        if parent.resident < length:
+        if gives and parent.resident < length:
             sequence.origin = parent
         self._scheduler.sequences.add(sequence)
         return sequence

@@ -62,13 +62,14 @@ class Instance(ControlFlow, ModelCalls):
         yield from all_now(earlier)
         over = yield from now(operands[1])
         elements = list(range(over)) if isinstance(over, int) else over
+        gives = bool(operation.attribute("shared")) and len(elements) > 1
         if elements:
             self.meter.begin(parent.sequence)  # its tokens are the row's, whichever branch reads
         branches = []
         for number, element in enumerate(elements):
             inner = frame.inner(name, occurrence, number, seen)
-            order = self._order()
-            child = self._own(self._engine.fork(parent.sequence, parent.length, order), inner)
+            child = self._engine.fork(parent.sequence, parent.length, self._order(), gives)
+            self._own(child, inner)
             branches.append(self._branch(operation, Handle(child, child.length), element, inner))
         found = yield Branches(branches)
         yield Spawn(self._gone(gone, [leaving for _, leaving in found]))

@@ -35,7 +35,7 @@ class Sequence:
     """Tokens that the prefix tree was given last, since it was last cut back."""
 
     origin: Sequence | None = None
-    """That stream, if not all its tokens had KV: it gets what this one computes of them."""
+    """That stream, if it is to hold what this one computes of its tokens."""
 
     number: int = 0
     """Tells sequences apart for as long as the memory lives."""

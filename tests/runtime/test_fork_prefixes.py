@@ -26,7 +26,7 @@ def stream(engine, ids):
 
 
 def branch(engine, parent, number, ids, count=3):
-    child = engine.fork(parent, parent.length, (0, number))
+    child = engine.fork(parent, parent.length, (0, number), gives=True)
     child.append(ids)
     request = Request(child, f"gen {number}", Sampling(count))
     engine.submit(request)
@@ -78,7 +78,7 @@ def test_the_stream_holds_the_prefix_when_all_branches_are_gone():
 def test_a_fork_of_a_fork_gives_both_streams_what_they_begin_with():
     engine = machine()
     parent = stream(engine, PREFIX)
-    child = engine.fork(parent, parent.length, (0, 1))
+    child = engine.fork(parent, parent.length, (0, 1), gives=True)
     child.append([2, 2])
     branch(engine, child, 2, [5])
     engine.step()
