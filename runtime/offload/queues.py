@@ -17,8 +17,8 @@ Work = Callable[[Task], None]
 
 
 TURN = 2e-4
-"""Seconds after which a thread that waits gets the interpreter. Python's 5 ms are longer than a
-page takes over the link: whoever launches the next copy must not wait for whoever launches kernels."""
+"""Seconds after which a thread that waits gets the interpreter. Python's 5 ms are as long as a page
+takes over the link: who launches the next copy must not wait for who launches kernels."""
 
 
 class Abandoned(Exception):

@@ -160,12 +160,14 @@ def test_a_task_that_fails_wakes_every_queue_and_is_raised():
 
 def test_threads_take_short_turns_while_queues_live():
     before = sys.getswitchinterval()
+    sys.setswitchinterval(0.005)
     pipeline = build_pipeline("cgo", PipelineShape(2, ringed=((0, 1),) * 2, ring=4))
     turns, queues = [], Queues(SimulatedDevice.of(0), HOST_QUEUES)
     queues.start(pipeline, lambda task: turns.append(sys.getswitchinterval())).finish()
     queues.close()
     queues.join()
-    assert max(turns) < before == sys.getswitchinterval()
+    assert max(turns) < 0.005 == pytest.approx(sys.getswitchinterval())
+    sys.setswitchinterval(before)
 
 
 def test_options_that_do_not_go_with_it():
