@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import inf
 from time import perf_counter
 
 import numpy as np
@@ -156,11 +157,14 @@ class Engine:
         """Compute again what is asked from now on, be it what was asked before."""
         self._duplicates.forget()
 
-    def steps_now(self, fresh: int) -> bool:
-        """Say whether to step ahead now, with `fresh` requests of late, or to let more come."""
+    def steps_now(self, fresh: int, rest: float = inf) -> bool:
+        """Say whether to step ahead now, with `fresh` requests of late, or to let more come.
+
+        `rest`: seconds until all that will come are there, if that is known.
+        """
         if not self.ahead or self._scheduler.backlog >= self.executor.max_tokens:
             return self.ahead
-        due = self._pace.due(self._flight, self._scheduler.waiting)
+        due = self._pace.due(self._flight, self._scheduler.waiting, rest)
         return due and (self._scheduler.backlog >= FIRST or fresh >= AT_ONCE)
 
     def __bool__(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import inf
 from time import perf_counter
 
 from .flight import Flight
@@ -19,6 +20,9 @@ PACE = 2e-5
 LEAD, LEAD_REQUEST = 8e-3, 5e-5
 """Seconds before the device's next step is due: to launch one, and for each request that waits."""
 
+PATIENCE = 6e-3
+"""Seconds that a device may wait for the last rows of a run: less than a step of decoding."""
+
 
 class Pace:
     """The seconds of a prompt's token on an executor; it keeps them for its next engine, too."""
@@ -26,11 +30,15 @@ class Pace:
     def __init__(self, executor: ModelExecutor) -> None:
         self._executor = executor
 
-    def due(self, flight: Flight | None, waiting: int) -> bool:
+    def due(self, flight: Flight | None, waiting: int, rest: float = inf) -> bool:
         """Say whether the next step, for which so many wait, must be launched now.
 
-        A step of the host's making, or one that computes no prompts, leaves no time.
+        A step of the host's making, or one that computes no prompts, leaves no time. While a step
+        computes prompts and all others are there in `rest` seconds, it is not: they would need
+        one more step, and one more when the rows of this one have ended.
         """
+        if flight is not None and flight.tokens >= FIRST // 2 and rest < PATIENCE:
+            return False
         if flight is None or flight.draw.ready():
             return True
         seconds = flight.tokens * (getattr(self._executor, "pace", 0.0) or PACE)

@@ -96,10 +96,13 @@ class Session:
         Where steps run ahead of the host, the engine says when it is enough for the next step: the
         others become ready while that runs.
         """
-        engine, started = self._host.engine, 0
+        engine, started, began = self._host.engine, 0, perf_counter()
         while True:
-            if engine.ahead and started and engine.steps_now(started):
-                return True
+            if engine.ahead and started:
+                left = len(jobs.ahead) + (self._next is not None)
+                rest = left * (perf_counter() - began) / started
+                if engine.steps_now(started, rest):
+                    return True
             if self._next is None:
                 job = next(jobs, None)
                 if job is None:

@@ -124,7 +124,7 @@ def test_a_device_begins_with_what_others_wait_for(toy, monkeypatch):
     engine._batch.pack = packed
     busy = []
 
-    def due(flight, waiting):
+    def due(flight, waiting, rest):
         busy.append(waiting)
         return flight is None or waiting > 30
 
@@ -152,6 +152,8 @@ def test_the_pace_of_prompts_says_when_the_next_step_is_due(monkeypatch):
     clock[0] = 10.41 - pace.LEAD
     assert kept.due(flight, 10) and kept.due(None, 0)
     assert kept.due(Flight(np.zeros(0), (), Draw(), 0), 0)  # a step of decoding leaves no time
+    assert not kept.due(flight, 10, rest=pace.PATIENCE / 2)  # the last rows are soon there
+    assert kept.due(flight, 10, rest=pace.PATIENCE) and kept.due(None, 0, rest=0.0)
     kept.landed(flight, None, 10.1, waited=False)  # it was there before anybody looked
     assert executor.pace == pytest.approx(1e-4)
 
