@@ -15,7 +15,10 @@ WORTH = 4
 them, and while rows end every step is of another room."""
 
 NEAR = 64
-"""Steps between two of a room after which those before no longer count."""
+"""Steps between two of a room after which those before are not near any more."""
+
+OFTEN = 16
+"""Steps of a room, wherever they are, after which it is recorded all the same."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,7 @@ class Recordings:
 
     def __init__(self) -> None:
         self._known: dict[Room, Recorded] = {}
-        self._asked: dict[Room, tuple[int, int]] = {}
+        self._asked: dict[Room, tuple[int, int, int]] = {}
         self._steps = 0
 
     def __len__(self) -> int:
@@ -48,12 +51,12 @@ class Recordings:
         known = self._known.get(room)
         if known is not None:
             return known
-        times, last = self._asked.pop(room, (0, 0))
-        times = times + 1 if self._steps - last <= NEAR else 1
-        if times < WORTH:
+        near, total, last = self._asked.pop(room, (0, 0, 0))
+        near, total = near + 1 if self._steps - last <= NEAR else 1, total + 1
+        if near < WORTH and total < OFTEN:
             larger = [other for other in self._known if other.holds(room)]
-            if larger or times == 1:
-                self._asked[room] = times, self._steps
+            if larger or total == 1:
+                self._asked[room] = near, total, self._steps
                 smallest = min(larger, key=lambda other: (other.rows, other.places), default=None)
                 return None if smallest is None else self._known[smallest]
         known = self._known[room] = record(room)

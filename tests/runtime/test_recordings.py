@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from weft.runtime.lists import Room
-from weft.runtime.recordings import NEAR, WORTH, Recorded, Recordings
+from weft.runtime.recordings import NEAR, OFTEN, WORTH, Recorded, Recordings
 from weft.runtime.staging import Layout
 
 
@@ -37,13 +37,13 @@ def test_a_room_borrows_the_smallest_that_holds_it_until_it_is_worth_its_own():
     assert taken == [room(128)] * (WORTH - 1) + [room(96)] * 2
 
 
-def test_steps_far_from_one_another_are_not_worth_a_recording():
+def test_steps_far_from_one_another_are_worth_a_recording_only_if_many():
     book = Book(room(128))
-    for _ in range(3 * WORTH):
-        assert book.of(room(96)) == room(128)
+    for times in range(1, OFTEN + 1):
+        assert book.of(room(96)) == (room(128) if times < OFTEN else room(96))
         for _ in range(NEAR):
             assert book.of(room(128)) == room(128)
-    assert book.made == [room(128)]
+    assert book.made == [room(128), room(96)] and OFTEN > WORTH
 
 
 def test_rooms_that_no_other_holds_are_recorded_the_second_time():
