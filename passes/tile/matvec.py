@@ -14,6 +14,9 @@ from .builder import KernelBuilder
 MOST_ELEMENTS = 2048
 """Elements of a row of w that are read at a time: 16 bytes for each of 128 threads, twice."""
 
+AHEAD = 32 << 10
+"""Bytes of 8-bit weights that a program asks for at a time: 64 registers of each of 128 threads."""
+
 
 @dataclass(frozen=True)
 class Matvec:
@@ -38,6 +41,17 @@ class Matvec:
             return self.k
         sizes = (MOST_ELEMENTS >> shift for shift in range(4))
         return next((size for size in sizes if self.k % size == 0), MOST_ELEMENTS)
+
+    @property
+    def ahead(self) -> int:
+        """Blocks of a row that are asked for before the first is used: of 8 bits as many as divide
+        the row, up to AHEAD bytes a program. A block is half the bytes of one of bf16, and takes
+        as long to arrive: the rate is that of the bytes on their way (Little's law)."""
+        if self.weight not in SCALED or self.k % self.block_k:
+            return 1
+        blocks = self.k // self.block_k
+        most = AHEAD // (self.block_n * self.block_k * (2 if self.silu else 1))
+        return next(n for n in range(min(blocks, max(1, most)), 0, -1) if blocks % n == 0)
 
     @property
     def name(self) -> str:
@@ -102,17 +116,30 @@ class _Builder:
     def _sums(self) -> list[Value]:
         b, s = self.b, self.shape
         zeros = [b.full(0.0, "f32", s.block_n, s.block_k) for _ in range(2 if s.silu else 1)]
-        with b.loop(b.full(0, "i32"), b.full(s.k, "i32"), *zeros, step=s.block_k, hint="k") as loop:
-            depth = b.map("a + b", loop.index, b.iota(s.block_k), dtype="i32", hint="depth")
-            short = b.map(f"a < {s.k}", depth) if s.k % s.block_k else None
-            x = b.load(self.x, self.row, depth, mask=short, dtype="f32", hint="x_block")
-            x, depth = b.expand(x, 0), b.expand(depth, 0)
-            loop.yields(*(
-                b.map("a + b * c", acc, self._weights(half, depth, short), x, dtype="f32",
-                      hint="acc")
-                for half, acc in enumerate(loop.carried)
-            ))  # fmt: skip
+        step = s.block_k * s.ahead
+        with b.loop(b.full(0, "i32"), b.full(s.k, "i32"), *zeros, step=step, hint="k") as loop:
+            blocks = [self._block(loop.index, number) for number in range(s.ahead)]
+            sums = list(loop.carried)
+            for x, weights in [(self._x(*block), weights) for block, weights in blocks]:
+                sums = [b.map("a + b * c", acc, w, x, dtype="f32", hint="acc")
+                        for acc, w in zip(sums, weights, strict=True)]  # fmt: skip
+            loop.yields(*sums)
         return [b.reduce("sum", acc, 1, hint="total") for acc in loop.results]
+
+    def _block(
+        self, start: Value, number: int
+    ) -> tuple[tuple[Value, Value | None], list[Value]]:  # fmt: skip
+        """Return where a block of the rows lies, with its mask, and its weights, half by half."""
+        b, s = self.b, self.shape
+        lane = f"a + b + {number * s.block_k}" if number else "a + b"
+        depth = b.map(lane, start, b.iota(s.block_k), dtype="i32", hint="depth")
+        short = b.map(f"a < {s.k}", depth) if s.k % s.block_k else None
+        halves = range(2 if s.silu else 1)
+        return (depth, short), [self._weights(h, b.expand(depth, 0), short) for h in halves]
+
+    def _x(self, depth: Value, short: Value | None) -> Value:
+        x = self.b.load(self.x, self.row, depth, mask=short, dtype="f32", hint="x_block")
+        return self.b.expand(x, 0)
 
     def _weights(self, half: int, depth: Value, short: Value | None) -> Value:
         b = self.b

@@ -149,5 +149,6 @@ FP8: dict[str, Callable[[np.random.Generator, int], Case]] = {
                                               block_k=32)),
     "stream": _with(stream, Matvec(6, 64, "f8e4m3", out="f32")),
     "stream_silu_bias": _with(stream, Matvec(5, 50, "f8e4m3", out="f32", bias=True, silu=True)),
+    "stream_ahead": _with(stream, Matvec(6, 8192, "f8e4m3", out="f32")),
     "stream_i8": _with(stream, Matvec(6, 64, "i8", out="f32")),
 }  # fmt: skip
