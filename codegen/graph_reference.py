@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from ..ir.core import Module, Operation, thaw
 from ..ir.model import Rope
+from .moe_meaning import MOE_MEANING
 
 
 @dataclass(frozen=True)
@@ -304,57 +305,8 @@ def _finalize(run: GraphRun, operation: Operation, state: State) -> Tensor:
     return (state.accumulator / state.sum.clamp_min(1e-30)[..., None]).flatten(-2)
 
 
-def _moe_route(run: GraphRun, operation: Operation, logits: Tensor) -> tuple[Tensor, Tensor]:
-    weights, experts = logits.softmax(-1).topk(operation["top_k"], dim=-1)
-    if operation.attribute("renormalize"):
-        weights = weights / weights.sum(-1, keepdim=True)
-    local = operation.attribute("local")
-    if local is not None:
-        low, high = local
-        here = (experts >= low) & (experts < high)
-        weights, experts = weights * here, torch.where(here, experts - low, high - low)
-    return weights, experts
-
-
-def _moe_dispatch(run: GraphRun, operation: Operation, experts: Tensor) -> tuple[Tensor, Tensor]:
-    flat = experts.flatten()
-    counts = torch.bincount(flat, minlength=operation["experts"])[: operation["experts"]]
-    return flat.argsort(stable=True), F.pad(counts.cumsum(0), (1, 0))
-
-
-def _moe_expert(run: GraphRun, operation: Operation, x: Tensor, w: Tensor, order: Tensor,
-                starts: Tensor, places: Tensor | None = None) -> Tensor:  # fmt: skip
-    """Rows of experts that are not there are not a number, so that nobody uses them."""
-    bounds, out = starts.tolist(), x.new_full((len(order), w.shape[1]), torch.nan)
-    experts = operation.attribute("experts", range(len(bounds) - 1))
-    for expert in experts:
-        page = expert if places is None else int(places[expert])
-        if page >= 0:
-            pairs = order[bounds[expert] : bounds[expert + 1]]
-            out[pairs] = x[pairs // operation["per_row"]] @ w[page].T
-    return out
-
-
-def _moe_join(run: GraphRun, operation: Operation, rows: Tensor, others: Tensor, order: Tensor,
-              starts: Tensor) -> Tensor:  # fmt: skip
-    bounds, joined = starts.tolist(), rows.clone()
-    for expert in operation["experts"]:
-        pairs = order[bounds[expert] : bounds[expert + 1]]
-        joined[pairs] = others[pairs]
-    return joined
-
-
 def _transfer(run: GraphRun, operation: Operation, x: Tensor) -> Tensor:
     return x
-
-
-def _moe_combine(run: GraphRun, operation: Operation, rows: Tensor, weights: Tensor,
-                 residual: Tensor | None = None) -> Tensor:  # fmt: skip
-    rows = rows.unflatten(0, weights.shape)
-    if operation.attribute("partial"):
-        rows = torch.where(weights[..., None] != 0, rows, 0.0)
-    mixed = (rows * weights[..., None]).sum(1)
-    return mixed if residual is None else mixed + residual
 
 
 def _all_reduce(run: GraphRun, operation: Operation, x: Tensor) -> Tensor:
@@ -385,8 +337,6 @@ _MEANING: dict[str, Callable[..., Any]] = {
     "graph.head_norm": _head_norm, "graph.rope": _rope, "graph.take_rows": _take_rows,
     "graph.kv_write": _kv_write, "graph.qkv_rope_write": _qkv_rope_write, "graph.kvset": _kvset,
     "graph.partial": _partial, "graph.merge": _merge, "graph.finalize": _finalize,
-    "graph.moe_route": _moe_route, "graph.moe_dispatch": _moe_dispatch,
-    "graph.moe_expert": _moe_expert, "graph.moe_combine": _moe_combine,
-    "graph.all_reduce": _all_reduce, "graph.all_gather": _all_gather,
-    "graph.moe_join": _moe_join, "graph.transfer": _transfer,
+    "graph.all_reduce": _all_reduce, "graph.all_gather": _all_gather, "graph.transfer": _transfer,
+    **MOE_MEANING,
 }  # fmt: skip

@@ -231,6 +231,20 @@ def _expert(operation: Operation, scene: Scene) -> Work:
     )
 
 
+def _chosen_experts(operation: Operation, scene: Scene) -> Work:
+    """2 N K FLOPs a pair; the weights of its expert, as no two pairs are taken to share one."""
+    x, w, chosen, *rest = operation.operands
+    experts, n, k = (scene.binding.size(dim) for dim in shape_of(w.type))
+    pairs = scene.elements(chosen)
+    return Work(
+        flops=2.0 * pairs * n * k,
+        weight_bytes=scene.weight(w, operation.attribute("format")) * min(1.0, pairs / experts),
+        activation_bytes=scene.activations(x, chosen, *rest, operation.result),
+        dtype=dtype_of(x.type),
+        dense=True,
+    )
+
+
 def _routing(order: Value, scene: Scene) -> tuple[int, int]:
     """Return T and A of a dispatch's pair order."""
     dispatch = scene.definitions.get(order.name)
@@ -280,4 +294,6 @@ _RULES: dict[str, Callable[[Operation, Scene], Work]] = {
     "graph.moe_route": _route,
     "graph.moe_expert": _expert,
     "graph.moe_combine": _combine,
+    "graph.moe_gated": _chosen_experts,
+    "graph.moe_mixed": _chosen_experts,
 }

@@ -116,6 +116,12 @@ MOE = (
        "`experts`, only of their pairs: the other rows are undefined. With a fifth operand "
        "`places` [E], w [S, N, K] holds pages in any order: expert e is page places[e], and -1 "
        "is as an expert not listed", (4, 5), 1, required=("per_row",), optional=("experts",)),
+    Op("graph.moe_gated", "of each pair p, silu(gate) * up of row p // A of x through the gate and "
+       "up rows of its expert; operands: x [T, K], w [E, 2F, K], chosen [T, A]; result [T*A, F]",
+       3, 1),
+    Op("graph.moe_mixed", "sum over a token's pairs of weight times row p times its expert's "
+       "weight [E, N, K] transposed, plus residual [T, N] when given; operands: rows [T*A, K], w, "
+       "chosen [T, A], weights [T, A][, residual]", (4, 5), 1),
     Op("graph.moe_join", "rows [T*A, D] by pair: those of the listed experts' pairs from the "
        "second operand, the others from the first; operands: rows, rows, order, starts", 4, 1,
        required=("experts",)),

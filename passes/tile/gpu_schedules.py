@@ -53,7 +53,7 @@ def _schedule(kernel: Operation, apart: bool) -> Schedule:
         return Schedule(num_warps=1)  # a row of logits is a few numbers a lane, looked at A times
     if any(operation.name == "tile.dot" for operation in walk(kernel.regions[0].operations)):
         return Schedule(num_warps=4, num_stages=3)
-    if kernel.attribute("of") == "graph.matmul":
+    if kernel.attribute("of") in {"graph.matmul", "graph.moe_gated", "graph.moe_mixed"}:
         return matvec_schedule()
     return Schedule(num_warps=8 if _widest(kernel) >= WIDE else 4)
 

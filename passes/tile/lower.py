@@ -229,9 +229,10 @@ class _Lowering:
         return rows_of(op.result) == "T" or dtype_of(op.operands[1].type) == "f32"
 
     def _streams(self, op: Operation) -> bool:
-        """Whether a product's weights are in the activations' format, or a narrower one."""
+        """Whether a product's weights are in the activations' format, or a narrower one; or in f32,
+        as are those that choose experts."""
         x, weight = op.operands[:2]
-        return dtype_of(x.type) == dtype_of(weight.type) or self._scaled(op)
+        return dtype_of(weight.type) in {dtype_of(x.type), "f32"} or self._scaled(op)
 
     def _scaled(self, op: Operation) -> bool:
         """Whether the rows of a product's weights have scales."""
@@ -340,7 +341,8 @@ _RULES: dict[str, Callable[[_Lowering, Operation], list[Operation]]] = {
     "graph.silu_mul": _Lowering.silu_mul, "graph.take_rows": _Lowering.take_rows,
     "graph.qkv_rope_write": _Lowering.qkv_rope_write, "graph.moe_route": lower_moe.lower_route,
     "graph.moe_dispatch": lower_moe.lower_dispatch, "graph.moe_expert": lower_moe.lower_expert,
-    "graph.moe_combine": lower_moe.lower_combine, "graph.matmul": _Lowering.matmul,
+    "graph.moe_combine": lower_moe.lower_combine, "graph.moe_gated": lower_moe.lower_gated,
+    "graph.moe_mixed": lower_moe.lower_mixed, "graph.matmul": _Lowering.matmul,
     "graph.fused_matmul": _Lowering.fused_matmul, "graph.finalize": _Lowering.finalize,
     "graph.scaled_matmul": _Lowering.scaled_matmul, "graph.quantize_rows": _Lowering.quantize_rows,
     "graph.all_reduce": _Lowering.collective, "graph.all_gather": _Lowering.collective,

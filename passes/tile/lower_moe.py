@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from ...ir.core import Operation
 from ...ir.types import dtype_of
 from . import moe
+from .expert_matvec import ExpertMatvec, experts_gated, experts_mixed
 from .matmul import blocks
 from .value_shapes import format_of, scale_of, sizes_of, width_of
 
@@ -77,6 +78,27 @@ def _large_blocks(n: int, k: int) -> tuple[int, int, int]:
     where the depth is small.
     """
     return (128, 256, 64) if k >= DEEP and n % 256 == 0 else (128, 128, 64)
+
+
+def lower_gated(lowering: _Lowering, op: Operation) -> list[Operation]:
+    """Gate, up and silu of each pair."""
+    _, weight, chosen = op.operands
+    experts, wide, k = sizes_of(weight)
+    shape = ExpertMatvec(experts, wide // 2, k, width_of(chosen), dtype_of(weight.type),
+                         format_of(op))  # fmt: skip
+    arguments = "T M in0 in1 flat2 out0" + scale_of(weight, 1)
+    return [lowering.call(op, experts_gated(shape), arguments)]
+
+
+def lower_mixed(lowering: _Lowering, op: Operation) -> list[Operation]:
+    """Down, and the weighted sum with the residual."""
+    _, weight, chosen, *rest = op.operands
+    experts, n, k = sizes_of(weight)
+    residual = len(rest) == 2
+    shape = ExpertMatvec(experts, n, k, width_of(chosen), dtype_of(weight.type), format_of(op),
+                         residual)  # fmt: skip
+    arguments = "T M in0 in1 flat2 flat3 out0" + (" in4" if residual else "")
+    return [lowering.call(op, experts_mixed(shape), arguments + scale_of(weight, 1))]
 
 
 def lower_combine(lowering: _Lowering, op: Operation) -> list[Operation]:

@@ -10,6 +10,7 @@ from ...ir.model import ModelConfig
 from ...ir.schedule import Schedule
 from ...ir.types import dtype_of, shape_of
 from ..graph.activation_format import ChooseActivationFormat
+from ..graph.few_experts import FuseFewExperts
 from ..graph.fusion import DropConcatOfSplit, FuseAddNorm, FuseRopeWrite, FuseSiblingMatmuls
 from ..graph.kv_offload import OffloadKeys
 from ..graph.matmul_parts import FuseCombineResidual, FuseMatmulParts
@@ -186,7 +187,7 @@ def lower_for_gpu(
         before += more
     regimes = []
     for module in (shared,) if sparse is None else (sparse, shared):
-        for rows in (max_batch, 0) if config.experts else (1, max_batch, 0):
+        for rows in (1, max_batch, 0):
             offload = attention.offloaded(module is sparse, rows) if attention else None
             passes = gpu_regime_passes(config, rows, max_tokens, max_batch, kv, offload,
                                        quantize and rows != 1 and weights == "f8e4m3")  # fmt: skip
@@ -205,7 +206,7 @@ def gpu_regime_passes(
     `regime_passes`, `quantize` as in `lower_for_gpu`."""
     return (
         *(
-            (FuseMatmulParts(norms=False),)
+            (FuseMatmulParts(norms=False), FuseCombineResidual(), FuseFewExperts())
             if rows == 1
             else (FuseAddNorm(),)
             if rows

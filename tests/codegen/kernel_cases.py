@@ -19,6 +19,7 @@ from kernel_oracles import (
 )
 from weft.ir.core import Operation
 from weft.passes.tile import elementwise, feed, moe, rope, sampling
+from weft.passes.tile.expert_matvec import ExpertMatvec, experts_gated, experts_mixed
 
 SIZES = {"empty": 0, "one": 1, "few": 3, "ragged": 13}
 
@@ -177,6 +178,34 @@ def experts(
     return Case(kernel, arguments, {"out": expected}, 1e-4)
 
 
+def chosen_experts(
+    rng: np.random.Generator, t: int, dtype: str, k: int, mixed: bool, residual: bool = False
+) -> Case:  # fmt: skip
+    """A stream of the chosen experts' rows: gate, up and silu, or down and the weighted sum."""
+    e, n, top = 5, 9, 3
+    rows, wide = t * top if mixed else t, n if mixed else 2 * n
+    x, chosen = normal(rng, rows, k), rng.integers(0, e, t * top).astype("i4")
+    w, scales = normal(rng, e, wide, k), []
+    values = w.astype("f8")
+    if dtype == "i8":
+        w = rng.integers(-127, 128, (e, wide, k)).astype("i1")
+        scales = [np.abs(normal(rng, e, wide)) / 6400]
+        values = w * scales[0][..., None].astype("f8")
+    pairs = x.astype("f8")[np.arange(t * top) // (1 if mixed else top)]
+    found = np.einsum("pk,pnk->pn", pairs, values[chosen])
+    shape = ExpertMatvec(e, n, k, top, dtype, "f32", residual)
+    if not mixed:
+        out = poison(t * top, n)
+        expected = silu(found[:, :n]) * found[:, n:]
+        arguments = [t, t * top, x, w, chosen, out, *scales]
+        return Case(experts_gated(shape), arguments, {"out": expected}, 1e-4)
+    weights, before = normal(rng, t * top), normal(rng, t, n)
+    expected = (found * weights[:, None]).reshape(t, top, n).sum(1) + (before if residual else 0)
+    more = [before] if residual else []
+    arguments = [t, t * top, x, w, chosen, weights, poison(t, n), *more, *scales]
+    return Case(experts_mixed(shape), arguments, {"out": expected}, 1e-4)
+
+
 def paged_experts(rng: np.random.Generator, t: int, dtype: str) -> Case:
     """Seven pages in any order, two of five experts not there: their rows stay as they are."""
     case = experts(rng, t, dtype, 2)
@@ -288,6 +317,10 @@ FAMILIES: dict[str, Callable[[np.random.Generator, int], Case]] = {
     "experts_i8": _with(experts, "i8", 2), "paged_experts": _with(paged_experts, "f32"),
     "paged_experts_i8": _with(paged_experts, "i8"), "combine": _with(combine, False),
     "experts_chunked": _with(experts, "bf16", 2, 3), "experts_one": _with(experts, "f32", 1, 2),
+    "gated": _with(chosen_experts, "f32", 48, False),
+    "gated_i8_deep": _with(chosen_experts, "i8", 2500, False),
+    "mixed": _with(chosen_experts, "f32", 48, True, True),
+    "mixed_i8": _with(chosen_experts, "i8", 40, True),
     "route_local": _with(route, True, (3, 8)), "dispatch_local": _with(dispatch, True),
     "combine_partial": _with(combine, False, True),
     "combine_residual": _with(combine, True), "argmax_masked": argmax_masked, "sample": sample,

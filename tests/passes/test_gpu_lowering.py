@@ -94,7 +94,7 @@ def test_activations_are_bf16_and_logits_f32(architecture: str) -> None:
 def test_experts_have_large_blocks_in_steps_of_many_rows() -> None:
     shape = replace(config("MixtralForCausalLM"), width=1024, ffn=384)
     limits = {"max_tokens": 64, "max_batch": 8}
-    few, many = lower_for_gpu(shape, build_graph(shape), **limits)
+    _, few, many = lower_for_gpu(shape, build_graph(shape), **limits)
     found = [[(kernel["name"].name, list(kernel["grid"]), schedule.num_warps, schedule.registers)
               for kernel, schedule in regime.kernels if kernel["of"] == "graph.moe_expert"]
              for regime in (few, many)]  # fmt: skip
@@ -104,6 +104,22 @@ def test_experts_have_large_blocks_in_steps_of_many_rows() -> None:
         ("moe_expert_bf16_1024x384_1_bf16_128x128", ["4", "8", "4"], 8, 128),
     ]
     for kernel, _ in many.kernels:
+        assert prove_bounds(kernel).ok
+
+
+def test_a_single_rows_experts_are_streams_of_their_weights() -> None:
+    """Two launches a layer for five, and no library's: the router's product is ours as well."""
+    shape = config("MixtralForCausalLM")
+    one, *_ = lower_for_gpu(shape, build_graph(shape), max_tokens=64, max_batch=8)
+    body = one.function.regions[0].operations
+    names = [op["kernel"].name.split("_")[:2] for op in body if op.name == "graph.call"]
+    layer = [["rmsnorm", "64"], ["matvec", "128x64"], ["qkv", "rope"], ["attention", "parts"],
+             ["attention", "join"], ["matvec", "64x64"], ["rmsnorm", "64"], ["matvec", "4x64"],
+             ["moe", "route"], ["moe", "gated"], ["moe", "mixed"]]  # fmt: skip
+    assert names[1:-3] == layer * 2
+    assert not any(op.name == "graph.library" for op in body)
+    for kernel, schedule in one.kernels:
+        ast.parse(emit(kernel, schedule).text)
         assert prove_bounds(kernel).ok
 
 

@@ -1,0 +1,49 @@
+"""A layer of experts joined for a single row: the same logits, and what is left as it is."""
+
+from __future__ import annotations
+
+import torch
+from weft.codegen.graph_reference import GraphRun
+from weft.frontend.models.registry import build_graph
+from weft.ir.core import Module
+from weft.ir.model import ModelConfig, Rope
+from weft.ir.verifier import verify
+from weft.passes.graph.few_experts import FuseFewExperts
+from weft.passes.graph.matmul_parts import FuseCombineResidual
+from weft.passes.graph.tensor_parallel import TensorParallel
+from weft.passes.manager import Context, PassRecord, run_passes
+from weft.runtime.weights import RandomTensors, load_weights
+
+SHAPE = ModelConfig("MixtralForCausalLM", 96, 32, 2, 4, 2, 16, 48, 128, Rope(1e4), windows=(0, 0),
+                    experts=6, experts_per_token=2)  # fmt: skip
+
+
+def fused(graph: Module) -> tuple[Module, list[PassRecord]]:
+    return run_passes((FuseCombineResidual(), FuseFewExperts()), graph, Context())
+
+
+def names(module: Module) -> list[str]:
+    return [op.name for op in module.symbol("step").regions[0].operations]
+
+
+def test_logits_are_the_same() -> None:
+    graph = build_graph(SHAPE)
+    joined, _ = fused(graph)
+    verify(joined, ("graph",))
+    assert names(joined).count("graph.moe_gated") == names(joined).count("graph.moe_mixed") == 2
+    gone = {"graph.moe_dispatch", "graph.moe_expert", "graph.moe_combine", "graph.silu_mul"}
+    assert not gone & set(names(joined))
+    dense = {n: weight.dense() for n, weight in load_weights(graph, RandomTensors()).items()}
+    rows = torch.arange(5)
+    inputs = {"tokens": rows * 7, "positions": rows, "slots": rows,
+              "query_starts": torch.tensor([0, 5]), "kv_lengths": torch.tensor([5]),
+              "page_table": torch.arange(4)[None], "logits_rows": rows}  # fmt: skip
+    expected, found = (GraphRun(module, dense).step(inputs) for module in (graph, joined))
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_experts_of_other_ranks_are_left_and_it_says_so() -> None:
+    part, _ = run_passes((TensorParallel(0, 2),), build_graph(SHAPE), Context())
+    left, records = fused(part)
+    assert "graph.moe_expert" in names(left) and "graph.moe_gated" not in names(left)
+    assert any("elsewhere" in remark.message for record in records for remark in record.remarks)
