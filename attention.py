@@ -153,7 +153,8 @@ def sparse_decode(
     config, policy = checkpoint.config, attention.policy
     layers = label_memory(config, policy, attention.calibration, pages, page_size, device,
                           words=options.target == "cuda", memory=memory)  # fmt: skip
-    least = functions[0]["attention"]["least"]
+    chosen = functions[0]["attention"]
     return SparseDecode(
-        policy, least, layers, options.max_batch, config.context_length, attention.default, window
-    )
+        policy, chosen["least"], layers, options.max_batch, config.context_length,
+        attention.default, window, chosen.get("shared"),
+    )  # fmt: skip

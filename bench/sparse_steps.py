@@ -118,7 +118,7 @@ class SparseStep:
         rows = SparseRows(lengths, budgets, np.ones(setting.batch, bool), base)
         batch = Batch.decode(tables[0], lengths)
         self.work = held.plan(batch, rows, planner_shape(s), Rates())
-        lists = held.arrays(rows, self.work, tables.shape[2])
+        lists = held.arrays(rows, self.work, tables[0])
         names = [value.name for kernel in self.kernels for value in kernel.regions[0].arguments]
         planned = {n: getattr(self.work, n) for n in names if hasattr(self.work, n)}
         planned |= {name.removeprefix("plan_"): array for name, array in lists.items()}

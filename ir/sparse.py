@@ -46,6 +46,9 @@ SCORE_STEPS = 256
 MOST_PARTS = 32
 """Programs that share a row's keys where scores are compared by steps, at most."""
 
+SHARERS = 4
+"""Rows for which a program scores the labels of pages that they share, at most."""
+
 SCORE_PARTS = 16
 """Programs that share the labels of a row and key head on a GPU: enough for one row."""
 AMOUNTS = ("k", "ratio", "threshold", "top_p")

@@ -12,14 +12,14 @@ from torch import Tensor
 
 from .attention_plan import Batch, Rates, Shape, WorkList, plan
 from .recipe import PLANNED
-from .sparse_lists import FILLS, ROW_ARRAYS, SparseLists, SparseRows, fills
+from .sparse_lists import FILLS, GROUP_ARRAYS, ROW_ARRAYS, SparseLists, SparseRows, fills
 from .step import StepInput
 
 _ARRAYS = (
     "item_row", "item_rows", "item_page", "item_low", "item_high", "row_query", "row_limit",
     "row_slot", "merge_query", "merge_start",
 )  # fmt: skip
-_NONE = ("row_slot", "merge_query", "item_list", "fill_before")
+_NONE = ("row_slot", "merge_query", "item_list", "fill_before", "group_rows")
 """Lists in which -1 stands for nothing."""
 _SIZED_BY = {"item": "W", "row": "R"}
 
@@ -126,12 +126,12 @@ class AttentionLists:
         batch = Batch(table, lengths.astype(np.int64), starts)
         made = self.sparse.plan(batch, rows, self._shape, self._rates)
         arrays = {f"{PLANNED}{name}": getattr(made, name) for name in _ARRAYS}
-        arrays |= self.sparse.arrays(rows, made, table.shape[1])
+        arrays |= self.sparse.arrays(rows, made, table)
         arrays |= self._fills(starts, table, lengths)
         arrays[PAGES] = table.ravel()
         extents = {"W": len(made.item_row), "R": len(made.row_query), "G": len(made.merge_query),
                    "G1": len(made.merge_start), "S": made.slots, "B": len(rows.chosen),
-                   "F": len(lengths)}  # fmt: skip
+                   "F": len(lengths)} | _group_extents(arrays)  # fmt: skip
         apart = int(made.item_rows.max(initial=0)) <= self._shape.rows_few
         named = {f"{PLANNED}{name}": count for name, count in extents.items()}
         return Lists(arrays, named, apart, sparse=True)
@@ -174,6 +174,12 @@ class AttentionLists:
             given = (name for name in ROW_ARRAYS if PLANNED + name in lists.arrays)
             sizes += [(f"{PLANNED}{name}", rows) for name in given]
             sizes.append((f"{PLANNED}item_list", most[f"{PLANNED}W"]))
+            groups = rows // 2 if extents.get(f"{PLANNED}Q") else 0
+            counts = {name: groups * each for name, each in GROUP_ARRAYS.items()
+                      if PLANNED + name in lists.arrays}  # fmt: skip
+            sizes += [(PLANNED + name, count) for name, count in counts.items()]
+            if counts:
+                most |= {f"{PLANNED}Q": groups, f"{PLANNED}QM": counts["group_rows"]}
         return Room(
             rows, lists.apart, tuple(most.items()), (*sizes, (PAGES, entries)), lists.sparse
         )
@@ -185,6 +191,13 @@ class AttentionLists:
             whole = int(batch.lengths.max()) + self._shape.granule
             made = plan(batch, self._shape, self._rates, cascade=False, chunk=whole, window=window)
         return made
+
+
+def _group_extents(arrays: Mapping[str, np.ndarray]) -> dict[str, int]:
+    """Return how many groups of rows share labels, where labels are words."""
+    names = zip(("Q", "QM"), GROUP_ARRAYS, strict=True)
+    return {extent: len(arrays[PLANNED + name]) for extent, name in names
+            if PLANNED + name in arrays}  # fmt: skip
 
 
 PAGES = f"{PLANNED}pages"

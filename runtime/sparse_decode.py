@@ -40,16 +40,17 @@ class SparseDecode:
 
     `layers` is what `label_memory` returns; below `least` tokens of context all is read, as sparse
     attention does not pay there. `default` says whether rows that do not say it are sparse. Where
-    keys lie across a link, `window` tokens of them cross it while a layer is computed.
+    keys lie across a link, `window` tokens of them cross it while a layer is computed. Labels that
+    rows share are scored once where `shared` tokens of them need not be read again (None: never).
     """
 
     def __init__(
         self, policy: SparsePolicy, least: int, layers: Layers, rows: int, context: int,
-        default: bool = True, window: float = np.inf,
+        default: bool = True, window: float = np.inf, shared: float | None = None,
     ) -> None:  # fmt: skip
         every = range(context + 1)
         self.layers, self.unit, self._default = layers, policy.unit, default
-        self.window = window
+        self.window, self.shared = window, shared
         self.tail, self._policy = policy.tail != "none", policy
         whole = (n < least or policy.reads_whole(n) for n in every)
         self._of = np.array([n + 1 if all else policy.budget(n)

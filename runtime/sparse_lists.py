@@ -10,15 +10,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..ir.sparse import MOST_PARTS, SCORE_PARTS, SCORE_STEPS
+from ..ir.sparse import MOST_PARTS, SCORE_PARTS, SCORE_STEPS, SHARERS
 from .attention_cost import Batch, Cost, Rates, Run, Shape
 from .attention_plan import WorkList, build, choose_runs
+from .label_groups import group_arrays, label_groups
 from .recipe import PLANNED
 from .sparse_decode import SparseDecode, decode_rows
 from .step import StepInput
 
-ROW_ARRAYS = ("kv_lengths", "budgets", "row_page", "base", "guess_budgets")
-"""Arrays with an entry a decode row; the last only where keys are fetched ahead."""
+ROW_ARRAYS = ("kv_lengths", "budgets", "row_page", "base", "span", "own", "guess_budgets")
+"""Arrays with an entry a decode row; the last only where keys are fetched ahead, those before it
+only where labels are words."""
+GROUP_ARRAYS = {"group_pages": 1, "group_rows": SHARERS}
+"""Arrays of groups of rows that share labels, with so many entries a group."""
 FILLS = ("fill_entry", "fill_count", "fill_before")
 """Arrays with an entry a sequence: which of its pages a step fills, for sums of v."""
 
@@ -76,6 +80,7 @@ class SparseLists:
             self.memory[name] = self._allocate(name, places, torch.int32)
         for name in ("counts", *(("guess_counts",) if self._across else ())):
             self.memory[name] = torch.zeros(counts, dtype=torch.int32, device=device)
+        self._words = False
         self.memory |= self._scores(rows, device)
         for name in ("tail_max", "tail_sum") if self.tail else ():
             self.memory[name] = torch.zeros((rows, shape.heads, SCORE_PARTS), device=device)
@@ -94,7 +99,7 @@ class SparseLists:
             name: torch.zeros((rows, heads, *dims), dtype=torch.int32, device=device)
             for name, dims in sizes.items()
         }
-        pages = self.capacity // shape.page
+        self._words, pages = True, self.capacity // shape.page
         bins = self._allocate("bins", (pages, heads, shape.page), torch.uint8)
         return found | {"bins": bins, "CP": pages}
 
@@ -126,8 +131,9 @@ class SparseLists:
         whole = -(-length // page) * page
         return min(length, budget) if self._unit == "token" else min(whole, budget + 2 * page)
 
-    def arrays(self, rows: SparseRows, made: WorkList, columns: int) -> dict[str, np.ndarray]:
-        """Return the lists that only sparse kernels take."""
+    def arrays(self, rows: SparseRows, made: WorkList, table: np.ndarray) -> dict[str, np.ndarray]:
+        """Return the lists that only sparse kernels take, for a page table [B, MAXP]."""
+        columns = table.shape[1]
         owner = made.item_page // columns
         count = len(rows.chosen)
         sparse = owner < count
@@ -139,6 +145,16 @@ class SparseLists:
             "base": np.where(rows.chosen, rows.base, 0),
             "item_list": np.where(sparse, owner, -1),
         }
+        if self._words:
+            given |= self._groups(rows, table)
         if self._across:
             given["guess_budgets"] = self._decode.guess_budgets(rows.budgets, rows.chosen)
         return {PLANNED + name: array.astype(np.int32) for name, array in given.items()}
+
+    def _groups(self, rows: SparseRows, table: np.ndarray) -> dict[str, np.ndarray]:
+        """Return the lists of rows that share labels, where sharing pays."""
+        page, count = self._shape.page, len(rows.chosen)
+        pages = np.where(rows.chosen, -(-rows.lengths // page), 0)
+        least = self._decode.shared
+        groups = [] if least is None else label_groups(table[:count], pages, least / page)
+        return group_arrays(groups, pages)

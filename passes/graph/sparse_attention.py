@@ -15,10 +15,15 @@ from typing import Any, ClassVar
 
 from ...cost_model.hardware import Level
 from ...cost_model.hardware_file import load
-from ...cost_model.sparse_attention import dense_seconds, least_context, sparse_seconds
+from ...cost_model.sparse_attention import (
+    dense_seconds,
+    least_context,
+    least_shared,
+    sparse_seconds,
+)
 from ...cost_model.sparse_bytes import AttentionShape
 from ...ir.core import Module, Operation, Term, Value, freeze, make
-from ...ir.sparse import SparsePolicy, parse_policy
+from ...ir.sparse import SHARERS, SparsePolicy, parse_policy
 from ..manager import EVERYTHING, Context
 from .body import Body, rewrite_functions
 
@@ -104,27 +109,47 @@ class SparseAttention:
         if least is None:
             return module
         found: list[int] = []
+        shape = self._shape(module)
         module = rewrite_functions(module, lambda body: self._rewrite(body, policy, context, found))
         if not found:
             return module
         context.did(f"layers {_ranges(found)} read what {policy} selects, from {least} tokens of "
                     "context on")  # fmt: skip
-        chosen = freeze({"policy": str(policy), "least": least})
+        chosen = freeze(
+            {"policy": str(policy), "least": least, **self._shared(shape, policy, context)}
+        )
         return Module(tuple(op.with_attributes(attention=chosen) if op.name == "graph.func" else op
                             for op in module.operations))  # fmt: skip
 
     def _least(self, module: Module, policy: SparsePolicy, context: Context) -> int | None:
         """Return from which context on sparse pays, and say what it costs; None: it never does."""
-        partial = next((op for op in module.walk() if op.name == "graph.partial"), None)
-        if partial is None:
+        shape = self._shape(module)
+        if shape is None:
             return None
-        shape = AttentionShape(partial["heads"], partial["kv_heads"], partial["head_dim"], self.kv)
         level, most = load(self.hardware).level(), self.context_length
         least = least_context(shape, level, policy, most, self.batch)
         say = context.left if least is None else context.did
         place = "at no context up to" if least is None else f"from {least} tokens on; at"
         say(f"{policy} pays {place} {most}: {self._costs(shape, level, policy, most)}")
         return least
+
+    def _shape(self, module: Module) -> AttentionShape | None:
+        partial = next((op for op in module.walk() if op.name == "graph.partial"), None)
+        if partial is None:
+            return None
+        return AttentionShape(partial["heads"], partial["kv_heads"], partial["head_dim"], self.kv)
+
+    def _shared(
+        self, shape: AttentionShape | None, policy: SparsePolicy, context: Context
+    ) -> dict[str, float]:
+        """Return, and say, where labels of a prefix are scored once for rows that share it."""
+        least = least_shared(shape, load(self.hardware).level(), policy) if shape else None
+        if least is None:
+            return {}
+        least = 0.0 if self.always else least
+        context.did(f"labels that rows share are scored once for up to {SHARERS} of them, where "
+                    f"{least:.0f} tokens of them need not be read again")  # fmt: skip
+        return {"shared": least}
 
     def _costs(self, shape: AttentionShape, level: Level, policy: SparsePolicy, most: int) -> str:
         dense = dense_seconds(shape, level, most, self.batch) * 1e6

@@ -106,8 +106,8 @@ class _StepBounds:
 def select_bins(shape: BinSelection) -> Operation:
     """Return the kernel; a program writes the choices of a part of one row and key head.
 
-    Arguments: B, C = CP * P, CP, base, kv_lengths [B], bins [CP, K, P] u8, bounds [B, K, 67] i32,
-    chosen [K, C] i32 (ascending).
+    Arguments: B, C = CP * P, CP, base, kv_lengths, span [B] (see `word_scores`), bins [CP, K, P]
+    u8, bounds [B, K, 67] i32, chosen [K, C] i32 (ascending).
     """
     return _SelectBins(shape).kernel()
 
@@ -118,7 +118,7 @@ class _SelectBins:
         b = self.b = KernelBuilder(shape.name)
         self.rows, *_ = (b.scalar(extent) for extent in ("B", "C", "CP"))
         self.place = Place(b, True, shape.page, pages=False)
-        self.lengths = b.buffer("kv_lengths", "i32", "B")
+        self.lengths, self.spans = (b.buffer(n, "i32", "B") for n in ("kv_lengths", "span"))
         self.bins = b.buffer("bins", "u8", "CP", shape.kv_heads, shape.page)
         self.bounds = b.buffer("bounds", "i32", "B", shape.kv_heads, BOUNDS)
         self.chosen = b.buffer("chosen", "i32", shape.kv_heads, "C")
@@ -130,7 +130,8 @@ class _SelectBins:
         )
         self.place.enter(self.head, self.row)
         self.length = b.load(self.lengths, self.row, hint="length")
-        self.span = Middle(b, self.rows, s.sinks, s.recent, s.page, self.length)
+        span = b.load(self.spans, self.row, hint="span")
+        self.span = Middle(b, self.rows, s.sinks, s.recent, s.page, self.length, span)
         before = b.load(self.bounds, self.row, self.head, self.part, hint="before")
         at = b.map(f"a + {MOST_PARTS}", self.part, dtype="i32", hint="at")
         equal = b.load(self.bounds, self.row, self.head, at, hint="equal")

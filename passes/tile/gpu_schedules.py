@@ -28,6 +28,7 @@ MEASURED = {
     "sparse_parts": Schedule(num_warps=4, num_stages=2),
     "held_parts": Schedule(num_warps=4, num_stages=2),
     "word_scores": Schedule(num_warps=4),
+    "shared_labels": Schedule(num_warps=4),
     "select_bins": Schedule(num_warps=4),
 }
 """Schedules that a search over warps and stages found on an H100, unlike the others'."""

@@ -19,6 +19,7 @@ from .bin_selection import BinSelection, select_bins, step_bounds
 from .gathered import Gathered, gathered_decode
 from .labels import Labels, Scores, label_scores, label_write
 from .selection import Selection, select_keys
+from .shared_labels import shared_labels
 from .sparse_parts import SparseParts, sparse_parts
 from .value_sums import ValueSums, value_sums
 from .word_labels import WordScores, query_words, word_scores, word_write
@@ -187,10 +188,12 @@ LISTED_WITH_TAIL = 64
 
 
 def word_selection(shape: WordScores) -> tuple[Operation, ...]:
-    """Return the kernels that choose a step's keys by words: queries, scores, lists."""
+    """Return the kernels that choose a step's keys by words: queries, scores of what rows share
+    and of what each has alone, lists."""
     labels = shape.labels
     taken = BinSelection(labels.kv_heads, labels.page, shape.sinks, shape.recent, shape.keys)
-    return query_words(shape), word_scores(shape), step_bounds(taken), select_bins(taken)
+    scores = shared_labels(shape), word_scores(shape)
+    return query_words(shape), *scores, step_bounds(taken), select_bins(taken)
 
 
 def reads(kernel: Operation, name: str) -> bool:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from ...ir.attention_calibration import LEVELS
 from ...ir.core import Operation, Value
-from ...ir.sparse import MOST_PARTS
+from ...ir.sparse import MOST_PARTS, SHARERS
 from ...ir.sparse import SCORE_STEPS as BINS
 from .builder import KernelBuilder
 from .labels import Labels, _rounded
@@ -30,7 +30,8 @@ QUERY = 127
 @dataclass(frozen=True)
 class WordScores:
     """The static shape: heads H over labels of a format i4 or i8; the middle between `sinks` and
-    `recent` tokens is scored; a program looks at `keys` tokens, whole pages, at a time."""
+    `recent` tokens is scored; a program looks at `keys` tokens, whole pages, at a time, and
+    (`shared_labels`) scores them for `members` rows."""
 
     labels: Labels
     heads: int
@@ -38,6 +39,7 @@ class WordScores:
     recent: int = 16
     q: str = "bf16"
     keys: int = 2048
+    members: int = SHARERS
 
     @property
     def group(self) -> int:
@@ -155,91 +157,142 @@ def word_scores(shape: WordScores) -> Operation:
 
     Arguments: B, N, E, C = CP * P, CP, query, bias, reach (see `query_words`), pages [E], row_page,
     base [B] (where a row's pages and its tokens begin; base is a whole page), kv_lengths [B] (0 for
-    a row that selects nothing), labels [N, K, W, P], bins [CP, K, P] u8, tally [B, K, 32, 256] i32:
-    of each part of a row the tokens of the middle in each step.
+    a row that selects nothing), span, own [B] (the pages by which a row is cut into parts, at least
+    those that it has; and its first that `shared_labels` has not scored), labels [N, K, W, P], bins
+    [CP, K, P] u8, tally [B, K, 32, 256] i32: of each part of a row the tokens of the middle in each
+    step.
     """
     return _WordScores(shape).kernel()
 
 
-class _WordScores:
-    def __init__(self, shape: WordScores) -> None:
+class Scoring:
+    """What kernels of scores share: their buffers, queries as values, and steps of scores."""
+
+    def __init__(self, name: str, shape: WordScores, *extents: str) -> None:
         self.shape, labels, group = shape, shape.labels, shape.group
-        b = self.b = KernelBuilder(f"word_scores_{shape.name}_{shape.keys}")
-        self.count, *_ = (b.scalar(extent) for extent in ("B", "N", "E", "C", "CP"))
+        b = self.b = KernelBuilder(f"{name}_{shape.name}_{shape.keys}")
+        self.count, *_ = (b.scalar(extent) for extent in ("B", "N", "E", "C", "CP", *extents))
         size = group * shape.bytes
         self.query = b.buffer("query", "i32", "B", labels.kv_heads, size)
         self.bias = b.buffer("bias", "i32", "B", labels.kv_heads, group)
         self.most = b.buffer("reach", "i32", "B", labels.kv_heads, 2)
         self.place = Place(b, True, labels.page)
-        self.lengths = b.buffer("kv_lengths", "i32", "B")
+        self.lengths, self.spans = (b.buffer(n, "i32", "B") for n in ("kv_lengths", "span"))
         self.words = label_words(labels)
         self.pool = b.buffer("labels", "i32", "N", labels.kv_heads, self.words, labels.page)
         self.bins = b.buffer("bins", "u8", "CP", labels.kv_heads, labels.page)
         self.tally = b.buffer("tally", "i32", "B", labels.kv_heads, MOST_PARTS, BINS)
 
-    def kernel(self) -> Operation:
-        b, s, page = self.b, self.shape, self.shape.labels.page
-        self.head, self.row, part = (
-            b.program_id(axis, name) for axis, name in enumerate(("kv_head", "row", "part"))
-        )
-        self.place.enter(self.head, self.row)
-        length = b.load(self.lengths, self.row, hint="length")
-        span = Middle(b, self.count, s.sinks, s.recent, page, length)
-        low, high = span.part(part)
-        self._facts_of_query()
-        lane = b.iota(s.keys)
-        ahead = b.map(f"a // {page}", lane, dtype="i32", hint="ahead")
-        offset = b.map(f"a % {page}", lane, dtype="i32", hint="offset")
-        tally = b.full(0, "i32", BINS)
-        with b.loop(low, high, tally, step=s.keys // page, hint="page") as loop:
-            number = b.map("a + b", loop.index, ahead, dtype="i32", hint="number")
-            there = b.map("a < b", number, high, hint="there")
-            step = self._step(number, offset, there)
-            at = b.map(f"a // {page} + b", self.place.start, number, dtype="i32", hint="at")
-            b.store(self.bins, at, self.head, offset, step, mask=there)
-            inside = span.inside(number, offset, there)
-            text = "where(b, a, -1)"
-            counted = b.map(text, step, inside, dtype="i32", hint="counted")
-            loop.yields(b.histogram(counted, loop.carried[0]))
-        b.store(self.tally, self.row, self.head, part, b.iota(BINS), loop.results[0])
-        facts = ("B >= 0", "N >= 1", f"C == CP * {page}", *self.place.facts)
-        return b.finish(s.labels.kv_heads, "B", PARTS, requires=facts, of="graph.select")
+    @property
+    def facts(self) -> tuple[str, ...]:
+        """What a caller keeps."""
+        page = self.shape.labels.page
+        return ("B >= 0", "N >= 1", f"C == CP * {page}", *self.place.facts)
 
-    def _facts_of_query(self) -> None:
-        """Load the queries' words, one value each: all tokens are multiplied by them."""
+    def enter(self) -> tuple[Value, Value, Value]:
+        """Return the program's key head, its place on the second axis, and its part."""
+        axes = enumerate(("kv_head", "row", "part"))
+        self.head, second, part = (self.b.program_id(axis, name) for axis, name in axes)
+        lane, page = self.b.iota(self.shape.keys), self.shape.labels.page
+        self.ahead = self.b.map(f"a // {page}", lane, dtype="i32", hint="ahead")
+        self.offset = self.b.map(f"a % {page}", lane, dtype="i32", hint="offset")
+        return self.head, second, part
+
+    def middle(self, row: Value) -> Middle:
+        """Return the middle of a row."""
         b, s = self.b, self.shape
+        length = b.load(self.lengths, row, hint="length")
+        span = b.load(self.spans, row, hint="span")
+        return Middle(b, self.count, s.sinks, s.recent, s.labels.page, length, span)
 
-        def one(buffer: Value, at: int) -> Value:
-            return b.load(buffer, self.row, self.head, b.full(at, "i32"), hint=buffer.name)
-
-        self.each = [[one(self.query, member * s.bytes + word) for word in range(s.bytes)]
-                     for member in range(s.group)]  # fmt: skip
-        self.shifts = [one(self.bias, member) for member in range(s.group)]
-        self.top, self.factor = one(self.most, 0), one(self.most, 1)
-
-    def _step(self, number: Value, offset: Value, there: Value) -> Value:
-        """Return the steps of the scores of some tokens: the largest over the group's heads."""
-        b, s = self.b, self.shape
+    def codes(self, number: Value, there: Value) -> list[tuple[Value, int]]:
+        """Return the codes of some tokens, four to a value, each with its word of a query."""
+        b, found = self.b, []
         entry = b.map("a + b", self.place.entry, number, dtype="i32", hint="entry")
         page = b.load(self.place.pages, entry, mask=there, hint="page_id")  # type: ignore[arg-type]
-        zero = b.full(0, "i32", s.keys)
-        totals = [b.map("a - b", zero, shift, dtype="i32", hint="total") for shift in self.shifts]
         for word in range(self.words):
-            codes = b.load(self.pool, page, self.head, b.full(word, "i32"), offset, mask=there,
+            codes = b.load(self.pool, page, self.head, b.full(word, "i32"), self.offset, mask=there,
                            hint="codes")  # fmt: skip
             halves = [(codes, word)]
-            if s.labels.format == "i4":
+            if self.shape.labels.format == "i4":
                 low = b.map(f"a & {0x0F0F0F0F}", codes, dtype="i32", hint="low")
                 high = b.map(f"(a >> 4) & {0x0F0F0F0F}", codes, dtype="i32", hint="high")
                 halves = [(low, word), (high, word + self.words)]
-            for half, place in halves:
-                totals = [b.map("dot4(a, b, c)", half, each[place], total, dtype="i32")
-                          for each, total in zip(self.each, totals, strict=True)]  # fmt: skip
-        best = totals[0]
-        for score in totals[1:]:
-            best = b.map("max(a, b)", best, score, dtype="i32", hint="best")
+            found += halves
+        return found
+
+    def query_of(self, row: Value) -> Query:
+        """Return a row's query, one value a word: all tokens are multiplied by it."""
+        b, s = self.b, self.shape
+
+        def one(buffer: Value, at: int) -> Value:
+            return b.load(buffer, row, self.head, b.full(at, "i32"), hint=buffer.name)
+
+        each = [[one(self.query, member * s.bytes + word) for word in range(s.bytes)]
+                for member in range(s.group)]  # fmt: skip
+        shifts = [one(self.bias, member) for member in range(s.group)]
+        return Query(each, shifts, one(self.most, 0), one(self.most, 1))
+
+    def step(self, query: Query, codes: list[tuple[Value, int]]) -> Value:
+        """Return the steps of the scores of some tokens: the largest over the group's heads."""
+        b, best = self.b, None
+        zero = b.full(0, "i32", self.shape.keys)
+        totals = [b.map("a - b", zero, shift, dtype="i32", hint="total") for shift in query.shifts]
+        for half, place in codes:
+            totals = [b.map("dot4(a, b, c)", half, each[place], total, dtype="i32")
+                      for each, total in zip(query.each, totals, strict=True)]  # fmt: skip
+        for score in totals:
+            best = score if best is None else b.map("max(a, b)", best, score, dtype="i32")
+        assert best is not None
         text = f"min(i32(umulhi(max(a + b, 0) * 2, c)), {BINS - 1})"
-        return b.map(text, best, self.top, self.factor, dtype="i32", hint="step")
+        return b.map(text, best, query.top, query.factor, dtype="i32", hint="step")
+
+    def count_steps(self, step: Value, inside: Value, counts: Value) -> Value:
+        """Return counts with the steps of the tokens that are inside."""
+        text = "where(b, a, -1)"
+        counted = self.b.map(text, step, inside, dtype="i32", hint="counted")
+        return self.b.histogram(counted, counts)
+
+
+@dataclass(frozen=True)
+class Query:
+    """A row's query for a key head, as values: words of each head, what is taken from its products,
+    and what makes steps of scores."""
+
+    each: list[list[Value]]
+    shifts: list[Value]
+    top: Value
+    factor: Value
+
+
+class _WordScores(Scoring):
+    def __init__(self, shape: WordScores) -> None:
+        super().__init__("word_scores", shape)
+        self.own = self.b.buffer("own", "i32", "B")
+
+    def kernel(self) -> Operation:
+        b, s, page = self.b, self.shape, self.shape.labels.page
+        head, row, part = self.enter()
+        self.place.enter(head, row)
+        span = self.middle(row)
+        first, high = span.part(part)
+        own = b.load(self.own, row, hint="own")
+        low = b.map("max(a, b)", first, own, dtype="i32", hint="low")
+        query = self.query_of(row)
+        begun = b.map("a < b", first, b.map("min(a, b)", own, high, dtype="i32"), hint="begun")
+        bin = b.iota(BINS)
+        tally = b.load(self.tally, row, head, part, bin, mask=begun, hint="counts")
+        with b.loop(low, high, tally, step=s.keys // page, hint="page") as loop:
+            number = b.map("a + b", loop.index, self.ahead, dtype="i32", hint="number")
+            there = b.map("a < b", number, high, hint="there")
+            step = self.step(query, self.codes(number, there))
+            at = b.map(f"a // {page} + b", self.place.start, number, dtype="i32", hint="at")
+            b.store(self.bins, at, head, self.offset, step, mask=there)
+            inside = span.inside(number, self.offset, there)
+            loop.yields(self.count_steps(step, inside, loop.carried[0]))
+        b.store(self.tally, row, head, part, bin, loop.results[0])
+        facts = (*self.facts, "0 <= own[*]")
+        return b.finish(s.labels.kv_heads, "B", PARTS, requires=facts, of="graph.select")
 
 
 def parts_of(b: KernelBuilder, rows: Value) -> Value:
@@ -251,18 +304,22 @@ class Middle:
     """The tokens of a row between its forced ends, and the pages of them that a part has."""
 
     def __init__(
-        self, b: KernelBuilder, rows: Value, sinks: int, recent: int, page: int, length: Value
+        self, b: KernelBuilder, rows: Value, sinks: int, recent: int, page: int, length: Value,
+        span: Value | None = None,
     ) -> None:  # fmt: skip
-        self.b, self.rows, self.page = b, rows, page
+        self.b, self.rows, self.page, self.span = b, rows, page, span
         self.first = b.map(f"min(a, {sinks})", length, dtype="i32", hint="first")
         self.last = b.map(f"max(a - {recent}, b)", length, self.first, dtype="i32", hint="last")
 
     def part(self, part: Value) -> tuple[Value, Value]:
-        """Return the pages [low, high) of a part: of pages that have a token of the middle."""
+        """Return the pages [low, high) of a part: of pages that have a token of the middle. Rows of
+        one `span` are cut at the same pages."""
         b, page = self.b, self.page
         pages = b.map(f"(a + {page - 1}) // {page}", self.last, dtype="i32", hint="pages")
         parts = parts_of(b, self.rows)
-        each = b.map("(a + b - 1) // b", pages, parts, dtype="i32", hint="each")
+        assert self.span is not None
+        text = "(max(a, c) + b - 1) // b"
+        each = b.map(text, pages, parts, self.span, dtype="i32", hint="each")
         low = b.map("min(a * b, c)", part, each, pages, dtype="i32", hint="low")
         return low, b.map("min(a + b, c)", low, each, pages, dtype="i32", hint="high")
 

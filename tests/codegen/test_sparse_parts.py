@@ -52,7 +52,7 @@ def launched(run: Any, shape: SparseParts, seed: int) -> tuple[np.ndarray, np.nd
         given_pools = [narrow(pool, "f8e4m3") for pool in case.pools]
         case = replace(case, pools=[widen(pool, "f8e4m3") for pool in given_pools])
     lengths = case.batch.lengths
-    count, columns = len(lengths), case.batch.table.shape[1]
+    count = len(lengths)
     sparse = (np.arange(count) % 2 == 1) & (lengths > 2)
     room = np.where(sparse, -(-lengths // page) * page, 0)
     unit = page if shape.unit == "page" else 1
@@ -60,7 +60,9 @@ def launched(run: Any, shape: SparseParts, seed: int) -> tuple[np.ndarray, np.nd
     known = SparseRows(np.where(sparse, lengths, 0), budgets, sparse, np.cumsum(room) - room)
     held = lists(shape, count)
     work = held.plan(case.batch, known, planner_shape(shape), Rates(resident=8))
-    more = {n.removeprefix("plan_"): a for n, a in held.arrays(known, work, columns).items()}
+    more = {
+        n.removeprefix("plan_"): a for n, a in held.arrays(known, work, case.batch.table).items()
+    }
     chosen = np.full((shape.kv_heads, held.capacity), 99999, "i4")
     counts = np.full((count, shape.kv_heads), -5, "i4")
     seen: dict[tuple[int, int], np.ndarray] = {}

@@ -12,11 +12,12 @@ from weft.codegen.bounds import UnprovenAccess, prove_bounds
 from weft.codegen.reference import run_kernel
 from weft.ir.attention_calibration import LEVELS
 from weft.ir.core import Operation
-from weft.ir.sparse import MOST_PARTS
+from weft.ir.sparse import MOST_PARTS, SHARERS
 from weft.ir.sparse import SCORE_STEPS as BINS
 from weft.passes.tile.bin_selection import BinSelection, select_bins, step_bounds
 from weft.passes.tile.builder import KernelBuilder
 from weft.passes.tile.labels import Labels
+from weft.passes.tile.shared_labels import shared_labels
 from weft.passes.tile.word_labels import (
     WordScores,
     label_words,
@@ -24,9 +25,12 @@ from weft.passes.tile.word_labels import (
     word_scores,
     word_write,
 )
+from weft.runtime.label_groups import group_arrays, label_groups
 
 HEADS, SINKS, RECENT, PAGE = 4, 2, 5, 4
 LENGTHS = [0, 40, 21, 97, 8]
+SHARED = {1: {3: 7}, 2: {3: 5}}
+"""How many first pages a row has of another."""
 WANTED = [0, 14, 8, 30, 8]
 Run = Callable[[Operation, list[Any]], list[Any]]
 
@@ -46,12 +50,19 @@ class Case:
     after: dict[str, np.ndarray]
 
 
-def run_all(run: Run, format: str, seed: int = 0) -> Case:
+def run_all(run: Run, format: str, seed: int = 0, shared: bool = False) -> Case:
     labels, rng = Labels(2, 16, PAGE, 8, format), np.random.default_rng(seed)
     count = [-(-length // PAGE) for length in LENGTHS]
     total, rows = sum(count), len(LENGTHS)
     pages = (rng.permutation(total) + 1).astype("i4")
     row_page = (np.cumsum(count) - count).astype("i4")
+    table = np.zeros((rows, max(count)), "i4")
+    for row, first in enumerate(row_page):
+        for other, prefix in (SHARED if shared else {}).get(row, {}).items():
+            pages[first : first + prefix] = pages[row_page[other] :][:prefix]
+        table[row, : count[row]] = pages[first:][: count[row]]
+    groups = label_groups(table, np.array(count))
+    lists = {n: a.astype("i4") for n, a in group_arrays(groups, np.array(count)).items()}
     base, capacity = row_page * PAGE, total * PAGE
     k = rng.standard_normal((total + 1, 2, PAGE, 16)).astype("f4")
     q = rng.standard_normal((rows, HEADS * 16)).astype("f4")
@@ -66,7 +77,7 @@ def run_all(run: Run, format: str, seed: int = 0) -> Case:
     later: dict[str, Any] = {
         "T": rows, "B": rows, "E": total, "C": capacity, "q": q, "pages": pages,
         "row_page": row_page, "base": base, "kv_lengths": np.array(LENGTHS, "i4"),
-        "budgets": np.array(WANTED, "i4"),
+        "budgets": np.array(WANTED, "i4"), "Q": len(groups), "QM": SHARERS * len(groups), **lists,
         "query": np.full((rows, 2, 2 * 2), -7, "i4"), "bias": np.full((rows, 2, 2), -7, "i4"),
         "reach": np.full((rows, 2, 2), -7, "i4"), "CP": total,
         "bins": np.full((total, 2, PAGE), 201, "u1"),
@@ -75,7 +86,7 @@ def run_all(run: Run, format: str, seed: int = 0) -> Case:
         "chosen": np.full((2, capacity), -7777, "i4"), "counts": np.full((rows, 2), -7, "i4"),
     }  # fmt: skip
     kernels = [
-        word_write(labels), query_words(shape), word_scores(shape),
+        word_write(labels), query_words(shape), shared_labels(shape), word_scores(shape),
         *(make(BinSelection(2, PAGE, SINKS, RECENT, 16)) for make in (step_bounds, select_bins)),
     ]  # fmt: skip
     for kernel in kernels:
@@ -99,6 +110,29 @@ def test_the_best_by_step_are_chosen_in_order(format: str) -> None:
 @pytest.mark.parametrize("format", ["i4", "i8"])
 def test_triton_interpreter(format: str, triton_interpreter: Any) -> None:
     check(run_all(triton_interpreter.run, format, seed=1))
+
+
+def test_labels_that_rows_share_are_scored_together(triton_interpreter: Any) -> None:
+    """Rows of a group get what they get alone: each its own choices of the same pages."""
+    check(case := run_all(triton_interpreter.run, "i4", seed=2, shared=True))
+    assert case.after["own"].tolist() == [0, 5, 5, 5, 0]
+    assert case.after["group_rows"].tolist() == [1, 2, 3, -1]
+    check(run_all(interpreted, "i8", seed=3, shared=True))
+
+
+def test_a_group_that_shares_less_than_it_says_is_found() -> None:
+    """The planted fault: a row whose pages are its own, scored by those of another."""
+
+    def wrong(kernel: Operation, arguments: list[Any]) -> list[Any]:
+        names = [value.name for value in kernel.regions[0].arguments]
+        if "own" in names:  # and rows 1 and 3 share seven
+            arguments[names.index("own")] = np.array([0, 8, 8, 8, 0], "i4")
+        if "group_pages" in names:
+            arguments[names.index("group_pages")] = np.array([8], "i4")
+        return interpreted(kernel, arguments)
+
+    with pytest.raises(AssertionError):
+        check(run_all(wrong, "i8", seed=3, shared=True))
 
 
 def check(case: Case) -> None:
@@ -154,7 +188,7 @@ def test_steps_follow_exact_scores() -> None:
 def test_every_access_is_proven() -> None:
     labels = Labels(8, 128, 64, 32, "i4", "bf16")
     shape = WordScores(labels, 32)
-    for kernel in (word_write(labels), query_words(shape), word_scores(shape),
+    for kernel in (word_write(labels), query_words(shape), shared_labels(shape), word_scores(shape),
                    step_bounds(BinSelection(8, 64)), select_bins(BinSelection(8, 64))):  # fmt: skip
         assert prove_bounds(kernel).ok
 
@@ -165,9 +199,10 @@ def test_compiles_for_hopper() -> None:
     from weft.codegen.compile_triton import compile_offline
     from weft.passes.tile.gpu_schedules import gpu_schedule
 
-    kernel = word_scores(WordScores(Labels(8, 128, 64, 32, "i4", "bf16"), 32))
-    text = compile_offline(kernel, gpu_schedule(kernel))["ptx"]
-    assert "dp4a" in text and "v4.b32" in text
+    shape = WordScores(Labels(8, 128, 64, 32, "i4", "bf16"), 32)
+    for kernel in (word_scores(shape), shared_labels(shape)):
+        text = compile_offline(kernel, gpu_schedule(kernel))["ptx"]
+        assert "dp4a" in text and "v4.b32" in text
 
 
 def test_a_list_that_is_too_short_is_found() -> None:

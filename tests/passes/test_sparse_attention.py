@@ -8,7 +8,12 @@ import pytest
 from weft.cost_model.binding import decode, prefill
 from weft.cost_model.hardware_file import load
 from weft.cost_model.scene import Scene
-from weft.cost_model.sparse_attention import dense_seconds, least_context, sparse_seconds
+from weft.cost_model.sparse_attention import (
+    dense_seconds,
+    least_context,
+    least_shared,
+    sparse_seconds,
+)
 from weft.cost_model.sparse_bytes import AttentionShape
 from weft.cost_model.work import work_of
 from weft.frontend.models.presets import PRESETS
@@ -104,6 +109,23 @@ def test_where_it_does_not_pay_it_says_what_it_would_cost() -> None:
     assert "pays at no context up to 4096" in left and "us a layer dense" in left
 
 
+def test_where_labels_are_shared_is_priced_and_said() -> None:
+    """On a GPU, of labels in words: from what a launch costs on; at any price, always."""
+    policy = "sparse(k=64, labels=i8, channels=4)"
+    for always in (False, True):
+        apart = SparseAttention(policy, "h200", context_length=1 << 20, batch=64, always=always)
+        lines, context = rewritten(LAYER, OrderChannels(policy), apart)
+        shared = least_shared(AttentionShape(2, 1, 8, "f32"), load("h200").level(), WORDS)
+        assert shared is not None and shared > 1000
+        wanted = 0.0 if always else shared
+        assert f"shared = {wanted}" in lines[0]
+        assert any(f"where {wanted:.0f} tokens of them need not be read again" in remark.message
+                   for remark in context.remarks if remark.done)  # fmt: skip
+    lines, _ = rewritten(LAYER, OrderChannels(policy), SparseAttention(policy, always=True))
+    assert "shared" not in lines[0]  # on a CPU labels are scored row by row
+
+
+WORDS = SparsePolicy(k=64, labels="i8", channels=4)
 LLAMA = AttentionShape(32, 8, 128, "bf16")
 
 

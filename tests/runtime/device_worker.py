@@ -34,7 +34,7 @@ from weft.passes.graph.weight_format import ChooseWeightFormat
 from weft.passes.manager import Context, run_passes
 from weft.passes.tile.gpu_schedules import gpu_step_kernels
 from weft.passes.tile.regimes import lower_for_gpu, merge_kernels
-from weft.runtime import ranks
+from weft.runtime import ranks, sparse_lists
 from weft.runtime.engine import Engine
 from weft.runtime.executor import ReferenceExecutor
 from weft.runtime.key_room import KeyRoom
@@ -141,9 +141,15 @@ def main() -> None:
                                      words=True)  # fmt: skip
     meaning = ReferenceExecutor(shape, run, num_pages=64, **LIMITS)
     meaning.announcer = None  # the whole model, which no other rank follows
-    shared = {"tail": 60, "host": 30, "host_words": 30}.get(sys.argv[1], 20)
+    shared = {"sparse": 70, "tail": 60, "host": 30, "host_words": 30}.get(sys.argv[1], 20)
     most = 5 if sys.argv[1] == "host" else 9  # a tail's decode fills a page of 64
+    made = sparse_lists.group_arrays
+    groups: list[int] = []  # how many rows score the labels of a whole page together
+    sparse_lists.group_arrays = lambda found, pages: (
+        groups.extend(len(group.rows) for group in found) or made(found, pages)
+    )
     found = generate(device, device_sampler(device, kernels), shared, most)
+    assert sys.argv[1] != "sparse" or 3 in groups
     print(json.dumps([found, generate(meaning, shared=shared, most=most), device.recordings]))
     if device.host:
         traffic = device.host.traffic()
