@@ -37,7 +37,7 @@ def test_rows_of_a_group_have_its_pages(paths: list[list[int]]) -> None:
 
 def test_what_saves_more_is_taken_where_it_saves_enough() -> None:
     longer = table_of([[0, 0, 0, 0, 0], [0, 0, 0, 0, 1], [0, 1], [0]])
-    assert label_groups(*longer) == [LabelGroup((0, 1), 4)]
+    assert label_groups(*longer) == [LabelGroup((0, 1), 4), LabelGroup((2, 3), 1)]
     alike = table_of([[0, 0]] * 5)
     assert label_groups(*alike) == [LabelGroup((0, 1), 2), LabelGroup((2, 3, 4), 2)]
     assert label_groups(*alike, least=6.0) and not label_groups(*alike, least=6.5)
