@@ -18,6 +18,7 @@ import json
 import os
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,28 @@ def operation(folder: Path, tiny: bool) -> Figures:
         "speedup_k2048_128k": speedup("128k_batch8_k2048"),
     }
     return figures | {key: value for key, value in headline.items() if value}
+
+
+def shared_prefix(folder: Path, tiny: bool) -> Figures:
+    """Rows of a fork, that have all but 1 K of their context in common: labels of the prefix scored
+    once for four rows, against row by row."""
+    from weft.bench.sparse_steps import Setting, sparse_seconds
+
+    figures: Figures = {}
+    for context, batch in [(64, 3)] if tiny else [(32768, 8), (131072, 4), (131072, 8)]:
+        setting = Setting.of(
+            context, batch, {"k": 16} if tiny else {"ratio": 1 / 16, **LABELS}, tiny
+        )
+        setting = replace(setting, shared=context - (16 if tiny else 1024))
+        key = "tiny" if tiny else f"{context // 1024}k_batch{batch}"
+        each = {name: sparse_seconds(replace(setting, grouped=grouped), folder)
+                for name, grouped in (("grouped", True), ("apart", False))}  # fmt: skip
+        found: Figures = dict(each)
+        if not tiny:
+            found["speedup"] = each["apart"]["us"] / each["grouped"]["us"]
+        figures[f"shared_prefix_{key}"] = found
+        print(f"  shared prefix, {key}: {found}", flush=True)
+    return figures
 
 
 def published(folder: Path, tiny: bool) -> Figures:
@@ -123,8 +146,8 @@ def host_model(folder: Path, tiny: bool) -> Figures:
 
 
 SECTIONS = {
-    "operation": operation, "published": published, "end_to_end": end_to_end, "offload": offload,
-    "host_model": host_model,
+    "operation": operation, "shared_prefix": shared_prefix, "published": published,
+    "end_to_end": end_to_end, "offload": offload, "host_model": host_model,
 }  # fmt: skip
 
 

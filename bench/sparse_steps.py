@@ -16,15 +16,13 @@ from weft.bench.gpu_attention import COLD, Sequences, copy_rate, graph_seconds, 
 from weft.codegen.build_cuda import load_kernels
 from weft.ir.attention_calibration import AttentionCalibration, HeadChannels
 from weft.ir.model import ModelConfig, Rope
-from weft.ir.sparse import SCORE_PARTS, SparsePolicy
+from weft.ir.sparse import SparsePolicy
 from weft.passes.tile.attention_parts import Parts, attention_merge, tuned
 from weft.passes.tile.gpu_schedules import gpu_schedule, gpu_step_kernels
-from weft.passes.tile.labels import Labels, Scores, label_scores
-from weft.passes.tile.lower_sparse import LISTED, word_selection
+from weft.passes.tile.labels import Labels
+from weft.passes.tile.lower_sparse import LISTED, LISTED_WITH_TAIL, selection_on_gpu
 from weft.passes.tile.regimes import lower_for_gpu, merge_kernels
-from weft.passes.tile.selection import Selection, select_keys
 from weft.passes.tile.sparse_parts import SparseParts, sparse_parts
-from weft.passes.tile.word_labels import WordScores
 from weft.runtime.attention_plan import Batch, Rates
 from weft.runtime.sparse_decode import LABEL_DTYPES, SparseDecode
 from weft.runtime.sparse_lists import SparseLists, SparseRows
@@ -33,13 +31,16 @@ from weft.runtime.step import SPARSE, WHOLE, StepInput
 
 @dataclass(frozen=True)
 class Setting:
-    """One layer's shape, a policy, and a batch of sequences of one length."""
+    """One layer's shape, a policy, and a batch of sequences of one length, of which the first
+    `shared` tokens are the same; `grouped`: labels of these are scored once for several."""
 
     shape: Parts
     policy: SparsePolicy
     context: int
     batch: int
     device: str = "cuda"
+    shared: int = 0
+    grouped: bool = True
 
     @staticmethod
     def of(
@@ -91,18 +92,12 @@ class SparseStep:
         sets = sets or cold
         each = setting.batch * -(-setting.context // s.page)
         self._pools(sets * each + 1)
-        forced = {"sinks": p.sinks, "recent": p.recent, "unit": p.unit, "flat": True}
-        gathers = SparseParts(**{**vars(s), "unit": p.unit},
-                              keys_listed=0 if device == "cpu" else LISTED)  # fmt: skip
-        if policy.in_words(s.head_dim):
-            chooses = word_selection(WordScores(setting.labels, s.heads, p.sinks, p.recent, s.q))
-        else:
-            chooses = (
-                label_scores(Scores(setting.labels, s.heads, q=s.q, parts=SCORE_PARTS, **forced)),
-                select_keys(Selection(s.kv_heads, s.page, threshold=p.threshold, top_p=p.top_p,
-                                      keys=64 if device == "cpu" else 1024, digits=(11, 11, 10),
-                                      **forced)),
-            )  # fmt: skip
+        scale, few = s.head_dim**-0.5, device == "cpu"
+        chooses, scored = selection_on_gpu(policy, setting.labels, s.heads, scale, s.q,
+                                           64 if few else 1024)  # fmt: skip
+        listed = LISTED_WITH_TAIL if scored.tail else LISTED
+        gathers = SparseParts(**{**vars(s), "unit": p.unit}, tail=scored if scored.tail else None,
+                              keys_listed=0 if few else listed)  # fmt: skip
         self.kernels = [*chooses, sparse_parts(gathers), attention_merge(s.heads, s.head_dim, s.q)]
         built = load_kernels([(kernel, gpu_schedule(kernel, True)) for kernel in self.kernels],
                              folder, interpreted=device == "cpu")  # fmt: skip
@@ -110,7 +105,10 @@ class SparseStep:
         lengths = np.full(setting.batch, setting.context)
         order = np.random.default_rng(0).permutation(sets * each) + 1
         tables = order.reshape(sets, setting.batch, -1).astype(np.int32)
-        decode = SparseDecode(policy, 0, {"labels": [self.labels]}, setting.batch, setting.context)
+        alike = setting.shared // s.page
+        tables[:, :, :alike] = tables[:, :1, :alike]
+        decode = SparseDecode(policy, 0, {"labels": [self.labels]}, setting.batch, setting.context,
+                              shared=0.0 if setting.grouped else None)  # fmt: skip
         held = SparseLists(decode, planner_shape(s), setting.batch, each * s.page,
                            torch.device(device))  # fmt: skip
         budgets = np.full(setting.batch, policy.budget(setting.context))
@@ -143,7 +141,9 @@ class SparseStep:
         self.labels = codes.to(LABEL_DTYPES[labels.format])
         if self.setting.policy.in_words(s.head_dim):
             self.labels = self.labels.view(torch.int32).view(pages, s.kv_heads, -1, s.page)
-        table = (s.kv_heads, labels.channels)
+        table, whole = (s.kv_heads, labels.channels), (s.kv_heads, s.head_dim)
+        self.centre, self.spread = (torch.zeros(whole, device=device) for _ in "cs")
+        self.sums = torch.zeros(pages, *whole, device=device)
         self.mean, self.level = torch.zeros(table, device=device), torch.ones(table, device=device)
         width = s.heads * s.head_dim
         self.q = torch.randn(self.setting.batch, width, dtype=dtype, device=device)
@@ -155,13 +155,16 @@ class SparseStep:
         states = {"m": (slots, s.heads), "l": (slots, s.heads), "acc": (slots, s.heads, s.head_dim)}
         self.given |= {n: torch.full(size, torch.nan, device=device) for n, size in states.items()}
         self.given |= {"k": self.k, "v": self.v, "labels": self.labels, "mean": self.mean,
-                       "level": self.level, "q": self.q, "out": self.out}  # fmt: skip
+                       "level": self.level, "q": self.q, "out": self.out, "centre": self.centre,
+                       "spread": self.spread, "value_sums": self.sums}  # fmt: skip
         joined = len(self.given["merge_query"])
         self.given |= {
             "T": self.setting.batch, "B": self.setting.batch, "N": len(self.k), "S": slots,
             "W": len(self.given["item_row"]), "R": len(self.given["row_query"]), "G": joined,
             "G1": joined + 1, "E": len(self.tables[0]),
         }  # fmt: skip
+        if "group_rows" in self.given:
+            self.given |= {"Q": len(self.given["group_pages"]), "QM": len(self.given["group_rows"])}
 
     def run(self, number: int = 0) -> None:
         """Launch one step over set `number`."""

@@ -164,21 +164,29 @@ def listed_shapes(
     )  # fmt: skip
     channels, form = lowering.makers[select.operands[2].name]["kind"].parameters
     labels = Labels(kv_heads, width, page, channels, form.name, options.kv)
-    forced = {"sinks": policy.sinks, "recent": policy.recent, "unit": policy.unit, "flat": True}
-    score = Scores(labels, heads, select["scale"], q=format, parts=SCORE_PARTS,
-                   tail=policy.tail != "none", **forced)  # fmt: skip
-    if policy.in_words(width):
-        selects = word_selection(WordScores(labels, heads, policy.sinks, policy.recent, format))
-    else:
-        take = Selection(kv_heads, page, threshold=policy.threshold, top_p=policy.top_p, keys=1024,
-                         digits=(11, 11, 10), **forced)  # fmt: skip
-        selects = (label_scores(score), select_keys(take))
+    selects, score = selection_on_gpu(policy, labels, heads, select["scale"], format)
     tiles, _ = tuned(Parts(heads, kv_heads, width, page, format, options.kv), not options.apart)
     return selects, SparseParts(
         heads, kv_heads, width, page, format, options.kv, scale, 0, tiles.few,
         tiles.many, tiles.keys, tiles.keys_many, policy.unit, score if score.tail else None,
         LISTED_WITH_TAIL if score.tail else LISTED,
     )  # fmt: skip
+
+
+def selection_on_gpu(
+    policy: SparsePolicy, labels: Labels, heads: int, scale: float, format: str, keys: int = 1024
+) -> tuple[tuple[Operation, ...], Scores]:
+    """Return the kernels that choose a layer's keys by a policy, for queries of a format, and how
+    is scored; scores that are numbers are looked at `keys` at a time."""
+    forced = {"sinks": policy.sinks, "recent": policy.recent, "unit": policy.unit, "flat": True}
+    score = Scores(labels, heads, scale, q=format, parts=SCORE_PARTS, tail=policy.tail != "none",
+                   **forced)  # fmt: skip
+    if policy.in_words(labels.head_dim):
+        shape = WordScores(labels, heads, policy.sinks, policy.recent, format)
+        return word_selection(shape), score
+    take = Selection(labels.kv_heads, labels.page, threshold=policy.threshold, top_p=policy.top_p,
+                     keys=keys, digits=(11, 11, 10), **forced)  # fmt: skip
+    return (label_scores(score), select_keys(take)), score
 
 
 LISTED = 128

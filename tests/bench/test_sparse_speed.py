@@ -30,6 +30,8 @@ def test_tiny() -> None:
     figures = json.loads(done.stdout.splitlines()[-1])
     assert figures["operation_tiny"]["error"] < 1e-5
     assert figures["operation_tiny"]["bound"] > 1
+    shared = figures["shared_prefix_tiny"]
+    assert max(shared["grouped"]["error"], shared["apart"]["error"]) < 1e-5
     offload = figures["offload_tiny"]
     assert offload["error"] < 1e-5 and offload["traffic"]["held"] > 0
     host = figures["host_model_tiny"]
