@@ -271,19 +271,38 @@ def check_critical(module: Module) -> list[str]:
 def _check_block(region: Region) -> list[str]:
     problems: list[str] = []
     sources: dict[str, set[int]] = {}
+    waited: dict[str, set[int]] = {}
     calls = list(waves(region.operations))
     number_of = {id(operation): number for number, (operation, _) in enumerate(calls)}
     for operation in region.operations:
         above = set().union(*(sources.get(name, set()) for name in needs(operation)))
-        first = set().union(*(sources.get(value.name, set()) for value in operation.operands))
+        first = set().union(*(waited.get(value.name, set()) for value in operation.operands))
+        inside = set().union(*(waited.get(name, set()) for name in _waits_for(operation)))
         number = number_of.get(id(operation))
         if number is not None:
             for earlier in above:
                 problems += _compare(calls[earlier], calls[number], earlier in first)
-            above = above | {number}
+            above, inside = above | {number}, inside | {number}
         for value in operation.results:
-            sources[value.name] = above
+            sources[value.name], waited[value.name] = above, inside
     return problems
+
+
+def _waits_for(operation: Operation) -> set[str]:
+    """Return the names that an operation's results wait for: of regions, what their ends need."""
+    names = {value.name for value in operation.operands}
+    for region in operation.regions:
+        inner: set[str] = set()
+        for each in reversed(region.operations):
+            wanted = any(value.name in inner for value in each.results)
+            if wanted or each is region.operations[-1] or _may_exit(each):
+                inner |= _waits_for(each)
+        names |= inner
+    return names
+
+
+def _may_exit(operation: Operation) -> bool:
+    return any(inner.name in {"plan.return", "plan.leave"} for inner in walk((operation,)))
 
 
 def _compare(first: tuple[Operation, int], second: tuple[Operation, int], whole: bool) -> list[str]:

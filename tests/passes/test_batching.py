@@ -112,6 +112,31 @@ def test_a_plan_passes_its_checker_and_a_wrong_number_does_not(context):
     assert "gen a (5) is before gen b (4), but closer to the end" in check_critical(swapped)[0]
 
 
+def test_what_a_loop_does_besides_may_be_there_after_it(context):
+    """The stream that leaves the loop does not wait for the branches in it, nor for their list."""
+    module = planned(
+        """
+program word(x: str) -> str:
+    "{x}"
+    gen it(max_tokens=2)
+    return it
+
+program main(x: str, rounds: list[str]) -> str:
+    let w = call word(x)
+    for round in rounds:
+        fork item in [w, x] as sides:
+            yield item.upper()
+        match round:
+            case "1":
+                "{x}"
+    gen last(max_tokens=9)
+    return last
+""",
+        context,
+    )
+    assert check_critical(module) == []
+
+
 def test_the_pass_changes_nothing_but_annotations(context):
     module = planned(TEXT, context)
     again = Batching().run(module, context)
