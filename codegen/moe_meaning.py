@@ -43,15 +43,18 @@ def _moe_expert(run: GraphRun, operation: Operation, x: Tensor, w: Tensor, order
         if page >= 0:
             pairs = order[bounds[expert] : bounds[expert + 1]]
             out[pairs] = x[pairs // operation["per_row"]] @ w[page].T
-    return out
+    return _silu_mul(out) if operation.attribute("silu") else out
+
+
+def _silu_mul(both: Tensor) -> Tensor:
+    gate, up = both.chunk(2, dim=-1)
+    return F.silu(gate) * up
 
 
 def _moe_gated(run: GraphRun, operation: Operation, x: Tensor, w: Tensor, chosen: Tensor
                ) -> Tensor:  # fmt: skip
     rows = x.repeat_interleave(chosen.shape[1], 0)
-    both = torch.einsum("pk,pnk->pn", rows, w[chosen.flatten()])
-    gate, up = both.chunk(2, dim=-1)
-    return F.silu(gate) * up
+    return _silu_mul(torch.einsum("pk,pnk->pn", rows, w[chosen.flatten()]))
 
 
 def _moe_mixed(run: GraphRun, operation: Operation, rows: Tensor, w: Tensor, chosen: Tensor,

@@ -115,7 +115,8 @@ MOE = (
        "[E, N, K] transposed; operands: x, w, order, starts; result [T*A, N], by pair. With "
        "`experts`, only of their pairs: the other rows are undefined. With a fifth operand "
        "`places` [E], w [S, N, K] holds pages in any order: expert e is page places[e], and -1 "
-       "is as an expert not listed", (4, 5), 1, required=("per_row",), optional=("experts",)),
+       "is as an expert not listed. silu: w [E, 2N, K] holds gate and up rows, and the result is "
+       "silu(gate) * up", (4, 5), 1, required=("per_row",), optional=("experts", "silu")),
     Op("graph.moe_gated", "of each pair p, silu(gate) * up of row p // A of x through the gate and "
        "up rows of its expert; operands: x [T, K], w [E, 2F, K], chosen [T, A]; result [T*A, F]",
        3, 1),

@@ -1,17 +1,42 @@
-"""Joins what a layer of experts does, for steps of so few rows that no two pairs share an expert.
+"""Joins what a layer of experts does.
 
-Then pairs need no order by expert: a pair's programs look up its expert and stream that one's rows.
+Of many rows silu belongs to the product before it. Of so few that no two pairs share an expert,
+pairs need no order by expert: a pair's programs look up its expert and stream that one's rows.
 Gate, up and silu are one launch, down, the weighted sum and the residual another: two for five.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from ...ir.core import Module, Operation, make
 from ..manager import EVERYTHING, Context
 from .body import Body, rewrite_functions
+
+
+@dataclass(frozen=True)
+class FuseExpertSilu:
+    """Lets the experts' product of gate and up rows give silu(gate) * up, as both are there."""
+
+    name: ClassVar[str] = "fuse-expert-silu"
+    reads: ClassVar[tuple[str, ...]] = ("graph",)
+    writes: ClassVar[tuple[str, ...]] = ("graph",)
+    requires: ClassVar[tuple[str, ...]] = ()
+    ensures: ClassVar[tuple[str, ...]] = ()
+    keeps: ClassVar[tuple[str, ...]] = EVERYTHING
+
+    def run(self, module: Module, context: Context) -> Module:
+        """Return the module with such products."""
+        return rewrite_functions(module, self._fuse)
+
+    @staticmethod
+    def _fuse(body: Body) -> None:
+        for silu in [op for op in body.operations if op.name == "graph.silu_mul"]:
+            both = body.made_by(silu.operands[0], "graph.moe_expert")
+            if both is not None and body.uses[both.result.name] == 1:
+                joined = replace(both.with_attributes(silu=True), results=silu.results)
+                body.replace(silu, [both, silu], [joined])
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,7 @@ from ...ir.types import SCALED
 from .builder import KernelBuilder
 from .elementwise import of_format
 from .matvec import MOST_ELEMENTS
-
-_LOG2E = 1.4426950408889634
+from .moe import GATED
 
 
 @dataclass(frozen=True)
@@ -62,7 +61,7 @@ def experts_gated(shape: ExpertMatvec) -> Operation:
     if stream.scale is not None:
         factors = [b.load(stream.scale, expert, half, mask=inside) for half in halves]
         sums = [b.map("a * b", *pair, hint="sum") for pair in zip(sums, factors, strict=True)]
-    value = b.map(f"a / (1.0 + exp2({-_LOG2E!r} * a)) * b", *sums, dtype="f32", hint="gated")
+    value = b.map(GATED, *sums, dtype="f32", hint="gated")
     b.store(stream.out, pair, column, value, mask=inside)
     facts = ("T >= 0", f"M == T * {s.top_k}", f"0 <= chosen[*] < {s.experts}")
     return b.finish(-(-s.n // s.block_n), "M", requires=facts, of="graph.moe_gated")

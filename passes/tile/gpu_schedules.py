@@ -70,9 +70,9 @@ def gpu_step_kernels(vocab: int) -> list[tuple[Operation, Schedule]]:
 
 
 def _sums(kernel: Operation) -> int:
-    """Return the elements of the largest result of a product of tiles."""
+    """Return the elements of the results of products of tiles."""
     dots = (op for op in walk(kernel.regions[0].operations) if op.name == "tile.dot")
-    return max((prod(map(int, extents_of(dot.result.type))) for dot in dots), default=0)
+    return sum(prod(map(int, extents_of(dot.result.type))) for dot in dots)
 
 
 def _widest(kernel: Operation) -> int:

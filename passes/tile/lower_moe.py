@@ -52,32 +52,34 @@ def lower_expert(lowering: _Lowering, op: Operation) -> list[Operation]:
         why = ("experts read from pages: the library uses the CPU's units of bf16, and reads a "
                "page once for all its rows")  # fmt: skip
         return [lowering.library(op, "moe_expert", why)]
-    n, k = sizes_of(weight)[-2:]
+    silu = bool(op.attribute("silu"))
+    n, k = width_of(op.result), width_of(weight)
     experts = sizes_of(op.operands[4])[0] if paged else sizes_of(weight)[0]
     rows, block_n, block_k = (4, 64, 64) if lowering.options.rows else (8, 16, blocks(n, k)[1])
     chunks = 1
     if lowering.on_gpu:
         rows, block_n, block_k = 16, 64, 128
     if _many(lowering) and n >= 128 and k >= 64:
-        (rows, block_n, block_k), chunks = _large_blocks(n, k), CHUNKS
+        (rows, block_n, block_k), chunks = _large_blocks(n, k, silu), CHUNKS
     kernel = moe.expert_matmul(
         experts, n, k, per_row, dtype_of(weight.type), rows, min(block_n, n), min(block_k, k),
-        format_of(op), format_of(op), paged, chunks,
+        format_of(op), format_of(op), paged, chunks, silu,
     )  # fmt: skip
     first = "T" if per_row > 1 else "M"
     inputs = "M S in0 in1 in2 in3 in4" if paged else "M in0 in1 in2 in3"
     return [lowering.call(op, kernel, f"{first} {inputs} out0" + scale_of(weight, 1))]
 
 
-def _large_blocks(n: int, k: int) -> tuple[int, int, int]:
+def _large_blocks(n: int, k: int, silu: bool) -> tuple[int, int, int]:
     """Return rows, columns and depth of a block of products with many rows.
 
     A multiprocessor gets some 50 GB/s from the cache: a block of 128 x 256 reads 48 KB for 4.2
     MFLOP, and is bound at 600 TFLOP/s of 132 of them; one of 128 x 128 reads 32 KB for 2.1, bound
     at 450, but two are resident, of which one computes while the other begins or stores: that pays
-    where the depth is small.
+    where the depth is small. Gate and up are two halves of a block.
     """
-    return (128, 256, 64) if k >= DEEP and n % 256 == 0 else (128, 128, 64)
+    wide = 256 if k >= DEEP and (2 * n if silu else n) % 256 == 0 else 128
+    return 128, wide // 2 if silu else wide, 64
 
 
 def lower_gated(lowering: _Lowering, op: Operation) -> list[Operation]:

@@ -12,6 +12,8 @@ from .builder import KernelBuilder
 from .elementwise import blocks_of, of_format, row_and_columns
 
 _LOG2E = 1.4426950408889634
+GATED = f"a / (1.0 + exp2({-_LOG2E!r} * a)) * b"
+"""silu(a) * b."""
 
 
 def route(
@@ -101,7 +103,7 @@ def dispatch(experts: int, block: int = BLOCK) -> Operation:
 def expert_matmul(
     experts: int, n: int, k: int, per_row: int = 1, dtype: str = "f32", rows: int = 4,
     block_n: int = 64, block_k: int = 64, compute: str = "f32", activations: str = "f32",
-    paged: bool = False, chunks: int = 1,
+    paged: bool = False, chunks: int = 1, silu: bool = False,
 ) -> Operation:  # fmt: skip
     """Return `out[p] = x[p // per_row] @ w[expert of p].T` for every pair p.
 
@@ -114,9 +116,10 @@ def expert_matmul(
     `compute` (f32, or bf16 for tensor cores); x and out are `activations`. When `paged`, w
     [S, N, K] (and scale [S, N]) are pages in any order, S follows M, and `places` [E] follows
     starts: the page of each expert, or -1 where it is not there; then its rows of out stay as they
-    are.
+    are. With `silu`, w [E, 2N, K] (and scale [E, 2N]) hold gate and up, and out is silu(gate) * up.
     """
-    name = f"moe_expert_{dtype}_{n}x{k}_{per_row}" + ("_paged" if paged else "")
+    name = f"moe_expert_{dtype}_{n}x{k}_{per_row}" + "_silu" * silu + "_paged" * paged
+    wide = 2 * n if silu else n
     tiles = f"_{rows}x{block_n}" if chunks > 1 else ""
     b = KernelBuilder(name + of_format(activations) + tiles)
     b.scalar("X")
@@ -124,11 +127,11 @@ def expert_matmul(
     if paged:
         b.scalar("S")
     pages = "S" if paged else experts
-    x, w = b.buffer("x", activations, "X", k), b.buffer("w", dtype, pages, n, k)
+    x, w = b.buffer("x", activations, "X", k), b.buffer("w", dtype, pages, wide, k)
     order, starts = b.buffer("order", "i32", "M"), b.buffer("starts", "i32", experts + 1)
     places = b.buffer("places", "i32", experts) if paged else None
     out = b.buffer("out", activations, "M", n)
-    scale = b.buffer("scale", "f32", pages, n) if dtype in SCALED else None
+    scale = b.buffer("scale", "f32", pages, wide) if dtype in SCALED else None
     chunk = b.program_id(0, "chunk") if chunks > 1 else None
     expert, column, inside = _expert_columns(b, n, block_n, (0, 1) if chunk is None else (2, 1))
     low, high = b.load(starts, expert), b.load(starts, b.map("a + 1", expert))
@@ -142,11 +145,15 @@ def expert_matmul(
         live = b.map("a < b", place, high, hint="live")
         pair = b.load(order, place, mask=live, hint="pair")
         row = b.expand(b.map(f"a // {per_row}", pair, hint="row"), 1)
-        acc = _row_products(b, (x, row, b.expand(live, 1)), (w, expert, column, inside), k,
-                            (rows, block_n, block_k), compute)  # fmt: skip
+        halves = [column, b.map(f"a + {n}", column, dtype="i32", hint="upper")][: 1 + silu]
+        sums = _row_products(b, (x, row, b.expand(live, 1)), (w, expert, halves, inside), k,
+                             (rows, block_n, block_k), compute)  # fmt: skip
         if scale is not None:
-            factor = b.load(scale, expert, column, mask=inside)
-            acc = b.map("a * b", acc, b.expand(factor, 0), hint="scaled")
+            factors = [b.expand(b.load(scale, expert, half, mask=inside), 0) for half in halves]
+            sums = [
+                b.map("a * b", *both, hint="scaled") for both in zip(sums, factors, strict=True)
+            ]
+        acc = b.map(GATED, *sums, dtype="f32", hint="gated") if silu else sums[0]
         mask = _both(b, b.expand(live, 1), None if inside is None else b.expand(inside, 0))
         b.store(out, b.expand(pair, 1), b.expand(column, 0), acc, mask=mask)
         loop.yields()
@@ -169,25 +176,27 @@ def _expert_columns(
 
 def _row_products(
     b: KernelBuilder, left: tuple[Value, Value, Value],
-    right: tuple[Value, Value, Value, Value | None], k: int, blocks: tuple[int, int, int],
+    right: tuple[Value, Value, list[Value], Value | None], k: int, blocks: tuple[int, int, int],
     compute: str,
-) -> Value:  # fmt: skip
-    """Return rows of x times rows of one expert's weight, summed over K."""
+) -> list[Value]:  # fmt: skip
+    """Return rows of x times rows of one expert's weight, summed over K: of each list of rows."""
     x, row, live = left
-    w, expert, column, inside = right
+    w, expert, columns, inside = right
     rows, block_n, block_k = blocks
     zero, end = b.full(0, "i32"), b.full(k, "i32")
-    acc = b.full(0.0, "f32", rows, block_n)
-    with b.loop(zero, end, acc, step=block_k, hint="k") as loop:
+    sums = [b.full(0.0, "f32", rows, block_n) for _ in columns]
+    with b.loop(zero, end, *sums, step=block_k, hint="k") as loop:
         depth = b.map("a + b", loop.index, b.iota(block_k), dtype="i32", hint="depth")
         whole = None if k % block_k == 0 else b.expand(b.map(f"a < {k}", depth), 0)
         depth = b.expand(depth, 0)
         a = b.load(x, row, depth, mask=_both(b, live, whole), hint="x_rows")
         mask = _both(b, None if inside is None else b.expand(inside, 1), whole)
-        part = b.load(w, expert, b.expand(column, 1), depth, mask=mask, hint="w_rows")
-        a, part = _cast(b, a, compute), _cast(b, part, compute)
-        loop.yields(b.dot(a, part, loop.carried[0], transpose_b=True))
-    return loop.results[0]
+        parts = [b.load(w, expert, b.expand(column, 1), depth, mask=mask, hint="w_rows")
+                 for column in columns]  # fmt: skip
+        a = _cast(b, a, compute)
+        loop.yields(*(b.dot(a, _cast(b, part, compute), acc, transpose_b=True)
+                      for part, acc in zip(parts, loop.carried, strict=True)))  # fmt: skip
+    return loop.results
 
 
 def _cast(b: KernelBuilder, value: Value, dtype: str) -> Value:

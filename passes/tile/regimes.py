@@ -10,7 +10,7 @@ from ...ir.model import ModelConfig
 from ...ir.schedule import Schedule
 from ...ir.types import dtype_of, shape_of
 from ..graph.activation_format import ChooseActivationFormat
-from ..graph.few_experts import FuseFewExperts
+from ..graph.few_experts import FuseExpertSilu, FuseFewExperts
 from ..graph.fusion import DropConcatOfSplit, FuseAddNorm, FuseRopeWrite, FuseSiblingMatmuls
 from ..graph.kv_offload import OffloadKeys
 from ..graph.matmul_parts import FuseCombineResidual, FuseMatmulParts
@@ -210,7 +210,7 @@ def gpu_regime_passes(
             if rows == 1
             else (FuseAddNorm(),)
             if rows
-            else (TakeRowsEarly(), FuseAddNorm())
+            else (TakeRowsEarly(), FuseAddNorm(), FuseExpertSilu())
         ),
         *((QuantizeActivations(),) if quantize else ()),
         *(offload or ()),

@@ -155,7 +155,7 @@ def dispatch(rng: np.random.Generator, t: int, others: bool = False) -> Case:
 
 
 def experts(
-    rng: np.random.Generator, t: int, dtype: str, per_row: int, chunks: int = 1
+    rng: np.random.Generator, t: int, dtype: str, per_row: int, chunks: int = 1, gated: bool = False
 ) -> Case:  # fmt: skip
     e, n, k, m = 5, 40, 48, t * per_row
     x = normal(rng, t, k)
@@ -172,8 +172,11 @@ def experts(
     else:
         w = wide = normal(rng, e, n, k)
     expected = np.einsum("pk,pnk->pn", x.astype("f8")[np.arange(m) // per_row], wide[chosen])
+    if gated:
+        n //= 2
+        expected = silu(expected[:, :n]) * expected[:, n:]
     kernel = moe.expert_matmul(e, n, k, per_row, dtype, rows=2, block_n=32, block_k=32,
-                               chunks=chunks)  # fmt: skip
+                               chunks=chunks, silu=gated)  # fmt: skip
     arguments = [t, m, x, w, order, starts, poison(m, n), *scales]
     return Case(kernel, arguments, {"out": expected}, 1e-4)
 
@@ -317,6 +320,8 @@ FAMILIES: dict[str, Callable[[np.random.Generator, int], Case]] = {
     "experts_i8": _with(experts, "i8", 2), "paged_experts": _with(paged_experts, "f32"),
     "paged_experts_i8": _with(paged_experts, "i8"), "combine": _with(combine, False),
     "experts_chunked": _with(experts, "bf16", 2, 3), "experts_one": _with(experts, "f32", 1, 2),
+    "experts_gated": _with(experts, "bf16", 2, 2, True),
+    "experts_gated_i8": _with(experts, "i8", 2, 1, True),
     "gated": _with(chosen_experts, "f32", 48, False),
     "gated_i8_deep": _with(chosen_experts, "i8", 2500, False),
     "mixed": _with(chosen_experts, "f32", 48, True, True),

@@ -8,7 +8,7 @@ from weft.frontend.models.registry import build_graph
 from weft.ir.core import Module
 from weft.ir.model import ModelConfig, Rope
 from weft.ir.verifier import verify
-from weft.passes.graph.few_experts import FuseFewExperts
+from weft.passes.graph.few_experts import FuseExpertSilu, FuseFewExperts
 from weft.passes.graph.matmul_parts import FuseCombineResidual
 from weft.passes.graph.tensor_parallel import TensorParallel
 from weft.passes.manager import Context, PassRecord, run_passes
@@ -29,10 +29,22 @@ def names(module: Module) -> list[str]:
 def test_logits_are_the_same() -> None:
     graph = build_graph(SHAPE)
     joined, _ = fused(graph)
-    verify(joined, ("graph",))
     assert names(joined).count("graph.moe_gated") == names(joined).count("graph.moe_mixed") == 2
     gone = {"graph.moe_dispatch", "graph.moe_expert", "graph.moe_combine", "graph.silu_mul"}
     assert not gone & set(names(joined))
+    check(graph, joined)
+
+
+def test_silu_belongs_to_the_product_of_many_rows() -> None:
+    graph = build_graph(SHAPE)
+    joined, _ = run_passes((FuseExpertSilu(),), graph, Context())
+    assert "graph.silu_mul" not in names(joined)
+    assert names(joined).count("graph.moe_expert") == 4
+    check(graph, joined)
+
+
+def check(graph: Module, joined: Module) -> None:
+    verify(joined, ("graph",))
     dense = {n: weight.dense() for n, weight in load_weights(graph, RandomTensors()).items()}
     rows = torch.arange(5)
     inputs = {"tokens": rows * 7, "positions": rows, "slots": rows,

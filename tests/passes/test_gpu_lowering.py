@@ -100,7 +100,7 @@ def test_experts_have_large_blocks_in_steps_of_many_rows() -> None:
              for regime in (few, many)]  # fmt: skip
     assert [kernel[1] for kernel in found[0]] == [["4", "12"], ["4", "16"]]
     assert found[1] == [
-        ("moe_expert_bf16_768x1024_2_bf16_128x256", ["4", "3", "4"], 8, 0),
+        ("moe_expert_bf16_384x1024_2_silu_bf16_128x128", ["4", "3", "4"], 8, 0),
         ("moe_expert_bf16_1024x384_1_bf16_128x128", ["4", "8", "4"], 8, 128),
     ]
     for kernel, _ in many.kernels:
