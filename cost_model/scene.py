@@ -65,9 +65,10 @@ class Scene:
         """Return the scene of a module's operations; binds M, pairs of token and expert."""
         made = {value.name: op for op in module.walk() for value in op.results}
         for operation in module.walk():
-            if operation.name == "graph.moe_dispatch":
-                pairs = binding.elements(shape_of(operation.operands[0].type))
-                (dim,) = shape_of(operation.results[0].type)
+            if operation.name in _CHOSEN:
+                chosen = operation.operands[_CHOSEN[operation.name]]
+                pairs = binding.elements(shape_of(chosen.type))
+                dim = shape_of(operation.results[0].type)[0]
                 if isinstance(dim, Term):
                     binding = binding.with_dims(**{dim.name: pairs})
         return Scene(binding, formats, made, _fused_states(module))
@@ -111,3 +112,7 @@ def _fused_states(module: Module) -> frozenset[str]:
             if value.type.name == "state":
                 readers.setdefault(value.name, []).append(operation.name)
     return frozenset(name for name, ops in readers.items() if ops == ["graph.finalize"])
+
+
+_CHOSEN = {"graph.moe_dispatch": 0, "graph.moe_gated": 2}
+"""Operations whose first result has M rows, and which operand has the experts of each pair."""

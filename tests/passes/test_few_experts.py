@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import torch
 from weft.codegen.graph_reference import GraphRun
+from weft.cost_model.binding import decode
+from weft.cost_model.scene import Scene
+from weft.cost_model.work import total, work_of
 from weft.frontend.models.registry import build_graph
 from weft.ir.core import Module
 from weft.ir.model import ModelConfig, Rope
@@ -59,3 +62,15 @@ def test_experts_of_other_ranks_are_left_and_it_says_so() -> None:
     left, records = fused(part)
     assert "graph.moe_expert" in names(left) and "graph.moe_gated" not in names(left)
     assert any("elsewhere" in remark.message for record in records for remark in record.remarks)
+
+
+def test_the_price_is_that_of_the_same_weights() -> None:
+    """Both read the gate, up and down rows of the chosen experts; M is bound without a dispatch."""
+    graph = build_graph(SHAPE)
+    joined, _ = fused(graph)
+    works = []
+    for module in (graph, joined):
+        scene = Scene.of(module, decode(1, 32))
+        works.append(total([work_of(op, scene) for op in module.walk()]))
+    assert works[1].weight_bytes == works[0].weight_bytes
+    assert works[1].activation_bytes < works[0].activation_bytes
