@@ -73,9 +73,10 @@ def label_scores(
 
 
 def stepped_scores(
-    q: Tensor, k: Tensor, heads: Sequence[HeadChannels], policy: SparsePolicy
+    q: Tensor, k: Tensor, heads: Sequence[HeadChannels], policy: SparsePolicy, scale: float = 1.0
 ) -> Tensor:
-    """Return the step of each token's score for each key/value head [K, T, S], as f32.
+    """Return the step of each token's score for each key/value head [K, T, S], as f32; for an
+    adaptive policy times what a step is worth, with the attention's `scale`.
 
     q [T, H, C] and k [S, K, C] are after rope and permuted. Queries, times what a code is worth,
     are rounded to bytes with one scale a key head; a step is a share of the most that a score of
@@ -93,8 +94,10 @@ def stepped_scores(
         scores = torch.einsum("tgr,sr->gts", whole, codes).amax(0)
         most = whole.abs().sum(-1).amax(-1) * (8 if policy.labels == "i4" else 127)
         span = (2 * most + 1).clamp_min(SCORE_STEPS + 1)[:, None]
-        found.append(torch.floor((scores + most[:, None]) * (SCORE_STEPS / span)))
-    return torch.stack(found).float().clamp_max(SCORE_STEPS - 1)
+        steps = torch.floor((scores + most[:, None]) * (SCORE_STEPS / span))
+        worth = scale * largest[..., 0] / 127 * span / SCORE_STEPS
+        found.append(steps.clamp_max(SCORE_STEPS - 1) * (worth if policy.adaptive else 1.0))
+    return torch.stack(found).float()
 
 
 def _by_kv_head(scores: Tensor, kv_heads: int) -> Tensor:
@@ -245,7 +248,7 @@ class SparseAttention:
         labels = head_scores(ordered, permuted(k, heads), heads, self.policy, scale)
         page = self.page or run.page_size
         if self.words and self.policy.in_words(q.shape[-1]):
-            scores = stepped_scores(ordered, permuted(k, heads), heads, self.policy)
+            scores = stepped_scores(ordered, permuted(k, heads), heads, self.policy, scale)
         else:
             scores = _by_kv_head(labels, len(heads))
         read = select(scores, at, self.policy, page, kvset.window)

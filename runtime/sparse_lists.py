@@ -100,6 +100,7 @@ class SparseLists:
             for name, dims in sizes.items()
         }
         self._words, pages = True, self.capacity // shape.page
+        found["worth"] = torch.zeros((rows, heads), device=device)
         bins = self._allocate("bins", (pages, heads, shape.page), torch.uint8)
         return found | {"bins": bins, "CP": pages}
 

@@ -9,6 +9,7 @@ writes all parts side by side.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import log2
 
 from ...ir.core import Operation, Value
 from ...ir.sparse import MOST_PARTS
@@ -26,17 +27,25 @@ BOUNDS = 2 * MOST_PARTS + 3
 
 @dataclass(frozen=True)
 class BinSelection:
-    """The static shape: tokens of pages of `page`; `keys` tokens are looked at at a time."""
+    """The static shape: tokens of pages of `page`; `keys` tokens are looked at at a time. Beside
+    the budget one amount more may bound what is taken, `threshold` or `top_p` (`ir.sparse`)."""
 
     kv_heads: int
     page: int
     sinks: int = 4
     recent: int = 16
     keys: int = 2048
+    threshold: float = 0.0
+    top_p: float = 0.0
+
+    @property
+    def adaptive(self) -> bool:
+        """Whether how many are taken depends on what steps are worth."""
+        return bool(self.threshold or self.top_p)
 
     @property
     def name(self) -> str:
-        """A name that tells the shape."""
+        """A name that tells the shape of what selects."""
         return f"select_bins_{self.kv_heads}_{self.page}_{self.sinks}_{self.recent}_{self.keys}"
 
 
@@ -46,7 +55,8 @@ def step_bounds(shape: BinSelection) -> Operation:
     Arguments: B, kv_lengths (0: nothing is selected), budgets [B] (the most tokens that may be
     read), tally [B, K, 32, 256] i32, bounds [B, K, 64 + 3] i32: how many tokens above the step and
     how many in it the parts before each part have, 32 each, then the step, how many of it are
-    taken, and how many tokens of the middle in all; counts [B, K] i32.
+    taken, and how many tokens of the middle in all; counts [B, K] i32. Where the shape is adaptive,
+    then worth [B, K] f32 (see `query_words`): all tokens of a step weigh the same.
     """
     return _StepBounds(shape).kernel()
 
@@ -54,12 +64,15 @@ def step_bounds(shape: BinSelection) -> Operation:
 class _StepBounds:
     def __init__(self, shape: BinSelection) -> None:
         self.shape = shape
-        b = self.b = KernelBuilder(shape.name.replace("select_bins", "step_bounds"))
+        amount = f"_at{shape.threshold}" if shape.threshold else f"_p{shape.top_p}"
+        name = shape.name.replace("select_bins", "step_bounds") + amount * shape.adaptive
+        b = self.b = KernelBuilder(name.replace(".", "_"))
         self.rows = b.scalar("B")
         self.lengths, self.budgets = (b.buffer(n, "i32", "B") for n in ("kv_lengths", "budgets"))
         self.tally = b.buffer("tally", "i32", "B", shape.kv_heads, MOST_PARTS, BINS)
         self.bounds = b.buffer("bounds", "i32", "B", shape.kv_heads, BOUNDS)
         self.counts = b.buffer("counts", "i32", "B", shape.kv_heads)
+        self.worth = b.buffer("worth", "f32", "B", shape.kv_heads) if shape.adaptive else None
 
     def kernel(self) -> Operation:
         b, s = self.b, self.shape
@@ -74,7 +87,11 @@ class _StepBounds:
         text = "(a < where(c > 0, b, 0)) & (d >= 0)"
         live = b.map(text, part, parts, length, bin, dtype="bool", hint="live")
         tally = b.load(self.tally, row, head, part, bin, mask=live, hint="counted")
-        limit, ties = self._boundary(b.reduce("sum", tally, 0, hint="total"), want)
+        total = b.reduce("sum", tally, 0, hint="total")
+        if self.worth is not None:
+            worth = b.load(self.worth, row, head, hint="worth")
+            want = b.map("min(a, b)", want, self._enough(total, worth), dtype="i32", hint="want")
+        limit, ties = self._boundary(total, want)
         lane = b.iota(MOST_PARTS)
         for place, test in enumerate(("a > b", "a == b")):
             text = f"where({test}, c, 0)"
@@ -89,6 +106,26 @@ class _StepBounds:
                       hint="count")  # fmt: skip
         b.store(self.counts, row, head, count)
         return b.finish(s.kv_heads, "B", requires=("B >= 0",), of="graph.select")
+
+    def _enough(self, total: Value, worth: Value) -> Value:
+        """Return how many of the best tokens a threshold or a share of the mass asks for."""
+        b, s = self.b, self.shape
+        bin = b.iota(BINS)
+        best = b.reduce("max", b.map("where(b > 0, a, 0)", bin, total, dtype="i32"), 0, hint="best")
+        below = b.map("f32(max(b - a, 0)) * c", bin, best, worth, hint="below")
+        if s.threshold:
+            text = f"where(b <= {-log2(s.threshold)!r}, a, 0)"
+            return b.reduce("sum", b.map(text, total, below, dtype="i32"), 0, hint="enough")
+        weight = b.map("exp2(0.0 - a)", below, hint="weight")
+        mass = b.map("f32(a) * b", total, weight, hint="mass")
+        whole = b.reduce("sum", mass, 0, hint="whole")
+        text = (
+            f"max(a * {s.top_p!r} - (a - b), 0.0)"  # what tokens of steps above leave to this one
+        )
+        left = b.map(text, whole, b.scan(mass, 0), dtype="f32", hint="left")
+        text = "where(c > 0.0, min(a, i32(0.0 - floor(0.0 - min(c / max(b, 1e-30), 1e9)))), 0)"
+        taken = b.map(text, total, weight, left, dtype="i32", hint="taken")
+        return b.reduce("sum", taken, 0, hint="enough")
 
     def _boundary(self, total: Value, want: Value) -> tuple[Value, Value]:
         """Return the step above which all are taken, and how many of it."""

@@ -182,8 +182,9 @@ def selection_on_gpu(
     score = Scores(labels, heads, scale, q=format, parts=SCORE_PARTS, tail=policy.tail != "none",
                    **forced)  # fmt: skip
     if policy.in_words(labels.head_dim):
-        shape = WordScores(labels, heads, policy.sinks, policy.recent, format)
-        return word_selection(shape), score
+        shape = WordScores(labels, heads, policy.sinks, policy.recent, format,
+                           scale=scale if policy.adaptive else 0.0)  # fmt: skip
+        return word_selection(shape, policy), score
     take = Selection(labels.kv_heads, labels.page, threshold=policy.threshold, top_p=policy.top_p,
                      keys=keys, digits=(11, 11, 10), **forced)  # fmt: skip
     return (label_scores(score), select_keys(take)), score
@@ -195,11 +196,12 @@ LISTED_WITH_TAIL = 64
 """The same where a tail is estimated: more would not fit the registers."""
 
 
-def word_selection(shape: WordScores) -> tuple[Operation, ...]:
+def word_selection(shape: WordScores, policy: SparsePolicy) -> tuple[Operation, ...]:
     """Return the kernels that choose a step's keys by words: queries, scores of what rows share
     and of what each has alone, lists."""
     labels = shape.labels
-    taken = BinSelection(labels.kv_heads, labels.page, shape.sinks, shape.recent, shape.keys)
+    taken = BinSelection(labels.kv_heads, labels.page, shape.sinks, shape.recent, shape.keys,
+                         policy.threshold, policy.top_p)  # fmt: skip
     scores = shared_labels(shape), word_scores(shape)
     return query_words(shape), *scores, step_bounds(taken), select_bins(taken)
 

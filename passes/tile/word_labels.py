@@ -16,6 +16,7 @@ from ...ir.attention_calibration import LEVELS
 from ...ir.core import Operation, Value
 from ...ir.sparse import MOST_PARTS, SHARERS
 from ...ir.sparse import SCORE_STEPS as BINS
+from .attention import LOG2E
 from .builder import KernelBuilder
 from .labels import Labels, _rounded
 from .score_place import Place
@@ -31,7 +32,8 @@ QUERY = 127
 class WordScores:
     """The static shape: heads H over labels of a format i4 or i8; the middle between `sinks` and
     `recent` tokens is scored; a program looks at `keys` tokens, whole pages, at a time, and
-    (`shared_labels`) scores them for `members` rows."""
+    (`shared_labels`) scores them for `members` rows. `scale` is that of the attention where it must
+    be known what a step is worth, and 0 elsewhere."""
 
     labels: Labels
     heads: int
@@ -40,6 +42,7 @@ class WordScores:
     q: str = "bf16"
     keys: int = 2048
     members: int = SHARERS
+    scale: float = 0.0
 
     @property
     def group(self) -> int:
@@ -108,10 +111,12 @@ def query_words(shape: WordScores) -> Operation:
     Arguments: T, B, q [T, H * C] in calibrated order, level [K, r], query [B, K, g * r / 4] i32
     (a head's words after another's), bias [B, K, g] i32 (what is taken from a head's products, for
     codes that are 8 too large), reach [B, K, 2] i32 (the most that a score can be, and what makes
-    steps of it: twice the score plus that most, times the second, the upper half of 64 bits).
+    steps of it: twice the score plus that most, times the second, the upper half of 64 bits). With
+    a scale also worth [B, K] f32: the power of two by which weights of a step more are larger.
     """
     labels, group, count = shape.labels, shape.group, shape.bytes
-    b = KernelBuilder(f"query_words_{shape.name}_{shape.q}")
+    worth = "_worth" if shape.scale else ""
+    b = KernelBuilder(f"query_words_{shape.name}_{shape.q}{worth}")
     b.scalar("T")
     b.scalar("B")
     q = b.buffer("q", shape.q, "T", shape.heads * labels.head_dim)
@@ -119,6 +124,7 @@ def query_words(shape: WordScores) -> Operation:
     query = b.buffer("query", "i32", "B", labels.kv_heads, group * count)
     bias = b.buffer("bias", "i32", "B", labels.kv_heads, group)
     most = b.buffer("reach", "i32", "B", labels.kv_heads, 2)
+    worths = b.buffer("worth", "f32", "B", labels.kv_heads) if shape.scale else None
     head, row = b.program_id(0, "kv_head"), b.program_id(1, "row")
     member, word = b.expand(b.iota(group), 1), b.expand(b.iota(count), 0)
     parts, largest = [], b.full(1e-30, "f32")
@@ -149,6 +155,10 @@ def query_words(shape: WordScores) -> Operation:
     text = f"i32({float(BINS)} * {float(1 << 31)} / f32(max(2 * a + 1, {BINS + 1})))"
     b.store(most, row, head, b.full(0, "i32"), top)
     b.store(most, row, head, b.full(1, "i32"), b.map(text, top, dtype="i32", hint="factor"))
+    if worths is not None:
+        factor = shape.scale * LOG2E / QUERY / BINS
+        text = f"a * f32(max(2 * b + 1, {BINS + 1})) * {factor!r}"
+        b.store(worths, row, head, b.map(text, largest, top, dtype="f32", hint="worth"))
     return b.finish(labels.kv_heads, "B", requires=("B >= 0", "B <= T"), of="graph.select")
 
 

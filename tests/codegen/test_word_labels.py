@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,7 @@ from weft.runtime.label_groups import group_arrays, label_groups
 
 HEADS, SINKS, RECENT, PAGE = 4, 2, 5, 4
 LENGTHS = [0, 40, 21, 97, 8]
+SCALE = 0.25
 SHARED = {1: {3: 7}, 2: {3: 5}}
 """How many first pages a row has of another."""
 WANTED = [0, 14, 8, 30, 8]
@@ -50,7 +51,9 @@ class Case:
     after: dict[str, np.ndarray]
 
 
-def run_all(run: Run, format: str, seed: int = 0, shared: bool = False) -> Case:
+def run_all(
+    run: Run, format: str, seed: int = 0, shared: bool = False, **amounts: float
+) -> Case:  # fmt: skip
     labels, rng = Labels(2, 16, PAGE, 8, format), np.random.default_rng(seed)
     count = [-(-length // PAGE) for length in LENGTHS]
     total, rows = sum(count), len(LENGTHS)
@@ -73,7 +76,8 @@ def run_all(run: Run, format: str, seed: int = 0, shared: bool = False) -> Case:
         "T": len(slots), "N": total + 1, "slots": slots, "k": k, "mean": mean, "level": level,
         "labels": np.full((total + 1, 2, label_words(labels), PAGE), 0x5A5A5A5A, "i4"),
     }  # fmt: skip
-    shape = WordScores(labels, HEADS, SINKS, RECENT, "f32", keys=16)
+    shape = WordScores(labels, HEADS, SINKS, RECENT, "f32", keys=16, scale=SCALE * bool(amounts))
+    taken = BinSelection(2, PAGE, SINKS, RECENT, 16, **amounts)
     later: dict[str, Any] = {
         "T": rows, "B": rows, "E": total, "C": capacity, "q": q, "pages": pages,
         "row_page": row_page, "base": base, "kv_lengths": np.array(LENGTHS, "i4"),
@@ -82,12 +86,13 @@ def run_all(run: Run, format: str, seed: int = 0, shared: bool = False) -> Case:
         "reach": np.full((rows, 2, 2), -7, "i4"), "CP": total,
         "bins": np.full((total, 2, PAGE), 201, "u1"),
         "tally": np.full((rows, 2, MOST_PARTS, BINS), -9, "i4"),
+        "worth": np.full((rows, 2), np.nan, "f4"),
         "bounds": np.full((rows, 2, 2 * MOST_PARTS + 3), -9, "i4"),
         "chosen": np.full((2, capacity), -7777, "i4"), "counts": np.full((rows, 2), -7, "i4"),
     }  # fmt: skip
     kernels = [
         word_write(labels), query_words(shape), shared_labels(shape), word_scores(shape),
-        *(make(BinSelection(2, PAGE, SINKS, RECENT, 16)) for make in (step_bounds, select_bins)),
+        step_bounds(taken), select_bins(taken),
     ]  # fmt: skip
     for kernel in kernels:
         names = [value.name for value in kernel.regions[0].arguments]
@@ -153,6 +158,43 @@ def check(case: Case) -> None:
             assert set(chosen) == forced | set(ranked[: want - len(forced)])
 
 
+@pytest.mark.parametrize("amounts", [{"threshold": 0.4}, {"top_p": 0.3}])
+def test_a_threshold_and_a_share_of_the_mass(
+    amounts: dict[str, float], triton_interpreter: Any
+) -> None:
+    """As `ir.sparse` has it, of scores that are their steps: ties go to the lower position."""
+    found = set()
+    for run, format, seed in ((interpreted, "i8", 4), (triton_interpreter.run, "i4", 5)):
+        case = run_all(run, format, seed, shared=True, **amounts)
+        for row, head in np.ndindex(len(LENGTHS), 2):
+            middle = np.arange(min(LENGTHS[row], SINKS), max(LENGTHS[row] - RECENT, SINKS))
+            if not LENGTHS[row] or not len(middle):
+                continue
+            steps = exact_steps(case, row, head)[middle]
+            scores = steps * float(case.after["worth"][row, head])
+            np.testing.assert_allclose(case.after["worth"][row, head], worth(case, row, head), 1e-5)
+            weights = np.exp2(scores - scores.max())
+            order = np.argsort(-steps, kind="stable")
+            before = np.cumsum(weights[order]) - weights[order]
+            enough = (before < amounts["top_p"] * weights.sum() if "top_p" in amounts
+                      else weights[order] >= amounts["threshold"])  # fmt: skip
+            room = WANTED[row] - (LENGTHS[row] - len(middle))
+            wanted = set(middle[order[: min(int(enough.sum()), room)]])
+            count = case.after["counts"][row, head]
+            chosen = set(case.after["chosen"][head, case.base[row] :][:count])
+            assert chosen & set(middle) == wanted, (row, head)
+            found.add(len(wanted) < room)
+    assert found == {True, False}  # bound by the amount, and by the budget
+
+
+def worth(case: Case, row: int, head: int) -> float:
+    """Return the power of two that a step more is worth: of a 256th of what scores can be."""
+    q = case.q[row].reshape(2, 2, 16)[head, :, :8] * case.level[head]
+    words = np.floor(q * (127 / np.abs(q).max()) + 0.5)
+    most = np.abs(words).sum(1).max() * (8 if case.labels.format == "i4" else 127)
+    return float(SCALE * np.abs(q).max() / 127 * (2 * most + 1) / BINS / np.log(2))
+
+
 def exact_steps(case: Case, row: int, head: int) -> np.ndarray:
     """Return the step of each token's score from keys and queries, without any packing."""
     length, r = LENGTHS[row], 8
@@ -188,7 +230,9 @@ def test_steps_follow_exact_scores() -> None:
 def test_every_access_is_proven() -> None:
     labels = Labels(8, 128, 64, 32, "i4", "bf16")
     shape = WordScores(labels, 32)
+    adaptive = BinSelection(8, 64, top_p=0.9)
     for kernel in (word_write(labels), query_words(shape), shared_labels(shape), word_scores(shape),
+                   query_words(replace(shape, scale=0.1)), step_bounds(adaptive),
                    step_bounds(BinSelection(8, 64)), select_bins(BinSelection(8, 64))):  # fmt: skip
         assert prove_bounds(kernel).ok
 

@@ -49,10 +49,12 @@ SHAPES: dict[str, dict[str, Any]] = {
     "mixtral": {"architecture": "MixtralForCausalLM", "experts": 4, "experts_per_token": 2},
 }  # fmt: skip
 SHAPES |= dict.fromkeys(("sparse", "tail", "host", "host_words"), SHAPES["llama"])
+SHAPES["adaptive"] = SHAPES["mixtral"]
 POLICIES = {"sparse": "sparse(k=12, sinks=1, recent=3, min_context=0, labels=i8, channels=4)"}
 POLICIES["host_words"] = POLICIES["sparse"].replace("k=12", "k=26")
 POLICIES["host"] = POLICIES["host_words"].replace("i8", "bf16")
 POLICIES["tail"] = POLICIES["sparse"].replace("k=12", "k=12, tail=mean")
+POLICIES["adaptive"] = POLICIES["sparse"].replace("k=12", "top_p=0.3, cap=1/2")
 HOST_PAGES = 16
 """Pages of host memory; the cache has 64 rows, which hold the lists of two of three sequences."""
 FORMATS = {"mixtral": "f8e4m3"}
@@ -141,7 +143,9 @@ def main() -> None:
                                      words=True)  # fmt: skip
     meaning = ReferenceExecutor(shape, run, num_pages=64, **LIMITS)
     meaning.announcer = None  # the whole model, which no other rank follows
-    shared = {"sparse": 70, "tail": 60, "host": 30, "host_words": 30}.get(sys.argv[1], 20)
+    shared = {"sparse": 70, "adaptive": 70, "tail": 60, "host": 30, "host_words": 30}.get(
+        sys.argv[1], 20
+    )
     most = 5 if sys.argv[1] == "host" else 9  # a tail's decode fills a page of 64
     made = sparse_lists.group_arrays
     groups: list[int] = []  # how many rows score the labels of a whole page together
