@@ -70,6 +70,26 @@ def operation(folder: Path, tiny: bool) -> Figures:
     return figures | {key: value for key, value in headline.items() if value}
 
 
+POLICIES: dict[str, Figures] = {
+    "ratio": {"ratio": 1 / 16}, "threshold": {"threshold": 0.02, "cap": 1 / 8},
+    "top_p": {"top_p": 0.8, "cap": 1 / 8}, "tail": {"ratio": 1 / 16, "tail": "mean"},
+}  # fmt: skip
+
+
+def policies(folder: Path, tiny: bool) -> Figures:
+    """Policies of other kinds at 128 K and batch 8, beside a ratio: a threshold, top-p, a tail."""
+    from weft.bench.sparse_steps import Setting, sparse_seconds
+
+    figures: Figures = {}
+    context, batch = (64, 2) if tiny else (131072, 8)
+    for name, amounts in POLICIES.items():
+        wider = {key: 1 / 4 for key in ("ratio", "cap") if key in amounts}  # for 64 tokens
+        setting = Setting.of(context, batch, amounts | (wider if tiny else LABELS), tiny)
+        figures[f"policy_{name}{'_tiny' * tiny}"] = found = sparse_seconds(setting, folder)
+        print(f"  {name}: {found}", flush=True)
+    return figures
+
+
 def shared_prefix(folder: Path, tiny: bool) -> Figures:
     """Rows of a fork, that have all but 1 K of their context in common: labels of the prefix scored
     once for four rows, against row by row."""
@@ -146,8 +166,8 @@ def host_model(folder: Path, tiny: bool) -> Figures:
 
 
 SECTIONS = {
-    "operation": operation, "shared_prefix": shared_prefix, "published": published,
-    "end_to_end": end_to_end, "offload": offload, "host_model": host_model,
+    "operation": operation, "shared_prefix": shared_prefix, "policies": policies,
+    "published": published, "end_to_end": end_to_end, "offload": offload, "host_model": host_model,
 }  # fmt: skip
 
 

@@ -14,7 +14,7 @@ import torch
 from weft.attention import Attention
 from weft.bench.gpu_attention import COLD, Sequences, copy_rate, graph_seconds, planner_shape
 from weft.codegen.build_cuda import load_kernels
-from weft.ir.attention_calibration import AttentionCalibration, HeadChannels
+from weft.ir.attention_calibration import LEVELS, AttentionCalibration, HeadChannels
 from weft.ir.model import ModelConfig, Rope
 from weft.ir.sparse import SparsePolicy
 from weft.passes.tile.attention_parts import Parts, attention_merge, tuned
@@ -132,21 +132,49 @@ class SparseStep:
         return torch.randn(size, dtype=dtype, device=self.setting.device)
 
     def _pools(self, pages: int) -> None:
-        """Make random pages, and labels of any codes: what is selected does not matter here."""
+        """Make random pages, and labels: of any codes, as what is selected does not matter here,
+        but of these keys where a tail takes off what labels of the read ones weigh."""
         s, labels, device = self.setting.shape, self.setting.labels, self.setting.device
         dtype = torch.bfloat16 if s.kv == "bf16" else torch.float32
         size = (pages, s.kv_heads, s.page, s.head_dim)
         self.k, self.v = (self._memory(size, dtype) for _ in "kv")
-        codes = torch.randint(-90, 90, (pages, s.kv_heads, labels.rows, s.page), device=device)
-        self.labels = codes.to(LABEL_DTYPES[labels.format])
+        tail = self.setting.policy.tail != "none"
+        if tail:
+            codes = self._packed(self._codes(self.k)).mT
+        else:
+            codes = torch.randint(-90, 90, (pages, s.kv_heads, labels.rows, s.page), device=device)
+        self.labels = codes.to(LABEL_DTYPES[labels.format]).contiguous()
         if self.setting.policy.in_words(s.head_dim):
             self.labels = self.labels.view(torch.int32).view(pages, s.kv_heads, -1, s.page)
         table, whole = (s.kv_heads, labels.channels), (s.kv_heads, s.head_dim)
         self.centre, self.spread = (torch.zeros(whole, device=device) for _ in "cs")
-        self.sums = torch.zeros(pages, *whole, device=device)
-        self.mean, self.level = torch.zeros(table, device=device), torch.ones(table, device=device)
+        self.sums = torch.zeros(pages if tail else 1, *whole, device=device)
+        self.mean = torch.zeros(table, device=device)
+        self.level = torch.full(table, self._level, device=device)
         width = s.heads * s.head_dim
         self.q = torch.randn(self.setting.batch, width, dtype=dtype, device=device)
+
+    @property
+    def _level(self) -> float:
+        """What a code is worth: three deviations are the largest code."""
+        return 3 / LEVELS.get(self.setting.labels.format, 3)
+
+    def _codes(self, k: torch.Tensor) -> torch.Tensor:
+        """Return the codes [..., r] of keys [..., C]."""
+        labels = self.setting.labels
+        first = k[..., : labels.channels]
+        if labels.format == "bf16":
+            return first.bfloat16()
+        top = LEVELS[labels.format]
+        return (first.float() / self._level).round().clamp(-top, top)
+
+    def _packed(self, codes: torch.Tensor) -> torch.Tensor:
+        """Return codes as they lie in rows of labels, two to a byte in i4."""
+        labels = self.setting.labels
+        if labels.format != "i4":
+            return codes
+        low, high = (codes.to(torch.int32) + 8).split(labels.rows, -1)
+        return low | (high << 4)
 
     def _states(self) -> None:
         s, device = self.setting.shape, self.setting.device
@@ -192,11 +220,20 @@ class SparseStep:
         inside = (tokens >= p.sinks) & (tokens < n - p.recent)
         kept = torch.zeros_like(scores, dtype=torch.bool)
         kept[tokens[inside] - p.sinks] = True
-        assert count == p.budget(n) and scores[kept].min() >= scores[~kept].max(), "not the best"
-        pages = self.tables[0].long()[tokens // s.page]
-        k, v = (pool[pages, head, tokens % s.page].double() for pool in (self.k, self.v))
-        q = self.q[0].double().view(s.kv_heads, s.group, s.head_dim)[head]
-        return (q @ k.T / s.head_dim**0.5).softmax(-1) @ v
+        enough = count <= p.budget(n) if p.adaptive else count == p.budget(n)
+        assert enough and scores[kept].min() >= scores[~kept].max(), "not the best"
+        every = torch.arange(n, device=tokens.device)
+        pages = self.tables[0].long()[every // s.page]
+        k, v = (pool[pages, head, every % s.page].double() for pool in (self.k, self.v))
+        q = self.q[0].double().view(s.kv_heads, s.group, s.head_dim)[head] / s.head_dim**0.5
+        read = torch.zeros(n, dtype=torch.bool, device=tokens.device)
+        read[tokens] = True
+        weights = (q @ k.T).masked_fill(~read, -torch.inf)
+        if p.tail != "none":  # what is not read weighs by its label, and v has a mean of zero
+            codes, r = self._codes(k).double(), self.setting.labels.channels
+            weights = weights.where(read, q[:, :r] @ codes.T * self._level)
+            v = v * read[:, None]
+        return weights.softmax(-1) @ v
 
     def seconds(self) -> list[float]:
         """Return the seconds of a step, and of each kernel alone."""
