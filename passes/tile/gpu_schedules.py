@@ -20,6 +20,9 @@ LARGE = 128 * 128
 """Sums of a product that two warp groups share; two programs of so many have room, with half the
 registers each."""
 
+HALF = LARGE // 2
+"""Sums that two warp groups share where the left side of a product lies in registers too."""
+
 CHAINED = True
 """Kernels are launched while the one before runs, and wait for its end."""
 
@@ -50,6 +53,8 @@ def _schedule(kernel: Operation, apart: bool) -> Schedule:
         return Schedule(num_warps=4, num_stages=4)
     if kernel.attribute("of") == "graph.moe_expert" and _sums(kernel) >= LARGE:
         return Schedule(num_warps=8, num_stages=3, registers=128 * (_sums(kernel) == LARGE))
+    if kernel["name"].name.startswith("scaled_matmul") and _sums(kernel) >= HALF:
+        return Schedule(num_warps=8, num_stages=3)
     if kernel.attribute("of") == "graph.moe_route":
         return Schedule(num_warps=1)  # a row of logits is a few numbers a lane, looked at A times
     if any(operation.name == "tile.dot" for operation in walk(kernel.regions[0].operations)):

@@ -28,6 +28,9 @@ from .value_shapes import format_of, rows_of, scale_of, sizes_of, width_of
 ROWS_OF_LOGITS = 4
 """Rows a program of the head's matmul takes in steps of many rows, of which few give logits."""
 
+PROGRAMS = 128
+"""Programs that keep a GPU busy: a block of a product is not so large that there are fewer."""
+
 
 class CannotLower(PassError):
     """A graph operation that has no kernel in this form."""
@@ -240,9 +243,10 @@ class _Lowering:
 
     def _scaled_matmul(self, op: Operation, parts: list[str]) -> Operation:
         x, weight = op.operands[:2]
+        n = width_of(op.result)
         shape = ScaledMatmul(
-            width_of(op.result), width_of(weight), dtype_of(weight.type), dtype_of(x.type),
-            format_of(op), "bias" in parts,
+            n, width_of(weight), dtype_of(weight.type), dtype_of(x.type), format_of(op),
+            "bias" in parts, block_n=128 if n >= 128 * PROGRAMS else 64,
         )  # fmt: skip
         rest = " in2" if parts else ""
         return self.call(

@@ -40,7 +40,9 @@ def scaled_matmul(shape: ScaledMatmul) -> Operation:
     """Return the kernel. Arguments: T, x [T, K], w [N, K], out [T, N], scale [N][, bias [N]].
 
     Products are formed in x's format, in which every i8 and f8e4m3 number is exact, and summed in
-    f32. Rows past the last repeat it and are not stored.
+    f32. A block is w times x transposed: the left side of a tensor core's product may come from
+    registers, where w is widened, and only x's lies in shared memory. Rows past the last are not
+    read.
     """
     s, b = shape, KernelBuilder(shape.name)
     tokens = b.scalar("T")
@@ -49,35 +51,37 @@ def scaled_matmul(shape: ScaledMatmul) -> Operation:
     bias = b.buffer("bias", "f32", s.n) if s.bias else None
     part, group = b.program_id(0, "part"), b.program_id(1, "group")
     row = b.map(f"a * {s.rows} + b", group, b.iota(s.rows), dtype="i32", hint="row")
-    live = b.expand(b.map("a < b", row, tokens, hint="live"), 1)
-    safe = b.expand(b.map("min(a, b - 1)", row, tokens, dtype="i32", hint="safe"), 1)
+    live = b.map("a < b", row, tokens, hint="live")
     column = b.map(f"a * {s.block_n} + b", part, b.iota(s.block_n), dtype="i32", hint="column")
     inside = b.map(f"a < {s.n}", column, hint="inside") if s.n % s.block_n else None
-    acc = _products(b, s, (x, safe), (w, column, inside))
+    acc = _products(b, s, (x, row, live), (w, column, inside))
+    live = b.expand(live, 0)
     for vector, expr in ((scale, "a * b"), (bias, "a + b")):
         if vector is not None:
-            acc = b.map(expr, acc, b.expand(b.load(vector, column, mask=inside), 0), hint="acc")
-    mask = live if inside is None else b.map("a & b", live, b.expand(inside, 0), hint="mask")
-    b.store(out, b.expand(row, 1), b.expand(column, 0), acc, mask=mask)
+            acc = b.map(expr, acc, b.expand(b.load(vector, column, mask=inside), 1), hint="acc")
+    mask = live if inside is None else b.map("a & b", live, b.expand(inside, 1), hint="mask")
+    b.store(out, b.expand(row, 0), b.expand(column, 1), acc, mask=mask)
     grid = (blocks_of(s.n, s.block_n), f"ceildiv(T, {s.rows})")
     return b.finish(*grid, requires=("T >= 0",), of="graph.matmul")
 
 
 def _products(
-    b: KernelBuilder, s: ScaledMatmul, left: tuple[Value, Value],
+    b: KernelBuilder, s: ScaledMatmul, left: tuple[Value, Value, Value],
     right: tuple[Value, Value, Value | None],
 ) -> Value:  # fmt: skip
-    x, row = left
+    x, row, live = left
     w, column, inside = right
-    start = b.full(0.0, "f32", s.rows, s.block_n)
+    start = b.full(0.0, "f32", s.block_n, s.rows)
     with b.loop(b.full(0, "i32"), b.full(s.k, "i32"), start, step=s.block_k, hint="k") as loop:
         depth = b.map("a + b", loop.index, b.iota(s.block_k), dtype="i32", hint="depth")
         whole = b.expand(b.map(f"a < {s.k}", depth), 0) if s.k % s.block_k else None
         depth = b.expand(depth, 0)
         masks = [m for m in (whole, b.expand(inside, 1) if inside is not None else None) if m]
         mask = b.map("a & b", *masks) if len(masks) == 2 else masks[0] if masks else None
-        rows = b.load(x, row, depth, mask=whole, hint="x_rows")
+        there = b.expand(live, 1)
+        there = there if whole is None else b.map("a & b", there, whole)
+        rows = b.load(x, b.expand(row, 1), depth, mask=there, hint="x_rows")
         weights = b.load(w, b.expand(column, 1), depth, mask=mask, hint="w_rows")
         wide = b.map("f32(a)" if s.weight == "i8" else "a", weights, dtype=s.x, hint="wide")
-        loop.yields(b.dot(rows, wide, loop.carried[0], transpose_b=True))
+        loop.yields(b.dot(wide, rows, loop.carried[0], transpose_b=True))
     return loop.results[0]
