@@ -4,6 +4,7 @@
     python -m bench.gpu_programs --json --record      last line JSON; kept in bench/results
     python -m bench.gpu_programs --only w1 w4         some sections
     python -m bench.gpu_programs --weights fp8 --kv fp8 --only decode_b1 decode_b64
+    python -m bench.gpu_programs --weights fp8 --kv fp8 --activations bf16 --only decode_b64 prefill
     python -m bench.gpu_programs --model random:qwen3-30b-a3b --only decode_b1 decode_b64 w4
     python -m bench.gpu_programs --only long wide     one sequence of 128 K, a batch of 256
     torchrun --nproc-per-node 2 -m bench.gpu_programs --tp 2 --only decode_b1 decode_b64 w1
