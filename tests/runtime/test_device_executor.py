@@ -31,7 +31,7 @@ from weft.runtime.step import StepInput
 WORKER = Path(__file__).parent / "device_worker.py"
 
 
-LATER = ("sparse", "adaptive", "host_words")
+LATER = ("sparse", "together", "host_words")
 
 
 @pytest.mark.parametrize(
