@@ -118,16 +118,24 @@ def _qkv_bytes(scene: Scene) -> float:
     return float(scene.tokens * scene.shape.qkv_width * scene.shape.element)
 
 
+def _on_host(scene: Scene) -> float:
+    """Return how many times the GPU's bytes activations have beside the CPU."""
+    return scene.shape.host_element / scene.shape.element
+
+
 def _qkv_down(scene: Scene, _: tuple[int, ...]) -> Demand:
-    moved = _qkv_bytes(scene)
+    """Widened on the GPU, so that the link carries what the CPU reads."""
+    moved = _qkv_bytes(scene) * _on_host(scene)
     return Demand(down=moved, copies=1, dram=moved)
 
 
 def _append(scene: Scene, _: tuple[int, ...]) -> Demand:
-    """q, k and v read and written; 3 FLOPs an element rotated."""
-    moved, flops = 2.0 * _qkv_bytes(scene), 3.0 * scene.tokens * scene.shape.qkv_width
+    """q, k and v read; q written, and k and v in their format; 3 FLOPs an element rotated."""
+    shape, flops = scene.shape, 3.0 * scene.tokens * scene.shape.qkv_width
     if scene.attention == "gpu":
-        return Demand(gpu_bytes=moved, launches=LAUNCHES["append"])
+        return Demand(gpu_bytes=2.0 * _qkv_bytes(scene), launches=LAUNCHES["append"])
+    read_and_q = scene.tokens * (shape.qkv_width + shape.heads * shape.head_dim)
+    moved = read_and_q * shape.host_element + scene.tokens * shape.kv_token_bytes
     return Demand(cpu_bytes=moved, dram=moved, cpu_vector=flops, cpu_starts=1)
 
 
@@ -143,11 +151,13 @@ def _attend(scene: Scene, _: tuple[int, ...]) -> Demand:
     flops, moved = (4.0 * shape.head_dim + 5.0) * pairs, _kv_bytes(scene) + rows
     if scene.attention == "gpu":
         return Demand(gpu_flops=flops, gpu_bytes=moved, launches=LAUNCHES["attend"])
+    moved = _kv_bytes(scene) + rows * _on_host(scene)
     return Demand(cpu_vector=flops, cpu_bytes=moved, dram=moved, cpu_starts=1)
 
 
 def _seen_up(scene: Scene, _: tuple[int, ...]) -> Demand:
-    moved = float(scene.tokens * scene.shape.heads * scene.shape.head_dim * scene.shape.element)
+    shape = scene.shape
+    moved = float(scene.tokens * shape.heads * shape.head_dim * shape.host_element)
     return Demand(up=moved, copies=1, dram=moved)
 
 
@@ -197,8 +207,11 @@ def _experts(scene: Scene, pages: tuple[int, ...]) -> Demand:
 
 def _cpu_experts(scene: Scene, pages: tuple[int, ...]) -> Demand:
     """Each micro-batch reads its pages' weights from host memory again."""
-    moved = scene.page_bytes * sum(map(scene.touched, pages)) + _row_bytes(scene, pages)
-    flops = _expert_flops(scene, pages)
+    rows = _row_bytes(scene, pages) * _on_host(scene)
+    moved, flops = (
+        scene.page_bytes * sum(map(scene.touched, pages)) + rows,
+        _expert_flops(scene, pages),
+    )
     return Demand(cpu_flops=flops, cpu_bytes=moved, dram=moved, cpu_starts=1)
 
 
@@ -207,7 +220,7 @@ def _hidden_bytes(scene: Scene) -> float:
 
 
 def _routed_down(scene: Scene, _: tuple[int, ...]) -> Demand:
-    moved = _hidden_bytes(scene) + 8.0 * scene.tokens * scene.shape.top_k
+    moved = _hidden_bytes(scene) * _on_host(scene) + 8.0 * scene.tokens * scene.shape.top_k
     return Demand(down=moved, copies=1, dram=moved)
 
 

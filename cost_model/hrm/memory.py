@@ -77,7 +77,7 @@ def gpu_lines(shape: MoeShape, workload: Workload, batch: Batch) -> dict[str, fl
 def host_lines(shape: MoeShape, workload: Workload, batch: Batch) -> dict[str, float]:
     """Return what host memory holds beside pages of experts, by name."""
     kv = kv_bytes(shape, workload, batch)
-    hidden = 4.0 * batch.micro_batch * (shape.qkv_width + 2 * shape.width) * shape.element
+    hidden = 4.0 * batch.micro_batch * (shape.qkv_width + 2 * shape.width) * shape.host_element
     share = 1.0 if batch.attention == "cpu" else 1.0 - batch.kv_gpu
     return {
         "the process": HOST_PROCESS,

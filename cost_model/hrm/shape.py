@@ -77,6 +77,8 @@ class MoeShape:
     """Bytes of an element of activations and of weights outside of pages."""
     kv_element: int = 0
     """Bytes of an element of keys and values; 0: as of activations."""
+    host_element: int = 4
+    """Bytes of an element of activations beside the CPU: its kernels read and write f32."""
 
     @staticmethod
     def of(config: ModelConfig, page_format: str = "bf16", kv_element: int = 0) -> MoeShape:

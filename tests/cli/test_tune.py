@@ -27,7 +27,7 @@ MIXTRAL = ("random:mixtral-8x7b-16l", "--gpu-memory", "16GiB", "--host-memory", 
 
 def test_text_names_policy_bound_and_lifts(tmp_path) -> None:
     file = tmp_path / "policy.txt"
-    text = tune(*MIXTRAL, "--prompt", 77, "--new", 128, "--batch", 512, "--out", file)
+    text = tune(*MIXTRAL, "--prompt", 77, "--new", 128, "--batch", 1500, "--out", file)
     policy = loads(file.read_text())
     assert f"{policy.batch} sequences in {policy.micro_batches} micro-batches" in text
     assert "bound      link: " in text
