@@ -372,6 +372,12 @@ def tune(
         bool, typer.Option("--split-kv", help="keys in GPU memory too: for the model only, so far")
     ] = False,
     out: Annotated[Path | None, typer.Option(help="write the policy as text")] = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="write throughput by host memory as .svg or .png")
+    ] = None,
+    measured: Annotated[
+        Path | None, typer.Option(help="with --plot: a record of bench.moe_offload to draw beside")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
 ) -> None:
     """Find how to run a mixture-of-experts model larger than the GPU, and what bounds it."""

@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any
 from ..ir.display.units import bytes_text
 from ..ir.types import DTYPE_BYTES
 from ..options import BadOption
+from . import tune_plot
 from .render import emit, parse_size, remarks
 
 if TYPE_CHECKING:
     from ..cost_model.hrm.grid import Grid
+    from ..cost_model.hrm.host_curve import HostCurve
     from ..cost_model.hrm.model import Site
     from ..cost_model.hrm.popularity import Popularity
     from ..cost_model.hrm.prediction import Lift, Prediction
@@ -48,6 +50,8 @@ class TuneOptions:
     popularity: Path | None
     split_kv: bool
     out: Path | None
+    plot: Path | None
+    measured: Path | None
     json: bool
 
 
@@ -65,6 +69,7 @@ def tune(options: TuneOptions) -> None:
     """Search, predict, print; write the policy where `--out` says."""
     from ..cost_model import hardware_file, policy_text
     from ..cost_model.hrm.grid import Grid
+    from ..cost_model.hrm.host_curve import host_curve
     from ..cost_model.hrm.shape import MoeShape, Workload
     from ..cost_model.policy_checks import PAGE_FORMATS
 
@@ -79,6 +84,7 @@ def tune(options: TuneOptions) -> None:
             problem=f"keys and values are not kept as {options.kv!r}", hint=f"known: {known}"
         )
     element = DTYPE_BYTES[options.kv] if options.kv else 0
+    tune_plot.check(options.plot, options.measured)
     shape = MoeShape.of(config_of(options.model), options.pages, element)
     workload = Workload(options.prompt, options.new)
     hardware = (
@@ -96,10 +102,19 @@ def tune(options: TuneOptions) -> None:
         tuned = _search(shape, workload, site, grid, hardware)
     if options.out is not None:
         options.out.write_text(policy_text.dumps(tuned.prediction.policy), encoding="utf-8")
+    curve = None
+    if options.plot is not None:
+        with remarks().status("searching for each host memory"):
+            curve = host_curve(shape, workload, site, grid, hardware)
+        title = (f"{options.model}, {bytes_text(site.gpu_memory)} of GPU memory, {hardware.name}; "
+                 f"{workload.prompt:g} + {workload.new} tokens")  # fmt: skip
+        tune_plot.draw(curve, title, options.plot, options.measured)
     if options.json:
-        emit(json.dumps(as_json(options.model, tuned)))
+        emit(json.dumps(as_json(options.model, tuned) | _curve_json(curve)))
         return
     emit(report(options.model, shape, workload, site, hardware.name, tuned))
+    if curve is not None:
+        emit(f"\n{curve.text()}")
     if options.out is not None:
         remarks().print(f"policy saved in {options.out}", markup=False)
 
@@ -274,3 +289,15 @@ def as_json(model: str, tuned: _Tuned) -> dict[str, Any]:
         "tried": tuned.found.tried,
         "solved": tuned.found.solved,
     }
+
+
+def _curve_json(curve: HostCurve | None) -> dict[str, Any]:
+    """Return the throughput by host memory; nothing where no plot was asked for."""
+    if curve is None:
+        return {}
+    rows = [
+        {"host_bytes": p.host_memory, "tokens_per_s": p.rate.expected, "bound": p.bound,
+         "bound_tokens_per_s": p.bound_rate, "batch": p.policy.batch}
+        for p in curve.points
+    ]  # fmt: skip
+    return {"rate_by_host_memory": rows, "host_memory_saving": curve.saving}

@@ -21,8 +21,12 @@ class Picture(Figure):
     """A figure that shows itself in a notebook, without pyplot and its global state."""
 
     def _repr_png_(self) -> bytes:
+        return self.png()
+
+    def png(self, dots_per_inch: int = DOTS_PER_INCH) -> bytes:
+        """Return the picture as PNG."""
         buffer = BytesIO()
-        self.savefig(buffer, format="png", dpi=DOTS_PER_INCH, metadata={"Software": None})
+        self.savefig(buffer, format="png", dpi=dots_per_inch, metadata={"Software": None})
         return buffer.getvalue()
 
     def svg(self) -> str:

@@ -70,6 +70,9 @@ def test_cold_experts_are_named_by_a_file(tmp_path) -> None:
         (("tiny-moe", "--gpu-memory", "much"), BadOption, "'much' is no size"),
         (("tiny-moe", "--popularity", "none.json"), BadOption, "none.json cannot be read"),
         (("tiny-moe", "--batch", -1), BadOption, "are not negative"),
+        (("tiny-moe", "--kv", "int3"), BadOption, "not kept as 'int3'"),
+        (("tiny-moe", "--plot", "rates.pdf"), BadOption, "neither .svg nor .png"),
+        (("tiny-moe", "--measured", "r.json"), BadOption, "for the points of a --plot"),
     ],
 )
 def test_errors(arguments, error, message: str) -> None:

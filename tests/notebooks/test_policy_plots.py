@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from weft.attention import calibration_of
 from weft.cost_model.hardware_file import load
 from weft.cost_model.hrm.grid import Grid
+from weft.cost_model.hrm.host_curve import host_curve
 from weft.cost_model.hrm.machine import HostedGpu
 from weft.cost_model.hrm.model import Site
 from weft.cost_model.hrm.prediction import Lift, predict
@@ -24,7 +26,9 @@ from weft.ir.sparse import parse_policy
 from weft.plots.channels import bytes_chart, channel_chart, spread_by_rank
 from weft.plots.controls import sliders
 from weft.plots.gantt import Gantt
+from weft.plots.host_memory import host_memory_chart, measured_rates
 from weft.plots.hrm import lifts_chart, pages_chart, roofs_chart, throughput_chart
+from weft.plots.recorded import NoRecord
 
 GIB = 2**30
 
@@ -73,6 +77,32 @@ def test_lifts_pages_and_rates_are_drawn() -> None:
     figure = pages_chart({"16 GiB": {"resident": 3, "streamed": 5}, "24 GiB": {"resident": 8}})
     axes: Any = figure.axes[0]
     assert sum(bar.get_width() for bar in axes.patches) == 16
+
+
+def test_throughput_by_host_memory_has_its_bound_and_what_was_measured(found, tmp_path) -> None:
+    _, shape, workload, site, _ = found
+    grid = Grid(micro_batches=(16, 64), most=64, pages_per_expert=1, attention=("cpu",))
+    curve = host_curve(shape, workload, site, grid, load("h200"), shares=(0.1, 0.7, 0.995))
+    amounts = [point.host_memory for point in curve.points]
+    assert len(amounts) == 2 and amounts == sorted(amounts)  # a tenth holds no pages
+    for point in curve.points:
+        assert 0 < point.rate.low <= point.rate.expected <= point.bound_rate
+    assert curve.points[0].rate.expected <= curve.whole.rate.expected
+    assert amounts[0] <= curve.least <= amounts[-1] and curve.saving >= 1
+    record = tmp_path / "record.json"
+    figures = {"rate_by_host_memory": [{"host_bytes": 90 * GIB, "tokens_per_s": 5.0}]}
+    about = {"all": {"machine": {"gpu": "G"}, "commit": "c1"}}
+    record.write_text(json.dumps({"figures": figures, "sections": about}))
+    figure = host_memory_chart(curve, "rates", [measured_rates(record)])
+    lines = {line.get_label(): line.get_xydata().tolist() for line in figure.axes[0].lines}
+    assert lines["measured on G, c1"] == [[90.0, 5.0]]
+    assert [y for _, y in lines["best policy, predicted"]] == [
+        point.rate.expected for point in curve.points
+    ]
+    assert is_png(figure)
+    record.write_text("{}")
+    with pytest.raises(NoRecord, match="has no figure 'rate_by_host_memory'"):
+        measured_rates(record)
 
 
 def test_channels_are_ranked_and_add_up() -> None:
