@@ -14,7 +14,7 @@ from .frontend.checker import check
 from .frontend.checkpoint import Checkpoint, open_checkpoint
 from .frontend.constraints import constraint_of
 from .frontend.lower import lower
-from .frontend.open import OpenProgram, open_program
+from .frontend.open import NoPrograms, OpenProgram, open_program
 from .ir.core import Module, Operation
 from .ir.diagnostics import Warning, WeftNameError
 from .key_offload import require_offloadable
@@ -378,6 +378,8 @@ class Compilation:
     def program_name(self) -> str:
         """The program to run: the one asked for, or the file's last."""
         names = [op["name"].name for op in self.lowered.operations if op.name == "program.func"]
+        if not names:
+            raise NoPrograms(file=self.opened.source.name)
         if self.name is not None and self.name not in names:
             raise NoSuchProgramName(name=self.name, names=", ".join(names))
         return self.name or names[-1]

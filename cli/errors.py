@@ -13,7 +13,7 @@ def with_lines(error: WeftError) -> WeftError:
     if error.source is not None or error.span is None:
         return error
     try:
-        text = Path(error.span.source).read_text(encoding="utf-8")
+        text = Path(error.span.source).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError):
         return error
     return error.with_source(Source(error.span.source, text))

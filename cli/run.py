@@ -262,7 +262,7 @@ def _argument(text: str) -> tuple[str, Any]:
 def read_rows(path: Path) -> Iterator[dict[str, Any]]:
     """Yield the rows of a JSON lines file; raises BadRows."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise BadRows(path=path, line="", problem=str(error)) from None
     for number, line in enumerate(lines, 1):

@@ -138,7 +138,7 @@ class MissingReturn(WeftTypeError):
 class NestedMessage(WeftTypeError):
     """A message inside a message."""
 
-    template = "a {role} message cannot begin inside the {outer} message"
+    template = "the {role} message cannot begin inside the {outer} message"
     hint = "end the outer block first: a chat is a list of messages"
 
 

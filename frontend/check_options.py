@@ -68,7 +68,19 @@ def check_gen_options(
         seen.add(option.name)
         fine, problem = _RULES[option.name]
         if not fine(_constant(option)):
+            problem = _broken_pattern(_constant(option)) or problem
             raise WrongOption(name=option.name, problem=problem, span=option.span)
+
+
+def _broken_pattern(value: Any) -> str | None:
+    """Return what is wrong with the pattern that `value` is, if it is one that does not compile."""
+    if not isinstance(value, Term):
+        return None
+    try:
+        re.compile(str(value.parameters[0]))
+    except re.error as error:
+        return f"is no regular expression: {error.msg}"
+    return None
 
 
 def check_select_options(select: ast.Select) -> None:

@@ -33,6 +33,13 @@ class NoProgramInFile(WeftSyntaxError):
     template = "{path} has no function under @weft.program"
 
 
+class NoPrograms(WeftSyntaxError):
+    """A file that declares no program."""
+
+    template = "{file} has no program to run"
+    hint = "a program begins so: program NAME(parameters) -> TYPE:"
+
+
 class BrokenPythonFile(WeftError):
     """A Python file (of programs or of tools) that fails while it is imported."""
 
@@ -83,7 +90,7 @@ def tools_of(path: str | Path) -> dict[str, Callable[..., Any]]:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise NoSuchProgram(path=path, problem="there is no such file") from None
     except (OSError, UnicodeDecodeError) as error:

@@ -7,17 +7,17 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from lark import Lark, Token, UnexpectedInput
+from lark import Lark, Token, Tree, UnexpectedInput
 from lark.exceptions import VisitError
 from lark.indenter import Indenter
 
 from ..ir.diagnostics import WeftError
-from ..ir.source import Source
+from ..ir.source import Source, Span
 from . import ast
 from .builder import build
 from .mistakes import explain
 from .strings import Origin
-from .syntax_errors import UnevenIndentation
+from .syntax_errors import TooDeep, UnevenIndentation
 
 
 def parse(source: Source) -> ast.File:
@@ -49,6 +49,21 @@ def _read(text: str, start: str, source: Source, origin: Origin) -> Any:
         if isinstance(error.orig_exc, WeftError):
             raise error.orig_exc from None
         raise
+    except RecursionError:
+        raise TooDeep(span=_deepest(tree, source, origin), source=source) from None
+
+
+def _deepest(tree: Tree[Token], source: Source, origin: Origin) -> Span:
+    """Return the first line of what is nested most; a walk without recursion."""
+    found, depth = (1, 1), 0
+    waiting = [(tree, 1)]
+    while waiting:
+        node, level = waiting.pop()
+        if level > depth and not node.meta.empty:
+            found, depth = (node.meta.line, node.meta.column), level
+        waiting += [(child, level + 1) for child in node.children if isinstance(child, Tree)]
+    line, column = found[0] + origin[0] - 1, found[1] + (origin[1] - 1 if found[0] == 1 else 0)
+    return Span(source.name, line, column, line, column + 1)
 
 
 @cache

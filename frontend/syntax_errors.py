@@ -13,6 +13,13 @@ class UnexpectedText(WeftSyntaxError):
     template = "{found} cannot stand here"
 
 
+class TooDeep(WeftSyntaxError):
+    """Blocks or expressions inside one another, more than can be read."""
+
+    template = "this is nested too deeply to be read"
+    hint = "bind a part with `let`, or build long sums and lists in a loop"
+
+
 class UnevenIndentation(WeftSyntaxError):
     """A line that returns to no level of the lines above."""
 

@@ -22,7 +22,7 @@ def read_type_file(kind: str, path: str, source: Source, span: Span) -> str:
     """Return the text of the file that a type names; a schema on one line."""
     place = Path(source.name).parent / path
     try:
-        text = place.read_text(encoding="utf-8")
+        text = place.read_text(encoding="utf-8-sig")
         if kind == "grammar":
             return text
         schema = json.loads(text)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, is_dataclass
 from typing import Any
 
@@ -60,6 +60,7 @@ def _scalar(type: Term, value: Any) -> Any:
     number = isinstance(value, int | float) and not isinstance(value, bool)
     match type.name:
         case "any" | "schema":
+            _encodable(*_texts(value))
             return value
         case "none" if value is None:
             return None
@@ -77,11 +78,36 @@ def _scalar(type: Term, value: Any) -> Any:
 
 
 def _text(type: Term, value: str) -> str:
+    _encodable(value)
     if type.name == "choice" and value not in type.parameters:
         raise Mismatch(f"{value!r} is none of {', '.join(map(repr, type.parameters))}")
     if type.name == "regex" and not re.fullmatch(str(type.parameters[0]), value):
         raise Mismatch(f"{value!r} does not match {type.parameters[0]}")
     return value
+
+
+def _encodable(*texts: str) -> None:
+    """Refuse halves of a surrogate pair (JSON can escape one): no tokenizer has them."""
+    for text in texts:
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            half = ascii(text[error.start])
+            raise Mismatch(f"character {error.start} is {half}, half of a pair") from None
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Yield the strings inside a JSON value, keys among them."""
+    match value:
+        case str():
+            yield value
+        case list() | tuple():
+            for item in value:
+                yield from _texts(item)
+        case Mapping():
+            for key, item in value.items():
+                yield from _texts(key)
+                yield from _texts(item)
 
 
 def _mismatch(type: Term, value: Any) -> Mismatch:

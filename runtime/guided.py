@@ -73,6 +73,12 @@ def _start(name: str, kind: str, source: Any, heal: str, guide: LLTokenizer) -> 
     inner = LLMatcher(guide, grammar_of(kind, source, name, heal))
     if inner.is_error():
         raise BadConstraint(name=name, problem=inner.get_error())
+    # The first mask says now, when a place is known, that no text fits; a copy keeps `inner` fresh.
+    first = inner.deep_copy()
+    first.compute_bitmask()
+    if first.is_error():
+        problem = f"no text fits it ({first.get_error().splitlines()[0]})"
+        raise BadConstraint(name=name, problem=problem)
     return GuidedMatcher(inner, name)
 
 

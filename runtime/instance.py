@@ -100,6 +100,9 @@ class Instance(ControlFlow, ModelCalls):
         if not handles or len(points) != len(handles):
             problem = f"join best has {len(handles)} branches and {len(points)} points"
             raise ProgramFailed(row=self.row, problem=problem, span=operation.span)
+        if any(point != point for point in points):
+            problem = "join best has a point that is no number (NaN): nothing is best"
+            raise ProgramFailed(row=self.row, problem=problem, span=operation.span)
         best = max(range(len(points)), key=points.__getitem__)
         for number, handle in enumerate(handles):
             if number != best:

@@ -234,6 +234,8 @@ class Reference:
         streams, points = operands
         if not streams or len(streams) != len(points):
             raise RunError(message="join best has no branches, or not a point for each")
+        if any(point != point for point in points):
+            raise RunError(message="join best has a point that is no number (NaN)")
         best = max(range(len(points)), key=points.__getitem__)
         return [streams[best], best]
 

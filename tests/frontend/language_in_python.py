@@ -142,7 +142,24 @@ def invoice(s, text: str) -> str:
     return f"{order.customer} owes for {sum_of}."
 
 
+@program
+def second_opinion(s, question: str) -> list[str]:
+    """A draft, then a second opinion: from a larger model where there is one, and before other work."""  # noqa: E501
+    s.user(question)
+    draft = s.assistant.gen(max_tokens=16, stop="\n")
+    s.user("Is that right? Answer yes or no.")
+    with s.client("openai:http://localhost:8000/v1#large"):
+        with s.priority(2):
+            right = s.assistant.select(["yes", "no"])
+    if right == "yes":
+        return [right, draft]
+    s.user("Give a better answer.")
+    better = s.assistant.gen(max_tokens=16, stop="\n")
+    return [right, better]
+
+
 TWINS = {
     "checked_tool": solve, "panel": panel, "best_draft": write, "surprise": surprise,
     "adapters": compare, "schema_and_grammar": invoice,
+    "second_opinion": second_opinion,
 }  # fmt: skip

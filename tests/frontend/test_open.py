@@ -1,9 +1,16 @@
 """Opening programs and checkpoints: every kind of place, and every kind of mistake."""
 
 import pytest
+import weft
 from weft.frontend.checkpoint import NoCheckpoint, UnknownModel, open_checkpoint, shipped_models
 from weft.frontend.lower import lower
-from weft.frontend.open import BrokenPythonFile, NoProgramInFile, NoSuchProgram, open_program
+from weft.frontend.open import (
+    BrokenPythonFile,
+    NoProgramInFile,
+    NoPrograms,
+    NoSuchProgram,
+    open_program,
+)
 
 TEXT = 'program hello(name: str) -> str:\n    "Hello {name}"\n    return name\n'
 PYTHON = """
@@ -61,3 +68,14 @@ def test_an_unknown_model_names_the_shipped_ones(tmp_path):
         open_checkpoint("tiny-dens")
     with pytest.raises(NoCheckpoint, match="config.json"):
         open_checkpoint(tmp_path)
+
+
+def test_a_byte_order_mark_is_no_text(tmp_path):
+    (tmp_path / "hello.weft").write_text("\ufeff" + TEXT, encoding="utf-8")
+    assert open_program(tmp_path / "hello.weft").source.text == TEXT
+
+
+def test_a_file_without_a_program_is_named(tmp_path):
+    (tmp_path / "empty.weft").write_text("# nothing yet\n")
+    with pytest.raises(NoPrograms, match=r"empty.weft has no program to run"):
+        weft.compile(tmp_path / "empty.weft")

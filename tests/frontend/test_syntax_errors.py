@@ -5,6 +5,7 @@ import pickle
 import pytest
 from weft.frontend.mistake_examples import EXAMPLES
 from weft.frontend.parser import parse_text
+from weft.frontend.syntax_errors import TooDeep
 from weft.ir.diagnostics import WeftSyntaxError
 
 MISTAKES = {
@@ -101,3 +102,10 @@ def test_every_error_has_a_line_and_a_caret(text):
     assert error.span is not None
     assert "^" in error.render(), error.render()
     assert text.splitlines()[error.span.line - 1] in error.render()
+
+
+@pytest.mark.parametrize("text", ["1" + " + 1" * 3000, "(" * 5 + "not " * 3000 + "true" + ")" * 5])
+def test_nested_too_deeply(text):
+    error = failure(f'program p():\n    "a"\n    return {text}\n')
+    assert isinstance(error, TooDeep)
+    assert error.span is not None and error.span.line == 3

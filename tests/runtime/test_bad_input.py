@@ -5,8 +5,13 @@ from __future__ import annotations
 import time
 
 import pytest
+from weft.frontend.lower import lower
+from weft.frontend.open import open_program
+from weft.ir.core import Term
 from weft.ir.diagnostics import CapacityError, RunError
 from weft.runtime.arguments import BadArguments
+from weft.runtime.coerce import Mismatch, coerce
+from weft.runtime.constraint import BadConstraint
 from weft.runtime.instance import ProgramFailed
 from weft.runtime.limits import ContextTooLong
 from weft.runtime.scheduler import KVTooSmall
@@ -176,3 +181,64 @@ def test_an_empty_option_and_an_empty_list(toy):
 
 def test_capacity_errors_are_one_family():
     assert issubclass(KVTooSmall, CapacityError) and issubclass(ContextTooLong, CapacityError)
+
+
+HALF = "a\ud800"
+
+
+@pytest.mark.parametrize("row", [{"arg": HALF}, {"arg": "fine", "more": ["b", HALF]}])
+def test_half_a_surrogate_pair_in_a_row_is_refused_before_any_row_runs(toy, row):
+    text = """
+program p(arg: str, more: list[str] = []) -> str:
+    "{arg} {more}"
+    gen word(max_tokens=2)
+    return word
+"""
+    executable = toy.compile(text)
+    with pytest.raises(BadArguments, match="row 1: .*character . is .*ud800.*, half of a pair"):
+        executable.run_rows([{"arg": "fine"}, row])
+    assert executable.engine.steps == 0
+
+
+@pytest.mark.parametrize("value", [HALF, {"a": [HALF]}, {HALF: 1}])
+def test_half_a_surrogate_pair_inside_a_schemas_value(value):
+    with pytest.raises(Mismatch, match="half of a pair"):
+        coerce(Term("schema", ("{}",)), {}, value)
+
+
+def test_half_a_surrogate_pair_from_a_tool_is_a_wrong_value(toy):
+    executable = toy.compile(TOOL.replace("-> int", "-> str", 1).replace("-> int", "-> str"),
+                             {"look": lambda text: HALF})  # fmt: skip
+    with pytest.raises(ToolFailed, match="tool look returned a wrong value: character 1 is"):
+        executable.run(arg="a")
+    toy.assert_clean(executable)
+
+
+def test_points_that_are_no_numbers_choose_no_branch(toy):
+    text = """
+tool points() -> float
+
+program p(arg: str) -> str:
+    "{arg}"
+    fork 2 as found:
+        gen word(max_tokens=2)
+        yield points()
+    join best(by=found)
+    gen last(max_tokens=2)
+    return last
+"""
+    tools = {"points": lambda: float("nan")}
+    executable = toy.compile(text, tools)
+    with pytest.raises(ProgramFailed, match="row 0: join best has a point that is no number"):
+        executable.run(arg="a")
+    with pytest.raises(RunError, match="no number"):
+        toy.oracle(text, tools)(0, arg="a")
+    toy.assert_clean(executable)
+
+
+def test_a_schema_that_no_text_fits_is_refused_where_it_is_used(toy, tmp_path):
+    (tmp_path / "loop.json").write_text('{"$ref": "#"}')
+    file = tmp_path / "p.weft"
+    file.write_text('program p(arg: str):\n    "{arg}"\n    gen a: schema "loop.json"\n')
+    with pytest.raises(BadConstraint, match=r"p.weft:3:5: .*no text fits it"):
+        toy.compile(lower(open_program(file).file)).run(arg="a")
