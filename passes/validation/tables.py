@@ -25,7 +25,9 @@ from ...ir.vocabulary import Tokenizer
 from ..manager import Context
 
 STATES = 24
-"""States of a table whose masks are worked out anew, spread over all."""
+WORK = 1 << 24
+"""Of a table, as many states' masks are worked out anew as states times tokens are WORK: all states
+of most tables, and else that many, at least STATES, spread over all."""
 
 BUDGETS = 24
 """Numbers of tokens that may still come, for each of these states."""
@@ -69,7 +71,8 @@ def mask_problems(table: TokenTable, tokenizer: Tokenizer) -> Iterator[str]:
     ends = np.zeros(len(words), bool)
     ends[[i for i in tokenizer.end_ids if i < len(words)]] = True
     count = len(table.moves)
-    for state in np.unique(np.linspace(START, count - 1, STATES).astype(int)).tolist():
+    checked = min(count, max(STATES, WORK // len(words)))
+    for state in np.unique(np.linspace(START, count - 1, checked).astype(int)).tolist():
         forced = table.forced_tokens(state)
         if forced:
             yield from _forced_problems(table, words, state, forced)

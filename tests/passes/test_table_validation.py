@@ -11,12 +11,13 @@ from weft.frontend.checker import check
 from weft.frontend.constraints import constraint_of
 from weft.frontend.lower import lower
 from weft.frontend.parser import parse_text
+from weft.ir.automaton import START
 from weft.ir.token_table import TokenTable, token_table
 from weft.ir.token_trie import TokenTrie
 from weft.passes.manager import Context, run_passes
 from weft.passes.program.constraints import CompileConstraints
 from weft.passes.validation.registry import ChangedMeaning, validation
-from weft.passes.validation.tables import mask_problems, text_problems
+from weft.passes.validation.tables import STATES, mask_problems, text_problems
 from weft.runtime.simulator import ToyTokenizer
 
 TOKENIZER = ToyTokenizer((" the", "ab", '": ', '{"', "12", "é"))
@@ -94,3 +95,17 @@ def test_the_pass_manager_finds_a_wrong_table(monkeypatch):
     monkeypatch.setattr(type(context.tables), "find", lambda self, *constraint: planted)
     with pytest.raises(ChangedMeaning, match="gen a: state .* wrong"):
         run_passes((CompileConstraints(),), lower(file), context)
+
+
+def test_a_wrong_mask_of_any_single_state_is_found():
+    table = token_table("regex", "[a-z]{60}", TOKENIZER, TokenTrie.of(TOKENIZER))
+    assert len(table.moves) > 2 * STATES
+    spread = np.linspace(START, len(table.moves) - 1, STATES).astype(int)
+    state = next(each for each in range(START, len(table.moves)) if each not in spread)
+    masks, mask_of = table.masks.copy(), table.mask_of.copy()
+    wrong = masks[mask_of[state, -1]].copy()
+    wrong[0] ^= 1
+    mask_of[state, -1] = len(masks)
+    planted = replace(table, masks=np.vstack([masks, wrong]), mask_of=mask_of)
+    (found,) = mask_problems(planted, TOKENIZER)
+    assert found.startswith(f"state {state} ")
