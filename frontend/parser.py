@@ -36,6 +36,7 @@ def parse_expression(text: str, source: Source, origin: Origin = (1, 1)) -> ast.
 
 
 def _read(text: str, start: str, source: Source, origin: Origin) -> Any:
+    tree = Tree[Token](start, [])
     try:
         tree = lark().parse(text, start=start)
         return build(
