@@ -8,6 +8,7 @@ from .codegen.threads import let_library_sleep
 if TYPE_CHECKING:
     from .compiler import Options, compile
     from .frontend.embedded import between, grammar, limit, matching, program, schema, tool
+    from .ir.diagnostics import WeftError
     from .runtime.executable import Executable
 
 __version__ = "0.1.0"
@@ -25,11 +26,12 @@ _HOMES = {
     "schema": "frontend.embedded",
     "grammar": "frontend.embedded",
     "Executable": "runtime.executable",
+    "WeftError": "ir.diagnostics",
 }
 
 __all__ = [
-    "Executable", "Options", "between", "compile", "grammar", "limit", "matching", "program",
-    "schema", "tool",
+    "Executable", "Options", "WeftError", "between", "compile", "grammar", "limit", "matching",
+    "program", "schema", "tool",
 ]  # fmt: skip
 
 

@@ -46,3 +46,11 @@ def test_a_wrong_size_says_how_to_write_one():
 
 def test_units_are_for_people():
     assert bytes_text(1536) == "1.5 KiB" and seconds_text(0.00123) == "1.2 ms"
+
+
+def test_a_users_mistakes_have_one_public_class() -> None:
+    import weft
+
+    with pytest.raises(weft.WeftError, match="syntax error"):
+        weft.compile("program p( -> int:\n    return 1", "tiny-dense")
+    assert "WeftError" in dir(weft)
