@@ -240,7 +240,9 @@ class Options:
 
 def _one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
-        raise BadOption(problem=f"{name} must be one of {', '.join(choices)}, not {value!r}")
+        known = ", ".join(filter(None, choices))
+        or_empty = ", or left out" if "" in choices else ""
+        raise BadOption(problem=f"{name} must be one of {known}{or_empty}, not {value!r}")
 
 
 def _parsed(group: str, kind: type, texts: Mapping[str, str], hidden: set[str]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from .ir.core import Module
@@ -36,6 +37,12 @@ class NoPictures(WeftError):
     kind = "option error"
     template = "pictures need {package}"
     hint = "pip install 'weft[notebooks]'"
+
+
+def require_pictures() -> None:
+    """Raise NoPictures where none could be drawn: before the work that one would show."""
+    if find_spec("matplotlib") is None:
+        raise NoPictures(package="matplotlib")
 
 
 class UnknownKernel(WeftError):
@@ -175,10 +182,9 @@ def _prefixes(tree: PrefixTree, form: str) -> str:
     _check_form("prefixes", form)
     if form == "text":
         return str(tree)
-    try:
-        from .plots.prefixes import prefix_map
-    except ModuleNotFoundError as error:
-        raise NoPictures(package=error.name) from None
+    require_pictures()
+    from .plots.prefixes import prefix_map
+
     return prefix_map(tree).svg()
 
 

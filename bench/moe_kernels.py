@@ -1,7 +1,7 @@
 """The CPU's kernels of the offloading bench, compiled for another machine.
 
     python -m bench.moe_kernels FOLDER                       for each CPU of CPUS, and the runtime
-    python -m bench.moe_kernels FOLDER --kv bf16             with keys and values of bf16
+    python -m bench.moe_kernels FOLDER --kv f32              with keys and values of f32
     python -m bench.moe_offload --kernels FOLDER ...         there: the best that its CPU can run
 
 A machine without the TVM compiler needs FOLDER/site on its PYTHONPATH (the TVM runtime, 3 MB) and
@@ -40,7 +40,7 @@ def use(folder: Path) -> str:
     raise NoKernels(f"{folder} has kernels for none of this CPU's kinds")
 
 
-def compiled(folder: Path, cpus: list[str], kv: str = "f32") -> None:
+def compiled(folder: Path, cpus: list[str], kv: str = "bf16") -> None:
     """Compile for each CPU, in a process of its own, and put the runtime beside."""
     for cpu in cpus:
         environment = {**os.environ, "WEFT_CPU": cpu, "WEFT_CACHE": str(folder / cpu)}
@@ -97,7 +97,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path, nargs="?")
     parser.add_argument("--cpus", nargs="+", choices=list(CPUS), default=list(CPUS)[:2])
     parser.add_argument("--here", action="store_true", help="into WEFT_CACHE, for WEFT_CPU")
-    parser.add_argument("--kv", default="f32", choices=("f32", "bf16"), help="keys and values")
+    parser.add_argument("--kv", default="bf16", choices=("f32", "bf16"), help="keys and values")
     options = parser.parse_args()
     if options.here:
         compile_here(options.kv)

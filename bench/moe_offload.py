@@ -223,7 +223,9 @@ def host_memory(bench: Bench) -> Figures:
         on_disk = sum(len(layer.disk) for layer in found.policy.layers)
         rows.append({"host_bytes": setting.host_memory or found.host_bytes, "batch": setting.batch,
                      "tokens_per_s": found.decode_rate, "pages_on_disk": on_disk})  # fmt: skip
-    return {"rate_by_host_memory": rows}
+    base = bench.base
+    return {"rate_by_host_memory": rows,
+            "host_memory_setting": f"schedule {base.schedule}, keys of {base.kv}"}  # fmt: skip
 
 
 def error_settings(base: Setting, tiny: bool) -> list[Setting]:
@@ -337,7 +339,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--skew", type=float, default=0.0, help="bends the routers: 1 doubles")
     parser.add_argument("--hardware", default="h200", help="a shipped name, or a calibrated file")
     parser.add_argument("--budget", type=float, default=330.0, help="seconds for all settings")
-    parser.add_argument("--kv", default="f32", choices=list(KEY_BYTES), help="keys and values")
+    parser.add_argument("--kv", default="bf16", choices=list(KEY_BYTES), help="keys and values")
     parser.add_argument("--kernels", type=Path, help="a folder of bench.moe_kernels")
     parser.add_argument("--smoke", action="store_true", help="every path once; what fails")
     parser.add_argument("--commit", default="", help="what is measured, where git is not at hand")

@@ -105,6 +105,10 @@ def evaluate(options: EvaluateOptions) -> None:
     if options.kernels and options.calibration:
         problem = "--kernels take the model's own calibration"
         raise BadOption(problem=problem, hint="put the file beside the checkpoint")
+    if options.plot is not None:
+        from ..stages import require_pictures
+
+        require_pictures()
     subject = (
         KernelSubject(checkpoint, options.threads)
         if options.kernels

@@ -17,11 +17,19 @@ SUFFIXES = (".svg", ".png")
 
 
 def check(plot: Path | None, measured: Path | None) -> None:
-    """Raise BadOption before a search whose plot could not be written."""
+    """Raise before a search whose plot could not be drawn: BadOption, NoPictures, NoRecord."""
     if plot is not None and plot.suffix not in SUFFIXES:
         raise BadOption(problem=f"--plot {plot} is neither .svg nor .png")
     if measured is not None and plot is None:
         raise BadOption(problem="--measured is for the points of a --plot")
+    if plot is not None:
+        from ..stages import require_pictures
+
+        require_pictures()
+    if measured is not None:
+        from ..plots.host_memory import measured_rates
+
+        measured_rates(measured)
 
 
 def draw(curve: HostCurve, title: str, plot: Path, measured: Path | None) -> None:

@@ -10,12 +10,20 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from ..ir.diagnostics import KernelError
 from .emit_triton import TritonSource
 from .triton_launch import launcher
 
 
+class NoTriton(KernelError):
+    """Kernels for a GPU where Triton is not installed."""
+
+    template = "kernels for a GPU need the package triton, which is not installed"
+    hint = "pip install 'weft[gpu]', on a machine with an NVIDIA GPU"
+
+
 def load_module(source: TritonSource, folder: Path) -> ModuleType:
-    """Write the file if it is new, and import it. Triton is imported by the file."""
+    """Write the file if it is new, and import it, and with it Triton; raises NoTriton."""
     loaded = sys.modules.get(source.module)
     if loaded is not None:
         return loaded
@@ -28,7 +36,12 @@ def load_module(source: TritonSource, folder: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location(source.module, path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except ModuleNotFoundError as error:
+        if error.name != "triton":
+            raise
+        raise NoTriton() from None
     sys.modules[source.module] = module
     return module
 

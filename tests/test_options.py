@@ -54,3 +54,8 @@ def test_a_users_mistakes_have_one_public_class() -> None:
     with pytest.raises(weft.WeftError, match="syntax error"):
         weft.compile("program p( -> int:\n    return 1", "tiny-dense")
     assert "WeftError" in dir(weft)
+
+
+def test_a_choice_that_may_be_left_out_is_not_listed_as_nothing() -> None:
+    with pytest.raises(BadOption, match="activations must be one of bf16, or left out, not 'fp7'"):
+        Options(activations="fp7")

@@ -7,23 +7,19 @@ from typing import ClassVar
 
 from ...ir.core import Module, Operation, Value
 from ...ir.types import dtype_of, shape_of, tensor
-from ..manager import EVERYTHING, Context
+from ..manager import Context
 from ..rewrite import rewrite, substitute
+from .body import GraphPass
 
 
 @dataclass(frozen=True)
-class ChooseActivationFormat:
+class ChooseActivationFormat(GraphPass):
     """Keeps activations in a format; a step's results (logits), and what experts are chosen by,
     stay f32. Kernels compute in f32 whatever they read and write."""
 
     format: str = "f32"
 
     name: ClassVar[str] = "choose-activation-format"
-    reads: ClassVar[tuple[str, ...]] = ("graph",)
-    writes: ClassVar[tuple[str, ...]] = ("graph",)
-    requires: ClassVar[tuple[str, ...]] = ()
-    ensures: ClassVar[tuple[str, ...]] = ()
-    keeps: ClassVar[tuple[str, ...]] = EVERYTHING
 
     def run(self, module: Module, context: Context) -> Module:
         """Return the module with the types of its activations changed."""

@@ -11,20 +11,15 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from ...ir.core import Module, Operation, make
-from ..manager import EVERYTHING, Context
-from .body import Body, rewrite_functions
+from ..manager import Context
+from .body import Body, GraphPass, rewrite_functions
 
 
 @dataclass(frozen=True)
-class FuseExpertSilu:
+class FuseExpertSilu(GraphPass):
     """Lets the experts' product of gate and up rows give silu(gate) * up, as both are there."""
 
     name: ClassVar[str] = "fuse-expert-silu"
-    reads: ClassVar[tuple[str, ...]] = ("graph",)
-    writes: ClassVar[tuple[str, ...]] = ("graph",)
-    requires: ClassVar[tuple[str, ...]] = ()
-    ensures: ClassVar[tuple[str, ...]] = ()
-    keeps: ClassVar[tuple[str, ...]] = EVERYTHING
 
     def run(self, module: Module, context: Context) -> Module:
         """Return the module with such products."""
@@ -40,15 +35,10 @@ class FuseExpertSilu:
 
 
 @dataclass(frozen=True)
-class FuseFewExperts:
+class FuseFewExperts(GraphPass):
     """Makes `graph.moe_gated` and `graph.moe_mixed` of dispatch, products, silu and combine."""
 
     name: ClassVar[str] = "fuse-few-experts"
-    reads: ClassVar[tuple[str, ...]] = ("graph",)
-    writes: ClassVar[tuple[str, ...]] = ("graph",)
-    requires: ClassVar[tuple[str, ...]] = ()
-    ensures: ClassVar[tuple[str, ...]] = ()
-    keeps: ClassVar[tuple[str, ...]] = EVERYTHING
 
     def run(self, module: Module, context: Context) -> Module:
         """Return the module with such layers joined."""

@@ -12,7 +12,7 @@ from typing import ClassVar
 from ...ir.core import Module, Operation, make, thaw
 from ...ir.types import dtype_of, shape_of, tensor
 from ..manager import EVERYTHING, Context
-from .body import Body, rewrite_functions
+from .body import Body, GraphPass, rewrite_functions
 
 
 @dataclass(frozen=True)
@@ -89,15 +89,10 @@ def _joined_weight(body: Body, weights: list[Operation], rows: Sequence[object])
 
 
 @dataclass(frozen=True)
-class DropConcatOfSplit:
+class DropConcatOfSplit(GraphPass):
     """Takes out a concat that puts the parts of a split together again."""
 
     name: ClassVar[str] = "drop-concat-of-split"
-    reads: ClassVar[tuple[str, ...]] = ("graph",)
-    writes: ClassVar[tuple[str, ...]] = ("graph",)
-    requires: ClassVar[tuple[str, ...]] = ()
-    ensures: ClassVar[tuple[str, ...]] = ()
-    keeps: ClassVar[tuple[str, ...]] = EVERYTHING
 
     def run(self, module: Module, context: Context) -> Module:
         """Return the module without such concats, nor splits that nothing uses any more."""
@@ -117,15 +112,10 @@ class DropConcatOfSplit:
 
 
 @dataclass(frozen=True)
-class FuseAddNorm:
+class FuseAddNorm(GraphPass):
     """Joins a residual sum with the norm that follows it: the sum is read while in registers."""
 
     name: ClassVar[str] = "fuse-add-norm"
-    reads: ClassVar[tuple[str, ...]] = ("graph",)
-    writes: ClassVar[tuple[str, ...]] = ("graph",)
-    requires: ClassVar[tuple[str, ...]] = ()
-    ensures: ClassVar[tuple[str, ...]] = ()
-    keeps: ClassVar[tuple[str, ...]] = EVERYTHING
 
     def run(self, module: Module, context: Context) -> Module:
         """Return the module with sums and norms joined."""

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ...ir.core import Module, Operation, Value, make
-from ..manager import EVERYTHING, Context
-from .body import Body, rewrite_functions
+from ..manager import Context
+from .body import Body, GraphPass, rewrite_functions
 
 
 @dataclass(frozen=True)
-class FuseMatmulParts:
+class FuseMatmulParts(GraphPass):
     """Makes `graph.fused_matmul` of norm, matmul, silu_mul and residual sum where they meet.
 
     Without `norms` a norm stays what it is: where many programs share a product, each would
@@ -24,11 +24,6 @@ class FuseMatmulParts:
     norms: bool = True
 
     name: ClassVar[str] = "fuse-matmul-parts"
-    reads: ClassVar[tuple[str, ...]] = ("graph",)
-    writes: ClassVar[tuple[str, ...]] = ("graph",)
-    requires: ClassVar[tuple[str, ...]] = ()
-    ensures: ClassVar[tuple[str, ...]] = ()
-    keeps: ClassVar[tuple[str, ...]] = EVERYTHING
 
     def run(self, module: Module, context: Context) -> Module:
         """Return the module with each matmul's neighbours pulled in."""
@@ -77,15 +72,10 @@ def _only_user(body: Body, value: Value, name: str) -> Operation | None:
 
 
 @dataclass(frozen=True)
-class FuseCombineResidual:
+class FuseCombineResidual(GraphPass):
     """Lets the sum over a token's experts begin with the residual."""
 
     name: ClassVar[str] = "fuse-combine-residual"
-    reads: ClassVar[tuple[str, ...]] = ("graph",)
-    writes: ClassVar[tuple[str, ...]] = ("graph",)
-    requires: ClassVar[tuple[str, ...]] = ()
-    ensures: ClassVar[tuple[str, ...]] = ()
-    keeps: ClassVar[tuple[str, ...]] = EVERYTHING
 
     def run(self, module: Module, context: Context) -> Module:
         """Return the module with such sums joined."""

@@ -11,9 +11,9 @@ from typing import ClassVar
 
 from ...ir.core import Module, Operation, Value, make
 from ...ir.types import dtype_of, shape_of, tensor
-from ..manager import EVERYTHING, Context
+from ..manager import Context
 from ..rewrite import substitute
-from .body import Body, rewrite_functions
+from .body import Body, GraphPass, rewrite_functions
 
 BY_ROWS = frozenset(
     "graph." + name for name in ("matmul", "add", "rmsnorm", "silu_mul", "concat", "all_reduce")
@@ -22,15 +22,10 @@ BY_ROWS = frozenset(
 
 
 @dataclass(frozen=True)
-class TakeRowsEarly:
+class TakeRowsEarly(GraphPass):
     """Moves `graph.take_rows` before the products that only its result needs."""
 
     name: ClassVar[str] = "take-rows-early"
-    reads: ClassVar[tuple[str, ...]] = ("graph",)
-    writes: ClassVar[tuple[str, ...]] = ("graph",)
-    requires: ClassVar[tuple[str, ...]] = ()
-    ensures: ClassVar[tuple[str, ...]] = ()
-    keeps: ClassVar[tuple[str, ...]] = EVERYTHING
 
     def run(self, module: Module, context: Context) -> Module:
         """Return the module with each such operation moved as far as it goes."""

@@ -12,7 +12,7 @@ from ...ir.core import Operation, Value
 from ...ir.types import SCALED
 from .builder import KernelBuilder
 from .elementwise import of_format
-from .matvec import MOST_ELEMENTS
+from .matvec import block_of
 from .moe import GATED
 
 
@@ -32,11 +32,8 @@ class ExpertMatvec:
 
     @property
     def block_k(self) -> int:
-        """Elements of a row read at a time: all of them, or a power of two."""
-        if self.k <= MOST_ELEMENTS:
-            return self.k
-        sizes = (MOST_ELEMENTS >> shift for shift in range(4))
-        return next((size for size in sizes if self.k % size == 0), MOST_ELEMENTS)
+        """Elements of a row read at a time."""
+        return block_of(self.k)
 
     def name(self, kind: str) -> str:
         """A name that tells the shape."""

@@ -18,6 +18,15 @@ AHEAD = 32 << 10
 """Bytes of 8-bit weights that a program asks for at a time: 64 registers of each of 128 threads."""
 
 
+def block_of(k: int) -> int:
+    """Return how many elements of a row of K are read at a time: all, or a power of two that
+    divides K."""
+    if k <= MOST_ELEMENTS:
+        return k
+    sizes = (MOST_ELEMENTS >> shift for shift in range(4))
+    return next((size for size in sizes if k % size == 0), MOST_ELEMENTS)
+
+
 @dataclass(frozen=True)
 class Matvec:
     """What a kernel computes: `parts` as of `graph.fused_matmul` (bias, residual), `silu` where w
@@ -36,11 +45,8 @@ class Matvec:
 
     @property
     def block_k(self) -> int:
-        """Elements of a row read at a time: all of them, or a power of two that divides K."""
-        if self.k <= MOST_ELEMENTS:
-            return self.k
-        sizes = (MOST_ELEMENTS >> shift for shift in range(4))
-        return next((size for size in sizes if self.k % size == 0), MOST_ELEMENTS)
+        """Elements of a row read at a time."""
+        return block_of(self.k)
 
     @property
     def ahead(self) -> int:

@@ -12,6 +12,7 @@ from weft.cost_model.policy_text import loads
 from weft.frontend.checkpoint import UnknownModel
 from weft.ir.diagnostics import WeftError
 from weft.options import BadOption
+from weft.stages import NoPictures
 
 
 def tune(*arguments) -> str:
@@ -73,6 +74,7 @@ def test_cold_experts_are_named_by_a_file(tmp_path) -> None:
         (("tiny-moe", "--kv", "int3"), BadOption, "not kept as 'int3'"),
         (("tiny-moe", "--plot", "rates.pdf"), BadOption, "neither .svg nor .png"),
         (("tiny-moe", "--measured", "r.json"), BadOption, "for the points of a --plot"),
+        (("tiny-moe", "--plot", "r.svg", "--measured", "none.json"), WeftError, "none.json"),
     ],
 )
 def test_errors(arguments, error, message: str) -> None:
@@ -104,3 +106,10 @@ def test_what_is_priced_only_is_said_and_int4_pages_stay_off_the_cpu(tmp_path) -
     tune(*capped, "--out", str(out))
     policy = loads(out.read_text())
     assert policy.page_format == "int4" and not any(layer.cpu for layer in policy.layers)
+
+
+def test_pictures_without_their_package_are_refused_before_the_search(monkeypatch) -> None:
+    monkeypatch.setattr("weft.stages.find_spec", lambda name: None)
+    monkeypatch.setattr("weft.cli.tune._search", lambda *rest: pytest.fail("it searched"))
+    with pytest.raises(NoPictures, match="pictures need matplotlib"):
+        tune("tiny-moe", "--plot", "rates.svg")

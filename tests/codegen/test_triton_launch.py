@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from types import SimpleNamespace
 
 import pytest
 import torch
+from weft.codegen.emit_triton import TritonSource
+from weft.codegen.load_triton import NoTriton, load_module
 from weft.codegen.triton_launch import Launcher, known_triton
 
 DRIVER = SimpleNamespace(get_current_device=lambda: 0, get_current_stream=lambda device: 77)
@@ -75,3 +78,11 @@ def test_this_triton_launches_as_is_known():
     from triton import knobs
 
     assert known_triton() or knobs.runtime.interpret
+
+
+def test_a_machine_without_triton_is_told_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "triton", None)  # importing it raises
+    with pytest.raises(NoTriton, match="need the package triton"):
+        load_module(TritonSource("absent", "import triton\n"), tmp_path)
+    with pytest.raises(ModuleNotFoundError, match="no_such_package"):
+        load_module(TritonSource("other", "import no_such_package\n"), tmp_path)
