@@ -1,0 +1,62 @@
+"""The parameters that several commands share: their types, and what help says of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Program = Annotated[Path, typer.Argument(help="a .weft file, or a Python file with @weft.program")]
+Model = Annotated[
+    str,
+    typer.Option(
+        "--model",
+        "-m",
+        help="a shipped model (weft models), a checkpoint folder, or openai:URL#NAME",
+    ),
+]
+Name = Annotated[
+    str | None, typer.Option("--program", "-p", help="which program of the file (default: last)")
+]
+Weights = Annotated[
+    str, typer.Option(help="weight format: f32 (default), bf16 (default on a GPU), int8 or fp8")
+]
+Threads = Annotated[int, typer.Option(help="CPU threads (0: all cores)")]
+Argument = Annotated[
+    list[str] | None,
+    typer.Option("--arg", "-a", help="name=value; value as JSON or text, @FILE reads a file"),
+]
+Remote = Annotated[
+    list[str] | None,
+    typer.Option("--remote", help="NAME=VALUE for a remote model: docs/remote.md has the names"),
+]
+Kv = Annotated[
+    str,
+    typer.Option(help="memory for keys and values, such as 512MiB (default: 256MiB; a GPU's own)"),
+]
+KvHost = Annotated[
+    str,
+    typer.Option(
+        help="keys and values lie in so much host memory; --kv-memory has labels and a cache of "
+        "what sparse attention reads (docs/sparse_attention.md)"
+    ),
+]
+Attention = Annotated[
+    str,
+    typer.Option(help="dense, or sparse(...): which keys decode reads (docs/sparse_attention.md)"),
+]
+Gpu = Annotated[
+    str,
+    typer.Option(
+        help="divide a model with experts between so much GPU memory, such as 16GiB, and the CPU; "
+        "without --target cuda the GPU is simulated"
+    ),
+]
+Offload = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--offload",
+        help="NAME=VALUE with --gpu-memory: schedule, micro_batches, cpu_experts, page_format",
+    ),
+]
