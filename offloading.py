@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .frontend.checkpoint import Checkpoint
@@ -27,6 +28,7 @@ from .passes.graph.moe_partition import NARROW, MoePartition, pipeline_shape, sc
 from .passes.manager import Context, PassRecord, run_passes
 
 if TYPE_CHECKING:
+    from .cost_model.hrm.popularity import Popularity
     from .cost_model.policy import Policy
     from .passes.tile.sections import LoweredSections, Scheduled
     from .runtime.offload.build import OffloadSettings
@@ -93,9 +95,19 @@ class Offloading:
             return Chosen(self._fitted(asked.over(wish)))
         return choose(wish, asked, self._scene(asked.over(usual(wish))), self._fitted)
 
+    @cached_property
+    def popularity(self) -> Popularity | None:
+        """How often each expert is used, if the options name a file that says so."""
+        from .cost_model.hrm.popularity import read
+        from .cost_model.hrm.shape import MoeShape
+
+        file = self.options.offload.routing
+        return read(Path(file), MoeShape.of(self.checkpoint.config)) if file else None
+
     def _fitted(self, wish: Wish) -> Policy:
-        config = self.checkpoint.config
-        return fit_policy(config.layers, config.experts, self._room(wish), wish)
+        config, known = self.checkpoint.config, self.popularity
+        order = known.experts_of if known else ()
+        return fit_policy(config.layers, config.experts, self._room(wish), wish, order)
 
     def _scene(self, usual: Wish) -> Scene:
         """What policies are priced for: this machine's figures, and sequences that fill the keys,
@@ -113,6 +125,7 @@ class Offloading:
             Workload(max(context - new, 1), new),
             HostedGpu.of(hardware), hardware, max(room.gpu - room.weights - room.working, 0),
             max(room.host - room.kv - room.buffers, 1) if room.host else 0, options.max_tokens,
+            self.popularity,
         )  # fmt: skip
 
     @cached_property

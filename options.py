@@ -77,7 +77,8 @@ class OffloadOptions:
     cost model chooses what this leaves open: `schedule` is the pipeline (empty: open),
     `micro_batches` those of a step (0: open), `cpu_experts` of each layer the CPU computes (-1:
     open). `page_format` is that of pages on their way: as the weights, or int8 or int4, which are
-    lossy.
+    lossy. `routing` is a file that says how often each expert is used, a trace of `weft run
+    --record-routing` or JSON: experts of the CPU are the coldest from the first step on.
     """
 
     host_memory: int = 0
@@ -85,6 +86,7 @@ class OffloadOptions:
     micro_batches: int = 0
     cpu_experts: int = -1
     page_format: str = ""
+    routing: str = ""
     policy: Any = None
 
     def __post_init__(self) -> None:

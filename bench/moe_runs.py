@@ -13,10 +13,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from weft.cost_model.hrm.popularity import popularity
 from weft.cost_model.policy import Policy
 from weft.frontend.checkpoint import open_checkpoint
+from weft.ir.model import ModelConfig
+from weft.ir.routing import RoutingTrace
 from weft.offloading import Offloading
 from weft.options import Options
+from weft.runtime.offload.routing import RoutingReplay
 from weft.runtime.offload.store import HostStore
 from weft.runtime.step import StepInput
 from weft.runtime.weights import RandomTensors
@@ -37,8 +41,9 @@ class Setting:
     """One run: a model, its sequences, the GPU's cap in bytes, and how it is divided.
 
     `prompt` is the mean length and `longest` the longest, of a skewed draw; `new` tokens are
-    generated for each of `batch` sequences. `skew` bends the routers of random weights; keys and
-    values are kept in the format `kv`.
+    generated for each of `batch` sequences. `skew` bends the routers of random weights, and
+    `routing` replays a trace in the place of what they choose (a file, or `zipf:EXPONENT`, drawn);
+    keys and values are kept in the format `kv`.
     Decode steps are measured until there are `steps` or `seconds` have gone by (0: all steps). With
     `middle` they are those in the middle of a run, on keys that are made up: what a step does
     does not depend on their values. `prefill` says whether prompts are read first.
@@ -67,6 +72,7 @@ class Setting:
     middle: bool = False
     prefill: bool = True
     kv: str = "f32"
+    routing: str = ""
 
     @property
     def name(self) -> str:
@@ -75,6 +81,7 @@ class Setting:
             self.schedule, f"N = {self.batch} in {self.micro_batches}",
             f"{self.cpu_experts} experts a layer on the CPU", f"{self.prompt} + {self.new} tokens",
             *([] if self.kv == "f32" else [f"keys of {self.kv}"]),
+            *([f"routing of {self.routing}"] if self.routing else []),
         ]  # fmt: skip
         return ", ".join(parts)
 
@@ -127,6 +134,9 @@ def run(setting: Setting, store: HostStore | None = None) -> Measured:
     made = offloading(setting)
     more: dict[str, Any] = {} if made.checkpoint.folder else {"pages": RepeatedPages}
     executor = made.executor(made.kernels([]), store=store, **more)
+    if setting.routing:
+        trace = routing_of(setting.routing, made.checkpoint.config)
+        executor.routing = RoutingReplay(trace, executor.device.place)
     try:
         prompts = prompts_of(setting, executor.vocab_size)
         generation = Generation(prompts, setting.new, executor.page_size)
@@ -146,6 +156,14 @@ def run(setting: Setting, store: HostStore | None = None) -> Measured:
         executor.close()
         del executor
         release()
+
+
+def routing_of(text: str, config: ModelConfig) -> RoutingTrace:
+    """Return the trace of a file, or a drawn one: `zipf:1.0`; raises BadRouting."""
+    sizes = (config.layers, config.experts, config.experts_per_token)
+    if text.startswith("zipf:"):
+        return RoutingTrace.drawn(*sizes, tokens=4096, exponent=float(text.removeprefix("zipf:")))
+    return RoutingTrace.load(text).check(text, *sizes)
 
 
 def release() -> None:
@@ -184,6 +202,9 @@ def offloading(setting: Setting) -> Offloading:
         **({"cache": setting.cache} if setting.cache else {}),
     )  # fmt: skip
     made = Offloading(checkpoint, options)
+    if setting.routing:
+        counts = routing_of(setting.routing, c).counts()
+        made.popularity = popularity(counts, c.layers, c.experts)
     if checkpoint.folder is None:
         if setting.target == "cuda" and torch.cuda.is_available():
             made.tensors = RandomTensors(options.seed, "cuda")

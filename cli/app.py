@@ -74,6 +74,10 @@ def run(
     trace: Annotated[
         Path | None, typer.Option(help="write a Chrome trace: ui.perfetto.dev opens it")
     ] = None,
+    record_routing: Annotated[
+        Path | None,
+        typer.Option(help="with --gpu-memory: write which experts each token took, for weft tune"),
+    ] = None,
     remote_concurrency: Annotated[
         int, typer.Option(help="remote model: calls under way at once")
     ] = 8,
@@ -327,7 +331,8 @@ def tune(
     ] = "",
     pages_per_expert: Annotated[int, typer.Option(help="slices of an expert (0: by size)")] = 1,
     popularity: Annotated[
-        Path | None, typer.Option(help="JSON: how often each expert is used, a list a layer")
+        Path | None,
+        typer.Option(help="a trace of run --record-routing; or JSON, a list of counts a layer"),
     ] = None,
     split_kv: Annotated[
         bool, typer.Option("--split-kv", help="keys in GPU memory too: for the model only, so far")

@@ -57,6 +57,7 @@ Offload = Annotated[
     list[str] | None,
     typer.Option(
         "--offload",
-        help="NAME=VALUE with --gpu-memory: schedule, micro_batches, cpu_experts, page_format",
+        help="NAME=VALUE with --gpu-memory: schedule, micro_batches, cpu_experts, page_format, "
+        "routing",
     ),
 ]

@@ -13,6 +13,7 @@ from ..ir.diagnostics import RunError
 from ..ir.display.units import bytes_text, seconds_text
 from .live import LiveView, LoadingBar, as_json, print_value
 from .render import emit, parse_size, remarks
+from .routing import check_recording, recording
 
 if TYPE_CHECKING:
     from ..cost_model.policy import Policy
@@ -88,6 +89,7 @@ class RunOptions:
     offload_policy: Path | None
     tools: Path | None
     trace: Path | None
+    record_routing: Path | None
     remote_concurrency: int
     remote: list[str] | None
     json: bool
@@ -101,15 +103,15 @@ def run(options: RunOptions) -> None:
         raise OutWithoutRows()
     if options.trace is not None and not options.trace.absolute().parent.is_dir():
         raise TraceNotWritten(path=options.trace, problem="there is no such folder")
+    check_recording(options.record_routing, options.gpu_memory)
     start = perf_counter()
     executable = _compile(options)
     if options.trace is not None and executable.engine.trace is None:
         raise NoTraceThere(model=options.model)
     compiled = perf_counter() - start
-    if options.rows is not None:
-        _run_rows(executable, arguments, options, compiled)
-    else:
-        _run_once(executable, arguments, options, compiled)
+    command = _run_once if options.rows is None else _run_rows
+    with recording(executable, options.record_routing, options.model):
+        command(executable, arguments, options, compiled)
 
 
 def _compile(options: RunOptions) -> Executable:

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from ..cost_model.hrm.grid import Grid
     from ..cost_model.hrm.host_curve import HostCurve
     from ..cost_model.hrm.model import Site
-    from ..cost_model.hrm.popularity import Popularity
     from ..cost_model.hrm.prediction import Lift, Prediction
     from ..cost_model.hrm.search import Found
     from ..cost_model.hrm.shape import MoeShape, Workload
@@ -70,6 +69,7 @@ def tune(options: TuneOptions) -> None:
     from ..cost_model import hardware_file, policy_text
     from ..cost_model.hrm.grid import Grid
     from ..cost_model.hrm.host_curve import host_curve
+    from ..cost_model.hrm.popularity import read as read_popularity
     from ..cost_model.hrm.shape import MoeShape, Workload
     from ..cost_model.policy_checks import PAGE_FORMATS
 
@@ -92,7 +92,8 @@ def tune(options: TuneOptions) -> None:
         if options.hardware
         else hardware_file.measured_or_shipped()
     )
-    site = replace(_site(options, hardware), popularity=_popularity(options.popularity, shape))
+    known = read_popularity(options.popularity, shape) if options.popularity else None
+    site = replace(_site(options, hardware), popularity=known)
     grid = Grid(
         most=options.batch or Grid().most,
         pages_per_expert=options.pages_per_expert,
@@ -149,19 +150,6 @@ def _site(options: TuneOptions, hardware: Any) -> Site:
     if options.pages == "int4":  # the CPU's kernels read eight bits at the least
         return replace(site, homes=tuple(home for home in site.homes if home != "cpu"))
     return site
-
-
-def _popularity(path: Path | None, shape: MoeShape) -> Popularity | None:
-    """Read how often each expert is used; None without a file."""
-    from ..cost_model.hrm.popularity import parse
-
-    if path is None:
-        return None
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadOption(problem=f"--popularity {path} cannot be read: {error}") from None
-    return parse(text, shape.layers, shape.experts)
 
 
 def _search(shape: MoeShape, workload: Workload, site: Site, grid: Grid, hardware: Any) -> _Tuned:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ...ir.diagnostics import ModelError
+from ...ir.routing import RoutingTrace
+from .shape import MoeShape
 
 CLASSES = 8
 """Experts are grouped by rank into so many classes at the most."""
@@ -17,7 +20,10 @@ class BadPopularity(ModelError):
     """Counts of experts' use that do not fit the model, or are no counts."""
 
     template = "popularity of experts: {problem}"
-    hint = "a JSON list for each layer (or one for all), with a number for each expert"
+    hint = (
+        "a JSON list for each layer (or one for all), with a number for each expert; or a trace of "
+        "weft run --record-routing"
+    )
 
 
 @dataclass(frozen=True)
@@ -61,6 +67,18 @@ def popularity(counts: Sequence[Sequence[float]], layers: int, experts: int) -> 
             raise BadPopularity(problem=f"layer {number} has a count that is none, or only zeros")
         made.append(tuple(each / sum(layer) for each in layer))
     return Popularity(tuple(made) * (layers if len(made) == 1 else 1))
+
+
+def read(file: Path, shape: MoeShape) -> Popularity:
+    """Return the popularity that a routing trace or a JSON file gives; raises BadPopularity and
+    BadRouting."""
+    try:
+        if not RoutingTrace.is_one(file):
+            return parse(file.read_text(encoding="utf-8"), shape.layers, shape.experts)
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadPopularity(problem=f"{file} cannot be read: {error}") from None
+    trace = RoutingTrace.load(file).check(str(file), shape.layers, shape.experts, shape.top_k)
+    return popularity(trace.counts(), shape.layers, shape.experts)
 
 
 def parse(text: str, layers: int, experts: int) -> Popularity:

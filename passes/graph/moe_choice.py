@@ -15,6 +15,7 @@ from ...cost_model.hrm.grid import Grid
 from ...cost_model.hrm.machine import HostedGpu
 from ...cost_model.hrm.memory import GPU_MARGIN, HOST_MARGIN, Batch, gpu_lines, host_lines
 from ...cost_model.hrm.model import Site
+from ...cost_model.hrm.popularity import Popularity
 from ...cost_model.hrm.prediction import Prediction, predict
 from ...cost_model.hrm.search import Found, refined
 from ...cost_model.hrm.shape import MoeShape, Workload
@@ -82,6 +83,7 @@ class Scene:
     gpu_pages: float
     host_pages: float
     max_tokens: int
+    popularity: Popularity | None = None
 
     def site(self, batch: int, schedule: str) -> Site:
         """Return the memory in which the search has as much room for pages as the executor."""
@@ -92,7 +94,7 @@ class Scene:
             lines = sum(host_lines(self.shape, self.workload, usual).values())
             host = (self.host_pages + lines) / (1 - HOST_MARGIN)
         gpu = (self.gpu_pages + beside) / (1 - GPU_MARGIN)
-        return Site(self.machine, gpu, host, schedule=schedule)
+        return Site(self.machine, gpu, host, schedule=schedule, popularity=self.popularity)
 
 
 def choose(wish: Wish, asked: Open, scene: Scene, fit: Fit) -> Chosen:
@@ -118,7 +120,7 @@ def choose(wish: Wish, asked: Open, scene: Scene, fit: Fit) -> Chosen:
         if not scene.machine.disk and any(layer.disk for layer in policy.layers):
             why = f"pages come from a disk that {scene.hardware.name} says nothing of"
             return Chosen(fit(plain), (f"no policy was searched: {why}",))
-        found = predict(policy, scene.shape, scene.workload, scene.hardware)
+        found = predict(policy, scene.shape, scene.workload, scene.hardware, known=scene.popularity)
         if best is None or _seconds(found, scene) < _seconds(best.prediction, scene):
             best = Chosen(policy, (), found)
     if best is None:

@@ -5,7 +5,7 @@ This is the plain rule; `weft tune` searches for a better policy with the cost m
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ...cost_model.placement import Home, Placement
@@ -68,8 +68,13 @@ class Wish:
     page_format: str = "f32"
 
 
-def fit_policy(layers: int, experts: int, room: Room, wish: Wish) -> Policy:
-    """Return the policy that keeps most experts resident; raises CapTooSmall and HostTooSmall."""
+def fit_policy(
+    layers: int, experts: int, room: Room, wish: Wish, order: Sequence[Sequence[int]] = ()
+) -> Policy:
+    """Return the policy that keeps most experts resident; raises CapTooSmall and HostTooSmall.
+
+    `order` lists each layer's experts, the most used first: the least used go to the CPU.
+    """
     gpu_experts = experts - wish.cpu_experts
     pages = (room.gpu - room.weights - room.working) // room.page
     ring, fewest = _ring, _most_resident(layers, gpu_experts, pages, _ring)
@@ -86,6 +91,8 @@ def fit_policy(layers: int, experts: int, room: Room, wish: Wish) -> Policy:
         Placement.counts(resident=r, streamed=gpu_experts - r, cpu=wish.cpu_experts)
         for r in resident
     ]
+    if order:
+        homes = [_by_rank(each, ranked) for each, ranked in zip(homes, order, strict=True)]
     placed = _with_disk(homes, room)
     count = min(wish.micro_batches, wish.batch)
     return Policy(
@@ -93,6 +100,12 @@ def fit_policy(layers: int, experts: int, room: Room, wish: Wish) -> Policy:
         tuple(placed), experts, 1, ring(widest), wish.lead, schedule=wish.schedule,
         page_format=wish.page_format,
     )  # fmt: skip
+
+
+def _by_rank(ranks: Placement, experts: Sequence[int]) -> Placement:
+    """Return a placement of experts from one of their ranks."""
+    letters = dict(zip(experts, ranks.homes, strict=True))
+    return Placement("".join(letters[expert] for expert in range(len(letters))))
 
 
 def _ring(widest: int) -> int:

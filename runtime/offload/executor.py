@@ -22,6 +22,7 @@ from .device import MIB, OffloadDevice
 from .pages import PageShape, PageSource
 from .placing import colder
 from .queues import Queues, Run
+from .routing import Routing
 from .sections import Lowered
 from .split import split_rows
 from .store import HostStore
@@ -98,6 +99,16 @@ class OffloadExecutor:
         others = (*parts.relay.tensors.values(), parts.k, parts.v)
         return parts.host_bytes + sum(tensor.nbytes for tensor in others)
 
+    @property
+    def routing(self) -> Routing | None:
+        """What is shown each router's choice: a recorder, or a trace that takes its place."""
+        return self._parts.routing
+
+    @routing.setter
+    def routing(self, routing: Routing | None) -> None:
+        self._settle()
+        self._parts.routing = routing
+
     def popularity(self) -> Tensor:
         """Return how many pairs each expert has had so far, [layers, E] i64."""
         return self._parts.taken.cpu().clone()
@@ -108,6 +119,8 @@ class OffloadExecutor:
         check_step(step, self.max_batch, self.max_tokens)
         self._settle()
         self._adapt()
+        if self.routing is not None:
+            self.routing.begin(step)
         batches = split_rows(step, self._shape.micro_batches, self.options.gpu_attention,
                              self.options.micro_tokens, PAGE_SIZE)  # fmt: skip
         pipeline = self._pipeline(len(batches), self._warm)

@@ -15,6 +15,7 @@ from .buffers import Buffers
 from .device import OffloadDevice
 from .keys import DeviceKeys
 from .pages import PageSource, Pool
+from .routing import Routing
 from .sections import OUT, Section
 from .split import MicroBatch
 
@@ -30,7 +31,7 @@ class Parts:
     `resident` and `arena` are the places of pages (layer, expert) in the device's and the host's
     pool; `relay` has the host slots of pages on their way from disk. `taken` counts pairs by layer
     and expert. `host_bytes` are those of the host's pages that this model needs: its pool may be
-    shared and larger.
+    shared and larger. `routing` is shown what routers give.
     """
 
     device: OffloadDevice
@@ -54,6 +55,7 @@ class Parts:
     host_bytes: int = 0
     keys: DeviceKeys | None = None
     unpack: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] | None = None
+    routing: Routing | None = None
     _placed: dict[tuple[int, ...], Tensor] = field(default_factory=dict)
 
     def placed(self, places: tuple[int, ...]) -> Tensor:
@@ -155,6 +157,9 @@ class StepWork:
         x, routed = self.slot(task, "x"), self.slot(task, "routed", writes=True)
         inputs = {**self.slot(task, "seen"), "x": x["x"]}
         self.run(task, "device", inputs, {**routed, "x": x["mid"]})
+        if self.parts.routing is not None:
+            first = sum(each.tokens for each in self.micro_batches[: task.micro_batch])
+            self.parts.routing.routed(task.layer, first, routed)
         self.parts.taken[task.layer] += routed["starts"].diff()
 
     def experts(self, task: Task) -> None:

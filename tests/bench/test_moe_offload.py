@@ -8,8 +8,9 @@ import pytest
 import torch
 from weft.bench import moe_offload
 from weft.bench.moe_offload import KEYS, error_settings, measure, tiny_bench
-from weft.bench.moe_runs import Setting, SkewedRouters, prompts_of, run
+from weft.bench.moe_runs import Setting, SkewedRouters, prompts_of, routing_of, run
 from weft.bench.moe_store import shared_store
+from weft.frontend.checkpoint import open_checkpoint
 from weft.runtime.weights import RandomTensors
 
 
@@ -75,6 +76,16 @@ def test_random_weights_with_bent_routers_run_and_use_all_layers(bench):
     found = run(replace(bench.base, model="random:tiny-moe", skew=2.0, new=3))
     assert len(found.tokens) == 4 and all(len(made) == 3 for made in found.tokens)
     assert found.busy["gpu"] > 0 and found.gpu_peak <= bench.base.gpu_memory
+
+
+def test_a_drawn_trace_is_replayed_and_its_coldest_experts_go_to_the_cpu(bench):
+    setting = replace(bench.base, routing="zipf:1.5", new=3, cpu_experts=2)
+    found = run(setting)
+    counts = routing_of("zipf:1.5", open_checkpoint("tiny-moe").config).counts()
+    assert [set(layer.cpu) for layer in found.policy.layers] == [
+        set(sorted(range(8), key=lambda expert: -row[expert])[-2:]) for row in counts
+    ]
+    assert "routing of zipf:1.5" in setting.name
 
 
 def test_a_store_serves_several_executors(bench):

@@ -6,6 +6,7 @@ import pytest
 from typer.testing import CliRunner
 from weft.cli.app import app
 from weft.cost_model.hardware_file import load
+from weft.cost_model.hrm.popularity import BadPopularity
 from weft.cost_model.hrm.shape import NoExperts, UnevenPages
 from weft.cost_model.hrm.trouble import GpuTooSmall, HostTooSmall
 from weft.cost_model.policy_text import loads
@@ -69,7 +70,7 @@ def test_cold_experts_are_named_by_a_file(tmp_path) -> None:
         (("tiny-moe", "--hardware", "cpu-generic"), BadOption, "describes no GPU"),
         (("tiny-moe", "--disk", "1GiB"), BadOption, "'h200' describes no disk"),
         (("tiny-moe", "--gpu-memory", "much"), BadOption, "'much' is no size"),
-        (("tiny-moe", "--popularity", "none.json"), BadOption, "none.json cannot be read"),
+        (("tiny-moe", "--popularity", "none.json"), BadPopularity, "none.json cannot be read"),
         (("tiny-moe", "--batch", -1), BadOption, "are not negative"),
         (("tiny-moe", "--kv", "int3"), BadOption, "not kept as 'int3'"),
         (("tiny-moe", "--plot", "rates.pdf"), BadOption, "neither .svg nor .png"),
