@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .frontend.checkpoint import Checkpoint
-from .ir.core import Module
+from .ir.core import Module, Term
 from .ir.diagnostics import PassError
 from .ir.types import DTYPE_BYTES, dtype_of, shape_of
 from .loading import (
@@ -262,6 +262,7 @@ class Offloading:
         return self._rooms[wish]
 
     def _measured_room(self, wish: Wish) -> Room:
+        from .runtime.offload.buffers import scratch_bytes
         from .runtime.offload.build import device_buffers, state_bytes
         from .runtime.offload.device import rounded
         from .runtime.offload.pages import PageShape
@@ -281,6 +282,10 @@ class Offloading:
         element = config.layers * 2 * config.kv_heads * PAGE_SIZE * config.head_dim
         element *= self._key_bytes
         working = sum(b.bytes for b in buffers if not b.on_host)
+        working += sum(scratch_bytes(buffers).values())
+        if self._on_gpu:
+            extents = settings.extents | {"M": settings.micro_tokens * config.experts_per_token}
+            working += library_bytes(functions, extents)
         working += rounded(max(s.function["memory"]["bytes"] for s in device))
         working += rounded(options.max_batch * config.vocab_size * 4)
         working += rounded(config.layers * config.experts * 8) + ROUNDING
@@ -318,7 +323,8 @@ class Offloading:
 
 
 LIBRARIES = 512 << 20
-"""Bytes of a GPU's cap that its libraries, kernels and the allocator's blocks take."""
+"""Bytes of a GPU's cap that its libraries, kernels and the allocator's blocks take: 290 MiB of
+modules that are loaded as they are first called, and 32 of the library's own, on an H200."""
 
 ROUNDING = 4096
 """Bytes that rounding each tensor up may cost beyond what is counted one by one."""
@@ -328,6 +334,22 @@ def _page_weights(sections: list[Lowered]) -> list[tuple[Any, ...]]:
     """Return the weights of each layer's experts, from whichever place has them."""
     found = {s.layer: s.weights for s in sections if s.kind == "experts"}
     return [found[layer] for layer in sorted(found)]
+
+
+def library_bytes(functions: Module, extents: Mapping[str, int]) -> int:
+    """Return the most bytes that a product of a library takes for a while on the device."""
+    from .runtime.library import workspace
+    from .runtime.offload.device import rounded
+
+    found = [0]
+    for op in functions.walk():
+        if op.name == "graph.library" and op["routine"] == "matmul":
+            x, w = (value.type for value in op.operands[:2])
+            rows, depth = (extents[d.name] if isinstance(d, Term) else d for d in shape_of(x))
+            columns = int(shape_of(w)[0])  # type: ignore[arg-type]
+            formats = (dtype_of(x), dtype_of(w), dtype_of(op.result.type))
+            found.append(workspace(rows, columns, depth, *formats))
+    return rounded(max(found))
 
 
 def _distinct_weights(module: Module) -> list[Any]:

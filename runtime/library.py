@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, distributed
 
+from ..ir.types import DTYPE_BYTES
 from .ranks import peers
 
 Launch = tuple[Callable[..., Any], tuple[Any, ...]]
@@ -70,6 +71,20 @@ def _matmul_scaled(x: Tensor, w: Tensor, scale: Tensor, bias: Tensor | None, out
         torch.mul(torch.mm(x, wide), scale, out=out)
     if bias is not None:
         out.add_(bias)
+
+
+def workspace(rows: int, columns: int, depth: int, x: str, w: str, out: str) -> int:
+    """Return the bytes that `matmul` takes for a while beside its operands and its result.
+
+    Given are the extents of the product and the element formats: what is widened is x where
+    weights stay f32, else the weights, and the product too where row scales come after it.
+    """
+    if x == w:
+        return 0
+    if (x, w) == ("bf16", "f32"):
+        return DTYPE_BYTES[w] * rows * depth
+    scaled = x == "bf16" and out != "f32"
+    return DTYPE_BYTES[x] * columns * depth + (DTYPE_BYTES[out] * rows * columns if scaled else 0)
 
 
 def scaled_matmul(values: Sequence[Any]) -> Launch:

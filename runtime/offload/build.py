@@ -18,7 +18,7 @@ from ..executor import PAGE_SIZE
 from ..lists import AttentionLists
 from ..recipe import TORCH
 from ..weights import TensorSource, Weight, load_weights
-from .buffers import Buffer, Buffers, buffers_of
+from .buffers import Buffer, Buffers, buffers_of, scratch_bytes
 from .device import OffloadDevice, mapped, rounded
 from .keys import DeviceKeys
 from .pages import PageShape, PageSource, Pool, pool_bytes, pool_in
@@ -90,7 +90,12 @@ class Build:
         """Return what all steps share."""
         shape, options, config = self.options.shape, self.options, self.config
         memory, relay = self.device.memory, shape.relay if any(shape.disk) or shape.staged else 0
-        buffers = Buffers(device_buffers(self.sections, options, config, True), self.device)
+        every = list(device_buffers(self.sections, options, config, True))
+        buffers = Buffers(every, self.device)
+        scratch = {
+            queue: memory.allocate("conversions", (size,), torch.uint8)
+            for queue, size in scratch_bytes(every).items()
+        }
         ready = {place: self._sections(place) for place in ("device", "host")}
         resident = [(i, p) for i in range(config.layers) for p in shape.pages_of("resident", i)]
         parked = [
@@ -112,7 +117,7 @@ class Build:
             self._host_logits(),
             memory.allocate("popularity", (config.layers, config.experts), torch.int64),
             config.experts, max(shape.ring, 1), PAGE_SIZE, options.num_pages,
-            host_bytes=len(parked) * stored.bytes, unpack=unpack,
+            host_bytes=len(parked) * stored.bytes, scratch=scratch, unpack=unpack,
         )  # fmt: skip
         self._load(parts, resident, stored)
         if options.gpu_attention:

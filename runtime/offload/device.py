@@ -76,8 +76,9 @@ class OffloadDevice(Protocol):
         """Return a small tensor of the step's inputs on the device."""
         ...
 
-    def copy(self, target: Tensor, source: Tensor) -> None:
-        """Copy between host and device in the order of the current stream, to another dtype too."""
+    def copy(self, target: Tensor, source: Tensor, scratch: Tensor | None = None) -> None:
+        """Copy between host and device in the order of the current stream, to another dtype too:
+        then through `scratch`, bytes of the device that are the current stream's."""
         ...
 
     def trickle(self, target: Tensor, source: Tensor) -> None:
@@ -133,6 +134,19 @@ class Memory:
 def rounded(size: int) -> int:
     """Return the bytes that a tensor of so many takes: allocators give multiples of 256."""
     return -(-size // 256) * 256
+
+
+def convert(target: Tensor, source: Tensor, scratch: Tensor) -> None:
+    """Copy to another dtype, piece by piece, what lies in one piece each; the device converts.
+
+    `scratch` is bytes of the device: each piece is there in the host's dtype on its way. The
+    device's own allocator is not asked: what it gave would be beyond what was counted.
+    """
+    wire = source.dtype if target.device == scratch.device else target.dtype
+    room = scratch[: scratch.numel() // wire.itemsize * wire.itemsize].view(wire)
+    pieces = (each.view(-1).split(room.numel()) for each in (target, source))
+    for into, piece in zip(*pieces, strict=True):
+        into.copy_(room[: piece.numel()].copy_(piece, non_blocking=True), non_blocking=True)
 
 
 def mapped(size: int) -> Tensor:
@@ -194,9 +208,13 @@ class SimulatedDevice:
         """The inputs lie in the same memory."""
         return tensor
 
-    def copy(self, target: Tensor, source: Tensor) -> None:
-        """A copy in the same memory."""
-        target.copy_(source)
+    def copy(self, target: Tensor, source: Tensor, scratch: Tensor | None = None) -> None:
+        """A copy in the same memory; another dtype takes the way that it takes on a GPU."""
+        if target.dtype == source.dtype:
+            target.copy_(source)
+        else:
+            assert scratch is not None
+            convert(target, source, scratch)
 
     def trickle(self, target: Tensor, source: Tensor) -> None:
         """A copy in the same memory."""
@@ -273,15 +291,13 @@ class CudaDevice:
         """A copy on the device, in the order of the current stream."""
         return tensor.to(self.place, non_blocking=True)
 
-    def copy(self, target: Tensor, source: Tensor) -> None:
+    def copy(self, target: Tensor, source: Tensor, scratch: Tensor | None = None) -> None:
         """Convert on the device: a copy that converts on the host goes through pageable memory."""
         if target.dtype == source.dtype:
             target.copy_(source, non_blocking=True)
-        elif target.is_cuda:
-            arrived = torch.empty(source.shape, dtype=source.dtype, device=self.place)
-            target.copy_(arrived.copy_(source, non_blocking=True))
         else:
-            target.copy_(source.to(target.dtype), non_blocking=True)
+            assert scratch is not None
+            convert(target, source, scratch)
 
     def trickle(self, target: Tensor, source: Tensor) -> None:
         """Pieces, of which few are under way: a copy engine takes what was launched in order.

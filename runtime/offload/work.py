@@ -31,7 +31,8 @@ class Parts:
     `resident` and `arena` are the places of pages (layer, expert) in the device's and the host's
     pool; `relay` has the host slots of pages on their way from disk. `taken` counts pairs by layer
     and expert. `host_bytes` are those of the host's pages that this model needs: its pool may be
-    shared and larger. `routing` is shown what routers give.
+    shared and larger. `scratch` are bytes of the device, by the queue whose copies convert there;
+    `routing` is shown what routers give.
     """
 
     device: OffloadDevice
@@ -54,6 +55,7 @@ class Parts:
     num_pages: int
     host_bytes: int = 0
     keys: DeviceKeys | None = None
+    scratch: Mapping[str, Tensor] = field(default_factory=dict)
     unpack: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] | None = None
     routing: Routing | None = None
     _placed: dict[tuple[int, ...], Tensor] = field(default_factory=dict)
@@ -262,9 +264,9 @@ class StepWork:
         """Return what copies the tensors of one slot to another, role by role."""
 
         def move(task: Task) -> None:
-            given = self.slot(task, source)
+            given, scratch = self.slot(task, source), self.parts.scratch.get(task.queue)
             for role, tensor in self.slot(task, target, writes=True).items():
-                self.parts.device.copy(tensor, given[role])
+                self.parts.device.copy(tensor, given[role], scratch)
 
         return move
 

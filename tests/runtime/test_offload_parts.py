@@ -8,15 +8,19 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from offload_cases import MIXED, step
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from weft.ir.pipeline_schedules import PipelineShape, build_pipeline
 from weft.options import BadOption, Options
-from weft.runtime.offload.device import DeviceMemoryExceeded, Memory, SimulatedDevice
+from weft.runtime.library import matmul, workspace
+from weft.runtime.offload.device import DeviceMemoryExceeded, Memory, SimulatedDevice, convert
 from weft.runtime.offload.executor import HOST_QUEUES
 from weft.runtime.offload.narrow import unpack_rows
 from weft.runtime.offload.pages import pack_rows
 from weft.runtime.offload.placing import colder
 from weft.runtime.offload.queues import Queues
 from weft.runtime.offload.split import split_rows
+from weft.runtime.weights import DTYPES
 
 
 def test_colder_keeps_counts_and_leaves_noise_alone():
@@ -76,6 +80,48 @@ def test_four_bits_read_back_within_half_a_step(rows, pairs, seed):
     assert packed.shape == (rows, pairs)
     error = (unpack_rows(packed) * scale[:, None] - values).abs()
     assert (error <= scale[:, None] * 0.5001).all()
+
+
+@given(st.integers(1, 40), st.integers(1, 9), st.integers(4, 99), st.booleans())
+@settings(max_examples=40, deadline=None)
+def test_copies_to_another_dtype_take_nothing_but_their_scratch(rows, width, room, up):
+    wide, narrow = torch.randn(rows, width), torch.zeros(rows, width, dtype=torch.bfloat16)
+    source, target = (wide, narrow) if up else (wide.bfloat16(), torch.zeros_like(wide))
+    scratch = torch.zeros(room, dtype=torch.uint8)
+    with Allocations() as seen:
+        convert(target, source, scratch)
+    assert torch.equal(target, source.to(target.dtype)) and seen.bytes == 0
+
+
+class Allocations(TorchDispatchMode):
+    """Counts the bytes of new tensors that operations return."""
+
+    def __init__(self):
+        super().__init__()
+        self.bytes = 0
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        found = operation(*args, **(kwargs or {}))
+        held = {t.untyped_storage().data_ptr() for t in tree_leaves((args, kwargs))
+                if isinstance(t, torch.Tensor)}  # fmt: skip
+        self.bytes += sum(t.nbytes for t in tree_leaves(found) if isinstance(t, torch.Tensor)
+                          and t.untyped_storage().data_ptr() not in held)  # fmt: skip
+        return found
+
+
+@pytest.mark.parametrize(("x", "w", "scaled", "out"), [
+    ("bf16", "bf16", False, "bf16"), ("bf16", "f32", False, "f32"), ("bf16", "i8", True, "bf16"),
+    ("f32", "bf16", False, "f32"), ("f32", "i8", True, "f32"),
+])  # fmt: skip
+def test_what_a_product_takes_for_a_while_is_known_before(x, w, scaled, out):
+    """A policy is chosen by what is known: what is taken beyond it would exceed the cap."""
+    formats = DTYPES
+    x_, w_, out_ = (torch.zeros(shape, dtype=formats[name])
+                    for shape, name in (((5, 64), x), ((48, 64), w), ((5, 48), out)))  # fmt: skip
+    function, arguments = matmul([out_, x_, w_, torch.ones(48) if scaled else None])
+    with Allocations() as seen:
+        function(*arguments)
+    assert seen.bytes == workspace(5, 48, 64, x, w, out)
 
 
 @given(st.lists(st.integers(0, 4000), max_size=30), st.integers(0, 30_000))
