@@ -243,7 +243,7 @@ class Offloading:
             kv_room=room if on_gpu else 0,
             attention=attention_shape(self.checkpoint.config, PAGE_SIZE, self._key_bytes)
             if listed else None,
-            key_format=kv_dtype(options),
+            key_format=kv_dtype(options), threads=options.thread_count,
         )  # fmt: skip
 
     def _lower(self, module: Module, settings: OffloadSettings) -> LoweredSections:

@@ -38,7 +38,7 @@ class OffloadSettings:
     of them fit the device at a time, where attention is computed there; `key_format` is theirs.
     Every `adapt_every` steps the experts that the CPU computes are chosen again, the coldest first
     (0: never). `attention` is given where the device's attention runs over a work list: what the
-    plan must know of it.
+    plan must know of it. `threads` of the host compute, divided among its queues (0: undivided).
     """
 
     schedule: str
@@ -50,6 +50,7 @@ class OffloadSettings:
     adapt_every: int = 64
     attention: Shape | None = None
     key_format: str = "f32"
+    threads: int = 0
 
     @property
     def gpu_attention(self) -> bool:

@@ -18,6 +18,7 @@ from ..recipe import TORCH
 from ..step import StepInput
 from ..weights import TensorSource
 from .build import Build, OffloadSettings
+from .cores import divided
 from .device import MIB, OffloadDevice
 from .pages import PageShape, PageSource
 from .placing import colder
@@ -60,7 +61,8 @@ class OffloadExecutor:
         self._start, self._warm, self._steps = 0, False, 0
         self._pipelines: dict[tuple[PipelineShape, int, bool], Pipeline] = {}
         self._run: Run | None = None
-        self._queues = Queues(device, HOST_QUEUES, delay)
+        cores = divided(options.threads, any(options.shape.cpu)) if options.threads else {}
+        self._queues = Queues(device, HOST_QUEUES, delay, cores)
         weakref.finalize(self, self._queues.close)
         self._logits = torch.zeros(options.max_batch, config.vocab_size)
         built = Build(config, options, device, sections, kernels, tensors, store)

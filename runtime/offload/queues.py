@@ -10,6 +10,7 @@ from time import perf_counter
 from typing import Any
 
 from ...ir.pipeline import Pipeline, Task
+from .cores import Cores, keep_to
 from .device import OffloadDevice, Stream
 
 Work = Callable[[Task], None]
@@ -78,11 +79,12 @@ class Queues:
     """The threads of a device's and the host's queues; they live as long as the executor.
 
     `host` names the queues whose work this machine's cores do; the others launch on streams.
+    Those that `cores` names keep to theirs.
     """
 
     def __init__(self, device: OffloadDevice, host: Iterable[str], delay: Callable[[Task], None]
-                 | None = None) -> None:  # fmt: skip
-        self._device, self._host = device, frozenset(host)
+                 | None = None, cores: Cores | None = None) -> None:  # fmt: skip
+        self._device, self._host, self._cores = device, frozenset(host), cores or {}
         self._delay = delay
         self._inboxes: dict[str, SimpleQueue[tuple[Run, tuple[Task, ...]] | None]] = {}
         self._threads: list[threading.Thread] = []
@@ -119,6 +121,8 @@ class Queues:
 
     def _serve(self, queue: str, inbox: Any) -> None:
         stream = None if queue in self._host else self._device.stream(queue)
+        if queue in self._cores:
+            keep_to(self._cores[queue])
         while (job := inbox.get()) is not None:
             run, tasks = job
             try:

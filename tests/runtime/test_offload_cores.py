@@ -1,0 +1,40 @@
+"""Attention and the CPU's experts keep to cores of their own, with pools no larger than that."""
+
+import os
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from weft.ir.pipeline_schedules import PipelineShape, build_pipeline
+from weft.runtime.offload.cores import divided
+from weft.runtime.offload.device import SimulatedDevice
+from weft.runtime.offload.executor import HOST_QUEUES
+from weft.runtime.offload.queues import Queues
+
+
+@given(st.integers(0, 40), st.lists(st.integers(0, 99), min_size=1, max_size=32, unique=True))
+def test_shares_are_disjoint_and_together_what_is_asked_for(threads, cores):
+    found = divided(threads, True, cores)
+    every = [core for mine in found.values() for core in mine]
+    usable = min(threads or len(cores), len(cores))
+    assert len(every) == len(set(every)) == (usable if usable > 1 else 0) and set(every) <= {*cores}
+    assert all(found.values()) and divided(threads, False, cores) == {}
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system does not bind")
+def test_a_queue_keeps_to_its_cores_and_nobody_else_does():
+    core = min(os.sched_getaffinity(0))
+    everyone, seen = os.sched_getaffinity(0), {}
+    pipeline = build_pipeline("cgo", PipelineShape(2, ringed=((0, 1),) * 2, ring=4))
+
+    def work(task):
+        seen[task.queue] = (os.sched_getaffinity(0), torch.get_num_threads())
+
+    before = torch.get_num_threads()
+    queues = Queues(SimulatedDevice.of(0), HOST_QUEUES, cores={"cpu": (core,)})
+    queues.start(pipeline, work).finish()
+    queues.close()
+    queues.join()
+    assert seen["cpu"] == ({core}, 1) and seen["gpu"][0] == everyone
+    assert os.sched_getaffinity(0) == everyone and torch.get_num_threads() == before
