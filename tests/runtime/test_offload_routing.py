@@ -9,7 +9,7 @@ from offload_cases import LIMITS, MIB, Cases, policy, step
 from typer.testing import CliRunner
 from weft.cli.app import app
 from weft.cli.routing import NotRecorded
-from weft.codegen import moe_meaning
+from weft.codegen import graph_reference
 from weft.cost_model.hrm.popularity import read
 from weft.cost_model.hrm.shape import MoeShape
 from weft.cost_model.policy_text import loads
@@ -43,14 +43,14 @@ STEPS = (
 def test_the_trace_is_what_the_whole_models_routers_choose(cases, monkeypatch):
     """The oracle: the reference executor, whose routers are asked as they choose."""
     found, taken = recorded(cases, STEPS)
-    real, chosen = moe_meaning._moe_route, []
+    real, chosen = graph_reference.meaning_of("graph.moe_route"), []
 
     def asked(run, operation, logits):
         weights, experts = real(run, operation, logits)
         chosen.append(experts)
         return weights, experts
 
-    monkeypatch.setitem(moe_meaning.MOE_MEANING, "graph.moe_route", asked)
+    monkeypatch.setitem(graph_reference._MEANING, "graph.moe_route", asked)
     config = cases.checkpoint.config
     oracle = reference_executor(cases.checkpoint, cases.checkpoint.graph, Options(**LIMITS))
     wanted = []
