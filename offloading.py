@@ -89,7 +89,8 @@ class Offloading:
         config, given = self.checkpoint.config, self.options.offload
         if given.policy is not None:
             return Chosen(given.policy, ("policy given",))
-        asked = Open(given.schedule, given.micro_batches, min(given.cpu_experts, config.experts))
+        asked = Open(given.schedule, given.micro_batches, min(given.cpu_experts, config.experts),
+                     given.pages_per_expert)  # fmt: skip
         wish = Wish(self.options.max_batch, page_format=given.page_format or self.options.weights)
         if asked.all_decided:
             return Chosen(self._fitted(asked.over(wish)))
@@ -244,6 +245,7 @@ class Offloading:
             attention=attention_shape(self.checkpoint.config, PAGE_SIZE, self._key_bytes)
             if listed else None,
             key_format=kv_dtype(options), threads=options.thread_count,
+            slices=policy.pages_per_expert,
         )  # fmt: skip
 
     def _lower(self, module: Module, settings: OffloadSettings) -> LoweredSections:
@@ -284,11 +286,10 @@ class Offloading:
         working = sum(b.bytes for b in buffers if not b.on_host)
         working += sum(scratch_bytes(buffers).values())
         if self._on_gpu:
-            extents = settings.extents | {"M": settings.micro_tokens * config.experts_per_token}
-            working += library_bytes(functions, extents)
+            working += library_bytes(functions, settings.extents | {"M": settings.pairs(config)})
         working += rounded(max(s.function["memory"]["bytes"] for s in device))
         working += rounded(options.max_batch * config.vocab_size * 4)
-        working += rounded(config.layers * config.experts * 8) + ROUNDING
+        working += rounded(config.layers * trial.pages_per_layer * 8) + ROUNDING
         if settings.gpu_attention:
             working += 2 * settings.kv_room * element // config.layers
             working += 2 * rounded(config.context_length * config.head_dim // 2 * 4)

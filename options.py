@@ -76,7 +76,8 @@ class OffloadOptions:
     it stays on disk. `policy` (a cost_model.policy.Policy) says what lies where; without one, the
     cost model chooses what this leaves open: `schedule` is the pipeline (empty: open),
     `micro_batches` those of a step (0: open), `cpu_experts` of each layer the CPU computes (-1:
-    open). `page_format` is that of pages on their way: as the weights, or int8 or int4, which are
+    open); an expert is `pages_per_expert` slices, placed and moved one by one (0: open).
+    `page_format` is that of pages on their way: as the weights, or int8 or int4, which are
     lossy. `routing` is a file that says how often each expert is used, a trace of `weft run
     --record-routing` or JSON: experts of the CPU are the coldest from the first step on.
     """
@@ -85,6 +86,7 @@ class OffloadOptions:
     schedule: str = ""
     micro_batches: int = 0
     cpu_experts: int = -1
+    pages_per_expert: int = 1
     page_format: str = ""
     routing: str = ""
     policy: Any = None
@@ -93,8 +95,9 @@ class OffloadOptions:
         if self.schedule:
             _one_of("offload_schedule", self.schedule, ("ring", "cgo", "s2", "s3", "s4"))
         _one_of("offload_page_format", self.page_format, ("", "int8", "int4"))
-        if self.micro_batches < 0:
-            raise BadOption(problem="offload_micro_batches must be positive, or 0: chosen")
+        for name in ("micro_batches", "pages_per_expert"):
+            if getattr(self, name) < 0:
+                raise BadOption(problem=f"offload_{name} must be positive, or 0: chosen")
         if self.cpu_experts < -1 or self.host_memory < 0:
             raise BadOption(problem="offload_cpu_experts and offload_host_memory are at least 0")
 

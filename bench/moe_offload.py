@@ -275,7 +275,7 @@ def full_bench(options: argparse.Namespace) -> Bench:
         options.model, options.batch, prompt, longest, new, 16 * 10**9, "cuda", schedule="cgo",
         micro_batches=options.micro_batches, max_tokens=16384, skew=options.skew,
         threads=options.threads, steps=STEPS, seconds=SECONDS, middle=True,
-        kv=options.kv, routing=options.routing,
+        kv=options.kv, routing=options.routing, pages_per_expert=options.pages_per_expert,
     )  # fmt: skip
     return Bench(base, options.hardware, tiny=False, budget=options.budget)
 
@@ -337,6 +337,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--micro-batches", type=int, default=4)
     parser.add_argument("--threads", type=int, default=0, help="of the CPU's kernels; 0: all but 2")
     parser.add_argument("--skew", type=float, default=0.0, help="bends the routers: 1 doubles")
+    parser.add_argument("--pages-per-expert", type=int, default=1, help="slices of an expert")
     parser.add_argument("--routing", default="", help="a trace that is replayed, or zipf:EXPONENT")
     parser.add_argument("--hardware", default="h200", help="a shipped name, or a calibrated file")
     parser.add_argument("--budget", type=float, default=330.0, help="seconds for all settings")

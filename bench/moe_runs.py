@@ -73,6 +73,7 @@ class Setting:
     prefill: bool = True
     kv: str = "f32"
     routing: str = ""
+    pages_per_expert: int = 1
 
     @property
     def name(self) -> str:
@@ -82,6 +83,7 @@ class Setting:
             f"{self.cpu_experts} experts a layer on the CPU", f"{self.prompt} + {self.new} tokens",
             *([] if self.kv == "f32" else [f"keys of {self.kv}"]),
             *([f"routing of {self.routing}"] if self.routing else []),
+            *([f"{self.pages_per_expert} pages an expert"] if self.pages_per_expert > 1 else []),
         ]  # fmt: skip
         return ", ".join(parts)
 
@@ -198,6 +200,7 @@ def offloading(setting: Setting) -> Offloading:
         offload_schedule=setting.schedule, offload_micro_batches=setting.micro_batches,
         offload_cpu_experts=setting.cpu_experts, offload_host_memory=setting.host_memory,
         offload_page_format=setting.page_format,
+        offload_pages_per_expert=setting.pages_per_expert,
         offload_policy=setting.policy, prove=find_spec("z3") is not None,
         **({"cache": setting.cache} if setting.cache else {}),
     )  # fmt: skip

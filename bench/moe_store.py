@@ -33,10 +33,12 @@ def shared_store(setting: Setting) -> HostStore:
     keys = (
         2 * KEY_BYTES[setting.kv] * config.layers * count * config.kv_heads * 16 * config.head_dim
     )
-    need, free = shape.bytes * config.layers * config.experts + keys, free_memory()
+    pages = config.layers * made.policy.pages_per_layer
+    need, free = shape.bytes * pages + keys, free_memory()
     if need + SPARE > free:
         raise TooLittleMemory(f"{need >> 30} GiB of pages and keys, {free >> 30} GiB are free")
-    store = HostStore.of(config, shape, count, made.device(), random_page, setting.kv)
+    store = HostStore.of(config, shape, count, made.device(), random_page, setting.kv,
+                         made.policy.pages_per_expert)  # fmt: skip
     page = torch.randn(config.kv_heads, 16, config.head_dim)
     store.k.copy_(page)
     store.v.copy_(page)

@@ -329,7 +329,7 @@ def tune(
     kv: Annotated[
         str, typer.Option(help="keys and values: bf16 or f32 (default: f32 with pages of f32)")
     ] = "",
-    pages_per_expert: Annotated[int, typer.Option(help="slices of an expert (0: by size)")] = 1,
+    pages_per_expert: Annotated[int, typer.Option(help="slices of an expert (0: chosen)")] = 1,
     popularity: Annotated[
         Path | None,
         typer.Option(help="a trace of run --record-routing; or JSON, a list of counts a layer"),

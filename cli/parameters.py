@@ -58,6 +58,6 @@ Offload = Annotated[
     typer.Option(
         "--offload",
         help="NAME=VALUE with --gpu-memory: schedule, micro_batches, cpu_experts, page_format, "
-        "routing",
+        "pages_per_expert, routing",
     ),
 ]

@@ -221,8 +221,7 @@ def _policy_lines(tuned: _Tuned) -> list[str]:
 
 def _priced_only(policy: Policy) -> list[str]:
     """Return a line where the runtime does not do all that a policy says."""
-    what = ["an expert is moved as one page"] if policy.pages_per_expert > 1 else []
-    what += ["all keys stay in host memory"] if policy.kv_gpu else []
+    what = ["all keys stay in host memory"] if policy.kv_gpu else []
     return [f"note       priced, not run like this: {' and '.join(what)} so far"] if what else []
 
 

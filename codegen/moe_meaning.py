@@ -24,6 +24,10 @@ def _moe_route(run: GraphRun, operation: Operation, logits: Tensor) -> tuple[Ten
         low, high = local
         here = (experts >= low) & (experts < high)
         weights, experts = weights * here, torch.where(here, experts - low, high - low)
+    slices = operation.attribute("slices", 1)
+    if slices > 1:
+        experts = (experts[..., None] * slices + torch.arange(slices)).flatten(-2)
+        weights = weights.repeat_interleave(slices, -1)
     return weights, experts
 
 

@@ -31,8 +31,10 @@ TENSORS = (
     Op("graph.weight", "a tensor of the checkpoint; tensors = its name there, or a list of names "
        "to be joined by rows (of `rows` rows each, if they differ), or a list of such lists to be "
        "stacked (experts); its dtype is the format it is kept in (f32, bf16, or i8 or f8e4m3 with "
-       "one f32 scale a row); shard = [axis, rank, ranks] of each named tensor is kept only", 0, 1,
-       required=("tensors",), optional=("rows", "shard")),
+       "one f32 scale a row); shard = [axis, rank, ranks] of each named tensor is kept only; "
+       "slices = [axis, S]: each expert is cut into S that follow one another, of gate and up "
+       "rows alike (axis 0) or of columns (axis 1)", 0, 1,
+       required=("tensors",), optional=("rows", "shard", "slices")),
     Op("graph.embedding", "rows of a table; operands: table [V, D], ids [T]", 2, 1,
        optional=("scale",)),
     Op("graph.matmul", "x [T, K] times w [N, K] transposed, plus bias [N] when given; operands: "
@@ -106,8 +108,9 @@ MOE = (
     Op("graph.moe_route", "softmax of router logits [T, E], the top A of each row, their weights "
        "(renormalised when asked); results: weights [T, A], experts [T, A]. Pair t * A + a is "
        "the a-th expert of token t. local = [low, high): these experts are numbered from 0, "
-       "and the others have the number high - low and the weight 0", 1, 2, required=("top_k",),
-       optional=("renormalize", "local")),
+       "and the others have the number high - low and the weight 0. slices = S: each expert is S, "
+       "numbered e * S to e * S + S - 1, which all have its weight; results [T, A*S]", 1, 2,
+       required=("top_k",), optional=("renormalize", "local", "slices")),
     Op("graph.moe_dispatch", "orders pairs by expert, stably; results: order [T*A], expert "
        "starts [E+1]; pairs of an expert that is not here (its number is E) stand nowhere", 1, 2,
        required=("experts",)),

@@ -6,7 +6,7 @@ import json
 import math
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..ir.core import Module, Operation, thaw
 from ..ir.diagnostics import ModelError
-from ..ir.types import SCALED, dtype_of, shape_of
+from ..ir.types import SCALED, dtype_of, shape_of, tensor
 
 DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "i8": torch.int8,
           "f8e4m3": torch.float8_e4m3fn, "f64": torch.float64}  # fmt: skip
@@ -179,7 +179,7 @@ def load_weights(
     for operation in module.walk():
         if operation.name == "graph.weight":
             key = (operation["tensors"], operation.attribute("shard"),
-                   dtype_of(operation.result.type))  # fmt: skip
+                   operation.attribute("slices"), dtype_of(operation.result.type))  # fmt: skip
             if key not in loaded:
                 loaded[key] = _load(operation, source, device)
                 if progress is not None:
@@ -202,6 +202,8 @@ def weight_bytes(module: Module) -> int:
 
 
 def _load(operation: Operation, source: TensorSource, device: str) -> Weight:
+    if operation.attribute("slices") is not None:
+        return _load_slices(operation, source, device)
     shape = tuple(int(extent) for extent in shape_of(operation.result.type))  # type: ignore[arg-type]
     format = dtype_of(operation.result.type)
     tensors, rows = thaw(operation["tensors"]), thaw(operation.attribute("rows"))
@@ -218,6 +220,28 @@ def _load(operation: Operation, source: TensorSource, device: str) -> Weight:
     for index, part in _parts(tensors, shape, rows, source):
         data[index].copy_(part)
     return Weight(data)
+
+
+def _load_slices(operation: Operation, source: TensorSource, device: str) -> Weight:
+    """Load experts whole, then cut them; a scale is then of a row of a slice."""
+    axis, count = operation["slices"]
+    format, (e, n, k) = dtype_of(operation.result.type), shape_of(operation.result.type)
+    sizes = (e // count, n * count, k) if axis == 0 else (e // count, n, k * count)  # type: ignore[operator]
+    type = tensor("f32" if format in SCALED else format, *sizes)
+    results = (replace(operation.result, type=type),)
+    whole = replace(operation.with_attributes(slices=None), results=results)
+    data = cut_slices(_load(whole, source, device).data, axis, count)
+    return Weight(*quantize_rows(data, format)) if format in SCALED else Weight(data)
+
+
+def cut_slices(data: Tensor, axis: int, count: int) -> Tensor:
+    """Return slices [E * S, ...] of experts [E, N, K]: of gate and up rows alike (axis 0), or of
+    columns (axis 1)."""
+    if axis == 0:
+        parts = data.unflatten(1, (2, count, -1)).transpose(1, 2)  # [E, S, 2, F / S, K]
+    else:
+        parts = data.unflatten(2, (count, -1)).transpose(1, 2)  # [E, S, N, K / S]
+    return parts.flatten(0, 1).flatten(1, -2).contiguous()
 
 
 @dataclass(frozen=True)

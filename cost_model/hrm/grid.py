@@ -18,7 +18,8 @@ PAGE_TARGET = float(96 << 20)
 
 @dataclass(frozen=True)
 class Grid:
-    """What is tried. `most` bounds N; `pages_per_expert` 0 chooses by the size of a page.
+    """What is tried. `most` bounds N; with `pages_per_expert` 0 whole experts are tried, and slices
+    down to the size of a page that lets hidden states pass between.
 
     With `exact` N is that, in any number of micro-batches; `parts` is their number (0: any).
     """
@@ -34,21 +35,24 @@ class Grid:
     exact: int = 0
     parts: int = 0
 
-    def slices(self, shape: MoeShape) -> int:
-        """Return the pages of an expert: the fewest of one size that keep a page small enough."""
+    def slices(self, shape: MoeShape) -> tuple[int, ...]:
+        """Return the pages of an expert that are tried, the fewest first: divisors of its width, up
+        to the fewest that keep a page small enough."""
         if self.pages_per_expert:
-            return self.pages_per_expert
+            return (self.pages_per_expert,)
         wanted = max(1, round(shape.expert_bytes / PAGE_TARGET))
-        return next(n for n in range(wanted, shape.ffn + 1) if shape.ffn % n == 0)
+        finest = next(n for n in range(wanted, shape.ffn + 1) if shape.ffn % n == 0)
+        return tuple(n for n in range(1, finest + 1) if shape.ffn % n == 0)
 
     def families(self, shape: MoeShape, workload: Workload, memory: float) -> Iterator[Batch]:
         """Yield batches whose keys and values fit `memory` bytes, their prefill group left open."""
         cache = shape.kv_token_bytes * shape.layers * workload.full_context
-        slices = self.slices(shape)
-        if self.exact:
-            yield from self._divided(slices)
-            return
         most = max(1, int(min(self.most, memory / cache)))
+        for slices in self.slices(shape):
+            yield from self._divided(slices) if self.exact else self._free(slices, most)
+
+    def _free(self, slices: int, most: int) -> Iterator[Batch]:
+        """Yield batches of up to `most` sequences."""
         for micro_batch in self._sizes(most):
             for number in counts_up_to(most // micro_batch):
                 base = Batch(micro_batch * number, micro_batch, "cpu", 0, slices, self.lead)

@@ -114,7 +114,8 @@ def lifts(found: Found, shape: MoeShape, workload: Workload, grid: Grid) -> list
     batch, site = found.batch, found.site
     near = replace(
         grid, micro_batches=(batch.micro_batch,), attention=(batch.attention,),
-        kv_gpu=(batch.kv_gpu,), prefill_tokens=(batch.prefill_tokens, 2 * batch.prefill_tokens),
+        kv_gpu=(batch.kv_gpu,), pages_per_expert=batch.pages_per_expert,
+        prefill_tokens=(batch.prefill_tokens, 2 * batch.prefill_tokens),
     )  # fmt: skip
     before = search(shape, workload, site, near)  # what was found may be better by simulation only
     now = before.seconds / before.batch.batch

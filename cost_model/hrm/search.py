@@ -51,7 +51,7 @@ def search(shape: MoeShape, workload: Workload, site: Site, grid: Grid = Grid())
     """Return the policy of most generated tokens a second; raises CapacityError where none fits."""
     found = next(solutions(shape, workload, site, grid), None)
     if found is None:
-        raise explain_misfit(shape, workload, site, grid.slices(shape))
+        raise explain_misfit(shape, workload, site, grid.slices(shape)[-1])
     return found
 
 
@@ -62,7 +62,8 @@ def solutions(
     grid: Grid = Grid(),  # noqa: B008
 ) -> Iterator[Found]:
     """Yield the batches of a grid, each with its best counts, the fastest a token first."""
-    shape.page_bytes(grid.slices(shape))
+    for slices in grid.slices(shape):  # raises UnevenPages
+        shape.page_bytes(slices)
     return _Search(shape, workload, site, grid).solutions()
 
 
@@ -89,7 +90,7 @@ def refined(
         if best is None or each < best[0]:
             best = (each, found)
     if best is None:
-        raise explain_misfit(shape, workload, site, grid.slices(shape))
+        raise explain_misfit(shape, workload, site, grid.slices(shape)[-1])
     return best[1]
 
 

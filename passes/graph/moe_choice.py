@@ -44,11 +44,13 @@ class Open:
     schedule: str = ""
     micro_batches: int = 0
     cpu_experts: int = -1
+    pages_per_expert: int = 1
 
     @property
     def all_decided(self) -> bool:
         """Whether nothing is left to search."""
-        return bool(self.schedule and self.micro_batches and self.cpu_experts >= 0)
+        counts = self.micro_batches and self.cpu_experts >= 0 and self.pages_per_expert
+        return bool(self.schedule and counts)
 
     def over(self, wish: Wish) -> Wish:
         """Return a wish with what was decided in the place of what it says."""
@@ -56,6 +58,7 @@ class Open:
             wish, schedule=self.schedule or wish.schedule,
             micro_batches=self.micro_batches or wish.micro_batches,
             cpu_experts=wish.cpu_experts if self.cpu_experts < 0 else self.cpu_experts,
+            pages_per_expert=self.pages_per_expert or wish.pages_per_expert,
         )  # fmt: skip
 
 
@@ -144,20 +147,21 @@ def search(batch: int, asked: Open, scene: Scene, plain: Wish) -> Found:
     if scene.shape.page_format == "int4":  # the CPU's kernels read eight bits at the least
         cpu = (False,)
     grid = Grid(exact=batch, parts=asked.micro_batches, attention=attention, cpu_experts=cpu,
-                pages_per_expert=1, kv_gpu=(0.0,), prefill_tokens=(scene.max_tokens,))  # fmt: skip
+                pages_per_expert=asked.pages_per_expert, kv_gpu=(0.0,),
+                prefill_tokens=(scene.max_tokens,))  # fmt: skip
     site = scene.site(batch, plain.schedule)
     return refined(scene.shape, scene.workload, site, grid)
 
 
 def _near(asked: Open, plain: Wish, found: Found) -> Iterator[Wish]:
-    """Yield what was found as a wish, and its neighbours: here experts of the CPU are whole."""
+    """Yield what was found as a wish, and its neighbours: here layers have the same pages."""
     batch = found.batch
     pages = sum(count for (home, _), count in found.counts.items() if home == "cpu")
-    cpu = pages / found.model.layers
+    cpu, each = pages / found.model.layers, batch.pages_per_expert
     schedule = "s4" if batch.attention == "gpu" else found.site.schedule
     for count in dict.fromkeys((round(cpu), int(cpu), int(cpu) + 1 if cpu else 0, 0)):
         wish = replace(plain, schedule=schedule, micro_batches=batch.micro_batches,
-                       cpu_experts=count)  # fmt: skip
+                       cpu_experts=count / each, pages_per_expert=each)  # fmt: skip
         yield asked.over(wish)
 
 
@@ -177,8 +181,8 @@ def _remarks(best: Chosen, asked: Open, scene: Scene, why: str) -> Iterator[str]
     load = scene.workload
     yield (f"{how}, for {policy.batch} sequences of {load.prompt:.0f} + {load.new} tokens on "
            f"{scene.hardware.name}{given}")  # fmt: skip
-    cpu = max(len(layer.cpu) for layer in policy.layers)
-    yield (f"chosen: schedule {policy.schedule}, {policy.micro_batches} micro-batches, {cpu} "
+    cpu = max(len(layer.cpu) for layer in policy.layers) / policy.pages_per_expert
+    yield (f"chosen: schedule {policy.schedule}, {policy.micro_batches} micro-batches, {cpu:g} "
            f"experts a layer on the CPU, a ring of {policy.ring}")  # fmt: skip
     yield (f"predicted: a step of {1e3 * found.step.expected:.3g} ms; bound by {found.bound}, "
            f"{min(found.bound_share, 1.0):.0%} of it")  # fmt: skip

@@ -1,4 +1,4 @@
-"""A policy by what fits: as many experts resident as the GPU has room for, the rest streamed.
+"""A policy by what fits: as many pages resident as the GPU has room for, the rest streamed.
 
 This is the plain rule; `weft tune` searches for a better policy with the cost model.
 """
@@ -58,14 +58,21 @@ class Room:
 
 @dataclass(frozen=True)
 class Wish:
-    """What a user asks of a policy: schedule, sequences, micro-batches, CPU experts a layer."""
+    """What a user asks of a policy: schedule, sequences, micro-batches, CPU experts a layer (of
+    which a part may be some of an expert's pages)."""
 
     batch: int
     schedule: str = "ring"
     micro_batches: int = 4
-    cpu_experts: int = 0
+    cpu_experts: float = 0
     lead: int = 2
     page_format: str = "f32"
+    pages_per_expert: int = 1
+
+    @property
+    def cpu_pages(self) -> int:
+        """Pages a layer that the CPU computes."""
+        return round(self.cpu_experts * self.pages_per_expert)
 
 
 def fit_policy(
@@ -75,37 +82,38 @@ def fit_policy(
 
     `order` lists each layer's experts, the most used first: the least used go to the CPU.
     """
-    gpu_experts = experts - wish.cpu_experts
+    each = wish.pages_per_expert
+    gpu_pages = experts * each - wish.cpu_pages
     pages = (room.gpu - room.weights - room.working) // room.page
-    ring, fewest = _ring, _most_resident(layers, gpu_experts, pages, _ring)
+    ring, fewest = _ring, _most_resident(layers, gpu_pages, pages, _ring)
     if fewest < 0 and wish.schedule == "ring":
-        ring, fewest = _short_ring, _most_resident(layers, gpu_experts, pages, _short_ring)
+        ring, fewest = _short_ring, _most_resident(layers, gpu_pages, pages, _short_ring)
     if fewest < 0:
-        raise _cap_too_small(layers, gpu_experts, room, wish)
+        raise _cap_too_small(layers, gpu_pages, room, wish)
     resident = [fewest] * layers
-    widest = gpu_experts - fewest
+    widest = gpu_pages - fewest
     spare = pages - layers * fewest - ring(widest)
     for layer in range(min(spare, layers) if widest else 0):
         resident[layer] += 1
     homes = [
-        Placement.counts(resident=r, streamed=gpu_experts - r, cpu=wish.cpu_experts)
-        for r in resident
+        Placement.counts(resident=r, streamed=gpu_pages - r, cpu=wish.cpu_pages) for r in resident
     ]
     if order:
-        homes = [_by_rank(each, ranked) for each, ranked in zip(homes, order, strict=True)]
+        by_page = ([e * each + s for e in ranked for s in range(each)] for ranked in order)
+        homes = [_by_rank(ranks, ranked) for ranks, ranked in zip(homes, by_page, strict=True)]
     placed = _with_disk(homes, room)
     count = min(wish.micro_batches, wish.batch)
     return Policy(
         wish.batch, -(-wish.batch // count), "gpu" if wish.schedule == "s4" else "cpu",
-        tuple(placed), experts, 1, ring(widest), wish.lead, schedule=wish.schedule,
+        tuple(placed), experts, each, ring(widest), wish.lead, schedule=wish.schedule,
         page_format=wish.page_format,
     )  # fmt: skip
 
 
-def _by_rank(ranks: Placement, experts: Sequence[int]) -> Placement:
-    """Return a placement of experts from one of their ranks."""
-    letters = dict(zip(experts, ranks.homes, strict=True))
-    return Placement("".join(letters[expert] for expert in range(len(letters))))
+def _by_rank(ranks: Placement, pages: Sequence[int]) -> Placement:
+    """Return a placement of pages from one of their ranks."""
+    letters = dict(zip(pages, ranks.homes, strict=True))
+    return Placement("".join(letters[page] for page in range(len(letters))))
 
 
 def _ring(widest: int) -> int:

@@ -22,6 +22,7 @@ from ..manager import EVERYTHING, Context
 from ..rewrite import substitute
 from .hazards import prove_hazards
 from .moe_sections import DEVICE, HOST, Piece, pieces
+from .moe_slices import sliced
 
 __all__ = ["MoePartition", "PolicyMismatch", "pipeline_shape", "schedule_of"]
 
@@ -121,6 +122,7 @@ class _Partition:
     def function(self) -> Operation:
         """Return the function in sections."""
         self._check()
+        self._function = sliced(self._function, self._policy.pages_per_expert)
         attention = HOST if self._policy.attention == "cpu" else DEVICE
         found = pieces(self._function, attention)
         used_after = _uses_after(found)
@@ -144,17 +146,17 @@ class _Partition:
                 model=f"experts of {config['ffn']} rows, which do not divide into so many",
                 hint="pages_per_expert must divide the width of an expert",
             )
+        if policy.page_format == "int4" and config["ffn"] // policy.pages_per_expert % 2:
+            raise PolicyMismatch(
+                policy="pages of int4, two numbers a byte",
+                model=f"slices of {config['ffn'] // policy.pages_per_expert} columns",
+                hint="take slices of an even width, or int8 pages",
+            )
         if policy.page_format == "int4" and any(layer.cpu for layer in policy.layers):
             raise PolicyMismatch(
                 policy="pages of int4 for the CPU to compute", model="CPU kernels of int8 at least",
                 hint="take int8 pages, or no experts on the CPU",
             )  # fmt: skip
-        if policy.pages_per_expert != 1:
-            raise PolicyMismatch(
-                policy=f"{policy.pages_per_expert} pages an expert",
-                model="whole experts to place: the runtime moves an expert as one page",
-                hint="set pages_per_expert to 1",
-            )
 
     def _add(self, piece: Piece, used: set[str]) -> None:
         if piece.kind == "return":

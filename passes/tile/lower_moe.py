@@ -33,7 +33,7 @@ def _many(lowering: _Lowering) -> bool:
 def lower_route(lowering: _Lowering, op: Operation) -> list[Operation]:
     """The top experts of each token."""
     kernel = moe.route(width_of(op.operands[0]), op["top_k"], bool(op.attribute("renormalize")),
-                       op.attribute("local"))  # fmt: skip
+                       op.attribute("local"), op.attribute("slices", 1))  # fmt: skip
     return [lowering.call(op, kernel, "T in0 out0 out1")]
 
 

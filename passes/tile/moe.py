@@ -17,17 +17,21 @@ GATED = f"a / (1.0 + exp2({-_LOG2E!r} * a)) * b"
 
 
 def route(
-    experts: int, top_k: int, renormalize: bool, local: tuple[int, int] | None = None
-) -> Operation:
+    experts: int, top_k: int, renormalize: bool, local: tuple[int, int] | None = None,
+    slices: int = 1,
+) -> Operation:  # fmt: skip
     """Return the top A experts of each row by softmax; of equal logits the lower index wins.
 
     Arguments: T, logits [T, E], weights [T, A], chosen [T, A]. With `local` = (low, high) those
-    experts are numbered from 0; the others get the number high - low and the weight 0.
+    experts are numbered from 0; the others get the number high - low and the weight 0. With
+    `slices` S > 1 an expert is S of them: weights and chosen are [T, A * S].
     """
-    b = KernelBuilder(f"moe_route_{experts}_{top_k}" + ("_{}_{}".format(*local) if local else ""))
+    part = "_{}_{}".format(*local) if local else f"_by_{slices}" if slices > 1 else ""
+    b = KernelBuilder(f"moe_route_{experts}_{top_k}" + part)
     b.scalar("T")
     logits = b.buffer("logits", "f32", "T", experts)
-    weights, chosen = b.buffer("weights", "f32", "T", top_k), b.buffer("chosen", "i32", "T", top_k)
+    width = top_k * slices
+    weights, chosen = b.buffer("weights", "f32", "T", width), b.buffer("chosen", "i32", "T", width)
     row, expert = b.program_id(0, "row"), b.iota(experts)
     left = b.load(logits, row, expert)
     top = b.reduce("max", left, 0, hint="top")
@@ -41,15 +45,17 @@ def route(
         left = b.map("where(a, -3.0e38, b)", here, left, hint="left")
     total = _sum(b, shares) if renormalize else b.reduce("sum", mass, 0, hint="total")
     for choice, (best, share) in enumerate(zip(picked, shares, strict=True)):
-        place = b.full(choice, "i32")
         weight = b.map("a / b", share, total, hint="weight")
         if local is not None:
             low, high = local
             inside = f"(a >= {low}) & (a < {high})"
             weight = b.map(f"where({inside}, b, 0.0)", best, weight, hint="weight")
             best = b.map(f"where({inside}, a - {low}, {high - low})", best, dtype="i32", hint="own")
-        b.store(chosen, row, place, best)
-        b.store(weights, row, place, weight)
+        for slice in range(slices):
+            place = b.full(choice * slices + slice, "i32")
+            number = f"a * {slices} + {slice}"
+            b.store(chosen, row, place, best if slices == 1 else b.map(number, best, dtype="i32"))
+            b.store(weights, row, place, weight)
     return b.finish("T", requires=("T >= 0",), of="graph.moe_route")
 
 

@@ -12,6 +12,7 @@ from ...ir.types import dtype_of, shape_of, tensor
 from ..graph.fusion import FuseAddNorm
 from ..graph.memory_planning import PlanMemory
 from ..graph.moe_functions import Section, cut
+from ..graph.moe_slices import slices_of
 from ..manager import Context, PassRecord, run_passes
 from .gpu_schedules import gpu_schedule
 from .lower import LowerToTiles
@@ -39,7 +40,8 @@ def lower_sections(
     bf16 unless told otherwise; the CPU's are f32, and copies between them convert. `kv` is the
     format of keys and values, at both places.
     """
-    bounds = tuple((dict(extents) | {"M": extents["T"] * config.experts_per_token}).items())
+    pairs = extents["T"] * config.experts_per_token * slices_of(function)
+    bounds = tuple((dict(extents) | {"M": pairs}).items())
     sections, kernels, records = [], {}, []
     for place, target in (("device", device), ("host", "cpu")):
         mine = [section for section in cut(function) if section.place == place]

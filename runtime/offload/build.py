@@ -36,9 +36,10 @@ class OffloadSettings:
 
     `schedule` and `shape` are the pipeline's; `num_pages` of keys lie in host memory and `kv_room`
     of them fit the device at a time, where attention is computed there; `key_format` is theirs.
-    Every `adapt_every` steps the experts that the CPU computes are chosen again, the coldest first
-    (0: never). `attention` is given where the device's attention runs over a work list: what the
-    plan must know of it. `threads` of the host compute, divided among its queues (0: undivided).
+    An expert has `slices` pages. Every `adapt_every` steps the experts that the CPU computes are
+    chosen again, the coldest first (0: never). `attention` is given where the device's attention
+    runs over a work list: what the plan must know of it. `threads` of the host compute, divided
+    among its queues (0: undivided).
     """
 
     schedule: str
@@ -51,6 +52,7 @@ class OffloadSettings:
     attention: Shape | None = None
     key_format: str = "f32"
     threads: int = 0
+    slices: int = 1
 
     @property
     def gpu_attention(self) -> bool:
@@ -62,6 +64,10 @@ class OffloadSettings:
         """The most rows of a micro-batch; sequences are cut where attention may see parts."""
         count = 1 if self.gpu_attention else self.shape.micro_batches
         return -(-self.max_tokens // count)
+
+    def pairs(self, config: ModelConfig) -> int:
+        """M: the most pairs of a row and a page that computes a part of what it needs."""
+        return self.micro_tokens * config.experts_per_token * self.slices
 
     @property
     def extents(self) -> dict[str, int]:
@@ -90,6 +96,7 @@ class Build:
     def parts(self, source: PageSource, stored: PageShape, unpack: Any) -> Parts:
         """Return what all steps share."""
         shape, options, config = self.options.shape, self.options, self.config
+        experts = config.experts * options.slices
         memory, relay = self.device.memory, shape.relay if any(shape.disk) or shape.staged else 0
         every = list(device_buffers(self.sections, options, config, True))
         buffers = Buffers(every, self.device)
@@ -116,8 +123,8 @@ class Build:
             source, *self._keys(options.num_pages),
             memory.allocate("logits", (options.max_batch, config.vocab_size), torch.float32),
             self._host_logits(),
-            memory.allocate("popularity", (config.layers, config.experts), torch.int64),
-            config.experts, max(shape.ring, 1), PAGE_SIZE, options.num_pages,
+            memory.allocate("popularity", (config.layers, experts), torch.int64),
+            experts, max(shape.ring, 1), PAGE_SIZE, options.num_pages,
             host_bytes=len(parked) * stored.bytes, scratch=scratch, unpack=unpack,
         )  # fmt: skip
         self._load(parts, resident, stored)
@@ -255,7 +262,7 @@ def device_buffers(
         returned = zip(section.results, region.operations[-1].operands, strict=True)
         types[section.place] |= {v.name: v.type for v in region.arguments}
         types[section.place] |= {role: v.type for role, v in returned}
-    extents = options.extents | {"M": options.micro_tokens * config.experts_per_token}
+    extents = options.extents | {"M": options.pairs(config)}
     slots = build_pipeline(options.schedule, options.shape).slots
     for buffer in buffers_of(slots, types, extents):
         if host or not buffer.on_host:

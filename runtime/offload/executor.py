@@ -113,7 +113,7 @@ class OffloadExecutor:
 
     def popularity(self) -> Tensor:
         """Return how many pairs each expert has had so far, [layers, E] i64."""
-        return self._parts.taken.cpu().clone()
+        return self._parts.taken[:, :: self.options.slices].cpu().clone()
 
     @torch.no_grad()
     def forward(self, step: StepInput) -> Tensor:
@@ -127,7 +127,7 @@ class OffloadExecutor:
                              self.options.micro_tokens, PAGE_SIZE)  # fmt: skip
         pipeline = self._pipeline(len(batches), self._warm)
         work = StepWork(self._parts, batches, self.config.layers, self._start, self._shape.cpu,
-                        self.config.experts_per_token)  # fmt: skip
+                        self.config.experts_per_token * self.options.slices)  # fmt: skip
         self._run = self._queues.start(pipeline, work)
         heads = [task.name for task in pipeline.of_kind(Kind.HEAD)]
         try:
@@ -191,7 +191,7 @@ class OffloadExecutor:
         every = self.options.adapt_every
         if not every or self._steps == 0 or self._steps % every or not any(self._shape.cpu):
             return
-        changed = colder(self._shape, self.popularity().tolist())
+        changed = colder(self._shape, self._parts.taken.tolist())
         if changed is not None:
             self._shape, self._warm = changed, False
             self.notes.append(f"step {self._steps}: colder experts went to the CPU")

@@ -1,8 +1,9 @@
 """Pages of expert weights: pools of them in the memories, and where they come from.
 
-A page is one expert of one layer: its gate and up rows [2F, D], its down rows [D, F], and for int8
-a scale a row. A pool holds each part of its pages side by side, so that kernels take a part of all
-pages as one tensor [S, N, K] with a table of places.
+A page is one expert of one layer, or a slice of one: its gate and up rows [2F, D], its down rows
+[D, F], and for int8 a scale a row; with S slices an expert F / S in the place of F. A pool holds
+each part of its pages side by side, so that kernels take a part of all pages as one tensor
+[S, N, K] with a table of places.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -149,6 +150,47 @@ def pack_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
     return low | high << 4, scale
 
 
+@dataclass(frozen=True)
+class Piece:
+    """Rows of a named tensor that are rows of a page: `count` from `first` on, of all its rows in a
+    row [-1, K]; of them the columns of one slice."""
+
+    name: str
+    shape: tuple[int, ...]
+    first: int
+    count: int
+    columns: tuple[int, int] | None = None
+
+
+def pieces(weight: Operation, page: int) -> Iterator[Piece]:
+    """Yield the rows of the checkpoint's tensors that a page of a `graph.weight` [P, N, K] is."""
+    tensors = thaw(weight["tensors"])
+    axis, cuts = weight.attribute("slices", (0, 1))
+    experts, n, k = (int(extent) for extent in shape_of(weight.result.type))  # type: ignore[arg-type]
+    expert, number = divmod(page, cuts)
+    columns = (number * k, (number + 1) * k) if axis == 1 else None
+    halves = 2 if axis == 0 and cuts > 1 else 1
+    rows = n * cuts if axis == 0 else n  # of an expert
+    width = k * cuts if axis == 1 else k
+    named = isinstance(tensors, list)
+    names = tensors[expert] if named else [tensors]
+    shape = (rows // len(names), width) if named else (experts // cuts, rows, width)
+    count = n // (len(names) if named else halves)
+    parts = range(1 if named else halves)
+    for name in names:
+        for part in parts:
+            first = 0 if named else expert * rows + part * (rows // halves)
+            yield Piece(name, shape, first + (number * count if axis == 0 else 0), count, columns)
+
+
+def _placed(found: Iterator[tuple[Piece, Tensor]]) -> Iterator[tuple[slice, Tensor]]:
+    """Yield the rows of a page where they belong in it, one after another."""
+    at = 0
+    for piece, rows in found:
+        yield slice(at, at + piece.count), rows[:, slice(*(piece.columns or (None,)))]
+        at += piece.count
+
+
 class TensorPages:
     """Pages made from whole tensors of a source: one of random weights."""
 
@@ -158,19 +200,11 @@ class TensorPages:
     def read(self, layer: int, expert: int, into: Mapping[str, Tensor]) -> None:
         """Fill a page's parts."""
         for role, weight in zip(ROLES, self._weights[layer], strict=True):
-            shape = tuple(int(extent) for extent in shape_of(weight.result.type))  # type: ignore[arg-type]
-            fill(into, role, self._rows(thaw(weight["tensors"]), expert, shape))
+            fill(into, role, _placed((p, self._rows(p)) for p in pieces(weight, expert)))
 
-    def _rows(self, tensors: Any, expert: int, shape: tuple[int, ...]
-              ) -> Iterator[tuple[slice, Tensor]]:  # fmt: skip
-        if isinstance(tensors, str):
-            yield slice(None), self._source.read(tensors, shape)[expert]
-            return
-        names = tensors[expert]
-        rows = shape[1] // len(names)
-        for number, name in enumerate(names):
-            part = self._source.read(name, (rows, shape[2]))
-            yield slice(number * rows, (number + 1) * rows), part
+    def _rows(self, piece: Piece) -> Tensor:
+        whole = self._source.read(piece.name, piece.shape).flatten(0, -2)
+        return whole[piece.first : piece.first + piece.count]
 
 
 @dataclass(frozen=True)
@@ -191,6 +225,7 @@ class FilePages:
         self._folder, self._weights = folder, weights
         self._stored: dict[str, _Stored] = {}
         self._files: dict[str, int] = {}
+        self._kept: tuple[tuple[str, int], Tensor] | None = None
         index = folder / "model.safetensors.index.json"
         names = ["model.safetensors"]
         if index.exists():
@@ -202,7 +237,7 @@ class FilePages:
         """Fill a page's parts; raises PageLost, with the file's name, where it is gone or cut."""
         for role, weight in zip(ROLES, self._weights[layer], strict=True):
             try:
-                fill(into, role, self._rows(thaw(weight["tensors"]), expert))
+                fill(into, role, _placed((p, self._rows(p)) for p in pieces(weight, expert)))
             except OSError as error:
                 raise PageLost(file=error.filename, layer=layer, expert=expert,
                                problem=error.strerror) from None  # fmt: skip
@@ -229,26 +264,25 @@ class FilePages:
         except (ValueError, KeyError, TypeError, OSError) as error:
             raise BrokenWeights(file=str(path), problem=f"no safetensors header: {error}") from None
 
-    def _rows(self, tensors: Any, expert: int) -> Iterator[tuple[slice, Tensor]]:
-        if isinstance(tensors, str):
-            stored = self._find(tensors)
-            rows = stored.shape[1:]
-            yield slice(None), self._pread(stored, expert * math.prod(rows), rows)
-            return
-        first = 0
-        for name in tensors[expert]:
-            stored = self._find(name)
-            yield slice(first, first + stored.shape[0]), self._pread(stored, 0, stored.shape)
-            first += stored.shape[0]
+    def _rows(self, piece: Piece) -> Tensor:
+        if piece.columns is None:
+            return self._pread(piece)
+        key = (piece.name, piece.first)  # slices of an expert follow one another: its rows are kept
+        if self._kept is None or self._kept[0] != key:
+            self._kept = (key, self._pread(piece))
+        return self._kept[1]
 
     def _find(self, name: str) -> _Stored:
         if name not in self._stored:
             raise MissingTensor(folder=str(self._folder), tensor=name)
         return self._stored[name]
 
-    def _pread(self, stored: _Stored, first: int, shape: tuple[int, ...]) -> Tensor:
+    def _pread(self, piece: Piece) -> Tensor:
+        stored = self._find(piece.name)
+        shape = (piece.count, stored.shape[-1])
         size = math.prod(shape) * stored.dtype.itemsize
-        begin, data = stored.begin + first * stored.dtype.itemsize, bytearray(size)
+        begin = stored.begin + piece.first * shape[1] * stored.dtype.itemsize
+        data = bytearray(size)
         path, done = str(self._folder / stored.file), 0
         while done < size:
             view = memoryview(data)[done:]

@@ -27,7 +27,8 @@ class Routing(Protocol):
     def routed(self, layer: int, first: int, given: Mapping[str, Tensor]) -> None:
         """Look at, or change in place, what a layer's router gave for rows from `first` on.
 
-        `order` [M] are pairs (token, choice) by expert, `starts` [E + 1] where an expert's begin.
+        `order` [M] are pairs (token, choice) by page, `starts` [P + 1] where those of a page begin;
+        a choice is S of them, one for each slice of its expert.
         """
         ...
 
@@ -53,7 +54,8 @@ class RoutingRecorder:
         order, starts = given["order"].cpu().long(), given["starts"].cpu().long()
         chosen = torch.empty(len(order), dtype=torch.int64)
         chosen[order] = torch.arange(len(starts) - 1).repeat_interleave(starts.diff())
-        rows = chosen.view(-1, self._config.experts_per_token).numpy()
+        slices = (len(starts) - 1) // self._config.experts
+        rows = (chosen[::slices] // slices).view(-1, self._config.experts_per_token).numpy()
         self._chosen[-1][first : first + len(rows), layer] = rows
 
     def trace(self) -> RoutingTrace | None:
@@ -81,18 +83,20 @@ class RoutingReplay:
 
     def routed(self, layer: int, first: int, given: Mapping[str, Tensor]) -> None:
         """Put the trace's choice where the router's was."""
-        order, starts = self._pairs(layer, first, len(given["order"]))
+        slices = (len(given["starts"]) - 1) // self._trace.experts
+        order, starts = self._pairs(layer, first, len(given["order"]), slices)
         given["order"].copy_(order, non_blocking=True)
         given["starts"].copy_(starts, non_blocking=True)
 
-    def _pairs(self, layer: int, first: int, pairs: int) -> tuple[Tensor, Tensor]:
+    def _pairs(self, layer: int, first: int, pairs: int, slices: int) -> tuple[Tensor, Tensor]:
         phase = self._steps % PHASES
         key = (layer, first, pairs, phase)
         if key not in self._made:
-            total, tokens = len(self._chosen), pairs // self._trace.top_k
+            total, tokens = len(self._chosen), pairs // (self._trace.top_k * slices)
             at = (phase * total // PHASES + first + torch.arange(tokens)) % total
-            flat = self._chosen[at, layer].flatten()
-            counts = torch.bincount(flat, minlength=self._trace.experts)
+            chosen = self._chosen[at, layer][..., None] * slices + torch.arange(slices)
+            flat = chosen.flatten()
+            counts = torch.bincount(flat, minlength=self._trace.experts * slices)
             starts = torch.cat((torch.zeros(1, dtype=torch.int64), counts.cumsum(0)))
             made = (flat.argsort(stable=True), starts)
             self._made[key] = tuple(t.to(torch.int32).to(self._place) for t in made)  # type: ignore[assignment]

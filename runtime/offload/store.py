@@ -18,7 +18,7 @@ from .device import OffloadDevice, mapped
 from .pages import PageShape, Pool, pool_bytes, pool_in
 
 Fill = Callable[[int, int, Mapping[str, Tensor]], None]
-"""Fills the parts of a page of (layer, expert)."""
+"""Fills the parts of a page of (layer, page)."""
 
 
 @dataclass(frozen=True)
@@ -41,9 +41,10 @@ class HostStore:
         device: OffloadDevice,
         fill: Fill,
         key_format: str = "f32",
+        slices: int = 1,
     ) -> HostStore:
-        """Take and pin the memory on a device, and fill every page."""
-        keys = [(i, e) for i in range(config.layers) for e in range(config.experts)]
+        """Take and pin the memory on a device, and fill every page, `slices` an expert."""
+        keys = [(i, p) for i in range(config.layers) for p in range(config.experts * slices)]
         refused: list[str] = []
 
         def pinned(size: int) -> Tensor:

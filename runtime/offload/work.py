@@ -30,9 +30,9 @@ class Parts:
     `sections` by (kind, layer, place). `device_pool` is the ring, and behind it the resident pages;
     `resident` and `arena` are the places of pages (layer, expert) in the device's and the host's
     pool; `relay` has the host slots of pages on their way from disk. `taken` counts pairs by layer
-    and expert. `host_bytes` are those of the host's pages that this model needs: its pool may be
-    shared and larger. `scratch` are bytes of the device, by the queue whose copies convert there;
-    `routing` is shown what routers give.
+    and page: `experts` is how many pages a layer has. `host_bytes` are those of the host's pages
+    that this model needs: its pool may be shared and larger. `scratch` are bytes of the device, by
+    the queue whose copies convert there; `routing` is shown what routers give.
     """
 
     device: OffloadDevice

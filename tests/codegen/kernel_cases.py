@@ -134,14 +134,18 @@ def rope_write(rng: np.random.Generator, t: int, norms: bool, kv: str) -> Case:
     return Case(kernel, arguments, expected, 1e-2 if kv == "bf16" else 1e-5)
 
 
-def route(rng: np.random.Generator, t: int, renormalize: bool, local: Any = None) -> Case:
+def route(
+    rng: np.random.Generator, t: int, renormalize: bool, local: Any = None, slices: int = 1
+) -> Case:
     logits = np.round(normal(rng, t, 12), 1)  # rounded, so that ties occur
     weights, chosen = routed(logits, 3, renormalize)
-    arguments = [t, logits, poison(t, 3), poison(t, 3, dtype="i4")]
-    kernel = moe.route(12, 3, renormalize, local)
+    arguments = [t, logits, poison(t, 3 * slices), poison(t, 3 * slices, dtype="i4")]
+    kernel = moe.route(12, 3, renormalize, local, slices)
     if local:
         here = (chosen >= local[0]) & (chosen < local[1])
         weights, chosen = weights * here, np.where(here, chosen - local[0], local[1] - local[0])
+    weights = np.repeat(weights, slices, 1)
+    chosen = (chosen[:, :, None] * slices + np.arange(slices)).reshape(t, 3 * slices)
     return Case(kernel, arguments, {"weights": weights, "chosen": chosen})
 
 
@@ -326,6 +330,7 @@ FAMILIES: dict[str, Callable[[np.random.Generator, int], Case]] = {
     "gated_i8_deep": _with(chosen_experts, "i8", 2500, False),
     "mixed": _with(chosen_experts, "f32", 48, True, True),
     "mixed_i8": _with(chosen_experts, "i8", 40, True),
+    "route_slices": _with(route, True, None, 2),
     "route_local": _with(route, True, (3, 8)), "dispatch_local": _with(dispatch, True),
     "combine_partial": _with(combine, False, True),
     "combine_residual": _with(combine, True), "argmax_masked": argmax_masked, "sample": sample,

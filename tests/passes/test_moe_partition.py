@@ -1,51 +1,27 @@
 """Partitioning by experts: the same numbers, text in and out, remarks, policies that misfit."""
 
 import re
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
-from weft.codegen.graph_reference import run_graph
 from weft.cost_model.placement import Placement, PolicyError
-from weft.cost_model.policy import Policy
 from weft.cost_model.policy_text import dumps
-from weft.frontend.models.registry import build_graph
 from weft.ir.core import Module, Symbol
-from weft.ir.model import ModelConfig, Rope
 from weft.ir.parser import parse_module
 from weft.ir.pipeline import Pipeline
 from weft.ir.verifier import verify
 from weft.passes.graph.moe_fit import CapTooSmall, HostTooSmall, Room, Wish, fit_policy
 from weft.passes.graph.moe_functions import cut
-from weft.passes.graph.moe_partition import MoePartition, PolicyMismatch, pipeline_shape
+from weft.passes.graph.moe_partition import PolicyMismatch, pipeline_shape
 from weft.passes.graph.moe_sections import NoExperts
 from weft.passes.manager import Context, run_passes
 from weft.passes.pipeline import named_passes
-from weft.passes.tile.regimes import graph_passes
-from weft.runtime.weights import RandomTensors, load_weights
 
-MIXTRAL = ModelConfig(
-    "MixtralForCausalLM", 96, 64, 3, 4, 2, 32, 80, 256, Rope(1e4), windows=(0, 0, 0), experts=4,
-    experts_per_token=2,
-)  # fmt: skip
-QWEN = replace(MIXTRAL, architecture="Qwen3MoeForCausalLM", head_norms=True)
-MIXED = Policy(
-    6, 3, "cpu", tuple(map(Placement, ("rssc", "cccc", "rdsr"))), 4, 1, 6, schedule="cgo"
-)
-FACTS = frozenset({"fused-rope-write"})
-
-
-def shared(config):
-    return run_passes(graph_passes(), build_graph(config), Context())[0]
-
-
-def partitioned(config, policy, context=None):
-    return run_passes((MoePartition(policy),), shared(config), context or Context(), FACTS)[0]
-
-
-def logits(module):
-    weights = {n: w.dense() for n, w in load_weights(module, RandomTensors()).items()}
-    return run_graph(module, weights, [1, 5, 77, 90, 33, 2, 5, 5])
+sys.path.insert(0, str(Path(__file__).parent))
+from moe_cases import FACTS, MIXED, MIXTRAL, QWEN, logits, partitioned, shared
 
 
 @pytest.mark.parametrize("config", [MIXTRAL, QWEN], ids=["mixtral", "qwen3-moe"])

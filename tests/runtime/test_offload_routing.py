@@ -51,15 +51,12 @@ def test_the_trace_is_what_the_whole_models_routers_choose(cases, monkeypatch):
         return weights, experts
 
     monkeypatch.setitem(graph_reference._MEANING, "graph.moe_route", asked)
-    config = cases.checkpoint.config
     oracle = reference_executor(cases.checkpoint, cases.checkpoint.graph, Options(**LIMITS))
     wanted = []
     for each in STEPS:
         chosen.clear()
         oracle.forward(each)
-        wanted.append(torch.stack(chosen[: config.layers], 1))
-    if not chosen:
-        pytest.fail("the reference executor was not asked")
+        wanted.append(torch.stack(chosen, 1))
     assert np.array_equal(found.chosen, torch.cat(wanted).numpy())
     assert found.decode.tolist() == [False] * 23 + [True, True]
     everything = RoutingTrace(found.chosen, np.zeros(25, bool), 8)

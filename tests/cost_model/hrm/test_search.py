@@ -83,9 +83,12 @@ def test_solver_equals_brute_force(case) -> None:
     assert lower_bound(model, ()) <= lower_bound(model) * (1 + 1e-9)
 
 
-def test_search_equals_solving_the_whole_grid() -> None:
+@pytest.mark.parametrize("pages", [2, 0])
+def test_search_equals_solving_the_whole_grid(pages) -> None:
+    """With 0 pages an expert, the search chooses among all slices down to a small page."""
     site = Site(H200, 4.0 * GIB, 6.0 * GIB)
-    grid = Grid(micro_batches=(4, 32), prefill_tokens=(1024, 8192), most=128, kv_gpu=(0.0, 1.0))
+    grid = Grid(micro_batches=(4, 32), prefill_tokens=(1024, 8192), most=64, kv_gpu=(0.0, 1.0),
+                pages_per_expert=pages)  # fmt: skip
     found = searching.search(SMALL, WORKLOAD, site, grid)
     best = None
     for family in grid.families(SMALL, WORKLOAD, site.host_memory + site.gpu_memory):
@@ -100,7 +103,8 @@ def test_search_equals_solving_the_whole_grid() -> None:
 
 def test_policy_of_a_mixtral_on_a_capped_h200() -> None:
     """The policy keeps its memory, and says what the counts say."""
-    found = searching.search(MIXTRAL, Workload(512, 64), Site(H200, 16 * GIB, 128 * GIB))
+    grid = Grid(pages_per_expert=4)
+    found = searching.search(MIXTRAL, Workload(512, 64), Site(H200, 16 * GIB, 128 * GIB), grid)
     policy = searching.policy_of(found, MIXTRAL)
     counts = searching.counts_of(policy)
     assert {key: counts[key] for key in found.counts} == dict(found.counts)
@@ -119,7 +123,7 @@ def test_the_largest_batch_may_be_one_micro_batch() -> None:
 
 
 def test_more_memory_is_never_slower() -> None:
-    grid = Grid(micro_batches=(16, 64), most=256)
+    grid = Grid(micro_batches=(16, 64), most=256, pages_per_expert=4)
     rates = []
     for gpu in (12, 16, 24, 48):
         found = searching.search(MIXTRAL, WORKLOAD, Site(H200, gpu * GIB, 64 * GIB), grid)
@@ -198,7 +202,9 @@ def test_the_stated_need_is_enough() -> None:
 
 def test_a_disk_holds_what_memory_does_not() -> None:
     site = Site(replace(H200, disk=6e9), 16 * GIB, 20 * GIB, disk=64 * GIB)
-    found = searching.search(MIXTRAL, WORKLOAD, site, Grid(micro_batches=(16,), most=64))
+    found = searching.search(
+        MIXTRAL, WORKLOAD, site, Grid(micro_batches=(16,), most=64, pages_per_expert=4)
+    )
     assert found.counts["disk", 0] > 0
     assert found.model.bound(found.counts) == "disk"
 
