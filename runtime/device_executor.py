@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,7 @@ from .sparse_decode import SparseDecode, grouped
 from .sparse_lists import SparseLists
 from .staging import Layout, Staging
 from .step import StepInput
-from .timing import BoundLaunch, graph_seconds, host_seconds
+from .timing import BoundLaunch, event_seconds, graph_seconds, host_seconds, once_seconds
 from .weights import Weight
 
 ENTRIES = 1 << 18
@@ -195,19 +196,20 @@ class DeviceExecutor(CompiledExecutor):
     def time_last(self, repeats: int = 20) -> float:
         """Return the median seconds that the device takes for the last decode step, run again.
 
-        Its keys and values are written to the same slots; 0.0 where there was none.
+        Its keys and values are written to the same slots; 0.0 where there was none. Ranks run it
+        together: it exchanges.
         """
         if self._latest is None:
             return 0.0
-        times = []
-        for _ in range(repeats):
-            first, end = (torch.cuda.Event(enable_timing=True) for _ in "fe")
-            first.record()
-            self._latest.replay()
-            end.record()
-            end.synchronize()
-            times.append(first.elapsed_time(end) / 1e3)
-        return sorted(times)[repeats // 2]
+        if self.announcer is not None:
+            self.announcer.again(repeats)
+        return median(self.run_again(repeats))
+
+    def run_again(self, times: int) -> list[float]:
+        """Run the last decode step again; return the seconds that the device took each time."""
+        assert self._latest is not None
+        replay, on_gpu = self._latest.replay, self.device.type == "cuda"
+        return [(event_seconds if on_gpu else once_seconds)(replay) for _ in range(times)]
 
     @property
     def recordings(self) -> int:

@@ -34,7 +34,7 @@ INLINE = 4096
 COLUMNS = 64
 """Columns of a page table that are sent are a multiple of this, or all: few sizes come again."""
 
-STOP, COPY_PAGE, STEP = range(3)
+STOP, COPY_PAGE, STEP, AGAIN = range(4)
 
 
 class NotLaunched(WeftError):
@@ -203,6 +203,10 @@ class Announcer:
         """Announce the copy of a page."""
         self._channel.send(COPY_PAGE, np.array([source, target], np.int32))
 
+    def again(self, times: int) -> None:
+        """Announce that the last recorded step runs again, so many times."""
+        self._channel.send(AGAIN, np.array([times], np.int32))
+
     def close(self) -> None:
         """Let the others end; they wait for this when rank 0 ends, however it does."""
         if self._open and distributed.is_initialized():
@@ -231,6 +235,8 @@ def follow(executor: Any) -> None:
             return
         if kind == COPY_PAGE:
             executor.copy_page(*arrays[0].tolist())
+        elif kind == AGAIN:
+            executor.run_again(int(arrays[0][0]))
         else:
             step, source = steps.of(arrays)
             executor.forward(step, *(() if source is None else (source,)))

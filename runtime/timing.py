@@ -33,12 +33,24 @@ class BoundLaunch:
 def host_seconds(run: Callable[[], None], rounds: int = ROUNDS) -> float:
     """Return the median seconds of some runs, after one that does not count."""
     run()
-    times = []
-    for _ in range(rounds):
-        start = perf_counter()
-        run()
-        times.append(perf_counter() - start)
-    return median(times)
+    return median(once_seconds(run) for _ in range(rounds))
+
+
+def once_seconds(run: Callable[[], None]) -> float:
+    """Return the seconds of one run by the host's clock."""
+    start = perf_counter()
+    run()
+    return perf_counter() - start
+
+
+def event_seconds(run: Callable[[], None]) -> float:
+    """Return the seconds that a GPU takes for what one run launches, and wait for it."""
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in "be")
+    begin.record()
+    run()
+    end.record()
+    end.synchronize()
+    return begin.elapsed_time(end) / 1e3
 
 
 def graph_seconds(run: Callable[[], None], rounds: int = ROUNDS) -> float:
@@ -47,15 +59,7 @@ def graph_seconds(run: Callable[[], None], rounds: int = ROUNDS) -> float:
 
     replay = CudaGraphs().record(run)
     replay()
-    times = []
-    for _ in range(rounds):
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in "be")
-        begin.record()
-        replay()
-        end.record()
-        end.synchronize()
-        times.append(begin.elapsed_time(end) / 1e3)
-    return median(times)
+    return median(event_seconds(replay) for _ in range(rounds))
 
 
 def launch_seconds(launches: Sequence[BoundLaunch], seconds: Callable[[Callable[[], None]], float],
