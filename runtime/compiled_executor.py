@@ -125,11 +125,11 @@ class CompiledExecutor:
         else:
             self._run_all(recipe, launches)
 
-    def _run_all(self, recipe: Recipe, launches: list[Launch]) -> None:
+    def _run_all(self, recipe: Recipe, launches: Iterable[Launch]) -> None:
         """Launch a step, on several queues where its recipe has tasks on them."""
         staged = self._staged.get(id(recipe))
         if staged is not None and self.host is not None:
-            staged.run(launches, self.host.device)
+            staged.run(list(launches), self.host.device)
             return
         for function, arguments in launches:
             function(*arguments)

@@ -21,7 +21,7 @@ from .drawn import Drawn
 from .executor import check_step
 from .graphs import Recorder, Rerun
 from .host_keys import HostKeys, Staged
-from .lists import PAGES, AttentionLists, Lists, Room
+from .lists import PAGES, AttentionLists, Fitting, Lists, Room
 from .page_copies import PageCopies
 from .ranks import peers
 from .recipe import Recipe
@@ -121,15 +121,16 @@ class DeviceExecutor(CompiledExecutor):
         if step.is_decode and step.logits_rows.shape[0] == rows > 0 and entries <= ENTRIES:
             size = self._sizes[bisect_left(self._sizes, rows)]
             room = self._lists.room(size, lists, ENTRIES)
-            recorded = self._recorded.find(room, self._record)
+            fitting = Fitting(self._lists, step, lists)
+            recorded = self._recorded.find(room, self._record, fitting.into)
             if recorded is not None:
-                self._fill(recorded.layout, step, source, lists.arrays, recorded.room)
+                self._fill(recorded.layout, step, source, fitting.lists.arrays, recorded.room)
                 recorded.replay()
                 self._latest = recorded
                 self.drawn.greedy = rows
                 return recorded.logits[:rows]
         recipe, inputs = self._sent(step, source, lists, few=False)
-        launches, logits = recipe.bind(inputs, self._extents(step))
+        launches, logits = recipe.flow(inputs, self._extents(step))
         self._run_all(recipe, launches)
         return logits
 
@@ -168,7 +169,7 @@ class DeviceExecutor(CompiledExecutor):
         for (first, last), (part, wanted) in zip(groups, grouped(step, groups), strict=True):
             taken = None if source is None else source[starts[first] : starts[last]]
             recipe, inputs = self._sent(part, taken, self._lists.plan(part), few=True)
-            launches, logits = recipe.bind(inputs, self._extents(part))
+            launches, logits = recipe.flow(inputs, self._extents(part))
             self._run_all(recipe, launches)
             if len(wanted):
                 found[wanted[0] : wanted[-1] + 1] = logits

@@ -29,13 +29,14 @@ class Lists:
     """The lists of one step: arrays and extents by name, the page table last.
 
     `apart`: no item has more rows than the small tile holds. `sparse`: some row reads what is
-    selected for it.
+    selected for it. `seconds` are predicted, of one layer for each window.
     """
 
     arrays: Mapping[str, np.ndarray]
     extents: Mapping[str, int]
     apart: bool
     sparse: bool = False
+    seconds: float = 0.0
 
     def sizes(self) -> list[tuple[str, int]]:
         """Return each array's name and size."""
@@ -77,10 +78,32 @@ class AttentionLists:
             grown = self._last.grown(table, lengths)
             if grown is not None:
                 return grown
-        lists = self._planned(step, table, lengths)
+        return self._kept(step, table, self._planned(step, table, lengths))
+
+    def _kept(self, step: StepInput, table: np.ndarray, lists: Lists) -> Lists:
+        """Keep lists for the next step, and return them."""
         steady = step.is_decode and self._windows == (0,)
-        self._last = Growing(lists, table, lengths, self._shape.page) if steady else None
+        lengths, page = step.kv_lengths.numpy(), self._shape.page
+        self._last = Growing(lists, table, lengths, page) if steady else None
         return lists
+
+    def within(self, step: StepInput, lists: Lists, room: Room) -> Lists | None:
+        """Return lists of a step that a room has places for, where `lists` have too many items:
+        cut into longer ones, as short as fit. None: none fit, or they take much longer."""
+        if lists.sparse or room.sparse or (room.apart and not lists.apart):
+            return None
+        table, lengths = self._table(step), step.kv_lengths.numpy()
+        granule, whole = self._shape.granule, int(lengths.max(initial=1))
+        low, high = (lists.arrays[f"{PLANNED}item_{end}{self._windows[0] or ''}"]
+                     for end in ("low", "high"))  # fmt: skip
+        parts = max(1, whole // max(granule, int((high - low).max(initial=1))))
+        for halvings in range(parts.bit_length()):
+            chunk = -(-whole // max(1, parts >> halvings) // granule) * granule
+            found = self._planned(step, table, lengths, chunk)
+            if room.takes(found) and (found.apart or not room.apart):
+                near = found.seconds <= lists.seconds + LOSS
+                return self._kept(step, table, found) if near else None
+        return None
 
     def _fills(self, starts: np.ndarray, table: np.ndarray, lengths: np.ndarray
                ) -> dict[str, np.ndarray]:  # fmt: skip
@@ -96,14 +119,18 @@ class AttentionLists:
         columns = -(-pages // most) * most
         return step.page_table.numpy()[:, :columns].copy()  # the next step overwrites it
 
-    def _planned(self, step: StepInput, table: np.ndarray, lengths: np.ndarray) -> Lists:
+    def _planned(
+        self, step: StepInput, table: np.ndarray, lengths: np.ndarray, chunk: int = 0
+    ) -> Lists:  # fmt: skip
+        """Return lists whose items have at most `chunk` keys; 0: as many as the model chooses."""
         starts = step.query_starts.numpy().astype(np.int64)
         batch = Batch(table, lengths.astype(np.int64), starts)
         arrays: dict[str, np.ndarray] = {}
         extents: dict[str, int] = {}
-        apart = True
+        apart, seconds = True, 0.0
         for window in self._windows:
-            made = self._within(batch, window)
+            made = self._within(batch, window, chunk)
+            seconds += made.seconds
             apart = apart and int(made.item_rows.max(initial=0)) <= self._shape.rows_few
             tail = str(window or "")
             for name in _ARRAYS:
@@ -115,7 +142,7 @@ class AttentionLists:
         arrays |= self._fills(starts, table, lengths)
         extents[f"{PLANNED}F"] = len(lengths)
         arrays[PAGES] = table.ravel()
-        return Lists(arrays, extents, apart)
+        return Lists(arrays, extents, apart, seconds=seconds)
 
     def _selected(
         self, step: StepInput, table: np.ndarray, lengths: np.ndarray, rows: SparseRows
@@ -184,9 +211,9 @@ class AttentionLists:
             rows, lists.apart, tuple(most.items()), (*sizes, (PAGES, entries)), lists.sparse
         )
 
-    def _within(self, batch: Batch, window: int) -> WorkList:
+    def _within(self, batch: Batch, window: int, chunk: int = 0) -> WorkList:
         """Return a plan whose states have slots: if need be, one without any."""
-        made = plan(batch, self._shape, self._rates, window=window)
+        made = plan(batch, self._shape, self._rates, window=window, chunk=chunk)
         if made.slots > self._slots:
             whole = int(batch.lengths.max()) + self._shape.granule
             made = plan(batch, self._shape, self._rates, cascade=False, chunk=whole, window=window)
@@ -200,6 +227,19 @@ def _group_extents(arrays: Mapping[str, np.ndarray]) -> dict[str, int]:
             if PLANNED + name in arrays}  # fmt: skip
 
 
+class Fitting:
+    """The lists of a step, which may be cut anew so that a recorded room has places for them."""
+
+    def __init__(self, planner: AttentionLists, step: StepInput, lists: Lists) -> None:
+        self._planner, self._step, self.lists = planner, step, lists
+
+    def into(self, room: Room) -> bool:
+        """Say whether they could be, and from then on are."""
+        found = self._planner.within(self._step, self.lists, room)
+        self.lists = found or self.lists
+        return found is not None
+
+
 PAGES = f"{PLANNED}pages"
 
 AHEAD = 512
@@ -207,6 +247,10 @@ AHEAD = 512
 
 KEPT_FOR = 64
 """Steps after which lists are planned anew."""
+
+LOSS = 5e-5
+"""Seconds that a layer's attention may take longer so that a recorded step can be replayed: of 32
+layers less than the host takes to launch a step one kernel after another."""
 
 
 class Growing:
@@ -218,7 +262,7 @@ class Growing:
         self._arrays = dict(lists.arrays)
         for name in ("item_high", "row_limit"):
             self._arrays[PLANNED + name] = lists.arrays[PLANNED + name].copy()
-        self._extents, self._apart = lists.extents, lists.apart
+        self._extents, self._apart, self._seconds = lists.extents, lists.apart, lists.seconds
         self._high, self._limit = (
             self._arrays[PLANNED + name] for name in ("item_high", "row_limit")
         )
@@ -239,7 +283,7 @@ class Growing:
         arrays = {**self._arrays, PAGES: table.ravel()}
         if PLANNED + FILLS[0] in arrays:
             arrays |= fills(lengths, np.ones_like(lengths), table.shape[1], self._page)
-        return Lists(arrays, self._extents, self._apart)
+        return Lists(arrays, self._extents, self._apart, seconds=self._seconds)
 
     def _same_pages(self, table: np.ndarray, lengths: np.ndarray) -> bool:
         """Whether only pages differ that this step begins."""
@@ -272,6 +316,12 @@ class Room:
             return False
         mine, its = (dict((*room.extents, *room.sizes)) for room in (self, other))
         return mine.keys() == its.keys() and all(mine[name] >= its[name] for name in its)
+
+    def takes(self, lists: Lists) -> bool:
+        """Whether it has places enough for lists."""
+        have = dict((*self.extents, *self.sizes))
+        wanted = (*lists.extents.items(), *lists.sizes())
+        return all(have.get(name, -1) >= count for name, count in wanted)
 
     def filling(self, name: str, given: np.ndarray) -> int:
         """Return what the rest of an array holds: items of no rows, joins of no row."""

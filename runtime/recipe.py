@@ -6,7 +6,7 @@ slots. Binding it to a step fills the slots that depend on the step, and zips ca
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any
@@ -92,23 +92,45 @@ class Recipe:
         self._ready = [
             memory.convert(item) if isinstance(item, Tensor) else item for item in self._static
         ]
+        self._first = self._first_uses()
 
     def bind(self, inputs: Mapping[str, Tensor | int], extents: Mapping[str, int]
              ) -> tuple[list[Launch], Tensor]:  # fmt: skip
         """Return the launches of a step, and the tensor that will hold its logits."""
+        launches, logits = self.flow(inputs, extents)
+        return list(launches), logits
+
+    def flow(self, inputs: Mapping[str, Tensor | int], extents: Mapping[str, int]
+             ) -> tuple[Iterator[Launch], Tensor]:  # fmt: skip
+        """Return the same launches one by one, each bound when it is taken: a device begins with
+        the first while the others are bound."""
         raw, ready, convert = list(self._static), list(self._ready), self._memory.convert
-        for number, key in enumerate(self._slots.keys):
-            if raw[number] is None:
-                raw[number] = self._of_step(key, inputs, extents)
-                fits = isinstance(raw[number], Tensor)
-                ready[number] = convert(raw[number]) if fits else raw[number]
-        launches: list[Launch] = []
-        for function, slots in self._calls:
-            if function in ROUTINES:
-                launches.append(ROUTINES[function]([raw[slot] for slot in slots]))
-            else:
-                launches.append((function, tuple([ready[slot] for slot in slots])))
-        return launches, raw[self._result]
+
+        def fill(slots: Sequence[int]) -> None:
+            for slot in slots:
+                found = raw[slot] = self._of_step(self._slots.keys[slot], inputs, extents)
+                ready[slot] = convert(found) if isinstance(found, Tensor) else found
+
+        def launches() -> Iterator[Launch]:
+            for (function, slots), first in zip(self._calls, self._first, strict=True):
+                fill(first)
+                if function in ROUTINES:
+                    yield ROUTINES[function]([raw[slot] for slot in slots])
+                else:
+                    yield function, tuple([ready[slot] for slot in slots])
+
+        if raw[self._result] is None:
+            fill((self._result,))
+        return launches(), raw[self._result]
+
+    def _first_uses(self) -> list[tuple[int, ...]]:
+        """Return for each call the slots that the step says and no call before takes."""
+        left = {slot for slot, item in enumerate(self._static) if item is None}
+        found = []
+        for _, slots in self._calls:
+            found.append(tuple(dict.fromkeys(slot for slot in slots if slot in left)))
+            left.difference_update(slots)
+        return found
 
     def _add(self, operation: Operation) -> None:
         """Resolve one operation; each call's graph operation is kept in `names`, for profiles."""

@@ -42,10 +42,14 @@ class Recordings:
     def __len__(self) -> int:
         return len(self._known)
 
-    def find(self, room: Room, record: Callable[[Room], Recorded]) -> Recorded | None:
-        """Return the recording of a room, or of the smallest one that holds it; else record.
+    def find(
+        self, room: Room, record: Callable[[Room], Recorded],
+        fits: Callable[[Room], bool] = lambda room: False,
+    ) -> Recorded | None:  # fmt: skip
+        """Return the recording of a room, or of the smallest one that holds it or into which the
+        step `fits`, cut in another way; else record.
 
-        None: not recorded, as nothing holds the room, and it is the first step of its kind.
+        None: not recorded, as nothing holds the step, and it is the first one of its kind.
         """
         self._steps += 1
         known = self._known.get(room)
@@ -54,10 +58,17 @@ class Recordings:
         near, total, last = self._asked.pop(room, (0, 0, 0))
         near, total = near + 1 if self._steps - last <= NEAR else 1, total + 1
         if near < WORTH and total < OFTEN:
-            larger = [other for other in self._known if other.holds(room)]
-            if larger or total == 1:
+            found = self._lent(room, fits)
+            if found is not None or total == 1:
                 self._asked[room] = near, total, self._steps
-                smallest = min(larger, key=lambda other: (other.rows, other.places), default=None)
-                return None if smallest is None else self._known[smallest]
+                return found
         known = self._known[room] = record(room)
         return known
+
+    def _lent(self, room: Room, fits: Callable[[Room], bool]) -> Recorded | None:
+        """Return the smallest recording that a step of another room can be replayed by."""
+        larger = sorted((other for other in self._known if other.rows >= room.rows),
+                        key=lambda other: (other.rows, other.places))  # fmt: skip
+        held = next((other for other in larger if other.holds(room)), None)
+        found = held or next((other for other in larger if fits(other)), None)
+        return None if found is None else self._known[found]

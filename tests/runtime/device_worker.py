@@ -224,8 +224,9 @@ def main() -> None:
     found = generate(device, device_sampler(device, kernels), shared, most, together)
     assert sys.argv[1] not in ("sparse", "together") or 3 in groups
     expected = generate(meaning, shared=shared, most=most, watched=together)
-    assert device.time_last(3) > 0.0  # with the other ranks, or they would wait for ever
-    assert generate(device, device_sampler(device, kernels), shared, most, together) == found
+    if launch.count > 1:
+        assert device.time_last(3) > 0.0  # with the other ranks, or they would wait for ever
+        assert generate(device, device_sampler(device, kernels), shared, most) == found
     print(json.dumps([found, expected, device.recordings]))
     if device.host:
         traffic = device.host.traffic()

@@ -156,6 +156,10 @@ def test_the_pace_of_prompts_says_when_the_next_step_is_due(monkeypatch):
     assert kept.due(flight, 10, rest=pace.PATIENCE) and kept.due(None, 0, rest=0.0)
     kept.landed(flight, None, 10.1, waited=False)  # it was there before anybody looked
     assert executor.pace == pytest.approx(1e-4)
+    kept.landed(flight, None, 10.0 + 2 * 0.4096, waited=True)  # a slower step is half believed
+    assert executor.pace == pytest.approx(1e-4 * (1 + pace.SLOWER))
+    kept.landed(flight, None, 10.2048, waited=True)  # and a faster one at once
+    assert executor.pace == pytest.approx(5e-5)
 
 
 def a_batch(left, constrained=0):

@@ -93,6 +93,47 @@ def test_lists_that_grow_say_what_lists_made_anew_say():
         lengths += 1
 
 
+@pytest.mark.parametrize(("prefix", "own"), [(0, 40), (256, 40), (256, 200), (0, 900)])
+def test_lists_with_too_many_items_for_a_recorded_room_are_cut_anew(prefix, own):
+    """Rows of many lengths, some of them ended: every key once, within what the room has."""
+    shape, pick = Shape(4, 2, 16, 16, 8, 32, 64), np.random.default_rng(own)
+    lists = AttentionLists(shape, (0,), torch.device("cpu"), 4096)
+    table = pick.permutation(12 * 80).reshape(12, 80)
+    table[:, : prefix // 16] = table[0, : prefix // 16]
+
+    def step(rows, longer):
+        lengths = prefix + own + longer - np.arange(rows) % 7
+        return decode_step(lengths.tolist(), table[:rows].tolist())
+
+    whole = lists.plan(step(12, 0))
+    room, fitted = lists.room(16, whole, 4096), 0
+    for rows, longer in ((12, 60), (9, 64), (5, 70), (2, 300), (1, 90)):
+        wanted = step(rows, longer)
+        planned = lists.plan(wanted)
+        found = lists.within(wanted, planned, room)
+        if found is None:
+            continue
+        fitted += 1
+        assert room.takes(found) and found.apart >= room.apart
+        assert len(found.arrays["plan_item_row"]) <= len(planned.arrays["plan_item_row"])
+        seen, expected = seen_keys(found, 80), seen_keys(planned, 80)
+        assert {row: sorted(keys) for row, keys in seen.items()} == {
+            row: sorted(keys) for row, keys in expected.items()
+        }
+        after = lists.plan(decode_step((wanted.kv_lengths + 1).tolist(), table[:rows].tolist()))
+        assert room.takes(after)  # and so do the next step's
+    assert fitted >= 3
+
+
+def test_lists_that_would_take_much_longer_cut_anew_are_left():
+    lists = AttentionLists(Shape(4, 2, 16, 16, 8, 32, 64), (0,), torch.device("cpu"), 4096)
+    few = lists.plan(decode_step([30] * 12, np.arange(12 * 2048).reshape(12, 2048).tolist()))
+    room = lists.room(16, few, 1 << 18)
+    step = decode_step([32_000], np.arange(2048)[None].tolist())
+    planned = lists.plan(step)
+    assert not room.takes(planned) and lists.within(step, planned, room) is None
+
+
 def test_lists_are_made_anew_when_rows_change():
     shape = Shape(4, 2, 16, 16, 8, 32, 64)
     lists = AttentionLists(shape, (0,), torch.device("cpu"), 64)

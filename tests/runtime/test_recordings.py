@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
+
 import torch
 from weft.runtime.lists import Room
 from weft.runtime.recordings import NEAR, OFTEN, WORTH, Recorded, Recordings
@@ -22,12 +24,12 @@ class Book(Recordings):
             assert self.of(one) is None  # the first time
             assert self.of(one) == one
 
-    def of(self, room: Room) -> Room | None:
+    def of(self, room: Room, fits: Container[Room] = ()) -> Room | None:
         def record(wanted: Room) -> Recorded:
             self.made.append(wanted)
             return Recorded(wanted, Layout.of([]), lambda: None, torch.empty(0))
 
-        found = self.find(room, record)
+        found = self.find(room, record, fits.__contains__)
         return None if found is None else found.room
 
 
@@ -52,6 +54,15 @@ def test_rooms_that_no_other_holds_are_recorded_the_second_time():
         assert book.of(one) is None  # joins, rows, items that the others have no place for
         assert book.of(one) == one
     assert len(book) == 5
+
+
+def test_a_step_that_no_room_holds_but_that_fits_one_cut_anew_is_not_recorded_for_a_while():
+    book = Book(room(96), room(128), room(256))
+    wanted = room(90, items=300)
+    assert book.of(wanted, {room(128), room(256)}) == room(128)  # neither launched nor recorded
+    taken = [book.of(wanted, {room(128)}) for _ in range(WORTH - 1)]
+    assert taken == [room(128)] * (WORTH - 2) + [wanted]
+    assert book.of(room(200, items=300), {room(128)}) is None  # which has too few rows
 
 
 def test_a_room_of_another_kind_is_not_lent():
