@@ -90,7 +90,7 @@ class Offloading:
         if given.policy is not None:
             return Chosen(given.policy, ("policy given",))
         asked = Open(given.schedule, given.micro_batches, min(given.cpu_experts, config.experts),
-                     given.pages_per_expert)  # fmt: skip
+                     given.pages_per_expert, given.kv_gpu)  # fmt: skip
         wish = Wish(self.options.max_batch, page_format=given.page_format or self.options.weights)
         if asked.all_decided:
             return Chosen(self._fitted(asked.over(wish)))
@@ -232,6 +232,7 @@ class Offloading:
 
     def _settings(self, policy: Policy) -> OffloadSettings:
         from .runtime.offload.build import OffloadSettings
+        from .runtime.offload.key_homes import kept_on_device
 
         options, schedule, pages = self.options, schedule_of(policy), self._pages()
         shape = pipeline_shape(policy)
@@ -245,7 +246,7 @@ class Offloading:
             attention=attention_shape(self.checkpoint.config, PAGE_SIZE, self._key_bytes)
             if listed else None,
             key_format=kv_dtype(options), threads=options.thread_count,
-            slices=policy.pages_per_expert,
+            slices=policy.pages_per_expert, device_pages=kept_on_device(pages, policy.kv_gpu),
         )  # fmt: skip
 
     def _lower(self, module: Module, settings: OffloadSettings) -> LoweredSections:
@@ -291,6 +292,7 @@ class Offloading:
         working += rounded(options.max_batch * config.vocab_size * 4)
         working += rounded(config.layers * trial.pages_per_layer * 8) + ROUNDING
         if settings.gpu_attention:
+            working += 2 * rounded(settings.device_pages * element // 2)
             working += 2 * settings.kv_room * element // config.layers
             working += 2 * rounded(config.context_length * config.head_dim // 2 * 4)
         if settings.attention is not None:
@@ -302,7 +304,7 @@ class Offloading:
         gpu = options.gpu_memory - (LIBRARIES if self._on_gpu else 0)
         return Room(
             gpu, weights, working, page.bytes, options.offload.host_memory,
-            self._pages() * element,
+            (settings.num_pages - settings.device_pages) * element,
             sum(b.bytes for b in buffers if b.on_host),
         )  # fmt: skip
 

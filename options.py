@@ -76,7 +76,8 @@ class OffloadOptions:
     it stays on disk. `policy` (a cost_model.policy.Policy) says what lies where; without one, the
     cost model chooses what this leaves open: `schedule` is the pipeline (empty: open),
     `micro_batches` those of a step (0: open), `cpu_experts` of each layer the CPU computes (-1:
-    open); an expert is `pages_per_expert` slices, placed and moved one by one (0: open).
+    open); an expert is `pages_per_expert` slices, placed and moved one by one (0: open); `kv_gpu`
+    is the share of keys that lie on the GPU where attention is computed there (-1: open).
     `page_format` is that of pages on their way: as the weights, or int8 or int4, which are
     lossy. `routing` is a file that says how often each expert is used, a trace of `weft run
     --record-routing` or JSON: experts of the CPU are the coldest from the first step on.
@@ -87,6 +88,7 @@ class OffloadOptions:
     micro_batches: int = 0
     cpu_experts: int = -1
     pages_per_expert: int = 1
+    kv_gpu: float = -1.0
     page_format: str = ""
     routing: str = ""
     policy: Any = None
@@ -98,6 +100,11 @@ class OffloadOptions:
         for name in ("micro_batches", "pages_per_expert"):
             if getattr(self, name) < 0:
                 raise BadOption(problem=f"offload_{name} must be positive, or 0: chosen")
+        if not (self.kv_gpu == -1 or 0 <= self.kv_gpu <= 1):
+            raise BadOption(problem=f"offload_kv_gpu is a share from 0 to 1, not {self.kv_gpu}")
+        if self.kv_gpu > 0 and self.schedule not in ("", "s4"):
+            problem = f"keys on the GPU go with attention there, not with {self.schedule}"
+            raise BadOption(problem=problem, hint="attention on the GPU has the schedule s4")
         if self.cpu_experts < -1 or self.host_memory < 0:
             raise BadOption(problem="offload_cpu_experts and offload_host_memory are at least 0")
 

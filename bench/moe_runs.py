@@ -74,6 +74,7 @@ class Setting:
     kv: str = "f32"
     routing: str = ""
     pages_per_expert: int = 1
+    kv_gpu: float = 0.0
 
     @property
     def name(self) -> str:
@@ -83,6 +84,7 @@ class Setting:
             f"{self.cpu_experts} experts a layer on the CPU", f"{self.prompt} + {self.new} tokens",
             *([] if self.kv == "f32" else [f"keys of {self.kv}"]),
             *([f"routing of {self.routing}"] if self.routing else []),
+            *([f"{self.kv_gpu:.0%} of keys on the GPU"] if self.kv_gpu else []),
             *([f"{self.pages_per_expert} pages an expert"] if self.pages_per_expert > 1 else []),
         ]  # fmt: skip
         return ", ".join(parts)
@@ -200,7 +202,7 @@ def offloading(setting: Setting) -> Offloading:
         offload_schedule=setting.schedule, offload_micro_batches=setting.micro_batches,
         offload_cpu_experts=setting.cpu_experts, offload_host_memory=setting.host_memory,
         offload_page_format=setting.page_format,
-        offload_pages_per_expert=setting.pages_per_expert,
+        offload_pages_per_expert=setting.pages_per_expert, offload_kv_gpu=setting.kv_gpu,
         offload_policy=setting.policy, prove=find_spec("z3") is not None,
         **({"cache": setting.cache} if setting.cache else {}),
     )  # fmt: skip

@@ -335,7 +335,8 @@ def tune(
         typer.Option(help="a trace of run --record-routing; or JSON, a list of counts a layer"),
     ] = None,
     split_kv: Annotated[
-        bool, typer.Option("--split-kv", help="keys in GPU memory too: for the model only, so far")
+        bool,
+        typer.Option("--split-kv", help="keys in GPU memory too, where attention is on the GPU"),
     ] = False,
     out: Annotated[Path | None, typer.Option(help="write the policy as text")] = None,
     plot: Annotated[

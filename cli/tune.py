@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from ..cost_model.hrm.prediction import Lift, Prediction
     from ..cost_model.hrm.search import Found
     from ..cost_model.hrm.shape import MoeShape, Workload
-    from ..cost_model.policy import Policy
     from ..cost_model.roofline import Interval
     from ..ir.model import ModelConfig
 
@@ -211,18 +210,12 @@ def _policy_lines(tuned: _Tuned) -> list[str]:
     )  # fmt: skip
     return [
         f"policy     {policy.batch} sequences in {policy.micro_batches} micro-batches of "
-        f"{policy.micro_batch}; attention on the {policy.attention.upper()}; "
+        f"{policy.micro_batch}; attention on the {policy.attention.upper()}"
+        f"{f', {policy.kv_gpu:.0%} of the keys there' * (policy.kv_gpu > 0)}; "
         f"schedule {policy.schedule}, lead {policy.lead}",
         f"pages      {pages}: {placed}; a ring of {policy.ring} slots",
         f"prefill    {policy.prefill_tokens} tokens a pass over the weights",
-        *_priced_only(policy),
     ]
-
-
-def _priced_only(policy: Policy) -> list[str]:
-    """Return a line where the runtime does not do all that a policy says."""
-    what = ["all keys stay in host memory"] if policy.kv_gpu else []
-    return [f"note       priced, not run like this: {' and '.join(what)} so far"] if what else []
 
 
 def _time_lines(workload: Workload, prediction: Prediction) -> list[str]:

@@ -18,6 +18,7 @@ def check(policy: Policy) -> None:
     """Raise PolicyError at the first rule that a policy breaks."""
     _check_counts(policy)
     _check_names(policy)
+    _check_keys(policy)
     _check_layers(policy)
     _check_ring(policy)
 
@@ -35,6 +36,14 @@ def _check_counts(policy: Policy) -> None:
         )
     if not 0.0 <= policy.kv_gpu <= 1.0:
         raise PolicyError(where="kv_gpu", problem=f"{policy.kv_gpu!r} is no share between 0 and 1")
+
+
+def _check_keys(policy: Policy) -> None:
+    if policy.kv_gpu > 0 and policy.attention != "gpu":
+        raise PolicyError(
+            where="kv_gpu", problem="keys on the GPU, but attention on the CPU",
+            hint="keys lie where attention is computed, or pass to it: take attention on the GPU",
+        )  # fmt: skip
 
 
 def _whole(name: str, value: object, least: int) -> None:

@@ -162,8 +162,10 @@ def _seen_up(scene: Scene, _: tuple[int, ...]) -> Demand:
 
 
 def _kv_up(scene: Scene, _: tuple[int, ...]) -> Demand:
+    """What lies on the GPU is copied within its memory: read and written."""
     moved = _kv_bytes(scene) * (1.0 - scene.kv_gpu)
-    return Demand(up=moved, copies=1, dram=moved)
+    within = 2.0 * _kv_bytes(scene) * scene.kv_gpu
+    return Demand(up=moved, copies=1, dram=moved, gpu_bytes=within)
 
 
 def _kv_down(scene: Scene, _: tuple[int, ...]) -> Demand:

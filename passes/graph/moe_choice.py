@@ -45,17 +45,20 @@ class Open:
     micro_batches: int = 0
     cpu_experts: int = -1
     pages_per_expert: int = 1
+    kv_gpu: float = -1.0
 
     @property
     def all_decided(self) -> bool:
         """Whether nothing is left to search."""
         counts = self.micro_batches and self.cpu_experts >= 0 and self.pages_per_expert
-        return bool(self.schedule and counts)
+        return bool(self.schedule and counts) and (self.schedule != "s4" or self.kv_gpu >= 0)
 
     def over(self, wish: Wish) -> Wish:
         """Return a wish with what was decided in the place of what it says."""
+        schedule = self.schedule or ("s4" if self.kv_gpu > 0 else wish.schedule)
+        share = wish.kv_gpu if self.kv_gpu < 0 else self.kv_gpu
         return replace(
-            wish, schedule=self.schedule or wish.schedule,
+            wish, schedule=schedule, kv_gpu=share if schedule == "s4" else 0.0,
             micro_batches=self.micro_batches or wish.micro_batches,
             cpu_experts=wish.cpu_experts if self.cpu_experts < 0 else self.cpu_experts,
             pages_per_expert=self.pages_per_expert or wish.pages_per_expert,
@@ -143,11 +146,14 @@ def _fitting(plain: Wish, asked: Open, fit: Fit) -> Wish:
 def search(batch: int, asked: Open, scene: Scene, plain: Wish) -> Found:
     """Return the search's best policy for a batch of so many sequences."""
     attention = {"": ("cpu", "gpu"), "s4": ("gpu",)}.get(asked.schedule, ("cpu",))
+    if asked.kv_gpu > 0:
+        attention = ("gpu",)
+    shares = Grid().kv_gpu if asked.kv_gpu < 0 else (asked.kv_gpu,)
     cpu = (False, True) if asked.cpu_experts < 0 else (asked.cpu_experts > 0,)
     if scene.shape.page_format == "int4":  # the CPU's kernels read eight bits at the least
         cpu = (False,)
     grid = Grid(exact=batch, parts=asked.micro_batches, attention=attention, cpu_experts=cpu,
-                pages_per_expert=asked.pages_per_expert, kv_gpu=(0.0,),
+                pages_per_expert=asked.pages_per_expert, kv_gpu=shares,
                 prefill_tokens=(scene.max_tokens,))  # fmt: skip
     site = scene.site(batch, plain.schedule)
     return refined(scene.shape, scene.workload, site, grid)
@@ -161,7 +167,8 @@ def _near(asked: Open, plain: Wish, found: Found) -> Iterator[Wish]:
     schedule = "s4" if batch.attention == "gpu" else found.site.schedule
     for count in dict.fromkeys((round(cpu), int(cpu), int(cpu) + 1 if cpu else 0, 0)):
         wish = replace(plain, schedule=schedule, micro_batches=batch.micro_batches,
-                       cpu_experts=count / each, pages_per_expert=each)  # fmt: skip
+                       cpu_experts=count / each, pages_per_expert=each,
+                       kv_gpu=batch.kv_gpu)  # fmt: skip
         yield asked.over(wish)
 
 

@@ -68,6 +68,7 @@ class Wish:
     lead: int = 2
     page_format: str = "f32"
     pages_per_expert: int = 1
+    kv_gpu: float = 0.0
 
     @property
     def cpu_pages(self) -> int:
@@ -105,7 +106,7 @@ def fit_policy(
     count = min(wish.micro_batches, wish.batch)
     return Policy(
         wish.batch, -(-wish.batch // count), "gpu" if wish.schedule == "s4" else "cpu",
-        tuple(placed), experts, each, ring(widest), wish.lead, schedule=wish.schedule,
+        tuple(placed), experts, each, ring(widest), wish.lead, wish.kv_gpu, schedule=wish.schedule,
         page_format=wish.page_format,
     )  # fmt: skip
 

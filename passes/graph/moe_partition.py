@@ -101,7 +101,7 @@ def _remark(policy: Policy, context: Context) -> None:
     if policy.page_format in NARROW:
         context.did(f"pages of experts in {policy.page_format}: lossy, tokens may differ")
     if policy.kv_gpu > 0:
-        context.left("keys on the GPU: all pages of keys stay in host memory")
+        context.did(f"{policy.kv_gpu:.0%} of the pages of keys on the GPU")
 
 
 NARROW = ("int8", "int4")

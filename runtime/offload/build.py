@@ -20,6 +20,7 @@ from ..recipe import TORCH
 from ..weights import TensorSource, Weight, load_weights
 from .buffers import Buffer, Buffers, buffers_of, scratch_bytes
 from .device import OffloadDevice, mapped, rounded
+from .key_homes import KeyHomes
 from .keys import DeviceKeys
 from .pages import PageShape, PageSource, Pool, pool_bytes, pool_in
 from .sections import Lowered, Section
@@ -34,12 +35,12 @@ SLOTS = 2048
 class OffloadSettings:
     """How a partitioned model runs.
 
-    `schedule` and `shape` are the pipeline's; `num_pages` of keys lie in host memory and `kv_room`
+    `schedule` and `shape` are the pipeline's; `num_pages` of keys lie in host memory, and `kv_room`
     of them fit the device at a time, where attention is computed there; `key_format` is theirs.
-    An expert has `slices` pages. Every `adapt_every` steps the experts that the CPU computes are
-    chosen again, the coldest first (0: never). `attention` is given where the device's attention
-    runs over a work list: what the plan must know of it. `threads` of the host compute, divided
-    among its queues (0: undivided).
+    Of `num_pages`, `device_pages` lie on the device. An expert has `slices` pages. Every
+    `adapt_every` steps the experts that the CPU computes are chosen again, the coldest first (0:
+    never). `attention` is given where the device's attention runs over a work list: what the plan
+    must know of it. `threads` of the host compute, divided among its queues (0: undivided).
     """
 
     schedule: str
@@ -53,6 +54,7 @@ class OffloadSettings:
     key_format: str = "f32"
     threads: int = 0
     slices: int = 1
+    device_pages: int = 0
 
     @property
     def gpu_attention(self) -> bool:
@@ -120,7 +122,7 @@ class Build:
         parts = Parts(
             self.device, ready["device"] | ready["host"], buffers, pool, host,
             self._host_pool(stored, relay), {}, arena or {key: n for n, key in enumerate(parked)},
-            source, *self._keys(options.num_pages),
+            source, *self._keys(options.num_pages - options.device_pages),
             memory.allocate("logits", (options.max_batch, config.vocab_size), torch.float32),
             self._host_logits(),
             memory.allocate("popularity", (config.layers, experts), torch.int64),
@@ -129,7 +131,8 @@ class Build:
         )  # fmt: skip
         self._load(parts, resident, stored)
         if options.gpu_attention:
-            parts.keys = self._device_keys()
+            parts.homes = KeyHomes((parts.k, parts.v), self._kept_keys())
+            parts.keys = self._device_keys(parts.homes)
         self.device.settle()
         return parts
 
@@ -181,12 +184,21 @@ class Build:
         shape = (self.options.max_batch, self.config.vocab_size)
         return self.device.host(4 * shape[0] * shape[1]).view(torch.float32).view(shape)
 
-    def _device_keys(self) -> DeviceKeys:
+    def _kept_keys(self) -> tuple[Tensor, Tensor] | None:
+        """Return the pools of keys and values that lie on the device; None where none do."""
+        c, pages, memory = self.config, self.options.device_pages, self.device.memory
+        if not pages:
+            return None
+        shape = (c.layers, pages, c.kv_heads, PAGE_SIZE, c.head_dim)
+        k, v = (memory.allocate("keys kept", shape, TORCH[self.options.key_format]) for _ in "kv")
+        return k, v
+
+    def _device_keys(self, homes: KeyHomes) -> DeviceKeys:
         c, memory = self.config, self.device.memory
         shape = (self.options.kv_room, c.kv_heads, PAGE_SIZE, c.head_dim)
         dtype = TORCH[self.options.key_format]
         k0, k1, v0, v1 = (memory.allocate("keys", shape, dtype) for _ in "abcd")
-        return DeviceKeys((k0, k1), (v0, v1), PAGE_SIZE, self._lists())
+        return DeviceKeys((k0, k1), (v0, v1), PAGE_SIZE, homes, self._lists())
 
     def _lists(self) -> AttentionLists | None:
         shape, memory = self.options.attention, self.device.memory

@@ -20,6 +20,7 @@ from ..weights import TensorSource
 from .build import Build, OffloadSettings
 from .cores import divided
 from .device import MIB, OffloadDevice
+from .key_homes import KeyHomes
 from .pages import PageShape, PageSource
 from .placing import colder
 from .queues import Queues, Run
@@ -150,8 +151,8 @@ class OffloadExecutor:
     def copy_page(self, source: int, target: int) -> None:
         """Copy a page of keys and values in all layers."""
         self._settle()
-        for pool in (self._parts.k, self._parts.v):
-            pool.select(1, target).copy_(pool.select(1, source))
+        homes = self._parts.homes or KeyHomes((self._parts.k, self._parts.v))
+        homes.copy(source, target)
 
     def close(self) -> None:
         """End the queues' threads, and let go of pinned memory, whatever the last step met."""

@@ -14,6 +14,7 @@ from ...ir.diagnostics import CapacityError
 from ...ir.pipeline import Task
 from ..lists import AttentionLists
 from ..staging import Layout
+from .key_homes import KeyHomes
 
 if TYPE_CHECKING:
     from .device import OffloadDevice
@@ -35,14 +36,16 @@ class KeysTooMany(CapacityError):
 class DeviceKeys:
     """Two places of `room` pages [room, K, P, C] each, taken in turn.
 
-    `lists` plans attention where its kernels run over a work list: those of a GPU do.
+    Pages that `homes` has on the device are copied there within it. `lists` plans attention where
+    its kernels run over a work list: those of a GPU do.
     """
 
     def __init__(
         self, k: tuple[Tensor, Tensor], v: tuple[Tensor, Tensor], page_size: int,
-        lists: AttentionLists | None = None,
+        homes: KeyHomes, lists: AttentionLists | None = None,
     ) -> None:  # fmt: skip
         self._k, self._v, self._page, self._lists = k, v, page_size, lists
+        self._homes = homes
         self.room = k[0].shape[0]
         self._visits: dict[int, _Visit] = {}
 
@@ -51,12 +54,18 @@ class DeviceKeys:
         batch = work.micro_batches[task.micro_batch]
         visit = self._visits.get(task.micro_batch)
         if visit is None or visit.batch is not batch:  # a step's layers share it
-            visit = self._visits[task.micro_batch] = _Visit.of(batch, self._page)
-        count, place = len(visit.pages), self._place(task.writes)
+            visit = self._visits[task.micro_batch] = _Visit.of(batch, self._page, self._homes)
+        count, place, device = visit.count, self._place(task.writes), work.parts.device
         if count > self.room:
             raise KeysTooMany(pages=count, room=self.room)
-        for target, source in ((self._k, work.parts.k), (self._v, work.parts.v)):
-            fetch(work.parts.device, target[place][:count], source[task.layer], visit.pages)
+        far = len(visit.pages)
+        for target, source in zip((self._k, self._v), self._homes.host, strict=True):
+            if far:
+                fetch(device, target[place][:far], source[task.layer], visit.pages)
+        if self._homes.device is not None and count > far:
+            near = visit.kept_on(device)
+            for target, source in zip((self._k, self._v), self._homes.device, strict=True):
+                torch.index_select(source[task.layer], 0, near, out=target[place][far:count])
 
     def append(self, work: StepWork, task: Task) -> None:
         """Write new keys and values to the place."""
@@ -76,13 +85,20 @@ class DeviceKeys:
                  self._extents(work, task))  # fmt: skip
 
     def down(self, work: StepWork, task: Task) -> None:
-        """Copy what is new back to host memory."""
+        """Copy what is new back to where its pages lie."""
         step, visit = work.micro_batches[task.micro_batch].step, self._visits[task.micro_batch]
         place, size = self._place(task.reads), self._page
         here, there = visit.slots.long(), step.slots.long()
-        for source, target in ((self._k, work.parts.k), (self._v, work.parts.v)):
-            rows = source[place].transpose(1, 2)[here // size, here % size]  # [T, K, C]
-            target[task.layer].transpose(1, 2)[there // size, there % size] = rows.to("cpu")
+        near, pages = self._homes.find(there // size)
+        ways = [(self._homes.host, ~near, torch.device("cpu"))]
+        if self._homes.device is not None:
+            ways.append((self._homes.device, near, self._homes.device[0].device))
+        for pools, mine, memory in ways:
+            if bool(mine.any()):
+                at, to, rest = here[mine], pages[mine], there[mine] % size
+                for source, pool in zip((self._k, self._v), pools, strict=True):
+                    rows = source[place].transpose(1, 2)[at // size, at % size]  # [T, K, C]
+                    pool[task.layer].transpose(1, 2)[to, rest] = rows.to(memory)
 
     def _extents(self, work: StepWork, task: Task) -> dict[str, int]:
         return work.extents(task.micro_batch) | {"N": self.room}
@@ -112,25 +128,47 @@ def fetch(device: OffloadDevice, target: Tensor, source: Tensor, pages: Tensor) 
 
 
 class _Visit:
-    """A micro-batch's pages in order of the place, and its slots and page table there."""
+    """A micro-batch's pages in order of the place, and its slots and page table there.
 
-    def __init__(self, batch: MicroBatch, pages: Tensor, slots: Tensor, table: Tensor) -> None:
-        self.batch, self.pages, self.slots, self.table = batch, pages, slots, table
+    First come those from host memory, `pages` of its pool, then the `kept` ones of the device's.
+    """
+
+    def __init__(
+        self, batch: MicroBatch, pages: Tensor, kept: Tensor, slots: Tensor, table: Tensor
+    ) -> None:
+        self.batch, self.pages, self.kept, self.slots, self.table = batch, pages, kept, slots, table
         self._seen: Mapping[str, Tensor | int] | None = None
+        self._near: Tensor | None = None
+
+    @property
+    def count(self) -> int:
+        """All pages."""
+        return len(self.pages) + len(self.kept)
+
+    def kept_on(self, device: OffloadDevice) -> Tensor:
+        """Return the pages of the device's pool as a tensor there, sent once a step."""
+        if self._near is None:
+            self._near = device.send(self.kept)
+        return self._near
 
     @staticmethod
-    def of(batch: MicroBatch, page_size: int) -> _Visit:
+    def of(batch: MicroBatch, page_size: int, homes: KeyHomes) -> _Visit:
         """Return the visit of a micro-batch: every page that its sequences see, once."""
         step = batch.step
         counts = (step.kv_lengths.long() + page_size - 1) // page_size
         table = step.page_table.long()
         seen = torch.arange(table.shape[1])[None] < counts[:, None]
         pages, places = torch.unique(table[seen], return_inverse=True)
+        near, found = homes.find(pages)
+        order = torch.argsort(near, stable=True)
+        rank = torch.empty_like(order)
+        rank[order] = torch.arange(len(order))
         moved = torch.zeros_like(step.page_table)
-        moved[seen] = places.to(torch.int32)
+        moved[seen] = rank[places].to(torch.int32)
         slots = step.slots.long()
-        where = torch.searchsorted(pages, slots // page_size)
-        return _Visit(batch, pages, (where * page_size + slots % page_size).to(torch.int32), moved)
+        where = rank[torch.searchsorted(pages, slots // page_size)]
+        place = (where * page_size + slots % page_size).to(torch.int32)
+        return _Visit(batch, found[~near], found[near], place, moved)
 
     def seen(self, device: OffloadDevice, lists: AttentionLists | None
              ) -> Mapping[str, Tensor | int]:  # fmt: skip

@@ -13,6 +13,7 @@ from torch import Tensor
 from ...ir.pipeline import Kind, Task
 from .buffers import Buffers
 from .device import OffloadDevice
+from .key_homes import KeyHomes
 from .keys import DeviceKeys
 from .pages import PageSource, Pool
 from .routing import Routing
@@ -55,6 +56,7 @@ class Parts:
     num_pages: int
     host_bytes: int = 0
     keys: DeviceKeys | None = None
+    homes: KeyHomes | None = None
     scratch: Mapping[str, Tensor] = field(default_factory=dict)
     unpack: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] | None = None
     routing: Routing | None = None

@@ -34,7 +34,7 @@ def policies(draw) -> Policy:
     return Policy(
         batch=batch, micro_batch=draw(st.integers(1, batch)), attention=attention, layers=layers,
         experts=experts, pages_per_expert=slices, ring=slots,
-        lead=draw(st.integers(0, 3)), kv_gpu=draw(st.floats(0, 1)),
+        lead=draw(st.integers(0, 3)), kv_gpu=draw(st.floats(0, 1)) if schedule == "s4" else 0.0,
         schedule=schedule,
         page_format=draw(st.sampled_from(["bf16", "int4"])),
         prefill_tokens=draw(st.integers(0, 4096)),
@@ -83,6 +83,7 @@ def test_pages_and_experts() -> None:
         ({"lead": 1.5}, "lead: expected a whole number of at least 0, found 1.5"),
         ({"micro_batch": 11}, "a micro-batch of 11 is larger than the batch of 10"),
         ({"kv_gpu": 1.1}, "kv_gpu: 1.1 is no share"),
+        ({"kv_gpu": 0.5}, "kv_gpu: keys on the GPU, but attention on the CPU"),
         ({"kv_gpu": float("nan")}, "kv_gpu: nan is no share"),
         ({"attention": "tpu"}, "attention: 'tpu' is not known\nhint: known: cpu, gpu"),
         ({"schedule": "s4"}, "s4 computes attention on the GPU"),
