@@ -131,15 +131,27 @@ def moe_expert(values: Sequence[Any]) -> Launch:
     return _moe_expert, (*rest, out)
 
 
+def moe_expert_silu(values: Sequence[Any]) -> Launch:
+    """Bind the same of gate and up rows, w [S, 2 N, K]: out [M, N] is silu(gate) * up."""
+    out, *rest = values
+    return _moe_expert, (*rest, out, True)
+
+
 def _moe_expert(
-    x: Tensor, w: Tensor, order: Tensor, starts: Tensor, places: Tensor, out: Tensor
-) -> None:
+    x: Tensor, w: Tensor, order: Tensor, starts: Tensor, places: Tensor, out: Tensor,
+    silu: bool = False,
+) -> None:  # fmt: skip
     per_row, bounds = len(order) // max(len(x), 1), starts.tolist()
     for expert, place in enumerate(places.tolist()):
         pairs = order[bounds[expert] : bounds[expert + 1]].long()
         if place >= 0 and len(pairs):
-            rows = x[pairs // per_row].to(torch.bfloat16)
-            out[pairs] = torch.mm(rows, w[place].T).to(out.dtype)
+            product = torch.mm(x[pairs // per_row].to(torch.bfloat16), w[place].T).to(out.dtype)
+            out[pairs] = _gated(product) if silu else product
+
+
+def _gated(both: Tensor) -> Tensor:
+    gate, up = both.chunk(2, dim=-1)
+    return torch.nn.functional.silu(gate).mul_(up)
 
 
 @contextmanager
@@ -187,6 +199,7 @@ def _all_gather(x: Tensor, out: Tensor) -> None:
 
 ROUTINES: dict[str, Callable[[Sequence[Any]], Launch]] = {
     "matmul": matmul, "scaled_matmul": scaled_matmul, "moe_expert": moe_expert,
+    "moe_expert_silu": moe_expert_silu,
     "all_reduce": all_reduce, "all_gather": all_gather,
 }  # fmt: skip
 

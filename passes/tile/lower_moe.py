@@ -47,12 +47,12 @@ def lower_expert(lowering: _Lowering, op: Operation) -> list[Operation]:
     """The experts' matmul; an expert has few rows in decode, so blocks of rows are small. On a GPU
     blocks of other steps are those of a product of its own: as large as registers hold."""
     weight, per_row = op.operands[1], op["per_row"]
+    silu = bool(op.attribute("silu"))
     paged = len(op.operands) == 5
     if paged and not lowering.on_gpu and dtype_of(weight.type) == "bf16":
         why = ("experts read from pages: the library uses the CPU's units of bf16, and reads a "
                "page once for all its rows")  # fmt: skip
-        return [lowering.library(op, "moe_expert", why)]
-    silu = bool(op.attribute("silu"))
+        return [lowering.library(op, "moe_expert_silu" if silu else "moe_expert", why)]
     n, k = width_of(op.result), width_of(weight)
     experts = sizes_of(op.operands[4])[0] if paged else sizes_of(weight)[0]
     rows, block_n, block_k = (4, 64, 64) if lowering.options.rows else (8, 16, blocks(n, k)[1])

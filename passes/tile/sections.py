@@ -9,9 +9,10 @@ from ...ir.core import Module, Operation, Value
 from ...ir.model import ModelConfig
 from ...ir.schedule import Schedule
 from ...ir.types import dtype_of, shape_of, tensor
+from ..graph.few_experts import FuseExpertSilu
 from ..graph.fusion import FuseAddNorm
 from ..graph.memory_planning import PlanMemory
-from ..graph.moe_functions import Section, cut
+from ..graph.moe_functions import PAGE_PARTS, Section, cut
 from ..graph.moe_slices import slices_of
 from ..manager import Context, PassRecord, run_passes
 from .gpu_schedules import gpu_schedule
@@ -45,8 +46,9 @@ def lower_sections(
     sections, kernels, records = [], {}, []
     for place, target in (("device", device), ("host", "cpu")):
         mine = [section for section in cut(function) if section.place == place]
+        joined = (FuseExpertSilu(),) if target == "cuda" or _library_experts(mine) else ()
         passes = (
-            FuseAddNorm(), LowerToTiles(0, config.context_length, kv=kv, target=target),
+            FuseAddNorm(), *joined, LowerToTiles(0, config.context_length, kv=kv, target=target),
             PlanMemory(bounds, GPU_ALIGNMENT if target == "cuda" else 64),
         )  # fmt: skip
         functions = (section.function for section in mine)
@@ -62,6 +64,12 @@ def lower_sections(
             for op in found
         ]
     return LoweredSections(tuple(sections), kernels, tuple(records))
+
+
+def _library_experts(sections: list[Section]) -> bool:
+    """Whether a CPU's experts are the library's: pages of bf16."""
+    pages = [v for s in sections for v in s.function.regions[0].arguments if v.name in PAGE_PARTS]
+    return bool(pages) and all(dtype_of(value.type) == "bf16" for value in pages)
 
 
 def in_format(function: Operation, format: str) -> Operation:

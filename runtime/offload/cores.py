@@ -46,6 +46,7 @@ def keep_to(cores: Sequence[int]) -> None:
     """
     with suppress(OSError):  # a system that does not bind: a matter of speed alone
         os.sched_setaffinity(0, cores)
+    torch.get_num_threads()  # a thread's first look at it takes over what others have set last
     torch.set_num_threads(len(cores))
     configure = tvm_ffi.get_global_func("runtime.config_threadpool", allow_missing=True)
     if configure is not None:

@@ -9,9 +9,10 @@ from weft.runtime.library import ROUTINES
 EXPERTS, PAGES, N, K = 5, 3, 12, 16
 
 
+@pytest.mark.parametrize("routine", ["moe_expert", "moe_expert_silu"])
 @pytest.mark.parametrize("per_row", [1, 2])
 @pytest.mark.parametrize("rows", [0, 1, 7])
-def test_products_of_pages(rows: int, per_row: int) -> None:
+def test_products_of_pages(rows: int, per_row: int, routine: str) -> None:
     draw = torch.Generator().manual_seed(rows)
     pairs = rows * per_row
     x = torch.randn(rows, K, generator=draw)
@@ -21,12 +22,16 @@ def test_products_of_pages(rows: int, per_row: int) -> None:
     counts = torch.bincount(chosen, minlength=EXPERTS)
     starts = torch.cat([torch.zeros(1, dtype=torch.int64), counts.cumsum(0)]).to(torch.int32)
     places = torch.tensor([2, -1, 0, 1, 2], dtype=torch.int32)
-    out = torch.full((pairs, N), 77.0)
-    launch, arguments = ROUTINES["moe_expert"]([out, x, w, order, starts, places])
+    gated = routine == "moe_expert_silu"
+    out = torch.full((pairs, N // 2 if gated else N), 77.0)
+    launch, arguments = ROUTINES[routine]([out, x, w, order, starts, places])
     launch(*arguments)
     for pair, expert in enumerate(chosen.tolist()):
         place = int(places[expert])
         exact = x[pair // per_row].double() @ w[place].double().T
+        if gated:
+            gate, up = exact.chunk(2)
+            exact = torch.nn.functional.silu(gate) * up
         if place < 0:
             assert (out[pair] == 77.0).all()
         else:

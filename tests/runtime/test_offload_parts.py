@@ -2,6 +2,8 @@
 
 import contextlib
 import sys
+from collections import deque
+from time import perf_counter
 
 import pytest
 import torch
@@ -13,7 +15,14 @@ from torch.utils._pytree import tree_leaves
 from weft.ir.pipeline_schedules import PipelineShape, build_pipeline
 from weft.options import BadOption, Options
 from weft.runtime.library import matmul, workspace
-from weft.runtime.offload.device import DeviceMemoryExceeded, Memory, SimulatedDevice, convert
+from weft.runtime.offload.device import (
+    PATIENCE,
+    DeviceMemoryExceeded,
+    Memory,
+    SimulatedDevice,
+    convert,
+    wait_for,
+)  # fmt: skip
 from weft.runtime.offload.executor import HOST_QUEUES
 from weft.runtime.offload.narrow import unpack_rows
 from weft.runtime.offload.pages import pack_rows
@@ -91,6 +100,27 @@ def test_copies_to_another_dtype_take_nothing_but_their_scratch(rows, width, roo
     with Allocations() as seen:
         convert(target, source, scratch)
     assert torch.equal(target, source.to(target.dtype)) and seen.bytes == 0
+
+
+class Ending:
+    """An event that is past after it was asked so many times."""
+
+    def __init__(self, times):
+        self.left = times
+
+    def query(self):
+        self.left -= 1
+        return self.left < 0
+
+
+def test_pages_wait_for_small_copies_but_not_for_ever():
+    first, second = Ending(3), Ending(0)
+    events = deque((first, second))
+    wait_for(events)
+    assert not events and first.left < 0
+    stuck, begun = deque((Ending(10**9),)), perf_counter()
+    wait_for(stuck)
+    assert len(stuck) == 1 and PATIENCE <= perf_counter() - begun
 
 
 class Allocations(TorchDispatchMode):
