@@ -8,6 +8,7 @@ torch's row sums and maxima reach what a hand-written AVX-512 loop reads.
 from __future__ import annotations
 
 import platform
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -25,6 +26,8 @@ STREAM_BYTES = 256 << 20
 
 FMA_LANES, FMA_ROUNDS = 192, 500_000
 LAUNCHES = 2000
+PAIRS, CALLS = 2, 200
+"""Pairs of threads that share the interpreter, and what each thread does how often."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +92,8 @@ def cpu_probes(threads: int = 0, cache: Path | None = None) -> CpuProbes:
         launch={
             "serial": _launches(kernels["empty_serial"], 1),
             "parallel": _launches(kernels["empty_parallel"], chosen),
+            "task": _hand_overs(),
+            "call": _calls(),
         },
         versions={name: version(name) for name in ("torch", "apache-tvm")},
         device=" ".join([cpu_name(), *vector_units()]),
@@ -209,6 +214,54 @@ def _launches(kernel: Any, programs: int) -> Measure:
 
     out = torch.empty(programs)
     return Measure(_repeated(lambda: kernel.launch(programs, out), LAUNCHES), LAUNCHES)
+
+
+def _hand_overs() -> Measure:
+    """Threads that wake each other in turn: how a task of a pipeline begins after another."""
+    return Measure(_at_once(PAIRS, lambda mine, other: [_turn(mine, other) for _ in range(CALLS)]),
+                   2 * CALLS)  # fmt: skip
+
+
+def _turn(mine: threading.Event, other: threading.Event) -> None:
+    mine.wait()
+    mine.clear()
+    other.set()
+
+
+def _calls() -> Measure:
+    """Calls of a library on next to nothing, from as many threads as a pipeline has queues: they
+    share one interpreter."""
+    import torch
+
+    x, y = torch.zeros(8), torch.zeros(8)
+
+    def call(mine: threading.Event, other: threading.Event) -> None:
+        for _ in range(CALLS):
+            torch.add(x[:4], y[:4])
+
+    return Measure(_at_once(PAIRS, call), CALLS)
+
+
+def _at_once(pairs: int, work: Callable[[threading.Event, threading.Event], Any]
+             ) -> Callable[[], float]:  # fmt: skip
+    """Return a probe of pairs of threads that do the same work, each pair with two events."""
+
+    def probe() -> float:
+        threads = []
+        for _ in range(pairs):
+            one, two = threading.Event(), threading.Event()
+            one.set()
+            threads += [
+                threading.Thread(target=work, args=each) for each in ((one, two), (two, one))
+            ]
+        start = time.perf_counter()
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return time.perf_counter() - start
+
+    return probe
 
 
 def _repeated(run: Callable[[], Any], times: int) -> Callable[[], float]:

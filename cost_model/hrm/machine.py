@@ -19,8 +19,10 @@ class HostedGpu:
     """A GPU with a host: rates in FLOP/s and bytes/s, capacities in bytes, costs in s.
 
     `dram` is what the host's processors read; `dram_shared` bounds what copies, attention and CPU
-    experts move together; `staging` is a copy from pageable to pinned memory (bytes copied a
-    second); `up` and `down` are the link with both directions busy; `disk` is 0 without one.
+    experts move together; `cpu_vector` is the rate of attention's kernel where that is known;
+    `staging` is a copy from pageable to pinned memory (bytes copied a second); `up` and `down` are
+    the link with both directions busy; `disk` is 0 without one. Python takes `task_start` to begin
+    a task of a pipeline, and `call_start` for each kernel or copy that the task calls.
     """
 
     gpu_flops: float
@@ -38,6 +40,8 @@ class HostedGpu:
     down: float
     copy_start: float
     disk: float
+    task_start: float = 0.0
+    call_start: float = 0.0
 
     def contention(self, rate: float) -> float:
         """Return by how much a second of copies up is drawn out by reads of so many bytes/s.
@@ -63,6 +67,9 @@ class HostedGpu:
             swapped = {"min": "max", "max": "min"}.get(case, case) if cost else case
             return float(getattr(rate, swapped))
 
+        def started(mode: str) -> float:
+            return pick(host.launch_cost(mode), cost=True) if mode in host.launch else 0.0
+
         device, host = hardware.level(gpu), hardware.level(cpu)
         up, down = hardware.link(cpu, gpu), hardware.link(gpu, cpu)
         starts = host.launch_cost("parallel" if "parallel" in host.launch else None)
@@ -72,7 +79,7 @@ class HostedGpu:
             gpu_launch=pick(device.launch_cost(launch), cost=True),
             gpu_memory=device.main.capacity,
             cpu_flops=pick(host.matmul_rate(dtype)),
-            cpu_vector=pick(host.vector_rate("f32")),
+            cpu_vector=pick(host.vector_rate("attention" if "attention" in host.vector else "f32")),
             cpu_start=pick(starts, cost=True),
             dram=pick(host.main.read),
             dram_shared=max(pick(host.main.shared or host.main.read), pick(host.main.read)),
@@ -82,6 +89,8 @@ class HostedGpu:
             down=pick(down.together or down.bandwidth),
             copy_start=pick(up.latency, cost=True) if up.latency else 0.0,
             disk=_disk(hardware, cpu, pick),
+            task_start=started("task"),
+            call_start=started("call"),
         )
 
 

@@ -11,6 +11,7 @@ from .memory import GPU_MARGIN, HOST_MARGIN, Batch, gpu_lines, host_lines
 from .popularity import Popularity
 from .prefill import prefill_rows
 from .shape import MoeShape, Workload
+from .starts import start_seconds
 from .units import Pricing, Unit
 
 ON_GPU = ("resident", "streamed", "disk")
@@ -88,6 +89,7 @@ class _Rows:
             Row("cpu", self._sum("cpu"), self._paged("page_cpu", ("cpu",))),
             Row("gpu", self._sum("gpu"), self._paged("page_gpu", ON_GPU)),
             Row("link down", self._sum("down")),
+            Row("interpreter", self._sum("starts"), self._ringed(start_seconds("page", machine))),
             *self._chains(),
             self._drawn_out_link(copy),
             self._drawn_out_cpu(copy),
@@ -137,7 +139,8 @@ class _Rows:
     def _drawn_out_cpu(self, copy: float) -> Row:
         """Attention and experts of the CPU, drawn out by copies that read host memory meanwhile."""
         unit = self.units[0][0]
-        share = self._contention if unit.cpu else unit.page_contention[0]
+        experts = unit.page_contention[0] if self.batch.cpu_experts else 0.0
+        share = max(self._contention, experts)
         fixed = self._sum("cpu") + self._sum("up") * share
         pages = self._paged("page_cpu", ("cpu",))
         each = {**self._ringed(copy * share), **pages}
@@ -164,7 +167,8 @@ class _Rows:
         the R - w copies within those draw them out.
         """
         middle = 1.0 - 2.0 / self.batch.micro_batches
-        gpu, cpu = self._sum("gpu"), self._sum("cpu")
+        gpu = max(self._sum("gpu"), self._sum("gpu_starts"))
+        cpu = self._sum("cpu")
         share = self._contention * cpu / max(gpu, cpu)
         each = {
             **self._ringed((2.0 - share) * copy),

@@ -5,19 +5,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from ...ir.pipeline import Pipeline, Task
+from ...ir.pipeline import Kind, Pipeline, Task
 from ...ir.pipeline_schedules import build_pipeline
 from ..pipelines import pipeline_shape
 from ..policy import Policy
-from ..simulate import Cost, Timeline, simulate
+from ..simulate import Cost, Timeline
 from .demands import Scene, demand
 from .machine import HostedGpu
 from .popularity import Popularity
 from .shape import MoeShape, Workload
+from .starts import simulate_started
 from .units import on_cpu, on_gpu
 
 FEW, SEVERAL = 3, 6
 """Layers of the two runs whose difference gives the time of a layer."""
+
+WHOLE = 256
+"""Layers times micro-batches up to which a model whose layers differ is run as it is."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,19 @@ def _cost(
     return Cost(asked.seconds(machine), {name: use for name, use in uses.items() if use})
 
 
+def gather_cost(
+    tokens: int, policy: Policy, shape: MoeShape, workload: Workload, machine: HostedGpu
+) -> Cost:
+    """Return the cost of bringing a micro-batch's pages of keys together in pinned memory.
+
+    They lie scattered: the thread that starts the copy gathers them first, read and written.
+    """
+    scene = Scene(shape, policy.pages_per_expert, tokens, workload.mean_context, policy.attention,
+                  policy.kv_gpu)  # fmt: skip
+    moved = demand("kv_up", scene).up
+    return Cost(moved / machine.staging, {"dram": 2.0 * moved})
+
+
 def capacities(machine: HostedGpu) -> dict[str, float]:
     """Return what tasks share: processors, both ways of the link, host memory, the disk."""
     shared = {"gpu": 1.0, "cpu": 1.0, "up": machine.up, "down": machine.down,
@@ -88,8 +105,13 @@ def run(
     known: Popularity | None = None,
 ) -> Timeline:
     """Return the timeline of a pipeline that runs a policy."""
+    sizes = policy.micro_batch_sizes()
     costs = task_costs(pipeline.tasks, policy, shape, workload, machine, known)
-    return simulate(pipeline.tasks, pipeline.predecessors(), costs, capacities(machine))
+    gathered = {
+        task.name: gather_cost(sizes[task.micro_batch], policy, shape, workload, machine)
+        for task in pipeline.of_kind(Kind.KV_UP)
+    }
+    return simulate_started(pipeline, costs, capacities(machine), machine, gathered)
 
 
 def simulated_step(
@@ -101,12 +123,26 @@ def simulated_step(
     staged: bool = False,
     known: Popularity | None = None,
 ) -> SimulatedStep:
-    """Return the time of one decode step; a model of many layers is extrapolated from a few."""
+    """Return the time of one decode step; where a model has many layers, and they are alike or have
+    many micro-batches, it is extrapolated from a few."""
     layers = len(policy.layers)
-    lines = []
-    for count in (FEW, SEVERAL) if layers > SEVERAL else (max(1, layers // 2), layers):
-        pipeline = build_pipeline(policy.schedule, pipeline_shape(policy, None, count, staged))
-        lines.append((count, run(pipeline, policy, shape, workload, machine, known)))
-    (few, first), (several, last) = lines
+
+    def line(kept: Sequence[int]) -> Timeline:
+        some = replace(policy, layers=tuple(policy.layers[n] for n in kept))
+        shares = known and Popularity(tuple(known.shares[n] for n in kept))
+        pipeline = build_pipeline(policy.schedule, pipeline_shape(some, staged=staged))
+        return run(pipeline, some, shape, workload, machine, shares)
+
+    alike = len(set(policy.layers)) == 1
+    if layers <= SEVERAL or (not alike and layers * policy.micro_batches <= WHOLE):
+        few, several = max(1, layers // 2), layers
+    else:
+        few, several = FEW, SEVERAL
+    first, last = (line(spread(layers, count)) for count in (few, several))
     each = (last.seconds - first.seconds) / (several - few) if several > few else last.seconds
     return SimulatedStep(last.seconds + (layers - several) * each, each, last)
+
+
+def spread(layers: int, count: int) -> tuple[int, ...]:
+    """Return so many layers, evenly from the first to the last: their mean is like that of all."""
+    return tuple((2 * n + 1) * layers // (2 * count) for n in range(count))

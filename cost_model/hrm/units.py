@@ -9,6 +9,7 @@ from .demands import Demand, Scene, demand
 from .machine import HostedGpu
 from .memory import Batch
 from .shape import MoeShape, Workload
+from .starts import start_seconds
 
 BEFORE = {
     "cpu": ("pre", "qkv_down", "append", "attend", "seen_up"),
@@ -30,6 +31,8 @@ ENDS = ("embed", "head")
 class Unit:
     """One micro-batch's decode step, all layers, in seconds of each resource when alone.
 
+    `starts` are the interpreter's, of all tasks, and `gpu_starts` those of the GPU's kernels.
+
     `dram` is bytes of host memory traffic, and `contention` the share of a second of copies that a
     second of the CPU's tasks takes from them (and the other way round). `chain` is the dependent
     tasks of all layers one after another, without pages; `cpu_rows` what sending rows to the CPU
@@ -46,6 +49,8 @@ class Unit:
     chain: float
     cpu_rows: float
     fill: float
+    starts: float
+    gpu_starts: float
     page_gpu: tuple[float, ...]
     page_cpu: tuple[float, ...]
     page_dram: tuple[float, ...]
@@ -81,23 +86,35 @@ class Pricing:
         tasks += [demand(kind, scene) for kind in ENDS]
         first = ("embed", *BEFORE[batch.attention], *AFTER, "head")
         pages = [self._page(batch, tokens, share) for _, share in self.classes]
-        cpu = sum(on_cpu(task).seconds(machine) for task in tasks)
+        work = sum(on_cpu(task).seconds(machine) for task in tasks)
         read = sum(task.cpu_bytes for task in tasks)
+        mine = tuple(kind for kind in kinds if demand(kind, scene).cpu_starts)
+        mine += ("cpu_experts",) if batch.cpu_experts else ()
         return Unit(
             up=_total(link_up(task) for task in tasks).seconds(machine),
             down=_total(link_down(task) for task in tasks).seconds(machine),
             gpu=sum(on_gpu(task).seconds(machine) for task in tasks),
-            cpu=cpu,
+            cpu=work + self._started(mine * layers),
             dram=sum(task.dram for task in tasks),
-            contention=machine.contention(read / cpu) if cpu else 0.0,
-            chain=layers * sum(demand(kind, scene).seconds(machine) for kind in kinds),
-            cpu_rows=layers * sum(demand(kind, scene).seconds(machine) for kind in rows),
-            fill=sum(demand(kind, scene).seconds(machine) for kind in first),
+            contention=machine.contention(read / work) if work else 0.0,
+            chain=layers * self._chain(kinds, scene),
+            cpu_rows=layers * self._chain(rows, scene),
+            fill=self._chain(first, scene),
+            starts=self._started((*kinds, *rows) * layers + ENDS),
+            gpu_starts=self._started(tuple(k for k in kinds if demand(k, scene).launches) * layers),
             page_gpu=tuple(gpu for gpu, _, _ in pages),
             page_cpu=tuple(cpu for _, cpu, _ in pages),
             page_dram=tuple(dram for _, _, dram in pages),
             page_contention=tuple(machine.contention(dram / cpu) for _, cpu, dram in pages),
         )
+
+    def _started(self, kinds: tuple[str, ...]) -> float:
+        return sum(start_seconds(kind, self.machine) for kind in kinds)
+
+    def _chain(self, kinds: tuple[str, ...], scene: Scene) -> float:
+        """Seconds of dependent tasks one after another, each started when the one before is."""
+        alone = sum(demand(kind, scene).seconds(self.machine) for kind in kinds)
+        return alone + self._started(kinds)
 
     def _page(self, batch: Batch, tokens: int, share: float) -> tuple[float, float, float]:
         """Seconds on either processor and host traffic of one page of an expert of this share."""

@@ -16,6 +16,7 @@ def test_probes_become_a_hardware_file(tmp_path) -> None:
     assert level.main.read.max > 1e9
     assert level.matmul_rate("f32").max > 1e9 and level.vector_rate("f32").max > 1e9
     assert 0 < level.launch_cost("serial").min < 1e-3
+    assert 0 < level.launch_cost("call").min and 0 < level.launch_cost("task").min < 0.1
 
 
 def test_a_measure_is_seconds_of_one_run() -> None:
