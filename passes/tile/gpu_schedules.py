@@ -23,6 +23,10 @@ registers each."""
 HALF = LARGE // 2
 """Sums that two warp groups share where the left side of a product lies in registers too."""
 
+DEEP = 64 * 256
+"""Elements of a block of 8-bit weights of which five are on their way: products of few columns,
+whose programs are fewer than multiprocessors and must read ahead for the others."""
+
 CHAINED = True
 """Kernels are launched while the one before runs, and wait for its end."""
 
@@ -53,8 +57,11 @@ def _schedule(kernel: Operation, apart: bool) -> Schedule:
         return Schedule(num_warps=4, num_stages=4)
     if kernel.attribute("of") == "graph.moe_expert" and _sums(kernel) >= LARGE:
         return Schedule(num_warps=8, num_stages=3, registers=128 * (_sums(kernel) == LARGE))
-    if kernel["name"].name.startswith("scaled_matmul") and _sums(kernel) >= HALF:
-        return Schedule(num_warps=8, num_stages=3)
+    if kernel["name"].name.startswith("scaled_matmul"):
+        if _widest(kernel) >= DEEP:
+            return Schedule(num_warps=4, num_stages=5)
+        if _sums(kernel) >= HALF:
+            return Schedule(num_warps=8, num_stages=3)
     if kernel.attribute("of") == "graph.moe_route":
         return Schedule(num_warps=1)  # a row of logits is a few numbers a lane, looked at A times
     if any(operation.name == "tile.dot" for operation in walk(kernel.regions[0].operations)):

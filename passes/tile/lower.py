@@ -177,7 +177,17 @@ class _Lowering:
         return [self.call(op, kernel, f"{rows_of(x)} in0 out0 out1")]
 
     def scaled_matmul(self, op: Operation) -> list[Operation]:
-        """The library's: both sides in 8 bits, scaled by rows."""
+        """Both sides in 8 bits, scaled by rows: a kernel for few rows, else the library."""
+        if self.options.rows:
+            x, _, weight, *bias = op.operands
+            n, x_format = width_of(op.result), dtype_of(x.type)
+            shape = ScaledMatmul(
+                n, width_of(weight), dtype_of(weight.type), x_format, format_of(op), bool(bias),
+                block_k=128 if n >= 2 * 64 * PROGRAMS else 256,
+            )  # fmt: skip
+            rest = " in3" if bias else ""
+            arguments = f"{rows_of(op.result)} in0 in2 out0 scale2 in1{rest}"
+            return [self.call(op, scaled_matmul(shape), arguments)]
         return [self.library(op, "scaled_matmul", "both sides are fp8, which the vendor library "
                              "multiplies at twice the rate of bf16")]  # fmt: skip
 

@@ -1,8 +1,8 @@
 """Matmul kernels of a GPU for weights of 8 bits with a scale a row: y = (x w^T) scale + bias.
 
 For steps of some rows the time is that of reading weights, so they are widened on the way to the
-tensor cores and never stored wide. With many rows the library multiplies widened copies instead,
-or, where activations are rounded to fp8 too, the weights as they are.
+tensor cores and never stored wide; where activations are rounded to fp8 too, both are multiplied
+as they are. With many rows the library does either.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from .elementwise import blocks_of
 @dataclass(frozen=True)
 class ScaledMatmul:
     """What a kernel computes: w [N, K] in `weight` (i8 or f8e4m3), activations x and results in
-    `x` and `out`; a program has `rows` rows and `block_n` columns, `block_k` deep at a time."""
+    `x` (with f8e4m3 its rows have scales, too) and `out`; a program has `rows` rows and `block_n`
+    columns, `block_k` deep at a time."""
 
     n: int
     k: int
@@ -30,6 +31,11 @@ class ScaledMatmul:
     block_k: int = 128
 
     @property
+    def rounded(self) -> bool:
+        """Whether the rows of activations have scales."""
+        return self.x == "f8e4m3"
+
+    @property
     def name(self) -> str:
         """A name that tells the parts."""
         formats = "_".join(dict.fromkeys((self.weight, self.x, self.out)))
@@ -37,31 +43,36 @@ class ScaledMatmul:
 
 
 def scaled_matmul(shape: ScaledMatmul) -> Operation:
-    """Return the kernel. Arguments: T, x [T, K], w [N, K], out [T, N], scale [N][, bias [N]].
+    """Return the kernel. Arguments: T, x [T, K], w [N, K], out [T, N], scale [N][, x_scale [T]][,
+    bias [N]].
 
     Products are formed in x's format, in which every i8 and f8e4m3 number is exact, and summed in
     f32. A block is w times x transposed: the left side of a tensor core's product may come from
     registers, where w is widened, and only x's lies in shared memory. Rows past the last are not
-    read.
+    read; programs that read the same weights follow one another.
     """
     s, b = shape, KernelBuilder(shape.name)
     tokens = b.scalar("T")
     x, w = b.buffer("x", s.x, "T", s.k), b.buffer("w", s.weight, s.n, s.k)
     out, scale = b.buffer("out", s.out, "T", s.n), b.buffer("scale", "f32", s.n)
+    x_scale = b.buffer("x_scale", "f32", "T") if s.rounded else None
     bias = b.buffer("bias", "f32", s.n) if s.bias else None
-    part, group = b.program_id(0, "part"), b.program_id(1, "group")
+    group, part = b.program_id(0, "group"), b.program_id(1, "part")
     row = b.map(f"a * {s.rows} + b", group, b.iota(s.rows), dtype="i32", hint="row")
     live = b.map("a < b", row, tokens, hint="live")
     column = b.map(f"a * {s.block_n} + b", part, b.iota(s.block_n), dtype="i32", hint="column")
     inside = b.map(f"a < {s.n}", column, hint="inside") if s.n % s.block_n else None
     acc = _products(b, s, (x, row, live), (w, column, inside))
+    if x_scale is not None:
+        factor = b.load(x_scale, row, mask=live, hint="factor")
+        acc = b.map("a * b", acc, b.expand(factor, 0), hint="acc")
     live = b.expand(live, 0)
     for vector, expr in ((scale, "a * b"), (bias, "a + b")):
         if vector is not None:
             acc = b.map(expr, acc, b.expand(b.load(vector, column, mask=inside), 1), hint="acc")
     mask = live if inside is None else b.map("a & b", live, b.expand(inside, 1), hint="mask")
     b.store(out, b.expand(row, 0), b.expand(column, 1), acc, mask=mask)
-    grid = (blocks_of(s.n, s.block_n), f"ceildiv(T, {s.rows})")
+    grid = (f"ceildiv(T, {s.rows})", blocks_of(s.n, s.block_n))
     return b.finish(*grid, requires=("T >= 0",), of="graph.matmul")
 
 

@@ -28,6 +28,11 @@ class SparseParts(Parts):
     keys_listed: int = 0
 
     @property
+    def product(self) -> str:
+        """The queries' format: rows of a list are widened as they come."""
+        return self.q
+
+    @property
     def listed(self) -> int:
         """How many keys of a list are read at a time."""
         return self.keys_listed or self.keys

@@ -41,8 +41,13 @@ def product(rng: np.random.Generator, t: int, shape: ScaledMatmul) -> Case:
         bf16(normal(rng, t, shape.k)),
         weights(rng, shape.weight, shape.n, shape.k),
     )
-    expected = from_bf16(x) @ wide.T
-    arguments = [t, x, w, poison(t, shape.n), scale]
+    factors: list[Any] = []
+    if shape.rounded:
+        x, *factors, rows = weights(rng, "f8e4m3", t, shape.k)
+    else:
+        rows = from_bf16(x)
+    expected = rows @ wide.T
+    arguments = [t, x, w, poison(t, shape.n), scale, *factors]
     if shape.bias:
         arguments.append(normal(rng, shape.n))
         expected = expected + arguments[-1]
@@ -147,6 +152,8 @@ FP8: dict[str, Callable[[np.random.Generator, int], Case]] = {
                                                   block_n=32, block_k=32)),
     "product_i8": _with(product, ScaledMatmul(40, 64, "i8", out="f32", rows=16, block_n=32,
                                               block_k=32)),
+    "product_fp8": _with(product, ScaledMatmul(40, 50, x="f8e4m3", out="f32", bias=True, rows=16,
+                                               block_n=32, block_k=32)),
     "stream": _with(stream, Matvec(6, 64, "f8e4m3", out="f32")),
     "stream_silu_bias": _with(stream, Matvec(5, 50, "f8e4m3", out="f32", bias=True, silu=True)),
     "stream_ahead": _with(stream, Matvec(6, 8192, "f8e4m3", out="f32")),

@@ -106,12 +106,16 @@ def lowered(quantize: bool) -> list[Regime]:
                          weights="f8e4m3", quantize=quantize)  # fmt: skip
 
 
-def test_steps_of_several_rows_call_the_library_and_say_that_it_is_lossy():
+def test_steps_of_some_rows_have_kernels_and_others_the_library_and_say_that_it_is_lossy():
     one, few, many = lowered(True)
+    called = [op["kernel"].name for op in few.function.regions[0].operations
+              if op.name == "graph.call"]  # fmt: skip
+    products = [name for name in called if name.startswith("scaled_matmul")]
+    assert len(products) == 9 and sum("f8e4m3_bf16" in name for name in products) == 9
+    body = many.function.regions[0].operations
+    routines = [op["routine"] for op in body if op.name == "graph.library"]
+    assert routines == ["scaled_matmul"] * 8
     for regime in (few, many):
-        body = regime.function.regions[0].operations
-        routines = [op["routine"] for op in body if op.name == "graph.library"]
-        assert routines == ["scaled_matmul"] * 8
         said = [r.message for record in regime.records for r in record.remarks]
         assert any("lossy" in message and "8 products" in message for message in said)
     assert not any(op.name == "graph.library" for op in one.function.regions[0].operations)
