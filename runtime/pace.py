@@ -11,7 +11,7 @@ from .step import ModelExecutor
 AT_ONCE = 32
 """Requests that come before the next step does, where the device does not wait for it."""
 
-FIRST = 2048
+FIRST = 1024
 """Tokens that a device begins with: enough to be busy while more requests come."""
 
 PACE = 2e-5
