@@ -203,14 +203,14 @@ class Offloading:
         return executor
 
     def _narrow(self, sections: list[Lowered]) -> dict[str, Any]:
-        """Return how pages of four bits are kept and widened; nothing for other formats."""
-        from .runtime.offload.narrow import packed_shape, unpack
+        """Return how pages of four bits are kept; nothing for other formats."""
+        from .runtime.offload.narrow import packed_shape
         from .runtime.offload.pages import PageShape
 
         if self.policy.page_format != "int4":
             return {}
         page = PageShape.of(next(s.weights for s in sections if s.kind == "experts"))
-        return {"stored": packed_shape(page), "unpack": unpack}
+        return {"stored": packed_shape(page)}
 
     @property
     def _on_gpu(self) -> bool:
@@ -268,6 +268,7 @@ class Offloading:
         from .runtime.offload.buffers import scratch_bytes
         from .runtime.offload.build import device_buffers, state_bytes
         from .runtime.offload.device import rounded
+        from .runtime.offload.narrow import packed_shape
         from .runtime.offload.pages import PageShape
         from .runtime.weights import weight_bytes
 
@@ -291,6 +292,8 @@ class Offloading:
         working += rounded(max(s.function["memory"]["bytes"] for s in device))
         working += rounded(options.max_batch * config.vocab_size * 4)
         working += rounded(config.layers * trial.pages_per_layer * 8) + ROUNDING
+        if trial.page_format == "int4":
+            working += sum(rounded(part.bytes) for part in packed_shape(page).parts)
         if settings.gpu_attention:
             working += 2 * rounded(settings.device_pages * element // 2)
             working += 2 * settings.kv_room * element // config.layers

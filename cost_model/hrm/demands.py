@@ -199,7 +199,8 @@ def _row_bytes(scene: Scene, pages: tuple[int, ...]) -> float:
 def _experts(scene: Scene, pages: tuple[int, ...]) -> Demand:
     if not pages:
         return Demand(launches=LAUNCHES["experts"])
-    weights = scene.page_bytes * sum(map(scene.touched, pages))
+    held = scene.shape.gpu_page_bytes(scene.pages_per_expert)
+    weights = held * sum(map(scene.touched, pages))
     return Demand(
         gpu_flops=_expert_flops(scene, pages),
         gpu_bytes=weights + _row_bytes(scene, pages),

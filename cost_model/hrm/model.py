@@ -191,7 +191,8 @@ def _limits(
 
     times = 1.0 if site.schedule == "ring" else 2.0
     spare = 2.0 * times  # a layer may pass a page more than the mean, and one comes ahead
-    resident = {**each(page, "resident"), RING: page}
+    held = shape.gpu_page_bytes(batch.pages_per_expert)
+    resident = {**each(held, "resident"), RING: held}
     slots = {**each(times / shape.layers, "streamed", "disk"), RING: -1.0}
     return (
         Limit(Row("GPU memory", used(gpu_lines), resident), site.gpu_memory * (1 - GPU_MARGIN)),

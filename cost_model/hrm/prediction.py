@@ -91,7 +91,8 @@ def _memory(
     lines: dict[str, float], pages: str, ring: str, shape: MoeShape, policy: Policy, counts: Counts
 ) -> dict[str, float]:
     """Return the lines of a memory with the pages that it holds."""
-    page = shape.page_bytes(policy.pages_per_expert)
+    size_of = shape.gpu_page_bytes if ring else shape.page_bytes
+    page = size_of(policy.pages_per_expert)
     homes = ("resident",) if ring else ("streamed", "cpu")
     held = page * sum(count for (home, _), count in counts.items() if home in homes)
     more = {pages: held} | ({ring: page * policy.ring} if ring else {})

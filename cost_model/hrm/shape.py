@@ -6,7 +6,7 @@ V vocabulary; A experts a token. MoE-Lightning calls D h1 and F h2.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ...ir.diagnostics import ModelError
 from ...ir.model import ModelConfig
@@ -148,6 +148,11 @@ class MoeShape:
                 ffn=self.ffn, pages=pages_per_expert, divisors=", ".join(map(str, divisors))
             )
         return self.expert_bytes / pages_per_expert
+
+    def gpu_page_bytes(self, pages_per_expert: int) -> float:
+        """Return the bytes of a page in GPU memory: int4 is widened to int8 where it arrives."""
+        wide = replace(self, page_format="int8") if self.page_format == "int4" else self
+        return wide.page_bytes(pages_per_expert)
 
     def touched(self, tokens: float) -> float:
         """Return the share of experts that T tokens use under uniform routing: 1 - (1 - A/E)^T."""

@@ -42,12 +42,12 @@ def explain_misfit(
     batch = Batch(1, 1, "cpu", LEAST_PREFILL, pages_per_expert)
     page = shape.page_bytes(pages_per_expert)
     gpu = gpu_lines(shape, workload, batch)
-    gpu["slots for pages"] = page * _least_slots(shape, site, pages_per_expert)
+    held = shape.gpu_page_bytes(pages_per_expert)
+    gpu["slots for pages"] = held * _least_slots(shape, site, pages_per_expert)
     needed = sum(gpu.values()) / (1 - GPU_MARGIN)
     if needed > site.gpu_memory:
         return _error(GpuTooSmall, needed, site.gpu_memory, gpu)
-    held = (site.gpu_memory - needed) * (1 - GPU_MARGIN)
-    resident = int(held / page)
+    resident = int((site.gpu_memory - needed) * (1 - GPU_MARGIN) / held)
     pages = shape.layers * shape.experts * pages_per_expert
     host = host_lines(shape, workload, batch)
     on_disk = site.disk // page if site.machine.disk else 0

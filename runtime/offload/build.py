@@ -95,7 +95,7 @@ class Build:
         """What a page is, as kernels read it."""
         return PageShape.of(next(s.weights for s in self.sections if s.kind == "experts"))
 
-    def parts(self, source: PageSource, stored: PageShape, unpack: Any) -> Parts:
+    def parts(self, source: PageSource, stored: PageShape) -> Parts:
         """Return what all steps share."""
         shape, options, config = self.options.shape, self.options, self.config
         experts = config.experts * options.slices
@@ -127,7 +127,7 @@ class Build:
             self._host_logits(),
             memory.allocate("popularity", (config.layers, experts), torch.int64),
             experts, max(shape.ring, 1), PAGE_SIZE, options.num_pages,
-            host_bytes=len(parked) * stored.bytes, scratch=scratch, unpack=unpack,
+            host_bytes=len(parked) * stored.bytes, scratch=scratch, packed=self._packed(stored),
         )  # fmt: skip
         self._load(parts, resident, stored)
         if options.gpu_attention:
@@ -148,8 +148,7 @@ class Build:
                 parts.source.read(*key, spare)
             else:
                 spare = parts.host_pool.page(parts.arena[key])
-            unpacked = spare if parts.unpack is None else parts.unpack(spare)
-            parts.device_pool.copy(places[key], unpacked)
+            parts.put(places[key], spare, self.device.copy)
         parts.resident = places
 
     def _device_pool(self, count: int) -> Pool:
@@ -158,6 +157,14 @@ class Build:
             part.role: allocate("pages", (max(count, 1), *part.shape), part.dtype)
             for part in self.page.parts
         })  # fmt: skip
+
+    def _packed(self, stored: PageShape) -> dict[str, Tensor]:
+        """Return room on the device for what is narrower in host memory than kernels read it."""
+        wide = {part.role: part for part in self.page.parts}
+        return {
+            part.role: self.device.memory.allocate("packed page", part.shape, part.dtype)
+            for part in stored.parts if part != wide[part.role]
+        }  # fmt: skip
 
     def _host_pool(self, shape: PageShape, count: int, pin: bool = False) -> Pool:
         buffer = mapped(pool_bytes(shape, max(count, 1)))

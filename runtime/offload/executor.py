@@ -38,10 +38,11 @@ class OffloadExecutor:
     """Runs a model whose experts do not fit the device; see `step.ModelExecutor`.
 
     `sections` are lowered, `kernels` are those of each place, device and host; `tensors` gives
-    their weights and `source` the pages of experts, which have the form `stored` and are made what
-    kernels read by `unpack`. With a `store` the pages are there already. `prove` is called with
-    every pipeline before it first runs, and raises where it has a hazard; `delay` before every
-    task, for tests. What could not be had, such as pinned memory, is said in `notes`.
+    their weights and `source` the pages of experts, which have the form `stored`: where that is
+    narrower than what kernels read, they are widened on the device. With a `store` the pages are
+    there already. `prove` is called with every pipeline before it first runs, and raises where it
+    has a hazard; `delay` before every task, for tests. What could not be had, such as pinned
+    memory, is said in `notes`.
     """
 
     def __init__(
@@ -49,7 +50,6 @@ class OffloadExecutor:
         kernels: Mapping[str, Any], tensors: TensorSource, source: PageSource,
         device: OffloadDevice, *, prove: Callable[[Pipeline], Any] | None = None,
         delay: Callable[[Task], None] | None = None,
-        unpack: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] | None = None,
         stored: PageShape | None = None, store: HostStore | None = None,
     ) -> None:  # fmt: skip
         self.config, self.options, self.device = config, options, device
@@ -67,10 +67,10 @@ class OffloadExecutor:
         weakref.finalize(self, self._queues.close)
         self._logits = torch.zeros(options.max_batch, config.vocab_size)
         built = Build(config, options, device, sections, kernels, tensors, store)
-        self._parts = built.parts(source, stored or built.page, unpack)
+        self._parts = built.parts(source, stored or built.page)
         self.notes += built.notes
         if built.page.narrow:
-            bits = 4 if unpack is not None else 8
+            bits = 4 if self._parts.packed else 8
             self.notes.append(f"pages of experts have {bits} bits: lossy, tokens may differ")
 
     @property

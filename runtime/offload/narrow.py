@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
@@ -21,15 +20,17 @@ def packed_shape(shape: PageShape) -> PageShape:
     return PageShape(tuple(parts))
 
 
-def unpack(page: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return a page of four bits as int8, its scales as they are."""
-    return {
-        role: unpack_rows(data) if data.dtype == torch.uint8 else data
-        for role, data in page.items()
-    }
+def unpack_into(target: Tensor, packed: Tensor) -> None:
+    """Write the int8 numbers [..., K] of packed bytes [..., K / 2], the low half first, where both
+    lie: on the device, so that the link carries four bits. Takes no memory beside."""
+    pairs = target.view(torch.uint8).unflatten(-1, (-1, 2))
+    torch.bitwise_and(packed, 15, out=pairs[..., 0])
+    torch.bitwise_right_shift(packed, 4, out=pairs[..., 1])
+    pairs.sub_(8)  # modulo 256: the bytes of int8
 
 
 def unpack_rows(data: Tensor) -> Tensor:
-    """Return int8 numbers [N, K] of packed bytes [N, K / 2]: the low half first."""
-    pairs = torch.stack(((data & 15), (data >> 4)), dim=-1)
-    return (pairs.to(torch.int8) - 8).flatten(-2)
+    """Return int8 numbers [N, K] of packed bytes [N, K / 2]."""
+    found = torch.empty((*data.shape[:-1], 2 * data.shape[-1]), dtype=torch.int8)
+    unpack_into(found, data)
+    return found

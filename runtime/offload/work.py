@@ -15,6 +15,7 @@ from .buffers import Buffers
 from .device import OffloadDevice
 from .key_homes import KeyHomes
 from .keys import DeviceKeys
+from .narrow import unpack_into
 from .pages import PageSource, Pool
 from .routing import Routing
 from .sections import OUT, Section
@@ -33,7 +34,8 @@ class Parts:
     pool; `relay` has the host slots of pages on their way from disk. `taken` counts pairs by layer
     and page: `experts` is how many pages a layer has. `host_bytes` are those of the host's pages
     that this model needs: its pool may be shared and larger. `scratch` are bytes of the device, by
-    the queue whose copies convert there; `routing` is shown what routers give.
+    the queue whose copies convert there; `routing` is shown what routers give. `packed` has
+    room on the device for a page's parts of four bits, of the one stream that brings pages.
     """
 
     device: OffloadDevice
@@ -58,9 +60,20 @@ class Parts:
     keys: DeviceKeys | None = None
     homes: KeyHomes | None = None
     scratch: Mapping[str, Tensor] = field(default_factory=dict)
-    unpack: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] | None = None
+    packed: Mapping[str, Tensor] = field(default_factory=dict)
     routing: Routing | None = None
     _placed: dict[tuple[int, ...], Tensor] = field(default_factory=dict)
+
+    def put(
+        self, place: int, source: Mapping[str, Tensor], by: Callable[[Tensor, Tensor], None]
+    ) -> None:
+        """Copy a page to the device's pool, in the order of the current stream."""
+        for role, tensor in self.device_pool.tensors.items():
+            if role in self.packed:
+                by(self.packed[role], source[role])
+                unpack_into(tensor[place], self.packed[role])
+            else:
+                by(tensor[place], source[role])
 
     def placed(self, places: tuple[int, ...]) -> Tensor:
         """Return each expert's place as a tensor on the device [E] i32; used on one stream alone.
@@ -222,11 +235,9 @@ class StepWork:
                 source: Mapping[str, Tensor] = self.parts.relay.page(relays[access.holds])
             else:
                 source = self.parts.host_pool.page(self._arena(task, expert))
-            if self.parts.unpack is not None:
-                source = self.parts.unpack(source)
-            place, device = self._ring_place(access.slot), self.parts.device
+            device = self.parts.device
             by = device.trickle if task.queue == "pages" else device.copy
-            self.parts.device_pool.copy(place, source, by)
+            self.parts.put(self._ring_place(access.slot), source, by)
 
     def read(self, task: Task) -> None:
         """Pages from disk to the relay."""

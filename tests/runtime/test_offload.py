@@ -292,6 +292,29 @@ def test_narrow_pages_are_lossy_and_mean_what_their_numbers_are(format, cases):
     executor.close()
 
 
+def test_pages_of_four_bits_pass_the_link_as_such(cases, monkeypatch):
+    """What is copied up a page is half the bytes of one of int8, and its scales."""
+    layers = tuple(replace(layer, homes=layer.homes.replace("c", "s")) for layer in MIXED)
+    copied = {}
+    for format in ("int8", "int4"):
+        made = cases.offloading(replace(policy("ring", layers), page_format=format))
+        executor = made.executor(made.kernels([]))
+        sizes, real = [], executor.device.trickle
+
+        def trickle(target, source, sizes=sizes, real=real):
+            sizes.append(source.nbytes)
+            real(target, source)
+
+        executor.device.trickle = trickle
+        executor.forward(step((range(40, 52), 0, [0])))
+        executor.close()
+        copied[format] = sum(sizes)
+        assert executor.device.memory.peak <= executor.device.memory.cap
+    scales = (2 * 192 + 256) * 4  # of gate, up and down rows
+    data = 3 * 192 * 256
+    assert copied["int8"] / copied["int4"] == (data + scales) / (data / 2 + scales)
+
+
 def tensor_source_of(cases):
     return Checkpoint(cases.checkpoint.folder)
 
