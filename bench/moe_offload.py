@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from .ballast import Ballast
+from .moe_memory import host_memory, memory_settings
 from .moe_peers import NoPeer, in_process, rates
 from .moe_runs import KEY_BYTES, Measured, Setting, lean, release, run, with_schedule
 
@@ -59,13 +60,14 @@ class Bench:
     budget: float = float("inf")
     why: dict[str, str] = field(default_factory=dict)
     done: dict[Setting, Measured] = field(default_factory=dict)
+    _store: tuple[tuple[str, int], Any] | None = None
 
     def measured(self, setting: Setting) -> Measured:
         """Return a setting's run, once."""
         if setting not in self.done:
             release()  # the run before may have left its pages in cycles
             begun = time.perf_counter()
-            found = self.done[setting] = run(setting, self.store)
+            found = self.done[setting] = run(setting, self.store_of(setting))
             spent = time.perf_counter() - begun
             busy = ", ".join(f"{queue} {1e3 * s:.0f}" for queue, s in found.busy.items())
             say(f"{setting.name}: {found.decode_rate:.1f} tokens/s, step {1e3 * found.step:.1f} ms "
@@ -74,17 +76,27 @@ class Bench:
                 f"{''.join(f'; {note}' for note in found.notes)}")  # fmt: skip
         return self.done[setting]
 
-    @cached_property
-    def store(self) -> Any:
-        """The host memory of all settings; None where each takes its own."""
+    def store_of(self, setting: Setting) -> Any:
+        """Return the host memory of all settings with such pages; None where each takes its own.
+
+        One store is there at a time: that of other pages is given back first.
+        """
         if self.tiny:
             return None
         from .moe_store import shared_store
 
-        begun = time.perf_counter()
-        store = shared_store(self.base)
-        say(f"pages and keys are there after {time.perf_counter() - begun:.1f} s {store.notes}")
-        return store
+        wanted = (setting.page_format, setting.pages_per_expert)
+        if self._store is not None and self._store[0] != wanted:
+            self._store[1].owner.close()
+            self._store = None
+            release()
+        if self._store is None:
+            begun = time.perf_counter()
+            pages = {"page_format": wanted[0], "pages_per_expert": wanted[1]}
+            self._store = (wanted, shared_store(replace(self.base, **pages)))
+            spent, notes = time.perf_counter() - begun, self._store[1].notes
+            say(f"pages and keys are there after {spent:.1f} s {notes}")
+        return self._store[1]
 
     @property
     def late(self) -> bool:
@@ -207,27 +219,6 @@ def errors(bench: Bench) -> Figures:
     return {**found.summary(), "hrm_measured": len(runs), "hrm_settings": rows}
 
 
-def host_memory(bench: Bench) -> Figures:
-    """The rate by host memory: with less of it fewer sequences have keys there.
-
-    With pages on disk where a batch of one does not fit; tiny alone, as random pages have no file.
-    """
-    rows = []
-    for share in (1.0, 0.75, 0.5):
-        if bench.tiny:
-            limit = int(share * bench.ours.host_bytes)
-            setting = replace(bench.base, host_memory=limit)
-        else:
-            setting = lean(replace(bench.base, batch=int(share * bench.base.batch)))
-        found = bench.measured(setting)
-        on_disk = sum(len(layer.disk) for layer in found.policy.layers)
-        rows.append({"host_bytes": setting.host_memory or found.host_bytes, "batch": setting.batch,
-                     "tokens_per_s": found.decode_rate, "pages_on_disk": on_disk})  # fmt: skip
-    base = bench.base
-    return {"rate_by_host_memory": rows,
-            "host_memory_setting": f"schedule {base.schedule}, keys of {base.kv}"}  # fmt: skip
-
-
 def error_settings(base: Setting, tiny: bool) -> list[Setting]:
     """Return the settings that predictions are compared on."""
     batches = (base.batch,) if tiny else (base.batch // 4, base.batch)
@@ -249,7 +240,7 @@ def error_settings(base: Setting, tiny: bool) -> list[Setting]:
 def settings_of(bench: Bench) -> list[Setting]:
     """Return all settings that the sections of a bench on a GPU may measure."""
     base = bench.base
-    less = [replace(base, batch=int(share * base.batch)) for share in (0.75, 0.5)]
+    less = [setting for part in memory_settings(bench) for setting in part]
     few = [setting for part in few_settings(bench) for setting in part]
     schedules = [with_schedule(base, name) for name in ("s2", "s3", "s4", "ring")]
     return [*error_settings(base, bench.tiny), *schedules, *map(lean, (*few, *less))]

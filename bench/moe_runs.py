@@ -83,6 +83,7 @@ class Setting:
             self.schedule, f"N = {self.batch} in {self.micro_batches}",
             f"{self.cpu_experts} experts a layer on the CPU", f"{self.prompt} + {self.new} tokens",
             *([] if self.kv == "f32" else [f"keys of {self.kv}"]),
+            *([f"pages of {self.page_format}"] if self.page_format else []),
             *([f"routing of {self.routing}"] if self.routing else []),
             *([f"{self.kv_gpu:.0%} of keys on the GPU"] if self.kv_gpu else []),
             *([f"{self.pages_per_expert} pages an expert"] if self.pages_per_expert > 1 else []),

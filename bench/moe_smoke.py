@@ -78,8 +78,7 @@ def smoke(options: argparse.Namespace) -> int:
 
 
 def _name(setting: Setting) -> str:
-    more = f", {setting.page_format} pages" if setting.page_format else ""
-    return setting.name + more + (f", {setting.host_memory >> 20} MiB host" * bool(
+    return setting.name + (f", {setting.host_memory >> 20} MiB host" * bool(
         setting.host_memory))  # fmt: skip
 
 

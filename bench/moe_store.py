@@ -46,9 +46,16 @@ def shared_store(setting: Setting) -> HostStore:
 
 
 def random_page(layer: int, expert: int, into: Mapping[str, Tensor]) -> None:
-    """Fill a page with normal numbers, drawn on the GPU where there is one."""
+    """Fill a page with normal numbers, or bytes of as large a deviation, drawn on the GPU where
+    there is one."""
     place = "cuda" if torch.cuda.is_available() else "cpu"
-    for part in into.values():
+    for role, part in into.items():
+        if role.endswith("_scale"):
+            part.fill_(into[role.removesuffix("_scale")].shape[-1] ** -0.5 / 73)  # of all bytes
+            continue
+        if not part.dtype.is_floating_point:
+            part.copy_(torch.randint(-127, 128, part.shape, dtype=part.dtype, device=place))
+            continue
         drawn = torch.randn(part.shape, dtype=part.dtype, device=place)
         part.copy_(drawn.mul_(part.shape[-1] ** -0.5))
 

@@ -36,7 +36,7 @@ def draw(curve: HostCurve, title: str, plot: Path, measured: Path | None) -> Non
     """Write the picture of a curve, with what a record has of it."""
     from ..plots.host_memory import host_memory_chart, measured_rates
 
-    points = [] if measured is None else [measured_rates(measured)]
+    points = [] if measured is None else measured_rates(measured)
     save(host_memory_chart(curve, title, points), plot)
     remarks().print(f"plot saved in {plot}", markup=False)
 

@@ -22,18 +22,27 @@ class Measured:
     where: str
 
 
-def measured_rates(path: Path) -> Measured:
-    """Return the rates that `bench.moe_offload` recorded; raises NoRecord."""
+EXACT, LOSSY = "rate_by_host_memory", "rate_by_host_memory_int8"
+"""The figures of a record that are drawn."""
+
+
+def measured_rates(path: Path) -> list[Measured]:
+    """Return the rates that `bench.moe_offload` recorded, those of lossy pages last, if there are
+    any; raises NoRecord."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        rows = content["figures"]["rate_by_host_memory"]
-        rates = tuple(sorted((row["host_bytes"], row["tokens_per_s"]) for row in rows))
-        about = content["sections"]["all"]
-        what = content["figures"].get("host_memory_setting", "")
+        figures, about = content["figures"], content["sections"]["all"]
+        rates = [
+            tuple(sorted((row["host_bytes"], row["tokens_per_s"]) for row in figures[name]))
+            for name in (EXACT, LOSSY) if name == EXACT or figures.get(name)
+        ]  # fmt: skip
+        what = figures.get("host_memory_setting", "")
+        gpu, commit = about["machine"].get("gpu", "?"), about["commit"]
     except (OSError, ValueError, KeyError, TypeError):
-        raise NoRecord(path=path, what="figure", name="rate_by_host_memory") from None
-    gpu, commit = about["machine"].get("gpu", "?"), about["commit"]
-    return Measured(rates, ", ".join(filter(None, (f"measured on {gpu}", what, commit))))
+        raise NoRecord(path=path, what="figure", name=EXACT) from None
+    where = ", ".join(filter(None, (f"measured on {gpu}", what, commit)))
+    names = (where, "the same, pages of int8 (lossy)")
+    return [Measured(each, name) for each, name in zip(rates, names, strict=False)]
 
 
 def host_memory_chart(

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from ...ir.diagnostics import CapacityError
+from ...ir.diagnostics import CapacityError, ModelError
 from ..hardware import Hardware
+from ..placement import Home
 from ..policy import Policy
 from ..roofline import Interval
 from .grid import Grid
@@ -21,6 +22,13 @@ from .timed import simulated_step
 
 LIFT = 1.25
 """By how much a figure is raised to see what it would bring."""
+
+
+class NoDiskFigures(ModelError):
+    """A policy with pages on disk, priced for a hardware that describes none."""
+
+    template = "pages come from a disk that {hardware} says nothing of"
+    hint = "measure it with `weft calibrate`, or add a level and a link `disk` to the file"
 
 
 @dataclass(frozen=True)
@@ -56,7 +64,9 @@ def predict(
     simulate: bool = True,
     known: Popularity | None = None,
 ) -> Prediction:
-    """Return what a policy should reach on a hardware, without a search."""
+    """Return what a policy should reach on a hardware, without a search; raises NoDiskFigures."""
+    if policy.share(Home.DISK) and not HostedGpu.of(hardware).disk:
+        raise NoDiskFigures(hardware=hardware.name)
     batch, counts = batch_of(policy), counts_of(policy, known)
     steps: list[float] = []
     prefills: list[float] = []

@@ -16,7 +16,7 @@ from ...cost_model.hrm.machine import HostedGpu
 from ...cost_model.hrm.memory import GPU_MARGIN, HOST_MARGIN, Batch, gpu_lines, host_lines
 from ...cost_model.hrm.model import Site
 from ...cost_model.hrm.popularity import Popularity
-from ...cost_model.hrm.prediction import Prediction, predict
+from ...cost_model.hrm.prediction import NoDiskFigures, Prediction, predict
 from ...cost_model.hrm.search import Found, refined
 from ...cost_model.hrm.shape import MoeShape, Workload
 from ...cost_model.policy import Policy
@@ -123,10 +123,12 @@ def choose(wish: Wish, asked: Open, scene: Scene, fit: Fit) -> Chosen:
             policy = fit(proposal)
         except CapacityError:
             continue
-        if not scene.machine.disk and any(layer.disk for layer in policy.layers):
-            why = f"pages come from a disk that {scene.hardware.name} says nothing of"
-            return Chosen(fit(plain), (f"no policy was searched: {why}",))
-        found = predict(policy, scene.shape, scene.workload, scene.hardware, known=scene.popularity)
+        try:
+            found = predict(
+                policy, scene.shape, scene.workload, scene.hardware, known=scene.popularity
+            )
+        except NoDiskFigures as error:
+            return Chosen(fit(plain), (f"no policy was searched: {error.message}",))
         if best is None or _seconds(found, scene) < _seconds(best.prediction, scene):
             best = Chosen(policy, (), found)
     if best is None:

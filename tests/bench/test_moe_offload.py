@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 from weft.bench import moe_offload
+from weft.bench.moe_memory import saving
 from weft.bench.moe_offload import KEYS, error_settings, measure, tiny_bench
 from weft.bench.moe_runs import Setting, SkewedRouters, prompts_of, routing_of, run
 from weft.bench.moe_store import shared_store
@@ -37,6 +38,40 @@ def test_errors_cpu_experts_and_peers_run(bench):
     assert figures["rate_by_host_memory"][-1]["pages_on_disk"] > 0
     assert figures["vs_accelerate"] > 0 and figures["hrm_error_max"] is not None
     assert len(figures["hrm_settings"]) >= 8
+
+
+def test_rates_by_host_memory_stand_beside_their_bounds_and_lossy_ones_apart(bench):
+    figures = measure(bench, ["host_memory"])
+    exact, lossy = figures["rate_by_host_memory"], figures["rate_by_host_memory_int8"]
+    assert [row["pages"] for row in (*exact, *lossy)] == ["f32", "f32", "f32", "int8"]
+    assert exact[-1]["pages_on_disk"] > 0 == exact[0]["pages_on_disk"]
+    assert exact[-1]["bound"] == "disk" and exact[-1]["bound_tokens_per_s"] is None  # h200 has none
+    assert all(row["bound_tokens_per_s"] > 0 for row in (*exact, *lossy) if row["bound"] != "disk")
+    assert lossy[0]["host_bytes"] < exact[0]["host_bytes"]
+
+
+def test_the_saving_is_the_least_memory_with_the_rate_of_the_whole():
+    def row(host, rate):
+        return {"host_bytes": host, "tokens_per_s": rate}
+
+    whole = row(100, 1000)
+    assert saving([whole, row(80, 990), row(40, 500)], whole) == pytest.approx(100 / 76.73, 1e-3)
+    assert saving([row(30, 2000), row(20, 1000)], whole) == pytest.approx(100 / 20)
+    assert saving([row(90, 900)], whole) is None
+
+
+def test_one_store_at_a_time_of_the_pages_that_a_setting_has():
+    base = Setting("random:tiny-moe", 4, 6, 10, 4, 24 << 20, weights="f32", micro_batches=2,
+                   max_tokens=32, threads=1)  # fmt: skip
+    bench = moe_offload.Bench(base, "h200", tiny=False)
+    first = bench.store_of(base)
+    assert bench.store_of(replace(base, batch=2)) is first
+    narrow = bench.store_of(replace(base, page_format="int8"))
+    assert narrow is not first and narrow.pool.tensors["down"].dtype == torch.int8
+    assert bench.store_of(replace(base, pages_per_expert=2)).pool.count == 2 * narrow.pool.count
+    scaled = narrow.pool.tensors["down"][0] * narrow.pool.tensors["down_scale"][0][:, None]
+    exact = first.pool.tensors["down"][0]
+    assert scaled.std() == pytest.approx(float(exact.std()), rel=0.05)
 
 
 def test_a_failed_section_is_named_and_the_others_go_on(bench, monkeypatch):

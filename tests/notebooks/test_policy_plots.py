@@ -93,7 +93,7 @@ def test_throughput_by_host_memory_has_its_bound_and_what_was_measured(found, tm
     figures = {"rate_by_host_memory": [{"host_bytes": 90 * GIB, "tokens_per_s": 5.0}]}
     about = {"all": {"machine": {"gpu": "G"}, "commit": "c1"}}
     record.write_text(json.dumps({"figures": figures, "sections": about}))
-    figure = host_memory_chart(curve, "rates", [measured_rates(record)])
+    figure = host_memory_chart(curve, "rates", measured_rates(record))
     lines = {line.get_label(): line.get_xydata().tolist() for line in figure.axes[0].lines}
     assert lines["measured on G, c1"] == [[90.0, 5.0]]
     assert [y for _, y in lines["best policy, predicted"]] == [
