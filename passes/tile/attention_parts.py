@@ -24,6 +24,9 @@ UNSEEN, LOWEST = -1e30, -1e20
 """What a key that a row does not see scores, and where a row's maximum starts: above it, even
 when scaled, so that such keys weigh nothing even in a row that sees none."""
 
+SMALL = 16
+"""Query heads up to which a tile's products are those of single warps."""
+
 
 @dataclass(frozen=True)
 class Parts:
@@ -240,7 +243,7 @@ class _Parts:
         q = b.load(self.q, b.expand(query, 1), column, mask=b.expand(live, 1), hint="q_tile")
         q = self._half(q)
         end = b.map("min(a, b)", limit, self.high, dtype="i32", hint="end")
-        whole = self._whole(live, end, keys) if heads > s.few and not s.window else None
+        whole = self._whole(live, end, keys) if heads > SMALL and not s.window else None
         first = b.map(f"a - {s.window}", b.expand(limit, 1), dtype="i32") if s.window else None
         state = self._keys(q, keys, (first, b.expand(end, 1)), whole)
         self._store(query, slot, head, column, live, state)
@@ -262,7 +265,7 @@ class _Parts:
         """
         b, s = self.b, self.shape
         heads = q.type.parameters[1][0]  # type: ignore[index]
-        self.lane, self.tile, small = b.iota(keys), q, heads <= s.few
+        self.lane, self.tile, small = b.iota(keys), q, heads <= SMALL
         sums = (heads, keys) if small else (heads,)
         state = [b.full(LOWEST, "f32", heads), b.full(0.0, "f32", *sums),
                  b.full(0.0, "f32", heads, s.head_dim), self._pages(self.low)]  # fmt: skip
