@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -57,6 +57,17 @@ class Offloading:
     def __post_init__(self) -> None:
         if not self.checkpoint.config.experts:
             raise NotOffloaded(problem=f"{self.checkpoint.name} has no experts to divide it by")
+        if self.prompt_tokens:
+            most = self.options.max_batch + self.prompt_tokens
+            self.options = self.options.changed(max_tokens=min(self.options.max_tokens, most))
+
+    @property
+    def prompt_tokens(self) -> int:
+        """The most tokens of prompts that a step reads beside a full batch; 0: no bound."""
+        given = self.options.offload
+        if given.policy is not None and given.policy.overlap:
+            return given.policy.prefill_tokens
+        return given.prompt_tokens
 
     def require_dense(self, dense: bool) -> None:
         """Raise NotOffloaded where the program asks for sparse attention."""
@@ -108,7 +119,10 @@ class Offloading:
     def _fitted(self, wish: Wish) -> Policy:
         config, known = self.checkpoint.config, self.popularity
         order = known.experts_of if known else ()
-        return fit_policy(config.layers, config.experts, self._room(wish), wish, order)
+        policy = fit_policy(config.layers, config.experts, self._room(wish), wish, order)
+        if not self.prompt_tokens:
+            return policy
+        return replace(policy, overlap=True, prefill_tokens=self.prompt_tokens)
 
     def _scene(self, usual: Wish) -> Scene:
         """What policies are priced for: this machine's figures, and sequences that fill the keys,
@@ -123,7 +137,7 @@ class Offloading:
         hardware = measured_or_shipped()
         return Scene(
             MoeShape.of(config, usual.page_format, self._key_bytes),
-            Workload(max(context - new, 1), new),
+            Workload(max(context - new, 1), new, bool(self.prompt_tokens)),
             HostedGpu.of(hardware), hardware, max(room.gpu - room.weights - room.working, 0),
             max(room.host - room.kv - room.buffers, 1) if room.host else 0, options.max_tokens,
             self.popularity,

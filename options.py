@@ -78,7 +78,8 @@ class OffloadOptions:
     `micro_batches` those of a step (0: open), `cpu_experts` of each layer the CPU computes (-1:
     open); an expert is `pages_per_expert` slices, placed and moved one by one (0: open); `kv_gpu`
     is the share of keys that lie on the GPU where attention is computed there (-1: open).
-    `page_format` is that of pages on their way: as the weights, or int8 or int4, which are
+    Prompts and decode share steps; `prompt_tokens`, unless 0, bounds those of prompts beside a full
+    batch. `page_format` is that of pages on their way: as the weights, or int8 or int4, which are
     lossy. `routing` is a file that says how often each expert is used, a trace of `weft run
     --record-routing` or JSON: experts of the CPU are the coldest from the first step on.
     """
@@ -89,6 +90,7 @@ class OffloadOptions:
     cpu_experts: int = -1
     pages_per_expert: int = 1
     kv_gpu: float = -1.0
+    prompt_tokens: int = 0
     page_format: str = ""
     routing: str = ""
     policy: Any = None
@@ -97,6 +99,8 @@ class OffloadOptions:
         if self.schedule:
             _one_of("offload_schedule", self.schedule, ("ring", "cgo", "s2", "s3", "s4"))
         _one_of("offload_page_format", self.page_format, ("", "int8", "int4"))
+        if self.prompt_tokens < 0:
+            raise BadOption(problem="offload_prompt_tokens must be positive, or 0: unbounded")
         for name in ("micro_batches", "pages_per_expert"):
             if getattr(self, name) < 0:
                 raise BadOption(problem=f"offload_{name} must be positive, or 0: chosen")

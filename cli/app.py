@@ -338,6 +338,10 @@ def tune(
         bool,
         typer.Option("--split-kv", help="keys in GPU memory too, where attention is on the GPU"),
     ] = False,
+    overlap: Annotated[
+        bool,
+        typer.Option("--overlap", help="sequences come and go: decode and prompts in each step"),
+    ] = False,
     out: Annotated[Path | None, typer.Option(help="write the policy as text")] = None,
     plot: Annotated[
         Path | None, typer.Option(help="write throughput by host memory as .svg or .png")

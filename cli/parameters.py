@@ -58,6 +58,6 @@ Offload = Annotated[
     typer.Option(
         "--offload",
         help="NAME=VALUE with --gpu-memory: schedule, micro_batches, cpu_experts, page_format, "
-        "pages_per_expert, kv_gpu, routing",
+        "pages_per_expert, kv_gpu, prompt_tokens, routing",
     ),
 ]

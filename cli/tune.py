@@ -47,6 +47,7 @@ class TuneOptions:
     pages_per_expert: int
     popularity: Path | None
     split_kv: bool
+    overlap: bool
     out: Path | None
     plot: Path | None
     measured: Path | None
@@ -85,7 +86,7 @@ def tune(options: TuneOptions) -> None:
     element = DTYPE_BYTES[options.kv] if options.kv else 0
     tune_plot.check(options.plot, options.measured)
     shape = MoeShape.of(config_of(options.model), options.pages, element)
-    workload = Workload(options.prompt, options.new)
+    workload = Workload(options.prompt, options.new, options.overlap)
     hardware = (
         hardware_file.load(options.hardware)
         if options.hardware
@@ -214,7 +215,12 @@ def _policy_lines(tuned: _Tuned) -> list[str]:
         f"{f', {policy.kv_gpu:.0%} of the keys there' * (policy.kv_gpu > 0)}; "
         f"schedule {policy.schedule}, lead {policy.lead}",
         f"pages      {pages}: {placed}; a ring of {policy.ring} slots",
-        f"prefill    {policy.prefill_tokens} tokens a pass over the weights",
+        f"prefill    {policy.prefill_tokens} tokens "
+        + (
+            "of prompts in each step, beside decode"
+            if policy.overlap
+            else "a pass over the weights"
+        ),
     ]
 
 
@@ -222,9 +228,9 @@ def _time_lines(workload: Workload, prediction: Prediction) -> list[str]:
     step, rate, prefill = prediction.step, prediction.throughput, prediction.prefill
     share = prediction.bound_share
     lines = [
-        f"predicted  {rate.expected:,.1f} tokens/s{_range(rate, 1)}: prefill "
-        f"{prefill.expected:.2f} s, then {workload.new - 1} steps of "
-        f"{step.expected:.3f} s{_range(step, 3)}",
+        f"predicted  {rate.expected:,.1f} tokens/s{_range(rate, 1)}: "
+        + ("" if workload.overlap else f"prefill {prefill.expected:.2f} s, then {workload.steps} ")
+        + f"steps of {step.expected:.3f} s{_range(step, 3)}",
         f"bound      {prediction.bound}: {share:.0%} of a step",
     ]
     rows = sorted(prediction.roofs.items(), key=lambda row: -row[1])

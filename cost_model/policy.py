@@ -29,6 +29,7 @@ class Policy:
     schedule         the pipeline: "ring", "cgo" (CGOPipe), or "s2", "s3", "s4" to compare with
     page_format      element format of pages; int8 and int4 are lossy
     prefill_tokens   tokens of one prefill chunk on the GPU; 0: a micro-batch's whole prompts
+    overlap          prompts are read beside decode, at most `prefill_tokens` of them in a step
     """
 
     batch: int
@@ -43,6 +44,7 @@ class Policy:
     schedule: str = "ring"
     page_format: str = "bf16"
     prefill_tokens: int = 0
+    overlap: bool = False
 
     def __post_init__(self) -> None:
         check(self)

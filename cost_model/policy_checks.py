@@ -28,6 +28,11 @@ def _check_counts(policy: Policy) -> None:
         _whole(name, getattr(policy, name), 1)
     for name in ("ring", "lead", "prefill_tokens"):
         _whole(name, getattr(policy, name), 0)
+    if policy.overlap and not policy.prefill_tokens:
+        raise PolicyError(
+            where="prefill_tokens", problem="no tokens of prompts beside a step's, with overlap",
+            hint="without overlap prompts are read apart",
+        )  # fmt: skip
     if policy.micro_batch > policy.batch:
         raise PolicyError(
             where="micro_batch",

@@ -27,17 +27,25 @@ FORMAT = 1
 _SCALARS: dict[str, type] = {
     "batch": int, "micro_batch": int, "attention": str, "experts": int, "pages_per_expert": int,
     "ring": int, "lead": int, "kv_gpu": float, "schedule": str, "page_format": str,
-    "prefill_tokens": int,
+    "prefill_tokens": int, "overlap": bool,
 }  # fmt: skip
 _REQUIRED = frozenset(("batch", "micro_batch", "attention", "experts", "pages_per_expert", "ring"))
 
 
 def dumps(policy: Policy) -> str:
     """Return the text form; layers of equal placement share a line."""
-    lines = [HEADER, *(f"{name} = {getattr(policy, name)}" for name in _SCALARS)]
+    lines = [HEADER, *(f"{name} = {value}" for name, value in _scalars(policy).items())]
     return (
         "\n".join([*lines, *(f"layers {span} = {runs}" for span, runs in _layers(policy))]) + "\n"
     )
+
+
+def _scalars(policy: Policy) -> dict[str, Any]:
+    """Return the fields beside layers; of overlap only that it is wanted."""
+    found = {name: getattr(policy, name) for name in _SCALARS}
+    if not policy.overlap:
+        del found["overlap"]
+    return found
 
 
 def loads(text: str) -> Policy:
@@ -65,8 +73,7 @@ def loads(text: str) -> Policy:
 
 def to_json(policy: Policy) -> dict[str, Any]:
     """Return the policy as a JSON object; placements are runs, by spans of layers."""
-    scalars = {name: getattr(policy, name) for name in _SCALARS}
-    return {"format": FORMAT, **scalars, "layers": dict(_layers(policy))}
+    return {"format": FORMAT, **_scalars(policy), "layers": dict(_layers(policy))}
 
 
 def from_json(value: Any) -> Policy:
@@ -143,7 +150,13 @@ def _read_layers(where: str, span: str, runs: str, layers: dict[int, Placement])
         layers[number] = placement
 
 
-_READ: dict[type, Callable[[str], Any]] = {int: int, float: float, str: str}
+def _yes_or_no(text: str) -> bool:
+    if text not in {"True", "False"}:
+        raise ValueError(text)
+    return text == "True"
+
+
+_READ: dict[type, Callable[[str], Any]] = {int: int, float: float, str: str, bool: _yes_or_no}
 
 
 def _put(where: str, name: str, value: Any, values: dict[str, Any]) -> None:
@@ -160,13 +173,14 @@ def _put(where: str, name: str, value: Any, values: dict[str, Any]) -> None:
             value = _READ[kind](value)
         except ValueError:
             raise _no(where, kind, value) from None
-    if isinstance(value, bool) or not isinstance(value, (int, float) if kind is float else kind):
+    types = (int, float) if kind is float else kind
+    if isinstance(value, bool) != (kind is bool) or not isinstance(value, types):
         raise _no(where, kind, value)
     values[name] = value
 
 
 def _no(where: str, kind: type, value: Any) -> PolicyError:
-    names = {int: "a whole number", float: "a number", str: "a name"}
+    names = {int: "a whole number", float: "a number", str: "a name", bool: "True or False"}
     return PolicyError(where=where, problem=f"expected {names[kind]}, found {value!r}")
 
 

@@ -60,6 +60,7 @@ _NAMES = tuple(field.name for field in fields(Demand))
 class Scene:
     """What the demand of a task depends on: its tokens, their keys, and where attention is.
 
+    `beside` rows of prompts of `prompt` tokens are read for each token that is decoded.
     `shares` gives, for each expert, its share of the routed pairs (uniform when empty);
     `page_bytes` is one page's; `staged`: pages pass through pinned memory (the published code).
     """
@@ -71,6 +72,13 @@ class Scene:
     attention: str = "cpu"
     kv_gpu: float = 0.0
     shares: tuple[float, ...] = ()
+    beside: float = 0.0
+    prompt: float = 1.0
+
+    @property
+    def rows(self) -> float:
+        """Rows of the step: tokens that are decoded, and those of prompts beside them."""
+        return self.tokens * (1.0 + self.beside)
 
     @property
     def page_bytes(self) -> float:
@@ -87,7 +95,7 @@ class Scene:
         """Return how likely a page is used by at least one of the tokens."""
         share = self.share(page) * self.pages_per_expert
         chosen = min(1.0, share * self.shape.top_k)
-        return 1.0 - (1.0 - chosen) ** self.tokens
+        return 1.0 - (1.0 - chosen) ** self.rows
 
 
 LAUNCHES = {"embed": 1, "pre": 2, "attend": 1, "append": 1, "route": 3, "experts": 3, "combine": 1,
@@ -101,7 +109,7 @@ def demand(kind: str, scene: Scene, pages: tuple[int, ...] = ()) -> Demand:
 
 
 def _embed(scene: Scene, _: tuple[int, ...]) -> Demand:
-    moved = 2.0 * scene.tokens * scene.shape.width * scene.shape.element
+    moved = 2.0 * scene.rows * scene.shape.width * scene.shape.element
     return Demand(gpu_bytes=moved, launches=LAUNCHES["embed"])
 
 
@@ -109,13 +117,13 @@ def _pre(scene: Scene, _: tuple[int, ...]) -> Demand:
     """Norm and projections: 2 T D (H + 2 K) C FLOPs; their weights, x and q k v once."""
     shape = scene.shape
     weights = float(shape.element * shape.width * shape.qkv_width)
-    rows = scene.tokens * shape.element * (2 * shape.width + shape.qkv_width)
-    flops = 2.0 * scene.tokens * shape.width * shape.qkv_width
+    rows = scene.rows * shape.element * (2 * shape.width + shape.qkv_width)
+    flops = 2.0 * scene.rows * shape.width * shape.qkv_width
     return Demand(gpu_flops=flops, gpu_bytes=weights + rows, launches=LAUNCHES["pre"])
 
 
 def _qkv_bytes(scene: Scene) -> float:
-    return float(scene.tokens * scene.shape.qkv_width * scene.shape.element)
+    return float(scene.rows * scene.shape.qkv_width * scene.shape.element)
 
 
 def _on_host(scene: Scene) -> float:
@@ -131,33 +139,41 @@ def _qkv_down(scene: Scene, _: tuple[int, ...]) -> Demand:
 
 def _append(scene: Scene, _: tuple[int, ...]) -> Demand:
     """q, k and v read; q written, and k and v in their format; 3 FLOPs an element rotated."""
-    shape, flops = scene.shape, 3.0 * scene.tokens * scene.shape.qkv_width
+    shape, flops = scene.shape, 3.0 * scene.rows * scene.shape.qkv_width
     if scene.attention == "gpu":
         return Demand(gpu_bytes=2.0 * _qkv_bytes(scene), launches=LAUNCHES["append"])
-    read_and_q = scene.tokens * (shape.qkv_width + shape.heads * shape.head_dim)
-    moved = read_and_q * shape.host_element + scene.tokens * shape.kv_token_bytes
+    read_and_q = scene.rows * (shape.qkv_width + shape.heads * shape.head_dim)
+    moved = read_and_q * shape.host_element + scene.rows * shape.kv_token_bytes
     return Demand(cpu_bytes=moved, dram=moved, cpu_vector=flops, cpu_starts=1)
 
 
 def _kv_bytes(scene: Scene) -> float:
+    """Keys and values that are there before the step: of what is decoded."""
     return scene.tokens * scene.context * scene.shape.kv_token_bytes
 
 
+def _new_kv_bytes(scene: Scene) -> float:
+    """Keys and values of prompts beside, which their own rows read once."""
+    return scene.tokens * scene.beside * scene.shape.kv_token_bytes
+
+
 def _attend(scene: Scene, _: tuple[int, ...]) -> Demand:
-    """(4 C + 5) H FLOPs a key: Q K, softmax and P V; keys and values once."""
+    """(4 C + 5) H FLOPs a key: Q K, softmax and P V; keys and values once. A token of a prompt sees
+    half of it on the mean."""
     shape = scene.shape
-    pairs = scene.tokens * scene.context * shape.heads
-    rows = 2.0 * scene.tokens * shape.heads * shape.head_dim * shape.element
-    flops, moved = (4.0 * shape.head_dim + 5.0) * pairs, _kv_bytes(scene) + rows
+    pairs = scene.tokens * (scene.context + scene.beside * scene.prompt / 2) * shape.heads
+    rows = 2.0 * scene.rows * shape.heads * shape.head_dim * shape.element
+    keys = _kv_bytes(scene) + _new_kv_bytes(scene)
+    flops, moved = (4.0 * shape.head_dim + 5.0) * pairs, keys + rows
     if scene.attention == "gpu":
         return Demand(gpu_flops=flops, gpu_bytes=moved, launches=LAUNCHES["attend"])
-    moved = _kv_bytes(scene) + rows * _on_host(scene)
+    moved = keys + rows * _on_host(scene)
     return Demand(cpu_vector=flops, cpu_bytes=moved, dram=moved, cpu_starts=1)
 
 
 def _seen_up(scene: Scene, _: tuple[int, ...]) -> Demand:
     shape = scene.shape
-    moved = float(scene.tokens * shape.heads * shape.head_dim * shape.host_element)
+    moved = float(scene.rows * shape.heads * shape.head_dim * shape.host_element)
     return Demand(up=moved, copies=1, dram=moved)
 
 
@@ -169,7 +185,7 @@ def _kv_up(scene: Scene, _: tuple[int, ...]) -> Demand:
 
 
 def _kv_down(scene: Scene, _: tuple[int, ...]) -> Demand:
-    moved = scene.tokens * scene.shape.kv_token_bytes * (1.0 - scene.kv_gpu)
+    moved = scene.rows * scene.shape.kv_token_bytes * (1.0 - scene.kv_gpu)
     return Demand(down=moved, copies=1, dram=moved)
 
 
@@ -178,20 +194,20 @@ def _route(scene: Scene, _: tuple[int, ...]) -> Demand:
     shape = scene.shape
     own = shape.heads * shape.head_dim
     weights = float(shape.element * shape.width * (own + shape.experts))
-    rows = scene.tokens * shape.element * (own + 4 * shape.width)
-    flops = 2.0 * scene.tokens * shape.width * (own + shape.experts)
+    rows = scene.rows * shape.element * (own + 4 * shape.width)
+    flops = 2.0 * scene.rows * shape.width * (own + shape.experts)
     return Demand(gpu_flops=flops, gpu_bytes=weights + rows, launches=LAUNCHES["route"])
 
 
 def _expert_flops(scene: Scene, pages: tuple[int, ...]) -> float:
     """6 D F FLOPs a pair of token and expert, over the pages' share of pairs."""
-    pairs = scene.tokens * scene.shape.top_k * sum(map(scene.share, pages))
+    pairs = scene.rows * scene.shape.top_k * sum(map(scene.share, pages))
     return 6.0 * scene.shape.width * scene.shape.ffn * pairs
 
 
 def _row_bytes(scene: Scene, pages: tuple[int, ...]) -> float:
     """Activations of the pages' pairs: x in, gate and up out, hidden in, row out."""
-    pairs = scene.tokens * scene.shape.top_k * sum(map(scene.share, pages))
+    pairs = scene.rows * scene.shape.top_k * sum(map(scene.share, pages))
     wide = 2.0 * scene.shape.width * scene.pages_per_expert + 3.0 * scene.shape.ffn
     return pairs * wide * scene.shape.element
 
@@ -219,11 +235,11 @@ def _cpu_experts(scene: Scene, pages: tuple[int, ...]) -> Demand:
 
 
 def _hidden_bytes(scene: Scene) -> float:
-    return float(scene.tokens * scene.shape.width * scene.shape.element)
+    return float(scene.rows * scene.shape.width * scene.shape.element)
 
 
 def _routed_down(scene: Scene, _: tuple[int, ...]) -> Demand:
-    moved = _hidden_bytes(scene) * _on_host(scene) + 8.0 * scene.tokens * scene.shape.top_k
+    moved = _hidden_bytes(scene) * _on_host(scene) + 8.0 * scene.rows * scene.shape.top_k
     return Demand(down=moved, copies=1, dram=moved)
 
 
@@ -233,15 +249,16 @@ def _rows_up(scene: Scene, _: tuple[int, ...]) -> Demand:
 
 
 def _combine(scene: Scene, _: tuple[int, ...]) -> Demand:
-    rows = scene.tokens * scene.shape.width * scene.shape.element * (scene.shape.top_k + 2)
+    rows = scene.rows * scene.shape.width * scene.shape.element * (scene.shape.top_k + 2)
     return Demand(gpu_bytes=float(rows), launches=LAUNCHES["combine"])
 
 
 def _head(scene: Scene, _: tuple[int, ...]) -> Demand:
-    """Norm and logits of every token; logits in f32."""
+    """Norm and logits of every token, and of the last of each prompt; logits in f32."""
     shape = scene.shape
-    flops = 2.0 * scene.tokens * shape.width * shape.vocabulary
-    moved = shape.head_bytes + 4.0 * scene.tokens * shape.vocabulary
+    rows = scene.tokens * (1.0 + scene.beside / scene.prompt)
+    flops = 2.0 * rows * shape.width * shape.vocabulary
+    moved = shape.head_bytes + 4.0 * rows * shape.vocabulary
     return Demand(gpu_flops=flops, gpu_bytes=moved, launches=LAUNCHES["head"])
 
 

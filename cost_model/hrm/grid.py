@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from math import ceil
 
 from .memory import Batch
 from .shape import MoeShape, Workload
@@ -46,7 +47,7 @@ class Grid:
 
     def families(self, shape: MoeShape, workload: Workload, memory: float) -> Iterator[Batch]:
         """Yield batches whose keys and values fit `memory` bytes, their prefill group left open."""
-        cache = shape.kv_token_bytes * shape.layers * workload.full_context
+        cache = shape.kv_token_bytes * shape.layers * workload.held_context
         most = max(1, int(min(self.most, memory / cache)))
         for slices in self.slices(shape):
             yield from self._divided(slices) if self.exact else self._free(slices, most)
@@ -80,7 +81,13 @@ class Grid:
             yield from (replace(batch, attention="gpu", kv_gpu=share) for share in self.kv_gpu)
 
     def members(self, family: Batch, workload: Workload) -> list[Batch]:
-        """Return a family's batches: each prefill group up to the first that holds all prompts."""
+        """Return a family's batches: each prefill group up to the first that holds all prompts.
+
+        Where prompts are read beside decode, a step has room for as many as come.
+        """
+        if workload.overlap:
+            rows = ceil(family.batch * workload.beside)
+            return [replace(family, prefill_tokens=rows, overlap=True)]
         found = []
         for size in sorted(self.prefill_tokens):
             found.append(replace(family, prefill_tokens=size))

@@ -37,6 +37,8 @@ class Batch:
     kv_gpu: float = 0.0
     cpu_experts: bool = True
     """Whether pages may be computed by the CPU, and rows are sent there and back."""
+    overlap: bool = False
+    """Whether prompts are read beside decode: then `prefill_tokens` are those of a step."""
 
     @property
     def micro_batches(self) -> int:
@@ -53,8 +55,10 @@ class Batch:
 
 
 def kv_bytes(shape: MoeShape, workload: Workload, batch: Batch) -> float:
-    """Return the bytes of all keys and values at the end of the run, pages not full included."""
-    tokens = batch.batch * (workload.full_context + KV_PAGE / 2)
+    """Return the bytes of all keys and values at the end of the run, pages not full included; or at
+    any time where sequences come and go."""
+    tokens = batch.batch * (workload.held_context + KV_PAGE / 2)
+    tokens += batch.batch * workload.beside  # prompts that are being read
     return tokens * shape.kv_token_bytes * shape.layers
 
 
@@ -63,7 +67,7 @@ def gpu_lines(shape: MoeShape, workload: Workload, batch: Batch) -> dict[str, fl
     kv = kv_bytes(shape, workload, batch)
     lines = {
         "projections, routers, embedding, head": shape.dense_bytes,
-        "decode activations": _decode_bytes(shape, batch),
+        "decode activations": _decode_bytes(shape, batch, 1.0 + workload.beside),
         "prefill activations": _prefill_bytes(shape, workload, batch),
     }
     if batch.attention == "gpu":
@@ -77,7 +81,8 @@ def gpu_lines(shape: MoeShape, workload: Workload, batch: Batch) -> dict[str, fl
 def host_lines(shape: MoeShape, workload: Workload, batch: Batch) -> dict[str, float]:
     """Return what host memory holds beside pages of experts, by name."""
     kv = kv_bytes(shape, workload, batch)
-    hidden = 4.0 * batch.micro_batch * (shape.qkv_width + 2 * shape.width) * shape.host_element
+    rows = batch.micro_batch * (1.0 + workload.beside)
+    hidden = 4.0 * rows * (shape.qkv_width + 2 * shape.width) * shape.host_element
     share = 1.0 if batch.attention == "cpu" else 1.0 - batch.kv_gpu
     return {
         "the process": HOST_PROCESS,
@@ -86,17 +91,20 @@ def host_lines(shape: MoeShape, workload: Workload, batch: Batch) -> dict[str, f
     }
 
 
-def _decode_bytes(shape: MoeShape, batch: Batch) -> float:
-    """The residual stream of the batch, buffers of lead + 2 micro-batches, one's rows, logits."""
-    stream = 4.0 * batch.batch * shape.width
+def _decode_bytes(shape: MoeShape, batch: Batch, rows: float) -> float:
+    """The residual stream of the batch, buffers of lead + 2 micro-batches, one's rows, logits; with
+    so many rows for each sequence."""
+    stream = 4.0 * batch.batch * rows * shape.width
     row = shape.qkv_width + 3.0 * shape.width
-    buffers = batch.micro_batch * row * shape.element * (batch.lead + 2)
+    buffers = batch.micro_batch * rows * row * shape.element * (batch.lead + 2)
     logits = 4.0 * batch.micro_batch * shape.vocabulary
-    return stream + buffers + _routed_bytes(shape, batch.micro_batch) + logits
+    return stream + buffers + _routed_bytes(shape, batch.micro_batch * rows) + logits
 
 
 def _prefill_bytes(shape: MoeShape, workload: Workload, batch: Batch) -> float:
     """Residual stream and q k v of a group, two layers' keys and values, a chunk's rows, logits."""
+    if workload.overlap:
+        return 0.0
     tokens = min(batch.prefill_tokens or 1 << 30, batch.batch * workload.prompt)
     stream = tokens * (4.0 * shape.width + shape.element * (shape.qkv_width + shape.width))
     kv = 2.0 * tokens * shape.kv_token_bytes

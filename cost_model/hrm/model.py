@@ -55,9 +55,9 @@ def linear_model(
         limits=_limits(shape, workload, batch, site, len(prices.classes)),
         totals=tuple(members * pages for members, _ in prices.classes),
         layers=shape.layers,
-        steps=workload.new - 1,
+        steps=workload.steps,
         step_overhead=units[0][0].fill,
-        prefill_overhead=shape.layer_bytes / site.machine.up,
+        prefill_overhead=0.0 if workload.overlap else shape.layer_bytes / site.machine.up,
         allowed=_homes(batch, site),
     )
 

@@ -68,6 +68,7 @@ def predict(
     if policy.share(Home.DISK) and not HostedGpu.of(hardware).disk:
         raise NoDiskFigures(hardware=hardware.name)
     batch, counts = batch_of(policy), counts_of(policy, known)
+    workload = replace(workload, overlap=policy.overlap)
     steps: list[float] = []
     prefills: list[float] = []
     models: list[LinearModel] = []
@@ -87,7 +88,7 @@ def predict(
             step = model.step_seconds(counts)
         steps.append(step)
     tokens = policy.batch * workload.new
-    rates = [tokens / (p + (workload.new - 1) * s) for p, s in zip(prefills, steps, strict=True)]
+    rates = [tokens / (p + workload.steps * s) for p, s in zip(prefills, steps, strict=True)]
     expected = models[1]
     return Prediction(
         policy, Interval(*steps), Interval(*prefills), Interval(*reversed(rates)),

@@ -27,7 +27,9 @@ def passes(workload: Workload, batch: Batch) -> float:
 def prefill_rows(
     shape: MoeShape, workload: Workload, batch: Batch, machine: HostedGpu, classes: int
 ) -> tuple[Row, ...]:
-    """Return the seconds of each resource for all prompts."""
+    """Return the seconds of each resource for all prompts that are read apart."""
+    if workload.overlap:
+        return (Row("gpu", 0.0),)
     kv = batch.batch * workload.prompt * shape.kv_token_bytes * shape.layers
     kv *= 1.0 if batch.attention == "cpu" else 1.0 - batch.kv_gpu
     page = passes(workload, batch) * shape.page_bytes(batch.pages_per_expert)

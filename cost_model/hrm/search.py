@@ -168,7 +168,7 @@ def policy_of(found: Found, shape: MoeShape) -> Policy:
         batch=batch.batch, micro_batch=batch.micro_batch, attention=batch.attention,
         layers=layers, experts=shape.experts, pages_per_expert=batch.pages_per_expert, ring=slots,
         lead=min(batch.lead, batch.micro_batches), kv_gpu=batch.kv_gpu, schedule=site.schedule,
-        page_format=shape.page_format, prefill_tokens=batch.prefill_tokens,
+        page_format=shape.page_format, prefill_tokens=batch.prefill_tokens, overlap=batch.overlap,
     )  # fmt: skip
 
 
@@ -177,6 +177,7 @@ def batch_of(policy: Policy) -> Batch:
     return Batch(
         policy.batch, policy.micro_batch, policy.attention, policy.prefill_tokens,
         policy.pages_per_expert, policy.lead, policy.kv_gpu, policy.share(Home.CPU) > 0,
+        policy.overlap,
     )  # fmt: skip
 
 

@@ -36,11 +36,17 @@ class BadWorkload(ModelError):
 
 @dataclass(frozen=True)
 class Workload:
-    """How long the prompts are and how much is generated, in tokens a sequence."""
+    """How long the prompts are and how much is generated, in tokens a sequence.
+
+    With `overlap` sequences come and go: each step decodes a token of all, and reads as many tokens
+    of prompts beside as keep their number. Then a sequence holds, on the mean, the keys of half its
+    run (MoE-Lens, arXiv 2504.09345: (p + g) / (p + g / 2) as many sequences fit).
+    """
 
     prompt: float
     """The mean over sequences."""
     new: int
+    overlap: bool = False
 
     def __post_init__(self) -> None:
         for what, value in (("prompts of", self.prompt), ("generated tokens:", self.new)):
@@ -51,6 +57,21 @@ class Workload:
     def mean_context(self) -> float:
         """Keys of a sequence in the mean decode step: the prompt and half of what is generated."""
         return self.prompt + self.new / 2
+
+    @property
+    def held_context(self) -> float:
+        """Keys of a sequence for which there must be room, on the mean over sequences."""
+        return self.mean_context if self.overlap else self.full_context
+
+    @property
+    def beside(self) -> float:
+        """Rows of prompts that a step has for each token that it decodes."""
+        return self.prompt / self.new if self.overlap else 0.0
+
+    @property
+    def steps(self) -> int:
+        """Steps that a sequence's tokens take, after its prompt was read apart or beside others."""
+        return self.new if self.overlap else self.new - 1
 
     @property
     def full_context(self) -> float:

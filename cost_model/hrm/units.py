@@ -127,7 +127,7 @@ class Pricing:
         shares = (share,) * self.shape.experts if share else ()
         return Scene(
             self.shape, batch.pages_per_expert, tokens, self.workload.mean_context,
-            batch.attention, batch.kv_gpu, shares,
+            batch.attention, batch.kv_gpu, shares, self.workload.beside, self.workload.prompt,
         )  # fmt: skip
 
 

@@ -100,6 +100,8 @@ def _remark(policy: Policy, context: Context) -> None:
     context.did(f"attention on the {where}; schedule {policy.schedule}, ring of {policy.ring}")
     if policy.page_format in NARROW:
         context.did(f"pages of experts in {policy.page_format}: lossy, tokens may differ")
+    if policy.overlap:
+        context.did(f"prompts beside decode, at most {policy.prefill_tokens} tokens of them a step")
     if policy.kv_gpu > 0:
         context.did(f"{policy.kv_gpu:.0%} of the pages of keys on the GPU")
 

@@ -31,13 +31,14 @@ def policies(draw) -> Policy:
     attention = draw(st.sampled_from(["cpu", "gpu"]))
     schedule = draw(st.sampled_from(["ring", "cgo", "s2", "s3"])) if attention == "cpu" else "s4"
     slots = widest * (1 if schedule == "ring" else 2) + draw(st.integers(0, 4))
+    tokens = draw(st.integers(0, 4096))
     return Policy(
         batch=batch, micro_batch=draw(st.integers(1, batch)), attention=attention, layers=layers,
         experts=experts, pages_per_expert=slices, ring=slots,
         lead=draw(st.integers(0, 3)), kv_gpu=draw(st.floats(0, 1)) if schedule == "s4" else 0.0,
         schedule=schedule,
         page_format=draw(st.sampled_from(["bf16", "int4"])),
-        prefill_tokens=draw(st.integers(0, 4096)),
+        prefill_tokens=tokens, overlap=bool(tokens) and draw(st.booleans()),
     )  # fmt: skip
 
 
@@ -83,6 +84,7 @@ def test_pages_and_experts() -> None:
         ({"lead": 1.5}, "lead: expected a whole number of at least 0, found 1.5"),
         ({"micro_batch": 11}, "a micro-batch of 11 is larger than the batch of 10"),
         ({"kv_gpu": 1.1}, "kv_gpu: 1.1 is no share"),
+        ({"overlap": True, "prefill_tokens": 0}, "no tokens of prompts beside a step's"),
         ({"kv_gpu": 0.5}, "kv_gpu: keys on the GPU, but attention on the CPU"),
         ({"kv_gpu": float("nan")}, "kv_gpu: nan is no share"),
         ({"attention": "tpu"}, "attention: 'tpu' is not known\nhint: known: cpu, gpu"),

@@ -12,7 +12,7 @@ from weft.cost_model.hrm.bounds import lower_bound
 from weft.cost_model.hrm.grid import Grid
 from weft.cost_model.hrm.linear import RING
 from weft.cost_model.hrm.machine import HostedGpu
-from weft.cost_model.hrm.memory import GIB, Batch
+from weft.cost_model.hrm.memory import GIB, Batch, host_lines
 from weft.cost_model.hrm.milp import solve
 from weft.cost_model.hrm.model import Site, linear_model
 from weft.cost_model.hrm.popularity import BadPopularity, popularity
@@ -99,6 +99,39 @@ def test_search_equals_solving_the_whole_grid(pages) -> None:
     assert best is not None
     assert found.seconds / found.batch.batch == pytest.approx(best, rel=1e-6)
     assert found.solved < found.tried
+
+
+@given(cases())
+@settings(max_examples=15, deadline=None)
+def test_solver_equals_brute_force_where_prompts_are_read_beside_decode(case) -> None:
+    batch, site = case
+    workload = replace(WORKLOAD, overlap=True)
+    batch = Grid().members(batch, workload)[0]
+    model = linear_model(SMALL, workload, batch, site)
+    expected, found = brute_force(model), solve(model)
+    assert (expected is None) == (found is None)
+    if expected is not None and found is not None:
+        assert found[1] == pytest.approx(expected[1], rel=1e-6)
+        assert model.prefill_seconds(found[0]) == 0.0
+        assert lower_bound(model) <= found[1] * (1 + 1e-9)
+
+
+def test_prompts_beside_decode_take_less_host_memory_for_as_many_sequences() -> None:
+    """Half a run's keys a sequence: (p + g) / (p + g / 2) as many fit, and none waits for all."""
+    apart, beside = Workload(77, 128), Workload(77, 128, overlap=True)
+    batch = Batch(1000, 250, "cpu", 8192, 1)
+    keys = [host_lines(MIXTRAL, w, batch)["keys and values"] for w in (apart, beside)]
+    prompts = 1000 * beside.beside
+    assert keys[1] / keys[0] == pytest.approx((1000 * (77 + 64 + 8) + prompts) / (1000 * 213))
+    site = Site(H200, 16 * GIB, 56 * GIB)
+    grid = Grid(most=4000, pages_per_expert=1, attention=("cpu",), cpu_experts=(False,))
+    rates = []
+    for workload in (apart, beside):
+        found = searching.search(MIXTRAL, workload, site, grid)
+        rates.append(found.batch.batch * workload.new / found.seconds)
+        policy = searching.policy_of(found, MIXTRAL)
+        assert policy.overlap == workload.overlap and searching.batch_of(policy) == found.batch
+    assert rates[1] > 1.1 * rates[0]
 
 
 def test_policy_of_a_mixtral_on_a_capped_h200() -> None:
