@@ -189,7 +189,8 @@ class Offloading:
         from .codegen.threads import share_cores
         from .passes.graph.hazards import prove_hazards
         from .runtime.offload.executor import OffloadExecutor
-        from .runtime.offload.pages import FilePages, TensorPages
+        from .runtime.offload.file_pages import FilePages
+        from .runtime.offload.pages import TensorPages
         from .runtime.offload.sections import Lowered
 
         device = extra.pop("device", None) or self.device()

@@ -8,31 +8,19 @@ each part of its pages side by side, so that kernels take a part of all pages as
 
 from __future__ import annotations
 
-import json
 import math
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from ...ir.core import Operation, thaw
-from ...ir.diagnostics import ModelError
 from ...ir.types import dtype_of, shape_of
-from ..weights import DTYPES, BrokenWeights, MissingTensor, NoWeights, TensorSource, quantize_rows
+from ..weights import DTYPES, TensorSource, quantize_rows
 
 ROLES = ("gate_up", "down")
-_STORED = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16, "F64": torch.float64}
-
-
-class PageLost(ModelError):
-    """A page whose file cannot be read any more."""
-
-    template = "{file}: the page of layer {layer}, expert {expert} cannot be read: {problem}"
-    hint = "bring the file back and run again: a batch with --out goes on where it was"
 
 
 @dataclass(frozen=True)
@@ -183,7 +171,7 @@ def pieces(weight: Operation, page: int) -> Iterator[Piece]:
             yield Piece(name, shape, first + (number * count if axis == 0 else 0), count, columns)
 
 
-def _placed(found: Iterator[tuple[Piece, Tensor]]) -> Iterator[tuple[slice, Tensor]]:
+def placed(found: Iterator[tuple[Piece, Tensor]]) -> Iterator[tuple[slice, Tensor]]:
     """Yield the rows of a page where they belong in it, one after another."""
     at = 0
     for piece, rows in found:
@@ -200,98 +188,8 @@ class TensorPages:
     def read(self, layer: int, expert: int, into: Mapping[str, Tensor]) -> None:
         """Fill a page's parts."""
         for role, weight in zip(ROLES, self._weights[layer], strict=True):
-            fill(into, role, _placed((p, self._rows(p)) for p in pieces(weight, expert)))
+            fill(into, role, placed((p, self._rows(p)) for p in pieces(weight, expert)))
 
     def _rows(self, piece: Piece) -> Tensor:
         whole = self._source.read(piece.name, piece.shape).flatten(0, -2)
         return whole[piece.first : piece.first + piece.count]
-
-
-@dataclass(frozen=True)
-class _Stored:
-    file: str
-    dtype: torch.dtype
-    shape: tuple[int, ...]
-    begin: int
-
-
-class FilePages:
-    """Pages read from the safetensors files of a checkpoint when they are wanted.
-
-    Files are read, not mapped: a mapped file that is cut short ends the process.
-    """
-
-    def __init__(self, folder: Path, weights: Sequence[Sequence[Operation]]) -> None:
-        self._folder, self._weights = folder, weights
-        self._stored: dict[str, _Stored] = {}
-        self._files: dict[str, int] = {}
-        self._kept: tuple[tuple[str, int], Tensor] | None = None
-        index = folder / "model.safetensors.index.json"
-        names = ["model.safetensors"]
-        if index.exists():
-            names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-        for name in names:
-            self._open(name)
-
-    def read(self, layer: int, expert: int, into: Mapping[str, Tensor]) -> None:
-        """Fill a page's parts; raises PageLost, with the file's name, where it is gone or cut."""
-        for role, weight in zip(ROLES, self._weights[layer], strict=True):
-            try:
-                fill(into, role, _placed((p, self._rows(p)) for p in pieces(weight, expert)))
-            except OSError as error:
-                raise PageLost(file=error.filename, layer=layer, expert=expert,
-                               problem=error.strerror) from None  # fmt: skip
-
-    def close(self) -> None:
-        """Close the files."""
-        for descriptor in self._files.values():
-            os.close(descriptor)
-        self._files.clear()
-
-    def _open(self, name: str) -> None:
-        path = self._folder / name
-        if not path.exists():
-            raise NoWeights(file=str(path))
-        descriptor = self._files[name] = os.open(path, os.O_RDONLY)
-        try:
-            size = int.from_bytes(os.pread(descriptor, 8, 0), "little")
-            header = json.loads(os.pread(descriptor, size, 8))
-            for tensor, entry in header.items():
-                if tensor != "__metadata__" and entry["dtype"] in _STORED:
-                    begin = 8 + size + entry["data_offsets"][0]
-                    self._stored[tensor] = _Stored(name, _STORED[entry["dtype"]],
-                                                   tuple(entry["shape"]), begin)  # fmt: skip
-        except (ValueError, KeyError, TypeError, OSError) as error:
-            raise BrokenWeights(file=str(path), problem=f"no safetensors header: {error}") from None
-
-    def _rows(self, piece: Piece) -> Tensor:
-        if piece.columns is None:
-            return self._pread(piece)
-        key = (piece.name, piece.first)  # slices of an expert follow one another: its rows are kept
-        if self._kept is None or self._kept[0] != key:
-            self._kept = (key, self._pread(piece))
-        return self._kept[1]
-
-    def _find(self, name: str) -> _Stored:
-        if name not in self._stored:
-            raise MissingTensor(folder=str(self._folder), tensor=name)
-        return self._stored[name]
-
-    def _pread(self, piece: Piece) -> Tensor:
-        stored = self._find(piece.name)
-        shape = (piece.count, stored.shape[-1])
-        size = math.prod(shape) * stored.dtype.itemsize
-        begin = stored.begin + piece.first * shape[1] * stored.dtype.itemsize
-        data = bytearray(size)
-        path, done = str(self._folder / stored.file), 0
-        while done < size:
-            view = memoryview(data)[done:]
-            try:
-                count = os.preadv(self._files[stored.file], [view], begin + done)
-            except OSError as error:
-                raise OSError(error.errno, error.strerror, path) from None
-            if count == 0:
-                problem = f"it ends {size - done} bytes too early"
-                raise OSError(0, problem, path)
-            done += count
-        return torch.frombuffer(data, dtype=stored.dtype).view(shape)

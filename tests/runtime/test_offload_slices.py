@@ -13,7 +13,8 @@ from weft.loading import reference_executor
 from weft.options import BadOption, Options
 from weft.passes.graph.moe_partition import PolicyMismatch
 from weft.runtime.executor import by_name
-from weft.runtime.offload.pages import FilePages, TensorPages
+from weft.runtime.offload.file_pages import FilePages
+from weft.runtime.offload.pages import TensorPages
 from weft.runtime.offload.routing import RoutingRecorder, RoutingReplay
 from weft.runtime.weights import Checkpoint, load_weights
 
