@@ -87,3 +87,19 @@ def all_now(values: Iterable[Any]) -> Generator[Any, Any, list[Any]]:
     for value in values:
         found.append((yield from now(value)))
     return found
+
+
+def any_of(values: Iterable[Later]) -> Later:
+    """Return what is there as soon as one of some values is."""
+    first = Later()
+
+    def wake() -> None:
+        if not first.ready:
+            first.settle()
+
+    for value in values:
+        if value.ready:
+            wake()
+        else:
+            value.waiting.append(wake)
+    return first

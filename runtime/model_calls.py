@@ -15,7 +15,7 @@ from .engine import Engine
 from .events import Choice, Generated, Listener, TextPiece, ValueBound
 from .frame import Frame, Handle
 from .heal import ids_of, join_texts
-from .later import Later, Spawn, all_now, is_missing, now
+from .later import Later, Spawn, all_now, any_of, is_missing, now
 from .machine import Machine
 from .partial import PartialTeller
 from .request import Request, Sampling
@@ -274,7 +274,7 @@ class ModelCalls:
     def _room(self, frame: Frame) -> Step:
         """Wait until few enough operations with sequences of their own are under way."""
         while len(ahead := frame.out()) >= self.most_ahead:
-            yield ahead[0]
+            yield any_of(ahead)
 
     def _unlocked(self, sequence: Sequence) -> Step:
         """Wait until no request works on a sequence."""
