@@ -90,6 +90,11 @@ class Request:
         return self.sampling is not None or self.score_from is not None
 
     @property
+    def goes_on(self) -> bool:
+        """Whether it comes back from the batch with its KV: only forced tokens are to be read."""
+        return self.counted and 0 < self.prompt <= self.sequence.resident and self.produced > 0
+
+    @property
     def first_logits(self) -> int:
         """The first position whose logits are wanted; the length where none are."""
         if self.score_from is not None:

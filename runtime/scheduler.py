@@ -117,8 +117,9 @@ class Scheduler:
         for chunk in chunks:
             request, sequence = chunk.request, chunk.request.sequence
             end = chunk.start + chunk.count
+            if not request.goes_on:  # the tree gets what a generation leaves at its end
+                self._tree.insert(sequence.tokens[:end], sequence.pages)
             sequence.resident = end
-            self._tree.insert(sequence.tokens[:end], sequence.pages)
             self._give(sequence)
             finished = end == sequence.length or chunk.joins
             self._release_followers(request, None if finished else end)
@@ -203,10 +204,11 @@ class Scheduler:
                 take(request)
         while self._waiting and len(chunks) < rows and budget > 0:
             request = self._waiting[0][2]
-            self.reuse(request)
-            if self._is_filled(request) or (parking and self._park(request)):
-                heapq.heappop(self._waiting)
-                continue
+            if not request.goes_on:
+                self.reuse(request)
+                if self._is_filled(request) or (parking and self._park(request)):
+                    heapq.heappop(self._waiting)
+                    continue
             if take(request):
                 self._leave_queue(request)
                 self._admit(request)
@@ -239,7 +241,8 @@ class Scheduler:
 
     def _admit(self, request: Request) -> None:
         self._prefilling.append(request)
-        self.hits.begins(request)
+        if not request.goes_on:
+            self.hits.begins(request)
 
     def _is_filled(self, request: Request) -> bool:
         """Say whether a fill has nothing left to compute; then it is done."""
