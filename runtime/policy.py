@@ -19,8 +19,10 @@ class Policy:
     A prompt that is only filled, for branches to go on from, yields no token yet: its path does not
     count, only its age. The first rows' branches run while other rows' prompts are to come.
 
-    Where more than `scarce` of the pages are in use the oldest row goes first: it ends soonest and
-    gives its pages back, and no younger one takes those that it will need.
+    Where more than `scarce` of the pages are in use, and what all rows will hold at their ends is
+    more than `nearly` of what there is, the oldest row goes first: it ends soonest and gives its
+    pages back, and no younger one takes those that it will need. Gens mostly end before their
+    budget, and rows one after another, so that somewhat more than all pages still fits.
 
     A prompt whose beginning another row is just computing waits for it if that saves at least
     `least_gain` tokens; the others' steps go on meanwhile. Branches of a fork always wait for the
@@ -30,6 +32,7 @@ class Policy:
     least_gain: int = 1
     aging: int = 1
     scarce: float = 0.7
+    nearly: float = 1.2
 
     def key(self, request: Request, pressed: bool = False) -> tuple[int, ...]:
         """Return the sort key in the waiting queue; smaller goes first."""
@@ -41,6 +44,10 @@ class Policy:
     def pressed(self, live: int, pages: int) -> bool:
         """Say whether pages are scarce, with so many live of all."""
         return live > self.scarce * pages
+
+    def fits(self, expected: int, pages: int) -> bool:
+        """Say whether all rows may go on side by side, of which so many pages are expected."""
+        return expected <= self.nearly * pages
 
     def waits(self, gain: int) -> bool:
         """Say whether a prompt should wait for `gain` tokens that another computes."""

@@ -9,7 +9,7 @@ the queue is in order of age too, so that it is the oldest whose turn it is.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import count
 
 import numpy as np
@@ -20,6 +20,7 @@ from .kv_cache import PagedKV
 from .meter import HitCounter, PromptLog
 from .policy import Policy
 from .prefix_tree import PrefixTree, common_prefix
+from .pressure import Pressure
 from .request import Request
 from .sequence import Order, Sequence
 from .step import ModelExecutor
@@ -56,6 +57,7 @@ class Scheduler:
         self._waiting: list[tuple[Order, int, Request]] = []
         self._clock = 0
         self._pressed = False
+        self._pressure = Pressure(batch, kv, tree, policy)
         self._prefilling: list[Request] = []
         self._parked: set[Request] = set()
         self._tie = count()
@@ -100,7 +102,7 @@ class Scheduler:
     def schedule(self) -> list[Chunk]:
         """Secure the running rows' pages; return the chunks that the step computes besides."""
         self._clock += 1
-        self._press(self._policy.pressed(self._kv.live, self._kv.num_pages))
+        self._press(self._pressure.is_high(self._clock, self._outside()))
         self._secure_running()
         chunks = self._pick()
         if not chunks and not self._batch.size and self._waiting and not self._pressed:
@@ -169,6 +171,12 @@ class Scheduler:
         pages = -(-tokens // self._kv.page_size)
         if pages > self._kv.num_pages:
             raise self._too_small(request, tokens, pages)
+
+    def _outside(self) -> Iterator[Request]:
+        """Yield the requests that are not in the batch, those that read on first."""
+        yield from self._prefilling
+        yield from (entry[2] for entry in self._waiting)
+        yield from self._parked
 
     def _press(self, pressed: bool) -> None:
         """Order the queue for scarce pages, or for enough of them."""

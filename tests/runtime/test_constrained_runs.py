@@ -6,7 +6,9 @@ import pytest
 from weft.frontend.constraints import constraint_of, records_of
 from weft.ir.constraint_tables import ConstraintTables
 from weft.ir.types import record
+from weft.runtime.engine import Engine
 from weft.runtime.events import TextPiece
+from weft.runtime.meter import HitCounter
 
 TEXT = """
 record Item:
@@ -110,3 +112,24 @@ def test_a_stop_string_ends_a_whole_text(toy):
     assert values == [oracle(number, n=number).value for number in range(40)]
     # A comma ends the text: what follows it in the pattern never comes.
     assert all(len(value) >= 2 and "," not in value and "\n" not in value for value in values)
+
+
+def test_forced_tokens_are_no_prompt_that_is_looked_up_again(toy, monkeypatch):
+    """A record's forced tokens take it out of the batch often; its prompt is found once."""
+    begins, returns = [], []
+    plain, force = HitCounter.begins, Engine._force_row
+
+    def counted(self, request):
+        begins.append(request)
+        plain(self, request)
+
+    def returned(self, request, row):
+        returns.append(request)
+        force(self, request, row)
+
+    monkeypatch.setattr(HitCounter, "begins", counted)
+    monkeypatch.setattr(Engine, "_force_row", returned)
+    text = program(80, 3)
+    result = toy.compile(text).run(text="An order.")
+    assert len(returns) > 4 and len(begins) == len(set(begins))
+    assert result.value == toy.oracle(text)(0, text="An order.").value

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from weft.ir.diagnostics import WeftError
-from weft.runtime.later import Later, Part, is_missing, present
+from weft.runtime.later import Later, Part, any_of, is_missing, present
 from weft.runtime.policy import Policy
 from weft.runtime.request import Request, Sampling
 from weft.runtime.sequence import Sequence
@@ -38,6 +38,24 @@ program main(arg: str) -> str:
     return last
 """
 )
+
+FEW_AHEAD = """
+program helper(text: str) -> str:
+    "({text}"
+    gen word(max_tokens=20, temperature=1.5)
+    return word
+
+program short(text: str) -> str:
+    "({text}"
+    gen word(max_tokens=2, temperature=1.5)
+    return word
+
+program main(arg: str) -> list[str]:
+    let words = [call helper("{arg} one")]
+    for side in ["p", "q", "r", "s", "t"]:
+        words += [call short(side)]
+    return words
+"""
 
 FORK_AND_TRUNK = """
 program main(arg: str) -> list[str]:
@@ -207,3 +225,20 @@ def test_parts_of_a_later_are_missing_until_it_is_settled():
     assert woken == [1] and is_missing(part) and present(part) is outer
     outer.settle("x")
     assert present(part) == "x" and not is_missing(part)
+
+
+def test_what_has_to_wait_for_room_goes_on_when_any_part_has_ended(toy, monkeypatch):
+    """Two parts may go side by side; the short ones pass by beside the long one."""
+    together = steps_of(toy, FEW_AHEAD).steps
+    monkeypatch.setattr("weft.runtime.admission.AHEAD", (2,))
+    assert together <= steps_of(toy, FEW_AHEAD).steps <= together + 1
+
+
+def test_any_of_is_there_with_the_first_of_them():
+    one, two = Later(), Later()
+    either = any_of([one, two])
+    assert not either.ready
+    two.settle()
+    assert either.ready
+    one.settle()
+    assert any_of([one, Later()]).ready

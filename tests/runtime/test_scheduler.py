@@ -6,6 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from weft.runtime.engine import Engine
+from weft.runtime.policy import Policy
+from weft.runtime.pressure import Pressure
 from weft.runtime.request import Request, Sampling
 from weft.runtime.simulator import ToyExecutor, toy_logits
 
@@ -199,4 +201,47 @@ def test_who_takes_pages_from_one_that_goes_before_it_is_queued_no_more():
         machine.check()
     assert machine.preemptions > 0 and not machine
     for request, ids, count in requests.values():
+        assert request.sequence.ids() == generate(ids, count)
+
+
+@pytest.mark.parametrize(("critical", "high"), [(4, False), (40, True)])
+def test_pages_are_scarce_where_rows_will_not_fit_at_their_ends(critical, high):
+    """The same pages are in use; how far the rows still have to go decides."""
+    machine = engine(num_pages=20, max_batch=2, page_size=4)
+    for number in range(4):
+        sequence = machine.create((number, 0))
+        sequence.append([number, *range(13)])
+        machine.submit(Request(sequence, "gen", Sampling(2), row=number, critical=critical))
+    while machine.kv.live <= 14:  # ended ones keep what they have
+        machine.step()
+    scheduler = machine._scheduler
+    pressure = Pressure(machine._batch, machine.kv, machine.tree, Policy())
+    assert pressure.is_high(0, scheduler._outside()) == high
+    drain(machine)
+    assert not pressure.is_high(8, ())
+
+
+@settings(max_examples=30, deadline=None, derandomize=True)
+@given(
+    rows=st.lists(st.tuples(st.integers(1, 30), st.integers(1, 20)), min_size=2, max_size=12),
+    pages=st.integers(13, 30),
+    batch=st.integers(1, 4),
+)
+def test_all_finish_though_the_farthest_go_first_while_pages_are_scarce(rows, pages, batch):
+    toy = ToyExecutor(VOCABULARY, num_pages=pages, max_batch=batch, max_tokens=16, page_size=4)
+    machine = Engine(toy, policy=Policy(nearly=100.0))
+    requests = []
+    for number, (length, count) in enumerate(rows):
+        sequence = machine.create((number, 0))
+        sequence.append([(number * 7 + at) % VOCABULARY for at in range(length)])
+        request = Request(sequence, "gen", Sampling(count), row=number, critical=100 - count)
+        machine.submit(request)
+        requests.append((request, sequence.ids(), count))
+    steps = 0
+    while machine:
+        machine.step()
+        machine.check()
+        steps += 1
+        assert steps < 4000, "rows take each other's pages for ever"
+    for request, ids, count in requests:
         assert request.sequence.ids() == generate(ids, count)

@@ -1,0 +1,44 @@
+"""Whether pages are scarce: those in use now, and those that all rows will hold at their ends."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from .batch import Batch
+from .kv_cache import PagedKV
+from .meter import PromptLog
+from .policy import Policy
+from .prefix_tree import PrefixTree
+from .request import Request
+
+EVERY = 8
+"""Steps for which what is expected stays true enough: it looks at every prompt that waits."""
+
+
+class Pressure:
+    """Tells a scheduler when the oldest rows must go first, for the sake of memory."""
+
+    def __init__(self, batch: Batch, kv: PagedKV, tree: PrefixTree, policy: Policy) -> None:
+        self._batch, self._kv, self._tree, self._policy = batch, kv, tree, policy
+        self._expected, self._until = 0, -1
+
+    def is_high(self, clock: int, others: Iterable[Request]) -> bool:
+        """Say so in step `clock`; `others` have asked and are not in the batch."""
+        pages = self._kv.num_pages
+        if not self._policy.pressed(self._kv.live, pages):
+            self._until = -1
+            return False
+        if clock >= self._until:
+            self._expected, self._until = self._expect(others), clock + EVERY
+        return not self._policy.fits(self._expected, pages)
+
+    def _expect(self, others: Iterable[Request]) -> int:
+        """Return the pages of all requests when their programs have come to their ends."""
+        batch, tokens, asked = self._batch, 0, PromptLog()
+        for row, request in enumerate(batch.requests):
+            tokens += max(0, request.critical - int(batch.produced[row]))
+        for request in others:
+            prompt = request.sequence.tokens[: request.sequence.length]
+            held = max(request.sequence.resident, self._tree.known(prompt), asked.add(prompt))
+            tokens += len(prompt) - held + request.critical
+        return self._kv.live + tokens // self._kv.page_size
