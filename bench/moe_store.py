@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from weft.runtime.offload.narrow import packed_shape
 from weft.runtime.offload.pages import PageShape
 from weft.runtime.offload.store import HostStore
 
@@ -30,6 +31,8 @@ def shared_store(setting: Setting) -> HostStore:
     config = made.checkpoint.config
     experts = next(s.weights for s in made.lowered.sections if s.kind == "experts")
     shape, count = PageShape.of(experts), key_pages(setting)
+    if setting.page_format == "int4":
+        shape = packed_shape(shape)
     keys = (
         2 * KEY_BYTES[setting.kv] * config.layers * count * config.kv_heads * 16 * config.head_dim
     )
@@ -51,10 +54,14 @@ def random_page(layer: int, expert: int, into: Mapping[str, Tensor]) -> None:
     place = "cuda" if torch.cuda.is_available() else "cpu"
     for role, part in into.items():
         if role.endswith("_scale"):
-            part.fill_(into[role.removesuffix("_scale")].shape[-1] ** -0.5 / 73)  # of all bytes
+            data = into[role.removesuffix("_scale")]
+            packed = data.dtype == torch.uint8
+            width, spread = (2 * data.shape[-1], 4.6) if packed else (data.shape[-1], 73.0)
+            part.fill_(width**-0.5 / spread)  # the deviation of all its numbers
             continue
         if not part.dtype.is_floating_point:
-            part.copy_(torch.randint(-127, 128, part.shape, dtype=part.dtype, device=place))
+            low, high = (0, 256) if part.dtype == torch.uint8 else (-127, 128)
+            part.copy_(torch.randint(low, high, part.shape, dtype=part.dtype, device=place))
             continue
         drawn = torch.randn(part.shape, dtype=part.dtype, device=place)
         part.copy_(drawn.mul_(part.shape[-1] ** -0.5))
