@@ -75,6 +75,8 @@ def read(file: Path, shape: MoeShape) -> Popularity:
     try:
         if not RoutingTrace.is_one(file):
             return parse(file.read_text(encoding="utf-8"), shape.layers, shape.experts)
+    except BadPopularity as error:
+        raise BadPopularity(problem=f"{file}: {error.fields['problem']}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise BadPopularity(problem=f"{file} cannot be read: {error}") from None
     trace = RoutingTrace.load(file).check(str(file), shape.layers, shape.experts, shape.top_k)

@@ -22,8 +22,8 @@ class CapTooSmall(CapacityError):
 
     template = (
         "{cap:.2f} MiB of GPU memory are {over:.2f} MiB too few: weights besides experts take "
-        "{weights:.2f} MiB, activations and buffers {working:.2f} MiB, and a ring of {ring} pages "
-        "of {page:.2f} MiB {pages:.2f} MiB"
+        "{weights:.2f} MiB, activations, buffers and keys {working:.2f} MiB, and a ring of {ring} "
+        "pages of {page:.2f} MiB {pages:.2f} MiB"
     )
     hint = "give --gpu-memory at least {least}, or lower max_tokens, or compute experts on the CPU"
 
