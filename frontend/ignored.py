@@ -1,0 +1,38 @@
+"""Tells a user of what a program asks for and a model in this process cannot do."""
+
+from __future__ import annotations
+
+import warnings
+
+from ..ir.core import Module, Operation
+from ..ir.diagnostics import Warning
+
+LACKS = {
+    "adapter": ("has no adapters", "a remote model takes an adapter as a model's name"),
+    "client": ("asks no endpoint", "--model openai:URL#NAME runs the program on endpoints"),
+}
+
+
+def ignored(module: Module) -> list[Warning]:
+    """Return a warning for each adapter and client that a model in this process stands in for."""
+    found: dict[tuple[str, str], Operation] = {}
+    for operation in module.walk():
+        for kind in LACKS:
+            name = operation.attribute(kind)
+            if name:
+                found.setdefault((kind, name), operation)
+    return [
+        Warning(
+            f'with {kind} "{name}": a model in this process {LACKS[kind][0]}, '
+            "so it computes the block itself",
+            operation.span,
+            LACKS[kind][1],
+        )
+        for (kind, name), operation in found.items()
+    ]
+
+
+def tell_ignored(module: Module) -> None:
+    """Warn of each."""
+    for warning in ignored(module):
+        warnings.warn(str(warning), stacklevel=3)

@@ -1,0 +1,31 @@
+"""What a model in this process cannot do is told, once for each name, where it stands."""
+
+from weft.compiler import Compilation
+from weft.frontend.ignored import ignored
+
+TEXT = """
+program two(question: str) -> list[str]:
+    user "{question}"
+    with adapter "poet":
+        assistant:
+            gen verse(max_tokens=4)
+            gen more(max_tokens=4)
+    with client "openai:http://localhost:8000/v1#large":
+        assistant gen prose(max_tokens=4)
+    with priority 2:
+        assistant gen last(max_tokens=4)
+    return [verse, more, prose, last]
+"""
+
+
+def test_each_adapter_and_client_is_told_once():
+    told = [str(warning) for warning in ignored(Compilation(TEXT, None).lowered)]
+    assert len(told) == 2
+    assert 'with adapter "poet": a model in this process has no adapters' in told[0]
+    assert 'with client "openai:http://localhost:8000/v1#large"' in told[1]
+    assert "--model openai:URL#NAME" in told[1] and ":6:" in told[0]
+
+
+def test_a_program_without_them_is_not_told_of():
+    plain = 'program one() -> str:\n    "Say."\n    gen word(max_tokens=2)\n    return word\n'
+    assert not ignored(Compilation(plain, None).lowered)
