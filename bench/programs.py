@@ -17,6 +17,7 @@ from typing import Any
 
 from weft.bench.contest import Bench, Contest
 from weft.bench.cpu import record
+from weft.bench.programs_bound import table
 from weft.bench.programs_cases import CASES, ROOT
 from weft.bench.programs_measure import measure
 from weft.codegen.threads import share_cores
@@ -86,6 +87,8 @@ def summary(programs: Figures) -> Figures:
     }  # fmt: skip
     for key in SPEEDUPS:
         found[f"{key}_geomean"] = _geomean([programs[name].get(key) for name in staged])
+    for key in ("speedup_bound", "simulated_8b_bound"):
+        found[f"{key}_geomean"] = _geomean([programs[name].get(key) for name in staged])
     found["simulated_8b_speedup_min"] = _least(programs, "simulated_8b_speedup")
     return found
 
@@ -138,6 +141,7 @@ def main() -> None:
     programs, failed = run_programs(
         names, rounds, options.quick, not options.no_simulation, options.idle, options.no_cache
     )
+    print(*table({name: programs[name] for name in programs if CASES[name].staged}), sep="\n")
     figures = summary(programs) | ({} if options.only else elsewhere(options.quick))
     for key, value in figures.items():
         if isinstance(value, float):

@@ -12,6 +12,7 @@ from weft.runtime.simulator import Price
 
 from .contest import Contest, Run, Way
 from .measure import Summary, interleave, ratio
+from .programs_bound import Work, cpu_bound
 from .programs_cases import ROOMY_TOKENS
 from .replay import Replay, UnknownPrefix
 from .request_driver import Answer
@@ -41,6 +42,9 @@ def measure(
     found |= _pressed(contest, replay, price)
     if rounds:
         found |= _raced(contest, rounds, idle)
+        if price:
+            found["speedup_bound"] = cpu_bound(found, found.pop("least_tokens"))
+    found.pop("least_tokens", None)
     if rounds and not quick:
         roomy = Way(kv_tokens=ROOMY_TOKENS)
         found["speedup_roomy"] = contest.requests(roomy).seconds / contest.weft(roomy).seconds
@@ -67,24 +71,42 @@ def _counted(contest: Contest) -> tuple[dict[str, Any], Replay]:
 
 def _pressed(contest: Contest, replay: Replay, price: Price | None) -> dict[str, Any]:
     """Return both sides in the scaled memory, and on the virtual clock where there is a price."""
-    tight = Way(replay=replay, noted=True, price=price)
-    ours = sound(contest.weft(tight))
-    orders = (False, True) if price else (False,)
-    theirs = [contest.requests(replace(tight, longest_prefix=order)) for order in orders]
-    best = min(theirs, key=lambda run: run.seconds) if price else theirs[0]
-    found: dict[str, Any] = {"scaled_memory": {"weft": pressed(ours), "requests": pressed(best)}}
+    tight = Way(replay=replay, noted=True)
+    counted: list[Any] = []
+
+    def run(order: bool | None = None) -> Run:
+        way = tight if price is None else replace(tight, price=Work(price))
+        counted.append(way.price)
+        return sound(contest.weft(way)) if order is None else contest.requests(
+            replace(way, longest_prefix=order))  # fmt: skip
+
+    ours = run()
+    theirs = [run(order) for order in ((False, True) if price else (False,))]
+    best = min(range(len(theirs)), key=lambda at: theirs[at].seconds) if price else 0
+    found: dict[str, Any] = {
+        "scaled_memory": {"weft": pressed(ours), "requests": pressed(theirs[best])}
+    }
     if price is not None:
-        roomy = Way(kv_tokens=ROOMY_TOKENS, replay=replay, noted=True, price=price)
-        found["simulated_8b_seconds"] = {"weft": ours.seconds, "requests": best.seconds}
-        found["simulated_8b_speedup"] = best.seconds / ours.seconds
-        found["simulated_8b_speedup_roomy"] = _roomy(contest, roomy)
+        seconds = theirs[best].seconds
+        found["work"] = {"weft": counted[0].json(), "requests": counted[1 + best].json()}
+        found["simulated_8b_seconds"] = {"weft": ours.seconds, "requests": seconds}
+        found["simulated_8b_speedup"] = seconds / ours.seconds
+        found |= _roomy(contest, Way(kv_tokens=ROOMY_TOKENS, replay=replay, noted=True), price)
+        tokens = found["least_tokens"] = min(counted[0].tokens, found["least_tokens"])
+        batch = contest.compilation.options.max_batch
+        found["simulated_8b_bound"] = seconds / counted[0].least_seconds(batch, tokens)
     return found
 
 
-def _roomy(contest: Contest, way: Way) -> float:
-    orders = (False, True)
-    theirs = [contest.requests(replace(way, longest_prefix=order)).seconds for order in orders]
-    return min(theirs) / contest.weft(way).seconds
+def _roomy(contest: Contest, way: Way, price: Price) -> dict[str, Any]:
+    """Return the ratio where everything fits, and the tokens that weft computes there."""
+    theirs = [
+        contest.requests(replace(way, price=price, longest_prefix=order)).seconds
+        for order in (False, True)
+    ]
+    work = Work(price)
+    seconds = contest.weft(replace(way, price=work)).seconds
+    return {"simulated_8b_speedup_roomy": min(theirs) / seconds, "least_tokens": work.tokens}
 
 
 def sound(run: Run) -> Run:

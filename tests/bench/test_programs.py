@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from weft.bench import programs
 from weft.bench.calls import Call, ideal_hits
 from weft.bench.contest import Run
+from weft.bench.programs_bound import Work, cpu_bound, table
 from weft.bench.programs_cases import CASES
 from weft.bench.programs_measure import profile, same
 from weft.bench.replay import Replay, UnknownPrefix
@@ -193,3 +194,28 @@ def test_a_program_is_measured_on_the_shipped_model():
     found = measure(Contest(Bench(), case, case.rows()[:4]), 1, RooflinePrice(), quick=True)
     assert found["equal_rows"] == 4 and found["hit_rate_of_ideal"] == 1.0
     assert found["speedup"] > 0 and found["simulated_8b_speedup"] > 1
+
+
+def test_the_bound_is_the_same_work_in_full_even_steps():
+    work = Work(lambda queries, keys, rows: 1.0 + 0.01 * sum(queries) + 0.001 * sum(keys))
+    for queries, rows in (([100], 0), ([1, 1], 2), ([1, 1], 2), ([1], 1)):
+        work(queries, [10] * len(queries), rows)
+    counts = work.json()
+    assert (counts["steps"], counts["tokens"], counts["rows"]) == (4, 105, 5)
+    assert work.least_seconds(4, 105) == pytest.approx(2 * (1.0 + 0.01 * 4 * 13 + 0.001 * 4 * 10))
+
+
+def test_the_table_has_both_sides_and_what_was_raced():
+    side = {"steps": 4, "tokens": 105, "rows": 5, "rows_a_step": 1.25}
+    found = {"work": {"weft": side, "requests": side | {"steps": 9}},
+             "simulated_8b_speedup": 1.5, "simulated_8b_bound": 2.0}  # fmt: skip
+    profile = {"model_s": 1.0, "engine_host_s": 0.1, "between_steps_s": 0.2,
+               "prefill_tokens": 100, "decode_tokens": 5}  # fmt: skip
+    raced = found | {"profile": {"weft": profile, "requests": profile}, "speedup": 1.1,
+                     "seconds": {"requests": {"median": 3.0}}}  # fmt: skip
+    raced["speedup_bound"] = cpu_bound(raced, 84)
+    assert raced["speedup_bound"] == pytest.approx(3.0 / 0.8)
+    head, simulated, both = table({"one": found, "two": raced, "three": {}})
+    assert "4/9" in simulated and simulated.split()[-1] == "2.00"
+    assert both.split()[-2:] == ["1.00/1.00", "0.30/0.30"] and "3.75" in both
+    assert table({"three": {}}) == []

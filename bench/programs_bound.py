@@ -1,0 +1,84 @@
+"""Where a program's time goes on both sides, and the most that any schedule could gain.
+
+The bound keeps the work: each token that must be computed once, each row of logits that is drawn or
+scored. It assumes that every step is full, that prompts spread evenly over steps, that no row waits
+for its own last token, and that the host takes no time. Rows' own paths mostly forbid that: four
+turns of 64 tokens are 256 steps, however wide these are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from weft.runtime.simulator import Price
+
+
+@dataclass
+class Work:
+    """A price that also counts what it is asked for."""
+
+    price: Price
+    steps: int = 0
+    tokens: int = 0
+    rows: int = 0
+    keys: int = 0
+    sequences: int = 0
+
+    def __call__(self, queries: Sequence[int], keys: Sequence[int], rows: int) -> float:
+        """Return the seconds of a step."""
+        self.steps += 1
+        self.tokens += sum(queries)
+        self.rows += rows
+        self.keys += sum(keys)
+        self.sequences += len(keys)
+        return self.price(queries, keys, rows)
+
+    def least_seconds(self, batch: int, tokens: int) -> float:
+        """Return the seconds of the same rows and so many tokens in full, even steps."""
+        steps = -(-self.rows // batch)
+        each = max(1, round(tokens / max(1, steps * batch)))
+        keys = round(self.keys / max(1, self.sequences))
+        return steps * self.price([each] * batch, [keys] * batch, batch)
+
+    def json(self) -> dict[str, Any]:
+        """Return the counts."""
+        width = round(self.rows / max(1, self.steps), 2)
+        return {"steps": self.steps, "tokens": self.tokens, "rows": self.rows, "rows_a_step": width}
+
+
+def cpu_bound(found: dict[str, Any], tokens: int) -> float:
+    """Return the clients' seconds over weft's model time for so many tokens, without any host."""
+    profile = found["profile"]["weft"]
+    fed = profile["prefill_tokens"] + profile["decode_tokens"]
+    return found["seconds"]["requests"]["median"] / (profile["model_s"] * min(1.0, tokens / fed))
+
+
+def table(programs: dict[str, dict[str, Any]]) -> list[str]:
+    """Return one line a program: weft's and the clients' work, gains, and their bounds."""
+    programs = {name: found for name, found in programs.items() if "work" in found}
+    if not programs:
+        return []
+    head = (
+        f"{'':18s} {'tokens':>15s} {'steps':>11s} {'rows a step':>13s} {'8 B':>6s} {'bound':>6s}"
+        f" {'CPU':>6s} {'bound':>6s} {'model s':>13s} {'host s':>13s}"
+    )
+    lines = [head]
+    for name, found in programs.items():
+        ours, theirs = found["work"]["weft"], found["work"]["requests"]
+        cells = [
+            f"{name:18s} {ours['tokens']:7d}/{theirs['tokens']:<7d}",
+            f"{ours['steps']:5d}/{theirs['steps']:<5d}",
+            f"{ours['rows_a_step']:6.1f}/{theirs['rows_a_step']:<6.1f}",
+            f"{found['simulated_8b_speedup']:6.2f} {found['simulated_8b_bound']:6.2f}",
+        ]
+        if "speedup_bound" in found:
+            profiles = [found["profile"][side] for side in ("weft", "requests")]
+            model = "/".join(f"{each['model_s']:.2f}" for each in profiles)
+            host = "/".join(f"{each['engine_host_s'] + each['between_steps_s']:.2f}"
+                            for each in profiles)  # fmt: skip
+            cells.append(f"{found['speedup']:6.2f} {found['speedup_bound']:6.2f}")
+            cells.append(f"{model:>13s} {host:>13s}")
+        lines.append(" ".join(cells))
+    return lines
