@@ -8,6 +8,7 @@ from math import prod
 from ...ir.core import Operation, walk
 from ...ir.schedule import Schedule
 from ...ir.tile import extents_of
+from ...ir.types import dtype_of
 from .feed import copy_pages, feed_tokens
 from .matvec import matvec_schedule
 from .sampling import argmax_masked, sample
@@ -44,7 +45,8 @@ MEASURED = {
 def gpu_schedule(kernel: Operation, apart: bool = False, chained: bool = True) -> Schedule:
     """Return the schedule of a kernel; products stream through three stages of shared memory.
 
-    Attention that reads keys for few rows only (`apart`) has room for a fourth.
+    Attention that reads keys for few rows only (`apart`) has room for a fourth; that over keys in
+    8 bits, which are widened one by one, does with two warps and leaves room for more programs.
     """
     return replace(_schedule(kernel, apart), chained=CHAINED and chained)
 
@@ -54,7 +56,9 @@ def _schedule(kernel: Operation, apart: bool) -> Schedule:
         if kernel["name"].name.startswith(name):
             return schedule
     if kernel.attribute("of") == "graph.partial" and apart:
-        return Schedule(num_warps=4, num_stages=4)
+        narrow = any(dtype_of(value.type) == "f8e4m3" for value in kernel.regions[0].arguments)
+        warps, stages = (2, 3) if narrow else (4, 4)
+        return Schedule(num_warps=warps, num_stages=stages)
     if kernel.attribute("of") == "graph.moe_expert" and _sums(kernel) >= LARGE:
         return Schedule(num_warps=8, num_stages=3, registers=128 * (_sums(kernel) == LARGE))
     if kernel["name"].name.startswith("scaled_matmul"):
@@ -73,12 +77,14 @@ def _schedule(kernel: Operation, apart: bool) -> Schedule:
 
 def gpu_step_kernels(vocab: int) -> list[tuple[Operation, Schedule]]:
     """Return the kernels around a model's step: tokens drawn before, and those drawn after."""
-    words = min(128, 1 << max(0, (-(-vocab // 32)) - 1).bit_length())
-    draws = (argmax_masked(vocab, words), sample(vocab, words))
-    wide = Schedule(num_warps=8 if words >= 64 else 4, chained=CHAINED)
-    before = (feed_tokens(), copy_pages())
+    whole = 1 << max(0, (-(-vocab // 32)) - 1).bit_length()
+    greedy, drawn = min(256, whole), min(128, whole)
     chained = Schedule(chained=CHAINED)
-    return [(kernel, chained) for kernel in before] + [(kernel, wide) for kernel in draws]
+    return [
+        (feed_tokens(), chained), (copy_pages(), chained),
+        (argmax_masked(vocab, greedy), replace(chained, num_warps=max(4, greedy // 16))),
+        (sample(vocab, drawn), replace(chained, num_warps=8 if drawn >= 64 else 4)),
+    ]  # fmt: skip
 
 
 def _sums(kernel: Operation) -> int:

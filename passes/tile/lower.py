@@ -22,7 +22,7 @@ from .library_choices import library_choices
 from .matmul import Matmul, blocks, matmul
 from .matvec import Matvec, matvec
 from .rope import Heads, qkv_rope_write
-from .scaled_matmul import ScaledMatmul, scaled_matmul
+from .scaled_matmul import ROUNDED_ROWS, ScaledMatmul, scaled_matmul
 from .value_shapes import format_of, rows_of, scale_of, sizes_of, width_of
 
 ROWS_OF_LOGITS = 4
@@ -177,13 +177,14 @@ class _Lowering:
         return [self.call(op, kernel, f"{rows_of(x)} in0 out0 out1")]
 
     def scaled_matmul(self, op: Operation) -> list[Operation]:
-        """Both sides in 8 bits, scaled by rows: a kernel for few rows, else the library."""
-        if self.options.rows:
-            x, _, weight, *bias = op.operands
-            n, x_format = width_of(op.result), dtype_of(x.type)
+        """Both sides in 8 bits, scaled by rows: a kernel of ours for up to 64 rows, and for as many
+        as there may be where a machine holds two blocks of rows at once; else the library."""
+        x, _, weight, *bias = op.operands
+        n = width_of(op.result)
+        if 0 < self.options.rows <= ROUNDED_ROWS or self.options.rows and n <= 32 * PROGRAMS:
             shape = ScaledMatmul(
-                n, width_of(weight), dtype_of(weight.type), x_format, format_of(op), bool(bias),
-                block_k=128 if n >= 2 * 64 * PROGRAMS else 256,
+                n, width_of(weight), dtype_of(weight.type), dtype_of(x.type), format_of(op),
+                bool(bias), block_k=128 if n >= 2 * 64 * PROGRAMS else 256,
             )  # fmt: skip
             rest = " in3" if bias else ""
             arguments = f"{rows_of(op.result)} in0 in2 out0 scale2 in1{rest}"

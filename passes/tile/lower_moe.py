@@ -93,12 +93,13 @@ def lower_gated(lowering: _Lowering, op: Operation) -> list[Operation]:
 
 
 def lower_mixed(lowering: _Lowering, op: Operation) -> list[Operation]:
-    """Down, and the weighted sum with the residual."""
+    """Down, and the weighted sum with the residual; of short rows a program has four, so that it
+    has enough to read."""
     _, weight, chosen, *rest = op.operands
     experts, n, k = sizes_of(weight)
     residual = len(rest) == 2
     shape = ExpertMatvec(experts, n, k, width_of(chosen), dtype_of(weight.type), format_of(op),
-                         residual)  # fmt: skip
+                         residual, 4 if k < DEEP else 2)  # fmt: skip
     arguments = "T M in0 in1 flat2 flat3 out0" + (" in4" if residual else "")
     return [lowering.call(op, experts_mixed(shape), arguments + scale_of(weight, 1))]
 

@@ -23,6 +23,7 @@ from ..manager import Context, Pass, PassRecord, run_passes
 from .gpu_schedules import gpu_schedule
 from .lower import LowerToTiles
 from .matmul import schedule, worth_threads
+from .scaled_matmul import ROUNDED_ROWS
 
 DECODE_ROWS = (1, 4, 16)
 """Row counts that decode kernels are built for; a step takes the smallest that holds it."""
@@ -174,7 +175,8 @@ def lower_for_gpu(
     quantize: bool = False,
 ) -> list[Regime]:  # fmt: skip
     """Return the regimes of a model on a GPU: decode of one sequence, decode of sequences that
-    share no keys worth reading once for many, and any step.
+    share no keys worth reading once for many (of few by itself, where products of few rows have
+    kernels), and any step.
 
     `weights` are kept in f32, bf16, i8 or f8e4m3, `activations` in bf16 or f32; norms and logits
     are f32. With `quantize`, products of several rows with f8e4m3 weights round those rows too.
@@ -185,12 +187,13 @@ def lower_for_gpu(
     if attention is not None:
         shared, sparse, more = attention.rewritten(shared, context, kv, config.context_length)
         before += more
-    regimes = []
+    regimes, rounded = [], quantize and weights == "f8e4m3"
+    few = (min(ROUNDED_ROWS, max_batch),) if rounded else ()
     for module in (shared,) if sparse is None else (sparse, shared):
-        for rows in (1, max_batch, 0):
+        for rows in dict.fromkeys((1, *few, max_batch, 0)):
             offload = attention.offloaded(module is sparse, rows) if attention else None
             passes = gpu_regime_passes(config, rows, max_tokens, max_batch, kv, offload,
-                                       quantize and rows != 1 and weights == "f8e4m3")  # fmt: skip
+                                       rounded and rows != 1)  # fmt: skip
             lowered, records = run_passes(passes, module, context, _FUSED | {"labels"})
             extents = regime_extents(config, rows, max_tokens, max_batch)
             regimes.append(Regime(rows, lowered, (*before, *records), "cuda", rows > 0, extents,

@@ -13,6 +13,10 @@ from ...ir.core import Operation, Value
 from .builder import KernelBuilder
 from .elementwise import blocks_of
 
+ROUNDED_ROWS = 64
+"""Rows up to which all products of two sides in 8 bits are kernels: those of a program, so that
+weights are read once."""
+
 
 @dataclass(frozen=True)
 class ScaledMatmul:

@@ -102,12 +102,23 @@ def test_the_librarys_routine_is_the_meaning(rows: int, bias: bool):
 
 
 def lowered(quantize: bool) -> list[Regime]:
-    return lower_for_gpu(config(), build_graph(config()), max_tokens=64, max_batch=8,
+    return lower_for_gpu(config(), build_graph(config()), max_tokens=512, max_batch=256,
                          weights="f8e4m3", quantize=quantize)  # fmt: skip
 
 
+def test_products_of_more_rows_have_kernels_where_two_blocks_of_rows_fit_the_machine():
+    """This shape's are all that small; those of gate and up of an 8 B shape are not."""
+    wide = config(ffn=4096)
+    regimes = lower_for_gpu(wide, build_graph(wide), max_tokens=512, max_batch=256,
+                            weights="f8e4m3", quantize=True)  # fmt: skip
+    assert [regime.rows for regime in regimes] == [1, 64, 256, 0]
+    bodies = [regime.function.regions[0].operations for regime in regimes]
+    library = [[op for op in body if op.name == "graph.library"] for body in bodies]
+    assert [len(calls) for calls in library] == [0, 0, 2, 8]  # gate and up of two layers; all
+
+
 def test_steps_of_some_rows_have_kernels_and_others_the_library_and_say_that_it_is_lossy():
-    one, few, many = lowered(True)
+    one, few, _, many = lowered(True)
     called = [op["kernel"].name for op in few.function.regions[0].operations
               if op.name == "graph.call"]  # fmt: skip
     products = [name for name in called if name.startswith("scaled_matmul")]
