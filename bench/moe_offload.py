@@ -31,7 +31,7 @@ from typing import Any
 from .ballast import Ballast
 from .moe_memory import host_memory, memory_settings
 from .moe_peers import NoPeer, in_process, rates
-from .moe_runs import KEY_BYTES, Measured, Setting, lean, release, run, with_schedule
+from .moe_runs import KEY_BYTES, Measured, Setting, lean, prompts_of, release, run, with_schedule
 
 GIB, MIB = 1 << 30, 1 << 20
 RESULTS = Path(__file__).parent / "results" / "moe_offload.json"
@@ -124,9 +124,13 @@ class Bench:
         setting = found.setting
         config = open_checkpoint(setting.model).config
         shape = MoeShape.of(config, found.policy.page_format, KEY_BYTES[setting.kv])
-        workload = Workload(setting.prompt, setting.new)
+        lengths = [len(prompt) for prompt in prompts_of(setting, config.vocab_size)]
+        mean = sum(lengths) / len(lengths)
+        spread = sum(n * n for n in lengths) / len(lengths) / mean**2
+        workload = Workload(mean, setting.new, spread)
         total = found.prefill + (setting.new - 1) * found.step if found.prefill else 0.0
-        return Compared(setting.name, shape, found.policy, workload, found.step, total)
+        policy = replace(found.policy, prefill_tokens=setting.max_tokens)
+        return Compared(setting.name, shape, policy, workload, found.step, total)
 
     def predicted(self, found: Measured) -> Any:
         """Return what the hierarchical roofline says of a run's policy."""

@@ -41,17 +41,26 @@ class Workload:
     With `overlap` sequences come and go: each step decodes a token of all, and reads as many tokens
     of prompts beside as keep their number. Then a sequence holds, on the mean, the keys of half its
     run (MoE-Lens, arXiv 2504.09345: (p + g) / (p + g / 2) as many sequences fit).
+
+    `spread` is the mean of squared prompt lengths over the square of their mean: 1 where all are
+    alike, 2 where they are drawn exponentially. Attention over prompts grows with it.
     """
 
     prompt: float
     """The mean over sequences."""
     new: int
     overlap: bool = False
+    spread: float = 1.0
 
     def __post_init__(self) -> None:
         for what, value in (("prompts of", self.prompt), ("generated tokens:", self.new)):
             if not 1 <= value < float("inf"):
                 raise BadWorkload(what=what, value=value)
+
+    @property
+    def prompt_context(self) -> float:
+        """Keys that a token of a prompt sees on the mean: half of its sequence's."""
+        return self.prompt * self.spread / 2
 
     @property
     def mean_context(self) -> float:
