@@ -8,7 +8,7 @@
 All schedules run on weft's own kernels on equal terms: the same batch, micro-batches, cap and host
 memory. accelerate runs as shipped and with pinned weights, each at its best batch. The cap binds
 through the allocator's fraction and through a ballast that holds the rest of the GPU. Rates are of
-decode steps in the middle of a run (at most 12 a setting, the median of the last 8), on keys that
+decode steps in the middle of a run (at most 8 a setting, the median of all but two), on keys that
 are made up; prefill is real, and told apart. Predictions are of `cost_model.hrm`, for `--hardware`.
 Pages and keys of all settings lie in one pinned store, each page in memory of its own. Figures are
 written after each section.
@@ -42,7 +42,7 @@ KEYS = (
 """What the last line of JSON always has; null where it was not measured, and `why` says why."""
 
 Figures = dict[str, Any]
-STEPS, SECONDS = 12, 9.0
+STEPS, SECONDS = 8, 5.0
 """The most decode steps of a setting, and the seconds after which no more are made."""
 ENOUGH = 20
 """Settings that predictions are compared on at least; more only while there is time."""
@@ -210,10 +210,10 @@ def errors(bench: Bench) -> Figures:
     published form beside it."""
     from weft.cost_model.prediction_error import prediction_errors
 
-    runs = []
     for setting in error_settings(bench.base, bench.tiny):
-        if not bench.late or setting in bench.done:
-            runs.append(bench.measured(setting))
+        if not bench.late:
+            bench.measured(setting)
+    runs = list(bench.done.values())  # those of other sections too
     if len(runs) < ENOUGH:
         bench.why["errors"] = f"{len(runs)} settings were measured in the time that there was"
     found = prediction_errors([bench.compared(run) for run in runs], bench.prices)
@@ -224,20 +224,18 @@ def errors(bench: Bench) -> Figures:
 
 
 def error_settings(base: Setting, tiny: bool) -> list[Setting]:
-    """Return the settings that predictions are compared on."""
-    batches = (base.batch,) if tiny else (base.batch // 4, base.batch)
-    every = [
-        lean(replace(base, schedule=schedule, batch=batch, micro_batches=count, cpu_experts=cpu))
-        for schedule in ("cgo", "ring", "s3")
-        for batch in batches
-        for count, cpu in (
-            (base.micro_batches, 0),
-            (2 * base.micro_batches, 0),
-            (base.micro_batches, 1),
-            (base.micro_batches, 2),
-        )  # fmt: skip
-    ]
-    whole = (base, replace(base, batch=batches[0]))  # with their prefill
+    """Return the settings that predictions are compared on: all schedules, few and many sequences
+    and micro-batches, some of the experts on the CPU, two with their prefill."""
+    few, count = base.batch if tiny else base.batch // 4, base.micro_batches
+    many = (few, base.batch)
+    whole = [replace(base, batch=batch) for batch in many]
+    every = [with_schedule(each, name) for each in whole for name in ("s2", "s3", "s4", "ring")]
+    divided = [(name, 2 * count, 0) for name in ("cgo", "ring", "s3")]
+    divided += [("cgo", number, 1) for number in (count, max(count // 2, 1))]
+    every += [
+        lean(replace(base, schedule=name, batch=batch, micro_batches=number, cpu_experts=cpu))
+        for name, number, cpu in divided for batch in many
+    ]  # fmt: skip
     return list(dict.fromkeys((*whole, *every)))
 
 
