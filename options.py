@@ -76,8 +76,9 @@ class OffloadOptions:
     it stays on disk. `policy` (a cost_model.policy.Policy) says what lies where; without one, the
     cost model chooses what this leaves open: `schedule` is the pipeline (empty: open),
     `micro_batches` those of a step (0: open), `cpu_experts` of each layer the CPU computes (-1:
-    open); an expert is `pages_per_expert` slices, placed and moved one by one (0: open); `kv_gpu`
-    is the share of keys that lie on the GPU where attention is computed there (-1: open).
+    open; 1.5: one and two in turn); an expert is `pages_per_expert` slices, placed and moved one by
+    one (0: open); `kv_gpu` is the share of keys that lie on the GPU where attention is computed
+    there (-1: open).
     Prompts and decode share steps; `prompt_tokens`, unless 0, bounds those of prompts beside a full
     batch. `page_format` is that of pages on their way: as the weights, or int8 or int4, which are
     lossy. `routing` is a file that says how often each expert is used, a trace of `weft run
@@ -87,7 +88,7 @@ class OffloadOptions:
     host_memory: int = 0
     schedule: str = ""
     micro_batches: int = 0
-    cpu_experts: int = -1
+    cpu_experts: float = -1.0
     pages_per_expert: int = 1
     kv_gpu: float = -1.0
     prompt_tokens: int = 0

@@ -28,6 +28,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+os.environ.setdefault("GOMP_SPINCOUNT", "20000")  # OpenMP reads it as torch is loaded: a ms
+
 from .ballast import Ballast
 from .moe_memory import host_memory, memory_settings
 from .moe_peers import NoPeer, in_process, rates
@@ -42,8 +44,12 @@ KEYS = (
 """What the last line of JSON always has; null where it was not measured, and `why` says why."""
 
 Figures = dict[str, Any]
+SCHEDULES = ("cgo", "s2", "s3", "s4")
+"""What ours, the ring, is compared with."""
 STEPS, SECONDS = 8, 5.0
 """The most decode steps of a setting, and the seconds after which no more are made."""
+FEW_TOKENS = 4096
+"""Tokens of a pass where there are few sequences: what a pass's buffers leave is for pages."""
 ENOUGH = 20
 """Settings that predictions are compared on at least; more only while there is time."""
 BEGUN = time.perf_counter()
@@ -127,7 +133,7 @@ class Bench:
         lengths = [len(prompt) for prompt in prompts_of(setting, config.vocab_size)]
         mean = sum(lengths) / len(lengths)
         spread = sum(n * n for n in lengths) / len(lengths) / mean**2
-        workload = Workload(mean, setting.new, spread)
+        workload = Workload(mean, setting.new, spread=spread)
         total = found.prefill + (setting.new - 1) * found.step if found.prefill else 0.0
         policy = replace(found.policy, prefill_tokens=setting.max_tokens)
         return Compared(setting.name, shape, policy, workload, found.step, total)
@@ -141,9 +147,9 @@ class Bench:
 
 
 def schedules(bench: Bench) -> Figures:
-    """CGOPipe of paged weights (ours) against S2, S3, S4 and the ring, all on our kernels."""
+    """The ring (ours) against CGOPipe, S2, S3 and S4, all on our kernels."""
     figures: Figures = {"tokens_per_s": bench.ours.decode_rate, "prefill_s": bench.ours.prefill}
-    for name in ("s2", "s3", "s4", "ring"):
+    for name in SCHEDULES:
         other = bench.measured(with_schedule(bench.base, name))
         figures[f"vs_{name}"] = bench.ours.decode_rate / other.decode_rate
     return figures
@@ -197,12 +203,20 @@ def cpu_experts(bench: Bench) -> Figures:
 
 
 def few_settings(bench: Bench) -> tuple[list[Setting], list[Setting]]:
-    """Return settings of few sequences: none of the experts on the CPU, and some."""
+    """Return settings of few sequences: none of the experts on the CPU, and some.
+
+    One micro-batch reads a page of the CPU's once; with two, attention runs beside the experts.
+    One and a half: one and two in turn.
+    """
     base = lean(replace(bench.base, batch=bench.n320, policy=None))
-    fewer = max(base.micro_batches // 2, 1)
-    streamed = [replace(base, micro_batches=count) for count in (base.micro_batches, fewer)]
-    counts = (1,) if bench.tiny else (1, 2, 3)
-    return streamed, [replace(base, cpu_experts=count, micro_batches=fewer) for count in counts]
+    if bench.tiny:
+        return [base], [replace(base, cpu_experts=1, micro_batches=1)]
+    base = replace(base, max_tokens=FEW_TOKENS)
+    streamed = [("ring", 4), ("cgo", 4), ("cgo", 2)]
+    divided = [(1.5, 1), (2, 1), (1, 1), (1, 2)]
+    return [replace(base, schedule=name, micro_batches=count) for name, count in streamed], [
+        replace(base, cpu_experts=experts, micro_batches=count) for experts, count in divided
+    ]
 
 
 def errors(bench: Bench) -> Figures:
@@ -229,9 +243,9 @@ def error_settings(base: Setting, tiny: bool) -> list[Setting]:
     few, count = base.batch if tiny else base.batch // 4, base.micro_batches
     many = (few, base.batch)
     whole = [replace(base, batch=batch) for batch in many]
-    every = [with_schedule(each, name) for each in whole for name in ("s2", "s3", "s4", "ring")]
+    every = [with_schedule(each, name) for each in whole for name in SCHEDULES]
     divided = [(name, 2 * count, 0) for name in ("cgo", "ring", "s3")]
-    divided += [("cgo", number, 1) for number in (count, max(count // 2, 1))]
+    divided += [("ring", number, 1) for number in (count, max(count // 2, 1))]
     every += [
         lean(replace(base, schedule=name, batch=batch, micro_batches=number, cpu_experts=cpu))
         for name, number, cpu in divided for batch in many
@@ -244,7 +258,7 @@ def settings_of(bench: Bench) -> list[Setting]:
     base = bench.base
     less = [setting for part in memory_settings(bench) for setting in part]
     few = [setting for part in few_settings(bench) for setting in part]
-    schedules = [with_schedule(base, name) for name in ("s2", "s3", "s4", "ring")]
+    schedules = [with_schedule(base, name) for name in SCHEDULES]
     return [*error_settings(base, bench.tiny), *schedules, *map(lean, (*few, *less))]
 
 
@@ -256,7 +270,7 @@ SECTIONS: dict[str, Callable[[Bench], Figures]] = {
 
 def tiny_bench(hardware: str, cache: Path | None = None) -> Bench:
     """Return the bench of tiny-moe on a simulated GPU: what runs, not how fast."""
-    base = Setting("tiny-moe", 4, 6, 10, 4, 24 * MIB, weights="f32", schedule="cgo",
+    base = Setting("tiny-moe", 4, 6, 10, 4, 24 * MIB, weights="f32", schedule="ring",
                    micro_batches=2, max_tokens=32, threads=1, cache=cache)  # fmt: skip
     return Bench(base, hardware, tiny=True, n320=6)
 
@@ -265,7 +279,7 @@ def full_bench(options: argparse.Namespace) -> Bench:
     """Return the bench of a capped GPU: anchor's set-up, one of its two workloads."""
     prompt, longest, new = (512, 512, 64) if options.workload == "512+64" else (77, 418, 128)
     base = Setting(
-        options.model, options.batch, prompt, longest, new, 16 * 10**9, "cuda", schedule="cgo",
+        options.model, options.batch, prompt, longest, new, 16 * 10**9, "cuda", schedule="ring",
         micro_batches=options.micro_batches, max_tokens=16384, skew=options.skew,
         threads=options.threads, steps=STEPS, seconds=SECONDS, middle=True,
         kv=options.kv, routing=options.routing, pages_per_expert=options.pages_per_expert,

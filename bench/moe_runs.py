@@ -59,7 +59,7 @@ class Setting:
     weights: str = "bf16"
     schedule: str = "ring"
     micro_batches: int = 4
-    cpu_experts: int = 0
+    cpu_experts: float = 0
     page_format: str = ""
     host_memory: int = 0
     max_tokens: int = 4096
@@ -81,7 +81,8 @@ class Setting:
         """The setting in a line."""
         parts = [
             self.schedule, f"N = {self.batch} in {self.micro_batches}",
-            f"{self.cpu_experts} experts a layer on the CPU", f"{self.prompt} + {self.new} tokens",
+            f"{self.cpu_experts:g} experts a layer on the CPU",
+            f"{self.prompt} + {self.new} tokens",
             *([] if self.kv == "f32" else [f"keys of {self.kv}"]),
             *([f"pages of {self.page_format}"] if self.page_format else []),
             *([f"routing of {self.routing}"] if self.routing else []),

@@ -6,7 +6,7 @@ the best of each, so that a prediction made three times is an interval.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..hardware import Hardware, NoSuchFigure, Rate
 
@@ -50,6 +50,11 @@ class HostedGpu:
         1 / f, in which copies lose 1 / f - 1; likewise the other way round. At most 1.
         """
         return min(1.0, max(0.0, (rate + self.up) / self.dram_shared - 1.0))
+
+    def beside_copies(self) -> HostedGpu:
+        """Return the machine while pages go up the link: copies take of host memory what they need,
+        and the processors what that leaves."""
+        return replace(self, dram=min(self.dram, max(self.dram_shared - self.up, self.dram / 8)))
 
     @staticmethod
     def of(

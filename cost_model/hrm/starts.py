@@ -8,11 +8,11 @@ share one interpreter. The published model has no such term.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from ...ir.pipeline import Pipeline, Task
+from ...ir.pipeline import Kind, Pipeline, Task
 from ..simulate import Cost, Timeline, simulate
 from .machine import HostedGpu
 
@@ -30,9 +30,14 @@ INTERPRETER = "interpreter"
 """The resource that starts share: one second of it a second."""
 
 
-def start_seconds(kind: str, machine: HostedGpu) -> float:
-    """Return what the interpreter takes to start a task of a kind, in s."""
-    return machine.task_start + CALLS.get(kind, 0) * machine.call_start
+CALLS_PER_PAGE = 12
+"""What experts of the CPU call for each page: rows are taken, widened, multiplied, put back."""
+
+
+def start_seconds(kind: str, machine: HostedGpu, pages: int = 0) -> float:
+    """Return what the interpreter takes to start a task of a kind, in s; `pages` are the CPU's."""
+    calls = CALLS.get(kind, 0) + CALLS_PER_PAGE * pages
+    return machine.task_start + calls * machine.call_start
 
 
 class Start(NamedTuple):
@@ -49,18 +54,21 @@ def start_of(task: Task) -> Start:
 
 def simulate_started(
     pipeline: Pipeline, costs: Mapping[str, Cost], capacities: Mapping[str, float],
-    machine: HostedGpu, gathered: Mapping[str, Cost],
+    machine: HostedGpu, gathered: Mapping[str, Cost], cpu_pages: Sequence[int] = (),
 ) -> Timeline:  # fmt: skip
     """Return a pipeline's timeline where each start takes the interpreter a while.
 
     `gathered` is what the thread that starts a device's task does for it besides: bytes brought
-    together in pinned memory before they are copied.
+    together in pinned memory before they are copied. `cpu_pages` are those of each layer that the
+    CPU computes.
     """
     edges, priced = dict(pipeline.predecessors()), dict(costs)
     tasks: list[Task | Start] = []
     last: dict[str, str] = {}
     for task in pipeline.tasks:
-        seconds = start_seconds(task.kind.value, machine)
+        mine = task.kind == Kind.CPU_EXPERTS and cpu_pages
+        pages = cpu_pages[task.layer % len(cpu_pages)] if mine else 0
+        seconds = start_seconds(task.kind.value, machine, pages)
         if task.queue in HOST_QUEUES:
             priced[task.name] = _started(costs[task.name], seconds)
         else:

@@ -106,12 +106,21 @@ def run(
 ) -> Timeline:
     """Return the timeline of a pipeline that runs a policy."""
     sizes = policy.micro_batch_sizes()
+    if policy.widest:
+        machine = machine.beside_copies()
     costs = task_costs(pipeline.tasks, policy, shape, workload, machine, known)
     gathered = {
         task.name: gather_cost(sizes[task.micro_batch], policy, shape, workload, machine)
         for task in pipeline.of_kind(Kind.KV_UP)
     }
-    return simulate_started(pipeline, costs, capacities(machine), machine, gathered)
+    return simulate_started(
+        pipeline,
+        costs,
+        capacities(machine),
+        machine,
+        gathered,
+        [len(layer.cpu) for layer in policy.layers],
+    )
 
 
 def simulated_step(

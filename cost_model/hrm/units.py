@@ -9,7 +9,7 @@ from .demands import Demand, Scene, demand
 from .machine import HostedGpu
 from .memory import Batch
 from .shape import MoeShape, Workload
-from .starts import start_seconds
+from .starts import CALLS_PER_PAGE, start_seconds
 
 BEFORE = {
     "cpu": ("pre", "qkv_down", "append", "attend", "seen_up"),
@@ -79,7 +79,7 @@ class Pricing:
 
     def _unit(self, batch: Batch, tokens: int) -> Unit:
         scene = self._scene(batch, tokens)
-        machine, layers = self.machine, self.shape.layers
+        machine, layers = self._machine, self.shape.layers
         kinds = (*BEFORE[batch.attention], *AFTER, "experts")  # experts: their launches
         rows = CPU_ROWS if batch.cpu_experts else ()
         tasks = [demand(kind, scene) * layers for kind in (*kinds, *rows)]
@@ -113,15 +113,21 @@ class Pricing:
 
     def _chain(self, kinds: tuple[str, ...], scene: Scene) -> float:
         """Seconds of dependent tasks one after another, each started when the one before is."""
-        alone = sum(demand(kind, scene).seconds(self.machine) for kind in kinds)
+        alone = sum(demand(kind, scene).seconds(self._machine) for kind in kinds)
         return alone + self._started(kinds)
+
+    @property
+    def _machine(self) -> HostedGpu:
+        """The machine while pages are copied, as they are all the time where there are any."""
+        return self.machine.beside_copies()
 
     def _page(self, batch: Batch, tokens: int, share: float) -> tuple[float, float, float]:
         """Seconds on either processor and host traffic of one page of an expert of this share."""
         scene = self._scene(batch, tokens, share)
         gpu, cpu = demand("experts", scene, (0,)), demand("cpu_experts", scene, (0,))
-        alone = [without_starts(each).seconds(self.machine) for each in (gpu, cpu)]
-        return alone[0], alone[1], cpu.dram
+        alone = [without_starts(each).seconds(self._machine) for each in (gpu, cpu)]
+        calls = CALLS_PER_PAGE * self.machine.call_start
+        return alone[0], alone[1] + calls, cpu.dram
 
     def _scene(self, batch: Batch, tokens: int, share: float = 0.0) -> Scene:
         shares = (share,) * self.shape.experts if share else ()

@@ -43,7 +43,7 @@ class Open:
 
     schedule: str = ""
     micro_batches: int = 0
-    cpu_experts: int = -1
+    cpu_experts: float = -1
     pages_per_expert: int = 1
     kv_gpu: float = -1.0
 

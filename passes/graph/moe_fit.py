@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from ...cost_model.placement import Home, Placement
 from ...cost_model.policy import Policy
@@ -70,10 +71,11 @@ class Wish:
     pages_per_expert: int = 1
     kv_gpu: float = 0.0
 
-    @property
-    def cpu_pages(self) -> int:
-        """Pages a layer that the CPU computes."""
-        return round(self.cpu_experts * self.pages_per_expert)
+    def cpu_pages(self, layers: int) -> list[int]:
+        """Return the pages of each layer that the CPU computes; of a number that is not whole, some
+        layers have one more than others."""
+        ends = [int(n * self.cpu_experts * self.pages_per_expert + 1e-9) for n in range(layers + 1)]
+        return [end - begin for begin, end in pairwise(ends)]
 
 
 def fit_policy(
@@ -84,20 +86,21 @@ def fit_policy(
     `order` lists each layer's experts, the most used first: the least used go to the CPU.
     """
     each = wish.pages_per_expert
-    gpu_pages = experts * each - wish.cpu_pages
+    cpu = wish.cpu_pages(layers)
+    counts = [experts * each - number for number in cpu]
     pages = (room.gpu - room.weights - room.working) // room.page
-    ring, fewest = _ring, _most_resident(layers, gpu_pages, pages, _ring)
-    if fewest < 0 and wish.schedule == "ring":
-        ring, fewest = _short_ring, _most_resident(layers, gpu_pages, pages, _short_ring)
-    if fewest < 0:
-        raise _cap_too_small(layers, gpu_pages, room, wish)
-    resident = [fewest] * layers
-    widest = gpu_pages - fewest
-    spare = pages - layers * fewest - ring(widest)
-    for layer in range(min(spare, layers) if widest else 0):
+    ring, widest = _ring, _least_passed(counts, pages, _ring)
+    if widest < 0 and wish.schedule == "ring":
+        ring, widest = _short_ring, _least_passed(counts, pages, _short_ring)
+    if widest < 0:
+        raise _cap_too_small(counts, room, wish)
+    resident = [max(count - widest, 0) for count in counts]
+    spare = pages - sum(resident) - ring(widest)
+    for layer in [n for n in range(layers) if counts[n] > resident[n]][: max(spare, 0)]:
         resident[layer] += 1
     homes = [
-        Placement.counts(resident=r, streamed=gpu_pages - r, cpu=wish.cpu_pages) for r in resident
+        Placement.counts(resident=r, streamed=count - r, cpu=number)
+        for r, count, number in zip(resident, counts, cpu, strict=True)
     ]
     if order:
         by_page = ([e * each + s for e in ranked for s in range(each)] for ranked in order)
@@ -128,15 +131,20 @@ def _short_ring(widest: int) -> int:
     return widest + min(SPARE, widest) if widest else 1
 
 
-def _most_resident(layers: int, experts: int, pages: int, ring: Callable[[int], int]) -> int:
-    """Return the most experts of each layer that can be resident beside a ring; -1: not even 0."""
-    fitting = (r for r in range(experts + 1) if layers * r + ring(experts - r) <= pages)
-    return max(fitting, default=-1)
+def _least_passed(counts: Sequence[int], pages: int, ring: Callable[[int], int]) -> int:
+    """Return the fewest pages of a layer that must pass through a ring, the others resident beside
+    it; -1: not even with none resident. `counts` are each layer's pages for the GPU."""
+    fitting = (w for w in range(max(counts) + 1) if _taken(counts, w, ring) <= pages)
+    return min(fitting, default=-1)
 
 
-def _cap_too_small(layers: int, experts: int, room: Room, wish: Wish) -> CapTooSmall:
+def _taken(counts: Sequence[int], widest: int, ring: Callable[[int], int]) -> int:
+    return sum(max(count - widest, 0) for count in counts) + ring(widest)
+
+
+def _cap_too_small(counts: Sequence[int], room: Room, wish: Wish) -> CapTooSmall:
     least = _short_ring if wish.schedule == "ring" else _ring
-    ring = min(layers * r + least(experts - r) for r in range(experts + 1))
+    ring = min(_taken(counts, w, least) for w in range(max(counts) + 1))
     need = room.weights + room.working + ring * room.page
     return CapTooSmall(
         cap=room.gpu / MIB, over=(need - room.gpu) / MIB, weights=room.weights / MIB,

@@ -20,20 +20,21 @@ Cores = Mapping[str, tuple[int, ...]]
 WITHOUT_BINDING = 1
 """The mode of the kernels' pool that is given when nobody binds its threads (TVM_BIND_THREADS)."""
 
-ATTENTION = 3
-"""Attention has one core of so many: it moves far fewer bytes than experts of the CPU do."""
+ATTENTION = 4
+"""Attention has one core of so many: experts of the CPU move more bytes than it does."""
 
 
 def divided(
-    threads: int, experts: bool, cores: Sequence[int] | None = None
+    threads: int, experts: bool, micro_batches: int = 2, cores: Sequence[int] | None = None
 ) -> dict[str, tuple[int, ...]]:
     """Return the cores of attention and of experts: `threads` of them in all, each its share.
 
-    Nothing is divided where attention computes alone, or where there are not two cores.
+    Nothing is divided where attention computes alone, or never beside experts, as with a single
+    micro-batch, or where there are not two cores.
     """
     free = sorted(os.sched_getaffinity(0)) if cores is None else list(cores)
     usable = free[: threads or len(free)]
-    if not experts or len(usable) < 2:
+    if not experts or micro_batches < 2 or len(usable) < 2:
         return {}
     mine = max(len(usable) // ATTENTION, 1)
     return {"cpu": tuple(usable[:mine]), "cpu_experts": tuple(usable[mine:])}

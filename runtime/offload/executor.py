@@ -62,7 +62,8 @@ class OffloadExecutor:
         self._start, self._warm, self._steps = 0, False, 0
         self._pipelines: dict[tuple[PipelineShape, int, bool], Pipeline] = {}
         self._run: Run | None = None
-        cores = divided(options.threads, any(options.shape.cpu)) if options.threads else {}
+        shape = options.shape
+        cores = divided(options.threads, any(shape.cpu), shape.micro_batches)
         self._queues = Queues(device, HOST_QUEUES, delay, cores)
         weakref.finalize(self, self._queues.close)
         self._logits = torch.zeros(options.max_batch, config.vocab_size)

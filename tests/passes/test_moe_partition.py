@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from weft.cost_model.placement import Placement, PolicyError
 from weft.cost_model.policy_text import dumps
 from weft.ir.core import Module, Symbol
@@ -118,6 +120,16 @@ def test_what_fits_is_kept_and_the_rest_streamed():
     assert room.weights + room.working + used * room.page <= room.gpu
     everything = fit_policy(3, 4, replace(room, gpu=1000), Wish(8))
     assert {layer.homes for layer in everything.layers} == {"rrrr"}
+
+
+@given(st.floats(0, 6), st.integers(1, 3), st.integers(1, 9))
+def test_experts_of_the_cpu_that_are_no_whole_number_differ_by_layer(number, each, layers):
+    found = Wish(8, cpu_experts=number, pages_per_expert=each).cpu_pages(layers)
+    assert len(found) == layers and max(found) - min(found) <= 1
+    assert abs(sum(found) - number * each * layers) < 1
+    room = Room(gpu=1 << 20, weights=20, working=10, page=5)
+    fitted = fit_policy(layers, 8, room, Wish(8, "cgo", cpu_experts=number, pages_per_expert=each))
+    assert [len(layer.cpu) for layer in fitted.layers] == found
 
 
 @pytest.mark.parametrize("schedule", ["ring", "cgo", "s4"])

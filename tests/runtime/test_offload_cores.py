@@ -15,11 +15,12 @@ from weft.runtime.offload.queues import Queues
 
 @given(st.integers(0, 40), st.lists(st.integers(0, 99), min_size=1, max_size=32, unique=True))
 def test_shares_are_disjoint_and_together_what_is_asked_for(threads, cores):
-    found = divided(threads, True, cores)
+    found = divided(threads, True, cores=cores)
     every = [core for mine in found.values() for core in mine]
     usable = min(threads or len(cores), len(cores))
     assert len(every) == len(set(every)) == (usable if usable > 1 else 0) and set(every) <= {*cores}
-    assert all(found.values()) and divided(threads, False, cores) == {}
+    assert all(found.values()) and divided(threads, False, cores=cores) == {}
+    assert divided(threads, True, 1, cores) == {}
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system does not bind")
