@@ -44,9 +44,11 @@ KEYS = (
 """What the last line of JSON always has; null where it was not measured, and `why` says why."""
 
 Figures = dict[str, Any]
+PEER_BATCHES = (1024,)
+"""Sequences that accelerate decodes at a time: with half of them its rate is half."""
 SCHEDULES = ("cgo", "s2", "s3", "s4")
 """What ours, the ring, is compared with."""
-STEPS, SECONDS = 8, 5.0
+STEPS, SECONDS = 8, 4.0
 """The most decode steps of a setting, and the seconds after which no more are made."""
 FEW_TOKENS = 4096
 """Tokens of a pass where there are few sequences: what a pass's buffers leave is for pages."""
@@ -166,7 +168,7 @@ def accelerate(bench: Bench) -> Figures:
             known = open_checkpoint(base.model)
             found = [*rates(known.folder, known.config, base.gpu_memory, context, (base.batch,))]
         else:
-            found = [*in_process(base.model, base.gpu_memory, context, (512, 1024), 110)]
+            found = [*in_process(base.model, base.gpu_memory, context, PEER_BATCHES, 90)]
     except NoPeer as error:
         bench.why["vs_accelerate"] = bench.why["vs_accelerate_pinned"] = str(error)
     figures: Figures = {"accelerate": found}

@@ -177,6 +177,10 @@ def release() -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+        clear = getattr(torch._C, "_cuda_clearCublasWorkspaces", None)
+        if clear is not None:
+            clear()  # of streams and handles of runs that have ended
+            torch.cuda.empty_cache()
 
 
 def decode(setting: Setting, generation: Generation, executor: Any) -> list[float]:

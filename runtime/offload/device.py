@@ -273,6 +273,9 @@ class _CudaStream:
         return event
 
 
+_STREAMS: dict[tuple[str, str], _CudaStream] = {}
+
+
 class CudaDevice:
     """An NVIDIA GPU, its memory capped for this process."""
 
@@ -285,15 +288,18 @@ class CudaDevice:
         self.name, self.place = properties.name, place
         self.memory = Memory(place, cap)
         torch.cuda.set_per_process_memory_fraction(min(1.0, cap / properties.total_memory), place)
-        self._streams: dict[str, _CudaStream] = {}
         self._trickling: deque[torch.cuda.Event] = deque()
         self._small: deque[torch.cuda.Event] = deque(maxlen=MOST_SMALL)
         self._pinned: list[Tensor] = []
         weakref.finalize(self, _unpin, self._pinned)
 
     def stream(self, queue: str) -> Stream:
-        """A CUDA stream for each queue."""
-        return self._streams.setdefault(queue, _CudaStream(self.place))
+        """A CUDA stream for each queue, the same for all devices of a process: a library keeps 32
+        MiB for each stream that it was ever called on, and after ten models a cap was exceeded."""
+        key = (self.place, queue)
+        if key not in _STREAMS:
+            _STREAMS[key] = _CudaStream(self.place)
+        return _STREAMS[key]
 
     def register(self, buffer: Tensor) -> str:
         """Pin with cudaHostRegister, which rounds to pages and not to powers of two."""

@@ -15,8 +15,10 @@ from torch.utils._pytree import tree_leaves
 from weft.ir.pipeline_schedules import PipelineShape, build_pipeline
 from weft.options import BadOption, Options
 from weft.runtime.library import matmul, workspace
+from weft.runtime.offload import device as device_module
 from weft.runtime.offload.device import (
     PATIENCE,
+    CudaDevice,
     DeviceMemoryExceeded,
     Memory,
     SimulatedDevice,
@@ -100,6 +102,18 @@ def test_copies_to_another_dtype_take_nothing_but_their_scratch(rows, width, roo
     with Allocations() as seen:
         convert(target, source, scratch)
     assert torch.equal(target, source.to(target.dtype)) and seen.bytes == 0
+
+
+def test_devices_of_a_process_share_streams(monkeypatch):
+    """A library's memory for a stream outlives the device: another stream would take it again."""
+    made = []
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: made.append(device) or object())
+    monkeypatch.setattr(device_module, "_STREAMS", {})
+    devices = [object.__new__(CudaDevice) for _ in "ab"]
+    for each in devices:
+        each.place = "cuda:0"
+    streams = [each.stream(queue) for each in devices for queue in ("gpu", "up")]
+    assert streams[:2] == streams[2:] and len(made) == 2
 
 
 class Ending:
