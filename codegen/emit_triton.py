@@ -14,7 +14,8 @@ from ..ir.expression import read
 from ..ir.schedule import Schedule
 from ..ir.tile import extents_of
 from ..ir.types import dtype_of, shape_of
-from .triton_expressions import TRITON, HostWriter, TritonWriter, Typed, cast, dot4_lines
+from .triton_expressions import TRITON, HostWriter, TritonWriter, Typed, cast
+from .triton_helpers import helper_lines
 from .triton_shapes import padded_shapes
 
 _RESERVED = frozenset("tl triton launch num_warps num_stages range grid programs".split())
@@ -79,7 +80,7 @@ class _Emitter:
                 "import triton",
                 "import triton.language as tl",
                 "",
-                *dot4_lines(self.lines),
+                *helper_lines(self.lines),
                 "",
                 f"@triton.jit(do_not_specialize={scalars!r})",
                 f"def {self.name}({names}):",
@@ -294,7 +295,15 @@ class _Emitter:
         ).text
         right = f"tl.trans({right})" if transposed else right
         precision = f', input_precision="{self.schedule.precision}"' if dtype == "f32" else ""
+        precision = ", out_dtype=tl.int32" if dtype == "i8" else precision
         text = f"tl.dot({left}, {right}, {_id(acc.name)}{precision})"
+        self._set(operation.result, text)
+
+    def _unpack(self, operation: Operation) -> None:
+        (operand,) = operation.operands
+        self._check_whole(operation, operand)
+        rows, words = self._shape(operand)
+        text = f"unpack{operation['bits']}({_id(operand.name)}, {rows}, {words})"
         self._set(operation.result, text)
 
     def _expand(self, operation: Operation) -> None:
@@ -314,12 +323,15 @@ class _Emitter:
 
     def _reshape(self, operation: Operation) -> None:
         (operand,), result = operation.operands, operation.result
-        for value in (operand, result):
+        self._check_whole(operation, operand, result)
+        dims = ", ".join(map(str, extents_of(result.type)))
+        self._set(result, f"tl.reshape({_id(operand.name)}, ({dims},))")
+
+    def _check_whole(self, operation: Operation, *values: Value) -> None:
+        for value in values:
             if self._shape(value) != tuple(extents_of(value.type)):
                 problem = f"%{value.name} : {value.type} is padded, but reshaped"
                 raise CannotEmit(kernel=self.name, problem=problem, span=operation.span)
-        dims = ", ".join(map(str, extents_of(result.type)))
-        self._set(result, f"tl.reshape({_id(operand.name)}, ({dims},))")
 
     # Control
 

@@ -178,6 +178,11 @@ class _Program:
         b = b.T if operation.attribute("transpose_b") else b
         self._set(operation.result, acc + a.astype(acc.dtype) @ b.astype(acc.dtype))
 
+    def _unpack(self, operation: Operation) -> None:
+        words, bits = self._get(operation.operands[0]), operation["bits"]
+        found = (words[:, :, None] >> np.arange(0, 32, bits)) & ((1 << bits) - 1)
+        self._set(operation.result, found.astype(np.int8).reshape(len(words), -1))
+
     def _expand(self, operation: Operation) -> None:
         value = self._get(operation.operands[0])
         self._set(operation.result, np.expand_dims(value, operation["axis"]))

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..ir.expression import Handler
+from .triton_helpers import DOT4
 
 TRITON = {
     "f64": "tl.float64", "f32": "tl.float32", "bf16": "tl.bfloat16", "f16": "tl.float16",
@@ -20,32 +20,6 @@ _CALLS = {"min": "tl.minimum", "max": "tl.maximum", "abs": "tl.abs", "ceildiv": 
           "umulhi": "tl.umulhi"}  # fmt: skip
 _REAL_CALLS = {"exp2": "tl.exp2", "log2": "tl.log2", "sqrt": "tl.sqrt", "rsqrt": "tl.rsqrt",
                "floor": "tl.floor"}  # fmt: skip
-
-DOT4 = "dot4"
-"""The function of products of bytes, which a file that needs it has: see `DOT4_TEXT`."""
-
-DOT4_TEXT = '''import os
-
-INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")
-
-
-@triton.jit
-def dot4(a, b, c):
-    """Return c plus the products of the four signed bytes of a and of b."""
-    if INTERPRETED:
-        total = c + (a >> 24) * (b >> 24) + ((a << 8) >> 24) * ((b << 8) >> 24)
-        return total + ((a << 16) >> 24) * ((b << 16) >> 24) + ((a << 24) >> 24) * ((b << 24) >> 24)
-    return tl.inline_asm_elementwise(
-        "dp4a.s32.s32 $0, $1, $2, $3;", "=r,r,r,r", [a, b, c], dtype=tl.int32, is_pure=True, pack=1
-    )
-
-'''
-"""One instruction on a GPU; the interpreter has none, and adds products."""
-
-
-def dot4_lines(body: Sequence[str]) -> list[str]:
-    """Return the lines of `dot4` that a file needs before a kernel with this body."""
-    return DOT4_TEXT.splitlines() if any(f"{DOT4}(" in line for line in body) else []
 
 
 @dataclass(frozen=True)

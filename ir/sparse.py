@@ -41,7 +41,11 @@ from .diagnostics import WeftError
 LABEL_BITS = {"bf16": 16, "i8": 8, "i4": 4}
 """Label formats, and the bits of one channel in each."""
 SCORE_STEPS = 256
-"""Steps of a score that is compared by steps, from the least to the most that it can be."""
+"""Steps of a score that is compared by steps, from the least to the most that it can be; the first
+is of tokens that are not chosen among."""
+
+STEP_KINDS = 16
+"""Kinds of steps that are counted at a time: sixteenths of all, or the steps of one."""
 
 MOST_PARTS = 32
 """Programs that share a row's keys where scores are compared by steps, at most."""

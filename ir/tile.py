@@ -46,10 +46,13 @@ TILES = (
     Op("tile.histogram", "adds to counts [bins] (i32) how often each of 0 .. bins - 1 stands among "
        "values [n] (i32); other values count nowhere; operands: values, counts", 2, 1),
     Op("tile.dot", "a [M, K] times b [K, N] (or b [N, K] with transpose_b) plus acc [M, N], "
-       "accumulated in f32", 3, 1, optional=("transpose_b",)),
+       "accumulated in f32, or of i8 in i32", 3, 1, optional=("transpose_b",)),
     Op("tile.expand", "inserts an axis of extent 1", 1, 1, required=("axis",)),
     Op("tile.transpose", "swaps the two axes", 1, 1),
     Op("tile.reshape", "the same elements in another shape", 1, 1),
+    Op("tile.unpack", "words [n, w] (i32) as bytes [n, 32 w / bits] (i8), a word's from the lowest "
+       "up; with bits = 4 each byte becomes two, its low half and its high half, 0 .. 15", 1, 1,
+       required=("bits",)),
     Op("tile.atomic_add", "adds to elements of a buffer; operands as tile.store; result: the old "
        "values", (2, None), (0, 1), optional=("masked",)),
 )  # fmt: skip

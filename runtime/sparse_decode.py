@@ -51,7 +51,7 @@ class SparseDecode:
         every = range(context + 1)
         self.layers, self.unit, self._default = layers, policy.unit, default
         self.window, self.shared = window, shared
-        self.tail, self._policy = policy.tail != "none", policy
+        self.tail, self.adaptive, self._policy = policy.tail != "none", policy.adaptive, policy
         whole = (n < least or policy.reads_whole(n) for n in every)
         self._of = np.array([n + 1 if all else policy.budget(n)
                              for n, all in zip(every, whole, strict=True)], np.int32)  # fmt: skip

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..ir.sparse import MOST_PARTS, SCORE_PARTS, SCORE_STEPS, SHARERS
+from ..ir.sparse import MOST_PARTS, SCORE_PARTS, SCORE_STEPS, SHARERS, STEP_KINDS
 from .attention_cost import Batch, Cost, Rates, Run, Shape
 from .attention_plan import WorkList, build, choose_runs
 from .label_groups import group_arrays, label_groups
@@ -44,6 +44,24 @@ def fills(lengths: np.ndarray, new: np.ndarray, columns: int, page: int) -> dict
     before = np.where(some & (first > 0), entry - 1, -1)
     found = (np.where(some, entry, 0), np.where(some, end - first, 0), before)
     return {PLANNED + name: x.astype(np.int32) for name, x in zip(FILLS, found, strict=True)}
+
+
+RESIDENT = 3
+"""Programs that read lists on a multiprocessor: each has 74 KB of shared memory."""
+
+TILE, WAY = 128, 160
+"""Keys of a list that are read at a time; and how many would be read while a program finds its
+first ones."""
+
+
+def listed_chunk(keys: np.ndarray, shape: Shape, resident: int) -> int:
+    """Return the keys of an item of lists of `keys` [B]: those with which the fewest are read one
+    after another, where so many programs are resident. Rows of lists come one by one, so a program
+    takes as long for a tile whether others run beside it or not."""
+    step = max(TILE, shape.page)
+    chunks = np.arange(step, max(int(keys.max(initial=0)), 1) + step, step)
+    programs = (-(-keys[:, None] // chunks)).sum(0) * shape.kv_heads
+    return int(chunks[(-(-programs // resident) * (chunks + WAY)).argmin()])
 
 
 @dataclass(frozen=True)
@@ -94,7 +112,9 @@ class SparseLists:
             return {"scores": self._allocate("scores", places, torch.float32)}
         group = shape.heads // heads
         sizes = {"query": (group * size,), "bias": (group,), "reach": (2,),
-                 "tally": (MOST_PARTS, SCORE_STEPS), "bounds": (2 * MOST_PARTS + 3,)}  # fmt: skip
+                 "coarse": (MOST_PARTS, STEP_KINDS), "fine": (MOST_PARTS, STEP_KINDS)}  # fmt: skip
+        if self._decode.adaptive:
+            sizes["tally"] = (MOST_PARTS, SCORE_STEPS)
         found: dict[str, Tensor | int] = {
             name: torch.zeros((rows, heads, *dims), dtype=torch.int32, device=device)
             for name, dims in sizes.items()
@@ -123,8 +143,12 @@ class SparseLists:
         dense[sparse] = 0
         runs = choose_runs(replace(batch, lengths=dense), shape, rates)
         runs += [Run(row, 0, self._most(rows, row), (row,)) for row in sparse]
-        cost = Cost(batch, runs, shape, rates)
-        return build(batch, runs, shape, cost.least()[1], 0.0)
+        if dense.any():
+            chunk = Cost(batch, runs, shape, rates).least()[1]
+        else:
+            keys = np.array([run.keys for run in runs])
+            chunk = listed_chunk(keys, shape, RESIDENT * rates.processors)
+        return build(batch, runs, shape, chunk, 0.0)
 
     def _most(self, rows: SparseRows, row: int) -> int:
         """Return the most tokens of its list that a row reads; pages are counted whole."""

@@ -104,19 +104,18 @@ def attention_merge(heads: int, head_dim: int, out: str = "bf16") -> Operation:
 
     Arguments: T, G rows, G1 = G + 1, S; merge_query [G], merge_start [G1] (row g has the slots
     merge_start[g] up to merge_start[g + 1]; a query of -1 stores nothing), m, l [S, H], acc
-    [S, H, C], out [T, H * C]. A program joins some heads of a row, a few slots at a time.
+    [S, H, C], out [T, H * C]. A program joins one head of a row, a few slots at a time.
     """
     return _Join(heads, head_dim, out).kernel()
 
 
-_AT_ONCE = 8
+_AT_ONCE = 16
 """Slots that a round of the join reads; none waits for another."""
 
 
 class _Join:
     def __init__(self, heads: int, head_dim: int, out: str) -> None:
         self.heads, self.head_dim = heads, head_dim
-        self.block = next(size for size in (4, 2, 1) if heads % size == 0)
         b = self.b = KernelBuilder(f"attention_join_{heads}_{head_dim}_{out}")
         for extent in ("T", "G", "G1", "S"):
             b.scalar(extent)
@@ -128,14 +127,13 @@ class _Join:
         self.out = b.buffer("out", out, "T", heads * head_dim)
 
     def kernel(self) -> Operation:
-        b, wide = self.b, (self.block, self.head_dim)
-        row, part = b.program_id(0, "row"), b.program_id(1, "part")
+        b, wide = self.b, (1, self.head_dim)
+        row, head = b.program_id(0, "row"), b.program_id(1, "head")
         low = b.load(self.start, row, hint="low")
         self.high = b.load(self.start, b.map("a + 1", row), hint="high")
-        self.head = b.map(f"a * {self.block} + b", part, b.iota(self.block), dtype="i32",
-                          hint="head")  # fmt: skip
+        self.head = b.map("a + b", head, b.iota(1), dtype="i32", hint="head")
         self.channel = b.expand(b.iota(self.head_dim), 0)
-        state = (b.full(LOWEST, "f32", self.block), b.full(0.0, "f32", self.block),
+        state = (b.full(LOWEST, "f32", 1), b.full(0.0, "f32", 1),
                  b.full(0.0, "f32", *wide))  # fmt: skip
         with b.loop(low, self.high, *state, step=_AT_ONCE, hint="slots") as loop:
             loop.yields(*self._round(loop.index, loop.carried))
@@ -146,7 +144,7 @@ class _Join:
         named = b.map("a >= 0", token, hint="named")
         b.store(self.out, token, column, b.map(_QUOTIENT, summed, b.expand(total, 1)), mask=named)
         facts = ("G >= 0", "G1 == G + 1", "-1 <= merge_query[*] < T", "0 <= merge_start[*] <= S")
-        return b.finish("G", self.heads // self.block, requires=facts, of="graph.merge")
+        return b.finish("G", self.heads, requires=facts, of="graph.merge")
 
     def _round(self, first: Value, state: list[Value]) -> tuple[Value, Value, Value]:
         """Return the state after up to `_AT_ONCE` slots from `first` on."""

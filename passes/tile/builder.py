@@ -146,6 +146,12 @@ class KernelBuilder:
         type = _typed(dtype_of(value.type), (columns, rows))
         return self._emit("tile.transpose", value.name, type, value)
 
+    def unpack(self, words: Value, bits: int) -> Value:
+        """Return the bytes [n, 32 w / bits] i8 of words [n, w] i32; see `tile.unpack`."""
+        rows, count = extents_of(words.type)
+        type = _typed("i8", (rows, count * 32 // bits))
+        return self._emit("tile.unpack", "bytes", type, words, bits=bits)
+
     def reshape(self, value: Value, *shape: int) -> Value:
         """Return the same elements in another shape."""
         type = _typed(dtype_of(value.type), shape)

@@ -15,12 +15,14 @@ from ...ir.core import Operation, Term, Value
 from ...ir.sparse import SCORE_PARTS, SparsePolicy, parse_policy
 from ...ir.types import dtype_of, tensor
 from .attention_parts import Parts, attention_merge, tuned
-from .bin_selection import BinSelection, select_bins, step_bounds
+from .bin_boundary import BinSelection
+from .bin_selection import select_bins
 from .gathered import Gathered, gathered_decode
 from .labels import Labels, Scores, label_scores, label_write
 from .selection import Selection, select_keys
 from .shared_labels import shared_labels
 from .sparse_parts import SparseParts, sparse_parts
+from .step_counts import step_counts
 from .value_sums import ValueSums, value_sums
 from .word_labels import WordScores, query_words, word_scores, word_write
 
@@ -198,12 +200,12 @@ LISTED_WITH_TAIL = 64
 
 def word_selection(shape: WordScores, policy: SparsePolicy) -> tuple[Operation, ...]:
     """Return the kernels that choose a step's keys by words: queries, scores of what rows share
-    and of what each has alone, lists."""
+    and of what each has alone, counts of steps, lists."""
     labels = shape.labels
-    taken = BinSelection(labels.kv_heads, labels.page, shape.sinks, shape.recent, shape.keys,
-                         policy.threshold, policy.top_p)  # fmt: skip
+    taken = BinSelection(labels.kv_heads, labels.page, shape.sinks, shape.recent,
+                         threshold=policy.threshold, top_p=policy.top_p)  # fmt: skip
     scores = shared_labels(shape), word_scores(shape)
-    return query_words(shape), *scores, step_bounds(taken), select_bins(taken)
+    return query_words(shape), *scores, step_counts(taken), select_bins(taken)
 
 
 def reads(kernel: Operation, name: str) -> bool:

@@ -4,8 +4,9 @@ A layer's labels lie in pages beside its keys, [N, K, W, P] i32: word w of a tok
 of channels 4w to 4w + 3, a byte each; in `i4`, with r channels, the low half of a byte is such a
 channel and the high half is channel r/2 more, both as code + 8, and there are W = r/8 words. The
 queries of a step are rounded to bytes too, with one scale for the heads that share a key head. So
-scores are integers, and they are kept as one of `BINS` steps over all that they can be: a key is
-selected for the step that its score is in (`bin_selection`), and counts by step come along.
+scores are integers, and they are kept as one of 255 steps over all that they can be, from 1 up; 0
+is the step of a forced token. A key is selected for the step that its score is in
+(`bin_selection`); how many have each sixteenth of the steps is counted here.
 """
 
 from __future__ import annotations
@@ -16,16 +17,24 @@ from ...ir.attention_calibration import LEVELS
 from ...ir.core import Operation, Value
 from ...ir.sparse import MOST_PARTS, SHARERS
 from ...ir.sparse import SCORE_STEPS as BINS
+from ...ir.tile import extents_of
 from .attention import LOG2E
 from .builder import KernelBuilder
 from .labels import Labels, _rounded
+from .packed_counts import KINDS, ROUNDS, add_counts, no_counts, sum_counts
 from .score_place import Place
 
-PARTS = "where(B <= 2, 32, where(B <= 8, 16, 8))"
-"""Programs that share a row's keys, by how many rows B there are."""
+PARTS = "where(B <= 8, 32, 16)"
+"""Programs that score a row's keys, by how many rows B there are."""
+
+SHARES = "where(B <= 2, 32, where(B <= 8, 16, 8))"
+"""Programs that select of a row's keys; each has one part of `PARTS` or two."""
 
 QUERY = 127
 """The largest byte of a query."""
+
+STEPS = BINS - 1
+"""Steps that a score can have; step 0 is of tokens that are not chosen among."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +49,7 @@ class WordScores:
     sinks: int = 4
     recent: int = 16
     q: str = "bf16"
-    keys: int = 2048
+    keys: int = 1024
     members: int = SHARERS
     scale: float = 0.0
 
@@ -48,6 +57,11 @@ class WordScores:
     def group(self) -> int:
         """How many query heads share a key head, and so a selection."""
         return self.heads // self.labels.kv_heads
+
+    @property
+    def rows(self) -> int:
+        """How many pages a program looks at at a time."""
+        return max(1, self.keys // self.labels.page)
 
     @property
     def bytes(self) -> int:
@@ -152,18 +166,18 @@ def query_words(shape: WordScores) -> Operation:
     each = b.map("a + b + c + d", *sizes, dtype="i32", hint="size")
     top = b.map(f"a * {8 if labels.format == 'i4' else 127}", b.reduce("max", each, 0),
                 dtype="i32", hint="top")  # fmt: skip
-    text = f"i32({float(BINS)} * {float(1 << 31)} / f32(max(2 * a + 1, {BINS + 1})))"
+    text = f"i32({float(STEPS)} * {float(1 << 31)} / f32(max(2 * a + 1, {STEPS + 1})))"
     b.store(most, row, head, b.full(0, "i32"), top)
     b.store(most, row, head, b.full(1, "i32"), b.map(text, top, dtype="i32", hint="factor"))
     if worths is not None:
-        factor = shape.scale * LOG2E / QUERY / BINS
-        text = f"a * f32(max(2 * b + 1, {BINS + 1})) * {factor!r}"
+        factor = shape.scale * LOG2E / QUERY / STEPS
+        text = f"a * f32(max(2 * b + 1, {STEPS + 1})) * {factor!r}"
         b.store(worths, row, head, b.map(text, largest, top, dtype="f32", hint="worth"))
     return b.finish(labels.kv_heads, "B", requires=("B >= 0", "B <= T"), of="graph.select")
 
 
 def word_scores(shape: WordScores) -> Operation:
-    """Return the kernel of the steps in which tokens' scores are, and of counts of each step.
+    """Return the kernel of the steps in which tokens' scores are, and of counts of sixteenths.
 
     Arguments: B, N, E, C = CP * P, CP, query, bias, reach (see `query_words`), pages [E], row_page,
     base [B] (where a row's pages and its tokens begin; base is a whole page), kv_lengths [B] (0 for
@@ -176,12 +190,14 @@ def word_scores(shape: WordScores) -> Operation:
 
 
 class Scoring:
-    """What kernels of scores share: their buffers, queries as values, and steps of scores."""
+    """What kernels of scores share: their buffers, and steps of scores."""
 
     def __init__(self, name: str, shape: WordScores, *extents: str) -> None:
         self.shape, labels, group = shape, shape.labels, shape.group
         b = self.b = KernelBuilder(f"{name}_{shape.name}_{shape.keys}")
-        self.count, *_ = (b.scalar(extent) for extent in ("B", "N", "E", "C", "CP", *extents))
+        self.count, self.pool_pages, *_ = (
+            b.scalar(extent) for extent in ("B", "N", "E", "C", "CP", *extents)
+        )
         size = group * shape.bytes
         self.query = b.buffer("query", "i32", "B", labels.kv_heads, size)
         self.bias = b.buffer("bias", "i32", "B", labels.kv_heads, group)
@@ -191,7 +207,7 @@ class Scoring:
         self.words = label_words(labels)
         self.pool = b.buffer("labels", "i32", "N", labels.kv_heads, self.words, labels.page)
         self.bins = b.buffer("bins", "u8", "CP", labels.kv_heads, labels.page)
-        self.tally = b.buffer("tally", "i32", "B", labels.kv_heads, MOST_PARTS, BINS)
+        self.coarse = b.buffer("coarse", "i32", "B", labels.kv_heads, MOST_PARTS, KINDS)
 
     @property
     def facts(self) -> tuple[str, ...]:
@@ -203,9 +219,6 @@ class Scoring:
         """Return the program's key head, its place on the second axis, and its part."""
         axes = enumerate(("kv_head", "row", "part"))
         self.head, second, part = (self.b.program_id(axis, name) for axis, name in axes)
-        lane, page = self.b.iota(self.shape.keys), self.shape.labels.page
-        self.ahead = self.b.map(f"a // {page}", lane, dtype="i32", hint="ahead")
-        self.offset = self.b.map(f"a % {page}", lane, dtype="i32", hint="offset")
         return self.head, second, part
 
     def middle(self, row: Value) -> Middle:
@@ -215,23 +228,85 @@ class Scoring:
         span = b.load(self.spans, row, hint="span")
         return Middle(b, self.count, s.sinks, s.recent, s.labels.page, length, span)
 
-    def codes(self, number: Value, there: Value) -> list[tuple[Value, int]]:
-        """Return the codes of some tokens, four to a value, each with its word of a query."""
-        b, found = self.b, []
-        entry = b.map("a + b", self.place.entry, number, dtype="i32", hint="entry")
-        page = b.load(self.place.pages, entry, mask=there, hint="page_id")  # type: ignore[arg-type]
-        for word in range(self.words):
-            codes = b.load(self.pool, page, self.head, b.full(word, "i32"), self.offset, mask=there,
-                           hint="codes")  # fmt: skip
-            halves = [(codes, word)]
-            if self.shape.labels.format == "i4":
-                low = b.map(f"a & {0x0F0F0F0F}", codes, dtype="i32", hint="low")
-                high = b.map(f"(a >> 4) & {0x0F0F0F0F}", codes, dtype="i32", hint="high")
-                halves = [(low, word), (high, word + self.words)]
-            found += halves
-        return found
+    def page(self, number: Value, there: Value) -> Value:
+        """Return some pages of the row, by their numbers."""
+        entry = self.b.map("a + b", self.place.entry, number, dtype="i32", hint="entry")
+        assert self.place.pages is not None
+        return self.b.load(self.place.pages, entry, mask=there, hint="page_id")
 
-    def query_of(self, row: Value) -> Query:
+    def step(self, score: Value, inside: Value, top: Value, factor: Value) -> Value:
+        """Return the steps of scores, 1 .. 255, and 0 of tokens that are not inside."""
+        text = f"where(d, 1 + min(i32(umulhi(max(a + b, 0) * 2, c)), {STEPS - 1}), 0)"
+        return self.b.map(text, score, top, factor, inside, dtype="i32", hint="step")
+
+
+class _WordScores(Scoring):
+    def __init__(self, shape: WordScores) -> None:
+        super().__init__("word_scores", shape)
+        self.own = self.b.buffer("own", "i32", "B")
+
+    def kernel(self) -> Operation:
+        b, s = self.b, self.shape
+        head, row, part = self.enter()
+        self.ahead, self.offset = b.expand(b.iota(s.rows), 1), b.expand(b.iota(s.labels.page), 0)
+        self.place.enter(head, row)
+        self.span = self.middle(row)
+        first, self.high = self.span.part(part)
+        own = b.load(self.own, row, hint="own")
+        low = b.map("max(a, b)", first, own, dtype="i32", hint="low")
+        self.row_query = self._query(row)
+        text = "a < b"
+        begun = b.map(text, first, b.map("min(a, b)", own, self.high, dtype="i32"), hint="begun")
+        kind, many = b.iota(KINDS), ROUNDS * s.rows
+        counted = b.load(self.coarse, row, head, part, kind, mask=begun, hint="coarse")
+        state = self._ahead(low, self._pages(low, 0))
+        with b.loop(low, self.high, counted, *state, step=many, hint="first") as chunk:
+            text = f"min(a + {many}, b)"
+            end = b.map(text, chunk.index, self.high, dtype="i32", hint="end")
+            start = *no_counts(b, s.rows, s.labels.page), *chunk.carried[1:]
+            with b.loop(chunk.index, end, *start, step=s.rows, hint="page") as loop:
+                loop.yields(*self._round(loop.index, loop.carried))
+            more = sum_counts(b, loop.results[:2])
+            more = b.map("a + b", chunk.carried[0], more, dtype="i32", hint="coarse")
+            chunk.yields(more, *loop.results[2:])
+        b.store(self.coarse, row, head, part, kind, chunk.results[0])
+        facts = (*self.facts, "0 <= own[*]")
+        return b.finish(s.labels.kv_heads, "B", PARTS, requires=facts, of="graph.select")
+
+    def _round(self, index: Value, state: list[Value]) -> tuple[Value, ...]:
+        """Score the pages from `index` on; the state has counts, the page ids of the next round
+        and the labels of this one."""
+        b, page = self.b, self.shape.labels.page
+        after = b.map(f"a + {self.shape.rows}", index, dtype="i32", hint="after")
+        following = self._ahead(after, state[2])
+        number = b.map("a + b", index, self.ahead, dtype="i32", hint="number")
+        there = b.map("a < b", number, self.high, hint="there")
+        inside = self.span.inside(number, self.offset, there)
+        query = self.row_query
+        step = self.step(self._score(state[3:]), inside, query.top, query.factor)
+        at = b.map(f"a // {page} + b", self.place.start, number, dtype="i32", hint="at")
+        b.store(self.bins, at, self.head, self.offset, step, mask=there)
+        kinds = b.map("a >> 4", step, dtype="i32", hint="kind")
+        return *add_counts(b, state[:2], kinds), *following
+
+    def _pages(self, index: Value, rounds: int) -> Value:
+        """Return the ids of the pages of a round that comes so many rounds after `index`."""
+        b, ahead = self.b, rounds * self.shape.rows
+        number = b.map(f"a + b + {ahead}", index, self.ahead, dtype="i32", hint="number")
+        return self.page(number, b.map("a < b", number, self.high, hint="there"))
+
+    def _ahead(self, index: Value, page: Value) -> tuple[Value, ...]:
+        """Return the page ids of the round after that of `index`, and the labels of that round,
+        whose pages are known: none of these loads waits for another."""
+        b = self.b
+        page = b.map("max(min(a, b - 1), 0)", page, self.pool_pages, dtype="i32", hint="page_id")
+        number = b.map("a + b", index, self.ahead, dtype="i32", hint="number")
+        there = b.map("a < b", number, self.high, hint="there")
+        words = [b.load(self.pool, page, self.head, b.full(word, "i32"), self.offset, mask=there,
+                        hint="codes") for word in range(self.words)]  # fmt: skip
+        return self._pages(index, 1), *words
+
+    def _query(self, row: Value) -> _Query:
         """Return a row's query, one value a word: all tokens are multiplied by it."""
         b, s = self.b, self.shape
 
@@ -241,31 +316,36 @@ class Scoring:
         each = [[one(self.query, member * s.bytes + word) for word in range(s.bytes)]
                 for member in range(s.group)]  # fmt: skip
         shifts = [one(self.bias, member) for member in range(s.group)]
-        return Query(each, shifts, one(self.most, 0), one(self.most, 1))
+        return _Query(each, shifts, one(self.most, 0), one(self.most, 1))
 
-    def step(self, query: Query, codes: list[tuple[Value, int]]) -> Value:
-        """Return the steps of the scores of some tokens: the largest over the group's heads."""
-        b, best = self.b, None
-        zero = b.full(0, "i32", self.shape.keys)
+    def _score(self, codes: list[Value]) -> Value:
+        """Return the scores of some tokens: the largest over the group's heads."""
+        b, query, best = self.b, self.row_query, None
+        zero = b.full(0, "i32", *extents_of(codes[0].type))
         totals = [b.map("a - b", zero, shift, dtype="i32", hint="total") for shift in query.shifts]
-        for half, place in codes:
+        for half, place in self._halves(codes):
             totals = [b.map("dot4(a, b, c)", half, each[place], total, dtype="i32")
                       for each, total in zip(query.each, totals, strict=True)]  # fmt: skip
         for score in totals:
             best = score if best is None else b.map("max(a, b)", best, score, dtype="i32")
         assert best is not None
-        text = f"min(i32(umulhi(max(a + b, 0) * 2, c)), {BINS - 1})"
-        return b.map(text, best, query.top, query.factor, dtype="i32", hint="step")
+        return best
 
-    def count_steps(self, step: Value, inside: Value, counts: Value) -> Value:
-        """Return counts with the steps of the tokens that are inside."""
-        text = "where(b, a, -1)"
-        counted = self.b.map(text, step, inside, dtype="i32", hint="counted")
-        return self.b.histogram(counted, counts)
+    def _halves(self, codes: list[Value]) -> list[tuple[Value, int]]:
+        """Return four codes to a value, each with its word of a query."""
+        b, found = self.b, []
+        for word, both in enumerate(codes):
+            halves = [(both, word)]
+            if self.shape.labels.format == "i4":
+                low = b.map(f"a & {0x0F0F0F0F}", both, dtype="i32", hint="low")
+                high = b.map(f"(a >> 4) & {0x0F0F0F0F}", both, dtype="i32", hint="high")
+                halves = [(low, word), (high, word + self.words)]
+            found += halves
+        return found
 
 
 @dataclass(frozen=True)
-class Query:
+class _Query:
     """A row's query for a key head, as values: words of each head, what is taken from its products,
     and what makes steps of scores."""
 
@@ -275,39 +355,9 @@ class Query:
     factor: Value
 
 
-class _WordScores(Scoring):
-    def __init__(self, shape: WordScores) -> None:
-        super().__init__("word_scores", shape)
-        self.own = self.b.buffer("own", "i32", "B")
-
-    def kernel(self) -> Operation:
-        b, s, page = self.b, self.shape, self.shape.labels.page
-        head, row, part = self.enter()
-        self.place.enter(head, row)
-        span = self.middle(row)
-        first, high = span.part(part)
-        own = b.load(self.own, row, hint="own")
-        low = b.map("max(a, b)", first, own, dtype="i32", hint="low")
-        query = self.query_of(row)
-        begun = b.map("a < b", first, b.map("min(a, b)", own, high, dtype="i32"), hint="begun")
-        bin = b.iota(BINS)
-        tally = b.load(self.tally, row, head, part, bin, mask=begun, hint="counts")
-        with b.loop(low, high, tally, step=s.keys // page, hint="page") as loop:
-            number = b.map("a + b", loop.index, self.ahead, dtype="i32", hint="number")
-            there = b.map("a < b", number, high, hint="there")
-            step = self.step(query, self.codes(number, there))
-            at = b.map(f"a // {page} + b", self.place.start, number, dtype="i32", hint="at")
-            b.store(self.bins, at, head, self.offset, step, mask=there)
-            inside = span.inside(number, self.offset, there)
-            loop.yields(self.count_steps(step, inside, loop.carried[0]))
-        b.store(self.tally, row, head, part, bin, loop.results[0])
-        facts = (*self.facts, "0 <= own[*]")
-        return b.finish(s.labels.kv_heads, "B", PARTS, requires=facts, of="graph.select")
-
-
-def parts_of(b: KernelBuilder, rows: Value) -> Value:
-    """Return how many programs share a row's keys, for so many rows: the grid's `PARTS`."""
-    return b.map(PARTS.replace("B", "a"), rows, dtype="i32", hint="parts")
+def parts_of(b: KernelBuilder, rows: Value, parts: str = PARTS) -> Value:
+    """Return how many programs share a row's keys, for so many rows: the grid's extent."""
+    return b.map(parts.replace("B", "a"), rows, dtype="i32", hint="parts")
 
 
 class Middle:
@@ -321,15 +371,18 @@ class Middle:
         self.first = b.map(f"min(a, {sinks})", length, dtype="i32", hint="first")
         self.last = b.map(f"max(a - {recent}, b)", length, self.first, dtype="i32", hint="last")
 
-    def part(self, part: Value) -> tuple[Value, Value]:
+    def part(self, part: Value, parts: str = PARTS) -> tuple[Value, Value]:
         """Return the pages [low, high) of a part: of pages that have a token of the middle. Rows of
         one `span` are cut at the same pages."""
         b, page = self.b, self.page
         pages = b.map(f"(a + {page - 1}) // {page}", self.last, dtype="i32", hint="pages")
-        parts = parts_of(b, self.rows)
         assert self.span is not None
         text = "(max(a, c) + b - 1) // b"
-        each = b.map(text, pages, parts, self.span, dtype="i32", hint="each")
+        each = b.map(text, pages, parts_of(b, self.rows), self.span, dtype="i32", hint="each")
+        if parts != PARTS:
+            text = "a * (b // c)"
+            each = b.map(text, each, parts_of(b, self.rows), parts_of(b, self.rows, parts),
+                         dtype="i32", hint="each")  # fmt: skip
         low = b.map("min(a * b, c)", part, each, pages, dtype="i32", hint="low")
         return low, b.map("min(a + b, c)", low, each, pages, dtype="i32", hint="high")
 

@@ -14,11 +14,15 @@ from weft.ir.attention_calibration import LEVELS
 from weft.ir.core import Operation
 from weft.ir.sparse import MOST_PARTS, SHARERS
 from weft.ir.sparse import SCORE_STEPS as BINS
-from weft.passes.tile.bin_selection import BinSelection, select_bins, step_bounds
+from weft.passes.tile.bin_boundary import BinSelection
+from weft.passes.tile.bin_selection import select_bins
 from weft.passes.tile.builder import KernelBuilder
 from weft.passes.tile.labels import Labels
+from weft.passes.tile.packed_counts import KINDS
 from weft.passes.tile.shared_labels import shared_labels
+from weft.passes.tile.step_counts import step_counts
 from weft.passes.tile.word_labels import (
+    STEPS,
     WordScores,
     label_words,
     query_words,
@@ -38,7 +42,7 @@ Run = Callable[[Operation, list[Any]], list[Any]]
 
 @dataclass
 class Case:
-    """Keys of a few rows in scattered pages, and what the four kernels left."""
+    """Keys of a few rows in scattered pages, and what the kernels left."""
 
     labels: Labels
     k: np.ndarray
@@ -87,12 +91,12 @@ def run_all(
         "bins": np.full((total, 2, PAGE), 201, "u1"),
         "tally": np.full((rows, 2, MOST_PARTS, BINS), -9, "i4"),
         "worth": np.full((rows, 2), np.nan, "f4"),
-        "bounds": np.full((rows, 2, 2 * MOST_PARTS + 3), -9, "i4"),
+        **{name: np.full((rows, 2, MOST_PARTS, KINDS), -9, "i4") for name in ("coarse", "fine")},
         "chosen": np.full((2, capacity), -7777, "i4"), "counts": np.full((rows, 2), -7, "i4"),
     }  # fmt: skip
     kernels = [
         word_write(labels), query_words(shape), shared_labels(shape), word_scores(shape),
-        step_bounds(taken), select_bins(taken),
+        step_counts(taken), select_bins(taken),
     ]  # fmt: skip
     for kernel in kernels:
         names = [value.name for value in kernel.regions[0].arguments]
@@ -188,11 +192,11 @@ def test_a_threshold_and_a_share_of_the_mass(
 
 
 def worth(case: Case, row: int, head: int) -> float:
-    """Return the power of two that a step more is worth: of a 256th of what scores can be."""
+    """Return the power of two that a step more is worth: of a 255th of what scores can be."""
     q = case.q[row].reshape(2, 2, 16)[head, :, :8] * case.level[head]
     words = np.floor(q * (127 / np.abs(q).max()) + 0.5)
     most = np.abs(words).sum(1).max() * (8 if case.labels.format == "i4" else 127)
-    return float(SCALE * np.abs(q).max() / 127 * (2 * most + 1) / BINS / np.log(2))
+    return float(SCALE * np.abs(q).max() / 127 * (2 * most + 1) / STEPS / np.log(2))
 
 
 def exact_steps(case: Case, row: int, head: int) -> np.ndarray:
@@ -206,12 +210,12 @@ def exact_steps(case: Case, row: int, head: int) -> np.ndarray:
     words = np.floor(q * (np.float32(127) / np.abs(q).max()) + np.float32(0.5)).astype(int)
     top = np.abs(words).sum(1).max() * (8 if case.labels.format == "i4" else 127)
     scores = (words @ codes.T.astype(int)).max(0)
-    factor = int(np.float32(BINS * 2.0**31) / np.float32(max(2 * top + 1, BINS + 1)))
-    return np.minimum(((scores + top) * 2 * factor) >> 32, BINS - 1)
+    factor = int(np.float32(STEPS * 2.0**31) / np.float32(max(2 * top + 1, STEPS + 1)))
+    return 1 + np.minimum(((scores + top) * 2 * factor) >> 32, STEPS - 1)
 
 
 def test_steps_follow_exact_scores() -> None:
-    """A step is a 256th of what scores can be: what is chosen scores no worse than that."""
+    """A step is a 255th of what scores can be: what is chosen scores no worse than that."""
     case = run_all(interpreted, "i8")
     row, head = 3, 1
     count = case.after["counts"][row, head]
@@ -224,7 +228,7 @@ def test_steps_follow_exact_scores() -> None:
     left = max(exact[unit] for unit in middle if unit not in chosen)
     least = min(exact[unit] for unit in middle if unit in chosen)
     reach = 2 * (np.abs(q) * 2.5).sum(1).max()
-    assert left - least < reach / BINS + 0.02 * reach
+    assert left - least < reach / STEPS + 0.02 * reach
 
 
 def test_every_access_is_proven() -> None:
@@ -232,21 +236,24 @@ def test_every_access_is_proven() -> None:
     shape = WordScores(labels, 32)
     adaptive = BinSelection(8, 64, top_p=0.9)
     for kernel in (word_write(labels), query_words(shape), shared_labels(shape), word_scores(shape),
-                   query_words(replace(shape, scale=0.1)), step_bounds(adaptive),
-                   step_bounds(BinSelection(8, 64)), select_bins(BinSelection(8, 64))):  # fmt: skip
+                   query_words(replace(shape, scale=0.1)), step_counts(adaptive),
+                   step_counts(BinSelection(8, 64)), select_bins(adaptive),
+                   select_bins(BinSelection(8, 64))):  # fmt: skip
         assert prove_bounds(kernel).ok
 
 
 def test_compiles_for_hopper() -> None:
-    """Four channels are one instruction, and labels come 16 bytes a thread."""
+    """Four channels are one instruction, and labels come 16 bytes a thread; labels that rows share
+    are multiplied on tensor cores."""
     pytest.importorskip("triton")
     from weft.codegen.compile_triton import compile_offline
     from weft.passes.tile.gpu_schedules import gpu_schedule
 
     shape = WordScores(Labels(8, 128, 64, 32, "i4", "bf16"), 32)
-    for kernel in (word_scores(shape), shared_labels(shape)):
-        text = compile_offline(kernel, gpu_schedule(kernel))["ptx"]
-        assert "dp4a" in text and "v4.b32" in text
+    text = compile_offline(word_scores(shape), gpu_schedule(word_scores(shape)))["ptx"]
+    assert "dp4a" in text and "v4.b32" in text
+    text = compile_offline(shared_labels(shape), gpu_schedule(shared_labels(shape)))["ptx"]
+    assert "wgmma" in text and "s32.s8.s8" in text
 
 
 def test_a_list_that_is_too_short_is_found() -> None:

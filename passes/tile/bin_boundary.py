@@ -1,0 +1,176 @@
+"""Where a selection by steps of score ends: the step above which all are taken, and how many of it.
+
+`word_labels` has counted the tokens of each part of a row by sixteenths of the steps, and
+`step_counts` by the steps of the sixteenth that the budget ends in, or, where what steps are worth
+matters too, by all steps. Every program that selects works the boundary out from these.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import log2
+
+from ...ir.core import Value
+from ...ir.sparse import MOST_PARTS
+from ...ir.sparse import SCORE_STEPS as BINS
+from .builder import KernelBuilder
+from .packed_counts import KINDS
+from .word_labels import PARTS, SHARES, Middle, parts_of
+
+
+@dataclass(frozen=True)
+class BinSelection:
+    """The static shape: tokens of pages of `page`; `keys` tokens are looked at at a time. Beside
+    the budget one amount more may bound what is taken, `threshold` or `top_p` (`ir.sparse`)."""
+
+    kv_heads: int
+    page: int
+    sinks: int = 4
+    recent: int = 16
+    keys: int = 2048
+    threshold: float = 0.0
+    top_p: float = 0.0
+
+    @property
+    def adaptive(self) -> bool:
+        """Whether how many are taken depends on what steps are worth."""
+        return bool(self.threshold or self.top_p)
+
+    @property
+    def rows(self) -> int:
+        """How many pages are looked at at a time."""
+        return max(1, self.keys // self.page)
+
+    @property
+    def name(self) -> str:
+        """A name that tells the shape, without what bounds it."""
+        return f"{self.kv_heads}_{self.page}_{self.sinks}_{self.recent}_{self.keys}"
+
+
+@dataclass(frozen=True)
+class Ending:
+    """Where a selection ends, for a share of a row: the step above which all are taken, how many of
+    it are (`ties`), how many tokens above it and in it (`tied`) the shares before have, and how
+    many in it this one has."""
+
+    limit: Value
+    ties: Value
+    before: Value
+    tied: Value
+    mine: Value
+
+
+class Boundary:
+    """Where the selection of a row and key head ends, as kernels find it: declares kv_lengths,
+    budgets [B] (the most tokens that may be read) and coarse [B, K, 32, 16]."""
+
+    def __init__(self, b: KernelBuilder, rows: Value, shape: BinSelection) -> None:
+        self.b, self.rows, self.shape = b, rows, shape
+        self.lengths, self.budgets = (b.buffer(n, "i32", "B") for n in ("kv_lengths", "budgets"))
+        self.spans = b.buffer("span", "i32", "B")
+        self.coarse = None
+        if not shape.adaptive:
+            self.coarse = b.buffer("coarse", "i32", "B", shape.kv_heads, MOST_PARTS, KINDS)
+
+    def enter(self, head: Value, row: Value) -> None:
+        """Say whose it is: sets the row's `length` and middle, `span`, and how many tokens of that
+        its budget leaves room for, `want`."""
+        b, s = self.b, self.shape
+        self.head, self.row = head, row
+        self.length = b.load(self.lengths, row, hint="length")
+        span = b.load(self.spans, row, hint="span")
+        self.span = Middle(b, self.rows, s.sinks, s.recent, s.page, self.length, span)
+        text = "max(min(a - (b - (c - d)), c - d), 0)"
+        budget = b.load(self.budgets, row, hint="budget")
+        self.want = b.map(text, budget, self.length, self.span.last, self.span.first, dtype="i32",
+                          hint="want")  # fmt: skip
+
+    def tally(self, buffer: Value, kinds: int, parts: str = SHARES) -> Value:
+        """Return the counts [32, kinds] of all parts of the row, 0 where there is no part."""
+        b = self.b
+        part, kind = b.expand(b.iota(MOST_PARTS), 1), b.expand(b.iota(kinds), 0)
+        text = "(a < where(c > 0, b, 0)) & (d >= 0)"
+        live = b.map(text, part, parts_of(b, self.rows, parts), self.length, kind, dtype="bool",
+                     hint="live")  # fmt: skip
+        return b.load(buffer, self.row, self.head, part, kind, mask=live, hint="tally")
+
+    def of(self, total: Value, want: Value) -> tuple[Value, Value]:
+        """Return the highest kind that has, with those above it, as many as are wanted, and how
+        many of it are; `total` is how many each kind has."""
+        b = self.b
+        (kinds,) = total.type.parameters[1]  # type: ignore[misc]
+        rest = b.map("a - b + c", b.reduce("sum", total, 0), b.scan(total, 0), total,
+                     dtype="i32", hint="rest")  # fmt: skip
+        reach = b.map("where(a >= b, 1, 0)", rest, want, dtype="i32", hint="reach")
+        limit = b.map("max(a - 1, 0)", b.reduce("sum", reach, 0), dtype="i32", hint="limit")
+        text = "where(a > b, c, 0)"
+        over = b.map(text, b.iota(kinds), limit, total, dtype="i32", hint="over")  # type: ignore[arg-type]
+        above = b.reduce("sum", over, 0, hint="above")
+        return limit, b.map("a - b", want, above, dtype="i32", hint="left")
+
+    def sixteenth(self) -> tuple[Value, Value, Value]:
+        """Return the counts of sixteenths of all parts, in which of them the last wanted token is,
+        and how many are wanted of that."""
+        assert self.coarse is not None
+        tally = self.tally(self.coarse, KINDS, PARTS)
+        return tally, *self.of(self.b.reduce("sum", tally, 0, hint="total"), self.want)
+
+    def end(self, fine: Value, share: Value) -> Ending:
+        """Return where the selection ends, for a share of the row; `fine` is what `step_counts` has
+        left."""
+        b = self.b
+        tally, first, left = self.sixteenth()
+        steps = self.tally(fine, KINDS)
+        second, ties = self.of(b.reduce("sum", steps, 0, hint="total"), left)
+        limit = b.map(f"a * {KINDS} + b", first, second, dtype="i32", hint="limit")
+        text = "a * (b // c)"
+        part = b.map(text, share, parts_of(b, self.rows), parts_of(b, self.rows, SHARES),
+                     dtype="i32", hint="part")  # fmt: skip
+        above = self._sum(tally, part, first, "<", ">"), self._sum(steps, share, second, "<", ">")
+        before = b.map("a + b", *above, dtype="i32", hint="before")
+        equal = [self._sum(steps, share, second, which, "==") for which in ("<", "==")]
+        return Ending(limit, ties, before, *equal)
+
+    def end_by_worth(self, tally: Value, worth: Value, share: Value) -> Ending:
+        """Return the same where steps are worth a power of two [B, K]; `want` becomes less."""
+        b = self.b
+        bin, counts = b.iota(BINS), self.tally(tally, BINS)
+        total = b.map("where(b > 0, a, 0)", b.reduce("sum", counts, 0), bin, dtype="i32",
+                      hint="total")  # fmt: skip
+        value = b.load(worth, self.row, self.head, hint="worth")
+        self.want = b.map("min(a, b)", self.want, self._enough(total, value), dtype="i32",
+                          hint="want")  # fmt: skip
+        limit, ties = self.of(total, self.want)
+        before = self._sum(counts, share, limit, "<", ">")
+        equal = [self._sum(counts, share, limit, which, "==") for which in ("<", "==")]
+        return Ending(limit, ties, before, *equal)
+
+    def _sum(self, counts: Value, part: Value, limit: Value, parts: str, kinds: str) -> Value:
+        """Return the sum of counts [32, kinds] of the parts before a part (<), or of it (==), and
+        of the kinds above a limit (>), or of it (==)."""
+        b = self.b
+        part_of, kind_of = (b.expand(b.iota(extent), 1 - axis)  # type: ignore[arg-type]
+                            for axis, extent in enumerate(counts.type.parameters[1]))  # type: ignore  # fmt: skip
+        text = f"where((a {parts} b) & (c {kinds} d), e, 0)"
+        kept = b.map(text, part_of, part, kind_of, limit, counts, dtype="i32", hint="kept")
+        return b.reduce("sum", b.reduce("sum", kept, 1), 0, hint="sum")
+
+    def _enough(self, total: Value, worth: Value) -> Value:
+        """Return how many of the best tokens a threshold or a share of the mass asks for."""
+        b, s = self.b, self.shape
+        bin = b.iota(BINS)
+        best = b.reduce("max", b.map("where(b > 0, a, 0)", bin, total, dtype="i32"), 0, hint="best")
+        below = b.map("f32(max(b - a, 0)) * c", bin, best, worth, hint="below")
+        if s.threshold:
+            text = f"where(b <= {-log2(s.threshold)!r}, a, 0)"
+            return b.reduce("sum", b.map(text, total, below, dtype="i32"), 0, hint="enough")
+        weight = b.map("exp2(0.0 - a)", below, hint="weight")
+        mass = b.map("f32(a) * b", total, weight, hint="mass")
+        whole = b.reduce("sum", mass, 0, hint="whole")
+        text = (
+            f"max(a * {s.top_p!r} - (a - b), 0.0)"  # what tokens of steps above leave to this one
+        )
+        left = b.map(text, whole, b.scan(mass, 0), dtype="f32", hint="left")
+        text = "where(c > 0.0, min(a, i32(0.0 - floor(0.0 - min(c / max(b, 1e-30), 1e9)))), 0)"
+        taken = b.map(text, total, weight, left, dtype="i32", hint="taken")
+        return b.reduce("sum", taken, 0, hint="enough")
