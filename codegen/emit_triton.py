@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import hashlib
-import keyword
 import string
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..ir.core import Operation, Region, Term, Value, walk
+from ..ir.core import Operation, Region, Value
 from ..ir.diagnostics import KernelError
 from ..ir.expression import read
 from ..ir.schedule import Schedule
 from ..ir.tile import extents_of
 from ..ir.types import dtype_of, shape_of
 from .triton_expressions import TRITON, HostWriter, TritonWriter, Typed, cast
-from .triton_helpers import helper_lines
 from .triton_shapes import padded_shapes
+from .triton_text import (
+    back,
+    bare,
+    helper_lines,
+    identifier,
+    lane_inside,
+    pipelined,
+    stride_of,
+)  # fmt: skip
+from .triton_unpack import unpack_lines
 
-_RESERVED = frozenset("tl triton launch num_warps num_stages range grid programs".split())
 _REAL = frozenset({"f64", "f32", "bf16", "f16", "f8e4m3"})
 _IDENTITY = {"sum": "0", "max": "-float('inf')", "min": "float('inf')"}
 _INTEGER_IDENTITY = {"sum": "0", "max": "-2147483648", "min": "2147483647"}
@@ -63,8 +70,8 @@ class _Emitter:
 
     def file(self) -> str:
         """Return the whole text."""
-        scalars = [_id(v.name) for v in self.arguments if v.type.name != "buffer"]
-        names = ", ".join(_id(value.name) for value in self.arguments)
+        scalars = [identifier(v.name) for v in self.arguments if v.type.name != "buffer"]
+        names = ", ".join(identifier(value.name) for value in self.arguments)
         if self.schedule.chained:  # nothing is read before; the next one may come and wait
             self._line("tl.extra.cuda.gdc_wait()")
             self._line("tl.extra.cuda.gdc_launch_dependents()")
@@ -81,6 +88,7 @@ class _Emitter:
                 "import triton.language as tl",
                 "",
                 *helper_lines(self.lines),
+                *unpack_lines(self.lines),
                 "",
                 f"@triton.jit(do_not_specialize={scalars!r})",
                 f"def {self.name}({names}):",
@@ -108,7 +116,7 @@ class _Emitter:
         self.lines.append(self.indent + text)
 
     def _set(self, value: Value, text: str) -> None:
-        self._line(f"{_id(value.name)} = {text}")
+        self._line(f"{identifier(value.name)} = {text}")
 
     def _shape(self, value: Value) -> tuple[int, ...]:
         return self.shapes.get(value.name, ())
@@ -116,7 +124,7 @@ class _Emitter:
     def _at(self, value: Value, shape: Sequence[int]) -> str:
         """Return a value, with leading axes added, so that it broadcasts to a shape."""
         own = self._shape(value)
-        text = _id(value.name)
+        text = identifier(value.name)
         for axis, want in enumerate(shape[len(shape) - len(own) :]):
             if own[axis] not in (1, want) and extents_of(value.type)[axis] == 1:
                 text = self._first(value, text, axis)
@@ -129,7 +137,7 @@ class _Emitter:
     def _first(self, value: Value, text: str, axis: int) -> str:
         """Return the first lane of an axis of extent 1 that was padded."""
         own = self._shape(value)
-        kept = f"tl.where({_lane_inside(axis, len(own), own[axis], 1)}, {text}, 0)"
+        kept = f"tl.where({lane_inside(axis, len(own), own[axis], 1)}, {text}, 0)"
         total = f"tl.sum({kept}, {axis}, keep_dims=True)"
         return f"({total} != 0)" if dtype_of(value.type) == "bool" else total
 
@@ -163,7 +171,7 @@ class _Emitter:
             self._set(result, cast(variables["a"], dtype).text)
             return
         written = read(operation["expr"], TritonWriter(variables))
-        self._set(result, _bare(cast(written, dtype).text))
+        self._set(result, bare(cast(written, dtype).text))
 
     def _check_broadcast(
         self, operation: Operation, values: Sequence[Value], shape: Sequence[int]
@@ -207,8 +215,8 @@ class _Emitter:
         parts = [*rest, value, *([mask] if mask else [])]
         widest = max(parts, key=lambda part: len(self._shape(part)))
         axes = range(1, len(self._shape(widest)) + 1)
-        shape = [max(_back(self._shape(p), axis) for p in parts) for axis in axes][::-1]
-        dims = [max(_back(extents_of(p.type), axis) for p in parts) for axis in axes][::-1]
+        shape = [max(back(self._shape(p), axis) for p in parts) for axis in axes][::-1]
+        dims = [max(back(extents_of(p.type), axis) for p in parts) for axis in axes][::-1]
         self._check_broadcast(operation, parts, shape)
         pointer, text = self._pointer(target, rest, shape), self._mask(mask, dims, shape)
         stored = cast(self._typed(value, shape), dtype_of(target.type)).text
@@ -218,17 +226,17 @@ class _Emitter:
     def _pointer(self, buffer: Value, indices: Sequence[Value], shape: Sequence[int]) -> str:
         """Return a pointer tile: scalar terms first and in 64 bits, then the tiles'."""
         dims = shape_of(buffer.type)
-        scalar, spread, found = [_id(buffer.name)], [], [1] * len(shape)
+        scalar, spread, found = [identifier(buffer.name)], [], [1] * len(shape)
         for axis, index in enumerate(indices):
-            stride, known = _stride(dims[axis + 1 :])
+            stride, known = stride_of(dims[axis + 1 :])
             text = self._at(index, shape)
             own = self._shape(index)
             small = isinstance(dims[axis], int) and known and dims[axis] * known < 2**31  # type: ignore[operator]
             if not (small or (own and stride == "1")):
                 text = f"tl.cast({text}, tl.int64)"
             (spread if own else scalar).append(text if stride == "1" else f"{text} * {stride}")
-            for back, extent in enumerate(reversed(own), 1):
-                found[-back] = max(found[-back], extent)
+            for place, extent in enumerate(reversed(own), 1):
+                found[-place] = max(found[-place], extent)
         if shape and found != list(shape):
             spread.append(f"tl.zeros({list(shape)!r}, tl.int32)")
         return " + ".join([*scalar, *([f"({' + '.join(spread)})"] if spread else [])])
@@ -239,7 +247,7 @@ class _Emitter:
         if mask is not None and shape and not self._shape(mask):  # as wide as the pointers
             terms = [f"(({terms[0]} + tl.zeros({list(shape)!r}, tl.int32)) != 0)"]
         terms += [
-            _lane_inside(axis, len(shape), extent, int(true))
+            lane_inside(axis, len(shape), extent, int(true))
             for axis, (extent, true) in enumerate(zip(shape, dims, strict=True))
             if extent != true
         ]
@@ -251,9 +259,9 @@ class _Emitter:
         """Return a value whose padded lanes along an axis are `fill`."""
         shape, true = self._shape(value), int(extents_of(value.type)[axis])
         if shape[axis] == true:
-            return _id(value.name)
-        lane = _lane_inside(axis, len(shape), shape[axis], true)
-        return f"tl.where({lane}, {_id(value.name)}, {fill})"
+            return identifier(value.name)
+        lane = lane_inside(axis, len(shape), shape[axis], true)
+        return f"tl.where({lane}, {identifier(value.name)}, {fill})"
 
     def _reduce(self, operation: Operation) -> None:
         (operand,), op = operation.operands, operation["op"]
@@ -272,16 +280,16 @@ class _Emitter:
 
     def _scan(self, operation: Operation) -> None:
         (operand,) = operation.operands
-        self._set(operation.result, f"tl.cumsum({_id(operand.name)}, {operation['axis']})")
+        self._set(operation.result, f"tl.cumsum({identifier(operand.name)}, {operation['axis']})")
 
     def _histogram(self, operation: Operation) -> None:
         values, counts = operation.operands
         (bins,), (true,) = self._shape(counts), extents_of(counts.type)
-        name, (extent,) = _id(values.name), self._shape(values)
+        name, (extent,) = identifier(values.name), self._shape(values)
         inside = f"({name} >= 0) & ({name} < {true})"
         if extent != extents_of(values.type)[0]:
-            inside += f" & {_lane_inside(0, 1, extent, int(extents_of(values.type)[0]))}"
-        text = f"{_id(counts.name)} + tl.histogram({name}, {bins}, mask={inside})"
+            inside += f" & {lane_inside(0, 1, extent, int(extents_of(values.type)[0]))}"
+        text = f"{identifier(counts.name)} + tl.histogram({name}, {bins}, mask={inside})"
         self._set(operation.result, text)
 
     def _dot(self, operation: Operation) -> None:
@@ -296,36 +304,36 @@ class _Emitter:
         right = f"tl.trans({right})" if transposed else right
         precision = f', input_precision="{self.schedule.precision}"' if dtype == "f32" else ""
         precision = ", out_dtype=tl.int32" if dtype == "i8" else precision
-        text = f"tl.dot({left}, {right}, {_id(acc.name)}{precision})"
+        text = f"tl.dot({left}, {right}, {identifier(acc.name)}{precision})"
         self._set(operation.result, text)
 
     def _unpack(self, operation: Operation) -> None:
         (operand,) = operation.operands
         self._check_whole(operation, operand)
         rows, words = self._shape(operand)
-        text = f"unpack{operation['bits']}({_id(operand.name)}, {rows}, {words})"
+        text = f"unpack{operation['bits']}({identifier(operand.name)}, {rows}, {words})"
         self._set(operation.result, text)
 
     def _expand(self, operation: Operation) -> None:
         (operand,) = operation.operands
         if not self._shape(operand):
             (extent,) = self._shape(operation.result)
-            self._set(operation.result, f"tl.broadcast_to({_id(operand.name)}, ({extent},))")
+            self._set(operation.result, f"tl.broadcast_to({identifier(operand.name)}, ({extent},))")
             return
         axis, shape = operation["axis"], self._shape(operation.result)
-        text = f"tl.expand_dims({_id(operand.name)}, {axis})"
+        text = f"tl.expand_dims({identifier(operand.name)}, {axis})"
         if shape[axis] != 1:
             text = f"tl.broadcast_to({text}, ({', '.join(map(str, shape))}))"
         self._set(operation.result, text)
 
     def _transpose(self, operation: Operation) -> None:
-        self._set(operation.result, f"tl.trans({_id(operation.operands[0].name)})")
+        self._set(operation.result, f"tl.trans({identifier(operation.operands[0].name)})")
 
     def _reshape(self, operation: Operation) -> None:
         (operand,), result = operation.operands, operation.result
         self._check_whole(operation, operand, result)
         dims = ", ".join(map(str, extents_of(result.type)))
-        self._set(result, f"tl.reshape({_id(operand.name)}, ({dims},))")
+        self._set(result, f"tl.reshape({identifier(operand.name)}, ({dims},))")
 
     def _check_whole(self, operation: Operation, *values: Value) -> None:
         for value in values:
@@ -340,71 +348,26 @@ class _Emitter:
         (region,) = operation.regions
         index, *arguments = region.arguments
         for argument, value in zip(arguments, carried, strict=True):
-            self._set(argument, _id(value.name))
+            self._set(argument, identifier(value.name))
         step = operation.attribute("step", 1)
-        stages = f", num_stages={self.schedule.num_stages}" if _pipelined(region) else ""
-        head = f"tl.range({_id(low.name)}, {_id(high.name)}, {step}{stages})"
-        self._line(f"for {_id(index.name)} in {head}:")
+        stages = f", num_stages={self.schedule.num_stages}" if pipelined(region) else ""
+        head = f"tl.range({identifier(low.name)}, {identifier(high.name)}, {step}{stages})"
+        self._line(f"for {identifier(index.name)} in {head}:")
         self.indent += "    "
         self._block(region)
         self._yielded(arguments, region.operations[-1].operands)
         self.indent = self.indent[4:]
         for result, argument in zip(operation.results, arguments, strict=True):
-            self._set(result, _id(argument.name))
+            self._set(result, identifier(argument.name))
 
     def _yielded(self, arguments: Sequence[Value], values: Sequence[Value]) -> None:
         if not arguments:
             return
-        left = ", ".join(_id(value.name) for value in arguments)
-        self._line(f"{left} = {', '.join(_id(value.name) for value in values)}")
+        left = ", ".join(identifier(value.name) for value in arguments)
+        self._line(f"{left} = {', '.join(identifier(value.name) for value in values)}")
 
     def _yield(self, operation: Operation) -> None:
         """Written by the loop."""
 
     def _return(self, operation: Operation) -> None:
         """Nothing to write: a kernel falls off its end."""
-
-
-def _id(name: str) -> str:
-    return name + "_" if keyword.iskeyword(name) or name in _RESERVED else name
-
-
-def _bare(text: str) -> str:
-    """Drop the parentheses around a whole expression."""
-    depth = 0
-    for position, letter in enumerate(text):
-        depth += {"(": 1, ")": -1}.get(letter, 0)
-        if depth == 0:
-            return text[1:-1] if position == len(text) - 1 and text[0] == "(" else text
-    return text
-
-
-def _back(shape: Sequence[int], axis: int) -> int:
-    return shape[-axis] if axis <= len(shape) else 1
-
-
-def _lane_inside(axis: int, rank: int, extent: int, true: int) -> str:
-    index = ", ".join(":" if position == axis else "None" for position in range(rank))
-    suffix = f"[{index}]" if rank > 1 else ""
-    return f"(tl.arange(0, {extent}){suffix} < {true})"
-
-
-def _stride(dims: Sequence[int | Term]) -> tuple[str, int | None]:
-    """Return factors that an index of 64 bits is multiplied by in turn; their product if known."""
-    number, names = 1, []
-    for dim in dims:
-        if isinstance(dim, int):
-            number *= dim
-        else:
-            names.append(_id(dim.name))
-    text = " * ".join([str(number)] * (number != 1 or not names) + names)
-    return text, None if names else number
-
-
-def _pipelined(region: Region) -> bool:
-    """Return whether a loop is innermost and streams operands into a dot.
-
-    Loops without a dot run faster straight from L2: staging through shared memory costs more.
-    """
-    inside = {operation.name for operation in walk(region.operations)}
-    return "tile.dot" in inside and "tile.for" not in inside
