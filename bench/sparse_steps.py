@@ -140,12 +140,13 @@ class SparseStep:
         self.k, self.v = (self._memory(size, dtype) for _ in "kv")
         tail = self.setting.policy.tail != "none"
         if tail:
-            codes = self._packed(self._codes(self.k)).mT
+            codes = self._packed(self._codes(self.k))
         else:
-            codes = torch.randint(-90, 90, (pages, s.kv_heads, labels.rows, s.page), device=device)
-        self.labels = codes.to(LABEL_DTYPES[labels.format]).contiguous()
+            codes = torch.randint(-90, 90, (pages, s.kv_heads, s.page, labels.rows), device=device)
+        codes = codes.to(LABEL_DTYPES[labels.format]).contiguous()
         if self.setting.policy.in_words(s.head_dim):
-            self.labels = self.labels.view(torch.int32).view(pages, s.kv_heads, -1, s.page)
+            codes = codes.view(torch.int32)
+        self.labels = codes.mT.contiguous()
         table, whole = (s.kv_heads, labels.channels), (s.kv_heads, s.head_dim)
         self.centre, self.spread = (torch.zeros(whole, device=device) for _ in "cs")
         self.sums = torch.zeros(pages if tail else 1, *whole, device=device)

@@ -80,10 +80,10 @@ def stepped_scores(
 
     q [T, H, C] and k [S, K, C] are after rope and permuted. Queries, times what a code is worth,
     are rounded to bytes with one scale a key head; a step is a share of the most that a score of
-    these bytes can be, 256 of them from the least to the most.
+    these bytes can be, 255 of them from the least to the most.
     """
     channels, group = policy.label_channels(k.shape[-1]), q.shape[1] // k.shape[1]
-    found = []
+    found, count = [], SCORE_STEPS - 1
     for number, head in enumerate(heads):
         rows = k[:, number, :channels]
         _, worth = _label_range(rows, head, policy.labels)
@@ -93,10 +93,10 @@ def stepped_scores(
         codes = quantized_labels(rows, head, policy.labels)
         scores = torch.einsum("tgr,sr->gts", whole, codes).amax(0)
         most = whole.abs().sum(-1).amax(-1) * (8 if policy.labels == "i4" else 127)
-        span = (2 * most + 1).clamp_min(SCORE_STEPS + 1)[:, None]
-        steps = torch.floor((scores + most[:, None]) * (SCORE_STEPS / span))
-        worth = scale * largest[..., 0] / 127 * span / SCORE_STEPS
-        found.append(steps.clamp_max(SCORE_STEPS - 1) * (worth if policy.adaptive else 1.0))
+        span = (2 * most + 1).clamp_min(count + 1)[:, None]
+        steps = torch.floor((scores + most[:, None]) * (count / span))
+        worth = scale * largest[..., 0] / 127 * span / count
+        found.append(steps.clamp_max(count - 1) * (worth if policy.adaptive else 1.0))
     return torch.stack(found).float()
 
 

@@ -75,7 +75,7 @@ def least_context(
 def least_shared(shape: AttentionShape, level: Level, policy: SparsePolicy) -> float | None:
     """Return how many tokens' labels must not be read again, in all rows that share a prefix, for
     the launch that scores them once to pay; None where labels are scored row by row."""
-    if level.kind != "gpu" or not policy.in_words(shape.head_dim):
+    if level.kind != "gpu" or not policy.in_words(shape.head_dim) or policy.tail != "none":
         return None
     launch = [cost.median for cost in level.launch.values()][-1]
     label = shape.kv_heads * policy.label_bytes(shape.head_dim)

@@ -135,10 +135,9 @@ class SparsePolicy:
 
     def in_words(self, head_dim: int) -> bool:
         """Return whether a GPU keeps labels as words and compares scores by steps
-        (`passes.tile.word_labels`): of tokens, without a tail."""
+        (`passes.tile.word_labels`): where single tokens are chosen."""
         each = {"i4": 8, "i8": 4}.get(self.labels, 0)
-        plain = self.unit == "token" and self.tail == "none"
-        return plain and each > 0 and self.label_channels(head_dim) % each == 0
+        return self.unit == "token" and each > 0 and self.label_channels(head_dim) % each == 0
 
     def budget(self, context: int) -> int:
         """Return the most tokens that one selection over `context` tokens reads."""

@@ -100,8 +100,9 @@ class SparseLists:
             self.memory[name] = torch.zeros(counts, dtype=torch.int32, device=device)
         self._words = False
         self.memory |= self._scores(rows, device)
+        parts = MOST_PARTS if self._words else SCORE_PARTS
         for name in ("tail_max", "tail_sum") if self.tail else ():
-            self.memory[name] = torch.zeros((rows, shape.heads, SCORE_PARTS), device=device)
+            self.memory[name] = torch.zeros((rows, shape.heads, parts), device=device)
 
     def _scores(self, rows: int, device: torch.device) -> dict[str, Tensor | int]:
         """Return the memory of scores: numbers, or steps with what makes and counts them."""
@@ -120,7 +121,8 @@ class SparseLists:
             for name, dims in sizes.items()
         }
         self._words, pages = True, self.capacity // shape.page
-        found["worth"] = torch.zeros((rows, heads), device=device)
+        for name in ("worth", "score_unit"):
+            found[name] = torch.zeros((rows, heads), device=device)
         bins = self._allocate("bins", (pages, heads, shape.page), torch.uint8)
         return found | {"bins": bins, "CP": pages}
 
@@ -180,6 +182,6 @@ class SparseLists:
         """Return the lists of rows that share labels, where sharing pays."""
         page, count = self._shape.page, len(rows.chosen)
         pages = np.where(rows.chosen, -(-rows.lengths // page), 0)
-        least = self._decode.shared
+        least = None if self.tail else self._decode.shared
         groups = [] if least is None else label_groups(table[:count], pages, least / page)
         return group_arrays(groups, pages)

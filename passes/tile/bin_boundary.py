@@ -15,7 +15,7 @@ from ...ir.sparse import MOST_PARTS
 from ...ir.sparse import SCORE_STEPS as BINS
 from .builder import KernelBuilder
 from .packed_counts import KINDS
-from .word_labels import PARTS, SHARES, Middle, parts_of
+from .row_parts import PARTS, SHARES, Middle, parts_of
 
 
 @dataclass(frozen=True)

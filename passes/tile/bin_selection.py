@@ -14,8 +14,8 @@ from ...ir.sparse import SCORE_STEPS as BINS
 from .bin_boundary import BinSelection, Boundary
 from .builder import KernelBuilder
 from .packed_counts import KINDS
+from .row_parts import SHARES
 from .score_place import Place
-from .word_labels import SHARES
 
 RUN = 16
 """Tokens that follow each other in a thread."""

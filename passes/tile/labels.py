@@ -114,7 +114,8 @@ class Scores:
     """The static shape of scoring: heads H over labels; the middle between `sinks` and `recent`
     tokens is scored, by token or by whole page; `parts` programs share a sequence's pages. `flat`:
     rows' pages and scores lie one after another, as a work list has them. `tail`: what the middle
-    weighs by its labels is summed up, of each query head and part."""
+    weighs by its labels is summed up, of each query head and part; `words`: by `word_scores`, which
+    rounds queries."""
 
     labels: Labels
     heads: int
@@ -126,6 +127,7 @@ class Scores:
     q: str = "f32"
     flat: bool = False
     tail: bool = False
+    words: bool = False
 
     @property
     def group(self) -> int:

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ...ir.core import Operation, Term, Value
-from ...ir.sparse import SCORE_PARTS, SparsePolicy, parse_policy
+from ...ir.sparse import MOST_PARTS, SCORE_PARTS, SparsePolicy, parse_policy
 from ...ir.types import dtype_of, tensor
 from .attention_parts import Parts, attention_merge, tuned
 from .bin_boundary import BinSelection
@@ -181,12 +181,13 @@ def selection_on_gpu(
     """Return the kernels that choose a layer's keys by a policy, for queries of a format, and how
     is scored; scores that are numbers are looked at `keys` at a time."""
     forced = {"sinks": policy.sinks, "recent": policy.recent, "unit": policy.unit, "flat": True}
-    score = Scores(labels, heads, scale, q=format, parts=SCORE_PARTS, tail=policy.tail != "none",
-                   **forced)  # fmt: skip
+    tail = policy.tail != "none"
+    score = Scores(labels, heads, scale, q=format, parts=SCORE_PARTS, tail=tail, **forced)
     if policy.in_words(labels.head_dim):
-        shape = WordScores(labels, heads, policy.sinks, policy.recent, format,
-                           scale=scale if policy.adaptive else 0.0)  # fmt: skip
-        return word_selection(shape, policy), score
+        weighed = scale if policy.adaptive or tail else 0.0
+        shape = WordScores(labels, heads, policy.sinks, policy.recent, format, scale=weighed,
+                           tail=tail)  # fmt: skip
+        return word_selection(shape, policy), replace(score, parts=MOST_PARTS, words=True)
     take = Selection(labels.kv_heads, labels.page, threshold=policy.threshold, top_p=policy.top_p,
                      keys=keys, digits=(11, 11, 10), **forced)  # fmt: skip
     return (label_scores(score), select_keys(take)), score
@@ -200,11 +201,11 @@ LISTED_WITH_TAIL = 64
 
 def word_selection(shape: WordScores, policy: SparsePolicy) -> tuple[Operation, ...]:
     """Return the kernels that choose a step's keys by words: queries, scores of what rows share
-    and of what each has alone, counts of steps, lists."""
+    (where there is no tail) and of what each has alone, counts of steps, lists."""
     labels = shape.labels
     taken = BinSelection(labels.kv_heads, labels.page, shape.sinks, shape.recent,
                          threshold=policy.threshold, top_p=policy.top_p)  # fmt: skip
-    scores = shared_labels(shape), word_scores(shape)
+    scores = (word_scores(shape),) if shape.tail else (shared_labels(shape), word_scores(shape))
     return query_words(shape), *scores, step_counts(taken), select_bins(taken)
 
 

@@ -16,7 +16,8 @@ from dataclasses import replace
 
 from ...ir.core import Operation, Value
 from .packed_counts import KINDS, ROUNDS, add_counts, no_counts, sum_counts
-from .word_labels import PARTS, Scoring, WordScores
+from .row_parts import PARTS
+from .word_labels import Scoring, WordScores
 
 LEAST = 32
 """Channels that a product of bytes has, at least."""

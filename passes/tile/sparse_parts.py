@@ -41,6 +41,7 @@ class SparseParts(Parts):
     def name(self) -> str:
         """A name that tells the shape."""
         tail = f"_tail_{self.tail.labels.channels}_{self.tail.labels.format}" if self.tail else ""
+        tail += "_words" if self.tail and self.tail.words else ""
         name = super().name.replace("attention_parts", f"sparse_parts_{self.unit}{tail}")
         return name + (f"_by{self.keys_listed}" if self.keys_listed else "")
 
@@ -57,13 +58,12 @@ class _SparseParts(_Parts):
     def __init__(self, shape: SparseParts) -> None:
         super().__init__(shape)
         b = self.b
-        for extent in ("B", "C"):
-            b.scalar(extent)
+        count, _ = (b.scalar(extent) for extent in ("B", "C"))
         self.list = b.buffer("item_list", "i32", "W")
         self.places = [b.buffer(n, "i32", "B") for n in ("row_page", "base", "kv_lengths")]
         self.chosen = b.buffer("chosen", "i32", shape.kv_heads, "C")
         self.counts = b.buffer("counts", "i32", "B", shape.kv_heads)
-        self.tail = Tail(b, shape.tail) if shape.tail else None
+        self.tail = Tail(b, shape.tail, count) if shape.tail else None
 
     def kernel(self) -> Operation:
         """Dense items as they are; of items with a list the dense code sees no rows."""

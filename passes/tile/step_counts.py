@@ -13,8 +13,8 @@ from ...ir.sparse import SCORE_STEPS as BINS
 from .bin_boundary import BinSelection, Boundary
 from .builder import KernelBuilder
 from .packed_counts import KINDS, ROUNDS, add_counts, no_counts, sum_counts
+from .row_parts import SHARES
 from .score_place import Place
-from .word_labels import SHARES
 
 
 def step_counts(shape: BinSelection) -> Operation:

@@ -15,19 +15,23 @@ from ...ir.core import Value
 from ...ir.tile import extents_of
 from .builder import KernelBuilder
 from .labels import Scores, label_codes
+from .row_parts import parts_of
 from .tail_mass import LOWEST, UNSEEN
 
 
 class Tail:
-    """The tail of one row in a decode kernel. `shape` is that of the kernel that scored it.
+    """The tail of one row in a decode kernel. `shape` is that of the kernel that scored it; `rows`,
+    where labels are words, the argument B.
 
     Declares tail_max, tail_sum [B, H, parts]; mean, level [K, r]; centre, spread [K, C] f32 (the
     mean of k, and the deviation of the channels that labels leave out, 0 elsewhere, in calibrated
-    order); value_sums [N, K, C] f32 (of v, from a sequence's start to the page's end).
+    order); value_sums [N, K, C] f32 (of v, from a sequence's start to the page's end). Where labels
+    are words, then query and score_unit as `query_words` has them.
     """
 
-    def __init__(self, b: KernelBuilder, shape: Scores) -> None:
+    def __init__(self, b: KernelBuilder, shape: Scores, rows: Value | None = None) -> None:
         self.b, self.shape, labels = b, shape, shape.labels
+        self.rows = rows
         kv_heads, width = labels.kv_heads, labels.head_dim
         parts = ("B", shape.heads, shape.parts)
         self.mass_of = [b.buffer(n, "f32", *parts) for n in ("tail_max", "tail_sum")]
@@ -36,6 +40,10 @@ class Tail:
         )
         self.expected = [b.buffer(n, "f32", kv_heads, width) for n in ("centre", "spread")]
         self.sums = b.buffer("value_sums", "f32", "N", kv_heads, width)
+        if shape.words:
+            words = shape.group * labels.channels // 4
+            self.bytes = b.buffer("query", "i32", "B", kv_heads, words)
+            self.units = b.buffer("score_unit", "f32", "B", kv_heads)
 
     def enter(
         self, sequence: Value, kv_head: Value, head: Value, length: Value, q: Value, q_label: Value,
@@ -50,6 +58,9 @@ class Tail:
         self.top, mass = self._mass(sequence, head)
         self.mass = b.map("where(b > 0, a, 0.0)", mass, self.whole, dtype="f32", hint="mass")
         self.query, self.shift = self._labels_of(q_label)
+        self.unit = b.full(1.0, "f32")
+        if self.shape.words:
+            self.query, self.unit = self._words_of(sequence, head)
         base = self._base(q)
         self.floor = b.map(f"where(c > 0.0, a + b, {LOWEST})", self.top, base, self.mass,
                            dtype="f32", hint="floor")  # fmt: skip
@@ -62,8 +73,13 @@ class Tail:
             zero = b.full(0, "i32")
             top, mass = (b.load(buffer, sequence, head, zero) for buffer in self.mass_of)
             return top, mass
-        place = (sequence, b.expand(head, 1), b.expand(b.iota(parts), 0))
-        tops, sums = (b.load(buffer, *place) for buffer in self.mass_of)
+        part = b.expand(b.iota(parts), 0)
+        place, mask = (sequence, b.expand(head, 1), part), None
+        if self.shape.words:  # as many parts as rows leave room for
+            rows = parts_of(b, self.rows)
+            mask = b.map("a < b", part, rows, dtype="bool", hint="live")
+        tops = b.load(self.mass_of[0], *place, mask=mask, other=LOWEST)
+        sums = b.load(self.mass_of[1], *place, mask=mask)
         top = b.reduce("max", tops, 1, hint="top")
         return top, b.reduce("sum", b.map("a * exp2(b - c)", sums, tops, b.expand(top, 1)), 1)
 
@@ -77,6 +93,18 @@ class Tail:
         if labels.format != "bf16":
             return b.map("a * b", q, level, hint="q_label"), None
         return q, b.expand(b.reduce("sum", b.map("a * b", q, mean), 1, hint="shift"), 1)
+
+    def _words_of(self, sequence: Value, head: Value) -> tuple[Value, Value]:
+        """Return the queries as `word_scores` took them [h, r], and what a product of one counts
+        for."""
+        b, s = self.b, self.shape
+        each, channel = s.labels.channels // 4, self.label_channel
+        text = f"(a % {s.group}) * {each} + b // 4"
+        place = b.map(text, b.expand(head, 1), channel, dtype="i32", hint="word")
+        words = b.load(self.bytes, sequence, self.kv_head, place, hint="words")
+        byte = b.map("(a >> ((b % 4) * 8)) & 255", words, channel, dtype="i32", hint="byte")
+        query = b.map("f32(a - (a >> 7) * 256)", byte, dtype="f32", hint="q_label")
+        return query, b.load(self.units, sequence, self.kv_head, hint="unit")
 
     def _base(self, q: Value) -> Value:
         """Return what a label's score lacks of the log of a token's expected weight [h]."""
@@ -95,9 +123,9 @@ class Tail:
         scores = b.dot(self.query, codes, blank, transpose_b=True)
         shift = self.shift if self.shift is not None else b.full(0.0, "f32")
         counts = b.expand(self._middle(key, inside), 0)
-        text = f"exp2(where(c & (e > 0.0), a - b - d, {UNSEEN}))"
+        text = f"exp2(where(c & (e > 0.0), a * f - b - d, {UNSEEN}))"
         return b.map(text, scores, shift, counts, b.expand(self.top, 1), b.expand(self.mass, 1),
-                     dtype="f32", hint="read")  # fmt: skip
+                     self.unit, dtype="f32", hint="read")  # fmt: skip
 
     def _middle(self, key: Value, inside: Value) -> Value:
         """Return which keys are of the middle; whole pages of it, where these are selected."""

@@ -7,6 +7,7 @@ Kept as the online softmax is: the largest score so far, and lane by lane the su
 from __future__ import annotations
 
 from ...ir.core import Value
+from ...ir.sparse import MOST_PARTS
 from .builder import KernelBuilder
 
 UNSEEN, LOWEST = -1e30, -1e20
@@ -45,3 +46,51 @@ class Mass:
         values = (top, b.reduce("sum", total, 1, hint="mass"))
         for buffer, value in zip(self.buffers, values, strict=True):
             b.store(buffer, sequence, head, part, value)
+
+
+class LaneMass:
+    """The same of scores in words: integers, of tiles of any shape. Each lane has its largest score
+    over all heads, and each head's sum against that. Declares score_unit [B, K], and tail_max,
+    tail_sum [B, H, 32] f32."""
+
+    def __init__(self, b: KernelBuilder, group: int, kv_heads: int) -> None:
+        self.b, self.group = b, group
+        self.units = b.buffer("score_unit", "f32", "B", kv_heads)
+        sizes = ("B", group * kv_heads, MOST_PARTS)
+        self.buffers = [b.buffer(n, "f32", *sizes) for n in ("tail_max", "tail_sum")]
+
+    def enter(self, row: Value, head: Value) -> None:
+        """Say whose scores come."""
+        self.unit = self.b.load(self.units, row, head, hint="unit")
+
+    def start(self, *shape: int) -> tuple[Value, ...]:
+        """Return the state before the first tile."""
+        b = self.b
+        sums = (b.full(0.0, "f32", *shape) for _ in range(self.group))
+        return b.full(LOWEST, "f32", *shape), *sums
+
+    def add(
+        self, state: list[Value], scores: list[Value], best: Value, inside: Value
+    ) -> tuple[Value, ...]:  # fmt: skip
+        """Return the state with a tile of scores, a value a head, of tokens that are inside."""
+        b, (top, *sums) = self.b, state
+        text = "where(d, max(a, f32(b) * c), a)"
+        higher = b.map(text, top, best, self.unit, inside, dtype="f32", hint="higher")
+        fade = b.map("exp2(a - b)", top, higher, hint="fade")
+        text = "a * b + where(f, exp2(f32(c) * d - e), 0.0)"
+        return higher, *(
+            b.map(text, total, fade, score, self.unit, higher, inside, dtype="f32", hint="mass")
+            for total, score in zip(sums, scores, strict=True)
+        )
+
+    def store(self, state: list[Value], row: Value, kv_head: Value, part: Value) -> None:
+        """Write what a program has summed up."""
+        b, (tops, *sums) = self.b, state
+        top = b.reduce("max", b.reduce("max", tops, 0), 0, hint="top")
+        for member, total in enumerate(sums):
+            text = f"a * {self.group} + {member}"
+            head = b.map(text, kv_head, dtype="i32", hint="head")
+            weight = b.map("a * exp2(b - c)", total, tops, top, hint="weight")
+            mass = b.reduce("sum", b.reduce("sum", weight, 0), 0, hint="mass")
+            for buffer, value in zip(self.buffers, (top, mass), strict=True):
+                b.store(buffer, row, head, part, value)

@@ -22,13 +22,9 @@ from .attention import LOG2E
 from .builder import KernelBuilder
 from .labels import Labels, _rounded
 from .packed_counts import KINDS, ROUNDS, add_counts, no_counts, sum_counts
+from .row_parts import PARTS, Middle
 from .score_place import Place
-
-PARTS = "where(B <= 8, 32, 16)"
-"""Programs that score a row's keys, by how many rows B there are."""
-
-SHARES = "where(B <= 2, 32, where(B <= 8, 16, 8))"
-"""Programs that select of a row's keys; each has one part of `PARTS` or two."""
+from .tail_mass import LaneMass
 
 QUERY = 127
 """The largest byte of a query."""
@@ -42,7 +38,8 @@ class WordScores:
     """The static shape: heads H over labels of a format i4 or i8; the middle between `sinks` and
     `recent` tokens is scored; a program looks at `keys` tokens, whole pages, at a time, and
     (`shared_labels`) scores them for `members` rows. `scale` is that of the attention where it must
-    be known what a step is worth, and 0 elsewhere."""
+    be known what scores weigh, and 0 elsewhere; `tail`: what the middle weighs is summed up, of
+    each query head and part."""
 
     labels: Labels
     heads: int
@@ -52,6 +49,7 @@ class WordScores:
     keys: int = 1024
     members: int = SHARERS
     scale: float = 0.0
+    tail: bool = False
 
     @property
     def group(self) -> int:
@@ -71,7 +69,8 @@ class WordScores:
     @property
     def name(self) -> str:
         """A name that tells the shape."""
-        return f"{self.heads}_{self.labels.name}_{self.sinks}_{self.recent}"
+        tail = "_tail" if self.tail else ""
+        return f"{self.heads}_{self.labels.name}_{self.sinks}_{self.recent}{tail}"
 
 
 def label_words(shape: Labels) -> int:
@@ -126,7 +125,8 @@ def query_words(shape: WordScores) -> Operation:
     (a head's words after another's), bias [B, K, g] i32 (what is taken from a head's products, for
     codes that are 8 too large), reach [B, K, 2] i32 (the most that a score can be, and what makes
     steps of it: twice the score plus that most, times the second, the upper half of 64 bits). With
-    a scale also worth [B, K] f32: the power of two by which weights of a step more are larger.
+    a scale also worth and score_unit [B, K] f32: the powers of two by which weights of a step more,
+    and of a score of one more, are larger.
     """
     labels, group, count = shape.labels, shape.group, shape.bytes
     worth = "_worth" if shape.scale else ""
@@ -138,7 +138,8 @@ def query_words(shape: WordScores) -> Operation:
     query = b.buffer("query", "i32", "B", labels.kv_heads, group * count)
     bias = b.buffer("bias", "i32", "B", labels.kv_heads, group)
     most = b.buffer("reach", "i32", "B", labels.kv_heads, 2)
-    worths = b.buffer("worth", "f32", "B", labels.kv_heads) if shape.scale else None
+    names = ("worth", "score_unit") if shape.scale else ()
+    worths = [b.buffer(name, "f32", "B", labels.kv_heads) for name in names]
     head, row = b.program_id(0, "kv_head"), b.program_id(1, "row")
     member, word = b.expand(b.iota(group), 1), b.expand(b.iota(count), 0)
     parts, largest = [], b.full(1e-30, "f32")
@@ -169,10 +170,11 @@ def query_words(shape: WordScores) -> Operation:
     text = f"i32({float(STEPS)} * {float(1 << 31)} / f32(max(2 * a + 1, {STEPS + 1})))"
     b.store(most, row, head, b.full(0, "i32"), top)
     b.store(most, row, head, b.full(1, "i32"), b.map(text, top, dtype="i32", hint="factor"))
-    if worths is not None:
-        factor = shape.scale * LOG2E / QUERY / STEPS
-        text = f"a * f32(max(2 * b + 1, {STEPS + 1})) * {factor!r}"
-        b.store(worths, row, head, b.map(text, largest, top, dtype="f32", hint="worth"))
+    if worths:
+        unit = b.map(f"a * {shape.scale * LOG2E / QUERY!r}", largest, hint="unit")
+        text = f"a * f32(max(2 * b + 1, {STEPS + 1})) * {1 / STEPS!r}"
+        b.store(worths[0], row, head, b.map(text, unit, top, dtype="f32", hint="worth"))
+        b.store(worths[1], row, head, unit)
     return b.finish(labels.kv_heads, "B", requires=("B >= 0", "B <= T"), of="graph.select")
 
 
@@ -244,6 +246,8 @@ class _WordScores(Scoring):
     def __init__(self, shape: WordScores) -> None:
         super().__init__("word_scores", shape)
         self.own = self.b.buffer("own", "i32", "B")
+        kv_heads = shape.labels.kv_heads
+        self.mass = LaneMass(self.b, shape.group, kv_heads) if shape.tail else None
 
     def kernel(self) -> Operation:
         b, s = self.b, self.shape
@@ -260,6 +264,9 @@ class _WordScores(Scoring):
         kind, many = b.iota(KINDS), ROUNDS * s.rows
         counted = b.load(self.coarse, row, head, part, kind, mask=begun, hint="coarse")
         state = self._ahead(low, self._pages(low, 0))
+        if self.mass:
+            self.mass.enter(row, head)
+            state += self.mass.start(s.rows, s.labels.page)
         with b.loop(low, self.high, counted, *state, step=many, hint="first") as chunk:
             text = f"min(a + {many}, b)"
             end = b.map(text, chunk.index, self.high, dtype="i32", hint="end")
@@ -270,24 +277,31 @@ class _WordScores(Scoring):
             more = b.map("a + b", chunk.carried[0], more, dtype="i32", hint="coarse")
             chunk.yields(more, *loop.results[2:])
         b.store(self.coarse, row, head, part, kind, chunk.results[0])
+        if self.mass:
+            self.mass.store(chunk.results[2 + self.words :], row, head, part)
         facts = (*self.facts, "0 <= own[*]")
         return b.finish(s.labels.kv_heads, "B", PARTS, requires=facts, of="graph.select")
 
     def _round(self, index: Value, state: list[Value]) -> tuple[Value, ...]:
-        """Score the pages from `index` on; the state has counts, the page ids of the next round
-        and the labels of this one."""
-        b, page = self.b, self.shape.labels.page
+        """Score the pages from `index` on; the state has counts, the page ids of the next round,
+        the labels of this one, and what the middle weighs."""
+        b, page, known = self.b, self.shape.labels.page, 3 + self.words
         after = b.map(f"a + {self.shape.rows}", index, dtype="i32", hint="after")
         following = self._ahead(after, state[2])
         number = b.map("a + b", index, self.ahead, dtype="i32", hint="number")
         there = b.map("a < b", number, self.high, hint="there")
         inside = self.span.inside(number, self.offset, there)
         query = self.row_query
-        step = self.step(self._score(state[3:]), inside, query.top, query.factor)
+        totals = self._totals(state[3:known])
+        best = totals[0]
+        for total in totals[1:]:
+            best = b.map("max(a, b)", best, total, dtype="i32", hint="best")
+        step = self.step(best, inside, query.top, query.factor)
         at = b.map(f"a // {page} + b", self.place.start, number, dtype="i32", hint="at")
         b.store(self.bins, at, self.head, self.offset, step, mask=there)
         kinds = b.map("a >> 4", step, dtype="i32", hint="kind")
-        return *add_counts(b, state[:2], kinds), *following
+        more = self.mass.add(state[known:], totals, best, inside) if self.mass else ()
+        return *add_counts(b, state[:2], kinds), *following, *more
 
     def _pages(self, index: Value, rounds: int) -> Value:
         """Return the ids of the pages of a round that comes so many rounds after `index`."""
@@ -318,18 +332,15 @@ class _WordScores(Scoring):
         shifts = [one(self.bias, member) for member in range(s.group)]
         return _Query(each, shifts, one(self.most, 0), one(self.most, 1))
 
-    def _score(self, codes: list[Value]) -> Value:
-        """Return the scores of some tokens: the largest over the group's heads."""
-        b, query, best = self.b, self.row_query, None
+    def _totals(self, codes: list[Value]) -> list[Value]:
+        """Return the scores of some tokens, of each head of the group."""
+        b, query = self.b, self.row_query
         zero = b.full(0, "i32", *extents_of(codes[0].type))
         totals = [b.map("a - b", zero, shift, dtype="i32", hint="total") for shift in query.shifts]
         for half, place in self._halves(codes):
             totals = [b.map("dot4(a, b, c)", half, each[place], total, dtype="i32")
                       for each, total in zip(query.each, totals, strict=True)]  # fmt: skip
-        for score in totals:
-            best = score if best is None else b.map("max(a, b)", best, score, dtype="i32")
-        assert best is not None
-        return best
+        return totals
 
     def _halves(self, codes: list[Value]) -> list[tuple[Value, int]]:
         """Return four codes to a value, each with its word of a query."""
@@ -353,42 +364,3 @@ class _Query:
     shifts: list[Value]
     top: Value
     factor: Value
-
-
-def parts_of(b: KernelBuilder, rows: Value, parts: str = PARTS) -> Value:
-    """Return how many programs share a row's keys, for so many rows: the grid's extent."""
-    return b.map(parts.replace("B", "a"), rows, dtype="i32", hint="parts")
-
-
-class Middle:
-    """The tokens of a row between its forced ends, and the pages of them that a part has."""
-
-    def __init__(
-        self, b: KernelBuilder, rows: Value, sinks: int, recent: int, page: int, length: Value,
-        span: Value | None = None,
-    ) -> None:  # fmt: skip
-        self.b, self.rows, self.page, self.span = b, rows, page, span
-        self.first = b.map(f"min(a, {sinks})", length, dtype="i32", hint="first")
-        self.last = b.map(f"max(a - {recent}, b)", length, self.first, dtype="i32", hint="last")
-
-    def part(self, part: Value, parts: str = PARTS) -> tuple[Value, Value]:
-        """Return the pages [low, high) of a part: of pages that have a token of the middle. Rows of
-        one `span` are cut at the same pages."""
-        b, page = self.b, self.page
-        pages = b.map(f"(a + {page - 1}) // {page}", self.last, dtype="i32", hint="pages")
-        assert self.span is not None
-        text = "(max(a, c) + b - 1) // b"
-        each = b.map(text, pages, parts_of(b, self.rows), self.span, dtype="i32", hint="each")
-        if parts != PARTS:
-            text = "a * (b // c)"
-            each = b.map(text, each, parts_of(b, self.rows), parts_of(b, self.rows, parts),
-                         dtype="i32", hint="each")  # fmt: skip
-        low = b.map("min(a * b, c)", part, each, pages, dtype="i32", hint="low")
-        return low, b.map("min(a + b, c)", low, each, pages, dtype="i32", hint="high")
-
-    def inside(self, number: Value, offset: Value, there: Value) -> Value:
-        """Return which of some tokens, by page and place in it, are of the middle."""
-        b = self.b
-        unit = b.map(f"a * {self.page} + b", number, offset, dtype="i32", hint="unit")
-        text = "a & (b >= c) & (b < d)"
-        return b.map(text, there, unit, self.first, self.last, dtype="bool", hint="inside")

@@ -12,7 +12,7 @@ from parts_cases import planner_shape, tree
 from weft.codegen.arrays import narrow, widen
 from weft.codegen.bounds import UnprovenAccess, prove_bounds
 from weft.codegen.reference import run_kernel
-from weft.ir.sparse import SparsePolicy
+from weft.ir.sparse import MOST_PARTS, SparsePolicy
 from weft.passes.tile.attention_parts import attention_merge
 from weft.passes.tile.gpu_schedules import gpu_schedule
 from weft.passes.tile.labels import Labels, Scores, label_scores, label_write
@@ -23,7 +23,7 @@ from weft.runtime.attention_plan import Rates
 from weft.runtime.sparse_decode import SparseDecode
 from weft.runtime.sparse_lists import SparseLists, SparseRows
 
-LATER = ("token", "page", "tail", "tail_page")
+LATER = ("token", "page", "tail", "tail_page", "tail_words")
 GROUPS = [(3, [9, 3]), (0, [33]), (0, [0]), (1, [40, 2, 25])]
 COMMON: dict[str, Any] = {"page": 4, "q": "f32", "kv": "f32", "few": 4, "keys": 8, "keys_many": 4}
 SCORED = Scores(Labels(2, 16, 4, 4, "i8"), 4, sinks=1, recent=1, parts=2, flat=True, tail=True)
@@ -33,6 +33,9 @@ SHAPES = {
     "tail": SparseParts(4, 2, 16, many=8, tail=SCORED, **COMMON),
     "tail_page": SparseParts(
         4, 2, 16, many=0, unit="page", tail=replace(SCORED, unit="page"), **COMMON
+    ),
+    "tail_words": SparseParts(
+        4, 2, 16, many=8, tail=replace(SCORED, words=True, parts=MOST_PARTS), **COMMON
     ),
     "fp8": SparseParts(4, 2, 16, many=8, tail=SCORED, **COMMON | {"kv": "f8e4m3"}),
 }
@@ -128,7 +131,21 @@ class Tails:
         """Label scores of the row's tokens in the exp2 domain, and what they lack of weights."""
         q = self.case.q[row].reshape(-1, 16)[head].astype("f8") * self.shape.factor
         codes = np.round((self.rows(row, of, 0)[:, :4] - self.mean[of]) / self.level[of])
-        return np.clip(codes, -127, 127) * self.level[of] @ q[:4]
+        codes = np.clip(codes, -127, 127)
+        if self.words:
+            whole, unit = self.rounded(row, of)
+            return codes @ whole[head - 2 * of] * unit
+        return codes * self.level[of] @ q[:4]
+
+    @property
+    def words(self) -> bool:
+        return bool(self.shape.tail and self.shape.tail.words)
+
+    def rounded(self, row: int, of: int) -> tuple[np.ndarray, float]:
+        """The queries of a key head as bytes [2, 4], and what a score of one is in that domain."""
+        q = self.case.q[row].reshape(2, 2, 16)[of, :, :4].astype("f8") * self.level[of]
+        largest = np.abs(q).max()
+        return np.floor(q * 127 / largest + 0.5), largest / 127 * self.shape.factor
 
     def base(self, row: int, of: int, head: int) -> float:
         q = self.case.q[row].reshape(-1, 16)[head].astype("f8") * self.shape.factor
@@ -137,7 +154,7 @@ class Tails:
     def arguments(self, seen: dict[tuple[int, int], np.ndarray]) -> list[np.ndarray]:
         """The kernel's last arguments: each half of a middle is a part; whole rows have none."""
         table, lengths = self.case.batch.table, self.case.batch.lengths
-        top = np.full((len(lengths), 4, 2), -1e20, "f4")
+        top = np.full((len(lengths), 4, MOST_PARTS if self.words else 2), -1e20, "f4")
         mass = np.zeros_like(top)
         for (row, of), tokens in seen.items():
             for head in (2 * of, 2 * of + 1):
@@ -150,7 +167,15 @@ class Tails:
         for row, of in seen:
             for page in range(int(lengths[row]) // 4):
                 sums[table[row, page], of] = self.rows(row, of, 1)[: 4 * page + 4].sum(0)
-        return [top, mass, self.mean, self.level, self.centre, self.spread, sums]
+        given = [top, mass, self.mean, self.level, self.centre, self.spread, sums]
+        if not self.words:
+            return given
+        query = np.zeros((len(lengths), 2, 2), "i4")
+        unit = np.zeros((len(lengths), 2), "f4")
+        for row, of in np.ndindex(len(lengths), 2):
+            whole, unit[row, of] = self.rounded(row, of)
+            query[row, of] = whole.astype("i1").view("i4").ravel()
+        return [*given, query, unit]
 
     def of_head(self, row: int, of: int, head: int, read: np.ndarray) -> tuple[float, np.ndarray]:
         """The weight of the middle's unread tokens, and the value that they get."""
@@ -207,6 +232,7 @@ def test_proven_and_not_when_a_list_may_name_any_row() -> None:
         prove_bounds(kernel.with_attributes(requires=facts))
     labels = Labels(2, 16, 4, 4, "i8")
     assert prove_bounds(sparse_parts(SHAPES["tail"])).ok
+    assert prove_bounds(sparse_parts(SHAPES["tail_words"])).ok
     assert prove_bounds(value_sums(ValueSums(2, 16, 4, flat=True))).ok
     for unit in ("token", "page"):
         scores = Scores(labels, 4, unit=unit, flat=True, parts=2, tail=unit == "page")

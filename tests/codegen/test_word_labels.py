@@ -56,7 +56,8 @@ class Case:
 
 
 def run_all(
-    run: Run, format: str, seed: int = 0, shared: bool = False, **amounts: float
+    run: Run, format: str, seed: int = 0, shared: bool = False, tail: bool = False,
+    **amounts: float,
 ) -> Case:  # fmt: skip
     labels, rng = Labels(2, 16, PAGE, 8, format), np.random.default_rng(seed)
     count = [-(-length // PAGE) for length in LENGTHS]
@@ -80,7 +81,8 @@ def run_all(
         "T": len(slots), "N": total + 1, "slots": slots, "k": k, "mean": mean, "level": level,
         "labels": np.full((total + 1, 2, label_words(labels), PAGE), 0x5A5A5A5A, "i4"),
     }  # fmt: skip
-    shape = WordScores(labels, HEADS, SINKS, RECENT, "f32", keys=16, scale=SCALE * bool(amounts))
+    shape = WordScores(labels, HEADS, SINKS, RECENT, "f32", keys=16,
+                       scale=SCALE * bool(amounts or tail), tail=tail)  # fmt: skip
     taken = BinSelection(2, PAGE, SINKS, RECENT, 16, **amounts)
     later: dict[str, Any] = {
         "T": rows, "B": rows, "E": total, "C": capacity, "q": q, "pages": pages,
@@ -90,7 +92,9 @@ def run_all(
         "reach": np.full((rows, 2, 2), -7, "i4"), "CP": total,
         "bins": np.full((total, 2, PAGE), 201, "u1"),
         "tally": np.full((rows, 2, MOST_PARTS, BINS), -9, "i4"),
-        "worth": np.full((rows, 2), np.nan, "f4"),
+        **{name: np.full((rows, 2), np.nan, "f4") for name in ("worth", "score_unit")},
+        **{name: np.full((rows, HEADS, MOST_PARTS), np.nan, "f4")
+           for name in ("tail_max", "tail_sum")},
         **{name: np.full((rows, 2, MOST_PARTS, KINDS), -9, "i4") for name in ("coarse", "fine")},
         "chosen": np.full((2, capacity), -7777, "i4"), "counts": np.full((rows, 2), -7, "i4"),
     }  # fmt: skip
@@ -191,6 +195,25 @@ def test_a_threshold_and_a_share_of_the_mass(
     assert found == {True, False}  # bound by the amount, and by the budget
 
 
+def test_what_the_middle_weighs_is_summed_up_by_query_head(triton_interpreter: Any) -> None:
+    """Of scores that are products of rounded queries: parts' sums, each against its largest."""
+    for run, format, seed in ((interpreted, "i4", 6), (triton_interpreter.run, "i8", 7)):
+        case = run_all(run, format, seed, tail=True)
+        check(case)
+        for row, head in np.ndindex(len(LENGTHS), 2):
+            last = max(LENGTHS[row] - RECENT, min(LENGTHS[row], SINKS))
+            middle = slice(min(LENGTHS[row], SINKS), last)
+            scores = exact_scores(case, row, head)[0][:, middle]
+            unit = float(case.after["score_unit"][row, head])
+            for member in range(HEADS // 2):
+                place = row, head * (HEADS // 2) + member
+                tops, sums = (case.after[name][place].astype("f8")
+                              for name in ("tail_max", "tail_sum"))  # fmt: skip
+                wanted = np.exp2(scores[member] * unit).sum()
+                found = (sums * np.exp2(tops.clip(-1e3))).sum()
+                np.testing.assert_allclose(found, wanted, rtol=1e-5)
+
+
 def worth(case: Case, row: int, head: int) -> float:
     """Return the power of two that a step more is worth: of a 255th of what scores can be."""
     q = case.q[row].reshape(2, 2, 16)[head, :, :8] * case.level[head]
@@ -199,8 +222,9 @@ def worth(case: Case, row: int, head: int) -> float:
     return float(SCALE * np.abs(q).max() / 127 * (2 * most + 1) / STEPS / np.log(2))
 
 
-def exact_steps(case: Case, row: int, head: int) -> np.ndarray:
-    """Return the step of each token's score from keys and queries, without any packing."""
+def exact_scores(case: Case, row: int, head: int) -> tuple[np.ndarray, int]:
+    """Return the score of each token for each query head [g, S] from keys and queries, without any
+    packing, and the most that one can be."""
     length, r = LENGTHS[row], 8
     pages = case.pages[case.row_page[row] :][: -(-length // PAGE)]
     keys = case.k[pages, head].reshape(-1, 16)[:length, :r]
@@ -209,9 +233,14 @@ def exact_steps(case: Case, row: int, head: int) -> np.ndarray:
     q = case.q[row].reshape(2, 2, 16)[head, :, :r] * case.level[head]
     words = np.floor(q * (np.float32(127) / np.abs(q).max()) + np.float32(0.5)).astype(int)
     top = np.abs(words).sum(1).max() * (8 if case.labels.format == "i4" else 127)
-    scores = (words @ codes.T.astype(int)).max(0)
+    return words @ codes.T.astype(int), top
+
+
+def exact_steps(case: Case, row: int, head: int) -> np.ndarray:
+    """Return the step of each token's score."""
+    scores, top = exact_scores(case, row, head)
     factor = int(np.float32(STEPS * 2.0**31) / np.float32(max(2 * top + 1, STEPS + 1)))
-    return 1 + np.minimum(((scores + top) * 2 * factor) >> 32, STEPS - 1)
+    return 1 + np.minimum(((scores.max(0) + top) * 2 * factor) >> 32, STEPS - 1)
 
 
 def test_steps_follow_exact_scores() -> None:
@@ -238,7 +267,8 @@ def test_every_access_is_proven() -> None:
     for kernel in (word_write(labels), query_words(shape), shared_labels(shape), word_scores(shape),
                    query_words(replace(shape, scale=0.1)), step_counts(adaptive),
                    step_counts(BinSelection(8, 64)), select_bins(adaptive),
-                   select_bins(BinSelection(8, 64))):  # fmt: skip
+                   select_bins(BinSelection(8, 64)),
+                   word_scores(replace(shape, scale=0.1, tail=True))):  # fmt: skip
         assert prove_bounds(kernel).ok
 
 
