@@ -50,6 +50,10 @@ STEP_KINDS = 16
 MOST_PARTS = 32
 """Programs that share a row's keys where scores are compared by steps, at most."""
 
+MOST_SCORED = 16 * 63 * 1024
+"""Tokens of the longest context whose scores are compared by steps: each of sixteen programs or
+more counts as many as fit its counters. A longer one is read whole there."""
+
 SHARERS = 4
 """Rows for which a program scores the labels of pages that they share, at most."""
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..ir.attention_calibration import AttentionCalibration, HeadChannels
 from ..ir.model import ModelConfig
-from ..ir.sparse import SparsePolicy
+from ..ir.sparse import MOST_SCORED, SparsePolicy
 from .offload.device import Memory
 from .step import StepInput, whole_rows
 
@@ -52,16 +52,19 @@ class SparseDecode:
         self.layers, self.unit, self._default = layers, policy.unit, default
         self.window, self.shared = window, shared
         self.tail, self.adaptive, self._policy = policy.tail != "none", policy.adaptive, policy
-        whole = (n < least or policy.reads_whole(n) for n in every)
+        most = MOST_SCORED if self._in_words() else context
+        whole = (n < least or n > most or policy.reads_whole(n) for n in every)
         self._of = np.array([n + 1 if all else policy.budget(n)
                              for n, all in zip(every, whole, strict=True)], np.int32)  # fmt: skip
         self._budgets, self._guessed = (torch.zeros(rows, dtype=torch.int32) for _ in "bg")
 
     def query_bytes(self, head_dim: int) -> int:
         """Return how many bytes of a query are compared with labels in words; 0: they are not."""
+        return self._policy.label_channels(head_dim) if self._in_words() else 0
+
+    def _in_words(self) -> bool:
         pools = [pool for pool in self.layers["labels"] if pool is not None]
-        words = any(pool.dtype == torch.int32 for pool in pools)
-        return self._policy.label_channels(head_dim) if words else 0
+        return any(pool.dtype == torch.int32 for pool in pools)
 
     @property
     def page_bytes(self) -> int:

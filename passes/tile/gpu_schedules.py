@@ -37,7 +37,7 @@ MEASURED = {
     "held_parts": Schedule(num_warps=4, num_stages=2),
     "word_scores": Schedule(num_warps=4),
     "shared_labels": Schedule(num_warps=4),
-    "step_counts": Schedule(num_warps=4),
+    "step_counts": Schedule(num_warps=2),
     "select_bins": Schedule(num_warps=4),
 }
 """Schedules that a search over warps and stages found on an H100, unlike the others'."""

@@ -43,9 +43,11 @@ class Middle:
         low = b.map("min(a * b, c)", part, each, pages, dtype="i32", hint="low")
         return low, b.map("min(a + b, c)", low, each, pages, dtype="i32", hint="high")
 
-    def inside(self, number: Value, offset: Value, there: Value) -> Value:
-        """Return which of some tokens, by page and place in it, are of the middle."""
+    def inside(self, number: Value, offset: Value, end: Value) -> Value:
+        """Return which of some tokens, by page and place in it, are of the middle, and of pages
+        before `end`."""
         b = self.b
         unit = b.map(f"a * {self.page} + b", number, offset, dtype="i32", hint="unit")
-        text = "a & (b >= c) & (b < d)"
-        return b.map(text, there, unit, self.first, self.last, dtype="bool", hint="inside")
+        last = b.map(f"min(a, b * {self.page})", self.last, end, dtype="i32", hint="last")
+        text = "(a >= b) & (a < c)"
+        return b.map(text, unit, self.first, last, dtype="bool", hint="inside")

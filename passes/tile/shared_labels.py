@@ -15,7 +15,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ...ir.core import Operation, Value
-from .packed_counts import KINDS, ROUNDS, add_counts, no_counts, sum_counts
+from .packed_counts import KINDS, add_counts, no_counts_apart, sum_counts
 from .row_parts import PARTS
 from .word_labels import Scoring, WordScores
 
@@ -56,40 +56,66 @@ class _SharedLabels(Scoring):
         self.place.enter(head, whose)  # whose pages are read
         low, _ = self.middle(whose).part(part)
         row, real = self._rows(group, b.iota(s.members))
-        span, many = self.middle(row), ROUNDS * tall
+        self.span = self.middle(row)
         shared = b.load(self.pages, group, hint="shared")
         text = "where(a >= 0, min(b, c), 0)"
-        ends = b.map(text, real, span.part(part)[1], shared, dtype="i32", hint="ends")
+        ends = b.map(text, real, self.span.part(part)[1], shared, dtype="i32", hint="ends")
         text = f"min(a, (b + {page - 1}) // {page})"
-        high = b.map(text, b.reduce("max", ends, 0), b.load(self.lengths, whose), dtype="i32",
-                     hint="high")  # fmt: skip
-        right, shifts = self._right(group)
+        self.high = b.map(text, b.reduce("max", ends, 0), b.load(self.lengths, whose), dtype="i32",
+                          hint="high")  # fmt: skip
+        self.right, self.shifts = self._right(group)
         reach = [b.load(self.most, row, head, b.full(place, "i32")) for place in range(2)]
-        top, factor = (b.expand(x, 0) for x in reach)
-        start, ends = b.expand(b.load(self.place.base, row, hint="base"), 0), b.expand(ends, 0)
-        empty = b.full(0, "i32", s.members, KINDS)
-        with b.loop(low, high, empty, step=many, hint="first") as chunk:
-            end = b.map(f"min(a + {many}, b)", chunk.index, high, dtype="i32", hint="end")
-            counts = no_counts(b, s.keys, s.members)
-            with b.loop(chunk.index, end, *counts, step=tall, hint="page") as loop:
-                number = b.map("a + b", loop.index, self.ahead, dtype="i32", hint="number")
-                score = self._scores(number, b.map("a < b", number, high, hint="there"), right,
-                                     shifts)  # fmt: skip
-                number, offset = b.expand(number, 1), b.expand(self.offset, 1)
-                mine = b.map("a < b", number, ends, dtype="bool", hint="mine")
-                step = self.step(score, span.inside(number, offset, mine), top, factor)
-                at = b.map(f"a // {page} + b", start, number, dtype="i32", hint="at")
-                b.store(self.bins, at, head, offset, step, mask=mine)
-                kinds = b.map("a >> 4", step, dtype="i32", hint="kind")
-                loop.yields(*add_counts(b, loop.carried, kinds))
-            more = sum_counts(b, loop.results, columns=True)
-            chunk.yields(b.map("a + b", chunk.carried[0], more, dtype="i32", hint="coarse"))
-        kept = b.map("a > b", b.reduce("max", ends, 0), low, dtype="bool", hint="kept")
-        b.store(self.coarse, b.expand(row, 1), head, part, b.expand(b.iota(KINDS), 0),
-                chunk.results[0], mask=b.expand(kept, 1))  # fmt: skip
+        self.top, self.factor = (b.expand(x, 0) for x in reach)
+        self.start = b.expand(b.load(self.place.base, row, hint="base"), 0)
+        self.ends = b.expand(ends, 0)
+        counts = no_counts_apart(b, s.keys, s.members)
+        start = *counts, *self._following(low, self._pages(low, 0))
+        with b.loop(low, self.high, *start, step=tall, hint="page") as loop:
+            loop.yields(*self._round(loop.index, loop.carried))
+        counted = sum_counts(b, loop.results[:4], columns=True)
+        kept = b.map("a > b", b.reduce("max", self.ends, 0), low, dtype="bool", hint="kept")
+        b.store(self.coarse, b.expand(row, 1), head, part, b.expand(b.iota(KINDS), 0), counted,
+                mask=b.expand(kept, 1))  # fmt: skip
         facts = (*self.facts, "0 <= Q", "Q <= B", f"QM == Q * {s.members}",
                  "-1 <= group_rows[*] < B", "0 <= group_pages[*]")  # fmt: skip
         return b.finish(s.labels.kv_heads, "Q", PARTS, requires=facts, of="graph.select")
+
+    def _round(self, index: Value, state: list[Value]) -> tuple[Value, ...]:
+        """Score the pages from `index` on for all rows; the state has counts, the page ids of the
+        next round and the labels of this one."""
+        b, page = self.b, self.shape.labels.page
+        after = b.map(f"a + {self.shape.rows}", index, dtype="i32", hint="after")
+        following = self._following(after, state[4])
+        number = b.map("a + b", index, self.ahead, dtype="i32", hint="number")
+        score = self._scores(state[5])
+        number, offset = b.expand(number, 1), b.expand(self.offset, 1)
+        mine = b.map("a < b", number, self.ends, dtype="bool", hint="mine")
+        inside = self.span.inside(number, offset, self.ends)
+        step = self.step(score, inside, self.top, self.factor)
+        at = b.map(f"a // {page} + b", self.start, number, dtype="i32", hint="at")
+        b.store(self.bins, at, self.head, offset, step, mask=mine)
+        kinds = b.map("a >> 4", step, dtype="i32", hint="kind")
+        return *add_counts(b, state[:4], kinds), *following
+
+    def _pages(self, index: Value, rounds: int) -> Value:
+        """Return the ids [keys] of the pages of a round that comes so many rounds after `index`."""
+        b, ahead = self.b, rounds * self.shape.rows
+        number = b.map(f"a + b + {ahead}", index, self.ahead, dtype="i32", hint="number")
+        return self.page(number, b.map("a < b", number, self.high, hint="there"))
+
+    def _following(self, index: Value, page: Value) -> tuple[Value, Value]:
+        """Return the page ids of the round after that of `index`, and the labels of that round
+        [keys, words], whose pages are known."""
+        b = self.b
+        page = b.map("max(min(a, b - 1), 0)", page, self.pool_pages, dtype="i32", hint="page_id")
+        number = b.map("a + b", index, self.ahead, dtype="i32", hint="number")
+        there = b.map("a < b", number, self.high, hint="there")
+        word = b.expand(b.iota(self.channels * self.bits // 32), 0)
+        text = f"a & (b < {self.words})"
+        known = b.map(text, b.expand(there, 1), word, dtype="bool", hint="known")
+        codes = b.load(self.pool, b.expand(page, 1), self.head, word, b.expand(self.offset, 1),
+                       mask=known, hint="codes")  # fmt: skip
+        return self._pages(index, 1), codes
 
     def _rows(self, group: Value, number: Value) -> tuple[Value, Value]:
         """Return some rows of the group, the first of the batch where there is none; and what is
@@ -131,17 +157,16 @@ class _SharedLabels(Scoring):
         """Columns of the product: a power of two of heads of each row, some of them twice."""
         return max(16, _power_of_two(self.shape.group) * self.shape.members)
 
-    def _scores(self, number: Value, there: Value, right: Value, shifts: Value) -> Value:
+    @property
+    def bits(self) -> int:
+        """Bits of a channel."""
+        return 4 if self.shape.labels.format == "i4" else 8
+
+    def _scores(self, codes: Value) -> Value:
         """Return the scores of some tokens for each row [keys, members]."""
         b, s = self.b, self.shape
-        bits = 4 if s.labels.format == "i4" else 8
-        word = b.expand(b.iota(self.channels * bits // 32), 0)
-        text = f"a & (b < {self.words})"
-        known = b.map(text, b.expand(there, 1), word, dtype="bool", hint="known")
-        codes = b.load(self.pool, b.expand(self.page(number, there), 1), self.head, word,
-                       b.expand(self.offset, 1), mask=known, hint="codes")  # fmt: skip
         blank = b.full(0, "i32", s.keys, self.columns)
-        blank = b.map("a - b", blank, shifts, dtype="i32", hint="blank")
-        products = b.dot(b.unpack(codes, bits), right, blank)
+        blank = b.map("a - b", blank, self.shifts, dtype="i32", hint="blank")
+        products = b.dot(b.unpack(codes, self.bits), self.right, blank)
         each = b.reshape(products, s.keys, self.columns // 2 // s.members, s.members, 2)
         return b.reduce("max", b.reduce("max", each, 3), 1, hint="score")

@@ -12,7 +12,7 @@ from ...ir.sparse import MOST_PARTS
 from ...ir.sparse import SCORE_STEPS as BINS
 from .bin_boundary import BinSelection, Boundary
 from .builder import KernelBuilder
-from .packed_counts import KINDS, ROUNDS, add_counts, no_counts, sum_counts
+from .packed_counts import KINDS, MOST, ROUNDS, add_counts, no_counts, sum_counts
 from .row_parts import SHARES
 from .score_place import Place
 
@@ -76,7 +76,7 @@ class _StepCounts:
         """Return how many are in each step of the sixteenth that the budget ends in [16]."""
         b, s = self.b, self.shape
         _, first, _ = self.boundary.sixteenth()
-        many = ROUNDS * s.rows
+        many = min(ROUNDS, MOST // (s.rows * s.page)) * s.rows
         with b.loop(low, high, b.full(0, "i32", KINDS), step=many, hint="first") as chunk:
             end = b.map(f"min(a + {many}, b)", chunk.index, high, dtype="i32", hint="end")
             counts = no_counts(b, s.rows, s.page)

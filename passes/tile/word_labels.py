@@ -62,6 +62,11 @@ class WordScores:
         return max(1, self.keys // self.labels.page)
 
     @property
+    def most(self) -> int:
+        """The most tokens that a program may score: more could not be counted."""
+        return ROUNDS * self.rows * self.labels.page
+
+    @property
     def bytes(self) -> int:
         """Words of a query head: of its channels, four a word."""
         return self.labels.channels // 4
@@ -261,38 +266,38 @@ class _WordScores(Scoring):
         self.row_query = self._query(row)
         text = "a < b"
         begun = b.map(text, first, b.map("min(a, b)", own, self.high, dtype="i32"), hint="begun")
-        kind, many = b.iota(KINDS), ROUNDS * s.rows
+        kind = b.iota(KINDS)
         counted = b.load(self.coarse, row, head, part, kind, mask=begun, hint="coarse")
-        state = self._ahead(low, self._pages(low, 0))
+        mass = ()
         if self.mass:
             self.mass.enter(row, head)
-            state += self.mass.start(s.rows, s.labels.page)
-        with b.loop(low, self.high, counted, *state, step=many, hint="first") as chunk:
-            text = f"min(a + {many}, b)"
-            end = b.map(text, chunk.index, self.high, dtype="i32", hint="end")
-            start = *no_counts(b, s.rows, s.labels.page), *chunk.carried[1:]
-            with b.loop(chunk.index, end, *start, step=s.rows, hint="page") as loop:
-                loop.yields(*self._round(loop.index, loop.carried))
-            more = sum_counts(b, loop.results[:2])
-            more = b.map("a + b", chunk.carried[0], more, dtype="i32", hint="coarse")
-            chunk.yields(more, *loop.results[2:])
-        b.store(self.coarse, row, head, part, kind, chunk.results[0])
+            mass = self.mass.start(s.rows, s.labels.page)
+        start = (
+            *no_counts(b, s.rows, s.labels.page),
+            *self._ahead(low, self._pages(low, 0)),
+            *mass,
+        )
+        with b.loop(low, self.high, *start, step=s.rows, hint="page") as loop:
+            loop.yields(*self._round(loop.index, loop.carried))
+        more = sum_counts(b, loop.results[:4])
+        more = b.map("a + b", counted, more, dtype="i32", hint="coarse")
+        b.store(self.coarse, row, head, part, kind, more)
         if self.mass:
-            self.mass.store(chunk.results[2 + self.words :], row, head, part)
+            self.mass.store(loop.results[5 + self.words :], row, head, part)
         facts = (*self.facts, "0 <= own[*]")
         return b.finish(s.labels.kv_heads, "B", PARTS, requires=facts, of="graph.select")
 
     def _round(self, index: Value, state: list[Value]) -> tuple[Value, ...]:
         """Score the pages from `index` on; the state has counts, the page ids of the next round,
         the labels of this one, and what the middle weighs."""
-        b, page, known = self.b, self.shape.labels.page, 3 + self.words
+        b, page, known = self.b, self.shape.labels.page, 5 + self.words
         after = b.map(f"a + {self.shape.rows}", index, dtype="i32", hint="after")
-        following = self._ahead(after, state[2])
+        following = self._ahead(after, state[4])
         number = b.map("a + b", index, self.ahead, dtype="i32", hint="number")
         there = b.map("a < b", number, self.high, hint="there")
-        inside = self.span.inside(number, self.offset, there)
+        inside = self.span.inside(number, self.offset, self.high)
         query = self.row_query
-        totals = self._totals(state[3:known])
+        totals = self._totals(state[5:known])
         best = totals[0]
         for total in totals[1:]:
             best = b.map("max(a, b)", best, total, dtype="i32", hint="best")
@@ -301,7 +306,7 @@ class _WordScores(Scoring):
         b.store(self.bins, at, self.head, self.offset, step, mask=there)
         kinds = b.map("a >> 4", step, dtype="i32", hint="kind")
         more = self.mass.add(state[known:], totals, best, inside) if self.mass else ()
-        return *add_counts(b, state[:2], kinds), *following, *more
+        return *add_counts(b, state[:4], kinds), *following, *more
 
     def _pages(self, index: Value, rounds: int) -> Value:
         """Return the ids of the pages of a round that comes so many rounds after `index`."""
