@@ -120,6 +120,7 @@ def test_the_best_by_step_are_chosen_in_order(format: str) -> None:
     check(run_all(interpreted, format))
 
 
+@pytest.mark.slow  # with labels that rows share, below, it is not
 @pytest.mark.parametrize("format", ["i4", "i8"])
 def test_triton_interpreter(format: str, triton_interpreter: Any) -> None:
     check(run_all(triton_interpreter.run, format, seed=1))
@@ -166,14 +167,29 @@ def check(case: Case) -> None:
             assert set(chosen) == forced | set(ranked[: want - len(forced)])
 
 
-@pytest.mark.parametrize("amounts", [{"threshold": 0.4}, {"top_p": 0.3}])
-def test_a_threshold_and_a_share_of_the_mass(
+AMOUNTS: list[dict[str, float]] = [{"threshold": 0.4}, {"top_p": 0.3}]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("amounts", AMOUNTS)
+def test_a_threshold_and_a_share_in_the_triton_interpreter(
     amounts: dict[str, float], triton_interpreter: Any
 ) -> None:
-    """As `ir.sparse` has it, of scores that are their steps: ties go to the lower position."""
+    check_amounts([run_all(triton_interpreter.run, "i4", 5, shared=True, **amounts)], amounts)
+
+
+@pytest.mark.parametrize("amounts", AMOUNTS)
+def test_a_threshold_and_a_share_of_the_mass(amounts: dict[str, float]) -> None:
+    cases = [run_all(interpreted, format, seed, shared=True, **amounts)
+             for format, seed in (("i8", 4), ("i4", 5))]  # fmt: skip
+    assert check_amounts(cases, amounts) == {True, False}  # bound by the amount, and by the budget
+
+
+def check_amounts(cases: list[Case], amounts: dict[str, float]) -> set[bool]:
+    """As `ir.sparse` has it, of scores that are their steps: ties go to the lower position. Return
+    whether the budget left room."""
     found = set()
-    for run, format, seed in ((interpreted, "i8", 4), (triton_interpreter.run, "i4", 5)):
-        case = run_all(run, format, seed, shared=True, **amounts)
+    for case in cases:
         for row, head in np.ndindex(len(LENGTHS), 2):
             middle = np.arange(min(LENGTHS[row], SINKS), max(LENGTHS[row] - RECENT, SINKS))
             if not LENGTHS[row] or not len(middle):
@@ -192,26 +208,33 @@ def test_a_threshold_and_a_share_of_the_mass(
             chosen = set(case.after["chosen"][head, case.base[row] :][:count])
             assert chosen & set(middle) == wanted, (row, head)
             found.add(len(wanted) < room)
-    assert found == {True, False}  # bound by the amount, and by the budget
+    return found
 
 
-def test_what_the_middle_weighs_is_summed_up_by_query_head(triton_interpreter: Any) -> None:
+def test_what_the_middle_weighs_is_summed_up_by_query_head() -> None:
+    check_tail(run_all(interpreted, "i4", 6, tail=True))
+
+
+@pytest.mark.slow
+def test_what_the_middle_weighs_in_the_triton_interpreter(triton_interpreter: Any) -> None:
+    check_tail(run_all(triton_interpreter.run, "i8", 7, tail=True))
+
+
+def check_tail(case: Case) -> None:
     """Of scores that are products of rounded queries: parts' sums, each against its largest."""
-    for run, format, seed in ((interpreted, "i4", 6), (triton_interpreter.run, "i8", 7)):
-        case = run_all(run, format, seed, tail=True)
-        check(case)
-        for row, head in np.ndindex(len(LENGTHS), 2):
-            last = max(LENGTHS[row] - RECENT, min(LENGTHS[row], SINKS))
-            middle = slice(min(LENGTHS[row], SINKS), last)
-            scores = exact_scores(case, row, head)[0][:, middle]
-            unit = float(case.after["score_unit"][row, head])
-            for member in range(HEADS // 2):
-                place = row, head * (HEADS // 2) + member
-                tops, sums = (case.after[name][place].astype("f8")
-                              for name in ("tail_max", "tail_sum"))  # fmt: skip
-                wanted = np.exp2(scores[member] * unit).sum()
-                found = (sums * np.exp2(tops.clip(-1e3))).sum()
-                np.testing.assert_allclose(found, wanted, rtol=1e-5)
+    check(case)
+    for row, head in np.ndindex(len(LENGTHS), 2):
+        last = max(LENGTHS[row] - RECENT, min(LENGTHS[row], SINKS))
+        middle = slice(min(LENGTHS[row], SINKS), last)
+        scores = exact_scores(case, row, head)[0][:, middle]
+        unit = float(case.after["score_unit"][row, head])
+        for member in range(HEADS // 2):
+            place = row, head * (HEADS // 2) + member
+            tops, sums = (case.after[name][place].astype("f8")
+                          for name in ("tail_max", "tail_sum"))  # fmt: skip
+            wanted = np.exp2(scores[member] * unit).sum()
+            found = (sums * np.exp2(tops.clip(-1e3))).sum()
+            np.testing.assert_allclose(found, wanted, rtol=1e-5)
 
 
 def worth(case: Case, row: int, head: int) -> float:
