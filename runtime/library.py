@@ -166,7 +166,7 @@ def library_threads(count: int) -> Iterator[None]:
 
 
 def all_reduce(values: Sequence[Any]) -> Launch:
-    """Bind out = the sum of x over the ranks; values: out, x."""
+    """Bind out = the sum of x over the ranks; values: out, x, which may be the same memory."""
     out, x = values
     return _all_reduce, (x, out)
 
@@ -178,7 +178,8 @@ def all_gather(values: Sequence[Any]) -> Launch:
 
 
 def _all_reduce(x: Tensor, out: Tensor) -> None:
-    out.copy_(x)
+    if out.data_ptr() != x.data_ptr():
+        out.copy_(x)
     with peers():
         distributed.all_reduce(out)
 

@@ -15,6 +15,8 @@ from ..manager import EVERYTHING, Context
 ALIGNMENT = 64
 """Bytes: a cache line, and what 512-bit moves like."""
 
+_SUM = "graph.all_reduce"
+
 
 class UnknownExtent(PassError):
     """A symbolic dimension that the plan was given no bound for."""
@@ -40,17 +42,34 @@ def lifetimes(function: Operation, extents: Mapping[str, int]) -> list[Lifetime]
     """Return the lifetimes of the activations that a graph.func's operations make.
 
     A value lives from the operation that makes it to the last that takes it; operands and results
-    of one operation never share memory. Weights and arguments have memory of their own.
+    of one operation never share memory, but those of `in_place` do: such a result has no lifetime,
+    and its operand lives as long. Weights and arguments have memory of their own.
     """
-    operations = function.regions[0].operations
-    last = {value.name: at for at, op in enumerate(operations) for value in op.operands}
+    operations, shared = function.regions[0].operations, in_place(function)
+    last = {shared.get(value.name, value.name): at
+            for at, op in enumerate(operations) for value in op.operands}  # fmt: skip
     return [
         Lifetime(value.name, size_of(value, extents), at, last.get(value.name, at))
         for at, operation in enumerate(operations)
         if operation.name != "graph.weight"
         for value in operation.results
-        if value.type.name == "tensor"
+        if value.type.name == "tensor" and value.name not in shared
     ]
+
+
+def in_place(function: Operation) -> dict[str, str]:
+    """Return the results that take the memory of an operand that nothing reads after it: sums over
+    ranks, which the library forms in place. Each with the value that was there first."""
+    operations = function.regions[0].operations
+    last = {value.name: at for at, op in enumerate(operations) for value in op.operands}
+    made = {value.name for op in operations if op.name != "graph.weight" for value in op.results}
+    found: dict[str, str] = {}
+    for at, operation in enumerate(operations):
+        if _SUM in (operation.name, operation.attribute("of")):
+            name = operation.operands[0].name
+            if name in made and last[name] == at:
+                found[operation.result.name] = found.get(name, name)
+    return found
 
 
 def size_of(value: Value, extents: Mapping[str, int]) -> int:
@@ -110,6 +129,7 @@ class PlanMemory:
     def _planned(self, function: Operation, context: Context) -> Operation:
         lives = lifetimes(function, dict(self.extents))
         offsets, total = place(lives, self.alignment)
+        offsets |= {name: offsets[first] for name, first in in_place(function).items()}
         alone = sum(_aligned(life.size, self.alignment) for life in lives)
         context.did(f"{len(lives)} activations share {total} bytes instead of {alone}")
         return function.with_attributes(memory=freeze({"bytes": total, "offsets": offsets}))

@@ -63,3 +63,24 @@ def test_a_model_needs_few_live_activations():
     lives = lifetimes(module.operations[0], {"T": 16, "R": 16})
     _, total = place(lives)
     assert total < sum(life.size for life in lives) / 10
+
+
+def test_a_sum_over_ranks_takes_its_operands_place_if_nothing_reads_that_again():
+    module = parse_module("""
+    graph.func name = @step { |%x: tensor<f32, [T, 8]>|
+      %w = graph.weight tensors = "w" : tensor<f32, [8, 8]>
+      %a = graph.matmul %x, %w : tensor<f32, [T, 8]>
+      %b = graph.all_reduce %a : tensor<f32, [T, 8]>
+      %c = graph.matmul %b, %w : tensor<f32, [T, 8]>
+      %d = graph.all_reduce %c : tensor<f32, [T, 8]>
+      %e = graph.add %d, %c : tensor<f32, [T, 8]>
+      %f = graph.add %e, %b : tensor<f32, [T, 8]>
+      graph.return %f
+    }""")
+    found = {
+        life.name: (life.first, life.last) for life in lifetimes(module.operations[0], {"T": 3})
+    }
+    assert found == {"a": (1, 6), "c": (3, 5), "d": (4, 5), "e": (5, 6), "f": (6, 7)}
+    planned, _ = run_passes([PlanMemory((("T", 3),))], module, Context())
+    offsets = dict(planned.operations[0]["memory"]["offsets"].items)
+    assert offsets["a"] == offsets["b"] and offsets["c"] != offsets["d"]
