@@ -116,11 +116,12 @@ class PageSource(Protocol):
 
 
 def fill(into: Mapping[str, Tensor], role: str, rows: Iterator[tuple[slice, Tensor]]) -> None:
-    """Write rows to a part of a page, in its format."""
+    """Write rows to a part of a page, in its format; numbers are made narrower where the page lies,
+    as a GPU has no room to spare."""
     for where, values in rows:
         if into[role].dtype in (torch.int8, torch.uint8):
             narrow = quantize_rows if into[role].dtype == torch.int8 else pack_rows
-            data, scale = narrow(values.float())
+            data, scale = narrow(values.to(into[role].device).float())
             into[role][where].copy_(data)
             into[f"{role}_scale"][where].copy_(scale)
         else:
