@@ -54,7 +54,8 @@ class HostedGpu:
     def beside_copies(self) -> HostedGpu:
         """Return the machine while pages go up the link: copies take of host memory what they need,
         and the processors what that leaves."""
-        return replace(self, dram=min(self.dram, max(self.dram_shared - self.up, self.dram / 8)))
+        left = max(self.dram_shared - self.up, self.dram / 8)
+        return replace(self, dram=min(self.dram, left), staging=min(self.staging, left / 2))
 
     @staticmethod
     def of(

@@ -94,6 +94,8 @@ class _Rows:
             self._drawn_out_link(copy),
             self._drawn_out_cpu(copy),
         ]
+        if self.batch.attention == "gpu":
+            rows.append(self._gathered(copy))
         if self.site.staged:
             rows.append(Row("staging", 0.0, self._ringed(page / machine.staging)))
         if machine.disk:
@@ -127,6 +129,16 @@ class _Rows:
         each |= self._paged("page_dram", ("cpu",))
         row = Row("host memory", self._sum("dram"), each)
         return row.scaled(1.0 / self.site.machine.dram_shared)
+
+    def _gathered(self, copy: float) -> Row:
+        """Copies up, and the gathering of keys that they wait for.
+
+        There are two places for keys on the GPU, so that behind a layer's pages those of two
+        micro-batches come at once; each of the others is gathered when a place is free.
+        """
+        serial = self.shape.layers * max(self.batch.micro_batches - 2, 1)
+        fixed = self._sum("up") + serial * self.units[0][0].gather
+        return Row("link behind gathering", fixed, self._ringed(copy), roof=False)
 
     def _drawn_out_link(self, copy: float) -> Row:
         """Copies up, drawn out by what the CPU reads meanwhile."""

@@ -26,6 +26,9 @@ CALLS = {
 HOST_QUEUES = frozenset({"cpu", "cpu_experts", "disk", "stage"})
 """Queues whose work is done by the host's cores; the others launch on streams."""
 
+BLOCKING = frozenset({Kind.KV_DOWN})
+"""Tasks of a device whose thread waits until they have run: what it brings is put to its place."""
+
 INTERPRETER = "interpreter"
 """The resource that starts share: one second of it a second."""
 
@@ -75,9 +78,8 @@ def simulate_started(
             start = start_of(task)
             tasks.append(start)
             before = [last[task.queue]] if task.queue in last else []
-            waits = (pipeline.by_name[name] for name in task.waits)
-            before += [w.name if w.queue in HOST_QUEUES else start_of(w).name for w in waits]
-            edges[start.name], last[task.queue] = tuple(before), start.name
+            before += [_launched(pipeline.by_name[name]) for name in task.waits]
+            edges[start.name], last[task.queue] = tuple(before), _launched(task)
             edges[task.name] = (*edges[task.name], start.name)
             priced[start.name] = _started(gathered.get(task.name, Cost(0.0)), seconds)
         tasks.append(task)
@@ -89,6 +91,12 @@ def simulate_started(
         end={name: at for name, at in found.end.items() if name in names},
         queues={queue: tuple(t.name for t in tasks) for queue, tasks in pipeline.queues.items()},
     )
+
+
+def _launched(task: Task) -> str:
+    """Return whose end tells other threads that a task is launched."""
+    waited = task.queue in HOST_QUEUES or task.kind in BLOCKING
+    return task.name if waited else start_of(task).name
 
 
 def _started(cost: Cost, seconds: float) -> Cost:

@@ -17,6 +17,13 @@ from .shape import MoeShape, Workload
 from .starts import simulate_started
 from .units import on_cpu, on_gpu
 
+ATTENTION_CORES = 1 / 4
+"""The share of the cores that attention has where the CPU computes experts beside it."""
+
+UNDER_WAY = float(3 * (32 << 20))
+"""Bytes of pages that are under way where they have a queue of their own: what another copy up
+waits for before it has the link."""
+
 FEW, SEVERAL = 3, 6
 """Layers of the two runs whose difference gives the time of a layer."""
 
@@ -57,6 +64,11 @@ def task_costs(
         if key not in made:
             made[key] = _cost(*key, base, machine)
         found[task.name] = made[key]
+    if any(task.queue == "pages" for task in tasks):
+        for task in tasks:
+            if task.queue == "up":
+                cost = found[task.name]
+                found[task.name] = replace(cost, seconds=cost.seconds + UNDER_WAY / machine.up)
     return found
 
 
@@ -89,6 +101,14 @@ def gather_cost(
     return Cost(moved / machine.staging, {"dram": 2.0 * moved})
 
 
+def divided(machine: HostedGpu) -> HostedGpu:
+    """Return a machine where attention and the experts of the CPU have cores of their own."""
+    return replace(
+        machine, cpu_vector=machine.cpu_vector * ATTENTION_CORES,
+        cpu_flops=machine.cpu_flops * (1 - ATTENTION_CORES),
+    )  # fmt: skip
+
+
 def capacities(machine: HostedGpu) -> dict[str, float]:
     """Return what tasks share: processors, both ways of the link, host memory, the disk."""
     shared = {"gpu": 1.0, "cpu": 1.0, "up": machine.up, "down": machine.down,
@@ -108,6 +128,9 @@ def run(
     sizes = policy.micro_batch_sizes()
     if policy.widest:
         machine = machine.beside_copies()
+    shared = capacities(machine)
+    if policy.micro_batches > 1 and any(layer.cpu for layer in policy.layers):
+        machine, shared["cpu"] = divided(machine), 2.0
     costs = task_costs(pipeline.tasks, policy, shape, workload, machine, known)
     gathered = {
         task.name: gather_cost(sizes[task.micro_batch], policy, shape, workload, machine)
@@ -116,7 +139,7 @@ def run(
     return simulate_started(
         pipeline,
         costs,
-        capacities(machine),
+        shared,
         machine,
         gathered,
         [len(layer.cpu) for layer in policy.layers],

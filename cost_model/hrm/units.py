@@ -31,7 +31,8 @@ ENDS = ("embed", "head")
 class Unit:
     """One micro-batch's decode step, all layers, in seconds of each resource when alone.
 
-    `starts` are the interpreter's, of all tasks, and `gpu_starts` those of the GPU's kernels.
+    `starts` are the interpreter's, of all tasks, and `gpu_starts` those of the GPU's kernels;
+    `gather` is what brings a layer's keys together for the GPU, until their place is free again.
 
     `dram` is bytes of host memory traffic, and `contention` the share of a second of copies that a
     second of the CPU's tasks takes from them (and the other way round). `chain` is the dependent
@@ -51,6 +52,7 @@ class Unit:
     fill: float
     starts: float
     gpu_starts: float
+    gather: float
     page_gpu: tuple[float, ...]
     page_cpu: tuple[float, ...]
     page_dram: tuple[float, ...]
@@ -101,12 +103,17 @@ class Pricing:
             cpu_rows=layers * self._chain(rows, scene),
             fill=self._chain(first, scene),
             starts=self._started((*kinds, *rows) * layers + ENDS),
+            gather=self._gather(scene) if batch.attention == "gpu" else 0.0,
             gpu_starts=self._started(tuple(k for k in kinds if demand(k, scene).launches) * layers),
             page_gpu=tuple(gpu for gpu, _, _ in pages),
             page_cpu=tuple(cpu for _, cpu, _ in pages),
             page_dram=tuple(dram for _, _, dram in pages),
             page_contention=tuple(machine.contention(dram / cpu) for _, cpu, dram in pages),
         )
+
+    def _gather(self, scene: Scene) -> float:
+        around = self._started(("kv_up", "append", "attend", "kv_down"))
+        return demand("kv_up", scene).up / self._machine.staging + around
 
     def _started(self, kinds: tuple[str, ...]) -> float:
         return sum(start_seconds(kind, self.machine) for kind in kinds)

@@ -4,8 +4,10 @@ import pytest
 from weft.cost_model.hardware_file import load
 from weft.cost_model.hrm.machine import HostedGpu
 from weft.cost_model.hrm.starts import CALLS, simulate_started, start_seconds
+from weft.cost_model.hrm.timed import ATTENTION_CORES, UNDER_WAY
 from weft.cost_model.simulate import Cost
 from weft.ir.pipeline import Kind, Pipeline, Task
+from weft.runtime.offload import cores, device
 
 MACHINE = HostedGpu.of(load("h200"))
 PRE, HEAD = (start_seconds(kind, MACHINE) for kind in ("pre", "head"))
@@ -48,6 +50,16 @@ def test_a_task_of_the_device_starts_after_the_hosts_is_done() -> None:
 def test_threads_share_the_interpreter() -> None:
     apart = task("a", Kind.PRE, "gpu"), task("b", Kind.PRE, "up")
     assert seconds(*apart) == pytest.approx(2 * PRE)
+
+
+def test_a_task_whose_thread_waits_is_launched_when_it_is_done() -> None:
+    chain = task("a", Kind.KV_DOWN, "down"), task("b", Kind.PRE, "gpu", "a")
+    begin = start_seconds("kv_down", MACHINE)
+    assert seconds(*chain, work=0.5) == pytest.approx(begin + 0.5 + PRE + 0.5)
+
+
+def test_what_the_model_knows_of_the_runtime_is_so() -> None:
+    assert UNDER_WAY == device.PIECE * device.UNDER_WAY and 1 / ATTENTION_CORES == cores.ATTENTION
 
 
 def test_what_is_gathered_delays_its_copy_alone() -> None:
