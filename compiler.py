@@ -193,6 +193,7 @@ class Compilation:
     @cached_property
     def regimes(self) -> list[Regime]:
         """The model lowered for each kind of step: decode by rows, and any step."""
+        from .codegen.measure_gpu import streaming_processors
         from .passes.tile.regimes import lower_for_gpu, lower_model
 
         options, model = self.options, (self._need_checkpoint().config, self._rank_graph())
@@ -201,7 +202,8 @@ class Compilation:
         known["attention"] = self.attention.passes if self.attention else None
         if self.on_gpu:
             regimes = lower_for_gpu(*model, **known, activations=activation_dtype(options),
-                                    quantize=options.activations != "bf16")  # fmt: skip
+                                    quantize=options.activations != "bf16",
+                                    processors=streaming_processors())  # fmt: skip
         else:
             regimes = lower_model(*model, **known)
         for regime in regimes:

@@ -7,12 +7,13 @@ import string
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..ir.core import Operation, Region, Value
+from ..ir.core import Operation, Value
 from ..ir.diagnostics import KernelError
 from ..ir.expression import read
 from ..ir.schedule import Schedule
 from ..ir.tile import extents_of
 from ..ir.types import dtype_of, shape_of
+from .early import parted
 from .triton_expressions import TRITON, HostWriter, TritonWriter, Typed, cast
 from .triton_shapes import padded_shapes
 from .triton_text import (
@@ -72,10 +73,7 @@ class _Emitter:
         """Return the whole text."""
         scalars = [identifier(v.name) for v in self.arguments if v.type.name != "buffer"]
         names = ", ".join(identifier(value.name) for value in self.arguments)
-        if self.schedule.chained:  # nothing is read before; the next one may come and wait
-            self._line("tl.extra.cuda.gdc_wait()")
-            self._line("tl.extra.cuda.gdc_launch_dependents()")
-        self._block(self.kernel.regions[0])
+        self._body(self.kernel.regions[0].operations)
         extents = [read(extent, HostWriter()) for extent in self.kernel["grid"]]
         grid = ", ".join(extents) + ("," if len(extents) == 1 else "")
         options = f"num_warps={self.schedule.num_warps}, num_stages={self.schedule.num_stages}"
@@ -105,8 +103,18 @@ class _Emitter:
             ]
         )
 
-    def _block(self, region: Region) -> None:
-        for operation in region.operations:
+    def _body(self, operations: Sequence[Operation]) -> None:
+        """Write the whole kernel. One that is chained lets the next one come at once, works out and
+        asks for what needs nothing of the kernel before, and then waits for its end."""
+        if self.schedule.chained:
+            early, operations = parted(self.kernel)
+            self._line("tl.extra.cuda.gdc_launch_dependents()")
+            self._block(early)
+            self._line("tl.extra.cuda.gdc_wait()")
+        self._block(operations)
+
+    def _block(self, operations: Sequence[Operation]) -> None:
+        for operation in operations:
             method = getattr(self, "_" + operation.name.partition(".")[2], None)
             if method is None:
                 raise CannotEmit(kernel=self.name, problem=f"{operation.name}", span=operation.span)
@@ -354,7 +362,7 @@ class _Emitter:
         head = f"tl.range({identifier(low.name)}, {identifier(high.name)}, {step}{stages})"
         self._line(f"for {identifier(index.name)} in {head}:")
         self.indent += "    "
-        self._block(region)
+        self._block(region.operations)
         self._yielded(arguments, region.operations[-1].operands)
         self.indent = self.indent[4:]
         for result, argument in zip(operation.results, arguments, strict=True):

@@ -176,6 +176,7 @@ def _rmsnorm(run: GraphRun, operation: Operation, x: Tensor, w: Tensor) -> Tenso
 
 def _add_rmsnorm(run: GraphRun, operation: Operation, x: Tensor, y: Tensor, w: Tensor
                  ) -> tuple[Tensor, Tensor]:  # fmt: skip
+    y = y.sum(0) if y.dim() > x.dim() else y
     return x + y, _norm(x + y, w, operation["eps"])
 
 
@@ -193,6 +194,11 @@ def _fused_matmul(run: GraphRun, operation: Operation, x: Tensor, w: Tensor, *re
     if operation.attribute("silu"):
         y = _silu_mul(run, operation, y)
     return y + parts["residual"] if "residual" in parts else y
+
+
+def _cut_matmul(run: GraphRun, operation: Operation, x: Tensor, w: Tensor) -> Tensor:
+    parts = zip(x.chunk(operation["cuts"], -1), w.chunk(operation["cuts"], -1), strict=True)
+    return torch.stack([F.linear(*part) for part in parts])
 
 
 def _split(run: GraphRun, operation: Operation, x: Tensor) -> tuple[Tensor, ...]:
@@ -242,6 +248,14 @@ def _qkv_rope_write(
     tables = rope_tables(Rope.of(operation["rope"]), width, positions)
     run.store(operation["layer"], _rotate(k, kv_heads, tables), v, slots)
     return _rotate(q, heads, tables)
+
+
+def _qkv_rope_matmul(
+    run: GraphRun, operation: Operation, x: Tensor, w: Tensor, positions: Tensor, slots: Tensor,
+    *rest: Tensor,
+) -> Tensor:  # fmt: skip
+    qkv = _fused_matmul(run, operation, x, w, *rest)
+    return _qkv_rope_write(run, operation, qkv, positions, slots)
 
 
 def _kvset(run: GraphRun, operation: Operation, page_table: Tensor, lengths: Tensor) -> Kvset:
@@ -331,11 +345,13 @@ def meaning_of(name: str) -> Callable[..., Any]:
 _MEANING: dict[str, Callable[..., Any]] = {
     "graph.weight": _weight, "graph.embedding": _embedding, "graph.matmul": _matmul,
     "graph.fused_matmul": _fused_matmul, "graph.rmsnorm": _quantized_last(_rmsnorm, 1),
-    "graph.add": _add, "graph.add_rmsnorm": _quantized_last(_add_rmsnorm, 2),
+    "graph.cut_matmul": _cut_matmul, "graph.add": _add,
+    "graph.add_rmsnorm": _quantized_last(_add_rmsnorm, 2),
     "graph.quantize_rows": _quantize_rows, "graph.scaled_matmul": _scaled_matmul,
     "graph.silu_mul": _quantized_last(_silu_mul, 1), "graph.split": _split, "graph.concat": _concat,
     "graph.head_norm": _head_norm, "graph.rope": _rope, "graph.take_rows": _take_rows,
-    "graph.kv_write": _kv_write, "graph.qkv_rope_write": _qkv_rope_write, "graph.kvset": _kvset,
+    "graph.kv_write": _kv_write, "graph.qkv_rope_write": _qkv_rope_write,
+    "graph.qkv_rope_matmul": _qkv_rope_matmul, "graph.kvset": _kvset,
     "graph.partial": _partial, "graph.merge": _merge, "graph.finalize": _finalize,
     "graph.all_reduce": _all_reduce, "graph.all_gather": _all_gather, "graph.transfer": _transfer,
     **MOE_MEANING,

@@ -18,6 +18,8 @@ READ_BYTES = 2 << 30
 SMALL_BYTES = 4096
 LAUNCHES = 200
 CUBE = 8192
+HOPPER = 132
+"""Multiprocessors of an H100 or H200."""
 
 
 class Device:
@@ -83,6 +85,17 @@ def has_gpu() -> bool:
     import torch
 
     return torch.cuda.is_available()
+
+
+def streaming_processors() -> int:
+    """Return the multiprocessors of a GPU of compute capability 9.0, as it is taken to be where
+    there is none; 0 of another one: products of some rows were measured on an H200 only."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return HOPPER
+    properties = torch.cuda.get_device_properties(torch.cuda.current_device())
+    return properties.multi_processor_count if (properties.major, properties.minor) == (9, 0) else 0
 
 
 def gpu_probes(device: Device | None = None) -> tuple[CpuProbes, list[LinkProbes]]:

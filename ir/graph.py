@@ -19,10 +19,10 @@ DECLARATIONS = (
         "a model's step: the region takes its inputs; config = {...} as read from the checkpoint, "
         "memory = {bytes, offsets of activations in the arena}; attention = {policy, least: the "
         "context from which selecting keys pays}; kv = where keys and values lie; policy = a "
-        "policy's text, for moe-partition",
+        "policy's text, for moe-partition; apart: no keys are read for many rows at once",
         regions=1,
         required=("name",),
-        optional=("config", "model", "memory", "attention", "kv", "policy"),
+        optional=("config", "model", "memory", "attention", "kv", "policy", "apart"),
     ),
     Op("graph.return", "the step's outputs", (1, None), terminator=True),
 )
@@ -39,6 +39,8 @@ TENSORS = (
        optional=("scale",)),
     Op("graph.matmul", "x [T, K] times w [N, K] transposed, plus bias [N] when given; operands: "
        "x, w[, bias]", (2, 3), 1),
+    Op("graph.cut_matmul", "a matmul whose K is cut in `cuts` parts: their sums [cuts, T, N] in "
+       "f32, which graph.add_rmsnorm adds; operands: x, w", 2, 1, required=("cuts",)),
     Op("graph.fused_matmul", "a matmul with its neighbours: x is normed first (norm), the product "
        "gets a bias and is gated (silu: w holds gate and up rows), then the residual is added; "
        "operands: x, w and what `parts` (of bias, norm, residual, in this order) name", (2, 5), 1,
@@ -51,7 +53,8 @@ TENSORS = (
     Op("graph.rmsnorm", "x / sqrt(mean(x^2) + eps) * w over the last axis; operands: x, w", 2,
        (1, 2), required=("eps",)),
     Op("graph.add", "elementwise sum", 2, 1),
-    Op("graph.add_rmsnorm", "fused: results x + y and its rmsnorm; operands: x, y, w", 3,
+    Op("graph.add_rmsnorm", "fused: results x + y and its rmsnorm; operands: x, y (of a cut "
+       "product: the sum of its parts), w", 3,
        (2, 3), required=("eps",)),
     Op("graph.silu_mul", "silu(x[:, :F]) * x[:, F:]; operand [T, 2F]", 1, (1, 2)),
     Op("graph.concat", "operands side by side: columns joined", (2, None), 1),
@@ -73,6 +76,10 @@ ATTENTION = (
        "`guess` writes nothing: its q predicts a later layer's", (3, 5),
        1, required=("layer", "heads", "kv_heads", "head_dim", "rope"),
        optional=("eps", "ordered", "guess")),
+    Op("graph.qkv_rope_matmul", "fused: graph.qkv_rope_write, without head norms, of x's product "
+       "with the joined weights of q, k and v, which may have bias and norm in front; operands: x, "
+       "w, positions, slots[, bias][, norm], as `parts` says", (4, 6), 1,
+       required=("layer", "heads", "kv_heads", "head_dim", "rope", "parts"), optional=("eps",)),
     Op("graph.label_write", "writes labels of the keys at slots [T]: their first `channels` in "
        "calibrated order, as bf16, i8 or i4; `words`: a GPU may keep them as words", 1, 0,
        required=("layer", "kv_heads", "head_dim", "channels", "format"), optional=("words",)),
@@ -150,8 +157,10 @@ LOWERED = (
        "logits, pairs, pages, columns of the page table), L (the most tokens of a sequence, MAXP "
        "pages); plan_<name> is the argument <name> of an "
        "attention kernel over a work list, plan_<name><w> that of the list for a window of w. "
-       "queue = where it is launched, if not where the others are",
-       (0, None), (0, None), required=("kernel", "arguments"), optional=("of", "queue")),
+       "queue = where it is launched, if not where the others are; few = another kernel of the "
+       "same arguments, for steps of up to `up_to` tokens",
+       (0, None), (0, None), required=("kernel", "arguments"),
+       optional=("of", "queue", "few", "up_to")),
     Op("graph.library", "calls a library routine where ours is not the choice; why = reason",
        (0, None), (0, None), required=("routine",), optional=("why", "of")),
 )  # fmt: skip

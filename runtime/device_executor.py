@@ -146,8 +146,8 @@ class DeviceExecutor(CompiledExecutor):
         inputs = self._lists.bind(layout.views(self._staging.device), lists.extents)
         self._feed_tokens(inputs, rows)
         recipes = self._sparse_recipes if lists.sparse else self._recipes
-        fits = few and step.is_decode and lists.apart
-        return next((r for limit, r in recipes if fits and rows <= limit), recipes[-1][1]), inputs
+        fits = few and step.is_decode
+        return _fitting(recipes, rows, lists.apart) if fits else recipes[-1][1], inputs
 
     def _groups(self, step: StepInput) -> list[tuple[int, int]]:
         """Return the runs of sequences that are run apart, as their cache cannot hold what all
@@ -250,8 +250,7 @@ class DeviceExecutor(CompiledExecutor):
                    "M": rows * self.config.experts_per_token, "MAXP": 0,
                    **(self.host.extents if self.host else {})}  # fmt: skip
         recipes = self._sparse_recipes if room.sparse else self._recipes
-        fitting = (recipe for limit, recipe in recipes if room.apart and rows <= limit)
-        recipe = next(fitting, recipes[-1][1])
+        recipe = _fitting(recipes, rows, room.apart)
         launches, logits = recipe.bind(inputs, extents)
         before = self.drawn.block.clone()
 
@@ -278,6 +277,12 @@ class DeviceExecutor(CompiledExecutor):
             with peers():
                 distributed.broadcast(self.drawn.token, 0)
         self._feed(rows, self.max_batch, inputs["source"], self.drawn.token, inputs["tokens"])
+
+
+def _fitting(recipes: Sequence[tuple[int, Recipe]], rows: int, apart: bool) -> Recipe:
+    """Return the first recipe that takes a decode step's rows and lists; the last takes any."""
+    fitting = (recipe for limit, recipe in recipes if rows <= limit and (apart or not recipe.apart))
+    return next(fitting, recipes[-1][1])
 
 
 _SENT = ("tokens", "positions", "slots", "logits_rows")

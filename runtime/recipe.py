@@ -55,6 +55,15 @@ class _Slots:
         return self.numbers[key]
 
 
+@dataclass(frozen=True)
+class _ByRows:
+    """Launches of two kernels that take the same: for steps of up to some rows, and of more."""
+
+    few: Callable[..., Any]
+    many: Callable[..., Any]
+    up_to: int
+
+
 class Recipe:
     """The calls of one lowered graph.func.
 
@@ -64,6 +73,8 @@ class Recipe:
 
     def __init__(self, function: Operation, memory: Memory, outputs: Sequence[str] = ()) -> None:
         self._memory = memory
+        self.apart = bool(function.attribute("apart"))
+        """Whether its steps may read no keys for many rows at once."""
         self._slots = _Slots()
         self._places: dict[str, tuple[Any, ...]] = {}
         self._calls: list[tuple[Any, tuple[int, ...]]] = []
@@ -114,6 +125,8 @@ class Recipe:
         def launches() -> Iterator[Launch]:
             for (function, slots), first in zip(self._calls, self._first, strict=True):
                 fill(first)
+                if isinstance(function, _ByRows):
+                    function = function.few if extents["T"] <= function.up_to else function.many
                 if function in ROUTINES:
                     yield ROUTINES[function]([raw[slot] for slot in slots])
                 else:
@@ -153,7 +166,11 @@ class Recipe:
         elif operation.name == "graph.call":
             kernel = self._memory.kernels[operation["kernel"].name]
             slots = [self._argument(operation, term) for term in operation["arguments"]]
-            self._calls.append((kernel.launch, tuple(slots)))
+            launch = kernel.launch
+            if few := operation.attribute("few"):
+                few = self._memory.kernels[few.name].launch
+                launch = _ByRows(few, kernel.launch, operation["up_to"])
+            self._calls.append((launch, tuple(slots)))
 
     def _place(self, name: str) -> int:
         return self._slots.number(*self._places[name])

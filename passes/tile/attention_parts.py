@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from ...ir.core import Operation, Value
 from ...ir.schedule import Schedule
@@ -35,7 +35,8 @@ class Parts:
     `q` and `kv` are dtypes; `few` and `many` how many query heads (rows times group) the two
     tiles of an item hold: an item takes the small one if its rows fit; `many = 0`: there is no
     other. `keys` and `keys_many` are read at a time; both divide the page, or are whole pages.
-    `window`: how many last keys a row sees (0: all).
+    `window`: how many last keys a row sees (0: all). `crowded`: scheduled for so many items that
+    more programs a multiprocessor hide what each waits for.
     """
 
     heads: int
@@ -50,6 +51,7 @@ class Parts:
     many: int = 64
     keys: int = 64
     keys_many: int = 64
+    crowded: bool = field(default=False, kw_only=True)
 
     @property
     def group(self) -> int:
@@ -83,6 +85,7 @@ class Parts:
         name = f"attention_parts_{self.heads}_{self.kv_heads}_{self.head_dim}_{self.page}"
         name += f"_{self.q}_{self.kv}_{self.few}x{self.keys}"
         name += f"_{self.many}x{self.keys_many}" if self.many else ""
+        name += "_crowded" * self.crowded
         return name + (f"_window{self.window}" if self.window else "")
 
 
@@ -144,7 +147,8 @@ class _Join:
         named = b.map("a >= 0", token, hint="named")
         b.store(self.out, token, column, b.map(_QUOTIENT, summed, b.expand(total, 1)), mask=named)
         facts = ("G >= 0", "G1 == G + 1", "-1 <= merge_query[*] < T", "0 <= merge_start[*] <= S")
-        return b.finish("G", self.heads, requires=facts, of="graph.merge")
+        return b.finish("G", self.heads, requires=facts, of="graph.merge",
+                        steady=("merge_query", "merge_start"))  # fmt: skip
 
     def _round(self, first: Value, state: list[Value]) -> tuple[Value, Value, Value]:
         """Return the state after up to `_AT_ONCE` slots from `first` on."""
@@ -206,7 +210,8 @@ class _Parts:
                 self._item(s.few, s.keys)
             with self._only(small, b.full(1, "i32")):
                 self._item(s.many, s.keys_many)
-        return b.finish(s.kv_heads, "W", requires=self._facts(), of="graph.partial")
+        lists = tuple(buffer.name for buffer in (*self.items, *self.rows, self.table))
+        return b.finish(s.kv_heads, "W", requires=self._facts(), of="graph.partial", steady=lists)
 
     def _facts(self) -> tuple[str, ...]:
         s = self.shape
@@ -362,6 +367,12 @@ def tuned(shape: Parts, shared: bool) -> tuple[Parts, Schedule]:
     return variants(shape, shared)[0]
 
 
+CROWD = 32
+"""Rows of a decode step from which attention that shares nothing is `crowded`."""
+
+CROWDED = Schedule(num_warps=4, num_stages=2, chained=True, registers=128)
+
+
 def variants(shape: Parts, shared: bool) -> list[tuple[Parts, Schedule]]:
     """Return the tiles and GPU schedules worth choosing from by a list's predicted time, as
     measured on an H200; the first is never far behind."""
@@ -370,8 +381,10 @@ def variants(shape: Parts, shared: bool) -> list[tuple[Parts, Schedule]]:
         return [(tiles, Schedule(num_warps=4, num_stages=3, chained=True))]
     few = replace(shape, few=16, many=0, keys=64)
     found = [(few, Schedule(num_warps=4, num_stages=4, chained=True))]
-    if shape.page % 64 == 0:  # three programs a multiprocessor
-        found.append((few, Schedule(num_warps=4, num_stages=3, chained=True, registers=160)))
+    if shape.page % 64 == 0:
+        found.append((replace(few, crowded=True), CROWDED))  # four programs a multiprocessor
+        three = Schedule(num_warps=4, num_stages=3, chained=True, registers=160)
+        found.append((few, three))
     warps = 4 if shape.page % 128 == 0 else 8
     wide = Schedule(num_warps=warps, num_stages=3, chained=True)
     return [*found, (replace(few, keys=128), wide)]

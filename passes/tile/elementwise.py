@@ -56,27 +56,33 @@ def rmsnorm(
     row, column = b.program_id(0, "row"), b.iota(width)
     value = b.load(x, row, column, dtype="f32")
     out.store(b, row, column, normalized(b, value, b.load(w, column), width, eps))
-    return b.finish("T", requires=NON_EMPTY, of="graph.rmsnorm")
+    return b.finish("T", requires=NON_EMPTY, of="graph.rmsnorm", steady=("w",))
 
 
 def add_rmsnorm(
-    width: int, eps: float, dtype: str = "f32", weight: str = "f32", narrow: bool = False
-) -> Operation:
+    width: int, eps: float, dtype: str = "f32", weight: str = "f32", narrow: bool = False,
+    parts: int = 1,
+) -> Operation:  # fmt: skip
     """Return `total = x + y` and `out = rmsnorm(total)`; `total` may be the memory of `x`.
 
-    Arguments: T, x [T, D], y [T, D], w [D], total [T, D], out [T, D], and where `narrow` the
-    scales of out, as of `quantize_rows`.
+    Arguments: T, x [T, D], y [T, D] (of several `parts` [parts, T, D] in f32, whose sum it is), w
+    [D], total [T, D], out [T, D], and where `narrow` the scales of out, as of `quantize_rows`.
     """
-    b = KernelBuilder(f"add_rmsnorm_{width}" + of_format(dtype, narrow))
+    name = f"add_rmsnorm_{width}" + of_format(dtype, narrow)
+    b = KernelBuilder(name + (f"_parts{parts}" if parts > 1 else ""))
     b.scalar("T")
-    x, y = b.buffer("x", dtype, "T", width), b.buffer("y", dtype, "T", width)
+    x = b.buffer("x", dtype, "T", width)
+    y = b.buffer("y", *(("f32", parts, "T", width) if parts > 1 else (dtype, "T", width)))
     w = b.buffer("w", weight, width)
     total, out = b.buffer("total", dtype, "T", width), _Rows.of(b, dtype, width, narrow)
     row, column = b.program_id(0, "row"), b.iota(width)
-    value = b.map("a + b", b.load(x, row, column), b.load(y, row, column), dtype="f32")
+    places = [(b.full(part, "i32"), row, column) for part in range(parts)] if parts > 1 else []
+    value = b.load(x, row, column)
+    for added in [b.load(y, *place) for place in places or [(row, column)]]:
+        value = b.map("a + b", value, added, dtype="f32")
     b.store(total, row, column, value)
     out.store(b, row, column, normalized(b, value, b.load(w, column), width, eps))
-    return b.finish("T", requires=NON_EMPTY, of="graph.add_rmsnorm")
+    return b.finish("T", requires=NON_EMPTY, of="graph.add_rmsnorm", steady=("w",))
 
 
 def silu_mul(width: int, dtype: str = "f32", block: int = 1024, narrow: bool = False) -> Operation:

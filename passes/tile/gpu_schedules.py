@@ -9,9 +9,11 @@ from ...ir.core import Operation, walk
 from ...ir.schedule import Schedule
 from ...ir.tile import extents_of
 from ...ir.types import dtype_of
+from .attention_parts import CROWDED
 from .feed import copy_pages, feed_tokens
 from .matvec import matvec_schedule
 from .sampling import argmax_masked, sample
+from .skinny_matmul import skinny_schedule
 
 WIDE = 2048
 """A row of this many elements is shared by eight warps: sixteen bytes a thread and more."""
@@ -43,6 +45,10 @@ MEASURED = {
 """Schedules that a search over warps and stages found on an H100, unlike the others'."""
 
 
+_STREAMS = {"graph.matmul", "graph.qkv_rope_matmul", "graph.moe_gated", "graph.moe_mixed"}
+"""What kernels compute that stream weights for a single row."""
+
+
 def gpu_schedule(kernel: Operation, apart: bool = False, chained: bool = True) -> Schedule:
     """Return the schedule of a kernel; products stream through three stages of shared memory.
 
@@ -56,6 +62,8 @@ def _schedule(kernel: Operation, apart: bool) -> Schedule:
     for name, schedule in MEASURED.items():
         if kernel["name"].name.startswith(name):
             return schedule
+    if "_crowded" in kernel["name"].name:
+        return CROWDED
     if kernel.attribute("of") == "graph.partial" and apart:
         narrow = any(dtype_of(value.type) == "f8e4m3" for value in kernel.regions[0].arguments)
         warps, stages = (2, 3) if narrow else (4, 4)
@@ -69,10 +77,12 @@ def _schedule(kernel: Operation, apart: bool) -> Schedule:
             return Schedule(num_warps=8, num_stages=3)
     if kernel.attribute("of") == "graph.moe_route":
         return Schedule(num_warps=1)  # a row of logits is a few numbers a lane, looked at A times
+    if kernel["name"].name.startswith("skinny_matmul"):
+        return skinny_schedule(kernel)
     if any(operation.name == "tile.dot" for operation in walk(kernel.regions[0].operations)):
         return Schedule(num_warps=4, num_stages=3)
-    if kernel.attribute("of") in {"graph.matmul", "graph.moe_gated", "graph.moe_mixed"}:
-        return matvec_schedule()
+    if kernel.attribute("of") in _STREAMS:
+        return matvec_schedule(kernel)
     return Schedule(num_warps=8 if _widest(kernel) >= WIDE else 4)
 
 

@@ -12,15 +12,14 @@ from typing import ClassVar
 
 from ...ir.core import Module, Names, Operation, Symbol, Term, Value, make, walk
 from ...ir.diagnostics import PassError
-from ...ir.types import SCALED, dtype_of
+from ...ir.types import SCALED, dtype_of, shape_of
 from ..manager import Context
-from . import elementwise, lower_fetch, lower_moe, lower_sparse
+from . import elementwise, lower_fetch, lower_moe, lower_sparse, lower_streams
 from .attention import Attention, attention, decode, tile_rows
-from .attention_parts import Parts, attention_merge, attention_parts, tuned
+from .attention_parts import CROWD, Parts, attention_merge, attention_parts, tuned
 from .call_arguments import call_arguments
 from .library_choices import library_choices
 from .matmul import Matmul, blocks, matmul
-from .matvec import Matvec, matvec
 from .rope import Heads, qkv_rope_write
 from .scaled_matmul import ROUNDED_ROWS, ScaledMatmul, scaled_matmul
 from .value_shapes import format_of, rows_of, scale_of, sizes_of, width_of
@@ -96,7 +95,8 @@ class _Lowering:
         for operation in region.operations:
             lowered += self._operation(operation)
         body = replace(region, operations=tuple(lowered))
-        return replace(function, regions=(body,))
+        apart = True if self.on_gpu and self.options.apart else None
+        return replace(function.with_attributes(apart=apart), regions=(body,))
 
     def _operation(self, operation: Operation) -> list[Operation]:
         if operation.name in {"graph.weight", "graph.return"}:
@@ -154,7 +154,10 @@ class _Lowering:
     def add_rmsnorm(self, op: Operation) -> list[Operation]:
         """Both results are written."""
         x, narrow = op.operands[0], len(op.results) == 3
-        kernel = elementwise.add_rmsnorm(width_of(x), op["eps"], dtype_of(x.type), narrow=narrow)
+        y = shape_of(op.operands[1].type)
+        kernel = elementwise.add_rmsnorm(
+            width_of(x), op["eps"], dtype_of(x.type), narrow=narrow, parts=y[0] if len(y) > 2 else 1
+        )  # type: ignore[arg-type]
         outs = "out0 out1" + " out2" * narrow
         return [self.call(op, kernel, f"{rows_of(x)} in0 in1 in2 {outs}")]
 
@@ -213,7 +216,7 @@ class _Lowering:
         """A kernel for few rows; the library where there may be many: on a GPU, more than one."""
         bias = ["bias"] if len(op.operands) == 3 else []
         if self.on_gpu and self.options.rows == 1 and self._streams(op):
-            return [self._matvec(op, bias)]
+            return [lower_streams.lower_matvec(self, op, bias)]
         if self.on_gpu and self._scaled(op) and (self.options.rows or rows_of(op.result) == "R"):
             return [self._scaled_matmul(op, bias)]
         if self.on_gpu or (self.options.rows == 0 and self._many_rows(op)):
@@ -229,9 +232,15 @@ class _Lowering:
 
     def fused_matmul(self, op: Operation) -> list[Operation]:
         """A kernel for few rows with its parts."""
+        if self.on_gpu and self.options.rows > 1:
+            return lower_streams.lower_skinny(self, op)
         if self.on_gpu:
-            return [self._matvec(op, list(op["parts"]))]
+            return [lower_streams.lower_matvec(self, op, list(op["parts"]))]
         return [self._matmul(op, list(op["parts"]))]
+
+    def by_rows(self, call: Operation, few: Operation, up_to: int) -> Operation:
+        """Return a call that takes another kernel in steps of up to some rows."""
+        return call.with_attributes(few=Symbol(self._declare(few)), up_to=up_to)
 
     def collective(self, op: Operation) -> list[Operation]:
         """What ranks exchange goes through torch.distributed."""
@@ -263,16 +272,6 @@ class _Lowering:
         return self.call(
             op, scaled_matmul(shape), f"{rows_of(op.result)} in0 in1 out0 scale1{rest}"
         )
-
-    def _matvec(self, op: Operation, parts: list[str]) -> Operation:
-        x, weight = op.operands[:2]
-        shape = Matvec(
-            width_of(op.result), width_of(weight), dtype_of(weight.type), dtype_of(x.type),
-            format_of(op), "bias" in parts, "residual" in parts, bool(op.attribute("silu")),
-        )  # fmt: skip
-        rest = "".join(f" in{2 + place}" for place in range(len(parts)))
-        arguments = f"{rows_of(op.result)} in0 in1 out0{scale_of(weight, 1)}{rest}"
-        return self.call(op, matvec(shape), arguments)
 
     def _matmul(self, op: Operation, parts: list[str]) -> Operation:
         weight, most = op.operands[1], self.options.rows or ROWS_OF_LOGITS
@@ -343,6 +342,11 @@ class _Lowering:
                      "out": Term("out" if results else "in", (0,))}  # fmt: skip
             terms = [fixed.get(name) or Term(f"plan_{name}", of) for name in names]
             calls.append(self.call(op, kernel, terms, operands, results))
+        whole = shape.page % 64 == 0 and shape.kv != "f8e4m3"
+        if self.options.apart and self.options.rows > CROWD and whole:
+            crowded = attention_parts(replace(shape, crowded=True))
+            few, calls[0] = calls[0], self.call(op, crowded, list(calls[0]["arguments"]), (q,))
+            calls[0] = calls[0].with_attributes(few=few["kernel"], up_to=CROWD)
         return calls
 
     def nothing(self, op: Operation) -> list[Operation]:
@@ -358,7 +362,9 @@ _RULES: dict[str, Callable[[_Lowering, Operation], list[Operation]]] = {
     "graph.moe_dispatch": lower_moe.lower_dispatch, "graph.moe_expert": lower_moe.lower_expert,
     "graph.moe_combine": lower_moe.lower_combine, "graph.moe_gated": lower_moe.lower_gated,
     "graph.moe_mixed": lower_moe.lower_mixed, "graph.matmul": _Lowering.matmul,
-    "graph.fused_matmul": _Lowering.fused_matmul, "graph.finalize": _Lowering.finalize,
+    "graph.fused_matmul": _Lowering.fused_matmul, "graph.cut_matmul": lower_streams.lower_skinny,
+    "graph.qkv_rope_matmul": lower_streams.lower_qkv_rope_matmul,
+    "graph.finalize": _Lowering.finalize,
     "graph.scaled_matmul": _Lowering.scaled_matmul, "graph.quantize_rows": _Lowering.quantize_rows,
     "graph.all_reduce": _Lowering.collective, "graph.all_gather": _Lowering.collective,
     "graph.kvset": _Lowering.nothing, "graph.partial": _Lowering.nothing,

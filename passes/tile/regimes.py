@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from ...ir.core import Module, Operation
 from ...ir.model import ModelConfig
 from ...ir.schedule import Schedule
-from ...ir.types import dtype_of, shape_of
+from ...ir.types import SCALED, dtype_of, shape_of
 from ..graph.activation_format import ChooseActivationFormat
 from ..graph.few_experts import FuseExpertSilu, FuseFewExperts
 from ..graph.fusion import DropConcatOfSplit, FuseAddNorm, FuseRopeWrite, FuseSiblingMatmuls
 from ..graph.kv_offload import OffloadKeys
-from ..graph.matmul_parts import FuseCombineResidual, FuseMatmulParts
+from ..graph.matmul_parts import FuseCombineResidual, FuseMatmulParts, FuseRopeMatmul
 from ..graph.memory_planning import PlanMemory
 from ..graph.quantize_activations import QuantizeActivations
 from ..graph.sparse_attention import OrderChannels, SparseAttention
+from ..graph.stream_products import StreamProducts
 from ..graph.take_rows import TakeRowsEarly
 from ..graph.weight_format import ChooseWeightFormat
 from ..manager import Context, Pass, PassRecord, run_passes
@@ -24,6 +26,7 @@ from .gpu_schedules import gpu_schedule
 from .lower import LowerToTiles
 from .matmul import schedule, worth_threads
 from .scaled_matmul import ROUNDED_ROWS
+from .skinny_matmul import MULTIPROCESSORS, ROWS, cuts_of
 
 DECODE_ROWS = (1, 4, 16)
 """Row counts that decode kernels are built for; a step takes the smallest that holds it."""
@@ -172,14 +175,16 @@ class Sparse:
 def lower_for_gpu(
     config: ModelConfig, graph: Module, *, max_tokens: int, max_batch: int, weights: str = "bf16",
     activations: str = "bf16", kv: str = "bf16", attention: Sparse | None = None,
-    quantize: bool = False,
+    quantize: bool = False, processors: int = MULTIPROCESSORS,
 ) -> list[Regime]:  # fmt: skip
     """Return the regimes of a model on a GPU: decode of one sequence, decode of sequences that
     share no keys worth reading once for many (of few by itself, where products of few rows have
-    kernels), and any step.
+    kernels), and any step; where products of some rows are streamed, decode of up to so many rows
+    in both forms too.
 
     `weights` are kept in f32, bf16, i8 or f8e4m3, `activations` in bf16 or f32; norms and logits
     are f32. With `quantize`, products of several rows with f8e4m3 weights round those rows too.
+    `processors`: multiprocessors of a GPU of compute capability 9.0; 0 of another one.
     """
     context = Context(model_name=config.architecture)
     shared, before = run_passes(graph_passes(weights, activations), graph, context)
@@ -190,28 +195,47 @@ def lower_for_gpu(
     regimes, rounded = [], quantize and weights == "f8e4m3"
     few = (min(ROUNDED_ROWS, max_batch),) if rounded else ()
     for module in (shared,) if sparse is None else (sparse, shared):
-        for rows in dict.fromkeys((1, *few, max_batch, 0)):
+        some = _streams(module, processors) if attention is None else 0
+        kinds = [(1, True), *((rows, True) for rows in few), *([(some, True)] if some else []),
+                 (max_batch, True), *([(some, False)] if some else []), (0, False)]  # fmt: skip
+        for rows, apart in dict.fromkeys((min(rows, max_batch), apart) for rows, apart in kinds):
             offload = attention.offloaded(module is sparse, rows) if attention else None
             passes = gpu_regime_passes(config, rows, max_tokens, max_batch, kv, offload,
-                                       rounded and rows != 1)  # fmt: skip
+                                       rounded and rows != 1, apart, weights not in SCALED,
+                                       processors)  # fmt: skip
             lowered, records = run_passes(passes, module, context, _FUSED | {"labels"})
             extents = regime_extents(config, rows, max_tokens, max_batch)
-            regimes.append(Regime(rows, lowered, (*before, *records), "cuda", rows > 0, extents,
+            regimes.append(Regime(rows, lowered, (*before, *records), "cuda", apart, extents,
                                   offload is None))  # fmt: skip
     return regimes
 
 
+def _streams(module: Module, processors: int) -> int:
+    """Return up to how many rows some product of a graph is streamed; 0: none is."""
+    weights = (op.operands[1].type for op in module.walk() if op.name == "graph.matmul")
+    shapes = [shape_of(type) for type in weights if dtype_of(type) == "bf16"]
+    some = any(
+        cuts_of(n, k, False, processors) or cuts_of(n // 2, k, True, processors)  # type: ignore[arg-type, operator]
+        for n, k in shapes
+    )
+    return ROWS if some and processors else 0
+
+
 def gpu_regime_passes(
     config: ModelConfig, rows: int, max_tokens: int, max_batch: int, kv: str,
-    offload: tuple[Pass, ...] | None = None, quantize: bool = False,
+    offload: tuple[Pass, ...] | None = None, quantize: bool = False, apart: bool = True,
+    norms: bool = True, processors: int = MULTIPROCESSORS,
 ) -> tuple[Pass, ...]:  # fmt: skip
     """Return the passes from the shared graph to a GPU's kernels and memory plan; `offload` as in
-    `regime_passes`, `quantize` as in `lower_for_gpu`."""
+    `regime_passes`, `quantize` and `processors` as in `lower_for_gpu`; `norms`: a
+    single row's products norm it themselves."""
+    cuts = partial(cuts_of, processors=processors)
+    rope = (FuseRopeMatmul(),) if offload is None else ()  # the write stands apart from fetches
     return (
         *(
-            (FuseMatmulParts(norms=False), FuseCombineResidual(), FuseFewExperts())
+            (FuseMatmulParts(norms), *rope, FuseCombineResidual(), FuseFewExperts())
             if rows == 1
-            else (FuseAddNorm(),)
+            else (FuseAddNorm(), *((StreamProducts(cuts),) if 1 < rows <= ROWS else ()))
             if rows
             else (TakeRowsEarly(), FuseAddNorm(), FuseExpertSilu())
         ),
@@ -223,7 +247,7 @@ def gpu_regime_passes(
             GPU_PAGE,
             kv,
             "cuda",
-            apart=rows > 0,
+            apart=apart and rows > 0,
             offload=offload is not None,
         ),
         PlanMemory(regime_extents(config, rows, max_tokens, max_batch), GPU_ALIGNMENT),

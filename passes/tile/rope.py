@@ -73,30 +73,43 @@ class _RopeWrite:
         self.high = b.map(f"a + {self.half}", self.low, hint="high")
         position = b.load(self.positions, self.token)
         self.c, self.s = b.load(self.cos, position, self.low), b.load(self.sin, position, self.low)
-        self._write_query()
+        loaded = self._loaded()
+        self._write_query(*loaded[0])
         facts: tuple[str, ...] = ("T >= 0", f"0 <= positions[*] < {self.max_position}")
+        steady = ["positions", "cos", "sin"]
         if not self.guess:
             slot = b.load(self.slots, self.token)
-            self._write_keys(slot)
-            self._write_values(slot)
+            self._write_keys(slot, *loaded[1])
+            self._to_page(self.v_pool, slot, *loaded[2])
             facts = ("T >= 0", "N >= 0", *facts[1:], f"-1 <= slots[*] < N * {shape.page}")
+            steady.append("slots")
         if self.place is not None:
             facts = (*facts, f"0 <= place[*] < {shape.head_dim}")
-        return b.finish("T", requires=facts, of="graph.qkv_rope_write")
+        return b.finish("T", requires=facts, of="graph.qkv_rope_write", steady=tuple(steady))
 
-    def _write_query(self) -> None:
+    def _loaded(self) -> list[tuple[Value, ...]]:
+        """Return heads and both rotated halves of q and, but for a guess, of k; and of v its heads,
+        channels and values. All is read before the first store, so that no read waits for it."""
+        b, shape = self.b, self.shape
+        head = b.expand(b.iota(shape.heads), 1)
+        found: list[tuple[Value, ...]] = [(head, *self._rotated(head, self.norms[0]))]
+        if self.guess:
+            return found
+        head = b.expand(b.iota(shape.kv_heads), 1)
+        after_q = b.map(f"a + {shape.heads}", head)
+        found.append((head, *self._rotated(after_q, self.norms[1])))
+        after_k = b.map(f"a + {shape.heads + shape.kv_heads}", head)
+        channel = b.expand(b.iota(shape.head_dim), 0)
+        value = b.load(self.qkv, self.token, self._column(after_k, channel), dtype="f32")
+        return [*found, (head, channel, value)]
+
+    def _write_query(self, head: Value, first: Value, second: Value) -> None:
         shape = self.shape
-        head = self.b.expand(self.b.iota(shape.heads), 1)
-        first, second = self._rotated(head, self.norms[0])
         for channel, value in ((self.low, first), (self.high, second)):
             column = self._column(head, self._placed(head, channel, shape.heads // shape.kv_heads))
             self.b.store(self.q, self.token, column, value)
 
-    def _write_keys(self, slot: Value) -> None:
-        shape = self.shape
-        head = self.b.expand(self.b.iota(shape.kv_heads), 1)
-        after_q = self.b.map(f"a + {shape.heads}", head)
-        first, second = self._rotated(after_q, self.norms[1])
+    def _write_keys(self, slot: Value, head: Value, first: Value, second: Value) -> None:
         self._to_page(self.k_pool, slot, head, self._placed(head, self.low), first)
         self._to_page(self.k_pool, slot, head, self._placed(head, self.high), second)
 
@@ -106,14 +119,6 @@ class _RopeWrite:
             return channel
         head = head if group == 1 else self.b.map(f"a // {group}", head, hint="of")
         return self.b.load(self.place, head, channel, hint="placed")
-
-    def _write_values(self, slot: Value) -> None:
-        shape = self.shape
-        head = self.b.expand(self.b.iota(shape.kv_heads), 1)
-        after_k = self.b.map(f"a + {shape.heads + shape.kv_heads}", head)
-        channel = self.b.expand(self.b.iota(shape.head_dim), 0)
-        value = self.b.load(self.qkv, self.token, self._column(after_k, channel), dtype="f32")
-        self._to_page(self.v_pool, slot, head, channel, value)
 
     def _to_page(self, pool: Value, slot: Value, head: Value, channel: Value, value: Value) -> None:
         b, page = self.b, self.shape.page

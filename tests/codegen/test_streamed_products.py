@@ -1,0 +1,161 @@
+"""Products that stream bf16 weights, for one row and for some: by every reader, against float64."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from kernel_cases import Case, bf16, from_bf16, normal, poison
+from kernel_oracles import normed, rotated_and_written, silu
+from weft.codegen.arrays import widen
+from weft.codegen.bounds import prove_bounds
+from weft.codegen.reference import run_kernel
+from weft.passes.tile.elementwise import add_rmsnorm
+from weft.passes.tile.matvec import Matvec, matvec, suited
+from weft.passes.tile.rope import Heads
+from weft.passes.tile.rope_matvec import RopeMatvec, rope_matvec
+from weft.passes.tile.skinny_matmul import SkinnyMatmul, skinny_matmul
+
+SIZES = {"empty": 0, "one": 1, "few": 3, "ragged": 21}
+
+
+def stream(rng: np.random.Generator, t: int, shape: Matvec) -> Case:
+    wide = shape.n * (2 if shape.silu else 1)
+    x, w = bf16(normal(rng, t, shape.k)), bf16(normal(rng, wide, shape.k) / shape.k**0.5)
+    arguments: list[Any] = [t, x, w, poison(t, shape.n)]
+    y = from_bf16(x)
+    if shape.bias:
+        arguments.append(normal(rng, wide))
+    if shape.norm is not None:
+        arguments.append(normal(rng, shape.k))
+        y = normed(y, arguments[-1], shape.norm)
+    y = y @ from_bf16(w).T
+    y = y + arguments[4] if shape.bias else y
+    y = silu(y[:, : shape.n]) * y[:, shape.n :] if shape.silu else y
+    if shape.residual:
+        arguments.append(normal(rng, t, shape.n))
+        y = y + arguments[-1]
+    return Case(matvec(shape), arguments, {"out": y}, 2e-3)
+
+
+def roped(rng: np.random.Generator, t: int, options: dict[str, Any], kv: str = "f32") -> Case:
+    heads, kv_heads, width, page, pages, k = 4, 2, 8, 4, 6, 48
+    shape = RopeMatvec.of(Heads(heads, kv_heads, width, page), k, "bf16", "bf16", 32, kv, **options)
+    shape = replace(shape, out="f32", block_n=3 if options else 4)
+    rows = (heads + 2 * kv_heads) * width
+    angle = rng.uniform(0, 6, (32, width // 2))
+    cos, sin = np.cos(angle).astype("f4"), np.sin(angle).astype("f4")
+    positions = rng.integers(0, 32, t).astype("i4")
+    slots = rng.permutation(pages * page)[:t].astype("i4")
+    slots[1:2] = -1
+    x, w = bf16(normal(rng, t, k)), bf16(normal(rng, rows, k) / k**0.5)
+    pool = np.zeros((pages, kv_heads, page, width), "u2" if kv == "bf16" else "f4")
+    arguments: list[Any] = [t, pages, x, w, cos, sin, positions, slots, poison(t, heads * width),
+                            pool.copy(), pool.copy()]  # fmt: skip
+    y = from_bf16(x)
+    if shape.bias:
+        arguments.append(normal(rng, rows))
+    if shape.norm is not None:
+        arguments.append(normal(rng, k))
+        y = normed(y, arguments[-1], shape.norm)
+    y = y @ from_bf16(w).T + (arguments[11] if shape.bias else 0.0)
+    q, k_pool, v_pool = rotated_and_written(
+        y.reshape(t, heads + 2 * kv_heads, width), cos[positions], sin[positions], slots,
+        (heads, kv_heads, page, pages), [],
+    )  # fmt: skip
+    expected = {"q": q.reshape(t, heads * width), "k_pool": k_pool, "v_pool": v_pool}
+    return Case(rope_matvec(shape), arguments, expected, 2e-2 if kv == "bf16" else 2e-3)
+
+
+def skinny(rng: np.random.Generator, t: int, shape: SkinnyMatmul) -> Case:
+    wide = shape.n * (2 if shape.silu else 1)
+    x, w = bf16(normal(rng, t, shape.k)), bf16(normal(rng, wide, shape.k) / shape.k**0.5)
+    deep = shape.k // shape.cuts
+    parts = [slice(first, first + deep) for first in range(0, shape.k, deep)]
+    sums = np.stack([from_bf16(x)[:, part] @ from_bf16(w)[:, part].T for part in parts])
+    if shape.cuts > 1:
+        return Case(skinny_matmul(shape), [t, x, w, poison(*sums.shape)], {"out": sums}, 1e-3)
+    y = sums[0]
+    y = silu(y[:, : shape.n]) * y[:, shape.n :] if shape.silu else y
+    out = np.full((t, shape.n), 0x7FC0, "u2")
+    return Case(skinny_matmul(shape), [t, x, w, out], {"out": y}, 2e-2)
+
+
+def added(rng: np.random.Generator, t: int, parts: int) -> Case:
+    x, y, w = normal(rng, t, 96), normal(rng, parts, t, 96), normal(rng, 96)
+    total = x + y.astype("f8").sum(0)
+    arguments = [t, x, y, w, poison(t, 96), poison(t, 96)]
+    expected = {"total": total, "out": normed(total, w, 1e-5)}
+    return Case(add_rmsnorm(96, 1e-5, parts=parts), arguments, expected)
+
+
+def _with(build: Callable[..., Case], *more: Any) -> Callable[[np.random.Generator, int], Case]:
+    return lambda rng, t: build(rng, t, *more)
+
+
+FAMILIES: dict[str, Callable[[np.random.Generator, int], Case]] = {
+    "stream": _with(stream, Matvec(6, 64, out="f32")),
+    "stream_long_residual": _with(stream, Matvec(5, 4096, out="f32", residual=True)),
+    "stream_norm": _with(stream, Matvec(6, 64, out="f32", norm=1e-5)),
+    "stream_norm_parts": _with(stream, Matvec(6, 100, out="f32", norm=1e-2, bias=True, silu=True,
+                                              residual=True, block_n=4, most=32)),
+    "stream_norm_long": _with(stream, suited(Matvec(7, 4096, out="f32", norm=1e-5, silu=True))),
+    "rope": _with(roped, {}), "rope_norm": _with(roped, {"norm": 1e-5}, "bf16"),
+    "rope_bias_norm": _with(roped, {"bias": True, "norm": 1e-2}),
+    "skinny": _with(skinny, SkinnyMatmul(64, 128, rows=16, block_n=32, block_k=64)),
+    "skinny_silu": _with(skinny, SkinnyMatmul(32, 64, True, rows=16, block_n=16, block_k=32)),
+    "skinny_cut": _with(skinny, SkinnyMatmul(64, 128, cuts=4, rows=16, block_n=32, block_k=16)),
+    "added": _with(added, 3), "added_one": _with(added, 1),
+}  # fmt: skip
+
+each_family = pytest.mark.parametrize("family", FAMILIES)
+
+
+def check(case: Case, arguments: list[Any]) -> None:
+    types = {value.name: value.type for value in case.kernel.regions[0].arguments}
+    for name, wanted in case.expected.items():
+        dtype = types[name].parameters[0].name  # type: ignore[union-attr]
+        found = widen(arguments[case.position(name)], dtype)
+        wanted = wanted.reshape(found.shape)
+        np.testing.assert_allclose(found, wanted, rtol=case.tolerance, atol=case.tolerance)
+
+
+def of(family: str, size: int, seed: int) -> Case:
+    rng = np.random.default_rng(seed)
+    case = FAMILIES[family](rng, size)
+    if family == "added_one":
+        case.arguments[2] = case.arguments[2][0]
+    return case
+
+
+@each_family
+def test_bounds_are_proven(family: str) -> None:
+    assert prove_bounds(of(family, 1, 0).kernel).ok
+
+
+@pytest.mark.parametrize("size", SIZES)
+@each_family
+def test_reference(family: str, size: str) -> None:
+    case = of(family, SIZES[size], 1)
+    arguments = copy.deepcopy(case.arguments)
+    run_kernel(case.kernel, *arguments)
+    check(case, arguments)
+
+
+@pytest.mark.parametrize("size", SIZES)
+@each_family
+def test_triton_interpreter(family: str, size: str, triton_interpreter: Any) -> None:
+    case = of(family, SIZES[size], 2)
+    check(case, triton_interpreter.run(case.kernel, case.arguments))
+
+
+@each_family
+def test_compiles_for_hopper(family: str) -> None:
+    pytest.importorskip("triton")
+    from weft.codegen.compile_triton import compile_offline
+
+    assert len(compile_offline(of(family, 1, 0).kernel)["cubin"]) > 1000

@@ -1,0 +1,116 @@
+"""Products of some rows that kernels of ours stream: the same logits, and regimes for them."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+import torch
+from weft.codegen.bounds import prove_bounds
+from weft.codegen.graph_reference import run_graph
+from weft.frontend.models.registry import build_graph
+from weft.ir.core import Module
+from weft.ir.model import ModelConfig, Rope
+from weft.ir.verifier import verify
+from weft.passes.graph.activation_format import ChooseActivationFormat
+from weft.passes.graph.fusion import (
+    DropConcatOfSplit,
+    FuseAddNorm,
+    FuseRopeWrite,
+    FuseSiblingMatmuls,
+)
+from weft.passes.graph.stream_products import StreamProducts
+from weft.passes.graph.weight_format import ChooseWeightFormat
+from weft.passes.manager import Context, run_passes
+from weft.passes.tile.regimes import lower_for_gpu
+from weft.passes.tile.skinny_matmul import cuts_of
+from weft.runtime.device_executor import _fitting
+from weft.runtime.weights import RandomTensors, load_weights
+
+SHAPE = ModelConfig(
+    "LlamaForCausalLM", 61, 128, 2, 4, 2, 32, 512, 512, Rope(1e4), windows=(0, 9)
+)  # fmt: skip
+GRAPH = (
+    ChooseWeightFormat("bf16"), FuseSiblingMatmuls(), DropConcatOfSplit(), FuseRopeWrite(),
+    FuseAddNorm(), ChooseActivationFormat("bf16"),
+)  # fmt: skip
+PROCESSORS = 4
+"""Of a machine on which products of this small shape are one wave."""
+
+
+def count(module: Module, name: str) -> int:
+    return sum(op.name == name for op in module.walk())
+
+
+def test_logits_stay() -> None:
+    before, _ = run_passes(GRAPH, build_graph(SHAPE), Context())
+    context = Context()
+    passes = (StreamProducts(partial(cuts_of, processors=PROCESSORS)),)
+    after, _ = run_passes(passes, before, context)
+    verify(after, ("graph",))
+    assert count(after, "graph.cut_matmul") == 3 and count(after, "graph.fused_matmul") == 2
+    assert "5 products stream weights" in context.remarks[-1].message
+    found = [
+        run_graph(
+            m, {n: w.dense() for n, w in load_weights(m, RandomTensors()).items()}, [*range(20)]
+        )
+        for m in (before, after)
+    ]
+    torch.testing.assert_close(*found, atol=1e-5, rtol=1e-5)
+
+
+def test_what_is_not_measured_stays_the_librarys() -> None:
+    before, _ = run_passes(GRAPH, build_graph(SHAPE), Context())
+    after, _ = run_passes((StreamProducts(lambda *shape: 0),), before, Context())
+    assert after == before
+
+
+@pytest.mark.parametrize("processors", [0, 132])
+def test_elsewhere_there_are_no_more_regimes(processors: int) -> None:
+    limits = {"max_tokens": 512, "max_batch": 200, "processors": processors}
+    plain = lower_for_gpu(SHAPE, build_graph(SHAPE), **limits)
+    assert [(r.rows, r.apart) for r in plain] == [(1, True), (200, True), (0, False)]
+    assert not any("skinny" in k["name"].name for r in plain for k, _ in r.kernels)
+
+
+def test_products_of_one_wave_are_streamed() -> None:
+    """Those of the 8 B shape: gate and up, down, the output; not q, k, v, nor what is larger."""
+    assert cuts_of(14336, 4096, True) == 1
+    assert cuts_of(4096, 14336, False) == cuts_of(4096, 4096, False) == 2
+    assert cuts_of(6144, 4096, False) == cuts_of(28672, 4096, False) == 0
+    assert cuts_of(14336, 4096, True, 0) == cuts_of(4096, 4096, False, 108) == 0
+
+
+def test_regimes_of_some_rows_stream_and_others_do_not() -> None:
+    limits = {"max_tokens": 512, "max_batch": 200, "processors": PROCESSORS}
+    regimes = lower_for_gpu(SHAPE, build_graph(SHAPE), **limits)
+    assert [(r.rows, r.apart) for r in regimes] == [
+        (1, True), (128, True), (200, True), (128, False), (0, False),
+    ]  # fmt: skip
+    for regime in regimes:
+        verify(regime.module, ("graph", "tile"))
+        assert regime.function.attribute("apart") == (True if regime.apart else None)
+        skinny = [k for k, _ in regime.kernels if k["name"].name.startswith("skinny_matmul")]
+        assert len(skinny) == (6 if regime.rows == 128 else 0)  # each for few rows and for more
+        assert all(prove_bounds(kernel).ok for kernel in skinny)
+    body = regimes[1].function.regions[0].operations
+    pairs = {(op["kernel"].name, op["few"].name, op["up_to"]) for op in body
+             if str(op.attribute("kernel")).count("skinny")}  # fmt: skip
+    name = "skinny_matmul_128x512_{}x64x64_cut2"
+    assert (name.format(128), name.format(64), 64) in pairs
+
+
+def test_a_step_takes_the_first_recipe_that_holds_its_rows_and_lists() -> None:
+    class Kind:
+        def __init__(self, apart: bool) -> None:
+            self.apart = apart
+
+    recipes = [(1, Kind(True)), (128, Kind(True)), (200, Kind(True)), (128, Kind(False)),
+               (0, Kind(False))]  # fmt: skip
+
+    def number(rows: int, apart: bool) -> int:
+        found = _fitting(recipes, rows, apart)  # type: ignore[arg-type]
+        return next(n for n, (_, recipe) in enumerate(recipes) if recipe is found)
+
+    assert [number(rows, True) for rows in (1, 2, 128, 129, 200)] == [0, 1, 1, 2, 2]
+    assert [number(rows, False) for rows in (1, 2, 128, 129, 200)] == [3, 3, 3, 4, 4]
