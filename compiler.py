@@ -20,11 +20,11 @@ from .ir.core import Module, Operation
 from .ir.diagnostics import Warning, WeftNameError
 from .key_offload import require_offloadable
 from .loading import (
-    activation_dtype,
     compiled_executor,
     compiled_sampler,
     device_executor,
     device_sampler,
+    gpu_lowering,
     join_ranks,
     kv_dtype,
     page_size,
@@ -193,7 +193,6 @@ class Compilation:
     @cached_property
     def regimes(self) -> list[Regime]:
         """The model lowered for each kind of step: decode by rows, and any step."""
-        from .codegen.measure_gpu import streaming_processors
         from .passes.tile.regimes import lower_for_gpu, lower_model
 
         options, model = self.options, (self._need_checkpoint().config, self._rank_graph())
@@ -201,9 +200,7 @@ class Compilation:
         known |= {"weights": weight_dtype(options), "kv": kv_dtype(options)}
         known["attention"] = self.attention.passes if self.attention else None
         if self.on_gpu:
-            regimes = lower_for_gpu(*model, **known, activations=activation_dtype(options),
-                                    quantize=options.activations != "bf16",
-                                    processors=streaming_processors())  # fmt: skip
+            regimes = lower_for_gpu(*model, **known, **gpu_lowering(options))
         else:
             regimes = lower_model(*model, **known)
         for regime in regimes:

@@ -33,6 +33,14 @@ def activation_dtype(options: Options) -> str:
     return "bf16" if options.target == "cuda" and options.weights != "f32" else "f32"
 
 
+def gpu_lowering(options: Options) -> dict[str, Any]:
+    """Return what lowering for a GPU takes beside what lowering for any device does."""
+    from .codegen.measure_gpu import streaming_processors
+
+    return {"activations": activation_dtype(options), "quantize": options.activations != "bf16",
+            "processors": streaming_processors()}  # fmt: skip
+
+
 def kv_dtype(options: Options) -> str:
     """Return the IR's name of the format of keys and values: the activations' unless asked."""
     return _FORMATS[options.kv] if options.kv else activation_dtype(options)
