@@ -7,11 +7,11 @@ may hold several, since values that are computed where they are used have no lin
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from ..ir.core import Operation, Region, Value, walk
+from ..ir.core import Operation, Value, walk
 from ..ir.schedule import Schedule
 from .emit_triton import _Emitter as TritonEmitter
 from .emit_tvm import Emitter as TVMEmitter
@@ -93,11 +93,11 @@ class _Triton(TritonEmitter):
         self.origins: list[Origins] = []
         self._numbers, self._now = numbers_of(kernel), 0
 
-    def _block(self, region: Region) -> None:
+    def _block(self, operations: Sequence[Operation]) -> None:
         outer = self._now
-        for operation in region.operations:
+        for operation in operations:
             self._now = self._numbers[id(operation)]
-            super()._block(Region(region.arguments, (operation,)))
+            super()._block([operation])
         self._now = outer
 
     def _line(self, text: str) -> None:
