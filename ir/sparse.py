@@ -47,8 +47,11 @@ is of tokens that are not chosen among."""
 STEP_KINDS = 16
 """Kinds of steps that are counted at a time: sixteenths of all, or the steps of one."""
 
-MOST_PARTS = 32
-"""Programs that share a row's keys where scores are compared by steps, at most."""
+MOST_PARTS = 64
+"""Programs that score a row's keys where scores are compared by steps, at most."""
+
+MOST_SHARES = 32
+"""Programs that select of a row's keys there, at most."""
 
 MOST_SCORED = 16 * 63 * 1024
 """Tokens of the longest context whose scores are compared by steps: each of sixteen programs or

@@ -10,7 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..ir.sparse import MOST_PARTS, SCORE_PARTS, SCORE_STEPS, SHARERS, STEP_KINDS
+from ..ir.sparse import (
+    MOST_PARTS,
+    MOST_SHARES,
+    SCORE_PARTS,
+    SCORE_STEPS,
+    SHARERS,
+    STEP_KINDS,
+)
 from .attention_cost import Batch, Cost, Rates, Run, Shape
 from .attention_plan import WorkList, build, choose_runs
 from .label_groups import group_arrays, label_groups
@@ -113,9 +120,9 @@ class SparseLists:
             return {"scores": self._allocate("scores", places, torch.float32)}
         group = shape.heads // heads
         sizes = {"query": (group * size,), "bias": (group,), "reach": (2,),
-                 "coarse": (MOST_PARTS, STEP_KINDS), "fine": (MOST_PARTS, STEP_KINDS)}  # fmt: skip
+                 "coarse": (MOST_PARTS, STEP_KINDS), "fine": (MOST_SHARES, STEP_KINDS)}  # fmt: skip
         if self._decode.adaptive:
-            sizes["tally"] = (MOST_PARTS, SCORE_STEPS)
+            sizes["tally"] = (MOST_SHARES, SCORE_STEPS)
         found: dict[str, Tensor | int] = {
             name: torch.zeros((rows, heads, *dims), dtype=torch.int32, device=device)
             for name, dims in sizes.items()

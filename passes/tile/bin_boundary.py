@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from math import log2
 
 from ...ir.core import Value
-from ...ir.sparse import MOST_PARTS
+from ...ir.sparse import MOST_PARTS, MOST_SHARES
 from ...ir.sparse import SCORE_STEPS as BINS
 from .builder import KernelBuilder
 from .packed_counts import KINDS
@@ -62,7 +62,7 @@ class Ending:
 
 class Boundary:
     """Where the selection of a row and key head ends, as kernels find it: declares kv_lengths,
-    budgets [B] (the most tokens that may be read) and coarse [B, K, 32, 16]."""
+    budgets [B] (the most tokens that may be read) and coarse [B, K, 64, 16]."""
 
     def __init__(self, b: KernelBuilder, rows: Value, shape: BinSelection) -> None:
         self.b, self.rows, self.shape = b, rows, shape
@@ -86,9 +86,10 @@ class Boundary:
                           hint="want")  # fmt: skip
 
     def tally(self, buffer: Value, kinds: int, parts: str = SHARES) -> Value:
-        """Return the counts [32, kinds] of all parts of the row, 0 where there is no part."""
+        """Return the counts [parts, kinds] of all parts of the row, 0 where there is no part."""
         b = self.b
-        part, kind = b.expand(b.iota(MOST_PARTS), 1), b.expand(b.iota(kinds), 0)
+        most = MOST_PARTS if parts == PARTS else MOST_SHARES
+        part, kind = b.expand(b.iota(most), 1), b.expand(b.iota(kinds), 0)
         text = "(a < where(c > 0, b, 0)) & (d >= 0)"
         live = b.map(text, part, parts_of(b, self.rows, parts), self.length, kind, dtype="bool",
                      hint="live")  # fmt: skip
@@ -146,7 +147,7 @@ class Boundary:
         return Ending(limit, ties, before, *equal)
 
     def _sum(self, counts: Value, part: Value, limit: Value, parts: str, kinds: str) -> Value:
-        """Return the sum of counts [32, kinds] of the parts before a part (<), or of it (==), and
+        """Return the sum of counts [parts, kinds] of the parts before one (<), or of it (==), and
         of the kinds above a limit (>), or of it (==)."""
         b = self.b
         part_of, kind_of = (b.expand(b.iota(extent), 1 - axis)  # type: ignore[arg-type]

@@ -9,7 +9,7 @@ token from a step on.
 from __future__ import annotations
 
 from ...ir.core import Operation, Value
-from ...ir.sparse import MOST_PARTS
+from ...ir.sparse import MOST_SHARES
 from ...ir.sparse import SCORE_STEPS as BINS
 from .bin_boundary import BinSelection, Boundary
 from .builder import KernelBuilder
@@ -42,7 +42,7 @@ class _SelectBins:
         self.place = Place(b, True, shape.page, pages=False)
         self.boundary = Boundary(b, self.rows, shape)
         self.bins = b.buffer("bins", "u8", "CP", shape.kv_heads, shape.page)
-        sizes = ("B", shape.kv_heads, MOST_PARTS)
+        sizes = ("B", shape.kv_heads, MOST_SHARES)
         if shape.adaptive:
             self.tally = b.buffer("tally", "i32", *sizes, BINS)
             self.worth = b.buffer("worth", "f32", "B", shape.kv_heads)

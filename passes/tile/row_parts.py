@@ -5,11 +5,11 @@ from __future__ import annotations
 from ...ir.core import Value
 from .builder import KernelBuilder
 
-PARTS = "where(B <= 8, 32, 16)"
+PARTS = "where(B <= 8, 64, where(B <= 16, 32, 16))"
 """Programs that score a row's keys, by how many rows B there are."""
 
 SHARES = "where(B <= 2, 32, where(B <= 8, 16, 8))"
-"""Programs that select of a row's keys; each has one part of `PARTS` or two."""
+"""Programs that select of a row's keys; each has some parts of `PARTS`."""
 
 
 def parts_of(b: KernelBuilder, rows: Value, parts: str = PARTS) -> Value:

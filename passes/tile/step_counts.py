@@ -8,7 +8,7 @@ counted here. Where what steps are worth matters too, all steps are.
 from __future__ import annotations
 
 from ...ir.core import Operation, Value
-from ...ir.sparse import MOST_PARTS
+from ...ir.sparse import MOST_SHARES
 from ...ir.sparse import SCORE_STEPS as BINS
 from .bin_boundary import BinSelection, Boundary
 from .builder import KernelBuilder
@@ -21,7 +21,7 @@ def step_counts(shape: BinSelection) -> Operation:
     """Return the kernel; a program counts a share of one row and key head.
 
     Arguments: B, C = CP * P, CP, base, kv_lengths, budgets, span [B] (see `word_scores`), coarse
-    [B, K, 32, 16], bins [CP, K, P] u8, fine [B, K, 32, 16] i32: of each share of a row the tokens
+    [B, K, 64, 16], bins [CP, K, P] u8, fine [B, K, 32, 16] i32: of each share of a row the tokens
     in each of the sixteen steps. Where the shape is adaptive, without `coarse`, and in place of
     `fine` tally [B, K, 32, 256]. Counts of step 0 mean nothing.
     """
@@ -39,7 +39,7 @@ class _StepCounts:
         self.bins = b.buffer("bins", "u8", "CP", shape.kv_heads, shape.page)
         kinds = BINS if shape.adaptive else KINDS
         self.counts = b.buffer("tally" if shape.adaptive else "fine", "i32", "B", shape.kv_heads,
-                               MOST_PARTS, kinds)  # fmt: skip
+                               MOST_SHARES, kinds)  # fmt: skip
 
     def kernel(self) -> Operation:
         b, s = self.b, self.shape

@@ -12,7 +12,7 @@ from weft.codegen.bounds import UnprovenAccess, prove_bounds
 from weft.codegen.reference import run_kernel
 from weft.ir.attention_calibration import LEVELS
 from weft.ir.core import Operation
-from weft.ir.sparse import MOST_PARTS, SHARERS
+from weft.ir.sparse import MOST_PARTS, MOST_SHARES, SHARERS
 from weft.ir.sparse import SCORE_STEPS as BINS
 from weft.passes.tile.bin_boundary import BinSelection
 from weft.passes.tile.bin_selection import select_bins
@@ -91,11 +91,12 @@ def run_all(
         "query": np.full((rows, 2, 2 * 2), -7, "i4"), "bias": np.full((rows, 2, 2), -7, "i4"),
         "reach": np.full((rows, 2, 2), -7, "i4"), "CP": total,
         "bins": np.full((total, 2, PAGE), 201, "u1"),
-        "tally": np.full((rows, 2, MOST_PARTS, BINS), -9, "i4"),
+        "tally": np.full((rows, 2, MOST_SHARES, BINS), -9, "i4"),
         **{name: np.full((rows, 2), np.nan, "f4") for name in ("worth", "score_unit")},
         **{name: np.full((rows, HEADS, MOST_PARTS), np.nan, "f4")
            for name in ("tail_max", "tail_sum")},
-        **{name: np.full((rows, 2, MOST_PARTS, KINDS), -9, "i4") for name in ("coarse", "fine")},
+        "coarse": np.full((rows, 2, MOST_PARTS, KINDS), -9, "i4"),
+        "fine": np.full((rows, 2, MOST_SHARES, KINDS), -9, "i4"),
         "chosen": np.full((2, capacity), -7777, "i4"), "counts": np.full((rows, 2), -7, "i4"),
     }  # fmt: skip
     kernels = [
@@ -120,15 +121,15 @@ def test_the_best_by_step_are_chosen_in_order(format: str) -> None:
     check(run_all(interpreted, format))
 
 
-@pytest.mark.slow  # with labels that rows share, below, it is not
-@pytest.mark.parametrize("format", ["i4", "i8"])
-def test_triton_interpreter(format: str, triton_interpreter: Any) -> None:
-    check(run_all(triton_interpreter.run, format, seed=1))
+@pytest.mark.slow  # tests of steps on a device run them too
+@pytest.mark.parametrize(("format", "shared"), [("i4", False), ("i4", True), ("i8", True)])
+def test_triton_interpreter(format: str, shared: bool, triton_interpreter: Any) -> None:
+    check(run_all(triton_interpreter.run, format, 1, shared))
 
 
-def test_labels_that_rows_share_are_scored_together(triton_interpreter: Any) -> None:
+def test_labels_that_rows_share_are_scored_together() -> None:
     """Rows of a group get what they get alone: each its own choices of the same pages."""
-    check(case := run_all(triton_interpreter.run, "i4", seed=2, shared=True))
+    check(case := run_all(interpreted, "i4", seed=2, shared=True))
     assert case.after["own"].tolist() == [0, 5, 5, 5, 0]
     assert case.after["group_rows"].tolist() == [1, 2, 3, -1]
     check(run_all(interpreted, "i8", seed=3, shared=True))
