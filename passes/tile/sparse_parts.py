@@ -90,7 +90,9 @@ class _SparseParts(_Parts):
         listed = b.map("where(a == 2, 1, 0)", kind, dtype="i32", hint="listed")
         with self._only(zero, listed):
             self._chosen(*listed_row)
-        return b.finish(s.kv_heads, "W", requires=self._facts(), of="graph.partial")
+        lists = (*self.items, *self.rows, self.table, self.list, *self.places)
+        return b.finish(s.kv_heads, "W", requires=self._facts(), of="graph.partial",
+                        steady=tuple(buffer.name for buffer in lists))  # fmt: skip
 
     def _facts(self) -> tuple[str, ...]:
         whole = f"(kv_lengths[i] + {self.shape.page - 1}) // {self.shape.page}"
