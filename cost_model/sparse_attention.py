@@ -1,24 +1,36 @@
 """What a decode step's attention costs, dense and sparse, and from which context on sparse pays.
 
 Bytes are those of `sparse_bytes`. The selection itself is bound by operations, not bytes:
-histograms are scalar on a CPU, and run in one program a sequence and key head.
+histograms are scalar on a CPU, and run in one program a sequence and key head on a GPU, unless
+scores are compared by steps there: then all of it selects.
 """
 
 from __future__ import annotations
 
 from ..ir.sparse import SparsePolicy
 from .hardware import Level
-from .sparse_bytes import PAGE, AttentionShape, passes, sparse_bytes
+from .sparse_bytes import PAGE, AttentionShape, Overheads, passes, sparse_bytes
 
 OPERATIONS = {"gpu": 8.0, "cpu": 64.0}
 """Vector operations that a pass costs a score. On a CPU a pass is scalar, so four of its
 operations count sixteen lanes each; measured at 1 to 2 ns a score on one core."""
+STEP_OPERATIONS = 50.0
+"""Vector operations that a score costs a GPU that compares steps: counts of steps and lists, for
+2^23 scores 25 us of an H200, launches included (`bench.sparse_speed`, 128 K tokens, batch 8)."""
+STEPS = Overheads(score=1.0, score_reads=2.0)
+"""What is moved there: a byte a score, read to be counted and to be selected."""
+WAY = {"gpu": 2e-6}
+"""Seconds from a kernel's begin to its end that no work of it fills: one load waits for another,
+programs for each other."""
+ATTENTION = 2
+"""Launches of attention itself: parts, and their join."""
 LAUNCHES = 3
 """Launches a layer that dense decode does not have: labels, scores, selection; one more for the
-sums of v that a tail needs."""
-GATHER = {"gpu": 0.85, "cpu": 0.4}
-"""Part of the speed of reading in order that rows read by a list reach; a CPU's was measured
-(`bench.sparse_cpu`), as nothing fetches its rows ahead; a GPU's is a guess."""
+sums of v that a tail needs, and two more where steps are compared: queries and counts."""
+GATHER = {"gpu": 0.89, "cpu": 0.4}
+"""Part of the speed of reading in order that rows read by a list reach: measured by
+`bench.sparse_speed` (128 K tokens, batch 8) and `bench.sparse_cpu`, as nothing fetches a CPU's rows
+ahead."""
 UNPACKED = 2.0
 """Vector operations a product of a label's channel costs on a CPU, codes unpacked."""
 WEIGHED = 8.0
@@ -27,7 +39,7 @@ WEIGHED = 8.0
 
 def dense_seconds(shape: AttentionShape, level: Level, context: int, batch: int = 1) -> float:
     """Return the seconds of one layer's dense decode of `batch` sequences."""
-    return _read(shape, level, context * batch)
+    return _read(shape, level, context * batch) + _launches(level, ATTENTION)
 
 
 def sparse_seconds(
@@ -35,7 +47,8 @@ def sparse_seconds(
 ) -> float:
     """Return the same of sparse decode under a policy, its cap read in full."""
     tokens, tail = context * batch, policy.tail != "none"
-    moved = sparse_bytes(shape, policy, context)
+    steps = level.kind == "gpu" and policy.in_words(shape.head_dim)
+    moved = sparse_bytes(shape, policy, context, overheads=STEPS if steps else None)
     units = tokens / (PAGE if policy.unit == "page" else 1)
     speed = level.memory_for(units * shape.kv_heads * 4).read.median
     gathered = _read(shape, level, policy.budget(context) * batch) / GATHER.get(level.kind, 0.85)
@@ -43,12 +56,16 @@ def sparse_seconds(
     rate = level.vector_rate("f32").median / UNPACKED if level.kind == "cpu" else None
     products = tokens * shape.heads * each_token / rate if rate else 0.0
     labels = batch * (moved.labels + moved.tail) / level.main.read.median
-    each = level.vector_rate("f32").median / level.threads
-    rounds = -(-shape.kv_heads * batch // level.threads)
-    select = rounds * units / batch * passes(policy) * OPERATIONS.get(level.kind, 8.0) / each
-    launch = [cost.median for cost in level.launch.values()][-1:]
+    vector = level.vector_rate("f32").median
+    if steps:
+        select = tokens * shape.kv_heads * STEP_OPERATIONS * 2 / vector  # two flops are one of them
+    else:
+        rounds = -(-shape.kv_heads * batch // level.threads)
+        each = rounds * units / batch * passes(policy) * OPERATIONS.get(level.kind, 8.0)
+        select = each / (vector / level.threads)
     scored = max(labels, products) + batch * moved.scores / speed
-    return scored + gathered + select + (LAUNCHES + tail) * sum(launch)
+    launches = _launches(level, ATTENTION + LAUNCHES + tail + 2 * steps)
+    return scored + gathered + select + launches
 
 
 def least_context(
@@ -80,6 +97,12 @@ def least_shared(shape: AttentionShape, level: Level, policy: SparsePolicy) -> f
     launch = [cost.median for cost in level.launch.values()][-1]
     label = shape.kv_heads * policy.label_bytes(shape.head_dim)
     return float(round(launch * level.main.read.median / label))
+
+
+def _launches(level: Level, count: int) -> float:
+    """Return what so many launches cost whatever they do."""
+    launch = [cost.median for cost in level.launch.values()][-1:]
+    return count * (sum(launch) + WAY.get(level.kind, 0.0))
 
 
 def _read(shape: AttentionShape, level: Level, tokens: int) -> float:
