@@ -78,18 +78,16 @@ class AttentionLists:
             grown = self._last.grown(table, lengths)
             if grown is not None:
                 return grown
-        return self._kept(step, table, self._planned(step, table, lengths))
-
-    def _kept(self, step: StepInput, table: np.ndarray, lists: Lists) -> Lists:
-        """Keep lists for the next step, and return them."""
+        lists = self._planned(step, table, lengths)
         steady = step.is_decode and self._windows == (0,)
-        lengths, page = step.kv_lengths.numpy(), self._shape.page
-        self._last = Growing(lists, table, lengths, page) if steady else None
+        self._last = Growing(lists, table, lengths, self._shape.page) if steady else None
         return lists
 
     def within(self, step: StepInput, lists: Lists, room: Room) -> Lists | None:
         """Return lists of a step that a room has places for, where `lists` have too many items:
-        cut into longer ones, as short as fit. None: none fit, or they take much longer."""
+        cut into longer ones, as short as fit. None: none fit, or they take much longer.
+
+        Steps after it have lists of their own again, so that a room that lasts is recorded."""
         if lists.sparse or room.sparse or (room.apart and not lists.apart):
             return None
         table, lengths = self._table(step), step.kv_lengths.numpy()
@@ -101,8 +99,7 @@ class AttentionLists:
             chunk = -(-whole // max(1, parts >> halvings) // granule) * granule
             found = self._planned(step, table, lengths, chunk)
             if room.takes(found) and (found.apart or not room.apart):
-                near = found.seconds <= lists.seconds + LOSS
-                return self._kept(step, table, found) if near else None
+                return found if found.seconds <= lists.seconds + LOSS else None
         return None
 
     def _fills(self, starts: np.ndarray, table: np.ndarray, lengths: np.ndarray

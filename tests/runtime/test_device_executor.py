@@ -121,7 +121,8 @@ def test_lists_with_too_many_items_for_a_recorded_room_are_cut_anew(prefix, own)
             row: sorted(keys) for row, keys in expected.items()
         }
         after = lists.plan(decode_step((wanted.kv_lengths + 1).tolist(), table[:rows].tolist()))
-        assert room.takes(after)  # and so do the next step's
+        items = [len(each.arrays["plan_item_row"]) for each in (after, planned)]
+        assert items[0] == items[1]  # the next step's are its own again: its room may be recorded
     assert fitted >= 3
 
 
