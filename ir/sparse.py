@@ -47,7 +47,7 @@ is of tokens that are not chosen among."""
 STEP_KINDS = 16
 """Kinds of steps that are counted at a time: sixteenths of all, or the steps of one."""
 
-MOST_PARTS = 64
+MOST_PARTS = 32
 """Programs that score a row's keys where scores are compared by steps, at most."""
 
 MOST_SHARES = 32

@@ -62,7 +62,7 @@ class Ending:
 
 class Boundary:
     """Where the selection of a row and key head ends, as kernels find it: declares kv_lengths,
-    budgets [B] (the most tokens that may be read) and coarse [B, K, 64, 16]."""
+    budgets [B] (the most tokens that may be read) and coarse [B, K, 32, 16]."""
 
     def __init__(self, b: KernelBuilder, rows: Value, shape: BinSelection) -> None:
         self.b, self.rows, self.shape = b, rows, shape

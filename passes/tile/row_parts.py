@@ -5,7 +5,7 @@ from __future__ import annotations
 from ...ir.core import Value
 from .builder import KernelBuilder
 
-PARTS = "where(B <= 8, 64, where(B <= 16, 32, 16))"
+PARTS = "where(B <= 2, 32, 16)"
 """Programs that score a row's keys, by how many rows B there are."""
 
 SHARES = "where(B <= 2, 32, where(B <= 8, 16, 8))"

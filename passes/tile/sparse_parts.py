@@ -75,7 +75,6 @@ class _SparseParts(_Parts):
         )
         owner = b.load(self.list, item, hint="owner")
         self.channel = b.expand(b.iota(s.head_dim), 0)
-        listed_row = self._listed_row(owner)
         zero = b.full(0, "i32")
         most = s.rows_few if s.many else 1 << 30
         kind = b.map(f"where(a >= 0, 2, where(b <= {most}, 1, 0))", owner, self.count, dtype="i32",
@@ -89,8 +88,8 @@ class _SparseParts(_Parts):
                 self._item(s.many, s.keys_many)
         listed = b.map("where(a == 2, 1, 0)", kind, dtype="i32", hint="listed")
         with self._only(zero, listed):
-            self._chosen(*listed_row)
-        lists = (*self.items, *self.rows, self.table, self.list, *self.places)
+            self._chosen(b.map("max(a, 0)", owner, dtype="i32", hint="owner"))
+        lists = (*self.items, self.table, self.list)
         return b.finish(s.kv_heads, "W", requires=self._facts(), of="graph.partial",
                         steady=tuple(buffer.name for buffer in lists))  # fmt: skip
 
@@ -100,15 +99,17 @@ class _SparseParts(_Parts):
                 "0 <= kv_lengths[*]", "0 <= base[*]", f"row_page[i] + {whole} <= E",
                 f"base[i] + {whole} * {self.shape.page} <= C")  # fmt: skip
 
-    def _listed_row(self, owner: Value) -> tuple[Value, ...]:
-        """Return whose list an item reads, if any, and its query heads: which are there, their
-        query, and their slot. These, and where the row's pages and list begin, are looked up for
-        all items: they need nothing that an earlier kernel makes."""
+    def _chosen(self, owner: Value) -> None:
+        """Attend with the item's one row over its part of the row's list."""
         b, s = self.b, self.shape
-        owner = b.map("max(a, 0)", owner, dtype="i32", hint="owner")
-        self.entry, self.start, self.length = (
+        entry, self.start, self.length = (
             b.load(buffer, owner, hint=buffer.name) for buffer in self.places
         )
+        count = b.load(self.counts, owner, self.kv_head, hint="chosen_count")
+        unit = s.page if s.unit == "page" else 1  # type: ignore[attr-defined]
+        text = f"max(min(min(a, b * {unit}), (c + {unit - 1}) // {unit} * {unit}), 0)"
+        self.end = b.map(text, self.high, count, self.length, dtype="i32", hint="end")
+        self.entry, self.lane = entry, b.iota(s.listed)
         lane = b.iota(s.few // s.group * s.group)
         live = b.map(f"a < min(b, 1) * {s.group}", lane, self.count, dtype="bool", hint="live")
         place = b.map("a + 0 * b", self.first, lane, dtype="i32", hint="place")
@@ -116,18 +117,6 @@ class _SparseParts(_Parts):
             b.load(buffer, place, mask=live, other=other, hint=buffer.name[4:])
             for buffer, other in ((self.rows[0], 0), (self.rows[2], -1))
         )
-        return owner, lane, live, query, slot
-
-    def _chosen(
-        self, owner: Value, lane: Value, live: Value, query: Value, slot: Value
-    ) -> None:  # fmt: skip
-        """Attend with the item's one row over its part of the row's list."""
-        b, s = self.b, self.shape
-        count = b.load(self.counts, owner, self.kv_head, hint="chosen_count")
-        unit = s.page if s.unit == "page" else 1  # type: ignore[attr-defined]
-        text = f"max(min(min(a, b * {unit}), (c + {unit - 1}) // {unit} * {unit}), 0)"
-        self.end = b.map(text, self.high, count, self.length, dtype="i32", hint="end")
-        self.lane = b.iota(s.listed)
         head = b.map(f"a * {s.group} + b % {s.group}", self.kv_head, lane, dtype="i32", hint="head")
         column = b.map(f"a * {s.head_dim} + b", b.expand(head, 1), self.channel, dtype="i32",
                        hint="column")  # fmt: skip

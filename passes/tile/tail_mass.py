@@ -51,7 +51,7 @@ class Mass:
 class LaneMass:
     """The same of scores in words: integers, of tiles of any shape. Each lane has its largest score
     over all heads, and each head's sum against that. Declares score_unit [B, K], and tail_max,
-    tail_sum [B, H, 64] f32."""
+    tail_sum [B, H, 32] f32."""
 
     def __init__(self, b: KernelBuilder, group: int, kv_heads: int) -> None:
         self.b, self.group = b, group
