@@ -1,8 +1,9 @@
 """Which of the host's cores work for which queue, where several compute there at a time.
 
 Attention and the experts of the CPU run side by side, each on a pool of threads of its own (two,
-where a library computes the products). Pools that share cores wait for each other's time slices,
-milliseconds at every barrier: an expert's 5 ms became 19 on 32 cores. So each queue has its own.
+where a library computes the products). Pools that share cores wait for each other's time slices: of
+32 cores, 24 threads took 11.4 ms for an expert beside 4 of another pool, and 7.5 ms on cores of
+their own. So each queue has its own.
 """
 
 from __future__ import annotations
