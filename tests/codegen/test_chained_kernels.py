@@ -1,4 +1,4 @@
-"""Kernels that begin before the one in front has ended: what they do early, and that they wait."""
+"""Kernels launched before the one in front has ended: that they wait, and what is steady."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from weft.codegen.early import parted
 from weft.codegen.emit_triton import emit
 from weft.codegen.reference import run_kernel
 from weft.frontend.models.registry import build_graph
@@ -17,7 +16,6 @@ from weft.ir.model import ModelConfig, Rope
 from weft.ir.schedule import Schedule
 from weft.ir.verifier import verify
 from weft.passes.tile.builder import KernelBuilder
-from weft.passes.tile.matvec import Matvec, matvec
 from weft.passes.tile.regimes import lower_for_gpu
 
 
@@ -42,40 +40,19 @@ def order(kernel: Operation, *pieces: str) -> list[str]:
     return sorted(pieces, key=body.index)
 
 
-def test_what_needs_nothing_of_the_kernel_before_comes_before_the_wait() -> None:
-    wait = "gdc_wait()"
-    early = ["gdc_launch_dependents()", "tl.load(w"]
-    assert order(scaled(), wait, "tl.load(x", *early) == [*early, wait, "tl.load(x"]
-    late = [wait, "tl.load(x", "tl.load(w"]
-    assert order(scaled(steady=()), *late) == late
+def test_a_chained_kernel_waits_before_it_reads_and_lets_the_next_one_come() -> None:
+    pieces = ["gdc_wait()", "gdc_launch_dependents()", "tl.load(x", "tl.load(w"]
+    assert order(scaled(), *pieces) == pieces
     assert "gdc" not in emit(scaled()).text
 
 
-def test_what_comes_early_is_computed_as_before(triton_interpreter: Any) -> None:
+def test_a_chained_kernel_computes_as_before(triton_interpreter: Any) -> None:
     rng = np.random.default_rng(0)
     x, w = (rng.standard_normal(shape).astype("f4") for shape in ((3, 64), (64,)))
     arguments = [3, x, w, np.full((3, 64), np.nan, "f4")]
     run_kernel(scaled(), *arguments)
     np.testing.assert_array_equal(arguments[3], x * w)
     np.testing.assert_array_equal(triton_interpreter.run(scaled(), arguments)[3], x * w)
-
-
-def test_what_takes_a_value_that_waits_waits_as_well() -> None:
-    b = KernelBuilder("summed")
-    buffers = [b.buffer(name, "f32", 64) for name in ("x", "w", "out")]
-    lane = b.iota(64)
-    x, w = b.load(buffers[0], lane), b.load(buffers[1], lane)
-    twice = b.map("a + a", w, hint="twice")
-    total = b.map("a + b", twice, x, hint="total")
-    with b.loop(b.full(0, "i32"), b.full(2, "i32"), total) as loop:
-        loop.yields(b.map("a + b", loop.carried[0], twice))
-    b.store(buffers[2], lane, loop.results[0])
-    early, late = parted(b.finish(1, steady=("w",)))
-    assert [op.result.name for op in early if op.name in {"tile.load", "tile.map"}] == [
-        w.name, "twice",
-    ]  # fmt: skip
-    names = [op.name.removeprefix("tile.") for op in late]
-    assert names == ["load", "map", "for", "store", "return"]
 
 
 @pytest.mark.parametrize(
@@ -123,13 +100,3 @@ def test_a_step_that_writes_what_is_steady_is_found() -> None:
     changed = [op.with_attributes(steady=["x"]) if op["name"].name.startswith("matvec") else op
                for op in module.operations if op.name == "tile.kernel"]  # fmt: skip
     assert written_steady(Module((*changed, module.symbol("step"))))
-
-
-def test_weights_are_on_their_way_before_the_wait() -> None:
-    pytest.importorskip("triton")
-    from weft.codegen.compile_triton import compile_offline
-
-    ptx = compile_offline(matvec(Matvec(48, 4096, silu=True)), Schedule(chained=True))["ptx"]
-    early, late = ptx.split("griddepcontrol.wait", 1)
-    assert "griddepcontrol.launch_dependents" in early and "ld.global" in early
-    assert "st.global" not in early and "ld.global" in late
