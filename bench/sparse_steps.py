@@ -23,6 +23,7 @@ from weft.passes.tile.labels import Labels
 from weft.passes.tile.lower_sparse import LISTED, LISTED_WITH_TAIL, selection_on_gpu
 from weft.passes.tile.regimes import lower_for_gpu, merge_kernels
 from weft.passes.tile.sparse_parts import SparseParts, sparse_parts
+from weft.passes.tile.word_labels import QUERY
 from weft.runtime.attention_plan import Batch, Rates
 from weft.runtime.sparse_decode import LABEL_DTYPES, SparseDecode
 from weft.runtime.sparse_lists import SparseLists, SparseRows
@@ -232,7 +233,11 @@ class SparseStep:
         weights = (q @ k.T).masked_fill(~read, -torch.inf)
         if p.tail != "none":  # what is not read weighs by its label, and v has a mean of zero
             codes, r = self._codes(k).double(), self.setting.labels.channels
-            weights = weights.where(read, q[:, :r] @ codes.T * self._level)
+            asked = q[:, :r]
+            if p.in_words(s.head_dim):  # what labels are multiplied with has 8 bits
+                step = asked.abs().max() / QUERY
+                asked = (asked / step + 0.5).floor() * step
+            weights = weights.where(read, asked @ codes.T * self._level)
             v = v * read[:, None]
         return weights.softmax(-1) @ v
 
