@@ -39,8 +39,8 @@ def main() -> None:
         executable = weft.compile(program, settings.pop("model"), **settings)
         print(json.dumps(executable.run_rows(rows, out).values))
     except WeftError as error:
-        print(error.render(), file=sys.stderr)
-        raise SystemExit(1) from None
+        print(error.render(), file=sys.stderr, flush=True)
+        os._exit(1)  # gloo's threads of a lost rank may end the interpreter by a signal instead
 
 
 if __name__ == "__main__":
