@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
-from typing import Any
+from typing import TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING:
+    from .ir.diagnostics import WeftError
 
 
 def main() -> None:
@@ -17,8 +21,16 @@ def main() -> None:
     try:
         app(prog_name="weft")
     except WeftError as error:
-        print(with_lines(error).render(), file=sys.stderr)
-        raise SystemExit(1) from None
+        end(with_lines(error))
+
+
+def end(error: WeftError) -> NoReturn:
+    """Print a user's error and end the process with status 1."""
+    print(error.render(), file=sys.stderr, flush=True)
+    if error.abrupt:
+        sys.stdout.flush()
+        os._exit(1)
+    raise SystemExit(1) from None
 
 
 def _show_warning(message: Warning | str, *rest: Any) -> None:

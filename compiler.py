@@ -13,7 +13,7 @@ from .frontend import ast as syntax
 from .frontend.checker import check
 from .frontend.checkpoint import Checkpoint, open_checkpoint
 from .frontend.constraints import constraint_of
-from .frontend.ignored import tell_ignored
+from .frontend.ignored import ignored, tell
 from .frontend.lower import lower
 from .frontend.open import NoPrograms, OpenProgram, open_program
 from .ir.core import Module, Operation
@@ -343,7 +343,7 @@ class Compilation:
         from .runtime.trace import Trace
 
         checkpoint = self._need_checkpoint()
-        tell_ignored(self.lowered)
+        tell([*self.warnings, *ignored(self.lowered)])
         return Executable(
             self.plan,
             self.program_name,

@@ -152,13 +152,16 @@ def compiled_executor(
     progress: Progress | None = None,
     attention: Attention | None = None,
 ) -> ModelExecutor:
-    """Return an executor of compiled kernels."""
+    """Return an executor of compiled kernels; raises ModelTooLarge."""
     from .codegen.threads import library_yields, share_cores
     from .runtime.compiled_executor import CompiledExecutor
-    from .runtime.weights import load_weights
+    from .runtime.host_room import require_host_room
+    from .runtime.weights import load_weights, weight_bytes
 
     share_cores(options.thread_count)
     functions = Module(tuple(regime.function for regime in regimes))
+    size = weight_bytes(functions)
+    require_host_room(checkpoint.name, weight_dtype(options), size, options.kv_memory)
     weights = load_weights(functions, tensor_source(checkpoint, options), progress=progress)
     pays = attention if any(regime.sparse for regime in regimes) else None
     pages, keys = page_count(checkpoint, options, pays), {}

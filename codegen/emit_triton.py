@@ -104,7 +104,7 @@ class _Emitter:
 
     def _body(self, operations: Sequence[Operation]) -> None:
         """Write the whole kernel. One that is chained waits for the kernel before, then lets the
-        next one come and wait: that earlier, and `steady` loads first, was measured slower."""
+        next one come and wait: that earlier, and loads first, was measured slower."""
         if self.schedule.chained:
             self._line("tl.extra.cuda.gdc_wait()")
             self._line("tl.extra.cuda.gdc_launch_dependents()")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterable
 
 from ..ir.core import Module, Operation
 from ..ir.diagnostics import Warning
@@ -32,7 +33,7 @@ def ignored(module: Module) -> list[Warning]:
     ]
 
 
-def tell_ignored(module: Module) -> None:
+def tell(found: Iterable[Warning]) -> None:
     """Warn of each."""
-    for warning in ignored(module):
+    for warning in found:
         warnings.warn(str(warning), stacklevel=3)

@@ -26,6 +26,8 @@ class WeftError(Exception):
     kind: ClassVar[str] = "error"
     template: ClassVar[str] = "{message}"
     hint: ClassVar[str] = ""
+    abrupt: ClassVar[bool] = False
+    """Whether a process that ends with it must leave at once: what waits for others never ends."""
 
     def __init__(
         self,

@@ -9,30 +9,16 @@ and the bounds prover.
 
 from __future__ import annotations
 
-from .core import Operation, Term
+from .core import Term
 from .dialect import Dialect
 from .dialect import OperationSpec as Op
-
-
-def _steady(kernel: Operation) -> str | None:
-    """Return what is wrong with the buffers that a kernel says no kernel writes."""
-    steady, writes = (set(kernel.attribute(name) or ()) for name in ("steady", "writes"))
-    buffers = {v.name for v in kernel.regions[0].arguments if v.type.name == "buffer"}
-    if steady - buffers:
-        return f"steady names what is no buffer: {', '.join(sorted(steady - buffers))}"
-    return (
-        f"it writes what it calls steady: {', '.join(both)}" if (both := steady & writes) else None
-    )
-
 
 KERNEL = (
     Op("tile.kernel", "a kernel; its region's arguments are buffers and scalars; buffer dimensions "
        "are numbers or names of scalar arguments. grid = up to three extents (expressions over "
        "scalar arguments); requires = facts that every launch guarantees, such as "
-       "'0 <= table[*] < N'; writes = names of the buffers that it stores to; steady = of those "
-       "that no kernel of a step writes: they may be read before the kernel in front has ended",
-       regions=1, required=("name", "grid"), optional=("requires", "writes", "of", "steady"),
-       check=_steady),
+       "'0 <= table[*] < N'; writes = names of the buffers that it stores to",
+       regions=1, required=("name", "grid"), optional=("requires", "writes", "of")),
     Op("tile.program_id", "this program's position on a grid axis", 0, 1, required=("axis",)),
     Op("tile.for", "for i in range(lo, hi, step); operands: lo, hi, carried values; region "
        "arguments: i, carried values", (2, None), (0, None), regions=1, optional=("step",)),

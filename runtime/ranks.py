@@ -57,6 +57,7 @@ class RankLost(WeftError):
     """A rank that does not answer any more."""
 
     kind = "device error"
+    abrupt = True  # gloo's threads that wait for it end the process by a signal otherwise
     template = "rank {rank} of {count} lost another rank: {problem}"
     hint = (
         "the other process says above why it ended; rows that are done stand in the journal: run "

@@ -26,7 +26,10 @@ class CapTooSmall(CapacityError):
         "{weights:.2f} MiB, activations, buffers and keys {working:.2f} MiB, and a ring of {ring} "
         "pages of {page:.2f} MiB {pages:.2f} MiB"
     )
-    hint = "give --gpu-memory at least {least}, or lower max_tokens, or compute experts on the CPU"
+    hint = (
+        "give --gpu-memory at least {least}, or lower max_tokens, or --kv-memory where keys lie on "
+        "the GPU, or compute experts on the CPU"
+    )
 
 
 class HostTooSmall(CapacityError):

@@ -147,8 +147,7 @@ class _Join:
         named = b.map("a >= 0", token, hint="named")
         b.store(self.out, token, column, b.map(_QUOTIENT, summed, b.expand(total, 1)), mask=named)
         facts = ("G >= 0", "G1 == G + 1", "-1 <= merge_query[*] < T", "0 <= merge_start[*] <= S")
-        return b.finish("G", self.heads, requires=facts, of="graph.merge",
-                        steady=("merge_query", "merge_start"))  # fmt: skip
+        return b.finish("G", self.heads, requires=facts, of="graph.merge")
 
     def _round(self, first: Value, state: list[Value]) -> tuple[Value, Value, Value]:
         """Return the state after up to `_AT_ONCE` slots from `first` on."""
@@ -210,8 +209,7 @@ class _Parts:
                 self._item(s.few, s.keys)
             with self._only(small, b.full(1, "i32")):
                 self._item(s.many, s.keys_many)
-        lists = tuple(buffer.name for buffer in (*self.items, *self.rows, self.table))
-        return b.finish(s.kv_heads, "W", requires=self._facts(), of="graph.partial", steady=lists)
+        return b.finish(s.kv_heads, "W", requires=self._facts(), of="graph.partial")
 
     def _facts(self) -> tuple[str, ...]:
         s = self.shape

@@ -68,8 +68,7 @@ class _SelectBins:
         self._ranked(middle, high, end.before, end.tied)
         self._ends(ends.want)
         facts = ("B >= 0", f"C == CP * {s.page}", *self.place.facts)
-        return b.finish(s.kv_heads, "B", SHARES, requires=facts, of="graph.select",
-                        steady=("budgets", "span", *self.place.steady))  # fmt: skip
+        return b.finish(s.kv_heads, "B", SHARES, requires=facts, of="graph.select")
 
     def _tokens(self, base: Value, high: Value) -> tuple[Value, Value]:
         """Return the positions and steps of some tokens, `RUN` in a thread; 0 past the end."""

@@ -176,14 +176,13 @@ class KernelBuilder:
             )
         )  # fmt: skip
 
-    def finish(self, *grid: str | int, requires: tuple[str, ...] = (), of: str | None = None,
-               steady: tuple[str, ...] = ()) -> Operation:  # fmt: skip
-        """Return the kernel; `grid` extents are expressions over scalar arguments, `steady` names
-        buffers that no kernel of a step writes."""
+    def finish(self, *grid: str | int, requires: tuple[str, ...] = (), of: str | None = None
+               ) -> Operation:  # fmt: skip
+        """Return the kernel; `grid` extents are expressions over scalar arguments."""
         body = (*self._lists[0], make("tile.return"))
         return make(
             "tile.kernel", name=Symbol(self.kernel_name), grid=[str(extent) for extent in grid],
-            requires=list(requires), writes=self._writes, of=of, steady=list(steady) or None,
+            requires=list(requires), writes=self._writes, of=of,
             regions=(Region(tuple(self._arguments), body),),
         )  # fmt: skip
 

@@ -56,7 +56,7 @@ def rmsnorm(
     row, column = b.program_id(0, "row"), b.iota(width)
     value = b.load(x, row, column, dtype="f32")
     out.store(b, row, column, normalized(b, value, b.load(w, column), width, eps))
-    return b.finish("T", requires=NON_EMPTY, of="graph.rmsnorm", steady=("w",))
+    return b.finish("T", requires=NON_EMPTY, of="graph.rmsnorm")
 
 
 def add_rmsnorm(
@@ -82,7 +82,7 @@ def add_rmsnorm(
         value = b.map("a + b", value, added, dtype="f32")
     b.store(total, row, column, value)
     out.store(b, row, column, normalized(b, value, b.load(w, column), width, eps))
-    return b.finish("T", requires=NON_EMPTY, of="graph.add_rmsnorm", steady=("w",))
+    return b.finish("T", requires=NON_EMPTY, of="graph.add_rmsnorm")
 
 
 def silu_mul(width: int, dtype: str = "f32", block: int = 1024, narrow: bool = False) -> Operation:

@@ -148,7 +148,7 @@ class Builder:
             before = b.load(residual, self.row, self.column, mask=self.inside)
             result = b.map("a + b", result, before, dtype="f32", hint="sum")
         b.store(out, self.row, self.column, result, mask=self.inside)
-        return b.finish(*self.grid(), requires=("T >= 0",), of="graph.matmul", steady=self.steady)
+        return b.finish(*self.grid(), requires=("T >= 0",), of="graph.matmul")
 
     def read(self) -> None:
         """Declare x and w."""
@@ -156,14 +156,11 @@ class Builder:
         self.x, self.w = b.buffer("x", s.x, "T", s.k), b.buffer("w", s.weight, s.n * s.halves, s.k)
 
     def parts(self) -> None:
-        """Declare what else is read and no kernel of a step writes."""
+        """Declare what else comes with the weights."""
         b, s, wide = self.b, self.shape, self.shape.n * self.shape.halves
         self.scale = b.buffer("scale", "f32", wide) if s.weight in SCALED else None
         self.bias = b.buffer("bias", "f32", wide) if s.bias else None
         self.norm = b.buffer("norm", "f32", s.k) if s.norm is not None else None
-        early = None if s.weight in SCALED else self.w  # 8 bits: measured slower
-        constant = (early, self.scale, self.bias, self.norm)
-        self.steady = tuple(value.name for value in constant if value is not None)
 
     def enter(self) -> None:
         """Say which results of which row are this program's."""

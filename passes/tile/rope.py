@@ -76,16 +76,14 @@ class _RopeWrite:
         loaded = self._loaded()
         self._write_query(*loaded[0])
         facts: tuple[str, ...] = ("T >= 0", f"0 <= positions[*] < {self.max_position}")
-        steady = ["positions", "cos", "sin"]
         if not self.guess:
             slot = b.load(self.slots, self.token)
             self._write_keys(slot, *loaded[1])
             self._to_page(self.v_pool, slot, *loaded[2])
             facts = ("T >= 0", "N >= 0", *facts[1:], f"-1 <= slots[*] < N * {shape.page}")
-            steady.append("slots")
         if self.place is not None:
             facts = (*facts, f"0 <= place[*] < {shape.head_dim}")
-        return b.finish("T", requires=facts, of="graph.qkv_rope_write", steady=tuple(steady))
+        return b.finish("T", requires=facts, of="graph.qkv_rope_write")
 
     def _loaded(self) -> list[tuple[Value, ...]]:
         """Return heads and both rotated halves of q and, but for a guess, of k; and of v its heads,

@@ -80,8 +80,7 @@ class _RopeBuilder(Builder):
         self._write(q, slot, pools, both)
         facts = ("T >= 0", "N >= 0", f"0 <= positions[*] < {s.max_position}",
                  f"-1 <= slots[*] < N * {h.page}")  # fmt: skip
-        steady = (*self.steady, "cos", "sin", "positions", "slots")
-        return b.finish(*self.grid(), requires=facts, of="graph.qkv_rope_matmul", steady=steady)
+        return b.finish(*self.grid(), requires=facts, of="graph.qkv_rope_matmul")
 
     def place(self, half: int) -> Value:
         """Return the rows of w of the first or the second channel of each pair."""

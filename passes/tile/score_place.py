@@ -18,7 +18,6 @@ class Place:
             self.base = b.buffer("base", "i32", "B")
         elif pages:
             self.table = b.buffer("page_table", "i32", "B", "MAXP")
-        self.steady = ("kv_lengths", "base", *(("pages", "row_page") if pages else ()))
         lengths = f"0 <= kv_lengths[*] <= {f'MAXP * {page}' if pages else 'L'}"
         table = ("MAXP >= 0", f"L == MAXP * {page}", "0 <= page_table[*] < N") if pages else ()
         whole = f"(kv_lengths[i] + {page - 1}) // {page}"

@@ -78,8 +78,7 @@ class _SharedLabels(Scoring):
                 mask=b.expand(kept, 1))  # fmt: skip
         facts = (*self.facts, "0 <= Q", "Q <= B", f"QM == Q * {s.members}",
                  "-1 <= group_rows[*] < B", "0 <= group_pages[*]")  # fmt: skip
-        return b.finish(s.labels.kv_heads, "Q", PARTS, requires=facts, of="graph.select",
-                        steady=("group_pages", "group_rows", *self.steady))  # fmt: skip
+        return b.finish(s.labels.kv_heads, "Q", PARTS, requires=facts, of="graph.select")
 
     def _round(self, index: Value, state: list[Value]) -> tuple[Value, ...]:
         """Score the pages from `index` on for all rows; the state has counts, the page ids of the

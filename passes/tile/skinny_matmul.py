@@ -95,7 +95,7 @@ def skinny_matmul(shape: SkinnyMatmul) -> Operation:
     place = (row, b.expand(column, 0)) if cut is None else (cut, row, b.expand(column, 0))
     b.store(out, *place, value, mask=live)
     grid = (s.n // s.block_n, f"ceildiv(T, {s.rows})", *([s.cuts] if s.cuts > 1 else []))
-    return b.finish(*grid, requires=("T >= 0",), of="graph.matmul", steady=("w",))
+    return b.finish(*grid, requires=("T >= 0",), of="graph.matmul")
 
 
 def _sums(

@@ -89,9 +89,7 @@ class _SparseParts(_Parts):
         listed = b.map("where(a == 2, 1, 0)", kind, dtype="i32", hint="listed")
         with self._only(zero, listed):
             self._chosen(b.map("max(a, 0)", owner, dtype="i32", hint="owner"))
-        lists = (*self.items, self.table, self.list)
-        return b.finish(s.kv_heads, "W", requires=self._facts(), of="graph.partial",
-                        steady=tuple(buffer.name for buffer in lists))  # fmt: skip
+        return b.finish(s.kv_heads, "W", requires=self._facts(), of="graph.partial")
 
     def _facts(self) -> tuple[str, ...]:
         whole = f"(kv_lengths[i] + {self.shape.page - 1}) // {self.shape.page}"

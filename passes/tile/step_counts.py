@@ -52,8 +52,7 @@ class _StepCounts:
         kind = b.iota(BINS if s.adaptive else KINDS)
         b.store(self.counts, row, self.head, part, kind, found)
         facts = ("B >= 0", f"C == CP * {s.page}", *self.place.facts)
-        return b.finish(s.kv_heads, "B", SHARES, requires=facts, of="graph.select",
-                        steady=("budgets", "span", *self.place.steady))  # fmt: skip
+        return b.finish(s.kv_heads, "B", SHARES, requires=facts, of="graph.select")
 
     def _steps(self, base: Value, high: Value) -> Value:
         """Return the steps of some pages of the row [pages, P], 0 past the end."""

@@ -120,7 +120,7 @@ def word_write(shape: Labels) -> Operation:
         total = b.map(text, total, value, dtype="i32", hint="word")
     b.store(labels, page, head, word, offset, total, mask=written)
     facts = ("T >= 0", "N >= 0", f"-1 <= slots[*] < N * {shape.page}")
-    return b.finish("T", requires=facts, of="graph.label_write", steady=("slots", "mean", "level"))
+    return b.finish("T", requires=facts, of="graph.label_write")
 
 
 def query_words(shape: WordScores) -> Operation:
@@ -180,8 +180,7 @@ def query_words(shape: WordScores) -> Operation:
         text = f"a * f32(max(2 * b + 1, {STEPS + 1})) * {1 / STEPS!r}"
         b.store(worths[0], row, head, b.map(text, unit, top, dtype="f32", hint="worth"))
         b.store(worths[1], row, head, unit)
-    return b.finish(labels.kv_heads, "B", requires=("B >= 0", "B <= T"), of="graph.select",
-                    steady=("level",))  # fmt: skip
+    return b.finish(labels.kv_heads, "B", requires=("B >= 0", "B <= T"), of="graph.select")
 
 
 def word_scores(shape: WordScores) -> Operation:
@@ -216,11 +215,6 @@ class Scoring:
         self.pool = b.buffer("labels", "i32", "N", labels.kv_heads, self.words, labels.page)
         self.bins = b.buffer("bins", "u8", "CP", labels.kv_heads, labels.page)
         self.coarse = b.buffer("coarse", "i32", "B", labels.kv_heads, MOST_PARTS, KINDS)
-
-    @property
-    def steady(self) -> tuple[str, ...]:
-        """Lists that come with a step."""
-        return ("span", *self.place.steady)
 
     @property
     def facts(self) -> tuple[str, ...]:
@@ -291,8 +285,7 @@ class _WordScores(Scoring):
         if self.mass:
             self.mass.store(loop.results[5 + self.words :], row, head, part)
         facts = (*self.facts, "0 <= own[*]")
-        return b.finish(s.labels.kv_heads, "B", PARTS, requires=facts, of="graph.select",
-                        steady=("own", *self.steady))  # fmt: skip
+        return b.finish(s.labels.kv_heads, "B", PARTS, requires=facts, of="graph.select")
 
     def _round(self, index: Value, state: list[Value]) -> tuple[Value, ...]:
         """Score the pages from `index` on; the state has counts, the page ids of the next round,

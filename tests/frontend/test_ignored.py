@@ -1,5 +1,7 @@
 """What a model in this process cannot do is told, once for each name, where it stands."""
 
+import pytest
+import weft
 from weft.compiler import Compilation
 from weft.frontend.ignored import ignored
 
@@ -29,3 +31,11 @@ def test_each_adapter_and_client_is_told_once():
 def test_a_program_without_them_is_not_told_of():
     plain = 'program one() -> str:\n    "Say."\n    gen word(max_tokens=2)\n    return word\n'
     assert not ignored(Compilation(plain, None).lowered)
+
+
+def test_what_the_checker_finds_suspicious_is_told_where_a_program_is_compiled():
+    body = '    "{x}"\n    gen a(max_tokens=2)\n    return a\n    "late"\n'
+    with pytest.warns(UserWarning) as told:
+        weft.compile(f"program one(x: str, y: str) -> str:\n{body}")
+    found = " ".join(str(warning.message) for warning in told)
+    assert "`y` is never used" in found and "nothing reaches this statement" in found

@@ -109,3 +109,22 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def cases(request: pytest.FixtureRequest) -> Any:
+    """Executors of a model whose experts lie across a link, with the suite's cache of kernels."""
+    from offload_cases import Cases
+
+    return Cases(request.config.cache.mkdir("weft-kernels"))  # type: ignore[union-attr]
+
+
+@pytest.fixture(scope="module")
+def whole(cases: Any) -> Any:
+    """The tokens of that model in one piece."""
+    from offload_cases import LIMITS, greedy
+    from weft.loading import reference_executor
+    from weft.options import Options
+
+    checkpoint = cases.checkpoint
+    return greedy(reference_executor(checkpoint, checkpoint.graph, Options(**LIMITS)))

@@ -9,6 +9,7 @@ import sys
 from typing import Any
 
 import weft
+from weft.__main__ import end
 from weft.ir.diagnostics import WeftError
 from weft.runtime import ranks
 
@@ -39,8 +40,7 @@ def main() -> None:
         executable = weft.compile(program, settings.pop("model"), **settings)
         print(json.dumps(executable.run_rows(rows, out).values))
     except WeftError as error:
-        print(error.render(), file=sys.stderr, flush=True)
-        os._exit(1)  # gloo's threads of a lost rank may end the interpreter by a signal instead
+        end(error)
 
 
 if __name__ == "__main__":

@@ -32,18 +32,6 @@ from weft.runtime.offload.pages import pack_rows
 from weft.runtime.weights import Checkpoint, load_weights
 
 
-@pytest.fixture(scope="module")
-def cases(request):
-    return Cases(request.config.cache.mkdir("weft-kernels"))
-
-
-@pytest.fixture(scope="module")
-def whole(cases):
-    """The tokens of the model in one piece."""
-    options = Options(**LIMITS)
-    return greedy(reference_executor(cases.checkpoint, cases.checkpoint.graph, options))
-
-
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_tokens_equal_the_whole_models_under_every_schedule(schedule, cases, whole):
     executor = cases.executor(policy(schedule))

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 import torch
-from offload_cases import MIB, Cases, policy
+from offload_cases import MIB, policy
 from safetensors.torch import save_file
 from weft.frontend.models.mixtral import build_mixtral
 from weft.frontend.models.presets import PRESETS
@@ -16,11 +16,6 @@ from weft.runtime.offload import file_pages
 from weft.runtime.offload.file_pages import FilePages, PageLost
 from weft.runtime.offload.pages import PageShape, pool_bytes, pool_in
 from weft.runtime.weights import NoWeights
-
-
-@pytest.fixture(scope="module")
-def cases(request):
-    return Cases(request.config.cache.mkdir("weft-kernels"))
 
 
 def experts_of(module: Module):

@@ -6,17 +6,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from offload_cases import LIMITS, MIB, Cases, greedy, policy, step
+from offload_cases import LIMITS, MIB, greedy, policy, step
 from weft.loading import reference_executor
 from weft.options import BadOption, Options
 from weft.runtime.offload import keys
 from weft.runtime.offload.key_homes import KeyHomes, kept_on_device
-
-
-@pytest.fixture(scope="module")
-def cases(request):
-    return Cases(request.config.cache.mkdir("weft-kernels"))
-
 
 PROMPTS = (tuple(range(50, 75)), (3, 4), tuple(range(100, 121)))
 """Of two pages, of one, of two."""

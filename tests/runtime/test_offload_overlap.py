@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import weft
-from offload_cases import LIMITS, MIB, Cases, policy
+from offload_cases import LIMITS, MIB, policy
 from weft.options import BadOption, Options
 from weft.passes.manager import Context
 
@@ -16,11 +16,6 @@ program continued(text: str) -> str:
 """
 ROWS = [{"text": f"copy: {word} and more of it, {word}"} for word in
         ("dog", "cat", "owl", "fox", "hen", "bee", "ant", "emu", "elk", "cow")]  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def cases(request):
-    return Cases(request.config.cache.mkdir("weft-kernels"))
 
 
 def run(cases, **changes):

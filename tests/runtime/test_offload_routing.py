@@ -3,9 +3,8 @@
 import json
 
 import numpy as np
-import pytest
 import torch
-from offload_cases import LIMITS, MIB, Cases, policy, step
+from offload_cases import LIMITS, MIB, policy, step
 from typer.testing import CliRunner
 from weft.cli.app import app
 from weft.cli.routing import NotRecorded
@@ -17,11 +16,6 @@ from weft.ir.routing import RoutingTrace
 from weft.loading import reference_executor
 from weft.options import Options
 from weft.runtime.offload.routing import RoutingRecorder, RoutingReplay
-
-
-@pytest.fixture(scope="module")
-def cases(request):
-    return Cases(request.config.cache.mkdir("weft-kernels"))
 
 
 def recorded(cases, steps):

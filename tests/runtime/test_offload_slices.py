@@ -4,31 +4,18 @@ from dataclasses import replace
 
 import pytest
 import torch
-from offload_cases import LIMITS, MIB, MIXED, ON_DISK, PROMPTS, Cases, greedy, step
+from offload_cases import MIB, MIXED, ON_DISK, PROMPTS, greedy, step
 from weft.codegen.graph_reference import GraphRun
 from weft.cost_model.placement import Placement
 from weft.cost_model.policy import Policy
 from weft.ir.core import Module
-from weft.loading import reference_executor
-from weft.options import BadOption, Options
+from weft.options import BadOption
 from weft.passes.graph.moe_partition import PolicyMismatch
 from weft.runtime.executor import by_name
 from weft.runtime.offload.file_pages import FilePages
 from weft.runtime.offload.pages import TensorPages
 from weft.runtime.offload.routing import RoutingRecorder, RoutingReplay
 from weft.runtime.weights import Checkpoint, load_weights
-
-
-@pytest.fixture(scope="module")
-def cases(request):
-    return Cases(request.config.cache.mkdir("weft-kernels"))
-
-
-@pytest.fixture(scope="module")
-def whole(cases):
-    """The tokens of the model in one piece."""
-    options = Options(**LIMITS)
-    return greedy(reference_executor(cases.checkpoint, cases.checkpoint.graph, options))
 
 
 def divided(schedule: str, slices: int, layers=MIXED, **changes) -> Policy:

@@ -144,7 +144,7 @@ def test_policy_of_a_mixtral_on_a_capped_h200() -> None:
     assert found.model.fits(counts)
     assert max(len(layer.ringed) for layer in policy.layers) <= policy.ring
     assert searching.batch_of(policy) == found.batch
-    assert found.model.bound(counts) in {"link", "host memory", "cpu"}  # cpu: attention
+    assert found.model.bound(counts) == "cpu"  # its attention
 
 
 def test_the_largest_batch_may_be_one_micro_batch() -> None:

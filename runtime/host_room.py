@@ -1,0 +1,43 @@
+"""Whether a model fits this machine's memory, asked before its weights are read."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+
+from .device import GIB, ModelTooLarge
+
+NARROWER = {"f32": ("bf16", 2), "bf16": ("int8", 2)}
+"""The next narrower format, and how many times fewer bytes its weights have."""
+
+
+def available_bytes(root: Path = Path("/")) -> int | None:
+    """Return the bytes that this process may still take, by the kernel and by its control group;
+    None where neither says."""
+    found = []
+    with suppress(OSError, ValueError, StopIteration):
+        lines = (root / "proc/meminfo").read_text().splitlines()
+        (line,) = (line for line in lines if line.startswith("MemAvailable:"))
+        found.append(1024 * int(line.split()[1]))
+    with suppress(OSError, ValueError):  # "max" where there is no bound
+        group = root / "sys/fs/cgroup"
+        most, used = (int((group / f"memory.{n}").read_text()) for n in ("max", "current"))
+        found.append(most - used)
+    return min(found, default=None)
+
+
+def require_host_room(model: str, format: str, weights: int, working: int) -> None:
+    """Raise ModelTooLarge unless weights and what is worked with, in bytes, fit what is free."""
+    free = available_bytes()
+    if free is None or weights + working <= free:
+        return
+    hint = "a GPU with more memory runs it (--target cuda)"
+    if format in NARROWER:
+        narrower, times = NARROWER[format]
+        if weights // times + working <= free:
+            hint = f"it fits with --weights {narrower}"
+    raise ModelTooLarge(
+        model=model, need=(weights + working) / GIB, weights=weights / GIB, format=format,
+        working=working / GIB, over=(weights + working - free) / GIB, free=free / GIB,
+        device="this machine", hint=hint,
+    )  # fmt: skip

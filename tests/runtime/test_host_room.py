@@ -1,0 +1,60 @@
+"""A model that this machine's memory does not hold is refused before its weights are read."""
+
+from pathlib import Path
+
+import pytest
+import weft
+from weft.runtime import host_room
+from weft.runtime.device import ModelTooLarge
+from weft.runtime.host_room import available_bytes, require_host_room
+
+PROGRAM = 'program p() -> str:\n    "Say."\n    gen word(max_tokens=2)\n    return word\n'
+GIB = 1 << 30
+
+
+def machine(root: Path, free_kib: int, most: str | None = None, used: str = "0") -> Path:
+    (root / "proc").mkdir()
+    (root / "proc/meminfo").write_text(f"MemTotal: 9 kB\nMemAvailable:   {free_kib} kB\n")
+    if most is not None:
+        group = root / "sys/fs/cgroup"
+        group.mkdir(parents=True)
+        (group / "memory.max").write_text(f"{most}\n")
+        (group / "memory.current").write_text(f"{used}\n")
+    return root
+
+
+@pytest.mark.parametrize(
+    ("most", "used", "found"), [(None, "0", 5120), ("max", "7", 5120), ("4000", "1000", 3000)]
+)
+def test_the_kernel_and_the_group_say_what_is_free(most, used, found, tmp_path):
+    assert available_bytes(machine(tmp_path, 5, most, used)) == found
+
+
+def test_where_nobody_says_nothing_is_refused(tmp_path, monkeypatch):
+    assert available_bytes(tmp_path) is None
+    monkeypatch.setattr(host_room, "available_bytes", lambda: None)
+    require_host_room("large", "f32", 1 << 60, 0)
+
+
+@pytest.mark.parametrize(
+    ("format", "weights", "hint"),
+    [("f32", 30 * GIB, "--weights bf16"), ("bf16", 30 * GIB, "--weights int8"),
+     ("f32", 90 * GIB, "--target cuda"), ("i8", 30 * GIB, "--target cuda")],
+)  # fmt: skip
+def test_a_model_that_is_too_large_is_told_by_how_much_and_what_fits(
+    format, weights, hint, monkeypatch
+):
+    monkeypatch.setattr(host_room, "available_bytes", lambda: 20 * GIB)
+    with pytest.raises(
+        ModelTooLarge, match=r"GiB more than the 20\.0 GiB free on this machine"
+    ) as e:
+        require_host_room("large", format, weights, GIB)
+    assert hint in str(e.value)
+    require_host_room("small", format, 18 * GIB, GIB)
+
+
+def test_a_run_is_refused_before_its_weights_are_read(monkeypatch):
+    monkeypatch.setattr(host_room, "available_bytes", lambda: 1 << 20)
+    monkeypatch.setattr("weft.runtime.weights.load_weights", None)  # it would be called
+    with pytest.raises(ModelTooLarge, match="tiny-dense needs"):
+        weft.compile(PROGRAM)
