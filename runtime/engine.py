@@ -83,9 +83,7 @@ class Engine:
         With `gives`, the parent holds what the fork computes of them.
         """
         sequence = self.kv.fork(parent, length, order)
-        if gives and parent.resident < length:
-            sequence.origin = parent
-        self._scheduler.sequences.add(sequence)
+        self._scheduler.forked(sequence, parent, gives)
         return sequence
 
     def free(self, sequence: Sequence, remember: bool = True) -> None:

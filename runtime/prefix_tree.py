@@ -13,8 +13,8 @@ those that are stated, the one that is read latest first (Belady 1966).
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Iterator
-from itertools import count
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain, count
 from math import inf
 from typing import Protocol
 
@@ -70,6 +70,8 @@ class PrefixTree:
 
     def __init__(self, kv: PagedKV) -> None:
         self.upcoming: Upcoming | None = None
+        self.streams: Callable[[], Iterable[tuple[float, np.ndarray]]] = lambda: ()
+        """When open streams will be read again, and their tokens."""
         self.forgotten = 0
         """Tokens that were evicted."""
         self._kv = kv
@@ -172,11 +174,16 @@ class PrefixTree:
         self._marked = version
         for node in self._nodes():
             node.next_use, node.marked, node.continued = inf, True, False
-        for when, tokens in self.upcoming.prompts() if self.upcoming else ():
-            for node, shared in list(self._path(tokens)):
-                upper = self._split(node, shared) if shared < len(node.tokens) else node
-                upper.next_use = min(upper.next_use, when)
-                upper.continued |= upper.end < len(tokens)
+        prompts = self.upcoming.prompts() if self.upcoming else ()
+        for when, tokens in chain(prompts, self.streams()):
+            self.expect(tokens, when)
+
+    def expect(self, tokens: np.ndarray, when: float) -> None:
+        """Note that `tokens` will be read again; what is read sooner is kept longer."""
+        for node, shared in list(self._path(tokens)):
+            upper = self._split(node, shared) if shared < len(node.tokens) else node
+            upper.next_use = min(upper.next_use, when)
+            upper.continued |= upper.end < len(tokens)
 
     def clear(self) -> None:
         """Forget everything that is not pinned."""

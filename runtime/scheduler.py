@@ -24,6 +24,7 @@ from .pressure import Pressure
 from .request import Request
 from .sequence import Order, Sequence
 from .step import ModelExecutor
+from .streams import Streams
 
 
 class KVTooSmall(CapacityError):
@@ -63,6 +64,7 @@ class Scheduler:
         self._tie = count()
         self._backlog: int | None = None
         self._asked = PromptLog()
+        self._streams = Streams(kv, tree, self.sequences, self._waiting_sequences)
 
     def __bool__(self) -> bool:
         return bool(self._batch.size or self._waiting or self._prefilling or self._parked)
@@ -89,6 +91,10 @@ class Scheduler:
     def waiting(self) -> int:
         """How many requests wait for their turn."""
         return len(self._waiting)
+
+    def _waiting_sequences(self) -> Iterator[Sequence]:
+        """Yield the sequences of the requests that wait, in the order of their turns."""
+        yield from (entry[2].sequence for entry in sorted(self._waiting))
 
     def _missing(self, request: Request) -> int:
         """Return what a request adds to the next step: nothing if it will wait for another."""
@@ -122,7 +128,7 @@ class Scheduler:
             if not request.goes_on:  # the tree gets what a generation leaves at its end
                 self._tree.insert(sequence.tokens[:end], sequence.pages)
             sequence.resident = end
-            self._give(sequence)
+            self._streams.computed(sequence, self._clock)
             finished = end == sequence.length or chunk.joins
             self._release_followers(request, None if finished else end)
             if finished:
@@ -130,13 +136,10 @@ class Scheduler:
                 if not chunk.joins:
                     self.done.append(request)
 
-    def _give(self, sequence: Sequence) -> None:
-        """Let the streams that a sequence was forked from hold what it has computed of them."""
-        while (origin := sequence.origin) and sequence.resident >= sequence.fresh_from:
-            sequence.origin = None
-            if origin in self.sequences and not origin.busy:
-                self._kv.share(sequence, origin, sequence.fresh_from)
-            sequence = origin
+    def forked(self, sequence: Sequence, parent: Sequence, gives: bool) -> None:
+        """Take a fork of a sequence; with `gives`, the parent holds what it computes."""
+        self.sequences.add(sequence)
+        self._streams.forked(sequence, parent, gives)
 
     def ended(self, request: Request) -> None:
         """Take a request that is done."""

@@ -37,6 +37,12 @@ class Sequence:
     origin: Sequence | None = None
     """That stream, if it is to hold what this one computes of its tokens."""
 
+    reread_by: Sequence | None = None
+    """That stream, until its tokens are computed: it reads them again if it goes on."""
+
+    lent: int = 0
+    """The step in which a fork last computed tokens for it."""
+
     number: int = 0
     """Tells sequences apart for as long as the memory lives."""
 

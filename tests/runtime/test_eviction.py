@@ -158,3 +158,32 @@ def test_a_batch_short_of_memory_computes_no_more_than_by_least_recent_use(toy):
         executable.run_rows(rows)
         counts.append(executable.engine.computed_tokens)
     assert counts[0] <= counts[1]
+
+
+ASIDE = """program replay(topic: str, steps: int) -> list[str]:
+    "All rows begin with this. Topic {topic}. "
+    let thoughts: list[str] = []
+    for step in range(steps):
+        fork 1 as said:
+            "Thought {step}:"
+            gen thought(max_tokens=8)
+            yield thought
+        "Step {step} was recorded, and it is so long that reading it again costs something. "
+        thoughts += said
+    return thoughts
+"""
+
+
+def test_what_an_open_stream_reads_again_is_kept_longer_than_what_nothing_reads(toy):
+    rows = [{"topic": f"number {number}", "steps": 4} for number in range(12)]
+    values, counts = [], []
+    for stated in (True, False):
+        executable = toy.compile(ASIDE, num_pages=240, page_size=4, max_batch=8)
+        if not stated:
+            tree = executable.engine.tree
+            tree.streams, tree.expect = (lambda: ()), lambda tokens, when: None
+        values.append(executable.run_rows(rows).values)
+        counts.append(executable.engine.computed_tokens)
+        toy.assert_clean(executable)
+    assert values[0] == values[1]
+    assert counts[0] < counts[1]
