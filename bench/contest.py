@@ -10,6 +10,8 @@ from time import perf_counter
 from typing import Any, cast
 
 import numpy as np
+import torch
+from torch import Tensor
 from weft.compiler import Compilation
 from weft.frontend.constraints import constraint_of
 from weft.options import Options
@@ -17,6 +19,7 @@ from weft.runtime.engine import Engine
 from weft.runtime.executable import Executable
 from weft.runtime.policy import Policy
 from weft.runtime.request import Request
+from weft.runtime.sampler import SampleKernel
 from weft.runtime.simulator import Price, SimulatedExecutor
 from weft.runtime.step import ModelExecutor
 from weft.runtime.trace import Trace
@@ -74,7 +77,8 @@ class Way:
     """How to run: with how much KV memory; for clients, with which cache, order and grammars.
 
     `price` runs on a virtual clock; `noted` keeps calls and steps, at some cost in time;
-    `replay` is an executor to run on instead of the model's.
+    `replay` is an executor to run on instead of the model's; `boundless` steps take all that is
+    ready, so that their number is that of the longest chain of steps that wait for each other.
     """
 
     kv_tokens: int = KV_TOKENS
@@ -84,6 +88,7 @@ class Way:
     price: Price | None = None
     noted: bool = False
     replay: Replay | None = None
+    boundless: bool = False
 
 
 class FewerPages:
@@ -99,6 +104,26 @@ class FewerPages:
     def __getattr__(self, name: str) -> Any:
         """Return what the executor has."""
         return getattr(self._inner, name)
+
+
+class Boundless(FewerPages):
+    """An executor whose steps take as many sequences, and tokens, as there are."""
+
+    max_batch, max_tokens = 1 << 10, 1 << 17
+
+
+def in_parts(sample: SampleKernel, most: int) -> SampleKernel:
+    """Return a sampler of any number of rows, by one that takes some."""
+
+    def whole(*settings: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        parts: list[tuple[Tensor, ...]] = []
+        for at in range(0, cast(Tensor, settings[0]).shape[0], most):
+            some = (None if each is None else each[at : at + most] for each in settings)
+            parts.append(tuple(found.clone() for found in sample(*some)))  # type: ignore[arg-type]
+        token, logprob, margin = map(torch.cat, zip(*parts, strict=True))
+        return token, logprob, margin
+
+    return cast(SampleKernel, whole)
 
 
 class NoWaiting(Policy):
@@ -145,10 +170,11 @@ class Contest:
         assert checkpoint is not None
         trace = Trace(kernels=False) if way.noted else None
         tables = None if made.context.tables is None else made.context.tables.by_key
+        sample = in_parts(made.sampler, made.options.max_batch) if way.boundless else made.sampler
         executable = Executable(
             made.plan, made.program_name, self._executor(way), checkpoint.tokenizer,
             tools=made.opened.tools, tables=tables,
-            model=checkpoint.name, seed=made.options.seed, sample=made.sampler, policy=made.policy,
+            model=checkpoint.name, seed=made.options.seed, sample=sample, policy=made.policy,
             trace=trace, prefixes=made.prefixes,
         )  # fmt: skip
         log = watch(executable.engine) if way.noted else None
@@ -185,7 +211,8 @@ class Contest:
 
     def _executor(self, way: Way) -> Any:
         executor: Any = way.replay or self.compilation.executor
-        executor = FewerPages(executor, way.kv_tokens // executor.page_size)
+        limited = Boundless if way.boundless else FewerPages
+        executor = limited(executor, way.kv_tokens // executor.page_size)
         return SimulatedExecutor(executor, way.price) if way.price else executor
 
 

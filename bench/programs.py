@@ -87,7 +87,7 @@ def summary(programs: Figures) -> Figures:
     }  # fmt: skip
     for key in SPEEDUPS:
         found[f"{key}_geomean"] = _geomean([programs[name].get(key) for name in staged])
-    for key in ("speedup_bound", "simulated_8b_bound"):
+    for key in ("speedup_bound", "simulated_8b_bound", "simulated_8b_tight_bound"):
         found[f"{key}_geomean"] = _geomean([programs[name].get(key) for name in staged])
     found["simulated_8b_speedup_min"] = _least(programs, "simulated_8b_speedup")
     return found

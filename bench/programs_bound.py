@@ -1,9 +1,11 @@
 """Where a program's time goes on both sides, and the most that any schedule could gain.
 
-The bound keeps the work: each token that must be computed once, each row of logits that is drawn or
-scored. It assumes that every step is full, that prompts spread evenly over steps, that no row waits
-for its own last token, and that the host takes no time. Rows' own paths mostly forbid that: four
-turns of 64 tokens are 256 steps, however wide these are.
+Bounds keep the work: each token that must be computed once, each row of logits that is drawn or
+scored. The first (`least_seconds`) has every step full, prompts spread evenly over steps, and no
+row wait for its own last token. Rows' own paths mostly forbid that: four turns of 64 tokens are 256
+steps, however wide these are. The tight one is the longer of that and of the longest path
+(`path_seconds`): as many of the cheapest steps as follow each other where steps take all that is
+ready.
 """
 
 from __future__ import annotations
@@ -35,9 +37,16 @@ class Work:
         self.sequences += len(keys)
         return self.price(queries, keys, rows)
 
-    def least_seconds(self, batch: int, tokens: int) -> float:
-        """Return the seconds of the same rows and so many tokens in full, even steps."""
-        steps = -(-self.rows // batch)
+    def path_seconds(self) -> float:
+        """Return the seconds of as many steps of one token, with the fewest keys."""
+        return self.steps * self.price([1], [1], 1)
+
+    def least_seconds(self, batch: int, tokens: int, most: int) -> float:
+        """Return the seconds of the same rows and so many tokens in full, even steps.
+
+        A step takes `batch` rows and `most` tokens.
+        """
+        steps = max(-(-self.rows // batch), -(-tokens // most))
         each = max(1, round(tokens / max(1, steps * batch)))
         keys = round(self.keys / max(1, self.sequences))
         return steps * self.price([each] * batch, [keys] * batch, batch)
@@ -61,8 +70,8 @@ def table(programs: dict[str, dict[str, Any]]) -> list[str]:
     if not programs:
         return []
     head = (
-        f"{'':18s} {'tokens':>15s} {'steps':>11s} {'rows a step':>13s} {'8 B':>6s} {'bound':>6s}"
-        f" {'CPU':>6s} {'bound':>6s} {'model s':>13s} {'host s':>13s}"
+        f"{'':18s} {'tokens':>15s} {'steps':>11s} {'rows a step':>13s} {'path':>5s} {'8 B':>6s}"
+        f" {'bound':>6s} {'tight':>6s} {'CPU':>6s} {'bound':>6s} {'model s':>13s} {'host s':>13s}"
     )
     lines = [head]
     for name, found in programs.items():
@@ -71,7 +80,8 @@ def table(programs: dict[str, dict[str, Any]]) -> list[str]:
             f"{name:18s} {ours['tokens']:7d}/{theirs['tokens']:<7d}",
             f"{ours['steps']:5d}/{theirs['steps']:<5d}",
             f"{ours['rows_a_step']:6.1f}/{theirs['rows_a_step']:<6.1f}",
-            f"{found['simulated_8b_speedup']:6.2f} {found['simulated_8b_bound']:6.2f}",
+            f"{found['longest_path']:5d} {found['simulated_8b_speedup']:6.2f}",
+            f"{found['simulated_8b_bound']:6.2f} {found['simulated_8b_tight_bound']:6.2f}",
         ]
         if "speedup_bound" in found:
             profiles = [found["profile"][side] for side in ("weft", "requests")]

@@ -93,9 +93,24 @@ def _pressed(contest: Contest, replay: Replay, price: Price | None) -> dict[str,
         found["simulated_8b_speedup"] = seconds / ours.seconds
         found |= _roomy(contest, Way(kv_tokens=ROOMY_TOKENS, replay=replay, noted=True), price)
         tokens = found["least_tokens"] = min(counted[0].tokens, found["least_tokens"])
-        batch = contest.compilation.options.max_batch
-        found["simulated_8b_bound"] = seconds / counted[0].least_seconds(batch, tokens)
+        found |= _bounds(contest, counted[0], seconds, tokens, replay)
     return found
+
+
+def _bounds(
+    contest: Contest, work: Work, theirs: float, tokens: int, replay: Replay
+) -> dict[str, Any]:
+    """Return the most that a schedule of the same work could gain on the virtual clock."""
+    path = Work(work.price)
+    way = Way(kv_tokens=ROOMY_TOKENS, replay=replay, price=path, boundless=True)
+    sound(contest.weft(way))
+    options = contest.compilation.options
+    least = work.least_seconds(options.max_batch, tokens, options.max_tokens)
+    return {
+        "longest_path": path.steps,
+        "simulated_8b_bound": theirs / least,
+        "simulated_8b_tight_bound": theirs / max(least, path.path_seconds()),
+    }
 
 
 def _roomy(contest: Contest, way: Way, price: Price) -> dict[str, Any]:

@@ -94,6 +94,13 @@ class Engine:
                 self.tree.insert(sequence.tokens[: sequence.resident], sequence.pages)
             self.kv.drop(sequence)
 
+    def know_streams(self) -> None:
+        """Let the prefix tree forget first what no open stream reads again.
+
+        Programs say so: their streams go on. Of a request nobody knows.
+        """
+        self.tree.streams = self._scheduler.streams.reads
+
     @property
     def preemptions(self) -> int:
         """How often a sequence had to drop its KV to make room."""

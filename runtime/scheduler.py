@@ -64,7 +64,7 @@ class Scheduler:
         self._tie = count()
         self._backlog: int | None = None
         self._asked = PromptLog()
-        self._streams = Streams(kv, tree, self.sequences, self._waiting_sequences)
+        self.streams = Streams(kv, tree, self.sequences, self._waiting_sequences)
 
     def __bool__(self) -> bool:
         return bool(self._batch.size or self._waiting or self._prefilling or self._parked)
@@ -128,7 +128,7 @@ class Scheduler:
             if not request.goes_on:  # the tree gets what a generation leaves at its end
                 self._tree.insert(sequence.tokens[:end], sequence.pages)
             sequence.resident = end
-            self._streams.computed(sequence, self._clock)
+            self.streams.computed(sequence, self._clock)
             finished = end == sequence.length or chunk.joins
             self._release_followers(request, None if finished else end)
             if finished:
@@ -139,7 +139,7 @@ class Scheduler:
     def forked(self, sequence: Sequence, parent: Sequence, gives: bool) -> None:
         """Take a fork of a sequence; with `gives`, the parent holds what it computes."""
         self.sequences.add(sequence)
-        self._streams.forked(sequence, parent, gives)
+        self.streams.forked(sequence, parent, gives)
 
     def ended(self, request: Request) -> None:
         """Take a request that is done."""

@@ -50,6 +50,7 @@ class Host:
         self.lock = threading.Lock()
         self.tickets = count()
         self.upcoming = engine.tree.upcoming = UpcomingRows(known)
+        engine.know_streams()
 
 
 class Session:

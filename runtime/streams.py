@@ -24,7 +24,6 @@ class Streams:
     ) -> None:  # fmt: skip
         self._kv, self._tree = kv, tree
         self._sequences, self._waiting = sequences, waiting
-        tree.streams = self.reads
 
     def forked(self, sequence: Sequence, parent: Sequence, gives: bool) -> None:
         """Note that a sequence was forked; with `gives`, the parent holds what it computes."""

@@ -4,11 +4,12 @@ from time import perf_counter
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from weft.bench import programs
 from weft.bench.calls import Call, ideal_hits
-from weft.bench.contest import Run
+from weft.bench.contest import Run, in_parts
 from weft.bench.programs_bound import Work, cpu_bound, table
 from weft.bench.programs_cases import CASES
 from weft.bench.programs_measure import profile, same
@@ -17,6 +18,7 @@ from weft.bench.simulated import RooflinePrice
 from weft.frontend.open import open_program
 from weft.runtime.engine import Engine
 from weft.runtime.request import Request, Sampling
+from weft.runtime.sampler import sample_rows
 from weft.runtime.simulator import SimulatedExecutor, ToyExecutor
 from weft.runtime.trace import Trace
 
@@ -202,13 +204,33 @@ def test_the_bound_is_the_same_work_in_full_even_steps():
         work(queries, [10] * len(queries), rows)
     counts = work.json()
     assert (counts["steps"], counts["tokens"], counts["rows"]) == (4, 105, 5)
-    assert work.least_seconds(4, 105) == pytest.approx(2 * (1.0 + 0.01 * 4 * 13 + 0.001 * 4 * 10))
+    assert work.path_seconds() == pytest.approx(4 * 1.011)
+    assert work.least_seconds(4, 105, 20) == pytest.approx(6 * (1.0 + 0.01 * 4 * 4 + 0.001 * 40))
+    assert work.least_seconds(4, 105, 64) == pytest.approx(
+        2 * (1.0 + 0.01 * 4 * 13 + 0.001 * 4 * 10)
+    )
+
+
+def test_a_sampler_of_some_rows_draws_for_any_number():
+    def some(logits, mask, *settings):
+        assert len(logits) <= 2
+        return sample_rows(logits, mask, *settings)
+
+    torch.manual_seed(1)
+    logits, mask = torch.randn(5, 64), torch.randint(1, 1 << 30, (5, 2), dtype=torch.int32)
+    settings = (torch.full((5,), 0.8), torch.zeros(5, dtype=torch.int32), torch.ones(5),
+                torch.zeros(5), torch.rand(5))  # fmt: skip
+    for allowed in (mask, None):
+        whole = sample_rows(logits, allowed, *settings)
+        parts = in_parts(some, 2)(logits, allowed, *settings)
+        assert all(torch.equal(one, other) for one, other in zip(whole, parts, strict=True))
 
 
 def test_the_table_has_both_sides_and_what_was_raced():
     side = {"steps": 4, "tokens": 105, "rows": 5, "rows_a_step": 1.25}
     found = {"work": {"weft": side, "requests": side | {"steps": 9}},
-             "simulated_8b_speedup": 1.5, "simulated_8b_bound": 2.0}  # fmt: skip
+             "longest_path": 3, "simulated_8b_speedup": 1.5, "simulated_8b_bound": 2.0,
+             "simulated_8b_tight_bound": 1.75}  # fmt: skip
     profile = {"model_s": 1.0, "engine_host_s": 0.1, "between_steps_s": 0.2,
                "prefill_tokens": 100, "decode_tokens": 5}  # fmt: skip
     raced = found | {"profile": {"weft": profile, "requests": profile}, "speedup": 1.1,
@@ -216,6 +238,6 @@ def test_the_table_has_both_sides_and_what_was_raced():
     raced["speedup_bound"] = cpu_bound(raced, 84)
     assert raced["speedup_bound"] == pytest.approx(3.0 / 0.8)
     head, simulated, both = table({"one": found, "two": raced, "three": {}})
-    assert "4/9" in simulated and simulated.split()[-1] == "2.00"
+    assert "4/9" in simulated and simulated.split()[-4:] == ["3", "1.50", "2.00", "1.75"]
     assert both.split()[-2:] == ["1.00/1.00", "0.30/0.30"] and "3.75" in both
     assert table({"three": {}}) == []
