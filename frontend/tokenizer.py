@@ -19,8 +19,8 @@ from .shared_texts import Encoded, SharedTexts
 SPACE_MARK = "\u2581"  # the visible space of sentencepiece vocabularies
 
 
-MOST_READY = 4096
-"""Texts that are kept encoded until they are asked for."""
+MOST_READY = 1 << 20
+"""Tokens of texts that are kept encoded for those who will ask for them."""
 
 
 class UnsupportedTokenizer(ModelError):
@@ -66,6 +66,7 @@ class HubTokenizer:
         self.end_ids = tuple(end_ids)
         self.begin_id = begin_id
         self._ready: dict[str, Encoded] = {}
+        self._ready_tokens = 0
 
     @property
     def size(self) -> int:
@@ -90,23 +91,30 @@ class HubTokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Return ids of ordinary text; joined, the bytes of the tokens are the text's."""
-        ready = self._ready.pop(text, None)
+        ready = self._ready.get(text)
         return ready.ids.tolist() if ready is not None else self._shared.ids(text)
 
     def encode_array(self, text: str) -> np.ndarray:
         """Return the same ids as an array [n] i32."""
-        ready = self._ready.pop(text, None)
+        ready = self._ready.get(text)
         return ready.ids if ready is not None else np.array(self._shared.ids(text), np.int32)
 
     def prepare(self, texts: Iterable[str]) -> None:
         """Encode texts that will be asked for soon, side by side on all cores.
 
-        What one begins with as the text before it did is encoded once.
+        What one begins with as the text before it did is encoded once. They are kept until
+        `forget`: what a row claims, what it sends, and what is read again all ask for them.
         """
         wanted = [text for text in dict.fromkeys(texts) if text not in self._ready]
-        if len(self._ready) > MOST_READY:
-            self._ready.clear()
-        self._ready |= zip(wanted, self._shared.encode(wanted), strict=True)
+        if self._ready_tokens > MOST_READY:
+            self.forget()
+        encoded = self._shared.encode(wanted)
+        self._ready |= zip(wanted, encoded, strict=True)
+        self._ready_tokens += sum(len(one.ids) for one in encoded)
+
+    def forget(self) -> None:
+        """Let go of what `prepare` has encoded."""
+        self._ready, self._ready_tokens = {}, 0
 
     def tokens_in(self, text: str, start: int, end: int) -> int | None:
         """Return how many tokens the characters [start, end) of a prepared text are part of."""

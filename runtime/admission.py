@@ -159,6 +159,12 @@ class Forecast:
         self._count(run for row in runs for run in row)
         return len(runs)
 
+    def forget(self) -> None:
+        """Let the tokenizer let go of what it has encoded ahead: no row is left."""
+        forget = getattr(self._tokenizer, "forget", None)
+        if forget is not None:
+            forget()
+
     def _count(self, runs: Iterable[Run]) -> None:
         """Note how many tokens the values in some texts are, each value once."""
         self._counts = {}

@@ -225,11 +225,12 @@ class PrefixTree:
             child = node.children.get(int(tokens[length]))
             if child is None:
                 return
-            shared = common_prefix(child.tokens, tokens[length:])
-            yield child, shared
-            if shared < len(child.tokens):
+            end = length + len(child.tokens)
+            if child.tokens.tobytes() != tokens[length:end].tobytes():
+                yield child, common_prefix(child.tokens, tokens[length:])
                 return
-            node, length = child, length + shared
+            yield child, end - length
+            node, length = child, end
 
     def _split(self, node: Node, shared: int) -> Node:
         """Cut a node after `shared` tokens; return the new upper one. The lower keeps its pins."""

@@ -89,6 +89,7 @@ class Session:
         finally:
             with host.lock:
                 host.upcoming.waiting = ()
+                host.forecast.forget()
                 self._cancel()
 
     def _fill(self, jobs: in_prefix_order) -> bool:

@@ -169,3 +169,16 @@ def test_tokens_of_a_part_of_a_text():
         expected = sum(b < high and e > low for b, e in zip(begins, ends, strict=True))
         assert tokenizer.tokens_in(text, start, end) == (expected if end > start else 0)
     assert tokenizer.tokens_in("another", 0, 3) is None
+
+
+def test_a_prepared_text_is_encoded_once_however_often_it_is_asked_for():
+    tokenizer, counter = counted(data("zoo"))
+    text = "The cat sat on the mat. " * 20
+    tokenizer.prepare([text, text])
+    assert tokenizer.encode(text) == tokenizer.encode_array(text).tolist() == tokenizer.encode(text)
+    tokenizer.prepare([text])
+    assert counter.characters == len(text)
+    tokenizer.forget()
+    assert tokenizer.tokens_in(text, 0, 3) is None
+    tokenizer.encode(text)
+    assert counter.characters > len(text)
