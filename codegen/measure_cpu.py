@@ -22,7 +22,10 @@ from ..ir.schedule import Schedule
 from .threads import available_cores
 
 STREAM_BYTES = 256 << 20
-"""Size of the buffer that stands for main memory: beyond any cache."""
+"""The least size of the buffer that stands for main memory."""
+
+BEYOND = 4
+"""How many times the last cache's size that buffer has at least: servers have 300 MiB of cache."""
 
 FMA_LANES, FMA_ROUNDS = 192, 500_000
 LAUNCHES = 2000
@@ -83,7 +86,7 @@ def cpu_probes(threads: int = 0, cache: Path | None = None) -> CpuProbes:
 
     chosen = threads or available_cores()
     torch.set_num_threads(chosen)
-    kernels = _kernels(chosen, cache)
+    kernels = probe_kernels(chosen, cache)
     return CpuProbes(
         threads=chosen,
         memories=_memories(chosen),
@@ -139,7 +142,8 @@ def _sizes(threads: int) -> list[tuple[str, int, float]]:
         sizes.append(("L2", caches["L2"] * threads // 2, caches["L2"] * threads * 0.75))
     if "L3" in caches:
         sizes.append(("L3", caches["L3"] // 4, caches["L3"] * 0.5))
-    return [*sizes, ("memory", STREAM_BYTES, float(_main_memory()))]
+    stream = max(STREAM_BYTES, BEYOND * caches.get("L3", 0))
+    return [*sizes, ("memory", stream, float(_main_memory()))]
 
 
 def _main_memory() -> int:
@@ -275,7 +279,8 @@ def _repeated(run: Callable[[], Any], times: int) -> Callable[[], float]:
     return probe
 
 
-def _kernels(threads: int, cache: Path | None) -> dict[str, Any]:
+def probe_kernels(threads: int, cache: Path | None = None) -> dict[str, Any]:
+    """Compile the kernels of the probes, or load them: empty ones, and chains of FMAs."""
     from .build import compile_kernels
     from .threads import configure_threads
 

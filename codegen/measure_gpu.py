@@ -18,6 +18,8 @@ READ_BYTES = 2 << 30
 SMALL_BYTES = 4096
 LAUNCHES = 200
 CUBE = 8192
+READS = 2
+"""How often the probe of a read reads: once to warm up, once timed."""
 HOPPER = 132
 """Multiprocessors of an H100 or H200."""
 
@@ -126,9 +128,10 @@ def gpu_probes(device: Device | None = None) -> tuple[CpuProbes, list[LinkProbes
 
 
 def shared_probe(read: Measure, device: Device | None = None) -> Measure:
-    """Return reads of the host's processors beside a copy to the device: bytes of both.
+    """Return reads of the host's processors beside copies to the device: bytes of both.
 
-    The shorter of the two leaves the longer one alone at the end, so this is a lower bound.
+    There are as many copies as take the reads' time where each has the machine alone, as the
+    shorter of the two leaves the longer one alone at the end: this is a lower bound.
     """
     import torch
 
@@ -136,17 +139,23 @@ def shared_probe(read: Measure, device: Device | None = None) -> Measure:
     host = device.pinned(device.copy_bytes)
     target = torch.empty_like(host, device=device.name)
 
+    def copies(count: int) -> None:
+        with device.stream():
+            for _ in range(count):
+                target.copy_(host, non_blocking=True)
+
+    alone = _timed(device, lambda: copies(1))()
+    count = max(1, round(READS * read.probe() / alone))
+
     def probe() -> float:
         device.sync()
         start = time.perf_counter()
-        with device.stream():
-            target.copy_(host, non_blocking=True)
+        copies(count)
         read.probe()
         device.sync()
         return time.perf_counter() - start
 
-    # `read.probe` runs its work twice: once to warm up, once timed
-    return Measure(probe, 2.0 * read.amount + device.copy_bytes)
+    return Measure(probe, READS * read.amount + count * device.copy_bytes)
 
 
 def _timed(device: Device, run: Callable[[], Any], times: int = 1) -> Callable[[], float]:

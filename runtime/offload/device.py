@@ -320,7 +320,9 @@ class CudaDevice:
 
     def send(self, tensor: Tensor) -> Tensor:
         """A copy on the device, in the order of the current stream."""
-        return tensor.to(self.place, non_blocking=True)
+        sent = tensor.to(self.place, non_blocking=True)
+        self._let_pass()
+        return sent
 
     def copy(self, target: Tensor, source: Tensor, scratch: Tensor | None = None) -> None:
         """Convert on the device: a copy that converts on the host goes through pageable memory."""
@@ -330,9 +332,13 @@ class CudaDevice:
             assert scratch is not None
             convert(target, source, scratch)
         if target.is_cuda:
-            event = torch.cuda.Event()
-            event.record()
-            self._small.append(event)
+            self._let_pass()
+
+    def _let_pass(self) -> None:
+        """Let pages wait for what has been copied on the current stream."""
+        event = torch.cuda.Event()
+        event.record()
+        self._small.append(event)
 
     def trickle(self, target: Tensor, source: Tensor) -> None:
         """Pieces, of which few are under way, and none more while a small copy waits.

@@ -102,6 +102,7 @@ class StepWork:
     cpu: tuple[tuple[int, ...], ...]
     top_k: int
     _pairs: dict[int, Tensor] = field(default_factory=dict)
+    _ranges: dict[int, list[tuple[int, int]]] = field(default_factory=dict)
 
     def __call__(self, task: Task) -> None:
         """Do a task."""
@@ -206,8 +207,8 @@ class StepWork:
         self.run(task, "host", inputs, self.slot(task, "rows_host", writes=True), extents)
         routed = self.slot(task, "routed_host")
         bounds = routed["starts"].tolist()
-        pairs = [routed["order"][bounds[e] : bounds[e + 1]] for e in self.cpu[task.layer]]
-        self._pairs[task.micro_batch] = torch.cat(pairs).long()
+        self._ranges[task.micro_batch] = [(bounds[e], bounds[e + 1]) for e in self.cpu[task.layer]]
+        self._pairs[task.micro_batch] = self._cpu_pairs(task, routed)
 
     def rows_up(self, task: Task) -> None:
         """The rows of the CPU's experts alone, one after another."""
@@ -215,16 +216,21 @@ class StepWork:
         rows = self.slot(task, "rows_host")["rows"]
         target = self.slot(task, "rows_cpu", writes=True)["rows"][: len(pairs)]
         staged = self.parts.device.staging(tuple(target.shape), target.dtype)
-        target.copy_(staged.copy_(rows[pairs]), non_blocking=True)
+        self.parts.device.copy(target, staged.copy_(rows[pairs]))
 
     def combine(self, task: Task) -> None:
         """Join the CPU's rows, and sum."""
         rows, x = self.slot(task, "rows")["rows"], self.slot(task, "x")
         if self.cpu[task.layer]:
-            pairs = self.parts.device.send(self._pairs[task.micro_batch])
+            pairs = self._cpu_pairs(task, self.slot(task, "routed"))
             rows[pairs] = self.slot(task, "rows_cpu")["rows"][: len(pairs)]
         inputs = {**self.slot(task, "routed"), "rows": rows, "x": x["mid"]}
         self.run(task, "device", inputs, {"x": x["x"]})
+
+    def _cpu_pairs(self, task: Task, routed: Mapping[str, Tensor]) -> Tensor:
+        """Return the pairs of the CPU's experts, where `routed` lies: nothing is sent for it."""
+        ranges = self._ranges[task.micro_batch]
+        return torch.cat([routed["order"][first:last] for first, last in ranges]).long()
 
     def page(self, task: Task) -> None:
         """Pages to the ring."""
