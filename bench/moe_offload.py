@@ -34,6 +34,7 @@ from .ballast import Ballast
 from .moe_memory import host_memory, memory_settings
 from .moe_peers import NoPeer, in_process, rates
 from .moe_runs import KEY_BYTES, Measured, Setting, lean, prompts_of, release, run, with_schedule
+from .moe_variants import variant_settings, variants
 
 GIB, MIB = 1 << 30, 1 << 20
 RESULTS = Path(__file__).parent / "results" / "moe_offload.json"
@@ -68,7 +69,7 @@ class Bench:
     budget: float = float("inf")
     why: dict[str, str] = field(default_factory=dict)
     done: dict[Setting, Measured] = field(default_factory=dict)
-    _store: tuple[tuple[str, int], Any] | None = None
+    _store: tuple[Setting, Any] | None = None
 
     def measured(self, setting: Setting) -> Measured:
         """Return a setting's run, once."""
@@ -91,17 +92,16 @@ class Bench:
         """
         if self.tiny:
             return None
-        from .moe_store import shared_store
+        from .moe_store import shared_store, store_owner
 
-        wanted = (setting.page_format, setting.pages_per_expert)
-        if self._store is not None and self._store[0] != wanted:
+        owner = store_owner(self.base, setting)
+        if self._store is not None and self._store[0] != owner:
             self._store[1].owner.close()
             self._store = None
             release()
         if self._store is None:
             begun = time.perf_counter()
-            pages = {"page_format": wanted[0], "pages_per_expert": wanted[1]}
-            self._store = (wanted, shared_store(replace(self.base, **pages)))
+            self._store = (owner, shared_store(owner))
             spent, notes = time.perf_counter() - begun, self._store[1].notes
             say(f"pages and keys are there after {spent:.1f} s {notes}")
         return self._store[1]
@@ -137,7 +137,9 @@ class Bench:
         spread = sum(n * n for n in lengths) / len(lengths) / mean**2
         workload = Workload(mean, setting.new, spread=spread)
         total = found.prefill + (setting.new - 1) * found.step if found.prefill else 0.0
-        policy = replace(found.policy, prefill_tokens=setting.max_tokens)
+        policy = found.policy
+        if not policy.overlap:
+            policy = replace(policy, prefill_tokens=setting.max_tokens)
         return Compared(setting.name, shape, policy, workload, found.step, total)
 
     def predicted(self, found: Measured) -> Any:
@@ -261,12 +263,13 @@ def settings_of(bench: Bench) -> list[Setting]:
     less = [setting for part in memory_settings(bench) for setting in part]
     few = [setting for part in few_settings(bench) for setting in part]
     schedules = [with_schedule(base, name) for name in SCHEDULES]
-    return [*error_settings(base, bench.tiny), *schedules, *map(lean, (*few, *less))]
+    more = (*few, *less, *variant_settings(bench).values())
+    return [*error_settings(base, bench.tiny), *schedules, *map(lean, more)]
 
 
 SECTIONS: dict[str, Callable[[Bench], Figures]] = {
     "accelerate": accelerate, "schedules": schedules, "bound": bound, "cpu_experts": cpu_experts,
-    "host_memory": host_memory, "errors": errors,
+    "host_memory": host_memory, "variants": variants, "errors": errors,
 }  # fmt: skip
 
 

@@ -46,7 +46,8 @@ class Setting:
     keys and values are kept in the format `kv`.
     Decode steps are measured until there are `steps` or `seconds` have gone by (0: all steps). With
     `middle` they are those in the middle of a run, on keys that are made up: what a step does
-    does not depend on their values. `prefill` says whether prompts are read first.
+    does not depend on their values. `prefill` says whether prompts are read first. Of the batch,
+    `arriving` sequences have their prompts read in each step, beside the others' decode.
     """
 
     model: str
@@ -75,6 +76,7 @@ class Setting:
     routing: str = ""
     pages_per_expert: int = 1
     kv_gpu: float = 0.0
+    arriving: int = 0
 
     @property
     def name(self) -> str:
@@ -88,6 +90,7 @@ class Setting:
             *([f"routing of {self.routing}"] if self.routing else []),
             *([f"{self.kv_gpu:.0%} of keys on the GPU"] if self.kv_gpu else []),
             *([f"{self.pages_per_expert} pages an expert"] if self.pages_per_expert > 1 else []),
+            *([f"{self.arriving} prompts beside decode"] if self.arriving else []),
         ]  # fmt: skip
         return ", ".join(parts)
 
@@ -118,7 +121,7 @@ class Measured:
     @property
     def decode_rate(self) -> float:
         """Generated tokens a second of decode steps."""
-        return self.setting.batch / self.step
+        return (self.setting.batch - self.setting.arriving) / self.step
 
 
 def prompts_of(setting: Setting, vocabulary: int, seed: int = 0) -> list[list[int]]:
@@ -145,7 +148,7 @@ def run(setting: Setting, store: HostStore | None = None) -> Measured:
         executor.routing = RoutingReplay(trace, executor.device.place)
     try:
         prompts = prompts_of(setting, executor.vocab_size)
-        generation = Generation(prompts, setting.new, executor.page_size)
+        generation = Generation(prompts, setting.new, executor.page_size, setting.arriving)
         start = time.perf_counter()
         if setting.prefill:
             generation.prefill(executor)
@@ -209,7 +212,8 @@ def offloading(setting: Setting) -> Offloading:
         offload_cpu_experts=setting.cpu_experts, offload_host_memory=setting.host_memory,
         offload_page_format=setting.page_format,
         offload_pages_per_expert=setting.pages_per_expert, offload_kv_gpu=setting.kv_gpu,
-        offload_policy=setting.policy, prove=find_spec("z3") is not None,
+        offload_policy=setting.policy, offload_prompt_tokens=arriving_tokens(setting),
+        prove=find_spec("z3") is not None,
         **({"cache": setting.cache} if setting.cache else {}),
     )  # fmt: skip
     made = Offloading(checkpoint, options)
@@ -228,6 +232,13 @@ def key_pages(setting: Setting) -> int:
     """Return the pages of keys of all sequences, each at its full length."""
     lengths = (len(prompt) + setting.new for prompt in prompts_of(setting, 32000))
     return sum(-(-length // PAGE) for length in lengths)
+
+
+def arriving_tokens(setting: Setting) -> int:
+    """Return the tokens of prompts that each step reads beside decode."""
+    if not setting.arriving:
+        return 0
+    return sum(map(len, prompts_of(setting, 32000)[-setting.arriving :]))
 
 
 @dataclass(frozen=True)
@@ -264,10 +275,16 @@ class RepeatedPages:
 
 
 class Generation:
-    """Sequences under greedy decoding on an executor: the steps that the engine would make."""
+    """Sequences under greedy decoding on an executor: the steps that the engine would make.
 
-    def __init__(self, prompts: Sequence[Sequence[int]], new: int, page: int) -> None:
-        self.prompts, self._page = prompts, page
+    The last `arriving` ones have their prompts read in each step, always the same ones: what that
+    costs does not depend on which.
+    """
+
+    def __init__(
+        self, prompts: Sequence[Sequence[int]], new: int, page: int, arriving: int = 0
+    ) -> None:
+        self.prompts, self._page, self._decoding = prompts, page, len(prompts) - arriving
         self.made: list[list[int]] = [[] for _ in prompts]
         """New tokens of each sequence."""
         self._before = [0] * len(prompts)
@@ -291,18 +308,20 @@ class Generation:
 
     def jump(self, generated: int) -> None:
         """Go on as if so many tokens had been generated of each sequence."""
-        for number, prompt in enumerate(self.prompts):
+        for number, prompt in enumerate(self.prompts[: self._decoding]):
             self._before[number] = len(prompt) + generated
             self.made[number] = self.made[number][-1:] or [prompt[-1]]
 
     def decode(self, executor: Any) -> float:
         """Run one step of all sequences; return its seconds, the draw included."""
-        chunk: list[Chunk] = [(s, [made[-1]]) for s, made in enumerate(self.made)]
+        decoding = self._decoding
+        chunk: list[Chunk] = [(s, [made[-1]]) for s, made in enumerate(self.made[:decoding])]
+        chunk += [(s, prompt) for s, prompt in enumerate(self.prompts[decoding:], start=decoding)]
         step = self._step(chunk, list(range(len(chunk))))
         start = time.perf_counter()
         best = executor.forward(step).argmax(-1).tolist()
         spent = time.perf_counter() - start
-        for sequence, token in enumerate(best):
+        for sequence, token in enumerate(best[:decoding]):
             self.made[sequence].append(token)
             self._before[sequence] += 1
         return spent

@@ -48,6 +48,15 @@ def shared_store(setting: Setting) -> HostStore:
     return store
 
 
+def store_owner(base: Setting, setting: Setting) -> Setting:
+    """Return the setting whose store a setting's pages and keys lie in: the base, with its pages,
+    unless its model or its sequences are others."""
+    pages = {"page_format": setting.page_format, "pages_per_expert": setting.pages_per_expert}
+    like = ("model", "prompt", "longest", "new", "kv")
+    same = all(getattr(base, name) == getattr(setting, name) for name in like)
+    return replace(base if same and setting.batch <= base.batch else setting, **pages)
+
+
 def random_page(layer: int, expert: int, into: Mapping[str, Tensor]) -> None:
     """Fill a page with normal numbers, or bytes of as large a deviation, drawn on the GPU where
     there is one."""

@@ -147,3 +147,12 @@ def test_figures_are_kept_after_each_section(bench):
 def test_narrow_pages_run_too(bench):
     found = run(replace(bench.base, page_format="int8", new=2))
     assert any("lossy" in note for note in found.notes)
+
+
+def test_variants_stand_beside_their_bounds(bench):
+    rows = measure(bench, ["variants"])["variants"]
+    assert set(rows) == {"zipf routing", "prompts beside decode", "keys on the GPU", "int8 pages"}
+    assert all(row["tokens_per_s"] > 0 and row["fraction_of_bound"] > 0 for row in rows.values())
+    beside = next(found for found in bench.done.values() if found.setting.arriving)
+    assert beside.policy.overlap and not beside.tokens[-1][1:]
+    assert all(len(made) > 1 for made in beside.tokens[:-1])

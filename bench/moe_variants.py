@@ -1,0 +1,72 @@
+"""What else a user may ask of an offloaded model, each measured once beside its prediction.
+
+Skewed routing, prompts read beside decode, keys on the GPU, narrow pages (lossy), longer prompts,
+all 32 layers. A row gives tokens/s and the share of the bound that the model states for it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from .moe_runs import Setting, lean
+
+if TYPE_CHECKING:
+    from .moe_offload import Bench
+
+FEW_TOKENS = 4096
+"""Tokens of a pass where there are few sequences."""
+WHOLE = "random:mixtral-8x7b"
+"""All 32 layers: 84 GiB of experts."""
+
+
+def variants(bench: Bench) -> dict[str, Any]:
+    """Measure each variant while there is time; those that failed say why."""
+    rows: dict[str, Any] = {}
+    for name, setting in variant_settings(bench).items():
+        if bench.late:
+            bench.why[name] = "there was no time left"
+            continue
+        try:
+            rows[name] = _row(bench, setting)
+        except Exception as error:
+            if bench.tiny:
+                raise
+            bench.why[name] = repr(error)
+    return {"variants": rows}
+
+
+def variant_settings(bench: Bench) -> dict[str, Setting]:
+    """Return the variants by name: those that share the base's pages in host memory first."""
+    base = lean(bench.base)
+    zipf = replace(base, routing="zipf:1.0")
+    int8 = replace(base, page_format="int8")
+    few = replace(base, batch=bench.n320, schedule="s4", kv_gpu=1.0)
+    beside = replace(base, arriving=max(base.batch // base.new, 1))  # as many as end
+    if bench.tiny:
+        return {"zipf routing": zipf, "prompts beside decode": beside, "keys on the GPU": few,
+                "int8 pages": int8}  # fmt: skip
+    return {
+        "zipf routing": zipf,
+        "prompts beside decode": beside,
+        "keys on the GPU": replace(few, max_tokens=FEW_TOKENS),
+        "512+64": replace(base, prompt=512, longest=512, new=64),
+        "32 layers": replace(base, model=WHOLE),
+        "int8 pages": int8,
+        "int4 pages": replace(base, page_format="int4"),
+    }
+
+
+def _row(bench: Bench, setting: Setting) -> dict[str, Any]:
+    found = bench.measured(setting)
+    prediction = bench.predicted(found)
+    bound, least = prediction.bound, prediction.roofs[prediction.bound]
+    return {
+        "setting": setting.name,
+        "model": setting.model,
+        "tokens_per_s": found.decode_rate,
+        "predicted_tokens_per_s": (setting.batch - setting.arriving) / prediction.step.expected,
+        "bound": bound,
+        "fraction_of_bound": least / found.step,
+        "host_bytes": found.host_bytes,
+    }
