@@ -21,7 +21,8 @@ class HostedGpu:
     `dram` is what the host's processors read; `dram_shared` bounds what copies, attention and CPU
     experts move together; `cpu_vector` is the rate of attention's kernel where that is known;
     `staging` is a copy from pageable to pinned memory (bytes copied a second); `up` and `down` are
-    the link with both directions busy; `disk` is 0 without one. Python takes `task_start` to begin
+    the link with one direction busy, `both_ways` the bytes of both when both are (0: as many as
+    alone); `disk` is 0 without one. Python takes `task_start` to begin
     a task of a pipeline, and `call_start` for each kernel or copy that the task calls.
     """
 
@@ -42,6 +43,7 @@ class HostedGpu:
     disk: float
     task_start: float = 0.0
     call_start: float = 0.0
+    both_ways: float = 0.0
 
     def contention(self, rate: float) -> float:
         """Return by how much a second of copies up is drawn out by reads of so many bytes/s.
@@ -91,12 +93,14 @@ class HostedGpu:
             dram_shared=max(pick(host.main.shared or host.main.read), pick(host.main.read)),
             host_memory=host.main.capacity,
             staging=pick(host.main.copy) / 2,
-            up=pick(up.together or up.bandwidth),
-            down=pick(down.together or down.bandwidth),
+            up=pick(up.bandwidth),
+            down=pick(down.bandwidth),
             copy_start=pick(up.latency, cost=True) if up.latency else 0.0,
             disk=_disk(hardware, cpu, pick),
             task_start=started("task"),
             call_start=started("call"),
+            both_ways=pick(up.together) + pick(down.together)
+            if up.together and down.together else 0.0,
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
 
 import torch
@@ -74,15 +75,15 @@ def _whole(step: StepInput, starts: list[int], count: int, page_size: int) -> li
 
 
 def _rows(step: StepInput, starts: list[int], low: int, high: int, first: int) -> MicroBatch:
-    bounds = enumerate(zip(starts, starts[1:], strict=False))
-    spans = [(s, max(low, a), min(high, b)) for s, (a, b) in bounds if max(low, a) < min(high, b)]
-    queries, lengths = [0], []
-    for sequence, _, end in spans:
-        queries.append(end - low)
-        lengths.append(int(step.kv_lengths[sequence]) - (starts[sequence + 1] - end))
+    begin, last = bisect_right(starts, low) - 1, bisect_left(starts, high)
+    ends = [min(high, end) for end in starts[begin + 1 : last + 1]]
+    cut = starts[last] - ends[-1]  # rows of the last sequence that are another's
+    queries = [0, *(end - low for end in ends)]
+    lengths = step.kv_lengths[begin:last].tolist()
+    lengths[-1] -= cut
     rows = step.logits_rows
     wanted = torch.nonzero((rows >= low) & (rows < high)).flatten()
-    sequences = torch.tensor([sequence for sequence, _, _ in spans])
+    sequences = torch.arange(begin, last)
     part = StepInput(
         step.tokens[low:high].clone(), step.positions[low:high].clone(),
         step.slots[low:high].clone(), torch.tensor(queries, dtype=torch.int32),
