@@ -100,7 +100,8 @@ class HostedGpu:
             task_start=started("task"),
             call_start=started("call"),
             both_ways=pick(up.together) + pick(down.together)
-            if up.together and down.together else 0.0,
+            if up.together and down.together
+            else 0.0,
         )
 
 

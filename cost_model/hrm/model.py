@@ -11,7 +11,7 @@ from .memory import GPU_MARGIN, HOST_MARGIN, Batch, gpu_lines, host_lines
 from .popularity import Popularity
 from .prefill import prefill_rows
 from .shape import MoeShape, Workload
-from .starts import start_seconds
+from .starts import RESUMED, start_seconds
 from .units import Pricing, Unit
 
 ON_GPU = ("resident", "streamed", "disk")
@@ -145,7 +145,8 @@ class _Rows:
         drawn_out = self._sum("cpu") * self._contention
         pages = self._paged("page_cpu", ("cpu",))
         slow = {key: cost * self.units[0][0].page_contention[key[1]] for key, cost in pages.items()}
-        fixed, each = self._sum("up") + drawn_out, {**self._ringed(copy), **slow}
+        fixed = self._sum("up") + drawn_out + self._paused
+        each = {**self._ringed(copy), **slow}
         return Row("link beside the CPU", fixed, each, roof=False)
 
     def _drawn_out_cpu(self, copy: float) -> Row:
@@ -157,6 +158,12 @@ class _Rows:
         pages = self._paged("page_cpu", ("cpu",))
         each = {**self._ringed(copy * share), **pages}
         return Row("cpu beside the link", fixed, each, roof=False)
+
+    @property
+    def _paused(self) -> float:
+        """Seconds in which pages wait for small copies, where they have a queue of their own."""
+        copies = self.shape.layers * (2 if self.batch.cpu_experts else 1)
+        return RESUMED * copies * self.batch.micro_batches * (self.site.schedule == "ring")
 
     @property
     def _contention(self) -> float:
@@ -186,7 +193,7 @@ class _Rows:
             **self._ringed((2.0 - share) * copy),
             RING: (share - 1.0) * self.shape.layers * copy,
         }
-        return Row("ring", max(gpu, cpu) * middle, each, roof=False)
+        return Row("ring", max(gpu, cpu) * middle + self._paused, each, roof=False)
 
 
 def _limits(

@@ -14,7 +14,7 @@ from .demands import Scene, demand
 from .machine import HostedGpu
 from .popularity import Popularity
 from .shape import MoeShape, Workload
-from .starts import simulate_started
+from .starts import GATHERED, RESUMED, simulate_started
 from .units import on_cpu, on_gpu
 
 ATTENTION_CORES = 1 / 4
@@ -23,14 +23,6 @@ ATTENTION_CORES = 1 / 4
 UNDER_WAY = float(3 * (32 << 20))
 """Bytes of pages that are under way where they have a queue of their own: what another copy up
 waits for before it has the link."""
-
-RESUMED = 3e-4
-"""Seconds from the end of such a copy to the next piece of a page: the thread that starts pages
-looks again and again, and calls from Python. Traced: 0.24 and 0.4 ms on an H200."""
-
-GATHERED = 2 / 3
-"""Rate of a copy of pages of keys from where they lie scattered, over that of a plain copy: 33 GB/s
-of 50, traced."""
 
 PREPARED, SAMPLED = 4e-6, 1.7e-10
 """Seconds between steps for each sequence, and for each of its logits: rows are divided into

@@ -9,7 +9,7 @@ from .demands import Demand, Scene, demand
 from .machine import HostedGpu
 from .memory import Batch
 from .shape import MoeShape, Workload
-from .starts import CALLS_PER_PAGE, start_seconds
+from .starts import CALLS_PER_PAGE, GATHERED, start_seconds
 
 BEFORE = {
     "cpu": ("pre", "qkv_down", "append", "attend", "seen_up"),
@@ -113,7 +113,7 @@ class Pricing:
 
     def _gather(self, scene: Scene) -> float:
         around = self._started(("kv_up", "append", "attend", "kv_down"))
-        return demand("kv_up", scene).up / self._machine.staging + around
+        return demand("kv_up", scene).up / self._machine.staging / GATHERED + around
 
     def _started(self, kinds: tuple[str, ...]) -> float:
         return sum(start_seconds(kind, self.machine) for kind in kinds)

@@ -11,7 +11,7 @@ BLOCKS = re.findall(r"```python\n(.*?)```", DOCUMENT.read_text(), re.DOTALL)
 
 SAID = {
     "step_table": ["total"],
-    "turning_points": ["TurningPoints(stay_below=60", "Roof(name='cpu.host'"],
+    "turning_points": ["TurningPoints(stay_below=65", "Roof(name='cpu.host'"],
     "refined": ["weft policy 1", "layers 0"],
     "hrm.paper": ["324 14 0.055885 944.66"],
 }

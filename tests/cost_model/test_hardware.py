@@ -86,7 +86,7 @@ def test_missing_file_lists_the_shipped_ones(tmp_path) -> None:
 
 def test_lookups_fail_with_what_is_there() -> None:
     machine = load("h200")
-    assert machine.link("cpu", "gpu").bandwidth.median == 55e9
+    assert machine.link("cpu", "gpu").bandwidth.median == 55.16e9
     assert machine.level().matmul_rate("i8") == machine.level().matmul_rate("bf16")
     with pytest.raises(NoSuchFigure, match="gpu, cpu"):
         machine.level("tpu")

@@ -18,6 +18,7 @@ POLICY = Policy(
     pages_per_expert=1, ring=10,
 )  # fmt: skip
 H200 = load("h200")
+LINK = H200.link("cpu", "gpu").bandwidth.median
 RIGHT = predict(POLICY, SHAPE, WORKLOAD, H200)
 
 
@@ -46,7 +47,7 @@ def test_median_and_worst() -> None:
 def test_the_published_form_is_its_equation() -> None:
     """Seven of eight experts of a layer over the link, and nothing else counts."""
     (error, *_) = prediction_errors([setting(1.0)], H200).each
-    assert error.paper == pytest.approx(8 * SHAPE.layer_bytes * 7 / 8 / 55e9)
+    assert error.paper == pytest.approx(8 * SHAPE.layer_bytes * 7 / 8 / LINK)
 
 
 def test_nothing_measured() -> None:

@@ -119,11 +119,11 @@ def test_small_working_sets_live_in_cache() -> None:
 def test_turning_points() -> None:
     machine = load("h200")
     near, far, link = machine.level("gpu"), machine.level("cpu"), machine.link("cpu", "gpu")
-    assert equations.stay_below(1.0, far, link.bandwidth, "bf16") == pytest.approx(90 / 55)
+    assert equations.stay_below(1.0, far, link.bandwidth, "bf16") == pytest.approx(143.5 / 55.16)
     across = equations.attainable_across(100.0, 10.0, near, link.bandwidth, "bf16")
-    assert across == pytest.approx(550e9)
+    assert across == pytest.approx(551.6e9)
     assert equations.link_bound_below(1e6, near, link.bandwidth, "bf16") == pytest.approx(
-        774e12 / 55e9
+        774e12 / 55.16e9
     )
 
 
