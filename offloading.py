@@ -212,20 +212,26 @@ class Offloading:
             **self._narrow(sections), **extra,
         )  # fmt: skip
         made_for = self.policy.page_format
-        if made_for not in (*NARROW, self.options.weights):
+        if made_for not in (*NARROW, "bf12", self.options.weights):
             text = f"pages are {self.options.weights}, as the weights; the policy says {made_for}"
             executor.notes.append(text)
         return executor
 
     def _narrow(self, sections: list[Lowered]) -> dict[str, Any]:
-        """Return how pages of four bits are kept; nothing for other formats."""
-        from .runtime.offload.narrow import packed_shape
+        """Return how pages that are packed are kept, and made wider; nothing for other formats."""
         from .runtime.offload.pages import PageShape
+        from .runtime.offload.stored import stored_shape
 
-        if self.policy.page_format != "int4":
-            return {}
         page = PageShape.of(next(s.weights for s in sections if s.kind == "experts"))
-        return {"stored": packed_shape(page)}
+        made: dict[str, Any] = {"stored": stored_shape(page, self.policy.page_format)}
+        if self.policy.page_format == "bf12" and self._on_gpu:
+            from .codegen.build_cuda import load_kernels
+            from .passes.tile.twelve_bits import kernels
+            from .runtime.offload.twelve_bits import by_kernels
+
+            loaded = load_kernels(kernels(), self.options.cache)
+            made["widen"] = by_kernels({name: each.launch for name, each in loaded.items()})
+        return made
 
     @property
     def _on_gpu(self) -> bool:
@@ -283,8 +289,8 @@ class Offloading:
         from .runtime.offload.buffers import scratch_bytes
         from .runtime.offload.build import device_buffers, state_bytes
         from .runtime.offload.device import rounded
-        from .runtime.offload.narrow import packed_shape
         from .runtime.offload.pages import PageShape
+        from .runtime.offload.stored import stored_shape
         from .runtime.weights import weight_bytes
 
         config, options = self.checkpoint.config, self.options
@@ -307,8 +313,8 @@ class Offloading:
         working += rounded(max(s.function["memory"]["bytes"] for s in device))
         working += rounded(options.max_batch * config.vocab_size * 4)
         working += rounded(config.layers * trial.pages_per_layer * 8) + ROUNDING
-        if trial.page_format == "int4":
-            working += sum(rounded(part.bytes) for part in packed_shape(page).parts)
+        stored = stored_shape(page, trial.page_format)
+        working += sum(rounded(part.bytes) for part in stored.parts if part not in page.parts)
         if settings.gpu_attention:
             working += 2 * rounded(settings.device_pages * element // 2)
             working += 2 * settings.kv_room * element // config.layers

@@ -11,12 +11,15 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from weft.runtime.offload.narrow import packed_shape
 from weft.runtime.offload.pages import PageShape
 from weft.runtime.offload.store import HostStore
+from weft.runtime.offload.stored import stored_shape
+from weft.runtime.offload.twelve_bits import RARE, pack
 
 from .moe_runs import KEY_BYTES, Setting, key_pages, offloading
 
+WIDTH = 4096
+"""The width that packed pages are drawn for: their shape does not tell."""
 SPARE = 6 << 30
 """Bytes of host memory that are left to everything else."""
 
@@ -31,8 +34,7 @@ def shared_store(setting: Setting) -> HostStore:
     config = made.checkpoint.config
     experts = next(s.weights for s in made.lowered.sections if s.kind == "experts")
     shape, count = PageShape.of(experts), key_pages(setting)
-    if setting.page_format == "int4":
-        shape = packed_shape(shape)
+    shape = stored_shape(shape, setting.page_format)
     keys = (
         2 * KEY_BYTES[setting.kv] * config.layers * count * config.kv_heads * 16 * config.head_dim
     )
@@ -62,6 +64,12 @@ def random_page(layer: int, expert: int, into: Mapping[str, Tensor]) -> None:
     there is one."""
     place = "cuda" if torch.cuda.is_available() else "cpu"
     for role, part in into.items():
+        if role.endswith(RARE):
+            continue
+        if part.dtype == torch.int32:
+            drawn = torch.randn(8 * part.shape[1], dtype=torch.bfloat16, device=place)
+            pack(drawn.mul_(WIDTH**-0.5), part, into[role + RARE])
+            continue
         if role.endswith("_scale"):
             data = into[role.removesuffix("_scale")]
             packed = data.dtype == torch.uint8

@@ -1,7 +1,8 @@
 """What else a user may ask of an offloaded model, each measured once beside its prediction.
 
-Skewed routing, prompts read beside decode, keys on the GPU, narrow pages (lossy), longer prompts,
-all 32 layers. A row gives tokens/s and the share of the bound that the model states for it.
+Skewed routing, prompts read beside decode, pages of twelve bits (exact) and narrower ones (lossy),
+keys on the GPU, longer prompts, all 32 layers. A row gives tokens/s and the share of the bound that
+the model states for it.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ def variant_settings(bench: Bench) -> dict[str, Setting]:
     base = lean(bench.base)
     zipf = replace(base, routing="zipf:1.0")
     int8 = replace(base, page_format="int8")
+    exact = replace(base, page_format="bf12")
     few = replace(base, batch=bench.n320, schedule="s4", kv_gpu=1.0)
     beside = replace(base, arriving=max(base.batch // base.new, 1))  # as many as end
     if bench.tiny:
@@ -50,6 +52,7 @@ def variant_settings(bench: Bench) -> dict[str, Setting]:
         "zipf routing": zipf,
         "prompts beside decode": beside,
         "keys on the GPU": replace(few, max_tokens=FEW_TOKENS),
+        "bf12 pages": exact,
         "512+64": replace(base, prompt=512, longest=512, new=64),
         "32 layers": replace(base, model=WHOLE),
         "int8 pages": int8,

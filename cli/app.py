@@ -325,7 +325,7 @@ def tune(
     prompt: Annotated[int, typer.Option(help="tokens of a prompt, on the mean")] = 512,
     new: Annotated[int, typer.Option(help="tokens generated for each")] = 64,
     batch: Annotated[int, typer.Option(help="sequences that there are, at most (0: any)")] = 0,
-    pages: Annotated[str, typer.Option(help="element format: bf16 f16 f32 int8 int4")] = "bf16",
+    pages: Annotated[str, typer.Option(help="format: bf16 f16 f32 bf12 int8 int4")] = "bf16",
     kv: Annotated[
         str, typer.Option(help="keys and values: bf16 or f32 (default: f32 with pages of f32)")
     ] = "",

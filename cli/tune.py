@@ -128,6 +128,7 @@ def config_of(model: str) -> ModelConfig:
 
 
 def _site(options: TuneOptions, hardware: Any) -> Site:
+    from ..cost_model.binding import ON_DEVICE
     from ..cost_model.hrm.machine import HostedGpu
     from ..cost_model.hrm.model import Site
 
@@ -147,7 +148,7 @@ def _site(options: TuneOptions, hardware: Any) -> Site:
     gpu = float(parse_size(options.gpu_memory)) if options.gpu_memory else machine.gpu_memory
     host = float(parse_size(options.host_memory)) if options.host_memory else machine.host_memory
     site = Site(machine, min(gpu, machine.gpu_memory), host, disk)
-    if options.pages == "int4":  # the CPU's kernels read eight bits at the least
+    if options.pages in ON_DEVICE:  # the CPU's kernels read what is not packed
         return replace(site, homes=tuple(home for home in site.homes if home != "cpu"))
     return site
 

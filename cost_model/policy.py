@@ -27,7 +27,7 @@ class Policy:
     lead             micro-batches that pre-attention and attention run ahead of post-attention
     kv_gpu           r_c, the share of KV pages that lie in GPU memory
     schedule         the pipeline: "ring", "cgo" (CGOPipe), or "s2", "s3", "s4" to compare with
-    page_format      element format of pages; int8 and int4 are lossy
+    page_format      element format of pages; bf12 is bf16 in twelve bits, int8 and int4 are lossy
     prefill_tokens   tokens of one prefill chunk on the GPU; 0: a micro-batch's whole prompts
     overlap          prompts are read beside decode, at most `prefill_tokens` of them in a step
     """

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 ATTENTION = ("cpu", "gpu")
 SCHEDULES = ("ring", "cgo", "s2", "s3", "s4")
-PAGE_FORMATS = ("bf16", "f16", "f32", "int8", "int4")
+PAGE_FORMATS = ("bf16", "f16", "f32", "bf12", "int8", "int4")
 
 
 def check(policy: Policy) -> None:

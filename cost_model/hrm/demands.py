@@ -269,8 +269,11 @@ def _head(scene: Scene, _: tuple[int, ...]) -> Demand:
 
 
 def _page(scene: Scene, pages: tuple[int, ...]) -> Demand:
+    """What is wider where it arrives is read and written there."""
     moved = scene.page_bytes * len(pages)
-    return Demand(up=moved, copies=1, dram=moved)
+    wide = scene.shape.gpu_page_bytes(scene.pages_per_expert) * len(pages)
+    widened = moved + wide if wide != moved else 0.0
+    return Demand(up=moved, copies=1, dram=moved, gpu_bytes=widened)
 
 
 def _stage(scene: Scene, pages: tuple[int, ...]) -> Demand:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from ...ir.diagnostics import ModelError
 from ...ir.model import ModelConfig
-from ..binding import weight_bytes
+from ..binding import ON_DEVICE, weight_bytes
 
 
 class NoExperts(ModelError):
@@ -180,8 +180,8 @@ class MoeShape:
         return self.expert_bytes / pages_per_expert
 
     def gpu_page_bytes(self, pages_per_expert: int) -> float:
-        """Return the bytes of a page in GPU memory: int4 is widened to int8 where it arrives."""
-        wide = replace(self, page_format="int8") if self.page_format == "int4" else self
+        """Return the bytes of a page in GPU memory: some formats are widened where it arrives."""
+        wide = replace(self, page_format=ON_DEVICE.get(self.page_format, self.page_format))
         return wide.page_bytes(pages_per_expert)
 
     def touched(self, tokens: float) -> float:

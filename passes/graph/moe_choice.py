@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
+from ...cost_model.binding import ON_DEVICE
 from ...cost_model.hardware import Hardware
 from ...cost_model.hrm.grid import Grid
 from ...cost_model.hrm.machine import HostedGpu
@@ -152,7 +153,7 @@ def search(batch: int, asked: Open, scene: Scene, plain: Wish) -> Found:
         attention = ("gpu",)
     shares = Grid().kv_gpu if asked.kv_gpu < 0 else (asked.kv_gpu,)
     cpu = (False, True) if asked.cpu_experts < 0 else (asked.cpu_experts > 0,)
-    if scene.shape.page_format == "int4":  # the CPU's kernels read eight bits at the least
+    if scene.shape.page_format in ON_DEVICE:  # the CPU's kernels read what is not packed
         cpu = (False,)
     grid = Grid(exact=batch, parts=asked.micro_batches, attention=attention, cpu_experts=cpu,
                 pages_per_expert=asked.pages_per_expert, kv_gpu=shares,

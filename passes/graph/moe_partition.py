@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
+from ...cost_model.binding import ON_DEVICE
 from ...cost_model.pipelines import pipeline_shape
 from ...cost_model.policy import Policy
 from ...cost_model.policy_text import parse
@@ -106,6 +107,9 @@ def _remark(policy: Policy, context: Context) -> None:
         context.did(f"{policy.kv_gpu:.0%} of the pages of keys on the GPU")
 
 
+GROUP = 8
+"""Numbers that three words hold in twelve bits each."""
+
 NARROW = ("int8", "int4")
 """Formats of pages that lose something; int4 are widened to int8 where they are used."""
 
@@ -154,10 +158,18 @@ class _Partition:
                 model=f"slices of {config['ffn'] // policy.pages_per_expert} columns",
                 hint="take slices of an even width, or int8 pages",
             )
-        if policy.page_format == "int4" and any(layer.cpu for layer in policy.layers):
+        if policy.page_format in ON_DEVICE and any(layer.cpu for layer in policy.layers):
+            wide = ON_DEVICE[policy.page_format]
             raise PolicyMismatch(
-                policy="pages of int4 for the CPU to compute", model="CPU kernels of int8 at least",
-                hint="take int8 pages, or no experts on the CPU",
+                policy=f"pages of {policy.page_format} for the CPU to compute",
+                model=f"CPU kernels of {wide} at least",
+                hint=f"take {wide} pages, or no experts on the CPU",
+            )
+        numbers = config["width"] * config["ffn"] // policy.pages_per_expert
+        if policy.page_format == "bf12" and numbers % GROUP:
+            raise PolicyMismatch(
+                policy="pages of bf12, eight numbers in three words", model=f"{numbers} numbers",
+                hint="take pages as the weights are",
             )  # fmt: skip
 
     def _add(self, piece: Piece, used: set[str]) -> None:

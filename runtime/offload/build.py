@@ -25,6 +25,7 @@ from .keys import DeviceKeys
 from .pages import PageShape, PageSource, Pool, pool_bytes, pool_in
 from .sections import Lowered, Section
 from .store import HostStore
+from .twelve_bits import Widen
 from .work import Parts
 
 SLOTS = 2048
@@ -95,7 +96,7 @@ class Build:
         """What a page is, as kernels read it."""
         return PageShape.of(next(s.weights for s in self.sections if s.kind == "experts"))
 
-    def parts(self, source: PageSource, stored: PageShape) -> Parts:
+    def parts(self, source: PageSource, stored: PageShape, widen: Widen) -> Parts:
         """Return what all steps share."""
         shape, options, config = self.options.shape, self.options, self.config
         experts = config.experts * options.slices
@@ -128,6 +129,7 @@ class Build:
             memory.allocate("popularity", (config.layers, experts), torch.int64),
             experts, max(shape.ring, 1), PAGE_SIZE, options.num_pages,
             host_bytes=len(parked) * stored.bytes, scratch=scratch, packed=self._packed(stored),
+            widen=widen,
         )  # fmt: skip
         self._load(parts, resident, stored)
         if options.gpu_attention:
@@ -163,7 +165,7 @@ class Build:
         wide = {part.role: part for part in self.page.parts}
         return {
             part.role: self.device.memory.allocate("packed page", part.shape, part.dtype)
-            for part in stored.parts if part != wide[part.role]
+            for part in stored.parts if part != wide.get(part.role)
         }  # fmt: skip
 
     def _host_pool(self, shape: PageShape, count: int, pin: bool = False) -> Pool:

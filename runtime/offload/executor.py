@@ -28,6 +28,7 @@ from .routing import Routing
 from .sections import Lowered
 from .split import split_rows
 from .store import HostStore
+from .twelve_bits import Widen, widen
 from .work import StepWork
 
 HOST_QUEUES = ("cpu", "cpu_experts", "disk", "stage")
@@ -39,10 +40,10 @@ class OffloadExecutor:
 
     `sections` are lowered, `kernels` are those of each place, device and host; `tensors` gives
     their weights and `source` the pages of experts, which have the form `stored`: where that is
-    narrower than what kernels read, they are widened on the device. With a `store` the pages are
-    there already. `prove` is called with every pipeline before it first runs, and raises where it
-    has a hazard; `delay` before every task, for tests. What could not be had, such as pinned
-    memory, is said in `notes`.
+    narrower than what kernels read, they are widened on the device, bf16 by `widen`. With a `store`
+    the pages are there already. `prove` is called with every pipeline before it first runs, and
+    raises where it has a hazard; `delay` before every task, for tests. What could not be had, such
+    as pinned memory, is said in `notes`.
     """
 
     def __init__(
@@ -50,7 +51,7 @@ class OffloadExecutor:
         kernels: Mapping[str, Any], tensors: TensorSource, source: PageSource,
         device: OffloadDevice, *, prove: Callable[[Pipeline], Any] | None = None,
         delay: Callable[[Task], None] | None = None,
-        stored: PageShape | None = None, store: HostStore | None = None,
+        stored: PageShape | None = None, store: HostStore | None = None, widen: Widen = widen,
     ) -> None:  # fmt: skip
         self.config, self.options, self.device = config, options, device
         self.vocab_size, self.context_length = config.vocab_size, config.context_length
@@ -68,7 +69,7 @@ class OffloadExecutor:
         weakref.finalize(self, self._queues.close)
         self._logits = torch.zeros(options.max_batch, config.vocab_size)
         built = Build(config, options, device, sections, kernels, tensors, store)
-        self._parts = built.parts(source, stored or built.page)
+        self._parts = built.parts(source, stored or built.page, widen)
         self.notes += built.notes
         if built.page.narrow:
             bits = 4 if self._parts.packed else 8

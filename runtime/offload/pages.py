@@ -118,6 +118,11 @@ class PageSource(Protocol):
 def fill(into: Mapping[str, Tensor], role: str, rows: Iterator[tuple[slice, Tensor]]) -> None:
     """Write rows to a part of a page, in its format; numbers are made narrower where the page lies,
     as a GPU has no room to spare."""
+    if into[role].dtype == torch.int32:
+        from .twelve_bits import RARE, pack
+
+        pack(torch.cat([values.bfloat16() for _, values in rows]), into[role], into[role + RARE])
+        return
     for where, values in rows:
         if into[role].dtype in (torch.int8, torch.uint8):
             narrow = quantize_rows if into[role].dtype == torch.int8 else pack_rows

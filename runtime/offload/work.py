@@ -20,6 +20,7 @@ from .pages import PageSource, Pool
 from .routing import Routing
 from .sections import OUT, Section
 from .split import MicroBatch
+from .twelve_bits import RARE, Widen, widen
 
 MOST_PLACED = 8192
 """Tensors of places that are kept on the device: half a KiB each."""
@@ -35,7 +36,8 @@ class Parts:
     and page: `experts` is how many pages a layer has. `host_bytes` are those of the host's pages
     that this model needs: its pool may be shared and larger. `scratch` are bytes of the device, by
     the queue whose copies convert there; `routing` is shown what routers give. `packed` has
-    room on the device for a page's parts of four bits, of the one stream that brings pages.
+    room on the device for a page's parts of four or twelve bits, of the one stream that brings
+    pages; `widen` makes the latter bf16.
     """
 
     device: OffloadDevice
@@ -62,6 +64,7 @@ class Parts:
     scratch: Mapping[str, Tensor] = field(default_factory=dict)
     packed: Mapping[str, Tensor] = field(default_factory=dict)
     routing: Routing | None = None
+    widen: Widen = widen
     _placed: dict[tuple[int, ...], Tensor] = field(default_factory=dict)
 
     def put(
@@ -69,8 +72,13 @@ class Parts:
     ) -> None:
         """Copy a page to the device's pool, in the order of the current stream."""
         for role, tensor in self.device_pool.tensors.items():
+            rare = self.packed.get(role + RARE)
             if role in self.packed:
                 by(self.packed[role], source[role])
+            if rare is not None:
+                by(rare, source[role + RARE])
+                self.widen(tensor[place], self.packed[role], rare)
+            elif role in self.packed:
                 unpack_into(tensor[place], self.packed[role])
             else:
                 by(tensor[place], source[role])

@@ -1,0 +1,87 @@
+"""Pages of twelve bits a number: every bf16 comes back, and tokens are those of plain pages."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from offload_cases import PROMPTS, greedy, policy, step
+from weft.cost_model.placement import Placement
+from weft.passes.graph.moe_partition import PolicyMismatch
+from weft.runtime.offload.pages import PageShape, Part
+from weft.runtime.offload.stored import NotSixteenBits
+from weft.runtime.offload.twelve_bits import (
+    HEAD,
+    TooManyRare,
+    pack,
+    twelve_bit_shape,
+    widen,
+)
+
+STREAMED = tuple(map(Placement, ("rrrsssss", "ssssssss", "rrrrrrrr", "ssssssss", "rsssrsss")))
+
+
+def packed(numbers: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    shape = twelve_bit_shape(PageShape((Part("down", tuple(numbers.shape), numbers.dtype),)))
+    words, rare = (torch.zeros(part.shape, dtype=part.dtype) for part in shape.parts)
+    pack(numbers, words, rare)
+    return words, rare
+
+
+def normal(rows: int, seed: int) -> torch.Tensor:
+    drawn = torch.randn(rows, 64, generator=torch.Generator().manual_seed(seed))
+    return (0.02 * drawn).bfloat16()
+
+
+def bits(numbers: torch.Tensor) -> torch.Tensor:
+    return numbers.view(torch.int16)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 40), st.integers(0, 99), st.lists(st.integers(0, 65535), max_size=4))
+def test_every_number_comes_back(rows: int, seed: int, odd: list[int]) -> None:
+    """Zeros, numbers next to them, infinities and no numbers too."""
+    numbers = normal(rows, seed)
+    for place, value in enumerate(odd):
+        bits(numbers).view(-1)[place * 7] = value - 32768
+    made = torch.empty_like(numbers)
+    widen(made, *packed(numbers))
+    assert torch.equal(bits(made), bits(numbers))
+
+
+def test_a_page_is_a_quarter_smaller_and_few_words_are_rare() -> None:
+    numbers = torch.randn(512, 1024).bfloat16()
+    words, rare = packed(numbers)
+    assert words.nbytes + rare.nbytes < 0.76 * numbers.nbytes
+    places = rare[HEAD:].view(2, -1)[0]
+    assert 0 < int((places >= 0).sum()) < 0.5 * len(places)
+
+
+def test_exponents_spread_too_far_are_refused() -> None:
+    numbers = torch.exp2(torch.linspace(-60, 60, 4096)).bfloat16().view(64, 64)
+    with pytest.raises(TooManyRare, match="twelve bits"):
+        packed(numbers)
+
+
+def test_tokens_are_those_of_plain_pages(cases) -> None:
+    """The same logits, with a quarter less on the link."""
+    made, logits = {}, {}
+    for format in ("bf16", "bf12"):
+        chosen = replace(policy("ring", STREAMED), page_format=format)
+        executor = cases.executor(chosen, weights="bf16")
+        first = executor.forward(step((PROMPTS[0], 0, [0, 1])))
+        logits[format], made[format] = first.clone(), greedy(executor)
+        assert not any("lossy" in note for note in executor.notes)
+        executor.close()
+    assert made["bf12"] == made["bf16"]
+    assert torch.equal(logits["bf12"], logits["bf16"])
+
+
+def test_what_cannot_be_packed_is_refused(cases) -> None:
+    chosen = replace(policy("ring", STREAMED), page_format="bf12")
+    with pytest.raises(NotSixteenBits, match="are float32"):
+        cases.executor(chosen)
+    on_cpu = (*STREAMED[:4], Placement("sssssscc"))
+    with pytest.raises(PolicyMismatch, match="bf16 at least"):
+        cases.executor(replace(chosen, layers=on_cpu), weights="bf16")
