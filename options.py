@@ -80,10 +80,10 @@ class OffloadOptions:
     one (0: open); `kv_gpu` is the share of keys that lie on the GPU where attention is computed
     there (-1: open).
     Prompts and decode share steps; `prompt_tokens`, unless 0, bounds those of prompts beside a full
-    batch. `page_format` is that of pages on their way: as the weights, or bf12 (bf16 in twelve bits,
-    exactly), or int8 or int4, which are lossy. `routing` is a file that says how often each expert
-    is used, a trace of `weft run --record-routing` or JSON: experts of the CPU are the coldest from
-    the first step on.
+    batch. `page_format` is that of pages on their way: as the weights, or bf12 (bf16 in twelve
+    bits, exactly), or int8 or int4, which are lossy. `routing` is a file that says how often each
+    expert is used, a trace of `weft run --record-routing` or JSON: experts of the CPU are the
+    coldest from the first step on.
     """
 
     host_memory: int = 0
