@@ -86,7 +86,7 @@ def _sparse_gpu(what: str, figure: str, section: str) -> Line:
 
 def _offload(what: str, figure: str, section: str, form: Callable[[float], str]) -> Line:
     command = f"python -m bench.moe_offload --only {section}"
-    return Line(what, "moe_offload", figure, "all", form, command)
+    return Line(what, "moe_offload", figure, section, form, command)
 
 
 def _kernel(what: str, figure: str, section: str, form: Callable[[float], str]) -> Line:

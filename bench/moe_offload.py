@@ -33,6 +33,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "20000")  # OpenMP reads it as torch is 
 from .ballast import Ballast
 from .moe_memory import host_memory, memory_settings
 from .moe_peers import NoPeer, in_process, rates
+from .moe_record import Figures, Keep, keeper
 from .moe_runs import KEY_BYTES, Measured, Setting, lean, prompts_of, release, run, with_schedule
 from .moe_variants import variant_settings, variants
 
@@ -44,7 +45,6 @@ KEYS = (
 )  # fmt: skip
 """What the last line of JSON always has; null where it was not measured, and `why` says why."""
 
-Figures = dict[str, Any]
 PEER_BATCHES = (1024,)
 """Sequences that accelerate decodes at a time: with half of them its rate is half."""
 SCHEDULES = ("cgo", "s2", "s3", "s4")
@@ -292,12 +292,10 @@ def full_bench(options: argparse.Namespace) -> Bench:
     return Bench(base, options.hardware, tiny=False, budget=options.budget)
 
 
-def measure(
-    bench: Bench, names: list[str], keep: Callable[[Figures], None] = lambda figures: None
-) -> Figures:
+def measure(bench: Bench, names: list[str], keep: Keep = lambda figures, name: None) -> Figures:
     """Run sections; the figures have every key, null where something stood in the way.
 
-    `keep` is given the figures so far after each section.
+    `keep` is given the figures so far after each section, and its name.
     """
     figures: Figures = {}
     for name in names:
@@ -310,7 +308,7 @@ def measure(
             say(f"{name} failed:")
             traceback.print_exc()
         release()
-        keep(whole(bench, figures))
+        keep(whole(bench, figures), name)
     return whole(bench, figures)
 
 
@@ -326,14 +324,6 @@ def whole(bench: Bench, figures: Figures) -> Figures:
 def say(text: str) -> None:
     """Print a line for whoever watches, after the seconds since the beginning."""
     print(f"[{time.perf_counter() - BEGUN:6.1f}] {text}", file=sys.stderr, flush=True)
-
-
-def record(figures: Figures, commit: str, path: Path = RESULTS) -> None:
-    """Write figures with machine, versions, commit and date."""
-    from .gpu_programs import provenance
-
-    found = {"figures": figures, "sections": {"all": provenance(commit)}}
-    path.write_text(json.dumps(found, indent=1) + "\n")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -378,10 +368,7 @@ def main() -> None:
     bench = tiny_bench(options.hardware) if options.tiny else full_bench(options)
     path = options.out or (RESULTS if options.record and not options.tiny else None)
 
-    def keep(figures: Figures) -> None:
-        if path is not None:
-            record(figures, options.commit, path)
-
+    keep = keeper(path, options.commit)
     with Ballast(bench.base.gpu_memory) as ballast:
         say(f"GPU memory left by the ballast: {ballast.left / GIB:.2f} GiB")
         figures = measure(bench, options.only or list(SECTIONS), keep)

@@ -9,6 +9,7 @@ import torch
 from weft.bench import moe_offload
 from weft.bench.moe_memory import saving
 from weft.bench.moe_offload import KEYS, error_settings, measure, tiny_bench
+from weft.bench.moe_record import record
 from weft.bench.moe_runs import Setting, SkewedRouters, prompts_of, routing_of, run
 from weft.bench.moe_store import shared_store
 from weft.frontend.checkpoint import open_checkpoint
@@ -140,7 +141,7 @@ def test_steps_in_the_middle_of_a_run_are_bounded_and_need_no_prefill(bench):
 
 def test_figures_are_kept_after_each_section(bench):
     kept = []
-    measure(bench, ["schedules", "bound"], kept.append)
+    measure(bench, ["schedules", "bound"], lambda figures, name: kept.append(figures))
     assert len(kept) == 2 and kept[0]["fraction_of_bound"] is None and kept[0]["vs_s2"]
 
 
@@ -156,3 +157,17 @@ def test_variants_stand_beside_their_bounds(bench):
     beside = next(found for found in bench.done.values() if found.setting.arriving)
     assert beside.policy.overlap and not beside.tokens[-1][1:]
     assert all(len(made) > 1 for made in beside.tokens[:-1])
+
+
+def test_a_section_measured_anew_leaves_the_others(tmp_path):
+    file = tmp_path / "figures.json"
+    run = {"setting": "a", "step_ms": 2.0}
+    record({"vs_s2": 1.5, "vs_s3": None, "measured": [run], "why": {"x": "late"}}, ["schedules"],
+           {"commit": "1"}, file)  # fmt: skip
+    other = {"setting": "b", "step_ms": 3.0}
+    record({"vs_s2": None, "vs_s3": 1.6, "x": 1.0, "measured": [other], "why": {}}, ["bound"],
+           {"commit": "2"}, file)  # fmt: skip
+    found = json.loads(file.read_text())
+    assert found["figures"]["vs_s2"] == 1.5 and found["figures"]["vs_s3"] == 1.6
+    assert found["figures"]["measured"] == [run, other] and not found["figures"]["why"]
+    assert found["sections"] == {"schedules": {"commit": "1"}, "bound": {"commit": "2"}}

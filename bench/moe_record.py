@@ -1,0 +1,42 @@
+"""Keeps figures of the offloading bench in a file, section by section."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+Figures = dict[str, Any]
+Keep = Callable[[Figures, str], None]
+"""Is given the figures so far, and the section that was measured last."""
+
+
+def keeper(path: Path | None, commit: str) -> Keep:
+    """Return what writes figures to a file (None: nowhere) after each section."""
+    done: list[str] = []
+
+    def keep(figures: Figures, name: str) -> None:
+        if path is None:
+            return
+        from .gpu_programs import provenance
+
+        done.append(name)
+        record(figures, done, provenance(commit), path)
+
+    return keep
+
+
+def record(figures: Figures, names: list[str], source: Figures, path: Path) -> None:
+    """Merge figures into a file; each section keeps where and when it was measured (`source`).
+
+    What was not measured leaves what is known: null figures, runs of other settings.
+    """
+    known = json.loads(path.read_text()) if path.exists() else {"figures": {}, "sections": {}}
+    old = known["figures"]
+    runs = {run["setting"]: run for run in (*old.get("measured", ()), *figures["measured"])}
+    why = {key: text for key, text in old.get("why", {}).items() if figures.get(key) is None}
+    found = {key: value for key, value in figures.items() if value is not None or key not in old}
+    found |= {"measured": list(runs.values()), "why": why | figures["why"]}
+    sections = known["sections"] | dict.fromkeys(names, source)
+    path.write_text(json.dumps({"figures": old | found, "sections": sections}, indent=1) + "\n")
