@@ -57,6 +57,15 @@ def emit(kernel: Operation, schedule: Schedule | None = None) -> TritonSource:
     return TritonSource(name, _Emitter(kernel, schedule or Schedule()).file())
 
 
+def launch_options(schedule: Schedule) -> dict[str, int | bool]:
+    """Return what a launch under a schedule tells Triton beside the arguments, in order."""
+    options: dict[str, int | bool] = {
+        "num_warps": schedule.num_warps, "num_stages": schedule.num_stages
+    }  # fmt: skip
+    options |= {"launch_pdl": True} if schedule.chained else {}
+    return options | ({"maxnreg": schedule.registers} if schedule.registers else {})
+
+
 class _Emitter:
     """Writes one kernel; one method an operation."""
 
@@ -75,9 +84,8 @@ class _Emitter:
         self._body(self.kernel.regions[0].operations)
         extents = [read(extent, HostWriter()) for extent in self.kernel["grid"]]
         grid = ", ".join(extents) + ("," if len(extents) == 1 else "")
-        options = f"num_warps={self.schedule.num_warps}, num_stages={self.schedule.num_stages}"
-        options += ", launch_pdl=True" if self.schedule.chained else ""
-        options += f", maxnreg={self.schedule.registers}" if self.schedule.registers else ""
+        chosen = launch_options(self.schedule).items()
+        options = ", ".join(f"{name}={value!r}" for name, value in chosen)
         return "\n".join(
             [
                 f'"""Triton form of @{self.name}, emitted by weft."""',

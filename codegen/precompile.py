@@ -1,0 +1,46 @@
+"""Compiles a model's Triton kernels side by side, before anything is launched.
+
+At its first launch each would be compiled while a program waits for it, one after another, and
+those that only some steps need in the middle of a run.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from ..ir.core import Operation, Term
+from ..ir.schedule import Schedule
+from ..ir.types import dtype_of
+from .emit_triton import launch_options
+
+MOST_WORKERS = 16
+
+_TORCH = {"f32": "float32", "f64": "float64", "bf16": "bfloat16", "f16": "float16", "i64": "int64",
+          "i32": "int32", "u32": "int32", "i16": "int16", "i8": "int8", "u8": "uint8",
+          "f8e4m3": "float8_e4m3fn"}  # fmt: skip
+
+
+def precompile(kernels: Sequence[tuple[Any, Operation, Schedule]]) -> None:
+    """Compile kernels for the current GPU: Triton's functions, what they are emitted from, and
+    their schedules. Of what Triton's cache has, that is taken; a Triton that cannot compile
+    several kernels at a time is left to compile each at its first launch.
+    """
+    try:
+        from triton.runtime._async_compile import AsyncCompileMode
+    except ImportError:
+        return
+    workers = min(MOST_WORKERS, os.cpu_count() or 1)
+    with ThreadPoolExecutor(workers) as pool, AsyncCompileMode(pool):
+        for function, kernel, schedule in kernels:
+            arguments = [_stand_in(value.type) for value in kernel.regions[0].arguments]
+            function.warmup(*arguments, grid=(1,), **launch_options(schedule))
+
+
+def _stand_in(type: Term) -> Any:
+    """Return what Triton takes for an argument of a type: a dtype for an aligned buffer."""
+    import torch
+
+    return getattr(torch, _TORCH[dtype_of(type)]) if type.name == "buffer" else 2
