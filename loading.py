@@ -14,6 +14,7 @@ from .options import Launch, Options
 if TYPE_CHECKING:
     from .passes.tile.regimes import Regime
     from .runtime.attention_plan import Shape
+    from .runtime.device_executor import DeviceExecutor
     from .runtime.graphs import Recorder
     from .runtime.sampler import SampleKernel
     from .runtime.step import ModelExecutor, StepInput
@@ -216,17 +217,19 @@ def device_executor(
     if options.tp > 1:
         before_end(recorder.forget)
     with device.watched(checkpoint.name):
-        return executor_on(
+        executor = executor_on(
             checkpoint, regimes, kernels, options, pages, device.place, recorder, progress,
             attention, memory,
         )  # fmt: skip
+        executor.warm()
+        return executor
 
 
 def executor_on(
     checkpoint: Checkpoint, regimes: list[Regime], kernels: Mapping[str, Any], options: Options,
     pages: int, device: str, recorder: Recorder | None = None, progress: Progress | None = None,
     attention: Attention | None = None, memory: int = 0,
-) -> ModelExecutor:  # fmt: skip
+) -> DeviceExecutor:  # fmt: skip
     """Return an executor of a GPU's kernels on a device; on the CPU they are interpreted. Where
     keys lie in host memory, `memory` bytes of the device are for what it has of them."""
     from .runtime.device_executor import DeviceExecutor

@@ -254,7 +254,7 @@ def build(
     run, first, size, low, high = (array[order] for array in (run, first, size, low, high))
     place = ranges(first, size)
     row_query, row_limit = query[place], limit[place]
-    slot, merge_query, merge_start = _slots(row_query, len(owner))
+    slot, merge_query, merge_start = slots_of(row_query, len(owner))
     return WorkList(
         *(np.ascontiguousarray(array, np.int32) for array in (
             np.cumsum(size) - size, size, of[run] * most + start[run] // shape.page, low, high,
@@ -273,7 +273,7 @@ def _most(limit: Array, first: Array, size: Array) -> Array:
     return np.maximum.reduceat(padded, ends)[::2]
 
 
-def _slots(query: Array, queries: int) -> tuple[Array, Array, Array]:
+def slots_of(query: Array, queries: int) -> tuple[Array, Array, Array]:
     """Return the slot of each item row (-1 for a query in one item only), the queries that are
     joined, and where each one's slots start; a query without keys joins none, to 0."""
     counts = np.bincount(query, minlength=queries)

@@ -20,8 +20,10 @@ from .device import device_errors
 from .drawn import Drawn
 from .executor import check_step
 from .graphs import Recorder, Rerun
+from .grown_lists import PAGES, Lists
 from .host_keys import HostKeys, Staged
-from .lists import PAGES, AttentionLists, Fitting, Lists, Room
+from .library import SCALES, of_rows
+from .lists import AttentionLists, Fitting, Room
 from .page_copies import PageCopies
 from .ranks import peers
 from .recipe import Recipe
@@ -31,6 +33,7 @@ from .sparse_lists import SparseLists
 from .staging import Layout, Staging
 from .step import StepInput
 from .timing import BoundLaunch, event_seconds, graph_seconds, host_seconds, once_seconds
+from .token_counts import filled, token_counts
 from .weights import Weight
 
 ENTRIES = 1 << 18
@@ -55,7 +58,8 @@ class DeviceExecutor(CompiledExecutor):
     Pages that are to be copied are so before the next step, all at once.
     The greedy draw is part of the recording. Other steps are launched one kernel after another; and
     so are, part by part, decode steps whose rows read more keys of host memory than their cache
-    holds at once (`host`).
+    holds at once (`host`). Prompts of a dense model are filled up with tokens that do nothing, so
+    that the library's products come in few numbers of rows: `warm` touches them all.
     Nothing here waits for the device, except where a buffer on its way to it is still in use.
     """
 
@@ -83,6 +87,8 @@ class DeviceExecutor(CompiledExecutor):
         self.everything = torch.full((max_batch, words), -1, dtype=torch.int32, device=device)
         self._recorder = recorder or Rerun()
         self._sizes = bucket_sizes(max_batch)
+        plain = not config.experts and sparse is None and host is None
+        self._counts = token_counts(max_tokens) if plain else ()
         self._recorded = Recordings()
         self._latest: Recorded | None = None
         windows = set(config.windows) or {0}
@@ -129,25 +135,31 @@ class DeviceExecutor(CompiledExecutor):
                 self._latest = recorded
                 self.drawn.greedy = rows
                 return recorded.logits[:rows]
-        recipe, inputs = self._sent(step, source, lists, few=False)
-        launches, logits = recipe.flow(inputs, self._extents(step))
+        recipe, *sent = self._sent(step, source, lists, few=False)
+        launches, logits = recipe.flow(*sent)
         self._run_all(recipe, launches)
-        return logits
+        return logits[: step.logits_rows.shape[0]]
 
     def _sent(
         self, step: StepInput, source: np.ndarray | None, lists: Lists, few: bool
-    ) -> tuple[Recipe, dict[str, Any]]:  # fmt: skip
-        """Send a step's arrays to places of their own size; return the recipe that runs it, and its
-        inputs. With `few` a decode step takes that of its rows, where it is not the general one."""
-        rows = step.tokens.shape[0]
-        layout = Layout.of([*((name, rows) for name in (*_SENT[:-1], "source")),
-                            (_SENT[-1], step.logits_rows.shape[0]), *lists.sizes()])  # fmt: skip
+    ) -> tuple[Recipe, dict[str, Any], dict[str, int]]:  # fmt: skip
+        """Send a step's arrays to places of about their size; return the recipe that runs it, its
+        inputs and extents. With `few` a decode step takes the recipe of its rows, where it is not
+        the general one."""
+        rows, extents = step.tokens.shape[0], self._extents(step)
+        recipes = self._sparse_recipes if lists.sparse else self._recipes
+        recipe = recipes[-1][1]
+        if few and step.is_decode:
+            recipe = _fitting(recipes, rows, lists.apart)
+        elif self._counts:
+            extents["T"] = filled(self._counts, rows)
+            extents["R"] = filled((0, *self._sizes), extents["R"])
+        layout = Layout.of([*((name, extents["T"]) for name in (*_SENT[:-1], "source")),
+                            (_SENT[-1], extents["R"]), *lists.sizes()])  # fmt: skip
         self._fill(layout, step, source, lists.arrays, None)
         inputs = self._lists.bind(layout.views(self._staging.device), lists.extents)
         self._feed_tokens(inputs, rows)
-        recipes = self._sparse_recipes if lists.sparse else self._recipes
-        fits = few and step.is_decode
-        return _fitting(recipes, rows, lists.apart) if fits else recipes[-1][1], inputs
+        return recipe, inputs, extents
 
     def _groups(self, step: StepInput) -> list[tuple[int, int]]:
         """Return the runs of sequences that are run apart, as their cache cannot hold what all
@@ -168,8 +180,8 @@ class DeviceExecutor(CompiledExecutor):
         starts = step.query_starts.numpy()
         for (first, last), (part, wanted) in zip(groups, grouped(step, groups), strict=True):
             taken = None if source is None else source[starts[first] : starts[last]]
-            recipe, inputs = self._sent(part, taken, self._lists.plan(part), few=True)
-            launches, logits = recipe.flow(inputs, self._extents(part))
+            recipe, *sent = self._sent(part, taken, self._lists.plan(part), few=True)
+            launches, logits = recipe.flow(*sent)
             self._run_all(recipe, launches)
             if len(wanted):
                 found[wanted[0] : wanted[-1] + 1] = logits
@@ -187,8 +199,27 @@ class DeviceExecutor(CompiledExecutor):
 
     def launches(self, step: StepInput) -> list[BoundLaunch]:
         """Return the launches of a step, to be timed: they may run in any order, and repeatedly."""
-        recipe, inputs = self._sent(step, None, self._lists.plan(step), few=True)
-        return numbered(recipe, recipe.bind(inputs, self._extents(step))[0])
+        recipe, *sent = self._sent(step, None, self._lists.plan(step), few=True)
+        return numbered(recipe, recipe.bind(*sent)[0])
+
+    def warm(self) -> None:
+        """Run the library's products of the general function once for each number of rows that
+        steps have: it loads a kernel when it first needs it. Ranks need not do so together."""
+        if not self._counts:
+            return
+        most = {"T": self._counts[-1], "R": self.max_batch, "N": self.num_pages}
+        seen: set[Any] = set()
+        for routine, values in self._recipes[-1][1].library_calls(most):
+            if routine not in SCALES:
+                continue
+            out, weight = values[0], values[SCALES[routine] + 1]
+            key = out.shape, out.dtype, weight.shape, weight.dtype
+            if key not in seen:
+                seen.add(key)
+                counts = self._counts if out.shape[0] == most["T"] else self._sizes
+                for rows in counts:
+                    function, arguments = of_rows(routine, values, rows)
+                    function(*arguments)
 
     def seconds(self, run: Callable[[], None]) -> float:
         """Return how long some launches take on this device."""
@@ -233,7 +264,7 @@ class DeviceExecutor(CompiledExecutor):
             count = len(array)
             buffer[at : at + count] = array
             if count < size and name != PAGES:
-                filling = -1 if room is None else room.filling(name, array)
+                filling = _filling(name) if room is None else room.filling(name, array)
                 buffer[at + count : at + size] = filling
         self._staging.send(end)
 
@@ -288,7 +319,13 @@ def _fitting(recipes: Sequence[tuple[int, Recipe]], rows: int, apart: bool) -> R
 _SENT = ("tokens", "positions", "slots", "logits_rows")
 """The arrays of a step that kernels read; the attention lists say the rest."""
 
+
 _NOTHING = np.zeros(1, np.int32)[:0]
+
+
+def _filling(name: str) -> int:
+    """Return what tokens that do nothing have: no place for keys, no row that gives them."""
+    return -1 if name in ("slots", "source") else 0
 
 
 def _as_it_is(tensor: Tensor) -> Tensor:

@@ -204,5 +204,12 @@ ROUTINES: dict[str, Callable[[Sequence[Any]], Launch]] = {
     "all_reduce": all_reduce, "all_gather": all_gather,
 }  # fmt: skip
 
+
+def of_rows(routine: str, values: Sequence[Any], rows: int) -> Launch:
+    """Bind a product (`SCALES` names them) of the first rows of its operands."""
+    by_row = SCALES[routine] + 1
+    return ROUTINES[routine]([*(value[:rows] for value in values[:by_row]), *values[by_row:]])
+
+
 SCALES = {"matmul": 1, "scaled_matmul": 2}
 """Routines that take the row scales of a weight behind it, and which operand that is."""

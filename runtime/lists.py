@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .attention_plan import Batch, Rates, Shape, WorkList, plan
+from .grown_lists import PAGES, Growing, Lists
 from .recipe import PLANNED
 from .sparse_lists import FILLS, GROUP_ARRAYS, ROW_ARRAYS, SparseLists, SparseRows, fills
 from .step import StepInput
@@ -22,25 +23,6 @@ _ARRAYS = (
 _NONE = ("row_slot", "merge_query", "item_list", "fill_before", "group_rows")
 """Lists in which -1 stands for nothing."""
 _SIZED_BY = {"item": "W", "row": "R"}
-
-
-@dataclass(frozen=True)
-class Lists:
-    """The lists of one step: arrays and extents by name, the page table last.
-
-    `apart`: no item has more rows than the small tile holds. `sparse`: some row reads what is
-    selected for it. `seconds` are predicted, of one layer for each window.
-    """
-
-    arrays: Mapping[str, np.ndarray]
-    extents: Mapping[str, int]
-    apart: bool
-    sparse: bool = False
-    seconds: float = 0.0
-
-    def sizes(self) -> list[tuple[str, int]]:
-        """Return each array's name and size."""
-        return [(name, len(array)) for name, array in self.arrays.items()]
 
 
 class AttentionLists:
@@ -66,8 +48,8 @@ class AttentionLists:
     def plan(self, step: StepInput) -> Lists:
         """Return the lists of a step's sequences.
 
-        A decode step of the rows of the last one, each a key longer, takes that one's lists with
-        a key more: what is read for whom and how it is cut is decided anew now and then only.
+        A decode step of rows of the last one, each a key longer, takes that one's lists with a key
+        more: what is read for whom and how it is cut is decided anew now and then only.
         """
         table, lengths = self._table(step), step.kv_lengths.numpy()
         rows = self.sparse.rows(step) if self.sparse else None
@@ -80,7 +62,10 @@ class AttentionLists:
                 return grown
         lists = self._planned(step, table, lengths)
         steady = step.is_decode and self._windows == (0,)
-        self._last = Growing(lists, table, lengths, self._shape.page) if steady else None
+        self._last = None
+        if steady:
+            few = self._shape.rows_few
+            self._last = Growing(lists, table, lengths, self._shape.page, few)
         return lists
 
     def within(self, step: StepInput, lists: Lists, room: Room) -> Lists | None:
@@ -237,56 +222,12 @@ class Fitting:
         return found is not None
 
 
-PAGES = f"{PLANNED}pages"
-
 AHEAD = 512
 """The page table is sent in multiples of so many keys, so that lists hold for a while."""
-
-KEPT_FOR = 64
-"""Steps after which lists are planned anew."""
 
 LOSS = 5e-5
 """Seconds that a layer's attention may take longer so that a recorded step can be replayed: of 32
 layers less than the host takes to launch a step one kernel after another."""
-
-
-class Growing:
-    """The lists of a decode step, which the next steps may take with one key more a row."""
-
-    def __init__(self, lists: Lists, table: np.ndarray, lengths: np.ndarray, page: int) -> None:
-        self._table, self._lengths, self._page = table, lengths.copy(), page
-        self._age = 0
-        self._arrays = dict(lists.arrays)
-        for name in ("item_high", "row_limit"):
-            self._arrays[PLANNED + name] = lists.arrays[PLANNED + name].copy()
-        self._extents, self._apart, self._seconds = lists.extents, lists.apart, lists.seconds
-        self._high, self._limit = (
-            self._arrays[PLANNED + name] for name in ("item_high", "row_limit")
-        )
-        row, start = np.divmod(lists.arrays[f"{PLANNED}item_page"], table.shape[1])
-        self._ends = start * page + self._high == lengths[row]  # items of a row's last keys
-
-    def grown(self, table: np.ndarray, lengths: np.ndarray) -> Lists | None:
-        """Return the lists of the next step, or None if it is no such step."""
-        self._age += 1
-        if self._age > KEPT_FOR or table.shape != self._table.shape:
-            return None
-        if not np.array_equal(lengths, self._lengths + 1) or not self._same_pages(table, lengths):
-            return None
-        self._lengths += 1
-        self._table = table
-        self._high += self._ends
-        self._limit += 1
-        arrays = {**self._arrays, PAGES: table.ravel()}
-        if PLANNED + FILLS[0] in arrays:
-            arrays |= fills(lengths, np.ones_like(lengths), table.shape[1], self._page)
-        return Lists(arrays, self._extents, self._apart, seconds=self._seconds)
-
-    def _same_pages(self, table: np.ndarray, lengths: np.ndarray) -> bool:
-        """Whether only pages differ that this step begins."""
-        rows, columns = np.nonzero(table != self._table)
-        begins = (lengths[rows] - 1) // self._page
-        return bool((columns >= begins).all())
 
 
 @dataclass(frozen=True)

@@ -136,6 +136,19 @@ class Recipe:
             fill((self._result,))
         return launches(), raw[self._result]
 
+    def library_calls(self, extents: Mapping[str, int]) -> list[tuple[str, list[Any]]]:
+        """Return the library's launches of a step: each routine, and the values that it binds."""
+
+        def value(slot: int) -> Any:
+            known = self._static[slot]
+            return self._of_step(self._slots.keys[slot], {}, extents) if known is None else known
+
+        return [
+            (routine, [value(slot) for slot in slots])
+            for routine, slots in self._calls
+            if isinstance(routine, str)
+        ]
+
     def _first_uses(self) -> list[tuple[int, ...]]:
         """Return for each call the slots that the step says and no call before takes."""
         left = {slot for slot, item in enumerate(self._static) if item is None}

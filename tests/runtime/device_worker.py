@@ -198,6 +198,7 @@ def main() -> None:
         memory = costs.fixed + HOST_PAGES * costs.device_page + 64 * costs.row
     device: Any = executor_on(checkpoint, regimes, kernels, options, 16, "cpu", attention=sparse,
                               memory=memory)  # fmt: skip
+    device.warm()
     if device.host:
         assert device.host.room == KeyRoom(HOST_PAGES, 64)
         device._sparse.window = math.inf  # so few weights leave no time for anything

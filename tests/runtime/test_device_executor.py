@@ -8,10 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from weft.runtime.attention_plan import Shape
 from weft.runtime.device import (
     GIB,
     WORKSPACE,
@@ -24,9 +22,7 @@ from weft.runtime.device import (
     NoGpu,
     device_errors,
 )
-from weft.runtime.lists import PAGES, AttentionLists
 from weft.runtime.staging import ALIGNMENT, DEPTH, Layout, Staging
-from weft.runtime.step import StepInput
 
 WORKER = Path(__file__).parent / "device_worker.py"
 
@@ -48,109 +44,6 @@ def test_tokens_equal_the_graphs_meaning(name, tmp_path):
     assert found == expected
     # decode steps of several batches were recorded, not launched, unless a cache cannot hold them
     assert recordings >= (1 if name.startswith("host") else 2)
-
-
-def decode_step(lengths, table):
-    ints = [torch.tensor(values, dtype=torch.int32) for values in (
-        [0] * len(lengths), [n - 1 for n in lengths], [0] * len(lengths),
-        list(range(len(lengths) + 1)), lengths,
-    )]  # fmt: skip
-    rows = torch.arange(len(lengths), dtype=torch.int32)
-    return StepInput(*ints, torch.tensor(table, dtype=torch.int32), rows)
-
-
-def seen_keys(lists, table_width):
-    """The keys that each query sees by the lists: (page, offset) pairs, from every item."""
-    arrays = {name.removeprefix("plan_"): array for name, array in lists.arrays.items()}
-    keys = {}
-    for item, first in enumerate(arrays["item_row"].tolist()):
-        low, high = int(arrays["item_low"][item]), int(arrays["item_high"][item])
-        for row in range(first, first + int(arrays["item_rows"][item])):
-            end = min(high, int(arrays["row_limit"][row]))
-            entry = int(arrays["item_page"][item])
-            pages = lists.arrays[PAGES]
-            found = {(int(pages[entry + key // 16]), key % 16) for key in range(low, end)}
-            keys.setdefault(int(arrays["row_query"][row]), []).extend(sorted(found))
-    return keys
-
-
-def test_lists_that_grow_say_what_lists_made_anew_say():
-    shape = Shape(4, 2, 16, 16, 8, 32, 64)
-    device = torch.device("cpu")
-    growing = AttentionLists(shape, (0,), device, 64)
-    pick = np.random.default_rng(0)
-    table = pick.permutation(3 * 40).reshape(3, 40)
-    table[1, :4] = table[0, :4]  # a shared prefix of 64 keys
-    lengths = np.array([65, 90, 300])
-    for _ in range(150):
-        step = decode_step(lengths.tolist(), table.tolist())
-        grown = growing.plan(step)
-        anew = AttentionLists(shape, (0,), device, 64).plan(step)
-        found, expected = seen_keys(grown, 40), seen_keys(anew, 40)
-        for query in range(3):
-            assert sorted(found[query]) == sorted(expected[query])
-            assert len(found[query]) == lengths[query]  # every key once
-        lengths += 1
-
-
-@pytest.mark.parametrize(("prefix", "own"), [(0, 40), (256, 40), (256, 200), (0, 900)])
-def test_lists_with_too_many_items_for_a_recorded_room_are_cut_anew(prefix, own):
-    """Rows of many lengths, some of them ended: every key once, within what the room has."""
-    shape, pick = Shape(4, 2, 16, 16, 8, 32, 64), np.random.default_rng(own)
-    lists = AttentionLists(shape, (0,), torch.device("cpu"), 4096)
-    table = pick.permutation(12 * 80).reshape(12, 80)
-    table[:, : prefix // 16] = table[0, : prefix // 16]
-
-    def step(rows, longer):
-        lengths = prefix + own + longer - np.arange(rows) % 7
-        return decode_step(lengths.tolist(), table[:rows].tolist())
-
-    whole = lists.plan(step(12, 0))
-    room, fitted = lists.room(16, whole, 4096), 0
-    for rows, longer in ((12, 60), (9, 64), (5, 70), (2, 300), (1, 90)):
-        wanted = step(rows, longer)
-        planned = lists.plan(wanted)
-        found = lists.within(wanted, planned, room)
-        if found is None:
-            continue
-        fitted += 1
-        assert room.takes(found) and found.apart >= room.apart
-        assert len(found.arrays["plan_item_row"]) <= len(planned.arrays["plan_item_row"])
-        seen, expected = seen_keys(found, 80), seen_keys(planned, 80)
-        assert {row: sorted(keys) for row, keys in seen.items()} == {
-            row: sorted(keys) for row, keys in expected.items()
-        }
-        after = lists.plan(decode_step((wanted.kv_lengths + 1).tolist(), table[:rows].tolist()))
-        items = [len(each.arrays["plan_item_row"]) for each in (after, planned)]
-        assert items[0] == items[1]  # the next step's are its own again: its room may be recorded
-    assert fitted >= 3
-
-
-def test_lists_that_would_take_much_longer_cut_anew_are_left():
-    lists = AttentionLists(Shape(4, 2, 16, 16, 8, 32, 64), (0,), torch.device("cpu"), 4096)
-    few = lists.plan(decode_step([30] * 12, np.arange(12 * 2048).reshape(12, 2048).tolist()))
-    room = lists.room(16, few, 1 << 18)
-    step = decode_step([32_000], np.arange(2048)[None].tolist())
-    planned = lists.plan(step)
-    assert not room.takes(planned) and lists.within(step, planned, room) is None
-
-
-def test_lists_are_made_anew_when_rows_change():
-    shape = Shape(4, 2, 16, 16, 8, 32, 64)
-    lists = AttentionLists(shape, (0,), torch.device("cpu"), 64)
-    table = np.arange(80).reshape(2, 40)
-    lists.plan(decode_step([70, 80], table.tolist()))
-    other = table[::-1].copy()  # other pages under lengths that grew by one
-    found = seen_keys(lists.plan(decode_step([71, 81], other.tolist())), 40)
-    assert found[0][0] == (40, 0) and len(found[1]) == 81
-
-
-def test_lists_keep_a_table_of_their_own():
-    """The next step overwrites the batch's: pages that change would not be seen to."""
-    lists = AttentionLists(Shape(4, 2, 16, 16, 8, 32, 64), (0,), torch.device("cpu"), 64)
-    step = decode_step([490, 500], np.arange(64).reshape(2, 32).tolist())
-    kept = lists.plan(step).arrays[PAGES]
-    assert not np.shares_memory(kept, step.page_table.numpy())
 
 
 def test_staging_keeps_what_is_on_its_way():
