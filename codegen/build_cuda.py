@@ -1,4 +1,4 @@
-"""Tile kernels as loaded Triton files: what a GPU runs; each compiles at its first launch."""
+"""Tile kernels as loaded Triton files: what a GPU runs; on one they are compiled side by side."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from ..ir.schedule import Schedule
 from .cache import default_folder
 from .emit_triton import TritonSource, emit
 from .kernel import BuildStatistics, Kernel
-from .load_triton import load_launcher
+from .load_triton import load_launcher, load_module
+from .triton_precompile import precompile
 
 
 class SameName(KernelError):
@@ -33,11 +34,12 @@ def load_kernels(
     """Emit and load kernels; return them by name.
 
     Their files lie in `cache` (default: the user's); Triton keeps what it compiles in a cache of
-    its own, and does so at a kernel's first launch. `interpreted`: for Triton's interpreter, which
+    its own. `interpreted`: for Triton's interpreter, which
     knows no launches before the end of others.
     """
     folder = (cache or default_folder()) / "triton"
     loaded: dict[str, Kernel] = {}
+    functions = []
     for operation, schedule in kernels:
         start = time.perf_counter()
         if interpreted:
@@ -46,12 +48,15 @@ def load_kernels(
         if source.name in loaded:
             raise SameName(name=source.name)
         launch = load_launcher(source, folder)
+        functions.append((getattr(load_module(source, folder), source.name), operation, schedule))
         spent = time.perf_counter() - start
         statistics = BuildStatistics(False, spent, source.module)
         loaded[source.name] = Kernel(
             source.name, launch, partial(_text, source), print_operation(operation), statistics,
             "cuda", inspector=_inspector(operation, schedule),
         )  # fmt: skip
+    if not interpreted:
+        precompile(functions)
     return loaded
 
 

@@ -33,7 +33,7 @@ from .sparse_lists import SparseLists
 from .staging import Layout, Staging
 from .step import StepInput
 from .timing import BoundLaunch, event_seconds, graph_seconds, host_seconds, once_seconds
-from .token_counts import filled, token_counts
+from .token_counts import filled, logit_counts, token_counts, tried
 from .weights import Weight
 
 ENTRIES = 1 << 18
@@ -89,6 +89,7 @@ class DeviceExecutor(CompiledExecutor):
         self._sizes = bucket_sizes(max_batch)
         plain = not config.experts and sparse is None and host is None
         self._counts = token_counts(max_tokens) if plain else ()
+        self._logit_counts = logit_counts(max_batch)
         self._recorded = Recordings()
         self._latest: Recorded | None = None
         windows = set(config.windows) or {0}
@@ -153,7 +154,7 @@ class DeviceExecutor(CompiledExecutor):
             recipe = _fitting(recipes, rows, lists.apart)
         elif self._counts:
             extents["T"] = filled(self._counts, rows)
-            extents["R"] = filled((0, *self._sizes), extents["R"])
+            extents["R"] = filled(self._logit_counts, extents["R"])
         layout = Layout.of([*((name, extents["T"]) for name in (*_SENT[:-1], "source")),
                             (_SENT[-1], extents["R"]), *lists.sizes()])  # fmt: skip
         self._fill(layout, step, source, lists.arrays, None)
@@ -216,8 +217,8 @@ class DeviceExecutor(CompiledExecutor):
             key = out.shape, out.dtype, weight.shape, weight.dtype
             if key not in seen:
                 seen.add(key)
-                counts = self._counts if out.shape[0] == most["T"] else self._sizes
-                for rows in counts:
+                prompts = out.shape[0] == most["T"]
+                for rows in tried(self._counts if prompts else self._logit_counts):
                     function, arguments = of_rows(routine, values, rows)
                     function(*arguments)
 

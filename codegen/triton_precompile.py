@@ -24,19 +24,35 @@ _TORCH = {"f32": "float32", "f64": "float64", "bf16": "bfloat16", "f16": "float1
 
 
 def precompile(kernels: Sequence[tuple[Any, Operation, Schedule]]) -> None:
-    """Compile kernels for the current GPU: Triton's functions, what they are emitted from, and
-    their schedules. Of what Triton's cache has, that is taken; a Triton that cannot compile
-    several kernels at a time is left to compile each at its first launch.
+    """Compile kernels for the current GPU, and load them: Triton's functions, what they are emitted
+    from, and their schedules. What Triton's cache has is taken from there; a Triton that cannot
+    compile several kernels at a time is left to compile each at its first launch.
     """
+    import torch
+
     try:
         from triton.runtime._async_compile import AsyncCompileMode
     except ImportError:
         return
     workers = min(MOST_WORKERS, os.cpu_count() or 1)
-    with ThreadPoolExecutor(workers) as pool, AsyncCompileMode(pool):
-        for function, kernel, schedule in kernels:
-            arguments = [_stand_in(value.type) for value in kernel.regions[0].arguments]
-            function.warmup(*arguments, grid=(1,), **launch_options(schedule))
+    compiled = []
+    with ThreadPoolExecutor(workers) as pool:
+        with AsyncCompileMode(pool):
+            for function, kernel, schedule in kernels:
+                arguments = [_stand_in(value.type) for value in kernel.regions[0].arguments]
+                launched = launch_options(schedule)
+                compiled.append(function.warmup(*arguments, grid=(1,), **launched))
+        list(pool.map(_load, compiled, [torch.cuda.current_device()] * len(compiled)))
+
+
+def _load(kernel: Any, device: int) -> None:
+    """Load a compiled kernel onto a device; its launcher is a C file that is compiled, too."""
+    import torch
+
+    torch.cuda.set_device(device)
+    kernel = kernel.result() if hasattr(kernel, "future") else kernel
+    if hasattr(kernel, "_init_handles"):
+        kernel._init_handles()
 
 
 def _stand_in(type: Term) -> Any:
