@@ -321,7 +321,8 @@ class in_prefix_order(Iterator[tuple[int, Any]]):  # noqa: N801
         groups: dict[str, list[tuple[tuple[str, ...], int, Any]]] = {}
         for number, arguments in jobs:
             beginning = self._forecast.beginning(arguments)
-            group = groups.setdefault("\0".join(beginning)[: self._shared], [])
+            start = "\0".join(text[: self._shared] for text in beginning)[: self._shared]
+            group = groups.setdefault(start, [])
             group.append((beginning, number, arguments))
         for group in groups.values():
             group.sort(key=lambda job: job[:2])

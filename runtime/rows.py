@@ -32,7 +32,7 @@ class RowRun:
         self._journal = journal
         self._report = progress or (lambda progress: None)
         self._keep_going = keep_going
-        self._plan = str(executable.plan)
+        self._plan = "" if journal is None else str(executable.plan)
         self._keys: dict[int, str] = {}
         self._outcomes: dict[int, dict[str, Any]] = {}
         self._progress = Progress()
