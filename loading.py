@@ -96,11 +96,13 @@ def join_ranks(options: Options, launch: Launch, ready: Callable[[], Any]) -> No
     Raises NotLaunched.
     """
     if options.tp > 1:
-        from .runtime.ranks import join, require_launched
+        from .runtime.ranks import join, require_launched, take_gpu
 
         require_launched(options.tp, launch.count)
+        gpu = launch.local_rank if options.target == "cuda" else None
+        take_gpu(gpu)
         ready()
-        join(launch.local_rank if options.target == "cuda" else None)
+        join(gpu)
 
 
 def serve(executor: ModelExecutor) -> NoReturn:

@@ -72,6 +72,12 @@ def require_launched(count: int, launched: int) -> None:
         raise NotLaunched(count=count, found=found)
 
 
+def take_gpu(gpu: int | None) -> None:
+    """Let what this process does on a GPU be on that of its number; None: it is on none."""
+    if gpu is not None:
+        torch.cuda.set_device(gpu)
+
+
 def join(gpu: int | None) -> None:
     """Meet the other ranks, once a process; raises SecondModel.
 
@@ -82,7 +88,7 @@ def join(gpu: int | None) -> None:
     os.environ.setdefault("NCCL_NVLS_ENABLE", "0")  # no NVLink multicast
     backend = "gloo"
     if gpu is not None:
-        torch.cuda.set_device(gpu)
+        take_gpu(gpu)
         backend = "cpu:gloo,cuda:nccl"
     distributed.init_process_group(backend, timeout=PATIENCE)
     if gpu is not None:
