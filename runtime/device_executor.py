@@ -93,6 +93,7 @@ class DeviceExecutor(CompiledExecutor):
         self._recorded = Recordings()
         self._latest: Recorded | None = None
         windows = set(config.windows) or {0}
+        self._layers = config.layers / len(windows)
         chosen = None
         if sparse is not None:
             tokens = min(num_pages * shape.page, max_batch * config.context_length)
@@ -128,7 +129,7 @@ class DeviceExecutor(CompiledExecutor):
         if step.is_decode and step.logits_rows.shape[0] == rows > 0 and entries <= ENTRIES:
             size = self._sizes[bisect_left(self._sizes, rows)]
             room = self._lists.room(size, lists, ENTRIES)
-            fitting = Fitting(self._lists, step, lists)
+            fitting = Fitting(self._lists, step, lists, self._layers)
             recorded = self._recorded.find(room, self._record, fitting.into)
             if recorded is not None:
                 self._fill(recorded.layout, step, source, fitting.lists.arrays, recorded.room)

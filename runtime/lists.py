@@ -212,14 +212,19 @@ def _group_extents(arrays: Mapping[str, np.ndarray]) -> dict[str, int]:
 class Fitting:
     """The lists of a step, which may be cut anew so that a recorded room has places for them."""
 
-    def __init__(self, planner: AttentionLists, step: StepInput, lists: Lists) -> None:
-        self._planner, self._step, self.lists = planner, step, lists
+    def __init__(
+        self, planner: AttentionLists, step: StepInput, lists: Lists, layers: float = 1.0
+    ) -> None:  # fmt: skip
+        self._planner, self._step, self.lists, self._layers = planner, step, lists, layers
 
-    def into(self, room: Room) -> bool:
-        """Say whether they could be, and from then on are."""
+    def into(self, room: Room) -> float | None:
+        """Return the seconds that a step of so many layers loses where they are, as from then on
+        they are; None: they cannot be."""
         found = self._planner.within(self._step, self.lists, room)
-        self.lists = found or self.lists
-        return found is not None
+        if found is None:
+            return None
+        before, self.lists = self.lists, found
+        return max(0.0, found.seconds - before.seconds) * self._layers
 
 
 AHEAD = 512

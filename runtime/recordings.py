@@ -1,4 +1,10 @@
-"""Recorded decode steps by their room; a room that few steps ask for borrows a larger one's."""
+"""Recorded decode steps by their room; a room that few steps ask for borrows a larger one's.
+
+When to record is the problem of renting or buying: a step that borrows loses something, and a
+recording costs what it costs, be it used once more or a thousand times. Buying when the loss has
+come to the cost is never worse than twice the best (Karlin et al., Algorithmica 3, 1988). All
+constants are fixed, so that ranks decide alike: recorded steps exchange.
+"""
 
 from __future__ import annotations
 
@@ -10,15 +16,16 @@ from torch import Tensor
 from .lists import Room
 from .staging import Layout
 
-WORTH = 4
-"""Steps of a room, near one another, after which it is recorded: that takes as long as some of
-them, and while rows end every step is of another room."""
+COST = 13e-3
+"""Seconds that a recording takes, on an H200 with 32 layers."""
 
-NEAR = 64
-"""Steps between two of a room after which those before are not near any more."""
+ROW, LENT = 2e-5, 2.5e-4
+"""Seconds that a step loses in another's recording: for each row that does nothing, and besides,
+as its lists are longer and its kernels those of more rows."""
 
-OFTEN = 16
-"""Steps of a room, wherever they are, after which it is recorded all the same."""
+LAUNCHED = 7e-3
+"""Seconds lost where no recording holds a step, which is launched kernel by kernel: half a
+recording, as it may be the only one of its kind."""
 
 
 @dataclass(frozen=True)
@@ -31,44 +38,48 @@ class Recorded:
     logits: Tensor
 
 
-class Recordings:
-    """What has been recorded, and how often rooms were asked for that have not."""
+Fits = Callable[[Room], float | None]
+"""Seconds that a step would lose, its lists cut in another way to fit a room; None: none fit."""
 
-    def __init__(self) -> None:
+
+class Recordings:
+    """What has been recorded, and what steps of rooms that have not been lost so far."""
+
+    def __init__(self, cost: float = COST) -> None:
+        self.cost = cost
         self._known: dict[Room, Recorded] = {}
-        self._asked: dict[Room, tuple[int, int, int]] = {}
-        self._steps = 0
+        self._lost: dict[Room, float] = {}
 
     def __len__(self) -> int:
         return len(self._known)
 
     def find(
-        self, room: Room, record: Callable[[Room], Recorded],
-        fits: Callable[[Room], bool] = lambda room: False,
+        self, room: Room, record: Callable[[Room], Recorded], fits: Fits = lambda room: None
     ) -> Recorded | None:  # fmt: skip
         """Return the recording of a room, or of the smallest one that holds it or into which the
         step `fits`, cut in another way; else record.
 
         None: not recorded, as nothing holds the step, and it is the first one of its kind.
         """
-        self._steps += 1
         known = self._known.get(room)
         if known is not None:
             return known
-        near, total, last = self._asked.pop(room, (0, 0, 0))
-        near, total = near + 1 if self._steps - last <= NEAR else 1, total + 1
-        if near < WORTH and total < OFTEN:
-            found = self._lent(room, fits)
-            if found is not None or total == 1:
-                self._asked[room] = near, total, self._steps
-                return found
+        found, loss = self._lent(room, fits)
+        lost = self._lost.pop(room, 0.0) + loss
+        if lost < self.cost:
+            self._lost[room] = lost
+            return found
         known = self._known[room] = record(room)
         return known
 
-    def _lent(self, room: Room, fits: Callable[[Room], bool]) -> Recorded | None:
-        """Return the smallest recording that a step of another room can be replayed by."""
+    def _lent(self, room: Room, fits: Fits) -> tuple[Recorded | None, float]:
+        """Return the smallest recording that a step of another room can be replayed by, and the
+        seconds that it loses so."""
         larger = sorted((other for other in self._known if other.rows >= room.rows),
                         key=lambda other: (other.rows, other.places))  # fmt: skip
-        held = next((other for other in larger if other.holds(room)), None)
-        found = held or next((other for other in larger if fits(other)), None)
-        return None if found is None else self._known[found]
+        for take in (lambda other: 0.0 if other.holds(room) else None, fits):
+            for other in larger:
+                loss = take(other)
+                if loss is not None:
+                    return self._known[other], loss + LENT + ROW * (other.rows - room.rows)
+        return None, LAUNCHED

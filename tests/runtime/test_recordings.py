@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Mapping
 
+import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from weft.runtime.lists import Room
-from weft.runtime.recordings import NEAR, OFTEN, WORTH, Recorded, Recordings
+from weft.runtime.recordings import COST, LENT, ROW, Recorded, Recordings
 from weft.runtime.staging import Layout
 
 
@@ -21,31 +24,27 @@ class Book(Recordings):
         super().__init__()
         self.made: list[Room] = []
         for one in rooms:
-            assert self.of(one) is None  # the first time
-            assert self.of(one) == one
+            while self.of(one) != one:
+                pass
 
-    def of(self, room: Room, fits: Container[Room] = ()) -> Room | None:
+    def of(self, room: Room, fits: Mapping[Room, float] = {}) -> Room | None:  # noqa: B006
         def record(wanted: Room) -> Recorded:
             self.made.append(wanted)
             return Recorded(wanted, Layout.of([]), lambda: None, torch.empty(0))
 
-        found = self.find(room, record, fits.__contains__)
+        found = self.find(room, record, fits.get)
         return None if found is None else found.room
 
 
-def test_a_room_borrows_the_smallest_that_holds_it_until_it_is_worth_its_own():
-    book = Book(room(8), room(128), room(256))
-    taken = [book.of(room(96)) for _ in range(WORTH + 1)]
-    assert taken == [room(128)] * (WORTH - 1) + [room(96)] * 2
-
-
-def test_steps_far_from_one_another_are_worth_a_recording_only_if_many():
-    book = Book(room(128))
-    for times in range(1, OFTEN + 1):
-        assert book.of(room(96)) == (room(128) if times < OFTEN else room(96))
-        for _ in range(NEAR):
-            assert book.of(room(128)) == room(128)
-    assert book.made == [room(128), room(96)] and OFTEN > WORTH
+@pytest.mark.parametrize("rows", [9, 96, 120, 128])
+def test_a_room_borrows_the_smallest_that_holds_it_until_that_has_cost_a_recording(rows):
+    book, wanted, times = Book(room(8), room(128, items=200), room(256)), room(rows), 0
+    while book.of(wanted) == room(128, items=200):
+        times += 1
+        book.of(room(256))  # what others do between is of no matter
+    loss = LENT + ROW * (128 - rows)
+    assert times * loss < COST <= (times + 1) * loss * (1 + 1e-9)
+    assert book.of(wanted) == wanted and book.made[-1] == wanted
 
 
 def test_rooms_that_no_other_holds_are_recorded_the_second_time():
@@ -59,10 +58,19 @@ def test_rooms_that_no_other_holds_are_recorded_the_second_time():
 def test_a_step_that_no_room_holds_but_that_fits_one_cut_anew_is_not_recorded_for_a_while():
     book = Book(room(96), room(128), room(256))
     wanted = room(90, items=300)
-    assert book.of(wanted, {room(128), room(256)}) == room(128)  # neither launched nor recorded
-    taken = [book.of(wanted, {room(128)}) for _ in range(WORTH - 1)]
-    assert taken == [room(128)] * (WORTH - 2) + [wanted]
-    assert book.of(room(200, items=300), {room(128)}) is None  # which has too few rows
+    assert book.of(wanted, {room(128): 0.0, room(256): 0.0}) == room(128)
+    taken = [book.of(wanted, {room(128): COST / 2}) for _ in range(3)]
+    assert taken == [room(128), wanted, wanted]  # what cutting it anew loses counts
+    assert book.of(room(200, items=300), {room(128): 0.0}) is None  # which has too few rows
+
+
+@given(st.lists(st.sampled_from((1, 7, 30, 100, 128)), max_size=200))
+def test_borrowing_loses_no_more_than_one_recording_for_each_room(rows):
+    book, lost = Book(room(128)), dict.fromkeys(rows, 0.0)
+    for count in rows:
+        if book.of(room(count)) == room(128) != room(count):
+            lost[count] += LENT + ROW * (128 - count)
+    assert all(seconds < COST for seconds in lost.values())
 
 
 def test_a_room_of_another_kind_is_not_lent():
