@@ -1,8 +1,9 @@
 """Numbers of rows that a library's products come in: steps of prompts are filled up to them.
 
-For each number of rows it may choose another kernel, and loads that when it first needs it, which
-took 1 to 25 ms on an H200: prompts of all lengths would go on doing so for a long time. Between
-two multiples of 128 rows a product takes as long as at the next one, so that filling costs little.
+For each number of rows it may choose another kernel, and loads that when it first needs it. On an
+H200 that took 2 to 13 ms for prompts, and up to 75 ms for few rows: prompts of all lengths would go
+on doing so for a long time. What is filled up is computed in vain, which costs as much as anything
+where products draw all the power that a device may: so the numbers are near one another.
 """
 
 from __future__ import annotations
@@ -10,20 +11,19 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Sequence
 
-FEW = (16, 32, 64, 128, 192)
-STEP = 128
-"""Behind the first ones, the rows between two numbers."""
+STEP = 32
+"""The rows between two numbers."""
 
 LOGITS = (1, 16, 32, 64, 128, 256)
 """Rows behind which logits are computed: reading weights takes the time, whatever their number."""
 
-MANY = 2048
-"""Rows from which the library has few kernels: those of every eighth number are all of them."""
+MANY, APART = 2048, 1024
+"""Rows behind which the library has few kernels, and how far apart those are tried."""
 
 
 def token_counts(most: int) -> tuple[int, ...]:
     """Return the numbers of tokens up to `most`, which is the last."""
-    counts = (*FEW, *range(2 * STEP, most, STEP))
+    counts = (STEP // 2, *range(STEP, most, STEP))
     return (*(count for count in counts if count < most), most)
 
 
@@ -35,7 +35,7 @@ def logit_counts(most: int) -> tuple[int, ...]:
 def tried(counts: Sequence[int]) -> list[int]:
     """Return those of some numbers, of which a library is to load its kernels."""
     some = (count for count in counts if count)
-    return [count for count in some if count <= MANY or count % (8 * STEP) == 0]
+    return [count for count in some if count <= MANY or count % APART == 0]
 
 
 def filled(counts: Sequence[int], rows: int) -> int:
