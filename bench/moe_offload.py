@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("GOMP_SPINCOUNT", "20000")  # OpenMP reads it as torch is loaded: a ms
+os.environ.setdefault("TVM_THREAD_POOL_SPIN_COUNT", "1000")  # as executors with CPU experts do
 
 from .ballast import Ballast
 from .moe_memory import host_memory, memory_settings
@@ -67,6 +68,7 @@ class Bench:
     tiny: bool
     n320: int = 320
     budget: float = float("inf")
+    wanted: tuple[str, ...] = ()
     why: dict[str, str] = field(default_factory=dict)
     done: dict[Setting, Measured] = field(default_factory=dict)
     _store: tuple[Setting, Any] | None = None
@@ -289,7 +291,8 @@ def full_bench(options: argparse.Namespace) -> Bench:
         threads=options.threads, steps=STEPS, seconds=SECONDS, middle=True,
         kv=options.kv, routing=options.routing, pages_per_expert=options.pages_per_expert,
     )  # fmt: skip
-    return Bench(base, options.hardware, tiny=False, budget=options.budget)
+    wanted = tuple(options.variants or ())
+    return Bench(base, options.hardware, tiny=False, budget=options.budget, wanted=wanted)
 
 
 def measure(bench: Bench, names: list[str], keep: Keep = lambda figures, name: None) -> Figures:
@@ -332,6 +335,7 @@ def parser() -> argparse.ArgumentParser:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--only", nargs="+", choices=list(SECTIONS), help="run these sections")
+    parser.add_argument("--variants", nargs="+", metavar="NAME", help="of that section, only these")
     parser.add_argument("--tiny", action="store_true", help="tiny-moe on a simulated GPU")
     parser.add_argument("--model", default="random:mixtral-8x7b-16l", help="a shape, or a folder")
     parser.add_argument("--workload", default="77+128", choices=("77+128", "512+64"))

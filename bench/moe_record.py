@@ -38,5 +38,7 @@ def record(figures: Figures, names: list[str], source: Figures, path: Path) -> N
     why = {key: text for key, text in old.get("why", {}).items() if figures.get(key) is None}
     found = {key: value for key, value in figures.items() if value is not None or key not in old}
     found |= {"measured": list(runs.values()), "why": why | figures["why"]}
+    if "variants" in figures:
+        found["variants"] = old.get("variants", {}) | figures["variants"]
     sections = known["sections"] | dict.fromkeys(names, source)
     path.write_text(json.dumps({"figures": old | found, "sections": sections}, indent=1) + "\n")

@@ -18,7 +18,7 @@ from ..recipe import TORCH
 from ..step import StepInput
 from ..weights import TensorSource
 from .build import Build, OffloadSettings
-from .cores import divided
+from .cores import divided, sleep_soon
 from .device import MIB, OffloadDevice
 from .key_homes import KeyHomes
 from .pages import PageShape, PageSource
@@ -65,6 +65,8 @@ class OffloadExecutor:
         self._run: Run | None = None
         shape = options.shape
         cores = divided(options.threads, any(shape.cpu), shape.micro_batches)
+        if cores:
+            sleep_soon()
         self._queues = Queues(device, HOST_QUEUES, delay, cores)
         weakref.finalize(self, self._queues.close)
         self._logits = torch.zeros(options.max_batch, config.vocab_size)

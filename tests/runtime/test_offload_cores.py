@@ -14,13 +14,22 @@ from weft.runtime.offload.queues import Queues
 
 
 @given(st.integers(0, 40), st.lists(st.integers(0, 99), min_size=1, max_size=32, unique=True))
-def test_shares_are_disjoint_and_together_what_is_asked_for(threads, cores):
+def test_shares_are_disjoint_and_no_more_than_asked_for(threads, cores):
     found = divided(threads, True, cores=cores)
-    every = [core for mine in found.values() for core in mine]
-    usable = min(threads or len(cores), len(cores))
-    assert len(every) == len(set(every)) == (usable if usable > 1 else 0) and set(every) <= {*cores}
-    assert all(found.values()) and divided(threads, False, cores=cores) == {}
-    assert divided(threads, True, 1, cores) == {}
+    shares = {mine for mine in found.values()}
+    every = [core for mine in shares for core in mine]
+    computing = [core for queue in ("cpu", "cpu_experts") for core in found.get(queue, ())]
+    assert len(every) == len(set(every)) and set(every) <= {*cores} and all(shares)
+    assert len(computing) <= (threads or len(cores))
+    assert bool(found) == (min(threads or len(cores), len(cores) - len(cores) // 8) > 1)
+    assert ("gpu" in found) == (len(cores) >= 8 and bool(found))
+    assert divided(threads, False, cores=cores) == {}
+
+
+def test_with_one_micro_batch_attention_and_experts_take_turns():
+    found = divided(30, True, 1, range(32))
+    assert found["cpu"] == found["cpu_experts"] == tuple(range(28))
+    assert found["up"] == (28, 29, 30, 31)
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system does not bind")
