@@ -3,15 +3,16 @@
 Bounds keep the work: each token that must be computed once, each row of logits that is drawn or
 scored. The first (`least_seconds`) has every step full, prompts spread evenly over steps, and no
 row wait for its own last token. Rows' own paths mostly forbid that: four turns of 64 tokens are 256
-steps, however wide these are. The tight one is the longer of that and of the longest path
-(`path_seconds`): as many of the cheapest steps as follow each other where steps take all that is
-ready.
+steps, however wide these are. The tight one (`tight_seconds`) knows when a row can come at the
+earliest, from a run whose steps take all that is ready: whatever comes before step k there is still
+to be done after k steps of any schedule (Hu, Operations Research 9, 1961).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any
 
 from weft.runtime.simulator import Price
@@ -27,6 +28,8 @@ class Work:
     rows: int = 0
     keys: int = 0
     sequences: int = 0
+    each_step: list[tuple[int, int]] = field(default_factory=list)
+    """Rows and tokens of each step."""
 
     def __call__(self, queries: Sequence[int], keys: Sequence[int], rows: int) -> float:
         """Return the seconds of a step."""
@@ -35,18 +38,30 @@ class Work:
         self.rows += rows
         self.keys += sum(keys)
         self.sequences += len(keys)
+        self.each_step.append((rows, sum(queries)))
         return self.price(queries, keys, rows)
-
-    def path_seconds(self) -> float:
-        """Return the seconds of as many steps of one token, with the fewest keys."""
-        return self.steps * self.price([1], [1], 1)
 
     def least_seconds(self, batch: int, tokens: int, most: int) -> float:
         """Return the seconds of the same rows and so many tokens in full, even steps.
 
         A step takes `batch` rows and `most` tokens.
         """
-        steps = max(-(-self.rows // batch), -(-tokens // most))
+        return self._full(self.rows, tokens, batch, most)
+
+    def tight_seconds(self, batch: int, tokens: int, most: int) -> float:
+        """Return the same of a run whose steps took all that was ready, with what had to wait.
+
+        For some k: k of the cheapest steps, and then full ones of what comes after k steps here.
+        """
+        cheapest = self.price([1], [1], 1)
+        late = accumulate(reversed(self.each_step), lambda a, b: (a[0] + b[0], a[1] + b[1]))
+        return max(
+            k * cheapest + self._full(rows, min(fed, tokens), batch, most)
+            for k, (rows, fed) in enumerate(reversed(list(late)))
+        )
+
+    def _full(self, rows: int, tokens: int, batch: int, most: int) -> float:
+        steps = max(-(-rows // batch), -(-tokens // most))
         each = max(1, round(tokens / max(1, steps * batch)))
         keys = round(self.keys / max(1, self.sequences))
         return steps * self.price([each] * batch, [keys] * batch, batch)

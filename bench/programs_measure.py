@@ -104,12 +104,12 @@ def _bounds(
     path = Work(work.price)
     way = Way(kv_tokens=ROOMY_TOKENS, replay=replay, price=path, boundless=True)
     sound(contest.weft(way))
-    options = contest.compilation.options
-    least = work.least_seconds(options.max_batch, tokens, options.max_tokens)
+    batch, most = contest.compilation.options.max_batch, contest.compilation.options.max_tokens
+    least = work.least_seconds(batch, tokens, most)
     return {
         "longest_path": path.steps,
         "simulated_8b_bound": theirs / least,
-        "simulated_8b_tight_bound": theirs / max(least, path.path_seconds()),
+        "simulated_8b_tight_bound": theirs / max(least, path.tight_seconds(batch, tokens, most)),
     }
 
 

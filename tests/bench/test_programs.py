@@ -204,11 +204,19 @@ def test_the_bound_is_the_same_work_in_full_even_steps():
         work(queries, [10] * len(queries), rows)
     counts = work.json()
     assert (counts["steps"], counts["tokens"], counts["rows"]) == (4, 105, 5)
-    assert work.path_seconds() == pytest.approx(4 * 1.011)
     assert work.least_seconds(4, 105, 20) == pytest.approx(6 * (1.0 + 0.01 * 4 * 4 + 0.001 * 40))
     assert work.least_seconds(4, 105, 64) == pytest.approx(
         2 * (1.0 + 0.01 * 4 * 13 + 0.001 * 4 * 10)
     )
+
+
+def test_the_tight_bound_knows_what_comes_late():
+    """One row alone for three steps, then eight of two tokens at once; a step takes four."""
+    work = Work(lambda queries, keys, rows: 1.0 + 0.01 * sum(queries))
+    for queries in ([1], [1], [1], [2] * 8):
+        work(queries, [1] * len(queries), len(queries))
+    assert work.least_seconds(4, 19, 64) == pytest.approx(3 * (1 + 0.01 * 4 * 2))
+    assert work.tight_seconds(4, 19, 64) == pytest.approx(3 * 1.01 + 2 * (1 + 0.01 * 4 * 2))
 
 
 def test_a_sampler_of_some_rows_draws_for_any_number():
