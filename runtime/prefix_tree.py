@@ -22,12 +22,16 @@ import numpy as np
 
 from .kv_cache import PagedKV
 
+SPARE = 8
+"""Pages that are freed beyond those that are wanted, of what nothing known reads again: looking
+for them costs as much as for one."""
+
 
 class Node:
     """An edge of the tree with what lies on it: tokens from position `start`, and their pages."""
 
     __slots__ = (
-        "children", "continued", "marked", "next_use", "pages", "parent", "pins", "stamp", "start",
+        "children", "marked", "next_use", "nexts", "pages", "parent", "pins", "stamp", "start",
         "tokens", "value",
     )  # fmt: skip
 
@@ -42,8 +46,8 @@ class Node:
         self.next_use: float = inf
         self.marked = False
         """Whether `next_use` is known; not so of a node that came since prompts were looked at."""
-        self.continued = False
-        """Whether some prompt to come goes on after the node."""
+        self.nexts: set[int] = set()
+        """Tokens with which prompts to come go on after the node."""
         self.pins = 0
 
     @property
@@ -74,6 +78,7 @@ class PrefixTree:
         """When open streams will be read again, and their tokens."""
         self.forgotten = 0
         """Tokens that were evicted."""
+        self.spare = SPARE
         self._kv = kv
         self._marked: int | None = None
         self._age = 0.0
@@ -110,7 +115,7 @@ class PrefixTree:
         first = length // self._kv.page_size
         kept = pages[first : self._pages_for(len(tokens))].copy()
         leaf = Node(node, length, tokens[length:].copy(), kept)
-        leaf.marked = node.marked and not node.continued
+        leaf.marked = node.marked and int(tokens[length]) not in node.nexts
         node.children[int(tokens[length])] = leaf
         self._kv.retain(kept)
         self.size += 1
@@ -136,7 +141,8 @@ class PrefixTree:
         for frees_nothing_too in (False, True):
             stated: list[tuple[float, int, int, Node]] = []
             kept: list[tuple[float, int, int, Node]] = []
-            while self._kv.free < wanted and (self._heap or stated):
+            goal = wanted if frees_nothing_too or self.upcoming is None else wanted + self.spare
+            while (self._kv.free < goal and self._heap) or (self._kv.free < wanted and stated):
                 if not self._heap:
                     node = heapq.heappop(stated)[-1]
                     if node.parent is not None and not node.children:
@@ -157,7 +163,7 @@ class PrefixTree:
                     heapq.heappush(stated, (-node.next_use, -node.end, next(self._tie), node))
                 else:
                     self._age = max(self._age, entry[0])
-                    self._shorten(node, wanted - self._kv.free)
+                    self._shorten(node, goal - self._kv.free)
                     if node.parent is not None:
                         heapq.heappush(self._heap, entry)
             for entry in kept:
@@ -172,18 +178,20 @@ class PrefixTree:
         if version == self._marked and not anew:
             return
         self._marked = version
-        for node in self._nodes():
-            node.next_use, node.marked, node.continued = inf, True, False
+        for node in chain((self._root,), self._nodes()):
+            node.next_use, node.marked, node.nexts = inf, True, set()
         prompts = self.upcoming.prompts() if self.upcoming else ()
         for when, tokens in chain(prompts, self.streams()):
             self.expect(tokens, when)
 
     def expect(self, tokens: np.ndarray, when: float) -> None:
         """Note that `tokens` will be read again; what is read sooner is kept longer."""
+        last = self._root
         for node, shared in list(self._path(tokens)):
-            upper = self._split(node, shared) if shared < len(node.tokens) else node
-            upper.next_use = min(upper.next_use, when)
-            upper.continued |= upper.end < len(tokens)
+            last = self._split(node, shared) if shared < len(node.tokens) else node
+            last.next_use = min(last.next_use, when)
+        if last.end < len(tokens):
+            last.nexts.add(int(tokens[last.end]))
 
     def clear(self) -> None:
         """Forget everything that is not pinned."""
@@ -240,7 +248,7 @@ class PrefixTree:
         upper_pages = node.pages[: self._pages_for(middle) - first]
         upper = Node(parent, node.start, node.tokens[:shared], upper_pages)
         upper.stamp, upper.next_use = node.stamp, node.next_use
-        upper.marked, upper.continued = node.marked, node.next_use < inf
+        upper.marked = node.marked
         parent.children[int(upper.tokens[0])] = upper
         lower_pages = node.pages[middle // self._kv.page_size - first :]
         if middle % self._kv.page_size:
@@ -260,12 +268,17 @@ class PrefixTree:
         end = (node.start // self._kv.page_size + kept) * self._kv.page_size
         self.forgotten += node.end - end
         self._kv.release(node.pages[kept:])
+        if node.next_use < inf:
+            node.nexts.add(int(node.tokens[end - node.start]))
         node.tokens, node.pages = node.tokens[: end - node.start], node.pages[:kept]
 
     def _remove(self, node: Node) -> None:
         parent = node.parent
         assert parent is not None
-        del parent.children[int(node.tokens[0])]
+        first = int(node.tokens[0])
+        del parent.children[first]
+        if node.next_use < inf:
+            parent.nexts.add(first)
         node.parent = None
         self.size -= 1
         self.forgotten += len(node.tokens)

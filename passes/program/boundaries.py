@@ -47,7 +47,9 @@ def _before_spaces(tokenizer: Tokenizer) -> set[int]:
 def common(lists: Sequence[Sequence[object]]) -> int:
     """Return how many leading elements all lists share."""
     size = min(map(len, lists), default=0)
-    for at in range(size):
-        if any(other[at] != lists[0][at] for other in lists):
-            return at
+    while size:
+        first = lists[0][:size]
+        if all(other[:size] == first for other in lists):
+            return size
+        size = next(at for at in range(size) if any(other[at] != first[at] for other in lists))
     return size

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from ...ir.core import Module, thaw
 from ...ir.display.view import Shown, View
 from ...ir.source import Span
 from ...ir.vocabulary import Tokenizer
 from .prefix_calls import Call
-from .prefix_values import Element, Text
+from .prefix_values import Element, Text, Unknown
 from .prefix_walk import PlanWalk
 
 
@@ -192,12 +192,10 @@ class PlanPrefixes:
         """Return, in the order of a row's calls, how their prompts begin: the known ids."""
         found: dict[tuple[int, ...], None] = {}
         for call in self._walk.row(0, self._defaults | dict(arguments)):
-            ids: list[int] = []
-            for element in call.prompt.elements:
-                if not isinstance(element, int):
-                    break
-                ids.append(element)
-            found[tuple(ids)] = None
+            elements = call.prompt.elements
+            kinds = list(map(type, elements))
+            count = kinds.index(Unknown) if Unknown in kinds else len(kinds)
+            found[cast("tuple[int, ...]", elements[:count])] = None
         return list(found)
 
 

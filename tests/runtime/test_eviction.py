@@ -187,3 +187,32 @@ def test_what_an_open_stream_reads_again_is_kept_longer_than_what_nothing_reads(
         toy.assert_clean(executable)
     assert values[0] == values[1]
     assert counts[0] < counts[1]
+
+
+class EverAnew(PrefixTree):
+    """Looks at all prompts whenever a page is wanted."""
+
+    def _mark(self, anew: bool = False) -> None:
+        super()._mark(anew=True)
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(PROMPTS, st.integers(4, 9), st.lists(st.integers(0, 6), min_size=4, max_size=14))
+def test_marks_that_are_kept_are_those_that_looking_again_gives(prompts, pages, order):
+    """What is inserted, cut, forgotten and computed again has the use that is stated for it."""
+    kept, ahead = [], Ahead(prompts[::2])
+    for kind in (PrefixTree, EverAnew):
+        kv = PagedKV(pages, 1, 64, lambda source, target: None)
+        tree = kind(kv)
+        tree.upcoming, tree.spare = ahead, 0
+        for number in order:
+            sequence = kv.create((0,))
+            sequence.append(prompts[number % len(prompts)])
+            known, held = tree.match(sequence.tokens[: sequence.length])
+            kv.adopt(sequence, held, known)
+            assert kv.reserve(sequence, sequence.length)
+            sequence.resident = sequence.length
+            tree.insert(sequence.tokens[: sequence.length], sequence.pages)
+            kv.drop(sequence)
+            kept.append(sorted((node.start, node.tokens.tolist()) for node in tree._nodes()))
+    assert kept[: len(order)] == kept[len(order) :]
