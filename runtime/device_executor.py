@@ -58,8 +58,9 @@ class DeviceExecutor(CompiledExecutor):
     Pages that are to be copied are so before the next step, all at once.
     The greedy draw is part of the recording. Other steps are launched one kernel after another; and
     so are, part by part, decode steps whose rows read more keys of host memory than their cache
-    holds at once (`host`). Prompts of a dense model are filled up with tokens that do nothing, so
-    that the library's products come in few numbers of rows: `warm` touches them all.
+    holds at once (`host`). Prompts of a dense model are filled up with tokens that do nothing, and
+    logits of all with rows, so that the library's products come in few numbers of rows: `warm`
+    touches them all.
     Nothing here waits for the device, except where a buffer on its way to it is still in use.
     """
 
@@ -153,7 +154,7 @@ class DeviceExecutor(CompiledExecutor):
         recipe = recipes[-1][1]
         if few and step.is_decode:
             recipe = _fitting(recipes, rows, lists.apart)
-        elif self._counts:
+        else:
             extents["T"] = filled(self._counts, rows)
             extents["R"] = filled(self._logit_counts, extents["R"])
         layout = Layout.of([*((name, extents["T"]) for name in (*_SENT[:-1], "source")),
@@ -186,7 +187,7 @@ class DeviceExecutor(CompiledExecutor):
             launches, logits = recipe.flow(*sent)
             self._run_all(recipe, launches)
             if len(wanted):
-                found[wanted[0] : wanted[-1] + 1] = logits
+                found[wanted[0] : wanted[-1] + 1] = logits[: len(wanted)]
         return found
 
     def copy_page(self, source: int, target: int) -> None:
@@ -207,13 +208,10 @@ class DeviceExecutor(CompiledExecutor):
     def warm(self) -> None:
         """Run the library's products of the general function once for each number of rows that
         steps have: it loads a kernel when it first needs it. Ranks need not do so together."""
-        if not self._counts:
-            return
-        most = {"T": self._counts[-1], "R": self.max_batch, "N": self.num_pages}
+        most = {"T": self.max_tokens, "R": self.max_batch, "N": self.num_pages,
+                "M": self.max_tokens * self.config.experts_per_token}  # fmt: skip
         seen: set[Any] = set()
-        for routine, values in self._recipes[-1][1].library_calls(most):
-            if routine not in SCALES:
-                continue
+        for routine, values in self._recipes[-1][1].library_calls(most, tuple(SCALES)):
             out, weight = values[0], values[SCALES[routine] + 1]
             key = out.shape, out.dtype, weight.shape, weight.dtype
             if key not in seen:

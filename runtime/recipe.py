@@ -136,8 +136,10 @@ class Recipe:
             fill((self._result,))
         return launches(), raw[self._result]
 
-    def library_calls(self, extents: Mapping[str, int]) -> list[tuple[str, list[Any]]]:
-        """Return the library's launches of a step: each routine, and the values that it binds."""
+    def library_calls(
+        self, extents: Mapping[str, int], routines: Sequence[str]
+    ) -> list[tuple[str, list[Any]]]:  # fmt: skip
+        """Return a step's launches of some of the library's routines, and the values of each."""
 
         def value(slot: int) -> Any:
             known = self._static[slot]
@@ -146,7 +148,7 @@ class Recipe:
         return [
             (routine, [value(slot) for slot in slots])
             for routine, slots in self._calls
-            if isinstance(routine, str)
+            if isinstance(routine, str) and routine in routines
         ]
 
     def _first_uses(self) -> list[tuple[int, ...]]:
