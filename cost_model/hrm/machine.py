@@ -10,6 +10,9 @@ from dataclasses import dataclass, replace
 
 from ..hardware import Hardware, NoSuchFigure, Rate
 
+ATTENTION_CORES = 1 / 4
+"""The share of the cores that attention has where the CPU computes experts beside it."""
+
 CASES = ("max", "median", "min")
 """Best, expected and worst figures: `low`, `expected` and `high` seconds."""
 
@@ -58,6 +61,13 @@ class HostedGpu:
         and the processors what that leaves."""
         left = max(self.dram_shared - self.up, self.dram / 8)
         return replace(self, dram=min(self.dram, left), staging=min(self.staging, left / 2))
+
+    def divided(self) -> HostedGpu:
+        """Return the machine where attention and the CPU's experts have cores of their own."""
+        return replace(
+            self, cpu_vector=self.cpu_vector * ATTENTION_CORES,
+            cpu_flops=self.cpu_flops * (1 - ATTENTION_CORES),
+        )  # fmt: skip
 
     @staticmethod
     def of(

@@ -46,6 +46,11 @@ class Batch:
         return -(-self.batch // self.micro_batch)
 
     @property
+    def side_by_side(self) -> bool:
+        """Whether attention and the CPU's experts run beside each other, on cores of their own."""
+        return self.cpu_experts and self.attention == "cpu" and self.micro_batches > 1
+
+    @property
     def sizes(self) -> dict[int, int]:
         """Sizes of micro-batches, and how many have them."""
         full, rest = divmod(self.batch, self.micro_batch)

@@ -86,7 +86,7 @@ class _Rows:
         rows = [
             self._dram(),
             Row("link", self._sum("up"), self._ringed(copy)),
-            Row("cpu", self._sum("cpu"), self._paged("page_cpu", ("cpu",))),
+            *self._cpu(),
             Row("gpu", self._sum("gpu"), self._paged("page_gpu", ON_GPU)),
             Row("link down", self._sum("down")),
             Row("interpreter", self._sum("starts"), self._ringed(start_seconds("page", machine))),
@@ -122,6 +122,13 @@ class _Rows:
     def _ringed(self, cost: float) -> dict[tuple[str, int], float]:
         return self._each({"streamed": cost, "disk": cost})
 
+    def _cpu(self) -> list[Row]:
+        """The host's processors: attention, and experts, side by side or in turn."""
+        experts = self._paged("page_cpu", ("cpu",))
+        if self.batch.side_by_side:
+            return [Row("cpu", self._sum("cpu"), {}), Row("cpu experts", 0.0, experts)]
+        return [Row("cpu", self._sum("cpu"), experts)]
+
     def _dram(self) -> Row:
         """All traffic of host memory: copies, staging, attention, CPU experts, the disk."""
         copied = self._page * (3.0 if self.site.staged else 1.0)
@@ -155,7 +162,7 @@ class _Rows:
         experts = unit.page_contention[0] if self.batch.cpu_experts else 0.0
         share = max(self._contention, experts)
         fixed = self._sum("cpu") + self._sum("up") * share
-        pages = self._paged("page_cpu", ("cpu",))
+        pages = {} if self.batch.side_by_side else self._paged("page_cpu", ("cpu",))
         each = {**self._ringed(copy * share), **pages}
         return Row("cpu beside the link", fixed, each, roof=False)
 

@@ -17,9 +17,6 @@ from .shape import MoeShape, Workload
 from .starts import GATHERED, RESUMED, simulate_started
 from .units import on_cpu, on_gpu
 
-ATTENTION_CORES = 1 / 4
-"""The share of the cores that attention has where the CPU computes experts beside it."""
-
 UNDER_WAY = float(3 * (32 << 20))
 """Bytes of pages that are under way where they have a queue of their own: what another copy up
 waits for before it has the link."""
@@ -109,14 +106,6 @@ def gather_cost(
     return Cost(moved / machine.staging / GATHERED, {"dram": 2.0 * moved})
 
 
-def divided(machine: HostedGpu) -> HostedGpu:
-    """Return a machine where attention and the experts of the CPU have cores of their own."""
-    return replace(
-        machine, cpu_vector=machine.cpu_vector * ATTENTION_CORES,
-        cpu_flops=machine.cpu_flops * (1 - ATTENTION_CORES),
-    )  # fmt: skip
-
-
 def capacities(machine: HostedGpu) -> dict[str, float]:
     """Return what tasks share: processors, both ways of the link, host memory, the disk."""
     shared = {"gpu": 1.0, "cpu": 1.0, "up": machine.up, "down": machine.down,
@@ -139,7 +128,7 @@ def run(
         machine = machine.beside_copies()
     shared = capacities(machine)
     if policy.micro_batches > 1 and any(layer.cpu for layer in policy.layers):
-        machine, shared["cpu"] = divided(machine), 2.0
+        machine, shared["cpu"] = machine.divided(), 2.0
     costs = task_costs(pipeline.tasks, policy, shape, workload, machine, known)
     gathered = {
         task.name: gather_cost(sizes[task.micro_batch], policy, shape, workload, machine)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .demands import Demand, Scene, demand
 from .machine import HostedGpu
@@ -73,10 +73,12 @@ class Pricing:
 
     def unit(self, batch: Batch, tokens: int) -> Unit:
         """Return the unit of a micro-batch of so many tokens."""
-        key = (tokens, batch.attention, batch.kv_gpu, batch.cpu_experts, batch.pages_per_expert)
+        key = (tokens, batch.attention, batch.kv_gpu, batch.cpu_experts, batch.pages_per_expert,
+               batch.side_by_side)  # fmt: skip
         units: dict[tuple[object, ...], Unit] = self.__dict__["_units"]
         if key not in units:
-            units[key] = self._unit(batch, tokens)
+            shared = replace(self, machine=self.machine.divided()) if batch.side_by_side else self
+            units[key] = shared._unit(batch, tokens)
         return units[key]
 
     def _unit(self, batch: Batch, tokens: int) -> Unit:

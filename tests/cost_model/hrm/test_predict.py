@@ -172,3 +172,13 @@ def test_counts_are_spread_evenly(layers, slices, members, random) -> None:
     ringed = [len(layer.ringed) for layer in made]
     assert max(ringed) - min(ringed) <= 1
     assert {len(layer) for layer in made} == {sum(members) * slices}
+
+
+def test_pages_of_twelve_bits_are_a_quarter_smaller_on_the_link_alone() -> None:
+    narrow = replace(SHAPE, page_format="bf12")
+    assert narrow.page_bytes(1) == pytest.approx(0.754 * SHAPE.page_bytes(1), rel=1e-3)
+    assert narrow.gpu_page_bytes(1) == SHAPE.gpu_page_bytes(1)
+    made, workload = policy("ssssssss"), Workload(77, 64)
+    steps = [predict(made, shape, workload, H200).step.expected
+             for shape in (replace(narrow, layers=8), replace(SHAPE, layers=8))]  # fmt: skip
+    assert 0.75 < steps[0] / steps[1] < 0.85

@@ -2,9 +2,9 @@
 
 import pytest
 from weft.cost_model.hardware_file import load
-from weft.cost_model.hrm.machine import HostedGpu
+from weft.cost_model.hrm.machine import ATTENTION_CORES, HostedGpu
 from weft.cost_model.hrm.starts import CALLS, simulate_started, start_seconds
-from weft.cost_model.hrm.timed import ATTENTION_CORES, UNDER_WAY
+from weft.cost_model.hrm.timed import UNDER_WAY
 from weft.cost_model.simulate import Cost
 from weft.ir.pipeline import Kind, Pipeline, Task
 from weft.runtime.offload import cores, device
