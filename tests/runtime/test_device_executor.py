@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from weft.compiler import compile
 from weft.runtime.device import (
     GIB,
     WORKSPACE,
@@ -110,6 +111,10 @@ def test_formats_that_a_card_lacks():
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is there")
-def test_no_gpu_for_the_target_cuda():
+def test_no_gpu_for_the_target_cuda(tmp_path):
     with pytest.raises(NoGpu, match="needs an NVIDIA GPU"):
         Device.find()
+    pytest.importorskip("triton")
+    text = "program p() -> str:\n    gen a(max_tokens=1)\n    return a\n"
+    with pytest.raises(NoGpu):  # nothing before it, as a compiler, asks for one in other words
+        compile(text, "tiny-dense", target="cuda", prove=False, cache=tmp_path)
