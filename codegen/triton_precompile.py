@@ -25,8 +25,8 @@ _TORCH = {"f32": "float32", "f64": "float64", "bf16": "bfloat16", "f16": "float1
 
 def precompile(kernels: Sequence[tuple[Any, Operation, Schedule]]) -> None:
     """Compile kernels for the current GPU, if there is one, and load them: Triton's functions, what
-    they are emitted from, and their schedules. What Triton's cache has is taken from there; a Triton
-    that cannot compile several kernels at a time is left to compile each at its first launch.
+    they are emitted from, and their schedules. What Triton's cache has is taken from there. A
+    Triton that cannot compile several kernels at a time compiles each at its first launch.
     """
     import torch
 
