@@ -1,7 +1,8 @@
 """Throughput by host memory, measured: fewer sequences, pages on disk, narrower pages.
 
 All-resident is the base setting: every page that the GPU lacks, and the keys of all sequences, lie
-in host memory. Pages of int8 are lossy, so their points, and what they save, are told apart.
+in host memory. Pages of twelve bits are exact, and smaller; those of int8 are lossy, so their
+points, and what they save, are told apart.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 SHARES = (1.0, 0.75, 0.5)
 """Sequences, of those of the base setting."""
+PACKED_SHARES = (1.0, 0.8)
+"""The same with pages of bf12."""
 NARROW_SHARES = (0.75, 0.5, 0.375)
 """The same with pages of int8, which leave the link half of its work."""
 ALIKE = 0.95
@@ -56,7 +59,8 @@ def memory_settings(bench: Bench) -> tuple[list[Setting], list[Setting]]:
         return lean(replace(base, batch=int(share * base.batch), **changes))
 
     narrow = [fewer(share, page_format="int8") for share in NARROW_SHARES]
-    return [fewer(share) for share in SHARES], narrow
+    packed = [fewer(share, page_format="bf12") for share in PACKED_SHARES]
+    return [*(fewer(share) for share in SHARES), *packed], narrow
 
 
 def saving(rows: Rows, whole: dict[str, Any]) -> float | None:

@@ -50,7 +50,7 @@ PEER_BATCHES = (1024,)
 """Sequences that accelerate decodes at a time: with half of them its rate is half."""
 SCHEDULES = ("cgo", "s2", "s3", "s4")
 """What ours, the ring, is compared with."""
-STEPS, SECONDS = 8, 4.0
+STEPS, SECONDS = 8, 3.0
 """The most decode steps of a setting, and the seconds after which no more are made."""
 FEW_TOKENS = 4096
 """Tokens of a pass where there are few sequences: what a pass's buffers leave is for pages."""
