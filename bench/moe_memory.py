@@ -65,7 +65,14 @@ def memory_settings(bench: Bench) -> tuple[list[Setting], list[Setting]]:
 
 def saving(rows: Rows, whole: dict[str, Any]) -> float | None:
     """Return how many times less host memory has the rate of the whole (`ALIKE` of it), on straight
-    lines between points; None where no point reaches it."""
+    lines between points of like pages; None where no point reaches it."""
+    formats = {row["pages"] for row in rows}
+    each = [_least([row for row in rows if row["pages"] == format], whole) for format in formats]
+    found = [least for least in each if least is not None]
+    return whole["host_bytes"] / min(found) if found else None
+
+
+def _least(rows: Rows, whole: dict[str, Any]) -> float | None:
     enough = ALIKE * whole["tokens_per_s"]
     ordered = sorted(rows, key=lambda row: row["host_bytes"])
     fast = next((n for n, row in enumerate(ordered) if row["tokens_per_s"] >= enough), None)
@@ -74,8 +81,7 @@ def saving(rows: Rows, whole: dict[str, Any]) -> float | None:
     above, below = ordered[fast], ordered[max(fast - 1, 0)]
     rise = above["tokens_per_s"] - below["tokens_per_s"]
     share = (enough - below["tokens_per_s"]) / rise if rise > 0 else 1.0
-    least = below["host_bytes"] + share * (above["host_bytes"] - below["host_bytes"])
-    return whole["host_bytes"] / least
+    return below["host_bytes"] + share * (above["host_bytes"] - below["host_bytes"])
 
 
 def _row(bench: Bench, setting: Setting) -> dict[str, Any]:

@@ -56,9 +56,9 @@ def variant_settings(bench: Bench) -> dict[str, Setting]:
         "keys on the GPU": replace(few, max_tokens=FEW_TOKENS),
         "bf12 pages": exact,
         "512+64": replace(base, prompt=512, longest=512, new=64),
-        "32 layers": replace(base, model=WHOLE),
         "int8 pages": int8,
         "int4 pages": replace(base, page_format="int4"),
+        "32 layers": replace(base, model=WHOLE),
     }
 
 

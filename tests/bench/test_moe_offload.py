@@ -53,12 +53,14 @@ def test_rates_by_host_memory_stand_beside_their_bounds_and_lossy_ones_apart(ben
 
 def test_the_saving_is_the_least_memory_with_the_rate_of_the_whole():
     def row(host, rate):
-        return {"host_bytes": host, "tokens_per_s": rate}
+        return {"host_bytes": host, "tokens_per_s": rate, "pages": "bf16"}
 
     whole = row(100, 1000)
     assert saving([whole, row(80, 990), row(40, 500)], whole) == pytest.approx(100 / 76.73, 1e-3)
     assert saving([row(30, 2000), row(20, 1000)], whole) == pytest.approx(100 / 20)
     assert saving([row(90, 900)], whole) is None
+    packed = {**row(60, 1000), "pages": "bf12"}
+    assert saving([whole, row(40, 500), packed], whole) == pytest.approx(100 / 60)
 
 
 def test_one_store_at_a_time_of_the_pages_that_a_setting_has():
