@@ -223,9 +223,9 @@ def predict(
 
 
 def build(
-    batch: Batch, runs: Sequence[Run], shape: Shape, chunk: int, seconds: float = 0.0
+    batch: Batch, runs: Sequence[Run], shape: Shape, chunk: int | Array, seconds: float = 0.0
 ) -> WorkList:  # fmt: skip
-    """Return the lists of some runs cut into items of at most `chunk` keys."""
+    """Return the lists of some runs cut into items of at most `chunk` keys, each run or all."""
     most = batch.table.shape[1]
     counts = np.diff(batch.starts)
     sizes, members = members_of(runs)
@@ -238,7 +238,8 @@ def build(
     keys = np.array([run.keys for run in runs], np.int64)
     of = np.array([run.of for run in runs], np.int64)
     limit = np.maximum(limit_of[query] - np.repeat(start, rows), 0) if runs else query
-    tiles, parts = -(-rows // shape.rows_many), -(-keys // chunk)
+    chunks = np.broadcast_to(np.asarray(chunk, np.int64), keys.shape)
+    tiles, parts = -(-rows // shape.rows_many), -(-keys // chunks)
     run = np.repeat(np.arange(len(runs)), tiles * parts)
     within = np.arange(len(run)) - np.repeat(
         np.cumsum(tiles * parts) - tiles * parts, tiles * parts
@@ -246,8 +247,8 @@ def build(
     tile, part = (within % tiles[run], within // tiles[run]) if runs else (within, within)
     first = run_row[run] + tile * shape.rows_many
     size = np.minimum(rows[run] - tile * shape.rows_many, shape.rows_many)
-    low = part * chunk
-    high = np.minimum(np.minimum(low + chunk, keys[run]), _most(limit, first, size))
+    low = part * chunks[run]
+    high = np.minimum(np.minimum(low + chunks[run], keys[run]), _most(limit, first, size))
     seen = high > low
     run, first, size, low, high = (array[seen] for array in (run, first, size, low, high))
     order = np.argsort(low - high, kind="stable")
