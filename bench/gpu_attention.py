@@ -12,8 +12,10 @@ import numpy as np
 import torch
 from weft.codegen.emit_triton import emit
 from weft.codegen.load_triton import load_launcher
+from weft.ir.core import Operation
 from weft.ir.schedule import Schedule
-from weft.passes.tile.attention_parts import Parts, attention_merge, attention_parts
+from weft.passes.tile.attention_parts import Parts, attention_merge, launches
+from weft.passes.tile.gpu_schedules import gpu_schedule
 from weft.runtime.attention_plan import Batch, Rates, Shape, plan
 
 COLD = 256 << 20
@@ -89,17 +91,21 @@ class Kernels:
     """Launchers of one shape and schedule."""
 
     shape: Parts
-    parts: Callable[..., Any]
+    parts: list[Callable[..., Any]]
     join: Callable[..., Any]
 
     @staticmethod
     def of(shape: Parts, schedule: Schedule, folder: Path) -> Kernels:
-        """Return the launchers; files go to the folder."""
+        """Return the launchers; files go to the folder. The schedule is the first kernel's."""
+
+        def launcher(kernel: Operation, own: Schedule | None = None) -> Callable[..., Any]:
+            scheduled = own or gpu_schedule(kernel, chained=schedule.chained)
+            return load_launcher(emit(kernel, scheduled), folder)
+
+        first, *others = launches(shape)
         join = attention_merge(shape.heads, shape.head_dim, shape.q)
-        return Kernels(
-            shape, load_launcher(emit(attention_parts(shape), schedule), folder),
-            load_launcher(emit(join, Schedule(num_warps=4, chained=schedule.chained)), folder),
-        )  # fmt: skip
+        parts = [launcher(first, schedule), *map(launcher, others)]
+        return Kernels(shape, parts, launcher(join))
 
 
 class Decode:
@@ -118,6 +124,7 @@ class Decode:
         self.batches = [sequences.batch(shape, row) for row in ids]
         self.work = plan(self.batches[0], planner_shape(shape), rates, **options)
         self.lists = {name: _moved(getattr(self.work, name)) for name in LISTS}
+        self.many = max(1, int((self.work.item_rows > shape.rows_few).sum()))
         self.merge = [_moved(self.work.merge_query), _moved(self.work.merge_start)]
         self.tables = [_moved(batch.table.ravel()) for batch in self.batches]
         width = shape.heads * shape.head_dim
@@ -136,9 +143,10 @@ class Decode:
         tokens, pool = self.sequences.count, self.pools.k.shape[0]
         lists = list(self.lists.values())
         extents = (tokens, pool, len(lists[0]), len(lists[-1]), len(pages), slots)
-        self.kernels.parts(
-            *extents, self.q, *lists, pages, self.pools.k, self.pools.v, self.out, *states
-        )
+        for place, launch in enumerate(self.kernels.parts):
+            first = [self.many] if place < len(self.kernels.parts) - 1 else []
+            launch(*extents, *first, self.q, *lists, pages, self.pools.k, self.pools.v, self.out,
+                   *states)  # fmt: skip
         if joined:
             self.kernels.join(tokens, joined, joined + 1, slots, *self.merge, *states, self.out)
 

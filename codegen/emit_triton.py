@@ -112,11 +112,20 @@ class _Emitter:
 
     def _body(self, operations: Sequence[Operation]) -> None:
         """Write the whole kernel. One that is chained waits for the kernel before, then lets the
-        next one come and wait: that earlier, and loads first, was measured slower."""
+        next one come and wait: that earlier, and loads first, was measured slower. One beside the
+        kernel before is there because all of that one's programs have waited."""
+        wait, come = "tl.extra.cuda.gdc_wait()", "tl.extra.cuda.gdc_launch_dependents()"
+        late = self.schedule.chained and self.schedule.beside
         if self.schedule.chained:
-            self._line("tl.extra.cuda.gdc_wait()")
-            self._line("tl.extra.cuda.gdc_launch_dependents()")
+            for line in [come] if late else [wait, come]:
+                self._line(line)
         self._block(operations)
+        if late:
+            extents = [read(extent, HostWriter()) for extent in self.kernel["grid"]]
+            last = (f"(tl.program_id({axis}) == {extent} - 1)"
+                    for axis, extent in enumerate(extents))  # fmt: skip
+            self._line(f"if {' & '.join(last)}:")
+            self._line(f"    {wait}")
 
     def _block(self, operations: Sequence[Operation]) -> None:
         for operation in operations:

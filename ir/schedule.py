@@ -15,7 +15,9 @@ class Schedule:
 
     GPU: `num_warps`, `num_stages`, and the `precision` of f32 products: `ieee` (without tensor
     cores), `tf32x3` (on them, within about 2^-20) or `tf32` (inputs rounded to 10 bits). Kernels
-    that are `chained` are launched while the kernel before still runs, and wait for its end.
+    that are `chained` are launched while the kernel before still runs, and wait for its end; one
+    that is also `beside` runs while that one does, whose own wait was for all before, and needs
+    nothing of it: its last program alone waits, so that whoever waits for it waits for both.
     `registers` a thread may have (0: as many as it asks for), so that more programs are resident.
     Tile extents are chosen when the kernel is built, and are named in its `blocks`.
     """
@@ -30,3 +32,4 @@ class Schedule:
     precision: str = "tf32x3"
     chained: bool = False
     registers: int = 0
+    beside: bool = False

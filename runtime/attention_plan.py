@@ -225,7 +225,8 @@ def predict(
 def build(
     batch: Batch, runs: Sequence[Run], shape: Shape, chunk: int | Array, seconds: float = 0.0
 ) -> WorkList:  # fmt: skip
-    """Return the lists of some runs cut into items of at most `chunk` keys, each run or all."""
+    """Return the lists of some runs cut into items of at most `chunk` keys, each run or all:
+    those of many rows stand first, and longer ones before shorter."""
     most = batch.table.shape[1]
     counts = np.diff(batch.starts)
     sizes, members = members_of(runs)
@@ -251,7 +252,7 @@ def build(
     high = np.minimum(np.minimum(low + chunks[run], keys[run]), _most(limit, first, size))
     seen = high > low
     run, first, size, low, high = (array[seen] for array in (run, first, size, low, high))
-    order = np.argsort(low - high, kind="stable")
+    order = np.lexsort((low - high, size <= shape.rows_few))
     run, first, size, low, high = (array[order] for array in (run, first, size, low, high))
     place = ranges(first, size)
     row_query, row_limit = query[place], limit[place]

@@ -121,6 +121,7 @@ class AttentionLists:
                       "G1": made.merge_start}  # fmt: skip
             extents |= {f"{PLANNED}{name}{tail}": len(array) for name, array in counts.items()}
             extents[f"{PLANNED}S{tail}"] = made.slots
+            extents[f"{PLANNED}M{tail}"] = _first_items(made, self._shape)
         arrays |= self._fills(starts, table, lengths)
         extents[f"{PLANNED}F"] = len(lengths)
         arrays[PAGES] = table.ravel()
@@ -140,6 +141,7 @@ class AttentionLists:
         arrays[PAGES] = table.ravel()
         extents = {"W": len(made.item_row), "R": len(made.row_query), "G": len(made.merge_query),
                    "G1": len(made.merge_start), "S": made.slots, "B": len(rows.chosen),
+                   "M": _first_items(made, self._shape),
                    "F": len(lengths)} | _group_extents(arrays)  # fmt: skip
         apart = int(made.item_rows.max(initial=0)) <= self._shape.rows_few
         named = {f"{PLANNED}{name}": count for name, count in extents.items()}
@@ -163,14 +165,16 @@ class AttentionLists:
     def room(self, rows: int, lists: Lists, entries: int) -> Room:
         """Return the room for a step of up to `rows` rows that has such lists."""
         sizes, most, extents = [], {}, lists.extents
-        tile = self._shape.rows_few if lists.apart else self._shape.rows_many
         for window in self._windows:
             tail = str(window or "")
             items = _level(extents[f"{PLANNED}W{tail}"], rows)
-            taken = items * tile
             joined = rows if extents[f"{PLANNED}G{tail}"] else 0
+            many = 1 if lists.apart else min(_level(extents[f"{PLANNED}M{tail}"], 4), items)
+            taken = items * self._shape.rows_few
+            if not lists.apart:
+                taken += many * (self._shape.rows_many - self._shape.rows_few)
             counts = {"W": items, "R": taken, "S": min(taken, self._slots), "G": joined,
-                      "G1": joined + 1}  # fmt: skip
+                      "G1": joined + 1, "M": many}  # fmt: skip
             most |= {f"{PLANNED}{name}{tail}": count for name, count in counts.items()}
             for name in _ARRAYS:
                 kind = name.partition("_")[0]
@@ -200,6 +204,12 @@ class AttentionLists:
             whole = int(batch.lengths.max()) + self._shape.granule
             made = plan(batch, self._shape, self._rates, cascade=False, chunk=whole, window=window)
         return made
+
+
+def _first_items(made: WorkList, shape: Shape) -> int:
+    """Return how many items of a list the launch for those of many rows looks at: one at least, as
+    the launch for the others runs beside it."""
+    return min(max(1, int((made.item_rows > shape.rows_few).sum())), len(made.item_rows))
 
 
 def _group_extents(arrays: Mapping[str, np.ndarray]) -> dict[str, int]:

@@ -4,7 +4,8 @@ An item of the list is a run of keys and the query rows that see it. A sequence'
 prefix that many sequences share, the split of a long context and a window are all items, so one
 launch serves decode, a cascade over any tree of prefixes, and prefill over a cached prefix. Rows
 of several sequences, and the query heads of a key head, are packed into one tile: what they share
-is read once. A row that is in one item only is finished there; the others leave states (m, l,
+is read once. Items of many rows and those of few may be two launches that run side by side: large
+tiles keep a multiprocessor's products busy, small programs its memory. A row that is in one item only is finished there; the others leave states (m, l,
 acc) in slots, which `attention_merge` joins. `runtime.attention_plan` makes the lists.
 """
 
@@ -27,16 +28,24 @@ when scaled, so that such keys weigh nothing even in a row that sees none."""
 SMALL = 16
 """Query heads up to which a tile's products are those of single warps."""
 
+AT_ONCE, AT_ONCE_OF_MANY = 16, 4
+"""Slots that a round of the join reads: of a few rows, cut into many parts, and of many rows, cut
+into few, of which one warp joins a head."""
+
+MANY, FEW = "_many", "_few"
+"""How the names of kernels end whose items are those of many rows, or of few."""
+
 
 @dataclass(frozen=True)
 class Parts:
     """The static shape of the kernel.
 
-    `q` and `kv` are dtypes; `few` and `many` how many query heads (rows times group) the two
-    tiles of an item hold: an item takes the small one if its rows fit; `many = 0`: there is no
-    other. `keys` and `keys_many` are read at a time; both divide the page, or are whole pages.
+    `q` and `kv` are dtypes; `few` and `many` how many query heads (rows times group) the small and
+    the large tile hold: an item takes the small one if its rows fit; `many = 0`: they all do.
+    `keys` and `keys_many` are read at a time; both divide the page, or are whole pages.
     `window`: how many last keys a row sees (0: all). `crowded`: scheduled for so many items that
-    more programs a multiprocessor hide what each waits for.
+    more programs a multiprocessor hide what each waits for. `items`: the launch is for those items
+    of a list that the small tile holds (`FEW`), or for the others (`MANY`); without, all fit.
     """
 
     heads: int
@@ -52,6 +61,7 @@ class Parts:
     keys: int = 64
     keys_many: int = 64
     crowded: bool = field(default=False, kw_only=True)
+    items: str = field(default="", kw_only=True)
 
     @property
     def group(self) -> int:
@@ -86,7 +96,7 @@ class Parts:
         name += f"_{self.q}_{self.kv}_{self.few}x{self.keys}"
         name += f"_{self.many}x{self.keys_many}" if self.many else ""
         name += "_crowded" * self.crowded
-        return name + (f"_window{self.window}" if self.window else "")
+        return name + (f"_window{self.window}" if self.window else "") + self.items
 
 
 def attention_parts(shape: Parts) -> Operation:
@@ -97,29 +107,32 @@ def attention_parts(shape: Parts) -> Operation:
     [low, high) counted from there: item_row, item_rows, item_page, item_low, item_high [W]; of
     each item row its query, how many keys (counted likewise) it sees, and its slot, or -1 if it
     is finished here: row_query, row_limit, row_slot [R]; pages [E]; k, v [N, K, P, C]; out
-    [T, H * C]; m, l [S, H] and acc [S, H, C], f32.
+    [T, H * C]; m, l [S, H] and acc [S, H, C], f32. For items of many rows there is M too: those
+    stand among the first M of the list, 0 <= M <= W.
     """
     return _Parts(shape).kernel()
 
 
-def attention_merge(heads: int, head_dim: int, out: str = "bf16") -> Operation:
-    """Return the kernel that joins the slots of each row of a list.
+def attention_merge(
+    heads: int, head_dim: int, out: str = "bf16", at_once: int = AT_ONCE, together: int = 1
+) -> Operation:  # fmt: skip
+    """Return the kernel that joins the slots of each row of a list, `at_once` at a time.
 
     Arguments: T, G rows, G1 = G + 1, S; merge_query [G], merge_start [G1] (row g has the slots
     merge_start[g] up to merge_start[g + 1]; a query of -1 stores nothing), m, l [S, H], acc
-    [S, H, C], out [T, H * C]. A program joins one head of a row, a few slots at a time.
+    [S, H, C], out [T, H * C]. A program joins so many heads of a row `together`.
     """
-    return _Join(heads, head_dim, out).kernel()
-
-
-_AT_ONCE = 16
-"""Slots that a round of the join reads; none waits for another."""
+    return _Join(heads, head_dim, out, at_once, together).kernel()
 
 
 class _Join:
-    def __init__(self, heads: int, head_dim: int, out: str) -> None:
+    def __init__(
+        self, heads: int, head_dim: int, out: str, at_once: int, together: int
+    ) -> None:  # fmt: skip
         self.heads, self.head_dim = heads, head_dim
-        b = self.b = KernelBuilder(f"attention_join_{heads}_{head_dim}_{out}")
+        self.at_once, self.together = at_once, together
+        by = f"_{together}by{at_once}" if at_once != AT_ONCE else ""
+        b = self.b = KernelBuilder(f"attention_join_{heads}_{head_dim}_{out}{by}")
         for extent in ("T", "G", "G1", "S"):
             b.scalar(extent)
         self.query, self.start = (
@@ -130,29 +143,29 @@ class _Join:
         self.out = b.buffer("out", out, "T", heads * head_dim)
 
     def kernel(self) -> Operation:
-        b, wide = self.b, (1, self.head_dim)
-        row, head = b.program_id(0, "row"), b.program_id(1, "head")
+        b, count, wide = self.b, self.together, (self.together, self.head_dim)
+        row, heads = b.program_id(0, "row"), b.program_id(1, "heads")
+        token = b.load(self.query, row, hint="token")
         low = b.load(self.start, row, hint="low")
         self.high = b.load(self.start, b.map("a + 1", row), hint="high")
-        self.head = b.map("a + b", head, b.iota(1), dtype="i32", hint="head")
+        self.head = b.map(f"a * {count} + b", heads, b.iota(count), dtype="i32", hint="head")
         self.channel = b.expand(b.iota(self.head_dim), 0)
-        state = (b.full(LOWEST, "f32", 1), b.full(0.0, "f32", 1),
+        state = (b.full(LOWEST, "f32", count), b.full(0.0, "f32", count),
                  b.full(0.0, "f32", *wide))  # fmt: skip
-        with b.loop(low, self.high, *state, step=_AT_ONCE, hint="slots") as loop:
+        with b.loop(low, self.high, *state, step=self.at_once, hint="slots") as loop:
             loop.yields(*self._round(loop.index, loop.carried))
         _, total, summed = loop.results
-        token = b.load(self.query, row, hint="token")
         column = b.map(f"a * {self.head_dim} + b", b.expand(self.head, 1), self.channel,
                        dtype="i32", hint="column")  # fmt: skip
         named = b.map("a >= 0", token, hint="named")
         b.store(self.out, token, column, b.map(_QUOTIENT, summed, b.expand(total, 1)), mask=named)
         facts = ("G >= 0", "G1 == G + 1", "-1 <= merge_query[*] < T", "0 <= merge_start[*] <= S")
-        return b.finish("G", self.heads, requires=facts, of="graph.merge")
+        return b.finish("G", self.heads // count, requires=facts, of="graph.merge")
 
     def _round(self, first: Value, state: list[Value]) -> tuple[Value, Value, Value]:
-        """Return the state after up to `_AT_ONCE` slots from `first` on."""
+        """Return the state after up to `at_once` slots from `first` on."""
         b, (top, total, summed) = self.b, state
-        slots = [b.map(f"a + {n}", first, dtype="i32", hint="slot") for n in range(_AT_ONCE)]
+        slots = [b.map(f"a + {n}", first, dtype="i32", hint="slot") for n in range(self.at_once)]
         live = [b.map("a < b", slot, self.high, hint="live") for slot in slots]
         pairs = list(zip(slots, live, strict=True))
         maxima = [b.load(self.m, slot, self.head, mask=mask, other=UNSEEN, hint="maximum")
@@ -180,7 +193,7 @@ class _Parts:
     def __init__(self, shape: Parts) -> None:
         self.shape = s = shape
         b = self.b = KernelBuilder(s.name)
-        for extent in ("T", "N", "W", "R", "E", "S"):
+        for extent in ("T", "N", "W", "R", "E", "S", *("M" * (s.items == MANY))):
             b.scalar(extent)
         self.q = b.buffer("q", s.q, "T", s.heads * s.head_dim)
         self.items = [b.buffer(f"item_{name}", "i32", "W")
@@ -201,20 +214,23 @@ class _Parts:
             b.load(buffer, item, hint=name) for buffer, name in zip(self.items, names, strict=True)
         )
         self.channel = b.expand(b.iota(s.head_dim), 0)
-        if not s.many:
+        if not s.items:
             self._item(s.few, s.keys)
         else:
             small = b.map(f"where(a <= {s.rows_few}, 1, 0)", self.count, dtype="i32", hint="small")
-            with self._only(b.full(0, "i32"), small):
-                self._item(s.few, s.keys)
-            with self._only(small, b.full(1, "i32")):
-                self._item(s.many, s.keys_many)
-        return b.finish(s.kv_heads, "W", requires=self._facts(), of="graph.partial")
+            if s.items == FEW:
+                with self._only(b.full(0, "i32"), small):
+                    self._item(s.few, s.keys)
+            else:
+                with self._only(small, b.full(1, "i32")):
+                    self._item(s.many, s.keys_many)
+        grid = "M" if s.items == MANY else "W"
+        return b.finish(s.kv_heads, grid, requires=self._facts(), of="graph.partial")
 
     def _facts(self) -> tuple[str, ...]:
         s = self.shape
         return (
-            "W >= 0", "N >= 1", "0 <= item_row[*]", "0 <= item_rows[*]", "0 <= item_page[*]",
+            *(["0 <= M <= W"] if s.items == MANY else []), "W >= 0", "N >= 1", "0 <= item_row[*]", "0 <= item_rows[*]", "0 <= item_page[*]",
             "0 <= item_low[*]", f"item_low[i] % {s.page} == 0", "item_row[i] + item_rows[i] <= R",
             f"item_page[i] + (item_high[i] + {s.page - 1}) // {s.page} <= E",
             "0 <= pages[*] < N", "0 <= row_query[*] < T", "-1 <= row_slot[*] < S",
@@ -318,7 +334,9 @@ class _Parts:
         """Return the indices of a block's keys in a pool."""
         b = self.b
         page = b.expand(page, 1) if extents_of(page.type) else page
-        offset = b.map(f"a % {self.shape.page}", key, dtype="i32", hint="offset")
+        offset = self.lane
+        if extents_of(offset.type)[0] != self.shape.page:  # blocks are no pages
+            offset = b.map(f"a % {self.shape.page}", key, dtype="i32", hint="offset")
         return page, self.kv_head, b.expand(offset, 1), self.channel
 
     def _pages(self, block: Value) -> Value:
@@ -359,6 +377,15 @@ class _Parts:
         b.store(self.out, b.expand(query, 1), column, result, mask=done)
 
 
+def launches(shape: Parts) -> list[Operation]:
+    """Return the kernels of a work list's items: one, or, where there are two tiles, one for items
+    of many rows and after it one for those of few, which runs beside it."""
+    if not shape.many:
+        return [attention_parts(shape)]
+    few = replace(shape, items=FEW, crowded=_streams_whole(shape))
+    return [attention_parts(replace(shape, items=MANY)), attention_parts(few)]
+
+
 def tuned(shape: Parts, shared: bool) -> tuple[Parts, Schedule]:
     """Return the tiles and GPU schedule that suit a shape whatever the lengths, for lists whose
     items may have more rows than the small tile holds (`shared`), or may not."""
@@ -370,13 +397,21 @@ CROWD = 32
 
 CROWDED = Schedule(num_warps=4, num_stages=2, chained=True, registers=128)
 
+LARGE = Schedule(num_warps=8, num_stages=2, chained=True)
+"""Of the large tile: two groups of warps share its keys."""
+
+
+def _streams_whole(shape: Parts) -> bool:
+    """Whether `CROWDED` was measured for a shape: blocks lie in a page, and need no widening."""
+    return shape.page % 64 == 0 and shape.kv != "f8e4m3"
+
 
 def variants(shape: Parts, shared: bool) -> list[tuple[Parts, Schedule]]:
     """Return the tiles and GPU schedules worth choosing from by a list's predicted time, as
     measured on an H200; the first is never far behind."""
     if shared:
-        tiles = replace(shape, few=16, many=64, keys=64, keys_many=64)
-        return [(tiles, Schedule(num_warps=4, num_stages=3, chained=True))]
+        tiles = replace(shape, few=16, many=128, keys=64, keys_many=64)
+        return [(tiles, LARGE)]
     few = replace(shape, few=16, many=0, keys=64)
     found = [(few, Schedule(num_warps=4, num_stages=4, chained=True))]
     if shape.page % 64 == 0:

@@ -9,7 +9,7 @@ from ...ir.core import Operation, walk
 from ...ir.schedule import Schedule
 from ...ir.tile import extents_of
 from ...ir.types import dtype_of
-from .attention_parts import CROWDED
+from .attention_parts import CROWDED, FEW, LARGE as MANY_ROWS, MANY
 from .feed import copy_pages, feed_tokens
 from .matvec import matvec_schedule
 from .sampling import argmax_masked, sample
@@ -59,15 +59,19 @@ def gpu_schedule(kernel: Operation, apart: bool = False, chained: bool = True) -
 
 
 def _schedule(kernel: Operation, apart: bool) -> Schedule:
+    called = kernel["name"].name
     for name, schedule in MEASURED.items():
-        if kernel["name"].name.startswith(name):
-            return schedule
-    if "_crowded" in kernel["name"].name:
-        return CROWDED
-    if kernel.attribute("of") == "graph.partial" and apart:
+        if called.startswith(name):
+            return replace(schedule, beside=called.endswith(FEW))
+    if called.endswith(MANY):
+        return MANY_ROWS
+    if "_crowded" in called:
+        return replace(CROWDED, beside=called.endswith(FEW))
+    few = called.endswith(FEW)
+    if kernel.attribute("of") == "graph.partial" and (apart or few):
         narrow = any(dtype_of(value.type) == "f8e4m3" for value in kernel.regions[0].arguments)
         warps, stages = (2, 3) if narrow else (4, 4)
-        return Schedule(num_warps=warps, num_stages=stages)
+        return Schedule(num_warps=warps, num_stages=stages, beside=few)
     if kernel.attribute("of") == "graph.moe_expert" and _sums(kernel) >= LARGE:
         return Schedule(num_warps=8, num_stages=3, registers=128 * (_sums(kernel) == LARGE))
     if kernel["name"].name.startswith("scaled_matmul"):

@@ -16,7 +16,7 @@ from ...ir.types import SCALED, dtype_of, shape_of
 from ..manager import Context
 from . import elementwise, lower_fetch, lower_moe, lower_sparse, lower_streams
 from .attention import Attention, attention, decode, tile_rows
-from .attention_parts import CROWD, Parts, attention_merge, attention_parts, tuned
+from .attention_parts import CROWD, Parts, attention_merge, attention_parts, launches, tuned
 from .call_arguments import call_arguments
 from .library_choices import library_choices
 from .matmul import Matmul, blocks, matmul
@@ -332,16 +332,15 @@ class _Lowering:
         of = (window,) if window else ()
         layer = kvset["layer"]
         calls = []
-        for kernel, operands, results in (
-            (attention_parts(shape), (q,), op.results),
-            (join, op.results, ()),
-        ):
+        for kernel in (*launches(shape), join):
+            first = not calls
             names = (value.name for value in kernel.regions[0].arguments)
+            reads = (q,) if first else op.results if kernel is join else (q, *op.results)
+            written = Term("out", (0,)) if first else Term("in", (len(reads) - 1,))
             fixed = {"T": Term("T"), "N": Term("N"), "q": Term("in", (0,)),
-                     "k": Term("k", (layer,)), "v": Term("v", (layer,)),
-                     "out": Term("out" if results else "in", (0,))}  # fmt: skip
+                     "k": Term("k", (layer,)), "v": Term("v", (layer,)), "out": written}
             terms = [fixed.get(name) or Term(f"plan_{name}", of) for name in names]
-            calls.append(self.call(op, kernel, terms, operands, results))
+            calls.append(self.call(op, kernel, terms, reads, op.results if first else ()))
         whole = shape.page % 64 == 0 and shape.kv != "f8e4m3"
         if self.options.apart and self.options.rows > CROWD and whole:
             crowded = attention_parts(replace(shape, crowded=True))

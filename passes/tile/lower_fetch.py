@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING
 from ...ir.core import Operation, Term, Value
 from ...ir.types import dtype_of, tensor
 from . import key_cache
-from .attention_parts import attention_merge
 from .held_attention import HeldParts, held_decode, held_parts
 from .key_cache import KeyCache
 from .lower_sparse import (
     EXTENT,
     gathered_shape,
+    listed_launches,
     listed_shapes,
     listed_term,
     lower_select,
@@ -111,12 +111,12 @@ def _lists_on_gpu(lowering: _Lowering, select: Operation, ahead: bool) -> _Lists
     q, layer = select.operands[0], select["layer"]
     kernels, _ = listed_shapes(lowering, select, select["scale"], dtype_of(q.type))
     names = ("B", "E", "C", "pages", "row_page", "base", "kv_lengths", "rows")
-    where = {name: listed_term(name, layer, False) for name in names}
+    where = {name: listed_term(name, layer, Term("in", (0,))) for name in names}
     own = {name: Term(f"plan_guess_{name}" if ahead else f"plan_{name}")
            for name in ("chosen", "counts", "budgets")}  # fmt: skip
     calls = []
     for kernel in kernels:
-        terms = [own.get(value.name) or listed_term(value.name, layer, False)
+        terms = [own.get(value.name) or listed_term(value.name, layer, Term("in", (0,)))
                  for value in kernel.regions[0].arguments]  # fmt: skip
         calls.append(lowering.call(select, kernel, terms, (q,) if reads(kernel, "q") else (), ()))
     return _Lists(calls, where | own)
@@ -146,11 +146,10 @@ def _held_on_gpu(
     held = {"chosen": Term("plan_rows"), "HP": Term("HP"), "held_k": Term("held_k", (layer,)),
             "held_v": Term("held_v", (layer,))}  # fmt: skip
     calls = []
-    for kernel, operands, results in (
-        (held_parts(HeldParts(**vars(shape))), (q,), op.results),
-        (attention_merge(shape.heads, shape.head_dim, shape.q), op.results, ()),
-    ):
-        terms = [held.get(value.name) or listed_term(value.name, layer, bool(results))
+    listed = held_parts(HeldParts(**vars(shape)))
+    for kernel, operands, results in listed_launches(shape, listed, q, op):
+        out = Term("out", (0,)) if results else Term("in", (len(operands) - 1,))
+        terms = [held.get(value.name) or listed_term(value.name, layer, out)
                  for value in kernel.regions[0].arguments]  # fmt: skip
         calls.append(lowering.call(op, kernel, terms, operands, results))
     return calls

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from ...ir.core import Operation, Term, Value
 from ...ir.sparse import MOST_PARTS, SCORE_PARTS, SparsePolicy, parse_policy
 from ...ir.types import dtype_of, tensor
-from .attention_parts import Parts, attention_merge, tuned
+from .attention_parts import FEW, MANY, Parts, attention_merge, attention_parts, tuned
 from .bin_boundary import BinSelection
 from .bin_selection import select_bins
 from .gathered import Gathered, gathered_decode
@@ -144,14 +144,28 @@ def _lower_for_gpu(
     calls = []
     for kernel, operands, results in (
         *((kernel, (q,) if reads(kernel, "q") else (), ()) for kernel in selects),
-        (sparse_parts(shape), (q,), op.results),
-        (attention_merge(shape.heads, shape.head_dim, shape.q), op.results, ()),
+        *listed_launches(shape, sparse_parts(shape), q, op),
     ):
         of = select if kernel.attribute("of") == "graph.select" else op
-        terms = [listed_term(value.name, layer, bool(results))
-                 for value in kernel.regions[0].arguments]  # fmt: skip
+        out = Term("out", (0,)) if results else Term("in", (max(len(operands) - 1, 0),))
+        terms = [listed_term(value.name, layer, out) for value in kernel.regions[0].arguments]
         calls.append(lowering.call(of, kernel, terms, operands, results))
     return calls
+
+
+Launches = list[tuple[Operation, tuple[Value, ...], tuple[Value, ...]]]
+"""Kernels with what they read, and what they are the first to write."""
+
+
+def listed_launches(shape: SparseParts, listed: Operation, q: Value, op: Operation) -> Launches:
+    """Return the launches over a work list whose sparse items `listed` reads: of items of many
+    rows first, where there may be some, and the join last."""
+    join = attention_merge(shape.heads, shape.head_dim, shape.q)
+    if shape.items != FEW:
+        return [(listed, (q,), op.results), (join, op.results, ())]
+    dense = {name: getattr(shape, name) for name in Parts.__dataclass_fields__}
+    many = attention_parts(Parts(**dense | {"items": MANY}))
+    return [(many, (q,), op.results), (listed, (q, *op.results), ()), (join, op.results, ())]
 
 
 def listed_shapes(
@@ -168,10 +182,11 @@ def listed_shapes(
     labels = Labels(kv_heads, width, page, channels, form.name, options.kv)
     selects, score = selection_on_gpu(policy, labels, heads, select["scale"], format)
     tiles, _ = tuned(Parts(heads, kv_heads, width, page, format, options.kv), not options.apart)
+    items = FEW if tiles.many else ""
     return selects, SparseParts(
         heads, kv_heads, width, page, format, options.kv, scale, 0, tiles.few,
         tiles.many, tiles.keys, tiles.keys_many, policy.unit, score if score.tail else None,
-        LISTED_WITH_TAIL if score.tail else LISTED,
+        LISTED_WITH_TAIL if score.tail else LISTED, items=items,
     )  # fmt: skip
 
 
@@ -214,10 +229,9 @@ def reads(kernel: Operation, name: str) -> bool:
     return any(value.name == name for value in kernel.regions[0].arguments)
 
 
-def listed_term(name: str, layer: int, finishes: bool) -> Term:
-    """Return where an argument of a work list's kernel comes from."""
-    fixed = {"T": Term("T"), "N": Term("N"), "q": Term("in", (0,)),
-             "out": Term("out" if finishes else "in", (0,))}  # fmt: skip
+def listed_term(name: str, layer: int, out: Term) -> Term:
+    """Return where an argument of a work list's kernel comes from; results are at `out`."""
+    fixed = {"T": Term("T"), "N": Term("N"), "q": Term("in", (0,)), "out": out}
     if name in {"k", "v", "labels", "mean", "level", "centre", "spread", "value_sums"}:
         return Term(name, (layer,))
     return fixed.get(name) or Term(f"plan_{name}")

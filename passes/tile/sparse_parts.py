@@ -1,5 +1,5 @@
 """The kernel of a work list whose items may also be lists of chosen keys: dense and sparse rows of
-a step in one launch.
+a step in one launch, or, with `items`, the dense ones of few rows.
 
 An item with `item_list` >= 0 is of that decode row: its keys [low, high) are places in the row's
 list, which the selection wrote before. Whatever lies past the list's end is nobody's. All others
@@ -76,16 +76,12 @@ class _SparseParts(_Parts):
         owner = b.load(self.list, item, hint="owner")
         self.channel = b.expand(b.iota(s.head_dim), 0)
         zero = b.full(0, "i32")
-        most = s.rows_few if s.many else 1 << 30
+        most = s.rows_few if s.items else 1 << 30
         kind = b.map(f"where(a >= 0, 2, where(b <= {most}, 1, 0))", owner, self.count, dtype="i32",
                      hint="kind")  # fmt: skip
         small = b.map("where(a == 1, 1, 0)", kind, dtype="i32", hint="small")
         with self._only(zero, small):
             self._item(s.few, s.keys)
-        if s.many:
-            large = b.map("where(a == 0, 1, 0)", kind, dtype="i32", hint="large")
-            with self._only(zero, large):
-                self._item(s.many, s.keys_many)
         listed = b.map("where(a == 2, 1, 0)", kind, dtype="i32", hint="listed")
         with self._only(zero, listed):
             self._chosen(b.map("max(a, 0)", owner, dtype="i32", hint="owner"))

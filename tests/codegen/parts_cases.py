@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from weft.passes.tile.attention_parts import Parts, attention_merge, attention_parts
+from weft.passes.tile.attention_parts import MANY, Parts, attention_merge, launches
 from weft.runtime.attention_plan import Batch, Rates, Shape, WorkList, plan
 
 SHAPES = {
@@ -142,8 +142,12 @@ def tolerance(shape: Parts) -> float:
     return 2e-2 if shape.q == "bf16" else 2e-5
 
 
-def launched(run: Any, shape: Parts, case: Any, work: Any) -> np.ndarray:
+def launched(run: Any, shape: Parts, case: Any, work: Any, by: Any = None) -> np.ndarray:
+    merge = by or attention_merge(shape.heads, shape.head_dim, shape.q)
     parts, join = arguments(shape, case, work)
-    after = run(attention_parts(shape), parts)
-    join[6:9], join[9] = after[-3:], after[-4]
-    return widened(run(attention_merge(shape.heads, shape.head_dim, shape.q), join)[-1])
+    many = int((work.item_rows > shape.rows_few).sum())
+    for kernel in launches(shape):
+        first = [min(many + 1, len(work.item_row))] * (kernel["name"].name.endswith(MANY))
+        parts[-4:] = run(kernel, [*parts[:6], *first, *parts[6:]])[-4:]
+    join[6:9], join[9] = parts[-3:], parts[-4]
+    return widened(run(merge, join)[-1])

@@ -25,7 +25,8 @@ from weft.ir.parser import parse_module
 from weft.ir.printer import print_module
 from weft.ir.schedule import Schedule
 from weft.ir.verifier import verify
-from weft.passes.tile.attention_parts import Parts, attention_merge, attention_parts
+from weft.passes.tile.attention_parts import Parts, attention_merge, launches
+from weft.passes.tile.gpu_schedules import gpu_schedule
 
 each_shape = pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 each_tree = pytest.mark.parametrize("groups", GROUPS)
@@ -38,7 +39,7 @@ def interpreted(kernel: Any, given: list[Any]) -> list[Any]:
 
 @each_shape
 def test_proven_and_round_trips(shape: Parts) -> None:
-    for kernel in (attention_parts(shape), attention_merge(shape.heads, shape.head_dim, shape.q)):
+    for kernel in (*launches(shape), attention_merge(shape.heads, shape.head_dim, shape.q)):
         module = Module((kernel,))
         verify(module, ("tile",))
         assert parse_module(print_module(module)) == module
@@ -46,10 +47,12 @@ def test_proven_and_round_trips(shape: Parts) -> None:
 
 
 def test_a_list_that_promises_less_is_not_proven() -> None:
-    kernel = attention_parts(SHAPES["f32"])
-    facts = [fact for fact in kernel["requires"] if "item_high" not in fact]
-    with pytest.raises(UnprovenAccess):
-        prove_bounds(kernel.with_attributes(requires=facts))
+    for kernel in launches(SHAPES["f32"]):
+        for promise in ("item_high", "M <= W"):
+            facts = [fact for fact in kernel["requires"] if promise not in fact]
+            if len(facts) < len(kernel["requires"]):
+                with pytest.raises(UnprovenAccess):
+                    prove_bounds(kernel.with_attributes(requires=facts))
 
 
 @pytest.mark.parametrize("cascade", [False, True, None])
@@ -83,12 +86,34 @@ def test_triton_interpreter(name: str, triton_interpreter: Any) -> None:
     np.testing.assert_allclose(found, expected(shape, case), rtol=0, atol=tolerance(shape))
 
 
+@pytest.mark.parametrize("together", [1, 2])
+def test_heads_are_joined_together_a_few_slots_at_a_time(together: int) -> None:
+    shape = SHAPES["f32"]
+    case = tree(shape, [(3, [33, 7, 1]), (0, [40])])
+    work = planned(shape, case, cascade=True, chunk=8)
+    assert np.diff(work.merge_start).max() > 4
+    join = attention_merge(shape.heads, shape.head_dim, shape.q, 4, together)
+    assert prove_bounds(join).ok
+    found = launched(interpreted, shape, case, work, join)
+    np.testing.assert_allclose(found, expected(shape, case), rtol=0, atol=tolerance(shape))
+
+
 def test_no_sequences() -> None:
     shape = SHAPES["f32"]
     case = tree(shape, [])
     work = planned(shape, case)
     assert not len(work.item_row) and not len(work.merge_query)
     assert launched(interpreted, shape, case, work).shape == (0, 64)
+
+
+def test_items_of_few_rows_run_beside_those_of_many_and_end_after_them() -> None:
+    many, few = launches(SHAPES["bf16"])
+    first, beside = (emit(kernel, gpu_schedule(kernel)).text for kernel in (many, few))
+    assert first.index("gdc_wait") < first.index("gdc_launch_dependents") < first.index("tl.load")
+    assert beside.index("gdc_launch_dependents") < beside.index("tl.load")
+    last = "    if (tl.program_id(0) == 2 - 1) & (tl.program_id(1) == W - 1):\n"
+    assert last + "        tl.extra.cuda.gdc_wait()\n\n\ndef grid" in beside
+    assert beside.count("gdc_wait") == 1 and beside.rindex("tl.store") < beside.index("gdc_wait")
 
 
 def test_chained_kernels_wait_for_the_one_before() -> None:

@@ -13,7 +13,7 @@ from weft.codegen.arrays import narrow, widen
 from weft.codegen.bounds import UnprovenAccess, prove_bounds
 from weft.codegen.reference import run_kernel
 from weft.ir.sparse import MOST_PARTS, SparsePolicy
-from weft.passes.tile.attention_parts import attention_merge
+from weft.passes.tile.attention_parts import FEW, MANY, Parts, attention_merge, attention_parts
 from weft.passes.tile.gpu_schedules import gpu_schedule
 from weft.passes.tile.labels import Labels, Scores, label_scores, label_write
 from weft.passes.tile.selection import Selection, select_keys
@@ -91,12 +91,22 @@ def launched(run: Any, shape: SparseParts, seed: int) -> tuple[np.ndarray, np.nd
     ]  # fmt: skip
     tail = Tails.of(shape, case, seed) if shape.tail else None
     given += tail.arguments(seen) if tail else []
+    if shape.many:
+        given[18:22] = many_rows(run, shape, [given[:6], given[6:22]], len(work.item_row))
+        shape = replace(shape, items=FEW)
     after = run(sparse_parts(shape), given)
     joined = len(work.merge_query)
     join = [len(out), joined, joined + 1, work.slots, work.merge_query, work.merge_start,
             *after[19:22], after[18]]  # fmt: skip
     found = run(attention_merge(shape.heads, shape.head_dim, "f32"), join)[-1]
     return found, expected(shape, case, seen, tail)
+
+
+def many_rows(run: Any, shape: SparseParts, given: list[list[Any]], items: int) -> list[Any]:
+    """Return results and states after the launch for items of many rows."""
+    dense = {name: getattr(shape, name) for name in Parts.__dataclass_fields__}
+    kernel = attention_parts(Parts(**dense | {"items": MANY}))
+    return run(kernel, [*given[0], items, *given[1]])[-4:]
 
 
 @dataclass
@@ -272,7 +282,7 @@ def test_kernels_of_an_8b_shape_compile_for_hopper() -> None:
         label_scores(Scores(labels, 32, q="bf16", flat=True, parts=16)),
         select_keys(Selection(8, 64, keys=1024, digits=(11, 11, 10), flat=True)),
         sparse_parts(SparseParts(32, 8, 128, page=64, few=16, many=0, keys=64)),
-        sparse_parts(SparseParts(32, 8, 128, page=64, few=16, many=64, unit="page")),
+        sparse_parts(SparseParts(32, 8, 128, page=64, few=16, many=64, unit="page", items=FEW)),
         label_scores(tail := Scores(labels, 32, q="bf16", flat=True, parts=16, tail=True)),
         sparse_parts(SparseParts(32, 8, 128, page=64, few=16, many=0, keys=64, tail=tail)),
         value_sums(ValueSums(8, 128, 64, "bf16", flat=True)),

@@ -9,7 +9,7 @@ import pytest
 from weft.codegen.bounds import prove_bounds
 from weft.codegen.emit_triton import emit
 from weft.frontend.models.registry import build_graph
-from weft.ir.core import Module
+from weft.ir.core import Module, Term
 from weft.ir.model import ModelConfig, Rope
 from weft.ir.types import dtype_of
 from weft.ir.verifier import verify
@@ -136,14 +136,24 @@ def test_what_the_library_computes_is_said_with_the_reason() -> None:
 
 
 def test_attention_is_a_work_list_and_its_join_one_list_a_window() -> None:
-    body = lowered("LlamaForCausalLM").symbol("step").regions[0].operations
+    module = lowered("LlamaForCausalLM")
+    body = module.symbol("step").regions[0].operations
     calls = [op for op in body if op.attribute("of") == "graph.finalize"]
-    names = [call["kernel"].name.split("_")[1] for call in calls]
-    assert names == ["parts", "join"] * 2
-    items = [next(t for t in c["arguments"] if t.name == "plan_item_row") for c in calls[::2]]
-    assert [item.parameters for item in items] == [(), (9,)]
-    joined = calls[1]
-    assert joined.operands == calls[0].results and not joined.results
+    names = [call["kernel"].name for call in calls]
+    assert [name.split("_")[1] for name in names] == ["parts", "parts", "join"] * 2
+    assert [name.endswith(("_many", "_few")) for name in names] == [True, True, False] * 2
+    for place in (0, 1):
+        items = [next(t for t in c["arguments"] if t.name == "plan_item_row")
+                 for c in calls[place::3]]  # fmt: skip
+        assert [item.parameters for item in items] == [(), (9,)]
+    many, few, join = calls[:3]
+    assert few.operands == (*many.operands, *many.results) and not few.results
+    assert join.operands == many.results and not join.results
+    results = []
+    for call, name in zip(calls[:3], names, strict=False):
+        taken = [value.name for value in module.symbol(name).regions[0].arguments]
+        results.append(call["arguments"][taken.index("out")])
+    assert results == [Term("out", (0,)), Term("in", (1,)), Term("in", (0,))]
 
 
 def test_kernels_compile_for_hopper() -> None:
