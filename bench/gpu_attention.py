@@ -14,7 +14,8 @@ from weft.codegen.emit_triton import emit
 from weft.codegen.load_triton import load_launcher
 from weft.ir.core import Operation
 from weft.ir.schedule import Schedule
-from weft.passes.tile.attention_parts import Parts, attention_merge, launches
+from weft.passes.tile.attention_join import attention_merge
+from weft.passes.tile.attention_parts import Parts, launches
 from weft.passes.tile.gpu_schedules import gpu_schedule
 from weft.runtime.attention_plan import Batch, Rates, Shape, plan
 

@@ -51,19 +51,19 @@ HEADS = ((32, 8), (64, 8), (8, 1))
 BATCHES, PREFIXES = (4, 16, 64, 256), (512, 2048, 8192, 16384)
 TREES = (Sequences(64, 2048, 256, 8, 1024), Sequences(128, 1024, 64, 8, 1024),
          Sequences(64, 16384, 64), Sequences(16, 32768, 128))  # fmt: skip
-FEW = {4: Rates(), 3: Rates(4.15e12, resident=396, launch=0.2e-6),
-       2: Rates(4.3e12, program=2.4e10, processor=3.9e10, resident=528, launch=0.2e-6)}  # fmt: skip
-WIDE = Rates(4.42e12, program=4.8e10, processor=4.8e10, resident=132, launch=1.2e-6, item=1.8e-6)
+FEW = {4: Rates(4.34e12, program=3.3e10, resident=264, launch=0.8e-6), 3: Rates(),
+       2: Rates(4.25e12, program=2.7e10, processor=3.9e10, resident=528, launch=1.2e-6)}  # fmt: skip
+WIDE = Rates(4.2e12, program=4.8e10, resident=132, launch=2e-6, item=1.8e-6)
 Figures = dict[str, Any]
 
 
 def rates(tiles: Parts, schedule: Schedule) -> Rates:
     """Return what was measured of some tiles on an H200; blocks over several pages start later."""
     if tiles.many:
-        return Rates(launch=0.8e-6)
+        return FEW[2]
     if tiles.keys == 64:
         return FEW[schedule.num_stages]
-    return WIDE if tiles.page % tiles.keys == 0 else replace(WIDE, launch=2.2e-6)
+    return WIDE if tiles.page % tiles.keys == 0 else replace(WIDE, launch=3e-6)
 
 
 @dataclass

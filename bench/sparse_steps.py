@@ -17,7 +17,8 @@ from weft.codegen.build_cuda import load_kernels
 from weft.ir.attention_calibration import LEVELS, AttentionCalibration, HeadChannels
 from weft.ir.model import ModelConfig, Rope
 from weft.ir.sparse import SparsePolicy
-from weft.passes.tile.attention_parts import Parts, attention_merge, tuned
+from weft.passes.tile.attention_join import attention_merge
+from weft.passes.tile.attention_parts import Parts, tuned
 from weft.passes.tile.gpu_schedules import gpu_schedule, gpu_step_kernels
 from weft.passes.tile.labels import Labels
 from weft.passes.tile.lower_sparse import LISTED, LISTED_WITH_TAIL, selection_on_gpu

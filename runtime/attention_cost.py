@@ -1,10 +1,11 @@
 """What attention over runs of keys costs: roofs of memory, cache and products, the rounds of
-programs that a device holds, and what joins them. Fitted to measurements; NumPy only."""
+programs that a device holds, two launches side by side, and what joins them. Fitted to
+measurements; NumPy only."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -13,6 +14,8 @@ import numpy as np
 Array = np.ndarray
 ALONE = 0.75
 """How long a program computes with a multiprocessor to itself, of what it takes among others."""
+BESIDE = 0.3
+"""The part of the shorter launch's time, of items of many rows and of few, that the other hides."""
 NEARER = 0.35
 """The part of a program's own reading time that goes when everything comes from the cache."""
 
@@ -50,17 +53,18 @@ class Shape:
 class Rates:
     """A device and a kernel on it, measured (bench/gpu_kernels.py): bytes a second from memory,
     from the cache, into one program and into one multiprocessor, attention operations a second;
-    multiprocessors, and programs resident at a time; seconds of a launch, before an item's first
-    key arrives, of a join, and of joining one slot after another."""
+    multiprocessors, and programs resident at a time, of few rows and of many; seconds of a launch,
+    before an item's first key arrives, of a join, and of joining one slot after another."""
 
-    memory: float = 4.34e12
+    memory: float = 4.2e12
     cache: float = 6.8e12
-    program: float = 2.9e10
+    program: float = 3.9e10
     processor: float = 4.5e10
-    flops: float = 3.8e14
+    flops: float = 4.7e14
     processors: int = 132
-    resident: int = 264
-    launch: float = 0.5e-6
+    resident: int = 396
+    resident_many: int = 264
+    launch: float = 0.4e-6
     item: float = 2.2e-6
     join: float = 2.9e-6
     slot: float = 4.0e-8
@@ -104,17 +108,69 @@ def roofs_of(
 class Cost:
     """The predicted time of some runs, by the keys of an item.
 
-    Programs stream at the device's rates while all places are taken, the last (and shortest) ones
-    at their own; a launch, the way of the first keys of each round of programs, and the join are
-    added. What several runs read of the same pages comes from the cache but once.
+    Runs of many rows and of few are two launches side by side; a launch and the join are added.
     """
 
     def __init__(self, batch: Batch, runs: Sequence[Run], shape: Shape, rates: Rates) -> None:
         self.runs = runs
         self.shape, self.rates, self.queries = shape, rates, int(batch.starts[-1])
+        sizes, members = members_of(runs)
+        rows = summed(np.diff(batch.starts)[members], sizes)
+        self.large = rows > shape.rows_few
+        of = np.repeat(self.large, sizes)
+        self.launches = [
+            _Programs(batch, [runs[place] for place in np.flatnonzero(self.large == large)],
+                      rows[self.large == large], sizes[self.large == large], members[of == large],
+                      shape, replace(rates, resident=resident))
+            for large, resident in ((False, rates.resident), (True, rates.resident_many))
+        ]  # fmt: skip
+
+    def least(self) -> tuple[float, Array]:
+        """Return the least seconds, and the keys of an item of each run that give them."""
+        few, many = (launch.choices() for launch in self.launches)
+        times = self._times(few, many)
+        best = np.unravel_index(int(times.argmin()), times.shape)
+        return float(times[best]), np.where(self.large, many[best[1]], few[best[0]])
+
+    def seconds(self, chunk: int) -> float:
+        """Return the seconds with items of at most `chunk` keys."""
+        return float(self._times(*(np.array([chunk]) for _ in self.launches))[0, 0])
+
+    def _times(self, few: Array, many: Array) -> Array:
+        """Return the seconds [F, M] with items of few rows of at most `few` [F] keys, and of many
+        rows of at most `many` [M]."""
+        if not self.runs:
+            return np.zeros((1, 1))
+        rates, sizes = self.rates, (few, many)
+        found = [launch.seconds(s) for launch, s in zip(self.launches, sizes, strict=True)]
+        ours, theirs = found[0][:, None], found[1][None]
+        body = np.maximum(ours, theirs) + (1 - BESIDE) * np.minimum(ours, theirs)
+        joined, slots = (
+            left[:, None] + right[None] for left, right in zip(*(
+                launch.joined(s) for launch, s in zip(self.launches, sizes, strict=True)
+            ), strict=True)
+        )  # fmt: skip
+        join = rates.join + joined * self.shape.state_bytes / rates.memory
+        join = join + slots.max(2, initial=0) * rates.slot
+        return rates.launch + body + join * (joined > self.queries)
+
+
+class _Programs:
+    """The programs of one launch, by the keys of an item.
+
+    They stream at the device's rates while all places are taken, the last (and shortest) ones at
+    their own; the way of the first keys of each round of programs is added. What several runs read
+    of the same pages comes from the cache but once.
+    """
+
+    def __init__(
+        self, batch: Batch, runs: Sequence[Run], rows: Array, sizes: Array, members: Array,
+        shape: Shape, rates: Rates,
+    ) -> None:  # fmt: skip
+        self.shape, self.rates = shape, rates
+        self.rows, self.sizes, self.members = rows, sizes, members
+        self.sequences = len(batch.lengths)
         self.keys = np.array([run.keys for run in runs], np.int64)
-        self.sizes, self.members = members_of(runs)
-        self.rows = summed(np.diff(batch.starts)[self.members], self.sizes)
         self.tiles = -(-self.rows // shape.rows_many)
         self.read = float((self.keys * self.tiles).sum()) * shape.key_bytes
         if runs:
@@ -123,25 +179,20 @@ class Cost:
             self.stream = float(roofs.max(0).sum()) - again * (1 / rates.memory - 1 / rates.cache)
             self.cached = again / max(self.read, 1.0)
 
-    def least(self) -> tuple[float, int]:
-        """Return the least seconds, and the chunk that gives them."""
+    def choices(self) -> Array:
+        """Return keys of an item that are worth trying."""
         granule = self.shape.granule
         if not len(self.keys):
-            return 0.0, granule
+            return np.array([granule])
         most = max(1, int(self.keys.max()) // granule)
         parts = np.unique(np.geomspace(1, most, 24).astype(int))
-        sizes = np.unique(-(-int(self.keys.max()) // parts // granule) * granule)
-        times = self._times(sizes)
-        best = int(times.argmin())
-        return float(times[best]), int(sizes[best])
+        return np.unique(-(-int(self.keys.max()) // parts // granule) * granule)
 
-    def seconds(self, chunk: int) -> float:
-        """Return the seconds with items of at most `chunk` keys."""
-        return float(self._times(np.array([chunk]))[0]) if len(self.keys) else 0.0
-
-    def _times(self, chunks: Array) -> Array:
-        """Return the seconds [S] with items of at most `chunks` [S] keys."""
-        rates, parts = self.rates, -(-self.keys // chunks[:, None])
+    def seconds(self, chunks: Array) -> Array:
+        """Return the seconds with items of at most `chunks` [S] keys."""
+        if not len(self.keys):
+            return np.zeros(len(chunks))
+        rates, parts = self.rates, self._parts(chunks)
         programs = (parts * self.tiles).sum(1) * self.shape.kv_heads
         waves = -(-programs // rates.resident)
         left = programs - (waves - 1) * rates.resident
@@ -151,19 +202,18 @@ class Cost:
         body = np.maximum(self.stream * (1 - share) + rest, longest)
         loads = -(-programs // rates.processors)
         alone = np.maximum(body, loads * self.read / programs / rates.processor)
-        body = np.where(programs <= rates.resident, alone, body)
-        joined = (self.rows * parts).sum(1)
-        slots = self._most_slots(parts)
-        join = rates.join + joined * self.shape.state_bytes / rates.memory + slots * rates.slot
-        return rates.launch + rates.item * waves + body + join * (joined > self.queries)
+        return rates.item * waves + np.where(programs <= rates.resident, alone, body)
 
-    def _most_slots(self, parts: Array) -> Array:
-        """Return the most parts [S] that some sequence's states are joined from."""
-        count = int(self.members.max()) + 1
-        places = self.members + count * np.arange(len(parts))[:, None]
+    def joined(self, chunks: Array) -> tuple[Array, Array]:
+        """Return how many states of rows there are [S], and of each sequence's rows [S, B]."""
+        parts = self._parts(chunks)
+        places = self.members + self.sequences * np.arange(len(parts))[:, None]
         weights = np.repeat(parts, self.sizes, 1)
-        found = np.bincount(places.ravel(), weights.ravel(), count * len(parts))
-        return found.reshape(len(parts), count).max(1)
+        found = np.bincount(places.ravel(), weights.ravel(), self.sequences * len(parts))
+        return (self.rows * parts).sum(1), found.reshape(len(parts), self.sequences)
+
+    def _parts(self, chunks: Array) -> Array:
+        return -(-self.keys // chunks[:, None])
 
     def _ends(self, parts: Array, chunks: Array, left: Array) -> tuple[Array, Array]:
         """Return the seconds, alone, of the longest item, and of the longest of the `left`

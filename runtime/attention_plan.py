@@ -64,8 +64,8 @@ def plan(
         cost = Cost(batch, flat(batch, shape, window), shape, rates)
     else:
         cost = _chosen(batch, shape, rates, cascade)
-    seconds, size = (cost.seconds(chunk), chunk) if chunk else cost.least()
-    return build(batch, cost.runs, shape, size, seconds)
+    seconds, sizes = (cost.seconds(chunk), np.array(chunk)) if chunk else cost.least()
+    return build(batch, cost.runs, shape, sizes, seconds)
 
 
 # Which keys are read for whom
@@ -205,11 +205,6 @@ class _Chooser:
 
 
 # How runs are cut
-
-
-def choose_chunk(batch: Batch, runs: Sequence[Run], shape: Shape, rates: Rates) -> int:
-    """Return the keys of an item that the model finds fastest, a multiple of the granule."""
-    return Cost(batch, runs, shape, rates).least()[1]
 
 
 def predict(

@@ -1,12 +1,13 @@
-"""Attention over a flat work list: any parts of any sequences' keys in one launch, then a merge.
+"""Attention over a flat work list: any parts of any sequences' keys, then a merge.
 
 An item of the list is a run of keys and the query rows that see it. A sequence's own keys, a
 prefix that many sequences share, the split of a long context and a window are all items, so one
-launch serves decode, a cascade over any tree of prefixes, and prefill over a cached prefix. Rows
-of several sequences, and the query heads of a key head, are packed into one tile: what they share
-is read once. Items of many rows and those of few may be two launches that run side by side: large
-tiles keep a multiprocessor's products busy, small programs its memory. A row that is in one item only is finished there; the others leave states (m, l,
-acc) in slots, which `attention_merge` joins. `runtime.attention_plan` makes the lists.
+list serves decode, a cascade over any tree of prefixes, and prefill over a cached prefix. Rows of
+several sequences, and the query heads of a key head, are packed into one tile: what they share is
+read once. Items of many rows and those of few are two launches that run side by side: large tiles
+keep the tensor cores busy, and small programs, of which a multiprocessor holds several, the memory.
+A row that is in one item only is finished there; the others leave states (m, l, acc) in slots,
+which `attention_join` joins. `runtime.attention_plan` makes the lists.
 """
 
 from __future__ import annotations
@@ -19,18 +20,11 @@ from ...ir.core import Operation, Value
 from ...ir.schedule import Schedule
 from ...ir.tile import extents_of
 from .attention import LOG2E
+from .attention_join import LOWEST, QUOTIENT, UNSEEN
 from .builder import KernelBuilder
-
-UNSEEN, LOWEST = -1e30, -1e20
-"""What a key that a row does not see scores, and where a row's maximum starts: above it, even
-when scaled, so that such keys weigh nothing even in a row that sees none."""
 
 SMALL = 16
 """Query heads up to which a tile's products are those of single warps."""
-
-AT_ONCE, AT_ONCE_OF_MANY = 16, 4
-"""Slots that a round of the join reads: of a few rows, cut into many parts, and of many rows, cut
-into few, of which one warp joins a head."""
 
 MANY, FEW = "_many", "_few"
 """How the names of kernels end whose items are those of many rows, or of few."""
@@ -113,82 +107,6 @@ def attention_parts(shape: Parts) -> Operation:
     return _Parts(shape).kernel()
 
 
-def attention_merge(
-    heads: int, head_dim: int, out: str = "bf16", at_once: int = AT_ONCE, together: int = 1
-) -> Operation:  # fmt: skip
-    """Return the kernel that joins the slots of each row of a list, `at_once` at a time.
-
-    Arguments: T, G rows, G1 = G + 1, S; merge_query [G], merge_start [G1] (row g has the slots
-    merge_start[g] up to merge_start[g + 1]; a query of -1 stores nothing), m, l [S, H], acc
-    [S, H, C], out [T, H * C]. A program joins so many heads of a row `together`.
-    """
-    return _Join(heads, head_dim, out, at_once, together).kernel()
-
-
-class _Join:
-    def __init__(
-        self, heads: int, head_dim: int, out: str, at_once: int, together: int
-    ) -> None:  # fmt: skip
-        self.heads, self.head_dim = heads, head_dim
-        self.at_once, self.together = at_once, together
-        by = f"_{together}by{at_once}" if at_once != AT_ONCE else ""
-        b = self.b = KernelBuilder(f"attention_join_{heads}_{head_dim}_{out}{by}")
-        for extent in ("T", "G", "G1", "S"):
-            b.scalar(extent)
-        self.query, self.start = (
-            b.buffer("merge_query", "i32", "G"), b.buffer("merge_start", "i32", "G1")
-        )  # fmt: skip
-        self.m, self.l = b.buffer("m", "f32", "S", heads), b.buffer("l", "f32", "S", heads)
-        self.acc = b.buffer("acc", "f32", "S", heads, head_dim)
-        self.out = b.buffer("out", out, "T", heads * head_dim)
-
-    def kernel(self) -> Operation:
-        b, count, wide = self.b, self.together, (self.together, self.head_dim)
-        row, heads = b.program_id(0, "row"), b.program_id(1, "heads")
-        token = b.load(self.query, row, hint="token")
-        low = b.load(self.start, row, hint="low")
-        self.high = b.load(self.start, b.map("a + 1", row), hint="high")
-        self.head = b.map(f"a * {count} + b", heads, b.iota(count), dtype="i32", hint="head")
-        self.channel = b.expand(b.iota(self.head_dim), 0)
-        state = (b.full(LOWEST, "f32", count), b.full(0.0, "f32", count),
-                 b.full(0.0, "f32", *wide))  # fmt: skip
-        with b.loop(low, self.high, *state, step=self.at_once, hint="slots") as loop:
-            loop.yields(*self._round(loop.index, loop.carried))
-        _, total, summed = loop.results
-        column = b.map(f"a * {self.head_dim} + b", b.expand(self.head, 1), self.channel,
-                       dtype="i32", hint="column")  # fmt: skip
-        named = b.map("a >= 0", token, hint="named")
-        b.store(self.out, token, column, b.map(_QUOTIENT, summed, b.expand(total, 1)), mask=named)
-        facts = ("G >= 0", "G1 == G + 1", "-1 <= merge_query[*] < T", "0 <= merge_start[*] <= S")
-        return b.finish("G", self.heads // count, requires=facts, of="graph.merge")
-
-    def _round(self, first: Value, state: list[Value]) -> tuple[Value, Value, Value]:
-        """Return the state after up to `at_once` slots from `first` on."""
-        b, (top, total, summed) = self.b, state
-        slots = [b.map(f"a + {n}", first, dtype="i32", hint="slot") for n in range(self.at_once)]
-        live = [b.map("a < b", slot, self.high, hint="live") for slot in slots]
-        pairs = list(zip(slots, live, strict=True))
-        maxima = [b.load(self.m, slot, self.head, mask=mask, other=UNSEEN, hint="maximum")
-                  for slot, mask in pairs]  # fmt: skip
-        sums = [b.load(self.l, slot, self.head, mask=mask, hint="part") for slot, mask in pairs]
-        rows = [b.load(self.acc, slot, b.expand(self.head, 1), self.channel, mask=mask, hint="row")
-                for slot, mask in pairs]  # fmt: skip
-        higher = top
-        for maximum in maxima:
-            higher = b.map("max(a, b)", higher, maximum, hint="higher")
-        fade = b.map("exp2(a - b)", top, higher, hint="fade")
-        total = b.map("a * b", total, fade, hint="total")
-        summed = b.map("a * b", summed, b.expand(fade, 1), hint="summed")
-        for maximum, part, row in zip(maxima, sums, rows, strict=True):
-            weight = b.map("exp2(a - b)", maximum, higher, hint="weight")
-            total = b.map("a + b * c", total, weight, part, hint="total")
-            summed = b.map("a + b * c", summed, b.expand(weight, 1), row, hint="summed")
-        return higher, total, summed
-
-
-_QUOTIENT = "where(b > 0.0, a / max(b, 1e-30), 0.0)"
-
-
 class _Parts:
     def __init__(self, shape: Parts) -> None:
         self.shape = s = shape
@@ -229,9 +147,10 @@ class _Parts:
 
     def _facts(self) -> tuple[str, ...]:
         s = self.shape
+        first = ["0 <= M <= W"] if s.items == MANY else []
         return (
-            *(["0 <= M <= W"] if s.items == MANY else []), "W >= 0", "N >= 1", "0 <= item_row[*]", "0 <= item_rows[*]", "0 <= item_page[*]",
-            "0 <= item_low[*]", f"item_low[i] % {s.page} == 0", "item_row[i] + item_rows[i] <= R",
+            *first, "W >= 0", "N >= 1", "0 <= item_row[*]", "0 <= item_rows[*]",
+            "0 <= item_page[*]", "0 <= item_low[*]", f"item_low[i] % {s.page} == 0", "item_row[i] + item_rows[i] <= R",
             f"item_page[i] + (item_high[i] + {s.page - 1}) // {s.page} <= E",
             "0 <= pages[*] < N", "0 <= row_query[*] < T", "-1 <= row_slot[*] < S",
         )  # fmt: skip
@@ -373,7 +292,7 @@ class _Parts:
         rows = (b.expand(slot, 1), b.expand(head, 1), self.channel)
         b.store(self.acc, *rows, acc, mask=b.expand(kept, 1))
         done = b.expand(b.map("a & (b < 0)", live, slot, dtype="bool", hint="done"), 1)
-        result = b.map(_QUOTIENT, acc, b.expand(total, 1), hint="result")
+        result = b.map(QUOTIENT, acc, b.expand(total, 1), hint="result")
         b.store(self.out, b.expand(query, 1), column, result, mask=done)
 
 
@@ -382,7 +301,7 @@ def launches(shape: Parts) -> list[Operation]:
     of many rows and after it one for those of few, which runs beside it."""
     if not shape.many:
         return [attention_parts(shape)]
-    few = replace(shape, items=FEW, crowded=_streams_whole(shape))
+    few = replace(shape, items=FEW, crowded=streams_whole(shape))
     return [attention_parts(replace(shape, items=MANY)), attention_parts(few)]
 
 
@@ -397,11 +316,15 @@ CROWD = 32
 
 CROWDED = Schedule(num_warps=4, num_stages=2, chained=True, registers=128)
 
-LARGE = Schedule(num_warps=8, num_stages=2, chained=True)
-"""Of the large tile: two groups of warps share its keys."""
+THREE = Schedule(num_warps=4, num_stages=3, chained=True, registers=160)
+"""Three programs a multiprocessor: as fast or faster than two with a fourth stage, measured over
+1 to 16 sequences of 512 to 16 K keys."""
+
+LARGE_TILE = Schedule(num_warps=4, num_stages=3, chained=True)
+"""Of the large tile."""
 
 
-def _streams_whole(shape: Parts) -> bool:
+def streams_whole(shape: Parts) -> bool:
     """Whether `CROWDED` was measured for a shape: blocks lie in a page, and need no widening."""
     return shape.page % 64 == 0 and shape.kv != "f8e4m3"
 
@@ -410,14 +333,13 @@ def variants(shape: Parts, shared: bool) -> list[tuple[Parts, Schedule]]:
     """Return the tiles and GPU schedules worth choosing from by a list's predicted time, as
     measured on an H200; the first is never far behind."""
     if shared:
-        tiles = replace(shape, few=16, many=128, keys=64, keys_many=64)
-        return [(tiles, LARGE)]
+        tiles = replace(shape, few=16, many=64, keys=64, keys_many=64)
+        return [(tiles, LARGE_TILE)]
     few = replace(shape, few=16, many=0, keys=64)
     found = [(few, Schedule(num_warps=4, num_stages=4, chained=True))]
     if shape.page % 64 == 0:
         found.append((replace(few, crowded=True), CROWDED))  # four programs a multiprocessor
-        three = Schedule(num_warps=4, num_stages=3, chained=True, registers=160)
-        found.append((few, three))
+        found.append((few, THREE))
     warps = 4 if shape.page % 128 == 0 else 8
     wide = Schedule(num_warps=warps, num_stages=3, chained=True)
     return [*found, (replace(few, keys=128), wide)]

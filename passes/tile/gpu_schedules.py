@@ -8,8 +8,8 @@ from math import prod
 from ...ir.core import Operation, walk
 from ...ir.schedule import Schedule
 from ...ir.tile import extents_of
-from ...ir.types import dtype_of
-from .attention_parts import CROWDED, FEW, LARGE as MANY_ROWS, MANY
+from ...ir.types import dtype_of, shape_of
+from .attention_parts import CROWDED, FEW, LARGE_TILE, MANY, THREE
 from .feed import copy_pages, feed_tokens
 from .matvec import matvec_schedule
 from .sampling import argmax_masked, sample
@@ -52,8 +52,8 @@ _STREAMS = {"graph.matmul", "graph.qkv_rope_matmul", "graph.moe_gated", "graph.m
 def gpu_schedule(kernel: Operation, apart: bool = False, chained: bool = True) -> Schedule:
     """Return the schedule of a kernel; products stream through three stages of shared memory.
 
-    Attention that reads keys for few rows only (`apart`) has room for a fourth; that over keys in
-    8 bits, which are widened one by one, does with two warps and leaves room for more programs.
+    Of attention that reads keys for few rows only (`apart`) a multiprocessor holds three programs;
+    that over keys in 8 bits, which are widened one by one, does with two warps.
     """
     return replace(_schedule(kernel, apart), chained=CHAINED and chained)
 
@@ -64,14 +64,17 @@ def _schedule(kernel: Operation, apart: bool) -> Schedule:
         if called.startswith(name):
             return replace(schedule, beside=called.endswith(FEW))
     if called.endswith(MANY):
-        return MANY_ROWS
+        return LARGE_TILE
     if "_crowded" in called:
         return replace(CROWDED, beside=called.endswith(FEW))
     few = called.endswith(FEW)
     if kernel.attribute("of") == "graph.partial" and (apart or few):
-        narrow = any(dtype_of(value.type) == "f8e4m3" for value in kernel.regions[0].arguments)
-        warps, stages = (2, 3) if narrow else (4, 4)
-        return Schedule(num_warps=warps, num_stages=stages, beside=few)
+        keys = next(value.type for value in kernel.regions[0].arguments if value.name == "k")
+        if dtype_of(keys) == "f8e4m3":
+            return Schedule(num_warps=2, num_stages=3, beside=few)
+        *_, page, width = map(int, shape_of(keys)[2:])  # type: ignore[arg-type]
+        fits = page % 64 == 0 and width <= 128
+        return replace(THREE, beside=few) if fits else Schedule(num_stages=4, beside=few)
     if kernel.attribute("of") == "graph.moe_expert" and _sums(kernel) >= LARGE:
         return Schedule(num_warps=8, num_stages=3, registers=128 * (_sums(kernel) == LARGE))
     if kernel["name"].name.startswith("scaled_matmul"):

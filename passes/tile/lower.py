@@ -16,7 +16,8 @@ from ...ir.types import SCALED, dtype_of, shape_of
 from ..manager import Context
 from . import elementwise, lower_fetch, lower_moe, lower_sparse, lower_streams
 from .attention import Attention, attention, decode, tile_rows
-from .attention_parts import CROWD, Parts, attention_merge, attention_parts, launches, tuned
+from .attention_join import attention_merge, merge_of_many
+from .attention_parts import CROWD, Parts, attention_parts, launches, streams_whole, tuned
 from .call_arguments import call_arguments
 from .library_choices import library_choices
 from .matmul import Matmul, blocks, matmul
@@ -341,11 +342,22 @@ class _Lowering:
                      "k": Term("k", (layer,)), "v": Term("v", (layer,)), "out": written}
             terms = [fixed.get(name) or Term(f"plan_{name}", of) for name in names]
             calls.append(self.call(op, kernel, terms, reads, op.results if first else ()))
-        whole = shape.page % 64 == 0 and shape.kv != "f8e4m3"
-        if self.options.apart and self.options.rows > CROWD and whole:
-            crowded = attention_parts(replace(shape, crowded=True))
-            few, calls[0] = calls[0], self.call(op, crowded, list(calls[0]["arguments"]), (q,))
-            calls[0] = calls[0].with_attributes(few=few["kernel"], up_to=CROWD)
+        return self.by_crowd(shape, calls)
+
+    def by_crowd(self, shape: Parts, calls: list[Operation]) -> list[Operation]:
+        """Return the calls of attention, which in steps of many rows are of other kernels: of
+        items that share nothing one of which more programs are resident, and a join of its own."""
+        if 0 < self.options.rows <= CROWD:
+            return calls
+        merge = merge_of_many(shape.heads, shape.head_dim, shape.q)
+        others = {len(calls) - 1: merge}
+        if self.options.apart and streams_whole(shape):
+            others[0] = attention_parts(replace(shape, crowded=True))
+        for place, kernel in others.items():
+            few = calls[place]["kernel"]
+            calls[place] = calls[place].with_attributes(
+                kernel=Symbol(self._declare(kernel)), few=few, up_to=CROWD
+            )
         return calls
 
     def nothing(self, op: Operation) -> list[Operation]:

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 from ...ir.core import Operation, Term, Value
 from ...ir.sparse import MOST_PARTS, SCORE_PARTS, SparsePolicy, parse_policy
 from ...ir.types import dtype_of, tensor
-from .attention_parts import FEW, MANY, Parts, attention_merge, attention_parts, tuned
+from .attention_join import attention_merge
+from .attention_parts import FEW, MANY, Parts, attention_parts, tuned
 from .bin_boundary import BinSelection
 from .bin_selection import select_bins
 from .gathered import Gathered, gathered_decode

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 from ...ir.core import Operation, Value
 from ...ir.tile import extents_of
-from .attention_parts import LOWEST, UNSEEN, Parts, _Parts
+from .attention_join import LOWEST, UNSEEN
+from .attention_parts import Parts, _Parts
 from .labels import Scores
 from .tail import Tail
 

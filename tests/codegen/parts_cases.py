@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from weft.passes.tile.attention_parts import MANY, Parts, attention_merge, launches
+from weft.passes.tile.attention_join import attention_merge
+from weft.passes.tile.attention_parts import MANY, Parts, launches
 from weft.runtime.attention_plan import Batch, Rates, Shape, WorkList, plan
 
 SHAPES = {

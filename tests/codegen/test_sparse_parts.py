@@ -13,7 +13,8 @@ from weft.codegen.arrays import narrow, widen
 from weft.codegen.bounds import UnprovenAccess, prove_bounds
 from weft.codegen.reference import run_kernel
 from weft.ir.sparse import MOST_PARTS, SparsePolicy
-from weft.passes.tile.attention_parts import FEW, MANY, Parts, attention_merge, attention_parts
+from weft.passes.tile.attention_join import attention_merge
+from weft.passes.tile.attention_parts import FEW, MANY, Parts, attention_parts
 from weft.passes.tile.gpu_schedules import gpu_schedule
 from weft.passes.tile.labels import Labels, Scores, label_scores, label_write
 from weft.passes.tile.selection import Selection, select_keys

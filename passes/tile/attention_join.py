@@ -1,0 +1,100 @@
+"""The join of what parts of attention left in slots: states (m, l, acc) of a row become its result.
+
+FlashAttention's merge of partial softmaxes (arXiv 2205.14135, section 3.1), in base 2.
+"""
+
+from __future__ import annotations
+
+from ...ir.core import Operation, Value
+from .builder import KernelBuilder
+
+UNSEEN, LOWEST = -1e30, -1e20
+"""What a key that a row does not see scores, and where a row's maximum starts: above it, even
+when scaled, so that such keys weigh nothing even in a row that sees none."""
+
+AT_ONCE = 16
+"""Slots that a round of the join reads where rows are few, and cut into many parts."""
+
+AT_ONCE_OF_MANY, TOGETHER = 4, 4
+"""The same where rows are many, and cut into few; and heads that a program joins there."""
+
+QUOTIENT = "where(b > 0.0, a / max(b, 1e-30), 0.0)"
+
+
+def attention_merge(
+    heads: int, head_dim: int, out: str = "bf16", at_once: int = AT_ONCE, together: int = 1
+) -> Operation:  # fmt: skip
+    """Return the kernel that joins the slots of each row of a list, `at_once` at a time.
+
+    Arguments: T, G rows, G1 = G + 1, S; merge_query [G], merge_start [G1] (row g has the slots
+    merge_start[g] up to merge_start[g + 1]; a query of -1 stores nothing), m, l [S, H], acc
+    [S, H, C], out [T, H * C]. A program joins so many heads of a row `together`.
+    """
+    return _Join(heads, head_dim, out, at_once, together).kernel()
+
+
+def merge_of_many(heads: int, head_dim: int, out: str) -> Operation:
+    """Return the same for steps of many rows, which are cut into few parts."""
+    together = TOGETHER if heads % TOGETHER == 0 else 1
+    return attention_merge(heads, head_dim, out, AT_ONCE_OF_MANY, together)
+
+
+class _Join:
+    def __init__(
+        self, heads: int, head_dim: int, out: str, at_once: int, together: int
+    ) -> None:  # fmt: skip
+        self.heads, self.head_dim = heads, head_dim
+        self.at_once, self.together = at_once, together
+        by = f"_{together}by{at_once}" if at_once != AT_ONCE else ""
+        b = self.b = KernelBuilder(f"attention_join_{heads}_{head_dim}_{out}{by}")
+        for extent in ("T", "G", "G1", "S"):
+            b.scalar(extent)
+        self.query, self.start = (
+            b.buffer("merge_query", "i32", "G"), b.buffer("merge_start", "i32", "G1")
+        )  # fmt: skip
+        self.m, self.l = b.buffer("m", "f32", "S", heads), b.buffer("l", "f32", "S", heads)
+        self.acc = b.buffer("acc", "f32", "S", heads, head_dim)
+        self.out = b.buffer("out", out, "T", heads * head_dim)
+
+    def kernel(self) -> Operation:
+        b, count, wide = self.b, self.together, (self.together, self.head_dim)
+        row, heads = b.program_id(0, "row"), b.program_id(1, "heads")
+        token = b.load(self.query, row, hint="token")
+        low = b.load(self.start, row, hint="low")
+        self.high = b.load(self.start, b.map("a + 1", row), hint="high")
+        self.head = b.map(f"a * {count} + b", heads, b.iota(count), dtype="i32", hint="head")
+        self.channel = b.expand(b.iota(self.head_dim), 0)
+        state = (b.full(LOWEST, "f32", count), b.full(0.0, "f32", count),
+                 b.full(0.0, "f32", *wide))  # fmt: skip
+        with b.loop(low, self.high, *state, step=self.at_once, hint="slots") as loop:
+            loop.yields(*self._round(loop.index, loop.carried))
+        _, total, summed = loop.results
+        column = b.map(f"a * {self.head_dim} + b", b.expand(self.head, 1), self.channel,
+                       dtype="i32", hint="column")  # fmt: skip
+        named = b.map("a >= 0", token, hint="named")
+        b.store(self.out, token, column, b.map(QUOTIENT, summed, b.expand(total, 1)), mask=named)
+        facts = ("G >= 0", "G1 == G + 1", "-1 <= merge_query[*] < T", "0 <= merge_start[*] <= S")
+        return b.finish("G", self.heads // count, requires=facts, of="graph.merge")
+
+    def _round(self, first: Value, state: list[Value]) -> tuple[Value, Value, Value]:
+        """Return the state after up to `at_once` slots from `first` on."""
+        b, (top, total, summed) = self.b, state
+        slots = [b.map(f"a + {n}", first, dtype="i32", hint="slot") for n in range(self.at_once)]
+        live = [b.map("a < b", slot, self.high, hint="live") for slot in slots]
+        pairs = list(zip(slots, live, strict=True))
+        maxima = [b.load(self.m, slot, self.head, mask=mask, other=UNSEEN, hint="maximum")
+                  for slot, mask in pairs]  # fmt: skip
+        sums = [b.load(self.l, slot, self.head, mask=mask, hint="part") for slot, mask in pairs]
+        rows = [b.load(self.acc, slot, b.expand(self.head, 1), self.channel, mask=mask, hint="row")
+                for slot, mask in pairs]  # fmt: skip
+        higher = top
+        for maximum in maxima:
+            higher = b.map("max(a, b)", higher, maximum, hint="higher")
+        fade = b.map("exp2(a - b)", top, higher, hint="fade")
+        total = b.map("a * b", total, fade, hint="total")
+        summed = b.map("a * b", summed, b.expand(fade, 1), hint="summed")
+        for maximum, part, row in zip(maxima, sums, rows, strict=True):
+            weight = b.map("exp2(a - b)", maximum, higher, hint="weight")
+            total = b.map("a + b * c", total, weight, part, hint="total")
+            summed = b.map("a + b * c", summed, b.expand(weight, 1), row, hint="summed")
+        return higher, total, summed
