@@ -150,7 +150,8 @@ class _Parts:
         first = ["0 <= M <= W"] if s.items == MANY else []
         return (
             *first, "W >= 0", "N >= 1", "0 <= item_row[*]", "0 <= item_rows[*]",
-            "0 <= item_page[*]", "0 <= item_low[*]", f"item_low[i] % {s.page} == 0", "item_row[i] + item_rows[i] <= R",
+            "0 <= item_page[*]", "0 <= item_low[*]", f"item_low[i] % {s.page} == 0",
+            "item_row[i] + item_rows[i] <= R",
             f"item_page[i] + (item_high[i] + {s.page - 1}) // {s.page} <= E",
             "0 <= pages[*] < N", "0 <= row_query[*] < T", "-1 <= row_slot[*] < S",
         )  # fmt: skip
