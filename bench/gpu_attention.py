@@ -14,8 +14,8 @@ from weft.codegen.emit_triton import emit
 from weft.codegen.load_triton import load_launcher
 from weft.ir.core import Operation
 from weft.ir.schedule import Schedule
-from weft.passes.tile.attention_join import attention_merge
-from weft.passes.tile.attention_parts import Parts, launches
+from weft.passes.tile.attention_join import attention_merge, merge_of_many
+from weft.passes.tile.attention_parts import CROWD, Parts, launches
 from weft.passes.tile.gpu_schedules import gpu_schedule
 from weft.runtime.attention_plan import Batch, Rates, Shape, plan
 
@@ -87,26 +87,34 @@ class Sequences:
         return Batch.decode(table.astype(np.int32), np.full(self.count, self.length))
 
 
+Scheduled = tuple[Operation, Schedule]
+
+
+def scheduled(shape: Parts, schedule: Schedule) -> tuple[list[Scheduled], list[Scheduled]]:
+    """Return the kernels of a shape's items, the first with this schedule, and the joins of few
+    rows and of many."""
+    items = [(kernel, gpu_schedule(kernel, chained=schedule.chained)) for kernel in launches(shape)]
+    heads = (shape.heads, shape.head_dim, shape.q)
+    joins = [(kernel, gpu_schedule(kernel, chained=schedule.chained))
+             for kernel in (attention_merge(*heads), merge_of_many(*heads))]  # fmt: skip
+    return [(items[0][0], schedule), *items[1:]], joins
+
+
 @dataclass
 class Kernels:
-    """Launchers of one shape and schedule."""
+    """Launchers of one shape and schedule: of its items, and of the joins of few rows and many."""
 
     shape: Parts
     parts: list[Callable[..., Any]]
-    join: Callable[..., Any]
+    joins: list[Callable[..., Any]]
 
     @staticmethod
     def of(shape: Parts, schedule: Schedule, folder: Path) -> Kernels:
-        """Return the launchers; files go to the folder. The schedule is the first kernel's."""
-
-        def launcher(kernel: Operation, own: Schedule | None = None) -> Callable[..., Any]:
-            scheduled = own or gpu_schedule(kernel, chained=schedule.chained)
-            return load_launcher(emit(kernel, scheduled), folder)
-
-        first, *others = launches(shape)
-        join = attention_merge(shape.heads, shape.head_dim, shape.q)
-        parts = [launcher(first, schedule), *map(launcher, others)]
-        return Kernels(shape, parts, launcher(join))
+        """Return the launchers; files go to the folder."""
+        return Kernels(shape, *(
+            [load_launcher(emit(*each), folder) for each in kernels]
+            for kernels in scheduled(shape, schedule)
+        ))  # fmt: skip
 
 
 class Decode:
@@ -149,7 +157,8 @@ class Decode:
             launch(*extents, *first, self.q, *lists, pages, self.pools.k, self.pools.v, self.out,
                    *states)  # fmt: skip
         if joined:
-            self.kernels.join(tokens, joined, joined + 1, slots, *self.merge, *states, self.out)
+            join = self.kernels.joins[tokens > CROWD]
+            join(tokens, joined, joined + 1, slots, *self.merge, *states, self.out)
 
     def error(self, number: int = 0, rows: int = 4) -> float:
         """Return |out - exact| / |exact| of some rows, exact in float64."""

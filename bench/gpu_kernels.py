@@ -17,7 +17,7 @@ import os
 import platform
 import subprocess
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -32,7 +32,9 @@ from weft.bench.gpu_attention import (
     Sequences,
     copy_rate,
     planner_shape,
+    scheduled,
 )
+from weft.bench.gpu_compile import compile_ahead
 from weft.bench.gpu_vendor import vendor_seconds
 from weft.ir.schedule import Schedule
 from weft.passes.tile.attention_parts import Parts, variants
@@ -51,6 +53,8 @@ HEADS = ((32, 8), (64, 8), (8, 1))
 BATCHES, PREFIXES = (4, 16, 64, 256), (512, 2048, 8192, 16384)
 TREES = (Sequences(64, 2048, 256, 8, 1024), Sequences(128, 1024, 64, 8, 1024),
          Sequences(64, 16384, 64), Sequences(16, 32768, 128))  # fmt: skip
+CASCADE = [(heads, Sequences(count, prefix, 256)) for heads in HEADS for count in BATCHES
+           for prefix in PREFIXES] + [(HEADS[0], tree) for tree in TREES]  # fmt: skip
 CROWD = Rates(4.25e12, program=2.7e10, processor=3.9e10, resident=528, launch=1.2e-6)
 FEW = {4: Rates(4.34e12, program=3.3e10, resident=264, launch=0.8e-6), 3: Rates(), 2: CROWD}
 WIDE = Rates(4.2e12, program=4.8e10, resident=132, launch=2e-6, item=1.8e-6)
@@ -96,8 +100,19 @@ class Bench:
             self._pools = size, Pools.random(self.pool_bytes // page, shape)
         return self._pools[1]
 
-    def steps(self, shape: Parts, shared: bool, of: Sequences, **options: Any) -> Decode:
-        """Return decode steps, planned, with the tiles and schedule that the model finds best."""
+    def compile(self, cells: Iterable[tuple[Parts, bool, Sequences, bool | None]]) -> None:
+        """Compile what cells (shape, shared, sequences, cascade) take, many kernels at a time."""
+        kernels = []
+        for shape, shared, of, way in cells:
+            tiles, schedule, _ = self.choice(shape, shared, of, cascade=way)
+            for some in scheduled(tiles, replace(schedule, chained=self.chained)):
+                kernels += some
+        compile_ahead(kernels, self.folder)
+
+    def choice(
+        self, shape: Parts, shared: bool, of: Sequences, **options: Any
+    ) -> tuple[Parts, Schedule, Rates]:  # fmt: skip
+        """Return the tiles and schedule that the model finds best, and their rates."""
         batch = of.batch(shape, np.arange(of.pages(shape)))
         priced = []
         for tiles, schedule in variants(shape, shared):
@@ -105,6 +120,11 @@ class Bench:
             time = plan(batch, planner_shape(tiles), prices, **options).seconds
             priced.append((time, len(priced), tiles, schedule, prices))
         *_, tiles, schedule, prices = min(priced)
+        return tiles, schedule, prices
+
+    def steps(self, shape: Parts, shared: bool, of: Sequences, **options: Any) -> Decode:
+        """Return decode steps, planned, with the tiles and schedule that the model finds best."""
+        tiles, schedule, prices = self.choice(shape, shared, of, **options)
         kernels = self.kernels(tiles, schedule)
         steps = Decode(kernels, of, self.pools(shape), prices, **options)
         steps.schedule = schedule
@@ -120,6 +140,9 @@ def decode(bench: Bench) -> Figures:
     """Decode attention over pages, without sharing: GB/s beside the copy."""
     figures: Figures = {"copy_tb_s": bench.copy / 1e12}
     worst = {}
+    shapes = [replace(LLAMA, page=page) for page in PAGES]
+    bench.compile((shape, False, Sequences(count, 0, keys), False) for shape in shapes
+                  for count, keys in DECODE)  # fmt: skip
     for page in PAGES:
         shape = replace(LLAMA, page=page)
         for count, keys in DECODE:
@@ -159,10 +182,11 @@ def cascade(bench: Bench) -> Figures:
     """Forks of a prefix: flat, cascade, what the model chooses, and its regret."""
     figures: Figures = {}
     regrets, gaps = [], []
+    grid = [(Parts(heads, kv_heads, 128, page=64), way, of, way)
+            for (heads, kv_heads), of in CASCADE for way in (False, True)]  # fmt: skip
+    bench.compile(grid)
     launch = bench.steps(replace(LLAMA, page=64), False, Sequences(1, 0, 64)).seconds()
-    cells = [(heads, Sequences(count, prefix, 256)) for heads in HEADS for count in BATCHES
-             for prefix in PREFIXES] + [(HEADS[0], tree) for tree in TREES]  # fmt: skip
-    for (heads, kv_heads), of in cells:
+    for (heads, kv_heads), of in CASCADE:
         shape = Parts(heads, kv_heads, 128, page=64)
         flat, shared = (bench.steps(shape, way, of, cascade=way) for way in (False, True))
         times = {"flat": flat.seconds(), "cascade": shared.seconds()}
