@@ -15,7 +15,7 @@ from weft.codegen.load_triton import load_launcher
 from weft.ir.core import Operation
 from weft.ir.schedule import Schedule
 from weft.passes.tile.attention_join import attention_merge, merge_of_many
-from weft.passes.tile.attention_parts import CROWD, Parts, launches
+from weft.passes.tile.attention_parts import Parts, attention_parts, launches
 from weft.passes.tile.gpu_schedules import gpu_schedule
 from weft.runtime.attention_plan import Batch, Rates, Shape, plan
 
@@ -90,31 +90,31 @@ class Sequences:
 Scheduled = tuple[Operation, Schedule]
 
 
-def scheduled(shape: Parts, schedule: Schedule) -> tuple[list[Scheduled], list[Scheduled]]:
-    """Return the kernels of a shape's items, the first with this schedule, and the joins of few
-    rows and of many."""
-    items = [(kernel, gpu_schedule(kernel, chained=schedule.chained)) for kernel in launches(shape)]
-    heads = (shape.heads, shape.head_dim, shape.q)
-    joins = [(kernel, gpu_schedule(kernel, chained=schedule.chained))
-             for kernel in (attention_merge(*heads), merge_of_many(*heads))]  # fmt: skip
-    return [(items[0][0], schedule), *items[1:]], joins
+def scheduled(shape: Parts, schedule: Schedule, crowd: bool) -> list[Scheduled]:
+    """Return the kernels of a shape's items, the first with this schedule, and the join; `crowd`:
+    of steps of many rows."""
+    merge = merge_of_many if crowd else attention_merge
+    join = merge(shape.heads, shape.head_dim, shape.q)
+    items = launches(shape, crowd) if shape.many else [attention_parts(shape)]
+    first, *others = [*items, join]
+    return [(first, schedule),
+            *((kernel, gpu_schedule(kernel, chained=schedule.chained)) for kernel in others)]
 
 
 @dataclass
 class Kernels:
-    """Launchers of one shape and schedule: of its items, and of the joins of few rows and many."""
+    """Launchers of one shape and schedule: of its items, and of the join."""
 
     shape: Parts
     parts: list[Callable[..., Any]]
-    joins: list[Callable[..., Any]]
+    join: Callable[..., Any]
 
     @staticmethod
-    def of(shape: Parts, schedule: Schedule, folder: Path) -> Kernels:
+    def of(shape: Parts, schedule: Schedule, folder: Path, crowd: bool) -> Kernels:
         """Return the launchers; files go to the folder."""
-        return Kernels(shape, *(
-            [load_launcher(emit(*each), folder) for each in kernels]
-            for kernels in scheduled(shape, schedule)
-        ))  # fmt: skip
+        kernels = scheduled(shape, schedule, crowd)
+        *parts, join = [load_launcher(emit(*each), folder) for each in kernels]
+        return Kernels(shape, parts, join)
 
 
 class Decode:
@@ -157,8 +157,7 @@ class Decode:
             launch(*extents, *first, self.q, *lists, pages, self.pools.k, self.pools.v, self.out,
                    *states)  # fmt: skip
         if joined:
-            join = self.kernels.joins[tokens > CROWD]
-            join(tokens, joined, joined + 1, slots, *self.merge, *states, self.out)
+            self.kernels.join(tokens, joined, joined + 1, slots, *self.merge, *states, self.out)
 
     def error(self, number: int = 0, rows: int = 4) -> float:
         """Return |out - exact| / |exact| of some rows, exact in float64."""

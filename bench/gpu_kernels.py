@@ -37,7 +37,7 @@ from weft.bench.gpu_attention import (
 from weft.bench.gpu_compile import compile_ahead
 from weft.bench.gpu_vendor import vendor_seconds
 from weft.ir.schedule import Schedule
-from weft.passes.tile.attention_parts import Parts, variants
+from weft.passes.tile.attention_parts import CROWD, SMALL, Parts, variants
 from weft.runtime.attention_plan import Rates, plan
 
 ROOT = Path(__file__).parent
@@ -55,8 +55,8 @@ TREES = (Sequences(64, 2048, 256, 8, 1024), Sequences(128, 1024, 64, 8, 1024),
          Sequences(64, 16384, 64), Sequences(16, 32768, 128))  # fmt: skip
 CASCADE = [(heads, Sequences(count, prefix, 256)) for heads in HEADS for count in BATCHES
            for prefix in PREFIXES] + [(HEADS[0], tree) for tree in TREES]  # fmt: skip
-CROWD = Rates(4.25e12, program=2.7e10, processor=3.9e10, resident=528, launch=1.2e-6)
-FEW = {4: Rates(4.34e12, program=3.3e10, resident=264, launch=0.8e-6), 3: Rates(), 2: CROWD}
+CROWDED = Rates(4.25e12, program=2.7e10, processor=3.9e10, resident=528, launch=1.2e-6)
+FEW = {4: Rates(4.34e12, program=3.3e10, resident=264, launch=0.8e-6), 3: Rates(), 2: CROWDED}
 WIDE = Rates(4.2e12, program=4.8e10, resident=132, launch=2e-6, item=1.8e-6)
 Figures = dict[str, Any]
 
@@ -64,7 +64,7 @@ Figures = dict[str, Any]
 def rates(tiles: Parts, schedule: Schedule) -> Rates:
     """Return what was measured of some tiles on an H200; blocks over several pages start later."""
     if tiles.many:
-        return FEW[2]
+        return Rates()
     if tiles.keys == 64:
         return FEW[schedule.num_stages]
     return WIDE if tiles.page % tiles.keys == 0 else replace(WIDE, launch=3e-6)
@@ -80,15 +80,15 @@ class Bench:
     pool_bytes: int = 3 << 30
 
     def __post_init__(self) -> None:
-        self._kernels: dict[tuple[Parts, Schedule], Kernels] = {}
+        self._kernels: dict[tuple[Parts, Schedule, bool], Kernels] = {}
         self._pools: tuple[Parts, Pools] | None = None
 
-    def kernels(self, shape: Parts, schedule: Schedule) -> Kernels:
-        """Return the launchers of some tiles."""
-        schedule = replace(schedule, chained=self.chained)
-        if (shape, schedule) not in self._kernels:
-            self._kernels[shape, schedule] = Kernels.of(shape, schedule, self.folder)
-        return self._kernels[shape, schedule]
+    def kernels(self, shape: Parts, schedule: Schedule, crowd: bool) -> Kernels:
+        """Return the launchers of some tiles; `crowd`: for many rows."""
+        key = shape, replace(schedule, chained=self.chained), crowd
+        if key not in self._kernels:
+            self._kernels[key] = Kernels.of(*key[:2], self.folder, crowd)
+        return self._kernels[key]
 
     def pools(self, shape: Parts) -> Pools:
         """Return pages of a shape; those of another are given back first."""
@@ -105,8 +105,8 @@ class Bench:
         kernels = []
         for shape, shared, of, way in cells:
             tiles, schedule, _ = self.choice(shape, shared, of, cascade=way)
-            for some in scheduled(tiles, replace(schedule, chained=self.chained)):
-                kernels += some
+            schedule = replace(schedule, chained=self.chained)
+            kernels += scheduled(tiles, schedule, of.count > CROWD)
         compile_ahead(kernels, self.folder)
 
     def choice(
@@ -115,6 +115,7 @@ class Bench:
         """Return the tiles and schedule that the model finds best, and their rates."""
         batch = of.batch(shape, np.arange(of.pages(shape)))
         priced = []
+        shared = shared and of.count * shape.group > SMALL  # else the small tile holds all rows
         for tiles, schedule in variants(shape, shared):
             prices = rates(tiles, schedule)
             time = plan(batch, planner_shape(tiles), prices, **options).seconds
@@ -125,7 +126,7 @@ class Bench:
     def steps(self, shape: Parts, shared: bool, of: Sequences, **options: Any) -> Decode:
         """Return decode steps, planned, with the tiles and schedule that the model finds best."""
         tiles, schedule, prices = self.choice(shape, shared, of, **options)
-        kernels = self.kernels(tiles, schedule)
+        kernels = self.kernels(tiles, schedule, of.count > CROWD)
         steps = Decode(kernels, of, self.pools(shape), prices, **options)
         steps.schedule = schedule
         return steps

@@ -14,7 +14,7 @@ import numpy as np
 Array = np.ndarray
 ALONE = 0.75
 """How long a program computes with a multiprocessor to itself, of what it takes among others."""
-BESIDE = 0.3
+BESIDE = 0.15
 """The part of the shorter launch's time, of items of many rows and of few, that the other hides."""
 NEARER = 0.35
 """The part of a program's own reading time that goes when everything comes from the cache."""
@@ -60,7 +60,7 @@ class Rates:
     cache: float = 6.8e12
     program: float = 3.9e10
     processor: float = 4.5e10
-    flops: float = 4.7e14
+    flops: float = 5.1e14
     processors: int = 132
     resident: int = 396
     resident_many: int = 264
@@ -97,11 +97,12 @@ class Batch:
 def roofs_of(
     keys: float | Array, rows: float | Array, shape: Shape, rates: Rates
 ) -> tuple[Any, Any, Any]:  # fmt: skip
-    """Return the seconds of a run at each roof: memory, cache (once a tile of rows), products."""
+    """Return the seconds of a run at each roof: memory, cache, and products, whose measured rate
+    has in it that a run of many rows is read once a tile."""
     tiles = np.ceil(rows / shape.rows_many)
     padded = np.where(rows <= shape.rows_few, shape.rows_few, tiles * shape.rows_many)
     total = keys * shape.key_bytes
-    return (total / rates.memory, tiles * total / rates.cache,
+    return (total / rates.memory, total / rates.cache,
             keys * shape.flops(padded) / rates.flops)  # fmt: skip
 
 

@@ -15,8 +15,9 @@ when scaled, so that such keys weigh nothing even in a row that sees none."""
 AT_ONCE = 16
 """Slots that a round of the join reads where rows are few, and cut into many parts."""
 
-AT_ONCE_OF_MANY, TOGETHER = 4, 4
-"""The same where rows are many, and cut into few; and heads that a program joins there."""
+AT_ONCE_OF_MANY, TOGETHER = 4, 8
+"""The same where rows are many, and cut into few; and heads that a program joins there: of 128 rows
+on an H200 2.9 us instead of 10.2 with 16 slots of one head, 5.9 with 4."""
 
 QUOTIENT = "where(b > 0.0, a / max(b, 1e-30), 0.0)"
 

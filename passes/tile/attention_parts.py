@@ -297,13 +297,15 @@ class _Parts:
         b.store(self.out, b.expand(query, 1), column, result, mask=done)
 
 
-def launches(shape: Parts) -> list[Operation]:
+def launches(shape: Parts, crowd: bool = False) -> list[Operation]:
     """Return the kernels of a work list's items: one, or, where there are two tiles, one for items
-    of many rows and after it one for those of few, which runs beside it."""
+    of many rows and after it one for those of few, which runs beside it. `crowd`: of a step of so
+    many rows that the small programs are `crowded`, where that was measured."""
+    few = replace(shape, crowded=crowd and streams_whole(shape))
     if not shape.many:
-        return [attention_parts(shape)]
-    few = replace(shape, items=FEW, crowded=streams_whole(shape))
-    return [attention_parts(replace(shape, items=MANY)), attention_parts(few)]
+        return [attention_parts(few)]
+    return [attention_parts(replace(each, items=items))
+            for each, items in ((shape, MANY), (few, FEW))]  # fmt: skip
 
 
 def tuned(shape: Parts, shared: bool) -> tuple[Parts, Schedule]:

@@ -17,7 +17,7 @@ from ..manager import Context
 from . import elementwise, lower_fetch, lower_moe, lower_sparse, lower_streams
 from .attention import Attention, attention, decode, tile_rows
 from .attention_join import attention_merge, merge_of_many
-from .attention_parts import CROWD, Parts, attention_parts, launches, streams_whole, tuned
+from .attention_parts import CROWD, Parts, launches, tuned
 from .call_arguments import call_arguments
 from .library_choices import library_choices
 from .matmul import Matmul, blocks, matmul
@@ -345,19 +345,16 @@ class _Lowering:
         return self.by_crowd(shape, calls)
 
     def by_crowd(self, shape: Parts, calls: list[Operation]) -> list[Operation]:
-        """Return the calls of attention, which in steps of many rows are of other kernels: of
-        items that share nothing one of which more programs are resident, and a join of its own."""
+        """Return the calls of attention, some of which are of other kernels in steps of many rows:
+        small programs, of which more are resident then, and the join."""
         if 0 < self.options.rows <= CROWD:
             return calls
         merge = merge_of_many(shape.heads, shape.head_dim, shape.q)
-        others = {len(calls) - 1: merge}
-        if self.options.apart and streams_whole(shape):
-            others[0] = attention_parts(replace(shape, crowded=True))
-        for place, kernel in others.items():
-            few = calls[place]["kernel"]
-            calls[place] = calls[place].with_attributes(
-                kernel=Symbol(self._declare(kernel)), few=few, up_to=CROWD
-            )
+        for place, kernel in enumerate((*launches(shape, crowd=True), merge)):
+            few, name = calls[place]["kernel"], kernel["name"]
+            if name != few:
+                other = Symbol(self._declare(kernel))
+                calls[place] = calls[place].with_attributes(kernel=other, few=few, up_to=CROWD)
         return calls
 
     def nothing(self, op: Operation) -> list[Operation]:
