@@ -97,8 +97,10 @@ def scheduled(shape: Parts, schedule: Schedule, crowd: bool) -> list[Scheduled]:
     join = merge(shape.heads, shape.head_dim, shape.q)
     items = launches(shape, crowd) if shape.many else [attention_parts(shape)]
     first, *others = [*items, join]
-    return [(first, schedule),
-            *((kernel, gpu_schedule(kernel, chained=schedule.chained)) for kernel in others)]
+    return [
+        (first, schedule),
+        *((kernel, gpu_schedule(kernel, chained=schedule.chained)) for kernel in others),
+    ]
 
 
 @dataclass

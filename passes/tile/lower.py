@@ -338,8 +338,14 @@ class _Lowering:
             names = (value.name for value in kernel.regions[0].arguments)
             reads = (q,) if first else op.results if kernel is join else (q, *op.results)
             written = Term("out", (0,)) if first else Term("in", (len(reads) - 1,))
-            fixed = {"T": Term("T"), "N": Term("N"), "q": Term("in", (0,)),
-                     "k": Term("k", (layer,)), "v": Term("v", (layer,)), "out": written}
+            fixed = {
+                "T": Term("T"),
+                "N": Term("N"),
+                "q": Term("in", (0,)),
+                "k": Term("k", (layer,)),
+                "v": Term("v", (layer,)),
+                "out": written,
+            }
             terms = [fixed.get(name) or Term(f"plan_{name}", of) for name in names]
             calls.append(self.call(op, kernel, terms, reads, op.results if first else ()))
         return self.by_crowd(shape, calls)
