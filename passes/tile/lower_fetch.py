@@ -18,6 +18,7 @@ from .held_attention import HeldParts, held_decode, held_parts
 from .key_cache import KeyCache
 from .lower_sparse import (
     EXTENT,
+    FIRST,
     gathered_shape,
     listed_launches,
     listed_shapes,
@@ -111,12 +112,12 @@ def _lists_on_gpu(lowering: _Lowering, select: Operation, ahead: bool) -> _Lists
     q, layer = select.operands[0], select["layer"]
     kernels, _ = listed_shapes(lowering, select, select["scale"], dtype_of(q.type))
     names = ("B", "E", "C", "pages", "row_page", "base", "kv_lengths", "rows")
-    where = {name: listed_term(name, layer, Term("in", (0,))) for name in names}
+    where = {name: listed_term(name, layer, FIRST) for name in names}
     own = {name: Term(f"plan_guess_{name}" if ahead else f"plan_{name}")
            for name in ("chosen", "counts", "budgets")}  # fmt: skip
     calls = []
     for kernel in kernels:
-        terms = [own.get(value.name) or listed_term(value.name, layer, Term("in", (0,)))
+        terms = [own.get(value.name) or listed_term(value.name, layer, FIRST)
                  for value in kernel.regions[0].arguments]  # fmt: skip
         calls.append(lowering.call(select, kernel, terms, (q,) if reads(kernel, "q") else (), ()))
     return _Lists(calls, where | own)

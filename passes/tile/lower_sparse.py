@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from ...ir.core import Operation, Term, Value
 from ...ir.sparse import MOST_PARTS, SCORE_PARTS, SparsePolicy, parse_policy
@@ -59,7 +60,7 @@ def lower_value_sums(lowering: _Lowering, op: Operation) -> list[Operation]:
         arguments = f"T B B1 N MAXP in0 in1 in2 v{op['layer']} value_sums{op['layer']}"
         return [lowering.call(op, kernel, arguments)]
     names = (value.name for value in kernel.regions[0].arguments)
-    terms = [listed_term(name, op["layer"], False) for name in names]
+    terms = [listed_term(name, op["layer"], FIRST) for name in names]
     return [lowering.call(op, kernel, terms, ())]
 
 
@@ -164,8 +165,8 @@ def listed_launches(shape: SparseParts, listed: Operation, q: Value, op: Operati
     join = attention_merge(shape.heads, shape.head_dim, shape.q)
     if shape.items != FEW:
         return [(listed, (q,), op.results), (join, op.results, ())]
-    dense = {name: getattr(shape, name) for name in Parts.__dataclass_fields__}
-    many = attention_parts(Parts(**dense | {"items": MANY}))
+    dense: dict[str, Any] = {name: getattr(shape, name) for name in Parts.__dataclass_fields__}
+    many = attention_parts(replace(Parts(**dense), items=MANY))
     return [(many, (q,), op.results), (listed, (q, *op.results), ()), (join, op.results, ())]
 
 
@@ -228,6 +229,10 @@ def word_selection(shape: WordScores, policy: SparsePolicy) -> tuple[Operation, 
 def reads(kernel: Operation, name: str) -> bool:
     """Whether a kernel has an argument of a name."""
     return any(value.name == name for value in kernel.regions[0].arguments)
+
+
+FIRST = Term("in", (0,))
+"""A call's first operand."""
 
 
 def listed_term(name: str, layer: int, out: Term) -> Term:
