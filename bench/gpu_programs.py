@@ -272,7 +272,8 @@ def provenance(commit: str) -> Figures:
         found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
         commit = found.stdout.strip()
     return {
-        "machine": {"gpu": torch.cuda.get_device_name(), "cores": os.cpu_count()},
+        "machine": {"gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
+                    "cores": os.cpu_count()},
         "versions": {"python": platform.python_version(), "torch": torch.__version__,
                      "triton": triton.__version__, "cuda": torch.version.cuda},
         "commit": commit,

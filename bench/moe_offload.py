@@ -34,12 +34,11 @@ os.environ.setdefault("TVM_THREAD_POOL_SPIN_COUNT", "1000")  # as executors with
 from .ballast import Ballast
 from .moe_memory import host_memory, memory_settings
 from .moe_peers import NoPeer, in_process, rates
-from .moe_record import Figures, Keep, keeper
+from .moe_record import RESULTS, Figures, Keep, keeper
 from .moe_runs import KEY_BYTES, Measured, Setting, lean, prompts_of, release, run, with_schedule
 from .moe_variants import variant_settings, variants
 
 GIB, MIB = 1 << 30, 1 << 20
-RESULTS = Path(__file__).parent / "results" / "moe_offload.json"
 KEYS = (
     "vs_accelerate", "vs_accelerate_pinned", "vs_s2", "vs_s3", "vs_s4", "fraction_of_bound",
     "hrm_error_median", "hrm_error_max", "cpu_experts_gain_n320",

@@ -1,12 +1,17 @@
-"""Keeps figures of the offloading bench in a file, section by section."""
+"""Keeps figures of the offloading bench in a file, section by section.
+
+python -m bench.moe_record FILE       what `bench.moe_offload --out FILE` wrote, into results/
+"""
 
 from __future__ import annotations
 
+import argparse
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+RESULTS = Path(__file__).parent / "results" / "moe_offload.json"
 Figures = dict[str, Any]
 Keep = Callable[[Figures, str], None]
 """Is given the figures so far, and the section that was measured last."""
@@ -35,10 +40,33 @@ def record(figures: Figures, names: list[str], source: Figures, path: Path) -> N
     known = json.loads(path.read_text()) if path.exists() else {"figures": {}, "sections": {}}
     old = known["figures"]
     runs = {run["setting"]: run for run in (*old.get("measured", ()), *figures["measured"])}
-    why = {key: text for key, text in old.get("why", {}).items() if figures.get(key) is None}
+    answered = {*names, *(key for key, value in figures.items() if value is not None)}
+    why = {key: text for key, text in old.get("why", {}).items() if key not in answered}
     found = {key: value for key, value in figures.items() if value is not None or key not in old}
     found |= {"measured": list(runs.values()), "why": why | figures["why"]}
     if "variants" in figures:
         found["variants"] = old.get("variants", {}) | figures["variants"]
     sections = known["sections"] | dict.fromkeys(names, source)
     path.write_text(json.dumps({"figures": old | found, "sections": sections}, indent=1) + "\n")
+
+
+def merge(file: Path, path: Path = RESULTS) -> list[str]:
+    """Merge a file of figures into another; return its sections."""
+    found = json.loads(file.read_text())
+    for name, source in found["sections"].items():
+        record(found["figures"], [name], source, path)
+    return list(found["sections"])
+
+
+def main() -> None:
+    """Merge files."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("files", type=Path, nargs="+")
+    for file in parser.parse_args().files:
+        print(f"{file}: {', '.join(merge(file))}")
+
+
+if __name__ == "__main__":
+    main()

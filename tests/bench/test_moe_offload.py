@@ -9,7 +9,7 @@ import torch
 from weft.bench import moe_offload
 from weft.bench.moe_memory import saving
 from weft.bench.moe_offload import KEYS, error_settings, measure, tiny_bench
-from weft.bench.moe_record import record
+from weft.bench.moe_record import merge, record
 from weft.bench.moe_runs import Setting, SkewedRouters, prompts_of, routing_of, run
 from weft.bench.moe_store import shared_store
 from weft.frontend.checkpoint import open_checkpoint
@@ -173,3 +173,6 @@ def test_a_section_measured_anew_leaves_the_others(tmp_path):
     assert found["figures"]["vs_s2"] == 1.5 and found["figures"]["vs_s3"] == 1.6
     assert found["figures"]["measured"] == [run, other] and not found["figures"]["why"]
     assert found["sections"] == {"schedules": {"commit": "1"}, "bound": {"commit": "2"}}
+    again = tmp_path / "again.json"
+    assert merge(file, again) == ["schedules", "bound"]
+    assert json.loads(again.read_text()) == found
