@@ -250,14 +250,6 @@ def _qkv_rope_write(
     return _rotate(q, heads, tables)
 
 
-def _qkv_rope_matmul(
-    run: GraphRun, operation: Operation, x: Tensor, w: Tensor, positions: Tensor, slots: Tensor,
-    *rest: Tensor,
-) -> Tensor:  # fmt: skip
-    qkv = _fused_matmul(run, operation, x, w, *rest)
-    return _qkv_rope_write(run, operation, qkv, positions, slots)
-
-
 def _kvset(run: GraphRun, operation: Operation, page_table: Tensor, lengths: Tensor) -> Kvset:
     low, high = operation.attribute("range", (0, None))
     slots = []
@@ -351,7 +343,7 @@ _MEANING: dict[str, Callable[..., Any]] = {
     "graph.silu_mul": _quantized_last(_silu_mul, 1), "graph.split": _split, "graph.concat": _concat,
     "graph.head_norm": _head_norm, "graph.rope": _rope, "graph.take_rows": _take_rows,
     "graph.kv_write": _kv_write, "graph.qkv_rope_write": _qkv_rope_write,
-    "graph.qkv_rope_matmul": _qkv_rope_matmul, "graph.kvset": _kvset,
+    "graph.kvset": _kvset,
     "graph.partial": _partial, "graph.merge": _merge, "graph.finalize": _finalize,
     "graph.all_reduce": _all_reduce, "graph.all_gather": _all_gather, "graph.transfer": _transfer,
     **MOE_MEANING,

@@ -136,20 +136,6 @@ def _qkv_rope_write(operation: Operation, scene: Scene) -> Work:
     )
 
 
-def _qkv_rope_matmul(operation: Operation, scene: Scene) -> Work:
-    """The product with its parts, then the rotation and the write, whose input is not stored."""
-    x, w, positions, slots, *rest = operation.operands
-    product = _fused_matmul(replace(operation, operands=(x, w, *rest)), scene)
-    heads, kv_heads, width = (operation[key] for key in ("heads", "kv_heads", "head_dim"))
-    tokens = scene.rows(x)
-    return replace(
-        product,
-        flops=product.flops + 3.0 * tokens * (heads + kv_heads) * width,
-        activation_bytes=product.activation_bytes + scene.activations(positions, slots),
-        kv_written_bytes=2.0 * tokens * kv_heads * width * DTYPE_BYTES[scene.formats.kv],
-    )
-
-
 def _partial(operation: Operation, scene: Scene) -> Work:
     """4 C + 5 FLOPs a head and visible pair (q k, softmax, p v); each visible key and value once.
 
@@ -299,7 +285,6 @@ _RULES: dict[str, Callable[[Operation, Scene], Work]] = {
     "graph.take_rows": _take_rows,
     "graph.kv_write": _kv_write,
     "graph.qkv_rope_write": _qkv_rope_write,
-    "graph.qkv_rope_matmul": _qkv_rope_matmul,
     "graph.label_write": sparse_work.label_write,
     "graph.select": sparse_work.select,
     "graph.value_sums": sparse_work.value_sums,

@@ -76,10 +76,6 @@ ATTENTION = (
        "`guess` writes nothing: its q predicts a later layer's", (3, 5),
        1, required=("layer", "heads", "kv_heads", "head_dim", "rope"),
        optional=("eps", "ordered", "guess")),
-    Op("graph.qkv_rope_matmul", "fused: graph.qkv_rope_write, without head norms, of x's product "
-       "with the joined weights of q, k and v, which may have bias and norm in front; operands: x, "
-       "w, positions, slots[, bias][, norm], as `parts` says", (4, 6), 1,
-       required=("layer", "heads", "kv_heads", "head_dim", "rope", "parts"), optional=("eps",)),
     Op("graph.label_write", "writes labels of the keys at slots [T]: their first `channels` in "
        "calibrated order, as bf16, i8 or i4; `words`: a GPU may keep them as words", 1, 0,
        required=("layer", "kv_heads", "head_dim", "channels", "format"), optional=("words",)),

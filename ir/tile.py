@@ -34,7 +34,8 @@ TILES = (
        "tanh, abs, floor, cast to the result's dtype is implicit", (0, None), 1,
        required=("expr",)),
     Op("tile.load", "elements of a buffer; operands: buffer, one index a dimension (scalars or "
-       "tiles that broadcast to the result's shape)[, mask]; masked-off elements read `other`",
+       "tiles that broadcast to the result's shape)[, mask]; masked-off elements read `other`; "
+       "hint = stream: read once, so that caches keep others",
        (1, None), 1, optional=("masked", "other", "hint")),
     Op("tile.store", "writes elements; operands: buffer, indices, value[, mask]", (2, None),
        optional=("masked",)),

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ...ir.core import Module, Operation, Value, make, thaw
+from ...ir.core import Module, Operation, Value, make
 from ..manager import Context
 from .body import Body, GraphPass, rewrite_functions
 
@@ -69,41 +69,6 @@ def _fuse(body: Body, matmul: Operation, taken: set[str], norms: bool) -> None:
 def _only_user(body: Body, value: Value, name: str) -> Operation | None:
     users = body.users(value, name)
     return users[0] if len(users) == 1 and body.uses[value.name] == 1 else None
-
-
-@dataclass(frozen=True)
-class FuseRopeMatmul(GraphPass):
-    """Lets the product that gives q, k and v rotate them and write k and v, where heads have no
-    norms: a launch less, and q, k and v together are never stored."""
-
-    name: ClassVar[str] = "fuse-rope-matmul"
-
-    def run(self, module: Module, context: Context) -> Module:
-        """Return the module with such products and writes joined."""
-        return rewrite_functions(module, self._fuse)
-
-    @staticmethod
-    def _fuse(body: Body) -> None:
-        for write in body.operations:
-            if write.name != "graph.qkv_rope_write" or len(write.operands) > 3:
-                continue
-            qkv, positions, slots = write.operands
-            plain, fused = (body.made_by(qkv, f"graph.{n}") for n in ("matmul", "fused_matmul"))
-            product = plain or fused
-            other = write.attribute("ordered") or write.attribute("guess")
-            if product is None or body.uses[qkv.name] > 1 or other:
-                continue
-            x, w, *rest = product.operands
-            parts = list(product["parts"]) if fused else ["bias"] if rest else []
-            if product.attribute("silu") or "residual" in parts:
-                continue
-            joined = make(
-                "graph.qkv_rope_matmul", x, w, positions, slots, *rest, results=write.results,
-                layer=write["layer"], heads=write["heads"], kv_heads=write["kv_heads"],
-                head_dim=write["head_dim"], rope=thaw(write["rope"]), parts=parts,
-                eps=product.attribute("eps"), span=write.span,
-            )  # fmt: skip
-            body.replace(write, [product, write], [joined])
 
 
 @dataclass(frozen=True)

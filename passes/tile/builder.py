@@ -84,14 +84,19 @@ class KernelBuilder:
 
     def load(
         self, source: Value, *indices: Value, mask: Value | None = None, other: float = 0.0,
-        hint: str | None = None, dtype: str | None = None,
+        hint: str | None = None, dtype: str | None = None, stream: bool = False,
     ) -> Value:  # fmt: skip
-        """Return elements of a buffer at indices that broadcast; masked-off ones are `other`."""
+        """Return elements of a buffer at indices that broadcast; masked-off ones are `other`. What
+        is marked as `stream` leaves a GPU's caches first."""
         parts = [*indices, *([mask] if mask is not None else [])]
         shape = np.broadcast_shapes(*(extents_of(value.type) for value in parts))
         masked = {"masked": True, "other": other} if mask is not None else {}
-        type = _typed(dtype or dtype_of(source.type), shape)
-        return self._emit("tile.load", hint or source.name + "_v", type, source, *parts, **masked)
+        result = self._names.value(
+            hint or source.name + "_v", _typed(dtype or dtype_of(source.type), shape)
+        )
+        marks = masked | ({"hint": "stream"} if stream else {})
+        self._lists[-1].append(make("tile.load", source, *parts, results=(result,), **marks))
+        return result
 
     def store(self, target: Value, *rest: Value, mask: Value | None = None) -> None:
         """Write a value: `store(target, *indices, value, mask=)`."""

@@ -45,7 +45,7 @@ MEASURED = {
 """Schedules that a search over warps and stages found on an H100, unlike the others'."""
 
 
-_STREAMS = {"graph.matmul", "graph.qkv_rope_matmul", "graph.moe_gated", "graph.moe_mixed"}
+_STREAMS = {"graph.matmul", "graph.moe_gated", "graph.moe_mixed"}
 """What kernels compute that stream weights for a single row."""
 
 

@@ -377,7 +377,6 @@ _RULES: dict[str, Callable[[_Lowering, Operation], list[Operation]]] = {
     "graph.moe_combine": lower_moe.lower_combine, "graph.moe_gated": lower_moe.lower_gated,
     "graph.moe_mixed": lower_moe.lower_mixed, "graph.matmul": _Lowering.matmul,
     "graph.fused_matmul": _Lowering.fused_matmul, "graph.cut_matmul": lower_streams.lower_skinny,
-    "graph.qkv_rope_matmul": lower_streams.lower_qkv_rope_matmul,
     "graph.finalize": _Lowering.finalize,
     "graph.scaled_matmul": _Lowering.scaled_matmul, "graph.quantize_rows": _Lowering.quantize_rows,
     "graph.all_reduce": _Lowering.collective, "graph.all_gather": _Lowering.collective,

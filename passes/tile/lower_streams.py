@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING
 from ...ir.core import Operation
 from ...ir.types import dtype_of
 from .matvec import Matvec, matvec, suited
-from .rope import Heads
-from .rope_matvec import RopeMatvec, rope_matvec
 from .skinny_matmul import NARROW, ROWS, skinny_matmul, streamed
 from .value_shapes import format_of, rows_of, scale_of, width_of
 
@@ -22,26 +20,10 @@ def lower_matvec(lowering: _Lowering, op: Operation, parts: list[str]) -> Operat
     shape = Matvec(
         width_of(op.result), width_of(weight), dtype_of(weight.type), dtype_of(x.type),
         format_of(op), "bias" in parts, "residual" in parts, bool(op.attribute("silu")),
-        op["eps"] if "norm" in parts else None,
     )  # fmt: skip
     rest = "".join(f" in{2 + place}" for place in range(len(parts)))
     arguments = f"{rows_of(op.result)} in0 in1 out0{scale_of(weight, 1)}{rest}"
     return lowering.call(op, matvec(suited(shape)), arguments)
-
-
-def lower_qkv_rope_matmul(lowering: _Lowering, op: Operation) -> list[Operation]:
-    """A single row's product, rotation and write to pages."""
-    x, weight = op.operands[:2]
-    heads = Heads(op["heads"], op["kv_heads"], op["head_dim"], lowering.options.page_size)
-    shape = RopeMatvec.of(
-        heads, width_of(weight), dtype_of(weight.type), dtype_of(x.type),
-        lowering.options.context_length, lowering.options.kv, bias="bias" in op["parts"],
-        norm=op["eps"] if "norm" in op["parts"] else None,
-    )  # fmt: skip
-    layer, parts = op["layer"], "".join(f" in{4 + n}" for n in range(len(op["parts"])))
-    pools = f"k{layer} v{layer}{scale_of(weight, 1)}{parts}"
-    arguments = f"T N in0 in1 cos sin in2 in3 out0 {pools}"
-    return [lowering.call(op, rope_matvec(shape), arguments)]
 
 
 def lower_skinny(lowering: _Lowering, op: Operation) -> list[Operation]:

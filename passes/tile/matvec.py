@@ -4,7 +4,7 @@ tiles. Every program holds a few whole rows of w; sums are formed lane by lane, 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from ...ir.core import Operation, Value
 from ...ir.schedule import Schedule
@@ -32,9 +32,10 @@ def block_of(k: int, most: int = MOST_ELEMENTS) -> int:
 
 @dataclass(frozen=True)
 class Matvec:
-    """What a kernel computes: `parts` as of `graph.fused_matmul` (bias, residual; norm: its eps),
-    `silu` where w holds gate and up rows [2N, K] and the result is silu(gate) * up. `block_n`
-    results a program, which reads up to `most` elements of their rows at a time.
+    """What a kernel computes: `parts` as of `graph.fused_matmul` (bias, residual), `silu` where w
+    holds gate and up rows [2N, K] and the result is silu(gate) * up. `block_n` results a program,
+    which reads up to `most` elements of their rows at a time, and asks for as many blocks as have
+    up to `asked` bytes, but at least one, before it uses the first.
     """
 
     n: int
@@ -45,9 +46,9 @@ class Matvec:
     bias: bool = False
     residual: bool = False
     silu: bool = False
-    norm: float | None = None
     block_n: int = 2
     most: int = MOST_ELEMENTS
+    asked: int = 0
 
     @property
     def block_k(self) -> int:
@@ -61,49 +62,47 @@ class Matvec:
 
     @property
     def ahead(self) -> int:
-        """Blocks of a row that are asked for before the first is used: of 8 bits as many as divide
-        the row, up to AHEAD bytes a program. A block is half the bytes of one of bf16, and takes
-        as long to arrive: the rate is that of the bytes on their way (Little's law)."""
-        if self.weight not in SCALED or self.k % self.block_k:
+        """Blocks of a row that are asked for before the first is used: as many as divide the row,
+        up to `asked` bytes a program."""
+        if self.k % self.block_k:
             return 1
         blocks = self.k // self.block_k
-        most = AHEAD // (self.block_n * self.block_k * self.halves)
-        return next(n for n in range(min(blocks, max(1, most)), 0, -1) if blocks % n == 0)
+        bytes_ = DTYPE_BYTES[self.weight] * self.block_n * self.block_k * self.halves
+        most = max(1, self.asked // bytes_)
+        return next(n for n in range(min(blocks, most), 0, -1) if blocks % n == 0)
 
     @property
     def name(self) -> str:
         """A name that tells the parts."""
         flags = ("bias", self.bias), ("residual", self.residual), ("silu", self.silu)
-        parts = [name for name, present in (*flags, ("norm", self.norm is not None)) if present]
+        parts = [name for name, present in flags if present]
         formats = dict.fromkeys((self.weight, self.x, self.out))
         return "_".join([f"matvec_{self.n}x{self.k}", *formats, *parts])
 
 
 def matvec(shape: Matvec) -> Operation:
     """Return the kernel. Arguments: T, x [T, K], w [N, K], out [T, N], then those of scale [N] (of
-    i8 and f8e4m3 weights), bias [N], norm [K] and residual [T, N] that it asks for, in this order;
-    with `silu` w, scale and bias have 2N rows.
+    i8 and f8e4m3 weights), bias [N] and residual [T, N] that it asks for, in this order; with
+    `silu` w, scale and bias have 2N rows.
 
-    Program (j, t) computes `block_n` results of row t, so that more rows read w again. With a norm
-    it sums the squares of x, which it reads anyway, and scales its results at the end.
+    Program (j, t) computes `block_n` results of row t, so that more rows read w again.
     """
-    return Builder(shape).kernel()
+    return _Builder(shape).kernel()
 
 
 def suited(shape: Matvec) -> Matvec:
     """Return the blocks that suit a shape on a GPU, as measured on an H200.
 
-    A result a program, and shorter blocks of long rows; with a norm, whose weights and x each
-    program reads from the cache, two results, and all that fits of their rows at once. 8 bits
-    keep the blocks that `ahead` was measured with.
+    A result a program; of long rows four, in shorter blocks, so that as many bytes are on their
+    way. A block of 8 bits has half the bytes of one of bf16 and takes as long to arrive, so more of
+    them are asked for: the rate is that of the bytes on their way (Little's law).
     """
     if shape.weight in SCALED:
-        return shape
-    narrow = DTYPE_BYTES[shape.weight] // 2  # as many bytes, of f32 half the elements
-    if shape.norm is not None:
-        return replace(shape, most=2 * MOST_ELEMENTS // narrow)
-    most = MOST_ELEMENTS // narrow
-    return replace(shape, block_n=1, most=most if shape.k <= LONG or shape.silu else most // 2)
+        return replace(shape, asked=AHEAD)
+    most = 2 * MOST_ELEMENTS // DTYPE_BYTES[shape.weight]  # as many bytes, of f32 half the elements
+    if shape.k <= LONG or shape.silu:
+        return replace(shape, block_n=1, most=most)
+    return replace(shape, block_n=4, most=most // 2)
 
 
 def matvec_schedule(kernel: Operation) -> Schedule:
@@ -117,52 +116,39 @@ def matvec_schedule(kernel: Operation) -> Schedule:
 
 @dataclass(frozen=True)
 class _Block:
-    """Where a block of rows lies, which of it is past their end, and what was read of it: weights,
-    half by half, and the norm's."""
+    """Where a block of rows lies, which of it is past their end, and its weights, half by half."""
 
     depth: Value
     short: Value | None
     weights: list[Value]
-    norm: Value | None
 
 
-@dataclass
-class Builder:
-    """Writes the kernel; `rope_matvec` does so with another end."""
+class _Builder:
+    """Writes the kernel."""
 
-    shape: Matvec
-    b: KernelBuilder = field(init=False)
+    def __init__(self, shape: Matvec) -> None:
+        self.shape, self.b = shape, KernelBuilder(shape.name)
 
     def kernel(self) -> Operation:
         """Return the kernel."""
-        s = self.shape
-        b = self.b = KernelBuilder(s.name)
+        s, b = self.shape, self.b
+        wide = s.n * s.halves
         b.scalar("T")
-        self.read()
+        self.x, self.w = b.buffer("x", s.x, "T", s.k), b.buffer("w", s.weight, wide, s.k)
         out = b.buffer("out", s.out, "T", s.n)
-        self.parts()
+        self.scale = b.buffer("scale", "f32", wide) if s.weight in SCALED else None
+        self.bias = b.buffer("bias", "f32", wide) if s.bias else None
         residual = b.buffer("residual", s.out, "T", s.n) if s.residual else None
-        self.enter()
+        self._enter()
         result = self._result()
         if residual is not None:
             before = b.load(residual, self.row, self.column, mask=self.inside)
             result = b.map("a + b", result, before, dtype="f32", hint="sum")
         b.store(out, self.row, self.column, result, mask=self.inside)
-        return b.finish(*self.grid(), requires=("T >= 0",), of="graph.matmul")
+        grid = (-(-s.n // s.block_n), "T")
+        return b.finish(*grid, requires=("T >= 0",), of="graph.matmul")
 
-    def read(self) -> None:
-        """Declare x and w."""
-        b, s = self.b, self.shape
-        self.x, self.w = b.buffer("x", s.x, "T", s.k), b.buffer("w", s.weight, s.n * s.halves, s.k)
-
-    def parts(self) -> None:
-        """Declare what else comes with the weights."""
-        b, s, wide = self.b, self.shape, self.shape.n * self.shape.halves
-        self.scale = b.buffer("scale", "f32", wide) if s.weight in SCALED else None
-        self.bias = b.buffer("bias", "f32", wide) if s.bias else None
-        self.norm = b.buffer("norm", "f32", s.k) if s.norm is not None else None
-
-    def enter(self) -> None:
+    def _enter(self) -> None:
         """Say which results of which row are this program's."""
         b, s = self.b, self.shape
         part, self.row = b.program_id(0, "part"), b.program_id(1, "row")
@@ -172,25 +158,16 @@ class Builder:
         ragged = s.n % s.block_n
         self.inside = b.map(f"a < {s.n}", self.column, hint="inside") if ragged else None
 
-    def grid(self) -> tuple[int, str]:
-        """Return a program for each block of results of each row."""
-        return -(-self.shape.n // self.shape.block_n), "T"
-
     def _result(self) -> Value:
-        b = self.b
-        sums = self.sums()
+        sums = [self._biased(total, half) for half, total in enumerate(self._sums())]
         if not self.shape.silu:
             return sums[0]
-        return b.map("a / (1.0 + exp2(-1.4426950408889634 * a)) * b", *sums, hint="gated")
-
-    def sums(self) -> list[Value]:
-        """Return the products of the halves, scaled and biased."""
-        return [self._biased(total, half) for half, total in enumerate(self._sums())]
+        return self.b.map("a / (1.0 + exp2(-1.4426950408889634 * a)) * b", *sums, hint="gated")
 
     def _sums(self) -> list[Value]:
+        """Return the products of the halves."""
         b, s = self.b, self.shape
         sums = [b.full(0.0, "f32", s.block_n, s.block_k) for _ in range(s.halves)]
-        sums += [b.full(0.0, "f32", s.block_k)] if s.norm is not None else []
         step = s.block_k * s.ahead
         start = b.full(0, "i32")
         sums = self._added(sums, [self._block(start, number) for number in range(s.ahead)])
@@ -200,28 +177,16 @@ class Builder:
                 blocks = [self._block(loop.index, number) for number in range(s.ahead)]
                 loop.yields(*self._added(loop.carried, blocks))
             sums = loop.results
-        if s.norm is None:
-            return [b.reduce("sum", acc, 1, hint="total") for acc in sums]
-        *sums, squares = sums
-        mean = b.map(f"a / {float(s.k)}", b.reduce("sum", squares, 0), dtype="f32", hint="mean")
-        scale = b.map(f"rsqrt(a + {s.norm!r})", mean, hint="inverse")
-        totals = [b.reduce("sum", acc, 1, hint="total") for acc in sums]
-        return [b.map("a * b", total, scale, hint="total") for total in totals]
+        return [b.reduce("sum", acc, 1, hint="total") for acc in sums]
 
     def _added(self, sums: list[Value], blocks: list[_Block]) -> list[Value]:
-        """Return the sums with blocks' products, and with a norm last the squares' with those of x;
-        all weights are there before the first is used."""
+        """Return the sums with blocks' products; all weights are there before the first is used."""
         b = self.b
         for block in blocks:
             x = b.load(self.x, self.row, block.depth, mask=block.short, dtype="f32", hint="x_block")
-            squares = []
-            if block.norm is not None:
-                *sums, total = sums
-                squares = [b.map("a + b * b", total, x, dtype="f32", hint="squares")]
-                x = b.map("a * b", x, block.norm, dtype="f32", hint="x_block")
             x = b.expand(x, 0)
             sums = [b.map("a + b * c", acc, w, x, dtype="f32", hint="acc")
-                    for acc, w in zip(sums, block.weights, strict=True)] + squares  # fmt: skip
+                    for acc, w in zip(sums, block.weights, strict=True)]  # fmt: skip
         return sums
 
     def _block(self, start: Value, number: int) -> _Block:
@@ -230,25 +195,25 @@ class Builder:
         depth = b.map(lane, start, b.iota(s.block_k), dtype="i32", hint="depth")
         short = b.map(f"a < {s.k}", depth) if s.k % s.block_k else None
         weights = [self._weights(half, b.expand(depth, 0), short) for half in range(s.halves)]
-        norm = b.load(self.norm, depth, mask=short, hint="norm_block") if self.norm else None
-        return _Block(depth, short, weights, norm)
+        return _Block(depth, short, weights)
 
     def _weights(self, half: int, depth: Value, short: Value | None) -> Value:
         b = self.b
         masks = [b.expand(self.inside, 1)] if self.inside is not None else []
         masks += [b.expand(short, 0)] if short is not None else []
         mask = b.map("a & b", *masks) if len(masks) == 2 else masks[0] if masks else None
-        return b.load(self.w, b.expand(self.place(half), 1), depth, mask=mask, hint="w_block")
+        row = b.expand(self._place(half), 1)
+        return b.load(self.w, row, depth, mask=mask, hint="w_block", stream=True)
 
-    def place(self, half: int) -> Value:
+    def _place(self, half: int) -> Value:
         """Return the rows of w of a half of the results."""
         return self.column if half == 0 else self.b.map(f"a + {self.shape.n}", self.column)
 
     def _biased(self, total: Value, half: int) -> Value:
         if self.scale is not None:
-            held = self.b.load(self.scale, self.place(half), mask=self.inside)
+            held = self.b.load(self.scale, self._place(half), mask=self.inside)
             total = self.b.map("a * b", total, held)
         if self.bias is None:
             return total
-        held = self.b.load(self.bias, self.place(half), mask=self.inside)
+        held = self.b.load(self.bias, self._place(half), mask=self.inside)
         return self.b.map("a + b", total, held)

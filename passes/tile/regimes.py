@@ -9,12 +9,12 @@ from functools import partial
 from ...ir.core import Module, Operation
 from ...ir.model import ModelConfig
 from ...ir.schedule import Schedule
-from ...ir.types import SCALED, dtype_of, shape_of
+from ...ir.types import dtype_of, shape_of
 from ..graph.activation_format import ChooseActivationFormat
 from ..graph.few_experts import FuseExpertSilu, FuseFewExperts
 from ..graph.fusion import DropConcatOfSplit, FuseAddNorm, FuseRopeWrite, FuseSiblingMatmuls
 from ..graph.kv_offload import OffloadKeys
-from ..graph.matmul_parts import FuseCombineResidual, FuseMatmulParts, FuseRopeMatmul
+from ..graph.matmul_parts import FuseCombineResidual, FuseMatmulParts
 from ..graph.memory_planning import PlanMemory
 from ..graph.quantize_activations import QuantizeActivations
 from ..graph.sparse_attention import OrderChannels, SparseAttention
@@ -201,8 +201,7 @@ def lower_for_gpu(
         for rows, apart in dict.fromkeys((min(rows, max_batch), apart) for rows, apart in kinds):
             offload = attention.offloaded(module is sparse, rows) if attention else None
             passes = gpu_regime_passes(config, rows, max_tokens, max_batch, kv, offload,
-                                       rounded and rows != 1, apart, weights not in SCALED,
-                                       processors)  # fmt: skip
+                                       rounded and rows != 1, apart, processors)  # fmt: skip
             lowered, records = run_passes(passes, module, context, _FUSED | {"labels"})
             extents = regime_extents(config, rows, max_tokens, max_batch)
             regimes.append(Regime(rows, lowered, (*before, *records), "cuda", apart, extents,
@@ -224,16 +223,15 @@ def _streams(module: Module, processors: int) -> int:
 def gpu_regime_passes(
     config: ModelConfig, rows: int, max_tokens: int, max_batch: int, kv: str,
     offload: tuple[Pass, ...] | None = None, quantize: bool = False, apart: bool = True,
-    norms: bool = True, processors: int = MULTIPROCESSORS,
+    processors: int = MULTIPROCESSORS,
 ) -> tuple[Pass, ...]:  # fmt: skip
     """Return the passes from the shared graph to a GPU's kernels and memory plan; `offload` as in
-    `regime_passes`, `quantize` and `processors` as in `lower_for_gpu`; `norms`: a
-    single row's products norm it themselves."""
+    `regime_passes`, `quantize` and `processors` as in `lower_for_gpu`. Norms and rotation stay
+    kernels of their own: each of a product's many programs would wait for what they read."""
     cuts = partial(cuts_of, processors=processors)
-    rope = (FuseRopeMatmul(),) if offload is None else ()  # the write stands apart from fetches
     return (
         *(
-            (FuseMatmulParts(norms), *rope, FuseCombineResidual(), FuseFewExperts())
+            (FuseMatmulParts(norms=False), FuseCombineResidual(), FuseFewExperts())
             if rows == 1
             else (FuseAddNorm(), *((StreamProducts(cuts),) if 1 < rows <= ROWS else ()))
             if rows

@@ -11,7 +11,7 @@ from kernel_oracles import dispatched, normed, rotated_and_written, silu
 from weft.codegen.arrays import narrow, widen
 from weft.ir.core import Operation
 from weft.passes.tile import elementwise, moe, rope
-from weft.passes.tile.matvec import Matvec, matvec
+from weft.passes.tile.matvec import AHEAD, Matvec, matvec
 from weft.passes.tile.scaled_matmul import ScaledMatmul, scaled_matmul
 
 SIZES = {"empty": 0, "one": 1, "ragged": 21}
@@ -156,6 +156,6 @@ FP8: dict[str, Callable[[np.random.Generator, int], Case]] = {
                                                block_n=32, block_k=32)),
     "stream": _with(stream, Matvec(6, 64, "f8e4m3", out="f32")),
     "stream_silu_bias": _with(stream, Matvec(5, 50, "f8e4m3", out="f32", bias=True, silu=True)),
-    "stream_ahead": _with(stream, Matvec(6, 8192, "f8e4m3", out="f32")),
+    "stream_ahead": _with(stream, Matvec(6, 8192, "f8e4m3", out="f32", asked=AHEAD)),
     "stream_i8": _with(stream, Matvec(6, 64, "i8", out="f32")),
 }  # fmt: skip

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 from kernel_cases import Case, bf16, from_bf16, normal, poison
-from kernel_oracles import normed, rotated_and_written, silu
+from kernel_oracles import normed, silu
 from weft.codegen.arrays import widen
 from weft.codegen.bounds import prove_bounds
 from weft.codegen.reference import run_kernel
 from weft.passes.tile.elementwise import add_rmsnorm
 from weft.passes.tile.matvec import Matvec, matvec, suited
-from weft.passes.tile.rope import Heads
-from weft.passes.tile.rope_matvec import RopeMatvec, rope_matvec
 from weft.passes.tile.skinny_matmul import SkinnyMatmul, skinny_matmul
 
 SIZES = {"empty": 0, "one": 1, "few": 3, "ragged": 21}
@@ -30,9 +27,6 @@ def stream(rng: np.random.Generator, t: int, shape: Matvec) -> Case:
     y = from_bf16(x)
     if shape.bias:
         arguments.append(normal(rng, wide))
-    if shape.norm is not None:
-        arguments.append(normal(rng, shape.k))
-        y = normed(y, arguments[-1], shape.norm)
     y = y @ from_bf16(w).T
     y = y + arguments[4] if shape.bias else y
     y = silu(y[:, : shape.n]) * y[:, shape.n :] if shape.silu else y
@@ -40,35 +34,6 @@ def stream(rng: np.random.Generator, t: int, shape: Matvec) -> Case:
         arguments.append(normal(rng, t, shape.n))
         y = y + arguments[-1]
     return Case(matvec(shape), arguments, {"out": y}, 2e-3)
-
-
-def roped(rng: np.random.Generator, t: int, options: dict[str, Any], kv: str = "f32") -> Case:
-    heads, kv_heads, width, page, pages, k = 4, 2, 8, 4, 6, 48
-    shape = RopeMatvec.of(Heads(heads, kv_heads, width, page), k, "bf16", "bf16", 32, kv, **options)
-    shape = replace(shape, out="f32", block_n=3 if options else 4)
-    rows = (heads + 2 * kv_heads) * width
-    angle = rng.uniform(0, 6, (32, width // 2))
-    cos, sin = np.cos(angle).astype("f4"), np.sin(angle).astype("f4")
-    positions = rng.integers(0, 32, t).astype("i4")
-    slots = rng.permutation(pages * page)[:t].astype("i4")
-    slots[1:2] = -1
-    x, w = bf16(normal(rng, t, k)), bf16(normal(rng, rows, k) / k**0.5)
-    pool = np.zeros((pages, kv_heads, page, width), "u2" if kv == "bf16" else "f4")
-    arguments: list[Any] = [t, pages, x, w, cos, sin, positions, slots, poison(t, heads * width),
-                            pool.copy(), pool.copy()]  # fmt: skip
-    y = from_bf16(x)
-    if shape.bias:
-        arguments.append(normal(rng, rows))
-    if shape.norm is not None:
-        arguments.append(normal(rng, k))
-        y = normed(y, arguments[-1], shape.norm)
-    y = y @ from_bf16(w).T + (arguments[11] if shape.bias else 0.0)
-    q, k_pool, v_pool = rotated_and_written(
-        y.reshape(t, heads + 2 * kv_heads, width), cos[positions], sin[positions], slots,
-        (heads, kv_heads, page, pages), [],
-    )  # fmt: skip
-    expected = {"q": q.reshape(t, heads * width), "k_pool": k_pool, "v_pool": v_pool}
-    return Case(rope_matvec(shape), arguments, expected, 2e-2 if kv == "bf16" else 2e-3)
 
 
 def skinny(rng: np.random.Generator, t: int, shape: SkinnyMatmul) -> Case:
@@ -100,12 +65,11 @@ def _with(build: Callable[..., Case], *more: Any) -> Callable[[np.random.Generat
 FAMILIES: dict[str, Callable[[np.random.Generator, int], Case]] = {
     "stream": _with(stream, Matvec(6, 64, out="f32")),
     "stream_long_residual": _with(stream, Matvec(5, 4096, out="f32", residual=True)),
-    "stream_norm": _with(stream, Matvec(6, 64, out="f32", norm=1e-5)),
-    "stream_norm_parts": _with(stream, Matvec(6, 100, out="f32", norm=1e-2, bias=True, silu=True,
-                                              residual=True, block_n=4, most=32)),
-    "stream_norm_long": _with(stream, suited(Matvec(7, 4096, out="f32", norm=1e-5, silu=True))),
-    "rope": _with(roped, {}), "rope_norm": _with(roped, {"norm": 1e-5}, "bf16"),
-    "rope_bias_norm": _with(roped, {"bias": True, "norm": 1e-2}),
+    "stream_parts": _with(stream, Matvec(6, 100, out="f32", bias=True, silu=True, residual=True,
+                                         block_n=4, most=32)),
+    "stream_gated": _with(stream, suited(Matvec(7, 4096, out="f32", silu=True))),
+    "stream_deep": _with(stream, suited(Matvec(7, 12288, out="f32", residual=True))),
+    "stream_ahead": _with(stream, Matvec(5, 512, out="f32", block_n=1, most=64, asked=400)),
     "skinny": _with(skinny, SkinnyMatmul(64, 128, rows=16, block_n=32, block_k=64)),
     "skinny_silu": _with(skinny, SkinnyMatmul(32, 64, True, rows=16, block_n=16, block_k=32)),
     "skinny_cut": _with(skinny, SkinnyMatmul(64, 128, cuts=4, rows=16, block_n=32, block_k=16)),

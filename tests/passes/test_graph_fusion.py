@@ -15,7 +15,7 @@ from weft.passes.graph.fusion import (
     FuseRopeWrite,
     FuseSiblingMatmuls,
 )
-from weft.passes.graph.matmul_parts import FuseCombineResidual, FuseMatmulParts, FuseRopeMatmul
+from weft.passes.graph.matmul_parts import FuseCombineResidual, FuseMatmulParts
 from weft.passes.graph.take_rows import TakeRowsEarly
 from weft.passes.graph.weight_format import ChooseWeightFormat
 from weft.passes.manager import Context, run_passes
@@ -27,8 +27,7 @@ FUSIONS = {
     "many rows": (*COMMON, FuseAddNorm()),
     "wanted rows": (*COMMON, TakeRowsEarly(), FuseAddNorm()),
     "few rows": (*COMMON, FuseMatmulParts(), FuseCombineResidual()),
-    "one row": (*COMMON, FuseMatmulParts(), FuseRopeMatmul(), FuseCombineResidual()),
-    "one row, norms apart": (*COMMON, FuseMatmulParts(norms=False), FuseRopeMatmul()),
+    "one row": (*COMMON, FuseMatmulParts(norms=False), FuseCombineResidual()),
 }
 
 
@@ -158,27 +157,6 @@ def test_norm_gate_and_residual_go_into_the_matmul():
         '%y = graph.fused_matmul %g, %d, %x, parts = ["residual"] : tensor<f32, [T, 8]>',
         "graph.return %y",
     ]
-
-
-def test_the_product_of_q_k_and_v_rotates_and_writes_them() -> None:
-    passes = (*COMMON, FuseMatmulParts(), FuseRopeMatmul())
-    lines, _ = rewritten(QKV, *passes)
-    assert [line for line in lines if "weight" not in line] == [
-        "%q_1 = graph.qkv_rope_matmul %x, %wq_wk_wv, %positions, %slots, layer = 3, heads = 2, "
-        'kv_heads = 1, head_dim = 4, rope = {kind = "default"}, parts = [] : '
-        "tensor<f32, [T, 8]>",
-        "graph.return %q_1",
-    ]
-
-
-@pytest.mark.parametrize("architecture", SHAPES)
-def test_a_single_rows_product_writes_keys_unless_heads_have_norms(architecture: str) -> None:
-    config = ModelConfig(architecture, 61, 32, 2, 4, 2, 8, 24, 512, Rope(1e4), windows=(0, 9),
-                         **SHAPES[architecture])  # fmt: skip
-    after, _ = run_passes(FUSIONS["one row"], build_graph(config), Context())
-    names = [op.name for op in after.walk() if "qkv_rope" in op.name]
-    kind = "write" if architecture == "Qwen3ForCausalLM" else "matmul"
-    assert names == [f"graph.qkv_rope_{kind}"] * 2
 
 
 @pytest.mark.parametrize("rows", FUSIONS)
