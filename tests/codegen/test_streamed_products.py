@@ -12,6 +12,7 @@ from kernel_cases import Case, bf16, from_bf16, normal, poison
 from kernel_oracles import normed, silu
 from weft.codegen.arrays import widen
 from weft.codegen.bounds import prove_bounds
+from weft.codegen.emit_triton import emit
 from weft.codegen.reference import run_kernel
 from weft.passes.tile.elementwise import add_rmsnorm
 from weft.passes.tile.matvec import Matvec, matvec, suited
@@ -94,6 +95,13 @@ def of(family: str, size: int, seed: int) -> Case:
     if family == "added_one":
         case.arguments[2] = case.arguments[2][0]
     return case
+
+
+def test_weights_leave_the_caches_first_and_rows_stay() -> None:
+    text = emit(matvec(suited(Matvec(8, 64, residual=True)))).text
+    loads = [line for line in text.splitlines() if "tl.load(" in line]
+    marked = ["evict_first" in line for line in loads]
+    assert any(marked) and marked == ["tl.load(w " in line for line in loads]
 
 
 @each_family
