@@ -23,7 +23,7 @@ from .milp import solve
 from .model import Site, linear_model, pricing
 from .popularity import Popularity
 from .shape import MoeShape, Workload
-from .spread import placements
+from .spread import colder, placements
 from .timed import simulated_step
 from .trouble import explain_misfit
 
@@ -160,7 +160,8 @@ def policy_of(found: Found, shape: MoeShape) -> Policy:
     batch, site, known = found.batch, found.site, found.site.popularity
     members = [each for each, _ in known.classes] if known else [shape.experts]
     experts_of = known.experts_of if known else ()
-    layers = placements(found.counts, shape.layers, batch.pages_per_expert, members, experts_of)
+    counts = colder(found.counts, [share for _, share in known.classes]) if known else found.counts
+    layers = placements(counts, shape.layers, batch.pages_per_expert, members, experts_of)
     widest = max(len(layer.ringed) for layer in layers)
     least = widest if site.schedule == "ring" else 2 * widest
     slots = max(found.counts.get(RING, 0), least) if widest else 1  # a pool is never empty

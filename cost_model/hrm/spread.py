@@ -38,6 +38,23 @@ def placements(
     return tuple(made)
 
 
+def colder(counts: Counts, shares: Sequence[float]) -> Counts:
+    """Return counts whose CPU pages are those of the least used classes; `shares` are how much each
+    class's experts are used. The CPU has less to do, and no other home holds more or fewer pages: a
+    solver that is content with little less than the best may leave that out."""
+    found = dict(counts)
+    order = sorted(range(len(shares)), key=lambda number: shares[number])
+    for place, cold in enumerate(order):
+        for hot in order[:place:-1]:
+            for home in ORDER[:-1]:
+                moved = min(found.get(("cpu", hot), 0), found.get((home, cold), 0))
+                if moved and shares[hot] > shares[cold]:
+                    for name, number, change in (("cpu", hot, -1), (home, cold, -1),
+                                                 ("cpu", cold, 1), (home, hot, 1)):  # fmt: skip
+                        found[name, number] = found.get((name, number), 0) + change * moved
+    return found
+
+
 def _quotas(counts: Counts, layers: int, classes: int) -> list[dict[str, list[int]]]:
     """Divide each class's counts over the layers.
 

@@ -18,6 +18,7 @@ from weft.cost_model.hrm.model import Site, linear_model
 from weft.cost_model.hrm.popularity import BadPopularity, popularity
 from weft.cost_model.hrm.popularity import parse as parse_popularity
 from weft.cost_model.hrm.shape import MoeShape, NoExperts, UnevenPages, Workload
+from weft.cost_model.hrm.spread import colder
 from weft.cost_model.hrm.trouble import GpuTooSmall, HostTooSmall
 from weft.frontend.models.presets import preset
 
@@ -251,3 +252,15 @@ def test_pages_that_do_not_divide_an_expert() -> None:
 def test_a_dense_model_has_no_policy() -> None:
     with pytest.raises(NoExperts, match="LlamaForCausalLM is dense"):
         MoeShape.of(preset("llama-1b"))
+
+
+def test_what_the_cpu_computes_is_what_is_used_least() -> None:
+    counts = {("cpu", 0): 5, ("resident", 0): 11, ("cpu", 1): 3, ("streamed", 1): 9,
+              ("resident", 1): 4}  # fmt: skip
+    found = colder(counts, (0.2, 0.0))
+    assert found["cpu", 0] == 0 and found["cpu", 1] == 8
+    for home in ("cpu", "resident", "streamed"):
+        assert sum(found.get((home, n), 0) for n in (0, 1)) == sum(
+            counts.get((home, n), 0) for n in (0, 1)
+        )
+    assert colder(counts, (0.1, 0.1)) == counts
