@@ -12,11 +12,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 Array = np.ndarray
-ALONE = 0.75
-"""How long a program computes with a multiprocessor to itself, of what it takes among others."""
-BESIDE = 0.15
-"""The part of the shorter launch's time, of items of many rows and of few, that the other hides."""
-NEARER = 0.35
+BESIDE = 0.4
+"""The part of the shorter launch's time, of items of many rows and of few, that the other hides,
+beside the way of its first keys."""
+NEARER = 0.1
 """The part of a program's own reading time that goes when everything comes from the cache."""
 
 
@@ -60,10 +59,10 @@ class Rates:
     cache: float = 6.8e12
     program: float = 3.9e10
     processor: float = 4.5e10
-    flops: float = 5.1e14
+    flops: float = 3.7e14
     processors: int = 132
     resident: int = 396
-    resident_many: int = 264
+    resident_many: int = 132
     launch: float = 0.4e-6
     item: float = 2.2e-6
     join: float = 2.9e-6
@@ -145,7 +144,8 @@ class Cost:
         rates, sizes = self.rates, (few, many)
         found = [launch.seconds(s) for launch, s in zip(self.launches, sizes, strict=True)]
         ours, theirs = found[0][:, None], found[1][None]
-        body = np.maximum(ours, theirs) + (1 - BESIDE) * np.minimum(ours, theirs)
+        apart = np.maximum(np.minimum(ours, theirs) - rates.item, 0.0)
+        body = np.maximum(ours, theirs) + (1 - BESIDE) * apart
         joined, slots = (
             left[:, None] + right[None] for left, right in zip(*(
                 launch.joined(s) for launch, s in zip(self.launches, sizes, strict=True)
@@ -235,7 +235,7 @@ class _Programs:
         shape, rates = self.shape, self.rates
         taken = np.where(self.rows <= shape.rows_few, 0, shape.rows_many)
         a_key = shape.key_bytes / shape.kv_heads / rates.program * (1 - NEARER * self.cached)
-        work = shape.flops(taken) / shape.kv_heads / rates.flops * rates.resident * ALONE
+        work = shape.flops(taken) / shape.kv_heads / rates.flops * rates.resident
         return keys * np.maximum(a_key, work)
 
 
