@@ -13,10 +13,7 @@ import numpy as np
 
 Array = np.ndarray
 BESIDE = 0.4
-"""The part of the shorter launch's time, of items of many rows and of few, that the other hides,
-beside the way of its first keys."""
-NEARER = 0.1
-"""The part of a program's own reading time that goes when everything comes from the cache."""
+"""The part of the shorter launch's time, of items of many rows and of few, that the other hides."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +62,7 @@ class Rates:
     resident_many: int = 132
     launch: float = 0.4e-6
     item: float = 2.2e-6
-    join: float = 2.9e-6
+    join: float = 2.6e-6
     slot: float = 4.0e-8
 
 
@@ -144,8 +141,7 @@ class Cost:
         rates, sizes = self.rates, (few, many)
         found = [launch.seconds(s) for launch, s in zip(self.launches, sizes, strict=True)]
         ours, theirs = found[0][:, None], found[1][None]
-        apart = np.maximum(np.minimum(ours, theirs) - rates.item, 0.0)
-        body = np.maximum(ours, theirs) + (1 - BESIDE) * apart
+        body = np.maximum(ours, theirs) + (1 - BESIDE) * np.minimum(ours, theirs)
         joined, slots = (
             left[:, None] + right[None] for left, right in zip(*(
                 launch.joined(s) for launch, s in zip(self.launches, sizes, strict=True)
@@ -178,7 +174,6 @@ class _Programs:
             roofs = np.array(roofs_of(self.keys, self.rows, shape, rates))
             again = _again(batch, runs, self.keys, shape)
             self.stream = float(roofs.max(0).sum()) - again * (1 / rates.memory - 1 / rates.cache)
-            self.cached = again / max(self.read, 1.0)
 
     def choices(self) -> Array:
         """Return keys of an item that are worth trying."""
@@ -234,7 +229,7 @@ class _Programs:
         """Return the seconds of an item of each run when its program has enough of the machine."""
         shape, rates = self.shape, self.rates
         taken = np.where(self.rows <= shape.rows_few, 0, shape.rows_many)
-        a_key = shape.key_bytes / shape.kv_heads / rates.program * (1 - NEARER * self.cached)
+        a_key = shape.key_bytes / shape.kv_heads / rates.program
         work = shape.flops(taken) / shape.kv_heads / rates.flops * rates.resident
         return keys * np.maximum(a_key, work)
 
