@@ -58,9 +58,8 @@ class DeviceExecutor(CompiledExecutor):
     Pages that are to be copied are so before the next step, all at once.
     The greedy draw is part of the recording. Other steps are launched one kernel after another; and
     so are, part by part, decode steps whose rows read more keys of host memory than their cache
-    holds at once (`host`). Prompts of a dense model are filled up with tokens that do nothing, and
-    logits of all with rows, so that the library's products come in few numbers of rows: `warm`
-    touches them all.
+    holds at once (`host`). The library's products in them are filled up with rows that nothing
+    reads, so that they come in few numbers of rows: `warm` touches them all.
     Nothing here waits for the device, except where a buffer on its way to it is still in use.
     """
 
@@ -88,9 +87,7 @@ class DeviceExecutor(CompiledExecutor):
         self.everything = torch.full((max_batch, words), -1, dtype=torch.int32, device=device)
         self._recorder = recorder or Rerun()
         self._sizes = bucket_sizes(max_batch)
-        plain = not config.experts and sparse is None and host is None
-        self._counts = token_counts(max_tokens) if plain else ()
-        self._logit_counts = logit_counts(max_batch)
+        self._counts, self._logit_counts = token_counts(max_tokens), logit_counts(max_batch)
         self._recorded = Recordings()
         self._latest: Recorded | None = None
         windows = set(config.windows) or {0}
@@ -141,28 +138,27 @@ class DeviceExecutor(CompiledExecutor):
         recipe, *sent = self._sent(step, source, lists, few=False)
         launches, logits = recipe.flow(*sent)
         self._run_all(recipe, launches)
-        return logits[: step.logits_rows.shape[0]]
+        return logits
 
     def _sent(
         self, step: StepInput, source: np.ndarray | None, lists: Lists, few: bool
-    ) -> tuple[Recipe, dict[str, Any], dict[str, int]]:  # fmt: skip
-        """Send a step's arrays to places of about their size; return the recipe that runs it, its
-        inputs and extents. With `few` a decode step takes the recipe of its rows, where it is not
-        the general one."""
-        rows, extents = step.tokens.shape[0], self._extents(step)
-        recipes = self._sparse_recipes if lists.sparse else self._recipes
-        recipe = recipes[-1][1]
-        if few and step.is_decode:
-            recipe = _fitting(recipes, rows, lists.apart)
-        else:
-            extents["T"] = filled(self._counts, rows)
-            extents["R"] = filled(self._logit_counts, extents["R"])
-        layout = Layout.of([*((name, extents["T"]) for name in (*_SENT[:-1], "source")),
-                            (_SENT[-1], extents["R"]), *lists.sizes()])  # fmt: skip
+    ) -> tuple[Recipe, dict[str, Any], dict[str, int], dict[str, int]]:  # fmt: skip
+        """Send a step's arrays to places of their own size; return the recipe that runs it, its
+        inputs, its extents, and those that the library's products are filled up to. With `few` a
+        decode step takes the recipe of its rows, where it is not the general one."""
+        rows = step.tokens.shape[0]
+        layout = Layout.of([*((name, rows) for name in (*_SENT[:-1], "source")),
+                            (_SENT[-1], step.logits_rows.shape[0]), *lists.sizes()])  # fmt: skip
         self._fill(layout, step, source, lists.arrays, None)
         inputs = self._lists.bind(layout.views(self._staging.device), lists.extents)
         self._feed_tokens(inputs, rows)
-        return recipe, inputs, extents
+        recipes = self._sparse_recipes if lists.sparse else self._recipes
+        extents = self._extents(step)
+        if few and step.is_decode:
+            return _fitting(recipes, rows, lists.apart), inputs, extents, {}
+        counts = {"T": self._counts, "R": self._logit_counts}
+        more = {name: filled(counts[name], extents[name]) for name in counts}
+        return recipes[-1][1], inputs, extents, more
 
     def _groups(self, step: StepInput) -> list[tuple[int, int]]:
         """Return the runs of sequences that are run apart, as their cache cannot hold what all
@@ -187,7 +183,7 @@ class DeviceExecutor(CompiledExecutor):
             launches, logits = recipe.flow(*sent)
             self._run_all(recipe, launches)
             if len(wanted):
-                found[wanted[0] : wanted[-1] + 1] = logits[: len(wanted)]
+                found[wanted[0] : wanted[-1] + 1] = logits
         return found
 
     def copy_page(self, source: int, target: int) -> None:
@@ -203,7 +199,7 @@ class DeviceExecutor(CompiledExecutor):
     def launches(self, step: StepInput) -> list[BoundLaunch]:
         """Return the launches of a step, to be timed: they may run in any order, and repeatedly."""
         recipe, *sent = self._sent(step, None, self._lists.plan(step), few=True)
-        return numbered(recipe, recipe.bind(*sent)[0])
+        return numbered(recipe, list(recipe.flow(*sent)[0]))
 
     def warm(self) -> None:
         """Run the library's products of the general function once for each number of rows that
@@ -264,7 +260,7 @@ class DeviceExecutor(CompiledExecutor):
             count = len(array)
             buffer[at : at + count] = array
             if count < size and name != PAGES:
-                filling = _filling(name) if room is None else room.filling(name, array)
+                filling = -1 if room is None else room.filling(name, array)
                 buffer[at + count : at + size] = filling
         self._staging.send(end)
 
@@ -321,11 +317,6 @@ _SENT = ("tokens", "positions", "slots", "logits_rows")
 
 
 _NOTHING = np.zeros(1, np.int32)[:0]
-
-
-def _filling(name: str) -> int:
-    """Return what tokens that do nothing have: no place for keys, no row that gives them."""
-    return -1 if name in ("slots", "source") else 0
 
 
 def _as_it_is(tensor: Tensor) -> Tensor:

@@ -111,16 +111,26 @@ class Recipe:
         launches, logits = self.flow(inputs, extents)
         return list(launches), logits
 
-    def flow(self, inputs: Mapping[str, Tensor | int], extents: Mapping[str, int]
-             ) -> tuple[Iterator[Launch], Tensor]:  # fmt: skip
+    def flow(
+        self, inputs: Mapping[str, Tensor | int], extents: Mapping[str, int],
+        filled: Mapping[str, int] | None = None,
+    ) -> tuple[Iterator[Launch], Tensor]:  # fmt: skip
         """Return the same launches one by one, each bound when it is taken: a device begins with
-        the first while the others are bound."""
+        the first while the others are bound.
+
+        The library's products are of the rows that `filled` says, where it says more than
+        `extents`: what stands behind the step's own is of no matter, and nothing reads what
+        comes of it."""
         raw, ready, convert = list(self._static), list(self._ready), self._memory.convert
+        wide, extended = list(self._static), {**extents, **(filled or {})}
 
         def fill(slots: Sequence[int]) -> None:
             for slot in slots:
-                found = raw[slot] = self._of_step(self._slots.keys[slot], inputs, extents)
+                key = self._slots.keys[slot]
+                found = raw[slot] = wide[slot] = self._of_step(key, inputs, extents)
                 ready[slot] = convert(found) if isinstance(found, Tensor) else found
+                if filled and key[0] == "arena":
+                    wide[slot] = self._of_step(key, inputs, extended)
 
         def launches() -> Iterator[Launch]:
             for (function, slots), first in zip(self._calls, self._first, strict=True):
@@ -128,7 +138,8 @@ class Recipe:
                 if isinstance(function, _ByRows):
                     function = function.few if extents["T"] <= function.up_to else function.many
                 if function in ROUTINES:
-                    yield ROUTINES[function]([raw[slot] for slot in slots])
+                    values = wide if function in SCALES else raw
+                    yield ROUTINES[function]([values[slot] for slot in slots])
                 else:
                     yield function, tuple([ready[slot] for slot in slots])
 
