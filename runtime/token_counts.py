@@ -1,9 +1,9 @@
-"""Numbers of rows that a library's products come in: steps of prompts are filled up to them.
+"""Numbers of rows that a library's products come in: those of prompts are filled up to them.
 
 For each number of rows it may choose another kernel, and loads that when it first needs it. On an
 H200 that took 2 to 13 ms for prompts, and up to 75 ms for few rows: prompts of all lengths would go
-on doing so for a long time. What is filled up is computed in vain, which costs as much as anything
-where products draw all the power that a device may: so the numbers are near one another.
+on doing so for a long time. A row that is filled up is computed in vain, which costs as much as any
+other where products draw all the power that a device may: so the numbers are near one another.
 """
 
 from __future__ import annotations

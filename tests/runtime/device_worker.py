@@ -35,7 +35,7 @@ from weft.passes.graph.weight_format import ChooseWeightFormat
 from weft.passes.manager import Context, run_passes
 from weft.passes.tile.gpu_schedules import gpu_step_kernels
 from weft.passes.tile.regimes import lower_for_gpu, merge_kernels
-from weft.runtime import ranks, sparse_lists
+from weft.runtime import library, ranks, sparse_lists
 from weft.runtime.engine import Engine
 from weft.runtime.executor import ReferenceExecutor
 from weft.runtime.key_room import KeyRoom
@@ -149,6 +149,18 @@ def constrained() -> Watch:
     return watch
 
 
+def rows_of_products() -> set[int]:
+    """Return the numbers of rows that the library multiplies from now on."""
+    rows, product = set(), library._matmul_f32
+
+    def counted(x: torch.Tensor, *rest: Any) -> None:
+        rows.add(len(x))
+        product(x, *rest)
+
+    library._matmul_f32 = counted
+    return rows
+
+
 def generate(
     executor: Any, sampler: Any = None, shared: int = 20, most: int = 9, watched: bool = False
 ) -> list[list[int]]:
@@ -223,7 +235,9 @@ def main() -> None:
     sparse_lists.group_arrays = lambda found, pages: (
         groups.extend(len(group.rows) for group in found) or made(found, pages)
     )
+    multiplied = rows_of_products()
     found = generate(device, device_sampler(device, kernels), shared, most, together)
+    assert multiplied <= {*device._counts, *device._logit_counts, *device._sizes}, multiplied
     assert sys.argv[1] not in ("sparse", "together") or 3 in groups
     expected = generate(meaning, shared=shared, most=most, watched=together)
     if launch.count > 1:
