@@ -129,8 +129,10 @@ class Growing:
             "item_high": self._high[items], "row_limit": self._limit[there], "row_query": query,
             "row_slot": slot, "merge_query": merge_query, "merge_start": merge_start,
         }  # fmt: skip
+        many = np.flatnonzero(size > self._few)  # items that a launch of their own looks for
         extents = {"W": len(size), "R": len(query), "G": len(merge_query), "G1": len(merge_start),
-                   "S": int((slot >= 0).sum()), "F": len(rows)}  # fmt: skip
+                   "S": int((slot >= 0).sum()), "F": len(rows),
+                   "M": int(many[-1]) + 1 if len(many) else min(1, len(size))}  # fmt: skip
         self._take(
             arrays | {PLANNED + name: np.ascontiguousarray(array, np.int32)
                       for name, array in made.items()},

@@ -40,6 +40,8 @@ def check_states(lists, rows):
     assert alone | set(joined) == set(range(rows)) and not alone & set(joined)
     counts = {"W": "item_low", "R": "row_limit", "G": "merge_query", "G1": "merge_start"}
     assert all(extents[name] == len(arrays[array]) for name, array in counts.items())
+    many = np.flatnonzero(arrays["item_rows"] > SMALL.rows_few)
+    assert set(many) <= set(range(extents["M"])) and extents["M"] <= extents["W"]
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(0, 3), st.integers(2, 14))
@@ -61,6 +63,17 @@ def test_rows_that_leave_take_their_part_of_the_lists_along(seed, groups, rows):
             rows -= 1
             lengths[row], table[row] = lengths[rows], table[rows]
         lengths, table = lengths[:rows] + 1, table[:rows]
+
+
+def test_lists_of_a_last_row_have_no_places_of_those_that_shared_its_keys():
+    lists, rows = lists_of(Shape(32, 8, 128, 64, SMALL.rows_few, 16, 64)), 64
+    table = np.arange(rows * 40).reshape(rows, 40)
+    table[:, :32] = table[0, :32]
+    shared = lists.plan(decode_step([2100] * rows, table.tolist()))
+    alone = lists.plan(decode_step([2101], table[:1].tolist()))
+    assert shared.extents["plan_M"] > len(alone.arrays["plan_item_row"]) > 1
+    check_states(alone, 1)
+    assert alone.apart
 
 
 def test_lists_are_planned_anew_some_steps_after_rows_have_left(monkeypatch):
@@ -131,9 +144,9 @@ def test_lists_with_too_many_items_for_a_recorded_room_are_cut_anew(prefix, own)
 
 def test_lists_that_would_take_much_longer_cut_anew_are_left():
     lists = AttentionLists(Shape(4, 2, 16, 16, 8, 32, 64), (0,), torch.device("cpu"), 4096)
-    few = lists.plan(decode_step([30] * 12, np.arange(12 * 2048).reshape(12, 2048).tolist()))
+    few = lists.plan(decode_step([30] * 12, np.arange(12 * 4096).reshape(12, 4096).tolist()))
     room = lists.room(16, few, 1 << 18)
-    step = decode_step([32_000], np.arange(2048)[None].tolist())
+    step = decode_step([64_000], np.arange(4096)[None].tolist())
     planned = lists.plan(step)
     assert not room.takes(planned) and lists.within(step, planned, room) is None
 
