@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from weft.runtime.attention_cost import Cost
 from weft.runtime.attention_plan import (
     Batch,
     Rates,
@@ -113,3 +114,36 @@ def test_more_keys_take_longer(chunk: int) -> None:
         batch = forks(8, 0, own)
         times.append(predict(batch, choose_runs(batch, LLAMA, Rates()), LLAMA, Rates(), chunk))
     assert times == sorted(times)
+
+
+def test_items_of_many_rows_stand_first_and_fill_the_device_once() -> None:
+    rates = Rates()
+    for count, prefix in ((64, 2048), (128, 4096), (16, 8192)):
+        work = plan(forks(count, prefix, 100), LLAMA, rates, cascade=True)
+        large = work.item_rows > LLAMA.rows_few
+        assert large.any() and not large.all() and not (np.diff(large.astype(int)) > 0).any()
+        assert large.sum() * LLAMA.kv_heads <= rates.resident_many
+        keys = work.item_high - work.item_low
+        assert (keys[~large] == 100).all() and keys[large].max() < prefix
+
+
+def test_what_is_chosen_takes_least_of_all_ways_to_cut() -> None:
+    for count, prefix, own in ((16, 2048, 512), (4, 0, 9000), (48, 512, 64)):
+        batch = forks(count, prefix, own)
+        cost = Cost(batch, choose_runs(batch, LLAMA, Rates(), True), LLAMA, Rates())
+        seconds, sizes = cost.least()
+        assert len(sizes) == len(cost.runs)
+        assert all(seconds <= cost.seconds(size) for size in set(sizes.tolist()))
+
+
+def test_two_launches_side_by_side_take_less_than_in_turn_and_no_less_than_one() -> (
+    None
+):
+    batch = forks(64, 4096, 512)
+    cost = Cost(batch, choose_runs(batch, LLAMA, Rates(), True), LLAMA, Rates())
+    few, many = (float(launch.seconds(np.array([512]))[0]) for launch in cost.launches)
+    both = cost.seconds(512)
+    assert max(few, many) < both and min(few, many) > 0
+    states = cost.launches[1].joined(np.array([512]))[0][0] + 64
+    join = Rates().join + states * LLAMA.state_bytes / Rates().memory
+    assert both - join - 64 * Rates().slot < few + many + Rates().launch
