@@ -218,7 +218,10 @@ class SparseStep:
         count = int(self.given["counts"][0, head])
         tokens = self.given["chosen"][head, :count].long()
         bins = self.given.get("bins")
-        scores = self.given["scores"][head] if bins is None else bins[:, head].reshape(-1)
+        if bins is None:
+            scores = self.given["scores"][head]
+        else:
+            scores = bins.view(torch.uint8)[:, head].reshape(-1)
         scores = scores[p.sinks : n - p.recent]
         inside = (tokens >= p.sinks) & (tokens < n - p.recent)
         kept = torch.zeros_like(scores, dtype=torch.bool)

@@ -130,7 +130,7 @@ class SparseLists:
         self._words, pages = True, self.capacity // shape.page
         for name in ("worth", "score_unit"):
             found[name] = torch.zeros((rows, heads), device=device)
-        bins = self._allocate("bins", (pages, heads, shape.page), torch.uint8)
+        bins = self._allocate("bins", (pages, heads, shape.page // 4), torch.int32)
         return found | {"bins": bins, "CP": pages}
 
     def rows(self, step: StepInput) -> SparseRows:

@@ -11,21 +11,25 @@ from __future__ import annotations
 from ...ir.core import Operation, Value
 from ...ir.sparse import MOST_SHARES
 from ...ir.sparse import SCORE_STEPS as BINS
-from .bin_boundary import BinSelection, Boundary
+from .bin_boundary import BinSelection, Boundary, Ending
 from .builder import KernelBuilder
 from .packed_counts import KINDS
 from .row_parts import SHARES
 from .score_place import Place
+from .step_words import WIDTH, AtLeast, bits, count_bits, lowest_place
 
-RUN = 16
-"""Tokens that follow each other in a thread."""
+RUN = 32
+"""Tokens that follow each other in a thread: a bit each."""
+
+AT_ONCE = 4
+"""Words that a thread loads at once: sixteen bytes."""
 
 
 def select_bins(shape: BinSelection) -> Operation:
     """Return the kernel; a program writes the choices of a part of one row and key head.
 
     Arguments: B, C = CP * P, CP, base, kv_lengths (0: nothing is selected), budgets, span [B] (see
-    `word_scores`), coarse, bins [CP, K, P] u8, fine (see `step_counts`), chosen [K, C] i32
+    `word_scores`), coarse, bins [CP, K, P / 4] i32, fine (see `step_counts`), chosen [K, C] i32
     (ascending), counts [B, K] i32. Where the shape is adaptive, in place of `coarse` and `fine`
     tally, and worth [B, K] f32 (see `query_words`): all tokens of a step weigh the same.
     """
@@ -41,7 +45,7 @@ class _SelectBins:
         self.rows, *_ = (b.scalar(extent) for extent in ("B", "C", "CP"))
         self.place = Place(b, True, shape.page, pages=False)
         self.boundary = Boundary(b, self.rows, shape)
-        self.bins = b.buffer("bins", "u8", "CP", shape.kv_heads, shape.page)
+        self.bins = b.buffer("bins", "i32", "CP", shape.kv_heads, shape.page // WIDTH)
         sizes = ("B", shape.kv_heads, MOST_SHARES)
         if shape.adaptive:
             self.tally = b.buffer("tally", "i32", *sizes, BINS)
@@ -59,72 +63,78 @@ class _SelectBins:
         ends.enter(self.head, self.row)
         end = (ends.end_by_worth(self.tally, self.worth, self.part) if s.adaptive
                else ends.end(self.fine, self.part))  # fmt: skip
-        self.limit, self.ties, self.span, self.length = end.limit, end.ties, ends.span, ends.length
-        text = "where((a < c) & (a + b > c), 1, 0)"
-        some = b.map(text, end.tied, end.mine, self.ties, dtype="i32", hint="some")
-        low, high = self.span.part(self.part, SHARES)
-        middle = b.map("where(a > 0, b, c)", some, low, high, dtype="i32", hint="middle")
-        self._whole(low, middle, end.before, end.tied)
-        self._ranked(middle, high, end.before, end.tied)
+        self.span, self.length = ends.span, ends.length
+        self._middle(*self.span.part(self.part, SHARES), end)
         self._ends(ends.want)
         facts = ("B >= 0", f"C == CP * {s.page}", *self.place.facts)
         return b.finish(s.kv_heads, "B", SHARES, requires=facts, of="graph.select")
 
-    def _tokens(self, base: Value, high: Value) -> tuple[Value, Value]:
-        """Return the positions and steps of some tokens, `RUN` in a thread; 0 past the end."""
+    def _middle(self, low: Value, high: Value, end: Ending) -> None:
+        """Write a part's choices of the middle: those above the last step, and of that as many as
+        are left."""
+        b, s = self.b, self.shape
+        above = b.map("a + 1", end.limit, dtype="i32", hint="above")
+        self.least = [AtLeast(b, least) for least in (end.limit, above)]
+        text = "a + b + min(c, d)"
+        at = b.map(text, self.span.first, end.before, end.tied, end.ties, dtype="i32", hint="at")
+        left = b.map("max(a - b, 0)", end.ties, end.tied, dtype="i32", hint="left")
+        with b.loop(low, high, at, left, step=s.rows, hint="page") as loop:
+            at, left = loop.carried
+            unit, over, tied = self._runs(loop.index, high)
+            text = "a | (b << 16)"
+            counts = [count_bits(b, over), count_bits(b, tied)]
+            each = b.map(text, *counts, dtype="i32", hint="each")
+            before = b.map("a - b", b.scan(each, 0), each, dtype="i32", hint="before")
+            text = "max(min(a - (b >> 16), c), 0)"
+            kept = b.map(text, left, before, counts[1], dtype="i32", hint="kept")
+            text = "a + (b & 65535) + min(c, b >> 16)"
+            place = b.map(text, at, before, left, dtype="i32", hint="place")
+            self._put_runs(place, unit, over, tied, kept)
+            found = b.reduce("sum", each, 0, hint="found")
+            text = "a + (b & 65535) + min(c, b >> 16)"
+            loop.yields(b.map(text, at, found, left, dtype="i32", hint="at"),
+                        b.map("max(a - (b >> 16), 0)", left, found, dtype="i32"))  # fmt: skip
+
+    def _runs(self, base: Value, high: Value) -> tuple[Value, Value, Value]:
+        """Return the first position of each run of some pages, and which of its tokens are above
+        the last step and in it, as bits; none past the end."""
         b, s = self.b, self.shape
         run = min(RUN, s.page)
-        first = b.expand(b.map(f"a * {run}", b.iota(s.rows * s.page // run), dtype="i32"), 1)
-        lane = b.map("a + b", first, b.expand(b.iota(run), 0), dtype="i32", hint="lane")
-        number = b.map(f"a + b // {s.page}", base, lane, dtype="i32", hint="number")
-        offset = b.map(f"a % {s.page}", lane, dtype="i32", hint="offset")
-        there = b.map("a < b", number, high, hint="there")
-        at = b.map(f"a // {s.page} + b", self.place.start, number, dtype="i32", hint="at")
-        step = b.load(self.bins, at, self.head, offset, mask=there, dtype="i32", hint="step")
-        unit = b.map(f"a * {s.page} + b", number, offset, dtype="i32", hint="unit")
-        return unit, step
+        lane, words = b.iota(s.rows * s.page // run), run // WIDTH
+        each = s.page // run
+        number = b.map(f"a + b // {each}", base, lane, dtype="i32", hint="number")
+        there = b.expand(b.map("a < b", number, high, hint="there"), 1)
+        text = f"a // {s.page} + b"
+        at = b.expand(b.map(text, self.place.start, number, dtype="i32", hint="at"), 1)
+        first = b.expand(b.map(f"a % {each} * {words}", lane, dtype="i32", hint="first"), 1)
+        few = min(words, AT_ONCE)
+        parts = []
+        for part in range(words // few):
+            text = f"a + b + {part * few}"
+            word = b.map(text, first, b.expand(b.iota(few), 0), dtype="i32", hint="word")
+            parts.append(b.load(self.bins, at, self.head, word, mask=there, hint="steps"))
+        some, over = (bits(b, [least.marks(x) for x in parts]) for least in self.least)
+        text = f"a * {s.page} + b % {each} * {run}"
+        unit = b.map(text, number, lane, dtype="i32", hint="unit")
+        return unit, over, b.map("a ^ b", some, over, dtype="i32", hint="tied")
 
-    def _whole(self, low: Value, high: Value, before: Value, tied: Value) -> None:
-        """Write a part's choices where those of the last step are all taken, or none of them."""
-        b, s = self.b, self.shape
-        text = "where(a < b, c, c + 1)"
-        least = b.map(text, tied, self.ties, self.limit, dtype="i32", hint="least")
-        text = "a + b + min(c, d) - 1"
-        over = b.map(text, self.span.first, before, tied, self.ties, dtype="i32", hint="over")
-        with b.loop(low, high, over, step=s.rows, hint="page") as loop:
-            unit, step = self._tokens(loop.index, high)
-            take = b.map("a >= b", step, least, dtype="bool", hint="take")
-            mark = b.map("where(a, 1, 0)", take, dtype="i32", hint="mark")
-            each = b.reduce("sum", mark, 1, hint="each")
-            text = "a + b - c"
-            runs = b.map(text, loop.carried[0], b.scan(each, 0), each, dtype="i32", hint="runs")
-            place = b.map("a + b", b.scan(mark, 1), b.expand(runs, 1), dtype="i32", hint="place")
-            self._put(place, unit, take)
-            more = b.reduce("sum", each, 0, hint="more")
-            loop.yields(b.map("a + b", loop.carried[0], more, dtype="i32", hint="over"))
-
-    def _ranked(self, low: Value, high: Value, before: Value, tied: Value) -> None:
-        """Write a part's choices where some of the last step are taken, from the lowest position
-        up: marks count tokens above it in their low half, and those in it in their high half."""
-        b, s = self.b, self.shape
-        with b.loop(low, high, before, tied, step=s.rows, hint="page") as loop:
-            over, tied = loop.carried
-            unit, step = self._tokens(loop.index, high)
-            text = "where(a > b, 1, where(a == b, 65536, 0))"
-            mark = b.map(text, step, self.limit, dtype="i32", hint="mark")
-            each = b.reduce("sum", mark, 1, hint="each")
-            runs = b.map("a - b", b.scan(each, 0), each, dtype="i32", hint="runs")
-            ranks = b.map("a + b", b.scan(mark, 1), b.expand(runs, 1), dtype="i32", hint="ranks")
-            rank = b.map("a + (b >> 16)", tied, ranks, dtype="i32", hint="rank")
-            text = "((a & 1) == 1) | ((a > 65535) & (b <= c))"
-            take = b.map(text, mark, rank, self.ties, dtype="bool", hint="take")
-            text = "a + b + (c & 65535) + min(d, e) - 1"
-            place = b.map(text, self.span.first, over, ranks, rank, self.ties, dtype="i32",
-                          hint="place")  # fmt: skip
-            self._put(place, unit, take)
-            marks = b.reduce("sum", each, 0, hint="marks")
-            loop.yields(b.map("a + (b & 65535)", over, marks, dtype="i32"),
-                        b.map("a + (b >> 16)", tied, marks, dtype="i32"))  # fmt: skip
+    def _put_runs(self, place: Value, unit: Value, over: Value, tied: Value, kept: Value) -> None:
+        """Write a run's choices from the lowest up: what is over, and the first `kept` tied."""
+        b = self.b
+        text = "a | where(c > 0, b, 0)"
+        left = b.map(text, over, tied, kept, dtype="i32", hint="left")
+        most = b.reduce("max", count_bits(b, left), 0, hint="most")
+        with b.loop(b.full(0, "i32"), most, left, place, kept, hint="choice") as loop:
+            left, place, kept = loop.carried
+            lowest = b.map("a & (0 - a)", left, dtype="i32", hint="lowest")
+            equal = b.map("where((a & b) != 0, 1, 0)", lowest, tied, dtype="i32", hint="equal")
+            text = "where((a != 0) & ((b == 0) | (c > 0)), 1, 0)"
+            take = b.map(text, lowest, equal, kept, dtype="i32", hint="take")
+            at = b.map("a + b", unit, lowest_place(b, lowest), dtype="i32", hint="at")
+            self._put(place, at, b.map("a > 0", take, dtype="bool"))
+            loop.yields(b.map("a ^ b", left, lowest, dtype="i32"),
+                        b.map("a + b", place, take, dtype="i32"),
+                        b.map("a - b", kept, equal, dtype="i32"))  # fmt: skip
 
     def _ends(self, want: Value) -> None:
         """The first part writes the forced tokens around the middle, and how many are chosen."""

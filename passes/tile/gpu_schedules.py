@@ -40,7 +40,7 @@ MEASURED = {
     "word_scores": Schedule(num_warps=4),
     "shared_labels": Schedule(num_warps=4),
     "step_counts": Schedule(num_warps=2),
-    "select_bins": Schedule(num_warps=4, registers=64),
+    "select_bins": Schedule(num_warps=4),
 }
 """Schedules that a search over warps and stages found on an H100, unlike the others'."""
 

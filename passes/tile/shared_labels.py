@@ -17,6 +17,7 @@ from dataclasses import replace
 from ...ir.core import Operation, Value
 from .packed_counts import KINDS, add_counts, no_counts_apart, sum_counts
 from .row_parts import PARTS
+from .step_words import WIDTH, pack
 from .word_labels import Scoring, WordScores
 
 LEAST = 32
@@ -83,19 +84,29 @@ class _SharedLabels(Scoring):
     def _round(self, index: Value, state: list[Value]) -> tuple[Value, ...]:
         """Score the pages from `index` on for all rows; the state has counts, the page ids of the
         next round and the labels of this one."""
-        b, page = self.b, self.shape.labels.page
+        b = self.b
         after = b.map(f"a + {self.shape.rows}", index, dtype="i32", hint="after")
         following = self._following(after, state[4])
         number = b.map("a + b", index, self.ahead, dtype="i32", hint="number")
         score = self._scores(state[5])
         number, offset = b.expand(number, 1), b.expand(self.offset, 1)
-        mine = b.map("a < b", number, self.ends, dtype="bool", hint="mine")
         inside = self.span.inside(number, offset, self.ends)
         step = self.step(score, inside, self.top, self.factor)
-        at = b.map(f"a // {page} + b", self.start, number, dtype="i32", hint="at")
-        b.store(self.bins, at, self.head, offset, step, mask=mine)
+        self._keep(index, step)
         kinds = b.map("a >> 4", step, dtype="i32", hint="kind")
         return *add_counts(b, state[:4], kinds), *following
+
+    def _keep(self, index: Value, steps: Value) -> None:
+        """Write the steps [keys, members] of the pages from `index` on."""
+        b, s, page = self.b, self.shape, self.shape.labels.page
+        words = pack(b, steps, 0)
+        lane = b.expand(b.iota(s.keys // WIDTH), 1)
+        text = f"a + b // {page // WIDTH}"
+        number = b.map(text, index, lane, dtype="i32", hint="number")
+        word = b.map(f"a % {page // WIDTH}", lane, dtype="i32", hint="word")
+        mine = b.map("a < b", number, self.ends, dtype="bool", hint="mine")
+        at = b.map(f"a // {page} + b", self.start, number, dtype="i32", hint="at")
+        b.store(self.bins, at, self.head, word, words, mask=mine)
 
     def _pages(self, index: Value, rounds: int) -> Value:
         """Return the ids [keys] of the pages of a round that comes so many rounds after `index`."""

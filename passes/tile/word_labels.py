@@ -24,6 +24,7 @@ from .labels import Labels, _rounded
 from .packed_counts import KINDS, ROUNDS, add_counts, no_counts, sum_counts
 from .row_parts import PARTS, Middle
 from .score_place import Place
+from .step_words import WIDTH, pack
 from .tail_mass import LaneMass
 
 QUERY = 127
@@ -190,8 +191,8 @@ def word_scores(shape: WordScores) -> Operation:
     base [B] (where a row's pages and its tokens begin; base is a whole page), kv_lengths [B] (0 for
     a row that selects nothing), span, own [B] (the pages by which a row is cut into parts, at least
     those that it has; and its first that `shared_labels` has not scored), labels [N, K, W, P], bins
-    [CP, K, P] u8, tally [B, K, 32, 256] i32: of each part of a row the tokens of the middle in each
-    step.
+    [CP, K, P / 4] i32 (see `step_words`), coarse [B, K, 32, 16] i32: of each part of a row the tokens
+    of the middle in each sixteenth of the steps.
     """
     return _WordScores(shape).kernel()
 
@@ -213,7 +214,7 @@ class Scoring:
         self.lengths, self.spans = (b.buffer(n, "i32", "B") for n in ("kv_lengths", "span"))
         self.words = label_words(labels)
         self.pool = b.buffer("labels", "i32", "N", labels.kv_heads, self.words, labels.page)
-        self.bins = b.buffer("bins", "u8", "CP", labels.kv_heads, labels.page)
+        self.bins = b.buffer("bins", "i32", "CP", labels.kv_heads, labels.page // WIDTH)
         self.coarse = b.buffer("coarse", "i32", "B", labels.kv_heads, MOST_PARTS, KINDS)
 
     @property
@@ -303,7 +304,8 @@ class _WordScores(Scoring):
             best = b.map("max(a, b)", best, total, dtype="i32", hint="best")
         step = self.step(best, inside, query.top, query.factor)
         at = b.map(f"a // {page} + b", self.place.start, number, dtype="i32", hint="at")
-        b.store(self.bins, at, self.head, self.offset, step, mask=there)
+        word = b.expand(b.iota(page // WIDTH), 0)
+        b.store(self.bins, at, self.head, word, pack(b, step), mask=there)
         kinds = b.map("a >> 4", step, dtype="i32", hint="kind")
         more = self.mass.add(state[known:], totals, best, inside) if self.mass else ()
         return *add_counts(b, state[:4], kinds), *following, *more

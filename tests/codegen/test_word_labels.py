@@ -90,7 +90,7 @@ def run_all(
         "budgets": np.array(WANTED, "i4"), "Q": len(groups), "QM": SHARERS * len(groups), **lists,
         "query": np.full((rows, 2, 2 * 2), -7, "i4"), "bias": np.full((rows, 2, 2), -7, "i4"),
         "reach": np.full((rows, 2, 2), -7, "i4"), "CP": total,
-        "bins": np.full((total, 2, PAGE), 201, "u1"),
+        "bins": np.full((total, 2, PAGE // 4), -0x36363637, "i4"),
         "tally": np.full((rows, 2, MOST_SHARES, BINS), -9, "i4"),
         **{name: np.full((rows, 2), np.nan, "f4") for name in ("worth", "score_unit")},
         **{name: np.full((rows, HEADS, MOST_PARTS), np.nan, "f4")
