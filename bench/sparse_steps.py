@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
+from math import ceil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,7 +22,12 @@ from weft.passes.tile.attention_join import attention_merge
 from weft.passes.tile.attention_parts import Parts, tuned
 from weft.passes.tile.gpu_schedules import gpu_schedule, gpu_step_kernels
 from weft.passes.tile.labels import Labels
-from weft.passes.tile.lower_sparse import LISTED, LISTED_WITH_TAIL, selection_on_gpu
+from weft.passes.tile.lower_sparse import (
+    LISTED,
+    LISTED_WITH_TAIL,
+    lists_slots,
+    selection_on_gpu,
+)
 from weft.passes.tile.regimes import lower_for_gpu, merge_kernels
 from weft.passes.tile.sparse_parts import SparseParts, sparse_parts
 from weft.passes.tile.word_labels import QUERY
@@ -90,16 +96,18 @@ class SparseStep:
     def __init__(self, setting: Setting, folder: Path, sets: int = 0) -> None:
         self.setting, s, device = setting, setting.shape, setting.device
         policy, p = setting.policy, setting.policy
-        cold = 1 if device == "cpu" else max(1, min(16, -(-COLD // setting.bytes)))
+        read = setting.bytes / setting.bound
+        cold = 1 if device == "cpu" else max(1, min(16, ceil(COLD / read)))
         sets = sets or cold
         each = setting.batch * -(-setting.context // s.page)
         self._pools(sets * each + 1)
         scale, few = s.head_dim**-0.5, device == "cpu"
+        slots = lists_slots(policy, s.head_dim)
         chooses, scored = selection_on_gpu(policy, setting.labels, s.heads, scale, s.q,
-                                           64 if few else 1024)  # fmt: skip
+                                           64 if few else 1024, slots)  # fmt: skip
         listed = LISTED_WITH_TAIL if scored.tail else LISTED
         gathers = SparseParts(**{**vars(s), "unit": p.unit}, tail=scored if scored.tail else None,
-                              keys_listed=0 if few else listed)  # fmt: skip
+                              keys_listed=0 if few else listed, slots=slots)  # fmt: skip
         self.kernels = [*chooses, sparse_parts(gathers), attention_merge(s.heads, s.head_dim, s.q)]
         built = load_kernels([(kernel, gpu_schedule(kernel, True)) for kernel in self.kernels],
                              folder, interpreted=device == "cpu")  # fmt: skip
@@ -217,6 +225,11 @@ class SparseStep:
         s, n, p = self.setting.shape, self.setting.context, self.setting.policy
         count = int(self.given["counts"][0, head])
         tokens = self.given["chosen"][head, :count].long()
+        if lists_slots(p, s.head_dim):
+            number = torch.empty(len(self.k), dtype=torch.int64, device=tokens.device)
+            pages = self.tables[0][: -(-n // s.page)].long()
+            number[pages] = torch.arange(len(pages), device=tokens.device)
+            tokens = number[tokens // s.page] * s.page + tokens % s.page
         bins = self.given.get("bins")
         if bins is None:
             scores = self.given["scores"][head]

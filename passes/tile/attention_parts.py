@@ -111,8 +111,8 @@ class _Parts:
     def __init__(self, shape: Parts) -> None:
         self.shape = s = shape
         b = self.b = KernelBuilder(s.name)
-        for extent in ("T", "N", "W", "R", "E", "S", *("M" * (s.items == MANY))):
-            b.scalar(extent)
+        extents = ("T", "N", "W", "R", "E", "S", *("M" * (s.items == MANY)))
+        _, self.pool_pages, *_ = (b.scalar(extent) for extent in extents)
         self.q = b.buffer("q", s.q, "T", s.heads * s.head_dim)
         self.items = [b.buffer(f"item_{name}", "i32", "W")
                       for name in ("row", "rows", "page", "low", "high")]  # fmt: skip

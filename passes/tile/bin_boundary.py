@@ -21,7 +21,8 @@ from .row_parts import PARTS, SHARES, Middle, parts_of
 @dataclass(frozen=True)
 class BinSelection:
     """The static shape: tokens of pages of `page`; `keys` tokens are looked at at a time. Beside
-    the budget one amount more may bound what is taken, `threshold` or `top_p` (`ir.sparse`)."""
+    the budget one amount more may bound what is taken, `threshold` or `top_p` (`ir.sparse`). With
+    `slots` what is written is where a token lies in the pool of keys, not its position."""
 
     kv_heads: int
     page: int
@@ -30,6 +31,7 @@ class BinSelection:
     keys: int = 2048
     threshold: float = 0.0
     top_p: float = 0.0
+    slots: bool = False
 
     @property
     def adaptive(self) -> bool:
@@ -79,7 +81,7 @@ class Boundary:
         self.head, self.row = head, row
         self.length = b.load(self.lengths, row, hint="length")
         span = b.load(self.spans, row, hint="span")
-        self.span = Middle(b, self.rows, s.sinks, s.recent, s.page, self.length, span)
+        self.span = Middle(b, self.rows, s.kv_heads, s.sinks, s.recent, s.page, self.length, span)
         text = "max(min(a - (b - (c - d)), c - d), 0)"
         budget = b.load(self.budgets, row, hint="budget")
         self.want = b.map(text, budget, self.length, self.span.last, self.span.first, dtype="i32",
@@ -91,7 +93,7 @@ class Boundary:
         most = MOST_PARTS if parts == PARTS else MOST_SHARES
         part, kind = b.expand(b.iota(most), 1), b.expand(b.iota(kinds), 0)
         text = "(a < where(c > 0, b, 0)) & (d >= 0)"
-        live = b.map(text, part, parts_of(b, self.rows, parts), self.length, kind, dtype="bool",
+        live = b.map(text, part, parts_of(b, self.rows, self.shape.kv_heads, parts), self.length, kind, dtype="bool",
                      hint="live")  # fmt: skip
         return b.load(buffer, self.row, self.head, part, kind, mask=live, hint="tally")
 
@@ -120,13 +122,13 @@ class Boundary:
         """Return where the selection ends, for a share of the row; `fine` is what `step_counts` has
         left."""
         b = self.b
+        steps = self.tally(fine, KINDS)  # before what it need not wait for
         tally, first, left = self.sixteenth()
-        steps = self.tally(fine, KINDS)
         second, ties = self.of(b.reduce("sum", steps, 0, hint="total"), left)
         limit = b.map(f"a * {KINDS} + b", first, second, dtype="i32", hint="limit")
         text = "a * (b // c)"
-        part = b.map(text, share, parts_of(b, self.rows), parts_of(b, self.rows, SHARES),
-                     dtype="i32", hint="part")  # fmt: skip
+        counts = [parts_of(b, self.rows, self.shape.kv_heads, each) for each in (PARTS, SHARES)]
+        part = b.map(text, share, *counts, dtype="i32", hint="part")
         above = self._sum(tally, part, first, "<", ">"), self._sum(steps, share, second, "<", ">")
         before = b.map("a + b", *above, dtype="i32", hint="before")
         equal = [self._sum(steps, share, second, which, "==") for which in ("<", "==")]

@@ -14,7 +14,7 @@ from ...ir.sparse import SCORE_STEPS as BINS
 from .bin_boundary import BinSelection, Boundary, Ending
 from .builder import KernelBuilder
 from .packed_counts import KINDS
-from .row_parts import SHARES
+from .row_parts import SHARES, extent
 from .score_place import Place
 from .step_words import WIDTH, AtLeast, bits, count_bits, lowest_place
 
@@ -30,7 +30,7 @@ def select_bins(shape: BinSelection) -> Operation:
 
     Arguments: B, C = CP * P, CP, base, kv_lengths (0: nothing is selected), budgets, span [B] (see
     `word_scores`), coarse, bins [CP, K, P / 4] i32, fine (see `step_counts`), chosen [K, C] i32
-    (ascending), counts [B, K] i32. Where the shape is adaptive, in place of `coarse` and `fine`
+    (by position, ascending), counts [B, K] i32. With `slots` also N, E, pages [E], row_page [B]. Where the shape is adaptive, in place of `coarse` and `fine`
     tally, and worth [B, K] f32 (see `query_words`): all tokens of a step weigh the same.
     """
     return _SelectBins(shape).kernel()
@@ -41,9 +41,11 @@ class _SelectBins:
         self.shape = shape
         amount = f"_at{shape.threshold}" if shape.threshold else f"_p{shape.top_p}"
         name = f"select_bins_{shape.name}" + amount.replace(".", "_") * shape.adaptive
+        name += "_slots" * shape.slots
         b = self.b = KernelBuilder(name.replace("-", "m"))
-        self.rows, *_ = (b.scalar(extent) for extent in ("B", "C", "CP"))
-        self.place = Place(b, True, shape.page, pages=False)
+        extents = ("B", "N", "E") if shape.slots else ("B",)
+        self.rows, *_ = (b.scalar(extent) for extent in (*extents, "C", "CP"))
+        self.place = Place(b, True, shape.page, pages=shape.slots)
         self.boundary = Boundary(b, self.rows, shape)
         self.bins = b.buffer("bins", "i32", "CP", shape.kv_heads, shape.page // WIDTH)
         sizes = ("B", shape.kv_heads, MOST_SHARES)
@@ -67,7 +69,8 @@ class _SelectBins:
         self._middle(*self.span.part(self.part, SHARES), end)
         self._ends(ends.want)
         facts = ("B >= 0", f"C == CP * {s.page}", *self.place.facts)
-        return b.finish(s.kv_heads, "B", SHARES, requires=facts, of="graph.select")
+        grid = (s.kv_heads, "B", extent(SHARES, s.kv_heads))
+        return b.finish(*grid, requires=facts, of="graph.select")
 
     def _middle(self, low: Value, high: Value, end: Ending) -> None:
         """Write a part's choices of the middle: those above the last step, and of that as many as
@@ -115,8 +118,17 @@ class _SelectBins:
             parts.append(b.load(self.bins, at, self.head, word, mask=there, hint="steps"))
         some, over = (bits(b, [least.marks(x) for x in parts]) for least in self.least)
         text = f"a * {s.page} + b % {each} * {run}"
-        unit = b.map(text, number, lane, dtype="i32", hint="unit")
+        inside = b.map("a < b", number, high, hint="there")
+        unit = b.map(text, self._page(number, inside), lane, dtype="i32", hint="unit")
         return unit, over, b.map("a ^ b", some, over, dtype="i32", hint="tied")
+
+    def _page(self, number: Value, there: Value) -> Value:
+        """Return what pages of the row count as in what is written."""
+        if not self.shape.slots:
+            return number
+        assert self.place.pages is not None
+        entry = self.b.map("a + b", self.place.entry, number, dtype="i32", hint="entry")
+        return self.b.load(self.place.pages, entry, mask=there, hint="page_id")
 
     def _put_runs(self, place: Value, unit: Value, over: Value, tied: Value, kept: Value) -> None:
         """Write a run's choices from the lowest up: what is over, and the first `kept` tied."""
@@ -142,14 +154,22 @@ class _SelectBins:
         lane = b.iota(max(s.sinks, s.recent, 1))
         mine, zero = b.map("a == 0", self.part, hint="mine"), b.full(0, "i32")
         low = b.map("where(a, b, c)", mine, span.first, zero, dtype="i32", hint="low")
-        self._put(lane, lane, b.map("a < b", lane, low, dtype="bool"))
+        self._put(lane, *self._forced(lane, low))
         unit = b.map("a + b", span.last, lane, dtype="i32", hint="unit")
         place = b.map("a + b + c", span.first, want, lane, dtype="i32", hint="place")
         high = b.map("where(a, b, c)", mine, self.length, zero, dtype="i32", hint="high")
-        self._put(place, unit, b.map("a < b", unit, high, dtype="bool"))
+        self._put(place, *self._forced(unit, high))
         text = "a + b + c - d"
         count = b.map(text, span.first, want, self.length, span.last, dtype="i32", hint="count")
         b.store(self.counts, self.row, self.head, count, mask=mine)
+
+    def _forced(self, unit: Value, end: Value) -> tuple[Value, Value]:
+        """Return what is written of some positions, and which are before an end."""
+        b, page = self.b, self.shape.page
+        take = b.map("a < b", unit, end, dtype="bool", hint="take")
+        number = self._page(b.map(f"a // {page}", unit, dtype="i32", hint="number"), take)
+        text = f"a * {page} + b % {page}"
+        return b.map(text, number, unit, dtype="i32", hint="unit"), take
 
     def _put(self, place: Value, unit: Value, take: Value) -> None:
         text = "a & (b >= 0) & (b < c)"

@@ -37,10 +37,10 @@ CHAINED = True
 MEASURED = {
     "sparse_parts": Schedule(num_warps=4, num_stages=2),
     "held_parts": Schedule(num_warps=4, num_stages=2),
-    "word_scores": Schedule(num_warps=4),
+    "word_scores": Schedule(num_warps=8, registers=64),
     "shared_labels": Schedule(num_warps=4),
     "step_counts": Schedule(num_warps=2),
-    "select_bins": Schedule(num_warps=4),
+    "select_bins": Schedule(num_warps=1),
 }
 """Schedules that a search over warps and stages found on an H100, unlike the others'."""
 

@@ -141,7 +141,8 @@ def _lower_for_gpu(
     """Launches over the step's work list: scores and lists of its sparse rows, then all items,
     dense and sparse, in one, and the join of what they left in slots."""
     layer, q = select["layer"], select.operands[0]
-    selects, shape = listed_shapes(lowering, select, partial["scale"], dtype_of(op.result.type))
+    selects, shape = listed_shapes(lowering, select, partial["scale"], dtype_of(op.result.type),
+                                   slots=True)  # fmt: skip
     calls = []
     for kernel, operands, results in (
         *((kernel, (q,) if reads(kernel, "q") else (), ()) for kernel in selects),
@@ -170,10 +171,10 @@ def listed_launches(shape: SparseParts, listed: Operation, q: Value, op: Operati
 
 
 def listed_shapes(
-    lowering: _Lowering, select: Operation, scale: float, format: str
+    lowering: _Lowering, select: Operation, scale: float, format: str, slots: bool = False
 ) -> tuple[tuple[Operation, ...], SparseParts]:
     """Return the kernels that choose a step's keys on a GPU, and the shape of the work list's
-    kernel that reads them."""
+    kernel that reads them; by `slots` of the pools where that can be."""
     policy, options = parse_policy(select["policy"]), lowering.options
     assert policy is not None
     heads, kv_heads, width, page = (
@@ -181,18 +182,31 @@ def listed_shapes(
     )  # fmt: skip
     channels, form = lowering.makers[select.operands[2].name]["kind"].parameters
     labels = Labels(kv_heads, width, page, channels, form.name, options.kv)
-    selects, score = selection_on_gpu(policy, labels, heads, select["scale"], format)
+    slots = slots and lists_slots(policy, width)
+    selects, score = selection_on_gpu(policy, labels, heads, select["scale"], format, slots=slots)
     tiles, _ = tuned(Parts(heads, kv_heads, width, page, format, options.kv), not options.apart)
     items = FEW if tiles.many else ""
     return selects, SparseParts(
         heads, kv_heads, width, page, format, options.kv, scale, 0, tiles.few,
         tiles.many, tiles.keys, tiles.keys_many, policy.unit, score if score.tail else None,
-        LISTED_WITH_TAIL if score.tail else LISTED, items=items,
+        LISTED_WITH_TAIL if score.tail else LISTED, slots, items=items,
     )  # fmt: skip
 
 
+def lists_slots(policy: SparsePolicy, head_dim: int) -> bool:
+    """Return whether lists may say where tokens lie, so that who reads them looks up no page: where
+    words of labels are selected by, and no tail asks for positions."""
+    return policy.in_words(head_dim) and policy.tail == "none"
+
+
 def selection_on_gpu(
-    policy: SparsePolicy, labels: Labels, heads: int, scale: float, format: str, keys: int = 1024
+    policy: SparsePolicy,
+    labels: Labels,
+    heads: int,
+    scale: float,
+    format: str,
+    keys: int = 1024,
+    slots: bool = False,
 ) -> tuple[tuple[Operation, ...], Scores]:
     """Return the kernels that choose a layer's keys by a policy, for queries of a format, and how
     is scored; scores that are numbers are looked at `keys` at a time."""
@@ -203,7 +217,7 @@ def selection_on_gpu(
         weighed = scale if policy.adaptive or tail else 0.0
         shape = WordScores(labels, heads, policy.sinks, policy.recent, format, scale=weighed,
                            tail=tail)  # fmt: skip
-        return word_selection(shape, policy), replace(score, parts=MOST_PARTS, words=True)
+        return word_selection(shape, policy, slots), replace(score, parts=MOST_PARTS, words=True)
     take = Selection(labels.kv_heads, labels.page, threshold=policy.threshold, top_p=policy.top_p,
                      keys=keys, digits=(11, 11, 10), **forced)  # fmt: skip
     return (label_scores(score), select_keys(take)), score
@@ -215,12 +229,15 @@ LISTED_WITH_TAIL = 64
 """The same where a tail is estimated: more would not fit the registers."""
 
 
-def word_selection(shape: WordScores, policy: SparsePolicy) -> tuple[Operation, ...]:
+def word_selection(
+    shape: WordScores, policy: SparsePolicy, slots: bool = False
+) -> tuple[Operation, ...]:
     """Return the kernels that choose a step's keys by words: queries, scores of what rows share
-    (where there is no tail) and of what each has alone, counts of steps, lists."""
+    (where there is no tail) and of what each has alone, counts of steps, lists, of positions or of
+    slots of the pools."""
     labels = shape.labels
     taken = BinSelection(labels.kv_heads, labels.page, shape.sinks, shape.recent,
-                         threshold=policy.threshold, top_p=policy.top_p)  # fmt: skip
+                         threshold=policy.threshold, top_p=policy.top_p, slots=slots)  # fmt: skip
     scores = (word_scores(shape),) if shape.tail else (shared_labels(shape), word_scores(shape))
     return query_words(shape), *scores, step_counts(taken), select_bins(taken)
 

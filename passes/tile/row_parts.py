@@ -5,26 +5,32 @@ from __future__ import annotations
 from ...ir.core import Value
 from .builder import KernelBuilder
 
-PARTS = "where(B <= 2, 32, 16)"
-"""Programs that score a row's keys, by how many rows B there are."""
+PARTS = "where(P <= 16, 32, 16)"
+"""Programs that score a row's keys, by how many pairs P of a row and a key head there are."""
 
-SHARES = "where(B <= 2, 32, where(B <= 8, 16, 8))"
+SHARES = "where(P <= 16, 32, where(P <= 64, 16, 8))"
 """Programs that select of a row's keys; each has some parts of `PARTS`."""
 
 
-def parts_of(b: KernelBuilder, rows: Value, parts: str = PARTS) -> Value:
+def extent(parts: str, kv_heads: int) -> str:
+    """Return the extent of a grid over parts, of B rows."""
+    return parts.replace("P", f"B * {kv_heads}")
+
+
+def parts_of(b: KernelBuilder, rows: Value, kv_heads: int, parts: str = PARTS) -> Value:
     """Return how many programs share a row's keys, for so many rows: the grid's extent."""
-    return b.map(parts.replace("B", "a"), rows, dtype="i32", hint="parts")
+    text = parts.replace("P", f"a * {kv_heads}")
+    return b.map(text, rows, dtype="i32", hint="parts")
 
 
 class Middle:
     """The tokens of a row between its forced ends, and the pages of them that a part has."""
 
     def __init__(
-        self, b: KernelBuilder, rows: Value, sinks: int, recent: int, page: int, length: Value,
-        span: Value | None = None,
+        self, b: KernelBuilder, rows: Value, kv_heads: int, sinks: int, recent: int, page: int,
+        length: Value, span: Value,
     ) -> None:  # fmt: skip
-        self.b, self.rows, self.page, self.span = b, rows, page, span
+        self.b, self.rows, self.page, self.span, self.kv_heads = b, rows, page, span, kv_heads
         self.first = b.map(f"min(a, {sinks})", length, dtype="i32", hint="first")
         self.last = b.map(f"max(a - {recent}, b)", length, self.first, dtype="i32", hint="last")
 
@@ -33,13 +39,12 @@ class Middle:
         one `span` are cut at the same pages."""
         b, page = self.b, self.page
         pages = b.map(f"(a + {page - 1}) // {page}", self.last, dtype="i32", hint="pages")
-        assert self.span is not None
         text = "(max(a, c) + b - 1) // b"
-        each = b.map(text, pages, parts_of(b, self.rows), self.span, dtype="i32", hint="each")
+        many = parts_of(b, self.rows, self.kv_heads)
+        each = b.map(text, pages, many, self.span, dtype="i32", hint="each")
         if parts != PARTS:
-            text = "a * (b // c)"
-            each = b.map(text, each, parts_of(b, self.rows), parts_of(b, self.rows, parts),
-                         dtype="i32", hint="each")  # fmt: skip
+            few = parts_of(b, self.rows, self.kv_heads, parts)
+            each = b.map("a * (b // c)", each, many, few, dtype="i32", hint="each")
         low = b.map("min(a * b, c)", part, each, pages, dtype="i32", hint="low")
         return low, b.map("min(a + b, c)", low, each, pages, dtype="i32", hint="high")
 

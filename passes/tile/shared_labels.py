@@ -16,7 +16,7 @@ from dataclasses import replace
 
 from ...ir.core import Operation, Value
 from .packed_counts import KINDS, add_counts, no_counts_apart, sum_counts
-from .row_parts import PARTS
+from .row_parts import PARTS, extent
 from .step_words import WIDTH, pack
 from .word_labels import Scoring, WordScores
 
@@ -79,7 +79,8 @@ class _SharedLabels(Scoring):
                 mask=b.expand(kept, 1))  # fmt: skip
         facts = (*self.facts, "0 <= Q", "Q <= B", f"QM == Q * {s.members}",
                  "-1 <= group_rows[*] < B", "0 <= group_pages[*]")  # fmt: skip
-        return b.finish(s.labels.kv_heads, "Q", PARTS, requires=facts, of="graph.select")
+        grid = (s.labels.kv_heads, "Q", extent(PARTS, s.labels.kv_heads))
+        return b.finish(*grid, requires=facts, of="graph.select")
 
     def _round(self, index: Value, state: list[Value]) -> tuple[Value, ...]:
         """Score the pages from `index` on for all rows; the state has counts, the page ids of the
@@ -91,7 +92,8 @@ class _SharedLabels(Scoring):
         score = self._scores(state[5])
         number, offset = b.expand(number, 1), b.expand(self.offset, 1)
         inside = self.span.inside(number, offset, self.ends)
-        step = self.step(score, inside, self.top, self.factor)
+        step = self.step(score, self.top, self.factor)
+        step = b.map("where(b, a, 0)", step, inside, dtype="i32", hint="step")
         self._keep(index, step)
         kinds = b.map("a >> 4", step, dtype="i32", hint="kind")
         return *add_counts(b, state[:4], kinds), *following

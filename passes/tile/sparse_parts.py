@@ -22,11 +22,12 @@ from .tail import Tail
 class SparseParts(Parts):
     """The static shape: of `attention_parts`, whether lists hold tokens or pages, how the tail was
     scored (None: what is not read does not count), and how many keys of a list are read at a time
-    (0: `keys`)."""
+    (0: `keys`); with `slots` lists say where tokens lie in the pools, not their positions."""
 
     unit: str = "token"
     tail: Scores | None = None
     keys_listed: int = 0
+    slots: bool = False
 
     @property
     def product(self) -> str:
@@ -44,7 +45,7 @@ class SparseParts(Parts):
         tail = f"_tail_{self.tail.labels.channels}_{self.tail.labels.format}" if self.tail else ""
         tail += "_words" if self.tail and self.tail.words else ""
         name = super().name.replace("attention_parts", f"sparse_parts_{self.unit}{tail}")
-        return name + (f"_by{self.keys_listed}" if self.keys_listed else "")
+        return name + (f"_by{self.keys_listed}" if self.keys_listed else "") + "_slots" * self.slots
 
 
 def sparse_parts(shape: SparseParts) -> Operation:
@@ -153,8 +154,9 @@ class _SparseParts(_Parts):
             top, total, acc, *read = loop.carried
             key, page = self._keys_at(loop.index)
             place = b.map("a + b", loop.index, self.lane, dtype="i32", hint="place")
-            inside = b.map("(a < b) & (c < d)", place, self.end, key, self.length, dtype="bool",
-                           hint="inside")  # fmt: skip
+            inside = b.map("a < b", place, self.end, dtype="bool", hint="inside")
+            if not s.slots:  # type: ignore[attr-defined]
+                inside = b.map("a & (b < c)", inside, key, self.length, dtype="bool", hint="inside")
             offset = b.map(f"a % {s.page}", key, dtype="i32", hint="offset")
             rows = (b.expand(page, 1), self.kv_head, b.expand(offset, 1), self.channel)
             seen = b.expand(inside, 1)
@@ -200,6 +202,10 @@ class _SparseParts(_Parts):
         inside = b.map("a < b", place, self.end, hint="inside")
         at = b.map(f"a + b // {unit}", self.start, place, dtype="i32", hint="at")
         key = b.load(self.chosen, self.kv_head, at, mask=inside, hint="chosen")
+        if s.slots:  # type: ignore[attr-defined]
+            text = f"max(min(a // {s.page}, b - 1), 0)"
+            page = b.map(text, key, self.pool_pages, dtype="i32", hint="page_id")
+            return b.map("max(a, 0)", key, dtype="i32", hint="key"), page
         key = b.map(f"a * {unit} + b % {unit}", key, place, dtype="i32", hint="key")
         index = b.map(f"max(min(a, b - 1), 0) // {s.page}", key, self.length, dtype="i32",
                       hint="index")  # fmt: skip

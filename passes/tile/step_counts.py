@@ -14,7 +14,7 @@ from ...ir.tile import extents_of
 from .bin_boundary import BinSelection, Boundary
 from .builder import KernelBuilder
 from .packed_counts import KINDS, MOST, add_nibbles, sum_counts
-from .row_parts import SHARES, parts_of
+from .row_parts import PARTS, SHARES, extent, parts_of
 from .score_place import Place
 from .step_words import WIDTH
 
@@ -64,7 +64,8 @@ class _StepCounts:
             kind = b.map(f"{KINDS - 1} - a", kind, dtype="i32", hint="kind")
         b.store(self.counts, row, self.head, part, kind, found)
         facts = ("B >= 0", f"C == CP * {s.page}", *self.place.facts)
-        return b.finish(s.kv_heads, "B", SHARES, requires=facts, of="graph.select")
+        grid = (s.kv_heads, "B", extent(SHARES, s.kv_heads))
+        return b.finish(*grid, requires=facts, of="graph.select")
 
     def _words(self, base: Value, high: Value, few: int, other: int = 0) -> Value:
         """Return the steps of some pages of the row as words [n, few], `other` past the end."""
@@ -140,6 +141,6 @@ class _StepCounts:
         b = self.b
         row, kind = b.expand(b.iota(MOST_PARTS), 1), b.expand(b.iota(KINDS), 0)
         text = "where((a // (b // c) == d) & (e == f), g, 0)"
-        mine = b.map(text, row, parts_of(b, self.rows), parts_of(b, self.rows, SHARES), part, kind,
-                     first, tally, dtype="i32", hint="mine")  # fmt: skip
+        counts = [parts_of(b, self.rows, self.shape.kv_heads, each) for each in (PARTS, SHARES)]
+        mine = b.map(text, row, *counts, part, kind, first, tally, dtype="i32", hint="mine")
         return b.reduce("sum", b.reduce("sum", mine, 1), 0, hint="mine")

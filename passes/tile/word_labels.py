@@ -22,7 +22,7 @@ from .attention import LOG2E
 from .builder import KernelBuilder
 from .labels import Labels, _rounded
 from .packed_counts import KINDS, ROUNDS, add_counts, no_counts, sum_counts
-from .row_parts import PARTS, Middle
+from .row_parts import PARTS, Middle, extent
 from .score_place import Place
 from .step_words import WIDTH, pack
 from .tail_mass import LaneMass
@@ -130,7 +130,7 @@ def query_words(shape: WordScores) -> Operation:
     Arguments: T, B, q [T, H * C] in calibrated order, level [K, r], query [B, K, g * r / 4] i32
     (a head's words after another's), bias [B, K, g] i32 (what is taken from a head's products, for
     codes that are 8 too large), reach [B, K, 2] i32 (the most that a score can be, and what makes
-    steps of it: twice the score plus that most, times the second, the upper half of 64 bits). With
+    steps of it: the score plus that most, times the second without a sign, the upper half of 64 bits). With
     a scale also worth and score_unit [B, K] f32: the powers of two by which weights of a step more,
     and of a score of one more, are larger.
     """
@@ -173,7 +173,7 @@ def query_words(shape: WordScores) -> Operation:
     each = b.map("a + b + c + d", *sizes, dtype="i32", hint="size")
     top = b.map(f"a * {8 if labels.format == 'i4' else 127}", b.reduce("max", each, 0),
                 dtype="i32", hint="top")  # fmt: skip
-    text = f"i32({float(STEPS)} * {float(1 << 31)} / f32(max(2 * a + 1, {STEPS + 1})))"
+    text = f"i32({float(STEPS)} * {float(1 << 31)} / f32(max(2 * a + 1, {STEPS + 1}))) * 2"
     b.store(most, row, head, b.full(0, "i32"), top)
     b.store(most, row, head, b.full(1, "i32"), b.map(text, top, dtype="i32", hint="factor"))
     if worths:
@@ -234,7 +234,8 @@ class Scoring:
         b, s = self.b, self.shape
         length = b.load(self.lengths, row, hint="length")
         span = b.load(self.spans, row, hint="span")
-        return Middle(b, self.count, s.sinks, s.recent, s.labels.page, length, span)
+        return Middle(b, self.count, s.labels.kv_heads, s.sinks, s.recent, s.labels.page, length,
+                      span)  # fmt: skip
 
     def page(self, number: Value, there: Value) -> Value:
         """Return some pages of the row, by their numbers."""
@@ -242,10 +243,10 @@ class Scoring:
         assert self.place.pages is not None
         return self.b.load(self.place.pages, entry, mask=there, hint="page_id")
 
-    def step(self, score: Value, inside: Value, top: Value, factor: Value) -> Value:
-        """Return the steps of scores, 1 .. 255, and 0 of tokens that are not inside."""
-        text = f"where(d, 1 + min(i32(umulhi(max(a + b, 0) * 2, c)), {STEPS - 1}), 0)"
-        return self.b.map(text, score, top, factor, inside, dtype="i32", hint="step")
+    def step(self, score: Value, top: Value, factor: Value) -> Value:
+        """Return the steps of scores, 1 .. 255."""
+        text = f"1 + min(i32(umulhi(max(a + b, 0), c)), {STEPS - 1})"
+        return self.b.map(text, score, top, factor, dtype="i32", hint="step")
 
 
 class _WordScores(Scoring):
@@ -286,7 +287,8 @@ class _WordScores(Scoring):
         if self.mass:
             self.mass.store(loop.results[5 + self.words :], row, head, part)
         facts = (*self.facts, "0 <= own[*]")
-        return b.finish(s.labels.kv_heads, "B", PARTS, requires=facts, of="graph.select")
+        grid = (s.labels.kv_heads, "B", extent(PARTS, s.labels.kv_heads))
+        return b.finish(*grid, requires=facts, of="graph.select")
 
     def _round(self, index: Value, state: list[Value]) -> tuple[Value, ...]:
         """Score the pages from `index` on; the state has counts, the page ids of the next round,
@@ -296,19 +298,38 @@ class _WordScores(Scoring):
         following = self._ahead(after, state[4])
         number = b.map("a + b", index, self.ahead, dtype="i32", hint="number")
         there = b.map("a < b", number, self.high, hint="there")
-        inside = self.span.inside(number, self.offset, self.high)
         query = self.row_query
         totals = self._totals(state[5:known])
-        best = totals[0]
-        for total in totals[1:]:
-            best = b.map("max(a, b)", best, total, dtype="i32", hint="best")
-        step = self.step(best, inside, query.top, query.factor)
+        best = None
+        for total, shift in zip(totals, query.shifts, strict=True):
+            text = "a - b" if best is None else "max(a - b, c)"
+            best = b.map(text, total, shift, *([best] if best else []), dtype="i32", hint="best")
+        assert best is not None
+        step = self._inside(index, self.step(best, query.top, query.factor))
         at = b.map(f"a // {page} + b", self.place.start, number, dtype="i32", hint="at")
         word = b.expand(b.iota(page // WIDTH), 0)
         b.store(self.bins, at, self.head, word, pack(b, step), mask=there)
         kinds = b.map("a >> 4", step, dtype="i32", hint="kind")
-        more = self.mass.add(state[known:], totals, best, inside) if self.mass else ()
+        more = ()
+        if self.mass:
+            scores = [
+                b.map("a - b", *pair, dtype="i32")
+                for pair in zip(totals, query.shifts, strict=True)
+            ]
+            inside = self.span.inside(number, self.offset, self.high)
+            more = self.mass.add(state[known:], scores, best, inside)
         return *add_counts(b, state[:4], kinds), *following, *more
+
+    def _inside(self, index: Value, step: Value) -> Value:
+        """Return the steps, and 0 for tokens outside of the middle; few rounds have such ones."""
+        b, s = self.b, self.shape
+        text = f"where((a == 0) | (a + {s.rows} > min(b // {s.labels.page}, c)), 1, 0)"
+        ends = b.map(text, index, self.span.last, self.high, dtype="i32", hint="ends")
+        with b.loop(b.full(0, "i32"), ends, step, hint="once") as once:
+            number = b.map("a + b", index, self.ahead, dtype="i32", hint="number")
+            inside = self.span.inside(number, self.offset, self.high)
+            once.yields(b.map("where(b, a, 0)", once.carried[0], inside, dtype="i32", hint="step"))
+        return once.results[0]
 
     def _pages(self, index: Value, rounds: int) -> Value:
         """Return the ids of the pages of a round that comes so many rounds after `index`."""
@@ -340,10 +361,10 @@ class _WordScores(Scoring):
         return _Query(each, shifts, one(self.most, 0), one(self.most, 1))
 
     def _totals(self, codes: list[Value]) -> list[Value]:
-        """Return the scores of some tokens, of each head of the group."""
+        """Return the products of some tokens with each head of the group."""
         b, query = self.b, self.row_query
         zero = b.full(0, "i32", *extents_of(codes[0].type))
-        totals = [b.map("a - b", zero, shift, dtype="i32", hint="total") for shift in query.shifts]
+        totals = [zero for _ in query.shifts]
         for half, place in self._halves(codes):
             totals = [b.map("dot4(a, b, c)", half, each[place], total, dtype="i32")
                       for each, total in zip(query.each, totals, strict=True)]  # fmt: skip
