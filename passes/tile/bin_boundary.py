@@ -93,8 +93,8 @@ class Boundary:
         most = MOST_PARTS if parts == PARTS else MOST_SHARES
         part, kind = b.expand(b.iota(most), 1), b.expand(b.iota(kinds), 0)
         text = "(a < where(c > 0, b, 0)) & (d >= 0)"
-        live = b.map(text, part, parts_of(b, self.rows, self.shape.kv_heads, parts), self.length, kind, dtype="bool",
-                     hint="live")  # fmt: skip
+        count = parts_of(b, self.rows, self.shape.kv_heads, parts)
+        live = b.map(text, part, count, self.length, kind, dtype="bool", hint="live")
         return b.load(buffer, self.row, self.head, part, kind, mask=live, hint="tally")
 
     def of(self, total: Value, want: Value) -> tuple[Value, Value]:

@@ -30,8 +30,9 @@ def select_bins(shape: BinSelection) -> Operation:
 
     Arguments: B, C = CP * P, CP, base, kv_lengths (0: nothing is selected), budgets, span [B] (see
     `word_scores`), coarse, bins [CP, K, P / 4] i32, fine (see `step_counts`), chosen [K, C] i32
-    (by position, ascending), counts [B, K] i32. With `slots` also N, E, pages [E], row_page [B]. Where the shape is adaptive, in place of `coarse` and `fine`
-    tally, and worth [B, K] f32 (see `query_words`): all tokens of a step weigh the same.
+    (by position, ascending), counts [B, K] i32. With `slots` also N, E, pages [E], row_page [B].
+    Where the shape is adaptive, in place of `coarse` and `fine` tally, and worth [B, K] f32 (see
+    `query_words`): all tokens of a step weigh the same.
     """
     return _SelectBins(shape).kernel()
 

@@ -42,7 +42,10 @@ MEASURED = {
     "step_counts": Schedule(num_warps=2),
     "select_bins": Schedule(num_warps=1),
 }
-"""Schedules that a search over warps and stages found on an H100, unlike the others'."""
+"""Schedules that a search over warps and stages found on an H200, unlike the others'."""
+
+TAIL_REGISTERS = 96
+"""Registers of a thread that scores and sums up what heads weigh too."""
 
 
 _STREAMS = {"graph.matmul", "graph.moe_gated", "graph.moe_mixed"}

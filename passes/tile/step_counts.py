@@ -29,9 +29,9 @@ def step_counts(shape: BinSelection) -> Operation:
     """Return the kernel; a program counts a share of one row and key head.
 
     Arguments: B, C = CP * P, CP, base, kv_lengths, budgets, span [B] (see `word_scores`), coarse
-    [B, K, 32, 16], bins [CP, K, P / 4] i32, fine [B, K, 32, 16] i32: of each share of a row the tokens
-    in each of the sixteen steps. Where the shape is adaptive, without `coarse`, and in place of
-    `fine` tally [B, K, 32, 256]. Counts of step 0 mean nothing.
+    [B, K, 32, 16], bins [CP, K, P / 4] i32, fine [B, K, 32, 16] i32: of each share of a row the
+    tokens in each of the sixteen steps. Where the shape is adaptive, without `coarse`, and in place
+    of `fine` tally [B, K, 32, 256]. Counts of step 0 mean nothing.
     """
     return _StepCounts(shape).kernel()
 

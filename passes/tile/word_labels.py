@@ -130,9 +130,9 @@ def query_words(shape: WordScores) -> Operation:
     Arguments: T, B, q [T, H * C] in calibrated order, level [K, r], query [B, K, g * r / 4] i32
     (a head's words after another's), bias [B, K, g] i32 (what is taken from a head's products, for
     codes that are 8 too large), reach [B, K, 2] i32 (the most that a score can be, and what makes
-    steps of it: the score plus that most, times the second without a sign, the upper half of 64 bits). With
-    a scale also worth and score_unit [B, K] f32: the powers of two by which weights of a step more,
-    and of a score of one more, are larger.
+    steps of it: the score plus that most, times the second without a sign, the upper half of 64
+    bits). With a scale also worth and score_unit [B, K] f32: the powers of two by which weights of
+    a step more, and of a score of one more, are larger.
     """
     labels, group, count = shape.labels, shape.group, shape.bytes
     worth = "_worth" if shape.scale else ""
@@ -191,8 +191,8 @@ def word_scores(shape: WordScores) -> Operation:
     base [B] (where a row's pages and its tokens begin; base is a whole page), kv_lengths [B] (0 for
     a row that selects nothing), span, own [B] (the pages by which a row is cut into parts, at least
     those that it has; and its first that `shared_labels` has not scored), labels [N, K, W, P], bins
-    [CP, K, P / 4] i32 (see `step_words`), coarse [B, K, 32, 16] i32: of each part of a row the tokens
-    of the middle in each sixteenth of the steps.
+    [CP, K, P / 4] i32 (see `step_words`), coarse [B, K, 32, 16] i32: of each part of a row the
+    tokens of the middle in each sixteenth of the steps.
     """
     return _WordScores(shape).kernel()
 

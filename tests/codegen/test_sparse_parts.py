@@ -24,12 +24,13 @@ from weft.runtime.attention_plan import Rates
 from weft.runtime.sparse_decode import SparseDecode
 from weft.runtime.sparse_lists import SparseLists, SparseRows
 
-LATER = ("token", "page", "tail", "tail_page", "tail_words")
+LATER = ("token", "slots", "page", "tail", "tail_page", "tail_words")
 GROUPS = [(3, [9, 3]), (0, [33]), (0, [0]), (1, [40, 2, 25])]
 COMMON: dict[str, Any] = {"page": 4, "q": "f32", "kv": "f32", "few": 4, "keys": 8, "keys_many": 4}
 SCORED = Scores(Labels(2, 16, 4, 4, "i8"), 4, sinks=1, recent=1, parts=2, flat=True, tail=True)
 SHAPES = {
     "token": SparseParts(4, 2, 16, many=8, **COMMON),
+    "slots": SparseParts(4, 2, 16, many=8, slots=True, **COMMON),
     "page": SparseParts(4, 2, 16, many=0, unit="page", **COMMON),
     "tail": SparseParts(4, 2, 16, many=8, tail=SCORED, **COMMON),
     "tail_page": SparseParts(
@@ -76,7 +77,8 @@ def launched(run: Any, shape: SparseParts, seed: int) -> tuple[np.ndarray, np.nd
             units = np.unique(tokens // unit)
             take = np.sort(rng.choice(units, max(1, budgets[row] // unit - head), replace=False))
             counts[row, head] = len(take)
-            chosen[head, known.base[row] : known.base[row] + len(take)] = take
+            at = case.batch.table[row, take // page] * page + take % page if shape.slots else take
+            chosen[head, known.base[row] : known.base[row] + len(take)] = at
             tokens = tokens[np.isin(tokens // unit, take)]
         seen[row, head] = tokens
     out = np.full(case.q.shape, np.nan, "f4")
@@ -242,6 +244,7 @@ def test_proven_and_not_when_a_list_may_name_any_row() -> None:
     with pytest.raises(UnprovenAccess):
         prove_bounds(kernel.with_attributes(requires=facts))
     labels = Labels(2, 16, 4, 4, "i8")
+    assert prove_bounds(sparse_parts(SHAPES["slots"])).ok
     assert prove_bounds(sparse_parts(SHAPES["tail"])).ok
     assert prove_bounds(sparse_parts(SHAPES["tail_words"])).ok
     assert prove_bounds(value_sums(ValueSums(2, 16, 4, flat=True))).ok

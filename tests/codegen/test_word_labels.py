@@ -111,6 +111,22 @@ def run_all(
     return Case(labels, k, q, mean, level, pages, row_page, base, given)
 
 
+def test_lists_may_say_where_tokens_lie() -> None:
+    """Slots of the pools in place of positions, in the same order; nothing else is written."""
+    after = (case := run_all(interpreted, "i4")).after
+    kernel = select_bins(BinSelection(2, PAGE, SINKS, RECENT, 16, slots=True))
+    names = [value.name for value in kernel.regions[0].arguments]
+    given = after | {"chosen": np.full_like(after["chosen"], -7777), "N": int(case.pages.max()) + 1}
+    found = dict(zip(names, interpreted(kernel, [given[name] for name in names]), strict=True))
+    np.testing.assert_array_equal(found["counts"], after["counts"])
+    for row, head in np.ndindex(len(LENGTHS), 2):
+        mine = slice(case.base[row], case.base[row] + int(after["counts"][row, head]))
+        positions = after["chosen"][head, mine]
+        pages = case.pages[case.row_page[row] + positions // PAGE]
+        np.testing.assert_array_equal(found["chosen"][head, mine], pages * PAGE + positions % PAGE)
+    assert ((found["chosen"] == -7777) == (after["chosen"] == -7777)).all()
+
+
 def interpreted(kernel: Operation, arguments: list[Any]) -> list[Any]:
     run_kernel(kernel, *arguments)
     return arguments
@@ -291,7 +307,7 @@ def test_every_access_is_proven() -> None:
     for kernel in (word_write(labels), query_words(shape), shared_labels(shape), word_scores(shape),
                    query_words(replace(shape, scale=0.1)), step_counts(adaptive),
                    step_counts(BinSelection(8, 64)), select_bins(adaptive),
-                   select_bins(BinSelection(8, 64)),
+                   select_bins(BinSelection(8, 64)), select_bins(BinSelection(8, 64, slots=True)),
                    word_scores(replace(shape, scale=0.1, tail=True))):  # fmt: skip
         assert prove_bounds(kernel).ok
 
