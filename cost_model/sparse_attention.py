@@ -7,7 +7,7 @@ scores are compared by steps there: then all of it selects.
 
 from __future__ import annotations
 
-from ..ir.sparse import SparsePolicy
+from ..ir.sparse import SHARERS, SparsePolicy
 from .hardware import Level
 from .sparse_bytes import PAGE, AttentionShape, Overheads, passes, sparse_bytes
 
@@ -17,6 +17,10 @@ operations count sixteen lanes each; measured at 1 to 2 ns a score on one core."
 STEP_OPERATIONS = 50.0
 """Vector operations that a score costs a GPU that compares steps: counts of steps and lists, for
 2^23 scores 25 us of an H200, launches included (`bench.sparse_speed`, 128 K tokens, batch 8)."""
+APART, TOGETHER = 230.0, 250.0
+"""Vector operations that a label costs a GPU for each row that it is scored for: row by row, and in
+a launch that reads it once for several. For 2^23 of them an H200 takes 32 and 35 us
+(`bench.sparse_speed --only shared_prefix`, 128 K tokens, batch 8)."""
 STEPS = Overheads(score=1.0, score_reads=2.0)
 """What is moved there: a byte a score, read to be counted and to be selected."""
 WAY = {"gpu": 2e-6}
@@ -89,14 +93,25 @@ def least_context(
     return high
 
 
+def can_share(shape: AttentionShape, level: Level, policy: SparsePolicy) -> bool:
+    """Return whether labels that rows share can be scored for several of them at once."""
+    return level.kind == "gpu" and policy.in_words(shape.head_dim) and policy.tail == "none"
+
+
 def least_shared(shape: AttentionShape, level: Level, policy: SparsePolicy) -> float | None:
     """Return how many tokens' labels must not be read again, in all rows that share a prefix, for
-    the launch that scores them once to pay; None where labels are scored row by row."""
-    if level.kind != "gpu" or not policy.in_words(shape.head_dim) or policy.tail != "none":
+    the launch that scores them once to pay; None where labels are scored row by row.
+
+    What a prefix's labels weigh is read from a cache by all rows but one, as rows are scored side
+    by side; so what counts is arithmetic, which a label costs for each row either way.
+    """
+    if not can_share(shape, level, policy):
+        return None
+    saved = shape.kv_heads * (APART - TOGETHER) * SHARERS / (SHARERS - 1)
+    if saved <= 0:
         return None
     launch = [cost.median for cost in level.launch.values()][-1]
-    label = shape.kv_heads * policy.label_bytes(shape.head_dim)
-    return float(round(launch * level.main.read.median / label))
+    return float(round(launch * level.vector_rate("f32").median / saved))
 
 
 def _launches(level: Level, count: int) -> float:

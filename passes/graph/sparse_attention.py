@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 from ...cost_model.hardware import Level
 from ...cost_model.hardware_file import load
 from ...cost_model.sparse_attention import (
+    can_share,
     dense_seconds,
     least_context,
     least_shared,
@@ -143,10 +144,13 @@ class SparseAttention:
         self, shape: AttentionShape | None, policy: SparsePolicy, context: Context
     ) -> dict[str, float]:
         """Return, and say, where labels of a prefix are scored once for rows that share it."""
-        least = least_shared(shape, load(self.hardware).level(), policy) if shape else None
-        if least is None:
+        level = load(self.hardware).level()
+        if shape is None or not can_share(shape, level, policy):
             return {}
-        least = 0.0 if self.always else least
+        least = 0.0 if self.always else least_shared(shape, level, policy)
+        if least is None:
+            context.did("labels that rows share are scored row by row: arithmetic bounds both ways")
+            return {}
         context.did(f"labels that rows share are scored once for up to {SHARERS} of them, where "
                     f"{least:.0f} tokens of them need not be read again")  # fmt: skip
         return {"shared": least}

@@ -12,14 +12,18 @@ SHARES = "where(P <= 16, 32, where(P <= 64, 16, 8))"
 """Programs that select of a row's keys; each has some parts of `PARTS`."""
 
 
+LEAST = 8
+"""Key heads that a row counts as, at least."""
+
+
 def extent(parts: str, kv_heads: int) -> str:
     """Return the extent of a grid over parts, of B rows."""
-    return parts.replace("P", f"B * {kv_heads}")
+    return parts.replace("P", f"B * {max(kv_heads, LEAST)}")
 
 
 def parts_of(b: KernelBuilder, rows: Value, kv_heads: int, parts: str = PARTS) -> Value:
     """Return how many programs share a row's keys, for so many rows: the grid's extent."""
-    text = parts.replace("P", f"a * {kv_heads}")
+    text = parts.replace("P", f"a * {max(kv_heads, LEAST)}")
     return b.map(text, rows, dtype="i32", hint="parts")
 
 

@@ -84,12 +84,11 @@ class _StepCounts:
         """Return how many tokens of some pages are in each step [256]."""
         b, s = self.b, self.shape
         with b.loop(low, high, b.full(0, "i32", BINS), step=s.rows, hint="page") as loop:
-            words = b.reshape(self._words(loop.index, high, 1), s.rows * s.page // WIDTH)
-            counts = loop.carried[0]
-            for byte in range(WIDTH):
-                step = b.map(f"(a >> {8 * byte}) & 255", words, dtype="i32", hint="step")
-                counts = b.histogram(step, counts)
-            loop.yields(counts)
+            words = self._words(loop.index, high, 1)
+            byte = b.expand(b.iota(WIDTH), 0)
+            steps = b.map("(a >> (b * 8)) & 255", words, byte, dtype="i32", hint="step")
+            steps = b.reshape(steps, s.rows * s.page)
+            loop.yields(b.histogram(steps, loop.carried[0]))
         return loop.results[0]
 
     def _sixteenth(self, low: Value, high: Value, part: Value) -> Value:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from weft.cost_model import sparse_attention as sparse_costs
 from weft.cost_model.binding import decode, prefill
 from weft.cost_model.hardware_file import load
 from weft.cost_model.scene import Scene
@@ -109,18 +110,26 @@ def test_where_it_does_not_pay_it_says_what_it_would_cost() -> None:
     assert "pays at no context up to 4096" in left and "us a layer dense" in left
 
 
-def test_where_labels_are_shared_is_priced_and_said() -> None:
-    """On a GPU, of labels in words: from what a launch costs on; at any price, always."""
+def test_where_labels_are_shared_is_priced_and_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU, of labels in words: never, if a launch of its own saves nothing; else from what it
+    costs on; at any price, always."""
     policy = "sparse(k=64, labels=i8, channels=4)"
-    for always in (False, True):
+
+    def said(always: bool) -> tuple[str, str]:
         apart = SparseAttention(policy, "h200", context_length=1 << 20, batch=64, always=always)
         lines, context = rewritten(LAYER, OrderChannels(policy), apart)
-        shared = least_shared(AttentionShape(2, 1, 8, "f32"), load("h200").level(), WORDS)
-        assert shared is not None and shared > 1000
-        wanted = 0.0 if always else shared
-        assert f"shared = {wanted}" in lines[0]
-        assert any(f"where {wanted:.0f} tokens of them need not be read again" in remark.message
-                   for remark in context.remarks if remark.done)  # fmt: skip
+        return lines[0], " ".join(remark.message for remark in context.remarks if remark.done)
+
+    line, remarks = said(False)
+    assert "shared" not in line and "row by row" in remarks
+    line, remarks = said(True)
+    assert "shared = 0.0" in line and "where 0 tokens of them need not be read again" in remarks
+    monkeypatch.setattr(sparse_costs, "TOGETHER", sparse_costs.APART / 2)
+    shared = least_shared(AttentionShape(2, 1, 8, "f32"), load("h200").level(), WORDS)
+    assert shared is not None and shared > 1000
+    line, remarks = said(False)
+    assert f"shared = {shared}" in line
+    assert f"where {shared:.0f} tokens of them need not be read again" in remarks
     lines, _ = rewritten(LAYER, OrderChannels(policy), SparseAttention(policy, always=True))
     assert "shared" not in lines[0]  # on a CPU labels are scored row by row
 
