@@ -76,6 +76,26 @@ POLICIES: dict[str, Figures] = {
 }  # fmt: skip
 
 
+def _sets() -> dict[str, list[tuple[Figures, tuple[int, int]]]]:
+    """Return the amounts and heads of each section whose kernels are compiled ahead."""
+    ratio, own, published = {"ratio": 1 / 16}, (32, 8), (32, 32)
+    return {
+        "operation": [(ratio, own)], "shared_prefix": [(ratio, own)],
+        "policies": [(amounts, own) for amounts in POLICIES.values()],
+        "published": [(ratio, published)],
+    }  # fmt: skip
+
+
+def compile_sections(sections: list[str], folder: Path) -> None:
+    """Compile the sparse kernels of some sections in several processes."""
+    from weft.bench.compile_ahead import compile_ahead
+    from weft.bench.sparse_steps import Setting
+
+    wanted = [pair for section in sections for pair in _sets().get(section, [])]
+    settings = [Setting.of(131072, 8, amounts | LABELS, False, heads) for amounts, heads in wanted]
+    compile_ahead([pair for setting in settings for pair in setting.kernels], folder)
+
+
 def policies(folder: Path, tiny: bool) -> Figures:
     """Policies of other kinds at 128 K and batch 8, beside a ratio: a threshold, top-p, a tail."""
     from weft.bench.sparse_steps import Setting, sparse_seconds
@@ -189,6 +209,8 @@ def main(arguments: list[str] | None = None) -> Figures:
         sys.exit("there is no GPU here: `--tiny` runs the same kernels interpreted, without timing")
     figures: Figures = {}
     with tempfile.TemporaryDirectory() as folder:
+        if not options.tiny:
+            compile_sections(options.only, Path(folder))
         for section in options.only:
             print(section, flush=True)
             figures |= SECTIONS[section](Path(folder), options.tiny)

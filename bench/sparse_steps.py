@@ -16,7 +16,9 @@ from weft.attention import Attention
 from weft.bench.gpu_attention import COLD, Sequences, copy_rate, graph_seconds, planner_shape
 from weft.codegen.build_cuda import load_kernels
 from weft.ir.attention_calibration import LEVELS, AttentionCalibration, HeadChannels
+from weft.ir.core import Operation
 from weft.ir.model import ModelConfig, Rope
+from weft.ir.schedule import Schedule
 from weft.ir.sparse import SparsePolicy
 from weft.passes.tile.attention_join import attention_merge
 from weft.passes.tile.attention_parts import Parts, tuned
@@ -74,6 +76,19 @@ class Setting:
         return Labels(s.kv_heads, s.head_dim, s.page, channels, self.policy.labels, s.kv)
 
     @property
+    def kernels(self) -> list[tuple[Operation, Schedule]]:
+        """The launches of a step, in order, with their schedules."""
+        s, p, few = self.shape, self.policy, self.device == "cpu"
+        slots = lists_slots(p, s.head_dim)
+        chooses, scored = selection_on_gpu(p, self.labels, s.heads, s.head_dim**-0.5, s.q,
+                                           64 if few else 1024, slots)  # fmt: skip
+        listed = LISTED_WITH_TAIL if scored.tail else LISTED
+        gathers = SparseParts(**{**vars(s), "unit": p.unit}, tail=scored if scored.tail else None,
+                              keys_listed=0 if few else listed, slots=slots)  # fmt: skip
+        every = [*chooses, sparse_parts(gathers), attention_merge(s.heads, s.head_dim, s.q)]
+        return [(kernel, gpu_schedule(kernel, True)) for kernel in every]
+
+    @property
     def row_bytes(self) -> int:
         """Bytes of a token's key and value of one key head."""
         return 2 * self.shape.head_dim * (2 if self.shape.kv == "bf16" else 4)
@@ -95,22 +110,15 @@ class SparseStep:
 
     def __init__(self, setting: Setting, folder: Path, sets: int = 0) -> None:
         self.setting, s, device = setting, setting.shape, setting.device
-        policy, p = setting.policy, setting.policy
+        policy = setting.policy
         read = setting.bytes / setting.bound
         cold = 1 if device == "cpu" else max(1, min(16, ceil(COLD / read)))
         sets = sets or cold
         each = setting.batch * -(-setting.context // s.page)
         self._pools(sets * each + 1)
-        scale, few = s.head_dim**-0.5, device == "cpu"
-        slots = lists_slots(policy, s.head_dim)
-        chooses, scored = selection_on_gpu(policy, setting.labels, s.heads, scale, s.q,
-                                           64 if few else 1024, slots)  # fmt: skip
-        listed = LISTED_WITH_TAIL if scored.tail else LISTED
-        gathers = SparseParts(**{**vars(s), "unit": p.unit}, tail=scored if scored.tail else None,
-                              keys_listed=0 if few else listed, slots=slots)  # fmt: skip
-        self.kernels = [*chooses, sparse_parts(gathers), attention_merge(s.heads, s.head_dim, s.q)]
-        built = load_kernels([(kernel, gpu_schedule(kernel, True)) for kernel in self.kernels],
-                             folder, interpreted=device == "cpu")  # fmt: skip
+        pairs = setting.kernels
+        self.kernels = [kernel for kernel, _ in pairs]
+        built = load_kernels(pairs, folder, interpreted=device == "cpu")
         self.launchers = [built[kernel["name"].name].launch for kernel in self.kernels]
         lengths = np.full(setting.batch, setting.context)
         order = np.random.default_rng(0).permutation(sets * each) + 1

@@ -41,7 +41,8 @@ class _SelectBins:
     def __init__(self, shape: BinSelection) -> None:
         self.shape = shape
         amount = f"_at{shape.threshold}" if shape.threshold else f"_p{shape.top_p}"
-        name = f"select_bins_{shape.name}" + amount.replace(".", "_") * shape.adaptive
+        kind = "worth" if shape.adaptive else "bins"
+        name = f"select_{kind}_{shape.name}" + amount.replace(".", "_") * shape.adaptive
         name += "_slots" * shape.slots
         b = self.b = KernelBuilder(name.replace("-", "m"))
         extents = ("B", "N", "E") if shape.slots else ("B",)

@@ -41,6 +41,7 @@ MEASURED = {
     "shared_labels": Schedule(num_warps=4),
     "step_counts": Schedule(num_warps=2),
     "select_bins": Schedule(num_warps=1),
+    "select_worth": Schedule(num_warps=2),
 }
 """Schedules that a search over warps and stages found on an H200, unlike the others'."""
 
