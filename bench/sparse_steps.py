@@ -25,8 +25,7 @@ from weft.passes.tile.attention_parts import Parts, tuned
 from weft.passes.tile.gpu_schedules import gpu_schedule, gpu_step_kernels
 from weft.passes.tile.labels import Labels
 from weft.passes.tile.lower_sparse import (
-    LISTED,
-    LISTED_WITH_TAIL,
+    listed_keys,
     lists_slots,
     selection_on_gpu,
 )
@@ -82,7 +81,7 @@ class Setting:
         slots = lists_slots(p, s.head_dim)
         chooses, scored = selection_on_gpu(p, self.labels, s.heads, s.head_dim**-0.5, s.q,
                                            64 if few else 1024, slots)  # fmt: skip
-        listed = LISTED_WITH_TAIL if scored.tail else LISTED
+        listed = listed_keys(scored, slots)
         gathers = SparseParts(**{**vars(s), "unit": p.unit}, tail=scored if scored.tail else None,
                               keys_listed=0 if few else listed, slots=slots)  # fmt: skip
         every = [*chooses, sparse_parts(gathers), attention_merge(s.heads, s.head_dim, s.q)]

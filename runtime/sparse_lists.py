@@ -56,16 +56,16 @@ def fills(lengths: np.ndarray, new: np.ndarray, columns: int, page: int) -> dict
 RESIDENT = 3
 """Programs that read lists on a multiprocessor: each has 74 KB of shared memory."""
 
-TILE, WAY = 128, 160
-"""Keys of a list that are read at a time; and how many would be read while a program finds its
-first ones."""
+TILE, TILE_SLOTS, WAY = 128, 64, 160
+"""Keys of a list that are read at a time, of positions and of slots; and how many would be read
+while a program finds its first ones."""
 
 
-def listed_chunk(keys: np.ndarray, shape: Shape, resident: int) -> int:
+def listed_chunk(keys: np.ndarray, shape: Shape, resident: int, tile: int = TILE) -> int:
     """Return the keys of an item of lists of `keys` [B]: those with which the fewest are read one
     after another, where so many programs are resident. Rows of lists come one by one, so a program
     takes as long for a tile whether others run beside it or not."""
-    step = max(TILE, shape.page)
+    step = max(tile, shape.page)
     chunks = np.arange(step, max(int(keys.max(initial=0)), 1) + step, step)
     programs = (-(-keys[:, None] // chunks)).sum(0) * shape.kv_heads
     return int(chunks[(-(-programs // resident) * (chunks + WAY)).argmin()])
@@ -156,7 +156,8 @@ class SparseLists:
             chunk = Cost(batch, runs, shape, rates).least()[1]
         else:
             keys = np.array([run.keys for run in runs])
-            chunk = listed_chunk(keys, shape, RESIDENT * rates.processors)
+            tile = TILE_SLOTS if self._words and not self._across else TILE
+            chunk = listed_chunk(keys, shape, RESIDENT * rates.processors, tile)
         return build(batch, runs, shape, chunk, 0.0)
 
     def _most(self, rows: SparseRows, row: int) -> int:

@@ -189,7 +189,7 @@ def listed_shapes(
     return selects, SparseParts(
         heads, kv_heads, width, page, format, options.kv, scale, 0, tiles.few,
         tiles.many, tiles.keys, tiles.keys_many, policy.unit, score if score.tail else None,
-        LISTED_WITH_TAIL if score.tail else LISTED, slots, items=items,
+        listed_keys(score, slots), slots, items=items,
     )  # fmt: skip
 
 
@@ -223,10 +223,14 @@ def selection_on_gpu(
     return (label_scores(score), select_keys(take)), score
 
 
-LISTED = 128
-"""Keys of a list that a GPU reads at a time: with two stages, 10 % faster than 64 with four."""
-LISTED_WITH_TAIL = 64
-"""The same where a tail is estimated: more would not fit the registers."""
+LISTED, LISTED_SLOTS, LISTED_WITH_TAIL = 128, 64, 64
+"""Keys of a list that a GPU reads at a time: of positions, as their pages are looked up first; of
+slots; and where a tail is estimated, as more would not fit the registers."""
+
+
+def listed_keys(score: Scores, slots: bool) -> int:
+    """Return how many keys of a list are read at a time."""
+    return LISTED_WITH_TAIL if score.tail else LISTED_SLOTS if slots else LISTED
 
 
 def word_selection(

@@ -44,8 +44,9 @@ class SparseParts(Parts):
         """A name that tells the shape."""
         tail = f"_tail_{self.tail.labels.channels}_{self.tail.labels.format}" if self.tail else ""
         tail += "_words" if self.tail and self.tail.words else ""
-        name = super().name.replace("attention_parts", f"sparse_parts_{self.unit}{tail}")
-        return name + (f"_by{self.keys_listed}" if self.keys_listed else "") + "_slots" * self.slots
+        unit = "slot" if self.slots else self.unit
+        name = super().name.replace("attention_parts", f"sparse_parts_{unit}{tail}")
+        return name + (f"_by{self.keys_listed}" if self.keys_listed else "")
 
 
 def sparse_parts(shape: SparseParts) -> Operation:
