@@ -243,8 +243,10 @@ def word_selection(
     taken = BinSelection(labels.kv_heads, labels.page, shape.sinks, shape.recent,
                          threshold=policy.threshold, top_p=policy.top_p, slots=slots)  # fmt: skip
     scores = (word_scores(shape),) if shape.tail else (shared_labels(shape), word_scores(shape))
-    listed = replace(taken, keys=2 * taken.keys) if taken.adaptive else taken  # for two warps
-    return query_words(shape), *scores, step_counts(taken), select_bins(listed)
+    counted, listed = replace(taken, keys=taken.keys // 2), taken
+    if taken.adaptive:  # two warps in place of one
+        counted, listed = taken, replace(taken, keys=2 * taken.keys)
+    return query_words(shape), *scores, step_counts(counted), select_bins(listed)
 
 
 def reads(kernel: Operation, name: str) -> bool:

@@ -39,7 +39,7 @@ def step_counts(shape: BinSelection) -> Operation:
 class _StepCounts:
     def __init__(self, shape: BinSelection) -> None:
         self.shape = shape
-        name = f"step_counts_{shape.name}" + "_all" * shape.adaptive
+        name = "all_" * shape.adaptive + f"step_counts_{shape.name}"
         b = self.b = KernelBuilder(name)
         self.rows, *_ = (b.scalar(extent) for extent in ("B", "C", "CP"))
         self.place = Place(b, True, shape.page, pages=False)

@@ -118,11 +118,9 @@ class Tail:
         """Return the label weights [h, n] of keys that are read: positions `key` [n], those
         `inside` [n], and the channels of their labels k [n, r] f32."""
         b, labels = self.b, self.shape.labels
-        codes, query = label_codes(b, labels, k, *self.ranges), self.query
-        if self.shape.words and self.shape.q != "f32":  # integers of eight bits, exact in a half
-            codes, query = (b.map("a", x, dtype=self.shape.q, hint=x.name) for x in (codes, query))
-        blank = b.full(0.0, "f32", extents_of(query.type)[0], *extents_of(key.type))
-        scores = b.dot(query, codes, blank, transpose_b=True)
+        codes = label_codes(b, labels, k, *self.ranges)
+        blank = b.full(0.0, "f32", extents_of(self.query.type)[0], *extents_of(key.type))
+        scores = b.dot(self.query, codes, blank, transpose_b=True)
         shift = self.shift if self.shift is not None else b.full(0.0, "f32")
         counts = b.expand(self._middle(key, inside), 0)
         text = f"exp2(where(c & (e > 0.0), a * f - b - d, {UNSEEN}))"
