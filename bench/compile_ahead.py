@@ -8,7 +8,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import torch
-from weft.codegen.emit_triton import emit
+from weft.codegen.emit_triton import emit, launch_options
 from weft.codegen.load_triton import load_module
 from weft.ir.core import Operation, Term
 from weft.ir.schedule import Schedule
@@ -33,11 +33,8 @@ def compile_ahead(kernels: Sequence[tuple[Operation, Schedule]], folder: Path) -
 def _compile(kernel: Operation, schedule: Schedule, folder: Path) -> None:
     source = emit(kernel, schedule)
     function = getattr(load_module(source, folder / "triton"), source.name)
-    options = {"num_warps": schedule.num_warps, "num_stages": schedule.num_stages}
-    options |= {"launch_pdl": True} if schedule.chained else {}
-    options |= {"maxnreg": schedule.registers} if schedule.registers else {}
     arguments = [_argument(value.type) for value in kernel.regions[0].arguments]
-    function.warmup(*arguments, grid=(1,), **options)
+    function.warmup(*arguments, grid=(1,), **launch_options(schedule))
 
 
 def _argument(type: Term) -> object:
