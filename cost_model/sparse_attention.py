@@ -14,9 +14,9 @@ from .sparse_bytes import PAGE, AttentionShape, Overheads, passes, sparse_bytes
 OPERATIONS = {"gpu": 8.0, "cpu": 64.0}
 """Vector operations that a pass costs a score. On a CPU a pass is scalar, so four of its
 operations count sixteen lanes each; measured at 1 to 2 ns a score on one core."""
-STEP_OPERATIONS = 50.0
+STEP_OPERATIONS = 32.0
 """Vector operations that a score costs a GPU that compares steps: counts of steps and lists, for
-2^23 scores 25 us of an H200, launches included (`bench.sparse_speed`, 128 K tokens, batch 8)."""
+2^23 scores 16 us of an H200, launches included (`bench.sparse_speed`, 128 K tokens, batch 8)."""
 APART, TOGETHER = 230.0, 250.0
 """Vector operations that a label costs a GPU for each row that it is scored for: row by row, and in
 a launch that reads it once for several. For 2^23 of them an H200 takes 32 and 35 us
