@@ -138,16 +138,16 @@ def _raced(contest: Contest, rounds: int, idle: float) -> dict[str, Any]:
     best = Way(longest_prefix=first[True] < first[False])
     noted = replace(best, noted=True)
     profiles = {"weft": profile(contest.weft(noted)), "requests": profile(contest.requests(noted))}
-    times = interleave(
-        {"weft": lambda: contest.weft(Way()).seconds,
-         "requests": lambda: contest.requests(best).seconds},
-        rounds, idle,
-    )  # fmt: skip
-    weft, speedup = median(times["weft"]), ratio(times["requests"], times["weft"])
-    forced = speedup.median
+    contenders = {
+        "weft": lambda: contest.weft(Way()).seconds,
+        "requests": lambda: contest.requests(best).seconds,
+    }
     if contest.constrained:
         contest.requests(Way(forced=True))  # compiles the grammars once more
-        forced = contest.requests(replace(best, forced=True)).seconds / weft
+        contenders["forced"] = lambda: contest.requests(replace(best, forced=True)).seconds
+    times = interleave(contenders, rounds, idle)
+    weft, speedup = median(times["weft"]), ratio(times["requests"], times["weft"])
+    forced = ratio(times["forced"], times["weft"]).median if contest.constrained else speedup.median
     return {
         "seconds": {name: Summary.of(values).json() for name, values in times.items()},
         "profile": profiles,

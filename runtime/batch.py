@@ -72,6 +72,8 @@ class Batch:
         self.min_p = np.zeros(rows, np.float32)
         self.uniform = np.zeros(rows, np.float32)
         self.masks = np.full((rows, -(-executor.vocab_size // 32)), -1, np.int32)
+        self.shown: list[np.ndarray | None] = []
+        """The table's mask that a row of `masks` is a copy of, if it is one."""
         self._rows = (
             self.token, self.resident, self.produced, self.limit, self.ends, self.key,
             self.birth, self.reads,
@@ -109,6 +111,7 @@ class Batch:
         sampling, sequence, row = request.sampling, request.sequence, self.size
         assert sampling is not None
         self.requests.append(request)
+        self.shown.append(None)
         self.size += 1
         self._births += 1
         self.birth[row] = self._births
@@ -147,9 +150,10 @@ class Batch:
             fresh = slice(moved.flushed, int(self.produced[last]))
             self.history[row, fresh] = self.history[last, fresh]
             self.logprob[row, fresh] = self.logprob[last, fresh]
-            self.requests[row] = moved
+            self.requests[row], self.shown[row] = moved, self.shown[last]
             self.masks[last] = -1
         self.requests.pop()
+        self.shown.pop()
         self.size = last
 
     def unconstrain(self, row: int) -> None:
@@ -161,7 +165,7 @@ class Batch:
         if request.watch.needless:
             request.watch = None
         self._count(request, 1)
-        self.masks[row] = -1
+        self.masks[row], self.shown[row] = -1, None
 
     def flush(self, row: int) -> None:
         """Append the row's new tokens to its sequence, and update the sequence's books."""

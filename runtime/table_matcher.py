@@ -1,4 +1,4 @@
-"""A Matcher over tables: a byte walk to accept, one gather for the masks of a whole batch."""
+"""A Matcher over tables: a byte walk to accept, a mask copied where it is another than before."""
 
 from __future__ import annotations
 
@@ -13,10 +13,6 @@ from .stops import TokenBytes
 
 if TYPE_CHECKING:
     from .batch import Batch
-
-FEW = 4
-"""Rows whose masks are copied one by one: less work than to gather them."""
-
 
 MOST_STEPS = 1 << 16
 """Steps from state to state that a constraint remembers."""
@@ -52,7 +48,8 @@ class TableConstraint:
     def mask(self, state: int, remaining: int) -> np.ndarray:
         """Return the mask [W] of a state that `remaining` tokens may follow."""
         most = self.most
-        return self._rows[self._numbers[state * (most + 1) + min(remaining, most)]]
+        at = remaining if remaining < most else most
+        return self._rows[self._numbers[state * (most + 1) + at]]
 
     def step(self, state: int, token: int) -> int:
         """Return the state after a token that the mask of `state` allows."""
@@ -115,26 +112,19 @@ class TableMatcher:
 
 
 def fill_masks(batch: Batch) -> None:
-    """Write the masks of all constrained rows: those of one table in one gather."""
-    rows_of: dict[TableConstraint, tuple[list[int], list[int]]] = {}
+    """Write the masks of all constrained rows; a row that shows its mask already is left alone.
+
+    A text inside a string or a pattern's repeat has the same mask for many tokens.
+    """
+    shown, limit, produced = batch.shown, batch.limit.item, batch.produced.item
     for row, request in enumerate(batch.requests):
-        matcher = request.watch.matcher if request.watch is not None else None
-        if type(matcher) is TableMatcher:
-            rows, states = rows_of.setdefault(matcher.constraint, ([], []))
-            rows.append(row)
-            states.append(matcher.state)
-        elif matcher is not None:
-            matcher.fill(batch.masks, row)
-    for constraint, (rows, states) in rows_of.items():
-        if len(rows) <= FEW:
-            for row, state in zip(rows, states, strict=True):
-                left = int(batch.limit[row]) - int(batch.produced[row])
-                batch.masks[row] = constraint.mask(state, left)
+        watch = request.watch
+        if watch is None or watch.matcher is None:
             continue
-        remaining = batch.limit[rows] - batch.produced[rows]
-        np.minimum(remaining, constraint.most, out=remaining)
-        numbers = constraint.mask_of[states, remaining]
-        if len(rows) == batch.size:
-            np.take(constraint.masks, numbers, 0, batch.masks[: batch.size], mode="clip")
-        else:
-            batch.masks[rows] = constraint.masks[numbers]
+        matcher = watch.matcher
+        if type(matcher) is not TableMatcher:
+            matcher.fill(batch.masks, row)
+            continue
+        mask = matcher.constraint.mask(matcher.state, limit(row) - produced(row))
+        if shown[row] is not mask:
+            batch.masks[row] = shown[row] = mask

@@ -2,10 +2,12 @@
 
 import json
 
+import numpy as np
 import pytest
 from weft.frontend.constraints import constraint_of, records_of
 from weft.ir.constraint_tables import ConstraintTables
 from weft.ir.types import record
+from weft.runtime import engine as engine_module
 from weft.runtime.engine import Engine
 from weft.runtime.events import TextPiece
 from weft.runtime.meter import HitCounter
@@ -97,6 +99,30 @@ def test_rows_of_several_constraints_and_free_text_share_a_batch(toy):
     oracle = toy.oracle(text)
     assert values == [oracle(number, **row).value for number, row in enumerate(rows)]
     assert all(set(value) <= set("abc") for value in values[::3])
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_mask_left_alone_is_the_one_that_would_be_written(toy, least, monkeypatch, seed):
+    """Rows join, leave and move between steps; some masks stay, and each is its matcher's."""
+    stayed, changed, plain = 0, 0, engine_module.fill_masks
+
+    def checked(batch):
+        nonlocal stayed, changed
+        before = list(batch.shown)
+        plain(batch)
+        for row, request in enumerate(batch.requests):
+            left = int(batch.limit[row] - batch.produced[row])
+            fresh = np.zeros_like(batch.masks[:1])
+            request.watch.matcher.fill(fresh, 0, left)
+            assert (batch.masks[row] == fresh[0]).all()
+            same = before[row] is batch.shown[row]
+            stayed, changed = stayed + same, changed + (not same)
+        assert (batch.masks[batch.size :] == -1).all()
+
+    monkeypatch.setattr(engine_module, "fill_masks", checked)
+    executable = toy.compile(program(least + 25, seed))
+    executable.run_rows([{"text": f"Order {number}."} for number in range(12)])
+    assert stayed and changed
 
 
 def test_a_stop_string_ends_a_whole_text(toy):
