@@ -48,9 +48,12 @@ PARTS = 16
 
 
 class OffloadedStep(SparseStep):
-    """A stack of layers: the sets of pages of a `SparseStep` are their keys, in host memory."""
+    """A stack of layers: the sets of pages of a `SparseStep` are their keys, in host memory.
+
+    Lists name tokens, as the cache's books do; so `setting` loses `pooled`."""
 
     def __init__(self, setting: Setting, layers: int, folder: Path) -> None:
+        setting = replace(setting, pooled=False)
         self.device: KeyDevice = (
             CudaKeys(1 << 40) if setting.device == "cuda" else SimulatedKeys(1 << 40)
         )

@@ -41,7 +41,8 @@ from weft.runtime.step import SPARSE, WHOLE, StepInput
 @dataclass(frozen=True)
 class Setting:
     """One layer's shape, a policy, and a batch of sequences of one length, of which the first
-    `shared` tokens are the same; `grouped`: labels of these are scored once for several."""
+    `shared` tokens are the same; `grouped`: labels of these are scored once for several; `pooled`:
+    keys are read from the pools where they lie, so that lists may say where."""
 
     shape: Parts
     policy: SparsePolicy
@@ -50,6 +51,7 @@ class Setting:
     device: str = "cuda"
     shared: int = 0
     grouped: bool = True
+    pooled: bool = True
 
     @staticmethod
     def of(
@@ -75,10 +77,15 @@ class Setting:
         return Labels(s.kv_heads, s.head_dim, s.page, channels, self.policy.labels, s.kv)
 
     @property
+    def slots(self) -> bool:
+        """Whether lists say where keys lie, not which tokens they are of."""
+        return self.pooled and lists_slots(self.policy, self.shape.head_dim)
+
+    @property
     def kernels(self) -> list[tuple[Operation, Schedule]]:
         """The launches of a step, in order, with their schedules."""
         s, p, few = self.shape, self.policy, self.device == "cpu"
-        slots = lists_slots(p, s.head_dim)
+        slots = self.slots
         chooses, scored = selection_on_gpu(p, self.labels, s.heads, s.head_dim**-0.5, s.q,
                                            64 if few else 1024, slots)  # fmt: skip
         listed = listed_keys(scored, slots)
@@ -232,7 +239,7 @@ class SparseStep:
         s, n, p = self.setting.shape, self.setting.context, self.setting.policy
         count = int(self.given["counts"][0, head])
         tokens = self.given["chosen"][head, :count].long()
-        if lists_slots(p, s.head_dim):
+        if self.setting.slots:
             number = torch.empty(len(self.k), dtype=torch.int64, device=tokens.device)
             pages = self.tables[0][: -(-n // s.page)].long()
             number[pages] = torch.arange(len(pages), device=tokens.device)
