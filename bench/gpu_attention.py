@@ -15,7 +15,7 @@ from weft.codegen.load_triton import load_launcher
 from weft.ir.core import Operation
 from weft.ir.schedule import Schedule
 from weft.passes.tile.attention_join import attention_merge, merge_of_many
-from weft.passes.tile.attention_parts import Parts, attention_parts, launches
+from weft.passes.tile.attention_parts import CROWD, Parts, attention_parts, launches
 from weft.passes.tile.gpu_schedules import gpu_schedule
 from weft.runtime.attention_plan import Batch, Rates, Shape, plan
 
@@ -90,12 +90,12 @@ class Sequences:
 Scheduled = tuple[Operation, Schedule]
 
 
-def scheduled(shape: Parts, schedule: Schedule, crowd: bool) -> list[Scheduled]:
-    """Return the kernels of a shape's items, the first with this schedule, and the join; `crowd`:
-    of steps of many rows."""
-    merge = merge_of_many if crowd else attention_merge
+def scheduled(shape: Parts, schedule: Schedule, rows: int) -> list[Scheduled]:
+    """Return the kernels of a shape's items, the first with this schedule, and the join, of steps
+    of so many rows."""
+    merge = merge_of_many if rows > CROWD else attention_merge
     join = merge(shape.heads, shape.head_dim, shape.q)
-    items = launches(shape, crowd) if shape.many else [attention_parts(shape)]
+    items = launches(shape, rows) if shape.many else [attention_parts(shape)]
     first, *others = [*items, join]
     return [
         (first, schedule),
@@ -112,9 +112,9 @@ class Kernels:
     join: Callable[..., Any]
 
     @staticmethod
-    def of(shape: Parts, schedule: Schedule, folder: Path, crowd: bool) -> Kernels:
+    def of(shape: Parts, schedule: Schedule, folder: Path, rows: int) -> Kernels:
         """Return the launchers; files go to the folder."""
-        kernels = scheduled(shape, schedule, crowd)
+        kernels = scheduled(shape, schedule, rows)
         *parts, join = [load_launcher(emit(*each), folder) for each in kernels]
         return Kernels(shape, parts, join)
 

@@ -37,7 +37,7 @@ from weft.bench.gpu_attention import (
 from weft.bench.gpu_compile import compile_ahead
 from weft.bench.gpu_vendor import vendor_seconds
 from weft.ir.schedule import Schedule
-from weft.passes.tile.attention_parts import CROWD, SMALL, Parts, variants
+from weft.passes.tile.attention_parts import SMALL, Parts, variants
 from weft.runtime.attention_plan import Rates, plan
 
 ROOT = Path(__file__).parent
@@ -80,14 +80,14 @@ class Bench:
     pool_bytes: int = 3 << 30
 
     def __post_init__(self) -> None:
-        self._kernels: dict[tuple[Parts, Schedule, bool], Kernels] = {}
+        self._kernels: dict[tuple[Parts, Schedule, int], Kernels] = {}
         self._pools: tuple[Parts, Pools] | None = None
 
-    def kernels(self, shape: Parts, schedule: Schedule, crowd: bool) -> Kernels:
-        """Return the launchers of some tiles; `crowd`: for many rows."""
-        key = shape, replace(schedule, chained=self.chained), crowd
+    def kernels(self, shape: Parts, schedule: Schedule, rows: int) -> Kernels:
+        """Return the launchers of some tiles for steps of so many rows."""
+        key = shape, replace(schedule, chained=self.chained), rows
         if key not in self._kernels:
-            self._kernels[key] = Kernels.of(*key[:2], self.folder, crowd)
+            self._kernels[key] = Kernels.of(*key[:2], self.folder, rows)
         return self._kernels[key]
 
     def pools(self, shape: Parts) -> Pools:
@@ -106,7 +106,7 @@ class Bench:
         for shape, shared, of, way in cells:
             tiles, schedule, _ = self.choice(shape, shared, of, cascade=way)
             schedule = replace(schedule, chained=self.chained)
-            kernels += scheduled(tiles, schedule, of.count > CROWD)
+            kernels += scheduled(tiles, schedule, of.count)
         compile_ahead(kernels, self.folder)
 
     def choice(
@@ -126,7 +126,7 @@ class Bench:
     def steps(self, shape: Parts, shared: bool, of: Sequences, **options: Any) -> Decode:
         """Return decode steps, planned, with the tiles and schedule that the model finds best."""
         tiles, schedule, prices = self.choice(shape, shared, of, **options)
-        kernels = self.kernels(tiles, schedule, of.count > CROWD)
+        kernels = self.kernels(tiles, schedule, of.count)
         steps = Decode(kernels, of, self.pools(shape), prices, **options)
         steps.schedule = schedule
         return steps

@@ -9,7 +9,7 @@ from ...ir.core import Operation, walk
 from ...ir.schedule import Schedule
 from ...ir.tile import extents_of
 from ...ir.types import dtype_of, shape_of
-from .attention_parts import CROWDED, FEW, LARGE_TILE, MANY, THREE
+from .attention_parts import CROWDED, FEW, LARGE_CROWDED, LARGE_TILE, MANY, THREE
 from .feed import copy_pages, feed_tokens
 from .matvec import matvec_schedule
 from .sampling import argmax_masked, sample
@@ -78,7 +78,7 @@ def _schedule(kernel: Operation, apart: bool) -> Schedule:
         if called.startswith(name):
             return replace(schedule, beside=called.endswith(FEW))
     if called.endswith(MANY):
-        return LARGE_TILE
+        return LARGE_CROWDED if "_crowded" in called else LARGE_TILE
     if "_crowded" in called:
         return replace(CROWDED, beside=called.endswith(FEW))
     few = called.endswith(FEW)

@@ -17,7 +17,7 @@ from ..manager import Context
 from . import elementwise, lower_fetch, lower_moe, lower_sparse, lower_streams
 from .attention import Attention, attention, decode, tile_rows
 from .attention_join import attention_merge, merge_of_many
-from .attention_parts import CROWD, Parts, launches, tuned
+from .attention_parts import CROWD, MANY, WAVES, Parts, launches, tuned
 from .call_arguments import call_arguments
 from .library_choices import library_choices
 from .matmul import Matmul, blocks, matmul
@@ -356,11 +356,12 @@ class _Lowering:
         if 0 < self.options.rows <= CROWD:
             return calls
         merge = merge_of_many(shape.heads, shape.head_dim, shape.q)
-        for place, kernel in enumerate((*launches(shape, crowd=True), merge)):
+        for place, kernel in enumerate((*launches(shape, self.options.rows or 1 << 30), merge)):
             few, name = calls[place]["kernel"], kernel["name"]
             if name != few:
                 other = Symbol(self._declare(kernel))
-                calls[place] = calls[place].with_attributes(kernel=other, few=few, up_to=CROWD)
+                up_to = WAVES if name.name.endswith(MANY) else CROWD
+                calls[place] = calls[place].with_attributes(kernel=other, few=few, up_to=up_to)
         return calls
 
     def nothing(self, op: Operation) -> list[Operation]:

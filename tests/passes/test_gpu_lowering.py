@@ -24,6 +24,8 @@ from weft.passes.graph.matmul_parts import FuseCombineResidual
 from weft.passes.graph.memory_planning import PlanMemory
 from weft.passes.graph.weight_format import ChooseWeightFormat
 from weft.passes.manager import Context, run_passes
+from weft.passes.tile.attention_parts import CROWD, WAVES
+from weft.passes.tile.gpu_schedules import gpu_schedule
 from weft.passes.tile.lower import LowerToTiles
 from weft.passes.tile.regimes import lower_for_gpu
 
@@ -154,6 +156,18 @@ def test_attention_is_a_work_list_and_its_join_one_list_a_window() -> None:
         taken = [value.name for value in module.symbol(name).regions[0].arguments]
         results.append(call["arguments"][taken.index("out")])
     assert results == [Term("out", (0,)), Term("in", (1,)), Term("in", (0,))]
+
+
+def test_attention_of_steps_of_many_rows_has_kernels_of_its_own() -> None:
+    passes = (*PASSES[:-2], LowerToTiles(0, 512, 64, "bf16", "cuda"))
+    module, _ = run_passes(passes, build_graph(config("LlamaForCausalLM")), Context("test"))
+    body = module.symbol("step").regions[0].operations
+    calls = [op for op in body if op.attribute("of") == "graph.finalize"][:3]
+    assert [call["up_to"] for call in calls] == [WAVES, CROWD, CROWD]
+    names = [(call["few"].name, call["kernel"].name) for call in calls]
+    assert all("_crowded" in kernel and "_crowded" not in few for few, kernel in names[:2])
+    assert gpu_schedule(module.symbol(names[0][1])).num_stages == 3
+    assert gpu_schedule(module.symbol(names[0][0])).num_stages == 4
 
 
 def test_kernels_compile_for_hopper() -> None:
