@@ -21,7 +21,7 @@ FEW = 4
 
 
 def compile_ahead(kernels: Sequence[tuple[Operation, Schedule]], folder: Path) -> None:
-    """Have kernels compiled for the GPU here; `folder` is that of `load_kernels`."""
+    """Have kernels compiled for the GPU here; `folder` is that of their modules' files."""
     found = {emit(*pair).module: pair for pair in kernels}
     if len(found) < FEW:
         return
@@ -32,7 +32,7 @@ def compile_ahead(kernels: Sequence[tuple[Operation, Schedule]], folder: Path) -
 
 def _compile(kernel: Operation, schedule: Schedule, folder: Path) -> None:
     source = emit(kernel, schedule)
-    function = getattr(load_module(source, folder / "triton"), source.name)
+    function = getattr(load_module(source, folder), source.name)
     arguments = [_argument(value.type) for value in kernel.regions[0].arguments]
     function.warmup(*arguments, grid=(1,), **launch_options(schedule))
 

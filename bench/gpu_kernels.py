@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from weft.bench.compile_ahead import compile_ahead
 from weft.bench.gpu_attention import (
     Decode,
     Kernels,
@@ -34,7 +35,6 @@ from weft.bench.gpu_attention import (
     planner_shape,
     scheduled,
 )
-from weft.bench.gpu_compile import compile_ahead
 from weft.bench.gpu_vendor import vendor_seconds
 from weft.ir.schedule import Schedule
 from weft.passes.tile.attention_parts import SMALL, Parts, variants

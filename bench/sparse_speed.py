@@ -93,7 +93,7 @@ def compile_sections(sections: list[str], folder: Path) -> None:
 
     wanted = [pair for section in sections for pair in _sets().get(section, [])]
     settings = [Setting.of(131072, 8, amounts | LABELS, False, heads) for amounts, heads in wanted]
-    compile_ahead([pair for setting in settings for pair in setting.kernels], folder)
+    compile_ahead([pair for setting in settings for pair in setting.kernels], folder / "triton")
 
 
 def policies(folder: Path, tiny: bool) -> Figures:
