@@ -35,7 +35,17 @@ from .ballast import Ballast
 from .moe_memory import host_memory, memory_settings
 from .moe_peers import NoPeer, in_process, rates
 from .moe_record import RESULTS, Figures, Keep, keeper
-from .moe_runs import KEY_BYTES, Measured, Setting, lean, prompts_of, release, run, with_schedule
+from .moe_runs import (
+    FEW_TOKENS,
+    KEY_BYTES,
+    Measured,
+    Setting,
+    lean,
+    prompts_of,
+    release,
+    run,
+    with_schedule,
+)
 from .moe_variants import variant_settings, variants
 
 GIB, MIB = 1 << 30, 1 << 20
@@ -51,8 +61,6 @@ SCHEDULES = ("cgo", "s2", "s3", "s4")
 """What ours, the ring, is compared with."""
 STEPS, SECONDS = 8, 3.0
 """The most decode steps of a setting, and the seconds after which no more are made."""
-FEW_TOKENS = 4096
-"""Tokens of a pass where there are few sequences: what a pass's buffers leave is for pages."""
 ENOUGH = 20
 """Settings that predictions are compared on at least; more only while there is time."""
 BEGUN = time.perf_counter()

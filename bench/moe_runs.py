@@ -32,6 +32,8 @@ LAST = 8
 """Decode steps that count: the last ones of a run."""
 KEY_BYTES = {"f32": 4, "bf16": 2}
 """Bytes of an element of keys and values in a format."""
+FEW_TOKENS = 4096
+"""Tokens of a pass where there are few sequences: what a pass's buffers leave is for pages."""
 Chunk = tuple[int, Sequence[int]]
 """A sequence's number, and the tokens of it that a step takes."""
 

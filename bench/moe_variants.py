@@ -10,13 +10,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from .moe_runs import Setting, lean
+from .moe_runs import FEW_TOKENS, Setting, lean
 
 if TYPE_CHECKING:
     from .moe_offload import Bench
 
-FEW_TOKENS = 4096
-"""Tokens of a pass where there are few sequences."""
 WHOLE = "random:mixtral-8x7b"
 """All 32 layers: 84 GiB of experts."""
 
