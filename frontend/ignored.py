@@ -34,6 +34,6 @@ def ignored(module: Module) -> list[Warning]:
 
 
 def tell(found: Iterable[Warning]) -> None:
-    """Warn of each."""
+    """Warn of each in Python's way, where the caller's caller stands."""
     for warning in found:
         warnings.warn(str(warning), stacklevel=3)

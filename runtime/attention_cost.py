@@ -13,7 +13,8 @@ import numpy as np
 
 Array = np.ndarray
 BESIDE = 0.4
-"""The part of the shorter launch's time, of items of many rows and of few, that the other hides."""
+"""The part of the shorter launch's time, of items of many rows and of few, that the other hides:
+fitted, as `Rates` are, on an H200 (bench/gpu_kernels.py, forks of a prefix)."""
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,14 @@ def available_bytes(root: Path = Path("/")) -> int | None:
     with suppress(OSError, ValueError):  # "max" where there is no bound
         group = root / "sys/fs/cgroup"
         most, used = (int((group / f"memory.{n}").read_text()) for n in ("max", "current"))
-        found.append(most - used)
+        found.append(most - used + _cached(group))
     return min(found, default=None)
+
+
+def _cached(group: Path) -> int:
+    """Return the bytes of files that a control group counts as used, and drops when it must."""
+    lines = (line.split() for line in (group / "memory.stat").read_text().splitlines())
+    return sum(int(size) for name, size in lines if name in ("active_file", "inactive_file"))
 
 
 def require_host_room(model: str, format: str, weights: int, working: int) -> None:

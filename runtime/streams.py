@@ -38,7 +38,7 @@ class Streams:
         if reader is not None and sequence.resident >= shared:
             sequence.reread_by = None
             if reader in self._sequences and reader.resident < shared:
-                reader.lent = clock
+                reader.lent = clock  # behind all that `reads` says, and before rows that wait
                 self._tree.expect(sequence.tokens[:shared], 1 - 0.5 / clock)
         while (origin := sequence.origin) and sequence.resident >= sequence.fresh_from:
             sequence.origin = None
@@ -47,7 +47,7 @@ class Streams:
             sequence = origin
 
     def reads(self) -> Iterator[tuple[float, np.ndarray]]:
-        """Yield when streams are read that do not hold all their KV, from 0 to 1, and their tokens.
+        """Yield when streams are read that do not hold all their KV, below 1/2, and their tokens.
 
         Those that wait come first. The others take turns: what was lent last is read last.
         """

@@ -28,7 +28,6 @@ class TableConstraint:
         self.masks = np.zeros((len(table.masks), width), np.int32)
         shared = min(width, table.masks.shape[1])
         self.masks[:, :shared] = table.masks[:, :shared]
-        self.mask_of = table.mask_of
         self.most = table.mask_of.shape[1] - 1
         self._rows = list(self.masks)
         self._numbers = memoryview(np.ascontiguousarray(table.mask_of).reshape(-1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import product
 
 from ..placement import Home, Placement
 from .linear import HOMES, Counts
@@ -44,14 +45,14 @@ def colder(counts: Counts, shares: Sequence[float]) -> Counts:
     solver that is content with little less than the best may leave that out."""
     found = dict(counts)
     order = sorted(range(len(shares)), key=lambda number: shares[number])
-    for place, cold in enumerate(order):
-        for hot in order[:place:-1]:
-            for home in ORDER[:-1]:
-                moved = min(found.get(("cpu", hot), 0), found.get((home, cold), 0))
-                if moved and shares[hot] > shares[cold]:
-                    for name, number, change in (("cpu", hot, -1), (home, cold, -1),
-                                                 ("cpu", cold, 1), (home, hot, 1)):  # fmt: skip
-                        found[name, number] = found.get((name, number), 0) + change * moved
+    pairs = [(cold, hot) for place, cold in enumerate(order) for hot in order[:place:-1]
+             if shares[hot] > shares[cold]]  # fmt: skip
+    for (cold, hot), home in product(pairs, ORDER[:-1]):
+        moved = min(found.get(("cpu", hot), 0), found.get((home, cold), 0))
+        if moved:
+            for key, change in ((("cpu", hot), -moved), ((home, cold), -moved),
+                                (("cpu", cold), moved), ((home, hot), moved)):  # fmt: skip
+                found[key] = found.get(key, 0) + change
     return found
 
 

@@ -40,7 +40,7 @@ class TooManyRare(ModelError):
 
 def twelve_bit_shape(shape: PageShape) -> PageShape:
     """Return what a page of bf16 is in twelve bits: words [3, G] of eight numbers each, and rare
-    words; each part has a multiple of 32 numbers."""
+    words; each part has a multiple of eight numbers."""
     parts: list[Part] = []
     for part in shape.parts:
         numbers = part.bytes // 2

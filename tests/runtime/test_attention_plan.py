@@ -136,9 +136,7 @@ def test_what_is_chosen_takes_least_of_all_ways_to_cut() -> None:
         assert all(seconds <= cost.seconds(size) for size in set(sizes.tolist()))
 
 
-def test_two_launches_side_by_side_take_less_than_in_turn_and_no_less_than_one() -> (
-    None
-):
+def test_two_launches_side_by_side_take_less_than_in_turn_and_more_than_one() -> None:
     batch = forks(64, 4096, 512)
     cost = Cost(batch, choose_runs(batch, LLAMA, Rates(), True), LLAMA, Rates())
     few, many = (float(launch.seconds(np.array([512]))[0]) for launch in cost.launches)

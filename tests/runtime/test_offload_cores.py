@@ -20,8 +20,8 @@ def test_shares_are_disjoint_and_no_more_than_asked_for(threads, cores):
     every = [core for mine in shares for core in mine]
     computing = [core for queue in ("cpu", "cpu_experts") for core in found.get(queue, ())]
     assert len(every) == len(set(every)) and set(every) <= {*cores} and all(shares)
-    assert len(computing) <= (threads or len(cores))
-    assert bool(found) == (min(threads or len(cores), len(cores) - len(cores) // 8) > 1)
+    most = min(threads or len(cores), len(cores) - len(cores) // 8)
+    assert len(computing) == (most if most > 1 else 0) and bool(found) == (most > 1)
     assert ("gpu" in found) == (len(cores) >= 8 and bool(found))
     assert divided(threads, False, cores=cores) == {}
 
