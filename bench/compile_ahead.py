@@ -7,15 +7,12 @@ from collections.abc import Sequence
 from multiprocessing import get_context
 from pathlib import Path
 
-import torch
 from weft.codegen.emit_triton import emit, launch_options
 from weft.codegen.load_triton import load_module
-from weft.ir.core import Operation, Term
+from weft.codegen.triton_precompile import stand_in
+from weft.ir.core import Operation
 from weft.ir.schedule import Schedule
-from weft.ir.types import dtype_of
 
-DTYPES = {"i32": torch.int32, "u8": torch.uint8, "i8": torch.int8, "bf16": torch.bfloat16,
-          "f16": torch.float16, "f32": torch.float32, "f8e4m3": torch.float8_e4m3fn}  # fmt: skip
 FEW = 4
 """Kernels that are not worth a process each."""
 
@@ -33,10 +30,5 @@ def compile_ahead(kernels: Sequence[tuple[Operation, Schedule]], folder: Path) -
 def _compile(kernel: Operation, schedule: Schedule, folder: Path) -> None:
     source = emit(kernel, schedule)
     function = getattr(load_module(source, folder), source.name)
-    arguments = [_argument(value.type) for value in kernel.regions[0].arguments]
+    arguments = [stand_in(value.type) for value in kernel.regions[0].arguments]
     function.warmup(*arguments, grid=(1,), **launch_options(schedule))
-
-
-def _argument(type: Term) -> object:
-    """Return what stands for an argument: a dtype for a buffer, any number for a scalar."""
-    return DTYPES[dtype_of(type)] if type.name == "buffer" else 1 << 20

@@ -41,7 +41,7 @@ def precompile(kernels: Sequence[tuple[Any, Operation, Schedule]]) -> None:
     with ThreadPoolExecutor(workers) as pool:
         with AsyncCompileMode(pool):
             for function, kernel, schedule in kernels:
-                arguments = [_stand_in(value.type) for value in kernel.regions[0].arguments]
+                arguments = [stand_in(value.type) for value in kernel.regions[0].arguments]
                 launched = launch_options(schedule)
                 compiled.append(function.warmup(*arguments, grid=(1,), **launched))
         list(pool.map(_load, compiled, [torch.cuda.current_device()] * len(compiled)))
@@ -57,8 +57,9 @@ def _load(kernel: Any, device: int) -> None:
         kernel._init_handles()
 
 
-def _stand_in(type: Term) -> Any:
-    """Return what Triton takes for an argument of a type: a dtype for an aligned buffer."""
+def stand_in(type: Term) -> Any:
+    """Return what Triton takes for an argument of a type: a dtype for an aligned buffer, any number
+    for a scalar."""
     import torch
 
     return getattr(torch, _TORCH[dtype_of(type)]) if type.name == "buffer" else 2

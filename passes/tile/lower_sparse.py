@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ...ir.core import Operation, Term, Value
 from ...ir.sparse import MOST_PARTS, SCORE_PARTS, SparsePolicy, parse_policy
 from ...ir.types import dtype_of, tensor
 from .attention_join import attention_merge
-from .attention_parts import FEW, MANY, Parts, attention_parts, tuned
+from .attention_parts import FEW, Parts, attention_parts, tuned
 from .bin_boundary import BinSelection
 from .bin_selection import select_bins
 from .gathered import Gathered, gathered_decode
@@ -165,9 +165,11 @@ def listed_launches(shape: SparseParts, listed: Operation, q: Value, op: Operati
     join = attention_merge(shape.heads, shape.head_dim, shape.q)
     if shape.items != FEW:
         return [(listed, (q,), op.results), (join, op.results, ())]
-    dense: dict[str, Any] = {name: getattr(shape, name) for name in Parts.__dataclass_fields__}
-    many = attention_parts(replace(Parts(**dense), items=MANY))
-    return [(many, (q,), op.results), (listed, (q, *op.results), ()), (join, op.results, ())]
+    return [
+        (attention_parts(shape.of_many), (q,), op.results),
+        (listed, (q, *op.results), ()),
+        (join, op.results, ()),
+    ]
 
 
 def listed_shapes(

@@ -1,5 +1,5 @@
 """The kernel of a work list whose items may also be lists of chosen keys: dense and sparse rows of
-a step in one launch, or, with `items`, the dense ones of few rows.
+a step in one launch; with `items`, all but dense ones of many rows.
 
 An item with `item_list` >= 0 is of that decode row: its keys [low, high) are places in the row's
 list, which the selection wrote before. Whatever lies past the list's end is nobody's. All others
@@ -9,11 +9,12 @@ are items of `attention_parts`, and their code is that kernel's.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from ...ir.core import Operation, Value
 from ...ir.tile import extents_of
 from .attention_join import LOWEST, UNSEEN
-from .attention_parts import Parts, _Parts
+from .attention_parts import MANY, Parts, _Parts
 from .labels import Scores
 from .tail import Tail
 
@@ -38,6 +39,12 @@ class SparseParts(Parts):
     def listed(self) -> int:
         """How many keys of a list are read at a time."""
         return self.keys_listed or self.keys
+
+    @property
+    def of_many(self) -> Parts:
+        """The shape of the launch for the list's other items, dense ones of many rows."""
+        dense: dict[str, Any] = {name: getattr(self, name) for name in Parts.__dataclass_fields__}
+        return Parts(**dense | {"items": MANY})
 
     @property
     def name(self) -> str:

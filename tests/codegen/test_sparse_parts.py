@@ -14,7 +14,7 @@ from weft.codegen.bounds import UnprovenAccess, prove_bounds
 from weft.codegen.reference import run_kernel
 from weft.ir.sparse import MOST_PARTS, SparsePolicy
 from weft.passes.tile.attention_join import attention_merge
-from weft.passes.tile.attention_parts import FEW, MANY, Parts, attention_parts
+from weft.passes.tile.attention_parts import FEW, attention_parts
 from weft.passes.tile.gpu_schedules import gpu_schedule
 from weft.passes.tile.labels import Labels, Scores, label_scores, label_write
 from weft.passes.tile.selection import Selection, select_keys
@@ -107,9 +107,7 @@ def launched(run: Any, shape: SparseParts, seed: int) -> tuple[np.ndarray, np.nd
 
 def many_rows(run: Any, shape: SparseParts, given: list[list[Any]], items: int) -> list[Any]:
     """Return results and states after the launch for items of many rows."""
-    dense = {name: getattr(shape, name) for name in Parts.__dataclass_fields__}
-    kernel = attention_parts(Parts(**dense | {"items": MANY}))
-    return run(kernel, [*given[0], items, *given[1]])[-4:]
+    return run(attention_parts(shape.of_many), [*given[0], items, *given[1]])[-4:]
 
 
 @dataclass
