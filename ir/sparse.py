@@ -60,6 +60,10 @@ more counts as many as fit its counters. A longer one is read whole there."""
 SHARERS = 4
 """Rows for which a program scores the labels of pages that they share, at most."""
 
+LISTED, LISTED_SLOTS = 128, 64
+"""Keys of a list that a GPU reads at a time: of positions, as their pages are looked up first; and
+of slots."""
+
 SCORE_PARTS = 16
 """Programs that share the labels of a row and key head on a GPU: enough for one row."""
 AMOUNTS = ("k", "ratio", "threshold", "top_p")

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from ..ir.sparse import (
+    LISTED,
+    LISTED_SLOTS,
     MOST_PARTS,
     MOST_SHARES,
     SCORE_PARTS,
@@ -56,12 +58,11 @@ def fills(lengths: np.ndarray, new: np.ndarray, columns: int, page: int) -> dict
 RESIDENT = 3
 """Programs that read lists on a multiprocessor: each has 74 KB of shared memory."""
 
-TILE, TILE_SLOTS, WAY = 128, 64, 160
-"""Keys of a list that are read at a time, of positions and of slots; and how many would be read
-while a program finds its first ones."""
+WAY = 160
+"""Keys of a list that would be read while a program finds its first ones."""
 
 
-def listed_chunk(keys: np.ndarray, shape: Shape, resident: int, tile: int = TILE) -> int:
+def listed_chunk(keys: np.ndarray, shape: Shape, resident: int, tile: int = LISTED) -> int:
     """Return the keys of an item of lists of `keys` [B]: those with which the fewest are read one
     after another, where so many programs are resident. Rows of lists come one by one, so a program
     takes as long for a tile whether others run beside it or not."""
@@ -156,7 +157,7 @@ class SparseLists:
             chunk = Cost(batch, runs, shape, rates).least()[1]
         else:
             keys = np.array([run.keys for run in runs])
-            tile = TILE_SLOTS if self._words and not self._across else TILE
+            tile = LISTED_SLOTS if self._words and not self._across else LISTED
             chunk = listed_chunk(keys, shape, RESIDENT * rates.processors, tile)
         return build(batch, runs, shape, chunk, 0.0)
 

@@ -12,7 +12,14 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ...ir.core import Operation, Term, Value
-from ...ir.sparse import MOST_PARTS, SCORE_PARTS, SparsePolicy, parse_policy
+from ...ir.sparse import (
+    LISTED,
+    LISTED_SLOTS,
+    MOST_PARTS,
+    SCORE_PARTS,
+    SparsePolicy,
+    parse_policy,
+)
 from ...ir.types import dtype_of, tensor
 from .attention_join import attention_merge
 from .attention_parts import FEW, Parts, attention_parts, tuned
@@ -225,9 +232,9 @@ def selection_on_gpu(
     return (label_scores(score), select_keys(take)), score
 
 
-LISTED, LISTED_SLOTS, LISTED_WITH_TAIL = 128, 64, 64
-"""Keys of a list that a GPU reads at a time: of positions, as their pages are looked up first; of
-slots; and where a tail is estimated, as more would not fit the registers."""
+LISTED_WITH_TAIL = 64
+"""Keys of a list that are read at a time where a tail is estimated: more would not fit the
+registers."""
 
 
 def listed_keys(score: Scores, slots: bool) -> int:
