@@ -21,7 +21,7 @@ from .options import BadOption, Options
 
 if TYPE_CHECKING:
     from .passes.tile.regimes import Regime, Sparse
-    from .runtime.offload.device import Memory
+    from .runtime.offload.memory import Memory
     from .runtime.sparse_decode import SparseDecode
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .frontend.checkpoint import Checkpoint
-from .ir.core import Module, Term
+from .ir.core import Module
 from .ir.diagnostics import PassError
 from .ir.types import DTYPE_BYTES, dtype_of, shape_of
 from .loading import (
@@ -286,10 +286,10 @@ class Offloading:
         return self._rooms[wish]
 
     def _measured_room(self, wish: Wish) -> Room:
-        from .runtime.offload.buffers import scratch_bytes
         from .runtime.offload.build import device_buffers, state_bytes
-        from .runtime.offload.device import rounded
+        from .runtime.offload.memory import rounded
         from .runtime.offload.pages import PageShape
+        from .runtime.offload.scratch import conversion_bytes, product_bytes
         from .runtime.offload.stored import stored_shape
         from .runtime.weights import weight_bytes
 
@@ -307,9 +307,8 @@ class Offloading:
         element = config.layers * 2 * config.kv_heads * PAGE_SIZE * config.head_dim
         element *= self._key_bytes
         working = sum(b.bytes for b in buffers if not b.on_host)
-        working += sum(scratch_bytes(buffers).values())
-        if self._on_gpu:
-            working += library_bytes(functions, settings.extents | {"M": settings.pairs(config)})
+        working += sum(conversion_bytes(buffers).values())
+        working += product_bytes((s.function for s in device), settings.all_extents(config))
         working += rounded(max(s.function["memory"]["bytes"] for s in device))
         working += rounded(options.max_batch * config.vocab_size * 4)
         working += rounded(config.layers * trial.pages_per_layer * 8) + ROUNDING
@@ -361,22 +360,6 @@ def _page_weights(sections: list[Lowered]) -> list[tuple[Any, ...]]:
     """Return the weights of each layer's experts, from whichever place has them."""
     found = {s.layer: s.weights for s in sections if s.kind == "experts"}
     return [found[layer] for layer in sorted(found)]
-
-
-def library_bytes(functions: Module, extents: Mapping[str, int]) -> int:
-    """Return the most bytes that a product of a library takes for a while on the device."""
-    from .runtime.library import workspace
-    from .runtime.offload.device import rounded
-
-    found = [0]
-    for op in functions.walk():
-        if op.name == "graph.library" and op["routine"] == "matmul":
-            x, w = (value.type for value in op.operands[:2])
-            rows, depth = (extents[d.name] if isinstance(d, Term) else d for d in shape_of(x))
-            columns = int(shape_of(w)[0])  # type: ignore[arg-type]
-            formats = (dtype_of(x), dtype_of(w), dtype_of(op.result.type))
-            found.append(workspace(rows, columns, depth, *formats))
-    return rounded(max(found))
 
 
 def _distinct_weights(module: Module) -> list[Any]:

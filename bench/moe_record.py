@@ -18,7 +18,8 @@ Keep = Callable[[Figures, str], None]
 
 
 def keeper(path: Path | None, commit: str) -> Keep:
-    """Return what writes figures to a file (None: nowhere) after each section."""
+    """Return what writes figures to a file (None: nowhere) after each section; of one that failed,
+    why, and nothing that says it was measured."""
     done: list[str] = []
 
     def keep(figures: Figures, name: str) -> None:
@@ -26,7 +27,8 @@ def keeper(path: Path | None, commit: str) -> Keep:
             return
         from .gpu_programs import provenance
 
-        done.append(name)
+        if name not in figures["why"]:
+            done.append(name)
         record(figures, done, provenance(commit), path)
 
     return keep

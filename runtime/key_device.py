@@ -8,7 +8,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from .offload.device import Memory, Stream, mapped
+from .offload.device import Stream, mapped
+from .offload.memory import Memory
 
 MAIN = "gpu"
 """The queue of all launches that name none: on a GPU its current stream."""

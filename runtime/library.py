@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from math import prod
 from typing import Any
 
 import torch
@@ -15,23 +16,24 @@ from .ranks import peers
 Launch = tuple[Callable[..., Any], tuple[Any, ...]]
 
 
-def matmul(values: Sequence[Any]) -> Launch:
+def matmul(values: Sequence[Any], scratch: Tensor | None = None) -> Launch:
     """Bind out [T, N] = x [T, K] w [N, K]^T + bias [N]; values: out, x, w, scale or None[, bias].
 
     Where x is f32, narrower weights are widened to f32 first: with many rows that costs little
     beside the product, and the result is that of our kernels. Likewise weights of 8 bits are
     widened to bf16 where x is. bf16 by bf16 stays so, with sums in f32; the result may be f32.
+    What is widened lies in `scratch`, bytes that `workspace` counts, or in memory of its own.
     """
     out, x, w, scale, *rest = values
     bias = rest[0] if rest else None
     if x.dtype == torch.bfloat16 and scale is not None:
-        return _matmul_scaled, (x, w, scale, bias, out)
+        return _matmul_scaled, (x, w, scale, bias, out, scratch)
     if x.dtype == w.dtype == torch.bfloat16:
         return _matmul_bf16, (x, w.T, bias, out)
     if x.dtype == torch.bfloat16:
-        return _matmul_router, (x, w.T, bias, out)
+        return _matmul_router, (x, w.T, bias, out, scratch)
     if w.dtype != torch.float32:
-        return _matmul_widened, (x, w, scale, bias, out)
+        return _matmul_widened, (x, w, scale, bias, out, scratch)
     return _matmul_f32, (x, w.T, bias, out)
 
 
@@ -53,22 +55,28 @@ def _matmul_bf16(x: Tensor, w: Tensor, bias: Tensor | None, out: Tensor) -> None
         out.add_(bias)
 
 
-def _matmul_router(x: Tensor, w: Tensor, bias: Tensor | None, out: Tensor) -> None:
+def _matmul_router(
+    x: Tensor, w: Tensor, bias: Tensor | None, out: Tensor, scratch: Tensor | None
+) -> None:
     """Multiply bf16 rows with the f32 weights that stay exact: those that choose experts."""
-    torch.mm(x.float(), w, out=out)
+    torch.mm(_room(x.shape, torch.float32, x, scratch).copy_(x), w, out=out)
     if bias is not None:
         out.add_(bias)
 
 
-def _matmul_scaled(x: Tensor, w: Tensor, scale: Tensor, bias: Tensor | None, out: Tensor) -> None:
+def _matmul_scaled(
+    x: Tensor, w: Tensor, scale: Tensor, bias: Tensor | None, out: Tensor, scratch: Tensor | None
+) -> None:
     """Multiply bf16 rows with widened 8-bit weights; scales come after the sums, which are exact
     to what the library gives: f32 where logits are wanted, else bf16."""
-    wide = w.to(torch.bfloat16).T
+    wide = _room(w.shape, torch.bfloat16, w, scratch).copy_(w).T
     if out.dtype == torch.float32:
         _matmul_bf16(x, wide, None, out)
         out.mul_(scale)
     else:
-        torch.mul(torch.mm(x, wide), scale, out=out)
+        rest = None if scratch is None else scratch[_aligned(wide.nbytes) :]
+        product = _room(out.shape, out.dtype, x, rest)
+        torch.mul(torch.mm(x, wide, out=product), scale, out=out)
     if bias is not None:
         out.add_(bias)
 
@@ -84,7 +92,19 @@ def workspace(rows: int, columns: int, depth: int, x: str, w: str, out: str) -> 
     if (x, w) == ("bf16", "f32"):
         return DTYPE_BYTES[w] * rows * depth
     scaled = x == "bf16" and out != "f32"
-    return DTYPE_BYTES[x] * columns * depth + (DTYPE_BYTES[out] * rows * columns if scaled else 0)
+    product = DTYPE_BYTES[out] * rows * columns if scaled else 0
+    return _aligned(DTYPE_BYTES[x] * columns * depth) + product
+
+
+def _aligned(size: int) -> int:
+    return -(-size // 256) * 256
+
+
+def _room(shape: Sequence[int], dtype: torch.dtype, like: Tensor, scratch: Tensor | None) -> Tensor:
+    """Return a tensor in the scratch's first bytes, or a new one where `like` lies."""
+    if scratch is None:
+        return torch.empty(shape, dtype=dtype, device=like.device)
+    return scratch[: prod(shape) * dtype.itemsize].view(dtype).view(shape)
 
 
 def scaled_matmul(values: Sequence[Any]) -> Launch:
@@ -112,9 +132,10 @@ def _scaled_matmul(
 
 
 def _matmul_widened(
-    x: Tensor, w: Tensor, scale: Tensor | None, bias: Tensor | None, out: Tensor
-) -> None:
-    torch.mm(x, w.float().T, out=out)
+    x: Tensor, w: Tensor, scale: Tensor | None, bias: Tensor | None, out: Tensor,
+    scratch: Tensor | None,
+) -> None:  # fmt: skip
+    torch.mm(x, _room(w.shape, torch.float32, w, scratch).copy_(w).T, out=out)
     if scale is not None:
         out.mul_(scale)
     if bias is not None:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..ir.core import Operation, Term
 from ..ir.types import dtype_of, shape_of
-from .library import ROUTINES, SCALES, Launch
+from .library import ROUTINES, SCALES, Launch, matmul
 from .weights import Weight
 
 TORCH = {"f32": torch.float32, "bf16": torch.bfloat16, "i32": torch.int32,
@@ -39,6 +39,7 @@ class Memory:
     arena: Tensor  # bytes
     convert: Convert
     layers: Mapping[str, list[Tensor | None]] = field(default_factory=dict)  # labels, ... by name
+    scratch: Tensor | None = None  # bytes that products widen their operands in
 
 
 @dataclass
@@ -139,13 +140,16 @@ class Recipe:
                     function = function.few if extents["T"] <= function.up_to else function.many
                 if function in ROUTINES:
                     values = wide if function in SCALES else raw
-                    yield ROUTINES[function]([values[slot] for slot in slots])
+                    yield self._routine(function, [values[slot] for slot in slots])
                 else:
                     yield function, tuple([ready[slot] for slot in slots])
 
         if raw[self._result] is None:
             fill((self._result,))
         return launches(), raw[self._result]
+
+    def _routine(self, name: str, values: Sequence[Any]) -> Launch:
+        return matmul(values, self._memory.scratch) if name == "matmul" else ROUTINES[name](values)
 
     def library_calls(
         self, extents: Mapping[str, int], routines: Sequence[str]

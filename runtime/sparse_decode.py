@@ -18,7 +18,7 @@ from torch import Tensor
 from ..ir.attention_calibration import AttentionCalibration, HeadChannels
 from ..ir.model import ModelConfig
 from ..ir.sparse import MOST_SCORED, SparsePolicy
-from .offload.device import Memory
+from .offload.memory import Memory
 from .step import StepInput, whole_rows
 
 LABEL_DTYPES = {"bf16": torch.bfloat16, "i8": torch.int8, "i4": torch.uint8}

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from ...ir.core import Term
-from .device import Memory, OffloadDevice, rounded
+from .device import OffloadDevice
+from .memory import Memory, rounded
 from .sections import rows_of
 
 ROLES = {
@@ -20,12 +21,6 @@ ROLES = {
 """What each kind of slot holds; a residual stream has two places, before and after attention."""
 
 HOST_SUFFIX = "_host"
-
-MOVED = {"qkv": "down", "routed": "down", "seen": "up"}
-"""The kinds of slots that are copied between host and device, and the queue that copies them."""
-
-PIECE = 16 << 20
-"""Bytes of what is converted at a time, at the most: a millisecond's fraction over any link."""
 
 
 @dataclass(frozen=True)
@@ -65,25 +60,6 @@ def buffers_of(
         for role in ROLES.get(kind, ()):
             shape, dtype = rows_of(known["x" if role == "mid" else role], extents)
             found.append(Buffer(slot, role, shape, dtype))
-    return found
-
-
-def scratch_bytes(buffers: Iterable[Buffer]) -> dict[str, int]:
-    """Return the bytes of the device that each queue's conversions go through.
-
-    `buffers` are those of both places: where a role's dtypes differ, rows are on the device in the
-    host's dtype for a while.
-    """
-    found: dict[str, int] = {}
-    dtypes: dict[tuple[str, str, bool], Buffer] = {}
-    for each in buffers:
-        kind = each.slot.partition(".")[0].removesuffix(HOST_SUFFIX)
-        dtypes[kind, each.role, each.on_host] = each
-    for (kind, role, on_host), each in dtypes.items():
-        other = dtypes.get((kind, role, False))
-        if on_host and kind in MOVED and other is not None and other.dtype != each.dtype:
-            queue = MOVED[kind]
-            found[queue] = max(found.get(queue, 0), min(each.bytes, PIECE))
     return found
 
 

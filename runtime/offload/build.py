@@ -18,11 +18,13 @@ from ..executor import PAGE_SIZE
 from ..lists import AttentionLists
 from ..recipe import TORCH
 from ..weights import TensorSource, Weight, load_weights
-from .buffers import Buffer, Buffers, buffers_of, scratch_bytes
-from .device import OffloadDevice, mapped, rounded
+from .buffers import Buffer, Buffers, buffers_of
+from .device import OffloadDevice, mapped
 from .key_homes import KeyHomes
 from .keys import DeviceKeys
+from .memory import rounded
 from .pages import PageShape, PageSource, Pool, pool_bytes, pool_in
+from .scratch import conversion_bytes, product_bytes
 from .sections import Lowered, Section
 from .store import HostStore
 from .twelve_bits import Widen
@@ -77,6 +79,10 @@ class OffloadSettings:
         """Bounds of the symbols in the types of what sections pass on, but for M."""
         return {"T": self.micro_tokens, "R": self.max_batch, "B": self.max_batch}
 
+    def all_extents(self, config: ModelConfig) -> dict[str, int]:
+        """Return the same, and M."""
+        return self.extents | {"M": self.pairs(config)}
+
 
 @dataclass
 class Build:
@@ -105,7 +111,7 @@ class Build:
         buffers = Buffers(every, self.device)
         scratch = {
             queue: memory.allocate("conversions", (size,), torch.uint8)
-            for queue, size in scratch_bytes(every).items()
+            for queue, size in conversion_bytes(every).items()
         }
         ready = {place: self._sections(place) for place in ("device", "host")}
         resident = [(i, p) for i in range(config.layers) for p in shape.pages_of("resident", i)]
@@ -224,6 +230,7 @@ class Build:
         weights = load_weights(Module(tuple(s.function for s in mine)), self.tensors)
         tables = self._tables(place)
         weights = self._held(weights) if place == "device" else _own(weights)
+        scratch = self._product_scratch(mine) if place == "device" else None
         arenas: dict[str, Tensor] = {}
         ready = {}
         for section in mine:
@@ -234,9 +241,14 @@ class Build:
             tvm = place == "host" or not self.device.triton
             ready[section.kind, section.layer, place] = Section(
                 section.function, section.results, self.kernels[place], weights, tables,
-                arenas[queue], tvm_tensor() if tvm else _as_it_is,
+                arenas[queue], tvm_tensor() if tvm else _as_it_is, scratch,
             )  # fmt: skip
         return ready
+
+    def _product_scratch(self, sections: Sequence[Lowered]) -> Tensor:
+        functions = (section.function for section in sections)
+        size = product_bytes(functions, self.options.all_extents(self.config))
+        return self.device.memory.allocate("products", (size,), torch.uint8)
 
     def _held(self, weights: Mapping[str, Weight]) -> dict[str, Weight]:
         held: dict[int, Weight] = {}
@@ -283,7 +295,7 @@ def device_buffers(
         returned = zip(section.results, region.operations[-1].operands, strict=True)
         types[section.place] |= {v.name: v.type for v in region.arguments}
         types[section.place] |= {role: v.type for role, v in returned}
-    extents = options.extents | {"M": options.pairs(config)}
+    extents = options.all_extents(config)
     slots = build_pipeline(options.schedule, options.shape).slots
     for buffer in buffers_of(slots, types, extents):
         if host or not buffer.on_host:

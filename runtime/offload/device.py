@@ -10,17 +10,16 @@ import mmap
 import weakref
 from collections import deque
 from contextlib import AbstractContextManager, nullcontext, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from time import perf_counter, sleep
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from ...ir.diagnostics import CapacityError
 from ..device import NoGpu
+from .memory import BLOCK, MIB, Memory
 
-MIB = 1 << 20
 PIECE, UNDER_WAY = 32 * MIB, 3
 """Bytes of a page that are copied at a time where others copy too, and how many such pieces the
 copy engine may know of: 0.6 ms each."""
@@ -29,16 +28,6 @@ copy engine may know of: 0.6 ms each."""
 MOST_SMALL, PATIENCE, LOOK = 16, 0.02, 5e-5
 """Small copies that are remembered, the seconds that pages wait for them at the most, and how often
 they look."""
-
-
-class DeviceMemoryExceeded(CapacityError):
-    """An allocation beyond the cap of a device's memory."""
-
-    template = (
-        "{what} needs {need:.2f} MiB of GPU memory, but of {cap:.2f} MiB only {left:.2f} MiB are "
-        "left: {over:.2f} MiB are missing"
-    )
-    hint = "raise --gpu-memory, or lower max_tokens or max_batch"
 
 
 class Stream(Protocol):
@@ -102,44 +91,6 @@ class OffloadDevice(Protocol):
     def close(self) -> None:
         """Let go of pinned memory; nothing may be under way."""
         ...
-
-
-@dataclass
-class Memory:
-    """A device's memory: every tensor on it is asked for here, and none beyond the cap.
-
-    `cap` is in bytes; `used` counts what is held, rounded up to 256 bytes a tensor.
-    """
-
-    place: str
-    cap: int
-    used: int = 0
-    peak: int = 0
-    held: dict[str, int] = field(default_factory=dict)
-
-    def allocate(self, what: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-        """Return a zeroed tensor on the device; raises DeviceMemoryExceeded."""
-        size = rounded(torch.Size(shape).numel() * dtype.itemsize)
-        left = self.cap - self.used
-        if size > left:
-            raise DeviceMemoryExceeded(
-                what=what, need=size / MIB, cap=self.cap / MIB, left=left / MIB,
-                over=(size - left) / MIB,
-            )  # fmt: skip
-        self.used += size
-        self.peak = max(self.peak, self.used)
-        self.held[what] = self.held.get(what, 0) + size
-        return torch.zeros(shape, dtype=dtype, device=self.place)
-
-    def hold(self, what: str, tensor: Tensor) -> Tensor:
-        """Return a copy of a tensor on the device."""
-        kept = self.allocate(what, tuple(tensor.shape), tensor.dtype)
-        return kept.copy_(tensor)
-
-
-def rounded(size: int) -> int:
-    """Return the bytes that a tensor of so many takes: allocators give multiples of 256."""
-    return -(-size // 256) * 256
 
 
 def convert(target: Tensor, source: Tensor, scratch: Tensor) -> None:
@@ -286,7 +237,7 @@ class CudaDevice:
             raise NoGpu(problem="none is visible")
         properties = torch.cuda.get_device_properties(place)
         self.name, self.place = properties.name, place
-        self.memory = Memory(place, cap)
+        self.memory = Memory(place, cap, block=BLOCK)
         torch.cuda.set_per_process_memory_fraction(min(1.0, cap / properties.total_memory), place)
         self._trickling: deque[torch.cuda.Event] = deque()
         self._small: deque[torch.cuda.Event] = deque(maxlen=MOST_SMALL)

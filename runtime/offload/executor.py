@@ -19,8 +19,9 @@ from ..step import StepInput
 from ..weights import TensorSource
 from .build import Build, OffloadSettings
 from .cores import divided, sleep_soon
-from .device import MIB, OffloadDevice
+from .device import OffloadDevice
 from .key_homes import KeyHomes
+from .memory import MIB
 from .pages import PageShape, PageSource
 from .placing import colder
 from .queues import Queues, Run

@@ -58,9 +58,9 @@ class Section:
     def __init__(
         self, function: Operation, roles: tuple[str, ...], kernels: Mapping[str, Any],
         weights: Mapping[str, Weight], tables: Mapping[str, Tensor], arena: Tensor,
-        convert: Callable[[Tensor], Any],
+        convert: Callable[[Tensor], Any], scratch: Tensor | None = None,
     ) -> None:  # fmt: skip
-        memory = Memory(kernels, weights, [], [], tables, arena, convert)
+        memory = Memory(kernels, weights, [], [], tables, arena, convert, scratch=scratch)
         self._recipe = SectionRecipe(function, memory, [OUT + role for role in roles])
         region = function.regions[0]
         self.inputs = tuple(value.name for value in region.arguments)

@@ -9,7 +9,7 @@ import torch
 from weft.bench import moe_offload
 from weft.bench.moe_memory import saving
 from weft.bench.moe_offload import KEYS, error_settings, measure, tiny_bench
-from weft.bench.moe_record import merge, record
+from weft.bench.moe_record import keeper, merge, record
 from weft.bench.moe_runs import Setting, SkewedRouters, prompts_of, routing_of, run
 from weft.bench.moe_store import shared_store
 from weft.frontend.checkpoint import open_checkpoint
@@ -77,14 +77,20 @@ def test_one_store_at_a_time_of_the_pages_that_a_setting_has():
     assert scaled.std() == pytest.approx(float(exact.std()), rel=0.05)
 
 
-def test_a_failed_section_is_named_and_the_others_go_on(bench, monkeypatch):
+def test_a_failed_section_is_named_and_the_others_go_on(bench, monkeypatch, tmp_path):
     def broken(_):
         raise RuntimeError("no link")
 
     monkeypatch.setitem(moe_offload.SECTIONS, "bound", broken)
     bench = moe_offload.Bench(bench.base, "h200", tiny=False)
-    figures = measure(bench, ["bound"])
+    monkeypatch.setitem(moe_offload.SECTIONS, "schedules", lambda _: {"vs_s2": 1.5})
+    file = tmp_path / "figures.json"
+    figures = measure(bench, ["bound", "schedules"], keeper(file, "1"))
     assert figures["fraction_of_bound"] is None and "no link" in figures["why"]["bound"]
+    found = json.loads(file.read_text())
+    assert (
+        list(found["sections"]) == ["schedules"] and "no link" in found["figures"]["why"]["bound"]
+    )
 
 
 def test_at_least_twenty_settings_are_compared():

@@ -19,7 +19,8 @@ from weft.loading import reference_executor
 from weft.offloading import Offloading
 from weft.options import Options
 from weft.passes.tile.sections import lower_sections
-from weft.runtime.offload.device import Memory, SimulatedDevice
+from weft.runtime.offload.device import SimulatedDevice
+from weft.runtime.offload.memory import Memory
 
 PROMPTS = ((17, 5, 99, 1200, 7), (3,), tuple(range(50, 67)))
 """Keys of the last one fill more than a page."""

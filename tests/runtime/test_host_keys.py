@@ -30,7 +30,7 @@ from weft.options import BadOption, Options
 from weft.runtime.host_keys import HostKeys, Staged
 from weft.runtime.key_device import SimulatedKeys
 from weft.runtime.key_room import KeyCosts, KeyRoom, NoKeyRoom
-from weft.runtime.offload.device import DeviceMemoryExceeded
+from weft.runtime.offload.memory import DeviceMemoryExceeded
 from weft.runtime.offload.queues import Queues
 from weft.runtime.sparse_decode import MISSED, SparseDecode
 

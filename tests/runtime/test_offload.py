@@ -25,8 +25,9 @@ from weft.passes.graph.hazards import Hazard
 from weft.runtime.device import NoGpu
 from weft.runtime.executor import by_name, page_bytes
 from weft.runtime.offload import executor as executor_module
-from weft.runtime.offload.device import DeviceMemoryExceeded, Memory, SimulatedDevice
+from weft.runtime.offload.device import SimulatedDevice
 from weft.runtime.offload.file_pages import PageLost
+from weft.runtime.offload.memory import DeviceMemoryExceeded, Memory
 from weft.runtime.offload.narrow import unpack_rows
 from weft.runtime.offload.pages import pack_rows
 from weft.runtime.weights import Checkpoint, load_weights

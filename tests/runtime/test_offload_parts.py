@@ -19,13 +19,12 @@ from weft.runtime.offload import device as device_module
 from weft.runtime.offload.device import (
     PATIENCE,
     CudaDevice,
-    DeviceMemoryExceeded,
-    Memory,
     SimulatedDevice,
     convert,
     wait_for,
 )  # fmt: skip
 from weft.runtime.offload.executor import HOST_QUEUES
+from weft.runtime.offload.memory import DeviceMemoryExceeded, Memory
 from weft.runtime.offload.narrow import unpack_rows
 from weft.runtime.offload.pages import pack_rows
 from weft.runtime.offload.placing import colder
@@ -168,6 +167,25 @@ def test_what_a_product_takes_for_a_while_is_known_before(x, w, scaled, out):
     assert seen.bytes == workspace(5, 48, 64, x, w, out)
 
 
+@pytest.mark.parametrize(("x", "w", "out"), [
+    ("bf16", "f32", "f32"), ("bf16", "i8", "bf16"), ("bf16", "i8", "f32"), ("f32", "bf16", "f32"),
+])  # fmt: skip
+def test_a_product_with_scratch_takes_nothing_and_gives_the_same(x, w, out):
+    torch.manual_seed(0)
+    x_, w_ = torch.randn(5, 64).to(DTYPES[x]), (9 * torch.randn(48, 64)).to(DTYPES[w])
+    scale = torch.rand(48) if w == "i8" else None
+    scratch = torch.zeros(workspace(5, 48, 64, x, w, out), dtype=torch.uint8)
+    found = []
+    for room in (None, scratch):
+        found.append(torch.zeros(5, 48, dtype=DTYPES[out]))
+        function, arguments = matmul([found[-1], x_, w_, scale], room)
+        with Allocations() as seen:
+            function(*arguments)
+    widened_outputs = x == "bf16" and out == "f32" and w == "i8"  # the CPU's product of bf16
+    assert seen.bytes == 0 or widened_outputs
+    assert torch.equal(*found) and found[0].abs().sum() > 0
+
+
 @given(st.lists(st.integers(0, 4000), max_size=30), st.integers(0, 30_000))
 @settings(max_examples=50, deadline=None)
 def test_no_sequence_of_allocations_exceeds_the_cap(sizes, cap):
@@ -179,6 +197,20 @@ def test_no_sequence_of_allocations_exceeds_the_cap(sizes, cap):
         except DeviceMemoryExceeded:
             assert before + size > cap - 255 and memory.used == before
         assert memory.used == sum(memory.held.values()) <= cap
+
+
+@given(st.lists(st.integers(0, 3000), max_size=40))
+@settings(max_examples=50, deadline=None)
+def test_small_tensors_share_blocks_and_no_bytes(sizes):
+    memory = Memory("cpu", 1 << 30, block=4096)
+    made = [memory.allocate("x", (size,), torch.uint8) for size in sizes]
+    for number, tensor in enumerate(made):
+        assert not tensor.any()
+        tensor.fill_(number % 255 + 1)
+    assert all((tensor == number % 255 + 1).all() for number, tensor in enumerate(made))
+    blocks = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in made if len(t)}
+    small = sum(-(-size // 256) * 256 for size in sizes if size <= 1024)
+    assert list(blocks.values()).count(4096) <= -(-small // 3072) + 1
 
 
 class Recorded:
