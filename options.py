@@ -133,7 +133,7 @@ class Launch:
         """Return what RANK, WORLD_SIZE and LOCAL_RANK say; one process where they are not set."""
         env = os.environ if environment is None else environment
         named = zip(("RANK", "WORLD_SIZE", "LOCAL_RANK"), (0, 1, 0), strict=True)
-        return Launch(*(int(env.get(name) or default) for name, default in named))
+        return Launch(*(_read(name, int, env.get(name) or str(at)) for name, at in named))
 
 
 @dataclass(frozen=True)
@@ -206,6 +206,9 @@ class Options:
             free = name == "kv_memory" and self.target == "cuda" and self.kv_memory == 0
             if getattr(self, name) <= 0 and not free:
                 raise BadOption(problem=f"{name} must be positive, not {getattr(self, name)}")
+        if self.threads < 0:
+            problem = f"threads must be positive, or 0: every core, not {self.threads}"
+            raise BadOption(problem=problem)
         if self.gpu_memory < 0:
             raise BadOption(problem=f"gpu_memory must not be negative, not {self.gpu_memory}")
         if self.kv_host_memory < 0:
@@ -227,7 +230,10 @@ class Options:
         env = os.environ if environment is None else environment
         cache = Path(env["WEFT_CACHE"]) if env.get("WEFT_CACHE") else None
         remote = RemoteOptions(key=env.get("OPENAI_API_KEY", "").strip())
-        threads, validate = int(env.get("WEFT_THREADS") or 0), env.get("WEFT_VALIDATE") == "1"
+        threads = _read("WEFT_THREADS", int, env.get("WEFT_THREADS") or "0")
+        if threads < 0:
+            raise BadOption(problem=f"WEFT_THREADS is a number of threads, not {threads}")
+        validate = _read("WEFT_VALIDATE", bool, env.get("WEFT_VALIDATE") or "no")
         tune = env.get("WEFT_TUNE") or "cached"
         return Options(cache=cache, threads=threads, tune=tune, validate=validate, remote=remote)
 

@@ -36,7 +36,7 @@ class NoPictures(WeftError):
 
     kind = "option error"
     template = "pictures need {package}"
-    hint = "pip install 'weft[notebooks]'"
+    hint = "pip install 'weft[plots]'"
 
 
 def require_pictures() -> None:

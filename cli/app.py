@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -116,7 +116,8 @@ def dump(
     form: Annotated[
         str,
         typer.Option(
-            help="source: tvm, triton; binary: assembly llvm ptx ttir ttgir; prefixes: svg"
+            help="source: tvm, triton; binary: assembly llvm ptx ttir ttgir; "
+            "prefixes: svg (needs weft[plots])"
         ),
     ] = "",
     weights: Weights = "f32",
@@ -243,17 +244,22 @@ def models(
 
 @app.command()
 def calibrate(
-    out: Annotated[Path | None, typer.Option(help="where the hardware file goes")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="where the hardware file goes (default: yours)")
+    ] = None,
     threads: Threads = 0,
     disk: Annotated[bool, typer.Option(help="measure the disk that the file goes to")] = True,
     rounds: Annotated[
         int, typer.Option(help="runs of each probe; their spread is the error bar")
     ] = 9,
+    json: Annotated[
+        bool, typer.Option("--json", help="print the file's JSON, not a table")
+    ] = False,
 ) -> None:
     """Measure this machine's ceilings: what the cost model divides by."""
     from . import machine as command
 
-    command.calibrate(out, threads, disk, rounds)
+    command.calibrate(command.CalibrateOptions(**locals_of(locals())))
 
 
 @app.command()
@@ -295,7 +301,10 @@ def evaluate(
     calibration: Annotated[
         Path | None, typer.Option(help="a calibration file, if not the checkpoint's own")
     ] = None,
-    plot: Annotated[Path | None, typer.Option(help="write loss against bytes read as SVG")] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(help="loss against bytes read, .svg or .png (needs weft[plots])"),
+    ] = None,
     save: Annotated[
         bool, typer.Option("--save", help="keep losses beside the model, for --max-loss")
     ] = False,
@@ -344,7 +353,8 @@ def tune(
     ] = False,
     out: Annotated[Path | None, typer.Option(help="write the policy as text")] = None,
     plot: Annotated[
-        Path | None, typer.Option(help="write throughput by host memory as .svg or .png")
+        Path | None,
+        typer.Option(help="throughput by host memory, .svg or .png (needs weft[plots])"),
     ] = None,
     measured: Annotated[
         Path | None, typer.Option(help="with --plot: a record of bench.moe_offload to draw beside")
@@ -357,6 +367,6 @@ def tune(
     command.tune(command.TuneOptions(**locals_of(locals())))
 
 
-def locals_of(values: dict[str, object]) -> dict[str, object]:
+def locals_of(values: dict[str, object]) -> dict[str, Any]:
     """Return a command's parameters, without the names that its body imported."""
     return {key: value for key, value in values.items() if key != "command"}

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..options import BadOption
+from .output import check_file, check_picture, write_picture
 from .render import emit, remarks
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ def calibrate(options: CalibrateOptions) -> None:
     out = options.out or checkpoint.calibration_file
     if out is None:
         raise BadOption(problem=f"{options.model} has no folder to write into: give --out FILE")
+    check_file(out, "--out")
     device = use_device(options.target, options.threads)
     begun = perf_counter()
     with remarks().status(f"reading {options.text}"):
@@ -96,6 +98,7 @@ def evaluate(options: EvaluateOptions) -> None:
     from ..frontend.checkpoint import open_checkpoint
     from ..ir.sparse import parse_policies
 
+    check_picture(options.plot)
     policies, plan = parse_policies(options.attention), plan_of(options)
     checkpoint = open_checkpoint(options.model)
     attentions = judged(checkpoint, policies, options.calibration)
@@ -105,10 +108,6 @@ def evaluate(options: EvaluateOptions) -> None:
     if options.kernels and options.calibration:
         problem = "--kernels take the model's own calibration"
         raise BadOption(problem=problem, hint="put the file beside the checkpoint")
-    if options.plot is not None:
-        from ..stages import require_pictures
-
-        require_pictures()
     subject = (
         KernelSubject(checkpoint, options.threads)
         if options.kernels
@@ -122,7 +121,7 @@ def evaluate(options: EvaluateOptions) -> None:
         from ..plots.attention_loss import loss_against_bytes
 
         title = f"{checkpoint.name}: loss against bytes read"
-        write_text(options.plot, loss_against_bytes(losses(found), title).svg())
+        write_picture(loss_against_bytes(losses(found), title), options.plot)
     if options.save:
         save(checkpoint, found)
     if options.json:
@@ -143,15 +142,6 @@ def save(checkpoint: Checkpoint, found: Mapping[str, Measured]) -> None:
         problem = f"losses cannot be written to {checkpoint.folder}: {error.strerror}"
         raise BadOption(problem=problem, hint="copy the model to a folder of yours") from None
     remarks().print(f"losses kept for --max-loss: {len(rows)}", markup=False)
-
-
-def write_text(file: Path, text: str) -> None:
-    """Write a file; raises BadOption where that fails."""
-    try:
-        file.write_text(text, encoding="utf-8")
-    except OSError as error:
-        problem = f"{file} cannot be written: {error.strerror}"
-        raise BadOption(problem=problem, hint="give another place") from None
 
 
 def plan_of(options: EvaluateOptions) -> Plan:
@@ -198,5 +188,7 @@ def use_device(target: str, threads: int) -> str:
     from ..runtime.device import Device
 
     options = Options.from_env().changed(target=target)
-    share_cores(threads or options.thread_count)
+    if threads:
+        options = options.changed(threads=threads)
+    share_cores(options.thread_count)
     return "cpu" if target == "cpu" else Device.find().place

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..cost_model.hardware_file import hardware_path
 from ..ir.display.units import bytes_text
+from .output import check_file, failed, write_file
 from .render import console, emit, remarks
+
+if TYPE_CHECKING:
+    from ..cost_model.hardware import Hardware
 
 
 def models(name: str | None) -> None:
@@ -35,39 +41,87 @@ def models(name: str | None) -> None:
     remarks().print("A folder in Hugging Face form works too: weft run FILE --model FOLDER")
 
 
-def calibrate(out: Path | None, threads: int, disk: bool = True, rounds: int = 9) -> None:
+@dataclass(frozen=True)
+class CalibrateOptions:
+    """The options of `weft calibrate`, as the command line has them."""
+
+    out: Path | None
+    threads: int
+    disk: bool
+    rounds: int
+    json: bool
+
+
+def calibrate(options: CalibrateOptions) -> None:
     """Measure the ceilings of every level here (CPU, disk, a GPU where there is one); save them."""
+    from ..cost_model import hardware_file
+    from ..cost_model.report import figure_table
+
+    path = options.out or hardware_path()
+    threads = _checked(options, path)
+    hardware = _measured(path.parent, threads, options.disk, options.rounds)
+    text = hardware_file.dumps(hardware)
+    emit(text if options.json else figure_table(hardware.figures()))
+    write_file(path, "--out", text)
+    remarks().print(f"saved in {path}; {_use_of(hardware, path)}", markup=False)
+
+
+def _checked(options: CalibrateOptions, path: Path) -> int:
+    """Return how many threads measure; raises BadOption and NotWritten before anything does."""
+    from ..codegen.threads import available_cores
+    from ..options import BadOption, Options
+
+    threads, cores = options.threads or Options.from_env().thread_count, available_cores()
+    if options.rounds < 1:
+        raise BadOption(problem=f"--rounds must be at least 1, not {options.rounds}")
+    if not 0 < threads <= cores:
+        problem = f"a calibration takes 1 to {cores} threads, not {threads}"
+        raise BadOption(problem=problem, hint="this process may use no more cores; 0: all of them")
+    if options.out is None:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise failed(path, "--out", error) from None
+    check_file(path, "--out")
+    return threads
+
+
+def _measured(folder: Path, threads: int, disk: bool, rounds: int) -> Hardware:
     from contextlib import nullcontext
     from dataclasses import replace
 
     from ..codegen.measure_cpu import cpu_probes
     from ..codegen.measure_disk import disk_probes
     from ..codegen.measure_gpu import gpu_probes, has_gpu, shared_probe
-    from ..cost_model import hardware_file
     from ..cost_model.calibrate import calibrate as measure
     from ..options import Options
 
-    options = Options.from_env()
-    path = out or hardware_path()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    cpu = cpu_probes(threads or options.thread_count, options.cache)
+    cpu = cpu_probes(threads, Options.from_env().cache)
     levels, links = [cpu], []
     if has_gpu():
         *caches, main = cpu.memories
         main = replace(main, shared=shared_probe(main.read[0]))
         level, links = gpu_probes()
         levels = [replace(cpu, memories=[*caches, main]), level]
-    with disk_probes(path.parent) if disk else nullcontext() as found:
+    with disk_probes(folder) if disk else nullcontext() as found:
         if found is not None:
             levels, links = [*levels, found[0]], [*links, *found[1]]
         elif disk:
-            remarks().print(f"the disk of {path.parent} has no room to be measured", markup=False)
+            remarks().print(f"the disk of {folder} has no room to be measured", markup=False)
         with remarks().status("measuring") as status:
-            hardware = measure(
+            return measure(
                 "this-machine", levels, links, versions=cpu.versions,
                 device=" with ".join(level.device for level in levels if level.device),
                 rounds=rounds, report=lambda line: status.update(f"measuring {line}"),
             )  # fmt: skip
-    hardware_file.save(hardware, path)
-    emit(hardware_file.dumps(hardware))
-    remarks().print(f"saved in {path}; weft explain and weft tune use it", markup=False)
+
+
+def _use_of(hardware: Hardware, path: Path) -> str:
+    """Return which commands take the file, and how."""
+    gpu = any(level.kind == "gpu" for level in hardware.levels)
+    if path != hardware_path():
+        tune = f"; weft tune takes it with --hardware {path}" if gpu else ""
+        return f"weft explain and weft kernels read {hardware_path()} instead{tune}"
+    without = "weft tune an H200's, since no GPU was measured"
+    return "weft explain, weft kernels and weft tune use it" if gpu else (
+        f"weft explain and weft kernels use it, {without}")  # fmt: skip

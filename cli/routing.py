@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..ir.diagnostics import RunError
+from .output import check_file
 from .render import remarks
 
 if TYPE_CHECKING:
@@ -25,14 +26,12 @@ class NotRecorded(RunError):
 
 
 def check_recording(file: Path | None, gpu_memory: str) -> None:
-    """Raise NotRecorded, before a model is loaded, where nothing could be recorded."""
+    """Raise NotRecorded or NotWritten, before a model is loaded, where nothing would be kept."""
     if file is None:
         return
     if not gpu_memory:
         raise NotRecorded(problem="there is no --gpu-memory")
-    if not file.absolute().parent.is_dir() or file.is_dir():
-        problem = f"{file} is no file in a folder that exists"
-        raise NotRecorded(problem=problem, hint="give a file in a folder that can be written")
+    check_file(file, "--record-routing")
 
 
 @contextmanager

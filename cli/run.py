@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ..ir.diagnostics import RunError
 from ..ir.display.units import bytes_text, seconds_text
 from .live import LiveView, LoadingBar, as_json, print_value
+from .output import check_file, write_file
 from .render import emit, parse_size, remarks
 from .routing import check_recording, recording
 
@@ -47,13 +48,6 @@ class OutWithoutRows(RunError):
 
     template = "--out is where the results of --rows go, and there are no --rows"
     hint = "add --rows FILE, or use --json and redirect the output"
-
-
-class TraceNotWritten(RunError):
-    """A trace file that cannot be made."""
-
-    template = "the trace cannot be written to {path}: {problem}"
-    hint = "give --trace a file in a folder that exists and can be written"
 
 
 class NoTraceThere(RunError):
@@ -101,8 +95,8 @@ def run(options: RunOptions) -> None:
     arguments = dict(_argument(text) for text in options.arg or [])
     if options.out is not None and options.rows is None:
         raise OutWithoutRows()
-    if options.trace is not None and not options.trace.absolute().parent.is_dir():
-        raise TraceNotWritten(path=options.trace, problem="there is no such folder")
+    check_file(options.out, "--out")
+    check_file(options.trace, "--trace")
     check_recording(options.record_routing, options.gpu_memory)
     start = perf_counter()
     executable = _compile(options)
@@ -300,21 +294,13 @@ def _fetched(executable: Executable) -> dict[str, Any]:
     return {} if host is None else {"fetched": asdict(host.traffic())}
 
 
-def write_trace(executable: Executable, path: Path) -> None:
-    """Write what the run did in the Chrome trace format; raises TraceNotWritten."""
-    from ..runtime.perfetto import chrome_trace
-
-    assert executable.engine.trace is not None
-    try:
-        path.write_text(chrome_trace(executable.engine.trace), encoding="utf-8")
-    except OSError as error:
-        raise TraceNotWritten(path=path, problem=error.strerror or str(error)) from None
-
-
 def _finish(executable: Executable, stats: Stats, options: RunOptions, compiled: float) -> None:
     """Print the closing summary; write the trace."""
     if options.trace is not None:
-        write_trace(executable, options.trace)
+        from ..runtime.perfetto import chrome_trace
+
+        assert executable.engine.trace is not None
+        write_file(options.trace, "--trace", chrome_trace(executable.engine.trace))
     if options.quiet or options.json:
         return
     first = stats.first_token_seconds

@@ -13,6 +13,7 @@ from ..ir.display.units import bytes_text
 from ..ir.types import DTYPE_BYTES
 from ..options import BadOption
 from . import tune_plot
+from .output import check_file, write_file
 from .render import emit, parse_size, remarks
 
 if TYPE_CHECKING:
@@ -85,6 +86,7 @@ def tune(options: TuneOptions) -> None:
         )
     element = DTYPE_BYTES[options.kv] if options.kv else 0
     tune_plot.check(options.plot, options.measured)
+    check_file(options.out, "--out")
     shape = MoeShape.of(config_of(options.model), options.pages, element)
     workload = Workload(options.prompt, options.new, options.overlap)
     hardware = (
@@ -101,23 +103,23 @@ def tune(options: TuneOptions) -> None:
     )
     with remarks().status("searching"):
         tuned = _search(shape, workload, site, grid, hardware)
-    if options.out is not None:
-        options.out.write_text(policy_text.dumps(tuned.prediction.policy), encoding="utf-8")
     curve = None
     if options.plot is not None:
         with remarks().status("searching for each host memory"):
             curve = host_curve(shape, workload, site, grid, hardware)
+    if options.json:
+        emit(json.dumps(as_json(options.model, tuned) | _curve_json(curve)))
+    else:
+        emit(report(options.model, shape, workload, site, hardware.name, tuned))
+        if curve is not None:
+            emit(f"\n{curve.text()}")
+    if options.out is not None:
+        write_file(options.out, "--out", policy_text.dumps(tuned.prediction.policy))
+        remarks().print(f"policy saved in {options.out}", markup=False)
+    if options.plot is not None and curve is not None:
         title = (f"{options.model}, {bytes_text(site.gpu_memory)} of GPU memory, {hardware.name}; "
                  f"{workload.prompt:g} + {workload.new} tokens")  # fmt: skip
         tune_plot.draw(curve, title, options.plot, options.measured)
-    if options.json:
-        emit(json.dumps(as_json(options.model, tuned) | _curve_json(curve)))
-        return
-    emit(report(options.model, shape, workload, site, hardware.name, tuned))
-    if curve is not None:
-        emit(f"\n{curve.text()}")
-    if options.out is not None:
-        remarks().print(f"policy saved in {options.out}", markup=False)
 
 
 def config_of(model: str) -> ModelConfig:

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Mapping
+
+from ..ir.diagnostics import Warning
 
 SPIN_COUNT = 300
 """Rounds that a waiting worker of the kernels' pool spins: from launch to launch of one step."""
@@ -72,9 +75,17 @@ def configure_threads(threads: int = 0, spin: int | None = None) -> int:
 
 
 def share_cores(threads: int) -> None:
-    """Give the kernels' pool and the library's (torch) as many threads each; see above."""
+    """Give the kernels' pool and the library's (torch) as many threads each; see above.
+
+    Warns of more threads than cores: those that wait for a core hold up each launch.
+    """
     import torch
 
+    cores = available_cores()
+    if threads > cores:
+        message = f"{threads} threads share {cores} cores, and wait for one another"
+        hint = f"--threads {cores} (WEFT_THREADS={cores}), or 0: every core"
+        warnings.warn(str(Warning(message, hint=hint)), stacklevel=2)
     torch.set_num_threads(configure_threads(threads))
 
 

@@ -13,15 +13,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..ir.diagnostics import WeftNameError
-from ..ir.display.units import bytes_text, seconds_text, si
+from ..ir.display.units import bytes_text, counted, seconds_text, si
 from ..ir.display.view import Facts, Grid, Shown, View
 
 
 class NoSuchFigure(WeftNameError):
     """A level, a link, a data type or a launch mode that a hardware description does not have."""
 
+    kind = "hardware error"
     template = "hardware {hardware!r} has no {what} {name!r}"
-    hint = "it has: {known}"
+    hint = (
+        "it has: {known}; `weft calibrate` writes all that it measures, `--hardware h200` is whole"
+    )
 
 
 @dataclass(frozen=True)
@@ -146,22 +149,50 @@ class Hardware(Shown):
         """Return its levels' figures, medians."""
         told = {key: str(self.provenance[key]) for key in ("device", "source", "date")
                 if key in self.provenance}  # fmt: skip
-        rows = [row for level in self.levels for row in _figures(level)]
-        rows += [("link", f"{link.source} to {link.target}", si(link.bandwidth.median, "B/s"))
-                 for link in self.links]  # fmt: skip
-        grid = Grid(("level", "figure", "median"), tuple(rows))
+        rows = tuple((each.of, each.name, each.text(each.rate.median)) for each in self.figures())
+        grid = Grid(("level", "figure", "median"), rows)
         return View("hardware", self.name, (Facts(tuple(told.items())), grid))
 
+    def figures(self) -> list[Figure]:
+        """Return all that is known of its levels and links, in their order."""
+        of_levels = [figure for level in self.levels for figure in _figures_of_level(level)]
+        return of_levels + [figure for link in self.links for figure in _figures_of_link(link)]
 
-def _figures(level: Level) -> list[tuple[str, str, str]]:
-    """Return (level, what, figure) of each figure of a level."""
-    rows = [(level.name, f"{memory.name}, {bytes_text(memory.capacity)}: read",
-             si(memory.read.median, "B/s")) for memory in level.memories]  # fmt: skip
-    for what, rates in (("matmul", level.matmul), ("vector", level.vector)):
-        rows += [(level.name, f"{what} {dtype}", si(rate.median, "FLOP/s"))
-                 for dtype, rate in rates.items()]  # fmt: skip
-    return rows + [(level.name, f"launch, {mode}", seconds_text(rate.median))
-                   for mode, rate in level.launch.items()]  # fmt: skip
+
+@dataclass(frozen=True)
+class Figure:
+    """One rate of a machine: the level that it is `of` (or `link`), its name and unit."""
+
+    of: str
+    name: str
+    rate: Rate
+    unit: str
+
+    def text(self, value: float) -> str:
+        """Return a value of this figure for people."""
+        return seconds_text(value) if self.unit == "s" else si(value, self.unit)
+
+
+def _figures_of_level(level: Level) -> list[Figure]:
+    found = [("FLOP/s", f"matmul {dtype}", rate) for dtype, rate in level.matmul.items()]
+    found += [("FLOP/s", f"vector {dtype}", rate) for dtype, rate in level.vector.items()]
+    found += [("s", f"launch, {mode}", rate) for mode, rate in level.launch.items()]
+    memories = [figure for memory in level.memories for figure in _figures_of_memory(memory)]
+    return [Figure(level.name, name, rate, unit) for unit, name, rate in [*memories, *found]]
+
+
+def _figures_of_memory(memory: Memory) -> list[tuple[str, str, Rate]]:
+    found = {"read": memory.read, "copy": memory.copy, "read beside copies": memory.shared}
+    found |= {f"read by {counted(n, 'thread')}": each for n, each in memory.by_threads.items()}
+    place = f"{memory.name}, {bytes_text(memory.capacity)}"
+    return [("B/s", f"{place}: {what}", rate) for what, rate in found.items() if rate is not None]
+
+
+def _figures_of_link(link: Link) -> list[Figure]:
+    way = f"{link.source} to {link.target}"
+    found = {"": link.bandwidth, ", pageable": link.pageable, ", with the way back": link.together}
+    rates = [Figure("link", way + what, rate, "B/s") for what, rate in found.items() if rate]
+    return rates + [Figure("link", f"{way}, latency", rate, "s") for rate in [link.latency] if rate]
 
 
 _WIDER = {

@@ -22,6 +22,13 @@ class HardwareFileError(WeftError):
     hint = "`weft calibrate` writes such a file; cost_model/hardware/ has examples"
 
 
+class NoHardwareFile(HardwareFileError):
+    """No description of that name, and no file there that can be read."""
+
+    template = "{path!r} is no shipped hardware, and no file that can be read: {problem}"
+    hint = "the shipped ones are {known}; `weft calibrate` writes a file"
+
+
 def load(name_or_path: str | Path) -> Hardware:
     """Return a description: a shipped one by name (`cpu-generic`, `h200`), any other by path."""
     shipped = SHIPPED / f"{name_or_path}.json"
@@ -29,10 +36,14 @@ def load(name_or_path: str | Path) -> Hardware:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        names = ", ".join(sorted(file.stem for file in SHIPPED.glob("*.json")))
-        problem = f"cannot be read ({error}); shipped descriptions: {names}"
-        raise HardwareFileError(path=path, where="file", problem=problem) from None
+        problem = getattr(error, "strerror", None) or str(error)
+        raise NoHardwareFile(path=str(name_or_path), problem=problem, known=known_names()) from None
     return parse(text, str(path))
+
+
+def known_names() -> str:
+    """Return the names of the shipped descriptions, for people."""
+    return ", ".join(sorted(file.stem for file in SHIPPED.glob("*.json")))
 
 
 def hardware_path() -> Path:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from ..ir.display.units import seconds_text
 from ..ir.display.view import Facts, Grid, View
+from .hardware import Figure
 from .roofline import Interval, OpCost, StepCost
 
 Row = tuple[str, ...]
@@ -122,6 +123,15 @@ def step_view(cost: StepCost) -> View:
     )
     grid = Grid((*HEADER[:6], "predicted"), table, shares=shares)
     return View("cost of a step", f"{len(cost.operations)} operations", (Facts(facts), grid))
+
+
+def figure_table(figures: Iterable[Figure]) -> str:
+    """Return the rates of a machine with their error bars, one a line."""
+    body = [
+        (each.of, each.name, *map(each.text, (each.rate.min, each.rate.median, each.rate.max)))
+        for each in figures
+    ]
+    return table(("level", "figure", "lowest", "median", "highest"), body)
 
 
 def table(header: Row, body: Sequence[Row]) -> str:

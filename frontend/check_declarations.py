@@ -102,4 +102,5 @@ def check_signature(item: ast.Tool | ast.Program, file: ast.File) -> None:
 def no_options(type: ast.Type) -> None:
     """Refuse options where a type takes none."""
     for option in type.options:
-        raise UnknownOption(place="this type", name=option.name, span=option.span)
+        hint = "options go with a gen, or with the type of a record's field"
+        raise UnknownOption(place="this type", name=option.name, hint=hint, span=option.span)

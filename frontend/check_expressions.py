@@ -175,7 +175,7 @@ def _check_call(call: ast.Call, flow: Flow) -> Term:
         return _check_score(call, flow)
     if call.function not in BUILTINS:
         known = [*BUILTINS, *world.tools, *world.fields]
-        hint = did_you_mean(call.function, known)
+        hint = did_you_mean(call.function, known, "there are")
         raise UnknownFunction(
             what="tool, builtin or record", name=call.function, hint=hint, span=call.span
         )
@@ -215,7 +215,7 @@ def _check_record(call: ast.Call, flow: Flow) -> Term:
         )
     for item in call.named:
         if item.name not in fields:
-            hint = did_you_mean(item.name, fields)
+            hint = did_you_mean(item.name, fields, "it has")
             raise UnknownField(type=call.function, name=item.name, hint=hint, span=item.span)
         want = fields[item.name][0]
         if constant_of(item.value) is UNKNOWN:
@@ -250,7 +250,7 @@ def _check_method(expression: ast.Method, flow: Flow) -> Term:
         return ANY
     name = expression.name
     if (base(receiver).name, name) not in METHODS:
-        hint = did_you_mean(name, methods_of(receiver))
+        hint = did_you_mean(name, methods_of(receiver), "it has")
         if name in {"append", "extend"}:
             hint = "values do not change: write xs = xs + [x]"
         raise UnknownMethod(type=receiver, name=name, hint=hint, span=expression.span)
@@ -289,7 +289,7 @@ def _check_field(expression: ast.FieldOf, flow: Flow) -> Term:
         )  # fmt: skip
     fields = flow.world.fields[str(receiver.parameters[0])]
     if expression.name not in fields:
-        hint = did_you_mean(expression.name, fields)
+        hint = did_you_mean(expression.name, fields, "it has")
         raise UnknownField(type=receiver, name=expression.name, hint=hint, span=expression.span)
     return fields[expression.name][0]
 

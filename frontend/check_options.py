@@ -50,6 +50,9 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
 }
 
 
+_PATTERN_HINT = 'a pattern is a type, as in gen x: regex "[a-z]+"'
+
+
 def check_gen_options(
     options: Iterable[ast.Argument],
     place: str,
@@ -61,7 +64,9 @@ def check_gen_options(
     seen: set[str] = set()
     for option in options:
         if option.name not in allowed:
-            hint = did_you_mean(option.name, allowed)
+            hint = _PATTERN_HINT if option.name == "regex" else did_you_mean(
+                option.name, allowed, "it takes"
+            )  # fmt: skip
             raise UnknownOption(place=place, name=option.name, hint=hint, span=option.span)
         if option.name in seen:
             raise DeclaredTwice(what="the option", name=option.name, span=option.span)
@@ -89,7 +94,8 @@ def check_select_options(select: ast.Select) -> None:
         raise WrongOption(name="select", problem="has no options", span=select.choices.span)
     for option in select.options:
         if option.name != "by":
-            raise UnknownOption(place="a select", name=option.name, span=option.span)
+            hint = f"it takes by: {', '.join(SELECT_BY)}"
+            raise UnknownOption(place="a select", name=option.name, hint=hint, span=option.span)
         if _constant(option) not in SELECT_BY:
             problem = f"is one of {', '.join(SELECT_BY)}"
             raise WrongOption(name="by", problem=problem, span=option.span)

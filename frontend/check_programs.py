@@ -19,7 +19,7 @@ def check_run(run: ast.Run, flow: Flow) -> Term:
     """Return the type of what a program returns; raises where it does not fit the call."""
     programs = flow.world.programs
     if run.program not in programs:
-        hint = did_you_mean(run.program, programs)
+        hint = did_you_mean(run.program, programs, "there are")
         raise UnknownFunction(what="program", name=run.program, hint=hint, span=run.span)
     program = programs[run.program]
     check_arguments(program, run, flow)

@@ -63,7 +63,8 @@ def check_join(checker: Checker, join: ast.Join, flow: Flow) -> None:
         raise MisplacedJoin(span=join.span)
     for option in join.options:
         if option.name != "by":
-            raise UnknownOption(place="a join", name=option.name, span=option.span)
+            hint = "join best(by=points)"
+            raise UnknownOption(place="a join", name=option.name, hint=hint, span=option.span)
         expect(option.value, list_of(FLOAT), "join best(by=...)", flow)
     if len(join.options) != 1:
         raise WrongOption(name="join best", problem="takes one by=...", span=join.span)

@@ -50,10 +50,12 @@ class MalformedTypeUse(WeftTypeError):
     template = "{problem}"
 
 
-def did_you_mean(name: str, candidates: Collection[str]) -> str:
-    """Return a hint with the nearest candidate, or an empty text."""
+def did_you_mean(name: str, candidates: Collection[str], all_of_them: str = "") -> str:
+    """Return a hint with the nearest candidate; without one `all_of_them: a, b`, or nothing."""
     near = get_close_matches(name, list(candidates), n=1)
-    return f"did you mean `{near[0]}`?" if near else ""
+    if near:
+        return f"did you mean `{near[0]}`?"
+    return f"{all_of_them}: {', '.join(candidates)}" if all_of_them and candidates else ""
 
 
 def term_of(type: ast.Type, records: Collection[str]) -> Term:
@@ -79,7 +81,7 @@ def term_of(type: ast.Type, records: Collection[str]) -> Term:
         _expect(type, len(arguments) == 2, f'write {name} "file"')
         return Term(name, (str(arguments[1]),))
     known = [*PLAIN, "list", "choice", "regex", *FILE_TYPES, *records]
-    raise UnknownType(name=name, hint=did_you_mean(name, known), span=type.span)
+    raise UnknownType(name=name, hint=did_you_mean(name, known, "there are"), span=type.span)
 
 
 def bounded(type: ast.Type, records: Collection[str]) -> Term:

@@ -1,1 +1,1 @@
-"""Pictures of prices, plans and runs, for notebooks: `pip install 'weft[notebooks]'`."""
+"""Pictures of prices, plans and runs, for notebooks: `pip install 'weft[plots]'`."""

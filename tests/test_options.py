@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from weft.cli.render import parse_size
 from weft.ir.display.units import bytes_text, seconds_text
-from weft.options import BadOption, Options
+from weft.options import BadOption, Launch, Options
 
 
 def test_the_environment_is_read_in_one_place():
@@ -17,6 +17,7 @@ def test_the_environment_is_read_in_one_place():
 @pytest.mark.parametrize(
     "changes",
     [
+        {"threads": -1},
         {"weight": "f32"},
         {"weights": "f64"},
         {"max_batch": 0},
@@ -30,6 +31,25 @@ def test_the_environment_is_read_in_one_place():
 def test_wrong_options_are_refused(changes):
     with pytest.raises(BadOption):
         Options().changed(**changes)
+
+
+@pytest.mark.parametrize(
+    ("environment", "says"),
+    [
+        ({"WEFT_THREADS": "abc"}, "WEFT_THREADS is a number, not 'abc'"),
+        ({"WEFT_THREADS": "-3"}, "WEFT_THREADS is a number of threads, not -3"),
+        ({"WEFT_VALIDATE": "perhaps"}, "WEFT_VALIDATE is yes or no, not 'perhaps'"),
+        ({"WEFT_TUNE": "always"}, "tune must be one of cached, off"),
+    ],
+)
+def test_a_wrong_environment_names_the_variable(environment, says):
+    with pytest.raises(BadOption, match=says):
+        Options.from_env(environment)
+
+
+def test_a_wrong_rank_names_the_variable():
+    with pytest.raises(BadOption, match="WORLD_SIZE is a number, not 'two'"):
+        Launch.from_env({"RANK": "0", "WORLD_SIZE": "two"})
 
 
 @pytest.mark.parametrize(

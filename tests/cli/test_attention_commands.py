@@ -54,7 +54,7 @@ def test_the_shipped_models_are_calibrated(model):
         (["tiny-dense", "--text", "TEXT", "--statistic", "v"], "one of centred, qk, q, k"),
         (["random:tiny-dense", "--text", "TEXT"], "give --out FILE"),
         (["tiny-dens", "--text", "TEXT"], "no model 'tiny-dens'"),
-        (["tiny-moe", "--text", "TEXT", "--tokens", "70", "--out", "no/place.json"], "--out FILE"),
+        (["tiny-moe", "--text", "TEXT", "--tokens", "70", "--out", "no/a.json"], "no folder no"),
     ],
 )
 def test_what_cannot_be_calibrated_is_told(arguments, says, text):

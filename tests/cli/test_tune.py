@@ -1,11 +1,13 @@
 """`weft tune`: what it prints, the policy that it writes, and its errors."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from typer.testing import CliRunner
 from weft.cli.app import app
-from weft.cost_model.hardware_file import load
+from weft.cost_model.hardware import NoSuchFigure
+from weft.cost_model.hardware_file import dumps, load
 from weft.cost_model.hrm.popularity import BadPopularity
 from weft.cost_model.hrm.shape import NoExperts, UnevenPages
 from weft.cost_model.hrm.trouble import GpuTooSmall, HostTooSmall
@@ -68,6 +70,8 @@ def test_cold_experts_are_named_by_a_file(tmp_path) -> None:
         (("random:mixtral-8x7b", "--pages-per-expert", 3), UnevenPages, "into 3 pages"),
         (("tiny-moe", "--pages", "bf15"), BadOption, "no format of pages is 'bf15'"),
         (("tiny-moe", "--hardware", "cpu-generic"), BadOption, "describes no GPU"),
+        (("tiny-moe", "--hardware", "h300"), WeftError, "the shipped ones are cpu-generic, h200"),
+        (("tiny-moe", "--hardware", "h300"), WeftError, "'h300' is no shipped hardware, and no"),
         (("tiny-moe", "--disk", "1GiB"), BadOption, "'h200' describes no disk"),
         (("tiny-moe", "--gpu-memory", "much"), BadOption, "'much' is no size"),
         (("tiny-moe", "--popularity", "none.json"), BadPopularity, "none.json cannot be read"),
@@ -95,6 +99,14 @@ def test_calibrate_measures_memory_by_threads_and_the_disk(tmp_path) -> None:
     assert machine.link("disk", "cpu").bandwidth.median > 0
     again = CliRunner().invoke(app, ["calibrate", "--out", str(file), "--rounds", "1", "--no-disk"])
     assert again.exit_code == 0 and "disk" not in {level.name for level in load(file).levels}
+
+
+def test_hardware_without_links_says_what_is_missing(tmp_path) -> None:
+    file = tmp_path / "unlinked.json"
+    file.write_text(dumps(replace(load("h200"), links=())))
+    with pytest.raises(NoSuchFigure, match="hardware error: .* has no link 'cpu->gpu'") as caught:
+        tune("tiny-moe", "--hardware", file)
+    assert "weft calibrate" in caught.value.hint_text
 
 
 def test_experts_may_be_cut_and_int4_pages_stay_off_the_cpu(tmp_path) -> None:

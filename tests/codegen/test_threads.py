@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import warnings
 
 import pytest
 from weft.codegen.threads import LIBRARY_WAIT, SPIN_COUNT, without_library_wait
@@ -57,3 +58,19 @@ def test_another_engine_gets_the_environment_that_weft_found() -> None:
     outside = {"PATH": "/bin", "GOMP_SPINCOUNT": "5"}
     assert without_library_wait(outside) == outside
     assert without_library_wait({"PATH": "/bin", **LIBRARY_WAIT}) == {"PATH": "/bin"}
+
+
+def test_more_threads_than_cores_are_told(monkeypatch) -> None:
+    import torch
+    from weft.codegen import threads
+
+    asked: list[int] = []
+    monkeypatch.setattr(threads, "available_cores", lambda: 4)
+    monkeypatch.setattr(threads, "configure_threads", lambda count: count)
+    monkeypatch.setattr(torch, "set_num_threads", asked.append)
+    with pytest.warns(UserWarning, match="8 threads share 4 cores.*\nhint: --threads 4"):
+        threads.share_cores(8)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        threads.share_cores(4)
+    assert asked == [8, 4]

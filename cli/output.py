@@ -1,0 +1,100 @@
+"""Files that commands write: refused before any work is done, written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..ir.diagnostics import WeftError
+from ..options import BadOption
+
+if TYPE_CHECKING:
+    from ..plots.style import Picture
+
+
+class NotWritten(WeftError):
+    """A file that cannot be made or written."""
+
+    kind = "file error"
+    template = "{path} cannot be written: {problem}"
+    hint = "give {option} a file in a folder that exists and can be written"
+
+
+def check_file(path: Path | None, option: str) -> None:
+    """Raise NotWritten where no file could be written: a folder, or no place for one."""
+    if path is None:
+        return
+    if path.is_dir():
+        raise NotWritten(path=path, option=option, problem="it is a folder")
+    if not path.absolute().parent.is_dir():
+        problem = f"there is no folder {path.parent}"
+        raise NotWritten(path=path, option=option, problem=problem)
+    try:
+        _try(path)
+    except OSError as error:
+        raise failed(path, option, error) from None
+
+
+def write_file(path: Path, option: str, content: str | bytes) -> None:
+    """Write text (as UTF-8) or bytes; what was there before stays until all is written.
+
+    Raises NotWritten.
+    """
+    data = content.encode() if isinstance(content, str) else content
+    try:
+        if path.exists() and not path.is_file():  # a pipe, a terminal
+            path.write_bytes(data)
+        else:
+            _replace(path.resolve(), data)
+    except OSError as error:
+        raise failed(path, option, error) from None
+
+
+def check_picture(path: Path | None) -> None:
+    """Raise where `--plot` names no file of a picture, or none can be drawn or written.
+
+    BadOption, NoPictures, NotWritten.
+    """
+    if path is None:
+        return
+    if path.suffix not in (".svg", ".png"):
+        raise BadOption(problem=f"--plot {path} is neither .svg nor .png")
+    from ..stages import require_pictures
+
+    require_pictures()
+    check_file(path, "--plot")
+
+
+def write_picture(picture: Picture, path: Path) -> None:
+    """Write a picture of `--plot` as the file's suffix says; raises NotWritten."""
+    drawn = picture.svg() if path.suffix == ".svg" else picture.png(dots_per_inch=144)
+    write_file(path, "--plot", drawn)
+
+
+def _try(path: Path) -> None:
+    if path.exists() and not os.access(path, os.W_OK):
+        raise PermissionError(None, "it may not be written")
+    if path.is_file() or not path.exists():
+        aside = _aside(path.resolve())
+        aside.touch()
+        aside.unlink()
+
+
+def _replace(path: Path, data: bytes) -> None:
+    aside = _aside(path)
+    try:
+        aside.write_bytes(data)
+        aside.replace(path)
+    except OSError:
+        aside.unlink(missing_ok=True)
+        raise
+
+
+def _aside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}")
+
+
+def failed(path: Path, option: str, error: OSError) -> NotWritten:
+    """Return the error of a file that the system refused."""
+    return NotWritten(path=path, option=option, problem=error.strerror or str(error))

@@ -1,0 +1,88 @@
+"""Files that commands write: what cannot be written is told before any work, and loses nothing."""
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+from weft.cli.app import app
+from weft.cli.output import NotWritten, check_file, write_file
+
+ESSAYS = Path(__file__).parents[2] / "examples"
+JUDGE = (str(ESSAYS / "essay_judge.weft"), "--arg", "essay=short")
+ROWS = (JUDGE[0], "--rows", str(ESSAYS / "data" / "essay_judge.jsonl"))
+TUNE = ("tune", "random:mixtral-8x7b-4l", "--gpu-memory", "8GiB")
+
+WRITERS = (
+    ("run", *JUDGE, "--trace"),
+    ("run", *ROWS, "--out"),
+    ("run", *JUDGE, "--gpu-memory", "28MiB", "--model", "tiny-moe", "--record-routing"),
+    ("calibrate", "--rounds", "1", "--out"),
+    ("calibrate-attention", "tiny-dense", "--text", str(ESSAYS / "essay_judge.weft"), "--out"),
+    (*TUNE, "--out"),
+)
+PLOTTERS = (("evaluate", "tiny-dense", "--plot"), (*TUNE, "--plot"))
+
+
+@pytest.fixture
+def no_work(monkeypatch):
+    """What takes time may not begin."""
+    for place in (
+        "cli.run._compile", "cli.machine._measured", "cli.tune._search", "cli.attention.use_device",
+    ):  # fmt: skip
+        monkeypatch.setattr(f"weft.{place}", lambda *rest, place=place: pytest.fail(place))
+
+
+@pytest.mark.parametrize("command", [*WRITERS, *PLOTTERS], ids=lambda command: command[0])
+def test_a_place_that_takes_no_file_is_refused_before_the_work(command, no_work, tmp_path) -> None:
+    folder = tmp_path / "folder.svg"
+    folder.mkdir()
+    for place, says in (
+        (tmp_path / "nowhere" / "x.svg", "there is no folder"),
+        (folder, "it is a folder"),
+        (Path("/proc/x.svg"), "cannot be written"),
+    ):
+        if place.is_relative_to("/proc") and not Path("/proc").is_dir():
+            continue
+        result = CliRunner().invoke(app, [*command, str(place)])
+        assert isinstance(result.exception, NotWritten), (result.output, result.exception)
+        told = result.exception.render()
+        assert says in told and str(place) in told and f"give {command[-1]} a file" in told
+
+
+def test_a_write_that_fails_leaves_what_was_there(tmp_path, monkeypatch) -> None:
+    file = tmp_path / "kept.json"
+    write_file(file, "--out", "first")
+
+    def full(self, data):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "write_bytes", full)
+        with pytest.raises(NotWritten, match="No space left on device"):
+            write_file(file, "--out", "second")
+    assert file.read_text() == "first" and [each.name for each in tmp_path.iterdir()] == [file.name]
+    write_file(file, "--out", "second")
+    assert file.read_text() == "second"
+
+
+def test_a_link_is_written_through(tmp_path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    (tmp_path / "file").write_text("old")
+    check_file(tmp_path / "link", "--out")
+    write_file(tmp_path / "link", "--out", b"new")
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "file").read_text() == "new"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_what_is_no_plain_file_is_written_into() -> None:
+    check_file(Path("/dev/full"), "--out")
+    with pytest.raises(NotWritten, match="/dev/full"):
+        write_file(Path("/dev/full"), "--out", "lost")
+    assert Path("/dev/full").is_char_device()
+
+
+def test_what_was_found_is_printed_also_where_it_cannot_be_kept(monkeypatch) -> None:
+    result = CliRunner().invoke(app, [*TUNE, "--batch", "16", "--out", "/dev/full", "--json"])
+    assert isinstance(result.exception, NotWritten)
+    assert json.loads(result.stdout)["policy"]
