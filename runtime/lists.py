@@ -167,9 +167,9 @@ class AttentionLists:
         sizes, most, extents = [], {}, lists.extents
         for window in self._windows:
             tail = str(window or "")
-            items = _level(extents[f"{PLANNED}W{tail}"], rows)
+            items = _level(extents[f"{PLANNED}W{tail}"], rows, ITEMS)
             joined = rows if extents[f"{PLANNED}G{tail}"] else 0
-            many = 1 if lists.apart else min(_level(extents[f"{PLANNED}M{tail}"], 4), items)
+            many = 1 if lists.apart else min(_level(extents[f"{PLANNED}M{tail}"], 4, 8), items)
             taken = items * self._shape.rows_few
             if not lists.apart:
                 taken += many * (self._shape.rows_many - self._shape.rows_few)
@@ -240,6 +240,10 @@ class Fitting:
 AHEAD = 512
 """The page table is sent in multiples of so many keys, so that lists hold for a while."""
 
+ITEMS = 32
+"""Items that a room has at least where rows are cut: as many as one row of a long context has, so
+that few rows have one room however long they grow. An item of no keys costs next to nothing."""
+
 LOSS = 5e-5
 """Seconds that a layer's attention may take longer so that a recorded step can be replayed: of 32
 layers less than the host takes to launch a step one kernel after another."""
@@ -284,11 +288,12 @@ class Room:
         return -1 if name.startswith(nothing) else 0
 
 
-def _level(items: int, rows: int) -> int:
-    """Return how many items to leave room for: the rows if they suffice, else a step up."""
-    if items <= rows:
-        return rows
-    level = 4
+def _level(items: int, enough: int, least: int) -> int:
+    """Return how many items to leave room for: `enough` if they suffice, else `least`, or as few
+    steps more as hold them."""
+    if items <= enough:
+        return enough
+    level = least
     while level < items:
         level += max(4, 1 << (level.bit_length() - 2))
     return level

@@ -142,6 +142,16 @@ def test_lists_with_too_many_items_for_a_recorded_room_are_cut_anew(prefix, own)
     assert fitted >= 3
 
 
+def test_one_row_has_two_rooms_however_long_it_grows():
+    """Whole, and cut: else a context that grows would be recorded again and again."""
+    shape = Shape(32, 8, 128, 64, 4, 16, 64)
+    lists, pages = AttentionLists(shape, (0,), torch.device("cpu"), 4096), np.arange(2048)[None]
+    lengths = (1, 129, 385, 700, 1024, 4096, 9_000, 33_000, 131_000)
+    planned = [lists.plan(decode_step([length], pages.tolist())) for length in lengths]
+    assert len({len(each.arrays["plan_item_row"]) for each in planned}) > 3
+    assert len({lists.room(1, each, 4096) for each in planned}) == 2
+
+
 def test_lists_that_would_take_much_longer_cut_anew_are_left():
     lists = AttentionLists(Shape(4, 2, 16, 16, 8, 32, 64), (0,), torch.device("cpu"), 4096)
     few = lists.plan(decode_step([30] * 12, np.arange(12 * 4096).reshape(12, 4096).tolist()))
