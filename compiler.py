@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,7 @@ from .loading import (
     device_executor,
     device_sampler,
     gpu_lowering,
+    has_constraints,
     join_ranks,
     kv_dtype,
     page_size,
@@ -202,7 +203,7 @@ class Compilation:
         if self.on_gpu:
             regimes = lower_for_gpu(*model, **known, **gpu_lowering(options))
         else:
-            regimes = lower_model(*model, **known)
+            regimes = lower_model(*model, **known, narrow=has_constraints(self.plan))
         for regime in regimes:
             self.records += [record for record in regime.records if record not in self.records]
         return regimes
@@ -211,10 +212,8 @@ class Compilation:
         """Return the model's step, or the part of it that this rank computes."""
         from .passes.graph.tensor_parallel import TensorParallel
 
-        checkpoint, step = (
-            self._need_checkpoint(),
-            TensorParallel(self.launch.rank, self.options.tp),
-        )
+        checkpoint = self._need_checkpoint()
+        step = TensorParallel(self.launch.rank, self.options.tp)
         if self.options.tp == 1:
             return checkpoint.graph
         graph, records = run_passes((step,), checkpoint.graph, Context(model_name=checkpoint.name))
@@ -255,7 +254,9 @@ class Compilation:
         from .passes.tile.sampling import sampling_kernels
 
         vocabulary = self._need_checkpoint().config.vocab_size
-        around = gpu_step_kernels(vocabulary) if self.on_gpu else sampling_kernels(vocabulary)
+        narrow = any(regime.narrow for regime in self.regimes)
+        drawing = gpu_step_kernels if self.on_gpu else partial(sampling_kernels, narrow=narrow)
+        around = drawing(vocabulary)
         usual = merge_kernels(self.regimes) + around
         if self.options.tune == "off":
             return usual

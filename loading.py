@@ -34,6 +34,11 @@ def activation_dtype(options: Options) -> str:
     return "bf16" if options.target == "cuda" and options.weights != "f32" else "f32"
 
 
+def has_constraints(plan: Module) -> bool:
+    """Return whether a plan holds gens to constraints: some steps then need few words' logits."""
+    return any(operation.name == "plan.constraint" for operation in plan.operations)
+
+
 def gpu_lowering(options: Options) -> dict[str, Any]:
     """Return what lowering for a GPU takes beside what lowering for any device does."""
     from .codegen.measure_gpu import streaming_processors
@@ -285,9 +290,12 @@ def device_sampler(executor: ModelExecutor, kernels: Mapping[str, Any]) -> Sampl
 
 def compiled_sampler(executor: ModelExecutor, kernels: Mapping[str, Any]) -> SampleKernel:
     """Return the sampler that draws with compiled kernels."""
+    from .ir.token_masks import few_words
     from .runtime.compiled_sampler import CompiledSampler
 
     size = executor.vocab_size
-    return CompiledSampler(
-        kernels[f"argmax_masked_{size}"], kernels[f"sample_{size}"], size, executor.max_batch
+    wide, few = (
+        (kernels.get(f"argmax_masked_{width}"), kernels.get(f"sample_{width}"), width)
+        for width in (size, few_words(size))
     )
+    return CompiledSampler(*wide, executor.max_batch, few if few[0] else None)  # type: ignore[arg-type]

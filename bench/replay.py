@@ -24,6 +24,9 @@ class Replay:
     `frozen` is set, known rows come from memory; a row that is not known raises UnknownPrefix.
     """
 
+    head_rows = None
+    """What is kept is the logits of all words."""
+
     def __init__(self, inner: ModelExecutor) -> None:
         self.frozen = False
         self._inner = inner

@@ -65,13 +65,18 @@ class GraphRun:
     meanings: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
 
     def step(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        """Run the step; inputs as the graph's arguments, i32; returns logits [R, V]."""
+        """Run the step; inputs as the graph's arguments: i32, and rows of the head in f32, if they
+        are one; returns logits [R, V], or [R, W]."""
         function = self.module.symbol("step")
         environment: dict[str, Any] = {
-            value.name: inputs[value.name].long() for value in function.regions[0].arguments
+            value.name: self._argument(inputs[value.name])
+            for value in function.regions[0].arguments
         }
         (logits,) = self._run(function.regions[0].operations, environment)
         return logits
+
+    def _argument(self, tensor: Tensor) -> Tensor:
+        return tensor.to(self.dtype) if tensor.is_floating_point() else tensor.long()
 
     def _run(self, operations: Sequence[Operation], environment: dict[str, Any]) -> tuple[Any, ...]:
         """Run a list of operations to its end; returns what the last one gives."""

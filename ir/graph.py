@@ -2,7 +2,7 @@
 
 Shape legend, here and in tensor names: T tokens of a step, B sequences, D model width, H query
 heads, K key/value heads, C head width, F feed-forward width, E experts, A experts a token, V
-vocabulary, N pages, P page size, S splits, R rows of logits.
+vocabulary, N pages, P page size, S splits, R rows of logits, W words that they are of.
 
 Attention is `partial(q, kvset) -> state`, `merge(states)`, `finalize(state)`: splitting a kvset
 and merging the states is exact, whatever the split (section 6.2 of the attention notes).
@@ -19,10 +19,11 @@ DECLARATIONS = (
         "a model's step: the region takes its inputs; config = {...} as read from the checkpoint, "
         "memory = {bytes, offsets of activations in the arena}; attention = {policy, least: the "
         "context from which selecting keys pays}; kv = where keys and values lie; policy = a "
-        "policy's text, for moe-partition; apart: no keys are read for many rows at once",
+        "policy's text, for moe-partition; apart: no keys are read for many rows at once; head = "
+        "the weight whose rows the last argument holds: of the words that logits are wanted of",
         regions=1,
         required=("name",),
-        optional=("config", "model", "memory", "attention", "kv", "policy", "apart"),
+        optional=("config", "model", "memory", "attention", "kv", "policy", "apart", "head"),
     ),
     Op("graph.return", "the step's outputs", (1, None), terminator=True),
 )

@@ -16,6 +16,19 @@ UNREACHED = np.iinfo(np.uint16).max
 """The distance of what is not allowed."""
 
 
+WORTH = 5 / 8
+"""The share of the vocabulary up to which logits of the other words are worth leaving out: our
+kernel for all words does more of them a second than the library's for a step's own."""
+
+FEW = 8
+"""A few words are at most one of so many."""
+
+
+def few_words(vocab_size: int) -> int:
+    """Return how many words are a few: as many as whole words of a mask."""
+    return -(-vocab_size // (32 * FEW)) * 32
+
+
 def classes_of(given: Automaton, facts: Sequence[np.ndarray], longest: int) -> np.ndarray:
     """Return labels [S]: states of one label agree in all facts [S] after each token.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .graph.allowed_head import AllowedHead
 from .graph.fusion import DropConcatOfSplit, FuseAddNorm, FuseRopeWrite, FuseSiblingMatmuls
 from .graph.kv_offload import OffloadKeys
 from .graph.matmul_parts import FuseCombineResidual, FuseMatmulParts
@@ -55,7 +56,7 @@ def known_passes() -> dict[str, Pass]:
     """Return every pass that a pipeline has, by name."""
     steps = (
         *PROGRAM_PASSES, RemoteCalls(), *LOWERING, *PLAN_PASSES, *MODEL_PASSES, *SPARSE_PASSES,
-        MoePartition(),
+        MoePartition(), AllowedHead(),
     )  # fmt: skip
     return {step.name: step for step in steps}
 

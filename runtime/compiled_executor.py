@@ -15,6 +15,7 @@ from ..ir.model import ModelConfig, Rope
 from .executor import PAGE_SIZE, by_name, check_step, page_bytes
 from .host_keys import HostKeys, Staged
 from .library import Launch, library_threads
+from .narrow_steps import NarrowSteps
 from .ranks import announcer
 from .recipe import TORCH, Memory, Recipe
 from .sparse_decode import SparseDecode, decode_rows, grouped, split
@@ -74,6 +75,9 @@ class CompiledExecutor:
         layers = host.layers if host else sparse.layers if sparse else {}
         tables |= host.tables if host else {}
         memory = Memory(kernels, weights, k, v, tables, arena, convert or tvm_tensor(), layers)
+        narrow = [(rows, function) for rows, function in functions if function.attribute("head")]
+        self._narrow = NarrowSteps(narrow, memory, max_batch, config.vocab_size) if narrow else None
+        functions = [pair for pair in functions if pair not in narrow]
         recipes = [(rows, function.attribute("attention"), Recipe(function, memory))
                    for rows, function in functions]  # fmt: skip
         tasks = staged or [None] * len(recipes)
@@ -93,8 +97,19 @@ class CompiledExecutor:
         """Runs a step's launches in this one's stead: a trace that times each."""
         self.announcer = announcer(page_size)
 
-    def forward(self, step: StepInput) -> Tensor:
-        """Return logits [R, V] f32, a view that the next call overwrites."""
+    @property
+    def head_rows(self) -> Callable[[np.ndarray], Tensor] | None:
+        """Return what gives the rows of words that `forward` takes; None: it takes none."""
+        return None if self._narrow is None or self._sparse else self._narrow.head_rows
+
+    def forward(self, step: StepInput, head: Tensor | None = None) -> Tensor:
+        """Return logits [R, V] f32, a view that the next call overwrites.
+
+        With rows of the `head` [W, D], column j is the logit of the word of row j, and what stands
+        behind them is of no matter.
+        """
+        if head is not None and self._narrow is not None:
+            return self._forward_narrow(step, head, self._narrow)
         sparse = self._sparse is not None and self._sparse.wanted(step)
         if sparse and step.is_decode and (groups := self._groups(step)):
             return self._parts(step, grouped(step, groups))
@@ -144,6 +159,14 @@ class CompiledExecutor:
             if len(wanted):
                 found.numpy()[wanted] = logits.numpy()  # torch would wake its own pool
         return found
+
+    def _forward_narrow(self, step: StepInput, head: Tensor, narrow: NarrowSteps) -> Tensor:
+        check_step(step, self.max_batch, self.max_tokens)
+        short = not step.is_decode and step.tokens.shape[0] <= self._short_tokens
+        parts = token_rows(step, self._decode_rows) if short else None
+        for recipe, launches in narrow.runs(step, head, self._extents, parts):
+            self._launch(recipe, launches)
+        return narrow.logits(step.logits_rows.shape[0], len(head))
 
     def _mixed(self, step: StepInput) -> Tensor:
         """Run a step of decode rows, some of them sparse, and prompts: these are read whole."""

@@ -11,11 +11,17 @@ from ..codegen.kernel import Kernel
 class CompiledSampler:
     """Draws tokens with the kernels `greedy` (masked argmax) and `full`; see `sampler.sample_rows`.
 
-    Outputs are views that the next call overwrites.
+    `narrow` are the same for logits of fewer columns, and how many those are. Outputs are views
+    that the next call overwrites.
     """
 
-    def __init__(self, greedy: Kernel, full: Kernel, vocab_size: int, max_rows: int) -> None:
-        self._greedy, self._full = greedy.launch, full.launch
+    def __init__(
+        self, greedy: Kernel, full: Kernel, vocab_size: int, max_rows: int,
+        narrow: tuple[Kernel, Kernel, int] | None = None,
+    ) -> None:  # fmt: skip
+        self._kernels = {vocab_size: (greedy.launch, full.launch)}
+        if narrow is not None:
+            self._kernels[narrow[2]] = narrow[0].launch, narrow[1].launch
         self._everything = torch.full((max_rows, -(-vocab_size // 32)), -1, dtype=torch.int32)
         self._token = torch.empty(max_rows, dtype=torch.int32)
         self._logprob, self._margin = torch.empty(max_rows), torch.empty(max_rows)
@@ -35,13 +41,12 @@ class CompiledSampler:
         u: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Draw one token a row: token [R] i32, logprob [R], margin [R]."""
-        rows = logits.shape[0]
+        rows, columns = logits.shape
+        greedy, full = self._kernels[columns]
         everything, token, logprob, margin = self._views[rows]
         allowed = everything if bitmask is None else bitmask
         if temperature.numpy().any():
-            self._full(
-                rows, logits, allowed, temperature, top_k, top_p, min_p, u, token, logprob, margin
-            )
+            full(rows, logits, allowed, temperature, top_k, top_p, min_p, u, token, logprob, margin)
         else:
-            self._greedy(rows, logits, allowed, token, logprob, margin)
+            greedy(rows, logits, allowed, token, logprob, margin)
         return token, logprob, margin

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .allowed_words import AllowedWords, Narrow
 from .batch import Batch, Chunk
 from .duplicates import Answer, Duplicates
 from .endings import Endings
@@ -23,7 +24,7 @@ from .request import Request
 from .sampler import SampleKernel, sample_rows, uniforms
 from .scheduler import Scheduler
 from .sequence import Order, Sequence
-from .step import ModelExecutor
+from .step import ModelExecutor, StepInput
 from .table_matcher import fill_masks
 from .trace import Trace
 from .watch import Finish
@@ -59,6 +60,7 @@ class Engine:
         self._duplicates = Duplicates()
         self._rows = np.arange(executor.max_batch)
         self.ahead = bool(getattr(executor, "asynchronous", False))
+        self._allowed = None if self.ahead else AllowedWords.of(executor)
         if trace is not None:
             trace.watch(executor, self.ahead)
         self._flight: Flight | None = None
@@ -227,13 +229,16 @@ class Engine:
         running, before = self._batch.size, self._flight
         step, tokens, sampled = self._batch.pack(chunks)
         packed = perf_counter()
-        if before is None:
+        narrow = self._narrow(step, sampled)
+        if narrow is not None:
+            logits = self.executor.forward(step, narrow.head)  # type: ignore[call-arg]
+        elif before is None:
             logits = self.executor.forward(step)
         else:
             source = before.source(self._batch, running, tokens)
             logits = self.executor.forward(step, source)  # type: ignore[call-arg]
         computed = perf_counter()
-        draw = self._draw(logits, sampled, running) if sampled else _NOTHING
+        draw = self._draw(logits, sampled, running, narrow) if sampled else _NOTHING
         drawn, record = perf_counter(), None
         if self.trace is not None:
             times, cached = (start, packed, computed, drawn), self.kv.num_pages - self.kv.free
@@ -253,10 +258,17 @@ class Engine:
         if record is not None:
             record.ended = perf_counter()
 
-    def _draw(self, logits: Tensor, count: int, running: int) -> Draw:
+    def _narrow(self, step: StepInput, sampled: int) -> Narrow | None:
+        """Return the words that a step computes logits of; None: of all."""
+        batch = self._batch
+        if self._allowed is None or not batch.constrained or fill_masks(batch):
+            return None
+        return self._allowed.choose(batch, sampled, step.logits_rows.shape[0])
+
+    def _draw(self, logits: Tensor, count: int, running: int, narrow: Narrow | None) -> Draw:
         """Sample a token for each of the first `count` rows; the first `running` are older."""
         batch = self._batch
-        if batch.constrained:
+        if batch.constrained and self._allowed is None:
             fill_masks(batch)
         if batch.random:
             positions = batch.produced[:count].copy()
@@ -267,10 +279,13 @@ class Engine:
             count, batch.constrained > 0
         )
         rows = logits if logits.shape[0] == count else logits[:count]
+        if narrow is not None and self._allowed is not None:
+            mask = self._allowed.masks(batch, narrow, count)
         settings = (rows, mask, temperature, top_k, top_p, min_p, uniform)
         if self.ahead:
             return self._sample.start(*settings)  # type: ignore[attr-defined]
-        return Landed(self._sample(*settings))  # type: ignore[arg-type]
+        drawn = self._sample(*settings)  # type: ignore[arg-type]
+        return Landed(drawn if narrow is None else narrow.named(drawn))
 
     def _land(self) -> None:
         """Wait for the draw that is on its way, if one is, and take it in."""

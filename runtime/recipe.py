@@ -228,7 +228,7 @@ class Recipe:
         match key:
             case ("weight", name):
                 return memory.weights[name].data
-            case ("scale", name):
+            case ("scale", name) if name in memory.weights:  # rows of the head have none
                 return memory.weights[name].scale
             case ("k", layer):
                 return memory.k[layer]

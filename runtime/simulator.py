@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..ir.token_masks import few_words
 from ..ir.vocabulary import Frame, Part
 from .step import ModelExecutor, StepInput
 
@@ -41,8 +42,25 @@ class ToyExecutor:
         self.kv = np.full(num_pages * page_size, -7, np.int64)
         self.copies = 0
 
-    def forward(self, step: StepInput) -> Tensor:
-        """Write the step's tokens into the KV memory; return logits of the wanted rows."""
+    def head_rows(self, words: np.ndarray) -> Tensor:
+        """Return what stands for the head's rows of some words: their ids [W, 1]."""
+        return torch.from_numpy(words)[:, None].double()
+
+    def forward(self, step: StepInput, head: Tensor | None = None) -> Tensor:
+        """Write the step's tokens into the KV memory; return logits of the wanted rows.
+
+        With rows of the `head` of their words, as `CompiledExecutor.forward` does.
+        """
+        logits = self.all_logits(step)
+        if head is None:
+            return logits
+        few = few_words(self.vocab_size)
+        found = torch.full((len(logits), few if len(head) <= few else self.vocab_size), 1e6)
+        found[:, : len(head)] = logits[:, head[:, 0].long()]
+        return found
+
+    def all_logits(self, step: StepInput) -> Tensor:
+        """Return logits of all words."""
         self.kv[step.slots.numpy()] = step.tokens.numpy()
         sequence_of = np.repeat(np.arange(len(step.kv_lengths)), np.diff(step.query_starts.numpy()))
         positions = step.positions.numpy()
@@ -84,6 +102,9 @@ class SimulatedExecutor:
     Each step advances `now`, a virtual clock in seconds, by its price. Two schedules of the same
     work can so be compared for a model and a machine that are not there.
     """
+
+    head_rows = None
+    """A price knows steps with logits of all words only."""
 
     def __init__(self, inner: ModelExecutor, price: Price) -> None:
         self.now = 0.0

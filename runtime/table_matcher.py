@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..ir.automaton import START
+from ..ir.token_masks import WORTH
 from ..ir.token_table import SPACE, TokenTable
 from ..ir.vocabulary import Tokenizer
 from .stops import TokenBytes
@@ -30,6 +31,8 @@ class TableConstraint:
         self.masks[:, :shared] = table.masks[:, :shared]
         self.most = table.mask_of.shape[1] - 1
         self._rows = list(self.masks)
+        bits = np.unpackbits(self.masks.view(np.uint8), axis=1)
+        self._wide = (bits.sum(1) > WORTH * vocab_size).tolist()
         self._numbers = memoryview(np.ascontiguousarray(table.mask_of).reshape(-1))
         by_byte = np.ascontiguousarray(table.moves[:, table.classes], np.uint16)
         self.moves = memoryview(by_byte.reshape(-1))
@@ -49,6 +52,11 @@ class TableConstraint:
         most = self.most
         at = remaining if remaining < most else most
         return self._rows[self._numbers[state * (most + 1) + at]]
+
+    def is_wide(self, state: int, remaining: int) -> bool:
+        """Return whether so many words are allowed that leaving the others out does not pay."""
+        at = remaining if remaining < self.most else self.most
+        return self._wide[self._numbers[state * (self.most + 1) + at]]
 
     def step(self, state: int, token: int) -> int:
         """Return the state after a token that the mask of `state` allows."""
@@ -110,12 +118,13 @@ class TableMatcher:
         return TableMatcher(self.constraint, self.state)
 
 
-def fill_masks(batch: Batch) -> None:
+def fill_masks(batch: Batch) -> bool:
     """Write the masks of all constrained rows; a row that shows its mask already is left alone.
 
-    A text inside a string or a pattern's repeat has the same mask for many tokens.
+    A text inside a string or a pattern's repeat has the same mask for many tokens. Returns whether
+    some row is known to be allowed so many words that the others are not worth leaving out.
     """
-    shown, limit, produced = batch.shown, batch.limit.item, batch.produced.item
+    shown, limit, produced, wide = batch.shown, batch.limit.item, batch.produced.item, False
     for row, request in enumerate(batch.requests):
         watch = request.watch
         if watch is None or watch.matcher is None:
@@ -124,6 +133,9 @@ def fill_masks(batch: Batch) -> None:
         if type(matcher) is not TableMatcher:
             matcher.fill(batch.masks, row)
             continue
-        mask = matcher.constraint.mask(matcher.state, limit(row) - produced(row))
+        remaining = limit(row) - produced(row)
+        mask = matcher.constraint.mask(matcher.state, remaining)
+        wide = wide or matcher.constraint.is_wide(matcher.state, remaining)
         if shown[row] is not mask:
             batch.masks[row] = shown[row] = mask
+    return wide

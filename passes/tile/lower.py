@@ -216,6 +216,8 @@ class _Lowering:
     def matmul(self, op: Operation) -> list[Operation]:
         """A kernel for few rows; the library where there may be many: on a GPU, more than one."""
         bias = ["bias"] if len(op.operands) == 3 else []
+        if not isinstance(shape_of(op.result.type)[-1], int):
+            return [self.library(op, "matmul", "how many words there are is a step's own")]
         if self.on_gpu and self.options.rows == 1 and self._streams(op):
             return [lower_streams.lower_matvec(self, op, bias)]
         if self.on_gpu and self._scaled(op) and (self.options.rows or rows_of(op.result) == "R"):

@@ -11,6 +11,7 @@ from ...ir.model import ModelConfig
 from ...ir.schedule import Schedule
 from ...ir.types import dtype_of, shape_of
 from ..graph.activation_format import ChooseActivationFormat
+from ..graph.allowed_head import WORDS, AllowedHead
 from ..graph.few_experts import FuseExpertSilu, FuseFewExperts
 from ..graph.fusion import DropConcatOfSplit, FuseAddNorm, FuseRopeWrite, FuseSiblingMatmuls
 from ..graph.kv_offload import OffloadKeys
@@ -56,6 +57,11 @@ class Regime:
     def sparse(self) -> bool:
         """Whether its decode steps select the keys that they read."""
         return self.function.attribute("attention") is not None
+
+    @property
+    def narrow(self) -> bool:
+        """Whether its logits are of some words only."""
+        return self.function.attribute("head") is not None
 
     @property
     def attention_from(self) -> int:
@@ -105,17 +111,20 @@ def regime_extents(
     """Return the most that the symbols in types of activations stand for."""
     tokens = rows or max_tokens
     extents = {"T": tokens, "R": rows or max_batch, "M": tokens * config.experts_per_token,
-               "B": rows or max_batch, "L": -(-config.context_length // 16) * 16}  # fmt: skip
+               "B": rows or max_batch, "L": -(-config.context_length // 16) * 16,
+               WORDS: config.vocab_size}  # fmt: skip
     return tuple(extents.items())
 
 
 def lower_model(
     config: ModelConfig, graph: Module, *, max_tokens: int, max_batch: int, weights: str = "f32",
     kv: str = "f32", decode_rows: Sequence[int] = DECODE_ROWS, attention: Sparse | None = None,
+    narrow: bool = False,
 ) -> list[Regime]:  # fmt: skip
     """Return the regimes of a model's graph, decode first, the one for any step last.
 
-    With sparse `attention` decode has its regimes twice, sparse and dense, where sparse pays.
+    With sparse `attention` decode has its regimes twice, sparse and dense, where sparse pays. With
+    `narrow` the dense ones come once more before all, for steps whose logits are of some words.
     """
     context = Context(model_name=config.architecture)
     shared, shared_records = run_passes(graph_passes(weights), graph, context)
@@ -126,6 +135,11 @@ def lower_model(
     regimes = []
     kinds = [(shared, rows) for rows in (*decode_rows, 0)]
     kinds = [(sparse, rows) for rows in decode_rows] + kinds if sparse is not None else kinds
+    if narrow:
+        some, more = run_passes((AllowedHead(),), shared, context)
+        shared_records += more
+        if some.symbol("step").attribute("head"):
+            kinds = [(some, rows) for rows in (*decode_rows, 0)] + kinds
     for module, rows in kinds:
         offload = attention.offloaded(module is sparse, rows) if attention is not None else None
         passes = regime_passes(config, rows, max_tokens, max_batch, kv, offload)

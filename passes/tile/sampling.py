@@ -13,6 +13,7 @@ from contextlib import contextmanager
 
 from ...ir.core import Operation, Value
 from ...ir.schedule import Schedule
+from ...ir.token_masks import few_words
 from .builder import KernelBuilder, Loop
 
 _LOG2E = 1.4426950408889634
@@ -50,9 +51,12 @@ def token_logprobs(vocab: int, words: int = 4) -> Operation:
     return _Sampler(f"token_logprobs_{vocab}", vocab, words, greedy=True, masked=False).logprobs()
 
 
-def sampling_kernels(vocab: int) -> list[tuple[Operation, Schedule]]:
-    """Return the kernels that an engine draws with, with their CPU schedules."""
-    return [(kernel, Schedule()) for kernel in (argmax_masked(vocab), sample(vocab))]
+def sampling_kernels(vocab: int, narrow: bool = False) -> list[tuple[Operation, Schedule]]:
+    """Return the kernels that an engine draws with, with their CPU schedules; with `narrow` those
+    of logits of a few words, too."""
+    widths = (vocab, few_words(vocab)) if narrow else (vocab,)
+    kernels = (kernel for width in widths for kernel in (argmax_masked(width), sample(width)))
+    return [(kernel, Schedule()) for kernel in kernels]
 
 
 class _Sampler:

@@ -65,9 +65,10 @@ def build(request):
         shape = config(**SHAPES[name])
         graph = build_graph(shape)
         rows = (2, 8) if name == "llama" and weights == "f32" else (4,)
-        regimes = lower_model(shape, graph, weights=weights, kv=kv, decode_rows=rows, **LIMITS)
+        regimes = lower_model(shape, graph, weights=weights, kv=kv, decode_rows=rows, narrow=True,
+                              **LIMITS)  # fmt: skip
         kernels = compile_kernels(merge_kernels(regimes), cache=cache)
-        kept = load_weights(regimes[0].module, RandomTensors())
+        kept = load_weights(regimes[-1].module, RandomTensors())
         formats = ChooseWeightFormat(weights).run(graph, Context())
         dense = {n: w.dense() for n, w in load_weights(formats, RandomTensors()).items()}
         return shape, regimes, kernels, kept, GraphRun(formats, dense, slots=64 * 16)
@@ -195,3 +196,21 @@ def test_bf16_weights_and_pages_stay_near_f32(build):
 def test_a_step_beyond_the_limits_is_refused(build):
     with pytest.raises(StepTooLarge):
         build("llama")[0].forward(step((tokens(97), 0, list(range(7)))))
+
+
+@pytest.mark.parametrize("name", ["llama", "mixtral"])
+@pytest.mark.parametrize("count", [7, 70])
+def test_logits_of_some_words_are_those_of_all(name, count, build):
+    """Few words and many; decode steps, chunks, both together; f32 weights and int8 with scales."""
+    compiled, reference = build(name)
+    words = torch.randperm(96, generator=torch.Generator().manual_seed(count))[:count].sort().values
+    head = compiled.head_rows(words.numpy().astype("int32"))
+    other = compiled.head_rows(words.numpy().astype("int32") - 1)
+    for made in (step((tokens(40), 0, [3, 9, 4]), rows=[0, 39]), step((tokens(5, 1), 0, [2])),
+                 step(([5], 40, [3, 9, 4]), ([6], 5, [2])), step(([5], 41, [3, 9, 4])),
+                 step(([5], 42, [3, 9, 4]), (tokens(13), 6, [2, 7]), rows=[0, 13])):  # fmt: skip
+        expected = reference.forward(made)[:, words]
+        found = compiled.forward(made, head)[:, :count].clone()
+        torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+        wrong = compiled.forward(made, other)[:, :count]
+        assert not torch.allclose(wrong, expected, atol=1e-3), "other words have other logits"

@@ -62,11 +62,11 @@ def test_a_device_lost_in_mid_run_costs_the_rows_under_way_only(toy, tmp_path):
     executable = toy.compile(TEXT, max_batch=3)
     forward, left = executable.engine.executor.forward, [25]
 
-    def lost(step):
+    def lost(*step):
         left[0] -= 1
         if left[0] < 0:
             raise DeviceLost(problem="CUDA error: unspecified launch failure")
-        return forward(step)
+        return forward(*step)
 
     executable.engine.executor.forward = lost
     with pytest.raises(DeviceLost, match="journal"):
@@ -145,9 +145,9 @@ WORKER = """
     from weft.runtime.simulator import ToyExecutor
 
     class Slow(ToyExecutor):
-        def forward(self, step):
+        def all_logits(self, step):
             time.sleep({pause})
-            return super().forward(step)
+            return super().all_logits(step)
 
     import conftest
     conftest.ToyExecutor = Slow

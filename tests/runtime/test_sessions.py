@@ -60,11 +60,11 @@ def test_an_interrupt_anywhere_frees_all(toy, step):
     expected = toy.compile(TEXT).run_rows([{"arg": "y"}, {"arg": "z"}]).values
     forward, count = executable.engine.executor.forward, [0]
 
-    def interrupted(inputs):
+    def interrupted(*inputs):
         count[0] += 1
         if count[0] == step:
             raise KeyboardInterrupt
-        return forward(inputs)
+        return forward(*inputs)
 
     executable.engine.executor.forward = interrupted
     with pytest.raises(KeyboardInterrupt):
@@ -115,9 +115,9 @@ def test_cancelling_an_async_run_frees_all(toy):
     executable = toy.compile(TEXT)
     forward = executable.engine.executor.forward
 
-    def slow(inputs):
+    def slow(*inputs):
         threading.Event().wait(0.02)
-        return forward(inputs)
+        return forward(*inputs)
 
     executable.engine.executor.forward = slow
 
