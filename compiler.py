@@ -240,24 +240,24 @@ class Compilation:
     @property
     def tile(self) -> Module:
         """Every kernel, once."""
-        from .passes.tile.regimes import merge_kernels
+        from .passes.tile.regimes import merge_kernels, with_narrow
 
         if self.offloading is not None:
             return self.offloading.tile
-        return Module(tuple(kernel for kernel, _ in merge_kernels(self.regimes)))
+        return Module(tuple(kernel for kernel, _ in merge_kernels(with_narrow(self.regimes))))
 
     @cached_property
     def schedules(self) -> list[tuple[Operation, Schedule]]:
         """Every kernel with its schedule: the one chosen on this device, if one was."""
         from .passes.tile.gpu_schedules import gpu_step_kernels
-        from .passes.tile.regimes import merge_kernels
+        from .passes.tile.regimes import merge_kernels, with_narrow
         from .passes.tile.sampling import sampling_kernels
 
         vocabulary = self._need_checkpoint().config.vocab_size
-        narrow = any(regime.narrow for regime in self.regimes)
-        drawing = gpu_step_kernels if self.on_gpu else partial(sampling_kernels, narrow=narrow)
-        around = drawing(vocabulary)
-        usual = merge_kernels(self.regimes) + around
+        regimes = with_narrow(self.regimes)
+        few = partial(sampling_kernels, narrow=len(regimes) > len(self.regimes))
+        around = (gpu_step_kernels if self.on_gpu else few)(vocabulary)
+        usual = merge_kernels(regimes) + around
         if self.options.tune == "off":
             return usual
         from .tuning import choices_of

@@ -162,12 +162,14 @@ def compiled_executor(
 ) -> ModelExecutor:
     """Return an executor of compiled kernels; raises ModelTooLarge."""
     from .codegen.threads import library_yields, share_cores
+    from .passes.tile.regimes import with_narrow
     from .runtime.compiled_executor import CompiledExecutor
     from .runtime.host_room import require_host_room
     from .runtime.weights import load_weights, weight_bytes
 
     share_cores(options.thread_count)
-    functions = Module(tuple(regime.function for regime in regimes))
+    every = with_narrow(regimes)
+    functions = Module(tuple(regime.function for regime in every))
     size = weight_bytes(functions)
     require_host_room(checkpoint.name, weight_dtype(options), size, options.kv_memory)
     weights = load_weights(functions, tensor_source(checkpoint, options), progress=progress)
@@ -183,7 +185,7 @@ def compiled_executor(
         keys["sparse"] = sparse_decode(attention, regimes, checkpoint, options, pages, PAGE_SIZE)
     return CompiledExecutor(
         rank_config(checkpoint, options),
-        [(regime.rows, regime.function) for regime in regimes],
+        [(regime.rows, regime.function) for regime in every],
         kernels,
         weights,
         num_pages=pages,

@@ -43,7 +43,8 @@ GPU_ALIGNMENT = 256
 class Regime:
     """One lowered version of the model: the most rows of its decode steps, 0 for any step; the
     bounds of its activations' symbols; and whether a GPU may begin launches (`chained`) before the
-    one in front has ended, as it may on a single queue."""
+    one in front has ended, as it may on a single queue. `narrow` is the same for steps whose logits
+    are of some words."""
 
     rows: int
     module: Module
@@ -52,16 +53,12 @@ class Regime:
     apart: bool = False
     extents: tuple[tuple[str, int], ...] = ()
     chained: bool = True
+    narrow: Regime | None = None
 
     @property
     def sparse(self) -> bool:
         """Whether its decode steps select the keys that they read."""
         return self.function.attribute("attention") is not None
-
-    @property
-    def narrow(self) -> bool:
-        """Whether its logits are of some words only."""
-        return self.function.attribute("head") is not None
 
     @property
     def attention_from(self) -> int:
@@ -124,7 +121,7 @@ def lower_model(
     """Return the regimes of a model's graph, decode first, the one for any step last.
 
     With sparse `attention` decode has its regimes twice, sparse and dense, where sparse pays. With
-    `narrow` the dense ones come once more before all, for steps whose logits are of some words.
+    `narrow` dense ones have one for steps whose logits are of some words, where there may be.
     """
     context = Context(model_name=config.architecture)
     shared, shared_records = run_passes(graph_passes(weights), graph, context)
@@ -132,21 +129,23 @@ def lower_model(
     if attention is not None:
         shared, sparse, more = attention.rewritten(shared, context, kv, config.context_length)
         shared_records += more
-    regimes = []
-    kinds = [(shared, rows) for rows in (*decode_rows, 0)]
-    kinds = [(sparse, rows) for rows in decode_rows] + kinds if sparse is not None else kinds
+    some = None
     if narrow:
         some, more = run_passes((AllowedHead(),), shared, context)
+        some = some if some.symbol("step").attribute("head") else None
         shared_records += more
-        if some.symbol("step").attribute("head"):
-            kinds = [(some, rows) for rows in (*decode_rows, 0)] + kinds
-    for module, rows in kinds:
+
+    def lowered(module: Module, rows: int) -> Regime:
         offload = attention.offloaded(module is sparse, rows) if attention is not None else None
         passes = regime_passes(config, rows, max_tokens, max_batch, kv, offload)
-        lowered, records = run_passes(passes, module, context, _FUSED | {"labels"})
+        found, records = run_passes(passes, module, context, _FUSED | {"labels"})
         extents = regime_extents(config, rows, max_tokens, max_batch)
-        regimes.append(Regime(rows, lowered, (*shared_records, *records), extents=extents))
-    return regimes
+        twin = lowered(some, rows) if module is shared and some is not None else None
+        records = (*shared_records, *records)
+        return Regime(rows, found, records, extents=extents, narrow=twin)
+
+    selecting = [] if sparse is None else [lowered(sparse, rows) for rows in decode_rows]
+    return selecting + [lowered(shared, rows) for rows in (*decode_rows, 0)]
 
 
 _FUSED = frozenset({"weight-formats", "joined-matmuls", "fused-rope-write"})
@@ -264,6 +263,11 @@ def gpu_regime_passes(
         ),
         PlanMemory(regime_extents(config, rows, max_tokens, max_batch), GPU_ALIGNMENT),
     )
+
+
+def with_narrow(regimes: Sequence[Regime]) -> list[Regime]:
+    """Return the regimes, and behind them those of steps whose logits are of some words."""
+    return [*regimes, *(regime.narrow for regime in regimes if regime.narrow is not None)]
 
 
 def merge_kernels(regimes: Sequence[Regime]) -> list[tuple[Operation, Schedule]]:

@@ -9,7 +9,7 @@ from weft.ir.verifier import verify
 from weft.passes.graph.allowed_head import AllowedHead
 from weft.passes.graph.tensor_parallel import TensorParallel
 from weft.passes.manager import Context, run_passes
-from weft.passes.tile.regimes import lower_model
+from weft.passes.tile.regimes import lower_model, with_narrow
 from weft.runtime.weights import RandomTensors, load_weights
 
 SHAPE = ModelConfig("LlamaForCausalLM", 96, 32, 2, 4, 2, 16, 48, 128, Rope(1e4), windows=(0, 0))
@@ -77,13 +77,13 @@ def test_columns_are_those_of_the_words():
     torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
 
 
-def test_regimes_of_some_words_come_before_the_others_and_share_their_kernels():
+def test_regimes_have_one_for_some_words_each():
     plain = lower_model(SHAPE, build_graph(SHAPE), max_tokens=64, max_batch=16)
     both = lower_model(SHAPE, build_graph(SHAPE), max_tokens=64, max_batch=16, narrow=True)
-    assert [(regime.rows, regime.narrow) for regime in both] == [
-        *((rows, True) for rows in (1, 4, 16, 0)), *((rows, False) for rows in (1, 4, 16, 0)),
-    ]  # fmt: skip
-    assert [regime.function for regime in both[4:]] == [regime.function for regime in plain]
-    for regime in both[:4]:
+    assert [regime.function for regime in both] == [regime.function for regime in plain]
+    assert not any(regime.narrow for regime in plain)
+    twins = with_narrow(both)[len(both) :]
+    assert [regime.rows for regime in twins] == [1, 4, 16, 0]
+    for regime in twins:
         last = regime.function.regions[0].operations[-2]
         assert last.name == "graph.library" and last["routine"] == "matmul"

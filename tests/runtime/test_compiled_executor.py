@@ -12,7 +12,7 @@ from weft.frontend.models.registry import build_graph
 from weft.ir.model import ModelConfig, Rope
 from weft.passes.graph.weight_format import ChooseWeightFormat
 from weft.passes.manager import Context
-from weft.passes.tile.regimes import lower_model, merge_kernels
+from weft.passes.tile.regimes import lower_model, merge_kernels, with_narrow
 from weft.runtime.compiled_executor import CompiledExecutor
 from weft.runtime.executor import ReferenceExecutor, StepTooLarge
 from weft.runtime.step import StepInput
@@ -67,8 +67,9 @@ def build(request):
         rows = (2, 8) if name == "llama" and weights == "f32" else (4,)
         regimes = lower_model(shape, graph, weights=weights, kv=kv, decode_rows=rows, narrow=True,
                               **LIMITS)  # fmt: skip
+        regimes = with_narrow(regimes)
         kernels = compile_kernels(merge_kernels(regimes), cache=cache)
-        kept = load_weights(regimes[-1].module, RandomTensors())
+        kept = load_weights(regimes[0].module, RandomTensors())
         formats = ChooseWeightFormat(weights).run(graph, Context())
         dense = {n: w.dense() for n, w in load_weights(formats, RandomTensors()).items()}
         return shape, regimes, kernels, kept, GraphRun(formats, dense, slots=64 * 16)
