@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import sys
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from queue import SimpleQueue
 from time import perf_counter
 from typing import Any
+from weakref import WeakSet, ref
 
 from ...ir.pipeline import Pipeline, Task
 from .cores import Cores, keep_to
@@ -63,6 +65,11 @@ class Run:
         for signal in self.signals.values():
             signal.set()
 
+    def stop(self) -> None:
+        """Begin no more tasks."""
+        self.error = self.error or Abandoned()
+        self.fail(self.error)
+
     def wait(self, names: Iterable[str]) -> None:
         """Wait until tasks are done; raises what any task of the run has raised."""
         for name in names:
@@ -88,11 +95,14 @@ class Queues:
         self._delay = delay
         self._inboxes: dict[str, SimpleQueue[tuple[Run, tuple[Task, ...]] | None]] = {}
         self._threads: list[threading.Thread] = []
+        self._run: Callable[[], Run | None] = lambda: None
+        _LIVING.add(self)
         self._turn = sys.getswitchinterval()
 
     def start(self, pipeline: Pipeline, work: Work) -> Run:
         """Hand every queue its tasks; returns at once."""
         run = Run(pipeline, work)
+        self._run = ref(run)
         for queue, tasks in pipeline.queues.items():
             self._inbox(queue).put((run, tasks))
         return run
@@ -102,6 +112,14 @@ class Queues:
         for inbox in self._inboxes.values():
             inbox.put(None)
         self._inboxes.clear()
+
+    def stop(self) -> None:
+        """End the threads, each after the task that it does."""
+        run = self._run()
+        if run is not None:
+            run.stop()
+        self.close()
+        self.join()
 
     def join(self) -> None:
         """Wait until the threads have ended, after `close`: memory that they use may go then."""
@@ -149,6 +167,16 @@ class Queues:
             event = stream.record()
         run.spans[task.name] = (begin, perf_counter())
         run.signals[task.name].set(event)
+
+
+_LIVING: WeakSet[Queues] = WeakSet()
+
+
+@atexit.register
+def _stop_all() -> None:
+    """End the threads before the interpreter does: one that copies then would abort the process."""
+    for queues in tuple(_LIVING):
+        queues.stop()
 
 
 def busy(spans: Mapping[str, tuple[float, float]], tasks: Iterable[Task]) -> dict[str, float]:

@@ -1,9 +1,11 @@
 """The parts of an offloading executor: memory, queues, micro-batches, placing, formats."""
 
 import contextlib
+import subprocess
 import sys
 from collections import deque
-from time import perf_counter
+from threading import Event, Thread
+from time import perf_counter, sleep
 
 import pytest
 import torch
@@ -278,6 +280,46 @@ def test_a_task_that_fails_wakes_every_queue_and_is_raised():
         queues.start(pipeline, work).finish()
     assert queues.start(pipeline, lambda task: None).finish() is None
     queues.close()
+
+
+def test_a_run_that_is_stopped_does_no_more_than_what_is_under_way():
+    pipeline = build_pipeline("cgo", PipelineShape(2, ringed=((0, 1),) * 2, ring=4))
+    begun, go_on, done = Event(), Event(), []
+
+    def work(task):
+        done.append(task.name)
+        begun.set()
+        go_on.wait(60)
+
+    queues = Queues(SimulatedDevice.of(0), HOST_QUEUES)
+    run = queues.start(pipeline, work)
+    assert begun.wait(60)
+    stopping = Thread(target=queues.stop)
+    stopping.start()
+    while run.error is None:
+        sleep(1e-3)
+    go_on.set()
+    stopping.join(60)
+    assert not stopping.is_alive() and len(done) < len(pipeline.tasks) / 2
+
+
+ENDS_IN_MID_STEP = """
+import torch
+from weft.ir.pipeline_schedules import PipelineShape, build_pipeline
+from weft.runtime.offload.device import SimulatedDevice
+from weft.runtime.offload.queues import Queues
+
+pages = torch.zeros(2, 16 << 20, dtype=torch.uint8)
+pipeline = build_pipeline("cgo", PipelineShape(2, ringed=((0, 1),) * 40, ring=4))
+run = Queues(SimulatedDevice.of(0), ("cpu",)).start(pipeline, lambda task: pages[0].copy_(pages[1]))
+"""
+
+
+def test_a_process_that_ends_in_mid_step_ends_well():
+    """A thread that copies while the interpreter ends would abort the process."""
+    command = [sys.executable, "-c", ENDS_IN_MID_STEP]
+    found = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert (found.returncode, found.stderr) == (0, "")
 
 
 def test_threads_take_short_turns_while_queues_live():
