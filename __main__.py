@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 def main() -> None:
     """Run the command line; a user's error is printed with its place and hint, and exits 1."""
     from .cli.app import app
-    from .cli.errors import with_lines
+    from .cli.errors import as_typed, with_lines
     from .ir.diagnostics import WeftError
 
     warnings.showwarning = _show_warning
     try:
         app(prog_name="weft")
     except WeftError as error:
-        end(with_lines(error))
+        end(with_lines(as_typed(error)))
 
 
 def end(error: WeftError) -> NoReturn:

@@ -298,7 +298,7 @@ class Compilation:
             graph = self._rank_graph()
             return reference_executor(checkpoint, graph, self.options, self.attention)
         if self.offloading is not None:
-            self.offloading.require_dense(self.attention is None)
+            self.offloading.require(self.attention is None)
             return self.offloading.executor(self.kernels)
         join_ranks(self.options, self.launch, lambda: self.kernels)
         make: Any = device_executor if self.on_gpu else compiled_executor

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from .frontend.checkpoint import Checkpoint
 from .ir.core import Module
 from .ir.diagnostics import PassError
-from .ir.types import DTYPE_BYTES, dtype_of, shape_of
+from .ir.types import DTYPE_BYTES
 from .loading import (
     PAGE_SIZE,
     attention_shape,
@@ -21,9 +21,9 @@ from .loading import (
     tensor_source,
     weight_dtype,
 )
-from .options import Options
-from .passes.graph.moe_choice import Chosen, Open, Scene, choose, usual
-from .passes.graph.moe_fit import Room, Wish, fit_policy
+from .options import BadOption, Options
+from .passes.graph.moe_choice import Chosen, Open, Scene, as_it_fits, choose, usual
+from .passes.graph.moe_fit import Room, Wish, fit_policy, wish_of
 from .passes.graph.moe_partition import NARROW, MoePartition, pipeline_shape, schedule_of
 from .passes.manager import Context, PassRecord, run_passes
 
@@ -57,9 +57,20 @@ class Offloading:
     def __post_init__(self) -> None:
         if not self.checkpoint.config.experts:
             raise NotOffloaded(problem=f"{self.checkpoint.name} has no experts to divide it by")
+        self._check_given()
         if self.prompt_tokens:
             most = self.options.max_batch + self.prompt_tokens
             self.options = self.options.changed(max_tokens=min(self.options.max_tokens, most))
+
+    def _check_given(self) -> None:
+        """Raise BadOption for numbers that this model, or a step of it, does not have."""
+        given, experts = self.options.offload, self.checkpoint.config.experts
+        if given.cpu_experts > experts:
+            problem = f"is {given.cpu_experts:g}, but {self.checkpoint.name} has {experts} a layer"
+            raise BadOption(problem=f"offload_cpu_experts {problem}")
+        if given.micro_batches > self.options.max_batch:
+            problem = f"is {given.micro_batches}, but a step has at most {self.options.max_batch}"
+            raise BadOption(problem=f"offload_micro_batches {problem} sequences (max_batch)")
 
     @property
     def prompt_tokens(self) -> int:
@@ -69,8 +80,10 @@ class Offloading:
             return given.policy.prefill_tokens
         return given.prompt_tokens
 
-    def require_dense(self, dense: bool) -> None:
-        """Raise NotOffloaded where the program asks for sparse attention."""
+    def require(self, dense: bool) -> None:
+        """Raise NotOffloaded where the program asks for sparse attention; and NoGpu."""
+        if self._on_gpu:
+            self.device()
         if not dense:
             raise NotOffloaded(problem="the program asks for sparse attention, which reads labels")
 
@@ -97,10 +110,10 @@ class Offloading:
     @cached_property
     def chosen(self) -> Chosen:
         """The policy, and how it came about."""
-        config, given = self.checkpoint.config, self.options.offload
+        given = self.options.offload
         if given.policy is not None:
-            return Chosen(given.policy, ("policy given",))
-        asked = Open(given.schedule, given.micro_batches, min(given.cpu_experts, config.experts),
+            return as_it_fits(given.policy, self._room(wish_of(given.policy)))
+        asked = Open(given.schedule, given.micro_batches, given.cpu_experts,
                      given.pages_per_expert, given.kv_gpu)  # fmt: skip
         wish = Wish(self.options.max_batch, page_format=given.page_format or self.options.weights)
         if asked.all_decided:
@@ -138,7 +151,7 @@ class Offloading:
         return Scene(
             MoeShape.of(config, usual.page_format, self._key_bytes),
             Workload(max(context - new, 1), new, bool(self.prompt_tokens)),
-            HostedGpu.of(hardware), hardware, max(room.gpu - room.weights - room.working, 0),
+            HostedGpu.of(hardware), hardware, max(room.left, 0),
             max(room.host - room.kv - room.buffers, 1) if room.host else 0, options.max_tokens,
             self.popularity,
         )  # fmt: skip
@@ -203,6 +216,7 @@ class Offloading:
         weights = _page_weights(sections)
         folder = self.checkpoint.folder
         source = FilePages(folder, weights) if folder else TensorPages(tensors, weights)
+        stored = source.stored_as if isinstance(source, FilePages) else "BF16"
         source = extra.pop("pages", lambda usual: usual)(source)
         placed = {"host": kernels, "device": self._device_kernels(kernels)}
         executor = OffloadExecutor(
@@ -212,6 +226,8 @@ class Offloading:
             **self._narrow(sections), **extra,
         )  # fmt: skip
         made_for = self.policy.page_format
+        if made_for == "bf12" and stored != "BF16":
+            executor.notes.append(f"pages of bf12 hold bf16, exactly: {stored} is rounded to it")
         if made_for not in (*NARROW, "bf12", self.options.weights):
             text = f"pages are {self.options.weights}, as the weights; the policy says {made_for}"
             executor.notes.append(text)
@@ -286,49 +302,25 @@ class Offloading:
         return self._rooms[wish]
 
     def _measured_room(self, wish: Wish) -> Room:
-        from .runtime.offload.build import device_buffers, state_bytes
-        from .runtime.offload.memory import rounded
+        from .runtime.offload.build import device_buffers
+        from .runtime.offload.needs import held_bytes, key_page_bytes, working_bytes
         from .runtime.offload.pages import PageShape
-        from .runtime.offload.scratch import conversion_bytes, product_bytes
         from .runtime.offload.stored import stored_shape
-        from .runtime.weights import weight_bytes
 
         config, options = self.checkpoint.config, self.options
-        free = Room(1 << 62, 0, 0, 1)
-        trial = fit_policy(config.layers, config.experts, free, wish)
+        trial = fit_policy(config.layers, config.experts, Room(1 << 62, 0, 0, 1), wish)
         settings = self._settings(trial)
         module, _ = run_passes((MoePartition(trial, prove=False),), self.shared, Context(),
                                frozenset({"fused-rope-write"}))  # fmt: skip
-        lowered = self._lower(module, settings)
-        device = [s for s in lowered.sections if s.place == "device"]
-        functions = Module(tuple(s.function for s in device))
-        buffers = list(device_buffers(lowered.sections, settings, config, True))  # type: ignore[arg-type]
-        page = PageShape.of(next(s.weights for s in lowered.sections if s.kind == "experts"))
-        element = config.layers * 2 * config.kv_heads * PAGE_SIZE * config.head_dim
-        element *= self._key_bytes
-        working = sum(b.bytes for b in buffers if not b.on_host)
-        working += sum(conversion_bytes(buffers).values())
-        working += product_bytes((s.function for s in device), settings.all_extents(config))
-        working += rounded(max(s.function["memory"]["bytes"] for s in device))
-        working += rounded(options.max_batch * config.vocab_size * 4)
-        working += rounded(config.layers * trial.pages_per_layer * 8) + ROUNDING
-        stored = stored_shape(page, trial.page_format)
-        working += sum(rounded(part.bytes) for part in stored.parts if part not in page.parts)
-        if settings.gpu_attention:
-            working += 2 * rounded(settings.device_pages * element // 2)
-            working += 2 * settings.kv_room * element // config.layers
-            working += 2 * rounded(config.context_length * config.head_dim // 2 * 4)
-        if settings.attention is not None:
-            working += state_bytes(settings.attention)
-        weights = sum(
-            rounded(_bytes(op)) for op in _distinct_weights(functions)
-        )  # fmt: skip
-        assert weights >= weight_bytes(functions)
-        gpu = options.gpu_memory - (LIBRARIES if self._on_gpu else 0)
+        sections: Any = self._lower(module, settings).sections
+        page = PageShape.of(next(s.weights for s in sections if s.kind == "experts"))
+        buffers = device_buffers(sections, settings, config, True)
+        kept = settings.num_pages - settings.device_pages
         return Room(
-            gpu, weights, working, page.bytes, options.offload.host_memory,
-            (settings.num_pages - settings.device_pages) * element,
-            sum(b.bytes for b in buffers if b.on_host),
+            options.gpu_memory, held_bytes(sections),
+            working_bytes(sections, settings, config, page, stored_shape(page, trial.page_format)),
+            page.bytes, options.offload.host_memory, kept * key_page_bytes(settings, config),
+            sum(b.bytes for b in buffers if b.on_host), LIBRARIES if self._on_gpu else 0,
         )  # fmt: skip
 
     def _pages(self) -> int:
@@ -352,28 +344,8 @@ LIBRARIES = 512 << 20
 """Bytes of a GPU's cap that its libraries, kernels and the allocator's blocks take: 290 MiB of
 modules that are loaded as they are first called, and 32 of the library's own, on an H200."""
 
-ROUNDING = 4096
-"""Bytes that rounding each tensor up may cost beyond what is counted one by one."""
-
 
 def _page_weights(sections: list[Lowered]) -> list[tuple[Any, ...]]:
     """Return the weights of each layer's experts, from whichever place has them."""
     found = {s.layer: s.weights for s in sections if s.kind == "experts"}
     return [found[layer] for layer in sorted(found)]
-
-
-def _distinct_weights(module: Module) -> list[Any]:
-    found = {}
-    for op in module.walk():
-        if op.name == "graph.weight":
-            found[op["tensors"], op.attribute("shard"), dtype_of(op.result.type)] = op
-    return list(found.values())
-
-
-def _bytes(op: Any) -> int:
-    shape = [int(extent) for extent in shape_of(op.result.type)]  # type: ignore[arg-type]
-    size = DTYPE_BYTES[dtype_of(op.result.type)]
-    for extent in shape:
-        size *= extent
-    rows = size // shape[-1] // DTYPE_BYTES[dtype_of(op.result.type)]
-    return size + (4 * rows + 256 if dtype_of(op.result.type) == "i8" else 0)

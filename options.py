@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -111,13 +112,27 @@ class OffloadOptions:
         if self.kv_gpu > 0 and self.schedule not in ("", "s4"):
             problem = f"keys on the GPU go with attention there, not with {self.schedule}"
             raise BadOption(problem=problem, hint="attention on the GPU has the schedule s4")
-        if self.cpu_experts < -1 or self.host_memory < 0:
-            raise BadOption(problem="offload_cpu_experts and offload_host_memory are at least 0")
+        if not (self.cpu_experts == -1 or 0 <= self.cpu_experts < inf):
+            problem = f"offload_cpu_experts is a number from 0 on, not {self.cpu_experts:g}"
+            raise BadOption(problem=problem, hint="left out, it is chosen")
+        if self.host_memory < 0:
+            raise BadOption(problem=f"offload_host_memory is at least 0, not {self.host_memory}")
+
+    @property
+    def given(self) -> list[str]:
+        """The names of the options that say something."""
+        return [f"offload_{item.name}" for item in fields(self)
+                if getattr(self, item.name) != item.default]  # fmt: skip
 
     @staticmethod
     def parse(texts: Mapping[str, str]) -> dict[str, Any]:
         """Return options given as text, `{"schedule": "s3"}`, as `changed` wants them."""
-        return _parsed("offload", OffloadOptions, texts, {"policy", "host_memory"})
+        found = _parsed("offload", OffloadOptions, texts, {"policy", "host_memory"})
+        for name in ("offload_cpu_experts", "offload_kv_gpu"):
+            if found.get(name, 0) < 0:  # -1 stands for what is left out
+                problem = f"{name} is a number from 0 on, not {found[name]:g}"
+                raise BadOption(problem=problem, hint="left out, it is chosen")
+        return found
 
 
 @dataclass(frozen=True)
@@ -216,6 +231,12 @@ class Options:
         if self.kv_host_memory and (self.tp > 1 or self.executor == "reference" or self.gpu_memory):
             problem = "kv_host_memory is for one process with compiled kernels and a whole model"
             raise BadOption(problem=problem, hint="leave out tp, executor and gpu_memory")
+        if self.offload.given and not self.gpu_memory:
+            names = ", ".join(self.offload.given)
+            raise BadOption(
+                problem=f"{names}: nothing is offloaded of a model whose gpu_memory has no bound",
+                hint="bound it, as --gpu-memory 16GiB does (gpu_memory=16 << 30), or leave it out",
+            )
         if self.gpu_memory and (self.tp > 1 or self.executor == "reference"):
             problem = "gpu_memory divides a model in one process that runs compiled kernels"
             raise BadOption(problem=problem, hint="leave out tp and executor, or gpu_memory")
@@ -277,7 +298,10 @@ def _parsed(group: str, kind: type, texts: Mapping[str, str], hidden: set[str]) 
         if name not in types:
             hint = f"write NAME=VALUE; the names are: {', '.join(sorted(types))}"
             raise BadOption(problem=f"there is no {group} option {name!r}", hint=hint)
-        found[f"{group}_{name}"] = _read(f"{group} option {name}", types[name], text)
+        if not text:
+            hint = f"write --{group} NAME=VALUE, or leave it out"
+            raise BadOption(problem=f"{group}_{name} has no value", hint=hint)
+        found[f"{group}_{name}"] = _read(f"{group}_{name}", types[name], text)
     return found
 
 

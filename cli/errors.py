@@ -2,10 +2,37 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from ..ir.diagnostics import WeftError
 from ..ir.source import Source
+
+FLAGS = {"offload_host_memory": "--host-memory", "offload_policy": "--offload-policy",
+         "remote_concurrency": "--remote-concurrency", "gpu_memory": "--gpu-memory",
+         "kv_memory": "--kv-memory", "kv_host_memory": "--kv-host-memory",
+         "max_loss": "--max-loss"}  # fmt: skip
+"""Options that have a flag of their own on the command line."""
+
+
+def as_typed(error: WeftError) -> WeftError:
+    """Return the error of an option with its name as the command line has it."""
+    from ..options import BadOption
+
+    if not isinstance(error, BadOption):
+        return error
+    fields = {name: _as_typed(text) for name, text in error.fields.items()}
+    return BadOption(span=error.span, notes=error.notes, source=error.source, **fields)
+
+
+def _as_typed(text: str) -> str:
+    def flag(found: re.Match[str]) -> str:
+        name = found[0]
+        if name in FLAGS:
+            return FLAGS[name]
+        return f"--{found[1]} {found[2]}=" if found[1] else name
+
+    return re.sub(rf"\b(?:{'|'.join(FLAGS)}|(offload|remote)_(\w+))\b(?!=)", flag, text)
 
 
 def with_lines(error: WeftError) -> WeftError:

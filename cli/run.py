@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import perf_counter
@@ -125,7 +125,7 @@ def _compile(options: RunOptions) -> Executable:
     if options.host_memory:
         given["offload_host_memory"] = parse_size(options.host_memory)
     if options.offload_policy:
-        given["offload_policy"] = read_policy(options.offload_policy)
+        given |= policy_options(read_policy(options.offload_policy), options.target, given)
     chosen = Options.from_env().changed(
         target=options.target,
         tp=options.tp,
@@ -176,6 +176,21 @@ def read_policy(path: Path) -> Policy:
         return parse(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise BadPolicy(path=path, problem=str(error)) from None
+
+
+def policy_options(policy: Policy, target: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options under which a policy is what it was made for: its sequences, the rows of
+    its passes, the format of its weights unless another was asked for."""
+    from ..options import GPU_DEFAULTS, Options
+
+    usual = GPU_DEFAULTS["max_tokens"] if target == "cuda" else Options.max_tokens
+    weights = policy.page_format if policy.page_format in ("f32", "bf16") else "bf16"
+    return {
+        "offload_policy": policy,
+        "max_batch": policy.batch,
+        "max_tokens": max(policy.prefill_tokens or usual, policy.batch),
+        "weights": given.get("weights", weights),
+    }
 
 
 def _argument_parts(text: str) -> tuple[str, str]:

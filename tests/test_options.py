@@ -3,7 +3,9 @@
 from pathlib import Path
 
 import pytest
+from weft.cli.errors import as_typed
 from weft.cli.render import parse_size
+from weft.cli.run import offload_options
 from weft.ir.display.units import bytes_text, seconds_text
 from weft.options import BadOption, Launch, Options
 
@@ -79,3 +81,33 @@ def test_a_users_mistakes_have_one_public_class() -> None:
 def test_a_choice_that_may_be_left_out_is_not_listed_as_nothing() -> None:
     with pytest.raises(BadOption, match="activations must be one of bf16, or left out, not 'fp7'"):
         Options(activations="fp7")
+
+
+@pytest.mark.parametrize(("typed", "said"), [
+    ("schedule", "--offload schedule= has no value"),
+    ("schedule=", "--offload schedule= has no value"),
+    ("schedule=s9", "--offload schedule= must be one of ring, cgo, s2, s3, s4, not 's9'"),
+    ("page_format=int9", "--offload page_format= must be one of int8, int4, bf12, or left out"),
+    ("cpu_experts=-1", "--offload cpu_experts= is a number from 0 on, not -1"),
+    ("cpu_experts=nan", "--offload cpu_experts= is a number from 0 on, not nan"),
+    ("cpu_experts=many", "--offload cpu_experts= is a number, not 'many'"),
+    ("kv_gpu=-1", "--offload kv_gpu= is a number from 0 on, not -1"),
+    ("micro_batches=-2", "--offload micro_batches= must be positive, or 0: chosen"),
+])  # fmt: skip
+def test_an_offload_option_is_refused_as_it_was_typed(typed, said):
+    with pytest.raises(BadOption) as found:
+        Options().changed(**offload_options("20MiB", [typed]))
+    assert said in as_typed(found.value).message
+
+
+@pytest.mark.parametrize(("changes", "typed"), [
+    ({"offload_schedule": "s3", "offload_micro_batches": 2},
+     "--offload schedule=, --offload micro_batches=: nothing is offloaded"),
+    ({"offload_host_memory": 1 << 20}, "--host-memory: nothing is offloaded of a model whose "
+     "--gpu-memory has no bound"),
+])  # fmt: skip
+def test_nothing_is_offloaded_without_a_bound(changes, typed):
+    with pytest.raises(BadOption) as found:
+        Options().changed(**changes)
+    assert typed in as_typed(found.value).message
+    assert Options().changed(gpu_memory=1 << 20, **changes).offload.given == list(changes)

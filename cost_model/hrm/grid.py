@@ -10,7 +10,7 @@ from .memory import Batch
 from .shape import MoeShape, Workload
 
 MICRO_BATCHES = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
-PREFILL_TOKENS = (1024, 4096, 8192, 16384, 32768, 65536)
+PREFILL_TOKENS = (128, 512, 1024, 4096, 8192, 16384, 32768, 65536)
 MOST_PARTS = 64
 """Micro-batches that a batch of a given size is divided into at the most."""
 PAGE_TARGET = float(96 << 20)

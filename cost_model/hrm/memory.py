@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ..binding import ON_DEVICE
 from .shape import MoeShape, Workload
 
 GIB = float(1 << 30)
@@ -17,8 +18,11 @@ GPU_MARGIN, HOST_MARGIN = 0.04, 0.04
 A cap of GPU memory is what is allocated there; a driver's context, about half a GiB, is beside it.
 """
 
-EXPERT_CHUNK = 2048
-"""Tokens whose routed rows are on the GPU at one time during prefill."""
+STATES = 2048
+"""States that the parts of a micro-batch's attention may leave on the GPU."""
+
+CONVERSION = float(16 << 20)
+"""Bytes of the GPU that each direction's copies are converted in, at the most."""
 
 KV_PAGE = 16
 """Tokens of a page of keys and values: half a page of each sequence is empty on the mean."""
@@ -68,18 +72,22 @@ def kv_bytes(shape: MoeShape, workload: Workload, batch: Batch) -> float:
 
 
 def gpu_lines(shape: MoeShape, workload: Workload, batch: Batch) -> dict[str, float]:
-    """Return what GPU memory holds beside pages of experts, by name."""
-    kv = kv_bytes(shape, workload, batch)
+    """Return what GPU memory holds beside pages of experts, by name: what the executor allocates,
+    for the widest of its passes."""
+    step = _Pass.of(workload, batch)
     lines = {
         "projections, routers, embedding, head": shape.dense_bytes,
-        "decode activations": _decode_bytes(shape, batch, 1.0 + workload.beside),
-        "prefill activations": _prefill_bytes(shape, workload, batch),
+        "hidden states": _hidden_bytes(shape, batch, step),
+        "activations": _activation_bytes(shape, batch, step),
+        "logits": 4.0 * batch.batch * shape.vocabulary,
     }
+    if shape.page_format in ON_DEVICE:
+        lines["a packed page"] = shape.page_bytes(batch.pages_per_expert)
     if batch.attention == "gpu":
+        kv = kv_bytes(shape, workload, batch)
         buffers = 2.0 * kv / shape.layers * (1.0 - batch.kv_gpu)  # two layers' in turn
         lines["keys and values"] = kv * batch.kv_gpu + buffers
-    smaller = min(("decode activations", "prefill activations"), key=lambda name: lines[name])
-    lines[smaller] = 0.0  # they are never there at the same time
+        lines["states of attention"] = 4.0 * STATES * shape.heads * (shape.head_dim + 2)
     return lines
 
 
@@ -96,28 +104,51 @@ def host_lines(shape: MoeShape, workload: Workload, batch: Batch) -> dict[str, f
     }
 
 
-def _decode_bytes(shape: MoeShape, batch: Batch, rows: float) -> float:
-    """The residual stream of the batch, buffers of lead + 2 micro-batches, one's rows, logits; with
-    so many rows for each sequence."""
-    stream = 4.0 * batch.batch * rows * shape.width
-    row = shape.qkv_width + 3.0 * shape.width
-    buffers = batch.micro_batch * rows * row * shape.element * (batch.lead + 2)
-    logits = 4.0 * batch.micro_batch * shape.vocabulary
-    return stream + buffers + _routed_bytes(shape, batch.micro_batch * rows) + logits
+@dataclass(frozen=True)
+class _Pass:
+    """The widest pass: rows of one micro-batch, how many there are, and have buffers of their own
+    between two queues."""
+
+    rows: float
+    parts: int
+    buffers: int
+
+    @staticmethod
+    def of(workload: Workload, batch: Batch) -> _Pass:
+        """Sequences are cut between micro-batches, unless the GPU computes attention."""
+        prompts = batch.prefill_tokens or batch.batch * workload.prompt
+        rows = max(batch.batch, prompts)
+        if workload.overlap:
+            rows = batch.batch * (1.0 + workload.beside)
+        parts = batch.micro_batches
+        each = rows if batch.attention == "gpu" else rows / parts
+        return _Pass(each, parts, min(parts, batch.lead + 2))
 
 
-def _prefill_bytes(shape: MoeShape, workload: Workload, batch: Batch) -> float:
-    """Residual stream and q k v of a group, two layers' keys and values, a chunk's rows, logits."""
-    if workload.overlap:
-        return 0.0
-    tokens = min(batch.prefill_tokens or 1 << 30, batch.batch * workload.prompt)
-    stream = tokens * (4.0 * shape.width + shape.element * (shape.qkv_width + shape.width))
-    kv = 2.0 * tokens * shape.kv_token_bytes
-    sequences = tokens / workload.prompt
-    logits = 4.0 * min(sequences, float(EXPERT_CHUNK)) * shape.vocabulary
-    return stream + kv + _routed_bytes(shape, min(tokens, float(EXPERT_CHUNK))) + logits
+def _hidden_bytes(shape: MoeShape, batch: Batch, step: _Pass) -> float:
+    """The residual stream before and after attention; q k v, attention's results, normed rows and
+    those of the experts' pairs, of the micro-batches that are under way; rooms for conversions."""
+    own, pairs = shape.heads * shape.head_dim, shape.top_k * batch.pages_per_expert
+    stream = 2.0 * step.parts * shape.width
+    row = shape.qkv_width + own + shape.width * (1.0 + pairs)
+    if batch.attention == "gpu":
+        row += own
+    elif batch.cpu_experts:
+        row += shape.width * pairs
+    rows = step.rows * shape.element * (stream + step.buffers * row)
+    rows += 8.0 * step.rows * pairs * step.buffers  # weights and order
+    if batch.attention == "cpu" and shape.element != shape.host_element:
+        rows += sum(
+            min(step.rows * width * shape.host_element, CONVERSION)
+            for width in (shape.qkv_width, own)
+        )
+    return rows
 
 
-def _routed_bytes(shape: MoeShape, tokens: float) -> float:
-    """Rows of the pairs of so many tokens: x, gate and up, hidden, out."""
-    return tokens * shape.top_k * (2.0 * shape.width + 3.0 * shape.ffn) * shape.element
+def _activation_bytes(shape: MoeShape, batch: Batch, step: _Pass) -> float:
+    """The experts' rows of one micro-batch, or the head's, and what the router widens."""
+    pairs = step.rows * shape.top_k * batch.pages_per_expert
+    experts = pairs * (shape.ffn / batch.pages_per_expert + shape.width) * shape.element
+    head = batch.batch * (4.0 * shape.vocabulary + shape.element * shape.width)
+    widened = 4.0 * step.rows * shape.width if shape.element < 4 else 0.0
+    return max(experts, head) + widened

@@ -149,8 +149,8 @@ class MoeShape:
 
     @property
     def router_bytes(self) -> float:
-        """Bytes of a layer's router [E, D]."""
-        return float(self.element * self.experts * self.width)
+        """Bytes of a layer's router [E, D], which stays f32: it decides."""
+        return 4.0 * self.experts * self.width
 
     @property
     def head_bytes(self) -> float:

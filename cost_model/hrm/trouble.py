@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ...ir.diagnostics import CapacityError
+from .grid import PREFILL_TOKENS
 from .memory import GPU_MARGIN, HOST_MARGIN, Batch, gpu_lines, host_lines
 from .model import Site
 from .shape import MoeShape, Workload
@@ -32,14 +33,11 @@ class HostTooSmall(CapacityError):
     )
 
 
-LEAST_PREFILL = 1024
-
-
 def explain_misfit(
     shape: MoeShape, workload: Workload, site: Site, pages_per_expert: int
 ) -> CapacityError:
     """Return the error of a search that found nothing: which memory is short, and of what."""
-    batch = Batch(1, 1, "cpu", LEAST_PREFILL, pages_per_expert)
+    batch = Batch(1, 1, "cpu", PREFILL_TOKENS[0], pages_per_expert)
     page = shape.page_bytes(pages_per_expert)
     gpu = gpu_lines(shape, workload, batch)
     held = shape.gpu_page_bytes(pages_per_expert)

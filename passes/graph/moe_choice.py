@@ -8,6 +8,7 @@ one with the least predicted time is kept. What a user has decided is not asked 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from ...cost_model.binding import ON_DEVICE
@@ -22,7 +23,7 @@ from ...cost_model.hrm.search import Found, refined
 from ...cost_model.hrm.shape import MoeShape, Workload
 from ...cost_model.policy import Policy
 from ...ir.diagnostics import CapacityError
-from .moe_fit import Wish
+from .moe_fit import MIB, Room, Wish, fit_policy, pages_on_gpu, wish_of
 
 Fit = Callable[[Wish], Policy]
 """Places pages in the memory that there is; raises CapacityError."""
@@ -102,6 +103,34 @@ class Scene:
             host = (self.host_pages + lines) / (1 - HOST_MARGIN)
         gpu = (self.gpu_pages + beside) / (1 - GPU_MARGIN)
         return Site(self.machine, gpu, host, schedule=schedule, popularity=self.popularity)
+
+
+def as_it_fits(policy: Policy, room: Room) -> Chosen:
+    """Return a given policy; with fewer resident pages, and then more experts on the CPU, where the
+    executor has less room than it was made for. Raises CapTooSmall."""
+    over = pages_on_gpu(policy) * room.page - room.left
+    if over <= 0:
+        return Chosen(policy, ("policy given",))
+    fitted = _with_less(policy, room)
+    fitted = replace(fitted, overlap=policy.overlap, prefill_tokens=policy.prefill_tokens)
+    remark = (
+        f"policy given, but its pages take {over / MIB:.2f} MiB more than the GPU has beside "
+        f"{room.working / MIB:.2f} MiB of activations and buffers: fewer lie there"
+    )
+    return Chosen(fitted, (remark,))
+
+
+def _with_less(policy: Policy, room: Room) -> Policy:
+    wish, layers, experts = wish_of(policy), len(policy.layers), policy.experts
+    try:
+        return fit_policy(layers, experts, room, wish)
+    except CapacityError:
+        if policy.page_format in ON_DEVICE:
+            raise
+        for more in range(int(wish.cpu_experts) + 1, experts + 1):
+            with suppress(CapacityError):
+                return fit_policy(layers, experts, room, replace(wish, cpu_experts=more))
+        raise
 
 
 def choose(wish: Wish, asked: Open, scene: Scene, fit: Fit) -> Chosen:

@@ -23,8 +23,8 @@ class CapTooSmall(CapacityError):
 
     template = (
         "{cap:.2f} MiB of GPU memory are {over:.2f} MiB too few: weights besides experts take "
-        "{weights:.2f} MiB, activations, buffers and keys {working:.2f} MiB, and a ring of {ring} "
-        "pages of {page:.2f} MiB {pages:.2f} MiB"
+        "{weights:.2f} MiB, activations, buffers and keys {working:.2f} MiB, {libraries}and a ring "
+        "of {ring} pages of {page:.2f} MiB {pages:.2f} MiB"
     )
     hint = (
         "give --gpu-memory at least {least}, or lower max_tokens, or --kv-memory where keys lie on "
@@ -48,7 +48,7 @@ class Room:
     """Bytes: what there is, and what everything but pages of experts takes.
 
     `host` 0 means as much as is wanted. `kv` are keys and values in host memory, `buffers` what
-    copies go through there.
+    copies go through there. `libraries` is the GPU's memory that no tensor of ours is in.
     """
 
     gpu: int
@@ -58,6 +58,12 @@ class Room:
     host: int = 0
     kv: int = 0
     buffers: int = 0
+    libraries: int = 0
+
+    @property
+    def left(self) -> int:
+        """Bytes of GPU memory for pages; below 0 where the rest does not fit."""
+        return self.gpu - self.libraries - self.weights - self.working
 
 
 @dataclass(frozen=True)
@@ -81,6 +87,21 @@ class Wish:
         return [end - begin for begin, end in pairwise(ends)]
 
 
+def wish_of(policy: Policy) -> Wish:
+    """Return what a policy says, but for where each page lies."""
+    cpu = sum(len(layer.cpu) for layer in policy.layers)
+    each = policy.pages_per_expert
+    return Wish(
+        policy.batch, policy.schedule, policy.micro_batches, cpu / len(policy.layers) / each,
+        policy.lead, policy.page_format, each, policy.kv_gpu,
+    )  # fmt: skip
+
+
+def pages_on_gpu(policy: Policy) -> int:
+    """Return the pages of GPU memory that a policy has for experts: resident ones and the ring."""
+    return sum(len(layer.resident) for layer in policy.layers) + max(policy.ring, 1)
+
+
 def fit_policy(
     layers: int, experts: int, room: Room, wish: Wish, order: Sequence[Sequence[int]] = ()
 ) -> Policy:
@@ -91,7 +112,7 @@ def fit_policy(
     each = wish.pages_per_expert
     cpu = wish.cpu_pages(layers)
     counts = [experts * each - number for number in cpu]
-    pages = (room.gpu - room.weights - room.working) // room.page
+    pages = room.left // room.page
     ring, widest = _ring, _least_passed(counts, pages, _ring)
     if widest < 0 and wish.schedule == "ring":
         ring, widest = _short_ring, _least_passed(counts, pages, _short_ring)
@@ -148,10 +169,11 @@ def _taken(counts: Sequence[int], widest: int, ring: Callable[[int], int]) -> in
 def _cap_too_small(counts: Sequence[int], room: Room, wish: Wish) -> CapTooSmall:
     least = _short_ring if wish.schedule == "ring" else _ring
     ring = min(_taken(counts, w, least) for w in range(max(counts) + 1))
-    need = room.weights + room.working + ring * room.page
+    need = room.gpu - room.left + ring * room.page
     return CapTooSmall(
         cap=room.gpu / MIB, over=(need - room.gpu) / MIB, weights=room.weights / MIB,
         working=room.working / MIB, ring=ring, page=room.page / MIB, pages=ring * room.page / MIB,
+        libraries=f"the GPU's libraries {room.libraries / MIB:.2f} MiB, " if room.libraries else "",
         least=_rounded_up(need),
     )  # fmt: skip
 

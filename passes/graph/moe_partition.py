@@ -161,9 +161,10 @@ class _Partition:
         if policy.page_format in ON_DEVICE and any(layer.cpu for layer in policy.layers):
             wide = ON_DEVICE[policy.page_format]
             raise PolicyMismatch(
-                policy=f"pages of {policy.page_format} for the CPU to compute",
-                model=f"CPU kernels of {wide} at least",
-                hint=f"take {wide} pages, or no experts on the CPU",
+                policy=f"experts on the CPU, in pages of {policy.page_format}",
+                model=f"kernels there that read {wide}, and nothing that unpacks for them",
+                hint=f"take pages of {wide} (leave out page_format), or no experts on the CPU "
+                "(cpu_experts=0)",
             )
         numbers = config["width"] * config["ffn"] // policy.pages_per_expert
         if policy.page_format == "bf12" and numbers % GROUP:

@@ -72,6 +72,12 @@ class FilePages:
                 raise PageLost(file=error.filename, layer=layer, expert=expert,
                                problem=error.strerror) from None  # fmt: skip
 
+    @property
+    def stored_as(self) -> str:
+        """The format in which a checkpoint has its experts, as safetensors names it."""
+        dtype = self._find(next(iter(pieces(self._weights[0][0], 0))).name).dtype
+        return next(name for name, each in _STORED.items() if each == dtype)
+
     def close(self) -> None:
         """Close the files."""
         for descriptor in self._files.values():

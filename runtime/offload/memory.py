@@ -19,8 +19,8 @@ class DeviceMemoryExceeded(CapacityError):
     """An allocation beyond the cap of a device's memory."""
 
     template = (
-        "{what} needs {need:.2f} MiB of GPU memory, but of {cap:.2f} MiB only {left:.2f} MiB are "
-        "left: {over:.2f} MiB are missing"
+        "{what}: {need:.2f} MiB of GPU memory are needed, but of {cap:.2f} MiB only {left:.2f} MiB "
+        "are left: {over:.2f} MiB are missing"
     )
     hint = "raise --gpu-memory, or lower max_tokens or max_batch"
 

@@ -35,7 +35,7 @@ class TooManyRare(ModelError):
         "{rare} of {words} words of a page have exponents that twelve bits a number do not hold, "
         "where {room} may"
     )
-    hint = "let pages be as the weights are: --offload page_format= (nothing)"
+    hint = "let pages be as the weights are: leave out --offload page_format=bf12"
 
 
 def twelve_bit_shape(shape: PageShape) -> PageShape:

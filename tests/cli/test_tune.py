@@ -63,7 +63,7 @@ def test_cold_experts_are_named_by_a_file(tmp_path) -> None:
 @pytest.mark.parametrize(
     "arguments, error, message",
     [
-        ((*MIXTRAL[:1], "--gpu-memory", "2GiB"), GpuTooSmall, "too small: one layer's working"),
+        ((*MIXTRAL[:1], "--gpu-memory", "1.5GiB"), GpuTooSmall, "too small: one layer's working"),
         ((*MIXTRAL[:3], "--host-memory", "8GiB"), HostTooSmall, r"8.00 GiB is \d+.\d\d GiB too"),
         (("tiny-dense",), NoExperts, "is dense"),
         (("no-such",), UnknownModel, "no-such"),

@@ -23,7 +23,7 @@ import pytest
 from documents import ROOT, Block
 from typer.testing import CliRunner
 from weft.cli.app import app
-from weft.cli.errors import with_lines
+from weft.cli.errors import as_typed, with_lines
 from weft.frontend.checker import check
 from weft.frontend.lower import lower
 from weft.frontend.parser import parse_text
@@ -87,7 +87,7 @@ def type_command(command: str) -> str:
     assert words[0] == "weft", f"a console block runs weft and cat, not {words[0]}"
     result = CliRunner().invoke(app, words[1:])
     if isinstance(result.exception, WeftError):
-        return result.output + with_lines(result.exception).render()
+        return result.output + with_lines(as_typed(result.exception)).render()
     assert result.exception is None or isinstance(result.exception, SystemExit), result.output
     return result.output
 

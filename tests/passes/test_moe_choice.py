@@ -5,15 +5,22 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from weft.cost_model.hardware_file import measured_or_shipped
+from weft.cost_model.hrm.grid import Grid
+from weft.cost_model.hrm.machine import HostedGpu
+from weft.cost_model.hrm.memory import Batch, gpu_lines
+from weft.cost_model.hrm.model import Site
 from weft.cost_model.hrm.prediction import predict
+from weft.cost_model.hrm.search import policy_of, refined
+from weft.cost_model.hrm.shape import MoeShape, Workload
 from weft.frontend.checkpoint import open_checkpoint
 from weft.ir.diagnostics import CapacityError
 from weft.offloading import Offloading
-from weft.options import Options
+from weft.options import BadOption, Options
 from weft.passes.graph.moe_choice import usual
-from weft.passes.graph.moe_fit import Wish
+from weft.passes.graph.moe_fit import Wish, pages_on_gpu, wish_of
 
-MIB = 1 << 20
+MIB, GIB = 1 << 20, 1 << 30
 
 
 def made(**changes: Any) -> Offloading:
@@ -59,6 +66,64 @@ def test_a_ring_too_short_for_two_layers_takes_the_schedule_that_copes() -> None
     offloading = made(gpu_memory=20 * MIB, offload_cpu_experts=0)
     assert offloading.policy.schedule == "ring"
     assert offloading.policy.ring < 2 * max(len(p.streamed) for p in offloading.policy.layers)
+
+
+@pytest.mark.parametrize("model, wish, tokens", [
+    ("tiny-moe", Wish(1, "ring", 1, page_format="bf16"), 1024),
+    ("tiny-moe", Wish(16, "cgo", 4, page_format="bf16"), 512),
+    ("random:mixtral-8x7b-16l", Wish(1500, "ring", 4, page_format="bf16"), 16384),
+    ("random:mixtral-8x7b-16l", Wish(320, "ring", 4, page_format="bf12"), 4096),
+    ("random:mixtral-8x7b-16l", Wish(1500, "cgo", 8, page_format="bf16", pages_per_expert=4), 4096),
+    ("random:mixtral-8x7b-16l", Wish(1500, "s4", 4, page_format="bf16"), 1500),
+])  # fmt: skip
+def test_the_search_knows_what_the_executor_takes(model: str, wish: Wish, tokens: int) -> None:
+    """A policy that is searched for a cap must fit it: lines of the model against the lowering."""
+    checkpoint = open_checkpoint(model)
+    options = Options(prove=False).changed(
+        target="cuda", gpu_memory=16 * GIB, max_batch=wish.batch, max_tokens=tokens,
+        kv_memory=256 * MIB,
+    )  # fmt: skip
+    room = Offloading(checkpoint, options)._room(wish)
+    on_gpu = wish.schedule == "s4"
+    batch = Batch(
+        wish.batch, -(-wish.batch // wish.micro_batches), "gpu" if on_gpu else "cpu", tokens,
+        wish.pages_per_expert, cpu_experts=False,
+    )  # fmt: skip
+    shape = MoeShape.of(checkpoint.config, wish.page_format)
+    lines = gpu_lines(shape, Workload(64, 64), batch)
+    lines.pop("keys and values", 0)  # the search knows the lengths, the executor its pages
+    taken = room.weights + room.working
+    assert sum(lines.values()) <= taken + MIB
+    assert sum(lines.values()) >= taken * (0.98 if model != "tiny-moe" and on_gpu else 0.999) - MIB
+
+
+def test_a_tuned_policy_runs_at_its_own_cap() -> None:
+    """On the simulated GPU activations are f32: fewer pages lie there than on a real one."""
+    checkpoint = open_checkpoint("tiny-moe")
+    for cap in (9 * MIB, 20 * MIB):
+        site = Site(HostedGpu.of(measured_or_shipped()), cap, 8 * GIB)
+        found = refined(MoeShape.of(checkpoint.config), Workload(64, 64), site, Grid(most=64))
+        policy = policy_of(found, MoeShape.of(checkpoint.config))
+        options = Options(weights="bf16").changed(
+            gpu_memory=cap, offload_policy=policy, kv_memory=4 * MIB,
+            max_batch=policy.batch, max_tokens=max(policy.prefill_tokens, policy.batch),
+        )  # fmt: skip
+        offloading = Offloading(checkpoint, options)
+        chosen = offloading.policy
+        assert (
+            pages_on_gpu(chosen) * offloading._room(wish_of(chosen)).page
+            <= offloading._room(wish_of(chosen)).left
+        )
+        assert (chosen.batch, chosen.schedule) == (policy.batch, policy.schedule)
+
+
+def test_numbers_that_a_model_or_a_step_does_not_have() -> None:
+    for changes, said in (
+        ({"offload_cpu_experts": 9}, "is 9, but tiny-moe has 8 a layer"),
+        ({"offload_micro_batches": 9}, "is 9, but a step has at most 8 sequences"),
+    ):
+        with pytest.raises(BadOption, match=said):
+            made(**changes)
 
 
 def test_what_does_not_fit_whatever_is_chosen_says_what_is_missing() -> None:

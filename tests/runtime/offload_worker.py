@@ -45,7 +45,7 @@ def main() -> None:
     found = {}
     for schedule in schedules:
         options = Options(target="cuda", cache=Path(cache), **LIMITS).changed(
-            weights="f32", gpu_memory=64 * MIB, offload_policy=policy(schedule, micro_batches=2)
+            weights="f32", gpu_memory=576 * MIB, offload_policy=policy(schedule, micro_batches=2)
         )
         made = Interpreted(checkpoint, options)
         device = SimulatedDevice(Memory("cpu", 64 * MIB), triton=True)

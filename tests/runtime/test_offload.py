@@ -1,6 +1,7 @@
 """A model divided between a simulated GPU and the CPU: the tokens of the whole model, exactly."""
 
 import random
+import re
 import shutil
 import threading
 import time
@@ -200,14 +201,28 @@ def test_the_cap_holds(gpu_memory, cases, whole):
     executor.close()
 
 
-def test_a_policy_that_does_not_fit_is_refused_by_the_device(cases):
-    with pytest.raises(DeviceMemoryExceeded, match=r"pages needs .* of 12\.00 MiB only"):
-        cases.executor(policy("cgo"), gpu_memory=12 * MIB)
+def test_a_policy_that_does_not_fit_has_fewer_pages_on_the_gpu(cases, whole):
+    made = cases.offloading(policy("ring"), gpu_memory=17 * MIB)
+    (remark,) = made.chosen.remarks
+    assert "its pages take" in remark and "fewer lie there" in remark
+    resident, asked = (sum(len(layer.resident) for layer in found.layers)
+                       for found in (made.policy, policy("ring")))  # fmt: skip
+    assert resident < asked and made.policy.schedule == "ring"
+    executor = made.executor(made.kernels([]))
+    assert greedy(executor, 2) == [tokens[:2] for tokens in whole]
+    assert executor.device.memory.peak <= 17 * MIB
+    executor.close()
+    assert cases.offloading(policy("ring")).chosen.remarks == ("policy given",)
+
+
+def test_what_does_not_fit_is_refused_by_the_device(cases):
+    with pytest.raises(DeviceMemoryExceeded, match=r"pages: .* needed, but of 12\.00 MiB only"):
+        cases.executor(policy("cgo"), device=SimulatedDevice.of(12 * MIB))
     with pytest.raises(CapacityError, match=r"MiB of GPU memory are [\d.]+ MiB too few"):
         cases.executor(None, gpu_memory=10 * MIB, offload_cpu_experts=0)
     memory = Memory("cpu", 1000)
     memory.allocate("a", (100,), torch.float32)
-    with pytest.raises(DeviceMemoryExceeded, match="b needs"):
+    with pytest.raises(DeviceMemoryExceeded, match="b: 0.00 MiB of GPU memory are needed"):
         memory.allocate("b", (200,), torch.float32)
 
 
@@ -320,6 +335,24 @@ def four_bits(module, cases):
             packed, scale = pack_rows(loaded.data)
             dense[op.result.name] = unpack_rows(packed).float() * scale[..., None]
     return dense
+
+
+def test_a_cap_below_the_librarys_own_is_shown_as_it_was_given(cases):
+    made = cases.offloading(None, gpu_memory=20 * MIB, target="cuda", kv_memory=MIB)
+    with pytest.raises(
+        CapacityError, match=r"20\.00 MiB of GPU memory.*libraries 512\.00 M"
+    ) as found:
+        _ = made.policy
+    least = int(re.search(r"at least (\d+)MiB", found.value.hint_text)[1])
+    assert cases.offloading(None, gpu_memory=least * MIB, target="cuda", kv_memory=MIB).policy
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_said_before_what_would_not_fit(cases):
+    options = Options(**LIMITS).changed(target="cuda", gpu_memory=20 * MIB)
+    program = "program p() -> int:\n    return 1\n"
+    with pytest.raises(NoGpu, match="the target cuda needs an NVIDIA GPU"):
+        _ = Compilation(program, "tiny-moe", options=options).executor
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

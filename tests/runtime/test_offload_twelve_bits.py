@@ -1,5 +1,6 @@
 """Pages of twelve bits a number: every bf16 comes back, and tokens are those of plain pages."""
 
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from offload_cases import PROMPTS, greedy, policy, step
+from safetensors.torch import load_file, save_file
 from weft.cost_model.placement import Placement
 from weft.passes.graph.moe_partition import PolicyMismatch
 from weft.runtime.offload.pages import PageShape, Part
@@ -83,5 +85,20 @@ def test_what_cannot_be_packed_is_refused(cases) -> None:
     with pytest.raises(NotSixteenBits, match="are float32"):
         cases.executor(chosen)
     on_cpu = (*STREAMED[:4], Placement("sssssscc"))
-    with pytest.raises(PolicyMismatch, match="bf16 at least"):
+    with pytest.raises(PolicyMismatch, match="experts on the CPU, in pages of bf12, but") as found:
         cases.executor(replace(chosen, layers=on_cpu), weights="bf16")
+    assert "cpu_experts=0" in found.value.hint_text
+
+
+def test_what_is_rounded_before_it_is_packed_is_said(cases, tmp_path) -> None:
+    folder = tmp_path / "tiny-moe"
+    shutil.copytree(cases.checkpoint.folder, folder)
+    stored = load_file(folder / "model.safetensors")
+    half = {name: each.half() for name, each in stored.items()}
+    chosen, notes = replace(policy("ring", STREAMED), page_format="bf12"), []
+    for content in (stored, half):
+        save_file(content, folder / "model.safetensors")
+        executor = cases.executor(chosen, weights="bf16", folder=folder)
+        notes.append([note for note in executor.notes if "rounded" in note])
+        executor.close()
+    assert notes == [[], ["pages of bf12 hold bf16, exactly: F16 is rounded to it"]]

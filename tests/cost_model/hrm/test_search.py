@@ -212,8 +212,8 @@ def test_popularity_in_classes() -> None:
 @pytest.mark.parametrize(
     "site, error, message",
     [
-        (Site(H200, 2 * GIB, 128 * GIB), GpuTooSmall,
-         r"GPU memory of 2.00 GiB is \d.\d\d GiB too small: one layer's working set is"),
+        (Site(H200, 1.5 * GIB, 128 * GIB), GpuTooSmall,
+         r"GPU memory of 1.50 GiB is \d.\d\d GiB too small: one layer's working set is"),
         (Site(H200, 16 * GIB, 20 * GIB), HostTooSmall,
          r"host memory of 20.00 GiB is 1\d.\d\d GiB too small: .* are 3\d.\d\d GiB"),
         (Site(replace(H200, disk=1e9), 16 * GIB, 20 * GIB, disk=5 * GIB), HostTooSmall,
