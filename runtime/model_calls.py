@@ -140,7 +140,7 @@ class ModelCalls:
         )  # fmt: skip
         yield from self._ask(request)
         self.meter.generated(request)
-        text = self._machine.words.text(request.generated().tolist())
+        text = self._machine.tokenizer.decode(request.generated().tolist())
         text = forced + text.removeprefix(heal)
         parsed = self._parse(operation, type, text)
         if request.logprobs and isinstance(parsed, str):

@@ -19,10 +19,6 @@ class TokenBytes(dict[int, bytes]):
         known = self[id] = self.tokenizer.token_bytes(id)
         return known
 
-    def text(self, ids: list[int]) -> str:
-        """Return the text of ids; broken UTF-8 gives U+FFFD."""
-        return b"".join(map(self.__getitem__, ids)).decode("utf-8", "replace")
-
 
 def canonical_ids(words: TokenBytes, ids: list[int]) -> list[int]:
     """Return the ids of the text of some ids; the same ones where it is no whole text."""

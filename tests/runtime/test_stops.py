@@ -51,5 +51,5 @@ def test_a_watched_generation_shows_exactly_its_value(text, stops, heal):
     watch.close()
     found = [i for stop in stops if (i := text.find(stop)) >= 0]
     value = text[: min(found)] if found else text
-    assert words.text([*kept, *tail]) == heal + value
+    assert tokenizer.decode([*kept, *tail]) == heal + value
     assert "".join(heard) == value
