@@ -4,7 +4,8 @@ A budget follows the program: a stream's tokens, and the parts that have sequenc
 while they run (forks, calls, scored options). One after another counts as the largest, side by
 side as the sum; a branch counts what its parent's full pages do not hold, the page that it copies
 included. Sizes that only a row knows are symbols: `bytes x`, `text x` (its tokens in a prompt),
-`count x` and `longest x` (elements, and the bytes of each), `value x`, `tokens x` (a segment's).
+`count x` and `longest x` (elements, and the bytes of each), `value x`, `tokens x` (a segment's; of
+one that stands in it for each element of a list, the most).
 """
 
 from __future__ import annotations
@@ -107,6 +108,8 @@ class Peak:
     branch: bool = False
     bounded: bool = True
     """Whether the program bounds its streams, and not only the model's context."""
+    wanted: int = 0
+    """Tokens of its stream where the model's context does not bound them."""
     above: int = -1
     """For a branch whose parent may not be resident: tokens above it, which it computes."""
 
@@ -163,7 +166,8 @@ class Budgets:
         bounded = wanted <= limits.context and all(
             use.inner is None or use.inner.bounded for use in uses
         )
-        return Peak(tokens, own, tuple(uses), pages, above is not None, bounded, whole)
+        branch = above is not None
+        return Peak(tokens, own, tuple(uses), pages, branch, bounded, wanted, whole)
 
     def _uses(self, parts: Any, symbols: Symbols, above: int) -> list[Use]:
         uses: list[Use] = []

@@ -2,16 +2,17 @@
 
 Every open row has a claim: the most pages that it holds, whatever the schedule and however long
 its gens get. Rows start only while the claims of all open ones fit, so that no row ever has to
-give pages back. Where fewer rows would fit so than a step takes, they are not held to their claims:
-what gens may make at most is far from what they make, and steps would be empty. Such rows start
-while the open ones use less than a share of the memory, and may have to compute KV again.
+give pages back. What a gen on the row's own stream leaves of its token budget is claimed no longer.
+Where fewer rows would fit so than a step takes, they are not held to their claims: what gens may
+make at most is far from what they make, and steps would be empty. Such rows start while the open
+ones use less than a share of the memory, and may have to compute KV again.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
@@ -34,11 +35,26 @@ UNPROVEN_AHEAD = 8
 
 @dataclass(frozen=True)
 class Claim:
-    """The most pages that a row may hold, with so many of its parts side by side."""
+    """The most pages that a row may hold, with so many of its parts side by side.
+
+    Of a proven one, `tokens` is the most that its own stream may get; they are in `pages`.
+    """
 
     pages: int
     ahead: int
     proven: bool = True
+    tokens: int = 0
+
+    def less(self, spared: int, limits: Limits) -> Claim:
+        """Return what is left of it when gens on its own stream have ended so many tokens early.
+
+        What the stream's parts may hold stays as it was.
+        """
+        if not self.proven or not self.tokens:
+            return self
+        tokens = max(0, self.tokens - spared)
+        most, left = (limits.pages(min(size, limits.context)) for size in (self.tokens, tokens))
+        return replace(self, pages=max(1, self.pages - most + left), tokens=tokens)
 
 
 PREPARED = 64
@@ -58,6 +74,10 @@ SHARED = 64
 
 SHORT = 64
 """Bytes up to which a text's tokens are not counted to be sure that they are fewer."""
+
+
+NEARLY = 4
+"""What tokens of an element are rounded up to, so that claims of many rows agree."""
 
 
 @dataclass(frozen=True)
@@ -93,11 +113,13 @@ class Forecast:
             for op in walk(function.regions[0].operations)
             if op.name == "plan.tokenize"
         }
+        self._elements = dict(_elements(function, self._parameters))
         self._leading = tuple(_leading(function, self._parameters))
         self._symbols = self._budgets[0][1].symbols[self._name] if self._budgets else ()
-        self._page_size = limits.page_size
+        self.limits = limits
         self._claims: dict[tuple[tuple[str, int], ...], Claim] = {}
         self._counts: dict[str, int] = {}
+        self._of_elements: dict[tuple[int | str, ...], int] = {}
 
     def claim(self, arguments: Mapping[str, Any], rows: int | None = None) -> Claim:
         """Return a row's claim, with as much of it side by side as leaves room for all rows.
@@ -121,7 +143,7 @@ class Forecast:
         for ahead, budgets in self._budgets:
             peak = budgets.peak(self._name, symbols)
             if peak.pages * most <= self._num_pages:
-                return Claim(max(1, peak.pages), ahead)
+                return Claim(max(1, peak.pages), ahead, tokens=peak.wanted)
             # However few parts go side by side, the stream stays.
             if peak.own * most > self._num_pages:
                 break
@@ -190,9 +212,14 @@ class Forecast:
                     yield Run(text, tuple(values))
                 text, values = "", []
 
-    def _filled(self, segment: Operation, arguments: Mapping[str, Any]) -> list[int | str]:
-        """Return a segment's parts with the values of a row."""
-        values = [arguments[self._parameters[value.name]] for value in segment.operands]
+    def _filled(
+        self, segment: Operation, arguments: Mapping[str, Any], element: Any = None
+    ) -> list[int | str]:
+        """Return a segment's parts with the values of a row, and an element of its list."""
+        values = [
+            element if value.name in self._elements else arguments[self._parameters[value.name]]
+            for value in segment.operands
+        ]
         return [
             part if isinstance(part, int | str) else format_value(values[part["value"]])
             for part in segment["parts"]
@@ -205,7 +232,7 @@ class Forecast:
     def _size(self, symbol: str, arguments: Mapping[str, Any]) -> int:
         what, name = symbol.split(" ", 1)
         if what == "tokens":
-            return self._whole(self._tokens(self._segments[name], arguments))
+            return self._of_segment(self._segments[name], arguments)
         value = arguments[name]
         if what == "count":
             return len(value)
@@ -216,6 +243,28 @@ class Forecast:
         if what == "bytes":
             return self._whole(_bytes(value))
         return self._whole(self._in_prompt(format_value(value)))
+
+    def _of_segment(self, segment: Operation, arguments: Mapping[str, Any]) -> int:
+        """Return a segment's tokens, in whole pages; or its most of any element, nearly exactly.
+
+        A loop has as many of these as there are elements, so that pages would add up.
+        """
+        lists = {self._elements[v.name] for v in segment.operands if v.name in self._elements}
+        if not lists:
+            return self._whole(self._tokens(segment, arguments))
+        (name,) = lists
+        every = (self._filled(segment, arguments, element) for element in arguments[name])
+        return -(-max(map(self._of_element, every), default=0) // NEARLY) * NEARLY
+
+    def _of_element(self, parts: list[int | str]) -> int:
+        """Return the tokens of a segment with one element, counted once for equal ones."""
+        key = tuple(parts)
+        known = self._of_elements.get(key)
+        if known is None:
+            if len(self._of_elements) >= MOST_CLAIMS:
+                self._of_elements.clear()
+            known = self._of_elements[key] = len(encode_parts(self._tokenizer, parts))
+        return known
 
     def _in_prompt(self, text: str) -> int:
         """Return how many tokens a text has in a prompt, if they were counted, or at most.
@@ -229,7 +278,7 @@ class Forecast:
         return count + _bytes(text.split(maxsplit=1)[0]) + _bytes(text.rsplit(maxsplit=1)[-1]) + 2
 
     def _whole(self, size: int) -> int:
-        return -(-size // self._page_size) * self._page_size
+        return -(-size // self.limits.page_size) * self.limits.page_size
 
     def _tokens(self, segment: Operation, arguments: Mapping[str, Any]) -> int:
         """Return a segment's tokens, counted if there may be many."""
@@ -255,34 +304,52 @@ def _leading(function: Operation, parameters: Mapping[str, str]) -> Iterator[str
                 return
 
 
-class Admission:
-    """The claims of the rows that are open, of all sessions of an engine."""
+def _elements(function: Operation, parameters: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """Yield the values that are each element of a parameter in turn, with its name."""
+    for operation in walk(function.regions[0].operations):
+        if operation.name in {"plan.for", "plan.fork"}:
+            place = operation.name == "plan.fork"
+            name = parameters.get(operation.operands[place].name)
+            if name is not None:
+                yield operation.regions[0].arguments[place].name, name
 
-    def __init__(self, kv: PagedKV) -> None:
-        self._kv = kv
+
+class Admission:
+    """The claims of the rows that are open, by ticket, of all sessions of an engine."""
+
+    def __init__(self, kv: PagedKV, limits: Limits) -> None:
+        self._kv, self._limits = kv, limits
+        self.claims: dict[int, Claim] = {}
         self._claimed = 0
-        self._proven = 0
         self._unproven = 0
 
     def may_open(self, claim: Claim) -> bool:
         """Say whether a row may start now; one always may when none is open."""
-        if not self._proven and not self._unproven:
+        if not self.claims:
             return True
         if claim.proven:
             return not self._unproven and self._claimed + claim.pages <= self._kv.num_pages
-        return not self._proven and self._kv.live < OPEN_BELOW * self._kv.num_pages
+        proven = len(self.claims) - self._unproven
+        return not proven and self._kv.live < OPEN_BELOW * self._kv.num_pages
 
-    def open(self, claim: Claim) -> None:
+    def open(self, ticket: int, claim: Claim) -> None:
         """Count a row that starts."""
-        self._claimed += claim.pages if claim.proven else 0
-        self._proven += claim.proven
-        self._unproven += not claim.proven
+        self.claims[ticket] = claim
+        self._count(claim, 1)
 
-    def close(self, claim: Claim) -> None:
+    def spare(self, ticket: int, tokens: int) -> None:
+        """Count less for an open row: gens on its stream have ended so many tokens early."""
+        claim = self.claims[ticket]
+        self._count(claim, -1)
+        self.open(ticket, claim.less(tokens, self._limits))
+
+    def close(self, ticket: int) -> None:
         """Count a row that has ended."""
-        self._claimed -= claim.pages if claim.proven else 0
-        self._proven -= claim.proven
-        self._unproven -= not claim.proven
+        self._count(self.claims.pop(ticket), -1)
+
+    def _count(self, claim: Claim, change: int) -> None:
+        self._claimed += change * claim.pages if claim.proven else 0
+        self._unproven += change * (not claim.proven)
 
 
 class in_prefix_order(Iterator[tuple[int, Any]]):  # noqa: N801

@@ -64,6 +64,8 @@ class ModelCalls:
         self._seed = seed
         self._listener = listener
         self.most_ahead = UNLIMITED
+        self.spared = 0
+        """Tokens that gens on the program's own stream have ended before their budgets."""
         self._spawned = 0
         self._locks: dict[Sequence, Later] = {}
 
@@ -140,6 +142,8 @@ class ModelCalls:
         )  # fmt: skip
         yield from self._ask(request)
         self.meter.generated(request)
+        if not frame.path:
+            self.spared += max(0, operation["max_tokens"] - request.flushed)
         text = self._machine.tokenizer.decode(request.generated().tolist())
         text = forced + text.removeprefix(heal)
         parsed = self._parse(operation, type, text)

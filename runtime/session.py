@@ -45,7 +45,7 @@ class Host:
             Limits(executor.page_size, executor.context_length), executor.num_pages,
             executor.max_batch,
         )  # fmt: skip
-        self.admission = Admission(engine.kv)
+        self.admission = Admission(engine.kv, self.forecast.limits)
         self.loop = TaskLoop(engine, ToolPool(machine.records))
         self.lock = threading.Lock()
         self.tickets = count()
@@ -66,7 +66,7 @@ class Session:
         """How many jobs are looked at to start those together whose prompts begin alike."""
         self._most = OPEN * most
         self._next: tuple[Job, Claim] | None = None
-        self._open: dict[Instance, tuple[Root, Claim]] = {}
+        self._open: dict[Instance, Root] = {}
         self._ended: list[Outcome] = []
 
     def steps(self, jobs: Iterator[Job]) -> Iterator[list[Outcome]]:
@@ -113,13 +113,24 @@ class Session:
                 self._next = job, self._host.forecast.claim(job[1], rows)
             job, claim = self._next
             with self._host.lock:
-                if len(self._open) >= self._most or not self._host.admission.may_open(claim):
+                if len(self._open) >= self._most or not self._may_open(claim):
                     return True
                 self._next = None
                 self._start(job, claim)
                 started += 1
                 if engine.ahead:
                     self._host.loop.advance()
+
+    def _may_open(self, claim: Claim) -> bool:
+        """Say whether a row may start, if need be by what the open ones can no longer hold."""
+        admission = self._host.admission
+        if admission.may_open(claim):
+            return True
+        for instance in self._open:
+            if instance.spared:
+                admission.spare(instance.ticket, instance.spared)
+                instance.spared = 0
+        return admission.may_open(claim)
 
     def _start(self, job: Job, claim: Claim) -> None:
         host, (row, arguments) = self._host, job
@@ -128,14 +139,14 @@ class Session:
             self._listener,
         )  # fmt: skip
         instance.most_ahead = claim.ahead
-        host.admission.open(claim)
+        host.admission.open(instance.ticket, claim)
         host.upcoming.opened(arguments)
         trace = host.engine.trace
         record = trace.begins(instance.ticket, row) if trace is not None else None
 
         def done(value: Any, error: BaseException | None) -> None:
             del self._open[instance]
-            host.admission.close(claim)
+            host.admission.close(instance.ticket)
             host.upcoming.closed(arguments)
             instance.free(remember=error is None)
             if record is not None:
@@ -143,12 +154,12 @@ class Session:
             outcome = error if isinstance(error, Exception) else self._result(instance, value)
             self._ended.append((row, outcome))
 
-        self._open[instance] = host.loop.start(instance.run(), done), claim
+        self._open[instance] = host.loop.start(instance.run(), done)
 
     def _cancel(self) -> None:
-        for instance, (root, claim) in self._open.items():
+        for instance, root in self._open.items():
             self._host.loop.cancel(root)
-            self._host.admission.close(claim)
+            self._host.admission.close(instance.ticket)
             self._host.upcoming.closed(instance.arguments)
             instance.free(remember=False)
             self._host.engine.take_prefix_hits(instance.ticket)

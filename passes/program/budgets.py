@@ -86,6 +86,8 @@ class _Budget:
         self._sizes: dict[str, Size] = {}
         self._exact: set[str] = set()
         self._parameters: dict[str, str] = {}
+        self._elements: set[str] = set()
+        """Values that are each element of a parameter in turn."""
         self._constants: dict[str, Any] = {}
         self._joined: dict[str, Expr] = {}
 
@@ -155,8 +157,10 @@ class _Budget:
             else self._in_prompt(operation.operands[part["value"]])
             for part in operation["parts"]
         ]  # fmt: skip
-        own = all(value.name in self._parameters for value in operation.operands)
-        if own and operation.operands and operation.result.name in self._exact:
+        names = [value.name for value in operation.operands]
+        own = all(name in self._parameters or name in self._elements for name in names)
+        alone = sum(name in self._elements for name in names) <= 1
+        if own and alone and names and operation.result.name in self._exact:
             # A called program's caller cannot know the tokens, only the bytes.
             exact = f"tokens {operation.result.name}"
             block.tokens = plus(block.tokens, ("min", exact, plus(1, *parts)))
@@ -218,6 +222,7 @@ class _Budget:
     def _fork(self, operation: Operation, block: _Block) -> None:
         over = operation.operands[1]
         region = operation.regions[0]
+        self._takes_elements(region.arguments[1], over)
         self._sizes[region.arguments[1].name] = Size(self._size(over).each)
         width: Expr = self._size(over).count
         if over.type.name == "int":
@@ -271,9 +276,14 @@ class _Budget:
 
     def _for(self, operation: Operation, block: _Block) -> None:
         items, region = operation.operands[0], operation.regions[0]
+        self._takes_elements(region.arguments[0], items)
         size = self._size(items)
         self._sizes[region.arguments[0].name] = Size(size.each)
         self._add(block, self._region(region), size.count)
+
+    def _takes_elements(self, element: Value, of: Value) -> None:
+        if of.name in self._parameters and of.type.name == "list":
+            self._elements.add(element.name)
 
     def _while(self, operation: Operation, block: _Block) -> None:
         for region in operation.regions:

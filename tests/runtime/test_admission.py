@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from weft.ir.budget import Limits
 from weft.ir.diagnostics import WeftError
 from weft.runtime.admission import Admission, Claim, in_prefix_order
 from weft.runtime.scheduler import KVTooSmall
@@ -21,30 +22,39 @@ _spec.loader.exec_module(random_programs)
 
 
 def watch_claims(executable):
-    """Check after every step that no row holds more pages than it claimed."""
-    engine, host = executable.engine, executable._host
-    claims = {}
-    start = host.admission.open
-    starting = []
+    """Check after every step that no row holds more pages than it claims by now.
 
-    def opened(claim):
-        starting.append(claim)
-        start(claim)
+    Every row's claim is cut back after every step, and not only when another waits for room.
+    """
+    engine, host = executable.engine, executable._host
+    start, starting, rows = host.admission.open, [], {}
+
+    def opened(ticket, claim):
+        if ticket not in host.admission.claims:
+            starting.append(claim)
+        start(ticket, claim)
+
+    def begun(coroutine, done):
+        instance = coroutine.gi_frame.f_locals["self"]
+        rows[instance.ticket] = instance
+        return begin(coroutine, done)
 
     host.admission.open = opened
+    begin, host.loop.start = host.loop.start, begun
     step = engine.step
 
     def checked():
         done = step()
-        for number, claim in enumerate(starting):
-            claims[number] = claim
         held = {}
         for sequence in engine._scheduler.sequences:
             pages = set(sequence.pages[: sequence.held].tolist())
             held.setdefault(sequence.order[0], set()).update(pages)
         for ticket, pages in held.items():
-            claim = claims[ticket]
+            claim = host.admission.claims[ticket]
             assert not claim.proven or len(pages) <= claim.pages, (ticket, len(pages), claim)
+        for ticket in host.admission.claims:
+            host.admission.spare(ticket, rows[ticket].spared)
+            rows[ticket].spared = 0
         return done
 
     engine.step = checked
@@ -127,16 +137,68 @@ class Memory:
 
 
 def test_claims_are_counted_and_unproven_rows_wait_for_proven_ones():
-    admission = Admission(Memory())
+    admission = Admission(Memory(), Limits(16, 512))
     sixty, forty, unproven = Claim(60, 1), Claim(40, 1), Claim(100, 1, proven=False)
-    admission.open(sixty)
+    admission.open(0, sixty)
     assert admission.may_open(forty) and not admission.may_open(Claim(41, 1))
     assert not admission.may_open(unproven)
-    admission.close(sixty)
-    admission.open(unproven)
+    admission.close(0)
+    admission.open(1, unproven)
     assert admission.may_open(unproven) and not admission.may_open(Claim(1, 1))
-    admission.close(unproven)
+    admission.close(1)
     assert admission.may_open(Claim(100, 1))
+
+
+def test_what_gens_leave_of_their_budgets_is_claimed_no_longer():
+    admission = Admission(Memory(), Limits(16, 512))
+    admission.open(0, Claim(60, 1, tokens=320))  # 20 pages of its own, 40 of its parts
+    admission.spare(0, 15)
+    assert admission.claims[0].pages == 60 and not admission.may_open(Claim(41, 1))
+    admission.spare(0, 1)
+    assert admission.claims[0].pages == 59 and admission.may_open(Claim(41, 1))
+    admission.spare(0, 1000)
+    assert admission.claims[0].pages == 40 and not admission.may_open(Claim(61, 1))
+    admission.open(1, Claim(60, 1))
+    admission.close(0)
+    admission.close(1)
+    assert admission.may_open(Claim(100, 1))
+
+
+def test_beyond_the_context_nothing_is_spared():
+    """A stream that the context bounds may still fill it."""
+    claim = Claim(40, 1, tokens=2000)
+    assert claim.less(1400, Limits(16, 512)).pages == 40
+    assert claim.less(1504, Limits(16, 512)).pages == 39
+
+
+LOOP = """
+program talk(messages: list[str]) -> list[str]:
+    let replies: list[str] = []
+    for message in messages:
+        user "{message}"
+        assistant gen reply(max_tokens=8)
+        replies += [reply]
+    return replies
+"""
+
+
+def test_elements_of_a_list_are_counted_in_tokens(toy):
+    executable = toy.compile(LOOP, num_pages=400, page_size=4, max_batch=4)
+
+    def claim(*messages):
+        row = executable.check_row(0, {"messages": list(messages)})
+        return executable._host.forecast.claim(row, 1)
+
+    assert "tokens " in str(executable.plan.symbol("talk")["budget"])
+    one, four = claim("hello"), claim("hello", "hello", "", "hello")
+    other = claim("xyzzy")  # five tokens, of as many bytes
+    assert one.tokens < other.tokens and one.tokens < four.tokens
+    rows = [{"messages": ["hello" * (n % 5), "a b", "the hello"]} for n in range(9)]
+    starting = watch_claims(executable)
+    found = executable.run_rows(rows)
+    assert len(starting) == 9 and found.stats.preemptions == 0
+    oracle = toy.oracle(LOOP)
+    assert found.values == [oracle(n, **row).value for n, row in enumerate(rows)]
 
 
 @given(
