@@ -23,6 +23,7 @@ from .device import OffloadDevice, mapped
 from .key_homes import KeyHomes
 from .keys import DeviceKeys
 from .memory import rounded
+from .packed import Packed
 from .pages import PageShape, PageSource, Pool, pool_bytes, pool_in
 from .scratch import conversion_bytes, product_bytes
 from .sections import Lowered, Section
@@ -133,9 +134,9 @@ class Build:
             memory.allocate("logits", (options.max_batch, config.vocab_size), torch.float32),
             self._host_logits(),
             memory.allocate("popularity", (config.layers, experts), torch.int64),
+            Packed(self.device, self._packed_rooms(stored), widen),
             experts, max(shape.ring, 1), PAGE_SIZE, options.num_pages,
-            host_bytes=len(parked) * stored.bytes, scratch=scratch, packed=self._packed(stored),
-            widen=widen,
+            host_bytes=len(parked) * stored.bytes, scratch=scratch,
         )  # fmt: skip
         self._load(parts, resident, stored)
         if options.gpu_attention:
@@ -166,7 +167,7 @@ class Build:
             for part in self.page.parts
         })  # fmt: skip
 
-    def _packed(self, stored: PageShape) -> dict[str, Tensor]:
+    def _packed_rooms(self, stored: PageShape) -> dict[str, Tensor]:
         """Return room on the device for what is narrower in host memory than kernels read it."""
         wide = {part.role: part for part in self.page.parts}
         return {

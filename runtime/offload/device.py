@@ -9,6 +9,7 @@ from __future__ import annotations
 import mmap
 import weakref
 from collections import deque
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from time import perf_counter, sleep
@@ -78,6 +79,15 @@ class OffloadDevice(Protocol):
 
     def trickle(self, target: Tensor, source: Tensor) -> None:
         """Copy much to the device so that small copies of other streams come in between."""
+        ...
+
+    def beside(self, queue: str, work: Callable[[], None]) -> Any:
+        """Do work on a stream of its own, after what the current one has so far; return the event
+        of its end (None: it is done)."""
+        ...
+
+    def hold_until(self, event: Any) -> None:
+        """Let what comes next on the current stream wait for an event."""
         ...
 
     def staging(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
@@ -195,6 +205,13 @@ class SimulatedDevice:
         """A copy in the same memory."""
         target.copy_(source)
 
+    def beside(self, queue: str, work: Callable[[], None]) -> None:
+        """Work is done at once."""
+        work()
+
+    def hold_until(self, event: Any) -> None:
+        """Nothing is left to wait for."""
+
     def staging(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         """Plain memory."""
         return torch.empty(shape, dtype=dtype)
@@ -308,6 +325,20 @@ class CudaDevice:
             event = torch.cuda.Event(blocking=True)
             event.record()
             self._trickling.append(event)
+
+    def beside(self, queue: str, work: Callable[[], None]) -> Any:
+        """Launch on the queue's stream, which waits for the current one."""
+        stream, so_far = self.stream(queue), torch.cuda.Event()
+        so_far.record()
+        stream.wait(so_far)
+        with stream():
+            work()
+        return stream.record()
+
+    def hold_until(self, event: Any) -> None:
+        """The current stream waits; nobody else does."""
+        if event is not None:
+            torch.cuda.current_stream(self.place).wait_event(event)
 
     def staging(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         """Pinned memory of torch's allocator, which waits for the copy before it gives it again."""

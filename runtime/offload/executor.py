@@ -75,7 +75,7 @@ class OffloadExecutor:
         self._parts = built.parts(source, stored or built.page, widen)
         self.notes += built.notes
         if built.page.narrow:
-            bits = 4 if self._parts.packed else 8
+            bits = 4 if self._parts.packed.rooms else 8
             self.notes.append(f"pages of experts have {bits} bits: lossy, tokens may differ")
 
     @property

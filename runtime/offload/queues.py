@@ -15,8 +15,9 @@ from ...ir.pipeline import Pipeline, Task
 from .cores import Cores, keep_to
 from .device import OffloadDevice, Stream
 
-Work = Callable[[Task], None]
-"""Does a task, or launches it on the current stream."""
+Work = Callable[[Task], Any]
+"""Does a task, or launches it on the current stream; returns the event of its end where that is
+another stream's, else None."""
 
 
 TURN = 2e-4
@@ -163,8 +164,8 @@ class Queues:
             event = None
         else:
             with stream():
-                run.work(task)
-            event = stream.record()
+                event = run.work(task)
+            event = stream.record() if event is None else event
         run.spans[task.name] = (begin, perf_counter())
         run.signals[task.name].set(event)
 

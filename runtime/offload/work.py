@@ -15,12 +15,11 @@ from .buffers import Buffers
 from .device import OffloadDevice
 from .key_homes import KeyHomes
 from .keys import DeviceKeys
-from .narrow import unpack_into
+from .packed import Packed
 from .pages import PageSource, Pool
 from .routing import Routing
 from .sections import OUT, Section
 from .split import MicroBatch
-from .twelve_bits import RARE, Widen, widen
 
 MOST_PLACED = 8192
 """Tensors of places that are kept on the device: half a KiB each."""
@@ -35,9 +34,8 @@ class Parts:
     pool; `relay` has the host slots of pages on their way from disk. `taken` counts pairs by layer
     and page: `experts` is how many pages a layer has. `host_bytes` are those of the host's pages
     that this model needs: its pool may be shared and larger. `scratch` are bytes of the device, by
-    the queue whose copies convert there; `routing` is shown what routers give. `packed` has
-    room on the device for a page's parts of four or twelve bits, of the one stream that brings
-    pages; `widen` makes the latter bf16.
+    the queue whose copies convert there; `routing` is shown what routers give. Pages of four
+    or twelve bits come through `packed`.
     """
 
     device: OffloadDevice
@@ -54,6 +52,7 @@ class Parts:
     logits: Tensor
     logits_host: Tensor
     taken: Tensor
+    packed: Packed
     experts: int
     ring: int
     page_size: int
@@ -62,26 +61,21 @@ class Parts:
     keys: DeviceKeys | None = None
     homes: KeyHomes | None = None
     scratch: Mapping[str, Tensor] = field(default_factory=dict)
-    packed: Mapping[str, Tensor] = field(default_factory=dict)
     routing: Routing | None = None
-    widen: Widen = widen
     _placed: dict[tuple[int, ...], Tensor] = field(default_factory=dict)
 
     def put(
         self, place: int, source: Mapping[str, Tensor], by: Callable[[Tensor, Tensor], None]
-    ) -> None:
-        """Copy a page to the device's pool, in the order of the current stream."""
-        for role, tensor in self.device_pool.tensors.items():
-            rare = self.packed.get(role + RARE)
-            if role in self.packed:
-                by(self.packed[role], source[role])
-            if rare is not None:
-                by(rare, source[role + RARE])
-                self.widen(tensor[place], self.packed[role], rare)
-            elif role in self.packed:
-                unpack_into(tensor[place], self.packed[role])
+    ) -> Any:
+        """Copy a page to the device's pool, in the order of the current stream; return the event of
+        its end where that is another stream's, else None."""
+        tensors, rooms, end = self.device_pool.tensors, self.packed.rooms, None
+        for role in sorted(tensors, key=lambda role: role in rooms):  # the event is of the last
+            if role in rooms:
+                end = self.packed.bring(role, tensors[role][place], source, by)
             else:
-                by(tensor[place], source[role])
+                by(tensors[role][place], source[role])
+        return end
 
     def placed(self, places: tuple[int, ...]) -> Tensor:
         """Return each expert's place as a tensor on the device [E] i32; used on one stream alone.
@@ -112,9 +106,9 @@ class StepWork:
     _pairs: dict[int, Tensor] = field(default_factory=dict)
     _ranges: dict[int, list[tuple[int, int]]] = field(default_factory=dict)
 
-    def __call__(self, task: Task) -> None:
-        """Do a task."""
-        _WORK[task.kind](self, task)
+    def __call__(self, task: Task) -> Any:
+        """Do a task; return the event of its end where that is not its own stream's."""
+        return _WORK[task.kind](self, task)
 
     @cached_property
     def device_inputs(self) -> list[dict[str, Tensor]]:
@@ -240,8 +234,9 @@ class StepWork:
         ranges = self._ranges[task.micro_batch]
         return torch.cat([routed["order"][first:last] for first, last in ranges]).long()
 
-    def page(self, task: Task) -> None:
-        """Pages to the ring."""
+    def page(self, task: Task) -> Any:
+        """Pages to the ring; those that are widened end on another stream, one after another."""
+        end = None
         relays = {a.holds: int(a.slot.rpartition(".")[2]) for a in task.reads}
         for access in task.writes:
             expert = int(access.holds.rpartition(".")[2])
@@ -251,7 +246,8 @@ class StepWork:
                 source = self.parts.host_pool.page(self._arena(task, expert))
             device = self.parts.device
             by = device.trickle if task.queue == "pages" else device.copy
-            self.parts.put(self._ring_place(access.slot), source, by)
+            end = self.parts.put(self._ring_place(access.slot), source, by)
+        return end
 
     def read(self, task: Task) -> None:
         """Pages from disk to the relay."""
@@ -316,7 +312,7 @@ def _copy(source: str, target: str) -> Callable[[StepWork, Task], None]:
     return lambda work, task: work.moved(source, target)(task)
 
 
-_WORK: dict[Kind, Callable[[StepWork, Task], None]] = {
+_WORK: dict[Kind, Callable[[StepWork, Task], Any]] = {
     Kind.EMBED: StepWork.embed, Kind.PRE: StepWork.pre, Kind.APPEND: StepWork.append,
     Kind.QKV_DOWN: _copy("qkv", "qkv_host"), Kind.ATTEND: StepWork.attend,
     Kind.SEEN_UP: _copy("seen_host", "seen"), Kind.ROUTE: StepWork.route,

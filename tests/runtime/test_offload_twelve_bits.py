@@ -11,10 +11,14 @@ from offload_cases import PROMPTS, greedy, policy, step
 from safetensors.torch import load_file, save_file
 from weft.cost_model.placement import Placement
 from weft.passes.graph.moe_partition import PolicyMismatch
+from weft.runtime.offload.device import SimulatedDevice
+from weft.runtime.offload.memory import Memory
+from weft.runtime.offload.packed import Packed
 from weft.runtime.offload.pages import PageShape, Part
 from weft.runtime.offload.stored import NotSixteenBits
 from weft.runtime.offload.twelve_bits import (
     HEAD,
+    RARE,
     TooManyRare,
     pack,
     twelve_bit_shape,
@@ -58,6 +62,39 @@ def test_a_page_is_a_quarter_smaller_and_few_words_are_rare() -> None:
     assert words.nbytes + rare.nbytes < 0.76 * numbers.nbytes
     places = rare[HEAD:].view(2, -1)[0]
     assert 0 < int((places >= 0).sum()) < 0.5 * len(places)
+
+
+class Late(SimulatedDevice):
+    """A device whose other streams do nothing before somebody waits for them."""
+
+    def beside(self, queue, work):
+        return [work]
+
+    def hold_until(self, event):
+        while event:
+            event.pop()()
+
+
+class Careless(Late):
+    """The same, and copies wait for nothing."""
+
+    def hold_until(self, event):
+        pass
+
+
+@pytest.mark.parametrize("kind", [Late, Careless])
+def test_a_part_is_widened_before_the_next_one_comes_to_its_room(kind) -> None:
+    device = kind(Memory("cpu", 1 << 20))
+    pages = [normal(32, seed) for seed in (1, 2)]
+    sources = [dict(zip(("down", "down" + RARE), packed(page), strict=True)) for page in pages]
+    rooms = {role: torch.zeros_like(part) for role, part in sources[0].items()}
+    made = torch.zeros(2, *pages[0].shape, dtype=torch.bfloat16)
+    arriving = Packed(device, rooms)
+    events = [arriving.bring("down", made[n], sources[n], device.copy) for n in range(2)]
+    for event in events:
+        Late.hold_until(device, event)
+    right = [torch.equal(bits(each), bits(page)) for each, page in zip(made, pages, strict=True)]
+    assert right == [kind is Late, True]
 
 
 def test_exponents_spread_too_far_are_refused() -> None:
