@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from .frontend.checkpoint import Checkpoint
 from .ir.core import Module
 from .ir.diagnostics import PassError
+from .ir.page_formats import ASKED
 from .ir.types import DTYPE_BYTES
 from .loading import (
     PAGE_SIZE,
@@ -24,7 +25,7 @@ from .loading import (
 from .options import BadOption, Options
 from .passes.graph.moe_choice import Chosen, Open, Scene, as_it_fits, choose, usual
 from .passes.graph.moe_fit import Room, Wish, fit_policy, wish_of
-from .passes.graph.moe_partition import NARROW, MoePartition, pipeline_shape, schedule_of
+from .passes.graph.moe_partition import MoePartition, pipeline_shape, schedule_of
 from .passes.manager import Context, PassRecord, run_passes
 
 if TYPE_CHECKING:
@@ -228,7 +229,7 @@ class Offloading:
         made_for = self.policy.page_format
         if made_for == "bf12" and stored != "BF16":
             executor.notes.append(f"pages of bf12 hold bf16, exactly: {stored} is rounded to it")
-        if made_for not in (*NARROW, "bf12", self.options.weights):
+        if made_for not in (*ASKED, self.options.weights):
             text = f"pages are {self.options.weights}, as the weights; the policy says {made_for}"
             executor.notes.append(text)
         return executor

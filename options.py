@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .ir.diagnostics import WeftError
+from .ir.page_formats import ASKED
 from .ir.sparse import parse_policy
 
 WEIGHT_FORMATS = ("f32", "bf16", "int8", "fp8")
@@ -101,7 +102,7 @@ class OffloadOptions:
     def __post_init__(self) -> None:
         if self.schedule:
             _one_of("offload_schedule", self.schedule, ("ring", "cgo", "s2", "s3", "s4"))
-        _one_of("offload_page_format", self.page_format, ("", "int8", "int4", "bf12"))
+        _one_of("offload_page_format", self.page_format, ("", *ASKED))
         if self.prompt_tokens < 0:
             raise BadOption(problem="offload_prompt_tokens must be positive, or 0: unbounded")
         for name in ("micro_batches", "pages_per_expert"):

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 from torch import Tensor
+from weft.runtime.host_room import available_bytes
 from weft.runtime.offload.pages import PageShape
 from weft.runtime.offload.store import HostStore
 from weft.runtime.offload.stored import stored_shape
@@ -39,8 +39,8 @@ def shared_store(setting: Setting) -> HostStore:
         2 * KEY_BYTES[setting.kv] * config.layers * count * config.kv_heads * 16 * config.head_dim
     )
     pages = config.layers * made.policy.pages_per_layer
-    need, free = shape.bytes * pages + keys, free_memory()
-    if need + SPARE > free:
+    need, free = shape.bytes * pages + keys, available_bytes()
+    if free is not None and need + SPARE > free:
         raise TooLittleMemory(f"{need >> 30} GiB of pages and keys, {free >> 30} GiB are free")
     store = HostStore.of(config, shape, count, made.device(), random_page, setting.kv,
                          made.policy.pages_per_expert)  # fmt: skip
@@ -82,11 +82,3 @@ def random_page(layer: int, expert: int, into: Mapping[str, Tensor]) -> None:
             continue
         drawn = torch.randn(part.shape, dtype=part.dtype, device=place)
         part.copy_(drawn.mul_(part.shape[-1] ** -0.5))
-
-
-def free_memory() -> int:
-    """Return the bytes of host memory that are free or hold what can be dropped."""
-    for line in Path("/proc/meminfo").read_text().splitlines():
-        if line.startswith("MemAvailable"):
-            return int(line.split()[1]) << 10
-    return 1 << 62

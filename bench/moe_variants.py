@@ -1,8 +1,8 @@
 """What else a user may ask of an offloaded model, each measured once beside its prediction.
 
 Skewed routing, prompts read beside decode, pages of twelve bits (exact) and narrower ones (lossy),
-keys on the GPU, longer prompts, all 32 layers. A row gives tokens/s and the share of the bound that
-the model states for it.
+keys on the GPU, longer prompts, all 32 layers. A row gives tokens/s, how far the prediction is off,
+and the share of the bound that the model states for it.
 """
 
 from __future__ import annotations
@@ -64,11 +64,13 @@ def _row(bench: Bench, setting: Setting) -> dict[str, Any]:
     found = bench.measured(setting)
     prediction = bench.predicted(found)
     bound, least = prediction.bound, prediction.roofs[prediction.bound]
+    rate = (setting.batch - setting.arriving) / prediction.step.expected
     return {
         "setting": setting.name,
         "model": setting.model,
         "tokens_per_s": found.decode_rate,
-        "predicted_tokens_per_s": (setting.batch - setting.arriving) / prediction.step.expected,
+        "predicted_tokens_per_s": rate,
+        "error": rate / found.decode_rate - 1,
         "bound": bound,
         "fraction_of_bound": least / found.step,
         "host_bytes": found.host_bytes,

@@ -72,7 +72,7 @@ def tune(options: TuneOptions) -> None:
     from ..cost_model.hrm.host_curve import host_curve
     from ..cost_model.hrm.popularity import read as read_popularity
     from ..cost_model.hrm.shape import MoeShape, Workload
-    from ..cost_model.policy_checks import PAGE_FORMATS
+    from ..ir.page_formats import PAGE_FORMATS
 
     if options.pages not in PAGE_FORMATS:
         known = ", ".join(PAGE_FORMATS)
@@ -130,9 +130,9 @@ def config_of(model: str) -> ModelConfig:
 
 
 def _site(options: TuneOptions, hardware: Any) -> Site:
-    from ..cost_model.binding import ON_DEVICE
     from ..cost_model.hrm.machine import HostedGpu
     from ..cost_model.hrm.model import Site
+    from ..ir.page_formats import WIDE
 
     if not any(level.kind == "gpu" for level in hardware.levels):
         raise BadOption(
@@ -150,7 +150,7 @@ def _site(options: TuneOptions, hardware: Any) -> Site:
     gpu = float(parse_size(options.gpu_memory)) if options.gpu_memory else machine.gpu_memory
     host = float(parse_size(options.host_memory)) if options.host_memory else machine.host_memory
     site = Site(machine, min(gpu, machine.gpu_memory), host, disk)
-    if options.pages in ON_DEVICE:  # the CPU's kernels read what is not packed
+    if options.pages in WIDE:  # the CPU's kernels read what is not packed
         return replace(site, homes=tuple(home for home in site.homes if home != "cpu"))
     return site
 

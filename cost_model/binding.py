@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 from ..ir.diagnostics import WeftNameError
+from ..ir.page_formats import PAGE_FORMATS
 from ..ir.types import DTYPE_BYTES, Dim
 
 
@@ -99,15 +100,9 @@ class Formats:
 WEIGHT_FORMATS: dict[str, tuple[float, float]] = {
     **{dtype: (float(size), 0.0) for dtype, size in DTYPE_BYTES.items()},
     "i8": (1.0, 4.0),
-    "int8": (1.0, 4.0),
-    "int4": (0.5 + 2 / 32, 0.0),
-    "bf12": (1.5 + 4 / 512, 0.0),
+    **{name: (format.element, format.row) for name, format in PAGE_FORMATS.items()},
 }
-"""Bytes an element and bytes a row: int8 has a f32 scale a row, int4 a f16 scale per 32, and bf12
-one of 512 words of two numbers as it is, with its place."""
-
-ON_DEVICE = {"int4": "int8", "bf12": "bf16"}
-"""What formats that are only carried are made where they arrive."""
+"""Bytes an element and bytes a row."""
 
 
 def weight_bytes(rows: float, columns: float, format: str) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ..ir.page_formats import PAGE_FORMATS
 from .placement import PolicyError
 
 if TYPE_CHECKING:
@@ -11,7 +12,6 @@ if TYPE_CHECKING:
 
 ATTENTION = ("cpu", "gpu")
 SCHEDULES = ("ring", "cgo", "s2", "s3", "s4")
-PAGE_FORMATS = ("bf16", "f16", "f32", "bf12", "int8", "int4")
 
 
 def check(policy: Policy) -> None:
@@ -62,7 +62,7 @@ def _check_names(policy: Policy) -> None:
     choices = (
         ("attention", policy.attention, ATTENTION),
         ("schedule", policy.schedule, SCHEDULES),
-        ("page_format", policy.page_format, PAGE_FORMATS),
+        ("page_format", policy.page_format, tuple(PAGE_FORMATS)),
     )
     for name, value, known in choices:
         if value not in known:

@@ -87,7 +87,7 @@ def test_a_choice_that_may_be_left_out_is_not_listed_as_nothing() -> None:
     ("schedule", "--offload schedule= has no value"),
     ("schedule=", "--offload schedule= has no value"),
     ("schedule=s9", "--offload schedule= must be one of ring, cgo, s2, s3, s4, not 's9'"),
-    ("page_format=int9", "--offload page_format= must be one of int8, int4, bf12, or left out"),
+    ("page_format=int9", "--offload page_format= must be one of bf12, int8, int4, or left out"),
     ("cpu_experts=-1", "--offload cpu_experts= is a number from 0 on, not -1"),
     ("cpu_experts=nan", "--offload cpu_experts= is a number from 0 on, not nan"),
     ("cpu_experts=many", "--offload cpu_experts= is a number, not 'many'"),

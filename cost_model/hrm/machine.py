@@ -26,7 +26,9 @@ class HostedGpu:
     `staging` is a copy from pageable to pinned memory (bytes copied a second); `up` and `down` are
     the link with one direction busy, `both_ways` the bytes of both when both are (0: as many as
     alone); `disk` is 0 without one. Python takes `task_start` to begin
-    a task of a pipeline, and `call_start` for each kernel or copy that the task calls.
+    a task of a pipeline, and `call_start` for each kernel or copy that the task calls. Between two
+    steps the host divides rows into micro-batches and looks for the largest logits: that takes
+    `sequence_start` for each sequence and `logit_read` for each of its logits, while pages go on.
     """
 
     gpu_flops: float
@@ -46,6 +48,8 @@ class HostedGpu:
     disk: float
     task_start: float = 0.0
     call_start: float = 0.0
+    sequence_start: float = 0.0
+    logit_read: float = 0.0
     both_ways: float = 0.0
 
     def contention(self, rate: float) -> float:
@@ -109,6 +113,8 @@ class HostedGpu:
             disk=_disk(hardware, cpu, pick),
             task_start=started("task"),
             call_start=started("call"),
+            sequence_start=started("sequence"),
+            logit_read=started("logit"),
             both_ways=pick(up.together) + pick(down.together)
             if up.together and down.together
             else 0.0,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..binding import ON_DEVICE
+from ...ir.page_formats import WIDE
 from .shape import MoeShape, Workload
 
 GIB = float(1 << 30)
@@ -81,7 +81,7 @@ def gpu_lines(shape: MoeShape, workload: Workload, batch: Batch) -> dict[str, fl
         "activations": _activation_bytes(shape, batch, step),
         "logits": 4.0 * batch.batch * shape.vocabulary,
     }
-    if shape.page_format in ON_DEVICE:
+    if shape.page_format in WIDE:
         lines["a packed page"] = shape.page_bytes(batch.pages_per_expert)
     if batch.attention == "gpu":
         kv = kv_bytes(shape, workload, batch)

@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 
 from ...ir.diagnostics import ModelError
 from ...ir.model import ModelConfig
-from ..binding import ON_DEVICE, weight_bytes
+from ...ir.page_formats import WIDE
+from ..binding import weight_bytes
 
 
 class NoExperts(ModelError):
@@ -181,7 +182,7 @@ class MoeShape:
 
     def gpu_page_bytes(self, pages_per_expert: int) -> float:
         """Return the bytes of a page in GPU memory: some formats are widened where it arrives."""
-        wide = replace(self, page_format=ON_DEVICE.get(self.page_format, self.page_format))
+        wide = replace(self, page_format=WIDE.get(self.page_format, self.page_format))
         return wide.page_bytes(pages_per_expert)
 
     def touched(self, tokens: float) -> float:

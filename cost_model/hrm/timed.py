@@ -21,11 +21,6 @@ UNDER_WAY = float(3 * (32 << 20))
 """Bytes of pages that are under way where they have a queue of their own: what another copy up
 waits for before it has the link."""
 
-PREPARED, SAMPLED = 4e-6, 1.7e-10
-"""Seconds between steps for each sequence, and for each of its logits: rows are divided into
-micro-batches, and the host looks for the largest. The link may bring pages meanwhile. They are of
-an H200's host; no measurement is on record."""
-
 FEW, SEVERAL = 3, 6
 """Layers of the two runs whose difference gives the time of a layer."""
 
@@ -170,7 +165,7 @@ def simulated_step(
     else:
         few, several = FEW, SEVERAL
     first, last = (line(spread(layers, count)) for count in (few, several))
-    between = policy.batch * (PREPARED + SAMPLED * shape.vocabulary)
+    between = policy.batch * (machine.sequence_start + machine.logit_read * shape.vocabulary)
     short, long = (_period(each, between) for each in (first, last))
     each = (long - short) / (several - few) if several > few else long
     return SimulatedStep(long + (layers - several) * each, each, last)

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
-from ...cost_model.binding import ON_DEVICE
 from ...cost_model.hardware import Hardware
 from ...cost_model.hrm.grid import Grid
 from ...cost_model.hrm.machine import HostedGpu
@@ -23,6 +22,7 @@ from ...cost_model.hrm.search import Found, refined
 from ...cost_model.hrm.shape import MoeShape, Workload
 from ...cost_model.policy import Policy
 from ...ir.diagnostics import CapacityError
+from ...ir.page_formats import WIDE
 from .moe_fit import MIB, Room, Wish, fit_policy, pages_on_gpu, wish_of
 
 Fit = Callable[[Wish], Policy]
@@ -125,7 +125,7 @@ def _with_less(policy: Policy, room: Room) -> Policy:
     try:
         return fit_policy(layers, experts, room, wish)
     except CapacityError:
-        if policy.page_format in ON_DEVICE:
+        if policy.page_format in WIDE:
             raise
         for more in range(int(wish.cpu_experts) + 1, experts + 1):
             with suppress(CapacityError):
@@ -182,7 +182,7 @@ def search(batch: int, asked: Open, scene: Scene, plain: Wish) -> Found:
         attention = ("gpu",)
     shares = Grid().kv_gpu if asked.kv_gpu < 0 else (asked.kv_gpu,)
     cpu = (False, True) if asked.cpu_experts < 0 else (asked.cpu_experts > 0,)
-    if scene.shape.page_format in ON_DEVICE:  # the CPU's kernels read what is not packed
+    if scene.shape.page_format in WIDE:  # the CPU's kernels read what is not packed
         cpu = (False,)
     grid = Grid(exact=batch, parts=asked.micro_batches, attention=attention, cpu_experts=cpu,
                 pages_per_expert=asked.pages_per_expert, kv_gpu=shares,

@@ -11,12 +11,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-from ...cost_model.binding import ON_DEVICE
 from ...cost_model.pipelines import pipeline_shape
 from ...cost_model.policy import Policy
 from ...cost_model.policy_text import parse
 from ...ir.core import Module, Names, Operation, Region, Term, Value, make
 from ...ir.diagnostics import PassError
+from ...ir.page_formats import LOSSY, WIDE
 from ...ir.pipeline_schedules import build_pipeline
 from ...ir.types import shape_of, tensor
 from ..manager import EVERYTHING, Context
@@ -99,7 +99,7 @@ def _remark(policy: Policy, context: Context) -> None:
         context.did(f"layer {number}: {', '.join(parts)} of {len(layer)} pages")
     where = "CPU, beside its keys" if policy.attention == "cpu" else "GPU"
     context.did(f"attention on the {where}; schedule {policy.schedule}, ring of {policy.ring}")
-    if policy.page_format in NARROW:
+    if policy.page_format in LOSSY:
         context.did(f"pages of experts in {policy.page_format}: lossy, tokens may differ")
     if policy.overlap:
         context.did(f"prompts beside decode, at most {policy.prefill_tokens} tokens of them a step")
@@ -109,9 +109,6 @@ def _remark(policy: Policy, context: Context) -> None:
 
 GROUP = 8
 """Numbers that three words hold in twelve bits each."""
-
-NARROW = ("int8", "int4")
-"""Formats of pages that lose something; int4 are widened to int8 where they are used."""
 
 _DEVICE_HOMES = ("resident", "streamed", "disk")
 
@@ -158,8 +155,8 @@ class _Partition:
                 model=f"slices of {config['ffn'] // policy.pages_per_expert} columns",
                 hint="take slices of an even width, or int8 pages",
             )
-        if policy.page_format in ON_DEVICE and any(layer.cpu for layer in policy.layers):
-            wide = ON_DEVICE[policy.page_format]
+        if policy.page_format in WIDE and any(layer.cpu for layer in policy.layers):
+            wide = WIDE[policy.page_format]
             raise PolicyMismatch(
                 policy=f"experts on the CPU, in pages of {policy.page_format}",
                 model=f"kernels there that read {wide}, and nothing that unpacks for them",
@@ -251,7 +248,7 @@ class _Partition:
     def _type_of(self, operation: Operation, value: Value, piece: Piece) -> Term:
         """Return a value's type; pages of experts may be narrower than the other weights."""
         narrow = piece.kind == "experts" and operation.name == "graph.weight"
-        if narrow and self._policy.page_format in NARROW:
+        if narrow and self._policy.page_format in LOSSY:
             return tensor("i8", *shape_of(value.type))
         return value.type
 

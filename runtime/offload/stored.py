@@ -9,6 +9,9 @@ from .narrow import packed_shape
 from .pages import PageShape
 from .twelve_bits import FORMAT, twelve_bit_shape
 
+PACKED = {"int4": packed_shape, FORMAT: twelve_bit_shape}
+"""What a page is in the formats that it is only carried in; `packed` makes them wide."""
+
 
 class NotSixteenBits(ModelError):
     """Pages of twelve bits a number, of weights that are no bf16."""
@@ -20,11 +23,12 @@ class NotSixteenBits(ModelError):
 def stored_shape(page: PageShape, page_format: str) -> PageShape:
     """Return the shape in which pages that kernels read as `page` are kept and moved; raises
     NotSixteenBits."""
-    if page_format == "int4":
-        return packed_shape(page)
-    if page_format != FORMAT:
-        return page
+    if page_format == FORMAT:
+        _require_bf16(page)
+    return PACKED[page_format](page) if page_format in PACKED else page
+
+
+def _require_bf16(page: PageShape) -> None:
     for part in page.parts:
         if part.dtype != torch.bfloat16:
             raise NotSixteenBits(dtype=str(part.dtype).removeprefix("torch."))
-    return twelve_bit_shape(page)
