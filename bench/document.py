@@ -1,6 +1,6 @@
-"""Writes the tables of figures in README.md and bench/README.md from bench/results.
+"""Writes the tables of figures in README.md, bench/README.md and docs/offload.md from records.
 
-`python -m bench.document` brings both up to date. No figure is typed by hand: a table stands
+`python -m bench.document` brings them up to date. No figure is typed by hand: a table stands
 between `<!-- figures: NAME -->` and `<!-- end -->`, and a test compares it with the files.
 """
 
@@ -13,9 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .document_offload import OFFLOAD_TABLES
+
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "bench" / "results"
-DOCUMENTS = (ROOT / "README.md", ROOT / "bench" / "README.md")
+DOCUMENTS = (ROOT / "README.md", ROOT / "bench" / "README.md", ROOT / "docs" / "offload.md")
 _TABLE = re.compile(r"(<!-- figures: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -205,6 +207,10 @@ TABLES = {"headlines": HEADLINES, "all": LINES}
 def table(name: str, folder: Path = RESULTS) -> str:
     """Return a table of figures as Markdown, with where each was recorded below it."""
     records = {file.stem: json.loads(file.read_text()) for file in sorted(folder.glob("*.json"))}
+    if name in OFFLOAD_TABLES:
+        record = records["moe_offload"]
+        source = _source(record["sections"].get(name), "moe_offload")
+        return "\n".join([*OFFLOAD_TABLES[name](record["figures"]), "", source]) + "\n"
     rows = ["| figure | value | command | recorded |", "|---|---|---|---|"]
     sources: list[str] = []
     for line in TABLES[name]:
@@ -224,7 +230,9 @@ def update(text: str, folder: Path = RESULTS) -> str:
     return _TABLE.sub(lambda found: f"{found[1]}{table(found[2], folder)}{found[3]}", text)
 
 
-def _source(section: dict[str, Any], file: str) -> str:
+def _source(section: dict[str, Any] | None, file: str) -> str:
+    if section is None:
+        return f"not recorded yet (`bench/results/{file}.json`)"
     machine = section["machine"]
     where = machine.get("gpu") or f"{machine['cpu']}, {machine['cores']} cores"
     return f"{where}; commit {section['commit']}, {section['date']} (`bench/results/{file}.json`)"

@@ -11,7 +11,7 @@ from weft.bench.document import DOCUMENTS, LINES, RESULTS, TABLES, update
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.parent.name)
 def test_its_figures_are_those_of_the_files(path):
     text = path.read_text(encoding="utf-8")
-    assert re.search(r"<!-- figures: \w+ -->\n\| figure", text)
+    assert re.search(r"<!-- figures: \w+ -->\n\| figure \|", text)
     assert update(text) == text, "run: python -m bench.document"
 
 
@@ -21,9 +21,23 @@ def test_a_new_record_makes_the_tables_stale(tmp_path):
     record = json.loads((tmp_path / "cpu.json").read_text())
     record["figures"]["tiny_decode_vs_llamacpp"] = 123.0
     (tmp_path / "cpu.json").write_text(json.dumps(record))
-    for path in DOCUMENTS:
+    for path in DOCUMENTS[:2]:
         text = path.read_text(encoding="utf-8")
         assert "| 123.0 x |" in update(text, tmp_path) and update(text, tmp_path) != text
+
+
+def test_a_new_record_of_offloading_makes_its_page_stale(tmp_path):
+    shutil.copy(RESULTS / "moe_offload.json", tmp_path)
+    record = json.loads((tmp_path / "moe_offload.json").read_text())
+    row = {"host_bytes": 50 << 30, "batch": 9, "pages": "bf16", "tokens_per_s": 1000.0,
+           "bound": "link", "bound_tokens_per_s": 1100.0}  # fmt: skip
+    less = {**row, "host_bytes": 40 << 30, "pages": "bf12", "tokens_per_s": 980.0}
+    record["figures"] |= {"rate_by_host_memory": [row, less], "rate_by_host_memory_int8": [row],
+                          "host_memory_saving": 1.25, "host_memory_saving_int8": None}  # fmt: skip
+    (tmp_path / "moe_offload.json").write_text(json.dumps(record))
+    made = update(DOCUMENTS[2].read_text(encoding="utf-8"), tmp_path)
+    assert "| pages of bf12 | 40.0 GiB | 9 | 980 | 98 % | 1,100 (link) |" in made
+    assert "exact pages have it in 1.25x less" in made and "lossy do not reach it" in made
 
 
 def test_every_line_says_another_thing():
