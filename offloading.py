@@ -113,6 +113,8 @@ class Offloading:
         """The policy, and how it came about."""
         given = self.options.offload
         if given.policy is not None:
+            if not self._made_for_it(given.policy):  # the pass says what differs
+                return Chosen(given.policy)
             return as_it_fits(given.policy, self._room(wish_of(given.policy)))
         asked = Open(given.schedule, given.micro_batches, given.cpu_experts,
                      given.pages_per_expert, given.kv_gpu)  # fmt: skip
@@ -120,6 +122,10 @@ class Offloading:
         if asked.all_decided:
             return Chosen(self._fitted(asked.over(wish)))
         return choose(wish, asked, self._scene(asked.over(usual(wish))), self._fitted)
+
+    def _made_for_it(self, policy: Policy) -> bool:
+        config = self.checkpoint.config
+        return (len(policy.layers), policy.experts) == (config.layers, config.experts)
 
     @cached_property
     def popularity(self) -> Popularity | None:

@@ -13,12 +13,15 @@ from weft.cost_model.hrm.model import Site
 from weft.cost_model.hrm.prediction import predict
 from weft.cost_model.hrm.search import policy_of, refined
 from weft.cost_model.hrm.shape import MoeShape, Workload
+from weft.cost_model.placement import Placement
+from weft.cost_model.policy import Policy
 from weft.frontend.checkpoint import open_checkpoint
 from weft.ir.diagnostics import CapacityError
 from weft.offloading import Offloading
 from weft.options import BadOption, Options
 from weft.passes.graph.moe_choice import usual
 from weft.passes.graph.moe_fit import Wish, pages_on_gpu, wish_of
+from weft.passes.graph.moe_partition import PolicyMismatch
 
 MIB, GIB = 1 << 20, 1 << 30
 
@@ -115,6 +118,12 @@ def test_a_tuned_policy_runs_at_its_own_cap() -> None:
             <= offloading._room(wish_of(chosen)).left
         )
         assert (chosen.batch, chosen.schedule) == (policy.batch, policy.schedule)
+
+
+def test_a_policy_of_another_model_is_refused_for_that() -> None:
+    other = Policy(8, 4, "cpu", (Placement("ssss"),) * 2, 4, 1, 8)
+    with pytest.raises(PolicyMismatch, match="4 experts in each of 2 layers, but"):
+        _ = made(offload_policy=other, gpu_memory=9 * MIB).module
 
 
 def test_numbers_that_a_model_or_a_step_does_not_have() -> None:
