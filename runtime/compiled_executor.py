@@ -161,6 +161,11 @@ class CompiledExecutor:
         return found
 
     def _forward_narrow(self, step: StepInput, head: Tensor, narrow: NarrowSteps) -> Tensor:
+        known = narrow.known(step, head)
+        if known is not None:
+            run, logits = known
+            self._launch(*run)
+            return logits
         check_step(step, self.max_batch, self.max_tokens)
         short = not step.is_decode and step.tokens.shape[0] <= self._short_tokens
         parts = token_rows(step, self._decode_rows) if short else None

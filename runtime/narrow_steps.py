@@ -38,13 +38,18 @@ class NarrowSteps:
         self._argument = first.regions[0].arguments[-1].name
         self._wide = torch.zeros(max_batch, vocab)
         self._few = torch.zeros(max_batch, few_words(vocab))
-        self._plans: dict[tuple[int, int], tuple[StepInput, Tensor, Run]] = {}
+        self._plans: dict[tuple[int, int], tuple[StepInput, Tensor, Run, Tensor]] = {}
 
     def head_rows(self, words: np.ndarray) -> Tensor:
         """Return the rows [W, D] f32 of some words, as they are multiplied."""
         weight, rows = self._weight, torch.from_numpy(words).long()
         found = weight.data[rows].float()
         return found if weight.scale is None else found * weight.scale[rows][:, None]
+
+    def known(self, step: StepInput, head: Tensor) -> tuple[Run, Tensor] | None:
+        """Return the launches of a decode step that ran before with this head, and its logits."""
+        found = self._plans.get((id(step), id(head)))
+        return None if found is None else found[2:]
 
     def logits(self, rows: int, words: int) -> Tensor:
         """Return the buffer for logits of so many rows and words."""
@@ -62,7 +67,7 @@ class NarrowSteps:
         words = len(head)
         logits = self.logits(step.logits_rows.shape[0], words)
         if parts is None:
-            yield self._plan(step, head, extents, logits[:, :words])
+            yield self._plan(step, head, extents, logits)
             return
         for part, wanted in parts:
             some = torch.empty(part.logits_rows.shape[0], words)
@@ -75,15 +80,12 @@ class NarrowSteps:
         logits: Tensor,
     ) -> Run:  # fmt: skip
         """Return a step's launches; of decode steps, whose views come again, they are kept."""
-        key = id(step), id(head)
-        known = self._plans.get(key)
-        if known is not None:
-            return known[2]
-        found = self._bound(step, head, extents, logits)
+        found = self._bound(step, head, extents, logits[:, : len(head)])
         if step.is_decode:
             if len(self._plans) >= KEPT_PLANS:
                 self._plans.clear()
-            self._plans[key] = step, head, found  # holds both, so that their ids stay their own
+            # Holds both, so that their ids stay their own.
+            self._plans[id(step), id(head)] = step, head, found, logits
         return found
 
     def _bound(
