@@ -30,10 +30,11 @@ class TableConstraint:
         shared = min(width, table.masks.shape[1])
         self.masks[:, :shared] = table.masks[:, :shared]
         self.most = table.mask_of.shape[1] - 1
-        self._rows = list(self.masks)
-        bits = np.unpackbits(self.masks.view(np.uint8), axis=1)
-        self._wide = (bits.sum(1) > WORTH * vocab_size).tolist()
-        self._numbers = memoryview(np.ascontiguousarray(table.mask_of).reshape(-1))
+        counts = (int(np.unpackbits(mask.view(np.uint8)).sum()) for mask in self.masks)
+        wide = (count > WORTH * vocab_size for count in counts)
+        self.entries = list(zip(self.masks, wide, strict=True))
+        """Masks, each with whether it allows so many words that leaving out others pays nothing."""
+        self.numbers = memoryview(np.ascontiguousarray(table.mask_of).reshape(-1))
         by_byte = np.ascontiguousarray(table.moves[:, table.classes], np.uint16)
         self.moves = memoryview(by_byte.reshape(-1))
         """The next state at 256 * state + byte."""
@@ -45,30 +46,26 @@ class TableConstraint:
         self.endings = frozenset(np.flatnonzero(ending).tolist())
         self.notable = self.endings | self.forced.keys()
         """States in which a text ends or goes on in one way only."""
-        self._steps: dict[int, int] = {}
+        self.steps: dict[int, int] = {}
+        """Steps that have been taken: the next state at state << 32 | token."""
 
     def mask(self, state: int, remaining: int) -> np.ndarray:
         """Return the mask [W] of a state that `remaining` tokens may follow."""
         most = self.most
         at = remaining if remaining < most else most
-        return self._rows[self._numbers[state * (most + 1) + at]]
-
-    def is_wide(self, state: int, remaining: int) -> bool:
-        """Return whether so many words are allowed that leaving the others out does not pay."""
-        at = remaining if remaining < self.most else self.most
-        return self._wide[self._numbers[state * (self.most + 1) + at]]
+        return self.entries[self.numbers[state * (most + 1) + at]][0]
 
     def step(self, state: int, token: int) -> int:
         """Return the state after a token that the mask of `state` allows."""
         key = state << 32 | token
-        known = self._steps.get(key)
+        known = self.steps.get(key)
         if known is None:
             moves, known = self.moves, state
             for byte in self.words[token]:
                 known = moves[256 * known + byte]
-            if len(self._steps) >= MOST_STEPS:
-                self._steps.clear()
-            self._steps[key] = known
+            if len(self.steps) >= MOST_STEPS:
+                self.steps.clear()
+            self.steps[key] = known
         return known
 
     def start(self, heal: str = "", opening: str = "") -> TableMatcher:
@@ -99,8 +96,11 @@ class TableMatcher:
 
     def passes(self, token: int) -> bool:
         """Advance if the text may go on in several ways after the token; else stay."""
-        state = self.constraint.step(self.state, token)
-        if state in self.constraint.notable:
+        of = self.constraint
+        state = of.steps.get(self.state << 32 | token)
+        if state is None:
+            state = of.step(self.state, token)
+        if state in of.notable:
             return False
         self.state = state
         return True
@@ -124,7 +124,8 @@ def fill_masks(batch: Batch) -> bool:
     A text inside a string or a pattern's repeat has the same mask for many tokens. Returns whether
     some row is known to be allowed so many words that the others are not worth leaving out.
     """
-    shown, limit, produced, wide = batch.shown, batch.limit.item, batch.produced.item, False
+    shown, size, any_wide = batch.shown, batch.size, False
+    left = (batch.limit[:size] - batch.produced[:size]).tolist()
     for row, request in enumerate(batch.requests):
         watch = request.watch
         if watch is None or watch.matcher is None:
@@ -133,9 +134,11 @@ def fill_masks(batch: Batch) -> bool:
         if type(matcher) is not TableMatcher:
             matcher.fill(batch.masks, row)
             continue
-        remaining = limit(row) - produced(row)
-        mask = matcher.constraint.mask(matcher.state, remaining)
-        wide = wide or matcher.constraint.is_wide(matcher.state, remaining)
+        of, at = matcher.constraint, left[row]
+        most = of.most  # as `mask` has it, without a call for each row and step
+        entry = matcher.state * (most + 1) + (at if at < most else most)
+        mask, wide = of.entries[of.numbers[entry]]
+        any_wide = any_wide or wide
         if shown[row] is not mask:
             batch.masks[row] = shown[row] = mask
-    return wide
+    return any_wide
