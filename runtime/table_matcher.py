@@ -32,7 +32,7 @@ class TableConstraint:
         self.most = table.mask_of.shape[1] - 1
         counts = (int(np.unpackbits(mask.view(np.uint8)).sum()) for mask in self.masks)
         wide = (count > WORTH * vocab_size for count in counts)
-        self.entries = list(zip(self.masks, wide, strict=True))
+        self.entries: list[tuple[np.ndarray, bool]] = list(zip(self.masks, wide, strict=True))
         """Masks, each with whether it allows so many words that leaving out others pays nothing."""
         self.numbers = memoryview(np.ascontiguousarray(table.mask_of).reshape(-1))
         by_byte = np.ascontiguousarray(table.moves[:, table.classes], np.uint16)

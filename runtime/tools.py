@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -46,6 +47,48 @@ class ToolCall:
 Completion = tuple[ToolCall, Any, BaseException | None]
 
 
+class _Workers:
+    """Daemon threads that wait for the next call: to start one takes as long as a short call.
+
+    A thread whose call hangs is missed by nobody: the next call has another one.
+    """
+
+    def __init__(self, done: queue.SimpleQueue[Completion]) -> None:
+        self._calls: queue.SimpleQueue[ToolCall | None] = queue.SimpleQueue()
+        self._done = done
+        self._idle: deque[None] = deque()
+        """One entry for each thread that waits, or is about to."""
+        self._count = 0
+
+    def run(self, call: ToolCall) -> None:
+        """Let a thread run a call."""
+        self._calls.put(call)
+        try:
+            self._idle.pop()
+        except IndexError:
+            self._count += 1
+            threading.Thread(target=self._work, daemon=True).start()
+
+    def end(self) -> None:
+        """Let all threads end, now or when their calls do."""
+        for _ in range(self._count):
+            self._calls.put(None)
+
+    def _work(self) -> None:
+        while (call := self._calls.get()) is not None:
+            outcome = _outcome(call)
+            self._idle.append(None)  # before who waits for it can ask for the next
+            self._done.put(outcome)
+            del call, outcome  # what they hold must not live until the next one comes
+
+
+def _outcome(call: ToolCall) -> Completion:
+    try:
+        return call, call.function(*call.arguments), None
+    except BaseException as error:
+        return call, None, error
+
+
 class ToolPool:
     """Runs tool calls in daemon threads, so that one that hangs holds up nothing else."""
 
@@ -55,6 +98,8 @@ class ToolPool:
         self._queued: deque[ToolCall] = deque()
         self._running: set[ToolCall] = set()
         self._done: queue.SimpleQueue[Completion] = queue.SimpleQueue()
+        self._workers = _Workers(self._done)
+        weakref.finalize(self, self._workers.end)
 
     def __bool__(self) -> bool:
         return bool(self._running or self._queued)
@@ -115,13 +160,7 @@ class ToolPool:
             call = self._queued.popleft()
             call.deadline = monotonic() + call.timeout
             self._running.add(call)
-            threading.Thread(target=self._run, args=(call,), daemon=True).start()
-
-    def _run(self, call: ToolCall) -> None:
-        try:
-            self._done.put((call, call.function(*call.arguments), None))
-        except BaseException as error:
-            self._done.put((call, None, error))
+            self._workers.run(call)
 
 
 def call_now(

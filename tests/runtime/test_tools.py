@@ -1,0 +1,82 @@
+"""Tools in threads: threads are used again, one that hangs holds nothing up, and all end."""
+
+from __future__ import annotations
+
+import gc
+import threading
+from math import inf
+
+import pytest
+from weft.ir.core import Term
+from weft.runtime.tools import ToolCall, ToolPool
+
+
+def call(function, *arguments, timeout=5.0):
+    return ToolCall("t", function, arguments, Term("int"), timeout, row=0, span=None)
+
+
+def results(pool, count):
+    found = []
+    while len(found) < count:
+        found += pool.poll(wait=inf)
+    return found
+
+
+def test_calls_one_after_another_share_a_thread():
+    pool, seen = ToolPool({}), set()
+
+    def note(number):
+        seen.add(threading.get_ident())
+        return number
+
+    for number in range(50):
+        pool.submit(call(note, number))
+        ((_, value, error),) = results(pool, 1)
+        assert (value, error) == (number, None)
+    assert len(seen) == 1
+
+
+def test_calls_side_by_side_have_a_thread_each():
+    pool, together = ToolPool({}), threading.Barrier(8, timeout=5)
+    for _ in range(2):
+        for number in range(8):
+            pool.submit(call(lambda n: together.wait() and 0 or n, number))
+        assert sorted(value for _, value, _ in results(pool, 8)) == list(range(8))
+
+
+def test_one_that_hangs_holds_up_nothing_else():
+    pool, release = ToolPool({}), threading.Event()
+    pool.submit(call(lambda: release.wait() and 1, timeout=0.05))
+    ((_, _, error),) = results(pool, 1)
+    assert "did not answer in 0.05 s" in str(error)
+    for number in range(5):
+        pool.submit(call(lambda n: n, number))
+        ((_, value, _),) = results(pool, 1)
+        assert value == number
+    release.set()
+    assert not pool  # what it says at last is nobody's
+    assert pool.poll() == []
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_threads_end_with_their_pool_and_keep_no_call(fails):
+    before, gone = threading.active_count(), threading.Event()
+
+    class Held:
+        def __del__(self):
+            gone.set()
+
+        def __call__(self):
+            return 1 // (not fails)
+
+    pool = ToolPool({})
+    pool.submit(call(Held()))
+    assert (results(pool, 1)[0][2] is not None) == fails
+    gc.collect()
+    assert gone.wait(5)
+    del pool
+    gc.collect()
+    for thread in threading.enumerate():
+        if thread.name.endswith("(_work)"):
+            thread.join(5)
+    assert threading.active_count() <= before
