@@ -45,7 +45,8 @@ class LowerToTiles:
 
     For the target `cuda` matmuls go to the library, but for those of a single row (rows = 1), and
     attention runs over a work list; `apart` says that no keys are read for many rows at once.
-    `offload`: keys of sparse layers lie across a link, behind a cache.
+    `offload`: keys of sparse layers lie across a link, behind a cache. `decoding`: steps of any
+    rows are mostly of sequences with one query each.
     """
 
     rows: int = 0
@@ -55,6 +56,7 @@ class LowerToTiles:
     target: str = "cpu"
     apart: bool = False
     offload: bool = False
+    decoding: bool = False
 
     name: ClassVar[str] = "lower-to-tiles"
     reads: ClassVar[tuple[str, ...]] = ("graph",)
@@ -306,7 +308,7 @@ class _Lowering:
         shape = Attention(
             partial["heads"], partial["kv_heads"], partial["head_dim"], self.options.page_size,
             self.options.kv, partial["scale"], kvset.attribute("window", 0),
-            rows=tile_rows(partial["heads"] // partial["kv_heads"]),
+            rows=tile_rows(partial["heads"] // partial["kv_heads"], self.options.decoding),
         )  # fmt: skip
         if self.options.rows:
             kernel, extents, operands = decode(shape), "B N MAXP", (q, table, lengths)

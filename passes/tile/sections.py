@@ -48,7 +48,8 @@ def lower_sections(
         mine = [section for section in cut(function) if section.place == place]
         joined = (FuseExpertSilu(),) if target == "cuda" or _library_experts(mine) else ()
         passes = (
-            FuseAddNorm(), *joined, LowerToTiles(0, config.context_length, kv=kv, target=target),
+            FuseAddNorm(), *joined,
+            LowerToTiles(0, config.context_length, kv=kv, target=target, decoding=True),
             PlanMemory(bounds, GPU_ALIGNMENT if target == "cuda" else 64),
         )  # fmt: skip
         functions = (section.function for section in mine)
