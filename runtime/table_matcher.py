@@ -131,7 +131,7 @@ def fill_masks(batch: Batch) -> bool:
         if watch is None or watch.matcher is None:
             continue
         matcher = watch.matcher
-        if type(matcher) is not TableMatcher:
+        if not isinstance(matcher, TableMatcher):
             matcher.fill(batch.masks, row)
             continue
         of, at = matcher.constraint, left[row]
