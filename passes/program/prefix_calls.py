@@ -49,8 +49,15 @@ class Frame:
         return Frame(Known(self.known.values), path, sure)
 
 
+class Enough(Exception):
+    """Nothing that is left of a row can begin with other known text."""
+
+
 class CallWalk:
     """Follows texts, and notes a call where the model reads one."""
+
+    _first_unknown_ends = False
+    """Whether a row is left where its own stream has a text that is not known."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._encoder = Encoder(tokenizer)
@@ -114,6 +121,12 @@ class CallWalk:
         said = text.plus([unknown], f"gen {name}", operation.span)
         self._note(operation, frame, name, text, len(text.elements) - 1, said)
         frame.known.bind(operation.results, (said, Unknown((*place, "value"), name)))
+        self._said(frame)
+
+    def _said(self, frame: Frame) -> None:
+        """Leave the row, if that is wanted, once its own stream has surely got an unknown text."""
+        if self._first_unknown_ends and frame.sure and not frame.path:
+            raise Enough
 
     def _select(self, operation: Operation, frame: Frame) -> None:
         name, options = operation["name"], frame.known.get(operation.operands[1])
@@ -131,6 +144,7 @@ class CallWalk:
         unknown = Unknown((*place, "text"), name)
         chosen = text.plus([unknown], f"select {name}", operation.span)
         frame.known.bind(operation.results, (chosen, Unknown((*place, "value"), name)))
+        self._said(frame)
 
     def _score(self, operation: Operation, frame: Frame) -> None:
         kv = operation.operands[0]

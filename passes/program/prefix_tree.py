@@ -191,7 +191,7 @@ class PlanPrefixes:
     def known(self, arguments: Mapping[str, Any]) -> list[tuple[int, ...]]:
         """Return, in the order of a row's calls, how their prompts begin: the known ids."""
         found: dict[tuple[int, ...], None] = {}
-        for call in self._walk.row(0, self._defaults | dict(arguments)):
+        for call in self._walk.beginning(self._defaults | dict(arguments)):
             elements = call.prompt.elements
             kinds = list(map(type, elements))
             count = kinds.index(Unknown) if Unknown in kinds else len(kinds)

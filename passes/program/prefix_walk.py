@@ -11,11 +11,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from ...ir.core import Module, Operation, Region
+from ...ir.core import Module, Operation, Region, walk
 from ...ir.program import VALUE_NAMES
 from ...ir.vocabulary import Tokenizer
 from .boundaries import common
-from .prefix_calls import Call, CallWalk, Frame
+from .prefix_calls import Call, CallWalk, Enough, Frame
 from .prefix_values import Known, Text, Unknown, is_known
 
 MOST_ROUNDS = 4096
@@ -38,6 +38,10 @@ class PlanWalk(CallWalk):
             if operation.name == "plan.func"
         }
         self._function = self._programs[name]
+        self._one_stream = not any(
+            operation.name == "program.call" or operation.attribute("by") == "unconditional"
+            for operation in walk(self._function.regions[0].operations)
+        )
         self._stack: list[str] = []
 
     def row(self, number: int, arguments: Mapping[str, Any]) -> list[Call]:
@@ -45,11 +49,26 @@ class PlanWalk(CallWalk):
         self._row, self._calls, self._stack = number, [], []
         region = self._function.regions[0]
         values: list[Any] = [Text()]
-        for value in region.arguments[1:]:
-            unknown = Unknown((number, "argument", value.name), value.name)
-            values.append(arguments.get(value.name, unknown))
+        for parameter in self._function["parameters"]:  # a value's name may have a number behind it
+            name = parameter["name"]
+            unknown = Unknown((number, "argument", name), name)
+            values.append(arguments.get(name, unknown))
         self._region(region, values, Frame(Known()))
         return self._calls
+
+    def beginning(self, arguments: Mapping[str, Any]) -> list[Call]:
+        """Return a row's first calls: all that begin with known text that no other begins with.
+
+        What follows a generated text on a stream begins as what stood before it. So a program that
+        calls no other, and scores nothing on an empty stream, is left at its first such text.
+        """
+        self._first_unknown_ends = self._one_stream
+        try:
+            return self.row(0, arguments)
+        except Enough:
+            return self._calls
+        finally:
+            self._first_unknown_ends = False
 
     # Regions and control flow.
 
