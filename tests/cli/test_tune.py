@@ -1,6 +1,7 @@
 """`weft tune`: what it prints, the policy that it writes, and its errors."""
 
 import json
+import re
 from dataclasses import replace
 
 import pytest
@@ -37,6 +38,7 @@ def test_text_names_policy_bound_and_lifts(tmp_path) -> None:
     assert "bound      link: " in text
     lifts = text.split("what a quarter more would bring\n")[1]
     assert "link to the GPU" in lifts and "GPU arithmetic" not in lifts
+    assert re.search(r"twelve bits, exactly \(--pages bf12\), would bring \+[12]\d\.\d%", lifts)
     assert len(policy.layers) == 16 and policy.pages_per_expert == 1
 
 
