@@ -58,7 +58,7 @@ def _counted(contest: Contest) -> tuple[dict[str, Any], Replay]:
     """Return what is counted: the clients run on the model, weft replays its answers."""
     replay = Replay(contest.compilation.executor)
     roomy = Way(kv_tokens=ROOMY_TOKENS, replay=replay, noted=True)
-    clients = contest.requests(roomy)
+    clients = sound(contest.requests(roomy))
     replay.frozen = True
     try:
         free = sound(contest.weft(roomy))
@@ -77,8 +77,8 @@ def _pressed(contest: Contest, replay: Replay, price: Price | None) -> dict[str,
     def run(order: bool | None = None) -> Run:
         way = tight if price is None else replace(tight, price=Work(price))
         counted.append(way.price)
-        return sound(contest.weft(way)) if order is None else contest.requests(
-            replace(way, longest_prefix=order))  # fmt: skip
+        return sound(contest.weft(way) if order is None else contest.requests(
+            replace(way, longest_prefix=order)))  # fmt: skip
 
     ours = run()
     theirs = [run(order) for order in ((False, True) if price else (False,))]
@@ -125,16 +125,18 @@ def _roomy(contest: Contest, way: Way, price: Price) -> dict[str, Any]:
 
 
 def sound(run: Run) -> Run:
-    """Return a run none of whose rows failed: one that fails early is no fast row."""
+    """Return a run none of whose rows failed, weft's or a client's: to fail early is not fast."""
     for answer in run.answers:
-        if isinstance(answer, BaseException):
-            raise answer
+        error = answer.error if isinstance(answer, Answer) else answer
+        if isinstance(error, BaseException):
+            raise error
     return run
 
 
 def _raced(contest: Contest, rounds: int, idle: float) -> dict[str, Any]:
     """Return throughput ratios of real runs: weft and the better order of clients, interleaved."""
-    first = {order: contest.requests(Way(longest_prefix=order)).seconds for order in (False, True)}
+    first = {order: sound(contest.requests(Way(longest_prefix=order))).seconds
+             for order in (False, True)}  # fmt: skip
     best = Way(longest_prefix=first[True] < first[False])
     noted = replace(best, noted=True)
     profiles = {"weft": profile(contest.weft(noted)), "requests": profile(contest.requests(noted))}

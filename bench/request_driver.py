@@ -284,7 +284,7 @@ class Client:
             parts, f"gen {name!r}", sampling, watch, self._row,
             bool(operation.attribute("logprobs")),
         )  # fmt: skip
-        text = server.words.text(request.generated().tolist()).removeprefix(heal)
+        text = server.tokenizer.decode(request.generated().tolist()).removeprefix(heal)
         value = parse_value(operation["type"], self._program.records, text)
         if request.logprobs and isinstance(value, str):
             value = Generated(value, request.token_logprobs)
