@@ -14,14 +14,24 @@ if TYPE_CHECKING:
 def main() -> None:
     """Run the command line; a user's error is printed with its place and hint, and exits 1."""
     from .cli.app import app
-    from .cli.errors import as_typed, with_lines
+    from .cli.errors import as_typed, of_system, with_lines
     from .ir.diagnostics import WeftError
 
     warnings.showwarning = _show_warning
+    _prepare_output()
     try:
-        app(prog_name="weft")
+        try:
+            app(prog_name="weft")
+        finally:
+            sys.stdout.flush()
     except WeftError as error:
         end(with_lines(as_typed(error)))
+    except BrokenPipeError:  # who read the output has seen enough
+        _drop_output()
+        raise SystemExit(1) from None
+    except OSError as error:
+        _drop_output()
+        end(of_system(error))
 
 
 def end(error: WeftError) -> NoReturn:
@@ -31,6 +41,24 @@ def end(error: WeftError) -> NoReturn:
         sys.stdout.flush()
         os._exit(1)
     raise SystemExit(1) from None
+
+
+def _prepare_output() -> None:
+    """Have streams that take every text, also where the terminal's encoding has no such letter."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # closed by who started us
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))
+        elif hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _drop_output() -> None:
+    """Send what standard output still holds nowhere: Python writes it once more at the end."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _show_warning(message: Warning | str, *rest: Any) -> None:

@@ -136,7 +136,9 @@ def dump(
 
 @app.command()
 def opt(
-    file: Annotated[Path, typer.Argument(help="IR text of any dialect; - for standard input")],
+    file: Annotated[
+        Path | None, typer.Argument(help="IR text of any dialect; - for standard input")
+    ] = None,
     passes: Annotated[
         str, typer.Option("--passes", "-p", help="names separated by commas; empty: verify only")
     ] = "",

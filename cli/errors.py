@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from ..ir.diagnostics import WeftError
+from ..ir.diagnostics import WeftError, reason
 from ..ir.source import Source
 
 FLAGS = {"offload_host_memory": "--host-memory", "offload_policy": "--offload-policy",
@@ -33,6 +33,19 @@ def _as_typed(text: str) -> str:
         return f"--{found[1]} {found[2]}=" if found[1] else name
 
     return re.sub(rf"\b(?:{'|'.join(FLAGS)}|(offload|remote)_(\w+))\b(?!=)", flag, text)
+
+
+class SystemRefused(WeftError):
+    """A file or the output that the system would not read or write."""
+
+    kind = "file error"
+    template = "{what}: {problem}"
+
+
+def of_system(error: OSError) -> SystemRefused:
+    """Return what the system refused as a user's error; without a file it was the output."""
+    what = error.filename if error.filename is not None else "the output cannot be written"
+    return SystemRefused(what=what, problem=reason(error))
 
 
 def with_lines(error: WeftError) -> WeftError:

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..ir.diagnostics import WeftError
+from ..ir.diagnostics import WeftError, reason
 from .explain import hardware_here
 from .render import emit, remarks
-from .run import _argument, read_rows
+from .run import read_rows, written_arguments
 
 PAGE = "index.html"
 
@@ -47,7 +47,7 @@ def explore(options: ExploreOptions) -> None:
     from ..explore.page import page
     from ..frontend.open import tools_of
 
-    arguments = dict(_argument(text) for text in options.arg or [])
+    arguments = written_arguments(options.arg)
     rows: list[dict[str, Any]] = [arguments] if arguments else []
     if options.rows is not None:
         rows = [arguments | row for row in read_rows(options.rows)]
@@ -81,7 +81,7 @@ def _writable(folder: Path) -> None:
         (folder / f".{PAGE}").touch()
         (folder / f".{PAGE}").unlink()
     except OSError as error:
-        problem = error.strerror or str(error)
+        problem = reason(error)
         raise FolderNotWritable(folder=folder, problem=problem) from None
 
 
@@ -92,5 +92,5 @@ def _write(path: Path, text: str) -> None:
         partial.write_text(text, encoding="utf-8")
         partial.replace(path)
     except OSError as error:
-        problem = error.strerror or str(error)
+        problem = reason(error)
         raise FolderNotWritable(folder=path.parent, problem=problem) from None

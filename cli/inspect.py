@@ -6,6 +6,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..ir.diagnostics import WeftError, reason
 from .render import console, emit, remarks
 from .run import offload_options, read_rows
 
@@ -58,8 +59,16 @@ def dump(options: DumpOptions) -> None:
         emit(print_module(record.after, options.spans))
 
 
+class NoText(WeftError):
+    """`weft opt` without a file."""
+
+    kind = "option error"
+    template = "there is no IR text to run passes on"
+    hint = "weft opt FILE, weft opt - for standard input, or weft opt --list"
+
+
 def opt(
-    file: Path,
+    file: Path | None,
     passes: str,
     model: str | None,
     spans: bool,
@@ -79,6 +88,8 @@ def opt(
             summary = (type(step).__doc__ or "").strip().splitlines()[0]
             console().print(f"{name:24} {' '.join(step.reads):14} {summary}", markup=False)
         return
+    if file is None:
+        raise NoText()
     module = parse_module(_read(file), str(file))
     verify(module)
     chosen = named_passes([name.strip() for name in passes.split(",") if name.strip()])
@@ -117,4 +128,4 @@ def _read(file: Path) -> str:
     try:
         return file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise NoSuchProgram(path=file, problem=str(error)) from None
+        raise NoSuchProgram(path=file, problem=reason(error)) from None

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..ir.diagnostics import WeftError
+from ..ir.diagnostics import WeftError, reason
 from ..options import BadOption
 
 if TYPE_CHECKING:
@@ -97,4 +97,4 @@ def _aside(path: Path) -> Path:
 
 def failed(path: Path, option: str, error: OSError) -> NotWritten:
     """Return the error of a file that the system refused."""
-    return NotWritten(path=path, option=option, problem=error.strerror or str(error))
+    return NotWritten(path=path, option=option, problem=reason(error))

@@ -9,7 +9,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from ..ir.diagnostics import RunError
+from ..ir.diagnostics import RunError, reason
 from ..ir.display.units import bytes_text, seconds_text
 from .live import LiveView, LoadingBar, as_json, print_value
 from .output import check_file, write_file
@@ -48,6 +48,13 @@ class OutWithoutRows(RunError):
 
     template = "--out is where the results of --rows go, and there are no --rows"
     hint = "add --rows FILE, or use --json and redirect the output"
+
+
+class OutIsRows(RunError):
+    """An output file that would take the place of the rows."""
+
+    template = "--out {path} is the file of --rows, and would take its place"
+    hint = "give --out another file"
 
 
 class NoTraceThere(RunError):
@@ -92,20 +99,34 @@ class RunOptions:
 
 def run(options: RunOptions) -> None:
     """Compile, run, print the result and what it cost."""
-    arguments = dict(_argument(text) for text in options.arg or [])
+    arguments = written_arguments(options.arg)
     if options.out is not None and options.rows is None:
         raise OutWithoutRows()
     check_file(options.out, "--out")
+    if options.out is not None and options.rows is not None:
+        _check_rows_out(options.rows, options.out)
     check_file(options.trace, "--trace")
     check_recording(options.record_routing, options.gpu_memory)
+    # An --arg stands for what a row does not say.
+    rows = None if options.rows is None else [arguments | row for row in read_rows(options.rows)]
     start = perf_counter()
     executable = _compile(options)
     if options.trace is not None and executable.engine.trace is None:
         raise NoTraceThere(model=options.model)
     compiled = perf_counter() - start
-    command = _run_once if options.rows is None else _run_rows
     with recording(executable, options.record_routing, options.model):
-        command(executable, arguments, options, compiled)
+        if rows is None:
+            _run_once(executable, arguments, options, compiled)
+        else:
+            _run_rows(executable, rows, options, compiled)
+
+
+def _check_rows_out(rows: Path, out: Path) -> None:
+    from ..runtime.journal import plain
+
+    plain(out)
+    if out.exists() and rows.exists() and out.samefile(rows):
+        raise OutIsRows(path=out)
 
 
 def _compile(options: RunOptions) -> Executable:
@@ -175,7 +196,7 @@ def read_policy(path: Path) -> Policy:
     try:
         return parse(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
-        raise BadPolicy(path=path, problem=str(error)) from None
+        raise BadPolicy(path=path, problem=reason(error)) from None
 
 
 def policy_options(policy: Policy, target: str, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -223,12 +244,11 @@ def _run_once(
 
 
 def _run_rows(
-    executable: Executable, arguments: dict[str, Any], options: RunOptions, compiled: float
+    executable: Executable, rows: list[dict[str, Any]], options: RunOptions, compiled: float
 ) -> None:
-    """Run every row; an --arg stands for what a row does not say."""
+    """Run every row, and show how far it is."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    rows = [arguments | row for row in read_rows(options.rows)] if options.rows else []
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
                TextColumn("{task.fields[speed]:.0f} tokens/s"), TimeElapsedColumn())  # fmt: skip
     hidden = options.quiet or options.json
@@ -240,7 +260,13 @@ def _run_rows(
             done = progress.done + progress.failed + progress.resumed
             bar.update(task, completed=done, speed=speed)
 
-        results = executable.run_rows(rows, options.out, progress=show)
+        try:
+            results = executable.run_rows(rows, options.out, progress=show)
+        except KeyboardInterrupt:
+            if options.out is not None:
+                bar.stop()
+                remarks().print("interrupted: what is done is kept; the same command goes on there")
+            raise
     if options.json:
         emit(as_json({"rows": len(rows), "resumed": results.resumed,
                       "stats": _numbers(results.stats, compiled),
@@ -253,35 +279,44 @@ def _run_rows(
     _finish(executable, results.stats, options, compiled)
 
 
+def written_arguments(texts: list[str] | None) -> dict[str, Any]:
+    """Return what `--arg`, perhaps several times, gives; raises BadArgument."""
+    found: dict[str, Any] = {}
+    for text in texts or []:
+        name, value = _argument(text)
+        if name in found:
+            raise BadArgument(text=text, problem=f"{name} is given twice")
+        found[name] = value
+    return found
+
+
 def _argument(text: str) -> tuple[str, Any]:
+    from ..runtime.arguments import Written
+
     name, separator, value = text.partition("=")
     if not separator or not name:
         raise BadArgument(text=text, problem="there is no name before an =")
-    if value.startswith("@"):
-        try:
-            return name, Path(value[1:]).read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError) as error:
-            raise BadArgument(text=text, problem=str(error)) from None
-    if value[:1] in '[{"-0123456789' or value in {"true", "false", "null"}:
-        try:
-            return name, json.loads(value)
-        except json.JSONDecodeError:
-            return name, value
-    return name, value
+    if not value.startswith("@"):
+        return name, Written(value)
+    try:
+        held = Path(value[1:]).read_text(encoding="utf-8-sig").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadArgument(text=text, problem=reason(error)) from None
+    return name, held if held.startswith('"') else Written(held)  # a quotation is no JSON there
 
 
 def read_rows(path: Path) -> Iterator[dict[str, Any]]:
     """Yield the rows of a JSON lines file; raises BadRows."""
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").split("\n")  # U+2028 may stand in a string
     except (OSError, UnicodeDecodeError) as error:
-        raise BadRows(path=path, line="", problem=str(error)) from None
+        raise BadRows(path=path, line="", problem=reason(error)) from None
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise BadRows(path=path, line=f":{number}", problem=str(error)) from None
         if not isinstance(row, dict):
             raise BadRows(path=path, line=f":{number}", problem="this is no JSON object")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..ir.diagnostics import WeftError
+from ..ir.diagnostics import WeftError, reason
 from .hardware import Hardware, Level, Link, Memory, Rate
 
 SHIPPED = Path(__file__).parent / "hardware"
@@ -36,7 +36,7 @@ def load(name_or_path: str | Path) -> Hardware:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        problem = getattr(error, "strerror", None) or str(error)
+        problem = reason(error)
         raise NoHardwareFile(path=str(name_or_path), problem=problem, known=known_names()) from None
     return parse(text, str(path))
 

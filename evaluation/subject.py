@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..codegen.graph_reference import Attend, GraphRun
 from ..frontend.checkpoint import Checkpoint
-from ..ir.diagnostics import CapacityError
+from ..ir.diagnostics import CapacityError, reason
 from ..ir.model import ModelConfig
 from ..options import Options
 
@@ -127,7 +127,7 @@ def read_text(file: Path) -> str:
     try:
         text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise BadText(file=str(file), problem=f"cannot be read: {error}") from None
+        raise BadText(file=str(file), problem=f"cannot be read: {reason(error)}") from None
     if not text.strip():
         raise BadText(file=str(file), problem="is empty")
     return text

@@ -88,7 +88,7 @@ def _fill(found: Explored, wish: Wish, hardware: Hardware, say: Say) -> None:
     source = compilation.opened.source
     python = source.name.endswith(".py") or source.name.startswith("<python")
     data["source"] = {"name": source.name, "language": "python" if python else "weft",
-                      "lines": source.text.splitlines()}  # fmt: skip
+                      "lines": source.lines}  # fmt: skip
     _ = compilation.checkpoint  # an unknown model is no fault of the program
     try:
         for name, make in program_stages(compilation):
@@ -162,4 +162,4 @@ def _source_of(found: Explored, wish: Wish, error: WeftError) -> None:
         raise error
     language = "python" if error.source.name.endswith(".py") else "weft"
     found.data["source"] = {"name": error.source.name, "language": language,
-                            "lines": error.source.text.splitlines()}  # fmt: skip
+                            "lines": error.source.lines}  # fmt: skip

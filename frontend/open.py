@@ -10,7 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from ..ir.diagnostics import WeftError, WeftSyntaxError
+from ..ir.diagnostics import WeftError, WeftSyntaxError, reason
 from ..ir.source import Source
 from . import ast
 from .embedded import ProgramFunction
@@ -94,7 +94,7 @@ def _read(path: Path) -> str:
     except FileNotFoundError:
         raise NoSuchProgram(path=path, problem="there is no such file") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise NoSuchProgram(path=path, problem=str(error)) from None
+        raise NoSuchProgram(path=path, problem=reason(error)) from None
 
 
 def _tools_beside(path: Path) -> dict[str, Callable[..., Any]]:

@@ -17,7 +17,7 @@ from . import ast
 from .builder import build
 from .mistakes import explain
 from .strings import Origin
-from .syntax_errors import TooDeep, UnevenIndentation
+from .syntax_errors import NumberTooLong, TooDeep, UnevenIndentation
 
 
 def parse(source: Source) -> ast.File:
@@ -47,23 +47,37 @@ def _read(text: str, start: str, source: Source, origin: Origin) -> Any:
     except UnevenIndentation as error:
         raise error.moved(source, origin) from None
     except VisitError as error:
-        if isinstance(error.orig_exc, WeftError):
-            raise error.orig_exc from None
-        raise
+        raise _of_building(error, tree, source, origin) from None
     except RecursionError:
         raise TooDeep(span=_deepest(tree, source, origin), source=source) from None
 
 
+def _of_building(error: VisitError, tree: Tree[Token], source: Source, origin: Origin) -> Exception:
+    """Return what went wrong while the AST was made of a text that parses."""
+    cause = error.orig_exc
+    if isinstance(cause, RecursionError):
+        return TooDeep(span=_deepest(tree, source, origin), source=source)
+    if isinstance(cause, ValueError) and isinstance(error.obj, Tree):  # Python's limit of digits
+        return NumberTooLong(span=_start(error.obj, source, origin), source=source)
+    return cause if isinstance(cause, WeftError) else error
+
+
 def _deepest(tree: Tree[Token], source: Source, origin: Origin) -> Span:
     """Return the first line of what is nested most; a walk without recursion."""
-    found, depth = (1, 1), 0
+    found, depth = tree, 0
     waiting = [(tree, 1)]
     while waiting:
         node, level = waiting.pop()
         if level > depth and not node.meta.empty:
-            found, depth = (node.meta.line, node.meta.column), level
+            found, depth = node, level
         waiting += [(child, level + 1) for child in node.children if isinstance(child, Tree)]
-    line, column = found[0] + origin[0] - 1, found[1] + (origin[1] - 1 if found[0] == 1 else 0)
+    return _start(found, source, origin)
+
+
+def _start(node: Tree[Token], source: Source, origin: Origin) -> Span:
+    """Return the first character of a node."""
+    at = (1, 1) if node.meta.empty else (node.meta.line, node.meta.column)
+    line, column = at[0] + origin[0] - 1, at[1] + (origin[1] - 1 if at[0] == 1 else 0)
     return Span(source.name, line, column, line, column + 1)
 
 

@@ -20,6 +20,12 @@ class TooDeep(WeftSyntaxError):
     hint = "bind a part with `let`, or build long sums and lists in a loop"
 
 
+class NumberTooLong(WeftSyntaxError):
+    """A number of thousands of digits."""
+
+    template = "this number has more digits than can be read"
+
+
 class UnevenIndentation(WeftSyntaxError):
     """A line that returns to no level of the lines above."""
 

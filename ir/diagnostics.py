@@ -89,8 +89,23 @@ def _excerpt(source: Source | None, span: Span | None) -> list[str]:
     line = source.line(span.line)
     end = span.end_column if span.end_line == span.line else len(line) + 1
     width = max(1, min(end, len(line) + 1) - span.column)
+    before = span.column - 1
+    if len(line) > WIDEST:
+        line, before, width = _around(line, before, width)
     gutter = f"{span.line:>5} | "
-    return [gutter + line, " " * 5 + " | " + " " * (span.column - 1) + "^" * width]
+    return [gutter + line, " " * 5 + " | " + " " * before + "^" * width]
+
+
+WIDEST = 200
+"""Characters of a source line that an error shows."""
+
+
+def _around(line: str, before: int, width: int) -> tuple[str, int, int]:
+    """Return what of a long line is shown, how much of it stands before the place, its width."""
+    start = max(0, min(before - WIDEST // 3, len(line) - WIDEST))
+    end = start + WIDEST
+    head, tail = "... " * (start > 0), " ..." * (end < len(line))
+    return f"{head}{line[start:end]}{tail}", before - start + len(head), min(width, end - before)
 
 
 class WeftSyntaxError(WeftError):
@@ -139,6 +154,13 @@ class RunError(WeftError):
     """A failure while a program runs: a tool, a row, a journal."""
 
     kind = "run error"
+
+
+def reason(error: OSError | ValueError) -> str:
+    """Return why a file could not be read or written, for people."""
+    if isinstance(error, UnicodeDecodeError):
+        return f"it is no UTF-8 text: byte {error.start} is {error.object[error.start]:#04x}"
+    return getattr(error, "strerror", None) or str(error)
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,15 @@ from typing import Any
 
 from .core import Operation, thaw
 from .diagnostics import RunError
+from .source import Span
 from .values import ErrorValue, ToolFailed, format_value
 
 LARGEST = 10_000_000
 """Most elements or characters that one operation may make: a program cannot fill the memory."""
+
+
+MOST_BRANCHES = 200_000
+"""Most branches of one fork: each takes some 10 KB here, whatever it sends."""
 
 
 class ValueFailed(RunError):
@@ -39,6 +44,16 @@ def evaluate(operation: Operation, operands: Sequence[Any], row: int = 0) -> Any
     except (TypeError, ValueError, OverflowError, AttributeError) as error:
         problem = str(error)
     raise ValueFailed(row=row, problem=problem, span=operation.span)
+
+
+def branches_of(over: int | Sequence[Any], row: int, span: Span | None) -> list[Any]:
+    """Return what each branch of a fork is over; raises ValueFailed where they are too many."""
+    count = over if isinstance(over, int) else len(over)
+    if count > MOST_BRANCHES:
+        problem = f"a fork of {count:,} branches, and {MOST_BRANCHES:,} is the most"
+        hint = "rows of a batch (--rows) have no bound: they are started as others end"
+        raise ValueFailed(row=row, problem=problem, hint=hint, span=span)
+    return list(range(count) if isinstance(over, int) else over)
 
 
 def _constant(operation: Operation, operands: Sequence[Any]) -> Any:
@@ -111,6 +126,10 @@ def _method(operation: Operation, operands: Sequence[Any]) -> Any:
         raise ValueError(f"there is no method {name}")
     if name == "join":
         arguments = [[format_value(item) for item in arguments[0]]]
+        _check_size(sum(map(len, arguments[0])) + len(receiver) * len(arguments[0]))
+    if name == "replace":
+        old, new = arguments
+        _check_size(len(receiver) + receiver.count(old) * (len(new) - len(old)))
     result = getattr(receiver, name)(*arguments)
     if isinstance(result, str | list):
         _check_size(len(result))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lark import Lark, Token, Transformer, UnexpectedInput, v_args
+from lark.exceptions import VisitError
 
 from .core import Module, Operation, Region, Symbol, Table, Term, Value
 from .diagnostics import WeftNameError, WeftSyntaxError
@@ -38,7 +39,15 @@ def parse_module(text: str, name: str = "<ir>") -> Module:
         token = getattr(error, "token", None)
         problem = f"unexpected {str(token)!r}" if token else "unexpected text"
         raise IRSyntaxError(problem=problem, span=span, source=source) from None
-    return _Builder(source).module(_Shape().transform(tree))
+    try:
+        return _Builder(source).module(_Shape().transform(tree))
+    except RecursionError:
+        problem = "it is nested too deeply to be read"
+    except VisitError as error:
+        if not isinstance(error.orig_exc, RecursionError | ValueError):
+            raise
+        problem = f"{error.rule}: {error.orig_exc}"
+    raise IRSyntaxError(problem=problem, span=Span(name, 1, 1, 1, 2), source=source)
 
 
 @cache

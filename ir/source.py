@@ -14,8 +14,13 @@ class Source:
 
     def line(self, number: int) -> str:
         """Return line `number` (from 1) without its end, or an empty string past the end."""
-        lines = self.text.splitlines()
+        lines = self.lines
         return lines[number - 1] if 1 <= number <= len(lines) else ""
+
+    @property
+    def lines(self) -> list[str]:
+        """The lines without their ends: as parsers count them, by line feeds alone."""
+        return [line.removesuffix("\r") for line in self.text.split("\n")]
 
 
 @dataclass(frozen=True, order=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import Any
@@ -17,6 +18,23 @@ class BadArguments(RunError):
     template = "{place}{problem}"
 
 
+class Written(str):
+    """A value as somebody wrote it: text, or JSON where the parameter is no text."""
+
+    def read_as(self, type: Term) -> Any:
+        """Return the value for a parameter of this type; the text itself where it is no JSON."""
+        if type.name in TEXTS and not self.startswith('"'):
+            return str(self)
+        try:
+            value = json.loads(self)
+        except (ValueError, RecursionError):  # not JSON, or nested without end
+            return str(self)
+        return value if type.name not in TEXTS or isinstance(value, str) else str(self)
+
+
+TEXTS = frozenset({"str", "choice", "regex", "grammar"})
+
+
 def bind_arguments(
     function: Operation,
     records: Mapping[str, Operation],
@@ -25,7 +43,7 @@ def bind_arguments(
 ) -> dict[str, Any]:
     """Return the values of all parameters in order; raises BadArguments.
 
-    With `row`, the message speaks of that row's fields.
+    With `row`, the message speaks of that row's fields. Values may be `Written`.
     """
     what, place = ("argument", "") if row is None else ("field", f"row {row}: ")
     if not isinstance(given, Mapping):
@@ -41,8 +59,11 @@ def bind_arguments(
     for name, parameter in parameters.items():
         type: Term = parameter["type"]
         if name in given:
+            value = given[name]
+            if isinstance(value, Written):
+                value = value.read_as(type)
             try:
-                values[name] = coerce(type, records, given[name])
+                values[name] = coerce(type, records, value)
             except Mismatch as error:
                 raise BadArguments(place=place, problem=f"the {what} {name!r}: {error}") from None
         elif any(key == "default" for key, _ in parameter.items):

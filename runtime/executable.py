@@ -16,7 +16,7 @@ from ..ir.vocabulary import Tokenizer
 from .arguments import bind_arguments
 from .engine import Engine
 from .events import Event, Finished, Listener
-from .journal import Journal
+from .journal import Journal, plain
 from .machine import Machine
 from .policy import Policy
 from .results import Progress, Result, Rows
@@ -114,6 +114,8 @@ class Executable(Shown):
         or with `keep_going` is noted as failed. A list of rows is checked before any row runs.
         """
         path = Path(out) if out is not None else None
+        if path is not None:
+            path = plain(path)
         if path is not None and journal is None:
             journal = path.with_name(path.name + ".journal")
         book = Journal(Path(journal)) if journal is not None else None

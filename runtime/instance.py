@@ -11,6 +11,7 @@ from collections.abc import Collection
 from typing import Any
 
 from ..ir.core import Operation
+from ..ir.evaluate import branches_of
 from .control import ControlFlow, Step
 from .frame import Frame, Handle
 from .later import Later, Spawn, all_now, now
@@ -61,7 +62,7 @@ class Instance(ControlFlow, ModelCalls):
         parent = yield from self._settle(operands[0], frame)
         yield from all_now(earlier)
         over = yield from now(operands[1])
-        elements = list(range(over)) if isinstance(over, int) else over
+        elements = branches_of(over, self.row, operation.span)
         gives = bool(operation.attribute("shared")) and len(elements) > 1
         if elements:
             self.meter.begin(parent.sequence)  # its tokens are the row's, whichever branch reads

@@ -23,6 +23,20 @@ class JournalFailed(RunError):
     hint = "the {finished} rows finished so far are kept; run the same command again to go on"
 
 
+class NoPlainFile(JournalFailed):
+    """An output that is a pipe, a terminal or another device."""
+
+    template = "results of rows are written to a file, and {path} is none"
+    hint = "leave out --out: they are printed, one a line"
+
+
+def plain(out: Path) -> Path:
+    """Return the file that a link leads to, else `out`; raises NoPlainFile for a device."""
+    if out.exists() and not out.is_file() and not out.is_dir():
+        raise NoPlainFile(path=str(out))
+    return out.resolve() if out.is_symlink() else out
+
+
 def row_key(plan: str, model: str, seed: int, row: Mapping[str, Any]) -> str:
     """Return the hash under which a row's result may be used again."""
     text = json.dumps([plan, model, seed, row], sort_keys=True, default=repr, ensure_ascii=False)

@@ -15,7 +15,7 @@ import torch
 
 from ..ir.core import Module, Operation, Region
 from ..ir.diagnostics import RunError
-from ..ir.evaluate import evaluate
+from ..ir.evaluate import branches_of, evaluate
 from ..ir.program import VALUE_NAMES
 from ..ir.values import WRONG_VALUE, ErrorValue, ToolFailed, format_value, parse_value, records_of
 from ..ir.vocabulary import ChatFormat, Frame, Part, Tokenizer, encode_parts, split_heal
@@ -218,7 +218,7 @@ class Reference:
         occurrence = scope.occurrence(name)
         shared = self._encoded(stream)
         results = []
-        for number, element in enumerate(range(over) if isinstance(over, int) else over):
+        for number, element in enumerate(branches_of(over, self._row, operation.span)):
             inner = _Scope((*scope.path, (name, occurrence, number)), dict(scope.values))
             yielded = self._region(operation.regions[0], (shared, element), inner)
             results.append(yielded)

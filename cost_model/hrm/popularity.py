@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...ir.diagnostics import ModelError
+from ...ir.diagnostics import ModelError, reason
 from ...ir.routing import RoutingTrace
 from .shape import MoeShape
 
@@ -78,7 +78,7 @@ def read(file: Path, shape: MoeShape) -> Popularity:
     except BadPopularity as error:
         raise BadPopularity(problem=f"{file}: {error.fields['problem']}") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise BadPopularity(problem=f"{file} cannot be read: {error}") from None
+        raise BadPopularity(problem=f"{file} cannot be read: {reason(error)}") from None
     trace = RoutingTrace.load(file).check(str(file), shape.layers, shape.experts, shape.top_k)
     return popularity(trace.counts(), shape.layers, shape.experts)
 

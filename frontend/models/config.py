@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...ir.diagnostics import ModelError
+from ...ir.diagnostics import ModelError, reason
 from ...ir.model import ModelConfig
 from .rope import RopeProblem, read_rope
 
@@ -79,7 +79,7 @@ def read_json(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise MissingFile(file=str(path)) from None
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise UnreadableFile(file=str(path), problem=str(error)) from None
+        raise UnreadableFile(file=str(path), problem=reason(error)) from None
     if not isinstance(found, dict):
         raise UnreadableFile(file=str(path), problem="a JSON object was expected")
     return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ...ir.core import Operation
+from ...ir.evaluate import branches_of
 from ...ir.values import format_value
 from ..control import ControlFlow, Step
 from ..frame import Frame
@@ -57,7 +58,7 @@ class RemoteInstance(ControlFlow, EndpointCalls):
         occurrence, seen = frame.occurrence(name), dict(frame.values)
         yield from self._after_effects(operation, frame)
         stream, over = yield from all_now(operands)
-        elements = list(range(over)) if isinstance(over, int) else over
+        elements = branches_of(over, self.row, operation.span)
         found = yield Branches([
             self._branch(operation, (stream, element), frame.inner(name, occurrence, number, seen))
             for number, element in enumerate(elements)

@@ -8,6 +8,7 @@ import pytest
 from typer.testing import CliRunner
 from weft.cli.app import app
 from weft.cli.errors import with_lines
+from weft.cli.run import read_rows
 from weft.frontend.checkpoint import open_checkpoint
 from weft.ir.diagnostics import WeftError
 from weft.ir.parser import parse_module
@@ -161,11 +162,16 @@ def test_models_lists_the_zoo():
         (["run", "{hello}", "--arg", "nam=x"], "nam"),
         (["run", "{hello}", "--rows", "missing.jsonl"], "missing.jsonl"),
         (["run", "{hello}", "--arg", "name=x", "--out", "o.jsonl"], "there are no --rows"),
+        (["run", "{hello}", "--arg", "name=x", "--arg", "name=y"], "name is given twice"),
+        (["run", "{hello}", "--arg", "name=x", "--arg", "times=two"], "'two' is str, not int"),
+        (["run", "{hello}", "--rows", "{hello}", "--out", "{hello}"], "would take its place"),
+        (["run", "{hello}", "--arg", "name=@/"], "Is a directory"),
         (["run", "{hello}", "--program", "other"], "its programs are: hello"),
         (["run", "{hello}", "--arg", "name=x", "--threads", "-1"], "threads must be positive"),
         (["dump", "{hello}", "--stage", "soup"], "there are: ast, program"),
         (["dump", "{hello}", "--after", "soup"], "no pass 'soup' ran"),
         (["opt", "{hello}"], "this is no IR text"),
+        (["opt"], "there is no IR text"),
     ],
 )
 def test_mistakes_are_named(hello, arguments, says):
@@ -178,6 +184,33 @@ def test_an_argument_stands_for_what_rows_leave_out(hello, tmp_path):
     rows.write_text('{"name": "Ada"}\n{"name": "Bob", "times": 1}\n')
     weft("run", hello, "--rows", rows, "--arg", "times=3", "--out", out, "--quiet")
     assert [len(json.loads(line)["value"]) for line in out.read_text().splitlines()] == [3, 1]
+
+
+def test_an_argument_is_text_where_the_parameter_is(hello):
+    answer = json.loads(weft("run", hello, "--arg", "name=42", "--arg", "times=1", "--json"))
+    assert len(answer["value"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("row", "says"),
+    [("[" * 100_000, ":2: .*recursion"), ('{"name": ' + "9" * 5000 + "}", ":2: .*digits")],
+)
+def test_rows_are_read_before_a_model_is(hello, tmp_path, monkeypatch, row, says):
+    monkeypatch.setattr("weft.cli.run._compile", lambda options: pytest.fail("it compiled"))
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"name": "a"}\n' + row + "\n")
+    with pytest.raises(WeftError, match=says):
+        weft("run", hello, "--rows", rows)
+
+
+def test_a_row_may_hold_any_separator_of_lines(tmp_path):
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"name": "a\u2028b\x85c"}\r\n\n{"name": "d"}', encoding="utf-8")
+    assert [row["name"] for row in read_rows(rows)] == ["a\u2028b\x85c", "d"]
+
+
+def test_passes_are_listed_without_a_file():
+    assert "canonicalize" in weft("opt", "--list")
 
 
 def test_an_error_of_the_run_shows_its_line(tmp_path):

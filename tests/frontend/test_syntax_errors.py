@@ -5,7 +5,7 @@ import pickle
 import pytest
 from weft.frontend.mistake_examples import EXAMPLES
 from weft.frontend.parser import parse_text
-from weft.frontend.syntax_errors import TooDeep
+from weft.frontend.syntax_errors import NumberTooLong, TooDeep
 from weft.ir.diagnostics import WeftSyntaxError
 
 MISTAKES = {
@@ -109,3 +109,16 @@ def test_nested_too_deeply(text):
     error = failure(f'program p():\n    "a"\n    return {text}\n')
     assert isinstance(error, TooDeep)
     assert error.span is not None and error.span.line == 3
+
+
+@pytest.mark.parametrize("place", ["return {}", "gen x(max_tokens={})", "let x = [1, {}]"])
+def test_a_number_of_thousands_of_digits_has_its_place(place):
+    error = failure(f"program p() -> int:\n    {place.format('9' * 5000)}\n    return 1\n")
+    assert type(error) is NumberTooLong
+    assert (error.span.line, error.span.column) == (2, 5 + place.index("{"))
+
+
+def test_blocks_without_end_are_told():
+    blocks = "".join("    " * (depth + 1) + f"if a > {depth}:\n" for depth in range(400))
+    error = failure("program p(a: int) -> int:\n" + blocks + "    " * 401 + "return 1\n")
+    assert type(error) is TooDeep

@@ -104,3 +104,19 @@ def test_spans():
     assert str(first) == "a.weft:1:2"
     assert first < second
     assert SOURCE.line(2) == "    second line" and SOURCE.line(9) == ""
+
+
+def test_lines_end_at_line_feeds_alone():
+    source = Source("a.weft", "one\u2028still one\x0c\x85\r\ntwo\n")
+    assert source.line(1) == "one\u2028still one\x0c\x85" and source.line(2) == "two"
+    assert [source.line(number) for number in (0, 3, 4)] == ["", "", ""]
+
+
+@pytest.mark.parametrize("column", [1, 70, 2500, 4990, 5000])
+def test_of_a_long_line_what_is_around_the_place_is_shown(column):
+    text = "".join(chr(ord("a") + at % 26) for at in range(5000))
+    place = Span("long", 1, column, 1, column + 3)
+    shown = Mismatch(have=1, want=2, span=place, source=Source("long", text)).render()
+    line, carets = shown.splitlines()[1:3]
+    at = carets.index("^")
+    assert len(line) < 230 and line[at : at + carets.count("^")] == text[column - 1 : column + 2]

@@ -185,3 +185,9 @@ def test_a_region_sees_outer_values_but_not_the_other_way():
 
 def test_comments_are_nothing():
     assert parse_module("// one\na.b // two\n") == Module((Operation("a.b"),))
+
+
+@pytest.mark.parametrize("value", ["[" * 5000 + "]" * 5000, "9" * 5000])
+def test_what_python_cannot_hold_is_no_ir_text(value):
+    with pytest.raises(IRSyntaxError, match="nested too deeply|digits"):
+        parse_module("program.func name = @p, x = " + value + " {\n}\n")

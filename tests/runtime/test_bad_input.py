@@ -9,7 +9,8 @@ from weft.frontend.lower import lower
 from weft.frontend.open import open_program
 from weft.ir.core import Term
 from weft.ir.diagnostics import CapacityError, RunError
-from weft.runtime.arguments import BadArguments
+from weft.ir.evaluate import ValueFailed
+from weft.runtime.arguments import BadArguments, Written
 from weft.runtime.coerce import Mismatch, coerce
 from weft.runtime.constraint import BadConstraint
 from weft.runtime.instance import ProgramFailed
@@ -242,3 +243,49 @@ def test_a_schema_that_no_text_fits_is_refused_where_it_is_used(toy, tmp_path):
     file.write_text('program p(arg: str):\n    "{arg}"\n    gen a: schema "loop.json"\n')
     with pytest.raises(BadConstraint, match=r"p.weft:3:5: .*no text fits it"):
         toy.compile(lower(open_program(file).file)).run(arg="a")
+
+
+def test_a_fork_wider_than_memory_is_refused(toy):
+    text = "program p(n: int) -> int:\n    fork n as xs:\n        yield 1\n    return len(xs)\n"
+    executable = toy.compile(text)
+    with pytest.raises(ValueFailed, match="a fork of 1,000,000,000 branches, and 200,000"):
+        executable.run(n=1_000_000_000)
+    toy.assert_clean(executable)
+    assert executable.run(n=3).value == 3
+
+
+@pytest.mark.parametrize("made", ['("x" * n).replace("", "y" * n)', '("," * n).join(("x," * n).split(","))'])
+def test_a_text_larger_than_memory_is_refused_before_it_is_made(toy, made):
+    text = f"program p(n: int) -> int:\n    return len({made})\n"
+    executable = toy.compile(text)
+    assert executable.run(n=3).value > 3
+    with pytest.raises(ValueFailed, match="elements is more than 10000000"):
+        executable.run(n=1_000_000)
+
+
+@pytest.mark.parametrize(
+    ("type", "written", "value"),
+    [
+        (Term("str"), "5", "5"),
+        (Term("str"), "true", "true"),
+        (Term("str"), "[1, 2", "[1, 2"),
+        (Term("str"), '"quoted \\u00e9"', "quoted é"),
+        (Term("str"), '"He" said', '"He" said'),
+        (Term("choice", ("1", "2")), "2", "2"),
+        (Term("int"), "5", 5),
+        (Term("float"), "1e3", 1000.0),
+        (Term("bool"), "true", True),
+        (Term("list", (Term("str"),)), '["a"]', ["a"]),
+        (Term("int"), "five", "five"),
+        (Term("list", (Term("int"),)), "[" * 100_000, "[" * 100_000),
+    ],
+)
+def test_what_was_written_is_read_as_the_parameter_says(type, written, value):
+    assert Written(written).read_as(type) == value
+
+
+def test_a_written_value_of_another_type_is_refused(toy):
+    executable = toy.compile(ECHO)
+    assert executable.check_row(0, {"arg": Written("7"), "count": Written("7")})["arg"] == "7"
+    with pytest.raises(BadArguments, match="'count': 'seven' is str, not int"):
+        executable.run(arg="x", count=Written("seven"))

@@ -9,10 +9,11 @@ import subprocess
 import sys
 import textwrap
 import time
+from pathlib import Path
 
 import pytest
 from weft.runtime.device import DeviceLost
-from weft.runtime.journal import Journal, JournalFailed, row_key
+from weft.runtime.journal import Journal, JournalFailed, NoPlainFile, row_key
 
 TEXT = """
 program note(arg: str) -> str:
@@ -186,3 +187,17 @@ def test_kill_dash_nine_then_resume_gives_the_same_file(toy, tmp_path):
     assert second.returncode == 0, errors.decode()
     assert int(printed) == kept >= 3
     assert out.read_bytes() == whole.read_bytes()
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device")
+def test_a_device_is_no_place_for_rows(toy):
+    with pytest.raises(NoPlainFile, match="/dev/full is none"):
+        toy.compile(TEXT).run_rows(ROWS[:1], "/dev/full")
+    assert Path("/dev/full").is_char_device()
+
+
+def test_a_link_is_written_through(toy, tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "deep" / "out.jsonl")
+    (tmp_path / "deep").mkdir()
+    toy.compile(TEXT).run_rows(ROWS[:1], tmp_path / "link")
+    assert (tmp_path / "link").is_symlink() and len(lines(tmp_path / "deep" / "out.jsonl")) == 1
