@@ -254,7 +254,9 @@ def test_a_fork_wider_than_memory_is_refused(toy):
     assert executable.run(n=3).value == 3
 
 
-@pytest.mark.parametrize("made", ['("x" * n).replace("", "y" * n)', '("," * n).join(("x," * n).split(","))'])
+@pytest.mark.parametrize(
+    "made", ['("x" * n).replace("", "y" * n)', '("," * n).join(("x," * n).split(","))']
+)
 def test_a_text_larger_than_memory_is_refused_before_it_is_made(toy, made):
     text = f"program p(n: int) -> int:\n    return len({made})\n"
     executable = toy.compile(text)
