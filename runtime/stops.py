@@ -42,6 +42,7 @@ class StopScanner:
         self._stops = tuple(stop.encode() for stop in stops if stop)
         self._reach = max((len(stop) for stop in self._stops), default=1) - 1
         self._search = re.compile(b"|".join(re.escape(stop) for stop in self._stops)).search
+        self._last = frozenset(stop[-1] for stop in self._stops)
         self._tail = b""
         self.size = 0
 
@@ -54,6 +55,15 @@ class StopScanner:
             return self.size - len(window) + found.start()
         self._tail = window[-self._reach :] if self._reach else b""
         return None
+
+    def passes(self, piece: bytes) -> bool:
+        """Take more bytes if surely no stop ends in them; else return False and take none."""
+        if not self._last.isdisjoint(piece):
+            return False
+        self.size += len(piece)
+        if self._reach:
+            self._tail = (self._tail + piece)[-self._reach :]
+        return True
 
     def held_back(self) -> int:
         """Return how many last bytes may be the beginning of a stop string."""

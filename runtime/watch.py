@@ -54,6 +54,9 @@ class Watch:
         self._whole: list[bytes] = []
         plain = self._scanner is None and self._pieces is None
         self._table = matcher if plain and type(matcher) is TableMatcher else None
+        self._stops: StopScanner | None = None
+        if isinstance(self._scanner, StopScanner) and self._pieces is None:
+            self._stops = self._scanner
         # What a constraint holds is text of a known form: its tokens are made canonical at the end.
         self._ids: list[int] | None = (
             [] if matcher and not isinstance(matcher, HealMatcher) else None
@@ -61,7 +64,14 @@ class Watch:
 
     def passes(self, token: int) -> bool:
         """Take one token if nothing follows from it, at once; else return False and take none."""
-        if self._table is None or self._skip or not self._table.passes(token):
+        if self._skip:
+            return False
+        if self._stops is not None and self.matcher is None:
+            whole = self._words[token]
+            if not self._stops.passes(whole):
+                return False
+            self._whole.append(whole)
+        elif self._table is None or not self._table.passes(token):
             return False
         if self._ids is not None:
             self._ids.append(token)

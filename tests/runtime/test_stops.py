@@ -27,6 +27,20 @@ def test_the_scanner_finds_the_earliest_stop_as_soon_as_it_is_complete(pieces, s
         assert all(not shown.endswith(stop.encode()[:1]) or rest for stop in stops if len(stop) > 1)
 
 
+@given(pieces=PIECES, stops=STOPS)
+def test_pieces_in_which_surely_no_stop_ends_are_passed_over(pieces, stops):
+    every, quick = StopScanner(tuple(stops)), StopScanner(tuple(stops))
+    for piece in (text.encode() for text in pieces):
+        found = every.feed(piece)
+        passed = quick.passes(piece)
+        assert not passed or found is None
+        assert (None if passed else quick.feed(piece)) == found
+        assert quick.size == every.size
+        if found is not None:
+            return
+        assert quick.held_back() == every.held_back()
+
+
 @given(text=st.text(max_size=20), cuts=st.lists(st.integers(0, 40), max_size=6))
 def test_pieces_join_to_the_text(text, cuts):
     data, pieces, start, out = text.encode(errors="replace"), Pieces(), 0, ""
