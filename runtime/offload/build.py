@@ -188,12 +188,9 @@ class Build:
         c = self.config
         shape = (c.layers, pages, c.kv_heads, PAGE_SIZE, c.head_dim)
         dtype = TORCH[self.options.key_format]
-        if not self.options.gpu_attention:
-            return torch.zeros(shape, dtype=dtype), torch.zeros(shape, dtype=dtype)
-        k, v = (
-            self.device.host(torch.Size(shape).numel() * dtype.itemsize).view(dtype).view(shape)
-            for _ in "kv"
-        )
+        take = self.device.host if self.options.gpu_attention else mapped
+        size = torch.Size(shape).numel() * dtype.itemsize
+        k, v = (take(size).view(dtype).view(shape) for _ in "kv")
         return k, v
 
     def _host_logits(self) -> Tensor:
