@@ -11,7 +11,7 @@ from torch import Tensor
 from ..ir.core import Operation
 from ..ir.token_masks import few_words
 from .executor import by_name
-from .library import Launch
+from .library import Launch, matmul
 from .recipe import Memory, Recipe
 from .step import StepInput
 
@@ -39,6 +39,7 @@ class NarrowSteps:
         self._wide = torch.zeros(max_batch, vocab)
         self._few = torch.zeros(max_batch, few_words(vocab))
         self._plans: dict[tuple[int, int], tuple[StepInput, Tensor, Run, Tensor]] = {}
+        self._steps: dict[int, tuple[StepInput, Run]] = {}
 
     def head_rows(self, words: np.ndarray) -> Tensor:
         """Return the rows [W, D] f32 of some words, as they are multiplied."""
@@ -79,13 +80,26 @@ class NarrowSteps:
         self, step: StepInput, head: Tensor, extents: Callable[[StepInput], Mapping[str, int]],
         logits: Tensor,
     ) -> Run:  # fmt: skip
-        """Return a step's launches; of decode steps, whose views come again, they are kept."""
-        found = self._bound(step, head, extents, logits[:, : len(head)])
-        if step.is_decode:
-            if len(self._plans) >= KEPT_PLANS:
-                self._plans.clear()
-            # Holds both, so that their ids stay their own.
-            self._plans[id(step), id(head)] = step, head, found, logits
+        """Return a step's launches; of decode steps, whose views come again, they are kept.
+
+        With another head only the last one differs: the product with it.
+        """
+        out = logits[:, : len(head)]
+        if not step.is_decode:
+            return self._bound(step, head, extents, out)
+        if len(self._plans) >= KEPT_PLANS:
+            self._plans.clear()
+        before = self._steps.get(id(step))
+        if before is None:
+            if len(self._steps) >= KEPT_PLANS:
+                self._steps.clear()
+            found = self._bound(step, head, extents, out)
+            self._steps[id(step)] = step, found
+        else:
+            recipe, (*same, (_, (x, *_))) = before[1]
+            found = recipe, [*same, matmul([out, x, head, None])]
+        # Holds both, so that their ids stay their own.
+        self._plans[id(step), id(head)] = step, head, found, logits
         return found
 
     def _bound(
