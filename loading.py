@@ -231,6 +231,7 @@ def device_executor(
             attention, memory,
         )  # fmt: skip
         executor.warm()
+        executor.record_single()
         return executor
 
 

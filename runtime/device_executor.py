@@ -31,7 +31,7 @@ from .recordings import Recorded, Recordings
 from .sparse_decode import SparseDecode, grouped
 from .sparse_lists import SparseLists
 from .staging import Layout, Staging
-from .step import StepInput
+from .step import StepInput, single
 from .timing import BoundLaunch, event_seconds, graph_seconds, host_seconds, once_seconds
 from .token_counts import filled, logit_counts, token_counts, tried
 from .weights import Weight
@@ -216,6 +216,16 @@ class DeviceExecutor(CompiledExecutor):
                 for rows in tried(self._counts if prompts else self._logit_counts):
                     function, arguments = of_rows(routine, values, rows)
                     function(*arguments)
+
+    def record_single(self) -> None:
+        """Record decode steps of one row, of few keys and of many, before anyone waits for them;
+        ranks do so together. What selects its keys is recorded when it comes."""
+        if self._lists.sparse is None:
+            for length in (1, self.context_length):
+                room = self._lists.room(
+                    1, self._lists.plan(single(length, self.page_size)), ENTRIES
+                )
+                self._recorded.keep(room, self._record)
 
     def seconds(self, run: Callable[[], None]) -> float:
         """Return how long some launches take on this device."""

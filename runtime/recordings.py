@@ -72,6 +72,11 @@ class Recordings:
         known = self._known[room] = record(room)
         return known
 
+    def keep(self, room: Room, record: Callable[[Room], Recorded]) -> None:
+        """Record a room before any step asks for it."""
+        if room not in self._known:
+            self._known[room] = record(room)
+
     def _lent(self, room: Room, fits: Fits) -> tuple[Recorded | None, float]:
         """Return the smallest recording that a step of another room can be replayed by, and the
         seconds that it loses so."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+import torch
 from torch import Tensor
 
 DEFAULT, WHOLE, SPARSE = 0, 1, 2
@@ -55,6 +56,14 @@ class StepInput:
     def is_decode(self) -> bool:
         """Whether every sequence has one token, so that a captured graph may run it."""
         return self.tokens.shape[0] == self.kv_lengths.shape[0]
+
+
+def single(length: int, page_size: int) -> StepInput:
+    """Return a decode step of one sequence of so many tokens, all of whose pages are page 0."""
+    zero, one = torch.zeros(1, dtype=torch.int32), torch.ones(1, dtype=torch.int32)
+    pages = torch.zeros(1, -(-length // page_size), dtype=torch.int32)
+    starts = torch.arange(2, dtype=torch.int32)
+    return StepInput(zero, one * (length - 1), zero, starts, one * length, pages, zero)
 
 
 class ModelExecutor(Protocol):

@@ -47,6 +47,19 @@ def test_a_room_borrows_the_smallest_that_holds_it_until_that_has_cost_a_recordi
     assert book.of(wanted) == wanted and book.made[-1] == wanted
 
 
+def test_a_room_that_is_kept_is_recorded_once_and_serves_the_first_step():
+    book, made = Book(), []
+
+    def record(wanted: Room) -> Recorded:
+        made.append(wanted)
+        return Recorded(wanted, Layout.of([]), lambda: None, torch.empty(0))
+
+    for _ in range(2):
+        book.keep(room(1, items=32), record)
+    assert book.of(room(1, items=32)) == room(1, items=32) and book.made == []
+    assert made == [room(1, items=32)]
+
+
 def test_rooms_that_no_other_holds_are_recorded_the_second_time():
     book = Book(room(128, joined=False), room(64, apart=False))
     for one in (room(32), room(129), room(16, items=200)):
