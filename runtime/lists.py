@@ -240,9 +240,9 @@ class Fitting:
 AHEAD = 512
 """The page table is sent in multiples of so many keys, so that lists hold for a while."""
 
-ITEMS = 32
-"""Items that a room has at least where rows are cut: as many as one row of a long context has, so
-that few rows have one room however long they grow. An item of no keys costs next to nothing."""
+ITEMS = 16
+"""Items that a room has at least where rows are cut: as many as a long row mostly has, so that few
+rows keep their room while they grow. One of no keys costs 0.03 us of a layer on an H200."""
 
 LOSS = 5e-5
 """Seconds that a layer's attention may take longer so that a recorded step can be replayed: of 32

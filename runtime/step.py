@@ -59,9 +59,9 @@ class StepInput:
 
 
 def single(length: int, page_size: int) -> StepInput:
-    """Return a decode step of one sequence of so many tokens, all of whose pages are page 0."""
+    """Return a decode step of one sequence of so many tokens, in the first pages."""
     zero, one = torch.zeros(1, dtype=torch.int32), torch.ones(1, dtype=torch.int32)
-    pages = torch.zeros(1, -(-length // page_size), dtype=torch.int32)
+    pages = torch.arange(-(-length // page_size), dtype=torch.int32)[None]
     starts = torch.arange(2, dtype=torch.int32)
     return StepInput(zero, one * (length - 1), zero, starts, one * length, pages, zero)
 
