@@ -46,8 +46,23 @@ def variants(figures: dict[str, Any]) -> Rows:
                f"({row['bound']}) |")  # fmt: skip
 
 
+def disk(figures: dict[str, Any]) -> Rows:
+    """Yield the model that is larger than host memory."""
+    row = figures.get("disk")
+    if not row:
+        yield "| figure | not measured |"
+        return
+    yield "| figure | pages on disk | host memory | tokens/s | in memory | read from the file |"
+    yield "|---|---|---|---|---|---|"
+    name = f"two layers, {'the same tokens' if row['same_tokens'] else 'OTHER tokens'}"
+    pages, host = f"{row['pages_on_disk']} of {row['pages']}", f"{row['host_bytes'] / GIB:.1f} GiB"
+    rates = f"{row['tokens_per_s']:,.0f} | {row['tokens_per_s_in_memory']:,.0f}"
+    yield f"| {name} | {pages} | {host} | {rates} | {row['bytes_per_s'] / 1e9:.1f} GB/s |"
+
+
 OFFLOAD_TABLES: dict[str, Callable[[dict[str, Any]], Rows]] = {
     "host_memory": host_memory,
     "variants": variants,
+    "disk": disk,
 }
 """By the section of the record that they are of."""

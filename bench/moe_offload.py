@@ -32,6 +32,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "20000")  # OpenMP reads it as torch is 
 os.environ.setdefault("TVM_THREAD_POOL_SPIN_COUNT", "1000")  # as executors with CPU experts do
 
 from .ballast import Ballast
+from .moe_disk import disk
 from .moe_memory import host_memory, memory_settings
 from .moe_peers import NoPeer, in_process, rates
 from .moe_record import RESULTS, Figures, Keep, keeper
@@ -278,7 +279,7 @@ def settings_of(bench: Bench) -> list[Setting]:
 
 SECTIONS: dict[str, Callable[[Bench], Figures]] = {
     "accelerate": accelerate, "schedules": schedules, "bound": bound, "cpu_experts": cpu_experts,
-    "host_memory": host_memory, "variants": variants, "errors": errors,
+    "host_memory": host_memory, "variants": variants, "disk": disk, "errors": errors,
 }  # fmt: skip
 
 

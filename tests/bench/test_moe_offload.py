@@ -158,6 +158,12 @@ def test_narrow_pages_run_too(bench):
     assert any("lossy" in note for note in found.notes)
 
 
+def test_a_model_larger_than_host_memory_has_the_same_tokens(bench):
+    found = measure(bench, ["disk"])["disk"]
+    assert found["same_tokens"] and 0 < found["pages_on_disk"] < found["pages"]
+    assert found["tokens_per_s"] > 0 and found["bytes_per_s"] > 0
+
+
 def test_variants_stand_beside_their_bounds(bench):
     rows = measure(bench, ["variants"])["variants"]
     assert set(rows) == {"zipf routing", "prompts beside decode", "keys on the GPU", "int8 pages"}
