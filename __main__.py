@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 def main() -> None:
     """Run the command line; a user's error is printed with its place and hint, and exits 1."""
     from .cli.app import app
-    from .cli.errors import as_typed, of_system, with_lines
+    from .cli.errors import NestedTooDeeply, as_typed, of_system, with_lines
     from .ir.diagnostics import WeftError
 
     warnings.showwarning = _show_warning
@@ -32,6 +32,8 @@ def main() -> None:
     except OSError as error:
         _drop_output()
         end(of_system(error))
+    except RecursionError:
+        end(NestedTooDeeply())
 
 
 def end(error: WeftError) -> NoReturn:

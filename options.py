@@ -59,7 +59,7 @@ class RemoteOptions:
         _one_of("remote_dialect", self.dialect, REMOTE_DIALECTS)
         _one_of("remote_prefill", self.prefill, ("auto", "yes", "no"))
         for name in ("concurrency", "timeout"):
-            if getattr(self, name) <= 0:
+            if not getattr(self, name) > 0:  # a timeout may be no number (NaN)
                 raise BadOption(problem=f"remote_{name} must be positive")
         if self.retries < 0:
             raise BadOption(problem="remote_retries must not be negative")

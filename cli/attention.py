@@ -154,9 +154,10 @@ def plan_of(options: EvaluateOptions) -> Plan:
         if part not in PARTS:
             known = ", ".join(PARTS)
             raise BadOption(problem=f"there is no part {part!r} to evaluate: {known}")
-    for name in ("contexts", "tokens", "chunk", "examples"):
-        if getattr(options, name) < 1:
-            raise BadOption(problem=f"--{name} must be positive, not {getattr(options, name)}")
+    lowest = {"contexts": 1, "tokens": 1, "chunk": 2, "beyond": 0, "examples": 1}
+    for name, least in lowest.items():
+        if getattr(options, name) < least:
+            raise BadOption(problem=f"--{name} is at least {least}, not {getattr(options, name)}")
     text, held_out = options.text, ZOO / "heldout.txt"
     if "perplexity" in parts and text is None:
         if not held_out.exists():

@@ -42,6 +42,13 @@ class SystemRefused(WeftError):
     template = "{what}: {problem}"
 
 
+class NestedTooDeeply(WeftError):
+    """Text or data inside one another, more than Python's stack holds."""
+
+    template = "what was given is nested too deeply to be read"
+    hint = "a file that was made by a program may be broken: look for brackets that never close"
+
+
 def of_system(error: OSError) -> SystemRefused:
     """Return what the system refused as a user's error; without a file it was the output."""
     what = error.filename if error.filename is not None else "the output cannot be written"

@@ -17,10 +17,13 @@ if TYPE_CHECKING:
     from ..compiler import Compilation
     from ..cost_model.hardware import Hardware
     from ..cost_model.roofline import OpCost
+    from ..options import Options
 
 CONTEXT = 256
 """Tokens that each sequence of the priced decode step has."""
 
+MOST_SEQUENCES = 4096
+"""Sequences of a step that may be looked at: each has a row of logits."""
 
 _PRICED_AS = {"graph.finalize": "graph.partial"}
 """An attention kernel computes partial, merge and finalize; its work is that of the partial."""
@@ -60,6 +63,7 @@ def explain(options: ExplainOptions) -> None:
         chosen = chosen.changed(threads=options.threads)
     if options.attention:
         chosen = chosen.changed(attention=options.attention)
+    chosen = with_room(chosen, options.batch)
     compilation = Compilation(options.file, options.model, name=options.program, options=chosen)
     emit(compilation.explain())
     if compilation.remote is not None:
@@ -135,12 +139,33 @@ def _totals(launches: Iterable[tuple[str, float]]) -> dict[str, float]:
     return totals
 
 
+def check_size(what: str, size: int, most: int) -> None:
+    """Raise BadOption where a step's size is not in 1..most."""
+    from ..options import BadOption
+
+    if not 1 <= size <= most:
+        raise BadOption(problem=f"{what} are from 1 to {most}, not {size}")
+
+
+def with_room(options: Options, batch: int, prompt: int = 0) -> Options:
+    """Return options whose steps take so many sequences, and a prompt of so many tokens."""
+    check_size("sequences of a step (--batch)", batch, MOST_SEQUENCES)
+    return options.changed(
+        max_batch=max(options.max_batch, batch), max_tokens=max(options.max_tokens, batch, prompt)
+    )
+
+
 def decode_input(executor: Any, batch: int, context: int = CONTEXT) -> Any:
-    """Return a decode step: one new token for each of `batch` sequences of `context` tokens."""
+    """Return a decode step: one new token for each of `batch` sequences of `context` tokens.
+
+    Raises BadOption where the executor has no room for such a step.
+    """
     import torch
 
     from ..runtime.step import StepInput
 
+    check_size("sequences of a step (--batch)", batch, executor.max_batch)
+    check_size("tokens of a sequence (--context)", context, executor.context_length)
     pages = -(-context // executor.page_size)
     table = torch.arange(batch * pages, dtype=torch.int32).reshape(batch, pages)
     table %= executor.num_pages

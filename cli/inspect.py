@@ -34,8 +34,15 @@ def dump(options: DumpOptions) -> None:
     """Print one stage, or the module after one pass, or what the pass changed."""
     from ..compiler import Compilation, Options
     from ..ir.printer import print_module
+    from ..options import BadOption
     from ..stages import record_of, stage_text
 
+    if options.diff and options.after is None:
+        raise BadOption(problem="--diff shows what one pass changed: name it with --after PASS")
+    if options.kernel is not None and options.stage not in ("tile", "source", "binary"):
+        raise BadOption(problem=f"--kernel is for tile, source and binary, not {options.stage}")
+    if options.rows is not None and options.stage != "prefixes":
+        raise BadOption(problem=f"--rows is for the stage prefixes, not {options.stage}")
     compilation = Compilation(
         options.file,
         options.model,
@@ -123,9 +130,9 @@ def _context(model: str | None):  # noqa: ANN202
 def _read(file: Path) -> str:
     from ..frontend.open import NoSuchProgram
 
-    if str(file) == "-":
-        return sys.stdin.read()
     try:
-        return file.read_text(encoding="utf-8")
+        data = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
+        return data.decode()
     except (OSError, UnicodeDecodeError) as error:
-        raise NoSuchProgram(path=file, problem=reason(error)) from None
+        hint = "give IR text, as weft dump prints it"
+        raise NoSuchProgram(path=file, problem=reason(error), hint=hint) from None

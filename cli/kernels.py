@@ -6,7 +6,7 @@ import json as text
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from .explain import decode_input, hardware_here
+from .explain import check_size, decode_input, hardware_here, with_room
 from .render import emit, remarks
 
 if TYPE_CHECKING:
@@ -65,7 +65,8 @@ def _compilation(options: KernelOptions) -> Compilation:
     given: dict[str, Any] = {"target": options.target}
     given |= {name: value for name in ("weights", "kv", "threads")
               if (value := getattr(options, name))}  # fmt: skip
-    return Compilation(PROGRAM, options.model, options=Options.from_env().changed(**given))
+    chosen = with_room(Options.from_env().changed(**given), options.batch, options.prefill)
+    return Compilation(PROGRAM, options.model, options=chosen)
 
 
 def gpu_hardware() -> Hardware:
@@ -89,11 +90,16 @@ def _step(compilation: Compilation, options: KernelOptions) -> tuple[StepInput, 
 
 
 def prefill_input(executor: Any, tokens: int) -> StepInput:
-    """Return a step that reads a prompt of so many tokens, and wants its last row's logits."""
+    """Return a step that reads a prompt of so many tokens, and wants its last row's logits.
+
+    Raises BadOption where the executor has no room for it.
+    """
     import torch
 
     from ..runtime.step import StepInput
 
+    most = min(executor.max_tokens, executor.context_length)
+    check_size("tokens of a prompt (--prefill)", tokens, most)
     pages = -(-tokens // executor.page_size)
     at = torch.arange(tokens, dtype=torch.int32)
     table = torch.arange(pages, dtype=torch.int32) % executor.num_pages

@@ -35,10 +35,10 @@ def parse_size(text: str) -> int:
     """Return the bytes of `512MiB`, `2GiB`, `100000`; raises BadOption."""
     from ..options import BadOption
 
-    units = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
+    units = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
     number = text.strip().lower().removesuffix("ib").removesuffix("b")
-    unit = number[-1:] if number[-1:] in "kmg" else ""
+    unit = number[-1:] if number[-1:] in units else ""
     try:
         return int(float(number.removesuffix(unit)) * units[unit])
-    except ValueError:
+    except (ValueError, OverflowError):
         raise BadOption(problem=f"{text!r} is no size", hint="write 512MiB or 2GiB") from None

@@ -10,7 +10,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from ..ir.diagnostics import RunError, reason
-from ..ir.display.units import bytes_text, seconds_text
+from ..ir.display.units import bytes_text, counted, seconds_text
 from .live import LiveView, LoadingBar, as_json, print_value
 from .output import check_file, write_file
 from .render import emit, parse_size, remarks
@@ -357,7 +357,7 @@ def _finish(executable: Executable, stats: Stats, options: RunOptions, compiled:
     engine: Any = executable.engine
     costs = [
         ("prefix hits", f"{stats.hits_predicted} predicted, {stats.hits_measured} measured"),
-        ("peak KV", f"{stats.peak_kv_pages} pages, {bytes_text(stats.peak_kv_bytes)}"),
+        ("peak KV", f"{counted(stats.peak_kv_pages, 'page')}, {bytes_text(stats.peak_kv_bytes)}"),
     ]
     if hasattr(engine, "retries"):  # an endpoint: what memory it takes there is not known
         costs = [("calls", f"{engine.steps}, {engine.retries} of them made again")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ def compile_offline(
     kernel: Operation, schedule: Schedule | None = None, arch: int = 90, folder: Path | None = None
 ) -> dict[str, Any]:
     """Return every stage of a kernel's compilation, by name: text, and for `cubin` bytes."""
+    os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")  # as it does unasked, but then it warns
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource

@@ -20,6 +20,7 @@ def test_the_environment_is_read_in_one_place():
     "changes",
     [
         {"threads": -1},
+        {"remote_timeout": float("nan")},
         {"weight": "f32"},
         {"weights": "f64"},
         {"max_batch": 0},
@@ -55,7 +56,8 @@ def test_a_wrong_rank_names_the_variable():
 
 
 @pytest.mark.parametrize(
-    ("text", "size"), [("512MiB", 512 << 20), ("2GiB", 2 << 30), ("1.5k", 1536), ("100", 100)]
+    ("text", "size"),
+    [("512MiB", 512 << 20), ("2GiB", 2 << 30), ("1TiB", 1 << 40), ("1.5k", 1536), ("100", 100)],
 )
 def test_sizes(text, size):
     assert parse_size(text) == size
@@ -64,6 +66,8 @@ def test_sizes(text, size):
 def test_a_wrong_size_says_how_to_write_one():
     with pytest.raises(BadOption, match="512MiB"):
         parse_size("lots")
+    with pytest.raises(BadOption, match="'infGiB' is no size"):
+        parse_size("infGiB")
 
 
 def test_units_are_for_people():

@@ -112,7 +112,9 @@ def uncalibrated(tmp_path):
         (["--attention", "dense", "--lengths", "1m"], "no length of at least 128"),
         (["--attention", "dense", "--lengths", "16k", "--only", "pairs"], "do not fit the context"),
         (["--attention", "dense", "--text", "TEXT"], "no part longer than 1024 tokens"),
-        (["--attention", "dense", "--contexts", "0"], "must be positive"),
+        (["--attention", "dense", "--contexts", "0"], "--contexts is at least 1, not 0"),
+        (["--attention", "dense", "--chunk", "1"], "--chunk is at least 2, not 1"),
+        (["--attention", "dense", "--beyond", "-5"], "--beyond is at least 0, not -5"),
     ],
 )
 def test_what_cannot_be_evaluated_is_told(arguments, says, uncalibrated, text):

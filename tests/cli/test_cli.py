@@ -172,6 +172,16 @@ def test_models_lists_the_zoo():
         (["dump", "{hello}", "--after", "soup"], "no pass 'soup' ran"),
         (["opt", "{hello}"], "this is no IR text"),
         (["opt"], "there is no IR text"),
+        (["dump", "{hello}", "--diff"], "--after PASS"),
+        (["dump", "{hello}", "--kernel", "matmul"], "not program"),
+        (["dump", "{hello}", "--rows", "none.jsonl"], "is for the stage prefixes"),
+        (["explain", "{hello}", "--batch", "0"], r"\(--batch\) are from 1 to 4096, not 0"),
+        (["explain", "{hello}", "--batch", "-1"], "not -1"),
+        (["kernels", "--batch", "100000"], "not 100000"),
+        (["kernels", "--context", "0"], r"\(--context\) are from 1 to 8192, not 0"),
+        (["kernels", "--context", "1000000"], "not 1000000"),
+        (["kernels", "--prefill", "-1"], r"\(--prefill\) are from 1 to 512, not -1"),
+        (["kernels", "--prefill", "100000"], "from 1 to 8192, not 100000"),
     ],
 )
 def test_mistakes_are_named(hello, arguments, says):
@@ -250,6 +260,11 @@ def test_explain_says_what_a_gpu_leaves_to_the_library_and_why(hello):
     said = weft("explain", hello, "--target", "cuda")
     assert "matmul call the library: dense products are the vendor library's on a GPU" in said
     assert "attention over many rows is our kernel's" in said and "on h200" in said
+
+
+def test_a_step_may_be_larger_than_a_run_has_by_default():
+    printed = weft("kernels", "--batch", "40", "--no-measure")
+    assert "a decode step of 40 x 256 tokens" in printed and "f32[40," in printed
 
 
 def test_kernels_lists_each_with_its_share_of_the_roof():

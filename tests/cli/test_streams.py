@@ -34,6 +34,14 @@ def test_a_reader_that_leaves_ends_the_process_quietly():
     assert (done.returncode, done.stderr) == (1, "")
 
 
+def test_a_file_of_brackets_alone_is_told(tmp_path):
+    file = tmp_path / "cold.json"
+    file.write_text("[" * 100_000)
+    done = weft("tune", "tiny-moe", "--popularity", str(file), capture_output=True)
+    assert done.returncode == 1 and "nested too deeply" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_a_terminal_without_the_letter_shows_its_number(tmp_path):
     program = tmp_path / "p.weft"
     program.write_text('program p() -> str:\n    "é"\n    return "é"\n', encoding="utf-8")
