@@ -22,7 +22,8 @@ class Policy:
     Where more than `scarce` of the pages are in use, and what all rows will hold at their ends is
     more than `nearly` of what there is, the oldest row goes first: it ends soonest and gives its
     pages back, and no younger one takes those that it will need. Gens mostly end before their
-    budget, and rows one after another, so that somewhat more than all pages still fits.
+    budget, and rows one after another, so that somewhat more than all pages still fits. The same
+    where the prefix tree has just had to forget what an open row is sure to read again.
 
     A prompt whose beginning another row is just computing waits for it if that saves at least
     `least_gain` tokens; the others' steps go on meanwhile. Branches of a fork always wait for the

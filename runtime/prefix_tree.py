@@ -69,6 +69,10 @@ class Upcoming(Protocol):
         ...
 
 
+OPEN_ROWS = 0
+"""When open rows send their prompts, as `Upcoming.prompts` says it."""
+
+
 class PrefixTree:
     """Remembers computed prefixes; when pages run out, forgets what is read latest, or never."""
 
@@ -78,6 +82,8 @@ class PrefixTree:
         """When open streams will be read again, and their tokens."""
         self.forgotten = 0
         """Tokens that were evicted."""
+        self.missed = 0
+        """How often it forgot what an open row is sure to read again."""
         self.spare = SPARE
         self._kv = kv
         self._marked: int | None = None
@@ -146,6 +152,7 @@ class PrefixTree:
                 if not self._heap:
                     node = heapq.heappop(stated)[-1]
                     if node.parent is not None and not node.children:
+                        self.missed += node.next_use == OPEN_ROWS
                         self._shorten(node, wanted - self._kv.free)
                         if node.parent is not None:
                             key = -node.next_use, -node.end, next(self._tie), node

@@ -1,4 +1,5 @@
-"""Whether pages are scarce: those in use now, and those that all rows will hold at their ends."""
+"""Whether pages are scarce: those in use now, those that all rows will hold at their ends, those
+that open rows have to compute again."""
 
 from __future__ import annotations
 
@@ -21,9 +22,18 @@ class Pressure:
     def __init__(self, batch: Batch, kv: PagedKV, tree: PrefixTree, policy: Policy) -> None:
         self._batch, self._kv, self._tree, self._policy = batch, kv, tree, policy
         self._expected, self._until = 0, -1
+        self._missed, self._misses_until = 0, -1
 
     def is_high(self, clock: int, others: Iterable[Request]) -> bool:
-        """Say so in step `clock`; `others` have asked and are not in the batch."""
+        """Say so in step `clock`; `others` have asked and are not in the batch.
+
+        What open rows are sure to send is forgotten only where nothing else is left to forget: then
+        too many rows are at work, however few pages their sequences hold.
+        """
+        if self._tree.missed > self._missed:
+            self._missed, self._misses_until = self._tree.missed, clock + EVERY
+        if clock < self._misses_until:
+            return True
         pages = self._kv.num_pages
         if not self._policy.pressed(self._kv.live, pages):
             self._until = -1

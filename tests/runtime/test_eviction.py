@@ -216,3 +216,24 @@ def test_marks_that_are_kept_are_those_that_looking_again_gives(prompts, pages, 
             kv.drop(sequence)
             kept.append(sorted((node.start, node.tokens.tolist()) for node in tree._nodes()))
     assert kept[: len(order)] == kept[len(order) :]
+
+
+def test_only_what_an_open_row_will_read_counts_as_missed():
+    """Prompts of open rows are sent `when` 0, those of rows that wait later, others never."""
+
+    def missed(when):
+        kv = PagedKV(3, 1, 64, lambda source, target: None)
+        tree, sequence = PrefixTree(kv), kv.create((0,))
+        prompt = np.array([1, 2, 3], np.int32)
+        sequence.append(prompt)
+        assert kv.reserve(sequence, 3)
+        tree.insert(prompt, sequence.pages)
+        kv.drop(sequence)
+        tree.upcoming = Ahead([])
+        tree.upcoming.prompts = lambda: [] if when is None else [(when, prompt)]
+        tree.evict(3)
+        assert kv.free == 3
+        return tree.missed
+
+    assert missed(0) > 0
+    assert missed(1) == missed(None) == 0

@@ -221,6 +221,16 @@ def test_pages_are_scarce_where_rows_will_not_fit_at_their_ends(critical, high):
     assert not pressure.is_high(8, ())
 
 
+def test_pages_are_scarce_for_a_while_after_an_open_rows_prompt_was_forgotten():
+    machine = engine()
+    pressure = Pressure(machine._batch, machine.kv, machine.tree, Policy())
+    assert not pressure.is_high(4, ())
+    machine.tree.missed += 1
+    assert [pressure.is_high(clock, ()) for clock in range(5, 15)] == [True] * 8 + [False] * 2
+    machine.tree.missed += 1
+    assert pressure.is_high(15, ())
+
+
 @settings(max_examples=30, deadline=None, derandomize=True)
 @given(
     rows=st.lists(st.tuples(st.integers(1, 30), st.integers(1, 20)), min_size=2, max_size=12),
