@@ -215,7 +215,7 @@ def main(arguments: list[str] | None = None) -> Figures:
             print(section, flush=True)
             figures |= SECTIONS[section](Path(folder), options.tiny)
             if options.record and not options.tiny:
-                from bench.cpu import record
+                from weft.bench.gpu_kernels import record
 
                 record(figures, [f"speed {section}"], RESULTS)
     if options.json:
