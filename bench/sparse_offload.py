@@ -29,7 +29,7 @@ from weft.passes.tile.key_cache import COUNTERS, KeyCache
 from weft.passes.tile.lower_fetch import GPU_ALONE, GPU_KEYS, GPU_PARTS
 from weft.runtime.key_device import CudaKeys, KeyDevice, SimulatedKeys
 from weft.runtime.offload.device import Stream
-from weft.runtime.sparse_decode import MISSED
+from weft.runtime.sparse_decode import ahead_share
 
 STEP_COSINE, GUESS_COSINE = 0.93, 0.8
 """Of a layer's query with that of the step before, and with the one predicted for it.
@@ -113,7 +113,7 @@ class OffloadedStep(SparseStep):
         self.scratch, self.guess_scratch = scratch
         self.given["rows"] = torch.zeros_like(self.given["chosen"])
         self.guess = {name: torch.zeros_like(self.given[name]) for name in ("chosen", "counts")}
-        self.guess["budgets"] = (self.given["budgets"] * ahead_share(self.setting)).ceil().int()
+        self.guess["budgets"] = (self.given["budgets"] * share_ahead(self.setting)).ceil().int()
         self.books = []
         for _ in range(self.layers):
             held = (rows // s.page, k, s.page, s.head_dim)
@@ -282,15 +282,15 @@ def products(device: str) -> Callable[[], None]:
     return rest
 
 
-def ahead_share(setting: Setting) -> float:
-    """Return the share of what is predicted that is fetched ahead: what arrives while a layer's
-    weights are read, at the rates of `cost_model/hardware/h200.json`."""
+def share_ahead(setting: Setting) -> float:
+    """Return the share of what is predicted that is fetched ahead while a layer's weights are read,
+    at the rates of `cost_model/hardware/h200.json`."""
     machine, s = load("h200"), setting.shape
     weights = 2 * WIDTH * (2 * WIDTH + 2048 + 3 * FFN)
     link = machine.link("cpu", "gpu").bandwidth.median
     window = weights / machine.level().main.read.median * link / (s.kv_heads * setting.row_bytes)
     selected = setting.batch * setting.policy.budget(setting.context)
-    return 1.0 if setting.device == "cpu" else min(1.0, window / (MISSED * selected))
+    return 1.0 if setting.device == "cpu" else ahead_share(window, selected)
 
 
 def timed(run: Callable[[], None], before: Callable[[], None], steps: int) -> float:
@@ -344,13 +344,14 @@ def offload(folder: Path, tiny: bool, layers: int = 4, steps: int = 12) -> dict[
     found["brought"] = counts["brought"] / counts["wanted"]
     moved = (counts["wanted"] - counts["held"] + counts["brought"]) * setting.row_bytes / steps
     found |= {"moved_mb": moved / 1e6, "moved_of_link": moved / (found["us"] / 1e6) / link}
-    cold = recorded(lambda: step.decode(rest, predict=False))
+    unpredicted = recorded(lambda: step.decode(rest, predict=False))
+    found["unpredicted_us"] = 1e6 * timed(unpredicted, step.ask, steps)
 
     def emptied() -> None:
         step.empty()
         step.ask()
 
-    found["cold_us"] = 1e6 * timed(cold, emptied, steps)
+    found["cold_us"] = 1e6 * timed(unpredicted, emptied, steps)
     found |= step.parts(rest)
     stream = Streaming(setting, step.sources())
     stream.decode(rest)

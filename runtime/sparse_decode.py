@@ -29,6 +29,10 @@ MISSED = 0.2
 predicted (2.4 K tokens, a ratio of 1/16, a cache of two selections), 0.19 of the better half, 0.12
 of the best quarter."""
 
+BOOKED = 0.07
+"""Tokens that cross the link in the time that the cache's books take for a token that is selected:
+on an H200, for 16384 tokens of 8 key heads of 128 in bf16, 86 us, in which 1160 cross."""
+
 PAGED = ("labels", "value_sums")
 """What lies in pages, as keys and values do."""
 
@@ -90,9 +94,8 @@ class SparseDecode:
 
     def guess_budgets(self, budgets: np.ndarray, chosen: np.ndarray) -> np.ndarray:
         """Return how many tokens of those that it is predicted to read are fetched ahead, a row:
-        the best, and as many as arrive in time, where this share of all is not there yet."""
-        read = MISSED * int(budgets[chosen].sum())
-        share = min(1.0, self.window / read) if read else 1.0
+        the best, and as many as arrive in time."""
+        share = ahead_share(self.window, int(budgets[chosen].sum()))
         least = np.minimum(budgets, self._policy.sinks + self._policy.recent + 1)
         return np.maximum(least, np.ceil(budgets * share)).astype(np.int32)
 
@@ -106,6 +109,16 @@ class SparseDecode:
             for pool in self.layers.get(name, ()):
                 if pool is not None:
                     pool[target].copy_(pool[source])
+
+
+def ahead_share(window: float, selected: int) -> float:
+    """Return the share of the tokens that rows are predicted to read which is fetched ahead: what
+    is not there yet crosses while a layer is computed, `window` tokens, and its books are kept in
+    that time too. What is late waits for what came ahead, and most of that is read by nobody; so
+    more would cost more than it saves (256 K tokens of an 8 B shape: a step of 5.2 ms with 0.42 of
+    them, 3.6 with 0.05 or none)."""
+    rest = max(window - BOOKED * selected, 0.0)
+    return min(1.0, rest / (MISSED * selected)) if selected else 1.0
 
 
 def label_memory(
