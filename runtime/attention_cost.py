@@ -177,13 +177,16 @@ class _Programs:
             self.stream = float(roofs.max(0).sum()) - again * (1 / rates.memory - 1 / rates.cache)
 
     def choices(self) -> Array:
-        """Return keys of an item that are worth trying."""
-        granule = self.shape.granule
+        """Return keys of an item that are worth trying: a range of parts, and those that fill the
+        places of the device once, twice or three times."""
         if not len(self.keys):
-            return np.array([granule])
-        most = max(1, int(self.keys.max()) // granule)
-        parts = np.unique(np.geomspace(1, most, 24).astype(int))
-        return np.unique(-(-int(self.keys.max()) // parts // granule) * granule)
+            return np.array([self.shape.granule])
+        longest, rates = int(self.keys.max()), self.rates
+        most = max(1, longest // self.shape.granule)
+        whole = self.shape.kv_heads * float((self.keys * self.tiles).sum()) / longest
+        places = np.outer((1, 2, 3), (rates.processors, rates.resident)).ravel() / whole
+        parts = np.concatenate([np.geomspace(1, most, 24), places]).astype(int)
+        return np.unique(-(-longest // np.unique(parts.clip(1, most))))
 
     def seconds(self, chunks: Array) -> Array:
         """Return the seconds with items of at most `chunks` [S] keys."""
@@ -194,7 +197,7 @@ class _Programs:
         waves = -(-programs // rates.resident)
         left = programs - (waves - 1) * rates.resident
         share = left / programs
-        longest, last = self._ends(parts, chunks[:, None], left)
+        longest, last = self._ends(parts, left)
         rest = np.maximum(self.stream * share, last)
         body = np.maximum(self.stream * (1 - share) + rest, longest)
         loads = -(-programs // rates.processors)
@@ -212,14 +215,16 @@ class _Programs:
     def _parts(self, chunks: Array) -> Array:
         return -(-self.keys // chunks[:, None])
 
-    def _ends(self, parts: Array, chunks: Array, left: Array) -> tuple[Array, Array]:
+    def _ends(self, parts: Array, left: Array) -> tuple[Array, Array]:
         """Return the seconds, alone, of the longest item, and of the longest of the `left`
         shortest: items are launched by length, so these come last."""
-        whole = self._alone(np.minimum(self.keys, chunks))
-        rests = self._alone(self.keys - (parts - 1) * chunks)
-        seconds = np.concatenate([whole, rests], 1)
-        tiles = np.broadcast_to(self.tiles, parts.shape)
-        count = np.concatenate([(parts - 1) * tiles, tiles], 1) * self.shape.kv_heads
+        granule = self.shape.granule
+        short, longer = np.divmod(-(-self.keys // granule), parts)
+        seconds = np.concatenate([
+            self._alone(np.minimum(self.keys, (short + more) * granule)) for more in (1, 0)
+        ], 1)  # fmt: skip
+        count = np.concatenate([longer, parts - longer], 1)
+        count *= np.tile(self.tiles, 2) * self.shape.kv_heads
         order = np.argsort(seconds, 1)
         before = np.cumsum(np.take_along_axis(count, order, 1), 1) < left[:, None]
         at = np.take_along_axis(order, before.sum(1)[:, None], 1)

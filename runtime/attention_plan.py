@@ -220,7 +220,7 @@ def predict(
 def build(
     batch: Batch, runs: Sequence[Run], shape: Shape, chunk: int | Array, seconds: float = 0.0
 ) -> WorkList:  # fmt: skip
-    """Return the lists of some runs cut into items of at most `chunk` keys, each run or all:
+    """Return the lists of some runs cut into equal items of at most `chunk` keys, each run or all:
     those of many rows stand first, and longer ones before shorter."""
     most = batch.table.shape[1]
     counts = np.diff(batch.starts)
@@ -243,8 +243,9 @@ def build(
     tile, part = (within % tiles[run], within // tiles[run]) if runs else (within, within)
     first = run_row[run] + tile * shape.rows_many
     size = np.minimum(rows[run] - tile * shape.rows_many, shape.rows_many)
-    low = part * chunks[run]
-    high = np.minimum(np.minimum(low + chunks[run], keys[run]), _most(limit, first, size))
+    blocks = -(-keys // shape.granule)[run]
+    low, high = ((part + more) * blocks // parts[run] * shape.granule for more in (0, 1))
+    high = np.minimum(np.minimum(high, keys[run]), _most(limit, first, size))
     seen = high > low
     run, first, size, low, high = (array[seen] for array in (run, first, size, low, high))
     order = np.lexsort((low - high, size <= shape.rows_few))
