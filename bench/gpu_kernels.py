@@ -55,19 +55,21 @@ TREES = (Sequences(64, 2048, 256, 8, 1024), Sequences(128, 1024, 64, 8, 1024),
          Sequences(64, 16384, 64), Sequences(16, 32768, 128))  # fmt: skip
 CASCADE = [(heads, Sequences(count, prefix, 256)) for heads in HEADS for count in BATCHES
            for prefix in PREFIXES] + [(HEADS[0], tree) for tree in TREES]  # fmt: skip
-CROWDED = Rates(4.25e12, program=2.7e10, processor=3.9e10, resident=528, launch=1.2e-6)
-FEW = {4: Rates(4.34e12, program=3.3e10, resident=264, launch=0.8e-6), 3: Rates(), 2: CROWDED}
-WIDE = Rates(4.2e12, program=4.8e10, resident=132, launch=2e-6, item=1.8e-6)
+FEW = {
+    4: Rates(4.29e12, program=3.2e10, resident=264, launch=1e-6, item=1.8e-6),
+    3: Rates(4.17e12, program=2.95e10, launch=2e-6, item=1.55e-6),
+    2: Rates(4.28e12, program=2.25e10, processor=3.9e10, resident=528, launch=2.4e-6, item=1.2e-6),
+}
+WIDE = Rates(4.41e12, program=4.8e10, processor=3.45e10, resident=132, launch=2.7e-6, item=2.4e-6)
+LARGEST = Rates(flops=4.6e14, beside=0.2)
 Figures = dict[str, Any]
 
 
 def rates(tiles: Parts, schedule: Schedule) -> Rates:
-    """Return what was measured of some tiles on an H200; blocks over several pages start later."""
+    """Return what was measured of some tiles on an H200."""
     if tiles.many:
-        return Rates()
-    if tiles.keys == 64:
-        return FEW[schedule.num_stages]
-    return WIDE if tiles.page % tiles.keys == 0 else replace(WIDE, launch=3e-6)
+        return LARGEST if tiles.many > 64 else Rates()
+    return FEW[schedule.num_stages] if tiles.keys == 64 else WIDE
 
 
 @dataclass

@@ -23,6 +23,7 @@ from .triton_text import (
     lane_inside,
     pipelined,
     stride_of,
+    waits_from,
 )  # fmt: skip
 from .triton_unpack import unpack_lines
 
@@ -111,15 +112,18 @@ class _Emitter:
         )
 
     def _body(self, operations: Sequence[Operation]) -> None:
-        """Write the whole kernel. One that is chained waits for the kernel before, then lets the
-        next one come and wait: that earlier, and loads first, was measured slower. One beside the
-        kernel before is there because all of that one's programs have waited."""
+        """Write the whole kernel. One that is chained waits for the kernel before, and but for
+        what was `given` before it loads nothing first; then it lets the next one come and wait:
+        that earlier was measured slower. One beside the kernel before is there because all of
+        that one's programs have waited."""
         wait, come = "tl.extra.cuda.gdc_wait()", "tl.extra.cuda.gdc_launch_dependents()"
         late = self.schedule.chained and self.schedule.beside
+        start = 0 if late or not self.schedule.chained else waits_from(self.kernel)
+        self._block(operations[:start])
         if self.schedule.chained:
             for line in [come] if late else [wait, come]:
                 self._line(line)
-        self._block(operations)
+        self._block(operations[start:])
         if late:
             extents = [read(extent, HostWriter()) for extent in self.kernel["grid"]]
             last = (f"(tl.program_id({axis}) == {extent} - 1)"

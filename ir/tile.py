@@ -17,8 +17,9 @@ KERNEL = (
     Op("tile.kernel", "a kernel; its region's arguments are buffers and scalars; buffer dimensions "
        "are numbers or names of scalar arguments. grid = up to three extents (expressions over "
        "scalar arguments); requires = facts that every launch guarantees, such as "
-       "'0 <= table[*] < N'; writes = names of the buffers that it stores to",
-       regions=1, required=("name", "grid"), optional=("requires", "writes", "of")),
+       "'0 <= table[*] < N'; writes = names of the buffers that it stores to; given = names of "
+       "those that were there before any kernel of the step",
+       regions=1, required=("name", "grid"), optional=("requires", "writes", "of", "given")),
     Op("tile.program_id", "this program's position on a grid axis", 0, 1, required=("axis",)),
     Op("tile.for", "for i in range(lo, hi, step); operands: lo, hi, carried values; region "
        "arguments: i, carried values", (2, None), (0, None), regions=1, optional=("step",)),

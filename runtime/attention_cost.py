@@ -12,9 +12,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 Array = np.ndarray
-BESIDE = 0.4
-"""The part of the shorter launch's time, of items of many rows and of few, that the other hides:
-fitted, as `Rates` are, on an H200 (bench/gpu_kernels.py, forks of a prefix)."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +48,8 @@ class Rates:
     """A device and a kernel on it, measured (bench/gpu_kernels.py): bytes a second from memory,
     from the cache, into one program and into one multiprocessor, attention operations a second;
     multiprocessors, and programs resident at a time, of few rows and of many; seconds of a launch,
-    before an item's first key arrives, of a join, and of joining one slot after another."""
+    before an item's first key arrives, of a join, and of joining one slot after another; the part
+    of the shorter launch's time, of items of many rows and of few, that the other hides."""
 
     memory: float = 4.2e12
     cache: float = 6.8e12
@@ -65,6 +63,7 @@ class Rates:
     item: float = 2.2e-6
     join: float = 2.6e-6
     slot: float = 4.0e-8
+    beside: float = 0.4
 
 
 class Run(NamedTuple):
@@ -142,7 +141,7 @@ class Cost:
         rates, sizes = self.rates, (few, many)
         found = [launch.seconds(s) for launch, s in zip(self.launches, sizes, strict=True)]
         ours, theirs = found[0][:, None], found[1][None]
-        body = np.maximum(ours, theirs) + (1 - BESIDE) * np.minimum(ours, theirs)
+        body = np.maximum(ours, theirs) + (1 - rates.beside) * np.minimum(ours, theirs)
         joined, slots = (
             left[:, None] + right[None] for left, right in zip(*(
                 launch.joined(s) for launch, s in zip(self.launches, sizes, strict=True)
@@ -200,9 +199,19 @@ class _Programs:
         longest, last = self._ends(parts, left)
         rest = np.maximum(self.stream * share, last)
         body = np.maximum(self.stream * (1 - share) + rest, longest)
-        loads = -(-programs // rates.processors)
-        alone = np.maximum(body, loads * self.read / programs / rates.processor)
+        alone = np.maximum(body, self._dealt(programs))
         return rates.item * waves + np.where(programs <= rates.resident, alone, body)
+
+    def _dealt(self, programs: Array) -> Array:
+        """Return the seconds of so many programs, all resident: multiprocessors that were dealt one
+        less than others are done sooner, and these then share the memory alone."""
+        rates, own = self.rates, self.read / programs / self.rates.processor
+        loads = -(-programs // rates.processors)
+        fuller = programs - (loads - 1) * rates.processors
+        together, left = (
+            np.maximum(self.stream * count / programs, own) for count in (rates.processors, fuller)
+        )
+        return (loads - 1) * together + left
 
     def joined(self, chunks: Array) -> tuple[Array, Array]:
         """Return how many states of rows there are [S], and of each sequence's rows [S, B]."""

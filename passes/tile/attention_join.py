@@ -75,7 +75,10 @@ class _Join:
         named = b.map("a >= 0", token, hint="named")
         b.store(self.out, token, column, b.map(QUOTIENT, summed, b.expand(total, 1)), mask=named)
         facts = ("G >= 0", "G1 == G + 1", "-1 <= merge_query[*] < T", "0 <= merge_start[*] <= S")
-        return b.finish("G", self.heads // count, requires=facts, of="graph.merge")
+        return b.finish(
+            "G", self.heads // count, requires=facts, of="graph.merge",
+            given=(self.query, self.start),
+        )  # fmt: skip
 
     def _round(self, first: Value, state: list[Value]) -> tuple[Value, Value, Value]:
         """Return the state after up to `at_once` slots from `first` on."""

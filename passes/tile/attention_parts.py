@@ -143,7 +143,8 @@ class _Parts:
                 with self._only(small, b.full(1, "i32")):
                     self._item(s.many, s.keys_many)
         grid = "M" if s.items == MANY else "W"
-        return b.finish(s.kv_heads, grid, requires=self._facts(), of="graph.partial")
+        given = (*self.items, *self.rows, self.table)
+        return b.finish(s.kv_heads, grid, requires=self._facts(), of="graph.partial", given=given)
 
     def _facts(self) -> tuple[str, ...]:
         s = self.shape
@@ -328,6 +329,10 @@ THREE = Schedule(num_warps=4, num_stages=3, chained=True, registers=160)
 """Three programs a multiprocessor: as fast or faster than two with a fourth stage, measured over
 1 to 16 sequences of 512 to 16 K keys."""
 
+WIDEST = Schedule(num_warps=4, num_stages=3, chained=True)
+"""Of blocks of 128 keys: one program a multiprocessor, all of equal length, which is the fastest
+way through 64 K keys (67 us for one sequence, and 69 with two programs of blocks of 64)."""
+
 LARGE_TILE = Schedule(num_warps=4, num_stages=4, chained=True)
 """Of the large tile: with a fourth stage no two of its programs share a multiprocessor, and each
 leaves room for two small ones. With three, two were put on some multiprocessors and none on others
@@ -336,6 +341,12 @@ leaves room for two small ones. With three, two were put on some multiprocessors
 LARGE_CROWDED = replace(LARGE_TILE, num_stages=3)
 """Of the large tile where there are many such items: 143 us instead of 207 for 256 rows over 16 K
 keys alone."""
+
+
+LARGEST_TILE = Schedule(num_warps=8, num_stages=3, chained=True, registers=192)
+"""Of a tile of 128 query heads, which two warp groups share: keys come from the cache for twice as
+many rows, and one small program finds room beside it. 256 forks of 16 K tokens: 178 us of an H200,
+and 229 with tiles of 64; of 2 K tokens 95 and 88."""
 
 
 def streams_whole(shape: Parts) -> bool:
@@ -348,12 +359,10 @@ def variants(shape: Parts, shared: bool) -> list[tuple[Parts, Schedule]]:
     measured on an H200; the first is never far behind."""
     if shared:
         tiles = replace(shape, few=16, many=64, keys=64, keys_many=64)
-        return [(tiles, LARGE_TILE)]
+        return [(tiles, LARGE_TILE), (replace(tiles, many=128), LARGEST_TILE)]
     few = replace(shape, few=16, many=0, keys=64)
-    found = [(few, Schedule(num_warps=4, num_stages=4, chained=True))]
+    found = [(few, Schedule(num_warps=4, num_stages=4, chained=True)),
+             (replace(few, crowded=True), CROWDED)]  # fmt: skip
     if shape.page % 64 == 0:
-        found.append((replace(few, crowded=True), CROWDED))  # four programs a multiprocessor
-        found.append((few, THREE))
-    warps = 4 if shape.page % 128 == 0 else 8
-    wide = Schedule(num_warps=warps, num_stages=3, chained=True)
-    return [*found, (replace(few, keys=128), wide)]
+        found += [(few, THREE), (replace(few, keys=128), WIDEST)]
+    return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import string
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -181,13 +181,17 @@ class KernelBuilder:
             )
         )  # fmt: skip
 
-    def finish(self, *grid: str | int, requires: tuple[str, ...] = (), of: str | None = None
-               ) -> Operation:  # fmt: skip
-        """Return the kernel; `grid` extents are expressions over scalar arguments."""
+    def finish(
+        self, *grid: str | int, requires: tuple[str, ...] = (), of: str | None = None,
+        given: Sequence[Value] = (),
+    ) -> Operation:  # fmt: skip
+        """Return the kernel; `grid` extents are expressions over scalar arguments; the buffers
+        `given` were there before any kernel of the step."""
+        known = {"given": [buffer.name for buffer in given]} if given else {}
         body = (*self._lists[0], make("tile.return"))
         return make(
             "tile.kernel", name=Symbol(self.kernel_name), grid=[str(extent) for extent in grid],
-            requires=list(requires), writes=self._writes, of=of,
+            requires=list(requires), writes=self._writes, of=of, **known,
             regions=(Region(tuple(self._arguments), body),),
         )  # fmt: skip
 

@@ -110,11 +110,22 @@ def test_no_sequences() -> None:
 def test_items_of_few_rows_run_beside_those_of_many_and_end_after_them() -> None:
     many, few = launches(SHAPES["bf16"])
     first, beside = (emit(kernel, gpu_schedule(kernel)).text for kernel in (many, few))
-    assert first.index("gdc_wait") < first.index("gdc_launch_dependents") < first.index("tl.load")
+    assert first.index("tl.load(item_row") < first.index("gdc_wait") < first.index("tl.load(q")
+    assert first.index("gdc_wait") < first.index("gdc_launch_dependents") < first.index(" in tl.")
     assert beside.index("gdc_launch_dependents") < beside.index("tl.load")
     last = "    if (tl.program_id(0) == 2 - 1) & (tl.program_id(1) == W - 1):\n"
     assert last + "        tl.extra.cuda.gdc_wait()\n\n\ndef grid" in beside
     assert beside.count("gdc_wait") == 1 and beside.rindex("tl.store") < beside.index("gdc_wait")
+
+
+def test_a_kernel_waits_before_all_but_what_was_given() -> None:
+    """Lists are there from the start; what the kernel before writes is read after the wait, which
+    even a program with nothing to do comes to."""
+    join = emit(attention_merge(4, 16), Schedule(chained=True)).text
+    assert join.index("tl.load(merge_start") < join.index("gdc_wait") < join.index(" in tl.range")
+    plain = attention_merge(4, 16).with_attributes(given=None)
+    text = emit(plain, Schedule(chained=True)).text
+    assert text.index("gdc_wait") < text.index("tl.load")
 
 
 def test_chained_kernels_wait_for_the_one_before() -> None:
