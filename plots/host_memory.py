@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..cost_model.hrm.host_curve import HostCurve
+from ..ir.page_formats import LOSSY as LOSSES
 from .recorded import NoRecord
 from .style import COLOURS, INK, Picture, picture
 
@@ -27,22 +28,23 @@ EXACT, LOSSY = "rate_by_host_memory", "rate_by_host_memory_int8"
 
 
 def measured_rates(path: Path) -> list[Measured]:
-    """Return the rates that `bench.moe_offload` recorded, those of lossy pages last, if there are
-    any; raises NoRecord."""
+    """Return the rates that `bench.moe_offload` recorded, for each format of pages, lossy ones
+    last, if there are any; raises NoRecord."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        figures, about = content["figures"], content["sections"]["all"]
-        rates = [
-            tuple(sorted((row["host_bytes"], row["tokens_per_s"]) for row in figures[name]))
-            for name in (EXACT, LOSSY) if name == EXACT or figures.get(name)
-        ]  # fmt: skip
-        what = figures.get("host_memory_setting", "")
+        figures, about = content["figures"], content["sections"]["host_memory"]
+        found: dict[str, list[tuple[float, float]]] = {}
+        for row in (*figures[EXACT], *(figures.get(LOSSY) or ())):
+            rates = found.setdefault(row.get("pages", "bf16"), [])
+            rates.append((row["host_bytes"], row["tokens_per_s"]))
         gpu, commit = about["machine"].get("gpu", "?"), about["commit"]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise NoRecord(path=path, what="figure", name=EXACT) from None
-    where = ", ".join(filter(None, (f"measured on {gpu}", what, commit)))
-    names = (where, "the same, pages of int8 (lossy)")
-    return [Measured(each, name) for each, name in zip(rates, names, strict=False)]
+    where = f"measured on {gpu}, {commit}: pages of "
+    return [
+        Measured(tuple(sorted(rates)), f"{where}{format}{' (lossy)' if format in LOSSES else ''}")
+        for format, rates in found.items()
+    ]
 
 
 def host_memory_chart(

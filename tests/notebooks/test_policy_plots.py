@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from weft.attention import calibration_of
+from weft.bench.moe_record import RESULTS
 from weft.cost_model.hardware_file import load
 from weft.cost_model.hrm.grid import Grid
 from weft.cost_model.hrm.host_curve import host_curve
@@ -90,12 +91,20 @@ def test_throughput_by_host_memory_has_its_bound_and_what_was_measured(found, tm
     assert curve.points[0].rate.expected <= curve.whole.rate.expected
     assert amounts[0] <= curve.least <= amounts[-1] and curve.saving >= 1
     record = tmp_path / "record.json"
-    figures = {"rate_by_host_memory": [{"host_bytes": 90 * GIB, "tokens_per_s": 5.0}]}
-    about = {"all": {"machine": {"gpu": "G"}, "commit": "c1"}}
+    rows = [
+        {"host_bytes": size * GIB, "tokens_per_s": rate, "pages": pages}
+        for size, rate, pages in ((90, 5.0, "bf16"), (70, 6.0, "bf12"), (80, 7.0, "bf12"))
+    ]
+    figures = {"rate_by_host_memory": rows, "rate_by_host_memory_int8": [
+        {"host_bytes": 40 * GIB, "tokens_per_s": 8.0, "pages": "int8"}]}  # fmt: skip
+    about = {"host_memory": {"machine": {"gpu": "G"}, "commit": "c1"}}
     record.write_text(json.dumps({"figures": figures, "sections": about}))
     figure = host_memory_chart(curve, "rates", measured_rates(record))
     lines = {line.get_label(): line.get_xydata().tolist() for line in figure.axes[0].lines}
-    assert lines["measured on G, c1"] == [[90.0, 5.0]]
+    assert lines["measured on G, c1: pages of bf16"] == [[90.0, 5.0]]
+    assert lines["measured on G, c1: pages of bf12"] == [[70.0, 6.0], [80.0, 7.0]]
+    assert lines["measured on G, c1: pages of int8 (lossy)"] == [[40.0, 8.0]]
+    assert len(measured_rates(RESULTS)) == 3
     assert [y for _, y in lines["best policy, predicted"]] == [
         point.rate.expected for point in curve.points
     ]
