@@ -182,7 +182,11 @@ def peers(bench: Bench) -> Figures:
 
 
 def cascade(bench: Bench) -> Figures:
-    """Forks of a prefix: flat, cascade, what the model chooses, and its regret."""
+    """Forks of a prefix: flat, cascade, what the model chooses, and its regret.
+
+    Cascades are held against three times: at the roofs, with what these leave out (`ideal`), and
+    as planned, with rates that were measured kernel by kernel, latencies and joins included.
+    """
     figures: Figures = {}
     regrets, gaps = [], []
     grid = [(Parts(heads, kv_heads, 128, page=64), way, of, way)
@@ -200,26 +204,26 @@ def cascade(bench: Bench) -> Figures:
         model, whole = (ideal(shape, of, bench.copy, all) + launch for all in (False, True))
         regret = times["chosen"] / min(times.values()) - 1
         regrets.append(regret)
-        gaps.append((times["cascade"] / model, times["cascade"] / whole))
+        gaps.append([times["cascade"] / of_all for of_all in (model, whole, shared.work.seconds)])
         name = f"{heads}_{kv_heads}_{of.count}x{of.prefix}+" + (
             f"{of.groups}x{of.middle}+{of.own}" if of.middle else str(of.own))  # fmt: skip
         figures[f"cascade_{name}"] = {
             **{f"{way}_us": time * 1e6 for way, time in times.items()},
             "choice": same or "mixed", "regret": regret, "model_us": model * 1e6,
-            "model_with_exps_us": whole * 1e6,
+            "model_with_exps_us": whole * 1e6, "planned_us": shared.work.seconds * 1e6,
             "predicted_us": chosen.work.seconds * 1e6, "error": shared.error(),
             "speedup": times["flat"] / times["cascade"],
         }  # fmt: skip
         print(f"  {name:28} flat {times['flat'] * 1e6:8.1f} cascade {times['cascade'] * 1e6:7.1f} "
               f"chose {same or 'mixed':7} regret {regret * 100:4.1f} % "
-              f"cascade/model {times['cascade'] / model:5.2f}, with exps "
-              f"{times['cascade'] / whole:5.2f}", flush=True)  # fmt: skip
+              f"cascade/model {gaps[-1][0]:5.2f}, with exps {gaps[-1][1]:5.2f}, "
+              f"planned {gaps[-1][2]:5.2f}", flush=True)  # fmt: skip
     forks = figures["cascade_32_8_64x16384+64"]
     figures["cascade_16k_x64_speedup"] = forks["speedup"]
     figures["cascade_regret_max"] = max(regrets)
-    for place, name in enumerate(("model", "model_with_exps")):
+    for place, name in enumerate(("model", "model_with_exps", "planned")):
         ratios = [gap[place] for gap in gaps]
-        within = sum(ratio <= 1.15 for ratio in ratios) / len(ratios)
+        within = sum(abs(ratio - 1) <= 0.15 for ratio in ratios) / len(ratios)
         figures[f"cascade_time_over_{name}_max"] = max(ratios)
         figures[f"cascade_cells_within_15_percent_of_{name}"] = within
     return figures
