@@ -52,7 +52,7 @@ class Streams:
         Those that wait come first. The others take turns: what was lent last is read last.
         """
         turns = dict.fromkeys(self._waiting())
-        turns |= dict.fromkeys(sorted(self._sequences, key=lambda each: each.lent))
+        turns |= dict.fromkeys(sorted(self._sequences, key=lambda each: (each.lent, each.order)))
         for number, sequence in enumerate(turns):
             if sequence.resident < sequence.length:
                 yield number / (2 * len(turns)), sequence.tokens[: sequence.length]
