@@ -122,7 +122,7 @@ def _import(path: Path) -> ModuleType:
         spec.loader.exec_module(module)
     except WeftError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a script may end the process as it is imported
         problem = f"{type(error).__name__}: {error}"
         raise BrokenPythonFile(path=path, problem=problem) from error
     return module

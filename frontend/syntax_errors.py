@@ -58,12 +58,6 @@ class StrangeCharacter(WeftSyntaxError):
     template = "the character {found} has no meaning here"
 
 
-class NotAvailableYet(WeftSyntaxError):
-    """A statement of the language that this version does not compile."""
-
-    template = "`{statement}` is part of the language, but not available yet"
-
-
 class MissingBlock(WeftSyntaxError):
     """A colon with nothing indented below it."""
 

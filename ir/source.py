@@ -20,7 +20,8 @@ class Source:
     @property
     def lines(self) -> list[str]:
         """The lines without their ends: as parsers count them, by line feeds alone."""
-        return [line.removesuffix("\r") for line in self.text.split("\n")]
+        text = self.text.removesuffix("\n")
+        return [line.removesuffix("\r") for line in text.split("\n")] if text else []
 
 
 @dataclass(frozen=True, order=True)

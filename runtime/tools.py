@@ -25,7 +25,10 @@ class UnboundTool(RunError):
     """A declared tool without a Python function."""
 
     template = "the tool {tool} has no Python function"
-    hint = "give it when compiling: tools={{{tool!r}: function}}"
+    hint = (
+        "weft run takes --tools FILE, or NAME_tools.py beside NAME.weft; in Python it is given when "
+        "compiling: tools={{{tool!r}: function}}"
+    )
 
 
 @dataclass(eq=False)
