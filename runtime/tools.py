@@ -26,8 +26,8 @@ class UnboundTool(RunError):
 
     template = "the tool {tool} has no Python function"
     hint = (
-        "weft run takes --tools FILE, or NAME_tools.py beside NAME.weft; in Python it is given when "
-        "compiling: tools={{{tool!r}: function}}"
+        "weft run takes --tools FILE, or NAME_tools.py beside NAME.weft; from Python it is given "
+        "when compiling: tools={{{tool!r}: function}}"
     )
 
 
