@@ -7,6 +7,7 @@ import torch
 from offload_cases import LIMITS, MIB, policy, step
 from typer.testing import CliRunner
 from weft.cli.app import app
+from weft.cli.output import NotWritten
 from weft.cli.routing import NotRecorded
 from weft.codegen import graph_reference
 from weft.cost_model.hrm.popularity import read
@@ -121,4 +122,4 @@ def test_what_cannot_be_recorded_is_refused_before_the_run(tmp_path):
     done = weft(*run, tmp_path / "r.npz")
     assert isinstance(done.exception, NotRecorded) and "no --gpu-memory" in str(done.exception)
     done = weft(*run, tmp_path / "no" / "r.npz", "--gpu-memory", "20MiB")
-    assert isinstance(done.exception, NotRecorded) and "folder that exists" in str(done.exception)
+    assert isinstance(done.exception, NotWritten) and "folder that exists" in str(done.exception)
