@@ -40,17 +40,20 @@ are milliseconds, in which it keeps the next pool from the cores that both have.
 def divided(
     threads: int, experts: bool, micro_batches: int = 2, cores: Sequence[int] | None = None
 ) -> dict[str, tuple[int, ...]]:
-    """Return the cores of the queues where the CPU computes experts: at most `threads` compute.
+    """Return the cores of the queues: at most `threads` compute.
 
     With a single micro-batch attention and experts take turns on all of them, else each has its
-    share. Nothing is divided where attention computes alone, or where there are not two cores.
+    share. Attention that computes alone has all, if those that launch and copy have some too; with
+    few cores nothing is divided then, nor where there are not two.
     """
     free = sorted(os.sched_getaffinity(0)) if cores is None else list(cores)
     computing = free[: min(threads or len(free), len(free) - len(free) // LAUNCHING)]
-    if not experts or len(computing) < 2:
-        return {}
     launching = tuple(free[len(free) - len(free) // LAUNCHING :])
+    if len(computing) < 2 or not (experts or launching):
+        return {}
     found = dict.fromkeys(LAUNCHERS, launching) if launching else {}
+    if not experts:
+        return found | {"cpu": tuple(computing)}
     mine = max(len(computing) // ATTENTION, 1) if micro_batches > 1 else 0
     found["cpu"] = tuple(computing[: mine or len(computing)])
     return found | {"cpu_experts": tuple(computing[mine:])}

@@ -23,7 +23,11 @@ def test_shares_are_disjoint_and_no_more_than_asked_for(threads, cores):
     most = min(threads or len(cores), len(cores) - len(cores) // 8)
     assert len(computing) == (most if most > 1 else 0) and bool(found) == (most > 1)
     assert ("gpu" in found) == (len(cores) >= 8 and bool(found))
-    assert divided(threads, False, cores=cores) == {}
+    alone = divided(threads, False, cores=cores)
+    assert bool(alone) == (most > 1 and len(cores) >= 8)
+    if alone:
+        assert len(alone["cpu"]) == most and alone["up"] == found["up"]
+        assert not {*alone["cpu"]} & {*alone["up"]}
 
 
 def test_with_one_micro_batch_attention_and_experts_take_turns():
