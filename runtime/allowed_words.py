@@ -65,6 +65,7 @@ class AllowedWords:
         self._few = few_words(vocab_size)
         self._known: OrderedDict[bytes, Narrow | None] = OrderedDict()
         self._bytes = 0
+        self._of_word = 0  # bytes of a word's row, known once some were gathered
         # Masks as the sampler takes them: of as many columns as the logits have.
         self._masks = {
             width: torch.zeros(rows, -(-width // 32), dtype=torch.int32)
@@ -108,12 +109,17 @@ class AllowedWords:
         """Return a set of words made ready, or None if that does not pay, or not yet."""
         bits = np.unpackbits(union.view(np.uint8), bitorder="little")[: self._vocab_size]
         words = np.flatnonzero(bits).astype(np.int32)
-        if len(words) > (WORTH * self._vocab_size if again else self._few):
+        most = WORTH * self._vocab_size if again else self._few
+        if not 0 < len(words) <= most or len(words) * self._of_word > KEPT_BYTES:
+            return None
+        head = self._gather(words)
+        self._of_word = head.nbytes // len(words)
+        if head.nbytes > KEPT_BYTES:  # could not be kept: each step would gather it anew
             return None
         full = np.zeros(-(-len(words) // 32) * 4, np.uint8)
         ones = np.packbits(np.ones(len(words), bool), bitorder="little")
         full[: len(ones)] = ones
-        return Narrow(words, self._gather(words), union.copy(), full.view(np.int32))
+        return Narrow(words, head, union.copy(), full.view(np.int32))
 
     def _remember(self, key: bytes, found: Narrow | None) -> Narrow | None:
         self._known[key] = found

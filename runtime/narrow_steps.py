@@ -17,6 +17,9 @@ from .step import StepInput
 
 KEPT_PLANS = 256
 
+HELD_BYTES = 128 << 20
+"""What the heads of kept launches may take, those included that their chooser has let go."""
+
 Run = tuple[Recipe, list[Launch]]
 
 
@@ -87,7 +90,8 @@ class NarrowSteps:
         out = logits[:, : len(head)]
         if not step.is_decode:
             return self._bound(step, head, extents, out)
-        if len(self._plans) >= KEPT_PLANS:
+        held = {id(kept): kept.nbytes for _, kept, *_ in self._plans.values()}
+        if len(self._plans) >= KEPT_PLANS or sum(held.values()) + head.nbytes > HELD_BYTES:
             self._plans.clear()
         before = self._steps.get(id(step))
         if before is None:

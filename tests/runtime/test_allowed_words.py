@@ -133,3 +133,13 @@ def test_gathered_rows_stay_within_their_memory(monkeypatch):
     assert len(gathered) == before  # the last is kept
     of.choose(rows_of([set(range(40))]), 1, 1)
     assert len(gathered) == before + 1  # the first is not
+
+
+def test_rows_that_could_not_be_kept_are_not_gathered_at_every_step(monkeypatch):
+    monkeypatch.setattr(allowed_words, "KEPT_BYTES", 4 * 100)
+    gathered: list[int] = []
+    of = chooser(gathered)
+    for _ in range(6):
+        assert of.choose(rows_of([set(range(300))]), 1, 1) is None
+    assert gathered == [300]
+    assert of.choose(rows_of([{1, 2}]), 1, 1) is not None

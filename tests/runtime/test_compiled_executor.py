@@ -13,6 +13,7 @@ from weft.ir.model import ModelConfig, Rope
 from weft.passes.graph.weight_format import ChooseWeightFormat
 from weft.passes.manager import Context
 from weft.passes.tile.regimes import lower_model, merge_kernels, with_narrow
+from weft.runtime import narrow_steps
 from weft.runtime.compiled_executor import CompiledExecutor
 from weft.runtime.executor import ReferenceExecutor, StepTooLarge
 from weft.runtime.step import StepInput
@@ -217,3 +218,13 @@ def test_logits_of_some_words_are_those_of_all(name, count, build):
         wrong = compiled.forward(made, other)[:, :count].clone()
         torch.testing.assert_close(wrong, every[:, words - 1], atol=1e-4, rtol=1e-4)
         assert not torch.allclose(wrong, expected, atol=1e-3), "other words have other logits"
+
+
+def test_launches_do_not_hold_heads_without_bound(build, monkeypatch):
+    compiled, _ = build("llama")
+    heads = [compiled.head_rows(torch.arange(at, at + 8).numpy()) for at in range(6)]
+    monkeypatch.setattr(narrow_steps, "HELD_BYTES", 2 * heads[0].nbytes)
+    made = step(([5], 40, [3, 9, 4]))
+    for head in heads:
+        compiled.forward(made, head)
+        assert 1 <= len(compiled._narrow._plans) <= 2
