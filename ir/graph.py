@@ -40,8 +40,9 @@ TENSORS = (
        optional=("scale",)),
     Op("graph.matmul", "x [T, K] times w [N, K] transposed, plus bias [N] when given; operands: "
        "x, w[, bias]", (2, 3), 1),
-    Op("graph.cut_matmul", "a matmul whose K is cut in `cuts` parts: their sums [cuts, T, N] in "
-       "f32, which graph.add_rmsnorm adds; operands: x, w", 2, 1, required=("cuts",)),
+    Op("graph.cut_matmul", "a matmul whose K is cut in `cuts` parts: their sums [cuts, T, N], "
+       "rounded to x's format, which graph.add_rmsnorm adds; operands: x, w", 2, 1,
+       required=("cuts",)),
     Op("graph.fused_matmul", "a matmul with its neighbours: x is normed first (norm), the product "
        "gets a bias and is gated (silu: w holds gate and up rows), then the residual is added; "
        "operands: x, w and what `parts` (of bias, norm, residual, in this order) name", (2, 5), 1,

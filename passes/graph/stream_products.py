@@ -59,7 +59,9 @@ class StreamProducts(GraphPass):
         cuts = self.cuts(n, k, False) if sums else 0
         if cuts:
             rows = shape_of(op.result.type)[0]
-            parts = body.names.value(op.result.name, tensor("f32", cuts, rows, n))
+            parts = body.names.value(
+                op.result.name, tensor(dtype_of(op.result.type), cuts, rows, n)
+            )
             cut = make("graph.cut_matmul", *op.operands, results=(parts,), cuts=cuts, span=op.span)
             body.rename(op.result, parts)
             body.replace(op, [op], [cut])

@@ -65,14 +65,14 @@ def add_rmsnorm(
 ) -> Operation:  # fmt: skip
     """Return `total = x + y` and `out = rmsnorm(total)`; `total` may be the memory of `x`.
 
-    Arguments: T, x [T, D], y [T, D] (of several `parts` [parts, T, D] in f32, whose sum it is), w
+    Arguments: T, x [T, D], y [T, D] (of several `parts` [parts, T, D], whose sum in f32 it is), w
     [D], total [T, D], out [T, D], and where `narrow` the scales of out, as of `quantize_rows`.
     """
     name = f"add_rmsnorm_{width}" + of_format(dtype, narrow)
     b = KernelBuilder(name + (f"_parts{parts}" if parts > 1 else ""))
     b.scalar("T")
     x = b.buffer("x", dtype, "T", width)
-    y = b.buffer("y", *(("f32", parts, "T", width) if parts > 1 else (dtype, "T", width)))
+    y = b.buffer("y", dtype, *((parts, "T", width) if parts > 1 else ("T", width)))
     w = b.buffer("w", weight, width)
     total, out = b.buffer("total", dtype, "T", width), _Rows.of(b, dtype, width, narrow)
     row, column = b.program_id(0, "row"), b.iota(width)

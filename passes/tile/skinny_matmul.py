@@ -20,7 +20,7 @@ SILU = "a / (1.0 + exp2(-1.4426950408889634 * a)) * b"
 @dataclass(frozen=True)
 class SkinnyMatmul:
     """What a kernel computes: w [N, K], x and results in bf16; with `silu` w holds gate and up rows
-    [2N, K], and the result is silu(gate) * up; with `cuts` > 1 it is sums [cuts, T, N] in f32. A
+    [2N, K], and the result is silu(gate) * up; with `cuts` > 1 it is sums [cuts, T, N]. A
     program has `rows` rows and `block_n` columns of each half, `block_k` deep at a time.
     """
 
@@ -46,6 +46,10 @@ at once and nearly all multiprocessors have one. Others are the vendor library's
 FULL = 0.8
 """The part of the multiprocessors that must have a program."""
 
+DEEP = 2
+"""How many times N a K is that is cut in four before it is cut in two: the same programs have half
+the rows of w, each half as long, and read half as much of x from the last cache."""
+
 ROWS, NARROW = 128, 64
 """Rows of a step up to which weights are streamed, since with more the library's blocks are larger;
 and those that a program holds in steps of fewer."""
@@ -53,7 +57,7 @@ and those that a program holds in steps of fewer."""
 
 def cuts_of(n: int, k: int, silu: bool, processors: int = MULTIPROCESSORS) -> int:
     """Return in how many parts K of a product is cut; 0: it stays the library's."""
-    for cuts in (1,) if silu else (2, 4):
+    for cuts in (1,) if silu else (4, 2) if k >= DEEP * n else (2, 4):
         shapes = [streamed(n, k, silu, cuts, rows) for rows in (ROWS, NARROW)]
         shape = shapes[0]
         whole = all(n % s.block_n == 0 and k % (cuts * s.block_k) == 0 for s in shapes)
@@ -64,26 +68,30 @@ def cuts_of(n: int, k: int, silu: bool, processors: int = MULTIPROCESSORS) -> in
 
 def streamed(n: int, k: int, silu: bool, cuts: int, rows: int) -> SkinnyMatmul:
     """Return the blocks of a product that is streamed, as measured: a gated one's are 128 columns
-    of each half, others' 64."""
-    if silu and rows > NARROW:
+    of each half; others' 128 where that leaves enough programs in four cuts, else 64."""
+    wide = rows > NARROW if silu else cuts == 4 and n // 128 * cuts >= FULL * MULTIPROCESSORS
+    if wide:
         return SkinnyMatmul(n, k, silu, cuts, rows, 128, 64)
     return SkinnyMatmul(n, k, silu, cuts, rows, 64, 128 if silu else 64)
 
 
 def skinny_schedule(kernel: Operation) -> Schedule:
     """Return the GPU schedule of such a kernel: as many stages as shared memory holds."""
-    gated, few = "_silu" in kernel["name"].name, kernel["grid"][1] == f"ceildiv(T, {NARROW})"
+    name = kernel["name"].name
+    gated, few = "_silu" in name, kernel["grid"][1] == f"ceildiv(T, {NARROW})"
+    if not gated and "x128x64" in name:
+        return Schedule(num_warps=8, num_stages=6)
     return Schedule(num_warps=4 if few and not gated else 8, num_stages=4 if gated else 8)
 
 
 def skinny_matmul(shape: SkinnyMatmul) -> Operation:
-    """Return the kernel. Arguments: T, x [T, K], w [N, K] (with `silu` [2N, K]), out [T, N] or, in
-    f32, [cuts, T, N]. N, K / cuts are multiples of `block_n`, `block_k`; rows past T are not read.
+    """Return the kernel. Arguments: T, x [T, K], w [N, K] (with `silu` [2N, K]), out [T, N] or
+    [cuts, T, N]. N, K / cuts are multiples of `block_n`, `block_k`; rows past T are not read.
     """
     s, b = shape, KernelBuilder(shape.name)
     tokens = b.scalar("T")
     x, w = b.buffer("x", "bf16", "T", s.k), b.buffer("w", "bf16", s.n * (2 if s.silu else 1), s.k)
-    out = b.buffer("out", *(("f32", s.cuts, "T", s.n) if s.cuts > 1 else ("bf16", "T", s.n)))
+    out = b.buffer("out", "bf16", *((s.cuts, "T", s.n) if s.cuts > 1 else ("T", s.n)))
     part, group = b.program_id(0, "part"), b.program_id(1, "group")
     cut = b.program_id(2, "cut") if s.cuts > 1 else None
     row = b.map(f"a * {s.rows} + b", group, b.iota(s.rows), dtype="i32", hint="row")

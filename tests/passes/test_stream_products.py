@@ -23,7 +23,7 @@ from weft.passes.graph.stream_products import StreamProducts
 from weft.passes.graph.weight_format import ChooseWeightFormat
 from weft.passes.manager import Context, run_passes
 from weft.passes.tile.regimes import lower_for_gpu
-from weft.passes.tile.skinny_matmul import cuts_of
+from weft.passes.tile.skinny_matmul import cuts_of, streamed
 from weft.runtime.device_executor import _fitting
 from weft.runtime.weights import RandomTensors, load_weights
 
@@ -76,7 +76,9 @@ def test_elsewhere_there_are_no_more_regimes(processors: int) -> None:
 def test_products_of_one_wave_are_streamed() -> None:
     """Those of the 8 B shape: gate and up, down, the output; not q, k, v, nor what is larger."""
     assert cuts_of(14336, 4096, True) == 1
-    assert cuts_of(4096, 14336, False) == cuts_of(4096, 4096, False) == 2
+    assert cuts_of(4096, 14336, False) == 4 and cuts_of(4096, 4096, False) == 2
+    assert streamed(4096, 14336, False, 4, 128).block_n == 128
+    assert streamed(4096, 4096, False, 2, 128).block_n == 64
     assert cuts_of(6144, 4096, False) == cuts_of(28672, 4096, False) == 0
     assert cuts_of(14336, 4096, True, 0) == cuts_of(4096, 4096, False, 108) == 0
 
