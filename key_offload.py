@@ -10,6 +10,7 @@ from .attention import Attention
 from .frontend.checkpoint import Checkpoint
 from .ir.core import Module
 from .ir.diagnostics import CapacityError
+from .ir.display.units import Size
 from .ir.pipeline import LaunchedTask, Pipeline
 from .options import BadOption, Options
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 class HostKeysRefused(CapacityError):
     """Host memory that a device's kernels cannot reach."""
 
-    template = "keys cannot be kept in {size:.0f} MiB of host memory: {problem}"
+    template = "keys cannot be kept in {size} of host memory: {problem}"
     hint = "lower --kv-host-memory, or raise the limit of locked memory (ulimit -l)"
 
 
@@ -107,7 +108,7 @@ def offloaded_keys(
     try:
         host = HostKeys(checkpoint.config, sparse.layers, room, page, dtype, device)
     except NotPinned as error:
-        size = options.kv_host_memory / 2**20
+        size = Size(options.kv_host_memory)
         raise HostKeysRefused(size=size, problem=str(error)) from None
     return Offloaded(host, [staged(regime, options) for regime in regimes], sparse)
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from .attention import Attention, sparse_decode
 from .frontend.checkpoint import Checkpoint
 from .ir.core import Module
+from .ir.diagnostics import CapacityError
+from .ir.display.units import least_size, sizes
 from .ir.model import ModelConfig
 from .options import Launch, Options
 
@@ -22,6 +24,13 @@ if TYPE_CHECKING:
 
 PAGE_SIZE = 16
 _FORMATS = {"f32": "f32", "bf16": "bf16", "int8": "i8", "fp8": "f8e4m3"}
+
+
+class NoPage(CapacityError):
+    """A bound of keys and values below one page of them."""
+
+    template = "a page of keys and values ({tokens} tokens) takes {page}, and {memory} are theirs"
+    hint = "give kv_memory (--kv-memory) at least {least}: a program needs several pages"
 
 
 def weight_dtype(options: Options) -> str:
@@ -73,8 +82,8 @@ def page_count(
     checkpoint: Checkpoint, options: Options, attention: Attention | None = None,
     size: int = PAGE_SIZE,
 ) -> int:  # fmt: skip
-    """Return how many pages of keys and values, `size` tokens each, the memory bound allows, at
-    least one; with sparse `attention`, what it keeps beside them counts too."""
+    """Return how many pages of keys and values, `size` tokens each, the memory bound allows;
+    with sparse `attention`, what it keeps beside them counts too. Raises NoPage, NoKeyRoom."""
     from .ir.types import DTYPE_BYTES
 
     if attention is not None and attention.offload:
@@ -85,7 +94,14 @@ def page_count(
     config, element = rank_config(checkpoint, options), DTYPE_BYTES[kv_dtype(options)]
     page = config.layers * 2 * config.kv_heads * size * config.head_dim * element
     page += attention.page_bytes(config, size) if attention else 0
-    return max(1, options.kv_memory // page)
+    return _pages_in(options.kv_memory, page, size)
+
+
+def _pages_in(memory: int, page: int, tokens: int) -> int:
+    if memory < page:
+        counts = sizes(page=page, memory=memory)
+        raise NoPage(**counts, tokens=tokens, least=least_size(page))
+    return memory // page
 
 
 def rank_config(checkpoint: Checkpoint, options: Options) -> ModelConfig:
@@ -222,7 +238,9 @@ def device_executor(
     working += NCCL_BYTES if options.tp > 1 else 0
     left = device.require_room(checkpoint.name, format, weight_bytes(functions), working)
     memory = min(options.kv_memory, left) if options.kv_memory else left
-    pages, recorder = least(max(1, memory // page)), CudaGraphs()
+    offload = attention is not None and attention.offload  # then keys have bounds of their own
+    pages = least(1 if offload else _pages_in(memory, page, page_size(options)))
+    recorder = CudaGraphs()
     if options.tp > 1:
         before_end(recorder.forget)
     with device.watched(checkpoint.name):

@@ -61,6 +61,14 @@ class PassDidNotRun(WeftError):
     hint = "these ran: {ran}"
 
 
+class LeavesOtherIR(WeftError):
+    """A stage asked for after a pass that leaves IR of another one."""
+
+    kind = "option error"
+    template = "after pass {name!r} there is IR of {left}, none of {stage}"
+    hint = "leave out --stage, or name a pass of that stage"
+
+
 class Stages(Mapping[str, Any]):
     """`stages["plan"]`: modules for the IR stages, the AST, and kernel texts by kernel name."""
 
@@ -129,19 +137,25 @@ def stage_text(
         return _kernel_texts(compilation, stage, kernel, form or _FORMS[stage][0])
     module: Module = Stages(compilation)[stage]
     if stage == "tile" and kernel:
-        chosen = _chosen({op["name"].name: op for op in module.operations}, kernel)
+        chosen = kernels_named({op["name"].name: op for op in module.operations}, kernel)
         return "\n".join(print_operation(operation) for operation in chosen.values())
     return print_module(module, spans)
 
 
-def record_of(compilation: Compilation, name: str) -> PassRecord:
-    """Return the record of a pass, running as much of the compilation as it takes."""
+def record_of(compilation: Compilation, name: str, stage: str | None = None) -> PassRecord:
+    """Return the record of a pass that leaves IR of a stage (None: of any), running as much of the
+    compilation as it takes; raises PassDidNotRun and LeavesOtherIR."""
+    others: dict[str, None] = {}
     for reach in ("program",) if compilation.remote else ("program", "plan", "graph", "tile"):
         _ = Stages(compilation)[reach]
-        for record in compilation.records:
-            if record.name == name:
+        for record in (record for record in compilation.records if record.name == name):
+            left = {operation.dialect: None for operation in record.after.operations}
+            if stage is None or stage in left:
                 return record
-    ran = ", ".join(record.name for record in compilation.records)
+            others |= left
+    if others:
+        raise LeavesOtherIR(name=name, left=" and ".join(others), stage=stage)
+    ran = ", ".join(dict.fromkeys(record.name for record in compilation.records))
     raise PassDidNotRun(name=name, ran=ran)
 
 
@@ -196,7 +210,7 @@ def _check_form(stage: str, form: str) -> None:
 def _kernel_texts(compilation: Compilation, stage: str, kernel: str | None, form: str) -> str:
     _check_form(stage, form)
     if form in {"tvm", "assembly", "llvm"}:
-        chosen = _chosen(compilation.kernels, kernel)
+        chosen = kernels_named(compilation.kernels, kernel)
         texts = {
             name: one.source if form == "tvm" else one.inspect(form) for name, one in chosen.items()
         }
@@ -209,7 +223,7 @@ def _triton_texts(compilation: Compilation, kernel: str | None, form: str) -> di
     from .passes.tile.regimes import merge_kernels
 
     pairs = {op["name"].name: (op, schedule) for op, schedule in merge_kernels(compilation.regimes)}
-    chosen = _chosen(pairs, kernel)
+    chosen = kernels_named(pairs, kernel)
     if form == "triton":
         from .codegen.emit_triton import emit
 
@@ -219,7 +233,8 @@ def _triton_texts(compilation: Compilation, kernel: str | None, form: str) -> di
     return {name: str(compile_offline(*pair)[form]) for name, pair in chosen.items()}
 
 
-def _chosen(kernels: Mapping[str, Any], name: str | None) -> dict[str, Any]:
+def kernels_named(kernels: Mapping[str, Any], name: str | None) -> dict[str, Any]:
+    """Return the kernels with `name` in theirs (None: all); raises UnknownKernel."""
     found = {key: value for key, value in kernels.items() if name is None or name in key}
     if not found:
         raise UnknownKernel(name=name, known=", ".join(kernels))

@@ -101,11 +101,15 @@ def run(
 def dump(
     file: Program,
     stage: Annotated[
-        str,
-        typer.Option("--stage", "-s", help="ast program plan prefixes graph tile source binary"),
-    ] = "program",
+        str | None,
+        typer.Option(
+            "--stage",
+            "-s",
+            help="ast program plan prefixes graph tile source binary (default: program)",
+        ),
+    ] = None,
     after: Annotated[
-        str | None, typer.Option(help="as it is after this pass (a stage of its dialect)")
+        str | None, typer.Option(help="as it is after this pass, whose stage is that of its IR")
     ] = None,
     diff: Annotated[bool, typer.Option(help="with --after: what the pass changed")] = False,
     model: Model = "tiny-dense",

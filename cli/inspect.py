@@ -16,7 +16,7 @@ class DumpOptions:
     """The options of `weft dump`, as the command line has them."""
 
     file: Path
-    stage: str
+    stage: str | None
     after: str | None
     diff: bool
     model: str
@@ -39,10 +39,8 @@ def dump(options: DumpOptions) -> None:
 
     if options.diff and options.after is None:
         raise BadOption(problem="--diff shows what one pass changed: name it with --after PASS")
-    if options.kernel is not None and options.stage not in ("tile", "source", "binary"):
-        raise BadOption(problem=f"--kernel is for tile, source and binary, not {options.stage}")
-    if options.rows is not None and options.stage != "prefixes":
-        raise BadOption(problem=f"--rows is for the stage prefixes, not {options.stage}")
+    stage = options.stage or "program"
+    _check_for_stage(options, stage if options.after is None else "a pass (--after)")
     compilation = Compilation(
         options.file,
         options.model,
@@ -53,17 +51,26 @@ def dump(options: DumpOptions) -> None:
     )
     if options.after is None:
         rows = list(read_rows(options.rows)) if options.rows is not None else []
-        emit(
-            stage_text(
-                compilation, options.stage, options.kernel, options.form, options.spans, rows
-            )
-        )
+        emit(stage_text(compilation, stage, options.kernel, options.form, options.spans, rows))
         return
-    record = record_of(compilation, options.after)
+    record = record_of(compilation, options.after, options.stage)
     if options.diff:
         emit(record.diff() or f"{record.name} changed nothing")
     else:
         emit(print_module(record.after, options.spans))
+
+
+def _check_for_stage(options: DumpOptions, shown: str) -> None:
+    """Raise BadOption for an option that says nothing of what is shown."""
+    from ..options import BadOption
+
+    for name, given, stages in (
+        ("--kernel", options.kernel is not None, "tile, source, binary"),
+        ("--rows", options.rows is not None, "prefixes"),
+        ("--form", bool(options.form), "prefixes, source, binary"),
+    ):
+        if given and shown not in stages.split(", "):
+            raise BadOption(problem=f"{name} is for {stages}, not {shown}")
 
 
 class NoText(WeftError):

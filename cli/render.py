@@ -39,6 +39,9 @@ def parse_size(text: str) -> int:
     number = text.strip().lower().removesuffix("ib").removesuffix("b")
     unit = number[-1:] if number[-1:] in units else ""
     try:
-        return int(float(number.removesuffix(unit)) * units[unit])
+        size = int(float(number.removesuffix(unit)) * units[unit])
     except (ValueError, OverflowError):
         raise BadOption(problem=f"{text!r} is no size", hint="write 512MiB or 2GiB") from None
+    if size < 0:
+        raise BadOption(problem=f"{text!r} is below nothing", hint="write 512MiB or 2GiB")
+    return size

@@ -12,6 +12,7 @@ from ..cost_model.hardware import Hardware
 from ..ir.diagnostics import ModelError, WeftError
 from ..ir.display.view import Drawing
 from ..passes.program.prefix_text import tree_picture
+from ..stages import UnknownKernel, kernels_named
 from . import kernels as kernel_texts
 from . import prices, run
 from .schedule import plan_chart
@@ -59,7 +60,7 @@ def explore(wish: Wish, hardware: Hardware, say: Say = lambda text: None) -> Exp
     found = Explored(_empty(wish))
     try:
         _fill(found, wish, hardware, say)
-    except (ModelError, NoSuchProgramName):
+    except (ModelError, NoSuchProgramName, UnknownKernel):
         raise
     except WeftError as error:
         if not found.data["source"]["lines"]:
@@ -123,7 +124,7 @@ def _model(
     data["statements"] = kernel_texts.statements(compilation, kernels)
     say("machine code")
     machine, ptx = (
-        [] if part is None else [name for name in kernels if part in name]
+        [] if part is None else list(kernels_named(kernels, part))
         for part in (wish.assembly, wish.ptx)
     )
     data["packed"] = kernel_texts.packed(kernels, machine, ptx, wish.options.cache)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
 from ..ir.diagnostics import CapacityError, WeftError
+from ..ir.display.units import sizes
 
 GIB = 1 << 30
 WORKSPACE = 3 * GIB
@@ -28,8 +28,8 @@ class ModelTooLarge(CapacityError):
     """A model whose weights and least working memory exceed what is free on a device."""
 
     template = (
-        "{model} needs {need:.1f} GiB ({weights:.1f} of {format} weights, {working:.1f} to work "
-        "with), {over:.1f} GiB more than the {free:.1f} GiB free on {device}"
+        "{model} needs {need} ({weights} of {format} weights, {working} to work with), {over} "
+        "more than the {free} free on {device}"
     )
 
 
@@ -37,8 +37,8 @@ class DeviceInUse(CapacityError):
     """A device whose memory other processes hold."""
 
     template = (
-        "{model} needs {need:.1f} GiB; {device} has {total:.1f} GiB, of which other processes "
-        "hold {held:.1f} GiB and {free:.1f} GiB are free"
+        "{model} needs {need}; {device} has {total}, of which other processes hold {held} and "
+        "{free} are free"
     )
     hint = "end the other processes (nvidia-smi lists them), or choose another GPU"
 
@@ -66,8 +66,8 @@ class DeviceFull(CapacityError):
     """A device whose memory ran out in mid-run, after what a run needs was set aside."""
 
     template = (
-        "the GPU's memory ran out in mid-run: {free:.1f} GiB of {total:.1f} are free, and "
-        "{held:.1f} are other processes'"
+        "the GPU's memory ran out in mid-run: {free} of {total} are free, and {held} are other "
+        "processes'"
     )
     hint = "rows that are done stand in the journal; lower max_tokens, or end other processes"
 
@@ -82,10 +82,8 @@ def device_errors() -> Iterator[None]:
         yield
     except torch.OutOfMemoryError as error:
         now = Device.find()
-        raise DeviceFull(
-            free=now.free / GIB, total=now.total / GIB,
-            held=max(0, now.total - now.free - now.own) / GIB,
-        ) from error  # fmt: skip
+        held = max(0, now.total - now.free - now.own)
+        raise DeviceFull(**sizes(free=now.free, total=now.total, held=held)) from error
     except RuntimeError as error:
         text = str(error)
         if not any(mark in text for mark in _LOST):
@@ -137,10 +135,8 @@ class Device:
         except torch.OutOfMemoryError as error:
             now = Device.find()
             held = max(0, now.total - now.free - now.own)
-            raise DeviceInUse(
-                model=model, device=self.name, need=self.free / GIB, total=now.total / GIB,
-                held=held / GIB, free=now.free / GIB,
-            ) from error  # fmt: skip
+            counts = sizes(need=self.free, total=now.total, held=held, free=now.free)
+            raise DeviceInUse(model=model, device=self.name, **counts) from error
 
     def require_room(self, model: str, format: str, weights: int, working: int) -> int:
         """Return the bytes free beside weights and working memory, all in bytes.
@@ -152,14 +148,14 @@ class Device:
         if need <= self.free:
             return self.free - need
         held = max(0, self.total - self.free - self.own)
-        sizes: dict[str, Any] = dict(
-            model=model, device=self.name, need=need / GIB, free=self.free / GIB
-        )
         if held > WORKSPACE and need <= self.total - self.own:
-            raise DeviceInUse(**sizes, total=self.total / GIB, held=held / GIB)
+            counts = sizes(need=need, free=self.free, total=self.total, held=held)
+            raise DeviceInUse(model=model, device=self.name, **counts)
+        counts = sizes(need=need, free=self.free, weights=weights, working=need - weights,
+                       over=need - self.free)  # fmt: skip
         raise ModelTooLarge(
-            **sizes, format=format, weights=weights / GIB, working=(need - weights) / GIB,
-            over=(need - self.free) / GIB, hint=self._what_fits(format, weights, need),
+            model=model, device=self.name, format=format, **counts,
+            hint=self._what_fits(format, weights, need),
         )  # fmt: skip
 
     def _what_fits(self, format: str, weights: int, need: int) -> str:

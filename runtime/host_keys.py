@@ -16,10 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..ir.display.units import bytes_text
 from ..ir.model import ModelConfig
 from ..ir.pipeline import LaunchedTask, Pipeline
 from .key_device import KeyDevice
-from .key_room import MIB, KeyRoom
+from .key_room import KeyRoom
 from .sparse_decode import Layers
 
 COUNTERS = ("wanted", "held", "predicted", "guessed", "brought")
@@ -60,7 +61,7 @@ class KeyTraffic:
             f"{self.wanted} rows read: {share(self.held - self.predicted, self.wanted)} were in "
             f"the cache, {share(self.predicted, self.wanted)} had come ahead, "
             f"{share(self.late, self.wanted)} came late; {share(self.predicted, self.brought)} of "
-            f"the {self.brought} brought ahead were read at once; {self.bytes / MIB:.1f} MiB over "
+            f"the {self.brought} brought ahead were read at once; {bytes_text(self.bytes)} over "
             "the link"
         )
 
@@ -154,7 +155,7 @@ class HostKeys:
         memory, tokens = self.device.memory, self.room.pages * self.page
         place = (
             f"{tokens} tokens in host memory, {self.room.rows} rows of a key head in the cache; "
-            f"{memory.used / MIB:.1f} of {memory.cap / MIB:.1f} MiB of GPU memory"
+            f"{bytes_text(memory.used)} of {bytes_text(memory.cap)} of GPU memory"
         )
         return [("keys", place), ("fetched", str(self.traffic()))]
 

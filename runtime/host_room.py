@@ -5,7 +5,8 @@ from __future__ import annotations
 from contextlib import suppress
 from pathlib import Path
 
-from .device import GIB, ModelTooLarge
+from ..ir.display.units import sizes
+from .device import ModelTooLarge
 
 NARROWER = {"f32": ("bf16", 2), "bf16": ("int8", 2)}
 """The next narrower format, and how many times fewer bytes its weights have."""
@@ -43,7 +44,7 @@ def require_host_room(model: str, format: str, weights: int, working: int) -> No
         if weights // times + working <= free:
             hint = f"it fits with --weights {narrower}"
     raise ModelTooLarge(
-        model=model, need=(weights + working) / GIB, weights=weights / GIB, format=format,
-        working=working / GIB, over=(weights + working - free) / GIB, free=free / GIB,
-        device="this machine", hint=hint,
+        **sizes(need=weights + working, weights=weights, working=working, free=free,
+                over=weights + working - free),
+        model=model, format=format, device="this machine", hint=hint,
     )  # fmt: skip

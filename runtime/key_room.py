@@ -5,19 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..ir.diagnostics import CapacityError
+from ..ir.display.units import sizes
 from ..ir.model import ModelConfig
 from ..ir.sparse import SparsePolicy
-
-MIB = 1 << 20
 
 
 class NoKeyRoom(CapacityError):
     """Bounds of memory in which keys across a link cannot be kept."""
 
-    template = (
-        "{what} needs {need:.2f} MiB {where}, of which there are {have:.2f} MiB: {over:.2f} MiB "
-        "are missing"
-    )
+    template = "{what} needs {need} {where}, of which there are {have}: {over} are missing"
     hint = "raise {option}, or give the policy a smaller k, ratio or cap"
 
 
@@ -80,8 +76,8 @@ class KeyRoom:
 
 
 def _missing(what: str, where: str, need: int, have: int, option: str) -> NoKeyRoom:
-    return NoKeyRoom(what=what, where=where, need=need / MIB, have=have / MIB,
-                     over=(need - have) / MIB, option=option)  # fmt: skip
+    counts = sizes(need=need, have=have, over=need - have)
+    return NoKeyRoom(what=what, where=where, option=option, **counts)
 
 
 def _rounded(tokens: int, page: int) -> int:

@@ -6,7 +6,7 @@ import pytest
 from weft.cli.errors import as_typed
 from weft.cli.render import parse_size
 from weft.cli.run import offload_options
-from weft.ir.display.units import bytes_text, seconds_text
+from weft.ir.display.units import Size, bytes_text, least_size, seconds_text
 from weft.options import BadOption, Launch, Options
 
 
@@ -68,6 +68,15 @@ def test_a_wrong_size_says_how_to_write_one():
         parse_size("lots")
     with pytest.raises(BadOption, match="'infGiB' is no size"):
         parse_size("infGiB")
+
+
+@pytest.mark.parametrize("count", [0, 1, 1 << 20, (1 << 20) + 1, 5 << 30, 100 << 30])
+def test_the_least_size_is_one_that_options_take_and_holds_the_count(count):
+    assert 0 <= parse_size(least_size(count)) - count < max(1 << 20, count // 64)
+
+
+def test_a_size_in_a_message_is_for_people():
+    assert f"{Size(1536)}, {Size(3)}" == "1.5 KiB, 3 B" and Size(1536) == 1536
 
 
 def test_units_are_for_people():

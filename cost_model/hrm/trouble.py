@@ -3,33 +3,32 @@
 from __future__ import annotations
 
 from ...ir.diagnostics import CapacityError
+from ...ir.display.units import bytes_text, least_size, sizes
 from .grid import PREFILL_TOKENS
 from .memory import GPU_MARGIN, HOST_MARGIN, Batch, gpu_lines, host_lines
 from .model import Site
 from .shape import MoeShape, Workload
-
-GIB = float(1 << 30)
 
 
 class GpuTooSmall(CapacityError):
     """A GPU memory cap below what one layer needs at work."""
 
     template = (
-        "GPU memory of {given:.2f} GiB is {short:.2f} GiB too small: one layer's working set is "
-        "{needed:.2f} GiB ({lines})"
+        "GPU memory of {given} is {short} too small: one layer's working set is {needed} ({lines})"
     )
-    hint = "raise --gpu-memory to {needed:.2f}GiB or more, or take smaller pages or shorter prompts"
+    hint = "raise --gpu-memory to {least} or more, or take smaller pages or shorter prompts"
 
 
 class HostTooSmall(CapacityError):
     """Host memory that cannot hold the weights that do not fit the GPU."""
 
     template = (
-        "host memory of {given:.2f} GiB is {short:.2f} GiB too small: weights that do not fit the "
-        "GPU, and keys and values of one sequence, are {needed:.2f} GiB ({lines})"
+        "host memory of {given} is {short} too small: weights that do not fit the GPU, and keys "
+        "and values of one sequence, are {needed} ({lines})"
     )
     hint = (
-        "raise --host-memory or --gpu-memory, let --disk hold pages, or take --pages int8 or int4"
+        "raise --host-memory to {least} or more, or --gpu-memory, let --disk hold pages, or take "
+        "--pages int8 or int4"
     )
 
 
@@ -64,5 +63,6 @@ def _least_slots(shape: MoeShape, site: Site, pages_per_expert: int) -> int:
 def _error(
     kind: type[CapacityError], needed: float, given: float, lines: dict[str, float]
 ) -> CapacityError:
-    listed = ", ".join(f"{name} {size / GIB:.2f}" for name, size in lines.items() if size)
-    return kind(needed=needed / GIB, given=given / GIB, short=(needed - given) / GIB, lines=listed)
+    listed = ", ".join(f"{name} {bytes_text(size)}" for name, size in lines.items() if size)
+    counts = sizes(needed=needed, given=given, short=needed - given)
+    return kind(**counts, lines=listed, least=least_size(needed))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import ceil
+
 _PREFIXES = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
@@ -12,6 +14,24 @@ def bytes_text(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1024
     return f"{count:.1f} GiB"
+
+
+class Size(float):
+    """A count of bytes that a message writes for people: `f"{Size(1536)}"` is `1.5 KiB`."""
+
+    def __format__(self, spec: str) -> str:
+        return format(bytes_text(float(self)), spec)
+
+
+def sizes(**counts: float) -> dict[str, Size]:
+    """Return counts of bytes as fields of a message."""
+    return {name: Size(count) for name, count in counts.items()}
+
+
+def least_size(count: float) -> str:
+    """Return a size of at least so many bytes, rounded up, as options take it: 19MiB."""
+    mib = 1 << 20
+    return f"{ceil(count / mib)}MiB" if count < 64 << 30 else f"{ceil(count / (mib << 10))}GiB"
 
 
 def seconds_text(seconds: float) -> str:

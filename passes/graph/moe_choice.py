@@ -22,8 +22,9 @@ from ...cost_model.hrm.search import Found, refined
 from ...cost_model.hrm.shape import MoeShape, Workload
 from ...cost_model.policy import Policy
 from ...ir.diagnostics import CapacityError
+from ...ir.display.units import bytes_text
 from ...ir.page_formats import WIDE
-from .moe_fit import MIB, Room, Wish, fit_policy, pages_on_gpu, wish_of
+from .moe_fit import Room, Wish, fit_policy, pages_on_gpu, wish_of
 
 Fit = Callable[[Wish], Policy]
 """Places pages in the memory that there is; raises CapacityError."""
@@ -114,8 +115,8 @@ def as_it_fits(policy: Policy, room: Room) -> Chosen:
     fitted = _with_less(policy, room)
     fitted = replace(fitted, overlap=policy.overlap, prefill_tokens=policy.prefill_tokens)
     remark = (
-        f"policy given, but its pages take {over / MIB:.2f} MiB more than the GPU has beside "
-        f"{room.working / MIB:.2f} MiB of activations and buffers: fewer lie there"
+        f"policy given, but its pages take {bytes_text(over)} more than the GPU has beside "
+        f"{bytes_text(room.working)} of activations and buffers: fewer lie there"
     )
     return Chosen(fitted, (remark,))
 

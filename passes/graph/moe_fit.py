@@ -12,8 +12,8 @@ from itertools import pairwise
 from ...cost_model.placement import Home, Placement
 from ...cost_model.policy import Policy
 from ...ir.diagnostics import CapacityError
+from ...ir.display.units import bytes_text, least_size, sizes
 
-MIB = 1 << 20
 SPARE = 2
 """Slots beyond one layer's pages, at most, of a ring that has no room for two layers' pages."""
 
@@ -22,9 +22,9 @@ class CapTooSmall(CapacityError):
     """A cap of GPU memory below what one layer's work needs."""
 
     template = (
-        "{cap:.2f} MiB of GPU memory are {over:.2f} MiB too few: weights besides experts take "
-        "{weights:.2f} MiB, activations, buffers and keys {working:.2f} MiB, {libraries}and a ring "
-        "of {ring} pages of {page:.2f} MiB {pages:.2f} MiB"
+        "{cap} of GPU memory are {over} too few: weights besides experts take {weights}, "
+        "activations, buffers and keys {working}, {libraries}and a ring of {ring} pages of {page} "
+        "{pages}"
     )
     hint = (
         "give --gpu-memory at least {least}, or lower max_tokens, or --kv-memory where keys lie on "
@@ -36,9 +36,8 @@ class HostTooSmall(CapacityError):
     """Host memory below what must lie in it."""
 
     template = (
-        "{host:.2f} MiB of host memory are {over:.2f} MiB too few: keys and values take "
-        "{kv:.2f} MiB, pages that the CPU computes {cpu:.2f} MiB, pages on their way and buffers "
-        "{rest:.2f} MiB"
+        "{host} of host memory are {over} too few: keys and values take {kv}, pages that the CPU "
+        "computes {cpu}, pages on their way and buffers {rest}"
     )
     hint = "give --host-memory at least {least}, or lower kv_memory"
 
@@ -171,10 +170,10 @@ def _cap_too_small(counts: Sequence[int], room: Room, wish: Wish) -> CapTooSmall
     ring = min(_taken(counts, w, least) for w in range(max(counts) + 1))
     need = room.gpu - room.left + ring * room.page
     return CapTooSmall(
-        cap=room.gpu / MIB, over=(need - room.gpu) / MIB, weights=room.weights / MIB,
-        working=room.working / MIB, ring=ring, page=room.page / MIB, pages=ring * room.page / MIB,
-        libraries=f"the GPU's libraries {room.libraries / MIB:.2f} MiB, " if room.libraries else "",
-        least=_rounded_up(need),
+        **sizes(cap=room.gpu, over=need - room.gpu, weights=room.weights, working=room.working,
+                page=room.page, pages=ring * room.page),
+        libraries=f"the GPU's libraries {bytes_text(room.libraries)}, " if room.libraries else "",
+        ring=ring, least=least_size(need),
     )  # fmt: skip
 
 
@@ -187,8 +186,8 @@ def _with_disk(homes: list[Placement], room: Room) -> list[Placement]:
     left = room.host - room.kv - room.buffers - relay - cpu
     if left < 0:
         raise HostTooSmall(
-            host=room.host / MIB, over=-left / MIB, kv=room.kv / MIB, cpu=cpu / MIB,
-            rest=(room.buffers + relay) / MIB, least=_rounded_up(room.host - left),
+            **sizes(host=room.host, over=-left, kv=room.kv, cpu=cpu, rest=room.buffers + relay),
+            least=least_size(room.host - left),
         )  # fmt: skip
     kept = left // room.page
     placed = []
@@ -201,7 +200,3 @@ def _with_disk(homes: list[Placement], room: Room) -> list[Placement]:
                 letters[page] = Home.DISK.value
         placed.append(Placement("".join(letters)))
     return placed
-
-
-def _rounded_up(size: int) -> str:
-    return f"{-(-size // MIB)}MiB"

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...ir.display.units import bytes_text
 from ...ir.model import ModelConfig
 from ...ir.pipeline import Kind, Pipeline, Task
 from ...ir.pipeline_schedules import PipelineShape, build_pipeline
@@ -21,7 +22,6 @@ from .build import Build, OffloadSettings
 from .cores import divided, sleep_soon
 from .device import OffloadDevice
 from .key_homes import KeyHomes
-from .memory import MIB
 from .pages import PageShape, PageSource
 from .placing import colder
 from .queues import Queues, Run
@@ -96,8 +96,8 @@ class OffloadExecutor:
             "on the CPU": sum(map(len, shape.cpu)), "of these from disk": sum(map(len, shape.disk)),
         }  # fmt: skip
         experts = ", ".join(f"{count} {what}" for what, count in parts.items() if count)
-        cap, peak = memory.cap / MIB, memory.peak / MIB
-        text = f"{self.device.name}, {peak:.1f} of {cap:.1f} MiB; schedule {self.options.schedule}"
+        used = f"{bytes_text(memory.peak)} of {bytes_text(memory.cap)}"
+        text = f"{self.device.name}, {used}; schedule {self.options.schedule}"
         return [("GPU memory", text), ("experts", experts), *(("note", n) for n in self.notes)]
 
     @property

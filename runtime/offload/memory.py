@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ...ir.diagnostics import CapacityError
+from ...ir.display.units import sizes
 
 MIB = 1 << 20
 BLOCK, SMALL = 32 * MIB, 0.25
@@ -19,8 +20,8 @@ class DeviceMemoryExceeded(CapacityError):
     """An allocation beyond the cap of a device's memory."""
 
     template = (
-        "{what}: {need:.2f} MiB of GPU memory are needed, but of {cap:.2f} MiB only {left:.2f} MiB "
-        "are left: {over:.2f} MiB are missing"
+        "{what}: {need} of GPU memory are needed, but of {cap} only {left} are left: {over} are "
+        "missing"
     )
     hint = "raise --gpu-memory, or lower max_tokens or max_batch"
 
@@ -48,9 +49,8 @@ class Memory:
         left = self.cap - self.used
         if size > left:
             raise DeviceMemoryExceeded(
-                what=what, need=size / MIB, cap=self.cap / MIB, left=left / MIB,
-                over=(size - left) / MIB,
-            )  # fmt: skip
+                what=what, **sizes(need=size, cap=self.cap, left=left, over=size - left)
+            )
         self.used += size
         self.peak = max(self.peak, self.used)
         self.held[what] = self.held.get(what, 0) + size

@@ -111,6 +111,15 @@ def test_dump_shows_what_a_pass_changed(hello):
     assert "+" in diff and "prefix = {tokens" in diff
 
 
+def test_dump_after_a_pass_is_of_the_stage_that_is_asked_for(hello):
+    for stage in ("graph", "tile"):
+        left = weft("dump", hello, "--after", "lower-to-tiles", "--stage", stage)
+        assert "tile.kernel" in left and "graph.func" in left
+    assert weft("dump", hello, "--after", "free-kv") == weft(
+        "dump", hello, "--after", "free-kv", "-s", "plan"
+    )
+
+
 def test_opt_enters_at_any_stage(hello, tmp_path):
     program = tmp_path / "program.ir"
     program.write_text(weft("dump", hello, "--stage", "program"))
@@ -174,7 +183,14 @@ def test_models_lists_the_zoo():
         (["opt"], "there is no IR text"),
         (["dump", "{hello}", "--diff"], "--after PASS"),
         (["dump", "{hello}", "--kernel", "matmul"], "not program"),
-        (["dump", "{hello}", "--rows", "none.jsonl"], "is for the stage prefixes"),
+        (["dump", "{hello}", "--rows", "none.jsonl"], "is for prefixes, not program"),
+        (["dump", "{hello}", "--form", "svg"], "is for prefixes, source, binary, not program"),
+        (["dump", "{hello}", "--after", "soup", "--kernel", "m"], r"not a pass \(--after"),
+        (["dump", "{hello}", "--after", "drop-dead", "-s", "plan"], "IR of program, none of plan"),
+        (["run", "{hello}", "--arg", "name=x", "--kv-memory", "1"], "KiB, and 1 B are theirs"),
+        (["run", "{hello}", "--arg", "name=x", "--kv-memory", "-1GiB"], "'-1GiB' is below nothing"),
+        (["tune", "tiny-moe", "--gpu-memory", "-5GiB"], "'-5GiB' is below nothing"),
+        (["tune", "tiny-moe", "--gpu-memory", "1kB"], "1.0 KiB is [0-9.]* MiB too small"),
         (["explain", "{hello}", "--batch", "0"], r"\(--batch\) are from 1 to 4096, not 0"),
         (["explain", "{hello}", "--batch", "-1"], "not -1"),
         (["kernels", "--batch", "100000"], "not 100000"),

@@ -23,6 +23,7 @@ from weft.ir.parser import parse_module
 from weft.ir.source import Span
 from weft.passes.manager import PassRecord, Remark
 from weft.passes.tile.regimes import merge_kernels
+from weft.stages import UnknownKernel
 
 IR = """
 program.tool name = @f, parameters = [], returns = str loc("ask.weft", 1, 1, 1, 9)
@@ -229,3 +230,9 @@ def test_a_program_that_does_not_compile_keeps_what_it_has(tmp_path, text, stage
 def test_what_is_not_there_is_an_error_without_a_page(wish, says):
     with pytest.raises(WeftError, match=says):
         explore(Wish(**{"program": SMALL, "model": "tiny-dense", **wish}), load("cpu-generic"))
+
+
+@pytest.mark.parametrize("part", [{"assembly": "soup"}, {"assembly": None, "ptx": "soup"}])
+def test_a_kernel_that_there_is_not_is_named(part):
+    with pytest.raises(UnknownKernel, match="no kernel has 'soup' in its name"):
+        explore(Wish(SMALL, "tiny-dense", **part), load("cpu-generic"))

@@ -83,7 +83,7 @@ def test_memory_that_is_gone_when_it_is_taken_is_named_too(monkeypatch):
     with pytest.raises(DeviceInUse, match=r"other processes hold 20.0 GiB and 3.0 GiB are free"):
         with device.watched("m"):
             raise torch.OutOfMemoryError("CUDA out of memory")
-    with pytest.raises(DeviceFull, match=r"3.0 GiB of 24.0 are free, and 20.0"):
+    with pytest.raises(DeviceFull, match=r"3.0 GiB of 24.0 GiB are free, and 20.0 GiB"):
         with device_errors():
             raise torch.OutOfMemoryError("CUDA out of memory")
 

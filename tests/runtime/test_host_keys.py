@@ -253,7 +253,7 @@ def test_bad_input() -> None:
         with pytest.raises(BadOption, match="kv_host_memory"):
             compiled(**changes)
     for small in ({"kv_memory": MIB // 8}, {"kv_host_memory": 1000}):
-        with pytest.raises(CapacityError, match="MiB are missing"):
+        with pytest.raises(CapacityError, match="iB are missing"):
             executor(POLICY, **({"kv_host_memory": 8 * MIB} | small))
 
 
@@ -268,7 +268,7 @@ def test_explain_and_the_summary_say_what_happens() -> None:
     described = dict(model.describe())
     assert "1024 tokens in host memory, 48 rows" in described["keys"]
     assert "were in the cache" in described["fetched"]
-    assert "MiB over the link" in described["fetched"]
+    assert "iB over the link" in described["fetched"]
 
 
 def test_row_bytes() -> None:
