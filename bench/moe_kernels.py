@@ -52,6 +52,7 @@ def compiled(folder: Path, cpus: list[str], kv: str = "bf16") -> None:
 def compile_here(kv: str) -> None:
     """Compile the host's kernels of all settings and of `weft calibrate` into WEFT_CACHE, and prove
     the settings' pipelines."""
+    from weft.calibration import attention_probe
     from weft.codegen.measure_cpu import probe_kernels
     from weft.options import Options
 
@@ -60,6 +61,7 @@ def compile_here(kv: str) -> None:
     from .moe_smoke import settings as smoke_settings
 
     probe_kernels(1, Options.from_env().cache)
+    attention_probe(1, 1, Options.from_env().cache)
     known: set[str] = set()
     every = settings_of(full_bench(parser().parse_args(["--kv", kv])))
     for setting in (*smoke_settings("cuda", kv), *every):
