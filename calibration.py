@@ -8,25 +8,62 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .ir.core import Operation
-
 if TYPE_CHECKING:
     from .codegen.measure_attention import AttentionProbe
+    from .codegen.measure_cpu import CpuProbes
     from .cost_model.hardware import Hardware
 
 
-def attention_kernel() -> Operation:
-    """Return the kernel of attention on the CPU that is measured: Mixtral's heads (four share a
-    key), keys of bf16, steps that are mostly decode."""
+def calibrated(
+    threads: int, cache: Path | None, rounds: int, disk: Path | None,
+    report: Callable[[str], None] = lambda line: None,
+) -> Hardware:  # fmt: skip
+    """Measure this machine's CPU with so many threads, its GPU if there is one, and the disk of the
+    folder `disk` if it has room; kernels of the probes come from `cache`, or are compiled."""
+    from .codegen.measure_disk import disk_probes
+    from .codegen.measure_gpu import gpu_probes, has_gpu, shared_probe
+    from .cost_model.calibrate import calibrate
+
+    cpu = host_probes(threads, cache)
+    levels, links = [cpu], []
+    if has_gpu():
+        *caches, main = cpu.memories
+        main = replace(main, shared=shared_probe(main.read[0]))
+        level, links = gpu_probes()
+        levels = [replace(cpu, memories=[*caches, main]), level]
+    with disk_probes(disk) if disk else nullcontext() as found:
+        if found is not None:
+            levels, links = [*levels, found[0]], [*links, *found[1]]
+        return calibrate(
+            "this-machine", levels, links, versions=cpu.versions,
+            device=" with ".join(level.device for level in levels if level.device),
+            rounds=rounds, report=report,
+        )  # fmt: skip
+
+
+def host_probes(threads: int, cache: Path | None = None, keys: int = 0) -> CpuProbes:
+    """Return the probes of the CPU, attention's kernel among them: over so many bytes of keys and
+    values (0: more than any cache holds)."""
+    from .codegen.measure_cpu import beyond_caches, cpu_probes, thread_counts
+
+    cpu = cpu_probes(threads, cache)
+    attention = attention_probe(cpu.threads, keys or beyond_caches(), cache)
+    counts = attention.by_threads(thread_counts(cpu.threads))
+    return replace(
+        cpu, vector=cpu.vector | {"attention": [attention.measure()]},
+        vector_by_threads={"attention": counts},
+    )  # fmt: skip
+
+
+def attention_probe(threads: int, size: int, cache: Path | None = None) -> AttentionProbe:
+    """Return the probe of attention on the CPU over so many bytes of keys and values.
+
+    Heads are Mixtral's (four share a key), keys are bf16, and steps are mostly decode.
+    """
+    from .codegen.measure_attention import AttentionProbe
     from .passes.tile.attention import Attention, attention, tile_rows
 
     heads, kv_heads, head_dim = 32, 8, 128
     rows = tile_rows(heads // kv_heads, decoding=True)
-    return attention(Attention(heads, kv_heads, head_dim, kv="bf16", rows=rows))
-
-
-def attention_probe(threads: int, size: int, cache: Path | None = None) -> AttentionProbe:
-    """Return the probe of attention over so many bytes of keys and values; compiles its kernel."""
-    from .codegen.measure_attention import AttentionProbe
-
-    return AttentionProbe(attention_kernel(), threads, size, cache)
+    shape = Attention(heads, kv_heads, head_dim, kv="bf16", rows=rows)
+    return AttentionProbe(attention(shape), threads, size, cache)

@@ -59,7 +59,7 @@ def calibrate(options: CalibrateOptions) -> None:
 
     path = options.out or hardware_path()
     threads = _checked(options, path)
-    hardware = _measured(path.parent, threads, options.disk, options.rounds)
+    hardware = _measured(path.parent, threads, options)
     text = hardware_file.dumps(hardware)
     emit(text if options.json else figure_table(hardware.figures()))
     write_file(path, "--out", text)
@@ -86,34 +86,18 @@ def _checked(options: CalibrateOptions, path: Path) -> int:
     return threads
 
 
-def _measured(folder: Path, threads: int, disk: bool, rounds: int) -> Hardware:
-    from contextlib import nullcontext
-    from dataclasses import replace
-
-    from ..codegen.measure_cpu import cpu_probes
-    from ..codegen.measure_disk import disk_probes
-    from ..codegen.measure_gpu import gpu_probes, has_gpu, shared_probe
-    from ..cost_model.calibrate import calibrate as measure
+def _measured(folder: Path, threads: int, options: CalibrateOptions) -> Hardware:
+    from ..calibration import calibrated
     from ..options import Options
 
-    cpu = cpu_probes(threads, Options.from_env().cache)
-    levels, links = [cpu], []
-    if has_gpu():
-        *caches, main = cpu.memories
-        main = replace(main, shared=shared_probe(main.read[0]))
-        level, links = gpu_probes()
-        levels = [replace(cpu, memories=[*caches, main]), level]
-    with disk_probes(folder) if disk else nullcontext() as found:
-        if found is not None:
-            levels, links = [*levels, found[0]], [*links, *found[1]]
-        elif disk:
-            remarks().print(f"the disk of {folder} has no room to be measured", markup=False)
-        with remarks().status("measuring") as status:
-            return measure(
-                "this-machine", levels, links, versions=cpu.versions,
-                device=" with ".join(level.device for level in levels if level.device),
-                rounds=rounds, report=lambda line: status.update(f"measuring {line}"),
-            )  # fmt: skip
+    with remarks().status("measuring") as status:
+        hardware = calibrated(
+            threads, Options.from_env().cache, options.rounds, folder if options.disk else None,
+            lambda line: status.update(f"measuring {line}"),
+        )  # fmt: skip
+    if options.disk and "disk" not in {level.name for level in hardware.levels}:
+        remarks().print(f"the disk of {folder} has no room to be measured", markup=False)
+    return hardware
 
 
 def _use_of(hardware: Hardware, path: Path) -> str:

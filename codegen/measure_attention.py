@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..ir.core import Operation
 from ..ir.schedule import Schedule
@@ -18,6 +18,9 @@ from ..ir.types import dtype_of, shape_of
 from .build import compile_kernels
 from .measure_cpu import Measure
 from .threads import configure_threads
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 KEYS = 512
 """Keys that a row of the probes sees."""
@@ -56,7 +59,8 @@ class AttentionProbe:
     def measure(self, keys: int = KEYS, threads: int = 0) -> Measure:
         """Return the probe of rows of so many keys, on so many threads (0: all); its amount is
         FLOPs. The rows are as many as the pool's pages have keys for."""
-        launch, rows = self._launch(keys)
+        launch, given, _ = self.launch(keys)
+        rows = len(given[0])
         return Measure(self._timed(launch, threads or self.threads),
                        REPEATED * rows * keys * self.flops)  # fmt: skip
 
@@ -64,7 +68,9 @@ class AttentionProbe:
         """Return the probes of rows of `KEYS` on each number of threads."""
         return {count: self.measure(threads=count) for count in counts}
 
-    def _launch(self, keys: int) -> tuple[Callable[[], Any], int]:
+    def launch(self, keys: int) -> tuple[Callable[[], Any], tuple[Tensor, ...], Tensor]:
+        """Return a launch over rows of so many keys, its inputs (q, page table, starts, lengths),
+        and the tensor that it writes. No two rows share a page where there are enough."""
         import torch
 
         each = -(-keys // self._page)
@@ -75,8 +81,8 @@ class AttentionProbe:
         starts = torch.arange(rows + 1, dtype=torch.int32)
         lengths = torch.full((rows,), keys, dtype=torch.int32)
         sizes = (rows, rows, rows + 1, self._pages, each)
-        given = (q, table, starts, lengths, self._k, self._v, out)
-        return lambda: self._kernel.launch(*sizes, *given), rows
+        given = (q, table, starts, lengths)
+        return lambda: self._kernel.launch(*sizes, *given, self._k, self._v, out), given, out
 
     def _timed(self, launch: Callable[[], Any], threads: int) -> Callable[[], float]:
         def probe() -> float:

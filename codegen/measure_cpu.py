@@ -78,6 +78,7 @@ class CpuProbes:
     kind: str = "cpu"
     versions: dict[str, str] = field(default_factory=dict)
     device: str = ""
+    vector_by_threads: dict[str, dict[int, Measure]] = field(default_factory=dict)
 
 
 def cpu_probes(threads: int = 0, cache: Path | None = None) -> CpuProbes:
@@ -142,8 +143,7 @@ def _sizes(threads: int) -> list[tuple[str, int, float]]:
         sizes.append(("L2", caches["L2"] * threads // 2, caches["L2"] * threads * 0.75))
     if "L3" in caches:
         sizes.append(("L3", caches["L3"] // 4, caches["L3"] * 0.5))
-    stream = max(STREAM_BYTES, BEYOND * caches.get("L3", 0))
-    return [*sizes, ("memory", stream, float(_main_memory()))]
+    return [*sizes, ("memory", beyond_caches(), float(_main_memory()))]
 
 
 def _main_memory() -> int:
@@ -158,9 +158,20 @@ def _memories(threads: int) -> list[MemoryProbes]:
     """Return the probes of each memory; main memory's also for fewer threads."""
     probes = [_memory(name, size, capacity) for name, size, capacity in _sizes(threads)]
     main = probes[-1]
-    counts = sorted({min(threads, 1 << power) for power in range(threads.bit_length() + 1)})
-    by_threads = {count: _with_threads(main.read[0], count, threads) for count in counts}
+    by_threads = {
+        count: _with_threads(main.read[0], count, threads) for count in thread_counts(threads)
+    }
     return [*probes[:-1], replace(main, by_threads=by_threads)]
+
+
+def thread_counts(threads: int) -> list[int]:
+    """Return the numbers of threads that are measured: powers of two, and all."""
+    return sorted({min(threads, 1 << power) for power in range(threads.bit_length() + 1)})
+
+
+def beyond_caches() -> int:
+    """Return bytes that no cache holds."""
+    return max(STREAM_BYTES, BEYOND * cache_sizes().get("L3", 0))
 
 
 def _with_threads(measure: Measure, count: int, usual: int) -> Measure:

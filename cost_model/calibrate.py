@@ -147,6 +147,11 @@ class LevelProbes(Protocol):
         """One probe a launch mode."""
         ...
 
+    @property
+    def vector_by_threads(self) -> Mapping[str, Mapping[int, Measure]]:
+        """Some of `vector` with so many threads."""
+        ...
+
 
 def calibrate(
     name: str,
@@ -190,6 +195,8 @@ def _all_measures(levels: Sequence[LevelProbes]) -> list[tuple[str, Measure]]:
         for what, table in (("matmul", level.matmul), ("vector", level.vector)):
             for dtype, measures in table.items():
                 found += [(f"{what} {dtype}", measure) for measure in measures]
+        for what, counts in level.vector_by_threads.items():
+            found += [(f"vector {what} by {count}", each) for count, each in counts.items()]
         found += [(f"launch {mode}", measure) for mode, measure in level.launch.items()]
     return found
 
@@ -229,8 +236,12 @@ def _level(probes: LevelProbes, times: Times) -> Level:
     matmul = {dtype: _best(each, times) for dtype, each in probes.matmul.items()}
     vector = {dtype: _best(each, times) for dtype, each in probes.vector.items()}
     launch = {mode: _cost(times[id(each)], each.amount) for mode, each in probes.launch.items()}
+    by_threads = {
+        what: {count: _best([each], times) for count, each in counts.items()}
+        for what, counts in probes.vector_by_threads.items()
+    }
     return Level(
-        probes.name, probes.kind, memories, matmul, vector, launch, probes.threads
+        probes.name, probes.kind, memories, matmul, vector, launch, probes.threads, by_threads
     )  # fmt: skip
 
 

@@ -67,6 +67,7 @@ class Level:
 
     `matmul` and `vector` are rates by data type: of matrix products and of elementwise work.
     `launch` is the cost of starting one operation, by mode (eager, graph; serial, parallel).
+    `vector_by_threads` has rates of `vector` on so many threads, where that was measured.
     """
 
     name: str
@@ -76,6 +77,7 @@ class Level:
     vector: Mapping[str, Rate]
     launch: Mapping[str, Rate]
     threads: int = 1
+    vector_by_threads: Mapping[str, Mapping[int, Rate]] = field(default_factory=dict)
 
     @property
     def main(self) -> Memory:
@@ -176,6 +178,10 @@ class Figure:
 def _figures_of_level(level: Level) -> list[Figure]:
     found = [("FLOP/s", f"matmul {dtype}", rate) for dtype, rate in level.matmul.items()]
     found += [("FLOP/s", f"vector {dtype}", rate) for dtype, rate in level.vector.items()]
+    found += [
+        ("FLOP/s", f"vector {what} by {counted(count, 'thread')}", rate)
+        for what, rates in level.vector_by_threads.items() for count, rate in rates.items()
+    ]  # fmt: skip
     found += [("s", f"launch, {mode}", rate) for mode, rate in level.launch.items()]
     memories = [figure for memory in level.memories for figure in _figures_of_memory(memory)]
     return [Figure(level.name, name, rate, unit) for unit, name, rate in [*memories, *found]]

@@ -147,11 +147,12 @@ class _Reader:
         """A rate that may be left out."""
         return self.get(key).rate() if key in self.table() else None
 
-    def count(self, key: str) -> int:
-        """A key that is a positive whole number."""
-        if not (key.isascii() and key.isdigit() and int(key) > 0):
-            raise self.fail(f"expected a number of threads, found {key!r:.60}")
-        return int(key)
+    def by_threads(self) -> dict[int, Rate]:
+        """Rates whose keys are positive whole numbers."""
+        for key in self.table():
+            if not (key.isascii() and key.isdigit() and int(key) > 0):
+                raise self.fail(f"expected a number of threads, found {key!r:.60}")
+        return {int(key): rate for key, rate in self.rates().items()}
 
     def rates(self) -> dict[str, Rate]:
         return {key: self.get(key).rate() for key in self.table()}
@@ -176,6 +177,7 @@ def _level(reader: _Reader) -> Level:
         raise reader.get("memories").fail("at least one memory is needed")
     if any(a.capacity > b.capacity for a, b in zip(memories, memories[1:], strict=False)):
         raise reader.get("memories").fail("capacities must grow: fastest memory first")
+    by_threads = reader.optional("vector_by_threads", {})
     return Level(
         reader.get("name").text(),
         reader.get("kind").text(),
@@ -184,6 +186,7 @@ def _level(reader: _Reader) -> Level:
         reader.get("vector").rates(),
         reader.get("launch").rates(),
         int(reader.optional("threads", 1).positive()),
+        {what: by_threads.get(what).by_threads() for what in by_threads.table()},
     )
 
 
@@ -191,11 +194,7 @@ def _memory(reader: _Reader) -> Memory:
     read = reader.get("read").rate()
     copy = reader.optional("copy", reader.get("read").value).rate()
     capacity, shared = reader.get("capacity").positive(), reader.maybe_rate("shared")
-    threads = {
-        each.count(key): each.get(key).rate()
-        for each in [reader.optional("by_threads", {})]
-        for key in each.table()
-    }
+    threads = reader.optional("by_threads", {}).by_threads()
     return Memory(reader.get("name").text(), capacity, read, copy, shared, threads)
 
 
@@ -226,17 +225,23 @@ def _memory_json(memory: Memory) -> dict[str, Any]:
     if memory.shared is not None:
         entry["shared"] = _rate_json(memory.shared)
     if memory.by_threads:
-        entry["by_threads"] = {str(n): _rate_json(rate) for n, rate in memory.by_threads.items()}
+        entry["by_threads"] = _threads_json(memory.by_threads)
     return entry
 
 
+def _threads_json(rates: Mapping[int, Rate]) -> dict[str, Any]:
+    return {str(count): _rate_json(rate) for count, rate in rates.items()}
+
+
 def _level_json(level: Level) -> dict[str, Any]:
-    return {
+    entry = {
         "name": level.name, "kind": level.kind, "threads": level.threads,
         "memories": [_memory_json(memory) for memory in level.memories],
         "matmul": _map_json(level.matmul), "vector": _map_json(level.vector),
         "launch": _map_json(level.launch),
     }  # fmt: skip
+    by_threads = {what: _threads_json(rates) for what, rates in level.vector_by_threads.items()}
+    return entry | ({"vector_by_threads": by_threads} if by_threads else {})
 
 
 _LINK_RATES = ("pageable", "together", "latency")

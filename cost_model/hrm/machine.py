@@ -6,7 +6,9 @@ the best of each, so that a prediction made three times is an interval.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 from ..hardware import Hardware, NoSuchFigure, Rate
 
@@ -22,7 +24,8 @@ class HostedGpu:
     """A GPU with a host: rates in FLOP/s and bytes/s, capacities in bytes, costs in s.
 
     `dram` is what the host's processors read; `dram_shared` bounds what copies, attention and CPU
-    experts move together; `cpu_vector` is the rate of attention's kernel where that is known;
+    experts move together; `cpu_vector` is the rate of attention's kernel where that is known, and
+    `cpu_vector_divided` that on `ATTENTION_CORES` of the cores (0: as large a share of it);
     `staging` is a copy from pageable to pinned memory (bytes copied a second); `up` and `down` are
     the link with one direction busy, `both_ways` the bytes of both when both are (0: as many as
     alone); `disk` is 0 without one. Python takes `task_start` to begin
@@ -51,6 +54,7 @@ class HostedGpu:
     sequence_start: float = 0.0
     logit_read: float = 0.0
     both_ways: float = 0.0
+    cpu_vector_divided: float = 0.0
 
     def contention(self, rate: float) -> float:
         """Return by how much a second of copies up is drawn out by reads of so many bytes/s.
@@ -69,7 +73,7 @@ class HostedGpu:
     def divided(self) -> HostedGpu:
         """Return the machine where attention and the CPU's experts have cores of their own."""
         return replace(
-            self, cpu_vector=self.cpu_vector * ATTENTION_CORES,
+            self, cpu_vector=self.cpu_vector_divided or self.cpu_vector * ATTENTION_CORES,
             cpu_flops=self.cpu_flops * (1 - ATTENTION_CORES),
         )  # fmt: skip
 
@@ -94,6 +98,7 @@ class HostedGpu:
 
         device, host = hardware.level(gpu), hardware.level(cpu)
         up, down = hardware.link(cpu, gpu), hardware.link(gpu, cpu)
+        by_threads = host.vector_by_threads.get("attention", {})
         starts = host.launch_cost("parallel" if "parallel" in host.launch else None)
         return HostedGpu(
             gpu_flops=pick(device.matmul_rate(dtype)),
@@ -118,7 +123,21 @@ class HostedGpu:
             both_ways=pick(up.together) + pick(down.together)
             if up.together and down.together
             else 0.0,
+            cpu_vector_divided=_on_threads(
+                {count: pick(rate) for count, rate in by_threads.items()},
+                host.threads * ATTENTION_CORES,
+            ),
         )
+
+
+def _on_threads(rates: Mapping[int, float], threads: float) -> float:
+    """Return the rate on so many threads, on straight lines between those that were measured; 0
+    where none was."""
+    known = [(0, 0.0), *sorted(rates.items())]
+    for (few, low), (many, high) in pairwise(known):
+        if threads <= many:
+            return low + (high - low) * (threads - few) / (many - few)
+    return known[-1][1]
 
 
 def _disk(hardware: Hardware, cpu: str, pick: object) -> float:

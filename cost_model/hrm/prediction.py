@@ -156,7 +156,7 @@ _CHANGES: dict[str, Callable[[Site], Site]] = {
     "host memory": lambda site: replace(site, host_memory=site.host_memory * LIFT),
     "link to the GPU": _machine("up", "down"),
     "host memory bandwidth": _machine("dram", "dram_shared"),
-    "CPU arithmetic": _machine("cpu_flops", "cpu_vector"),
+    "CPU arithmetic": _machine("cpu_flops", "cpu_vector", "cpu_vector_divided"),
     "GPU memory bandwidth": _machine("gpu_bandwidth"),
     "GPU arithmetic": _machine("gpu_flops"),
     "disk": _machine("disk"),

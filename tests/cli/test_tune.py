@@ -98,6 +98,8 @@ def test_calibrate_measures_memory_by_threads_and_the_disk(tmp_path) -> None:
     machine = load(file)
     assert {"cpu", "disk"} <= {level.name for level in machine.levels}
     assert machine.level("cpu").main.by_threads[1].median > 0
+    assert machine.level("cpu").vector_rate("attention").min > 0
+    assert machine.level("cpu").vector_by_threads["attention"][1].median > 0
     assert machine.link("disk", "cpu").bandwidth.median > 0
     again = CliRunner().invoke(app, ["calibrate", "--out", str(file), "--rounds", "1", "--no-disk"])
     assert again.exit_code == 0 and "disk" not in {level.name for level in load(file).levels}

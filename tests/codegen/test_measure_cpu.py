@@ -1,8 +1,9 @@
 """The CPU's probes run, and calibration turns them into a description that loads again."""
 
+from weft.calibration import host_probes
 from weft.codegen.measure_cpu import FMA_LANES, FMA_ROUNDS, Measure, cpu_probes
 from weft.cost_model.calibrate import calibrate
-from weft.cost_model.hardware_file import load, save
+from weft.cost_model.hardware_file import dumps, load, parse, save
 
 
 def test_probes_become_a_hardware_file(tmp_path) -> None:
@@ -17,6 +18,16 @@ def test_probes_become_a_hardware_file(tmp_path) -> None:
     assert level.matmul_rate("f32").max > 1e9 and level.vector_rate("f32").max > 1e9
     assert 0 < level.launch_cost("serial").min < 1e-3
     assert 0 < level.launch_cost("call").min and 0 < level.launch_cost("task").min < 0.1
+
+
+def test_attentions_kernel_is_measured_by_threads(tmp_path) -> None:
+    probes = host_probes(1, tmp_path, keys=1 << 20)
+    machine = calibrate("here", [probes], versions={}, device="", rounds=2)
+    level = machine.level()
+    known = level.vector_rate("attention")
+    assert 0 < known.min <= known.median <= known.max < level.vector_rate("f32").max
+    assert set(level.vector_by_threads["attention"]) == {1}
+    assert parse(dumps(machine)) == machine
 
 
 def test_a_measure_is_seconds_of_one_run() -> None:

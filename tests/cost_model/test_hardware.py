@@ -27,8 +27,15 @@ def machines(draw) -> Hardware:
         launch = {"serial": draw(rates)}
         levels.append(
             Level(
-                name, "cpu", memories, draw(tables), draw(tables), launch, draw(st.integers(1, 99))
-            )
+                name,
+                "cpu",
+                memories,
+                draw(tables),
+                draw(tables),
+                launch,
+                draw(st.integers(1, 99)),
+                draw(st.dictionaries(st.just("attention"), counted)),
+            )  # fmt: skip
         )
     several = [draw(optional) for _ in range(3)]
     link = Link(levels[0].name, levels[-1].name, draw(rates), *several)
@@ -69,6 +76,8 @@ def broken(change) -> str:
          "min <= median <= max does not hold"),
         (broken(lambda v: v["levels"][1]["memories"][0].update(by_threads={"-1": 3})),
          "expected a number of threads, found '-1'"),
+        (broken(lambda v: v["levels"][1].update(vector_by_threads={"attention": {"0": 3}})),
+         r"vector_by_threads.attention: expected a number of threads, found '0'"),
         (broken(lambda v: v["links"][0].update(latency=0)), "latency: expected a positive number"),
         (broken(lambda v: v["links"][0].update(source="tpu")),
          "'tpu' is no level; levels: gpu, cpu"),
