@@ -35,6 +35,7 @@ from .ballast import Ballast
 from .moe_disk import disk
 from .moe_memory import host_memory, memory_settings
 from .moe_peers import NoPeer, in_process, rates
+from .moe_planning import planning
 from .moe_record import RESULTS, Figures, Keep, keeper
 from .moe_runs import (
     FEW_TOKENS,
@@ -280,6 +281,7 @@ def settings_of(bench: Bench) -> list[Setting]:
 SECTIONS: dict[str, Callable[[Bench], Figures]] = {
     "accelerate": accelerate, "schedules": schedules, "bound": bound, "cpu_experts": cpu_experts,
     "host_memory": host_memory, "variants": variants, "disk": disk, "errors": errors,
+    "planning": planning,
 }  # fmt: skip
 
 

@@ -26,6 +26,11 @@ def lower_bound(model: LinearModel, weights: tuple[float, ...] = WEIGHTS) -> flo
     return model.steps * step + prefill
 
 
+def may_hold(model: LinearModel) -> bool:
+    """Return whether memories could hold all pages: where they cannot, no counts fit."""
+    return _Memory.of(model).may_hold(model)
+
+
 @dataclass(frozen=True)
 class _Memory:
     """Room of the memories in pages, and what a page that passes through the ring takes of GPU's.

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from .linear import HOMES, RING, Limit, LinearModel, Row
 from .machine import HostedGpu
@@ -48,16 +48,28 @@ def linear_model(
     prices = prices or pricing(shape, workload, site)
     units = [(prices.unit(batch, tokens), count) for tokens, count in batch.sizes.items()]
     rows = _Rows(shape, batch, site, units, len(prices.classes))
-    pages = shape.layers * batch.pages_per_expert
-    return LinearModel(
+    return replace(
+        memory_model(shape, workload, batch, site, prices.classes),
         step=rows.step(),
         prefill=prefill_rows(shape, workload, batch, site.machine, len(prices.classes)),
-        limits=_limits(shape, workload, batch, site, len(prices.classes)),
-        totals=tuple(members * pages for members, _ in prices.classes),
-        layers=shape.layers,
-        steps=workload.steps,
         step_overhead=units[0][0].fill,
         prefill_overhead=0.0 if workload.overlap else shape.layer_bytes / site.machine.up,
+    )
+
+
+def memory_model(
+    shape: MoeShape, workload: Workload, batch: Batch, site: Site,
+    classes: Sequence[tuple[int, float]],
+) -> LinearModel:  # fmt: skip
+    """Return the model of one batch without its seconds: what memories hold."""
+    pages = shape.layers * batch.pages_per_expert
+    return LinearModel(
+        step=(),
+        prefill=(),
+        limits=_limits(shape, workload, batch, site, len(classes)),
+        totals=tuple(members * pages for members, _ in classes),
+        layers=shape.layers,
+        steps=workload.steps,
         allowed=_homes(batch, site),
     )
 

@@ -15,12 +15,12 @@ from itertools import count
 
 from ..placement import Home
 from ..policy import Policy
-from .bounds import lower_bound
+from .bounds import lower_bound, may_hold
 from .grid import Grid
 from .linear import RING, Counts, LinearModel
 from .memory import Batch
 from .milp import solve
-from .model import Site, linear_model, pricing
+from .model import Site, linear_model, memory_model, pricing
 from .popularity import Popularity
 from .shape import MoeShape, Workload
 from .spread import colder, placements
@@ -140,8 +140,11 @@ class _Search:
         """The bound of a batch with the memory of the smallest prefill group, the time of the
         largest."""
         members = self.grid.members(family, self.workload)
-        fast = self.model(members[-1])
-        return lower_bound(replace(fast, limits=self.model(members[0]).limits), ())
+        site = site_of(self.site, family)
+        least = memory_model(self.shape, self.workload, members[0], site, self.prices.classes)
+        if not may_hold(least):
+            return float("inf")
+        return lower_bound(replace(self.model(members[-1]), limits=least.limits), ())
 
     def _entry(
         self, stage: int, batch: Batch, seconds: float, counts: Counts | None = None

@@ -31,6 +31,16 @@ def test_schedules_and_bound_run_and_agree(bench):
     json.dumps(figures)
 
 
+def test_planning_searches_and_proves_every_schedule(bench):
+    figures = measure(bench, ["planning"])
+    assert {row["schedule"] for row in figures["proofs"]} == {"ring", "cgo", "s2", "s3", "s4"}
+    assert all(row["by"] == "z3" and row["windows"] > 0 for row in figures["proofs"])
+    assert figures["search_s"] >= figures["searches"][0]["search_s"] > 0
+    assert figures["proof_s"] == max(row["proof_s"] for row in figures["proofs"]) > 0
+    assert figures["searches"][0]["tried"] > 0
+    json.dumps(figures)
+
+
 @pytest.mark.slow
 def test_errors_cpu_experts_and_peers_run(bench):
     pytest.importorskip("accelerate")
