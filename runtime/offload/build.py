@@ -129,7 +129,8 @@ class Build:
             self.notes += self.store.notes
         parts = Parts(
             self.device, ready["device"] | ready["host"], buffers, pool, host,
-            self._host_pool(stored, relay), {}, arena or {key: n for n, key in enumerate(parked)},
+            self._host_pool(stored, relay, pin=True), {},
+            arena or {key: n for n, key in enumerate(parked)},
             source, *self._keys(options.num_pages - options.device_pages),
             memory.allocate("logits", (options.max_batch, config.vocab_size), torch.float32),
             self._host_logits(),
@@ -143,6 +144,8 @@ class Build:
             parts.homes = KeyHomes((parts.k, parts.v), self._kept_keys())
             parts.keys = self._device_keys(parts.homes)
         self.device.settle()
+        self.notes += [f"host memory stays pageable, copies are slower: {why}"
+                       for why in self.device.refusals]  # fmt: skip
         return parts
 
     def _load(self, parts: Parts, resident: list[tuple[int, int]], stored: PageShape) -> None:
@@ -177,9 +180,8 @@ class Build:
 
     def _host_pool(self, shape: PageShape, count: int, pin: bool = False) -> Pool:
         buffer = mapped(pool_bytes(shape, max(count, 1)))
-        refused = self.device.register(buffer) if pin and count else ""
-        if refused:
-            self.notes.append(f"host memory stays pageable, copies are slower: {refused}")
+        if pin and count:
+            self.device.register(buffer)
         return pool_in(buffer, shape, max(count, 1))
 
     def _keys(self, pages: int) -> tuple[Tensor, Tensor]:

@@ -11,13 +11,14 @@ import weakref
 from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from time import perf_counter, sleep
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from ...ir.display.units import bytes_text
 from ..device import NoGpu
 from .memory import BLOCK, MIB, Memory
 
@@ -53,6 +54,8 @@ class OffloadDevice(Protocol):
     name: str
     place: str
     memory: Memory
+    refusals: list[str]
+    """Why host memory that was asked for stayed pageable, each once."""
     triton: bool
     """Whether its kernels are Triton's: they take torch's tensors as they are."""
 
@@ -171,6 +174,7 @@ class SimulatedDevice:
     name: str = "simulated GPU"
     place: str = "cpu"
     triton: bool = False
+    refusals: list[str] = field(default_factory=list)
 
     @staticmethod
     def of(cap: int, refusal: str = "") -> SimulatedDevice:
@@ -183,11 +187,14 @@ class SimulatedDevice:
 
     def register(self, buffer: Tensor) -> str:
         """Pinning does nothing here, unless it is to be refused."""
+        _refused(self.refusals, self.refusal)
         return self.refusal
 
     def host(self, size: int) -> Tensor:
         """Plain memory."""
-        return torch.zeros(size, dtype=torch.uint8)
+        buffer = torch.zeros(size, dtype=torch.uint8)
+        self.register(buffer)
+        return buffer
 
     def send(self, tensor: Tensor) -> Tensor:
         """The inputs lie in the same memory."""
@@ -259,6 +266,7 @@ class CudaDevice:
         self._trickling: deque[torch.cuda.Event] = deque()
         self._small: deque[torch.cuda.Event] = deque(maxlen=MOST_SMALL)
         self._pinned: list[Tensor] = []
+        self.refusals: list[str] = []
         weakref.finalize(self, _unpin, self._pinned)
 
     def stream(self, queue: str) -> Stream:
@@ -278,10 +286,12 @@ class CudaDevice:
             return ""
         with suppress(RuntimeError):  # the refusal is reported by the next launch, once
             torch.zeros(1, device=self.place)
-        return f"cudaHostRegister gave error {error}"
+        why = f"the system pins no {bytes_text(buffer.nbytes)}: cudaHostRegister gave error {error}"
+        _refused(self.refusals, why)
+        return why
 
     def host(self, size: int) -> Tensor:
-        """Memory that is pinned, if the system allows it."""
+        """Memory that is pinned, if the system allows it; else `refusals` says why."""
         buffer = mapped(size)
         self.register(buffer)
         return buffer
@@ -356,6 +366,11 @@ class CudaDevice:
         if clear is not None:
             clear()
         _unpin(self._pinned)
+
+
+def _refused(refusals: list[str], why: str) -> None:
+    if why and why not in refusals:
+        refusals.append(why)
 
 
 def _unpin(buffers: list[Tensor]) -> None:

@@ -265,6 +265,23 @@ def test_refused_pinning_is_said_and_nothing_else_changes(cases, whole):
     executor.close()
 
 
+def test_pages_are_copied_from_pinned_memory_wherever_they_come_from(cases):
+    pinned = []
+
+    class Pinning(SimulatedDevice):
+        def register(self, buffer):
+            pinned.append(buffer)
+            return ""
+
+    executor = cases.executor(policy("ring", ON_DISK), device=Pinning(Memory("cpu", 64 * MIB)))
+    starts = [(buffer.data_ptr(), buffer.data_ptr() + buffer.nbytes) for buffer in pinned]
+    parts = executor._parts
+    for pool in (parts.host_pool, parts.relay):
+        for part in pool.tensors.values():
+            assert any(a <= part.data_ptr() < b for a, b in starts)
+    executor.close()
+
+
 def test_cold_experts_go_to_the_cpu_by_what_was_taken(cases, whole):
     executor = cases.executor(policy("ring"))
     executor.options = replace(executor.options, adapt_every=2)

@@ -6,6 +6,7 @@ import sys
 from collections import deque
 from threading import Event, Thread
 from time import perf_counter, sleep
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -26,7 +27,7 @@ from weft.runtime.offload.device import (
     wait_for,
 )  # fmt: skip
 from weft.runtime.offload.executor import HOST_QUEUES
-from weft.runtime.offload.memory import DeviceMemoryExceeded, Memory
+from weft.runtime.offload.memory import MIB, DeviceMemoryExceeded, Memory
 from weft.runtime.offload.narrow import unpack_rows
 from weft.runtime.offload.pages import pack_rows
 from weft.runtime.offload.placing import colder
@@ -115,6 +116,53 @@ def test_devices_of_a_process_share_streams(monkeypatch):
         each.place = "cuda:0"
     streams = [each.stream(queue) for each in devices for queue in ("gpu", "up")]
     assert streams[:2] == streams[2:] and len(made) == 2
+
+
+class Driver:
+    """CUDA's runtime, as far as pinning asks it: takes nothing beyond `room` bytes."""
+
+    def __init__(self, room):
+        self.room, self.pinned = room, {}
+
+    def cudaHostRegister(self, address, size, flags):  # noqa: N802
+        if sum(self.pinned.values()) + size > self.room:
+            return 2
+        self.pinned[address] = size
+        return 0
+
+    def cudaHostUnregister(self, address):  # noqa: N802
+        del self.pinned[address]
+
+
+@pytest.fixture
+def driver(monkeypatch):
+    """A GPU of 1 GiB whose memory is the CPU's; `driver.fractions` are what was set."""
+    made, gpu = Driver(3 * MIB), SimpleNamespace(name="played", total_memory=1 << 30)
+    made.fractions = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda place: gpu)
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction",
+                        lambda share, place: made.fractions.append(share))  # fmt: skip
+    monkeypatch.setattr(torch.cuda, "cudart", lambda: made)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda place: None)
+    return made
+
+
+def test_what_the_driver_does_not_pin_stays_pageable_and_is_told_once(driver):
+    device = CudaDevice(1 << 28, "cpu")
+    first, second, third = (device.host(2 * MIB) for _ in range(3))
+    assert {first.data_ptr()} == driver.pinned.keys()
+    assert len(second) == len(third) == 2 * MIB
+    why = "the system pins no 2.0 MiB: cudaHostRegister gave error 2"
+    assert device.refusals == [why] and device.register(second) == why
+    device.close()
+    assert not driver.pinned
+
+
+def test_the_cap_is_the_allocators_share_too(driver):
+    CudaDevice(1 << 28, "cpu")
+    CudaDevice(1 << 40, "cpu")
+    assert driver.fractions == [0.25, 1.0]
 
 
 class Ending:
