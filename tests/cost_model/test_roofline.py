@@ -52,6 +52,7 @@ class Probes(NamedTuple):
     name: str = "cpu"
     kind: str = "cpu"
     threads: int = 2
+    vector_by_threads: dict[str, dict[int, Timed]] = {}  # noqa: RUF012
 
 
 def simple(bandwidth: float = 1e9, rate: float = 1e9) -> Level:
@@ -175,13 +176,15 @@ def test_calibration_of_links_and_shared_memory() -> None:
     """Copies alone, pageable, together and nearly empty; main memory by threads and shared."""
     one, two, four = (Timed(lambda s=s: s, 8.0) for s in (1.0, 2.0, 4.0))
     level = probes([1.0])._replace(
-        memories=[Buffer([one], [one], shared=two, by_threads={1: four, 2: one})]
+        memories=[Buffer([one], [one], shared=two, by_threads={1: four, 2: one})],
+        vector_by_threads={"attention": {3: four}},
     )
     ways = [Way("cpu", "cpu", [one, two], four, two, four)]
     machine = calibrate.calibrate("here", [level], ways, versions={}, device="t", rounds=2)
     main, link = machine.level().main, machine.link("cpu", "cpu")
     assert main.shared == Rate.exact(4.0)
     assert main.by_threads == {1: Rate.exact(2.0), 2: Rate.exact(8.0)}
+    assert machine.level().vector_by_threads == {"attention": {3: Rate.exact(2.0)}}
     assert (link.bandwidth, link.pageable) == (Rate.exact(8.0), Rate.exact(2.0))
     assert (link.together, link.latency) == (Rate.exact(4.0), Rate.exact(0.5))
 
