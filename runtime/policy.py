@@ -28,10 +28,14 @@ class Policy:
     A prompt whose beginning another row is just computing waits for it if that saves at least
     `least_gain` tokens; the others' steps go on meanwhile. Branches of a fork always wait for the
     first of them to compute what stands before it.
+
+    Rows that run may take turns with those that wait: see `turns`. One that has come `turn` tokens
+    nearer to its end than one that waits gives it its place.
     """
 
     least_gain: int = 1
     aging: int = 1
+    turn: int = 8
     scarce: float = 0.7
     nearly: float = 1.2
 
@@ -39,8 +43,13 @@ class Policy:
         """Return the sort key in the waiting queue; smaller goes first."""
         if pressed:
             return request.order
-        path = request.critical if request.needs_logits else 0
-        return (self.aging * request.arrived - path, *request.order)
+        path = self.urgency(request, request.produced)
+        return (path if request.needs_logits else self.aging * request.arrived, *request.order)
+
+    def urgency(self, request: Request, produced: int) -> int:
+        """Return where a model call with so many new tokens stands among others; smaller goes
+        first."""
+        return self.aging * request.arrived - max(0, request.critical - produced)
 
     def pressed(self, live: int, pages: int) -> bool:
         """Say whether pages are scarce, with so many live of all."""

@@ -23,6 +23,7 @@ class Pressure:
         self._batch, self._kv, self._tree, self._policy = batch, kv, tree, policy
         self._expected, self._until = 0, -1
         self._missed, self._misses_until = 0, -1
+        self._room, self._room_until = False, -1
 
     def is_high(self, clock: int, others: Iterable[Request]) -> bool:
         """Say so in step `clock`; `others` have asked and are not in the batch.
@@ -42,6 +43,13 @@ class Pressure:
             self._expected, self._until = self._expect(others), clock + EVERY
         return not self._policy.fits(self._expected, pages)
 
+    def has_room(self, clock: int, others: Iterable[Request]) -> bool:
+        """Say in step `clock` whether all rows can hold their pages until they end."""
+        if clock >= self._room_until:
+            self._room = self._expect(others) <= self._kv.num_pages
+            self._room_until = clock + EVERY
+        return self._room
+
     def _expect(self, others: Iterable[Request]) -> int:
         """Return the pages of all requests when their programs have come to their ends."""
         batch, tokens, asked = self._batch, 0, PromptLog()
@@ -50,5 +58,5 @@ class Pressure:
         for request in others:
             prompt = request.sequence.tokens[: request.sequence.length]
             held = max(request.sequence.resident, self._tree.known(prompt), asked.add(prompt))
-            tokens += len(prompt) - held + request.critical
+            tokens += len(prompt) - held + max(0, request.critical - request.produced)
         return self._kv.live + tokens // self._kv.page_size

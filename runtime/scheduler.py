@@ -25,6 +25,7 @@ from .request import Request
 from .sequence import Order, Sequence
 from .step import ModelExecutor
 from .streams import Streams
+from .turns import Turns
 
 
 class KVTooSmall(CapacityError):
@@ -59,6 +60,7 @@ class Scheduler:
         self._clock = 0
         self._pressed = False
         self._pressure = Pressure(batch, kv, tree, policy)
+        self.turns = Turns(batch, kv, policy, self._pressure, executor.max_batch, self.enqueue)
         self._prefilling: list[Request] = []
         self._parked: set[Request] = set()
         self._tie = count()
@@ -109,6 +111,8 @@ class Scheduler:
         """Secure the running rows' pages; return the chunks that the step computes besides."""
         self._clock += 1
         self._press(self._pressure.is_high(self._clock, self._outside()))
+        if not self._pressed:
+            self.turns.take(self._clock, self._waiting, self._outside())
         self._secure_running()
         chunks = self._pick()
         if not chunks and not self._batch.size and self._waiting and not self._pressed:
@@ -392,7 +396,5 @@ class Scheduler:
 
     def _too_small(self, request: Request, tokens: int, pages: int) -> KVTooSmall:
         have = self._kv.num_pages
-        return KVTooSmall(
-            row=request.row, what=request.name, tokens=tokens, pages=pages, have=have,
-            short=pages - have,
-        )  # fmt: skip
+        return KVTooSmall(row=request.row, what=request.name, tokens=tokens, pages=pages,
+                          have=have, short=pages - have)  # fmt: skip
