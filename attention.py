@@ -48,13 +48,14 @@ class Attention:
     always: bool = False
     hardware: str = "cpu-generic"
     offload: bool = False
+    ahead: bool = True
 
     @property
     def passes(self) -> Sparse:
         """Return what the model's passes take."""
         from .passes.tile.regimes import Sparse
 
-        return Sparse(str(self.policy), self.hardware, self.always, self.offload)
+        return Sparse(str(self.policy), self.hardware, self.always, self.offload, self.ahead)
 
     def page_bytes(self, config: ModelConfig, page_size: int) -> int:
         """Return the bytes that a page of keys needs beside them: labels, and sums of v for a tail,

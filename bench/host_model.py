@@ -4,15 +4,16 @@ The 8 B shape with random weights and, beside its own new tokens, random keys an
 compiled for `--target cuda --kv-host-memory`, with a cache of two selections. `steady` gives the
 same token every step, so that queries turn by rope alone (as alike as the cosine that
 `sparse_offload` says of the shipped models); `fresh` another each time, which no cache foresees.
-Beside it a stack of the same products over keys that are copied whole, layer by layer, and the same
-executor with its keys on the device, whose logits must be the same.
+`unguessed` is `steady` of an executor that fetches nothing ahead. Beside it a stack of the same
+products over keys that are copied whole, layer by layer, and the same executor with its keys on the
+device, whose logits must be the same.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from time import perf_counter
 from types import SimpleNamespace
@@ -35,37 +36,50 @@ from weft.passes.tile.regimes import lower_for_gpu, merge_kernels
 from weft.runtime.graphs import CudaGraphs
 from weft.runtime.step import SPARSE
 
-SETTINGS = {"64k": (1 << 16, 32), "256k": (1 << 18, 8)}
-"""Contexts, and layers of the shape that are run: 8 GiB of keys in host memory."""
+SETTINGS = {"256k": (1 << 18, 4), "64k": (1 << 16, 16)}
+"""Contexts, and layers of the shape that are run: 4 GiB of keys in host memory."""
 WARM, STEPS = 6, 24
 """Steps before those that are timed, and how many of these there are."""
 
 
+@dataclass(frozen=True)
+class Placed:
+    """Where a model's keys lie: across the link or not, whether rows are fetched `ahead`; of how
+    many sequences; and the bytes that a device has for what it holds of them (0: two selections)."""
+
+    across: bool = True
+    ahead: bool = True
+    batch: int = 1
+    memory: int = 0
+
+
 class HostModel:
-    """A model of some layers over one context; `across` says where its keys lie."""
+    """A model of some layers over sequences of one context."""
 
     def __init__(
-        self, config: ModelConfig, policy: SparsePolicy, context: int, folder: Path, across: bool
+        self, config: ModelConfig, policy: SparsePolicy, context: int, folder: Path, placed: Placed
     ) -> None:  # fmt: skip
-        self.config, self.context = config, context
+        self.config, self.context, self.batch = config, context, placed.batch
         self.tiny = not torch.cuda.is_available()
         attention = Attention(policy, in_order(config), always=True, hardware="h200",
-                              offload=across)  # fmt: skip
+                              offload=placed.across, ahead=placed.ahead)  # fmt: skip
         format = "f32" if self.tiny else "bf16"
-        limits: dict[str, Any] = {"max_tokens": 64, "max_batch": 1}
+        limits: dict[str, Any] = {"max_tokens": 64, "max_batch": placed.batch}
         graph = build_graph(config)
         regimes = lower_for_gpu(config, graph, weights=format, activations=format, kv=format,
                                 attention=attention.passes, **limits)  # fmt: skip
         wanted = merge_kernels(regimes) + gpu_step_kernels(config.vocab_size)
         kernels = load_kernels(wanted, folder, interpreted=self.tiny)
-        self.pages = -(-config.context_length // 64) + 1
+        self.each = -(-config.context_length // 64)
+        self.pages = placed.batch * self.each + 1
         checkpoint: Any = SimpleNamespace(config=config, folder=None, name="random", graph=graph)
         options, memory = Options(target="cuda", weights=format, kv_memory=1, **limits), 0
-        if across:
+        if placed.across:
             costs = key_costs(checkpoint, options, attention, 64)
             options = replace(options, kv_host_memory=self.pages * costs.host_page)
-            rows = -(-ROOM * policy.budget(config.context_length) // 64) * 64
+            rows = -(-ROOM * placed.batch * policy.budget(config.context_length) // 64) * 64
             memory = costs.fixed + self.pages * costs.device_page + rows * costs.row
+            memory = placed.memory or memory
         self.executor: Any = executor_on(
             checkpoint, regimes, kernels, options, self.pages, "cpu" if self.tiny else "cuda",
             None if self.tiny else CudaGraphs(), attention=attention, memory=memory,
@@ -97,9 +111,9 @@ class HostModel:
             mine.copy_(its)
 
     def step(self, token: int) -> torch.Tensor:
-        """Decode one token, and return its logits."""
+        """Decode one token of each sequence, and return the logits."""
         self.position += 1
-        step = decode_step(self.position, 1, self.pages - 1, SPARSE)
+        step = decode_step(self.position, self.batch, self.each, SPARSE)
         step.tokens.fill_(token)
         return self.executor.forward(step)
 
@@ -139,7 +153,7 @@ def model(*arguments: Any) -> Iterator[HostModel]:
 
 
 def host_model(folder: Path, tiny: bool) -> dict[str, Any]:
-    """Steps at 64 K of the whole model, and at 256 K of some of its layers."""
+    """Steps at 256 K and 64 K of some layers of the model."""
     if tiny:
         policy = SparsePolicy(k=16, labels="i8", channels=4, sinks=2, recent=4, min_context=0)
         config = replace(TINY, context_length=192)
@@ -162,21 +176,32 @@ def measured(
 ) -> dict[str, Any]:
     """Return the us of a step, what it fetched, and how many times faster than streaming it is."""
     found: dict[str, Any] = {"layers": config.layers}
-    with model(config, policy, context, folder, True) as across:
+    with model(config, policy, context, folder, Placed()) as across:
         across.fill()
         if check:
             found |= compared(across, config, policy, folder, steps)
         for name, tokens in (("", lambda _: 7), ("fresh_", lambda number: 11 + 5 * number)):
-            before = asdict(across.executor.host.traffic())
-            seconds = across.seconds(tokens, steps)
-            after = asdict(across.executor.host.traffic())
-            found |= shares({key: after[key] - before[key] for key in after}, name)
-            found[f"{name}us"] = None if across.tiny else 1e6 * seconds
+            found |= run(across, tokens, steps, name)
+        if not across.tiny:
+            found |= streamed(across)
+    with model(config, policy, context, folder, Placed(ahead=False)) as across:
+        across.fill()
+        found |= run(across, lambda _: 7, steps, "unguessed_")
         if across.tiny:
             return found
-        found |= streamed(across)
     return found | {"speedup": found["streaming_us"] / found["us"],
                     "fresh_speedup": found["streaming_us"] / found["fresh_us"]}  # fmt: skip
+
+
+def run(
+    across: HostModel, tokens: Callable[[int], int], steps: int, name: str
+) -> dict[str, float | None]:
+    """Return the us of a step, and where the rows that it read were."""
+    before = asdict(across.executor.host.traffic())
+    seconds = across.seconds(tokens, steps)
+    after = asdict(across.executor.host.traffic())
+    found = shares({key: after[key] - before[key] for key in after}, name)
+    return found | {f"{name}us": None if across.tiny else 1e6 * seconds}
 
 
 def shares(counts: dict[str, int], name: str) -> dict[str, float]:
@@ -190,7 +215,7 @@ def compared(
     across: HostModel, config: ModelConfig, policy: SparsePolicy, folder: Path, steps: int
 ) -> dict[str, Any]:
     """Return the largest difference of logits from those of keys on the device, and its us."""
-    with model(config, policy, across.context, folder, False) as near:
+    with model(config, policy, across.context, folder, Placed(across=False)) as near:
         near.take(across)
         error = 0.0
         for token in (3, 7) if across.tiny else (3, 7, 7, 5):
@@ -215,10 +240,10 @@ def streamed(across: HostModel) -> dict[str, float]:
                        device="cuda")  # fmt: skip
     x = torch.randn(1, across.config.width, dtype=torch.bfloat16, device="cuda")
 
-    def run() -> None:
+    def step() -> None:
         stream.decode(rest)
         torch.mm(x, head)
 
-    run()
-    seconds = timed(run, lambda: None, 4)
+    step()
+    seconds = timed(step, lambda: None, 4)
     return {"streaming_us": 1e6 * seconds, "streaming_gbs": stream.bytes / seconds / 1e9}

@@ -1,8 +1,8 @@
 """Sparse attention: what it costs in accuracy (counts, on any machine); `bench.sparse_speed` times
 it on a GPU, into the same file of results.
 
-    python -m bench.sparse_attention [--only perplexity retrieval] [--model tiny-dense] [--json]
-        [--record]
+    python -m bench.sparse_attention [--only perplexity retrieval calibration]
+        [--model tiny-dense] [--json] [--record]
 
 Perplexity is of zoo/heldout.txt in sequences of 4096 tokens, by the CPU's compiled kernels, every
 token a decode step of its own; its loss counts tokens with more than 1024 before them. Retrieval is
@@ -10,6 +10,7 @@ key-value questions and needles over contexts of 512 to 4096 tokens, by the orac
 the context is read densely, question and answer sparsely. Keys end in the policy's name;
 `perplexity_loss` and `retrieval_loss_points` are the worst over the models, of the adaptive policy
 with its tail (POLICIES["adaptive_tail"]), and those with `_no_tail` of the same without.
+`calibration_tiny_s` is what calibrating the slower model takes on this CPU.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from weft.evaluation.subject import Subject
 from weft.frontend.checkpoint import ZOO, open_checkpoint
 from weft.ir.sparse import parse_policy
 
+from bench.attention_calibration import calibration
 from bench.cpu import record
 
 Figures = dict[str, Any]
@@ -49,7 +51,11 @@ LEFT_OUT = {"perplexity": (), "retrieval": ("wide",)}
 
 
 def measure(section: str, model: str) -> Figures:
-    """Return the figures of a section for a model, and print its table."""
+    """Return the figures of a section for a model, and print them."""
+    if section == "calibration":
+        found = calibration(model)
+        print(f"{model}: {found}", flush=True)
+        return {f"calibration_{model.replace('-', '_')}": found}
     checkpoint = open_checkpoint(model)
     policies = {
         name: parse_policy(text) for name, text in POLICIES.items() if name not in LEFT_OUT[section]
@@ -86,8 +92,12 @@ def _of(value: Measured, dense: Measured) -> Figures:
 
 
 def headline(figures: Figures) -> Figures:
-    """Return the figures over all models: the worst loss, and the mean of retrieval by model."""
+    """Return the figures over all models: the worst loss, the mean of retrieval by model, and how
+    long the slower is calibrated."""
     found: Figures = {}
+    calibrated = [figures.get(f"calibration_{model.replace('-', '_')}") for model in MODELS]
+    if all(calibrated):
+        found["calibration_tiny_s"] = max(each["seconds"] for each in calibrated if each)
     for key, policy in (("", "adaptive_tail"), ("_no_tail", "adaptive")):
         ends = [f"{model.replace('-', '_')}_{policy}" for model in MODELS]
         names = [f"perplexity_loss_{end}" for end in ends]
@@ -108,7 +118,7 @@ def recorded(file: Path | None) -> Figures:
     return json.loads(file.read_text())["figures"] if file and file.exists() else {}
 
 
-SECTIONS = ("perplexity", "retrieval")
+SECTIONS = ("perplexity", "retrieval", "calibration")
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
 """Sparse decode attention on a GPU, beside the best dense kernel in the same run.
 
-    python -m bench.sparse_speed [--only operation published end_to_end offload host_model]
-        [--json] [--record]
+    python -m bench.sparse_speed [--only operation published end_to_end offload host_model
+        host_batch calibration] [--json] [--record]
     python -m bench.sparse_speed --tiny        small shapes in Triton's interpreter: no timing
 
 `operation` is one layer of an 8 B shape (32/8 heads of 128): labels of 1/16 of a key (32 channels
@@ -185,9 +185,30 @@ def host_model(folder: Path, tiny: bool) -> Figures:
     return measured(folder, tiny)
 
 
+def host_batch(folder: Path, tiny: bool) -> Figures:
+    """More sequences than a bound of GPU memory holds, with their keys in host memory."""
+    from weft.bench.host_batch import host_batch as measured
+
+    found = measured(folder, tiny)
+    print(f"  host batch: {found}", flush=True)
+    return found
+
+
+def calibration(folder: Path, tiny: bool) -> Figures:
+    """The calibration of the whole 8 B shape, with random weights."""
+    from weft.bench.attention_calibration import calibration as measured
+
+    if tiny:
+        return {"calibration_random_tiny": measured("tiny-dense", tokens=128)}
+    found = measured(f"random:{MODEL}", "cuda")
+    print(f"  calibration: {found}", flush=True)
+    return {"calibration_8b": found, "calibration_8b_s": found["seconds"]}
+
+
 SECTIONS = {
     "operation": operation, "shared_prefix": shared_prefix, "policies": policies,
     "published": published, "end_to_end": end_to_end, "offload": offload, "host_model": host_model,
+    "host_batch": host_batch, "calibration": calibration,
 }  # fmt: skip
 
 
