@@ -1,4 +1,4 @@
-"""How many sequences of a model decode within so much memory of a GPU: keys there, and in the host's.
+"""How many sequences of a model decode within a bound of GPU memory: keys there, or in the host's.
 
 Some layers of the 8 B shape, and a bound on what the GPU has for keys, labels and cache. With all
 keys on it the bound holds WHOLE sequences; with keys in host memory and the same bound, which holds

@@ -45,7 +45,7 @@ WARM, STEPS = 6, 24
 @dataclass(frozen=True)
 class Placed:
     """Where a model's keys lie: across the link or not, whether rows are fetched `ahead`; of how
-    many sequences; and the bytes that a device has for what it holds of them (0: two selections)."""
+    many sequences; and the bytes of a device for what it holds of them (0: of two selections)."""
 
     across: bool = True
     ahead: bool = True
