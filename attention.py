@@ -13,7 +13,14 @@ from .ir.calibration_file import load_calibration
 from .ir.core import Module
 from .ir.diagnostics import WeftError
 from .ir.loss_table import FILE_NAME as LOSSES
-from .ir.loss_table import load_losses, policy_within
+from .ir.loss_table import (
+    MeasuredLoss,
+    NoLossTable,
+    load_losses,
+    policy_within,
+    require_within,
+    row_of,
+)
 from .ir.model import ModelConfig
 from .ir.source import Span
 from .ir.sparse import SparsePolicy, parse_policy
@@ -34,13 +41,15 @@ class TwoPolicies(WeftError):
 
 
 HARDWARE = {"cpu": "cpu-generic", "cuda": "h200"}
-"""Whose prices say where sparse attention pays, by target."""
+"""Whose prices say where sparse attention pays, by target, unless this machine's are measured."""
+KINDS = {"cpu": "cpu", "cuda": "gpu"}
+"""The kind of level that a target's kernels run on."""
 
 
 @dataclass(frozen=True)
 class Attention:
     """A policy with the calibration that it needs; `default`: it is that of all gens, and not only
-    of those under a `with attention`."""
+    of those under a `with attention`. The rest is as in `passes.tile.regimes.Sparse`."""
 
     policy: SparsePolicy
     calibration: AttentionCalibration
@@ -49,13 +58,16 @@ class Attention:
     hardware: str = "cpu-generic"
     offload: bool = False
     ahead: bool = True
+    batch: int = 1
+    share: float = 0.0
 
     @property
     def passes(self) -> Sparse:
         """Return what the model's passes take."""
         from .passes.tile.regimes import Sparse
 
-        return Sparse(str(self.policy), self.hardware, self.always, self.offload, self.ahead)
+        return Sparse(str(self.policy), self.hardware, self.always, self.offload, self.ahead,
+                      self.batch, self.share)  # fmt: skip
 
     def page_bytes(self, config: ModelConfig, page_size: int) -> int:
         """Return the bytes that a page of keys needs beside them: labels, and sums of v for a tail,
@@ -76,13 +88,13 @@ def asked_attention(
     """Return the sparse attention that options ask for, or else a plan's `with attention`; None
     where neither does.
 
-    Raises BadPolicy, NotCalibrated, OtherModel, BadCalibration: what the model and its calibration
-    cannot do is found here, before anything is compiled.
+    Raises BadPolicy, NotCalibrated, OtherModel, BadCalibration, NoLossTable, LosesMore: what the
+    model and its calibration cannot do is found here, before anything is compiled.
     """
     asked = {} if plan is None else _policies(plan)
-    default = parse_policy(options.attention)
-    if options.max_loss and default is None:
-        default = _within(checkpoint, options.max_loss)
+    default = parse_policy(options.attention) if options.attention else None
+    if options.max_loss and not asked and default is None:
+        default = policy_within(_losses(checkpoint), options.max_loss, _command_name(checkpoint))
     for text, span in asked.items():
         first = str(default) if default else next(iter(asked))
         if text != first:
@@ -90,6 +102,9 @@ def asked_attention(
     policy = default or (parse_policy(next(iter(asked))) if asked else None)
     if policy is None:
         return None
+    options.require_one_process()
+    if options.max_loss:
+        require_within(_losses(checkpoint), policy, options.max_loss, _command_name(checkpoint))
     if options.target == "cuda" and any(checkpoint.config.windows):
         hint = "take the target cpu, or a model without sliding windows"
         raise BadOption(problem="a GPU's work lists cannot mix windows and selections", hint=hint)
@@ -97,8 +112,20 @@ def asked_attention(
     offload = bool(options.kv_host_memory)
     return Attention(
         policy, calibration, default is not None, options.attention_always or offload,
-        HARDWARE[options.target], offload,
+        priced_by(options.target), offload, batch=options.attention_batch,
+        share=_measured_share(checkpoint, policy),
     )  # fmt: skip
+
+
+def priced_by(target: str) -> str:
+    """Return the hardware whose prices say where sparse attention pays: the file that `weft
+    calibrate` wrote, where it describes such a machine, else a shipped name."""
+    from .cost_model.hardware_file import hardware_path, load
+
+    file = hardware_path()
+    if file.exists() and load(file).level().kind == KINDS[target]:
+        return str(file)
+    return HARDWARE[target]
 
 
 def calibration_of(
@@ -116,11 +143,28 @@ def calibration_of(
     return calibration
 
 
-def _within(checkpoint: Checkpoint, budget: float) -> SparsePolicy:
-    """Return the policy that reads the least of those measured to lose no more than a budget."""
+def _losses(checkpoint: Checkpoint) -> list[MeasuredLoss]:
+    """Return what policies were measured to lose on a model; raises NoLossTable."""
     file = checkpoint.folder / LOSSES if checkpoint.folder else None
-    model = _command_name(checkpoint)
-    return policy_within(load_losses(file, checkpoint.identity, model), budget, model)
+    return load_losses(file, checkpoint.identity, _command_name(checkpoint))
+
+
+def _measured_share(checkpoint: Checkpoint, policy: SparsePolicy) -> float:
+    """Return the share of a context that an adaptive policy was measured to read; 0: nobody has."""
+    from .cost_model.expected_reads import measured_share
+
+    if not policy.adaptive:
+        return 0.0
+    try:
+        row = row_of(_losses(checkpoint), policy)
+    except NoLossTable:
+        return 0.0
+    config = checkpoint.config
+    dense = sum(bool(window) or layer in policy.dense
+                for layer, window in enumerate(config.windows))  # fmt: skip
+    if row is None:
+        return 0.0
+    return measured_share(policy, row.bytes, config.head_dim, config.layers, dense)
 
 
 def _command_name(checkpoint: Checkpoint) -> str:

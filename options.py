@@ -171,9 +171,11 @@ class Options:
     (`off`). `prove` refuses kernels without a bounds proof, and pipelines with a hazard;
     `trace` records every step. `validate` checks after each pass over the program that it kept what
     the program means. `attention` is `dense`, or a policy `sparse(...)` of decode steps
-    (`ir.sparse`): taken from the context on from which it pays, or, with `attention_always`, at any
-    price. `max_loss` picks the policy instead: the cheapest that was measured to lose no more of
-    perplexity (0.01: one percent; 0: none is picked). With `kv_host_memory` bytes, unless 0, keys
+    (`ir.sparse`): taken from the context on from which it pays for steps of `attention_batch`
+    sequences, or, with `attention_always`, at any price (empty: dense, if neither the program nor
+    `max_loss` asks for another). `max_loss` picks the cheapest policy that was measured to lose no
+    more of perplexity (0.01: one percent; 0: none is picked), and holds one that is asked for to
+    that. With `kv_host_memory` bytes, unless 0, keys
     and values lie in host memory, and `kv_memory` is what a GPU (without the target cuda: a
     simulated one) has for labels and a cache of what sparse attention reads, at any price.
     """
@@ -195,8 +197,9 @@ class Options:
     tune: str = "cached"
     trace: bool = False
     validate: bool = False
-    attention: str = "dense"
+    attention: str = ""
     attention_always: bool = False
+    attention_batch: int = 1
     max_loss: float = 0.0
     kv_host_memory: int = 0
     remote: RemoteOptions = field(default_factory=RemoteOptions)
@@ -214,11 +217,11 @@ class Options:
         _one_of("tune", self.tune, TUNINGS)
         _one_of("executor", self.executor, EXECUTORS)
         _one_of("target", self.target, TARGETS)
-        if parse_policy(self.attention) is not None and self.tp != 1:
-            raise BadOption(problem="sparse attention runs in one process, not with tp")
+        if self.attention:
+            self._check_attention()
         if not 0 <= self.max_loss < 1:
             raise BadOption(problem=f"max_loss is a share such as 0.01, not {self.max_loss}")
-        for name in ("kv_memory", "max_batch", "max_tokens", "tp"):
+        for name in ("kv_memory", "max_batch", "max_tokens", "tp", "attention_batch"):
             free = name == "kv_memory" and self.target == "cuda" and self.kv_memory == 0
             if getattr(self, name) <= 0 and not free:
                 raise BadOption(problem=f"{name} must be positive, not {getattr(self, name)}")
@@ -241,9 +244,23 @@ class Options:
         if self.gpu_memory and (self.tp > 1 or self.executor == "reference"):
             problem = "gpu_memory divides a model in one process that runs compiled kernels"
             raise BadOption(problem=problem, hint="leave out tp and executor, or gpu_memory")
-        if self.gpu_memory and (self.attention != "dense" or self.kv not in ("", "f32", "bf16")):
+        dense = self.attention in ("", "dense")
+        if self.gpu_memory and (not dense or self.kv not in ("", "f32", "bf16")):
             problem = "with gpu_memory attention is dense, over keys of f32 or bf16 in host memory"
             raise BadOption(problem=problem, hint="leave out attention and kv, or gpu_memory")
+
+    def _check_attention(self) -> None:
+        if parse_policy(self.attention) is not None:
+            self.require_one_process()
+        elif self.max_loss:
+            problem = "attention=dense loses nothing, and max_loss picks a policy that may"
+            raise BadOption(problem=problem, hint="leave out one of the two")
+
+    def require_one_process(self) -> None:
+        """Raise BadOption where sparse attention would run in several processes."""
+        if self.tp != 1:
+            hint = "leave out sparse attention and max_loss, or tp"
+            raise BadOption(problem="sparse attention runs in one process, not with tp", hint=hint)
 
     @staticmethod
     def from_env(environment: Mapping[str, str] | None = None) -> Options:

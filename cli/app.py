@@ -13,6 +13,7 @@ from .parameters import (
     Gpu,
     Kv,
     KvHost,
+    MaxLoss,
     Model,
     Name,
     Offload,
@@ -59,9 +60,7 @@ def run(
     kv_memory: Kv = "",
     kv_host_memory: KvHost = "",
     attention: Attention = "",
-    max_loss: Annotated[
-        float, typer.Option(help="the cheapest attention measured to lose at most this (0.01: 1 %)")
-    ] = 0.0,
+    max_loss: MaxLoss = 0.0,
     gpu_memory: Gpu = "",
     host_memory: Annotated[
         str, typer.Option(help="with --gpu-memory: memory beside the CPU; the rest stays on disk")
@@ -125,6 +124,8 @@ def dump(
         ),
     ] = "",
     weights: Weights = "f32",
+    attention: Attention = "",
+    max_loss: MaxLoss = 0.0,
     gpu_memory: Gpu = "",
     offload: Offload = None,
     spans: Annotated[bool, typer.Option(help="print each operation's place in the source")] = False,
@@ -172,6 +173,7 @@ def explain(
     kv_memory: Kv = "",
     kv_host_memory: KvHost = "",
     attention: Attention = "",
+    max_loss: MaxLoss = 0.0,
     remote: Remote = None,
     rows: Annotated[
         Path | None, typer.Option(help="show what the rows of this JSON lines file share")
@@ -191,6 +193,8 @@ def kernels(
     target: Annotated[str, typer.Option(help="cpu, or cuda: one NVIDIA GPU")] = "cpu",
     weights: Weights = "",
     kv: Annotated[str, typer.Option(help="format of keys and values: f32, bf16 or fp8")] = "",
+    attention: Attention = "",
+    max_loss: MaxLoss = 0.0,
     threads: Threads = 0,
     batch: Annotated[int, typer.Option(help="sequences of the decode step")] = 1,
     context: Annotated[int, typer.Option(help="tokens that each of them has")] = 256,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..cost_model.hardware_file import hardware_path
 from .render import emit, remarks
-from .run import key_options, offload_options, read_rows, remote_options
+from .run import attention_options, key_options, offload_options, read_rows, remote_options
 
 if TYPE_CHECKING:
     from ..compiler import Compilation
@@ -44,6 +44,7 @@ class ExplainOptions:
     kv_memory: str
     kv_host_memory: str
     attention: str
+    max_loss: float
     remote: list[str] | None
     rows: Path | None
     gpu_memory: str
@@ -61,8 +62,7 @@ def explain(options: ExplainOptions) -> None:
     chosen = Options.from_env().changed(target=options.target, **given)
     if options.threads:
         chosen = chosen.changed(threads=options.threads)
-    if options.attention:
-        chosen = chosen.changed(attention=options.attention)
+    chosen = chosen.changed(**attention_options(options.attention, options.max_loss, options.batch))
     chosen = with_room(chosen, options.batch)
     compilation = Compilation(options.file, options.model, name=options.program, options=chosen)
     emit(compilation.explain())

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..ir.diagnostics import WeftError, reason
 from .render import console, emit, remarks
-from .run import offload_options, read_rows
+from .run import attention_options, offload_options, read_rows
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,8 @@ class DumpOptions:
     kernel: str | None
     form: str
     weights: str
+    attention: str
+    max_loss: float
     gpu_memory: str
     offload: list[str] | None
     spans: bool
@@ -46,7 +48,9 @@ def dump(options: DumpOptions) -> None:
         options.model,
         name=options.program,
         options=Options.from_env().changed(
-            weights=options.weights, **offload_options(options.gpu_memory, options.offload)
+            weights=options.weights,
+            **attention_options(options.attention, options.max_loss),
+            **offload_options(options.gpu_memory, options.offload),
         ),
     )
     if options.after is None:

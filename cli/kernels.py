@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from .explain import check_size, decode_input, hardware_here, with_room
 from .render import emit, remarks
+from .run import attention_options
 
 if TYPE_CHECKING:
     from ..compiler import Compilation
@@ -28,6 +29,8 @@ class KernelOptions:
     target: str
     weights: str
     kv: str
+    attention: str
+    max_loss: float
     threads: int
     batch: int
     context: int
@@ -65,6 +68,7 @@ def _compilation(options: KernelOptions) -> Compilation:
     given: dict[str, Any] = {"target": options.target}
     given |= {name: value for name in ("weights", "kv", "threads")
               if (value := getattr(options, name))}  # fmt: skip
+    given |= attention_options(options.attention, options.max_loss, options.batch)
     chosen = with_room(Options.from_env().changed(**given), options.batch, options.prefill)
     return Compilation(PROGRAM, options.model, options=chosen)
 

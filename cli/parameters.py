@@ -46,6 +46,10 @@ Attention = Annotated[
     str,
     typer.Option(help="dense, or sparse(...): which keys decode reads (docs/sparse_attention.md)"),
 ]
+MaxLoss = Annotated[
+    float,
+    typer.Option(help="the cheapest attention measured to lose at most this (0.01: 1 %)"),
+]
 Gpu = Annotated[
     str,
     typer.Option(

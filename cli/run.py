@@ -110,7 +110,7 @@ def run(options: RunOptions) -> None:
     # An --arg stands for what a row does not say.
     rows = None if options.rows is None else [arguments | row for row in read_rows(options.rows)]
     start = perf_counter()
-    executable = _compile(options)
+    executable = _compile(options, 1 if rows is None else len(rows))
     if options.trace is not None and executable.engine.trace is None:
         raise NoTraceThere(model=options.model)
     compiled = perf_counter() - start
@@ -129,7 +129,7 @@ def _check_rows_out(rows: Path, out: Path) -> None:
         raise OutIsRows(path=out)
 
 
-def _compile(options: RunOptions) -> Executable:
+def _compile(options: RunOptions, batch: int) -> Executable:
     from ..compiler import Options, compile
     from ..frontend.open import tools_of
 
@@ -138,10 +138,7 @@ def _compile(options: RunOptions) -> Executable:
         given["weights"] = options.weights
     given |= {name: value for name in ("kv", "activations") if (value := getattr(options, name))}
     given |= key_options(options.kv_memory, options.kv_host_memory)
-    if options.attention:
-        given["attention"] = options.attention
-    if options.max_loss:
-        given["max_loss"] = options.max_loss
+    given |= attention_options(options.attention, options.max_loss, batch)
     given |= offload_options(options.gpu_memory, options.offload)
     if options.host_memory:
         given["offload_host_memory"] = parse_size(options.host_memory)
@@ -173,6 +170,14 @@ def remote_options(texts: list[str] | None) -> dict[str, Any]:
     from ..options import RemoteOptions
 
     return RemoteOptions.parse(dict(_argument_parts(text) for text in texts or []))
+
+
+def attention_options(attention: str, max_loss: float, batch: int = 1) -> dict[str, Any]:
+    """Return the options that `--attention` and `--max-loss` stand for, priced for so many
+    sequences."""
+    given = {"attention": attention, "max_loss": max_loss}
+    found = {name: value for name, value in given.items() if value}
+    return found | {"attention_batch": max(1, batch)}
 
 
 def key_options(memory: str, host_memory: str) -> dict[str, Any]:

@@ -8,6 +8,7 @@ scores are compared by steps there: then all of it selects.
 from __future__ import annotations
 
 from ..ir.sparse import SHARERS, SparsePolicy
+from .expected_reads import expected_tokens
 from .hardware import Level
 from .sparse_bytes import PAGE, AttentionShape, Overheads, passes, sparse_bytes
 
@@ -47,15 +48,18 @@ def dense_seconds(shape: AttentionShape, level: Level, context: int, batch: int 
 
 
 def sparse_seconds(
-    shape: AttentionShape, level: Level, policy: SparsePolicy, context: int, batch: int = 1
-) -> float:
-    """Return the same of sparse decode under a policy, its cap read in full."""
+    shape: AttentionShape, level: Level, policy: SparsePolicy, context: int, batch: int = 1,
+    share: float = 0.0,
+) -> float:  # fmt: skip
+    """Return the same of sparse decode under a policy that reads what it is expected to: `share`
+    of the context, if that is known of an adaptive one (`expected_reads`)."""
     tokens, tail = context * batch, policy.tail != "none"
     steps = level.kind == "gpu" and policy.in_words(shape.head_dim)
-    moved = sparse_bytes(shape, policy, context, overheads=STEPS if steps else None)
+    read = expected_tokens(policy, context, share)
+    moved = sparse_bytes(shape, policy, context, read, STEPS if steps else None)
     units = tokens / (PAGE if policy.unit == "page" else 1)
     speed = level.memory_for(units * shape.kv_heads * 4).read.median
-    gathered = _read(shape, level, policy.budget(context) * batch) / GATHER.get(level.kind, 0.85)
+    gathered = _read(shape, level, read * batch) / GATHER.get(level.kind, 0.85)
     each_token = 2 * policy.label_channels(shape.head_dim) + WEIGHED * tail
     rate = level.vector_rate("f32").median / UNPACKED if level.kind == "cpu" else None
     products = tokens * shape.heads * each_token / rate if rate else 0.0
@@ -73,14 +77,15 @@ def sparse_seconds(
 
 
 def least_context(
-    shape: AttentionShape, level: Level, policy: SparsePolicy, most: int, batch: int = 1
-) -> int | None:
+    shape: AttentionShape, level: Level, policy: SparsePolicy, most: int, batch: int = 1,
+    share: float = 0.0,
+) -> int | None:  # fmt: skip
     """Return the context from which sparse decode is cheaper than dense, up to `most`; None: it
     never is."""
 
     def pays(context: int) -> bool:
         return not policy.reads_whole(context) and (
-            sparse_seconds(shape, level, policy, context, batch)
+            sparse_seconds(shape, level, policy, context, batch, share)
             < dense_seconds(shape, level, context, batch)
         )
 
@@ -120,7 +125,7 @@ def _launches(level: Level, count: int) -> float:
     return count * (sum(launch) + WAY.get(level.kind, 0.0))
 
 
-def _read(shape: AttentionShape, level: Level, tokens: int) -> float:
+def _read(shape: AttentionShape, level: Level, tokens: float) -> float:
     """Return the seconds of attention over so many tokens: bytes or arithmetic."""
     size = tokens * shape.token
     rate = level.vector_rate("f32") if level.kind == "cpu" else level.matmul_rate("bf16")

@@ -6,6 +6,7 @@ from __future__ import annotations
 from ..ir.core import Operation, Term
 from ..ir.sparse import SparsePolicy, parse_policy
 from ..ir.types import DTYPE_BYTES
+from .expected_reads import expected_tokens
 from .scene import Scene, Work
 from .sparse_bytes import PAGE, AttentionShape, sparse_bytes, tail_bytes
 
@@ -27,7 +28,9 @@ def select(operation: Operation, scene: Scene) -> Work:
     policy = _policy(operation)
     channels = policy.label_channels(operation["head_dim"])
     contexts = _scored(policy, scene)
-    moved = [sparse_bytes(_shape(operation, scene), policy, keys) for keys in contexts]
+    share = operation.attribute("expected") or 0.0
+    moved = [sparse_bytes(_shape(operation, scene), policy, keys,
+                          expected_tokens(policy, keys, share)) for keys in contexts]  # fmt: skip
     return Work(
         flops=(2.0 * channels * operation["heads"] + 4.0 * operation["kv_heads"]) * sum(contexts),
         activation_bytes=sum((each.scores + each.indices for each in moved), 0.0),
@@ -60,8 +63,9 @@ def chosen_keys(kvset: Operation, scene: Scene) -> tuple[int, int] | None:
     None of any other kvset."""
     kind = kvset.attribute("kind")
     if kvset.name == "graph.select":
-        policy = _policy(kvset)
-        counts = [(queries, _middle(policy, queries, keys)) for queries, keys in _lengths(scene)]
+        policy, share = _policy(kvset), kvset.attribute("expected") or 0.0
+        counts = [(queries, _middle(policy, queries, keys, share))
+                  for queries, keys in _lengths(scene)]  # fmt: skip
     elif isinstance(kind, Term) and kind.name == "ends":
         sinks, recent, _ = kind.parameters
         forced = int(sinks) + int(recent)  # type: ignore[arg-type]
@@ -71,10 +75,10 @@ def chosen_keys(kvset: Operation, scene: Scene) -> tuple[int, int] | None:
     return sum(queries * keys for queries, keys in counts), sum(keys for _, keys in counts)
 
 
-def _middle(policy: SparsePolicy, queries: int, keys: int) -> int:
-    """Return how many keys between the ends are read: the policy's cap of a decoded token."""
-    whole = queries != 1 or policy.reads_whole(keys)
-    return max(0, (keys if whole else policy.budget(keys)) - policy.sinks - policy.recent)
+def _middle(policy: SparsePolicy, queries: int, keys: int, share: float) -> int:
+    """Return how many keys between the ends are read: as expected of a decoded token."""
+    read = keys if queries != 1 else round(expected_tokens(policy, keys, share))
+    return max(0, read - policy.sinks - policy.recent)
 
 
 def _scored(policy: SparsePolicy, scene: Scene) -> list[int]:

@@ -92,8 +92,10 @@ ATTENTION = (
     Op("graph.select", "the keys of the middle (between the ends) that a policy takes by their "
        "label scores (ir.sparse), one choice for all query heads of a key head; all of them for "
        "sequences with several queries in the step, whose prompts are read whole; operands: q, "
-       "query_starts, kvset of labels; result: kvset<approximate>, as are states made of it", 3, 1,
-       required=("layer", "policy", "heads", "kv_heads", "head_dim", "scale")),
+       "query_starts, kvset of labels; result: kvset<approximate>, as are states made of it; "
+       "`expected`: the share of tokens that is taken, where scores decide how many", 3, 1,
+       required=("layer", "policy", "heads", "kv_heads", "head_dim", "scale"),
+       optional=("expected",)),
     Op("graph.fetch", "the union of kvsets whose keys and values lie across a link, brought to a "
        "cache on this side: operands: what a select takes, and the ends. `ahead`: of a predicted "
        "query, to be there when it is wanted, and no result", 2, (0, 1), required=("layer",),

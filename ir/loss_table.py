@@ -24,8 +24,15 @@ _FORMAT = "weft attention losses 1"
 class NoLossTable(ModelError):
     """A budget of loss for a model whose policies nobody has measured."""
 
-    template = "max_loss picks a policy by its measured loss, and {problem}"
+    template = "max_loss goes by the measured loss of policies, and {problem}"
     hint = 'run: weft evaluate {model} --attention "dense,sparse(ratio=1/16),..." --save'
+
+
+class LosesMore(ModelError):
+    """A policy that is asked for, and loses more than a budget of loss allows."""
+
+    template = "{policy} was measured to lose {loss:.2%}, and max_loss allows {budget:.2%}"
+    hint = "allow more, or leave the policy out: max_loss takes the cheapest that keeps it"
 
 
 class NoPolicyWithin(ModelError):
@@ -59,8 +66,12 @@ def save_losses(file: str | Path, identity: str, rows: Iterable[MeasuredLoss]) -
 
 
 def load_losses(file: Path | None, identity: str, model: str) -> list[MeasuredLoss]:
-    """Return the losses measured of a model; raises NoLossTable where there are none of it."""
-    if file is None or not file.exists():
+    """Return the losses measured of a model; raises NoLossTable where there are none of it. `file`
+    is None of a model that has no folder."""
+    if file is None:
+        hint = "name a policy instead: --attention 'sparse(...)'"
+        raise NoLossTable(problem=f"{model} has no folder to keep one in", model=model, hint=hint)
+    if not file.exists():
         raise NoLossTable(problem=f"there is no {FILE_NAME}", model=model)
     try:
         raw = json.loads(file.read_text(encoding="utf-8"))
@@ -73,6 +84,24 @@ def load_losses(file: Path | None, identity: str, model: str) -> list[MeasuredLo
     if raw.get("format") != _FORMAT or raw.get("model") != identity:
         raise NoLossTable(problem=f"{file} was measured of another model", model=model)
     return rows
+
+
+def require_within(
+    rows: Iterable[MeasuredLoss], policy: SparsePolicy, budget: float, model: str
+) -> None:
+    """Raise LosesMore where a policy was measured to lose more than `budget`, and NoLossTable where
+    nobody measured it."""
+    row = row_of(rows, policy)
+    if row is None:
+        hint = f'run: weft evaluate {model} --attention "dense,{policy}" --save'
+        raise NoLossTable(problem=f"{policy} is not measured", model=model, hint=hint)
+    if row.loss > budget:
+        raise LosesMore(policy=str(policy), loss=row.loss, budget=budget)
+
+
+def row_of(rows: Iterable[MeasuredLoss], policy: SparsePolicy) -> MeasuredLoss | None:
+    """Return what was measured of a policy, however its text is written."""
+    return next((row for row in rows if parse_policy(row.policy) == policy), None)
 
 
 def policy_within(rows: Iterable[MeasuredLoss], budget: float, model: str) -> SparsePolicy:

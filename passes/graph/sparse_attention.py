@@ -13,6 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from ...cost_model.expected_reads import Expected
 from ...cost_model.hardware import Level
 from ...cost_model.hardware_file import load
 from ...cost_model.sparse_attention import (
@@ -83,8 +84,10 @@ class SparseAttention:
     """Lets decode steps read what a policy selects, in layers and from contexts where it pays.
 
     `hardware` is what the price is made with (a shipped name or a file); `batch` how many sequences
-    share a step. With `always` sparse attention starts where the policy says, at any price. The
-    step's function gets `attention = {policy, least}`: from `least` tokens of context on it pays.
+    share a step; `share` of a context an adaptive policy was measured to read (0: not measured).
+    With `always` sparse attention starts where the policy says, at any price. The step's function
+    gets `attention = {policy, least}`: from `least` tokens of context on it pays in all layers that
+    it is taken in, as a step is sparse or is not.
     """
 
     policy: str = "sparse(ratio=1/16)"
@@ -93,6 +96,7 @@ class SparseAttention:
     context_length: int = 131072
     batch: int = 1
     always: bool = False
+    share: float = 0.0
 
     name: ClassVar[str] = "sparse-attention"
     reads: ClassVar[tuple[str, ...]] = ("graph",)
@@ -106,46 +110,53 @@ class SparseAttention:
         policy = parse_policy(self.policy)
         if policy is None:
             return module
-        least = 0 if self.always else self._least(module, policy, context)
-        if least is None:
-            return module
+        leasts = self._leasts(module, policy, context)
         found: list[int] = []
-        shape = self._shape(module)
-        module = rewrite_functions(module, lambda body: self._rewrite(body, policy, context, found))
+
+        def rewrite(body: Body) -> None:
+            self._rewrite(body, policy, leasts, context, found)
+
+        shapes = list(leasts)
+        module = rewrite_functions(module, rewrite)
         if not found:
             return module
+        least = max(least for least in leasts.values() if least is not None)
         context.did(f"layers {_ranges(found)} read what {policy} selects, from {least} tokens of "
                     "context on")  # fmt: skip
         chosen = freeze(
-            {"policy": str(policy), "least": least, **self._shared(shape, policy, context)}
+            {"policy": str(policy), "least": least, **self._shared(shapes[0], policy, context)}
         )
         return Module(tuple(op.with_attributes(attention=chosen) if op.name == "graph.func" else op
                             for op in module.operations))  # fmt: skip
 
-    def _least(self, module: Module, policy: SparsePolicy, context: Context) -> int | None:
-        """Return from which context on sparse pays, and say what it costs; None: it never does."""
-        shape = self._shape(module)
-        if shape is None:
-            return None
+    def _leasts(
+        self, module: Module, policy: SparsePolicy, context: Context
+    ) -> dict[AttentionShape, int | None]:
+        """Return, for each shape of a layer, from which context on sparse pays, and say what it
+        costs; None: it never does."""
+        shapes = dict.fromkeys(self._shape(op) for op in module.walk()
+                               if op.name == "graph.partial")  # fmt: skip
+        if self.always:
+            return dict.fromkeys(shapes, 0)
         level, most = load(self.hardware).level(), self.context_length
-        least = least_context(shape, level, policy, most, self.batch)
-        say = context.left if least is None else context.did
-        place = "at no context up to" if least is None else f"from {least} tokens on; at"
-        say(f"{policy} pays {place} {most}: {self._costs(shape, level, policy, most)}")
-        return least
+        found: dict[AttentionShape, int | None] = {}
+        for shape in shapes:
+            least = least_context(shape, level, policy, most, self.batch, self.share)
+            say = context.left if least is None else context.did
+            place = "at no context up to" if least is None else f"from {least} tokens on; at"
+            say(f"{policy} pays {place} {most}: {self._costs(shape, level, policy, most)}")
+            found[shape] = least
+        return found
 
-    def _shape(self, module: Module) -> AttentionShape | None:
-        partial = next((op for op in module.walk() if op.name == "graph.partial"), None)
-        if partial is None:
-            return None
+    def _shape(self, partial: Operation) -> AttentionShape:
         return AttentionShape(partial["heads"], partial["kv_heads"], partial["head_dim"], self.kv)
 
     def _shared(
-        self, shape: AttentionShape | None, policy: SparsePolicy, context: Context
+        self, shape: AttentionShape, policy: SparsePolicy, context: Context
     ) -> dict[str, float]:
         """Return, and say, where labels of a prefix are scored once for rows that share it."""
         level = load(self.hardware).level()
-        if shape is None or not can_share(shape, level, policy):
+        if not can_share(shape, level, policy):
             return {}
         least = 0.0 if self.always else least_shared(shape, level, policy)
         if least is None:
@@ -157,14 +168,20 @@ class SparseAttention:
 
     def _costs(self, shape: AttentionShape, level: Level, policy: SparsePolicy, most: int) -> str:
         dense = dense_seconds(shape, level, most, self.batch) * 1e6
-        sparse = sparse_seconds(shape, level, policy, most, self.batch) * 1e6
-        return f"{dense:.1f} us a layer dense, {sparse:.1f} us sparse, by {self.hardware}"
+        sparse = sparse_seconds(shape, level, policy, most, self.batch, self.share) * 1e6
+        expected = Expected.of(policy, self.share)
+        reads = f"; {expected}" if expected else ""
+        return (f"{dense:.1f} us a layer dense, {sparse:.1f} us sparse, by {self.hardware} for a "
+                f"batch of {self.batch}{reads}")  # fmt: skip
 
-    @staticmethod
-    def _rewrite(body: Body, policy: SparsePolicy, context: Context, found: list[int]) -> None:
+    def _rewrite(
+        self, body: Body, policy: SparsePolicy, leasts: dict[AttentionShape, int | None],
+        context: Context, found: list[int],
+    ) -> None:  # fmt: skip
         labels = {op["layer"]: op for op in body.operations if op.name == "graph.label_write"}
+        expected = Expected.of(policy, self.share)
         for partial in body.operations:
-            if partial.name != "graph.partial":
+            if partial.name != "graph.partial" or leasts[self._shape(partial)] is None:
                 continue
             kvset = body.maker[partial.operands[2].name]
             layer = kvset["layer"]
@@ -174,6 +191,9 @@ class SparseAttention:
                 continue
             found.append(layer)
             made = _parts(body, partial, kvset, labels[layer], policy)
+            if expected is not None:
+                made = [op.with_attributes(expected=round(expected.share, 4))
+                        if op.name == "graph.select" else op for op in made]  # fmt: skip
             body.replace(partial, [partial, kvset], made)
             body.rename(partial.result, made[-1].result)
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from weft.cost_model import sparse_attention as sparse_costs
 from weft.cost_model.binding import decode, prefill
+from weft.cost_model.expected_reads import expected_tokens, measured_share
 from weft.cost_model.hardware_file import load
 from weft.cost_model.scene import Scene
 from weft.cost_model.sparse_attention import (
@@ -159,6 +160,74 @@ def test_least_context_is_where_the_curves_cross() -> None:
             sparse = sparse_seconds(shape, level, policy, context)
             assert (sparse < dense_seconds(shape, level, context)) == pays
     assert least_context(LLAMA, load("h200").level(), SparsePolicy(ratio=1.0), 131072) is None
+
+
+@pytest.mark.parametrize("tail", ["none", "mean"])
+def test_an_adaptive_policy_is_priced_by_what_it_is_expected_to_read(tail: str) -> None:
+    """Not by its bound, the whole context: top_p=0.8 reads an eighth, so it pays on a GPU; what a
+    model was measured to read goes first; and it never reads more than its budget."""
+    level, policy = load("h200").level(), SparsePolicy(top_p=0.8, channels=32, tail=tail)
+    least = least_context(LLAMA, level, policy, 131072, 8)
+    assert least is not None and 1000 < least < 32768
+    assert (
+        policy.budget(131072) == 131072 and 0.12 < expected_tokens(policy, 131072) / 131072 < 0.14
+    )
+    shares = [0.05, 0.1, 0.5, 1.0]
+    prices = [sparse_seconds(LLAMA, level, policy, 131072, 8, share) for share in shares]
+    assert prices == sorted(prices) and prices[-1] > dense_seconds(LLAMA, level, 131072, 8)
+    assert least_context(LLAMA, level, policy, 131072, 8, share=1.0) is None
+    capped = SparsePolicy(top_p=0.99, cap=1 / 16, channels=32)
+    assert expected_tokens(capped, 131072) == expected_tokens(capped, 131072, 0.5) == 131072 / 16
+    assert expected_tokens(policy, 100) == 100  # read whole
+    more = [expected_tokens(SparsePolicy(top_p=p), 8192) for p in (0.5, 0.8, 0.95, 1.0)]
+    fewer = [expected_tokens(SparsePolicy(threshold=t), 8192) for t in (1.0, 0.1, 0.01, 0.0001)]
+    assert more == sorted(more) and fewer == sorted(fewer) and more[-1] == fewer[-1] == 8192
+
+
+def test_shares_of_bytes_that_were_measured_are_shares_of_tokens() -> None:
+    """As `weft evaluate` counts bytes of bf16: an eighth of a row of k is a label, two layers of
+    eight read everything."""
+    policy = SparsePolicy(top_p=0.8, channels=32)
+    assert measured_share(policy, 0.1 + 1 / 16, 64, 8) == pytest.approx(0.1 + 1 / 16 - 16 / 256)
+    mixed = (6 * (0.1 + 16 / 256) + 2) / 8
+    assert measured_share(policy, mixed, 64, 8, dense=2) == pytest.approx(0.1)
+    assert measured_share(policy, 0.0, 64, 8) == 0.0 and measured_share(policy, 1.0, 64, 2, 2) == 1
+
+
+def test_it_says_what_it_expects_and_of_whom() -> None:
+    policy = "sparse(top_p=0.8, labels=i8, channels=4)"
+    for share, text in ((0.0, "13.1% of the tokens, as measured of the shipped"),
+                        (0.2, "20.0% of the tokens, as measured of this model")):  # fmt: skip
+        priced = SparseAttention(policy, "h200", context_length=1 << 20, batch=64, share=share)
+        lines, context = rewritten(LAYER, OrderChannels(policy), priced)
+        said = " ".join(remark.message for remark in context.remarks)
+        assert f"expected to read {text}" in said and "for a batch of 64" in said
+        assert any(f"expected = {share or 0.1309}" in line for line in lines), lines
+    fixed, _ = rewritten(LAYER, OrderChannels(POLICY), SparseAttention(POLICY, always=True))
+    assert not any("expected" in line for line in fixed)
+
+
+def test_each_layer_is_priced_by_its_shape() -> None:
+    """One whose keys are too few to pay stays dense beside one where it pays."""
+    policy = "sparse(k=64, labels=i8, channels=4, min_context=0)"
+    head, qkv, kvset, partial, finalize, _ = LAYER.replace("@WINDOW@", "").strip().splitlines()
+    large = [line.replace("heads = 2, kv_heads = 1", "heads = 8, kv_heads = 8")
+             .replace("32]", "192]").replace("16]", "64]").replace("layer = 3", "layer = 4")
+             for line in (head, qkv, kvset, partial, finalize)]  # fmt: skip
+    names = {"%qkv": "%wide", "%q ": "%p ", "%q,": "%p,", "%kvset": "%others", "%state": "%more",
+             "%seen": "%far"}  # fmt: skip
+    for old, new in names.items():
+        large = [line.replace(old, new) for line in large]
+    both = head[:-1] + ", %wide: tensor<f32, [T, 192]>|"
+    text = "\n".join([both, qkv, kvset, partial, finalize, *large[1:], "graph.return %seen, %far"])
+    costs = {kv: least_context(AttentionShape(heads, kv, 8, "f32"), load("h200").level(), WORDS,
+                               65536, 4) for heads, kv in ((2, 1), (8, 8))}  # fmt: skip
+    assert costs[1] is None and costs[8] is not None  # or this test shows nothing
+    price = SparseAttention(policy, "h200", context_length=65536, batch=4)
+    lines, context = rewritten(text, OrderChannels(policy), price)
+    assert [line.split("layer = ")[1][0] for line in lines if "graph.select" in line] == ["4"]
+    assert f"least = {costs[8]}" in lines[0]
+    assert any("at no context" in r.message for r in context.remarks if not r.done)
 
 
 def test_regimes_have_sparse_decode_beside_dense() -> None:
