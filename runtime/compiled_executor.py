@@ -202,8 +202,9 @@ class CompiledExecutor:
 
     def launches(self, step: StepInput) -> list[BoundLaunch]:
         """Return the launches of a step, to be timed: they may run in any order, and repeatedly."""
-        recipe = self._recipe(step)
-        launches, _ = recipe.bind(by_name(step), self._extents(step))
+        sparse = self._selects(step)
+        recipe = self._recipe(step, sparse)
+        launches, _ = recipe.bind(self._inputs(step, sparse), self._extents(step))
         return numbered(recipe, launches)
 
     def seconds(self, run: Callable[[], None]) -> float:
@@ -212,7 +213,7 @@ class CompiledExecutor:
 
     def profile(self, step: StepInput) -> list[tuple[str, float]]:
         """Run a step launch by launch; return each one's graph operation and seconds."""
-        sparse = self._sparse is not None and step.is_decode and self._sparse.wanted(step)
+        sparse = self._selects(step)
         recipe = self._recipe(step, sparse)
         launches, _ = recipe.bind(self._inputs(step, sparse), self._extents(step))
         times: list[tuple[str, float]] = []
@@ -221,6 +222,10 @@ class CompiledExecutor:
             function(*arguments)
             times.append((name, perf_counter() - start))
         return times
+
+    def _selects(self, step: StepInput) -> bool:
+        """Whether a decode step selects keys; then its budgets are in place."""
+        return self._sparse is not None and step.is_decode and self._sparse.wanted(step)
 
     def copy_page(self, source: int, target: int) -> None:
         """Copy a page of keys and values, and of labels, in all layers."""

@@ -134,3 +134,42 @@ def test_a_published_file_serves_bf16_labels_only(tmp_path):
     with pytest.raises(WeftError, match="use labels=bf16"):
         weft(*common, "sparse(k=64)")
     assert "sparse(k=64, labels=bf16)" in weft(*common, "sparse(k=64, labels=bf16)")
+
+
+@pytest.fixture
+def program(tmp_path):
+    file = tmp_path / "p.weft"
+    file.write_text('program p() -> str:\n    "Once"\n    gen a(max_tokens=2)\n    return a\n')
+    return file
+
+
+@pytest.mark.parametrize(
+    "arguments, says",
+    [
+        (["--attention", "sparse(k=64)", "--max-loss", "0.0001"],
+         r'is not measured\n.*evaluate tiny-dense --attention "dense,sparse\(k=64\)" --save'),
+        (["--attention", "sparse(ratio=0.0625)", "--max-loss", "0.01"], "lose 5.06%, .* 1.00%"),
+        (["--attention", "dense", "--max-loss", "0.01"], "leave out one of the two"),
+        (["--max-loss", "-0.1"], "a share such as 0.01, not -0.1"),
+        (["-m", "random:tiny-dense", "--max-loss", "0.01"],
+         "has no folder to keep one in\n.*name a policy instead"),
+    ],
+)  # fmt: skip
+def test_budgets_of_loss_that_cannot_be_kept_are_told(arguments, says, program):
+    for command in ("run", "explain"):
+        with pytest.raises(WeftError, match=says):
+            weft(command, program, *arguments)
+
+
+def test_what_is_asked_for_shows_in_dumps_remarks_and_lists_of_kernels(program):
+    asked = ("--max-loss", "0.05")
+    assert "graph.select" in weft("dump", program, "--after", "sparse-attention", *asked)
+    said = weft("explain", program, "--no-measure", "--batch", 4, *asked)
+    assert "sparse(ratio=1/16, channels=32) pays from" in said and "for a batch of 4" in said
+    adaptive = ("--attention", "sparse(top_p=0.8, channels=32)", "--no-measure")
+    said = weft("explain", program, *adaptive)
+    assert "expected to read 11.2% of the tokens, as measured of this model" in said
+    listed = weft("kernels", *adaptive, "--context", 6000, "--json")
+    assert any(line["kernel"].startswith("gathered") for line in json.loads(listed))
+    dense = weft("kernels", *adaptive, "--context", 1000, "--json")
+    assert not any(line["kernel"].startswith("gathered") for line in json.loads(dense))

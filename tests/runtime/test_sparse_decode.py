@@ -8,16 +8,17 @@ from typing import Any
 import pytest
 import torch
 import weft
-from weft.attention import TwoPolicies, asked_attention
+from weft.attention import TwoPolicies, asked_attention, priced_by
 from weft.compiler import Compilation
+from weft.cost_model.hardware_file import load, save
 from weft.frontend.check_errors import WrongOption
 from weft.frontend.checkpoint import open_checkpoint
 from weft.ir.attention_calibration import NotCalibrated
 from weft.ir.calibration_file import FILE_NAME as CALIBRATION
-from weft.ir.loss_table import MeasuredLoss, NoLossTable, save_losses
+from weft.ir.loss_table import LosesMore, MeasuredLoss, NoLossTable, save_losses
 from weft.ir.sparse import BadPolicy
 from weft.loading import page_count
-from weft.options import Options
+from weft.options import BadOption, Options
 from weft.runtime.step import StepInput
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -204,6 +205,41 @@ def test_a_budget_of_loss_picks_a_measured_policy(tmp_path: Path) -> None:
                 [MeasuredLoss(f"sparse(k={k})", 0.5 / k, k / 1024) for k in (64, 32)])  # fmt: skip
     chosen = Compilation(PROGRAM, tmp_path, options=options).attention
     assert chosen is not None and str(chosen.policy) == "sparse(k=64)"
+
+
+def test_ranks_refuse_a_program_or_a_budget_that_asks_for_it() -> None:
+    """Before anything is compiled, as `attention=sparse(...)` is."""
+    for text, changes in ((BLOCKS, {}), (PROGRAM, {"max_loss": 0.05})):
+        options = Options.from_env().changed(tp=2, **changes)
+        with pytest.raises(BadOption, match="in one process, not with tp"):
+            _ = Compilation(text, "tiny-dense", options=options).attention
+    with pytest.raises(BadOption, match="in one process, not with tp"):
+        Options.from_env().changed(tp=2, attention="sparse(k=64)")
+
+
+def test_a_budget_of_loss_holds_a_policy_that_a_program_asks_for() -> None:
+    options = Options.from_env().changed(max_loss=0.05)
+    text = BLOCKS.replace(BLOCK, "attention sparse(ratio=1/16, channels=32)")
+    found = Compilation(text, "tiny-dense", options=options).attention
+    assert found is not None and not found.default
+    with pytest.raises(LosesMore, match="lose 3.6.%, and max_loss"):
+        _ = Compilation(text, "tiny-dense", options=options.changed(max_loss=0.001)).attention
+    with pytest.raises(NoLossTable, match="sparse\\(k=20, .* is not measured"):
+        _ = Compilation(BLOCKS, "tiny-dense", options=options).attention
+
+
+def test_prices_are_of_the_machine_that_was_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a calibrated file where it describes the target's kind of machine, else a shipped one."""
+    file = tmp_path / "cpu.json"
+    monkeypatch.setattr("weft.cost_model.hardware_file.hardware_path", lambda: file)
+    assert [priced_by(target) for target in ("cpu", "cuda")] == ["cpu-generic", "h200"]
+    save(load("cpu-generic"), file)
+    assert [priced_by(target) for target in ("cpu", "cuda")] == [str(file), "h200"]
+    asked = Options.from_env().changed(attention="sparse(k=64)", attention_batch=8)
+    said = Compilation(PROGRAM, "tiny-dense", options=asked).explain()
+    assert f"by {file} for a batch of 8" in said
 
 
 def test_what_lies_beside_keys_counts_in_kv_memory() -> None:
