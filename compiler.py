@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,15 +24,13 @@ from .loading import (
     compiled_sampler,
     device_executor,
     device_sampler,
-    gpu_lowering,
     has_constraints,
     join_ranks,
-    kv_dtype,
     page_size,
     reference_executor,
     serve,
-    weight_dtype,
 )
+from .lowering import ModelLowering
 from .options import Launch, Options
 from .passes.manager import Context, PassRecord, run_passes
 from .passes.pipeline import LOWERING, PLAN_PASSES, PROGRAM_PASSES
@@ -192,33 +190,12 @@ class Compilation:
         return found
 
     @cached_property
-    def regimes(self) -> list[Regime]:
-        """The model lowered for each kind of step: decode by rows, and any step."""
-        from .passes.tile.regimes import lower_for_gpu, lower_model
-
-        options, model = self.options, (self._need_checkpoint().config, self._rank_graph())
-        known: dict[str, Any] = {"max_tokens": options.max_tokens, "max_batch": options.max_batch}
-        known |= {"weights": weight_dtype(options), "kv": kv_dtype(options)}
-        known["attention"] = self.attention.passes if self.attention else None
-        if self.on_gpu:
-            regimes = lower_for_gpu(*model, **known, **gpu_lowering(options))
-        else:
-            regimes = lower_model(*model, **known, narrow=has_constraints(self.plan))
-        for regime in regimes:
-            self.records += [record for record in regime.records if record not in self.records]
-        return regimes
-
-    def _rank_graph(self) -> Module:
-        """Return the model's step, or the part of it that this rank computes."""
-        from .passes.graph.tensor_parallel import TensorParallel
-
-        checkpoint = self._need_checkpoint()
-        step = TensorParallel(self.launch.rank, self.options.tp)
-        if self.options.tp == 1:
-            return checkpoint.graph
-        graph, records = run_passes((step,), checkpoint.graph, Context(model_name=checkpoint.name))
-        self.records += records
-        return graph
+    def lowering(self) -> ModelLowering:
+        """The model's way from its graph to kernels, where it fits its device whole."""
+        return ModelLowering(
+            self._need_checkpoint(), self.options, self.launch, self.attention,
+            has_constraints(self.plan), self.records,
+        )  # fmt: skip
 
     @cached_property
     def offloading(self) -> Offloading | None:
@@ -229,60 +206,35 @@ class Compilation:
             return None
         return Offloading(self._need_checkpoint(), self.options, self.records)
 
+    @cached_property
+    def regimes(self) -> list[Regime]:
+        """The model lowered for each kind of step: decode by rows, and any step."""
+        return self.lowering.regimes
+
     @property
     def graph(self) -> Module:
         """The model's step after the passes that all regimes share; or its sections."""
-        if self.offloading is not None:
-            return self.offloading.module
-        regime = self.regimes[-1]
-        return next(r.before for r in regime.records if r.name == "lower-to-tiles")
+        return self.lowering.graph if self.offloading is None else self.offloading.module
 
     @property
     def tile(self) -> Module:
         """Every kernel, once."""
-        from .passes.tile.regimes import merge_kernels, with_narrow
+        return self.lowering.tile if self.offloading is None else self.offloading.tile
 
-        if self.offloading is not None:
-            return self.offloading.tile
-        return Module(tuple(kernel for kernel, _ in merge_kernels(with_narrow(self.regimes))))
-
-    @cached_property
+    @property
     def schedules(self) -> list[tuple[Operation, Schedule]]:
         """Every kernel with its schedule: the one chosen on this device, if one was."""
-        from .passes.tile.gpu_schedules import gpu_step_kernels
-        from .passes.tile.regimes import merge_kernels, with_narrow
-        from .passes.tile.sampling import sampling_kernels
-
-        vocabulary = self._need_checkpoint().config.vocab_size
-        regimes = with_narrow(self.regimes)
-        few = partial(sampling_kernels, narrow=len(regimes) > len(self.regimes))
-        around = (gpu_step_kernels if self.on_gpu else few)(vocabulary)
-        usual = merge_kernels(regimes) + around
-        if self.options.tune == "off":
-            return usual
-        from .tuning import choices_of
-
-        return choices_of(self.options).applied(usual)
+        return self.lowering.schedules
 
     @cached_property
-    def kernels(self) -> dict[str, Kernel]:
+    def kernels(self) -> Mapping[str, Kernel]:
         """The compiled kernels, by name."""
-        from .codegen.proofs import ensure_proven
         from .passes.tile.sampling import sampling_kernels
 
-        if self.offloading is not None:
-            vocabulary = self._need_checkpoint().config.vocab_size
-            return self.offloading.kernels(sampling_kernels(vocabulary))
-        wanted = self.schedules
-        if self.options.prove:
-            ensure_proven([kernel for kernel, _ in wanted], self.options.cache)
-        if self.on_gpu:
-            from .codegen.build_cuda import load_kernels
-
-            return load_kernels(wanted, self.options.cache)
-        from .codegen.build import compile_kernels
-
-        return compile_kernels(wanted, "cpu", self.options.cache)
+        if self.offloading is None:
+            return self.lowering.kernels
+        vocabulary = self._need_checkpoint().config.vocab_size
+        return self.offloading.kernels(sampling_kernels(vocabulary))
 
     @property
     def on_gpu(self) -> bool:
@@ -294,8 +246,8 @@ class Compilation:
         """The model in memory, ready for steps."""
         checkpoint = self._need_checkpoint()
         if self.options.executor == "reference":
-            join_ranks(self.options, self.launch, self._rank_graph)
-            graph = self._rank_graph()
+            join_ranks(self.options, self.launch, lambda: self.lowering.rank_graph)
+            graph = self.lowering.rank_graph
             return reference_executor(checkpoint, graph, self.options, self.attention)
         if self.offloading is not None:
             self.offloading.require(self.attention is None)

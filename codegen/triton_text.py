@@ -12,7 +12,7 @@ _RESERVED = frozenset("tl triton launch num_warps num_stages range grid programs
 DOT4 = "dot4"
 """The function of products of bytes, which the file of a kernel that calls it has."""
 
-_DOT4_TEXT = '''import os
+_DOT4_TEXT: str = '''import os
 
 INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-_UNPACK8 = '''
+_UNPACK8: str = '''
 @triton.jit
 def unpack8(x, rows: tl.constexpr, words: tl.constexpr):
     """Return the four bytes of each word."""
@@ -18,7 +18,7 @@ def unpack8(x, rows: tl.constexpr, words: tl.constexpr):
 
 '''
 
-_UNPACK4 = '''import os
+_UNPACK4: str = '''import os
 
 INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")
 

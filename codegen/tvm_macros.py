@@ -97,19 +97,24 @@ def _round_bf16(x: Any) -> Any:
     return _let(T.reinterpret("int32", x), rounded)
 
 
+def _shuffle(vectors: list[Any], lanes: list[Any]) -> Any:
+    """Return a vector of `lanes` of vectors that are counted through."""
+    from tvm import tirx
+
+    return tirx.Shuffle(vectors, lanes)
+
+
 def _across(op: Callable[[Any, Any], Any]) -> Callable[[Any, int], Any]:
     """Return a macro that folds the `lanes` of a vector by halving it."""
 
     def fold(vector: Any, lanes: int) -> Any:
-        from tvm import tirx
-
         if lanes == 1:
             return vector
         half = lanes // 2
 
         def halves(v: Any) -> Any:
-            low = tirx.Shuffle([v], list(range(half)))
-            return op(low, tirx.Shuffle([v], list(range(half, lanes))))
+            low = _shuffle([v], list(range(half)))
+            return op(low, _shuffle([v], list(range(half, lanes))))
 
         return _let(vector, lambda v: fold(halves(v), half))
 
@@ -141,19 +146,17 @@ def _sums(lanes: int, *vectors: Any) -> Any:
 
 def _merge(vectors: list[Any], lanes: int, width: int) -> Any:
     """`vectors` hold segments of `width` lanes, each the partial sums of one result."""
-    from tvm import tirx
-
     if width == 1:
         return vectors[0]
     low = [start + lane for start in range(0, lanes, width) for lane in range(width // 2)]
     high = [lane + width // 2 for lane in low]
     if len(vectors) == 1:
         only = vectors[0]
-        folded = tirx.Shuffle([only], low) + tirx.Shuffle([only], high)
+        folded = _shuffle([only], low) + _shuffle([only], high)
         return _let(folded, lambda v: _merge([v], len(low), width // 2))
     merged = [
-        tirx.Shuffle([a, b], low + [lane + lanes for lane in low])
-        + tirx.Shuffle([a, b], high + [lane + lanes for lane in high])
+        _shuffle([a, b], low + [lane + lanes for lane in low])
+        + _shuffle([a, b], high + [lane + lanes for lane in high])
         for a, b in zip(vectors[::2], vectors[1::2], strict=True)
     ]
     return _bind(merged, lambda values: _merge(values, lanes, width // 2))
@@ -161,14 +164,13 @@ def _merge(vectors: list[Any], lanes: int, width: int) -> Any:
 
 def _swap(low: Any, high: Any, lanes: int, width: int, odd: int) -> Any:
     """Return one of two vectors after they swapped halves of each `2 * width` lanes."""
-    from tvm import tirx
 
     def source(lane: int) -> int:
         if odd:
             return lane + width if not lane & width else lanes + lane
         return lane if not lane & width else lanes + lane - width
 
-    return tirx.Shuffle([low, high], [source(lane) for lane in range(lanes)])
+    return _shuffle([low, high], [source(lane) for lane in range(lanes)])
 
 
 def _bind(values: list[Any], body: Callable[[list[Any]], Any]) -> Any:

@@ -88,8 +88,8 @@ def _scored(policy: SparsePolicy, scene: Scene) -> list[int]:
 
 
 def _shape(operation: Operation, scene: Scene) -> AttentionShape:
-    names = ("heads", "kv_heads", "head_dim")
-    return AttentionShape(*(operation[name] for name in names), scene.formats.kv)
+    heads, kv_heads, head_dim = (operation[name] for name in ("heads", "kv_heads", "head_dim"))
+    return AttentionShape(heads, kv_heads, head_dim, scene.formats.kv)
 
 
 def _lengths(scene: Scene) -> list[tuple[int, int]]:

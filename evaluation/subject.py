@@ -42,11 +42,11 @@ class Tested(Protocol):
         """Take a context; `room` more tokens will follow."""
         ...
 
-    def follow(self, ids: Sequence[int], attend: Any = None) -> Tensor:
+    def follow(self, ids: Sequence[int], attend: Any) -> Tensor:
         """Return the logits [len(ids), V] of tokens after the context."""
         ...
 
-    def whole(self, ids: Sequence[int], attend: Any = None) -> Tensor:
+    def whole(self, ids: Sequence[int], attend: Any) -> Tensor:
         """Return the logits of every token of a sequence of its own."""
         ...
 

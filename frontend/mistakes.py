@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from difflib import get_close_matches
 from functools import cache
+from typing import Any
 
 from lark import Lark, UnexpectedCharacters, UnexpectedInput
 
@@ -51,10 +52,10 @@ def _unknown_statement(span: Span, source: Source) -> UnknownStatement | None:
     column = first.start(1) + 1
     place = Span(source.name, span.line, column, span.line, column + len(first[1]))
     near = get_close_matches(first[1], STATEMENTS, 1)
-    hint = {"hint": f"did you mean `{near[0]}`?"} if near else {}
-    return UnknownStatement(
-        word=first[1], words=", ".join(STATEMENTS), span=place, source=source, **hint
-    )
+    known: dict[str, Any] = {"word": first[1], "words": ", ".join(STATEMENTS)}
+    if near:
+        known["hint"] = f"did you mean `{near[0]}`?"
+    return UnknownStatement(span=place, source=source, **known)
 
 
 _DEPTH = 3

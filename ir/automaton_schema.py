@@ -151,7 +151,7 @@ class _Reader:
         fields, required = given.get("properties", {}), given.get("required", [])
         if set(required) - set(fields):
             raise NotRegular("an object requires a property that it does not declare")
-        parts = [
+        parts: list[tuple[Expression, bool]] = [
             (Seq((Text(_spelled(name) + ": "), self.value(inner, inside))), name in required)
             for name, inner in fields.items()
         ]

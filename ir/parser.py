@@ -173,4 +173,5 @@ class _Builder:
         return value
 
     def _span(self, token: Token) -> Span:
-        return Span(self.source.name, token.line, token.column, token.end_line, token.end_column)
+        at: Any = token  # a token of parsed text has all four
+        return Span(self.source.name, at.line, at.column, at.end_line, at.end_column)

@@ -34,9 +34,9 @@ class TableConstraint:
         wide = (count > WORTH * vocab_size for count in counts)
         self.entries: list[tuple[np.ndarray, bool]] = list(zip(self.masks, wide, strict=True))
         """Masks, each with whether it allows so many words that leaving out others pays nothing."""
-        self.numbers: memoryview[int] = memoryview(np.ascontiguousarray(table.mask_of).reshape(-1))
+        self.numbers: memoryview[int] = np.ascontiguousarray(table.mask_of).reshape(-1).data
         by_byte = np.ascontiguousarray(table.moves[:, table.classes], np.uint16)
-        self.moves: memoryview[int] = memoryview(by_byte.reshape(-1))
+        self.moves: memoryview[int] = by_byte.reshape(-1).data
         """The next state at 256 * state + byte."""
         counts = np.diff(table.forced_at)
         self.forced = {

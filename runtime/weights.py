@@ -207,17 +207,17 @@ def _load(operation: Operation, source: TensorSource, device: str) -> Weight:
     shape = tuple(int(extent) for extent in shape_of(operation.result.type))  # type: ignore[arg-type]
     format = dtype_of(operation.result.type)
     tensors, rows = thaw(operation["tensors"]), thaw(operation.attribute("rows"))
-    source = _Parted(source, operation.attribute("shard"))
+    parted = _Parted(source, operation.attribute("shard"))
     if format in SCALED:
         data = torch.empty(shape, dtype=DTYPES[format], device=device)
         scale = torch.empty(shape[:-1], device=device)
-        for index, part in _parts(tensors, shape, rows, source):
+        for index, part in _parts(tensors, shape, rows, parted):
             data[index], scale[index] = quantize_rows(part.float(), format)
         return Weight(data, scale)
     if isinstance(tensors, str):
-        return Weight(source.read(tensors, shape).to(device, DTYPES[format]).contiguous())
+        return Weight(parted.read(tensors, shape).to(device, DTYPES[format]).contiguous())
     data = torch.empty(shape, dtype=DTYPES[format], device=device)
-    for index, part in _parts(tensors, shape, rows, source):
+    for index, part in _parts(tensors, shape, rows, parted):
         data[index].copy_(part)
     return Weight(data)
 

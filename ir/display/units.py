@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from math import ceil
+from typing import Any
 
 _PREFIXES = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
@@ -23,8 +24,8 @@ class Size(float):
         return format(bytes_text(float(self)), spec)
 
 
-def sizes(**counts: float) -> dict[str, Size]:
-    """Return counts of bytes as fields of a message."""
+def sizes(**counts: float) -> dict[str, Any]:
+    """Return counts of bytes as fields of a message: Size each."""
     return {name: Size(count) for name, count in counts.items()}
 
 

@@ -109,7 +109,7 @@ def _pure_tools(module: Module) -> frozenset[str]:
 def _drop_programs(module: Module, context: Context) -> Module:
     """Drop programs and tools that the entry does not reach, where the entry is known."""
     names = {op["name"].name for op in module.operations if op.name == "program.func"}
-    if context.entry not in names:
+    if context.entry is None or context.entry not in names:
         return module
     reached = _reached(module, context.entry)
     kept = []

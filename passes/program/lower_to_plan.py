@@ -105,10 +105,11 @@ class Lowering:
         if which not in self.constraints:
             name = Symbol(f"constraint_{len(self.constraints)}")
             self.constraints[which] = _declared(name, which, table, operation, self.context)
-        opening = ("", 0)
+        opening = "", 0
         if isinstance(table, TokenTable):
             opening = opening_of(operation, table, self.tokenizer)
-        return self.constraints[which]["name"], *opening
+        text, count = opening
+        return self.constraints[which]["name"], text, count
 
 
 def _declared(

@@ -112,7 +112,7 @@ class Terms:
             )
         if name == "binary" and operation["op"] == "+" and operation.result.type == STR:
             return self.text(operands)
-        made = self.shapes[operands[0]] if operands else ("nothing",)
+        made: tuple[Any, ...] = self.shapes[operands[0]] if operands else ("nothing",)
         if name == "builtin" and operation["name"] == "str":
             return operands[0] if operation.operands[0].type == STR else self.shown(operands[0])
         if name == "field" and made[0] == "program.make_record":

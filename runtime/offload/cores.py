@@ -51,7 +51,7 @@ def divided(
     launching = tuple(free[len(free) - len(free) // LAUNCHING :])
     if len(computing) < 2 or not (experts or launching):
         return {}
-    found = dict.fromkeys(LAUNCHERS, launching) if launching else {}
+    found: dict[str, tuple[int, ...]] = dict.fromkeys(LAUNCHERS, launching) if launching else {}
     if not experts:
         return found | {"cpu": tuple(computing)}
     mine = max(len(computing) // ATTENTION, 1) if micro_batches > 1 else 0

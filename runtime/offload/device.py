@@ -264,7 +264,7 @@ class CudaDevice:
         self.memory = Memory(place, cap, block=BLOCK)
         torch.cuda.set_per_process_memory_fraction(min(1.0, cap / properties.total_memory), place)
         self._trickling: deque[torch.cuda.Event] = deque()
-        self._small: deque[torch.cuda.Event] = deque(maxlen=MOST_SMALL)
+        self._small: deque[Event] = deque(maxlen=MOST_SMALL)
         self._pinned: list[Tensor] = []
         self.refusals: list[str] = []
         weakref.finalize(self, _unpin, self._pinned)

@@ -128,7 +128,7 @@ class FilePages:
         """Read a piece's rows [n, K]; none is under way any more when this ends, or raises."""
         stored = self._find(piece.name)
         begin = stored.begin + piece.first * stored.shape[-1] * stored.dtype.itemsize
-        data = memoryview(rows.view(torch.uint8).view(-1).numpy())
+        data = rows.view(torch.uint8).view(-1).numpy().data
         starts = range(0, len(data), CHUNK)
         jobs = [(stored.file, data[at : at + CHUNK], begin + at) for at in starts]
         under_way = [self._readers.submit(self._read, *job) for job in jobs[1:]]
