@@ -9,12 +9,14 @@ from time import perf_counter
 from typing import Any
 
 from ..ir.budget import Limits
-from .admission import Admission, Claim, Forecast, in_prefix_order
+from .admission import Admission, Claim
 from .engine import Engine
 from .events import Listener
+from .forecast import Forecast
 from .instance import Instance
 from .machine import Machine
 from .results import Result, Stats
+from .row_order import in_prefix_order
 from .tasks import Root, TaskLoop
 from .tools import ToolPool
 from .upcoming import KnownPrompts, UpcomingRows

@@ -50,7 +50,9 @@ SHAPES: dict[str, dict[str, Any]] = {
              "windows": (0, 24)},
     "mixtral": {"architecture": "MixtralForCausalLM", "experts": 4, "experts_per_token": 2},
 }  # fmt: skip
-SHAPES |= dict.fromkeys(("sparse", "tail", "host", "host_words"), SHAPES["llama"])
+SHAPES |= dict.fromkeys(("sparse", "host", "host_words"), SHAPES["llama"])
+SHAPES["tail"] = {"architecture": "LlamaForCausalLM", "layers": 1, "windows": (0,)}
+"""One layer: interpreted, its selection takes seconds a step. Untied, it does not repeat itself."""
 SHAPES["together"] = SHAPES["mixtral"]
 POLICIES = {"sparse": "sparse(k=12, sinks=1, recent=3, min_context=0, labels=i8, channels=4)"}
 POLICIES["host_words"] = POLICIES["sparse"].replace("k=12", "k=26")
@@ -230,7 +232,7 @@ def main() -> None:
     meaning.announcer = None  # the whole model, which no other rank follows
     begins = {"sparse": 70, "together": 70, "tail": 60, "host": 30, "host_words": 30}
     shared = begins.get(sys.argv[1], 20)
-    most = 5 if sys.argv[1] == "host" else 9  # a tail's decode fills a page of 64
+    most = 5 if sys.argv[1] in ("host", "tail") else 9  # a tail's decode fills a page of 64
     made = sparse_lists.group_arrays
     groups: list[int] = []  # how many rows score the labels of a whole page together
     sparse_lists.group_arrays = lambda found, pages: (

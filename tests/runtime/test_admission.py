@@ -11,7 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from weft.ir.budget import Limits
 from weft.ir.diagnostics import WeftError
-from weft.runtime.admission import Admission, Claim, in_prefix_order
+from weft.runtime.admission import Admission, Claim
+from weft.runtime.row_order import in_prefix_order
 from weft.runtime.scheduler import KVTooSmall
 
 _spec = importlib.util.spec_from_file_location(

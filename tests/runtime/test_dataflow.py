@@ -230,7 +230,7 @@ def test_parts_of_a_later_are_missing_until_it_is_settled():
 def test_what_has_to_wait_for_room_goes_on_when_any_part_has_ended(toy, monkeypatch):
     """Two parts may go side by side; the short ones pass by beside the long one."""
     together = steps_of(toy, FEW_AHEAD).steps
-    monkeypatch.setattr("weft.runtime.admission.AHEAD", (2,))
+    monkeypatch.setattr("weft.runtime.forecast.AHEAD", (2,))
     assert together <= steps_of(toy, FEW_AHEAD).steps <= together + 1
 
 

@@ -43,8 +43,9 @@ def test_tokens_equal_the_graphs_meaning(name, tmp_path):
     assert done.returncode == 0, done.stderr
     found, expected, recordings = json.loads(done.stdout.splitlines()[-1])
     assert found == expected
-    # decode steps of several batches were recorded, not launched, unless a cache cannot hold them
-    assert recordings >= (1 if name.startswith("host") else 2)
+    # decode steps of several batches were recorded, not launched, unless there are few, or a cache
+    # cannot hold them
+    assert recordings >= (1 if name in ("tail", "host", "host_words") else 2)
 
 
 def test_staging_keeps_what_is_on_its_way():
