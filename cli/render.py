@@ -32,14 +32,16 @@ def emit(text: str) -> None:
 
 
 def parse_size(text: str) -> int:
-    """Return the bytes of `512MiB`, `2GiB`, `100000`; raises BadOption."""
+    """Return the bytes of `512MiB`, `2GiB` (`2G` too), `16GB` (of 1000 MB), `100000`; raises
+    BadOption."""
     from ..options import BadOption
 
-    units = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
-    number = text.strip().lower().removesuffix("ib").removesuffix("b")
-    unit = number[-1:] if number[-1:] in units else ""
+    given = text.strip().lower()
+    base = 1000 if given.endswith("b") and not given.endswith("ib") else 1024
+    number = given.removesuffix("ib").removesuffix("b")
+    unit = number[-1:] if number[-1:] in tuple("kmgt") else ""
     try:
-        size = int(float(number.removesuffix(unit)) * units[unit])
+        size = int(float(number.removesuffix(unit)) * base ** " kmgt".index(unit or " "))
     except (ValueError, OverflowError):
         raise BadOption(problem=f"{text!r} is no size", hint="write 512MiB or 2GiB") from None
     if size < 0:

@@ -78,5 +78,5 @@ def host_memory_chart(
     axes.set_xlabel("host memory (GiB)", fontsize=8)
     axes.set_ylabel("tokens/s of decode steps", fontsize=8)
     axes.set_title(title, fontsize=9, loc="left")
-    axes.legend(fontsize=7, frameon=False, loc="best")
+    axes.legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(0, -0.14), ncols=2)
     return figure

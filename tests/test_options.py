@@ -57,7 +57,17 @@ def test_a_wrong_rank_names_the_variable():
 
 @pytest.mark.parametrize(
     ("text", "size"),
-    [("512MiB", 512 << 20), ("2GiB", 2 << 30), ("1TiB", 1 << 40), ("1.5k", 1536), ("100", 100)],
+    [
+        ("512MiB", 512 << 20),
+        ("2GiB", 2 << 30),
+        ("1TiB", 1 << 40),
+        ("1.5k", 1536),
+        ("100", 100),
+        ("16GB", 16 * 10**9),
+        ("1.5 kB", 1500),
+        ("7B", 7),
+        ("2g", 2 << 30),
+    ],
 )
 def test_sizes(text, size):
     assert parse_size(text) == size

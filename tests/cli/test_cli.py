@@ -190,7 +190,7 @@ def test_models_lists_the_zoo():
         (["run", "{hello}", "--arg", "name=x", "--kv-memory", "1"], "KiB, and 1 B are theirs"),
         (["run", "{hello}", "--arg", "name=x", "--kv-memory", "-1GiB"], "'-1GiB' is below nothing"),
         (["tune", "tiny-moe", "--gpu-memory", "-5GiB"], "'-5GiB' is below nothing"),
-        (["tune", "tiny-moe", "--gpu-memory", "1kB"], "1.0 KiB is [0-9.]* MiB too small"),
+        (["tune", "tiny-moe", "--gpu-memory", "1KiB"], "1.0 KiB is [0-9.]* MiB too small"),
         (["explain", "{hello}", "--batch", "0"], r"\(--batch\) are from 1 to 4096, not 0"),
         (["explain", "{hello}", "--batch", "-1"], "not -1"),
         (["kernels", "--batch", "100000"], "not 100000"),
