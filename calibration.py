@@ -51,6 +51,7 @@ def host_probes(threads: int, cache: Path | None = None, keys: int = 0) -> CpuPr
     counts = attention.by_threads(thread_counts(cpu.threads))
     return replace(
         cpu, vector=cpu.vector | {"attention": [attention.measure()]},
+        launch=cpu.launch | {"attention row": attention.row_start()},
         vector_by_threads={"attention": counts},
     )  # fmt: skip
 

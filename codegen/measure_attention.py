@@ -64,6 +64,14 @@ class AttentionProbe:
         return Measure(self._timed(launch, threads or self.threads),
                        REPEATED * rows * keys * self.flops)  # fmt: skip
 
+    def row_start(self) -> Measure:
+        """Return the probe of rows that see no key; its amount is rows.
+
+        What a row takes beside its keys: its query, its place in the step, its output.
+        """
+        launch, given, _ = self.launch(0)
+        return Measure(self._timed(launch, self.threads), REPEATED * len(given[0]))
+
     def by_threads(self, counts: Iterable[int]) -> dict[int, Measure]:
         """Return the probes of rows of `KEYS` on each number of threads."""
         return {count: self.measure(threads=count) for count in counts}
@@ -73,7 +81,7 @@ class AttentionProbe:
         and the tensor that it writes. No two rows share a page where there are enough."""
         import torch
 
-        each = -(-keys // self._page)
+        each = max(-(-keys // self._page), 1)
         rows = max(self._pages // each, 1)
         places = torch.randperm(max(self._pages, each), generator=torch.Generator().manual_seed(0))
         table = (places[: rows * each] % self._pages).to(torch.int32).view(rows, each)

@@ -13,13 +13,16 @@ from dataclasses import dataclass, fields
 from .machine import HostedGpu
 from .shape import MoeShape
 
+ROW_WIDTH = 4096
+"""Channels of the rows whose start `weft calibrate` measures: all heads of Mixtral."""
+
 
 @dataclass(frozen=True)
 class Demand:
     """Work of a task or of many: FLOPs, bytes, and how often something is started.
 
     `dram` is all traffic of host memory, whoever causes it; `cpu_bytes` the part that a host
-    processor reads itself.
+    processor reads itself. `cpu_rows` are rows of attention there, of `ROW_WIDTH` channels.
     """
 
     gpu_flops: float = 0.0
@@ -29,6 +32,7 @@ class Demand:
     cpu_vector: float = 0.0
     cpu_bytes: float = 0.0
     cpu_starts: float = 0.0
+    cpu_rows: float = 0.0
     up: float = 0.0
     down: float = 0.0
     copies: float = 0.0
@@ -51,7 +55,8 @@ class Demand:
         13 and 21.6, the larger of both 4.5, 4.5, 8.5 and 17.
         """
         gpu = max(self.gpu_flops / machine.gpu_flops, self.gpu_bytes / machine.gpu_bandwidth)
-        cpu = max(self.cpu_vector / machine.cpu_vector, self.cpu_bytes / machine.dram)
+        attended = self.cpu_vector / machine.cpu_vector + self.cpu_rows * machine.row_start
+        cpu = max(attended, self.cpu_bytes / machine.dram)
         cpu += self.cpu_flops / machine.cpu_flops
         moved = self.up / machine.up + self.down / machine.down + self.staged / machine.staging
         moved += self.disk / machine.disk if self.disk else 0.0
@@ -174,7 +179,8 @@ def _attend(scene: Scene, _: tuple[int, ...]) -> Demand:
     if scene.attention == "gpu":
         return Demand(gpu_flops=flops, gpu_bytes=moved, launches=LAUNCHES["attend"])
     moved = keys + rows * _on_host(scene)
-    return Demand(cpu_vector=flops, cpu_bytes=moved, dram=moved, cpu_starts=1)
+    started = scene.rows * shape.heads * shape.head_dim / ROW_WIDTH
+    return Demand(cpu_vector=flops, cpu_bytes=moved, dram=moved, cpu_starts=1, cpu_rows=started)
 
 
 def _seen_up(scene: Scene, _: tuple[int, ...]) -> Demand:

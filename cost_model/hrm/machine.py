@@ -25,7 +25,8 @@ class HostedGpu:
 
     `dram` is what the host's processors read; `dram_shared` bounds what copies, attention and CPU
     experts move together; `cpu_vector` is the rate of attention's kernel where that is known, and
-    `cpu_vector_divided` that on `ATTENTION_CORES` of the cores (0: as large a share of it);
+    `cpu_vector_divided` that on `ATTENTION_CORES` of the cores (0: as large a share of it); a row
+    of attention takes `row_start` beside its keys;
     `staging` is a copy from pageable to pinned memory (bytes copied a second); `up` and `down` are
     the link with one direction busy, `both_ways` the bytes of both when both are (0: as many as
     alone); `disk` is 0 without one. Python takes `task_start` to begin
@@ -55,6 +56,7 @@ class HostedGpu:
     logit_read: float = 0.0
     both_ways: float = 0.0
     cpu_vector_divided: float = 0.0
+    row_start: float = 0.0
 
     def contention(self, rate: float) -> float:
         """Return by how much a second of copies up is drawn out by reads of so many bytes/s.
@@ -75,6 +77,7 @@ class HostedGpu:
         return replace(
             self, cpu_vector=self.cpu_vector_divided or self.cpu_vector * ATTENTION_CORES,
             cpu_flops=self.cpu_flops * (1 - ATTENTION_CORES),
+            row_start=self.row_start / ATTENTION_CORES,
         )  # fmt: skip
 
     @staticmethod
@@ -120,6 +123,7 @@ class HostedGpu:
             call_start=started("call"),
             sequence_start=started("sequence"),
             logit_read=started("logit"),
+            row_start=started("attention row"),
             both_ways=pick(up.together) + pick(down.together)
             if up.together and down.together
             else 0.0,

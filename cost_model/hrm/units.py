@@ -155,7 +155,7 @@ def on_cpu(task: Demand) -> Demand:
     """Return the part of a task that the host's processors run."""
     return Demand(
         cpu_flops=task.cpu_flops, cpu_vector=task.cpu_vector, cpu_bytes=task.cpu_bytes,
-        cpu_starts=task.cpu_starts,
+        cpu_starts=task.cpu_starts, cpu_rows=task.cpu_rows,
     )  # fmt: skip
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from weft.codegen.measure_attention import REPEATED, AttentionProbe
-from weft.cost_model.hrm.demands import Scene, demand
+from weft.cost_model.hrm.demands import ROW_WIDTH, Scene, demand
 from weft.cost_model.hrm.shape import MoeShape
 from weft.passes.tile.attention import Attention, attention
 
@@ -31,6 +31,14 @@ def test_rows_see_their_keys_and_all_pages_are_read(probe, keys: int, rows: int)
     np.testing.assert_allclose(out, 0.5, rtol=1e-5)  # the mean of values that are all alike
 
 
+def test_rows_without_keys_are_what_a_row_takes_beside_them(probe) -> None:
+    launch, given, out = probe.launch(0)
+    out.fill_(np.nan)
+    launch()
+    assert given[-1].tolist() == [0] * 64 and not out.any()
+    assert probe.row_start().amount == REPEATED * 64 and probe.row_start().probe() > 0
+
+
 def test_work_is_counted_as_the_cost_model_counts_it(probe) -> None:
     shape = MoeShape(
         layers=1, width=64, ffn=8, experts=2, top_k=1, heads=4, kv_heads=2, head_dim=16,
@@ -38,6 +46,7 @@ def test_work_is_counted_as_the_cost_model_counts_it(probe) -> None:
     )  # fmt: skip
     asked = demand("attend", Scene(shape, 1, tokens=3, context=50))
     assert asked.cpu_vector == 3 * 50 * probe.flops
+    assert asked.cpu_rows == 3 * 64 / ROW_WIDTH
 
 
 def test_threads_are_measured_apart_and_the_pool_is_left_as_it_was(probe, monkeypatch) -> None:

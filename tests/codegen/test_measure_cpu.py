@@ -27,6 +27,7 @@ def test_attentions_kernel_is_measured_by_threads(tmp_path) -> None:
     known = level.vector_rate("attention")
     assert 0 < known.min <= known.median <= known.max < level.vector_rate("f32").max
     assert set(level.vector_by_threads["attention"]) == {1}
+    assert 0 < level.launch_cost("attention row").min < 1e-3
     assert parse(dumps(machine)) == machine
 
 

@@ -5,7 +5,9 @@ from dataclasses import replace
 import pytest
 from weft.cost_model.hardware import Hardware, Rate
 from weft.cost_model.hardware_file import load
+from weft.cost_model.hrm.demands import Demand
 from weft.cost_model.hrm.machine import HostedGpu
+from weft.cost_model.hrm.units import on_cpu
 
 
 def with_attention(rates: dict[int, Rate], whole: Rate | None = None) -> Hardware:
@@ -34,6 +36,20 @@ def test_attention_beside_experts_has_the_rate_of_its_threads(rates, quarter) ->
     machine = HostedGpu.of(with_attention(known, Rate.exact(4e9)))
     assert machine.cpu_vector == 4e9
     assert machine.divided().cpu_vector == pytest.approx(quarter)
+
+
+def test_rows_of_attention_take_their_start_on_each_core() -> None:
+    hardware = load("h200")
+    levels = tuple(
+        replace(level, launch=level.launch | {"attention row": Rate(1e-6, 2e-6, 4e-6)})
+        for level in hardware.levels
+    )
+    machine = HostedGpu.of(replace(hardware, levels=levels))
+    none = replace(machine, row_start=0.0)
+    asked = Demand(cpu_rows=100)
+    assert asked.seconds(machine) - asked.seconds(none) == pytest.approx(2e-4)
+    assert machine.divided().row_start == pytest.approx(8e-6)
+    assert on_cpu(asked) == asked
 
 
 def test_cases_are_the_error_bars_of_attention() -> None:
