@@ -6,12 +6,14 @@ import json
 from functools import cache
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import tokenizers
 from hypothesis import given
 from hypothesis import strategies as st
-from weft.frontend.shared_texts import LEAST
+from weft.frontend import shared_texts
+from weft.frontend.shared_texts import PIECE, pieces_of
 from weft.frontend.tokenizer import HubTokenizer
 
 ZOO = Path(__file__).resolve().parents[2] / "zoo"
@@ -92,12 +94,15 @@ beginnings = st.lists(st.sampled_from(ATOMS), min_size=60, max_size=200).map("".
     beginning=beginnings,
     rest=st.lists(st.tuples(st.floats(0, 1), pieces), min_size=1, max_size=6),
     batch=st.booleans(),
+    piece=st.sampled_from((16, 60, PIECE)),
 )
-def test_ids_are_those_of_the_whole_text(style, beginning, rest, batch):
+def test_ids_are_those_of_the_whole_text(style, beginning, rest, batch, piece):
     texts = [beginning[: int(share * len(beginning))] + piece for share, piece in rest]
     tokenizer = shared(style)
-    if batch:
-        tokenizer.prepare(sorted(texts))
+    with patch.object(shared_texts, "PIECE", piece):
+        if batch:
+            tokenizer.prepare(sorted(texts))
+        tokenizer.encode_array(texts[0])
     for text in texts:
         expected = plain(style).encode(text, add_special_tokens=False).ids
         found = tokenizer.tokens_in(text, 0, len(text))
@@ -109,13 +114,14 @@ class Counting:
     """A library's tokenizer that counts the characters that it is given."""
 
     def __init__(self, inner: tokenizers.Tokenizer) -> None:
-        self._inner, self.characters = inner, 0
+        self._inner, self.characters, self.longest = inner, 0, 0
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
 
     def encode_batch_fast(self, texts: list[str], **settings: Any) -> Any:
         self.characters += sum(map(len, texts))
+        self.longest = max([self.longest, *map(len, texts)])
         return self._inner.encode_batch_fast(texts, **settings)
 
 
@@ -149,9 +155,20 @@ def test_what_texts_share_is_encoded_once(style):
 )  # fmt: skip
 def test_a_tokenizer_that_may_span_a_cut_encodes_whole_texts(planted):
     tokenizer, counter = counted(planted)
-    texts = ["a the " * LEAST + f"end {number}" for number in range(3)]
+    texts = ["a the " * PIECE + f"end {number}" for number in range(3)]
     tokenizer.prepare(texts)
     assert counter.characters == sum(map(len, texts))
+    assert counter.longest == len(texts[0])
+
+
+def test_a_long_text_is_encoded_in_pieces():
+    tokenizer, counter = counted(data("llama"))
+    text = "The cat sat on the mat. " * 500 + "x" * 3 * PIECE
+    tokenizer.prepare([text])
+    assert tokenizer.encode(text) == plain("llama").encode(text, add_special_tokens=False).ids
+    assert counter.longest < 5 * PIECE
+    pieces = pieces_of(text)
+    assert "".join(pieces) == text and min(map(len, pieces)) >= PIECE
 
 
 def test_tokens_of_a_part_of_a_text():
