@@ -174,6 +174,11 @@ class Engine:
         due = self._pace.due(self._flight, self._scheduler.waiting, rest)
         return due and (self._scheduler.backlog >= FIRST or fresh >= AT_ONCE)
 
+    @property
+    def may_begin(self) -> bool:
+        """Whether nothing is on its way on a device that runs ahead, and enough is asked for."""
+        return self.ahead and self._flight is None and self._scheduler.backlog >= FIRST
+
     def __bool__(self) -> bool:
         return bool(self._scheduler or self._scheduler.done or self._flight)
 

@@ -81,13 +81,21 @@ class TaskLoop:
         """Run what is ready, then one step of the model, or wait for a tool."""
         self.advance()
         if self.engine:
+            steps = self.engine.steps
             for request in self.engine.step():
                 self._wake(request, request, request.error)
+            if self.engine.steps == steps:  # what is ready may give room, or cancel
+                self._advance_all()
         if self._tools:
             self._poll(0.0 if self._ready or self.engine else inf)
 
     def advance(self) -> None:
-        """Run what is ready, until it waits for the model or for a tool."""
+        """Run what is ready, until it waits for the model or for a tool; what a device that is idle
+        need not wait for runs after its next step has begun."""
+        while self._ready and not self.engine.may_begin:
+            self._resume(*self._ready.popleft())
+
+    def _advance_all(self) -> None:
         while self._ready:
             self._resume(*self._ready.popleft())
 

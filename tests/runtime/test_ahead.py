@@ -12,6 +12,7 @@ from weft.runtime.engine import Engine
 from weft.runtime.flight import Flight
 from weft.runtime.request import Request, Sampling
 from weft.runtime.simulator import toy_logits
+from weft.runtime.tasks import TaskLoop
 
 FREE = """program free(n: int, most: list[int]) -> str:
     "Row {n}: "
@@ -36,7 +37,9 @@ def run(toy, text, ahead, **limits):
 
 @pytest.mark.parametrize("text", [FREE, STOPPED])
 @pytest.mark.parametrize("pages", [600, 90])
-def test_ahead_equals_one_by_one(toy, text, pages):
+@pytest.mark.parametrize("first", [1, pace.FIRST])
+def test_ahead_equals_one_by_one(toy, monkeypatch, text, pages, first):
+    monkeypatch.setattr("weft.runtime.engine.FIRST", first)
     expected, _ = run(toy, text, False, num_pages=pages)
     found, engine = run(toy, text, True, num_pages=pages)
     assert found == expected
@@ -133,6 +136,49 @@ def test_a_device_begins_with_what_others_wait_for(toy, monkeypatch):
     assert found.values == [oracle(number, **row).value for number, row in enumerate(rows)]
     assert prefills[0] < 110 and len(prefills) <= 4 and max(busy) > 30
     toy.assert_clean(executable)
+
+
+TREE = """
+program tree(root: str, owns: list[str]) -> list[str]:
+    "{root}"
+    fork own in owns as answers:
+        "{own}"
+        gen answer(max_tokens=6)
+        yield answer
+    return answers
+"""
+
+
+def test_an_idle_device_does_not_wait_for_the_other_branches(toy, monkeypatch):
+    """The first branch computes what all share; the others become ready while it does."""
+    monkeypatch.setattr("weft.runtime.engine.FIRST", 60)
+    row = {"root": "A" * 100, "owns": [f" {number}." for number in range(8)]}
+    executable = toy.compile(TREE, ahead=True, max_batch=64, max_tokens=400, num_pages=900)
+    engine, asked, begun = executable.engine, [], []
+    submit, forward = engine.submit, engine.executor.forward
+    monkeypatch.setattr(engine, "submit", lambda request: (asked.append(request), submit(request)))
+    monkeypatch.setattr(engine.executor, "forward",
+                        lambda *step: (begun.append(len(asked)), forward(*step))[1])  # fmt: skip
+    found = executable.run_rows([row] * 2)
+    assert begun[0] == 1 and begun[1] >= 8
+    assert found.values == [toy.oracle(TREE)(number, **row).value for number in range(2)]
+    toy.assert_clean(executable)
+
+
+def test_what_is_ready_runs_where_a_step_cannot_begin():
+    """Else neither would ever go on."""
+    engine = SimpleNamespace(may_begin=True, steps=0, trace=None, step=list)
+    loop, ended = TaskLoop(engine, ()), []
+
+    def free():
+        return 7
+        yield
+
+    loop.start(free(), lambda value, error: ended.append(value))
+    loop.advance()
+    assert not ended
+    loop.step()
+    assert ended == [7]
 
 
 def test_the_pace_of_prompts_says_when_the_next_step_is_due(monkeypatch):
