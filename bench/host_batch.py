@@ -1,9 +1,10 @@
 """How many sequences of a model decode within a bound of GPU memory: keys there, or in the host's.
 
 Some layers of the 8 B shape, and a bound on what the GPU has for keys, labels and cache. With all
-keys on it the bound holds WHOLE sequences; with keys in host memory and the same bound, which holds
-(`runtime.offload.memory`), BATCH of them run. Both by the executor that `weft run` takes, sparse
-alike; the many must give, row for row, what each sequence gives where it is alone with the GPU.
+keys on it the bound holds WHOLE sequences, as `weft run` counts them; with keys in host memory and
+the same bound, which holds (`runtime.offload.memory`), BATCH of them run. Both by the executor that
+`weft run` takes, sparse alike; the first of the many must give the logits that they give where all
+keys are on the GPU.
 """
 
 from __future__ import annotations
@@ -36,10 +37,11 @@ def host_batch(folder: Path, tiny: bool) -> dict[str, Any]:
         whole, batch = WHOLE, BATCH
     element = 4 if tiny else 2
     each = -(-config.context_length // 64) * 64 * policy_bytes(config, policy, element)
-    memory = (whole + 1) * each - 1  # one more sequence does not fit
+    memory = (whole + 1) * each - 1  # room for labels and books, and not for one more
     found: dict[str, Any] = {"layers": config.layers, "context": context, "memory": memory}
     with model(config, policy, context, folder, Placed(False, batch=whole)) as near:
         near.fill()
+        assert near.fits(memory) == whole, "the bound holds another number of sequences"
         found |= {"batch_whole": whole, **timed_steps(near, whole, "whole_")}
         kept = [pool.clone() for pool in (*near.stacks(), *near.labels())]
         near.position = context

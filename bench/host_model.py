@@ -29,7 +29,7 @@ from weft.frontend.models.registry import build_graph
 from weft.ir.model import ModelConfig
 from weft.ir.sparse import SparsePolicy
 from weft.key_offload import key_costs
-from weft.loading import executor_on
+from weft.loading import executor_on, page_count
 from weft.options import Options
 from weft.passes.tile.gpu_schedules import gpu_step_kernels
 from weft.passes.tile.regimes import lower_for_gpu, merge_kernels
@@ -85,6 +85,14 @@ class HostModel:
             None if self.tiny else CudaGraphs(), attention=attention, memory=memory,
         )  # fmt: skip
         self.position = context
+        self._asked = checkpoint, options, attention
+
+    def fits(self, memory: int) -> int:
+        """Return how many of its sequences a device has room for in so many bytes."""
+        checkpoint, options, attention = self._asked
+        return (
+            page_count(checkpoint, replace(options, kv_memory=memory), attention, 64) // self.each
+        )
 
     def stacks(self) -> list[torch.Tensor]:
         """Return k and v of all layers, [layers, N, K, P, C]."""
