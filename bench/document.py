@@ -1,4 +1,5 @@
-"""Writes the tables of figures in README.md, bench/README.md and docs/offload.md from records.
+"""Writes the tables of figures in README.md, bench/README.md, docs/offload.md and
+docs/sparse_attention.md from records.
 
 `python -m bench.document` brings them up to date. No figure is typed by hand: a table stands
 between `<!-- figures: NAME -->` and `<!-- end -->`, and a test compares it with the files.
@@ -8,16 +9,19 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from .document_offload import OFFLOAD_TABLES
+from .document_sparse import SECTIONS as SPARSE_SECTIONS
+from .document_sparse import tradeoff
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "bench" / "results"
-DOCUMENTS = (ROOT / "README.md", ROOT / "bench" / "README.md", ROOT / "docs" / "offload.md")
+DOCUMENTS = (ROOT / "README.md", ROOT / "bench" / "README.md", ROOT / "docs" / "offload.md",
+             ROOT / "docs" / "sparse_attention.md")  # fmt: skip
 _TABLE = re.compile(r"(<!-- figures: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -211,6 +215,11 @@ def table(name: str, folder: Path = RESULTS) -> str:
         record = records["moe_offload"]
         source = _source(record["sections"].get(name), "moe_offload")
         return "\n".join([*OFFLOAD_TABLES[name](record["figures"]), "", source]) + "\n"
+    if name == "sparse_tradeoff":
+        record = records["sparse_attention"]
+        made = [_source(record["sections"][section], "sparse_attention")
+                for section in SPARSE_SECTIONS]  # fmt: skip
+        return "\n".join([*tradeoff(record["figures"]), "", *_numbered(dict.fromkeys(made))]) + "\n"
     rows = ["| figure | value | command | recorded |", "|---|---|---|---|"]
     sources: list[str] = []
     for line in TABLES[name]:
@@ -221,8 +230,13 @@ def table(name: str, folder: Path = RESULTS) -> str:
         value = line.form(record["figures"][line.figure])
         number = sources.index(source) + 1
         rows.append(f"| {line.what} | {value} | `{line.command}` | {number} |")
+    return "\n".join([*rows, "", *_numbered(sources)]) + "\n"
+
+
+def _numbered(sources: Iterable[str]) -> list[str]:
+    """Return where figures were recorded, a line each."""
     notes = [f"{number}. {source}" for number, source in enumerate(sources, 1)]
-    return "\n".join([*rows, "", "Recorded on:", "", *notes]) + "\n"
+    return ["Recorded on:", "", *notes]
 
 
 def update(text: str, folder: Path = RESULTS) -> str:

@@ -50,7 +50,7 @@ def operation(folder: Path, tiny: bool) -> Figures:
             sparse = sparse_seconds(setting, folder)
             dense = dense_seconds(setting, folder)
             key = f"{context // 1024}k_batch{batch}" if not tiny else "tiny"
-            found = sparse | dense | {"bound": setting.bound}
+            found = sparse | dense | {"bound": setting.bound, "predicted_us": predicted(setting)}
             if sparse["us"] and dense["dense_us"]:
                 found["speedup"] = dense["dense_us"] / sparse["us"]
                 found["of_bound"] = found["speedup"] / setting.bound
@@ -70,9 +70,23 @@ def operation(folder: Path, tiny: bool) -> Figures:
     return figures | {key: value for key, value in headline.items() if value}
 
 
+def predicted(setting: Any) -> float:
+    """Return the us that the cost model says of a setting, whose scores decide on its cap."""
+    from weft.cost_model.hardware_file import load
+    from weft.cost_model.sparse_attention import sparse_seconds
+    from weft.cost_model.sparse_bytes import AttentionShape
+
+    s, policy = setting.shape, setting.policy
+    shape = AttentionShape(s.heads, s.kv_heads, s.head_dim, s.kv)
+    share = policy.cap if policy.adaptive else 0.0
+    level = load("h200").level()
+    return 1e6 * sparse_seconds(shape, level, policy, setting.context, setting.batch, share)
+
+
 POLICIES: dict[str, Figures] = {
     "ratio": {"ratio": 1 / 16}, "threshold": {"threshold": 0.02, "cap": 1 / 8},
     "top_p": {"top_p": 0.8, "cap": 1 / 8}, "tail": {"ratio": 1 / 16, "tail": "mean"},
+    "top_p_tail": {"top_p": 0.8, "cap": 1 / 8, "tail": "mean"},
 }  # fmt: skip
 
 
@@ -97,7 +111,7 @@ def compile_sections(sections: list[str], folder: Path) -> None:
 
 
 def policies(folder: Path, tiny: bool) -> Figures:
-    """Policies of other kinds at 128 K and batch 8, beside a ratio: a threshold, top-p, a tail."""
+    """Policies of other kinds at 128 K and batch 8, beside a ratio: a threshold, top-p, tails."""
     from weft.bench.sparse_steps import Setting, sparse_seconds
 
     figures: Figures = {}
@@ -105,7 +119,8 @@ def policies(folder: Path, tiny: bool) -> Figures:
     for name, amounts in POLICIES.items():
         wider = {key: 1 / 4 for key in ("ratio", "cap") if key in amounts}  # for 64 tokens
         setting = Setting.of(context, batch, amounts | (wider if tiny else LABELS), tiny)
-        figures[f"policy_{name}{'_tiny' * tiny}"] = found = sparse_seconds(setting, folder)
+        found = sparse_seconds(setting, folder) | {"predicted_us": predicted(setting)}
+        figures[f"policy_{name}{'_tiny' * tiny}"] = found
         print(f"  {name}: {found}", flush=True)
     return figures
 

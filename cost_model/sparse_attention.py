@@ -39,7 +39,12 @@ ahead."""
 UNPACKED = 2.0
 """Vector operations a product of a label's channel costs on a CPU, codes unpacked."""
 WEIGHED = 8.0
-"""Products of a channel that a tail's exponential costs, of each query head and token."""
+"""Products of a channel that a tail's exponential costs a CPU, of each query head and token."""
+TAIL_SCORED, TAIL_READ = 24.0, 1530.0
+"""Vector operations that a tail costs a GPU, of each query head: a token, whose weight is summed
+up; and one that is read, whose label is made again and its weight taken off. At 128 K tokens and
+batch 8 an H200's launches of scores take 24 us longer with one, those of attention 96 us at 1/16 of
+the tokens (`bench.sparse_speed --only policies`)."""
 
 
 def dense_seconds(shape: AttentionShape, level: Level, context: int, batch: int = 1) -> float:
@@ -66,7 +71,10 @@ def sparse_seconds(
     labels = batch * (moved.labels + moved.tail) / level.main.read.median
     vector = level.vector_rate("f32").median
     if steps:
-        select = tokens * shape.kv_heads * STEP_OPERATIONS * 2 / vector  # two flops are one of them
+        each = shape.kv_heads * STEP_OPERATIONS * tokens
+        if tail:
+            each += shape.heads * (TAIL_SCORED * tokens + TAIL_READ * read * batch)
+        select = each * 2 / vector  # two flops are one of them
     else:
         rounds = -(-shape.kv_heads * batch // level.threads)
         each = rounds * units / batch * passes(policy) * OPERATIONS.get(level.kind, 8.0)

@@ -11,7 +11,7 @@ from weft.bench.document import DOCUMENTS, LINES, RESULTS, TABLES, update
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.parent.name)
 def test_its_figures_are_those_of_the_files(path):
     text = path.read_text(encoding="utf-8")
-    assert re.search(r"<!-- figures: \w+ -->\n\| figure \|", text)
+    assert re.search(r"<!-- figures: \w+ -->\n\| (figure|policy) \|", text)
     assert update(text) == text, "run: python -m bench.document"
 
 
@@ -24,6 +24,19 @@ def test_a_new_record_makes_the_tables_stale(tmp_path):
     for path in DOCUMENTS[:2]:
         text = path.read_text(encoding="utf-8")
         assert "| 123.0 x |" in update(text, tmp_path) and update(text, tmp_path) != text
+
+
+def test_a_new_record_of_sparse_attention_makes_its_page_stale(tmp_path):
+    """Loss and speed of a policy stand in one row; what nobody timed says so."""
+    record = json.loads((RESULTS / "sparse_attention.json").read_text())
+    record["figures"] |= {"perplexity_loss_tiny_moe_wide_tail": 0.5, "policy_tail": {"us": 100.0},
+                          "operation_128k_batch8": {"dense_us": 1000.0}}  # fmt: skip
+    record["figures"].pop("policy_top_p_tail", None)
+    (tmp_path / "sparse_attention.json").write_text(json.dumps(record))
+    made = update(DOCUMENTS[3].read_text(encoding="utf-8"), tmp_path)
+    row = next(line for line in made.splitlines() if "1/16, channels=32, tail=mean)` | +50" in line)
+    assert row.endswith("| 100 | 10.0 x | not recorded |")
+    assert "tail=mean)` | " in made and made.count("not measured | not measured") >= 1
 
 
 def test_a_new_record_of_offloading_makes_its_page_stale(tmp_path):

@@ -32,7 +32,7 @@ def test_tiny() -> None:
     assert figures["operation_tiny"]["bound"] > 1
     shared = figures["shared_prefix_tiny"]
     assert max(shared["grouped"]["error"], shared["apart"]["error"]) < 1e-5
-    for name in ("ratio", "threshold", "top_p", "tail"):
+    for name in ("ratio", "threshold", "top_p", "tail", "top_p_tail"):
         assert figures[f"policy_{name}_tiny"]["error"] < 1e-5
     offload = figures["offload_tiny"]
     assert offload["error"] < 1e-5 and offload["traffic"]["held"] > 0

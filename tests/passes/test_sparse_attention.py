@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from weft.bench.sparse_speed import LABELS, POLICIES
 from weft.cost_model import sparse_attention as sparse_costs
 from weft.cost_model.binding import decode, prefill
 from weft.cost_model.expected_reads import expected_tokens, measured_share
@@ -160,6 +161,23 @@ def test_least_context_is_where_the_curves_cross() -> None:
             sparse = sparse_seconds(shape, level, policy, context)
             assert (sparse < dense_seconds(shape, level, context)) == pays
     assert least_context(LLAMA, load("h200").level(), SparsePolicy(ratio=1.0), 131072) is None
+
+
+MEASURED = [
+    ("policy_ratio", 8, 131.5), ("policy_tail", 8, 249.4), ("policy_threshold", 8, 222.2),
+    ("policy_top_p", 8, 226.2), ("ratio", 1, 36.5), ("ratio", 32, 455.4), ("k2048", 8, 83.7),
+]  # fmt: skip
+"""Policies of `bench.sparse_speed`, sequences of 128 K tokens, us on an H200 (c8a595a)."""
+
+
+@pytest.mark.parametrize("name, batch, us", MEASURED)
+def test_prices_on_a_gpu_are_what_was_measured(name: str, batch: int, us: float) -> None:
+    """Within 15 %, a tail's as well; the bench prints the price beside what it measures."""
+    known = POLICIES | {"k2048": {"k": 2048}}
+    policy = SparsePolicy(**known[name.removeprefix("policy_")], **LABELS)
+    price = sparse_seconds(LLAMA, load("h200").level(), policy, 131072, batch,
+                           policy.cap * policy.adaptive)  # fmt: skip
+    assert price * 1e6 == pytest.approx(us, rel=0.15)
 
 
 @pytest.mark.parametrize("tail", ["none", "mean"])
