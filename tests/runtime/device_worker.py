@@ -54,12 +54,17 @@ SHAPES |= dict.fromkeys(("sparse", "host", "host_words"), SHAPES["llama"])
 SHAPES["tail"] = {"architecture": "LlamaForCausalLM", "layers": 1, "windows": (0,)}
 """One layer: interpreted, its selection takes seconds a step. Untied, it does not repeat itself."""
 SHAPES["together"] = SHAPES["mixtral"]
+SHAPES["everything"] = SHAPES["mixtral"] | {
+    "experts": 2, "experts_per_token": 1, "layers": 1, "windows": (0,), "heads": 2, "kv_heads": 1,
+    "ffn": 16,
+}  # fmt: skip
 POLICIES = {"sparse": "sparse(k=12, sinks=1, recent=3, min_context=0, labels=i8, channels=4)"}
 POLICIES["host_words"] = POLICIES["sparse"].replace("k=12", "k=26")
 POLICIES["host"] = POLICIES["host_words"].replace("i8", "bf16")
 POLICIES["tail"] = POLICIES["sparse"].replace("k=12", "k=12, tail=mean")
 POLICIES["together"] = POLICIES["sparse"].replace("k=12", "top_p=0.3, cap=1/2")
 """And with it experts, a shared prefix, a constraint, and keys in fp8."""
+POLICIES["everything"] = POLICIES["together"]
 HOST_PAGES = 16
 """Pages of host memory; the cache has 64 rows, which hold the lists of two of three sequences."""
 FORMATS = {"mixtral": "f8e4m3"}

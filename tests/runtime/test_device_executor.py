@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -46,6 +47,19 @@ def test_tokens_equal_the_graphs_meaning(name, tmp_path):
     # decode steps of several batches were recorded, not launched, unless there are few, or a cache
     # cannot hold them
     assert recordings >= (1 if name in ("tail", "host", "host_words") else 2)
+
+
+def test_sparse_rows_go_with_all_the_rest(tmp_path):
+    """Experts, keys in fp8, a shared prefix that two rows read whole beside one that selects its
+    keys in the same launch, and a constraint: tokens are those of the graph's meaning."""
+    pytest.importorskip("triton")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(WORKER.with_name("everything_worker.py")), str(tmp_path)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found, expected, choice, together = json.loads(done.stdout.splitlines()[-1])
+    assert found == expected and together == 2
+    assert re.fullmatch("[a-m]{2}[0-9]", choice)
 
 
 def test_staging_keeps_what_is_on_its_way():
