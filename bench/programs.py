@@ -71,7 +71,8 @@ def line(name: str, found: Figures) -> str:
         *(f"{short} {found[key]:.2f}" for short, key in COLUMNS if found.get(key)),
     ]  # fmt: skip
     if found["differing"]:
-        cells.append(f"{len(found['differing'])} rows differ")
+        pieces = found.get("prompts_in_other_tokens", 0)
+        cells.append(f"{len(found['differing'])} rows differ ({pieces} prompts in other tokens)")
     return "  ".join(cells)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from statistics import median
 from typing import Any
@@ -66,7 +66,14 @@ def _counted(contest: Contest) -> tuple[dict[str, Any], Replay]:
         replay.frozen = False
         free = sound(contest.weft(roomy))
         replay.frozen = True
-    return counts(free, clients) | agreement(free.answers, clients.answers), replay
+    found = counts(free, clients) | agreement(free.answers, clients.answers)
+    if found["differing"]:
+        checkpoint = contest.compilation.checkpoint
+        assert checkpoint is not None
+        found["prompts_in_other_tokens"] = in_other_tokens(
+            *(prompts(run) for run in (free, clients)), checkpoint.tokenizer.decode
+        )
+    return found, replay
 
 
 def _pressed(contest: Contest, replay: Replay, price: Price | None) -> dict[str, Any]:
@@ -215,6 +222,25 @@ def profile(run: Run) -> dict[str, float]:
         "engine_host_s": sum(step.host_seconds for step in steps),
         "between_steps_s": run.seconds - model - sample - sum(s.host_seconds for s in steps),
     }
+
+
+def prompts(run: Run) -> set[tuple[int, ...]]:
+    """Return the tokens of all calls of a noted run."""
+    assert run.trace is not None
+    return {tuple(call.tokens.tolist()) for call in run.trace.calls if call.kind == "call"}
+
+
+def in_other_tokens(
+    ours: set[tuple[int, ...]], theirs: set[tuple[int, ...]],
+    decode: Callable[[Sequence[int]], str],
+) -> int:  # fmt: skip
+    """Return how many prompts both sides send as equal text, and only ours in these tokens.
+
+    A stream keeps the tokens that a gen drew; a client gets text, which is tokenized anew. Where
+    the model has drawn a word in other pieces, what follows is another prompt.
+    """
+    texts = {decode(tokens) for tokens in theirs}
+    return sum(decode(tokens) in texts for tokens in ours - theirs)
 
 
 def agreement(ours: Sequence[Any], theirs: Sequence[Answer]) -> dict[str, Any]:

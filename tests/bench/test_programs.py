@@ -12,7 +12,7 @@ from weft.bench.calls import Call, ideal_hits
 from weft.bench.contest import Run, in_parts
 from weft.bench.programs_bound import Work, cpu_bound, table
 from weft.bench.programs_cases import CASES
-from weft.bench.programs_measure import profile, same
+from weft.bench.programs_measure import in_other_tokens, profile, same
 from weft.bench.replay import Replay, UnknownPrefix
 from weft.bench.simulated import RooflinePrice
 from weft.frontend.open import open_program
@@ -185,6 +185,13 @@ def test_a_figure_that_cannot_be_had_is_null_with_a_reason(monkeypatch):
     assert found["constrained_vs_free"] is None
     assert "not there" in found["reasons"]["constrained_vs_free"]
     assert found["compile_10k_rows_s"] == 1.0 and found["memory_proof_s"] is None
+
+
+def test_prompts_of_equal_text_in_other_tokens_are_counted():
+    pieces = {1: "a", 2: "b", 3: "ab", 4: "c"}
+    decode = lambda ids: "".join(pieces[id] for id in ids)  # noqa: E731
+    ours, theirs = {(1, 2), (3, 4), (1, 2, 4), (4, 4)}, {(3,), (3, 4), (4,)}
+    assert in_other_tokens(ours, theirs, decode) == 2  # "ab" and "abc", not what only we send
 
 
 @pytest.mark.slow
