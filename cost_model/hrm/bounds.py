@@ -71,7 +71,7 @@ class _Memory:
 def _rows_bound(
     model: LinearModel, rows: tuple[Row, ...], memory: _Memory, weights: tuple[float, ...]
 ) -> float:
-    bounds = [_mix_bound(model, row, row, 1.0, memory) for row in rows]
+    bounds = [_mix_bound(model, row, row, 1.0, memory) if row.each else row.fixed for row in rows]
     trading = [row for row in rows if any(value > 0 for value in row.each.values())]
     for number, first in enumerate(trading):
         for second in trading[number + 1 :]:

@@ -42,14 +42,16 @@ def pricing(shape: MoeShape, workload: Workload, site: Site) -> Pricing:
 
 
 def linear_model(
-    shape: MoeShape, workload: Workload, batch: Batch, site: Site, prices: Pricing | None = None
-) -> LinearModel:
-    """Return the model of one batch on one site."""
+    shape: MoeShape, workload: Workload, batch: Batch, site: Site, prices: Pricing | None = None,
+    memory: LinearModel | None = None,
+) -> LinearModel:  # fmt: skip
+    """Return the model of one batch on one site; `memory`: what its `memory_model` is taken to
+    be."""
     prices = prices or pricing(shape, workload, site)
     units = [(prices.unit(batch, tokens), count) for tokens, count in batch.sizes.items()]
     rows = _Rows(shape, batch, site, units, len(prices.classes))
     return replace(
-        memory_model(shape, workload, batch, site, prices.classes),
+        memory or memory_model(shape, workload, batch, site, prices.classes),
         step=rows.step(),
         prefill=prefill_rows(shape, workload, batch, site.machine, len(prices.classes)),
         step_overhead=units[0][0].fill,

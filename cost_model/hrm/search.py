@@ -144,7 +144,8 @@ class _Search:
         least = memory_model(self.shape, self.workload, members[0], site, self.prices.classes)
         if not may_hold(least):
             return float("inf")
-        return lower_bound(replace(self.model(members[-1]), limits=least.limits), ())
+        fast = linear_model(self.shape, self.workload, members[-1], site, self.prices, least)
+        return lower_bound(fast, ())
 
     def _entry(
         self, stage: int, batch: Batch, seconds: float, counts: Counts | None = None
