@@ -173,6 +173,10 @@ REST: tuple[Line, ...] = (
     _offload("its step, share of the bound", "fraction_of_bound", "bound", percent),
     _offload("320 sequences, experts on the CPU too, over streaming alone", "cpu_experts_gain_n320",
              "cpu_experts", times),
+    _offload("search of a policy for Mixtral, 16 and 32 layers: the slower one", "search_s",
+             "planning", seconds),
+    _offload("hazard proof of its pipeline of 32 layers, five schedules: the slowest", "proof_s",
+             "planning", seconds),
     _offload("its decode steps: the worst error of their prediction", "hrm_error_max", "errors",
              percent),
     _programs("CPU, one thread: the program that gains least", "speedup_min", times),
@@ -248,7 +252,9 @@ def _source(section: dict[str, Any] | None, file: str) -> str:
     if section is None:
         return f"not recorded yet (`bench/results/{file}.json`)"
     machine = section["machine"]
-    where = machine.get("gpu") or f"{machine['cpu']}, {machine['cores']} cores"
+    where = machine.get("gpu", "none")
+    if where == "none":
+        where = f"{machine.get('cpu', 'no GPU')}, {machine['cores']} cores"
     return f"{where}; commit {section['commit']}, {section['date']} (`bench/results/{file}.json`)"
 
 
