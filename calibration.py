@@ -8,6 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+BESIDE = "attention beside copies"
+
 if TYPE_CHECKING:
     from .codegen.measure_attention import AttentionProbe
     from .codegen.measure_cpu import CpuProbes
@@ -21,7 +23,7 @@ def calibrated(
     """Measure this machine's CPU with so many threads, its GPU if there is one, and the disk of the
     folder `disk` if it has room; kernels of the probes come from `cache`, or are compiled."""
     from .codegen.measure_disk import disk_probes
-    from .codegen.measure_gpu import gpu_probes, has_gpu, shared_probe
+    from .codegen.measure_gpu import beside_probe, gpu_probes, has_gpu, shared_probe
     from .cost_model.calibrate import calibrate
 
     cpu = host_probes(threads, cache)
@@ -30,7 +32,8 @@ def calibrated(
         *caches, main = cpu.memories
         main = replace(main, shared=shared_probe(main.read[0]))
         level, links = gpu_probes()
-        levels = [replace(cpu, memories=[*caches, main]), level]
+        vector = cpu.vector | {BESIDE: [beside_probe(cpu.vector["attention"][0])]}
+        levels = [replace(cpu, memories=[*caches, main], vector=vector), level]
     with disk_probes(disk) if disk else nullcontext() as found:
         if found is not None:
             levels, links = [*levels, found[0]], [*links, *found[1]]

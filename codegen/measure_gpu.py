@@ -158,6 +158,37 @@ def shared_probe(read: Measure, device: Device | None = None) -> Measure:
     return Measure(probe, READS * read.amount + count * device.copy_bytes)
 
 
+def beside_probe(work: Measure, device: Device | None = None) -> Measure:
+    """Return work of the host's processors while copies to the device go on: its amount alone.
+
+    There are twice as many copies as take the work's time, its warming up included.
+    """
+    import torch
+
+    device = device or Device()
+    host = device.pinned(device.copy_bytes)
+    target = torch.empty_like(host, device=device.name)
+
+    def copies(count: int) -> None:
+        with device.stream():
+            for _ in range(count):
+                target.copy_(host, non_blocking=True)
+
+    alone = _timed(device, lambda: copies(1))()
+    start = time.perf_counter()
+    work.probe()
+    count = max(1, round(2 * (time.perf_counter() - start) / alone))
+
+    def probe() -> float:
+        device.sync()
+        copies(count)
+        seconds = work.probe()
+        device.sync()
+        return seconds
+
+    return Measure(probe, work.amount)
+
+
 def _timed(device: Device, run: Callable[[], Any], times: int = 1) -> Callable[[], float]:
     def probe() -> float:
         run()

@@ -15,6 +15,10 @@ from ..hardware import Hardware, NoSuchFigure, Rate
 ATTENTION_CORES = 1 / 4
 """The share of the cores that attention has where the CPU computes experts beside it."""
 
+ATTENTION = ("attention beside copies", "attention")
+"""What attention is priced by, the first of these that was measured: pages are on the link while it
+runs."""
+
 CASES = ("max", "median", "min")
 """Best, expected and worst figures: `low`, `expected` and `high` seconds."""
 
@@ -24,7 +28,7 @@ class HostedGpu:
     """A GPU with a host: rates in FLOP/s and bytes/s, capacities in bytes, costs in s.
 
     `dram` is what the host's processors read; `dram_shared` bounds what copies, attention and CPU
-    experts move together; `cpu_vector` is the rate of attention's kernel where that is known, and
+    experts move together; `cpu_vector` is the rate of attention's kernel (`ATTENTION`), and
     `cpu_vector_divided` that on `ATTENTION_CORES` of the cores (0: as large a share of it); a row
     of attention takes `row_start` beside its keys;
     `staging` is a copy from pageable to pinned memory (bytes copied a second); `up` and `down` are
@@ -101,7 +105,10 @@ class HostedGpu:
 
         device, host = hardware.level(gpu), hardware.level(cpu)
         up, down = hardware.link(cpu, gpu), hardware.link(gpu, cpu)
+        attention = next((name for name in ATTENTION if name in host.vector), "f32")
         by_threads = host.vector_by_threads.get("attention", {})
+        beside = host.vector_rate(attention).median
+        alone = host.vector.get("attention", host.vector_rate(attention)).median
         starts = host.launch_cost("parallel" if "parallel" in host.launch else None)
         return HostedGpu(
             gpu_flops=pick(device.matmul_rate(dtype)),
@@ -109,7 +116,7 @@ class HostedGpu:
             gpu_launch=pick(device.launch_cost(launch), cost=True),
             gpu_memory=device.main.capacity,
             cpu_flops=pick(host.matmul_rate(dtype)),
-            cpu_vector=pick(host.vector_rate("attention" if "attention" in host.vector else "f32")),
+            cpu_vector=pick(host.vector_rate(attention)),
             cpu_start=pick(starts, cost=True),
             dram=pick(host.main.read),
             dram_shared=max(pick(host.main.shared or host.main.read), pick(host.main.read)),
@@ -127,7 +134,9 @@ class HostedGpu:
             both_ways=pick(up.together) + pick(down.together)
             if up.together and down.together
             else 0.0,
-            cpu_vector_divided=_on_threads(
+            cpu_vector_divided=beside
+            / alone
+            * _on_threads(
                 {count: pick(rate) for count, rate in by_threads.items()},
                 host.threads * ATTENTION_CORES,
             ),

@@ -8,7 +8,7 @@ import pytest
 from weft.codegen import measure_disk
 from weft.codegen.measure_cpu import CpuProbes, Measure, _matmul, _memory, vector_units
 from weft.codegen.measure_disk import disk_probes
-from weft.codegen.measure_gpu import Device, gpu_probes, shared_probe
+from weft.codegen.measure_gpu import Device, beside_probe, gpu_probes, shared_probe
 from weft.cost_model.calibrate import calibrate
 from weft.cost_model.hardware_file import dumps, parse
 from weft.cost_model.hrm.machine import HostedGpu
@@ -77,6 +77,19 @@ def test_reads_beside_copies_count_both() -> None:
     copies, rest = divmod(shared.amount - 2 * read.amount, device.copy_bytes)
     assert copies >= 1 and rest == 0
     assert shared.probe() >= 0.002
+
+
+def test_work_beside_copies_counts_itself_alone(monkeypatch) -> None:
+    """Copies are under way when the work begins, and not waited for in its time."""
+    device, events = Played(), []
+    stream = device.stream
+    monkeypatch.setattr(device, "stream", lambda: events.append("copies") or stream())
+    monkeypatch.setattr(device, "sync", lambda: events.append("sync"))
+    work = Measure(lambda: events.append("work") or 0.25, 7.0)
+    probe = beside_probe(work, device)
+    events.clear()
+    assert probe.amount == 7.0 and probe.probe() == 0.25
+    assert events == ["sync", "copies", "work", "sync"]
 
 
 def one_second() -> Measure:

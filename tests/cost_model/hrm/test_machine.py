@@ -10,12 +10,16 @@ from weft.cost_model.hrm.machine import HostedGpu
 from weft.cost_model.hrm.units import on_cpu
 
 
-def with_attention(rates: dict[int, Rate], whole: Rate | None = None) -> Hardware:
+def with_attention(
+    rates: dict[int, Rate], whole: Rate | None = None, beside: Rate | None = None
+) -> Hardware:
     """The shipped machine, its attention's rates of 30 threads replaced."""
+    known = {"attention": whole, "attention beside copies": beside}
+    found = {name: rate for name, rate in known.items() if rate}
     hardware = load("h200")
     levels = tuple(
         replace(level, vector_by_threads={"attention": rates} if rates else {},
-                vector=level.vector | ({"attention": whole} if whole else {}))
+                vector={"f32": level.vector["f32"]} | found)
         if level.name == "cpu" else level
         for level in hardware.levels
     )  # fmt: skip
@@ -58,6 +62,15 @@ def test_cases_are_the_error_bars_of_attention() -> None:
     worst, best = (HostedGpu.of(found, case) for case in ("min", "max"))
     assert (worst.cpu_vector, best.cpu_vector) == (1e9, 3e9)
     assert worst.divided().cpu_vector < best.divided().cpu_vector
+
+
+def test_attention_is_priced_as_it_runs_beside_copies_where_that_is_known() -> None:
+    rates = {30: Rate.exact(4e9)}
+    machine = HostedGpu.of(with_attention(rates, Rate.exact(4e9), Rate.exact(3e9)))
+    assert machine.cpu_vector == 3e9
+    assert machine.divided().cpu_vector == pytest.approx(7.5e8)
+    only = HostedGpu.of(with_attention({}, None, Rate.exact(3e9)))
+    assert (only.cpu_vector, only.divided().cpu_vector) == (3e9, 7.5e8)
 
 
 def test_a_file_without_attention_prices_it_by_the_vector_units() -> None:
