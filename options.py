@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from math import inf
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -206,6 +207,9 @@ class Options:
     offload: OffloadOptions = field(default_factory=OffloadOptions)
 
     def __post_init__(self) -> None:
+        for item in fields(self):
+            if isinstance(item.default, int | float):  # the others are checked one by one
+                _require_number(item.name, getattr(self, item.name), type(item.default))
         _one_of("weights", self.weights, WEIGHT_FORMATS)
         _one_of("kv", self.kv, KV_FORMATS)
         _one_of("activations", self.activations, ACTIVATION_FORMATS)
@@ -299,6 +303,16 @@ class Options:
     def thread_count(self) -> int:
         """Threads of a CPU kernel: as asked, or the cores that this process may use."""
         return self.threads or len(os.sched_getaffinity(0))
+
+
+def _require_number(name: str, value: Any, kind: type) -> None:
+    """Raise BadOption for a value of another kind than an option's: yes or no, or a number."""
+    if not isinstance(value, Real) or (kind is not float and not float(value).is_integer()):
+        wants = {bool: "yes or no", int: "a whole number", float: "a number"}[kind]
+        known: dict[str, Any] = {"problem": f"{name} is {wants}, not {value!r}"}
+        if name.endswith("memory"):
+            known["hint"] = "sizes are in bytes here: 1 << 30"
+        raise BadOption(**known)
 
 
 def _one_of(name: str, value: str, choices: tuple[str, ...]) -> None:

@@ -65,16 +65,17 @@ def explain(options: ExplainOptions) -> None:
     chosen = chosen.changed(**attention_options(options.attention, options.max_loss, options.batch))
     chosen = with_room(chosen, options.batch)
     compilation = Compilation(options.file, options.model, name=options.program, options=chosen)
+    rows = list(read_rows(options.rows)) if options.rows is not None else []
     emit(compilation.explain())
     if compilation.remote is not None:
         return  # what a step costs is the server's
-    if compilation.offloading is not None:
-        return  # `weft tune` prices such steps
     if options.rows is not None:
         from ..passes.program.prefix_text import draw_tree
 
         emit("")
-        emit(draw_tree(compilation.prefix_tree(list(read_rows(options.rows)))))
+        emit(draw_tree(compilation.prefix_tree(rows)))
+    if compilation.offloading is not None:
+        return  # `weft tune` prices such steps
     emit("")
     emit(_prices(compilation, options))
 

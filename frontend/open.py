@@ -6,11 +6,12 @@ import importlib.util
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from os import PathLike
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from ..ir.diagnostics import WeftError, WeftSyntaxError, reason
+from ..ir.diagnostics import WeftError, WeftSyntaxError, WeftTypeError, reason
 from ..ir.source import Source
 from . import ast
 from .embedded import ProgramFunction
@@ -56,6 +57,13 @@ class OpenProgram:
     tools: dict[str, Callable[..., Any]] = field(default_factory=dict)
 
 
+class NoProgram(WeftTypeError):
+    """Something that is asked to be compiled and is no program."""
+
+    template = "{kind} is no program: neither a path, a text nor a function under @weft.program"
+    hint = "write @weft.program above a function, or give the path of a .weft file"
+
+
 def open_program(program: Any, tools: Tools | None = None, name: str | None = None) -> OpenProgram:
     """Return the program of a path, a text of several lines, or a ProgramFunction.
 
@@ -67,6 +75,8 @@ def open_program(program: Any, tools: Tools | None = None, name: str | None = No
     if isinstance(program, str) and "\n" in program:
         source = Source("<program>", program)
         return OpenProgram(source, parse(source), given)
+    if not isinstance(program, str | PathLike):
+        raise NoProgram(kind=type(program).__name__)
     path = Path(program)
     if path.suffix == ".py":
         function = _program_of(_import(path), path, name)

@@ -89,6 +89,18 @@ def test_a_size_in_a_message_is_for_people():
     assert f"{Size(1536)}, {Size(3)}" == "1.5 KiB, 3 B" and Size(1536) == 1536
 
 
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [({"kv_memory": "1GiB"}, "kv_memory is a whole number, not '1GiB'\nhint: sizes are in bytes"),
+     ({"threads": 1.5}, "threads is a whole number, not 1.5"),
+     ({"max_loss": "low"}, "max_loss is a number, not 'low'"),
+     ({"prove": "off"}, "prove is yes or no, not 'off'")],
+)  # fmt: skip
+def test_an_option_of_another_kind_is_named(changes, says):
+    with pytest.raises(BadOption, match=says):
+        Options().changed(**changes)
+
+
 def test_units_are_for_people():
     assert bytes_text(1536) == "1.5 KiB" and seconds_text(0.00123) == "1.2 ms"
 

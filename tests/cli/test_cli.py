@@ -205,6 +205,11 @@ def test_mistakes_are_named(hello, arguments, says):
         weft(*(argument.format(hello=hello) for argument in arguments))
 
 
+def test_explain_reads_its_rows_before_it_says_anything(hello):
+    result = CliRunner().invoke(app, ["explain", str(hello), "--rows", "missing.jsonl"])
+    assert isinstance(result.exception, WeftError) and result.output == ""
+
+
 def test_an_argument_stands_for_what_rows_leave_out(hello, tmp_path):
     rows, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
     rows.write_text('{"name": "Ada"}\n{"name": "Bob", "times": 1}\n')

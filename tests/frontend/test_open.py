@@ -6,6 +6,7 @@ from weft.frontend.checkpoint import NoCheckpoint, UnknownModel, open_checkpoint
 from weft.frontend.lower import lower
 from weft.frontend.open import (
     BrokenPythonFile,
+    NoProgram,
     NoProgramInFile,
     NoPrograms,
     NoSuchProgram,
@@ -25,6 +26,12 @@ def hello(s, name: str) -> str:
     s += f"Hello {name} {double(2)}"
     return name
 """
+
+
+@pytest.mark.parametrize("thing", [None, 3, lambda s: s])
+def test_what_is_no_program_is_named(thing):
+    with pytest.raises(NoProgram, match=f"^type error: {type(thing).__name__} is no program"):
+        open_program(thing)
 
 
 def test_text_and_file_give_the_same_program(tmp_path):
