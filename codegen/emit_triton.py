@@ -13,6 +13,7 @@ from ..ir.expression import read
 from ..ir.schedule import Schedule
 from ..ir.tile import extents_of
 from ..ir.types import dtype_of, shape_of
+from .triton_chain import in_order
 from .triton_expressions import TRITON, HostWriter, TritonWriter, Typed, cast
 from .triton_shapes import padded_shapes
 from .triton_text import (
@@ -23,7 +24,6 @@ from .triton_text import (
     lane_inside,
     pipelined,
     stride_of,
-    waits_from,
 )  # fmt: skip
 from .triton_unpack import unpack_lines
 
@@ -82,7 +82,11 @@ class _Emitter:
         """Return the whole text."""
         scalars = [identifier(v.name) for v in self.arguments if v.type.name != "buffer"]
         names = ", ".join(identifier(value.name) for value in self.arguments)
-        self._body(self.kernel.regions[0].operations)
+        for piece in in_order(self.kernel, self.schedule):
+            if isinstance(piece, str):
+                self._line(piece)
+            else:
+                self._block([piece])
         extents = [read(extent, HostWriter()) for extent in self.kernel["grid"]]
         grid = ", ".join(extents) + ("," if len(extents) == 1 else "")
         chosen = launch_options(self.schedule).items()
@@ -110,26 +114,6 @@ class _Emitter:
                 "",
             ]
         )
-
-    def _body(self, operations: Sequence[Operation]) -> None:
-        """Write the whole kernel. One that is chained waits for the kernel before, and but for
-        what was `given` before it loads nothing first; then it lets the next one come and wait:
-        that earlier was measured slower. One beside the kernel before is there because all of
-        that one's programs have waited."""
-        wait, come = "tl.extra.cuda.gdc_wait()", "tl.extra.cuda.gdc_launch_dependents()"
-        late = self.schedule.chained and self.schedule.beside
-        start = 0 if late or not self.schedule.chained else waits_from(self.kernel)
-        self._block(operations[:start])
-        if self.schedule.chained:
-            for line in [come] if late else [wait, come]:
-                self._line(line)
-        self._block(operations[start:])
-        if late:
-            extents = [read(extent, HostWriter()) for extent in self.kernel["grid"]]
-            last = (f"(tl.program_id({axis}) == {extent} - 1)"
-                    for axis, extent in enumerate(extents))  # fmt: skip
-            self._line(f"if {' & '.join(last)}:")
-            self._line(f"    {wait}")
 
     def _block(self, operations: Sequence[Operation]) -> None:
         for operation in operations:

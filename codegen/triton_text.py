@@ -5,7 +5,7 @@ from __future__ import annotations
 import keyword
 from collections.abc import Sequence
 
-from ..ir.core import Operation, Region, Term, walk
+from ..ir.core import Region, Term, walk
 
 _RESERVED = frozenset("tl triton launch num_warps num_stages range grid programs".split())
 
@@ -82,17 +82,3 @@ def pipelined(region: Region) -> bool:
     """
     inside = {operation.name for operation in walk(region.operations)}
     return "tile.dot" in inside and "tile.for" not in inside
-
-
-def waits_from(kernel: Operation) -> int:
-    """Return the first operation of a kernel that must wait for the kernel before: of one that has
-    `given` buffers, a loop or what touches another; else the first of all."""
-    given = kernel.attribute("given") or ()
-    operations = kernel.regions[0].operations
-    for place, operation in enumerate(operations):
-        touches = operation.name in {"tile.store", "tile.atomic_add"} or (
-            operation.name == "tile.load" and operation.operands[0].name not in given
-        )
-        if not given or touches or operation.regions:
-            return place
-    return len(operations)
