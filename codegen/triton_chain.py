@@ -1,15 +1,15 @@
 """Kernels that are launched while the one before still runs: where each waits, and where it lets
 the next one come (programmatic dependent launch; PTX: griddepcontrol.wait, .launch_dependents).
 
-Where a kernel lets the next one come changes no result: the next one's own wait ends when this one
-has ended and its writes are seen, however early it came. As all kernels wait, what they saw written
-is written for the next one, too. So only the wait's place is one of what may be read: in front of
-it stand but loads of what was `given` before the step, which no kernel of it writes.
+Where a kernel lets the next one come changes no result: the next one's own wait ends when this
+one has ended and its writes are seen, however early it came. As all kernels wait, what they saw
+written is written for the next one, too. Only the wait's place matters: in front of it stand but
+loads of what was `given` before the step, which nothing in it writes (passes/tile/given.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from ..ir.core import Operation
 from ..ir.expression import read
@@ -24,10 +24,8 @@ _WRITES = frozenset({"tile.store", "tile.atomic_add"})
 def in_order(kernel: Operation, schedule: Schedule) -> Iterator[Operation | str]:
     """Return a kernel's operations, and between them the lines that its schedule asks for.
 
-    One that is chained waits, and but for what was `given` before it loads nothing first. Then it
-    lets the next one come, or just before its first write of all where that is its `last` act: a
-    kernel of a program a row has the device nearly to itself, and thousands of programs that came
-    to wait would share the few multiprocessors with it. One beside the kernel before is there
+    One that is chained waits before all but its `early` operations; then it lets the next one come,
+    or if that is to be `late` just before its first write. One beside the kernel before is there
     because all of that one's programs have waited.
     """
     operations = kernel.regions[0].operations
@@ -39,33 +37,45 @@ def in_order(kernel: Operation, schedule: Schedule) -> Iterator[Operation | str]
         yield f"if {_is_last(kernel)}:"
         yield f"    {WAIT}"
     else:
-        waits = waits_from(kernel)
-        comes = max(waits, first_write(kernel)) if schedule.late else waits
-        yield from operations[:waits]
+        first, rest = early(kernel)
+        comes = _first_write(rest) if schedule.late else 0
+        yield from first
         yield WAIT
-        yield from operations[waits:comes]
+        yield from rest[:comes]
         yield COME
-        yield from operations[comes:]
+        yield from rest[comes:]
 
 
-def waits_from(kernel: Operation) -> int:
-    """Return the first operation of a kernel that must wait for the kernel before: of one that has
-    `given` buffers, a loop or what touches another; else the first of all."""
-    given = kernel.attribute("given") or ()
-    operations = kernel.regions[0].operations
-    for place, operation in enumerate(operations):
-        touches = operation.name in _WRITES or (
-            operation.name == "tile.load" and operation.operands[0].name not in given
-        )
-        if not given or touches or operation.regions:
-            return place
-    return len(operations)
+def early(kernel: Operation) -> tuple[list[Operation], list[Operation]]:
+    """Return what a kernel may do before it waits for the kernel before, and the rest: loads of
+    `given` buffers before its first loop, and what those need."""
+    region, given = kernel.regions[0], kernel.attribute("given") or ()
+    makers: dict[str, Operation] = {}
+    known = {argument.name for argument in region.arguments}
+    found: list[str] = []
+    for operation in region.operations:
+        if operation.regions:
+            break
+        loads = operation.name == "tile.load"
+        if operation.name in _WRITES or (loads and operation.operands[0].name not in given):
+            continue
+        if all(value.name in known for value in operation.operands):
+            results = [value.name for value in operation.results]
+            known.update(results)
+            makers |= dict.fromkeys(results, operation)
+            found += results if loads else []
+    needed: set[int] = set()
+    while found:
+        maker = makers.get(found.pop())
+        if maker is not None and id(maker) not in needed:
+            needed.add(id(maker))
+            found += [value.name for value in maker.operands]
+    first = [operation for operation in region.operations if id(operation) in needed]
+    return first, [operation for operation in region.operations if id(operation) not in needed]
 
 
-def first_write(kernel: Operation) -> int:
-    """Return the first operation of a kernel, outside of loops, that writes; their number if none
-    does."""
-    operations = kernel.regions[0].operations
+def _first_write(operations: Sequence[Operation]) -> int:
+    """Return the first operation, outside of loops, that writes; their number if none does."""
     places = (at for at, operation in enumerate(operations) if operation.name in _WRITES)
     return next(places, len(operations))
 

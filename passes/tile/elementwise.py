@@ -56,7 +56,7 @@ def rmsnorm(
     row, column = b.program_id(0, "row"), b.iota(width)
     value = b.load(x, row, column, dtype="f32")
     out.store(b, row, column, normalized(b, value, b.load(w, column), width, eps))
-    return b.finish("T", requires=NON_EMPTY, of="graph.rmsnorm")
+    return b.finish("T", requires=NON_EMPTY, of="graph.rmsnorm", given=(w,))
 
 
 def add_rmsnorm(
@@ -82,7 +82,7 @@ def add_rmsnorm(
         value = b.map("a + b", value, added, dtype="f32")
     b.store(total, row, column, value)
     out.store(b, row, column, normalized(b, value, b.load(w, column), width, eps))
-    return b.finish("T", requires=NON_EMPTY, of="graph.add_rmsnorm")
+    return b.finish("T", requires=NON_EMPTY, of="graph.add_rmsnorm", given=(w,))
 
 
 def silu_mul(width: int, dtype: str = "f32", block: int = 1024, narrow: bool = False) -> Operation:
@@ -113,7 +113,7 @@ def head_norm(heads: int, head_dim: int, eps: float, dtype: str = "f32") -> Oper
     value = b.load(x, row, column, dtype="f32")
     weight = b.expand(b.load(w, channel), 0)
     b.store(out, row, column, normalized(b, value, weight, head_dim, eps))
-    return b.finish("T", requires=NON_EMPTY, of="graph.head_norm")
+    return b.finish("T", requires=NON_EMPTY, of="graph.head_norm", given=(w,))
 
 
 def take_rows(width: int, dtype: str = "f32", block: int = 1024) -> Operation:

@@ -19,6 +19,7 @@ from .attention import Attention, attention, decode, tile_rows
 from .attention_join import attention_merge, merge_of_many
 from .attention_parts import CROWD, MANY, WAVES, Parts, launches, tuned
 from .call_arguments import call_arguments
+from .given import check_given
 from .library_choices import library_choices
 from .matmul import Matmul, blocks, matmul
 from .rope import Heads, qkv_rope_write
@@ -69,6 +70,8 @@ class LowerToTiles:
         """Return the module's functions as calls, and the kernels that they call."""
         lowering = _Lowering(self, Names.of(module))
         functions = tuple(lowering.function(op) for op in module.operations)
+        for function in functions:
+            check_given(function, lowering.kernels.values())
         calls = sum(op.name == "graph.call" for function in functions for op in walk((function,)))
         steps = f"decode steps of up to {self.rows} rows" if self.rows else "steps of many rows"
         context.did(f"{steps}: {calls} launches of {len(lowering.kernels)} kernels")

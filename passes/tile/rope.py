@@ -83,7 +83,9 @@ class _RopeWrite:
             facts = ("T >= 0", "N >= 0", *facts[1:], f"-1 <= slots[*] < N * {shape.page}")
         if self.place is not None:
             facts = (*facts, f"0 <= place[*] < {shape.head_dim}")
-        return b.finish("T", requires=facts, of="graph.qkv_rope_write")
+        given = [self.cos, self.sin, self.positions, *([] if self.guess else [self.slots])]
+        given += [norm for norm in self.norms if norm is not None]
+        return b.finish("T", requires=facts, of="graph.qkv_rope_write", given=given)
 
     def _loaded(self) -> list[tuple[Value, ...]]:
         """Return heads and both rotated halves of q and, but for a guess, of k; and of v its heads,

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pytest
 from weft.codegen.emit_triton import emit
 from weft.codegen.reference import run_kernel
+from weft.frontend.models.registry import load_model
 from weft.ir.core import Operation
 from weft.ir.schedule import Schedule
 from weft.passes.tile.builder import KernelBuilder
+from weft.passes.tile.given import NotGiven, check_given
+from weft.passes.tile.regimes import Regime, lower_for_gpu
+
+CHAINED = Schedule(chained=True)
 
 
-def scaled() -> Operation:
+def scaled(*given: str) -> Operation:
     """y = x * w of 64 elements a row."""
     b = KernelBuilder("scaled")
     b.scalar("T")
@@ -20,15 +28,48 @@ def scaled() -> Operation:
     out = b.buffer("out", "f32", "T", 64)
     row, lane = b.program_id(0), b.iota(64)
     b.store(out, row, lane, b.map("a * b", b.load(x, row, lane), b.load(w, lane)))
-    return b.finish("T", requires=("T >= 0",))
+    buffers = {"x": x, "w": w}
+    return b.finish("T", requires=("T >= 0",), given=[buffers[name] for name in given])
+
+
+def order(text: str, *pieces: str) -> list[str]:
+    """Return pieces of a kernel's body in the order in which they stand there."""
+    body = text[text.index('launch_pdl"') if 'launch_pdl"' in text else text.index("def ") :]
+    return sorted(pieces, key=body.index)
+
+
+WAIT, COME = "gdc_wait()", "gdc_launch_dependents()"
+X, W, STORE = "tl.load(x", "tl.load(w", "tl.store(out"
 
 
 def test_a_chained_kernel_waits_before_it_reads_and_lets_the_next_one_come() -> None:
-    text = emit(scaled(), Schedule(chained=True)).text
-    body = text[text.index("def scaled(") :]
-    pieces = ["gdc_wait()", "gdc_launch_dependents()", "tl.load(x", "tl.load(w", "tl.store(out"]
-    assert sorted(pieces, key=body.index) == pieces
+    text = emit(scaled(), CHAINED).text
+    assert order(text, STORE, W, X, COME, WAIT) == [WAIT, COME, X, W, STORE]
     assert "gdc" not in emit(scaled()).text
+
+
+def test_what_was_given_is_read_before_the_wait_wherever_it_stood() -> None:
+    text = emit(scaled("w"), CHAINED).text
+    assert order(text, STORE, X, W, COME, WAIT) == [W, WAIT, COME, X, STORE]
+    assert order(emit(scaled("w")).text, W, X) == [X, W]
+
+
+def test_a_late_kernel_lets_the_next_one_come_when_it_is_about_to_write() -> None:
+    text = emit(scaled("w"), replace(CHAINED, late=True)).text
+    assert order(text, STORE, X, W, COME, WAIT) == [W, WAIT, X, COME, STORE]
+    assert text.count(COME) == text.count(WAIT) == 1
+
+
+def test_nothing_is_read_early_from_behind_a_loop() -> None:
+    b = KernelBuilder("behind")
+    b.scalar("T")
+    x, w = b.buffer("x", "f32", "T"), b.buffer("w", "f32", "T")
+    out, row = b.buffer("out", "f32", "T"), b.program_id(0)
+    with b.loop(b.full(0, "i32"), b.full(3, "i32"), b.load(x, row), hint="turn") as loop:
+        loop.yields(b.map("a + 1.0", loop.carried[0]))
+    b.store(out, row, b.map("a * b", loop.results[0], b.load(w, row)))
+    text = emit(b.finish("T", requires=("T >= 0",), given=(w,)), CHAINED).text
+    assert order(text, STORE, W, X, WAIT) == [WAIT, X, W, STORE]
 
 
 def test_a_kernel_of_a_gpu_computes_as_the_reference(triton_interpreter: Any) -> None:
@@ -38,3 +79,40 @@ def test_a_kernel_of_a_gpu_computes_as_the_reference(triton_interpreter: Any) ->
     run_kernel(scaled(), *arguments)
     np.testing.assert_array_equal(arguments[3], x * w)
     np.testing.assert_array_equal(triton_interpreter.run(scaled(), arguments)[3], x * w)
+
+
+@pytest.fixture(scope="module")
+def regimes() -> list[Regime]:
+    return lower_for_gpu(*load_model("random:tiny-moe"), max_tokens=256, max_batch=64)
+
+
+def test_kernels_of_a_model_read_nothing_early_but_what_was_given(regimes: list[Regime]) -> None:
+    early = set()
+    for regime in regimes:
+        for kernel, schedule in regime.kernels:
+            before, *_ = emit(kernel, schedule).text.split(WAIT)
+            if not schedule.beside:
+                loaded = set(re.findall(r"tl\.load\((\w+)", before))
+                assert loaded <= set(kernel.attribute("given") or ()), kernel["name"].name
+                early |= loaded
+    assert early >= {"w", "positions", "slots", "cos", "item_page", "merge_query"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "buffer", "writer"),
+    [("rmsnorm", "x", "@embedding"), ("qkv_rope_write", "qkv", "@matvec"),
+     ("qkv_rope_write", "k_pool", "@qkv_rope_write"), ("attention_parts", "k", "@qkv_rope_write"),
+     ("embedding", "ids", "what runs before it")],
+)  # fmt: skip
+def test_what_a_step_writes_cannot_be_given(
+    regimes: list[Regime], kind: str, buffer: str, writer: str
+) -> None:
+    regime = regimes[0]
+    kernels = [kernel for kernel, _ in regime.kernels]
+    check_given(regime.function, kernels)
+    planted = [
+        kernel.with_attributes(given=[*(kernel.attribute("given") or ()), buffer])
+        if kernel["name"].name.startswith(kind) else kernel for kernel in kernels
+    ]  # fmt: skip
+    with pytest.raises(NotGiven, match=rf"reads {buffer} before it waits .*{writer}"):
+        check_given(regime.function, planted)
