@@ -212,7 +212,8 @@ class _Lowering:
         eps, layer = op.attribute("eps"), op["layer"]
         ordered, guess = bool(op.attribute("ordered")), bool(op.attribute("guess"))
         kernel = qkv_rope_write(heads, self.options.context_length, self.options.kv, eps,
-                                format_of(op), ordered, guess)  # fmt: skip
+                                format_of(op), ordered, guess,
+                                apart=self.on_gpu and self.options.rows == 1)  # fmt: skip
         norms = (" in3 in4" if eps else "") + (f" order{layer}" if ordered else "")
         if guess:
             return [self.call(op, kernel, f"T in0 cos sin in1 out0{norms}")]

@@ -24,7 +24,7 @@ class Heads:
 
 def qkv_rope_write(
     shape: Heads, max_position: int, kv: str = "f32", norm_eps: float | None = None,
-    dtype: str = "f32", ordered: bool = False, guess: bool = False,
+    dtype: str = "f32", ordered: bool = False, guess: bool = False, apart: bool = False,
 ) -> Operation:  # fmt: skip
     """Return the kernel that rotates q and k and writes k and v into their pages.
 
@@ -33,22 +33,25 @@ def qkv_rope_write(
     and with `norm_eps` (Qwen3): q_norm, k_norm [C]. The halves of a head rotate against each
     other, as in Hugging Face's checkpoints. `ordered`: last place [K, C], where each channel of
     q and k goes, by key head. A `guess` makes q alone: the same arguments, but N, slots and pools.
+    A program has a token, or where that is `apart` a key head of one and the heads that share it.
     """
-    return _RopeWrite(shape, max_position, kv, norm_eps, dtype, ordered, guess).kernel()
+    return _RopeWrite(shape, max_position, kv, norm_eps, dtype, ordered, guess, apart).kernel()
 
 
 class _RopeWrite:
-    """Builds the kernel: one program a token, tiles [heads, C / 2]."""
+    """Builds the kernel: tiles [heads, C / 2]."""
 
     def __init__(
         self, shape: Heads, max_position: int, kv: str, eps: float | None, dtype: str,
-        ordered: bool, guess: bool,
+        ordered: bool, guess: bool, apart: bool,
     ) -> None:  # fmt: skip
         self.shape, self.eps, self.kv, self.guess = shape, eps, kv, guess
         h, k, c = shape.heads, shape.kv_heads, shape.head_dim
         self.half = c // 2
         name = "query_rope" if guess else "qkv_rope_order" if ordered else "qkv_rope_write"
-        b = self.b = KernelBuilder(f"{name}_{h}_{k}_{c}_{kv}" + of_format(dtype))
+        self.programs = k if apart else 1
+        tail = of_format(dtype) + ("_apart" if apart else "")
+        b = self.b = KernelBuilder(f"{name}_{h}_{k}_{c}_{kv}{tail}")
         b.scalar("T")
         if not guess:
             b.scalar("N")
@@ -69,6 +72,7 @@ class _RopeWrite:
     def kernel(self) -> Operation:
         b, shape = self.b, self.shape
         self.token = b.program_id(0, "token")
+        self.part = b.program_id(1, "part") if self.programs > 1 else None
         self.low = b.expand(b.iota(self.half), 0)
         self.high = b.map(f"a + {self.half}", self.low, hint="high")
         position = b.load(self.positions, self.token)
@@ -85,17 +89,26 @@ class _RopeWrite:
             facts = (*facts, f"0 <= place[*] < {shape.head_dim}")
         given = [self.cos, self.sin, self.positions, *([] if self.guess else [self.slots])]
         given += [norm for norm in self.norms if norm is not None]
-        return b.finish("T", requires=facts, of="graph.qkv_rope_write", given=given)
+        grid = ("T", self.programs) if self.programs > 1 else ("T",)
+        return b.finish(*grid, requires=facts, of="graph.qkv_rope_write", given=given)
+
+    def _heads(self, count: int) -> Value:
+        """Return those of so many heads that are this program's, [heads, 1]."""
+        own = count // self.programs
+        head = self.b.iota(own)
+        if self.part is not None:
+            head = self.b.map(f"a * {own} + b", self.part, head, dtype="i32", hint="head")
+        return self.b.expand(head, 1)
 
     def _loaded(self) -> list[tuple[Value, ...]]:
         """Return heads and both rotated halves of q and, but for a guess, of k; and of v its heads,
         channels and values. All is read before the first store, so that no read waits for it."""
         b, shape = self.b, self.shape
-        head = b.expand(b.iota(shape.heads), 1)
+        head = self._heads(shape.heads)
         found: list[tuple[Value, ...]] = [(head, *self._rotated(head, self.norms[0]))]
         if self.guess:
             return found
-        head = b.expand(b.iota(shape.kv_heads), 1)
+        head = self._heads(shape.kv_heads)
         after_q = b.map(f"a + {shape.heads}", head)
         found.append((head, *self._rotated(after_q, self.norms[1])))
         after_k = b.map(f"a + {shape.heads + shape.kv_heads}", head)

@@ -111,7 +111,7 @@ def add(rng: np.random.Generator, t: int) -> Case:
     return Case(elementwise.add(40), [t, x, y, poison(t, 40)], {"out": x.astype("f8") + y})
 
 
-def rope_write(rng: np.random.Generator, t: int, norms: bool, kv: str) -> Case:
+def rope_write(rng: np.random.Generator, t: int, norms: bool, kv: str, apart: bool = False) -> Case:
     heads, kv_heads, width, page, pages, longest = 6, 2, 16, 4, 6, 50
     shape = rope.Heads(heads, kv_heads, width, page)
     qkv = normal(rng, t, (heads + 2 * kv_heads) * width)
@@ -129,7 +129,7 @@ def rope_write(rng: np.random.Generator, t: int, norms: bool, kv: str) -> Case:
         wide, cos[positions], sin[positions], slots,
         (heads, kv_heads, page, pages), weights,
     )  # fmt: skip
-    kernel = rope.qkv_rope_write(shape, longest, kv, 1e-6 if norms else None)
+    kernel = rope.qkv_rope_write(shape, longest, kv, 1e-6 if norms else None, apart=apart)
     expected = {"q": q.reshape(t, heads * width), "k_pool": k_pool, "v_pool": v_pool}
     return Case(kernel, arguments, expected, 1e-2 if kv == "bf16" else 1e-5)
 
@@ -319,6 +319,7 @@ FAMILIES: dict[str, Callable[[np.random.Generator, int], Case]] = {
     "embedding_i8": _with(embedding, "i8"), "rmsnorm": rmsnorm, "add_rmsnorm": add_rmsnorm,
     "silu_mul": silu_mul, "head_norm": head_norm, "take_rows": take_rows, "add": add,
     "rope": _with(rope_write, False, "f32"), "rope_norm_bf16": _with(rope_write, True, "bf16"),
+    "rope_apart": _with(rope_write, True, "f32", True),
     "route": _with(route, True), "route_plain": _with(route, False), "dispatch": dispatch,
     "experts_f32": _with(experts, "f32", 2), "experts_bf16": _with(experts, "bf16", 1),
     "experts_i8": _with(experts, "i8", 2), "paged_experts": _with(paged_experts, "f32"),
