@@ -17,7 +17,7 @@ from .flight import Draw, Flight, Landed, live
 from .kv_cache import PagedKV
 from .limits import check_limits
 from .meter import HitCounter
-from .pace import AT_ONCE, FIRST, Pace
+from .pace import AT_ONCE, Pace
 from .policy import Policy
 from .prefix_tree import PrefixTree
 from .request import Request
@@ -172,7 +172,7 @@ class Engine:
         if not self.ahead or self._scheduler.backlog >= self.executor.max_tokens:
             return self.ahead
         due = self._pace.due(self._flight, self._scheduler.waiting, rest)
-        return due and (self._scheduler.backlog >= FIRST or fresh >= AT_ONCE)
+        return due and (self._scheduler.backlog >= self._pace.enough() or fresh >= AT_ONCE)
 
     @property
     def may_begin(self) -> bool:

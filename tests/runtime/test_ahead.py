@@ -114,7 +114,8 @@ program alike(text: str, more: str) -> str:
 
 def test_a_device_begins_with_what_others_wait_for(toy, monkeypatch):
     """The shared prompt goes first and alone; what comes meanwhile is one step, not several."""
-    monkeypatch.setattr("weft.runtime.engine.FIRST", 60)
+    monkeypatch.setattr(pace, "FIRST", 60)
+    monkeypatch.setattr(pace, "BUSY", 0.0)
     rows = [{"text": "A" * 100, "more": f" {number}."} for number in range(40)]
     executable = toy.compile(ALIKE, ahead=True, max_batch=64, max_tokens=400, num_pages=900)
     oracle, engine = toy.oracle(ALIKE), executable.engine
@@ -206,6 +207,13 @@ def test_the_pace_of_prompts_says_when_the_next_step_is_due(monkeypatch):
     assert executor.pace == pytest.approx(1e-4 * (1 + pace.SLOWER))
     kept.landed(flight, None, 10.2048, waited=True)  # and a faster one at once
     assert executor.pace == pytest.approx(5e-5)
+
+
+@pytest.mark.parametrize(("known", "enough"), [(0.0, 1024), (2.4e-5, 1024), (1.2e-5, 2000)])
+def test_a_step_of_prompts_lasts_while_the_host_launches_the_next_one(known, enough):
+    """Of a device that is twice as fast twice as many tokens, or each step would be too short."""
+    kept = pace.Pace(SimpleNamespace(pace=known))
+    assert kept.enough() == enough
 
 
 def a_batch(left, constrained=0):
