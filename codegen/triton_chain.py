@@ -9,7 +9,7 @@ loads of what was `given` before the step, which nothing in it writes (passes/ti
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from ..ir.core import Operation
 from ..ir.expression import read
@@ -24,9 +24,9 @@ _WRITES = frozenset({"tile.store", "tile.atomic_add"})
 def in_order(kernel: Operation, schedule: Schedule) -> Iterator[Operation | str]:
     """Return a kernel's operations, and between them the lines that its schedule asks for.
 
-    One that is chained waits before all but its `early` operations; then it lets the next one come,
-    or if that is to be `late` just before its first write. One beside the kernel before is there
-    because all of that one's programs have waited.
+    One that is chained waits before all but its `early` operations; then it lets the next one come:
+    sooner was measured slower, and later, just before the first write, no faster. One beside the
+    kernel before is there because all of that one's programs have waited.
     """
     operations = kernel.regions[0].operations
     if not schedule.chained:
@@ -38,12 +38,9 @@ def in_order(kernel: Operation, schedule: Schedule) -> Iterator[Operation | str]
         yield f"    {WAIT}"
     else:
         first, rest = early(kernel)
-        comes = _first_write(rest) if schedule.late else 0
         yield from first
-        yield WAIT
-        yield from rest[:comes]
-        yield COME
-        yield from rest[comes:]
+        yield from (WAIT, COME)
+        yield from rest
 
 
 def early(kernel: Operation) -> tuple[list[Operation], list[Operation]]:
@@ -72,12 +69,6 @@ def early(kernel: Operation) -> tuple[list[Operation], list[Operation]]:
             found += [value.name for value in maker.operands]
     first = [operation for operation in region.operations if id(operation) in needed]
     return first, [operation for operation in region.operations if id(operation) not in needed]
-
-
-def _first_write(operations: Sequence[Operation]) -> int:
-    """Return the first operation, outside of loops, that writes; their number if none does."""
-    places = (at for at, operation in enumerate(operations) if operation.name in _WRITES)
-    return next(places, len(operations))
 
 
 def _is_last(kernel: Operation) -> str:

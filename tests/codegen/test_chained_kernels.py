@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -52,12 +51,6 @@ def test_what_was_given_is_read_before_the_wait_wherever_it_stood() -> None:
     text = emit(scaled("w"), CHAINED).text
     assert order(text, STORE, X, W, COME, WAIT) == [W, WAIT, COME, X, STORE]
     assert order(emit(scaled("w")).text, W, X) == [X, W]
-
-
-def test_a_late_kernel_lets_the_next_one_come_when_it_is_about_to_write() -> None:
-    text = emit(scaled("w"), replace(CHAINED, late=True)).text
-    assert order(text, STORE, X, W, COME, WAIT) == [W, WAIT, X, COME, STORE]
-    assert text.count(COME) == text.count(WAIT) == 1
 
 
 def test_nothing_is_read_early_from_behind_a_loop() -> None:
