@@ -172,12 +172,17 @@ class Engine:
         if not self.ahead or self._scheduler.backlog >= self.executor.max_tokens:
             return self.ahead
         due = self._pace.due(self._flight, self._scheduler.waiting, rest)
-        return due and (self._scheduler.backlog >= self._pace.enough() or fresh >= AT_ONCE)
+        return due and (self._enough or fresh >= AT_ONCE)
 
     @property
     def may_begin(self) -> bool:
         """Whether nothing is on its way on a device that runs ahead, and enough is asked for."""
-        return self.ahead and self._flight is None and self._scheduler.backlog >= FIRST
+        return self.ahead and self._flight is None and self._enough
+
+    @property
+    def _enough(self) -> bool:
+        """Whether prompts wait that keep a device busy while the host launches the step behind."""
+        return self._scheduler.backlog >= self._pace.enough()
 
     def __bool__(self) -> bool:
         return bool(self._scheduler or self._scheduler.done or self._flight)

@@ -39,7 +39,7 @@ def run(toy, text, ahead, **limits):
 @pytest.mark.parametrize("pages", [600, 90])
 @pytest.mark.parametrize("first", [1, pace.FIRST])
 def test_ahead_equals_one_by_one(toy, monkeypatch, text, pages, first):
-    monkeypatch.setattr("weft.runtime.engine.FIRST", first)
+    monkeypatch.setattr(pace.Pace, "enough", lambda self: first)
     expected, _ = run(toy, text, False, num_pages=pages)
     found, engine = run(toy, text, True, num_pages=pages)
     assert found == expected
@@ -114,8 +114,7 @@ program alike(text: str, more: str) -> str:
 
 def test_a_device_begins_with_what_others_wait_for(toy, monkeypatch):
     """The shared prompt goes first and alone; what comes meanwhile is one step, not several."""
-    monkeypatch.setattr(pace, "FIRST", 60)
-    monkeypatch.setattr(pace, "BUSY", 0.0)
+    monkeypatch.setattr(pace.Pace, "enough", lambda self: 60)
     rows = [{"text": "A" * 100, "more": f" {number}."} for number in range(40)]
     executable = toy.compile(ALIKE, ahead=True, max_batch=64, max_tokens=400, num_pages=900)
     oracle, engine = toy.oracle(ALIKE), executable.engine
@@ -152,7 +151,7 @@ program tree(root: str, owns: list[str]) -> list[str]:
 
 def test_an_idle_device_does_not_wait_for_the_other_branches(toy, monkeypatch):
     """The first branch computes what all share; the others become ready while it does."""
-    monkeypatch.setattr("weft.runtime.engine.FIRST", 60)
+    monkeypatch.setattr(pace.Pace, "enough", lambda self: 60)
     row = {"root": "A" * 100, "owns": [f" {number}." for number in range(8)]}
     executable = toy.compile(TREE, ahead=True, max_batch=64, max_tokens=400, num_pages=900)
     engine, asked, begun = executable.engine, [], []
