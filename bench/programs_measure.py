@@ -70,9 +70,8 @@ def _counted(contest: Contest) -> tuple[dict[str, Any], Replay]:
     if found["differing"]:
         checkpoint = contest.compilation.checkpoint
         assert checkpoint is not None
-        found["prompts_in_other_tokens"] = in_other_tokens(
-            *(prompts(run) for run in (free, clients)), checkpoint.tokenizer.decode
-        )
+        decode = checkpoint.tokenizer.decode
+        found["prompts_in_other_tokens"] = in_other_tokens(prompts(free), prompts(clients), decode)
     return found, replay
 
 
