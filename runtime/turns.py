@@ -22,6 +22,9 @@ from .sequence import Order
 WAVES = 2
 """Gens wait for fewer batches than these: while there are more, steps are full in any order."""
 
+AT_ONCE = 8
+"""One of so many rows stands back in one step, so that no step has all the host's work of it."""
+
 
 class Turns:
     """Says which rows stand back; `enqueue` lets them wait for their next turn."""
@@ -56,9 +59,10 @@ class Turns:
 
     def _leaving(self, waiting: Sequence[Request]) -> list[Request]:
         """Return the rows that are nearer to their ends than as many that wait."""
-        last = heapq.nlargest(len(waiting), range(self._batch.size), self._urgency)
+        most = -(-self._most // AT_ONCE)
+        last = heapq.nlargest(most, range(self._batch.size), self._urgency)
         first = heapq.nsmallest(
-            len(waiting), waiting, lambda each: self._policy.urgency(each, each.produced)
+            most, waiting, lambda each: self._policy.urgency(each, each.produced)
         )
         found: list[Request] = []
         for row, other in zip(last, first, strict=False):
