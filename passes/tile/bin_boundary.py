@@ -1,6 +1,6 @@
 """Where a selection by steps of score ends: the step above which all are taken, and how many of it.
 
-`word_labels` has counted the tokens of each part of a row by sixteenths of the steps, and
+`word_scores` has counted the tokens of each part of a row by sixteenths of the steps, and
 `step_counts` by the steps of the sixteenth that the budget ends in, or, where what steps are worth
 matters too, by all steps. Every program that selects works the boundary out from these.
 """

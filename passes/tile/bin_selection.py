@@ -1,6 +1,6 @@
 """The kernel that selects the keys in the highest steps of score, without sorting, in one pass.
 
-`word_labels` has left the step of each token's score, and `step_counts` how many tokens of each
+`word_scores` has left the step of each token's score, and `step_counts` how many tokens of each
 share of a row have the steps that matter (`bin_boundary`). Programs write all shares side by side.
 In one share at most some tokens of the last step are taken and others not; all others take every
 token from a step on.

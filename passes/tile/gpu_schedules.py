@@ -38,7 +38,6 @@ MEASURED = {
     "sparse_parts_slot": Schedule(num_warps=4, num_stages=3, registers=168),  # three fit
     "sparse_parts": Schedule(num_warps=4, num_stages=2),
     "held_parts": Schedule(num_warps=4, num_stages=2),
-    "word_scores": Schedule(num_warps=4, registers=128),
     "shared_labels": Schedule(num_warps=4),
     "step_counts": Schedule(num_warps=1),
     "all_step_counts": Schedule(num_warps=2),
@@ -75,6 +74,8 @@ def _schedule(kernel: Operation, apart: bool) -> Schedule:
     called = kernel["name"].name
     if called.startswith("word_scores") and "_tail" in called:
         return SCORED_WITH_TAIL
+    if called.startswith("word_scores"):
+        return Schedule(num_warps=max(1, _widest(kernel) // 256), registers=128)
     for name, schedule in MEASURED.items():
         if called.startswith(name):
             return schedule

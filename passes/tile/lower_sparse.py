@@ -32,7 +32,8 @@ from .shared_labels import shared_labels
 from .sparse_parts import SparseParts, sparse_parts
 from .step_counts import step_counts
 from .value_sums import ValueSums, value_sums
-from .word_labels import WordScores, query_words, word_scores, word_write
+from .word_labels import WordScores, query_words, word_write
+from .word_scores import word_scores
 
 if TYPE_CHECKING:
     from .lower import _Lowering
@@ -251,11 +252,20 @@ def word_selection(
     labels = shape.labels
     taken = BinSelection(labels.kv_heads, labels.page, shape.sinks, shape.recent,
                          threshold=policy.threshold, top_p=policy.top_p, slots=slots)  # fmt: skip
-    scores = (word_scores(shape),) if shape.tail else (shared_labels(shape), word_scores(shape))
+    scores = (word_scores(shape),) if shape.tail else (shared_labels(shape), *_apart(shape))
     counted, listed = replace(taken, keys=taken.keys // 2), taken
     if taken.adaptive:  # two warps in place of one
         counted, listed = taken, replace(taken, keys=2 * taken.keys)
     return query_words(shape), *scores, step_counts(counted), select_bins(listed)
+
+
+def _apart(shape: WordScores) -> tuple[Operation, ...]:
+    """Return the kernels of scores for few and for many pairs of a row and a key head: of many all
+    programs run at once, and are small; few need more threads each."""
+    many = 512 if shape.group > 1 else 256
+    return word_scores(replace(shape, pairs="few")), word_scores(
+        replace(shape, pairs="many", keys=many)
+    )
 
 
 def reads(kernel: Operation, name: str) -> bool:

@@ -8,6 +8,9 @@ from .builder import KernelBuilder
 PARTS = "where(P <= 16, 32, 16)"
 """Programs that score a row's keys, by how many pairs P of a row and a key head there are."""
 
+LEAST_PARTS = 16
+"""The fewest of them."""
+
 SHARES = "where(P <= 16, 32, where(P <= 64, 16, 8))"
 """Programs that select of a row's keys; each has some parts of `PARTS`."""
 
@@ -15,10 +18,16 @@ SHARES = "where(P <= 16, 32, where(P <= 64, 16, 8))"
 LEAST = 8
 """Key heads that a row counts as, at least."""
 
+MOST_FEW = 16
+"""Pairs of a row and a key head that are few: kernels for few pairs alone, and for many, have no
+programs where there are others."""
 
-def extent(parts: str, kv_heads: int) -> str:
-    """Return the extent of a grid over parts, of B rows."""
-    return parts.replace("P", f"B * {max(kv_heads, LEAST)}")
+
+def extent(parts: str, kv_heads: int, pairs: str = "") -> str:
+    """Return the extent of a grid over parts, of B rows; 0 where pairs are not `few` or `many`."""
+    least = {"few": f"where(P <= {MOST_FEW}, {parts}, 0)",
+             "many": f"where(P <= {MOST_FEW}, 0, {parts})"}.get(pairs, parts)  # fmt: skip
+    return least.replace("P", f"B * {max(kv_heads, LEAST)}")
 
 
 def parts_of(b: KernelBuilder, rows: Value, kv_heads: int, parts: str = PARTS) -> Value:

@@ -18,7 +18,8 @@ from ...ir.core import Operation, Value
 from .packed_counts import KINDS, add_counts, no_counts_apart, sum_counts
 from .row_parts import PARTS, extent
 from .step_words import WIDTH, pack
-from .word_labels import Scoring, WordScores
+from .word_labels import WordScores
+from .word_scores import Scoring
 
 LEAST = 32
 """Channels that a product of bytes has, at least."""

@@ -1,6 +1,6 @@
 """Counts of steps where the boundary of a selection lies, part by part of a row.
 
-`word_labels` has counted tokens by sixteenths of the steps. Where a budget alone bounds a
+`word_scores` has counted tokens by sixteenths of the steps. Where a budget alone bounds a
 selection, that tells the sixteenth in which its last token is, and the sixteen steps of it are
 counted here. Where what steps are worth matters too, all steps are.
 """
@@ -99,21 +99,25 @@ class _StepCounts:
         that were counted in the sixteenth.
         """
         b, s = self.b, self.shape
+        few = min(FEW, s.page // WIDTH)
+        ahead = self._words(low, high, few)  # before what they need not wait for
         tally, first, _ = self.boundary.sixteenth()
         text = "(a << 4) | (a << 12) | (a << 20) | (a << 28)"
         flip = b.map(f"({text}) ^ {0x0F0F0F0F}", first, dtype="i32", hint="flip")
-        few = min(FEW, s.page // WIDTH)
         lanes = s.rows * s.page // WIDTH // few
         many = min(ROUNDS, MOST // (s.rows * s.page)) * s.rows
-        with b.loop(low, high, b.full(0, "i32", KINDS), step=many, hint="first") as chunk:
+        with b.loop(low, high, b.full(0, "i32", KINDS), ahead, step=many, hint="first") as chunk:
             end = b.map(f"min(a + {many}, b)", chunk.index, high, dtype="i32", hint="end")
             counts = [b.full(0, "i32", lanes) for _ in range(4)]
-            with b.loop(chunk.index, end, *counts, step=s.rows, hint="page") as loop:
-                words = self._words(loop.index, high, few)
-                words = b.map("a ^ b", words, flip, dtype="i32", hint="words")
-                loop.yields(*self._add(loop.carried, words))
-            more = sum_counts(b, loop.results)
-            chunk.yields(b.map("a + b", chunk.carried[0], more, dtype="i32", hint="fine"))
+            with b.loop(chunk.index, end, *counts, chunk.carried[1], step=s.rows,
+                        hint="page") as loop:  # fmt: skip
+                after = b.map(f"a + {s.rows}", loop.index, dtype="i32", hint="after")
+                following = self._words(after, high, few)
+                words = b.map("a ^ b", loop.carried[4], flip, dtype="i32", hint="words")
+                loop.yields(*self._add(loop.carried[:4], words), following)
+            more = sum_counts(b, loop.results[:4])
+            more = b.map("a + b", chunk.carried[0], more, dtype="i32", hint="fine")
+            chunk.yields(more, loop.results[4])
         kind = b.iota(KINDS)
         known = b.map(f"where(b < {KINDS - 1}, a, 0)", chunk.results[0], kind, dtype="i32")
         rest = b.map("a - b", self._mine(tally, first, part), b.reduce("sum", known, 0),

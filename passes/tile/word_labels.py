@@ -6,7 +6,7 @@ channel and the high half is channel r/2 more, both as code + 8, and there are W
 queries of a step are rounded to bytes too, with one scale for the heads that share a key head. So
 scores are integers, and they are kept as one of 255 steps over all that they can be, from 1 up; 0
 is the step of a forced token. A key is selected for the step that its score is in
-(`bin_selection`); how many have each sixteenth of the steps is counted here.
+(`bin_selection`); how many have each sixteenth of the steps `word_scores` counts.
 """
 
 from __future__ import annotations
@@ -15,17 +15,13 @@ from dataclasses import dataclass
 
 from ...ir.attention_calibration import LEVELS
 from ...ir.core import Operation, Value
-from ...ir.sparse import MOST_PARTS, SHARERS
+from ...ir.sparse import MOST_SCORED, SHARERS
 from ...ir.sparse import SCORE_STEPS as BINS
-from ...ir.tile import extents_of
 from .attention import LOG2E
 from .builder import KernelBuilder
 from .labels import Labels, _rounded
-from .packed_counts import KINDS, ROUNDS, add_counts, no_counts, sum_counts
-from .row_parts import PARTS, Middle, extent
-from .score_place import Place
-from .step_words import WIDTH, pack
-from .tail_mass import LaneMass
+from .packed_counts import ROUNDS
+from .row_parts import LEAST_PARTS
 
 QUERY = 127
 """The largest byte of a query."""
@@ -40,7 +36,8 @@ class WordScores:
     `recent` tokens is scored; a program looks at `keys` tokens, whole pages, at a time, and
     (`shared_labels`) scores them for `members` rows. `scale` is that of the attention where it must
     be known what scores weigh, and 0 elsewhere; `tail`: what the middle weighs is summed up, of
-    each query head and part."""
+    each query head and part. `pairs`: whether the kernel is for few or many pairs of a row and a
+    key head, and has no programs where there are others."""
 
     labels: Labels
     heads: int
@@ -51,6 +48,7 @@ class WordScores:
     members: int = SHARERS
     scale: float = 0.0
     tail: bool = False
+    pairs: str = ""
 
     @property
     def group(self) -> int:
@@ -64,8 +62,13 @@ class WordScores:
 
     @property
     def most(self) -> int:
-        """The most tokens that a program may score: more could not be counted."""
-        return ROUNDS * self.rows * self.labels.page
+        """Pages that are counted before the counts are summed up: of more a byte may be full."""
+        return ROUNDS * self.rows
+
+    @property
+    def whole(self) -> bool:
+        """Whether the counts of a part need no sum before its end, however long a context is."""
+        return LEAST_PARTS * self.most * self.labels.page >= MOST_SCORED
 
     @property
     def bytes(self) -> int:
@@ -75,7 +78,7 @@ class WordScores:
     @property
     def name(self) -> str:
         """A name that tells the shape."""
-        tail = "_tail" if self.tail else ""
+        tail = "_tail" * self.tail + f"_{self.pairs}" * bool(self.pairs)
         return f"{self.heads}_{self.labels.name}_{self.sinks}_{self.recent}{tail}"
 
 
@@ -182,213 +185,3 @@ def query_words(shape: WordScores) -> Operation:
         b.store(worths[0], row, head, b.map(text, unit, top, dtype="f32", hint="worth"))
         b.store(worths[1], row, head, unit)
     return b.finish(labels.kv_heads, "B", requires=("B >= 0", "B <= T"), of="graph.select")
-
-
-def word_scores(shape: WordScores) -> Operation:
-    """Return the kernel of the steps in which tokens' scores are, and of counts of sixteenths.
-
-    Arguments: B, N, E, C = CP * P, CP, query, bias, reach (see `query_words`), pages [E], row_page,
-    base [B] (where a row's pages and its tokens begin; base is a whole page), kv_lengths [B] (0 for
-    a row that selects nothing), span, own [B] (the pages by which a row is cut into parts, at least
-    those that it has; and its first that `shared_labels` has not scored), labels [N, K, W, P], bins
-    [CP, K, P / 4] i32 (see `step_words`), coarse [B, K, 32, 16] i32: of each part of a row the
-    tokens of the middle in each sixteenth of the steps.
-    """
-    return _WordScores(shape).kernel()
-
-
-class Scoring:
-    """What kernels of scores share: their buffers, and steps of scores."""
-
-    def __init__(self, name: str, shape: WordScores, *extents: str) -> None:
-        self.shape, labels, group = shape, shape.labels, shape.group
-        b = self.b = KernelBuilder(f"{name}_{shape.name}_{shape.keys}")
-        self.count, self.pool_pages, *_ = (
-            b.scalar(extent) for extent in ("B", "N", "E", "C", "CP", *extents)
-        )
-        size = group * shape.bytes
-        self.query = b.buffer("query", "i32", "B", labels.kv_heads, size)
-        self.bias = b.buffer("bias", "i32", "B", labels.kv_heads, group)
-        self.most = b.buffer("reach", "i32", "B", labels.kv_heads, 2)
-        self.place = Place(b, True, labels.page)
-        self.lengths, self.spans = (b.buffer(n, "i32", "B") for n in ("kv_lengths", "span"))
-        self.words = label_words(labels)
-        self.pool = b.buffer("labels", "i32", "N", labels.kv_heads, self.words, labels.page)
-        self.bins = b.buffer("bins", "i32", "CP", labels.kv_heads, labels.page // WIDTH)
-        self.coarse = b.buffer("coarse", "i32", "B", labels.kv_heads, MOST_PARTS, KINDS)
-
-    @property
-    def facts(self) -> tuple[str, ...]:
-        """What a caller keeps."""
-        page = self.shape.labels.page
-        return ("B >= 0", "N >= 1", f"C == CP * {page}", *self.place.facts)
-
-    def enter(self) -> tuple[Value, Value, Value]:
-        """Return the program's key head, its place on the second axis, and its part."""
-        axes = enumerate(("kv_head", "row", "part"))
-        self.head, second, part = (self.b.program_id(axis, name) for axis, name in axes)
-        return self.head, second, part
-
-    def middle(self, row: Value) -> Middle:
-        """Return the middle of a row."""
-        b, s = self.b, self.shape
-        length = b.load(self.lengths, row, hint="length")
-        span = b.load(self.spans, row, hint="span")
-        return Middle(b, self.count, s.labels.kv_heads, s.sinks, s.recent, s.labels.page, length,
-                      span)  # fmt: skip
-
-    def page(self, number: Value, there: Value) -> Value:
-        """Return some pages of the row, by their numbers."""
-        entry = self.b.map("a + b", self.place.entry, number, dtype="i32", hint="entry")
-        assert self.place.pages is not None
-        return self.b.load(self.place.pages, entry, mask=there, hint="page_id")
-
-    def step(self, score: Value, top: Value, factor: Value) -> Value:
-        """Return the steps of scores, 1 .. 255."""
-        text = f"1 + min(i32(umulhi(max(a + b, 0), c)), {STEPS - 1})"
-        return self.b.map(text, score, top, factor, dtype="i32", hint="step")
-
-
-class _WordScores(Scoring):
-    def __init__(self, shape: WordScores) -> None:
-        super().__init__("word_scores", shape)
-        self.own = self.b.buffer("own", "i32", "B")
-        kv_heads = shape.labels.kv_heads
-        self.mass = LaneMass(self.b, shape.group, kv_heads) if shape.tail else None
-
-    def kernel(self) -> Operation:
-        b, s = self.b, self.shape
-        head, row, part = self.enter()
-        self.ahead, self.offset = b.expand(b.iota(s.rows), 1), b.expand(b.iota(s.labels.page), 0)
-        self.place.enter(head, row)
-        self.span = self.middle(row)
-        first, self.high = self.span.part(part)
-        own = b.load(self.own, row, hint="own")
-        low = b.map("max(a, b)", first, own, dtype="i32", hint="low")
-        self.row_query = self._query(row)
-        text = "a < b"
-        begun = b.map(text, first, b.map("min(a, b)", own, self.high, dtype="i32"), hint="begun")
-        kind = b.iota(KINDS)
-        counted = b.load(self.coarse, row, head, part, kind, mask=begun, hint="coarse")
-        mass = ()
-        if self.mass:
-            self.mass.enter(row, head)
-            mass = self.mass.start(s.rows, s.labels.page)
-        start = (
-            *no_counts(b, s.rows, s.labels.page),
-            *self._ahead(low, self._pages(low, 0)),
-            *mass,
-        )
-        with b.loop(low, self.high, *start, step=s.rows, hint="page") as loop:
-            loop.yields(*self._round(loop.index, loop.carried))
-        more = sum_counts(b, loop.results[:4])
-        more = b.map("a + b", counted, more, dtype="i32", hint="coarse")
-        b.store(self.coarse, row, head, part, kind, more)
-        if self.mass:
-            self.mass.store(loop.results[5 + self.words :], row, head, part)
-        facts = (*self.facts, "0 <= own[*]")
-        grid = (s.labels.kv_heads, "B", extent(PARTS, s.labels.kv_heads))
-        return b.finish(*grid, requires=facts, of="graph.select")
-
-    def _round(self, index: Value, state: list[Value]) -> tuple[Value, ...]:
-        """Score the pages from `index` on; the state has counts, the page ids of the next round,
-        the labels of this one, and what the middle weighs."""
-        b, page, known = self.b, self.shape.labels.page, 5 + self.words
-        after = b.map(f"a + {self.shape.rows}", index, dtype="i32", hint="after")
-        following = self._ahead(after, state[4])
-        number = b.map("a + b", index, self.ahead, dtype="i32", hint="number")
-        there = b.map("a < b", number, self.high, hint="there")
-        query = self.row_query
-        totals = self._totals(state[5:known])
-        best = None
-        for total, shift in zip(totals, query.shifts, strict=True):
-            text = "a - b" if best is None else "max(a - b, c)"
-            best = b.map(text, total, shift, *([best] if best else []), dtype="i32", hint="best")
-        assert best is not None
-        step = self._inside(index, self.step(best, query.top, query.factor))
-        at = b.map(f"a // {page} + b", self.place.start, number, dtype="i32", hint="at")
-        word = b.expand(b.iota(page // WIDTH), 0)
-        b.store(self.bins, at, self.head, word, pack(b, step), mask=there)
-        kinds = b.map("a >> 4", step, dtype="i32", hint="kind")
-        more = ()
-        if self.mass:
-            scores = [
-                b.map("a - b", *pair, dtype="i32")
-                for pair in zip(totals, query.shifts, strict=True)
-            ]
-            inside = self.span.inside(number, self.offset, self.high)
-            more = self.mass.add(state[known:], scores, best, inside)
-        return *add_counts(b, state[:4], kinds), *following, *more
-
-    def _inside(self, index: Value, step: Value) -> Value:
-        """Return the steps, and 0 for tokens outside of the middle; few rounds have such ones."""
-        b, s = self.b, self.shape
-        text = f"where((a == 0) | (a + {s.rows} > min(b // {s.labels.page}, c)), 1, 0)"
-        ends = b.map(text, index, self.span.last, self.high, dtype="i32", hint="ends")
-        with b.loop(b.full(0, "i32"), ends, step, hint="once") as once:
-            number = b.map("a + b", index, self.ahead, dtype="i32", hint="number")
-            inside = self.span.inside(number, self.offset, self.high)
-            once.yields(b.map("where(b, a, 0)", once.carried[0], inside, dtype="i32", hint="step"))
-        return once.results[0]
-
-    def _pages(self, index: Value, rounds: int) -> Value:
-        """Return the ids of the pages of a round that comes so many rounds after `index`."""
-        b, ahead = self.b, rounds * self.shape.rows
-        number = b.map(f"a + b + {ahead}", index, self.ahead, dtype="i32", hint="number")
-        return self.page(number, b.map("a < b", number, self.high, hint="there"))
-
-    def _ahead(self, index: Value, page: Value) -> tuple[Value, ...]:
-        """Return the page ids of the round after that of `index`, and the labels of that round,
-        whose pages are known: none of these loads waits for another."""
-        b = self.b
-        page = b.map("max(min(a, b - 1), 0)", page, self.pool_pages, dtype="i32", hint="page_id")
-        number = b.map("a + b", index, self.ahead, dtype="i32", hint="number")
-        there = b.map("a < b", number, self.high, hint="there")
-        words = [b.load(self.pool, page, self.head, b.full(word, "i32"), self.offset, mask=there,
-                        hint="codes") for word in range(self.words)]  # fmt: skip
-        return self._pages(index, 1), *words
-
-    def _query(self, row: Value) -> _Query:
-        """Return a row's query, one value a word: all tokens are multiplied by it."""
-        b, s = self.b, self.shape
-
-        def one(buffer: Value, at: int) -> Value:
-            return b.load(buffer, row, self.head, b.full(at, "i32"), hint=buffer.name)
-
-        each = [[one(self.query, member * s.bytes + word) for word in range(s.bytes)]
-                for member in range(s.group)]  # fmt: skip
-        shifts = [one(self.bias, member) for member in range(s.group)]
-        return _Query(each, shifts, one(self.most, 0), one(self.most, 1))
-
-    def _totals(self, codes: list[Value]) -> list[Value]:
-        """Return the products of some tokens with each head of the group."""
-        b, query = self.b, self.row_query
-        zero = b.full(0, "i32", *extents_of(codes[0].type))
-        totals = [zero for _ in query.shifts]
-        for half, place in self._halves(codes):
-            totals = [b.map("dot4(a, b, c)", half, each[place], total, dtype="i32")
-                      for each, total in zip(query.each, totals, strict=True)]  # fmt: skip
-        return totals
-
-    def _halves(self, codes: list[Value]) -> list[tuple[Value, int]]:
-        """Return four codes to a value, each with its word of a query."""
-        b, found = self.b, []
-        for word, both in enumerate(codes):
-            halves = [(both, word)]
-            if self.shape.labels.format == "i4":
-                low = b.map(f"a & {0x0F0F0F0F}", both, dtype="i32", hint="low")
-                high = b.map(f"(a >> 4) & {0x0F0F0F0F}", both, dtype="i32", hint="high")
-                halves = [(low, word), (high, word + self.words)]
-            found += halves
-        return found
-
-
-@dataclass(frozen=True)
-class _Query:
-    """A row's query for a key head, as values: words of each head, what is taken from its products,
-    and what makes steps of scores."""
-
-    each: list[list[Value]]
-    shifts: list[Value]
-    top: Value
-    factor: Value

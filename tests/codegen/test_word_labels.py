@@ -14,6 +14,7 @@ from weft.ir.attention_calibration import LEVELS
 from weft.ir.core import Operation
 from weft.ir.sparse import MOST_PARTS, MOST_SHARES, SHARERS
 from weft.ir.sparse import SCORE_STEPS as BINS
+from weft.passes.tile import word_labels
 from weft.passes.tile.bin_boundary import BinSelection
 from weft.passes.tile.bin_selection import select_bins
 from weft.passes.tile.builder import KernelBuilder
@@ -26,9 +27,9 @@ from weft.passes.tile.word_labels import (
     WordScores,
     label_words,
     query_words,
-    word_scores,
     word_write,
 )
+from weft.passes.tile.word_scores import word_scores
 from weft.runtime.label_groups import group_arrays, label_groups
 
 HEADS, SINKS, RECENT, PAGE = 4, 2, 5, 4
@@ -57,7 +58,7 @@ class Case:
 
 def run_all(
     run: Run, format: str, seed: int = 0, shared: bool = False, tail: bool = False,
-    **amounts: float,
+    keys: int = 16, pairs: str = "", **amounts: float,
 ) -> Case:  # fmt: skip
     labels, rng = Labels(2, 16, PAGE, 8, format), np.random.default_rng(seed)
     count = [-(-length // PAGE) for length in LENGTHS]
@@ -81,7 +82,7 @@ def run_all(
         "T": len(slots), "N": total + 1, "slots": slots, "k": k, "mean": mean, "level": level,
         "labels": np.full((total + 1, 2, label_words(labels), PAGE), 0x5A5A5A5A, "i4"),
     }  # fmt: skip
-    shape = WordScores(labels, HEADS, SINKS, RECENT, "f32", keys=16,
+    shape = WordScores(labels, HEADS, SINKS, RECENT, "f32", keys=keys, pairs=pairs,
                        scale=SCALE * bool(amounts or tail), tail=tail)  # fmt: skip
     taken = BinSelection(2, PAGE, SINKS, RECENT, 16, **amounts)
     later: dict[str, Any] = {
@@ -149,6 +150,32 @@ def test_labels_that_rows_share_are_scored_together() -> None:
     assert case.after["own"].tolist() == [0, 5, 5, 5, 0]
     assert case.after["group_rows"].tolist() == [1, 2, 3, -1]
     check(run_all(interpreted, "i8", seed=3, shared=True))
+
+
+def test_counts_are_summed_up_before_a_byte_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program that may count one round at a time sums up after each."""
+    monkeypatch.setattr(word_labels, "ROUNDS", 1)
+    case = run_all(interpreted, "i4", keys=4, pairs="many")
+    check(case)
+    assert case.after["coarse"].max() > 4  # more than a round has
+
+
+def test_kernels_for_few_and_for_many_pairs_run_apart() -> None:
+    """Five rows are many: the other kernel has no programs, and leaves all as it is."""
+    case = run_all(interpreted, "i4", pairs="many")
+    check(case)
+    rows = len(LENGTHS)
+    for count, pairs in ((rows, "few"), (1, "many"), (2, "many")):
+        kernel = word_scores(WordScores(case.labels, HEADS, SINKS, RECENT, keys=16, pairs=pairs))
+        names = [value.name for value in kernel.regions[0].arguments]
+        given = case.after | {
+            "B": count,
+            "coarse": np.full((count, 2, MOST_PARTS, KINDS), -9, "i4"),
+        }
+        rowwise = ("query", "bias", "reach", "row_page", "base", "kv_lengths", "span", "own")
+        given |= {name: given[name][:count] for name in rowwise}
+        found = dict(zip(names, interpreted(kernel, [given[n] for n in names]), strict=True))
+        assert (found["coarse"] == -9).all()
 
 
 def test_a_group_that_shares_less_than_it_says_is_found() -> None:
