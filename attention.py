@@ -129,16 +129,17 @@ def priced_by(target: str) -> str:
 
 
 def calibration_of(
-    checkpoint: Checkpoint, policy: SparsePolicy, file: Path | None = None
+    checkpoint: Checkpoint, policy: SparsePolicy, file: Path | None = None, statistic: str = "qk"
 ) -> AttentionCalibration:
-    """Return a checkpoint's calibration, or a file's, fit for a policy; raises as above."""
+    """Return a checkpoint's calibration, or a file's, fit for a policy; `statistic` picks among the
+    three of the published layout. Raises as above."""
     config = checkpoint.config
     policy.check_layers(config.layers)
     policy.label_channels(config.head_dim)
     place, model = file or checkpoint.calibration_file, _command_name(checkpoint)
     if place is None:
         raise NotCalibrated(model=model, file="folder to keep one in")
-    calibration = load_calibration(place, config, checkpoint.identity, model)
+    calibration = load_calibration(place, config, checkpoint.identity, model, statistic)
     calibration.check_policy(policy)
     return calibration
 

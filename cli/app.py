@@ -311,6 +311,9 @@ def evaluate(
     calibration: Annotated[
         Path | None, typer.Option(help="a calibration file, if not the checkpoint's own")
     ] = None,
+    statistic: Annotated[
+        str, typer.Option(help="q, k or qk (default) of a calibration file as published")
+    ] = "",
     plot: Annotated[
         Path | None,
         typer.Option(help="loss against bytes read, .svg or .png (needs weft[plots])"),

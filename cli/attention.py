@@ -77,6 +77,7 @@ class EvaluateOptions:
     beyond: int
     examples: int
     calibration: Path | None
+    statistic: str
     plot: Path | None
     save: bool
     seed: int
@@ -101,7 +102,7 @@ def evaluate(options: EvaluateOptions) -> None:
     check_picture(options.plot)
     policies, plan = parse_policies(options.attention), plan_of(options)
     checkpoint = open_checkpoint(options.model)
-    attentions = judged(checkpoint, policies, options.calibration)
+    attentions = judged(checkpoint, policies, options.calibration, published_statistic(options))
     device = use_device(options.target, options.threads)
     if options.kernels and device != "cpu":
         raise BadOption(problem="--kernels runs those of the CPU", hint="leave --target out")
@@ -126,6 +127,16 @@ def evaluate(options: EvaluateOptions) -> None:
         save(checkpoint, found)
     if options.json:
         emit(json.dumps(figures(found)))
+
+
+def published_statistic(options: EvaluateOptions) -> str:
+    """Return which of the published layout's lists of channels to take; raises BadOption."""
+    if options.statistic and options.calibration is None:
+        problem = "--statistic picks among the lists of a file of the published layout"
+        raise BadOption(problem=problem, hint="name the file: --calibration FILE")
+    if options.statistic not in ("", "q", "k", "qk"):
+        raise BadOption(problem=f"--statistic is one of q, k, qk, not {options.statistic!r}")
+    return options.statistic or "qk"
 
 
 def save(checkpoint: Checkpoint, found: Mapping[str, Measured]) -> None:

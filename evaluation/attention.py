@@ -58,12 +58,15 @@ class Judged:
         return (sum(each) + config.layers - len(each)) / config.layers
 
 
-def judged(checkpoint: Checkpoint, policies: list[SparsePolicy | None], file: Path | None = None
-           ) -> list[Judged]:  # fmt: skip
-    """Return what to compare, dense first; raises ModelError without a fitting calibration."""
+def judged(
+    checkpoint: Checkpoint, policies: list[SparsePolicy | None], file: Path | None = None,
+    statistic: str = "qk",
+) -> list[Judged]:  # fmt: skip
+    """Return what to compare, dense first; raises ModelError without a fitting calibration, that of
+    a `file` of the published layout by one of its statistics."""
     found = {"dense": Judged("dense", checkpoint, None)}
     for policy in policies:
         if policy is not None:
-            calibration = calibration_of(checkpoint, policy, file)
+            calibration = calibration_of(checkpoint, policy, file, statistic)
             found[str(policy)] = Judged(str(policy), checkpoint, policy, calibration)
     return list(found.values())

@@ -5,9 +5,11 @@ import json
 import pytest
 from typer.testing import CliRunner
 from weft.cli.app import app
+from weft.evaluation.attention import judged
 from weft.frontend.checkpoint import open_checkpoint
 from weft.ir.calibration_file import load_calibration
 from weft.ir.diagnostics import WeftError
+from weft.ir.sparse import parse_policy
 
 
 def weft(*arguments):
@@ -134,6 +136,25 @@ def test_a_published_file_serves_bf16_labels_only(tmp_path):
     with pytest.raises(WeftError, match="use labels=bf16"):
         weft(*common, "sparse(k=64)")
     assert "sparse(k=64, labels=bf16)" in weft(*common, "sparse(k=64, labels=bf16)")
+    with pytest.raises(WeftError, match="no .*k_proj"):
+        weft(*common, "sparse(k=64, labels=bf16)", "--statistic", "k")
+    with pytest.raises(WeftError, match="one of q, k, qk, not 'v'"):
+        weft(*common, "sparse(k=64, labels=bf16)", "--statistic", "v")
+    with pytest.raises(WeftError, match="--calibration FILE"):
+        weft("evaluate", "tiny-moe", "--statistic", "q")
+
+
+def test_the_lists_of_a_published_file_are_three(tmp_path):
+    """Each statistic has an order of its own."""
+    file, checkpoint = tmp_path / "published.json", open_checkpoint("tiny-moe")
+    config, rows = checkpoint.config, {}
+    for turn, (name, heads) in enumerate((("q", 4), ("k", 2), ("qk", 4))):
+        order = [(channel + turn) % 64 for channel in range(64)]
+        rows |= {f"model.layers.{i}.self_attn.{name}_proj": [order] * heads for i in range(5)}
+    file.write_text(json.dumps(rows))
+    policy = parse_policy("sparse(k=64, labels=bf16)")
+    found = [judged(checkpoint, [policy], file, name)[1].calibration for name in ("q", "k", "qk")]
+    assert [each.head(0, 0).order[0] for each in found] == [0, 1, 2] and config.kv_heads == 2
 
 
 @pytest.fixture
