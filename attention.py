@@ -91,6 +91,8 @@ def asked_attention(
     Raises BadPolicy, NotCalibrated, OtherModel, BadCalibration, NoLossTable, LosesMore: what the
     model and its calibration cannot do is found here, before anything is compiled.
     """
+    from .key_offload import fetches_ahead
+
     asked = {} if plan is None else _policies(plan)
     default = parse_policy(options.attention) if options.attention else None
     if options.max_loss and not asked and default is None:
@@ -109,11 +111,11 @@ def asked_attention(
         hint = "take the target cpu, or a model without sliding windows"
         raise BadOption(problem="a GPU's work lists cannot mix windows and selections", hint=hint)
     calibration = calibration_of(checkpoint, policy)
-    offload = bool(options.kv_host_memory)
+    offload, hardware = bool(options.kv_host_memory), priced_by(options.target)
     return Attention(
         policy, calibration, default is not None, options.attention_always or offload,
-        priced_by(options.target), offload, batch=options.attention_batch,
-        share=_measured_share(checkpoint, policy),
+        hardware, offload, not offload or fetches_ahead(checkpoint, options, policy, hardware),
+        options.attention_batch, _measured_share(checkpoint, policy),
     )  # fmt: skip
 
 

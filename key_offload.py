@@ -11,7 +11,9 @@ from .frontend.checkpoint import Checkpoint
 from .ir.core import Module
 from .ir.diagnostics import CapacityError
 from .ir.display.units import Size
+from .ir.model import ModelConfig
 from .ir.pipeline import LaunchedTask, Pipeline
+from .ir.sparse import SparsePolicy
 from .options import BadOption, Options
 
 if TYPE_CHECKING:
@@ -29,6 +31,10 @@ class HostKeysRefused(CapacityError):
     hint = "lower --kv-host-memory, or raise the limit of locked memory (ulimit -l)"
 
 
+LEAST_AHEAD = 0.2
+"""The share of what is predicted that must arrive in time for predictions to pay: each costs a
+choice of keys and the cache's books. Of 0.07 of it, 256 K tokens of an 8 B shape, an H200's step
+took 4.1 ms, and 3.7 ms with none (`bench.sparse_speed --only offload`)."""
 BOOKS = 256 * 16
 """Bytes that rounding up each of a layer's tensors may cost."""
 
@@ -118,18 +124,43 @@ def link_window(
 ) -> float:
     """Return how many tokens' keys and values of one layer cross the link while a GPU reads a
     layer's weights; on a simulated one there is no such limit."""
+    from .runtime.weights import weight_bytes
+
+    weights = weight_bytes(Module(tuple(regime.function for regime in regimes)))
+    return _window(checkpoint.config, options, weights, attention.hardware)
+
+
+def _window(config: ModelConfig, options: Options, weights: float, hardware: str) -> float:
     from .cost_model.hardware_file import load
     from .ir.types import DTYPE_BYTES
     from .loading import kv_dtype
-    from .runtime.weights import weight_bytes
 
     if options.target != "cuda":
         return math.inf
-    config, machine = checkpoint.config, load(attention.hardware)
-    weights = weight_bytes(Module(tuple(regime.function for regime in regimes))) / config.layers
-    seconds = weights / machine.level().main.read.median
+    machine = load(hardware)
+    seconds = weights / config.layers / machine.level().main.read.median
     token = 2 * config.kv_heads * config.head_dim * DTYPE_BYTES[kv_dtype(options)]
     return seconds * machine.link("cpu", "gpu").bandwidth.median / token
+
+
+def fetches_ahead(
+    checkpoint: Checkpoint, options: Options, policy: SparsePolicy, hardware: str
+) -> bool:
+    """Return whether it pays to predict what the next layer reads: where the link brings enough of
+    it in time, of the longest sequence that host memory holds."""
+    from .cost_model.expected_reads import expected_tokens
+    from .ir.types import DTYPE_BYTES
+    from .loading import kv_dtype, weight_dtype
+    from .runtime.sparse_decode import ahead_share
+    from .runtime.weights import weight_bytes
+
+    config = checkpoint.config
+    row = 2 * config.kv_heads * config.head_dim * DTYPE_BYTES[kv_dtype(options)]
+    longest = min(config.context_length, options.kv_host_memory // (config.layers * row))
+    formats = DTYPE_BYTES[weight_dtype(options)] / DTYPE_BYTES["f32"]
+    weights = weight_bytes(checkpoint.graph) * formats
+    window = _window(config, options, weights, hardware)
+    return ahead_share(window, int(expected_tokens(policy, longest))) >= LEAST_AHEAD
 
 
 def staged(regime: Regime, options: Options) -> Staged | None:

@@ -7,6 +7,7 @@ import math
 import random
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,8 +25,8 @@ from weft.compiler import Compilation
 from weft.frontend.checkpoint import open_checkpoint
 from weft.ir.diagnostics import CapacityError
 from weft.ir.pipeline import Task
-from weft.ir.sparse import parse_policy
-from weft.key_offload import link_window
+from weft.ir.sparse import SparsePolicy, parse_policy
+from weft.key_offload import fetches_ahead, link_window
 from weft.options import BadOption, Options
 from weft.runtime.host_keys import HostKeys, Staged
 from weft.runtime.key_device import SimulatedKeys
@@ -229,6 +230,32 @@ def test_a_gpu_fetches_ahead_what_its_link_brings_in_a_layers_time() -> None:
     attention: Any = SimpleNamespace(hardware="h200")
     assert 1000 < link_window(checkpoint, regimes, options, attention) < 4000  # bf16 and f32
     assert link_window(checkpoint, regimes, Options.from_env(), attention) == math.inf
+
+
+def test_what_is_predicted_is_fetched_ahead_where_enough_of_it_arrives() -> None:
+    """An 8 B shape at 1/16: at 64 K tokens all of it, at 256 K an eighth, which does not pay for
+    the choice; on a simulated device always."""
+    checkpoint, policy = open_checkpoint("random:llama-8b"), SparsePolicy(ratio=1 / 16)
+    for tokens, pays in ((1 << 16, True), (1 << 18, False)):
+        config = replace(checkpoint.config, context_length=tokens)
+        shape: Any = SimpleNamespace(config=config, graph=checkpoint.graph)
+        for target in ("cuda", "cpu"):
+            options = Options.from_env().changed(target=target, kv_host_memory=1 << 40)
+            found = fetches_ahead(shape, options, policy, "h200")
+            assert found == (pays or target == "cpu")
+    less = Options.from_env().changed(target="cuda", kv_host_memory=8 << 30)  # of 64 K tokens
+    assert fetches_ahead(shape, less, policy, "h200")
+
+
+def test_without_predictions_tokens_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    options = {"attention": POLICY, "kv_host_memory": 8 * MIB, "kv_memory": _bytes(POLICY, 48)}
+    ahead = weft.compile(PROGRAM, "tiny-dense", **options).run(question="Why?")
+    monkeypatch.setattr("weft.key_offload.LEAST_AHEAD", 2.0)
+    executable = weft.compile(PROGRAM, "tiny-dense", **options)
+    assert executable.run(question="Why?").value == ahead.value
+    assert "0 of these fetch ahead" in executable.explain()
+    model: Any = executable.engine.executor
+    assert model.host.traffic().guessed == 0 < model.host.traffic().held
 
 
 def test_the_cap_holds() -> None:
