@@ -203,6 +203,11 @@ REST: tuple[Line, ...] = (
     _sparse("the same without its tail", "perplexity_loss_no_tail", "perplexity", tenths),
     _sparse("sparse attention, adaptive with its tail: retrieval lost, mean (worse model)",
             "retrieval_loss_points", "retrieval", points),
+    Line("GPU: calibration of the 8 B shape for sparse attention, 8192 tokens", "sparse_attention",
+         "calibration_8b_s", "speed calibration", seconds,
+         "python -m bench.sparse_speed --only calibration"),
+    _sparse("CPU: calibration of the slower shipped model, 8192 tokens", "calibration_tiny_s",
+            "calibration", seconds),
     _cpu("from `weft run` to the first token, nothing cached", "first_token_cold_s", "startup",
          seconds),
 )  # fmt: skip
