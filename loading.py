@@ -14,8 +14,10 @@ from .ir.model import ModelConfig
 from .options import Launch, Options
 
 if TYPE_CHECKING:
+    from .passes.tile.attention_parts import Parts
+    from .passes.tile.attention_ways import Variant
     from .passes.tile.regimes import Regime
-    from .runtime.attention_plan import Shape
+    from .runtime.attention_cost import Shape, Way
     from .runtime.device_executor import DeviceExecutor
     from .runtime.graphs import Recorder
     from .runtime.sampler import SampleKernel
@@ -260,6 +262,7 @@ def executor_on(
 ) -> DeviceExecutor:  # fmt: skip
     """Return an executor of a GPU's kernels on a device; on the CPU they are interpreted. Where
     keys lie in host memory, `memory` bytes of the device are for what it has of them."""
+    from .passes.tile.attention_parts import Parts
     from .runtime.device_executor import DeviceExecutor
     from .runtime.weights import DTYPES, load_weights
 
@@ -283,20 +286,42 @@ def executor_on(
     return DeviceExecutor(
         config, [(regime.rows, regime.function) for regime in regimes], kernels, weights, shape,
         num_pages=pages, max_batch=options.max_batch,
-        max_tokens=options.max_tokens, kv_format=kv, device=device, recorder=recorder, **keys,
+        max_tokens=options.max_tokens, kv_format=kv, device=device, recorder=recorder,
+        ways=[*attention_ways(Parts(config.heads, config.kv_heads, config.head_dim, page, kv=kv))],
+        **keys,
     )  # fmt: skip
 
 
 def attention_shape(config: ModelConfig, page: int, element: int) -> Shape:
-    """Return what a plan of attention must know of a GPU's kernel; `element`: bytes of a number."""
-    from .passes.tile.attention_parts import Parts, tuned
-    from .runtime.attention_plan import Shape
+    """Return what a plan of attention must know of a GPU's usual kernel; `element`: bytes of a
+    number."""
+    from .passes.tile.attention_parts import Parts
+    from .passes.tile.attention_ways import tuned
 
-    tiles, _ = tuned(Parts(config.heads, config.kv_heads, config.head_dim, page), shared=True)
+    shape = Parts(config.heads, config.kv_heads, config.head_dim, page)
+    return planner_shape(tuned(shape, shared=True), element)
+
+
+def planner_shape(tiles: Parts, element: int = 2) -> Shape:
+    """Return what a plan of attention must know of a kernel."""
+    from .runtime.attention_cost import Shape
+
+    granule = max(tiles.page, tiles.keys, tiles.keys_many if tiles.many else 0)
     return Shape(
-        config.heads, config.kv_heads, config.head_dim, page, tiles.rows_few, tiles.rows_many,
-        max(page, tiles.keys, tiles.keys_many), element,
+        tiles.heads, tiles.kv_heads, tiles.head_dim, tiles.page, tiles.rows_few, tiles.rows_many,
+        granule, element,
     )  # fmt: skip
+
+
+def attention_ways(shape: Parts) -> dict[Way, Variant]:
+    """Return the ways that lists of a shape's keys are planned for, with what was measured of
+    each, and their kernels."""
+    from .passes.tile.attention_ways import variants
+    from .runtime.attention_ways import measured
+
+    found = [way for shared in (False, True) for way in variants(shape, shared)]
+    ways = measured((way.name, planner_shape(way.tiles)) for way in found)
+    return dict(zip(ways, found, strict=True))
 
 
 def device_sampler(executor: ModelExecutor, kernels: Mapping[str, Any]) -> SampleKernel:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,21 +15,15 @@ from weft.codegen.load_triton import load_launcher
 from weft.ir.core import Operation
 from weft.ir.schedule import Schedule
 from weft.passes.tile.attention_join import attention_merge, merge_of_many
-from weft.passes.tile.attention_parts import CROWD, Parts, attention_parts, launches
+from weft.passes.tile.attention_parts import MANY, Parts, attention_parts
+from weft.passes.tile.attention_ways import CROWD, launches, tuned
 from weft.passes.tile.gpu_schedules import gpu_schedule
-from weft.runtime.attention_plan import Batch, Rates, Shape, plan
+from weft.runtime.attention_plan import Batch, WorkList
 
 COLD = 256 << 20
 """Bytes that rotating sets of pages must have together, so that none is found in the cache."""
 LISTS = ("item_row", "item_rows", "item_page", "item_low", "item_high", "row_query", "row_limit",
          "row_slot")  # fmt: skip
-
-
-def planner_shape(shape: Parts) -> Shape:
-    """Return what the planner must know of a kernel."""
-    granule = max(shape.page, shape.keys, shape.keys_many if shape.many else 0)
-    return Shape(shape.heads, shape.kv_heads, shape.head_dim, shape.page, shape.rows_few,
-                 shape.rows_many, granule)  # fmt: skip
 
 
 @dataclass
@@ -91,12 +85,14 @@ Scheduled = tuple[Operation, Schedule]
 
 
 def scheduled(shape: Parts, schedule: Schedule, rows: int) -> list[Scheduled]:
-    """Return the kernels of a shape's items, the first with this schedule, and the join, of steps
-    of so many rows."""
+    """Return the kernels of a way's items, the first with its schedule, and the join, of steps of
+    so many rows."""
     merge = merge_of_many if rows > CROWD else attention_merge
     join = merge(shape.heads, shape.head_dim, shape.q)
-    items = launches(shape, rows) if shape.many else [attention_parts(shape)]
-    first, *others = [*items, join]
+    usual = replace(tuned(shape, shared=bool(shape.many)), way="")
+    first, *others = launches(usual, rows)
+    first = attention_parts(replace(shape, items=MANY if shape.many else ""))
+    others.append(join)
     return [
         (first, schedule),
         *((kernel, gpu_schedule(kernel, chained=schedule.chained)) for kernel in others),
@@ -123,17 +119,18 @@ class Decode:
     """Decode steps of one batch shape, over several sets of pages in turn."""
 
     def __init__(
-        self, kernels: Kernels, sequences: Sequences, pools: Pools, rates: Rates, **options: Any
+        self, kernels: Kernels, sequences: Sequences, pools: Pools,
+        plan: Callable[[Batch], WorkList],
     ) -> None:  # fmt: skip
         shape = self.shape = kernels.shape
-        self.schedule = Schedule()
+        self.schedule, self.way = Schedule(), ""
         self.kernels, self.pools, self.sequences = kernels, pools, sequences
         available, needed = pools.k.shape[0], sequences.pages(shape)
         sets = max(1, min(available // needed, -(-COLD // sequences.page_bytes(shape)), 64))
         order = np.random.default_rng(0).permutation(available)
         ids = order[: sets * needed].reshape(sets, needed)
         self.batches = [sequences.batch(shape, row) for row in ids]
-        self.work = plan(self.batches[0], planner_shape(shape), rates, **options)
+        self.work = plan(self.batches[0])
         self.lists = {name: _moved(getattr(self.work, name)) for name in LISTS}
         self.many = max(1, int((self.work.item_rows > shape.rows_few).sum()))
         self.merge = [_moved(self.work.merge_query), _moved(self.work.merge_start)]

@@ -32,13 +32,15 @@ from weft.bench.gpu_attention import (
     Pools,
     Sequences,
     copy_rate,
-    planner_shape,
     scheduled,
 )
 from weft.bench.gpu_vendor import vendor_seconds
 from weft.ir.schedule import Schedule
-from weft.passes.tile.attention_parts import SMALL, Parts, variants
-from weft.runtime.attention_plan import Rates, plan
+from weft.loading import attention_ways
+from weft.passes.tile.attention_parts import Parts
+from weft.passes.tile.attention_ways import Variant
+from weft.runtime.attention_cost import Way
+from weft.runtime.attention_plan import choose, plan_among
 
 ROOT = Path(__file__).parent
 RESULTS = ROOT / "results" / "gpu_kernels.json"
@@ -55,21 +57,7 @@ TREES = (Sequences(64, 2048, 256, 8, 1024), Sequences(128, 1024, 64, 8, 1024),
          Sequences(64, 16384, 64), Sequences(16, 32768, 128))  # fmt: skip
 CASCADE = [(heads, Sequences(count, prefix, 256)) for heads in HEADS for count in BATCHES
            for prefix in PREFIXES] + [(HEADS[0], tree) for tree in TREES]  # fmt: skip
-FEW = {
-    4: Rates(4.29e12, program=3.2e10, resident=264, launch=1e-6, item=1.8e-6),
-    3: Rates(4.17e12, program=2.95e10, launch=2e-6, item=1.55e-6),
-    2: Rates(4.28e12, program=2.25e10, processor=3.9e10, resident=528, launch=2.4e-6, item=1.2e-6),
-}
-WIDE = Rates(4.41e12, program=4.8e10, processor=3.45e10, resident=132, launch=2.7e-6, item=2.4e-6)
-LARGEST = Rates(flops=4.6e14, beside=0.2)
 Figures = dict[str, Any]
-
-
-def rates(tiles: Parts, schedule: Schedule) -> Rates:
-    """Return what was measured of some tiles on an H200."""
-    if tiles.many:
-        return LARGEST if tiles.many > 64 else Rates()
-    return FEW[schedule.num_stages] if tiles.keys == 64 else WIDE
 
 
 @dataclass
@@ -102,35 +90,30 @@ class Bench:
             self._pools = size, Pools.random(self.pool_bytes // page, shape)
         return self._pools[1]
 
-    def compile(self, cells: Iterable[tuple[Parts, bool, Sequences, bool | None]]) -> None:
-        """Compile what cells (shape, shared, sequences, cascade) take, many kernels at a time."""
+    def compile(self, cells: Iterable[tuple[Parts, Sequences, bool | None]]) -> None:
+        """Compile what cells (shape, sequences, cascade) take, many kernels at a time."""
         kernels = []
-        for shape, shared, of, way in cells:
-            tiles, schedule, _ = self.choice(shape, shared, of, cascade=way)
+        for shape, of, cascade in cells:
+            _, tiles, schedule = self.choice(shape, of, cascade)[0]
             schedule = replace(schedule, chained=self.chained)
             kernels += scheduled(tiles, schedule, of.count)
         compile_ahead(kernels, self.folder)
 
     def choice(
-        self, shape: Parts, shared: bool, of: Sequences, **options: Any
-    ) -> tuple[Parts, Schedule, Rates]:  # fmt: skip
-        """Return the tiles and schedule that the model finds best, and their rates."""
-        batch = of.batch(shape, np.arange(of.pages(shape)))
-        priced = []
-        shared = shared and of.count * shape.group > SMALL  # else the small tile holds all rows
-        for tiles, schedule in variants(shape, shared):
-            prices = rates(tiles, schedule)
-            time = plan(batch, planner_shape(tiles), prices, **options).seconds
-            priced.append((time, len(priced), tiles, schedule, prices))
-        *_, tiles, schedule, prices = min(priced)
-        return tiles, schedule, prices
+        self, shape: Parts, of: Sequences, cascade: bool | None = None
+    ) -> tuple[Variant, Way]:  # fmt: skip
+        """Return the kernels that the planner finds best, as the engine does, and their way."""
+        ways, batch = attention_ways(shape), of.batch(shape, np.arange(of.pages(shape)))
+        way, _ = choose(batch, list(ways), cascade)
+        return ways[way], way
 
-    def steps(self, shape: Parts, shared: bool, of: Sequences, **options: Any) -> Decode:
-        """Return decode steps, planned, with the tiles and schedule that the model finds best."""
-        tiles, schedule, prices = self.choice(shape, shared, of, **options)
+    def steps(self, shape: Parts, of: Sequences, cascade: bool | None = None) -> Decode:
+        """Return decode steps, planned as the engine plans; `cascade` forces one choice."""
+        (name, tiles, schedule), way = self.choice(shape, of, cascade)
         kernels = self.kernels(tiles, schedule, of.count)
-        steps = Decode(kernels, of, self.pools(shape), prices, **options)
-        steps.schedule = schedule
+        steps = Decode(kernels, of, self.pools(shape),
+                       lambda batch: plan_among(batch, [way], cascade=cascade)[1])  # fmt: skip
+        steps.schedule, steps.way = schedule, name
         return steps
 
     def close(self) -> None:
@@ -144,20 +127,19 @@ def decode(bench: Bench) -> Figures:
     figures: Figures = {"copy_tb_s": bench.copy / 1e12}
     worst = {}
     shapes = [replace(LLAMA, page=page) for page in PAGES]
-    bench.compile((shape, False, Sequences(count, 0, keys), False) for shape in shapes
+    bench.compile((shape, Sequences(count, 0, keys), False) for shape in shapes
                   for count, keys in DECODE)  # fmt: skip
     for page in PAGES:
         shape = replace(LLAMA, page=page)
         for count, keys in DECODE:
             of = Sequences(count, 0, keys)
-            steps = bench.steps(shape, False, of, cascade=False)
+            steps = bench.steps(shape, of, cascade=False)
             error, time = steps.error(), steps.seconds()
             rate = of.flat_bytes(shape) / time
             figures[f"decode_{count}x{keys}_page{page}"] = {
                 "us": time * 1e6, "tb_s": rate / 1e12, "of_copy": rate / bench.copy,
                 "predicted_us": steps.work.seconds * 1e6, "items": len(steps.work.item_row),
-                "keys": steps.shape.keys, "stages": steps.schedule.num_stages,
-                "error": error,
+                "way": steps.way, "error": error,
             }  # fmt: skip
             if of.flat_bytes(shape) >= LARGE:
                 worst[page] = min(worst.get(page, 9.0), rate / bench.copy)
@@ -189,17 +171,16 @@ def cascade(bench: Bench) -> Figures:
     """
     figures: Figures = {}
     regrets, gaps = [], []
-    grid = [(Parts(heads, kv_heads, 128, page=64), way, of, way)
-            for (heads, kv_heads), of in CASCADE for way in (False, True)]  # fmt: skip
+    grid = [(Parts(heads, kv_heads, 128, page=64), of, cascade)
+            for (heads, kv_heads), of in CASCADE for cascade in (False, True, None)]  # fmt: skip
     bench.compile(grid)
-    launch = bench.steps(replace(LLAMA, page=64), False, Sequences(1, 0, 64)).seconds()
+    launch = bench.steps(replace(LLAMA, page=64), Sequences(1, 0, 64)).seconds()
     for (heads, kv_heads), of in CASCADE:
         shape = Parts(heads, kv_heads, 128, page=64)
-        flat, shared = (bench.steps(shape, way, of, cascade=way) for way in (False, True))
+        flat, shared, chosen = (bench.steps(shape, of, way) for way in (False, True, None))
         times = {"flat": flat.seconds(), "cascade": shared.seconds()}
-        chosen = min(flat, bench.steps(shape, True, of), key=lambda steps: steps.work.seconds)
         same = next((n for n, s in (("flat", flat), ("cascade", shared))
-                     if s.work.runs == chosen.work.runs), None)  # fmt: skip
+                     if (s.way, s.work.runs) == (chosen.way, chosen.work.runs)), None)  # fmt: skip
         times["chosen"] = times[same] if same else chosen.seconds()
         model, whole = (ideal(shape, of, bench.copy, all) + launch for all in (False, True))
         regret = times["chosen"] / min(times.values()) - 1
@@ -209,7 +190,7 @@ def cascade(bench: Bench) -> Figures:
             f"{of.groups}x{of.middle}+{of.own}" if of.middle else str(of.own))  # fmt: skip
         figures[f"cascade_{name}"] = {
             **{f"{way}_us": time * 1e6 for way, time in times.items()},
-            "choice": same or "mixed", "regret": regret, "model_us": model * 1e6,
+            "choice": same or "mixed", "way": chosen.way, "regret": regret, "model_us": model * 1e6,
             "model_with_exps_us": whole * 1e6, "planned_us": shared.work.seconds * 1e6,
             "predicted_us": chosen.work.seconds * 1e6, "error": shared.error(),
             "speedup": times["flat"] / times["cascade"],

@@ -22,8 +22,10 @@ import torch
 from weft.bench.gpu_profile import steps_text
 from weft.bench.gpu_workloads import WORKLOADS, Words, Workload
 from weft.compiler import Compilation
+from weft.loading import attention_ways, planner_shape
 from weft.options import Options
-from weft.runtime.attention_plan import Shape
+from weft.passes.tile.attention_parts import Parts
+from weft.passes.tile.attention_ways import tuned
 from weft.runtime.executable import Executable
 from weft.runtime.lists import AttentionLists
 from weft.runtime.policy import Policy
@@ -63,8 +65,11 @@ class TimedDevice:
         self.max_batch, self.max_tokens = batch, 16384
         self.words = torch.full((batch,), token, dtype=torch.int32)
         self.busy_until, self.copies = 0.0, 0
-        shape = Shape(32, 8, 128, PAGE, 16, 64, 64)
-        self._lists = AttentionLists(shape, (0,), torch.device("meta"), 16384)
+        shape = Parts(32, 8, 128, PAGE)
+        usual = planner_shape(tuned(shape, shared=True))
+        self._lists = AttentionLists(
+            usual, (0,), torch.device("meta"), 16384, ways=[*attention_ways(shape)]
+        )
         self._logits = torch.zeros(batch, 1).expand(batch, vocabulary)
 
     def forward(self, step: StepInput, source: np.ndarray | None = None) -> torch.Tensor:

@@ -13,15 +13,17 @@ from typing import Any
 import numpy as np
 import torch
 from weft.attention import Attention
-from weft.bench.gpu_attention import COLD, Sequences, copy_rate, graph_seconds, planner_shape
+from weft.bench.gpu_attention import COLD, Sequences, copy_rate, graph_seconds
 from weft.codegen.build_cuda import load_kernels
 from weft.ir.attention_calibration import LEVELS, AttentionCalibration, HeadChannels
 from weft.ir.core import Operation
 from weft.ir.model import ModelConfig, Rope
 from weft.ir.schedule import Schedule
 from weft.ir.sparse import SparsePolicy
+from weft.loading import planner_shape
 from weft.passes.tile.attention_join import attention_merge
-from weft.passes.tile.attention_parts import Parts, tuned
+from weft.passes.tile.attention_parts import Parts
+from weft.passes.tile.attention_ways import tuned
 from weft.passes.tile.gpu_schedules import gpu_schedule, gpu_step_kernels
 from weft.passes.tile.labels import Labels
 from weft.passes.tile.lower_sparse import (
@@ -66,7 +68,7 @@ class Setting:
             shape = Parts(4, 2, 16, page=16, q="f32", kv="f32", few=16, many=0, keys=16)
             few = {"labels": "i8", "channels": 4, "sinks": 2, "recent": 4, "min_context": 0}
             return Setting(shape, SparsePolicy(**(amounts | few)), context, batch, "cpu")
-        shape, _ = tuned(Parts(*heads, 128, page=64), shared=False)
+        shape = tuned(Parts(*heads, 128, page=64), shared=False)
         return Setting(shape, SparsePolicy(**amounts), context, batch)
 
     @property
@@ -311,8 +313,7 @@ def dense_seconds(setting: Setting, folder: Path) -> dict[str, Any]:
     from weft.bench.gpu_kernels import Bench
 
     bench = Bench(folder, _copy(), pool_bytes=max(3 << 30, setting.bytes + (64 << 20)))
-    steps = bench.steps(replace(setting.shape), False,
-                        Sequences(setting.batch, 0, setting.context), cascade=False)  # fmt: skip
+    steps = bench.steps(setting.shape, Sequences(setting.batch, 0, setting.context), False)
     time = steps.seconds()
     bench.close()
     return {"dense_us": time * 1e6, "dense_of_copy": setting.bytes / time / _copy()}

@@ -158,9 +158,10 @@ LOWERED = (
        "pages); plan_<name> is the argument <name> of an "
        "attention kernel over a work list, plan_<name><w> that of the list for a window of w. "
        "queue = where it is launched, if not where the others are; few = another kernel of the "
-       "same arguments, for steps of up to `up_to` tokens",
+       "same arguments, for steps of up to `up_to` tokens; ways = others yet, by the way that an "
+       "attention list was planned for",
        (0, None), (0, None), required=("kernel", "arguments"),
-       optional=("of", "queue", "few", "up_to")),
+       optional=("of", "queue", "few", "up_to", "ways")),
     Op("graph.library", "calls a library routine where ours is not the choice; why = reason",
        (0, None), (0, None), required=("routine",), optional=("why", "of")),
 )  # fmt: skip

@@ -66,6 +66,23 @@ class Rates:
     beside: float = 0.4
 
 
+@dataclass(frozen=True)
+class Way:
+    """A kernel by the name that calls know it by: what the planner must know of it, what was
+    measured of it, and whether it takes lists all of whose items the small tile holds (`few`), and
+    lists some of whose items it does not (`many`)."""
+
+    name: str
+    shape: Shape
+    rates: Rates
+    few: bool = True
+    many: bool = True
+
+    def takes(self, rows: int) -> bool:
+        """Whether it reads a list whose items have so many rows at most."""
+        return self.few if rows <= self.shape.rows_few else self.many
+
+
 class Run(NamedTuple):
     """Keys [start, start + keys) of sequence `of`, read once for the sequences `members`."""
 
@@ -110,6 +127,7 @@ class Cost:
 
     def __init__(self, batch: Batch, runs: Sequence[Run], shape: Shape, rates: Rates) -> None:
         self.runs = runs
+        self._least: tuple[float, Array] | None = None
         self.shape, self.rates, self.queries = shape, rates, int(batch.starts[-1])
         sizes, members = members_of(runs)
         rows = summed(np.diff(batch.starts)[members], sizes)
@@ -124,10 +142,13 @@ class Cost:
 
     def least(self) -> tuple[float, Array]:
         """Return the least seconds, and the keys of an item of each run that give them."""
-        few, many = (launch.choices() for launch in self.launches)
-        times = self._times(few, many)
-        best = np.unravel_index(int(times.argmin()), times.shape)
-        return float(times[best]), np.where(self.large, many[best[1]], few[best[0]])
+        if self._least is None:
+            few, many = (launch.choices() for launch in self.launches)
+            times = self._times(few, many)
+            best = np.unravel_index(int(times.argmin()), times.shape)
+            sizes = np.where(self.large, many[best[1]], few[best[0]])
+            self._least = float(times[best]), sizes
+        return self._least
 
     def seconds(self, chunk: int) -> float:
         """Return the seconds with items of at most `chunk` keys."""
@@ -157,7 +178,7 @@ class _Programs:
 
     They stream at the device's rates while all places are taken, the last (and shortest) ones at
     their own; the way of the first keys of each round of programs is added. What several runs read
-    of the same pages comes from the cache but once.
+    of the same pages comes from the cache but once. Runs of as many keys and rows are of one kind.
     """
 
     def __init__(
@@ -165,15 +186,20 @@ class _Programs:
         shape: Shape, rates: Rates,
     ) -> None:  # fmt: skip
         self.shape, self.rates = shape, rates
-        self.rows, self.sizes, self.members = rows, sizes, members
-        self.sequences = len(batch.lengths)
-        self.keys = np.array([run.keys for run in runs], np.int64)
+        self.sizes, self.members, self.sequences = sizes, members, len(batch.lengths)
+        keys = np.array([run.keys for run in runs], np.int64)
+        kinds = keys * (int(rows.max(initial=0)) + 1) + rows
+        _, first, self.kind, self.counts = np.unique(
+            kinds, return_index=True, return_inverse=True, return_counts=True
+        )
+        self.keys, self.rows = keys[first], rows[first]
         self.tiles = -(-self.rows // shape.rows_many)
-        self.read = float((self.keys * self.tiles).sum()) * shape.key_bytes
+        self.read = float((self.keys * self.tiles * self.counts).sum()) * shape.key_bytes
         if runs:
             roofs = np.array(roofs_of(self.keys, self.rows, shape, rates))
-            again = _again(batch, runs, self.keys, shape)
-            self.stream = float(roofs.max(0).sum()) - again * (1 / rates.memory - 1 / rates.cache)
+            again = _again(batch, runs, keys, shape)
+            self.stream = float((roofs.max(0) * self.counts).sum())
+            self.stream -= again * (1 / rates.memory - 1 / rates.cache)
 
     def choices(self) -> Array:
         """Return keys of an item that are worth trying: a range of parts, and those that fill the
@@ -182,7 +208,8 @@ class _Programs:
             return np.array([self.shape.granule])
         longest, rates = int(self.keys.max()), self.rates
         most = max(1, longest // self.shape.granule)
-        whole = self.shape.kv_heads * float((self.keys * self.tiles).sum()) / longest
+        keys = float((self.keys * self.tiles * self.counts).sum())
+        whole = self.shape.kv_heads * keys / longest
         places = np.outer((1, 2, 3), (rates.processors, rates.resident)).ravel() / whole
         parts = np.concatenate([np.geomspace(1, most, 24), places]).astype(int)
         return np.unique(-(-longest // np.unique(parts.clip(1, most))))
@@ -192,7 +219,7 @@ class _Programs:
         if not len(self.keys):
             return np.zeros(len(chunks))
         rates, parts = self.rates, self._parts(chunks)
-        programs = (parts * self.tiles).sum(1) * self.shape.kv_heads
+        programs = (parts * self.tiles * self.counts).sum(1) * self.shape.kv_heads
         waves = -(-programs // rates.resident)
         left = programs - (waves - 1) * rates.resident
         share = left / programs
@@ -217,9 +244,10 @@ class _Programs:
         """Return how many states of rows there are [S], and of each sequence's rows [S, B]."""
         parts = self._parts(chunks)
         places = self.members + self.sequences * np.arange(len(parts))[:, None]
-        weights = np.repeat(parts, self.sizes, 1)
+        weights = np.repeat(parts[:, self.kind], self.sizes, 1)
         found = np.bincount(places.ravel(), weights.ravel(), self.sequences * len(parts))
-        return (self.rows * parts).sum(1), found.reshape(len(parts), self.sequences)
+        states = (self.rows * self.counts * parts).sum(1)
+        return states, found.reshape(len(parts), self.sequences)
 
     def _parts(self, chunks: Array) -> Array:
         return -(-self.keys // chunks[:, None])
@@ -233,7 +261,7 @@ class _Programs:
             self._alone(np.minimum(self.keys, (short + more) * granule)) for more in (1, 0)
         ], 1)  # fmt: skip
         count = np.concatenate([longer, parts - longer], 1)
-        count *= np.tile(self.tiles, 2) * self.shape.kv_heads
+        count *= np.tile(self.tiles * self.counts, 2) * self.shape.kv_heads
         order = np.argsort(seconds, 1)
         before = np.cumsum(np.take_along_axis(count, order, 1), 1) < left[:, None]
         at = np.take_along_axis(order, before.sum(1)[:, None], 1)

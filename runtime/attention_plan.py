@@ -19,6 +19,7 @@ from .attention_cost import (
     Rates,
     Run,
     Shape,
+    Way,
     members_of,
     ranges,
     roofs_of,
@@ -61,11 +62,22 @@ def plan(
     to the cost model; `chunk` forces the keys of an item; with a window, only its pages are read.
     """
     if window:
-        cost = Cost(batch, flat(batch, shape, window), shape, rates)
-    else:
-        cost = _chosen(batch, shape, rates, cascade)
+        return cut(batch, Cost(batch, flat(batch, shape, window), shape, rates), chunk)
+    return plan_among(batch, [Way("", shape, rates)], cascade=cascade, chunk=chunk)[1]
+
+
+def plan_among(
+    batch: Batch, ways: Sequence[Way], *, cascade: bool | None = None, chunk: int = 0
+) -> tuple[Way, WorkList]:  # fmt: skip
+    """Return the way of least predicted time, and the work list for it."""
+    way, cost = choose(batch, ways, cascade)
+    return way, cut(batch, cost, chunk)
+
+
+def cut(batch: Batch, cost: Cost, chunk: int = 0) -> WorkList:
+    """Return the work list of some runs in items of `chunk` keys; 0: of as many as cost least."""
     seconds, sizes = (cost.seconds(chunk), np.array(chunk)) if chunk else cost.least()
-    return build(batch, cost.runs, shape, sizes, seconds)
+    return build(batch, cost.runs, cost.shape, sizes, seconds)
 
 
 # Which keys are read for whom
@@ -120,18 +132,43 @@ def choose_runs(
     batch: Batch, shape: Shape, rates: Rates, cascade: bool | None = None
 ) -> list[Run]:  # fmt: skip
     """Return the runs of least predicted time; or all shared ones, or none."""
-    return list(_chosen(batch, shape, rates, cascade).runs)
+    return list(choose(batch, [Way("", shape, rates)], cascade)[1].runs)
 
 
-def _chosen(batch: Batch, shape: Shape, rates: Rates, cascade: bool | None) -> Cost:
-    """Return the cost of the runs that are chosen."""
+def choose(
+    batch: Batch, ways: Sequence[Way], cascade: bool | None = None
+) -> tuple[Way, Cost]:  # fmt: skip
+    """Return the way and the runs of least predicted time, each way with lists that it takes."""
+    apart, *shared = _choices(batch, ways, cascade)
+    best, *others = [min(found, key=lambda pair: pair[1].least()[0]) for found in (
+        _priced(batch, runs, ways) for runs in (apart, *shared)) if found]  # fmt: skip
+    for other in others:
+        worth = 1 + WORTH if best[1].runs is apart else 1.0
+        if other[1].least()[0] * worth < best[1].least()[0]:
+            best = other
+    return best
+
+
+def _priced(batch: Batch, runs: list[Run], ways: Sequence[Way]) -> list[tuple[Way, Cost]]:
+    """Return what some runs cost in each way that takes them."""
+    counts = np.diff(batch.starts)
+    sizes, members = members_of(runs)
+    rows = int(summed(counts[members], sizes).max(initial=0))
+    return [(way, Cost(batch, runs, way.shape, way.rates)) for way in ways if way.takes(rows)]
+
+
+def _choices(batch: Batch, ways: Sequence[Way], cascade: bool | None) -> list[list[Run]]:
+    """Return the runs that are worth pricing: each sequence's own, then those that share."""
+    shape, rates = next(
+        ((way.shape, way.rates) for way in ways if way.many), (ways[0].shape, ways[0].rates)
+    )
     apart = flat(batch, shape)
     nodes: tuple[Node, ...] = ()
     if cascade is not False:
         pages = np.where(np.diff(batch.starts) > 0, -(-batch.lengths // shape.page), 0)
         nodes = shared_pages(batch.table, pages)
     if not nodes:
-        return Cost(batch, apart, shape, rates)
+        return [apart]
     inside = {member for node in nodes for member in node.members}
     others = [run for run in apart if run.of not in inside]
 
@@ -140,14 +177,11 @@ def _chosen(batch: Batch, shape: Shape, rates: Rates, cascade: bool | None) -> C
         return [run for node in nodes for run in chooser.best(node, 0)[1]()] + others
 
     if cascade:
-        return Cost(batch, taken(True), shape, rates)
-    ways = [apart]
+        return [taken(True)]
+    found = [apart]
     for runs in (taken(False), taken(True)):
-        ways += [runs] if runs not in ways else []
-    costs = [Cost(batch, runs, shape, rates) for runs in ways]
-    times = [cost.least()[0] for cost in costs]
-    best = int(np.argmin(times))
-    return costs[best] if times[best] * (1 + WORTH) < times[0] else costs[0]
+        found += [runs] if runs not in found else []
+    return found
 
 
 Runs = Callable[[], list[Run]]

@@ -14,7 +14,7 @@ from torch import Tensor, distributed
 from ..ir.core import Operation
 from ..ir.diagnostics import CapacityError
 from ..ir.model import ModelConfig
-from .attention_plan import Shape
+from .attention_cost import Shape, Way
 from .compiled_executor import CompiledExecutor, numbered
 from .device import device_errors
 from .drawn import Drawn
@@ -73,6 +73,7 @@ class DeviceExecutor(CompiledExecutor):
         num_pages: int, max_batch: int, max_tokens: int, kv_format: str = "bf16",
         device: str = "cuda", recorder: Recorder | None = None, sparse: SparseDecode | None = None,
         host: HostKeys | None = None, staged: Sequence[Staged | None] = (),
+        ways: Sequence[Way] = (),
     ) -> None:  # fmt: skip
         super().__init__(
             config, functions, kernels, weights, num_pages=num_pages, max_batch=max_batch,
@@ -97,7 +98,14 @@ class DeviceExecutor(CompiledExecutor):
             tokens = min(num_pages * shape.page, max_batch * config.context_length)
             memory = host.device.memory.allocate if host else None
             chosen = SparseLists(sparse, shape, max_batch, tokens, self.device, memory)
-        self._lists = AttentionLists(shape, tuple(windows), self.device, SLOTS, sparse=chosen)
+        self._lists = AttentionLists(
+            shape,
+            tuple(windows),
+            self.device,
+            SLOTS,
+            sparse=chosen,
+            ways=_had(ways, [recipe for _, recipe in self._recipes]),
+        )
         self._staging = Staging(1 << 22, self.device)
         stacks = list(host.stacks.values()) if host else [self._pools]
         self._copies = [PageCopies(pools, kernels["copy_pages"].launch) for pools in stacks]
@@ -135,17 +143,17 @@ class DeviceExecutor(CompiledExecutor):
                 self._latest = recorded
                 self.drawn.greedy = rows
                 return recorded.logits[:rows]
-        recipe, *sent = self._sent(step, source, lists, few=False)
-        launches, logits = recipe.flow(*sent)
+        recipe, sent = self._sent(step, source, lists, few=False)
+        launches, logits = recipe.flow(**sent)
         self._run_all(recipe, launches)
         return logits
 
     def _sent(
         self, step: StepInput, source: np.ndarray | None, lists: Lists, few: bool
-    ) -> tuple[Recipe, dict[str, Any], dict[str, int], dict[str, int]]:  # fmt: skip
-        """Send a step's arrays to places of their own size; return the recipe that runs it, its
-        inputs, its extents, and those that the library's products are filled up to. With `few` a
-        decode step takes the recipe of its rows, where it is not the general one."""
+    ) -> tuple[Recipe, dict[str, Any]]:
+        """Send a step's arrays to places of their own size; return the recipe that runs it, and
+        what its `flow` takes. With `few` a decode step takes the recipe of its rows, where it is
+        not the general one."""
         rows = step.tokens.shape[0]
         layout = Layout.of([*((name, rows) for name in (*_SENT[:-1], "source")),
                             (_SENT[-1], step.logits_rows.shape[0]), *lists.sizes()])  # fmt: skip
@@ -153,12 +161,12 @@ class DeviceExecutor(CompiledExecutor):
         inputs = self._lists.bind(layout.views(self._staging.device), lists.extents)
         self._feed_tokens(inputs, rows)
         recipes = self._sparse_recipes if lists.sparse else self._recipes
-        extents = self._extents(step)
+        taken = {"inputs": inputs, "extents": self._extents(step), "way": lists.way}
         if few and step.is_decode:
-            return _fitting(recipes, rows, lists.apart), inputs, extents, {}
+            return _fitting(recipes, rows, lists.apart), taken
         counts = {"T": self._counts, "R": self._logit_counts}
-        more = {name: filled(counts[name], extents[name]) for name in counts}
-        return recipes[-1][1], inputs, extents, more
+        taken["filled"] = {name: filled(counts[name], taken["extents"][name]) for name in counts}
+        return recipes[-1][1], taken
 
     def _groups(self, step: StepInput) -> list[tuple[int, int]]:
         """Return the runs of sequences that are run apart, as their cache cannot hold what all
@@ -179,8 +187,8 @@ class DeviceExecutor(CompiledExecutor):
         starts = step.query_starts.numpy()
         for (first, last), (part, wanted) in zip(groups, grouped(step, groups), strict=True):
             taken = None if source is None else source[starts[first] : starts[last]]
-            recipe, *sent = self._sent(part, taken, self._lists.plan(part), few=True)
-            launches, logits = recipe.flow(*sent)
+            recipe, sent = self._sent(part, taken, self._lists.plan(part), few=True)
+            launches, logits = recipe.flow(**sent)
             self._run_all(recipe, launches)
             if len(wanted):
                 found[wanted[0] : wanted[-1] + 1] = logits
@@ -198,8 +206,8 @@ class DeviceExecutor(CompiledExecutor):
 
     def launches(self, step: StepInput) -> list[BoundLaunch]:
         """Return the launches of a step, to be timed: they may run in any order, and repeatedly."""
-        recipe, *sent = self._sent(step, None, self._lists.plan(step), few=True)
-        return numbered(recipe, list(recipe.flow(*sent)[0]))
+        recipe, sent = self._sent(step, None, self._lists.plan(step), few=True)
+        return numbered(recipe, list(recipe.flow(**sent)[0]))
 
     def warm(self) -> None:
         """Run the library's products of the general function once for each number of rows that
@@ -288,7 +296,7 @@ class DeviceExecutor(CompiledExecutor):
                    **(self.host.extents if self.host else {})}  # fmt: skip
         recipes = self._sparse_recipes if room.sparse else self._recipes
         recipe = _fitting(recipes, rows, room.apart)
-        launches, logits = recipe.bind(inputs, extents)
+        launches, logits = recipe.bind(inputs, extents, room.way)
         before = self.drawn.block.clone()
 
         def run() -> None:
@@ -320,6 +328,16 @@ def _fitting(recipes: Sequence[tuple[int, Recipe]], rows: int, apart: bool) -> R
     """Return the first recipe that takes a decode step's rows and lists; the last takes any."""
     fitting = (recipe for limit, recipe in recipes if rows <= limit and (apart or not recipe.apart))
     return next(fitting, recipes[-1][1])
+
+
+def _had(ways: Sequence[Way], recipes: Sequence[Recipe]) -> list[Way]:
+    """Return the ways that the kernels of all recipes have: `apart` ones for lists of items of few
+    rows, others for those of many; none of them, if none is left for one of both."""
+    def had(way: Way) -> bool:
+        return all(way.name in recipe.ways for recipe in recipes if recipe.apart != way.many)
+
+    found = [way for way in ways if had(way)]
+    return found if {way.many for way in found} == {False, True} else []
 
 
 _SENT = ("tokens", "positions", "slots", "logits_rows")

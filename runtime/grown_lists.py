@@ -28,7 +28,8 @@ class Lists:
     """The lists of one step: arrays and extents by name, the page table last.
 
     `apart`: no item has more rows than the small tile holds. `sparse`: some row reads what is
-    selected for it. `seconds` are predicted, of one layer for each window.
+    selected for it. `seconds` are predicted, of one layer for each window. `way`: what kernels it
+    was planned for.
     """
 
     arrays: Mapping[str, np.ndarray]
@@ -36,6 +37,7 @@ class Lists:
     apart: bool
     sparse: bool = False
     seconds: float = 0.0
+    way: str = ""
 
     def sizes(self) -> list[tuple[str, int]]:
         """Return each array's name and size."""
@@ -53,7 +55,7 @@ class Growing:
     ) -> None:  # fmt: skip
         self._table, self._lengths, self._page = table, lengths.copy(), page
         self._few, self._left = few, KEPT_FOR
-        self._seconds = lists.seconds
+        self._seconds, self._way = lists.seconds, lists.way
         self._take(dict(lists.arrays), lists.extents, lists.apart)
         row, start = np.divmod(lists.arrays[f"{PLANNED}item_page"], table.shape[1])
         self._ends = start * page + self._high == lengths[row]  # items of a row's last keys
@@ -86,7 +88,7 @@ class Growing:
         arrays = {**self._arrays, PAGES: table.ravel()}
         if PLANNED + FILLS[0] in arrays:
             arrays |= fills(lengths, np.ones_like(lengths), table.shape[1], self._page)
-        return Lists(arrays, self._extents, self._apart, seconds=self._seconds)
+        return Lists(arrays, self._extents, self._apart, seconds=self._seconds, way=self._way)
 
     def _follows(self, table: np.ndarray, lengths: np.ndarray, rows: np.ndarray | None) -> bool:
         """Whether rows, those before by number or all, have a key more, and only such pages

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from .attention_plan import Batch, Rates, Shape, WorkList, plan
+from .attention_cost import Way
+from .attention_plan import Batch, Rates, Shape, WorkList, plan, plan_among
 from .grown_lists import PAGES, Growing, Lists
 from .recipe import PLANNED
 from .sparse_lists import FILLS, GROUP_ARRAYS, ROW_ARRAYS, SparseLists, SparseRows, fills
@@ -29,17 +30,22 @@ class AttentionLists:
     """Plans attention for the windows of a model (0: none), and holds the states of its parts.
 
     `slots` states of f32 are kept; a step that would need more is cut into fewer parts. `zeros`
-    gives the memory of these, if it is not to be the device's usual.
+    gives the memory of these, if it is not to be the device's usual. Without windows a
+    decode step's list is planned for one of `ways`, which the kernels that read it must have; other
+    lists for the usual one.
     """
 
     def __init__(
         self, shape: Shape, windows: Sequence[int], device: torch.device, slots: int,
         rates: Rates | None = None, sparse: SparseLists | None = None,
-        zeros: Callable[[tuple[int, ...]], Tensor] | None = None,
+        zeros: Callable[[tuple[int, ...]], Tensor] | None = None, ways: Sequence[Way] = (),
     ) -> None:  # fmt: skip
         zeros = zeros or partial(torch.zeros, device=device)
         self._shape, self._rates = shape, rates or Rates()
         self._windows = tuple(sorted(set(windows)))
+        usual = Way("", shape, self._rates)
+        self._choice = [*ways] if ways and self._windows == (0,) else [usual]
+        self._ways = {way.name: way for way in (usual, *self._choice)}
         self._slots, self.sparse = slots, sparse
         self._last: Growing | None = None
         self._m, self._l = (zeros((slots, shape.heads)) for _ in "ml")
@@ -60,7 +66,7 @@ class AttentionLists:
             grown = self._last.grown(table, lengths)
             if grown is not None:
                 return grown
-        lists = self._planned(step, table, lengths)
+        lists = self._planned(step, table, lengths, 0, self._choice if step.is_decode else ())
         steady = step.is_decode and self._windows == (0,)
         self._last = None
         if steady:
@@ -76,13 +82,14 @@ class AttentionLists:
         if lists.sparse or room.sparse or (room.apart and not lists.apart):
             return None
         table, lengths = self._table(step), step.kv_lengths.numpy()
-        granule, whole = self._shape.granule, int(lengths.max(initial=1))
+        way = replace(self._ways[room.way], few=True, many=True)
+        granule, whole = way.shape.granule, int(lengths.max(initial=1))
         low, high = (lists.arrays[f"{PLANNED}item_{end}{self._windows[0] or ''}"]
                      for end in ("low", "high"))  # fmt: skip
         parts = max(1, whole // max(granule, int((high - low).max(initial=1))))
         for halvings in range(parts.bit_length()):
             chunk = -(-whole // max(1, parts >> halvings) // granule) * granule
-            found = self._planned(step, table, lengths, chunk)
+            found = self._planned(step, table, lengths, chunk, [way])
             if room.takes(found) and (found.apart or not room.apart):
                 return found if found.seconds <= lists.seconds + LOSS else None
         return None
@@ -102,16 +109,17 @@ class AttentionLists:
         return step.page_table.numpy()[:, :columns].copy()  # the next step overwrites it
 
     def _planned(
-        self, step: StepInput, table: np.ndarray, lengths: np.ndarray, chunk: int = 0
+        self, step: StepInput, table: np.ndarray, lengths: np.ndarray, chunk: int = 0,
+        ways: Sequence[Way] = (),
     ) -> Lists:  # fmt: skip
         """Return lists whose items have at most `chunk` keys; 0: as many as the model chooses."""
         starts = step.query_starts.numpy().astype(np.int64)
         batch = Batch(table, lengths.astype(np.int64), starts)
         arrays: dict[str, np.ndarray] = {}
         extents: dict[str, int] = {}
-        apart, seconds = True, 0.0
+        apart, seconds, way = True, 0.0, self._choice[0]
         for window in self._windows:
-            made = self._within(batch, window, chunk)
+            way, made = self._within(batch, window, chunk, ways or [self._ways[""]])
             seconds += made.seconds
             apart = apart and int(made.item_rows.max(initial=0)) <= self._shape.rows_few
             tail = str(window or "")
@@ -125,7 +133,7 @@ class AttentionLists:
         arrays |= self._fills(starts, table, lengths)
         extents[f"{PLANNED}F"] = len(lengths)
         arrays[PAGES] = table.ravel()
-        return Lists(arrays, extents, apart, seconds=seconds)
+        return Lists(arrays, extents, apart, seconds=seconds, way=way.name)
 
     def _selected(
         self, step: StepInput, table: np.ndarray, lengths: np.ndarray, rows: SparseRows
@@ -164,15 +172,15 @@ class AttentionLists:
 
     def room(self, rows: int, lists: Lists, entries: int) -> Room:
         """Return the room for a step of up to `rows` rows that has such lists."""
-        sizes, most, extents = [], {}, lists.extents
+        sizes, most, extents, shape = [], {}, lists.extents, self._ways[lists.way].shape
         for window in self._windows:
             tail = str(window or "")
             items = _level(extents[f"{PLANNED}W{tail}"], rows, ITEMS)
             joined = rows if extents[f"{PLANNED}G{tail}"] else 0
             many = 1 if lists.apart else min(_level(extents[f"{PLANNED}M{tail}"], 4, 8), items)
-            taken = items * self._shape.rows_few
+            taken = items * shape.rows_few
             if not lists.apart:
-                taken += many * (self._shape.rows_many - self._shape.rows_few)
+                taken += many * (shape.rows_many - shape.rows_few)
             counts = {"W": items, "R": taken, "S": min(taken, self._slots), "G": joined,
                       "G1": joined + 1, "M": many}  # fmt: skip
             most |= {f"{PLANNED}{name}{tail}": count for name, count in counts.items()}
@@ -194,16 +202,24 @@ class AttentionLists:
             if counts:
                 most |= {f"{PLANNED}Q": groups, f"{PLANNED}QM": counts["group_rows"]}
         return Room(
-            rows, lists.apart, tuple(most.items()), (*sizes, (PAGES, entries)), lists.sparse
-        )
+            rows, lists.apart, tuple(most.items()), (*sizes, (PAGES, entries)), lists.sparse,
+            lists.way,
+        )  # fmt: skip
 
-    def _within(self, batch: Batch, window: int, chunk: int = 0) -> WorkList:
-        """Return a plan whose states have slots: if need be, one without any."""
-        made = plan(batch, self._shape, self._rates, window=window, chunk=chunk)
-        if made.slots > self._slots:
-            whole = int(batch.lengths.max()) + self._shape.granule
-            made = plan(batch, self._shape, self._rates, cascade=False, chunk=whole, window=window)
-        return made
+    def _within(
+        self, batch: Batch, window: int, chunk: int, ways: Sequence[Way]
+    ) -> tuple[Way, WorkList]:  # fmt: skip
+        """Return a way and a plan for it whose states have slots: if need be, one without any."""
+
+        def made(chunk: int, cascade: bool | None = None) -> tuple[Way, WorkList]:
+            if not window:
+                return plan_among(batch, ways, cascade=cascade, chunk=chunk)
+            return ways[0], plan(batch, self._shape, self._rates, chunk=chunk, window=window)
+
+        way, work = made(chunk)
+        if work.slots > self._slots:
+            way, work = made(int(batch.lengths.max()) + self._shape.granule, False)
+        return way, work
 
 
 def _first_items(made: WorkList, shape: Shape) -> int:
@@ -251,7 +267,8 @@ layers less than the host takes to launch a step one kernel after another."""
 
 @dataclass(frozen=True)
 class Room:
-    """What recorded launches are made for: rows, extents and sizes of the lists, page table last.
+    """What recorded launches are made for: rows, extents and sizes of the lists, page table last,
+    and the way in which their kernels read them.
 
     It names the recording: steps with the same room share it.
     """
@@ -261,6 +278,7 @@ class Room:
     extents: tuple[tuple[str, int], ...]
     sizes: tuple[tuple[str, int], ...]
     sparse: bool = False
+    way: str = ""
 
     @property
     def places(self) -> int:
@@ -270,6 +288,8 @@ class Room:
     def holds(self, other: Room) -> bool:
         """Whether steps of another room fit, with nothing in what they leave."""
         if (self.apart, self.sparse) != (other.apart, other.sparse) or self.rows < other.rows:
+            return False
+        if self.way != other.way and not self.apart:
             return False
         mine, its = (dict((*room.extents, *room.sizes)) for room in (self, other))
         return mine.keys() == its.keys() and all(mine[name] >= its[name] for name in its)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..ir.core import Operation, Term
+from ..ir.core import Operation, Symbol, Term
 from ..ir.types import dtype_of, shape_of
 from .library import ROUTINES, SCALES, Launch, matmul
 from .weights import Weight
@@ -56,13 +56,19 @@ class _Slots:
         return self.numbers[key]
 
 
-@dataclass(frozen=True)
-class _ByRows:
-    """Launches of two kernels that take the same: for steps of up to some rows, and of more."""
+@dataclass(frozen=True, eq=False)
+class _OneOf:
+    """Launches of kernels that take the same: by the way that a step's attention list was planned
+    for; else for steps of up to some rows, and of more."""
 
     few: Callable[..., Any]
     many: Callable[..., Any]
     up_to: int
+    ways: Mapping[str, Callable[..., Any]]
+
+    def of(self, rows: int, way: str) -> Callable[..., Any]:
+        """Return the one for a step."""
+        return self.ways.get(way) or (self.few if rows <= self.up_to else self.many)
 
 
 class Recipe:
@@ -76,6 +82,8 @@ class Recipe:
         self._memory = memory
         self.apart = bool(function.attribute("apart"))
         """Whether its steps may read no keys for many rows at once."""
+        self.ways: set[str] = set()
+        """What its steps' attention lists may be planned for, besides what is usual."""
         self._slots = _Slots()
         self._places: dict[str, tuple[Any, ...]] = {}
         self._calls: list[tuple[Any, tuple[int, ...]]] = []
@@ -106,22 +114,23 @@ class Recipe:
         ]
         self._first = self._first_uses()
 
-    def bind(self, inputs: Mapping[str, Tensor | int], extents: Mapping[str, int]
-             ) -> tuple[list[Launch], Tensor]:  # fmt: skip
+    def bind(
+        self, inputs: Mapping[str, Tensor | int], extents: Mapping[str, int], way: str = ""
+    ) -> tuple[list[Launch], Tensor]:
         """Return the launches of a step, and the tensor that will hold its logits."""
-        launches, logits = self.flow(inputs, extents)
+        launches, logits = self.flow(inputs, extents, way=way)
         return list(launches), logits
 
     def flow(
         self, inputs: Mapping[str, Tensor | int], extents: Mapping[str, int],
-        filled: Mapping[str, int] | None = None,
+        filled: Mapping[str, int] | None = None, way: str = "",
     ) -> tuple[Iterator[Launch], Tensor]:  # fmt: skip
         """Return the same launches one by one, each bound when it is taken: a device begins with
         the first while the others are bound.
 
         The library's products are of the rows that `filled` says, where it says more than
         `extents`: what stands behind the step's own is of no matter, and nothing reads what
-        comes of it."""
+        comes of it. `way`: what the step's attention list was planned for."""
         raw, ready, convert = list(self._static), list(self._ready), self._memory.convert
         wide, extended = list(self._static), {**extents, **(filled or {})}
 
@@ -136,8 +145,9 @@ class Recipe:
         def launches() -> Iterator[Launch]:
             for (function, slots), first in zip(self._calls, self._first, strict=True):
                 fill(first)
-                if isinstance(function, _ByRows):
-                    function = function.few if extents["T"] <= function.up_to else function.many
+                if isinstance(function, _OneOf):
+                    yield function.of(extents["T"], way), tuple([ready[slot] for slot in slots])
+                    continue
                 if function in ROUTINES:
                     values = wide if function in SCALES else raw
                     yield self._routine(function, [values[slot] for slot in slots])
@@ -194,13 +204,22 @@ class Recipe:
                 slots.insert(place + 2, self._slots.number("scale", weight))
             self._calls.append((operation["routine"], tuple(slots)))
         elif operation.name == "graph.call":
-            kernel = self._memory.kernels[operation["kernel"].name]
             slots = [self._argument(operation, term) for term in operation["arguments"]]
-            launch = kernel.launch
-            if few := operation.attribute("few"):
-                few = self._memory.kernels[few.name].launch
-                launch = _ByRows(few, kernel.launch, operation["up_to"])
-            self._calls.append((launch, tuple(slots)))
+            self._calls.append((self._launch(operation), tuple(slots)))
+
+    def _launch(self, call: Operation) -> Callable[..., Any] | _OneOf:
+        """Return the launch of a call's kernel, or of one of several."""
+
+        def of(kernel: Symbol) -> Callable[..., Any]:
+            return self._memory.kernels[kernel.name].launch
+
+        few, ways = call.attribute("few"), call.attribute("ways")
+        if few is None and ways is None:
+            return of(call["kernel"])
+        by_way = {name: of(kernel) for name, kernel in ways.items} if ways else {}
+        self.ways |= by_way.keys()
+        many = of(call["kernel"])
+        return _OneOf(of(few) if few else many, many, call.attribute("up_to", 0), by_way)
 
     def _place(self, name: str) -> int:
         return self._slots.number(*self._places[name])

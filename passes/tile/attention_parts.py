@@ -14,10 +14,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from ...ir.core import Operation, Value
-from ...ir.schedule import Schedule
 from ...ir.tile import extents_of
 from .attention import LOG2E
 from .attention_join import LOWEST, QUOTIENT, UNSEEN
@@ -37,9 +36,9 @@ class Parts:
     `q` and `kv` are dtypes; `few` and `many` how many query heads (rows times group) the small and
     the large tile hold: an item takes the small one if its rows fit; `many = 0`: they all do.
     `keys` and `keys_many` are read at a time; both divide the page, or are whole pages.
-    `window`: how many last keys a row sees (0: all). `crowded`: scheduled for so many items that
-    more programs a multiprocessor hide what each waits for. `items`: the launch is for those items
-    of a list that the small tile holds (`FEW`), or for the others (`MANY`); without, all fit.
+    `window`: how many last keys a row sees (0: all). `way`: how it is scheduled, if not as usual
+    (`attention_ways`). `items`: the launch is for those items of a list that the small tile holds
+    (`FEW`), or for the others (`MANY`); without, all fit.
     """
 
     heads: int
@@ -54,7 +53,7 @@ class Parts:
     many: int = 64
     keys: int = 64
     keys_many: int = 64
-    crowded: bool = field(default=False, kw_only=True)
+    way: str = field(default="", kw_only=True)
     items: str = field(default="", kw_only=True)
 
     @property
@@ -88,8 +87,8 @@ class Parts:
         """A name that tells the shape."""
         name = f"attention_parts_{self.heads}_{self.kv_heads}_{self.head_dim}_{self.page}"
         name += f"_{self.q}_{self.kv}_{self.few}x{self.keys}"
-        name += f"_{self.many}x{self.keys_many}" if self.many else ""
-        name += "_crowded" * self.crowded
+        name += f"_{self.many}x{self.keys_many}" if self.many and self.items != FEW else ""
+        name += f"_{self.way}" if self.way else ""
         return name + (f"_window{self.window}" if self.window else "") + self.items
 
 
@@ -296,73 +295,3 @@ class _Parts:
         done = b.expand(b.map("a & (b < 0)", live, slot, dtype="bool", hint="done"), 1)
         result = b.map(QUOTIENT, acc, b.expand(total, 1), hint="result")
         b.store(self.out, b.expand(query, 1), column, result, mask=done)
-
-
-def launches(shape: Parts, rows: int = 1) -> list[Operation]:
-    """Return the kernels of a work list's items: one, or, where there are two tiles, one for items
-    of many rows and after it one for those of few, which runs beside it. In steps of more rows
-    than `CROWD`, or `WAVES`, they are `crowded`, where that was measured."""
-    few, many = (replace(shape, crowded=rows > least and streams_whole(shape))
-                 for least in (CROWD, WAVES))  # fmt: skip
-    if not shape.many:
-        return [attention_parts(few)]
-    return [attention_parts(replace(each, items=items))
-            for each, items in ((many, MANY), (few, FEW))]  # fmt: skip
-
-
-def tuned(shape: Parts, shared: bool) -> tuple[Parts, Schedule]:
-    """Return the tiles and GPU schedule that suit a shape whatever the lengths, for lists whose
-    items may have more rows than the small tile holds (`shared`), or may not."""
-    return variants(shape, shared)[0]
-
-
-CROWD = 32
-"""Rows of a step from which small programs are `crowded`."""
-
-WAVES = 256
-"""Rows of a step from which programs of the large tile are: prompts, whose items fill the device
-several times, so that two programs a multiprocessor hide each other's waits."""
-
-CROWDED = Schedule(num_warps=4, num_stages=2, chained=True, registers=128)
-
-THREE = Schedule(num_warps=4, num_stages=3, chained=True, registers=160)
-"""Three programs a multiprocessor: as fast or faster than two with a fourth stage, measured over
-1 to 16 sequences of 512 to 16 K keys."""
-
-WIDEST = Schedule(num_warps=4, num_stages=3, chained=True)
-"""Of blocks of 128 keys: one program a multiprocessor, all of equal length, which is the fastest
-way through 64 K keys (67 us for one sequence, and 69 with two programs of blocks of 64)."""
-
-LARGE_TILE = Schedule(num_warps=4, num_stages=4, chained=True)
-"""Of the large tile: with a fourth stage no two of its programs share a multiprocessor, and each
-leaves room for two small ones. With three, two were put on some multiprocessors and none on others
-(64 forks of 16 K tokens: 81 us of an H200, and 68 with four)."""
-
-LARGE_CROWDED = replace(LARGE_TILE, num_stages=3)
-"""Of the large tile where there are many such items: 143 us instead of 207 for 256 rows over 16 K
-keys alone."""
-
-
-LARGEST_TILE = Schedule(num_warps=8, num_stages=3, chained=True, registers=192)
-"""Of a tile of 128 query heads, which two warp groups share: keys come from the cache for twice as
-many rows, and one small program finds room beside it. 256 forks of 16 K tokens: 178 us of an H200,
-and 229 with tiles of 64; of 2 K tokens 95 and 88."""
-
-
-def streams_whole(shape: Parts) -> bool:
-    """Whether `CROWDED` was measured for a shape: blocks lie in a page, and need no widening."""
-    return shape.page % 64 == 0 and shape.kv != "f8e4m3"
-
-
-def variants(shape: Parts, shared: bool) -> list[tuple[Parts, Schedule]]:
-    """Return the tiles and GPU schedules worth choosing from by a list's predicted time, as
-    measured on an H200; the first is never far behind."""
-    if shared:
-        tiles = replace(shape, few=16, many=64, keys=64, keys_many=64)
-        return [(tiles, LARGE_TILE), (replace(tiles, many=128), LARGEST_TILE)]
-    few = replace(shape, few=16, many=0, keys=64)
-    found = [(few, Schedule(num_warps=4, num_stages=4, chained=True)),
-             (replace(few, crowded=True), CROWDED)]  # fmt: skip
-    if shape.page % 64 == 0:
-        found += [(few, THREE), (replace(few, keys=128), WIDEST)]
-    return found

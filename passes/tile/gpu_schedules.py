@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from math import prod
 
@@ -9,7 +10,8 @@ from ...ir.core import Operation, walk
 from ...ir.schedule import Schedule
 from ...ir.tile import extents_of
 from ...ir.types import dtype_of, shape_of
-from .attention_parts import CROWDED, FEW, LARGE_CROWDED, LARGE_TILE, MANY, THREE
+from .attention_parts import FEW, MANY
+from .attention_ways import LARGE_SCHEDULES, SCHEDULES, THREE
 from .feed import copy_pages, feed_tokens
 from .matvec import matvec_schedule
 from .sampling import argmax_masked, sample
@@ -80,10 +82,10 @@ def _schedule(kernel: Operation, apart: bool) -> Schedule:
         if called.startswith(name):
             return schedule
     if called.endswith(MANY):
-        return LARGE_CROWDED if "_crowded" in called else LARGE_TILE
-    if "_crowded" in called:
-        return replace(CROWDED, beside=called.endswith(FEW))
+        return LARGE_SCHEDULES[_way(called, LARGE_SCHEDULES)]
     few = called.endswith(FEW)
+    if way := _way(called, SCHEDULES):
+        return replace(SCHEDULES[way], beside=few)
     if kernel.attribute("of") == "graph.partial" and (apart or few):
         keys = next(value.type for value in kernel.regions[0].arguments if value.name == "k")
         if dtype_of(keys) == "f8e4m3":
@@ -107,6 +109,12 @@ def _schedule(kernel: Operation, apart: bool) -> Schedule:
     if kernel.attribute("of") in _STREAMS:
         return matvec_schedule(kernel)
     return Schedule(num_warps=8 if _widest(kernel) >= WIDE else 4)
+
+
+def _way(called: str, ways: Mapping[str, Schedule]) -> str:
+    """Return the way that a kernel of attention is named after, or ""."""
+    parts = called.startswith("attention_parts")
+    return next((way for way in ways if parts and way and f"_{way}" in called), "")
 
 
 def gpu_step_kernels(vocab: int) -> list[tuple[Operation, Schedule]]:

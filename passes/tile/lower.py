@@ -16,11 +16,10 @@ from ...ir.types import SCALED, dtype_of, shape_of
 from ..manager import Context
 from . import elementwise, lower_fetch, lower_moe, lower_sparse, lower_streams
 from .attention import Attention, attention, decode, tile_rows
-from .attention_join import attention_merge, merge_of_many
-from .attention_parts import CROWD, MANY, WAVES, Parts, launches, tuned
 from .call_arguments import call_arguments
 from .given import check_given
 from .library_choices import library_choices
+from .lower_parts import lower_parts
 from .matmul import Matmul, blocks, matmul
 from .rope import Heads, qkv_rope_write
 from .scaled_matmul import ROUNDED_ROWS, ScaledMatmul, scaled_matmul
@@ -121,11 +120,11 @@ class _Lowering:
         return make(
             "graph.call", *(operation.operands if operands is None else operands),
             results=operation.results if results is None else results,
-            kernel=Symbol(self._declare(kernel)), arguments=call_arguments(arguments),
+            kernel=Symbol(self.declare(kernel)), arguments=call_arguments(arguments),
             of=operation.name, span=operation.span,
         )  # fmt: skip
 
-    def _declare(self, kernel: Operation) -> str:
+    def declare(self, kernel: Operation) -> str:
         """Keep a kernel under its name, or another where the name means another kernel."""
         name, number = kernel["name"].name, 0
         if (
@@ -249,7 +248,7 @@ class _Lowering:
 
     def by_rows(self, call: Operation, few: Operation, up_to: int) -> Operation:
         """Return a call that takes another kernel in steps of up to some rows."""
-        return call.with_attributes(few=Symbol(self._declare(few)), up_to=up_to)
+        return call.with_attributes(few=Symbol(self.declare(few)), up_to=up_to)
 
     def collective(self, op: Operation) -> list[Operation]:
         """What ranks exchange goes through torch.distributed."""
@@ -307,7 +306,7 @@ class _Lowering:
         if kvset.name == "graph.fetch":
             return lower_fetch.lower_held(self, op, partial, kvset)
         if self.on_gpu:
-            return self._parts(op, q, partial, kvset)
+            return lower_parts(self, op, q, partial, kvset)
         table, lengths = kvset.operands
         shape = Attention(
             partial["heads"], partial["kv_heads"], partial["head_dim"], self.options.page_size,
@@ -323,54 +322,6 @@ class _Lowering:
         layer = kvset["layer"]
         arguments = f"{extents} {inputs} k{layer} v{layer} out0"
         return [self.call(op, kernel, arguments, operands)]
-
-    def _parts(
-        self, op: Operation, q: Value, partial: Operation, kvset: Operation
-    ) -> list[Operation]:  # fmt: skip
-        """Attention over the step's work list, and the join of what it left in slots.
-
-        With a window the list is that window's: its terms carry the window.
-        """
-        window = kvset.attribute("window", 0) or 0
-        shape = Parts(
-            partial["heads"], partial["kv_heads"], partial["head_dim"], self.options.page_size,
-            format_of(op), self.options.kv, partial["scale"], window,
-        )  # fmt: skip
-        shape, _ = tuned(shape, shared=not self.options.apart)
-        join = attention_merge(shape.heads, shape.head_dim, format_of(op))
-        of = (window,) if window else ()
-        layer = kvset["layer"]
-        calls = []
-        for kernel in (*launches(shape), join):
-            first = not calls
-            names = (value.name for value in kernel.regions[0].arguments)
-            reads = (q,) if first else op.results if kernel is join else (q, *op.results)
-            written = Term("out", (0,)) if first else Term("in", (len(reads) - 1,))
-            fixed = {
-                "T": Term("T"),
-                "N": Term("N"),
-                "q": Term("in", (0,)),
-                "k": Term("k", (layer,)),
-                "v": Term("v", (layer,)),
-                "out": written,
-            }
-            terms = [fixed.get(name) or Term(f"plan_{name}", of) for name in names]
-            calls.append(self.call(op, kernel, terms, reads, op.results if first else ()))
-        return self.by_crowd(shape, calls)
-
-    def by_crowd(self, shape: Parts, calls: list[Operation]) -> list[Operation]:
-        """Return the calls of attention, some of which are of other kernels in steps of many rows:
-        small programs, of which more are resident then, and the join."""
-        if 0 < self.options.rows <= CROWD:
-            return calls
-        merge = merge_of_many(shape.heads, shape.head_dim, shape.q)
-        for place, kernel in enumerate((*launches(shape, self.options.rows or 1 << 30), merge)):
-            few, name = calls[place]["kernel"], kernel["name"]
-            if name != few:
-                other = Symbol(self._declare(kernel))
-                up_to = WAVES if name.name.endswith(MANY) else CROWD
-                calls[place] = calls[place].with_attributes(kernel=other, few=few, up_to=up_to)
-        return calls
 
     def nothing(self, op: Operation) -> list[Operation]:
         """Kvsets and states are lowered with the operation that finalizes them."""

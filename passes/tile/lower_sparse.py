@@ -22,7 +22,8 @@ from ...ir.sparse import (
 )
 from ...ir.types import dtype_of, tensor
 from .attention_join import attention_merge
-from .attention_parts import FEW, Parts, attention_parts, tuned
+from .attention_parts import FEW, Parts, attention_parts
+from .attention_ways import tuned
 from .bin_boundary import BinSelection
 from .bin_selection import select_bins
 from .gathered import Gathered, gathered_decode
@@ -194,7 +195,7 @@ def listed_shapes(
     labels = Labels(kv_heads, width, page, channels, form.name, options.kv)
     slots = slots and lists_slots(policy, width)
     selects, score = selection_on_gpu(policy, labels, heads, select["scale"], format, slots=slots)
-    tiles, _ = tuned(Parts(heads, kv_heads, width, page, format, options.kv), not options.apart)
+    tiles = tuned(Parts(heads, kv_heads, width, page, format, options.kv), not options.apart)
     items = FEW if tiles.many else ""
     return selects, SparseParts(
         heads, kv_heads, width, page, format, options.kv, scale, 0, tiles.few,

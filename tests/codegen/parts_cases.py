@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 from weft.passes.tile.attention_join import attention_merge
-from weft.passes.tile.attention_parts import MANY, Parts, launches
+from weft.passes.tile.attention_parts import MANY, Parts
+from weft.passes.tile.attention_ways import launches
 from weft.runtime.attention_plan import Batch, Rates, Shape, WorkList, plan
 
 SHAPES = {

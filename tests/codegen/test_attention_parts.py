@@ -26,7 +26,8 @@ from weft.ir.printer import print_module
 from weft.ir.schedule import Schedule
 from weft.ir.verifier import verify
 from weft.passes.tile.attention_join import attention_merge
-from weft.passes.tile.attention_parts import Parts, launches
+from weft.passes.tile.attention_parts import Parts
+from weft.passes.tile.attention_ways import launches
 from weft.passes.tile.gpu_schedules import gpu_schedule
 
 each_shape = pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)

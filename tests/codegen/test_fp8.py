@@ -98,11 +98,11 @@ def test_attention_over_fp8_pages(groups: str, triton_interpreter) -> None:
 def test_attention_over_fp8_pages_compiles_for_hopper() -> None:
     pytest.importorskip("triton")
     from weft.codegen.compile_triton import compile_offline
-    from weft.passes.tile.attention_parts import launches, tuned
+    from weft.passes.tile.attention_ways import launches, tuned
     from weft.passes.tile.gpu_schedules import gpu_schedule
 
     for shared in (False, True):
-        shape, _ = tuned(Parts(32, 8, 128, page=64, kv="f8e4m3"), shared)
+        shape = tuned(Parts(32, 8, 128, page=64, kv="f8e4m3"), shared)
         for kernel in launches(shape):
             schedule = gpu_schedule(kernel, apart=not shared)
             assert len(compile_offline(kernel, schedule)["cubin"]) > 1000

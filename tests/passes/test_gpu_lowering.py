@@ -24,7 +24,7 @@ from weft.passes.graph.matmul_parts import FuseCombineResidual
 from weft.passes.graph.memory_planning import PlanMemory
 from weft.passes.graph.weight_format import ChooseWeightFormat
 from weft.passes.manager import Context, run_passes
-from weft.passes.tile.attention_parts import CROWD, WAVES
+from weft.passes.tile.attention_ways import CROWD, WAVES
 from weft.passes.tile.gpu_schedules import gpu_schedule
 from weft.passes.tile.lower import LowerToTiles
 from weft.passes.tile.regimes import lower_for_gpu

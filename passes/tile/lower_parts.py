@@ -1,0 +1,76 @@
+"""Attention on a GPU: launches over a step's work list, and the join of what they left in slots."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from ...ir.core import Operation, Symbol, Table, Term, Value
+from .attention_join import attention_merge, merge_of_many
+from .attention_parts import MANY, Parts, attention_parts
+from .attention_ways import CROWD, WAVES, launches, tuned, variants
+from .value_shapes import format_of
+
+if TYPE_CHECKING:
+    from .lower import _Lowering
+
+
+def lower_parts(
+    lowering: _Lowering, op: Operation, q: Value, partial: Operation, kvset: Operation
+) -> list[Operation]:  # fmt: skip
+    """Return the calls of one layer's attention. With a window the list is that window's: its terms
+    carry the window."""
+    window = kvset.attribute("window", 0) or 0
+    shape = Parts(
+        partial["heads"], partial["kv_heads"], partial["head_dim"], lowering.options.page_size,
+        format_of(op), lowering.options.kv, partial["scale"], window,
+    )  # fmt: skip
+    shape = tuned(shape, shared=not lowering.options.apart)
+    join = attention_merge(shape.heads, shape.head_dim, format_of(op))
+    of = (window,) if window else ()
+    layer = kvset["layer"]
+    calls: list[Operation] = []
+    for kernel in (*launches(shape), join):
+        first = not calls
+        names = (value.name for value in kernel.regions[0].arguments)
+        reads = (q,) if first else op.results if kernel is join else (q, *op.results)
+        written = Term("out", (0,)) if first else Term("in", (len(reads) - 1,))
+        fixed = {
+            "T": Term("T"),
+            "N": Term("N"),
+            "q": Term("in", (0,)),
+            "k": Term("k", (layer,)),
+            "v": Term("v", (layer,)),
+            "out": written,
+        }
+        terms = [fixed.get(name) or Term(f"plan_{name}", of) for name in names]
+        calls.append(lowering.call(op, kernel, terms, reads, op.results if first else ()))
+    return _by_way(lowering, shape, _by_crowd(lowering, shape, calls))
+
+
+def _by_crowd(lowering: _Lowering, shape: Parts, calls: list[Operation]) -> list[Operation]:
+    """Return the calls of attention, some of which are of other kernels in steps of many rows:
+    small programs, of which more are resident then, and the join."""
+    most = lowering.options.rows
+    if 0 < most <= CROWD:
+        return calls
+    merge = merge_of_many(shape.heads, shape.head_dim, shape.q)
+    for place, kernel in enumerate((*launches(shape, most or 1 << 30), merge)):
+        few, name = calls[place]["kernel"], kernel["name"]
+        if name != few:
+            other = Symbol(lowering.declare(kernel))
+            up_to = WAVES if name.name.endswith(MANY) else CROWD
+            calls[place] = calls[place].with_attributes(kernel=other, few=few, up_to=up_to)
+    return calls
+
+
+def _by_way(lowering: _Lowering, shape: Parts, calls: list[Operation]) -> list[Operation]:
+    """Return the same, the first of which is of another kernel in each way that the step's list
+    may be planned for."""
+    items = MANY if shape.many else ""
+    found = variants(shape, shared=bool(shape.many))
+    if len(found) < 2:
+        return calls
+    kernels = {way.name: attention_parts(replace(way.tiles, items=items)) for way in found}
+    ways = {name: Symbol(lowering.declare(kernel)) for name, kernel in kernels.items()}
+    return [calls[0].with_attributes(ways=Table.of(ways)), *calls[1:]]

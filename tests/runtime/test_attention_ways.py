@@ -1,0 +1,163 @@
+"""A step's list is planned for one of several kernels: the engine and its benchmarks choose alike,
+and the kernel that a list was planned for reads it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from list_cases import decode_step
+from weft.bench.gpu_kernels import CASCADE, DECODE, Bench, Sequences
+from weft.frontend.models.registry import build_graph
+from weft.ir.model import ModelConfig, Rope
+from weft.loading import attention_ways, executor_on, planner_shape
+from weft.options import Options
+from weft.passes.graph.weight_format import ChooseWeightFormat
+from weft.passes.manager import Context
+from weft.passes.tile.attention_parts import MANY, Parts, attention_parts
+from weft.passes.tile.attention_ways import LARGE_SCHEDULES, SCHEDULES, tuned, variants
+from weft.passes.tile.gpu_schedules import gpu_schedule, gpu_step_kernels
+from weft.passes.tile.regimes import lower_for_gpu, merge_kernels
+from weft.runtime.attention_cost import Batch, Rates, Shape, Way
+from weft.runtime.attention_plan import choose, plan_among
+from weft.runtime.device_executor import SLOTS
+from weft.runtime.lists import AttentionLists
+from weft.runtime.step import StepInput
+
+GRID = [*CASCADE, *(((32, 8), Sequences(count, 0, keys)) for count, keys in DECODE)]
+
+
+def lists_of(shape: Parts) -> AttentionLists:
+    """Return the lists of an engine whose model has these heads."""
+    usual = planner_shape(tuned(shape, shared=True))
+    cpu = torch.device("cpu")
+    return AttentionLists(usual, (0,), cpu, SLOTS, ways=[*attention_ways(shape)])
+
+
+def step_of(batch: Batch) -> StepInput:
+    return decode_step(batch.lengths.tolist(), batch.table.tolist())
+
+
+@pytest.mark.parametrize(
+    ("heads", "of"),
+    [pytest.param(*cell, marks=[pytest.mark.slow] if place % 4 else []) for place, cell in
+     enumerate(GRID)], ids=str,
+)  # fmt: skip
+def test_the_engine_and_the_bench_choose_alike(heads: tuple[int, int], of: Sequences, tmp_path):
+    shape = Parts(*heads, 128, page=64)
+    (name, *_), way = Bench(tmp_path, 1.0).choice(shape, of)
+    batch = of.batch(shape, np.arange(of.pages(shape)))
+    _, work = plan_among(batch, [way])
+    found = lists_of(shape).plan(step_of(batch))
+    assert found.way == name
+    for array in ("item_rows", "item_low", "item_high", "row_query", "row_slot", "merge_start"):
+        assert np.array_equal(found.arrays[f"plan_{array}"], getattr(work, array)), array
+
+
+def test_the_grid_asks_for_several_ways():
+    """Else the test above would say little."""
+    found = {Bench(None, 1.0).choice(Parts(*heads, 128, page=64), of)[0].name  # type: ignore[arg-type]
+             for heads, of in GRID[::5]}  # fmt: skip
+    assert len(found & {"three", "deep", "crowded", "wide"}) >= 2
+    assert found >= {"large", "largest"}
+
+
+def test_a_way_takes_only_lists_that_its_kernel_can_read():
+    shape = Shape(32, 8, 128, 64, 4, 16, 64)
+    few, many = Way("few", shape, Rates(), many=False), Way("many", shape, Rates(), few=False)
+    forks = Sequences(64, 16384, 64)
+    batch = forks.batch(Parts(32, 8, 128, page=64), np.arange(256 + 64))
+    assert choose(batch, [few, many])[0] is many
+    assert choose(batch, [few, many], cascade=False)[0] is few
+    alone = Sequences(8, 0, 512)
+    batch = alone.batch(Parts(32, 8, 128, page=64), np.arange(64))
+    assert choose(batch, [few, many])[0] is few
+
+
+def test_each_way_is_a_kernel_with_its_own_schedule():
+    shape = Parts(32, 8, 128, page=64)
+    for shared, schedules in ((False, SCHEDULES), (True, LARGE_SCHEDULES)):
+        for way in variants(shape, shared):
+            kernel = attention_parts(replace(way.tiles, items=MANY if shared else ""))
+            assert gpu_schedule(kernel, apart=not shared) == way.schedule, way.name
+            if way.tiles.way:
+                assert schedules[way.tiles.way] == way.schedule
+    narrow = Parts(32, 8, 128, page=64, kv="f8e4m3")
+    assert [len(variants(narrow, shared)) for shared in (False, True)] == [1, 1]
+
+
+class Seen:
+    """Kernels that only note that they were launched."""
+
+    def __init__(self, names: list[str]) -> None:
+        self.log: list[str] = []
+        self.kernels = {name: SimpleNamespace(launch=self._noting(name)) for name in names}
+
+    def _noting(self, name: str) -> Any:
+        return lambda *_: self.log.append(name)
+
+
+CONFIG = ModelConfig(
+    vocab_size=96, width=64, layers=1, heads=8, kv_heads=2, head_dim=64, ffn=64,
+    context_length=1 << 17, rope=Rope(1e4), windows=(0,), architecture="LlamaForCausalLM",
+)  # fmt: skip
+
+
+def executor(seen: list[Seen]) -> Any:
+    limits: dict[str, Any] = {"max_tokens": 128, "max_batch": 64}
+    graph = build_graph(CONFIG)
+    regimes = lower_for_gpu(CONFIG, graph, **limits)
+    wanted = merge_kernels(regimes) + gpu_step_kernels(CONFIG.vocab_size)
+    seen.append(Seen([kernel["name"].name for kernel, _ in wanted]))
+    graph = ChooseWeightFormat("bf16").run(graph, Context())
+    checkpoint: Any = SimpleNamespace(config=CONFIG, folder=None, name="random", graph=graph)
+    options = Options(target="cuda", weights="bf16", kv_memory=1, **limits)
+    return executor_on(checkpoint, regimes, seen[0].kernels, options, 1200, "cpu")  # type: ignore[arg-type]
+
+
+def test_a_step_runs_the_kernels_that_its_list_was_planned_for():
+    seen: list[Seen] = []
+    device = executor(seen)
+    device._recorded.cost = 1e-9  # every step's room is recorded
+    shape, found = Parts(8, 2, 64, page=64), set()
+    named = {way.name: ways for way, ways in attention_ways(shape).items()}
+    for count, prefix, own in ((1, 0, 64), (1, 0, 65536), (64, 0, 512), (64, 4096, 64),
+                               (64, 32768, 64), (64, 0, 4096)):  # fmt: skip
+        of = Sequences(count, prefix, own)
+        batch = of.batch(shape, np.arange(of.pages(shape)) % 1200)
+        step = step_of(batch)
+        way = lists_of(shape).plan(step).way
+        seen[0].log.clear()
+        device.forward(step)
+        (first, *_) = [name for name in seen[0].log if name.startswith("attention_parts")]
+        tiles = named[way].tiles
+        assert first == replace(tiles, items=MANY if tiles.many else "").name
+        found.add(way)
+    assert len(found) >= 3
+
+
+def test_prompts_are_planned_for_the_usual_kernels():
+    shape = Parts(32, 8, 128, page=64)
+    ints = [torch.tensor(v, dtype=torch.int32) for v in
+            ([0] * 300, range(300), [0] * 300, [0, 300], [300])]  # fmt: skip
+    table, rows = torch.arange(5, dtype=torch.int32)[None], torch.tensor([299], dtype=torch.int32)
+    found = lists_of(shape).plan(StepInput(*ints, table, rows))
+    assert found.way == "" and not found.apart
+
+
+def test_lists_of_few_rows_borrow_a_room_of_another_way_and_lists_of_many_do_not():
+    shape = Parts(32, 8, 128, page=64)
+    lists, rooms = lists_of(shape), {}
+    for of in (Sequences(64, 2048, 64), Sequences(64, 16384, 64), Sequences(1, 0, 65536),
+               Sequences(1, 0, 4096)):  # fmt: skip
+        planned = lists_of(shape).plan(step_of(of.batch(shape, np.arange(of.pages(shape)))))
+        rooms[of] = lists.room(64, planned, 1 << 18)
+    short, long, wide, deep = rooms.values()
+    assert wide.way != deep.way and wide.apart and deep.apart
+    assert (wide.holds(deep) or deep.holds(wide)) and not long.holds(wide)
+    if short.way != long.way:
+        assert not short.holds(long) and not long.holds(short)
