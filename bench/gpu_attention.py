@@ -14,9 +14,8 @@ from weft.codegen.emit_triton import emit
 from weft.codegen.load_triton import load_launcher
 from weft.ir.core import Operation
 from weft.ir.schedule import Schedule
-from weft.passes.tile.attention_join import attention_merge, merge_of_many
 from weft.passes.tile.attention_parts import MANY, Parts, attention_parts
-from weft.passes.tile.attention_ways import CROWD, launches, tuned
+from weft.passes.tile.attention_ways import join, launches, tuned
 from weft.passes.tile.gpu_schedules import gpu_schedule
 from weft.runtime.attention_plan import Batch, WorkList
 
@@ -87,12 +86,10 @@ Scheduled = tuple[Operation, Schedule]
 def scheduled(shape: Parts, schedule: Schedule, rows: int) -> list[Scheduled]:
     """Return the kernels of a way's items, the first with its schedule, and the join, of steps of
     so many rows."""
-    merge = merge_of_many if rows > CROWD else attention_merge
-    join = merge(shape.heads, shape.head_dim, shape.q)
-    usual = replace(tuned(shape, shared=bool(shape.many)), way="")
-    first, *others = launches(usual, rows)
+    usual = tuned(shape, shared=bool(shape.many))
+    _, *others = launches(usual, rows)
     first = attention_parts(replace(shape, items=MANY if shape.many else ""))
-    others.append(join)
+    others.append(join(shape, rows))
     return [
         (first, schedule),
         *((kernel, gpu_schedule(kernel, chained=schedule.chained)) for kernel in others),

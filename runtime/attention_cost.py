@@ -13,6 +13,9 @@ import numpy as np
 
 Array = np.ndarray
 
+JOINED = 1024
+"""Query heads of all rows of a step from which the join is that of many rows."""
+
 
 @dataclass(frozen=True)
 class Shape:
@@ -46,10 +49,11 @@ class Shape:
 @dataclass(frozen=True)
 class Rates:
     """A device and a kernel on it, measured (bench/gpu_kernels.py): bytes a second from memory,
-    from the cache, into one program and into one multiprocessor, attention operations a second;
-    multiprocessors, and programs resident at a time, of few rows and of many; seconds of a launch,
-    before an item's first key arrives, of a join, and of joining one slot after another; the part
-    of the shorter launch's time, of items of many rows and of few, that the other hides."""
+    from the cache, into one program (of few rows, and of many) and into one multiprocessor,
+    attention operations a second; multiprocessors, and programs resident at a time, of few rows and
+    of many; seconds of a launch, before an item's first key arrives, of a join, and of joining one
+    slot after another (by the join of few rows, and of many); the part of the shorter launch's
+    time, of items of many rows and of few, that the other hides."""
 
     memory: float = 4.2e12
     cache: float = 6.8e12
@@ -61,8 +65,10 @@ class Rates:
     resident_many: int = 132
     launch: float = 0.4e-6
     item: float = 2.2e-6
+    program_many: float = 3.9e10
     join: float = 2.6e-6
     slot: float = 4.0e-8
+    slot_of_many: float = 1.37e-7
     beside: float = 0.4
 
 
@@ -136,8 +142,11 @@ class Cost:
         self.launches = [
             _Programs(batch, [runs[place] for place in np.flatnonzero(self.large == large)],
                       rows[self.large == large], sizes[self.large == large], members[of == large],
-                      shape, replace(rates, resident=resident))
-            for large, resident in ((False, rates.resident), (True, rates.resident_many))
+                      shape, replace(rates, resident=resident, program=program))
+            for large, resident, program in (
+                (False, rates.resident, rates.program),
+                (True, rates.resident_many, rates.program_many),
+            )
         ]  # fmt: skip
 
     def least(self) -> tuple[float, Array]:
@@ -161,7 +170,8 @@ class Cost:
             return np.zeros((1, 1))
         rates, sizes = self.rates, (few, many)
         found = [launch.seconds(s) for launch, s in zip(self.launches, sizes, strict=True)]
-        ours, theirs = found[0][:, None], found[1][None]
+        (waits, ours), (wait, theirs) = found
+        ours, theirs, waits = ours[:, None], theirs[None], np.maximum(waits[:, None], wait[None])
         body = np.maximum(ours, theirs) + (1 - rates.beside) * np.minimum(ours, theirs)
         joined, slots = (
             left[:, None] + right[None] for left, right in zip(*(
@@ -169,8 +179,9 @@ class Cost:
             ), strict=True)
         )  # fmt: skip
         join = rates.join + joined * self.shape.state_bytes / rates.memory
-        join = join + slots.max(2, initial=0) * rates.slot
-        return rates.launch + body + join * (joined > self.queries)
+        slot = rates.slot_of_many if self.queries * self.shape.heads > JOINED else rates.slot
+        join = join + slots.max(2, initial=0) * slot
+        return rates.launch + waits + body + join * (joined > self.queries)
 
 
 class _Programs:
@@ -214,10 +225,11 @@ class _Programs:
         parts = np.concatenate([np.geomspace(1, most, 24), places]).astype(int)
         return np.unique(-(-longest // np.unique(parts.clip(1, most))))
 
-    def seconds(self, chunks: Array) -> Array:
-        """Return the seconds with items of at most `chunks` [S] keys."""
+    def seconds(self, chunks: Array) -> tuple[Array, Array]:
+        """Return the seconds before first keys, and of all else, with items of at most `chunks` [S]
+        keys."""
         if not len(self.keys):
-            return np.zeros(len(chunks))
+            return np.zeros(len(chunks)), np.zeros(len(chunks))
         rates, parts = self.rates, self._parts(chunks)
         programs = (parts * self.tiles * self.counts).sum(1) * self.shape.kv_heads
         waves = -(-programs // rates.resident)
@@ -227,7 +239,7 @@ class _Programs:
         rest = np.maximum(self.stream * share, last)
         body = np.maximum(self.stream * (1 - share) + rest, longest)
         alone = np.maximum(body, self._dealt(programs))
-        return rates.item * waves + np.where(programs <= rates.resident, alone, body)
+        return rates.item * waves, np.where(programs <= rates.resident, alone, body)
 
     def _dealt(self, programs: Array) -> Array:
         """Return the seconds of so many programs, all resident: multiprocessors that were dealt one

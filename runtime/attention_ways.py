@@ -18,8 +18,14 @@ RATES = {
     "wide": Rates(
         4.41e12, program=4.8e10, processor=3.45e10, resident=132, launch=2.7e-6, item=2.4e-6
     ),
-    "large": Rates(),
-    "largest": Rates(flops=4.6e14, beside=0.2),
+    "large": Rates(
+        3.9e12, program=2.1e10, processor=4.9e10, flops=4.0e14, resident=528, launch=0.6e-6,
+        item=1.6e-6, program_many=4.9e10, beside=0.23,
+    ),
+    "largest": Rates(
+        4.2e12, program=1.8e10, processor=3.9e10, flops=5.5e14, resident=528, launch=0.8e-6,
+        item=3.0e-6, beside=0.3,
+    ),
 }
 """By way, on an H200 (bench/gpu_kernels.py)."""
 

@@ -11,10 +11,15 @@ from typing import NamedTuple
 
 from ...ir.core import Operation
 from ...ir.schedule import Schedule
+from .attention_join import attention_merge, merge_of_many
 from .attention_parts import FEW, MANY, Parts, attention_parts
 
 CROWD = 32
-"""Rows of a step from which small programs are `crowded`, where no way is chosen."""
+"""Rows of a step from which small programs are `crowded`, where no way is chosen. Beside a launch
+of large tiles they always are: no others find room on its multiprocessors."""
+
+JOINED = 1024
+"""Query heads of all rows of a step from which the join is that of many rows."""
 
 WAVES = 256
 """Rows of a step from which programs of the large tile are: prompts, whose items fill the device
@@ -89,12 +94,18 @@ def tuned(shape: Parts, shared: bool) -> Parts:
 def launches(shape: Parts, rows: int = 1) -> list[Operation]:
     """Return the kernels of a work list's items: one, or, where there are two tiles, one for items
     of many rows and after it one for those of few, which runs beside it. In steps of more rows
-    than `CROWD`, or `WAVES`, they are `crowded`, where that was measured and no way is chosen."""
+    than `CROWD`, or `WAVES`, one is `crowded`, where that was measured and no way is chosen."""
     if not shape.many:
         return [attention_parts(_crowded(shape, rows > CROWD))]
-    many, few = _crowded(shape, rows > WAVES), _crowded(replace(shape, way=""), rows > CROWD)
+    many, few = _crowded(shape, rows > WAVES), _crowded(replace(shape, way=""), True)
     return [attention_parts(replace(each, items=items))
             for each, items in ((many, MANY), (few, FEW))]  # fmt: skip
+
+
+def join(shape: Parts, rows: int = 1) -> Operation:
+    """Return the kernel that joins the states of so many rows."""
+    merge = merge_of_many if rows > JOINED // shape.heads else attention_merge
+    return merge(shape.heads, shape.head_dim, shape.q)
 
 
 def _crowded(shape: Parts, crowd: bool) -> Parts:

@@ -6,9 +6,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ...ir.core import Operation, Symbol, Table, Term, Value
-from .attention_join import attention_merge, merge_of_many
 from .attention_parts import MANY, Parts, attention_parts
-from .attention_ways import CROWD, WAVES, launches, tuned, variants
+from .attention_ways import CROWD, JOINED, WAVES, join, launches, tuned, variants
 from .value_shapes import format_of
 
 if TYPE_CHECKING:
@@ -26,14 +25,14 @@ def lower_parts(
         format_of(op), lowering.options.kv, partial["scale"], window,
     )  # fmt: skip
     shape = tuned(shape, shared=not lowering.options.apart)
-    join = attention_merge(shape.heads, shape.head_dim, format_of(op))
+    last = join(shape)
     of = (window,) if window else ()
     layer = kvset["layer"]
     calls: list[Operation] = []
-    for kernel in (*launches(shape), join):
+    for kernel in (*launches(shape), last):
         first = not calls
         names = (value.name for value in kernel.regions[0].arguments)
-        reads = (q,) if first else op.results if kernel is join else (q, *op.results)
+        reads = (q,) if first else op.results if kernel is last else (q, *op.results)
         written = Term("out", (0,)) if first else Term("in", (len(reads) - 1,))
         fixed = {
             "T": Term("T"),
@@ -49,17 +48,14 @@ def lower_parts(
 
 
 def _by_crowd(lowering: _Lowering, shape: Parts, calls: list[Operation]) -> list[Operation]:
-    """Return the calls of attention, some of which are of other kernels in steps of many rows:
-    small programs, of which more are resident then, and the join."""
-    most = lowering.options.rows
-    if 0 < most <= CROWD:
-        return calls
-    merge = merge_of_many(shape.heads, shape.head_dim, shape.q)
-    for place, kernel in enumerate((*launches(shape, most or 1 << 30), merge)):
+    """Return the calls of attention, some of which are of other kernels in steps of many rows."""
+    rows = lowering.options.rows or 1 << 30
+    kernels = (*launches(shape, rows), join(shape, rows))
+    limits = (*((WAVES, CROWD) if shape.many else (CROWD,)), JOINED // shape.heads)
+    for place, (kernel, up_to) in enumerate(zip(kernels, limits, strict=True)):
         few, name = calls[place]["kernel"], kernel["name"]
         if name != few:
             other = Symbol(lowering.declare(kernel))
-            up_to = WAVES if name.name.endswith(MANY) else CROWD
             calls[place] = calls[place].with_attributes(kernel=other, few=few, up_to=up_to)
     return calls
 

@@ -24,7 +24,7 @@ from weft.passes.graph.matmul_parts import FuseCombineResidual
 from weft.passes.graph.memory_planning import PlanMemory
 from weft.passes.graph.weight_format import ChooseWeightFormat
 from weft.passes.manager import Context, run_passes
-from weft.passes.tile.attention_ways import CROWD, WAVES
+from weft.passes.tile.attention_ways import CROWD, JOINED, WAVES
 from weft.passes.tile.gpu_schedules import gpu_schedule
 from weft.passes.tile.lower import LowerToTiles
 from weft.passes.tile.regimes import lower_for_gpu
@@ -163,11 +163,19 @@ def test_attention_of_steps_of_many_rows_has_kernels_of_its_own() -> None:
     module, _ = run_passes(passes, build_graph(config("LlamaForCausalLM")), Context("test"))
     body = module.symbol("step").regions[0].operations
     calls = [op for op in body if op.attribute("of") == "graph.finalize"][:3]
-    assert [call["up_to"] for call in calls] == [WAVES, CROWD, CROWD]
-    names = [(call["few"].name, call["kernel"].name) for call in calls]
-    assert all("_crowded" in kernel and "_crowded" not in few for few, kernel in names[:2])
-    assert gpu_schedule(module.symbol(names[0][1])).num_stages == 3
-    assert gpu_schedule(module.symbol(names[0][0])).num_stages == 4
+    many, few, join = calls
+    heads = config("LlamaForCausalLM").heads
+    assert (many["up_to"], join["up_to"]) == (WAVES, JOINED // heads)
+    names = many["few"].name, many["kernel"].name
+    assert ["_crowded" in name for name in names] == [False, True]
+    assert [gpu_schedule(module.symbol(name)).num_stages for name in names] == [4, 3]
+    assert "_crowded" in few["kernel"].name and few.attribute("up_to") is None
+    one = LowerToTiles(64, 512, 64, "bf16", "cuda", apart=True)
+    module, _ = run_passes((*PASSES[:-2], one), build_graph(config("LlamaForCausalLM")),
+                           Context("test"))  # fmt: skip
+    calls = [op for op in module.symbol("step").regions[0].operations
+             if op.attribute("of") == "graph.finalize"]  # fmt: skip
+    assert calls[0]["up_to"] == CROWD and "_crowded" in calls[0]["kernel"].name
 
 
 def test_kernels_compile_for_hopper() -> None:
