@@ -67,7 +67,7 @@ class Rates:
     item: float = 2.2e-6
     program_many: float = 3.9e10
     join: float = 2.6e-6
-    slot: float = 4.0e-8
+    slot: float = 3.5e-8
     slot_of_many: float = 1.37e-7
     beside: float = 0.4
 

@@ -27,7 +27,7 @@ from .attention_cost import (
 )
 
 Array = np.ndarray
-WORTH = 0.02
+WORTH = 0.05
 """The part of a step's time that sharing must save, by prediction, to be chosen."""
 
 

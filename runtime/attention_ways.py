@@ -10,21 +10,57 @@ from collections.abc import Iterable
 from .attention_cost import Rates, Shape, Way
 
 RATES = {
-    "deep": Rates(4.29e12, program=3.2e10, resident=264, launch=1e-6, item=1.8e-6),
-    "three": Rates(4.17e12, program=2.95e10, launch=2e-6, item=1.55e-6),
+    "deep": Rates(
+        4.15e12,
+        program=3.8e10,
+        processor=5.2e10,
+        resident=264,
+        launch=0.65e-6,
+        item=1.85e-6,
+        join=1.3e-6,
+    ),
+    "three": Rates(
+        4.0e12, program=3.6e10, processor=5.2e10, launch=1.25e-6, item=1.4e-6, join=1.8e-6
+    ),
     "crowded": Rates(
-        4.28e12, program=2.25e10, processor=3.9e10, resident=528, launch=2.4e-6, item=1.2e-6
+        4.1e12,
+        program=2.3e10,
+        processor=5.2e10,
+        resident=528,
+        launch=1.9e-6,
+        item=0.5e-6,
+        join=2.2e-6,
     ),
     "wide": Rates(
-        4.41e12, program=4.8e10, processor=3.45e10, resident=132, launch=2.7e-6, item=2.4e-6
+        4.22e12,
+        program=4.2e10,
+        processor=4.0e10,
+        resident=132,
+        launch=0.9e-6,
+        item=2.8e-6,
+        join=0.9e-6,
     ),
     "large": Rates(
-        3.9e12, program=2.1e10, processor=4.9e10, flops=4.0e14, resident=528, launch=0.6e-6,
-        item=1.6e-6, program_many=4.9e10, beside=0.23,
+        4.0e12,
+        program=2.8e10,
+        processor=5.2e10,
+        flops=4.0e14,
+        resident=528,
+        launch=1.45e-6,
+        item=1.35e-6,
+        program_many=4.65e10,
+        beside=0.31,
     ),
     "largest": Rates(
-        4.2e12, program=1.8e10, processor=3.9e10, flops=5.5e14, resident=528, launch=0.8e-6,
-        item=3.0e-6, beside=0.3,
+        4.0e12,
+        program=2.8e10,
+        processor=5.2e10,
+        flops=5.5e14,
+        resident=528,
+        launch=0.75e-6,
+        item=1.55e-6,
+        join=3.2e-6,
+        beside=0.22,
     ),
 }
 """By way, on an H200 (bench/gpu_kernels.py)."""
