@@ -16,10 +16,12 @@ from .attention_parts import FEW, MANY, Parts, attention_parts
 
 CROWD = 32
 """Rows of a step from which small programs are `crowded`, where no way is chosen. Beside a launch
-of large tiles they always are: no others find room on its multiprocessors."""
+of large tiles they always are: no others find room on its multiprocessors (16 forks of 2 K tokens,
+tiles of 128: 18.1 us of an H200 with programs of 160 registers, and 13.8)."""
 
 JOINED = 1024
-"""Query heads of all rows of a step from which the join is that of many rows."""
+"""Query heads of all rows of a step from which the join is that of many rows: it reads four slots
+at a time, and takes 0.137 us a slot of the longest row, the other 0.035."""
 
 WAVES = 256
 """Rows of a step from which programs of the large tile are: prompts, whose items fill the device
