@@ -333,6 +333,7 @@ def _fitting(recipes: Sequence[tuple[int, Recipe]], rows: int, apart: bool) -> R
 def _had(ways: Sequence[Way], recipes: Sequence[Recipe]) -> list[Way]:
     """Return the ways that the kernels of all recipes have: `apart` ones for lists of items of few
     rows, others for those of many; none of them, if none is left for one of both."""
+
     def had(way: Way) -> bool:
         return all(way.name in recipe.ways for recipe in recipes if recipe.apart != way.many)
 
