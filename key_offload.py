@@ -33,8 +33,9 @@ class HostKeysRefused(CapacityError):
 
 LEAST_AHEAD = 0.2
 """The share of what is predicted that must arrive in time for predictions to pay: each costs a
-choice of keys and the cache's books. Of 0.07 of it, 256 K tokens of an 8 B shape, an H200's step
-took 4.1 ms, and 3.7 ms with none (`bench.sparse_speed --only offload`)."""
+choice of keys and the cache's books. At 256 K tokens of an 8 B shape, where a tenth arrives, four
+layers take an H200 6.3 ms with predictions and 5.1 without (`bench.sparse_speed --only host_model`;
+random weights)."""
 BOOKS = 256 * 16
 """Bytes that rounding up each of a layer's tensors may cost."""
 
