@@ -6,6 +6,7 @@ Their kernels are `passes.tile.attention_ways`; the planner chooses among them b
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from .attention_cost import Rates, Shape, Way
 
@@ -65,11 +66,20 @@ RATES = {
 }
 """By way, on an H200 (bench/gpu_kernels.py)."""
 
+LOOKED_UP = 3.2e10
+"""Bytes a second, at most, into one program whose blocks of keys span pages, each looked up."""
+
 SHARED = ("large", "largest")
 """Those whose lists have items of more rows than the small tile holds."""
 
 
 def measured(shapes: Iterable[tuple[str, Shape]]) -> list[Way]:
     """Return the ways of some names, each with its kernel's shape."""
-    return [Way(name, shape, RATES[name], few=name not in SHARED, many=name in SHARED)
+
+    def rates(name: str, shape: Shape) -> Rates:
+        found = RATES[name]
+        spans = shape.page % 64 > 0
+        return replace(found, program=min(found.program, LOOKED_UP)) if spans else found
+
+    return [Way(name, shape, rates(name, shape), few=name not in SHARED, many=name in SHARED)
             for name, shape in shapes]  # fmt: skip
