@@ -38,6 +38,10 @@ class Pool:
     trace = None
     """There are no steps to trace: they are the server's."""
 
+    steps = 0
+    may_begin = False
+    """Calls begin when they are submitted: nothing is held back for a step to begin first."""
+
     def __init__(self, threads: int) -> None:
         self._limit = threads
         self._waiting: queue.PriorityQueue[tuple[int, int, Call | None]] = queue.PriorityQueue()
