@@ -60,6 +60,7 @@ class Attention:
     ahead: bool = True
     batch: int = 1
     share: float = 0.0
+    kind: str = ""
 
     @property
     def passes(self) -> Sparse:
@@ -67,7 +68,7 @@ class Attention:
         from .passes.tile.regimes import Sparse
 
         return Sparse(str(self.policy), self.hardware, self.always, self.offload, self.ahead,
-                      self.batch, self.share)  # fmt: skip
+                      self.batch, self.share, self.kind)  # fmt: skip
 
     def page_bytes(self, config: ModelConfig, page_size: int) -> int:
         """Return the bytes that a page of keys needs beside them: labels, and sums of v for a tail,
@@ -115,7 +116,7 @@ def asked_attention(
     return Attention(
         policy, calibration, default is not None, options.attention_always or offload,
         hardware, offload, not offload or fetches_ahead(checkpoint, options, policy, hardware),
-        options.attention_batch, _measured_share(checkpoint, policy),
+        options.attention_batch, _measured_share(checkpoint, policy), KINDS[options.target],
     )  # fmt: skip
 
 
@@ -125,7 +126,7 @@ def priced_by(target: str) -> str:
     from .cost_model.hardware_file import hardware_path, load
 
     file = hardware_path()
-    if file.exists() and load(file).level().kind == KINDS[target]:
+    if file.exists() and any(level.kind == KINDS[target] for level in load(file).levels):
         return str(file)
     return HARDWARE[target]
 

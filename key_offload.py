@@ -139,7 +139,7 @@ def _window(config: ModelConfig, options: Options, weights: float, hardware: str
     if options.target != "cuda":
         return math.inf
     machine = load(hardware)
-    seconds = weights / config.layers / machine.level().main.read.median
+    seconds = weights / config.layers / machine.of_kind("gpu").main.read.median
     token = 2 * config.kv_heads * config.head_dim * DTYPE_BYTES[kv_dtype(options)]
     return seconds * machine.link("cpu", "gpu").bandwidth.median / token
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from math import inf
-from numbers import Real
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
@@ -307,7 +307,8 @@ class Options:
 
 def _require_number(name: str, value: Any, kind: type) -> None:
     """Raise BadOption for a value of another kind than an option's: yes or no, or a number."""
-    if not isinstance(value, Real) or (kind is not float and not float(value).is_integer()):
+    fits = {bool: value in (False, True), int: isinstance(value, Integral), float: True}[kind]
+    if not isinstance(value, Real) or not fits:
         wants = {bool: "yes or no", int: "a whole number", float: "a number"}[kind]
         known: dict[str, Any] = {"problem": f"{name} is {wants}, not {value!r}"}
         if name.endswith("memory"):

@@ -43,6 +43,10 @@ class Expected:
         return f"expected to read {self.share:.1%} of the tokens, as measured of {of}"
 
 
+LEAST_SHARE = 1e-6
+"""A measured share is never 0, which says that none is known."""
+
+
 def expected_tokens(policy: SparsePolicy, context: int, share: float = 0.0) -> float:
     """Return how many tokens of a context are expected to be read, `share` of it if that is known,
     and never more than the policy's budget."""
@@ -61,4 +65,4 @@ def measured_share(
     if not sparse:
         return 1.0
     label = policy.label_bytes(head_dim) / AttentionShape(1, 1, head_dim, "bf16").token
-    return min(1.0, max((bytes * layers - dense) / sparse - label, 0.0))
+    return min(1.0, max((bytes * layers - dense) / sparse - label, LEAST_SHARE))

@@ -139,6 +139,13 @@ class Hardware(Shown):
             raise _no_figure(self.name, "level", name, found)
         return found[name]
 
+    def of_kind(self, kind: str) -> Level:
+        """Return the first level of a kind, cpu or gpu; "": the first of all."""
+        found = {level.kind: level for level in reversed(self.levels)}
+        if kind and kind not in found:
+            raise _no_figure(self.name, "level of kind", kind, found)
+        return found[kind] if kind else self.levels[0]
+
     def link(self, source: str, target: str) -> Link:
         """Return the link from one level to another."""
         found = {f"{link.source}->{link.target}": link for link in self.links}

@@ -20,6 +20,9 @@ to launch the next one: a shorter one is over before, and as each then begins wh
 there that came in the meantime, all that follow are as short. W1 of the 8 B shape on two H200: 54
 steps of 1,024 tokens and 1.82 s, or 7 and 1.55 s."""
 
+MOST = 4 * FIRST
+"""Tokens that are always enough: a pace that was believed too fast must not keep a device idle."""
+
 PACE = 2e-5
 """Seconds of a prompt's token on a device where none was measured."""
 
@@ -58,7 +61,7 @@ class Pace:
     def enough(self) -> int:
         """Return the tokens of prompts with which a step begins though more may come."""
         known = getattr(self._executor, "pace", 0.0)
-        return max(FIRST, ceil(BUSY / known)) if known else FIRST
+        return min(max(FIRST, ceil(BUSY / known)), MOST) if known else FIRST
 
     def landed(self, flight: Flight, following: Flight | None, now: float, waited: bool) -> None:
         """Take note of when a step's draw was there, and whether the host waited for it."""

@@ -83,8 +83,9 @@ class OrderChannels:
 class SparseAttention:
     """Lets decode steps read what a policy selects, in layers and from contexts where it pays.
 
-    `hardware` is what the price is made with (a shipped name or a file); `batch` how many sequences
-    share a step; `share` of a context an adaptive policy was measured to read (0: not measured).
+    `hardware` is what the price is made with (a shipped name or a file), by its first level of a
+    `kind` (cpu or gpu; "": by its first); `batch` how many sequences share a step; `share` of a
+    context an adaptive policy was measured to read (0: not measured).
     With `always` sparse attention starts where the policy says, at any price. The step's function
     gets `attention = {policy, least}`: from `least` tokens of context on it pays in all layers that
     it is taken in, as a step is sparse or is not.
@@ -97,6 +98,7 @@ class SparseAttention:
     batch: int = 1
     always: bool = False
     share: float = 0.0
+    kind: str = ""
 
     name: ClassVar[str] = "sparse-attention"
     reads: ClassVar[tuple[str, ...]] = ("graph",)
@@ -138,7 +140,7 @@ class SparseAttention:
                                if op.name == "graph.partial")  # fmt: skip
         if self.always:
             return dict.fromkeys(shapes, 0)
-        level, most = load(self.hardware).level(), self.context_length
+        level, most = load(self.hardware).of_kind(self.kind), self.context_length
         found: dict[AttentionShape, int | None] = {}
         for shape in shapes:
             least = least_context(shape, level, policy, most, self.batch, self.share)
@@ -155,7 +157,7 @@ class SparseAttention:
         self, shape: AttentionShape, policy: SparsePolicy, context: Context
     ) -> dict[str, float]:
         """Return, and say, where labels of a prefix are scored once for rows that share it."""
-        level = load(self.hardware).level()
+        level = load(self.hardware).of_kind(self.kind)
         if not can_share(shape, level, policy):
             return {}
         least = 0.0 if self.always else least_shared(shape, level, policy)

@@ -53,7 +53,9 @@ def check_given(function: Operation, kernels: Iterable[Operation]) -> None:
 
 
 def _kernels(call: Operation, known: Mapping[str, Operation]) -> Iterator[Operation]:
-    for name in (call.attribute("kernel"), call.attribute("few")):
+    ways = call.attribute("ways")
+    others = [kernel for _, kernel in ways.items] if ways else []
+    for name in (call.attribute("kernel"), call.attribute("few"), *others):
         if name is not None:
             yield known[name.name]
 

@@ -156,7 +156,8 @@ class Sparse:
     """Sparse decode attention as it is asked for: a policy's text, `hardware` for its price,
     whether it is taken at any price, and whether keys lie across a link (`offload`), where `ahead`
     they are fetched for predicted queries. The price is of `batch` sequences in a step, and of an
-    adaptive policy that reads this `share` of a context (0: as texts do)."""
+    adaptive policy that reads this `share` of a context (0: as texts do), on the hardware's first
+    level of a `kind` ("": its first)."""
 
     policy: str
     hardware: str = "cpu-generic"
@@ -165,6 +166,7 @@ class Sparse:
     ahead: bool = True
     batch: int = 1
     share: float = 0.0
+    kind: str = ""
 
     def offloaded(self, sparse: bool, rows: int) -> tuple[Pass, ...] | None:
         """Return the passes of keys across a link over a sparse graph or another; None: none do.
@@ -181,7 +183,7 @@ class Sparse:
         label = (OrderChannels(self.policy),)
         labelled, before = run_passes(label, shared, context, _FUSED)
         select = (SparseAttention(self.policy, self.hardware, kv, context_length, self.batch,
-                                  self.always, self.share),)  # fmt: skip
+                                  self.always, self.share, self.kind),)  # fmt: skip
         sparse, after = run_passes(select, labelled, context, _FUSED | {"labels"})
         if sparse.symbol("step").attribute("attention") is None:
             return shared, None, after

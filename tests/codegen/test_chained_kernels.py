@@ -109,3 +109,21 @@ def test_what_a_step_writes_cannot_be_given(
     ]  # fmt: skip
     with pytest.raises(NotGiven, match=rf"reads {buffer} before it waits .*{writer}"):
         check_given(regime.function, planted)
+
+
+def test_a_kernel_of_a_way_cannot_be_given_what_a_step_writes(regimes: list[Regime]) -> None:
+    """One that a call runs for some lists only, and by no other name."""
+    regime, call = next((regime, call) for regime in regimes for call in _calls(regime)
+                        if call.attribute("ways"))  # fmt: skip
+    usual = {symbol.name for key in ("kernel", "few") if (symbol := call.attribute(key))}
+    way = next(s.name for _, s in call["ways"].items if s.name not in usual)
+    planted = [
+        kernel.with_attributes(given=[*(kernel.attribute("given") or ()), "k"])
+        if kernel["name"].name == way else kernel for kernel, _ in regime.kernels
+    ]  # fmt: skip
+    with pytest.raises(NotGiven, match=rf"@?{way}.* reads k before it waits"):
+        check_given(regime.function, planted)
+
+
+def _calls(regime: Regime) -> list[Operation]:
+    return [op for op in regime.function.regions[0].operations if op.name == "graph.call"]

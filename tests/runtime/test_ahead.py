@@ -208,7 +208,9 @@ def test_the_pace_of_prompts_says_when_the_next_step_is_due(monkeypatch):
     assert executor.pace == pytest.approx(5e-5)
 
 
-@pytest.mark.parametrize(("known", "enough"), [(0.0, 1024), (2.4e-5, 1024), (1.2e-5, 2000)])
+@pytest.mark.parametrize(
+    ("known", "enough"), [(0.0, 1024), (2.4e-5, 1024), (1.2e-5, 2000), (1e-7, 4096)]
+)
 def test_a_step_of_prompts_lasts_while_the_host_launches_the_next_one(known, enough):
     """Of a device that is twice as fast twice as many tokens, or each step would be too short."""
     kept = pace.Pace(SimpleNamespace(pace=known))

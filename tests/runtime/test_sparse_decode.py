@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 import weft
 from weft.attention import TwoPolicies, asked_attention, priced_by
 from weft.compiler import Compilation
+from weft.cost_model.hardware import NoSuchFigure
 from weft.cost_model.hardware_file import load, save
 from weft.frontend.check_errors import WrongOption
 from weft.frontend.checkpoint import open_checkpoint
@@ -237,6 +239,13 @@ def test_prices_are_of_the_machine_that_was_measured(
     assert [priced_by(target) for target in ("cpu", "cuda")] == ["cpu-generic", "h200"]
     save(load("cpu-generic"), file)
     assert [priced_by(target) for target in ("cpu", "cuda")] == [str(file), "h200"]
+    machine = load("cpu-generic")
+    both = replace(machine, levels=(machine.level(), load("h200").level()))
+    save(both, file)
+    assert [priced_by(target) for target in ("cpu", "cuda")] == [str(file), str(file)]
+    assert both.of_kind("gpu").kind == "gpu" and both.of_kind("") == both.of_kind("cpu")
+    with pytest.raises(NoSuchFigure, match="level of kind"):
+        machine.of_kind("gpu")
     asked = Options.from_env().changed(attention="sparse(k=64)", attention_batch=8)
     said = Compilation(PROGRAM, "tiny-dense", options=asked).explain()
     assert f"by {file} for a batch of 8" in said
