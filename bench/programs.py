@@ -150,11 +150,17 @@ def main() -> None:
     figures["threads"] = options.threads
     figures |= programs | ({"failed": failed} if failed else {})
     if options.record and programs:
-        kept = programs if options.only else figures
-        record({key: value for key, value in kept.items() if value is not None}, names, RESULTS)
+        record(to_keep(programs if options.only else figures), names, RESULTS)
     if options.json:
         print(json.dumps(figures))
-    sys.exit(1 if failed else 0)
+    sys.exit(1 if failed or figures.get("reasons") else 0)
+
+
+def to_keep(figures: Figures) -> Figures:
+    """Return what a record is given: null only where a measurement failed, as the figure of an
+    earlier run must not stand for it."""
+    failed = figures.get("reasons", {})
+    return {key: value for key, value in figures.items() if value is not None or key in failed}
 
 
 def _options() -> argparse.Namespace:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from weft.bench import programs
+from weft.bench import compile_time, programs
 from weft.bench.calls import Call, ideal_hits
 from weft.bench.contest import Run, in_parts
 from weft.bench.programs_bound import Work, cpu_bound, table
@@ -185,6 +185,13 @@ def test_a_figure_that_cannot_be_had_is_null_with_a_reason(monkeypatch):
     assert found["constrained_vs_free"] is None
     assert "not there" in found["reasons"]["constrained_vs_free"]
     assert found["compile_10k_rows_s"] == 1.0 and found["memory_proof_s"] is None
+    kept = programs.to_keep(found)  # an earlier figure goes; one that was not asked for stays
+    assert kept["constrained_vs_free"] is None and "memory_proof_s" not in kept
+
+
+def test_compile_time_and_memory_proof_are_measured():
+    found = compile_time.compile_10k_rows(statements=6, rows=8)
+    assert found["rows"] == 8 and found["compile_10k_rows_s"] > 0 and found["memory_proof_s"] > 0
 
 
 def test_prompts_of_equal_text_in_other_tokens_are_counted():
