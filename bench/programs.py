@@ -150,7 +150,8 @@ def main() -> None:
     figures["threads"] = options.threads
     figures |= programs | ({"failed": failed} if failed else {})
     if options.record and programs:
-        record(to_keep(programs if options.only else figures), names, RESULTS)
+        kept, sections = (programs, names) if options.only else (figures, [*names, "compile_time"])
+        record(to_keep(kept), sections, RESULTS)
     if options.json:
         print(json.dumps(figures))
     sys.exit(1 if failed or figures.get("reasons") else 0)

@@ -127,15 +127,10 @@ def gpu_probes(device: Device | None = None) -> tuple[CpuProbes, list[LinkProbes
     return level, _links(device)
 
 
-def shared_probe(read: Measure, device: Device | None = None) -> Measure:
-    """Return reads of the host's processors beside copies to the device: bytes of both.
-
-    There are as many copies as take the reads' time where each has the machine alone, as the
-    shorter of the two leaves the longer one alone at the end: this is a lower bound.
-    """
+def _copies(device: Device) -> Callable[[int], None]:
+    """Return what starts so many copies of pinned memory to a device, on a stream of its own."""
     import torch
 
-    device = device or Device()
     host = device.pinned(device.copy_bytes)
     target = torch.empty_like(host, device=device.name)
 
@@ -144,6 +139,17 @@ def shared_probe(read: Measure, device: Device | None = None) -> Measure:
             for _ in range(count):
                 target.copy_(host, non_blocking=True)
 
+    return copies
+
+
+def shared_probe(read: Measure, device: Device | None = None) -> Measure:
+    """Return reads of the host's processors beside copies to the device: bytes of both.
+
+    There are as many copies as take the reads' time where each has the machine alone, as the
+    shorter of the two leaves the longer one alone at the end: this is a lower bound.
+    """
+    device = device or Device()
+    copies = _copies(device)
     alone = _timed(device, lambda: copies(1))()
     count = max(1, round(READS * read.probe() / alone))
 
@@ -163,17 +169,8 @@ def beside_probe(work: Measure, device: Device | None = None) -> Measure:
 
     There are twice as many copies as take the work's time, its warming up included.
     """
-    import torch
-
     device = device or Device()
-    host = device.pinned(device.copy_bytes)
-    target = torch.empty_like(host, device=device.name)
-
-    def copies(count: int) -> None:
-        with device.stream():
-            for _ in range(count):
-                target.copy_(host, non_blocking=True)
-
+    copies = _copies(device)
     alone = _timed(device, lambda: copies(1))()
     start = time.perf_counter()
     work.probe()
