@@ -141,7 +141,8 @@ def calibration_of(
     policy.label_channels(config.head_dim)
     place, model = file or checkpoint.calibration_file, _command_name(checkpoint)
     if place is None:
-        raise NotCalibrated(model=model, file="folder to keep one in")
+        hint = "take a model's folder, or a shipped model: calibrations are kept beside weights"
+        raise NotCalibrated(model=model, file="folder to keep one in", hint=hint)
     calibration = load_calibration(place, config, checkpoint.identity, model, statistic)
     calibration.check_policy(policy)
     return calibration

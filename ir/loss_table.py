@@ -69,7 +69,7 @@ def load_losses(file: Path | None, identity: str, model: str) -> list[MeasuredLo
     """Return the losses measured of a model; raises NoLossTable where there are none of it. `file`
     is None of a model that has no folder."""
     if file is None:
-        hint = "name a policy instead: --attention 'sparse(...)'"
+        hint = "take a model's folder, or a shipped model: losses are kept beside weights"
         raise NoLossTable(problem=f"{model} has no folder to keep one in", model=model, hint=hint)
     if not file.exists():
         raise NoLossTable(problem=f"there is no {FILE_NAME}", model=model)

@@ -173,7 +173,9 @@ def program(tmp_path):
         (["--attention", "dense", "--max-loss", "0.01"], "leave out one of the two"),
         (["--max-loss", "-0.1"], "a share such as 0.01, not -0.1"),
         (["-m", "random:tiny-dense", "--max-loss", "0.01"],
-         "has no folder to keep one in\n.*name a policy instead"),
+         "has no folder to keep one in\n.*take a model's folder, or a shipped model"),
+        (["-m", "random:tiny-dense", "--attention", "sparse(k=64)"],
+         "no folder to keep one in\n.*take a model's folder, or a shipped model"),
     ],
 )  # fmt: skip
 def test_budgets_of_loss_that_cannot_be_kept_are_told(arguments, says, program):
