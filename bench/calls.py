@@ -41,6 +41,8 @@ class CallLog:
 
     events: list[tuple[Call | None, bytes]] = field(default_factory=list)
     calls: list[Call] = field(default_factory=list)
+    generated: int = 0
+    """Tokens that all calls have generated, those included that their constraints forced."""
 
     @property
     def prompt_tokens(self) -> int:
@@ -112,6 +114,7 @@ def watch(engine: Engine) -> CallLog:
         done = step()
         for request in done:
             begun.pop(request, None)
+            log.generated += request.produced
             log.events.append((None, _key(request, request.sequence.resident)))
         return done
 

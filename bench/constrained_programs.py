@@ -55,6 +55,11 @@ class Bench:
         self.model, self.options = model, options or Options.from_env()
         self._executor: Any = None
         self._sampler: Any = None
+        self._policy: Any = None
+
+    def take(self, executor: Any, sampler: Any, policy: Any) -> None:
+        """Run on a model that is in memory already."""
+        self._executor, self._sampler, self._policy = executor, sampler, policy
 
     def executable(self, text: str | Path, toy: bool = False, endless: bool = False) -> Executable:
         """Compile a program; with `toy`, for a model of this vocabulary that costs nothing.
@@ -78,8 +83,9 @@ class Bench:
         if endless:
             known = {key: _endless(table, tokenizer.end_ids) for key, table in known.items()}
         return Executable(
-            plan, compilation.program_name, executor, tokenizer, sample=sampler, tables=known
-        )
+            plan, compilation.program_name, executor, tokenizer, sample=sampler, tables=known,
+            policy=None if toy else self._policy,
+        )  # fmt: skip
 
 
 def _endless(table: TokenTable, ends: tuple[int, ...]) -> TokenTable:

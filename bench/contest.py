@@ -28,7 +28,7 @@ from .calls import CallLog, watch
 from .programs_cases import KV_TOKENS, Case
 from .programs_data import Row
 from .replay import Replay
-from .request_driver import Program
+from .request_driver import MOST_ROWS, Program
 from .request_grammars import Grammars
 from .request_server import Server
 
@@ -76,12 +76,14 @@ class Run:
 class Way:
     """How to run: with how much KV memory; for clients, with which cache, order and grammars.
 
+    All of it, where `kv_tokens` is 0. `clients` are at work at once.
     `price` runs on a virtual clock; `noted` keeps calls and steps, at some cost in time;
     `replay` is an executor to run on instead of the model's; `boundless` steps take all that is
     ready, so that their number is that of the longest chain of steps that wait for each other.
     """
 
     kv_tokens: int = KV_TOKENS
+    clients: int = MOST_ROWS
     cache: bool = True
     forced: bool = False
     longest_prefix: bool = False
@@ -194,7 +196,7 @@ class Contest:
         made, checkpoint = self.compilation, self.compilation.checkpoint
         assert checkpoint is not None
         trace = Trace(kernels=False) if way.noted else None
-        policy = Policy() if way.cache else NoWaiting()
+        policy = (made.policy or Policy()) if way.cache else NoWaiting()
         engine = Engine(self._executor(way), made.sampler, policy, trace)
         if not way.cache:
             forget_prefixes(engine)
@@ -207,10 +209,13 @@ class Contest:
             made.options.seed,
         )  # fmt: skip
         rows = dict(zip(self.numbers, self.rows, strict=True))
-        return _timed(lambda: program.run_rows(server, rows), engine, log, trace)
+        run = lambda: program.run_rows(server, rows, way.clients)  # noqa: E731
+        return _timed(run, engine, log, trace)
 
     def _executor(self, way: Way) -> Any:
         executor: Any = way.replay or self.compilation.executor
+        if not way.kv_tokens:
+            return executor
         limited = Boundless if way.boundless else FewerPages
         executor = limited(executor, way.kv_tokens // executor.page_size)
         return SimulatedExecutor(executor, way.price) if way.price else executor

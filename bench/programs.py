@@ -4,6 +4,7 @@ python -m bench.programs                      all programs on tiny-dense, and si
 python -m bench.programs --only rag chat      these programs
 python -m bench.programs --quick              fewer rows, one round
 python -m bench.programs --json --record      last line one JSON object; kept in bench/results
+python -m bench.programs --target cuda        an 8 B shape on this GPU, as bench.programs_gpu says
 """
 
 from __future__ import annotations
@@ -135,6 +136,10 @@ def _compile_time(quick: bool) -> Figures:
 def main() -> None:
     """Run what is asked for."""
     options = _options()
+    if options.target == "cuda":
+        from weft.bench import programs_gpu
+
+        sys.exit(programs_gpu.run(options))
     os.environ["WEFT_THREADS"] = str(options.threads)
     share_cores(options.threads)
     names = options.only or list(CASES)
@@ -173,6 +178,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--rounds", type=int, help="interleaved rounds (3; 1 with --quick; 0 times nothing)"
     )
+    parser.add_argument("--target", choices=("cpu", "cuda"), default="cpu",
+                        help="cuda: an 8 B shape on this GPU")  # fmt: skip
+    parser.add_argument("--commit", default="", help="on a GPU: what is measured, without git")
     parser.add_argument("--quick", action="store_true", help="a quarter of the rows, one round")
     parser.add_argument("--no-simulation", action="store_true", help="leave the 8 B shape out")
     parser.add_argument("--no-cache", action="store_true",

@@ -96,8 +96,10 @@ class Program:
         self.tools = dict(tools or {})
         self.seed = seed
 
-    def run_rows(self, server: Server, rows: Mapping[int, Mapping[str, Any]]) -> list[Answer]:
-        """Run a client for each row, by its number, all at once; return their answers in order."""
+    def run_rows(
+        self, server: Server, rows: Mapping[int, Mapping[str, Any]], most: int = MOST_ROWS
+    ) -> list[Answer]:
+        """Run a client for each row, by its number, `most` at once; return the answers in order."""
         loop = TaskLoop(server.engine, ToolPool(self.records))
         answers: dict[int, Answer] = {}
         waiting = list(rows.items())[::-1]
@@ -113,7 +115,7 @@ class Program:
 
             loop.start(client.run(bind_arguments(self.function, self.records, row)), done)
 
-        for _ in range(min(MOST_ROWS, len(rows))):
+        for _ in range(min(most, len(rows))):
             start()
         while loop:
             loop.step()

@@ -1,0 +1,243 @@
+"""The programs on one GPU: weft beside the same engine driven request by request, an 8 B shape.
+
+Random weights speak no language. So that what they draw is text of known tokens, as a trained
+model's mostly is, the head's rows of all but whole words are made small: free text is words that
+are one token each wherever they stand, and a client that gets text tokenizes it as it was drawn.
+No end is drawn: a gen has all its tokens, or those that its constraint leaves it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from random import Random
+from time import perf_counter
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from torch import Tensor
+from weft.ir.vocabulary import Tokenizer
+from weft.options import Options
+from weft.runtime.weights import RandomTensors
+
+from . import constrained, constrained_programs
+from .contest import Bench, Contest, Way
+from .gpu_programs import record
+from .gpu_workloads import Words
+from .measure import Summary, interleave, ratio
+from .programs_cases import CASES, ROOT, SEED, Case
+from .programs_measure import agreement, counts, sound
+
+SHAPE = "random:llama-8b"
+HEAD = "lm_head.weight"
+TIMES = 3
+"""Rows here for each row on a CPU: 18 to 192 a program, and a fork's branches for each."""
+
+CLIENTS = 256
+"""Clients at once: SGLang's interpreter starts sixteen threads a core."""
+
+QUIET = 0.05
+"""What the head's rows of other tokens than words are multiplied by."""
+
+BATCH = 64
+"""Sequences of the wider of the two batches in which constrained tokens are timed."""
+
+CONSTRAINED = "constrained"
+
+RESULTS = ROOT / "bench" / "results" / "programs_gpu.json"
+
+ABOUT = (
+    f"8 B Llama shape, random weights, bf16; {TIMES} times the rows of bench/programs_cases.py, "
+    "with the lengths there; keys and values of everything fit; each run cold, an engine of its own"
+)
+
+Figures = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Wordy(RandomTensors):
+    """Random tensors whose head says words."""
+
+    words: tuple[int, ...] = ()
+
+    def read(self, name: str, shape: tuple[int, ...], shard: Any = None) -> Tensor:
+        """Return an f32 tensor."""
+        found = super().read(name, shape, shard)
+        if name != HEAD:
+            return found
+        scale = torch.full((shape[0], 1), QUIET, device=found.device)
+        scale[torch.tensor(self.words, device=found.device)] = 1.0
+        return found.mul_(scale)
+
+
+def word_ids(tokenizer: Tokenizer) -> tuple[int, ...]:
+    """Return the tokens that are whole words, the same wherever they stand."""
+    return tuple(tokenizer.encode(word)[0] for word in Words(tokenizer).words)
+
+
+@contextmanager
+def wordy(words: tuple[int, ...]) -> Iterator[None]:
+    """Let random models that are loaded meanwhile say only words in free text."""
+
+    def source(checkpoint: Any, options: Options, device: str = "cpu") -> Wordy:
+        return Wordy(options.seed, device, words)
+
+    with patch("weft.loading.tensor_source", source):
+        yield
+
+
+def on_device(model: str = SHAPE, **changes: Any) -> Bench:
+    """Return a bench whose model is loaded on the GPU."""
+    options = Options.from_env().changed(**{"target": "cuda", "prove": False, **changes})
+    bench = Bench(model, options)
+    compilation = bench.compile(CASES["multi_chain"])
+    checkpoint = compilation.checkpoint
+    assert checkpoint is not None
+    with wordy(word_ids(checkpoint.tokenizer)):
+        _ = compilation.executor, compilation.sampler
+    return bench
+
+
+def rows_of(case: Case, times: int = TIMES) -> list[Any]:
+    """Return a program's rows, always the same."""
+    return case.make(Random(SEED), times * case.count)
+
+
+def measure(contest: Contest, rounds: int) -> Figures:
+    """Return a program's figures: counts of both sides, and seconds, cold, in turn.
+
+    Every run has an engine of its own with nothing cached; memory holds everything. The runs that
+    are counted come first, so that what is timed finds its kernels and recorded steps. Answers of
+    both sides may differ, as a batch's shape changes the last digits of bf16: what both have
+    generated is there to be compared.
+    """
+    way = Way(kv_tokens=0, clients=CLIENTS)
+    noted = replace(way, noted=True)
+    ours, theirs = sound(contest.weft(noted)), sound(contest.requests(noted))
+    found = counts(ours, theirs) | agreement(ours.answers, theirs.answers)
+    assert ours.log is not None and theirs.log is not None
+    found["generated"] = {"weft": ours.log.generated, "requests": theirs.log.generated}
+    found["steps"] = {"weft": ours.engine.steps, "requests": theirs.engine.steps}
+    found["computed_tokens"] = {"weft": ours.engine.computed_tokens,
+                                "requests": theirs.engine.computed_tokens}  # fmt: skip
+    del ours, theirs
+    first = {order: contest.requests(replace(way, longest_prefix=order)).seconds
+             for order in (False, True)}  # fmt: skip
+    best = replace(way, longest_prefix=first[True] < first[False])
+    contest.weft(way)
+    times = interleave({"weft": partial(seconds, contest.weft, way),
+                        "requests": partial(seconds, contest.requests, best)}, rounds)  # fmt: skip
+    speedup = ratio(times["requests"], times["weft"])
+    return found | {
+        "seconds": {name: Summary.of(values).json() for name, values in times.items()},
+        "order_seconds": {"arrival": first[False], "longest_prefix": first[True]},
+        "speedup": speedup.median,
+        "speedup_range": [speedup.low, speedup.high],
+    }
+
+
+def seconds(run: Any, way: Way) -> float:
+    """Return the seconds of a run whose every row is sound."""
+    return sound(run(way)).seconds
+
+
+def constrained_figures(bench: Bench, rounds: int) -> Figures:
+    """Return how much faster constrained tokens come than free ones, alone and in a batch."""
+    inner = constrained_programs.Bench(bench.model, bench.options)
+    first = bench.compile(CASES["extract"])
+    inner.take(first.executor, first.sampler, first.policy)
+    found = constrained.speeds(bench.model, rounds, inner, sizes=(1, BATCH))
+    return {
+        "gpu_constrained_vs_free": found["constrained_vs_free"],
+        "gpu_forced_speedup": found["forced_speedup"],
+        "gpu_constrained": found,
+    }
+
+
+def run(options: argparse.Namespace) -> int:
+    """Measure what is asked for, print it, record it; return the exit status."""
+    rounds = 2 if options.rounds is None else options.rounds
+    began = perf_counter()
+    bench = on_device()
+    print(f"{SHAPE} loaded in {perf_counter() - began:.1f} s", flush=True)
+    programs: Figures = {}
+    other: Figures = {}
+    failed: Figures = {}
+    parts = {name: partial(_program, bench, name, rounds) for name in options.only or CASES}
+    parts |= {} if options.only else {CONSTRAINED: partial(constrained_figures, bench, 3)}
+    for name, part in parts.items():
+        gc.collect()
+        try:
+            found = part()
+        except Exception as error:  # one program's failure must not lose the others' figures
+            failed[name] = f"{type(error).__name__}: {error}"
+            print(f"{name:18s} failed: {failed[name]}", flush=True)
+            continue
+        (other if name == CONSTRAINED else programs).update(
+            found if name == CONSTRAINED else {name: found}
+        )
+    if options.record and (programs or other):
+        record(programs | other, [*programs, *([CONSTRAINED] if other else [])],
+               options.commit, RESULTS)  # fmt: skip
+        _summed_up()
+    figures = (summary(programs) if programs else {}) | other | programs
+    for key, value in figures.items():
+        if isinstance(value, float):
+            print(f"  {key:32s} {value:.4f}")
+    if options.json:
+        print(json.dumps(figures | ({"failed": failed} if failed else {})))
+    return 1 if failed else 0
+
+
+def _program(bench: Bench, name: str, rounds: int) -> Figures:
+    found = measure(Contest(bench, CASES[name], rows_of(CASES[name])), rounds)
+    print(line(name, found), flush=True)
+    return found
+
+
+def _summed_up() -> None:
+    """Bring the record's figures over all programs up to date: a run may be of some of them."""
+    known = json.loads(RESULTS.read_text())
+    programs = {name: known["figures"][name] for name in CASES if name in known["figures"]}
+    known["figures"] |= summary(programs) | {"about": ABOUT}
+    RESULTS.write_text(json.dumps(known, indent=1) + "\n")
+
+
+def line(name: str, found: Figures) -> str:
+    """Return one row of the table."""
+    both = {key: found[key] for key in ("generated", "computed_tokens", "steps")}
+    weft, clients = (found["seconds"][side]["median"] for side in ("weft", "requests"))
+    low, high = found["speedup_range"]
+    said = "  ".join(
+        f"{key.split('_')[0]} {of['weft']}/{of['requests']}" for key, of in both.items()
+    )
+    return (
+        f"{name:18s} {found['rows']:3d} rows {found['calls']:5d} calls  {said}  "
+        f"hits {found['hit_rate']:6.1%} ({found['hit_rate_of_ideal']:.2%} of ideal; clients "
+        f"{found['requests_hit_rate_of_ideal']:.2%})  {weft:.3f} s / {clients:.3f} s = "
+        f"{found['speedup']:.2f} ({low:.2f} to {high:.2f})  {len(found['differing'])} rows differ"
+    )  # fmt: skip
+
+
+def summary(programs: Figures) -> Figures:
+    """Return the figures over all programs."""
+    staged = [found["speedup"] for name, found in programs.items() if CASES[name].staged]
+    every = [found["speedup"] for found in programs.values()]
+    return {
+        "gpu_programs": len(programs),
+        "gpu_speedup_geomean": _geomean(staged),
+        "gpu_speedup_geomean_of_all": _geomean(every),
+        "gpu_speedup_min": min(every),
+        "gpu_hit_rate_of_ideal_min": min(each["hit_rate_of_ideal"] for each in programs.values()),
+    }  # fmt: skip
+
+
+def _geomean(values: list[float]) -> float | None:
+    return math.exp(sum(map(math.log, values)) / len(values)) if values else None
