@@ -50,8 +50,9 @@ class Server:
         """Return the log-probability of each token of `option` after `prompt`."""
         request = self._request([*prompt, *option], name, row)
         request.score_from = len(prompt) - 1
+        request.asked = [(token,) for token in option]
         yield from self._serve(request)
-        return [float(request.scores[at][token]) for at, token in enumerate(option)]
+        return [request.scores[at][token] for at, token in enumerate(option)]
 
     def _request(self, ids: Sequence[int], name: str, row: int) -> Request:
         sequence = self.engine.create((next(self._arrivals),))

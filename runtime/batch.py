@@ -32,6 +32,18 @@ class Chunk:
         self.scores = 0 if first is None else max(0, end - max(first, start))
         self.packed_end = 0
 
+    @property
+    def scored_from(self) -> int:
+        """The number of its first scored position among those of its request."""
+        return max(0, self.start - (self.request.score_from or 0))
+
+    @property
+    def asked(self) -> list[tuple[int, ...]]:
+        """The words whose log-probability is asked after each of its scored positions."""
+        first, asked = self.scored_from, self.request.asked
+        known = list(asked[first : first + self.scores])
+        return known + [()] * (self.scores - len(known))
+
 
 COLUMNS = 256
 """New tokens of a row that there is room for at first."""

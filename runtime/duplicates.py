@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from hashlib import blake2b
 
 import numpy as np
-from torch import Tensor
 
 from .request import Request
 
@@ -28,7 +27,7 @@ class Answer:
     tokens: np.ndarray
     reason: str
     margin: float
-    scores: list[Tensor]
+    scores: list[dict[int, float]]
     logprobs: list[float | None]
 
     @staticmethod
@@ -42,7 +41,7 @@ class Answer:
     @property
     def size(self) -> int:
         """How many numbers it holds."""
-        return len(self.tokens) + 64 + sum(score.numel() for score in self.scores)
+        return len(self.tokens) + 64 + sum(map(len, self.scores))
 
     def give(self, request: Request) -> None:
         """Let an equal request be answered; its sequence gets the tokens, not their KV."""
@@ -127,6 +126,7 @@ class Duplicates:
             if sampling is not None and not sampling.temperature:
                 sampling = replace(sampling, key=0, top_k=0, top_p=1.0, min_p=0.0)
             digest = blake2b(tokens, digest_size=16).digest()
-            what = (digest, sequence.length, sampling, request.score_from, request.logprobs)
+            what = (digest, sequence.length, sampling, request.score_from, request.logprobs,
+                    tuple(request.asked))  # fmt: skip
             key = self._keys[request] = (*what, request.same)
         return key

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .allowed_words import AllowedWords, Narrow
-from .batch import Batch, Chunk
+from .batch import Batch
 from .duplicates import Answer, Duplicates
 from .endings import Endings
 from .flight import Draw, Flight, Landed, live
@@ -23,6 +23,7 @@ from .prefix_tree import PrefixTree
 from .request import Request
 from .sampler import SampleKernel, sample_rows, uniforms
 from .scheduler import Scheduler
+from .scoring import give_scores
 from .sequence import Order, Sequence
 from .step import ModelExecutor, StepInput
 from .table_matcher import fill_masks
@@ -254,7 +255,8 @@ class Engine:
             times, cached = (start, packed, computed, drawn), self.kv.num_pages - self.kv.free
             pages = (self.kv.live, cached - self.kv.live)
             record = self.trace.step(times, self._batch, running, chunks, pages)
-        self._score(logits, sampled, chunks)
+        if logits.shape[0] > sampled:
+            give_scores(logits[sampled:], chunks)
         self._scheduler.progress(chunks)
         births = self._batch.birth[:sampled].copy()
         self._flight = Flight(births, tuple(chunks), draw, self._batch.leaves, record,
@@ -331,14 +333,6 @@ class Engine:
                 request, number = flight.last.popitem()
                 self._endings.last(request, *(value[number] for value in values))
         self._landing = None
-
-    def _score(self, logits: Tensor, first: int, chunks: list[Chunk]) -> None:
-        """Hand the log-probabilities of scored positions to their requests."""
-        for chunk in chunks:
-            if chunk.scores:
-                rows = logits[first : first + chunk.scores]
-                chunk.request.scores += list(torch.log_softmax(rows, 1).cpu())
-                first += chunk.scores
 
     def _advance(
         self, rows: slice | np.ndarray, drawn: np.ndarray, logprobs: np.ndarray,

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
+from collections.abc import Sequence as Several
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
-from torch import Tensor
 
 from ..ir.diagnostics import WeftError
 from ..ir.source import Span
@@ -44,6 +44,8 @@ class Request:
     sampling: Sampling | None = None
     watch: Watch | None = None
     score_from: int | None = None
+    asked: Several[tuple[int, ...]] = ()
+    """The words whose log-probability is asked after each position from there on."""
     logprobs: bool = False
     row: int = 0
     """The row of data that it works for, for messages."""
@@ -72,7 +74,8 @@ class Request:
     produced: int = 0
     flushed: int = 0
     reason: str = ""
-    scores: list[Tensor] = field(default_factory=list)
+    scores: list[dict[int, float]] = field(default_factory=list)
+    """The log-probabilities of the words asked for, after each scored position."""
     token_logprobs: list[float | None] = field(default_factory=list)
     margin: float = float("inf")
     first_token_time: float = 0.0

@@ -7,10 +7,8 @@ canonical tokens: the softmax of their total log-probabilities.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any
-
-from torch import Tensor
 
 from ..ir.source import Span
 from .request import Request
@@ -70,18 +68,19 @@ class Scorer:
 
     def run(self, sequence: Tokens) -> Generator[Any, Any, Scores]:
         """Score all options after `sequence`, whose last token's logits are computed, too."""
-        done = yield from self._call(self._request(sequence, sequence.length - 1))
-        yield from self._node(sequence, Trie.of(self._options), done.scores[-1], [])
+        trie = Trie.of(self._options)
+        done = yield from self._call(self._request(sequence, sequence.length - 1, [trie]))
+        yield from self._node(sequence, trie, done.scores[-1], [])
         return self._scores
 
     def _node(
-        self, sequence: Tokens, node: Trie, after: Tensor, so_far: list[float]
+        self, sequence: Tokens, node: Trie, after: Mapping[int, float], so_far: list[float]
     ) -> Generator[Any, Any, None]:
         for option in node.ends:
             self._scores[option] = so_far
         branches = []
         for token, child in node.children.items():
-            scored = [*so_far, float(after[token])]
+            scored = [*so_far, after[token]]
             if child.children:
                 branches.append(self._branch(sequence, token, child, scored))
             for option in child.ends:
@@ -103,18 +102,20 @@ class Scorer:
         sequence = self._fork(parent)
         start = sequence.length
         sequence.append(stretch)
-        done = yield self._request(sequence, start)
+        done = yield self._request(sequence, start, nodes)
         for position, node in enumerate(nodes):
             if position:
-                scored = [*scored, float(done.scores[position - 1][stretch[position]])]
+                scored = [*scored, done.scores[position - 1][stretch[position]]]
             for option in node.ends:
                 self._scores[option] = scored
         yield from self._node(sequence, nodes[-1], done.scores[-1], scored)
         self._free(sequence)
 
-    def _request(self, sequence: Tokens, start: int) -> Request:
+    def _request(self, sequence: Tokens, start: int, nodes: Sequence[Trie]) -> Request:
+        """Return what scores the tokens that may come at each of the last nodes."""
         return Request(
             sequence, self._name, score_from=start, row=self._row, same="score",
+            asked=[tuple(node.children) for node in nodes],
             critical=self._critical, span=self._span,
         )  # fmt: skip
 
