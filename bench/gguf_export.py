@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ def export(folder: Path, target: Path, format: str) -> Path:
 
     Tensors are converted one at a time: the memory needed is the largest tensor's.
     """
-    import gguf
+    gguf: Any = import_module("gguf")  # a peer's library, which few have
 
     config = json.loads((folder / "config.json").read_text())
     writer = gguf.GGUFWriter(target, "llama")

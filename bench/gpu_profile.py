@@ -119,8 +119,8 @@ def kernels(bench: Bench, workload: Workload, top: int) -> None:
         say(f"{event.self_device_time_total / 1e3:9.2f} ms {event.count:6d} x {short(event.key)}")
     ran = [
         Busy(event.name, event.time_range.start, event.time_range.end)
-        for event in found.events()
-        if event.device_type == torch.autograd.DeviceType.CUDA
+        for event in found.events() or ()
+        if event.device_type.name == "CUDA"
     ]
     say(f"{workload.name}: {idle_text(ran, top)}")
 

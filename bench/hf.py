@@ -34,7 +34,9 @@ class Transformers:
         self._model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=kind).eval()
         self._step: Any = self._model
         if mode != "eager":
-            torch._inductor.config.freezing = mode == "compile-freeze"
+            from torch._inductor import config as inductor
+
+            inductor.freezing = mode == "compile-freeze"
             self._step = torch.compile(self._model, fullgraph=True, dynamic=False)
             self._cache = self._fresh_cache()
 

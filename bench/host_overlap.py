@@ -99,6 +99,7 @@ def run(workload: Workload, check: Callable[[Executable, list[dict[str, Any]]], 
     words = Words(tokenizer)
     token = tokenizer.encode(words.words[0])[0]
     device = TimedDevice(tokenizer.size, token)
+    trace, began, seconds = Trace(kernels=False), 0.0, 0.0
     for seed in range(2):
         trace = Trace(kernels=False)
         executable = Executable(

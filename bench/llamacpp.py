@@ -5,7 +5,9 @@ from __future__ import annotations
 import ctypes
 import time
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -18,7 +20,7 @@ class LlamaCpp:
     """A GGUF model with room for `batch` sequences of `context` tokens each."""
 
     def __init__(self, path: Path, batch: int, context: int, threads: int, kv: str = "f16") -> None:
-        import llama_cpp as c
+        c: Any = import_module("llama_cpp")  # a peer, which few have
 
         self._c = c
         self._quiet = c.llama_log_callback(lambda level, text, data: None)

@@ -85,7 +85,7 @@ def written(folder: Path, sizes: dict[str, int]) -> Path:
         for name, shape in shapes.items():
             drawn = torch.randn(shape, dtype=torch.bfloat16, device=place)
             drawn = torch.ones_like(drawn) if "norm" in name else drawn * shape[-1] ** -0.5
-            opened.write(memoryview(drawn.cpu().view(torch.uint8).view(-1).numpy()))
+            drawn.cpu().view(torch.uint8).view(-1).numpy().tofile(opened)
         opened.flush()
         os.fsync(opened.fileno())
     return file

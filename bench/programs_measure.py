@@ -275,5 +275,6 @@ def same(one: Any, other: Any) -> bool:
 
 
 def _said(outcome: Any) -> str:
-    error = outcome if isinstance(outcome, BaseException) else getattr(outcome, "error", None)
-    return f"{type(error).__name__}: {error}"[:300] if error else str(outcome.values)[:300]
+    values = getattr(outcome, "values", None)
+    error = getattr(outcome, "error", outcome if values is None else None)
+    return (f"{type(error).__name__}: {error}" if error else str(values))[:300]

@@ -88,8 +88,8 @@ def main() -> None:
         found = {name: 1e3 * statistics.median(values) for name, values in times.items()}
         sparse = sum(value for name, value in found.items() if name != "dense")
         parts = ", ".join(f"{name} {value:.2f}" for name, value in found.items())
+        assert np.isfinite(sparse)
         print(f"{context}: {parts} ms; dense over sparse {found['dense'] / sparse:.1f}", flush=True)
-    assert np.isfinite(sparse)
 
 
 if __name__ == "__main__":

@@ -341,7 +341,7 @@ def step_seconds(model: str, context: int, batch: int, folder: Path) -> dict[str
     policy = SparsePolicy(min_context=0, **(amounts if tiny else {"ratio": 1 / 16, "channels": 32}))
     attention = Attention(policy, in_order(config), always=True, hardware="h200")
     graph, format = build_graph(config), "f32" if tiny else "bf16"
-    limits = {"max_tokens": 64, "max_batch": batch}
+    limits: dict[str, Any] = {"max_tokens": 64, "max_batch": batch}
     regimes = lower_for_gpu(config, graph, weights=format, activations=format, kv=format,
                             attention=attention.passes, **limits)  # fmt: skip
     wanted = merge_kernels(regimes) + gpu_step_kernels(config.vocab_size)
@@ -363,7 +363,7 @@ def step_seconds(model: str, context: int, batch: int, folder: Path) -> dict[str
         step = decode_step(context, batch, each, kind)
         for _ in range(3):
             logits = executor.forward(step)
-        assert bool(torch.isfinite(logits).all()), "logits are not finite"
+            assert bool(torch.isfinite(logits).all()), "logits are not finite"
         times[name] = None if tiny else 1e6 * executor.time_last()
     return times
 

@@ -50,7 +50,7 @@ class WeftDecode:
 
     def close(self) -> None:
         """Let the model go."""
-        self.executor = None  # type: ignore[assignment]
+        del self.executor
 
     def _request(self, engine: Any, prompt: Sequence[int], row: int, tokens: int) -> Any:
         from weft.runtime.request import Request, Sampling

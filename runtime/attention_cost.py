@@ -138,14 +138,13 @@ class Cost:
         sizes, members = members_of(runs)
         rows = summed(np.diff(batch.starts)[members], sizes)
         self.large = rows > shape.rows_few
-        of = np.repeat(self.large, sizes)
         self.launches = [
-            _Programs(batch, [runs[place] for place in np.flatnonzero(self.large == large)],
-                      rows[self.large == large], sizes[self.large == large], members[of == large],
+            _Programs(batch, [runs[place] for place in np.flatnonzero(held).tolist()],
+                      rows[held], sizes[held], members[np.repeat(held, sizes)],
                       shape, replace(rates, resident=resident, program=program))
-            for large, resident, program in (
-                (False, rates.resident, rates.program),
-                (True, rates.resident_many, rates.program_many),
+            for held, resident, program in (
+                (~self.large, rates.resident, rates.program),
+                (self.large, rates.resident_many, rates.program_many),
             )
         ]  # fmt: skip
 

@@ -99,17 +99,11 @@ class CompiledExecutor:
 
     @property
     def head_rows(self) -> Callable[[np.ndarray], Tensor] | None:
-        """Return what gives the rows of words that `forward` takes; None: it takes none."""
+        """Return what gives the rows of words that `forward_narrow` takes; None: it takes none."""
         return None if self._narrow is None or self._sparse else self._narrow.head_rows
 
-    def forward(self, step: StepInput, head: Tensor | None = None) -> Tensor:
-        """Return logits [R, V] f32, a view that the next call overwrites.
-
-        With rows of the `head` [W, D], column j is the logit of the word of row j, and what stands
-        behind them is of no matter.
-        """
-        if head is not None and self._narrow is not None:
-            return self._forward_narrow(step, head, self._narrow)
+    def forward(self, step: StepInput) -> Tensor:
+        """Return logits [R, V] f32, a view that the next call overwrites."""
         sparse = self._sparse is not None and self._sparse.wanted(step)
         if sparse and step.is_decode and (groups := self._groups(step)):
             return self._parts(step, grouped(step, groups))
@@ -160,7 +154,11 @@ class CompiledExecutor:
                 found.numpy()[wanted] = logits.numpy()  # torch would wake its own pool
         return found
 
-    def _forward_narrow(self, step: StepInput, head: Tensor, narrow: NarrowSteps) -> Tensor:
+    def forward_narrow(self, step: StepInput, head: Tensor) -> Tensor:
+        """Return logits as `forward` does, with rows of the `head` [W, D] from `head_rows`: column
+        j is the logit of the word of row j, and what stands behind them is of no matter."""
+        narrow = self._narrow
+        assert narrow is not None
         known = narrow.known(step, head)
         if known is not None:
             run, logits = known

@@ -242,7 +242,7 @@ class Engine:
         packed = perf_counter()
         narrow = self._narrow(step, sampled)
         if narrow is not None:
-            logits = self.executor.forward(step, narrow.head)  # type: ignore[call-arg]
+            logits = self.executor.forward_narrow(step, narrow.head)  # type: ignore[attr-defined]
         elif before is None:
             logits = self.executor.forward(step)
         else:

@@ -46,14 +46,13 @@ class ToyExecutor:
         """Return what stands for the head's rows of some words: their ids [W, 1]."""
         return torch.from_numpy(words)[:, None].double()
 
-    def forward(self, step: StepInput, head: Tensor | None = None) -> Tensor:
-        """Write the step's tokens into the KV memory; return logits of the wanted rows.
+    def forward(self, step: StepInput) -> Tensor:
+        """Write the step's tokens into the KV memory; return logits of the wanted rows."""
+        return self.all_logits(step)
 
-        With rows of the `head` of their words, as `CompiledExecutor.forward` does.
-        """
+    def forward_narrow(self, step: StepInput, head: Tensor) -> Tensor:
+        """Return them for rows of the `head`, as `CompiledExecutor.forward_narrow` does."""
         logits = self.all_logits(step)
-        if head is None:
-            return logits
         few = few_words(self.vocab_size)
         found = torch.full((len(logits), few if len(head) <= few else self.vocab_size), 1e6)
         found[:, : len(head)] = logits[:, head[:, 0].long()]

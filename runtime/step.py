@@ -77,7 +77,7 @@ class ModelExecutor(Protocol):
     max_batch: int
     max_tokens: int
 
-    # One that also has `head_rows` takes rows of the head in `forward`: see `allowed_words`.
+    # One that has `head_rows` also has `forward_narrow`, which takes them: see `allowed_words`.
 
     def forward(self, step: StepInput) -> Tensor:
         """Run one step; return logits [R, V] float32 in a buffer that the next call reuses."""

@@ -201,7 +201,7 @@ class _Parts:
         The small tile, whose rows are spread over warps, sums its weights lane by lane first.
         """
         b, s = self.b, self.shape
-        heads = q.type.parameters[1][0]  # type: ignore[index]
+        heads = extents_of(q.type)[0]
         self.lane, self.tile, small = b.iota(keys), q, heads <= SMALL
         sums = (heads, keys) if small else (heads,)
         state = [b.full(LOWEST, "f32", heads), b.full(0.0, "f32", *sums),

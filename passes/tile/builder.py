@@ -90,11 +90,11 @@ class KernelBuilder:
         is marked as `stream` leaves a GPU's caches first."""
         parts = [*indices, *([mask] if mask is not None else [])]
         shape = np.broadcast_shapes(*(extents_of(value.type) for value in parts))
-        masked = {"masked": True, "other": other} if mask is not None else {}
+        masked: dict[str, Any] = {"masked": True, "other": other} if mask is not None else {}
         result = self._names.value(
             hint or source.name + "_v", _typed(dtype or dtype_of(source.type), shape)
         )
-        marks = masked | ({"hint": "stream"} if stream else {})
+        marks: dict[str, Any] = masked | ({"hint": "stream"} if stream else {})
         self._lists[-1].append(make("tile.load", source, *parts, results=(result,), **marks))
         return result
 
@@ -187,7 +187,7 @@ class KernelBuilder:
     ) -> Operation:  # fmt: skip
         """Return the kernel; `grid` extents are expressions over scalar arguments; the buffers
         `given` were there before any kernel of the step."""
-        known = {"given": [buffer.name for buffer in given]} if given else {}
+        known: dict[str, Any] = {"given": [buffer.name for buffer in given]} if given else {}
         body = (*self._lists[0], make("tile.return"))
         return make(
             "tile.kernel", name=Symbol(self.kernel_name), grid=[str(extent) for extent in grid],

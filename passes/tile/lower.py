@@ -160,9 +160,11 @@ class _Lowering:
         """Both results are written."""
         x, narrow = op.operands[0], len(op.results) == 3
         y = shape_of(op.operands[1].type)
+        parts = y[0] if len(y) > 2 else 1
+        assert isinstance(parts, int)
         kernel = elementwise.add_rmsnorm(
-            width_of(x), op["eps"], dtype_of(x.type), narrow=narrow, parts=y[0] if len(y) > 2 else 1
-        )  # type: ignore[arg-type]
+            width_of(x), op["eps"], dtype_of(x.type), narrow=narrow, parts=parts
+        )
         outs = "out0 out1" + " out2" * narrow
         return [self.call(op, kernel, f"{rows_of(x)} in0 in1 in2 {outs}")]
 

@@ -8,7 +8,7 @@ are items of `attention_parts`, and their code is that kernel's.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ...ir.core import Operation, Value
@@ -44,7 +44,7 @@ class SparseParts(Parts):
     def of_many(self) -> Parts:
         """The shape of the launch for the list's other items, dense ones of many rows."""
         dense: dict[str, Any] = {name: getattr(self, name) for name in Parts.__dataclass_fields__}
-        return Parts(**dense | {"items": MANY})
+        return replace(Parts(**dense), items=MANY)
 
     @property
     def name(self) -> str:
@@ -67,7 +67,7 @@ def sparse_parts(shape: SparseParts) -> Operation:
 class _SparseParts(_Parts):
     def __init__(self, shape: SparseParts) -> None:
         super().__init__(shape)
-        b = self.b
+        self.sparse, b = shape, self.b
         count, _ = (b.scalar(extent) for extent in ("B", "C"))
         self.list = b.buffer("item_list", "i32", "W")
         self.places = [b.buffer(n, "i32", "B") for n in ("row_page", "base", "kv_lengths")]
@@ -110,10 +110,10 @@ class _SparseParts(_Parts):
             b.load(buffer, owner, hint=buffer.name) for buffer in self.places
         )
         count = b.load(self.counts, owner, self.kv_head, hint="chosen_count")
-        unit = s.page if s.unit == "page" else 1  # type: ignore[attr-defined]
+        unit = s.page if self.sparse.unit == "page" else 1
         text = f"max(min(min(a, b * {unit}), (c + {unit - 1}) // {unit} * {unit}), 0)"
         self.end = b.map(text, self.high, count, self.length, dtype="i32", hint="end")
-        self.entry, self.lane = entry, b.iota(s.listed)
+        self.entry, self.lane = entry, b.iota(self.sparse.listed)
         lane = b.iota(s.few // s.group * s.group)
         live = b.map(f"a < min(b, 1) * {s.group}", lane, self.count, dtype="bool", hint="live")
         place = b.map("a + 0 * b", self.first, lane, dtype="i32", hint="place")
@@ -157,19 +157,20 @@ class _SparseParts(_Parts):
         heads = extents_of(self.tile.type)[0]
         start = (b.full(LOWEST, "f32", heads), b.full(0.0, "f32", heads),
                  b.full(0.0, "f32", heads, s.head_dim))  # fmt: skip
-        start += (b.full(0.0, "f32", heads, s.listed),) if self.tail else ()
-        with b.loop(self.low, self.end, *start, step=s.listed, hint="block") as loop:
+        start += (b.full(0.0, "f32", heads, self.sparse.listed),) if self.tail else ()
+        with b.loop(self.low, self.end, *start, step=self.sparse.listed, hint="block") as loop:
             top, total, acc, *read = loop.carried
             key, page = self._keys_at(loop.index)
             place = b.map("a + b", loop.index, self.lane, dtype="i32", hint="place")
             inside = b.map("a < b", place, self.end, dtype="bool", hint="inside")
-            if not s.slots:  # type: ignore[attr-defined]
+            if not self.sparse.slots:
                 inside = b.map("a & (b < c)", inside, key, self.length, dtype="bool", hint="inside")
             offset = b.map(f"a % {s.page}", key, dtype="i32", hint="offset")
             rows = (b.expand(page, 1), self.kv_head, b.expand(offset, 1), self.channel)
             seen = b.expand(inside, 1)
             k = self._half(b.load(self.k_pool, *rows, mask=seen, hint="keys"))
-            scores = b.dot(self.tile, k, b.full(0.0, "f32", heads, s.listed), transpose_b=True)
+            blank = b.full(0.0, "f32", heads, self.sparse.listed)
+            scores = b.dot(self.tile, k, blank, transpose_b=True)
             scores = b.map(f"where(b, a, {UNSEEN})", scores, b.expand(inside, 0), dtype="f32",
                            hint="scores")  # fmt: skip
             best = b.reduce("max", scores, 1, hint="best")
@@ -205,12 +206,12 @@ class _SparseParts(_Parts):
         """Return the positions and pages of a block of the list; what a list says is kept within
         the row, whatever stands there."""
         b, s = self.b, self.shape
-        unit = s.page if s.unit == "page" else 1  # type: ignore[attr-defined]
+        unit = s.page if self.sparse.unit == "page" else 1
         place = b.map("a + b", block, self.lane, dtype="i32", hint="place")
         inside = b.map("a < b", place, self.end, hint="inside")
         at = b.map(f"a + b // {unit}", self.start, place, dtype="i32", hint="at")
         key = b.load(self.chosen, self.kv_head, at, mask=inside, hint="chosen")
-        if s.slots:  # type: ignore[attr-defined]
+        if self.sparse.slots:
             text = f"max(min(a // {s.page}, b - 1), 0)"
             page = b.map(text, key, self.pool_pages, dtype="i32", hint="page_id")
             return b.map("max(a, 0)", key, dtype="i32", hint="key"), page

@@ -76,6 +76,7 @@ class Tail:
         part = b.expand(b.iota(parts), 0)
         place, mask = (sequence, b.expand(head, 1), part), None
         if self.shape.words:  # as many parts as rows leave room for
+            assert self.rows is not None
             rows = parts_of(b, self.rows, self.shape.labels.kv_heads)
             mask = b.map("a < b", part, rows, dtype="bool", hint="live")
         tops = b.load(self.mass_of[0], *place, mask=mask, other=LOWEST)

@@ -213,9 +213,9 @@ def test_logits_of_some_words_are_those_of_all(name, count, build):
                  step(([5], 42, [3, 9, 4]), (tokens(13), 6, [2, 7]), rows=[0, 13])):  # fmt: skip
         every = reference.forward(made).clone()
         expected = every[:, words]
-        found = compiled.forward(made, head)[:, :count].clone()
+        found = compiled.forward_narrow(made, head)[:, :count].clone()
         torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
-        wrong = compiled.forward(made, other)[:, :count].clone()
+        wrong = compiled.forward_narrow(made, other)[:, :count].clone()
         torch.testing.assert_close(wrong, every[:, words - 1], atol=1e-4, rtol=1e-4)
         assert not torch.allclose(wrong, expected, atol=1e-3), "other words have other logits"
 
@@ -226,5 +226,5 @@ def test_launches_do_not_hold_heads_without_bound(build, monkeypatch):
     monkeypatch.setattr(narrow_steps, "HELD_BYTES", 2 * heads[0].nbytes)
     made = step(([5], 40, [3, 9, 4]))
     for head in heads:
-        compiled.forward(made, head)
+        compiled.forward_narrow(made, head)
         assert 1 <= len(compiled._narrow._plans) <= 2
