@@ -4,10 +4,12 @@ it on a GPU, into the same file of results.
     python -m bench.sparse_attention [--only perplexity retrieval calibration]
         [--model tiny-dense] [--json] [--record]
 
-Perplexity is of zoo/heldout.txt in sequences of 4096 tokens, by the CPU's compiled kernels, every
-token a decode step of its own; its loss counts tokens with more than 1024 before them. Retrieval is
-key-value questions and needles over contexts of 512 to 4096 tokens, by the oracle of those kernels:
-the context is read densely, question and answer sparsely. Keys end in the policy's name;
+Perplexity is of the whole of zoo/heldout.txt in sequences of 4096 tokens, by the CPU's compiled
+kernels, every token a decode step of its own; its loss counts tokens with more than 1024 before
+them. Retrieval is key-value questions and needles over contexts of 512 to 8000 tokens (with question
+and answer the 8192 that the models were trained with), by the oracle of those kernels: the context
+is read densely, question and answer sparsely. Its questions are drawn from a seed on which no policy
+was chosen. `_loss_error` is the standard error of the points lost. Keys end in the policy's name;
 `perplexity_loss` and `retrieval_loss_points` are the worst over the models, of the adaptive policy
 with its tail (POLICIES["adaptive_tail"]), and those with `_no_tail` of the same without.
 `calibration_tiny_s` is what calibrating the slower model takes on this CPU.
@@ -17,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,9 +46,15 @@ POLICIES = {
     "adaptive_tail": "sparse(top_p=0.8, channels=32, tail=mean)",
 }
 """Names in keys, and policies. A label takes 1/16 of a bf16 row of k (fixed), or 1/8 (the rest)."""
+QUESTIONS = {512: 32, 1024: 32, 2048: 32, 4096: 16, 8000: 12}
+"""Contexts of eight questions, of each kind, by their length in tokens."""
+SEED = 2026
 PLANS = {
-    "perplexity": Plan(parts=("perplexity",), text=ZOO / "heldout.txt", tokens=4096),
-    "retrieval": Plan(parts=("pairs", "needles"), contexts=4),
+    "perplexity": [Plan(parts=("perplexity",), text=ZOO / "heldout.txt", tokens=1 << 20)],
+    "retrieval": [
+        Plan(parts=("pairs", "needles"), lengths=(length,), contexts=contexts, seed=SEED)
+        for length, contexts in QUESTIONS.items()
+    ],
 }
 LEFT_OUT = {"perplexity": (), "retrieval": ("wide",)}
 
@@ -60,19 +69,19 @@ def measure(section: str, model: str) -> Figures:
     policies = {
         name: parse_policy(text) for name, text in POLICIES.items() if name not in LEFT_OUT[section]
     }
-    attentions = judged(checkpoint, list(policies.values()))
     subject = KernelSubject(checkpoint) if section == "perplexity" else Subject(checkpoint)
-    found = Evaluation(subject, attentions, PLANS[section]).run()
-    print(table(model, found), flush=True)
     at = model.replace("-", "_")
     figures: Figures = {}
-    for name, policy in policies.items():
-        value = found[str(policy)]
-        figures |= {f"{key}_{at}_{name}": x for key, x in _of(value, found["dense"]).items()}
+    for plan in PLANS[section]:
+        found = Evaluation(subject, judged(checkpoint, list(policies.values())), plan).run()
+        print(table(model, found), flush=True)
+        for name, policy in policies.items():
+            value = _of(found[str(policy)])
+            figures |= {f"{key}_{at}_{name}": each for key, each in value.items()}
     return figures
 
 
-def _of(value: Measured, dense: Measured) -> Figures:
+def _of(value: Measured) -> Figures:
     """Return one attention's figures: losses, and the shares of tokens and bytes read."""
     figures: Figures = {}
     if value.perplexity:
@@ -85,8 +94,10 @@ def _of(value: Measured, dense: Measured) -> Figures:
     for kind, lengths in value.retrieval.items():
         for length, right in lengths.items():
             figures[f"{kind}_{length}"] = round(right, 4)
-            lost = 100 * (dense.retrieval[kind][length] - right)
-            figures[f"{kind}_{length}_loss_points"] = round(lost, 2)
+            against = value.against[kind][length]
+            figures[f"{kind}_{length}_loss_points"] = round(against.points, 2)
+            figures[f"{kind}_{length}_loss_error"] = round(against.error, 2)
+            figures[f"{kind}_{length}_questions"] = against.asked
             figures[f"{kind}_{length}_bytes_read"] = round(value.bytes[f"{kind} {length}"], 4)
     return figures
 
@@ -103,14 +114,25 @@ def headline(figures: Figures) -> Figures:
         names = [f"perplexity_loss_{end}" for end in ends]
         if all(name in figures for name in names):
             found[f"perplexity_loss{key}"] = max(figures[name] for name in names)
-        points = [
-            [value for name, value in figures.items()
-             if name.endswith(f"_loss_points_{end}")] for end in ends
-        ]  # fmt: skip
-        if all(points):
-            worst = max(sum(each) / len(each) for each in points)
-            found[f"retrieval_loss_points{key}"] = round(worst, 2)
+        means = [mean_lost(figures, end) for end in ends]
+        if all(means):
+            points, error = max(mean for mean in means if mean)
+            found[f"retrieval_loss_points{key}"] = round(points, 2)
+            found[f"retrieval_loss_error{key}"] = round(error, 2)
     return found
+
+
+def mean_lost(figures: Mapping[str, Any], end: str) -> tuple[float, float] | None:
+    """Return the mean over kinds and lengths of the points lost, and its standard error."""
+    points = _ending(figures, f"_loss_points_{end}")
+    errors = _ending(figures, f"_loss_error_{end}")
+    if not points or not errors:
+        return None
+    return sum(points) / len(points), sum(each**2 for each in errors) ** 0.5 / len(errors)
+
+
+def _ending(figures: Mapping[str, Any], end: str) -> list[float]:
+    return [value for name, value in figures.items() if name.endswith(end)]
 
 
 def recorded(file: Path | None) -> Figures:

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from .attention import Judged
+from .paired import Paired
 from .perplexity import Perplexity, perplexity
 from .retrieval import KINDS, judge
 from .subject import Tested, read_text
@@ -40,12 +41,13 @@ class Measured:
     """What one attention did: None and empty where a part was not asked for.
 
     `read` is the share of tokens that its sparse layers read, `bytes` that of all layers' bytes,
-    by part: `perplexity`, `pairs 2048`, ...
+    by part: `perplexity`, `pairs 2048`, ...; `against` compares answers with dense attention's.
     """
 
     name: str
     perplexity: Perplexity | None = None
     retrieval: dict[str, dict[int, float]] = field(default_factory=dict)
+    against: dict[str, dict[int, Paired]] = field(default_factory=dict)
     tasks: dict[str, float] = field(default_factory=dict)
     read: dict[str, float] = field(default_factory=dict)
     bytes: dict[str, float] = field(default_factory=dict)
@@ -105,6 +107,7 @@ class Evaluation:
         for name, answers in right.items():
             found = self.found[name]
             found.retrieval.setdefault(kind, {})[length] = sum(answers) / len(answers)
+            found.against.setdefault(kind, {})[length] = Paired.of(right["dense"], answers)
             found.asked = len(answers)
 
     def _tasks(self) -> None:

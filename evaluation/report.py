@@ -10,7 +10,8 @@ from .harness import Measured
 
 
 def table(model: str, found: Mapping[str, Measured]) -> str:
-    """Return a table, a column an attention; beside an accuracy the share of bytes read."""
+    """Return a table, a column an attention; beside an accuracy the share of bytes read and the
+    points lost with their 95 % interval."""
     columns = list(found.values())
     lines = [f"| {model} | " + " | ".join(column.name for column in columns) + " |"]
     lines.append("|---|" + "---|" * len(columns))
@@ -24,13 +25,18 @@ def _rows(columns: list[Measured]) -> list[tuple[str, list[str]]]:
         rows += _perplexity_rows(columns)
     for kind, lengths in columns[0].retrieval.items():
         for length in lengths:
-            cells = [f"{c.retrieval[kind][length]:.3f} ({c.bytes[f'{kind} {length}']:.3f})"
-                     for c in columns]  # fmt: skip
-            rows.append((f"{kind}, {length} tokens (bytes)", cells))
+            cells = [_retrieval_cell(column, kind, length) for column in columns]
+            rows.append((f"{kind}, {length} tokens (bytes; points lost)", cells))
     if columns[0].tasks:
         rows.append(("tasks, mean (bytes)",
                      [f"{c.task_mean:.3f} ({c.bytes['tasks']:.3f})" for c in columns]))  # fmt: skip
     return rows
+
+
+def _retrieval_cell(column: Measured, kind: str, length: int) -> str:
+    right, share = column.retrieval[kind][length], column.bytes[f"{kind} {length}"]
+    lost = "" if column.name == "dense" else f"; {column.against[kind][length]}"
+    return f"{right:.3f} ({share:.3f}{lost})"
 
 
 def _perplexity_rows(columns: list[Measured]) -> list[tuple[str, list[str]]]:
