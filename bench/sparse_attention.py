@@ -6,10 +6,10 @@ it on a GPU, into the same file of results.
 
 Perplexity is of the whole of zoo/heldout.txt in sequences of 4096 tokens, by the CPU's compiled
 kernels, every token a decode step of its own; its loss counts tokens with more than 1024 before
-them. Retrieval is key-value questions and needles over contexts of 512 to 8000 tokens (with question
-and answer the 8192 that the models were trained with), by the oracle of those kernels: the context
-is read densely, question and answer sparsely. Its questions are drawn from a seed on which no policy
-was chosen. `_loss_error` is the standard error of the points lost. Keys end in the policy's name;
+them. Retrieval is key-value questions and needles over contexts of 512 to 8000 tokens (the models
+were trained to 8192), by the oracle of those kernels: the context is read densely, question and
+answer sparsely. Its questions are drawn from a seed on which no policy was chosen. `_loss_error` is
+the standard error of the points lost. Keys end in the policy's name;
 `perplexity_loss` and `retrieval_loss_points` are the worst over the models, of the adaptive policy
 with its tail (POLICIES["adaptive_tail"]), and those with `_no_tail` of the same without.
 `calibration_tiny_s` is what calibrating the slower model takes on this CPU.
@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,7 @@ POLICIES = {
     "adaptive_tail": "sparse(top_p=0.8, channels=32, tail=mean)",
 }
 """Names in keys, and policies. A label takes 1/16 of a bf16 row of k (fixed), or 1/8 (the rest)."""
-QUESTIONS = {512: 32, 1024: 32, 2048: 32, 4096: 16, 8000: 12}
+QUESTIONS = {512: 24, 1024: 24, 2048: 24, 4096: 16, 8000: 12}
 """Contexts of eight questions, of each kind, by their length in tokens."""
 SEED = 2026
 PLANS = {
@@ -59,26 +59,27 @@ PLANS = {
 LEFT_OUT = {"perplexity": (), "retrieval": ("wide",)}
 
 
-def measure(section: str, model: str) -> Figures:
-    """Return the figures of a section for a model, and print them."""
+def measure(section: str, model: str) -> Iterator[Figures]:
+    """Yield the figures of a section for a model, plan by plan, and print them."""
     if section == "calibration":
         found = calibration(model)
         print(f"{model}: {found}", flush=True)
-        return {f"calibration_{model.replace('-', '_')}": found}
+        yield {f"calibration_{model.replace('-', '_')}": found}
+        return
     checkpoint = open_checkpoint(model)
     policies = {
         name: parse_policy(text) for name, text in POLICIES.items() if name not in LEFT_OUT[section]
     }
     subject = KernelSubject(checkpoint) if section == "perplexity" else Subject(checkpoint)
     at = model.replace("-", "_")
-    figures: Figures = {}
     for plan in PLANS[section]:
         found = Evaluation(subject, judged(checkpoint, list(policies.values())), plan).run()
         print(table(model, found), flush=True)
-        for name, policy in policies.items():
-            value = _of(found[str(policy)])
-            figures |= {f"{key}_{at}_{name}": each for key, each in value.items()}
-    return figures
+        yield {
+            f"{key}_{at}_{name}": value
+            for name, policy in policies.items()
+            for key, value in _of(found[str(policy)]).items()
+        }
 
 
 def _of(value: Measured) -> Figures:
@@ -158,10 +159,11 @@ def main() -> None:
     figures: Figures = {}
     for section in options.only or SECTIONS:
         for model in options.model:
-            figures |= measure(section, model)
-            figures |= headline(recorded(options.record) | figures)
-            if options.record:
-                record(figures, [f"{section} {model}"], options.record)
+            for found in measure(section, model):
+                figures |= found
+                figures |= headline(recorded(options.record) | figures)
+                if options.record:
+                    record(figures, [f"{section} {model}"], options.record)
     for key in ("perplexity_loss", "retrieval_loss_points"):
         for name in (key, f"{key}_no_tail"):
             if name in figures:

@@ -10,8 +10,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from ..codegen.graph_reference import Attend, GraphRun
+from ..codegen.graph_reference import Attend, GraphRun, Kvset, State
 from ..frontend.checkpoint import Checkpoint
+from ..ir.core import Operation
 from ..ir.diagnostics import CapacityError, reason
 from ..ir.model import ModelConfig
 from ..options import Options
@@ -83,7 +84,7 @@ class Subject:
             raise ContextTooLong(tokens=len(ids) + room, model=self.checkpoint.name,
                                  context=self.config.context_length)  # fmt: skip
         self._run, self.length = self._fresh(len(ids) + room), 0
-        self._steps(ids, None, logits=False)
+        self._steps(ids, read_densely, logits=False)
         self.length = len(ids)
 
     @torch.inference_mode()
@@ -120,6 +121,25 @@ class Subject:
             "kv_lengths": torch.tensor([first + len(ids)]), "page_table": pages,
             "logits_rows": wanted,
         }  # fmt: skip
+
+
+def read_densely(
+    run: GraphRun, operation: Operation, q: Tensor, starts: Tensor, kvset: Kvset
+) -> State:
+    """Attend to all keys of one causal sequence by torch's kernel: as `dense_partial`, sooner."""
+    heads, kv_heads, width = operation["heads"], operation["kv_heads"], operation["head_dim"]
+    slots, length = kvset.slots[0], kvset.lengths[0]
+    at = torch.arange(length - len(q), length)[:, None]
+    seen = torch.arange(len(slots)) <= at
+    if kvset.window is not None:
+        seen &= torch.arange(len(slots)) > at - kvset.window
+    k, v = (cache[kvset.layer][slots].unflatten(-1, (kv_heads, width)).transpose(0, 1)[None]
+            for cache in (run.keys, run.values))  # fmt: skip
+    rows = q.unflatten(-1, (heads, width)).transpose(0, 1)[None]
+    found = torch.nn.functional.scaled_dot_product_attention(
+        rows, k, v, seen, scale=operation["scale"], enable_gqa=True
+    )[0].transpose(0, 1)
+    return State(found.new_zeros(found.shape[:2]), found.new_ones(found.shape[:2]), found)
 
 
 def read_text(file: Path) -> str:

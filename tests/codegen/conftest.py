@@ -6,7 +6,8 @@ import os
 import pickle
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -51,3 +52,14 @@ def triton_interpreter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Int
     interpreter = Interpreter(tmp_path_factory.mktemp("triton"))
     yield interpreter
     interpreter.close()
+
+
+@pytest.fixture
+def gpu(tmp_path: Path) -> Callable[..., list[Any]]:
+    """Return what runs a kernel on the GPU, for tests marked `gpu`; skips without one."""
+    import torch
+    from gpu_run import on_gpu
+
+    if not torch.cuda.is_available():
+        pytest.skip("needs an NVIDIA GPU")
+    return partial(on_gpu, folder=tmp_path)

@@ -67,6 +67,14 @@ def test_triton_interpreter(family: str, size: str, triton_interpreter) -> None:
     check(case, triton_interpreter.run(case.kernel, case.arguments))
 
 
+@pytest.mark.gpu
+@each_family
+def test_gpu(family: str, gpu) -> None:
+    for size in SIZES.values():
+        case = FP8[family](np.random.default_rng(2), size)
+        check(case, gpu(case.kernel, case.arguments))
+
+
 @each_family
 def test_compiles_for_hopper(family: str) -> None:
     pytest.importorskip("triton")
@@ -87,10 +95,20 @@ def narrowed(case: Tree) -> Tree:
 
 @pytest.mark.parametrize("groups", ["apart", "forks"])
 def test_attention_over_fp8_pages(groups: str, triton_interpreter) -> None:
+    check_attention(groups, triton_interpreter.run)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("groups", ["apart", "forks"])
+def test_gpu_attention_over_fp8_pages(groups: str, gpu) -> None:
+    check_attention(groups, gpu)
+
+
+def check_attention(groups: str, run) -> None:
     bf16 = Parts(8, 2, 32, page=8, few=16, many=32, keys=16, keys_many=8)
     case = narrowed(tree(bf16, GROUPS[groups], QUERIES[groups]))
     work = planned(PAGES, case)
-    found = launched(triton_interpreter.run, PAGES, case, work)
+    found = launched(run, PAGES, case, work)
     held = Tree(case.batch, [widen(pool, "f8e4m3") for pool in case.pools], case.q)
     np.testing.assert_allclose(found, expected(bf16, held), rtol=0, atol=2e-2)
 

@@ -186,6 +186,12 @@ def test_triton_interpreter(name: str, triton_interpreter: Any) -> None:
     steps(triton_interpreter.run, SHAPES[name], 5, 3)
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", SHAPES)
+def test_gpu(name: str, gpu: Any) -> None:
+    steps(gpu, SHAPES[name], 5, 3)
+
+
 def test_counters() -> None:
     """What came ahead and is wanted counts as predicted; what was there before as held."""
     cache = Cache(interpreted, SHAPES["table"], room=20)

@@ -122,6 +122,14 @@ def test_triton_interpreter(name: str, triton_interpreter: Any) -> None:
     check(shape, case, run_all(triton_interpreter.run, shape, case))
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", SHAPES)
+def test_gpu(name: str, gpu: Any) -> None:
+    shape = SHAPES[name]
+    case = case_of(shape, LENGTHS, 5)
+    check(shape, case, run_all(gpu, shape, case))
+
+
 @pytest.mark.parametrize("name", ["i4", slow("top_p"), slow("tail_parts")])
 def test_compiles_for_hopper(name: str) -> None:
     pytest.importorskip("triton")

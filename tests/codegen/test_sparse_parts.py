@@ -235,6 +235,13 @@ def test_triton_interpreter(name: str, triton_interpreter: Any) -> None:
     np.testing.assert_allclose(found, wanted, rtol=0, atol=2e-5)
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", SHAPES)
+def test_gpu(name: str, gpu: Any) -> None:
+    found, wanted = launched(gpu, SHAPES[name], 3)
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=5e-5)
+
+
 def test_proven_and_not_when_a_list_may_name_any_row() -> None:
     kernel = sparse_parts(SHAPES["page"])
     assert prove_bounds(kernel).ok
@@ -253,6 +260,15 @@ def test_proven_and_not_when_a_list_may_name_any_row() -> None:
 
 
 def test_labels_and_sums_of_fp8_keys(triton_interpreter: Any) -> None:
+    check_fp8_labels(triton_interpreter.run)
+
+
+@pytest.mark.gpu
+def test_gpu_labels_and_sums_of_fp8_keys(gpu: Any) -> None:
+    check_fp8_labels(gpu)
+
+
+def check_fp8_labels(run: Any) -> None:
     """Of 8-bit keys and values: codes and sums are those of the values that pages hold."""
     rng, labels = np.random.default_rng(4), Labels(2, 16, 4, 4, "i8", "f8e4m3")
     k, v = (narrow(rng.standard_normal((5, 2, 4, 16)).astype("f4"), "f8e4m3") for _ in "kv")
@@ -260,7 +276,7 @@ def test_labels_and_sums_of_fp8_keys(triton_interpreter: Any) -> None:
     slots = np.array([4, 5, 6, 7, 12, 13, 14, 15, -1], "i4")
     codes = np.full((5, *labels.pool[1:]), 77, "i1")
     given = [len(slots), 5, slots, k, mean, level, codes]
-    found = triton_interpreter.run(label_write(labels), given)[-1]
+    found = run(label_write(labels), given)[-1]
     wide = np.clip(np.round((widen(k, "f8e4m3")[..., :4] - 0.1) / 0.02), -127, 127)
     for page in (1, 3):
         off = np.abs(found[page] - wide[page].transpose(0, 2, 1))
@@ -269,7 +285,7 @@ def test_labels_and_sums_of_fp8_keys(triton_interpreter: Any) -> None:
     entries = [np.array(x, "i4") for x in ([1], [2], [-1], [0, 1, 3])]
     sums = np.full((5, 2, 16), np.nan, "f4")
     kernel = value_sums(ValueSums(2, 16, 4, "f8e4m3", flat=True))
-    sums = triton_interpreter.run(kernel, [5, 3, 1, *entries, v, sums])[-1]
+    sums = run(kernel, [5, 3, 1, *entries, v, sums])[-1]
     rows = widen(v, "f8e4m3")[[1, 3]].sum(2).cumsum(0)
     np.testing.assert_allclose(sums[[1, 3]], rows, rtol=0, atol=1e-5)
 

@@ -149,6 +149,14 @@ def test_triton_interpreter(family: str, size: str, triton_interpreter: Any) -> 
     check(case, triton_interpreter.run(case.kernel, case.arguments))
 
 
+@pytest.mark.gpu
+@each_family
+def test_gpu(family: str, gpu: Any) -> None:
+    for size in SIZES.values():
+        case = of(family, size, 2)
+        check(case, gpu(case.kernel, case.arguments))
+
+
 @each_family
 def test_compiles_for_hopper(family: str) -> None:
     pytest.importorskip("triton")

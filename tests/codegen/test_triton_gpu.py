@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from gpu_run import on_gpu
 from hypothesis import HealthCheck, given, settings
 from kernel_cases import FAMILIES, SIZES, check, make
 from large_cases import LARGE, make_large
@@ -16,36 +16,12 @@ from random_kernels import Drawn, drawn_kernels
 from weft.codegen.emit_triton import emit
 from weft.codegen.load_triton import load_launcher
 from weft.codegen.reference import run_kernel
-from weft.ir.core import Operation
 from weft.passes.tile.feed import COPIED, copy_pages
 
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU"),
 ]
-
-
-def on_gpu(kernel: Operation, arguments: list[Any], folder: Path) -> list[Any]:
-    """Return the arguments as they are after the kernel ran on the GPU."""
-    moved = [_tensor(argument) for argument in arguments]
-    load_launcher(emit(kernel), folder)(*moved)
-    return [_array(argument) for argument in moved]
-
-
-def _tensor(argument: Any) -> Any:
-    if not isinstance(argument, np.ndarray):
-        return argument
-    if argument.dtype == np.uint16:
-        return torch.from_numpy(argument.view(np.int16)).cuda().view(torch.bfloat16)
-    return torch.from_numpy(argument).cuda()
-
-
-def _array(argument: Any) -> Any:
-    if not isinstance(argument, torch.Tensor):
-        return argument
-    if argument.dtype == torch.bfloat16:
-        return argument.view(torch.int16).cpu().numpy().view(np.uint16)
-    return argument.cpu().numpy()
 
 
 @pytest.mark.parametrize("family", FAMILIES)

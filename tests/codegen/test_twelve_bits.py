@@ -20,13 +20,24 @@ def packed_page() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 
 @pytest.mark.parametrize("by", ["meaning", "triton"])
 def test_they_bring_every_number_back(by: str, triton_interpreter) -> None:
+    check(interpreted if by == "meaning" else triton_interpreter.run)
+
+
+@pytest.mark.gpu
+def test_gpu(gpu) -> None:
+    check(gpu)
+
+
+def interpreted(kernel, given: list) -> list:
+    run_kernel(kernel, *given)
+    return given
+
+
+def check(run) -> None:
     def launcher(kernel):
         def launch(*arguments):
             given = [a.numpy() if isinstance(a, torch.Tensor) else a for a in arguments]
-            if by == "meaning":
-                run_kernel(kernel, *given)
-            else:
-                arguments[-1].copy_(torch.from_numpy(triton_interpreter.run(kernel, given)[-1]))
+            arguments[-1].copy_(torch.from_numpy(run(kernel, given)[-1]))
 
         return launch
 

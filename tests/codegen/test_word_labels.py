@@ -144,6 +144,12 @@ def test_triton_interpreter(format: str, shared: bool, triton_interpreter: Any) 
     check(run_all(triton_interpreter.run, format, 1, shared))
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize(("format", "shared"), [("i4", False), ("i4", True), ("i8", True)])
+def test_gpu(format: str, shared: bool, gpu: Run) -> None:
+    check(run_all(gpu, format, 1, shared))
+
+
 def test_labels_that_rows_share_are_scored_together() -> None:
     """Rows of a group get what they get alone: each its own choices of the same pages."""
     check(case := run_all(interpreted, "i4", seed=2, shared=True))
@@ -222,6 +228,12 @@ def test_a_threshold_and_a_share_in_the_triton_interpreter(
     check_amounts([run_all(triton_interpreter.run, "i4", 5, shared=True, **amounts)], amounts)
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("amounts", AMOUNTS)
+def test_gpu_threshold_and_share(amounts: dict[str, float], gpu: Run) -> None:
+    check_amounts([run_all(gpu, "i4", 5, shared=True, **amounts)], amounts)
+
+
 @pytest.mark.parametrize("amounts", AMOUNTS)
 def test_a_threshold_and_a_share_of_the_mass(amounts: dict[str, float]) -> None:
     cases = [run_all(interpreted, format, seed, shared=True, **amounts)
@@ -262,6 +274,11 @@ def test_what_the_middle_weighs_is_summed_up_by_query_head() -> None:
 @pytest.mark.slow
 def test_what_the_middle_weighs_in_the_triton_interpreter(triton_interpreter: Any) -> None:
     check_tail(run_all(triton_interpreter.run, "i8", 7, tail=True))
+
+
+@pytest.mark.gpu
+def test_gpu_what_the_middle_weighs(gpu: Run) -> None:
+    check_tail(run_all(gpu, "i8", 7, tail=True))
 
 
 def check_tail(case: Case) -> None:
