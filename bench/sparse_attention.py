@@ -7,12 +7,12 @@ it on a GPU, into the same file of results.
 Perplexity is of the whole of zoo/heldout.txt in sequences of 4096 tokens, by the CPU's compiled
 kernels, every token a decode step of its own; its loss counts tokens with more than 1024 before
 them. Retrieval is key-value questions and needles over contexts of 512 to 8000 tokens (the models
-were trained to 8192), by the oracle of those kernels: the context is read densely, question and
-answer sparsely. Its questions are drawn from a seed on which no policy was chosen. `_loss_error` is
-the standard error of the points lost. Keys end in the policy's name;
-`perplexity_loss` and `retrieval_loss_points` are the worst over the models, of the adaptive policy
-with its tail (POLICIES["adaptive_tail"]), and those with `_no_tail` of the same without.
-`calibration_tiny_s` is what calibrating the slower model takes on this CPU.
+were trained to 8192; policies of a fixed share are asked up to 2048), by the oracle of those
+kernels: the context is read densely, question and answer sparsely. Questions are drawn from a seed
+on which no policy was chosen. `_loss_error` is the standard error of the points lost. Keys end in
+the policy's name; `perplexity_loss` and `retrieval_loss_points` are the worst over the models, of
+the adaptive policy with its tail (POLICIES["adaptive_tail"]), and those with `_no_tail` of the same
+without. `calibration_tiny_s` is what calibrating the slower model takes on this CPU.
 """
 
 from __future__ import annotations
@@ -56,7 +56,8 @@ PLANS = {
         for length, contexts in QUESTIONS.items()
     ],
 }
-LEFT_OUT = {"perplexity": (), "retrieval": ("wide",)}
+LEFT_OUT = {"perplexity": {}, "retrieval": {"wide": 0, "fixed": 2048, "wide_tail": 2048}}
+"""Policies that a section measures to contexts of so many tokens only."""
 
 
 def measure(section: str, model: str) -> Iterator[Figures]:
@@ -67,12 +68,14 @@ def measure(section: str, model: str) -> Iterator[Figures]:
         yield {f"calibration_{model.replace('-', '_')}": found}
         return
     checkpoint = open_checkpoint(model)
-    policies = {
-        name: parse_policy(text) for name, text in POLICIES.items() if name not in LEFT_OUT[section]
-    }
     subject = KernelSubject(checkpoint) if section == "perplexity" else Subject(checkpoint)
     at = model.replace("-", "_")
     for plan in PLANS[section]:
+        policies = {
+            name: parse_policy(text)
+            for name, text in POLICIES.items()
+            if plan.lengths[0] <= LEFT_OUT[section].get(name, plan.lengths[0])
+        }
         found = Evaluation(subject, judged(checkpoint, list(policies.values())), plan).run()
         print(table(model, found), flush=True)
         yield {
