@@ -18,8 +18,11 @@ KERNEL = (
        "are numbers or names of scalar arguments. grid = up to three extents (expressions over "
        "scalar arguments); requires = facts that every launch guarantees, such as "
        "'0 <= table[*] < N'; writes = names of the buffers that it stores to; given = names of "
-       "those that were there before any kernel of the step",
-       regions=1, required=("name", "grid"), optional=("requires", "writes", "of", "given")),
+       "those that were there before any kernel of the step; items = many or few: which items "
+       "of a work list it reads, where another kernel reads the others; way = how it is scheduled, "
+       "if not as usual",
+       regions=1, required=("name", "grid"),
+       optional=("requires", "writes", "of", "given", "items", "way")),
     Op("tile.program_id", "this program's position on a grid axis", 0, 1, required=("axis",)),
     Op("tile.for", "for i in range(lo, hi, step); operands: lo, hi, carried values; region "
        "arguments: i, carried values", (2, None), (0, None), regions=1, optional=("step",)),

@@ -25,8 +25,8 @@ from .builder import KernelBuilder
 SMALL = 16
 """Query heads up to which a tile's products are those of single warps."""
 
-MANY, FEW = "_many", "_few"
-"""How the names of kernels end whose items are those of many rows, or of few."""
+MANY, FEW = "many", "few"
+"""The items of a list that a kernel reads: those of many rows, or of few."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,8 @@ class Parts:
         name += f"_{self.q}_{self.kv}_{self.few}x{self.keys}"
         name += f"_{self.many}x{self.keys_many}" if self.many and self.items != FEW else ""
         name += f"_{self.way}" if self.way else ""
-        return name + (f"_window{self.window}" if self.window else "") + self.items
+        name += f"_window{self.window}" if self.window else ""
+        return name + (f"_{self.items}" if self.items else "")
 
 
 def attention_parts(shape: Parts) -> Operation:
@@ -143,7 +144,8 @@ class _Parts:
                     self._item(s.many, s.keys_many)
         grid = "M" if s.items == MANY else "W"
         given = (*self.items, *self.rows, self.table)
-        return b.finish(s.kv_heads, grid, requires=self._facts(), of="graph.partial", given=given)
+        return b.finish(s.kv_heads, grid, requires=self._facts(), of="graph.partial", given=given,
+                        items=s.items, way=s.way)  # fmt: skip
 
     def _facts(self) -> tuple[str, ...]:
         s = self.shape

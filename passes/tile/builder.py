@@ -183,16 +183,16 @@ class KernelBuilder:
 
     def finish(
         self, *grid: str | int, requires: tuple[str, ...] = (), of: str | None = None,
-        given: Sequence[Value] = (),
+        given: Sequence[Value] = (), items: str = "", way: str = "",
     ) -> Operation:  # fmt: skip
         """Return the kernel; `grid` extents are expressions over scalar arguments; the buffers
-        `given` were there before any kernel of the step."""
+        `given` were there before any kernel of the step; `items` and `way` as in `Parts`."""
         known: dict[str, Any] = {"given": [buffer.name for buffer in given]} if given else {}
         body = (*self._lists[0], make("tile.return"))
         return make(
             "tile.kernel", name=Symbol(self.kernel_name), grid=[str(extent) for extent in grid],
-            requires=list(requires), writes=self._writes, of=of, **known,
-            regions=(Region(tuple(self._arguments), body),),
+            requires=list(requires), writes=self._writes, of=of, items=items or None,
+            way=way or None, **known, regions=(Region(tuple(self._arguments), body),),
         )  # fmt: skip
 
     def _argument(self, name: str, type: Term) -> Value:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from math import prod
 
@@ -81,10 +80,11 @@ def _schedule(kernel: Operation, apart: bool) -> Schedule:
     for name, schedule in MEASURED.items():
         if called.startswith(name):
             return schedule
-    if called.endswith(MANY):
-        return LARGE_SCHEDULES[_way(called, LARGE_SCHEDULES)]
-    few = called.endswith(FEW)
-    if way := _way(called, SCHEDULES):
+    items, way = kernel.attribute("items"), kernel.attribute("way", "")
+    if items == MANY:
+        return LARGE_SCHEDULES[way]
+    few = items == FEW
+    if way:
         return replace(SCHEDULES[way], beside=few)
     if kernel.attribute("of") == "graph.partial" and (apart or few):
         keys = next(value.type for value in kernel.regions[0].arguments if value.name == "k")
@@ -109,12 +109,6 @@ def _schedule(kernel: Operation, apart: bool) -> Schedule:
     if kernel.attribute("of") in _STREAMS:
         return matvec_schedule(kernel)
     return Schedule(num_warps=8 if _widest(kernel) >= WIDE else 4)
-
-
-def _way(called: str, ways: Mapping[str, Schedule]) -> str:
-    """Return the way that a kernel of attention is named after, or ""."""
-    parts = called.startswith("attention_parts")
-    return next((way for way in ways if parts and way and f"_{way}" in called), "")
 
 
 def gpu_step_kernels(vocab: int) -> list[tuple[Operation, Schedule]]:

@@ -143,7 +143,8 @@ def test_attention_is_a_work_list_and_its_join_one_list_a_window() -> None:
     calls = [op for op in body if op.attribute("of") == "graph.finalize"]
     names = [call["kernel"].name for call in calls]
     assert [name.split("_")[1] for name in names] == ["parts", "parts", "join"] * 2
-    assert [name.endswith(("_many", "_few")) for name in names] == [True, True, False] * 2
+    kinds = [module.symbol(name).attribute("items") for name in names]
+    assert kinds == ["many", "few", None] * 2
     for place in (0, 1):
         items = [next(t for t in c["arguments"] if t.name == "plan_item_row")
                  for c in calls[place::3]]  # fmt: skip
@@ -167,15 +168,16 @@ def test_attention_of_steps_of_many_rows_has_kernels_of_its_own() -> None:
     heads = config("LlamaForCausalLM").heads
     assert (many["up_to"], join["up_to"]) == (WAVES, JOINED // heads)
     names = many["few"].name, many["kernel"].name
-    assert ["_crowded" in name for name in names] == [False, True]
+    assert [module.symbol(name).attribute("way") for name in names] == [None, "crowded"]
     assert [gpu_schedule(module.symbol(name)).num_stages for name in names] == [4, 3]
-    assert "_crowded" in few["kernel"].name and few.attribute("up_to") is None
+    assert module.symbol(few["kernel"].name)["way"] == "crowded" and few.attribute("up_to") is None
     one = LowerToTiles(64, 512, 64, "bf16", "cuda", apart=True)
     module, _ = run_passes((*PASSES[:-2], one), build_graph(config("LlamaForCausalLM")),
                            Context("test"))  # fmt: skip
     calls = [op for op in module.symbol("step").regions[0].operations
              if op.attribute("of") == "graph.finalize"]  # fmt: skip
-    assert calls[0]["up_to"] == CROWD and "_crowded" in calls[0]["kernel"].name
+    assert calls[0]["up_to"] == CROWD
+    assert module.symbol(calls[0]["kernel"].name)["way"] == "crowded"
 
 
 def test_kernels_compile_for_hopper() -> None:
