@@ -12,10 +12,10 @@ from .cost_model.binding import Binding, Formats
 from .cost_model.hardware import Level
 from .cost_model.roofline import op_time
 from .cost_model.scene import Scene, Work
-from .cost_model.work import work_of
 from .ir.core import Operation, Term, Value
 from .ir.schedule import Schedule
 from .ir.types import dtype_of, shape_of
+from .launch_works import Launched, sparse_launches, works_of
 
 if TYPE_CHECKING:
     from .codegen.autotune import Choice, Choices
@@ -83,18 +83,19 @@ def kernel_lines(
     executor: Any = compilation.executor
     launches = executor.launches(step)
     regime = _regime_of(compilation.regimes, launches)
-    works = _works(compilation, regime, binding)
+    launched = _launched(compilation, regime, binding, level)
     calls = _calls(regime)
     schedules = {op["name"].name: schedule for op, schedule in compilation.schedules}
-    resident = sum(work.resident_bytes for work in works.values())
+    resident = sum(launched(call).work.resident_bytes for call in calls)
     groups: dict[tuple[str, str], list[int]] = {}
     for number, (call, each) in enumerate(zip(calls, launches, strict=True)):
         groups.setdefault((each.kernel, _shape_text(call, binding)), []).append(number)
     lines = []
     for (kernel, shape), numbers in groups.items():
-        work = works.get(_made_by(calls[numbers[0]]), Work())
+        doing = launched(calls[numbers[0]])
         start = level.launch_cost(_launch_mode(level, schedules.get(kernel)))
-        seconds, memory, compute = op_time(work, level, start, resident)
+        seconds, memory, compute = op_time(doing.work, level, start, resident)
+        predicted = max(seconds.expected, doing.seconds + start.median)
         measured = None
         if measure:
             from .runtime.timing import launch_seconds
@@ -102,7 +103,7 @@ def kernel_lines(
             measured = launch_seconds([launches[n] for n in numbers], executor.seconds)
         lines.append(KernelLine(
             kernel, launches[numbers[0]].operation, shape, _schedule_text(schedules.get(kernel)),
-            len(numbers), work, max(memory, compute), seconds.expected, measured,
+            len(numbers), doing.work, max(memory, compute), predicted, measured,
         ))  # fmt: skip
     return lines
 
@@ -127,21 +128,21 @@ def _made_by(call: Operation) -> str:
     return call.results[0].name if call.results else ""
 
 
-def _works(compilation: Compilation, regime: Regime, binding: Binding) -> dict[str, Work]:
-    """Return the work of each operation before lowering, by the name of its first result."""
+def _launched(
+    compilation: Compilation, regime: Regime, binding: Binding, level: Level
+) -> Callable[[Operation], Launched]:
+    """Return what says of a call what its launch does."""
     from .loading import kv_dtype
 
     graph = next(r.before for r in regime.records if r.name == "lower-to-tiles")
     scene = Scene.of(graph, binding, Formats(kv=kv_dtype(compilation.options)))
-    found: dict[str, Work] = {}
-    for op in graph.walk():
-        if not op.results or op.regions:
-            continue
-        work = work_of(op, scene)
-        if op.name == "graph.finalize":  # one kernel computes the partial too
-            work = work_of(scene.definitions[op.operands[0].name], scene) + work
-        found[op.results[0].name] = work
-    return found
+    works, sparse = works_of(graph, scene), sparse_launches(regime, graph, scene, level)
+
+    def launched(call: Operation) -> Launched:
+        known = sparse.get(_callee(call))
+        return known or Launched(works.get(_made_by(call), Work()))
+
+    return launched
 
 
 def _shape_text(call: Operation, binding: Binding) -> str:
@@ -217,13 +218,13 @@ def search_schedules(
     for step, binding in steps:
         launches = executor.launches(step)
         regime = _regime_of(compilation.regimes, launches)
-        works, calls = _works(compilation, regime, binding), _calls(regime)
+        launched, calls = _launched(compilation, regime, binding, level), _calls(regime)
         for name in dict.fromkeys(each.kernel for each in launches):
             if name in found or name not in usual or choices.find(usual[name][0]):
                 continue
             kernel, schedule = usual[name]
             numbers = [each.number for each in launches if each.kernel == name]
-            work = works.get(_made_by(calls[numbers[0]]), Work())
+            work = launched(calls[numbers[0]]).work
             programs = _programs(kernel, calls[numbers[0]], binding)
             demand = Demand(work.flops, work.bytes, programs, work.dtype, work.dense)
             ranking = [each.schedule for each in ranked(kernel, schedule, demand, level)]

@@ -58,8 +58,23 @@ def sparse_seconds(
 ) -> float:  # fmt: skip
     """Return the same of sparse decode under a policy that reads what it is expected to: `share`
     of the context, if that is known of an adaptive one (`expected_reads`)."""
+    steps, tail = by_steps(level.kind, policy, shape.head_dim), policy.tail != "none"
+    launches = _launches(level, ATTENTION + LAUNCHES + tail + 2 * steps)
+    return sum(sparse_parts(shape, level, policy, context, batch, share).values()) + launches
+
+
+def by_steps(kind: str, policy: SparsePolicy, head_dim: int) -> bool:
+    """Return whether a device compares scores by steps, in launches for queries and counts too."""
+    return kind == "gpu" and policy.in_words(head_dim)
+
+
+def sparse_parts(
+    shape: AttentionShape, level: Level, policy: SparsePolicy, context: int, batch: int = 1,
+    share: float = 0.0,
+) -> dict[str, float]:  # fmt: skip
+    """Return the seconds of `scores`, `choice` and `attention`, what launches cost aside."""
     tokens, tail = context * batch, policy.tail != "none"
-    steps = level.kind == "gpu" and policy.in_words(shape.head_dim)
+    steps = by_steps(level.kind, policy, shape.head_dim)
     read = expected_tokens(policy, context, share)
     moved = sparse_bytes(shape, policy, context, read, STEPS if steps else None)
     units = tokens / (PAGE if policy.unit == "page" else 1)
@@ -70,18 +85,20 @@ def sparse_seconds(
     products = tokens * shape.heads * each_token / rate if rate else 0.0
     labels = batch * (moved.labels + moved.tail) / level.main.read.median
     vector = level.vector_rate("f32").median
+    scored, unread = max(labels, products), 0.0
     if steps:
-        each = shape.kv_heads * STEP_OPERATIONS * tokens
+        choice = shape.kv_heads * STEP_OPERATIONS * tokens * 2 / vector  # two flops are one of them
         if tail:
-            each += shape.heads * (TAIL_SCORED * tokens + TAIL_READ * read * batch)
-        select = each * 2 / vector  # two flops are one of them
+            scored += shape.heads * TAIL_SCORED * tokens * 2 / vector
+            unread = shape.heads * TAIL_READ * read * batch * 2 / vector
     else:
         rounds = -(-shape.kv_heads * batch // level.threads)
         each = rounds * units / batch * passes(policy) * OPERATIONS.get(level.kind, 8.0)
-        select = each / (vector / level.threads)
-    scored = max(labels, products) + batch * moved.scores / speed
-    launches = _launches(level, ATTENTION + LAUNCHES + tail + 2 * steps)
-    return scored + gathered + select + launches
+        choice = each / (vector / level.threads)
+    reads = (STEPS if steps else Overheads.of(policy)).score_reads
+    written = batch * moved.scores / speed / (1 + reads)
+    return {"scores": scored + written, "choice": choice + reads * written,
+            "attention": gathered + unread}  # fmt: skip
 
 
 def least_context(

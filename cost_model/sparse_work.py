@@ -8,7 +8,7 @@ from ..ir.sparse import SparsePolicy, parse_policy
 from ..ir.types import DTYPE_BYTES
 from .expected_reads import expected_tokens
 from .scene import Scene, Work
-from .sparse_bytes import PAGE, AttentionShape, sparse_bytes, tail_bytes
+from .sparse_bytes import PAGE, AttentionShape, Overheads, sparse_bytes, tail_bytes
 
 
 def label_write(operation: Operation, scene: Scene) -> Work:
@@ -22,15 +22,15 @@ def label_write(operation: Operation, scene: Scene) -> Work:
     )
 
 
-def select(operation: Operation, scene: Scene) -> Work:
+def select(operation: Operation, scene: Scene, overheads: Overheads | None = None) -> Work:
     """2 r FLOPs a query head and token of context; each label once; scores and lists as
-    `sparse_bytes` counts them."""
-    policy = _policy(operation)
+    `sparse_bytes` counts them, with `overheads` other than those of kernels that sort by f32."""
+    policy, shape = policy_of(operation), shape_of_heads(operation, scene)
     channels = policy.label_channels(operation["head_dim"])
-    contexts = _scored(policy, scene)
+    contexts = scored_contexts(policy, scene)
     share = operation.attribute("expected") or 0.0
-    moved = [sparse_bytes(_shape(operation, scene), policy, keys,
-                          expected_tokens(policy, keys, share)) for keys in contexts]  # fmt: skip
+    moved = [sparse_bytes(shape, policy, keys, expected_tokens(policy, keys, share), overheads)
+             for keys in contexts]  # fmt: skip
     return Work(
         flops=(2.0 * channels * operation["heads"] + 4.0 * operation["kv_heads"]) * sum(contexts),
         activation_bytes=sum((each.scores + each.indices for each in moved), 0.0),
@@ -48,7 +48,7 @@ def value_sums(operation: Operation, scene: Scene) -> Work:
 
 def tail(operation: Operation, scene: Scene) -> Work:
     """Of a selected row 2 FLOPs a query head and token, 6 a channel; tables, mean and masses."""
-    shape, rows = _shape(operation, scene), 0
+    shape, rows = shape_of_heads(operation, scene), 0
     pairs = 0
     for queries, keys in _lengths(scene):
         rows += queries == 1
@@ -59,11 +59,15 @@ def tail(operation: Operation, scene: Scene) -> Work:
 
 
 def chosen_keys(kvset: Operation, scene: Scene) -> tuple[int, int] | None:
-    """Return the (query, key) pairs and the keys of a selected middle, or of the ends beside it;
-    None of any other kvset."""
+    """Return the (query, key) pairs and the keys of a selected middle, of the ends beside it, or of
+    both where they are fetched; None of any other kvset."""
     kind = kvset.attribute("kind")
+    if kvset.name == "graph.fetch":  # what is fetched: the middle, and the ends
+        parts = [chosen_keys(scene.definitions[value.name], scene) for value in kvset.operands]
+        found = [part for part in parts if part is not None]
+        return sum(pairs for pairs, _ in found), sum(keys for _, keys in found)
     if kvset.name == "graph.select":
-        policy, share = _policy(kvset), kvset.attribute("expected") or 0.0
+        policy, share = policy_of(kvset), kvset.attribute("expected") or 0.0
         counts = [(queries, _middle(policy, queries, keys, share))
                   for queries, keys in _lengths(scene)]  # fmt: skip
     elif isinstance(kind, Term) and kind.name == "ends":
@@ -81,13 +85,14 @@ def _middle(policy: SparsePolicy, queries: int, keys: int, share: float) -> int:
     return max(0, read - policy.sinks - policy.recent)
 
 
-def _scored(policy: SparsePolicy, scene: Scene) -> list[int]:
+def scored_contexts(policy: SparsePolicy, scene: Scene) -> list[int]:
     """Return the contexts of rows whose labels are scored."""
     return [keys for queries, keys in _lengths(scene)
             if queries == 1 and not policy.reads_whole(keys)]  # fmt: skip
 
 
-def _shape(operation: Operation, scene: Scene) -> AttentionShape:
+def shape_of_heads(operation: Operation, scene: Scene) -> AttentionShape:
+    """Return the heads of an operation of attention, and the format of its keys and values."""
     heads, kv_heads, head_dim = (operation[name] for name in ("heads", "kv_heads", "head_dim"))
     return AttentionShape(heads, kv_heads, head_dim, scene.formats.kv)
 
@@ -96,7 +101,8 @@ def _lengths(scene: Scene) -> list[tuple[int, int]]:
     return list(zip(scene.binding.query_lengths, scene.binding.kv_lengths, strict=True))
 
 
-def _policy(operation: Operation) -> SparsePolicy:
+def policy_of(operation: Operation) -> SparsePolicy:
+    """Return the policy of a select."""
     policy = parse_policy(operation["policy"])
     assert policy is not None, "a select has a policy"
     return policy

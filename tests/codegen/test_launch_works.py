@@ -1,0 +1,97 @@
+"""What the launches of sparse attention move and take, as `weft kernels` says it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from test_autotune import Clocked
+from weft.cost_model.binding import decode
+from weft.cost_model.hardware_file import load
+from weft.cost_model.sparse_attention import sparse_parts
+from weft.cost_model.sparse_bytes import AttentionShape
+from weft.frontend.models.presets import preset
+from weft.frontend.models.registry import build_graph
+from weft.ir.sparse import parse_policy
+from weft.options import Options
+from weft.passes.tile.regimes import Sparse, lower_for_gpu, lower_model, merge_kernels
+from weft.tuning import KernelLine, kernel_lines
+
+CONTEXT = 1 << 17
+POLICY = "sparse(ratio=1/16, channels=32, min_context=0)"
+
+
+def lines_of(policy: str, target: str = "cuda", batch: int = 8, offload: bool = False) -> Any:
+    """Return the lines of a decode step of one layer of an 8 B shape, by their kernels' names."""
+    config = replace(preset("llama-8b"), layers=1, windows=(0,))
+    hardware = "h200" if target == "cuda" else "cpu-generic"
+    attention = Sparse(policy, hardware, always=True, offload=offload, ahead=False)
+    lower = lower_for_gpu if target == "cuda" else lower_model
+    formats = {"activations": "bf16", "kv": "bf16"} if target == "cuda" else {}
+    regimes = lower(config, build_graph(config), weights="bf16", attention=attention,
+                    max_tokens=64, max_batch=8, **formats)  # fmt: skip
+    regime = next(regime for regime in regimes if regime.sparse)
+    made: Any = SimpleNamespace(
+        executor=Clocked(regime, lambda name, schedule: 1.0), regimes=[regime],
+        schedules=merge_kernels([regime]),
+        options=Options(target=target, weights="bf16", kv_memory=1),
+    )  # fmt: skip
+    step: Any = None
+    lines = kernel_lines(made, step, decode(batch, CONTEXT), load(hardware).level(), measure=False)
+    return {line.kernel: line for line in lines}
+
+
+def starting(lines: dict[str, KernelLine], begin: str) -> list[KernelLine]:
+    return [line for name, line in lines.items() if name.startswith(begin)]
+
+
+def test_launches_of_a_gpu_are_predicted_as_they_were_measured() -> None:
+    """Each alone on an H200, one layer, 128 K tokens, 8 rows (docs/sparse_attention.md)."""
+    lines = lines_of(POLICY)
+    measured = {"step_counts": 6.5, "select_bins": 8.2, "sparse_parts": 69.8, "word_scores": 39.5}
+    for begin, seconds in measured.items():
+        found = max(line.predicted for line in starting(lines, begin))
+        assert found == pytest.approx(1e-6 * seconds, rel=0.2), begin
+    few, many = sorted(starting(lines, "word_scores"), key=lambda line: line.work.bytes)
+    labels, scored = 8 * CONTEXT * 8 * 16, 8 * CONTEXT * 8
+    assert "_few" in few.kernel and few.work.bytes == 0
+    assert many.work.bytes == labels + scored
+    (attention,) = starting(lines, "sparse_parts")
+    assert attention.work.kv_read_bytes == 8 * CONTEXT // 16 * 2 * 8 * 128 * 2
+    (few,) = [line for line in starting(lines_of(POLICY, batch=1), "word_scores")
+              if "_few" in line.kernel]  # fmt: skip
+    assert few.work.bytes == (labels + scored) / 8
+
+
+def test_a_tail_takes_longer_than_its_bytes() -> None:
+    plain, tail = (lines_of(policy) for policy in (POLICY, POLICY[:-1] + ", tail=mean)"))
+    for begin, least in (("word_scores", 20e-6), ("sparse_parts", 80e-6)):
+        before, after = (max(line.predicted for line in starting(lines, begin))
+                         for lines in (plain, tail))  # fmt: skip
+        assert after - before > least
+    (sums,) = starting(tail, "value_sums")
+    assert sums.work.bytes > 0
+
+
+def test_parts_are_what_the_decision_for_sparse_attention_counts() -> None:
+    lines = lines_of(POLICY, target="cpu", batch=1)
+    level = load("cpu-generic").level()
+    policy = parse_policy(POLICY)
+    assert policy is not None
+    parts = sparse_parts(AttentionShape(32, 8, 128, "f32"), level, policy, CONTEXT)
+    start = level.launch_cost("parallel").median
+    for begin, part in (
+        ("label_scores", "scores"),
+        ("select", "choice"),
+        ("gathered", "attention"),
+    ):
+        (line,) = starting(lines, begin)
+        assert line.predicted == pytest.approx(parts[part] + start) and line.work.bytes
+
+
+def test_attention_over_fetched_keys_reads_what_was_chosen() -> None:
+    (near,) = starting(lines_of(POLICY, batch=1), "sparse_parts")
+    (far,) = starting(lines_of(POLICY, batch=1, offload=True), "held_parts")
+    assert far.work.kv_read_bytes == near.work.kv_read_bytes
