@@ -373,7 +373,7 @@ def test_compiles_for_hopper() -> None:
 
 
 def test_a_list_that_is_too_short_is_found() -> None:
-    kernel = select_bins(BinSelection(8, 64))
+    kernel = select_bins(BinSelection(2, 16))
     wrong = [fact for fact in kernel["requires"] if "base[i]" not in fact]
     with pytest.raises(UnprovenAccess):
         prove_bounds(kernel.with_attributes(requires=wrong))

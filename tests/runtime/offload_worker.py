@@ -11,8 +11,10 @@ import sys
 from pathlib import Path
 
 os.environ["TRITON_INTERPRET"] = "1"
+sys.path.append(str(Path(__file__).parents[1]))
 
 from offload_cases import LIMITS, MIB, greedy, policy
+from quick_interpreter import quicken
 from weft.codegen.build_cuda import load_kernels
 from weft.frontend.checkpoint import open_checkpoint
 from weft.loading import reference_executor
@@ -22,6 +24,7 @@ from weft.passes.tile.sections import lower_sections
 from weft.runtime.offload.device import SimulatedDevice
 from weft.runtime.offload.memory import Memory
 
+quicken()
 PROMPTS = ((17, 5, 99, 1200, 7), (3,), tuple(range(50, 67)))
 """Keys of the last one fill more than a page."""
 

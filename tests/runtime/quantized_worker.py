@@ -14,10 +14,12 @@ from types import SimpleNamespace
 from typing import Any
 
 os.environ["TRITON_INTERPRET"] = "1"
-sys.path.insert(0, str(Path(__file__).parent.parent / "codegen"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "codegen"))
+sys.path.append(str(Path(__file__).parents[1]))
 
 import torch
 from interpreter_worker import mend_narrow_floats
+from quick_interpreter import quicken
 from weft.codegen.build_cuda import load_kernels
 from weft.codegen.graph_reference import GraphRun
 from weft.frontend.models.registry import build_graph
@@ -32,6 +34,7 @@ from weft.runtime.executor import ReferenceExecutor
 from weft.runtime.step import StepInput
 from weft.runtime.weights import RandomTensors, load_weights
 
+quicken()
 LIMITS: dict[str, Any] = {"max_batch": 4, "max_tokens": 64}
 SHAPE = ModelConfig("LlamaForCausalLM", 96, 32, 2, 4, 2, 16, 48, 128, Rope(1e4), windows=(0, 0))
 PAGE = 64
