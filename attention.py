@@ -27,6 +27,7 @@ from .ir.sparse import SparsePolicy, parse_policy
 from .options import BadOption, Options
 
 if TYPE_CHECKING:
+    from .cost_model.keys_ahead import Ahead
     from .passes.tile.regimes import Regime, Sparse
     from .runtime.offload.memory import Memory
     from .runtime.sparse_decode import SparseDecode
@@ -61,6 +62,7 @@ class Attention:
     batch: int = 1
     share: float = 0.0
     kind: str = ""
+    foresight: Ahead | None = None
 
     @property
     def passes(self) -> Sparse:
@@ -113,10 +115,12 @@ def asked_attention(
         raise BadOption(problem="a GPU's work lists cannot mix windows and selections", hint=hint)
     calibration = calibration_of(checkpoint, policy)
     offload, hardware = bool(options.kv_host_memory), priced_by(options.target)
+    foresight = fetches_ahead(checkpoint.config, options, policy, hardware) if offload else None
     return Attention(
         policy, calibration, default is not None, options.attention_always or offload,
-        hardware, offload, not offload or fetches_ahead(checkpoint, options, policy, hardware),
+        hardware, offload, foresight is None or foresight.pays,
         options.attention_batch, _measured_share(checkpoint, policy), KINDS[options.target],
+        foresight,
     )  # fmt: skip
 
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from .attention import Attention
 from .frontend.checkpoint import Checkpoint
-from .ir.core import Module
 from .ir.diagnostics import CapacityError
 from .ir.display.units import Size
 from .ir.model import ModelConfig
@@ -17,6 +16,7 @@ from .ir.sparse import SparsePolicy
 from .options import BadOption, Options
 
 if TYPE_CHECKING:
+    from .cost_model.keys_ahead import Ahead
     from .passes.tile.regimes import Regime
     from .runtime.host_keys import HostKeys, Staged
     from .runtime.key_device import KeyDevice
@@ -31,11 +31,6 @@ class HostKeysRefused(CapacityError):
     hint = "lower --kv-host-memory, or raise the limit of locked memory (ulimit -l)"
 
 
-LEAST_AHEAD = 0.2
-"""The share of what is predicted that must arrive in time for predictions to pay: each costs a
-choice of keys and the cache's books. At 256 K tokens of an 8 B shape, where a tenth arrives, four
-layers take an H200 6.3 ms with predictions and 5.1 without (`bench.sparse_speed --only host_model`;
-random weights)."""
 BOOKS = 256 * 16
 """Bytes that rounding up each of a layer's tensors may cost."""
 
@@ -107,7 +102,7 @@ def offloaded_keys(
     from .runtime.recipe import TORCH
 
     room = key_room(checkpoint, options, attention, page, device.memory.cap)
-    window = link_window(checkpoint, regimes, options, attention)
+    window = link_window(checkpoint.config, options, attention.hardware)
     sparse = sparse_decode(attention, regimes, checkpoint, options, room.pages, page, device.place,
                            device.memory, window)  # fmt: skip
     assert sparse is not None
@@ -120,48 +115,57 @@ def offloaded_keys(
     return Offloaded(host, [staged(regime, options) for regime in regimes], sparse)
 
 
-def link_window(
-    checkpoint: Checkpoint, regimes: list[Regime], options: Options, attention: Attention
-) -> float:
+def link_window(config: ModelConfig, options: Options, hardware: str) -> float:
     """Return how many tokens' keys and values of one layer cross the link while a GPU reads a
     layer's weights; on a simulated one there is no such limit."""
-    from .runtime.weights import weight_bytes
-
-    weights = weight_bytes(Module(tuple(regime.function for regime in regimes)))
-    return _window(checkpoint.config, options, weights, attention.hardware)
-
-
-def _window(config: ModelConfig, options: Options, weights: float, hardware: str) -> float:
     from .cost_model.hardware_file import load
     from .ir.types import DTYPE_BYTES
-    from .loading import kv_dtype
+    from .loading import kv_dtype, weight_dtype
 
     if options.target != "cuda":
         return math.inf
     machine = load(hardware)
-    seconds = weights / config.layers / machine.of_kind("gpu").main.read.median
+    weights = _layer_weights(config) * DTYPE_BYTES[weight_dtype(options)]
+    seconds = weights / machine.of_kind("gpu").main.read.median
     token = 2 * config.kv_heads * config.head_dim * DTYPE_BYTES[kv_dtype(options)]
     return seconds * machine.link("cpu", "gpu").bandwidth.median / token
 
 
+def _layer_weights(config: ModelConfig) -> float:
+    """Return how many weights of a layer one token reads: of experts those that it goes to."""
+    tables = config.vocab_size * config.width * (1 if config.tied else 2)
+    each = (config.parameters - tables) / config.layers
+    expert = 3 * config.width * config.ffn
+    return each - expert * (config.experts - config.experts_per_token) if config.experts else each
+
+
 def fetches_ahead(
-    checkpoint: Checkpoint, options: Options, policy: SparsePolicy, hardware: str
-) -> bool:
-    """Return whether it pays to predict what the next layer reads: where the link brings enough of
-    it in time, of the longest sequence that host memory holds."""
+    config: ModelConfig, options: Options, policy: SparsePolicy, hardware: str
+) -> Ahead | None:
+    """Return what it costs and saves to predict what the next layer reads, of the longest sequence
+    that host memory holds; None on a simulated GPU, whose link has no rate: it predicts."""
     from .cost_model.expected_reads import expected_tokens
+    from .cost_model.hardware_file import load
+    from .cost_model.keys_ahead import ahead
+    from .cost_model.sparse_bytes import AttentionShape
     from .ir.types import DTYPE_BYTES
     from .loading import kv_dtype, weight_dtype
-    from .runtime.sparse_decode import ahead_share
-    from .runtime.weights import weight_bytes
+    from .runtime.sparse_decode import MISSED, ahead_share
 
-    config = checkpoint.config
-    row = 2 * config.kv_heads * config.head_dim * DTYPE_BYTES[kv_dtype(options)]
-    longest = min(config.context_length, options.kv_host_memory // (config.layers * row))
-    formats = DTYPE_BYTES[weight_dtype(options)] / DTYPE_BYTES["f32"]
-    weights = weight_bytes(checkpoint.graph) * formats
-    window = _window(config, options, weights, hardware)
-    return ahead_share(window, int(expected_tokens(policy, longest))) >= LEAST_AHEAD
+    if options.target != "cuda":
+        return None
+    machine = load(hardware)
+    shape = AttentionShape(config.heads, config.kv_heads, config.head_dim, kv_dtype(options))
+    longest = min(
+        config.context_length, int(options.kv_host_memory / (config.layers * shape.token))
+    )
+    selected = int(expected_tokens(policy, longest))
+    share = ahead_share(link_window(config, options, hardware), selected)
+    made = config.width * (config.heads + 2 * config.kv_heads) * config.head_dim
+    product = made * DTYPE_BYTES[weight_dtype(options)]
+    link = machine.link("cpu", "gpu").bandwidth.median
+    return ahead(shape, machine.of_kind("gpu"), policy, longest, product,
+                 share * MISSED * selected, link)  # fmt: skip
 
 
 def staged(regime: Regime, options: Options) -> Staged | None:
@@ -186,9 +190,9 @@ def launches_of(regime: Regime) -> tuple[Pipeline, tuple[LaunchedTask, ...]]:
     return launch_pipeline(regime.function, kernels, dict(regime.extents))
 
 
-def explained(regimes: list[Regime]) -> list[str]:
+def explained(regimes: list[Regime], attention: Attention | None) -> list[str]:
     """Return what is proven of the launches of sparse decode steps, a line a regime; and on a GPU
-    which steps are replayed as a graph."""
+    why keys are fetched ahead or not, and which steps are replayed as a graph."""
     from .passes.graph.hazards import prove_hazards
 
     lines = []
@@ -203,6 +207,8 @@ def explained(regimes: list[Regime]) -> list[str]:
         lines.append(f"{steps}: {tasks[-1].end} launches are {len(tasks)} tasks, {apart} of them "
                      f"cross the link beside the others, {ahead} of these fetch ahead; "
                      f"{prove_hazards(pipeline)}")  # fmt: skip
+    if attention is not None and attention.foresight is not None:
+        lines.append(str(attention.foresight))
     if regimes[0].target == "cuda":
         lines += GRAPHS
     return lines

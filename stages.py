@@ -180,7 +180,10 @@ def explanation(compilation: Compilation) -> str:
     if whole and compilation.options.kv_host_memory:
         from .key_offload import explained
 
-        lines += ["queues:", *(f"  {line}" for line in explained(compilation.regimes))]
+        lines += [
+            "queues:",
+            *(f"  {line}" for line in explained(compilation.regimes, compilation.attention)),
+        ]
     if compilation.on_gpu and not compilation.options.kv_memory:
         lines.append("memory: what the GPU has free, known when the model is loaded; or kv_memory")
     elif not compilation.remote and compilation.checkpoint is not None:

@@ -4,9 +4,10 @@ The 8 B shape with random weights and, beside its own new tokens, random keys an
 compiled for `--target cuda --kv-host-memory`, with a cache of two selections. `steady` gives the
 same token every step, so that queries turn by rope alone (as alike as the cosine that
 `sparse_offload` says of the shipped models); `fresh` another each time, which no cache foresees.
-`unguessed` is `steady` of an executor that fetches nothing ahead. Beside it a stack of the same
-products over keys that are copied whole, layer by layer, and the same executor with its keys on the
-device, whose logits must be the same.
+Both are run with predictions (`guessed`) and without (`unguessed`); keys without either are of the
+way that the executor decides for (`ahead`). Beside it a stack of the same products over keys that
+are copied whole, layer by layer, and the same executor with its keys on the device, whose logits
+must be the same.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from weft.frontend.models.presets import preset
 from weft.frontend.models.registry import build_graph
 from weft.ir.model import ModelConfig
 from weft.ir.sparse import SparsePolicy
-from weft.key_offload import key_costs
+from weft.key_offload import fetches_ahead, key_costs
 from weft.loading import executor_on, page_count
 from weft.options import Options
 from weft.passes.tile.gpu_schedules import gpu_step_kernels
@@ -88,6 +89,13 @@ class HostModel:
         )  # fmt: skip
         self.position = context
         self._asked = checkpoint, options, attention
+
+    @property
+    def decided(self) -> bool:
+        """Whether an executor would fetch ahead, unasked."""
+        _, options, attention = self._asked
+        price = fetches_ahead(self.config, options, attention.policy, attention.hardware)
+        return price is None or price.pays
 
     def fits(self, memory: int) -> int:
         """Return how many of its sequences a device has room for in so many bytes."""
@@ -192,17 +200,19 @@ def measured(
             near.fill()
             seconds = near.seconds(lambda _: 7, steps)
             found["on_device_us"] = None if near.tiny else 1e6 * seconds
-    with model(config, policy, context, folder, Placed()) as across:
-        across.fill()
-        for name, tokens in (("", lambda _: 7), ("fresh_", lambda number: 11 + 5 * number)):
-            found |= run(across, tokens, steps, name)
-        if not across.tiny:
-            found |= streamed(across)
-    with model(config, policy, context, folder, Placed(ahead=False)) as across:
-        across.fill()
-        found |= run(across, lambda _: 7, steps, "unguessed_")
-        if across.tiny:
-            return found
+    for way, ahead in (("guessed_", True), ("unguessed_", False)):
+        with model(config, policy, context, folder, Placed(ahead=ahead)) as across:
+            across.fill()
+            for name, tokens in (("", lambda _: 7), ("fresh_", lambda number: 11 + 5 * number)):
+                found |= run(across, tokens, steps, way + name)
+            if not ahead and not across.tiny:
+                found |= streamed(across)
+            tiny, decided = across.tiny, across.decided
+    way = "guessed_" if decided else "unguessed_"
+    taken = {key.removeprefix(way): value for key, value in found.items() if key.startswith(way)}
+    found |= taken | {"ahead": decided}
+    if tiny:
+        return found
     return found | {"speedup": found["streaming_us"] / found["us"],
                     "fresh_speedup": found["streaming_us"] / found["fresh_us"]}  # fmt: skip
 

@@ -49,7 +49,7 @@ the tokens (`bench.sparse_speed --only policies`)."""
 
 def dense_seconds(shape: AttentionShape, level: Level, context: int, batch: int = 1) -> float:
     """Return the seconds of one layer's dense decode of `batch` sequences."""
-    return _read(shape, level, context * batch) + _launches(level, ATTENTION)
+    return _read(shape, level, context * batch) + launch_seconds(level, ATTENTION)
 
 
 def sparse_seconds(
@@ -59,7 +59,7 @@ def sparse_seconds(
     """Return the same of sparse decode under a policy that reads what it is expected to: `share`
     of the context, if that is known of an adaptive one (`expected_reads`)."""
     steps, tail = by_steps(level.kind, policy, shape.head_dim), policy.tail != "none"
-    launches = _launches(level, ATTENTION + LAUNCHES + tail + 2 * steps)
+    launches = launch_seconds(level, ATTENTION + LAUNCHES + tail + 2 * steps)
     return sum(sparse_parts(shape, level, policy, context, batch, share).values()) + launches
 
 
@@ -144,7 +144,7 @@ def least_shared(shape: AttentionShape, level: Level, policy: SparsePolicy) -> f
     return float(round(launch * level.vector_rate("f32").median / saved))
 
 
-def _launches(level: Level, count: int) -> float:
+def launch_seconds(level: Level, count: int) -> float:
     """Return what so many launches cost whatever they do."""
     launch = [cost.median for cost in level.launch.values()][-1:]
     return count * (sum(launch) + WAY.get(level.kind, 0.0))
