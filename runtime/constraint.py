@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -95,6 +95,11 @@ class Constraints:
     def start(self, name: object, heal: str = "", opening: str = "") -> Matcher:
         """Return a fresh matcher of the constraint called `name`; see `Constraint.start`."""
         return self._compiled[_plain(name)].start(heal, opening)
+
+    def matchers(self) -> Iterator[Matcher]:
+        """Yield a fresh matcher of each constraint."""
+        for constraint in self._compiled.values():
+            yield constraint.start()
 
     @cached_property
     def _guide(self) -> Any:

@@ -14,6 +14,7 @@ from .batch import Batch
 from .duplicates import Answer, Duplicates
 from .endings import Endings
 from .flight import Draw, Flight, Landed, live
+from .held_rows import Held
 from .kv_cache import PagedKV
 from .limits import check_limits
 from .meter import HitCounter
@@ -62,6 +63,7 @@ class Engine:
         self._rows = np.arange(executor.max_batch)
         self.ahead = bool(getattr(executor, "asynchronous", False))
         self._allowed = None if self.ahead else AllowedWords.of(executor)
+        self.held: Held | None = getattr(executor, "held", None) if self.ahead else None
         if trace is not None:
             trace.watch(executor, self.ahead)
         self._flight: Flight | None = None
@@ -227,7 +229,7 @@ class Engine:
         start = perf_counter()
         if self._flight is not None:
             scarce = self.kv.free < self._most_pages
-            if self._flight.may_be_followed(self._batch, scarce):
+            if self._flight.may_be_followed(self._batch, scarce, self.held):
                 self._flight.let_go(self._batch)
             else:
                 self._land()
@@ -241,15 +243,16 @@ class Engine:
         step, tokens, sampled = self._batch.pack(chunks)
         packed = perf_counter()
         narrow = self._narrow(step, sampled)
+        source = None if before is None else before.source(self._batch, running, tokens)
+        held = self.held is not None and self.held.begin(self._batch, source, running)
         if narrow is not None:
             logits = self.executor.forward_narrow(step, narrow.head)  # type: ignore[attr-defined]
-        elif before is None:
+        elif source is None:
             logits = self.executor.forward(step)
         else:
-            source = before.source(self._batch, running, tokens)
             logits = self.executor.forward(step, source)  # type: ignore[call-arg]
         computed = perf_counter()
-        draw = self._draw(logits, sampled, running, narrow) if sampled else _NOTHING
+        draw = self._draw(logits, sampled, running, narrow, held) if sampled else _NOTHING
         drawn, record = perf_counter(), None
         if self.trace is not None:
             times, cached = (start, packed, computed, drawn), self.kv.num_pages - self.kv.free
@@ -277,19 +280,20 @@ class Engine:
             return None
         return self._allowed.choose(batch, sampled, step.logits_rows.shape[0])
 
-    def _draw(self, logits: Tensor, count: int, running: int, narrow: Narrow | None) -> Draw:
+    def _draw(
+        self, logits: Tensor, count: int, running: int, narrow: Narrow | None, held: bool
+    ) -> Draw:
         """Sample a token for each of the first `count` rows; the first `running` are older."""
         batch = self._batch
-        if batch.constrained and self._allowed is None:
+        masked = batch.constrained > 0 and not held
+        if masked and self._allowed is None:
             fill_masks(batch)
         if batch.random:
             positions = batch.produced[:count].copy()
             if self._flight is not None:  # a token of theirs is still on its way
                 positions[:running] += 1
             batch.uniform[:count] = uniforms(batch.key[:count], positions)
-        mask, temperature, top_k, top_p, min_p, uniform = batch.settings(
-            count, batch.constrained > 0
-        )
+        mask, temperature, top_k, top_p, min_p, uniform = batch.settings(count, masked)
         rows = logits if logits.shape[0] == count else logits[:count]
         if narrow is not None and self._allowed is not None:
             mask = self._allowed.masks(batch, narrow, count)

@@ -83,6 +83,8 @@ class Executable(Shown):
         self._report = report
         self.machine = Machine(plan, name, tokenizer, executor.vocab_size, tools or {}, tables)
         self.engine = Engine(executor, sample, policy, trace)
+        if self.engine.held is not None:
+            self.engine.held.take(self.machine.constraints.matchers())
         self._prefixes = prefixes
         self._host = Host(self.machine, self.engine, prefixes.known if prefixes else None)
         self._most = executor.max_batch

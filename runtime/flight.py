@@ -10,6 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from .batch import Batch, Chunk
+from .held_rows import Held
 from .request import Request
 from .trace import StepRecord
 
@@ -80,15 +81,20 @@ class Flight:
         )
         return source
 
-    def may_be_followed(self, batch: Batch, scarce: bool = False) -> bool:
+    def may_be_followed(
+        self, batch: Batch, scarce: bool = False, held: Held | None = None
+    ) -> bool:  # fmt: skip
         """Whether the next step may begin before this one's draw is known.
 
-        Not where the host must see its tokens to know what a constraint allows next, nor, while
+        Not where the host must see its tokens to know what a constraint allows next, because the
+        device does not know it (`held`), or is likely to compute too much in vain; nor, while
         pages are `scarce`, where half the rows or more are about to give theirs back. A row that
         draws its end or a stop leaves a step late: to compute it in vain costs less than a device
         that waits. Rows at their limit are not computed again: see `let_go`.
         """
-        if batch.constrained or not batch.size:
+        if not batch.size:
+            return False
+        if batch.constrained and not (held is not None and held.follows(batch)):
             return False
         return not scarce or 2 * len(batch.at_limit()) < batch.size
 

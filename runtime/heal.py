@@ -47,6 +47,16 @@ class HealMatcher:
         """Whether everything is allowed from now on."""
         return not self._begin
 
+    @property
+    def words(self) -> TokenBytes:
+        """The bytes of the vocabulary's tokens."""
+        return self._table.words
+
+    @property
+    def begins(self) -> tuple[bytes, np.ndarray]:
+        """What the text must still begin with, and the bitmask of tokens that may come."""
+        return self._begin, self._table.mask(self._begin)
+
     def fill(self, masks: np.ndarray, row: int) -> None:
         """Write the bitmask of allowed tokens into `masks[row]`."""
         masks[row] = self._table.mask(self._begin) if self._begin else -1

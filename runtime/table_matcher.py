@@ -46,6 +46,8 @@ class TableConstraint:
         self.endings = frozenset(np.flatnonzero(ending).tolist())
         self.notable = self.endings | self.forced.keys()
         """States in which a text ends or goes on in one way only."""
+        self.passed, self.turned = [1.5] * len(table.moves), [0.5] * len(table.moves)
+        """How often a token after a state has led to no notable one, or to one."""
         self.steps: dict[int, int] = {}
         """Steps that have been taken: the next state at state << 32 | token."""
 
@@ -54,6 +56,11 @@ class TableConstraint:
         most = self.most
         at = remaining if remaining < most else most
         return self.entries[self.numbers[state * (most + 1) + at]][0]
+
+    def chance(self, state: int) -> float:
+        """Return how likely a token after a state leads to a notable one: a quarter at first."""
+        turned = self.turned[state]
+        return turned / (turned + self.passed[state])
 
     def step(self, state: int, token: int) -> int:
         """Return the state after a token that the mask of `state` allows."""
@@ -101,7 +108,9 @@ class TableMatcher:
         if state is None:
             state = of.step(self.state, token)
         if state in of.notable:
+            of.turned[self.state] += 1
             return False
+        of.passed[self.state] += 1
         self.state = state
         return True
 

@@ -11,6 +11,7 @@ from ...ir.tile import extents_of
 from ...ir.types import dtype_of, shape_of
 from .attention_parts import FEW, MANY
 from .attention_ways import LARGE_SCHEDULES, SCHEDULES, THREE
+from .constrain import constrain_rows
 from .feed import copy_pages, feed_tokens
 from .matvec import matvec_schedule
 from .sampling import argmax_masked, sample
@@ -118,6 +119,7 @@ def gpu_step_kernels(vocab: int) -> list[tuple[Operation, Schedule]]:
     chained = Schedule(chained=CHAINED)
     return [
         (feed_tokens(), chained), (copy_pages(), chained),
+        (constrain_rows(vocab, min(1024, whole)), chained),
         (argmax_masked(vocab, greedy), replace(chained, num_warps=max(4, greedy // 16))),
         (sample(vocab, drawn), replace(chained, num_warps=8 if drawn >= 64 else 4)),
     ]  # fmt: skip

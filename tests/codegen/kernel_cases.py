@@ -18,7 +18,7 @@ from kernel_oracles import (
     silu,
 )
 from weft.ir.core import Operation
-from weft.passes.tile import elementwise, feed, moe, rope, sampling
+from weft.passes.tile import constrain, elementwise, feed, moe, rope, sampling
 from weft.passes.tile.expert_matvec import ExpertMatvec, experts_gated, experts_mixed
 
 SIZES = {"empty": 0, "one": 1, "few": 3, "ragged": 13}
@@ -314,6 +314,37 @@ def copy_pages(rng: np.random.Generator, copies: int) -> Case:
     return Case(feed.copy_pages(2), arguments, {"pool": expected})
 
 
+def constrain_rows(rng: np.random.Generator, r: int) -> Case:
+    vocab, width, states, drawn_rows = 70, 3, 6, 5
+    sizes = rng.integers(0, 4, vocab)
+    spelled = np.concatenate([[0], np.cumsum(sizes)]).astype("i4")
+    letters = rng.integers(0, 256, max(1, int(spelled[-1]))).astype("i4")
+    moves = rng.integers(0, states, (states, 256)).astype("i4")
+    moves[0] = 0
+    most = rng.integers(0, 4, states).astype("i4")
+    entry = (np.cumsum(most + 1) - most - 1).astype("i4")
+    masks = rng.integers(-(2**31), 2**31, (7, width)).astype("i4")
+    masks_of = rng.integers(0, 7, int((most + 1).sum())).astype("i4")
+    source = rng.integers(-1, drawn_rows, r).astype("i4")
+    start, left = rng.integers(0, states, r).astype("i4"), rng.integers(0, 6, r).astype("i4")
+    drawn = rng.integers(0, vocab, drawn_rows).astype("i4")
+    before = rng.integers(0, states, drawn_rows).astype("i4")
+    found = start.copy()
+    for row, place in enumerate(source):
+        if place >= 0:
+            found[row] = before[place]
+            for letter in letters[spelled[drawn[place]] : spelled[drawn[place] + 1]]:
+                found[row] = moves[found[row], letter]
+    numbers = masks_of[entry[found] + np.minimum(left, most[found])]
+    arguments = [
+        r, drawn_rows, states, len(masks_of), 7, len(letters), source, start, left, drawn, before,
+        spelled, letters, moves, entry, most, masks_of, masks, np.full(r, -7, "i4"),
+        np.full((r, width), -7, "i4"),
+    ]  # fmt: skip
+    expected = {"states": found, "allowed": masks[numbers]}
+    return Case(constrain.constrain_rows(vocab, 2), arguments, expected)
+
+
 FAMILIES: dict[str, Callable[[np.random.Generator, int], Case]] = {
     "embedding_f32": _with(embedding, "f32"), "embedding_bf16": _with(embedding, "bf16"),
     "embedding_i8": _with(embedding, "i8"), "rmsnorm": rmsnorm, "add_rmsnorm": add_rmsnorm,
@@ -336,6 +367,7 @@ FAMILIES: dict[str, Callable[[np.random.Generator, int], Case]] = {
     "combine_partial": _with(combine, False, True),
     "combine_residual": _with(combine, True), "argmax_masked": argmax_masked, "sample": sample,
     "token_logprobs": token_logprobs, "feed_tokens": feed_tokens, "copy_pages": copy_pages,
+    "constrain_rows": constrain_rows,
 }  # fmt: skip
 
 

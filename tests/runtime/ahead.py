@@ -7,8 +7,24 @@ from typing import Any
 import numpy as np
 import torch
 from weft.runtime.flight import Landed
+from weft.runtime.held_rows import HeldRows
 from weft.runtime.sampler import sample_rows
 from weft.runtime.simulator import ToyExecutor
+
+
+def constrain(rows: int, *arguments: Any) -> None:
+    """What `passes.tile.constrain` says, row by row."""
+    values = [a.numpy() if isinstance(a, torch.Tensor) else a for a in arguments[5:]]
+    source, start, left, drawn, before, spelled, letters, moves, *rest = values
+    entry, most, masks_of, masks, states, allowed = rest
+    for row in range(rows):
+        state, at = start[row], source[row]
+        if at >= 0:
+            state = before[at]
+            for letter in letters[spelled[drawn[at]] : spelled[drawn[at] + 1]]:
+                state = moves[state, letter]
+        states[row] = state
+        allowed[row] = masks[masks_of[entry[state] + min(left[row], most[state])]]
 
 
 class AheadExecutor(ToyExecutor):
@@ -19,6 +35,10 @@ class AheadExecutor(ToyExecutor):
     def __init__(self, *arguments: Any, **limits: Any) -> None:
         super().__init__(*arguments, **limits)
         self.drawn = np.zeros(self.max_batch, np.int32)
+        words = -(-self.vocab_size // 32)
+        self.everything = torch.full((self.max_batch, words), -1, dtype=torch.int32)
+        drawn = torch.from_numpy(self.drawn)
+        self.held = HeldRows(self.vocab_size, drawn, self.everything, constrain)
         self.fed = 0
 
     def forward(self, step: Any, source: np.ndarray | None = None) -> torch.Tensor:
@@ -35,8 +55,9 @@ class AheadSampler:
     def __init__(self, executor: AheadExecutor) -> None:
         self._executor = executor
 
-    def start(self, logits: torch.Tensor, *settings: Any) -> Landed:
-        drawn = sample_rows(logits, *settings)
+    def start(self, logits: torch.Tensor, mask: Any, *settings: Any) -> Landed:
+        mask = self._executor.everything[: len(logits)] if mask is None else mask
+        drawn = sample_rows(logits, mask, *settings)
         self._executor.drawn[:] = -1  # what an older draw gave is gone
         self._executor.drawn[: len(logits)] = drawn[0].numpy()
         return Landed(drawn)

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from ahead import AheadExecutor, AheadSampler
-from weft.runtime import batch, pace
+from weft.runtime import batch, held_rows, pace
 from weft.runtime.engine import Engine
 from weft.runtime.flight import Flight
 from weft.runtime.request import Request, Sampling
@@ -302,3 +302,61 @@ def test_a_failure_while_rows_end_loses_none(where, fails):
         for _ in range(request.sampling.max_tokens):
             ids.append(int(toy_logits(ids, 64).argmax()))
         assert request.sequence.ids() == ids
+
+
+HELD = """record Order:
+    name: str(max_tokens=6)
+    count: int(1..20)
+    kind: choice["hello", "ing", "the end"]
+
+program held(n: int) -> str:
+    "Row {n}: "
+    fork 2 as branches:
+        gen said(max_tokens=9)
+        "so"
+        gen letters(max_tokens=12): regex "[a-hA-H]{2,40}"
+        yield letters
+    "{branches}"
+    gen order(max_tokens=40): Order
+    gen last(max_tokens=7, temperature=1.0): regex "[a-z ]{1,30}"
+    return "{order.name} {last}"
+"""
+
+
+def test_constrained_rows_run_ahead_too(toy, monkeypatch):
+    """Whether the device or the host moves their automata, tokens are the same."""
+    rows, oracle, fed = [{"n": n} for n in range(9)], toy.oracle(HELD), []
+    expected = [oracle(row, **args).value for row, args in enumerate(rows)]
+    for vain in (-1.0, 0.15, 2.0):  # never, where few are in vain, always
+        monkeypatch.setattr(held_rows, "VAIN", vain)
+        executable = toy.compile(HELD, ahead=True, max_batch=8, max_tokens=48)
+        assert executable.run_rows(rows).values == expected
+        toy.assert_clean(executable)
+        fed.append(executable.engine.executor.fed)
+    assert fed[0] + 20 < fed[1] < fed[2]
+
+
+def test_a_constraint_without_a_table_is_worked_out_on_the_host(toy, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "nested.lark").write_text('start: /[ab]+/ "(" start ")" | "x"\n')
+    text = """program p(n: int) -> str:
+    "{n}:"
+    gen a(max_tokens=9): grammar "nested.lark"
+    "and"
+    gen b(max_tokens=9): regex "[a-d ]{3,9}"
+    return "{a}{b}"
+"""
+    rows, oracle = [{"n": n} for n in range(5)], toy.oracle(text)
+    executable = toy.compile(text, ahead=True, max_batch=4, max_tokens=32)
+    found = executable.run_rows(rows).values
+    assert found == [oracle(row, **args).value for row, args in enumerate(rows)]
+    toy.assert_clean(executable)
+
+
+def test_constraints_beyond_the_devices_room_are_the_hosts(toy, monkeypatch):
+    monkeypatch.setattr(held_rows, "MOST_BYTES", 0)
+    text = 'program p(n: int) -> str:\n    "{n}:"\n    gen a(max_tokens=9): regex "[a-d ]{3,9}"\n'
+    text += "    return a\n"
+    executable, oracle = toy.compile(text, ahead=True), toy.oracle(text)
+    assert executable.run(n=3).value == oracle(0, n=3).value
+    assert executable.engine.executor.fed == 0
