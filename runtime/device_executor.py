@@ -141,7 +141,7 @@ class DeviceExecutor(CompiledExecutor):
             return self._apart(step, source, groups)
         wanted = step.logits_rows.shape[0]
         if self._is_short(step):
-            step, order = single_rows(step)
+            step, order = single_rows(step, self.page_size)
             source = None if source is None else source[order]
         rows, lists = step.tokens.shape[0], self._lists.plan(step)
         entries = len(lists.arrays[PAGES])
