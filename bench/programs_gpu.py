@@ -23,6 +23,7 @@ from unittest.mock import patch
 
 import torch
 from torch import Tensor
+from weft.frontend.checkpoint import open_checkpoint
 from weft.ir.vocabulary import Tokenizer
 from weft.options import Options
 from weft.runtime.weights import RandomTensors
@@ -97,11 +98,8 @@ def on_device(model: str = SHAPE, **changes: Any) -> Bench:
     """Return a bench whose model is loaded on the GPU."""
     options = Options.from_env().changed(**{"target": "cuda", "prove": False, **changes})
     bench = Bench(model, options)
-    compilation = bench.compile(CASES["multi_chain"])
-    checkpoint = compilation.checkpoint
-    assert checkpoint is not None
-    with wordy(word_ids(checkpoint.tokenizer)):
-        _ = compilation.executor, compilation.sampler
+    with wordy(word_ids(open_checkpoint(model).tokenizer)):
+        bench.compile(CASES["multi_chain"])  # loads the model
     return bench
 
 
