@@ -117,7 +117,10 @@ def elsewhere(quick: bool) -> Figures:
     return found
 
 
-CONSTRAINED = ("constrained_vs_free", "forced_speedup", "json_parse_rate", "grammar_us_per_token")
+CONSTRAINED = (
+    "constrained_vs_free", "forced_speedup", "json_parse_rate", "canonical_rate",
+    "grammar_us_per_token",
+)  # fmt: skip
 COMPILE_TIME = ("compile_10k_rows_s", "memory_proof_s")
 
 

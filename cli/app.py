@@ -70,6 +70,7 @@ def run(
         Path | None, typer.Option(help="with --gpu-memory: a policy file, as weft tune writes it")
     ] = None,
     tools: Annotated[Path | None, typer.Option(help="a Python file that holds tools")] = None,
+    seed: Annotated[int, typer.Option(help="what random draws begin from")] = 0,
     trace: Annotated[
         Path | None, typer.Option(help="write a Chrome trace: ui.perfetto.dev opens it")
     ] = None,

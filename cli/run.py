@@ -89,6 +89,7 @@ class RunOptions:
     offload: list[str] | None
     offload_policy: Path | None
     tools: Path | None
+    seed: int
     trace: Path | None
     record_routing: Path | None
     remote_concurrency: int
@@ -147,6 +148,7 @@ def _compile(options: RunOptions, batch: int) -> Executable:
     chosen = Options.from_env().changed(
         target=options.target,
         tp=options.tp,
+        seed=options.seed,
         **given,
         trace=options.trace is not None,
         remote_concurrency=options.remote_concurrency,

@@ -67,6 +67,7 @@ def configure_threads(threads: int = 0, spin: int | None = None) -> int:
     chosen = threads or available_cores()
     os.environ["TVM_NUM_THREADS"] = str(chosen)
     os.environ["TVM_BIND_THREADS"] = "0"
+    os.environ.setdefault("RAYON_NUM_THREADS", str(chosen))  # the tokenizer's pool
     if spin is None:
         os.environ.setdefault("TVM_THREAD_POOL_SPIN_COUNT", str(SPIN_COUNT))
     else:
