@@ -52,6 +52,16 @@ def test_run_prints_the_result_and_the_numbers(hello):
     assert stats["prefix_hits_predicted"] == stats["prefix_hits_measured"] > 0
 
 
+def test_a_seed_decides_what_is_drawn(tmp_path):
+    file = tmp_path / "drawn.weft"
+    file.write_text(
+        'program drawn() -> str:\n    "Say:"\n    gen said(max_tokens=9, temperature=1.0)\n'
+        "    return said\n"
+    )
+    said = [weft("run", file, "--seed", seed, "-q") for seed in (1, 1, 2)]
+    assert said[0] == said[1] != said[2]
+
+
 def test_a_trace_is_written_and_a_place_for_it_is_needed(hello, tmp_path):
     trace = tmp_path / "trace.json"
     weft("run", hello, "--arg", "name=Ada", "-q", "--trace", trace)
