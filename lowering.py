@@ -63,7 +63,7 @@ class ModelLowering:
         known |= {"weights": weight_dtype(options), "kv": kv_dtype(options)}
         known["attention"] = self.attention.passes if self.attention else None
         if self.on_gpu:
-            regimes = lower_for_gpu(*model, **known, **gpu_lowering(options))
+            regimes = lower_for_gpu(*model, **known, **gpu_lowering(self.checkpoint, options))
         else:
             regimes = lower_model(*model, **known, narrow=self.narrow)
         for regime in regimes:

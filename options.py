@@ -169,7 +169,9 @@ class Options:
     this CPU; rank 0 runs the program. `gpu_memory` bytes, unless 0, divide a model with experts
     between a GPU (without the target cuda: a simulated one) and the CPU, as `offload` says. `tune`
     takes the schedules that `weft kernels --tune` chose on this device (`cached`), or does not
-    (`off`). `prove` refuses kernels without a bounds proof, and pipelines with a hazard;
+    (`off`). `weight_copies` lets a GPU's decode steps have copies of weights that lie as they read
+    them, where keys leave room.
+    `prove` refuses kernels without a bounds proof, and pipelines with a hazard;
     `trace` records every step. `validate` checks after each pass over the program that it kept what
     the program means. `attention` is `dense`, or a policy `sparse(...)` of decode steps
     (`ir.sparse`): taken from the context on from which it pays for steps of `attention_batch`
@@ -196,6 +198,7 @@ class Options:
     cache: Path | None = None
     prove: bool = True
     tune: str = "cached"
+    weight_copies: bool = True
     trace: bool = False
     validate: bool = False
     attention: str = ""

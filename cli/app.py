@@ -53,6 +53,9 @@ def run(
     activations: Annotated[
         str, typer.Option(help="bf16: not rounded to fp8 where products of fp8 weights read them")
     ] = "",
+    weight_copies: Annotated[
+        bool, typer.Option(help="on a GPU: decode steps may have weights of their own, if they fit")
+    ] = True,
     tp: Annotated[
         int, typer.Option(help="processes that share the model, started by torchrun")
     ] = 1,

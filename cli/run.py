@@ -79,6 +79,7 @@ class RunOptions:
     weights: str
     kv: str
     activations: str
+    weight_copies: bool
     tp: int
     threads: int
     kv_memory: str
@@ -136,7 +137,7 @@ def _compile(options: RunOptions, batch: int) -> Executable:
     from ..compiler import Options, compile
     from ..frontend.open import tools_of
 
-    given: dict[str, Any] = {}
+    given: dict[str, Any] = {"weight_copies": options.weight_copies}
     if options.weights:
         given["weights"] = options.weights
     given |= {name: value for name in ("kv", "activations") if (value := getattr(options, name))}

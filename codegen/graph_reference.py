@@ -193,6 +193,7 @@ def _silu_mul(run: GraphRun, operation: Operation, x: Tensor) -> Tensor:
 def _fused_matmul(run: GraphRun, operation: Operation, x: Tensor, w: Tensor, *rest: Tensor
                   ) -> Tensor:  # fmt: skip
     parts = dict(zip(operation["parts"], rest, strict=True))
+    w = w.transpose(0, 1).flatten(1) if w.dim() == 3 else w  # packed
     if "norm" in parts:
         x = _norm(x, parts["norm"], operation["eps"])
     y = F.linear(x, w, parts.get("bias"))

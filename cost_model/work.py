@@ -78,7 +78,7 @@ def _scaled_matmul(operation: Operation, scene: Scene) -> Work:
 def _fused_matmul(operation: Operation, scene: Scene) -> Work:
     """A matmul, and its parts: norm 4 T K, bias T N, silu 5 T N / 2, residual T N / 2 or T N."""
     x, w, *rest = operation.operands
-    n = scene.binding.size(shape_of(w.type)[0])
+    n = scene.binding.size(shape_of(w.type)[-2])  # packed or not
     rows, out = scene.rows(x), scene.elements(operation.result)
     parts = operation["parts"]
     flops = 2.0 * scene.elements(x) * n + ("norm" in parts) * 4.0 * scene.elements(x)

@@ -34,8 +34,9 @@ TENSORS = (
        "stacked (experts); its dtype is the format it is kept in (f32, bf16, or i8 or f8e4m3 with "
        "one f32 scale a row); shard = [axis, rank, ranks] of each named tensor is kept only; "
        "slices = [axis, S]: each expert is cut into S that follow one another, of gate and up "
-       "rows alike (axis 0) or of columns (axis 1)", 0, 1,
-       required=("tensors",), optional=("rows", "shard", "slices")),
+       "rows alike (axis 0) or of columns (axis 1); packed = P: w [N, K] lies as [K/P, N, P], for "
+       "products that stream it", 0, 1,
+       required=("tensors",), optional=("rows", "shard", "slices", "packed")),
     Op("graph.embedding", "rows of a table; operands: table [V, D], ids [T]", 2, 1,
        optional=("scale",)),
     Op("graph.matmul", "x [T, K] times w [N, K] transposed, plus bias [N] when given; operands: "

@@ -178,10 +178,10 @@ def load_weights(
     total = weight_bytes(module) if progress else 0
     for operation in module.walk():
         if operation.name == "graph.weight":
-            key = (operation["tensors"], operation.attribute("shard"),
-                   operation.attribute("slices"), dtype_of(operation.result.type))  # fmt: skip
+            key = _identity(operation)
             if key not in loaded:
-                loaded[key] = _load(operation, source, device)
+                usual = loaded.get(_identity(_usual(operation)))
+                loaded[key] = _load(operation, source, device, usual)
                 if progress is not None:
                     progress(sum(weight.bytes for weight in loaded.values()), total)
             weights[operation.result.name] = loaded[key]
@@ -196,12 +196,34 @@ def weight_bytes(module: Module) -> int:
             shape = [int(extent) for extent in shape_of(operation.result.type)]  # type: ignore[arg-type]
             format = dtype_of(operation.result.type)
             scales = 4 * math.prod(shape[:-1]) if format in SCALED else 0
-            key = (operation["tensors"], operation.attribute("shard"), format)
+            key = _identity(operation)
             sizes[key] = math.prod(shape) * DTYPES[format].itemsize + scales
     return sum(sizes.values())
 
 
-def _load(operation: Operation, source: TensorSource, device: str) -> Weight:
+def _identity(operation: Operation) -> tuple[Any, ...]:
+    """Return what two `graph.weight` operations share that are one weight."""
+    parts = (operation.attribute(name) for name in ("shard", "slices", "packed"))
+    return (operation["tensors"], *parts, dtype_of(operation.result.type))
+
+
+def _usual(operation: Operation) -> Operation:
+    """Return a packed weight as it is otherwise: [K/P, N, P] as [N, K]."""
+    if operation.attribute("packed") is None:
+        return operation
+    type = operation.result.type
+    blocks, rows, width = (int(extent) for extent in shape_of(type))  # type: ignore[arg-type]
+    result = replace(operation.result, type=tensor(dtype_of(type), rows, blocks * width))
+    return replace(operation.with_attributes(packed=None), results=(result,))
+
+
+def _load(
+    operation: Operation, source: TensorSource, device: str, usual: Weight | None = None
+) -> Weight:
+    """Return a weight; one that is packed is made of the `usual` one, where that is there."""
+    if (width := operation.attribute("packed")) is not None:
+        data = (usual or _load(_usual(operation), source, device)).data
+        return Weight(data.unflatten(1, (-1, width)).transpose(0, 1).contiguous())
     if operation.attribute("slices") is not None:
         return _load_slices(operation, source, device)
     shape = tuple(int(extent) for extent in shape_of(operation.result.type))  # type: ignore[arg-type]

@@ -8,7 +8,7 @@ from ...ir.core import Operation
 from ...ir.types import dtype_of
 from .matvec import Matvec, matvec, suited
 from .skinny_matmul import NARROW, ROWS, skinny_matmul, streamed
-from .value_shapes import format_of, rows_of, scale_of, width_of
+from .value_shapes import format_of, rows_of, scale_of, sizes_of, width_of
 
 if TYPE_CHECKING:
     from .lower import _Lowering
@@ -29,6 +29,8 @@ def lower_matvec(lowering: _Lowering, op: Operation, parts: list[str]) -> Operat
 def lower_skinny(lowering: _Lowering, op: Operation) -> list[Operation]:
     """A product of some rows, gated or cut, all in bf16; another kernel where rows are few."""
     silu, cuts = bool(op.attribute("silu")), op.attribute("cuts", 1)
-    sizes = width_of(op.result), width_of(op.operands[1]), silu, cuts
-    many, few = (skinny_matmul(streamed(*sizes, rows)) for rows in (ROWS, NARROW))
+    extents = sizes_of(op.operands[1])
+    packed, k = len(extents) == 3, extents[-1] if len(extents) == 2 else extents[0] * extents[2]
+    sizes = width_of(op.result), k, silu, cuts
+    many, few = (skinny_matmul(streamed(*sizes, rows, packed)) for rows in (ROWS, NARROW))
     return [lowering.by_rows(lowering.call(op, many, "T in0 in1 out0"), few, NARROW)]

@@ -17,6 +17,7 @@ from ..graph.fusion import DropConcatOfSplit, FuseAddNorm, FuseRopeWrite, FuseSi
 from ..graph.kv_offload import OffloadKeys
 from ..graph.matmul_parts import FuseCombineResidual, FuseMatmulParts
 from ..graph.memory_planning import PlanMemory
+from ..graph.pack_weights import PackWeights
 from ..graph.quantize_activations import QuantizeActivations
 from ..graph.sparse_attention import OrderChannels, SparseAttention
 from ..graph.stream_products import StreamProducts
@@ -27,7 +28,7 @@ from .gpu_schedules import gpu_schedule
 from .lower import LowerToTiles
 from .matmul import schedule, worth_threads
 from .scaled_matmul import ROUNDED_ROWS
-from .skinny_matmul import MULTIPROCESSORS, ROWS, cuts_of
+from .skinny_matmul import MULTIPROCESSORS, PACKED, ROWS, cuts_of, packed_columns
 
 DECODE_ROWS = (1, 4, 16)
 """Row counts that decode kernels are built for; a step takes the smallest that holds it."""
@@ -193,7 +194,7 @@ class Sparse:
 def lower_for_gpu(
     config: ModelConfig, graph: Module, *, max_tokens: int, max_batch: int, weights: str = "bf16",
     activations: str = "bf16", kv: str = "bf16", attention: Sparse | None = None,
-    quantize: bool = False, processors: int = MULTIPROCESSORS,
+    quantize: bool = False, processors: int = MULTIPROCESSORS, copies: float = 0.0,
 ) -> list[Regime]:  # fmt: skip
     """Return the regimes of a model on a GPU: decode of one sequence, decode of sequences that
     share no keys worth reading once for many (of few by itself, where products of few rows have
@@ -202,7 +203,8 @@ def lower_for_gpu(
 
     `weights` are kept in f32, bf16, i8 or f8e4m3, `activations` in bf16 or f32; norms and logits
     are f32. With `quantize`, products of several rows with f8e4m3 weights round those rows too.
-    `processors`: multiprocessors of a GPU of compute capability 9.0; 0 of another one.
+    `processors`: multiprocessors of a GPU of compute capability 9.0; 0 of another one. `copies`:
+    bytes that decode steps may have for copies of weights, where that was measured faster.
     """
     context = Context(model_name=config.architecture)
     shared, before = run_passes(graph_passes(weights, activations), graph, context)
@@ -218,8 +220,10 @@ def lower_for_gpu(
                  (max_batch, True), *([(some, False)] if some else []), (0, False)]  # fmt: skip
         for rows, apart in dict.fromkeys((min(rows, max_batch), apart) for rows, apart in kinds):
             offload = attention.offloaded(module is sparse, rows) if attention else None
-            passes = gpu_regime_passes(config, rows, max_tokens, max_batch, kv, offload,
-                                       rounded and rows != 1, apart, processors)  # fmt: skip
+            passes = gpu_regime_passes(
+                config, rows, max_tokens, max_batch, kv, offload, rounded and rows != 1, apart,
+                processors, copies,
+            )  # fmt: skip
             lowered, records = run_passes(passes, module, context, _FUSED | {"labels"})
             extents = regime_extents(config, rows, max_tokens, max_batch)
             regimes.append(Regime(rows, lowered, (*before, *records), "cuda", apart, extents,
@@ -241,17 +245,19 @@ def _streams(module: Module, processors: int) -> int:
 def gpu_regime_passes(
     config: ModelConfig, rows: int, max_tokens: int, max_batch: int, kv: str,
     offload: tuple[Pass, ...] | None = None, quantize: bool = False, apart: bool = True,
-    processors: int = MULTIPROCESSORS,
+    processors: int = MULTIPROCESSORS, copies: float = 0.0,
 ) -> tuple[Pass, ...]:  # fmt: skip
     """Return the passes from the shared graph to a GPU's kernels and memory plan; `offload` as in
-    `regime_passes`, `quantize` and `processors` as in `lower_for_gpu`. Norms and rotation stay
-    kernels of their own: each of a product's many programs would wait for what they read."""
+    `regime_passes`, `quantize`, `processors` and `copies` as in `lower_for_gpu`. Norms and rotation
+    stay kernels of their own: each of a product's many programs would wait for what they read."""
     cuts = partial(cuts_of, processors=processors)
+    packed = PackWeights(partial(packed_columns, processors=processors), PACKED, copies)
+    streams = (StreamProducts(cuts), packed) if 1 < rows <= ROWS else ()
     return (
         *(
             (FuseMatmulParts(norms=False), FuseCombineResidual(), FuseFewExperts())
             if rows == 1
-            else (FuseAddNorm(), *((StreamProducts(cuts),) if 1 < rows <= ROWS else ()))
+            else (FuseAddNorm(), *streams)
             if rows
             else (TakeRowsEarly(), FuseAddNorm(), FuseExpertSilu())
         ),

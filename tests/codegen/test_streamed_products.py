@@ -42,12 +42,13 @@ def skinny(rng: np.random.Generator, t: int, shape: SkinnyMatmul) -> Case:
     wide = shape.n * (2 if shape.silu else 1)
     x, w = bf16(normal(rng, t, shape.k)), bf16(normal(rng, wide, shape.k) / shape.k**0.5)
     deep = shape.k // shape.cuts
+    given = w.reshape(wide, -1, shape.block_k).swapaxes(0, 1).copy() if shape.packed else w
     parts = [slice(first, first + deep) for first in range(0, shape.k, deep)]
     sums = np.stack([from_bf16(x)[:, part] @ from_bf16(w)[:, part].T for part in parts])
     y = sums if shape.cuts > 1 else sums[0]
     y = silu(y[:, : shape.n]) * y[:, shape.n :] if shape.silu else y
     out = np.full(y.shape, 0x7FC0, "u2")
-    return Case(skinny_matmul(shape), [t, x, w, out], {"out": y}, 2e-2)
+    return Case(skinny_matmul(shape), [t, x, given, out], {"out": y}, 2e-2)
 
 
 def added(rng: np.random.Generator, t: int, parts: int) -> Case:
@@ -81,6 +82,10 @@ FAMILIES: dict[str, Callable[[np.random.Generator, int], Case]] = {
     "skinny": _with(skinny, SkinnyMatmul(64, 128, rows=16, block_n=32, block_k=64)),
     "skinny_silu": _with(skinny, SkinnyMatmul(32, 64, True, rows=16, block_n=16, block_k=32)),
     "skinny_cut": _with(skinny, SkinnyMatmul(64, 128, cuts=4, rows=16, block_n=32, block_k=16)),
+    "skinny_packed": _with(skinny, SkinnyMatmul(48, 64, True, rows=16, block_n=16, block_k=32,
+                                                columns=12, packed=True)),
+    "skinny_packed_cut": _with(skinny, SkinnyMatmul(64, 128, cuts=2, rows=16, block_n=32,
+                                                    block_k=32, packed=True)),
     "added": _with(added, 3), "added_one": _with(added, 1), "added_bf16": _with(added_rounded, 4),
 }  # fmt: skip
 

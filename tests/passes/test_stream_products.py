@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +12,9 @@ from weft.codegen.graph_reference import run_graph
 from weft.frontend.models.registry import build_graph
 from weft.ir.core import Module
 from weft.ir.model import ModelConfig, Rope
+from weft.ir.parser import parse_module
+from weft.ir.printer import print_module, print_operation
+from weft.ir.types import tensor
 from weft.ir.verifier import verify
 from weft.passes.graph.activation_format import ChooseActivationFormat
 from weft.passes.graph.fusion import (
@@ -19,13 +23,14 @@ from weft.passes.graph.fusion import (
     FuseRopeWrite,
     FuseSiblingMatmuls,
 )
+from weft.passes.graph.pack_weights import PackWeights
 from weft.passes.graph.stream_products import StreamProducts
 from weft.passes.graph.weight_format import ChooseWeightFormat
 from weft.passes.manager import Context, run_passes
 from weft.passes.tile.regimes import lower_for_gpu
-from weft.passes.tile.skinny_matmul import cuts_of, streamed
+from weft.passes.tile.skinny_matmul import cuts_of, packed_columns, streamed
 from weft.runtime.device_executor import _fitting
-from weft.runtime.weights import RandomTensors, load_weights
+from weft.runtime.weights import RandomTensors, load_weights, weight_bytes
 
 SHAPE = ModelConfig(
     "LlamaForCausalLM", 61, 128, 2, 4, 2, 32, 512, 512, Rope(1e4), windows=(0, 9)
@@ -59,6 +64,54 @@ def test_logits_stay() -> None:
     torch.testing.assert_close(*found, atol=1e-5, rtol=1e-5)
 
 
+STREAM = StreamProducts(partial(cuts_of, processors=PROCESSORS))
+ONE = 2 * 1024 * 128
+"""Bytes of a layer's gate and up."""
+
+
+@pytest.mark.parametrize(("room", "copies"), [(2 * ONE, 2), (2 * ONE - 1, 1), (0, 0)])
+def test_packed_weights_are_copies_that_lie_as_steps_read_them(room: int, copies: int) -> None:
+    """Where there is no room for all layers' some are packed, and what is left is said."""
+    before, _ = run_passes((*GRAPH, STREAM), build_graph(SHAPE), Context())
+    context = Context()
+    pack = PackWeights(partial(packed_columns, processors=PROCESSORS), 64, room)
+    after, _ = run_passes((pack,), before, context)
+    verify(after, ("graph",))
+    assert parse_module(print_module(after)) == after
+    packed = [op for op in after.walk() if op.attribute("packed") is not None]
+    assert [op.result.type for op in packed] == [tensor("bf16", 2, 1024, 64)] * copies
+    said = [remark.done for remark in context.remarks]
+    assert said == [True] * (copies > 0) + [False] * (copies < 2)
+    both = Module((*before.operations, *after.operations))
+    assert weight_bytes(both) == weight_bytes(before) + copies * ONE
+    weights = load_weights(both, RandomTensors())
+    for op in packed:
+        usual = weights[op.result.name.removesuffix("_packed")].data
+        assert torch.equal(weights[op.result.name].data[1, :, :3], usual[:, 64:67])
+    found = [run_graph(m, {n: w.dense() for n, w in weights.items()}, [*range(20)])
+             for m in (before, after)]  # fmt: skip
+    torch.testing.assert_close(*found, atol=0, rtol=0)
+
+
+def test_golden_dump(golden: Any) -> None:
+    """What streaming, packing and asking make of a layer's products."""
+    passes = (*GRAPH, STREAM, PackWeights(partial(packed_columns, processors=PROCESSORS), 64, ONE))
+    module, _ = run_passes(passes, build_graph(SHAPE), Context())
+    kept = ("graph.weight", "graph.add_rmsnorm", "graph.fused_matmul", "graph.cut_matmul")
+    lines = [print_operation(op) for op in module.walk() if op.name in kept]
+    golden("graph/streamed_products.txt", "\n".join(lines) + "\n")
+
+
+def test_packed_weights_that_are_loaded_alone_are_the_same() -> None:
+    """Not made of the usual ones, which a step without them has not."""
+    before, _ = run_passes((*GRAPH, STREAM), build_graph(SHAPE), Context())
+    pack = PackWeights(partial(packed_columns, processors=PROCESSORS), 64)
+    after, _ = run_passes((pack,), before, Context())
+    alone = load_weights(after, RandomTensors())
+    both = load_weights(Module((*before.operations, *after.operations)), RandomTensors())
+    assert all(torch.equal(alone[name].data, both[name].data) for name in alone)
+
+
 def test_what_is_not_measured_stays_the_librarys() -> None:
     before, _ = run_passes(GRAPH, build_graph(SHAPE), Context())
     after, _ = run_passes((StreamProducts(lambda *shape: 0),), before, Context())
@@ -83,6 +136,13 @@ def test_products_of_one_wave_are_streamed() -> None:
     assert cuts_of(14336, 4096, True, 0) == cuts_of(4096, 4096, False, 108) == 0
 
 
+def test_packed_products_give_most_multiprocessors_a_program() -> None:
+    """112 columns of the 8 B shape, so that 128 programs run on 132 multiprocessors."""
+    assert packed_columns(14336, 4096, True) == 112 and packed_columns(512, 128, True, 4) == 128
+    assert packed_columns(4096, 14336, False) == packed_columns(14336, 4096, True, 0) == 0
+    assert packed_columns(14336, 4000, True) == 0  # K is no multiple of what lies together
+
+
 def test_regimes_of_some_rows_stream_and_others_do_not() -> None:
     limits = {"max_tokens": 512, "max_batch": 200, "processors": PROCESSORS}
     regimes = lower_for_gpu(SHAPE, build_graph(SHAPE), **limits)
@@ -94,12 +154,24 @@ def test_regimes_of_some_rows_stream_and_others_do_not() -> None:
         assert regime.function.attribute("apart") == (True if regime.apart else None)
         skinny = [k for k, _ in regime.kernels if k["name"].name.startswith("skinny_matmul")]
         assert len(skinny) == (6 if regime.rows == 128 else 0)  # each for few rows and for more
+        assert not any("packed" in k["name"].name for k in skinny)
         assert all(prove_bounds(kernel).ok for kernel in skinny)
     body = regimes[1].function.regions[0].operations
     pairs = {(op["kernel"].name, op["few"].name, op["up_to"]) for op in body
              if str(op.attribute("kernel")).count("skinny")}  # fmt: skip
     name = "skinny_matmul_128x512_{}x64x64_cut2"
     assert (name.format(128), name.format(64), 64) in pairs
+
+
+def test_regimes_with_room_for_copies_take_them() -> None:
+    limits = {"max_tokens": 512, "max_batch": 200, "processors": PROCESSORS, "copies": 4 * ONE}
+    regimes = lower_for_gpu(SHAPE, build_graph(SHAPE), **limits)
+    for regime in regimes:
+        packed = [k for k, _ in regime.kernels if k["name"].name.endswith("_packed")]
+        assert len(packed) == (2 if regime.rows == 128 else 0)
+        assert all(prove_bounds(kernel).ok for kernel in packed)
+    every, (usual, *_) = Module(tuple(r.function for r in regimes)), regimes
+    assert weight_bytes(every) == weight_bytes(usual.module) + 2 * ONE
 
 
 def test_a_step_takes_the_first_recipe_that_holds_its_rows_and_lists() -> None:
