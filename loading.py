@@ -71,23 +71,16 @@ def copy_room(checkpoint: Checkpoint, options: Options) -> float:
     """Return the bytes of a GPU that a second copy of weights may take: what is left beside the
     weights, the most that a step works with, and the keys that are asked for. Where there is no
     GPU, of an H200's. Ranks take none: each would find another room."""
-    from torch import cuda
-
-    from .runtime.device import WORKSPACE, Device
+    from .runtime.device import WORKSPACE, free_bytes
 
     if not options.weight_copies or options.tp > 1:
         return 0.0
-    free = Device.find().free if cuda.is_available() else H200_BYTES
     config = checkpoint.config
     rows = options.max_tokens * (4 * config.ffn + 8 * config.width)
     working = 2 * rows + 8 * options.max_batch * config.vocab_size + WORKSPACE
-    left = free - 2 * config.parameters - working
+    left = free_bytes() - 2 * config.parameters - working
     room = left - options.kv_memory if options.kv_memory else SHARE_OF_COPIES * left
     return max(0.0, room)
-
-
-H200_BYTES = 150e9
-"""Memory of the GPU that kernels are made for where there is none."""
 
 
 def kv_dtype(options: Options) -> str:

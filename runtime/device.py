@@ -167,3 +167,12 @@ class Device:
         if element in narrower and weights // 2 <= room:
             text += f"; this model does with weights={narrower[element]}"
         return text
+
+
+H200_BYTES = 150 * 10**9
+"""Memory of the GPU that kernels are made for where there is none."""
+
+
+def free_bytes() -> int:
+    """Return the bytes that are free on the current GPU; where there is none, those of an H200."""
+    return Device.find().free if torch.cuda.is_available() else H200_BYTES
