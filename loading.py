@@ -214,7 +214,8 @@ def compiled_executor(
     every = with_narrow(regimes)
     functions = Module(tuple(regime.function for regime in every))
     size = weight_bytes(functions)
-    require_host_room(checkpoint.name, weight_dtype(options), size, options.kv_memory)
+    step = max(regime.function["memory"]["bytes"] for regime in every)
+    require_host_room(checkpoint.name, weight_dtype(options), size, options.kv_memory, step)
     weights = load_weights(functions, tensor_source(checkpoint, options), progress=progress)
     pays = attention if any(regime.sparse for regime in regimes) else None
     pages, keys = page_count(checkpoint, options, pays), {}

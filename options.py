@@ -20,6 +20,8 @@ ACTIVATION_FORMATS = ("", "bf16")
 EXECUTORS = ("compiled", "reference")
 TARGETS = ("cpu", "cuda")
 TUNINGS = ("cached", "off")
+MOST_THREADS = 1024
+"""A pool of tens of thousands dies as it starts."""
 GPU_DEFAULTS = {"weights": "bf16", "kv_memory": 0, "max_batch": 256, "max_tokens": 16384}
 """What `changed(target="cuda")` sets beside the target, unless it is told otherwise."""
 REMOTE_APIS = ("auto", "chat", "completions")
@@ -232,8 +234,8 @@ class Options:
             free = name == "kv_memory" and self.target == "cuda" and self.kv_memory == 0
             if getattr(self, name) <= 0 and not free:
                 raise BadOption(problem=f"{name} must be positive, not {getattr(self, name)}")
-        if self.threads < 0:
-            problem = f"threads must be positive, or 0: every core, not {self.threads}"
+        if not 0 <= self.threads <= MOST_THREADS:
+            problem = f"threads are from 1 to {MOST_THREADS}, or 0: every core, not {self.threads}"
             raise BadOption(problem=problem)
         if self.gpu_memory < 0:
             raise BadOption(problem=f"gpu_memory must not be negative, not {self.gpu_memory}")

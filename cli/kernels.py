@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 PROGRAM = 'program nothing() -> str:\n    return ""\n'
 """A program, where only the model's kernels are looked at."""
 
+PREFILL = "tokens of a prompt (--prefill)"
+
 
 @dataclass(frozen=True)
 class KernelOptions:
@@ -70,7 +72,10 @@ def _compilation(options: KernelOptions) -> Compilation:
               if (value := getattr(options, name))}  # fmt: skip
     given |= attention_options(options.attention, options.max_loss, options.batch)
     chosen = with_room(Options.from_env().changed(**given), options.batch, options.prefill)
-    return Compilation(PROGRAM, options.model, options=chosen)
+    compilation = Compilation(PROGRAM, options.model, options=chosen)
+    if options.prefill and (checkpoint := compilation.checkpoint):
+        check_size(PREFILL, options.prefill, checkpoint.config.context_length)
+    return compilation
 
 
 def gpu_hardware() -> Hardware:
@@ -103,7 +108,7 @@ def prefill_input(executor: Any, tokens: int) -> StepInput:
     from ..runtime.step import StepInput
 
     most = min(executor.max_tokens, executor.context_length)
-    check_size("tokens of a prompt (--prefill)", tokens, most)
+    check_size(PREFILL, tokens, most)
     pages = -(-tokens // executor.page_size)
     at = torch.arange(tokens, dtype=torch.int32)
     table = torch.arange(pages, dtype=torch.int32) % executor.num_pages

@@ -6,7 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from ..ir.display.units import sizes
-from .device import ModelTooLarge
+from .device import GIB, ModelTooLarge
 
 NARROWER = {"f32": ("bf16", 2), "bf16": ("int8", 2)}
 """The next narrower format, and how many times fewer bytes its weights have."""
@@ -33,12 +33,15 @@ def _cached(group: Path) -> int:
     return sum(int(size) for name, size in lines if name in ("active_file", "inactive_file"))
 
 
-def require_host_room(model: str, format: str, weights: int, working: int) -> None:
-    """Raise ModelTooLarge unless weights and what is worked with, in bytes, fit what is free."""
-    free = available_bytes()
+def require_host_room(model: str, format: str, weights: int, kv: int, step: int = 0) -> None:
+    """Raise ModelTooLarge unless weights, keys and values, and the buffers of a step, in bytes, fit
+    what is free."""
+    free, working = available_bytes(), kv + step
     if free is None or weights + working <= free:
         return
     hint = "a GPU with more memory runs it (--target cuda)"
+    if step > weights + kv:
+        hint = f"a step of so many tokens takes {step / GIB:.1f} GiB: lower max_tokens or max_batch"
     if format in NARROWER:
         narrower, times = NARROWER[format]
         if weights // times + working <= free:

@@ -186,7 +186,8 @@ def test_models_lists_the_zoo():
         (["run", "{hello}", "--rows", "{hello}", "--out", "{hello}"], "would take its place"),
         (["run", "{hello}", "--arg", "name=@/"], "Is a directory"),
         (["run", "{hello}", "--program", "other"], "its programs are: hello"),
-        (["run", "{hello}", "--arg", "name=x", "--threads", "-1"], "threads must be positive"),
+        (["run", "{hello}", "--arg", "name=x", "--threads", "-1"], "threads are from 1 to 1024"),
+        (["run", "{hello}", "--arg", "name=x", "--threads", "100000"], "not 100000"),
         (["dump", "{hello}", "--stage", "soup"], "there are: ast, program"),
         (["dump", "{hello}", "--after", "soup"], "no pass 'soup' ran"),
         (["opt", "{hello}"], "this is no IR text"),
@@ -206,8 +207,9 @@ def test_models_lists_the_zoo():
         (["kernels", "--batch", "100000"], "not 100000"),
         (["kernels", "--context", "0"], r"\(--context\) are from 1 to 8192, not 0"),
         (["kernels", "--context", "1000000"], "not 1000000"),
-        (["kernels", "--prefill", "-1"], r"\(--prefill\) are from 1 to 512, not -1"),
+        (["kernels", "--prefill", "-1"], r"\(--prefill\) are from 1 to 8192, not -1"),
         (["kernels", "--prefill", "100000"], "from 1 to 8192, not 100000"),
+        (["kernels", "--prefill", "100000000"], "from 1 to 8192, not 100000000"),
     ],
 )
 def test_mistakes_are_named(hello, arguments, says):

@@ -57,6 +57,18 @@ def test_a_model_that_is_too_large_is_told_by_how_much_and_what_fits(
     require_host_room("small", format, 18 * GIB, GIB)
 
 
+def test_a_step_that_takes_more_than_all_the_rest_is_named(monkeypatch):
+    monkeypatch.setattr(host_room, "available_bytes", lambda: 20 * GIB)
+    with pytest.raises(ModelTooLarge, match=r"takes 900\.0 GiB: lower max_tokens or max_batch"):
+        require_host_room("small", "f32", GIB, GIB, 900 * GIB)
+    require_host_room("small", "f32", GIB, GIB, GIB)
+
+
+def test_steps_of_more_tokens_than_memory_holds_are_refused():
+    with pytest.raises(ModelTooLarge, match="lower max_tokens"):
+        weft.compile(PROGRAM, max_tokens=1 << 30, prove=False)
+
+
 def test_a_run_is_refused_before_its_weights_are_read(monkeypatch):
     monkeypatch.setattr(host_room, "available_bytes", lambda: 1 << 20)
     monkeypatch.setattr("weft.runtime.weights.load_weights", None)  # it would be called
