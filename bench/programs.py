@@ -145,7 +145,7 @@ def main() -> None:
         sys.exit(programs_gpu.run(options))
     os.environ["WEFT_THREADS"] = str(options.threads)
     share_cores(options.threads)
-    names = options.only or list(CASES)
+    names = [name for name in options.only or CASES if name in CASES]
     rounds = options.rounds if options.rounds is not None else 1 if options.quick else 3
     programs, failed = run_programs(
         names, rounds, options.quick, not options.no_simulation, options.idle, options.no_cache
@@ -176,8 +176,8 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--only", nargs="+", choices=list(CASES), metavar="NAME",
-                        help=f"these programs: {', '.join(CASES)}")  # fmt: skip
+    parser.add_argument("--only", nargs="+", choices=[*CASES, "constrained"], metavar="NAME",
+                        help=f"these: {', '.join(CASES)}; on a GPU also constrained")  # fmt: skip
     parser.add_argument(
         "--rounds", type=int, help="interleaved rounds (3; 1 with --quick; 0 times nothing)"
     )

@@ -160,16 +160,17 @@ def constrained_figures(bench: Bench, rounds: int) -> Figures:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Measure what is asked for, print it, record it; return the exit status."""
+    """Measure what is asked for, print it, record each part when it is done; return the status."""
     rounds = 2 if options.rounds is None else options.rounds
     began = perf_counter()
     bench = on_device()
     print(f"{SHAPE} loaded in {perf_counter() - began:.1f} s", flush=True)
-    programs: Figures = {}
-    other: Figures = {}
+    figures: Figures = {}
     failed: Figures = {}
-    parts = {name: partial(_program, bench, name, rounds) for name in options.only or CASES}
-    parts |= {} if options.only else {CONSTRAINED: partial(constrained_figures, bench, 3)}
+    asked = options.only or CASES
+    parts = {name: partial(_program, bench, name, rounds) for name in asked if name in CASES}
+    if not options.only or CONSTRAINED in options.only:
+        parts[CONSTRAINED] = partial(constrained_figures, bench, 3)
     for name, part in parts.items():
         gc.collect()
         try:
@@ -178,14 +179,12 @@ def run(options: argparse.Namespace) -> int:
             failed[name] = f"{type(error).__name__}: {error}"
             print(f"{name:18s} failed: {failed[name]}", flush=True)
             continue
-        (other if name == CONSTRAINED else programs).update(
-            found if name == CONSTRAINED else {name: found}
-        )
-    if options.record and (programs or other):
-        record(programs | other, [*programs, *([CONSTRAINED] if other else [])],
-               options.commit, RESULTS)  # fmt: skip
-        _summed_up()
-    figures = (summary(programs) if programs else {}) | other | programs
+        figures |= found
+        if options.record:
+            record(found, [name], options.commit, RESULTS)
+            _sum_up()
+    programs = {name: figures[name] for name in CASES if name in figures}
+    figures = (summary(programs) if programs else {}) | figures
     for key, value in figures.items():
         if isinstance(value, float):
             print(f"  {key:32s} {value:.4f}")
@@ -197,14 +196,14 @@ def run(options: argparse.Namespace) -> int:
 def _program(bench: Bench, name: str, rounds: int) -> Figures:
     found = measure(Contest(bench, CASES[name], rows_of(CASES[name])), rounds)
     print(line(name, found), flush=True)
-    return found
+    return {name: found}
 
 
-def _summed_up() -> None:
+def _sum_up() -> None:
     """Bring the record's figures over all programs up to date: a run may be of some of them."""
     known = json.loads(RESULTS.read_text())
     programs = {name: known["figures"][name] for name in CASES if name in known["figures"]}
-    known["figures"] |= summary(programs) | {"about": ABOUT}
+    known["figures"] |= (summary(programs) if programs else {}) | {"about": ABOUT}
     RESULTS.write_text(json.dumps(known, indent=1) + "\n")
 
 
