@@ -4,6 +4,9 @@ Random weights speak no language. So that what they draw is text of known tokens
 model's mostly is, the head's rows of all but whole words are made small: free text is words that
 are one token each wherever they stand, and a client that gets text tokenizes it as it was drawn.
 No end is drawn: a gen has all its tokens, or those that its constraint leaves it.
+
+`python -m bench.programs --target cuda` runs this; where several machines have each measured some
+programs, `python -m bench.programs_gpu FILE...` merges their records into bench/results.
 """
 
 from __future__ import annotations
@@ -12,10 +15,12 @@ import argparse
 import gc
 import json
 import math
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from random import Random
 from time import perf_counter
 from typing import Any
@@ -199,12 +204,23 @@ def _program(bench: Bench, name: str, rounds: int) -> Figures:
     return {name: found}
 
 
-def _sum_up() -> None:
+def merge(files: Sequence[Path], path: Path = RESULTS) -> None:
+    """Bring records of other runs, of some programs each, into the record."""
+    known = json.loads(path.read_text()) if path.exists() else {"figures": {}, "sections": {}}
+    for file in files:
+        found = json.loads(file.read_text())
+        for part in ("figures", "sections"):
+            known[part] |= found[part]
+    path.write_text(json.dumps(known, indent=1) + "\n")
+    _sum_up(path)
+
+
+def _sum_up(path: Path = RESULTS) -> None:
     """Bring the record's figures over all programs up to date: a run may be of some of them."""
-    known = json.loads(RESULTS.read_text())
+    known = json.loads(path.read_text())
     programs = {name: known["figures"][name] for name in CASES if name in known["figures"]}
     known["figures"] |= (summary(programs) if programs else {}) | {"about": ABOUT}
-    RESULTS.write_text(json.dumps(known, indent=1) + "\n")
+    path.write_text(json.dumps(known, indent=1) + "\n")
 
 
 def line(name: str, found: Figures) -> str:
@@ -238,3 +254,7 @@ def summary(programs: Figures) -> Figures:
 
 def _geomean(values: list[float]) -> float | None:
     return math.exp(sum(map(math.log, values)) / len(values)) if values else None
+
+
+if __name__ == "__main__":
+    merge([Path(name) for name in sys.argv[1:]])

@@ -1,5 +1,6 @@
 """The programs' bench: ideal hits, the virtual clock, replay, equality, and the summary."""
 
+import json
 from time import perf_counter
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from weft.bench import compile_time, programs
+from weft.bench import compile_time, programs, programs_gpu
 from weft.bench.calls import Call, ideal_hits
 from weft.bench.contest import Run, in_parts
 from weft.bench.programs_bound import Work, cpu_bound, table
@@ -21,6 +22,7 @@ from weft.runtime.request import Request, Sampling
 from weft.runtime.sampler import sample_rows
 from weft.runtime.simulator import SimulatedExecutor, ToyExecutor
 from weft.runtime.trace import Trace
+from weft.runtime.weights import RandomTensors
 
 TOKENS = st.lists(st.integers(0, 2), min_size=1, max_size=8)
 
@@ -263,3 +265,31 @@ def test_the_table_has_both_sides_and_what_was_raced():
     assert "4/9" in simulated and simulated.split()[-4:] == ["3", "1.50", "2.00", "1.75"]
     assert both.split()[-2:] == ["1.00/1.00", "0.30/0.30"] and "3.75" in both
     assert table({"three": {}}) == []
+
+
+def test_records_of_some_programs_each_are_merged(tmp_path):
+    """Figures over all programs are those of the union, later files win."""
+    entry = {"speedup": 2.0, "hit_rate_of_ideal": 0.9}
+    files = []
+    for number, (name, speedup) in enumerate([("chat", 2.0), ("mmlu", 0.5), ("chat", 8.0)]):
+        record = {"figures": {name: {**entry, "speedup": speedup}}, "sections": {name: {}}}
+        files.append(tmp_path / f"{number}.json")
+        files[-1].write_text(json.dumps(record))
+    out = tmp_path / "all.json"
+    programs_gpu.merge(files[:2], out)
+    programs_gpu.merge(files[2:], out)
+    found = json.loads(out.read_text())
+    assert set(found["sections"]) == {"chat", "mmlu"}
+    assert found["figures"]["gpu_speedup_geomean"] == pytest.approx(8.0)  # mmlu is not staged
+    assert found["figures"]["gpu_speedup_min"] == 0.5 and found["figures"]["gpu_programs"] == 2
+
+
+def test_a_wordy_head_says_words_alone():
+    words = (3, 5)
+    wordy, plain = programs_gpu.Wordy(0, "cpu", words), RandomTensors(0, "cpu")
+    head = wordy.read("lm_head.weight", (10, 64))
+    ratio = (head / plain.read("lm_head.weight", (10, 64)))[:, 0].tolist()
+    assert ratio == pytest.approx(
+        [1.0 if row in words else programs_gpu.QUIET for row in range(10)]
+    )
+    assert torch.equal(wordy.read("other", (4, 4)), plain.read("other", (4, 4)))
