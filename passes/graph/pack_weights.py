@@ -20,9 +20,9 @@ from .body import Body, GraphPass, rewrite_functions
 
 @dataclass(frozen=True)
 class PackWeights(GraphPass):
-    """Packs the weights of gated products, `width` numbers of a row side by side, where `packed`
-    says so of N, K and whether it is gated (it is the columns of a program, else 0), in copies of
-    `room` bytes at most."""
+    """Packs the weights of gated and of cut products, `width` numbers of a row side by side, where
+    `packed` says so of N, K and whether it is gated (it is the columns of a program, else 0), in
+    copies of `room` bytes at most: those of gated products first, which gain more."""
 
     packed: Callable[[int, int, bool], int]
     width: int = 64
@@ -35,7 +35,9 @@ class PackWeights(GraphPass):
         return rewrite_functions(module, lambda body: self._all(body, context))
 
     def _all(self, body: Body, context: Context) -> None:
-        found = [weight for op in body.operations if (weight := self._weight(body, op))]
+        found = [weight for kind in ("graph.fused_matmul", "graph.cut_matmul")
+                 for op in body.operations
+                 if op.name == kind and (weight := self._weight(body, op))]  # fmt: skip
         taken, left = 0, 0
         for weight in found:
             size = 2 * prod(_sizes(weight))
@@ -46,24 +48,23 @@ class PackWeights(GraphPass):
                 left += 1
         if taken:
             context.did(
-                f"{len(found) - left} weights of gated products lie a second time in memory, as "
+                f"{len(found) - left} weights of streamed products lie a second time in memory, as "
                 f"programs of decode steps read them: {taken / 1e9:.2f} GB that keys have not; the "
                 "library, which multiplies prompts, reads the others"
             )
         if left:
             context.left(
-                f"{left} weights of gated products lie in memory but once: copies as decode steps "
+                f"{left} weights of streamed products lie in memory but once: copies as decode steps "
                 f"would rather read them have room for {self.room / 1e9:.2f} GB"
             )
 
     def _weight(self, body: Body, op: Operation) -> Operation | None:
-        """Return the weight of a gated product that is to be packed."""
-        gated = op.name == "graph.fused_matmul" and op.attribute("silu") and not op["parts"]
-        weight = body.made_by(op.operands[1], "graph.weight") if gated else None
-        if weight is None or body.uses[weight.result.name] > 1:
+        """Return the weight of a product that is to be packed."""
+        silu, weight = bool(op.attribute("silu")), body.made_by(op.operands[1], "graph.weight")
+        if weight is None or body.uses[weight.result.name] > 1 or op.attribute("parts"):
             return None
         n, k = _sizes(weight)
-        return weight if self.packed(n // 2, k, True) else None
+        return weight if self.packed(n // (2 if silu else 1), k, silu) else None
 
     def _pack(self, body: Body, weight: Operation) -> None:
         n, k = _sizes(weight)

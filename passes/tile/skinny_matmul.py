@@ -87,10 +87,13 @@ PACKED = 64
 
 
 def packed_columns(n: int, k: int, silu: bool, processors: int = MULTIPROCESSORS) -> int:
-    """Return how many columns of each half of a gated product a program has whose weights are
+    """Return how many columns (of each half of a gated product) a program has whose weights are
     packed, so that most programs run at once; 0: they are not packed."""
-    if not silu or k % PACKED or not cuts_of(n, k, silu, processors):
+    cuts = cuts_of(n, k, silu, processors)
+    if not cuts or k % (cuts * PACKED):
         return 0
+    if not silu:
+        return 128 if streamed(n, k, silu, cuts, ROWS).block_n == 128 else 0
     fitting = (c for c in range(80, 129, 16) if n % c == 0 and n // c <= processors)
     return min(fitting, default=0)
 
@@ -101,7 +104,7 @@ def streamed(
     """Return the blocks of a product that is streamed, as measured: a gated one's are 128 columns
     of each half; others' 128 where that leaves enough programs in four cuts, else 64."""
     if packed:
-        columns = packed_columns(n, k, silu)
+        columns = packed_columns(n, k, silu) if silu else 0
         return SkinnyMatmul(n, k, silu, cuts, rows, 128, PACKED, columns % 128, packed)
     wide = rows > NARROW if silu else cuts == 4 and n // 128 * cuts >= FULL * MULTIPROCESSORS
     if wide:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import Any
 
@@ -9,6 +10,9 @@ import pytest
 import torch
 from weft.codegen.bounds import prove_bounds
 from weft.codegen.graph_reference import run_graph
+from weft.cost_model.binding import decode
+from weft.cost_model.scene import Scene
+from weft.cost_model.work import work_of
 from weft.frontend.models.registry import build_graph
 from weft.ir.core import Module
 from weft.ir.model import ModelConfig, Rope
@@ -93,6 +97,22 @@ def test_packed_weights_are_copies_that_lie_as_steps_read_them(room: int, copies
     torch.testing.assert_close(*found, atol=0, rtol=0)
 
 
+def test_cut_products_are_packed_behind_gated_ones() -> None:
+    """Where all are asked for: gate and up of both layers first, though o and down stand between."""
+    before, _ = run_passes((*GRAPH, STREAM), build_graph(SHAPE), Context())
+    for room, packed in ((2 * ONE, 2), (math.inf, 5)):
+        after, _ = run_passes((PackWeights(lambda *sizes: 1, 32, room),), before, Context())
+        assert sum(op.attribute("packed") is not None for op in after.walk()) == packed
+    for name in ("graph.cut_matmul", "graph.fused_matmul"):
+        works = [[work_of(op, Scene.of(m, decode(8, 64))) for op in m.walk() if op.name == name]
+                 for m in (before, after)]  # fmt: skip
+        assert works[0] == works[1]
+    weights = load_weights(Module((*before.operations, *after.operations)), RandomTensors())
+    found = [run_graph(m, {n: w.dense() for n, w in weights.items()}, [*range(20)])
+             for m in (before, after)]  # fmt: skip
+    torch.testing.assert_close(*found, atol=0, rtol=0)
+
+
 def test_golden_dump(golden: Any) -> None:
     """What streaming, packing and asking make of a layer's products."""
     passes = (*GRAPH, STREAM, PackWeights(partial(packed_columns, processors=PROCESSORS), 64, ONE))
@@ -139,7 +159,8 @@ def test_products_of_one_wave_are_streamed() -> None:
 def test_packed_products_give_most_multiprocessors_a_program() -> None:
     """112 columns of the 8 B shape, so that 128 programs run on 132 multiprocessors."""
     assert packed_columns(14336, 4096, True) == 112 and packed_columns(512, 128, True, 4) == 128
-    assert packed_columns(4096, 14336, False) == packed_columns(14336, 4096, True, 0) == 0
+    assert packed_columns(4096, 14336, False) == 128  # the usual ones, in four cuts
+    assert packed_columns(4096, 4096, False) == packed_columns(14336, 4096, True, 0) == 0
     assert packed_columns(14336, 4000, True) == 0  # K is no multiple of what lies together
 
 
