@@ -28,7 +28,7 @@ from .gpu_schedules import gpu_schedule
 from .lower import LowerToTiles
 from .matmul import schedule, worth_threads
 from .scaled_matmul import ROUNDED_ROWS
-from .skinny_matmul import MULTIPROCESSORS, PACKED, ROWS, cuts_of, packed_columns
+from .skinny_matmul import MULTIPROCESSORS, PACKED, ROWS, copy_saves, cuts_of
 
 DECODE_ROWS = (1, 4, 16)
 """Row counts that decode kernels are built for; a step takes the smallest that holds it."""
@@ -251,7 +251,7 @@ def gpu_regime_passes(
     `regime_passes`, `quantize`, `processors` and `copies` as in `lower_for_gpu`. Norms and rotation
     stay kernels of their own: each of a product's many programs would wait for what they read."""
     cuts = partial(cuts_of, processors=processors)
-    packed = PackWeights(partial(packed_columns, processors=processors), PACKED, copies)
+    packed = PackWeights(partial(copy_saves, processors=processors), PACKED, copies)
     streams = (StreamProducts(cuts), packed) if 1 < rows <= ROWS else ()
     return (
         *(
