@@ -42,12 +42,10 @@ class PackWeights(GraphPass):
             if sum(each.bytes for each in taken) + copy.bytes <= self.room:
                 self._pack(body, copy.weight)
                 taken.append(copy)
-        size, seconds = (
-            sum(getattr(copy, name) for copy in taken) for name in ("bytes", "seconds")
-        )
+        size, seconds = sum(copy.bytes for copy in taken), sum(copy.seconds for copy in taken)
         if taken:
             context.did(
-                f"{len(taken)} weights lie a second time in memory, as programs of decode steps read "
+                f"{len(taken)} weights lie a second time in memory, as decode steps read "
                 f"them: {size / 1e9:.2f} GB that keys have not, for {1e3 * seconds:.2f} ms less a "
                 "step by prediction; the library, which multiplies prompts, reads the usual ones"
             )
