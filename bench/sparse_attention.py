@@ -11,8 +11,8 @@ were trained to 8192; policies of a fixed share are asked up to 2048), by the or
 kernels: the context is read densely, question and answer sparsely. Questions are drawn from a seed
 on which no policy was chosen. `_loss_error` is the standard error of the points lost. Keys end in
 the policy's name; `perplexity_loss` and `retrieval_loss_points` are the worst over the models, of
-the adaptive policy with its tail (POLICIES["adaptive_tail"]), and those with `_no_tail` of the same
-without. `calibration_tiny_s` is what calibrating the slower model takes on this CPU.
+the adaptive policy with its tail (POLICIES["adaptive_tail"]), those with `_no_tail` of the same
+without, and those with `_strict` of one that reads more, chosen on other questions. `calibration_tiny_s` is what calibrating the slower model takes on this CPU.
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ POLICIES = {
     "wide_tail": "sparse(ratio=1/16, channels=32, tail=mean)",
     "adaptive": "sparse(top_p=0.8, channels=32)",
     "adaptive_tail": "sparse(top_p=0.8, channels=32, tail=mean)",
+    "strict_tail": "sparse(top_p=0.9, channels=32, tail=mean)",
 }
 """Names in keys, and policies. A label takes 1/16 of a bf16 row of k (fixed), or 1/8 (the rest)."""
 QUESTIONS = {512: 24, 1024: 24, 2048: 24, 4096: 16, 7900: 12}
@@ -113,7 +114,7 @@ def headline(figures: Figures) -> Figures:
     calibrated = [figures.get(f"calibration_{model.replace('-', '_')}") for model in MODELS]
     if all(calibrated):
         found["calibration_tiny_s"] = max(each["seconds"] for each in calibrated if each)
-    for key, policy in (("", "adaptive_tail"), ("_no_tail", "adaptive")):
+    for key, policy in HEADLINES.items():
         ends = [f"{model.replace('-', '_')}_{policy}" for model in MODELS]
         names = [f"perplexity_loss_{end}" for end in ends]
         if all(name in figures for name in names):
@@ -144,6 +145,8 @@ def recorded(file: Path | None) -> Figures:
     return json.loads(file.read_text())["figures"] if file and file.exists() else {}
 
 
+HEADLINES = {"": "adaptive_tail", "_no_tail": "adaptive", "_strict": "strict_tail"}
+"""What figures over all models end in, and whose they are."""
 SECTIONS = ("perplexity", "retrieval", "calibration")
 
 
@@ -168,7 +171,7 @@ def main() -> None:
                 if options.record:
                     record(figures, [f"{section} {model}"], options.record)
     for key in ("perplexity_loss", "retrieval_loss_points"):
-        for name in (key, f"{key}_no_tail"):
+        for name in (key + end for end in HEADLINES):
             if name in figures:
                 print(f"{name} {figures[name]}")
     if options.json:
