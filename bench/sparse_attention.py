@@ -12,7 +12,8 @@ kernels: the context is read densely, question and answer sparsely. Questions ar
 on which no policy was chosen. `_loss_error` is the standard error of the points lost. Keys end in
 the policy's name; `perplexity_loss` and `retrieval_loss_points` are the worst over the models, of
 the adaptive policy with its tail (POLICIES["adaptive_tail"]), those with `_no_tail` of the same
-without, and those with `_strict` of one that reads more, chosen on other questions. `calibration_tiny_s` is what calibrating the slower model takes on this CPU.
+without, and those with `_strict` of one that reads more, chosen on other questions.
+`calibration_tiny_s` is what calibrating the slower model takes on this CPU.
 """
 
 from __future__ import annotations
