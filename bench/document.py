@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from .document_offload import OFFLOAD_TABLES
-from .document_sparse import SECTIONS as SPARSE_SECTIONS
-from .document_sparse import tradeoff
+from .document_sparse import SPARSE_TABLES
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "bench" / "results"
@@ -225,11 +224,11 @@ def table(name: str, folder: Path = RESULTS) -> str:
         record = records["moe_offload"]
         source = _source(record["sections"].get(name), "moe_offload")
         return "\n".join([*OFFLOAD_TABLES[name](record["figures"]), "", source]) + "\n"
-    if name == "sparse_tradeoff":
-        record = records["sparse_attention"]
-        made = [_source(record["sections"][section], "sparse_attention")
-                for section in SPARSE_SECTIONS]  # fmt: skip
-        return "\n".join([*tradeoff(record["figures"]), "", *_numbered(dict.fromkeys(made))]) + "\n"
+    if name in SPARSE_TABLES:
+        record, (rows_of, sections) = records["sparse_attention"], SPARSE_TABLES[name]
+        made = [_source(record["sections"][section], "sparse_attention") for section in sections]
+        rows = [*rows_of(record["figures"]), "", *_numbered(dict.fromkeys(made))]
+        return "\n".join(rows) + "\n"
     rows = ["| figure | value | command | recorded |", "|---|---|---|---|"]
     sources: list[str] = []
     for line in TABLES[name]:

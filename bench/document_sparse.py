@@ -1,9 +1,12 @@
-"""The table of docs/sparse_attention.md: what each policy loses, beside what it takes of a GPU."""
+"""The tables of docs/sparse_attention.md: what each policy loses, by perplexity and by retrieval,
+and beside what it takes of a GPU."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
+
+from weft.evaluation.paired import NORMAL_95
 
 MODELS = ("tiny_dense", "tiny_moe")
 ROWS = {
@@ -13,7 +16,11 @@ ROWS = {
     "sparse(top_p=0.8, channels=32, tail=mean)": ("adaptive_tail", "top_p_tail"),
 }
 """Policies, with their names in `bench.sparse_attention` and in `bench.sparse_speed`."""
-SECTIONS = ("perplexity tiny-moe", "retrieval tiny-moe", "speed policies", "speed operation")
+POLICIES = {
+    "fixed": "sparse(ratio=1/16)", **{loss: policy for policy, (loss, _) in ROWS.items()},
+    "strict_tail": "sparse(top_p=0.9, channels=32, tail=mean)",
+}  # fmt: skip
+"""Names in `bench.sparse_attention`, and policies."""
 
 
 def tradeoff(figures: Mapping[str, Any]) -> list[str]:
@@ -34,11 +41,21 @@ def tradeoff(figures: Mapping[str, Any]) -> list[str]:
 
 def _retrieval(figures: Mapping[str, Any], policy: str) -> str:
     """Return the mean over kinds and lengths of points lost, of the worse model."""
-    lost = [[value for name, value in figures.items()
-             if name.endswith(f"_loss_points_{model}_{policy}")] for model in MODELS]  # fmt: skip
-    if not all(lost):
-        return "not measured"
-    return f"{max(sum(each) / len(each) for each in lost):.1f}"
+    lost = [mean_lost(figures, f"{model}_{policy}") for model in MODELS]
+    return f"{max(each[0] for each in lost if each):.1f}" if all(lost) else "not measured"
+
+
+def mean_lost(figures: Mapping[str, Any], end: str) -> tuple[float, float] | None:
+    """Return the mean over kinds and lengths of the points lost, and its standard error."""
+    points = _ending(figures, f"_loss_points_{end}")
+    errors = _ending(figures, f"_loss_error_{end}")
+    if not points or not errors:
+        return None
+    return sum(points) / len(points), sum(each**2 for each in errors) ** 0.5 / len(errors)
+
+
+def _ending(figures: Mapping[str, Any], end: str) -> list[float]:
+    return [value for name, value in figures.items() if name.endswith(end)]
 
 
 def _speed(found: Mapping[str, Any] | None, dense: float) -> list[str]:
@@ -47,3 +64,63 @@ def _speed(found: Mapping[str, Any] | None, dense: float) -> list[str]:
     predicted = found.get("predicted_us")
     return [f"{found['us']:.0f}", f"{dense / found['us']:.1f} x",
             f"{predicted:.0f}" if predicted else "not recorded"]  # fmt: skip
+
+
+def perplexity(figures: Mapping[str, Any]) -> list[str]:
+    """Return a row a policy: of each model the perplexity lost, tokens and bytes read."""
+    of_model = [f"{name}: {what}" for name in ("tiny-dense", "tiny-moe")
+                for what in ("perplexity", "tokens", "bytes")]  # fmt: skip
+    rows = [f"| policy | {' | '.join(of_model)} |", "|" + "---|" * 7]
+    for name, policy in POLICIES.items():
+        cells = []
+        for end in (f"{model}_{name}" for model in MODELS):
+            lost = 100 * figures[f"perplexity_loss_{end}"]
+            error = 100 * figures[f"perplexity_loss_standard_error_{end}"]
+            cells += [f"{lost:+.1f} % ({error:.1f})", f"{figures[f'tokens_read_{end}']:.3f}",
+                      f"{figures[f'bytes_read_{end}']:.3f}"]  # fmt: skip
+        rows.append(f"| `{policy}` | {' | '.join(cells)} |")
+    return rows
+
+
+ASKED = ("adaptive", "adaptive_tail", "strict_tail")
+LENGTHS = (512, 1024, 2048, 4096, 7900)
+
+
+def retrieval(figures: Mapping[str, Any]) -> list[str]:
+    """Return a row a model, kind and length, and of each policy the points lost, their 95 %
+    interval, and the share of bytes read; last the means."""
+    names = [f"`{POLICIES[policy]}`" for policy in ASKED]
+    rows = [f"| model, questions | {' | '.join(names)} |", "|" + "---|" * (1 + len(ASKED))]
+    for model in MODELS:
+        title = model.replace("_", "-")
+        for kind in ("pairs", "needles"):
+            for length in LENGTHS:
+                asked = figures[f"{kind}_{length}_questions_{model}_adaptive"]
+                cells = [_cell(figures, f"{kind}_{length}", f"{model}_{policy}")
+                         for policy in ASKED]  # fmt: skip
+                rows.append(f"| {title}, {kind}, {length} tokens ({asked}) | {' | '.join(cells)} |")
+        means = [_mean(figures, f"{model}_{policy}") for policy in ASKED]
+        rows.append(f"| {title}, mean | {' | '.join(means)} |")
+    return rows
+
+
+def _cell(figures: Mapping[str, Any], question: str, end: str) -> str:
+    lost, error = (figures[f"{question}_loss_{what}_{end}"] for what in ("points", "error"))
+    return f"{lost:+.1f} ± {NORMAL_95 * error:.1f} ({figures[f'{question}_bytes_read_{end}']:.3f})"
+
+
+def _mean(figures: Mapping[str, Any], end: str) -> str:
+    found = mean_lost(figures, end)
+    return f"{found[0]:+.1f} ± {NORMAL_95 * found[1]:.1f}" if found else "not measured"
+
+
+Table = Callable[[Mapping[str, Any]], list[str]]
+SPARSE_TABLES: dict[str, tuple[Table, tuple[str, ...]]] = {
+    "sparse_tradeoff": (
+        tradeoff,
+        ("perplexity tiny-moe", "retrieval tiny-moe", "speed policies", "speed operation"),
+    ),
+    "sparse_perplexity": (perplexity, ("perplexity tiny-dense", "perplexity tiny-moe")),
+    "sparse_retrieval": (retrieval, ("retrieval tiny-dense", "retrieval tiny-moe")),
+}
+"""Tables by name, with the sections of the record that they are made of."""

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ from weft.ir.sparse import parse_policy
 
 from bench.attention_calibration import calibration
 from bench.cpu import record
+from bench.document_sparse import mean_lost
 
 Figures = dict[str, Any]
 RESULTS = Path(__file__).parent / "results" / "sparse_attention.json"
@@ -126,19 +127,6 @@ def headline(figures: Figures) -> Figures:
             found[f"retrieval_loss_points{key}"] = round(points, 2)
             found[f"retrieval_loss_error{key}"] = round(error, 2)
     return found
-
-
-def mean_lost(figures: Mapping[str, Any], end: str) -> tuple[float, float] | None:
-    """Return the mean over kinds and lengths of the points lost, and its standard error."""
-    points = _ending(figures, f"_loss_points_{end}")
-    errors = _ending(figures, f"_loss_error_{end}")
-    if not points or not errors:
-        return None
-    return sum(points) / len(points), sum(each**2 for each in errors) ** 0.5 / len(errors)
-
-
-def _ending(figures: Mapping[str, Any], end: str) -> list[float]:
-    return [value for name, value in figures.items() if name.endswith(end)]
 
 
 def recorded(file: Path | None) -> Figures:
