@@ -195,21 +195,16 @@ def _fused_matmul(run: GraphRun, operation: Operation, x: Tensor, w: Tensor, *re
     parts = dict(zip(operation["parts"], rest, strict=True))
     if "norm" in parts:
         x = _norm(x, parts["norm"], operation["eps"])
-    y = F.linear(x, _unpacked(w), parts.get("bias"))
+    w = w.transpose(0, 1).flatten(1) if w.dim() == 3 else w  # packed
+    y = F.linear(x, w, parts.get("bias"))
     if operation.attribute("silu"):
         y = _silu_mul(run, operation, y)
     return y + parts["residual"] if "residual" in parts else y
 
 
 def _cut_matmul(run: GraphRun, operation: Operation, x: Tensor, w: Tensor) -> Tensor:
-    cuts = operation["cuts"]
-    parts = zip(x.chunk(cuts, -1), _unpacked(w).chunk(cuts, -1), strict=True)
+    parts = zip(x.chunk(operation["cuts"], -1), w.chunk(operation["cuts"], -1), strict=True)
     return torch.stack([F.linear(*part) for part in parts])
-
-
-def _unpacked(w: Tensor) -> Tensor:
-    """Return packed weights [K/P, N, P] as [N, K], and others as they are."""
-    return w.transpose(0, 1).flatten(1) if w.dim() == 3 else w
 
 
 def _split(run: GraphRun, operation: Operation, x: Tensor) -> tuple[Tensor, ...]:

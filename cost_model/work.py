@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from math import prod
 
 from ..ir.core import Operation, Value
 from ..ir.types import DTYPE_BYTES, dtype_of, shape_of
@@ -55,9 +54,8 @@ def _elementwise(each: float) -> Callable[[Operation, Scene], Work]:
 def _matmul(operation: Operation, scene: Scene) -> Work:
     """2 T N K, plus T N for a bias; the weight is read once."""
     x, w, *bias = operation.operands
-    *blocks, n, k = map(scene.binding.size, shape_of(w.type))
-    k *= prod(blocks)  # packed weights are [K/P, N, P]
-    rows = scene.elements(x) // k
+    rows, (n, k) = scene.elements(x), map(scene.binding.size, shape_of(w.type))
+    rows //= k
     format = operation.attribute("format")
     extra = scene.activations(*bias) + sum(scene.weight(b) for b in bias if scene.is_weight(b))
     return Work(

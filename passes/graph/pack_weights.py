@@ -20,11 +20,11 @@ from .body import Body, GraphPass, rewrite_functions
 
 @dataclass(frozen=True)
 class PackWeights(GraphPass):
-    """Packs the weights of gated and of cut products, `width` numbers of a row side by side, where
-    that `saves` seconds of a step (of N, K and whether it is gated), in copies of `room` bytes at
-    most: those first that save most a byte."""
+    """Packs the weights of gated products, `width` numbers of a row side by side, where that
+    `saves` seconds of a step (of N, K), in copies of `room` bytes at most: those first that save
+    most a byte."""
 
-    saves: Callable[[int, int, bool], float]
+    saves: Callable[[int, int], float]
     width: int = 64
     room: float = inf
 
@@ -59,13 +59,12 @@ class PackWeights(GraphPass):
 
     def _copy(self, body: Body, op: Operation) -> _Copy | None:
         """Return the copy that a product's weight may have, if that saves time."""
-        if op.name not in ("graph.fused_matmul", "graph.cut_matmul") or op.attribute("parts"):
-            return None
-        silu, weight = bool(op.attribute("silu")), body.made_by(op.operands[1], "graph.weight")
+        gated = op.name == "graph.fused_matmul" and op.attribute("silu") and not op["parts"]
+        weight = body.made_by(op.operands[1], "graph.weight") if gated else None
         if weight is None or body.uses[weight.result.name] > 1:
             return None
         n, k = _sizes(weight)
-        seconds = self.saves(n // (2 if silu else 1), k, silu)
+        seconds = self.saves(n // 2, k)
         return _Copy(weight, 2 * n * k, seconds) if seconds > 0 else None
 
     def _pack(self, body: Body, weight: Operation) -> None:

@@ -86,29 +86,25 @@ PACKED = 64
 """Numbers of a row that lie together in packed weights: 128 bytes."""
 
 
-def packed_columns(n: int, k: int, silu: bool, processors: int = MULTIPROCESSORS) -> int:
-    """Return how many columns (of each half of a gated product) a program has whose weights are
+def packed_columns(n: int, k: int, processors: int = MULTIPROCESSORS) -> int:
+    """Return how many columns of each half of a gated product a program has whose weights are
     packed, so that most programs run at once; 0: they are not packed."""
-    cuts = cuts_of(n, k, silu, processors)
-    if not cuts or k % (cuts * PACKED):
+    if k % PACKED or not cuts_of(n, k, True, processors):
         return 0
-    if not silu:
-        return 128 if streamed(n, k, silu, cuts, ROWS).block_n == 128 else 0
     fitting = (c for c in range(80, 129, 16) if n % c == 0 and n // c <= processors)
     return min(fitting, default=0)
 
 
-RATES = {True: (3.57e12, 3.88e12)}
-"""Bytes a second of weights for 128 rows on an H200, of usual ones and packed, by whether they are
-gated. Packed ones of cut products (down: 33.8 us, and 35) were not measured in whole steps."""
+USUAL_RATE, PACKED_RATE = 3.57e12, 3.88e12
+"""Bytes a second of weights of gated products of 128 rows on an H200. Packed weights of down took
+33.8 us there, not 35, but whole steps no less."""
 
 
-def copy_saves(n: int, k: int, silu: bool, processors: int = MULTIPROCESSORS) -> float:
-    """Return the seconds that packed weights save of a product, by the rates of an H200."""
-    if silu not in RATES or not packed_columns(n, k, silu, processors):
+def copy_saves(n: int, k: int, processors: int = MULTIPROCESSORS) -> float:
+    """Return the seconds that packed weights save of a gated product, by the rates of an H200."""
+    if not packed_columns(n, k, processors):
         return 0.0
-    usual, packed = RATES[silu]
-    return (1 / usual - 1 / packed) * 2 * n * k * (2 if silu else 1)
+    return (1 / USUAL_RATE - 1 / PACKED_RATE) * 4 * n * k
 
 
 def streamed(
@@ -117,7 +113,7 @@ def streamed(
     """Return the blocks of a product that is streamed, as measured: a gated one's are 128 columns
     of each half; others' 128 where that leaves enough programs in four cuts, else 64."""
     if packed:
-        columns = packed_columns(n, k, silu) if silu else 0
+        columns = packed_columns(n, k)
         return SkinnyMatmul(n, k, silu, cuts, rows, 128, PACKED, columns % 128, packed)
     wide = rows > NARROW if silu else cuts == 4 and n // 128 * cuts >= FULL * MULTIPROCESSORS
     if wide:

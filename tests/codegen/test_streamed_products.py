@@ -84,8 +84,6 @@ FAMILIES: dict[str, Callable[[np.random.Generator, int], Case]] = {
     "skinny_cut": _with(skinny, SkinnyMatmul(64, 128, cuts=4, rows=16, block_n=32, block_k=16)),
     "skinny_packed": _with(skinny, SkinnyMatmul(48, 64, True, rows=16, block_n=16, block_k=32,
                                                 columns=12, packed=True)),
-    "skinny_packed_cut": _with(skinny, SkinnyMatmul(64, 128, cuts=2, rows=16, block_n=32,
-                                                    block_k=32, packed=True)),
     "added": _with(added, 3), "added_one": _with(added, 1), "added_bf16": _with(added_rounded, 4),
 }  # fmt: skip
 

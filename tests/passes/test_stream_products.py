@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from functools import partial
 from typing import Any
 
@@ -98,24 +97,12 @@ def test_packed_weights_are_copies_that_lie_as_steps_read_them(room: int, copies
     torch.testing.assert_close(*found, atol=0, rtol=0)
 
 
-def test_cut_products_are_packed_behind_gated_ones() -> None:
-    """Those that save more a byte come first, though others stand between them."""
+def test_packed_weights_cost_what_usual_ones_do() -> None:
     before, _ = run_passes((*GRAPH, STREAM), build_graph(SHAPE), Context())
-    for room, packed in ((2 * ONE, 2), (math.inf, 5)):
-        after, _ = run_passes(
-            (PackWeights(lambda n, k, silu: 1e-9 * n * k * (3 if silu else 1), 32, room),),
-            before,
-            Context(),
-        )
-        assert sum(op.attribute("packed") is not None for op in after.walk()) == packed
-    for name in ("graph.cut_matmul", "graph.fused_matmul"):
-        works = [[work_of(op, Scene.of(m, decode(8, 64))) for op in m.walk() if op.name == name]
-                 for m in (before, after)]  # fmt: skip
-        assert works[0] == works[1]
-    weights = load_weights(Module((*before.operations, *after.operations)), RandomTensors())
-    found = [run_graph(m, {n: w.dense() for n, w in weights.items()}, [*range(20)])
-             for m in (before, after)]  # fmt: skip
-    torch.testing.assert_close(*found, atol=0, rtol=0)
+    after, _ = run_passes((PackWeights(lambda n, k: 1e-6),), before, Context())
+    works = [[work_of(op, Scene.of(m, decode(8, 64))) for op in m.walk()
+              if op.name == "graph.fused_matmul"] for m in (before, after)]  # fmt: skip
+    assert works[0] == works[1] and len(works[0]) == 2
 
 
 def test_golden_dump(golden: Any) -> None:
@@ -163,12 +150,10 @@ def test_products_of_one_wave_are_streamed() -> None:
 
 def test_packed_products_give_most_multiprocessors_a_program() -> None:
     """112 columns of the 8 B shape, so that 128 programs run on 132 multiprocessors."""
-    assert packed_columns(14336, 4096, True) == 112 and packed_columns(512, 128, True, 4) == 128
-    assert packed_columns(4096, 14336, False) == 128  # the usual ones, in four cuts
-    assert packed_columns(4096, 4096, False) == packed_columns(14336, 4096, True, 0) == 0
-    assert copy_saves(14336, 4096, True) == pytest.approx(5.3e-6, rel=0.05)  # of 66 us
-    assert copy_saves(14336, 4096, True, 0) == 0
-    assert packed_columns(14336, 4000, True) == 0  # K is no multiple of what lies together
+    assert packed_columns(14336, 4096) == 112 and packed_columns(512, 128, 4) == 128
+    assert copy_saves(14336, 4096) == pytest.approx(5.3e-6, rel=0.05)  # of 66 us
+    assert copy_saves(14336, 4096, 0) == 0
+    assert packed_columns(14336, 4000) == 0  # K is no multiple of what lies together
 
 
 def test_regimes_of_some_rows_stream_and_others_do_not() -> None:
