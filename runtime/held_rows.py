@@ -57,6 +57,8 @@ class StateTables:
         self._bases: dict[int | bytes, int | None] = {}
         self._kept: list[Any] = []  # so that ids stay their own
         self.arrays: dict[str, Tensor] = {}
+        self.refused = False
+        """Whether some constraint found no room."""
         moves, mask = np.zeros((1, 256), np.int32), np.full((1, -(-vocab_size // 32)), -1, np.int32)
         one = np.zeros(1, np.int32)
         self._grow(moves=moves, entry=one, most=one, masks_of=one, masks=mask)
@@ -85,6 +87,7 @@ class StateTables:
         if self.arrays["masks"].nbytes + of.masks.nbytes > MOST_BYTES:
             self._kept.append(of.table)
             self._bases[id(of.table)] = None
+            self.refused = True
             return None
         self._spell(of.words)
         base, entries, masks = (len(self.arrays[name]) for name in ("moves", "masks_of", "masks"))
@@ -139,6 +142,7 @@ class HeldRows:
         self, vocab_size: int, drawn: Tensor, allowed: Tensor, launch: Callable[..., Any]
     ) -> None:  # fmt: skip
         device, rows = allowed.device, len(allowed)
+        self._vocab_size = vocab_size
         self.tables = StateTables(vocab_size, device)
         self._drawn, self._allowed, self._launch = drawn, allowed, launch
         self._states = [torch.zeros(rows, dtype=torch.int32, device=device) for _ in range(2)]
@@ -149,9 +153,16 @@ class HeldRows:
         self._known = False
 
     def take(self, matchers: Iterable[Matcher]) -> None:
-        """Have the constraints of a program on the device before it runs."""
-        for matcher in matchers:
-            self.tables.place(matcher)
+        """Have the constraints of a program on the device before it runs.
+
+        Where they find no room, those of programs before go; they come again when they are used.
+        """
+        asked = list(matchers)
+        if None in [self.tables.place(matcher) for matcher in asked] and self.tables.refused:
+            self.tables = StateTables(self._vocab_size, self._allowed.device)
+            self._known = False
+            for matcher in asked:
+                self.tables.place(matcher)
 
     def follows(self, batch: Batch) -> bool:
         """Say whether the next step may begin before the draw of the last one is known.
