@@ -35,7 +35,6 @@ from .staging import Layout, Staging
 from .step import StepInput, single
 from .timing import BoundLaunch, event_seconds, graph_seconds, host_seconds, once_seconds
 from .token_counts import filled, logit_counts, token_counts, tried
-from .token_rows import single_rows
 from .weights import Weight
 
 ENTRIES = 1 << 18
@@ -43,10 +42,6 @@ ENTRIES = 1 << 18
 
 SLOTS = 16384
 """States that attention's parts may leave in memory: 16.6 KB each with 32 heads of 128."""
-
-
-SHORT = 256
-"""Tokens of a step of prompts and rows, at most, that is run as a decode step."""
 
 
 class ListsTooLong(CapacityError):
@@ -97,7 +92,6 @@ class DeviceExecutor(CompiledExecutor):
         self._recorder = recorder or Rerun()
         self._sizes = bucket_sizes(max_batch)
         self._counts, self._logit_counts = token_counts(max_tokens), logit_counts(max_batch)
-        self._short_rows = min(SHORT, max_batch)
         self._recorded = Recordings()
         self._latest: Recorded | None = None
         windows = set(config.windows) or {0}
@@ -139,10 +133,6 @@ class DeviceExecutor(CompiledExecutor):
         self.drawn.greedy = 0
         if groups := self._groups(step):
             return self._apart(step, source, groups)
-        wanted = step.logits_rows.shape[0]
-        if self._is_short(step):
-            step, order = single_rows(step, self.page_size)
-            source = None if source is None else source[order]
         rows, lists = step.tokens.shape[0], self._lists.plan(step)
         entries = len(lists.arrays[PAGES])
         if step.is_decode and step.logits_rows.shape[0] == rows > 0 and entries <= ENTRIES:
@@ -155,18 +145,11 @@ class DeviceExecutor(CompiledExecutor):
                 recorded.replay()
                 self._latest = recorded
                 self.drawn.greedy = rows
-                return recorded.logits[:wanted]
+                return recorded.logits[:rows]
         recipe, sent = self._sent(step, source, lists, few=False)
         launches, logits = recipe.flow(**sent)
         self._run_all(recipe, launches)
-        return logits[:wanted]
-
-    def _is_short(self, step: StepInput) -> bool:
-        """Whether a step with chunks of prompts is run as a decode step, each token a row: one that
-        is recorded begins sooner than the launches one by one, and few tokens are no more work."""
-        if step.is_decode or self._sparse is not None or self.host is not None:
-            return False
-        return step.tokens.shape[0] <= self._short_rows
+        return logits
 
     def _sent(
         self, step: StepInput, source: np.ndarray | None, lists: Lists, few: bool

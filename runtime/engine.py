@@ -380,8 +380,9 @@ class Engine:
         elif request.watch is not None and request.watch.matcher is not None:
             if request.watch.matcher.idle:
                 batch.unconstrain(row)
-            elif request.watch.matcher.forced():
-                self._force_row(request, row)
+            elif forced := request.watch.matcher.forced():
+                if self.held is None or not self.held.stays(batch, request, len(forced)):
+                    self._force_row(request, row)
 
     def _force_row(self, request: Request, row: int) -> None:
         """Take out a row whose constraint forces tokens: they are prefilled, not sampled."""

@@ -41,31 +41,3 @@ def token_rows(step: StepInput, rows: int) -> Iterator[Part]:
             ),
             wanted,
         )
-
-
-def single_rows(step: StepInput, page_size: int) -> tuple[StepInput, np.ndarray]:
-    """Return a step as one of single tokens that all give logits, and their order [T].
-
-    Tokens whose logits are wanted come first, in their order: token `order[t]` is row t.
-    """
-    asked, count = step.logits_rows.numpy(), step.tokens.shape[0]
-    others = np.ones(count, bool)
-    others[asked] = False
-    order = np.concatenate([asked, np.flatnonzero(others)])
-    owner = np.repeat(np.arange(len(step.kv_lengths)), np.diff(step.query_starts.numpy()))[order]
-
-    pages = -(-int(step.kv_lengths.max()) // page_size)
-
-    def taken(values: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(values.astype(np.int32, copy=False))
-
-    return StepInput(
-        tokens=taken(step.tokens.numpy()[order]),
-        positions=taken(step.positions.numpy()[order]),
-        slots=taken(step.slots.numpy()[order]),
-        query_starts=taken(np.arange(count + 1)),
-        kv_lengths=taken(step.positions.numpy()[order] + 1),
-        page_table=taken(step.page_table.numpy()[owner, :pages]),
-        logits_rows=taken(np.arange(count)),
-        reads=None if step.reads is None else taken(step.reads.numpy()[owner]),
-    ), order

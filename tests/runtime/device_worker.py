@@ -193,8 +193,6 @@ def generate(
 
 def main() -> None:
     shape = config(sys.argv[1])
-    if sys.argv[1] == "qwen":
-        LIMITS["max_batch"] = 20  # so that a step of chunks, all but the first, is one of rows
     graph, format = build_graph(shape), FORMATS.get(sys.argv[1], "f32")
     part, launch = graph, Launch.from_env()
     if launch.count > 1:

@@ -373,3 +373,16 @@ def test_constraints_of_a_new_program_take_the_place_of_old_ones(toy, monkeypatc
         held.take(other.machine.constraints.matchers())
         assert all(held.tables.place(m) for m in other.machine.constraints.matchers())
         assert held.tables.arrays["masks"].nbytes <= 2 * one
+
+
+def test_rows_of_a_wide_batch_draw_what_is_forced(toy, monkeypatch):
+    """They leave the batch for longer runs only, and say the same."""
+    rows, oracle, leaves = [{"n": n} for n in range(9)], toy.oracle(HELD), []
+    expected = [oracle(row, **args).value for row, args in enumerate(rows)]
+    for mixed in (0.0, 0.5, 99.0):
+        monkeypatch.setattr(held_rows, "MIXED", mixed)
+        executable = toy.compile(HELD, ahead=True, max_batch=8, max_tokens=48)
+        assert executable.run_rows(rows).values == expected
+        toy.assert_clean(executable)
+        leaves.append(executable.engine._batch.leaves)
+    assert leaves[0] >= leaves[1] >= leaves[2] < leaves[0], leaves
