@@ -107,6 +107,7 @@ class DeviceExecutor(CompiledExecutor):
             self.device,
             SLOTS,
             sparse=chosen,
+            prompts=True,
             ways=_had(ways, [recipe for _, recipe in self._recipes]),
         )
         self._staging = Staging(1 << 22, self.device)

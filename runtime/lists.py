@@ -13,6 +13,7 @@ from torch import Tensor
 from .attention_cost import Way
 from .attention_plan import Batch, Rates, Shape, WorkList, plan, plan_among
 from .grown_lists import PAGES, Growing, Lists
+from .prompt_tiles import prompt_tiles
 from .recipe import PLANNED
 from .sparse_lists import FILLS, GROUP_ARRAYS, ROW_ARRAYS, SparseLists, SparseRows, fills
 from .step import StepInput
@@ -21,6 +22,8 @@ _ARRAYS = (
     "item_row", "item_rows", "item_page", "item_low", "item_high", "row_query", "row_limit",
     "row_slot", "merge_query", "merge_start",
 )  # fmt: skip
+PROMPTS = ("prompt_query", "prompt_rows", "prompt_page", "prompt_limit")
+"""The lists of prompts' tiles."""
 _NONE = ("row_slot", "merge_query", "item_list", "fill_before", "group_rows")
 """Lists in which -1 stands for nothing."""
 _SIZED_BY = {"item": "W", "row": "R"}
@@ -39,6 +42,7 @@ class AttentionLists:
         self, shape: Shape, windows: Sequence[int], device: torch.device, slots: int,
         rates: Rates | None = None, sparse: SparseLists | None = None,
         zeros: Callable[[tuple[int, ...]], Tensor] | None = None, ways: Sequence[Way] = (),
+        prompts: bool = False,
     ) -> None:  # fmt: skip
         zeros = zeros or partial(torch.zeros, device=device)
         self._shape, self._rates = shape, rates or Rates()
@@ -47,6 +51,8 @@ class AttentionLists:
         self._choice = [*ways] if ways and self._windows == (0,) else [usual]
         self._ways = {way.name: way for way in (usual, *self._choice)}
         self._slots, self.sparse = slots, sparse
+        self._prompts = prompts and self._windows == (0,)
+        self._no_prompts = torch.zeros(0, dtype=torch.int32, device=device)
         self._last: Growing | None = None
         self._m, self._l = (zeros((slots, shape.heads)) for _ in "ml")
         self._acc = zeros((slots, shape.heads, shape.head_dim))
@@ -118,8 +124,13 @@ class AttentionLists:
         arrays: dict[str, np.ndarray] = {}
         extents: dict[str, int] = {}
         apart, seconds, way = True, 0.0, self._choice[0]
+        tiles = prompt_tiles(batch, self._shape) if self._prompts and not step.is_decode else None
+        batch = batch if tiles is None else tiles.without(batch)
         for window in self._windows:
             way, made = self._within(batch, window, chunk, ways or [self._ways[""]])
+            if tiles is not None:
+                joined = tiles.others(made.merge_query, made.merge_start, starts)
+                made = replace(made, merge_query=joined[0], merge_start=joined[1])
             seconds += made.seconds
             apart = apart and int(made.item_rows.max(initial=0)) <= self._shape.rows_few
             tail = str(window or "")
@@ -130,6 +141,9 @@ class AttentionLists:
             extents |= {f"{PLANNED}{name}{tail}": len(array) for name, array in counts.items()}
             extents[f"{PLANNED}S{tail}"] = made.slots
             extents[f"{PLANNED}M{tail}"] = _first_items(made, self._shape)
+        if tiles is not None:
+            arrays |= {PLANNED + name: getattr(tiles, name.removeprefix("prompt_")) for name in PROMPTS}
+            extents[f"{PLANNED}P"] = len(tiles.query)
         arrays |= self._fills(starts, table, lengths)
         extents[f"{PLANNED}F"] = len(lengths)
         arrays[PAGES] = table.ravel()
@@ -158,7 +172,9 @@ class AttentionLists:
     def bind(self, views: Mapping[str, Tensor], extents: Mapping[str, int]
              ) -> dict[str, Tensor | int]:  # fmt: skip
         """Return what launches take: arrays, extents and states, by name."""
-        bound: dict[str, Tensor | int] = {**views, **extents}
+        bound: dict[str, Tensor | int] = {f"{PLANNED}P": 0}
+        bound |= {PLANNED + name: self._no_prompts for name in PROMPTS}
+        bound |= {**views, **extents}
         for window in self._windows:
             tail = str(window or "")
             slots = extents[f"{PLANNED}S{tail}"]

@@ -107,92 +107,34 @@ def attention_parts(shape: Parts) -> Operation:
     return _Parts(shape).kernel()
 
 
-class _Parts:
-    def __init__(self, shape: Parts) -> None:
-        self.shape = s = shape
-        b = self.b = KernelBuilder(s.name)
-        extents = ("T", "N", "W", "R", "E", "S", *("M" * (s.items == MANY)))
-        _, self.pool_pages, *_ = (b.scalar(extent) for extent in extents)
-        self.q = b.buffer("q", s.q, "T", s.heads * s.head_dim)
-        self.items = [b.buffer(f"item_{name}", "i32", "W")
-                      for name in ("row", "rows", "page", "low", "high")]  # fmt: skip
-        self.rows = [b.buffer(f"row_{name}", "i32", "R") for name in ("query", "limit", "slot")]
-        self.table = b.buffer("pages", "i32", "E")
-        pool = ("N", s.kv_heads, s.page, s.head_dim)
-        self.k_pool, self.v_pool = b.buffer("k", s.kv, *pool), b.buffer("v", s.kv, *pool)
-        self.out = b.buffer("out", s.q, "T", s.heads * s.head_dim)
-        self.m, self.l = b.buffer("m", "f32", "S", s.heads), b.buffer("l", "f32", "S", s.heads)
-        self.acc = b.buffer("acc", "f32", "S", s.heads, s.head_dim)
+class PartsBuilder:
+    """What kernels of attention over pages share: a tile's state over a run of keys.
 
-    def kernel(self) -> Operation:
-        b, s = self.b, self.shape
-        self.kv_head, item = b.program_id(0, "kv_head"), b.program_id(1, "item")
-        names = ("first", "count", "page", "low", "high")
-        self.first, self.count, self.base, self.low, self.high = (
-            b.load(buffer, item, hint=name) for buffer, name in zip(self.items, names, strict=True)
-        )
-        self.channel = b.expand(b.iota(s.head_dim), 0)
-        if not s.items:
-            self._item(s.few, s.keys)
-        else:
-            small = b.map(f"where(a <= {s.rows_few}, 1, 0)", self.count, dtype="i32", hint="small")
-            if s.items == FEW:
-                with self._only(b.full(0, "i32"), small):
-                    self._item(s.few, s.keys)
-            else:
-                with self._only(small, b.full(1, "i32")):
-                    self._item(s.many, s.keys_many)
-        grid = "M" if s.items == MANY else "W"
-        given = (*self.items, *self.rows, self.table)
-        return b.finish(s.kv_heads, grid, requires=self._facts(), of="graph.partial", given=given,
-                        items=s.items, way=s.way)  # fmt: skip
+    `declare` sets the arguments; before `_keys` the key head, the run's first entry in the page
+    table (`base`), its keys [low, high) and the channels are set.
+    """
 
-    def _facts(self) -> tuple[str, ...]:
+    kv_head: Value
+    base: Value
+    low: Value
+    high: Value
+    channel: Value
+    table: Value
+
+    def __init__(self, shape: Parts, name: str = "") -> None:
+        self.shape = shape
+        self.b = KernelBuilder(name or shape.name)
+        self.declare()
+
+    def declare(self) -> None:
+        """Declare the kernel's arguments."""
+        raise NotImplementedError
+
+    def declare_pools(self) -> None:
+        """Declare the pages of keys and values."""
         s = self.shape
-        first = ["0 <= M <= W"] if s.items == MANY else []
-        return (
-            *first, "W >= 0", "N >= 1", "0 <= item_row[*]", "0 <= item_rows[*]",
-            "0 <= item_page[*]", "0 <= item_low[*]", f"item_low[i] % {s.page} == 0",
-            "item_row[i] + item_rows[i] <= R",
-            f"item_page[i] + (item_high[i] + {s.page - 1}) // {s.page} <= E",
-            "0 <= pages[*] < N", "0 <= row_query[*] < T", "-1 <= row_slot[*] < S",
-        )  # fmt: skip
-
-    @contextmanager
-    def _only(self, low: Value, high: Value) -> Iterator[None]:
-        """Run what follows once if low < high: a loop of at most one round is a condition."""
-        with self.b.loop(low, high, hint="once") as loop:
-            yield
-            loop.yields()
-
-    def _item(self, heads: int, keys: int) -> None:
-        """Attend with a tile of `heads` query heads, `keys` keys at a time."""
-        b, s = self.b, self.shape
-        lane = b.iota(heads // s.group * s.group)
-        place = b.map(f"a // {s.group}", lane, dtype="i32", hint="place")
-        live = b.map("a < b", place, self.count, hint="live")
-        place = b.map("a + b", self.first, place, dtype="i32", hint="place")
-        query, limit, slot = (
-            b.load(buffer, place, mask=live, other=other, hint=buffer.name[4:])
-            for buffer, other in zip(self.rows, (0, 0, -1), strict=True)
-        )
-        head = b.map(f"a * {s.group} + b % {s.group}", self.kv_head, lane, dtype="i32", hint="head")
-        column = b.map(f"a * {s.head_dim} + b", b.expand(head, 1), self.channel, dtype="i32",
-                       hint="column")  # fmt: skip
-        q = b.load(self.q, b.expand(query, 1), column, mask=b.expand(live, 1), hint="q_tile")
-        q = self._half(q)
-        end = b.map("min(a, b)", limit, self.high, dtype="i32", hint="end")
-        whole = self._whole(live, end, keys) if heads > SMALL and not s.window else None
-        first = b.map(f"a - {s.window}", b.expand(limit, 1), dtype="i32") if s.window else None
-        state = self._keys(q, keys, (first, b.expand(end, 1)), whole)
-        self._store(query, slot, head, column, live, state)
-
-    def _whole(self, live: Value, end: Value, keys: int) -> Value:
-        """Return up to where blocks of keys are seen by every row, so that none needs a mask."""
-        b = self.b
-        seen = b.map("where(a, b, c)", live, end, self.high, dtype="i32")
-        text = f"a + max(b - a, 0) // {keys} * {keys}"
-        return b.map(text, self.low, b.reduce("min", seen, 0), dtype="i32", hint="whole")
+        pool = ("N", s.kv_heads, s.page, s.head_dim)
+        self.k_pool, self.v_pool = (self.b.buffer(name, s.kv, *pool) for name in "kv")
 
     def _keys(
         self, q: Value, keys: int, seen: tuple[Value | None, Value], whole: Value | None
@@ -283,6 +225,92 @@ class _Parts:
             return self.b.map(f"where(b < c, a, {UNSEEN})", scores, key, end, hint="scores")
         text = f"where((b < c) & (b >= d), a, {UNSEEN})"
         return self.b.map(text, scores, key, end, first, hint="scores")
+
+
+class _Parts(PartsBuilder):
+    def declare(self) -> None:
+        s, b = self.shape, self.b
+        extents = ("T", "N", "W", "R", "E", "S", *("M" * (s.items == MANY)))
+        _, self.pool_pages, *_ = (b.scalar(extent) for extent in extents)
+        self.q = b.buffer("q", s.q, "T", s.heads * s.head_dim)
+        self.items = [b.buffer(f"item_{name}", "i32", "W")
+                      for name in ("row", "rows", "page", "low", "high")]  # fmt: skip
+        self.rows = [b.buffer(f"row_{name}", "i32", "R") for name in ("query", "limit", "slot")]
+        self.table = b.buffer("pages", "i32", "E")
+        self.declare_pools()
+        self.out = b.buffer("out", s.q, "T", s.heads * s.head_dim)
+        self.m, self.l = b.buffer("m", "f32", "S", s.heads), b.buffer("l", "f32", "S", s.heads)
+        self.acc = b.buffer("acc", "f32", "S", s.heads, s.head_dim)
+
+    def kernel(self) -> Operation:
+        b, s = self.b, self.shape
+        self.kv_head, item = b.program_id(0, "kv_head"), b.program_id(1, "item")
+        names = ("first", "count", "page", "low", "high")
+        self.first, self.count, self.base, self.low, self.high = (
+            b.load(buffer, item, hint=name) for buffer, name in zip(self.items, names, strict=True)
+        )
+        self.channel = b.expand(b.iota(s.head_dim), 0)
+        if not s.items:
+            self._item(s.few, s.keys)
+        else:
+            small = b.map(f"where(a <= {s.rows_few}, 1, 0)", self.count, dtype="i32", hint="small")
+            if s.items == FEW:
+                with self._only(b.full(0, "i32"), small):
+                    self._item(s.few, s.keys)
+            else:
+                with self._only(small, b.full(1, "i32")):
+                    self._item(s.many, s.keys_many)
+        grid = "M" if s.items == MANY else "W"
+        given = (*self.items, *self.rows, self.table)
+        return b.finish(s.kv_heads, grid, requires=self._facts(), of="graph.partial", given=given,
+                        items=s.items, way=s.way)  # fmt: skip
+
+    def _facts(self) -> tuple[str, ...]:
+        s = self.shape
+        first = ["0 <= M <= W"] if s.items == MANY else []
+        return (
+            *first, "W >= 0", "N >= 1", "0 <= item_row[*]", "0 <= item_rows[*]",
+            "0 <= item_page[*]", "0 <= item_low[*]", f"item_low[i] % {s.page} == 0",
+            "item_row[i] + item_rows[i] <= R",
+            f"item_page[i] + (item_high[i] + {s.page - 1}) // {s.page} <= E",
+            "0 <= pages[*] < N", "0 <= row_query[*] < T", "-1 <= row_slot[*] < S",
+        )  # fmt: skip
+
+    @contextmanager
+    def _only(self, low: Value, high: Value) -> Iterator[None]:
+        """Run what follows once if low < high: a loop of at most one round is a condition."""
+        with self.b.loop(low, high, hint="once") as loop:
+            yield
+            loop.yields()
+
+    def _item(self, heads: int, keys: int) -> None:
+        """Attend with a tile of `heads` query heads, `keys` keys at a time."""
+        b, s = self.b, self.shape
+        lane = b.iota(heads // s.group * s.group)
+        place = b.map(f"a // {s.group}", lane, dtype="i32", hint="place")
+        live = b.map("a < b", place, self.count, hint="live")
+        place = b.map("a + b", self.first, place, dtype="i32", hint="place")
+        query, limit, slot = (
+            b.load(buffer, place, mask=live, other=other, hint=buffer.name[4:])
+            for buffer, other in zip(self.rows, (0, 0, -1), strict=True)
+        )
+        head = b.map(f"a * {s.group} + b % {s.group}", self.kv_head, lane, dtype="i32", hint="head")
+        column = b.map(f"a * {s.head_dim} + b", b.expand(head, 1), self.channel, dtype="i32",
+                       hint="column")  # fmt: skip
+        q = b.load(self.q, b.expand(query, 1), column, mask=b.expand(live, 1), hint="q_tile")
+        q = self._half(q)
+        end = b.map("min(a, b)", limit, self.high, dtype="i32", hint="end")
+        whole = self._whole(live, end, keys) if heads > SMALL and not s.window else None
+        first = b.map(f"a - {s.window}", b.expand(limit, 1), dtype="i32") if s.window else None
+        state = self._keys(q, keys, (first, b.expand(end, 1)), whole)
+        self._store(query, slot, head, column, live, state)
+
+    def _whole(self, live: Value, end: Value, keys: int) -> Value:
+        """Return up to where blocks of keys are seen by every row, so that none needs a mask."""
+        b = self.b
+        seen = b.map("where(a, b, c)", live, end, self.high, dtype="i32")
+        text = f"a + max(b - a, 0) // {keys} * {keys}"
+        return b.map(text, self.low, b.reduce("min", seen, 0), dtype="i32", hint="whole")
 
     def _store(self, query: Value, slot: Value, head: Value, column: Value, live: Value,
                state: tuple[Value, ...]) -> None:  # fmt: skip

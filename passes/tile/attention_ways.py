@@ -13,6 +13,7 @@ from ...ir.core import Operation
 from ...ir.schedule import Schedule
 from .attention_join import attention_merge, merge_of_many
 from .attention_parts import FEW, MANY, Parts, attention_parts
+from .attention_prompts import attention_prompts
 
 CROWD = 32
 """Rows of a step from which small programs are `crowded`, where no way is chosen. Beside a launch
@@ -53,6 +54,9 @@ LARGEST_TILE = Schedule(num_warps=8, num_stages=3, chained=True, registers=192)
 """Of a tile of 128 query heads, which two warp groups share: keys come from the cache for twice as
 many rows, and one small program finds room beside it. 256 forks of 16 K tokens: 178 us of an H200,
 and 229 with tiles of 64; of 2 K tokens 95 and 88."""
+
+PROMPT_SCHEDULES = {"": LARGE_CROWDED}
+"""The schedules of prompts' tiles."""
 
 SCHEDULES = {"crowded": CROWDED, "deep": DEEP, "wide": WIDEST}
 LARGE_SCHEDULES = {"": LARGE_TILE, "crowded": LARGE_CROWDED, "largest": LARGEST_TILE}
@@ -102,6 +106,11 @@ def launches(shape: Parts, rows: int = 1) -> list[Operation]:
     many, few = _crowded(shape, rows > WAVES), _crowded(replace(shape, way=""), True)
     return [attention_parts(replace(each, items=items))
             for each, items in ((many, MANY), (few, FEW))]  # fmt: skip
+
+
+def prompts(shape: Parts) -> Operation:
+    """Return the kernel of prompts' tiles."""
+    return attention_prompts(replace(shape, way=""))
 
 
 def join(shape: Parts, rows: int = 1) -> Operation:

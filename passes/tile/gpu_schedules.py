@@ -10,7 +10,8 @@ from ...ir.schedule import Schedule
 from ...ir.tile import extents_of
 from ...ir.types import dtype_of, shape_of
 from .attention_parts import FEW, MANY
-from .attention_ways import LARGE_SCHEDULES, SCHEDULES, THREE
+from .attention_prompts import PROMPT
+from .attention_ways import LARGE_SCHEDULES, PROMPT_SCHEDULES, SCHEDULES, THREE
 from .constrain import constrain_rows
 from .feed import copy_pages, feed_tokens
 from .matvec import matvec_schedule
@@ -82,6 +83,8 @@ def _schedule(kernel: Operation, apart: bool) -> Schedule:
         if called.startswith(name):
             return schedule
     items, way = kernel.attribute("items"), kernel.attribute("way", "")
+    if items == PROMPT:
+        return PROMPT_SCHEDULES[way]
     if items == MANY:
         return LARGE_SCHEDULES[way]
     few = items == FEW

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ...ir.core import Operation, Symbol, Table, Term, Value
 from .attention_parts import MANY, Parts, attention_parts
-from .attention_ways import CROWD, JOINED, WAVES, join, launches, tuned, variants
+from .attention_ways import CROWD, JOINED, WAVES, join, launches, prompts, tuned, variants
 from .value_shapes import format_of
 
 if TYPE_CHECKING:
@@ -44,7 +44,24 @@ def lower_parts(
         }
         terms = [fixed.get(name) or Term(f"plan_{name}", of) for name in names]
         calls.append(lowering.call(op, kernel, terms, reads, op.results if first else ()))
-    return _by_way(lowering, shape, _by_crowd(lowering, shape, calls))
+    calls = _by_way(lowering, shape, _by_crowd(lowering, shape, calls))
+    if not lowering.options.rows and not window:
+        calls.append(_prompts(lowering, op, q, shape, layer))
+    return calls
+
+
+def _prompts(
+    lowering: _Lowering, op: Operation, q: Value, shape: Parts, layer: int
+) -> Operation:  # fmt: skip
+    """Return the call of the tiles of prompts, whose rows no other launch writes."""
+    kernel = prompts(shape)
+    fixed = {
+        "T": Term("T"), "N": Term("N"), "q": Term("in", (0,)), "k": Term("k", (layer,)),
+        "v": Term("v", (layer,)), "out": Term("in", (1,)),
+    }  # fmt: skip
+    names = (value.name for value in kernel.regions[0].arguments)
+    terms = [fixed.get(name) or Term(f"plan_{name}") for name in names]
+    return lowering.call(op, kernel, terms, (q, *op.results), ())
 
 
 def _by_crowd(lowering: _Lowering, shape: Parts, calls: list[Operation]) -> list[Operation]:
