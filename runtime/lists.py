@@ -142,7 +142,9 @@ class AttentionLists:
             extents[f"{PLANNED}S{tail}"] = made.slots
             extents[f"{PLANNED}M{tail}"] = _first_items(made, self._shape)
         if tiles is not None:
-            arrays |= {PLANNED + name: getattr(tiles, name.removeprefix("prompt_")) for name in PROMPTS}
+            arrays |= {
+                PLANNED + name: getattr(tiles, name.removeprefix("prompt_")) for name in PROMPTS
+            }
             extents[f"{PLANNED}P"] = len(tiles.query)
         arrays |= self._fills(starts, table, lengths)
         extents[f"{PLANNED}F"] = len(lengths)

@@ -1,8 +1,8 @@
 """Attention of prompts: consecutive rows of one sequence over all keys in front of them.
 
-An item is a tile of such rows. What a row sees follows from the first one's keys, so a program reads
-four numbers and no lists of rows, and finishes its rows: no states, no join. Keys that all rows of a
-tile see need no mask; those of the last blocks are masked.
+An item is a tile of such rows. What a row sees follows from the first one's keys, so a program
+reads four numbers and no lists of rows, and finishes its rows: no states, no join. Keys that all
+rows of a tile see need no mask; those of the last blocks are masked.
 """
 
 from __future__ import annotations
@@ -60,8 +60,7 @@ class _Prompts(PartsBuilder):
         b, s = self.b, self.shape
         self.kv_head, item = b.program_id(0, "kv_head"), b.program_id(1, "item")
         first, count, self.base, limit = (
-            b.load(buffer, item, hint=name)
-            for buffer, name in zip(self.items, LISTS, strict=True)
+            b.load(buffer, item, hint=name) for buffer, name in zip(self.items, LISTS, strict=True)
         )
         self.channel = b.expand(b.iota(s.head_dim), 0)
         self.low = b.full(0, "i32")

@@ -142,9 +142,12 @@ def test_attention_is_a_work_list_and_its_join_one_list_a_window() -> None:
     body = module.symbol("step").regions[0].operations
     calls = [op for op in body if op.attribute("of") == "graph.finalize"]
     names = [call["kernel"].name for call in calls]
-    assert [name.split("_")[1] for name in names] == ["parts", "parts", "join"] * 2
+    list_of = ["parts", "parts", "join"]
+    assert [name.split("_")[1] for name in names] == [*list_of, "prompts", *list_of]
     kinds = [module.symbol(name).attribute("items") for name in names]
-    assert kinds == ["many", "few", None] * 2
+    assert kinds == ["many", "few", None, "prompt", "many", "few", None]
+    tiles = calls.pop(3)  # those of a window have none: its prompts are items as well
+    assert tiles.operands == (*calls[0].operands, *calls[0].results) and not tiles.results
     for place in (0, 1):
         items = [next(t for t in c["arguments"] if t.name == "plan_item_row")
                  for c in calls[place::3]]  # fmt: skip
