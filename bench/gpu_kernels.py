@@ -1,6 +1,6 @@
 """Attention kernels on a GPU, beside a copy and the vendor's in the same run.
 
-    python -m bench.gpu_kernels                    decode, its peers, the cascade grid
+    python -m bench.gpu_kernels                    decode, its peers, the cascade grid, prompts
     python -m bench.gpu_kernels --json --record    last line one JSON object; kept in bench/results
     python -m bench.gpu_kernels --only decode
 
@@ -34,6 +34,7 @@ from weft.bench.gpu_attention import (
     copy_rate,
     scheduled,
 )
+from weft.bench.gpu_prompts import prompts_figures
 from weft.bench.gpu_vendor import vendor_seconds
 from weft.ir.schedule import Schedule
 from weft.loading import attention_ways
@@ -240,8 +241,13 @@ def ideal(shape: Parts, of: Sequences, copy: float, whole: bool = False) -> floa
     return total + own + states + 2.5e-6
 
 
+def prompts(bench: Bench) -> Figures:
+    """Attention of prompts over pages, beside the vendor's over contiguous keys."""
+    return prompts_figures(replace(LLAMA, page=64), bench.folder)
+
+
 SECTIONS: dict[str, Callable[[Bench], Figures]] = {
-    "decode": decode, "peers": peers, "cascade": cascade,
+    "decode": decode, "peers": peers, "cascade": cascade, "prompts": prompts,
 }  # fmt: skip
 
 
