@@ -25,11 +25,12 @@ def lower_parts(
         format_of(op), lowering.options.kv, partial["scale"], window,
     )  # fmt: skip
     shape = tuned(shape, shared=not lowering.options.apart)
+    tiled = [] if lowering.options.rows or window else [prompts(shape)]
     last = join(shape)
     of = (window,) if window else ()
     layer = kvset["layer"]
     calls: list[Operation] = []
-    for kernel in (*launches(shape), last):
+    for kernel in (*tiled, *launches(shape), last):
         first = not calls
         names = (value.name for value in kernel.regions[0].arguments)
         reads = (q,) if first else op.results if kernel is last else (q, *op.results)
@@ -44,24 +45,8 @@ def lower_parts(
         }
         terms = [fixed.get(name) or Term(f"plan_{name}", of) for name in names]
         calls.append(lowering.call(op, kernel, terms, reads, op.results if first else ()))
-    calls = _by_way(lowering, shape, _by_crowd(lowering, shape, calls))
-    if not lowering.options.rows and not window:
-        calls.append(_prompts(lowering, op, q, shape, layer))
-    return calls
-
-
-def _prompts(
-    lowering: _Lowering, op: Operation, q: Value, shape: Parts, layer: int
-) -> Operation:  # fmt: skip
-    """Return the call of the tiles of prompts, whose rows no other launch writes."""
-    kernel = prompts(shape)
-    fixed = {
-        "T": Term("T"), "N": Term("N"), "q": Term("in", (0,)), "k": Term("k", (layer,)),
-        "v": Term("v", (layer,)), "out": Term("in", (1,)),
-    }  # fmt: skip
-    names = (value.name for value in kernel.regions[0].arguments)
-    terms = [fixed.get(name) or Term(f"plan_{name}") for name in names]
-    return lowering.call(op, kernel, terms, (q, *op.results), ())
+    parts = _by_way(lowering, shape, _by_crowd(lowering, shape, calls[len(tiled) :]))
+    return [*calls[: len(tiled)], *parts]
 
 
 def _by_crowd(lowering: _Lowering, shape: Parts, calls: list[Operation]) -> list[Operation]:

@@ -143,30 +143,31 @@ def test_attention_is_a_work_list_and_its_join_one_list_a_window() -> None:
     calls = [op for op in body if op.attribute("of") == "graph.finalize"]
     names = [call["kernel"].name for call in calls]
     list_of = ["parts", "parts", "join"]
-    assert [name.split("_")[1] for name in names] == [*list_of, "prompts", *list_of]
+    assert [name.split("_")[1] for name in names] == ["prompts", *list_of, *list_of]
     kinds = [module.symbol(name).attribute("items") for name in names]
-    assert kinds == ["many", "few", None, "prompt", "many", "few", None]
-    tiles = calls.pop(3)  # those of a window have none: its prompts are items as well
-    assert tiles.operands == (*calls[0].operands, *calls[0].results) and not tiles.results
+    assert kinds == ["prompt", "many", "few", None, "many", "few", None]
+    tiles, names = calls.pop(0), names[1:]  # a window has none: its prompts are items as well
+    assert calls[0].operands == (*tiles.operands, *tiles.results) and not calls[0].results
     for place in (0, 1):
         items = [next(t for t in c["arguments"] if t.name == "plan_item_row")
                  for c in calls[place::3]]  # fmt: skip
         assert [item.parameters for item in items] == [(), (9,)]
-    many, few, join = calls[:3]
+    many, few, join = calls[3:]
     assert few.operands == (*many.operands, *many.results) and not few.results
     assert join.operands == many.results and not join.results
     results = []
-    for call, name in zip(calls[:3], names, strict=False):
+    for call, name in zip((tiles, *calls), (tiles["kernel"].name, *names), strict=True):
         taken = [value.name for value in module.symbol(name).regions[0].arguments]
         results.append(call["arguments"][taken.index("out")])
-    assert results == [Term("out", (0,)), Term("in", (1,)), Term("in", (0,))]
+    first, second, joined = Term("out", (0,)), Term("in", (1,)), Term("in", (0,))
+    assert results == [first, second, second, joined, first, second, joined]
 
 
 def test_attention_of_steps_of_many_rows_has_kernels_of_its_own() -> None:
     passes = (*PASSES[:-2], LowerToTiles(0, 512, 64, "bf16", "cuda"))
     module, _ = run_passes(passes, build_graph(config("LlamaForCausalLM")), Context("test"))
     body = module.symbol("step").regions[0].operations
-    calls = [op for op in body if op.attribute("of") == "graph.finalize"][:3]
+    calls = [op for op in body if op.attribute("of") == "graph.finalize"][1:4]
     many, few, join = calls
     heads = config("LlamaForCausalLM").heads
     assert (many["up_to"], join["up_to"]) == (WAVES, JOINED // heads)
