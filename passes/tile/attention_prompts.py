@@ -69,7 +69,6 @@ class _Prompts(PartsBuilder):
         q = b.load(self.q, b.expand(rows.query, 1), rows.column, mask=b.expand(rows.live, 1),
                    hint="q_tile")  # fmt: skip
         whole = b.map(f"a // {s.keys_many} * {s.keys_many}", limit, dtype="i32", hint="whole")
-        whole = None if s.way.startswith("one") else whole
         seen = (None, b.expand(rows.end, 1))
         _, total, acc = self._keys(self._half(q), s.keys_many, seen, whole)
         part = b.map("1.0 / a", total, hint="part")

@@ -7,8 +7,9 @@ from collections import Counter
 from ...ir.core import Operation, walk
 
 OURS = (
-    "it reads pages where they are and a shared prefix once; the vendor's reads contiguous keys, "
-    "which would be copied together for each step first"
+    "it reads pages where they are and a shared prefix once; the vendor's is faster only over "
+    "contiguous keys of prompts of one length and without a prefix, and those would be copied "
+    "together for each step first; over pages it takes longer than ours"
 )
 """Why attention does not call a library on a GPU."""
 
