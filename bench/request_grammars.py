@@ -39,7 +39,7 @@ class Grammars:
         key = kind, source, heal
         if key not in self._known:
             start = perf_counter()
-            inner = LLMatcher(self._guide, grammar_of(kind, source, source, heal))
+            inner = LLMatcher(self._guide, grammar_of(kind, source, heal))
             self._known[key] = self._kind(inner, source)
             self.compile_seconds += perf_counter() - start
         return self._known[key].fork()

@@ -16,9 +16,9 @@ from .table_matcher import TableConstraint
 
 
 class BadConstraint(RunError):
-    """A constraint that cannot be compiled."""
+    """A constraint that cannot be compiled, or is too large to be followed."""
 
-    template = "constraint {name}: {problem}"
+    template = "the {what} cannot be followed: {problem}"
 
 
 class Matcher(Protocol):
@@ -78,7 +78,7 @@ class Constraints:
             return
         from .guided import GuidedConstraint
 
-        self._compiled[name] = GuidedConstraint(name, kind, source, self._guide)
+        self._compiled[name] = GuidedConstraint(kind, source, self._guide)
 
     def add_module(self, plan: Module, tables: Mapping[str, TokenTable]) -> Constraints:
         """Take every `plan.constraint` of a module, with its table if it names one; return self."""

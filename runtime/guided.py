@@ -21,14 +21,18 @@ JSON_OPTIONS = {
 """One spelling for each value: `json.dumps` with default separators, no newline in a string."""
 
 
+WHAT = {"regex": "pattern", "json": "schema", "lark": "grammar"}
+"""Kinds of constraints, as a user knows them."""
+
+
 class GuidedMatcher:
     """A Matcher over llguidance."""
 
     idle = False
 
-    def __init__(self, inner: LLMatcher, name: str) -> None:
+    def __init__(self, inner: LLMatcher, what: str) -> None:
         self._inner = inner
-        self._name = name
+        self._what = what
 
     def fill(self, masks: np.ndarray, row: int) -> None:
         """Write the bitmask of allowed tokens into `masks[row]`."""
@@ -50,18 +54,18 @@ class GuidedMatcher:
 
     def fork(self) -> GuidedMatcher:
         """Return an independent copy."""
-        return GuidedMatcher(self._inner.deep_copy(), self._name)
+        return GuidedMatcher(self._inner.deep_copy(), self._what)
 
     def _check(self) -> None:
         if self._inner.is_error():
-            raise BadConstraint(name=self._name, problem=self._inner.get_error().splitlines()[0])
+            raise BadConstraint(what=self._what, problem=self._inner.get_error().splitlines()[0])
 
 
 class GuidedConstraint:
     """A compiled constraint; its generations are forks of one matcher for each healed text."""
 
-    def __init__(self, name: str, kind: str, source: Any, guide: LLTokenizer) -> None:
-        self._starts = {heal: _start(name, kind, source, heal, guide) for heal in ("", " ")}
+    def __init__(self, kind: str, source: Any, guide: LLTokenizer) -> None:
+        self._starts = {heal: _start(kind, source, heal, guide) for heal in ("", " ")}
 
     def start(self, heal: str = "", opening: str = "") -> GuidedMatcher:
         """Return a fresh matcher after the text `heal`; nothing is moved to the prompt."""
@@ -69,27 +73,27 @@ class GuidedConstraint:
         return self._starts[heal].fork()
 
 
-def _start(name: str, kind: str, source: Any, heal: str, guide: LLTokenizer) -> GuidedMatcher:
-    inner = LLMatcher(guide, grammar_of(kind, source, name, heal))
+def _start(kind: str, source: Any, heal: str, guide: LLTokenizer) -> GuidedMatcher:
+    inner = LLMatcher(guide, grammar_of(kind, source, heal))
     if inner.is_error():
-        raise BadConstraint(name=name, problem=inner.get_error())
+        raise BadConstraint(what=WHAT[kind], problem=inner.get_error())
     # The first mask says now, when a place is known, that no text fits; a copy keeps `inner` fresh.
     first = inner.deep_copy()
     first.compute_bitmask()
     if first.is_error():
         problem = f"no text fits it ({first.get_error().splitlines()[0]})"
-        raise BadConstraint(name=name, problem=problem)
-    return GuidedMatcher(inner, name)
+        raise BadConstraint(what=WHAT[kind], problem=problem)
+    return GuidedMatcher(inner, WHAT[kind])
 
 
-def grammar_of(kind: str, source: Any, name: str = "", heal: str = "") -> str:
+def grammar_of(kind: str, source: Any, heal: str = "") -> str:
     """Return llguidance's grammar of a regex, a JSON schema or a grammar, after `heal`."""
     if kind == "regex":
         return LLMatcher.grammar_from_regex(f"{heal}(?:{source})" if heal else source)
     if kind == "lark":
         return f"start: {json.dumps(heal)} body\nbody: %lark {{\n{source}\n}}" if heal else source
     if kind != "json":
-        raise BadConstraint(name=name, problem=f"kind {kind!r} is none of regex, json and lark")
+        raise BadConstraint(what="constraint", problem=f"its kind is {kind!r}, none of {[*WHAT]}")
     text = source if isinstance(source, str) else json.dumps(source)
     if heal:
         schema = json.loads(text)
@@ -100,7 +104,7 @@ def grammar_of(kind: str, source: Any, name: str = "", heal: str = "") -> str:
     try:
         return LLMatcher.grammar_from_json_schema(text, overrides=JSON_OPTIONS)  # type: ignore[arg-type]
     except ValueError as error:
-        raise BadConstraint(name=name, problem=str(error)) from None
+        raise BadConstraint(what=WHAT[kind], problem=str(error)) from None
 
 
 def guide(tokenizer: Tokenizer, vocab_size: int, ends: tuple[int, ...]) -> LLTokenizer:

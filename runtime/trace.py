@@ -154,10 +154,6 @@ class Trace(Shown):
 
         return trace_view(self)
 
-    def decode_steps(self) -> list[StepRecord]:
-        """Return the steps that did nothing but decode."""
-        return [step for step in self.steps if step.running and not step.prefill_tokens]
-
     # What the runtime tells.
 
     def watch(self, executor: Any, ahead: bool) -> None:

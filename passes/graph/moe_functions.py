@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from ...ir.core import Module, Operation, Region, Symbol, Value, make
+from ...ir.core import Operation, Region, Symbol, Value, make
 from ...ir.types import dtype_of, shape_of, tensor
 from ..rewrite import substitute
 
@@ -57,11 +57,6 @@ def cut(function: Operation) -> list[Section]:
         elif operation.results:  # transfers and joins keep the role
             roles[operation.result.name] = roles[operation.operands[0].name]
     return sections
-
-
-def module_of(sections: list[Section], place: str) -> Module:
-    """Return the functions of one place, as lowering takes them."""
-    return Module(tuple(s.function for s in sections if s.place == place))
 
 
 def _section(function: Operation, operation: Operation, roles: dict[str, str]) -> Section:

@@ -245,6 +245,21 @@ def test_a_schema_that_no_text_fits_is_refused_where_it_is_used(toy, tmp_path):
         toy.compile(lower(open_program(file).file)).run(arg="a")
 
 
+@pytest.mark.parametrize(
+    ("file", "content", "what"),
+    [("bad.json", '{"type": "nonsense"}', "schema cannot be followed: .*nonsense"),
+     ("bad.lark", "start: foo", 'grammar cannot be followed: .*unknown name: "foo"')],
+)  # fmt: skip
+def test_a_file_that_says_nothing_is_called_what_it_is(toy, tmp_path, file, content, what):
+    (tmp_path / file).write_text(content)
+    kind = "schema" if file.endswith("json") else "grammar"
+    (tmp_path / "p.weft").write_text(
+        f'program p(arg: str):\n    "{{arg}}"\n    gen a: {kind} "{file}"\n'
+    )
+    with pytest.raises(BadConstraint, match=rf"p.weft:3:5: run error: the {what}"):
+        toy.compile(lower(open_program(tmp_path / "p.weft").file)).run(arg="a")
+
+
 def test_a_fork_wider_than_memory_is_refused(toy):
     text = "program p(n: int) -> int:\n    fork n as xs:\n        yield 1\n    return len(xs)\n"
     executable = toy.compile(text)

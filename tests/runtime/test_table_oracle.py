@@ -59,7 +59,7 @@ class Vocabulary:
         return token_table(kind, source, self.tokenizer, self.trie)
 
     def guided(self, kind, source, heal=""):
-        inner = LLMatcher(self.guide, grammar_of(kind, source, "", heal))
+        inner = LLMatcher(self.guide, grammar_of(kind, source, heal))
         assert not inner.is_error(), inner.get_error()
         return GuidedMatcher(inner, "oracle")
 
