@@ -8,7 +8,7 @@ from time import perf_counter
 from llguidance import LLMatcher
 from weft.ir.core import Operation, Term
 from weft.ir.vocabulary import Tokenizer
-from weft.runtime.guided import GuidedMatcher, grammar_of, guide
+from weft.runtime.guided import WHAT, GuidedMatcher, grammar_of, guide
 
 ConstraintOf = Callable[[Term, Mapping[str, Operation]], tuple[str, str] | None]
 
@@ -22,7 +22,7 @@ class Unforced(GuidedMatcher):
 
     def fork(self) -> Unforced:
         """Return an independent copy."""
-        return Unforced(self._inner.deep_copy(), self._name)
+        return Unforced(self._inner.deep_copy(), self._what)
 
 
 class Grammars:
@@ -40,6 +40,6 @@ class Grammars:
         if key not in self._known:
             start = perf_counter()
             inner = LLMatcher(self._guide, grammar_of(kind, source, heal))
-            self._known[key] = self._kind(inner, source)
+            self._known[key] = self._kind(inner, WHAT[kind])
             self.compile_seconds += perf_counter() - start
         return self._known[key].fork()

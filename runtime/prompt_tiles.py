@@ -64,5 +64,6 @@ def prompt_tiles(batch: Batch, shape: Shape, programs: int = 264) -> PromptTiles
     longest, whole = int(batch.lengths[chosen].max(initial=0)), int((cached[of] + last).sum())
     if longest > ALONE + whole * shape.kv_heads // programs:
         return prompt_tiles(Batch(batch.table, batch.lengths, np.zeros_like(batch.starts)), shape)
-    found = (batch.starts[of] + first, last - first, of * batch.table.shape[1], limit)
-    return PromptTiles(*(np.ascontiguousarray(array, np.int32) for array in found), taken)
+    lists = (batch.starts[of] + first, last - first, of * batch.table.shape[1], limit)
+    query, count, page, limit = (np.ascontiguousarray(each, np.int32) for each in lists)
+    return PromptTiles(query, count, page, limit, taken)
