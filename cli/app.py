@@ -20,21 +20,26 @@ from .parameters import (
     Program,
     Remote,
     Threads,
+    Version,
     Weights,
 )
 
 app = typer.Typer(
-    help=(
-        "weft compiles programs that call a language model many times, and runs them.\n\n"
-        "Write a program (examples/*.weft), run it on a model (weft models), and look at every "
-        "stage between its text and the machine code: weft dump, weft explain."
-    ),
     epilog="Start with: weft run examples/essay_judge.weft --arg essay=@examples/data/essay.txt",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+@app.callback()
+def weft(version: Version = False) -> None:
+    """weft compiles programs that call a language model many times, and runs them.
+
+    Write a program (examples/*.weft), run it on a model (weft models), and look at every stage
+    between its text and the machine code: weft dump, weft explain.
+    """
 
 
 @app.command()

@@ -7,6 +7,19 @@ from typing import Annotated
 
 import typer
 
+
+def _tell_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"weft {version('weft')}")
+        raise typer.Exit()
+
+
+Version = Annotated[
+    bool,
+    typer.Option("--version", is_eager=True, callback=_tell_version, help="show it and exit"),
+]
 Program = Annotated[Path, typer.Argument(help="a .weft file, or a Python file with @weft.program")]
 Model = Annotated[
     str,

@@ -31,7 +31,7 @@ class BadArgument(RunError):
 
 
 class BadPolicy(RunError):
-    """A policy file that cannot be read."""
+    """A policy file that cannot be read, or holds no policy."""
 
     template = "{path}: {problem}"
     hint = "--offload-policy takes a file that weft tune writes"
@@ -200,13 +200,16 @@ def offload_options(gpu_memory: str, texts: list[str] | None) -> dict[str, Any]:
 
 
 def read_policy(path: Path) -> Policy:
-    """Read a policy file; raises BadPolicy and PolicyError."""
+    """Read a policy file; raises BadPolicy."""
+    from ..cost_model.placement import PolicyError
     from ..cost_model.policy_text import parse
 
     try:
         return parse(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise BadPolicy(path=path, problem=reason(error)) from None
+    except PolicyError as error:
+        raise BadPolicy(path=path, problem=error.message) from None
 
 
 def policy_options(policy: Policy, target: str, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -267,8 +270,7 @@ def _run_rows(
 
         def show(progress: Any) -> None:
             speed = progress.generated_tokens / progress.seconds if progress.seconds else 0.0
-            done = progress.done + progress.failed + progress.resumed
-            bar.update(task, completed=done, speed=speed)
+            bar.update(task, completed=progress.done, speed=speed)
 
         try:
             results = executable.run_rows(rows, options.out, progress=show)

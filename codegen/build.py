@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import importlib.util
+import shutil
 import tempfile
 import time
 import warnings
@@ -15,13 +16,16 @@ from pathlib import Path
 from typing import Any
 
 from ..ir.core import Operation
-from ..ir.diagnostics import KernelError, Warning
+from ..ir.diagnostics import CapacityError, KernelError, Warning
 from ..ir.printer import print_operation
 from ..ir.schedule import Schedule
 from .cache import KernelCache, default_folder, host_signature, key_of, named_cpu
 from .emit_tvm import emit_tvm, identifier, kernel_name
 from .kernel import BuildStatistics, Kernel
 from .threads import ensure_threads
+
+BUILD_BYTES = 8 << 20
+"""Room for temporary files of a build: a library of all kernels of a model is about 1 MB."""
 
 Report = Callable[[Warning], None]
 Emitter = Callable[[], str]
@@ -32,6 +36,13 @@ class BuildFailed(KernelError):
 
     template = "kernels {names} do not compile: {problem}"
     hint = "this is a fault of weft; `weft dump --stage source` shows the generated text"
+
+
+class NoRoomToBuild(CapacityError):
+    """A disk of temporary files that has no room for what a compiler writes."""
+
+    template = "no space left to compile kernels in {folder}"
+    hint = "free some space, or give another folder for temporary files (TMPDIR)"
 
 
 class RuntimeMissing(KernelError):
@@ -155,7 +166,9 @@ def _library(
 
 
 def _build(emitters: Sequence[Emitter], names: list[str], folder: Path) -> Path:
-    path = folder / "kernels.so"
+    path, disk = folder / "kernels.so", shutil.disk_usage(folder)
+    if disk.total and disk.free < BUILD_BYTES:  # LLVM would end the process
+        raise NoRoomToBuild(folder=folder.parent)
     _compile(module_text([emitter() for emitter in emitters]), names).export_library(str(path))
     return path
 

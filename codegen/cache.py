@@ -14,15 +14,17 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from ..ir.diagnostics import CapacityError
+from ..ir.diagnostics import CapacityError, reason
 
 LOCK_SECONDS = 300
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What a system says of a write that finds no room: on the disk, or within the user's limits."""
 
 
 class CacheFull(CapacityError):
     """A disk that has no room for a kernel."""
 
-    template = "no space left for a compiled kernel in {folder}"
+    template = "no space left for a compiled kernel in {folder} ({problem})"
     hint = "free some space, or give another cache folder (WEFT_CACHE)"
 
 
@@ -110,8 +112,8 @@ class KernelCache:
             with tempfile.TemporaryFile(dir=self.folder):
                 return True
         except OSError as error:
-            if error.errno == errno.ENOSPC:
-                raise CacheFull(folder=self.folder) from None
+            if error.errno in NO_ROOM:
+                raise CacheFull(folder=self.folder, problem=reason(error)) from None
             return False
 
     def write(self, path: Path, content: bytes) -> None:
@@ -124,6 +126,6 @@ class KernelCache:
             os.replace(name, path)
         except OSError as error:
             Path(name).unlink(missing_ok=True)
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise CacheFull(folder=self.folder) from None
+            if error.errno in NO_ROOM:
+                raise CacheFull(folder=self.folder, problem=reason(error)) from None
             raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from ..ir.diagnostics import KernelError
 from ..ir.schedule import Schedule
 from ..ir.types import dtype_of
 from .emit_triton import emit
-from .load_triton import load_module
+from .load_triton import NoTriton, load_module
 
 _POINTEE = {"f32": "fp32", "f64": "fp64", "bf16": "bf16", "f16": "fp16", "bool": "i1",
             "index": "i32", "f8e4m3": "fp8e4nv"}  # fmt: skip
@@ -28,7 +29,12 @@ class CannotCompile(KernelError):
 def compile_offline(
     kernel: Operation, schedule: Schedule | None = None, arch: int = 90, folder: Path | None = None
 ) -> dict[str, Any]:
-    """Return every stage of a kernel's compilation, by name: text, and for `cubin` bytes."""
+    """Return every stage of a kernel's compilation, by name: text, and for `cubin` bytes.
+
+    Raises NoTriton and CannotCompile.
+    """
+    if find_spec("triton") is None:
+        raise NoTriton()
     os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")  # as it does unasked, but then it warns
     import triton
     from triton.backends.compiler import GPUTarget

@@ -19,7 +19,7 @@ class NoTriton(KernelError):
     """Kernels for a GPU where Triton is not installed."""
 
     template = "kernels for a GPU need the package triton, which is not installed"
-    hint = "pip install 'triton>=3.6' (the extra `gpu` of weft), on a machine with an NVIDIA GPU"
+    hint = "pip install 'triton>=3.6' (the extra `gpu` of weft); a GPU is needed to run them"
 
 
 def load_module(source: TritonSource, folder: Path) -> ModuleType:

@@ -97,8 +97,6 @@ def _ptx(pair: Pair) -> dict[str, Any]:
         text = locate_ptx(*pair)
     except KernelError as error:
         text = Located(("// " + error.message,), ((),))
-    except ImportError:
-        text = Located(("// triton is not installed",), ((),))
     return _pane("ptx", "PTX, sm_90", "assembly", text)
 
 

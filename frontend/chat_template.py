@@ -19,7 +19,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from ..ir.diagnostics import ModelError
 from ..ir.vocabulary import ChatFormat, Frame, Part
-from .models.config import read_json
+from .models.config import UnreadableFile, known_form, read_json, read_text
 from .tokenizer import HubTokenizer
 
 
@@ -53,7 +53,10 @@ class TemplateChat:
         try:
             self._template = _environment().from_string(_plain_tags(template))
         except jinja2.TemplateError as error:
-            raise ChatTemplateError(problem=f"does not parse: {error}") from None
+            where = (
+                f"line {error.lineno}: " if isinstance(error, jinja2.TemplateSyntaxError) else ""
+            )
+            raise ChatTemplateError(problem=f"does not parse: {where}{error.message}") from None
         self._frames: dict[tuple[tuple[str, ...], str], Frame] = {}
         self._start: tuple[Part, ...] | None = None
 
@@ -133,27 +136,42 @@ class TemplateChat:
 
 
 def load_chat_format(folder: str | Path, tokenizer: HubTokenizer) -> ChatFormat:
-    """Return the chat format of a checkpoint folder; plain text where it has no template."""
+    """Return the chat format of a checkpoint folder; plain text where it has no template.
+
+    Raises UnreadableFile and ChatTemplateError.
+    """
     folder = Path(folder)
     path = folder / "tokenizer_config.json"
     settings = read_json(path) if path.exists() else {}
-    template = _template_text(folder, settings)
+    file, template = _template_text(folder, settings)
     if template is None:
         begin = (tokenizer.begin_id,) if settings.get("add_bos_token") else ()
         space = (tokenizer.first_text,) if tokenizer.first_text else ()
         return PlainChat((*(id for id in begin if id is not None), *space))
-    return TemplateChat(template, tokenizer, _token_variables(settings))
+    with known_form(path):
+        variables = _token_variables(settings)
+    try:
+        return TemplateChat(template, tokenizer, variables)
+    except ChatTemplateError as error:
+        raise UnreadableFile(file=file, problem=error.message) from None
 
 
-def _template_text(folder: Path, settings: dict[str, Any]) -> str | None:
+def _template_text(folder: Path, settings: dict[str, Any]) -> tuple[Path, str | None]:
+    """Return where a checkpoint's template stands, and the template."""
     file = folder / "chat_template.jinja"
     if file.exists():
-        return file.read_text(encoding="utf-8")
-    found = settings.get("chat_template")
+        return file, read_text(file)
+    file, found = folder / "tokenizer_config.json", settings.get("chat_template")
     if isinstance(found, list):  # named templates, one of them the default
-        named = {entry["name"]: entry["template"] for entry in found}
-        return named.get("default")
-    return found
+        try:
+            named = {entry["name"]: entry["template"] for entry in found}
+        except (KeyError, TypeError):
+            problem = "the chat templates have no names"
+            raise UnreadableFile(file=file, problem=problem) from None
+        found = named.get("default")
+    if found is not None and not isinstance(found, str):
+        raise UnreadableFile(file=file, problem="the chat template is no text")
+    return file, found
 
 
 def _token_variables(settings: dict[str, Any]) -> dict[str, Any]:

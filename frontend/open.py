@@ -28,6 +28,12 @@ class NoSuchProgram(WeftError):
     hint = "give a .weft file, or a Python file with a function under @weft.program"
 
 
+class NoSuchTools(NoSuchProgram):
+    """A file of tools that is not there, or no Python."""
+
+    hint = "tools are the functions of a Python file (.py), such as NAME_tools.py for NAME.weft"
+
+
 class NoProgramInFile(WeftSyntaxError):
     """A Python file in which nothing is decorated as a program."""
 
@@ -89,8 +95,11 @@ def open_program(program: Any, tools: Tools | None = None, name: str | None = No
 
 
 def tools_of(path: str | Path) -> dict[str, Callable[..., Any]]:
-    """Return the public functions of a Python file, by name."""
-    module = _import(Path(path))
+    """Return the public functions of a Python file, by name.
+
+    Raises NoSuchTools and BrokenPythonFile.
+    """
+    module = _import(Path(path), NoSuchTools)
     return {
         key: value
         for key, value in vars(module).items()
@@ -120,12 +129,14 @@ def _program_of(module: ModuleType, path: Path, name: str | None) -> ProgramFunc
     return chosen[-1]
 
 
-def _import(path: Path) -> ModuleType:
+def _import(path: Path, missing: type[NoSuchProgram] = NoSuchProgram) -> ModuleType:
     """Import a Python file under a name of its own, so that its functions keep their source."""
     label = f"weft_user_{path.stem}"
     spec = importlib.util.spec_from_file_location(label, path)
-    if spec is None or spec.loader is None or not path.exists():
-        raise NoSuchProgram(path=path, problem="there is no such Python file")
+    if not path.exists():
+        raise missing(path=path, problem="there is no such file")
+    if spec is None or spec.loader is None:
+        raise missing(path=path, problem="it is no Python file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[label] = module
     try:

@@ -13,7 +13,7 @@ import numpy as np
 import tokenizers
 
 from ..ir.diagnostics import ModelError
-from .models.config import MissingFile, UnreadableFile, read_json
+from .models.config import MissingFile, UnreadableFile, known_form, read_json
 from .shared_texts import Encoded, SharedTexts
 
 SPACE_MARK = "\u2581"  # the visible space of sentencepiece vocabularies
@@ -159,21 +159,26 @@ def load_tokenizer(folder: str | Path) -> HubTokenizer:
     if not path.exists():
         hint = "weft needs the fast tokenizer's file; transformers' save_pretrained writes it"
         raise MissingFile(file=str(path), hint=hint)
-    data = read_json(path)
-    ids = {token["content"]: token["id"] for token in data.get("added_tokens", [])}
-    settings = _optional_json(folder / "tokenizer_config.json")
-    end_ids = _end_ids(folder, ids.get(_content(settings.get("eos_token"))))
-    begin_id = ids.get(_content(settings.get("bos_token")))
-    return HubTokenizer(data, end_ids, begin_id, str(path))
+    data, named = read_json(path), folder / "tokenizer_config.json"
+    with known_form(path):
+        ids = {token["content"]: token["id"] for token in data.get("added_tokens", [])}
+    settings = _optional_json(named)
+    with known_form(named):
+        end, begin = (ids.get(_content(settings.get(name))) for name in ("eos_token", "bos_token"))
+    end_ids = _end_ids(folder, end)
+    with known_form(path):
+        return HubTokenizer(data, end_ids, begin, str(path))
 
 
 def _end_ids(folder: Path, end_of_text: int | None) -> tuple[int, ...]:
     """Join what generation_config, config and tokenizer_config call an end, in this order."""
-    found: list[int | None] = []
+    found: list[int] = []
     for name in ("generation_config.json", "config.json"):
         value = _optional_json(folder / name).get("eos_token_id")
-        found += value if isinstance(value, list) else [value]
-    return tuple(dict.fromkeys(id for id in [*found, end_of_text] if id is not None))
+        with known_form(folder / name):
+            found += [int(id) for id in (value if isinstance(value, list) else [value])
+                      if id is not None]  # fmt: skip
+    return tuple(dict.fromkeys([*found, *([] if end_of_text is None else [end_of_text])]))
 
 
 def _optional_json(path: Path) -> dict[str, Any]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,23 +73,43 @@ ARCHITECTURES = {
 }
 
 
+def read_text(path: Path) -> str:
+    """Return the text of a checkpoint file; raises MissingFile and UnreadableFile."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise MissingFile(file=str(path)) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UnreadableFile(file=str(path), problem=reason(error)) from None
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """Return a JSON object of a checkpoint file; raises MissingFile and UnreadableFile."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise MissingFile(file=str(path)) from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        found = json.loads(read_text(path))
+    except json.JSONDecodeError as error:
         raise UnreadableFile(file=str(path), problem=reason(error)) from None
     if not isinstance(found, dict):
         raise UnreadableFile(file=str(path), problem="a JSON object was expected")
     return found
 
 
+@contextmanager
+def known_form(path: Path) -> Iterator[None]:
+    """Raise UnreadableFile where what reads a file's content stumbles over a value in it."""
+    try:
+        yield
+    except (TypeError, ValueError, LookupError, AttributeError) as error:
+        problem = f"a value in it has a form that is not known ({error})"
+        raise UnreadableFile(file=str(path), problem=problem) from error
+
+
 def read_config(folder: str | Path) -> ModelConfig:
     """Return the configuration of a checkpoint folder; raises ModelError."""
     path = Path(folder) / "config.json"
-    return parse_config(read_json(path), str(path))
+    raw = read_json(path)
+    with known_form(path):
+        return parse_config(raw, str(path))
 
 
 def parse_config(raw: Mapping[str, Any], file: str = "config.json") -> ModelConfig:

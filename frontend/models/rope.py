@@ -23,7 +23,7 @@ def read_rope(raw: Mapping[str, Any], default_theta: float) -> Rope:
     """Return the settings of a config.json's content; raises RopeProblem."""
     settings = dict(raw.get("rope_parameters") or raw.get("rope_scaling") or {})
     kind = settings.get("rope_type", settings.get("type", "default"))
-    theta = settings.get("rope_theta", raw.get("rope_theta", default_theta))
+    theta = settings.get("rope_theta") or raw.get("rope_theta") or default_theta
     if kind not in KINDS:
         hint = f"supported are: {', '.join(KINDS)}"
         raise RopeProblem(f"the rope type {kind!r} is not supported", hint)

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from importlib.metadata import version
 
 import pytest
 from typer.testing import CliRunner
@@ -95,6 +96,23 @@ def test_rows_are_written_in_order_and_resumed(hello, tmp_path):
     assert out.read_text() == first and again["rows"] == 3
 
 
+def test_a_resumed_run_counts_each_row_once(tmp_path):
+    file, rows, out = (tmp_path / name for name in ("r.weft", "in.jsonl", "out.jsonl"))
+    file.write_text(
+        "tool f(x: str) -> str\nprogram p(x: str) -> str:\n    let y = f(x)\n    return y\n"
+    )
+    rows.write_text("".join(json.dumps({"x": name}) + "\n" for name in "abc"))
+    tools = tmp_path / "r_tools.py"
+    tools.write_text(
+        "import time\ndef f(x):\n    time.sleep(x == 'c')\n    return {'a': 'A', 'b': 'B'}[x]\n"
+    )
+    with pytest.raises(WeftError, match="KeyError"):
+        weft("run", file, "--rows", rows, "--out", out, "-q")
+    tools.write_text("def f(x):\n    return x\n")
+    result = CliRunner().invoke(app, ["run", str(file), "--rows", str(rows), "--out", str(out)])
+    assert "2 rows were done before" in result.stderr and " 3/3 " in result.stderr
+
+
 @pytest.mark.parametrize("stage", ["program", "plan", "graph", "tile"])
 def test_a_dumped_stage_parses_back(hello, stage):
     text = weft("dump", hello, "--stage", stage)
@@ -167,6 +185,10 @@ def test_rows_show_what_they_share_before_they_run(hello, tmp_path):
             weft(*command, "--rows", rows)
 
 
+def test_the_version_is_told():
+    assert weft("--version") == f"weft {version('weft')}\n"
+
+
 def test_models_lists_the_zoo():
     assert "tiny-dense" in weft("models") and "tiny-moe" in weft("models")
 
@@ -200,6 +222,8 @@ def test_models_lists_the_zoo():
         (["dump", "{hello}", "--after", "drop-dead", "-s", "plan"], "IR of program, none of plan"),
         (["run", "{hello}", "--arg", "name=x", "--kv-memory", "1"], "KiB, and 1 B are theirs"),
         (["run", "{hello}", "--arg", "name=x", "--kv-memory", "-1GiB"], "'-1GiB' is below nothing"),
+        (["run", "{hello}", "--offload-policy", "{hello}"], r"hello.weft: line 2: a policy starts"),
+        (["run", "{hello}", "--tools", "{hello}"], "hello.weft: it is no Python file"),
         (["tune", "tiny-moe", "--gpu-memory", "-5GiB"], "'-5GiB' is below nothing"),
         (["tune", "tiny-moe", "--gpu-memory", "1KiB"], "1.0 KiB is [0-9.]* MiB too small"),
         (["explain", "{hello}", "--batch", "0"], r"\(--batch\) are from 1 to 4096, not 0"),

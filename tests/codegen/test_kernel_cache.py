@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import stat
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 import torch
+from weft.codegen import build as build_module
 from weft.codegen import cache as cache_module
-from weft.codegen.build import SameName, compile_kernels
+from weft.codegen.build import NoRoomToBuild, SameName, compile_kernels
 from weft.codegen.cache import CacheFull, KernelCache
 from weft.codegen.kernel import Kernel
 from weft.ir.core import Operation
@@ -117,6 +120,25 @@ def test_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(CacheFull, match="no space left"):
         KernelCache(tmp_path).write(tmp_path / "x.so", b"content")
     assert not list(tmp_path.iterdir())
+
+
+def test_full_disk_of_temporary_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """LLVM ends the process there, so nothing is compiled."""
+    usage = shutil.disk_usage(tmp_path)._replace(free=4096)
+    monkeypatch.setattr(build_module.shutil, "disk_usage", lambda folder: usage)
+    monkeypatch.setattr(build_module, "_compile", lambda *rest: pytest.fail("it compiled"))
+    with pytest.raises(NoRoomToBuild, match=tempfile.gettempdir()) as caught:
+        build(tmp_path)
+    assert "TMPDIR" in caught.value.render()
+
+
+def test_a_limit_of_file_sizes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def limited(*_: object) -> None:
+        raise OSError(errno.EFBIG, "File too large")
+
+    monkeypatch.setattr(cache_module.os, "replace", limited)
+    with pytest.raises(CacheFull, match=f"{tmp_path}.*File too large"):
+        KernelCache(tmp_path).write(tmp_path / "x.so", b"content")
 
 
 def test_two_processes_at_once(tmp_path: Path) -> None:

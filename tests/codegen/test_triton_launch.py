@@ -7,9 +7,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from weft.codegen.compile_triton import compile_offline
 from weft.codegen.emit_triton import TritonSource
 from weft.codegen.load_triton import NoTriton, load_module
 from weft.codegen.triton_launch import Launcher, known_triton
+from weft.passes.tile.builder import KernelBuilder
 
 DRIVER = SimpleNamespace(get_current_device=lambda: 0, get_current_stream=lambda device: 77)
 
@@ -86,3 +88,5 @@ def test_a_machine_without_triton_is_told_what_to_install(tmp_path, monkeypatch)
         load_module(TritonSource("absent", "import triton\n"), tmp_path)
     with pytest.raises(ModuleNotFoundError, match="no_such_package"):
         load_module(TritonSource("other", "import no_such_package\n"), tmp_path)
+    with pytest.raises(NoTriton, match="need the package triton"):
+        compile_offline(KernelBuilder("nothing").finish(1))

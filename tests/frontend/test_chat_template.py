@@ -11,6 +11,7 @@ from weft.frontend.chat_template import (
     load_chat_format,
     render_ids,
 )
+from weft.frontend.models.config import UnreadableFile
 from weft.frontend.tokenizer import HubTokenizer, load_tokenizer
 from weft.ir.vocabulary import Frame
 
@@ -156,6 +157,23 @@ def test_template_from_tokenizer_config(tmp_path, tokenizer):
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
     format = load_chat_format(tmp_path, tokenizer)
     assert format.start() == (tokenizer.begin_id,)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "says"),
+    [
+        ("chat_template.jinja", "a\n{% for %}", "does not parse: line 2: "),
+        ("chat_template.jinja", "\udcff", "it is no UTF-8 text"),
+        ("tokenizer_config.json", '{"chat_template": "{% for %}"}', "does not parse: line 1: "),
+        ("tokenizer_config.json", '{"chat_template": [{"name": "default"}]}', "have no names"),
+        ("tokenizer_config.json", '{"chat_template": {}}', "is no text"),
+        ("tokenizer_config.json", '{"chat_template": "x", "pad_token": {}}', "a form that is not"),
+    ],
+)
+def test_a_broken_file_is_named(tmp_path, tokenizer, file, content, says):
+    (tmp_path / file).write_bytes(content.encode(errors="surrogateescape"))
+    with pytest.raises(UnreadableFile, match=f"{file}: .*{says}"):
+        load_chat_format(tmp_path, tokenizer)
 
 
 def test_generation_blocks_hold(tokenizer):

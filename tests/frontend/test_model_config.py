@@ -92,6 +92,14 @@ def test_missing_and_broken_files(tmp_path):
     (tmp_path / "config.json").write_text("[]")
     with pytest.raises(UnreadableFile, match="object was expected"):
         read_config(tmp_path)
+    for change in ({"architectures": 5}, {"rms_norm_eps": []}, {"rope_scaling": "x"}):
+        (tmp_path / "config.json").write_text(json.dumps(LLAMA | change))
+        with pytest.raises(UnreadableFile, match="config.json: a value in it has a form"):
+            read_config(tmp_path)
+
+
+def test_a_theta_that_is_left_open_is_the_usual_one():
+    assert parse_config(LLAMA | {"rope_theta": None}).rope.theta == 10000.0
 
 
 def test_unknown_preset():

@@ -10,7 +10,9 @@ from weft.frontend.open import (
     NoProgramInFile,
     NoPrograms,
     NoSuchProgram,
+    NoSuchTools,
     open_program,
+    tools_of,
 )
 
 TEXT = 'program hello(name: str) -> str:\n    "Hello {name}"\n    return name\n'
@@ -64,6 +66,11 @@ def test_what_is_not_there_is_said(tmp_path):
     (tmp_path / "broken.py").write_text("1 / 0\n")
     with pytest.raises(BrokenPythonFile, match="ZeroDivisionError"):
         open_program(tmp_path / "broken.py")
+    (tmp_path / "tools.txt").write_text("def f(x):\n    return x\n")
+    for name, says in (("tools.txt", "it is no Python file"), ("none.py", "there is no such file")):
+        with pytest.raises(NoSuchTools, match=f"{name}: {says}") as caught:
+            tools_of(tmp_path / name)
+        assert "tools are the functions" in caught.value.render()
 
 
 def test_the_zoo_is_shipped():
