@@ -7,12 +7,12 @@ from typing import Annotated
 
 import typer
 
+from .. import __version__
+
 
 def _tell_version(wanted: bool) -> None:
     if wanted:
-        from importlib.metadata import version
-
-        typer.echo(f"weft {version('weft')}")
+        typer.echo(f"weft {__version__}")
         raise typer.Exit()
 
 

@@ -22,7 +22,7 @@ class MissingPackage(ModelError):
 class Unreachable(RunError):
     """An endpoint that does not answer, also after retries."""
 
-    template = "{url} cannot be reached: {problem} ({tries} tries)"
+    template = "{url} cannot be reached: {problem} ({tries})"
     hint = "is the server running, and is the address right?"
 
 
@@ -38,6 +38,13 @@ class UnknownRemoteModel(RunError):
 
     template = "{url} serves no {what} {name!r}"
     hint = "it serves: {known}"
+
+
+class UnnamedRemoteModel(RunError):
+    """An endpoint that lists no model or several, where none was named."""
+
+    template = "which model of {url} is meant is not said, and it lists {known}"
+    hint = "name one: openai:{url}#NAME"
 
 
 class MissingRoute(RunError):
@@ -64,14 +71,14 @@ class ContextOverflow(RunError):
 class ServerFailed(RunError):
     """An endpoint that failed again and again."""
 
-    template = "{url} failed {tries} times, last with {status}: {problem}"
+    template = "{url} failed with {status}: {problem} ({tries})"
     hint = "it may be overloaded: lower --remote-concurrency, or raise --remote retries=N"
 
 
 class CutStream(RunError):
     """A streamed answer that ended in its middle."""
 
-    template = "{url} cut its answer off: {problem} ({tries} tries)"
+    template = "{url} cut its answer off: {problem} ({tries})"
 
 
 class Malformed(RunError):

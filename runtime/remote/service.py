@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+from ...ir.display.units import counted
 from .address import Address
 from .errors import (
     CutStream,
@@ -19,6 +20,7 @@ from .errors import (
     Refused,
     ServerFailed,
     UnknownRemoteModel,
+    UnnamedRemoteModel,
     Unreachable,
 )
 from .failures import Passing, delay_of, refusal
@@ -95,13 +97,14 @@ class Service:
             return self._models
 
     def name(self) -> str:
-        """Return the model's name; raises UnknownRemoteModel where none was given, and several
-        are served."""
+        """Return the model's name; raises UnnamedRemoteModel where none was given, and none or
+        several are listed."""
         if self.address.name:
             return self.address.name
         names = self.names()
         if len(names) != 1:
-            raise self.unknown("model", "")
+            known = ", ".join(map(repr, names)) or "none"
+            raise UnnamedRemoteModel(url=self.address.base, known=known)
         return names[0]
 
     def names(self) -> list[str]:
@@ -163,12 +166,12 @@ class Service:
             client.close()
 
     def _final(self, failure: Passing, tries: int) -> Exception:
-        url, problem = self.address.base, failure.problem
+        url, problem, made = self.address.base, failure.problem, counted(tries, "attempt")
         if failure.kind == "cut":
-            return CutStream(url=url, problem=problem, tries=tries)
+            return CutStream(url=url, problem=problem, tries=made)
         if failure.kind == "network":
-            return Unreachable(url=url, problem=problem, tries=tries)
-        return ServerFailed(url=url, problem=problem, status=failure.kind, tries=tries)
+            return Unreachable(url=url, problem=problem, tries=made)
+        return ServerFailed(url=url, problem=problem, status=failure.kind, tries=made)
 
     @contextmanager
     def _sent(self, method: str, path: str, body: Any, what: str) -> Iterator[httpx.Response]:

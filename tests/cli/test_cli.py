@@ -7,6 +7,7 @@ from importlib.metadata import version
 
 import pytest
 from typer.testing import CliRunner
+from weft import __version__
 from weft.cli.app import app
 from weft.cli.errors import with_lines
 from weft.cli.run import read_rows
@@ -186,7 +187,7 @@ def test_rows_show_what_they_share_before_they_run(hello, tmp_path):
 
 
 def test_the_version_is_told():
-    assert weft("--version") == f"weft {version('weft')}\n"
+    assert weft("--version") == f"weft {version('weft')}\n" == f"weft {__version__}\n"
 
 
 def test_models_lists_the_zoo():
