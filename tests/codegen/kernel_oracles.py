@@ -35,7 +35,7 @@ def rotated_and_written(
         if slot >= 0:
             pools[0][slot // page, :, slot % page] = k[token]
             pools[1][slot // page, :, slot % page] = v[token]
-    return q, *pools
+    return q, pools[0], pools[1]
 
 
 def routed(logits: np.ndarray, top: int, renormalize: bool) -> tuple[np.ndarray, np.ndarray]:

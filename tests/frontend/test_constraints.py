@@ -75,7 +75,9 @@ def test_scalars_read_back_and_match_their_pattern(type):
     def check(value):
         text = format_value(value)
         assert parse_value(type, {}, text) == value
-        kind, pattern = constraint_of(type, {})
+        found = constraint_of(type, {})
+        assert found is not None
+        kind, pattern = found
         assert kind == "regex" and re.fullmatch(pattern, text)
 
     check()
@@ -115,7 +117,9 @@ def test_records_read_as_json_dumps_writes_them(value):
 
 
 def test_the_schema_of_a_record():
-    kind, source = constraint_of(record("Review"), RECORDS)
+    found = constraint_of(record("Review"), RECORDS)
+    assert found is not None
+    kind, source = found
     assert kind == "json"
     schema = json.loads(source)
     assert schema["required"] == ["strength", "score"]

@@ -275,3 +275,6 @@ def test_a_notebook_cell_is_a_source():
     exec(compile(cell, name, "exec"), names)
     assert names["p"].source.name == name
     assert "record<Cell>" in str(lower(names["p"].file))
+
+
+# pyright: reportUndefinedVariable=false

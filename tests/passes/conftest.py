@@ -1,41 +1,17 @@
-"""Fixtures of the pass tests: a tokenizer of bytes, a chat format of three marker tokens."""
+"""Fixtures of the pass tests: a context with a tokenizer of bytes and a chat format of markers."""
+
+import sys
+from pathlib import Path
 
 import pytest
-from weft.ir.vocabulary import Frame
 from weft.passes.manager import Context
 from weft.passes.validation.registry import validation
 
+HERE = Path(__file__).parent
+if str(HERE) not in sys.path:
+    sys.path.insert(0, str(HERE))
 
-class ByteTokenizer:
-    """One token a byte, from id 10 on, but `ab` is one token (id 9): texts that join matter."""
-
-    size = 266
-    end_ids = (2,)
-    special_ids = frozenset(range(9))
-
-    def encode(self, text):
-        ids, data = [], text.encode()
-        while data:
-            step = 2 if data[:2] == b"ab" else 1
-            ids.append(9 if step == 2 else data[0] + 10)
-            data = data[step:]
-        return ids
-
-    def decode(self, ids):
-        return b"".join(self.token_bytes(id) for id in ids).decode(errors="replace")
-
-    def token_bytes(self, id):
-        return b"ab" if id == 9 else bytes([id - 10]) if id >= 10 else b""
-
-
-class MarkerChat:
-    """`<1>` starts; `<3|4|5>` opens a message, `<2>` closes it."""
-
-    def start(self):
-        return (1,)
-
-    def frame(self, previous_roles, role):
-        return Frame(({"system": 3, "user": 4, "assistant": 5}[role],), (2,))
+from byte_texts import ByteTokenizer, MarkerChat  # noqa: E402
 
 
 @pytest.fixture

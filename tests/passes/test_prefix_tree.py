@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from byte_texts import ByteTokenizer, MarkerChat
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from weft.frontend.checker import check
@@ -15,8 +16,6 @@ from weft.passes.program.prefix_text import draw_tree, print_tree, reason
 from weft.passes.program.prefix_tree import PrefixTree, partings, prefix_tree
 from weft.runtime.select import Trie
 from weft.runtime.simulator import ToyTokenizer
-
-from tests.passes.conftest import ByteTokenizer, MarkerChat
 
 JUDGE = """program judge(essay: str, sides: list[str]) -> str:
     system "You judge."

@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "codegen"))
 sys.path.append(str(Path(__file__).parents[1]))
 
 import torch
-from interpreter_worker import mend_narrow_floats
+from interpreter_worker import mend_narrow_floats  # type: ignore[import-not-found]
 from quick_interpreter import quicken
 from weft.codegen.build_cuda import load_kernels
 from weft.codegen.graph_reference import GraphRun

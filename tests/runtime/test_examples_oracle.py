@@ -36,6 +36,7 @@ class OneCallAtATime:
         start = 0
         while start < min(len(ids) - 1, len(self._known)) and ids[start] == self._known[start]:
             start += 1
+        logits = torch.empty(0)
         while start < len(ids):
             end = min(len(ids), start + self._executor.max_tokens)
             logits = self._executor.forward(self._step(ids, start, end))

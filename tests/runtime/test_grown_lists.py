@@ -82,6 +82,7 @@ def test_lists_are_planned_anew_some_steps_after_rows_have_left(monkeypatch):
     table[:, :12] = table[0, :12]
     planned = lists._planned
     monkeypatch.setattr(lists, "_planned", lambda *given: (plans.append(1), planned(*given))[1])
+    longer, left = 0, rows
     for longer in range(2 + AFTER_LEAVING):
         left = rows - longer
         lists.plan(decode_step([200 + longer] * left, table[:left].tolist()))

@@ -2,6 +2,7 @@
 
 import shutil
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -67,7 +68,7 @@ def test_a_page_is_a_quarter_smaller_and_few_words_are_rare() -> None:
 class Late(SimulatedDevice):
     """A device whose other streams do nothing before somebody waits for them."""
 
-    def beside(self, queue, work):
+    def beside(self, queue, work) -> Any:
         return [work]
 
     def hold_until(self, event):

@@ -45,7 +45,7 @@ def test_attention_beside_experts_has_the_rate_of_its_threads(rates, quarter) ->
 def test_rows_of_attention_take_their_start_on_each_core() -> None:
     hardware = load("h200")
     levels = tuple(
-        replace(level, launch=level.launch | {"attention row": Rate(1e-6, 2e-6, 4e-6)})
+        replace(level, launch={**level.launch, "attention row": Rate(1e-6, 2e-6, 4e-6)})
         for level in hardware.levels
     )
     machine = HostedGpu.of(replace(hardware, levels=levels))

@@ -54,8 +54,8 @@ def test_what_a_grammar_cannot_say_is_refused(pattern):
                 "(?:yes|no|a\\.b)", r"[A-Z]{2}[0-9]{3}", r"[\s\S]*", "ü[é-ñ]+"]
 )  # fmt: skip
 def test_llama_reads_the_grammars(pattern, capfd):
-    from llama_cpp import LlamaGrammar
-    from llama_cpp._internals import LlamaSampler  # noqa: F401  # the library is whole
+    from llama_cpp import LlamaGrammar  # type: ignore[import-not-found]
+    from llama_cpp._internals import LlamaSampler  # type: ignore # noqa: F401  # it is whole
 
     assert LlamaGrammar.from_string(gbnf_of(pattern), verbose=False)
     assert "error" not in capfd.readouterr().err
