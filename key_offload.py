@@ -97,9 +97,9 @@ def offloaded_keys(
     """Return the memory of keys in host memory, its bounds held, and the proven tasks of steps."""
     from .attention import sparse_decode
     from .loading import kv_dtype
+    from .runtime.dtypes import TORCH
     from .runtime.host_keys import HostKeys
     from .runtime.key_device import NotPinned
-    from .runtime.recipe import TORCH
 
     room = key_room(checkpoint, options, attention, page, device.memory.cap)
     window = link_window(checkpoint.config, options, attention.hardware)

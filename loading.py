@@ -247,17 +247,18 @@ def device_executor(
 ) -> ModelExecutor:  # fmt: skip
     """Return the executor of the current GPU; raises where the model does not fit it."""
     from .runtime.device import Device
+    from .runtime.dtypes import TORCH
     from .runtime.executor import page_bytes
     from .runtime.graphs import CudaGraphs
     from .runtime.ranks import NCCL_BYTES, before_end, least
-    from .runtime.weights import DTYPES, weight_bytes
+    from .runtime.weights import weight_bytes
 
     format, kv = weight_dtype(options), kv_dtype(options)
     device = Device.find()
     for name in {format, kv}:
         device.require_format(name)
     config = rank_config(checkpoint, options)
-    page = page_bytes(config, DTYPES[kv].itemsize, page_size(options))
+    page = page_bytes(config, TORCH[kv].itemsize, page_size(options))
     if attention:
         page += attention.page_bytes(config, page_size(options))
         page += attention.list_bytes(config, page_size(options))
@@ -290,14 +291,15 @@ def executor_on(
     keys lie in host memory, `memory` bytes of the device are for what it has of them."""
     from .passes.tile.attention_parts import Parts
     from .runtime.device_executor import DeviceExecutor
-    from .runtime.weights import DTYPES, load_weights
+    from .runtime.dtypes import TORCH
+    from .runtime.weights import load_weights
 
     config, kv = rank_config(checkpoint, options), kv_dtype(options)
     source = tensor_source(checkpoint, options, device)
     functions = Module(tuple(regime.function for regime in regimes))
     weights = load_weights(functions, source, device, progress)
     page = page_size(options)
-    shape = attention_shape(config, page, DTYPES[kv].itemsize)
+    shape = attention_shape(config, page, TORCH[kv].itemsize)
     keys: dict[str, Any] = {}
     pays = attention if any(regime.sparse for regime in regimes) else None
     if pays is not None and pays.offload:

@@ -26,10 +26,11 @@ from weft.ir.schedule import Schedule
 from weft.passes.tile import attention
 from weft.passes.tile.builder import KernelBuilder
 from weft.passes.tile.matmul import Matmul, blocks, matmul, schedule
+from weft.runtime.dtypes import TORCH
 
 MIB = 1 << 20
 SHAPES = ((2048, 2048), (8192, 2048), (2048, 8192), (32000, 2048))
-TORCH = {"f32": torch.float32, "bf16": torch.bfloat16, "i8": torch.int8}
+FORMATS = ("f32", "bf16", "i8")
 ROW = 4096
 
 
@@ -154,7 +155,7 @@ def results(seconds: float, cache: Path) -> dict[str, float]:
     """Measure every format and attention; return fractions by name."""
     groups = {
         f"matvec_{weight}_fraction": [matvec(n, k, weight, cache) for n, k in SHAPES]
-        for weight in TORCH
+        for weight in FORMATS
     }
     groups["attention_fraction"] = [
         decode_attention(head_dim, page, cache) for head_dim in (64, 128) for page in (16, 32)

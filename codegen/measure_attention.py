@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..ir.core import Operation
 from ..ir.schedule import Schedule
-from ..ir.types import dtype_of, shape_of
+from ..ir.types import DTYPE_NAMES, dtype_of, shape_of
 from .build import compile_kernels
 from .measure_cpu import Measure
 from .threads import configure_threads
@@ -50,7 +50,7 @@ class AttentionProbe:
         heads = self._width // head_dim
         self.flops = (4.0 * head_dim + 5.0) * heads
         """FLOPs of a key that one row sees: Q K, softmax and P V, as the cost model counts them."""
-        kind = {"f32": torch.float32, "bf16": torch.bfloat16}[dtype_of(buffers["k"])]
+        kind = getattr(torch, DTYPE_NAMES[dtype_of(buffers["k"])])
         each = kv_heads * self._page * head_dim
         self._pages = max(size // (2 * each * kind.itemsize), 1)
         shape = (self._pages, kv_heads, self._page, head_dim)

@@ -19,6 +19,7 @@ from typing import Any
 from ..ir.core import Operation
 from ..ir.parser import parse_module
 from ..ir.schedule import Schedule
+from ..ir.types import DTYPE_NAMES
 from .threads import available_cores
 
 STREAM_BYTES = 256 << 20
@@ -209,7 +210,7 @@ def _matmul(dtype: str, size: int = 1024) -> list[Measure]:
     """Square products in torch; a 1024-cube is past start-up costs and within a millisecond's."""
     import torch
 
-    kind = {"f32": torch.float32, "bf16": torch.bfloat16}[dtype]
+    kind = getattr(torch, DTYPE_NAMES[dtype])
     a, b = (torch.randn(size, size).to(kind) for _ in "ab")
     out = torch.empty(size, size, dtype=kind)
     return [Measure(_repeated(lambda: torch.mm(a, b, out=out), 4), 4 * 2.0 * size**3)]

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
+from ..ir.types import DTYPE_NAMES
 from .measure_cpu import CpuProbes, LinkProbes, Measure, MemoryProbes
 
 COPY_BYTES = 512 << 20
@@ -217,7 +218,7 @@ def _memory(device: Device, name: str, size: int, capacity: float) -> MemoryProb
 def _product(device: Device, dtype: str) -> Measure:
     import torch
 
-    kind = {"bf16": torch.bfloat16, "f16": torch.float16, "f32": torch.float32}[dtype]
+    kind = getattr(torch, DTYPE_NAMES[dtype])
     size = device.cube if dtype != "f32" else device.cube // 2
     a, b = (torch.zeros(size, size, dtype=kind, device=device.name) for _ in "ab")
     out = torch.empty_like(a)

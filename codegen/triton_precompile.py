@@ -13,14 +13,13 @@ from typing import Any
 
 from ..ir.core import Operation, Term
 from ..ir.schedule import Schedule
-from ..ir.types import dtype_of
+from ..ir.types import DTYPE_NAMES, dtype_of
 from .emit_triton import launch_options
 
 MOST_WORKERS = 16
 
-_TORCH = {"f32": "float32", "f64": "float64", "bf16": "bfloat16", "f16": "float16", "i64": "int64",
-          "i32": "int32", "u32": "int32", "i16": "int16", "i8": "int8", "u8": "uint8",
-          "f8e4m3": "float8_e4m3fn"}  # fmt: skip
+_HELD = {"u32": "i32"}
+"""Elements that lie in tensors of another dtype."""
 
 
 def precompile(kernels: Sequence[tuple[Any, Operation, Schedule]]) -> None:
@@ -62,4 +61,7 @@ def stand_in(type: Term) -> Any:
     for a scalar."""
     import torch
 
-    return getattr(torch, _TORCH[dtype_of(type)]) if type.name == "buffer" else 2
+    if type.name != "buffer":
+        return 2
+    dtype = dtype_of(type)
+    return getattr(torch, DTYPE_NAMES[_HELD.get(dtype, dtype)])

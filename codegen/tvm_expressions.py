@@ -8,12 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..ir.expression import Handler, read
+from ..ir.types import DTYPE_NAMES
 
-TVM_DTYPES = {
-    "index": "int32", "i32": "int32", "i64": "int64", "u32": "uint32", "i16": "int16",
-    "u16": "uint16", "i8": "int8", "u8": "uint8", "bool": "bool", "f32": "float32",
-    "f64": "float64", "f16": "float16", "bf16": "bfloat16", "f8e4m3": "float8_e4m3fn",
-}  # fmt: skip
+TVM_DTYPES = {**DTYPE_NAMES, "index": "int32"}
 """TVM's names of the element types."""
 
 _FLOATS = ("f32", "f64")

@@ -20,6 +20,13 @@ DTYPE_BYTES = {
     "i16": 2, "u16": 2, "i8": 1, "u8": 1, "bool": 1,
 }  # fmt: skip
 
+DTYPE_NAMES = {
+    "f64": "float64", "f32": "float32", "bf16": "bfloat16", "f16": "float16",
+    "f8e4m3": "float8_e4m3fn", "i64": "int64", "i32": "int32", "u32": "uint32", "i16": "int16",
+    "u16": "uint16", "i8": "int8", "u8": "uint8", "bool": "bool",
+}  # fmt: skip
+"""What torch and TVM call them."""
+
 
 ERROR = Term("error")
 """What a tool that failed gives: fields tool, kind and message."""

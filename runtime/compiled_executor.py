@@ -12,12 +12,13 @@ from torch import Tensor
 
 from ..ir.core import Operation
 from ..ir.model import ModelConfig, Rope
+from .dtypes import TORCH
 from .executor import PAGE_SIZE, by_name, check_step, page_bytes
 from .host_keys import HostKeys, Staged
 from .library import Launch, library_threads
 from .narrow_steps import NarrowSteps
 from .ranks import announcer
-from .recipe import TORCH, Memory, Recipe
+from .recipe import Memory, Recipe
 from .sparse_decode import SparseDecode, decode_rows, grouped, split
 from .step import StepInput
 from .timing import BoundLaunch, host_seconds

@@ -11,16 +11,14 @@ from dataclasses import dataclass, field
 from math import prod
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ..ir.core import Operation, Symbol, Term
 from ..ir.types import dtype_of, shape_of
+from .dtypes import TORCH
 from .library import ROUTINES, SCALES, Launch, matmul
 from .weights import Weight
 
-TORCH = {"f32": torch.float32, "bf16": torch.bfloat16, "i32": torch.int32,
-         "f8e4m3": torch.float8_e4m3fn}  # fmt: skip
 PLANNED = "plan_"
 """How the names of a step's attention lists begin; a window's width may follow."""
 

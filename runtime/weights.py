@@ -17,9 +17,7 @@ from torch import Tensor
 from ..ir.core import Module, Operation, thaw
 from ..ir.diagnostics import ModelError
 from ..ir.types import SCALED, dtype_of, shape_of, tensor
-
-DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "i8": torch.int8,
-          "f8e4m3": torch.float8_e4m3fn, "f64": torch.float64}  # fmt: skip
+from .dtypes import TORCH
 
 
 class MissingTensor(ModelError):
@@ -197,7 +195,7 @@ def weight_bytes(module: Module) -> int:
             format = dtype_of(operation.result.type)
             scales = 4 * math.prod(shape[:-1]) if format in SCALED else 0
             key = _identity(operation)
-            sizes[key] = math.prod(shape) * DTYPES[format].itemsize + scales
+            sizes[key] = math.prod(shape) * TORCH[format].itemsize + scales
     return sum(sizes.values())
 
 
@@ -231,14 +229,14 @@ def _load(
     tensors, rows = thaw(operation["tensors"]), thaw(operation.attribute("rows"))
     parted = _Parted(source, operation.attribute("shard"))
     if format in SCALED:
-        data = torch.empty(shape, dtype=DTYPES[format], device=device)
+        data = torch.empty(shape, dtype=TORCH[format], device=device)
         scale = torch.empty(shape[:-1], device=device)
         for index, part in _parts(tensors, shape, rows, parted):
             data[index], scale[index] = quantize_rows(part.float(), format)
         return Weight(data, scale)
     if isinstance(tensors, str):
-        return Weight(parted.read(tensors, shape).to(device, DTYPES[format]).contiguous())
-    data = torch.empty(shape, dtype=DTYPES[format], device=device)
+        return Weight(parted.read(tensors, shape).to(device, TORCH[format]).contiguous())
+    data = torch.empty(shape, dtype=TORCH[format], device=device)
     for index, part in _parts(tensors, shape, rows, parted):
         data[index].copy_(part)
     return Weight(data)

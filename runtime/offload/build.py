@@ -14,9 +14,9 @@ from ...ir.model import ModelConfig
 from ...ir.pipeline_schedules import PipelineShape, build_pipeline
 from ..attention_plan import Shape
 from ..compiled_executor import aligned, rope_tables, tvm_tensor
+from ..dtypes import TORCH
 from ..executor import PAGE_SIZE
 from ..lists import AttentionLists
-from ..recipe import TORCH
 from ..weights import TensorSource, Weight, load_weights
 from .buffers import Buffer, Buffers, buffers_of
 from .device import OffloadDevice, mapped

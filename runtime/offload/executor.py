@@ -14,8 +14,8 @@ from ...ir.display.units import bytes_text
 from ...ir.model import ModelConfig
 from ...ir.pipeline import Kind, Pipeline, Task
 from ...ir.pipeline_schedules import PipelineShape, build_pipeline
+from ..dtypes import TORCH
 from ..executor import PAGE_SIZE, check_step, page_bytes
-from ..recipe import TORCH
 from ..step import StepInput
 from ..weights import TensorSource
 from .build import Build, OffloadSettings

@@ -18,7 +18,8 @@ from torch import Tensor
 
 from ...ir.core import Operation, thaw
 from ...ir.types import dtype_of, shape_of
-from ..weights import DTYPES, TensorSource, quantize_rows
+from ..dtypes import TORCH
+from ..weights import TensorSource, quantize_rows
 
 ROLES = ("gate_up", "down")
 
@@ -49,7 +50,7 @@ class PageShape:
         parts = []
         for role, weight in zip(ROLES, weights, strict=True):
             _, n, k = (int(extent) for extent in shape_of(weight.result.type))  # type: ignore[arg-type]
-            dtype = DTYPES[dtype_of(weight.result.type)]
+            dtype = TORCH[dtype_of(weight.result.type)]
             parts.append(Part(role, (n, k), dtype))
             if dtype == torch.int8:
                 parts.append(Part(f"{role}_scale", (n,), torch.float32))

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from ...ir.core import Operation, Term
 from ...ir.types import dtype_of, shape_of
-from ..recipe import TORCH, Memory, Recipe
+from ..dtypes import TORCH
+from ..recipe import Memory, Recipe
 from ..weights import Weight
 
 OUT = "out."

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from ...ir.model import ModelConfig
+from ..dtypes import TORCH
 from ..executor import PAGE_SIZE
-from ..recipe import TORCH
 from .device import OffloadDevice, mapped
 from .pages import PageShape, Pool, pool_bytes, pool_in
 

@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from weft.ir.pipeline_schedules import PipelineShape, build_pipeline
 from weft.options import BadOption, Options
+from weft.runtime.dtypes import TORCH
 from weft.runtime.library import matmul, workspace
 from weft.runtime.offload import device as device_module
 from weft.runtime.offload.device import (
@@ -33,7 +34,6 @@ from weft.runtime.offload.pages import pack_rows
 from weft.runtime.offload.placing import colder
 from weft.runtime.offload.queues import Queues
 from weft.runtime.offload.split import split_rows
-from weft.runtime.weights import DTYPES
 
 
 def test_colder_keeps_counts_and_leaves_noise_alone():
@@ -208,8 +208,7 @@ class Allocations(TorchDispatchMode):
 ])  # fmt: skip
 def test_what_a_product_takes_for_a_while_is_known_before(x, w, scaled, out):
     """A policy is chosen by what is known: what is taken beyond it would exceed the cap."""
-    formats = DTYPES
-    x_, w_, out_ = (torch.zeros(shape, dtype=formats[name])
+    x_, w_, out_ = (torch.zeros(shape, dtype=TORCH[name])
                     for shape, name in (((5, 64), x), ((48, 64), w), ((5, 48), out)))  # fmt: skip
     function, arguments = matmul([out_, x_, w_, torch.ones(48) if scaled else None])
     with Allocations() as seen:
@@ -222,12 +221,12 @@ def test_what_a_product_takes_for_a_while_is_known_before(x, w, scaled, out):
 ])  # fmt: skip
 def test_a_product_with_scratch_takes_nothing_and_gives_the_same(x, w, out):
     torch.manual_seed(0)
-    x_, w_ = torch.randn(5, 64).to(DTYPES[x]), (9 * torch.randn(48, 64)).to(DTYPES[w])
+    x_, w_ = torch.randn(5, 64).to(TORCH[x]), (9 * torch.randn(48, 64)).to(TORCH[w])
     scale = torch.rand(48) if w == "i8" else None
     scratch = torch.zeros(workspace(5, 48, 64, x, w, out), dtype=torch.uint8)
     found = []
     for room in (None, scratch):
-        found.append(torch.zeros(5, 48, dtype=DTYPES[out]))
+        found.append(torch.zeros(5, 48, dtype=TORCH[out]))
         function, arguments = matmul([found[-1], x_, w_, scale], room)
         with Allocations() as seen:
             function(*arguments)
