@@ -9,8 +9,6 @@ from typing import Any
 
 from .measure import gaps
 
-MODES = ("eager", "compile", "compile-freeze")
-
 
 class Transformers:
     """A checkpoint folder in transformers, `batch` sequences at once, no padding.

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from .markup import Markup, element, joined, style_sheet
+from .markup import Markup, element, joined
 
 COLOURS = ("blue", "orange", "green", "purple", "teal", "red")
 LETTER = 6.4
@@ -63,12 +63,6 @@ def svg(width: float, height: float, title: str, *children: object) -> Markup:
         aria_label=title, width=f"{width:g}", height=f"{height:g}",
         viewBox=f"0 0 {width:g} {height:g}",
     )  # fmt: skip
-
-
-def standalone(drawn: str) -> str:
-    """Return an <svg> as a file of its own, which brings its style sheet along."""
-    head, _, rest = drawn.partition(">")
-    return f"{head}><style>{style_sheet()}</style>{rest}\n"
 
 
 def label(

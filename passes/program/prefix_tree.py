@@ -204,10 +204,3 @@ def prefix_tree(
 ) -> PrefixTree:
     """Return the tree of a plan's program over rows of arguments; of one unknown row for none."""
     return PlanPrefixes(plan, name, tokenizer).tree(rows)
-
-
-def partings(tree: PrefixTree) -> Iterator[tuple[PrefixNode, int, list[PrefixNode]]]:
-    """Yield where prompts part: the node, the position, and the nodes with which they go on."""
-    for node in tree.root.walk():
-        if len(node.children) > 1:
-            yield node, node.end, list(node.children.values())

@@ -13,7 +13,7 @@ from weft.passes.pipeline import LOWERING, PROGRAM_PASSES
 from weft.passes.program.boundaries import Boundaries, common
 from weft.passes.program.prefix_calls import stretches
 from weft.passes.program.prefix_text import draw_tree, print_tree, reason
-from weft.passes.program.prefix_tree import PrefixTree, partings, prefix_tree
+from weft.passes.program.prefix_tree import PrefixTree, prefix_tree
 from weft.runtime.select import Trie
 from weft.runtime.simulator import ToyTokenizer
 
@@ -77,8 +77,8 @@ def test_why_prompts_part_is_said_with_the_line():
     plan, context = plan_of(JUDGE)
     rows = [{"essay": "one", "sides": ["a"]}, {"essay": "two", "sides": ["a"]}]
     tree = prefix_tree(plan, "judge", context.tokenizer, rows)
-    _, _, children = next(partings(tree))
-    why = reason(children, context.tokenizer)
+    parting = next(node for node in tree.root.walk() if len(node.children) > 1)
+    why = reason(list(parting.children.values()), context.tokenizer)
     assert why.startswith("2 ways: 'one") and why.endswith("(line 3)")
     assert why in draw_tree(tree) and why in str(tree)
 
