@@ -36,7 +36,7 @@ class NoPictures(WeftError):
 
     kind = "option error"
     template = "pictures need {package}"
-    hint = "pip install 'weft[plots]'"
+    hint = "pip install 'matplotlib>=3.9' (the extra `plots` of weft)"
 
 
 def require_pictures() -> None:

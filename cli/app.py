@@ -129,7 +129,7 @@ def dump(
         str,
         typer.Option(
             help="source: tvm, triton; binary: assembly llvm ptx ttir ttgir; "
-            "prefixes: svg (needs weft[plots])"
+            "prefixes: svg (needs matplotlib)"
         ),
     ] = "",
     weights: Weights = "f32",
@@ -325,7 +325,7 @@ def evaluate(
     ] = "",
     plot: Annotated[
         Path | None,
-        typer.Option(help="loss against bytes read, .svg or .png (needs weft[plots])"),
+        typer.Option(help="loss against bytes read, .svg or .png (needs matplotlib)"),
     ] = None,
     save: Annotated[
         bool, typer.Option("--save", help="keep losses beside the model, for --max-loss")
@@ -376,7 +376,7 @@ def tune(
     out: Annotated[Path | None, typer.Option(help="write the policy as text")] = None,
     plot: Annotated[
         Path | None,
-        typer.Option(help="throughput by host memory, .svg or .png (needs weft[plots])"),
+        typer.Option(help="throughput by host memory, .svg or .png (needs matplotlib)"),
     ] = None,
     measured: Annotated[
         Path | None, typer.Option(help="with --plot: a record of bench.moe_offload to draw beside")

@@ -1,1 +1,1 @@
-"""Pictures of prices, plans and runs, for notebooks: `pip install 'weft[plots]'`."""
+"""Pictures of prices, plans and runs, for notebooks: the extra `plots` has what they need."""

@@ -16,7 +16,7 @@ class MissingPackage(ModelError):
     """A remote model without the packages that speak to it."""
 
     template = "remote models need the package {package}"
-    hint = "pip install 'weft[remote]'"
+    hint = "pip install 'httpx>=0.27' 'tenacity>=9' (the extra `remote` of weft)"
 
 
 class Unreachable(RunError):

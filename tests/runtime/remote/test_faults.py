@@ -251,7 +251,7 @@ def test_missing_packages_are_named(monkeypatch):
     from weft.runtime.remote import service
 
     monkeypatch.setattr(service, "find_spec", lambda name: None)
-    with pytest.raises(MissingPackage, match=r"weft\[remote\]"):
+    with pytest.raises(MissingPackage, match="pip install 'httpx.*extra `remote`"):
         weft.compile(TEXT, "openai:http://127.0.0.1:9/v1#m")
 
 
