@@ -1,0 +1,50 @@
+"""Masks and states on a device that runs ahead: what rows before left there touches none after."""
+
+import pytest
+from weft.runtime import held_rows
+
+THEN_FREE = """program p(n: int) -> str:
+    "{n}:"
+    gen a(max_tokens=6): regex "[a-d]{3,9}"
+    "and"
+    gen b(max_tokens=9)
+    return "{a}{b}"
+"""
+
+JOINS = """program p(n: int) -> str:
+    "Row {n}:"
+    if n % 2 == 0:
+        gen a(max_tokens=5): regex "[a-d]{4,9}"
+    gen b(max_tokens=12)
+    "so"
+    gen c(max_tokens=6): regex "[e-h]{3,9}"
+    return "{b}{c}"
+"""
+"""Odd rows come to their constraint while even ones are free again, and have been held before."""
+
+
+@pytest.mark.parametrize("text", [THEN_FREE, JOINS])
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_rows_that_were_held_before_are_free(toy, text, count):
+    rows, oracle = [{"n": n} for n in range(count)], toy.oracle(text)
+    executable = toy.compile(text, ahead=True, max_batch=4, max_tokens=32)
+    found = executable.run_rows(rows).values
+    assert found == [oracle(row, **args).value for row, args in enumerate(rows)]
+    assert executable.engine.executor.fed
+    toy.assert_clean(executable)
+
+
+@pytest.mark.parametrize("mixed", [0.0, 99.0])
+def test_the_log_probability_of_what_is_forced_is_zero(toy, monkeypatch, mixed):
+    """Whether it is computed at once or could be drawn token by token."""
+    monkeypatch.setattr(held_rows, "MIXED", mixed)
+    text = """program p(n: int) -> list[float]:
+    "{n}:"
+    gen a(max_tokens=12, logprobs=true): regex "[a-d]{3}forced[e-h]{2}"
+    return a.logprobs
+"""
+    rows, oracle = [{"n": n} for n in range(3)], toy.oracle(text)
+    found = toy.compile(text, ahead=True, max_batch=4, max_tokens=32).run_rows(rows).values
+    expected = [oracle(row, **args).value for row, args in enumerate(rows)]
+    assert found == [pytest.approx(each, abs=1e-4) for each in expected]
+    assert all(0.0 in each for each in found)
