@@ -209,6 +209,7 @@ def compiled_executor(
     from .runtime.compiled_executor import CompiledExecutor
     from .runtime.host_room import require_host_room
     from .runtime.weights import load_weights, weight_bytes
+    from .tuning import short_steps
 
     share_cores(options.thread_count)
     every = with_narrow(regimes)
@@ -227,7 +228,7 @@ def compiled_executor(
         keys = offloaded_keys(checkpoint, regimes, options, pays, PAGE_SIZE, device).arguments
     else:
         keys["sparse"] = sparse_decode(attention, regimes, checkpoint, options, pages, PAGE_SIZE)
-    return CompiledExecutor(
+    executor = CompiledExecutor(
         rank_config(checkpoint, options),
         [(regime.rows, regime.function) for regime in every],
         kernels,
@@ -239,6 +240,10 @@ def compiled_executor(
         **keys,
         library_threads=0 if library_yields() else 1,
     )
+    # Ranks must cut a step alike, and keys across a link are brought for a step as a whole.
+    if options.tune == "cached" and options.tp == 1 and executor.host is None:
+        executor.short = short_steps(executor, options)
+    return executor
 
 
 def device_executor(

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from .compiler import Compilation
     from .options import Options
     from .passes.tile.regimes import Regime
+    from .runtime.compiled_executor import CompiledExecutor
+    from .runtime.short_steps import ShortSteps
     from .runtime.step import StepInput
     from .runtime.timing import BoundLaunch
 
@@ -198,6 +200,27 @@ def choices_of(options: Options) -> Choices:
     from .codegen.cache import default_folder
 
     return Choices(options.cache or default_folder(), device_name(options))
+
+
+def short_steps(executor: CompiledExecutor, options: Options) -> ShortSteps:
+    """Return which steps of chunks run as decode steps: what is kept of this machine and a model
+    of this shape, or what is measured now."""
+    from importlib.metadata import version
+
+    from .codegen.cache import KernelCache, default_folder, key_of
+    from .loading import kv_dtype, weight_dtype
+    from .runtime.short_steps import kept, measured
+
+    home = KernelCache((options.cache or default_folder()) / "tuned")
+    what = [repr(executor.config), weight_dtype(options), kv_dtype(options)]
+    sizes = [executor.decode_rows, executor.max_tokens]
+    key = key_of(device_name(options), version("torch"), *what, *map(str, sizes))
+
+    def keep(content: bytes) -> None:
+        if home.writable():
+            home.write(home.folder / f"short-{key[:16]}.json", content)
+
+    return kept(home.folder / f"short-{key[:16]}.json", lambda: measured(executor), keep)
 
 
 def search_schedules(

@@ -61,6 +61,9 @@ def kernels(options: KernelOptions) -> None:
         f"a decode step of {options.batch} x {options.context} tokens")  # fmt: skip
     emit(f"{options.model}, {kind}, on {hardware.name}")
     emit(table_of(lines))
+    if options.measure and not compilation.on_gpu:
+        executor: Any = compilation.executor
+        emit(executor.short.describe(executor.short_tokens))
 
 
 def _compilation(options: KernelOptions) -> Compilation:

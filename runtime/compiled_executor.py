@@ -19,6 +19,7 @@ from .library import Launch, library_threads
 from .narrow_steps import NarrowSteps
 from .ranks import announcer
 from .recipe import Memory, Recipe
+from .short_steps import usual
 from .sparse_decode import SparseDecode, decode_rows, grouped, split
 from .step import StepInput
 from .timing import BoundLaunch, host_seconds
@@ -26,13 +27,6 @@ from .token_rows import token_rows
 from .weights import Weight
 
 KEPT_PLANS = 512
-
-SHORT = {True: 1, False: 4}
-"""Steps of so many decode steps' tokens run as these, where all weights are f32 and where not.
-
-Kernels for decode waste no rows of a query tile, and read narrow weights as they are; the library
-does more rows a second, but must widen narrow weights first."""
-
 
 Watcher = Callable[[Sequence[tuple[str, str]], Sequence[Launch]], None]
 
@@ -45,7 +39,8 @@ class CompiledExecutor:
     a tensor into what kernels take with the least work a launch (default: TVM's own tensors).
     Where the library's workers would spin in the kernels' way it has `library_threads` threads
     while a step runs (0: as many as torch is set to). `host` has the keys, where they lie across a
-    link, and `staged` the tasks of each function that launches on several queues.
+    link, and `staged` the tasks of each function that launches on several queues. The attribute
+    `short` says which steps of chunks run as decode steps.
     Of ranks the first lets the others know of every step and page copy before it is done here.
     """
 
@@ -90,13 +85,22 @@ class CompiledExecutor:
         self._sparse = sparse
         self._library_threads = library_threads
         self._decode_rows = max((rows for rows, _ in functions), default=0)
-        exact = all(weight.data.dtype == torch.float32 for weight in weights.values())
-        self._short_tokens = SHORT[exact] * self._decode_rows
+        self.short = usual(all(each.data.dtype == torch.float32 for each in weights.values()))
         self._logits = torch.empty(max_batch, config.vocab_size)
         self._plans: dict[tuple[int, bool], tuple[StepInput, list[Launch], Tensor, Recipe]] = {}
         self.watcher: Watcher | None = None
         """Runs a step's launches in this one's stead: a trace that times each."""
         self.announcer = announcer(page_size)
+
+    @property
+    def decode_rows(self) -> int:
+        """The most rows of a step for which there are kernels for decode; 0: there are none."""
+        return self._decode_rows
+
+    @property
+    def short_tokens(self) -> int:
+        """Steps of chunks with so many tokens or fewer run as decode steps."""
+        return self.short.parts * self._decode_rows
 
     @property
     def head_rows(self) -> Callable[[np.ndarray], Tensor] | None:
@@ -116,7 +120,7 @@ class CompiledExecutor:
         if known is None:
             if sparse and (not step.is_decode or step.tokens.shape[0] > self._decode_rows):
                 return self._mixed(step)
-            if not step.is_decode and step.tokens.shape[0] <= self._short_tokens:
+            if not step.is_decode and step.tokens.shape[0] <= self.short_tokens:
                 return self._short(step)
             known = self._plan(step, sparse)
         self._launch(known[3], known[1])
@@ -166,7 +170,7 @@ class CompiledExecutor:
             self._launch(*run)
             return logits
         check_step(step, self.max_batch, self.max_tokens)
-        short = not step.is_decode and step.tokens.shape[0] <= self._short_tokens
+        short = not step.is_decode and step.tokens.shape[0] <= self.short_tokens
         parts = token_rows(step, self._decode_rows) if short else None
         for recipe, launches in narrow.runs(step, head, self._extents, parts):
             self._launch(recipe, launches)

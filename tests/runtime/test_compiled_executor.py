@@ -16,6 +16,7 @@ from weft.passes.tile.regimes import lower_model, merge_kernels, with_narrow
 from weft.runtime import narrow_steps
 from weft.runtime.compiled_executor import CompiledExecutor
 from weft.runtime.executor import ReferenceExecutor, StepTooLarge
+from weft.runtime.short_steps import ShortSteps, measured
 from weft.runtime.step import StepInput
 from weft.runtime.weights import RandomTensors, load_weights
 
@@ -121,8 +122,16 @@ def test_a_mixed_step_of_decode_and_chunks(name, build):
     same(pair, step(([5], 10, [5]), (prompt[45:], 45, [1, 2, 3, 4])))
 
 
-def test_short_steps_give_logits_in_the_order_asked_for(build):
+def test_the_choice_of_short_steps_is_timed_on_this_machine(build):
+    compiled, _ = build("llama")
+    found = measured(compiled)
+    assert found.parts == 1 or found.library_seconds > found.rows_seconds > 0
+
+
+@pytest.mark.parametrize("parts", [1, 4])
+def test_short_steps_give_logits_in_the_order_asked_for(build, parts):
     pair = build("llama")
+    pair[0].short = ShortSteps(parts)
     same(pair, step((tokens(12), 0, [1]), (tokens(15, 1), 0, [2]), rows=[26, 3, 11, 0]))
     same(pair, step((tokens(3), 12, [1]), (tokens(1, 1), 15, [2]), rows=[]))
     same(pair, step((tokens(1), 15, [1]), (tokens(9, 1), 16, [2, 3]), rows=[9]))

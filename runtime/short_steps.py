@@ -1,0 +1,128 @@
+"""How many tokens a CPU's step of chunks may have to run as decode steps: the machine is asked.
+
+Kernels for decode waste no rows of a query tile and read narrow weights as they are; the library
+multiplies more rows at once, and must widen narrow weights first. Which of them does a short step
+sooner depends on the processor, and on the library's kernels for it: of 64 tokens in f32, the one
+or the other by a factor of up to two. So both are timed, once a machine and model.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from .step import StepInput
+from .timing import BoundLaunch, host_seconds
+from .token_rows import token_rows
+
+if TYPE_CHECKING:
+    from .compiled_executor import CompiledExecutor
+
+MOST_PARTS = 4
+"""With more parts the keys, which each row reads for itself, cost more than what products save."""
+
+CHUNK = 4
+"""Tokens of a chunk that is timed: a forced run, or the end of a prompt."""
+
+LAYERS = 2
+"""Layers that are timed: all do the same work."""
+
+ROUNDS = 7
+
+GAIN = 0.05
+"""Share by which parts must be faster than the library: less is noise."""
+
+
+@dataclass(frozen=True)
+class ShortSteps:
+    """Steps of up to `parts` decode steps' tokens run as these; seconds of LAYERS layers of such a
+    step, as decode steps and by the library, say why (both 0 where nothing was timed)."""
+
+    parts: int
+    rows_seconds: float = 0.0
+    library_seconds: float = 0.0
+
+    def describe(self, tokens: int) -> str:
+        """Return the choice in words, for steps of up to so many tokens."""
+        told = f"steps of chunks of up to {tokens} tokens run as decode steps"
+        if not self.rows_seconds:
+            return told
+        ratio = self.library_seconds / self.rows_seconds
+        return f"{told}: the library takes {ratio:.2f} times as long for so many, as timed here"
+
+
+def usual(exact: bool) -> ShortSteps:
+    """Return what holds where nothing was timed; `exact`: all weights are f32."""
+    return ShortSteps(1 if exact else 4)
+
+
+def kept(path: Path, measure: Callable[[], ShortSteps], keep: Callable[[bytes], None]
+         ) -> ShortSteps:  # fmt: skip
+    """Return what a file says; where it is missing or broken, what is measured, which is kept."""
+    try:
+        found = ShortSteps(**json.loads(path.read_text(encoding="utf-8")))
+        if 1 <= found.parts <= MOST_PARTS:
+            return found
+    except (OSError, ValueError, TypeError):
+        pass  # nothing was kept, or by another version
+    found = measure()
+    keep(json.dumps(asdict(found)).encode())
+    return found
+
+
+def measured(executor: CompiledExecutor) -> ShortSteps:
+    """Return the most parts, a power of two, in which chunks are sooner done than by the library.
+
+    Steps are timed over the first pages, which hold nothing yet: what they write there is never
+    read, since a sequence writes what it reads."""
+    best, parts = ShortSteps(1), 2
+    while parts <= MOST_PARTS and _fits(executor, parts * executor.decode_rows):
+        step = chunks(parts * executor.decode_rows, executor.page_size)
+        rows = sum(_seconds(executor, part) for part, _ in token_rows(step, executor.decode_rows))
+        library = _seconds(executor, step)
+        if rows > library * (1 - GAIN):
+            break
+        best, parts = ShortSteps(parts, rows, library), 2 * parts
+    return best
+
+
+def chunks(tokens: int, page_size: int) -> StepInput:
+    """Return a step of so many tokens in chunks of CHUNK, each of a sequence with one page."""
+    count = tokens // CHUNK
+    positions = torch.arange(CHUNK, dtype=torch.int32).repeat(count)
+    pages = torch.arange(count, dtype=torch.int32)
+    return StepInput(
+        tokens=torch.zeros(tokens, dtype=torch.int32),
+        positions=positions,
+        slots=pages.repeat_interleave(CHUNK) * page_size + positions,
+        query_starts=torch.arange(0, tokens + 1, CHUNK, dtype=torch.int32),
+        kv_lengths=torch.full((count,), CHUNK, dtype=torch.int32),
+        page_table=pages[:, None],
+        logits_rows=torch.arange(CHUNK - 1, tokens, CHUNK, dtype=torch.int32),
+    )
+
+
+def _fits(executor: CompiledExecutor, tokens: int) -> bool:
+    sequences = tokens // CHUNK
+    fits = 0 < tokens <= executor.max_tokens and sequences <= executor.num_pages
+    return (
+        fits and tokens % CHUNK == 0 and CHUNK <= min(executor.page_size, executor.context_length)
+    )
+
+
+def _seconds(executor: CompiledExecutor, step: StepInput) -> float:
+    """Return the seconds of a step's first LAYERS layers, without the head."""
+    launches = executor.launches(step)
+    layers = max(LAYERS, executor.config.layers)
+    some: list[BoundLaunch] = launches[: len(launches) * LAYERS // layers]
+
+    def run() -> None:
+        for launch in some:
+            launch.run()
+
+    return host_seconds(run, ROUNDS)

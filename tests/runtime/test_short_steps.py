@@ -1,0 +1,108 @@
+"""Which steps of chunks run as decode steps: what is timed, what is kept, what is refused."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+from weft.runtime import short_steps
+from weft.runtime.short_steps import CHUNK, MOST_PARTS, ShortSteps, chunks, kept, measured, usual
+
+ROWS = 8
+
+
+def executor(**changes):
+    """What is asked of an executor, with room for every step that is tried."""
+    sizes = {"decode_rows": ROWS, "max_tokens": 512, "num_pages": 64, "page_size": 16,
+             "context_length": 128}  # fmt: skip
+    return SimpleNamespace(**sizes | changes)
+
+
+@pytest.fixture
+def costs(monkeypatch):
+    """Make steps cost so much a row as decode steps, so much a launch and a row by the library."""
+
+    def set_costs(row, start, library):
+        def seconds(_, step):
+            tokens = len(step.tokens)
+            return row * tokens if step.is_decode else start + library * tokens
+
+        monkeypatch.setattr(short_steps, "_seconds", seconds)
+
+    return set_costs
+
+
+def test_a_library_that_is_slower_at_any_size_leaves_as_many_parts_as_there_may_be(costs):
+    costs(row=1.0, start=0.0, library=2.0)
+    found = measured(executor())
+    assert found == ShortSteps(MOST_PARTS, MOST_PARTS * ROWS, 2.0 * MOST_PARTS * ROWS)
+
+
+def test_a_library_that_is_faster_has_all_but_the_shortest_steps(costs):
+    costs(row=1.0, start=0.0, library=0.5)
+    assert measured(executor()) == ShortSteps(1)
+
+
+def test_parts_end_where_the_library_has_made_up_for_its_start(costs):
+    costs(row=1.0, start=1.5 * ROWS, library=0.5)  # breaks even at three parts
+    assert measured(executor()).parts == 2
+
+
+def test_less_than_noise_is_no_gain(costs):
+    costs(row=1.0, start=0.0, library=1.01)
+    assert measured(executor()).parts == 1
+
+
+@pytest.mark.parametrize(
+    "small",
+    [{"max_tokens": 2 * ROWS}, {"num_pages": 2 * ROWS // CHUNK}, {"decode_rows": ROWS // 2}],
+)
+def test_no_step_is_tried_that_does_not_fit(costs, small):
+    costs(row=1.0, start=0.0, library=2.0)
+    found = measured(executor(**small))
+    assert 2 <= found.parts <= MOST_PARTS
+    if "decode_rows" not in small:
+        assert found.parts == 2
+
+
+@pytest.mark.parametrize("small", [{"page_size": 2}, {"decode_rows": 0}])
+def test_where_nothing_can_be_timed_steps_are_the_librarys(costs, small):
+    costs(row=1.0, start=0.0, library=2.0)
+    assert measured(executor(**small)) == ShortSteps(1)
+
+
+def test_chunks_are_sequences_of_their_own():
+    step = chunks(12, page_size=16)
+    assert not step.is_decode
+    assert step.query_starts.tolist() == [0, 4, 8, 12]
+    assert step.slots.tolist() == [0, 1, 2, 3, 16, 17, 18, 19, 32, 33, 34, 35]
+    assert step.page_table.tolist() == [[0], [1], [2]]
+    assert step.kv_lengths.tolist() == [4, 4, 4] and step.logits_rows.tolist() == [3, 7, 11]
+
+
+def test_what_was_measured_is_kept_and_not_measured_again(tmp_path):
+    path, runs = tmp_path / "short.json", []
+
+    def measure():
+        runs.append(1)
+        return ShortSteps(2, 0.25, 0.5)
+
+    assert kept(path, measure, path.write_bytes) == kept(path, measure, path.write_bytes)
+    assert len(runs) == 1
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"parts": 0}', '{"parts": "x"}', '{"rows": 1}'])
+def test_a_broken_file_is_measured_anew(tmp_path, text):
+    path = tmp_path / "short.json"
+    path.write_text(text)
+    assert kept(path, lambda: ShortSteps(2), path.write_bytes) == ShortSteps(2)
+    assert json.loads(path.read_text())["parts"] == 2
+
+
+def test_the_usual_choice_knows_that_a_library_must_widen_narrow_weights():
+    assert usual(exact=False).parts > usual(exact=True).parts
+
+
+def test_the_choice_is_told_with_the_ratio_that_was_timed():
+    told = ShortSteps(2, 0.25, 0.5).describe(32)
+    assert "up to 32 tokens" in told and "2.00 times" in told
+    assert "times" not in ShortSteps(1).describe(16)
