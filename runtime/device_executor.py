@@ -20,6 +20,7 @@ from .device import device_errors
 from .drawn import Drawn
 from .executor import check_step
 from .graphs import Recorder, Rerun
+from .greedy_draws import GreedyDraws
 from .grown_lists import PAGES, Lists
 from .held_rows import HeldRows
 from .host_keys import HostKeys, Staged
@@ -84,7 +85,7 @@ class DeviceExecutor(CompiledExecutor):
         self.device = torch.device(device)
         self.drawn = Drawn(max_batch, self.device)
         self._feed = kernels["feed_tokens"].launch
-        self._greedy = kernels[f"argmax_masked_{config.vocab_size}"].launch
+        self.greedy = GreedyDraws(kernels, config.vocab_size, max_batch, self.device)
         words = -(-config.vocab_size // 32)
         self.everything = torch.full((max_batch, words), -1, dtype=torch.int32, device=device)
         constrain = kernels[f"constrain_rows_{config.vocab_size}"].launch
@@ -306,7 +307,7 @@ class DeviceExecutor(CompiledExecutor):
         def run() -> None:
             self._feed_tokens(inputs, rows)
             self._run_all(recipe, launches)
-            self._greedy(rows, logits, self.everything[:rows], *self.drawn.views(rows))
+            self.greedy(rows, logits, self.everything[:rows], *self.drawn.views(rows))
 
         recorded = Recorded(room, layout, self._recorder.record(run), logits)
         self.drawn.block.copy_(before)

@@ -14,13 +14,13 @@ _SETTINGS = ("temperature", "top_k", "top_p", "min_p", "u")
 
 
 class DeviceSampler:
-    """Draws tokens with the kernels `greedy` (masked argmax) and `full`; see `sampler.sample_rows`.
+    """Draws tokens as the executor does, or with the kernel `full`; see `sampler.sample_rows`.
 
     Draws go to the executor's `drawn`, from which the next step may take its tokens.
     """
 
-    def __init__(self, executor: DeviceExecutor, greedy: Kernel, full: Kernel) -> None:
-        self._greedy, self._full = greedy.launch, full.launch
+    def __init__(self, executor: DeviceExecutor, full: Kernel) -> None:
+        self._greedy, self._full = executor.greedy, full.launch
         self._drawn = executor.drawn
         self._everything = executor.everything
         rows, words = self._everything.shape

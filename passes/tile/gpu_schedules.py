@@ -9,6 +9,7 @@ from ...ir.core import Operation, walk
 from ...ir.schedule import Schedule
 from ...ir.tile import extents_of
 from ...ir.types import dtype_of, shape_of
+from ...ir.vocabulary_parts import part_words
 from .attention_parts import FEW, MANY
 from .attention_prompts import PROMPT
 from .attention_ways import LARGE_SCHEDULES, PROMPT_SCHEDULES, SCHEDULES, THREE
@@ -16,6 +17,7 @@ from .constrain import constrain_rows
 from .feed import copy_pages, feed_tokens
 from .matvec import matvec_schedule
 from .sampling import argmax_masked, sample
+from .sampling_parts import argmax_join, survey_parts
 from .skinny_matmul import skinny_schedule
 
 WIDE = 2048
@@ -119,13 +121,17 @@ def _schedule(kernel: Operation, apart: bool) -> Schedule:
 
 def gpu_step_kernels(vocab: int) -> list[tuple[Operation, Schedule]]:
     """Return the kernels around a model's step: tokens drawn before, and those drawn after."""
+    chained = Schedule(chained=CHAINED)
     whole = 1 << max(0, (-(-vocab // 32)) - 1).bit_length()
     greedy, drawn = min(256, whole), min(128, whole)
-    chained = Schedule(chained=CHAINED)
+    part = part_words(vocab)
+    shared = replace(chained, num_warps=max(1, part // 16))
     return [
         (feed_tokens(), chained), (copy_pages(), chained),
         (constrain_rows(vocab, min(1024, whole)), chained),
         (argmax_masked(vocab, greedy), replace(chained, num_warps=max(4, greedy // 16))),
+        (survey_parts(vocab, part), shared),
+        (argmax_join(vocab, part), replace(chained, num_warps=1)),
         (sample(vocab, drawn), replace(chained, num_warps=8 if drawn >= 64 else 4)),
     ]  # fmt: skip
 

@@ -16,12 +16,12 @@ from ...ir.schedule import Schedule
 from ...ir.token_masks import few_words
 from .builder import KernelBuilder, Loop
 
-_LOG2E = 1.4426950408889634
-_LEAST = -2.0e38
+LOG2E = 1.4426950408889634
+LEAST = -2.0e38
 """Below every logit, and small enough that its difference from one is finite in base 2."""
-_LOWEST, _HIGHEST = -2139095040, 2139095040
+LOWEST, HIGHEST = -2139095040, 2139095040
 """Keys of -FLT_MAX and of infinity: integers ordered as the floats are."""
-_KEY_VALUE = "bits_f32(where(a < 0, a ^ 2147483647, a))"
+KEY_VALUE = "bits_f32(where(a < 0, a ^ 2147483647, a))"
 
 
 def argmax_masked(vocab: int, words: int = 4) -> Operation:
@@ -30,7 +30,7 @@ def argmax_masked(vocab: int, words: int = 4) -> Operation:
     Arguments: R, logits [R, V], allowed [R, ceil(V / 32)] (bit v % 32 of word v // 32), token
     [R], logprob [R] (under the unmasked softmax), margin [R] (of the two best allowed logits).
     """
-    return _Sampler(f"argmax_masked_{vocab}", vocab, words, greedy=True).kernel()
+    return RowWalk(f"argmax_masked_{vocab}", vocab, words, greedy=True).kernel()
 
 
 def sample(vocab: int, words: int = 4) -> Operation:
@@ -43,12 +43,12 @@ def sample(vocab: int, words: int = 4) -> Operation:
     upper set holds top_p of the mass. The token is the first, in vocabulary order, at which the
     cumulative kept mass exceeds u of its total.
     """
-    return _Sampler(f"sample_{vocab}", vocab, words, greedy=False).kernel()
+    return RowWalk(f"sample_{vocab}", vocab, words, greedy=False).kernel()
 
 
 def token_logprobs(vocab: int, words: int = 4) -> Operation:
     """Return log-softmax at given tokens. Arguments: R, logits [R, V], target, logprob [R]."""
-    return _Sampler(f"token_logprobs_{vocab}", vocab, words, greedy=True, masked=False).logprobs()
+    return RowWalk(f"token_logprobs_{vocab}", vocab, words, greedy=True, masked=False).logprobs()
 
 
 def sampling_kernels(vocab: int, narrow: bool = False) -> list[tuple[Operation, Schedule]]:
@@ -59,8 +59,8 @@ def sampling_kernels(vocab: int, narrow: bool = False) -> list[tuple[Operation, 
     return [(kernel, Schedule()) for kernel in kernels]
 
 
-class _Sampler:
-    """Builds a kernel that walks rows of logits."""
+class RowWalk:
+    """Builds a kernel that walks rows of logits, from `start` to `end` in words of a mask."""
 
     def __init__(
         self, name: str, vocab: int, words: int, greedy: bool, masked: bool = True
@@ -75,11 +75,11 @@ class _Sampler:
         """Return the kernel of `token_logprobs`."""
         b = self.b
         target, out = b.buffer("target", "i32", "R"), b.buffer("logprob", "f32", "R")
-        self._begin()
+        self.begin()
         token = b.load(target, self.row)
         with self._blocks(*self._mass_start()) as (loop, (_, raw, _)):
             loop.yields(*self._more_mass(loop.carried, raw))
-        self._store_logprob(out, token, self._whole_mass(*loop.results))
+        self.store_logprob(out, token, self._whole_mass(*loop.results))
         facts = ("R >= 0", f"0 <= target[*] < {self.vocab}")
         return b.finish("R", requires=facts)
 
@@ -93,19 +93,20 @@ class _Sampler:
             }
         token, logprob = b.buffer("token", "i32", "R"), b.buffer("logprob", "f32", "R")
         margin = b.buffer("margin", "f32", "R")
-        self._begin()
+        self.begin()
         best, first, second, mass = self._survey()
         chosen = best if self.greedy else self._draw(best, first)
         chosen = b.map(f"min(max(a, 0), {self.vocab - 1})", chosen, hint="chosen")
         b.store(token, self.row, chosen)
         b.store(margin, self.row, b.map("a - b", first, second))
-        self._store_logprob(logprob, chosen, mass)
+        self.store_logprob(logprob, chosen, mass)
         return b.finish("R", requires=("R >= 0",))
 
-    def _begin(self) -> None:
+    def begin(self) -> None:
+        """Say which row a program walks."""
         b = self.b
         self.row = b.program_id(0, "row")
-        self.zero, self.end = b.full(0, "i32"), b.full(-(-self.vocab // 32), "i32")
+        self.start, self.end = b.full(0, "i32"), b.full(-(-self.vocab // 32), "i32")
         self.word, self.bit = b.iota(self.words), b.expand(b.iota(32), 0)
 
     @contextmanager
@@ -113,12 +114,17 @@ class _Sampler:
                 ) -> Iterator[tuple[Loop, tuple[Value, Value, Value]]]:  # fmt: skip
         """Loop over the row; yields the loop and (index, logit, masked logit) of a block."""
         b = self.b
-        with b.loop(self.zero, upto or self.end, *carry, step=self.words, hint="base") as loop:
-            word = b.map("a + b", loop.index, self.word, dtype="i32", hint="word")
-            token = b.map("a * 32 + b", b.expand(word, 1), self.bit, hint="index")
-            inside = b.map(f"a < {self.vocab}", token, hint="inside")
-            raw = b.load(self.logits, self.row, token, mask=inside, other=_LEAST, hint="raw")
-            yield loop, (token, raw, self._masked(word, inside, raw))
+        with b.loop(self.start, upto or self.end, *carry, step=self.words, hint="base") as loop:
+            yield loop, self.block(loop.index)
+
+    def block(self, base: Value) -> tuple[Value, Value, Value]:
+        """Return index, logit and masked logit [words, 32] of the words from `base` on."""
+        b = self.b
+        word = b.map("a + b", base, self.word, dtype="i32", hint="word")
+        token = b.map("a * 32 + b", b.expand(word, 1), self.bit, hint="index")
+        inside = b.map(f"a < {self.vocab}", token, hint="inside")
+        raw = b.load(self.logits, self.row, token, mask=inside, other=LEAST, hint="raw")
+        return token, raw, self._masked(word, inside, raw)
 
     def _masked(self, word: Value, inside: Value, raw: Value) -> Value:
         if self.allowed is None:
@@ -127,7 +133,7 @@ class _Sampler:
         held = b.map(f"a < {-(-self.vocab // 32)}", word)
         bits = b.expand(b.load(self.allowed, self.row, word, mask=held, hint="bits"), 1)
         open_ = b.map("((a >> b) & 1) != 0", bits, self.bit, dtype="bool", hint="open")
-        text = f"where(b, where(a, c, -1.0e30), {_LEAST!r})"
+        text = f"where(b, where(a, c, -1.0e30), {LEAST!r})"
         return b.map(text, open_, inside, raw, hint="logit")
 
     def _lanes(self, value: float, dtype: str = "f32") -> Value:
@@ -135,28 +141,29 @@ class _Sampler:
         return self.b.full(value, dtype, self.words, 32)
 
     def _mass_start(self) -> list[Value]:
-        return [self._lanes(_LEAST), self._lanes(0.0)]
+        return [self._lanes(LEAST), self._lanes(0.0)]
 
     def _more_mass(self, carried: list[Value], raw: Value) -> list[Value]:
         """Return each lane's maximum and sum of exponentials below it, over one more block."""
         b, (top, mass) = self.b, carried
         higher = b.map("max(a, b)", top, raw, hint="top")
-        text = f"a * exp2((b - c) * {_LOG2E!r}) + exp2((d - c) * {_LOG2E!r})"
+        text = f"a * exp2((b - c) * {LOG2E!r}) + exp2((d - c) * {LOG2E!r})"
         return [higher, b.map(text, mass, top, higher, raw, hint="mass")]
 
     def _whole_mass(self, top: Value, mass: Value) -> list[Value]:
         """Return the maximum of the row and its sum of exponentials below that."""
-        highest = self._over("max", top)
-        share = self.b.map(f"a * exp2((b - c) * {_LOG2E!r})", mass, top, highest, hint="share")
-        return [highest, self._over("sum", share)]
+        highest = self.over("max", top)
+        share = self.b.map(f"a * exp2((b - c) * {LOG2E!r})", mass, top, highest, hint="share")
+        return [highest, self.over("sum", share)]
 
-    def _over(self, op: str, value: Value) -> Value:
+    def over(self, op: str, value: Value) -> Value:
+        """Return the sum, max or min of a block."""
         return self.b.reduce(op, self.b.reduce(op, value, 1), 0)
 
     def _survey(self) -> tuple[Value, Value, Value, list[Value]]:
         """Return the best allowed token, the two best logits, and the unmasked softmax's mass."""
         b = self.b
-        start = [self._lanes(0, "i32"), self._lanes(_LEAST), self._lanes(_LEAST)]
+        start = [self._lanes(0, "i32"), self._lanes(LEAST), self._lanes(LEAST)]
         with self._blocks(*start, *self._mass_start()) as (loop, (token, raw, logit)):
             best, first, second, *mass = loop.carried
             loop.yields(
@@ -166,16 +173,17 @@ class _Sampler:
                 *self._more_mass(mass, raw),
             )
         best, first, second, *mass = loop.results
-        top = self._over("max", first)
+        top = self.over("max", first)
         candidate = b.map(f"where(a == b, c, {self.vocab})", first, top, best, dtype="i32")
-        token = self._over("min", candidate)
+        token = self.over("min", candidate)
         rest = b.map("where((a == b) & (c == d), e, c)", best, token, first, top, second)
-        return token, top, self._over("max", rest), self._whole_mass(*mass)
+        return token, top, self.over("max", rest), self._whole_mass(*mass)
 
-    def _store_logprob(self, out: Value, token: Value, mass: list[Value]) -> None:
+    def store_logprob(self, out: Value, token: Value, mass: list[Value]) -> None:
+        """Store a token's log-probability, of the row's maximum and mass below that."""
         b = self.b
         logit = b.load(self.logits, self.row, token)
-        text = f"a - b - log2(c) / {_LOG2E!r}"
+        text = f"a - b - log2(c) / {LOG2E!r}"
         b.store(out, self.row, b.map(text, logit, *mass, dtype="f32"))
 
     def _draw(self, best: Value, first: Value) -> Value:
@@ -183,7 +191,7 @@ class _Sampler:
         given = {name: b.load(buffer, self.row) for name, buffer in self.settings.items()}
         self.first = first
         self.rate = b.map(
-            f"where(a > 0.0, {_LOG2E!r} / max(a, 1.0e-30), 0.0)", given["temperature"], hint="rate"
+            f"where(a > 0.0, {LOG2E!r} / max(a, 1.0e-30), 0.0)", given["temperature"], hint="rate"
         )
         hot = b.map("a > 0.0", given["temperature"], hint="hot")
         self.stop = b.map("where(a, b, 0)", hot, self.end, dtype="i32", hint="stop")
@@ -209,9 +217,9 @@ class _Sampler:
                 text = "a + where(b >= c, 1, 0)"
                 pairs = zip(loop.carried, values, strict=True)
                 loop.yields(*(b.map(text, n, logit, t, dtype="i32", hint="n") for n, t in pairs))
-            above = [self._over("sum", lanes) for lanes in loop.results]
+            above = [self.over("sum", lanes) for lanes in loop.results]
             search.narrow([b.map("a >= b", n, k, hint="enough") for n in above])
-        return b.map(_KEY_VALUE, search.loop.results[0], dtype="f32", hint="kth")
+        return b.map(KEY_VALUE, search.loop.results[0], dtype="f32", hint="kth")
 
     def _nucleus(self, top_p: Value, hot: Value, kth: Value) -> Value:
         """Return the lowest logit that top_p keeps."""
@@ -223,7 +231,7 @@ class _Sampler:
             floors = [b.map("max(a, b)", value, kth, hint="floor") for value in values]
             totals = self._totals(floors, stop)
             search.narrow([b.map("a >= b", total, goal, hint="enough") for total in totals])
-        value = b.map(_KEY_VALUE, search.loop.results[0], dtype="f32")
+        value = b.map(KEY_VALUE, search.loop.results[0], dtype="f32")
         return b.map("where(a, b, -3.0e38)", on, value, dtype="f32", hint="nucleus")
 
     def _totals(self, floors: list[Value], stop: Value) -> list[Value]:
@@ -233,17 +241,17 @@ class _Sampler:
             parts = [self._mass(logit, floor) for floor in floors]
             pairs = zip(loop.carried, parts, strict=True)
             loop.yields(*(b.map("a + b", total, part, hint="total") for total, part in pairs))
-        return [self._over("sum", lanes) for lanes in loop.results]
+        return [self.over("sum", lanes) for lanes in loop.results]
 
     @contextmanager
     def _search(self, wanted: Value) -> Iterator[tuple[_Search, list[Value]]]:
         """Search the keys of floats, two bits a pass: yields three thresholds to decide on."""
         b = self.b
         rounds = b.map("where(a, 16, 0)", wanted, dtype="i32", hint="rounds")
-        low, high = b.full(_LOWEST, "i32"), b.full(_HIGHEST, "i32")
-        with b.loop(self.zero, rounds, low, high, hint="round") as loop:
+        low, high = b.full(LOWEST, "i32"), b.full(HIGHEST, "i32")
+        with b.loop(self.start, rounds, low, high, hint="round") as loop:
             search = _Search(b, loop)
-            yield search, [b.map(_KEY_VALUE, q, dtype="f32", hint="value") for q in search.quarters]
+            yield search, [b.map(KEY_VALUE, q, dtype="f32", hint="value") for q in search.quarters]
 
     def _inverse_cdf(self, u: Value, min_p: Value, floor: Value) -> Value:
         """Return the first token at which the kept mass, summed in order, exceeds u of it."""
@@ -254,7 +262,7 @@ class _Sampler:
 
         with self._blocks(self._lanes(0.0), upto=self.stop) as (loop, (_, _, logit)):
             loop.yields(b.map("a + b", loop.carried[0], kept(logit), hint="total"))
-        goal = b.map("a * b", u, self._over("sum", loop.results[0]), hint="goal")
+        goal = b.map("a * b", u, self.over("sum", loop.results[0]), hint="goal")
         start = [b.full(0.0, "f32"), b.full(0, "i32"), b.full(0, "i32")]
         with self._blocks(*start, upto=self.stop) as (loop, (token, _, logit)):
             mass, before, last = loop.carried
@@ -263,9 +271,9 @@ class _Sampler:
             short = b.map("where(a + b <= c, 1, 0)", mass, running, goal, dtype="i32")
             held = b.map("where(a > 0.0, b, 0)", p, token, dtype="i32")
             loop.yields(
-                b.map("a + b", mass, self._over("sum", p), hint="mass"),
+                b.map("a + b", mass, self.over("sum", p), hint="mass"),
                 b.map("a + b", before, b.reduce("sum", short, 0), hint="before"),
-                b.map("max(a, b)", last, self._over("max", held), hint="last"),
+                b.map("max(a, b)", last, self.over("max", held), hint="last"),
             )
         return b.map("min(a, b)", loop.results[1], loop.results[2], hint="token")
 
@@ -276,17 +284,29 @@ class _Search:
     def __init__(self, b: KernelBuilder, loop: Loop) -> None:
         self._b, self.loop = b, loop
         low, high = loop.carried
-        middle = self._between(low, high)
-        self.quarters = [self._between(low, middle), middle, self._between(middle, high)]
+        self.quarters = keys_between(b, low, high, 2)
 
     def narrow(self, holds: list[Value]) -> None:
         """Keep the quarter between the last key that holds and the first that does not."""
         low, high = self.loop.carried
-        for key, test in zip(self.quarters, holds, strict=True):
-            low = self._b.map("where(a, b, c)", test, key, low, dtype="i32", hint="low")
-        for key, test in zip(self.quarters[::-1], holds[::-1], strict=True):
-            high = self._b.map("where(a, b, c)", test, high, key, dtype="i32", hint="high")
-        self.loop.yields(low, high)
+        self.loop.yields(*narrowed(self._b, low, high, self.quarters, holds))
 
-    def _between(self, low: Value, high: Value) -> Value:
-        return self._b.map("(a & b) + ((a ^ b) >> 1)", low, high, hint="middle")
+
+def keys_between(b: KernelBuilder, low: Value, high: Value, bits: int) -> list[Value]:
+    """Return the 2 ** bits - 1 keys that cut what lies between two keys in equal parts."""
+    middle = b.map("(a & b) + ((a ^ b) >> 1)", low, high, hint="middle")
+    if bits == 1:
+        return [middle]
+    below, above = (keys_between(b, *ends, bits - 1) for ends in ((low, middle), (middle, high)))
+    return [*below, middle, *above]
+
+
+def narrowed(
+    b: KernelBuilder, low: Value, high: Value, keys: list[Value], holds: list[Value]
+) -> tuple[Value, Value]:
+    """Return the last key that holds, or `low`, and the first that does not, or `high`."""
+    for key, test in zip(keys, holds, strict=True):
+        low = b.map("where(a, b, c)", test, key, low, dtype="i32", hint="low")
+    for key, test in zip(keys[::-1], holds[::-1], strict=True):
+        high = b.map("where(a, b, c)", test, high, key, dtype="i32", hint="high")
+    return low, high
