@@ -21,8 +21,8 @@ from .body import Body, GraphPass, rewrite_functions
 @dataclass(frozen=True)
 class PackWeights(GraphPass):
     """Packs the weights of gated products, `width` numbers of a row side by side, where that
-    `saves` seconds of a step (of N, K), in copies of `room` bytes at most: those first that save
-    most a byte."""
+    `saves` seconds of a step (of N, K), in copies of `room` bytes at most: those of the first
+    layers."""
 
     saves: Callable[[int, int], float]
     width: int = 64
@@ -36,7 +36,6 @@ class PackWeights(GraphPass):
 
     def _all(self, body: Body, context: Context) -> None:
         found = [copy for op in body.operations if (copy := self._copy(body, op))]
-        found.sort(key=lambda copy: -copy.seconds / copy.bytes)
         taken: list[_Copy] = []
         for copy in found:
             if sum(each.bytes for each in taken) + copy.bytes <= self.room:

@@ -17,8 +17,8 @@ def constrain_rows(vocab: int, words: int = 1024) -> Operation:
 
     Row r was row `source[r]` of the last draw, whose state `before` its token `drawn` is known, and
     walks the token's bytes; where source[r] < 0 its state is `start[r]`. It may have `left[r]`
-    tokens more. Its mask is number `masks_of[entry[s] + min(left[r], most[s])]` in state s. State 0
-    is that of free text: from there all bytes lead to it.
+    tokens more, or none below 0. Its mask is number `masks_of[entry[s] + min(left[r], most[s])]` in
+    state s. State 0 is that of free text: from there all bytes lead to it.
 
     Arguments: R rows, S drawn rows, N states, E entries, M masks, C bytes of all words; source,
     start, left [R], drawn, before [S], spelled [V + 1] (where a word's bytes begin), bytes [C],

@@ -326,7 +326,7 @@ def constrain_rows(rng: np.random.Generator, r: int) -> Case:
     masks = rng.integers(-(2**31), 2**31, (7, width)).astype("i4")
     masks_of = rng.integers(0, 7, int((most + 1).sum())).astype("i4")
     source = rng.integers(-1, drawn_rows, r).astype("i4")
-    start, left = rng.integers(0, states, r).astype("i4"), rng.integers(0, 6, r).astype("i4")
+    start, left = rng.integers(0, states, r).astype("i4"), rng.integers(-1, 6, r).astype("i4")
     drawn = rng.integers(0, vocab, drawn_rows).astype("i4")
     before = rng.integers(0, states, drawn_rows).astype("i4")
     found = start.copy()
@@ -335,7 +335,7 @@ def constrain_rows(rng: np.random.Generator, r: int) -> Case:
             found[row] = before[place]
             for letter in letters[spelled[drawn[place]] : spelled[drawn[place] + 1]]:
                 found[row] = moves[found[row], letter]
-    numbers = masks_of[entry[found] + np.minimum(left, most[found])]
+    numbers = masks_of[entry[found] + np.clip(left, 0, most[found])]
     arguments = [
         r, drawn_rows, states, len(masks_of), 7, len(letters), source, start, left, drawn, before,
         spelled, letters, moves, entry, most, masks_of, masks, np.full(r, -7, "i4"),

@@ -105,6 +105,15 @@ def test_packed_weights_cost_what_usual_ones_do() -> None:
     assert works[0] == works[1] and len(works[0]) == 2
 
 
+def test_a_weight_of_several_products_is_not_packed() -> None:
+    before, _ = run_passes((*GRAPH, STREAM), build_graph(SHAPE), Context())
+    gated = [op for op in before.walk() if op.attribute("silu")]
+    first, second = (op.operands[1].name for op in gated)
+    shared = parse_module(print_module(before).replace(f"%{second},", f"%{first},"))
+    after, _ = run_passes((PackWeights(lambda n, k: 1e-6),), shared, Context())
+    assert not [op for op in after.walk() if op.attribute("packed") is not None]
+
+
 def test_golden_dump(golden: Any) -> None:
     """What streaming, packing and asking make of a layer's products."""
     passes = (*GRAPH, STREAM, PackWeights(partial(copy_saves, processors=PROCESSORS), 64, ONE))

@@ -67,6 +67,12 @@ def test_tiles_end_where_blocks_of_keys_do() -> None:
     assert len(more.query) == 32  # no tile more for that
 
 
+def test_longer_sequences_come_first_and_their_tiles_stand_together() -> None:
+    of = batch([(32, 0), (48, 40), (64, 16), (32, 48)])
+    owners = (prompt_tiles(of, SHAPE).page // of.table.shape[1]).tolist()
+    assert owners == [1, 1, 1, 2, 2, 2, 2, 3, 3, 0, 0]
+
+
 def test_a_long_run_of_few_rows_is_left_to_be_cut() -> None:
     assert not prompt_tiles(batch([(64, 8000)]), SHAPE).taken.any()
     assert prompt_tiles(batch([(64, ALONE - 64)]), SHAPE).taken.all()
