@@ -7,6 +7,7 @@ between `<!-- figures: NAME -->` and `<!-- end -->`, and a test compares it with
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
 from collections.abc import Callable, Iterable
@@ -265,6 +266,7 @@ def _source(section: dict[str, Any] | None, file: str) -> str:
 
 def main() -> None:
     """Bring the documents up to date."""
+    argparse.ArgumentParser(description=main.__doc__).parse_args()  # it takes no options
     for path in DOCUMENTS:
         path.write_text(update(path.read_text(encoding="utf-8")), encoding="utf-8")
 

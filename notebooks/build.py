@@ -8,8 +8,8 @@ change to either is written to both.
 
 from __future__ import annotations
 
+import argparse
 import os
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -78,7 +78,12 @@ def _reach_weft() -> None:
 
 def main() -> None:
     """Run the notebooks that are named, or all."""
-    for name in sys.argv[1:] or names():
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of: {', '.join(names())}")
+    wanted = parser.parse_args().names
+    if unknown := [name for name in wanted if name not in names()]:
+        parser.error(f"there is no notebook {unknown[0]!r}; there are {', '.join(names())}")
+    for name in wanted or names():
         print(name, flush=True)
         write(name, execute(source(name)))
 

@@ -74,6 +74,16 @@ def problems(name: str, notebook: Any) -> list[str]:
     return [what for what, wrong in found.items() if wrong]
 
 
+def test_a_notebook_that_is_not_there_is_told(monkeypatch, capsys) -> None:
+    monkeypatch.setattr("sys.argv", ["build.py", "01_write"])
+    with pytest.raises(SystemExit) as caught:
+        build.main()
+    assert (
+        caught.value.code == 2
+        and "no notebook '01_write'; there are 01_w" in capsys.readouterr().err
+    )
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_what_is_committed_is_whole(name: str) -> None:
     assert problems(name, committed(name)) == [], f"run: python notebooks/build.py {name}"
