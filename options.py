@@ -223,6 +223,11 @@ class Options:
             raise BadOption(problem="fp8 needs a GPU: a CPU has no such products", hint=hint)
         if isinstance(self.cache, str):  # from Python a folder may be named by its text
             object.__setattr__(self, "cache", Path(self.cache))
+        if not isinstance(self.cache, Path | None):
+            raise BadOption(problem=f"cache is a folder, not {self.cache!r}")
+        if not isinstance(self.attention, str | None):
+            problem = f"attention is a text such as 'sparse(ratio=1/16)', not {self.attention!r}"
+            raise BadOption(problem=problem)
         _one_of("tune", self.tune, TUNINGS)
         _one_of("executor", self.executor, EXECUTORS)
         _one_of("target", self.target, TARGETS)

@@ -91,7 +91,9 @@ def test_a_size_in_a_message_is_for_people():
 
 @pytest.mark.parametrize(
     ("changes", "says"),
-    [({"kv_memory": "1GiB"}, "kv_memory is a whole number, not '1GiB'\nhint: sizes are in bytes"),
+    [({"attention": 5}, "attention is a text such as .*, not 5"),
+     ({"cache": 5}, "cache is a folder, not 5"),
+     ({"kv_memory": "1GiB"}, "kv_memory is a whole number, not '1GiB'\nhint: sizes are in bytes"),
      ({"threads": 1.5}, "threads is a whole number, not 1.5"),
      ({"max_batch": 8.0}, "max_batch is a whole number, not 8.0"),
      ({"max_loss": "low"}, "max_loss is a number, not 'low'"),
