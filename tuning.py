@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -207,7 +208,7 @@ def short_steps(executor: CompiledExecutor, options: Options) -> ShortSteps:
     of this shape, or what is measured now."""
     from importlib.metadata import version
 
-    from .codegen.cache import KernelCache, default_folder, key_of
+    from .codegen.cache import CacheFull, KernelCache, default_folder, key_of
     from .loading import kv_dtype, weight_dtype
     from .runtime.short_steps import kept, measured
 
@@ -216,11 +217,14 @@ def short_steps(executor: CompiledExecutor, options: Options) -> ShortSteps:
     sizes = [executor.decode_rows, executor.max_tokens]
     key = key_of(device_name(options), version("torch"), *what, *map(str, sizes))
 
-    def keep(content: bytes) -> None:
-        if home.writable():
-            home.write(home.folder / f"short-{key[:16]}.json", content)
+    path = home.folder / f"short-{key[:16]}.json"
 
-    return kept(home.folder / f"short-{key[:16]}.json", lambda: measured(executor), keep)
+    def keep(content: bytes) -> None:
+        with suppress(CacheFull):  # it is measured anew by the next run
+            if home.writable():
+                home.write(path, content)
+
+    return kept(path, lambda: measured(executor), keep)
 
 
 def search_schedules(

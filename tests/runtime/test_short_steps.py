@@ -4,6 +4,9 @@ import json
 from types import SimpleNamespace
 
 import pytest
+from weft import tuning
+from weft.codegen.cache import CacheFull, KernelCache
+from weft.options import Options
 from weft.runtime import short_steps
 from weft.runtime.short_steps import CHUNK, MOST_PARTS, ShortSteps, chunks, kept, measured, usual
 
@@ -88,6 +91,16 @@ def test_what_was_measured_is_kept_and_not_measured_again(tmp_path):
 
     assert kept(path, measure, path.write_bytes) == kept(path, measure, path.write_bytes)
     assert len(runs) == 1
+
+
+def test_a_full_disk_keeps_nothing_and_stops_nothing(costs, monkeypatch, tmp_path):
+    def full(cache):
+        raise CacheFull(folder=cache.folder, problem="No space left on device")
+
+    costs(row=1.0, start=0.0, library=2.0)
+    monkeypatch.setattr(KernelCache, "writable", full)
+    found = tuning.short_steps(executor(config="any"), Options(cache=tmp_path))
+    assert found.parts == MOST_PARTS and not list(tmp_path.rglob("short*"))
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"parts": 0}', '{"parts": "x"}', '{"rows": 1}'])
