@@ -22,9 +22,7 @@ from .row_parts import PARTS, SHARES, Middle, parts_of
 class BinSelection:
     """The static shape: tokens of pages of `page`; `keys` tokens are looked at at a time. Beside
     the budget one amount more may bound what is taken, `threshold` or `top_p` (`ir.sparse`). With
-    `slots` what is written is where a token lies in the pool of keys, not its position. `pairs`:
-    whether the kernel is for few or many pairs of a row and a key head, and has no programs where
-    there are others."""
+    `slots` what is written is where a token lies in the pool of keys, not its position."""
 
     kv_heads: int
     page: int
@@ -34,7 +32,6 @@ class BinSelection:
     threshold: float = 0.0
     top_p: float = 0.0
     slots: bool = False
-    pairs: str = ""
 
     @property
     def adaptive(self) -> bool:
@@ -49,8 +46,7 @@ class BinSelection:
     @property
     def name(self) -> str:
         """A name that tells the shape, without what bounds it."""
-        pairs = f"_{self.pairs}" * bool(self.pairs)
-        return f"{self.kv_heads}_{self.page}_{self.sinks}_{self.recent}_{self.keys}{pairs}"
+        return f"{self.kv_heads}_{self.page}_{self.sinks}_{self.recent}_{self.keys}"
 
 
 @dataclass(frozen=True)
@@ -77,11 +73,6 @@ class Boundary:
         self.coarse = None
         if not shape.adaptive:
             self.coarse = b.buffer("coarse", "i32", "B", shape.kv_heads, MOST_PARTS, KINDS)
-
-    @property
-    def given(self) -> tuple[Value, ...]:
-        """What was there before the step."""
-        return self.lengths, self.budgets, self.spans
 
     def enter(self, head: Value, row: Value) -> None:
         """Say whose it is: sets the row's `length` and middle, `span`, and how many tokens of that

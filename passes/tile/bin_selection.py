@@ -71,10 +71,8 @@ class _SelectBins:
         self._middle(*self.span.part(self.part, SHARES), end)
         self._ends(ends.want)
         facts = ("B >= 0", f"C == CP * {s.page}", *self.place.facts)
-        grid = (s.kv_heads, "B", extent(SHARES, s.kv_heads, s.pairs))
-        given = [self.place.base, *ends.given]
-        given += [each for each in (self.place.pages, self.place.first) if s.slots and each]
-        return b.finish(*grid, requires=facts, of="graph.select", given=given)
+        grid = (s.kv_heads, "B", extent(SHARES, s.kv_heads))
+        return b.finish(*grid, requires=facts, of="graph.select")
 
     def _middle(self, low: Value, high: Value, end: Ending) -> None:
         """Write a part's choices of the middle: those above the last step, and of that as many as

@@ -257,12 +257,7 @@ def word_selection(
     counted, listed = replace(taken, keys=taken.keys // 2), taken
     if taken.adaptive:  # two warps in place of one
         counted, listed = taken, replace(taken, keys=2 * taken.keys)
-    chosen = [
-        kernel(replace(each, pairs=pairs))
-        for kernel, each in ((step_counts, counted), (select_bins, listed))
-        for pairs in ("few", "many")
-    ]
-    return query_words(shape), *scores, *chosen
+    return query_words(shape), *scores, step_counts(counted), select_bins(listed)
 
 
 def _apart(shape: WordScores) -> tuple[Operation, ...]:

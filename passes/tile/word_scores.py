@@ -125,10 +125,7 @@ class _WordScores(Scoring):
             self.mass.store(list(state[2 + self.words :]), row, head, part)
         facts = (*self.facts, "0 <= own[*]")
         grid = (s.labels.kv_heads, "B", extent(PARTS, s.labels.kv_heads, s.pairs))
-        assert self.place.pages is not None and self.place.first is not None
-        given = (self.place.pages, self.place.first, self.place.base, self.lengths, self.spans,
-                 self.own)  # fmt: skip
-        return b.finish(*grid, requires=facts, of="graph.select", given=given)
+        return b.finish(*grid, requires=facts, of="graph.select")
 
     def _scored(self, low: Value, high: Value, counted: Value, *state: Value) -> tuple[Value, ...]:
         """Score the pages [low, high), so few that a byte can count them; return the counts of all

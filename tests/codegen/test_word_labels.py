@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 from weft.codegen.bounds import UnprovenAccess, prove_bounds
-from weft.codegen.emit_triton import emit
 from weft.codegen.reference import run_kernel
 from weft.ir.attention_calibration import LEVELS
 from weft.ir.core import Operation
@@ -20,7 +18,6 @@ from weft.passes.tile import word_labels
 from weft.passes.tile.bin_boundary import BinSelection
 from weft.passes.tile.bin_selection import select_bins
 from weft.passes.tile.builder import KernelBuilder
-from weft.passes.tile.gpu_schedules import gpu_schedule
 from weft.passes.tile.labels import Labels
 from weft.passes.tile.packed_counts import KINDS
 from weft.passes.tile.shared_labels import shared_labels
@@ -87,7 +84,7 @@ def run_all(
     }  # fmt: skip
     shape = WordScores(labels, HEADS, SINKS, RECENT, "f32", keys=keys, pairs=pairs,
                        scale=SCALE * bool(amounts or tail), tail=tail)  # fmt: skip
-    taken = BinSelection(2, PAGE, SINKS, RECENT, 16, pairs=pairs, **amounts)  # type: ignore[arg-type]
+    taken = BinSelection(2, PAGE, SINKS, RECENT, 16, **amounts)
     later: dict[str, Any] = {
         "T": rows, "B": rows, "E": total, "C": capacity, "q": q, "pages": pages,
         "row_page": row_page, "base": base, "kv_lengths": np.array(LENGTHS, "i4"),
@@ -185,29 +182,6 @@ def test_kernels_for_few_and_for_many_pairs_run_apart() -> None:
         given |= {name: given[name][:count] for name in rowwise}
         found = dict(zip(names, interpreted(kernel, [given[n] for n in names]), strict=True))
         assert (found["coarse"] == -9).all()
-
-
-@pytest.mark.parametrize("count", [1, 5])
-def test_a_selection_of_few_pairs_has_programs_of_its_own(count: int) -> None:
-    """One row has two pairs, which count as eight: few; five rows count as forty."""
-    for pairs in ("few", "many"):
-        taken = BinSelection(2, PAGE, SINKS, RECENT, 16, pairs=pairs)
-        for kernel in (step_counts(taken), select_bins(taken)):
-            *_, shares = kernel["grid"]
-            extent = eval(shares, {"where": lambda c, x, y: x if c else y, "B": count})
-            assert bool(extent) == ((pairs == "few") == (count == 1)), kernel["name"].name
-
-
-def test_small_kernels_of_few_pairs_alone_come_early() -> None:
-    """And before they wait they read what was there before the step, and nothing else."""
-    for pairs in ("few", "many"):
-        taken = BinSelection(2, PAGE, SINKS, RECENT, 16, pairs=pairs, slots=True)
-        for kernel in (step_counts(taken), select_bins(taken)):
-            schedule = gpu_schedule(kernel)
-            assert schedule.chained == (pairs == "few")
-            before = emit(kernel, replace(schedule, chained=True)).text.split("gdc_wait()")[0]
-            loaded = set(re.findall(r"tl\.load\((\w+)", before))
-            assert {"kv_lengths", "budgets"} <= loaded <= set(kernel["given"])
 
 
 def test_a_group_that_shares_less_than_it_says_is_found() -> None:
