@@ -37,8 +37,8 @@ app = typer.Typer(
 def weft(version: Version = False) -> None:
     """weft compiles programs that call a language model many times, and runs them.
 
-    Write a program (examples/*.weft), run it on a model (weft models), and look at every stage
-    between its text and the machine code: weft dump, weft explain.
+    Write a program (examples/*.weft), run it on a model (weft models), and look
+    at every stage between its text and the machine code: weft dump, weft explain.
     """
 
 
@@ -97,8 +97,8 @@ def run(
 ) -> None:
     """Run a program: streamed text, the typed result, and what it cost.
 
-    A batch (--rows, --out) keeps a journal beside its output: run the same command again after
-    an interruption, and only unfinished rows are computed.
+    A batch (--rows, --out) keeps a journal beside its output: run the same
+    command again after an interruption, and only unfinished rows are computed.
     """
     from . import run as command
 
@@ -242,9 +242,9 @@ def explore(
 ) -> None:
     """Write one page (report/index.html) that shows every stage, linked line by line.
 
-    It holds the program beside IR, plan, kernels and machine code, each pass's changes and reasons,
-    the prefix tree, a run's timeline and memory (with --arg or --rows), and the roofline. It opens
-    from disk, without a server or a network.
+    It holds the program beside IR, plan, kernels and machine code, each pass's
+    changes and reasons, the prefix tree, a run's timeline and memory (with --arg
+    or --rows), and the roofline. It opens from disk, without a server or a network.
     """
     from . import explore as command
 
