@@ -363,7 +363,7 @@ def device_sampler(executor: ModelExecutor, kernels: Mapping[str, Any]) -> Sampl
     from .runtime.device_sampler import DeviceSampler
 
     assert isinstance(executor, DeviceExecutor)
-    return DeviceSampler(executor, kernels[f"sample_{executor.vocab_size}"])
+    return DeviceSampler(executor, kernels)
 
 
 def compiled_sampler(executor: ModelExecutor, kernels: Mapping[str, Any]) -> SampleKernel:

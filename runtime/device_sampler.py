@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
 from ..codegen.kernel import Kernel
 from .device_executor import DeviceExecutor
 from .drawn import Draw
+from .sampled_draws import SampledDraws
 from .staging import Layout, Staging
 
 _SETTINGS = ("temperature", "top_k", "top_p", "min_p", "u")
 
 
 class DeviceSampler:
-    """Draws tokens as the executor does, or with the kernel `full`; see `sampler.sample_rows`.
+    """Draws tokens as the executor does, or in rounds; see `sampler.sample_rows`.
 
     Draws go to the executor's `drawn`, from which the next step may take its tokens.
     """
 
-    def __init__(self, executor: DeviceExecutor, full: Kernel) -> None:
-        self._greedy, self._full = executor.greedy, full.launch
+    def __init__(self, executor: DeviceExecutor, kernels: Mapping[str, Kernel]) -> None:
+        self._greedy = executor.greedy
         self._drawn = executor.drawn
         self._everything = executor.everything
         rows, words = self._everything.shape
+        self._sampled = SampledDraws(kernels, executor.vocab_size, rows, executor.device)
         self._staging = Staging(6 * (rows + 64) + rows * words, executor.device)
 
     def __call__(
@@ -48,7 +52,8 @@ class DeviceSampler:
             mask, settings = self._send(bitmask, (temperature, top_k, top_p, min_p, u))
             mask = self._everything[:rows] if mask is None else mask
             if hot:
-                self._full(rows, logits, mask, *settings, *out)
+                counted, weighed = bool(top_k.numpy().any()), bool((top_p.numpy() < 1).any())
+                self._sampled(rows, logits, mask, settings, counted, weighed, out)
             else:
                 self._greedy(rows, logits, mask, *out)
         self._drawn.greedy = 0

@@ -16,8 +16,9 @@ from .attention_ways import LARGE_SCHEDULES, PROMPT_SCHEDULES, SCHEDULES, THREE
 from .constrain import constrain_rows
 from .feed import copy_pages, feed_tokens
 from .matvec import matvec_schedule
-from .sampling import argmax_masked, sample
+from .sampling import argmax_masked
 from .sampling_parts import argmax_join, survey_parts
+from .sampling_rounds import count_round, kept_parts, mass_round, sample_join
 from .skinny_matmul import skinny_schedule
 
 WIDE = 2048
@@ -121,16 +122,15 @@ def gpu_step_kernels(vocab: int) -> list[tuple[Operation, Schedule]]:
     """Return the kernels around a model's step: tokens drawn before, and those drawn after."""
     chained = Schedule(chained=CHAINED)
     whole = 1 << max(0, (-(-vocab // 32)) - 1).bit_length()
-    greedy, drawn = min(256, whole), min(128, whole)
-    part = part_words(vocab)
+    greedy, part = min(256, whole), part_words(vocab)
     shared = replace(chained, num_warps=max(1, part // 16))
+    drawn = (survey_parts, count_round, mass_round, kept_parts, sample_join)
     return [
         (feed_tokens(), chained), (copy_pages(), chained),
         (constrain_rows(vocab, min(1024, whole)), chained),
         (argmax_masked(vocab, greedy), replace(chained, num_warps=max(4, greedy // 16))),
-        (survey_parts(vocab, part), shared),
         (argmax_join(vocab, part), replace(chained, num_warps=1)),
-        (sample(vocab, drawn), replace(chained, num_warps=8 if drawn >= 64 else 4)),
+        *((kernel(vocab, part), shared) for kernel in drawn),
     ]  # fmt: skip
 
 

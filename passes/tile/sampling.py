@@ -3,7 +3,8 @@
 A row of logits is walked in blocks of [words, 32], so that a block meets its mask bits word by
 word. Nothing is sorted: thresholds are found by a search over the bit patterns of floats, which
 is exact. Masked logits are -1e30. One program a row; R rows. `words` is the block: 4 suits a CPU,
-128 with 8 warps a GPU.
+256 with 16 warps a GPU, which draws few rows greedily, and samples, in parts (`sampling_parts`,
+`sampling_rounds`).
 """
 
 from __future__ import annotations
@@ -63,11 +64,15 @@ class RowWalk:
     """Builds a kernel that walks rows of logits, from `start` to `end` in words of a mask."""
 
     def __init__(
-        self, name: str, vocab: int, words: int, greedy: bool, masked: bool = True
+        self, name: str, vocab: int, words: int, greedy: bool, masked: bool = True,
+        rounds: bool = False,
     ) -> None:  # fmt: skip
         b = self.b = KernelBuilder(name)
         self.vocab, self.words, self.greedy = vocab, words, greedy
         b.scalar("R")
+        if rounds:
+            self.round = b.scalar("I")
+        self.rounds = rounds
         self.logits = b.buffer("logits", "f32", "R", vocab)
         self.allowed = b.buffer("allowed", "i32", "R", -(-vocab // 32)) if masked else None
 
@@ -117,12 +122,18 @@ class RowWalk:
         with b.loop(self.start, upto or self.end, *carry, step=self.words, hint="base") as loop:
             yield loop, self.block(loop.index)
 
-    def block(self, base: Value) -> tuple[Value, Value, Value]:
-        """Return index, logit and masked logit [words, 32] of the words from `base` on."""
+    def block(self, base: Value, on: Value | None = None) -> tuple[Value, Value, Value]:
+        """Return index, logit and masked logit [words, 32] of the words from `base` on.
+
+        Where `on`, an i32, is 0 nothing is read, and all is as after the row's end.
+        """
         b = self.b
         word = b.map("a + b", base, self.word, dtype="i32", hint="word")
         token = b.map("a * 32 + b", b.expand(word, 1), self.bit, hint="index")
-        inside = b.map(f"a < {self.vocab}", token, hint="inside")
+        text, values = f"a < {self.vocab}", [token]
+        if on is not None:
+            text, values = f"({text}) & (b + 0 * a > 0)", [token, on]
+        inside = b.map(text, *values, dtype="bool", hint="inside")
         raw = b.load(self.logits, self.row, token, mask=inside, other=LEAST, hint="raw")
         return token, raw, self._masked(word, inside, raw)
 

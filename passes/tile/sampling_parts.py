@@ -58,8 +58,10 @@ def argmax_join(vocab: int, words: int) -> Operation:
 class PartWalk(RowWalk):
     """Builds a kernel that looks at one part of each row, or at what was found in all of them."""
 
-    def __init__(self, name: str, vocab: int, words: int, masked: bool = True) -> None:
-        super().__init__(name, vocab, words, greedy=True, masked=masked)
+    def __init__(
+        self, name: str, vocab: int, words: int, masked: bool = True, rounds: bool = False
+    ) -> None:
+        super().__init__(name, vocab, words, greedy=True, masked=masked, rounds=rounds)
         self.parts = part_count(vocab, words)
 
     def survey_buffers(self) -> list[Value]:

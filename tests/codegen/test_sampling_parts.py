@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from gpu_run import on_gpu
 from kernel_cases import poison
 from tvm_cases import run
 from weft.codegen.bounds import prove_bounds
@@ -15,6 +18,8 @@ from weft.codegen.reference import run_kernel
 from weft.ir.core import Operation
 from weft.ir.vocabulary_parts import PART_WORDS, part_count, part_words
 from weft.passes.tile.sampling_parts import argmax_join, survey_parts
+from weft.passes.tile.sampling_rounds import count_round, kept_parts, mass_round, sample_join
+from weft.runtime.sampled_draws import SampledDraws
 from weft.runtime.sampler import sample_rows
 
 Run = Callable[[Operation, list[Any]], list[Any]]
@@ -98,7 +103,110 @@ def test_interpreted_by_triton(triton_interpreter) -> None:
     agree(drawn_greedily(triton_interpreter.run, logits, mask, 4), logits, mask)
 
 
-@pytest.mark.parametrize("build", [survey_parts, argmax_join])
+def sampled(
+    run: Run, logits: np.ndarray, mask: np.ndarray, settings: list[np.ndarray]
+) -> list[np.ndarray]:
+    """Return token, logprob and margin of rows, drawn by the kernels as they are launched."""
+    rows, vocab = logits.shape
+    words = part_words(vocab)
+
+    def launcher(kernel: Operation) -> Callable[..., None]:
+        def launch(*given: Any) -> None:
+            arguments = [a.numpy() if isinstance(a, torch.Tensor) else a for a in given]
+            for place, found in zip(given, run(kernel, arguments), strict=True):
+                if isinstance(place, torch.Tensor):
+                    place.copy_(torch.from_numpy(np.asarray(found)))
+
+        return launch
+
+    kernels: Any = {
+        f"{build.__name__}_{vocab}": SimpleNamespace(launch=launcher(build(vocab, words)))
+        for build in (survey_parts, count_round, mass_round, kept_parts, sample_join)
+    }
+    draws = SampledDraws(kernels, vocab, rows + 2, torch.device("cpu"))
+    for held in (*draws._found, *draws._keys, *draws._sums):
+        held.fill_(float("nan") if held.is_floating_point() else -77)
+    outs = [torch.from_numpy(each)
+            for each in (poison(rows, dtype="i4"), poison(rows), poison(rows))]  # fmt: skip
+    sent = [torch.from_numpy(each) for each in settings]
+    counted, weighed = bool(settings[1].any()), bool((settings[2] < 1).any())
+    draws(rows, torch.from_numpy(logits), torch.from_numpy(mask), sent, counted, weighed, outs)
+    return [each.numpy() for each in outs]
+
+
+def settings_of(seed: int, rows: int, top_k: bool = True, top_p: bool = True) -> list[np.ndarray]:
+    """Return random temperature, top_k, top_p, min_p and u; without `top_k` or `top_p` off."""
+    rng = np.random.default_rng(seed)
+    return [
+        rng.choice([0.0, 0.5, 1.0, 1.7], rows).astype("f4"),
+        rng.choice([0, 1, 7, 400] if top_k else [0], rows).astype("i4"),
+        rng.choice([1.0, 0.9, 0.3] if top_p else [1.0], rows).astype("f4"),
+        rng.choice([0.0, 0.02, 0.3], rows).astype("f4"), rng.random(rows).astype("f4"),
+    ]  # fmt: skip
+
+
+def drawn_alike(
+    run: Run, logits: np.ndarray, mask: np.ndarray, settings: list[np.ndarray]
+) -> None:  # fmt: skip
+    """Hold draws against the plain sampler's."""
+    found = sampled(run, logits, mask, settings)
+    tensors = [torch.from_numpy(part) for part in (logits, mask, *settings)]
+    for part, wanted in zip(found, sample_rows(*tensors), strict=True):
+        np.testing.assert_allclose(part, wanted, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("vocab", [333, 1000, 4097, 100])
+@pytest.mark.parametrize("seed", range(3))
+def test_sampled_draws(vocab: int, seed: int) -> None:
+    logits, mask = rows_of(seed, 13, vocab)
+    drawn_alike(run, logits, mask, settings_of(seed, 13))
+
+
+@pytest.mark.parametrize("top_k, top_p", [(False, False), (True, False), (False, True)])
+def test_searches_that_no_row_needs_are_left_out(top_k: bool, top_p: bool) -> None:
+    logits, mask = rows_of(5, 6, 1000)
+    drawn_alike(run, logits, mask, settings_of(8, 6, top_k, top_p))
+
+
+@pytest.mark.parametrize("name", ["reference", "triton"])
+def test_sampled_draws_are_interpreted(name: str, triton_interpreter) -> None:
+    logits, mask = rows_of(9, 2, 333)
+    settings = settings_of(4, 2)
+    settings[0][:], settings[1][0], settings[2][:] = 0.8, 30, 0.7
+    drawn_alike(triton_interpreter.run if name == "triton" else referred, logits, mask, settings)
+
+
+def test_extreme_settings_in_parts() -> None:
+    """top_k beyond the vocabulary, tiny top_p, u next to 1, one allowed token, -inf logits."""
+    logits, mask = rows_of(7, 7, 1000)
+    logits += np.random.default_rng(1).random(logits.shape).astype("f4")  # no ties
+    mask[:] = -1
+    mask[3] = 0
+    mask[3, 20] = 1 << 17
+    logits[6], logits[6, [3, 700]] = -np.inf, 1.0
+    settings = [
+        np.array([1, 1, 1, 1, 1e-3, 50, 1], "f4"), np.array([10**6, 0, 0, 3, 0, 0, 0], "i4"),
+        np.array([1, 1e-6, 1, 0.5, 1, 1, 0.9], "f4"), np.array([0, 0, 1, 0, 0, 0, 0], "f4"),
+        np.array([1 - 2**-24, 0.9, 0.7, 0.99, 0.5, 0, 0.75], "f4"),
+    ]  # fmt: skip
+    token = sampled(run, logits, mask, settings)[0]
+    best = logits.argmax(1)
+    assert list(token[[1, 2, 4]]) == list(best[[1, 2, 4]])
+    assert token[3] == 20 * 32 + 17 and token[5] == 0 and token[6] == 700
+    drawn_alike(run, logits[:6], mask[:6], [each[:6] for each in settings])
+
+
+@pytest.mark.parametrize("build", [count_round, mass_round, kept_parts, sample_join])
+def test_rounds_compile_for_hopper(build: Callable[[int, int], Operation]) -> None:
+    pytest.importorskip("triton")
+    from weft.codegen.compile_triton import compile_offline
+
+    assert ".target sm_90" in compile_offline(build(333, 4))["ptx"]
+
+
+@pytest.mark.parametrize("build", [
+    survey_parts, argmax_join, count_round, mass_round, kept_parts, sample_join,
+])  # fmt: skip
 @pytest.mark.parametrize("vocab", [128256, 151936, 50257, 333])
 def test_bounds_are_proven(build: Callable[[int, int], Operation], vocab: int) -> None:
     assert prove_bounds(build(vocab, part_words(vocab))).ok
@@ -111,3 +219,15 @@ def test_parts_of_vocabularies() -> None:
         assert words & (words - 1) == 0
         assert (part_count(vocab, words) - 1) * words * 32 < vocab
         assert part_count(vocab, words) * words * 32 >= vocab
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+def test_draws_on_a_gpu(tmp_path: Path) -> None:
+    def device(kernel: Operation, arguments: list[Any]) -> list[Any]:
+        return on_gpu(kernel, arguments, tmp_path)
+
+    for rows in (1, 5):
+        logits, mask = rows_of(rows, rows, 5000)
+        agree(drawn_greedily(device, logits, mask, 8), logits, mask)
+        drawn_alike(device, logits, mask, settings_of(rows, rows))
