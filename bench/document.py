@@ -50,6 +50,11 @@ def tenths(value: float) -> str:
     return f"{100 * value:.1f} %"
 
 
+def whole(value: float) -> str:
+    """Return a count: 22."""
+    return f"{value:.0f}"
+
+
 def points(value: float) -> str:
     """Return percentage points: 1.6 points."""
     return f"{value:.1f} points"
@@ -104,6 +109,13 @@ def _programs(what: str, figure: str, form: Callable[[float], str]) -> Line:
     return Line(what, "programs", figure, "essay_judge", form, "python -m bench.programs")
 
 
+def _programs_gpu(what: str, figure: str, section: str, form: Callable[[float], str]) -> Line:
+    command = f"python -m bench.programs --target cuda --only {section}"
+    if section != "constrained":  # a figure over all programs
+        command = "python -m bench.programs --target cuda"
+    return Line(what, "programs_gpu", figure, section, form, command)
+
+
 HEADLINES: tuple[Line, ...] = (
     _workload("GPU, 8 B shape: 128 requests that share nothing, over transformers",
               "w1", "_vs_transformers", times),
@@ -116,6 +128,8 @@ HEADLINES: tuple[Line, ...] = (
               "_fraction_of_roofline", percent),
     _workload("GPU: prefill of 8192 tokens, share of a matrix product's rate", "prefill",
               "_fraction_of_matmul", percent),
+    _programs_gpu("GPU, 8 B shape: programs of several calls, over the same engine driven request "
+                  "by request (geometric mean)", "gpu_speedup_geomean", "multi_chain", times),
     _kernel("GPU: decode attention that reads 512 MiB or more, pages of 16, share of a "
             "copy's bandwidth (worst case)", "decode_attention_fraction_of_copy_page16", "decode",
             percent),
@@ -156,6 +170,13 @@ REST: tuple[Line, ...] = (
     _workload("GPU: 8 prompts of 16 branches, share of the floor", "w3", "_fraction_of_floor",
               percent),
     _workload("GPU: one request, share of the floor", "w4", "_fraction_of_floor", percent),
+    _programs_gpu("GPU, 8 B shape: how many of the 26 programs were so measured", "gpu_programs",
+                  "multi_chain", whole),
+    _programs_gpu("the one that gains least", "gpu_speedup_min", "multi_chain", times),
+    _programs_gpu("GPU: constrained decoding a token, over free decoding (slower of two sizes of a "
+                  "batch)", "gpu_constrained_vs_free", "constrained", times),
+    _programs_gpu("GPU: a record of which two thirds of the tokens are forced, one sequence, over "
+                  "free decoding", "gpu_forced_speedup", "constrained", times),
     _kernel("GPU: decode attention, pages of 64, share of a copy (worst case)",
             "decode_attention_fraction_of_copy_page64", "decode", percent),
     _kernel("GPU: decode attention, pages of 128, share of a copy (worst case)",
