@@ -2,6 +2,7 @@
 
 python -m bench.programs                      all programs on tiny-dense, and simulated 8 B
 python -m bench.programs --only rag chat      these programs
+python -m bench.programs --only constrained   constrained tokens beside free ones
 python -m bench.programs --quick              fewer rows, one round
 python -m bench.programs --json --record      last line one JSON object; kept in bench/results
 python -m bench.programs --target cuda        an 8 B shape on this GPU, as bench.programs_gpu says
@@ -14,6 +15,7 @@ import json
 import math
 import os
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from weft.bench.contest import Bench, Contest
@@ -104,10 +106,16 @@ def _geomean(values: list[float | None]) -> float | None:
     return math.exp(sum(map(math.log, known)) / len(known)) if known else None
 
 
-def elsewhere(quick: bool) -> Figures:
-    """Return the figures that other commands of this folder measure, null where they cannot."""
+def elsewhere(quick: bool, only: Sequence[str] = ()) -> Figures:
+    """Return the figures that other commands of this folder measure, null where they cannot.
+
+    Of `only`, where that is given, those that are measured so: "constrained".
+    """
+    if only and "constrained" not in only:
+        return {}
+    others = ((CONSTRAINED, _constrained), (COMPILE_TIME, _compile_time))
     found: Figures = {"reasons": {}}
-    for keys, run in ((CONSTRAINED, _constrained), (COMPILE_TIME, _compile_time)):
+    for keys, run in others[:1] if only else others:
         try:
             figures = run(quick)
             found |= {key: figures.get(key) for key in keys}
@@ -151,7 +159,7 @@ def main() -> None:
         names, rounds, options.quick, not options.no_simulation, options.idle, options.no_cache
     )
     print(*table({name: programs[name] for name in programs if CASES[name].staged}), sep="\n")
-    figures = summary(programs) | ({} if options.only else elsewhere(options.quick))
+    figures = summary(programs) | elsewhere(options.quick, options.only or ())
     for key, value in figures.items():
         if isinstance(value, float):
             print(f"  {key:32s} {value:.4f}")
@@ -177,7 +185,7 @@ def _options() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--only", nargs="+", choices=[*CASES, "constrained"], metavar="NAME",
-                        help=f"these: {', '.join(CASES)}; on a GPU also constrained")  # fmt: skip
+                        help=f"these: {', '.join(CASES)}, constrained")  # fmt: skip
     parser.add_argument(
         "--rounds", type=int, help="interleaved rounds (3; 1 with --quick; 0 times nothing)"
     )

@@ -191,6 +191,16 @@ def test_a_figure_that_cannot_be_had_is_null_with_a_reason(monkeypatch):
     assert kept["constrained_vs_free"] is None and "memory_proof_s" not in kept
 
 
+def test_constrained_tokens_are_measured_alone_where_they_are_asked_for(monkeypatch):
+    figures = {"constrained_vs_free": 1.5, "canonical_rate": 1.0, "schemas": 1000}
+    monkeypatch.setattr(programs, "_constrained", lambda quick: figures)
+    monkeypatch.setattr(programs, "_compile_time", lambda quick: pytest.fail("was not asked for"))
+    found = programs.elsewhere(quick=True, only=["rag", "constrained"])
+    assert found["constrained_vs_free"] == 1.5 and found["canonical_rate"] == 1.0
+    assert "compile_10k_rows_s" not in found and not found["reasons"]
+    assert programs.elsewhere(quick=True, only=["rag"]) == {}
+
+
 def test_compile_time_and_memory_proof_are_measured():
     found = compile_time.compile_10k_rows(statements=6, rows=8)
     assert found["rows"] == 8 and found["compile_10k_rows_s"] > 0 and found["memory_proof_s"] > 0
