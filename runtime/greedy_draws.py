@@ -11,8 +11,8 @@ from ..codegen.kernel import Kernel
 from ..ir.vocabulary_parts import part_count, part_words
 
 MANY = 128
-"""Rows that occupy an H200's 132 multiprocessors by one program each; a second launch for parts
-takes about 1.7 us more, which as many rows do not win back."""
+"""Rows that occupy an H200's 132 multiprocessors by one program each: parts would win nothing there
+that pays for a second launch (1.7 us)."""
 
 
 class GreedyDraws:

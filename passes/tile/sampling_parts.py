@@ -1,8 +1,9 @@
 """The greedy draw of a few rows, in parts: a program looks at one part of a row's vocabulary, and
 another joins what was found.
 
-A row of 128 K logits is walked by one program in 18 us where a part is there in one. Results are
-those of `argmax_masked`, for any number of parts; there are P, of the words that were asked for.
+One program walks a row of 128 K logits in 18 us (H200), while all other multiprocessors wait.
+Results are those of `argmax_masked`, for any number of parts; there are P, of the words that were
+asked for.
 """
 
 from __future__ import annotations
