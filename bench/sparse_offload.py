@@ -21,7 +21,10 @@ import torch
 from weft.bench.sparse_steps import Setting, SparseStep
 from weft.codegen.build_cuda import load_kernels
 from weft.cost_model.hardware_file import load
+from weft.frontend.models.presets import preset
 from weft.ir.core import Operation
+from weft.key_offload import fetches_ahead
+from weft.options import Options
 from weft.passes.tile import key_cache
 from weft.passes.tile.gpu_schedules import gpu_schedule
 from weft.passes.tile.held_attention import HeldParts, held_parts
@@ -359,8 +362,18 @@ def offload(folder: Path, tiny: bool, layers: int = 4, steps: int = 12) -> dict[
     found |= {"link_gbs": link / 1e9,
               "streaming_of_link": stream.bytes / (found["streaming_us"] / 1e6) / link}  # fmt: skip
     found["cold_speedup"] = found["streaming_us"] / found["cold_us"]
-    speedup = found["streaming_us"] / found["us"]
-    return {"offload_256k": found, "offload_256k_speedup": speedup} | fits()
+    found["fetched_ahead"] = fetched_ahead(setting)
+    step_us = found["us"] if found["fetched_ahead"] else found["unpredicted_us"]
+    return {"offload_256k": found, "offload_256k_speedup": found["streaming_us"] / step_us} | fits()
+
+
+def fetched_ahead(setting: Setting) -> bool:
+    """Return whether an executor of the 8 B shape would fetch keys ahead here, unasked: what it
+    would do is what is compared with streaming."""
+    config = replace(preset("llama-8b"), context_length=setting.context)
+    options = Options.from_env().changed(target="cuda", weights="bf16", kv_host_memory=1 << 40)
+    price = fetches_ahead(config, options, setting.policy, "h200")
+    return price is None or price.pays
 
 
 def fits(memory: int = 0, host: int = 0) -> dict[str, Any]:

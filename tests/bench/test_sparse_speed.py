@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 import weft
+from weft.bench.sparse_offload import fetched_ahead
 from weft.bench.sparse_speed import MODEL
+from weft.bench.sparse_steps import Setting
 from weft.frontend.models.presets import preset
 
 
@@ -39,3 +41,8 @@ def test_tiny() -> None:
     host = figures["host_model_tiny"]
     assert host["error"] < 1e-5 and host["held"] > 0  # logits are those of keys on the device
     assert figures["end_to_end_tiny"] == {"us": None, "dense_us": None}  # run, and not timed
+
+
+def test_what_is_compared_with_streaming_is_what_an_executor_would_do():
+    amounts = {"ratio": 1 / 16, "labels": "i4", "channels": 32}
+    assert not fetched_ahead(Setting.of(1 << 18, 1, amounts, tiny=False))
