@@ -44,8 +44,7 @@ TAIL_SCORED, TAIL_READ = 24.0, 1530.0
 """Vector operations that a tail costs a GPU, of each query head: a token, whose weight is summed
 up; and one that is read, whose label is made again and its weight taken off. At 128 K tokens and
 batch 8 an H200's launches of scores take 24 us longer with one, those of attention 96 us at 1/16 of
-the tokens (`bench.sparse_speed --only policies`): so before lists of rows with a tail said slots,
-which is to be timed."""
+the tokens (`bench.sparse_speed --only policies`)."""
 
 
 def dense_seconds(shape: AttentionShape, level: Level, context: int, batch: int = 1) -> float:
