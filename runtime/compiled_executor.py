@@ -120,7 +120,7 @@ class CompiledExecutor:
         if known is None:
             if sparse and (not step.is_decode or step.tokens.shape[0] > self._decode_rows):
                 return self._mixed(step)
-            if not step.is_decode and step.tokens.shape[0] <= self.short_tokens:
+            if self.short.takes(step, self._decode_rows):
                 return self._short(step)
             known = self._plan(step, sparse)
         self._launch(known[3], known[1])
@@ -170,7 +170,7 @@ class CompiledExecutor:
             self._launch(*run)
             return logits
         check_step(step, self.max_batch, self.max_tokens)
-        short = not step.is_decode and step.tokens.shape[0] <= self.short_tokens
+        short = self.short.takes(step, self._decode_rows)
         parts = token_rows(step, self._decode_rows) if short else None
         for recipe, launches in narrow.runs(step, head, self._extents, parts):
             self._launch(recipe, launches)

@@ -23,8 +23,14 @@ from .token_rows import token_rows
 if TYPE_CHECKING:
     from .compiled_executor import CompiledExecutor
 
-MOST_PARTS = 4
-"""With more parts the keys, which each row reads for itself, cost more than what products save."""
+MOST_PARTS = 8
+
+MOST_KEYS = 1024
+"""Keys of the longest sequence of a step that runs as more than FEW_PARTS parts: each row reads its
+keys for itself, which is not timed. Where the library is slow (AMD, one thread) parts of 128 tokens
+took .55 to .58 of its time behind no keys, .59 to .78 behind 900; 256 behind 3,000, 1.36."""
+
+FEW_PARTS = 4
 
 CHUNK = 4
 """Tokens of a chunk that is timed: a forced run, or the end of a prompt."""
@@ -46,6 +52,13 @@ class ShortSteps:
     parts: int
     rows_seconds: float = 0.0
     library_seconds: float = 0.0
+
+    def takes(self, step: StepInput, rows: int) -> bool:
+        """Say whether a step runs as decode steps of at most so many rows."""
+        tokens = step.tokens.shape[0]
+        if step.is_decode or tokens > self.parts * rows:
+            return False
+        return tokens <= FEW_PARTS * rows or int(step.kv_lengths.numpy().max()) <= MOST_KEYS
 
     def describe(self, tokens: int) -> str:
         """Return the choice in words, for steps of up to so many tokens."""

@@ -128,7 +128,7 @@ def test_the_choice_of_short_steps_is_timed_on_this_machine(build):
     assert found.parts == 1 or found.library_seconds > found.rows_seconds > 0
 
 
-@pytest.mark.parametrize("parts", [1, 4])
+@pytest.mark.parametrize("parts", [1, 4, 8])
 def test_short_steps_give_logits_in_the_order_asked_for(build, parts):
     pair = build("llama")
     pair[0].short = ShortSteps(parts)

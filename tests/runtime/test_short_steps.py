@@ -1,9 +1,11 @@
 """Which steps of chunks run as decode steps: what is timed, what is kept, what is refused."""
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
+import torch
 from weft import tuning
 from weft.codegen.cache import CacheFull, KernelCache
 from weft.options import Options
@@ -80,6 +82,17 @@ def test_chunks_are_sequences_of_their_own():
     assert step.slots.tolist() == [0, 1, 2, 3, 16, 17, 18, 19, 32, 33, 34, 35]
     assert step.page_table.tolist() == [[0], [1], [2]]
     assert step.kv_lengths.tolist() == [4, 4, 4] and step.logits_rows.tolist() == [3, 7, 11]
+
+
+def test_steps_of_many_parts_have_few_keys():
+    few, many = chunks(4 * ROWS, 16), chunks(8 * ROWS, 16)
+    assert ShortSteps(8).takes(few, ROWS) and ShortSteps(8).takes(many, ROWS)
+    assert not ShortSteps(4).takes(many, ROWS) and not ShortSteps(1).takes(few, ROWS)
+    for step in (few, many):
+        step.kv_lengths[1] = short_steps.MOST_KEYS + 1
+    assert ShortSteps(8).takes(few, ROWS) and not ShortSteps(8).takes(many, ROWS)
+    alone = replace(few, kv_lengths=torch.ones(len(few.tokens), dtype=torch.int32))
+    assert alone.is_decode and not ShortSteps(8).takes(alone, ROWS)
 
 
 def test_what_was_measured_is_kept_and_not_measured_again(tmp_path):
