@@ -6,11 +6,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from weft import tuning
 from weft.codegen.cache import CacheFull, KernelCache
 from weft.options import Options
 from weft.runtime import short_steps
 from weft.runtime.short_steps import CHUNK, MOST_PARTS, ShortSteps, chunks, kept, measured, usual
+from weft.tuning import short_steps as steps_here
 
 ROWS = 8
 
@@ -112,7 +112,7 @@ def test_a_full_disk_keeps_nothing_and_stops_nothing(costs, monkeypatch, tmp_pat
 
     costs(row=1.0, start=0.0, library=2.0)
     monkeypatch.setattr(KernelCache, "writable", full)
-    found = tuning.short_steps(executor(config="any"), Options(cache=tmp_path))
+    found = steps_here(executor(config="any"), Options(cache=tmp_path))
     assert found.parts == MOST_PARTS and not list(tmp_path.rglob("short*"))
 
 
