@@ -207,6 +207,7 @@ REST: tuple[Line, ...] = (
     _programs("CPU: where a quarter of the tokens are forced, over free decoding",
               "forced_speedup", times),
     _programs("JSON of 1,000 random schemas that parses", "json_parse_rate", percent),
+    _programs("and is tokenized as its text alone would be", "canonical_rate", percent),
     _programs("grammar work a token", "grammar_us_per_token", microseconds),
     Line("compile 500 statements, check 10,000 rows", "programs", "compile_10k_rows_s",
          "compile_time", seconds, "python -m bench.programs"),
