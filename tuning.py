@@ -210,11 +210,11 @@ def short_steps(executor: CompiledExecutor, options: Options) -> ShortSteps:
 
     from .codegen.cache import CacheFull, KernelCache, default_folder, key_of
     from .loading import kv_dtype, weight_dtype
-    from .runtime.short_steps import MOST_PARTS, kept, measured
+    from .runtime.short_steps import MOST_KEYS, MOST_PARTS, kept, measured
 
     home = KernelCache((options.cache or default_folder()) / "tuned")
     what = [repr(executor.config), weight_dtype(options), kv_dtype(options)]
-    sizes = [executor.decode_rows, executor.max_tokens, MOST_PARTS]
+    sizes = [executor.decode_rows, executor.max_tokens, MOST_PARTS, MOST_KEYS]
     key = key_of(device_name(options), version("torch"), *what, *map(str, sizes))
 
     path = home.folder / f"short-{key[:16]}.json"

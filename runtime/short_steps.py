@@ -25,12 +25,11 @@ if TYPE_CHECKING:
 
 MOST_PARTS = 8
 
-MOST_KEYS = 1024
-"""Keys of the longest sequence of a step that runs as more than FEW_PARTS parts: each row reads its
-keys for itself, which is not timed. Where the library is slow (AMD, one thread) parts of 128 tokens
-took .55 to .58 of its time behind no keys, .59 to .78 behind 900; 256 behind 3,000, 1.36."""
-
-FEW_PARTS = 4
+MOST_KEYS = 768
+"""Keys of the longest sequence of a step that runs as more than `far` parts: a row reads its keys
+for itself, which is not timed. On an AMD machine, one thread, the library took 1.13 times as long
+as parts for 64 tokens of one sequence behind 300 keys, 1.03 behind 600, 0.94 behind 1,000, 0.62
+behind 3,000; for eight chunks of 8 tokens 1.26 behind 100, 0.92 behind 1,000."""
 
 CHUNK = 4
 """Tokens of a chunk that is timed: a forced run, or the end of a prompt."""
@@ -46,10 +45,12 @@ GAIN = 0.05
 
 @dataclass(frozen=True)
 class ShortSteps:
-    """Steps of up to `parts` decode steps' tokens run as these; seconds of LAYERS layers of such a
-    step, as decode steps and by the library, say why (both 0 where nothing was timed)."""
+    """Steps of up to `parts` decode steps' tokens run as these, of up to `far` behind any number of
+    keys; seconds of LAYERS layers of a step, as decode steps and by the library, say why (both 0
+    where nothing was timed)."""
 
     parts: int
+    far: int = 1
     rows_seconds: float = 0.0
     library_seconds: float = 0.0
 
@@ -58,7 +59,7 @@ class ShortSteps:
         tokens = step.tokens.shape[0]
         if step.is_decode or tokens > self.parts * rows:
             return False
-        return tokens <= FEW_PARTS * rows or int(step.kv_lengths.numpy().max()) <= MOST_KEYS
+        return tokens <= self.far * rows or int(step.kv_lengths.numpy().max()) <= MOST_KEYS
 
     def describe(self, tokens: int) -> str:
         """Return the choice in words, for steps of up to so many tokens."""
@@ -71,7 +72,7 @@ class ShortSteps:
 
 def usual(exact: bool) -> ShortSteps:
     """Return what holds where nothing was timed; `exact`: all weights are f32."""
-    return ShortSteps(1 if exact else 4)
+    return ShortSteps(1) if exact else ShortSteps(4, far=4)
 
 
 def kept(path: Path, measure: Callable[[], ShortSteps], keep: Callable[[bytes], None]
@@ -93,14 +94,14 @@ def measured(executor: CompiledExecutor) -> ShortSteps:
 
     Steps are timed over the first pages, which hold nothing yet: what they write there is never
     read, since a sequence writes what it reads."""
-    best, parts = ShortSteps(1), 2
+    best, parts = ShortSteps(1, executor.short.far), 2
     while parts <= MOST_PARTS and _fits(executor, parts * executor.decode_rows):
         step = chunks(parts * executor.decode_rows, executor.page_size)
         rows = sum(_seconds(executor, part) for part, _ in token_rows(step, executor.decode_rows))
         library = _seconds(executor, step)
         if rows > library * (1 - GAIN):
             break
-        best, parts = ShortSteps(parts, rows, library), 2 * parts
+        best, parts = ShortSteps(parts, best.far, rows, library), 2 * parts
     return best
 
 

@@ -18,7 +18,7 @@ ROWS = 8
 def executor(**changes):
     """What is asked of an executor, with room for every step that is tried."""
     sizes = {"decode_rows": ROWS, "max_tokens": 512, "num_pages": 64, "page_size": 16,
-             "context_length": 128}  # fmt: skip
+             "context_length": 128, "short": ShortSteps(1)}  # fmt: skip
     return SimpleNamespace(**sizes | changes)
 
 
@@ -39,7 +39,7 @@ def costs(monkeypatch):
 def test_a_library_that_is_slower_at_any_size_leaves_as_many_parts_as_there_may_be(costs):
     costs(row=1.0, start=0.0, library=2.0)
     found = measured(executor())
-    assert found == ShortSteps(MOST_PARTS, MOST_PARTS * ROWS, 2.0 * MOST_PARTS * ROWS)
+    assert found == ShortSteps(MOST_PARTS, 1, MOST_PARTS * ROWS, 2.0 * MOST_PARTS * ROWS)
 
 
 def test_a_library_that_is_faster_has_all_but_the_shortest_steps(costs):
@@ -85,14 +85,21 @@ def test_chunks_are_sequences_of_their_own():
 
 
 def test_steps_of_many_parts_have_few_keys():
-    few, many = chunks(4 * ROWS, 16), chunks(8 * ROWS, 16)
-    assert ShortSteps(8).takes(few, ROWS) and ShortSteps(8).takes(many, ROWS)
+    few, many = chunks(2 * ROWS, 16), chunks(8 * ROWS, 16)
+    near, far = ShortSteps(8), ShortSteps(8, far=2)
+    assert near.takes(few, ROWS) and near.takes(many, ROWS)
     assert not ShortSteps(4).takes(many, ROWS) and not ShortSteps(1).takes(few, ROWS)
     for step in (few, many):
         step.kv_lengths[1] = short_steps.MOST_KEYS + 1
-    assert ShortSteps(8).takes(few, ROWS) and not ShortSteps(8).takes(many, ROWS)
+    assert not near.takes(few, ROWS) and not near.takes(many, ROWS)
+    assert far.takes(few, ROWS) and not far.takes(many, ROWS)
     alone = replace(few, kv_lengths=torch.ones(len(few.tokens), dtype=torch.int32))
-    assert alone.is_decode and not ShortSteps(8).takes(alone, ROWS)
+    assert alone.is_decode and not near.takes(alone, ROWS)
+
+
+def test_what_holds_behind_many_keys_is_not_timed_but_stays(costs):
+    costs(row=1.0, start=0.0, library=2.0)
+    assert measured(executor(short=ShortSteps(4, far=4))).far == 4
 
 
 def test_what_was_measured_is_kept_and_not_measured_again(tmp_path):
@@ -100,7 +107,7 @@ def test_what_was_measured_is_kept_and_not_measured_again(tmp_path):
 
     def measure():
         runs.append(1)
-        return ShortSteps(2, 0.25, 0.5)
+        return ShortSteps(2, 1, 0.25, 0.5)
 
     assert kept(path, measure, path.write_bytes) == kept(path, measure, path.write_bytes)
     assert len(runs) == 1
@@ -129,6 +136,6 @@ def test_the_usual_choice_knows_that_a_library_must_widen_narrow_weights():
 
 
 def test_the_choice_is_told_with_the_ratio_that_was_timed():
-    told = ShortSteps(2, 0.25, 0.5).describe(32)
+    told = ShortSteps(2, 1, 0.25, 0.5).describe(32)
     assert "up to 32 tokens" in told and "2.00 times" in told
     assert "times" not in ShortSteps(1).describe(16)
