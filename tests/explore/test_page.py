@@ -20,6 +20,11 @@ def marked(seen, pane):
     return seen.locator("#program-band .pane").nth(pane).locator(".line.on")
 
 
+def wait_for(locator, text):
+    """Wait until something says a text: panes draw their lines in the browser's next frame."""
+    locator.filter(has_text=text).wait_for(timeout=10_000)
+
+
 def test_hovering_a_statement_shows_it_in_every_stage(visit, page_file, kernel_of):
     seen = visit(page_file)
     hover(seen, 0, GEN)
@@ -40,11 +45,11 @@ def test_hovering_a_statement_shows_it_in_every_stage(visit, page_file, kernel_o
 def test_hovering_works_from_any_stage(visit, page_file):
     seen = visit(page_file)
     seen.locator("#program-band select").nth(1).select_option("lowered")
-    assert "program.begin" in seen.locator("#program-band .pane").nth(2).inner_text()
+    wait_for(seen.locator("#program-band .pane").nth(2), "program.begin")
     seen.locator("#program-band select").nth(1).select_option("plan")
     plan = seen.locator("#program-band .pane").nth(2)
     plan.locator(".line", has_text="plan.select").locator(".text").hover(position={"x": 20, "y": 6})
-    assert "select grade from" in marked(seen, 0).first.inner_text()
+    wait_for(marked(seen, 0).first, "select grade from")
 
 
 def test_a_click_pins_and_the_kernels_follow(visit, page_file):
@@ -110,7 +115,7 @@ def test_search_finds_and_goes_there(visit, page_file):
     seen.keyboard.press("/")
     seen.keyboard.type("word_count")
     seen.wait_for_selector("#found li mark")
-    assert "source" in seen.locator("#found li").first.inner_text()
+    wait_for(seen.locator("#found li").first, "source")
     seen.keyboard.press("ArrowDown")
     assert seen.locator('#found li[aria-selected="true"]').get_attribute("data-at") == "1"
     seen.keyboard.press("Enter")
@@ -132,10 +137,10 @@ def test_passes_show_changes_and_reasons(visit, page_file):
     seen.locator("#pass-list .item", has_text="prefix-sharing").click()
     detail = seen.locator("#pass-detail")
     assert detail.locator(".change.added").count() >= 1
-    assert "computed once" in detail.inner_text()
+    wait_for(detail, "computed once")
     detail.locator(".chip").first.click()
     assert seen.locator("#view-code").is_visible()
-    assert "fork side in sides" in marked(seen, 0).first.inner_text()
+    wait_for(marked(seen, 0).first, "fork side in sides")
 
 
 def test_pictures_lead_to_their_places(visit, page_file, kernel_of):
@@ -150,7 +155,7 @@ def test_pictures_lead_to_their_places(visit, page_file, kernel_of):
     assert seen.locator("#view-time svg").count() == 4
     bar = seen.locator("#view-time [data-name=\"gen 'review'\"]").first
     bar.click()
-    assert "gen review" in marked(seen, 0).first.inner_text()
+    wait_for(marked(seen, 0).first, "gen review")
     seen.locator("#tab-tree").click()
     seen.locator("#view-tree [data-key]").first.focus()
     seen.keyboard.press("ArrowDown")
@@ -225,4 +230,4 @@ def test_a_launch_leads_to_its_kernel(visit, page_file, kernel_of):
 def test_what_was_planted_does_not_run(visit, page_file):
     seen = visit(page_file, "tree")
     assert seen.evaluate("window.planted") is None
-    assert "window.planted" in seen.locator("#view-tree").inner_text()
+    wait_for(seen.locator("#view-tree"), "window.planted")
