@@ -84,7 +84,8 @@ class CompiledExecutor:
         self._sparse_recipes = [(rows, recipe) for rows, selects, recipe in recipes if selects]
         self._sparse = sparse
         self._library_threads = library_threads
-        self._decode_rows = max((rows for rows, _ in functions), default=0)
+        self.decode_rows = max((rows for rows, _ in functions), default=0)
+        """The most rows of a step for which there are kernels for decode; 0: there are none."""
         self.short = usual(all(each.data.dtype == torch.float32 for each in weights.values()))
         self._logits = torch.empty(max_batch, config.vocab_size)
         self._plans: dict[tuple[int, bool], tuple[StepInput, list[Launch], Tensor, Recipe]] = {}
@@ -93,14 +94,9 @@ class CompiledExecutor:
         self.announcer = announcer(page_size)
 
     @property
-    def decode_rows(self) -> int:
-        """The most rows of a step for which there are kernels for decode; 0: there are none."""
-        return self._decode_rows
-
-    @property
     def short_tokens(self) -> int:
         """Steps of chunks with so many tokens or fewer run as decode steps."""
-        return self.short.parts * self._decode_rows
+        return self.short.parts * self.decode_rows
 
     @property
     def head_rows(self) -> Callable[[np.ndarray], Tensor] | None:
@@ -118,9 +114,9 @@ class CompiledExecutor:
         if self.announcer is not None:
             self.announcer.step(step, None)
         if known is None:
-            if sparse and (not step.is_decode or step.tokens.shape[0] > self._decode_rows):
+            if sparse and (not step.is_decode or step.tokens.shape[0] > self.decode_rows):
                 return self._mixed(step)
-            if self.short.takes(step, self._decode_rows):
+            if self.short.takes(step, self.decode_rows):
                 return self._short(step)
             known = self._plan(step, sparse)
         self._launch(known[3], known[1])
@@ -151,7 +147,7 @@ class CompiledExecutor:
     def _short(self, step: StepInput) -> Tensor:
         """Run a short step of chunks by dense kernels of decode steps, a few tokens at a time."""
         found = self._logits[: step.logits_rows.shape[0]]
-        for part, wanted in token_rows(step, self._decode_rows):
+        for part, wanted in token_rows(step, self.decode_rows):
             recipe = self._recipe(part)
             launches, logits = recipe.bind(by_name(part), self._extents(part))
             self._launch(recipe, launches)
@@ -170,15 +166,15 @@ class CompiledExecutor:
             self._launch(*run)
             return logits
         check_step(step, self.max_batch, self.max_tokens)
-        short = self.short.takes(step, self._decode_rows)
-        parts = token_rows(step, self._decode_rows) if short else None
+        short = self.short.takes(step, self.decode_rows)
+        parts = token_rows(step, self.decode_rows) if short else None
         for recipe, launches in narrow.runs(step, head, self._extents, parts):
             self._launch(recipe, launches)
         return narrow.logits(step.logits_rows.shape[0], len(head))
 
     def _mixed(self, step: StepInput) -> Tensor:
         """Run a step of decode rows, some of them sparse, and prompts: these are read whole."""
-        return self._parts(step, split(step, decode_rows(step), self._decode_rows))
+        return self._parts(step, split(step, decode_rows(step), self.decode_rows))
 
     def _groups(self, step: StepInput) -> list[tuple[int, int]]:
         """Return the runs of decode rows that are run apart, as a cache cannot hold what all read;

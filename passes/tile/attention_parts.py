@@ -242,13 +242,19 @@ class _Parts(PartsBuilder):
         self.m, self.l = b.buffer("m", "f32", "S", s.heads), b.buffer("l", "f32", "S", s.heads)
         self.acc = b.buffer("acc", "f32", "S", s.heads, s.head_dim)
 
-    def kernel(self) -> Operation:
-        b, s = self.b, self.shape
+    def open_item(self) -> Value:
+        """Return which item a program has, once its key head and what the item says are read."""
+        b = self.b
         self.kv_head, item = b.program_id(0, "kv_head"), b.program_id(1, "item")
         names = ("first", "count", "page", "low", "high")
         self.first, self.count, self.base, self.low, self.high = (
             b.load(buffer, item, hint=name) for buffer, name in zip(self.items, names, strict=True)
         )
+        return item
+
+    def kernel(self) -> Operation:
+        b, s = self.b, self.shape
+        self.open_item()
         self.channel = b.expand(b.iota(s.head_dim), 0)
         if not s.items:
             self._item(s.few, s.keys)

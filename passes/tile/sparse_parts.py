@@ -78,11 +78,7 @@ class _SparseParts(_Parts):
     def kernel(self) -> Operation:
         """Dense items as they are; of items with a list the dense code sees no rows."""
         b, s = self.b, self.shape
-        self.kv_head, item = b.program_id(0, "kv_head"), b.program_id(1, "item")
-        names = ("first", "count", "page", "low", "high")
-        self.first, self.count, self.base, self.low, self.high = (
-            b.load(buffer, item, hint=name) for buffer, name in zip(self.items, names, strict=True)
-        )
+        item = self.open_item()
         owner = b.load(self.list, item, hint="owner")
         self.channel = b.expand(b.iota(s.head_dim), 0)
         zero = b.full(0, "i32")
