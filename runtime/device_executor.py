@@ -56,6 +56,8 @@ class DeviceExecutor(CompiledExecutor):
     """Runs the lowered functions of one model on a GPU; see `step.ModelExecutor`.
 
     A decode step takes the smallest recorded batch that holds it: rows past its own write nothing.
+    So does a step with chunks that has no more tokens than the largest batch: each is a row that
+    sees the keys up to its own, since a layer writes all keys of a step before it reads any.
     The first step of a kind that no recording holds is not recorded: it may be the only one.
     Pages that are to be copied are so before the next step, all at once.
     The greedy draw is part of the recording. Other steps are launched one kernel after another; and
@@ -135,9 +137,11 @@ class DeviceExecutor(CompiledExecutor):
         self.drawn.greedy = 0
         if groups := self._groups(step):
             return self._apart(step, source, groups)
-        rows, lists = step.tokens.shape[0], self._lists.plan(step)
-        entries = len(lists.arrays[PAGES])
-        if step.is_decode and step.logits_rows.shape[0] == rows > 0 and entries <= ENTRIES:
+        rows, asked = step.tokens.shape[0], step.logits_rows.shape[0]
+        small = 0 < rows <= self._sizes[-1] and (step.is_decode or self.host is None)
+        lists = self._lists.plan(step, small)
+        small = small and (step.is_decode or not lists.sparse)
+        if small and len(lists.arrays[PAGES]) <= ENTRIES:
             size = self._sizes[bisect_left(self._sizes, rows)]
             room = self._lists.room(size, lists, ENTRIES)
             fitting = Fitting(self._lists, step, lists, self._layers)
@@ -146,8 +150,8 @@ class DeviceExecutor(CompiledExecutor):
                 self._fill(recorded.layout, step, source, fitting.lists.arrays, recorded.room)
                 recorded.replay()
                 self._latest = recorded
-                self.drawn.greedy = rows
-                return recorded.logits[:rows]
+                self.drawn.greedy = asked
+                return recorded.logits[:asked]
         recipe, sent = self._sent(step, source, lists, few=False)
         launches, logits = recipe.flow(**sent)
         self._run_all(recipe, launches)

@@ -57,8 +57,9 @@ class AttentionLists:
         self._m, self._l = (zeros((slots, shape.heads)) for _ in "ml")
         self._acc = zeros((slots, shape.heads, shape.head_dim))
 
-    def plan(self, step: StepInput) -> Lists:
-        """Return the lists of a step's sequences.
+    def plan(self, step: StepInput, recorded: bool = False) -> Lists:
+        """Return the lists of a step's sequences; of one that `recorded` kernels of decode steps
+        may run, without tiles of prompts.
 
         A decode step of rows of the last one, each a key longer, takes that one's lists with a key
         more: what is read for whom and how it is cut is decided anew now and then only.
@@ -72,7 +73,8 @@ class AttentionLists:
             grown = self._last.grown(table, lengths)
             if grown is not None:
                 return grown
-        lists = self._planned(step, table, lengths, 0, self._choice if step.is_decode else ())
+        recorded = recorded or step.is_decode
+        lists = self._planned(step, table, lengths, 0, self._choice if recorded else (), recorded)
         steady = step.is_decode and self._windows == (0,)
         self._last = None
         if steady:
@@ -95,7 +97,7 @@ class AttentionLists:
         parts = max(1, whole // max(granule, int((high - low).max(initial=1))))
         for halvings in range(parts.bit_length()):
             chunk = -(-whole // max(1, parts >> halvings) // granule) * granule
-            found = self._planned(step, table, lengths, chunk, [way])
+            found = self._planned(step, table, lengths, chunk, [way], recorded=True)
             if room.takes(found) and (found.apart or not room.apart):
                 return found if found.seconds <= lists.seconds + LOSS else None
         return None
@@ -116,7 +118,7 @@ class AttentionLists:
 
     def _planned(
         self, step: StepInput, table: np.ndarray, lengths: np.ndarray, chunk: int = 0,
-        ways: Sequence[Way] = (),
+        ways: Sequence[Way] = (), recorded: bool = False,
     ) -> Lists:  # fmt: skip
         """Return lists whose items have at most `chunk` keys; 0: as many as the model chooses."""
         starts = step.query_starts.numpy().astype(np.int64)
@@ -124,7 +126,7 @@ class AttentionLists:
         arrays: dict[str, np.ndarray] = {}
         extents: dict[str, int] = {}
         apart, seconds, way = True, 0.0, self._choice[0]
-        tiles = prompt_tiles(batch, self._shape) if self._prompts and not step.is_decode else None
+        tiles = prompt_tiles(batch, self._shape) if self._prompts and not recorded else None
         batch = batch if tiles is None else tiles.without(batch)
         for window in self._windows:
             way, made = self._within(batch, window, chunk, ways or [self._ways[""]])

@@ -47,13 +47,15 @@ from weft.runtime.weights import RandomTensors, load_weights
 
 quicken()
 LIMITS = {"max_batch": 4, "max_tokens": 64}
+WIDE = {"max_batch": 64, "max_tokens": 64}
+"""Every step with chunks has no more tokens than the largest batch."""
 SHAPES: dict[str, dict[str, Any]] = {
     "llama": {"architecture": "LlamaForCausalLM", "tied": True},
     "qwen": {"architecture": "Qwen3ForCausalLM", "head_norms": True, "qkv_bias": True,
              "windows": (0, 24)},
     "mixtral": {"architecture": "MixtralForCausalLM", "experts": 4, "experts_per_token": 2},
 }  # fmt: skip
-SHAPES |= dict.fromkeys(("sparse", "host", "host_words"), SHAPES["llama"])
+SHAPES |= dict.fromkeys(("sparse", "host", "host_words", "rows"), SHAPES["llama"])
 SHAPES["tail"] = {"architecture": "LlamaForCausalLM", "layers": 1, "windows": (0,)}
 """One layer: interpreted, its selection takes seconds a step. Untied, it does not repeat itself."""
 SHAPES["together"] = SHAPES["mixtral"]
@@ -193,6 +195,8 @@ def generate(
 
 def main() -> None:
     shape = config(sys.argv[1])
+    all_rows = sys.argv[1] == "rows"
+    limits: dict[str, Any] = WIDE if all_rows else LIMITS
     graph, format = build_graph(shape), FORMATS.get(sys.argv[1], "f32")
     part, launch = graph, Launch.from_env()
     if launch.count > 1:
@@ -204,11 +208,10 @@ def main() -> None:
     kv = "f8e4m3" if together else "f32"
     if kv != "f32":
         round_as_devices_do()
-    regimes = lower_for_gpu(shape, part, weights=format, activations="f32", kv=kv, **LIMITS,
+    regimes = lower_for_gpu(shape, part, weights=format, activations="f32", kv=kv, **limits,
                             attention=sparse.passes if sparse else None)  # fmt: skip
     wanted = merge_kernels(regimes) + gpu_step_kernels(shape.vocab_size)
     kernels = load_kernels(wanted, Path(sys.argv[2]), interpreted=True)
-    limits: dict[str, Any] = LIMITS
     options = Options(target="cuda", weights="f32", kv_memory=1, tp=launch.count,
                       kv="fp8" if together else "f32", **limits)  # fmt: skip
     graph = ChooseWeightFormat(format).run(graph, Context())
@@ -236,7 +239,7 @@ def main() -> None:
     if sparse:
         run.attend = DecodeAttention(sparse.policy, sparse.calibration, page=device.page_size,
                                      words=True)  # fmt: skip
-    meaning = ReferenceExecutor(shape, run, num_pages=64, **LIMITS)
+    meaning = ReferenceExecutor(shape, run, num_pages=64, **limits)
     meaning.announcer = None  # the whole model, which no other rank follows
     begins = {"sparse": 70, "together": 70, "tail": 62, "host": 30, "host_words": 30}
     shared = begins.get(sys.argv[1], 20)
@@ -247,6 +250,8 @@ def main() -> None:
         groups.extend(len(group.rows) for group in found) or made(found, pages)
     )
     multiplied = rows_of_products()
+    if all_rows:
+        device._sent = None  # nothing is launched one kernel after another
     found = generate(device, device_sampler(device, kernels), shared, most, together)
     assert multiplied <= {*device._counts, *device._logit_counts, *device._sizes}, multiplied
     assert sys.argv[1] not in ("sparse", "together") or 3 in groups

@@ -33,7 +33,7 @@ LATER = ("sparse", "together", "host_words")
 
 
 @pytest.mark.parametrize(
-    "name", ["llama", "qwen", "mixtral", "tail", "host",
+    "name", ["llama", "rows", "qwen", "mixtral", "tail", "host",
              *(pytest.param(name, marks=pytest.mark.slow) for name in LATER)]
 )  # fmt: skip
 def test_tokens_equal_the_graphs_meaning(name, tmp_path):

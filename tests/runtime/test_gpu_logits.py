@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -41,21 +42,27 @@ def step(rows: list[list[int]], first: int) -> StepInput:
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize("batch", [4, 320])
 @pytest.mark.parametrize("model", TOLERANCE)
-def test_bf16_logits(model: str, tmp_path: Path) -> None:
+def test_bf16_logits(model: str, batch: int, tmp_path: Path) -> None:
+    """Of a batch wide enough for all tokens of the prompts that step is a recorded one, too."""
     if not torch.cuda.is_available():
         pytest.skip("needs an NVIDIA GPU")
     checkpoint = open_checkpoint(model)
     ids = checkpoint.tokenizer.encode((ZOO / "heldout.txt").read_text(encoding="utf-8"))
     rows = [ids[at : at + PROMPT + DECODED] for at in (500, 3500)]
     options = Options.from_env().changed(
-        target="cuda", weights="bf16", kv_memory=64 << 20, max_batch=4, prove=False, cache=tmp_path
-    )
-    executor = Compilation(PROGRAM, model, options=options).executor
+        target="cuda", weights="bf16", kv_memory=64 << 20, max_batch=batch, prove=False,
+        cache=tmp_path,
+    )  # fmt: skip
+    executor: Any = Compilation(PROGRAM, model, options=options).executor
     assert executor.page_size == PAGE
+    executor._recorded.cost, before = 0.0, executor.recordings  # each kind is recorded at once
     ends = [(0, PROMPT), *((at, at + 1) for at in range(PROMPT, PROMPT + DECODED))]
-    found = [executor.forward(step([row[low:high] for row in rows], low)).cpu().clone()
-             for low, high in ends]  # fmt: skip
+    found = []
+    for low, high in ends:
+        found.append(executor.forward(step([row[low:high] for row in rows], low)).cpu().clone())
+        assert executor.recordings > before or (batch == 4 and not low)
     meaning = Subject(checkpoint)
     for number, row in enumerate(rows):
         errors = off(torch.stack([logits[number] for logits in found]),
