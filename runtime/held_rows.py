@@ -30,10 +30,10 @@ VAIN = 0.15
 """Rows computed in vain, of all, for which a step still begins ahead: about what a device waits
 for its host otherwise, of a step (measured on an H200, 8 B: 0.6 of 4.2 ms)."""
 
-MIXED = 0.5
-"""Steps of rows that a step with chunks takes longer, for each row that leaves the batch: launched
-kernel by kernel it takes 12 to 20 ms where one of rows takes 5.5 to 8 (H200, 8 B, 64 to 144 rows),
-and several rows leave together."""
+MIXED = 0.03
+"""Steps of rows that a step with chunks takes longer, for each row that leaves the batch: where it
+is replayed, its lists are planned anew, and several rows leave together. Of 64 rows of records on
+an H200, 8 B, a token took 1.22 of a free one's time at 0.5, 1.16 at 0.1 and 1.10 at 0.03."""
 
 WIDE = 8
 """Rows of a batch in which what is forced is mostly drawn."""

@@ -54,6 +54,7 @@ class AttentionLists:
         self._prompts = prompts and self._windows == (0,)
         self._no_prompts = torch.zeros(0, dtype=torch.int32, device=device)
         self._last: Growing | None = None
+        self._recorded: dict[bool, Way] = {}  # of decode steps: for few rows an item, for many
         self._m, self._l = (zeros((slots, shape.heads)) for _ in "ml")
         self._acc = zeros((slots, shape.heads, shape.head_dim))
 
@@ -74,7 +75,12 @@ class AttentionLists:
             if grown is not None:
                 return grown
         recorded = recorded or step.is_decode
-        lists = self._planned(step, table, lengths, 0, self._choice if recorded else (), recorded)
+        kept = {} if step.is_decode else self._recorded
+        ways = [way for way in self._choice if recorded and kept.get(way.many, way) is way]
+        lists = self._planned(step, table, lengths, 0, ways, recorded)
+        if step.is_decode:
+            way = self._ways[lists.way]
+            self._recorded[way.many] = way
         steady = step.is_decode and self._windows == (0,)
         self._last = None
         if steady:
