@@ -1,10 +1,11 @@
-"""The host's side of a GPU's engine without the GPU: a device that only takes time.
+"""Where the host's time goes on a device that runs ahead: no GPU needed, no figure comes from here.
 
-    python -m bench.host_overlap w2 w3 w1            the steps of a cold run, and its seconds
-    python -m bench.host_overlap w2 --host --top 30  also the host's functions
+    python -m bench.host_overlap w2 react              steps one by one, as bench.gpu_profile prints
+    python -m bench.host_overlap chat --host --speed 0  the host's functions; steps take no time
 
-Steps take what an H200 took for an 8 B shape (`PROMPT`, `STEP`); the host sleeps for the launches
-of steps that are not recorded, and does all else in earnest: texts, schedules, attention lists.
+The device only takes time: a step's tokens at a rate, but no less than a decode step; the host
+sleeps for the launches of steps that are not recorded, and does all else in earnest: texts,
+schedules, attention lists. What is drawn is words at random, or what a constraint allows.
 """
 
 from __future__ import annotations
@@ -15,131 +16,114 @@ import gc
 import pstats
 import time
 from collections.abc import Callable
-from typing import Any
+from dataclasses import replace
+from functools import partial
+from typing import Any, cast
+from unittest.mock import patch
 
-import numpy as np
-import torch
+from weft.bench.contest import Bench, Contest, Way
 from weft.bench.gpu_profile import steps_text
 from weft.bench.gpu_workloads import WORKLOADS, Words, Workload
+from weft.bench.programs_cases import CASES, Case
+from weft.bench.programs_gpu import SHAPE, rows_of, word_ids
+from weft.bench.timed_device import PAGE, TimedDevice
 from weft.compiler import Compilation
-from weft.loading import attention_ways, planner_shape
+from weft.frontend.checkpoint import open_checkpoint
 from weft.options import Options
-from weft.passes.tile.attention_parts import Parts
-from weft.passes.tile.attention_ways import tuned
 from weft.runtime.executable import Executable
-from weft.runtime.lists import AttentionLists
 from weft.runtime.policy import Policy
-from weft.runtime.step import StepInput
 from weft.runtime.trace import Trace
 
-PROMPT, STEP, LAUNCH = 24e-6, 7e-3, 4e-3
-"""Seconds of a prompt's token, of a step at least, and of the host where nothing is recorded."""
-PAGE = 64
+Measured = Callable[[Callable[[], Any]], Any]
+"""Runs what is given to it, and perhaps prints something of it."""
 
 
-class Pace:
-    """A draw that is there when its step has had its time."""
+class TimedBench(Bench):
+    """A bench whose programs run on a timed device."""
 
-    def __init__(self, device: TimedDevice, rows: int) -> None:
-        self._end, self._rows, self._device = device.busy_until, rows, device
+    def __init__(self, speed: float = 1.0) -> None:
+        super().__init__(SHAPE, Options.from_env().changed(prove=False))
+        checkpoint = open_checkpoint(SHAPE)
+        tokenizer = checkpoint.tokenizer
+        self.device = TimedDevice(checkpoint.config.vocab_size, word_ids(tokenizer), speed=speed)
 
-    def ready(self) -> bool:
-        """Whether it is there."""
-        return time.perf_counter() >= self._end
-
-    def wait(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Sleep until it is there."""
-        time.sleep(max(0.0, self._end - time.perf_counter()))
-        zeros = torch.zeros(self._rows)
-        return self._device.words[: self._rows], zeros, zeros
-
-
-class TimedDevice:
-    """An executor and a sampler that compute nothing: each step takes time, one after another."""
-
-    asynchronous = True
-    page_size, page_bytes, num_pages = PAGE, PAGE << 17, 12000
-
-    def __init__(self, vocabulary: int, token: int, batch: int = 256, context: int = 8192) -> None:
-        self.vocab_size, self.context_length = vocabulary, context
-        self.max_batch, self.max_tokens = batch, 16384
-        self.words = torch.full((batch,), token, dtype=torch.int32)
-        self.busy_until, self.copies = 0.0, 0
-        shape = Parts(32, 8, 128, PAGE)
-        usual = planner_shape(tuned(shape, shared=True))
-        self._lists = AttentionLists(
-            usual, (0,), torch.device("meta"), 16384, ways=[*attention_ways(shape)]
-        )
-        self._logits = torch.zeros(batch, 1).expand(batch, vocabulary)
-
-    def forward(self, step: StepInput, source: np.ndarray | None = None) -> torch.Tensor:
-        """Take the step's time from when the device is free."""
-        self._lists.plan(step)
-        tokens = len(step.tokens)
-        if not step.is_decode:
-            time.sleep(LAUNCH)
-        seconds = STEP if step.is_decode else max(STEP, PROMPT * tokens)
-        self.busy_until = max(self.busy_until, time.perf_counter()) + seconds
-        return self._logits[: len(step.logits_rows)]
-
-    def copy_page(self, source: int, target: int) -> None:
-        """Count it."""
-        self.copies += 1
-
-    def start(self, logits: torch.Tensor, *settings: Any) -> Pace:
-        """Return the draw of the step that was launched last."""
-        return Pace(self, len(logits))
+    def compile(self, case: Case) -> Compilation:
+        """Compile a program's text for the device."""
+        compilation = Compilation(case.path, self.model, name=case.program, options=self.options)
+        for name in ("executor", "sampler"):
+            compilation.__dict__[name] = self.device
+        compilation.__dict__["policy"] = Policy(least_gain=PAGE)
+        return compilation
 
 
-def run(workload: Workload, check: Callable[[Executable, list[dict[str, Any]]], Any]) -> None:
+def run_program(bench: TimedBench, case: Case, rounds: int, measured: Measured) -> None:
+    """Run a program's rows cold, after a run that warms up Python."""
+    contest, host = Contest(bench, case, rows_of(case)), []
+    way = Way(kv_tokens=0)
+    contest.weft(way)
+    for _ in range(rounds):
+        began = time.thread_time()
+        contest.weft(way)
+        host.append(time.thread_time() - began)
+    found = measured(lambda: contest.weft(replace(way, noted=True)))
+    steps = found.trace.steps
+    print(steps_text(steps, steps[0].start))
+    print(
+        f"{case.name}: {1e3 * found.seconds:.1f} ms, {len(steps)} steps; of the host's processor "
+        f"{1e3 * min(host):.1f} to {1e3 * max(host):.1f} ms in {rounds} runs"
+    )
+
+
+def run_workload(bench: TimedBench, workload: Workload, measured: Measured) -> None:
     """Run a workload cold on a timed device, after a run that warms up Python."""
-    options = Options.from_env().changed(prove=False)
-    compilation = Compilation(workload.program, "tiny-dense", options=options)
-    tokenizer = compilation._need_checkpoint().tokenizer
-    words = Words(tokenizer)
-    token = tokenizer.encode(words.words[0])[0]
-    device = TimedDevice(tokenizer.size, token)
-    trace, began, seconds = Trace(kernels=False), 0.0, 0.0
+    compilation = Compilation(workload.program, SHAPE, options=bench.options)
+    tokenizer = open_checkpoint(SHAPE).tokenizer
+    words, device = Words(tokenizer), cast(Any, bench.device)
     for seed in range(2):
         trace = Trace(kernels=False)
         executable = Executable(
-            compilation.plan, compilation.program_name, device, tokenizer, sample=device,  # type: ignore[arg-type]
-            policy=Policy(least_gain=PAGE), trace=trace,
+            compilation.plan, compilation.program_name, device, tokenizer,
+            sample=device, policy=Policy(least_gain=PAGE), trace=trace,
         )  # fmt: skip
         rows = workload.rows(words, seed)
         gc.collect()
-        device.copies, began = 0, time.perf_counter()
+        began = time.perf_counter()
         if seed:
-            check(executable, rows)
+            measured(partial(executable.run_rows, rows))
+            print(steps_text(trace.steps, began))
+            print(f"{workload.name}: {1e3 * (time.perf_counter() - began):.1f} ms")
         else:
             executable.run_rows(rows)
-        seconds = time.perf_counter() - began
-    steps = len(trace.steps)
-    print(f"{workload.name}: {1e3 * seconds:.1f} ms, {steps} steps, {device.copies} page copies")
-    print(steps_text(trace.steps, began))
 
 
 def main() -> None:
-    """Run the workloads that are asked for."""
+    """Run the workloads and programs that are asked for."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("workloads", nargs="+", choices=list(WORKLOADS))
+    parser.add_argument("names", nargs="+", choices=[*WORKLOADS, *CASES])
     parser.add_argument("--host", action="store_true", help="also the host's functions")
     parser.add_argument("--top", type=int, default=30, help="functions that are listed")
     parser.add_argument("--sort", default="tottime", help="how functions are ordered")
+    parser.add_argument("--rounds", type=int, default=3, help="runs whose host time is taken")
+    parser.add_argument("--speed", type=float, default=1.0, help="of a step's seconds, this part")
     options = parser.parse_args()
 
-    def check(executable: Executable, rows: list[dict[str, Any]]) -> None:
+    def measured(run: Callable[[], Any]) -> Any:
         if not options.host:
-            executable.run_rows(rows)
-            return
+            return run()
         profile = cProfile.Profile()
-        profile.runcall(executable.run_rows, rows)
+        found = profile.runcall(run)
         pstats.Stats(profile).sort_stats(options.sort).print_stats(options.top)
+        return found
 
-    for name in options.workloads:
-        run(WORKLOADS[name], check)
+    bench = TimedBench(options.speed)
+    with patch("weft.runtime.scoring.Found", bench.device.found):
+        for name in options.names:
+            if name in CASES:
+                run_program(bench, CASES[name], options.rounds, measured)
+            else:
+                run_workload(bench, WORKLOADS[name], measured)
 
 
 if __name__ == "__main__":

@@ -20,14 +20,15 @@ MAX_ENDS = 8
 class Chunk:
     """A stretch of a sequence's tokens that a step computes, besides the running rows."""
 
-    __slots__ = ("count", "joins", "packed_end", "request", "scores", "start")
+    __slots__ = ("count", "ends", "joins", "packed_end", "request", "scores", "start")
 
     def __init__(self, request: Request, start: int, count: int) -> None:
         end = start + count
         self.request = request
         self.start = start
         self.count = count
-        self.joins = request.sampling is not None and end == request.sequence.length
+        self.ends = end == request.sequence.length
+        self.joins = request.sampling is not None and self.ends
         first = request.score_from
         self.scores = 0 if first is None else max(0, end - max(first, start))
         self.packed_end = 0

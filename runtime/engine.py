@@ -24,7 +24,7 @@ from .prefix_tree import PrefixTree
 from .request import Request
 from .sampler import SampleKernel, sample_rows, uniforms
 from .scheduler import Scheduler
-from .scoring import give_scores
+from .scoring import Scores
 from .sequence import Order, Sequence
 from .step import ModelExecutor, StepInput
 from .table_matcher import fill_masks
@@ -155,7 +155,7 @@ class Engine:
         """Forget a request that is not done; those that waited for its answer are computed."""
         self._scheduler.cancel(request)
         if self._flight is not None:
-            self._flight.last.pop(request, None)
+            self._flight.forget(request)
         request.sequence.busy = False
         for twin in self._duplicates.left(request):
             if not self._duplicates.joins(twin):
@@ -175,14 +175,13 @@ class Engine:
         if not self.ahead or self._scheduler.backlog >= self.executor.max_tokens:
             return self.ahead
         due = self._pace.due(self._flight, self._scheduler.waiting, rest)
-        return due and (self._enough or fresh >= AT_ONCE)
+        return due and (self._enough() or fresh >= AT_ONCE)
 
     @property
     def may_begin(self) -> bool:
         """Whether nothing is on its way on a device that runs ahead, and enough is asked for."""
-        return self.ahead and self._flight is None and self._enough
+        return self.ahead and self._flight is None and self._enough()
 
-    @property
     def _enough(self) -> bool:
         """Whether prompts wait that keep a device busy while the host launches the step behind."""
         return self._scheduler.backlog >= self._pace.enough()
@@ -200,7 +199,7 @@ class Engine:
         except BaseException:
             flights = [flight for flight in (self._landing, self._flight) if flight is not None]
             self._flight = self._landing = None
-            self._scheduler.start_over(request for flight in flights for request in flight.last)
+            self._scheduler.start_over(r for flight in flights for r in flight.unanswered())
             raise
         done: list[Request] = []
         while self._scheduler.done:
@@ -229,7 +228,7 @@ class Engine:
         start = perf_counter()
         if self._flight is not None:
             scarce = self.kv.free < self._most_pages
-            if self._flight.may_be_followed(self._batch, scarce, self.held):
+            if self._flight.may_be_followed(self._batch, scarce, self.held, self._enough):
                 self._flight.let_go(self._batch)
             else:
                 self._land()
@@ -258,11 +257,10 @@ class Engine:
             times, cached = (start, packed, computed, drawn), self.kv.num_pages - self.kv.free
             pages = (self.kv.live, cached - self.kv.live)
             record = self.trace.step(times, self._batch, running, chunks, pages)
-        if logits.shape[0] > sampled:
-            give_scores(logits[sampled:], chunks)
+        scores = Scores(logits[sampled:], chunks) if logits.shape[0] > sampled else None
         self._scheduler.progress(chunks)
         births = self._batch.birth[:sampled].copy()
-        self._flight = Flight(births, tuple(chunks), draw, self._batch.leaves, record,
+        self._flight = Flight(births, tuple(chunks), draw, self._batch.leaves, scores, record,
                               tokens if chunks else 0, packed)  # fmt: skip
         if before is not None:
             self._settle(before)
@@ -315,8 +313,10 @@ class Engine:
         for request in flight.last:
             if request.watch is None:
                 self._endings.remember(request)  # while the draw is on its way
-        waited = self.ahead and not flight.draw.ready()
+        waited = self.ahead and not flight.ready()
         drawn = flight.draw.wait()
+        if flight.scores is not None:
+            self._scheduler.done += flight.scores.give()
         now = perf_counter()
         self._pace.landed(flight, self._flight, now, waited)
         if flight.record is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -12,6 +12,7 @@ from torch import Tensor
 from .batch import Batch, Chunk
 from .held_rows import Held
 from .request import Request
+from .scoring import Scores
 from .trace import StepRecord
 
 Drawn = tuple[Tensor, Tensor, Tensor]
@@ -57,6 +58,8 @@ class Flight:
     chunks: tuple[Chunk, ...]
     draw: Draw
     leaves: int
+    scores: Scores | None = None
+    """What its chunks are scored by."""
     record: StepRecord | None = None
     """Where the trace wants to know when the draw is there."""
     tokens: int = 0
@@ -65,6 +68,20 @@ class Flight:
     """When the device began with it, at the earliest."""
     last: dict[Request, int] = field(default_factory=dict)
     """Requests that have left the batch before their last token was known, and its number."""
+
+    def ready(self) -> bool:
+        """Say, without waiting, whether all that it gives is there."""
+        return self.draw.ready() and (self.scores is None or self.scores.ready())
+
+    def unanswered(self) -> list[Request]:
+        """Return the requests that nobody but it has any more."""
+        return [*self.last, *(self.scores.answered() if self.scores is not None else ())]
+
+    def forget(self, request: Request) -> None:
+        """Let a request be none of those that it answers."""
+        self.last.pop(request, None)
+        if self.scores is not None:
+            self.scores.forget(request)
 
     def rows(self, batch: Batch) -> np.ndarray | None:
         """Return each drawn row's row in the batch now, -1 where it has left; None: the same."""
@@ -82,7 +99,8 @@ class Flight:
         return source
 
     def may_be_followed(
-        self, batch: Batch, scarce: bool = False, held: Held | None = None
+        self, batch: Batch, scarce: bool = False, held: Held | None = None,
+        enough: Callable[[], bool] = bool,
     ) -> bool:  # fmt: skip
         """Whether the next step may begin before this one's draw is known.
 
@@ -90,10 +108,11 @@ class Flight:
         device does not know it (`held`), or is likely to compute too much in vain; nor, while
         pages are `scarce`, where half the rows or more are about to give theirs back. A row that
         draws its end or a stop leaves a step late: to compute it in vain costs less than a device
-        that waits. Rows at their limit are not computed again: see `let_go`.
+        that waits. Rows at their limit are not computed again: see `let_go`. Where no row runs,
+        scores need not be there before others are computed, if `enough` wait for it.
         """
         if not batch.size:
-            return False
+            return self.scores is not None and not scarce and enough()
         if batch.constrained and not (held is not None and held.follows(batch)):
             return False
         return not scarce or 2 * len(batch.at_limit()) < batch.size

@@ -52,7 +52,7 @@ class Pace:
         """
         if flight is not None and flight.tokens >= FIRST // 2 and rest < PATIENCE:
             return False
-        if flight is None or flight.draw.ready():
+        if flight is None or flight.ready():
             return True
         seconds = flight.tokens * (getattr(self._executor, "pace", 0.0) or PACE)
         lead = LEAD + LEAD_REQUEST * waiting

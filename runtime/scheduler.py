@@ -125,7 +125,7 @@ class Scheduler:
         return chunks
 
     def progress(self, chunks: list[Chunk]) -> None:
-        """Take note of computed chunks; requests that are done with them go to `done`."""
+        """Take note of computed chunks; fills that are done with them go to `done`."""
         for chunk in chunks:
             request, sequence = chunk.request, chunk.request.sequence
             end = chunk.start + chunk.count
@@ -137,7 +137,7 @@ class Scheduler:
             self._release_followers(request, None if finished else end)
             if finished:
                 self._prefilling.remove(request)
-                if not chunk.joins:
+                if not chunk.joins and not chunk.scores:
                     self.done.append(request)
 
     def forked(self, sequence: Sequence, parent: Sequence, gives: bool) -> None:
@@ -165,7 +165,7 @@ class Scheduler:
     def start_over(self, others: Iterable[Request] = ()) -> None:
         """Let every request that was being worked on compute its KV again: a step has failed.
 
-        `others` had left the batch, but not got their last token.
+        `others` had left the batch or the queue, but not got their last token or their scores.
         """
         for request in dict.fromkeys([*self._batch.requests, *self._prefilling]):
             self._preempt(request.sequence)

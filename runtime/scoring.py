@@ -9,25 +9,75 @@ import torch
 from torch import Tensor
 
 from .batch import Chunk
+from .device import device_errors
+from .request import Request
 
 
-def give_scores(logits: Tensor, chunks: Sequence[Chunk]) -> None:
-    """Hand each chunk's request the log-probabilities of its words; `logits` [R, V] f32 are those
-    of the chunks' scored positions, in order.
+class Found:
+    """Log-probabilities on their way from a device; on a CPU they are there."""
 
-    Only what is asked for leaves the device.
+    def __init__(self, logits: Tensor, rows: np.ndarray, words: np.ndarray) -> None:
+        """Begin to fetch those of `words` [n] after `logits` [R, V] f32 of some `rows` [n]."""
+        places = torch.from_numpy(np.stack([rows, words]).astype(np.int64))
+        self._event = None
+        if not logits.is_cuda:
+            row, word = places
+            self._values = torch.log_softmax(logits, 1)[row, word]
+            return
+        row, word = places.pin_memory().to(logits.device, non_blocking=True)
+        found = torch.log_softmax(logits, 1)[row, word]
+        self._values = torch.empty(found.shape, pin_memory=True)
+        self._values.copy_(found, non_blocking=True)
+        self._event = torch.cuda.Event()
+        self._event.record()
+
+    def ready(self) -> bool:
+        """Say, without waiting, whether they are there."""
+        return self._event is None or self._event.query()
+
+    def wait(self) -> list[float]:
+        """Return them, when they are there."""
+        if self._event is not None:
+            with device_errors():
+                self._event.synchronize()
+        return self._values.tolist()
+
+
+class Scores:
+    """What the requests of a step's chunks ask of its logits: handed to them when it is there.
+
+    Only what is asked for leaves the device, and nobody waits for it before `give`.
     """
-    asked = [words for chunk in chunks for words in chunk.asked]
-    rows = np.repeat(np.arange(len(asked)), [len(words) for words in asked])
-    if not len(rows):
-        found: list[float] = []
-    else:
-        places = np.stack([rows, np.concatenate([np.asarray(words) for words in asked])])
-        row, word = torch.from_numpy(places.astype(np.int64)).to(logits.device)
-        found = torch.log_softmax(logits, 1)[row, word].tolist()
-    values = iter(found)
-    for chunk in chunks:
-        if chunk.scores:
+
+    def __init__(self, logits: Tensor, chunks: Sequence[Chunk]) -> None:
+        """Take the logits [R, V] f32 of the chunks' scored positions, in order."""
+        self._chunks = [chunk for chunk in chunks if chunk.scores]
+        asked = [words for chunk in self._chunks for words in chunk.asked]
+        rows = np.repeat(np.arange(len(asked)), [len(words) for words in asked])
+        self._found: Found | None = None
+        if len(rows):
+            self._found = Found(logits, rows, np.concatenate([np.asarray(one) for one in asked]))
+
+    def ready(self) -> bool:
+        """Say, without waiting, whether they are there."""
+        return self._found is None or self._found.ready()
+
+    def give(self) -> list[Request]:
+        """Hand them out, when they are there; return the requests that have all they asked for."""
+        values = iter(() if self._found is None else self._found.wait())
+        for chunk in self._chunks:
             known = chunk.request.scores
             del known[chunk.scored_from :]  # it may have been computed before, and given up
             known += [dict(zip(words, values, strict=False)) for words in chunk.asked]
+        answered, self._chunks = self.answered(), []
+        return answered
+
+    def answered(self) -> list[Request]:
+        """Return the requests that this step's scores are the last of."""
+        return [chunk.request for chunk in self._chunks if chunk.ends]
+
+    def forget(self, request: Request) -> None:
+        """Do not count a request among those that are answered."""
+        for chunk in self._chunks:
+            if chunk.request is request:
+                chunk.ends = False

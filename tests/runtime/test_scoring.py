@@ -1,10 +1,15 @@
 """Log-probabilities of asked words: by position, in chunks, and again after a restart."""
 
+from types import SimpleNamespace
+
+import pytest
 import torch
+from ahead import AheadExecutor, AheadSampler
+from weft.runtime import pace, scoring
 from weft.runtime.batch import Chunk
 from weft.runtime.engine import Engine
 from weft.runtime.request import Request
-from weft.runtime.scoring import give_scores
+from weft.runtime.scoring import Scores
 from weft.runtime.simulator import ToyExecutor, toy_logits
 
 IDS = [3, 1, 4, 1, 5, 9]
@@ -37,14 +42,103 @@ def test_an_engine_gives_each_position_the_words_that_it_was_asked_for():
 def test_what_is_computed_again_takes_the_place_of_what_was():
     request = request_of(Engine(ToyExecutor(50)))
     logits = torch.stack([toy_logits(IDS[: at + 1], 50) for at in range(2, len(IDS))])
-    give_scores(torch.zeros(3, 50), [Chunk(request, 0, 5)])
+    Scores(torch.zeros(3, 50), [Chunk(request, 0, 5)]).give()
     for start, count, rows in ((0, 4, logits[:2]), (4, 2, logits[2:])):
-        give_scores(rows, [Chunk(request, start, count)])
+        Scores(rows, [Chunk(request, start, count)]).give()
     assert request.scores == expected()
 
 
 def test_positions_without_words_are_no_error():
     request = request_of(Engine(ToyExecutor(50)))
     request.asked = ()
-    give_scores(torch.zeros(4, 50), [Chunk(request, 0, 6)])
+    Scores(torch.zeros(4, 50), [Chunk(request, 0, 6)]).give()
     assert request.scores == [{}, {}, {}, {}]
+
+
+class Slow(scoring.Found):
+    """What is not there before it is waited for; `events` tells when that is."""
+
+    events: list[str] = []
+    fails = 0
+
+    def ready(self):
+        return False
+
+    def wait(self):
+        Slow.events.append("wait")
+        Slow.fails -= 1
+        if Slow.fails == 0:
+            raise KeyboardInterrupt
+        return super().wait()
+
+
+@pytest.fixture
+def ahead(monkeypatch):
+    """An engine whose steps of 6 tokens are launched ahead, with six requests of as many."""
+    Slow.events, Slow.fails = [], 0
+    monkeypatch.setattr(scoring, "Found", Slow)
+    monkeypatch.setattr(pace.Pace, "enough", lambda self: 1)
+    executor = AheadExecutor(50, num_pages=200, max_batch=6, max_tokens=6)
+    forward = executor.forward
+    executor.forward = lambda *given: Slow.events.append("launch") or forward(*given)
+    engine = Engine(executor, AheadSampler(executor))
+    requests = [request_of(engine) for _ in range(6)]
+    for number, request in enumerate(requests):
+        request.sequence.append([number, 7, 5, 3])  # as long as it takes to share no step
+        request.asked = (*ASKED, *[(number,)] * 4)
+        engine.submit(request)
+    return SimpleNamespace(engine=engine, requests=requests)
+
+
+def wanted(request):
+    ids = request.sequence.ids()
+    return [
+        {word: float(torch.log_softmax(toy_logits(ids[: at + 1], 50), 0)[word]) for word in words}
+        for at, words in zip(range(2, len(ids)), request.asked, strict=True)
+    ]
+
+
+def finish(engine):
+    done, broken = [], 0
+    while engine:
+        try:
+            done += engine.step()
+        except KeyboardInterrupt:
+            broken += 1
+        engine.check()
+    return done, broken
+
+
+def test_a_step_is_launched_before_the_scores_of_the_last_one_are_there(ahead):
+    done, _ = finish(ahead.engine)
+    assert set(done) == set(ahead.requests) and len(done) == 6
+    assert all(request.scores == wanted(request) for request in done)
+    assert Slow.events[:5] == ["launch", "launch", "wait", "launch", "wait"]
+
+
+def test_nothing_is_launched_before_scores_where_too_little_waits(ahead, monkeypatch):
+    monkeypatch.setattr(pace.Pace, "enough", lambda self: 1 << 20)
+    done, _ = finish(ahead.engine)
+    assert len(done) == 6
+    assert Slow.events[::2] == ["launch"] * (len(Slow.events) // 2)
+
+
+@pytest.mark.parametrize("fails", range(1, 8))
+def test_scores_that_do_not_come_are_computed_again(ahead, fails):
+    Slow.fails = fails
+    done, broken = finish(ahead.engine)
+    assert broken == 1 and set(done) == set(ahead.requests) and len(done) == 6
+    assert all(request.scores == wanted(request) for request in done)
+
+
+@pytest.mark.parametrize("steps", range(1, 6))
+def test_a_request_given_up_with_its_scores_on_their_way_is_not_answered(ahead, steps):
+    engine, done = ahead.engine, []
+    for _ in range(steps):
+        done += engine.step()
+    given_up = next(request for request in ahead.requests if request not in done)
+    engine.cancel(given_up)
+    assert not given_up.sequence.busy
+    done += finish(engine)[0]
+    assert set(done) == set(ahead.requests) - {given_up} and len(done) == 5
+    assert all(request.scores == wanted(request) for request in done)

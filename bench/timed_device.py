@@ -1,0 +1,151 @@
+"""A device that computes nothing: steps take their time, and draws are words at random.
+
+The host's side of an engine runs on it in earnest: texts, schedules, attention lists, constraints.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from weft.loading import attention_ways, planner_shape
+from weft.passes.tile.attention_parts import Parts
+from weft.passes.tile.attention_ways import tuned
+from weft.runtime.batch import Batch
+from weft.runtime.held_rows import HeldRows
+from weft.runtime.lists import AttentionLists
+from weft.runtime.request import Request
+from weft.runtime.step import StepInput
+
+PROMPT, STEP, LAUNCH = 24e-6, 7e-3, 4e-3
+"""Seconds of a prompt's token, of a step at least, and of the host where nothing is recorded."""
+
+PAGE = 64
+
+DRAWS = 4096
+"""Words that are drawn in turn."""
+
+
+class Pace:
+    """A draw that is there when its step has had its time."""
+
+    def __init__(self, device: TimedDevice, rows: int, watched: dict[int, Request]) -> None:
+        self._end, self._device = device.busy_until, device
+        self._words, self._watched = device.draw(rows), watched
+
+    def ready(self) -> bool:
+        """Whether it is there."""
+        return time.perf_counter() >= self._end
+
+    def wait(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Sleep until it is there; what a constraint holds is drawn from what that allows."""
+        time.sleep(max(0.0, self._end - time.perf_counter()))
+        words = self._words
+        for row, request in self._watched.items():
+            matcher = request.watch.matcher if request.watch is not None else None
+            if matcher is not None:
+                words[row] = self._device.allowed(matcher)
+        zeros = torch.zeros(len(words))
+        return torch.from_numpy(words), zeros, zeros
+
+
+class TimedFound:
+    """Log-probabilities that are there when their step has had its time: of a word its number."""
+
+    def __init__(self, device: TimedDevice, words: np.ndarray) -> None:
+        self._end, self._values = device.busy_until, (-1e-3 * words).tolist()
+
+    def ready(self) -> bool:
+        """Whether they are there."""
+        return time.perf_counter() >= self._end
+
+    def wait(self) -> list[float]:
+        """Sleep until they are there."""
+        time.sleep(max(0.0, self._end - time.perf_counter()))
+        return self._values
+
+
+class SeenRows(HeldRows):
+    """Rows held to constraints on no device, and the batch that they are of."""
+
+    batch: Batch | None = None
+
+    def begin(self, batch: Batch, source: np.ndarray | None, running: int) -> bool:
+        """Prepare the masks of a packed step."""
+        self.batch = batch
+        return super().begin(batch, source, running)
+
+
+class TimedDevice:
+    """An executor and a sampler that compute nothing: each step takes time, one after another.
+
+    Free text is one of `words` after another, always the same ones. With `speed` 0 a step takes no
+    time.
+    """
+
+    asynchronous = True
+    page_size, page_bytes, num_pages = PAGE, PAGE << 17, 12000
+
+    def __init__(
+        self, vocabulary: int, words: Sequence[int], batch: int = 256, context: int = 8192,
+        speed: float = 1.0,
+    ) -> None:  # fmt: skip
+        self.vocab_size, self.context_length = vocabulary, context
+        self.max_batch, self.max_tokens = batch, 16384
+        self.busy_until, self.copies = 0.0, 0
+        self.held = SeenRows(
+            vocabulary, torch.zeros(batch, dtype=torch.int32),
+            torch.zeros((batch, -(-vocabulary // 32)), dtype=torch.int32), lambda *given: None,
+        )  # fmt: skip
+        self._speed = speed
+        self._words = np.random.default_rng(1).choice(np.array(words, np.int32), DRAWS + batch)
+        self._drawn = 0
+        shape = Parts(32, 8, 128, PAGE)
+        usual = planner_shape(tuned(shape, shared=True))
+        self._lists = AttentionLists(
+            usual, (0,), torch.device("meta"), 16384, ways=[*attention_ways(shape)]
+        )
+        self._logits = torch.zeros(batch, 1).expand(batch, vocabulary)
+        self._mask = np.zeros((1, -(-vocabulary // 32)), np.int32)
+
+    def forward(self, step: StepInput, source: np.ndarray | None = None) -> Tensor:
+        """Take the step's time from when the device is free."""
+        self._lists.plan(step)
+        tokens = len(step.tokens)
+        if not step.is_decode:
+            time.sleep(self._speed * LAUNCH)
+        seconds = self._speed * (STEP if step.is_decode else max(STEP, PROMPT * tokens))
+        self.busy_until = max(self.busy_until, time.perf_counter()) + seconds
+        return self._logits[:1].expand(len(step.logits_rows), self.vocab_size)
+
+    def copy_page(self, source: int, target: int) -> None:
+        """Count it."""
+        self.copies += 1
+
+    def start(self, logits: Tensor, *settings: Any) -> Pace:
+        """Return the draw of the step that was launched last."""
+        rows, watched, batch = len(logits), {}, self.held.batch
+        if batch is not None and batch.constrained:
+            requests = enumerate(batch.requests[:rows])
+            watched = {row: one for row, one in requests if one.watch is not None}
+        return Pace(self, rows, watched)
+
+    def found(self, logits: Tensor, rows: np.ndarray, words: np.ndarray) -> TimedFound:
+        """Return the scores of the step that was launched last; see `scoring.Found`."""
+        return TimedFound(self, words)
+
+    def draw(self, rows: int) -> np.ndarray:
+        """Return the next words [rows] i32."""
+        self._drawn = (self._drawn + 37 * rows) % DRAWS
+        return self._words[self._drawn : self._drawn + rows].copy()
+
+    def allowed(self, matcher: Any) -> int:
+        """Return one of the tokens that a matcher allows now."""
+        matcher.fill(self._mask, 0)
+        bits = np.unpackbits(self._mask.view(np.uint8)[0], bitorder="little")
+        found = np.flatnonzero(bits[: self.vocab_size])
+        return int(found[self._words[self._drawn] % len(found)]) if len(found) else 0
