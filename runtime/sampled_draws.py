@@ -26,8 +26,8 @@ class SampledDraws:
         self._survey, self._count, self._mass, self._kept, self._join = launches
         self._parts = part_count(vocab_size, part_words(vocab_size))
         shape = max_rows, self._parts
-        whole = [torch.zeros(shape, dtype=torch.int32, device=device) for _ in range(5)]
-        self._best, *self._keys = whole
+        self._best, *keys = (torch.zeros(shape, dtype=torch.int32, device=device) for _ in range(9))
+        self._kth, self._nucleus = (keys[:2], keys[2:4]), (keys[4:6], keys[6:])
         self._found = [torch.zeros(shape, device=device) for _ in range(5)]
         self._sums = [torch.zeros(SUMS * max_rows * self._parts, dtype=torch.int32, device=device)
                       for _ in range(2)]  # fmt: skip
@@ -43,30 +43,35 @@ class SampledDraws:
         margin [R].
         """
         temperature, top_k, top_p, min_p, u = settings
-        best, kth, kth_end, nucleus, nucleus_end = (
-            each[:rows] for each in (self._best, *self._keys)
-        )
         first, second, top, mass, kept = (each[:rows] for each in self._found)
-        surveyed = best, first, second, top, mass
+        surveyed = self._best[:rows], first, second, top, mass
         self._survey(rows, logits, allowed, *surveyed)
+        kth, nucleus = self._kth[0][0][:rows], self._nucleus[0][0][:rows]
         if counted:
-            given = logits, allowed, temperature, top_k, kth, kth_end
-            self._search(self._count, rows, given, SUMS - 1, torch.int32)
+            given = logits, allowed, temperature, top_k
+            kth = self._search(self._count, rows, given, self._kth, SUMS - 1, torch.int32)
         if weighed:
-            given = logits, allowed, temperature, top_k, top_p, first, kth, nucleus, nucleus_end
-            self._search(self._mass, rows, given, SUMS, torch.float32)
+            given = logits, allowed, temperature, top_k, top_p, first, kth
+            nucleus = self._search(self._mass, rows, given, self._nucleus, SUMS, torch.float32)
         given = logits, allowed, temperature, top_k, top_p, min_p
         self._kept(rows, *given, first, kth, nucleus, kept)
         self._join(rows, *given, u, *surveyed, kth, nucleus, kept, *out)
 
     def _search(
-        self, launch: Callable[..., object], rows: int, given: Sequence[Tensor], sums: int,
-        dtype: torch.dtype,
-    ) -> None:  # fmt: skip
-        """Launch the rounds of a search; sums of one are what the next begins with."""
+        self, launch: Callable[..., object], rows: int, given: Sequence[Tensor],
+        keys: Sequence[Sequence[Tensor]], sums: int, dtype: torch.dtype,
+    ) -> Tensor:  # fmt: skip
+        """Launch the rounds of a search, and return the keys that it found [R, P].
+
+        Keys and sums of a round are what the next begins with.
+        """
         size = sums * rows * self._parts
         shape = sums, rows, self._parts
-        before, after = (each[:size].view(dtype).view(shape) for each in self._sums)
+        before, after = (
+            [*(each[:rows] for each in ends), held[:size].view(dtype).view(shape)]
+            for ends, held in zip(keys, self._sums, strict=True)
+        )
         for number in range(SEARCH_ROUNDS + 1):
-            launch(rows, number, *given, before, after)
+            launch(rows, number, *given, *before, *after)
             before, after = after, before
+        return before[0]

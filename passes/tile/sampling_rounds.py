@@ -5,8 +5,9 @@ row counted in the round before, narrows its keys by that, and then counts its o
 thresholds. Keys and what is kept of a row are those of `sampling.sample`.
 
 Launches of a draw: `survey_parts`; for top_k `count_round` with round 0 .. SEARCH_ROUNDS, the last
-of which only narrows; for top_p so many of `mass_round`; `kept_parts`; `sample_join`. The sums of
-one round are read by the next: two buffers take turns.
+of which only narrows; for top_p so many of `mass_round`; `kept_parts`; `sample_join`. The sums and
+keys of one round are read by the next, and two buffers of each take turns: all threads of a program
+read its keys, at no particular time, so that none may write new ones in their place.
 """
 
 from __future__ import annotations
@@ -25,24 +26,24 @@ NO_FLOOR = "-3.0e38"
 def count_round(vocab: int, words: int) -> Operation:
     """Return a round of the search for the k-th largest masked logit.
 
-    Arguments: R, I (the round), logits [R, V], allowed [R, ceil(V / 32)], temperature, top_k [R],
-    kth [R, P] i32 (the key so far, the result after the last round), kth_end [R, P] i32, before
-    [KEYS, R, P] i32 (counts of the round before), after, which is written like it. Rows of
-    temperature 0 or top_k 0 are left alone.
+    Arguments: R, I (the round), logits [R, V], allowed [R, ceil(V / 32)], temperature, top_k [R];
+    of the round before, kth, kth_end [R, P] i32 (the keys between which the result is) and above
+    [KEYS, R, P] i32 (counts); and, written, of this one next_kth (the result after the last round),
+    next_kth_end, next_above. Of rows of temperature 0 or top_k 0 the logits are left alone.
     """
     walk = _Draw(f"count_round_{vocab}", vocab, words, ("temperature", "top_k"), rounds=True)
     b = walk.b
-    low, high = (b.buffer(name, "i32", "R", walk.parts) for name in ("kth", "kth_end"))
-    before, after = (b.buffer(name, "i32", KEYS, "R", walk.parts) for name in ("before", "after"))
+    before, after = walk.turns("kth", ("above", "i32", KEYS))
     walk.begin_part()
     on = b.map("(a > 0.0) & (b > 0)", *walk.setting("temperature", "top_k"), dtype="bool")
-    sums = walk.sums(before, KEYS, 0)
-    keys = walk.narrow(low, high, [b.map("a >= b", n, walk.given["top_k"]) for n in sums])
+    sums = walk.sums(before[-1], KEYS, 0)
+    enough = [b.map("a >= b", n, walk.given["top_k"]) for n in sums]
+    keys = walk.narrow(before, after, enough)
     logit = walk.masked_logits(on)
     for number, key in enumerate(keys):
         value = b.map(KEY_VALUE, key, dtype="f32", hint="value")
         above = b.map("where(a >= b, 1, 0)", logit, value, dtype="i32", hint="above")
-        walk.store_sum(after, number, above)
+        walk.store_sum(after[-1], number, above)
     return walk.finish()
 
 
@@ -50,28 +51,27 @@ def mass_round(vocab: int, words: int) -> Operation:
     """Return a round of the search for the lowest logit that top_p keeps.
 
     Arguments: R, I, logits, allowed, temperature, top_k, top_p, first [R, P], kth [R, P] (of
-    `count_round`; of no account where top_k is 0), nucleus, nucleus_end [R, P] i32, before, after
-    [KEYS + 1, R, P] f32: masses not below each threshold, and those that top_k keeps.
+    `count_round`; of no account where top_k is 0); of the round before, nucleus, nucleus_end [R, P]
+    i32 and above [KEYS + 1, R, P] f32 (masses not below each threshold, and all that top_k keeps);
+    and, written, of this one next_nucleus, next_nucleus_end, next_above.
     """
     names = ("temperature", "top_k", "top_p")
     walk = _Draw(f"mass_round_{vocab}", vocab, words, names, rounds=True)
     b = walk.b
     first, kth = b.buffer("first", "f32", "R", walk.parts), b.buffer("kth", "i32", "R", walk.parts)
-    low, high = (b.buffer(name, "i32", "R", walk.parts) for name in ("nucleus", "nucleus_end"))
-    sides = ("before", "after")
-    before, after = (b.buffer(name, "f32", KEYS + 1, "R", walk.parts) for name in sides)
+    before, after = walk.turns("nucleus", ("above", "f32", KEYS + 1))
     walk.begin_part()
     on = b.map("(a > 0.0) & (b < 1.0)", *walk.setting("temperature", "top_p"), dtype="bool")
-    *sums, whole = walk.sums(before, KEYS + 1, 0.0)
+    *sums, whole = walk.sums(before[-1], KEYS + 1, 0.0)
     goal = b.map("a * b", walk.given["top_p"], whole, hint="goal")
-    keys = walk.narrow(low, high, [b.map("a >= b", total, goal) for total in sums])
+    keys = walk.narrow(before, after, [b.map("a >= b", total, goal) for total in sums])
     floor = walk.kth_floor(kth)
     p = walk.masses(walk.masked_logits(on), first, floor)
     logit = walk.logit
     for number, key in enumerate(keys):
         value = b.map(KEY_VALUE, key, dtype="f32", hint="value")
-        walk.store_sum(after, number, b.map("where(a >= b, c, 0.0)", logit, value, p))
-    walk.store_sum(after, KEYS, p)
+        walk.store_sum(after[-1], number, b.map("where(a >= b, c, 0.0)", logit, value, p))
+    walk.store_sum(after[-1], KEYS, p)
     return walk.finish()
 
 
@@ -171,25 +171,36 @@ class _Draw(PartWalk):
         kth = b.buffer("kth", "i32", "R", self.parts)
         return first, kth, b.buffer("nucleus", "i32", "R", self.parts)
 
+    def turns(self, key: str, sums: tuple[str, str, int]) -> list[list[Value]]:
+        """Declare keys, their ends, and sums (name, dtype, how many): those read, those written."""
+        b, (name, dtype, count) = self.b, sums
+        return [
+            [*(b.buffer(turn + end, "i32", "R", self.parts) for end in (key, f"{key}_end")),
+             b.buffer(turn + name, dtype, count, "R", self.parts)]
+            for turn in ("", "next_")
+        ]  # fmt: skip
+
     def sums(self, before: Value, count: int, other: float) -> list[Value]:
         """Return what all parts of the row counted in the round before."""
         b = self.b
         numbers = (b.full(number, "i32") for number in range(count))
         return [b.reduce("sum", self.of_parts(before, other, n), 0) for n in numbers]
 
-    def narrow(self, low: Value, high: Value, holds: list[Value]) -> list[Value]:
+    def narrow(
+        self, before: list[Value], after: list[Value], holds: list[Value]
+    ) -> list[Value]:  # fmt: skip
         """Narrow the part's keys by the round before, keep them, and return the next ones."""
         b, at = self.b, (self.row, self.place)
         later = b.map("a > 0", self.round, hint="later")
         start, end = (
             b.map("where(a, b, c)", later, b.load(buffer, *at), b.full(limit, "i32"), dtype="i32")
-            for buffer, limit in ((low, LOWEST), (high, HIGHEST))
+            for buffer, limit in zip(before[:2], (LOWEST, HIGHEST), strict=True)
         )
         tests = [b.map("a & b", later, test, dtype="bool") for test in holds]
         below, above = narrowed(b, start, end, keys_between(b, start, end, SEARCH_BITS), tests)
         above = b.map("where(a, b, c)", later, above, end, dtype="i32", hint="above")
-        b.store(low, *at, below)
-        b.store(high, *at, above)
+        b.store(after[0], *at, below)
+        b.store(after[1], *at, above)
         return keys_between(b, below, above, SEARCH_BITS)
 
     def masked_logits(self, on: Value) -> Value:

@@ -15,13 +15,15 @@ from kernel_cases import poison
 from tvm_cases import run
 from weft.codegen.bounds import prove_bounds
 from weft.codegen.reference import run_kernel
-from weft.ir.core import Operation
+from weft.ir.core import Operation, walk
 from weft.ir.vocabulary_parts import PART_WORDS, part_count, part_words
+from weft.passes.tile.gpu_schedules import gpu_step_kernels
 from weft.passes.tile.sampling_parts import argmax_join, survey_parts
 from weft.passes.tile.sampling_rounds import count_round, kept_parts, mass_round, sample_join
 from weft.runtime.sampled_draws import SampledDraws
 from weft.runtime.sampler import sample_rows
 
+SAMPLED = ("survey_parts", "count_round", "mass_round", "kept_parts", "sample_join")
 Run = Callable[[Operation, list[Any]], list[Any]]
 
 
@@ -124,7 +126,8 @@ def sampled(
         for build in (survey_parts, count_round, mass_round, kept_parts, sample_join)
     }
     draws = SampledDraws(kernels, vocab, rows + 2, torch.device("cpu"))
-    for held in (*draws._found, *draws._keys, *draws._sums):
+    keys = (each for search in (draws._kth, draws._nucleus) for turn in search for each in turn)
+    for held in (*draws._found, *keys, *draws._sums):
         held.fill_(float("nan") if held.is_floating_point() else -77)
     outs = [torch.from_numpy(each)
             for each in (poison(rows, dtype="i4"), poison(rows), poison(rows))]  # fmt: skip
@@ -212,6 +215,18 @@ def test_bounds_are_proven(build: Callable[[int, int], Operation], vocab: int) -
     assert prove_bounds(build(vocab, part_words(vocab))).ok
 
 
+def test_no_kernel_around_a_step_reads_what_it_writes() -> None:
+    """Each thread of a program reads a number when it comes to it: a new one that another thread
+    has already put there is as likely as the old."""
+    for kernel, _ in gpu_step_kernels(128256):
+        operations = list(walk(kernel.regions[0].operations))
+        read = {each.operands[0].name for each in operations if each.name == "tile.load"}
+        written = {each.operands[0].name for each in operations if each.name == "tile.store"}
+        assert written == set(kernel["writes"])
+        shared = {"pool"} if kernel["name"].name == "copy_pages" else set()  # other pages of it
+        assert read & written == shared, kernel["name"].name
+
+
 def test_parts_of_vocabularies() -> None:
     assert part_words(128256) == PART_WORDS and part_count(128256, PART_WORDS) == 32
     for vocab in (1, 31, 100, 333, 4096, 32000, 50257, 151936, 262144):
@@ -231,3 +246,36 @@ def test_draws_on_a_gpu(tmp_path: Path) -> None:
         logits, mask = rows_of(rows, rows, 5000)
         agree(drawn_greedily(device, logits, mask, 8), logits, mask)
         drawn_alike(device, logits, mask, settings_of(rows, rows))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+def test_draws_of_many_rows_on_a_gpu(tmp_path: Path) -> None:
+    """More programs than a GPU holds at once, whose threads run apart, draw what the oracle does,
+    each time that they are launched and replayed."""
+    from weft.codegen.build_cuda import load_kernels
+    from weft.runtime.graphs import CudaGraphs
+
+    rows, vocab, device = 96, 128256, torch.device("cuda")
+    wanted = [pair for pair in gpu_step_kernels(vocab)
+              if pair[0]["name"].name.startswith(SAMPLED)]  # fmt: skip
+    draws = SampledDraws(load_kernels(wanted, tmp_path), vocab, rows, device)
+    rng = np.random.default_rng(3)
+    logits = torch.from_numpy((3 * rng.standard_normal((rows, vocab))).astype("f4"))
+    mask = torch.full((rows, -(-vocab // 32)), -1, dtype=torch.int32)
+    settings = [torch.full((rows,), 0.8), torch.full((rows,), 50, dtype=torch.int32),
+                torch.full((rows,), 0.9), torch.zeros(rows),
+                torch.from_numpy(rng.random(rows).astype("f4"))]  # fmt: skip
+    token, logprob, _ = sample_rows(logits, mask, *settings)
+    given, held, sent = logits.cuda(), mask.cuda(), [each.cuda() for each in settings]
+    out = [torch.zeros(rows, dtype=torch.int32).cuda(), *torch.zeros(2, rows).cuda()]
+
+    def draw() -> None:
+        draws(rows, given, held, sent, True, True, out)
+
+    replay = CudaGraphs().record(draw)
+    for launch in (draw, replay) * 10:
+        out[0].fill_(-1)
+        launch()
+        np.testing.assert_array_equal(out[0].cpu(), token)
+        np.testing.assert_allclose(out[1].cpu(), logprob, atol=1e-4)
