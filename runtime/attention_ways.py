@@ -37,7 +37,7 @@ RATES = {
         program=4.2e10,
         processor=4.0e10,
         resident=132,
-        launch=0.9e-6,
+        launch=0.5e-6,
         item=2.8e-6,
         join=0.9e-6,
     ),

@@ -12,7 +12,7 @@ which `attention_join` joins. `runtime.attention_plan` makes the lists.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -149,12 +149,12 @@ class PartsBuilder:
         self.lane, self.tile, small = b.iota(keys), q, heads <= SMALL
         sums = (heads, keys) if small else (heads,)
         state = [b.full(LOWEST, "f32", heads), b.full(0.0, "f32", *sums),
-                 b.full(0.0, "f32", heads, s.head_dim), self._pages(self.low)]  # fmt: skip
+                 b.full(0.0, "f32", heads, s.head_dim), *self._pages(self.low)]  # fmt: skip
         start = self.low
         if whole is not None:
             state = self._blocks(start, whole, None, state)
             start = whole
-        top, total, acc, _ = self._blocks(start, self.high, seen, state)
+        top, total, acc, *_ = self._blocks(start, self.high, seen, state)
         total = b.reduce("sum", total, 1, hint="total") if small else total
         return top, total, acc
 
@@ -165,10 +165,11 @@ class PartsBuilder:
         b, s = self.b, self.shape
         keys = extents_of(self.lane.type)[0]
         with b.loop(low, high, *state, step=keys, hint="block") as loop:
-            top, total, acc, page = loop.carried
+            top, total, acc, *pages = loop.carried
             after = b.map(f"a + {keys}", loop.index, dtype="i32", hint="after")
             key = b.map("a + b", loop.index, self.lane, dtype="i32", hint="key")
-            scores = self._scores(key, page)
+            at = self._at(loop.index, pages)
+            scores = self._scores(at)
             scores = self._seen(scores, b.expand(key, 0), seen) if seen else scores
             best = b.reduce("max", scores, 1, hint="best")
             higher = b.map(f"max(a, b * {s.factor!r})", top, best, hint="higher")
@@ -182,37 +183,45 @@ class PartsBuilder:
                 total = b.map("a * b + c", total, fade, more, hint="total")
             faded = b.map("a * b", acc, b.expand(fade, 1), hint="faded")
             inside = b.expand(b.map("a < b", key, self.high, hint="inside"), 1) if seen else None
-            v = self._half(b.load(self.v_pool, *self._at(key, page), mask=inside, hint="values"))
+            v = self._half(b.load(self.v_pool, *at, mask=inside, hint="values"))
             acc = b.dot(self._half(weights), v, faded)
-            loop.yields(higher, total, acc, self._pages(after))
+            loop.yields(higher, total, acc, *self._pages(after))
         return loop.results
 
-    def _scores(self, key: Value, page: Value) -> Value:
+    def _scores(self, at: tuple[Value, ...]) -> Value:
         """Return the products of the tile with a block of keys; past the end, with any keys."""
         b = self.b
-        k = self._half(b.load(self.k_pool, *self._at(key, page), hint="keys"))
+        k = self._half(b.load(self.k_pool, *at, hint="keys"))
         blank = b.full(0.0, "f32", *extents_of(self.tile.type)[:1], *extents_of(self.lane.type))
         return b.dot(self.tile, k, blank, transpose_b=True)
 
-    def _at(self, key: Value, page: Value) -> tuple[Value, ...]:
-        """Return the indices of a block's keys in a pool."""
-        b = self.b
-        page = b.expand(page, 1) if extents_of(page.type) else page
-        offset = self.lane
-        if extents_of(offset.type)[0] != self.shape.page:  # blocks are no pages
-            offset = b.map(f"a % {self.shape.page}", key, dtype="i32", hint="offset")
-        return page, self.kv_head, b.expand(offset, 1), self.channel
-
-    def _pages(self, block: Value) -> Value:
-        """Return the page of a block of keys, or each key's where a block spans several; page 0
-        past the end."""
+    def _at(self, block: Value, pages: Sequence[Value]) -> tuple[Value, ...]:
+        """Return the indices of a block's keys in a pool: it begins with a page, or divides one."""
         b, page = self.b, self.shape.page
         keys = extents_of(self.lane.type)[0]
-        whole = page % keys == 0
-        key = block if whole else b.map("a + b", block, self.lane, dtype="i32", hint="key")
-        entry = b.map(f"a + b // {page}", self.base, key, dtype="i32", hint="entry")
-        inside = b.map("a < b", key, self.high, hint="inside")
-        return b.load(self.table, entry, mask=inside, hint="page_id")
+        number, offset = pages[-1], self.lane
+        if keys > page:
+            for place in range(len(pages) - 2, -1, -1):
+                text = f"where(a < {(place + 1) * page}, b, c)"
+                number = b.map(text, self.lane, pages[place], number, dtype="i32", hint="page_id")
+            offset = b.map(f"a % {page}", self.lane, dtype="i32", hint="offset")
+        elif keys < page:
+            text = f"min(a % {page}, {page - keys}) + b"
+            offset = b.map(text, block, self.lane, dtype="i32", hint="offset")
+        number = b.expand(number, 1) if extents_of(number.type) else number
+        return number, self.kv_head, b.expand(offset, 1), self.channel
+
+    def _pages(self, block: Value) -> list[Value]:
+        """Return the pages of a block of keys, one by one; page 0 past the end."""
+        b, page = self.b, self.shape.page
+        keys = extents_of(self.lane.type)[0]
+        found = []
+        for first in range(0, keys, page):
+            key = b.map(f"a + {first}", block, dtype="i32", hint="key") if first else block
+            entry = b.map(f"a + b // {page}", self.base, key, dtype="i32", hint="entry")
+            inside = b.map("a < b", key, self.high, hint="inside")
+            found.append(b.load(self.table, entry, mask=inside, hint="page_id"))
+        return found
 
     def _half(self, value: Value) -> Value:
         """Return a tile in the format in which products are formed."""

@@ -20,10 +20,11 @@ from parts_cases import (
 from weft.codegen.bounds import UnprovenAccess, prove_bounds
 from weft.codegen.emit_triton import emit
 from weft.codegen.reference import run_kernel
-from weft.ir.core import Module
+from weft.ir.core import Module, walk
 from weft.ir.parser import parse_module
 from weft.ir.printer import print_module
 from weft.ir.schedule import Schedule
+from weft.ir.tile import extents_of
 from weft.ir.verifier import verify
 from weft.passes.tile.attention_join import attention_merge
 from weft.passes.tile.attention_parts import Parts
@@ -55,6 +56,15 @@ def test_a_list_that_promises_less_is_not_proven() -> None:
             if len(facts) < len(kernel["requires"]):
                 with pytest.raises(UnprovenAccess):
                     prove_bounds(kernel.with_attributes(requires=facts))
+
+
+@pytest.mark.parametrize("page", [16, 64, 128])
+def test_pages_are_looked_up_one_by_one_whatever_they_hold(page: int) -> None:
+    """None by a tile of numbers, which would go through shared memory to the rows of keys."""
+    (kernel,) = launches(Parts(32, 8, 128, page=page, many=0))
+    found = [op.result for op in walk(kernel.regions[0].operations)
+             if op.name == "tile.load" and op.operands[0].name == "pages"]  # fmt: skip
+    assert [extents_of(value.type) for value in found] == [()] * (2 * max(1, 64 // page))
 
 
 @pytest.mark.parametrize("cascade", [False, True, None])
