@@ -209,7 +209,7 @@ def compiled_executor(
     from .runtime.compiled_executor import CompiledExecutor
     from .runtime.host_room import require_host_room
     from .runtime.weights import load_weights, weight_bytes
-    from .tuning import short_steps
+    from .tuning import host_products, short_steps
 
     share_cores(options.thread_count)
     every = with_narrow(regimes)
@@ -228,6 +228,8 @@ def compiled_executor(
         keys = offloaded_keys(checkpoint, regimes, options, pays, PAGE_SIZE, device).arguments
     else:
         keys["sparse"] = sparse_decode(attention, regimes, checkpoint, options, pages, PAGE_SIZE)
+    if options.tune == "cached":
+        keys["products"] = host_products(weights, options)
     executor = CompiledExecutor(
         rank_config(checkpoint, options),
         [(regime.rows, regime.function) for regime in every],

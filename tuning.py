@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from .cost_model.binding import Binding, Formats
 from .cost_model.hardware import Level
@@ -24,11 +24,15 @@ if TYPE_CHECKING:
     from .options import Options
     from .passes.tile.regimes import Regime
     from .runtime.compiled_executor import CompiledExecutor
+    from .runtime.host_products import ProductChoice
     from .runtime.short_steps import ShortSteps
     from .runtime.step import StepInput
     from .runtime.timing import BoundLaunch
+    from .runtime.weights import Weight
 
 Report = Callable[[str], None]
+
+Kept = TypeVar("Kept")
 
 
 @dataclass(frozen=True)
@@ -206,25 +210,45 @@ def choices_of(options: Options) -> Choices:
 def short_steps(executor: CompiledExecutor, options: Options) -> ShortSteps:
     """Return which steps of chunks run as decode steps: what is kept of this machine and a model
     of this shape, or what is measured now."""
+    from .loading import kv_dtype, weight_dtype
+    from .runtime.short_steps import MOST_KEYS, MOST_PARTS, measured, read
+
+    what = [repr(executor.config), weight_dtype(options), kv_dtype(options), executor.products.name]
+    sizes = [executor.decode_rows, executor.max_tokens, MOST_PARTS, MOST_KEYS]
+    parts = (*what, *map(str, sizes))
+    return _kept("short", parts, options, read, lambda: measured(executor))
+
+
+def host_products(weights: Mapping[str, Weight], options: Options) -> ProductChoice:
+    """Return which library multiplies the f32 rows of long steps: what is kept of this machine and
+    weights of these shapes, or what is measured now."""
+    from .runtime.host_products import measured, read
+
+    matrices = (w.data.shape for w in weights.values() if w.data.dim() == 2)
+    shapes = sorted({(shape[0], shape[1]) for shape in matrices})
+    return _kept("product", (repr(shapes),), options, read, lambda: measured(shapes))
+
+
+def _kept(
+    kind: str, parts: Iterable[str], options: Options, read: Callable[[Mapping[str, Any]], Kept],
+    measure: Callable[[], Kept],
+) -> Kept:  # fmt: skip
+    """Return a choice that was kept for this machine and these parts, or what is measured now."""
     from importlib.metadata import version
 
     from .codegen.cache import CacheFull, KernelCache, default_folder, key_of
-    from .loading import kv_dtype, weight_dtype
-    from .runtime.short_steps import MOST_KEYS, MOST_PARTS, kept, measured
+    from .runtime.kept_choice import kept
 
     home = KernelCache((options.cache or default_folder()) / "tuned")
-    what = [repr(executor.config), weight_dtype(options), kv_dtype(options)]
-    sizes = [executor.decode_rows, executor.max_tokens, MOST_PARTS, MOST_KEYS]
-    key = key_of(device_name(options), version("torch"), *what, *map(str, sizes))
-
-    path = home.folder / f"short-{key[:16]}.json"
+    key = key_of(device_name(options), version("torch"), *parts)
+    path = home.folder / f"{kind}-{key[:16]}.json"
 
     def keep(content: bytes) -> None:
         with suppress(CacheFull):  # it is measured anew by the next run
             if home.writable():
                 home.write(path, content)
 
-    return kept(path, lambda: measured(executor), keep)
+    return kept(path, read, measure, keep)
 
 
 def search_schedules(

@@ -63,6 +63,7 @@ def kernels(options: KernelOptions) -> None:
     emit(table_of(lines))
     if options.measure and not compilation.on_gpu:
         executor: Any = compilation.executor
+        emit(executor.products.describe())
         emit(executor.short.describe(executor.short_tokens))
 
 

@@ -15,6 +15,7 @@ from ..ir.model import ModelConfig, Rope
 from .dtypes import TORCH
 from .executor import PAGE_SIZE, by_name, check_step, page_bytes
 from .host_keys import HostKeys, Staged
+from .host_products import ProductChoice
 from .library import Launch, library_threads
 from .narrow_steps import NarrowSteps
 from .ranks import announcer
@@ -39,8 +40,9 @@ class CompiledExecutor:
     a tensor into what kernels take with the least work a launch (default: TVM's own tensors).
     Where the library's workers would spin in the kernels' way it has `library_threads` threads
     while a step runs (0: as many as torch is set to). `host` has the keys, where they lie across a
-    link, and `staged` the tasks of each function that launches on several queues. The attribute
-    `short` says which steps of chunks run as decode steps.
+    link, and `staged` the tasks of each function that launches on several queues. `products` says
+    what multiplies the f32 rows of long steps; `short` says which steps of chunks run as decode
+    steps.
     Of ranks the first lets the others know of every step and page copy before it is done here.
     """
 
@@ -52,6 +54,7 @@ class CompiledExecutor:
         convert: Callable[[Tensor], Any] | None = None,
         sparse: SparseDecode | None = None, library_threads: int = 0,
         host: HostKeys | None = None, staged: Sequence[Staged | None] = (),
+        products: ProductChoice | None = None,
     ) -> None:  # fmt: skip
         self.config, self.host = config, host
         self.vocab_size, self.context_length = config.vocab_size, config.context_length
@@ -70,7 +73,9 @@ class CompiledExecutor:
         tables = {"cos": cos.to(device), "sin": sin.to(device)}
         layers = host.layers if host else sparse.layers if sparse else {}
         tables |= host.tables if host else {}
-        memory = Memory(kernels, weights, k, v, tables, arena, convert or tvm_tensor(), layers)
+        self.products = products or ProductChoice()
+        memory = Memory(kernels, weights, k, v, tables, arena, convert or tvm_tensor(), layers,
+                        product=self.products.library)  # fmt: skip
         narrow = [(rows, function) for rows, function in functions if function.attribute("head")]
         self._narrow = NarrowSteps(narrow, memory, max_batch, config.vocab_size) if narrow else None
         functions = [pair for pair in functions if pair not in narrow]
@@ -149,7 +154,7 @@ class CompiledExecutor:
         found = self._logits[: step.logits_rows.shape[0]]
         for part, wanted in token_rows(step, self.decode_rows):
             recipe = self._recipe(part)
-            launches, logits = recipe.bind(by_name(part), self._extents(part))
+            launches, logits = self._bind(recipe, part)
             self._launch(recipe, launches)
             if len(wanted):
                 found.numpy()[wanted] = logits.numpy()  # torch would wake its own pool
@@ -203,8 +208,7 @@ class CompiledExecutor:
         """Return the launches of a step, to be timed: they may run in any order, and repeatedly."""
         sparse = self._selects(step)
         recipe = self._recipe(step, sparse)
-        launches, _ = recipe.bind(self._inputs(step, sparse), self._extents(step))
-        return numbered(recipe, launches)
+        return numbered(recipe, self._bind(recipe, step, sparse)[0])
 
     def seconds(self, run: Callable[[], None]) -> float:
         """Return how long some launches take on this device."""
@@ -214,7 +218,7 @@ class CompiledExecutor:
         """Run a step launch by launch; return each one's graph operation and seconds."""
         sparse = self._selects(step)
         recipe = self._recipe(step, sparse)
-        launches, _ = recipe.bind(self._inputs(step, sparse), self._extents(step))
+        launches, _ = self._bind(recipe, step, sparse)
         times: list[tuple[str, float]] = []
         for name, (function, arguments) in zip(recipe.names, launches, strict=True):
             start = perf_counter()
@@ -243,12 +247,22 @@ class CompiledExecutor:
     ) -> tuple[StepInput, list[Launch], Tensor, Recipe]:
         """Bind a step's tensors to launches; decode steps, whose views come again, are kept."""
         recipe = self._recipe(step, sparse)
-        plan = (step, *recipe.bind(self._inputs(step, sparse), self._extents(step)), recipe)
+        plan = (step, *self._bind(recipe, step, sparse), recipe)
         if step.is_decode:
             if len(self._plans) >= KEPT_PLANS:
                 self._plans.clear()
             self._plans[id(step), sparse] = plan  # holds the step, so that its id stays its own
         return plan
+
+    def _bind(
+        self, recipe: Recipe, step: StepInput, sparse: bool = False
+    ) -> tuple[list[Launch], Tensor]:
+        """Return a step's launches, those of the library with its rows rounded up, and logits."""
+        tokens, filled = step.tokens.shape[0], None
+        if recipe is self._recipes[-1][1]:  # its memory is for all tokens that a step may have
+            rows = self.products.library.rows(tokens, self.max_tokens)
+            filled = {"T": rows} if rows > tokens else None
+        return recipe.bind(self._inputs(step, sparse), self._extents(step), filled=filled)
 
     def _inputs(self, step: StepInput, sparse: bool) -> dict[str, Tensor]:
         inputs = by_name(step)

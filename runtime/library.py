@@ -15,14 +15,25 @@ from .ranks import peers
 
 Launch = tuple[Callable[..., Any], tuple[Any, ...]]
 
+Multiply = Callable[[Tensor, Tensor, Tensor | None, Tensor], Launch]
+"""Binds out [T, N] = x [T, K] w [N, K]^T + bias [N], all f32; given x, w, bias or None, out."""
 
-def matmul(values: Sequence[Any], scratch: Tensor | None = None) -> Launch:
+
+def blas(x: Tensor, w: Tensor, bias: Tensor | None, out: Tensor) -> Launch:
+    """Bind a product of f32 matrices by torch's BLAS."""
+    return _matmul_f32, (x, w.T, bias, out)
+
+
+def matmul(
+    values: Sequence[Any], scratch: Tensor | None = None, multiply: Multiply = blas
+) -> Launch:
     """Bind out [T, N] = x [T, K] w [N, K]^T + bias [N]; values: out, x, w, scale or None[, bias].
 
     Where x is f32, narrower weights are widened to f32 first: with many rows that costs little
     beside the product, and the result is that of our kernels. Likewise weights of 8 bits are
     widened to bf16 where x is. bf16 by bf16 stays so, with sums in f32; the result may be f32.
     What is widened lies in `scratch`, bytes that `workspace` counts, or in memory of its own.
+    `multiply` is for products of f32 by f32, widened weights included.
     """
     out, x, w, scale, *rest = values
     bias = rest[0] if rest else None
@@ -33,8 +44,8 @@ def matmul(values: Sequence[Any], scratch: Tensor | None = None) -> Launch:
     if x.dtype == torch.bfloat16:
         return _matmul_router, (x, w.T, bias, out, scratch)
     if w.dtype != torch.float32:
-        return _matmul_widened, (x, w, scale, bias, out, scratch)
-    return _matmul_f32, (x, w.T, bias, out)
+        return _matmul_widened, (x, w, scale, bias, out, scratch, multiply)
+    return multiply(x, w, bias, out)
 
 
 def _matmul_f32(x: Tensor, w: Tensor, bias: Tensor | None, out: Tensor) -> None:
@@ -133,9 +144,11 @@ def _scaled_matmul(
 
 def _matmul_widened(
     x: Tensor, w: Tensor, scale: Tensor | None, bias: Tensor | None, out: Tensor,
-    scratch: Tensor | None,
+    scratch: Tensor | None, multiply: Multiply,
 ) -> None:  # fmt: skip
-    torch.mm(x, _room(w.shape, torch.float32, w, scratch).copy_(w).T, out=out)
+    wide = _room(w.shape, torch.float32, w, scratch).copy_(w)
+    product, operands = multiply(x, wide, None, out)
+    product(*operands)
     if scale is not None:
         out.mul_(scale)
     if bias is not None:

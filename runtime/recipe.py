@@ -16,7 +16,8 @@ from torch import Tensor
 from ..ir.core import Operation, Symbol, Term
 from ..ir.types import dtype_of, shape_of
 from .dtypes import TORCH
-from .library import ROUTINES, SCALES, Launch, matmul
+from .host_products import BLAS, HostProduct
+from .library import ROUTINES, SCALES, Launch, blas, matmul
 from .weights import Weight
 
 PLANNED = "plan_"
@@ -38,6 +39,7 @@ class Memory:
     convert: Convert
     layers: Mapping[str, list[Tensor | None]] = field(default_factory=dict)  # labels, ... by name
     scratch: Tensor | None = None  # bytes that products widen their operands in
+    product: HostProduct = BLAS  # multiplies f32 rows
 
 
 @dataclass
@@ -113,10 +115,11 @@ class Recipe:
         self._first = self._first_uses()
 
     def bind(
-        self, inputs: Mapping[str, Tensor | int], extents: Mapping[str, int], way: str = ""
-    ) -> tuple[list[Launch], Tensor]:
+        self, inputs: Mapping[str, Tensor | int], extents: Mapping[str, int], way: str = "",
+        filled: Mapping[str, int] | None = None,
+    ) -> tuple[list[Launch], Tensor]:  # fmt: skip
         """Return the launches of a step, and the tensor that will hold its logits."""
-        launches, logits = self.flow(inputs, extents, way=way)
+        launches, logits = self.flow(inputs, extents, filled, way)
         return list(launches), logits
 
     def flow(
@@ -148,7 +151,7 @@ class Recipe:
                     continue
                 if function in ROUTINES:
                     values = wide if function in SCALES else raw
-                    yield self._routine(function, [values[slot] for slot in slots])
+                    yield self._routine(function, slots, values)
                 else:
                     yield function, tuple([ready[slot] for slot in slots])
 
@@ -156,8 +159,13 @@ class Recipe:
             fill((self._result,))
         return launches(), raw[self._result]
 
-    def _routine(self, name: str, values: Sequence[Any]) -> Launch:
-        return matmul(values, self._memory.scratch) if name == "matmul" else ROUTINES[name](values)
+    def _routine(self, name: str, slots: Sequence[int], values: Sequence[Any]) -> Launch:
+        operands = [values[slot] for slot in slots]
+        if name != "matmul":
+            return ROUTINES[name](operands)
+        kept = self._slots.keys[slots[2]][0] == "weight"  # not a head of some step's words
+        multiply = self._memory.product.launch if kept else blas
+        return matmul(operands, self._memory.scratch, multiply)
 
     def library_calls(
         self, extents: Mapping[str, int], routines: Sequence[str]

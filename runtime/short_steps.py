@@ -8,11 +8,9 @@ or the other by a factor of up to two. So both are timed, once a machine and mod
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -75,17 +73,11 @@ def usual(exact: bool) -> ShortSteps:
     return ShortSteps(1) if exact else ShortSteps(4, far=4)
 
 
-def kept(path: Path, measure: Callable[[], ShortSteps], keep: Callable[[bytes], None]
-         ) -> ShortSteps:  # fmt: skip
-    """Return what a file says; where it is missing or broken, what is measured, which is kept."""
-    try:
-        found = ShortSteps(**json.loads(path.read_text(encoding="utf-8")))
-        if 1 <= found.parts <= MOST_PARTS:
-            return found
-    except (OSError, ValueError, TypeError):
-        pass  # nothing was kept, or by another version
-    found = measure()
-    keep(json.dumps(asdict(found)).encode())
+def read(said: Mapping[str, Any]) -> ShortSteps:
+    """Return a choice that was kept; raises ValueError or TypeError for what is none."""
+    found = ShortSteps(**said)
+    if not 1 <= found.parts <= MOST_PARTS:
+        raise ValueError(said)
     return found
 
 

@@ -45,7 +45,7 @@ def test_tokens_equal_the_whole_models_under_every_schedule(schedule, cases, who
 @pytest.mark.parametrize("schedule", ["cgo", "s4"])
 def test_keys_of_bf16_are_half_the_bytes_and_read_as_the_whole_model_reads_them(schedule, cases):
     """The whole model over keys of bf16 is the oracle: the same kernels on one device."""
-    options = Options(**LIMITS, kv="bf16", cache=cases.cache)
+    options = Options(**LIMITS, kv="bf16", cache=cases.cache, tune="off")  # sums in one order
     whole = Compilation("program p() -> int:\n    return 1\n", "tiny-moe", options=options).executor
     made = cases.offloading(policy(schedule), kv="bf16")
     executor = made.executor(made.kernels([]))

@@ -9,7 +9,9 @@ import torch
 from weft.codegen.cache import CacheFull, KernelCache
 from weft.options import Options
 from weft.runtime import short_steps
-from weft.runtime.short_steps import CHUNK, MOST_PARTS, ShortSteps, chunks, kept, measured, usual
+from weft.runtime.host_products import ProductChoice
+from weft.runtime.kept_choice import kept
+from weft.runtime.short_steps import CHUNK, MOST_PARTS, ShortSteps, chunks, measured, read, usual
 from weft.tuning import short_steps as steps_here
 
 ROWS = 8
@@ -18,7 +20,8 @@ ROWS = 8
 def executor(**changes):
     """What is asked of an executor, with room for every step that is tried."""
     sizes = {"decode_rows": ROWS, "max_tokens": 512, "num_pages": 64, "page_size": 16,
-             "context_length": 128, "short": ShortSteps(1)}  # fmt: skip
+             "context_length": 128, "short": ShortSteps(1),
+             "products": ProductChoice()}  # fmt: skip
     return SimpleNamespace(**sizes | changes)
 
 
@@ -109,7 +112,9 @@ def test_what_was_measured_is_kept_and_not_measured_again(tmp_path):
         runs.append(1)
         return ShortSteps(2, 1, 0.25, 0.5)
 
-    assert kept(path, measure, path.write_bytes) == kept(path, measure, path.write_bytes)
+    assert kept(path, read, measure, path.write_bytes) == kept(
+        path, read, measure, path.write_bytes
+    )
     assert len(runs) == 1
 
 
@@ -127,7 +132,7 @@ def test_a_full_disk_keeps_nothing_and_stops_nothing(costs, monkeypatch, tmp_pat
 def test_a_broken_file_is_measured_anew(tmp_path, text):
     path = tmp_path / "short.json"
     path.write_text(text)
-    assert kept(path, lambda: ShortSteps(2), path.write_bytes) == ShortSteps(2)
+    assert kept(path, read, lambda: ShortSteps(2), path.write_bytes) == ShortSteps(2)
     assert json.loads(path.read_text())["parts"] == 2
 
 
