@@ -7,6 +7,8 @@ allocated once, so that a steady decode step makes no Python object per token.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -20,7 +22,9 @@ MAX_ENDS = 8
 class Chunk:
     """A stretch of a sequence's tokens that a step computes, besides the running rows."""
 
-    __slots__ = ("count", "ends", "joins", "packed_end", "request", "scores", "start")
+    __slots__ = (
+        "copied", "count", "ends", "joins", "packed_end", "request", "scores", "start",
+    )  # fmt: skip
 
     def __init__(self, request: Request, start: int, count: int) -> None:
         end = start + count
@@ -32,6 +36,8 @@ class Chunk:
         first = request.score_from
         self.scores = 0 if first is None else max(0, end - max(first, start))
         self.packed_end = 0
+        self.copied: np.ndarray | None = None
+        """Slots [2, X] from and to which the step copies what another computes of its tokens."""
 
     @property
     def scored_from(self) -> int:
@@ -219,7 +225,11 @@ class Batch:
             rows = self._arange[end - chunk.scores : end]
             self._wanted[wanted : wanted + chunk.scores] = rows
             wanted += chunk.scores
-        return self._view(tokens, count + len(chunks), wanted), tokens, sampled
+        step = self._view(tokens, count + len(chunks), wanted)
+        copied = [chunk.copied for chunk in chunks if chunk.copied is not None]
+        if copied:
+            step = replace(step, copies=torch.from_numpy(np.concatenate(copied, 1)))
+        return step, tokens, sampled
 
     def kv_tokens(self, rows: int) -> int:
         """Return the tokens that the attention of the packed step's sequences sees."""

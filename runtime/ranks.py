@@ -249,7 +249,7 @@ def follow(executor: Any) -> None:
             executor.forward(step, *(() if source is None else (source,)))
 
 
-_PARTS = tuple(item.name for item in fields(StepInput) if item.name != "reads")
+_PARTS = tuple(item.name for item in fields(StepInput) if item.name not in {"reads", "copies"})
 
 
 class _Steps:

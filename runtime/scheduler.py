@@ -19,9 +19,10 @@ from .batch import Batch, Chunk
 from .kv_cache import PagedKV
 from .meter import HitCounter, PromptLog
 from .policy import Policy
-from .prefix_tree import PrefixTree, common_prefix
+from .prefix_tree import PrefixTree
 from .pressure import Pressure
 from .request import Request
+from .same_step import SameStep
 from .sequence import Order, Sequence
 from .step import ModelExecutor
 from .streams import Streams
@@ -63,6 +64,7 @@ class Scheduler:
         self.turns = Turns(batch, kv, policy, self._pressure, executor.max_batch, self.enqueue)
         self._prefilling: list[Request] = []
         self._parked: set[Request] = set()
+        self._same = SameStep(kv, bool(getattr(executor, "copies_slots", False)))
         self._tie = count()
         self._backlog: int | None = None
         self._asked = PromptLog()
@@ -104,6 +106,8 @@ class Scheduler:
         tokens = sequence.tokens[: request.first_logits]
         known = max(sequence.resident, self._tree.known(tokens))
         shared = self._asked.add(tokens)
+        if self._same.able:
+            return sequence.length - max(known, shared)
         waits = shared > known and self._waits(request, known, shared)
         return 0 if waits else sequence.length - known
 
@@ -204,13 +208,16 @@ class Scheduler:
         budget = self._executor.max_tokens - self._batch.size
         logits = rows = self._executor.max_batch - self._batch.size
         chunks: dict[Request, Chunk] = {}
+        self._same.begin(chunks)
 
         def take(request: Request) -> bool:
             nonlocal budget, logits
             chunk = self._chunk(request, budget, logits) if len(chunks) < rows else None
             if chunk is None:
+                self._same.refused(request)
                 return False
             chunks[request] = chunk
+            self._same.took(request, chunk)
             budget, logits = budget - chunk.count, logits - (chunk.scores or chunk.joins)
             return True
 
@@ -231,6 +238,9 @@ class Scheduler:
                 break
         # A later request may have taken an earlier one's pages.
         alive = set(self._prefilling)
+        for request in self._same.orphans(alive):
+            self._preempt(request.sequence)
+            alive.discard(request)
         return [chunk for request, chunk in chunks.items() if request in alive]
 
     def _chunk(self, request: Request, budget: int, logits: int) -> Chunk | None:
@@ -281,23 +291,18 @@ class Scheduler:
                 self._kv.adopt_rest(sequence, pages, known)
 
     def _park(self, request: Request) -> bool:
-        """Let the request wait for a prefix that another is computing, if that pays."""
-        sequence, limit = request.sequence, request.first_logits
-        if limit <= sequence.resident:
+        """Let the request wait for a prefix that another is computing, if that pays; what this step
+        computes of it, it may have at once."""
+        known = request.sequence.resident
+        if request.first_logits <= known:
             return False
-        best, leader, own = 0, None, sequence.tokens[:limit]
-        for other in self._prefilling:
-            theirs = other.sequence
-            least = max(best, theirs.resident)  # more than so many tokens must be the same
-            if least < limit and least < theirs.length and own[least] == theirs.tokens[least]:
-                shared = common_prefix(own, theirs.tokens[: theirs.length])
-                if shared > least:
-                    best, leader = shared, other
-        if leader is None or not self._waits(request, sequence.resident, best):
-            return False
-        leader.followers.append((best, request))
-        self._parked.add(request)
-        return True
+        now, (shared, leader) = self._same.leaders(request, self._prefilling)
+        if shared > now[0] and leader is not None and self._waits(request, now[0], shared):
+            leader.followers.append((shared, request))
+            self._parked.add(request)
+            return True
+        self._same.follow(request, now)
+        return False
 
     def _waits(self, request: Request, known: int, shared: int) -> bool:
         """Say whether a request that knows some tokens should wait for another that shares more.
@@ -316,6 +321,10 @@ class Scheduler:
         for _, request in ready:
             if request in self._parked:
                 self._parked.remove(request)
+                if not request.needs_logits:
+                    self.reuse(request)
+                    if self._is_filled(request):
+                        continue
                 self.enqueue(request)
 
     # Pages.

@@ -61,6 +61,9 @@ class ToyExecutor:
     def all_logits(self, step: StepInput) -> Tensor:
         """Return logits of all words."""
         self.kv[step.slots.numpy()] = step.tokens.numpy()
+        if step.copies is not None:
+            source, target = step.copies.numpy()
+            self.kv[target] = self.kv[source]
         sequence_of = np.repeat(np.arange(len(step.kv_lengths)), np.diff(step.query_starts.numpy()))
         positions = step.positions.numpy()
         rows = []

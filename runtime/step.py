@@ -51,6 +51,11 @@ class StepInput:
     reads: Tensor | None = None
     """[B] which keys each sequence reads: as the executor does by default, all, or as its policy
     says (DEFAULT, WHOLE, SPARSE); None: by default."""
+    copies: Tensor | None = None
+    """[2, X] slots from which keys and values are copied, and to which, in each layer as soon as
+    they are written there: those of tokens that one sequence computes and others share. No slot
+    that is copied to is copied from. None: none; only executors that have `copies_slots` get any.
+    """
 
     @property
     def is_decode(self) -> bool:
@@ -77,6 +82,7 @@ class ModelExecutor(Protocol):
     max_batch: int
     max_tokens: int
 
+    # One whose `copies_slots` is true does what `StepInput.copies` says.
     # One that has `head_rows` also has `forward_narrow`, which takes them: see `allowed_words`.
 
     def forward(self, step: StepInput) -> Tensor:
