@@ -271,10 +271,12 @@ class Compilation:
 
     @property
     def policy(self) -> Policy | None:
-        """What waits for whom: on a GPU nothing does for less than a page."""
+        """What waits for whom: on a GPU nothing does for less than a page, except where prompts
+        that begin alike go in one step, so that only what that cannot hold is waited for."""
         from .runtime.policy import Policy
 
-        if not self.on_gpu or self.offloading is not None:
+        together = getattr(self.executor, "copies_slots", False)
+        if not self.on_gpu or self.offloading is not None or together:
             return None
         return Policy(least_gain=page_size(self.options))
 

@@ -30,6 +30,7 @@ from .page_copies import PageCopies
 from .ranks import peers
 from .recipe import Recipe
 from .recordings import Recorded, Recordings
+from .slot_copies import SlotCopies
 from .sparse_decode import SparseDecode, grouped
 from .sparse_lists import SparseLists
 from .staging import Layout, Staging
@@ -117,6 +118,12 @@ class DeviceExecutor(CompiledExecutor):
         stacks = list(host.stacks.values()) if host else [self._pools]
         self._copies = [PageCopies(pools, kernels["copy_pages"].launch) for pools in stacks]
         self._overwritten: list[int] = []
+        # Labels of slots, and keys across a link, are not copied so; other ranks are not told.
+        whole = config.head_dim * self._pools[0].itemsize % 4 == 0 if self._pools else False
+        self.copies_slots = whole and sparse is None and self.announcer is None
+        if self.copies_slots:
+            launch, most = kernels["copy_slots"].launch, max_batch * shape.page
+            self._slot_copies = SlotCopies(*self._pools, launch, most)
         if host is not None:
             self._forget = kernels[f"keys_forget_{config.kv_heads}"].launch
 
@@ -139,6 +146,7 @@ class DeviceExecutor(CompiledExecutor):
             return self._apart(step, source, groups)
         rows, asked = step.tokens.shape[0], step.logits_rows.shape[0]
         small = 0 < rows <= self._sizes[-1] and (step.is_decode or self.host is None)
+        small = small and step.copies is None
         lists = self._lists.plan(step, small)
         small = small and (step.is_decode or not lists.sparse)
         if small and len(lists.arrays[PAGES]) <= ENTRIES:
@@ -154,6 +162,8 @@ class DeviceExecutor(CompiledExecutor):
                 return recorded.logits[:asked]
         recipe, sent = self._sent(step, source, lists, few=False)
         launches, logits = recipe.flow(**sent)
+        if step.copies is not None:
+            launches = self._slot_copies.among(step.copies, launches, recipe.writes)
         self._run_all(recipe, launches)
         return logits
 

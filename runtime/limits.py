@@ -17,6 +17,13 @@ class ContextTooLong(CapacityError):
     hint = "shorten the prompt or lower max_tokens"
 
 
+class KVTooSmall(CapacityError):
+    """A sequence that the KV memory cannot hold, even alone."""
+
+    template = "row {row}, {what}: {tokens} tokens need {pages} KV pages, {short} more than {have}"
+    hint = "give the KV cache more memory, or lower max_tokens or the prompt's length"
+
+
 def check_limits(request: Request, context: int) -> None:
     """Raise ContextTooLong, or a CapacityError where a gen has too many end tokens."""
     new = request.sampling.max_tokens if request.sampling else 0

@@ -90,6 +90,8 @@ class Recipe:
         self.names: list[str] = []
         self.kernels: list[tuple[str, str]] = []
         """Of each launch: the kernel or routine, and the graph operation that it computes."""
+        self.writes: list[int | None] = []
+        """Of each launch: the layer whose keys and values it writes."""
         region = function.regions[0]
         for value in region.arguments:
             self._places[value.name] = ("input", value.name)
@@ -199,6 +201,7 @@ class Recipe:
                 operation["kernel"].name if operation.name == "graph.call" else operation["routine"]
             )
             self.kernels.append((kernel, self.names[-1]))
+            self.writes.append(_written(operation))
         if operation.name == "graph.return":
             self._result = self._place(operation.operands[0].name)
         elif operation.name == "graph.library":
@@ -284,3 +287,11 @@ class Recipe:
         dtype = TORCH[dtype_of(type)]
         end = offset + prod(shape) * dtype.itemsize
         return self._memory.arena[offset:end].view(dtype).view(shape)
+
+
+def _written(call: Operation) -> int | None:
+    """Return the layer whose keys and values a launch writes to their slots, if it does."""
+    if call.attribute("of") not in {"graph.kv_write", "graph.qkv_rope_write"}:
+        return None
+    layers = (term.parameters[0] for term in call["arguments"] if term.name == "k")
+    return next(layers, None)  # type: ignore[arg-type]

@@ -14,9 +14,9 @@ from itertools import count
 
 import numpy as np
 
-from ..ir.diagnostics import CapacityError
 from .batch import Batch, Chunk
 from .kv_cache import PagedKV
+from .limits import KVTooSmall
 from .meter import HitCounter, PromptLog
 from .policy import Policy
 from .prefix_tree import PrefixTree
@@ -27,13 +27,6 @@ from .sequence import Order, Sequence
 from .step import ModelExecutor
 from .streams import Streams
 from .turns import Turns
-
-
-class KVTooSmall(CapacityError):
-    """A sequence that the KV memory cannot hold, even alone."""
-
-    template = "row {row}, {what}: {tokens} tokens need {pages} KV pages, {short} more than {have}"
-    hint = "give the KV cache more memory, or lower max_tokens or the prompt's length"
 
 
 class Scheduler:
@@ -179,9 +172,8 @@ class Scheduler:
 
     def check_fit(self, request: Request, tokens: int) -> None:
         """Raise KVTooSmall if the sequence could not hold `tokens` even alone."""
-        pages = -(-tokens // self._kv.page_size)
-        if pages > self._kv.num_pages:
-            raise self._too_small(request, tokens, pages)
+        if -(-tokens // self._kv.page_size) > self._kv.num_pages:
+            raise self._too_small(request, tokens)
 
     def _outside(self) -> Iterator[Request]:
         """Yield the requests that are not in the batch, those that read on first."""
@@ -322,10 +314,9 @@ class Scheduler:
             if request in self._parked:
                 self._parked.remove(request)
                 if not request.needs_logits:
-                    self.reuse(request)
-                    if self._is_filled(request):
-                        continue
-                self.enqueue(request)
+                    self.reuse(request)  # it may have all that it is to be filled with
+                if request.needs_logits or not self._is_filled(request):
+                    self.enqueue(request)
 
     # Pages.
 
@@ -398,12 +389,11 @@ class Scheduler:
         self._kv.drop(sequence)
 
     def _fail(self, request: Request, tokens: int) -> None:
-        pages = -(-tokens // self._kv.page_size)
         self.cancel(request)
-        request.error = self._too_small(request, tokens, pages)
+        request.error = self._too_small(request, tokens)
         self.done.append(request)
 
-    def _too_small(self, request: Request, tokens: int, pages: int) -> KVTooSmall:
-        have = self._kv.num_pages
+    def _too_small(self, request: Request, tokens: int) -> KVTooSmall:
+        have, pages = self._kv.num_pages, -(-tokens // self._kv.page_size)
         return KVTooSmall(row=request.row, what=request.name, tokens=tokens, pages=pages,
                           have=have, short=pages - have)  # fmt: skip

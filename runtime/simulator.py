@@ -23,6 +23,9 @@ _MULTIPLIER = 0x9E3779B97F4A7C15
 class ToyExecutor:
     """A ModelExecutor whose KV memory holds token ids."""
 
+    copies_slots = False
+    """Whether prompts of one step may share tokens: set before an engine is made."""
+
     def __init__(
         self,
         vocab_size: int,

@@ -1,4 +1,5 @@
-"""What a step begins with: tokens that the host does not know yet, and pages that are copied."""
+"""What a step begins with: tokens that the host does not know yet, pages that are copied, and
+slots that are so once a layer's keys are written."""
 
 from __future__ import annotations
 
@@ -53,3 +54,33 @@ def copy_pages(rows: int = 8) -> Operation:
     b.store(pool, layer, end, first, column, numbers, mask=mask)
     return b.finish("C", "L", f"ceildiv(B, {rows})", of="copy_pages",
                     requires=("C >= 0", "L >= 0", "N >= 0", "B >= 0"))  # fmt: skip
+
+
+def copy_slots(heads: int = 8, width: int = 64) -> Operation:
+    """Return the kernel that copies keys and values of tokens from slot to slot in one layer: row
+    `from_row[c]` of page `from_page[c]` to row `to_row[c]` of page `to_page[c]`.
+
+    No slot that is copied to is copied from. What lies outside the pages copies nothing.
+
+    Arguments: X copies, N pages, K heads, P rows a page, W numbers a row, from_page [X], from_row
+    [X], to_page [X], to_row [X], k [N, K, P, W] i32, v [N, K, P, W] i32.
+    """
+    b = KernelBuilder("copy_slots")
+    _, pages, count, rows, numbers = [b.scalar(name) for name in "XNKPW"]
+    lists = ("from_page", "from_row", "to_page", "to_row")
+    places = [b.buffer(name, "i32", "X") for name in lists]
+    pools = [b.buffer(name, "i32", "N", "K", "P", "W") for name in "kv"]
+    copy, part, block = b.program_id(0, "copy"), b.program_id(1, "part"), b.program_id(2, "block")
+    page, row, page_to, row_to = [b.load(place, copy, hint="at") for place in places]
+    head = b.expand(b.map(f"a * {heads} + b", part, b.iota(heads), dtype="i32"), 1)
+    column = b.expand(b.map(f"a * {width} + b", block, b.iota(width), dtype="i32"), 0)
+    known = "(a < b) & (max(c, d) + 0 * a < e) & (min(c, d) + 0 * a >= 0)"
+    mask = b.map(known, head, count, page, page_to, pages, dtype="bool", hint="known")
+    inside = b.map(known, column, numbers, row, row_to, rows, dtype="bool", hint="inside")
+    mask = b.map("a & b", mask, inside, dtype="bool", hint="mask")
+    found = [b.load(pool, page, head, row, column, mask=mask, hint="numbers") for pool in pools]
+    for pool, values in zip(pools, found, strict=True):
+        b.store(pool, page_to, head, row_to, column, values, mask=mask)
+    sizes = tuple(f"{name} >= 0" for name in "XNKPW")
+    return b.finish("X", f"ceildiv(K, {heads})", f"ceildiv(W, {width})", of="copy_slots",
+                    requires=sizes)  # fmt: skip

@@ -314,6 +314,20 @@ def copy_pages(rng: np.random.Generator, copies: int) -> Case:
     return Case(feed.copy_pages(2), arguments, {"pool": expected})
 
 
+def copy_slots(rng: np.random.Generator, copies: int) -> Case:
+    pages, heads, rows, width = copies + 1, 3, 4, 5
+    pools = [rng.integers(-(2**31), 2**31, (pages, heads, rows, width)).astype("i4") for _ in "kv"]
+    slots = rng.permutation(pages * rows)[: 2 * copies].astype("i4").reshape(2, copies)
+    (page, page_to), (row, row_to) = slots // rows, slots % rows
+    page[2:3], row_to[3:4] = pages, -1
+    kept = (page < pages) & (row_to >= 0)
+    expected = [pool.copy() for pool in pools]
+    for pool, after in zip(pools, expected, strict=True):
+        after[page_to[kept], :, row_to[kept]] = pool[page[kept], :, row[kept]]
+    arguments = [copies, pages, heads, rows, width, page, row, page_to, row_to, *pools]
+    return Case(feed.copy_slots(2, 4), arguments, dict(zip("kv", expected, strict=True)))
+
+
 def constrain_rows(rng: np.random.Generator, r: int) -> Case:
     vocab, width, states, drawn_rows = 70, 3, 6, 5
     sizes = rng.integers(0, 4, vocab)
@@ -367,6 +381,7 @@ FAMILIES: dict[str, Callable[[np.random.Generator, int], Case]] = {
     "combine_partial": _with(combine, False, True),
     "combine_residual": _with(combine, True), "argmax_masked": argmax_masked, "sample": sample,
     "token_logprobs": token_logprobs, "feed_tokens": feed_tokens, "copy_pages": copy_pages,
+    "copy_slots": copy_slots,
     "constrain_rows": constrain_rows,
 }  # fmt: skip
 

@@ -58,6 +58,7 @@ class Toy:
         seed: int = 0,
         trace: Trace | None = None,
         ahead: bool = False,
+        together: bool = False,
         **limits: int,
     ) -> Executable:
         module = self.lowered(text) if isinstance(text, str) else text
@@ -65,6 +66,7 @@ class Toy:
         from ahead import AheadExecutor, AheadSampler
 
         executor = (AheadExecutor if ahead else ToyExecutor)(self.tokenizer.size, **limits)
+        executor.copies_slots = together
         sample = AheadSampler(executor) if isinstance(executor, AheadExecutor) else sample_rows
         name = module.operations[-1]["name"].name
         plan = self.plan(module)

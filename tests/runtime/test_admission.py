@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from weft.ir.budget import Limits
 from weft.ir.diagnostics import WeftError
 from weft.runtime.admission import Admission, Claim
+from weft.runtime.limits import KVTooSmall
 from weft.runtime.row_order import in_prefix_order
-from weft.runtime.scheduler import KVTooSmall
 
 _spec = importlib.util.spec_from_file_location(
     "random_programs", Path(__file__).with_name("test_random_programs.py")

@@ -14,8 +14,7 @@ from weft.runtime.arguments import BadArguments, Written
 from weft.runtime.coerce import Mismatch, coerce
 from weft.runtime.constraint import BadConstraint
 from weft.runtime.instance import ProgramFailed
-from weft.runtime.limits import ContextTooLong
-from weft.runtime.scheduler import KVTooSmall
+from weft.runtime.limits import ContextTooLong, KVTooSmall
 from weft.runtime.tools import ToolFailed, UnboundTool
 
 ECHO = """

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from weft.ir.diagnostics import WeftError
+from weft.runtime.limits import KVTooSmall
 from weft.runtime.meter import ideal_hits
-from weft.runtime.scheduler import KVTooSmall
 from weft.runtime.trace import Trace
 
 TEXTS = st.sampled_from(
@@ -125,13 +125,14 @@ class _Writer:
     tokens=st.sampled_from([8, 13, 64]),
     seed=st.integers(0, 3),
     ahead=st.booleans(),
+    together=st.booleans(),
 )
-def test_engine_equals_oracle(toy, text, room, page_size, batch, tokens, seed, ahead):
+def test_engine_equals_oracle(toy, text, room, page_size, batch, tokens, seed, ahead, together):
     rows = [{"arg": "hello"}, {"arg": "he"}, {"arg": "a b"}]
     oracle, trace = toy.oracle(text, seed=seed), Trace()
     executable = toy.compile(
         text, seed=seed, num_pages=-(-room // page_size), page_size=page_size, max_batch=batch,
-        max_tokens=max(tokens, batch), trace=trace, ahead=ahead,
+        max_tokens=max(tokens, batch), trace=trace, ahead=ahead, together=together,
     )  # fmt: skip
     try:
         expected = [oracle(number, **row) for number, row in enumerate(rows)]

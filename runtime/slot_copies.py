@@ -1,0 +1,58 @@
+"""Slots of keys that a step copies on a device once a layer has written them: a launch a layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .library import Launch
+from .staging import Layout, Staging
+
+LISTS = ("from_page", "from_row", "to_page", "to_row")
+
+
+class SlotCopies:
+    """Puts the copies of a step among its launches.
+
+    `k` and `v` are [N, K, P, C] a layer, with rows of whole 32-bit numbers; `most` copies are asked
+    for at most in one step.
+    """
+
+    def __init__(
+        self, k: Sequence[Tensor], v: Sequence[Tensor], launch: Callable[..., Any], most: int
+    ) -> None:
+        self._pools = list(zip(map(_numbers, k), map(_numbers, v), strict=True))
+        self._launch = launch
+        self._staging = Staging(Layout.of((name, most) for name in LISTS).end, k[0].device)
+
+    def among(
+        self, copies: Tensor, launches: Iterable[Launch], writes: Iterable[int | None]
+    ) -> Iterator[Launch]:
+        """Yield a step's launches, and behind each that writes a layer's keys the layer's copies.
+
+        `copies` [2, X] are slots from and to; `writes` says of each launch which layer's keys it
+        writes, None: none.
+        """
+        size, count = self._pools[0][0].shape[2], copies.shape[1]
+        places = np.divmod(copies.numpy(), size)
+        layout = Layout.of((name, count) for name in LISTS)
+        buffer = self._staging.open()
+        arrays = (places[0][0], places[1][0], places[0][1], places[1][1])
+        for (at, _), array in zip(layout.places.values(), arrays, strict=True):
+            buffer[at : at + count] = array
+        self._staging.send(layout.end)
+        lists = layout.views(self._staging.device).values()
+        for launch, layer in zip(launches, writes, strict=True):
+            yield launch
+            if layer is not None:
+                k, v = self._pools[layer]
+                yield self._launch, (count, *k.shape, *lists, k, v)
+
+
+def _numbers(pool: Tensor) -> Tensor:
+    """Return keys as numbers of 32 bits [N, K, P, W]."""
+    return pool.view(torch.int32)
