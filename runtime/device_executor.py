@@ -122,8 +122,8 @@ class DeviceExecutor(CompiledExecutor):
         whole = config.head_dim * self._pools[0].itemsize % 4 == 0 if self._pools else False
         self.copies_slots = whole and sparse is None and self.announcer is None
         if self.copies_slots:
-            launch, most = kernels["copy_slots"].launch, max_batch * shape.page
-            self._slot_copies = SlotCopies(*self._pools, launch, most)
+            (k, v), launch = self._pools, kernels["copy_slots"].launch
+            self._slot_copies = SlotCopies(k, v, launch, max_batch * shape.page)
         if host is not None:
             self._forget = kernels[f"keys_forget_{config.kv_heads}"].launch
 

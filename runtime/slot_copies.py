@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -18,16 +18,14 @@ LISTS = ("from_page", "from_row", "to_page", "to_row")
 class SlotCopies:
     """Puts the copies of a step among its launches.
 
-    `k` and `v` are [N, K, P, C] a layer, with rows of whole 32-bit numbers; `most` copies are asked
+    `k` and `v` are [layers, N, K, P, C], with rows of whole 32-bit numbers; `most` copies are asked
     for at most in one step.
     """
 
-    def __init__(
-        self, k: Sequence[Tensor], v: Sequence[Tensor], launch: Callable[..., Any], most: int
-    ) -> None:
-        self._pools = list(zip(map(_numbers, k), map(_numbers, v), strict=True))
+    def __init__(self, k: Tensor, v: Tensor, launch: Callable[..., Any], most: int) -> None:
+        self._pools = [*zip(*(pool.view(torch.int32) for pool in (k, v)), strict=True)]
         self._launch = launch
-        self._staging = Staging(Layout.of((name, most) for name in LISTS).end, k[0].device)
+        self._staging = Staging(Layout.of((name, most) for name in LISTS).end, k.device)
 
     def among(
         self, copies: Tensor, launches: Iterable[Launch], writes: Iterable[int | None]
@@ -51,8 +49,3 @@ class SlotCopies:
             if layer is not None:
                 k, v = self._pools[layer]
                 yield self._launch, (count, *k.shape, *lists, k, v)
-
-
-def _numbers(pool: Tensor) -> Tensor:
-    """Return keys as numbers of 32 bits [N, K, P, W]."""
-    return pool.view(torch.int32)

@@ -173,6 +173,18 @@ def rows_of_products() -> set[int]:
     return rows
 
 
+def counted_copies(device: Any) -> list[int]:
+    """Return the numbers of slots that steps copy from now on."""
+    found, forward = [], device.forward
+
+    def watched(step: Any, *rest: Any) -> torch.Tensor:
+        found.extend(() if step.copies is None else (step.copies.shape[1],))
+        return forward(step, *rest)
+
+    device.forward = watched
+    return found
+
+
 def generate(
     executor: Any, sampler: Any = None, shared: int = 20, most: int = 9, watched: bool = False
 ) -> list[list[int]]:
@@ -252,7 +264,11 @@ def main() -> None:
     multiplied = rows_of_products()
     if all_rows:
         device._sent = None  # nothing is launched one kernel after another
+        device.copies_slots = False  # as steps are that copy slots
+    copied = counted_copies(device)
     found = generate(device, device_sampler(device, kernels), shared, most, together)
+    # two prompts of three share with the first, computed in one step, a part of a page
+    assert copied == ([2 * shared] if device.copies_slots else []), copied
     assert multiplied <= {*device._counts, *device._logit_counts, *device._sizes}, multiplied
     assert sys.argv[1] not in ("sparse", "together") or 3 in groups
     expected = generate(meaning, shared=shared, most=most, watched=together)
