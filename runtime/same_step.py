@@ -48,14 +48,12 @@ class SameStep:
         later, own = now, sequence.tokens[:limit]
         for other in others:
             theirs = other.sequence
-            there = self._there(request, other)
-            least = max(theirs.resident, now[0] if there > now[0] else later[0])
+            least = max(theirs.resident, now[0])  # more than so many tokens must be the same
             if least < limit and least < theirs.length and own[least] == theirs.tokens[least]:
                 shared = common_prefix(own, theirs.tokens[: theirs.length])
-                if shared > later[0]:
-                    later = shared, other
-                if min(shared, there) > now[0]:
-                    now = min(shared, there), other
+                there = min(shared, self._there(request, other))
+                now = (there, other) if there > now[0] else now
+                later = (shared, other) if shared > later[0] else later
         return now, later
 
     def _there(self, request: Request, other: Request) -> int:
