@@ -26,12 +26,11 @@ from weft.bench.gpu_profile import steps_text
 from weft.bench.gpu_workloads import WORKLOADS, Words, Workload
 from weft.bench.programs_cases import CASES, Case
 from weft.bench.programs_gpu import SHAPE, rows_of, word_ids
-from weft.bench.timed_device import PAGE, TimedDevice
+from weft.bench.timed_device import TimedDevice
 from weft.compiler import Compilation
 from weft.frontend.checkpoint import open_checkpoint
 from weft.options import Options
 from weft.runtime.executable import Executable
-from weft.runtime.policy import Policy
 from weft.runtime.trace import Trace
 
 Measured = Callable[[Callable[[], Any]], Any]
@@ -52,7 +51,6 @@ class TimedBench(Bench):
         compilation = Compilation(case.path, self.model, name=case.program, options=self.options)
         for name in ("executor", "sampler"):
             compilation.__dict__[name] = self.device
-        compilation.__dict__["policy"] = Policy(least_gain=PAGE)
         return compilation
 
 
@@ -83,7 +81,7 @@ def run_workload(bench: TimedBench, workload: Workload, measured: Measured) -> N
         trace = Trace(kernels=False)
         executable = Executable(
             compilation.plan, compilation.program_name, device, tokenizer,
-            sample=device, policy=Policy(least_gain=PAGE), trace=trace,
+            sample=device, trace=trace,
         )  # fmt: skip
         rows = workload.rows(words, seed)
         gc.collect()

@@ -88,6 +88,7 @@ class TimedDevice:
     """
 
     asynchronous = True
+    copies_slots = True
     page_size, page_bytes, num_pages = PAGE, PAGE << 17, 12000
 
     def __init__(

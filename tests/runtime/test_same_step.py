@@ -1,0 +1,169 @@
+"""Prompts of one step that begin alike: what they share is computed once, and read by all."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from weft.runtime.engine import Engine
+from weft.runtime.policy import Policy
+from weft.runtime.request import Request, Sampling
+from weft.runtime.same_step import SameStep
+from weft.runtime.simulator import ToyExecutor, toy_logits
+from weft.runtime.slot_copies import SlotCopies
+
+VOCABULARY = 64
+
+
+def machine(**limits):
+    limits = {"num_pages": 200, "max_batch": 8, "max_tokens": 64, **limits}
+    executor = ToyExecutor(VOCABULARY, **limits)
+    executor.copies_slots = True
+    return Engine(executor, policy=Policy())
+
+
+def ask(engine, row, ids, count=2, fill=False, critical=0):
+    sequence = engine.create((row, 0))
+    sequence.append(ids)
+    sampling = None if fill else Sampling(count)
+    request = Request(sequence, f"gen {row}", sampling, row=row, critical=critical)
+    engine.submit(request)
+    return request
+
+
+def drain(engine):
+    while engine:
+        yield from engine.step()
+        engine.check()
+
+
+def continued(ids, count):
+    ids = list(ids)
+    for _ in range(count):
+        ids.append(int(toy_logits(ids, VOCABULARY).argmax()))
+    return ids
+
+
+@pytest.mark.parametrize("page_size", [1, 4, 5, 16])
+@pytest.mark.parametrize("shared", [1, 3, 8, 17])
+def test_a_step_computes_once_what_its_prompts_share(page_size, shared):
+    engine, start = machine(page_size=page_size, num_pages=400), list(range(shared))
+    prompts = [[*start, 40, 41], [*start, 50], [*start, 40, 42, 43], [*start, 40, 42, 7]]
+    requests = [ask(engine, row, ids) for row, ids in enumerate(prompts)]
+    engine.step()
+    assert engine.computed_tokens == shared + 2 + 1 + 2 + 1  # the edges of their tree
+    assert len(list(drain(engine))) == 4
+    for request, ids in zip(requests, prompts, strict=True):
+        assert request.sequence.ids() == continued(ids, 2)
+
+
+def test_what_a_leader_shares_with_others_before_is_copied_from_who_computes_it():
+    """The third reads a page of the second, whose first slots are the first one's."""
+    engine = machine(page_size=8)
+    for row, ids in enumerate(([1, 2, 3, 9], [1, 2, 3, 4, 5, 9], [1, 2, 3, 4, 5, 6, 9])):
+        ask(engine, row, ids)
+    steps, forward = [], engine.executor.forward
+    engine.executor.forward = lambda step: steps.append(step) or forward(step)
+    engine.step()
+    source, target = steps[0].copies.tolist()
+    slots = steps[0].slots.tolist()
+    assert set(source) <= set(slots) and not set(source) & set(target)
+    assert [len(source), len(set(target))] == [3 + 5, 3 + 5]
+
+
+def test_a_fill_of_what_another_computes_is_done_when_that_is():
+    engine = machine()
+    gen, fill = ask(engine, 0, [1, 2, 3, 4, 5]), ask(engine, 1, [1, 2, 3, 4], fill=True)
+    assert fill in engine.step() and engine.computed_tokens == 5
+    assert fill.sequence.resident == 4
+    list(drain(engine))
+    assert gen.sequence.ids() == continued([1, 2, 3, 4, 5], 2)
+
+
+def test_what_a_step_cannot_hold_is_waited_for():
+    engine = machine(max_tokens=8)
+    start = list(range(12))
+    requests = [ask(engine, row, [*start, 20 + row]) for row in range(3)]
+    engine.step()
+    assert engine.computed_tokens == 8
+    list(drain(engine))
+    assert [request.sequence.ids() for request in requests] == [
+        continued([*start, 20 + row], 2) for row in range(3)
+    ]
+    assert engine.computed_tokens == 12 + 3 + 3  # and a token that each has drawn
+
+
+PROMPTS = st.lists(
+    st.tuples(st.integers(0, 9), st.lists(st.integers(0, 1), min_size=1, max_size=6),
+              st.integers(1, 6), st.booleans()),
+    min_size=2, max_size=14,
+)  # fmt: skip
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(
+    prompts=PROMPTS, page_size=st.sampled_from([1, 2, 3, 8]),
+    room=st.sampled_from([28, 44, 300]), tokens=st.sampled_from([9, 16, 64]),
+)  # fmt: skip
+def test_any_prompts_go_on_as_alone(prompts, page_size, room, tokens):
+    """Short of pages and of places in a step: leaders lose their pages, or are cut."""
+    engine = machine(page_size=page_size, num_pages=-(-room // page_size), max_tokens=tokens)
+    asked = []
+    for row, (begin, own, new, fill) in enumerate(prompts):
+        ids = [*range(begin), *own]
+        asked.append((ask(engine, row, ids, new, fill), ids, 0 if fill else new))
+    for request in drain(engine):
+        assert request.error is None
+        engine.free(request.sequence)
+    for request, ids, new in asked:
+        assert request.sequence.ids() == continued(ids, new)
+
+
+def test_who_reads_what_is_not_computed_after_all_leaves_the_step(monkeypatch):
+    """The oldest takes the pages of the first one after another has joined that one."""
+    orphans, found = SameStep.orphans, []
+
+    def watched(self, alive):
+        for request in orphans(self, alive):
+            found.append(request.row)
+            yield request
+
+    monkeypatch.setattr(SameStep, "orphans", watched)
+    engine, start = machine(page_size=2, num_pages=12), list(range(8))
+    prompts = [[60] * 10, [*start, 30], [*start, 40, 41, 42, 43, 44, 45]]
+    requests = [ask(engine, row, ids, 1, critical=50 * row) for row, ids in enumerate(prompts)]
+    engine.step()
+    assert found == [1] and engine.computed_tokens == 10
+    for request in drain(engine):
+        engine.free(request.sequence)
+    assert [each.sequence.ids() for each in requests] == [continued(ids, 1) for ids in prompts]
+
+
+def test_copies_stand_behind_the_launch_that_writes_a_layers_keys():
+    k, v = (torch.arange(2 * 3 * 2 * 4 * 2).view(2, 3, 2, 4, 2).float() + add for add in (0, 500))
+    before = [pool.clone() for pool in (k, v)]
+    ran = []
+
+    def copy(count, pages, heads, rows, width, *rest):
+        (page, row, to_page, to_row), pools = (each.long() for each in rest[:4]), rest[4:]
+        assert (count, pages, heads, rows, width) == (3, 3, 2, 4, 2)
+        for pool in pools:
+            pool[to_page, :, to_row] = pool[page, :, row]
+        ran.append("copy")
+
+    copies = torch.tensor([[0, 1, 9], [6, 7, 2]], dtype=torch.int32)
+    launches = [(ran.append, (name,)) for name in ("a", "write 1", "b", "write 0")]
+    for function, arguments in SlotCopies(k, v, copy, 8).among(
+        copies, launches, [None, 1, None, 0]
+    ):
+        function(*arguments)
+        if ran == ["a", "write 1", "copy"]:
+            assert torch.equal(k[0], before[0][0]) and not torch.equal(k[1], before[0][1])
+    assert ran == ["a", "write 1", "copy", "b", "write 0", "copy"]
+    for pool, old in zip((k, v), before, strict=True):
+        flat, was = (each.transpose(2, 3).reshape(2, 12, 2, 2) for each in (pool, old))
+        for source, target in copies.T.tolist():
+            assert torch.equal(flat[:, target], was[:, source])
+        kept = [slot for slot in range(12) if slot not in (6, 7, 2)]
+        assert torch.equal(flat[:, kept], was[:, kept])
