@@ -100,7 +100,7 @@ def kernel_lines(
     lines = []
     for (kernel, shape), numbers in groups.items():
         doing = launched(calls[numbers[0]])
-        start = level.launch_cost(_launch_mode(level, schedules.get(kernel)))
+        start = level.launch_cost(launch_mode(level, schedules.get(kernel)))
         seconds, memory, compute = op_time(doing.work, level, start, resident)
         predicted = max(seconds.expected, doing.seconds + start.median)
         measured = None
@@ -109,7 +109,7 @@ def kernel_lines(
 
             measured = launch_seconds([launches[n] for n in numbers], executor.seconds)
         lines.append(KernelLine(
-            kernel, launches[numbers[0]].operation, shape, _schedule_text(schedules.get(kernel)),
+            kernel, launches[numbers[0]].operation, shape, schedule_text(schedules.get(kernel)),
             len(numbers), doing.work, max(memory, compute), predicted, measured,
         ))  # fmt: skip
     return lines
@@ -165,7 +165,7 @@ def _one_shape(value: Value, binding: Binding) -> str:
     return f"{dtype_of(value.type)}[{','.join(map(str, dims))}]"
 
 
-def _launch_mode(level: Level, schedule: Schedule | None) -> str | None:
+def launch_mode(level: Level, schedule: Schedule | None) -> str | None:
     """Return how a kernel is started: on a CPU by what it is scheduled as, on a GPU in a graph."""
     mode = "graph" if level.kind == "gpu" else "serial"
     if level.kind != "gpu" and (schedule is None or schedule.parallel):
@@ -173,7 +173,7 @@ def _launch_mode(level: Level, schedule: Schedule | None) -> str | None:
     return mode if mode in level.launch else None
 
 
-def _schedule_text(schedule: Schedule | None) -> str:
+def schedule_text(schedule: Schedule | None) -> str:
     """Return what differs from the default schedule; library routines have none."""
     if schedule is None:
         return "library"
@@ -293,7 +293,7 @@ def search_schedules(
             if report is not None:
                 best = found[name]
                 report(f"{name}: {best.tried} tried, {100 * best.gain:.0f} % saved by "
-                       f"{_schedule_text(best.schedule)}")  # fmt: skip
+                       f"{schedule_text(best.schedule)}")  # fmt: skip
     return found
 
 

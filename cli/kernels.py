@@ -44,6 +44,7 @@ class KernelOptions:
 
 def kernels(options: KernelOptions) -> None:
     """Print the table of a decode step, or of one that reads a prompt; search first if asked."""
+    from ..around_lines import around_lines
     from ..tuning import kernel_lines
 
     compilation = _compilation(options)
@@ -54,6 +55,9 @@ def kernels(options: KernelOptions) -> None:
         compilation = _compilation(options)  # with what was chosen
     step, binding = _step(compilation, options)
     lines = kernel_lines(compilation, step, binding, level, options.measure)
+    if compilation.on_gpu:
+        rows = step.logits_rows.shape[0]
+        lines += around_lines(compilation, rows, level, options.measure)
     if options.json:
         emit(text.dumps([line.data() for line in lines]))
         return
