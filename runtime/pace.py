@@ -54,9 +54,13 @@ class Pace:
             return False
         if flight is None or flight.ready():
             return True
-        seconds = flight.tokens * (getattr(self._executor, "pace", 0.0) or PACE)
+        seconds = self._seconds(flight)
         lead = LEAD + LEAD_REQUEST * waiting
         return seconds <= lead or perf_counter() >= flight.began + seconds - lead
+
+    def _seconds(self, flight: Flight) -> float:
+        """Return how long the device should take for a step's prompts."""
+        return flight.tokens * (getattr(self._executor, "pace", 0.0) or PACE)
 
     def enough(self) -> int:
         """Return the tokens of prompts with which a step begins though more may come."""
@@ -64,9 +68,15 @@ class Pace:
         return min(max(FIRST, ceil(BUSY / known)), MOST) if known else FIRST
 
     def landed(self, flight: Flight, following: Flight | None, now: float, waited: bool) -> None:
-        """Take note of when a step's draw was there, and whether the host waited for it."""
+        """Take note of when a step's draw was there, and whether the host waited for it.
+
+        Where the draw was there before the host looked, the step behind began earlier: about when
+        this one's prompts should have been done.
+        """
         if following is not None:
-            following.began = max(following.began, now)
+            seconds = self._seconds(flight)
+            ended = now if waited or not seconds else min(now, flight.began + seconds)
+            following.began = max(following.began, ended)
         if waited and flight.tokens >= FIRST // 2:
             known = getattr(self._executor, "pace", 0.0)
             taken = (now - flight.began) / flight.tokens

@@ -209,6 +209,20 @@ def test_the_pace_of_prompts_says_when_the_next_step_is_due(monkeypatch):
 
 
 @pytest.mark.parametrize(
+    ("tokens", "waited", "launched", "began"),
+    [(1000, True, 10.0, 10.5), (1000, False, 10.0, 10.1), (1000, False, 10.3, 10.3),
+     (9000, False, 10.0, 10.5), (0, False, 10.0, 10.5)],
+)  # fmt: skip
+def test_a_step_begins_when_the_one_before_it_ended(tokens, waited, launched, began):
+    """Which was before the host looked, if the draw was there already."""
+    kept = pace.Pace(SimpleNamespace(pace=1e-4))
+    before = Flight(np.zeros(0), (), None, 0, tokens=tokens, began=10.0)  # type: ignore[arg-type]
+    behind = Flight(np.zeros(0), (), None, 0, tokens=1, began=launched)  # type: ignore[arg-type]
+    kept.landed(before, behind, 10.5, waited)
+    assert behind.began == pytest.approx(began)
+
+
+@pytest.mark.parametrize(
     ("known", "enough"), [(0.0, 1024), (2.4e-5, 1024), (1.2e-5, 2000), (1e-7, 4096)]
 )
 def test_a_step_of_prompts_lasts_while_the_host_launches_the_next_one(known, enough):
