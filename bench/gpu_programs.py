@@ -73,7 +73,9 @@ class Bench:
     def compilation(self, workload: Workload) -> Compilation:
         """Return a workload's program, compiled for the model."""
         options = Options.from_env().changed(target="cuda", prove=False, **self.changes)
-        return Compilation(workload.program, self.model, options=options)
+        compilation = Compilation(workload.program, self.model, options=options)
+        compilation.__dict__["executor"] = self.executor  # the policy asks what it can do
+        return compilation
 
     def executable(self, compilation: Compilation, trace: Trace | None = None) -> Executable:
         """Return a program on an engine of its own, with nothing cached."""
