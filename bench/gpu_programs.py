@@ -54,7 +54,7 @@ class Bench:
     def __init__(self, model: str, rounds: int, changes: Figures) -> None:
         self.rounds = rounds
         self.model, self.changes = model, changes
-        first = self.compilation(WORKLOADS["w4"])
+        first = self._alone(WORKLOADS["w4"])
         self.ceilings = ceilings()  # before pages of keys take what memory is left
         started = time.perf_counter()
         self.executor, self.sampler = first.executor, first.sampler
@@ -71,11 +71,14 @@ class Bench:
         self.key_bytes = key * self.config.layers * self.config.kv_heads * self.config.head_dim
 
     def compilation(self, workload: Workload) -> Compilation:
-        """Return a workload's program, compiled for the model."""
-        options = Options.from_env().changed(target="cuda", prove=False, **self.changes)
-        compilation = Compilation(workload.program, self.model, options=options)
+        """Return a workload's program, compiled for the model that is in memory."""
+        compilation = self._alone(workload)
         compilation.__dict__["executor"] = self.executor  # the policy asks what it can do
         return compilation
+
+    def _alone(self, workload: Workload) -> Compilation:
+        options = Options.from_env().changed(target="cuda", prove=False, **self.changes)
+        return Compilation(workload.program, self.model, options=options)
 
     def executable(self, compilation: Compilation, trace: Trace | None = None) -> Executable:
         """Return a program on an engine of its own, with nothing cached."""
