@@ -40,10 +40,10 @@ UNPACKED = 2.0
 """Vector operations a product of a label's channel costs on a CPU, codes unpacked."""
 WEIGHED = 8.0
 """Products of a channel that a tail's exponential costs a CPU, of each query head and token."""
-TAIL_SCORED, TAIL_READ = 24.0, 1530.0
+TAIL_SCORED, TAIL_READ = 24.0, 270.0
 """Vector operations that a tail costs a GPU, of each query head: a token, whose weight is summed
 up; and one that is read, whose label is made again and its weight taken off. At 128 K tokens and
-batch 8 an H200's launches of scores take 24 us longer with one, those of attention 96 us at 1/16 of
+batch 8 an H200's launches of scores take 24 us longer with one, those of attention 17 us at 1/16 of
 the tokens (`bench.sparse_speed --only policies`)."""
 
 

@@ -206,8 +206,8 @@ def listed_shapes(
 
 def lists_slots(policy: SparsePolicy, head_dim: int) -> bool:
     """Return whether lists may say where tokens lie, so that who reads them looks up no page: where
-    words of labels are selected by, and no tail asks for positions."""
-    return policy.in_words(head_dim) and policy.tail == "none"
+    words of labels are selected by."""
+    return policy.in_words(head_dim)
 
 
 def selection_on_gpu(

@@ -106,6 +106,7 @@ class _SparseParts(_Parts):
             b.load(buffer, owner, hint=buffer.name) for buffer in self.places
         )
         count = b.load(self.counts, owner, self.kv_head, hint="chosen_count")
+        self.count_listed = count
         unit = s.page if self.sparse.unit == "page" else 1
         text = f"max(min(min(a, b * {unit}), (c + {unit - 1}) // {unit} * {unit}), 0)"
         self.end = b.map(text, self.high, count, self.length, dtype="i32", hint="end")
@@ -179,7 +180,8 @@ class _SparseParts(_Parts):
             v = self._half(b.load(self.v_pool, *rows, mask=seen, hint="values"))
             acc = b.dot(self._half(weights), v, faded)
             if self.tail:
-                more = self._labelled(self.tail, key, page, offset, inside)
+                where = place if self.sparse.slots else key
+                more = self._labelled(self.tail, where, page, offset, inside)
                 read = [b.map("a + b", read[0], more, hint="read")]
             loop.yields(higher, total, acc, *read)
         if self.tail is None:
@@ -191,12 +193,13 @@ class _SparseParts(_Parts):
     def _labelled(
         self, tail: Tail, key: Value, page: Value, offset: Value, inside: Value
     ) -> Value:  # fmt: skip
-        """Return the label weights of a block of keys [h, n]; the rows of k are at hand."""
+        """Return the label weights of a block of keys [h, n], by position or, of slots, by place in
+        the list; the rows of k are at hand."""
         b = self.b
         channel = b.expand(b.iota(tail.shape.labels.channels), 0)
         k = b.load(self.k_pool, b.expand(page, 1), self.kv_head, b.expand(offset, 1), channel,
                    mask=b.expand(inside, 1), dtype="f32", hint="k_label")  # fmt: skip
-        return tail.read(key, inside, k)
+        return tail.read(key, inside, k, self.count_listed if self.sparse.slots else None)
 
     def _keys_at(self, block: Value) -> tuple[Value, Value]:
         """Return the positions and pages of a block of the list; what a list says is kept within

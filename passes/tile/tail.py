@@ -18,6 +18,10 @@ from .labels import Scores, label_codes
 from .row_parts import parts_of
 from .tail_mass import LOWEST, UNSEEN
 
+EXACT = "f16"
+"""What bytes of queries and codes of labels are multiplied in where labels are words: it holds
+integers up to 2048 as they are, and their products are summed up in f32."""
+
 
 class Tail:
     """The tail of one row in a decode kernel. `shape` is that of the kernel that scored it; `rows`,
@@ -104,7 +108,7 @@ class Tail:
         place = b.map(text, b.expand(head, 1), channel, dtype="i32", hint="word")
         words = b.load(self.bytes, sequence, self.kv_head, place, hint="words")
         byte = b.map("(a >> ((b % 4) * 8)) & 255", words, channel, dtype="i32", hint="byte")
-        query = b.map("f32(a - (a >> 7) * 256)", byte, dtype="f32", hint="q_label")
+        query = b.map("f32(a - (a >> 7) * 256)", byte, dtype=EXACT, hint="q_label")
         return query, b.load(self.units, sequence, self.kv_head, hint="unit")
 
     def _base(self, q: Value) -> Value:
@@ -115,27 +119,31 @@ class Tail:
         text = f"a * b + (a * c) * (a * c) * {log(2) / 2!r}"
         return b.reduce("sum", b.map(text, q, centre, spread), 1, hint="base")
 
-    def read(self, key: Value, inside: Value, k: Value) -> Value:
+    def read(self, key: Value, inside: Value, k: Value, end: Value | None = None) -> Value:
         """Return the label weights [h, n] of keys that are read: positions `key` [n], those
-        `inside` [n], and the channels of their labels k [n, r] f32."""
+        `inside` [n], and the channels of their labels k [n, r] f32. Where a list says slots, `key`
+        are places in it, and `end` is where it ends: forced tokens stand first and last."""
         b, labels = self.b, self.shape.labels
         codes = label_codes(b, labels, k, *self.ranges)
+        if self.shape.words:
+            codes = b.map("a", codes, dtype=EXACT, hint="codes")
         blank = b.full(0.0, "f32", extents_of(self.query.type)[0], *extents_of(key.type))
         scores = b.dot(self.query, codes, blank, transpose_b=True)
         shift = self.shift if self.shift is not None else b.full(0.0, "f32")
-        counts = b.expand(self._middle(key, inside), 0)
+        counts = b.expand(self._middle(key, inside, self.length if end is None else end), 0)
         text = f"exp2(where(c & (e > 0.0), a * f - b - d, {UNSEEN}))"
         return b.map(text, scores, shift, counts, b.expand(self.top, 1), b.expand(self.mass, 1),
                      self.unit, dtype="f32", hint="read")  # fmt: skip
 
-    def _middle(self, key: Value, inside: Value) -> Value:
-        """Return which keys are of the middle; whole pages of it, where these are selected."""
+    def _middle(self, key: Value, inside: Value, end: Value) -> Value:
+        """Return which keys are of the middle of what ends at `end`; whole pages of it, where these
+        are selected."""
         s, page = self.shape, self.shape.labels.page
         low, high = s.sinks, f"b - {s.recent}"
         if s.unit == "page":
             low, high = -(-s.sinks // page) * page, f"max(b - {s.recent}, 0) // {page} * {page}"
         text = f"c & (a >= {low}) & (a < {high})"
-        return self.b.map(text, key, self.length, inside, dtype="bool", hint="middle")
+        return self.b.map(text, key, end, inside, dtype="bool", hint="middle")
 
     def join(self, state: tuple[Value, ...], read: Value, first: Value | None) -> tuple[Value, ...]:
         """Return the state (max, sum, accumulator) with the tail: the whole middle's weight where

@@ -1,7 +1,8 @@
 """Scores of tokens by labels in words, on GPUs: a row at a time.
 
 What `word_labels` lays out is read here page after page: the page ids and the labels of a round are
-loaded while the one before is scored. Scores are left as steps, and counted by sixteenths of them
+loaded while the one before is scored. Labels are read once, and leave the caches first; what is
+written, and soon read again, stays. Scores are left as steps, and counted by sixteenths of them
 (`packed_counts`), for `step_counts` and `bin_selection`.
 """
 
@@ -193,7 +194,7 @@ class _WordScores(Scoring):
         number = b.map("a + b", index, self.ahead, dtype="i32", hint="number")
         there = b.map("a < b", number, self.high, hint="there")
         words = [b.load(self.pool, page, self.head, b.full(word, "i32"), self.offset, mask=there,
-                        hint="codes") for word in range(self.words)]  # fmt: skip
+                        hint="codes", stream=True) for word in range(self.words)]  # fmt: skip
         return self._pages(index, 1), *words
 
     def _query(self, row: Value) -> _Query:

@@ -24,7 +24,7 @@ from weft.runtime.attention_plan import Rates
 from weft.runtime.sparse_decode import SparseDecode
 from weft.runtime.sparse_lists import SparseLists, SparseRows
 
-LATER = ("token", "slots", "page", "tail", "tail_page", "tail_words")
+LATER = ("token", "slots", "page", "tail", "tail_page", "tail_words", "tail_slots")
 GROUPS = [(3, [9, 3]), (0, [33]), (0, [0]), (1, [40, 2, 25])]
 COMMON: dict[str, Any] = {"page": 4, "q": "f32", "kv": "f32", "few": 4, "keys": 8, "keys_many": 4}
 SCORED = Scores(Labels(2, 16, 4, 4, "i8"), 4, sinks=1, recent=1, parts=2, flat=True, tail=True)
@@ -38,6 +38,9 @@ SHAPES = {
     ),
     "tail_words": SparseParts(
         4, 2, 16, many=8, tail=replace(SCORED, words=True, parts=MOST_PARTS), **COMMON
+    ),
+    "tail_slots": SparseParts(
+        4, 2, 16, many=8, tail=replace(SCORED, words=True, parts=MOST_PARTS), slots=True, **COMMON
     ),
     "fp8": SparseParts(4, 2, 16, many=8, tail=SCORED, **COMMON | {"kv": "f8e4m3"}),
 }
@@ -61,7 +64,7 @@ def launched(run: Any, shape: SparseParts, seed: int) -> tuple[np.ndarray, np.nd
     sparse = (np.arange(count) % 2 == 1) & (lengths > 2)
     room = np.where(sparse, -(-lengths // page) * page, 0)
     unit = page if shape.unit == "page" else 1
-    budgets = np.maximum(lengths // 2, 1)
+    budgets = np.maximum(lengths // 2, 3)
     known = SparseRows(np.where(sparse, lengths, 0), budgets, sparse, np.cumsum(room) - room)
     held = lists(shape, count)
     work = held.plan(case.batch, known, planner_shape(shape), Rates(resident=8))
@@ -76,6 +79,8 @@ def launched(run: Any, shape: SparseParts, seed: int) -> tuple[np.ndarray, np.nd
         if sparse[row]:
             units = np.unique(tokens // unit)
             take = np.sort(rng.choice(units, max(1, budgets[row] // unit - head), replace=False))
+            if shape.slots and shape.tail:  # whose forced tokens are known by their places
+                take[[0, -1]] = 0, lengths[row] - 1
             counts[row, head] = len(take)
             at = case.batch.table[row, take // page] * page + take % page if shape.slots else take
             chosen[head, known.base[row] : known.base[row] + len(take)] = at
@@ -252,6 +257,7 @@ def test_proven_and_not_when_a_list_may_name_any_row() -> None:
     assert prove_bounds(sparse_parts(SHAPES["slots"])).ok
     assert prove_bounds(sparse_parts(SHAPES["tail"])).ok
     assert prove_bounds(sparse_parts(SHAPES["tail_words"])).ok
+    assert prove_bounds(sparse_parts(SHAPES["tail_slots"])).ok
     assert prove_bounds(value_sums(ValueSums(2, 16, 4, flat=True))).ok
     for unit in ("token", "page"):
         scores = Scores(labels, 4, unit=unit, flat=True, parts=2, tail=unit == "page")

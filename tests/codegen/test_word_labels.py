@@ -359,15 +359,15 @@ def test_every_access_is_proven() -> None:
 
 
 def test_compiles_for_hopper() -> None:
-    """Four channels are one instruction, and labels come 16 bytes a thread; labels that rows share
-    are multiplied on tensor cores."""
+    """Four channels are one instruction, and labels come 16 bytes a thread, and leave caches first;
+    labels that rows share are multiplied on tensor cores."""
     pytest.importorskip("triton")
     from weft.codegen.compile_triton import compile_offline
     from weft.passes.tile.gpu_schedules import gpu_schedule
 
     shape = WordScores(Labels(8, 128, 64, 32, "i4", "bf16"), 32)
     text = compile_offline(word_scores(shape), gpu_schedule(word_scores(shape)))["ptx"]
-    assert "dp4a" in text and "v4.b32" in text
+    assert "dp4a" in text and "v4.b32" in text and "L1::evict_first" in text
     text = compile_offline(shared_labels(shape), gpu_schedule(shared_labels(shape)))["ptx"]
     assert "wgmma" in text and "s32.s8.s8" in text
 
