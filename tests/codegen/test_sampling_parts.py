@@ -223,8 +223,8 @@ def test_no_kernel_around_a_step_reads_what_it_writes() -> None:
         read = {each.operands[0].name for each in operations if each.name == "tile.load"}
         written = {each.operands[0].name for each in operations if each.name == "tile.store"}
         assert written == set(kernel["writes"])
-        shared = {"pool"} if kernel["name"].name == "copy_pages" else set()  # other pages of it
-        assert read & written == shared, kernel["name"].name
+        places = {"copy_pages": {"pool"}, "copy_slots": {"k", "v"}}  # what is copied to is not read
+        assert read & written == places.get(kernel["name"].name, set()), kernel["name"].name
 
 
 def test_parts_of_vocabularies() -> None:
