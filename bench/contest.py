@@ -239,8 +239,8 @@ def _timed(
 def forget_prefixes(engine: Engine) -> None:
     """Switch an engine's prefix cache off."""
     empty = np.empty(0, np.int32)
-    engine.tree.match = lambda tokens: (0, empty)  # type: ignore[method-assign]
-    engine.tree.insert = lambda tokens, pages: None  # type: ignore[method-assign]
+    engine.tree.match = lambda *given: (0, empty)  # type: ignore[method-assign]
+    engine.tree.insert = lambda *given: None  # type: ignore[method-assign]
 
 
 def longest_prefix_first(engine: Engine) -> None:

@@ -76,6 +76,6 @@ class Endings:
         sequence = request.sequence
         if sequence.resident != sequence.remembered:
             tokens = sequence.tokens[: sequence.resident]
-            self._tree.insert(tokens, sequence.pages)
-            self._hits.known(tokens)
+            self._tree.insert(tokens, sequence.pages, sequence)
+            self._hits.known(tokens, sequence)
             sequence.remembered = sequence.resident

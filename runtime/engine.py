@@ -96,7 +96,7 @@ class Engine:
         if sequence in self._scheduler.sequences:
             self._scheduler.sequences.remove(sequence)
             if remember and sequence.resident > sequence.remembered:
-                self.tree.insert(sequence.tokens[: sequence.resident], sequence.pages)
+                self.tree.insert(sequence.tokens[: sequence.resident], sequence.pages, sequence)
             self.kv.drop(sequence)
 
     def know_streams(self) -> None:

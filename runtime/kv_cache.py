@@ -51,6 +51,8 @@ class PagedKV:
         child = self.create(order)
         child.append(parent.tokens[:length])
         child.fresh_from = length
+        child.place, child.logged = parent.place, parent.logged
+        child.cut(length)
         resident = min(parent.resident, length)
         self.adopt(child, parent.pages[: self._pages_for(resident)], resident)
         return child
@@ -105,8 +107,7 @@ class PagedKV:
 
     def truncate(self, sequence: Sequence, length: int) -> None:
         """Forget the tokens from `length` on."""
-        sequence.length = length
-        sequence.remembered = min(sequence.remembered, length)
+        sequence.cut(length)
         self.rewind(sequence, length)
         self._release_from(sequence, self._pages_for(sequence.resident))
 

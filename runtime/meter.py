@@ -47,24 +47,38 @@ class PromptLog:
         self._root = _Edge(np.empty(0, np.int32))
         self._tokens = 0
 
-    def add(self, tokens: np.ndarray) -> int:
-        """Remember tokens; return the longest prefix that they share with earlier ones."""
+    def add(self, tokens: np.ndarray, of: Sequence | None = None) -> int:
+        """Remember tokens; return the longest prefix that they share with earlier ones.
+
+        With the sequence `of` which they are, the way goes on from where it was found last.
+        """
         if self._tokens > MOST_TOKENS:
             self.__init__()
-        edge, at = self._root, 0
-        while at < len(tokens):
-            child = edge.children.get(int(tokens[at]))
-            if child is None:
-                break
-            shared = common_prefix(child.tokens, tokens[at:])
-            edge, at = child, at + shared
-            if shared < len(child.tokens):
-                if at < len(tokens):
+        edge, begin, size = self._root, 0, len(tokens)
+        if of is not None and of.logged is not None:
+            known, start, log = of.logged
+            if log is self._root and start < size:
+                edge, begin = known, start
+        at = begin
+        while True:
+            own = edge.tokens
+            at = begin + len(own)
+            if own.tobytes() != tokens[begin:at].tobytes():
+                shared = common_prefix(own, tokens[begin:])
+                at = begin + shared
+                if at < size:
                     edge.split(shared)
                 break
-        if at < len(tokens):
-            edge.children[int(tokens[at])] = _Edge(tokens[at:].copy())
-            self._tokens += len(tokens) - at
+            child = edge.children.get(int(tokens[at])) if at < size else None
+            if child is None:
+                break
+            edge, begin = child, at
+        if at < size:
+            leaf = edge.children[int(tokens[at])] = _Edge(tokens[at:].copy())
+            self._tokens += size - at
+            edge, begin = leaf, at
+        if of is not None:
+            of.logged = edge, begin, self._root
         return at
 
 
@@ -96,7 +110,7 @@ class HitCounter:
         sequence, hits = request.sequence, self._of.setdefault(request.order[0], Hits())
         predicted, measured = hits.predicted, hits.measured
         tokens = sequence.tokens[: sequence.length]
-        known = self._log.add(tokens)
+        known = self._log.add(tokens, sequence)
         if request.counted:
             self._record("known", tokens, 0, 0)
         elif not request.needs_logits:
@@ -114,9 +128,9 @@ class HitCounter:
             self._trace.hits_predicted += hits.predicted - predicted
             self._trace.hits_measured += hits.measured - measured
 
-    def known(self, tokens: np.ndarray) -> None:
-        """Take note of tokens that a generation has left, with their KV."""
-        self._log.add(tokens)
+    def known(self, tokens: np.ndarray, of: Sequence) -> None:
+        """Take note of tokens that a generation has left in a sequence, with their KV."""
+        self._log.add(tokens, of)
         self._record("known", tokens, 0, 0)
 
     def _record(self, kind: str, tokens: np.ndarray, prompt: int, first_logits: int) -> None:

@@ -16,11 +16,12 @@ import heapq
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain, count
 from math import inf
-from typing import Protocol
+from typing import Protocol, cast
 
 import numpy as np
 
 from .kv_cache import PagedKV
+from .sequence import Sequence
 
 SPARE = 8
 """Pages that are freed beyond those that are wanted, of what nothing known reads again: looking
@@ -95,24 +96,30 @@ class PrefixTree:
         self.size = 0
         kv.evict = self.evict
 
-    def match(self, tokens: np.ndarray) -> tuple[int, np.ndarray]:
-        """Return how many leading tokens have KV, and the pages that hold it (not retained)."""
-        pages = np.zeros(self._pages_for(len(tokens)), np.int32)
-        length = 0
-        for node, shared in self._walk(tokens):
-            length = node.start + shared
-            stop = self._pages_for(length)
+    def match(self, tokens: np.ndarray, of: Sequence | None = None) -> tuple[int, np.ndarray]:
+        """Return how many leading tokens have KV, and the pages that hold it (not retained).
+
+        Pages before that of the first token that the sequence `of` has no KV of may be any.
+        """
+        node, shared = self._used(tokens, of)
+        length = node.start + shared
+        stop = self._pages_for(length)
+        pages = np.zeros(stop, np.int32)
+        wanted = 0 if of is None else of.resident // self._kv.page_size
+        while stop > wanted and node is not self._root:
             first = node.start // self._kv.page_size
             pages[first:stop] = node.pages[: stop - first]
-        return length, pages[: self._pages_for(length)]
+            node, stop = cast(Node, node.parent), first
+        return length, pages
 
-    def known(self, tokens: np.ndarray) -> int:
+    def known(self, tokens: np.ndarray, of: Sequence | None = None) -> int:
         """Return how many leading tokens have KV; that counts as no use of it."""
-        return sum(shared for _, shared in self._path(tokens))
+        node, shared = self._deepest(tokens, of)
+        return node.start + shared
 
-    def insert(self, tokens: np.ndarray, pages: np.ndarray) -> None:
+    def insert(self, tokens: np.ndarray, pages: np.ndarray, of: Sequence | None = None) -> None:
         """Remember tokens whose KV lies in `pages`; what the tree has already, it keeps."""
-        node, shared = self._deepest(tokens)
+        node, shared = self._used(tokens, of)
         length = node.start + shared
         if length == len(tokens):
             return
@@ -126,10 +133,12 @@ class PrefixTree:
         self._kv.retain(kept)
         self.size += 1
         self._touch(leaf)
+        if of is not None:
+            of.place = leaf, length
 
     def pin(self, tokens: np.ndarray) -> Node:
         """Keep the longest known prefix of `tokens` from eviction until `unpin`."""
-        node, _ = self._deepest(tokens)
+        node, _ = self._used(tokens)
         node.pins += 1
         return node
 
@@ -219,19 +228,48 @@ class PrefixTree:
     def _pages_for(self, tokens: int) -> int:
         return -(-tokens // self._kv.page_size)
 
-    def _deepest(self, tokens: np.ndarray) -> tuple[Node, int]:
-        """Return the last node on the way of `tokens`, with how many of its tokens are shared."""
-        path = list(self._walk(tokens))
-        return path[-1] if path else (self._root, 0)
+    def _deepest(self, tokens: np.ndarray, of: Sequence | None = None) -> tuple[Node, int]:
+        """Return the last node on the way of `tokens`, with how many of its tokens are shared.
 
-    def _walk(self, tokens: np.ndarray) -> Iterator[tuple[Node, int]]:
-        """Yield the nodes on the way of `tokens`, as used now, with how many tokens of each."""
-        stamp = next(self._clock)
-        for node, shared in self._path(tokens):
-            node.stamp = stamp
-            if not node.children:
-                self._push(node)
-            yield node, shared
+        With the sequence `of` which they are, the way goes on from where it was found last.
+        """
+        node, length = self._root, 0
+        if of is not None and of.place is not None:
+            node, length = self._above(*of.place, len(tokens))
+        last, shared = node, len(node.tokens)
+        while length < len(tokens):
+            child = node.children.get(int(tokens[length]))
+            if child is None:
+                break
+            end = length + len(child.tokens)
+            last, shared = child, end - length
+            if child.tokens.tobytes() != tokens[length:end].tobytes():
+                shared = common_prefix(child.tokens, tokens[length:])
+                break
+            node, length = child, end
+        if of is not None:
+            of.place = None if last is self._root else (last, last.start)
+        return last, shared
+
+    def _above(self, node: Node, start: int, size: int) -> tuple[Node, int]:
+        """Return the node before one that began at `start` when it was found, and where it ends:
+        at `size` at most. What was split since lies lower, what was removed is searched anew."""
+        while node.parent is not None:
+            if node.start <= min(start, size):
+                return node.parent, node.start
+            node = node.parent
+        return self._root, 0
+
+    def _used(self, tokens: np.ndarray, of: Sequence | None = None) -> tuple[Node, int]:
+        """Return the last node on the way of `tokens`, and note that the way is used now.
+
+        Nodes above are used no less: they hear of it when what lies below them goes.
+        """
+        node, shared = self._deepest(tokens, of)
+        node.stamp = next(self._clock)
+        if not node.children and node is not self._root:
+            self._push(node)
+        return node, shared
 
     def _path(self, tokens: np.ndarray) -> Iterator[tuple[Node, int]]:
         """Yield the nodes on the way of `tokens`, with how many tokens of each are shared."""
@@ -287,6 +325,7 @@ class PrefixTree:
         if node.next_use < inf:
             parent.nexts.add(first)
         node.parent = None
+        parent.stamp = max(parent.stamp, node.stamp)
         self.size -= 1
         self.forgotten += len(node.tokens)
         self._kv.release(node.pages)

@@ -97,7 +97,7 @@ class Scheduler:
         """Return what a request adds to the next step: nothing if it will wait for another."""
         sequence = request.sequence
         tokens = sequence.tokens[: request.first_logits]
-        known = max(sequence.resident, self._tree.known(tokens))
+        known = max(sequence.resident, self._tree.known(tokens, sequence))
         shared = self._asked.add(tokens)
         if self._same.able:
             return sequence.length - max(known, shared)
@@ -127,7 +127,7 @@ class Scheduler:
             request, sequence = chunk.request, chunk.request.sequence
             end = chunk.start + chunk.count
             if not request.goes_on:  # the tree gets what a generation leaves at its end
-                self._tree.insert(sequence.tokens[:end], sequence.pages)
+                self._tree.insert(sequence.tokens[:end], sequence.pages, sequence)
             sequence.resident = end
             self.streams.computed(sequence, self._clock)
             finished = end == sequence.length or chunk.joins
@@ -278,7 +278,7 @@ class Scheduler:
         if limit <= sequence.resident:
             self._kv.rewind(sequence, limit)
         else:
-            known, pages = self._tree.match(sequence.tokens[:limit])
+            known, pages = self._tree.match(sequence.tokens[:limit], sequence)
             if known > sequence.resident:
                 self._kv.adopt_rest(sequence, pages, known)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence as Items
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -43,6 +44,12 @@ class Sequence:
     lent: int = 0
     """The step in which a fork last computed tokens for it."""
 
+    place: tuple[Any, int] | None = None
+    """The node of the prefix tree at which its way was last found, and where that began."""
+
+    logged: tuple[Any, int, Any] | None = None
+    """The edge of the log of prompts at which it was last found, where that begins, and the log."""
+
     number: int = 0
     """Tells sequences apart for as long as the memory lives."""
 
@@ -60,6 +67,15 @@ class Sequence:
             self.tokens = grown
         self.tokens[self.length : wanted] = ids
         self.length = wanted
+
+    def cut(self, length: int) -> None:
+        """Forget the tokens from `length` on."""
+        self.length = length
+        self.remembered = min(self.remembered, length)
+        if self.place is not None and self.place[1] >= length:
+            self.place = None
+        if self.logged is not None and self.logged[1] >= length:
+            self.logged = None
 
     @property
     def pending(self) -> int:

@@ -35,6 +35,64 @@ class LeastRecent(PrefixTree):
         self._heap = [(0.0, *entry[1:]) for entry in self._heap]
 
 
+class Stamping(PrefixTree):
+    """Notes on every node of a way that it is used, and finds each way from the root."""
+
+    def _used(self, tokens, of=None):
+        found = super()._used(tokens)
+        for node, _ in self._path(tokens):
+            node.stamp = found[0].stamp
+        return found
+
+
+TURNS = st.lists(st.tuples(st.integers(0, 5), st.lists(st.integers(0, 2), max_size=4)), max_size=24)
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(TURNS, st.integers(6, 20))
+def test_what_is_forgotten_first_is_what_was_used_longest_ago(turns, pages):
+    """A way's last node tells those before it: as if each of them had been told at once."""
+    kept = []
+    for kind in (PrefixTree, Stamping):
+        kv = PagedKV(pages, 2, 64, lambda source, target: None)
+        tree, open_ones = kind(kv), [kv.create((number,)) for number in range(6)]
+        for number, tokens in turns:
+            sequence = open_ones[number]
+            if not tokens or sequence.length + len(tokens) > 2 * pages - 2:
+                kv.truncate(sequence, sequence.length // 2)
+            sequence.append(tokens if sequence.length else [0, *tokens])
+            known, held = tree.match(sequence.tokens[: sequence.length - 1], sequence)
+            if known > sequence.resident:
+                kv.adopt_rest(sequence, held, known)
+            assert kv.reserve(sequence, sequence.length)
+            sequence.resident = sequence.length
+            tree.insert(sequence.tokens[: sequence.length], sequence.pages, sequence)
+            kv.drop(sequence)
+            kv.check(open_ones, tree.held())
+            kept.append(sorted((node.start, node.tokens.tolist()) for node in tree._nodes()))
+    assert kept[: len(turns)] == kept[len(turns) :]
+
+
+def test_a_way_whose_end_goes_was_used_when_that_was():
+    """Two ways of the same worth, each with a cheap end: the one read last is kept."""
+    kv = PagedKV(4, 2, 64, lambda source, target: None)
+    tree = PrefixTree(kv)
+    for tokens in ([1, 2], [7, 8], [1, 2, 3], [7, 8, 9]):
+        sequence = kv.create((0,))
+        sequence.append(tokens)
+        known, held = tree.match(sequence.tokens[: sequence.length])
+        kv.adopt(sequence, held, known)
+        assert kv.reserve(sequence, sequence.length)
+        sequence.resident = sequence.length
+        tree.insert(sequence.tokens[: sequence.length], sequence.pages)
+        kv.drop(sequence)
+    for tokens in ([7, 8, 9], [1, 2, 3]):
+        tree.match(np.array(tokens, np.int32))
+    tree.evict(2)  # the ends
+    tree.evict(3)
+    assert [node.tokens.tolist() for node in tree._nodes()] == [[1, 2]]
+
+
 def computed(prompts, pages: int, stated: bool) -> int:
     """Run prompts one after another through a tree; return how many tokens were computed."""
     kv = PagedKV(pages, 1, 64, lambda source, target: None)

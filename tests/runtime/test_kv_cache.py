@@ -75,9 +75,10 @@ class PagedKVMachine(RuleBasedStateMachine):
     def rewind(self, sequence, data):
         self.kv.rewind(sequence, data.draw(st.integers(0, sequence.length)))
 
-    @rule(sequence=sequences)
-    def reuse(self, sequence):
-        known, pages = self.tree.match(sequence.tokens[: sequence.length])
+    @rule(sequence=sequences, data=st.data())
+    def reuse(self, sequence, data):
+        tokens = sequence.tokens[: data.draw(st.integers(0, sequence.length))]
+        known, pages = self.tree.match(tokens, sequence)
         if known > sequence.resident:
             self.kv.adopt_rest(sequence, pages, known)
 
@@ -87,7 +88,7 @@ class PagedKVMachine(RuleBasedStateMachine):
 
     @rule(sequence=sequences)
     def remember(self, sequence):
-        self.tree.insert(sequence.tokens[: sequence.resident], sequence.pages)
+        self.tree.insert(sequence.tokens[: sequence.resident], sequence.pages, sequence)
         known, _ = self.tree.match(sequence.tokens[: sequence.resident])
         assert known == sequence.resident
 
@@ -114,6 +115,17 @@ class PagedKVMachine(RuleBasedStateMachine):
     @invariant()
     def books_are_right(self):
         self.kv.check(self.live, self.tree.held())
+
+    @invariant()
+    def ways_that_go_on_are_those_from_the_root(self):
+        """Whatever was split, cut back or forgotten since a sequence's way was found."""
+        for sequence in self.live:
+            before = sequence.place
+            for end in {sequence.length, sequence.length // 2, sequence.resident}:
+                tokens = sequence.tokens[:end]
+                assert self.tree._deepest(tokens, sequence) == self.tree._deepest(tokens)
+                assert self.tree.known(tokens) == sum(count for _, count in self.tree._path(tokens))
+                sequence.place = before
 
     @invariant()
     def tables_show_the_tokens(self):

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from weft.compiler import Compilation
 from weft.options import Options
+from weft.runtime.kv_cache import PagedKV
 from weft.runtime.meter import PromptLog, ideal_hits
 from weft.runtime.trace import CallRecord, Trace
 
@@ -140,6 +141,23 @@ def test_the_ideal_is_what_is_sent_less_the_edges_of_the_tree(entries):
         known |= ends
     ideal = ideal_hits(calls)
     assert ideal.measured == logged == sent - edges
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(-3, 9), TOKENS), max_size=24))
+def test_a_log_goes_on_where_it_found_a_sequence(turns):
+    """Sequences that grow, are cut back, and forked: as if each were looked for from the root."""
+    kv = PagedKV(64, 4, 400, lambda source, target: None)
+    marked, plain, streams = PromptLog(), PromptLog(), [kv.create((n,)) for n in range(4)]
+    for number, cut, ids in turns:
+        sequence = streams[number]
+        if cut < 0:
+            kv.truncate(sequence, sequence.length // -cut)
+        if cut == 9:
+            sequence = streams[number] = kv.fork(streams[0], streams[0].length // 2, (0,))
+        sequence.append(ids)
+        tokens = sequence.tokens[: sequence.length]
+        assert marked.add(tokens, sequence) == plain.add(tokens)
 
 
 def test_texts_of_arguments_inside_branches_are_forecast_too(toy):
