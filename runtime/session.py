@@ -13,6 +13,7 @@ from .admission import Admission, Claim
 from .engine import Engine
 from .events import Listener
 from .forecast import Forecast
+from .garbage import seldom_collected
 from .instance import Instance
 from .machine import Machine
 from .results import Result, Stats
@@ -81,13 +82,14 @@ class Session:
         ordered = in_prefix_order(jobs, host.forecast, self.window)
         host.upcoming.waiting = ordered.ahead
         try:
-            while more or self._open or self._ended:
-                more = self._fill(ordered)
-                with host.lock:
-                    if not self._ended and (self._open or more):
-                        host.loop.step()
-                ended, self._ended = self._ended, []
-                yield ended
+            with seldom_collected():
+                while more or self._open or self._ended:
+                    more = self._fill(ordered)
+                    with host.lock:
+                        if not self._ended and (self._open or more):
+                            host.loop.step()
+                    ended, self._ended = self._ended, []
+                    yield ended
         finally:
             with host.lock:
                 host.upcoming.waiting = ()
