@@ -111,6 +111,7 @@ class TimedDevice:
             usual, (0,), torch.device("meta"), 16384, ways=[*attention_ways(shape)]
         )
         self._logits = torch.zeros(batch, 1).expand(batch, vocabulary)
+        self._allowed: dict[bytes, np.ndarray] = {}
         self._mask = np.zeros((1, -(-vocabulary // 32)), np.int32)
 
     def forward(self, step: StepInput, source: np.ndarray | None = None) -> Tensor:
@@ -147,6 +148,8 @@ class TimedDevice:
     def allowed(self, matcher: Any) -> int:
         """Return one of the tokens that a matcher allows now."""
         matcher.fill(self._mask, 0)
-        bits = np.unpackbits(self._mask.view(np.uint8)[0], bitorder="little")
-        found = np.flatnonzero(bits[: self.vocab_size])
+        found = self._allowed.get(key := self._mask.tobytes())
+        if found is None:
+            bits = np.unpackbits(self._mask.view(np.uint8)[0], bitorder="little")
+            found = self._allowed[key] = np.flatnonzero(bits[: self.vocab_size])
         return int(found[self._words[self._drawn] % len(found)]) if len(found) else 0

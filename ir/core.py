@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 from .display.view import Shown, View
@@ -90,16 +91,17 @@ class Operation:
 
     def attribute(self, key: str, default: Any = None) -> Any:
         """Return the attribute under `key`, or the default."""
-        for name, value in self.attributes:
-            if name == key:
-                return value
-        return default
+        return self._by_name.get(key, default)
 
     def __getitem__(self, key: str) -> Any:
-        for name, value in self.attributes:
-            if name == key:
-                return value
-        raise KeyError(f"{self.name} has no attribute {key!r}")
+        try:
+            return self._by_name[key]
+        except KeyError:
+            raise KeyError(f"{self.name} has no attribute {key!r}") from None
+
+    @cached_property
+    def _by_name(self) -> dict[str, Any]:
+        return dict(reversed(self.attributes))  # of equal names the first counts
 
     @property
     def dialect(self) -> str:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from typing import Any
 
 from ..ir.core import Operation, Region
-from ..ir.evaluate import evaluate
-from ..ir.program import VALUE_NAMES
 from .frame import Frame
-from .later import Spawn, all_now, is_missing, now
+from .later import STANDS_IN, Spawn, all_now, now, present
+from .lines import AT_ONCE, ENDS, ISSUED, Line, Results
 from .tools import ToolCall, ToolFailed
 
 Outcome = tuple[str, tuple[Any, ...]]
@@ -21,39 +20,57 @@ Step = Generator[Any, Any, Any]
 _EXITS = frozenset({"return", "leave"})
 """What ends not only its own region: the program, or the inlined program that it stands in."""
 
-_TERMINATORS = _EXITS | {"yield", "condition"}
-
 
 class ControlFlow(ABC):
     """Runs regions, branches and loops, values and tools, as coroutines.
 
-    A subclass has `row` and `_machine`, a `ticket` where runs are traced, and a method for each
-    operation of streams: `_fork`, ... Operations that it lists as `issued` are dataflow: they start
-    in the order of the program, run side by side, and whoever uses their results waits for them.
-    Their methods take the operands, some of which may still be missing, and return the results.
+    A subclass has `row` and `_machine` with its `lines`, a `ticket` where runs are traced, and a
+    method for each operation of streams: `_fork`, ... Operations that it lists as `issued` are
+    dataflow: they start in the order of the program, run side by side, and whoever uses their
+    results waits for them. Their methods take the operands, some of which may still be missing, and
+    return the results. What it lists as `at_once` gives its results as soon as its operands are
+    there, as host values do.
     """
 
     row: int
     ticket: int = -1
     _machine: Any
     issued: frozenset[str] = frozenset()
+    at_once: Mapping[str, Results] = {}
 
     def _region(self, region: Region, values: tuple[Any, ...], frame: Frame) -> Step:
         frame.bind(region.arguments, values)
-        for operation in region.operations:
-            if operation.name in self.issued:
-                yield from self._issue(operation, frame)
-                continue
-            if operation.name in VALUE_NAMES:
-                yield from self._value(operation, frame)
-                continue
-            kind = operation.name.partition(".")[2]
-            if kind in _TERMINATORS:
-                return kind, tuple(frame.get(value) for value in operation.operands)
-            outcome = yield from getattr(self, f"_{kind}")(operation, frame)
-            if outcome is not None:
-                return outcome
+        known = frame.values
+        for line in self._machine.lines.of(region, type(self), self.issued, self.at_once):
+            kind, operation = line.kind, line.operation
+            if kind == AT_ONCE:
+                operands, missing = [], False
+                for name in line.operands:
+                    value = known[name]
+                    if isinstance(value, STANDS_IN):
+                        value = present(value)
+                        missing = missing or isinstance(value, STANDS_IN)
+                    operands.append(value)
+                if missing:
+                    frame.expect(operation, (yield Spawn(self._all_there(line, operands))))
+                    continue
+                results = line.run(operation, operands, self.row)
+                for name, result in zip(line.results, results, strict=True):
+                    known[name] = result
+            elif kind == ISSUED:
+                yield from self._issue(line, frame)
+            elif kind == ENDS:
+                return line.run, tuple(frame.get(value) for value in operation.operands)
+            else:
+                outcome = yield from getattr(self, line.run)(operation, frame)
+                if outcome is not None:
+                    return outcome
         return "yield", ()
+
+    def _all_there(self, line: Line, operands: list[Any]) -> Step:
+        """Wait for operands; return the results that come of them at once."""
+        operands = yield from all_now(operands)
+        return line.run(line.operation, operands, self.row)
 
     def _if(self, operation: Operation, frame: Frame) -> Step:
         condition = yield from now(frame.get(operation.operands[0]))
@@ -94,36 +111,12 @@ class ControlFlow(ABC):
         _, results = yield from self._region(operation.regions[0], (stream,), frame)
         frame.bind(operation.results, results)
 
-    # Issued operations.
-
-    def _issue(self, operation: Operation, frame: Frame) -> Step:
+    def _issue(self, line: Line, frame: Frame) -> Step:
         """Start an operation; its results are bound at once, and there later."""
-        operands = tuple(frame.get(value) for value in operation.operands)
-        kind = operation.name.partition(".")[2]
-        method = getattr(self, f"_issued_{kind}", None) or getattr(self, f"_{kind}")
-        later = yield Spawn(method(operation, operands, frame))
+        known, operation = frame.values, line.operation
+        operands = tuple(present(known[name]) for name in line.operands)
+        later = yield Spawn(getattr(self, line.run)(operation, operands, frame))
         frame.expect(operation, later)
-
-    # Host values.
-
-    def _value(self, operation: Operation, frame: Frame) -> Step:
-        operands = [frame.get(value) for value in operation.operands]
-        if operation.name == "program.call_tool":
-            operands = yield from all_now(operands)
-            result = yield from self._call_tool(operation, operands)
-        elif operation.name == "program.call":
-            operands = yield from all_now(operands)
-            result = yield from self._call_program(operation, operands, frame)
-        elif any(map(is_missing, operands)):
-            frame.expect(operation, (yield Spawn(self._value_later(operation, operands))))
-            return
-        else:
-            result = evaluate(operation, operands, self.row)
-        frame.bind(operation.results, (result,))
-
-    def _value_later(self, operation: Operation, operands: list[Any]) -> Step:
-        operands = yield from all_now(operands)
-        return (evaluate(operation, operands, self.row),)
 
     @abstractmethod
     def _call_program(self, operation: Operation, operands: list[Any], frame: Frame) -> Step:

@@ -15,7 +15,8 @@ from ..ir.evaluate import branches_of
 from .control import ControlFlow, Step
 from .frame import Frame, Handle
 from .later import Later, Spawn, all_now, now
-from .model_calls import ModelCalls, ProgramFailed
+from .lines import Line
+from .model_calls import TEXTS, ModelCalls, ProgramFailed
 from .sequence import Sequence
 from .tasks import Branches
 
@@ -37,6 +38,8 @@ class Instance(ControlFlow, ModelCalls):
         }
     )
 
+    at_once = TEXTS
+
     def run(self) -> Step:
         """Run the plan; returns its value."""
         region = self._machine.function.regions[0]
@@ -45,10 +48,10 @@ class Instance(ControlFlow, ModelCalls):
         _, results = yield from self._region(region, values, self.trunk)
         return (yield from now(results[0])) if results else None
 
-    def _issue(self, operation: Operation, frame: Frame) -> Step:
-        if operation.name in _HEAVY:
+    def _issue(self, line: Line, frame: Frame) -> Step:
+        if line.operation.name in _HEAVY:
             yield from self._room(frame)
-        yield from super()._issue(operation, frame)
+        yield from super()._issue(line, frame)
 
     def _after_effects(self, operation: Operation, frame: Frame) -> Step:
         """Wait for all that was issued before an operation that may have effects."""

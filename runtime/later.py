@@ -60,26 +60,26 @@ class Part:
         return self.whole.value[self.index]
 
 
-_STANDS_IN = (Later, Part)
+STANDS_IN = (Later, Part)
 """A tuple, as `Later | Part` would be made at every call."""
 
 
 def present(value: Any) -> Any:
     """Return a value if it is there, and else what stands for it."""
-    while isinstance(value, _STANDS_IN) and value.ready:
+    while isinstance(value, STANDS_IN) and value.ready:
         value = value.value
     return value
 
 
 def is_missing(value: Any) -> bool:
     """Whether a value is not there yet."""
-    return isinstance(present(value), _STANDS_IN)
+    return isinstance(present(value), STANDS_IN)
 
 
 def now(value: Any) -> Generator[Any, Any, Any]:
     """Wait for a value, if it is not there."""
     value = present(value)
-    while isinstance(value, _STANDS_IN):
+    while isinstance(value, STANDS_IN):
         yield value if isinstance(value, Later) else value.whole
         value = present(value)
     return value

@@ -14,6 +14,7 @@ from .bindings import bind_tools, reachable, stops_of
 from .constraint import Constraints, Matcher
 from .effects import Effects
 from .heal import HealTable
+from .lines import Lines
 from .meter import Meter
 from .stops import TokenBytes
 from .watch import Watch
@@ -43,6 +44,7 @@ class Machine:
             plan, _tables(plan, tokenizer) if tables is None else tables
         )
         self.heals = HealTable(tokenizer, vocab_size)
+        self.lines = Lines()
 
     def watch(
         self, decode: Operation, heal: str, listener: Callable[[str], None] | None

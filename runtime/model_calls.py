@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping
+from collections.abc import Sequence as Items
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from .events import Choice, Generated, Listener, TextPiece, ValueBound
 from .frame import Frame, Handle
 from .heal import ids_of, join_texts
 from .later import Later, Spawn, all_now, any_of, is_missing, now
+from .lines import Results
 from .machine import Machine
 from .partial import PartialTeller
 from .request import Request, Sampling
@@ -75,33 +77,6 @@ class ModelCalls:
             self._free_sequence(sequence, remember)
 
     # Streams.
-
-    def _tokens(self, operation: Operation, frame: Frame) -> Step:
-        frame.bind(operation.results, (operation["ids"],))
-        return
-        yield
-
-    def _tokenize(self, operation: Operation, frame: Frame) -> Step:
-        values = [frame.get(value) for value in operation.operands]
-        if any(map(is_missing, values)):
-            frame.expect(operation, (yield Spawn(self._tokenize_later(operation, values))))
-        else:
-            frame.bind(operation.results, (_parts(operation, values),))
-
-    def _tokenize_later(self, operation: Operation, values: list[Any]) -> Step:
-        values = yield from all_now(values)
-        return (_parts(operation, values),)
-
-    def _extend(self, operation: Operation, frame: Frame) -> Step:
-        operands = [frame.get(value) for value in operation.operands]
-        if any(map(is_missing, operands)):
-            frame.expect(operation, (yield Spawn(self._extend_later(operands))))
-        else:
-            frame.bind(operation.results, (_extended(operands),))
-
-    def _extend_later(self, operands: list[Any]) -> Step:
-        operands = yield from all_now(operands)
-        return (_extended(operands),)
 
     def _free(self, operation: Operation, frame: Frame) -> Step:
         if frame.borrows:
@@ -364,7 +339,7 @@ def _decides(operation: Operation, heal: str) -> tuple[Any, ...]:
     return operation.attribute("constraint"), operation.attribute("stop"), heal, attention
 
 
-def _parts(operation: Operation, values: list[Any]) -> tuple[Part, ...]:
+def _parts(operation: Operation, values: Items[Any]) -> tuple[Part, ...]:
     """Return an open segment's parts with its values as texts."""
     return tuple(
         part if isinstance(part, int | str) else format_value(values[part["value"]])
@@ -372,10 +347,18 @@ def _parts(operation: Operation, values: list[Any]) -> tuple[Part, ...]:
     )
 
 
-def _extended(operands: list[Any]) -> Handle:
+def _extended(operands: Items[Any]) -> Handle:
     handle, *segments = operands
     return handle.plus(tuple(part for segment in segments for part in segment))
 
 
 def _default(value: Any, default: Any) -> Any:
     return default if value is None else value
+
+
+TEXTS: Mapping[str, Results] = {
+    "plan.tokens": lambda operation, operands, row: (operation["ids"],),
+    "plan.tokenize": lambda operation, operands, row: (_parts(operation, operands),),
+    "plan.extend": lambda operation, operands, row: (_extended(operands),),
+}
+"""Operations that only gather texts: their results come of their operands at once."""

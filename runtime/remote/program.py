@@ -10,6 +10,7 @@ from ...ir.program import SAMPLING
 from ...ir.values import records_of
 from ..bindings import bind_tools, reachable
 from ..effects import Effects
+from ..lines import Lines
 from .consecutive import followers
 from .dialects import Holding, holding_of
 
@@ -32,6 +33,7 @@ class RemoteProgram:
         pattern_of: PatternOf,
     ) -> None:
         self.programs = reachable(module, name)
+        self.lines = Lines()
         self.function = self.programs[name]
         self.records = records_of(module)
         self.tools = bind_tools(module, functions, self.programs)
