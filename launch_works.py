@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 PARTS = {
     "query_words": "queries", "label_scores": "scores", "word_scores": "scores",
-    "step_counts": "counts", "select": "lists", "gathered": "attention",
+    "chosen_words": "selection", "step_counts": "counts", "select": "lists",
+    "gathered": "attention",
     "sparse_parts": "attention", "held_parts": "attention",
 }  # fmt: skip
 """The part of sparse attention that a kernel is, by what its name begins with."""
@@ -110,13 +111,14 @@ def _parts(chosen: Operation, scene: Scene, level: Level, attention: Work) -> di
     lists = select(chosen, scene, replace(overheads, score=0.0)).activation_bytes
     reads = whole.activation_bytes - scored.activation_bytes - lists
     times = sparse_parts(shape, level, policy, max(contexts), len(contexts), share)
-    half = 2 if steps else 1
+    listed, half = Work(activation_bytes=reads + lists), 2 if steps else 1
     queries = len(contexts) * shape.heads * shape.head_dim * shape.element
     return {
         "queries": Launched(Work(activation_bytes=queries)),
         "scores": Launched(scored, times["scores"]),
         "counts": Launched(Work(activation_bytes=reads / half), times["choice"] / half),
         "lists": Launched(Work(activation_bytes=reads / half + lists), times["choice"] / half),
+        "selection": Launched(scored + listed, times["scores"] + times["choice"]),
         "attention": Launched(attention, times["attention"]),
     }
 

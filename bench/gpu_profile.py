@@ -97,6 +97,42 @@ def idle_text(ran: Sequence[Busy], most: int, least: float = 200.0) -> str:
     return "\n".join([f"idle {total / 1e3:.1f} of {(last.end - first) / 1e3:.1f} ms", *places])
 
 
+FIRST = "feed_tokens"
+"""The kernel that every step begins with."""
+
+
+def steps_of(ran: Sequence[Busy]) -> list[list[tuple[str, float]]]:
+    """Return the kernels of each step in the order of their ends, with the microseconds that each
+    takes alone: from the end of what ended last before it, as it is launched while that runs."""
+    steps: list[list[tuple[str, float]]] = []
+    last = 0.0
+    for one in sorted(ran, key=lambda busy: busy.end):
+        if one.name.startswith(FIRST) or not steps:
+            steps.append([])
+        steps[-1].append((one.name, one.end - max(last, one.start)))
+        last = one.end
+    return steps
+
+
+def shares_text(steps: Sequence[Sequence[tuple[str, float]]], top: int, most: float = 1e4) -> str:
+    """Return the milliseconds of each step, then what kernels take alone in one of those shorter
+    than `most` microseconds, in the mean, and in all the others."""
+    sums = [sum(taken for _, taken in step) for step in steps]
+    lines = [f"steps {' '.join(f'{taken / 1e3:.2f}' for taken in sums)}"]
+    for name, short_ones in (("a step of", True), ("all of", False)):
+        chosen = [step for step, taken in zip(steps, sums, strict=True)
+                  if (taken < most) is short_ones]  # fmt: skip
+        by_kernel: dict[str, list[float]] = {}
+        for kernel, taken in (pair for step in chosen for pair in step):
+            by_kernel.setdefault(kernel, []).append(taken)
+        lines.append(f"{name} {len(chosen)} {'shorter' if short_ones else 'longer'} ones:")
+        whole = max(1, len(chosen)) if short_ones else 1
+        for kernel, times in sorted(by_kernel.items(), key=lambda pair: -sum(pair[1]))[:top]:
+            lines.append(f"{sum(times) / whole / 1e3:9.3f} ms {len(times) / whole:7.1f} x "
+                         f"{sum(times) / len(times):8.2f} us  {short(kernel)}")  # fmt: skip
+    return "\n".join(lines)
+
+
 def short(name: str) -> str:
     """Return a kernel's name without what all of torch's begin with."""
     inner = name.replace("at::native::", "").replace("(anonymous namespace)::", "")
@@ -123,6 +159,7 @@ def kernels(bench: Bench, workload: Workload, top: int) -> None:
         if event.device_type.name == "CUDA"
     ]
     say(f"{workload.name}: {idle_text(ran, top)}")
+    say(shares_text(steps_of(ran), top))
 
 
 def main() -> None:

@@ -74,8 +74,8 @@ class OffloadedStep(SparseStep):
                  key_cache.place(alone, True), copy]  # fmt: skip
         gathers = held_parts(HeldParts(**{**vars(s), "unit": p.unit},
                                        keys_listed=0 if tiny else 128))  # fmt: skip
-        *self.choose, _, join = self.kernels
-        self.late, self.ahead, self.attend = late, ahead, [gathers, join]
+        *self.choose, _, few, many = self.kernels
+        self.late, self.ahead, self.attend = late, ahead, [gathers, few, many]
         self.copy, self.rows = [copy], [rows]
         every = {kernel["name"].name: kernel
                  for kernel in (*self.choose, *late, *ahead, rows, *self.attend)}  # fmt: skip

@@ -21,12 +21,12 @@ from weft.ir.model import ModelConfig, Rope
 from weft.ir.schedule import Schedule
 from weft.ir.sparse import SparsePolicy
 from weft.loading import planner_shape
-from weft.passes.tile.attention_join import attention_merge
 from weft.passes.tile.attention_parts import Parts
 from weft.passes.tile.attention_ways import tuned
 from weft.passes.tile.gpu_schedules import gpu_schedule, gpu_step_kernels
 from weft.passes.tile.labels import Labels
 from weft.passes.tile.lower_sparse import (
+    list_joins,
     listed_keys,
     lists_slots,
     selection_on_gpu,
@@ -93,7 +93,7 @@ class Setting:
         listed = listed_keys(scored, slots)
         gathers = SparseParts(**{**vars(s), "unit": p.unit}, tail=scored if scored.tail else None,
                               keys_listed=0 if few else listed, slots=slots)  # fmt: skip
-        every = [*chooses, sparse_parts(gathers), attention_merge(s.heads, s.head_dim, s.q)]
+        every = [*chooses, sparse_parts(gathers), *list_joins(s)]
         return [(kernel, gpu_schedule(kernel, True)) for kernel in every]
 
     @property

@@ -43,7 +43,7 @@ def load_kernels(
     for operation, schedule in kernels:
         start = time.perf_counter()
         if interpreted:
-            schedule = replace(schedule, chained=False)
+            schedule = replace(schedule, chained=False, opens=False)
         source = emit(operation, schedule)
         if source.name in loaded:
             raise SameName(name=source.name)

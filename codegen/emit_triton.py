@@ -15,6 +15,7 @@ from ..ir.tile import extents_of
 from ..ir.types import dtype_of, shape_of
 from .triton_chain import in_order
 from .triton_expressions import TRITON, HostWriter, TritonWriter, Typed, cast
+from .triton_meeting import met_at, phase_lines
 from .triton_shapes import padded_shapes
 from .triton_text import (
     back,
@@ -91,6 +92,8 @@ class _Emitter:
         grid = ", ".join(extents) + ("," if len(extents) == 1 else "")
         chosen = launch_options(self.schedule).items()
         options = ", ".join(f"{name}={value!r}" for name, value in chosen)
+        head = f"@triton.jit(do_not_specialize={scalars!r})"
+        apart, interpreted = phase_lines(self.name, names, head, self.lines)
         return "\n".join(
             [
                 f'"""Triton form of @{self.name}, emitted by weft."""',
@@ -100,15 +103,17 @@ class _Emitter:
                 *helper_lines(self.lines),
                 *unpack_lines(self.lines),
                 "",
-                f"@triton.jit(do_not_specialize={scalars!r})",
+                head,
                 f"def {self.name}({names}):",
                 *self.lines,
+                *apart,
                 "\n",
                 f"def grid({names}):\n    return ({grid})",
                 "\n",
                 f"def launch({names}):",
                 f'    """Run @{self.name} over its grid."""',
                 f"    programs = grid({names})",
+                *interpreted,
                 "    if min(programs) > 0:",
                 f"        return {self.name}[programs]({names}, {options})",
                 "",
@@ -217,6 +222,10 @@ class _Emitter:
 
     def _atomic_add(self, operation: Operation) -> None:
         self._write(operation, "tl.atomic_add")
+
+    def _meet(self, operation: Operation) -> None:
+        counter, *place = operation.operands
+        self._line(met_at(self._pointer(counter, place, ()), operation["axis"]))
 
     def _write(self, operation: Operation, call: str) -> None:
         target, *rest = operation.operands

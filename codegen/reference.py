@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import itertools
 import string
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -41,9 +42,23 @@ def run_kernel(kernel: Operation, *arguments: Any, dtype: Any = None) -> None:
     """
     scalars, buffers = bind(kernel, arguments)
     check_facts(kernel, scalars, buffers)
-    for program in itertools.product(*map(range, grid_of(kernel, scalars))):
-        with np.errstate(all="ignore"):
-            _Program(kernel, scalars, buffers, program, dtype or np.float32).run()
+    for phase in phases(kernel):
+        for program in itertools.product(*map(range, grid_of(kernel, scalars))):
+            with np.errstate(all="ignore"):
+                _Program(phase, scalars, buffers, program, dtype or np.float32).run()
+
+
+def phases(kernel: Operation) -> Iterator[Operation]:
+    """Yield a kernel's parts between meetings, as kernels: where programs run one after another,
+    all have come once each has done a part."""
+    region, part = kernel.regions[0], []
+    for operation in region.operations:
+        if operation.name == "tile.meet":
+            yield replace(kernel, regions=(replace(region, operations=tuple(part)),))
+            part = []
+        else:
+            part.append(operation)
+    yield replace(kernel, regions=(replace(region, operations=tuple(part)),))
 
 
 def grid_of(kernel: Operation, scalars: dict[str, Any]) -> tuple[int, ...]:

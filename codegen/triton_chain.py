@@ -26,10 +26,13 @@ def in_order(kernel: Operation, schedule: Schedule) -> Iterator[Operation | str]
 
     One that is chained waits before all but its `early` operations; then it lets the next one come:
     sooner was measured slower, and later, just before the first write, no faster. One beside the
-    kernel before is there because all of that one's programs have waited.
+    kernel before is there because all of that one's programs have waited. One that is not chained
+    needs no wait: the kernel before has ended.
     """
     operations = kernel.regions[0].operations
     if not schedule.chained:
+        if schedule.opens:
+            yield COME
         yield from operations
     elif schedule.beside:
         yield COME

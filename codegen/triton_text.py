@@ -6,17 +6,20 @@ import keyword
 from collections.abc import Sequence
 
 from ..ir.core import Region, Term, walk
+from .triton_meeting import MEET, MEET_TEXT
 
 _RESERVED = frozenset("tl triton launch num_warps num_stages range grid programs".split())
 
 DOT4 = "dot4"
 """The function of products of bytes, which the file of a kernel that calls it has."""
 
-_DOT4_TEXT: str = '''import os
+_INTERPRETED = """import os
 
 INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")
 
+"""
 
+_DOT4_TEXT: str = '''
 @triton.jit
 def dot4(a, b, c):
     """Return c plus the products of the four signed bytes of a and of b."""
@@ -33,7 +36,9 @@ def dot4(a, b, c):
 
 def helper_lines(body: Sequence[str]) -> list[str]:
     """Return the lines of the functions that a file needs before a kernel with this body."""
-    return _DOT4_TEXT.splitlines() if any(f"{DOT4}(" in line for line in body) else []
+    found = [text for name, text in ((DOT4, _DOT4_TEXT), (MEET, MEET_TEXT))
+             if any(f"{name}(" in line for line in body)]  # fmt: skip
+    return (_INTERPRETED + "".join(found)).splitlines() if found else []
 
 
 def identifier(name: str) -> str:

@@ -17,7 +17,8 @@ class Schedule:
     cores), `tf32x3` (on them, within about 2^-20) or `tf32` (inputs rounded to 10 bits). Kernels
     that are `chained` are launched while the kernel before still runs, and wait for its end; one
     that is also `beside` runs while that one does, whose own wait was for all before, and needs
-    nothing of it: its last program alone waits, so that whoever waits for it waits for both.
+    nothing of it: its last program alone waits, so that whoever waits for it waits for both. One
+    that is not chained may still let the next one come while it runs (`opens`).
     `registers` a thread may have (0: as many as it asks for), so that more programs are resident.
     Tile extents are chosen when the kernel is built, and are named in its `blocks`.
     """
@@ -33,3 +34,4 @@ class Schedule:
     chained: bool = False
     registers: int = 0
     beside: bool = False
+    opens: bool = False

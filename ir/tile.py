@@ -1,5 +1,5 @@
 """The tile dialect: one kernel as a program over tiles of static shape. It has no memory scopes,
-warps, barriers or layouts; how it is scheduled stands apart, in `ir.schedule`.
+warps, barriers within a program or layouts; how it is scheduled stands apart, in `ir.schedule`.
 
 A kernel runs once for each point of its grid. Scalars are `index`, `i32` or `f32` values, tiles
 `tile<dtype, [dims]>` with numbers for dimensions. `tile.map` broadcasts as NumPy does. The same
@@ -60,7 +60,15 @@ TILES = (
        required=("bits",)),
     Op("tile.atomic_add", "adds to elements of a buffer; operands as tile.store; result: the old "
        "values", (2, None), (0, 1), optional=("masked",)),
+    Op("tile.meet", "programs that differ on one axis of the grid only wait here for each other: "
+       "what one has written before, all read after; operands: a buffer of i32 and an index a "
+       "dimension, an element that these alone have, 0 or what a launch left. Stands in no loop, "
+       "and what follows uses no value of before; programs are a power of two, at most 32",
+       (2, None), required=("axis",)),
 )  # fmt: skip
+
+MOST_MET = 32
+"""Programs that may meet, at most: each meeting adds so many to its element."""
 
 
 def extents_of(type: Term) -> tuple[int, ...]:

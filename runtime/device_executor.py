@@ -118,9 +118,9 @@ class DeviceExecutor(CompiledExecutor):
         stacks = list(host.stacks.values()) if host else [self._pools]
         self._copies = [PageCopies(pools, kernels["copy_pages"].launch) for pools in stacks]
         self._overwritten: list[int] = []
-        # Labels of slots, and keys across a link, are not copied so; other ranks are not told.
+        # Labels of slots, and keys across a link, are not copied so.
         whole = config.head_dim * self._pools[0].itemsize % 4 == 0 if self._pools else False
-        self.copies_slots = whole and sparse is None and self.announcer is None
+        self.copies_slots = whole and sparse is None
         if self.copies_slots:
             (k, v), launch = self._pools, kernels["copy_slots"].launch
             self._slot_copies = SlotCopies(k, v, launch, max_batch * shape.page)

@@ -11,7 +11,7 @@ import atexit
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import fields, replace
 from datetime import timedelta
 from typing import Any
 
@@ -34,7 +34,7 @@ INLINE = 4096
 COLUMNS = 64
 """Columns of a page table that are sent are a multiple of this, or all: few sizes come again."""
 
-STOP, COPY_PAGE, STEP, AGAIN = range(4)
+STOP, COPY_PAGE, STEP, AGAIN, COPY_SLOTS = range(5)
 
 
 class NotLaunched(WeftError):
@@ -204,6 +204,8 @@ class Announcer:
         arrays = {name: getattr(step, name).numpy() for name in _PARTS}
         pages = -(-int(arrays["kv_lengths"].max()) // self._page_size)
         arrays["page_table"] = arrays["page_table"][:, : -(-pages // COLUMNS) * COLUMNS]
+        if step.copies is not None:
+            self._channel.send(COPY_SLOTS, step.copies.numpy().ravel())
         self._channel.send(STEP, *arrays.values(), *(() if source is None else (source,)))
 
     def copy_page(self, source: int, target: int) -> None:
@@ -234,7 +236,7 @@ def announcer(page_size: int) -> Announcer | None:
 
 def follow(executor: Any) -> None:
     """Run what rank 0 announces, until it ends."""
-    channel, steps = Channel(), _Steps()
+    channel, steps, copies = Channel(), _Steps(), None
     while True:
         kind, arrays = channel.receive()
         if kind == STOP:
@@ -242,10 +244,13 @@ def follow(executor: Any) -> None:
             return
         if kind == COPY_PAGE:
             executor.copy_page(*arrays[0].tolist())
+        elif kind == COPY_SLOTS:  # of the step that comes next
+            copies = torch.from_numpy(arrays[0].reshape(2, -1))
         elif kind == AGAIN:
             executor.run_again(int(arrays[0][0]))
         else:
             step, source = steps.of(arrays)
+            step, copies = (step if copies is None else replace(step, copies=copies)), None
             executor.forward(step, *(() if source is None else (source,)))
 
 

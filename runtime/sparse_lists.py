@@ -121,7 +121,8 @@ class SparseLists:
             return {"scores": self._allocate("scores", places, torch.float32)}
         group = shape.heads // heads
         sizes = {"query": (group * size,), "bias": (group,), "reach": (2,),
-                 "coarse": (MOST_PARTS, STEP_KINDS), "fine": (MOST_SHARES, STEP_KINDS)}  # fmt: skip
+                 "coarse": (MOST_PARTS, STEP_KINDS), "fine": (MOST_SHARES, STEP_KINDS),
+                 "meets": ()}  # fmt: skip
         if self._decode.adaptive:
             sizes["tally"] = (MOST_SHARES, SCORE_STEPS)
         found: dict[str, Tensor | int] = {

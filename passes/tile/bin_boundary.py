@@ -22,7 +22,8 @@ from .row_parts import PARTS, SHARES, Middle, parts_of
 class BinSelection:
     """The static shape: tokens of pages of `page`; `keys` tokens are looked at at a time. Beside
     the budget one amount more may bound what is taken, `threshold` or `top_p` (`ir.sparse`). With
-    `slots` what is written is where a token lies in the pool of keys, not its position."""
+    `slots` what is written is where a token lies in the pool of keys, not its position. `pairs` as
+    in `row_parts.extent`: where there are no others, nothing runs."""
 
     kv_heads: int
     page: int
@@ -32,6 +33,7 @@ class BinSelection:
     threshold: float = 0.0
     top_p: float = 0.0
     slots: bool = False
+    pairs: str = ""
 
     @property
     def adaptive(self) -> bool:
@@ -46,7 +48,8 @@ class BinSelection:
     @property
     def name(self) -> str:
         """A name that tells the shape, without what bounds it."""
-        return f"{self.kv_heads}_{self.page}_{self.sinks}_{self.recent}_{self.keys}"
+        pairs = f"_{self.pairs}" * bool(self.pairs)
+        return f"{self.kv_heads}_{self.page}_{self.sinks}_{self.recent}_{self.keys}{pairs}"
 
 
 @dataclass(frozen=True)

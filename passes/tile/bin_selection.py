@@ -71,7 +71,7 @@ class _SelectBins:
         self._middle(*self.span.part(self.part, SHARES), end)
         self._ends(ends.want)
         facts = ("B >= 0", f"C == CP * {s.page}", *self.place.facts)
-        grid = (s.kv_heads, "B", extent(SHARES, s.kv_heads))
+        grid = (s.kv_heads, "B", extent(SHARES, s.kv_heads, s.pairs))
         return b.finish(*grid, requires=facts, of="graph.select")
 
     def _middle(self, low: Value, high: Value, end: Ending) -> None:

@@ -21,20 +21,16 @@ from ...ir.sparse import (
     parse_policy,
 )
 from ...ir.types import dtype_of, tensor
-from .attention_join import attention_merge
+from .attention_join import AT_ONCE_OF_FEW, attention_merge
 from .attention_parts import FEW, Parts, attention_parts
 from .attention_ways import tuned
-from .bin_boundary import BinSelection
-from .bin_selection import select_bins
 from .gathered import Gathered, gathered_decode
 from .labels import Labels, Scores, label_scores, label_write
 from .selection import Selection, select_keys
-from .shared_labels import shared_labels
 from .sparse_parts import SparseParts, sparse_parts
-from .step_counts import step_counts
 from .value_sums import ValueSums, value_sums
-from .word_labels import WordScores, query_words, word_write
-from .word_scores import word_scores
+from .word_labels import WordScores, word_write
+from .word_selection import word_selection
 
 if TYPE_CHECKING:
     from .lower import _Lowering
@@ -164,6 +160,12 @@ def _lower_for_gpu(
     return calls
 
 
+def list_joins(shape: Parts) -> tuple[Operation, Operation]:
+    """Return the joins of few rows, whose lists are cut into many parts, and of more."""
+    few = attention_merge(shape.heads, shape.head_dim, shape.q, AT_ONCE_OF_FEW, rows="few")
+    return few, attention_merge(shape.heads, shape.head_dim, shape.q, rows="many")
+
+
 Launches = list[tuple[Operation, tuple[Value, ...], tuple[Value, ...]]]
 """Kernels with what they read, and what they are the first to write."""
 
@@ -171,13 +173,13 @@ Launches = list[tuple[Operation, tuple[Value, ...], tuple[Value, ...]]]
 def listed_launches(shape: SparseParts, listed: Operation, q: Value, op: Operation) -> Launches:
     """Return the launches over a work list whose sparse items `listed` reads: of items of many
     rows first, where there may be some, and the join last."""
-    join = attention_merge(shape.heads, shape.head_dim, shape.q)
+    joins = [(join, op.results, ()) for join in list_joins(shape)]
     if shape.items != FEW:
-        return [(listed, (q,), op.results), (join, op.results, ())]
+        return [(listed, (q,), op.results), *joins]
     return [
         (attention_parts(shape.of_many), (q,), op.results),
         (listed, (q, *op.results), ()),
-        (join, op.results, ()),
+        *joins,
     ]
 
 
@@ -242,31 +244,6 @@ registers."""
 def listed_keys(score: Scores, slots: bool) -> int:
     """Return how many keys of a list are read at a time."""
     return LISTED_WITH_TAIL if score.tail else LISTED_SLOTS if slots else LISTED
-
-
-def word_selection(
-    shape: WordScores, policy: SparsePolicy, slots: bool = False
-) -> tuple[Operation, ...]:
-    """Return the kernels that choose a step's keys by words: queries, scores of what rows share
-    (where there is no tail) and of what each has alone, counts of steps, lists, of positions or of
-    slots of the pools."""
-    labels = shape.labels
-    taken = BinSelection(labels.kv_heads, labels.page, shape.sinks, shape.recent,
-                         threshold=policy.threshold, top_p=policy.top_p, slots=slots)  # fmt: skip
-    scores = (word_scores(shape),) if shape.tail else (shared_labels(shape), *_apart(shape))
-    counted, listed = replace(taken, keys=taken.keys // 2), taken
-    if taken.adaptive:  # two warps in place of one
-        counted, listed = taken, replace(taken, keys=2 * taken.keys)
-    return query_words(shape), *scores, step_counts(counted), select_bins(listed)
-
-
-def _apart(shape: WordScores) -> tuple[Operation, ...]:
-    """Return the kernels of scores for few and for many pairs of a row and a key head: of many all
-    programs run at once, and are small; few need more threads each."""
-    many = 512 if shape.group > 1 else 256
-    return word_scores(replace(shape, pairs="few")), word_scores(
-        replace(shape, pairs="many", keys=many)
-    )
 
 
 def reads(kernel: Operation, name: str) -> bool:

@@ -80,6 +80,9 @@ class _SparseParts(_Parts):
         b, s = self.b, self.shape
         item = self.open_item()
         owner = b.load(self.list, item, hint="owner")
+        row = b.map("max(a, 0)", owner, dtype="i32", hint="owner")
+        self.placed = tuple(b.load(buffer, row, hint=buffer.name) for buffer in self.places)
+        self._place_row()
         self.channel = b.expand(b.iota(s.head_dim), 0)
         zero = b.full(0, "i32")
         most = s.rows_few if s.items else 1 << 30
@@ -90,8 +93,22 @@ class _SparseParts(_Parts):
             self._item(s.few, s.keys)
         listed = b.map("where(a == 2, 1, 0)", kind, dtype="i32", hint="listed")
         with self._only(zero, listed):
-            self._chosen(b.map("max(a, 0)", owner, dtype="i32", hint="owner"))
-        return b.finish(s.kv_heads, "W", requires=self._facts(), of="graph.partial")
+            self._chosen(row)
+        given = (*self.items, *self.rows, self.list, *self.places)
+        return b.finish(s.kv_heads, "W", requires=self._facts(), of="graph.partial", given=given)
+
+    def _place_row(self) -> None:
+        """Read where the item's first row stands, by head of the group, before it is known whether
+        there is a list: nothing of this waits for the kernel before."""
+        b, s = self.b, self.shape
+        lane = b.iota(s.few // s.group * s.group)
+        live = b.map(f"a < min(b, 1) * {s.group}", lane, self.count, dtype="bool", hint="live")
+        place = b.map("a + 0 * b", self.first, lane, dtype="i32", hint="place")
+        query, slot = (
+            b.load(buffer, place, mask=live, other=other, hint=buffer.name[4:])
+            for buffer, other in ((self.rows[0], 0), (self.rows[2], -1))
+        )
+        self.row = lane, live, query, slot
 
     def _facts(self) -> tuple[str, ...]:
         whole = f"(kv_lengths[i] + {self.shape.page - 1}) // {self.shape.page}"
@@ -102,22 +119,14 @@ class _SparseParts(_Parts):
     def _chosen(self, owner: Value) -> None:
         """Attend with the item's one row over its part of the row's list."""
         b, s = self.b, self.shape
-        entry, self.start, self.length = (
-            b.load(buffer, owner, hint=buffer.name) for buffer in self.places
-        )
+        entry, self.start, self.length = self.placed
         count = b.load(self.counts, owner, self.kv_head, hint="chosen_count")
         self.count_listed = count
         unit = s.page if self.sparse.unit == "page" else 1
         text = f"max(min(min(a, b * {unit}), (c + {unit - 1}) // {unit} * {unit}), 0)"
         self.end = b.map(text, self.high, count, self.length, dtype="i32", hint="end")
         self.entry, self.lane = entry, b.iota(self.sparse.listed)
-        lane = b.iota(s.few // s.group * s.group)
-        live = b.map(f"a < min(b, 1) * {s.group}", lane, self.count, dtype="bool", hint="live")
-        place = b.map("a + 0 * b", self.first, lane, dtype="i32", hint="place")
-        query, slot = (
-            b.load(buffer, place, mask=live, other=other, hint=buffer.name[4:])
-            for buffer, other in ((self.rows[0], 0), (self.rows[2], -1))
-        )
+        lane, live, query, slot = self.row
         head = b.map(f"a * {s.group} + b % {s.group}", self.kv_head, lane, dtype="i32", hint="head")
         column = b.map(f"a * {s.head_dim} + b", b.expand(head, 1), self.channel, dtype="i32",
                        hint="column")  # fmt: skip

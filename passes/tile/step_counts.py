@@ -64,7 +64,7 @@ class _StepCounts:
             kind = b.map(f"{KINDS - 1} - a", kind, dtype="i32", hint="kind")
         b.store(self.counts, row, self.head, part, kind, found)
         facts = ("B >= 0", f"C == CP * {s.page}", *self.place.facts)
-        grid = (s.kv_heads, "B", extent(SHARES, s.kv_heads))
+        grid = (s.kv_heads, "B", extent(SHARES, s.kv_heads, s.pairs))
         return b.finish(*grid, requires=facts, of="graph.select")
 
     def _words(self, base: Value, high: Value, few: int, other: int = 0) -> Value:

@@ -26,7 +26,7 @@ from weft.ir.printer import print_module
 from weft.ir.schedule import Schedule
 from weft.ir.tile import extents_of
 from weft.ir.verifier import verify
-from weft.passes.tile.attention_join import attention_merge
+from weft.passes.tile.attention_join import MOST_FEW, attention_merge
 from weft.passes.tile.attention_parts import Parts
 from weft.passes.tile.attention_ways import launches
 from weft.passes.tile.gpu_schedules import gpu_schedule
@@ -108,6 +108,24 @@ def test_heads_are_joined_together_a_few_slots_at_a_time(together: int) -> None:
     assert prove_bounds(join).ok
     found = launched(interpreted, shape, case, work, join)
     np.testing.assert_allclose(found, expected(shape, case), rtol=0, atol=tolerance(shape))
+
+
+def test_joins_of_few_rows_and_of_many_do_each_its_own() -> None:
+    """Three rows are many: what reads many slots at once leaves all as it is."""
+    shape = SHAPES["f32"]
+    for groups, rows in (([(3, [33, 7, 1])], "many"), ([(0, [40])], "few")):
+        case = tree(shape, groups)
+        work = planned(shape, case, cascade=False, chunk=8)
+        assert (len(work.merge_query) > MOST_FEW) == (rows == "many")
+        for kind in ("few", "many"):
+            join = attention_merge(shape.heads, shape.head_dim, shape.q, 4, rows=kind)
+            assert prove_bounds(join).ok
+            found = launched(interpreted, shape, case, work, join)
+            if kind == rows:
+                wanted = expected(shape, case)
+                np.testing.assert_allclose(found, wanted, rtol=0, atol=tolerance(shape))
+            else:
+                assert np.isnan(found).any()
 
 
 def test_no_sequences() -> None:

@@ -15,6 +15,7 @@ from weft.ir.schedule import Schedule
 from weft.passes.tile.builder import KernelBuilder
 from weft.passes.tile.given import NotGiven, check_given
 from weft.passes.tile.regimes import Regime, lower_for_gpu
+from weft.passes.tile.sparse_parts import SparseParts, sparse_parts
 
 CHAINED = Schedule(chained=True)
 
@@ -45,6 +46,24 @@ def test_a_chained_kernel_waits_before_it_reads_and_lets_the_next_one_come() -> 
     text = emit(scaled(), CHAINED).text
     assert order(text, STORE, W, X, COME, WAIT) == [WAIT, COME, X, W, STORE]
     assert "gdc" not in emit(scaled()).text
+
+
+def test_a_kernel_that_waits_for_none_may_let_the_next_one_come() -> None:
+    """As it begins; nothing of it needs to wait, as the kernel before has ended."""
+    text = emit(scaled("w"), Schedule(opens=True)).text
+    assert order(text, STORE, W, X, COME) == [COME, X, W, STORE] and WAIT not in text
+    assert "launch_pdl" not in text
+
+
+def test_attention_over_lists_finds_its_rows_and_items_while_lists_are_written() -> None:
+    """What says where a row's list begins is read before the wait, how many are chosen after."""
+    shape = SparseParts(4, 2, 16, page=4, few=4, keys=8, many=8, keys_many=4, slots=True)
+    text = emit(sparse_parts(shape), CHAINED).text
+    early, late = text[: text.index(WAIT)], text[text.index(WAIT) :]
+    for name in ("item_list", "item_low", "row_page", "base", "kv_lengths", "row_query"):
+        assert f"tl.load({name}" in early, name
+    for name in ("counts", "chosen", "q"):
+        assert f"tl.load({name} " not in early and f"tl.load({name} " in late, name
 
 
 def test_what_was_given_is_read_before_the_wait_wherever_it_stood() -> None:

@@ -19,6 +19,7 @@ from weft.passes.tile.bin_boundary import BinSelection
 from weft.passes.tile.bin_selection import select_bins
 from weft.passes.tile.builder import KernelBuilder
 from weft.passes.tile.labels import Labels
+from weft.passes.tile.meeting import meeting
 from weft.passes.tile.packed_counts import KINDS
 from weft.passes.tile.shared_labels import shared_labels
 from weft.passes.tile.step_counts import step_counts
@@ -58,7 +59,7 @@ class Case:
 
 def run_all(
     run: Run, format: str, seed: int = 0, shared: bool = False, tail: bool = False,
-    keys: int = 16, pairs: str = "", **amounts: float,
+    keys: int = 16, pairs: str = "", met: int = 0, **amounts: float,
 ) -> Case:  # fmt: skip
     labels, rng = Labels(2, 16, PAGE, 8, format), np.random.default_rng(seed)
     count = [-(-length // PAGE) for length in LENGTHS]
@@ -99,11 +100,14 @@ def run_all(
         "coarse": np.full((rows, 2, MOST_PARTS, KINDS), -9, "i4"),
         "fine": np.full((rows, 2, MOST_SHARES, KINDS), -9, "i4"),
         "chosen": np.full((2, capacity), -7777, "i4"), "counts": np.full((rows, 2), -7, "i4"),
+        "meets": np.zeros((rows, 2), "i4"),
     }  # fmt: skip
     kernels = [
         word_write(labels), query_words(shape), shared_labels(shape), word_scores(shape),
         step_counts(taken), select_bins(taken),
     ]  # fmt: skip
+    if met:
+        kernels[-met:] = [meeting("met", *kernels[-met:])]
     for kernel in kernels:
         names = [value.name for value in kernel.regions[0].arguments]
         given |= dict(zip(names, run(kernel, [given[name] for name in names]), strict=True))
@@ -136,6 +140,28 @@ def interpreted(kernel: Operation, arguments: list[Any]) -> list[Any]:
 @pytest.mark.parametrize("format", ["i4", "i8"])
 def test_the_best_by_step_are_chosen_in_order(format: str) -> None:
     check(run_all(interpreted, format))
+
+
+@pytest.mark.parametrize("amounts", [{}, {"top_p": 0.3}])
+def test_launches_that_meet_do_what_they_do_one_by_one(amounts: dict[str, float]) -> None:
+    """Parts that meet write what separate launches do, to the last word."""
+    apart, met = (run_all(interpreted, "i4", met=met, **amounts).after for met in (0, 2))
+    assert set(apart) == set(met)
+    for name, array in apart.items():
+        np.testing.assert_array_equal(met[name], array, err_msg=name)
+
+
+@pytest.mark.slow
+def test_launches_that_meet_in_the_triton_interpreter(triton_interpreter: Any) -> None:
+    check(run_all(triton_interpreter.run, "i4", 1, met=2))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("met", [2, 3])
+def test_gpu_launches_that_meet(met: int, gpu: Run) -> None:
+    """Twice: counters are left as they may be found."""
+    for seed in (1, 2):
+        check(run_all(gpu, "i4", seed, met=met))
 
 
 @pytest.mark.slow  # tests of steps on a device run them too

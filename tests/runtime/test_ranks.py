@@ -9,7 +9,10 @@ import socket
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -184,6 +187,27 @@ def test_a_step_arrives_with_the_pages_in_use_only(pipe):
     assert torch.equal(again.page_table, table[:, :64]) and again.kv_lengths.tolist() == [71, 6]
     assert again.tokens.tolist() == [1, 2] and again.query_starts.tolist() == [0, 1, 2]
     assert steps.of(found[0][1])[0] is again
+
+
+def test_copies_of_slots_arrive_with_the_step_that_makes_them(monkeypatch):
+    def ints(*values):
+        return torch.tensor(values, dtype=torch.int32)
+
+    plain = StepInput(ints(1, 2), ints(3, 5), ints(9, 8), ints(0, 1, 2), ints(4, 6),
+                      ints(0, 1).view(2, 1), ints(0, 1))  # fmt: skip
+    sent: list[Any] = []
+    monkeypatch.setattr(ranks, "Channel", lambda: SimpleNamespace(
+        send=lambda kind, *arrays: sent.append((kind, [a.ravel().copy() for a in arrays])),
+        receive=lambda: sent.pop(0)))  # fmt: skip
+    monkeypatch.setattr(ranks, "leave", lambda: None)
+    announcer = ranks.Announcer(16)
+    announcer.step(replace(plain, copies=ints(9, 8, 7, 6).view(2, 2)), None)
+    announcer.step(plain, None)
+    sent.append((ranks.STOP, []))
+    ran: list[StepInput] = []
+    ranks.follow(SimpleNamespace(forward=ran.append))
+    assert ran[0].copies is not None and ran[0].copies.tolist() == [[9, 8], [7, 6]]
+    assert ran[0].tokens.tolist() == [1, 2] and ran[1].copies is None
 
 
 def test_what_holds_communicators_ends_before_they_do(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,61 @@
+"""Meetings of programs in Triton's text: a counter that they add to, and then watch.
+
+Every meeting adds `MOST_MET` to its counter, so much a program that all together do, and each waits
+until the next multiple is reached; counters may wrap. As programs that meet begin one after another
+(passes/tile/meeting.py), those of which some wait have all been begun before any that come later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..ir.tile import MOST_MET
+
+MEET = "meet"
+"""The function that the file of a kernel with meetings has."""
+
+MEET_TEXT: str = f'''
+@triton.jit
+def meet(counter, programs):
+    """Wait for the other programs; what they wrote before is read after."""
+    tl.debug_barrier()
+    share = {MOST_MET} // programs
+    seen = tl.atomic_add(counter, share, sem="acq_rel", scope="gpu")
+    end = (seen & -{MOST_MET}) + {MOST_MET}
+    seen += share
+    while seen - end < 0:
+        seen = tl.inline_asm_elementwise(
+            "ld.acquire.gpu.global.b32 $0, [$1];", "=r,l", [tl.cast(counter, tl.int64)],
+            dtype=tl.int32, is_pure=False, pack=1,
+        )
+    tl.debug_barrier()
+
+'''
+"""All threads have written before the first barrier, whose thread that adds releases that too; and
+each thread that watches acquires for itself."""
+
+
+def met_at(counter: str, axis: int) -> str:
+    """Return the line of a meeting of the programs of a grid axis, at a pointer."""
+    return f"{MEET}({counter}, tl.num_programs({axis}))"
+
+
+def phase_lines(
+    name: str, names: str, head: str, body: Sequence[str]
+) -> tuple[list[str], list[str]]:
+    """Return functions of a kernel's parts between meetings, and the lines by which a launch runs
+    them in turn: Triton's interpreter runs programs one after another, so that none can wait."""
+    phases: list[list[str]] = [[]]
+    for line in body:
+        if line.strip().startswith(f"{MEET}("):
+            phases.append([])
+        else:
+            phases[-1].append(line)
+    if len(phases) == 1:
+        return [], []
+    functions = []
+    for number, phase in enumerate(phases):
+        functions += ["\n", head, f"def {name}_{number}({names}):", *(phase or ["    pass"])]
+    called = [f"            {name}_{number}[programs]({names})" for number in range(len(phases))]
+    return functions, ["    if INTERPRETED:", "        if min(programs) > 0:", *called,
+                       "        return None"]  # fmt: skip

@@ -1,0 +1,63 @@
+"""The launches of a selection by steps of score, on a GPU: which kernels they are made of.
+
+Scores, counts of steps and lists of a row and key head are made part by part, and the parts need
+what all have counted: between them they meet (`meeting`), where few enough are cut alike.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ...ir.core import Operation
+from ...ir.sparse import SparsePolicy
+from .bin_boundary import BinSelection
+from .bin_selection import select_bins
+from .meeting import meeting
+from .shared_labels import shared_labels
+from .step_counts import step_counts
+from .word_labels import WordScores, query_words
+from .word_scores import word_scores
+
+TOGETHER = 1024, 4096, 4096
+"""Tokens that a program scores, counts and lists at a time, where it does all three."""
+
+
+def word_selection(
+    shape: WordScores, policy: SparsePolicy, slots: bool = False
+) -> tuple[Operation, ...]:
+    """Return the kernels that choose a step's keys by words: queries, scores of what rows share
+    (where there is no tail) and of what each has alone, counts of steps, lists, of positions or of
+    slots of the pools; for few pairs of a row and a key head the last three in one."""
+    labels = shape.labels
+    taken = BinSelection(labels.kv_heads, labels.page, shape.sinks, shape.recent,
+                         threshold=policy.threshold, top_p=policy.top_p, slots=slots)  # fmt: skip
+    if shape.tail:
+        return query_words(shape), word_scores(shape), *_listed(taken)
+    first = query_words(shape), shared_labels(shape)
+    few, many = replace(shape, pairs="few"), replace(shape, pairs="many", keys=_many(shape))
+    if taken.adaptive:
+        return *first, word_scores(few), word_scores(many), *_listed(taken)
+    return (*first, _together(few, replace(taken, pairs="few")), word_scores(many),
+            *_listed(replace(taken, pairs="many")))  # fmt: skip
+
+
+def _many(shape: WordScores) -> int:
+    """Return how many tokens are scored at a time of many pairs of a row and a key head: of these
+    all programs run at once, and are small; few need more threads each."""
+    return 512 if shape.group > 1 else 256
+
+
+def _together(shape: WordScores, taken: BinSelection) -> Operation:
+    """Return scores, counts and lists as one launch."""
+    scored, counted, listed = TOGETHER
+    scores = word_scores(replace(shape, keys=scored))
+    name = scores["name"].name.replace("word_scores", "chosen_words") + "_slots" * taken.slots
+    return meeting(name, scores, step_counts(replace(taken, keys=counted)),
+                   select_bins(replace(taken, keys=listed)))  # fmt: skip
+
+
+def _listed(taken: BinSelection) -> tuple[Operation, Operation]:
+    """Return counts and lists, each a launch."""
+    if taken.adaptive:  # two warps in place of one
+        return step_counts(taken), select_bins(replace(taken, keys=2 * taken.keys))
+    return step_counts(replace(taken, keys=taken.keys // 2)), select_bins(taken)
