@@ -65,6 +65,11 @@ class PartWalk(RowWalk):
         super().__init__(name, vocab, words, greedy=True, masked=masked, rounds=rounds)
         self.parts = part_count(vocab, words)
 
+    def over(self, op: str, value: Value) -> Value:
+        """Return the sum, max or min of a block, as one row: each thread takes all that it has
+        before threads exchange what they found."""
+        return self.b.reduce(op, self.b.reshape(value, self.words * 32), 0)
+
     def survey_buffers(self) -> list[Value]:
         """Declare the buffers of `SURVEY`."""
         return [self.b.buffer(name, "i32" if name == "best" else "f32", "R", self.parts)

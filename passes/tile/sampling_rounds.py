@@ -40,10 +40,9 @@ def count_round(vocab: int, words: int) -> Operation:
     enough = [b.map("a >= b", n, walk.given["top_k"]) for n in sums]
     keys = walk.narrow(before, after, enough)
     logit = walk.masked_logits(on)
-    for number, key in enumerate(keys):
-        value = b.map(KEY_VALUE, key, dtype="f32", hint="value")
-        above = b.map("where(a >= b, 1, 0)", logit, value, dtype="i32", hint="above")
-        walk.store_sum(after[-1], number, above)
+    values = [b.map(KEY_VALUE, key, dtype="f32", hint="value") for key in keys]
+    for number in range(0, KEYS, 2):
+        walk.store_counts(after[-1], number, logit, values[number : number + 2])
     return walk.finish()
 
 
@@ -247,6 +246,16 @@ class _Draw(PartWalk):
         """Store one of the part's sums."""
         at = self.b.full(number, "i32"), self.row, self.place
         self.b.store(out, *at, self.over("sum", block))
+
+    def store_counts(self, out: Value, number: int, logit: Value, least: list[Value]) -> None:
+        """Store how many of the part's logits are not below each of one or two thresholds: both are
+        counted in one sum, since a part has fewer than 2 ** 15 logits."""
+        b, test = self.b, "where(a >= b, 1, 0)"
+        text = f"{test} + where(a >= c, 65536, 0)" if len(least) > 1 else test
+        both = self.over("sum", b.map(text, logit, *least, dtype="i32", hint="above"))
+        for place, take in enumerate(("a & 65535", "a >> 16")[: len(least)]):
+            at = b.full(number + place, "i32"), self.row, self.place
+            b.store(out, *at, b.map(take, both, dtype="i32"))
 
     def finish(self) -> Operation:
         """Return the kernel of all parts."""
