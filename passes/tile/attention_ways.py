@@ -87,11 +87,12 @@ def variants(shape: Parts, shared: bool) -> list[Variant]:
     few = replace(shape, few=16, many=0, keys=64)
     deep = Variant("deep", replace(few, way="deep"), DEEP)
     crowded = Variant("crowded", replace(few, way="crowded"), CROWDED)
+    wide = [Variant("wide", replace(few, keys=128, way="wide"), WIDEST)] * _usual(shape)
     if shape.page % 64:
-        return [deep, crowded]
+        return [deep, crowded, *wide]
     found = [Variant("three", few, THREE)]
     if _measured(shape):
-        found += [deep, crowded, Variant("wide", replace(few, keys=128, way="wide"), WIDEST)]
+        found += [deep, crowded, *wide]
     return found
 
 
@@ -134,4 +135,9 @@ def _streams(shape: Parts) -> bool:
 
 def _measured(shape: Parts) -> bool:
     """Whether every way was measured for a shape like this one."""
-    return _streams(shape) and (shape.q, shape.kv, shape.window) == ("bf16", "bf16", 0)
+    return _streams(shape) and _usual(shape)
+
+
+def _usual(shape: Parts) -> bool:
+    """Whether all numbers are bf16, and no window bounds what a row sees."""
+    return (shape.q, shape.kv, shape.window) == ("bf16", "bf16", 0)

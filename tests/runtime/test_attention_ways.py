@@ -66,6 +66,18 @@ def test_the_grid_asks_for_several_ways():
     assert found >= {"large", "largest"}
 
 
+@pytest.mark.parametrize(
+    ("of", "way"),
+    [(Sequences(8, 0, 512), "wide"), (Sequences(16, 0, 1024), "wide"),
+     (Sequences(2, 0, 16384), "wide"), (Sequences(1, 0, 1024), "deep"),
+     (Sequences(64, 0, 512), "crowded")],
+    ids=str,
+)  # fmt: skip
+def test_lists_over_pages_of_16_are_read_in_the_way_that_was_fastest(of: Sequences, way: str):
+    bench = Bench(None, 1.0)  # type: ignore[arg-type]
+    assert bench.choice(Parts(32, 8, 128, page=16), of, False)[0].name == way
+
+
 def test_a_way_takes_only_lists_that_its_kernel_can_read():
     shape = Shape(32, 8, 128, 64, 4, 16, 64)
     few, many = Way("few", shape, Rates(), many=False), Way("many", shape, Rates(), few=False)
