@@ -129,8 +129,10 @@ class PagedKV:
 
     def release(self, pages: np.ndarray) -> None:
         """Count one reference less to each page; what nothing refers to becomes free."""
-        self.references[pages] -= 1
-        self._free += pages[self.references[pages] == 0].tolist()
+        left = self.references[pages] - 1
+        self.references[pages] = left
+        if np.count_nonzero(left) < len(pages):
+            self._free += pages[left == 0].tolist()
 
     def check(self, sequences: Iterable[Sequence], others: Iterable[np.ndarray] = ()) -> None:
         """Recount everything from its holders; raises AssertionError where the books differ."""
@@ -187,11 +189,15 @@ class PagedKV:
         self._let_go(pages)
 
     def _hold(self, pages: np.ndarray) -> None:
-        self.live += int((self.holders[pages] == 0).sum())
-        self.holders[pages] += 1
-        self.peak = max(self.peak, self.live)
+        if len(pages):
+            held = self.holders[pages]
+            self.live += len(pages) - int(np.count_nonzero(held))
+            self.holders[pages] = held + 1
+            self.peak = max(self.peak, self.live)
 
     def _let_go(self, pages: np.ndarray) -> None:
-        self.holders[pages] -= 1
-        self.live -= int((self.holders[pages] == 0).sum())
-        self.release(pages)
+        if len(pages):
+            held = self.holders[pages] - 1
+            self.holders[pages] = held
+            self.live -= len(pages) - int(np.count_nonzero(held))
+            self.release(pages)

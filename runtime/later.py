@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False, slots=True)
 class Spawn:
     """A coroutine to run beside its parent, which goes on at once with a `Later`.
 
@@ -42,7 +42,7 @@ class Later:
         return self._value
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False, slots=True)
 class Part:
     """One element of a value that is still being computed."""
 
