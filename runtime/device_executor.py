@@ -69,6 +69,7 @@ class DeviceExecutor(CompiledExecutor):
     """
 
     asynchronous = True
+    tokens_are_dear = False
     pace = 0.0
     """Seconds of a prompt's token, as an engine measured it last."""
 

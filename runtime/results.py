@@ -42,6 +42,12 @@ class Stats(Shown):
     """The smallest lead of a drawn token over the next one: near 0, other precision may differ."""
 
     @property
+    def own_tokens(self) -> int:
+        """Tokens that no call before had computed: what a row adds to a cache that forgets none."""
+        sent = self.sent_tokens - self.hits_predicted
+        return max(0, sent + self.generated_tokens - self.deduplicated_tokens)
+
+    @property
     def tokens_per_second(self) -> float:
         """Generated tokens a second."""
         return self.generated_tokens / self.seconds if self.seconds else 0.0

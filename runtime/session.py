@@ -48,7 +48,9 @@ class Host:
             Limits(executor.page_size, executor.context_length), executor.num_pages,
             executor.max_batch,
         )  # fmt: skip
-        self.admission = Admission(engine.kv, self.forecast.limits)
+        dear = getattr(executor, "tokens_are_dear", False)
+        rows = executor.max_batch if dear else None
+        self.admission = Admission(engine.kv, self.forecast.limits, rows)
         self.loop = TaskLoop(engine, ToolPool(machine.records))
         self.lock = threading.Lock()
         self.tickets = count()
@@ -150,12 +152,13 @@ class Session:
 
         def done(value: Any, error: BaseException | None) -> None:
             del self._open[instance]
-            host.admission.close(instance.ticket)
             host.upcoming.closed(arguments)
             instance.free(remember=error is None)
             if record is not None:
                 record.end = perf_counter()
             outcome = error if isinstance(error, Exception) else self._result(instance, value)
+            known = outcome.stats.own_tokens if isinstance(outcome, Result) else None
+            host.admission.close(instance.ticket, known)
             self._ended.append((row, outcome))
 
         self._open[instance] = host.loop.start(instance.run(), done)

@@ -111,6 +111,9 @@ class SimulatedExecutor:
     head_rows = None
     """A price knows steps with logits of all words only."""
 
+    tokens_are_dear = False
+    """The price decides, and those that there are know a GPU."""
+
     def __init__(self, inner: ModelExecutor, price: Price) -> None:
         self.now = 0.0
         self.steps = 0

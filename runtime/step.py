@@ -83,6 +83,7 @@ class ModelExecutor(Protocol):
     max_tokens: int
 
     # One whose `copies_slots` is true does what `StepInput.copies` says.
+    # One whose steps take as long as their tokens do says so: `tokens_are_dear`.
     # One that has `head_rows` also has `forward_narrow`, which takes them: see `allowed_words`.
 
     def forward(self, step: StepInput) -> Tensor:

@@ -14,6 +14,7 @@ from weft.ir.diagnostics import WeftError
 from weft.runtime.admission import Admission, Claim
 from weft.runtime.limits import KVTooSmall
 from weft.runtime.row_order import in_prefix_order
+from weft.runtime.session import Host
 
 _spec = importlib.util.spec_from_file_location(
     "random_programs", Path(__file__).with_name("test_random_programs.py")
@@ -138,7 +139,7 @@ class Memory:
 
 
 def test_claims_are_counted_and_unproven_rows_wait_for_proven_ones():
-    admission = Admission(Memory(), Limits(16, 512))
+    admission = Admission(Memory(), Limits(16, 512), rows=2)
     sixty, forty, unproven = Claim(60, 1), Claim(40, 1), Claim(100, 1, proven=False)
     admission.open(0, sixty)
     assert admission.may_open(forty) and not admission.may_open(Claim(41, 1))
@@ -150,8 +151,52 @@ def test_claims_are_counted_and_unproven_rows_wait_for_proven_ones():
     assert admission.may_open(Claim(100, 1))
 
 
+def test_more_unproven_rows_than_a_step_takes_start_where_rows_like_those_that_ended_fit():
+    admission, unproven = Admission(Memory(), Limits(16, 512), rows=2), Claim(100, 1, proven=False)
+    for ticket in range(2):
+        assert admission.may_open(unproven)
+        admission.open(ticket, unproven)
+    assert not admission.may_open(unproven)  # nobody knows yet what a row takes
+    admission.close(0, tokens=25 * 16)
+    for ticket in range(2, 5):
+        assert admission.may_open(unproven)
+        admission.open(ticket, unproven)
+    assert not admission.may_open(unproven)  # five rows of 25 pages
+    admission.close(1)  # one that failed says nothing
+    assert admission.may_open(unproven)
+    admission.close(2, tokens=65 * 16)  # 35 pages by now: two fit, and as many a step takes
+    assert not admission.may_open(unproven)
+    admission.close(3)
+    assert admission.may_open(unproven)
+
+
+@pytest.mark.parametrize("dear", [False, True])
+def test_where_tokens_are_dear_no_more_rows_start_than_a_step_takes_until_one_has_ended(toy, dear):
+    executable = toy.compile(WIDE, num_pages=39, page_size=4, max_batch=2)
+    host = executable._host
+    assert host.admission._rows is None  # the toy does not say that they are
+    executable.engine.executor.tokens_are_dear = dear
+    host = executable._host = Host(host.machine, executable.engine)
+    rows = [{"arg": "x", "sides": ["a", "b"]} for _ in range(6)]
+    assert not host.forecast.claim(executable.check_row(0, rows[0])).proven
+    close, open_before_an_end = host.admission.close, []
+
+    def closed(ticket, tokens=None):
+        open_before_an_end.append(len(host.admission.claims))
+        assert tokens is not None and tokens > 0
+        close(ticket, tokens)
+
+    host.admission.close = closed
+    oracle = toy.oracle(WIDE)
+    values = executable.run_rows(rows).values
+    assert values == [oracle(number, **row).value for number, row in enumerate(rows)]
+    assert len(open_before_an_end) == len(rows)
+    assert open_before_an_end[0] == (2 if dear else len(rows))
+    toy.assert_clean(executable)
+
+
 def test_what_gens_leave_of_their_budgets_is_claimed_no_longer():
-    admission = Admission(Memory(), Limits(16, 512))
+    admission = Admission(Memory(), Limits(16, 512), rows=2)
     admission.open(0, Claim(60, 1, tokens=320))  # 20 pages of its own, 40 of its parts
     admission.spare(0, 15)
     assert admission.claims[0].pages == 60 and not admission.may_open(Claim(41, 1))
