@@ -3,7 +3,8 @@
 Launches of a few microseconds are mostly their start and end. Where what the second reads was
 written by programs that differ on one axis of the grid only, those alone need to meet
 (`tile.meet`), while others go on. So that this ends however many programs there are, those that
-meet begin one after another: their axis becomes the grid's first, which a GPU begins in order.
+meet begin one after another: their axis becomes the grid's first, which a GPU begins in order. It
+must have room for as many at once as meet, at most 32; those of other rows wait for none of them.
 """
 
 from __future__ import annotations
