@@ -25,9 +25,9 @@ def in_order(kernel: Operation, schedule: Schedule) -> Iterator[Operation | str]
     """Return a kernel's operations, and between them the lines that its schedule asks for.
 
     One that is chained waits before all but its `early` operations; then it lets the next one come:
-    sooner was measured slower, and later, just before the first write, no faster. One beside the
-    kernel before is there because all of that one's programs have waited. One that is not chained
-    needs no wait: the kernel before has ended.
+    sooner, if it `opens`, and later, just before the first write, was no faster. One beside the
+    kernel before is there because all of that one's programs have waited, so that none such opens.
+    One that is not chained needs no wait: the kernel before has ended.
     """
     operations = kernel.regions[0].operations
     if not schedule.chained:
@@ -41,8 +41,10 @@ def in_order(kernel: Operation, schedule: Schedule) -> Iterator[Operation | str]
         yield f"    {WAIT}"
     else:
         first, rest = early(kernel)
+        yield from [COME] * schedule.opens
         yield from first
-        yield from (WAIT, COME)
+        yield WAIT
+        yield from [COME] * (not schedule.opens)
         yield from rest
 
 

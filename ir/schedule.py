@@ -18,7 +18,7 @@ class Schedule:
     that are `chained` are launched while the kernel before still runs, and wait for its end; one
     that is also `beside` runs while that one does, whose own wait was for all before, and needs
     nothing of it: its last program alone waits, so that whoever waits for it waits for both. One
-    that is not chained may still let the next one come while it runs (`opens`).
+    that `opens` lets the next one come as soon as it runs, chained or not, before it waits.
     `registers` a thread may have (0: as many as it asks for), so that more programs are resident.
     Tile extents are chosen when the kernel is built, and are named in its `blocks`.
     """

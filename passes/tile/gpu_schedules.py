@@ -78,8 +78,15 @@ def gpu_schedule(kernel: Operation, apart: bool = False, chained: bool = True) -
     that over keys in 8 bits, which are widened one by one, does with two warps.
     """
     name, chained = kernel["name"].name, CHAINED and chained
-    opens, early = name.startswith(OPENS), not name.startswith(UNCHAINED)
-    return replace(_schedule(kernel, apart), chained=chained and early, opens=chained and opens)
+    found, early = _schedule(kernel, apart), not name.startswith(UNCHAINED)
+    opens = found.opens or name.startswith(OPENS) or _rotates_one_row(kernel)
+    return replace(found, chained=chained and early, opens=chained and opens)
+
+
+def _rotates_one_row(kernel: Operation) -> bool:
+    """Whether a kernel rotates and writes a single row: attention comes, and finds its items, while
+    the product of q, k and v ends."""
+    return kernel.attribute("of") == "graph.qkv_rope_write" and len(kernel["grid"]) > 1
 
 
 def _schedule(kernel: Operation, apart: bool) -> Schedule:

@@ -35,7 +35,8 @@ class Matvec:
     """What a kernel computes: `parts` as of `graph.fused_matmul` (bias, residual), `silu` where w
     holds gate and up rows [2N, K] and the result is silu(gate) * up. `block_n` results a program,
     which reads up to `most` elements of their rows at a time, and asks for as many blocks as have
-    up to `asked` bytes, but at least one, before it uses the first.
+    up to `asked` bytes, but at least one, before it uses the first. With `early` it asks for these
+    before the kernel in front has ended, as nothing in a step writes weights.
     """
 
     n: int
@@ -49,6 +50,7 @@ class Matvec:
     block_n: int = 2
     most: int = MOST_ELEMENTS
     asked: int = 0
+    early: bool = False
 
     @property
     def block_k(self) -> int:
@@ -94,24 +96,27 @@ def suited(shape: Matvec) -> Matvec:
     """Return the blocks that suit a shape on a GPU, as measured on an H200.
 
     A result a program; of long rows four, in shorter blocks, so that as many bytes are on their
-    way. A block of 8 bits has half the bytes of one of bf16 and takes as long to arrive, so more of
-    them are asked for: the rate is that of the bytes on their way (Little's law).
+    way. The first are asked for before the kernel in front has ended. A block of 8 bits has half
+    the bytes of one of bf16 and takes as long to arrive, so more of them are asked for: the rate is
+    that of the bytes on their way (Little's law).
     """
     if shape.weight in SCALED:
         return replace(shape, asked=AHEAD)
     most = 2 * MOST_ELEMENTS // DTYPE_BYTES[shape.weight]  # as many bytes, of f32 half the elements
     if shape.k <= LONG or shape.silu:
-        return replace(shape, block_n=1, most=most)
-    return replace(shape, block_n=4, most=most // 2)
+        return replace(shape, block_n=1, most=most, early=True)
+    return replace(shape, block_n=4, most=most // 2, early=True)
 
 
 def matvec_schedule(kernel: Operation) -> Schedule:
     """Return the GPU schedule: small programs, of which many are on their way at once; larger ones
-    where two rows of bf16 or f32 make a result."""
+    where two rows of bf16 or f32 make a result. Those that ask for weights early let the next
+    kernel come before they do: behind loads, which queue for the memory, it would come late."""
     wide = "_silu" in kernel["name"].name and "scale" not in {
         value.name for value in kernel.regions[0].arguments
     }
-    return Schedule(num_warps=8 if wide and kernel["of"] == "graph.matmul" else 4)
+    warps = 8 if wide and kernel["of"] == "graph.matmul" else 4
+    return Schedule(num_warps=warps, opens="w" in (kernel.attribute("given") or ()))
 
 
 @dataclass(frozen=True)
@@ -146,7 +151,8 @@ class _Builder:
             result = b.map("a + b", result, before, dtype="f32", hint="sum")
         b.store(out, self.row, self.column, result, mask=self.inside)
         grid = (-(-s.n // s.block_n), "T")
-        return b.finish(*grid, requires=("T >= 0",), of="graph.matmul")
+        given = (self.w,) if s.early else ()
+        return b.finish(*grid, requires=("T >= 0",), of="graph.matmul", given=given)
 
     def _enter(self) -> None:
         """Say which results of which row are this program's."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -70,6 +71,25 @@ def test_what_was_given_is_read_before_the_wait_wherever_it_stood() -> None:
     text = emit(scaled("w"), CHAINED).text
     assert order(text, STORE, X, W, COME, WAIT) == [W, WAIT, COME, X, STORE]
     assert order(emit(scaled("w")).text, W, X) == [X, W]
+
+
+def test_a_kernel_that_opens_lets_the_next_one_come_before_all_else() -> None:
+    text = emit(scaled("w"), replace(CHAINED, opens=True)).text
+    assert order(text, STORE, X, W, COME, WAIT) == [COME, W, WAIT, X, STORE]
+    assert text.count(COME) == text.count(WAIT) == 1
+
+
+def test_a_single_rows_weights_are_asked_for_early_and_the_next_kernel_comes_before() -> None:
+    """Not a norm's: the next product would come while the one before still has programs to run."""
+    one, some, *_ = lower_for_gpu(*load_model("random:tiny-dense"), max_tokens=256, max_batch=64)
+    opening = {kernel["name"].name: schedule.opens for kernel, schedule in one.kernels}
+    assert {name.split("_")[0] for name, opens in opening.items() if opens} == {"matvec", "qkv"}
+    assert not any(opens for name, opens in opening.items() if "norm" in name)
+    for kernel, schedule in one.kernels:
+        if kernel["name"].name.startswith("matvec"):
+            text = emit(kernel, schedule).text
+            assert order(text, X, W, COME, WAIT) == [COME, W, WAIT, X]
+    assert not any(schedule.opens for _, schedule in some.kernels)
 
 
 def test_nothing_is_read_early_from_behind_a_loop() -> None:
