@@ -271,12 +271,11 @@ class Compilation:
 
     @property
     def policy(self) -> Policy | None:
-        """What waits for whom: on a GPU nothing does for less than a page, except where prompts
-        that begin alike go in one step, so that only what that cannot hold is waited for."""
+        """What waits for whom: on a GPU nothing does for less than a page, where prompts that begin
+        alike do not share it in one step."""
         from .runtime.policy import Policy
 
-        together = getattr(self.executor, "copies_slots", False)
-        if not self.on_gpu or self.offloading is not None or together:
+        if not self.on_gpu or self.offloading is not None:
             return None
         return Policy(least_gain=page_size(self.options))
 

@@ -73,7 +73,7 @@ class Bench:
     def compilation(self, workload: Workload) -> Compilation:
         """Return a workload's program, compiled for the model that is in memory."""
         compilation = self._alone(workload)
-        compilation.__dict__["executor"] = self.executor  # the policy asks what it can do
+        compilation.__dict__["executor"] = self.executor  # there is no room for another
         return compilation
 
     def _alone(self, workload: Workload) -> Compilation:

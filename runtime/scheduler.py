@@ -283,13 +283,14 @@ class Scheduler:
                 self._kv.adopt_rest(sequence, pages, known)
 
     def _park(self, request: Request) -> bool:
-        """Let the request wait for a prefix that another is computing, if that pays; what this step
-        computes of it, it may have at once."""
+        """Let the request wait for a prefix that another is computing, if that pays. What this step
+        computes of it, it may have at once; then it waits for all that a step cannot hold."""
         known = request.sequence.resident
         if request.first_logits <= known:
             return False
         now, (shared, leader) = self._same.leaders(request, self._prefilling)
-        if shared > now[0] and leader is not None and self._waits(request, now[0], shared):
+        waits = self._same.able or self._waits(request, now[0], shared)
+        if shared > now[0] and leader is not None and waits:
             leader.followers.append((shared, request))
             self._parked.add(request)
             return True
