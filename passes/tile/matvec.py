@@ -5,9 +5,11 @@ tiles. Every program holds a few whole rows of w; sums are formed lane by lane, 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from math import prod
 
 from ...ir.core import Operation, Value
 from ...ir.schedule import Schedule
+from ...ir.tile import extents_of
 from ...ir.types import DTYPE_BYTES, SCALED
 from .builder import KernelBuilder
 
@@ -16,6 +18,10 @@ MOST_ELEMENTS = 2048
 
 LONG = 8192
 """Elements of a row from which it is read in shorter blocks: they end sooner together."""
+
+FEW = 8192
+"""Results up to which twice as much of a row is read at a time: of few programs each has more on
+its way, and all of a row of 4096."""
 
 AHEAD = 32 << 10
 """Bytes of 8-bit weights that a program asks for at a time: 64 registers of each of 128 threads."""
@@ -104,19 +110,30 @@ def suited(shape: Matvec) -> Matvec:
         return replace(shape, asked=AHEAD)
     most = 2 * MOST_ELEMENTS // DTYPE_BYTES[shape.weight]  # as many bytes, of f32 half the elements
     if shape.k <= LONG or shape.silu:
-        return replace(shape, block_n=1, most=most, early=True)
+        many = shape.silu or shape.n > FEW
+        return replace(shape, block_n=1, most=most if many else 2 * most, early=True)
     return replace(shape, block_n=4, most=most // 2, early=True)
 
 
 def matvec_schedule(kernel: Operation) -> Schedule:
     """Return the GPU schedule: small programs, of which many are on their way at once; larger ones
-    where two rows of bf16 or f32 make a result. Those that ask for weights early let the next
-    kernel come before they do: behind loads, which queue for the memory, it would come late."""
-    wide = "_silu" in kernel["name"].name and "scale" not in {
-        value.name for value in kernel.regions[0].arguments
-    }
-    warps = 8 if wide and kernel["of"] == "graph.matmul" else 4
+    where two rows of bf16 or f32 make a result, or a row of bf16 is read whole (of q, k and v 13.1
+    us of an H200, not 13.5; with a residual as long either way). Those that ask for weights early
+    let the next kernel come before they do: behind loads, which queue for the memory, it would come
+    late."""
+    arguments = {value.name for value in kernel.regions[0].arguments}
+    wide = "_silu" in kernel["name"].name and "scale" not in arguments
+    plain = arguments.isdisjoint({"residual", "scale"})
+    whole = plain and _elements(kernel) > MOST_ELEMENTS
+    warps = 8 if (wide or whole) and kernel["of"] == "graph.matmul" else 4
     return Schedule(num_warps=warps, opens="w" in (kernel.attribute("given") or ()))
+
+
+def _elements(kernel: Operation) -> int:
+    """Return how many elements of weights a program reads at a time."""
+    loads = (op for op in kernel.regions[0].operations if op.name == "tile.load")
+    return max((prod(map(int, extents_of(op.result.type))) for op in loads
+                if op.operands[0].name == "w"), default=0)  # fmt: skip
 
 
 @dataclass(frozen=True)
