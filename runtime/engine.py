@@ -179,8 +179,8 @@ class Engine:
 
     @property
     def may_begin(self) -> bool:
-        """Whether a device that runs ahead has nothing to do, and enough is asked for."""
-        return self.ahead and (not self._flight or self._flight.ready()) and self._enough()
+        """Whether nothing is on its way on a device that runs ahead, and enough is asked for."""
+        return self.ahead and self._flight is None and self._enough()
 
     def _enough(self) -> bool:
         """Whether prompts wait that keep a device busy while the host launches the step behind."""

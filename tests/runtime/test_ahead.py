@@ -246,27 +246,6 @@ def test_only_what_the_host_must_see_stops_the_next_step():
     assert not flight.may_be_followed(a_batch([]))
 
 
-def test_a_step_is_there_to_begin_where_the_last_one_is_over_and_enough_waits(monkeypatch):
-    """What follows for rows that have ended runs beside it, not before it."""
-    monkeypatch.setattr(pace.Pace, "enough", lambda self: 3)
-    executor = AheadExecutor(64, num_pages=200, max_batch=4, max_tokens=16)
-    engine = Engine(executor, AheadSampler(executor))  # type: ignore[arg-type]
-    over = SimpleNamespace(ready=lambda: True)
-    flights = [None, *(Flight(np.zeros(0), (), draw, 0) for draw in (over, NEVER))]
-    for tokens, expected in ((2, [False] * 3), (3, [True, True, False])):
-        sequence = engine.create((tokens, 0))
-        sequence.append(range(10 * tokens, 11 * tokens))
-        engine.submit(Request(sequence, "gen", Sampling(3)))
-        found = []
-        for engine._flight in flights:
-            found.append(engine.may_begin)
-        assert found == expected
-        engine._flight = None
-
-
-NEVER = SimpleNamespace(ready=lambda: False)
-
-
 SIZES = """program sizes(n: int, many: int) -> str:
     "Row {n}:"
     gen said(max_tokens=MOST, temperature=1.0)
