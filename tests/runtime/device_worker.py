@@ -55,7 +55,7 @@ SHAPES: dict[str, dict[str, Any]] = {
              "windows": (0, 24)},
     "mixtral": {"architecture": "MixtralForCausalLM", "experts": 4, "experts_per_token": 2},
 }  # fmt: skip
-SHAPES |= dict.fromkeys(("sparse", "host", "host_words", "rows"), SHAPES["llama"])
+SHAPES |= dict.fromkeys(("sparse", "host", "host_words"), SHAPES["llama"])
 SHAPES["tail"] = {"architecture": "LlamaForCausalLM", "layers": 1, "windows": (0,)}
 """One layer: interpreted, its selection takes seconds a step. Untied, it does not repeat itself."""
 SHAPES["together"] = SHAPES["mixtral"]
@@ -207,7 +207,7 @@ def generate(
 
 def main() -> None:
     shape = config(sys.argv[1])
-    all_rows = sys.argv[1] == "rows"
+    all_rows = "wide" in sys.argv[3:]
     limits: dict[str, Any] = WIDE if all_rows else LIMITS
     graph, format = build_graph(shape), FORMATS.get(sys.argv[1], "f32")
     part, launch = graph, Launch.from_env()
@@ -263,8 +263,11 @@ def main() -> None:
     )
     multiplied = rows_of_products()
     if all_rows:
-        device._sent = None  # nothing is launched one kernel after another
-        device.copies_slots = False  # as steps are that copy slots
+        device.copies_slots = (
+            False  # as steps that copy slots are launched one kernel after another
+        )
+        if not sparse:
+            device._sent = None  # which nothing is
     copied = counted_copies(device)
     found = generate(device, device_sampler(device, kernels), shared, most, together)
     # two prompts of three share with the first, computed in one step, a part of a page

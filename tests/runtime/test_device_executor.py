@@ -32,14 +32,19 @@ WORKER = Path(__file__).parent / "device_worker.py"
 LATER = ("sparse", "together", "host_words")
 
 
+WIDE = ("llama wide", "mixtral wide", "tail wide", "sparse wide")
+"""Batches so wide that steps with chunks are recorded, too."""
+
+
 @pytest.mark.parametrize(
-    "name", ["llama", "rows", "qwen", "mixtral", "tail", "host",
-             *(pytest.param(name, marks=pytest.mark.slow) for name in LATER)]
+    "name", ["llama", "qwen", "mixtral", "tail", "host", WIDE[0],
+             *(pytest.param(name, marks=pytest.mark.slow) for name in (*LATER, *WIDE[1:]))]
 )  # fmt: skip
 def test_tokens_equal_the_graphs_meaning(name, tmp_path):
     pytest.importorskip("triton")
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(WORKER), name, str(tmp_path)]
+    name, *wide = name.split()
+    command = [sys.executable, str(WORKER), name, str(tmp_path), *wide]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     found, expected, recordings = json.loads(done.stdout.splitlines()[-1])
