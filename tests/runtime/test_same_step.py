@@ -72,6 +72,47 @@ def test_what_a_leader_shares_with_others_before_is_copied_from_who_computes_it(
     assert [len(source), len(set(target))] == [3 + 5, 3 + 5]
 
 
+@pytest.mark.parametrize("fails", [1, 2, 3])
+def test_what_a_failed_step_did_not_compute_is_not_taken_for_computed(fails):
+    """Neither of the leader nor of those that were to read its pages."""
+    engine, start = machine(page_size=4, max_tokens=12), [7, 8, 9, 10, 11, 12]
+    prompts = [[*start, 40 + row, *range(row)] for row in range(5)]
+    requests = [ask(engine, row, ids) for row, ids in enumerate(prompts)]
+    forward, steps = engine.executor.forward, []
+
+    def failing(step):
+        steps.append(step)
+        if len(steps) == fails:
+            raise RuntimeError("a kernel failed")
+        return forward(step)
+
+    engine.executor.forward = failing
+    for _ in range(fails - 1):
+        engine.step()
+    with pytest.raises(RuntimeError, match="a kernel failed"):
+        engine.step()
+    engine.check()
+    list(drain(engine))
+    for request, ids in zip(requests, prompts, strict=True):
+        assert request.sequence.ids() == continued(ids, 2)
+
+
+@pytest.mark.parametrize("gone", range(4))
+@pytest.mark.parametrize("after", [0, 1])
+def test_others_go_on_where_one_is_cancelled(gone, after):
+    engine, start = machine(page_size=4, max_tokens=9), [7, 8, 9, 10, 11, 12]
+    prompts = [[*start, 40 + row, *range(row)] for row in range(4)]
+    requests = [ask(engine, row, ids, count=4) for row, ids in enumerate(prompts)]
+    for _ in range(after):
+        engine.step()
+    engine.cancel(requests[gone])
+    engine.free(requests[gone].sequence)
+    list(drain(engine))
+    for row, (request, ids) in enumerate(zip(requests, prompts, strict=True)):
+        if row != gone:
+            assert request.sequence.ids() == continued(ids, 4)
+
+
 def test_a_fill_of_what_another_computes_is_done_when_that_is():
     engine = machine()
     gen, fill = ask(engine, 0, [1, 2, 3, 4, 5]), ask(engine, 1, [1, 2, 3, 4], fill=True)
