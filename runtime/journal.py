@@ -2,14 +2,18 @@
 
 One JSON line a row, appended and synced. A line that a crash has torn is cut off when the
 journal is opened again; a row counts as finished only for the same plan, model, seed and row.
+One run at a time holds a journal: two would write over each other's lines.
 """
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -28,6 +32,13 @@ class NoPlainFile(JournalFailed):
 
     template = "results of rows are written to a file, and {path} is none"
     hint = "leave out --out: they are printed, one a line"
+
+
+class JournalHeld(JournalFailed):
+    """A journal that another run is writing."""
+
+    template = "another run is writing {path}"
+    hint = "wait until it has ended, or give this one another --out (from Python: out, journal)"
 
 
 def plain(out: Path) -> Path:
@@ -51,8 +62,7 @@ class Journal:
         self.entries: dict[int, dict[str, Any]] = {}
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.touch()
-            self._file: BinaryIO = path.open("r+b")
+            self._file = _opened(path)
             self._load()
         except OSError as error:
             raise self._failed("open", path, error) from None
@@ -91,12 +101,12 @@ class Journal:
 
     def close(self, remove: bool = False) -> None:
         """Close the file; with `remove`, the run is complete and the journal may go."""
+        if remove:  # while it is held: another run may have it as soon as it is closed
+            self.path.unlink(missing_ok=True)
         try:
             self._file.close()
         except OSError:
             pass  # a write that failed has been reported; closing may try it again
-        if remove:
-            self.path.unlink(missing_ok=True)
 
     def _load(self) -> None:
         """Read the entries, and cut off what a crash has left of the last one."""
@@ -115,6 +125,29 @@ class Journal:
         return JournalFailed(
             action=action, path=str(path), problem=problem, finished=len(self.entries)
         )
+
+
+def _opened(path: Path) -> BinaryIO:
+    """Open `path`, made if need be, for this run alone; raises JournalHeld and OSError.
+
+    The system lets go of it when the run's process ends, however that comes about.
+    """
+    while True:
+        path.touch()
+        file = path.open("r+b")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            raise JournalHeld(path=str(path)) from None
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.ENOTSUP):  # a file system without locks
+                file.close()
+                raise
+        with suppress(FileNotFoundError):
+            if os.path.samestat(path.stat(), os.fstat(file.fileno())):
+                return file
+        file.close()  # a run that ended just now has removed what was opened here
 
 
 def _entry(line: bytes) -> dict[str, Any] | None:

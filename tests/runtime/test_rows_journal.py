@@ -12,8 +12,9 @@ import time
 from pathlib import Path
 
 import pytest
+from weft.runtime import journal as journal_module
 from weft.runtime.device import DeviceLost
-from weft.runtime.journal import Journal, JournalFailed, NoPlainFile, row_key
+from weft.runtime.journal import Journal, JournalFailed, JournalHeld, NoPlainFile, row_key
 
 TEXT = """
 program note(arg: str) -> str:
@@ -123,6 +124,34 @@ def test_an_unwritable_place_is_named(toy, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(JournalFailed, match="cannot open .*file/out.jsonl.journal"):
         toy.compile(TEXT).run_rows(ROWS, tmp_path / "file" / "out.jsonl")
+
+
+def test_a_journal_that_another_run_writes_is_left_alone(toy, tmp_path):
+    out, journal = tmp_path / "out.jsonl", tmp_path / "out.jsonl.journal"
+    executable = toy.compile(TEXT)
+    executable.run_rows(ROWS[:3], journal=journal)
+    written = journal.read_bytes()
+    book = Journal(journal)
+    with pytest.raises(JournalHeld, match="another run is writing .*journal\nhint: .*--out"):
+        executable.run_rows(ROWS, out)
+    assert journal.read_bytes() == written and not out.exists()
+    book.close()
+    assert executable.run_rows(ROWS, out).resumed == 3
+
+
+def test_a_journal_removed_while_it_is_opened_is_made_again(tmp_path, monkeypatch):
+    path, lock = tmp_path / "journal", journal_module.fcntl.flock
+
+    def removed_first(file, how):
+        monkeypatch.setattr(journal_module.fcntl, "flock", lock)
+        path.unlink()
+        lock(file, how)
+
+    monkeypatch.setattr(journal_module.fcntl, "flock", removed_first)
+    book = Journal(path)
+    book.append(0, "key", {"value": 1})
+    book.close()
+    assert [entry["row"] for entry in lines(path)] == [0]
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")
