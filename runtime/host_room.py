@@ -46,6 +46,8 @@ def require_host_room(model: str, format: str, weights: int, kv: int, step: int 
         narrower, times = NARROWER[format]
         if weights // times + working <= free:
             hint = f"it fits with --weights {narrower}"
+    if (left := free - weights - step) > 0 and kv > weights:  # as asked for: the model would fit
+        hint = f"lower kv_memory (--kv-memory): {left / GIB:.1f} GiB are left for keys and values"
     raise ModelTooLarge(
         **sizes(need=weights + working, weights=weights, working=working, free=free,
                 over=weights + working - free),

@@ -64,6 +64,13 @@ def test_a_step_that_takes_more_than_all_the_rest_is_named(monkeypatch):
     require_host_room("small", "f32", GIB, GIB, GIB)
 
 
+def test_keys_and_values_that_take_more_than_is_left_are_named(monkeypatch):
+    monkeypatch.setattr(host_room, "available_bytes", lambda: 20 * GIB)
+    with pytest.raises(ModelTooLarge, match=r"lower kv_memory \(--kv-memory\): 17\.0 GiB are left"):
+        require_host_room("small", "f32", 2 * GIB, 900 * GIB, GIB)
+    require_host_room("small", "f32", 2 * GIB, 17 * GIB, GIB)
+
+
 def test_steps_of_more_tokens_than_memory_holds_are_refused():
     with pytest.raises(ModelTooLarge, match="lower max_tokens"):
         weft.compile(PROGRAM, max_tokens=1 << 30, prove=False)
