@@ -86,9 +86,7 @@ class PagedKV:
 
     def reserve(self, sequence: Sequence, end: int) -> bool:
         """Make positions `[resident, end)` writable; return False, changing nothing, if full."""
-        missing = self._missing(sequence, end)
-        if missing > len(self._free):
-            self.evict(missing)
+        self.makes_room(self._missing(sequence, end))
         if self._missing(sequence, end) > len(self._free):
             return False
         if self._last_is_shared(sequence):
@@ -104,6 +102,13 @@ class PagedKV:
             self._writer[pages] = sequence.number
             self._hold(pages)
         return True
+
+    def makes_room(self, pages: int) -> bool:
+        """Have what is only remembered forgotten until so many pages are free; say whether they
+        are."""
+        if pages > len(self._free):
+            self.evict(pages)
+        return pages <= len(self._free)
 
     def truncate(self, sequence: Sequence, length: int) -> None:
         """Forget the tokens from `length` on."""

@@ -62,15 +62,17 @@ class SameStep:
         # A fill all of whose tokens another computes waits for these: it is done when they are.
         return 0 if chunk is None else min(chunk.start + chunk.count, request.sequence.length - 1)
 
-    def follow(self, request: Request, leader: Leader) -> None:
-        """Let a request have what another computes in this step, if there are pages for the rest;
-        `took` or `refused` says whether it takes part."""
+    def follow(self, request: Request, leader: Leader) -> bool:
+        """Let a request have what another computes in this step; return False if there are no pages
+        for the rest. `took` or `refused` says whether it takes part."""
         shared, other = leader
         sequence, size = request.sequence, self._kv.page_size
         pages = -(-sequence.length // size) - shared // size
-        if other is not None and self._kv.free >= pages:
-            self._kv.adopt_rest(sequence, other.sequence.pages[: -(-shared // size)], shared)
-            self._asked[request] = other, shared
+        if other is None or not self._kv.makes_room(pages):
+            return False
+        self._kv.adopt_rest(sequence, other.sequence.pages[: -(-shared // size)], shared)
+        self._asked[request] = other, shared
+        return True
 
     def refused(self, request: Request) -> None:
         """Take back what a request was given: it does not take part in the step."""

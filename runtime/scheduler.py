@@ -289,13 +289,13 @@ class Scheduler:
         if request.first_logits <= known:
             return False
         now, (shared, leader) = self._same.leaders(request, self._prefilling)
-        waits = self._same.able or self._waits(request, now[0], shared)
-        if shared > now[0] and leader is not None and waits:
+        if leader is None or (shared == now[0] and self._same.follow(request, now)):
+            return False
+        later = self._same.able and shared > now[0]
+        if later or self._waits(request, known, shared):
             leader.followers.append((shared, request))
             self._parked.add(request)
-            return True
-        self._same.follow(request, now)
-        return False
+        return request in self._parked
 
     def _waits(self, request: Request, known: int, shared: int) -> bool:
         """Say whether a request that knows some tokens should wait for another that shares more.

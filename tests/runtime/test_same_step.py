@@ -135,6 +135,32 @@ def test_what_a_step_cannot_hold_is_waited_for():
     assert engine.computed_tokens == 12 + 3 + 3  # and a token that each has drawn
 
 
+def test_what_is_only_remembered_makes_room_for_what_a_step_shares():
+    """A cache that has been used for a while has no page that is free."""
+    engine = machine(page_size=4, num_pages=40)
+    for row in range(20):
+        ask(engine, row, [30 + row] * 17, 1)
+        for request in drain(engine):
+            engine.free(request.sequence)
+    assert engine.kv.free == 0
+    before, start = engine.computed_tokens, list(range(12))
+    requests = [ask(engine, 20 + row, [*start, 20 + row, 9]) for row in range(4)]
+    list(drain(engine))
+    assert engine.computed_tokens - before == 12 + 4 * 2 + 4
+    for row, request in enumerate(requests):
+        assert request.sequence.ids() == continued([*start, 20 + row, 9], 2)
+
+
+def test_where_a_step_has_no_pages_to_share_it_is_waited_for(monkeypatch):
+    monkeypatch.setattr(SameStep, "follow", lambda *_: False)
+    engine, start = machine(page_size=4), list(range(12))
+    engine._scheduler._policy = Policy()
+    for row in range(4):
+        ask(engine, row, [*start, 20 + row, 9])
+    list(drain(engine))
+    assert engine.computed_tokens == 12 + 4 * 2 + 4
+
+
 PROMPTS = st.lists(
     st.tuples(st.integers(0, 9), st.lists(st.integers(0, 1), min_size=1, max_size=6),
               st.integers(1, 6), st.booleans()),
