@@ -116,9 +116,10 @@ class TimedDevice:
 
     def forward(self, step: StepInput, source: np.ndarray | None = None) -> Tensor:
         """Take the step's time from when the device is free."""
-        self._lists.plan(step)
         tokens = len(step.tokens)
-        if not step.is_decode:
+        replayed = step.is_decode or (tokens <= self.max_batch and step.copies is None)
+        self._lists.plan(step, replayed)
+        if not replayed:
             time.sleep(self._speed * LAUNCH)
         seconds = self._speed * (STEP if step.is_decode else max(STEP, PROMPT * tokens))
         self.busy_until = max(self.busy_until, time.perf_counter()) + seconds
