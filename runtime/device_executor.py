@@ -162,7 +162,7 @@ class DeviceExecutor(CompiledExecutor):
                 self.drawn.greedy = asked
                 return recorded.logits[:asked]
         recipe, sent = self._sent(step, source, lists, few=False)
-        launches, logits = recipe.flow(**sent)
+        launches, logits = recipe.flow(**sent, by_address=True)
         if step.copies is not None:
             launches = self._slot_copies.among(step.copies, launches, recipe.writes)
         self._run_all(recipe, launches)
@@ -208,7 +208,7 @@ class DeviceExecutor(CompiledExecutor):
         for (first, last), (part, wanted) in zip(groups, grouped(step, groups), strict=True):
             taken = None if source is None else source[starts[first] : starts[last]]
             recipe, sent = self._sent(part, taken, self._lists.plan(part), few=True)
-            launches, logits = recipe.flow(**sent)
+            launches, logits = recipe.flow(**sent, by_address=True)
             self._run_all(recipe, launches)
             if len(wanted):
                 found[wanted[0] : wanted[-1] + 1] = logits

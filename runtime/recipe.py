@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from math import prod
+from operator import itemgetter
 from typing import Any
 
 from torch import Tensor
 
 from ..ir.core import Operation, Symbol, Term
 from ..ir.types import dtype_of, shape_of
+from .addresses import value_of
 from .dtypes import TORCH
 from .host_products import BLAS, HostProduct
 from .library import ROUTINES, SCALES, Launch, blas, matmul
@@ -115,6 +118,8 @@ class Recipe:
             memory.convert(item) if isinstance(item, Tensor) else item for item in self._static
         ]
         self._first = self._first_uses()
+        self._takes = [itemgetter(*slots) if len(slots) > 1 else None for _, slots in self._calls]
+        self._known_values = [value_of(item) for item in self._static]
 
     def bind(
         self, inputs: Mapping[str, Tensor | int], extents: Mapping[str, int], way: str = "",
@@ -126,36 +131,45 @@ class Recipe:
 
     def flow(
         self, inputs: Mapping[str, Tensor | int], extents: Mapping[str, int],
-        filled: Mapping[str, int] | None = None, way: str = "",
+        filled: Mapping[str, int] | None = None, way: str = "", by_address: bool = False,
     ) -> tuple[Iterator[Launch], Tensor]:  # fmt: skip
         """Return the same launches one by one, each bound when it is taken: a device begins with
         the first while the others are bound.
 
         The library's products are of the rows that `filled` says, where it says more than
         `extents`: what stands behind the step's own is of no matter, and nothing reads what
-        comes of it. `way`: what the step's attention list was planned for."""
+        comes of it. `way`: what the step's attention list was planned for. With `by_address`
+        kernels that can are launched so (`addressed`): what a step says is looked at once, not
+        again in each layer."""
         raw, ready, convert = list(self._static), list(self._ready), self._memory.convert
         wide, extended = list(self._static), {**extents, **(filled or {})}
+        values, kinds = map(list, zip(*self._known_values, strict=True))
 
         def fill(slots: Sequence[int]) -> None:
             for slot in slots:
                 key = self._slots.keys[slot]
                 found = raw[slot] = wide[slot] = self._of_step(key, inputs, extents)
                 ready[slot] = convert(found) if isinstance(found, Tensor) else found
+                if by_address:
+                    values[slot], kinds[slot] = value_of(found)
                 if filled and key[0] == "arena":
                     wide[slot] = self._of_step(key, inputs, extended)
 
         def launches() -> Iterator[Launch]:
-            for (function, slots), first in zip(self._calls, self._first, strict=True):
+            calls = zip(self._calls, self._first, self._takes, strict=True)
+            for (function, slots), first, take in calls:
                 fill(first)
-                if isinstance(function, _OneOf):
-                    yield function.of(extents["T"], way), tuple([ready[slot] for slot in slots])
+                if isinstance(function, str):
+                    operands = wide if function in SCALES else raw
+                    yield self._routine(function, slots, operands)
                     continue
-                if function in ROUTINES:
-                    values = wide if function in SCALES else raw
-                    yield self._routine(function, slots, values)
+                several = isinstance(function, _OneOf)
+                launch = function.of(extents["T"], way) if several else function
+                addressed = getattr(launch, "addressed", None) if by_address else None
+                if addressed is not None and take is not None:
+                    yield addressed, (take(values), take(kinds), partial(take, ready))
                 else:
-                    yield function, tuple([ready[slot] for slot in slots])
+                    yield launch, tuple([ready[slot] for slot in slots])
 
         if raw[self._result] is None:
             fill((self._result,))

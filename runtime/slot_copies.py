@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from .addresses import value_of
 from .library import Launch
 from .staging import Layout, Staging
 
@@ -43,9 +45,14 @@ class SlotCopies:
         for (at, _), array in zip(layout.places.values(), arrays, strict=True):
             buffer[at : at + count] = array
         self._staging.send(layout.end)
-        lists = layout.views(self._staging.device).values()
+        same = (count, *self._pools[0][0].shape, *layout.views(self._staging.device).values())
+        known, addressed = [*map(value_of, same)], getattr(self._launch, "addressed", None)
         for launch, layer in zip(launches, writes, strict=True):
             yield launch
             if layer is not None:
-                k, v = self._pools[layer]
-                yield self._launch, (count, *k.shape, *lists, k, v)
+                pools = self._pools[layer]
+                if addressed is None:
+                    yield self._launch, (*same, *pools)
+                else:
+                    values, kinds = zip(*known, *map(value_of, pools), strict=True)
+                    yield addressed, (values, kinds, partial(tuple, (*same, *pools)))

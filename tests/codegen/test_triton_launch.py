@@ -67,6 +67,27 @@ def test_scalars_that_are_no_i32_go_tritons_way(scalar):
     assert len(triton.first) == 2 and not triton.later
 
 
+def test_a_launch_by_addresses_runs_what_a_call_of_its_kinds_compiled():
+    triton, launch = made()
+    x, y = torch.zeros(64), torch.zeros(64, dtype=torch.int32)
+    for count, kinds in ((3, "a"), (4, "a"), (5, "b"), (6, "b"), (0, "a")):
+        values = count, x.data_ptr(), y.data_ptr()
+        launch.addressed(values, kinds, lambda count=count: (count, x, y))
+    assert len(triton.first) == 1  # kinds that are new are looked at by their buffers
+    assert [given[9] for given in triton.later] == [4, 5, 6]
+    given = triton.later[0]
+    launch(4, x, y)
+    assert triton.later[-1] == given
+    assert given[0:5] == (4, 2, 1, 77, "compiled 1") and given[10:] == (x.data_ptr(), y.data_ptr())
+
+
+def test_what_triton_must_look_at_is_never_launched_by_addresses():
+    triton, launch = made()
+    for _ in range(3):
+        launch.addressed((1, 0), "absent", lambda: (1, None))
+    assert triton.first == [(1, None)] * 3 and not triton.later
+
+
 def test_an_empty_grid_compiles_nothing_and_is_not_remembered():
     triton, launch = made()
     x = torch.zeros(4)
