@@ -7,7 +7,8 @@ its conditions. A tool that may have effects waits for all that stands before it
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from functools import partial
 from typing import Any
 
 from ..ir.core import Operation
@@ -74,14 +75,20 @@ class Instance(ControlFlow, ModelCalls):
             inner = frame.inner(name, occurrence, number, seen)
             child = self._engine.fork(parent.sequence, parent.length, self._order(), gives)
             self._own(child, inner)
-            branches.append(self._branch(operation, Handle(child, child.length), element, inner))
+            begins = partial(self._machine.branch_texts.begin, operation, number, elements, seen)
+            kv = Handle(child, child.length)
+            branches.append(self._branch(operation, kv, element, inner, begins))
         found = yield Branches(branches)
         yield Spawn(self._gone(gone, [leaving for _, leaving in found]))
         values = [results[0] if results else None for results, _ in found]
         self._tell(frame, name, occurrence, values)
         return values, [results[1] for results, _ in found if len(results) > 1]
 
-    def _branch(self, operation: Operation, kv: Handle, element: Any, frame: Frame) -> Step:
+    def _branch(
+        self, operation: Operation, kv: Handle, element: Any, frame: Frame,
+        begins: Callable[[], None],
+    ) -> Step:  # fmt: skip
+        begins()
         _, given = yield from self._region(operation.regions[0], (kv, element), frame)
         results = yield from all_now(given)
         kept = {value.newest().sequence for value in results if isinstance(value, Handle)}

@@ -11,6 +11,7 @@ from ..ir.token_table import TokenTable
 from ..ir.values import records_of
 from ..ir.vocabulary import Tokenizer
 from .bindings import bind_tools, reachable, stops_of
+from .branch_texts import BranchTexts
 from .constraint import Constraints, Matcher
 from .effects import Effects
 from .heal import HealTable
@@ -45,6 +46,7 @@ class Machine:
         )
         self.heals = HealTable(tokenizer, vocab_size)
         self.lines = Lines()
+        self.branch_texts = BranchTexts(tokenizer)
 
     def watch(
         self, decode: Operation, heal: str, listener: Callable[[str], None] | None
