@@ -16,6 +16,9 @@ from .session import Job
 if TYPE_CHECKING:
     from .executable import Executable
 
+KEPT = 1024
+"""Rows of a list whose arguments, checked before any row runs, are kept until it does."""
+
 
 class RowRun:
     """One run over rows."""
@@ -33,6 +36,7 @@ class RowRun:
         self._report = progress or (lambda progress: None)
         self._keep_going = keep_going
         self._plan = "" if journal is None else str(executable.plan)
+        self._checked: dict[int, dict[str, Any]] = {}
         self._keys: dict[int, str] = {}
         self._outcomes: dict[int, dict[str, Any]] = {}
         self._progress = Progress()
@@ -45,7 +49,9 @@ class RowRun:
         try:
             if isinstance(rows, Sequence):
                 for number, row in enumerate(rows):
-                    self._executable.check_row(number, row)
+                    values = self._executable.check_row(number, row)
+                    if number < KEPT:
+                        self._checked[number] = values
                 self._progress.total = len(rows)
                 self._session.window = max(1, len(rows))
             self._run(rows)
@@ -76,7 +82,7 @@ class RowRun:
         """Yield the rows that still have to run."""
         executable = self._executable
         for number, row in enumerate(rows):
-            values = executable.check_row(number, row)
+            values = self._checked.pop(number, None) or executable.check_row(number, row)
             if self._journal is None or not self._known(self._journal, number, values):
                 yield number, values
         self._tell(None)

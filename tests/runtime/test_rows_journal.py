@@ -58,6 +58,22 @@ def test_a_run_that_stopped_goes_on_where_it_was(toy, tmp_path):
     assert out.read_bytes() == whole.read_bytes()
 
 
+def test_rows_of_a_list_are_checked_once_and_before_any_runs(toy, monkeypatch):
+    whole = toy.compile(TEXT).run_rows(ROWS).values
+    monkeypatch.setattr("weft.runtime.rows.KEPT", 9)
+    executable, checked = toy.compile(TEXT), []
+    check = executable.check_row
+
+    def noted(row, fields):
+        checked.append((row, executable.engine.steps))
+        return check(row, fields)
+
+    executable.check_row = noted
+    assert executable.run_rows(ROWS).values == whole
+    assert checked[:12] == [(row, 0) for row in range(12)]
+    assert [row for row, _ in checked[12:]] == [9, 10, 11]  # no more are kept
+
+
 def test_a_device_lost_in_mid_run_costs_the_rows_under_way_only(toy, tmp_path):
     whole, out = tmp_path / "whole.jsonl", tmp_path / "out.jsonl"
     toy.compile(TEXT).run_rows(ROWS, whole)
