@@ -32,7 +32,7 @@ WORKER = Path(__file__).parent / "device_worker.py"
 LATER = ("sparse", "together", "host_words")
 
 
-WIDE = ("llama wide", "mixtral wide", "tail wide", "sparse wide")
+WIDE = ("llama wide", "qwen wide", "mixtral wide", "tail wide", "sparse wide")
 """Batches so wide that steps with chunks are recorded, too."""
 
 
