@@ -15,16 +15,18 @@ from .sparse_bytes import PAGE, AttentionShape, Overheads, passes, sparse_bytes
 OPERATIONS = {"gpu": 8.0, "cpu": 64.0}
 """Vector operations that a pass costs a score. On a CPU a pass is scalar, so four of its
 operations count sixteen lanes each; measured at 1 to 2 ns a score on one core."""
-STEP_OPERATIONS = 32.0
-"""Vector operations that a score costs a GPU that compares steps: counts of steps and lists, for
-2^23 scores 16 us of an H200, launches included (`bench.sparse_speed`, 128 K tokens, batch 8)."""
+STEP_OPERATIONS, TALLY_OPERATIONS = 26.0, 110.0
+"""Vector operations that a score costs a GPU that compares steps: counts of steps and lists; and
+where a policy is adaptive, as every step is tallied then. An H200 takes 14 us for 2^23 scores, 41
+for 2^25, and 45 for 2^23 that are tallied, what launches cost among it (`bench.sparse_speed --only
+operation policies`, 128 K tokens, batches of 8 and 32)."""
 APART, TOGETHER = 230.0, 250.0
 """Vector operations that a label costs a GPU for each row that it is scored for: row by row, and in
 a launch that reads it once for several. For 2^23 of them an H200 takes 32 and 35 us
 (`bench.sparse_speed --only shared_prefix`, 128 K tokens, batch 8)."""
 STEPS = Overheads(score=1.0, score_reads=2.0)
 """What is moved there: a byte a score, read to be counted and to be selected."""
-WAY = {"gpu": 2e-6}
+WAY = {"gpu": 1.7e-6}
 """Seconds from a kernel's begin to its end that no work of it fills: one load waits for another,
 programs for each other."""
 ATTENTION = 2
@@ -32,10 +34,10 @@ ATTENTION = 2
 LAUNCHES = 3
 """Launches a layer that dense decode does not have: labels, scores, selection; one more for the
 sums of v that a tail needs, and two more where steps are compared: queries and counts."""
-GATHER = {"gpu": 0.89, "cpu": 0.4}
+GATHER = {"gpu": 0.93, "cpu": 0.4}
 """Part of the speed of reading in order that rows read by a list reach: measured by
-`bench.sparse_speed` (128 K tokens, batch 8) and `bench.sparse_cpu`, as nothing fetches a CPU's rows
-ahead."""
+`bench.sparse_speed` (128 K tokens: .90 at batch 8, .98 at 32) and `bench.sparse_cpu`, as nothing
+fetches a CPU's rows ahead."""
 UNPACKED = 2.0
 """Vector operations a product of a label's channel costs on a CPU, codes unpacked."""
 WEIGHED = 8.0
@@ -87,7 +89,8 @@ def sparse_parts(
     vector = level.vector_rate("f32").median
     scored, unread = max(labels, products), 0.0
     if steps:
-        choice = shape.kv_heads * STEP_OPERATIONS * tokens * 2 / vector  # two flops are one of them
+        each = TALLY_OPERATIONS if policy.adaptive else STEP_OPERATIONS
+        choice = shape.kv_heads * each * tokens * 2 / vector  # two flops are one of them
         if tail:
             scored += shape.heads * TAIL_SCORED * tokens * 2 / vector
             unread = shape.heads * TAIL_READ * read * batch * 2 / vector
