@@ -49,6 +49,9 @@ def run(
     arg: Argument = None,
     rows: Annotated[Path | None, typer.Option(help="JSON lines: one run a row")] = None,
     out: Annotated[Path | None, typer.Option(help="where rows' results go")] = None,
+    keep_going: Annotated[
+        bool, typer.Option("--keep-going", help="with --rows: others go on where one fails")
+    ] = False,
     program: Name = None,
     target: Annotated[str, typer.Option(help="cpu, or cuda: one NVIDIA GPU")] = "cpu",
     weights: Weights = "",

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..cost_model.hardware_file import hardware_path
 from .render import emit, remarks
-from .run import attention_options, key_options, offload_options, read_rows, remote_options
+from .rows import read_rows
+from .run import attention_options, key_options, offload_options, remote_options
 
 if TYPE_CHECKING:
     from ..compiler import Compilation

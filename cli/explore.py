@@ -9,7 +9,8 @@ from typing import Any
 from ..ir.diagnostics import WeftError, reason
 from .explain import hardware_here
 from .render import emit, remarks
-from .run import read_rows, written_arguments
+from .rows import completed, read_rows
+from .run import written_arguments
 
 PAGE = "index.html"
 
@@ -50,7 +51,9 @@ def explore(options: ExploreOptions) -> None:
     arguments = written_arguments(options.arg)
     rows: list[dict[str, Any]] = [arguments] if arguments else []
     if options.rows is not None:
-        rows = [arguments | row for row in read_rows(options.rows)]
+        rows, remark = completed(read_rows(options.rows), arguments)
+        if remark:
+            remarks().print(remark, markup=False)
     chosen = Options.from_env().changed(weights=options.weights)
     if options.threads:
         chosen = chosen.changed(threads=options.threads)

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from ..ir.diagnostics import WeftError, reason
 from .render import console, emit, remarks
-from .run import attention_options, offload_options, read_rows
+from .rows import read_rows
+from .run import attention_options, offload_options
 
 
 @dataclass(frozen=True)

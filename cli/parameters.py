@@ -38,7 +38,11 @@ Weights = Annotated[
 Threads = Annotated[int, typer.Option(help="CPU threads (0: all cores)")]
 Argument = Annotated[
     list[str] | None,
-    typer.Option("--arg", "-a", help="name=value; value as JSON or text, @FILE reads a file"),
+    typer.Option(
+        "--arg",
+        "-a",
+        help="name=value; value as JSON or text, @FILE reads a file; fields of --rows win over it",
+    ),
 ]
 Remote = Annotated[
     list[str] | None,

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import gc
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import perf_counter
@@ -16,6 +15,7 @@ from .live import LiveView, LoadingBar, as_json, print_value
 from .output import check_file, write_file
 from .render import emit, parse_size, remarks
 from .routing import check_recording, recording
+from .rows import RowsFailed, check_out, completed, read_rows
 
 if TYPE_CHECKING:
     from ..cost_model.policy import Policy
@@ -37,27 +37,6 @@ class BadPolicy(RunError):
     hint = "--offload-policy takes a file that weft tune writes"
 
 
-class BadRows(RunError):
-    """A rows file that cannot be read, or a line of it that is no JSON object."""
-
-    template = "{path}{line}: {problem}"
-    hint = "one JSON object a line, with the program's parameters as keys"
-
-
-class OutWithoutRows(RunError):
-    """An output file for a single run."""
-
-    template = "--out is where the results of --rows go, and there are no --rows"
-    hint = "add --rows FILE, or use --json and redirect the output"
-
-
-class OutIsRows(RunError):
-    """An output file that would take the place of the rows."""
-
-    template = "--out {path} is the file of --rows, and would take its place"
-    hint = "give --out another file"
-
-
 class NoTraceThere(RunError):
     """A trace of a model that runs elsewhere."""
 
@@ -74,6 +53,7 @@ class RunOptions:
     arg: list[str] | None
     rows: Path | None
     out: Path | None
+    keep_going: bool
     program: str | None
     target: str
     weights: str
@@ -103,15 +83,14 @@ class RunOptions:
 def run(options: RunOptions) -> None:
     """Compile, run, print the result and what it cost."""
     arguments = written_arguments(options.arg)
-    if options.out is not None and options.rows is None:
-        raise OutWithoutRows()
-    check_file(options.out, "--out")
-    if options.out is not None and options.rows is not None:
-        _check_rows_out(options.rows, options.out)
+    check_out(options.rows, options.out, options.keep_going)
     check_file(options.trace, "--trace")
     check_recording(options.record_routing, options.gpu_memory)
-    # An --arg stands for what a row does not say.
-    rows = None if options.rows is None else [arguments | row for row in read_rows(options.rows)]
+    rows = None
+    if options.rows is not None:
+        rows, remark = completed(read_rows(options.rows), arguments)
+        if remark and not options.quiet:
+            remarks().print(remark, markup=False)
     start = perf_counter()
     executable = _compile(options, 1 if rows is None else len(rows))
     if options.trace is not None and executable.engine.trace is None:
@@ -123,14 +102,6 @@ def run(options: RunOptions) -> None:
             _run_once(executable, arguments, options, compiled)
         else:
             _run_rows(executable, rows, options, compiled)
-
-
-def _check_rows_out(rows: Path, out: Path) -> None:
-    from ..runtime.journal import plain
-
-    plain(out)
-    if out.exists() and rows.exists() and out.samefile(rows):
-        raise OutIsRows(path=out)
 
 
 def _compile(options: RunOptions, batch: int) -> Executable:
@@ -273,7 +244,9 @@ def _run_rows(
             bar.update(task, completed=progress.done, speed=speed)
 
         try:
-            results = executable.run_rows(rows, options.out, progress=show)
+            results = executable.run_rows(
+                rows, options.out, progress=show, keep_going=options.keep_going
+            )
         except KeyboardInterrupt:
             if options.out is not None:
                 bar.stop()
@@ -281,6 +254,7 @@ def _run_rows(
             raise
     if options.json:
         emit(as_json({"rows": len(rows), "resumed": results.resumed,
+                      "failed": len(results.errors),
                       "stats": _numbers(results.stats, compiled),
                       **_fetched(executable)}))  # fmt: skip
     elif options.out is None:
@@ -289,6 +263,9 @@ def _run_rows(
     if results.resumed and not hidden:
         remarks().print(f"{results.resumed} rows were done before, and were not computed again")
     _finish(executable, results.stats, options, compiled)
+    if results.errors:
+        first = results.errors[min(results.errors)]
+        raise RowsFailed(failed=len(results.errors), rows=counted(len(rows), "row"), first=first)
 
 
 def written_arguments(texts: list[str] | None) -> dict[str, Any]:
@@ -315,24 +292,6 @@ def _argument(text: str) -> tuple[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise BadArgument(text=text, problem=reason(error)) from None
     return name, held if held.startswith('"') else Written(held)  # a quotation is no JSON there
-
-
-def read_rows(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a JSON lines file; raises BadRows."""
-    try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")  # U+2028 may stand in a string
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadRows(path=path, line="", problem=reason(error)) from None
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise BadRows(path=path, line=f":{number}", problem=str(error)) from None
-        if not isinstance(row, dict):
-            raise BadRows(path=path, line=f":{number}", problem="this is no JSON object")
-        yield row
 
 
 def _numbers(stats: Stats, compiled: float) -> dict[str, Any]:

@@ -47,8 +47,12 @@ def evaluate(operation: Operation, operands: Sequence[Any], row: int = 0) -> Any
 
 
 def branches_of(over: int | Sequence[Any], row: int, span: Span | None) -> list[Any]:
-    """Return what each branch of a fork is over; raises ValueFailed where they are too many."""
+    """Return what each branch of a fork is over: none of 0; raises ValueFailed where they are too
+    many, or fewer than none."""
     count = over if isinstance(over, int) else len(over)
+    if count < 0:
+        hint = "0 makes none: `max(0, ...)` where a width may fall below"
+        raise ValueFailed(row=row, problem=f"a fork of {count} branches", hint=hint, span=span)
     if count > MOST_BRANCHES:
         problem = f"a fork of {count:,} branches, and {MOST_BRANCHES:,} is the most"
         hint = "rows of a batch (--rows) have no bound: they are started as others end"

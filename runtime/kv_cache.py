@@ -86,6 +86,8 @@ class PagedKV:
 
     def reserve(self, sequence: Sequence, end: int) -> bool:
         """Make positions `[resident, end)` writable; return False, changing nothing, if full."""
+        if end <= sequence.resident:
+            return True
         self.makes_room(self._missing(sequence, end))
         if self._missing(sequence, end) > len(self._free):
             return False
@@ -93,7 +95,7 @@ class PagedKV:
             self._copy_last(sequence)
         elif sequence.resident < sequence.held * self.page_size:
             self._writer[sequence.pages[sequence.resident // self.page_size]] = sequence.number
-        first, last = sequence.held, max(sequence.held, self._pages_for(end))
+        first, last = sequence.held, self._pages_for(end)
         if last > first:
             pages = np.array([self._free.pop() for _ in range(last - first)], np.int32)
             sequence.pages[first:last] = pages
@@ -175,7 +177,7 @@ class PagedKV:
 
     def _missing(self, sequence: Sequence, end: int) -> int:
         new = max(0, self._pages_for(end) - sequence.held)
-        return new + int(end > sequence.resident and self._last_is_shared(sequence))
+        return new + int(self._last_is_shared(sequence))
 
     def _copy_last(self, sequence: Sequence) -> None:
         index = sequence.resident // self.page_size

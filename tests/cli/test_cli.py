@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from weft import __version__
 from weft.cli.app import app
 from weft.cli.errors import with_lines
-from weft.cli.run import read_rows
+from weft.cli.rows import RowsFailed, read_rows
 from weft.frontend.checkpoint import open_checkpoint
 from weft.ir.diagnostics import WeftError
 from weft.ir.parser import parse_module
@@ -204,6 +204,7 @@ def test_models_lists_the_zoo():
         (["run", "{hello}", "--arg", "nam=x"], "nam"),
         (["run", "{hello}", "--rows", "missing.jsonl"], "missing.jsonl"),
         (["run", "{hello}", "--arg", "name=x", "--out", "o.jsonl"], "there are no --rows"),
+        (["run", "{hello}", "--arg", "name=x", "--keep-going"], "--keep-going .* are no --rows"),
         (["run", "{hello}", "--arg", "name=x", "--arg", "name=y"], "name is given twice"),
         (["run", "{hello}", "--arg", "name=x", "--arg", "times=two"], "'two' is str, not int"),
         (["run", "{hello}", "--rows", "{hello}", "--out", "{hello}"], "would take its place"),
@@ -252,6 +253,36 @@ def test_an_argument_stands_for_what_rows_leave_out(hello, tmp_path):
     rows.write_text('{"name": "Ada"}\n{"name": "Bob", "times": 1}\n')
     weft("run", hello, "--rows", rows, "--arg", "times=3", "--out", out, "--quiet")
     assert [len(json.loads(line)["value"]) for line in out.read_text().splitlines()] == [3, 1]
+
+
+def test_a_row_wins_over_an_argument_and_the_user_is_told(hello, tmp_path):
+    rows = tmp_path / "in.jsonl"
+    rows.write_text('{"name": "Ada"}\n{"name": "Bob", "times": 1}\n')
+    told = "rows win over --arg where they have the field: times (1 of 2 rows)\n"
+    command = ["run", str(hello), "--rows", str(rows), "--arg", "times=1", "--json"]
+    assert told in CliRunner().invoke(app, command).stderr
+    assert told not in CliRunner().invoke(app, [*command, "-q"]).stderr
+    rows.write_text('{"name": "Ada"}\n')
+    assert "rows win" not in CliRunner().invoke(app, command).stderr
+
+
+def test_rows_that_fail_are_told_while_others_go_on(tmp_path):
+    file, rows, out = (tmp_path / name for name in ("r.weft", "in.jsonl", "out.jsonl"))
+    file.write_text("program p(x: int) -> int:\n    let y = 6 // x\n    return y\n")
+    rows.write_text("".join(f'{{"x": {x}}}\n' for x in (1, 0, 3, 0)))
+    command = ["run", str(file), "--rows", str(rows), "--json", "--keep-going"]
+    result = CliRunner().invoke(app, [*command, "--out", str(out)])
+    assert result.exit_code == 1 and isinstance(result.exception, RowsFailed)
+    told = str(result.exception)
+    assert "2 of 4 rows failed, the first" in told and "r.weft:2:13: run error: row 1: div" in told
+    assert json.loads(result.stdout)["failed"] == 2
+    lines = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [line.get("value") for line in lines] == [6, None, 2, None]
+    assert ["division by zero" in line.get("error", "") for line in lines] == [0, 1, 0, 1]
+    plain = CliRunner().invoke(app, [*command[:4], "-q", "--keep-going"])
+    assert plain.stdout == "6\nnull\n2\nnull\n"
+    with pytest.raises(WeftError, match="row 1: division by zero"):
+        weft(*command[:-1], "--out", out)
 
 
 def test_an_argument_is_text_where_the_parameter_is(hello):

@@ -268,6 +268,17 @@ def test_a_fork_wider_than_memory_is_refused(toy):
     assert executable.run(n=3).value == 3
 
 
+def test_a_fork_of_fewer_branches_than_none_is_refused(toy):
+    text = "program p(n: int) -> int:\n    fork n as xs:\n        yield 1\n    return len(xs)\n"
+    executable = toy.compile(text)
+    with pytest.raises(ValueFailed, match=r"<text>:2:5: .* row 0: a fork of -1 branches"):
+        executable.run(n=-1)
+    toy.assert_clean(executable)
+    assert executable.run(n=0).value == 0
+    with pytest.raises(ValueFailed, match="a fork of -1 branches"):
+        toy.oracle(text)(n=-1)
+
+
 @pytest.mark.parametrize(
     "made", ['("x" * n).replace("", "y" * n)', '("," * n).join(("x," * n).split(","))']
 )

@@ -177,6 +177,17 @@ def counted(size: int = 4):
     return PagedKV(8, size, 32, lambda source, target: copies.append((source, target))), copies
 
 
+def test_nothing_is_taken_for_what_lies_there_already():
+    kv, copies = counted()
+    parent = filled(kv, list(range(6)))
+    child = kv.fork(parent, 6, (1,))
+    others = [filled(kv, list(range(4))) for _ in range(kv.free)]
+    assert kv.free == 0 and kv.reserve(child, 6) and kv.reserve(child, 2)  # none is left to copy to
+    assert not copies and child.pages[1] == parent.pages[1]
+    assert not kv.reserve(child, 7)
+    kv.check([parent, child, *others])
+
+
 def test_who_filled_a_page_writes_on_in_place():
     kv, copies = counted()
     tree = PrefixTree(kv)

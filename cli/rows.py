@@ -1,0 +1,99 @@
+"""Rows of a batch on the command line: read, completed by `--arg`, and where their results go."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ..ir.diagnostics import RunError, reason
+from ..ir.display.units import counted
+from .output import check_file
+
+
+class BadRows(RunError):
+    """A rows file that cannot be read, or a line of it that is no JSON object."""
+
+    template = "{path}{line}: {problem}"
+    hint = "one JSON object a line, with the program's parameters as keys"
+
+
+class WithoutRows(RunError):
+    """An option of a batch for a single run."""
+
+    template = "{flag} is {what}, and there are no --rows"
+
+
+class OutIsRows(RunError):
+    """An output file that would take the place of the rows."""
+
+    template = "--out {path} is the file of --rows, and would take its place"
+    hint = "give --out another file"
+
+
+class RowsFailed(RunError):
+    """Rows that failed while the others went on; the first is told."""
+
+    template = "{failed} of {rows} failed, the first of them so:\n{first}"
+
+
+NEEDS_ROWS = {
+    "--out": (
+        "where the results of --rows go", "add --rows FILE, or use --json and redirect the output"
+    ),
+    "--keep-going": ("about the rows that do not fail", "add --rows FILE"),
+}  # fmt: skip
+"""Options that mean nothing without rows: what each is, and what to do."""
+
+
+def check_out(rows: Path | None, out: Path | None, keep_going: bool) -> None:
+    """Raise where rows' options ask for what there is not.
+
+    WithoutRows, OutIsRows, NotWritten.
+    """
+    if rows is None:
+        for flag, given in (("--out", out is not None), ("--keep-going", keep_going)):
+            if given:
+                raise WithoutRows(flag=flag, what=NEEDS_ROWS[flag][0], hint=NEEDS_ROWS[flag][1])
+    check_file(out, "--out")
+    if rows is None or out is None:
+        return
+    from ..runtime.journal import plain
+
+    plain(out)
+    if out.exists() and rows.exists() and out.samefile(rows):
+        raise OutIsRows(path=out)
+
+
+def read_rows(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a JSON lines file; raises BadRows."""
+    try:
+        lines = path.read_text(encoding="utf-8-sig").split("\n")  # U+2028 may stand in a string
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadRows(path=path, line="", problem=reason(error)) from None
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise BadRows(path=path, line=f":{number}", problem=str(error)) from None
+        if not isinstance(row, dict):
+            raise BadRows(path=path, line=f":{number}", problem="this is no JSON object")
+        yield row
+
+
+def completed(
+    rows: Iterable[Mapping[str, Any]], arguments: Mapping[str, Any]
+) -> tuple[list[dict[str, Any]], str]:
+    """Return rows with what they leave out taken from `--arg`, and a remark where a row wins."""
+    found, won = [], dict.fromkeys(arguments, 0)
+    for row in rows:
+        for name in arguments.keys() & row.keys():
+            won[name] += 1
+        found.append({**arguments, **row})
+    told = [f"{name} ({'all' if count == len(found) else count} of {counted(len(found), 'row')})"
+            for name, count in won.items() if count]  # fmt: skip
+    names = ", ".join(told)
+    return found, f"rows win over --arg where they have the field: {names}" if told else ""
