@@ -46,7 +46,7 @@ class DeviceSampler:
         hot = bool(temperature.numpy().any())
         out = self._drawn.views(rows)
         if not hot and bitmask is None:
-            if self._drawn.greedy != rows:
+            if self._drawn.greedy < rows:
                 self._greedy(rows, logits, self._everything[:rows], *out)
         else:
             mask, settings = self._send(bitmask, (temperature, top_k, top_p, min_p, u))
