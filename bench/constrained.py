@@ -167,8 +167,9 @@ def _timed() -> Iterator[dict[str, float]]:
 
     from weft.runtime.machine import Machine
 
-    time(engine_module, "fill_masks")
-    for name in ("accept", "passes", "forced", "settled"):
+    for name in ("fill_masks", "take_tokens"):
+        time(engine_module, name)
+    for name in ("accept", "forced", "settled"):
         time(Watch, name)
     time(Machine, "watch")
     try:

@@ -29,7 +29,7 @@ from .sequence import Order, Sequence
 from .step import ModelExecutor, StepInput
 from .table_matcher import fill_masks
 from .trace import Trace
-from .watch import Finish
+from .watch import Finish, take_tokens
 
 _NOTHING = Landed((torch.empty(0, dtype=torch.int32), torch.empty(0), torch.empty(0)))
 
@@ -355,14 +355,11 @@ class Engine:
         batch.produced[rows] = produced
         over = ended | (produced >= batch.limit[rows])
         if batch.watched or over.any():
-            values = (numbers, ended, over, drawn)
-            rows_of = list(zip(*(value.tolist() for value in values), strict=True))
-            if not isinstance(rows, slice):
-                rows_of.sort()
-            for row, has_ended, is_over, token in reversed(rows_of):  # leaving moves the last row
-                watch = batch.requests[row].watch
-                if is_over or (watch is not None and not watch.passes(token)):
-                    self._look(row, has_ended, is_over, token)
+            at_rows, tokens, ends = numbers.tolist(), drawn.tolist(), over.tolist()
+            found = take_tokens(batch.requests, at_rows, tokens, ends)
+            # The last one first: a row that leaves gives its place to the last.
+            for at in sorted(found, key=at_rows.__getitem__, reverse=True):
+                self._look(at_rows[at], bool(ended[at]), ends[at], tokens[at])
 
     def _look(self, row: int, ended: bool, over: bool, drawn: int) -> None:
         """Look at a watched or finished row."""

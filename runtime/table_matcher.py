@@ -101,19 +101,6 @@ class TableMatcher:
         """Advance by a token that the mask allows."""
         self.state = self.constraint.step(self.state, token)
 
-    def passes(self, token: int) -> bool:
-        """Advance if the text may go on in several ways after the token; else stay."""
-        of = self.constraint
-        state = of.steps.get(self.state << 32 | token)
-        if state is None:
-            state = of.step(self.state, token)
-        if state in of.notable:
-            of.turned[self.state] += 1
-            return False
-        of.passed[self.state] += 1
-        self.state = state
-        return True
-
     def forced(self) -> list[int]:
         """Return the tokens that must come next."""
         return list(self.constraint.forced.get(self.state, ()))

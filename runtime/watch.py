@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from .constraint import Matcher
 from .heal import HealMatcher
@@ -18,6 +19,9 @@ from .stops import (
 )
 from .table_matcher import TableMatcher
 
+if TYPE_CHECKING:
+    from .request import Request
+
 
 @dataclass(frozen=True)
 class Finish:
@@ -26,6 +30,42 @@ class Finish:
     reason: str
     keep: int
     tail: tuple[int, ...] = ()
+
+
+def take_tokens(
+    requests: Sequence[Request], rows: Sequence[int], tokens: Sequence[int], over: Sequence[bool]
+) -> list[int]:
+    """Give the watches of some rows the tokens that were drawn, where nothing follows from them.
+
+    Returns the places in `rows` of those that are over, and of those whose watch took nothing, as
+    something does follow. What most tokens of a table need is done here, without calls: a step has
+    many rows, and a call of Python takes longer than the look-up itself.
+    """
+    found: list[int] = []
+    for at, row in enumerate(rows):
+        if over[at]:
+            found.append(at)
+            continue
+        watch = requests[row].watch
+        if watch is None:
+            continue
+        table, ids = watch.table, watch.ids
+        if table is None or ids is None:
+            if not watch.passes(tokens[at]):
+                found.append(at)
+            continue
+        of, before, token = table.constraint, table.state, tokens[at]
+        after = of.steps.get(before << 32 | token)
+        if after is None:
+            after = of.step(before, token)
+        if after in of.notable:
+            of.turned[before] += 1
+            found.append(at)
+            continue
+        of.passed[before] += 1
+        table.state = after
+        ids.append(token)
+    return found
 
 
 def _scanner(stops: tuple[str, ...] | re.Pattern[str]) -> StopScanner | PatternScanner | None:
@@ -53,28 +93,26 @@ class Watch:
         self._listener = listener
         self._whole: list[bytes] = []
         plain = self._scanner is None and self._pieces is None
-        self._table = matcher if plain and type(matcher) is TableMatcher else None
+        self._tables = matcher if plain and isinstance(matcher, TableMatcher) else None
+        self.table = None if heal else self._tables
+        """The matcher, where nothing but its tables is to be looked at after the next token."""
         self._stops: StopScanner | None = None
         if isinstance(self._scanner, StopScanner) and self._pieces is None:
             self._stops = self._scanner
-        # What a constraint holds is text of a known form: its tokens are made canonical at the end.
-        self._ids: list[int] | None = (
-            [] if matcher and not isinstance(matcher, HealMatcher) else None
-        )
+        constrained = matcher is not None and not isinstance(matcher, HealMatcher)
+        self.ids: list[int] | None = [] if constrained else None
+        """What has come of a constraint's text: it is of a known form, and its tokens are made
+        canonical at the end."""
 
     def passes(self, token: int) -> bool:
-        """Take one token if nothing follows from it, at once; else return False and take none."""
-        if self._skip:
+        """Take one token if it surely ends no stop string, at once; else return False and take
+        none. What tables say of it `take_tokens` looks up."""
+        if self._skip or self._stops is None or self.matcher is not None:
             return False
-        if self._stops is not None and self.matcher is None:
-            whole = self._words[token]
-            if not self._stops.passes(whole):
-                return False
-            self._whole.append(whole)
-        elif self._table is None or not self._table.passes(token):
+        whole = self._words[token]
+        if not self._stops.passes(whole):
             return False
-        if self._ids is not None:
-            self._ids.append(token)
+        self._whole.append(whole)
         return True
 
     def accept(self, token: int) -> Finish | None:
@@ -82,12 +120,13 @@ class Watch:
         piece = whole = self._words[token]
         if self._skip:
             piece, self._skip = whole[self._skip :], max(0, self._skip - len(whole))
+            self.table = None if self._skip else self._tables
         at = None
         if self._scanner is not None:
             self._whole.append(whole)
             at = self._scanner.feed(piece)
-        if self._ids is not None:
-            self._ids.append(token)
+        if self.ids is not None:
+            self.ids.append(token)
         if self.matcher is not None:
             self.matcher.accept(token)
         if self._pieces is not None:
@@ -109,15 +148,15 @@ class Watch:
 
     def settled(self, finish: Finish) -> Finish:
         """Return the end with the text's canonical tokens, where a constraint held it."""
-        if self._ids is None:
+        if self.ids is None:
             return finish
-        ids = self._ids
+        ids = self.ids
         if finish.keep >= 0:
             ids = [*ids[: finish.keep], *finish.tail]
         canonical = canonical_ids(self._words, ids)
         if canonical == ids:
             return finish
-        keep = common_length(self._ids, canonical)
+        keep = common_length(self.ids, canonical)
         return Finish(finish.reason, keep, tuple(canonical[keep:]))
 
     def close(self) -> None:

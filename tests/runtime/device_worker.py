@@ -157,7 +157,7 @@ class EveryThird:
 def constrained() -> Watch:
     """Return what looks at a gen under a constraint, whose tokens spell nothing."""
     watch = Watch([b"x"] * 96, EveryThird())  # type: ignore[arg-type]
-    watch._ids = None  # and so have no canonical form
+    watch.ids = None  # and so have no canonical form
     return watch
 
 
