@@ -58,7 +58,8 @@ class DeviceExecutor(CompiledExecutor):
 
     A decode step takes the smallest recorded batch that holds it: rows past its own write nothing.
     So does a step with chunks that has no more tokens than the largest batch: each is a row that
-    sees the keys up to its own, since a layer writes all keys of a step before it reads any.
+    sees the keys up to its own, since a layer writes all keys of a step before it reads any; unless
+    it copies slots, selects keys for some row, or has keys across a link.
     The first step of a kind that no recording holds is not recorded: it may be the only one.
     Pages that are to be copied are so before the next step, all at once.
     The greedy draw is part of the recording. Other steps are launched one kernel after another; and
