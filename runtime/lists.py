@@ -134,8 +134,9 @@ class AttentionLists:
         apart, seconds, way = True, 0.0, self._choice[0]
         tiles = prompt_tiles(batch, self._shape) if self._prompts and not recorded else None
         batch = batch if tiles is None else tiles.without(batch)
+        beside = tiles is not None and len(tiles.query) > 0
         for window in self._windows:
-            way, made = self._within(batch, window, chunk, ways or [self._ways[""]])
+            way, made = self._within(batch, window, chunk, ways or [self._ways[""]], beside)
             if tiles is not None:
                 joined = tiles.others(made.merge_query, made.merge_start, starts)
                 made = replace(made, merge_query=joined[0], merge_start=joined[1])
@@ -233,13 +234,13 @@ class AttentionLists:
         )  # fmt: skip
 
     def _within(
-        self, batch: Batch, window: int, chunk: int, ways: Sequence[Way]
+        self, batch: Batch, window: int, chunk: int, ways: Sequence[Way], beside: bool
     ) -> tuple[Way, WorkList]:  # fmt: skip
         """Return a way and a plan for it whose states have slots: if need be, one without any."""
 
         def made(chunk: int, cascade: bool | None = None) -> tuple[Way, WorkList]:
             if not window:
-                return plan_among(batch, ways, cascade=cascade, chunk=chunk)
+                return plan_among(batch, ways, cascade=cascade, chunk=chunk, beside=beside)
             return ways[0], plan(batch, self._shape, self._rates, chunk=chunk, window=window)
 
         way, work = made(chunk)

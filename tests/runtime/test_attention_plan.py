@@ -13,9 +13,11 @@ from weft.runtime.attention_plan import (
     Batch,
     Rates,
     Shape,
+    Way,
     WorkList,
     choose_runs,
     plan,
+    plan_among,
     predict,
     shared_pages,
 )
@@ -57,11 +59,13 @@ def met(work: WorkList, batch: Batch) -> tuple[Counter, set[int]]:
 
 
 @settings(max_examples=150, deadline=None)
-@given(batches(), st.sampled_from([True, False, None]), st.sampled_from([0, 8, 24]))
+@given(batches(), st.sampled_from([True, False, None, "beside"]), st.sampled_from([0, 8, 24]))
 def test_every_query_meets_what_it_sees_once(
-    batch: Batch, cascade: bool | None, chunk: int
+    batch: Batch, cascade: bool | str | None, chunk: int
 ) -> None:
-    work = plan(batch, SHAPE, Rates(resident=6), cascade=cascade, chunk=chunk)
+    way, beside = Way("", SHAPE, Rates(resident=6)), cascade == "beside"
+    how = None if isinstance(cascade, str) else cascade
+    work = plan_among(batch, [way], cascade=how, chunk=chunk, beside=beside)[1]
     wanted: Counter = Counter()
     for sequence, length in enumerate(batch.lengths):
         first, last = batch.starts[sequence : sequence + 2]
@@ -98,6 +102,18 @@ def test_the_choice_is_the_cheaper_of_both_as_predicted() -> None:
         batch = forks(count, prefix, 256)
         times = [plan(batch, LLAMA, Rates(), cascade=way).seconds for way in (True, False, None)]
         assert times[2] <= min(times[:2]) * 1.0501
+
+
+def test_beside_prompts_roofs_alone_choose_nearly_as_well() -> None:
+    ways = [Way("", LLAMA, Rates())]
+    for count, prefix in ((2, 64), (4, 1024), (16, 256), (64, 4096), (8, 0), (3, 16384)):
+        batch = forks(count, prefix, 256)
+        quick, best = (plan_among(batch, ways, beside=beside)[1] for beside in (True, False))
+        assert quick.seconds <= best.seconds + 2e-6  # of a layer that takes 600 us or more
+    nested = np.array([[0, *range(1, 40), *range(40 * row, 40 * row + 20)] for row in range(1, 9)])
+    batch = Batch.decode(nested, np.full(8, 60 * 16))
+    runs = plan_among(batch, ways, beside=True)[1].runs
+    assert max(len(run.members) for run in runs) == 8
 
 
 def test_nested_forks_share_at_every_level() -> None:

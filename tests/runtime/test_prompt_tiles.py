@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from weft.runtime.attention_plan import Batch, Shape, flat, plan
+from weft.runtime.attention_plan import Batch, Rates, Shape, Way, flat, plan, plan_among
 from weft.runtime.attention_ways import RATES
 from weft.runtime.lists import AttentionLists
 from weft.runtime.prompt_tiles import ALONE, prompt_tiles
@@ -94,8 +94,14 @@ def test_a_step_of_decode_rows_and_prompts_has_lists_of_both() -> None:
     table = torch.arange(4 * columns, dtype=torch.int32).view(4, columns)
     step = StepInput(zeros, zeros, zeros, starts, torch.tensor(lengths, dtype=torch.int32), table,
                      torch.tensor([0], dtype=torch.int32))  # fmt: skip
+    of = Batch(table.numpy(), np.array(lengths), starts.numpy().astype(np.int64))
+    way = Way("", SHAPE, Rates())
     with_tiles, without = (AttentionLists(SHAPE, (0,), device, 4096, prompts=prompts).plan(step)
                            for prompts in (True, False))  # fmt: skip
+    assert (with_tiles.seconds, without.seconds) == tuple(  # prompts ask for the quick choice
+        plan_among(batch, [way], beside=beside)[1].seconds
+        for batch, beside in ((prompt_tiles(of, SHAPE).without(of), True), (of, False))
+    )
     assert with_tiles.extents["plan_P"] == 3 + 7 and "plan_P" not in without.extents
     rows = {name: set(lists.arrays["plan_row_query"].tolist())
             for name, lists in (("with", with_tiles), ("without", without))}  # fmt: skip
