@@ -111,7 +111,7 @@ class ModelCalls:
         request = Request(
             handle.sequence, f"gen {name!r}", self._sampling(operation, frame, occurrence), watch,
             logprobs=bool(operation.attribute("logprobs")), row=self.row,
-            same=None if listener else _decides(operation, heal),
+            same=_decides(operation, heal),
             critical=_critical(operation, frame), span=operation.span,
             attention=operation.attribute("attention") or "",
         )  # fmt: skip
@@ -119,9 +119,10 @@ class ModelCalls:
         self.meter.generated(request)
         if not frame.path:
             self.spared += max(0, operation["max_tokens"] - request.flushed)
-        text = self._machine.tokenizer.decode(request.generated().tolist())
-        text = forced + text.removeprefix(heal)
-        parsed = self._parse(operation, type, text)
+        text = self._machine.tokenizer.decode(request.generated().tolist()).removeprefix(heal)
+        if request.duplicate and listener is not None and text:
+            listener(text)  # its watch has seen no token: they are those of an equal gen
+        parsed = self._parse(operation, type, forced + text)
         if request.logprobs and isinstance(parsed, str):
             parsed = Generated(parsed, request.token_logprobs)
         self._tell(frame, name, occurrence, parsed)

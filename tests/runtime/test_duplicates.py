@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from weft.runtime.duplicates import MOST_NUMBERS, Answer, Duplicates
 from weft.runtime.engine import Engine
+from weft.runtime.events import PartialValue, TextPiece, ValueBound
 from weft.runtime.request import Request, Sampling
 from weft.runtime.simulator import ToyExecutor, toy_logits
 
@@ -60,6 +63,38 @@ def test_equal_greedy_forks_are_one_gen(toy):
     assert rows.values == [expected.value]
     length = rows.stats.deduplicated_tokens
     assert length and length == 5 * (length // 5)
+    toy.assert_clean(executable)
+
+
+@pytest.mark.parametrize("type", ["str", "Pair"])
+def test_a_stream_computes_equal_gens_once_and_tells_the_text_of_each(toy, type):
+    text = f"""
+record Pair:
+    first: choice["a", "b"]
+    second: int(1..9)
+
+program draws(arg: str) -> int:
+    "About {{arg}}: "
+    fork 6 as words:
+        gen word(max_tokens=60, stop="q"): {type}
+        yield word
+    return len(words)
+"""
+    executable = toy.compile(text, max_batch=2)
+    steps = executable.run_rows([{"arg": "x"}]).stats.steps
+    before = executable.engine.steps
+    events = list(executable.stream(arg="x"))
+    assert executable.engine.steps - before == steps
+    for branch in range(6):
+        path = (("words", 0, branch),)
+        told = [each for each in events if getattr(each, "path", None) == path]
+        value = told.pop()
+        assert isinstance(value, ValueBound) and value.name == "word"
+        if type == "Pair":
+            assert isinstance(told[-1], PartialValue) and told[-1].value == value.value
+        pieces = "".join(each.text for each in told if isinstance(each, TextPiece))
+        whole = json.dumps(value.value) if type == "Pair" else value.value
+        assert pieces == whole
     toy.assert_clean(executable)
 
 
