@@ -59,6 +59,7 @@ def gpu_lowering(checkpoint: Checkpoint, options: Options) -> dict[str, Any]:
         "quantize": options.activations != "bf16",
         "processors": streaming_processors(),
         "copies": copy_room(checkpoint, options),
+        "max_logits": options.max_logits,
     }
 
 
@@ -77,7 +78,8 @@ def copy_room(checkpoint: Checkpoint, options: Options) -> float:
         return 0.0
     config = checkpoint.config
     rows = options.max_tokens * (4 * config.ffn + 8 * config.width)
-    working = 2 * rows + 8 * options.max_batch * config.vocab_size + WORKSPACE
+    logits = 4 * (options.max_logits + options.max_batch) * config.vocab_size
+    working = 2 * rows + logits + WORKSPACE
     left = free_bytes() - 2 * config.parameters - working
     room = left - options.kv_memory if options.kv_memory else SHARE_OF_COPIES * left
     return max(0.0, room)
@@ -323,6 +325,7 @@ def executor_on(
         num_pages=pages, max_batch=options.max_batch,
         max_tokens=options.max_tokens, kv_format=kv, device=device, recorder=recorder,
         ways=[*attention_ways(Parts(config.heads, config.kv_heads, config.head_dim, page, kv=kv))],
+        max_logits=dict(regimes[-1].extents)["R"],
         **keys,
     )  # fmt: skip
 

@@ -22,6 +22,10 @@ TARGETS = ("cpu", "cuda")
 TUNINGS = ("cached", "off")
 MOST_THREADS = 1024
 """A pool of tens of thousands dies as it starts."""
+LOGITS_A_SEQUENCE = 8
+"""Rows of logits of a GPU's step, for each of its sequences: with 256 sequences and 128,256 words
+1 GB, in memory that the prompts of an 8 B model's step have taken before."""
+
 GPU_DEFAULTS = {"weights": "bf16", "kv_memory": 0, "max_batch": 256, "max_tokens": 16384}
 """What `changed(target="cuda")` sets beside the target, unless it is told otherwise."""
 REMOTE_APIS = ("auto", "chat", "completions")
@@ -262,6 +266,14 @@ class Options:
         if self.gpu_memory and (not dense or self.kv not in ("", "f32", "bf16")):
             problem = "with gpu_memory attention is dense, over keys of f32 or bf16 in host memory"
             raise BadOption(problem=problem, hint="leave out attention and kv, or gpu_memory")
+
+    @property
+    def max_logits(self) -> int:
+        """Rows of logits of one step: on a GPU more than sequences, as options that are scored have
+        one for each of their tokens."""
+        if self.target != "cuda":
+            return self.max_batch
+        return max(self.max_batch, min(self.max_tokens, LOGITS_A_SEQUENCE * self.max_batch))
 
     def _check_attention(self) -> None:
         if parse_policy(self.attention) is not None:

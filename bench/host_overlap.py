@@ -25,7 +25,7 @@ from weft.bench.contest import Bench, Contest, Way
 from weft.bench.gpu_profile import steps_text
 from weft.bench.gpu_workloads import WORKLOADS, Words, Workload
 from weft.bench.programs_cases import CASES, Case
-from weft.bench.programs_gpu import SHAPE, rows_of, word_ids
+from weft.bench.programs_gpu import CLIENTS, SHAPE, rows_of, word_ids
 from weft.bench.timed_device import TimedDevice
 from weft.compiler import Compilation
 from weft.frontend.checkpoint import open_checkpoint
@@ -54,20 +54,24 @@ class TimedBench(Bench):
         return compilation
 
 
-def run_program(bench: TimedBench, case: Case, rounds: int, measured: Measured) -> None:
-    """Run a program's rows cold, after a run that warms up Python."""
+def run_program(
+    bench: TimedBench, case: Case, rounds: int, measured: Measured, clients: bool = False
+) -> None:
+    """Run a program's rows cold, after a run that warms up Python; or clients of the engine."""
     contest, host = Contest(bench, case, rows_of(case)), []
-    way = Way(kv_tokens=0)
-    contest.weft(way)
+    way = Way(kv_tokens=0, clients=CLIENTS)
+    run = contest.requests if clients else contest.weft
+    run(way)
     for _ in range(rounds):
         began = time.thread_time()
-        contest.weft(way)
+        run(way)
         host.append(time.thread_time() - began)
-    found = measured(lambda: contest.weft(replace(way, noted=True)))
+    found = measured(lambda: run(replace(way, noted=True)))
     steps = found.trace.steps
     print(steps_text(steps, steps[0].start))
+    name = f"{case.name} by clients" if clients else case.name
     print(
-        f"{case.name}: {1e3 * found.seconds:.1f} ms, {len(steps)} steps; of the host's processor "
+        f"{name}: {1e3 * found.seconds:.1f} ms, {len(steps)} steps; of the host's processor "
         f"{1e3 * min(host):.1f} to {1e3 * max(host):.1f} ms in {rounds} runs"
     )
 
@@ -103,6 +107,7 @@ def main() -> None:
     parser.add_argument("--host", action="store_true", help="also the host's functions")
     parser.add_argument("--top", type=int, default=30, help="functions that are listed")
     parser.add_argument("--sort", default="tottime", help="how functions are ordered")
+    parser.add_argument("--clients", action="store_true", help="requests in a program's place")
     parser.add_argument("--rounds", type=int, default=3, help="runs whose host time is taken")
     parser.add_argument("--speed", type=float, default=1.0, help="of a step's seconds, this part")
     options = parser.parse_args()
@@ -119,7 +124,7 @@ def main() -> None:
     with patch("weft.runtime.scoring.Found", bench.device.found):
         for name in options.names:
             if name in CASES:
-                run_program(bench, CASES[name], options.rounds, measured)
+                run_program(bench, CASES[name], options.rounds, measured, options.clients)
             else:
                 run_workload(bench, WORKLOADS[name], measured)
 

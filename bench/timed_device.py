@@ -96,7 +96,7 @@ class TimedDevice:
         speed: float = 1.0,
     ) -> None:  # fmt: skip
         self.vocab_size, self.context_length = vocabulary, context
-        self.max_batch, self.max_tokens = batch, 16384
+        self.max_batch, self.max_tokens, self.max_logits = batch, 16384, 8 * batch
         self.busy_until, self.copies = 0.0, 0
         self.held = SeenRows(
             vocabulary, torch.zeros(batch, dtype=torch.int32),

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .request import Request
-from .step import ModelExecutor, StepInput, reads_of
+from .step import ModelExecutor, StepInput, most_logits, reads_of
 
 MAX_ENDS = 8
 
@@ -105,7 +105,7 @@ class Batch:
         self._slots = np.zeros(executor.max_tokens, np.int32)
         self._starts = self._arange[: rows + 1].copy()
         self._lengths = np.zeros(rows, np.int32)
-        self._wanted = np.zeros(rows, np.int32)
+        self._wanted = np.zeros(most_logits(executor), np.int32)
         self._inputs = [
             torch.from_numpy(array)
             for array in (

@@ -66,6 +66,7 @@ class DeviceExecutor(CompiledExecutor):
     so are, part by part, decode steps whose rows read more keys of host memory than their cache
     holds at once (`host`). The library's products in them are filled up with rows that nothing
     reads, so that they come in few numbers of rows: `warm` touches them all.
+    A step has up to `max_logits` rows of logits (0: as many as sequences).
     Nothing here waits for the device, except where a buffer on its way to it is still in use.
     """
 
@@ -80,7 +81,7 @@ class DeviceExecutor(CompiledExecutor):
         num_pages: int, max_batch: int, max_tokens: int, kv_format: str = "bf16",
         device: str = "cuda", recorder: Recorder | None = None, sparse: SparseDecode | None = None,
         host: HostKeys | None = None, staged: Sequence[Staged | None] = (),
-        ways: Sequence[Way] = (),
+        ways: Sequence[Way] = (), max_logits: int = 0,
     ) -> None:  # fmt: skip
         super().__init__(
             config, functions, kernels, weights, num_pages=num_pages, max_batch=max_batch,
@@ -88,6 +89,7 @@ class DeviceExecutor(CompiledExecutor):
             convert=_as_it_is, sparse=sparse, host=host, staged=staged,
         )  # fmt: skip
         self.device = torch.device(device)
+        self.max_logits = max_logits or max_batch
         self.drawn = Drawn(max_batch, self.device)
         self._feed = kernels["feed_tokens"].launch
         self.greedy = GreedyDraws(kernels, config.vocab_size, max_batch, self.device)
@@ -97,7 +99,7 @@ class DeviceExecutor(CompiledExecutor):
         self.held = HeldRows(config.vocab_size, self.drawn.token, self.everything, constrain)
         self._recorder = recorder or Rerun()
         self._sizes = bucket_sizes(max_batch)
-        self._counts, self._logit_counts = token_counts(max_tokens), logit_counts(max_batch)
+        self._counts, self._logit_counts = token_counts(max_tokens), logit_counts(self.max_logits)
         self._recorded = Recordings()
         self._latest: Recorded | None = None
         windows = set(config.windows) or {0}
@@ -135,7 +137,7 @@ class DeviceExecutor(CompiledExecutor):
         `source` [T]: where a token is not known yet, the row of the last draw that gives it, and
         -1 elsewhere.
         """
-        check_step(step, self.max_batch, self.max_tokens)
+        check_step(step, self.max_batch, self.max_tokens, self.max_logits)
         with device_errors():
             return self._forward(step, source)
 
@@ -233,7 +235,7 @@ class DeviceExecutor(CompiledExecutor):
     def warm(self) -> None:
         """Run the library's products of the general function once for each number of rows that
         steps have: it loads a kernel when it first needs it. Ranks need not do so together."""
-        most = {"T": self.max_tokens, "R": self.max_batch, "N": self.num_pages,
+        most = {"T": self.max_tokens, "R": self.max_logits, "N": self.num_pages,
                 "M": self.max_tokens * self.config.experts_per_token}  # fmt: skip
         seen: set[Any] = set()
         for routine, values in self._recipes[-1][1].library_calls(most, tuple(SCALES)):

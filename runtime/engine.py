@@ -228,7 +228,7 @@ class Engine:
         start = perf_counter()
         if self._flight is not None:
             scarce = self.kv.free < self._most_pages
-            if self._flight.may_be_followed(self._batch, scarce, self.held, self._enough):
+            if self._flight.may_be_followed(self._batch, scarce, self.held, self._scheduler):
                 self._flight.let_go(self._batch)
             else:
                 self._land()

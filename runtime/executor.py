@@ -22,7 +22,7 @@ class StepTooLarge(CapacityError):
 
     template = (
         "a step of {rows} tokens in {sequences} sequences with {wanted} rows of logits exceeds "
-        "{max_tokens} tokens in {max_batch} sequences with as many rows"
+        "{max_tokens} tokens in {max_batch} sequences with {max_logits} rows"
     )
     hint = "the scheduler must split the step, or the executor be built with larger limits"
 
@@ -89,10 +89,14 @@ def page_bytes(config: ModelConfig, element: int = 4, page_size: int = PAGE_SIZE
     return config.layers * 2 * config.kv_heads * page_size * config.head_dim * element
 
 
-def check_step(step: StepInput, max_batch: int, max_tokens: int) -> None:
-    """Raise StepTooLarge unless the step fits the executor's limits."""
+def check_step(
+    step: StepInput, max_batch: int, max_tokens: int, max_logits: int | None = None
+) -> None:
+    """Raise StepTooLarge unless the step fits an executor's limits; rows of logits are as many as
+    sequences at most, where `max_logits` does not say more."""
+    most = max_batch if max_logits is None else max_logits
     rows, sequences = step.tokens.shape[0], step.kv_lengths.shape[0]
     wanted = step.logits_rows.shape[0]
-    if rows > max_tokens or sequences > max_batch or wanted > max_batch:
+    if rows > max_tokens or sequences > max_batch or wanted > most:
         raise StepTooLarge(rows=rows, sequences=sequences, wanted=wanted,
-                           max_tokens=max_tokens, max_batch=max_batch)  # fmt: skip
+                           max_tokens=max_tokens, max_batch=max_batch, max_logits=most)  # fmt: skip

@@ -24,7 +24,7 @@ from .pressure import Pressure
 from .request import Request
 from .same_step import SameStep
 from .sequence import Order, Sequence
-from .step import ModelExecutor
+from .step import ModelExecutor, most_logits
 from .streams import Streams
 from .turns import Turns
 
@@ -45,7 +45,7 @@ class Scheduler:
         self.hits = hits
         self.done: list[Request] = []
         self.preemptions = 0
-        self._executor = executor
+        self._most = executor.max_tokens, executor.max_batch, most_logits(executor)
         self._batch = batch
         self._kv = kv
         self._tree = tree
@@ -197,8 +197,7 @@ class Scheduler:
 
     def _pick(self, parking: bool = True) -> list[Chunk]:
         """Choose chunks within the step's budgets: started prefills first, then the queue."""
-        budget = self._executor.max_tokens - self._batch.size
-        logits = rows = self._executor.max_batch - self._batch.size
+        budget, rows, logits = (most - self._batch.size for most in self._most)
         chunks: dict[Request, Chunk] = {}
         self._same.begin(chunks)
 

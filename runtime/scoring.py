@@ -12,24 +12,29 @@ from .batch import Chunk
 from .device import device_errors
 from .request import Request
 
+ROWS = 256
+"""Rows of logits whose log-probabilities a device has at once: 131 MB of 128,256 words."""
+
 
 class Found:
     """Log-probabilities on their way from a device; on a CPU they are there."""
 
     def __init__(self, logits: Tensor, rows: np.ndarray, words: np.ndarray) -> None:
-        """Begin to fetch those of `words` [n] after `logits` [R, V] f32 of some `rows` [n]."""
-        places = torch.from_numpy(np.stack([rows, words]).astype(np.int64))
-        self._event = None
-        if not logits.is_cuda:
-            row, word = places
-            self._values = torch.log_softmax(logits, 1)[row, word]
-            return
-        row, word = places.pin_memory().to(logits.device, non_blocking=True)
-        found = torch.log_softmax(logits, 1)[row, word]
-        self._values = torch.empty(found.shape, pin_memory=True)
-        self._values.copy_(found, non_blocking=True)
-        self._event = torch.cuda.Event()
-        self._event.record()
+        """Begin to fetch those of `words` [n] after `logits` [R, V] f32 of some `rows` [n], which
+        ascend."""
+        places = torch.from_numpy(np.stack([rows % ROWS, words]).astype(np.int64))
+        self._event, on_gpu = None, logits.is_cuda
+        self._values = torch.empty(len(rows), pin_memory=on_gpu)
+        if on_gpu:
+            places = places.pin_memory().to(logits.device, non_blocking=True)
+        row, word = places
+        for first in range(0, len(logits), ROWS):
+            begin, end = np.searchsorted(rows, (first, first + ROWS)).tolist()
+            some = torch.log_softmax(logits[first : first + ROWS], 1)
+            self._values[begin:end].copy_(some[row[begin:end], word[begin:end]], non_blocking=True)
+        if on_gpu:
+            self._event = torch.cuda.Event()
+            self._event.record()
 
     def ready(self) -> bool:
         """Say, without waiting, whether they are there."""

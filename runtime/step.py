@@ -31,7 +31,7 @@ class StepInput:
     """The tokens of one forward pass over B sequences, packed; int32 CPU tensors, contiguous.
 
     The tensors are views of buffers that the next step overwrites. Rows of one token (decode)
-    come first. T tokens, B sequences, R rows of logits; R is at most the executor's max_batch.
+    come first. T tokens, B sequences, R rows of logits; R is at most what `most_logits` says.
     """
 
     tokens: Tensor
@@ -84,6 +84,7 @@ class ModelExecutor(Protocol):
 
     # One whose `copies_slots` is true does what `StepInput.copies` says.
     # One whose steps take as long as their tokens do says so: `tokens_are_dear`.
+    # One whose steps may have more rows of logits than `max_batch` says so: `max_logits`.
     # One that has `head_rows` also has `forward_narrow`, which takes them: see `allowed_words`.
 
     def forward(self, step: StepInput) -> Tensor:
@@ -93,3 +94,8 @@ class ModelExecutor(Protocol):
     def copy_page(self, source: int, target: int) -> None:
         """Copy the keys and values of a page, all layers."""
         ...
+
+
+def most_logits(executor: ModelExecutor) -> int:
+    """Return how many rows of logits one step of an executor may have."""
+    return getattr(executor, "max_logits", executor.max_batch)

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 STEP = 32
 """The rows between two numbers."""
 
-LOGITS = (1, 16, 32, 64, 128, 256)
+LOGITS = (1, 16, 32, 64, 128, 256, 512, 1024, 2048)
 """Rows behind which logits are computed: reading weights takes the time, whatever their number."""
 
 MANY, APART = 2048, 1024

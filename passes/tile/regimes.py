@@ -104,11 +104,13 @@ def regime_passes(
 
 
 def regime_extents(
-    config: ModelConfig, rows: int, max_tokens: int, max_batch: int
+    config: ModelConfig, rows: int, max_tokens: int, max_batch: int, max_logits: int = 0
 ) -> tuple[tuple[str, int], ...]:
-    """Return the most that the symbols in types of activations stand for."""
+    """Return the most that the symbols in types of activations stand for; any step has up to
+    `max_logits` rows of logits, and never fewer than max_batch."""
     tokens = rows or max_tokens
-    extents = {"T": tokens, "R": rows or max_batch, "M": tokens * config.experts_per_token,
+    extents = {"T": tokens, "R": rows or max(max_logits, max_batch),
+               "M": tokens * config.experts_per_token,
                "B": rows or max_batch, "L": -(-config.context_length // 16) * 16,
                WORDS: config.vocab_size}  # fmt: skip
     return tuple(extents.items())
@@ -195,6 +197,7 @@ def lower_for_gpu(
     config: ModelConfig, graph: Module, *, max_tokens: int, max_batch: int, weights: str = "bf16",
     activations: str = "bf16", kv: str = "bf16", attention: Sparse | None = None,
     quantize: bool = False, processors: int = MULTIPROCESSORS, copies: float = 0.0,
+    max_logits: int = 0,
 ) -> list[Regime]:  # fmt: skip
     """Return the regimes of a model on a GPU: decode of one sequence, decode of sequences that
     share no keys worth reading once for many (of few by itself, where products of few rows have
@@ -204,7 +207,8 @@ def lower_for_gpu(
     `weights` are kept in f32, bf16, i8 or f8e4m3, `activations` in bf16 or f32; norms and logits
     are f32. With `quantize`, products of several rows with f8e4m3 weights round those rows too.
     `processors`: multiprocessors of a GPU of compute capability 9.0; 0 of another one. `copies`:
-    bytes that decode steps may have for copies of weights, where that was measured faster.
+    bytes that decode steps may have for copies of weights, where that was measured faster. Any step
+    has up to `max_logits` rows of logits, and never fewer than max_batch.
     """
     context = Context(model_name=config.architecture)
     shared, before = run_passes(graph_passes(weights, activations), graph, context)
@@ -222,10 +226,10 @@ def lower_for_gpu(
             offload = attention.offloaded(module is sparse, rows) if attention else None
             passes = gpu_regime_passes(
                 config, rows, max_tokens, max_batch, kv, offload, rounded and rows != 1, apart,
-                processors, copies,
+                processors, copies, max_logits,
             )  # fmt: skip
             lowered, records = run_passes(passes, module, context, _FUSED | {"labels"})
-            extents = regime_extents(config, rows, max_tokens, max_batch)
+            extents = regime_extents(config, rows, max_tokens, max_batch, max_logits)
             regimes.append(Regime(rows, lowered, (*before, *records), "cuda", apart, extents,
                                   offload is None))  # fmt: skip
     return regimes
@@ -245,11 +249,12 @@ def _streams(module: Module, processors: int) -> int:
 def gpu_regime_passes(
     config: ModelConfig, rows: int, max_tokens: int, max_batch: int, kv: str,
     offload: tuple[Pass, ...] | None = None, quantize: bool = False, apart: bool = True,
-    processors: int = MULTIPROCESSORS, copies: float = 0.0,
+    processors: int = MULTIPROCESSORS, copies: float = 0.0, max_logits: int = 0,
 ) -> tuple[Pass, ...]:  # fmt: skip
     """Return the passes from the shared graph to a GPU's kernels and memory plan; `offload` as in
-    `regime_passes`, `quantize`, `processors` and `copies` as in `lower_for_gpu`. Norms and rotation
-    stay kernels of their own: each of a product's many programs would wait for what they read."""
+    `regime_passes`, `quantize`, `processors`, `copies`, `max_logits` as in `lower_for_gpu`. Norms
+    and rotation stay kernels of their own: each of a product's many programs would wait for what
+    they read."""
     cuts = partial(cuts_of, processors=processors)
     packed = PackWeights(partial(copy_saves, processors=processors), PACKED, copies)
     streams = (StreamProducts(cuts), packed) if 1 < rows <= ROWS else ()
@@ -272,7 +277,7 @@ def gpu_regime_passes(
             apart=apart and rows > 0,
             offload=offload is not None,
         ),
-        PlanMemory(regime_extents(config, rows, max_tokens, max_batch), GPU_ALIGNMENT),
+        PlanMemory(regime_extents(config, rows, max_tokens, max_batch, max_logits), GPU_ALIGNMENT),
     )
 
 

@@ -48,6 +48,8 @@ from weft.runtime.weights import RandomTensors, load_weights
 quicken()
 LIMITS = {"max_batch": 4, "max_tokens": 64}
 WIDE = {"max_batch": 64, "max_tokens": 64}
+MOST_LOGITS = 16
+"""Of a step that is not one of decoding: more than the sequences that a small batch takes."""
 """Every step with chunks has no more tokens than the largest batch."""
 SHAPES: dict[str, dict[str, Any]] = {
     "llama": {"architecture": "LlamaForCausalLM", "tied": True},
@@ -205,6 +207,20 @@ def generate(
     return [request.generated().tolist() for request in requests]
 
 
+def scored(executor: Any, sampler: Any = None) -> tuple[list[float], int]:
+    """Return the log-probabilities of a text's tokens, each after those before it, and the number
+    of steps that computed them."""
+    engine = Engine(executor, sampler) if sampler else Engine(executor)
+    ids = torch.randint(0, 96, (14,), generator=torch.Generator().manual_seed(2)).tolist()
+    sequence = engine.create((0,))
+    sequence.append(ids)
+    request = Request(sequence, "score", score_from=0, asked=[(token,) for token in ids[1:]])
+    engine.submit(request)
+    while engine:
+        engine.step()
+    return [value for one in request.scores for value in one.values()], engine.steps
+
+
 def main() -> None:
     shape = config(sys.argv[1])
     all_rows = "wide" in sys.argv[3:]
@@ -221,7 +237,8 @@ def main() -> None:
     if kv != "f32":
         round_as_devices_do()
     regimes = lower_for_gpu(shape, part, weights=format, activations="f32", kv=kv, **limits,
-                            attention=sparse.passes if sparse else None)  # fmt: skip
+                            attention=sparse.passes if sparse else None,
+                            max_logits=MOST_LOGITS)  # fmt: skip
     wanted = merge_kernels(regimes) + gpu_step_kernels(shape.vocab_size)
     kernels = load_kernels(wanted, Path(sys.argv[2]), interpreted=True)
     options = Options(target="cuda", weights="f32", kv_memory=1, tp=launch.count,
@@ -275,6 +292,13 @@ def main() -> None:
     assert multiplied <= {*device._counts, *device._logit_counts, *device._sizes}, multiplied
     assert sys.argv[1] not in ("sparse", "together") or 3 in groups
     expected = generate(meaning, shared=shared, most=most, watched=together)
+    if launch.count == 1 and not sparse:
+        (these, steps), (those, more) = (
+            scored(device, device_sampler(device, kernels)),
+            scored(meaning),
+        )
+        assert (steps, more) == ((1, 1) if all_rows else (1, 4)), (steps, more)
+        assert len(these) == 13 and np.allclose(these, those, atol=2e-3), (these, those)
     if launch.count > 1:
         assert device.time_last(3) > 0.0  # with the other ranks, or they would wait for ever
         assert generate(device, device_sampler(device, kernels), shared, most) == found

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from ahead import AheadExecutor, AheadSampler
-from weft.runtime import pace, scoring
+from weft.runtime import flight, scoring
 from weft.runtime.batch import Chunk
 from weft.runtime.engine import Engine
 from weft.runtime.request import Request
@@ -22,9 +22,9 @@ def request_of(engine, start=2):
     return Request(sequence, "score", score_from=start, asked=ASKED)
 
 
-def expected(start=2):
+def expected(start=2, ids=IDS):
     return [
-        {word: float(torch.log_softmax(toy_logits(IDS[: at + 1], 50), 0)[word]) for word in words}
+        {word: float(torch.log_softmax(toy_logits(ids[: at + 1], 50), 0)[word]) for word in words}
         for at, words in zip(range(start, len(IDS)), ASKED, strict=True)
     ]
 
@@ -37,6 +37,41 @@ def test_an_engine_gives_each_position_the_words_that_it_was_asked_for():
         while engine:
             engine.step()
         assert request.scores == expected()
+
+
+@pytest.mark.parametrize(("most", "steps"), [(None, 3), (12, 1), (7, 2)])
+def test_a_step_has_as_many_rows_of_logits_as_its_executor_says(most, steps):
+    """Three sequences ask for 12 positions; an executor of four sequences that says nothing of rows
+    of logits has no more of them."""
+    executor = ToyExecutor(50, max_batch=4)
+    if most is not None:
+        executor.max_logits = most
+    engine = Engine(executor)
+    requests = [request_of(engine) for _ in range(3)]
+    for number, request in enumerate(requests):
+        request.sequence.tokens[0] = number  # all are different
+        engine.submit(request)
+    while engine:
+        engine.step()
+    assert engine.steps == steps
+    for number, request in enumerate(requests):
+        assert request.scores == expected(ids=[number, *IDS[1:]])
+
+
+def test_log_probabilities_are_taken_of_some_rows_at_a_time(monkeypatch):
+    request = request_of(Engine(ToyExecutor(50)))
+    logits = torch.stack([toy_logits(IDS[: at + 1], 50) for at in range(2, len(IDS))])
+    sizes, whole = [], torch.log_softmax
+
+    def counted(rows, dim):
+        sizes.append(len(rows))
+        return whole(rows, dim)
+
+    monkeypatch.setattr(scoring, "ROWS", 3)
+    monkeypatch.setattr(torch, "log_softmax", counted)
+    Scores(logits, [Chunk(request, 0, 6)]).give()
+    assert sizes == [3, 1]
+    assert request.scores == expected()
 
 
 def test_what_is_computed_again_takes_the_place_of_what_was():
@@ -77,7 +112,7 @@ def ahead(monkeypatch):
     """An engine whose steps of 6 tokens are launched ahead, with six requests of as many."""
     Slow.events, Slow.fails = [], 0
     monkeypatch.setattr(scoring, "Found", Slow)
-    monkeypatch.setattr(pace.Pace, "enough", lambda self: 1)
+    monkeypatch.setattr(flight, "FOLLOWS", 1)
     executor = AheadExecutor(50, num_pages=200, max_batch=6, max_tokens=6)
     forward = executor.forward
     executor.forward = lambda *given: Slow.events.append("launch") or forward(*given)
@@ -117,7 +152,7 @@ def test_a_step_is_launched_before_the_scores_of_the_last_one_are_there(ahead):
 
 
 def test_nothing_is_launched_before_scores_where_too_little_waits(ahead, monkeypatch):
-    monkeypatch.setattr(pace.Pace, "enough", lambda self: 1 << 20)
+    monkeypatch.setattr(flight, "FOLLOWS", 1 << 20)
     done, _ = finish(ahead.engine)
     assert len(done) == 6
     assert Slow.events[::2] == ["launch"] * (len(Slow.events) // 2)
