@@ -217,7 +217,7 @@ class _Programs:
         if not len(self.keys):
             return np.array([self.shape.granule])
         longest, rates = int(self.keys.max()), self.rates
-        most = max(1, longest // self.shape.granule)
+        most = -(-longest // self.shape.granule)
         keys = float((self.keys * self.tiles * self.counts).sum())
         whole = self.shape.kv_heads * keys / longest
         places = np.outer((1, 2, 3), (rates.processors, rates.resident)).ravel() / whole

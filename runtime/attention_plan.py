@@ -80,6 +80,27 @@ def plan_among(
     return way, cut(batch, cost, chunk)
 
 
+class SinglePlans:
+    """How the keys of single rows are cut, by how many granules they fill: to choose anew takes the
+    host longer than a step leaves it, and the device waits for 2 ms. A row is planned for all keys
+    of its last granule, which are there soon."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[int, tuple[str, ...]], tuple[Way, int]] = {}
+
+    def plan(self, batch: Batch, ways: Sequence[Way]) -> tuple[Way, WorkList]:
+        """Return the way and the work list of a batch of one row's one query."""
+        granule = min(way.shape.granule for way in ways)
+        granules = max(1, -(-int(batch.lengths[0]) // granule))
+        key = granules, tuple(way.name for way in ways)
+        if key not in self._known:
+            whole = Batch(batch.table, np.array([granules * granule]), batch.starts)
+            way, cost = choose(whole, ways, False)
+            self._known[key] = way, int(cost.least()[1][0])
+        way, chunk = self._known[key]
+        return way, cut(batch, Cost(batch, flat(batch, way.shape), way.shape, way.rates), chunk)
+
+
 def cut(batch: Batch, cost: Cost, chunk: int = 0) -> WorkList:
     """Return the work list of some runs in items of `chunk` keys; 0: of as many as cost least."""
     seconds, sizes = (cost.seconds(chunk), np.array(chunk)) if chunk else cost.least()

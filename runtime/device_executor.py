@@ -46,6 +46,10 @@ SLOTS = 16384
 """States that attention's parts may leave in memory: 16.6 KB each with 32 heads of 128."""
 
 
+SOME_PAGES = 8
+"""Pages of a row that is recorded ahead: as most rows of a short prompt and answer are."""
+
+
 class ListsTooLong(CapacityError):
     """A step whose lists are longer than the buffers on their way to the device."""
 
@@ -249,10 +253,11 @@ class DeviceExecutor(CompiledExecutor):
                     function(*arguments)
 
     def record_single(self) -> None:
-        """Record decode steps of one row, of few keys and of many, before anyone waits for them;
-        ranks do so together. What selects its keys is recorded when it comes."""
+        """Record decode steps of one row, of a page, of some and of many, before anyone waits for
+        them; ranks do so together. What selects its keys is recorded when it comes."""
         if self._lists.sparse is None:
-            for length in (1, self.context_length):
+            some = min(SOME_PAGES * self.page_size, self.context_length)
+            for length in dict.fromkeys((1, some, self.context_length)):
                 room = self._lists.room(
                     1, self._lists.plan(single(length, self.page_size)), ENTRIES
                 )

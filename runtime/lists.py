@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .attention_cost import Way
-from .attention_plan import Batch, Rates, Shape, WorkList, plan, plan_among
+from .attention_plan import Batch, Rates, Shape, SinglePlans, WorkList, plan, plan_among
 from .grown_lists import PAGES, Growing, Lists
 from .prompt_tiles import prompt_tiles
 from .recipe import PLANNED
@@ -53,6 +53,7 @@ class AttentionLists:
         self._slots, self.sparse = slots, sparse
         self._prompts = prompts and self._windows == (0,)
         self._no_prompts = torch.zeros(0, dtype=torch.int32, device=device)
+        self._single = SinglePlans()
         self._last: Growing | None = None
         self._recorded: dict[bool, Way] = {}  # of decode steps: for few rows an item, for many
         self._m, self._l = (zeros((slots, shape.heads)) for _ in "ml")
@@ -239,6 +240,8 @@ class AttentionLists:
         """Return a way and a plan for it whose states have slots: if need be, one without any."""
 
         def made(chunk: int, cascade: bool | None = None) -> tuple[Way, WorkList]:
+            if not window and not chunk and len(batch.lengths) == batch.starts[-1] == 1:
+                return self._single.plan(batch, ways)
             if not window:
                 return plan_among(batch, ways, cascade=cascade, chunk=chunk, beside=beside)
             return ways[0], plan(batch, self._shape, self._rates, chunk=chunk, window=window)

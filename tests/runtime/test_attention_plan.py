@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from weft.runtime import attention_plan
 from weft.runtime.attention_cost import Cost
 from weft.runtime.attention_plan import (
     Batch,
     Rates,
     Shape,
+    SinglePlans,
     Way,
     WorkList,
     choose_runs,
@@ -130,6 +132,30 @@ def test_more_keys_take_longer(chunk: int) -> None:
         batch = forks(8, 0, own)
         times.append(predict(batch, choose_runs(batch, LLAMA, Rates()), LLAMA, Rates(), chunk))
     assert times == sorted(times)
+
+
+def test_a_single_row_is_planned_for_its_whole_last_block_and_once_for_all_its_lengths(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What is cut stays as short as the blocks while a row grows, and no length is priced twice."""
+    table, asked = np.arange(96)[None], []
+    real = attention_plan.choose
+    monkeypatch.setattr(attention_plan, "choose", lambda *given: asked.append(1) or real(*given))
+    plans, ways = SinglePlans(), [Way("", SHAPE, Rates()), Way("other", SHAPE, Rates(item=1.0))]
+    for length in [*range(1, 330), *range(1, 330)]:
+        way, work = plans.plan(Batch.decode(table, np.array([length])), ways)
+        whole = -(-length // SHAPE.granule) * SHAPE.granule
+        _, wanted = plan_among(Batch.decode(table, np.array([whole])), ways, cascade=False)
+        assert way.name == "" and work.item_low.tolist() == wanted.item_low.tolist()
+        assert sorted(work.item_high)[-1] == length and work.seconds > 0
+    assert len(asked) == 2 * 329 + -(-329 // SHAPE.granule)  # of plan_among here, and of the plans
+
+
+def test_a_run_may_be_cut_into_all_of_its_blocks() -> None:
+    """The last block of which is short, too."""
+    cheap = Rates(join=0.0, slot=0.0, item=0.0, program=1e8)
+    batch = Batch.decode(np.arange(64)[None], np.array([4 * SHAPE.granule + 1]))
+    assert len(plan(batch, SHAPE, cheap).item_low) == 5
 
 
 def test_items_of_many_rows_stand_first_and_fill_the_device_once() -> None:
