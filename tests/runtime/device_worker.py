@@ -48,9 +48,9 @@ from weft.runtime.weights import RandomTensors, load_weights
 quicken()
 LIMITS = {"max_batch": 4, "max_tokens": 64}
 WIDE = {"max_batch": 64, "max_tokens": 64}
+"""Every step with chunks has no more tokens than the largest batch."""
 MOST_LOGITS = 16
 """Of a step that is not one of decoding: more than the sequences that a small batch takes."""
-"""Every step with chunks has no more tokens than the largest batch."""
 SHAPES: dict[str, dict[str, Any]] = {
     "llama": {"architecture": "LlamaForCausalLM", "tied": True},
     "qwen": {"architecture": "Qwen3ForCausalLM", "head_norms": True, "qkv_bias": True,

@@ -12,6 +12,7 @@ from functools import cache
 import pytest
 import torch
 from ahead import AheadExecutor, AheadSampler
+from weft.runtime import flight
 from weft.runtime.engine import Engine
 from weft.runtime.policy import Policy
 from weft.runtime.request import Request, Sampling
@@ -51,10 +52,9 @@ class Turmoil:
         ahead, policy = dice.random() < 0.7, Policy(least_gain=dice.choice([1, 4, 100]))
         executor = (AheadExecutor if ahead else ToyExecutor)(WORDS, **limits)
         executor.copies_slots = dice.random() < 0.8
+        executor.max_logits = rows * dice.choice([1, 4])
         sample = (AheadSampler(executor),) if isinstance(executor, AheadExecutor) else ()
         self.engine = Engine(executor, *sample, policy=policy)
-        least = dice.choice([1, 1 << 20])
-        self.engine._pace.enough = lambda: least
         self.longest = room // 2 - 2
         self.answered: set[Request] = set()
         self._forward, self._failing = executor.forward, dice.choice([0.0, 0.15])
@@ -163,7 +163,8 @@ class Turmoil:
 
 
 @pytest.mark.parametrize("seed", range(60))
-def test_all_are_answered_once_and_as_if_alone(seed):
+def test_all_are_answered_once_and_as_if_alone(seed, monkeypatch):
+    monkeypatch.setattr(flight, "FOLLOWS", (1, 1 << 20)[seed % 2])
     turmoil = Turmoil(seed)
     turmoil.run()
     assert turmoil.answered
