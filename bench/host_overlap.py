@@ -1,11 +1,13 @@
 """Where the host's time goes on a device that runs ahead: no GPU needed, no figure comes from here.
 
     python -m bench.host_overlap w2 react              steps one by one, as bench.gpu_profile prints
+    python -m bench.host_overlap w2 --slower 2.6       by the time of the host's processor alone
     python -m bench.host_overlap chat --host --speed 0  the host's functions; steps take no time
 
 The device only takes time: a step's tokens at a rate, but no less than a decode step; the host
 sleeps for the launches of steps that are not recorded, and does all else in earnest: texts,
 schedules, attention lists. What is drawn is words at random, or what a constraint allows.
+With --slower what else the machine does changes nothing (`host_clock`).
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import gc
 import pstats
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Any, cast
@@ -24,6 +27,7 @@ from unittest.mock import patch
 from weft.bench.contest import Bench, Contest, Way
 from weft.bench.gpu_profile import steps_text
 from weft.bench.gpu_workloads import WORKLOADS, Words, Workload
+from weft.bench.host_clock import HostClock, told_by
 from weft.bench.programs_cases import CASES, Case
 from weft.bench.programs_gpu import CLIENTS, SHAPE, rows_of, word_ids
 from weft.bench.timed_device import TimedDevice
@@ -109,6 +113,10 @@ def main() -> None:
     parser.add_argument("--sort", default="tottime", help="how functions are ordered")
     parser.add_argument("--clients", action="store_true", help="requests in a program's place")
     parser.add_argument("--rounds", type=int, default=3, help="runs whose host time is taken")
+    parser.add_argument(
+        "--slower", type=float, default=0.0,
+        help="processor seconds count so many times (an H200's host: 2.6); 0: by the wall's clock",
+    )  # fmt: skip
     parser.add_argument("--speed", type=float, default=1.0, help="of a step's seconds, this part")
     options = parser.parse_args()
 
@@ -121,7 +129,8 @@ def main() -> None:
         return found
 
     bench = TimedBench(options.speed)
-    with patch("weft.runtime.scoring.Found", bench.device.found):
+    clock = told_by(HostClock(options.slower)) if options.slower else nullcontext()
+    with clock, patch("weft.runtime.scoring.Found", bench.device.found):
         for name in options.names:
             if name in CASES:
                 run_program(bench, CASES[name], options.rounds, measured, options.clients)

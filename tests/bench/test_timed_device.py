@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 import torch
 from weft.bench import timed_device
-from weft.bench.timed_device import LAUNCH, TimedDevice
+from weft.bench.host_clock import HostClock, told_by
+from weft.bench.timed_device import BEGINS, LAUNCH, PROMPT, TimedDevice
 from weft.runtime.step import StepInput
 
 
@@ -37,3 +38,19 @@ def test_the_host_launches_what_no_recording_holds(monkeypatch, step, launched):
     device = TimedDevice(100, [1, 2, 3], batch=256)
     device.forward(step)
     assert slept == [LAUNCH] * launched
+
+
+def test_the_device_begins_with_a_step_while_the_host_launches_the_rest():
+    clock = HostClock()
+    with told_by(clock):
+        device, began = TimedDevice(100, [1, 2, 3], batch=256), clock.now()
+        device.forward(a_step(4000))
+        assert LAUNCH <= clock.now() - began < LAUNCH + 0.5
+        launched = clock.now()
+        assert device.busy_until - began < launched - began - LAUNCH + BEGINS + 4000 * PROMPT
+        device.forward(a_step(300))  # waits for the one before
+        ends = device.busy_until
+        assert ends - launched > 4000 * PROMPT - LAUNCH
+        device.busy_until, began = 0.0, clock.now()
+        device.forward(a_step(300))
+        assert device.busy_until >= began + LAUNCH  # never done before all is launched
