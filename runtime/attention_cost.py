@@ -76,13 +76,19 @@ class Rates:
 class Way:
     """A kernel by the name that calls know it by: what the planner must know of it, what was
     measured of it, and whether it takes lists all of whose items the small tile holds (`few`), and
-    lists some of whose items it does not (`many`)."""
+    lists some of whose items it does not (`many`). `alone`: what was measured of it where a step
+    has a single row, if that differs."""
 
     name: str
     shape: Shape
     rates: Rates
     few: bool = True
     many: bool = True
+    alone: Rates | None = None
+
+    def rates_of(self, queries: int) -> Rates:
+        """Return the rates of a step of so many queries."""
+        return self.alone if self.alone is not None and queries == 1 else self.rates
 
     def takes(self, rows: int) -> bool:
         """Whether it reads a list whose items have so many rows at most."""

@@ -98,7 +98,8 @@ class SinglePlans:
             way, cost = choose(whole, ways, False)
             self._known[key] = way, int(cost.least()[1][0])
         way, chunk = self._known[key]
-        return way, cut(batch, Cost(batch, flat(batch, way.shape), way.shape, way.rates), chunk)
+        cost = Cost(batch, flat(batch, way.shape), way.shape, way.rates_of(1))
+        return way, cut(batch, cost, chunk)
 
 
 def cut(batch: Batch, cost: Cost, chunk: int = 0) -> WorkList:
@@ -181,7 +182,9 @@ def _priced(batch: Batch, runs: list[Run], ways: Sequence[Way]) -> list[tuple[Wa
     counts = np.diff(batch.starts)
     sizes, members = members_of(runs)
     rows = int(summed(counts[members], sizes).max(initial=0))
-    return [(way, Cost(batch, runs, way.shape, way.rates)) for way in ways if way.takes(rows)]
+    queries = int(batch.starts[-1])
+    return [(way, Cost(batch, runs, way.shape, way.rates_of(queries)))
+            for way in ways if way.takes(rows)]  # fmt: skip
 
 
 def _choices(

@@ -66,6 +66,21 @@ RATES = {
 }
 """By way, on an H200 (bench/gpu_kernels.py)."""
 
+ALONE = {
+    "deep": {"program": 2.6e10},
+    "three": {"program": 2.6e10},
+    "crowded": {
+        "program": 1.3e10,
+        "resident": 132,
+        "launch": 0.4e-6,
+        "join": 1.2e-6,
+    },
+}
+"""What differs where a step has a single row, by whole steps of the 8 B shape on an H200 (ms, with
+192, 384, 1024, 4096 and 16384 keys): deep 3.771, 3.778, 3.804, 3.955, 4.459; crowded 3.759, 3.756,
+3.799, 3.966, 4.387; wide, with the last two, 3.906, 4.351. Small programs of two stages leave the
+product behind them room to begin. More of these than multiprocessors were not timed."""
+
 LOOKED_UP = {
     "deep": {"program": 2.6e10, "item": 2.2e-6},
     "wide": {"program": 3.9e10},
@@ -84,5 +99,9 @@ def measured(shapes: Iterable[tuple[str, Shape]]) -> list[Way]:
         spans = shape.page % 64 > 0
         return replace(found, **LOOKED_UP.get(name, {})) if spans else found
 
-    return [Way(name, shape, rates(name, shape), few=name not in SHARED, many=name in SHARED)
-            for name, shape in shapes]  # fmt: skip
+    def alone(name: str, shape: Shape) -> Rates | None:
+        known = name in ALONE and shape.page % 64 == 0
+        return replace(RATES[name], **ALONE[name]) if known else None
+
+    return [Way(name, shape, rates(name, shape), name not in SHARED, name in SHARED,
+                alone(name, shape)) for name, shape in shapes]  # fmt: skip

@@ -38,6 +38,23 @@ def lists_of(shape: Parts) -> AttentionLists:
     return AttentionLists(usual, (0,), cpu, SLOTS, ways=[*attention_ways(shape)])
 
 
+def test_a_single_short_row_is_read_by_small_programs_a_block_each() -> None:
+    """As whole steps were measured: from 1 K on by wide ones; several rows are as ever."""
+    shape = Parts(32, 8, 128, page=64)
+    ways = [*attention_ways(shape)]
+    for keys, name in ((64, "crowded"), (130, "crowded"), (192, "crowded"), (384, "crowded"),
+                       (1024, "crowded"), (4096, "wide"), (16384, "wide")):  # fmt: skip
+        one = Sequences(1, 0, keys)
+        way, work = plan_among(one.batch(shape, np.arange(one.pages(shape))), ways)
+        assert way.name == name
+        if name == "crowded":
+            assert int((work.item_high - work.item_low).max()) <= 64
+    two = Sequences(2, 0, 384)
+    batch = two.batch(shape, np.arange(two.pages(shape)))
+    plain = [replace(way, alone=None) for way in ways]
+    assert plan_among(batch, ways)[0].name == plan_among(batch, plain)[0].name
+
+
 def step_of(batch: Batch) -> StepInput:
     return decode_step(batch.lengths.tolist(), batch.table.tolist())
 
@@ -162,11 +179,11 @@ def test_lists_of_few_rows_borrow_a_room_of_another_way_and_lists_of_many_do_not
     shape = Parts(32, 8, 128, page=64)
     lists, rooms = lists_of(shape), {}
     for of in (Sequences(64, 2048, 64), Sequences(64, 16384, 64), Sequences(1, 0, 65536),
-               Sequences(1, 0, 4096)):  # fmt: skip
+               Sequences(1, 0, 512)):  # fmt: skip
         planned = lists_of(shape).plan(step_of(of.batch(shape, np.arange(of.pages(shape)))))
         rooms[of] = lists.room(64, planned, 1 << 18)
-    short, long, wide, deep = rooms.values()
-    assert wide.way != deep.way and wide.apart and deep.apart
-    assert (wide.holds(deep) or deep.holds(wide)) and not long.holds(wide)
+    short, long, wide, small = rooms.values()
+    assert wide.way != small.way and wide.apart and small.apart
+    assert (wide.holds(small) or small.holds(wide)) and not long.holds(wide)
     if short.way != long.way:
         assert not short.holds(long) and not long.holds(short)
