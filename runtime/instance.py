@@ -7,7 +7,7 @@ its conditions. A tool that may have effects waits for all that stands before it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from functools import partial
 from typing import Any
 
@@ -79,7 +79,7 @@ class Instance(ControlFlow, ModelCalls):
             kv = Handle(child, child.length)
             branches.append(self._branch(operation, kv, element, inner, begins))
         found = yield Branches(branches)
-        yield Spawn(self._gone(gone, [leaving for _, leaving in found]))
+        yield from self._gone(gone, [leaving for _, leaving in found])
         values = [results[0] if results else None for results, _ in found]
         self._tell(frame, name, occurrence, values)
         return values, [results[1] for results, _ in found if len(results) > 1]
@@ -92,16 +92,36 @@ class Instance(ControlFlow, ModelCalls):
         _, given = yield from self._region(operation.regions[0], (kv, element), frame)
         results = yield from all_now(given)
         kept = {value.newest().sequence for value in results if isinstance(value, Handle)}
-        return results, (yield Spawn(self._leave(frame, kept)))
+        return results, (yield from self._left(frame, kept))
 
-    def _leave(self, frame: Frame, kept: Collection[Sequence] = ()) -> Step:
-        """Free what a frame has, once nothing in it is under way."""
-        yield from all_now((*frame.missing(), *frame.out()))
+    def _left(self, frame: Frame, kept: Collection[Sequence] = ()) -> Step:
+        """Free what a frame has, at once if nothing in it is under way; return when it is done."""
+        if under_way := (*frame.missing(), *frame.out()):
+            return (yield Spawn(self._leave(under_way, frame, kept)))
+        self._free_owned(frame, kept)
+        done = Later()
+        done.settle()
+        return done
+
+    def _leave(
+        self, under_way: Iterable[Later], frame: Frame, kept: Collection[Sequence]
+    ) -> Step:  # fmt: skip
+        yield from all_now(under_way)
+        self._free_owned(frame, kept)
+
+    def _free_owned(self, frame: Frame, kept: Collection[Sequence]) -> None:
         for sequence in list(frame.owned):
             if sequence not in kept:
                 self._free_sequence(sequence)
 
     def _gone(self, gone: Later, leaving: list[Later]) -> Step:
+        """Settle what says that an operation has no sequences of its own any more, once it has."""
+        if all(each.ready for each in leaving):
+            gone.settle()
+        else:
+            yield Spawn(self._gone_later(gone, leaving))
+
+    def _gone_later(self, gone: Later, leaving: list[Later]) -> Step:
         yield from all_now(leaving)
         gone.settle()
 
@@ -136,7 +156,7 @@ class Instance(ControlFlow, ModelCalls):
         yield from self._after_effects(operation, frame)
         values = yield from all_now(operands)
         result = yield from self._call_program(operation, values, inner)
-        yield Spawn(self._gone(gone, [(yield Spawn(self._leave(inner)))]))
+        yield from self._gone(gone, [(yield from self._left(inner))])
         return (result,)
 
     def _call_program(self, operation: Operation, operands: list[Any], frame: Frame) -> Step:

@@ -131,12 +131,21 @@ class TaskLoop:
             self._ready.append((task, value, error))
 
     def _resume(self, task: _Task, value: Any, error: BaseException | None) -> None:
-        if task not in task.root.tasks:
-            return  # cancelled while it was ready
+        """Run a task until it waits for what is not there; it may be cancelled meanwhile."""
+        coroutine, alive = task.coroutine, task.root.tasks
         try:
-            coroutine = task.coroutine
-            wish = coroutine.throw(error) if error is not None else coroutine.send(value)
-            self._wait(task, wish)
+            while task in alive:
+                wish = coroutine.send(value) if error is None else coroutine.throw(error)
+                error = None
+                if isinstance(wish, Spawn):
+                    child = _Task(wish.coroutine, task.root, later=(value := Later()))
+                    alive.add(child)
+                    self._resume(child, None, None)
+                elif isinstance(wish, Later) and wish.ready:
+                    value = wish.value
+                else:
+                    self._wait(task, wish)
+                    return
         except StopIteration as stop:
             self._finish(task, stop.value)
         except Exception as failure:
@@ -144,17 +153,8 @@ class TaskLoop:
             task.root.on_done(None, failure)
 
     def _wait(self, task: _Task, wish: Any) -> None:
-        if isinstance(wish, Spawn):
-            child = _Task(wish.coroutine, task.root, later=Later())
-            task.root.tasks.add(child)
-            self._resume(child, None, None)
-            self._ready.appendleft((task, child.later, None))
-            return
         if isinstance(wish, Later):
-            if wish.ready:
-                self._ready.appendleft((task, wish.value, None))
-            else:
-                wish.waiting.append(lambda: self._ready.append((task, wish.value, None)))
+            wish.waiting.append(lambda: self._ready.append((task, wish.value, None)))
             return
         if isinstance(wish, Branches):
             if not wish.coroutines:
