@@ -8,8 +8,11 @@ from time import perf_counter
 from .flight import Flight
 from .step import ModelExecutor
 
-AT_ONCE = 32
-"""Requests that come before the next step does, where the device does not wait for it."""
+AT_ONCE = 64
+"""Requests that come before the next step does, where the device does not wait for it: each step of
+prompts keeps the host for as long as 30 new rows do. With 32, on a device that only takes time and
+a host that launches for 9 ms, best_draft took 1.08 times as long, few_shot 1.07, skeleton 1.02,
+hellaswag 1.02, and react, chat, mmlu and self_consistency within 1.5 %."""
 
 FIRST = 1024
 """Tokens that a device begins with: enough to be busy while more requests come."""
