@@ -24,7 +24,7 @@ from .short_steps import usual
 from .sparse_decode import SparseDecode, decode_rows, grouped, split
 from .step import StepInput
 from .timing import BoundLaunch, host_seconds
-from .token_rows import token_rows
+from .token_rows import KeptRows
 from .weights import Weight
 
 KEPT_PLANS = 512
@@ -98,6 +98,7 @@ class CompiledExecutor:
         self.short = usual(all(each.data.dtype == torch.float32 for each in weights.values()))
         self._logits = torch.empty(max_batch, config.vocab_size)
         self._plans: dict[tuple[int, bool], tuple[StepInput, list[Launch], Tensor, Recipe]] = {}
+        self._token_rows = KeptRows()
         self.watcher: Watcher | None = None
         """Runs a step's launches in this one's stead: a trace that times each."""
         self.announcer = announcer(page_size)
@@ -156,9 +157,9 @@ class CompiledExecutor:
     def _short(self, step: StepInput) -> Tensor:
         """Run a short step of chunks by dense kernels of decode steps, a few tokens at a time."""
         found = self._logits[: step.logits_rows.shape[0]]
-        for part, wanted in token_rows(step, self.decode_rows):
-            recipe = self._recipe(part)
-            launches, logits = self._bind(recipe, part)
+        for part, wanted in self._token_rows(step, self.decode_rows):
+            known = self._plans.get((id(part), False))
+            _, launches, logits, recipe = known or self._plan(part, sparse=False)
             self._launch(recipe, launches)
             if len(wanted):
                 found.numpy()[wanted] = logits.numpy()  # torch would wake its own pool
@@ -176,7 +177,7 @@ class CompiledExecutor:
             return logits
         check_step(step, self.max_batch, self.max_tokens)
         short = self.short.takes(step, self.decode_rows)
-        parts = token_rows(step, self.decode_rows) if short else None
+        parts = self._token_rows(step, self.decode_rows) if short else None
         for recipe, launches in narrow.runs(step, head, self._extents, parts):
             self._launch(recipe, launches)
         return narrow.logits(step.logits_rows.shape[0], len(head))

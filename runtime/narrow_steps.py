@@ -41,6 +41,9 @@ class NarrowSteps:
         self._argument = first.regions[0].arguments[-1].name
         self._wide = torch.zeros(max_batch, vocab)
         self._few = torch.zeros(max_batch, few_words(vocab))
+        most = max((rows for rows, _ in functions), default=0)
+        self._part_wide = torch.zeros(most, vocab)  # pages that nothing writes take no memory
+        self._part_few = torch.zeros(most, few_words(vocab))
         self._plans: dict[tuple[int, int], tuple[StepInput, Tensor, Run, Tensor]] = {}
         self._steps: dict[int, tuple[StepInput, Run]] = {}
 
@@ -73,11 +76,14 @@ class NarrowSteps:
         if parts is None:
             yield self._plan(step, head, extents, logits)
             return
+        few = words <= self._part_few.shape[1]
+        buffer = self._part_few if few else self._part_wide
         for part, wanted in parts:
-            some = torch.empty(part.logits_rows.shape[0], words)
-            yield self._bound(part, head, extents, some)
+            some = buffer[: part.logits_rows.shape[0]]
+            known = self.known(part, head)
+            yield self._plan(part, head, extents, some) if known is None else known[0]
             if len(wanted):
-                logits.numpy()[wanted, :words] = some.numpy()
+                logits.numpy()[wanted, :words] = some.numpy()[:, :words]
 
     def _plan(
         self, step: StepInput, head: Tensor, extents: Callable[[StepInput], Mapping[str, int]],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -41,3 +42,40 @@ def token_rows(step: StepInput, rows: int) -> Iterator[Part]:
             ),
             wanted,
         )
+
+
+KEPT_PARTS = 256
+
+
+class KeptRows:
+    """Yields what `token_rows` does, in tensors that come again.
+
+    Parts of as many tokens, pages and rows of logits are one and the same step, written over: so an
+    executor binds its launches once. Binding them takes a fifth of the time that they run.
+    """
+
+    def __init__(self) -> None:
+        self._kept: dict[tuple[int, int, int], tuple[StepInput, list[np.ndarray]]] = {}
+
+    def __call__(self, step: StepInput, rows: int) -> Iterator[Part]:
+        """Yield the step's tokens as steps of at most `rows`; each is to run before the next."""
+        for part, wanted in token_rows(step, rows):
+            yield self._again(part), wanted
+
+    def _again(self, part: StepInput) -> StepInput:
+        key = (*part.page_table.shape, part.logits_rows.shape[0])
+        found = self._kept.get(key)
+        if found is None:
+            if len(self._kept) >= KEPT_PARTS:
+                self._kept.clear()
+            own = replace(part, **{name: getattr(part, name).clone() for name in _FIELDS})
+            found = self._kept[key] = own, [getattr(own, name).numpy() for name in _FIELDS]
+            return own
+        for name, array in zip(_FIELDS, found[1], strict=True):
+            array[...] = getattr(part, name).numpy()
+        return found[0]
+
+
+_FIELDS = (
+    "tokens", "positions", "slots", "query_starts", "kv_lengths", "page_table", "logits_rows",
+)  # fmt: skip

@@ -12,6 +12,7 @@ from weft.runtime import short_steps
 from weft.runtime.host_products import ProductChoice
 from weft.runtime.kept_choice import kept
 from weft.runtime.short_steps import CHUNK, MOST_PARTS, ShortSteps, chunks, measured, read, usual
+from weft.runtime.token_rows import KeptRows, token_rows
 from weft.tuning import short_steps as steps_here
 
 ROWS = 8
@@ -144,3 +145,25 @@ def test_the_choice_is_told_with_the_ratio_that_was_timed():
     told = ShortSteps(2, 1, 0.25, 0.5).describe(32)
     assert "up to 32 tokens" in told and "2.00 times" in told
     assert "times" not in ShortSteps(1).describe(16)
+
+
+def test_parts_come_again_as_the_same_steps_written_over():
+    again, seen = KeptRows(), []
+    for shift, tokens in ((0, 3 * ROWS + CHUNK), (5, 3 * ROWS + CHUNK), (9, CHUNK)):
+        step = chunks(tokens, 16)
+        step.tokens += shift + torch.arange(tokens, dtype=torch.int32)
+        step.positions += shift
+        step.page_table += shift
+        steps = []
+        for (part, wanted), (plain, asked) in zip(
+            again(step, ROWS), token_rows(step, ROWS), strict=True
+        ):
+            assert wanted.tolist() == asked.tolist()
+            for name, tensor in vars(plain).items():
+                if tensor is not None:
+                    assert torch.equal(getattr(part, name), tensor), name
+                    assert getattr(part, name).data_ptr() != tensor.data_ptr()
+            steps.append(part)
+        seen.append([id(part) for part in steps])
+    assert seen[0] == seen[1] and len(set(seen[0])) == 2  # whole parts are one step
+    assert seen[2] == seen[0][-1:]
