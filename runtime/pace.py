@@ -10,9 +10,10 @@ from .step import ModelExecutor
 
 AT_ONCE = 64
 """Requests that come before the next step does, where the device does not wait for it: each step of
-prompts keeps the host for as long as 30 new rows do. With 32, on a device that only takes time and
-a host that launches for 9 ms, best_draft took 1.08 times as long, few_shot 1.07, skeleton 1.02,
-hellaswag 1.02, and react, chat, mmlu and self_consistency within 1.5 %."""
+prompts keeps the host for as long as 30 new rows do. With 32, imitated at the pace of an H200's
+host (bench/host_clock.py; medians of three runs in turn), best_draft took 1.06 times as long,
+adapters 1.05, self_consistency 1.03, few_shot and retry 1.02, chat 0.98, hellaswag 0.95 (0.99 by
+the shortest runs), and skeleton, react, tree_of_thoughts and multi_turn_short within 1.1 %."""
 
 FIRST = 1024
 """Tokens that a device begins with: enough to be busy while more requests come."""
