@@ -45,6 +45,7 @@ def token_rows(step: StepInput, rows: int) -> Iterator[Part]:
 
 
 KEPT_PARTS = 256
+"""Shapes of parts whose tensors are kept."""
 
 
 class KeptRows:
@@ -55,7 +56,7 @@ class KeptRows:
     """
 
     def __init__(self) -> None:
-        self._kept: dict[tuple[int, int, int], tuple[StepInput, list[np.ndarray]]] = {}
+        self._kept: dict[tuple[int, ...], tuple[StepInput, list[np.ndarray]]] = {}
 
     def __call__(self, step: StepInput, rows: int) -> Iterator[Part]:
         """Yield the step's tokens as steps of at most `rows`; each is to run before the next."""
