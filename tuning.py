@@ -97,17 +97,15 @@ def kernel_lines(
     groups: dict[tuple[str, str], list[int]] = {}
     for number, (call, each) in enumerate(zip(calls, launches, strict=True)):
         groups.setdefault((each.kernel, _shape_text(call, binding)), []).append(number)
+    times: Sequence[float | None] = [None] * len(groups)
+    if measure:
+        times = executor.group_seconds(launches, groups.values())
     lines = []
-    for (kernel, shape), numbers in groups.items():
+    for ((kernel, shape), numbers), measured in zip(groups.items(), times, strict=True):
         doing = launched(calls[numbers[0]])
         start = level.launch_cost(launch_mode(level, schedules.get(kernel)))
         seconds, memory, compute = op_time(doing.work, level, start, resident)
         predicted = max(seconds.expected, doing.seconds + start.median)
-        measured = None
-        if measure:
-            from .runtime.timing import launch_seconds
-
-            measured = launch_seconds([launches[n] for n in numbers], executor.seconds)
         lines.append(KernelLine(
             kernel, launches[numbers[0]].operation, shape, schedule_text(schedules.get(kernel)),
             len(numbers), doing.work, max(memory, compute), predicted, measured,

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from ..cost_model.hardware_file import hardware_path
@@ -19,6 +17,7 @@ if TYPE_CHECKING:
     from ..cost_model.hardware import Hardware
     from ..cost_model.roofline import OpCost
     from ..options import Options
+    from ..runtime.timing import BoundLaunch
 
 CONTEXT = 256
 """Tokens that each sequence of the priced decode step has."""
@@ -123,22 +122,17 @@ def priced_step(compilation: Compilation, batch: int, hardware: Hardware) -> lis
                    launch="graph" if compilation.on_gpu else None)  # fmt: skip
 
 
-def measure_step(compilation: Compilation, batch: int, rounds: int = 20) -> dict[str, float]:
-    """Return the median seconds of each kind of graph operation in one decode step."""
+def measure_step(compilation: Compilation, batch: int) -> dict[str, float]:
+    """Return the seconds of each kind of graph operation in one decode step, as `weft kernels`
+    has them of each kernel."""
     executor: Any = compilation.executor
-    profile = executor.profile
-    times: dict[str, list[float]] = defaultdict(list)
-    for _ in range(rounds):
-        for name, seconds in _totals(profile(decode_input(executor, batch))).items():
-            times[name].append(seconds)
-    return {name: median(values) for name, values in times.items()}
-
-
-def _totals(launches: Iterable[tuple[str, float]]) -> dict[str, float]:
-    totals: dict[str, float] = defaultdict(float)
-    for name, seconds in launches:
-        totals[_PRICED_AS.get(name, name)] += seconds
-    return totals
+    launches: list[BoundLaunch] = executor.launches(decode_input(executor, batch))
+    groups: dict[str, list[int]] = defaultdict(list)
+    for number, each in enumerate(launches):
+        groups[_PRICED_AS.get(each.operation, each.operation)].append(number)
+    means = executor.group_seconds(launches, groups.values())
+    return {name: len(group) * mean
+            for (name, group), mean in zip(groups.items(), means, strict=True)}  # fmt: skip
 
 
 def check_size(what: str, size: int, most: int) -> None:

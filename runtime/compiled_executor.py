@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from time import perf_counter
+from statistics import mean
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,7 @@ from .recipe import Memory, Recipe
 from .short_steps import usual
 from .sparse_decode import SparseDecode, decode_rows, grouped, split
 from .step import StepInput
-from .timing import BoundLaunch, host_seconds
+from .timing import BoundLaunch, host_seconds, launch_seconds, step_seconds
 from .token_rows import KeptRows
 from .weights import Weight
 
@@ -46,6 +46,7 @@ class CompiledExecutor:
     Of ranks the first lets the others know of every step and page copy before it is done here.
     """
 
+    timed_in_order = True
     tokens_are_dear = True
     """A row of a full step takes no less than a token of a prompt (tiny-dense, AMD, one thread: 0.2
     ms of 16 rows behind 300 keys, 0.1 of a prompt)."""
@@ -219,17 +220,18 @@ class CompiledExecutor:
         """Return how long some launches take on this device."""
         return host_seconds(run)
 
-    def profile(self, step: StepInput) -> list[tuple[str, float]]:
-        """Run a step launch by launch; return each one's graph operation and seconds."""
-        sparse = self._selects(step)
-        recipe = self._recipe(step, sparse)
-        launches, _ = self._bind(recipe, step, sparse)
-        times: list[tuple[str, float]] = []
-        for name, (function, arguments) in zip(recipe.names, launches, strict=True):
-            start = perf_counter()
-            function(*arguments)
-            times.append((name, perf_counter() - start))
-        return times
+    def group_seconds(
+        self, launches: Sequence[BoundLaunch], groups: Iterable[Sequence[int]]
+    ) -> list[float]:
+        """Return the mean seconds of each group of a step's launches, as they are in that step.
+
+        On a CPU all run in their order, since its caches hold what they hold there: one kernel's
+        over and over would find a small model's weights in them. On a GPU each group is a graph.
+        """
+        if not self.timed_in_order:
+            return [launch_seconds([launches[n] for n in group], self.seconds) for group in groups]
+        times = step_seconds(launches)
+        return [mean(times[number] for number in group) for group in groups]
 
     def _selects(self, step: StepInput) -> bool:
         """Whether a decode step selects keys; then its budgets are in place."""

@@ -75,6 +75,7 @@ class DeviceExecutor(CompiledExecutor):
     """
 
     asynchronous = True
+    timed_in_order = False
     tokens_are_dear = False
     pace = 0.0
     """Seconds of a prompt's token, as an engine measured it last."""

@@ -90,7 +90,6 @@ class Recipe:
         self._slots = _Slots()
         self._places: dict[str, tuple[Any, ...]] = {}
         self._calls: list[tuple[Any, tuple[int, ...]]] = []
-        self.names: list[str] = []
         self.kernels: list[tuple[str, str]] = []
         """Of each launch: the kernel or routine, and the graph operation that it computes."""
         self.writes: list[int | None] = []
@@ -208,13 +207,12 @@ class Recipe:
         return found
 
     def _add(self, operation: Operation) -> None:
-        """Resolve one operation; each call's graph operation is kept in `names`, for profiles."""
+        """Resolve one operation; what each call launches is kept in `kernels`."""
         if operation.name in {"graph.call", "graph.library"}:
-            self.names.append(operation.attribute("of", operation.name))
             kernel = (
                 operation["kernel"].name if operation.name == "graph.call" else operation["routine"]
             )
-            self.kernels.append((kernel, self.names[-1]))
+            self.kernels.append((kernel, operation.attribute("of", operation.name)))
             self.writes.append(_written(operation))
         if operation.name == "graph.return":
             self._result = self._place(operation.operands[0].name)

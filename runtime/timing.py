@@ -43,6 +43,13 @@ def once_seconds(run: Callable[[], None]) -> float:
     return perf_counter() - start
 
 
+def step_seconds(launches: Sequence[BoundLaunch], rounds: int = ROUNDS) -> list[float]:
+    """Return the median seconds of each launch of a step by the host's clock, as they follow one
+    another there; a first time does not count."""
+    times = [[once_seconds(each.run) for each in launches] for _ in range(rounds + 1)]
+    return [median(values) for values in zip(*times[1:], strict=True)]
+
+
 def event_seconds(run: Callable[[], None]) -> float:
     """Return the seconds that a GPU takes for what one run launches, and wait for it."""
     begin, end = (torch.cuda.Event(enable_timing=True) for _ in "be")

@@ -19,7 +19,7 @@ from weft.passes.tile.candidates import Demand, ranked
 from weft.passes.tile.matmul import Matmul, matmul
 from weft.passes.tile.regimes import lower_model, merge_kernels
 from weft.passes.tile.scaled_matmul import ScaledMatmul, scaled_matmul
-from weft.runtime.timing import BoundLaunch
+from weft.runtime.timing import BoundLaunch, launch_seconds, step_seconds
 from weft.tuning import choices_of, kernel_lines, search_schedules
 
 USUAL = Schedule()
@@ -121,6 +121,9 @@ class Clocked:
     def launches(self, step: Any) -> list[BoundLaunch]:
         return self._launches
 
+    def group_seconds(self, launches: Any, groups: Any) -> list[float]:
+        return [launch_seconds([launches[n] for n in group], self.seconds) for group in groups]
+
     def seconds(self, run: Any) -> float:
         before = self.now
         run()
@@ -175,6 +178,21 @@ def test_lines_say_shape_launches_and_the_share_of_the_roof(regimes: Any) -> Non
     assert sum(line.launches for line in lines) == len(made.executor.launches(None))
     attention = next(line for line in lines if line.operation == "graph.finalize")
     assert attention.work.kv_read_bytes == 2 * 4 * 16 * 16  # two kv heads of 8, 16 keys, f32
+
+
+def test_launches_of_a_step_are_timed_behind_those_before_them(monkeypatch: Any) -> None:
+    clock, held = [0.0], [""]
+
+    def launch(number: int, name: str) -> BoundLaunch:
+        def run() -> None:  # what the launch before has left in a cache is read sooner
+            clock[0] += 1.0 if held[0] == name else 3.0
+            held[0] = name
+
+        return BoundLaunch(number, name, name, (run, ()))
+
+    monkeypatch.setattr("weft.runtime.timing.perf_counter", lambda: clock[0])
+    launches = [launch(number, name) for number, name in enumerate("abba")]
+    assert step_seconds(launches) == [1.0, 3.0, 1.0, 3.0]
 
 
 def test_a_compilation_takes_what_was_chosen_unless_told_not_to(tmp_path: Path) -> None:
