@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from weft.ir.diagnostics import WeftError
+from weft.runtime.events import ValueBound
 from weft.runtime.later import Later, Part, any_of, is_missing, present
 from weft.runtime.policy import Policy
 from weft.runtime.request import Request, Sampling
@@ -242,3 +243,22 @@ def test_any_of_is_there_with_the_first_of_them():
     assert either.ready
     one.settle()
     assert any_of([one, Later()]).ready
+
+
+def test_a_join_does_not_wait_for_what_nothing_needs(toy):
+    text = """
+program p(arg: str) -> str:
+    "About {arg}: "
+    fork 3 as words:
+        gen word(max_tokens=3, temperature=1.0)
+        "More: "
+        gen more(max_tokens=60, temperature=1.0)
+        yield word
+    "{words} "
+    gen last(max_tokens=3)
+    return last
+"""
+    events = toy.compile(text, max_batch=16).stream(arg="x")
+    told = [event.name for event in events if isinstance(event, ValueBound)]
+    assert told.count("more") == 3 and told.index("words") < told.index("more")
+    assert told.index("last") < len(told) - 1 and told[-1] == "more"  # the longest ends last
