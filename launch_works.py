@@ -97,8 +97,8 @@ def _selects(operation: Operation, scene: Scene) -> bool:
 def _parts(chosen: Operation, scene: Scene, level: Level, attention: Work) -> dict[str, Launched]:
     """Return what the launches of a select do, and of the attention over what it chose.
 
-    Scores are written by one launch, and read by those that choose, which share the vector
-    operations of `cost_model.sparse_attention`.
+    Scores are written by one launch, and read by those that choose, whose vector operations
+    `cost_model.sparse_attention` says.
     """
     policy, shape = policy_of(chosen), shape_of_heads(chosen, scene)
     contexts = scored_contexts(policy, scene)
@@ -116,9 +116,9 @@ def _parts(chosen: Operation, scene: Scene, level: Level, attention: Work) -> di
     return {
         "queries": Launched(Work(activation_bytes=queries)),
         "scores": Launched(scored, times["scores"]),
-        "counts": Launched(Work(activation_bytes=reads / half), times["choice"] / half),
-        "lists": Launched(Work(activation_bytes=reads / half + lists), times["choice"] / half),
-        "selection": Launched(scored + listed, times["scores"] + times["choice"]),
+        "counts": Launched(Work(activation_bytes=reads / half), times.get("counts", 0.0)),
+        "lists": Launched(Work(activation_bytes=reads / half + lists), times["lists"]),
+        "selection": Launched(scored + listed, sum(times.values()) - times["attention"]),
         "attention": Launched(attention, times["attention"]),
     }
 

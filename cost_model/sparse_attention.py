@@ -15,11 +15,11 @@ from .sparse_bytes import PAGE, AttentionShape, Overheads, passes, sparse_bytes
 OPERATIONS = {"gpu": 8.0, "cpu": 64.0}
 """Vector operations that a pass costs a score. On a CPU a pass is scalar, so four of its
 operations count sixteen lanes each; measured at 1 to 2 ns a score on one core."""
-STEP_OPERATIONS, TALLY_OPERATIONS = 26.0, 110.0
-"""Vector operations that a score costs a GPU that compares steps: counts of steps and lists; and
-where a policy is adaptive, as every step is tallied then. An H200 takes 14 us for 2^23 scores, 41
-for 2^25, and 45 for 2^23 that are tallied, what launches cost among it (`bench.sparse_speed --only
-operation policies`, 128 K tokens, batches of 8 and 32)."""
+COUNTED, TALLIED = (11.0, 15.0), (68.0, 42.0)
+"""Vector operations that a score costs a GPU that compares steps, to count and to list; and where a
+policy is adaptive, as every step is tallied then. An H200 takes 6 and 8 us for 2^23 scores, 19 and
+22 for 2^25, and 28 and 17 for 2^23 that are tallied, a launch among each (`bench.sparse_speed
+--only operation policies`, 128 K tokens, batches of 8 and 32)."""
 APART, TOGETHER = 230.0, 250.0
 """Vector operations that a label costs a GPU for each row that it is scored for: row by row, and in
 a launch that reads it once for several. For 2^23 of them an H200 takes 32 and 35 us
@@ -74,7 +74,8 @@ def sparse_parts(
     shape: AttentionShape, level: Level, policy: SparsePolicy, context: int, batch: int = 1,
     share: float = 0.0,
 ) -> dict[str, float]:  # fmt: skip
-    """Return the seconds of `scores`, `choice` and `attention`, what launches cost aside."""
+    """Return the seconds of `scores`, `counts`, `lists` and `attention`, what launches cost aside;
+    of `counts` only where they are a launch of their own."""
     tokens, tail = context * batch, policy.tail != "none"
     steps = by_steps(level.kind, policy, shape.head_dim)
     read = expected_tokens(policy, context, share)
@@ -89,19 +90,22 @@ def sparse_parts(
     vector = level.vector_rate("f32").median
     scored, unread = max(labels, products), 0.0
     if steps:
-        each = TALLY_OPERATIONS if policy.adaptive else STEP_OPERATIONS
-        choice = shape.kv_heads * each * tokens * 2 / vector  # two flops are one of them
+        each = 2 * shape.kv_heads * tokens / vector  # two flops are one operation
+        counts, lists = (each * cost for cost in (TALLIED if policy.adaptive else COUNTED))
         if tail:
             scored += shape.heads * TAIL_SCORED * tokens * 2 / vector
             unread = shape.heads * TAIL_READ * read * batch * 2 / vector
     else:
         rounds = -(-shape.kv_heads * batch // level.threads)
         each = rounds * units / batch * passes(policy) * OPERATIONS.get(level.kind, 8.0)
-        choice = each / (vector / level.threads)
+        counts, lists = 0.0, each / (vector / level.threads)
     reads = (STEPS if steps else Overheads.of(policy)).score_reads
     written = batch * moved.scores / speed / (1 + reads)
-    return {"scores": scored + written, "choice": choice + reads * written,
-            "attention": gathered + unread}  # fmt: skip
+    found = {"scores": scored + written, "lists": lists + reads * written,
+             "attention": gathered + unread}  # fmt: skip
+    if steps:
+        found |= {"counts": counts + reads * written / 2, "lists": lists + reads * written / 2}
+    return found
 
 
 def least_context(
