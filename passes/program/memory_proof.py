@@ -19,9 +19,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ...ir.budget import UNBOUNDED, Budgets, Limits, Peak, Symbols, Use
+from ...ir.budget import UNBOUNDED, Budgets, Limits, Peak, Symbols
 from ...ir.core import Operation
 from ...ir.diagnostics import CapacityError
+from .memory_story import story
 
 _VERSION = 2
 
@@ -37,7 +38,8 @@ class MemoryProof:
     """What was shown of a program: pages a row needs at most, and how many rows fit.
 
     `by` is `z3`, `cache` or `arithmetic` (z3 is not installed: the bound is computed, and no
-    solver has checked it). `story` names what needs most; `key` is the hash of what it speaks of.
+    solver has checked it). `story` names what needs most, forks and gens; `key` is the hash of
+    what it speaks of.
     """
 
     program: str
@@ -87,7 +89,8 @@ def prove_memory(
     Raises NotProven if a budget does not hold.
     """
     start = time.perf_counter()
-    budgets = Budgets(programs, limits)
+    named = {function["name"].name: function for function in programs}
+    budgets = Budgets(named.values(), limits)
     peak = budgets.peak(program, symbols)
     key = _key(peak, limits, pages)
     known = _read(cache, key)
@@ -95,8 +98,9 @@ def prove_memory(
     if known is None:
         by, lemmas = _prove(peak, limits, f"@{program}")
     most = pages // peak.pages if peak.pages else UNBOUNDED
+    told = story(named, program, peak, limits)
     proof = MemoryProof(
-        program, key, peak.pages, pages, most, lemmas, by, _story(peak, limits), peak.bounded,
+        program, key, peak.pages, pages, most, lemmas, by, told, peak.bounded,
         round(time.perf_counter() - start, 6),
     )  # fmt: skip
     if by == "z3":
@@ -192,30 +196,6 @@ class _Lemma:
             if inner.check() != z3.unsat:
                 raise NotProven(frame="scored options", pages=bound, example=str(inner.model()))
         return sum(map(self._limits.branch_pages, lengths))
-
-
-def _story(peak: Peak, limits: Limits) -> str:
-    """Return what needs most pages, outermost first, and the tokens at the end of it."""
-    told: list[str] = []
-    while peak.parts:
-        use = max(peak.parts, key=lambda use: use.pages * min(use.times, limits.ahead))
-        if use.pages * min(use.times, limits.ahead) < peak.own:
-            break
-        told.append(_named(use))
-        if use.inner is None:
-            break
-        peak = use.inner
-    tokens = f"a stream of {peak.tokens} tokens"
-    return " x ".join([*told, tokens])
-
-
-def _named(use: Use) -> str:
-    def number(value: int) -> str:
-        return "unbounded" if value >= UNBOUNDED else str(value)
-
-    if use.width != 1:
-        return f"{use.what} ({number(use.width)})"
-    return use.what if use.times == 1 else f"{number(use.times)} {use.what}"
 
 
 def _key(peak: Peak, limits: Limits, pages: int) -> str:

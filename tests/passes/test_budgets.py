@@ -193,10 +193,42 @@ def test_z3_proves_a_plan_and_names_what_does_not_fit(context, tmp_path):
     told = proof.explain(proof.most_rows + 1)
     need = (proof.most_rows + 1) * proof.row_pages
     assert f"{proof.most_rows + 1} rows x fork reviews (2) x a stream of" in told
+    assert "tokens (gen review of 40) need" in told
     assert f"need {need} pages, {need - 1000} more than 1000" in told
     assert f"at most {proof.most_rows} rows may be open" in told
     again = prove_memory([judge], "judge", row, limits, 1000, tmp_path)
     assert again.by == "cache" and again.row_pages == proof.row_pages
+
+
+def test_what_needs_most_is_told_by_its_gens_through_calls_and_loops(context):
+    text = """
+program inner(x: str) -> str:
+    "{x}"
+    gen a(max_tokens=30)
+    while x != "y" up to 3:
+        gen b(max_tokens=50)
+        "next"
+    gen c(max_tokens=2)
+    gen d(max_tokens=40)
+    gen e(max_tokens=3)
+    gen f(max_tokens=1)
+    return f
+
+program outer(x: str) -> str:
+    gen first(max_tokens=5)
+    fork 3 as found:
+        "{x}"
+        gen before(max_tokens=2)
+        let it = call inner(x)
+        yield it
+    return first
+"""
+    programs = planned(text, context)
+    row = sizes(bytes_x=6, text_x=6)
+    told = prove_memory(programs, "outer", row, Limits(4, 2000), 10).explain(100)
+    assert "100 rows x fork found (3) x call inner x a stream of" in told
+    named = "(gen a of 30, gen b of 50 each time, gen d of 40, gen e of 3 and 2 more)"
+    assert named in told and "before" not in told and "first" not in told
 
 
 def test_without_z3_a_cached_proof_is_read_and_else_the_message_says_so(
