@@ -1,5 +1,6 @@
 """Which steps of chunks run as decode steps: what is timed, what is kept, what is refused."""
 
+import itertools
 import json
 from dataclasses import replace
 from types import SimpleNamespace
@@ -59,6 +60,18 @@ def test_parts_end_where_the_library_has_made_up_for_its_start(costs):
 def test_less_than_noise_is_no_gain(costs):
     costs(row=1.0, start=0.0, library=1.01)
     assert measured(executor()).parts == 1
+
+
+def test_another_process_in_one_of_the_tries_decides_nothing(costs, monkeypatch):
+    costs(row=1.0, start=0.0, library=1.5)
+    alone, count = short_steps._seconds, itertools.count()
+
+    def disturbed(executor, step):
+        beside = next(count) % 20 == 0 and step.is_decode
+        return alone(executor, step) * (10 if beside else 1)
+
+    monkeypatch.setattr(short_steps, "_seconds", disturbed)
+    assert measured(executor()).parts == MOST_PARTS
 
 
 @pytest.mark.parametrize(
