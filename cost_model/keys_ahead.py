@@ -47,7 +47,8 @@ def ahead(
     come ahead while a layer computes, over a `link` of so many bytes a second; `share` as in
     `sparse_seconds`.
     """
-    lists = sparse_parts(shape, level, policy, context, share=share)
-    cost = lists["scores"] + lists["choice"] + product / level.main.read.median
+    parts = sparse_parts(shape, level, policy, context, share=share)
+    selection = sum(parts.values()) - parts["attention"]
+    cost = selection + product / level.main.read.median
     saved = USEFUL * arrives * shape.token / link
     return Ahead(cost + launch_seconds(level, LAUNCHES), saved)
