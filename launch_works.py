@@ -116,7 +116,7 @@ def _parts(chosen: Operation, scene: Scene, level: Level, attention: Work) -> di
     return {
         "queries": Launched(Work(activation_bytes=queries)),
         "scores": Launched(scored, times["scores"]),
-        "counts": Launched(Work(activation_bytes=reads / half), times.get("counts", 0.0)),
+        "counts": Launched(Work(activation_bytes=reads / half), times["counts"]),
         "lists": Launched(Work(activation_bytes=reads / half + lists), times["lists"]),
         "selection": Launched(scored + listed, sum(times.values()) - times["attention"]),
         "attention": Launched(attention, times["attention"]),

@@ -75,7 +75,7 @@ def sparse_parts(
     share: float = 0.0,
 ) -> dict[str, float]:  # fmt: skip
     """Return the seconds of `scores`, `counts`, `lists` and `attention`, what launches cost aside;
-    of `counts` only where they are a launch of their own."""
+    `counts` are 0 where the launch that lists does them."""
     tokens, tail = context * batch, policy.tail != "none"
     steps = by_steps(level.kind, policy, shape.head_dim)
     read = expected_tokens(policy, context, share)
@@ -101,11 +101,9 @@ def sparse_parts(
         counts, lists = 0.0, each / (vector / level.threads)
     reads = (STEPS if steps else Overheads.of(policy)).score_reads
     written = batch * moved.scores / speed / (1 + reads)
-    found = {"scores": scored + written, "lists": lists + reads * written,
-             "attention": gathered + unread}  # fmt: skip
-    if steps:
-        found |= {"counts": counts + reads * written / 2, "lists": lists + reads * written / 2}
-    return found
+    taken = reads * written / (1 + steps)
+    return {"scores": scored + written, "counts": counts + taken * steps,
+            "lists": lists + taken, "attention": gathered + unread}  # fmt: skip
 
 
 def least_context(

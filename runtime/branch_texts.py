@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from ..ir.core import Operation
@@ -11,9 +12,22 @@ from ..ir.vocabulary import Tokenizer, split_heal
 from .heal import join_texts
 from .later import is_missing, present
 
-Opening = tuple[tuple[int | str, ...], bool]
-"""Special ids, texts as `text:...` and values by name as `value:...`; whether its last space goes
-to the generation behind it."""
+
+@dataclass(frozen=True)
+class Named:
+    """A value that a branch sees, by its name in the plan."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Opening:
+    """What a branch begins with: ids, texts and values; whether its last space goes to the
+    generation behind it."""
+
+    parts: tuple[int | str | Named, ...]
+    heals: bool
+
 
 PORTION = 32
 """Branches whose texts are encoded at once: a step begins with those that are there."""
@@ -48,21 +62,19 @@ def _texts(
     fork: Operation, opening: Opening, elements: Sequence[Any], values: Mapping[str, Any]
 ) -> Iterator[str]:  # fmt: skip
     """Yield the texts that branches have encoded, each in one piece."""
-    parts, heals = opening
     own = fork.regions[0].arguments[1].name
     for element in elements:
         filled: list[int | str] = []
-        for part in parts:
-            kind, _, text = part.partition(":") if isinstance(part, str) else ("", "", "")
-            if isinstance(part, int) or kind == "text":
-                filled.append(part if isinstance(part, int) else text)
+        for part in opening.parts:
+            if not isinstance(part, Named):
+                filled.append(part)
                 continue
-            value = element if text == own else present(values.get(text))
+            value = element if part.name == own else present(values.get(part.name))
             if value is None or is_missing(value):
                 return
             filled.append(format_value(value))
         joined = join_texts(filled)
-        if heals:
+        if opening.heals:
             joined, _ = split_heal(joined)
         yield from (part for part in joined if isinstance(part, str))
 
@@ -84,7 +96,7 @@ def _opening(fork: Operation) -> Opening | None:
             stream = operation.results[0].name
     if first is None or second is None or second.name not in {"plan.decode", "plan.select"}:
         return None
-    parts: list[int | str] = []
+    parts: list[int | str | Named] = []
     for value in first.operands[1:]:
         segment = made.get(value.name)
         if segment is None:
@@ -93,8 +105,7 @@ def _opening(fork: Operation) -> Opening | None:
             parts += segment["ids"]
             continue
         names = [operand.name for operand in segment.operands]
-        parts += [f"value:{names[part['value']]}" if not isinstance(part, int | str)
-                  else part if isinstance(part, int) else f"text:{part}"
+        parts += [part if isinstance(part, int | str) else Named(names[part["value"]])
                   for part in segment["parts"]]  # fmt: skip
     heals = not (second.attribute("heal") or second.attribute("forced"))
-    return tuple(parts), heals
+    return Opening(tuple(parts), heals)

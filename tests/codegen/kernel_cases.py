@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from kernel_case import Case, bf16, from_bf16, normal, poison
 from kernel_oracles import (
     dispatched,
     masked,
@@ -17,42 +17,10 @@ from kernel_oracles import (
     sampled,
     silu,
 )
-from weft.ir.core import Operation
 from weft.passes.tile import constrain, elementwise, feed, moe, rope, sampling
 from weft.passes.tile.expert_matvec import ExpertMatvec, experts_gated, experts_mixed
 
 SIZES = {"empty": 0, "one": 1, "few": 3, "ragged": 13}
-
-
-@dataclass
-class Case:
-    """A kernel, its arguments (outputs poisoned), and what some arguments must hold after it."""
-
-    kernel: Operation
-    arguments: list[Any]
-    expected: dict[str, np.ndarray]
-    tolerance: float = 1e-5
-
-    def position(self, name: str) -> int:
-        names = [value.name for value in self.kernel.regions[0].arguments]
-        return names.index(name)
-
-
-def poison(*shape: int, dtype: str = "f4") -> np.ndarray:
-    return np.full(shape, np.nan if dtype == "f4" else -77, dtype)
-
-
-def normal(rng: np.random.Generator, *shape: int) -> np.ndarray:
-    return rng.standard_normal(shape).astype("f4")
-
-
-def bf16(values: np.ndarray) -> np.ndarray:
-    """Round to bf16 by truncating to 16 bits what is exact already after masking."""
-    return (values.astype("f4").view("u4") >> 16).astype("u2")
-
-
-def from_bf16(bits: np.ndarray) -> np.ndarray:
-    return (bits.astype("u4") << 16).view("f4").astype("f8")
 
 
 def embedding(rng: np.random.Generator, t: int, dtype: str) -> Case:

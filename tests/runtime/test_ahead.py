@@ -367,28 +367,6 @@ def test_a_constraint_without_a_table_is_worked_out_on_the_host(toy, monkeypatch
     toy.assert_clean(executable)
 
 
-def test_constraints_beyond_the_devices_room_are_the_hosts(toy, monkeypatch):
-    monkeypatch.setattr(held_rows, "MOST_BYTES", 0)
-    text = 'program p(n: int) -> str:\n    "{n}:"\n    gen a(max_tokens=9): regex "[a-d ]{3,9}"\n'
-    text += "    return a\n"
-    executable, oracle = toy.compile(text, ahead=True), toy.oracle(text)
-    assert executable.run(n=3).value == oracle(0, n=3).value
-    assert executable.engine.executor.fed == 0
-
-
-def test_constraints_of_a_new_program_take_the_place_of_old_ones(toy, monkeypatch):
-    text = 'program p() -> str:\n    "x:"\n    gen a(max_tokens=9): regex "[a-d ]{{3,{}}}"\n'
-    text += "    return a\n"
-    held = toy.compile(text.format(9), ahead=True).engine.held
-    one = held.tables.arrays["masks"].nbytes
-    monkeypatch.setattr(held_rows, "MOST_BYTES", 2 * one)
-    for most in range(10, 20):
-        other = toy.compile(text.format(most))
-        held.take(other.machine.constraints.matchers())
-        assert all(held.tables.place(m) for m in other.machine.constraints.matchers())
-        assert held.tables.arrays["masks"].nbytes <= 2 * one
-
-
 def test_rows_of_a_wide_batch_draw_what_is_forced(toy, monkeypatch):
     """They leave the batch for longer runs only, and say the same."""
     rows, oracle, leaves = [{"n": n} for n in range(9)], toy.oracle(HELD), []

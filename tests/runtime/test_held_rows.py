@@ -48,3 +48,25 @@ def test_the_log_probability_of_what_is_forced_is_zero(toy, monkeypatch, mixed):
     expected = [oracle(row, **args).value for row, args in enumerate(rows)]
     assert found == [pytest.approx(each, abs=1e-4) for each in expected]
     assert all(0.0 in each for each in found)
+
+
+def test_constraints_beyond_the_devices_room_are_the_hosts(toy, monkeypatch):
+    monkeypatch.setattr(held_rows, "MOST_BYTES", 0)
+    text = 'program p(n: int) -> str:\n    "{n}:"\n    gen a(max_tokens=9): regex "[a-d ]{3,9}"\n'
+    text += "    return a\n"
+    executable, oracle = toy.compile(text, ahead=True), toy.oracle(text)
+    assert executable.run(n=3).value == oracle(0, n=3).value
+    assert executable.engine.executor.fed == 0
+
+
+def test_constraints_of_a_new_program_take_the_place_of_old_ones(toy, monkeypatch):
+    text = 'program p() -> str:\n    "x:"\n    gen a(max_tokens=9): regex "[a-d ]{{3,{}}}"\n'
+    text += "    return a\n"
+    held = toy.compile(text.format(9), ahead=True).engine.held
+    one = held.tables.arrays["masks"].nbytes
+    monkeypatch.setattr(held_rows, "MOST_BYTES", 2 * one)
+    for most in range(10, 20):
+        other = toy.compile(text.format(most))
+        held.take(other.machine.constraints.matchers())
+        assert all(held.tables.place(m) for m in other.machine.constraints.matchers())
+        assert held.tables.arrays["masks"].nbytes <= 2 * one
