@@ -147,12 +147,13 @@ class Scheduler:
         self.done.append(request)
 
     def cancel(self, request: Request) -> None:
-        """Forget a request, wherever it is; its sequence keeps its pages."""
+        """Forget a request, wherever it is, be it done and not handed out; it keeps its pages."""
         self._backlog = None
         if request in self._batch.requests:
             self._batch.leave(self._batch.requests.index(request))
-        if request in self._prefilling:
-            self._prefilling.remove(request)
+        for some in (self._prefilling, self.done):
+            if request in some:
+                some.remove(request)
         self._parked.discard(request)
         self._leave_queue(request)
         self._release_followers(request, None)

@@ -152,6 +152,16 @@ def test_a_cancelled_leader_leaves_its_work_to_a_twin():
     assert requests[0].sequence.ids() != requests[1].sequence.ids()
 
 
+def test_a_twin_that_is_cancelled_before_its_answer_is_handed_out_is_not_answered():
+    machine = engine()
+    leader = ask(machine, 0, [1, 2, 3], 9)
+    assert drain(machine) == [leader]
+    twin = ask(machine, 1, [1, 2, 3], 9)
+    assert twin.duplicate
+    machine.cancel(twin)
+    assert drain(machine) == [] and not machine
+
+
 @pytest.mark.parametrize("what", ["max_tokens", "same", "none", "tokens", "key", "logprobs"])
 def test_what_differs_is_computed(what):
     machine = engine()

@@ -152,6 +152,28 @@ def test_a_failed_step_leaves_every_request_able_to_go_on():
         assert request.sequence.ids() == generate([number, 5, 6], 12)
 
 
+def test_who_is_cancelled_before_its_answer_is_handed_out_is_not_answered():
+    machine = engine()
+    submit(machine, 0, list(range(20)), 1)
+    drain(machine)
+    fill, asked = machine.create((1,)), submit(machine, 2, [7, 8, 9], 4)
+    fill.append(list(range(20)))
+    filled = Request(fill, "fill")  # the tree has all of it: it is done when it is looked at
+    machine.submit(filled)
+
+    def failing(step):
+        raise RuntimeError("the device is gone")
+
+    forward, machine.executor.forward = machine.executor.forward, failing
+    with pytest.raises(RuntimeError):
+        machine.step()
+    assert machine._scheduler.done == [filled]
+    machine.executor.forward = forward
+    machine.cancel(filled)
+    assert drain(machine) == [asked]
+    assert asked.sequence.ids() == generate([7, 8, 9], 4)
+
+
 @settings(max_examples=40, deadline=None, derandomize=True)
 @given(
     criticals=st.lists(st.integers(0, 1000), min_size=12, max_size=30),
