@@ -29,7 +29,7 @@ from weft.runtime.events import Choice, Generated
 from weft.runtime.heal import join_texts
 from weft.runtime.request import Sampling
 from weft.runtime.sampler import site_key
-from weft.runtime.select import choose, probabilities
+from weft.runtime.select import choose, shares
 from weft.runtime.tasks import Branches, TaskLoop
 from weft.runtime.tools import DEFAULT_TIMEOUT, ToolCall, ToolFailed, ToolPool
 from weft.runtime.watch import Watch
@@ -335,7 +335,7 @@ class Client:
         if by == "unconditional":
             base = yield from self._scores(parts[:1], encoded, what)
         best = choose(by, scores, base)
-        choice = Choice(options[best], dict(zip(options, probabilities(scores), strict=True)))
+        choice = Choice(options[best], shares(options, scores))
         scope.bound[name] = choice
         return [stream.plus(options[best]), choice]
 

@@ -22,7 +22,7 @@ from .machine import Machine
 from .partial import PartialTeller
 from .request import Request, Sampling
 from .sampler import site_key
-from .select import Scorer, choose, probabilities
+from .select import Scorer, choose, shares
 from .sequence import Sequence
 
 Step = Generator[Any, Any, Any]
@@ -146,9 +146,8 @@ class ModelCalls:
         if by == "unconditional":
             base = yield from self._score_options(sequence, 1, encoded, what, frame, operation)
         best = choose(by, scores, base)
-        shares = dict(zip(options, probabilities(scores), strict=True))
         sequence.append(encoded[best])
-        choice = Choice(options[best], shares)
+        choice = Choice(options[best], shares(options, scores))
         self._tell(frame, name, occurrence, choice)
         gone.settle()
         return Handle(sequence, sequence.length), choice

@@ -25,7 +25,7 @@ from .events import Choice, Generated
 from .heal import join_texts
 from .reference_gen import ConstraintOf, Drawing, Logits
 from .sampler import site_key
-from .select import choose, probabilities
+from .select import choose, shares
 
 
 @dataclass(frozen=True)
@@ -272,8 +272,7 @@ class Reference:
         scores = [self._scores(stream.ids, option) for option in encoded]
         base = [self._scores(stream.ids[:1], option) for option in encoded]
         best = choose(by, scores, base)
-        shares = dict(zip(options, probabilities(scores), strict=True))
-        choice = Choice(options[best], shares)
+        choice = Choice(options[best], shares(options, scores))
         self._bind(scope, name, choice)
         return [replace(stream, ids=(*stream.ids, *encoded[best])), choice]
 

@@ -143,12 +143,16 @@ def choose(by: str, scores: Scores, unconditional: Scores | None = None) -> int:
     return max(range(len(keys)), key=lambda number: keys[number])
 
 
-def probabilities(scores: Scores) -> list[float]:
-    """Return each option's share of the options' total probability."""
-    totals = [sum(score) for score in scores]
-    top = max(totals)
-    weights = [math.exp(total - top) for total in totals]
-    return [weight / sum(weights) for weight in weights]
+def shares(options: Sequence[str], scores: Scores) -> dict[str, float]:
+    """Return each option's share of the options' total probability.
+
+    An option that is listed twice is one text: it counts once, and the shares add up to 1.
+    """
+    totals = {option: sum(score) for option, score in zip(options, scores, strict=True)}
+    top = max(totals.values())
+    weights = {option: math.exp(total - top) for option, total in totals.items()}
+    whole = sum(weights.values())
+    return {option: weight / whole for option, weight in weights.items()}
 
 
 def _mean(values: list[float]) -> float:

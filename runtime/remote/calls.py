@@ -165,7 +165,8 @@ class EndpointCalls:
             what = f"select {name!r}"
             raise WrongValue(row=self.row, what=what, problem=problem, span=operation.span)
         endpoint = self._endpoint_of(operation)
-        choice = Choice(f"select {name!r}", stream, options, by, operation.span)
+        different = tuple(dict.fromkeys(options))
+        choice = Choice(f"select {name!r}", stream, different, by, operation.span)
         picked = yield from self._picked(operation, choice, endpoint)
         self.prompt_tokens += picked.prompt_tokens
         chosen = Chosen(picked.option, picked.probs)

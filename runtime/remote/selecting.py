@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...ir.source import Span
-from ..select import choose, probabilities
+from ..select import choose, shares
 from .answers import token_logprobs
 from .endpoint import CHAT, TEXT, Endpoint
 from .errors import Lacks, MissingRoute
@@ -48,8 +48,7 @@ class Choice:
 def picked_by(choice: Choice, scores: list[list[float]]) -> Picked:
     """Return the option that the log-probabilities of all options' tokens choose."""
     best = choose(choice.by, scores)
-    shares = dict(zip(choice.options, probabilities(scores), strict=True))
-    return Picked(choice.options[best], shares)
+    return Picked(choice.options[best], shares(choice.options, scores))
 
 
 def scored(
@@ -93,8 +92,8 @@ def by_first_token(
         raise choice.lacks(lack, _MEND)
     total = sum(known.values())
     best = max(known, key=lambda number: known[number])
-    shares = {o: masses[n] / total for n, o in enumerate(choice.options)}
-    return Picked(choice.options[best], shares, prompt_tokens)
+    probs = {o: masses[n] / total for n, o in enumerate(choice.options)}
+    return Picked(choice.options[best], probs, prompt_tokens)
 
 
 _MEND = (

@@ -177,3 +177,20 @@ def test_a_request_given_up_with_its_scores_on_their_way_is_not_answered(ahead, 
     done += finish(engine)[0]
     assert set(done) == set(ahead.requests) - {given_up} and len(done) == 5
     assert all(request.scores == wanted(request) for request in done)
+
+
+@pytest.mark.parametrize("by", ["token_normalized", "greedy", "unconditional"])
+def test_an_option_that_is_listed_twice_counts_once(toy, by):
+    text = """
+program pick(words: list[str]) -> list[float]:
+    "b:"
+    select w(by="BY") from words
+    return [w.probs["hello"], w.probs["a"]]
+""".replace("BY", by)
+    executable, oracle = toy.compile(text), toy.oracle(text)
+    once = executable.run(words=["hello", "a"]).value
+    twice = executable.run(words=["hello", "a", "hello"]).value
+    assert sum(once) == pytest.approx(1.0)
+    assert twice == pytest.approx(once, abs=1e-6)
+    assert oracle(0, words=["hello", "a", "hello"]).value == pytest.approx(once, abs=1e-4)
+    toy.assert_clean(executable)
