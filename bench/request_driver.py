@@ -118,7 +118,8 @@ class Program:
         for _ in range(min(most, len(rows))):
             start()
         while loop:
-            loop.step()
+            if (pause := loop.step()) is not None:
+                pause.wait()
         return [answers[number] for number in rows]
 
 

@@ -86,10 +86,12 @@ class Session:
         try:
             with seldom_collected():
                 while more or self._open or self._ended:
-                    more = self._fill(ordered)
+                    more, pause = self._fill(ordered), None
                     with host.lock:
                         if not self._ended and (self._open or more):
-                            host.loop.step()
+                            pause = host.loop.step()
+                    if pause is not None and not self._ended:
+                        pause.wait()
                     ended, self._ended = self._ended, []
                     yield ended
         finally:

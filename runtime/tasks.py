@@ -11,13 +11,12 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
-from math import inf
 from typing import Any
 
 from .engine import Engine
 from .later import Later, Spawn
 from .request import Request
-from .tools import ToolCall, ToolPool
+from .tools import Pause, ToolCall, ToolPool
 
 Coroutine = Generator[Any, Any, Any]
 
@@ -77,8 +76,12 @@ class TaskLoop:
     def __bool__(self) -> bool:
         return bool(self._ready or self._waiting)
 
-    def step(self) -> None:
-        """Run what is ready, then one step of the model, or wait for a tool."""
+    def step(self) -> Pause | None:
+        """Run what is ready, then one step of the model.
+
+        Returns what is to be waited for before the next step, where only tools can go on: not here,
+        as others may have something to do meanwhile.
+        """
         self.advance()
         if self.engine:
             steps = self.engine.steps
@@ -87,7 +90,11 @@ class TaskLoop:
             if self.engine.steps == steps:  # what is ready may give room, or cancel
                 self._advance_all()
         if self._tools:
-            self._poll(0.0 if self._ready or self.engine else inf)
+            for call, value, error in self._tools.poll():
+                self._wake(call, value, error)
+            if not (self._ready or self.engine):
+                return self._tools.pause()
+        return None
 
     def advance(self) -> None:
         """Run what is ready, until it waits for the model or for a tool; what a device that is idle
@@ -98,10 +105,6 @@ class TaskLoop:
     def _advance_all(self) -> None:
         while self._ready:
             self._resume(*self._ready.popleft())
-
-    def _poll(self, wait: float) -> None:
-        for call, value, error in self._tools.poll(wait):
-            self._wake(call, value, error)
 
     def cancel(self, root: Root) -> None:
         """Stop all tasks of an instance; whatever they wait for is forgotten."""

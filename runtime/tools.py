@@ -6,9 +6,8 @@ import queue
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from math import inf
 from time import monotonic
 from typing import Any
 
@@ -50,13 +49,60 @@ class ToolCall:
 Completion = tuple[ToolCall, Any, BaseException | None]
 
 
+class _Answers:
+    """What threads have computed, until it is taken; who has nothing else to do waits for news."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        """How many pieces of news there have been: answers, and calls that were given up."""
+        self.news = threading.Condition()
+        self._there: queue.SimpleQueue[Completion] = queue.SimpleQueue()
+
+    def put(self, completion: Completion) -> None:
+        """Let one be taken, and tell that it is there."""
+        self._there.put(completion)
+        self.tell()
+
+    def tell(self) -> None:
+        """Wake all who wait."""
+        with self.news:
+            self.count += 1
+            self.news.notify_all()
+
+    def take(self) -> Iterator[Completion]:
+        """Yield, and forget, those that are there."""
+        while True:
+            try:
+                yield self._there.get_nowait()
+            except queue.Empty:
+                return
+
+
+@dataclass(frozen=True)
+class Pause:
+    """What one waits for who has nothing to do before a tool answers, or a call's time is over.
+
+    `seen` pieces of news are known; `until` is when the first call's time is over (monotonic, s).
+    """
+
+    answers: _Answers
+    seen: int
+    until: float
+
+    def wait(self) -> None:
+        """Wait for more news, whoever takes it."""
+        with self.answers.news:
+            left = max(0.0, self.until - monotonic())
+            self.answers.news.wait_for(lambda: self.answers.count != self.seen, left)
+
+
 class _Workers:
     """Daemon threads that wait for the next call: to start one takes as long as a short call.
 
     A thread whose call hangs is missed by nobody: the next call has another one.
     """
 
-    def __init__(self, done: queue.SimpleQueue[Completion]) -> None:
+    def __init__(self, done: _Answers) -> None:
         self._calls: queue.SimpleQueue[ToolCall | None] = queue.SimpleQueue()
         self._done = done
         self._idle: deque[None] = deque()
@@ -100,7 +146,8 @@ class ToolPool:
         self._limit = limit
         self._queued: deque[ToolCall] = deque()
         self._running: set[ToolCall] = set()
-        self._done: queue.SimpleQueue[Completion] = queue.SimpleQueue()
+        self._done = _Answers()
+        self._seen = 0
         self._workers = _Workers(self._done)
         weakref.finalize(self, self._workers.end)
 
@@ -119,13 +166,16 @@ class ToolPool:
         if call in self._queued:
             self._queued.remove(call)
         self._start()
+        self._done.tell()  # a row that is given up makes room for others
 
-    def poll(self, wait: float = 0.0) -> list[Completion]:
-        """Return finished calls with their checked value, or with an error.
-
-        Waits for one at most `wait` seconds.
-        """
-        finished = self._drain(wait)
+    def poll(self) -> list[Completion]:
+        """Return finished calls with their checked value, or with an error; wait for none."""
+        self._seen = self._done.count  # before they are taken: `pause` misses none
+        finished: list[Completion] = []
+        for call, value, error in self._done.take():
+            if not call.closed:
+                self._running.discard(call)
+                finished.append(self._checked(call, value, error))
         now = monotonic()
         for call in [call for call in self._running if call.deadline <= now]:
             self.cancel(call)
@@ -135,20 +185,10 @@ class ToolPool:
         self._start()
         return finished
 
-    def _drain(self, wait: float) -> list[Completion]:
-        finished: list[Completion] = []
-        while True:
-            try:
-                if wait > 0.0 and not finished and self._running:
-                    pause = min(call.deadline for call in self._running) - monotonic()
-                    call, value, error = self._done.get(timeout=max(0.0, min(wait, pause)))
-                else:
-                    call, value, error = self._done.get_nowait()
-            except queue.Empty:
-                return finished
-            if not call.closed:
-                self._running.discard(call)
-                finished.append(self._checked(call, value, error))
+    def pause(self) -> Pause:
+        """Return what to wait for before it is worth while to `poll` again."""
+        until = min((call.deadline for call in self._running), default=0.0)
+        return Pause(self._done, self._seen, until)
 
     def _checked(self, call: ToolCall, value: Any, error: BaseException | None) -> Completion:
         if error is not None:
@@ -185,7 +225,8 @@ def call_now(
         )  # fmt: skip
         finished: list[Completion] = []
         while not finished:
-            finished = pool.poll(wait=inf)
+            pool.pause().wait()
+            finished = pool.poll()
         _, value, error = finished[0]
         if error is not None:
             raise error

@@ -158,8 +158,8 @@ class RemoteSession:
                     more = job is not None
                     if job is not None:
                         self._start(*job)
-                if self._open and not self._ended:
-                    self._loop.step()
+                if self._open and not self._ended and (pause := self._loop.step()) is not None:
+                    pause.wait()
                 ended, self._ended = self._ended, []
                 yield ended
         finally:

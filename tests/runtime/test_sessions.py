@@ -97,6 +97,69 @@ def test_a_run_inside_a_stream_and_threads_share_the_engine(toy):
     toy.assert_clean(executable)
 
 
+ASKS = """
+tool look(arg: str) -> str timeout 5
+program asks(arg: str) -> str:
+    let seen = look(arg)
+    "{arg}: {seen} "
+    gen word(max_tokens=9)
+    return word
+"""
+
+
+def test_a_run_goes_on_while_another_waits_for_a_tool(toy):
+    """Its tool answers when the other one has ended."""
+    asked, over = threading.Event(), threading.Event()
+
+    def look(arg):
+        if arg == "first":
+            asked.set()
+            assert over.wait(4)
+        return arg
+
+    executable, found = toy.compile(ASKS, {"look": look}, num_pages=4000), {}
+
+    def first():
+        found["first"] = executable.run(arg="first").value
+
+    thread = threading.Thread(target=first)
+    thread.start()
+    assert asked.wait(4)
+    found["second"] = executable.run(arg="second").value
+    over.set()
+    thread.join()
+    oracle = toy.oracle(ASKS, {"look": lambda arg: arg})
+    assert found == {arg: oracle(0, arg=arg).value for arg in ("first", "second")}
+    toy.assert_clean(executable)
+
+
+def test_who_waits_for_a_tool_goes_on_when_another_run_has_taken_the_answer(toy):
+    """All runs take what tools answer, whose row it may be for."""
+    many, begun = threading.Barrier(6), []
+
+    def look(arg):
+        begun.append(arg)
+        many.wait(4)
+        return arg
+
+    executable, found = toy.compile(ASKS, {"look": look}, num_pages=4000), {}
+
+    def run(arg):
+        found[arg] = executable.run(arg=arg).value
+
+    for turn in range(5):
+        names = [f"n{turn}{number}" for number in range(6)]
+        threads = [threading.Thread(target=run, args=(name,)) for name in names]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(4)
+            assert not thread.is_alive()
+    oracle = toy.oracle(ASKS, {"look": lambda arg: arg})
+    assert found == {arg: oracle(0, arg=arg).value for arg in begun} and len(begun) == 30
+    toy.assert_clean(executable)
+
+
 def test_async_runs_go_together(toy):
     executable = toy.compile(TEXT)
     expected = [toy.compile(TEXT).run(arg=f"n{i}").value for i in range(4)]

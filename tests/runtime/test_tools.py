@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import threading
-from math import inf
 
 import pytest
 from weft.ir.core import Term
@@ -18,7 +17,8 @@ def call(function, *arguments, timeout=5.0):
 def results(pool, count):
     found = []
     while len(found) < count:
-        found += pool.poll(wait=inf)
+        pool.pause().wait()
+        found += pool.poll()
     return found
 
 
