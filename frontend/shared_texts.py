@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
+from string import ascii_letters
 
 import numpy as np
 import tokenizers
@@ -33,6 +34,7 @@ RECENT = 8
 """Earlier texts that later ones are compared with."""
 
 _CUT = re.compile(r"[A-Za-z](?= [A-Za-z])")
+_LETTERS = frozenset(ascii_letters)
 _SPANS = re.compile(rb"[A-Za-z] ")
 _BEFORE = ("", " ", "\n", "\t", "a", "I'", "7", ".", "\u00e9", "\u4e2d", "a  ", "x.\n\n", "'s ")
 _AFTER = ("", " ", "\n", "s", "'s", "7", ".", "\u0301", "\u4e2d", "  b", " \n", " 'll", "\r\n x")
@@ -77,6 +79,14 @@ def pieces_of(text: str) -> list[str]:
     return [text[start:end] for start, end in pairwise([*places, len(text)])]
 
 
+def last_cut(text: str, start: int, end: int) -> int:
+    """Return the last cut in the characters [start, end) of a text; 0: there is none."""
+    space = text.rfind(" ", start + 1, max(0, end - 1))
+    while space > 0 and not (text[space - 1] in _LETTERS and text[space + 1] in _LETTERS):
+        space = text.rfind(" ", start + 1, space)
+    return max(0, space)
+
+
 class SharedTexts:
     """Encodes ordinary text, beside what was encoded lately.
 
@@ -119,19 +129,17 @@ class SharedTexts:
         if cut:
             return number - 1, cut
         for known in tuple(self._recent):  # other threads encode, too
-            if known.ends is not None and (place := self._cut(known.text, text)) > cut:
+            if known.ends is not None and (place := self._cut(known.text, text, cut)):
                 best, cut = known, place
         return best, cut
 
-    def _cut(self, known: str, text: str) -> int:
-        """Return the last sure cut in what two texts share; 0: they share too little."""
-        if known[:LEAST] != text[:LEAST]:
+    def _cut(self, known: str, text: str, behind: int = 0) -> int:
+        """Return the last sure cut in what two texts share, if one is `behind` a place; else 0."""
+        least = max(LEAST, behind + 3)  # a cut, and the space and the letter after it
+        if known[:least] != text[:least]:
             return 0
         shared = shared_characters(known, text)
-        cut = 0
-        for place in _CUT.finditer(text, max(0, shared - LOOK_BACK), shared):
-            cut = place.end()
-        return cut
+        return last_cut(text, max(behind, shared - LOOK_BACK), shared)
 
     def _joined(self, text: str, base: Encoded | None, cut: int, rest: list[int]) -> Encoded:
         ids = np.array(rest, np.int32)

@@ -8,10 +8,11 @@ slot and in each layer, by executors that say that they do so: `copies_slots`.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import numpy as np
 
+from .alike import Alike
 from .batch import Chunk
 from .kv_cache import PagedKV
 from .prefix_tree import common_prefix
@@ -34,19 +35,30 @@ class SameStep:
         self._written: dict[int, np.ndarray] = {}
         """The slots [P] that the tokens of a page are written to by who computes them."""
         self._pairs: list[tuple[Request, Chunk, Request, Chunk]] = []
+        self._alike = Alike()
+        """Those that are looked at as leaders, of the step."""
 
     def begin(self, chunks: Mapping[Request, Chunk]) -> None:
         """Begin with a step, whose chunks come to stand in `chunks`."""
         self._chunks = chunks
         self._asked, self._fresh, self._written, self._pairs = {}, {}, {}, []
+        self._alike = Alike()
 
-    def leaders(self, request: Request, others: Iterable[Request]) -> tuple[Leader, Leader]:
+    def changed(self) -> None:
+        """Look at all others anew: one of them is none any more."""
+        self._alike = Alike()
+
+    def leaders(self, request: Request, others: Sequence[Request]) -> tuple[Leader, Leader]:
         """Return who of some others shares most with a request of what this step computes, and of
-        what it or a later one does; both more than the request has KV of."""
+        what it or a later one does; both more than the request has KV of. Within a step, others
+        only come to stand behind those that there are, but for `changed`."""
         sequence, limit = request.sequence, request.first_logits
         now: Leader = (sequence.resident, None)
         later, own = now, sequence.tokens[:limit]
-        for other in others:
+        for other in others[self._alike.size :]:
+            self._alike.add(other)
+        alike = self._alike.sharing(own, sequence.resident) if sequence.resident < limit else ()
+        for other in alike:
             theirs = other.sequence
             least = max(theirs.resident, now[0])  # more than so many tokens must be the same
             if least < limit and least < theirs.length and own[least] == theirs.tokens[least]:

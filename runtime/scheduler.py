@@ -33,14 +33,9 @@ class Scheduler:
     """Queues of requests over one batch and one KV memory."""
 
     def __init__(
-        self,
-        executor: ModelExecutor,
-        batch: Batch,
-        kv: PagedKV,
-        tree: PrefixTree,
-        policy: Policy,
+        self, executor: ModelExecutor, batch: Batch, kv: PagedKV, tree: PrefixTree, policy: Policy,
         hits: HitCounter,
-    ) -> None:
+    ) -> None:  # fmt: skip
         self.sequences: set[Sequence] = set()
         self.hits = hits
         self.done: list[Request] = []
@@ -154,6 +149,7 @@ class Scheduler:
         for some in (self._prefilling, self.done):
             if request in some:
                 some.remove(request)
+        self._same.changed()
         self._parked.discard(request)
         self._leave_queue(request)
         self._release_followers(request, None)
@@ -383,6 +379,7 @@ class Scheduler:
             if request.sequence is sequence:
                 stopped = request
                 self._prefilling.remove(request)
+                self._same.changed()
                 self._release_followers(request, None)
                 break
         if stopped is not None:

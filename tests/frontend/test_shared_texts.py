@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -199,3 +200,11 @@ def test_a_prepared_text_is_encoded_once_however_often_it_is_asked_for():
     assert tokenizer.tokens_in(text, 0, 3) is None
     tokenizer.encode(text)
     assert counter.characters > len(text)
+
+
+@given(st.text(st.sampled_from("ab Z7.\u00e9"), max_size=24), st.data())
+def test_the_last_cut_is_the_last_space_between_two_letters(text, data):
+    start = data.draw(st.integers(0, len(text)))
+    end = data.draw(st.integers(start, len(text)))
+    places = [found.end() for found in re.finditer("[A-Za-z](?= [A-Za-z])", text[start:end])]
+    assert shared_texts.last_cut(text, start, end) == (start + places[-1] if places else 0)
