@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator, Mapping
 from itertools import count
 from time import perf_counter
@@ -15,6 +14,7 @@ from .events import Listener
 from .forecast import Forecast
 from .garbage import seldom_collected
 from .instance import Instance
+from .interrupts import Turn, heard_between_steps
 from .machine import Machine
 from .results import Result, Stats
 from .row_order import in_prefix_order
@@ -52,7 +52,7 @@ class Host:
         rows = executor.max_batch if dear else None
         self.admission = Admission(engine.kv, self.forecast.limits, rows)
         self.loop = TaskLoop(engine, ToolPool(machine.records))
-        self.lock = threading.Lock()
+        self.lock = Turn()
         self.tickets = count()
         self.upcoming = engine.tree.upcoming = UpcomingRows(known)
         engine.know_streams()
@@ -76,6 +76,10 @@ class Session:
 
     def steps(self, jobs: Iterator[Job]) -> Iterator[list[Outcome]]:
         """Run all jobs, at most `most` at a time; closing the iterator cancels what is open."""
+        with heard_between_steps(), seldom_collected():
+            yield from self._steps(jobs)
+
+    def _steps(self, jobs: Iterator[Job]) -> Iterator[list[Outcome]]:
         host, more = self._host, True
         with host.lock:
             if not host.loop:
@@ -84,16 +88,15 @@ class Session:
         ordered = in_prefix_order(jobs, host.forecast, self.window)
         host.upcoming.waiting = ordered.ahead
         try:
-            with seldom_collected():
-                while more or self._open or self._ended:
-                    more, pause = self._fill(ordered), None
-                    with host.lock:
-                        if not self._ended and (self._open or more):
-                            pause = host.loop.step()
-                    if pause is not None and not self._ended:
-                        pause.wait()
-                    ended, self._ended = self._ended, []
-                    yield ended
+            while more or self._open or self._ended:
+                more, pause = self._fill(ordered), None
+                with host.lock:
+                    if not self._ended and (self._open or more):
+                        pause = host.loop.step()
+                if pause is not None and not self._ended:
+                    pause.wait()
+                ended, self._ended = self._ended, []
+                yield ended
         finally:
             with host.lock:
                 host.upcoming.waiting = ()
