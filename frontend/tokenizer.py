@@ -18,6 +18,8 @@ from .shared_texts import Encoded, SharedTexts
 
 SPACE_MARK = "\u2581"  # the visible space of sentencepiece vocabularies
 
+UTF8 = frozenset({*range(0xC0), *range(0xC2, 0xF5)})
+"""The bytes that can stand in a text."""
 
 MOST_READY = 1 << 20
 """Tokens of texts that are kept encoded for those who will ask for them."""
@@ -88,6 +90,12 @@ class HubTokenizer:
         """Whether the checkpoint's own tokenization of a prompt puts the begin token before it."""
         ids = self._tokenizer.encode("a", add_special_tokens=True).ids
         return self.begin_id is not None and ids[:1] == [self.begin_id]
+
+    def lost_bytes(self) -> list[int]:
+        """Return the bytes of UTF-8 that no token is for: texts that hold them lose them."""
+        spelled = _BYTE_OF.items() if self._byte_level else ((f"<0x{b:02X}>", b) for b in UTF8)
+        tokens = self._tokenizer
+        return sorted(b for token, b in spelled if b in UTF8 and tokens.token_to_id(token) is None)
 
     def encode(self, text: str) -> list[int]:
         """Return ids of ordinary text; joined, the bytes of the tokens are the text's."""
@@ -167,7 +175,13 @@ def load_tokenizer(folder: str | Path) -> HubTokenizer:
         end, begin = (ids.get(_content(settings.get(name))) for name in ("eos_token", "bos_token"))
     end_ids = _end_ids(folder, end)
     with known_form(path):
-        return HubTokenizer(data, end_ids, begin, str(path))
+        tokenizer = HubTokenizer(data, end_ids, begin, str(path))
+    lost = tokenizer.lost_bytes()
+    if lost:
+        problem = f"no token is for the byte 0x{lost[0]:02X}"
+        problem += f", nor for {len(lost) - 1} others" if lost[1:] else ""
+        raise UnsupportedTokenizer(file=str(path), problem=f"{problem}: texts would lose them")
+    return tokenizer
 
 
 def _end_ids(folder: Path, end_of_text: int | None) -> tuple[int, ...]:

@@ -34,6 +34,13 @@ class WrongShape(ModelError):
     hint = "config.json and the weights belong to different checkpoints"
 
 
+class NoFloats(ModelError):
+    """A tensor of integers: what a quantizer stores beside scales that are not read here."""
+
+    template = "{file}: {tensor} is of {found}, no floating-point format"
+    hint = "load the unquantized checkpoint; weft can quantize weights itself (--weights int8)"
+
+
 class BrokenWeights(ModelError):
     """A weight file that is cut short or corrupt."""
 
@@ -47,6 +54,9 @@ class NoWeights(ModelError):
     template = "{file} is missing"
     hint = "weights are model.safetensors, or shards that model.safetensors.index.json names"
 
+
+FLOATS = frozenset({"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"})
+"""What safetensors calls the formats of weights that are read."""
 
 Shard = tuple[int, int, int]
 """A part of a tensor: the axis that is split, which part, of how many equal ones."""
@@ -97,7 +107,7 @@ class Checkpoint:
         return frozenset(self._home)
 
     def read(self, name: str, shape: tuple[int, ...], shard: Shard | None = None) -> Tensor:
-        """Return a tensor as a view of the mapped file; raises MissingTensor and WrongShape.
+        """Return a tensor as a view of the mapped file; raises MissingTensor, WrongShape, NoFloats.
 
         Of a part only its bytes are read.
         """
@@ -108,6 +118,9 @@ class Checkpoint:
         if tuple(stored.get_shape()) != shape:
             raise WrongShape(file=str(self.folder / file), tensor=name,
                              found=list(stored.get_shape()), wanted=list(shape))  # fmt: skip
+        if stored.get_dtype() not in FLOATS:
+            found = stored.get_dtype()
+            raise NoFloats(file=str(self.folder / file), tensor=name, found=found)
         if shard is not None:
             return part_of(stored, shape, shard)
         return self._files[file].get_tensor(name)

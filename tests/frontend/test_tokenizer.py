@@ -123,6 +123,22 @@ def test_wordpiece_is_refused(tmp_path):
         load_tokenizer(tmp_path)
 
 
+@pytest.mark.parametrize("style", ["byte level", "sentencepiece"])
+def test_a_vocabulary_that_loses_bytes_is_refused(tmp_path, style):
+    data = json.loads((ZOO / "tokenizer.json").read_text())
+    lost = ["q", "\u0130"]  # 0x71, and how 0x8E is spelled
+    if style == "sentencepiece":
+        data, lost = sentencepiece(), ["<0x71>", "<0x8E>"]
+    (tmp_path / "tokenizer.json").write_text(json.dumps(data))
+    assert load_tokenizer(tmp_path).lost_bytes() == []
+    model = data["model"]
+    model["vocab"] = {token: id for token, id in model["vocab"].items() if token not in lost}
+    model["merges"] = [] if style == "byte level" else model["merges"]
+    (tmp_path / "tokenizer.json").write_text(json.dumps(data))
+    with pytest.raises(UnsupportedTokenizer, match="for the byte 0x71, nor for 1 others: texts"):
+        load_tokenizer(tmp_path)
+
+
 def test_byte_level_with_prefix_space():
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)

@@ -11,6 +11,7 @@ from weft.runtime.weights import (
     BrokenWeights,
     Checkpoint,
     MissingTensor,
+    NoFloats,
     NoWeights,
     RandomTensors,
     WrongShape,
@@ -83,6 +84,22 @@ def test_missing_tensor_and_wrong_shape(folder):
         checkpoint.read("absent", (1,))
     with pytest.raises(WrongShape, match=r"q is \[5, 4\], but config.json makes it \[6, 4\]"):
         checkpoint.read("q", (6, 4))
+
+
+def test_weights_of_integers_are_refused_and_all_floats_are_read(tmp_path):
+    floats = (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn,
+              torch.float8_e5m2)  # fmt: skip
+    kinds = (*floats, torch.int8, torch.uint8, torch.int32, torch.int64)
+    tensors = {str(kind).removeprefix("torch."): torch.ones(2, 3).to(kind) for kind in kinds}
+    save_file(tensors, tmp_path / "model.safetensors")
+    checkpoint = Checkpoint(tmp_path)
+    for number, name in enumerate(tensors):
+        if number < len(floats):
+            assert bool((checkpoint.read(name, (2, 3)).float() == 1.0).all())
+            continue
+        for shard in (None, (0, 1, 2)):
+            with pytest.raises(NoFloats, match=f"model.safetensors: {name} is of .*floating-point"):
+                checkpoint.read(name, (2, 3), shard)
 
 
 @pytest.mark.parametrize(
