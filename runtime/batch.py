@@ -18,6 +18,9 @@ from .step import ModelExecutor, StepInput, most_logits, reads_of
 
 MAX_ENDS = 8
 
+UNWATCHED = np.iinfo(np.int32).max
+"""What a row without a watch may produce before something is to be looked at."""
+
 
 class Chunk:
     """A stretch of a sequence's tokens that a step computes, besides the running rows."""
@@ -67,7 +70,6 @@ class Batch:
         self._births = 0
         self.requests: list[Request] = []
         self.constrained = 0
-        self.watched = 0
         self.random = 0
         self._arange = np.arange(max(rows, executor.max_tokens) + 1, dtype=np.int32)
         # One entry a row.
@@ -80,6 +82,13 @@ class Batch:
         self.key = np.zeros(rows, np.uint64)
         self.birth = np.zeros(rows, np.int64)
         self.margin = np.zeros(rows, np.float32)
+        self.calm = np.full(rows, UNWATCHED, np.int32)
+        """New tokens up to which a row's watch need not be looked at, and its mask stays."""
+        self.seen = np.zeros(rows, np.int32)
+        """New tokens that a row's watch has taken."""
+        self.wide = np.zeros(rows, bool)
+        """Calm rows that are allowed so many words that leaving out others pays nothing."""
+        self.may_calm = not getattr(executor, "asynchronous", False)
         self.table = np.zeros((rows, -(-context // self.page_size)), np.int32)
         # Rows lie close together: of wide ones each first token would touch memory of its own.
         self.history = np.empty((rows, min(context, COLUMNS)), np.int32)
@@ -95,7 +104,7 @@ class Batch:
         """The table's mask that a row of `masks` is a copy of, if it is one."""
         self._rows = (
             self.token, self.resident, self.produced, self.limit, self.ends, self.key,
-            self.birth, self.reads,
+            self.birth, self.reads, self.calm, self.seen, self.wide,
             self.margin, self.table, self.temperature, self.top_k, self.top_p, self.min_p,
             self.masks,
         )  # fmt: skip
@@ -142,6 +151,7 @@ class Batch:
         self.ends[row, : len(sampling.ends)] = sampling.ends
         self.key[row] = sampling.key
         self.margin[row] = request.margin
+        self._look_from(row)
         self.set_pages(row)
         self.temperature[row] = sampling.temperature
         self.top_k[row] = sampling.top_k
@@ -158,6 +168,7 @@ class Batch:
         """Move the row's tokens to its sequence; the last row takes its place."""
         request = self.requests[row]
         self.leaves += 1
+        self._catch_up(row, int(self.produced[row]))
         self.flush(row)
         self._count(request, -1)
         self.masks[row] = -1
@@ -185,6 +196,27 @@ class Batch:
             request.watch = None
         self._count(request, 1)
         self.masks[row], self.shown[row] = -1, None
+        self._look_from(row)
+
+    def sees(self, rows: np.ndarray) -> None:
+        """Let the watches of rows take what came before their last tokens, which come to be looked
+        at now."""
+        produced = self.produced[rows]
+        for row in rows[self.seen[rows] < produced - 1].tolist():
+            self._catch_up(row, int(self.produced[row]) - 1)
+        self.seen[rows] = produced
+
+    def _catch_up(self, row: int, produced: int) -> None:
+        """Let the row's watch take those of its first tokens that it was not asked about."""
+        watch, seen = self.requests[row].watch, int(self.seen[row])
+        if watch is not None and seen < produced:
+            watch.catch_up(self.history[row, seen:produced].tolist())
+            self.seen[row] = produced
+
+    def _look_from(self, row: int) -> None:
+        """Let the row's watch, if it has one, be looked at from the next token on."""
+        self.calm[row] = UNWATCHED if self.requests[row].watch is None else -1
+        self.seen[row], self.wide[row] = self.produced[row], False
 
     def flush(self, row: int) -> None:
         """Append the row's new tokens to its sequence, and update the sequence's books."""
@@ -286,5 +318,4 @@ class Batch:
         assert request.sampling is not None
         self.random += change * (request.sampling.temperature > 0)
         if request.watch is not None:
-            self.watched += change
             self.constrained += change * (request.watch.matcher is not None)

@@ -354,12 +354,15 @@ class Engine:
         produced += 1
         batch.produced[rows] = produced
         over = ended | (produced >= batch.limit[rows])
-        if batch.watched or over.any():
-            at_rows, tokens, ends = numbers.tolist(), drawn.tolist(), over.tolist()
+        (some,) = (over | (produced > batch.calm[rows])).nonzero()
+        if len(some):
+            looked, ends = numbers[some], over[some].tolist()
+            batch.sees(looked)
+            at_rows, tokens = looked.tolist(), drawn[some].tolist()
             found = take_tokens(batch.requests, at_rows, tokens, ends)
             # The last one first: a row that leaves gives its place to the last.
             for at in sorted(found, key=at_rows.__getitem__, reverse=True):
-                self._look(at_rows[at], bool(ended[at]), ends[at], tokens[at])
+                self._look(at_rows[at], bool(ended[some[at]]), ends[at], tokens[at])
 
     def _look(self, row: int, ended: bool, over: bool, drawn: int) -> None:
         """Look at a watched or finished row."""

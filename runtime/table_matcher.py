@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,6 +11,7 @@ from ..ir.automaton import START
 from ..ir.token_masks import WORTH
 from ..ir.token_table import SPACE, TokenTable
 from ..ir.vocabulary import Tokenizer
+from .calm_states import calm_tokens
 from .stops import TokenBytes
 
 if TYPE_CHECKING:
@@ -46,6 +48,8 @@ class TableConstraint:
         self.endings = frozenset(np.flatnonzero(ending).tolist())
         self.notable = self.endings | self.forced.keys()
         """States in which a text ends or goes on in one way only."""
+        self.calm = calm_tokens(table, self._noted(), self.masks, self._sizes)
+        """For each state the tokens that may follow and change nothing; None: none anywhere."""
         self.passed, self.turned = [1.5] * len(table.moves), [0.5] * len(table.moves)
         """How often a token after a state has led to no notable one, or to one."""
         self.steps: dict[int, int] = {}
@@ -61,6 +65,21 @@ class TableConstraint:
         """Return how likely a token after a state leads to a notable one: a quarter at first."""
         turned = self.turned[state]
         return turned / (turned + self.passed[state])
+
+    def _noted(self) -> np.ndarray:
+        found = np.zeros(len(self.table.moves), bool)
+        found[list(self.notable)] = True
+        return found
+
+    def _sizes(self) -> np.ndarray:
+        return np.array([len(self.words[id]) for id in range(self.words.tokenizer.size)])
+
+    def walk(self, state: int, tokens: Sequence[int]) -> int:
+        """Return the state after some tokens, each of which the masks allow."""
+        moves, words = self.moves, self.words
+        for byte in b"".join([words[token] for token in tokens]):
+            state = moves[256 * state + byte]
+        return state
 
     def step(self, state: int, token: int) -> int:
         """Return the state after a token that the mask of `state` allows."""
@@ -117,13 +136,19 @@ class TableMatcher:
 def fill_masks(batch: Batch) -> bool:
     """Write the masks of all constrained rows; a row that shows its mask already is left alone.
 
-    A text inside a string or a pattern's repeat has the same mask for many tokens. Returns whether
-    some row is known to be allowed so many words that the others are not worth leaving out.
+    A text inside a string or a pattern's repeat has the same mask for many tokens; in calm states
+    it is not even asked whether it has. Returns whether some row is known to be allowed so many
+    words that the others are not worth leaving out.
     """
-    shown, size, any_wide = batch.shown, batch.size, False
-    left = (batch.limit[:size] - batch.produced[:size]).tolist()
-    for row, request in enumerate(batch.requests):
-        watch = request.watch
+    size, requests, shown = batch.size, batch.requests, batch.shown
+    produced = batch.produced[:size]
+    (rows,) = (batch.calm[:size] < produced).nonzero()
+    any_wide = bool(batch.wide[:size].any())
+    if not len(rows):
+        return any_wide
+    left = (batch.limit[:size] - produced).tolist()
+    for row in rows.tolist():
+        watch = requests[row].watch
         if watch is None or watch.matcher is None:
             continue
         matcher = watch.matcher
@@ -137,4 +162,8 @@ def fill_masks(batch: Batch) -> bool:
         any_wide = any_wide or wide
         if shown[row] is not mask:
             batch.masks[row] = shown[row] = mask
+        if of.calm is not None and matcher is watch.table and batch.may_calm:
+            # While more tokens may come than a state tells apart, the mask is the same.
+            tokens = max(0, min(of.calm[matcher.state], at - most))
+            batch.calm[row], batch.wide[row] = produced[row] + tokens, wide and tokens > 0
     return any_wide

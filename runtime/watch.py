@@ -115,6 +115,12 @@ class Watch:
         self._whole.append(whole)
         return True
 
+    def catch_up(self, tokens: Sequence[int]) -> None:
+        """Take tokens of a table from which nothing follows: what its calm states have left."""
+        assert self.table is not None and self.ids is not None
+        self.table.state = self.table.constraint.walk(self.table.state, tokens)
+        self.ids += tokens
+
     def accept(self, token: int) -> Finish | None:
         """Take one token; return how the generation ends, if it does."""
         piece = whole = self._words[token]
