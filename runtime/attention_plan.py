@@ -81,25 +81,28 @@ def plan_among(
 
 
 class SinglePlans:
-    """How the keys of single rows are cut, by how many granules they fill: to choose anew takes the
-    host longer than a step leaves it, and the device waits for 2 ms. A row is planned for all keys
-    of its last granule, which are there soon."""
+    """How the keys of single sequences are cut, by how many granules they fill and how many queries
+    a step has: to choose anew takes the host longer than a decode step leaves it, and the device
+    waits for 2 ms; a short prompt begins a millisecond earlier. All keys of the last granule are
+    planned for: they are there soon."""
 
     def __init__(self) -> None:
-        self._known: dict[tuple[int, tuple[str, ...]], tuple[Way, int]] = {}
+        self._known: dict[tuple[int, int, tuple[str, ...]], tuple[Way, np.ndarray, float]] = {}
 
     def plan(self, batch: Batch, ways: Sequence[Way]) -> tuple[Way, WorkList]:
-        """Return the way and the work list of a batch of one row's one query."""
-        granule = min(way.shape.granule for way in ways)
+        """Return the way and the work list of a batch of one sequence."""
+        granule, queries = min(way.shape.granule for way in ways), int(batch.starts[-1])
         granules = max(1, -(-int(batch.lengths[0]) // granule))
-        key = granules, tuple(way.name for way in ways)
+        key = granules, queries, tuple(way.name for way in ways)
         if key not in self._known:
-            whole = Batch(batch.table, np.array([granules * granule]), batch.starts)
+            most = batch.table.shape[1] * ways[0].shape.page
+            keys = np.array([min(granules * granule, most)])
+            whole = Batch(batch.table, keys, batch.starts)
             way, cost = choose(whole, ways, False)
-            self._known[key] = way, int(cost.least()[1][0])
-        way, chunk = self._known[key]
-        cost = Cost(batch, flat(batch, way.shape), way.shape, way.rates_of(1))
-        return way, cut(batch, cost, chunk)
+            seconds, sizes = cost.least()
+            self._known[key] = way, sizes, seconds
+        way, sizes, seconds = self._known[key]
+        return way, build(batch, flat(batch, way.shape), way.shape, sizes, seconds)
 
 
 def cut(batch: Batch, cost: Cost, chunk: int = 0) -> WorkList:

@@ -240,7 +240,7 @@ class AttentionLists:
         """Return a way and a plan for it whose states have slots: if need be, one without any."""
 
         def made(chunk: int, cascade: bool | None = None) -> tuple[Way, WorkList]:
-            if not window and not chunk and len(batch.lengths) == batch.starts[-1] == 1:
+            if not (window or chunk or beside) and _is_short(batch):
                 return self._single.plan(batch, ways)
             if not window:
                 return plan_among(batch, ways, cascade=cascade, chunk=chunk, beside=beside)
@@ -250,6 +250,15 @@ class AttentionLists:
         if work.slots > self._slots:
             way, work = made(int(batch.lengths.max()) + self._shape.granule, False)
         return way, work
+
+
+SHORT = 256
+"""Tokens of a single sequence's step up to which how it is cut is kept."""
+
+
+def _is_short(batch: Batch) -> bool:
+    """Whether a step computes some tokens of one sequence."""
+    return len(batch.lengths) == 1 and batch.lengths[0] > 0 and batch.starts[-1] <= SHORT
 
 
 def _first_items(made: WorkList, shape: Shape) -> int:

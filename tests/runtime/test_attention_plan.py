@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -134,21 +135,40 @@ def test_more_keys_take_longer(chunk: int) -> None:
     assert times == sorted(times)
 
 
-def test_a_single_row_is_planned_for_its_whole_last_block_and_once_for_all_its_lengths(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize("queries", [1, 3, 40])
+def test_a_single_sequence_is_planned_for_its_whole_last_block_and_once_for_all_its_lengths(
+    queries: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is cut stays as short as the blocks while a row grows, and no length is priced twice."""
+    """What is cut stays as short as the blocks while a row grows, and no length is priced twice;
+    nor is that of a prompt's end of so many tokens."""
     table, asked = np.arange(96)[None], []
     real = attention_plan.choose
     monkeypatch.setattr(attention_plan, "choose", lambda *given: asked.append(1) or real(*given))
     plans, ways = SinglePlans(), [Way("", SHAPE, Rates()), Way("other", SHAPE, Rates(item=1.0))]
-    for length in [*range(1, 330), *range(1, 330)]:
-        way, work = plans.plan(Batch.decode(table, np.array([length])), ways)
-        whole = -(-length // SHAPE.granule) * SHAPE.granule
-        _, wanted = plan_among(Batch.decode(table, np.array([whole])), ways, cascade=False)
-        assert way.name == "" and work.item_low.tolist() == wanted.item_low.tolist()
-        assert sorted(work.item_high)[-1] == length and work.seconds > 0
-    assert len(asked) == 2 * 329 + -(-329 // SHAPE.granule)  # of plan_among here, and of the plans
+    lengths, starts = range(queries, 330), np.array([0, queries])
+    for length in [*lengths, *lengths]:
+        way, work = plans.plan(Batch(table, np.array([length]), starts), ways)
+        whole = np.array([-(-length // SHAPE.granule) * SHAPE.granule])
+        _, wanted = plan_among(Batch(table, whole, starts), ways, cascade=False)
+        assert way.name == "" and work.seconds == pytest.approx(wanted.seconds)
+        assert sorted(work.item_high)[-1] == length
+        seen = wanted.item_low < length  # queries further back see less
+        if queries == 1:
+            assert work.item_low.tolist() == wanted.item_low[seen].tolist()
+        chunk = (wanted.item_high - wanted.item_low).max()
+        assert (work.item_high - work.item_low).max() <= chunk
+    # of plan_among here, and of the plans
+    assert (
+        len(asked) == 2 * len(lengths) + -(-329 // SHAPE.granule) - (queries - 1) // SHAPE.granule
+    )
+
+
+def test_a_row_whose_last_block_ends_behind_the_table_is_planned() -> None:
+    wide = replace(SHAPE, granule=4 * SHAPE.page)
+    _, work = SinglePlans().plan(
+        Batch.decode(np.arange(2)[None], np.array([5])), [Way("", wide, Rates())]
+    )
+    assert work.item_high.tolist() == [5]
 
 
 def test_a_run_may_be_cut_into_all_of_its_blocks() -> None:
