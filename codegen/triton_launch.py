@@ -12,7 +12,7 @@ from collections.abc import Callable, Hashable, Sequence
 from functools import cache
 from typing import Any
 
-from torch import Tensor
+from .addresses import values_of
 
 KNOWN = (
     "kernel.run(grid_0, grid_1, grid_2, stream, kernel.function, kernel.packed_metadata, "
@@ -20,8 +20,6 @@ KNOWN = (
     "*bound_args.values())"
 )
 """How Triton 3.6 and 3.9 launch what they have compiled."""
-
-_I32 = range(-(2**31), 2**31)
 
 _Compiled = tuple[Any, Any, Any]
 """What runs a compiled kernel, the function, and its metadata."""
@@ -68,7 +66,7 @@ class Launcher:
         self._run(compiled, device, values)
 
     def addressed(
-        self, values: Sequence[int], kinds: Hashable, arguments: Callable[[], Sequence[Any]]
+        self, values: Sequence[int | None], kinds: Hashable, arguments: Callable[[], Sequence[Any]]
     ) -> None:
         """Run the kernel with buffers as their addresses, which takes a third of the time.
 
@@ -87,7 +85,7 @@ class Launcher:
             return
         self._run(compiled, device, values)
 
-    def _run(self, compiled: _Compiled, device: int, values: Sequence[int]) -> None:
+    def _run(self, compiled: _Compiled, device: int, values: Sequence[int | None]) -> None:
         x, y, z, *_ = (*self._grid(*values), 1, 1)
         if x > 0 and y > 0 and z > 0:
             run, function, metadata = compiled
@@ -95,21 +93,13 @@ class Launcher:
             run(x, y, z, stream, function, metadata, None, None, None, *values)
 
 
-def _signature(device: int, arguments: Sequence[Any]) -> tuple[tuple[Any, ...], list[int]] | None:
-    """Return what decides which compiled kernel takes some arguments, and their values: buffers'
-    addresses, scalars; None where Triton must say."""
-    key: list[Any] = [device]
-    values: list[int] = []
-    for argument in arguments:
-        if isinstance(argument, Tensor):
-            address = argument.data_ptr()
-            key += argument.dtype, address % 16
-            values.append(address)
-        elif type(argument) is int and argument in _I32:
-            values.append(argument)
-        else:
-            return None
-    return tuple(key), values
+def _signature(
+    device: int, arguments: Sequence[Any]
+) -> tuple[tuple[Any, ...], Sequence[int | None]] | None:
+    """Return what decides which compiled kernel takes some arguments, and their values; None where
+    Triton must say."""
+    values, kinds = values_of(arguments)
+    return None if None in values else ((device, *kinds), values)
 
 
 def launcher(module: Any) -> Callable[..., Any]:

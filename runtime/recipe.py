@@ -15,9 +15,9 @@ from typing import Any
 
 from torch import Tensor
 
+from ..codegen.addresses import values_of
 from ..ir.core import Operation, Symbol, Term
 from ..ir.types import dtype_of, shape_of
-from .addresses import value_of
 from .dtypes import TORCH
 from .host_products import BLAS, HostProduct
 from .library import ROUTINES, SCALES, Launch, blas, matmul
@@ -118,7 +118,7 @@ class Recipe:
         ]
         self._first = self._first_uses()
         self._takes = [itemgetter(*slots) if len(slots) > 1 else None for _, slots in self._calls]
-        self._known_values = [value_of(item) for item in self._static]
+        self._known_values = values_of(self._static)
 
     def bind(
         self, inputs: Mapping[str, Tensor | int], extents: Mapping[str, int], way: str = "",
@@ -142,17 +142,19 @@ class Recipe:
         again in each layer."""
         raw, ready, convert = list(self._static), list(self._ready), self._memory.convert
         wide, extended = list(self._static), {**extents, **(filled or {})}
-        values, kinds = map(list, zip(*self._known_values, strict=True))
+        values, kinds = map(list, self._known_values)
 
         def fill(slots: Sequence[int]) -> None:
             for slot in slots:
                 key = self._slots.keys[slot]
                 found = raw[slot] = wide[slot] = self._of_step(key, inputs, extents)
                 ready[slot] = convert(found) if isinstance(found, Tensor) else found
-                if by_address:
-                    values[slot], kinds[slot] = value_of(found)
                 if filled and key[0] == "arena":
                     wide[slot] = self._of_step(key, inputs, extended)
+            if by_address and slots:
+                named = values_of([raw[slot] for slot in slots])
+                for slot, value, kind in zip(slots, *named, strict=True):
+                    values[slot], kinds[slot] = value, kind
 
         def launches() -> Iterator[Launch]:
             calls = zip(self._calls, self._first, self._takes, strict=True)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .addresses import value_of
+from ..codegen.addresses import values_of
 from .library import Launch
 from .staging import Layout, Staging
 
@@ -46,7 +46,7 @@ class SlotCopies:
             buffer[at : at + count] = array
         self._staging.send(layout.end)
         same = (count, *self._pools[0][0].shape, *layout.views(self._staging.device).values())
-        known, addressed = [*map(value_of, same)], getattr(self._launch, "addressed", None)
+        known, addressed = values_of(same), getattr(self._launch, "addressed", None)
         for launch, layer in zip(launches, writes, strict=True):
             yield launch
             if layer is not None:
@@ -54,5 +54,6 @@ class SlotCopies:
                 if addressed is None:
                     yield self._launch, (*same, *pools)
                 else:
-                    values, kinds = zip(*known, *map(value_of, pools), strict=True)
-                    yield addressed, (values, kinds, partial(tuple, (*same, *pools)))
+                    values, kinds = values_of(pools)
+                    named = [*known[0], *values], (*known[1], *kinds)
+                    yield addressed, (*named, partial(tuple, (*same, *pools)))

@@ -28,8 +28,8 @@ MAY_IMPORT = {
 FACES = ("explore",)
 """Rooms above the compiler, which may import all; their other manners are those of the rooms."""
 
-FROM_CODEGEN = {"codegen", "codegen.kernel"}
-"""What of codegen the runtime may see."""
+FROM_CODEGEN = {"codegen", "codegen.kernel", "codegen.addresses"}
+"""What of codegen the runtime may see: kernels, and what their launches take."""
 
 HEAVY = {
     "torch": ("codegen/", "runtime/"),

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from weft.codegen.addresses import values_of
 from weft.codegen.triton_launch import Launcher
 from weft.frontend.models.registry import build_graph
 from weft.ir.model import ModelConfig, Rope
@@ -17,7 +18,6 @@ from weft.passes.graph.weight_format import ChooseWeightFormat
 from weft.passes.manager import Context
 from weft.passes.tile.gpu_schedules import gpu_step_kernels
 from weft.passes.tile.regimes import lower_for_gpu, merge_kernels
-from weft.runtime.addresses import value_of
 from weft.runtime.step import StepInput
 
 CONFIG = ModelConfig(
@@ -110,8 +110,9 @@ def test_a_step_of_prompts_launches_by_addresses_what_it_launches_by_tensors():
 def test_kinds_tell_dtypes_alignments_and_ranges_apart():
     x = torch.zeros(64)
     x = x[(-x.data_ptr() % 16) // 4 :]
-    assert value_of(x) == (x.data_ptr(), (torch.float32, 0))
-    assert value_of(x[4:])[1] == value_of(x)[1] != value_of(x[1:])[1]
-    assert value_of(x.int())[1] != value_of(x)[1]
-    assert value_of(7) == (7, None)
-    assert len({value_of(one)[1] for one in (7, 1 << 31, True, None, 1.5)}) == 5
+    values, kinds = values_of((x, x[4:], x[1:], x.int(), 7))
+    assert values[:3] == [x.data_ptr(), x.data_ptr() + 16, x.data_ptr() + 4] and values[4] == 7
+    assert kinds[0] == (torch.float32, 0) and kinds[4] is None
+    assert kinds[1] == kinds[0] and len(set(kinds)) == 4
+    values, kinds = values_of((7, 1 << 31, True, None, 1.5))
+    assert values == [7, None, None, None, None] and len(set(kinds)) == 5
