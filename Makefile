@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: help run test test-slow fuzz lint bench notebooks clean
+.PHONY: help run test test-slow fuzz sanitize lint bench notebooks clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -33,6 +33,9 @@ test-slow: $(VENV)/.dev  ## the slow tests too
 FUZZ_SECONDS ?= 60
 fuzz: $(VENV)/.dev  ## random programs through random passes and engine settings, against the oracle
 	$(BIN)/python tests/fuzz/run_fuzz.py --seconds $(FUZZ_SECONDS)
+
+sanitize: $(VENV)/.dev  ## the kernels' GPU tests under compute-sanitizer: accesses, races, barriers, what is not written
+	$(BIN)/python tests/sanitize/run_sanitizer.py
 
 lint: $(VENV)/.dev  ## ruff and pyright
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/pyright --pythonpath $(BIN)/python
