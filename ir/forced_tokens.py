@@ -48,7 +48,8 @@ class Forcing:
                 return []
             first, data = [rest], data[inside:]
         text = _whole_characters(data)
-        ids = self._tokenizer.encode(text) if text else []
+        encoded = self._tokenizer.encode(text) if text else []
+        ids = self._spelled(encoded, text.encode())
         if (self._table[after] == DEAD).all():
             return first + ids
         kept = len(ids)
@@ -57,12 +58,22 @@ class Forcing:
         begun = self._trie.ids.get(data[len(text.encode()) :])
         if (
             begun is not None
-            and kept == len(ids)
+            and kept == len(encoded)
             and not self._crosses(data[len(text.encode()) :], after)
         ):
             ids.append(begun)  # the first bytes of a character, which are always a token
             kept += 1
         return first + ids[:kept]
+
+    def _spelled(self, ids: list[int], data: bytes) -> list[int]:
+        """Return the first ids, as far as they spell the bytes: a tokenizer may compose letters."""
+        at = 0
+        for number, id in enumerate(ids):
+            word = self._trie.words[id]
+            if not data.startswith(word, at):
+                return ids[:number]
+            at += len(word)
+        return ids
 
     def _alternatives(self, data: bytes, text: str, after: int) -> list[list[int]]:
         """Return how the run's text is encoded for each way on."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -135,4 +136,13 @@ class _Vocabulary:
     def __call__(self, text: bytes | str) -> list[int]:
         if isinstance(text, bytes):
             text = text.decode("utf-8")
-        return self._tokenizer.encode(text)
+        ids = self._tokenizer.encode(text)
+        if b"".join(self._tokenizer.token_bytes(id) for id in ids) == text.encode():
+            return ids
+        return [self._byte_ids[byte] for byte in text.encode()]  # it composes letters (NFC)
+
+    @cached_property
+    def _byte_ids(self) -> list[int]:
+        """The token of each byte."""
+        found = {word: id for id, word in enumerate(self.tokens) if len(word) == 1}
+        return [found.get(bytes((byte,)), self.eos_token_id) for byte in range(256)]

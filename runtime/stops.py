@@ -21,12 +21,18 @@ class TokenBytes(dict[int, bytes]):
 
 
 def canonical_ids(words: TokenBytes, ids: list[int]) -> list[int]:
-    """Return the ids of the text of some ids; the same ones where it is no whole text."""
+    """Return the ids of the text of some ids; the same ones where it is no whole text.
+
+    They stay, too, where the tokenizer writes another text: it composes letters (NFC), but what a
+    constraint let through is not to be changed.
+    """
+    data = b"".join([words[id] for id in ids])
     try:
-        text = b"".join([words[id] for id in ids]).decode()
+        text = data.decode()
     except UnicodeDecodeError:
         return ids
-    return words.tokenizer.encode(text) if text else ids
+    found = words.tokenizer.encode(text) if text else ids
+    return found if found == ids or b"".join([words[id] for id in found]) == data else ids
 
 
 def common_length(first: list[int], second: list[int]) -> int:
