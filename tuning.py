@@ -253,13 +253,13 @@ def search_schedules(
     compilation: Compilation, choices: Choices, steps: Iterable[tuple[StepInput, Binding]],
     level: Level, report: Report | None = None, build: Callable[..., Any] | None = None,
 ) -> dict[str, Choice]:  # fmt: skip
-    """Measure schedules of the kernels that some steps launch, and keep the best of each.
+    """Measure schedules of the kernels that some steps launch, and keep the best of each: where
+    they are in the step (on a CPU: between the other launches, in what these leave of its caches).
 
     `build(kernel, schedule)` gives what is launched instead (default: as the target compiles).
     """
     from .codegen.autotune import search
     from .passes.tile.candidates import Demand, ranked
-    from .runtime.timing import launch_seconds
 
     executor: Any = compilation.executor
     usual = {op["name"].name: (op, schedule) for op, schedule in compilation.schedules}
@@ -277,12 +277,13 @@ def search_schedules(
             programs = _programs(kernel, calls[numbers[0]], binding)
             demand = Demand(work.flops, work.bytes, programs, work.dtype, work.dense)
             ranking = [each.schedule for each in ranked(kernel, schedule, demand, level)]
-            group = [launches[n] for n in numbers]
 
-            def time(tried: Schedule, kernel: Operation = kernel, group: Any = group
-                     ) -> float | None:  # fmt: skip
+            def time(tried: Schedule, kernel: Operation = kernel, numbers: Any = numbers,
+                     launches: Any = launches) -> float | None:  # fmt: skip
                 try:
-                    return launch_seconds(group, executor.seconds, make(kernel, tried))
+                    made = make(kernel, tried)
+                    step = [each.by(made) if each.number in numbers else each for each in launches]
+                    return executor.group_seconds(step, [numbers])[0]
                 except Exception:  # a schedule that needs more than the device has
                     return None
 

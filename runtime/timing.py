@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 from time import perf_counter
 from typing import Any
@@ -13,6 +13,10 @@ import torch
 from .library import Launch
 
 ROUNDS = 20
+
+LEAST, LONG = 3, 0.1
+"""Rounds of a step at least; and seconds that one may take to be timed `ROUNDS` times, or fewer
+times as it takes longer."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,10 @@ class BoundLaunch:
         function, arguments = self.launch
         function(*arguments)
 
+    def by(self, function: Callable[..., Any]) -> BoundLaunch:
+        """Return the same of another function: the kernel in another schedule."""
+        return replace(self, launch=(function, self.launch[1]))
+
 
 def host_seconds(run: Callable[[], None], rounds: int = ROUNDS) -> float:
     """Return the median seconds of some runs, after one that does not count."""
@@ -43,11 +51,16 @@ def once_seconds(run: Callable[[], None]) -> float:
     return perf_counter() - start
 
 
-def step_seconds(launches: Sequence[BoundLaunch], rounds: int = ROUNDS) -> list[float]:
+def step_seconds(launches: Sequence[BoundLaunch]) -> list[float]:
     """Return the median seconds of each launch of a step by the host's clock, as they follow one
     another there; a first time does not count."""
-    times = [[once_seconds(each.run) for each in launches] for _ in range(rounds + 1)]
-    return [median(values) for values in zip(*times[1:], strict=True)]
+
+    def once() -> list[float]:
+        return [once_seconds(each.run) for each in launches]
+
+    whole = max(sum(once()), 1e-9)
+    rounds = min(ROUNDS, max(LEAST, int(ROUNDS * LONG / whole)))
+    return [median(values) for values in zip(*(once() for _ in range(rounds)), strict=True)]
 
 
 def event_seconds(run: Callable[[], None]) -> float:
@@ -69,17 +82,16 @@ def graph_seconds(run: Callable[[], None], rounds: int = ROUNDS) -> float:
     return median(event_seconds(replay) for _ in range(rounds))
 
 
-def launch_seconds(launches: Sequence[BoundLaunch], seconds: Callable[[Callable[[], None]], float],
-                   function: Callable[..., Any] | None = None) -> float:  # fmt: skip
+def launch_seconds(
+    launches: Sequence[BoundLaunch], seconds: Callable[[Callable[[], None]], float]
+) -> float:
     """Return the seconds of one of some launches of a kernel, as they follow one another.
 
     Those of all layers run in turn, so that weights come from where they are in a step.
-    `function` is launched in their stead, if given: the same kernel in another schedule.
     """
 
     def run() -> None:
         for each in launches:
-            own, arguments = each.launch
-            (function or own)(*arguments)
+            each.run()
 
     return seconds(run) / len(launches)

@@ -19,7 +19,9 @@ from weft.passes.tile.candidates import Demand, ranked
 from weft.passes.tile.matmul import Matmul, matmul
 from weft.passes.tile.regimes import lower_model, merge_kernels
 from weft.passes.tile.scaled_matmul import ScaledMatmul, scaled_matmul
-from weft.runtime.timing import BoundLaunch, launch_seconds, step_seconds
+from weft.runtime import timing
+from weft.runtime.compiled_executor import CompiledExecutor
+from weft.runtime.timing import BoundLaunch, step_seconds
 from weft.tuning import choices_of, kernel_lines, search_schedules
 
 USUAL = Schedule()
@@ -100,12 +102,16 @@ def test_on_a_gpu_bytes_under_way_decide_and_what_does_not_fit_comes_last() -> N
 
 
 class Clocked:
-    """An executor whose kernels take the time that a test says, on a clock of its own."""
+    """An executor whose kernels take the time that a test says, by a name, a schedule, and the name
+    of the kernel that ran before; on a clock of its own."""
+
+    timed_in_order = True
+    group_seconds = CompiledExecutor.group_seconds
 
     def __init__(self, regime: Any, costs: Any) -> None:
         body = regime.function.regions[0].operations
         calls = [op for op in body if op.name in {"graph.call", "graph.library"}]
-        self.now, self.costs = 0.0, costs
+        self.now, self.costs, self.before = 0.0, costs, ""
         self._launches = []
         for number, call in enumerate(calls):
             name = call["kernel"].name if call.name == "graph.call" else call["routine"]
@@ -114,20 +120,13 @@ class Clocked:
 
     def kernel(self, name: str, schedule: Schedule) -> Any:
         def run() -> None:
-            self.now += self.costs(name, schedule)
+            self.now += self.costs(name, schedule, self.before)
+            self.before = name
 
         return run
 
     def launches(self, step: Any) -> list[BoundLaunch]:
         return self._launches
-
-    def group_seconds(self, launches: Any, groups: Any) -> list[float]:
-        return [launch_seconds([launches[n] for n in group], self.seconds) for group in groups]
-
-    def seconds(self, run: Any) -> float:
-        before = self.now
-        run()
-        return self.now - before
 
 
 @pytest.fixture(scope="module")
@@ -136,20 +135,25 @@ def regimes() -> Any:
     return lower_model(config, build_graph(config), max_tokens=32, max_batch=4, decode_rows=(1,))
 
 
-def compilation(regimes: Any, costs: Any) -> Any:
-    executor = Clocked(regimes[0], costs)
-    return SimpleNamespace(executor=executor, regimes=regimes, schedules=merge_kernels(regimes),
-                           options=Options())  # fmt: skip
+@pytest.fixture
+def compilation(regimes: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    def made(costs: Any) -> Any:
+        executor = Clocked(regimes[0], costs)
+        monkeypatch.setattr(timing, "perf_counter", lambda: executor.now)
+        return SimpleNamespace(executor=executor, regimes=regimes, schedules=merge_kernels(regimes),
+                               options=Options())  # fmt: skip
+
+    return made
 
 
 def test_each_kernel_of_a_step_is_searched_once_and_its_choice_kept(
-    regimes: Any, tmp_path: Path
+    compilation: Any, tmp_path: Path
 ) -> None:
-    def costs(name: str, schedule: Schedule) -> float:
+    def costs(name: str, schedule: Schedule, before: str) -> float:
         fast = name.startswith("matmul") and schedule.parallel and schedule.unroll == 8
         return 1.0 if fast else 2.0
 
-    made, choices = compilation(regimes, costs), Choices(tmp_path, "clock")
+    made, choices = compilation(costs), Choices(tmp_path, "clock")
     level, steps, heard = load("cpu-generic").level(), [(None, decode(1, 16))] * 2, []
 
     def build(kernel: Any, schedule: Schedule) -> Any:
@@ -165,8 +169,43 @@ def test_each_kernel_of_a_step_is_searched_once_and_its_choice_kept(
     assert all(applied[name] == choice.schedule for name, choice in found.items())
 
 
-def test_lines_say_shape_launches_and_the_share_of_the_roof(regimes: Any) -> None:
-    made = compilation(regimes, lambda name, schedule: 1e-3)
+def test_a_schedule_that_is_faster_only_behind_its_own_kernel_is_not_chosen(
+    compilation: Any, tmp_path: Path
+) -> None:
+    """In a step another kernel is launched between two of its launches, and has the caches."""
+
+    def costs(name: str, schedule: Schedule, before: str) -> float:
+        return 2.0 if schedule.unroll != 8 else 1.0 if before == name else 3.0
+
+    made, choices = compilation(costs), Choices(tmp_path, "clock")
+
+    def build(kernel: Any, schedule: Schedule) -> Any:
+        return made.executor.kernel(kernel["name"].name, schedule)
+
+    level, steps = load("cpu-generic").level(), [(None, decode(1, 16))]
+    found = search_schedules(made, choices, steps, level, build=build)
+    assert any(choice.tried > 1 for choice in found.values())
+    assert all(choice.schedule.unroll != 8 for choice in found.values())
+
+
+def test_long_steps_are_timed_less_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, runs = [0.0], []
+
+    def run(seconds: float) -> None:
+        clock[0] += seconds
+        runs.append(seconds)
+
+    monkeypatch.setattr(timing, "perf_counter", lambda: clock[0])
+    most, long = timing.ROUNDS, timing.LONG
+    for seconds, rounds in ((1e-3, most), (2 * long, most // 2), (50 * long, timing.LEAST)):
+        runs.clear()
+        found = step_seconds([BoundLaunch(0, "a", "a", (run, (seconds,)))])
+        assert found == [pytest.approx(seconds)]
+        assert len(runs) == rounds + 1  # one that does not count
+
+
+def test_lines_say_shape_launches_and_the_share_of_the_roof(compilation: Any) -> None:
+    made = compilation(lambda name, schedule, before: 1e-3)
     lines = kernel_lines(made, None, decode(1, 16), load("cpu-generic").level())  # type: ignore[arg-type]
     head = next(line for line in lines if line.shape.endswith("f32[1,80]"))
     assert head.shape == "f32[1,32] f32[80,32] f32[32] > f32[1,80]"
