@@ -79,6 +79,10 @@ def pieces_of(text: str) -> list[str]:
     return [text[start:end] for start, end in pairwise([*places, len(text)])]
 
 
+def _array(ids: list[int]) -> np.ndarray:
+    return np.array(ids, np.int32)
+
+
 def last_cut(text: str, start: int, end: int) -> int:
     """Return the last cut in the characters [start, end) of a text; 0: there is none."""
     space = text.rfind(" ", start + 1, max(0, end - 1))
@@ -107,6 +111,14 @@ class SharedTexts:
         if len(text) < LEAST:
             return self._ids([text])[0]
         return self.encode([text])[0].ids.tolist()
+
+    def arrays(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """Return the ids [n] i32 of each text."""
+        short, long = ([text for text in texts if (len(text) < LEAST) is is_short]
+                       for is_short in (True, False))  # fmt: skip
+        found = dict(zip(short, map(_array, self._ids(short)), strict=True))
+        found |= {one.text: one.ids for one in self.encode(long)}
+        return [found[text] for text in texts]
 
     def encode(self, texts: Sequence[str]) -> list[Encoded]:
         """Return the ids of each text; each is compared with the one before, and recent ones."""

@@ -107,6 +107,14 @@ class HubTokenizer:
         ready = self._ready.get(text)
         return ready.ids if ready is not None else np.array(self._shared.ids(text), np.int32)
 
+    def encode_arrays(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """Return the ids of each text, encoded side by side on all cores."""
+        return self._shared.arrays(texts)
+
+    def is_ready(self, text: str) -> bool:
+        """Whether `prepare` has encoded a text."""
+        return text in self._ready
+
     def prepare(self, texts: Iterable[str]) -> None:
         """Encode texts that will be asked for soon, side by side on all cores.
 

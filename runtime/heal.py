@@ -88,13 +88,3 @@ def join_texts(parts: Sequence[Part]) -> tuple[Part, ...]:
         elif part != "":
             joined.append(part)
     return tuple(joined)
-
-
-def ids_of(tokenizer: Tokenizer, parts: Sequence[Part]) -> np.ndarray:
-    """Return the ids [n] i32 of parts; adjacent texts are encoded as one."""
-    arrays = getattr(tokenizer, "encode_array", tokenizer.encode)
-    pieces = [arrays(part) if isinstance(part, str) else [part] for part in join_texts(parts)]
-    return np.concatenate(pieces, dtype=np.int32, casting="unsafe") if pieces else NOTHING
-
-
-NOTHING = np.empty(0, np.int32)

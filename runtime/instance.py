@@ -7,8 +7,7 @@ its conditions. A tool that may have effects waits for all that stands before it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
-from functools import partial
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from ..ir.core import Operation
@@ -75,9 +74,8 @@ class Instance(ControlFlow, ModelCalls):
             inner = frame.inner(name, occurrence, number, seen)
             child = self._engine.fork(parent.sequence, parent.length, self._order(), gives)
             self._own(child, inner)
-            begins = partial(self._machine.branch_texts.begin, operation, number, elements, seen)
             kv = Handle(child, child.length)
-            branches.append(self._branch(operation, kv, element, inner, begins))
+            branches.append(self._branch(operation, kv, element, inner))
         found = yield Branches(branches)
         yield from self._gone(gone, [leaving for _, leaving in found])
         values = [results[0] if results else None for results, _ in found]
@@ -85,10 +83,8 @@ class Instance(ControlFlow, ModelCalls):
         return values, [results[1] for results, _ in found if len(results) > 1]
 
     def _branch(
-        self, operation: Operation, kv: Handle, element: Any, frame: Frame,
-        begins: Callable[[], None],
+        self, operation: Operation, kv: Handle, element: Any, frame: Frame
     ) -> Step:  # fmt: skip
-        begins()
         _, given = yield from self._region(operation.regions[0], (kv, element), frame)
         results = yield from all_now(given)
         kept = {value.newest().sequence for value in results if isinstance(value, Handle)}

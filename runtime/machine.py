@@ -11,13 +11,13 @@ from ..ir.token_table import TokenTable
 from ..ir.values import records_of
 from ..ir.vocabulary import Tokenizer
 from .bindings import bind_tools, reachable, stops_of
-from .branch_texts import BranchTexts
 from .constraint import Constraints, Matcher
 from .effects import Effects
 from .heal import HealTable
 from .lines import Lines
 from .meter import Meter
 from .stops import TokenBytes
+from .texts import Texts
 from .watch import Watch
 
 
@@ -46,7 +46,7 @@ class Machine:
         )
         self.heals = HealTable(tokenizer, vocab_size)
         self.lines = Lines()
-        self.branch_texts = BranchTexts(tokenizer)
+        self.texts = Texts(tokenizer)
 
     def watch(
         self, decode: Operation, heal: str, listener: Callable[[str], None] | None

@@ -15,7 +15,7 @@ from ..ir.vocabulary import Part, split_heal
 from .engine import Engine
 from .events import Choice, Generated, Listener, TextPiece, ValueBound
 from .frame import Frame, Handle
-from .heal import ids_of, join_texts
+from .heal import join_texts
 from .later import Later, Spawn, all_now, any_of, is_missing, now
 from .lines import Results
 from .machine import Machine
@@ -24,6 +24,7 @@ from .request import Request, Sampling
 from .sampler import site_key
 from .select import Scorer, choose, shares
 from .sequence import Sequence
+from .texts import Unencoded
 
 Step = Generator[Any, Any, Any]
 
@@ -133,7 +134,8 @@ class ModelCalls:
         occurrence = frame.occurrence(name)
         gone = frame.set_out()
         options = yield from now(operands[1])
-        handle, heal = yield from self._settle_healed(operation, operands[0], frame)
+        unknown = options if operation.attribute("tokens") is None else ()
+        handle, heal = yield from self._settle_healed(operation, operands[0], frame, unknown)
         encoded = self._encoded_options(operation, options, heal)
         if not encoded or not all(encoded):
             problem = f"select {name!r} has {'an empty option' if encoded else 'no options'}"
@@ -158,7 +160,7 @@ class ModelCalls:
         known = operation.attribute("tokens")
         if known is not None:
             return [list(ids) for ids in known]
-        return [self._machine.tokenizer.encode(heal + option) for option in options]
+        return [self._machine.texts.listed(heal + option) for option in options]
 
     def _score(self, operation: Operation, frame: Frame) -> Step:
         """Score a text as a continuation; the stream keeps its end, the healed space included.
@@ -173,13 +175,13 @@ class ModelCalls:
 
     def _score_later(self, operation: Operation, kv: Any, text: str, frame: Frame) -> Step:
         gone = frame.set_out()
-        handle, heal = yield from self._settle_healed(operation, kv, frame)
+        handle, heal = yield from self._settle_healed(operation, kv, frame, (text,) if text else ())
         if heal and operation.attribute("heal") is None:
             handle.settled = Handle(handle.sequence, handle.length, (heal,))
         if not text:
             gone.settle()
             return (0.0,)
-        ids = self._machine.tokenizer.encode(heal + text)
+        ids = self._machine.texts.listed(heal + text)
         sequence = handle.sequence
         scores = yield from self._score_options(
             sequence, handle.length, [ids], "score", frame, operation
@@ -218,8 +220,28 @@ class ModelCalls:
         frees decides about memory and time, never about tokens.
         """
         given = yield from now(kv)
+        return self._settled(given, (yield from self._encodable(given)), frame)
+
+    def _encodable(
+        self, given: Handle, heal: str = "", heals: bool = False, more: Items[str] = ()
+    ) -> Step:  # fmt: skip
+        """Wait until no request works on a stream, and until its pending texts are encoded, and
+        `more` of them behind a space that is healed; return what it has become by then.
+
+        Where it `heals`, the space at its end, which stays there, is none of its texts.
+        """
         yield from self._unlocked(given.newest().sequence)
-        handle = given.newest()
+        handle, texts = given.newest(), self._machine.texts
+        parts = join_texts(handle.pending)
+        if heals:
+            parts, heal = split_heal(parts)
+        if wanted := texts.unencoded((*parts, *(heal + text for text in more))):
+            yield Unencoded(wanted)
+            yield from self._unlocked(given.newest().sequence)
+            handle = given.newest()
+        return handle
+
+    def _settled(self, given: Handle, handle: Handle, frame: Frame) -> Handle:
         sequence = handle.sequence
         freed = sequence not in self.meter.sequences
         if freed or sequence.busy or handle.length < sequence.length:
@@ -229,21 +251,23 @@ class ModelCalls:
             self.stream = sequence
         if sequence is handle.sequence and not handle.pending:
             return handle
-        sequence.append(ids_of(self._machine.tokenizer, handle.pending))
+        sequence.append(self._machine.texts.ids_of(handle.pending))
         given.settled = handle.settled = settled = Handle(sequence, sequence.length)
         return settled
 
-    def _settle_healed(self, operation: Operation, kv: Any, frame: Frame) -> Step:
-        """Settle a generation's kv; the space at its end goes to the generation."""
+    def _settle_healed(
+        self, operation: Operation, kv: Any, frame: Frame, more: Items[str] = ()
+    ) -> Step:  # fmt: skip
+        """Settle a generation's kv; the space at its end goes to the generation, or to `more`."""
         given = yield from now(kv)
-        yield from self._unlocked(given.newest().sequence)
         heal = operation.attribute("heal") or ""
-        if not heal and not operation.attribute("forced"):
-            handle = given.newest()
+        heals = not heal and not operation.attribute("forced")
+        handle = yield from self._encodable(given, heal, heals, more)
+        if heals:
             pending, heal = split_heal(join_texts(handle.pending))
             if heal:
-                given.settled = Handle(handle.sequence, handle.length, pending)
-        settled = yield from self._settle(given, frame)
+                given.settled = handle = Handle(handle.sequence, handle.length, pending)
+        settled = self._settled(given, handle, frame)
         if not settled.length:
             what = operation.attribute("name") or "score"
             problem = f"{what!r} has an empty prompt, and the model no begin token"

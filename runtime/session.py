@@ -51,7 +51,7 @@ class Host:
         dear = getattr(executor, "tokens_are_dear", False)
         rows = executor.max_batch if dear else None
         self.admission = Admission(engine.kv, self.forecast.limits, rows)
-        self.loop = TaskLoop(engine, ToolPool(machine.records))
+        self.loop = TaskLoop(engine, ToolPool(machine.records), machine.texts.gather)
         self.lock = Turn()
         self.tickets = count()
         self.upcoming = engine.tree.upcoming = UpcomingRows(known)

@@ -9,13 +9,14 @@ ended when its first task and all that it spawned have.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 from .engine import Engine
 from .later import Later, Spawn
 from .request import Request
+from .texts import PORTION, Unencoded
 from .tools import Pause, ToolCall, ToolPool
 
 Coroutine = Generator[Any, Any, Any]
@@ -59,9 +60,14 @@ class Root:
 class TaskLoop:
     """Runs tasks over one engine and one pool of tools."""
 
-    def __init__(self, engine: Engine, tools: ToolPool) -> None:
+    def __init__(
+        self, engine: Engine, tools: ToolPool, gather: Callable[[Iterable[str]], None] | None = None
+    ) -> None:
+        """`gather` encodes the texts that tasks wait for."""
         self.engine = engine
         self._tools = tools
+        self._gather = gather
+        self._unencoded: list[tuple[_Task, Unencoded]] = []
         self._ready: deque[tuple[_Task, Any, BaseException | None]] = deque()
         self._waiting: dict[Request | ToolCall, _Task] = {}
 
@@ -74,7 +80,7 @@ class TaskLoop:
         return root
 
     def __bool__(self) -> bool:
-        return bool(self._ready or self._waiting)
+        return bool(self._ready or self._waiting or self._unencoded)
 
     def step(self) -> Pause | None:
         """Run what is ready, then one step of the model.
@@ -92,19 +98,30 @@ class TaskLoop:
         if self._tools:
             for call, value, error in self._tools.poll():
                 self._wake(call, value, error)
-            if not (self._ready or self.engine):
+            if not (self._ready or self._unencoded or self.engine):
                 return self._tools.pause()
         return None
 
     def advance(self) -> None:
         """Run what is ready, until it waits for the model or for a tool; what a device that is idle
         need not wait for runs after its next step has begun."""
-        while self._ready and not self.engine.may_begin:
-            self._resume(*self._ready.popleft())
+        while (self._ready or self._unencoded) and not self.engine.may_begin:
+            self._go_on()
 
     def _advance_all(self) -> None:
-        while self._ready:
+        while self._ready or self._unencoded:
+            self._go_on()
+
+    def _go_on(self) -> None:
+        """Run the next task, or those whose texts are encoded once enough wait for that."""
+        if self._ready and len(self._unencoded) < PORTION:
             self._resume(*self._ready.popleft())
+            return
+        waiting, self._unencoded = self._unencoded, []
+        assert self._gather is not None
+        self._gather(text for _, wish in waiting for text in wish.texts)
+        for task, _ in waiting:
+            self._resume(task, None, None)
 
     def cancel(self, root: Root) -> None:
         """Stop all tasks of an instance; whatever they wait for is forgotten."""
@@ -117,6 +134,7 @@ class TaskLoop:
                 else:
                     self.engine.cancel(waits_for)
         self._ready = deque(entry for entry in self._ready if entry[0].root is not root)
+        self._unencoded = [entry for entry in self._unencoded if entry[0].root is not root]
         for task in list(root.tasks):
             task.coroutine.close()
         root.tasks.clear()
@@ -158,6 +176,9 @@ class TaskLoop:
     def _wait(self, task: _Task, wish: Any) -> None:
         if isinstance(wish, Later):
             wish.waiting.append(lambda: self._ready.append((task, wish.value, None)))
+            return
+        if isinstance(wish, Unencoded):
+            self._unencoded.append((task, wish))
             return
         if isinstance(wish, Branches):
             if not wish.coroutines:
