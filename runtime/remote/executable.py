@@ -102,13 +102,17 @@ class Endpoints:
         return self._get(Address(address.base, adapter) if adapter else address)
 
     def check(self) -> None:
-        """Raise what can be known before the first call: adapters that are not served."""
+        """Raise what can be known before the first call: adapters that a model list lacks.
+
+        An endpoint without a list says at the call what it does not know.
+        """
         with self._lock:
             if self._checked:
                 return
         for name, operation in self._program.adapters.items():
             endpoint = self.of(operation)
-            if name not in endpoint.service.names():
+            listed = endpoint.service.names()
+            if listed and name not in listed:
                 raise _placed(endpoint.service.unknown("adapter", name), operation)
         self._checked = True
 

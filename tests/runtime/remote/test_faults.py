@@ -119,6 +119,8 @@ def test_an_adapter_is_a_model_that_is_served(fake):
     assert "<program>:5:" in str(error.value) and not fake.asked
     fake.models = [{"id": "m"}, {"id": "poet"}]
     assert compiled(fake, text).run().value == "ok" and fake.asked[0][1]["model"] == "poet"
+    fake.models = []  # no list says nothing: the endpoint is asked
+    assert compiled(fake, text).run().value == "ok" and fake.asked[1][1]["model"] == "poet"
 
 
 def test_a_client_is_another_endpoint(fake):
