@@ -32,6 +32,8 @@ T = TypeVar("T")
 CONNECT_SECONDS = 10.0
 FIRST_DELAY = 0.25
 LONGEST_DELAY = 20.0
+_NO_DATA = (":", "event:", "id:", "retry:")
+"""What lines of a stream of events begin with that hold no data."""
 
 
 class Settings(Protocol):
@@ -216,10 +218,14 @@ class Service:
         return found
 
     def _events(self, response: httpx.Response, what: str) -> Iterator[Any]:
-        """Yield the data of server-sent events; a stream that just ends is `Passing`."""
-        ended = False
+        """Yield the data of server-sent events; a stream that just ends is `Passing`.
+
+        A server that does not stream answers at once, as if it had not been asked to.
+        """
+        ended, other = False, ""
         for line in response.iter_lines():
             if not line.startswith("data:"):
+                other += "" if line.startswith(_NO_DATA) else line
                 continue
             data = line[5:].strip()
             if data == "[DONE]":
@@ -228,8 +234,14 @@ class Service:
             if chunk.get("error"):
                 raise Passing("cut", f"the stream has an error: {str(chunk['error'])[:200]}")
             ended = ended or any(c.get("finish_reason") for c in chunk.get("choices") or [])
+            other = ""
             yield chunk
-        if not ended:
+        if other.strip() and not ended:
+            chunk = self._json(other, what)
+            if not isinstance(chunk.get("choices"), list) or not chunk["choices"]:
+                raise Malformed(what=what, url=self.address.base, problem="it has no choices")
+            yield chunk
+        elif not ended:
             raise Passing("cut", "the stream has no end")
 
     def _json(self, data: bytes | str, what: str) -> Any:

@@ -177,6 +177,17 @@ def test_an_answer_of_another_form(fake, body):
     reply.body = body
     with pytest.raises(Malformed, match="another form"):
         compiled(fake.answers(reply)).run()
+    with pytest.raises(Malformed, match="another form"):
+        list(compiled(fake).stream())
+    assert len(fake.asked) == 2, "it would be the same again"
+
+
+def test_a_server_that_does_not_stream_is_heard_at_once(fake):
+    executable = compiled(fake.answers(fake.said("ok then")))
+    events = list(executable.stream())
+    assert fake.asked[0][1]["stream"] is True and len(fake.asked) == 1
+    assert [event.text for event in events if isinstance(event, TextPiece)] == ["ok then"]
+    assert events[-1].result.value == "ok then"
 
 
 @pytest.mark.parametrize("finish", ["content_filter", "tool_calls"])
