@@ -265,7 +265,10 @@ def _run_rows(
     _finish(executable, results.stats, options, compiled)
     if results.errors:
         first = results.errors[min(results.errors)]
-        raise RowsFailed(failed=len(results.errors), rows=counted(len(rows), "row"), first=first)
+        hint = "the same command again runs these rows alone" if options.out is not None else ""
+        raise RowsFailed(
+            failed=len(results.errors), rows=counted(len(rows), "row"), first=first, hint=hint
+        )
 
 
 def written_arguments(texts: list[str] | None) -> dict[str, Any]:

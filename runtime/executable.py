@@ -113,7 +113,8 @@ class Executable(Shown):
         With `out`, outcomes are written there as JSON lines in row order once all rows are done;
         until then finished rows stand in `journal` (default: beside `out`), so that the same call
         after a crash goes on where that one stopped. A row that fails ends the run with its error,
-        or with `keep_going` is noted as failed. A list of rows is checked before any row runs.
+        or with `keep_going` is noted as failed: the same call again runs such rows alone. A list
+        of rows is checked before any row runs.
         """
         path = Path(out) if out is not None else None
         if path is not None:

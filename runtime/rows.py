@@ -44,7 +44,10 @@ class RowRun:
         self._started = perf_counter()
 
     def run(self, rows: Iterable[Mapping[str, Any]], out: Path | None) -> Rows:
-        """Run all rows; the journal is closed whatever happens, and goes when all is written."""
+        """Run all rows; the journal is closed whatever happens, and goes when all is written.
+
+        It stays where rows have failed: the same run again computes those alone.
+        """
         complete = False
         try:
             if isinstance(rows, Sequence):
@@ -57,7 +60,7 @@ class RowRun:
             self._run(rows)
             if self._journal is not None and out is not None:
                 self._journal.write_output(out, sorted(self._outcomes))
-                complete = True
+                complete = not self._progress.failed
         finally:
             if self._journal is not None:
                 self._journal.close(remove=complete)

@@ -275,6 +275,7 @@ def test_rows_that_fail_are_told_while_others_go_on(tmp_path):
     assert result.exit_code == 1 and isinstance(result.exception, RowsFailed)
     told = str(result.exception)
     assert "2 of 4 rows failed, the first" in told and "r.weft:2:13: run error: row 1: div" in told
+    assert "again runs these rows alone" in result.exception.hint_text
     assert json.loads(result.stdout)["failed"] == 2
     lines = [json.loads(line) for line in out.read_text().splitlines()]
     assert [line.get("value") for line in lines] == [6, None, 2, None]

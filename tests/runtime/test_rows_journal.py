@@ -136,6 +136,29 @@ def test_failed_rows_are_written_and_tried_again(toy, tmp_path):
     assert all("value" in entry for entry in lines(out))
 
 
+def test_rows_that_failed_run_alone_when_the_same_run_is_made_again(toy, tmp_path):
+    text = "tool check(text: str) -> str\n" + TEXT.replace("Note on {arg}", "Note on {check(arg)}")
+    whole, out = tmp_path / "whole.jsonl", tmp_path / "out.jsonl"
+    broken, asked = {"number 2", "number 5"}, []
+
+    def check(value):
+        asked.append(value)
+        if value in broken:
+            raise ValueError("broken")
+        return value
+
+    executable = toy.compile(text, {"check": check})
+    first = executable.run_rows(ROWS, out, keep_going=True)
+    assert sorted(first.errors) == [2, 5] and len(lines(out)) == 12
+    again = executable.run_rows(ROWS, out, keep_going=True)
+    assert again.resumed == 10 and sorted(again.errors) == [2, 5]
+    asked.clear(), broken.clear()
+    assert not executable.run_rows(ROWS, out).errors and sorted(asked) == ["number 2", "number 5"]
+    assert [path.name for path in tmp_path.iterdir()] == ["out.jsonl"], "the journal goes now"
+    executable.run_rows(ROWS, whole)
+    assert out.read_bytes() == whole.read_bytes()
+
+
 def test_an_unwritable_place_is_named(toy, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(JournalFailed, match="cannot open .*file/out.jsonl.journal"):
