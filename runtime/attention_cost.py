@@ -124,8 +124,11 @@ def roofs_of(
 ) -> tuple[Any, Any, Any]:  # fmt: skip
     """Return the seconds of a run at each roof: memory, cache, and products, whose measured rate
     has in it that a run of many rows is read once a tile."""
-    tiles = np.ceil(rows / shape.rows_many)
-    padded = np.where(rows <= shape.rows_few, shape.rows_few, tiles * shape.rows_many)
+    tiles = -(-rows // shape.rows_many)
+    if isinstance(rows, int):  # one run: NumPy takes ten times as long for a single number
+        padded = shape.rows_few if rows <= shape.rows_few else tiles * shape.rows_many
+    else:
+        padded = np.where(rows <= shape.rows_few, shape.rows_few, tiles * shape.rows_many)
     total = keys * shape.key_bytes
     return (total / rates.memory, total / rates.cache,
             keys * shape.flops(padded) / rates.flops)  # fmt: skip

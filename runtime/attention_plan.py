@@ -146,16 +146,16 @@ def _forest(table: Array, pages: Array, rows: Array, first: int) -> tuple[Node, 
     rows = rows[pages[rows] > first]
     if len(rows) < 2:
         return ()
-    found, at, counts = np.unique(table[rows, first], return_inverse=True, return_counts=True)
+    groups: dict[int, list[int]] = {}
+    for row, page in zip(rows.tolist(), table[rows, first].tolist(), strict=True):
+        groups.setdefault(page, []).append(row)
     nodes = []
-    for group in np.flatnonzero(counts > 1):
-        members = rows[at == group]
+    for group in (groups[page] for page in sorted(groups) if len(groups[page]) > 1):
+        members = np.array(group)
         most = int(pages[members].min())
         same = (table[members, first:most] == table[members[0], first:most]).all(0)
         last = most if same.all() else first + int(same.argmin())
-        nodes.append(
-            Node(tuple(members.tolist()), first, last, _forest(table, pages, members, last))
-        )
+        nodes.append(Node(tuple(group), first, last, _forest(table, pages, members, last)))
     return tuple(nodes)
 
 
@@ -230,6 +230,8 @@ class _Chooser:
     def __init__(self, batch: Batch, shape: Shape, rates: Rates, forced: bool) -> None:
         self.shape, self.rates, self.forced = shape, rates, forced
         self.rows, self.lengths = np.diff(batch.starts), batch.lengths
+        self._known: dict[tuple[int, int], tuple[float, Runs]] = {}
+        """What is below nodes, by their identity, from a page on: both of a node's choices ask."""
 
     def best(self, node: Node, start: int) -> tuple[float, Runs]:
         """Return the seconds and runs of a node's sequences from page `start` on."""
@@ -245,6 +247,12 @@ class _Chooser:
 
     def _below(self, node: Node, start: int) -> tuple[float, Runs]:
         """Return the same for the groups of a node, and for each sequence in none of them."""
+        key = id(node), start
+        if key not in self._known:
+            self._known[key] = self._found_below(node, start)
+        return self._known[key]
+
+    def _found_below(self, node: Node, start: int) -> tuple[float, Runs]:
         inside = {member for child in node.children for member in child.members}
         alone = [member for member in node.members if member not in inside]
         first = start * self.shape.page

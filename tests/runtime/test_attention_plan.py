@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -124,6 +125,26 @@ def test_nested_forks_share_at_every_level() -> None:
     (root,) = shared_pages(table, np.array([4, 4, 4, 2]))
     assert (root.members, root.first, root.last) == ((0, 1, 2), 0, 2)
     assert [(child.members, child.first, child.last) for child in root.children] == [((0, 1), 2, 3)]
+
+
+def test_forks_of_forks_are_looked_at_once_for_each_place_where_they_may_begin() -> None:
+    depth = 24  # each level twice as often as the one above it would be 2^24 looks
+    table = np.zeros((depth, depth + 1), np.int64)
+    for row in range(depth):
+        table[row, : row + 1] = range(1, row + 2)
+        table[row, row + 1 :] = range(100 * (row + 1), 100 * (row + 1) + depth - row)
+    batch = Batch.decode(table, np.full(depth, LLAMA.page * (depth + 1)))
+    looks = 0
+    plain = attention_plan._Chooser._found_below
+
+    def counted(self, node, start):
+        nonlocal looks
+        looks += 1
+        return plain(self, node, start)
+
+    with patch.object(attention_plan._Chooser, "_found_below", counted):
+        (longest, *_) = plan_among(batch, [Way("", LLAMA, Rates())], cascade=None)[1].runs
+    assert longest.keys and depth < looks <= 2 * depth * depth
 
 
 @pytest.mark.parametrize("chunk", [64, 256, 4096])
