@@ -313,8 +313,7 @@ class Engine:
         for request in flight.last:
             if request.watch is None:
                 self._endings.remember(request)  # while the draw is on its way
-        waited = self.ahead and not flight.ready()
-        drawn = flight.draw.wait()
+        drawn, waited = flight.wait(self.ahead)
         if flight.scores is not None:
             self._scheduler.done += flight.scores.give()
         now = perf_counter()

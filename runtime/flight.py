@@ -10,6 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from .batch import Batch, Chunk
+from .garbage import collect_meanwhile
 from .held_rows import Held
 from .request import Request
 from .scoring import Scores
@@ -88,6 +89,14 @@ class Flight:
     def ready(self) -> bool:
         """Say, without waiting, whether all that it gives is there."""
         return self.draw.ready() and (self.scores is None or self.scores.ready())
+
+    def wait(self, ahead: bool) -> tuple[Drawn, bool]:
+        """Return what was drawn, and whether the host waited for it; a device that is `ahead` of
+        its host may make it wait."""
+        waited = ahead and not self.ready()
+        if waited:
+            collect_meanwhile()
+        return self.draw.wait(), waited
 
     def unanswered(self) -> list[Request]:
         """Return the requests that nobody but it has any more."""
