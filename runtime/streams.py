@@ -46,7 +46,7 @@ class Streams:
                 self._kv.share(sequence, origin, sequence.fresh_from)
             sequence = origin
 
-    def reads(self) -> Iterator[tuple[float, np.ndarray]]:
+    def reads(self) -> Iterator[tuple[float, np.ndarray, Sequence]]:
         """Yield when streams are read that do not hold all their KV, below 1/2, and their tokens.
 
         Those that wait come first. The others take turns: what was lent last is read last.
@@ -55,4 +55,5 @@ class Streams:
         turns |= dict.fromkeys(sorted(self._sequences, key=lambda each: (each.lent, each.order)))
         for number, sequence in enumerate(turns):
             if sequence.resident < sequence.length:
-                yield number / (2 * len(turns)), sequence.tokens[: sequence.length]
+                tokens = sequence.tokens[: sequence.length]
+                yield number / (2 * len(turns)), tokens, sequence

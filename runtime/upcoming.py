@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Any
 
@@ -14,8 +15,15 @@ MOST_ROWS = 16
 KnownPrompts = Callable[[Mapping[str, Any]], list[tuple[int, ...]]]
 """The ids with which the prompts of a row begin, from its arguments, in the order of its calls."""
 
-Prompt = tuple[bytes, np.ndarray]
-"""The ids with which a prompt begins, as bytes to compare them by, and themselves."""
+
+@dataclass(eq=False)
+class Prompt:
+    """The ids with which a prompt begins, as bytes to compare them by, and themselves."""
+
+    name: bytes
+    ids: np.ndarray
+    place: tuple[Any, int] | None = None
+    """Where in the prefix tree they were found last."""
 
 
 class UpcomingRows:
@@ -39,8 +47,8 @@ class UpcomingRows:
         self._cache.pop(id(arguments), None)
         self.version += 1
 
-    def prompts(self) -> Iterator[tuple[int, np.ndarray]]:
-        """Yield when a prompt is sent, 0 for open rows, and the ids with which it begins.
+    def prompts(self) -> Iterator[tuple[int, np.ndarray, Prompt]]:
+        """Yield when a prompt is sent, 0 for open rows, the ids with which it begins, and itself.
 
         What several rows send stands once, where it is sent first.
         """
@@ -50,16 +58,16 @@ class UpcomingRows:
         ahead = (arguments for _, arguments in islice(self.waiting, MOST_ROWS))
         rows = chain(((0, row) for row in self._open.values()), enumerate(ahead, 1))
         for when, arguments in rows:
-            for name, ids in self._of(self._known, arguments):
-                if name not in seen:
-                    seen.add(name)
-                    yield when, ids
+            for prompt in self._of(self._known, arguments):
+                if prompt.name not in seen:
+                    seen.add(prompt.name)
+                    yield when, prompt.ids, prompt
 
     def _of(self, known: KnownPrompts, arguments: Mapping[str, Any]) -> list[Prompt]:
         entry = self._cache.get(id(arguments))
         if entry is None:
             prompts = [np.array(ids, np.int32) for ids in _longest(known(arguments))]
-            named = [(ids.tobytes(), ids) for ids in prompts]
+            named = [Prompt(ids.tobytes(), ids) for ids in prompts]
             entry = self._cache[id(arguments)] = arguments, named
         return entry[1]
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from weft.runtime.kv_cache import PagedKV
 from weft.runtime.prefix_tree import PrefixTree
-from weft.runtime.upcoming import UpcomingRows
+from weft.runtime.upcoming import Prompt, UpcomingRows
 
 PROMPTS = st.lists(
     st.lists(st.integers(0, 2), min_size=1, max_size=4).map(tuple), min_size=2, max_size=7
@@ -17,14 +17,18 @@ PROMPTS = st.lists(
 
 
 class Ahead:
-    """Tells a tree the prompts that are still to come."""
+    """Tells a tree the prompts that are still to come; with `remembers`, where they were found."""
 
-    def __init__(self, prompts) -> None:
+    def __init__(self, prompts, remembers=True) -> None:
         self.left = list(prompts)
         self.version = 0
+        self.remembers = remembers
+        self.known = {}
 
     def prompts(self):
-        return ((at, np.array(ids, np.int32)) for at, ids in enumerate(self.left))
+        for at, ids in enumerate(self.left):
+            prompt = self.known.setdefault(ids, Prompt(b"", np.array(ids, np.int32)))
+            yield at, prompt.ids, prompt if self.remembers else None
 
 
 class LeastRecent(PrefixTree):
@@ -40,7 +44,8 @@ class Stamping(PrefixTree):
 
     def _used(self, tokens, of=None):
         found = super()._used(tokens)
-        for node, _ in self._path(tokens):
+        node = found[0]
+        while (node := node.parent) is not None:
             node.stamp = found[0].stamp
         return found
 
@@ -191,18 +196,18 @@ def test_rows_that_wait_say_what_they_will_read():
     first, second = {"ids": [1, 2]}, {"ids": [3]}
     rows.opened(first)
     rows.waiting = [(5, second)]
-    assert [(when, ids.tolist()) for when, ids in rows.prompts()] == [
+    assert [(when, ids.tolist()) for when, ids, _ in rows.prompts()] == [
         (0, [1, 2]), (0, [7]), (1, [3]),
     ]  # fmt: skip
     version = rows.version
     rows.closed(first)
-    assert rows.version != version and [when for when, _ in rows.prompts()] == [1, 1]
+    assert rows.version != version and [when for when, *_ in rows.prompts()] == [1, 1]
 
 
 def test_what_another_prompt_begins_with_is_not_said_twice():
     rows = UpcomingRows(lambda arguments: [(1,), (1, 2, 3), (1, 2), (4,), (1, 5)])
     rows.opened({})
-    assert [ids.tolist() for _, ids in rows.prompts()] == [[1, 2, 3], [1, 5], [4]]
+    assert [ids.tolist() for _, ids, _ in rows.prompts()] == [[1, 2, 3], [1, 5], [4]]
 
 
 def test_a_batch_short_of_memory_computes_no_more_than_by_least_recent_use(toy):
@@ -239,12 +244,17 @@ def test_what_an_open_stream_reads_again_is_kept_longer_than_what_nothing_reads(
         executable = toy.compile(ASIDE, num_pages=240, page_size=4, max_batch=8)
         if not stated:
             tree = executable.engine.tree
-            tree.streams, tree.expect = (lambda: ()), lambda tokens, when: None
+            tree.streams, tree.expect = (lambda: ()), lambda *of: None
         values.append(executable.run_rows(rows).values)
         counts.append(executable.engine.computed_tokens)
         toy.assert_clean(executable)
     assert values[0] == values[1]
     assert counts[0] < counts[1]
+
+
+def whole(node) -> tuple[int, ...]:
+    """Return all tokens up to a node's end."""
+    return () if node is None else (*whole(node.parent), *node.tokens.tolist())
 
 
 class EverAnew(PrefixTree):
@@ -258,11 +268,11 @@ class EverAnew(PrefixTree):
 @given(PROMPTS, st.integers(4, 9), st.lists(st.integers(0, 6), min_size=4, max_size=14))
 def test_marks_that_are_kept_are_those_that_looking_again_gives(prompts, pages, order):
     """What is inserted, cut, forgotten and computed again has the use that is stated for it."""
-    kept, ahead = [], Ahead(prompts[::2])
+    kept = []
     for kind in (PrefixTree, EverAnew):
         kv = PagedKV(pages, 1, 64, lambda source, target: None)
         tree = kind(kv)
-        tree.upcoming, tree.spare = ahead, 0
+        tree.upcoming, tree.spare = Ahead(prompts[::2], remembers=kind is PrefixTree), 0
         for number in order:
             sequence = kv.create((0,))
             sequence.append(prompts[number % len(prompts)])
@@ -272,7 +282,9 @@ def test_marks_that_are_kept_are_those_that_looking_again_gives(prompts, pages, 
             sequence.resident = sequence.length
             tree.insert(sequence.tokens[: sequence.length], sequence.pages)
             kv.drop(sequence)
-            kept.append(sorted((node.start, node.tokens.tolist()) for node in tree._nodes()))
+            kept.append(
+                {text[:end] for text in map(whole, tree._nodes()) for end in range(len(text) + 1)}
+            )
     assert kept[: len(order)] == kept[len(order) :]
 
 
@@ -288,7 +300,7 @@ def test_only_what_an_open_row_will_read_counts_as_missed():
         tree.insert(prompt, sequence.pages)
         kv.drop(sequence)
         tree.upcoming = Ahead([])
-        tree.upcoming.prompts = lambda: [] if when is None else [(when, prompt)]
+        tree.upcoming.prompts = lambda: [] if when is None else [(when, prompt, None)]
         tree.evict(3)
         assert kv.free == 3
         return tree.missed
