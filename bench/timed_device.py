@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,14 +17,26 @@ from weft.loading import attention_ways, planner_shape
 from weft.passes.tile.attention_parts import Parts
 from weft.passes.tile.attention_ways import tuned
 from weft.runtime.batch import Batch
+from weft.runtime.grown_lists import Lists
 from weft.runtime.held_rows import HeldRows
-from weft.runtime.lists import AttentionLists
+from weft.runtime.lists import AttentionLists, Room
+from weft.runtime.prompt_rooms import RECORDED, PromptRooms
+from weft.runtime.recordings import COST, Recorded, Recordings
 from weft.runtime.request import Request
+from weft.runtime.slot_copies import COPIED
+from weft.runtime.staging import Layout
 from weft.runtime.step import StepInput
+from weft.runtime.token_counts import token_counts
 
 PROMPT, STEP, LAUNCH, BEGINS = 20.5e-6, 5.8e-3, 9e-3, 0.8e-3
 """Seconds of a prompt's token, of a step at least, of the host where nothing is recorded, and
 until a device has its first kernel of that (an 8 B shape on an H200)."""
+
+REPLAY = 0.4e-3
+"""Seconds of the host for the launch of a recording."""
+
+SLOTS, ENTRIES = 16384, 1 << 18
+"""States of attention, and page table entries of a recording, as a GPU's executor has them."""
 
 PAGE = 64
 
@@ -109,8 +122,12 @@ class TimedDevice:
         shape = Parts(32, 8, 128, PAGE)
         usual = planner_shape(tuned(shape, shared=True))
         self._lists = AttentionLists(
-            usual, (0,), torch.device("meta"), 16384, ways=[*attention_ways(shape)]
+            usual, (0,), torch.device("meta"), SLOTS, ways=[*attention_ways(shape)], prompts=True
         )
+        self._rooms = PromptRooms(
+            usual, token_counts(self.max_tokens), self.max_logits, SLOTS, ENTRIES, copies=True
+        )
+        self._prompts = Recordings(most=RECORDED)
         self._logits = torch.zeros(batch, 1).expand(batch, vocabulary)
         self._allowed: dict[bytes, np.ndarray] = {}
         self._mask = np.zeros((1, -(-vocabulary // 32)), np.int32)
@@ -119,14 +136,29 @@ class TimedDevice:
         """Take the step's time from when the device is free."""
         tokens = len(step.tokens)
         replayed = step.is_decode or (tokens <= self.max_batch and step.copies is None)
-        self._lists.plan(step, replayed)
-        begins = time.perf_counter() + (0.0 if replayed else self._speed * BEGINS)
+        lists = self._lists.plan(step, replayed)
         if not replayed:
-            time.sleep(self._speed * LAUNCH)
+            recorded = self._recorded(step, lists)
+            replayed, tokens = recorded > 0, max(tokens, recorded)
+        begins = time.perf_counter() + self._speed * (0.0 if replayed else BEGINS)
+        time.sleep(self._speed * (REPLAY if replayed else LAUNCH))
         seconds = self._speed * (STEP if step.is_decode else max(STEP, PROMPT * tokens))
         ends = max(self.busy_until, begins) + seconds
         self.busy_until = ends if replayed else max(ends, time.perf_counter())
         return self._logits[:1].expand(len(step.logits_rows), self.vocab_size)
+
+    def _recorded(self, step: StepInput, lists: Lists) -> int:
+        """Return the tokens of the recording that a step of prompts is replayed by; 0: of none."""
+        copies = 0 if step.copies is None else step.copies.shape[1]
+        copied = {name: np.zeros(copies, np.int32) for name in COPIED}
+        room = self._rooms.of(step, replace(lists, arrays={**copied, **lists.arrays}))
+
+        def record(room: Room) -> Recorded:
+            time.sleep(self._speed * COST)
+            return Recorded(room, Layout.of([]), lambda: None, self._logits)
+
+        found = room and self._prompts.find(room, record)
+        return found.room.rows if found else 0
 
     def copy_page(self, source: int, target: int) -> None:
         """Count it."""

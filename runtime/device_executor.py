@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from statistics import median
 from typing import Any
 
@@ -12,7 +13,6 @@ import torch
 from torch import Tensor, distributed
 
 from ..ir.core import Operation
-from ..ir.diagnostics import CapacityError
 from ..ir.model import ModelConfig
 from .attention_cost import Shape, Way
 from .compiled_executor import CompiledExecutor, numbered
@@ -24,13 +24,14 @@ from .greedy_draws import GreedyDraws
 from .grown_lists import PAGES, Lists
 from .held_rows import HeldRows
 from .host_keys import HostKeys, Staged
-from .library import SCALES, of_rows
+from .library import SCALES, Launch, of_rows
 from .lists import AttentionLists, Fitting, Room
 from .page_copies import PageCopies
+from .prompt_rooms import RECORDED, PromptRooms
 from .ranks import peers
 from .recipe import Recipe
 from .recordings import Recorded, Recordings
-from .slot_copies import SlotCopies
+from .slot_copies import COPIED, SlotCopies
 from .sparse_decode import SparseDecode, grouped
 from .sparse_lists import SparseLists
 from .staging import Layout, Staging
@@ -50,23 +51,17 @@ SOME_PAGES = 8
 """Pages of a row that is recorded ahead: as most rows of a short prompt and answer are."""
 
 
-class ListsTooLong(CapacityError):
-    """A step whose lists are longer than the buffers on their way to the device."""
-
-    template = "a step's lists of {wanted} integers exceed the {capacity} that are sent at once"
-    hint = "lower max_tokens or max_batch"
-
-
 class DeviceExecutor(CompiledExecutor):
     """Runs the lowered functions of one model on a GPU; see `step.ModelExecutor`.
 
     A decode step takes the smallest recorded batch that holds it: rows past its own write nothing.
     So does a step with chunks that has no more tokens than the largest batch: each is a row that
     sees the keys up to its own, since a layer writes all keys of a step before it reads any; unless
-    it copies slots, selects keys for some row, or has keys across a link.
+    it copies slots, selects keys for some row, or has keys across a link. Prompts are recorded by
+    how many tokens, copies and rows of logits they are, if these are not too many (`PromptRooms`).
     The first step of a kind that no recording holds is not recorded: it may be the only one.
     Pages that are to be copied are so before the next step, all at once.
-    The greedy draw is part of the recording. Other steps are launched one kernel after another; and
+    The greedy draw is part of other recordings. The rest is launched one kernel after another; and
     so are, part by part, decode steps whose rows read more keys of host memory than their cache
     holds at once (`host`). The library's products in them are filled up with rows that nothing
     reads, so that they come in few numbers of rows: `warm` touches them all.
@@ -105,7 +100,7 @@ class DeviceExecutor(CompiledExecutor):
         self._recorder = recorder or Rerun()
         self._sizes = bucket_sizes(max_batch)
         self._counts, self._logit_counts = token_counts(max_tokens), logit_counts(self.max_logits)
-        self._recorded = Recordings()
+        self._recorded, self._prompts = Recordings(), Recordings(most=RECORDED)
         self._latest: Recorded | None = None
         windows = set(config.windows) or {0}
         self._layers = config.layers / len(windows)
@@ -130,9 +125,11 @@ class DeviceExecutor(CompiledExecutor):
         # Labels of slots, and keys across a link, are not copied so.
         whole = config.head_dim * self._pools[0].itemsize % 4 == 0 if self._pools else False
         self.copies_slots = whole and sparse is None
+        self._slot_copies = None
         if self.copies_slots:
-            (k, v), launch = self._pools, kernels["copy_slots"].launch
-            self._slot_copies = SlotCopies(k, v, launch, max_batch * shape.page)
+            self._slot_copies = SlotCopies(self._pools, kernels["copy_slots"].launch)
+        counts = () if host else self._counts
+        self._rooms = PromptRooms(shape, counts, self.max_logits, SLOTS, ENTRIES, self.copies_slots)
         if host is not None:
             self._forget = kernels[f"keys_forget_{config.kv_heads}"].launch
 
@@ -169,12 +166,26 @@ class DeviceExecutor(CompiledExecutor):
                 self._latest = recorded
                 self.drawn.greedy = asked
                 return recorded.logits[:asked]
+        copied = self._slot_copies.lists(step.copies) if self._slot_copies else {}
+        lists = replace(lists, arrays={**copied, **lists.arrays})
+        room = self._rooms.of(step, lists)
+        recorded = room and self._prompts.find(room, self._record)
+        if recorded:
+            self._fill(recorded.layout, step, source, lists.arrays, recorded.room)
+            recorded.replay()
+            return recorded.logits[:asked]
         recipe, sent = self._sent(step, source, lists, few=False)
         launches, logits = recipe.flow(**sent, by_address=True)
-        if step.copies is not None:
-            launches = self._slot_copies.among(step.copies, launches, recipe.writes)
-        self._run_all(recipe, launches)
+        self._run_all(recipe, self._copying(recipe, launches, sent["inputs"]))
         return logits
+
+    def _copying(
+        self, recipe: Recipe, launches: Iterable[Launch], inputs: Mapping[str, Any]
+    ) -> Iterable[Launch]:  # fmt: skip
+        """Return a step's launches with those that copy slots, where its inputs list some."""
+        copies = self._slot_copies
+        some = copies is not None and len(inputs.get(COPIED[0], ()))
+        return copies.among(inputs, launches, recipe.writes) if copies and some else launches
 
     def _sent(
         self, step: StepInput, source: np.ndarray | None, lists: Lists, few: bool
@@ -183,8 +194,7 @@ class DeviceExecutor(CompiledExecutor):
         what its `flow` takes. With `few` a decode step takes the recipe of its rows, where it is
         not the general one."""
         rows = step.tokens.shape[0]
-        layout = Layout.of([*((name, rows) for name in (*_SENT[:-1], "source")),
-                            (_SENT[-1], step.logits_rows.shape[0]), *lists.sizes()])  # fmt: skip
+        layout = _layout(rows, step.logits_rows.shape[0], lists.sizes())
         self._fill(layout, step, source, lists.arrays, None)
         inputs = self._lists.bind(layout.views(self._staging.device), lists.extents)
         self._feed_tokens(inputs, rows)
@@ -289,7 +299,7 @@ class DeviceExecutor(CompiledExecutor):
     @property
     def recordings(self) -> int:
         """How many rooms have been recorded."""
-        return len(self._recorded)
+        return len(self._recorded) + len(self._prompts)
 
     def _fill(
         self, layout: Layout, step: StepInput, source: np.ndarray | None,
@@ -298,42 +308,33 @@ class DeviceExecutor(CompiledExecutor):
         """Send a step's arrays; where a place is larger than they, the rest does nothing."""
         given = {name: getattr(step, name).numpy() for name in _SENT}
         given |= {"source": _NOTHING if source is None else source, **lists}
-        end = layout.places[PAGES][0] + len(lists[PAGES])
-        if end > self._staging.capacity:
-            raise ListsTooLong(wanted=end, capacity=self._staging.capacity)
-        buffer = self._staging.open()
-        for name, (at, size) in layout.places.items():
-            array = given[name]
-            count = len(array)
-            buffer[at : at + count] = array
-            if count < size and name != PAGES:
-                filling = -1 if room is None else room.filling(name, array)
-                buffer[at + count : at + size] = filling
-        self._staging.send(end)
+        self._staging.fill(layout, given, _nothing if room is None else room.filling)
 
     def _record(self, room: Room) -> Recorded:
-        """Record the launches of a room, over rows that do nothing while that is done."""
-        sizes = [(name, room.rows) for name in (*_SENT, "source")]
-        layout = Layout.of([*sizes, *room.sizes])
+        """Record the launches of a room, over rows that do nothing while that is done. Greedy draws
+        are part of them, but for prompts."""
+        layout = _layout(room.rows, room.logits or room.rows, room.sizes)
         views = layout.views(self._staging.device)
         for name, view in views.items():
             view.fill_(room.filling(name, _NOTHING))
         inputs = self._lists.bind(views, dict(room.extents))
         rows = room.rows
-        extents = {"T": rows, "B": rows, "B1": rows + 1, "R": rows, "N": self.num_pages,
-                   "M": rows * self.config.experts_per_token, "MAXP": 0,
+        extents = {"T": rows, "B": rows, "B1": rows + 1, "R": room.logits or rows, "MAXP": 0,
+                   "N": self.num_pages, "M": rows * self.config.experts_per_token,
                    **(self.host.extents if self.host else {})}  # fmt: skip
         recipes = self._sparse_recipes if room.sparse else self._recipes
-        recipe = _fitting(recipes, rows, room.apart)
+        recipe = recipes[-1][1] if room.logits else _fitting(recipes, rows, room.apart)
         launches, logits = recipe.bind(inputs, extents, room.way)
+        launches = [*self._copying(recipe, launches, inputs)]
         before = self.drawn.block.clone()
 
         def run() -> None:
             self._feed_tokens(inputs, rows)
             self._run_all(recipe, launches)
-            self.greedy(rows, logits, self.everything[:rows], *self.drawn.views(rows))
+            if not room.logits:
+                self.greedy(rows, logits, self.everything[:rows], *self.drawn.views(rows))
 
-        recorded = Recorded(room, layout, self._recorder.record(run), logits)
+        recorded = Recorded(room, layout, self._recorder.record(run, room.logits > 0), logits)
         self.drawn.block.copy_(before)
         return recorded
 
@@ -351,6 +352,12 @@ class DeviceExecutor(CompiledExecutor):
             with peers():
                 distributed.broadcast(self.drawn.token, 0)
         self._feed(rows, self.max_batch, inputs["source"], self.drawn.token, inputs["tokens"])
+
+
+def _layout(rows: int, logits: int, lists: Iterable[tuple[str, int]]) -> Layout:
+    """Return where the arrays of a step lie, its lists behind the others."""
+    sizes = [(name, rows) for name in ("source", *_SENT[:-1])]
+    return Layout.of([*sizes, (_SENT[-1], logits), *lists])
 
 
 def _fitting(recipes: Sequence[tuple[int, Recipe]], rows: int, apart: bool) -> Recipe:
@@ -375,6 +382,11 @@ _SENT = ("tokens", "positions", "slots", "logits_rows")
 
 
 _NOTHING = np.zeros(1, np.int32)[:0]
+
+
+def _nothing(name: str, given: np.ndarray) -> int:
+    """Return what the rest of an array holds where a step is launched: `source` may be missing."""
+    return -1
 
 
 def _as_it_is(tensor: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Protocol
 
@@ -11,15 +12,17 @@ import torch
 class Recorder(Protocol):
     """Turns launches over fixed memory into something that is cheap to launch again."""
 
-    def record(self, run: Callable[[], None]) -> Callable[[], None]:
-        """Return what does again what `run` does; `run` may be called any number of times."""
+    def record(self, run: Callable[[], None], many: bool = False) -> Callable[[], None]:
+        """Return what does again what `run` does; `run` may be called any number of times.
+
+        `many`: it computes the rows of prompts, by kernels that have been loaded."""
         ...
 
 
 class Rerun:
     """Records nothing: every replay launches anew."""
 
-    def record(self, run: Callable[[], None]) -> Callable[[], None]:
+    def record(self, run: Callable[[], None], many: bool = False) -> Callable[[], None]:
         """Return `run` itself."""
         return run
 
@@ -31,13 +34,20 @@ class CudaGraphs:
         self._pool = torch.cuda.graph_pool_handle()
         self._side = torch.cuda.Stream()  # one: a library keeps a workspace for each stream
         self._graphs: list[torch.cuda.CUDAGraph] = []
+        self._prompts_in: set[int] = set()
 
-    def record(self, run: Callable[[], None]) -> Callable[[], None]:
+    def record(self, run: Callable[[], None], many: bool = False) -> Callable[[], None]:
         """Run once, so that kernels are loaded and libraries have their workspaces; then capture.
 
         Launches after the capture wait for it: both are on the caller's stream. Of NVIDIA's two
-        libraries of products, cuBLASLt's choices read weights faster for few rows.
+        libraries of products, cuBLASLt's choices read weights faster for few rows. Prompts are run
+        once a thread only, each of which has a library's handle of its own: it takes longer.
         """
+        if many:
+            thread = threading.get_ident()
+            known = thread in self._prompts_in
+            self._prompts_in.add(thread)
+            return self._captured(run, known)
         before = torch.backends.cuda.preferred_blas_library()
         torch.backends.cuda.preferred_blas_library("cublaslt")
         try:
@@ -45,12 +55,13 @@ class CudaGraphs:
         finally:
             torch.backends.cuda.preferred_blas_library(before)
 
-    def _captured(self, run: Callable[[], None]) -> Callable[[], None]:
+    def _captured(self, run: Callable[[], None], known: bool = False) -> Callable[[], None]:
         side = self._side
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            run()
-        torch.cuda.current_stream().wait_stream(side)
+        if not known:
+            side.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(side):
+                run()
+            torch.cuda.current_stream().wait_stream(side)
         torch.cuda.synchronize()
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(

@@ -15,10 +15,11 @@ from .attention_plan import Batch, Rates, Shape, SinglePlans, WorkList, plan, pl
 from .grown_lists import PAGES, Growing, Lists
 from .prompt_tiles import prompt_tiles
 from .recipe import PLANNED
+from .slot_copies import COPIED
 from .sparse_lists import FILLS, GROUP_ARRAYS, ROW_ARRAYS, SparseLists, SparseRows, fills
 from .step import StepInput
 
-_ARRAYS = (
+ARRAYS = (
     "item_row", "item_rows", "item_page", "item_low", "item_high", "row_query", "row_limit",
     "row_slot", "merge_query", "merge_start",
 )  # fmt: skip
@@ -26,7 +27,12 @@ PROMPTS = ("prompt_query", "prompt_rows", "prompt_page", "prompt_limit")
 """The lists of prompts' tiles."""
 _NONE = ("row_slot", "merge_query", "item_list", "fill_before", "group_rows")
 """Lists in which -1 stands for nothing."""
-_SIZED_BY = {"item": "W", "row": "R"}
+
+
+def extent_of(name: str) -> str:
+    """Return the extent of one of `ARRAYS`: of items W, their rows R, joined rows G and G + 1."""
+    sized = {"item": "W", "row": "R"}.get(name.partition("_")[0])
+    return sized or ("G" if name == "merge_query" else "G1")
 
 
 class AttentionLists:
@@ -144,7 +150,7 @@ class AttentionLists:
             seconds += made.seconds
             apart = apart and int(made.item_rows.max(initial=0)) <= self._shape.rows_few
             tail = str(window or "")
-            for name in _ARRAYS:
+            for name in ARRAYS:
                 arrays[f"{PLANNED}{name}{tail}"] = getattr(made, name)
             counts = {"W": made.item_row, "R": made.row_query, "G": made.merge_query,
                       "G1": made.merge_start}  # fmt: skip
@@ -169,7 +175,7 @@ class AttentionLists:
         starts = step.query_starts.numpy().astype(np.int64)
         batch = Batch(table, lengths.astype(np.int64), starts)
         made = self.sparse.plan(batch, rows, self._shape, self._rates)
-        arrays = {f"{PLANNED}{name}": getattr(made, name) for name in _ARRAYS}
+        arrays = {f"{PLANNED}{name}": getattr(made, name) for name in ARRAYS}
         arrays |= self.sparse.arrays(rows, made, table)
         arrays |= self._fills(starts, table, lengths)
         arrays[PAGES] = table.ravel()
@@ -212,10 +218,8 @@ class AttentionLists:
             counts = {"W": items, "R": taken, "S": min(taken, self._slots), "G": joined,
                       "G1": joined + 1, "M": many}  # fmt: skip
             most |= {f"{PLANNED}{name}{tail}": count for name, count in counts.items()}
-            for name in _ARRAYS:
-                kind = name.partition("_")[0]
-                extent = _SIZED_BY.get(kind) or ("G" if name == "merge_query" else "G1")
-                sizes.append((f"{PLANNED}{name}{tail}", counts[extent]))
+            for name in ARRAYS:
+                sizes.append((f"{PLANNED}{name}{tail}", counts[extent_of(name)]))
         most[f"{PLANNED}F"] = rows
         sizes += [(f"{PLANNED}{name}", rows) for name in FILLS if PLANNED + name in lists.arrays]
         if lists.sparse:
@@ -309,7 +313,8 @@ class Room:
     """What recorded launches are made for: rows, extents and sizes of the lists, page table last,
     and the way in which their kernels read them.
 
-    It names the recording: steps with the same room share it.
+    It names the recording: steps with the same room share it. Of a step of prompts it has places
+    for so many rows of `logits`; 0: for as many as rows, one each.
     """
 
     rows: int
@@ -318,6 +323,7 @@ class Room:
     sizes: tuple[tuple[str, int], ...]
     sparse: bool = False
     way: str = ""
+    logits: int = 0
 
     @property
     def places(self) -> int:
@@ -329,6 +335,8 @@ class Room:
         if (self.apart, self.sparse) != (other.apart, other.sparse) or self.rows < other.rows:
             return False
         if self.way != other.way and not self.apart:
+            return False
+        if self.logits < other.logits or bool(self.logits) != bool(other.logits):
             return False
         mine, its = (dict((*room.extents, *room.sizes)) for room in (self, other))
         return mine.keys() == its.keys() and all(mine[name] >= its[name] for name in its)
@@ -343,7 +351,7 @@ class Room:
         """Return what the rest of an array holds: items of no rows, joins of no row."""
         if name.startswith(f"{PLANNED}merge_start"):
             return int(given[-1]) if len(given) else 0
-        nothing = ("slots", "source", *(PLANNED + name for name in _NONE))
+        nothing = ("slots", "source", *COPIED, *(PLANNED + name for name in _NONE))
         return -1 if name.startswith(nothing) else 0
 
 

@@ -1,4 +1,4 @@
-"""Recorded decode steps by their room; a room that few steps ask for borrows a larger one's.
+"""Recorded steps by their room; a room that few steps ask for borrows a larger one's.
 
 When to record is the problem of renting or buying: a step that borrows loses something, and a
 recording costs what it costs, be it used once more or a thousand times. Buying when the loss has
@@ -23,14 +23,17 @@ ROW, LENT = 2e-5, 2.5e-4
 """Seconds that a step loses in another's recording: for each row that does nothing, and besides,
 as its lists are longer and its kernels those of more rows."""
 
+LOGIT = 1.5e-6
+"""The same for each row of logits that nothing asks for, of 128 K words."""
+
 LAUNCHED = 7e-3
-"""Seconds lost where no recording holds a step, which is launched kernel by kernel: half a
-recording, as it may be the only one of its kind."""
+"""Seconds lost where a step is launched kernel by kernel, as no recording holds it, or none that
+loses less: half a recording, as it may be the only one of its kind."""
 
 
 @dataclass(frozen=True)
 class Recorded:
-    """Decode steps of one room, recorded: where inputs lie, how to launch, where logits come."""
+    """Steps of one room, recorded: where inputs lie, how to launch, where logits come."""
 
     room: Room
     layout: Layout
@@ -43,10 +46,11 @@ Fits = Callable[[Room], float | None]
 
 
 class Recordings:
-    """What has been recorded, and what steps of rooms that have not been lost so far."""
+    """What has been recorded, at most `most` rooms (0: all that are worth it), and what steps of
+    rooms that have not been lost so far."""
 
-    def __init__(self, cost: float = COST) -> None:
-        self.cost = cost
+    def __init__(self, cost: float = COST, most: int = 0) -> None:
+        self.cost, self._most = cost, most
         self._known: dict[Room, Recorded] = {}
         self._lost: dict[Room, float] = {}
 
@@ -66,7 +70,7 @@ class Recordings:
             return known
         found, loss = self._lent(room, fits)
         lost = self._lost.pop(room, 0.0) + loss
-        if lost < self.cost:
+        if lost < self.cost or (self._most and len(self._known) >= self._most):
             self._lost[room] = lost
             return found
         known = self._known[room] = record(room)
@@ -80,11 +84,17 @@ class Recordings:
     def _lent(self, room: Room, fits: Fits) -> tuple[Recorded | None, float]:
         """Return the smallest recording that a step of another room can be replayed by, and the
         seconds that it loses so."""
-        larger = sorted((other for other in self._known if other.rows >= room.rows),
-                        key=lambda other: (other.rows, other.places))  # fmt: skip
+        larger = [(_empty(other, room), other) for other in self._known if other.rows >= room.rows]
+        larger = sorted((pair for pair in larger if pair[0] < LAUNCHED),
+                        key=lambda pair: (pair[1].rows, pair[0], pair[1].places))  # fmt: skip
         for take in (lambda other: 0.0 if other.holds(room) else None, fits):
-            for other in larger:
+            for empty, other in larger:
                 loss = take(other)
-                if loss is not None:
-                    return self._known[other], loss + LENT + ROW * (other.rows - room.rows)
+                if loss is not None and empty + loss < LAUNCHED:
+                    return self._known[other], empty + loss
         return None, LAUNCHED
+
+
+def _empty(other: Room, room: Room) -> float:
+    """Return the seconds that a step of a room loses by places of another that have nothing."""
+    return LENT + ROW * (other.rows - room.rows) + LOGIT * (other.logits - room.logits)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -12,40 +12,42 @@ from torch import Tensor
 
 from ..codegen.addresses import values_of
 from .library import Launch
-from .staging import Layout, Staging
 
-LISTS = ("from_page", "from_row", "to_page", "to_row")
+COPIED = ("from_page", "from_row", "to_page", "to_row")
+"""The lists [X] of what is copied; a page of -1 is none."""
+
+_NONE = np.zeros((4, 0), np.int32)
 
 
 class SlotCopies:
     """Puts the copies of a step among its launches.
 
-    `k` and `v` are [layers, N, K, P, C], with rows of whole 32-bit numbers; `most` copies are asked
-    for at most in one step.
+    `pools` are k and v [layers, N, K, P, C], with rows of whole 32-bit numbers.
     """
 
-    def __init__(self, k: Tensor, v: Tensor, launch: Callable[..., Any], most: int) -> None:
-        self._pools = [*zip(*(pool.view(torch.int32) for pool in (k, v)), strict=True)]
+    def __init__(self, pools: Sequence[Tensor], launch: Callable[..., Any]) -> None:
+        self._pools = [*zip(*(pool.view(torch.int32) for pool in pools), strict=True)]
         self._launch = launch
-        self._staging = Staging(Layout.of((name, most) for name in LISTS).end, k.device)
+
+    def lists(self, copies: Tensor | None) -> dict[str, np.ndarray]:
+        """Return the lists of a step's `copies` [2, X], slots from and to; None: empty ones."""
+        found = _NONE
+        if copies is not None:
+            pages, rows = np.divmod(copies.numpy(), self._pools[0][0].shape[2])
+            found = np.stack([pages[0], rows[0], pages[1], rows[1]])
+        return dict(zip(COPIED, found, strict=True))
 
     def among(
-        self, copies: Tensor, launches: Iterable[Launch], writes: Iterable[int | None]
-    ) -> Iterator[Launch]:
+        self, lists: Mapping[str, Tensor], launches: Iterable[Launch],
+        writes: Iterable[int | None],
+    ) -> Iterator[Launch]:  # fmt: skip
         """Yield a step's launches, and behind each that writes a layer's keys the layer's copies.
 
-        `copies` [2, X] are slots from and to; `writes` says of each launch which layer's keys it
-        writes, None: none.
+        `lists` are those on the device; `writes` says of each launch which layer's keys it writes,
+        None: none.
         """
-        size, count = self._pools[0][0].shape[2], copies.shape[1]
-        places = np.divmod(copies.numpy(), size)
-        layout = Layout.of((name, count) for name in LISTS)
-        buffer = self._staging.open()
-        arrays = (places[0][0], places[1][0], places[0][1], places[1][1])
-        for (at, _), array in zip(layout.places.values(), arrays, strict=True):
-            buffer[at : at + count] = array
-        self._staging.send(layout.end)
-        same = (count, *self._pools[0][0].shape, *layout.views(self._staging.device).values())
+        found = [lists[name] for name in COPIED]
+        same = (len(found[0]), *self._pools[0][0].shape, *found)
         known, addressed = values_of(same), getattr(self._launch, "addressed", None)
         for launch, layer in zip(launches, writes, strict=True):
             yield launch

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ..ir.diagnostics import CapacityError
+
 ALIGNMENT = 64
 """Integers at whose multiples arrays begin: 256 bytes, so that kernels may read them in blocks."""
 
 DEPTH = 3
 """Steps that may be on their way at once: one runs, one waits behind it, one is being filled."""
+
+
+class ListsTooLong(CapacityError):
+    """A step whose lists are longer than the buffers on their way to the device."""
+
+    template = "a step's lists of {wanted} integers exceed the {capacity} that are sent at once"
+    hint = "lower max_tokens or max_batch"
 
 
 @dataclass(frozen=True)
@@ -62,6 +71,25 @@ class Staging:
         if event is not None:
             event.synchronize()
         return self._arrays[self._turn]
+
+    def fill(
+        self, layout: Layout, given: Mapping[str, np.ndarray],
+        filling: Callable[[str, np.ndarray], int],
+    ) -> None:  # fmt: skip
+        """Send the arrays of a layout. Where a place is larger than its array, `filling` says what
+        the rest holds; of the last place it is not sent."""
+        last, (at, _) = [*layout.places.items()][-1]
+        end = at + len(given[last])
+        if end > self.capacity:
+            raise ListsTooLong(wanted=end, capacity=self.capacity)
+        buffer = self.open()
+        for name, (at, size) in layout.places.items():
+            array = given[name]
+            count = len(array)
+            buffer[at : at + count] = array
+            if count < size and name != last:
+                buffer[at + count : at + size] = filling(name, array)
+        self.send(end)
 
     def send(self, count: int) -> None:
         """Copy the first `count` integers of the opened buffer to the device, without waiting."""

@@ -25,7 +25,8 @@ def attention_prompts(shape: Parts) -> Operation:
     time.
 
     Arguments: T, N, P items, E page entries; q [T, H * C]; prompt_query, prompt_rows, prompt_page,
-    prompt_limit [P], of which row i of an item sees limit + i keys; pages [E]; k, v [N, K, P, C];
+    prompt_limit [P], of which row i of an item sees limit + i keys (an item of no rows
+    and limit 0 is none); pages [E]; k, v [N, K, P, C];
     out [T, H * C].
     """
     s = shape
@@ -93,7 +94,7 @@ class _Prompts(PartsBuilder):
     def _facts(self) -> tuple[str, ...]:
         page = self.shape.page
         return (
-            "P >= 0", "N >= 1", "0 <= prompt_query[*]", "1 <= prompt_rows[*]",
-            "0 <= prompt_page[*]", "1 <= prompt_limit[*]", "0 <= pages[*] < N",
+            "P >= 0", "N >= 1", "0 <= prompt_query[*]", "0 <= prompt_rows[*]",
+            "0 <= prompt_page[*]", "0 <= prompt_limit[*]", "0 <= pages[*] < N",
             f"prompt_page[i] + (prompt_limit[i] + prompt_rows[i] + {page - 2}) // {page} <= E",
         )  # fmt: skip

@@ -255,6 +255,7 @@ def main() -> None:
     device.warm()
     device.record_single()
     device._recorded.cost = 1e-3  # so few steps would borrow the first one's recording
+    device._prompts.cost = 0.0  # so that each step of prompts is recorded
     if device.host:
         assert device.host.room == KeyRoom(HOST_PAGES, 64)
         device._sparse.window = math.inf  # so few weights leave no time for anything
@@ -280,15 +281,16 @@ def main() -> None:
     )
     multiplied = rows_of_products()
     if all_rows:
-        device.copies_slots = (
-            False  # as steps that copy slots are launched one kernel after another
-        )
+        if sys.argv[1] == "qwen":
+            device.copies_slots = False  # such steps are launched, as windows have no tiles
         if not sparse:
             device._sent = None  # which nothing is
     copied = counted_copies(device)
     found = generate(device, device_sampler(device, kernels), shared, most, together)
     # two prompts of three share with the first, computed in one step, a part of a page
     assert copied == ([2 * shared] if device.copies_slots else []), copied
+    recorded = device.copies_slots if all_rows else not device.host
+    assert bool(len(device._prompts)) == (recorded and sys.argv[1] not in ("qwen", "tail"))
     assert multiplied <= {*device._counts, *device._logit_counts, *device._sizes}, multiplied
     assert sys.argv[1] not in ("sparse", "together") or 3 in groups
     expected = generate(meaning, shared=shared, most=most, watched=together)

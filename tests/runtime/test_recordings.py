@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from weft.runtime.lists import Room
-from weft.runtime.recordings import COST, LENT, ROW, Recorded, Recordings
+from weft.runtime.recordings import COST, LAUNCHED, LENT, ROW, Recorded, Recordings
 from weft.runtime.staging import Layout
 
 
@@ -72,8 +72,9 @@ def test_a_step_that_no_room_holds_but_that_fits_one_cut_anew_is_not_recorded_fo
     book = Book(room(96), room(128), room(256))
     wanted = room(90, items=300)
     assert book.of(wanted, {room(128): 0.0, room(256): 0.0}) == room(128)
-    taken = [book.of(wanted, {room(128): COST / 2}) for _ in range(3)]
-    assert taken == [room(128), wanted, wanted]  # what cutting it anew loses counts
+    taken = [book.of(wanted, {room(128): 0.3 * COST}) for _ in range(4)]
+    assert taken == [room(128), room(128), wanted, wanted]  # what cutting it anew loses counts
+    assert book.of(room(91, items=300), {room(128): LAUNCHED}) is None  # so does a launched one
     assert book.of(room(200, items=300), {room(128): 0.0}) is None  # which has too few rows
 
 

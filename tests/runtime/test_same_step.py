@@ -221,9 +221,10 @@ def test_copies_stand_behind_the_launch_that_writes_a_layers_keys():
 
     copies = torch.tensor([[0, 1, 9], [6, 7, 2]], dtype=torch.int32)
     launches = [(ran.append, (name,)) for name in ("a", "write 1", "b", "write 0")]
-    for function, arguments in SlotCopies(k, v, copy, 8).among(
-        copies, launches, [None, 1, None, 0]
-    ):
+    slots = SlotCopies((k, v), copy)
+    assert {len(array) for array in slots.lists(None).values()} == {0}
+    lists = {name: torch.from_numpy(array) for name, array in slots.lists(copies).items()}
+    for function, arguments in slots.among(lists, launches, [None, 1, None, 0]):
         function(*arguments)
         if ran == ["a", "write 1", "copy"]:
             assert torch.equal(k[0], before[0][0]) and not torch.equal(k[1], before[0][1])
