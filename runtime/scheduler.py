@@ -149,7 +149,6 @@ class Scheduler:
         for some in (self._prefilling, self.done):
             if request in some:
                 some.remove(request)
-        self._same.changed()
         self._parked.discard(request)
         self._leave_queue(request)
         self._release_followers(request, None)

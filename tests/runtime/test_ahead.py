@@ -9,7 +9,7 @@ import pytest
 from ahead import AheadExecutor, AheadSampler
 from weft.runtime import batch, held_rows, pace
 from weft.runtime.engine import Engine
-from weft.runtime.flight import Flight
+from weft.runtime.flight import FOLLOWS, Flight
 from weft.runtime.request import Request, Sampling
 from weft.runtime.simulator import toy_logits
 from weft.runtime.tasks import TaskLoop
@@ -244,6 +244,14 @@ def test_only_what_the_host_must_see_stops_the_next_step():
     assert not flight.may_be_followed(a_batch([1, 1, 9]), scarce=True)
     assert not flight.may_be_followed(a_batch([9, 9], constrained=1))
     assert not flight.may_be_followed(a_batch([]))
+
+
+def test_what_is_scored_is_followed_where_enough_waits_and_pages_are_not_scarce():
+    scored = Flight(np.zeros(0), (), None, 0, scores=SimpleNamespace())  # type: ignore[arg-type]
+    much, little = (SimpleNamespace(backlog=FOLLOWS - less) for less in (0, 1))
+    assert scored.may_be_followed(a_batch([]), queue=much)
+    assert not scored.may_be_followed(a_batch([]), queue=little)
+    assert not scored.may_be_followed(a_batch([]), scarce=True, queue=much)
 
 
 SIZES = """program sizes(n: int, many: int) -> str:

@@ -1,5 +1,6 @@
 """Calm states: what the tables say of them, and that runs of them are as if each token was seen."""
 
+import re
 from random import Random
 
 import numpy as np
@@ -73,4 +74,20 @@ def test_runs_of_calm_rows_are_the_oracles(toy, monkeypatch, pages):
     assert found.values == [oracle(number, n=number).value for number in range(24)]
     assert (found.stats.preemptions > 0) == (pages == 40)
     assert sum(looked) < 0.5 * found.stats.generated_tokens
+    toy.assert_clean(executable)
+
+
+def test_calm_rows_are_looked_at_when_their_budget_begins_to_count(toy):
+    """Behind thirty letters some take more than is left: while enough is, any letter may come."""
+    pattern = "[a-z]{30}(?:[a-m][a-z]{60}|[n-z][a-z]{20})[0-9]"
+    text = """
+program p(n: int) -> str:
+    user "{n}"
+    assistant gen a(max_tokens=75, temperature=1.0): regex "PATTERN"
+    return a
+""".replace("PATTERN", pattern)
+    executable, oracle = toy.compile(text), toy.oracle(text)
+    found = executable.run_rows([{"n": number} for number in range(6)])
+    assert found.values == [oracle(number, n=number).value for number in range(6)]
+    assert all(re.fullmatch(pattern, value) for value in found.values)
     toy.assert_clean(executable)

@@ -6,7 +6,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from weft.runtime.batch import Chunk
 from weft.runtime.engine import Engine
+from weft.runtime.kv_cache import PagedKV
 from weft.runtime.policy import Policy
 from weft.runtime.request import Request, Sampling
 from weft.runtime.same_step import SameStep
@@ -205,6 +207,36 @@ def test_who_reads_what_is_not_computed_after_all_leaves_the_step(monkeypatch):
     for request in drain(engine):
         engine.free(request.sequence)
     assert [each.sequence.ids() for each in requests] == [continued(ids, 1) for ids in prompts]
+
+
+def test_a_page_that_changes_hands_within_a_step_is_read_where_its_new_holder_writes():
+    """Who was to have it copied had to give it back; the next one computes what is in it."""
+    kv = PagedKV(8, 4, 64, lambda source, target: None)
+    same, chunks = SameStep(kv, True), {}
+    same.begin(chunks)
+
+    def takes(ids, *others):
+        sequence = kv.create((len(chunks),))
+        sequence.append(ids)
+        request = Request(sequence, sampling=Sampling(1))
+        now, _ = same.leaders(request, others)
+        assert not others or same.follow(request, now)
+        assert kv.reserve(sequence, len(ids))
+        chunks[request] = Chunk(request, sequence.resident, len(ids) - sequence.resident)
+        same.took(request, chunks[request])
+        return request, chunks[request].copied
+
+    first, _ = takes([1, 2, 3, 4, 5, 6])
+    second, copied = takes([1, 2, 3, 4, 5, 9], first)
+    page = int(second.sequence.pages[1])
+    assert copied.tolist() == [[4 * int(first.sequence.pages[1])], [4 * page]]
+    kv.drop(second.sequence)
+    del chunks[second]
+    third, _ = takes([7, 8, 9])
+    assert third.sequence.pages[0] == page
+    fourth, copied = takes([7, 8, 5], first, third)
+    other = int(fourth.sequence.pages[0])
+    assert copied.tolist() == [[4 * page, 4 * page + 1], [4 * other, 4 * other + 1]]
 
 
 def test_copies_stand_behind_the_launch_that_writes_a_layers_keys():
