@@ -37,7 +37,13 @@ from .passes.pipeline import LOWERING, PLAN_PASSES, PROGRAM_PASSES
 from .passes.program.lower_to_plan import NoVocabulary
 from .passes.program.prefix_tree import PlanPrefixes, PrefixTree
 from .passes.validation.registry import validation
-from .remote_model import NotForRemote, remote_address, remote_executable, remote_passes
+from .remote_model import (
+    NotForRemote,
+    check_options,
+    remote_address,
+    remote_executable,
+    remote_passes,
+)
 from .stages import Stages, explanation, record_of
 
 if TYPE_CHECKING:
@@ -289,6 +295,7 @@ class Compilation:
 
     def executable(self) -> Executable:
         """Return what runs the program; a rank other than 0 serves that one, and then exits."""
+        check_options(self.options, self.remote)
         if self.remote is not None:
             return remote_executable(self, self.remote)
         if self.options.tp > 1 and self.launch.rank:

@@ -71,6 +71,12 @@ class RemoteOptions:
         if self.retries < 0:
             raise BadOption(problem="remote_retries must not be negative")
 
+    @property
+    def given(self) -> list[str]:
+        """The names of the options that say something; the key is the environment's."""
+        return [f"remote_{item.name}" for item in fields(self)
+                if item.name != "key" and getattr(self, item.name) != item.default]  # fmt: skip
+
     @staticmethod
     def parse(texts: Mapping[str, str]) -> dict[str, Any]:
         """Return options given as text, `{"timeout": "30"}`, as `changed` wants them."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from .frontend.constraints import constraint_of, pattern_of
+from .frontend.ignored import ignored_remotely, tell
 from .ir.diagnostics import ModelError
 from .ir.vocabulary import ChatFormat, Part
-from .options import RemoteOptions
+from .options import BadOption, Options, RemoteOptions
 from .passes.manager import Pass
 from .passes.pipeline import REMOTE_PASSES
 from .passes.program.remote_calls import RemoteCalls
@@ -25,6 +26,31 @@ class NotForRemote(ModelError):
 
     template = "{model} is a remote model: it has no stage after the program"
     hint = "its program IR runs as it is; dump --stage program, or choose a model that runs here"
+
+
+OF_THE_ENGINE = (
+    "target", "tp", "gpu_memory", "kv_host_memory", "kv_memory", "weights", "kv", "activations",
+    "weight_copies", "attention", "attention_always", "max_loss",
+)  # fmt: skip
+"""Options that say how a model in this process computes, which an endpoint is not told of."""
+
+
+def check_options(options: Options, address: Address | None) -> None:
+    """Raise BadOption for what would be left unread: an engine's of an endpoint, or vice versa."""
+    if address is None:
+        if options.remote.given:
+            names = ", ".join(options.remote.given)
+            problem = f"{names}: the model runs in this process, and asks no endpoint"
+            hint = "leave it out, or name a remote model: openai:URL#NAME"
+            raise BadOption(problem=problem, hint=hint)
+        return
+    plain = Options().changed(target=options.target)  # a target has defaults of its own
+    given = [name for name in OF_THE_ENGINE if getattr(options, name) != getattr(plain, name)]
+    given = ["target", *given] if options.target != Options().target else given
+    if given:
+        problem = f"{', '.join(given)}: {address} computes as its server was started"
+        hint = "leave it out, or choose a model that runs here"
+        raise BadOption(problem=problem, hint=hint)
 
 
 def remote_address(model: object) -> Address | None:
@@ -53,6 +79,7 @@ def remote_executable(compilation: Compilation, address: Address) -> RemoteExecu
 
     options = compilation.options.remote
     program, chat = compilation.program, _chat(options)
+    tell([*compilation.warnings, *ignored_remotely(compilation.lowered)])
     if chat is None:
         chat = any(op.name == "program.begin" for op in program.walk())
     asked = Asked(chat, text_format(options.template), fixed=options.api != "auto")

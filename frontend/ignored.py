@@ -1,4 +1,4 @@
-"""Tells a user of what a program asks for and a model in this process cannot do."""
+"""Tells a user of what a program asks for and its model, here or at an endpoint, cannot do."""
 
 from __future__ import annotations
 
@@ -30,6 +30,23 @@ def ignored(module: Module) -> list[Warning]:
             LACKS[kind][1],
         )
         for (kind, name), operation in found.items()
+    ]
+
+
+def ignored_remotely(module: Module) -> list[Warning]:
+    """Return a warning for each attention policy, which an endpoint is not told of."""
+    found: dict[str, Operation] = {}
+    for operation in module.walk():
+        policy = operation.attribute("attention")
+        if policy and policy != "dense":
+            found.setdefault(policy, operation)
+    return [
+        Warning(
+            f"with attention {policy}: an endpoint reads keys as it does, and is not told",
+            operation.span,
+            "--model FOLDER runs the program here",
+        )
+        for policy, operation in found.items()
     ]
 
 

@@ -3,7 +3,7 @@
 import pytest
 import weft
 from weft.compiler import Compilation
-from weft.frontend.ignored import ignored
+from weft.frontend.ignored import ignored, ignored_remotely
 
 TEXT = """
 program two(question: str) -> list[str]:
@@ -39,3 +39,10 @@ def test_what_the_checker_finds_suspicious_is_told_where_a_program_is_compiled()
         weft.compile(f"program one(x: str, y: str) -> str:\n{body}")
     found = " ".join(str(warning.message) for warning in told)
     assert "`y` is never used" in found and "nothing reaches this statement" in found
+
+
+def test_a_policy_that_an_endpoint_is_not_told_of_is_told_to_the_user():
+    text = TEXT.replace("with priority 2:", "with attention sparse(k=64):")
+    (told,) = ignored_remotely(Compilation(text, None).lowered)
+    assert "with attention sparse(k=64): an endpoint reads keys as it does" in str(told)
+    assert ":11:" in str(told) and not ignored_remotely(Compilation(TEXT, None).lowered)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import weft
 from weft.ir.diagnostics import WeftError
+from weft.options import BadOption
 from weft.passes.program.remote_calls import NoBaseline, NotOverChat
 from weft.runtime.remote.errors import Lacks
 
@@ -97,3 +98,28 @@ def test_a_malformed_address_is_refused(model):
     with pytest.raises(WeftError, match="no remote model") as error:
         weft.compile('program p() -> str:\n    "x"\n    gen a\n    return a', model)
     assert "u:p" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"weights": "bf16"}, {"kv": "bf16"}, {"target": "cuda"}, {"tp": 2}, {"gpu_memory": 1 << 30},
+     {"kv_memory": 1 << 30}, {"attention": "sparse(k=64)"}, {"max_loss": 0.1},
+     {"weight_copies": False}],
+    ids=lambda options: next(iter(options)),
+)  # fmt: skip
+def test_options_of_an_engine_are_refused_for_an_endpoint(fake, options):
+    (name,) = options
+    with pytest.raises(BadOption, match=f"{name}: openai:.* as its server was started"):
+        weft.compile(OPENED, fake.model, **options)
+
+
+def test_options_of_an_endpoint_are_refused_for_a_model_of_this_process():
+    with pytest.raises(BadOption, match="remote_retries: the model runs in this process"):
+        weft.compile(OPENED, "tiny-dense", remote_retries=2)
+
+
+def test_a_policy_of_attention_in_a_program_is_warned_of(fake):
+    text = OPENED.replace("assistant:", "with attention sparse(k=64):\n        assistant:")
+    text = text.replace('        "Grade: "\n        gen', '            "Grade: "\n            gen')
+    with pytest.warns(UserWarning, match="with attention sparse.k=64.: an endpoint"):
+        weft.compile(text, fake.model)
