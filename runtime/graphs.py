@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 import torch
+from torch import distributed
 
 
 class Recorder(Protocol):
@@ -41,11 +42,12 @@ class CudaGraphs:
 
         Launches after the capture wait for it: both are on the caller's stream. Of NVIDIA's two
         libraries of products, cuBLASLt's choices read weights faster for few rows. Prompts are run
-        once a thread only, each of which has a library's handle of its own: it takes longer.
+        once a thread only, each of which has a library's handle of its own: it takes longer. Ranks,
+        which exchange there, run them always: the threads of one say nothing of the others'.
         """
         if many:
             thread = threading.get_ident()
-            known = thread in self._prompts_in
+            known = thread in self._prompts_in and not distributed.is_initialized()
             self._prompts_in.add(thread)
             return self._captured(run, known)
         before = torch.backends.cuda.preferred_blas_library()

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import threading
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import distributed
 from weft.runtime.attention_plan import Shape
+from weft.runtime.graphs import CudaGraphs
 from weft.runtime.grown_lists import PAGES, Lists
 from weft.runtime.lists import PROMPTS, AttentionLists, Room
 from weft.runtime.prompt_rooms import BESIDE, COPIES, LISTED, LOGITS, TOKENS, PromptRooms
@@ -142,3 +147,21 @@ def test_a_step_of_decoding_is_not_lent_a_step_of_prompts():
     assert prompts.holds(prompts) and not prompts.holds(decode)
     wide = Room(64, False, prompts.extents, prompts.sizes)
     assert wide.holds(decode) and not wide.holds(room(32))
+
+
+@pytest.mark.parametrize("ranks", [False, True])
+def test_prompts_run_before_their_first_capture_in_a_thread_and_of_ranks_before_each(
+    ranks: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What one rank ran without the others would wait for them: it exchanges."""
+    known: list[bool] = []
+    graphs: Any = CudaGraphs.__new__(CudaGraphs)
+    graphs._prompts_in = set()
+    graphs._captured = lambda run, is_known: known.append(is_known)
+    monkeypatch.setattr(distributed, "is_initialized", lambda: ranks)
+    other = threading.Thread(target=graphs.record, args=(None, True))
+    for _ in range(2):
+        graphs.record(None, True)
+    other.start()
+    other.join()
+    assert known == ([False] * 3 if ranks else [False, True, False])
