@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
 import torch
 from weft.bench import timed_device
 from weft.bench.host_clock import HostClock, told_by
-from weft.bench.timed_device import BEGINS, LAUNCH, PROMPT, TimedDevice
+from weft.bench.timed_device import BEGINS, LAUNCH, PROMPT, REPLAY, TimedDevice
+from weft.runtime.prompt_rooms import TOKENS
+from weft.runtime.recordings import COST
 from weft.runtime.step import StepInput
 
 
@@ -32,18 +35,33 @@ COPIES = torch.tensor([[1], [70]], dtype=torch.int32)
 )  # fmt: skip
 def test_the_host_launches_what_no_recording_holds(monkeypatch, step, launched):
     """Steps with chunks of no more tokens than the largest batch are replayed, but for those that
-    copy slots."""
+    copy slots: these are recorded as prompts are, when one comes for the second time."""
     slept: list[float] = []
     monkeypatch.setattr(timed_device.time, "sleep", slept.append)
     device = TimedDevice(100, [1, 2, 3], batch=256)
-    device.forward(step)
-    assert slept == [LAUNCH] * launched
+    for _ in range(3):
+        device.forward(step)
+    later = [COST, REPLAY, REPLAY]
+    assert slept == ([LAUNCH, *later] if launched else [REPLAY] * 3)
+
+
+def test_a_step_of_more_tokens_than_any_recording_is_launched(monkeypatch):
+    slept: list[float] = []
+    monkeypatch.setattr(timed_device.time, "sleep", slept.append)
+    device = TimedDevice(100, [1, 2, 3], batch=256)
+    for tokens in (TOKENS, TOKENS, TOKENS - 31, TOKENS - 32, TOKENS + 1, TOKENS + 1):
+        device.forward(a_step(tokens))
+    assert slept == [LAUNCH, COST, *[REPLAY] * 3, LAUNCH, LAUNCH]  # TOKENS - 32 borrows it
+    began = device.busy_until
+    device.forward(a_step(TOKENS - 31))
+    assert device.busy_until - began == pytest.approx(TOKENS * PROMPT)  # it computes them all
 
 
 def test_the_device_begins_with_a_step_while_the_host_launches_the_rest():
     clock = HostClock()
     with told_by(clock):
         device, began = TimedDevice(100, [1, 2, 3], batch=256), clock.now()
+        device._prompts.cost = math.inf  # nothing is recorded
         device.forward(a_step(4000))
         assert LAUNCH <= clock.now() - began < LAUNCH + 0.5
         launched = clock.now()
