@@ -95,20 +95,22 @@ def kernel_lines(
     schedules = {op["name"].name: schedule for op, schedule in compilation.schedules}
     resident = sum(launched(call).work.resident_bytes for call in calls)
     groups: dict[tuple[str, str], list[int]] = {}
-    for number, (call, each) in enumerate(zip(calls, launches, strict=True)):
-        groups.setdefault((each.kernel, _shape_text(call, binding)), []).append(number)
+    doing = _doing(calls, launches)
+    for number, call in doing.items():
+        kernel = launches[number].kernel
+        groups.setdefault((kernel, _shape_text(call, binding)), []).append(number)
     times: Sequence[float | None] = [None] * len(groups)
     if measure:
         times = executor.group_seconds(launches, groups.values())
     lines = []
     for ((kernel, shape), numbers), measured in zip(groups.items(), times, strict=True):
-        doing = launched(calls[numbers[0]])
+        does = launched(doing[numbers[0]])
         start = level.launch_cost(launch_mode(level, schedules.get(kernel)))
-        seconds, memory, compute = op_time(doing.work, level, start, resident)
-        predicted = max(seconds.expected, doing.seconds + start.median)
+        seconds, memory, compute = op_time(does.work, level, start, resident)
+        predicted = max(seconds.expected, does.seconds + start.median)
         lines.append(KernelLine(
             kernel, launches[numbers[0]].operation, shape, schedule_text(schedules.get(kernel)),
-            len(numbers), doing.work, max(memory, compute), predicted, measured,
+            len(numbers), does.work, max(memory, compute), predicted, measured,
         ))  # fmt: skip
     return lines
 
@@ -122,6 +124,20 @@ def _regime_of(regimes: Sequence[Regime], launches: Sequence[BoundLaunch]) -> Re
 def _calls(regime: Regime) -> list[Operation]:
     body = regime.function.regions[0].operations
     return [op for op in body if op.name in {"graph.call", "graph.library"}]
+
+
+def _doing(calls: Sequence[Operation], launches: Sequence[BoundLaunch]) -> dict[int, Operation]:
+    """Return, by the number of each launch of a step that is one, the call whose work it does: its
+    own, or that of the one before, where it stands in for that in steps like this one."""
+    found: dict[int, Operation] = {}
+    before: Operation | None = None
+    for call, each in zip(calls, launches, strict=True):
+        if each.idle:
+            before = call if call.results else None
+        else:
+            found[each.number] = before or call
+            before = None
+    return found
 
 
 def _callee(call: Operation) -> str:
@@ -268,12 +284,13 @@ def search_schedules(
         launches = executor.launches(step)
         regime = _regime_of(compilation.regimes, launches)
         launched, calls = _launched(compilation, regime, binding, level), _calls(regime)
-        for name in dict.fromkeys(each.kernel for each in launches):
+        doing = _doing(calls, launches)
+        for name in dict.fromkeys(launches[number].kernel for number in doing):
             if name in found or name not in usual or choices.find(usual[name][0]):
                 continue
             kernel, schedule = usual[name]
-            numbers = [each.number for each in launches if each.kernel == name]
-            work = launched(calls[numbers[0]]).work
+            numbers = [number for number in doing if launches[number].kernel == name]
+            work = launched(doing[numbers[0]]).work
             programs = _programs(kernel, calls[numbers[0]], binding)
             demand = Demand(work.flops, work.bytes, programs, work.dtype, work.dense)
             ranking = [each.schedule for each in ranked(kernel, schedule, demand, level)]

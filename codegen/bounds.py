@@ -16,7 +16,7 @@ from ..ir.printer import print_operation
 from ..ir.tile import extents_of
 
 _VERSION = 1
-_ACCESSES = frozenset({"tile.load", "tile.store", "tile.atomic_add", "tile.meet"})
+_ACCESSES = frozenset({"tile.load", "tile.store", "tile.atomic_add", "tile.meet", "tile.last"})
 
 
 class UnprovenAccess(KernelError):
@@ -148,7 +148,8 @@ class _Prover:
         padded = [(1,) * (rank - len(shape)) + shape for shape in shapes]
         lane = self.values.lanes([max(extents) for extents in zip(*padded, strict=True)])
         mask = rest.pop() if operation.attribute("masked") else None
-        indices = rest if operation.name in ("tile.load", "tile.meet") else rest[:-1]
+        valued = operation.name in ("tile.store", "tile.atomic_add")
+        indices = rest[:-1] if valued else rest
         return buffer, indices, mask, lane
 
     def _decide(self, term: Any, extent: Any, path: list[Any]) -> tuple[str, Any]:

@@ -15,7 +15,7 @@ from ..ir.tile import extents_of
 from ..ir.types import dtype_of, shape_of
 from .triton_chain import in_order
 from .triton_expressions import TRITON, HostWriter, TritonWriter, Typed, cast
-from .triton_meeting import met_at, phase_lines
+from .triton_meeting import last_at, met_at, phase_lines
 from .triton_shapes import padded_shapes
 from .triton_text import (
     back,
@@ -226,6 +226,11 @@ class _Emitter:
     def _meet(self, operation: Operation) -> None:
         counter, *place = operation.operands
         self._line(met_at(self._pointer(counter, place, ()), operation["axis"]))
+
+    def _last(self, operation: Operation) -> None:
+        counter, *place = operation.operands
+        pointer = self._pointer(counter, place, ())
+        self._set(operation.result, last_at(pointer, operation["axis"]))
 
     def _write(self, operation: Operation, call: str) -> None:
         target, *rest = operation.operands

@@ -43,9 +43,10 @@ def run_kernel(kernel: Operation, *arguments: Any, dtype: Any = None) -> None:
     scalars, buffers = bind(kernel, arguments)
     check_facts(kernel, scalars, buffers)
     for phase in phases(kernel):
-        for program in itertools.product(*map(range, grid_of(kernel, scalars))):
+        grid = grid_of(kernel, scalars)
+        for program in itertools.product(*map(range, grid)):
             with np.errstate(all="ignore"):
-                _Program(phase, scalars, buffers, program, dtype or np.float32).run()
+                _Program(phase, scalars, buffers, program, dtype or np.float32, grid).run()
 
 
 def phases(kernel: Operation) -> Iterator[Operation]:
@@ -71,9 +72,10 @@ class _Program:
 
     def __init__(
         self, kernel: Operation, scalars: dict[str, Any], buffers: dict[str, np.ndarray],
-        program: tuple[int, ...], real: Any,
+        program: tuple[int, ...], real: Any, grid: tuple[int, ...],
     ) -> None:  # fmt: skip
         self._kernel, self._buffers, self._program, self._real = kernel, buffers, program, real
+        self._grid = grid
         self._values: dict[str, Any] = {}
         for argument in kernel.regions[0].arguments:
             if argument.name in scalars:
@@ -151,6 +153,16 @@ class _Program:
             memory[place] = narrow(widen(memory[place], dtype) + value[here], dtype)
         if operation.results:
             self._set(operation.result, widen(old, dtype))
+
+    def _last(self, operation: Operation) -> None:
+        """Count who comes: programs run one after another."""
+        counter, *place = operation.operands
+        where, _ = self._lanes(operation, counter, [self._get(v) for v in place], np.True_)
+        memory = self._buffers[counter.name]
+        memory[where] += 1
+        last = memory[where] == self._grid[operation["axis"]]
+        memory[where] *= not last
+        self._set(operation.result, last)
 
     def _lanes(
         self, operation: Operation, buffer: Value, indices: list[np.ndarray], *others: Any

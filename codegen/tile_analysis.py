@@ -36,7 +36,7 @@ class Analysis:
         self.written = set(kernel.attribute("writes", ())) | {
             operation.operands[0].name
             for operation in _all(kernel.regions[0])
-            if operation.name in ("tile.store", "tile.atomic_add")
+            if operation.name in ("tile.store", "tile.atomic_add", "tile.last")
         }
         self._regions = 0
         self._visit(kernel.regions[0])

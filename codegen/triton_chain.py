@@ -18,7 +18,7 @@ from .triton_expressions import HostWriter
 
 WAIT = "tl.extra.cuda.gdc_wait()"
 COME = "tl.extra.cuda.gdc_launch_dependents()"
-_WRITES = frozenset({"tile.store", "tile.atomic_add"})
+_WRITES = frozenset({"tile.store", "tile.atomic_add", "tile.last"})
 
 
 def in_order(kernel: Operation, schedule: Schedule) -> Iterator[Operation | str]:

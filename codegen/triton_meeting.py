@@ -35,6 +35,30 @@ def meet(counter, programs):
 each thread that watches acquires for itself."""
 
 
+LAST = "last_of"
+"""The function that the file of a kernel has in which a last program goes on."""
+
+LAST_TEXT: str = '''
+@triton.jit
+def last_of(counter, programs):
+    """Return 1 for the last program to come, which reads what the others wrote before, else 0."""
+    tl.debug_barrier()
+    last = (tl.atomic_add(counter, 1, sem="acq_rel", scope="gpu") == programs - 1).to(tl.int32)
+    if last != 0:
+        tl.store(counter, 0)
+    tl.debug_barrier()
+    return last
+
+'''
+"""All threads have written before the first barrier, whose thread that adds releases that too; it
+acquires what others released, and the second barrier hands that on to all threads."""
+
+
+def last_at(counter: str, axis: int) -> str:
+    """Return the text of whether this is the last of the programs of a grid axis, at a pointer."""
+    return f"{LAST}({counter}, tl.num_programs({axis}))"
+
+
 def met_at(counter: str, axis: int) -> str:
     """Return the line of a meeting of the programs of a grid axis, at a pointer."""
     return f"{MEET}({counter}, tl.num_programs({axis}))"

@@ -6,7 +6,7 @@ import keyword
 from collections.abc import Sequence
 
 from ..ir.core import Region, Term, walk
-from .triton_meeting import MEET, MEET_TEXT
+from .triton_meeting import LAST, LAST_TEXT, MEET, MEET_TEXT
 
 _RESERVED = frozenset("tl triton launch num_warps num_stages range grid programs".split())
 
@@ -36,8 +36,9 @@ def dot4(a, b, c):
 
 def helper_lines(body: Sequence[str]) -> list[str]:
     """Return the lines of the functions that a file needs before a kernel with this body."""
-    found = [text for name, text in ((DOT4, _DOT4_TEXT), (MEET, MEET_TEXT))
-             if any(f"{name}(" in line for line in body)]  # fmt: skip
+    found = [text for name, text in (
+                 (DOT4, _DOT4_TEXT), (MEET, MEET_TEXT), (LAST, LAST_TEXT)
+             ) if any(f"{name}(" in line for line in body)]  # fmt: skip
     return (_INTERPRETED + "".join(found)).splitlines() if found else []
 
 

@@ -160,9 +160,10 @@ LOWERED = (
        "attention kernel over a work list, plan_<name><w> that of the list for a window of w. "
        "queue = where it is launched, if not where the others are; few = another kernel of the "
        "same arguments, for steps of up to `up_to` tokens; ways = others yet, by the way that an "
-       "attention list was planned for",
+       "attention list was planned for; only = the ways (\"\": the usual one) in which it is "
+       "launched",
        (0, None), (0, None), required=("kernel", "arguments"),
-       optional=("of", "queue", "few", "up_to", "ways")),
+       optional=("of", "queue", "few", "up_to", "ways", "only")),
     Op("graph.library", "calls a library routine where ours is not the choice; why = reason",
        (0, None), (0, None), required=("routine",), optional=("why", "of")),
 )  # fmt: skip

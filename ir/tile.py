@@ -65,6 +65,11 @@ TILES = (
        "dimension, an element that these alone have, 0 or what a launch left. Stands in no loop, "
        "and what follows uses no value of before; programs are a power of two, at most 32",
        (2, None), required=("axis",)),
+    Op("tile.last", "1 for the last to come of the programs that differ on one axis of the grid "
+       "only, 0 for all others (i32): what these wrote before, it reads after; operands: a buffer "
+       "of i32 and an index a dimension, an element that these alone have, 0 before a launch and "
+       "after",
+       (2, None), 1, required=("axis",)),
 )  # fmt: skip
 
 MOST_MET = 32

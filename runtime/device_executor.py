@@ -90,13 +90,13 @@ class DeviceExecutor(CompiledExecutor):
         )  # fmt: skip
         self.device = torch.device(device)
         self.max_logits = max_logits or max_batch
-        self.drawn = Drawn(max_batch, self.device)
-        self._feed = kernels["feed_tokens"].launch
+        self._feed, carry = kernels["feed_tokens"].launch, kernels["carry"].launch
+        self.drawn = Drawn(max_batch, self.device, carry)
         self.greedy = GreedyDraws(kernels, config.vocab_size, max_batch, self.device)
         words = -(-config.vocab_size // 32)
         self.everything = torch.full((max_batch, words), -1, dtype=torch.int32, device=device)
-        constrain = kernels[f"constrain_rows_{config.vocab_size}"].launch
-        self.held = HeldRows(config.vocab_size, self.drawn.token, self.everything, constrain)
+        hold = kernels[f"constrain_rows_{config.vocab_size}"].launch
+        self.held = HeldRows(config.vocab_size, self.drawn.token, self.everything, hold, carry)
         self._recorder = recorder or Rerun()
         self._sizes = bucket_sizes(max_batch)
         self._counts, self._logit_counts = token_counts(max_tokens), logit_counts(self.max_logits)
@@ -118,7 +118,7 @@ class DeviceExecutor(CompiledExecutor):
             prompts=True,
             ways=_had(ways, [recipe for _, recipe in self._recipes]),
         )
-        self._staging = Staging(1 << 22, self.device)
+        self._staging = Staging(1 << 22, self.device, carry)
         stacks = list(host.stacks.values()) if host else [self._pools]
         self._copies = [PageCopies(pools, kernels["copy_pages"].launch) for pools in stacks]
         self._overwritten: list[int] = []

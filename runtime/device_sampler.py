@@ -28,7 +28,8 @@ class DeviceSampler:
         self._everything = executor.everything
         rows, words = self._everything.shape
         self._sampled = SampledDraws(kernels, executor.vocab_size, rows, executor.device)
-        self._staging = Staging(6 * (rows + 64) + rows * words, executor.device)
+        size, carry = 6 * (rows + 64) + rows * words, kernels["carry"].launch
+        self._staging = Staging(size, executor.device, carry)
 
     def __call__(
         self, logits: Tensor, bitmask: Tensor | None, temperature: Tensor, top_k: Tensor,

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from .device import device_errors
+from .staging import Carry
 
 DEPTH = 3
 
@@ -16,8 +17,10 @@ class Drawn:
     `greedy` is how many rows of the last step's logits are drawn already, by their largest.
     """
 
-    def __init__(self, max_rows: int, device: torch.device) -> None:
-        self.greedy = 0
+    def __init__(
+        self, max_rows: int, device: torch.device, carry: Carry | None = None
+    ) -> None:  # fmt: skip
+        self.greedy, self._carry = 0, carry
         self.block = torch.zeros((3, max_rows), dtype=torch.int32, device=device)
         self.token = self.block[0]
         self.logprob, self.margin = (row.view(torch.float32) for row in self.block[1:])
@@ -36,7 +39,10 @@ class Drawn:
         """Begin to copy the first rows to the host; at most `DEPTH` - 1 others may be unread."""
         self._turn = (self._turn + 1) % DEPTH
         host = self._host[self._turn]
-        host.copy_(self.block, non_blocking=True)
+        if self._carry is not None:
+            self._carry(host.numel(), self.block.view(-1), host.view(-1))
+        else:
+            host.copy_(self.block, non_blocking=True)
         event = None
         if self._on_gpu:
             event = torch.cuda.Event()

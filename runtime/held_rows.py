@@ -19,7 +19,7 @@ from .batch import Batch
 from .constraint import Matcher
 from .heal import HealMatcher
 from .request import Request
-from .staging import Layout, Staging
+from .staging import Carry, Layout, Staging
 from .stops import TokenBytes
 from .table_matcher import TableConstraint, TableMatcher
 
@@ -153,7 +153,8 @@ class HeldRows:
     """
 
     def __init__(
-        self, vocab_size: int, drawn: Tensor, allowed: Tensor, launch: Callable[..., Any]
+        self, vocab_size: int, drawn: Tensor, allowed: Tensor, launch: Callable[..., Any],
+        carry: Carry | None = None,
     ) -> None:  # fmt: skip
         device, rows = allowed.device, len(allowed)
         self._vocab_size = vocab_size
@@ -161,7 +162,7 @@ class HeldRows:
         self._drawn, self._allowed, self._launch = drawn, allowed, launch
         self._states = [torch.zeros(rows, dtype=torch.int32, device=device) for _ in range(2)]
         self._layout = Layout.of([("source", rows), ("start", rows), ("left", rows)])
-        self._staging = Staging(self._layout.end, device)
+        self._staging = Staging(self._layout.end, device, carry)
         self._views: Mapping[str, Tensor] = self._layout.views(self._staging.device)
         self._masked = 0
         self._known = False

@@ -59,6 +59,7 @@ class AttentionLists:
         self._slots, self.sparse = slots, sparse
         self._prompts = prompts and self._windows == (0,)
         self._no_prompts = torch.zeros(0, dtype=torch.int32, device=device)
+        self._arrived = torch.zeros(shape.kv_heads, dtype=torch.int32, device=device)
         self._single = SinglePlans()
         self._last: Growing | None = None
         self._recorded: dict[bool, Way] = {}  # of decode steps: for few rows an item, for many
@@ -192,7 +193,7 @@ class AttentionLists:
         """Return what launches take: arrays, extents and states, by name."""
         bound: dict[str, Tensor | int] = {f"{PLANNED}P": 0}
         bound |= {PLANNED + name: self._no_prompts for name in PROMPTS}
-        bound |= {**views, **extents}
+        bound |= {f"{PLANNED}arrived": self._arrived, **views, **extents}
         for window in self._windows:
             tail = str(window or "")
             slots = extents[f"{PLANNED}S{tail}"]

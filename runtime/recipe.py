@@ -20,7 +20,7 @@ from ..ir.core import Operation, Symbol, Term
 from ..ir.types import dtype_of, shape_of
 from .dtypes import TORCH
 from .host_products import BLAS, HostProduct
-from .library import ROUTINES, SCALES, Launch, blas, matmul
+from .library import ROUTINES, SCALES, Launch, blas, matmul, nothing
 from .weights import Weight
 
 PLANNED = "plan_"
@@ -62,15 +62,19 @@ class _Slots:
 @dataclass(frozen=True, eq=False)
 class _OneOf:
     """Launches of kernels that take the same: by the way that a step's attention list was planned
-    for; else for steps of up to some rows, and of more."""
+    for; else for steps of up to some rows, and of more. Where these are `only` for some ways,
+    others launch nothing."""
 
     few: Callable[..., Any]
     many: Callable[..., Any]
     up_to: int
     ways: Mapping[str, Callable[..., Any]]
+    only: Sequence[str]
 
     def of(self, rows: int, way: str) -> Callable[..., Any]:
         """Return the one for a step."""
+        if self.only and way not in self.only:
+            return nothing
         return self.ways.get(way) or (self.few if rows <= self.up_to else self.many)
 
 
@@ -236,13 +240,15 @@ class Recipe:
         def of(kernel: Symbol) -> Callable[..., Any]:
             return self._memory.kernels[kernel.name].launch
 
-        few, ways = call.attribute("few"), call.attribute("ways")
-        if few is None and ways is None:
+        few, ways, only = (call.attribute(name) for name in ("few", "ways", "only"))
+        if few is None and ways is None and only is None:
             return of(call["kernel"])
         by_way = {name: of(kernel) for name, kernel in ways.items} if ways else {}
-        self.ways |= by_way.keys()
+        self.ways |= by_way.keys() | {name for name in only or () if name}
         many = of(call["kernel"])
-        return _OneOf(of(few) if few else many, many, call.attribute("up_to", 0), by_way)
+        return _OneOf(
+            of(few) if few else many, many, call.attribute("up_to", 0), by_way, only or ()
+        )
 
     def _place(self, name: str) -> int:
         return self._slots.number(*self._places[name])

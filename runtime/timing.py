@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from .library import Launch
+from .library import Launch, nothing
 
 ROUNDS = 20
 
@@ -27,6 +27,11 @@ class BoundLaunch:
     kernel: str
     operation: str
     launch: Launch
+
+    @property
+    def idle(self) -> bool:
+        """Whether a step like this one leaves it out."""
+        return self.launch[0] is nothing
 
     def run(self) -> None:
         """Launch it."""

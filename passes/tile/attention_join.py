@@ -5,7 +5,10 @@ FlashAttention's merge of partial softmaxes (arXiv 2205.14135, section 3.1), in 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from ...ir.core import Operation, Value
+from ...ir.tile import extents_of
 from .builder import KernelBuilder
 
 UNSEEN, LOWEST = -1e30, -1e20
@@ -47,6 +50,57 @@ def merge_of_many(heads: int, head_dim: int, out: str) -> Operation:
     return attention_merge(heads, head_dim, out, AT_ONCE_OF_MANY, together)
 
 
+@dataclass(frozen=True)
+class States:
+    """What parts of attention left in slots, of some heads [h] of one row and all channels [1, C]:
+    m, l [S, H] and acc [S, H, C]."""
+
+    b: KernelBuilder
+    maximum: Value
+    total: Value
+    acc: Value
+    head: Value
+    channel: Value
+
+    def joined(self, low: Value, high: Value, at_once: int) -> tuple[Value, Value]:
+        """Return the sum of weights [h] and of weighted values [h, C] over the slots [low, high),
+        `at_once` at a time."""
+        b, (count,) = self.b, extents_of(self.head.type)
+        _, wide = extents_of(self.channel.type)
+        state = (b.full(LOWEST, "f32", count), b.full(0.0, "f32", count),
+                 b.full(0.0, "f32", count, wide))  # fmt: skip
+        with b.loop(low, high, *state, step=at_once, hint="slots") as loop:
+            slots = [b.map(f"a + {n}", loop.index, dtype="i32", hint="slot")
+                     for n in range(at_once)]  # fmt: skip
+            loop.yields(*self._round(slots, high, loop.carried))
+        _, total, summed = loop.results
+        return total, summed
+
+    def _round(
+        self, slots: list[Value], high: Value, state: list[Value]
+    ) -> tuple[Value, Value, Value]:  # fmt: skip
+        """Return the state after some more slots, those below `high`."""
+        b, (top, total, summed) = self.b, state
+        live = [b.map("a < b", slot, high, hint="live") for slot in slots]
+        pairs = list(zip(slots, live, strict=True))
+        maxima = [b.load(self.maximum, slot, self.head, mask=mask, other=UNSEEN, hint="maximum")
+                  for slot, mask in pairs]  # fmt: skip
+        sums = [b.load(self.total, slot, self.head, mask=mask, hint="part") for slot, mask in pairs]
+        rows = [b.load(self.acc, slot, b.expand(self.head, 1), self.channel, mask=mask, hint="row")
+                for slot, mask in pairs]  # fmt: skip
+        higher = top
+        for maximum in maxima:
+            higher = b.map("max(a, b)", higher, maximum, hint="higher")
+        fade = b.map("exp2(a - b)", top, higher, hint="fade")
+        total = b.map("a * b", total, fade, hint="total")
+        summed = b.map("a * b", summed, b.expand(fade, 1), hint="summed")
+        for maximum, part, row in zip(maxima, sums, rows, strict=True):
+            weight = b.map("exp2(a - b)", maximum, higher, hint="weight")
+            total = b.map("a + b * c", total, weight, part, hint="total")
+            summed = b.map("a + b * c", summed, b.expand(weight, 1), row, hint="summed")
+        return higher, total, summed
+
+
 class _Join:
     def __init__(
         self, heads: int, head_dim: int, out: str, at_once: int, together: int, rows: str
@@ -66,18 +120,15 @@ class _Join:
         self.out = b.buffer("out", out, "T", heads * head_dim)
 
     def kernel(self) -> Operation:
-        b, count, wide = self.b, self.together, (self.together, self.head_dim)
+        b, count = self.b, self.together
         row, heads = b.program_id(0, "row"), b.program_id(1, "heads")
         token = b.load(self.query, row, hint="token")
         low = b.load(self.start, row, hint="low")
-        self.high = b.load(self.start, b.map("a + 1", row), hint="high")
+        high = b.load(self.start, b.map("a + 1", row), hint="high")
         self.head = b.map(f"a * {count} + b", heads, b.iota(count), dtype="i32", hint="head")
         self.channel = b.expand(b.iota(self.head_dim), 0)
-        state = (b.full(LOWEST, "f32", count), b.full(0.0, "f32", count),
-                 b.full(0.0, "f32", *wide))  # fmt: skip
-        with b.loop(low, self.high, *state, step=self.at_once, hint="slots") as loop:
-            loop.yields(*self._round(loop.index, loop.carried))
-        _, total, summed = loop.results
+        states = States(b, self.m, self.l, self.acc, self.head, self.channel)
+        total, summed = states.joined(low, high, self.at_once)
         column = b.map(f"a * {self.head_dim} + b", b.expand(self.head, 1), self.channel,
                        dtype="i32", hint="column")  # fmt: skip
         named = b.map("a >= 0", token, hint="named")
@@ -88,26 +139,3 @@ class _Join:
             grid.get(self.rows, "G"), self.heads // count, requires=facts, of="graph.merge",
             given=(self.query, self.start),
         )  # fmt: skip
-
-    def _round(self, first: Value, state: list[Value]) -> tuple[Value, Value, Value]:
-        """Return the state after up to `at_once` slots from `first` on."""
-        b, (top, total, summed) = self.b, state
-        slots = [b.map(f"a + {n}", first, dtype="i32", hint="slot") for n in range(self.at_once)]
-        live = [b.map("a < b", slot, self.high, hint="live") for slot in slots]
-        pairs = list(zip(slots, live, strict=True))
-        maxima = [b.load(self.m, slot, self.head, mask=mask, other=UNSEEN, hint="maximum")
-                  for slot, mask in pairs]  # fmt: skip
-        sums = [b.load(self.l, slot, self.head, mask=mask, hint="part") for slot, mask in pairs]
-        rows = [b.load(self.acc, slot, b.expand(self.head, 1), self.channel, mask=mask, hint="row")
-                for slot, mask in pairs]  # fmt: skip
-        higher = top
-        for maximum in maxima:
-            higher = b.map("max(a, b)", higher, maximum, hint="higher")
-        fade = b.map("exp2(a - b)", top, higher, hint="fade")
-        total = b.map("a * b", total, fade, hint="total")
-        summed = b.map("a * b", summed, b.expand(fade, 1), hint="summed")
-        for maximum, part, row in zip(maxima, sums, rows, strict=True):
-            weight = b.map("exp2(a - b)", maximum, higher, hint="weight")
-            total = b.map("a + b * c", total, weight, part, hint="total")
-            summed = b.map("a + b * c", summed, b.expand(weight, 1), row, hint="summed")
-        return higher, total, summed

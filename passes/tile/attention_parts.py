@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from ...ir.core import Operation, Value
 from ...ir.tile import extents_of
 from .attention import LOG2E
-from .attention_join import LOWEST, QUOTIENT, UNSEEN
+from .attention_join import LOWEST, QUOTIENT, UNSEEN, States
 from .builder import KernelBuilder
 
 SMALL = 16
@@ -38,7 +38,8 @@ class Parts:
     `keys` and `keys_many` are read at a time; both divide the page, or are whole pages.
     `window`: how many last keys a row sees (0: all). `way`: how it is scheduled, if not as usual
     (`attention_ways`). `items`: the launch is for those items of a list that the small tile holds
-    (`FEW`), or for the others (`MANY`); without, all fit.
+    (`FEW`), or for the others (`MANY`); without, all fit. `joins`: a step has one row at most, and
+    of each key head the program that comes last joins the states of all, so many slots at a time.
     """
 
     heads: int
@@ -55,6 +56,7 @@ class Parts:
     keys_many: int = 64
     way: str = field(default="", kw_only=True)
     items: str = field(default="", kw_only=True)
+    joins: int = field(default=0, kw_only=True)
 
     @property
     def group(self) -> int:
@@ -90,6 +92,7 @@ class Parts:
         name += f"_{self.many}x{self.keys_many}" if self.many and self.items != FEW else ""
         name += f"_{self.way}" if self.way else ""
         name += f"_window{self.window}" if self.window else ""
+        name += "_joined" * (self.joins > 0)
         return name + (f"_{self.items}" if self.items else "")
 
 
@@ -102,7 +105,9 @@ def attention_parts(shape: Parts) -> Operation:
     each item row its query, how many keys (counted likewise) it sees, and its slot, or -1 if it
     is finished here: row_query, row_limit, row_slot [R]; pages [E]; k, v [N, K, P, C]; out
     [T, H * C]; m, l [S, H] and acc [S, H, C], f32. For items of many rows there is M too: those
-    stand among the first M of the list, 0 <= M <= W.
+    stand among the first M of the list, 0 <= M <= W. One that `joins` also has G <= 1, G1 = G + 1,
+    merge_query [G], merge_start [G1] (see `attention_join`), and arrived [K] i32: zeros, as which
+    each launch leaves them.
     """
     return _Parts(shape).kernel()
 
@@ -250,6 +255,10 @@ class _Parts(PartsBuilder):
         self.out = b.buffer("out", s.q, "T", s.heads * s.head_dim)
         self.m, self.l = b.buffer("m", "f32", "S", s.heads), b.buffer("l", "f32", "S", s.heads)
         self.acc = b.buffer("acc", "f32", "S", s.heads, s.head_dim)
+        if s.joins:
+            self.joined, _ = (b.scalar(extent) for extent in ("G", "G1"))
+            self.merged = b.buffer("merge_query", "i32", "G"), b.buffer("merge_start", "i32", "G1")
+            self.arrived = b.buffer("arrived", "i32", s.kv_heads)
 
     def open_item(self) -> Value:
         """Return which item a program has, once its key head and what the item says are read."""
@@ -277,12 +286,18 @@ class _Parts(PartsBuilder):
                     self._item(s.many, s.keys_many)
         grid = "M" if s.items == MANY else "W"
         given = (*self.items, *self.rows, self.table)
+        given += self._joined()
         return b.finish(s.kv_heads, grid, requires=self._facts(), of="graph.partial", given=given,
                         items=s.items, way=s.way)  # fmt: skip
 
     def _facts(self) -> tuple[str, ...]:
         s = self.shape
         first = ["0 <= M <= W"] if s.items == MANY else []
+        first += (
+            ["G1 == G + 1", "0 <= G <= 1", "0 <= merge_start[*] <= S", "-1 <= merge_query[*] < T"]
+            if s.joins
+            else []
+        )
         return (
             *first, "W >= 0", "N >= 1", "0 <= item_row[*]", "0 <= item_rows[*]",
             "0 <= item_page[*]", "0 <= item_low[*]", f"item_low[i] % {s.page} == 0",
@@ -290,6 +305,33 @@ class _Parts(PartsBuilder):
             f"item_page[i] + (item_high[i] + {s.page - 1}) // {s.page} <= E",
             "0 <= pages[*] < N", "0 <= row_query[*] < T", "-1 <= row_slot[*] < S",
         )  # fmt: skip
+
+    def _joined(self) -> tuple[Value, ...]:
+        """Let the last program of a key head join the row's states, if it has several; return the
+        lists that say so. Nothing, where another launch does."""
+        b, s = self.b, self.shape
+        if not s.joins:
+            return ()
+        none = b.full(0, "i32")
+        row = b.full(0, "i32")
+        query, start = self.merged
+        there = b.map("a > 0", self.joined, hint="there")
+        token = b.load(query, row, mask=there, other=-1, hint="token")
+        low, high = (b.load(start, row if n == 0 else b.full(1, "i32"), mask=there, hint=hint)
+                     for n, hint in enumerate(("low", "high")))  # fmt: skip
+        with self._only(none, self.joined):
+            last = b.last(self.arrived, self.kv_head, axis=1)
+            with self._only(none, last):
+                head = b.map(f"a * {s.group} + b", self.kv_head, b.iota(s.group), dtype="i32",
+                             hint="head")  # fmt: skip
+                states = States(b, self.m, self.l, self.acc, head, self.channel)
+                total, summed = states.joined(low, high, s.joins)
+                column = b.map(f"a * {s.head_dim} + b", b.expand(head, 1), self.channel,
+                               dtype="i32", hint="column")  # fmt: skip
+                named = b.map("a >= 0", token, hint="named")
+                result = b.map(QUOTIENT, summed, b.expand(total, 1), hint="result")
+                b.store(self.out, token, column, result, mask=named)
+        return self.merged
 
     @contextmanager
     def _only(self, low: Value, high: Value) -> Iterator[None]:

@@ -28,6 +28,12 @@ WAVES = 256
 """Rows of a step from which programs of the large tile are: prompts, whose items fill the device
 several times, so that two programs a multiprocessor hide each other's waits."""
 
+ALONE, JOINED_ALONE = "crowded", 8
+"""The way of a single row of which, of each key head, the last program joins what all have left,
+and how many slots at a time: behind 192, 384 and 1,024 keys a step of the 8 B shape took 3.731,
+3.733 and 3.767 ms of an H200, with a launch for the join 3.759, 3.756 and 3.799, and with 16 slots
+at a time 3.748, 3.744 and 3.775. `deep` and `wide` programs lose by it (38 to 120 us)."""
+
 CROWDED = Schedule(num_warps=4, num_stages=2, chained=True, registers=128)
 
 THREE = Schedule(num_warps=4, num_stages=3, chained=True, registers=160)
@@ -121,6 +127,13 @@ def join(shape: Parts, rows: int = 1) -> Operation:
     """Return the kernel that joins the states of so many rows."""
     merge = merge_of_many if rows > JOINED // shape.heads else attention_merge
     return merge(shape.heads, shape.head_dim, shape.q)
+
+
+def joined(way: Variant, rows: int) -> Parts | None:
+    """Return the tiles of a way whose last programs join what all have left, where steps of up to
+    `rows` rows (0: any) are faster so, without a launch for the join."""
+    alone = rows == 1 and way.name == ALONE and not way.tiles.many and not way.tiles.window
+    return replace(way.tiles, joins=JOINED_ALONE) if alone else None
 
 
 def _crowded(shape: Parts, crowd: bool) -> Parts:

@@ -106,6 +106,13 @@ class KernelBuilder:
         """Add a value: `atomic_add(target, *indices, value, mask=)`; old values are not kept."""
         self._write("tile.atomic_add", target, *rest, mask=mask)
 
+    def last(self, counter: Value, *indices: Value, axis: int) -> Value:
+        """Return 1 in the last to come of the programs that differ on an axis of the grid only, by
+        an element of a buffer of i32 that these alone have, 0 between launches; else 0."""
+        if counter.name not in self._writes:
+            self._writes.append(counter.name)
+        return self._emit("tile.last", "last", Term("i32"), counter, *indices, axis=axis)
+
     def _write(self, name: str, target: Value, *rest: Value, mask: Value | None) -> None:
         if target.name not in self._writes:
             self._writes.append(target.name)

@@ -1,5 +1,5 @@
-"""What a step begins with: tokens that the host does not know yet, pages that are copied, and
-slots that are so once a layer's keys are written."""
+"""What a step begins with: what the host sends, tokens that it does not know yet, pages that are
+copied, and slots that are so once a layer's keys are written."""
 
 from __future__ import annotations
 
@@ -24,6 +24,24 @@ def feed_tokens(block: int = 128) -> Operation:
     fed = b.map("(a >= 0) & (a < b)", place, drawn_rows, hint="fed")
     b.store(tokens, token, b.load(drawn, place, mask=fed), mask=fed)
     return b.finish(f"ceildiv(T, {block})", requires=("T >= 0", "S >= 0"), of="feed_tokens")
+
+
+def carry(block: int = 256) -> Operation:
+    """Return the kernel that takes integers from one place to another, one of which is pinned
+    memory of the host: target[s] = source[s].
+
+    A copy engine takes as long, but begins 5 us late, and so does what comes behind it.
+
+    Arguments: S, source [S] i32, target [S] i32.
+    """
+    b = KernelBuilder("carry")
+    count = b.scalar("S")
+    source, target = b.buffer("source", "i32", "S"), b.buffer("target", "i32", "S")
+    part = b.program_id(0, "part")
+    place = b.map(f"a * {block} + b", part, b.iota(block), dtype="i32", hint="place")
+    inside = b.map("a < b", place, count, hint="inside")
+    b.store(target, place, b.load(source, place, mask=inside, hint="number"), mask=inside)
+    return b.finish(f"ceildiv(S, {block})", requires=("S >= 0",), of="carry")
 
 
 COPIED = 256

@@ -14,7 +14,7 @@ from .attention_parts import FEW, MANY
 from .attention_prompts import PROMPT
 from .attention_ways import LARGE_SCHEDULES, PROMPT_SCHEDULES, SCHEDULES, THREE
 from .constrain import constrain_rows
-from .feed import copy_pages, copy_slots, feed_tokens
+from .feed import carry, copy_pages, copy_slots, feed_tokens
 from .matvec import matvec_schedule
 from .sampling import argmax_masked
 from .sampling_parts import argmax_join, survey_parts
@@ -144,6 +144,7 @@ def gpu_step_kernels(vocab: int) -> list[tuple[Operation, Schedule]]:
     shared = replace(chained, num_warps=max(1, part // 16))
     rounds = replace(chained, num_warps=max(1, part // 32))
     return [
+        (carry(), Schedule(num_warps=8)),  # behind and in front of recorded steps
         (feed_tokens(), chained), (copy_pages(), chained), (copy_slots(), chained),
         (constrain_rows(vocab, min(1024, whole)), chained),
         (argmax_masked(vocab, greedy), replace(chained, num_warps=max(4, greedy // 16))),

@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING
 
 from ...ir.core import Operation, Symbol, Table, Term, Value
 from .attention_parts import MANY, Parts, attention_parts
-from .attention_ways import CROWD, JOINED, WAVES, join, launches, prompts, tuned, variants
+from .attention_ways import (
+    CROWD,
+    JOINED,
+    WAVES,
+    join,
+    joined,
+    launches,
+    prompts,
+    tuned,
+    variants,
+)
 from .value_shapes import format_of
 
 if TYPE_CHECKING:
@@ -29,24 +39,40 @@ def lower_parts(
     last = join(shape)
     of = (window,) if window else ()
     layer = kvset["layer"]
-    calls: list[Operation] = []
-    for kernel in (*tiled, *launches(shape), last):
-        first = not calls
-        names = (value.name for value in kernel.regions[0].arguments)
-        reads = (q,) if first else op.results if kernel is last else (q, *op.results)
-        written = Term("out", (0,)) if first else Term("in", (len(reads) - 1,))
+
+    def call(kernel: Operation, reads: tuple[Value, ...], first: bool) -> Operation:
+        """Return a kernel's call; the first is that of which attention's result is."""
         fixed = {
             "T": Term("T"),
             "N": Term("N"),
             "q": Term("in", (0,)),
             "k": Term("k", (layer,)),
             "v": Term("v", (layer,)),
-            "out": written,
+            "out": Term("out", (0,)) if first else Term("in", (len(reads) - 1,)),
         }
+        names = (value.name for value in kernel.regions[0].arguments)
         terms = [fixed.get(name) or Term(f"plan_{name}", of) for name in names]
-        calls.append(lowering.call(op, kernel, terms, reads, op.results if first else ()))
+        return lowering.call(op, kernel, terms, reads, op.results if first else ())
+
+    calls: list[Operation] = []
+    for kernel in (*tiled, *launches(shape)):
+        calls.append(call(kernel, (q, *op.results) if calls else (q,), not calls))
+    calls.append(call(last, op.results, False))
     parts = _by_way(lowering, shape, _by_crowd(lowering, shape, calls[len(tiled) :]))
+    for way in variants(shape, shared=bool(shape.many)):
+        tiles = joined(way, lowering.options.rows)
+        if tiles is not None and parts[0].attribute("ways"):
+            more = call(attention_parts(tiles), (q, *op.results), False)
+            parts = _without_join(way.name, parts, more)
     return [*calls[: len(tiled)], *parts]
+
+
+def _without_join(way: str, parts: list[Operation], joining: Operation) -> list[Operation]:
+    """Return calls of attention, in whose stead one alone is launched in one of their ways."""
+    others = {name: kernel for name, kernel in parts[0]["ways"].items if name != way}
+    rest = [part.with_attributes(only=("", *others)) for part in parts]
+    rest[0] = rest[0].with_attributes(ways=Table.of(others))
+    return [rest[0], joining.with_attributes(only=(way,)), *rest[1:]]
 
 
 def _by_crowd(lowering: _Lowering, shape: Parts, calls: list[Operation]) -> list[Operation]:

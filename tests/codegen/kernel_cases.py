@@ -271,6 +271,11 @@ def feed_tokens(rng: np.random.Generator, t: int) -> Case:
     return Case(feed.feed_tokens(4), [t, 5, source, drawn, tokens], {"tokens": expected})
 
 
+def carry(rng: np.random.Generator, t: int) -> Case:
+    source, target = rng.integers(-(2**31), 2**31, (2, t)).astype("i4")
+    return Case(feed.carry(4), [t, source, target], {"target": source.copy()})
+
+
 def copy_pages(rng: np.random.Generator, copies: int) -> Case:
     layers, pages, blocks = 2, 2 * copies + 1, 3
     pool = rng.integers(-(2**31), 2**31, (layers, pages, blocks, feed.COPIED)).astype("i4")
@@ -349,7 +354,7 @@ FAMILIES: dict[str, Callable[[np.random.Generator, int], Case]] = {
     "combine_partial": _with(combine, False, True),
     "combine_residual": _with(combine, True), "argmax_masked": argmax_masked, "sample": sample,
     "token_logprobs": token_logprobs, "feed_tokens": feed_tokens, "copy_pages": copy_pages,
-    "copy_slots": copy_slots,
+    "copy_slots": copy_slots, "carry": carry,
     "constrain_rows": constrain_rows,
 }  # fmt: skip
 

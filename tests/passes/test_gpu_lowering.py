@@ -118,7 +118,8 @@ def test_a_single_rows_experts_are_streams_of_their_weights() -> None:
     layer = [["rmsnorm", "64"], ["matvec", "128x64"], ["qkv", "rope"], ["attention", "parts"],
              ["attention", "join"], ["matvec", "64x64"], ["rmsnorm", "64"], ["matvec", "4x64"],
              ["moe", "route"], ["moe", "gated"], ["moe", "mixed"]]  # fmt: skip
-    assert names[1:-3] == layer * 2
+    without_window = [*layer[:4], layer[3], *layer[4:]]  # one of its ways joins by itself
+    assert names[1:-3] == [*without_window, *layer]
     assert not any(op.name == "graph.library" for op in body)
     for kernel, schedule in one.kernels:
         ast.parse(emit(kernel, schedule).text)

@@ -3,7 +3,12 @@ and the kernel that a list was planned for reads it."""
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -164,6 +169,42 @@ def test_a_step_runs_the_kernels_that_its_list_was_planned_for():
         device.forward(step)
         (first, *_) = [name for name in seen[0].log if name.startswith("attention_parts")]
         assert first == replace(tiles, items=MANY if tiles.many else "").name
+
+
+def test_a_single_rows_small_programs_join_what_they_leave_and_others_do_not():
+    seen: list[Seen] = []
+    device = executor(seen)
+    device._recorded.cost = 1e-9
+    shape, joins = Parts(8, 2, 64, page=64), []
+    found = attention_ways(shape)
+    for way, (name, tiles, _) in found.items():
+        if not way.many:
+            shared = [other for other in found if other.many]
+            device._lists._choice, device._lists._last = [way, *shared], None
+            of = Sequences(1, 0, 200)
+            step = step_of(of.batch(shape, np.arange(of.pages(shape))))
+            seen[0].log.clear()
+            device.forward(step)
+            launched = [each for each in seen[0].log if each.startswith("attention")]
+            joins.append((name, len(launched)))
+            assert launched[0] == tiles.name + "_joined" * (name == "crowded")
+            idle = [each.idle for each in device.launches(step) if each.operation == OF]
+            assert idle == ([True, False, True] if name == "crowded" else [False, True, False])
+    assert sorted(joins) == [("crowded", 1), ("deep", 2), ("three", 2), ("wide", 2)]
+
+
+OF = "graph.finalize"
+"""The operation that launches of attention compute."""
+
+
+def test_the_row_that_small_programs_join_is_the_row_that_a_launch_joins(tmp_path):
+    pytest.importorskip("triton")
+    command = [sys.executable, str(Path(__file__).parent / "ways_worker.py"), str(tmp_path)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    errors = json.loads(done.stdout.splitlines()[-1])
+    assert len(errors) == 9 and max(errors.values()) < 1e-2, errors
 
 
 def test_prompts_are_planned_for_the_usual_kernels():

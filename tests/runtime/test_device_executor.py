@@ -11,7 +11,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from weft.codegen.build_cuda import load_kernels
 from weft.compiler import compile
+from weft.ir.schedule import Schedule
+from weft.passes.tile.feed import carry
 from weft.runtime.device import (
     GIB,
     WORKSPACE,
@@ -24,7 +27,8 @@ from weft.runtime.device import (
     NoGpu,
     device_errors,
 )
-from weft.runtime.staging import ALIGNMENT, DEPTH, Layout, Staging
+from weft.runtime.drawn import Drawn
+from weft.runtime.staging import ALIGNMENT, CARRIED, DEPTH, Layout, Staging
 
 WORKER = Path(__file__).parent / "device_worker.py"
 
@@ -76,6 +80,44 @@ def test_staging_keeps_what_is_on_its_way():
     buffers[-1][:3] = [1, 2, 3]
     staging.send(layout.end)
     assert layout.views(staging.device)["a"].tolist() == [1, 2, 3]
+
+
+def test_what_is_short_is_carried_by_a_kernel_and_what_is_long_is_copied():
+    counts = []
+
+    def carried(count, source, target):
+        counts.append((count, len(source), len(target)))
+        target.copy_(source)
+
+    staging = Staging(2 * CARRIED, torch.device("cpu"), carried)
+    for count in (3, CARRIED, CARRIED + 1):
+        staging.open()[:count] = torch.arange(count) + count
+        staging.send(count)
+        assert torch.equal(staging.device[:count], torch.arange(count, dtype=torch.int32) + count)
+    assert counts == [(3, 3, 3), (CARRIED, CARRIED, CARRIED)]
+    drawn = Drawn(4, torch.device("cpu"), carried)
+    drawn.block[:] = torch.arange(12).view(3, 4)
+    draw = drawn.fetch(2)
+    drawn.block.zero_()  # what comes next is drawn there
+    assert draw.wait()[0].tolist() == [0, 1] and draw.wait()[1].view(torch.int32).tolist() == [4, 5]
+    assert counts[2:] == [(12, 12, 12)]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_gpu_kernels_carry_from_and_to_pinned_memory(tmp_path):
+    kernel = load_kernels([(carry(), Schedule(num_warps=8))], tmp_path)["carry"].launch
+    device = torch.device("cuda")
+    staging, drawn = Staging(CARRIED, device, kernel), Drawn(256, device, kernel)
+    for turn in range(3 * DEPTH):
+        wanted = torch.randint(-(1 << 31), 1 << 31, (CARRIED - turn,), dtype=torch.int32)
+        staging.open()[: len(wanted)] = wanted
+        staging.send(len(wanted))
+        drawn.block.copy_(staging.device[: drawn.block.numel()].view(3, 256))
+        draw = drawn.fetch(256)
+        drawn.block.zero_()
+        assert torch.equal(staging.device[: len(wanted)].cpu(), wanted)
+        assert torch.equal(draw.wait()[0], wanted[:256])
 
 
 def test_a_model_too_large_says_by_how_much_and_what_fits():
