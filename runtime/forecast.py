@@ -7,7 +7,7 @@ once, and in bytes elsewhere.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ..ir.budget import UNBOUNDED, Budgets, Limits
@@ -30,6 +30,13 @@ MOST_CLAIMS = 1 << 14
 
 SHORT = 64
 """Bytes up to which a text's tokens are not counted to be sure that they are fewer."""
+
+OF_BOUND = 0.75
+"""The share that a row is guessed to take of the most that its own stream may get, before a row
+has shown it: gens mostly end sooner."""
+
+BYTES_A_TOKEN = 4
+"""About so many bytes of text are a token."""
 
 NEARLY = 4
 """What tokens of an element are rounded up to, so that claims of many rows agree."""
@@ -91,18 +98,26 @@ class Forecast:
             if len(self._claims) >= MOST_CLAIMS:
                 self._claims.clear()
             claim = self._claims[sizes] = self._claim(dict(sizes))
-        return claim
+        if claim.proven:
+            return claim
+        return replace(claim, guess=max(claim.guess, self._guess(arguments)))
+
+    def _guess(self, arguments: Mapping[str, Any]) -> float:
+        """Return the pages of a row that reads all its arguments, and writes as much again."""
+        size = sum(_bytes(value) for value in arguments.values())
+        return 2 * size / BYTES_A_TOKEN / self.limits.page_size
 
     def _claim(self, sizes: Mapping[str, int]) -> Claim:
-        symbols, most = sizes.__getitem__, sizes["rows"]
+        symbols, most, own = sizes.__getitem__, sizes["rows"], 0
         for ahead, budgets in self._budgets:
             peak = budgets.peak(self._name, symbols)
             if peak.pages * most <= self._num_pages:
                 return Claim(max(1, peak.pages), ahead, tokens=peak.wanted)
+            own = peak.own if peak.own < self.limits.pages(self.limits.context) else 0
             # However few parts go side by side, the stream stays.
             if peak.own * most > self._num_pages:
                 break
-        return Claim(self._num_pages, UNPROVEN_AHEAD, proven=False)
+        return Claim(self._num_pages, UNPROVEN_AHEAD, proven=False, guess=OF_BOUND * own)
 
     def beginning(self, arguments: Mapping[str, Any]) -> tuple[str, ...]:
         """Return the texts that a row's prompt begins with, as far as its values give them.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from itertools import islice
+from math import inf
 from pathlib import Path
 
 import pytest
@@ -170,6 +171,37 @@ def test_more_unproven_rows_than_a_step_takes_start_where_rows_like_those_that_e
     assert admission.may_open(unproven)
 
 
+def test_before_a_row_without_a_proof_has_ended_it_is_guessed_what_one_takes():
+    admission = Admission(Memory(), Limits(16, 512), rows=2)
+    guessed = Claim(100, 1, proven=False, guess=33)
+    for ticket in range(3):
+        assert admission.may_open(guessed)
+        admission.open(ticket, guessed)
+    assert not admission.may_open(guessed)  # four rows of 33 pages
+    admission.close(0, tokens=25 * 16)  # now it is known
+    admission.open(3, guessed)
+    assert admission.may_open(guessed)
+
+
+def test_a_row_is_guessed_by_its_arguments_or_by_what_its_stream_may_get(toy):
+    """One whose length nothing bounds reads its arguments and writes as much; others less than
+    their bound."""
+    endless = 'program p(text: str) -> str:\n    user "{text}"\n    while true up to 99:\n'
+    endless += "        gen a(max_tokens=99)\n    return text\n"
+    bounded = 'program p(text: str) -> str:\n    user "{text}"\n    gen a(max_tokens=90)\n'
+    bounded += "    return a\n"
+    found = []
+    for text in (endless, bounded):
+        executable = toy.compile(text, num_pages=12, page_size=4)
+        for size in (8, 80):
+            row = executable.check_row(0, {"text": "x" * size})
+            claim = executable._host.forecast.claim(row)
+            assert not claim.proven
+            found.append(claim.guess)
+    assert found[:2] == [2 * 8 / 4 / 4, 2 * 80 / 4 / 4]
+    assert found[2] > 0.75 * 90 / 4 and found[3] > found[2] + 0.75 * 70 / 4
+
+
 @pytest.mark.parametrize("dear", [False, True])
 def test_where_tokens_are_dear_no_more_rows_start_than_a_step_takes_until_one_has_ended(toy, dear):
     executable = toy.compile(WIDE, num_pages=39, page_size=4, max_batch=2)
@@ -177,6 +209,7 @@ def test_where_tokens_are_dear_no_more_rows_start_than_a_step_takes_until_one_ha
     assert host.admission._rows is None  # the toy does not say that they are
     executable.engine.executor.tokens_are_dear = dear
     host = executable._host = Host(host.machine, executable.engine)
+    host.forecast._guess = lambda arguments: inf
     rows = [{"arg": "x", "sides": ["a", "b"]} for _ in range(6)]
     assert not host.forecast.claim(executable.check_row(0, rows[0])).proven
     close, open_before_an_end = host.admission.close, []
