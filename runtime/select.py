@@ -20,21 +20,26 @@ Scores = list[list[float]]
 
 
 class Trie:
-    """A node of the options' trie: what may come next, and which options end here."""
+    """A node of the options' trie: what may come next."""
+
+    __slots__ = ("after", "children")
 
     def __init__(self) -> None:
         self.children: dict[int, Trie] = {}
-        self.ends: list[int] = []
+        self.after: Mapping[int, float] = {}
+        """The log-probability of each token that may come next, once it is scored."""
 
     @staticmethod
     def of(options: Sequence[Sequence[int]]) -> Trie:
         """Return the root of a trie of token lists."""
         root = Trie()
-        for number, ids in enumerate(options):
+        for ids in options:
             node = root
             for id in ids:
-                node = node.children.setdefault(id, Trie())
-            node.ends.append(number)
+                child = node.children.get(id)
+                if child is None:
+                    child = node.children[id] = Trie()
+                node = child
         return root
 
 
@@ -64,38 +69,29 @@ class Scorer:
         self._name = name
         self._row = row
         self._critical = critical
-        self._scores: Scores = [[] for _ in options]
 
     def run(self, sequence: Tokens) -> Generator[Any, Any, Scores]:
         """Score all options after `sequence`, whose last token's logits are computed, too."""
         trie = Trie.of(self._options)
         done = yield from self._call(self._request(sequence, sequence.length - 1, [trie]))
-        yield from self._node(sequence, trie, done.scores[-1], [])
-        return self._scores
+        trie.after = done.scores[-1]
+        yield from self._below(sequence, trie)
+        return [_along(trie, ids) for ids in self._options]
 
-    def _node(
-        self, sequence: Tokens, node: Trie, after: Mapping[int, float], so_far: list[float]
-    ) -> Generator[Any, Any, None]:
-        for option in node.ends:
-            self._scores[option] = so_far
-        branches = []
-        for token, child in node.children.items():
-            scored = [*so_far, after[token]]
-            if child.children:
-                branches.append(self._branch(sequence, token, child, scored))
-            for option in child.ends:
-                self._scores[option] = scored
+    def _below(self, sequence: Tokens, node: Trie) -> Generator[Any, Any, None]:
+        """Have all scored that stands below a node, to which `sequence` leads."""
+        branches = [self._branch(sequence, token, child)
+                    for token, child in node.children.items() if child.children]  # fmt: skip
         if branches:
             yield Branches(branches)
 
-    def _branch(
-        self, parent: Tokens, token: int, node: Trie, scored: list[float]
-    ) -> Generator[Any, Any, None]:
+    def _branch(self, parent: Tokens, token: int, node: Trie) -> Generator[Any, Any, None]:
         """Feed a token and all that follow it without a choice; go on where options part."""
-        stretch, nodes = [token], [node]
-        while len(nodes[-1].children) == 1:
-            ((token, node),) = nodes[-1].children.items()
-            if not node.children:
+        stretch, nodes, children = [token], [node], node.children
+        while len(children) == 1:
+            ((token, node),) = children.items()
+            children = node.children
+            if not children:
                 break
             stretch.append(token)
             nodes.append(node)
@@ -103,12 +99,9 @@ class Scorer:
         start = sequence.length
         sequence.append(stretch)
         done = yield self._request(sequence, start, nodes)
-        for position, node in enumerate(nodes):
-            if position:
-                scored = [*scored, done.scores[position - 1][stretch[position]]]
-            for option in node.ends:
-                self._scores[option] = scored
-        yield from self._node(sequence, nodes[-1], done.scores[-1], scored)
+        for node, after in zip(nodes, done.scores[-len(nodes) :], strict=True):
+            node.after = after
+        yield from self._below(sequence, nodes[-1])
         self._free(sequence)
 
     def _request(self, sequence: Tokens, start: int, nodes: Sequence[Trie]) -> Request:
@@ -118,6 +111,15 @@ class Scorer:
             asked=[tuple(node.children) for node in nodes],
             critical=self._critical, span=self._span,
         )  # fmt: skip
+
+
+def _along(trie: Trie, ids: Sequence[int]) -> list[float]:
+    """Return the log-probability of each token of an option."""
+    found = []
+    for id in ids:
+        found.append(trie.after[id])
+        trie = trie.children[id]
+    return found
 
 
 def choose(by: str, scores: Scores, unconditional: Scores | None = None) -> int:
