@@ -58,6 +58,29 @@ def test_one_that_hangs_holds_up_nothing_else():
     assert pool.poll() == []
 
 
+@pytest.mark.parametrize("what", ["answer", "taken", "cancelled"])
+def test_who_waits_hears_of_any_news(what):
+    """Of an answer that another one takes, too, and of a call that is given up."""
+    pool, over, woken = ToolPool({}), threading.Event(), threading.Event()
+    asked = call(lambda: over.wait() and 1, timeout=60.0)
+    pool.submit(asked)
+    assert pool.poll() == []
+    pause = pool.pause()
+    thread = threading.Thread(target=lambda: (pause.wait(), woken.set()), daemon=True)
+    if what != "taken":
+        thread.start()
+        assert not woken.wait(0.05)
+    if what == "cancelled":
+        pool.cancel(asked)
+    else:
+        over.set()
+    if what == "taken":
+        assert len(results(pool, 1)) == 1
+        thread.start()
+    assert woken.wait(10)
+    over.set()
+
+
 @pytest.mark.parametrize("fails", [False, True])
 def test_threads_end_with_their_pool_and_keep_no_call(fails):
     before, gone = threading.active_count(), threading.Event()
