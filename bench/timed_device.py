@@ -20,7 +20,7 @@ from weft.runtime.batch import Batch
 from weft.runtime.grown_lists import Lists
 from weft.runtime.held_rows import HeldRows
 from weft.runtime.lists import AttentionLists, Room
-from weft.runtime.prompt_rooms import RECORDED, PromptRooms
+from weft.runtime.prompt_rooms import LENT_FOR, RECORDED, PromptRooms
 from weft.runtime.recordings import COST, Recorded, Recordings
 from weft.runtime.request import Request
 from weft.runtime.slot_copies import COPIED
@@ -127,7 +127,7 @@ class TimedDevice:
         self._rooms = PromptRooms(
             usual, token_counts(self.max_tokens), self.max_logits, SLOTS, ENTRIES, copies=True
         )
-        self._prompts = Recordings(most=RECORDED)
+        self._prompts = Recordings(most=RECORDED, lent=LENT_FOR)
         self._logits = torch.zeros(batch, 1).expand(batch, vocabulary)
         self._allowed: dict[bytes, np.ndarray] = {}
         self._mask = np.zeros((1, -(-vocabulary // 32)), np.int32)

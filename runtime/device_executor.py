@@ -27,7 +27,7 @@ from .host_keys import HostKeys, Staged
 from .library import SCALES, Launch, of_rows
 from .lists import AttentionLists, Fitting, Room
 from .page_copies import PageCopies
-from .prompt_rooms import RECORDED, PromptRooms
+from .prompt_rooms import LENT_FOR, RECORDED, PromptRooms
 from .ranks import peers
 from .recipe import Recipe
 from .recordings import Recorded, Recordings
@@ -100,7 +100,7 @@ class DeviceExecutor(CompiledExecutor):
         self._recorder = recorder or Rerun()
         self._sizes = bucket_sizes(max_batch)
         self._counts, self._logit_counts = token_counts(max_tokens), logit_counts(self.max_logits)
-        self._recorded, self._prompts = Recordings(), Recordings(most=RECORDED)
+        self._recorded, self._prompts = Recordings(), Recordings(most=RECORDED, lent=LENT_FOR)
         self._latest: Recorded | None = None
         windows = set(config.windows) or {0}
         self._layers = config.layers / len(windows)

@@ -22,6 +22,11 @@ TOKENS = MANY
 RECORDED = 48
 """Steps of prompts that are recorded at most; others borrow one of these, or are launched."""
 
+LENT_FOR = 1e-3
+"""Seconds that a borrowed recording may lose of a step: of up to 32 tokens more. A device waits for
+few launches of prompts, but computes what is empty in each: with up to 7 ms lent hellaswag took an
+H200 0.308 s, launched 0.279, and retry 0.427 and 0.385."""
+
 BESIDE = 1024
 """Entries of rows beyond a step's tokens: of those that read their keys in several items."""
 

@@ -47,10 +47,10 @@ Fits = Callable[[Room], float | None]
 
 class Recordings:
     """What has been recorded, at most `most` rooms (0: all that are worth it), and what steps of
-    rooms that have not been lost so far."""
+    rooms that have not been lost so far. What loses `lent` seconds or more is not lent."""
 
-    def __init__(self, cost: float = COST, most: int = 0) -> None:
-        self.cost, self._most = cost, most
+    def __init__(self, cost: float = COST, most: int = 0, lent: float = LAUNCHED) -> None:
+        self.cost, self._most, self._lent_for = cost, most, lent
         self._known: dict[Room, Recorded] = {}
         self._lost: dict[Room, float] = {}
 
@@ -85,12 +85,12 @@ class Recordings:
         """Return the smallest recording that a step of another room can be replayed by, and the
         seconds that it loses so."""
         larger = [(_empty(other, room), other) for other in self._known if other.rows >= room.rows]
-        larger = sorted((pair for pair in larger if pair[0] < LAUNCHED),
+        larger = sorted((pair for pair in larger if pair[0] < self._lent_for),
                         key=lambda pair: (pair[1].rows, pair[0], pair[1].places))  # fmt: skip
         for take in (lambda other: 0.0 if other.holds(room) else None, fits):
             for empty, other in larger:
                 loss = take(other)
-                if loss is not None and empty + loss < LAUNCHED:
+                if loss is not None and empty + loss < self._lent_for:
                     return self._known[other], empty + loss
         return None, LAUNCHED
 

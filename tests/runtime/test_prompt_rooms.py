@@ -15,7 +15,7 @@ from weft.runtime.attention_plan import Shape
 from weft.runtime.graphs import CudaGraphs
 from weft.runtime.grown_lists import PAGES, Lists
 from weft.runtime.lists import PROMPTS, AttentionLists, Room
-from weft.runtime.prompt_rooms import BESIDE, COPIES, LISTED, LOGITS, TOKENS, PromptRooms
+from weft.runtime.prompt_rooms import BESIDE, COPIES, LENT_FOR, LISTED, LOGITS, TOKENS, PromptRooms
 from weft.runtime.recordings import LAUNCHED, LENT, LOGIT, ROW, Recorded, Recordings
 from weft.runtime.slot_copies import COPIED
 from weft.runtime.staging import Layout
@@ -130,6 +130,13 @@ def test_a_step_borrows_no_recording_that_takes_longer_than_its_launches():
     rows = int((LAUNCHED - LENT - LOGIT * (LOGITS[2] - LOGITS[0])) / ROW) // 32 * 32
     assert book.of(room(1024 - rows)) == room(1024, LOGITS[2])
     assert book.of(room(1024 - rows - 32)) is None
+
+
+def test_of_prompts_no_more_than_the_next_recording_is_lent():
+    book = Book(lent=LENT_FOR)
+    assert book.of(room(1024)) is None and book.of(room(1024)) == room(1024)
+    assert book.of(room(992)) == room(1024)
+    assert book.of(room(960)) is None
 
 
 @pytest.mark.parametrize("most", [1, 3])
