@@ -13,7 +13,13 @@ TEXTS = [
 ]  # fmt: skip
 TYPES = [
     "int(0..20)", "bool", 'choice["a", "ab", "the end"]', 'regex "a+b?"', "int(-3..3)", "Pair",
-    "list[int(0..9)](max_items=2)", 'regex "(ab|é)+ ?x"', "list[Pair](max_items=2)",
+    "list[int(0..9)](max_items=2)", 'regex "(ab|é)+ ?x"', "list[Pair](max_items=2)", "float",
+    "Nest", 'choice["a\\n", "a\\n\\n", "b e\\u0301"]', "list[list[bool](max_items=1)](max_items=2)",
+    'regex "(?i)[ab]{1,3}"',
+]  # fmt: skip
+TYPED_OPTIONS = [
+    "", "", "", "temperature=1.0", 'stop="\\n"', 'stop=["a", "2"], temperature=1.0',
+    "logprobs=true", 'stop=regex "[ab}]"', "temperature=1.5, top_p=0.9", "seed=5, temperature=1.0",
 ]  # fmt: skip
 OPTIONS = [
     "", "", "", 'stop="a"', 'stop=regex "[ab] ?[a-z]"', 'stop=["b", "the"]', "temperature=1.0",
@@ -24,6 +30,11 @@ OPTIONS = [
 PRELUDE = """record Pair:
     word: str(max_tokens=2)
     count: int(0..9)
+
+record Nest:
+    inner: Pair
+    tags: list[choice["a", "ab"]](max_items=2)
+    more: regex "a?b{0,2}"
 
 tool flaky(text: str) -> str
 tool size(text: str) -> int
@@ -219,13 +230,16 @@ class _Writer:
         elif type == "Pair":
             scope.texts.append(f"{name}.word")
             scope.numbers.append(f"{name}.count")
-        return [Node(f"gen {name}(max_tokens={self._pick('4', '24', '90')}): {type}")]
+        options = self._random.choice(TYPED_OPTIONS)
+        budget = f"max_tokens={self._pick('4', '24', '90')}{', ' + options if options else ''}"
+        return [Node(f"gen {name}({budget}): {type}")]
 
     def select(self, scope: _Scope, depth: int, in_message: bool) -> list[Node]:
         by = self._pick("", '(by="greedy")', '(by="unconditional")')
         options = self._pick(
             '["a", "ab", "hello", "ab the", "{{arg}}c"]', '["a", "é", "{arg} x"]', '["one"]',
             f'[{self._text_of(scope, 2)} + "a", "ab"]', '["ab", "a", "abab", "b ", " the"]',
+            '["ab", "a", "ab"]', f'[{self._text_of(scope, 2)} + "a", "{{arg}}a", "a"]',
         )  # fmt: skip
         name = self._name("s")
         scope.texts.append(name)
