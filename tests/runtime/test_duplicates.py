@@ -152,6 +152,15 @@ def test_a_cancelled_leader_leaves_its_work_to_a_twin():
     assert requests[0].sequence.ids() != requests[1].sequence.ids()
 
 
+def test_a_cancelled_twin_is_not_answered():
+    machine = engine()
+    leader, twin, other = (ask(machine, number, [1, 2, 3], 9) for number in range(3))
+    machine.step()
+    machine.cancel(twin)
+    assert drain(machine) == [leader, other]
+    assert twin.sequence.ids() == [1, 2, 3] and not twin.duplicate
+
+
 def test_a_twin_that_is_cancelled_before_its_answer_is_handed_out_is_not_answered():
     machine = engine()
     leader = ask(machine, 0, [1, 2, 3], 9)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from ahead import AheadExecutor, AheadSampler
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from weft.runtime.engine import Engine
@@ -172,6 +173,23 @@ def test_who_is_cancelled_before_its_answer_is_handed_out_is_not_answered():
     machine.cancel(filled)
     assert drain(machine) == [asked]
     assert asked.sequence.ids() == generate([7, 8, 9], 4)
+
+
+def test_a_step_of_which_all_is_given_up_is_waited_for_at_once():
+    """Nobody steps any more: what is on its way would be there for ever."""
+    executor = AheadExecutor(64, num_pages=200, max_batch=4, max_tokens=16)
+    engine = Engine(executor, AheadSampler(executor))  # type: ignore[arg-type]
+    sequence = engine.create((0, 0))
+    sequence.append([1, 7, 5])
+    request = Request(sequence, "gen", Sampling(5))
+    engine.submit(request)
+    engine.step()
+    assert engine
+    engine.cancel(request)
+    assert not engine
+    engine.free(sequence, remember=False)
+    engine.check()
+    assert engine.kv.live == 0
 
 
 @settings(max_examples=40, deadline=None, derandomize=True)
