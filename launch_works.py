@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .passes.tile.regimes import Regime
 
 PARTS = {
-    "query_words": "queries", "label_scores": "scores", "word_scores": "scores",
+    "label_scores": "scores", "word_scores": "scores",
     "chosen_words": "selection", "step_counts": "counts", "select": "lists",
     "gathered": "attention",
     "sparse_parts": "attention", "held_parts": "attention",
@@ -112,9 +112,7 @@ def _parts(chosen: Operation, scene: Scene, level: Level, attention: Work) -> di
     reads = whole.activation_bytes - scored.activation_bytes - lists
     times = sparse_parts(shape, level, policy, max(contexts), len(contexts), share)
     listed, half = Work(activation_bytes=reads + lists), 2 if steps else 1
-    queries = len(contexts) * shape.heads * shape.head_dim * shape.element
     return {
-        "queries": Launched(Work(activation_bytes=queries)),
         "scores": Launched(scored, times["scores"]),
         "counts": Launched(Work(activation_bytes=reads / half), times["counts"]),
         "lists": Launched(Work(activation_bytes=reads / half + lists), times["lists"]),

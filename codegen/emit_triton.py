@@ -13,19 +13,14 @@ from ..ir.expression import read
 from ..ir.schedule import Schedule
 from ..ir.tile import extents_of
 from ..ir.types import dtype_of, shape_of
+from .triton_barriers import BARRIER, behind_barriers
 from .triton_chain import in_order
 from .triton_expressions import TRITON, HostWriter, TritonWriter, Typed, cast
 from .triton_meeting import last_at, met_at, phase_lines
+from .triton_names import identifier
+from .triton_reductions import at_once, reductions
 from .triton_shapes import padded_shapes
-from .triton_text import (
-    back,
-    bare,
-    helper_lines,
-    identifier,
-    lane_inside,
-    pipelined,
-    stride_of,
-)  # fmt: skip
+from .triton_text import back, bare, helper_lines, lane_inside, pipelined, stride_of
 from .triton_unpack import unpack_lines
 
 _REAL = frozenset({"f64", "f32", "bf16", "f16", "f8e4m3"})
@@ -76,6 +71,7 @@ class _Emitter:
         self.name = kernel["name"].name
         self.arguments = kernel.regions[0].arguments
         self.shapes = padded_shapes(kernel)
+        self.behind = behind_barriers(kernel)
         self.lines: list[str] = []
         self.indent = "    "
 
@@ -83,11 +79,7 @@ class _Emitter:
         """Return the whole text."""
         scalars = [identifier(v.name) for v in self.arguments if v.type.name != "buffer"]
         names = ", ".join(identifier(value.name) for value in self.arguments)
-        for piece in in_order(self.kernel, self.schedule):
-            if isinstance(piece, str):
-                self._line(piece)
-            else:
-                self._block([piece])
+        self._block(list(in_order(self.kernel, self.schedule)))
         extents = [read(extent, HostWriter()) for extent in self.kernel["grid"]]
         grid = ", ".join(extents) + ("," if len(extents) == 1 else "")
         chosen = launch_options(self.schedule).items()
@@ -120,8 +112,11 @@ class _Emitter:
             ]
         )
 
-    def _block(self, operations: Sequence[Operation]) -> None:
-        for operation in operations:
+    def _block(self, operations: Sequence[Operation | str]) -> None:
+        for operation, *others in reductions(operations, self.shapes, self.schedule.num_warps):
+            if isinstance(operation, str) or others:
+                self._line(operation if isinstance(operation, str) else at_once(operation, others))
+                continue
             method = getattr(self, "_" + operation.name.partition(".")[2], None)
             if method is None:
                 raise CannotEmit(kernel=self.name, problem=f"{operation.name}", span=operation.span)
@@ -214,6 +209,8 @@ class _Emitter:
         extra = f", mask={text}, other={number!r}" if text else ""
         if operation.attribute("hint") == "stream":
             extra += ', eviction_policy="evict_first"'
+        if id(operation) in self.behind:
+            self._line(BARRIER)
         value = Typed(f"tl.load({pointer}{extra})", dtype_of(source.type))
         self._set(result, cast(value, dtype_of(result.type)).text)
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import keyword
 from collections.abc import Sequence
 
 from ..ir.core import Region, Term, walk
 from .triton_meeting import LAST, LAST_TEXT, MEET, MEET_TEXT
-
-_RESERVED = frozenset("tl triton launch num_warps num_stages range grid programs".split())
+from .triton_names import identifier
+from .triton_reductions import reduction_lines
 
 DOT4 = "dot4"
 """The function of products of bytes, which the file of a kernel that calls it has."""
@@ -39,12 +38,10 @@ def helper_lines(body: Sequence[str]) -> list[str]:
     found = [text for name, text in (
                  (DOT4, _DOT4_TEXT), (MEET, MEET_TEXT), (LAST, LAST_TEXT)
              ) if any(f"{name}(" in line for line in body)]  # fmt: skip
-    return (_INTERPRETED + "".join(found)).splitlines() if found else []
-
-
-def identifier(name: str) -> str:
-    """Return a value's name as Python may have it."""
-    return name + "_" if keyword.iskeyword(name) or name in _RESERVED else name
+    together = reduction_lines(body)
+    if not found and not together:
+        return []
+    return [*(_INTERPRETED + "".join(found)).splitlines(), *together]
 
 
 def bare(text: str) -> str:

@@ -15,7 +15,10 @@ from ...ir.sparse import MOST_PARTS, MOST_SHARES
 from ...ir.sparse import SCORE_STEPS as BINS
 from .builder import KernelBuilder
 from .packed_counts import KINDS
-from .row_parts import PARTS, SHARES, Middle, parts_of
+from .row_parts import MOST_OF_MANY, PARTS, SHARES, Middle, parts_of
+
+FEW = 2
+"""Parts whose counts of sixteen kinds are one tile: a lane of a warp each."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,38 @@ class Ending:
     mine: Value
 
 
+class Tally:
+    """Counts of a row by part and kind: some parts [n, 1] and their counts [n, kinds] at a time, so
+    few that a warp holds them, and warps need not wait for each other to sum them up."""
+
+    def __init__(self, b: KernelBuilder, counts: list[tuple[Value, Value]]) -> None:
+        self.b, self.counts = b, counts
+
+    def total(self) -> Value:
+        """Return how many of each kind all parts have [kinds]."""
+        return self.b.reduce("sum", self._added([count for _, count in self.counts]), 0, "total")
+
+    def of(self, which: str, *values: Value) -> Value:
+        """Return the counts [n, kinds] of those parts `a` for which a comparison with other values
+        holds, parts added up over all but the first axis."""
+        letters = "bcde"[: len(values)]
+        text = f"where({which}, {'bcdef'[len(letters)]}, 0)"
+        return self._added([self.b.map(text, part, *values, count, dtype="i32", hint="kept")
+                            for part, count in self.counts])  # fmt: skip
+
+    def _added(self, counts: list[Value]) -> Value:
+        """Return a sum whose terms wait for each other as little as may be."""
+        while len(counts) > 1:
+            pairs = zip(counts[::2], counts[1::2], strict=True)
+            counts = [self.b.map("a + b", *pair, dtype="i32", hint="added") for pair in pairs]
+        return counts[0]
+
+
+def sum_of(b: KernelBuilder, tile: Value) -> Value:
+    """Return the sum over a tile's two axes."""
+    return b.reduce("sum", b.reduce("sum", tile, 1), 0, hint="sum")
+
+
 class Boundary:
     """Where the selection of a row and key head ends, as kernels find it: declares kv_lengths,
     budgets [B] (the most tokens that may be read) and coarse [B, K, 32, 16]."""
@@ -90,36 +125,42 @@ class Boundary:
         self.want = b.map(text, budget, self.length, self.span.last, self.span.first, dtype="i32",
                           hint="want")  # fmt: skip
 
-    def tally(self, buffer: Value, kinds: int, parts: str = SHARES) -> Value:
-        """Return the counts [parts, kinds] of all parts of the row, 0 where there is no part."""
+    def tally(self, buffer: Value, kinds: int, parts: str = SHARES) -> Tally:
+        """Read the counts [parts, kinds] of all parts of the row, 0 where it has no tokens."""
         b = self.b
         most = MOST_PARTS if parts == PARTS else MOST_SHARES
-        part, kind = b.expand(b.iota(most), 1), b.expand(b.iota(kinds), 0)
-        text = "(a < where(c > 0, b, 0)) & (d >= 0)"
+        most = MOST_OF_MANY if self.shape.pairs == "many" else most
+        few = most if kinds == BINS else FEW
         count = parts_of(b, self.rows, self.shape.kv_heads, parts)
-        live = b.map(text, part, count, self.length, kind, dtype="bool", hint="live")
-        return b.load(buffer, self.row, self.head, part, kind, mask=live, hint="tally")
+        lane, kind = b.expand(b.iota(few), 1), b.expand(b.iota(kinds), 0)
+        found = []
+        for first in range(0, most, few):
+            part = b.map(f"a + {first}", lane, dtype="i32", hint="part")
+            text = "(a < b) & (c >= 0)"
+            live = b.map(text, part, count, kind, dtype="bool", hint="live")
+            counts = b.load(buffer, self.row, self.head, part, kind, mask=live, hint="tally")
+            text = "where(b > 0, a, 0)"  # not by the mask: these loads wait for no length
+            found.append((part, b.map(text, counts, self.length, dtype="i32", hint="tally")))
+        return Tally(b, found)
 
     def of(self, total: Value, want: Value) -> tuple[Value, Value]:
         """Return the highest kind that has, with those above it, as many as are wanted, and how
         many of it are; `total` is how many each kind has."""
         b = self.b
-        (kinds,) = total.type.parameters[1]  # type: ignore[misc]
         rest = b.map("a - b + c", b.reduce("sum", total, 0), b.scan(total, 0), total,
                      dtype="i32", hint="rest")  # fmt: skip
         reach = b.map("where(a >= b, 1, 0)", rest, want, dtype="i32", hint="reach")
+        over = b.map("where(a >= b, 0, a)", rest, want, dtype="i32", hint="over")
         limit = b.map("max(a - 1, 0)", b.reduce("sum", reach, 0), dtype="i32", hint="limit")
-        text = "where(a > b, c, 0)"
-        over = b.map(text, b.iota(kinds), limit, total, dtype="i32", hint="over")  # type: ignore[arg-type]
-        above = b.reduce("sum", over, 0, hint="above")
+        above = b.reduce("max", over, 0, hint="above")  # of the next kind and those above it
         return limit, b.map("a - b", want, above, dtype="i32", hint="left")
 
-    def sixteenth(self) -> tuple[Value, Value, Value]:
+    def sixteenth(self) -> tuple[Tally, Value, Value]:
         """Return the counts of sixteenths of all parts, in which of them the last wanted token is,
         and how many are wanted of that."""
         assert self.coarse is not None
         tally = self.tally(self.coarse, KINDS, PARTS)
-        return tally, *self.of(self.b.reduce("sum", tally, 0, hint="total"), self.want)
+        return tally, *self.of(tally.total(), self.want)
 
     def end(self, fine: Value, share: Value) -> Ending:
         """Return where the selection ends, for a share of the row; `fine` is what `step_counts` has
@@ -127,39 +168,33 @@ class Boundary:
         b = self.b
         steps = self.tally(fine, KINDS)  # before what it need not wait for
         tally, first, left = self.sixteenth()
-        second, ties = self.of(b.reduce("sum", steps, 0, hint="total"), left)
+        second, ties = self.of(steps.total(), left)
         limit = b.map(f"a * {KINDS} + b", first, second, dtype="i32", hint="limit")
         text = "a * (b // c)"
         counts = [parts_of(b, self.rows, self.shape.kv_heads, each) for each in (PARTS, SHARES)]
         part = b.map(text, share, *counts, dtype="i32", hint="part")
-        above = self._sum(tally, part, first, "<", ">"), self._sum(steps, share, second, "<", ">")
-        before = b.map("a + b", *above, dtype="i32", hint="before")
-        equal = [self._sum(steps, share, second, which, "==") for which in ("<", "==")]
-        return Ending(limit, ties, before, *equal)
+        coarser, finer = tally.of("a < b", part), steps.of("a < b", share)
+        kind = b.expand(b.iota(KINDS), 0)
+        text = "where(c > d, a, 0) + where(c > e, b, 0)"
+        before = b.map(text, coarser, finer, kind, first, second, dtype="i32", hint="before")
+        equal = [b.map("where(b == c, a, 0)", each, kind, second, dtype="i32", hint="equal")
+                 for each in (finer, steps.of("a == b", share))]  # fmt: skip
+        return Ending(limit, ties, *(sum_of(b, each) for each in (before, *equal)))
 
     def end_by_worth(self, tally: Value, worth: Value, share: Value) -> Ending:
         """Return the same where steps are worth a power of two [B, K]; `want` becomes less."""
         b = self.b
         bin, counts = b.iota(BINS), self.tally(tally, BINS)
-        total = b.map("where(b > 0, a, 0)", b.reduce("sum", counts, 0), bin, dtype="i32",
-                      hint="total")  # fmt: skip
+        total = b.map("where(b > 0, a, 0)", counts.total(), bin, dtype="i32", hint="total")
         value = b.load(worth, self.row, self.head, hint="worth")
         self.want = b.map("min(a, b)", self.want, self._enough(total, value), dtype="i32",
                           hint="want")  # fmt: skip
         limit, ties = self.of(total, self.want)
-        before = self._sum(counts, share, limit, "<", ">")
-        equal = [self._sum(counts, share, limit, which, "==") for which in ("<", "==")]
-        return Ending(limit, ties, before, *equal)
-
-    def _sum(self, counts: Value, part: Value, limit: Value, parts: str, kinds: str) -> Value:
-        """Return the sum of counts [parts, kinds] of the parts before one (<), or of it (==), and
-        of the kinds above a limit (>), or of it (==)."""
-        b = self.b
-        part_of, kind_of = (b.expand(b.iota(extent), 1 - axis)  # type: ignore[arg-type]
-                            for axis, extent in enumerate(counts.type.parameters[1]))  # type: ignore  # fmt: skip
-        text = f"where((a {parts} b) & (c {kinds} d), e, 0)"
-        kept = b.map(text, part_of, part, kind_of, limit, counts, dtype="i32", hint="kept")
-        return b.reduce("sum", b.reduce("sum", kept, 1), 0, hint="sum")
+        before, mine = counts.of("a < b", share), counts.of("a == b", share)
+        kind = b.expand(bin, 0)
+        kept = [b.map(f"where(b {which} c, a, 0)", each, kind, limit, dtype="i32", hint="kept")
+                for each, which in ((before, ">"), (before, "=="), (mine, "=="))]  # fmt: skip
+        return Ending(limit, ties, *(sum_of(b, each) for each in kept))
 
     def _enough(self, total: Value, worth: Value) -> Value:
         """Return how many of the best tokens a threshold or a share of the mass asks for."""

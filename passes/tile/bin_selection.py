@@ -65,27 +65,30 @@ class _SelectBins:
         self.head, self.row, self.part = (b.program_id(axis, name) for axis, name in axes)
         self.place.enter(self.head, self.row)
         ends.enter(self.head, self.row)
+        self.span, self.length = ends.span, ends.length
+        low, self.high = self.span.part(self.part, SHARES)
+        ahead = self._read(low)  # before what it need not wait for
         end = (ends.end_by_worth(self.tally, self.worth, self.part) if s.adaptive
                else ends.end(self.fine, self.part))  # fmt: skip
-        self.span, self.length = ends.span, ends.length
-        self._middle(*self.span.part(self.part, SHARES), end)
+        self._middle(low, ahead, end)
         self._ends(ends.want)
         facts = ("B >= 0", f"C == CP * {s.page}", *self.place.facts)
         grid = (s.kv_heads, "B", extent(SHARES, s.kv_heads, s.pairs))
         return b.finish(*grid, requires=facts, of="graph.select")
 
-    def _middle(self, low: Value, high: Value, end: Ending) -> None:
+    def _middle(self, low: Value, ahead: list[Value], end: Ending) -> None:
         """Write a part's choices of the middle: those above the last step, and of that as many as
-        are left."""
+        are left. The words of a round are read while those of the one before are listed."""
         b, s = self.b, self.shape
         above = b.map("a + 1", end.limit, dtype="i32", hint="above")
         self.least = [AtLeast(b, least) for least in (end.limit, above)]
         text = "a + b + min(c, d)"
         at = b.map(text, self.span.first, end.before, end.tied, end.ties, dtype="i32", hint="at")
         left = b.map("max(a - b, 0)", end.ties, end.tied, dtype="i32", hint="left")
-        with b.loop(low, high, at, left, step=s.rows, hint="page") as loop:
-            at, left = loop.carried
-            unit, over, tied = self._runs(loop.index, high)
+        with b.loop(low, self.high, at, left, *ahead, step=s.rows, hint="page") as loop:
+            at, left, *words = loop.carried
+            following = self._read(b.map(f"a + {s.rows}", loop.index, dtype="i32", hint="after"))
+            unit, over, tied = self._runs(words)
             text = "a | (b << 16)"
             counts = [count_bits(b, over), count_bits(b, tied)]
             each = b.map(text, *counts, dtype="i32", hint="each")
@@ -98,30 +101,42 @@ class _SelectBins:
             found = b.reduce("sum", each, 0, hint="found")
             text = "a + (b & 65535) + min(c, b >> 16)"
             loop.yields(b.map(text, at, found, left, dtype="i32", hint="at"),
-                        b.map("max(a - (b >> 16), 0)", left, found, dtype="i32"))  # fmt: skip
+                        b.map("max(a - (b >> 16), 0)", left, found, dtype="i32"),
+                        *following)  # fmt: skip
 
-    def _runs(self, base: Value, high: Value) -> tuple[Value, Value, Value]:
-        """Return the first position of each run of some pages, and which of its tokens are above
-        the last step and in it, as bits; none past the end."""
+    def _read(self, base: Value) -> list[Value]:
+        """Return what the page of each run of some pages counts as in what is written, and the
+        run's words, some at a time; 0 past the end."""
         b, s = self.b, self.shape
-        run = min(RUN, s.page)
-        lane, words = b.iota(s.rows * s.page // run), run // WIDTH
-        each = s.page // run
+        run, lane = self._lanes()
+        each, words = s.page // run, run // WIDTH
         number = b.map(f"a + b // {each}", base, lane, dtype="i32", hint="number")
-        there = b.expand(b.map("a < b", number, high, hint="there"), 1)
+        inside = b.map("a < b", number, self.high, hint="there")
         text = f"a // {s.page} + b"
         at = b.expand(b.map(text, self.place.start, number, dtype="i32", hint="at"), 1)
         first = b.expand(b.map(f"a % {each} * {words}", lane, dtype="i32", hint="first"), 1)
-        few = min(words, AT_ONCE)
-        parts = []
+        few, there = min(words, AT_ONCE), b.expand(inside, 1)
+        parts = [self._page(number, inside)]
         for part in range(words // few):
             text = f"a + b + {part * few}"
             word = b.map(text, first, b.expand(b.iota(few), 0), dtype="i32", hint="word")
             parts.append(b.load(self.bins, at, self.head, word, mask=there, hint="steps"))
+        return parts
+
+    def _lanes(self) -> tuple[int, Value]:
+        """Return how many tokens a run has, and the runs that are looked at at a time."""
+        run = min(RUN, self.shape.page)
+        return run, self.b.iota(self.shape.rows * self.shape.page // run)
+
+    def _runs(self, words: list[Value]) -> tuple[Value, Value, Value]:
+        """Return what the first token of each run that was read is written as, and which of its
+        tokens are above the last step and in it, as bits; none past the end."""
+        b, s = self.b, self.shape
+        page, *parts = words
         some, over = (bits(b, [least.marks(x) for x in parts]) for least in self.least)
-        text = f"a * {s.page} + b % {each} * {run}"
-        inside = b.map("a < b", number, high, hint="there")
-        unit = b.map(text, self._page(number, inside), lane, dtype="i32", hint="unit")
+        run, lane = self._lanes()
+        text = f"a * {s.page} + b % {s.page // run} * {run}"
+        unit = b.map(text, page, lane, dtype="i32", hint="unit")
         return unit, over, b.map("a ^ b", some, over, dtype="i32", hint="tied")
 
     def _page(self, number: Value, there: Value) -> Value:

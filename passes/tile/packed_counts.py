@@ -59,13 +59,14 @@ def add_nibbles(b: KernelBuilder, counts: list[Value], some: Value) -> list[Valu
 def sum_counts(b: KernelBuilder, counts: list[Value], columns: bool = False) -> Value:
     """Return the sums over all lanes [16], or over those of each column [columns, 16]."""
     kind, total = b.iota(KINDS), b.full(0, "i32", KINDS)
-    for place, packed in enumerate(counts):
-        for odd in range(2):
-            text = f"(a >> {8 * odd}) & {0x00FF00FF}"
-            pair = b.reduce("sum", b.map(text, packed, dtype="i32", hint="pair"), 0, hint="pair")
-            pair = b.expand(pair, 1) if columns else pair
-            first = place // 2 * 8 + place % 2 + 2 * odd
-            text = f"a + where(b == {first}, c & {MOST}, 0)"
-            text += f" + where(b == {first + 4}, (c >> 16) & {MOST}, 0)"
-            total = b.map(text, total, kind, pair, dtype="i32", hint="counts")
+    places = [(place, odd) for place in range(len(counts)) for odd in range(2)]
+    pairs = [b.map(f"(a >> {8 * odd}) & {0x00FF00FF}", counts[place], dtype="i32", hint="pair")
+             for place, odd in places]  # fmt: skip
+    pairs = [b.reduce("sum", pair, 0, hint="pair") for pair in pairs]
+    for (place, odd), pair in zip(places, pairs, strict=True):
+        pair = b.expand(pair, 1) if columns else pair
+        first = place // 2 * 8 + place % 2 + 2 * odd
+        text = f"a + where(b == {first}, c & {MOST}, 0)"
+        text += f" + where(b == {first + 4}, (c >> 16) & {MOST}, 0)"
+        total = b.map(text, total, kind, pair, dtype="i32", hint="counts")
     return total

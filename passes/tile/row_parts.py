@@ -11,9 +11,13 @@ PARTS = "where(P <= 16, 32, 16)"
 LEAST_PARTS = 16
 """The fewest of them."""
 
-SHARES = "where(P <= 16, 32, where(P <= 64, 16, 8))"
-"""Programs that select of a row's keys; each has some parts of `PARTS`."""
+SHARES = "where(P <= 16, 32, where(P <= 64, 16, where(P <= 256, 8, where(P <= 512, 4, 2))))"
+"""Programs that select of a row's keys; each has some parts of `PARTS`. Each works out where the
+selection ends, so that of many pairs, which are many programs anyway, few share one."""
 
+
+MOST_OF_MANY = 16
+"""The most of either where pairs are not few."""
 
 LEAST = 8
 """Key heads that a row counts as, at least."""

@@ -66,7 +66,7 @@ class _SharedLabels(Scoring):
         self.high = b.map(text, b.reduce("max", ends, 0), b.load(self.lengths, whose), dtype="i32",
                           hint="high")  # fmt: skip
         self.right, self.shifts = self._right(group)
-        reach = [b.load(self.most, row, head, b.full(place, "i32")) for place in range(2)]
+        reach = [b.load(self.rounded.reach, row, head, b.full(place, "i32")) for place in range(2)]
         self.top, self.factor = (b.expand(x, 0) for x in reach)
         self.start = b.expand(b.load(self.place.base, row, hint="base"), 0)
         self.ends = b.expand(ends, 0)
@@ -155,11 +155,13 @@ class _SharedLabels(Scoring):
         there = b.map(f"a < {s.labels.channels}", channel, hint="known")
         text = f"a * {s.bytes} + min(b, {s.bytes - 1})"
         place = b.map(text, column_head, word, dtype="i32", hint="place")
-        words = b.load(self.query, row, self.head, place, mask=there, hint="words")
+        words = b.load(self.rounded.query, row, self.head, place, mask=there, hint="words")
         text = f"(a >> (((b // {1 + packed}) % 4) * 8)) & 255"
         right = b.map(text, words, channel, dtype="i32", hint="byte")
         right = b.map("a - (a >> 7) * 256", right, dtype="i8", hint="right")
-        return right, b.expand(b.load(self.bias, row, self.head, column_head, hint="shift"), 0)
+        return right, b.expand(
+            b.load(self.rounded.bias, row, self.head, column_head, hint="shift"), 0
+        )
 
     @property
     def channels(self) -> int:

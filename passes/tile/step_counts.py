@@ -8,10 +8,10 @@ counted here. Where what steps are worth matters too, all steps are.
 from __future__ import annotations
 
 from ...ir.core import Operation, Value
-from ...ir.sparse import MOST_PARTS, MOST_SHARES
+from ...ir.sparse import MOST_SHARES
 from ...ir.sparse import SCORE_STEPS as BINS
 from ...ir.tile import extents_of
-from .bin_boundary import BinSelection, Boundary
+from .bin_boundary import BinSelection, Boundary, Tally, sum_of
 from .builder import KernelBuilder
 from .packed_counts import KINDS, MOST, add_nibbles, sum_counts
 from .row_parts import PARTS, SHARES, extent, parts_of
@@ -139,11 +139,11 @@ class _StepCounts:
             some = b.reduce("sum", b.reshape(some, lanes, few // 2, 2), 2, hint="some")
         return add_nibbles(b, counts, some)
 
-    def _mine(self, tally: Value, first: Value, part: Value) -> Value:
+    def _mine(self, tally: Tally, first: Value, part: Value) -> Value:
         """Return how many tokens of the share are in a sixteenth, by the counts of all parts."""
         b = self.b
-        row, kind = b.expand(b.iota(MOST_PARTS), 1), b.expand(b.iota(KINDS), 0)
-        text = "where((a // (b // c) == d) & (e == f), g, 0)"
         counts = [parts_of(b, self.rows, self.shape.kv_heads, each) for each in (PARTS, SHARES)]
-        mine = b.map(text, row, *counts, part, kind, first, tally, dtype="i32", hint="mine")
-        return b.reduce("sum", b.reduce("sum", mine, 1), 0, hint="mine")
+        each = b.map("a // b", *counts, dtype="i32", hint="each")
+        mine = tally.of("(a >= b * c) & (a < b * c + b)", each, part)
+        kind, text = b.expand(b.iota(KINDS), 0), "where(b == c, a, 0)"
+        return sum_of(b, b.map(text, mine, kind, first, dtype="i32", hint="mine"))

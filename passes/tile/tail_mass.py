@@ -50,22 +50,16 @@ class Mass:
 
 class LaneMass:
     """The same of scores in words: integers, of tiles of any shape. Each lane has its largest score
-    over all heads, and each head's sum against that. Declares score_unit [B, K], and tail_max,
-    tail_sum [B, H, 32] f32."""
+    over all heads, and each head's sum against that. Declares tail_max, tail_sum [B, H, 32] f32."""
 
     def __init__(self, b: KernelBuilder, group: int, kv_heads: int) -> None:
         self.b, self.group = b, group
-        self.units = b.buffer("score_unit", "f32", "B", kv_heads)
         sizes = ("B", group * kv_heads, MOST_PARTS)
         self.buffers = [b.buffer(n, "f32", *sizes) for n in ("tail_max", "tail_sum")]
 
-    def enter(self, row: Value, head: Value) -> None:
-        """Say whose scores come."""
-        self.unit = self.b.load(self.units, row, head, hint="unit")
-
-    def start(self, *shape: int) -> tuple[Value, ...]:
-        """Return the state before the first tile."""
-        b = self.b
+    def start(self, unit: Value, *shape: int) -> tuple[Value, ...]:
+        """Return the state before the first tile; a score of one more weighs 2^unit as much."""
+        b, self.unit = self.b, unit
         sums = (b.full(0.0, "f32", *shape) for _ in range(self.group))
         return b.full(LOWEST, "f32", *shape), *sums
 

@@ -3,7 +3,8 @@
 A layer's labels lie in pages beside its keys, [N, K, W, P] i32: word w of a token holds its codes
 of channels 4w to 4w + 3, a byte each; in `i4`, with r channels, the low half of a byte is such a
 channel and the high half is channel r/2 more, both as code + 8, and there are W = r/8 words. The
-queries of a step are rounded to bytes too, with one scale for the heads that share a key head. So
+queries of a step are rounded to bytes too, with one scale for the heads that share a key head
+(`query_words`). So
 scores are integers, and they are kept as one of 255 steps over all that they can be, from 1 up; 0
 is the step of a forced token. A key is selected for the step that its score is in
 (`bin_selection`); how many have each sixteenth of the steps `word_scores` counts.
@@ -17,7 +18,6 @@ from ...ir.attention_calibration import LEVELS
 from ...ir.core import Operation, Value
 from ...ir.sparse import MOST_SCORED, SHARERS
 from ...ir.sparse import SCORE_STEPS as BINS
-from .attention import LOG2E
 from .builder import KernelBuilder
 from .labels import Labels, _rounded
 from .packed_counts import ROUNDS
@@ -125,63 +125,3 @@ def word_write(shape: Labels) -> Operation:
     b.store(labels, page, head, word, offset, total, mask=written)
     facts = ("T >= 0", "N >= 0", f"-1 <= slots[*] < N * {shape.page}")
     return b.finish("T", requires=facts, of="graph.label_write")
-
-
-def query_words(shape: WordScores) -> Operation:
-    """Return the kernel that rounds a step's queries to bytes; a program takes a group of heads.
-
-    Arguments: T, B, q [T, H * C] in calibrated order, level [K, r], query [B, K, g * r / 4] i32
-    (a head's words after another's), bias [B, K, g] i32 (what is taken from a head's products, for
-    codes that are 8 too large), reach [B, K, 2] i32 (the most that a score can be, and what makes
-    steps of it: the score plus that most, times the second without a sign, the upper half of 64
-    bits). With a scale also worth and score_unit [B, K] f32: the powers of two by which weights of
-    a step more, and of a score of one more, are larger.
-    """
-    labels, group, count = shape.labels, shape.group, shape.bytes
-    worth = "_worth" if shape.scale else ""
-    b = KernelBuilder(f"query_words_{shape.name}_{shape.q}{worth}")
-    b.scalar("T")
-    b.scalar("B")
-    q = b.buffer("q", shape.q, "T", shape.heads * labels.head_dim)
-    level = b.buffer("level", "f32", labels.kv_heads, labels.channels)
-    query = b.buffer("query", "i32", "B", labels.kv_heads, group * count)
-    bias = b.buffer("bias", "i32", "B", labels.kv_heads, group)
-    most = b.buffer("reach", "i32", "B", labels.kv_heads, 2)
-    names = ("worth", "score_unit") if shape.scale else ()
-    worths = [b.buffer(name, "f32", "B", labels.kv_heads) for name in names]
-    head, row = b.program_id(0, "kv_head"), b.program_id(1, "row")
-    member, word = b.expand(b.iota(group), 1), b.expand(b.iota(count), 0)
-    parts, largest = [], b.full(1e-30, "f32")
-    for byte in range(4):
-        channel = b.map(f"a * 4 + {byte}", word, dtype="i32", hint="channel")
-        text = f"(a * {group} + b) * {labels.head_dim} + c"
-        column = b.map(text, head, member, channel, dtype="i32", hint="column")
-        x = b.map("a * b", b.load(q, row, column, dtype="f32"), b.load(level, head, channel))
-        size = b.reduce("max", b.reduce("max", b.map("abs(a)", x), 1), 0)
-        largest = b.map("max(a, b)", largest, size, hint="largest")
-        parts.append(x)
-    words, sums, sizes = b.full(0, "i32", group, count), [], []
-    for byte, x in enumerate(parts):
-        text = f"i32(floor(a * ({QUERY}.0 / b) + 0.5))"
-        value = b.map(text, x, largest, dtype="i32", hint="byte")
-        sums.append(b.reduce("sum", value, 1))
-        sizes.append(b.reduce("sum", b.map("abs(a)", value, dtype="i32"), 1))
-        text = f"a | ((b & 255) << {8 * byte})"
-        words = b.map(text, words, value, dtype="i32", hint="words")
-    place = b.map(f"a * {count} + b", member, word, dtype="i32", hint="place")
-    b.store(query, row, head, place, words)
-    shift = 8 if labels.format == "i4" else 0
-    b.store(bias, row, head, b.iota(group),
-            b.map(f"(a + b + c + d) * {shift}", *sums, dtype="i32", hint="bias"))  # fmt: skip
-    each = b.map("a + b + c + d", *sizes, dtype="i32", hint="size")
-    top = b.map(f"a * {8 if labels.format == 'i4' else 127}", b.reduce("max", each, 0),
-                dtype="i32", hint="top")  # fmt: skip
-    text = f"i32({float(STEPS)} * {float(1 << 31)} / f32(max(2 * a + 1, {STEPS + 1}))) * 2"
-    b.store(most, row, head, b.full(0, "i32"), top)
-    b.store(most, row, head, b.full(1, "i32"), b.map(text, top, dtype="i32", hint="factor"))
-    if worths:
-        unit = b.map(f"a * {shape.scale * LOG2E / QUERY!r}", largest, hint="unit")
-        text = f"a * f32(max(2 * b + 1, {STEPS + 1})) * {1 / STEPS!r}"
-        b.store(worths[0], row, head, b.map(text, unit, top, dtype="f32", hint="worth"))
-        b.store(worths[1], row, head, unit)
-    return b.finish(labels.kv_heads, "B", requires=("B >= 0", "B <= T"), of="graph.select")

@@ -1,8 +1,9 @@
 """Scores of tokens by labels in words, on GPUs: a row at a time.
 
 What `word_labels` lays out is read here page after page: the page ids and the labels of a round are
-loaded while the one before is scored. Labels are read once, and leave the caches first; what is
-written, and soon read again, stays. Scores are left as steps, and counted by sixteenths of them
+loaded while the one before is scored, those of the first while the queries are rounded to bytes
+(`query_words`). Labels are read once, and leave the caches first; what is written, and soon read
+again, stays. Scores are left as steps, and counted by sixteenths of them
 (`packed_counts`), for `step_counts` and `bin_selection`.
 """
 
@@ -15,6 +16,7 @@ from ...ir.sparse import MOST_PARTS
 from ...ir.tile import extents_of
 from .builder import KernelBuilder
 from .packed_counts import KINDS, add_counts, no_counts, sum_counts
+from .query_words import Rounding
 from .row_parts import PARTS, Middle, extent
 from .score_place import Place
 from .step_words import WIDTH, pack
@@ -25,7 +27,7 @@ from .word_labels import STEPS, WordScores, label_words
 def word_scores(shape: WordScores) -> Operation:
     """Return the kernel of the steps in which tokens' scores are, and of counts of sixteenths.
 
-    Arguments: B, N, E, C = CP * P, CP, query, bias, reach (see `query_words`), pages [E], row_page,
+    Arguments: B, N, E, C = CP * P, CP, then those of `query_words.Rounding`, pages [E], row_page,
     base [B] (where a row's pages and its tokens begin; base is a whole page), kv_lengths [B] (0 for
     a row that selects nothing), span, own [B] (the pages by which a row is cut into parts, at least
     those that it has; and its first that `shared_labels` has not scored), labels [N, K, W, P], bins
@@ -36,18 +38,16 @@ def word_scores(shape: WordScores) -> Operation:
 
 
 class Scoring:
-    """What kernels of scores share: their buffers, and steps of scores."""
+    """What kernels of scores share: their buffers, and steps of scores. Queries are those that
+    others have rounded, or it `rounds` them."""
 
-    def __init__(self, name: str, shape: WordScores, *extents: str) -> None:
-        self.shape, labels, group = shape, shape.labels, shape.group
+    def __init__(self, name: str, shape: WordScores, *extents: str, rounds: bool = False) -> None:
+        self.shape, labels = shape, shape.labels
         b = self.b = KernelBuilder(f"{name}_{shape.name}_{shape.keys}")
         self.count, self.pool_pages, *_ = (
             b.scalar(extent) for extent in ("B", "N", "E", "C", "CP", *extents)
         )
-        size = group * shape.bytes
-        self.query = b.buffer("query", "i32", "B", labels.kv_heads, size)
-        self.bias = b.buffer("bias", "i32", "B", labels.kv_heads, group)
-        self.most = b.buffer("reach", "i32", "B", labels.kv_heads, 2)
+        self.rounded = Rounding(b, shape, asks=rounds)
         self.place = Place(b, True, labels.page)
         self.lengths, self.spans = (b.buffer(n, "i32", "B") for n in ("kv_lengths", "span"))
         self.words = label_words(labels)
@@ -89,7 +89,8 @@ class Scoring:
 
 class _WordScores(Scoring):
     def __init__(self, shape: WordScores) -> None:
-        super().__init__("word_scores", shape)
+        worth = "_worth" if shape.scale and not shape.tail else ""
+        super().__init__(f"word_scores_{shape.q}{worth}", shape, rounds=True)
         self.own = self.b.buffer("own", "i32", "B")
         kv_heads = shape.labels.kv_heads
         self.mass = LaneMass(self.b, shape.group, kv_heads) if shape.tail else None
@@ -97,22 +98,24 @@ class _WordScores(Scoring):
     def kernel(self) -> Operation:
         b, s = self.b, self.shape
         head, row, part = self.enter()
+        self.rounded.ask(head, row)
         self.ahead, self.offset = b.expand(b.iota(s.rows), 1), b.expand(b.iota(s.labels.page), 0)
         self.place.enter(head, row)
         self.span = self.middle(row)
         first, self.high = self.span.part(part)
         own = b.load(self.own, row, hint="own")
         low = b.map("max(a, b)", first, own, dtype="i32", hint="low")
-        self.row_query = self._query(row)
+        labels = self._ahead(low, self._pages(low, 0))  # on their way while queries are rounded
+        self.row_query, unit = self._query(row)
         text = "a < b"
         begun = b.map(text, first, b.map("min(a, b)", own, self.high, dtype="i32"), hint="begun")
         kind = b.iota(KINDS)
         counted = b.load(self.coarse, row, head, part, kind, mask=begun, hint="coarse")
         mass = ()
         if self.mass:
-            self.mass.enter(row, head)
-            mass = self.mass.start(s.rows, s.labels.page)
-        state = counted, *self._ahead(low, self._pages(low, 0)), *mass
+            assert unit is not None, "what scores weigh has a scale"
+            mass = self.mass.start(unit, s.rows, s.labels.page)
+        state = counted, *labels, *mass
         if s.whole:
             state = self._scored(low, self.high, *state)
         else:
@@ -124,9 +127,12 @@ class _WordScores(Scoring):
         b.store(self.coarse, row, head, part, kind, state[0])
         if self.mass:
             self.mass.store(list(state[2 + self.words :]), row, head, part)
-        facts = (*self.facts, "0 <= own[*]")
+        facts = (*self.facts, *self.rounded.facts, "0 <= own[*]")
         grid = (s.labels.kv_heads, "B", extent(PARTS, s.labels.kv_heads, s.pairs))
-        return b.finish(*grid, requires=facts, of="graph.select")
+        place = self.place
+        given = (place.pages, place.first, place.base, self.lengths, self.spans, self.own)
+        return b.finish(*grid, requires=facts, of="graph.select",
+                        given=(self.rounded.level, *(each for each in given if each)))  # fmt: skip
 
     def _scored(self, low: Value, high: Value, counted: Value, *state: Value) -> tuple[Value, ...]:
         """Score the pages [low, high), so few that a byte can count them; return the counts of all
@@ -197,17 +203,19 @@ class _WordScores(Scoring):
                         hint="codes", stream=True) for word in range(self.words)]  # fmt: skip
         return self._pages(index, 1), *words
 
-    def _query(self, row: Value) -> _Query:
-        """Return a row's query, one value a word: all tokens are multiplied by it."""
-        b, s = self.b, self.shape
+    def _query(self, row: Value) -> tuple[_Query, Value | None]:
+        """Round a row's query; return it, one value a word, as all tokens are multiplied by it, and
+        what a score of one more weighs."""
+        b, s, rounded = self.b, self.shape, self.rounded
+        top, factor, unit = rounded.keep()
 
         def one(buffer: Value, at: int) -> Value:
             return b.load(buffer, row, self.head, b.full(at, "i32"), hint=buffer.name)
 
-        each = [[one(self.query, member * s.bytes + word) for word in range(s.bytes)]
+        each = [[one(rounded.query, member * s.bytes + word) for word in range(s.bytes)]
                 for member in range(s.group)]  # fmt: skip
-        shifts = [one(self.bias, member) for member in range(s.group)]
-        return _Query(each, shifts, one(self.most, 0), one(self.most, 1))
+        shifts = [one(rounded.bias, member) for member in range(s.group)]
+        return _Query(each, shifts, top, factor), unit
 
     def _totals(self, codes: list[Value]) -> list[Value]:
         """Return the products of some tokens with each head of the group."""

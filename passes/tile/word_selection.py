@@ -13,9 +13,10 @@ from ...ir.sparse import SparsePolicy
 from .bin_boundary import BinSelection
 from .bin_selection import select_bins
 from .meeting import meeting
+from .query_words import query_words
 from .shared_labels import shared_labels
 from .step_counts import step_counts
-from .word_labels import WordScores, query_words
+from .word_labels import WordScores
 from .word_scores import word_scores
 
 TOGETHER = 1024, 4096, 4096
@@ -25,15 +26,16 @@ TOGETHER = 1024, 4096, 4096
 def word_selection(
     shape: WordScores, policy: SparsePolicy, slots: bool = False
 ) -> tuple[Operation, ...]:
-    """Return the kernels that choose a step's keys by words: queries, scores of what rows share
-    (where there is no tail) and of what each has alone, counts of steps, lists, of positions or of
-    slots of the pools; for few pairs of a row and a key head the last three in one."""
+    """Return the kernels that choose a step's keys by words: where rows share labels (and there is
+    no tail) queries and scores of those; scores of what each has alone, of queries that it rounds;
+    counts of steps; lists, of positions or of slots of the pools; for few pairs of a row and a key
+    head the last three in one."""
     labels = shape.labels
     taken = BinSelection(labels.kv_heads, labels.page, shape.sinks, shape.recent,
                          threshold=policy.threshold, top_p=policy.top_p, slots=slots)  # fmt: skip
     if shape.tail:
-        return query_words(shape), word_scores(shape), *_listed(taken)
-    first = query_words(shape), shared_labels(shape)
+        return word_scores(shape), *_listed(taken)
+    first = query_words(replace(shape, scale=0.0)), shared_labels(shape)
     few, many = replace(shape, pairs="few"), replace(shape, pairs="many", keys=_many(shape))
     if taken.adaptive:
         return *first, word_scores(few), word_scores(many), *_listed(taken)

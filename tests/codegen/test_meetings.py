@@ -17,7 +17,7 @@ from weft.ir.schedule import Schedule
 from weft.ir.tile import MOST_MET
 from weft.passes.tile.builder import KernelBuilder
 from weft.passes.tile.meeting import MEETS, CannotMeet, meeting
-from weft.passes.tile.row_parts import PARTS, SHARES, extent
+from weft.passes.tile.row_parts import LEAST, MOST_FEW, MOST_OF_MANY, PARTS, SHARES, extent
 
 HEADS, PARTS_OF_EACH = 2, 8
 
@@ -88,11 +88,13 @@ def test_those_that_meet_begin_one_after_another() -> None:
 
 
 def test_parts_of_a_row_are_as_many_as_may_meet() -> None:
-    """Powers of two, at most as many as a meeting counts: whatever the rows and key heads."""
+    """Powers of two, at most as many as a meeting counts, and as kernels for many pairs read counts
+    of: whatever the rows and key heads. A share has whole parts."""
     for pairs in range(1, 2000):
-        for parts in (PARTS, SHARES):
-            count = int(read(extent(parts, 1), Evaluator({"B": np.int64(pairs)})))
-            assert 0 < count <= MOST_MET and MOST_MET % count == 0
+        count, shares = (int(read(extent(parts, 1), Evaluator({"B": np.int64(pairs)})))
+                         for parts in (PARTS, SHARES))  # fmt: skip
+        most = MOST_MET if pairs * LEAST <= MOST_FEW else MOST_OF_MANY
+        assert 0 < shares <= count <= most and most % count == count % shares == 0
 
 
 def test_kernels_of_other_grids_cannot_meet() -> None:

@@ -9,22 +9,23 @@ import numpy as np
 import pytest
 from weft.codegen.bounds import UnprovenAccess, prove_bounds
 from weft.ir.core import Operation
-from weft.ir.sparse import MOST_PARTS
+from weft.ir.sparse import MOST_PARTS, SparsePolicy
 from weft.passes.tile import word_labels
 from weft.passes.tile.bin_boundary import BinSelection
 from weft.passes.tile.bin_selection import select_bins
 from weft.passes.tile.builder import KernelBuilder
 from weft.passes.tile.labels import Labels
 from weft.passes.tile.packed_counts import KINDS
+from weft.passes.tile.query_words import query_words
 from weft.passes.tile.shared_labels import shared_labels
 from weft.passes.tile.step_counts import step_counts
 from weft.passes.tile.word_labels import (
     STEPS,
     WordScores,
-    query_words,
     word_write,
 )
 from weft.passes.tile.word_scores import word_scores
+from weft.passes.tile.word_selection import word_selection
 from word_label_cases import (
     HEADS,
     LENGTHS,
@@ -119,7 +120,7 @@ def test_kernels_for_few_and_for_many_pairs_run_apart() -> None:
     check(case)
     rows = len(LENGTHS)
     for count, pairs in ((rows, "few"), (1, "many"), (2, "many")):
-        kernel = word_scores(WordScores(case.labels, HEADS, SINKS, RECENT, keys=16, pairs=pairs))
+        kernel = word_scores(WordScores(case.labels, HEADS, SINKS, RECENT, "f32", 16, pairs=pairs))
         names = [value.name for value in kernel.regions[0].arguments]
         given = case.after | {
             "B": count,
@@ -129,6 +130,20 @@ def test_kernels_for_few_and_for_many_pairs_run_apart() -> None:
         given |= {name: given[name][:count] for name in rowwise}
         found = dict(zip(names, interpreted(kernel, [given[n] for n in names]), strict=True))
         assert (found["coarse"] == -9).all()
+
+
+def test_who_scores_rounds_queries_as_the_launch_for_shared_rows() -> None:
+    """To the last bit, whichever program of a row and key head has written."""
+    after = (case := run_all(interpreted, "i4")).after
+    kernel = query_words(WordScores(case.labels, HEADS, SINKS, RECENT, "f32"))
+    names = [value.name for value in kernel.regions[0].arguments]
+    made = ("query", "bias", "reach")
+    for groups in (0, 1):  # launched where rows share labels
+        blank = {name: np.full_like(after[name], -9) for name in made}
+        given = after | blank | {"Q": groups}
+        found = dict(zip(names, interpreted(kernel, [given[name] for name in names]), strict=True))
+        for name in made:
+            np.testing.assert_array_equal(found[name], after[name] if groups else -9)
 
 
 def test_a_group_that_shares_less_than_it_says_is_found() -> None:
@@ -288,6 +303,20 @@ def test_compiles_for_hopper() -> None:
     assert "dp4a" in text and "v4.b32" in text and "L1::evict_first" in text
     text = compile_offline(shared_labels(shape), gpu_schedule(shared_labels(shape)))["ptx"]
     assert "wgmma" in text and "s32.s8.s8" in text
+
+
+def test_where_all_is_one_launch_warps_seldom_wait() -> None:
+    """Four warps work out where a selection ends, each for itself: its programs have half of the
+    barriers that tiles of all parts' counts, and sums one by one, took (72)."""
+    pytest.importorskip("triton")
+    from weft.codegen.compile_triton import compile_offline
+    from weft.passes.tile.gpu_schedules import gpu_schedule
+
+    shape = WordScores(Labels(8, 128, 64, 32, "i4", "bf16"), 32)
+    kernels = word_selection(shape, SparsePolicy(ratio=1 / 16, channels=32), slots=True)
+    (kernel,) = (each for each in kernels if each["name"].name.startswith("chosen_words"))
+    assert gpu_schedule(kernel).num_warps == 4
+    assert compile_offline(kernel, gpu_schedule(kernel))["ptx"].count("bar.sync") < 40
 
 
 def test_a_list_that_is_too_short_is_found() -> None:

@@ -17,9 +17,10 @@ from weft.passes.tile.bin_selection import select_bins
 from weft.passes.tile.labels import Labels
 from weft.passes.tile.meeting import meeting
 from weft.passes.tile.packed_counts import KINDS
+from weft.passes.tile.query_words import query_words
 from weft.passes.tile.shared_labels import shared_labels
 from weft.passes.tile.step_counts import step_counts
-from weft.passes.tile.word_labels import STEPS, WordScores, label_words, query_words, word_write
+from weft.passes.tile.word_labels import STEPS, WordScores, label_words, word_write
 from weft.passes.tile.word_scores import word_scores
 from weft.runtime.label_groups import group_arrays, label_groups
 
