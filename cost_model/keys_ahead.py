@@ -13,9 +13,9 @@ USEFUL = 0.5
 """The share of what comes ahead that the query itself then selects: half on tiny-dense (2.4 K
 tokens of zoo/heldout.txt); with random weights 0.37 at 256 K tokens and 0.61 at 64 K
 (`bench.sparse_speed --only host_model`)."""
-LAUNCHES = 9
+LAUNCHES = 8
 """Launches a layer that make a predicted list: norm, product and rotation of the next layer,
-queries as bytes, scores (three, of which one has programs), counts, lists."""
+scores (three, of which one has programs), counts, lists."""
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ ATTENTION = 2
 """Launches of attention itself: parts, and their join."""
 LAUNCHES = 3
 """Launches a layer that dense decode does not have: labels, scores, selection; one more for the
-sums of v that a tail needs, and two more where steps are compared: queries and counts."""
+sums of v that a tail needs, and one more where steps are compared: counts."""
 GATHER = {"gpu": 0.93, "cpu": 0.4}
 """Part of the speed of reading in order that rows read by a list reach: measured by
 `bench.sparse_speed` (128 K tokens: .90 at batch 8, .98 at 32) and `bench.sparse_cpu`, as nothing
@@ -61,12 +61,12 @@ def sparse_seconds(
     """Return the same of sparse decode under a policy that reads what it is expected to: `share`
     of the context, if that is known of an adaptive one (`expected_reads`)."""
     steps, tail = by_steps(level.kind, policy, shape.head_dim), policy.tail != "none"
-    launches = launch_seconds(level, ATTENTION + LAUNCHES + tail + 2 * steps)
+    launches = launch_seconds(level, ATTENTION + LAUNCHES + tail + steps)
     return sum(sparse_parts(shape, level, policy, context, batch, share).values()) + launches
 
 
 def by_steps(kind: str, policy: SparsePolicy, head_dim: int) -> bool:
-    """Return whether a device compares scores by steps, in launches for queries and counts too."""
+    """Return whether a device compares scores by steps, in a launch for counts too."""
     return kind == "gpu" and policy.in_words(head_dim)
 
 

@@ -22,7 +22,7 @@ from .machine import Machine
 from .partial import PartialTeller
 from .request import Request, Sampling
 from .sampler import site_key
-from .select import Scorer, choose, shares
+from .select import Scorer, beginning, choose, shares
 from .sequence import Sequence
 from .texts import Unencoded
 
@@ -141,14 +141,15 @@ class ModelCalls:
             problem = f"select {name!r} has {'an empty option' if encoded else 'no options'}"
             raise ProgramFailed(row=self.row, problem=problem, span=operation.span)
         sequence, what = handle.sequence, f"select {name!r}"
+        begun = beginning(encoded)
         scores = yield from self._score_options(
-            sequence, sequence.length, encoded, what, frame, operation
+            sequence, sequence.length, encoded, what, frame, operation, begun
         )
         base = None
         if by == "unconditional":
             base = yield from self._score_options(sequence, 1, encoded, what, frame, operation)
         best = choose(by, scores, base)
-        sequence.append(encoded[best])
+        sequence.append(encoded[best][len(begun) :])
         choice = Choice(options[best], shares(options, scores))
         self._tell(frame, name, occurrence, choice)
         gone.settle()
@@ -191,12 +192,15 @@ class ModelCalls:
 
     def _score_options(
         self, parent: Sequence, length: int, options: list[list[int]], what: str, frame: Frame,
-        operation: Operation,
+        operation: Operation, begun: list[int] | None = None,
     ) -> Step:  # fmt: skip
-        """Score options after the first `length` tokens; what is needed for it is freed again."""
+        """Score options after the first `length` tokens; what is needed for it is freed again.
+
+        With `begun`, what all options begin with, all of `parent` goes on with that.
+        """
 
         def fork(sequence: Sequence) -> Sequence:
-            end = length if sequence is parent else sequence.length
+            end = sequence.length if begun or sequence is not parent else length
             child = self._engine.fork(sequence, end, self._order())
             self.meter.begin(child)
             return self._own(child, frame)
@@ -206,7 +210,7 @@ class ModelCalls:
             sequence = self._own(self._engine.fork(parent, length, self._order()), frame)
         scorer = Scorer(options, fork, self._free_sequence, self._ask, what, self.row,
                         _critical(operation, frame), operation.span)  # fmt: skip
-        scores = yield from scorer.run(sequence)
+        scores = yield from scorer.run(sequence, begun or ())
         if sequence is not parent:
             self._free_sequence(sequence)
         return scores

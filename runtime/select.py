@@ -70,12 +70,21 @@ class Scorer:
         self._row = row
         self._critical = critical
 
-    def run(self, sequence: Tokens) -> Generator[Any, Any, Scores]:
-        """Score all options after `sequence`, whose last token's logits are computed, too."""
+    def run(self, sequence: Tokens, begun: Sequence[int] = ()) -> Generator[Any, Any, Scores]:
+        """Score all options after `sequence`, whose last token's logits are computed, too.
+
+        With `begun`, a beginning of all options (`beginning`), the sequence goes on with that, in
+        the request that computes what comes before it: not a step later.
+        """
         trie = Trie.of(self._options)
-        done = yield from self._call(self._request(sequence, sequence.length - 1, [trie]))
-        trie.after = done.scores[-1]
-        yield from self._below(sequence, trie)
+        nodes, start = [trie], sequence.length - 1
+        for token in begun:
+            nodes.append(nodes[-1].children[token])
+        sequence.append(begun)
+        done = yield from self._call(self._request(sequence, start, nodes))
+        for node, after in zip(nodes, done.scores[-len(nodes) :], strict=True):
+            node.after = after
+        yield from self._below(sequence, nodes[-1])
         return [_along(trie, ids) for ids in self._options]
 
     def _below(self, sequence: Tokens, node: Trie) -> Generator[Any, Any, None]:
@@ -120,6 +129,16 @@ def _along(trie: Trie, ids: Sequence[int]) -> list[float]:
         found.append(trie.after[id])
         trie = trie.children[id]
     return found
+
+
+def beginning(options: Sequence[Sequence[int]]) -> list[int]:
+    """Return the tokens that all options begin with and at least one goes on behind."""
+    shared = []
+    for tokens in zip(*options, strict=False):
+        if len(set(tokens)) > 1:
+            break
+        shared.append(tokens[0])
+    return shared[: max(map(len, options)) - 1]
 
 
 def choose(by: str, scores: Scores, unconditional: Scores | None = None) -> int:

@@ -13,6 +13,7 @@ from weft.compiler import Compilation
 from weft.options import Options
 from weft.runtime.kv_cache import PagedKV
 from weft.runtime.meter import PromptLog, ideal_hits
+from weft.runtime.select import beginning
 from weft.runtime.trace import CallRecord, Trace
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -111,9 +112,11 @@ def test_options_known_only_at_run_time_are_a_trie_too(toy):
     )
     options = ["abc d", "abc e", "abc"]
     _, stats, trace = run(toy, text, [{"text": "x", "options": options}])
-    encoded = [toy.tokenizer.encode(" " + option)[:-1] for option in options]
-    nodes = {tuple(ids[: end + 1]) for ids in encoded for end in range(len(ids))}
-    prompt = trace.calls[0].prompt
+    encoded = [toy.tokenizer.encode(" " + option) for option in options]
+    nodes = {tuple(ids[: end + 1]) for ids in encoded for end in range(len(ids) - 1)}
+    begun = len(beginning(encoded))
+    assert begun and len(trace.calls) == 2, "what all options begin with is sent with the prompt"
+    prompt = trace.calls[0].prompt - begun
     computed = stats.sent_tokens - stats.hits_measured
     assert computed == prompt + len(nodes)
 
@@ -182,3 +185,18 @@ def test_a_fill_counts_as_far_as_a_later_call_sends_its_tokens():
     assert ideal_hits([entry("fill", [1, 2, 9, 9], 4), call]).measured == 0  # measured: -4 and +2
     assert ideal_hits([entry("fill", [1, 2], 2), short, call]).measured == 0  # 1 is computed twice
     assert ideal_hits([short, call]).measured == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "begun"),
+    [
+        ([[1, 2, 3], [1, 2, 4]], [1, 2]),
+        ([[1, 2], [1, 2, 4]], [1, 2]),
+        ([[1, 2], [3]], []),
+        ([[1, 2]], [1]),
+        ([[1], [1]], []),
+    ],
+)
+def test_what_all_options_begin_with(options, begun):
+    """Behind it at least one goes on: nothing is scored after an option's last token."""
+    assert beginning(options) == begun
