@@ -80,7 +80,8 @@ class Scorer:
         nodes, start = [trie], sequence.length - 1
         for token in begun:
             nodes.append(nodes[-1].children[token])
-        sequence.append(begun)
+        if begun:
+            sequence.append(begun)
         done = yield from self._call(self._request(sequence, start, nodes))
         for node, after in zip(nodes, done.scores[-len(nodes) :], strict=True):
             node.after = after

@@ -315,27 +315,33 @@ def repeated(parts: list[dict[str, Any]], often: Expr) -> list[dict[str, Any]]:
 
 
 def stretches(options: Any) -> list[int]:
-    """Return the lengths of the sequences that scoring a trie of options forks."""
+    """Return the lengths of what scoring a trie of options computes behind its prompt, apart.
+
+    What all begin with goes on the stream itself; the others are sequences that it forks.
+    """
     found: list[int] = []
 
-    def walk(group: list[tuple[int, ...]]) -> None:
+    def walk(group: list[tuple[int, ...]], root: bool) -> None:
         by_first: dict[int, list[tuple[int, ...]]] = {}
         for option in group:
             if option:
                 by_first.setdefault(option[0], []).append(option[1:])
+        begins = root and len(by_first) == 1
         for rest in by_first.values():
             if not any(rest):
                 continue
             length = 1
-            while len({option[0] for option in rest if option}) == 1 and any(
-                option[1:] for option in rest
+            while (
+                len({option[0] for option in rest if option}) == 1
+                and any(option[1:] for option in rest)
+                and not (begins and not all(rest))
             ):
                 rest = [option[1:] for option in rest if option]
                 length += 1
             found.append(length)
-            walk(rest)
+            walk(rest, False)
 
-    walk([tuple(option) for option in options])
+    walk([tuple(option) for option in options], True)
     return found
 
 

@@ -23,7 +23,7 @@ from weft.passes.program import budget_check, memory_proof
 from weft.passes.program.budgets import shown, stretches
 from weft.passes.program.memory_proof import NotProven, prove_memory
 from weft.runtime.kv_cache import PagedKV
-from weft.runtime.select import Scorer
+from weft.runtime.select import Scorer, beginning
 from weft.runtime.tasks import Branches
 
 
@@ -275,7 +275,7 @@ program many(x: str) -> list[str]:
 
 
 def forked_by_the_scorer(options):
-    """Return the lengths of the stretches that scoring the options really forks."""
+    """Return the lengths of the stretches that scoring the options really computes."""
     found = []
 
     class Tokens:
@@ -305,7 +305,7 @@ def forked_by_the_scorer(options):
                 wish.scores = [torch.zeros(99)] * 99
 
     scorer = Scorer(options, lambda parent: Tokens(), lambda tokens: None, ask, "x", 0)
-    drive(scorer.run(Tokens()))
+    drive(scorer.run(Tokens(), beginning(options)))
     return sorted(found)
 
 
