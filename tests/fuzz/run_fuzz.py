@@ -38,12 +38,14 @@ def fuzz(
     run: Callable[[Case], None] = check_case,
     stop_at: int = 1,
     folder: Path = FOUND,
+    cases: int | None = None,
 ) -> tuple[Counter[str], list[Path]]:
-    """Run random cases for a while; return how they ended, and the files of those that fail."""
+    """Run random cases for a while, `cases` of them at most; return how they ended, and the files
+    of those that fail."""
     ended: Counter[str] = Counter()
     found: list[Path] = []
     end, seed = monotonic() + seconds, first_seed
-    while monotonic() < end and len(found) < stop_at:
+    while monotonic() < end and len(found) < stop_at and ended.total() != cases:
         case = random_case(Random(seed))
         kind = kind_of(case, run)
         ended[kind or "fine"] += 1
