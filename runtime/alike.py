@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .prefix_tree import common_prefix
+from .radix import Edge
 from .request import Request
 
 
@@ -13,7 +13,7 @@ class Alike:
     """A radix tree over the tokens of some requests."""
 
     def __init__(self) -> None:
-        self._root = _Edge(np.empty(0, np.int32), [])
+        self._root = _Edge(np.empty(0, np.int32))
         self.size = 0
         """How many requests it has."""
 
@@ -28,7 +28,7 @@ class Alike:
             if child is None:
                 edge.children[int(tokens[end])] = _Edge(tokens[end:], [request])
                 return
-            shared = _shared(child.tokens, tokens[end:])
+            shared = child.shared(tokens[end:])
             if shared < len(child.tokens):
                 child.split(shared)
             child.requests.append(request)
@@ -49,23 +49,17 @@ class Alike:
         return edge.requests
 
 
-class _Edge:
-    """Tokens on the way to a node, the edges that go on from there, and who passes."""
+class _Edge(Edge):
+    """Who passes, too."""
 
-    __slots__ = ("children", "requests", "tokens")
+    __slots__ = ("requests",)
 
-    def __init__(self, tokens: np.ndarray, requests: list[Request]) -> None:
-        self.tokens, self.requests = tokens, requests
-        self.children: dict[int, _Edge] = {}
+    def __init__(self, tokens: np.ndarray, requests: list[Request] | None = None) -> None:
+        super().__init__(tokens)
+        self.requests = requests or []
 
-    def split(self, at: int) -> None:
-        """End the edge after `at` of its tokens; another goes on with the rest."""
-        lower = _Edge(self.tokens[at:], self.requests.copy())
-        lower.children, self.children = self.children, {int(lower.tokens[0]): lower}
-        self.tokens = self.tokens[:at]
-
-
-def _shared(first: np.ndarray, second: np.ndarray) -> int:
-    size = len(first)
-    same = first.tobytes() == second[:size].tobytes()
-    return size if same else common_prefix(first, second)
+    def split(self, at: int) -> _Edge:
+        """Let those who pass pass both."""
+        lower = super().split(at)
+        lower.requests = self.requests.copy()
+        return lower

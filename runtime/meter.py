@@ -24,6 +24,7 @@ import numpy as np
 
 from .frame import Frame
 from .prefix_tree import common_prefix
+from .radix import Edge
 from .request import Request
 from .sequence import Sequence
 from .trace import CallRecord, Trace
@@ -44,7 +45,7 @@ class PromptLog:
     """All prompts so far as a radix tree without pages: a cache that never forgets."""
 
     def __init__(self) -> None:
-        self._root = _Edge(np.empty(0, np.int32))
+        self._root = Edge(np.empty(0, np.int32))
         self._tokens = 0
 
     def add(self, tokens: np.ndarray, of: Sequence | None = None) -> int:
@@ -61,11 +62,9 @@ class PromptLog:
                 edge, begin = known, start
         at = begin
         while True:
-            own = edge.tokens
-            at = begin + len(own)
-            if own.tobytes() != tokens[begin:at].tobytes():
-                shared = common_prefix(own, tokens[begin:])
-                at = begin + shared
+            shared = edge.shared(tokens[begin:])
+            at = begin + shared
+            if shared < len(edge.tokens):
                 if at < size:
                     edge.split(shared)
                 break
@@ -74,27 +73,12 @@ class PromptLog:
                 break
             edge, begin = child, at
         if at < size:
-            leaf = edge.children[int(tokens[at])] = _Edge(tokens[at:].copy())
+            leaf = edge.children[int(tokens[at])] = Edge(tokens[at:].copy())
             self._tokens += size - at
             edge, begin = leaf, at
         if of is not None:
             of.logged = edge, begin, self._root
         return at
-
-
-class _Edge:
-    """Tokens on the way to a node of the log, and the edges that go on from there."""
-
-    __slots__ = ("children", "tokens")
-
-    def __init__(self, tokens: np.ndarray) -> None:
-        self.tokens = tokens
-        self.children: dict[int, _Edge] = {}
-
-    def split(self, at: int) -> None:
-        lower = _Edge(self.tokens[at:])
-        lower.children, self.children = self.children, {int(lower.tokens[0]): lower}
-        self.tokens = self.tokens[:at]
 
 
 class HitCounter:
