@@ -12,7 +12,7 @@ from .tuning import KernelLine, launch_mode, schedule_text
 
 if TYPE_CHECKING:
     from .compiler import Compilation
-    from .runtime.timing import BoundLaunch
+    from .runtime.execution.timing import BoundLaunch
 
 KEYS = (1 << SEARCH_BITS) - 1
 """Thresholds of a round of a search."""
@@ -51,8 +51,8 @@ def around_lines(
 
     A step launches a greedy draw, or a sampled one of as many of its kernels as its settings need.
     """
-    from .runtime.around_step import launches_around
-    from .runtime.timing import launch_seconds
+    from .runtime.execution.timing import launch_seconds
+    from .runtime.gpu.around_step import launches_around
 
     executor: Any = compilation.executor
     vocab_size = executor.vocab_size

@@ -29,8 +29,8 @@ from .options import BadOption, Options
 if TYPE_CHECKING:
     from .cost_model.keys_ahead import Ahead
     from .passes.tile.regimes import Regime, Sparse
-    from .runtime.offload.memory import Memory
-    from .runtime.sparse_decode import SparseDecode
+    from .runtime.devices.memory import Memory
+    from .runtime.execution.sparse_decode import SparseDecode
 
 
 class TwoPolicies(WeftError):
@@ -75,7 +75,7 @@ class Attention:
     def page_bytes(self, config: ModelConfig, page_size: int) -> int:
         """Return the bytes that a page of keys needs beside them: labels, and sums of v for a tail,
         of all layers."""
-        from .runtime.sparse_decode import page_bytes_beside
+        from .runtime.execution.sparse_decode import page_bytes_beside
 
         return page_bytes_beside(config, self.policy, page_size)
 
@@ -199,7 +199,7 @@ def sparse_decode(
 ) -> SparseDecode | None:  # fmt: skip
     """Return what an executor needs for sparse decode steps; None where no regime has them. Labels
     come of a capped `memory`, if there is one; `window` as in `SparseDecode`."""
-    from .runtime.sparse_decode import SparseDecode, label_memory
+    from .runtime.execution.sparse_decode import SparseDecode, label_memory
 
     functions = [regime.function for regime in regimes if regime.sparse]
     if attention is None or not functions:

@@ -52,11 +52,11 @@ if TYPE_CHECKING:
     from .offloading import Offloading
     from .passes.tile.regimes import Regime
     from .runtime.executable import Executable
-    from .runtime.policy import Policy
+    from .runtime.execution.sampler import SampleKernel
+    from .runtime.execution.step import ModelExecutor
+    from .runtime.execution.weights import Progress
     from .runtime.remote.address import Address
-    from .runtime.sampler import SampleKernel
-    from .runtime.step import ModelExecutor
-    from .runtime.weights import Progress
+    from .runtime.schedule.policy import Policy
 
 __all__ = ["Compilation", "Options", "compile"]
 
@@ -148,7 +148,7 @@ class Compilation:
     def pure_tools(self) -> dict[str, Callable[..., Any]]:
         """The tools that folding may run: those declared pure that have a function here."""
         from .ir.values import records_of
-        from .runtime.tools import call_now
+        from .runtime.programs.tools import call_now
 
         declared = (op for op in self.lowered.operations if op.name == "program.tool")
         functions, records = self.opened.tools, records_of(self.lowered)
@@ -267,7 +267,7 @@ class Compilation:
     @cached_property
     def sampler(self) -> SampleKernel:
         """What draws tokens from logits."""
-        from .runtime.sampler import sample_rows
+        from .runtime.execution.sampler import sample_rows
 
         if self.options.executor == "reference":
             return sample_rows
@@ -279,7 +279,7 @@ class Compilation:
     def policy(self) -> Policy | None:
         """What waits for whom: on a GPU nothing does for less than a page, where prompts that begin
         alike do not share it in one step."""
-        from .runtime.policy import Policy
+        from .runtime.schedule.policy import Policy
 
         if not self.on_gpu or self.offloading is not None:
             return None
@@ -301,7 +301,7 @@ class Compilation:
         if self.options.tp > 1 and self.launch.rank:
             serve(self.executor)
         from .runtime.executable import Executable
-        from .runtime.trace import Trace
+        from .runtime.tracing.trace import Trace
 
         checkpoint = self._need_checkpoint()
         tell([*self.warnings, *ignored(self.lowered)])
@@ -330,7 +330,7 @@ class Compilation:
     def prefix_tree(self, rows: Sequence[Mapping[str, Any]] = ()) -> PrefixTree:
         """Return the prefix tree of a batch, its rows checked; raises BadArguments."""
         from .ir.values import records_of
-        from .runtime.arguments import bind_arguments
+        from .runtime.programs.arguments import bind_arguments
 
         function, records = self.plan.symbol(self.program_name), records_of(self.plan)
         known = [bind_arguments(function, records, row, number) for number, row in enumerate(rows)]

@@ -18,10 +18,10 @@ from .options import BadOption, Options
 if TYPE_CHECKING:
     from .cost_model.keys_ahead import Ahead
     from .passes.tile.regimes import Regime
-    from .runtime.host_keys import HostKeys, Staged
-    from .runtime.key_device import KeyDevice
-    from .runtime.key_room import KeyCosts, KeyRoom
-    from .runtime.sparse_decode import SparseDecode
+    from .runtime.execution.host_keys import HostKeys, Staged
+    from .runtime.execution.key_device import KeyDevice
+    from .runtime.execution.key_room import KeyCosts, KeyRoom
+    from .runtime.execution.sparse_decode import SparseDecode
 
 
 class HostKeysRefused(CapacityError):
@@ -57,7 +57,7 @@ def key_costs(
     """Return what pages and rows cost, in bytes of both memories."""
     from .ir.types import DTYPE_BYTES
     from .loading import kv_dtype
-    from .runtime.key_room import KeyCosts
+    from .runtime.execution.key_room import KeyCosts
 
     config, element = checkpoint.config, DTYPE_BYTES[kv_dtype(options)]
     lists = attention.list_bytes(config, page) if options.target == "cuda" else 0
@@ -69,7 +69,7 @@ def key_room(
 ) -> KeyRoom:  # fmt: skip
     """Return the pages and rows that fit the options' bounds, and `device` bytes, unless 0, instead
     of theirs; raises NoKeyRoom."""
-    from .runtime.key_room import KeyRoom
+    from .runtime.execution.key_room import KeyRoom
 
     costs = key_costs(checkpoint, options, attention, page)
     return KeyRoom.within(costs, attention.policy, checkpoint.config.context_length, page,
@@ -97,9 +97,9 @@ def offloaded_keys(
     """Return the memory of keys in host memory, its bounds held, and the proven tasks of steps."""
     from .attention import sparse_decode
     from .loading import kv_dtype
-    from .runtime.dtypes import TORCH
-    from .runtime.host_keys import HostKeys
-    from .runtime.key_device import NotPinned
+    from .runtime.execution.dtypes import TORCH
+    from .runtime.execution.host_keys import HostKeys
+    from .runtime.execution.key_device import NotPinned
 
     room = key_room(checkpoint, options, attention, page, device.memory.cap)
     window = link_window(checkpoint.config, options, attention.hardware)
@@ -150,7 +150,7 @@ def fetches_ahead(
     from .cost_model.sparse_bytes import AttentionShape
     from .ir.types import DTYPE_BYTES
     from .loading import kv_dtype, weight_dtype
-    from .runtime.sparse_decode import MISSED, ahead_share
+    from .runtime.execution.sparse_decode import MISSED, ahead_share
 
     if options.target != "cuda":
         return None
@@ -172,7 +172,7 @@ def staged(regime: Regime, options: Options) -> Staged | None:
     """Return the tasks of a regime's launches on their queues, proven free of hazards; None where
     one queue has them all."""
     from .passes.graph.hazards import prove_hazards
-    from .runtime.host_keys import Staged
+    from .runtime.execution.host_keys import Staged
 
     if not regime.sparse:
         return None

@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from .passes.tile.attention_parts import Parts
     from .passes.tile.attention_ways import Variant
     from .passes.tile.regimes import Regime
-    from .runtime.attention_cost import Shape, Way
-    from .runtime.device_executor import DeviceExecutor
-    from .runtime.graphs import Recorder
-    from .runtime.sampler import SampleKernel
-    from .runtime.step import ModelExecutor, StepInput
-    from .runtime.weights import Progress, TensorSource
+    from .runtime.attention.cost import Shape, Way
+    from .runtime.devices.graphs import Recorder
+    from .runtime.execution.sampler import SampleKernel
+    from .runtime.execution.step import ModelExecutor, StepInput
+    from .runtime.execution.weights import Progress, TensorSource
+    from .runtime.gpu.device_executor import DeviceExecutor
 
 PAGE_SIZE = 16
 _FORMATS = {"f32": "f32", "bf16": "bf16", "int8": "i8", "fp8": "f8e4m3"}
@@ -72,7 +72,7 @@ def copy_room(checkpoint: Checkpoint, options: Options) -> float:
     """Return the bytes of a GPU that a second copy of weights may take: what is left beside the
     weights, the most that a step works with, and the keys that are asked for. Where there is no
     GPU, of an H200's. Ranks take none: each would find another room."""
-    from .runtime.device import WORKSPACE, free_bytes
+    from .runtime.devices.device import WORKSPACE, free_bytes
 
     if not options.weight_copies or options.tp > 1:
         return 0.0
@@ -92,8 +92,8 @@ def kv_dtype(options: Options) -> str:
 
 def tensor_source(checkpoint: Checkpoint, options: Options, device: str = "cpu") -> TensorSource:
     """Return where the weights come from: the checkpoint's files, or a seed."""
-    from .runtime.weights import Checkpoint as Files
-    from .runtime.weights import RandomTensors
+    from .runtime.execution.weights import Checkpoint as Files
+    from .runtime.execution.weights import RandomTensors
 
     if checkpoint.folder:
         return Files(checkpoint.folder, device)
@@ -146,7 +146,7 @@ def join_ranks(options: Options, launch: Launch, ready: Callable[[], Any]) -> No
     Raises NotLaunched.
     """
     if options.tp > 1:
-        from .runtime.ranks import join, require_launched, take_gpu
+        from .runtime.execution.ranks import join, require_launched, take_gpu
 
         require_launched(options.tp, launch.count)
         gpu = launch.local_rank if options.target == "cuda" else None
@@ -157,7 +157,7 @@ def join_ranks(options: Options, launch: Launch, ready: Callable[[], Any]) -> No
 
 def serve(executor: ModelExecutor) -> NoReturn:
     """Run the steps that rank 0 announces, then end this process."""
-    from .runtime.ranks import follow
+    from .runtime.execution.ranks import follow
 
     follow(executor)
     raise SystemExit(0)
@@ -169,10 +169,10 @@ def reference_executor(
     """Return an executor that runs the graph by its meaning: slow, and always right."""
     from .codegen.graph_reference import GraphRun
     from .codegen.sparse_decode_reference import DecodeAttention
-    from .runtime.executor import ReferenceExecutor
-    from .runtime.ranks import exchange
-    from .runtime.step import whole_rows
-    from .runtime.weights import load_weights
+    from .runtime.execution.executor import ReferenceExecutor
+    from .runtime.execution.ranks import exchange
+    from .runtime.execution.step import whole_rows
+    from .runtime.execution.weights import load_weights
 
     pages = page_count(checkpoint, options, attention)
     loaded = load_weights(graph, tensor_source(checkpoint, options))
@@ -208,9 +208,9 @@ def compiled_executor(
     """Return an executor of compiled kernels; raises ModelTooLarge."""
     from .codegen.threads import library_yields, share_cores
     from .passes.tile.regimes import with_narrow
-    from .runtime.compiled_executor import CompiledExecutor
-    from .runtime.host_room import require_host_room
-    from .runtime.weights import load_weights, weight_bytes
+    from .runtime.devices.host_room import require_host_room
+    from .runtime.execution.compiled_executor import CompiledExecutor
+    from .runtime.execution.weights import load_weights, weight_bytes
     from .tuning import host_products, short_steps
 
     share_cores(options.thread_count)
@@ -224,7 +224,7 @@ def compiled_executor(
     pages, keys = page_count(checkpoint, options, pays), {}
     if pays is not None and pays.offload:
         from .key_offload import offloaded_keys
-        from .runtime.key_device import SimulatedKeys
+        from .runtime.execution.key_device import SimulatedKeys
 
         device = SimulatedKeys(options.kv_memory)
         keys = offloaded_keys(checkpoint, regimes, options, pays, PAGE_SIZE, device).arguments
@@ -255,12 +255,12 @@ def device_executor(
     progress: Progress | None = None, attention: Attention | None = None,
 ) -> ModelExecutor:  # fmt: skip
     """Return the executor of the current GPU; raises where the model does not fit it."""
-    from .runtime.device import Device
-    from .runtime.dtypes import TORCH
-    from .runtime.executor import page_bytes
-    from .runtime.graphs import CudaGraphs
-    from .runtime.ranks import NCCL_BYTES, before_end, least
-    from .runtime.weights import weight_bytes
+    from .runtime.devices.device import Device
+    from .runtime.devices.graphs import CudaGraphs
+    from .runtime.execution.dtypes import TORCH
+    from .runtime.execution.executor import page_bytes
+    from .runtime.execution.ranks import NCCL_BYTES, before_end, least
+    from .runtime.execution.weights import weight_bytes
 
     format, kv = weight_dtype(options), kv_dtype(options)
     device = Device.find()
@@ -299,9 +299,9 @@ def executor_on(
     """Return an executor of a GPU's kernels on a device; on the CPU they are interpreted. Where
     keys lie in host memory, `memory` bytes of the device are for what it has of them."""
     from .passes.tile.attention_parts import Parts
-    from .runtime.device_executor import DeviceExecutor
-    from .runtime.dtypes import TORCH
-    from .runtime.weights import load_weights
+    from .runtime.execution.dtypes import TORCH
+    from .runtime.execution.weights import load_weights
+    from .runtime.gpu.device_executor import DeviceExecutor
 
     config, kv = rank_config(checkpoint, options), kv_dtype(options)
     source = tensor_source(checkpoint, options, device)
@@ -313,7 +313,7 @@ def executor_on(
     pays = attention if any(regime.sparse for regime in regimes) else None
     if pays is not None and pays.offload:
         from .key_offload import offloaded_keys
-        from .runtime.key_device import CudaKeys, SimulatedKeys
+        from .runtime.execution.key_device import CudaKeys, SimulatedKeys
 
         place = SimulatedKeys(memory) if device == "cpu" else CudaKeys(memory, device)
         keys = offloaded_keys(checkpoint, regimes, options, pays, page, place).arguments
@@ -342,7 +342,7 @@ def attention_shape(config: ModelConfig, page: int, element: int) -> Shape:
 
 def planner_shape(tiles: Parts, element: int = 2) -> Shape:
     """Return what a plan of attention must know of a kernel."""
-    from .runtime.attention_cost import Shape
+    from .runtime.attention.cost import Shape
 
     granule = max(tiles.page, tiles.keys, tiles.keys_many if tiles.many else 0)
     return Shape(
@@ -355,7 +355,7 @@ def attention_ways(shape: Parts) -> dict[Way, Variant]:
     """Return the ways that lists of a shape's keys are planned for, with what was measured of
     each, and their kernels."""
     from .passes.tile.attention_ways import variants
-    from .runtime.attention_ways import measured
+    from .runtime.attention.ways import measured
 
     found = [way for shared in (False, True) for way in variants(shape, shared)]
     ways = measured((way.name, planner_shape(way.tiles)) for way in found)
@@ -364,8 +364,8 @@ def attention_ways(shape: Parts) -> dict[Way, Variant]:
 
 def device_sampler(executor: ModelExecutor, kernels: Mapping[str, Any]) -> SampleKernel:
     """Return the sampler of a GPU's executor."""
-    from .runtime.device_executor import DeviceExecutor
-    from .runtime.device_sampler import DeviceSampler
+    from .runtime.gpu.device_executor import DeviceExecutor
+    from .runtime.gpu.device_sampler import DeviceSampler
 
     assert isinstance(executor, DeviceExecutor)
     return DeviceSampler(executor, kernels)
@@ -374,7 +374,7 @@ def device_sampler(executor: ModelExecutor, kernels: Mapping[str, Any]) -> Sampl
 def compiled_sampler(executor: ModelExecutor, kernels: Mapping[str, Any]) -> SampleKernel:
     """Return the sampler that draws with compiled kernels."""
     from .ir.token_masks import few_words
-    from .runtime.compiled_sampler import CompiledSampler
+    from .runtime.execution.compiled_sampler import CompiledSampler
 
     size = executor.vocab_size
     wide, few = (

@@ -32,11 +32,11 @@ if TYPE_CHECKING:
     from .cost_model.hrm.popularity import Popularity
     from .cost_model.policy import Policy
     from .passes.tile.sections import LoweredSections, Scheduled
+    from .runtime.devices.streams import OffloadDevice
+    from .runtime.execution.weights import TensorSource
     from .runtime.offload.build import OffloadSettings
-    from .runtime.offload.device import OffloadDevice
     from .runtime.offload.executor import OffloadExecutor
     from .runtime.offload.sections import Lowered
-    from .runtime.weights import TensorSource
 
 
 class NotOffloaded(PassError):
@@ -262,7 +262,7 @@ class Offloading:
 
     def device(self) -> OffloadDevice:
         """Return a new device with the cap that the options say."""
-        from .runtime.offload.device import CudaDevice, SimulatedDevice
+        from .runtime.devices.streams import CudaDevice, SimulatedDevice
 
         cap = self.options.gpu_memory
         return CudaDevice(cap) if self._on_gpu else SimulatedDevice.of(cap)

@@ -8,7 +8,9 @@ from setuptools.command.build_py import build_py
 ROOMS = [
     "ir", "ir.display", "frontend", "frontend.models", "cost_model", "cost_model.hrm", "passes",
     "passes.program", "passes.graph", "passes.tile", "passes.validation", "codegen", "runtime",
-    "runtime.offload", "runtime.remote", "plots", "explore", "cli", "evaluation",
+    "runtime.attention", "runtime.constraints", "runtime.devices", "runtime.execution",
+    "runtime.gpu", "runtime.memory", "runtime.offload", "runtime.programs", "runtime.remote",
+    "runtime.schedule", "runtime.tracing", "plots", "explore", "cli", "evaluation",
 ]  # fmt: skip
 
 

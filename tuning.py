@@ -23,12 +23,12 @@ if TYPE_CHECKING:
     from .compiler import Compilation
     from .options import Options
     from .passes.tile.regimes import Regime
-    from .runtime.compiled_executor import CompiledExecutor
-    from .runtime.host_products import ProductChoice
-    from .runtime.short_steps import ShortSteps
-    from .runtime.step import StepInput
-    from .runtime.timing import BoundLaunch
-    from .runtime.weights import Weight
+    from .runtime.execution.compiled_executor import CompiledExecutor
+    from .runtime.execution.host_products import ProductChoice
+    from .runtime.execution.short_steps import ShortSteps
+    from .runtime.execution.step import StepInput
+    from .runtime.execution.timing import BoundLaunch
+    from .runtime.execution.weights import Weight
 
 Report = Callable[[str], None]
 
@@ -203,7 +203,7 @@ def device_name(options: Options) -> str:
     from .codegen.cache import host_signature
 
     if options.target == "cuda":
-        from .runtime.device import Device, NoGpu
+        from .runtime.devices.device import Device, NoGpu
 
         try:
             return f"{Device.find().name}, triton {version('triton')}"
@@ -225,7 +225,7 @@ def short_steps(executor: CompiledExecutor, options: Options) -> ShortSteps:
     """Return which steps of chunks run as decode steps: what is kept of this machine and a model
     of this shape, or what is measured now."""
     from .loading import kv_dtype, weight_dtype
-    from .runtime.short_steps import MOST_KEYS, MOST_PARTS, measured, read
+    from .runtime.execution.short_steps import MOST_KEYS, MOST_PARTS, measured, read
 
     what = [repr(executor.config), weight_dtype(options), kv_dtype(options), executor.products.name]
     sizes = [executor.decode_rows, executor.max_tokens, MOST_PARTS, MOST_KEYS]
@@ -236,7 +236,7 @@ def short_steps(executor: CompiledExecutor, options: Options) -> ShortSteps:
 def host_products(weights: Mapping[str, Weight], options: Options) -> ProductChoice:
     """Return which library multiplies the f32 rows of long steps: what is kept of this machine and
     weights of these shapes, or what is measured now."""
-    from .runtime.host_products import measured, read
+    from .runtime.execution.host_products import measured, read
 
     matrices = (w.data.shape for w in weights.values() if w.data.dim() == 2)
     shapes = sorted({(shape[0], shape[1]) for shape in matrices})
@@ -251,7 +251,7 @@ def _kept(
     from importlib.metadata import version
 
     from .codegen.cache import CacheFull, KernelCache, default_folder, key_of
-    from .runtime.kept_choice import kept
+    from .runtime.devices.kept_choice import kept
 
     home = KernelCache((options.cache or default_folder()) / "tuned")
     key = key_of(device_name(options), version("torch"), *parts)

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 from weft.runtime.engine import Engine
-from weft.runtime.request import Request
+from weft.runtime.schedule.request import Request
 
 
 @dataclass(eq=False)

@@ -74,9 +74,9 @@ def compile_10k_rows(statements: int = STATEMENTS, rows: int = ROWS) -> dict[str
     from weft.ir.values import records_of
     from weft.loading import PAGE_SIZE, page_count
     from weft.options import Options
-    from weft.runtime.arguments import bind_arguments
-    from weft.runtime.forecast import Forecast
-    from weft.runtime.row_order import in_prefix_order
+    from weft.runtime.programs.arguments import bind_arguments
+    from weft.runtime.schedule.forecast import Forecast
+    from weft.runtime.schedule.row_order import in_prefix_order
 
     given, text = rows_of(rows), program_text(statements)
     with tempfile.TemporaryDirectory() as folder:

@@ -30,8 +30,8 @@ from typing import Any
 
 from weft.compiler import Compilation
 from weft.runtime import engine as engine_module
+from weft.runtime.constraints.watch import Watch
 from weft.runtime.executable import Executable
-from weft.runtime.watch import Watch
 
 from .constrained_json import json_parse_rate
 from .constrained_programs import (
@@ -165,7 +165,7 @@ def _timed() -> Iterator[dict[str, float]]:
         setattr(owner, name, timed)
         undo.append(lambda: setattr(owner, name, plain))
 
-    from weft.runtime.machine import Machine
+    from weft.runtime.programs.machine import Machine
 
     for name in ("fill_masks", "take_tokens"):
         time(engine_module, name)

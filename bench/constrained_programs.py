@@ -12,10 +12,10 @@ from weft.compiler import Compilation
 from weft.ir.parser import parse_module
 from weft.ir.token_table import TokenTable
 from weft.options import Options
+from weft.runtime.constraints.watch import Watch
 from weft.runtime.executable import Executable
-from weft.runtime.sampler import sample_rows
+from weft.runtime.execution.sampler import sample_rows
 from weft.runtime.simulator import ToyExecutor
-from weft.runtime.watch import Watch
 
 RECORD = """
 record Item:

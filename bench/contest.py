@@ -17,13 +17,13 @@ from weft.frontend.constraints import constraint_of
 from weft.options import Options
 from weft.runtime.engine import Engine
 from weft.runtime.executable import Executable
-from weft.runtime.garbage import seldom_collected
-from weft.runtime.policy import Policy
-from weft.runtime.request import Request
-from weft.runtime.sampler import SampleKernel
+from weft.runtime.execution.sampler import SampleKernel
+from weft.runtime.execution.step import ModelExecutor
+from weft.runtime.schedule.garbage import seldom_collected
+from weft.runtime.schedule.policy import Policy
+from weft.runtime.schedule.request import Request
 from weft.runtime.simulator import Price, SimulatedExecutor
-from weft.runtime.step import ModelExecutor
-from weft.runtime.trace import Trace
+from weft.runtime.tracing.trace import Trace
 
 from .calls import CallLog, watch
 from .programs_cases import KV_TOKENS, Case

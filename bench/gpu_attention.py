@@ -17,7 +17,7 @@ from weft.ir.schedule import Schedule
 from weft.passes.tile.attention_parts import MANY, Parts, attention_parts
 from weft.passes.tile.attention_ways import join, launches, tuned
 from weft.passes.tile.gpu_schedules import gpu_schedule
-from weft.runtime.attention_plan import Batch, WorkList
+from weft.runtime.attention.plan import Batch, WorkList
 
 COLD = 256 << 20
 """Bytes that rotating sets of pages must have together, so that none is found in the cache."""

@@ -40,8 +40,8 @@ from weft.ir.schedule import Schedule
 from weft.loading import attention_ways
 from weft.passes.tile.attention_parts import Parts
 from weft.passes.tile.attention_ways import Variant
-from weft.runtime.attention_cost import Way
-from weft.runtime.attention_plan import choose, plan_among
+from weft.runtime.attention.cost import Way
+from weft.runtime.attention.plan import choose, plan_among
 
 ROOT = Path(__file__).parent
 RESULTS = ROOT / "results" / "gpu_kernels.json"

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import torch
 from weft.bench.gpu_programs import SHAPE, Bench, say
 from weft.bench.gpu_workloads import WORKLOADS, Workload
-from weft.runtime.trace import StepRecord, Trace
+from weft.runtime.tracing.trace import StepRecord, Trace
 
 
 def steps_text(steps: Sequence[StepRecord], began: float) -> str:

@@ -37,8 +37,8 @@ from weft.loading import kv_dtype, serve
 from weft.options import Options
 from weft.runtime.engine import Engine
 from weft.runtime.executable import Executable
-from weft.runtime.request import Request, Sampling
-from weft.runtime.trace import Trace
+from weft.runtime.schedule.request import Request, Sampling
+from weft.runtime.tracing.trace import Trace
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "bench" / "results" / "gpu_programs.json"

@@ -24,9 +24,9 @@ from weft.passes.tile import attention_prompts as tiled
 from weft.passes.tile.attention_parts import MANY, Parts
 from weft.passes.tile.attention_ways import WAVES, launches, prompts, tuned
 from weft.passes.tile.gpu_schedules import gpu_schedule
-from weft.runtime.attention_plan import Batch, plan
-from weft.runtime.attention_ways import RATES
-from weft.runtime.prompt_tiles import prompt_tiles
+from weft.runtime.attention.plan import Batch, plan
+from weft.runtime.attention.prompt_tiles import prompt_tiles
+from weft.runtime.attention.ways import RATES
 
 CASES = {"16x512": (0, [512] * 16), "32x511+1": (1, [511] * 32), "8x1024": (0, [1024] * 8),
          "1x8192": (0, [8192]), "128x32+1024": (1024, [32] * 128),

@@ -2,7 +2,7 @@
 
 Some layers of the 8 B shape, and a bound on what the GPU has for keys, labels and cache. With all
 keys on it the bound holds WHOLE sequences, as `weft run` counts them; with keys in host memory and
-the same bound, which holds (`runtime.offload.memory`), BATCH of them run. Both by the executor that
+the same bound, which holds (`runtime.devices.memory`), BATCH of them run. Both by the executor that
 `weft run` takes, sparse alike; the first of the many must give the logits that they give where all
 keys are on the GPU.
 """

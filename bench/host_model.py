@@ -34,8 +34,8 @@ from weft.loading import executor_on, page_count
 from weft.options import Options
 from weft.passes.tile.gpu_schedules import gpu_step_kernels
 from weft.passes.tile.regimes import lower_for_gpu, merge_kernels
-from weft.runtime.graphs import CudaGraphs
-from weft.runtime.step import SPARSE
+from weft.runtime.devices.graphs import CudaGraphs
+from weft.runtime.execution.step import SPARSE
 
 SETTINGS = {"256k": (1 << 18, 4), "64k": (1 << 16, 16)}
 """Contexts, and layers of the shape that are run: 4 GiB of keys in host memory."""

@@ -35,7 +35,7 @@ from weft.compiler import Compilation
 from weft.frontend.checkpoint import open_checkpoint
 from weft.options import Options
 from weft.runtime.executable import Executable
-from weft.runtime.trace import Trace
+from weft.runtime.tracing.trace import Trace
 
 Measured = Callable[[Callable[[], Any]], Any]
 """Runs what is given to it, and perhaps prints something of it."""
@@ -130,7 +130,7 @@ def main() -> None:
 
     bench = TimedBench(options.speed)
     clock = told_by(HostClock(options.slower)) if options.slower else nullcontext()
-    with clock, patch("weft.runtime.scoring.Found", bench.device.found):
+    with clock, patch("weft.runtime.schedule.scoring.Found", bench.device.found):
         for name in options.names:
             if name in CASES:
                 run_program(bench, CASES[name], options.rounds, measured, options.clients)

@@ -15,9 +15,9 @@ from itertools import pairwise
 import torch
 from weft.ir.parser import parse_module
 from weft.runtime.executable import Executable
+from weft.runtime.execution.step import StepInput
 from weft.runtime.simulator import ToyExecutor, ToyTokenizer
-from weft.runtime.step import StepInput
-from weft.runtime.trace import Trace
+from weft.runtime.tracing.trace import Trace
 
 BATCH = 16
 TOKENS = 400

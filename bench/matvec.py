@@ -26,7 +26,7 @@ from weft.ir.schedule import Schedule
 from weft.passes.tile import attention
 from weft.passes.tile.builder import KernelBuilder
 from weft.passes.tile.matmul import Matmul, blocks, matmul, schedule
-from weft.runtime.dtypes import TORCH
+from weft.runtime.execution.dtypes import TORCH
 
 MIB = 1 << 20
 SHAPES = ((2048, 2048), (8192, 2048), (2048, 8192), (32000, 2048))

@@ -20,10 +20,10 @@ from weft.ir.model import ModelConfig
 from weft.ir.routing import RoutingTrace
 from weft.offloading import Offloading
 from weft.options import Options
+from weft.runtime.execution.step import StepInput
+from weft.runtime.execution.weights import RandomTensors
 from weft.runtime.offload.routing import RoutingReplay
 from weft.runtime.offload.store import HostStore
-from weft.runtime.step import StepInput
-from weft.runtime.weights import RandomTensors
 
 PAGE = 16
 WARM = 2

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor
-from weft.runtime.host_room import available_bytes
+from weft.runtime.devices.host_room import available_bytes
 from weft.runtime.offload.pages import PageShape
 from weft.runtime.offload.store import HostStore
 from weft.runtime.offload.stored import stored_shape

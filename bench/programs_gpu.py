@@ -31,7 +31,7 @@ from torch import Tensor
 from weft.frontend.checkpoint import open_checkpoint
 from weft.ir.vocabulary import Tokenizer
 from weft.options import Options
-from weft.runtime.weights import RandomTensors
+from weft.runtime.execution.weights import RandomTensors
 
 from . import constrained, constrained_programs
 from .contest import Bench, Contest, Way

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from weft.runtime.step import ModelExecutor, StepInput
+from weft.runtime.execution.step import ModelExecutor, StepInput
 
 _MULTIPLIER, _MASK = 0x9E3779B97F4A7C15, (1 << 64) - 1
 

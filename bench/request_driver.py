@@ -23,16 +23,16 @@ from weft.ir.evaluate import evaluate
 from weft.ir.program import VALUE_NAMES
 from weft.ir.values import format_value, parse_value, records_of
 from weft.ir.vocabulary import ChatFormat, Frame, Part, encode_parts, split_heal
-from weft.runtime.arguments import bind_arguments
-from weft.runtime.bindings import stops_of
-from weft.runtime.events import Choice, Generated
-from weft.runtime.heal import join_texts
-from weft.runtime.request import Sampling
-from weft.runtime.sampler import site_key
-from weft.runtime.select import choose, shares
-from weft.runtime.tasks import Branches, TaskLoop
-from weft.runtime.tools import DEFAULT_TIMEOUT, ToolCall, ToolFailed, ToolPool
-from weft.runtime.watch import Watch
+from weft.runtime.constraints.heal import join_texts
+from weft.runtime.constraints.watch import Watch
+from weft.runtime.execution.sampler import site_key
+from weft.runtime.programs.arguments import bind_arguments
+from weft.runtime.programs.bindings import stops_of
+from weft.runtime.programs.events import Choice, Generated
+from weft.runtime.programs.select import choose, shares
+from weft.runtime.programs.tasks import Branches, TaskLoop
+from weft.runtime.programs.tools import DEFAULT_TIMEOUT, ToolCall, ToolFailed, ToolPool
+from weft.runtime.schedule.request import Sampling
 
 from .request_grammars import ConstraintOf
 from .request_server import Server, Step

@@ -8,7 +8,7 @@ from time import perf_counter
 from llguidance import LLMatcher
 from weft.ir.core import Operation, Term
 from weft.ir.vocabulary import Tokenizer
-from weft.runtime.guided import WHAT, GuidedMatcher, grammar_of, guide
+from weft.runtime.constraints.guided import WHAT, GuidedMatcher, grammar_of, guide
 
 ConstraintOf = Callable[[Term, Mapping[str, Operation]], tuple[str, str] | None]
 

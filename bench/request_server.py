@@ -7,11 +7,11 @@ from itertools import count
 from typing import Any
 
 from weft.ir.vocabulary import Part, Tokenizer, encode_parts
+from weft.runtime.constraints.heal import HealTable
+from weft.runtime.constraints.stops import TokenBytes
+from weft.runtime.constraints.watch import Watch
 from weft.runtime.engine import Engine
-from weft.runtime.heal import HealTable
-from weft.runtime.request import Request, Sampling
-from weft.runtime.stops import TokenBytes
-from weft.runtime.watch import Watch
+from weft.runtime.schedule.request import Request, Sampling
 
 from .request_grammars import Grammars
 

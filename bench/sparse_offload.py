@@ -30,9 +30,9 @@ from weft.passes.tile.gpu_schedules import gpu_schedule
 from weft.passes.tile.held_attention import HeldParts, held_parts
 from weft.passes.tile.key_cache import COUNTERS, KeyCache
 from weft.passes.tile.lower_fetch import GPU_ALONE, GPU_KEYS, GPU_PARTS
-from weft.runtime.key_device import CudaKeys, KeyDevice, SimulatedKeys
-from weft.runtime.offload.device import Stream
-from weft.runtime.sparse_decode import ahead_share
+from weft.runtime.devices.streams import Stream
+from weft.runtime.execution.key_device import CudaKeys, KeyDevice, SimulatedKeys
+from weft.runtime.execution.sparse_decode import ahead_share
 
 STEP_COSINE, GUESS_COSINE = 0.93, 0.8
 """Of a layer's query with that of the step before, and with the one predicted for it.
@@ -383,7 +383,7 @@ def fits(memory: int = 0, host: int = 0) -> dict[str, Any]:
 
     from weft.frontend.models.presets import preset
     from weft.ir.sparse import SparsePolicy
-    from weft.runtime.key_room import KeyCosts
+    from weft.runtime.execution.key_room import KeyCosts
 
     config, policy = preset("llama-8b"), SparsePolicy(ratio=1 / 16, channels=32)
     memory = memory or torch.cuda.get_device_properties(0).total_memory

@@ -34,10 +34,10 @@ from weft.passes.tile.lower_sparse import (
 from weft.passes.tile.regimes import lower_for_gpu, merge_kernels
 from weft.passes.tile.sparse_parts import SparseParts, sparse_parts
 from weft.passes.tile.word_labels import QUERY
-from weft.runtime.attention_plan import Batch, Rates
-from weft.runtime.sparse_decode import LABEL_DTYPES, SparseDecode
-from weft.runtime.sparse_lists import SparseLists, SparseRows
-from weft.runtime.step import SPARSE, WHOLE, StepInput
+from weft.runtime.attention.plan import Batch, Rates
+from weft.runtime.attention.sparse_lists import SparseLists, SparseRows
+from weft.runtime.execution.sparse_decode import LABEL_DTYPES, SparseDecode
+from weft.runtime.execution.step import SPARSE, WHOLE, StepInput
 
 
 @dataclass(frozen=True)
@@ -332,7 +332,7 @@ def step_seconds(model: str, context: int, batch: int, folder: Path) -> dict[str
     from weft.frontend.models.registry import build_graph
     from weft.loading import executor_on
     from weft.options import Options
-    from weft.runtime.graphs import CudaGraphs
+    from weft.runtime.devices.graphs import CudaGraphs
 
     tiny = model == "tiny"
     config = TINY if tiny else preset(model)

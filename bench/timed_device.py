@@ -16,17 +16,17 @@ from torch import Tensor
 from weft.loading import attention_ways, planner_shape
 from weft.passes.tile.attention_parts import Parts
 from weft.passes.tile.attention_ways import tuned
-from weft.runtime.batch import Batch
-from weft.runtime.grown_lists import Lists
-from weft.runtime.held_rows import HeldRows
-from weft.runtime.lists import AttentionLists, Room
-from weft.runtime.prompt_rooms import LENT_FOR, RECORDED, PromptRooms
-from weft.runtime.recordings import COST, Recorded, Recordings
-from weft.runtime.request import Request
-from weft.runtime.slot_copies import COPIED
-from weft.runtime.staging import Layout
-from weft.runtime.step import StepInput
-from weft.runtime.token_counts import token_counts
+from weft.runtime.attention.grown_lists import Lists
+from weft.runtime.attention.lists import AttentionLists, Room
+from weft.runtime.devices.staging import Layout
+from weft.runtime.execution.slot_copies import COPIED
+from weft.runtime.execution.step import StepInput
+from weft.runtime.gpu.prompt_rooms import LENT_FOR, RECORDED, PromptRooms
+from weft.runtime.gpu.recordings import COST, Recorded, Recordings
+from weft.runtime.gpu.token_counts import token_counts
+from weft.runtime.schedule.batch import Batch
+from weft.runtime.schedule.held_rows import HeldRows
+from weft.runtime.schedule.request import Request
 
 PROMPT, STEP, LAUNCH, BEGINS = 20.5e-6, 5.8e-3, 9e-3, 0.8e-3
 """Seconds of a prompt's token, of a step at least, of the host where nothing is recorded, and

@@ -53,7 +53,7 @@ class WeftDecode:
         del self.executor
 
     def _request(self, engine: Any, prompt: Sequence[int], row: int, tokens: int) -> Any:
-        from weft.runtime.request import Request, Sampling
+        from weft.runtime.schedule.request import Request, Sampling
 
         sequence = engine.create((row,))
         sequence.append(tuple(prompt))

@@ -197,7 +197,7 @@ def use_device(target: str, threads: int) -> str:
     """Return torch's name of the device; let torch use so many threads (0: as the options say)."""
     from ..codegen.threads import share_cores
     from ..options import Options
-    from ..runtime.device import Device
+    from ..runtime.devices.device import Device
 
     options = Options.from_env().changed(target=target)
     if threads:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ..cost_model.hardware import Hardware
     from ..cost_model.roofline import OpCost
     from ..options import Options
-    from ..runtime.timing import BoundLaunch
+    from ..runtime.execution.timing import BoundLaunch
 
 CONTEXT = 256
 """Tokens that each sequence of the priced decode step has."""
@@ -158,7 +158,7 @@ def decode_input(executor: Any, batch: int, context: int = CONTEXT) -> Any:
     """
     import torch
 
-    from ..runtime.step import StepInput
+    from ..runtime.execution.step import StepInput
 
     check_size("sequences of a step (--batch)", batch, executor.max_batch)
     check_size("tokens of a sequence (--context)", context, executor.context_length)

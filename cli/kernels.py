@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ..compiler import Compilation
     from ..cost_model.binding import Binding
     from ..cost_model.hardware import Hardware
-    from ..runtime.step import StepInput
+    from ..runtime.execution.step import StepInput
     from ..tuning import KernelLine
 
 PROGRAM = 'program nothing() -> str:\n    return ""\n'
@@ -89,7 +89,7 @@ def _compilation(options: KernelOptions) -> Compilation:
 def gpu_hardware() -> Hardware:
     """Return the ceilings of a GPU: those of an H200 as measured; another card's are not known."""
     from ..cost_model.hardware_file import load
-    from ..runtime.device import Device
+    from ..runtime.devices.device import Device
 
     name = Device.find().name
     if "H200" not in name:
@@ -113,7 +113,7 @@ def prefill_input(executor: Any, tokens: int) -> StepInput:
     """
     import torch
 
-    from ..runtime.step import StepInput
+    from ..runtime.execution.step import StepInput
 
     most = min(executor.max_tokens, executor.context_length)
     check_size(PREFILL, tokens, most)

@@ -206,7 +206,7 @@ def _argument_parts(text: str) -> tuple[str, str]:
 def _run_once(
     executable: Executable, arguments: dict[str, Any], options: RunOptions, compiled: float
 ) -> None:
-    from ..runtime.events import Finished, TextPiece, ValueBound
+    from ..runtime.programs.events import Finished, TextPiece, ValueBound
 
     result = None
     with LiveView(options.quiet or options.json) as view:
@@ -283,7 +283,7 @@ def written_arguments(texts: list[str] | None) -> dict[str, Any]:
 
 
 def _argument(text: str) -> tuple[str, Any]:
-    from ..runtime.arguments import Written
+    from ..runtime.programs.arguments import Written
 
     name, separator, value = text.partition("=")
     if not separator or not name:
@@ -321,7 +321,7 @@ def _fetched(executable: Executable) -> dict[str, Any]:
 def _finish(executable: Executable, stats: Stats, options: RunOptions, compiled: float) -> None:
     """Print the closing summary; write the trace."""
     if options.trace is not None:
-        from ..runtime.perfetto import chrome_trace
+        from ..runtime.tracing.perfetto import chrome_trace
 
         assert executable.engine.trace is not None
         write_file(options.trace, "--trace", chrome_trace(executable.engine.trace))

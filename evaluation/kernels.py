@@ -11,12 +11,12 @@ from torch import Tensor
 
 from ..codegen.sparse_reference import Reads
 from ..frontend.checkpoint import Checkpoint
-from ..runtime.step import StepInput
+from ..runtime.execution.step import StepInput
 from .attention import Judged
 from .subject import ContextTooLong
 
 if TYPE_CHECKING:
-    from ..runtime.compiled_executor import CompiledExecutor
+    from ..runtime.execution.compiled_executor import CompiledExecutor
 
 _PROGRAM = 'program evaluated() -> str:\n    "a"\n    gen x(max_tokens=1)\n    return x\n'
 MARGIN = 64
@@ -136,7 +136,7 @@ def _executor(checkpoint: Checkpoint, judged: Judged, threads: int) -> CompiledE
     """Return compiled kernels with room for a context."""
     from ..compiler import Compilation
     from ..options import Options
-    from ..runtime.executor import page_bytes
+    from ..runtime.execution.executor import page_bytes
 
     pages = -(-(checkpoint.config.context_length + MARGIN) // 16)
     memory = 2 * pages * page_bytes(checkpoint.config)

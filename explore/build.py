@@ -142,7 +142,7 @@ def _model(
 
 
 def _run(found: Explored, wish: Wish, compilation: Compilation) -> None:
-    from ..runtime.trace_view import gantt, lanes_said, memory
+    from ..runtime.tracing.trace_view import gantt, lanes_said, memory
 
     trace, results = run.run_rows(compilation, wish.rows)
     data = found.data

@@ -10,7 +10,7 @@ from ..compiler import Compilation
 from ..ir.core import Module, walk
 from ..ir.display.timeline import Interval, Timeline, Track
 from ..ir.display.units import counted
-from ..runtime.trace import Trace
+from ..runtime.tracing.trace import Trace
 
 
 def run_rows(compilation: Compilation, rows: Sequence[Mapping[str, Any]]) -> tuple[Trace, Any]:

@@ -91,7 +91,7 @@ judge.engine.trace
 # which branch speaks: the two reviews come interleaved.
 
 # %%
-from weft.runtime.events import TextPiece, ValueBound
+from weft.runtime.programs.events import TextPiece, ValueBound
 
 for event in judge.stream(essay=ESSAY):
     match event:

@@ -9,27 +9,27 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .allowed_words import AllowedWords, Narrow
-from .batch import Batch
-from .duplicates import Answer, Duplicates
-from .endings import Endings
-from .flight import Draw, Flight, Landed, live
-from .held_rows import Held
-from .kv_cache import PagedKV
-from .limits import check_limits
-from .meter import HitCounter
-from .pace import AT_ONCE, Pace
-from .policy import Policy
-from .prefix_tree import PrefixTree
-from .request import Request
-from .sampler import SampleKernel, sample_rows, uniforms
-from .scheduler import Scheduler
-from .scoring import Scores
-from .sequence import Order, Sequence
-from .step import ModelExecutor, StepInput
-from .table_matcher import fill_masks
-from .trace import Trace
-from .watch import Finish, take_tokens
+from .constraints.table_matcher import fill_masks
+from .constraints.watch import Finish, take_tokens
+from .execution.sampler import SampleKernel, sample_rows, uniforms
+from .execution.step import ModelExecutor, StepInput
+from .memory.kv_cache import PagedKV
+from .memory.prefix_tree import PrefixTree
+from .memory.sequence import Order, Sequence
+from .schedule.allowed_words import AllowedWords, Narrow
+from .schedule.batch import Batch
+from .schedule.duplicates import Answer, Duplicates
+from .schedule.endings import Endings
+from .schedule.flight import Draw, Flight, Landed, live
+from .schedule.held_rows import Held
+from .schedule.limits import check_limits
+from .schedule.pace import AT_ONCE, Pace
+from .schedule.policy import Policy
+from .schedule.request import Request
+from .schedule.row_costs import HitCounter
+from .schedule.scheduler import Scheduler
+from .schedule.scoring import Scores
+from .tracing.trace import Trace
 
 _NOTHING = Landed((torch.empty(0, dtype=torch.int32), torch.empty(0), torch.empty(0)))
 

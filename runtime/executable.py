@@ -13,18 +13,18 @@ from ..ir.display.units import bytes_text
 from ..ir.display.view import Facts, Listing, Shown, View
 from ..ir.token_table import TokenTable
 from ..ir.vocabulary import Tokenizer
-from .arguments import bind_arguments
 from .engine import Engine
-from .events import Event, Finished, Listener
+from .execution.sampler import SampleKernel, sample_rows
+from .execution.step import ModelExecutor
 from .journal import Journal, plain
-from .machine import Machine
-from .policy import Policy
+from .programs.arguments import bind_arguments
+from .programs.events import Event, Finished, Listener
+from .programs.machine import Machine
 from .results import Progress, Result, Rows
 from .rows import RowRun
-from .sampler import SampleKernel, sample_rows
+from .schedule.policy import Policy
 from .session import Host, Session
-from .step import ModelExecutor
-from .trace import Trace
+from .tracing.trace import Trace
 
 
 class Report(Protocol):

@@ -19,13 +19,13 @@ from ..ir.evaluate import branches_of, evaluate
 from ..ir.program import VALUE_NAMES
 from ..ir.values import WRONG_VALUE, ErrorValue, ToolFailed, format_value, parse_value, records_of
 from ..ir.vocabulary import ChatFormat, Frame, Part, Tokenizer, encode_parts, split_heal
-from .arguments import bind_arguments
-from .coerce import Mismatch, coerce
-from .events import Choice, Generated
-from .heal import join_texts
+from .constraints.heal import join_texts
+from .execution.sampler import site_key
+from .programs.arguments import bind_arguments
+from .programs.coerce import Mismatch, coerce
+from .programs.events import Choice, Generated
+from .programs.select import choose, shares
 from .reference_gen import ConstraintOf, Drawing, Logits
-from .sampler import site_key
-from .select import choose, shares
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,12 @@ from ..ir.constraint_tables import ConstraintTables, opening_of, stop_strings
 from ..ir.core import Operation, Term
 from ..ir.token_table import TokenTable
 from ..ir.vocabulary import Tokenizer
-from .bindings import stops_of
-from .constraint import Constraints
-from .heal import HealTable
-from .sampler import sample_rows, uniforms
-from .stops import TokenBytes, canonical_ids, common_length, pattern_start
-from .table_matcher import TableMatcher
+from .constraints.constraint import Constraints
+from .constraints.heal import HealTable
+from .constraints.stops import TokenBytes, canonical_ids, common_length, pattern_start
+from .constraints.table_matcher import TableMatcher
+from .execution.sampler import sample_rows, uniforms
+from .programs.bindings import stops_of
 
 Logits = Callable[[Sequence[int]], Tensor]
 """The model: logits [V] after a list of tokens."""

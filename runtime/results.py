@@ -21,7 +21,8 @@ class Stats(Shown):
 
     `prompt_tokens` are those new to a stream; `sent_tokens` the full prompts of all model calls.
     Prefix hits are sent tokens that the model did not have to compute: as a cache without end
-    would give them (predicted), and as the pages gave them (measured). See `runtime/meter.py`.
+    would give them (predicted), and as the pages gave them (measured). See
+    `runtime/schedule/row_costs.py`.
     """
 
     rows: int = 1

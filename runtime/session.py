@@ -8,19 +8,19 @@ from time import perf_counter
 from typing import Any
 
 from ..ir.budget import Limits
-from .admission import Admission, Claim
 from .engine import Engine
-from .events import Listener
-from .forecast import Forecast
-from .garbage import seldom_collected
-from .instance import Instance
 from .interrupts import Turn, heard_between_steps
-from .machine import Machine
+from .memory.upcoming import KnownPrompts, UpcomingRows
+from .programs.events import Listener
+from .programs.instance import Instance
+from .programs.machine import Machine
+from .programs.tasks import Root, TaskLoop
+from .programs.tools import ToolPool
 from .results import Result, Stats
-from .row_order import in_prefix_order
-from .tasks import Root, TaskLoop
-from .tools import ToolPool
-from .upcoming import KnownPrompts, UpcomingRows
+from .schedule.admission import Admission, Claim
+from .schedule.forecast import Forecast
+from .schedule.garbage import seldom_collected
+from .schedule.row_order import in_prefix_order
 
 Job = tuple[int, Mapping[str, Any]]
 """A row's number and its arguments, complete and checked."""

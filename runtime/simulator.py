@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..ir.token_masks import few_words
 from ..ir.vocabulary import Frame, Part
-from .step import ModelExecutor, StepInput
+from .execution.step import ModelExecutor, StepInput
 
 _MULTIPLIER = 0x9E3779B97F4A7C15
 

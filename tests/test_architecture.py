@@ -28,6 +28,12 @@ MAY_IMPORT = {
 FACES = ("explore",)
 """Rooms above the compiler, which may import all; their other manners are those of the rooms."""
 
+RUNTIME_ORDER = (
+    "tracing", "devices", "memory", "execution", "attention", "constraints", "schedule", "gpu",
+    "offload", "engine", "programs", "session", "rows", "executable", "remote",
+)  # fmt: skip
+"""The runtime's rooms and the modules between them: each imports itself and those before it."""
+
 FROM_CODEGEN = {"codegen", "codegen.kernel", "codegen.addresses"}
 """What of codegen the runtime may see: kernels, and what their launches take."""
 
@@ -129,6 +135,18 @@ def runtime_sees_codegen(tree: Sources) -> list[str]:
     ]
 
 
+def upward_in_runtime(tree: Sources) -> list[str]:
+    """A room of the runtime imports one that stands above it."""
+    place = {room: number for number, room in enumerate(RUNTIME_ORDER)}
+    found = []
+    for each in every_import(tree):
+        own, parts = each.path.removesuffix(".py").split("/"), each.target.split(".")
+        if own[0] == "runtime" and own[1] in place and parts[:2] == ["weft", "runtime"]:
+            if place.get(parts[2], 0) > place[own[1]]:
+                found.append(f"{each.where}: {own[1]} imports {each.target}")
+    return found
+
+
 def absolute_imports(tree: Sources) -> list[str]:
     """A room says `import weft.x` or `import x` of a room, and so may load it a second time."""
     found = []
@@ -181,6 +199,10 @@ RULES: list[tuple[Callable[[Sources], list[str]], list[Sources]]] = [
         {"cost_model/a.py": DOC + "from ..compiler import compile\n"},
     ]),
     (runtime_sees_codegen, [{"runtime/a.py": DOC + "from ..codegen.build import build\n"}]),
+    (upward_in_runtime, [
+        {"runtime/memory/a.py": DOC + "from ..schedule.batch import Batch\n"},
+        {"runtime/engine.py": DOC + "def f():\n    from .programs import tasks\n"},
+    ]),
     (absolute_imports, [
         {"passes/a.py": DOC + "import weft.ir.core\n"},
         {"passes/a.py": DOC + "from ir.core import Module\n"},
@@ -218,6 +240,7 @@ def test_what_is_allowed_is_not_found() -> None:
     tree = {
         "passes/tile/a.py": DOC + "from ...ir.core import Module\nfrom ...cost_model import work\n",
         "runtime/b.py": DOC + "import torch\nfrom ..codegen.kernel import Kernel\n",
+        "runtime/gpu/c.py": DOC + "from ..devices.staging import Staging\nfrom . import drawn\n",
         "codegen/emit_tvm.py": DOC + "def f():\n    from tvm.script import tirx\n",
         "frontend/c.py": DOC + "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n"
         "    import torch\n",

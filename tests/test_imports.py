@@ -76,9 +76,10 @@ def test_imports_of_ours_find_what_they_name() -> None:
 
 def test_an_import_of_what_moved_is_found() -> None:
     text = (
-        "def run():\n    from weft.runtime.admission import Forecast\n    from .nowhere import x\n"
+        "def run():\n    from weft.runtime.schedule.admission import Forecast\n"
+        "    from .nowhere import x\n"
     )
     assert list(missing(text, "weft.bench.planted")) == [
-        "weft.bench.planted:2: weft.runtime.admission has no Forecast",
+        "weft.bench.planted:2: weft.runtime.schedule.admission has no Forecast",
         "weft.bench.planted:3: there is no weft.bench.nowhere",
     ]

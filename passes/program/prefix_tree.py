@@ -2,8 +2,8 @@
 
 Every model call of every row and branch sends a prompt; the tree joins them where they begin
 alike, at single tokens. What is not known yet (what a model will say, an argument that was not
-given) is one element, which all prompts that hold it share. See `runtime/meter.py` for the same
-count of the calls that a run has made.
+given) is one element, which all prompts that hold it share. See `runtime/schedule/row_costs.py`
+for the same count of the calls that a run has made.
 """
 
 from __future__ import annotations

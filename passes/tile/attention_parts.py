@@ -7,7 +7,7 @@ several sequences, and the query heads of a key head, are packed into one tile: 
 read once. Items of many rows and those of few are two launches that run side by side: large tiles
 keep the tensor cores busy, and small programs, of which a multiprocessor holds several, the memory.
 A row that is in one item only is finished there; the others leave states (m, l, acc) in slots,
-which `attention_join` joins. `runtime.attention_plan` makes the lists.
+which `attention_join` joins. `runtime.attention.plan` makes the lists.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The ways in which the items of a list are read on a GPU: tiles and schedules of one kernel.
 
 Which is best is a matter of how many items there are, how long they are and how many rows read
-them: `runtime.attention_ways` chooses for each list, by rates that were measured of each way.
+them: `runtime.attention.ways` chooses for each list, by rates that were measured of each way.
 """
 
 from __future__ import annotations

@@ -3,7 +3,8 @@
 What fetches ahead is launched on a queue of its own, `up`; it touches lists, books of the cache and
 scratch memory that nothing else has. `passes.graph.launch_pipeline` finds what must wait for it.
 On a CPU lists are activations, [B, K, L]; on a GPU those of the step's work list, flat, in memory
-that all layers share (`runtime.sparse_lists`): once for queries, and once for predicted ones.
+that all layers share (`runtime.attention.sparse_lists`): once for queries, and once for predicted
+ones.
 """
 
 from __future__ import annotations

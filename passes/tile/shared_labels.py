@@ -1,9 +1,9 @@
 """Labels that several rows share are read once, and scored for all of them; each selects by itself.
 
-Rows of a fork have the same first pages. `runtime.label_groups` finds them: a group is a few rows
-and how many first pages they share. The kernel here leaves the steps of these pages' tokens, and
-counts of steps, for every row of a group; `word_scores` goes on where it ends. Rows of a group are
-cut into parts at the same pages (`span`), so that a part's labels are the same for all.
+Rows of a fork have the same first pages. `runtime.attention.label_groups` finds them: a group is a
+few rows and how many first pages they share. The kernel here leaves the steps of these pages'
+tokens, and counts of steps, for every row of a group; `word_scores` goes on where it ends. Rows of
+a group are cut into parts at the same pages (`span`), so that a part's labels are the same for all.
 
 Labels are the left side of one product of bytes on tensor cores, and the right side has a column
 for each query head of each row. A thread of an m16n8 product holds columns 2 t and 2 t + 1 of each

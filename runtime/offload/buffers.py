@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from ...ir.core import Term
-from .device import OffloadDevice
-from .memory import Memory, rounded
+from ..devices.memory import Memory, rounded
+from ..devices.streams import OffloadDevice
 from .sections import rows_of
 
 ROLES = {

@@ -12,17 +12,17 @@ from torch import Tensor
 from ...ir.core import Module, Term
 from ...ir.model import ModelConfig
 from ...ir.pipeline_schedules import PipelineShape, build_pipeline
-from ..attention_plan import Shape
-from ..compiled_executor import aligned, rope_tables, tvm_tensor
-from ..dtypes import TORCH
-from ..executor import PAGE_SIZE
-from ..lists import AttentionLists
-from ..weights import TensorSource, Weight, load_weights
+from ..attention.lists import AttentionLists
+from ..attention.plan import Shape
+from ..devices.memory import rounded
+from ..devices.streams import OffloadDevice, mapped
+from ..execution.compiled_executor import aligned, rope_tables, tvm_tensor
+from ..execution.dtypes import TORCH
+from ..execution.executor import PAGE_SIZE
+from ..execution.weights import TensorSource, Weight, load_weights
 from .buffers import Buffer, Buffers, buffers_of
-from .device import OffloadDevice, mapped
 from .key_homes import KeyHomes
 from .keys import DeviceKeys
-from .memory import rounded
 from .packed import Packed
 from .pages import PageShape, PageSource, Pool, pool_bytes, pool_in
 from .scratch import conversion_bytes, product_bytes

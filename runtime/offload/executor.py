@@ -14,13 +14,13 @@ from ...ir.display.units import bytes_text
 from ...ir.model import ModelConfig
 from ...ir.pipeline import Kind, Pipeline, Task
 from ...ir.pipeline_schedules import PipelineShape, build_pipeline
-from ..dtypes import TORCH
-from ..executor import PAGE_SIZE, check_step, page_bytes
-from ..step import StepInput
-from ..weights import TensorSource
+from ..devices.streams import OffloadDevice
+from ..execution.dtypes import TORCH
+from ..execution.executor import PAGE_SIZE, check_step, page_bytes
+from ..execution.step import StepInput
+from ..execution.weights import TensorSource
 from .build import Build, OffloadSettings
 from .cores import divided, sleep_soon
-from .device import OffloadDevice
 from .key_homes import KeyHomes
 from .pages import PageShape, PageSource
 from .placing import colder

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ...ir.core import Operation
 from ...ir.diagnostics import ModelError
-from ..weights import BrokenWeights, MissingTensor, NoWeights
+from ..execution.weights import BrokenWeights, MissingTensor, NoWeights
 from .pages import ROLES, Piece, fill, pieces, placed
 
 _STORED = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16, "F64": torch.float64}

@@ -12,12 +12,12 @@ from torch import Tensor
 
 from ...ir.diagnostics import CapacityError
 from ...ir.pipeline import Task
-from ..lists import AttentionLists
-from ..staging import Layout
+from ..attention.lists import AttentionLists
+from ..devices.staging import Layout
 from .key_homes import KeyHomes
 
 if TYPE_CHECKING:
-    from .device import OffloadDevice
+    from ..devices.streams import OffloadDevice
     from .split import MicroBatch
     from .work import StepWork
 

@@ -8,9 +8,9 @@ from math import prod
 from ...ir.core import Module, Operation
 from ...ir.model import ModelConfig
 from ...ir.types import DTYPE_BYTES, dtype_of, shape_of
-from ..executor import PAGE_SIZE
+from ..devices.memory import rounded
+from ..execution.executor import PAGE_SIZE
 from .build import OffloadSettings, device_buffers, state_bytes
-from .memory import rounded
 from .pages import PageShape
 from .scratch import conversion_bytes, product_bytes
 from .sections import Lowered

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from .device import OffloadDevice
+from ..devices.streams import OffloadDevice
 from .narrow import unpack_into
 from .twelve_bits import RARE, Widen, widen
 

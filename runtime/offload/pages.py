@@ -18,8 +18,8 @@ from torch import Tensor
 
 from ...ir.core import Operation, thaw
 from ...ir.types import dtype_of, shape_of
-from ..dtypes import TORCH
-from ..weights import TensorSource, quantize_rows
+from ..execution.dtypes import TORCH
+from ..execution.weights import TensorSource, quantize_rows
 
 ROLES = ("gate_up", "down")
 

@@ -12,8 +12,8 @@ from typing import Any
 from weakref import WeakSet, ref
 
 from ...ir.pipeline import Pipeline, Task
+from ..devices.streams import OffloadDevice, Stream
 from .cores import Cores, keep_to
-from .device import OffloadDevice, Stream
 
 Work = Callable[[Task], Any]
 """Does a task, or launches it on the current stream; returns the event of its end where that is

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ...ir.model import ModelConfig
 from ...ir.routing import RoutingTrace
-from ..step import StepInput
+from ..execution.step import StepInput
 
 PHASES = 4
 """Places of a trace where replayed steps begin in turn; what they give is kept on the device."""

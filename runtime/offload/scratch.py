@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping
 
 from ...ir.core import Operation, Term
 from ...ir.types import dtype_of, shape_of
-from ..library import workspace
+from ..devices.memory import rounded
+from ..execution.library import workspace
 from .buffers import HOST_SUFFIX, Buffer
-from .memory import rounded
 
 MOVED = {"qkv": "down", "routed": "down", "seen": "up"}
 """The kinds of slots that are copied between host and device, and the queue that copies them."""

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from ...ir.core import Operation, Term
 from ...ir.types import dtype_of, shape_of
-from ..dtypes import TORCH
-from ..recipe import Memory, Recipe
-from ..weights import Weight
+from ..execution.dtypes import TORCH
+from ..execution.recipe import Memory, Recipe
+from ..execution.weights import Weight
 
 OUT = "out."
 """How the names of results begin among a section's inputs: `out.x` is where x is written."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..step import StepInput
+from ..execution.step import StepInput
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from ...ir.model import ModelConfig
-from ..dtypes import TORCH
-from ..executor import PAGE_SIZE
-from .device import OffloadDevice, mapped
+from ..devices.streams import OffloadDevice, mapped
+from ..execution.dtypes import TORCH
+from ..execution.executor import PAGE_SIZE
 from .pages import PageShape, Pool, pool_bytes, pool_in
 
 Fill = Callable[[int, int, Mapping[str, Tensor]], None]

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from ...ir.pipeline import Kind, Task
+from ..devices.streams import OffloadDevice
 from .buffers import Buffers
-from .device import OffloadDevice
 from .key_homes import KeyHomes
 from .keys import DeviceKeys
 from .packed import Packed

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..stops import pattern_start
+from ..constraints.stops import pattern_start
 from .consecutive import Split, split, within_budget
 from .endpoint import Endpoint
 from .errors import Lacks, Malformed

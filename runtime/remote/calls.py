@@ -10,15 +10,15 @@ from typing import Any
 from ...ir.core import Operation
 from ...ir.diagnostics import WeftError
 from ...ir.values import parse_value
-from ..bindings import stops_of
-from ..control import Step
-from ..events import Choice as Chosen
-from ..events import Generated, Listener, TextPiece, ValueBound
-from ..frame import Frame
-from ..later import all_now, now
-from ..partial import PartialTeller
-from ..sampler import site_key
-from ..tasks import Branches
+from ..execution.sampler import site_key
+from ..programs.bindings import stops_of
+from ..programs.control import Step
+from ..programs.events import Choice as Chosen
+from ..programs.events import Generated, Listener, TextPiece, ValueBound
+from ..programs.frame import Frame
+from ..programs.future_values import all_now, now
+from ..programs.partial import PartialTeller
+from ..programs.tasks import Branches
 from .answers import Answer
 from .ask import ask_together
 from .consecutive import Step as Ahead

@@ -10,12 +10,12 @@ from typing import Any
 from ...ir.core import Module, Operation
 from ...ir.diagnostics import WeftError
 from ...ir.display.view import Facts, Listing, View
-from ..events import Listener
 from ..executable import Executable, Report
+from ..programs.events import Listener
+from ..programs.tasks import Root, TaskLoop
+from ..programs.tools import ToolPool
 from ..results import Result, Stats
 from ..session import Job, Outcome
-from ..tasks import Root, TaskLoop
-from ..tools import ToolPool
 from .address import Address
 from .endpoint import Choices, Endpoint
 from .instance import RemoteInstance

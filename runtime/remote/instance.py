@@ -7,10 +7,10 @@ from typing import Any
 from ...ir.core import Operation
 from ...ir.evaluate import branches_of
 from ...ir.values import format_value
-from ..control import ControlFlow, Step
-from ..frame import Frame
-from ..later import all_now, now
-from ..tasks import Branches
+from ..programs.control import ControlFlow, Step
+from ..programs.frame import Frame
+from ..programs.future_values import all_now, now
+from ..programs.tasks import Branches
 from .calls import EndpointCalls, Operands
 from .errors import WrongValue
 from .prompt import Stream

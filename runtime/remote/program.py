@@ -8,9 +8,9 @@ from typing import Any
 from ...ir.core import Module, Operation, Region, Term, walk
 from ...ir.program import SAMPLING
 from ...ir.values import records_of
-from ..bindings import bind_tools, reachable
-from ..effects import Effects
-from ..lines import Lines
+from ..programs.bindings import bind_tools, reachable
+from ..programs.effects import Effects
+from ..programs.lines import Lines
 from .consecutive import followers
 from .dialects import Holding, holding_of
 

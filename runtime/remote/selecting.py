@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...ir.source import Span
-from ..select import choose, shares
+from ..programs.select import choose, shares
 from .answers import token_logprobs
 from .endpoint import CHAT, TEXT, Endpoint
 from .errors import Lacks, MissingRoute

@@ -16,7 +16,7 @@ from weft.bench.programs_gpu import rows_of
 def bench() -> Iterator[TimedBench]:
     """Programs of an 8 B shape on a device whose steps take no time."""
     found = TimedBench(speed=0.0)
-    with patch("weft.runtime.scoring.Found", found.device.found):
+    with patch("weft.runtime.schedule.scoring.Found", found.device.found):
         yield found
 
 

@@ -6,7 +6,7 @@ import time
 from threading import Thread
 
 import weft.bench.timed_device as timed_device
-import weft.runtime.pace as pace
+import weft.runtime.schedule.pace as pace
 from weft.bench.host_clock import HostClock, told_by
 
 

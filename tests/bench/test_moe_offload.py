@@ -13,7 +13,7 @@ from weft.bench.moe_record import keeper, merge, record
 from weft.bench.moe_runs import Setting, SkewedRouters, prompts_of, routing_of, run
 from weft.bench.moe_store import shared_store
 from weft.frontend.checkpoint import open_checkpoint
-from weft.runtime.weights import RandomTensors
+from weft.runtime.execution.weights import RandomTensors
 
 
 @pytest.fixture(scope="module")

@@ -18,11 +18,11 @@ from weft.bench.replay import Replay, UnknownPrefix
 from weft.bench.simulated import RooflinePrice
 from weft.frontend.open import open_program
 from weft.runtime.engine import Engine
-from weft.runtime.request import Request, Sampling
-from weft.runtime.sampler import sample_rows
+from weft.runtime.execution.sampler import sample_rows
+from weft.runtime.execution.weights import RandomTensors
+from weft.runtime.schedule.request import Request, Sampling
 from weft.runtime.simulator import SimulatedExecutor, ToyExecutor
-from weft.runtime.trace import Trace
-from weft.runtime.weights import RandomTensors
+from weft.runtime.tracing.trace import Trace
 
 TOKENS = st.lists(st.integers(0, 2), min_size=1, max_size=8)
 

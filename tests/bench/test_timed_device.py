@@ -10,9 +10,9 @@ import torch
 from weft.bench import timed_device
 from weft.bench.host_clock import HostClock, told_by
 from weft.bench.timed_device import BEGINS, LAUNCH, PROMPT, REPLAY, TimedDevice
-from weft.runtime.prompt_rooms import TOKENS
-from weft.runtime.recordings import COST
-from weft.runtime.step import StepInput
+from weft.runtime.execution.step import StepInput
+from weft.runtime.gpu.prompt_rooms import TOKENS
+from weft.runtime.gpu.recordings import COST
 
 
 def a_step(*counts: int) -> StepInput:

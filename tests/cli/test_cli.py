@@ -367,7 +367,7 @@ def test_kernels_lists_each_with_its_share_of_the_roof():
 
 
 def test_kernels_and_explain_tell_the_same_measured_times(hello, monkeypatch):
-    import weft.runtime.compiled_executor as executor
+    import weft.runtime.execution.compiled_executor as executor
 
     monkeypatch.setattr(
         executor, "step_seconds", lambda launches: [(1 + each.number) / 1e3 for each in launches]

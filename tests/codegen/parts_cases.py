@@ -9,7 +9,7 @@ import numpy as np
 from weft.passes.tile.attention_join import attention_merge
 from weft.passes.tile.attention_parts import MANY, Parts
 from weft.passes.tile.attention_ways import launches
-from weft.runtime.attention_plan import Batch, Rates, Shape, WorkList, plan
+from weft.runtime.attention.plan import Batch, Rates, Shape, WorkList, plan
 
 SHAPES = {
     "f32": Parts(4, 2, 16, page=4, q="f32", kv="f32", few=4, many=8, keys=8, keys_many=4),

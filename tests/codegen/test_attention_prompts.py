@@ -28,7 +28,7 @@ from weft.passes.tile.attention_parts import Parts
 from weft.passes.tile.attention_prompts import LISTS
 from weft.passes.tile.attention_ways import prompts
 from weft.passes.tile.gpu_schedules import gpu_schedule
-from weft.runtime.prompt_tiles import PromptTiles, prompt_tiles
+from weft.runtime.attention.prompt_tiles import PromptTiles, prompt_tiles
 
 TILED = {name: shape for name, shape in SHAPES.items() if shape.many and not shape.window}
 each_shape = pytest.mark.parametrize("shape", TILED.values(), ids=TILED)

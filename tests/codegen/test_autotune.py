@@ -19,9 +19,9 @@ from weft.passes.tile.candidates import Demand, ranked
 from weft.passes.tile.matmul import Matmul, matmul
 from weft.passes.tile.regimes import lower_model, merge_kernels
 from weft.passes.tile.scaled_matmul import ScaledMatmul, scaled_matmul
-from weft.runtime import timing
-from weft.runtime.compiled_executor import CompiledExecutor
-from weft.runtime.timing import BoundLaunch, step_seconds
+from weft.runtime.execution import timing
+from weft.runtime.execution.compiled_executor import CompiledExecutor
+from weft.runtime.execution.timing import BoundLaunch, step_seconds
 from weft.tuning import choices_of, kernel_lines, search_schedules
 
 USUAL = Schedule()
@@ -229,7 +229,7 @@ def test_launches_of_a_step_are_timed_behind_those_before_them(monkeypatch: Any)
 
         return BoundLaunch(number, name, name, (run, ()))
 
-    monkeypatch.setattr("weft.runtime.timing.perf_counter", lambda: clock[0])
+    monkeypatch.setattr("weft.runtime.execution.timing.perf_counter", lambda: clock[0])
     launches = [launch(number, name) for number, name in enumerate("abba")]
     assert step_seconds(launches) == [1.0, 3.0, 1.0, 3.0]
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from kernel_cases import make
 from tvm_cases import run
-from weft.runtime.sampler import sample_rows
+from weft.runtime.execution.sampler import sample_rows
 
 
 @pytest.mark.parametrize("seed", range(6))

@@ -20,8 +20,8 @@ from weft.ir.vocabulary_parts import PART_WORDS, part_count, part_words
 from weft.passes.tile.gpu_schedules import gpu_step_kernels
 from weft.passes.tile.sampling_parts import argmax_join, survey_parts
 from weft.passes.tile.sampling_rounds import count_round, kept_parts, mass_round, sample_join
-from weft.runtime.sampled_draws import SampledDraws
-from weft.runtime.sampler import sample_rows
+from weft.runtime.execution.sampler import sample_rows
+from weft.runtime.gpu.sampled_draws import SampledDraws
 
 SAMPLED = ("survey_parts", "count_round", "mass_round", "kept_parts", "sample_join")
 Run = Callable[[Operation, list[Any]], list[Any]]
@@ -254,7 +254,7 @@ def test_draws_of_many_rows_on_a_gpu(tmp_path: Path) -> None:
     """More programs than a GPU holds at once, whose threads run apart, draw what the oracle does,
     each time that they are launched and replayed."""
     from weft.codegen.build_cuda import load_kernels
-    from weft.runtime.graphs import CudaGraphs
+    from weft.runtime.devices.graphs import CudaGraphs
 
     rows, vocab, device = 96, 128256, torch.device("cuda")
     wanted = [pair for pair in gpu_step_kernels(vocab)

@@ -16,7 +16,7 @@ from weft.ir.sparse import parse_policy
 from weft.passes.graph.sparse_attention import OrderChannels, SparseAttention
 from weft.passes.manager import Context, run_passes
 from weft.passes.tile.regimes import graph_passes
-from weft.runtime.weights import RandomTensors, load_weights
+from weft.runtime.execution.weights import RandomTensors, load_weights
 
 CONFIG = ModelConfig("LlamaForCausalLM", 64, 32, 2, 4, 2, 16, 48, 512, Rope(), windows=(0, 0))
 TOKENS = torch.randint(0, 64, (2, 90), generator=torch.Generator().manual_seed(3))

@@ -20,9 +20,9 @@ from weft.passes.tile.labels import Labels, Scores, label_scores, label_write
 from weft.passes.tile.selection import Selection, select_keys
 from weft.passes.tile.sparse_parts import SparseParts, sparse_parts
 from weft.passes.tile.value_sums import ValueSums, value_sums
-from weft.runtime.attention_plan import Rates
-from weft.runtime.sparse_decode import SparseDecode
-from weft.runtime.sparse_lists import SparseLists, SparseRows
+from weft.runtime.attention.plan import Rates
+from weft.runtime.attention.sparse_lists import SparseLists, SparseRows
+from weft.runtime.execution.sparse_decode import SparseDecode
 
 LATER = ("token", "slots", "page", "tail", "tail_page", "tail_words", "tail_slots")
 GROUPS = [(3, [9, 3]), (0, [33]), (0, [0]), (1, [40, 2, 25])]

@@ -18,7 +18,7 @@ from weft.frontend.models.registry import build_graph
 from weft.ir.attention_calibration import HeadChannels, Provenance
 from weft.ir.model import ModelConfig, Rope
 from weft.ir.sparse import SparsePolicy
-from weft.runtime.weights import RandomTensors, load_weights
+from weft.runtime.execution.weights import RandomTensors, load_weights
 
 CONFIG = ModelConfig("LlamaForCausalLM", 64, 32, 2, 4, 2, 16, 48, 512, Rope(), windows=(0, 0))
 TOKENS = torch.randint(0, 64, (150,), generator=torch.Generator().manual_seed(3)).tolist()

@@ -22,7 +22,7 @@ from weft.passes.tile.shared_labels import shared_labels
 from weft.passes.tile.step_counts import step_counts
 from weft.passes.tile.word_labels import STEPS, WordScores, label_words, word_write
 from weft.passes.tile.word_scores import word_scores
-from weft.runtime.label_groups import group_arrays, label_groups
+from weft.runtime.attention.label_groups import group_arrays, label_groups
 
 HEADS, SINKS, RECENT, PAGE = 4, 2, 5, 4
 LENGTHS = [0, 40, 21, 97, 8]

@@ -12,7 +12,7 @@ from weft.ir.model import ModelConfig, Rope
 from weft.passes.graph.moe_partition import MoePartition
 from weft.passes.manager import Context, run_passes
 from weft.passes.tile.regimes import graph_passes
-from weft.runtime.weights import RandomTensors, load_weights
+from weft.runtime.execution.weights import RandomTensors, load_weights
 
 MIXTRAL = ModelConfig(
     "MixtralForCausalLM", 96, 64, 3, 4, 2, 32, 80, 256, Rope(1e4), windows=(0, 0, 0), experts=4,

@@ -10,7 +10,7 @@ from weft.passes.graph.allowed_head import AllowedHead
 from weft.passes.graph.tensor_parallel import TensorParallel
 from weft.passes.manager import Context, run_passes
 from weft.passes.tile.regimes import lower_model, with_narrow
-from weft.runtime.weights import RandomTensors, load_weights
+from weft.runtime.execution.weights import RandomTensors, load_weights
 
 SHAPE = ModelConfig("LlamaForCausalLM", 96, 32, 2, 4, 2, 16, 48, 128, Rope(1e4), windows=(0, 0))
 

@@ -22,9 +22,9 @@ from weft.passes.pipeline import LOWERING, PLAN_PASSES, PROGRAM_PASSES
 from weft.passes.program import budget_check, memory_proof
 from weft.passes.program.budgets import shown, stretches
 from weft.passes.program.memory_proof import NotProven, prove_memory
-from weft.runtime.kv_cache import PagedKV
-from weft.runtime.select import Scorer, beginning
-from weft.runtime.tasks import Branches
+from weft.runtime.memory.kv_cache import PagedKV
+from weft.runtime.programs.select import Scorer, beginning
+from weft.runtime.programs.tasks import Branches
 
 
 def planned(text, context):

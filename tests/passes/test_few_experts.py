@@ -15,7 +15,7 @@ from weft.passes.graph.few_experts import FuseExpertSilu, FuseFewExperts
 from weft.passes.graph.matmul_parts import FuseCombineResidual
 from weft.passes.graph.tensor_parallel import TensorParallel
 from weft.passes.manager import Context, PassRecord, run_passes
-from weft.runtime.weights import RandomTensors, load_weights
+from weft.runtime.execution.weights import RandomTensors, load_weights
 
 SHAPE = ModelConfig("MixtralForCausalLM", 96, 32, 2, 4, 2, 16, 48, 128, Rope(1e4), windows=(0, 0),
                     experts=6, experts_per_token=2)  # fmt: skip

@@ -20,7 +20,7 @@ from weft.passes.graph.take_rows import TakeRowsEarly
 from weft.passes.graph.weight_format import ChooseWeightFormat
 from weft.passes.manager import Context, run_passes
 from weft.passes.tile.regimes import lower_model, merge_kernels
-from weft.runtime.weights import RandomTensors, load_weights
+from weft.runtime.execution.weights import RandomTensors, load_weights
 
 COMMON = (FuseSiblingMatmuls(), DropConcatOfSplit(), FuseRopeWrite())
 FUSIONS = {

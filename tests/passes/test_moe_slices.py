@@ -15,7 +15,7 @@ from weft.passes.graph.moe_partition import MoePartition, PolicyMismatch
 from weft.passes.graph.moe_slices import sliced, slices_of
 from weft.passes.manager import Context, run_passes
 from weft.passes.tile.regimes import graph_passes
-from weft.runtime.weights import RandomTensors, cut_slices, load_weights
+from weft.runtime.execution.weights import RandomTensors, cut_slices, load_weights
 
 sys.path.insert(0, str(Path(__file__).parent))
 from moe_cases import FACTS, MIXED, MIXTRAL, QWEN, logits, shared

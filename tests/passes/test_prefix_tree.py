@@ -14,7 +14,7 @@ from weft.passes.program.boundaries import Boundaries, common
 from weft.passes.program.prefix_calls import stretches
 from weft.passes.program.prefix_text import draw_tree, print_tree, reason
 from weft.passes.program.prefix_tree import PrefixTree, prefix_tree
-from weft.runtime.select import Trie
+from weft.runtime.programs.select import Trie
 from weft.runtime.simulator import ToyTokenizer
 
 JUDGE = """program judge(essay: str, sides: list[str]) -> str:

@@ -17,8 +17,8 @@ from weft.passes.graph.quantize_activations import QuantizeActivations
 from weft.passes.graph.weight_format import ChooseWeightFormat
 from weft.passes.manager import Context, run_passes
 from weft.passes.tile.regimes import Regime, lower_for_gpu
-from weft.runtime.library import scaled_matmul
-from weft.runtime.weights import RandomTensors, load_weights
+from weft.runtime.execution.library import scaled_matmul
+from weft.runtime.execution.weights import RandomTensors, load_weights
 
 
 def config(ffn: int = 48, **more: object) -> ModelConfig:

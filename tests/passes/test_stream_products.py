@@ -32,8 +32,8 @@ from weft.passes.graph.weight_format import ChooseWeightFormat
 from weft.passes.manager import Context, run_passes
 from weft.passes.tile.regimes import lower_for_gpu
 from weft.passes.tile.skinny_matmul import copy_saves, cuts_of, packed_columns, streamed
-from weft.runtime.device_executor import _fitting
-from weft.runtime.weights import RandomTensors, load_weights, weight_bytes
+from weft.runtime.execution.weights import RandomTensors, load_weights, weight_bytes
+from weft.runtime.gpu.device_executor import _fitting
 
 SHAPE = ModelConfig(
     "LlamaForCausalLM", 61, 128, 2, 4, 2, 32, 512, 512, Rope(1e4), windows=(0, 9)

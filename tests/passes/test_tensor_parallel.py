@@ -16,7 +16,7 @@ from weft.ir.verifier import verify
 from weft.passes.graph.tensor_parallel import CannotShard, DoesNotDivide, TensorParallel
 from weft.passes.manager import Context, run_passes
 from weft.passes.tile.regimes import graph_passes
-from weft.runtime.weights import RandomTensors, load_weights, weight_bytes
+from weft.runtime.execution.weights import RandomTensors, load_weights, weight_bytes
 
 SHAPES: dict[str, dict[str, Any]] = {
     "llama": {"architecture": "LlamaForCausalLM", "tied": True},

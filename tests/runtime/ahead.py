@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from weft.runtime.flight import Landed
-from weft.runtime.held_rows import HeldRows
-from weft.runtime.sampler import sample_rows
+from weft.runtime.execution.sampler import sample_rows
+from weft.runtime.schedule.flight import Landed
+from weft.runtime.schedule.held_rows import HeldRows
 from weft.runtime.simulator import ToyExecutor
 
 

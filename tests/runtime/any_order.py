@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from typing import Any
 
-from weft.runtime.host_keys import Staged
+from weft.runtime.execution.host_keys import Staged
 
 
 class AnyOrder:

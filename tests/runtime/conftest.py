@@ -20,10 +20,10 @@ from weft.passes.pipeline import LOWERING, PLAN_PASSES, PROGRAM_PASSES
 from weft.passes.program.prefix_tree import PlanPrefixes
 from weft.passes.validation.registry import validation
 from weft.runtime.executable import Executable
+from weft.runtime.execution.sampler import sample_rows
 from weft.runtime.reference import Reference, ReferenceResult
-from weft.runtime.sampler import sample_rows
 from weft.runtime.simulator import ToyChat, ToyExecutor, ToyTokenizer, toy_logits
-from weft.runtime.trace import Trace
+from weft.runtime.tracing.trace import Trace
 
 HERE = Path(__file__).parent
 if str(HERE) not in sys.path:

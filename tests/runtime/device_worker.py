@@ -37,13 +37,14 @@ from weft.passes.graph.weight_format import ChooseWeightFormat
 from weft.passes.manager import Context, run_passes
 from weft.passes.tile.gpu_schedules import gpu_step_kernels
 from weft.passes.tile.regimes import lower_for_gpu, merge_kernels
-from weft.runtime import library, ranks, sparse_lists
+from weft.runtime.attention import sparse_lists
+from weft.runtime.constraints.watch import Watch
 from weft.runtime.engine import Engine
-from weft.runtime.executor import ReferenceExecutor
-from weft.runtime.key_room import KeyRoom
-from weft.runtime.request import Request, Sampling
-from weft.runtime.watch import Watch
-from weft.runtime.weights import RandomTensors, load_weights
+from weft.runtime.execution import library, ranks
+from weft.runtime.execution.executor import ReferenceExecutor
+from weft.runtime.execution.key_room import KeyRoom
+from weft.runtime.execution.weights import RandomTensors, load_weights
+from weft.runtime.schedule.request import Request, Sampling
 
 quicken()
 LIMITS = {"max_batch": 4, "max_tokens": 64}

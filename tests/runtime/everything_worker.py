@@ -27,15 +27,15 @@ from weft.loading import device_sampler, executor_on
 from weft.options import Options
 from weft.passes.tile.gpu_schedules import gpu_step_kernels
 from weft.passes.tile.regimes import lower_for_gpu, merge_kernels
-from weft.runtime.attention_cost import Rates
+from weft.runtime.attention.cost import Rates
+from weft.runtime.constraints.stops import TokenBytes
+from weft.runtime.constraints.table_matcher import TableConstraint
+from weft.runtime.constraints.watch import Watch
 from weft.runtime.engine import Engine
-from weft.runtime.executor import ReferenceExecutor
-from weft.runtime.request import Request, Sampling
-from weft.runtime.step import StepInput, whole_rows
-from weft.runtime.stops import TokenBytes
-from weft.runtime.table_matcher import TableConstraint
-from weft.runtime.watch import Watch
-from weft.runtime.weights import RandomTensors, load_weights
+from weft.runtime.execution.executor import ReferenceExecutor
+from weft.runtime.execution.step import StepInput, whole_rows
+from weft.runtime.execution.weights import RandomTensors, load_weights
+from weft.runtime.schedule.request import Request, Sampling
 
 NAME = "everything"
 LIMITS = {"max_batch": 4, "max_tokens": 128}

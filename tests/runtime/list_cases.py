@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import torch
-from weft.runtime.grown_lists import PAGES
-from weft.runtime.step import StepInput
+from weft.runtime.attention.grown_lists import PAGES
+from weft.runtime.execution.step import StepInput
 
 
 def decode_step(lengths, table):

@@ -11,7 +11,7 @@ from weft.cost_model.policy import Policy
 from weft.frontend.checkpoint import open_checkpoint
 from weft.offloading import Offloading
 from weft.options import Options
-from weft.runtime.step import StepInput
+from weft.runtime.execution.step import StepInput
 
 MIB = 1 << 20
 LIMITS = dict(max_batch=8, max_tokens=64, kv_memory=MIB, threads=1)

@@ -21,8 +21,8 @@ from weft.loading import reference_executor
 from weft.offloading import Offloading
 from weft.options import Options
 from weft.passes.tile.sections import lower_sections
-from weft.runtime.offload.device import SimulatedDevice
-from weft.runtime.offload.memory import Memory
+from weft.runtime.devices.memory import Memory
+from weft.runtime.devices.streams import SimulatedDevice
 
 quicken()
 PROMPTS = ((17, 5, 99, 1200, 7), (3,), tuple(range(50, 67)))

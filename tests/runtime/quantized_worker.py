@@ -30,9 +30,9 @@ from weft.passes.graph.weight_format import ChooseWeightFormat
 from weft.passes.manager import Context
 from weft.passes.tile.gpu_schedules import gpu_step_kernels
 from weft.passes.tile.regimes import lower_for_gpu, merge_kernels
-from weft.runtime.executor import ReferenceExecutor
-from weft.runtime.step import StepInput
-from weft.runtime.weights import RandomTensors, load_weights
+from weft.runtime.execution.executor import ReferenceExecutor
+from weft.runtime.execution.step import StepInput
+from weft.runtime.execution.weights import RandomTensors, load_weights
 
 quicken()
 LIMITS: dict[str, Any] = {"max_batch": 4, "max_tokens": 64}

@@ -11,7 +11,7 @@ from typing import Any
 import weft
 from weft.__main__ import end
 from weft.ir.diagnostics import WeftError
-from weft.runtime import ranks
+from weft.runtime.execution import ranks
 
 
 def die_after(messages: int) -> None:

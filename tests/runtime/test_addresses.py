@@ -19,7 +19,7 @@ from weft.passes.graph.weight_format import ChooseWeightFormat
 from weft.passes.manager import Context
 from weft.passes.tile.gpu_schedules import gpu_step_kernels
 from weft.passes.tile.regimes import lower_for_gpu, merge_kernels
-from weft.runtime.step import StepInput
+from weft.runtime.execution.step import StepInput
 
 CONFIG = ModelConfig(
     vocab_size=96, width=64, layers=2, heads=8, kv_heads=2, head_dim=64, ffn=64,

@@ -12,9 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from weft.ir.budget import Limits
 from weft.ir.diagnostics import WeftError
-from weft.runtime.admission import Admission, Claim
-from weft.runtime.limits import KVTooSmall
-from weft.runtime.row_order import in_prefix_order
+from weft.runtime.schedule.admission import Admission, Claim
+from weft.runtime.schedule.limits import KVTooSmall
+from weft.runtime.schedule.row_order import in_prefix_order
 from weft.runtime.session import Host
 
 _spec = importlib.util.spec_from_file_location(

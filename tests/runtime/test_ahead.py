@@ -7,12 +7,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from ahead import AheadExecutor, AheadSampler
-from weft.runtime import batch, held_rows, pace
 from weft.runtime.engine import Engine
-from weft.runtime.flight import FOLLOWS, Flight
-from weft.runtime.request import Request, Sampling
+from weft.runtime.programs.tasks import TaskLoop
+from weft.runtime.schedule import batch, held_rows, pace
+from weft.runtime.schedule.flight import FOLLOWS, Flight
+from weft.runtime.schedule.request import Request, Sampling
 from weft.runtime.simulator import toy_logits
-from weft.runtime.tasks import TaskLoop
 
 FREE = """program free(n: int, most: list[int]) -> str:
     "Row {n}: "

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
-from weft.runtime.alike import Alike
-from weft.runtime.prefix_tree import common_prefix
-from weft.runtime.request import Request
-from weft.runtime.sequence import Sequence
+from weft.runtime.memory.prefix_tree import common_prefix
+from weft.runtime.memory.sequence import Sequence
+from weft.runtime.schedule.alike import Alike
+from weft.runtime.schedule.request import Request
 
 prompts = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=9), min_size=1, max_size=12)
 

@@ -8,9 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from weft.ir.token_masks import WORTH, few_words
-from weft.runtime import allowed_words
-from weft.runtime.allowed_words import AllowedWords
-from weft.runtime.sampler import sample_rows
+from weft.runtime.execution.sampler import sample_rows
+from weft.runtime.schedule import allowed_words
+from weft.runtime.schedule.allowed_words import AllowedWords
 
 VOCAB, ROWS = 700, 4
 

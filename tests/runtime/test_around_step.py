@@ -14,8 +14,8 @@ from weft.codegen.reference import run_kernel
 from weft.cost_model.hardware_file import load
 from weft.ir.vocabulary_parts import SEARCH_ROUNDS
 from weft.passes.tile.gpu_schedules import gpu_step_kernels
-from weft.runtime.around_step import GREEDY, SAMPLED, launches_around
-from weft.runtime.sampler import sample_rows
+from weft.runtime.execution.sampler import sample_rows
+from weft.runtime.gpu.around_step import GREEDY, SAMPLED, launches_around
 
 VOCAB = 333
 CPU = torch.device("cpu")

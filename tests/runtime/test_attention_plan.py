@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from weft.runtime import attention_plan
-from weft.runtime.attention_cost import Cost
-from weft.runtime.attention_plan import (
+from weft.runtime.attention import plan as attention_plan
+from weft.runtime.attention.cost import Cost
+from weft.runtime.attention.plan import (
     Batch,
     Rates,
     Shape,

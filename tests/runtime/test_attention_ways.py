@@ -27,11 +27,11 @@ from weft.passes.tile.attention_parts import MANY, Parts, attention_parts
 from weft.passes.tile.attention_ways import LARGE_SCHEDULES, SCHEDULES, tuned, variants
 from weft.passes.tile.gpu_schedules import gpu_schedule, gpu_step_kernels
 from weft.passes.tile.regimes import lower_for_gpu, merge_kernels
-from weft.runtime.attention_cost import Batch, Rates, Shape, Way
-from weft.runtime.attention_plan import choose, plan_among
-from weft.runtime.device_executor import SLOTS
-from weft.runtime.lists import AttentionLists
-from weft.runtime.step import StepInput
+from weft.runtime.attention.cost import Batch, Rates, Shape, Way
+from weft.runtime.attention.lists import AttentionLists
+from weft.runtime.attention.plan import choose, plan_among
+from weft.runtime.execution.step import StepInput
+from weft.runtime.gpu.device_executor import SLOTS
 
 GRID = [*CASCADE, *(((32, 8), Sequences(count, 0, keys)) for count, keys in DECODE)]
 

@@ -10,12 +10,12 @@ from weft.frontend.open import open_program
 from weft.ir.core import Term
 from weft.ir.diagnostics import CapacityError, RunError
 from weft.ir.evaluate import ValueFailed
-from weft.runtime.arguments import BadArguments, Written
-from weft.runtime.coerce import Mismatch, coerce
-from weft.runtime.constraint import BadConstraint
-from weft.runtime.instance import ProgramFailed
-from weft.runtime.limits import ContextTooLong, KVTooSmall
-from weft.runtime.tools import ToolFailed, UnboundTool
+from weft.runtime.constraints.constraint import BadConstraint
+from weft.runtime.programs.arguments import BadArguments, Written
+from weft.runtime.programs.coerce import Mismatch, coerce
+from weft.runtime.programs.instance import ProgramFailed
+from weft.runtime.programs.tools import ToolFailed, UnboundTool
+from weft.runtime.schedule.limits import ContextTooLong, KVTooSmall
 
 ECHO = """
 program echo(arg: str, count: int = 2) -> str:

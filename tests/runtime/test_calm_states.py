@@ -8,8 +8,8 @@ import pytest
 from weft.ir.token_table import token_table
 from weft.ir.token_trie import TokenTrie
 from weft.runtime import engine as engine_module
+from weft.runtime.constraints.table_matcher import TableConstraint
 from weft.runtime.simulator import ToyTokenizer
-from weft.runtime.table_matcher import TableConstraint
 
 WORDS = (" the", "hello", "ab", "abc", "a b", "12", "x1")
 

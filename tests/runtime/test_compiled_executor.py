@@ -13,12 +13,12 @@ from weft.ir.model import ModelConfig, Rope
 from weft.passes.graph.weight_format import ChooseWeightFormat
 from weft.passes.manager import Context
 from weft.passes.tile.regimes import lower_model, merge_kernels, with_narrow
-from weft.runtime import narrow_steps
-from weft.runtime.compiled_executor import CompiledExecutor
-from weft.runtime.executor import ReferenceExecutor, StepTooLarge
-from weft.runtime.short_steps import ShortSteps, measured
-from weft.runtime.step import StepInput
-from weft.runtime.weights import RandomTensors, load_weights
+from weft.runtime.execution import narrow_steps
+from weft.runtime.execution.compiled_executor import CompiledExecutor
+from weft.runtime.execution.executor import ReferenceExecutor, StepTooLarge
+from weft.runtime.execution.short_steps import ShortSteps, measured
+from weft.runtime.execution.step import StepInput
+from weft.runtime.execution.weights import RandomTensors, load_weights
 
 LIMITS = dict(max_batch=8, max_tokens=96)
 LLAMA3 = Rope(500.0, "llama3", 8.0, 1.0, 4.0, 16)

@@ -7,7 +7,7 @@ import unicodedata
 import pytest
 from llguidance import LLMatcher
 from weft.ir.constraint_tables import ConstraintTables
-from weft.runtime.guided import GuidedMatcher, grammar_of, guide
+from weft.runtime.constraints.guided import GuidedMatcher, grammar_of, guide
 from weft.runtime.simulator import ToyTokenizer
 
 APART = "e\u0301"  # an e and its accent, which NFC makes one letter

@@ -9,8 +9,8 @@ from weft.ir.constraint_tables import ConstraintTables
 from weft.ir.types import record
 from weft.runtime import engine as engine_module
 from weft.runtime.engine import Engine
-from weft.runtime.events import TextPiece
-from weft.runtime.meter import HitCounter
+from weft.runtime.programs.events import TextPiece
+from weft.runtime.schedule.row_costs import HitCounter
 
 TEXT = """
 record Item:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 from weft.ir.diagnostics import WeftError
-from weft.runtime.events import ValueBound
-from weft.runtime.later import Later, Part, any_of, is_missing, present
-from weft.runtime.policy import Policy
-from weft.runtime.request import Request, Sampling
-from weft.runtime.sequence import Sequence
+from weft.runtime.memory.sequence import Sequence
+from weft.runtime.programs.events import ValueBound
+from weft.runtime.programs.future_values import Later, Part, any_of, is_missing, present
+from weft.runtime.schedule.policy import Policy
+from weft.runtime.schedule.request import Request, Sampling
 
 HELPER = """
 program helper(text: str) -> str:
@@ -231,7 +231,7 @@ def test_parts_of_a_later_are_missing_until_it_is_settled():
 def test_what_has_to_wait_for_room_goes_on_when_any_part_has_ended(toy, monkeypatch):
     """Two parts may go side by side; the short ones pass by beside the long one."""
     together = steps_of(toy, FEW_AHEAD).steps
-    monkeypatch.setattr("weft.runtime.forecast.AHEAD", (2,))
+    monkeypatch.setattr("weft.runtime.schedule.forecast.AHEAD", (2,))
     assert together <= steps_of(toy, FEW_AHEAD).steps <= together + 1
 
 

@@ -15,7 +15,7 @@ from weft.codegen.build_cuda import load_kernels
 from weft.compiler import compile
 from weft.ir.schedule import Schedule
 from weft.passes.tile.feed import carry
-from weft.runtime.device import (
+from weft.runtime.devices.device import (
     GIB,
     WORKSPACE,
     Device,
@@ -27,8 +27,8 @@ from weft.runtime.device import (
     NoGpu,
     device_errors,
 )
-from weft.runtime.drawn import Drawn
-from weft.runtime.staging import ALIGNMENT, CARRIED, DEPTH, Layout, Staging
+from weft.runtime.devices.staging import ALIGNMENT, CARRIED, DEPTH, Layout, Staging
+from weft.runtime.gpu.drawn import Drawn
 
 WORKER = Path(__file__).parent / "device_worker.py"
 

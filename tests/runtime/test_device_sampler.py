@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from weft.runtime.device_sampler import DeviceSampler
-from weft.runtime.drawn import Drawn
+from weft.runtime.gpu.device_sampler import DeviceSampler
+from weft.runtime.gpu.drawn import Drawn
 
 ROWS, WORDS = 8, 96
 

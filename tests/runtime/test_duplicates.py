@@ -7,10 +7,10 @@ import json
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from weft.runtime.duplicates import MOST_NUMBERS, Answer, Duplicates
 from weft.runtime.engine import Engine
-from weft.runtime.events import PartialValue, TextPiece, ValueBound
-from weft.runtime.request import Request, Sampling
+from weft.runtime.programs.events import PartialValue, TextPiece, ValueBound
+from weft.runtime.schedule.duplicates import MOST_NUMBERS, Answer, Duplicates
+from weft.runtime.schedule.request import Request, Sampling
 from weft.runtime.simulator import ToyExecutor, toy_logits
 
 VOCABULARY = 64

@@ -7,9 +7,9 @@ from functools import cache
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from weft.runtime.kv_cache import PagedKV
-from weft.runtime.prefix_tree import PrefixTree
-from weft.runtime.upcoming import Prompt, UpcomingRows
+from weft.runtime.memory.kv_cache import PagedKV
+from weft.runtime.memory.prefix_tree import PrefixTree
+from weft.runtime.memory.upcoming import Prompt, UpcomingRows
 
 PROMPTS = st.lists(
     st.lists(st.integers(0, 2), min_size=1, max_size=4).map(tuple), min_size=2, max_size=7

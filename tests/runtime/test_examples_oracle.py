@@ -14,8 +14,8 @@ from weft.frontend.lower import lower
 from weft.frontend.open import open_program
 from weft.ir.diagnostics import RunError
 from weft.options import Options
+from weft.runtime.execution.step import StepInput
 from weft.runtime.reference import Reference
-from weft.runtime.step import StepInput
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 QUICK = {"essay_judge", "few_shot", "react", "retry"}

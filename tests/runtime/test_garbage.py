@@ -3,8 +3,14 @@
 import gc
 
 import pytest
-from weft.runtime.flight import Flight, Landed
-from weft.runtime.garbage import OBJECTS, WAITING, YOUNG, collect_meanwhile, seldom_collected
+from weft.runtime.schedule.flight import Flight, Landed
+from weft.runtime.schedule.garbage import (
+    OBJECTS,
+    WAITING,
+    YOUNG,
+    collect_meanwhile,
+    seldom_collected,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -66,7 +72,7 @@ def test_python_looks_at_those_that_survive_waits():
 
 def test_a_wait_for_a_device_is_used(monkeypatch):
     looked, drawn = [], ()
-    monkeypatch.setattr("weft.runtime.flight.collect_meanwhile", lambda: looked.append(1))
+    monkeypatch.setattr("weft.runtime.schedule.flight.collect_meanwhile", lambda: looked.append(1))
 
     class Late(Landed):
         def ready(self):

@@ -11,7 +11,7 @@ from weft.compiler import Compilation
 from weft.evaluation.subject import Subject
 from weft.frontend.checkpoint import ZOO, open_checkpoint
 from weft.options import Options
-from weft.runtime.step import StepInput
+from weft.runtime.execution.step import StepInput
 
 PROGRAM = 'program asked() -> str:\n    "a"\n    gen x(max_tokens=1)\n    return x\n'
 PROMPT, DECODED, PAGE = 150, 10, 64

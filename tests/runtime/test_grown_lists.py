@@ -8,9 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from list_cases import decode_step, seen_keys
-from weft.runtime.attention_plan import Shape
-from weft.runtime.grown_lists import AFTER_LEAVING, PAGES
-from weft.runtime.lists import AttentionLists
+from weft.runtime.attention.grown_lists import AFTER_LEAVING, PAGES
+from weft.runtime.attention.lists import AttentionLists
+from weft.runtime.attention.plan import Shape
 
 SMALL = Shape(4, 2, 16, 16, 4, 8, 64)
 

@@ -1,7 +1,7 @@
 """Masks and states on a device that runs ahead: what rows before left there touches none after."""
 
 import pytest
-from weft.runtime import held_rows
+from weft.runtime.schedule import held_rows
 
 THEN_FREE = """program p(n: int) -> str:
     "{n}:"

@@ -30,12 +30,12 @@ from weft.ir.pipeline import Task
 from weft.ir.sparse import SparsePolicy, parse_policy
 from weft.key_offload import fetches_ahead, link_window
 from weft.options import BadOption, Options
-from weft.runtime.host_keys import HostKeys, Staged
-from weft.runtime.key_device import SimulatedKeys
-from weft.runtime.key_room import KeyCosts, KeyRoom, NoKeyRoom
-from weft.runtime.offload.memory import DeviceMemoryExceeded
+from weft.runtime.devices.memory import DeviceMemoryExceeded
+from weft.runtime.execution.host_keys import HostKeys, Staged
+from weft.runtime.execution.key_device import SimulatedKeys
+from weft.runtime.execution.key_room import KeyCosts, KeyRoom, NoKeyRoom
+from weft.runtime.execution.sparse_decode import MISSED, SparseDecode
 from weft.runtime.offload.queues import Queues
-from weft.runtime.sparse_decode import MISSED, SparseDecode
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 POLICY = "sparse(k=20, sinks=2, recent=6, min_context=0, labels=i4)"

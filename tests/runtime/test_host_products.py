@@ -3,8 +3,9 @@
 import pytest
 import torch
 from weft.options import Options
-from weft.runtime import host_products
-from weft.runtime.host_products import (
+from weft.runtime.devices.kept_choice import kept
+from weft.runtime.execution import host_products
+from weft.runtime.execution.host_products import (
     BLAS,
     FEW,
     GRANULE,
@@ -15,9 +16,8 @@ from weft.runtime.host_products import (
     measured,
     read,
 )  # fmt: skip
-from weft.runtime.kept_choice import kept
-from weft.runtime.library import matmul
-from weft.runtime.weights import Weight
+from weft.runtime.execution.library import matmul
+from weft.runtime.execution.weights import Weight
 from weft.tuning import host_products as products_here
 
 needs_onednn = pytest.mark.skipif(not available(), reason="torch was built without oneDNN")

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 import weft
-from weft.runtime import host_room
-from weft.runtime.device import GIB, ModelTooLarge
-from weft.runtime.host_room import available_bytes, require_host_room
+from weft.runtime.devices import host_room
+from weft.runtime.devices.device import GIB, ModelTooLarge
+from weft.runtime.devices.host_room import available_bytes, require_host_room
 
 PROGRAM = 'program p() -> str:\n    "Say."\n    gen word(max_tokens=2)\n    return word\n'
 
@@ -78,6 +78,6 @@ def test_steps_of_more_tokens_than_memory_holds_are_refused():
 
 def test_a_run_is_refused_before_its_weights_are_read(monkeypatch):
     monkeypatch.setattr(host_room, "available_bytes", lambda: 1 << 20)
-    monkeypatch.setattr("weft.runtime.weights.load_weights", None)  # it would be called
+    monkeypatch.setattr("weft.runtime.execution.weights.load_weights", None)  # it would be called
     with pytest.raises(ModelTooLarge, match="tiny-dense needs"):
         weft.compile(PROGRAM)

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
-from weft.runtime.kv_cache import PagedKV
-from weft.runtime.prefix_tree import PrefixTree, common_prefix
+from weft.runtime.memory.kv_cache import PagedKV
+from weft.runtime.memory.prefix_tree import PrefixTree, common_prefix
 
 PAGES = 24
 TOKENS = st.lists(st.integers(0, 2), min_size=1, max_size=11)

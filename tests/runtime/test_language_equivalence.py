@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from weft.ir.core import walk
 from weft.ir.diagnostics import RunError, WeftError
-from weft.runtime.events import TextPiece
+from weft.runtime.programs.events import TextPiece
 
 
 def check(toy, text, tools=None, rows=None, seed=3, **limits):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from weft.runtime.library import ROUTINES
+from weft.runtime.execution.library import ROUTINES
 
 EXPERTS, PAGES, N, K = 5, 3, 12, 16
 

@@ -23,15 +23,15 @@ from weft.ir.types import dtype_of, shape_of, tensor
 from weft.loading import reference_executor
 from weft.options import Options
 from weft.passes.graph.hazards import Hazard
-from weft.runtime.device import NoGpu
-from weft.runtime.executor import by_name, page_bytes
+from weft.runtime.devices.device import NoGpu
+from weft.runtime.devices.memory import DeviceMemoryExceeded, Memory
+from weft.runtime.devices.streams import SimulatedDevice
+from weft.runtime.execution.executor import by_name, page_bytes
+from weft.runtime.execution.weights import Checkpoint, load_weights
 from weft.runtime.offload import executor as executor_module
-from weft.runtime.offload.device import SimulatedDevice
 from weft.runtime.offload.file_pages import PageLost
-from weft.runtime.offload.memory import DeviceMemoryExceeded, Memory
 from weft.runtime.offload.narrow import unpack_rows
 from weft.runtime.offload.pages import pack_rows
-from weft.runtime.weights import Checkpoint, load_weights
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)

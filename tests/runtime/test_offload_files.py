@@ -12,10 +12,10 @@ from weft.frontend.models.presets import PRESETS
 from weft.ir.core import Module
 from weft.passes.manager import Context, run_passes
 from weft.passes.tile.regimes import graph_passes
+from weft.runtime.execution.weights import NoWeights
 from weft.runtime.offload import file_pages
 from weft.runtime.offload.file_pages import FilePages, PageLost
 from weft.runtime.offload.pages import PageShape, pool_bytes, pool_in
-from weft.runtime.weights import NoWeights
 
 
 def experts_of(module: Module):

@@ -17,18 +17,18 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from weft.ir.pipeline_schedules import PipelineShape, build_pipeline
 from weft.options import BadOption, Options
-from weft.runtime.dtypes import TORCH
-from weft.runtime.library import matmul, workspace
-from weft.runtime.offload import device as device_module
-from weft.runtime.offload.device import (
+from weft.runtime.devices import streams as streams_module
+from weft.runtime.devices.memory import MIB, DeviceMemoryExceeded, Memory
+from weft.runtime.devices.streams import (
     PATIENCE,
     CudaDevice,
     SimulatedDevice,
     convert,
     wait_for,
 )  # fmt: skip
+from weft.runtime.execution.dtypes import TORCH
+from weft.runtime.execution.library import matmul, workspace
 from weft.runtime.offload.executor import HOST_QUEUES
-from weft.runtime.offload.memory import MIB, DeviceMemoryExceeded, Memory
 from weft.runtime.offload.narrow import unpack_rows
 from weft.runtime.offload.pages import pack_rows
 from weft.runtime.offload.placing import colder
@@ -110,7 +110,7 @@ def test_devices_of_a_process_share_streams(monkeypatch):
     """A library's memory for a stream outlives the device: another stream would take it again."""
     made = []
     monkeypatch.setattr(torch.cuda, "Stream", lambda device: made.append(device) or object())
-    monkeypatch.setattr(device_module, "_STREAMS", {})
+    monkeypatch.setattr(streams_module, "_STREAMS", {})
     devices = [object.__new__(CudaDevice) for _ in "ab"]
     for each in devices:
         each.place = "cuda:0"
@@ -353,7 +353,7 @@ def test_a_run_that_is_stopped_does_no_more_than_what_is_under_way():
 ENDS_IN_MID_STEP = """
 import torch
 from weft.ir.pipeline_schedules import PipelineShape, build_pipeline
-from weft.runtime.offload.device import SimulatedDevice
+from weft.runtime.devices.streams import SimulatedDevice
 from weft.runtime.offload.queues import Queues
 
 pages = torch.zeros(2, 16 << 20, dtype=torch.uint8)

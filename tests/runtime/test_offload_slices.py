@@ -11,11 +11,11 @@ from weft.cost_model.policy import Policy
 from weft.ir.core import Module
 from weft.options import BadOption
 from weft.passes.graph.moe_partition import PolicyMismatch
-from weft.runtime.executor import by_name
+from weft.runtime.execution.executor import by_name
+from weft.runtime.execution.weights import Checkpoint, load_weights
 from weft.runtime.offload.file_pages import FilePages
 from weft.runtime.offload.pages import TensorPages
 from weft.runtime.offload.routing import RoutingRecorder, RoutingReplay
-from weft.runtime.weights import Checkpoint, load_weights
 
 
 def divided(schedule: str, slices: int, layers=MIXED, **changes) -> Policy:

@@ -12,8 +12,8 @@ from offload_cases import PROMPTS, greedy, policy, step
 from safetensors.torch import load_file, save_file
 from weft.cost_model.placement import Placement
 from weft.passes.graph.moe_partition import PolicyMismatch
-from weft.runtime.offload.device import SimulatedDevice
-from weft.runtime.offload.memory import Memory
+from weft.runtime.devices.memory import Memory
+from weft.runtime.devices.streams import SimulatedDevice
 from weft.runtime.offload.packed import Packed
 from weft.runtime.offload.pages import PageShape, Part
 from weft.runtime.offload.stored import NotSixteenBits

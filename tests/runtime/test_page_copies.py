@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from weft.runtime.page_copies import BLOCK, PageCopies
+from weft.runtime.gpu.page_copies import BLOCK, PageCopies
 
 PAGES = 6
 

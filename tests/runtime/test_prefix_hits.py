@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from weft.compiler import Compilation
 from weft.options import Options
-from weft.runtime.kv_cache import PagedKV
-from weft.runtime.meter import PromptLog, ideal_hits
-from weft.runtime.select import beginning
-from weft.runtime.trace import CallRecord, Trace
+from weft.runtime.memory.kv_cache import PagedKV
+from weft.runtime.programs.select import beginning
+from weft.runtime.schedule.row_costs import PromptLog, ideal_hits
+from weft.runtime.tracing.trace import CallRecord, Trace
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 NAMES = [path.stem for path in sorted((EXAMPLES / "data").glob("*.jsonl"))]

@@ -11,16 +11,24 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import distributed
-from weft.runtime.attention_plan import Shape
-from weft.runtime.graphs import CudaGraphs
-from weft.runtime.grown_lists import PAGES, Lists
-from weft.runtime.lists import PROMPTS, AttentionLists, Room
-from weft.runtime.prompt_rooms import BESIDE, COPIES, LENT_FOR, LISTED, LOGITS, TOKENS, PromptRooms
-from weft.runtime.recordings import LAUNCHED, LENT, LOGIT, ROW, Recorded, Recordings
-from weft.runtime.slot_copies import COPIED
-from weft.runtime.staging import Layout
-from weft.runtime.step import StepInput
-from weft.runtime.token_counts import token_counts
+from weft.runtime.attention.grown_lists import PAGES, Lists
+from weft.runtime.attention.lists import PROMPTS, AttentionLists, Room
+from weft.runtime.attention.plan import Shape
+from weft.runtime.devices.graphs import CudaGraphs
+from weft.runtime.devices.staging import Layout
+from weft.runtime.execution.slot_copies import COPIED
+from weft.runtime.execution.step import StepInput
+from weft.runtime.gpu.prompt_rooms import (
+    BESIDE,
+    COPIES,
+    LENT_FOR,
+    LISTED,
+    LOGITS,
+    TOKENS,
+    PromptRooms,
+)
+from weft.runtime.gpu.recordings import LAUNCHED, LENT, LOGIT, ROW, Recorded, Recordings
+from weft.runtime.gpu.token_counts import token_counts
 
 SHAPE = Shape(32, 8, 128, 64, 4, 16, 64)
 SLOTS, ENTRIES = 4096, 1 << 18

@@ -6,11 +6,11 @@ import numpy as np
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from weft.runtime.attention_plan import Batch, Rates, Shape, Way, flat, plan, plan_among
-from weft.runtime.attention_ways import RATES
-from weft.runtime.lists import AttentionLists
-from weft.runtime.prompt_tiles import ALONE, prompt_tiles
-from weft.runtime.step import StepInput
+from weft.runtime.attention.lists import AttentionLists
+from weft.runtime.attention.plan import Batch, Rates, Shape, Way, flat, plan, plan_among
+from weft.runtime.attention.prompt_tiles import ALONE, prompt_tiles
+from weft.runtime.attention.ways import RATES
+from weft.runtime.execution.step import StepInput
 
 SHAPE = Shape(32, 8, 128, 64, 4, 16, 64)
 sequences = st.lists(st.tuples(st.integers(0, 70), st.integers(0, 100)), max_size=8)

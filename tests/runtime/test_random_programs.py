@@ -6,9 +6,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from weft.ir.diagnostics import WeftError
-from weft.runtime.limits import KVTooSmall
-from weft.runtime.meter import ideal_hits
-from weft.runtime.trace import Trace
+from weft.runtime.schedule.limits import KVTooSmall
+from weft.runtime.schedule.row_costs import ideal_hits
+from weft.runtime.tracing.trace import Trace
 
 TEXTS = st.sampled_from(
     ["a", " the ", "hello", "x{arg}", "Grade: ", "\\n", "ab", "a b\\n\\n", " ", "long " * 9]

@@ -19,8 +19,8 @@ import pytest
 import torch
 import weft
 from weft.ir.diagnostics import WeftError
-from weft.runtime import ranks
-from weft.runtime.step import StepInput
+from weft.runtime.execution import ranks
+from weft.runtime.execution.step import StepInput
 
 PROGRAM = """
 program p(x: str) -> str:

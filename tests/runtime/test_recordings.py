@@ -8,9 +8,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from weft.runtime.lists import Room
-from weft.runtime.recordings import COST, LAUNCHED, LENT, ROW, Recorded, Recordings
-from weft.runtime.staging import Layout
+from weft.runtime.attention.lists import Room
+from weft.runtime.devices.staging import Layout
+from weft.runtime.gpu.recordings import COST, LAUNCHED, LENT, ROW, Recorded, Recordings
 
 
 def room(rows: int, items: int | None = None, joined: bool = True, apart: bool = True) -> Room:

@@ -5,9 +5,9 @@ import torch
 from weft.codegen.graph_reference import GraphRun, run_graph
 from weft.frontend.models.registry import build_graph
 from weft.ir.model import ModelConfig, Rope
-from weft.runtime.executor import ReferenceExecutor, StepTooLarge
-from weft.runtime.step import StepInput
-from weft.runtime.weights import RandomTensors, load_weights
+from weft.runtime.execution.executor import ReferenceExecutor, StepTooLarge
+from weft.runtime.execution.step import StepInput
+from weft.runtime.execution.weights import RandomTensors, load_weights
 
 CONFIG = ModelConfig("MixtralForCausalLM", 61, 32, 2, 4, 2, 8, 24, 512, Rope(1e4),
                      windows=(0, 9), experts=4, experts_per_token=2)  # fmt: skip

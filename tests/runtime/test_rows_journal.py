@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from weft.runtime import journal as journal_module
-from weft.runtime.device import DeviceLost
+from weft.runtime.devices.device import DeviceLost
 from weft.runtime.journal import Journal, JournalFailed, JournalHeld, NoPlainFile, row_key
 
 TEXT = """

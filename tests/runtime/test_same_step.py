@@ -6,14 +6,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from weft.runtime.batch import Chunk
 from weft.runtime.engine import Engine
-from weft.runtime.kv_cache import PagedKV
-from weft.runtime.policy import Policy
-from weft.runtime.request import Request, Sampling
-from weft.runtime.same_step import SameStep
+from weft.runtime.execution.slot_copies import SlotCopies
+from weft.runtime.memory.kv_cache import PagedKV
+from weft.runtime.schedule.batch import Chunk
+from weft.runtime.schedule.policy import Policy
+from weft.runtime.schedule.request import Request, Sampling
+from weft.runtime.schedule.same_step import SameStep
 from weft.runtime.simulator import ToyExecutor, toy_logits
-from weft.runtime.slot_copies import SlotCopies
 
 VOCABULARY = 64
 

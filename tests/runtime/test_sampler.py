@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from weft.runtime.sampler import sample_rows, site_key, uniforms
+from weft.runtime.execution.sampler import sample_rows, site_key, uniforms
 
 
 def draw(logits, u=0.0, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0, mask=None):

@@ -7,9 +7,9 @@ from ahead import AheadExecutor, AheadSampler
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from weft.runtime.engine import Engine
-from weft.runtime.policy import Policy
-from weft.runtime.pressure import Pressure
-from weft.runtime.request import Request, Sampling
+from weft.runtime.schedule.policy import Policy
+from weft.runtime.schedule.pressure import Pressure
+from weft.runtime.schedule.request import Request, Sampling
 from weft.runtime.simulator import ToyExecutor, toy_logits
 
 VOCABULARY = 64

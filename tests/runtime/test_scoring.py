@@ -5,11 +5,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 from ahead import AheadExecutor, AheadSampler
-from weft.runtime import flight, scoring
-from weft.runtime.batch import Chunk
 from weft.runtime.engine import Engine
-from weft.runtime.request import Request
-from weft.runtime.scoring import Scores
+from weft.runtime.schedule import flight, scoring
+from weft.runtime.schedule.batch import Chunk
+from weft.runtime.schedule.request import Request
+from weft.runtime.schedule.scoring import Scores
 from weft.runtime.simulator import ToyExecutor, toy_logits
 
 IDS = [3, 1, 4, 1, 5, 9]

@@ -7,7 +7,7 @@ import pickle
 import threading
 
 import pytest
-from weft.runtime.events import Finished, TextPiece, ValueBound
+from weft.runtime.programs.events import Finished, TextPiece, ValueBound
 from weft.runtime.results import Result, Stats
 
 TEXT = """

@@ -9,11 +9,19 @@ import pytest
 import torch
 from weft.codegen.cache import CacheFull, KernelCache
 from weft.options import Options
-from weft.runtime import short_steps
-from weft.runtime.host_products import ProductChoice
-from weft.runtime.kept_choice import kept
-from weft.runtime.short_steps import CHUNK, MOST_PARTS, ShortSteps, chunks, measured, read, usual
-from weft.runtime.token_rows import KeptRows, token_rows
+from weft.runtime.devices.kept_choice import kept
+from weft.runtime.execution import short_steps
+from weft.runtime.execution.host_products import ProductChoice
+from weft.runtime.execution.short_steps import (
+    CHUNK,
+    MOST_PARTS,
+    ShortSteps,
+    chunks,
+    measured,
+    read,
+    usual,
+)
+from weft.runtime.execution.token_rows import KeptRows, token_rows
 from weft.tuning import short_steps as steps_here
 
 ROWS = 8

@@ -21,7 +21,7 @@ from weft.ir.loss_table import LosesMore, MeasuredLoss, NoLossTable, save_losses
 from weft.ir.sparse import BadPolicy
 from weft.loading import page_count
 from weft.options import BadOption, Options
-from weft.runtime.step import StepInput
+from weft.runtime.execution.step import StepInput
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 PROGRAM = """program ask(question: str) -> str:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
+from weft.runtime.constraints.stops import Pieces, StopScanner, TokenBytes
+from weft.runtime.constraints.watch import Watch
 from weft.runtime.simulator import ToyTokenizer
-from weft.runtime.stops import Pieces, StopScanner, TokenBytes
-from weft.runtime.watch import Watch
 
 PIECES = st.lists(st.sampled_from(["a", "b", "ab", "c", "é", "ba", ""]), max_size=12)
 STOPS = st.lists(st.sampled_from(["a", "bc", "aba", "cé", "abcab", "éé"]), min_size=1, max_size=3)

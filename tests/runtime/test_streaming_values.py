@@ -4,8 +4,8 @@ import json
 
 from hypothesis import given
 from hypothesis import strategies as st
-from weft.runtime.events import Finished, PartialValue, TextPiece, ValueBound
-from weft.runtime.partial import NOTHING, known_part
+from weft.runtime.programs.events import Finished, PartialValue, TextPiece, ValueBound
+from weft.runtime.programs.partial import NOTHING, known_part
 
 JSON = st.recursive(
     st.one_of(

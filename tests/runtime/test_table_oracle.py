@@ -20,9 +20,9 @@ from weft.frontend.checkpoint import open_checkpoint
 from weft.ir.automaton import NotRegular
 from weft.ir.token_table import TokenTable, token_table
 from weft.ir.token_trie import TokenTrie
-from weft.runtime.guided import GuidedMatcher, grammar_of, guide
+from weft.runtime.constraints.guided import GuidedMatcher, grammar_of, guide
+from weft.runtime.constraints.table_matcher import TableConstraint
 from weft.runtime.simulator import ToyTokenizer
-from weft.runtime.table_matcher import TableConstraint
 
 WORDS = (
     " the",

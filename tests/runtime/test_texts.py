@@ -10,8 +10,8 @@ import pytest
 from weft.compiler import Compilation
 from weft.frontend.tokenizer import HubTokenizer, load_tokenizer
 from weft.runtime.executable import Executable
-from weft.runtime.tasks import TaskLoop
-from weft.runtime.texts import PORTION, Texts, Unencoded
+from weft.runtime.programs.tasks import TaskLoop
+from weft.runtime.programs.texts import PORTION, Texts, Unencoded
 
 TREE = """program tree(topic: str, sides: list[str]) -> str:
     "Write about {topic}.\\n"

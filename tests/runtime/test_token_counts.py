@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
-from weft.runtime.token_counts import STEP, filled, logit_counts, token_counts, tried
+from weft.runtime.gpu.token_counts import STEP, filled, logit_counts, token_counts, tried
 
 
 @given(st.integers(1, 40_000), st.data())

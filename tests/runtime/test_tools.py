@@ -7,7 +7,7 @@ import threading
 
 import pytest
 from weft.ir.core import Term
-from weft.runtime.tools import ToolCall, ToolPool
+from weft.runtime.programs.tools import ToolCall, ToolPool
 
 
 def call(function, *arguments, timeout=5.0):

@@ -5,8 +5,8 @@ import json
 
 import pytest
 from chrome_trace_rules import problems
-from weft.runtime.perfetto import DEVICE, HOST, PROGRAM, chrome_trace
-from weft.runtime.trace import Trace
+from weft.runtime.tracing.perfetto import DEVICE, HOST, PROGRAM, chrome_trace
+from weft.runtime.tracing.trace import Trace
 
 TEXT = """
 tool shout(text: str) -> str
@@ -122,7 +122,7 @@ def test_a_trace_shows_itself(run):
 
 
 def test_a_long_run_times_its_first_launches_only(monkeypatch):
-    monkeypatch.setattr("weft.runtime.trace.MOST_LAUNCHES", 3)
+    monkeypatch.setattr("weft.runtime.tracing.trace.MOST_LAUNCHES", 3)
     trace, ran = Trace(), []
     for number in range(4):
         trace.launch([("k", "graph.add")] * 2, [(ran.append, (number,))] * 2)

@@ -12,11 +12,11 @@ from functools import cache
 import pytest
 import torch
 from ahead import AheadExecutor, AheadSampler
-from weft.runtime import flight
 from weft.runtime.engine import Engine
-from weft.runtime.policy import Policy
-from weft.runtime.request import Request, Sampling
-from weft.runtime.sequence import Sequence
+from weft.runtime.memory.sequence import Sequence
+from weft.runtime.schedule import flight
+from weft.runtime.schedule.policy import Policy
+from weft.runtime.schedule.request import Request, Sampling
 from weft.runtime.simulator import ToyExecutor, toy_logits
 
 WORDS = 64

@@ -10,7 +10,7 @@ import torch
 from weft.frontend.models.registry import load_model
 from weft.loading import SHARE_OF_COPIES, copy_room
 from weft.options import Options
-from weft.runtime.device import GIB, WORKSPACE, Device
+from weft.runtime.devices.device import GIB, WORKSPACE, Device
 
 CONFIG = load_model("random:llama-8b")[0]
 CHECKPOINT: Any = SimpleNamespace(config=CONFIG)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from weft.ir.parser import parse_module
-from weft.runtime.weights import (
+from weft.runtime.execution.weights import (
     BrokenWeights,
     Checkpoint,
     MissingTensor,

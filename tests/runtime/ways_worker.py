@@ -27,9 +27,9 @@ from weft.passes.graph.weight_format import ChooseWeightFormat
 from weft.passes.manager import Context
 from weft.passes.tile.gpu_schedules import gpu_step_kernels
 from weft.passes.tile.regimes import lower_for_gpu, merge_kernels
-from weft.runtime.attention_cost import Batch, Way
-from weft.runtime.attention_plan import WorkList, build, flat
-from weft.runtime.step import single
+from weft.runtime.attention.cost import Batch, Way
+from weft.runtime.attention.plan import WorkList, build, flat
+from weft.runtime.execution.step import single
 
 quicken()
 LIMITS: dict[str, Any] = {"max_tokens": 16, "max_batch": 1}

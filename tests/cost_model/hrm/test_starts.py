@@ -7,7 +7,8 @@ from weft.cost_model.hrm.starts import CALLS, simulate_started, start_seconds
 from weft.cost_model.hrm.timed import UNDER_WAY
 from weft.cost_model.simulate import Cost
 from weft.ir.pipeline import Kind, Pipeline, Task
-from weft.runtime.offload import cores, device
+from weft.runtime.devices import streams
+from weft.runtime.offload import cores
 
 MACHINE = HostedGpu.of(load("h200"))
 PRE, HEAD = (start_seconds(kind, MACHINE) for kind in ("pre", "head"))
@@ -59,7 +60,7 @@ def test_a_task_whose_thread_waits_is_launched_when_it_is_done() -> None:
 
 
 def test_what_the_model_knows_of_the_runtime_is_so() -> None:
-    assert UNDER_WAY == device.PIECE * device.UNDER_WAY and 1 / ATTENTION_CORES == cores.ATTENTION
+    assert UNDER_WAY == streams.PIECE * streams.UNDER_WAY and 1 / ATTENTION_CORES == cores.ATTENTION
 
 
 def test_what_is_gathered_delays_its_copy_alone() -> None:

@@ -6,7 +6,7 @@ import json
 
 import pytest
 import weft
-from weft.runtime.events import Finished, PartialValue, TextPiece, ValueBound
+from weft.runtime.programs.events import Finished, PartialValue, TextPiece, ValueBound
 
 GREET = """
 program greet(name: str) -> str:

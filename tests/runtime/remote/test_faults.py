@@ -9,7 +9,7 @@ import pytest
 import weft
 from weft.ir.diagnostics import WeftError
 from weft.options import BadOption, Options
-from weft.runtime.events import TextPiece
+from weft.runtime.programs.events import TextPiece
 from weft.runtime.remote.errors import (
     ContextOverflow,
     CutStream,

@@ -1,0 +1,367 @@
+"""A step's attention lists under the names that launches take them by, and where states lie."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..execution.recipe import PLANNED
+from ..execution.slot_copies import COPIED
+from ..execution.step import StepInput
+from .cost import Way
+from .grown_lists import PAGES, Growing, Lists
+from .plan import Batch, Rates, Shape, SinglePlans, WorkList, plan, plan_among
+from .prompt_tiles import prompt_tiles
+from .sparse_lists import FILLS, GROUP_ARRAYS, ROW_ARRAYS, SparseLists, SparseRows, fills
+
+ARRAYS = (
+    "item_row", "item_rows", "item_page", "item_low", "item_high", "row_query", "row_limit",
+    "row_slot", "merge_query", "merge_start",
+)  # fmt: skip
+PROMPTS = ("prompt_query", "prompt_rows", "prompt_page", "prompt_limit")
+"""The lists of prompts' tiles."""
+_NONE = ("row_slot", "merge_query", "item_list", "fill_before", "group_rows")
+"""Lists in which -1 stands for nothing."""
+
+
+def extent_of(name: str) -> str:
+    """Return the extent of one of `ARRAYS`: of items W, their rows R, joined rows G and G + 1."""
+    sized = {"item": "W", "row": "R"}.get(name.partition("_")[0])
+    return sized or ("G" if name == "merge_query" else "G1")
+
+
+class AttentionLists:
+    """Plans attention for the windows of a model (0: none), and holds the states of its parts.
+
+    `slots` states of f32 are kept; a step that would need more is cut into fewer parts. `zeros`
+    gives the memory of these, if it is not to be the device's usual. Without windows a
+    decode step's list is planned for one of `ways`, which the kernels that read it must have; other
+    lists for the usual one.
+    """
+
+    def __init__(
+        self, shape: Shape, windows: Sequence[int], device: torch.device, slots: int,
+        rates: Rates | None = None, sparse: SparseLists | None = None,
+        zeros: Callable[[tuple[int, ...]], Tensor] | None = None, ways: Sequence[Way] = (),
+        prompts: bool = False,
+    ) -> None:  # fmt: skip
+        zeros = zeros or partial(torch.zeros, device=device)
+        self._shape, self._rates = shape, rates or Rates()
+        self._windows = tuple(sorted(set(windows)))
+        usual = Way("", shape, self._rates)
+        self._choice = [*ways] if ways and self._windows == (0,) else [usual]
+        self._ways = {way.name: way for way in (usual, *self._choice)}
+        self._slots, self.sparse = slots, sparse
+        self._prompts = prompts and self._windows == (0,)
+        self._no_prompts = torch.zeros(0, dtype=torch.int32, device=device)
+        self._arrived = torch.zeros(shape.kv_heads, dtype=torch.int32, device=device)
+        self._single = SinglePlans()
+        self._last: Growing | None = None
+        self._recorded: dict[bool, Way] = {}  # of decode steps: for few rows an item, for many
+        self._m, self._l = (zeros((slots, shape.heads)) for _ in "ml")
+        self._acc = zeros((slots, shape.heads, shape.head_dim))
+
+    def plan(self, step: StepInput, recorded: bool = False) -> Lists:
+        """Return the lists of a step's sequences; of one that `recorded` kernels of decode steps
+        may run, without tiles of prompts.
+
+        A decode step of rows of the last one, each a key longer, takes that one's lists with a key
+        more: what is read for whom and how it is cut is decided anew now and then only.
+        """
+        table, lengths = self._table(step), step.kv_lengths.numpy()
+        rows = self.sparse.rows(step) if self.sparse else None
+        if rows is not None and rows.chosen.any():
+            self._last = None
+            return self._selected(step, table, lengths, rows)
+        if self._last is not None and step.is_decode:
+            grown = self._last.grown(table, lengths)
+            if grown is not None:
+                return grown
+        recorded = recorded or step.is_decode
+        kept = {} if step.is_decode else self._recorded
+        ways = [way for way in self._choice if recorded and kept.get(way.many, way) is way]
+        lists = self._planned(step, table, lengths, 0, ways, recorded)
+        if step.is_decode:
+            way = self._ways[lists.way]
+            self._recorded[way.many] = way
+        steady = step.is_decode and self._windows == (0,)
+        self._last = None
+        if steady:
+            few = self._shape.rows_few
+            self._last = Growing(lists, table, lengths, self._shape.page, few)
+        return lists
+
+    def within(self, step: StepInput, lists: Lists, room: Room) -> Lists | None:
+        """Return lists of a step that a room has places for, where `lists` have too many items:
+        cut into longer ones, as short as fit. None: none fit, or they take much longer.
+
+        Steps after it have lists of their own again, so that a room that lasts is recorded."""
+        if lists.sparse or room.sparse or (room.apart and not lists.apart):
+            return None
+        table, lengths = self._table(step), step.kv_lengths.numpy()
+        way = replace(self._ways[room.way], few=True, many=True)
+        granule, whole = way.shape.granule, int(lengths.max(initial=1))
+        low, high = (lists.arrays[f"{PLANNED}item_{end}{self._windows[0] or ''}"]
+                     for end in ("low", "high"))  # fmt: skip
+        parts = max(1, whole // max(granule, int((high - low).max(initial=1))))
+        for halvings in range(parts.bit_length()):
+            chunk = -(-whole // max(1, parts >> halvings) // granule) * granule
+            found = self._planned(step, table, lengths, chunk, [way], recorded=True)
+            if room.takes(found) and (found.apart or not room.apart):
+                return found if found.seconds <= lists.seconds + LOSS else None
+        return None
+
+    def _fills(self, starts: np.ndarray, table: np.ndarray, lengths: np.ndarray
+               ) -> dict[str, np.ndarray]:  # fmt: skip
+        """Return which pages a step fills, where sums of v are kept."""
+        if self.sparse is None or not self.sparse.tail:
+            return {}
+        return fills(lengths, np.diff(starts), table.shape[1], self._shape.page)
+
+    def _table(self, step: StepInput) -> np.ndarray:
+        """Return the columns of the page table that are in use, and some that will be."""
+        pages = -(-int(step.kv_lengths.numpy().max(initial=1)) // self._shape.page)
+        most = max(1, AHEAD // self._shape.page)
+        columns = -(-pages // most) * most
+        return step.page_table.numpy()[:, :columns].copy()  # the next step overwrites it
+
+    def _planned(
+        self, step: StepInput, table: np.ndarray, lengths: np.ndarray, chunk: int = 0,
+        ways: Sequence[Way] = (), recorded: bool = False,
+    ) -> Lists:  # fmt: skip
+        """Return lists whose items have at most `chunk` keys; 0: as many as the model chooses."""
+        starts = step.query_starts.numpy().astype(np.int64)
+        batch = Batch(table, lengths.astype(np.int64), starts)
+        arrays: dict[str, np.ndarray] = {}
+        extents: dict[str, int] = {}
+        apart, seconds, way = True, 0.0, self._choice[0]
+        tiles = prompt_tiles(batch, self._shape) if self._prompts and not recorded else None
+        batch = batch if tiles is None else tiles.without(batch)
+        beside = tiles is not None and len(tiles.query) > 0
+        for window in self._windows:
+            way, made = self._within(batch, window, chunk, ways or [self._ways[""]], beside)
+            if tiles is not None:
+                joined = tiles.others(made.merge_query, made.merge_start, starts)
+                made = replace(made, merge_query=joined[0], merge_start=joined[1])
+            seconds += made.seconds
+            apart = apart and int(made.item_rows.max(initial=0)) <= self._shape.rows_few
+            tail = str(window or "")
+            for name in ARRAYS:
+                arrays[f"{PLANNED}{name}{tail}"] = getattr(made, name)
+            counts = {"W": made.item_row, "R": made.row_query, "G": made.merge_query,
+                      "G1": made.merge_start}  # fmt: skip
+            extents |= {f"{PLANNED}{name}{tail}": len(array) for name, array in counts.items()}
+            extents[f"{PLANNED}S{tail}"] = made.slots
+            extents[f"{PLANNED}M{tail}"] = _first_items(made, self._shape)
+        if tiles is not None:
+            arrays |= {
+                PLANNED + name: getattr(tiles, name.removeprefix("prompt_")) for name in PROMPTS
+            }
+            extents[f"{PLANNED}P"] = len(tiles.query)
+        arrays |= self._fills(starts, table, lengths)
+        extents[f"{PLANNED}F"] = len(lengths)
+        arrays[PAGES] = table.ravel()
+        return Lists(arrays, extents, apart, seconds=seconds, way=way.name)
+
+    def _selected(
+        self, step: StepInput, table: np.ndarray, lengths: np.ndarray, rows: SparseRows
+    ) -> Lists:
+        """Return lists in which sparse rows have runs of their own: what they may read at most."""
+        assert self.sparse is not None
+        starts = step.query_starts.numpy().astype(np.int64)
+        batch = Batch(table, lengths.astype(np.int64), starts)
+        made = self.sparse.plan(batch, rows, self._shape, self._rates)
+        arrays = {f"{PLANNED}{name}": getattr(made, name) for name in ARRAYS}
+        arrays |= self.sparse.arrays(rows, made, table)
+        arrays |= self._fills(starts, table, lengths)
+        arrays[PAGES] = table.ravel()
+        extents = {"W": len(made.item_row), "R": len(made.row_query), "G": len(made.merge_query),
+                   "G1": len(made.merge_start), "S": made.slots, "B": len(rows.chosen),
+                   "M": _first_items(made, self._shape),
+                   "F": len(lengths)} | _group_extents(arrays)  # fmt: skip
+        apart = int(made.item_rows.max(initial=0)) <= self._shape.rows_few
+        named = {f"{PLANNED}{name}": count for name, count in extents.items()}
+        return Lists(arrays, named, apart, sparse=True)
+
+    def bind(self, views: Mapping[str, Tensor], extents: Mapping[str, int]
+             ) -> dict[str, Tensor | int]:  # fmt: skip
+        """Return what launches take: arrays, extents and states, by name."""
+        bound: dict[str, Tensor | int] = {f"{PLANNED}P": 0}
+        bound |= {PLANNED + name: self._no_prompts for name in PROMPTS}
+        bound |= {f"{PLANNED}arrived": self._arrived, **views, **extents}
+        for window in self._windows:
+            tail = str(window or "")
+            slots = extents[f"{PLANNED}S{tail}"]
+            bound[f"{PAGES}{tail}"] = views[PAGES]
+            bound[f"{PLANNED}E{tail}"] = views[PAGES].shape[0]
+            states = {"m": self._m, "l": self._l, "acc": self._acc}
+            bound |= {f"{PLANNED}{name}{tail}": state[:slots] for name, state in states.items()}
+        if self.sparse is not None:
+            bound |= {f"{PLANNED}{name}": value for name, value in self.sparse.memory.items()}
+        return bound
+
+    def room(self, rows: int, lists: Lists, entries: int) -> Room:
+        """Return the room for a step of up to `rows` rows that has such lists."""
+        sizes, most, extents, shape = [], {}, lists.extents, self._ways[lists.way].shape
+        for window in self._windows:
+            tail = str(window or "")
+            items = _level(extents[f"{PLANNED}W{tail}"], rows, ITEMS)
+            joined = rows if extents[f"{PLANNED}G{tail}"] else 0
+            many = 1 if lists.apart else min(_level(extents[f"{PLANNED}M{tail}"], 4, 8), items)
+            taken = items * shape.rows_few
+            if not lists.apart:
+                taken += many * (shape.rows_many - shape.rows_few)
+            counts = {"W": items, "R": taken, "S": min(taken, self._slots), "G": joined,
+                      "G1": joined + 1, "M": many}  # fmt: skip
+            most |= {f"{PLANNED}{name}{tail}": count for name, count in counts.items()}
+            for name in ARRAYS:
+                sizes.append((f"{PLANNED}{name}{tail}", counts[extent_of(name)]))
+        most[f"{PLANNED}F"] = rows
+        sizes += [(f"{PLANNED}{name}", rows) for name in FILLS if PLANNED + name in lists.arrays]
+        if lists.sparse:
+            most[f"{PLANNED}B"] = rows
+            given = (name for name in ROW_ARRAYS if PLANNED + name in lists.arrays)
+            sizes += [(f"{PLANNED}{name}", rows) for name in given]
+            sizes.append((f"{PLANNED}item_list", most[f"{PLANNED}W"]))
+            groups = rows // 2 if extents.get(f"{PLANNED}Q") else 0
+            counts = {name: groups * each for name, each in GROUP_ARRAYS.items()
+                      if PLANNED + name in lists.arrays}  # fmt: skip
+            sizes += [(PLANNED + name, count) for name, count in counts.items()]
+            if counts:
+                most |= {f"{PLANNED}Q": groups, f"{PLANNED}QM": counts["group_rows"]}
+        return Room(
+            rows, lists.apart, tuple(most.items()), (*sizes, (PAGES, entries)), lists.sparse,
+            lists.way,
+        )  # fmt: skip
+
+    def _within(
+        self, batch: Batch, window: int, chunk: int, ways: Sequence[Way], beside: bool
+    ) -> tuple[Way, WorkList]:  # fmt: skip
+        """Return a way and a plan for it whose states have slots: if need be, one without any."""
+
+        def made(chunk: int, cascade: bool | None = None) -> tuple[Way, WorkList]:
+            if not (window or chunk or beside) and _is_short(batch):
+                return self._single.plan(batch, ways)
+            if not window:
+                return plan_among(batch, ways, cascade=cascade, chunk=chunk, beside=beside)
+            return ways[0], plan(batch, self._shape, self._rates, chunk=chunk, window=window)
+
+        way, work = made(chunk)
+        if work.slots > self._slots:
+            way, work = made(int(batch.lengths.max()) + self._shape.granule, False)
+        return way, work
+
+
+SHORT = 256
+"""Tokens of a single sequence's step up to which how it is cut is kept."""
+
+
+def _is_short(batch: Batch) -> bool:
+    """Whether a step computes some tokens of one sequence."""
+    return len(batch.lengths) == 1 and batch.lengths[0] > 0 and batch.starts[-1] <= SHORT
+
+
+def _first_items(made: WorkList, shape: Shape) -> int:
+    """Return how many items of a list the launch for those of many rows looks at: one at least, as
+    the launch for the others runs beside it."""
+    return min(max(1, int((made.item_rows > shape.rows_few).sum())), len(made.item_rows))
+
+
+def _group_extents(arrays: Mapping[str, np.ndarray]) -> dict[str, int]:
+    """Return how many groups of rows share labels, where labels are words."""
+    names = zip(("Q", "QM"), GROUP_ARRAYS, strict=True)
+    return {extent: len(arrays[PLANNED + name]) for extent, name in names
+            if PLANNED + name in arrays}  # fmt: skip
+
+
+class Fitting:
+    """The lists of a step, which may be cut anew so that a recorded room has places for them."""
+
+    def __init__(
+        self, planner: AttentionLists, step: StepInput, lists: Lists, layers: float = 1.0
+    ) -> None:  # fmt: skip
+        self._planner, self._step, self.lists, self._layers = planner, step, lists, layers
+
+    def into(self, room: Room) -> float | None:
+        """Return the seconds that a step of so many layers loses where they are, as from then on
+        they are; None: they cannot be."""
+        found = self._planner.within(self._step, self.lists, room)
+        if found is None:
+            return None
+        before, self.lists = self.lists, found
+        return max(0.0, found.seconds - before.seconds) * self._layers
+
+
+AHEAD = 512
+"""The page table is sent in multiples of so many keys, so that lists hold for a while."""
+
+ITEMS = 16
+"""Items that a room has at least where rows are cut: as many as a long row mostly has, so that few
+rows keep their room while they grow. One of no keys costs 0.03 us of a layer on an H200."""
+
+LOSS = 5e-5
+"""Seconds that a layer's attention may take longer so that a recorded step can be replayed: of 32
+layers less than the host takes to launch a step one kernel after another."""
+
+
+@dataclass(frozen=True)
+class Room:
+    """What recorded launches are made for: rows, extents and sizes of the lists, page table last,
+    and the way in which their kernels read them.
+
+    It names the recording: steps with the same room share it. Of a step of prompts it has places
+    for so many rows of `logits`; 0: for as many as rows, one each.
+    """
+
+    rows: int
+    apart: bool
+    extents: tuple[tuple[str, int], ...]
+    sizes: tuple[tuple[str, int], ...]
+    sparse: bool = False
+    way: str = ""
+    logits: int = 0
+
+    @property
+    def places(self) -> int:
+        """How much it holds, to compare rooms by."""
+        return sum(size for _, size in self.sizes)
+
+    def holds(self, other: Room) -> bool:
+        """Whether steps of another room fit, with nothing in what they leave."""
+        if (self.apart, self.sparse) != (other.apart, other.sparse) or self.rows < other.rows:
+            return False
+        if self.way != other.way and not self.apart:
+            return False
+        if self.logits < other.logits or bool(self.logits) != bool(other.logits):
+            return False
+        mine, its = (dict((*room.extents, *room.sizes)) for room in (self, other))
+        return mine.keys() == its.keys() and all(mine[name] >= its[name] for name in its)
+
+    def takes(self, lists: Lists) -> bool:
+        """Whether it has places enough for lists."""
+        have = dict((*self.extents, *self.sizes))
+        wanted = (*lists.extents.items(), *lists.sizes())
+        return all(have.get(name, -1) >= count for name, count in wanted)
+
+    def filling(self, name: str, given: np.ndarray) -> int:
+        """Return what the rest of an array holds: items of no rows, joins of no row."""
+        if name.startswith(f"{PLANNED}merge_start"):
+            return int(given[-1]) if len(given) else 0
+        nothing = ("slots", "source", *COPIED, *(PLANNED + name for name in _NONE))
+        return -1 if name.startswith(nothing) else 0
+
+
+def _level(items: int, enough: int, least: int) -> int:
+    """Return how many items to leave room for: `enough` if they suffice, else `least`, or as few
+    steps more as hold them."""
+    if items <= enough:
+        return enough
+    level = least
+    while level < items:
+        level += max(4, 1 << (level.bit_length() - 2))
+    return level

@@ -1,0 +1,361 @@
+"""Plans one launch of attention: which keys are read once for whom, and how they are cut up.
+
+Pages that several sequences share are found in the page table. A cost model with two levels of
+memory decides which of them are read once for all (cascade) and which by each sequence (flat);
+then every run of keys is cut into items of one length, chosen from bytes and resident programs.
+The lists are what `passes/tile/attention_parts` takes. NumPy only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from .cost import (
+    Batch,
+    Cost,
+    Rates,
+    Run,
+    Shape,
+    Way,
+    members_of,
+    ranges,
+    roofs_of,
+    summed,
+)
+
+Array = np.ndarray
+WORTH = 0.05
+"""The part of a step's time that sharing must save, by prediction, to be chosen."""
+
+
+@dataclass(frozen=True)
+class WorkList:
+    """The kernel's lists (i32), the extents of its states, and the predicted seconds.
+
+    `pages` are entries into the page table, row by row: an item's `item_page` is
+    sequence * MAXP + page.
+    """
+
+    item_row: Array
+    item_rows: Array
+    item_page: Array
+    item_low: Array
+    item_high: Array
+    row_query: Array
+    row_limit: Array
+    row_slot: Array
+    merge_query: Array
+    merge_start: Array
+    slots: int
+    seconds: float = 0.0
+    runs: tuple[Run, ...] = field(default=(), compare=False)
+
+
+def plan(
+    batch: Batch, shape: Shape, rates: Rates, *, cascade: bool | None = None, chunk: int = 0,
+    window: int = 0,
+) -> WorkList:  # fmt: skip
+    """Return the work list of a step: `cascade` True or False forces the choice, None leaves it
+    to the cost model; `chunk` forces the keys of an item; with a window, only its pages are read.
+    """
+    if window:
+        return cut(batch, Cost(batch, flat(batch, shape, window), shape, rates), chunk)
+    return plan_among(batch, [Way("", shape, rates)], cascade=cascade, chunk=chunk)[1]
+
+
+def plan_among(
+    batch: Batch, ways: Sequence[Way], *, cascade: bool | None = None, chunk: int = 0,
+    beside: bool = False,
+) -> tuple[Way, WorkList]:  # fmt: skip
+    """Return the way of least predicted time, and the work list for it; of rows that are few
+    `beside` prompts, what is read once is decided by roofs alone, which takes a third as long."""
+    if beside and cascade is None:
+        *_, runs = _choices(batch, ways[:1], None, alike=False)
+        way, cost = _priced(batch, runs, ways[:1])[0]
+    else:
+        way, cost = choose(batch, ways, cascade)
+    return way, cut(batch, cost, chunk)
+
+
+class SinglePlans:
+    """How the keys of single sequences are cut, by how many granules they fill and how many queries
+    a step has: to choose anew takes the host longer than a decode step leaves it, and the device
+    waits for 2 ms; a short prompt begins a millisecond earlier. All keys of the last granule are
+    planned for: they are there soon."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[int, int, tuple[str, ...]], tuple[Way, np.ndarray, float]] = {}
+
+    def plan(self, batch: Batch, ways: Sequence[Way]) -> tuple[Way, WorkList]:
+        """Return the way and the work list of a batch of one sequence."""
+        granule, queries = min(way.shape.granule for way in ways), int(batch.starts[-1])
+        granules = max(1, -(-int(batch.lengths[0]) // granule))
+        key = granules, queries, tuple(way.name for way in ways)
+        if key not in self._known:
+            most = batch.table.shape[1] * ways[0].shape.page
+            keys = np.array([min(granules * granule, most)])
+            whole = Batch(batch.table, keys, batch.starts)
+            way, cost = choose(whole, ways, False)
+            seconds, sizes = cost.least()
+            self._known[key] = way, sizes, seconds
+        way, sizes, seconds = self._known[key]
+        return way, build(batch, flat(batch, way.shape), way.shape, sizes, seconds)
+
+
+def cut(batch: Batch, cost: Cost, chunk: int = 0) -> WorkList:
+    """Return the work list of some runs in items of `chunk` keys; 0: of as many as cost least."""
+    seconds, sizes = (cost.seconds(chunk), np.array(chunk)) if chunk else cost.least()
+    return build(batch, cost.runs, cost.shape, sizes, seconds)
+
+
+# Which keys are read for whom
+
+
+@dataclass(frozen=True)
+class Node:
+    """Pages [first, last) that some sequences share, and the groups that go on sharing."""
+
+    members: tuple[int, ...]
+    first: int
+    last: int
+    children: tuple[Node, ...]
+
+
+def flat(batch: Batch, shape: Shape, window: int = 0) -> list[Run]:
+    """Return one run a sequence: all its keys, or those that a window's queries may see."""
+    runs, counts = [], np.diff(batch.starts).tolist()
+    for sequence, (length, queries) in enumerate(zip(batch.lengths.tolist(), counts, strict=True)):
+        first = max(length - queries + 1 - window, 0) if window else 0
+        start = first // shape.granule * shape.granule
+        if queries and length > start:
+            runs.append(Run(sequence, start, length - start, (sequence,)))
+    return runs
+
+
+def shared_pages(table: Array, pages: Array) -> tuple[Node, ...]:
+    """Return the forest of page runs that at least two rows share; `pages` counts each row's."""
+    rows = np.flatnonzero(pages > 0)
+    return _forest(table, pages, rows, 0)
+
+
+def _forest(table: Array, pages: Array, rows: Array, first: int) -> tuple[Node, ...]:
+    """Return the groups of rows whose page at `first` is the same, each with its own groups."""
+    rows = rows[pages[rows] > first]
+    if len(rows) < 2:
+        return ()
+    groups: dict[int, list[int]] = {}
+    for row, page in zip(rows.tolist(), table[rows, first].tolist(), strict=True):
+        groups.setdefault(page, []).append(row)
+    nodes = []
+    for group in (groups[page] for page in sorted(groups) if len(groups[page]) > 1):
+        members = np.array(group)
+        most = int(pages[members].min())
+        same = (table[members, first:most] == table[members[0], first:most]).all(0)
+        last = most if same.all() else first + int(same.argmin())
+        nodes.append(Node(tuple(group), first, last, _forest(table, pages, members, last)))
+    return tuple(nodes)
+
+
+def choose_runs(
+    batch: Batch, shape: Shape, rates: Rates, cascade: bool | None = None
+) -> list[Run]:  # fmt: skip
+    """Return the runs of least predicted time; or all shared ones, or none."""
+    return list(choose(batch, [Way("", shape, rates)], cascade)[1].runs)
+
+
+def choose(
+    batch: Batch, ways: Sequence[Way], cascade: bool | None = None
+) -> tuple[Way, Cost]:  # fmt: skip
+    """Return the way and the runs of least predicted time, each way with lists that it takes."""
+    apart, *shared = _choices(batch, ways, cascade)
+    best, *others = [min(found, key=lambda pair: pair[1].least()[0]) for found in (
+        _priced(batch, runs, ways) for runs in (apart, *shared)) if found]  # fmt: skip
+    for other in others:
+        worth = 1 + WORTH if best[1].runs is apart else 1.0
+        if other[1].least()[0] * worth < best[1].least()[0]:
+            best = other
+    return best
+
+
+def _priced(batch: Batch, runs: list[Run], ways: Sequence[Way]) -> list[tuple[Way, Cost]]:
+    """Return what some runs cost in each way that takes them."""
+    counts = np.diff(batch.starts)
+    sizes, members = members_of(runs)
+    rows = int(summed(counts[members], sizes).max(initial=0))
+    queries = int(batch.starts[-1])
+    return [(way, Cost(batch, runs, way.shape, way.rates_of(queries)))
+            for way in ways if way.takes(rows)]  # fmt: skip
+
+
+def _choices(
+    batch: Batch, ways: Sequence[Way], cascade: bool | None, alike: bool = True
+) -> list[list[Run]]:  # fmt: skip
+    """Return the runs that are worth pricing: each sequence's own, then those that share; without
+    `alike`, the last are what roofs choose, and all that can be shared is none of them."""
+    shape, rates = next(
+        ((way.shape, way.rates) for way in ways if way.many), (ways[0].shape, ways[0].rates)
+    )
+    apart = flat(batch, shape)
+    nodes: tuple[Node, ...] = ()
+    if cascade is not False:
+        pages = np.where(np.diff(batch.starts) > 0, -(-batch.lengths // shape.page), 0)
+        nodes = shared_pages(batch.table, pages)
+    if not nodes:
+        return [apart]
+    inside = {member for node in nodes for member in node.members}
+    others = [run for run in apart if run.of not in inside]
+
+    def taken(forced: bool) -> list[Run]:
+        chooser = _Chooser(batch, shape, rates, forced)
+        return [run for node in nodes for run in chooser.best(node, 0)[1]()] + others
+
+    if cascade:
+        return [taken(True)]
+    found = [apart]
+    for runs in (taken(False), taken(True)) if alike else (taken(False),):
+        found += [runs] if runs not in found else []
+    return found
+
+
+Runs = Callable[[], list[Run]]
+"""Gives the runs of a choice: most choices are not taken."""
+
+
+class _Chooser:
+    """Decides node by node, from a start that ancestors may have left unread."""
+
+    def __init__(self, batch: Batch, shape: Shape, rates: Rates, forced: bool) -> None:
+        self.shape, self.rates, self.forced = shape, rates, forced
+        self.rows, self.lengths = np.diff(batch.starts), batch.lengths
+        self._known: dict[tuple[int, int], tuple[float, Runs]] = {}
+        """What is below nodes, by their identity, from a page on: both of a node's choices ask."""
+
+    def best(self, node: Node, start: int) -> tuple[float, Runs]:
+        """Return the seconds and runs of a node's sequences from page `start` on."""
+        shared = Run(node.members[0], start * self.shape.page,
+                     (node.last - start) * self.shape.page, node.members)  # fmt: skip
+        cost, rest = self._below(node, node.last)
+        cost += self._shared(shared)
+        if not self.forced:
+            apart, others = self._below(node, start)
+            if cost >= apart - self._saved(shared):
+                return apart, others
+        return cost, lambda: [shared, *rest()]
+
+    def _below(self, node: Node, start: int) -> tuple[float, Runs]:
+        """Return the same for the groups of a node, and for each sequence in none of them."""
+        key = id(node), start
+        if key not in self._known:
+            self._known[key] = self._found_below(node, start)
+        return self._known[key]
+
+    def _found_below(self, node: Node, start: int) -> tuple[float, Runs]:
+        inside = {member for child in node.children for member in child.members}
+        alone = [member for member in node.members if member not in inside]
+        first = start * self.shape.page
+        keys = np.maximum(self.lengths[alone] - first, 0)
+        cost, found = float(keys.sum()) * self.shape.key_bytes / self.rates.memory, []
+        for child in node.children:
+            more, runs = self.best(child, start)
+            cost += more
+            found.append(runs)
+
+        def runs() -> list[Run]:
+            own = zip(alone, keys.tolist(), strict=True)
+            apart = [Run(member, first, count, (member,)) for member, count in own if count]
+            return [run for below in found for run in below()] + apart
+
+        return cost, runs
+
+    def _shared(self, run: Run) -> float:
+        """Return the seconds of reading a run once, its rows' states included."""
+        rows = int(self.rows[list(run.members)].sum())
+        states = rows * self.shape.state_bytes / self.rates.memory
+        return max(*roofs_of(run.keys, rows, self.shape, self.rates)) + states
+
+    def _saved(self, run: Run) -> float:
+        """Return the seconds that the cache saves when each member reads a run by itself."""
+        again = run.keys * self.shape.key_bytes * (len(run.members) - 1)
+        return again / self.rates.memory - again / self.rates.cache
+
+
+# How runs are cut
+
+
+def predict(
+    batch: Batch, runs: Sequence[Run], shape: Shape, rates: Rates, chunk: int
+) -> float:  # fmt: skip
+    """Return the seconds of a list of runs cut into items of `chunk` keys."""
+    return Cost(batch, runs, shape, rates).seconds(chunk)
+
+
+# The lists
+
+
+def build(
+    batch: Batch, runs: Sequence[Run], shape: Shape, chunk: int | Array, seconds: float = 0.0
+) -> WorkList:  # fmt: skip
+    """Return the lists of some runs cut into equal items of at most `chunk` keys, each run or all:
+    those of many rows stand first, and longer ones before shorter."""
+    most = batch.table.shape[1]
+    counts = np.diff(batch.starts)
+    sizes, members = members_of(runs)
+    query = ranges(batch.starts[members], counts[members])
+    rows = summed(counts[members], sizes)
+    run_row = np.cumsum(rows) - rows
+    owner = np.repeat(np.arange(len(batch.lengths)), counts)
+    limit_of = batch.lengths[owner] - (batch.starts[owner + 1] - 1 - np.arange(len(owner)))
+    start = np.array([run.start for run in runs], np.int64)
+    keys = np.array([run.keys for run in runs], np.int64)
+    of = np.array([run.of for run in runs], np.int64)
+    limit = np.maximum(limit_of[query] - np.repeat(start, rows), 0) if runs else query
+    chunks = np.broadcast_to(np.asarray(chunk, np.int64), keys.shape)
+    tiles, parts = -(-rows // shape.rows_many), -(-keys // chunks)
+    run = np.repeat(np.arange(len(runs)), tiles * parts)
+    within = np.arange(len(run)) - np.repeat(
+        np.cumsum(tiles * parts) - tiles * parts, tiles * parts
+    )
+    tile, part = (within % tiles[run], within // tiles[run]) if runs else (within, within)
+    first = run_row[run] + tile * shape.rows_many
+    size = np.minimum(rows[run] - tile * shape.rows_many, shape.rows_many)
+    blocks = -(-keys // shape.granule)[run]
+    low, high = ((part + more) * blocks // parts[run] * shape.granule for more in (0, 1))
+    high = np.minimum(np.minimum(high, keys[run]), _most(limit, first, size))
+    seen = high > low
+    run, first, size, low, high = (array[seen] for array in (run, first, size, low, high))
+    order = np.lexsort((low - high, size <= shape.rows_few))
+    run, first, size, low, high = (array[order] for array in (run, first, size, low, high))
+    place = ranges(first, size)
+    row_query, row_limit = query[place], limit[place]
+    slot, merge_query, merge_start = slots_of(row_query, len(owner))
+    return WorkList(
+        *(np.ascontiguousarray(array, np.int32) for array in (
+            np.cumsum(size) - size, size, of[run] * most + start[run] // shape.page, low, high,
+            row_query, row_limit, slot, merge_query, merge_start,
+        )),
+        slots=int((slot >= 0).sum()), seconds=seconds, runs=tuple(runs),
+    )  # fmt: skip
+
+
+def _most(limit: Array, first: Array, size: Array) -> Array:
+    """Return the largest limit of the rows of each item."""
+    if not len(first):
+        return first
+    ends = np.column_stack([first, first + size]).ravel()
+    padded = np.append(limit, 0)
+    return np.maximum.reduceat(padded, ends)[::2]
+
+
+def slots_of(query: Array, queries: int) -> tuple[Array, Array, Array]:
+    """Return the slot of each item row (-1 for a query in one item only), the queries that are
+    joined, and where each one's slots start; a query without keys joins none, to 0."""
+    counts = np.bincount(query, minlength=queries)
+    kept = np.flatnonzero(counts != 1)
+    slot = np.full(len(query), -1, np.int64)
+    order = np.argsort(query, kind="stable")
+    order = order[counts[query[order]] > 1]
+    slot[order] = np.arange(len(order))
+    return slot, kept, np.concatenate([[0], np.cumsum(counts[kept])])

@@ -1,0 +1,107 @@
+"""What was measured of the ways in which a GPU's kernels read a list's items.
+
+Their kernels are `passes.tile.attention_ways`; the planner chooses among them by these rates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from .cost import Rates, Shape, Way
+
+RATES = {
+    "deep": Rates(
+        4.15e12,
+        program=3.8e10,
+        processor=5.2e10,
+        resident=264,
+        launch=0.65e-6,
+        item=1.85e-6,
+        join=1.3e-6,
+    ),
+    "three": Rates(
+        4.0e12, program=3.6e10, processor=5.2e10, launch=1.25e-6, item=1.4e-6, join=1.8e-6
+    ),
+    "crowded": Rates(
+        4.1e12,
+        program=2.3e10,
+        processor=5.2e10,
+        resident=528,
+        launch=1.9e-6,
+        item=0.5e-6,
+        join=2.2e-6,
+    ),
+    "wide": Rates(
+        4.22e12,
+        program=4.2e10,
+        processor=4.0e10,
+        resident=132,
+        launch=0.5e-6,
+        item=2.8e-6,
+        join=0.9e-6,
+    ),
+    "large": Rates(
+        4.0e12,
+        program=2.8e10,
+        processor=5.2e10,
+        flops=4.0e14,
+        resident=528,
+        launch=1.45e-6,
+        item=1.35e-6,
+        program_many=4.65e10,
+        beside=0.31,
+    ),
+    "largest": Rates(
+        4.0e12,
+        program=2.8e10,
+        processor=5.2e10,
+        flops=5.5e14,
+        resident=528,
+        launch=0.75e-6,
+        item=1.55e-6,
+        join=3.2e-6,
+        beside=0.22,
+    ),
+}
+"""By way, on an H200 (bench/gpu_kernels.py)."""
+
+ALONE = {
+    "deep": {"program": 2.6e10},
+    "three": {"program": 2.6e10},
+    "crowded": {
+        "program": 1.3e10,
+        "resident": 132,
+        "launch": 0.4e-6,
+        "join": 1.2e-6,
+    },
+}
+"""What differs where a step has a single row, by whole steps of the 8 B shape on an H200 (ms, with
+192, 384, 1024, 4096 and 16384 keys): deep 3.771, 3.778, 3.804, 3.955, 4.459; crowded 3.759, 3.756,
+3.799, 3.966, 4.387; wide, with the last two, 3.906, 4.351. Small programs of two stages leave the
+product behind them room to begin. More of these than multiprocessors were not timed."""
+
+LOOKED_UP = {
+    "deep": {"program": 2.6e10, "item": 2.2e-6},
+    "wide": {"program": 3.9e10},
+}
+"""What differs where blocks of keys span pages, each looked up."""
+
+SHARED = ("large", "largest")
+"""Those whose lists have items of more rows than the small tile holds."""
+
+
+def measured(shapes: Iterable[tuple[str, Shape]]) -> list[Way]:
+    """Return the ways of some names, each with its kernel's shape."""
+
+    def rates(name: str, shape: Shape) -> Rates:
+        found = RATES[name]
+        spans = shape.page % 64 > 0
+        return replace(found, **LOOKED_UP.get(name, {})) if spans else found
+
+    def alone(name: str, shape: Shape) -> Rates | None:
+        known = name in ALONE and shape.page % 64 == 0
+        return replace(RATES[name], **ALONE[name]) if known else None
+
+    return [Way(name, shape, rates(name, shape), name not in SHARED, name in SHARED,
+                alone(name, shape)) for name, shape in shapes]  # fmt: skip

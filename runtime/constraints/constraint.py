@@ -1,0 +1,112 @@
+"""Constraints on generated tokens: what may come next, what must, and when the text is complete."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from typing import Any, Protocol
+
+import numpy as np
+
+from ...ir.core import Module, thaw
+from ...ir.diagnostics import RunError
+from ...ir.token_table import TokenTable
+from ...ir.vocabulary import Tokenizer
+from .table_matcher import TableConstraint
+
+
+class BadConstraint(RunError):
+    """A constraint that cannot be compiled, or is too large to be followed."""
+
+    template = "the {what} cannot be followed: {problem}"
+
+
+class Matcher(Protocol):
+    """The state of one constrained generation."""
+
+    @property
+    def idle(self) -> bool:
+        """Whether everything is allowed from now on, so that nobody need ask again."""
+        ...
+
+    def fill(self, masks: np.ndarray, row: int) -> None:
+        """Write the bitmask of allowed tokens into `masks[row]` (int32 words)."""
+        ...
+
+    def accept(self, token: int) -> None:
+        """Advance by a token that the mask allows."""
+        ...
+
+    def forced(self) -> list[int]:
+        """Return the tokens that must come next, canonically tokenized; does not advance."""
+        ...
+
+    def is_complete(self) -> bool:
+        """Whether the text is complete and nothing may follow."""
+        ...
+
+    def fork(self) -> Matcher:
+        """Return an independent copy."""
+        ...
+
+
+class Constraint(Protocol):
+    """A compiled constraint."""
+
+    def start(self, heal: str = "", opening: str = "") -> Matcher:
+        """Return a matcher of texts after `heal`, of which `opening` is in the prompt already."""
+        ...
+
+
+class Constraints:
+    """The compiled constraints of a plan, by name.
+
+    A constraint with a table is not compiled here; the others are llguidance's, which is loaded
+    only for them.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, vocab_size: int, ends: tuple[int, ...] = ()) -> None:
+        self._tokenizer = tokenizer
+        self._vocab_size = vocab_size
+        self._ends = ends or tokenizer.end_ids
+        self._compiled: dict[str, Constraint] = {}
+
+    def add(self, name: str, kind: str, source: Any, table: TokenTable | None = None) -> None:
+        """Take a constraint: a regex's pattern, a JSON schema (text or dict), a lark grammar."""
+        if table is not None:
+            self._compiled[name] = TableConstraint(table, self._tokenizer, self._vocab_size)
+            return
+        from .guided import GuidedConstraint
+
+        self._compiled[name] = GuidedConstraint(kind, source, self._guide)
+
+    def add_module(self, plan: Module, tables: Mapping[str, TokenTable]) -> Constraints:
+        """Take every `plan.constraint` of a module, with its table if it names one; return self."""
+        for operation in plan.operations:
+            if operation.name == "plan.constraint":
+                key = operation.attribute("table")
+                source = thaw(operation["source"])
+                try:
+                    self.add(_plain(operation["name"]), operation["kind"], source, tables.get(key))
+                except BadConstraint as error:
+                    raise BadConstraint(**error.fields, span=operation.span) from None
+        return self
+
+    def start(self, name: object, heal: str = "", opening: str = "") -> Matcher:
+        """Return a fresh matcher of the constraint called `name`; see `Constraint.start`."""
+        return self._compiled[_plain(name)].start(heal, opening)
+
+    def matchers(self) -> Iterator[Matcher]:
+        """Yield a fresh matcher of each constraint."""
+        for constraint in self._compiled.values():
+            yield constraint.start()
+
+    @cached_property
+    def _guide(self) -> Any:
+        from .guided import guide
+
+        return guide(self._tokenizer, self._vocab_size, self._ends)
+
+
+def _plain(name: object) -> str:
+    return getattr(name, "name", None) or str(name)

@@ -1,0 +1,148 @@
+"""Constraints that are worked out while the program runs: a Matcher over llguidance."""
+
+from __future__ import annotations
+
+import json
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
+from llguidance.numpy import fill_next_token_bitmask
+
+from ...ir.vocabulary import Tokenizer
+from .constraint import BadConstraint
+
+JSON_OPTIONS = {
+    "whitespace_flexible": False,
+    "item_separator": ", ",
+    "key_separator": ": ",
+    "json_allowed_escapes": '"\\',
+}
+"""One spelling for each value: `json.dumps` with default separators, no newline in a string."""
+
+
+WHAT = {"regex": "pattern", "json": "schema", "lark": "grammar"}
+"""Kinds of constraints, as a user knows them."""
+
+
+class GuidedMatcher:
+    """A Matcher over llguidance."""
+
+    idle = False
+
+    def __init__(self, inner: LLMatcher, what: str) -> None:
+        self._inner = inner
+        self._what = what
+
+    def fill(self, masks: np.ndarray, row: int) -> None:
+        """Write the bitmask of allowed tokens into `masks[row]`."""
+        fill_next_token_bitmask(self._inner, masks, row)
+        self._check()
+
+    def accept(self, token: int) -> None:
+        """Advance by a token; raises BadConstraint if the constraint's limits are exceeded."""
+        self._inner.consume_token(token)
+        self._check()
+
+    def forced(self) -> list[int]:
+        """Return the tokens that must come next."""
+        return self._inner.compute_ff_tokens()
+
+    def is_complete(self) -> bool:
+        """Whether nothing may follow."""
+        return self._inner.is_stopped()
+
+    def fork(self) -> GuidedMatcher:
+        """Return an independent copy."""
+        return GuidedMatcher(self._inner.deep_copy(), self._what)
+
+    def _check(self) -> None:
+        if self._inner.is_error():
+            raise BadConstraint(what=self._what, problem=self._inner.get_error().splitlines()[0])
+
+
+class GuidedConstraint:
+    """A compiled constraint; its generations are forks of one matcher for each healed text."""
+
+    def __init__(self, kind: str, source: Any, guide: LLTokenizer) -> None:
+        self._starts = {heal: _start(kind, source, heal, guide) for heal in ("", " ")}
+
+    def start(self, heal: str = "", opening: str = "") -> GuidedMatcher:
+        """Return a fresh matcher after the text `heal`; nothing is moved to the prompt."""
+        assert not opening
+        return self._starts[heal].fork()
+
+
+def _start(kind: str, source: Any, heal: str, guide: LLTokenizer) -> GuidedMatcher:
+    inner = LLMatcher(guide, grammar_of(kind, source, heal))
+    if inner.is_error():
+        raise BadConstraint(what=WHAT[kind], problem=inner.get_error())
+    # The first mask says now, when a place is known, that no text fits; a copy keeps `inner` fresh.
+    first = inner.deep_copy()
+    first.compute_bitmask()
+    if first.is_error():
+        problem = f"no text fits it ({first.get_error().splitlines()[0]})"
+        raise BadConstraint(what=WHAT[kind], problem=problem)
+    return GuidedMatcher(inner, WHAT[kind])
+
+
+def grammar_of(kind: str, source: Any, heal: str = "") -> str:
+    """Return llguidance's grammar of a regex, a JSON schema or a grammar, after `heal`."""
+    if kind == "regex":
+        return LLMatcher.grammar_from_regex(f"{heal}(?:{source})" if heal else source)
+    if kind == "lark":
+        return f"start: {json.dumps(heal)} body\nbody: %lark {{\n{source}\n}}" if heal else source
+    if kind != "json":
+        raise BadConstraint(what="constraint", problem=f"its kind is {kind!r}, none of {[*WHAT]}")
+    text = source if isinstance(source, str) else json.dumps(source)
+    if heal:
+        schema = json.loads(text)
+        schema["x-guidance"] = JSON_OPTIONS
+        return LLMatcher.grammar_from_lark(
+            f"start: {json.dumps(heal)} value\nvalue: %json {json.dumps(schema)}"
+        )
+    try:
+        return LLMatcher.grammar_from_json_schema(text, overrides=JSON_OPTIONS)  # type: ignore[arg-type]
+    except ValueError as error:
+        raise BadConstraint(what=WHAT[kind], problem=str(error)) from None
+
+
+def guide(tokenizer: Tokenizer, vocab_size: int, ends: tuple[int, ...]) -> LLTokenizer:
+    """Return llguidance's view of a tokenizer; rows past its size are never allowed."""
+    return LLTokenizer(
+        TokenizerWrapper(_Vocabulary(tokenizer, vocab_size, ends)),
+        n_vocab=vocab_size,
+        eos_token=list(ends),
+    )
+
+
+class _Vocabulary:
+    """The shape of tokenizer that llguidance asks for."""
+
+    def __init__(self, tokenizer: Tokenizer, vocab_size: int, ends: tuple[int, ...]) -> None:
+        size = min(tokenizer.size, vocab_size)
+        unused = range(size, vocab_size)
+        self._tokenizer = tokenizer
+        self.eos_token_id = ends[0]
+        self.bos_token_id = None
+        self.special_token_ids = sorted({*tokenizer.special_ids, *ends, *unused})
+        special = set(self.special_token_ids)
+        self.tokens = [
+            b"<special %d>" % id if id in special else tokenizer.token_bytes(id)
+            for id in range(vocab_size)
+        ]
+
+    def __call__(self, text: bytes | str) -> list[int]:
+        if isinstance(text, bytes):
+            text = text.decode("utf-8")
+        ids = self._tokenizer.encode(text)
+        if b"".join(self._tokenizer.token_bytes(id) for id in ids) == text.encode():
+            return ids
+        return [self._byte_ids[byte] for byte in text.encode()]  # it composes letters (NFC)
+
+    @cached_property
+    def _byte_ids(self) -> list[int]:
+        """The token of each byte."""
+        found = {word: id for id, word in enumerate(self.tokens) if len(word) == 1}
+        return [found.get(bytes((byte,)), self.eos_token_id) for byte in range(256)]

@@ -1,0 +1,132 @@
+"""Generated text as bytes: stop strings that may span tokens, and pieces safe to show."""
+
+from __future__ import annotations
+
+import codecs
+import re
+
+from ...ir.vocabulary import Tokenizer
+
+
+class TokenBytes(dict[int, bytes]):
+    """The bytes of each token id, asked for once."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        super().__init__()
+        self.tokenizer = tokenizer
+
+    def __missing__(self, id: int) -> bytes:
+        known = self[id] = self.tokenizer.token_bytes(id)
+        return known
+
+
+def canonical_ids(words: TokenBytes, ids: list[int]) -> list[int]:
+    """Return the ids of the text of some ids; the same ones where it is no whole text.
+
+    They stay, too, where the tokenizer writes another text: it composes letters (NFC), but what a
+    constraint let through is not to be changed.
+    """
+    data = b"".join([words[id] for id in ids])
+    try:
+        text = data.decode()
+    except UnicodeDecodeError:
+        return ids
+    found = words.tokenizer.encode(text) if text else ids
+    return found if found == ids or b"".join([words[id] for id in found]) == data else ids
+
+
+def common_length(first: list[int], second: list[int]) -> int:
+    """Return how many ids two lists begin with alike."""
+    pairs = zip(first, second, strict=False)
+    return next((at for at, (a, b) in enumerate(pairs) if a != b), min(len(first), len(second)))
+
+
+class StopScanner:
+    """Finds the first of some stop strings in bytes that arrive piece by piece."""
+
+    def __init__(self, stops: tuple[str, ...]) -> None:
+        self._stops = tuple(stop.encode() for stop in stops if stop)
+        self._reach = max((len(stop) for stop in self._stops), default=1) - 1
+        self._search = re.compile(b"|".join(re.escape(stop) for stop in self._stops)).search
+        self._last = frozenset(stop[-1] for stop in self._stops)
+        self._tail = b""
+        self.size = 0
+
+    def feed(self, piece: bytes) -> int | None:
+        """Take more bytes; return where in all bytes the earliest stop begins, if one does."""
+        window = self._tail + piece
+        self.size += len(piece)
+        found = self._search(window)
+        if found is not None:
+            return self.size - len(window) + found.start()
+        self._tail = window[-self._reach :] if self._reach else b""
+        return None
+
+    def passes(self, piece: bytes) -> bool:
+        """Take more bytes if surely no stop ends in them; else return False and take none."""
+        if not self._last.isdisjoint(piece):
+            return False
+        self.size += len(piece)
+        if self._reach:
+            self._tail = (self._tail + piece)[-self._reach :]
+        return True
+
+    def held_back(self) -> int:
+        """Return how many last bytes may be the beginning of a stop string."""
+        for count in range(min(self._reach, len(self._tail)), 0, -1):
+            if any(stop.startswith(self._tail[-count:]) for stop in self._stops):
+                return count
+        return 0
+
+
+class PatternScanner:
+    """Finds a regular expression in text that arrives token by token, as soon as it fits."""
+
+    def __init__(self, pattern: str) -> None:
+        self._pattern = re.compile(pattern)
+        self._data = b""
+
+    @property
+    def size(self) -> int:
+        """How many bytes it has taken."""
+        return len(self._data)
+
+    def feed(self, piece: bytes) -> int | None:
+        """Take more bytes; return where in all bytes a match begins, if there is one now."""
+        self._data += piece
+        return pattern_start(self._pattern, self._data)
+
+    def held_back(self) -> int:
+        """Return the number of all bytes: any of them may be the beginning of a match."""
+        return len(self._data)
+
+
+def pattern_start(pattern: re.Pattern[str], data: bytes) -> int | None:
+    """Return the byte at which the first match begins that is not empty."""
+    text = data.decode("utf-8", "surrogateescape")
+    for found in pattern.finditer(text):
+        if found.end() > found.start():
+            return len(text[: found.start()].encode("utf-8", "surrogateescape"))
+    return None
+
+
+class Pieces:
+    """Turns bytes into text pieces that are never taken back and never break a character."""
+
+    def __init__(self) -> None:
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._waiting = b""
+
+    def feed(self, piece: bytes, held_back: int = 0) -> str:
+        """Take more bytes; return the text now certain, keeping the last `held_back` bytes."""
+        self._waiting += piece
+        ready = len(self._waiting) - held_back
+        text = self._decoder.decode(self._waiting[:ready])
+        self._waiting = self._waiting[ready:]
+        return text
+
+    def finish(self, drop: int = 0) -> str:
+        """Return what is left, less the last `drop` bytes (a stop string)."""
+        kept = self._waiting[: len(self._waiting) - drop]
+        self._waiting = b""
+        return self._decoder.decode(kept, True)

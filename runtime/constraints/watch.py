@@ -1,0 +1,195 @@
+"""Watches one generation token by token: its constraint, its stop strings, its listener."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from .constraint import Matcher
+from .heal import HealMatcher
+from .stops import (
+    PatternScanner,
+    Pieces,
+    StopScanner,
+    TokenBytes,
+    canonical_ids,
+    common_length,
+)
+from .table_matcher import TableMatcher
+
+if TYPE_CHECKING:
+    from ..schedule.request import Request
+
+
+@dataclass(frozen=True)
+class Finish:
+    """The end of a generation: why, how many tokens stay, and what is appended after them."""
+
+    reason: str
+    keep: int
+    tail: tuple[int, ...] = ()
+
+
+def take_tokens(
+    requests: Sequence[Request], rows: Sequence[int], tokens: Sequence[int], over: Sequence[bool]
+) -> list[int]:
+    """Give the watches of some rows the tokens that were drawn, where nothing follows from them.
+
+    Returns the places in `rows` of those that are over, and of those whose watch took nothing, as
+    something does follow. What most tokens of a table need is done here, without calls: a step has
+    many rows, and a call of Python takes longer than the look-up itself.
+    """
+    found: list[int] = []
+    for at, row in enumerate(rows):
+        if over[at]:
+            found.append(at)
+            continue
+        watch = requests[row].watch
+        if watch is None:
+            continue
+        table, ids = watch.table, watch.ids
+        if table is None or ids is None:
+            if not watch.passes(tokens[at]):
+                found.append(at)
+            continue
+        of, before, token = table.constraint, table.state, tokens[at]
+        after = of.steps.get(before << 32 | token)
+        if after is None:
+            after = of.step(before, token)
+        if after in of.notable:
+            of.turned[before] += 1
+            found.append(at)
+            continue
+        of.passed[before] += 1
+        table.state = after
+        ids.append(token)
+    return found
+
+
+def _scanner(stops: tuple[str, ...] | re.Pattern[str]) -> StopScanner | PatternScanner | None:
+    if isinstance(stops, re.Pattern):
+        return PatternScanner(stops.pattern)
+    return StopScanner(stops) if any(stops) else None
+
+
+class Watch:
+    """What must be looked at on the host after each token of a gen; free text needs none."""
+
+    def __init__(
+        self,
+        words: TokenBytes,
+        matcher: Matcher | None = None,
+        stops: tuple[str, ...] | re.Pattern[str] = (),
+        listener: Callable[[str], None] | None = None,
+        heal: str = "",
+    ) -> None:
+        self.matcher = matcher
+        self._skip = self._healed = len(heal.encode())
+        self._words = words
+        self._scanner = _scanner(stops)
+        self._pieces = Pieces() if listener else None
+        self._listener = listener
+        self._whole: list[bytes] = []
+        plain = self._scanner is None and self._pieces is None
+        self._tables = matcher if plain and isinstance(matcher, TableMatcher) else None
+        self.table = None if heal else self._tables
+        """The matcher, where nothing but its tables is to be looked at after the next token."""
+        self._stops: StopScanner | None = None
+        if isinstance(self._scanner, StopScanner) and self._pieces is None:
+            self._stops = self._scanner
+        constrained = matcher is not None and not isinstance(matcher, HealMatcher)
+        self.ids: list[int] | None = [] if constrained else None
+        """What has come of a constraint's text: it is of a known form, and its tokens are made
+        canonical at the end."""
+
+    def passes(self, token: int) -> bool:
+        """Take one token if it surely ends no stop string, at once; else return False and take
+        none. What tables say of it `take_tokens` looks up."""
+        if self._skip or self._stops is None or self.matcher is not None:
+            return False
+        whole = self._words[token]
+        if not self._stops.passes(whole):
+            return False
+        self._whole.append(whole)
+        return True
+
+    def catch_up(self, tokens: Sequence[int]) -> None:
+        """Take tokens of a table from which nothing follows: what its calm states have left."""
+        assert self.table is not None and self.ids is not None
+        self.table.state = self.table.constraint.walk(self.table.state, tokens)
+        self.ids += tokens
+
+    def accept(self, token: int) -> Finish | None:
+        """Take one token; return how the generation ends, if it does."""
+        piece = whole = self._words[token]
+        if self._skip:
+            piece, self._skip = whole[self._skip :], max(0, self._skip - len(whole))
+            self.table = None if self._skip else self._tables
+        at = None
+        if self._scanner is not None:
+            self._whole.append(whole)
+            at = self._scanner.feed(piece)
+        if self.ids is not None:
+            self.ids.append(token)
+        if self.matcher is not None:
+            self.matcher.accept(token)
+        if self._pieces is not None:
+            self._show(piece, at)
+        if at is not None:
+            return self._cut(at + self._healed)
+        if self.matcher is not None and self.matcher.is_complete():
+            return Finish("complete", -1)
+        return None
+
+    @property
+    def needless(self) -> bool:
+        """Whether nothing is left to look at."""
+        return self.matcher is None and self._scanner is None and self._pieces is None
+
+    def forced(self, limit: int) -> list[int]:
+        """Return at most `limit` tokens that the constraint forces now."""
+        return self.matcher.forced()[:limit] if self.matcher is not None else []
+
+    def settled(self, finish: Finish) -> Finish:
+        """Return the end with the text's canonical tokens, where a constraint held it."""
+        if self.ids is None:
+            return finish
+        ids = self.ids
+        if finish.keep >= 0:
+            ids = [*ids[: finish.keep], *finish.tail]
+        canonical = canonical_ids(self._words, ids)
+        if canonical == ids:
+            return finish
+        keep = common_length(self.ids, canonical)
+        return Finish(finish.reason, keep, tuple(canonical[keep:]))
+
+    def close(self) -> None:
+        """Show what was held back; called when the generation ends without a stop string."""
+        if self._pieces is not None and self._listener is not None:
+            text = self._pieces.finish()
+            if text:
+                self._listener(text)
+
+    def _show(self, piece: bytes, at: int | None) -> None:
+        assert self._pieces is not None and self._listener is not None
+        if at is None:
+            text = self._pieces.feed(piece, self._scanner.held_back() if self._scanner else 0)
+        else:
+            assert self._scanner is not None
+            text = self._pieces.feed(piece, self._scanner.size - at) + self._pieces.finish(
+                self._scanner.size - at
+            )
+        if text:
+            self._listener(text)
+
+    def _cut(self, at: int) -> Finish:
+        """Keep the whole tokens before byte `at`; encode anew what is left of the next."""
+        keep, end = 0, 0
+        while keep < len(self._whole) and end + len(self._whole[keep]) <= at:
+            end += len(self._whole[keep])
+            keep += 1
+        rest = b"".join(self._whole[keep:])[: at - end].decode("utf-8", "replace")
+        tail = tuple(self._words.tokenizer.encode(rest)) if rest else ()
+        return Finish("stop", keep, tail)

@@ -1,0 +1,1 @@
+"""The machine as it is found: devices, their memory under a cap, streams, recorded launches."""

@@ -1,0 +1,1 @@
+"""Paged KV memory, sequences, and the tree of prefixes that stay in it."""

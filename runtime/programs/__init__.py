@@ -1,0 +1,1 @@
+"""One program instance: its plan interpreted, its values, tools and tasks."""

@@ -1,0 +1,89 @@
+"""Arguments of a program, from a call or from a row of data: complete, known, of their types."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from difflib import get_close_matches
+from typing import Any
+
+from ...ir.core import Operation, Table, Term, thaw
+from ...ir.diagnostics import RunError
+from .coerce import Mismatch, coerce
+
+
+class BadArguments(RunError):
+    """An argument or a field that is missing, unknown or of another type."""
+
+    template = "{place}{problem}"
+
+
+class Written(str):
+    """A value as somebody wrote it: text, or JSON where the parameter is no text."""
+
+    def read_as(self, type: Term) -> Any:
+        """Return the value for a parameter of this type; the text itself where it is no JSON."""
+        if type.name in TEXTS and not self.startswith('"'):
+            return str(self)
+        try:
+            value = json.loads(self)
+        except (ValueError, RecursionError):  # not JSON, or nested without end
+            return str(self)
+        return value if type.name not in TEXTS or isinstance(value, str) else str(self)
+
+
+TEXTS = frozenset({"str", "choice", "regex", "grammar"})
+
+
+def bind_arguments(
+    function: Operation,
+    records: Mapping[str, Operation],
+    given: Mapping[str, Any],
+    row: int | None = None,
+) -> dict[str, Any]:
+    """Return the values of all parameters in order; raises BadArguments.
+
+    With `row`, the message speaks of that row's fields. Values may be `Written`.
+    """
+    what, place = ("argument", "") if row is None else ("field", f"row {row}: ")
+    if not isinstance(given, Mapping):
+        raise BadArguments(place=place, problem=f"{given!r} is no row: it has no named fields")
+    parameters: dict[str, Table] = {entry["name"]: entry for entry in function["parameters"]}
+    for name in given:
+        if name not in parameters:
+            raise BadArguments(
+                place=place, problem=f"there is no parameter for the {what} {name!r}",
+                hint=_hint(str(name), list(parameters)),
+            )  # fmt: skip
+    values: dict[str, Any] = {}
+    for name, parameter in parameters.items():
+        type: Term = parameter["type"]
+        if name in given:
+            value = given[name]
+            if isinstance(value, Written):
+                value = value.read_as(type)
+            try:
+                values[name] = coerce(type, records, value)
+            except Mismatch as error:
+                raise BadArguments(place=place, problem=f"the {what} {name!r}: {error}") from None
+        elif any(key == "default" for key, _ in parameter.items):
+            values[name] = thaw(parameter["default"])
+        else:
+            raise BadArguments(
+                place=place, problem=f"the {what} {name!r} ({type}) is missing",
+                hint=_signature(parameters),
+            )  # fmt: skip
+    return values
+
+
+def _hint(name: str, known: list[str]) -> str:
+    near = get_close_matches(name, known, 1)
+    if near:
+        return f"did you mean {near[0]!r}?"
+    return f"the parameters are: {', '.join(known)}" if known else "the program takes none"
+
+
+def _signature(parameters: Mapping[str, Table]) -> str:
+    return "the program takes " + ", ".join(
+        f"{name}: {entry['type']}" for name, entry in parameters.items()
+    )

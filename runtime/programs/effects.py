@@ -1,0 +1,36 @@
+"""Which operations may do more than give a value: tools are opaque, so their order is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ...ir.core import Operation, walk
+
+
+class Effects:
+    """Says of an operation whether it, or a program that it calls, may call a tool with effects.
+
+    A tool that is declared pure has none.
+    """
+
+    def __init__(self, programs: Mapping[str, Operation], pure: frozenset[str]) -> None:
+        self._programs = programs
+        self._pure = pure
+        self._known: dict[int, bool] = {}
+
+    def of(self, operation: Operation) -> bool:
+        """Return whether an operation of the plan may have effects."""
+        known = self._known.get(id(operation))
+        if known is None:
+            self._known[id(operation)] = (
+                True  # programs that call each other are not looked through
+            )
+            known = self._known[id(operation)] = any(map(self._itself, walk((operation,))))
+        return known
+
+    def _itself(self, operation: Operation) -> bool:
+        if operation.name == "program.call_tool":
+            return operation["name"].name not in self._pure
+        if operation.name == "program.call":
+            return self.of(self._programs[operation["name"].name])
+        return False

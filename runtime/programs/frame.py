@@ -1,0 +1,128 @@
+"""What a running region knows: values, its place among forks, and the sequences it must free."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from ...ir.core import Operation, Value, walk
+from ...ir.vocabulary import Part as Text
+from ..memory.sequence import Sequence
+from .events import Path
+from .future_values import Later, Part, present
+
+
+@dataclass(eq=False)
+class Handle:
+    """A kv value: the first `length` tokens of a sequence, then parts not yet encoded.
+
+    With `before` the parts follow those of that handle. `settled` is what the handle became when
+    its parts were encoded: all who have the value go on from there.
+    """
+
+    sequence: Sequence
+    length: int
+    pending: tuple[Text, ...] = ()
+    before: Handle | None = None
+    settled: Handle | None = None
+
+    def plus(self, pending: tuple[Text, ...]) -> Handle:
+        """Return the handle with parts appended."""
+        return Handle(self.sequence, self.length, pending, self)
+
+    def newest(self) -> Handle:
+        """Return what the handle has become: tokens of a sequence, then parts."""
+        handle, added = self, []
+        while True:
+            if handle.settled is not None:
+                handle = handle.settled
+            elif handle.before is not None:
+                added.append(handle.pending)
+                handle = handle.before
+            else:
+                break
+        pending = handle.pending + tuple(part for parts in reversed(added) for part in parts)
+        return Handle(handle.sequence, handle.length, pending) if added else handle
+
+
+@dataclass
+class Frame:
+    """One branch of one instance (the trunk is a branch, too)."""
+
+    row: int
+    path: Path = ()
+    values: dict[str, Any] = field(default_factory=dict)
+    owned: dict[Sequence, None] = field(default_factory=dict)
+    bound: dict[str, Any] = field(default_factory=dict)
+    after: int = 0
+    """Predicted time from this program's end to that of the outermost one."""
+    borrows: bool = False
+    """A while's condition only looks at the values that its body goes on with."""
+    _seen: Counter[str] = field(default_factory=Counter)
+    _bound_by: dict[str, int] = field(default_factory=dict)
+    _issued: list[tuple[Later, Operation]] = field(default_factory=list)
+    _out: list[Later] = field(default_factory=list)
+
+    def get(self, value: Value) -> Any:
+        """Return what an SSA value stands for: a `Later` or a part of one while it is missing."""
+        return present(self.values[value.name])
+
+    def bind(self, values: tuple[Value, ...], results: tuple[Any, ...]) -> None:
+        """Let SSA values stand for results."""
+        for value, result in zip(values, results, strict=True):
+            self.values[value.name] = result
+
+    def expect(self, operation: Operation, later: Later) -> None:
+        """Let an operation's results stand for what a task will return, a tuple."""
+        for index, value in enumerate(operation.results):
+            self.values[value.name] = present(Part(later, index))
+        if not later.ready:
+            if len(self._issued) > 16:
+                self._issued = [entry for entry in self._issued if not entry[0].ready]
+            self._issued.append((later, operation))
+
+    def missing(self, of: Callable[[Operation], bool] | None = None) -> list[Later]:
+        """Return what is still being computed, oldest first; of the operations that fit."""
+        return [
+            later
+            for later, operation in self._issued
+            if not later.ready and (of is None or of(operation))
+        ]
+
+    def set_out(self) -> Later:
+        """Count an operation that has sequences of its own, until what is returned is settled."""
+        gone = Later()
+        self._out.append(gone)
+        return gone
+
+    def out(self) -> list[Later]:
+        """Return those that still have sequences of their own, oldest first."""
+        self._out = [gone for gone in self._out if not gone.ready]
+        return self._out
+
+    def users(self, kv: Value) -> list[Later]:
+        """Return what is still being computed and reads a kv, or has it in its regions."""
+        return self.missing(
+            lambda operation: any(
+                value.name == kv.name for inner in walk((operation,)) for value in inner.operands
+            )
+        )
+
+    def tell(self, name: str, occurrence: int, value: Any) -> None:
+        """Bind a name that the program gives; of several bindings the last in its text stays."""
+        if occurrence >= self._bound_by.get(name, -1):
+            self._bound_by[name] = occurrence
+            self.bound[name] = value
+
+    def occurrence(self, name: str) -> int:
+        """Return how often the gen, select or fork `name` has run in this frame before."""
+        self._seen[name] += 1
+        return self._seen[name] - 1
+
+    def inner(self, name: str, occurrence: int, number: int, values: dict[str, Any]) -> Frame:
+        """Return the frame of a fork's branch: it sees the values, its changes stay in it."""
+        return Frame(
+            self.row, (*self.path, (name, occurrence, number)), dict(values), after=self.after
+        )

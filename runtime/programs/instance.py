@@ -1,0 +1,169 @@
+"""One program instance: a plan's operations on host values and kv handles, as a coroutine.
+
+The operations that ask the model are dataflow: each starts as soon as what it needs is there, so
+that independent forks, calls and scores of one program run side by side. Control flow waits for
+its conditions. A tool that may have effects waits for all that stands before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from typing import Any
+
+from ...ir.core import Operation
+from ...ir.evaluate import branches_of
+from ..memory.sequence import Sequence
+from .control import ControlFlow, Step
+from .frame import Frame, Handle
+from .future_values import Later, Spawn, all_now, now
+from .lines import Line
+from .model_calls import TEXTS, ModelCalls, ProgramFailed
+from .tasks import Branches
+
+_HEAVY = frozenset({"plan.fork", "plan.select", "program.call"})
+"""Issued operations that have sequences of their own while they run."""
+
+
+class Instance(ControlFlow, ModelCalls):
+    """Runs one row of a plan; `run` is its coroutine."""
+
+    issued = frozenset(
+        {
+            "plan.decode",
+            "plan.select",
+            "plan.fork",
+            "plan.join",
+            "program.call",
+            "program.call_tool",
+        }
+    )
+
+    at_once = TEXTS
+
+    def run(self) -> Step:
+        """Run the plan; returns its value."""
+        region = self._machine.function.regions[0]
+        root = self._own(self._engine.create(self._order()), self.trunk)
+        values = (Handle(root, 0), *self.arguments.values())
+        _, results = yield from self._region(region, values, self.trunk)
+        return (yield from now(results[0])) if results else None
+
+    def _issue(self, line: Line, frame: Frame) -> Step:
+        if line.operation.name in _HEAVY:
+            yield from self._room(frame)
+        yield from super()._issue(line, frame)
+
+    def _after_effects(self, operation: Operation, frame: Frame) -> Step:
+        """Wait for all that was issued before an operation that may have effects."""
+        if self._machine.effects.of(operation):
+            yield from all_now(frame.missing())
+
+    def _fork(self, operation: Operation, operands: tuple[Any, ...], frame: Frame) -> Step:
+        name = operation["name"]
+        occurrence, seen, gone = frame.occurrence(name), dict(frame.values), frame.set_out()
+        earlier = frame.missing() if self._machine.effects.of(operation) else []
+        parent = yield from self._settle(operands[0], frame)
+        yield from all_now(earlier)
+        over = yield from now(operands[1])
+        elements = branches_of(over, self.row, operation.span)
+        gives = bool(operation.attribute("shared")) and len(elements) > 1
+        if elements:
+            self.meter.begin(parent.sequence)  # its tokens are the row's, whichever branch reads
+        branches = []
+        for number, element in enumerate(elements):
+            inner = frame.inner(name, occurrence, number, seen)
+            child = self._engine.fork(parent.sequence, parent.length, self._order(), gives)
+            self._own(child, inner)
+            kv = Handle(child, child.length)
+            branches.append(self._branch(operation, kv, element, inner))
+        found = yield Branches(branches)
+        yield from self._gone(gone, [leaving for _, leaving in found])
+        values = [results[0] if results else None for results, _ in found]
+        self._tell(frame, name, occurrence, values)
+        return values, [results[1] for results, _ in found if len(results) > 1]
+
+    def _branch(
+        self, operation: Operation, kv: Handle, element: Any, frame: Frame
+    ) -> Step:  # fmt: skip
+        _, given = yield from self._region(operation.regions[0], (kv, element), frame)
+        results = yield from all_now(given)
+        kept = {value.newest().sequence for value in results if isinstance(value, Handle)}
+        return results, (yield from self._left(frame, kept))
+
+    def _left(self, frame: Frame, kept: Collection[Sequence] = ()) -> Step:
+        """Free what a frame has, at once if nothing in it is under way; return when it is done."""
+        if under_way := (*frame.missing(), *frame.out()):
+            return (yield Spawn(self._leave(under_way, frame, kept)))
+        self._free_owned(frame, kept)
+        done = Later()
+        done.settle()
+        return done
+
+    def _leave(
+        self, under_way: Iterable[Later], frame: Frame, kept: Collection[Sequence]
+    ) -> Step:  # fmt: skip
+        yield from all_now(under_way)
+        self._free_owned(frame, kept)
+
+    def _free_owned(self, frame: Frame, kept: Collection[Sequence]) -> None:
+        for sequence in list(frame.owned):
+            if sequence not in kept:
+                self._free_sequence(sequence)
+
+    def _gone(self, gone: Later, leaving: list[Later]) -> Step:
+        """Settle what says that an operation has no sequences of its own any more, once it has."""
+        if all(each.ready for each in leaving):
+            gone.settle()
+        else:
+            yield Spawn(self._gone_later(gone, leaving))
+
+    def _gone_later(self, gone: Later, leaving: list[Later]) -> Step:
+        yield from all_now(leaving)
+        gone.settle()
+
+    def _join(self, operation: Operation, operands: tuple[Any, ...], frame: Frame) -> Step:
+        """Go on with the stream of the branch that has most points, the first of equals."""
+        handles, points = yield from all_now(operands)
+        if not handles or len(points) != len(handles):
+            problem = f"join best has {len(handles)} branches and {len(points)} points"
+            raise ProgramFailed(row=self.row, problem=problem, span=operation.span)
+        if any(point != point for point in points):
+            problem = "join best has a point that is no number (NaN): nothing is best"
+            raise ProgramFailed(row=self.row, problem=problem, span=operation.span)
+        best = max(range(len(points)), key=points.__getitem__)
+        for number, handle in enumerate(handles):
+            if number != best:
+                # A score that nothing waits for may still read it.
+                yield Spawn(self._free_later(handle, []))
+        sequence = handles[best].newest().sequence
+        self._own(sequence, frame)
+        if not frame.path:
+            self.stream = sequence
+        return handles[best], best
+
+    def _issued_call(self, operation: Operation, operands: tuple[Any, ...], frame: Frame) -> Step:
+        """Run another program on a stream of its own; its samples are named by the call."""
+        label = f"call {operation['name'].name}"
+        inner = Frame(self.row, (*frame.path, (label, frame.occurrence(label), 0)))
+        callee = self._machine.programs[operation["name"].name]
+        path = (operation.attribute("critical") or 0) - (callee.attribute("critical") or 0)
+        inner.after = frame.after + max(0, path)
+        gone = frame.set_out()
+        yield from self._after_effects(operation, frame)
+        values = yield from all_now(operands)
+        result = yield from self._call_program(operation, values, inner)
+        yield from self._gone(gone, [(yield from self._left(inner))])
+        return (result,)
+
+    def _call_program(self, operation: Operation, operands: list[Any], frame: Frame) -> Step:
+        root = self._own(self._engine.create(self._order()), frame)
+        region = self._machine.programs[operation["name"].name].regions[0]
+        _, results = yield from self._region(region, (Handle(root, 0), *operands), frame)
+        return (yield from now(results[0])) if results else None
+
+    def _issued_call_tool(
+        self, operation: Operation, operands: tuple[Any, ...], frame: Frame
+    ) -> Step:
+        yield from self._after_effects(operation, frame)
+        values = yield from all_now(operands)
+        return ((yield from self._call_tool(operation, values)),)

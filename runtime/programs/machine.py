@@ -1,0 +1,79 @@
+"""What all instances of a plan share: the function, its tools, its compiled constraints."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ...ir.constraint_tables import ConstraintTables
+from ...ir.core import Module, Operation, Symbol, thaw
+from ...ir.token_table import TokenTable
+from ...ir.values import records_of
+from ...ir.vocabulary import Tokenizer
+from ..constraints.constraint import Constraints, Matcher
+from ..constraints.heal import HealTable
+from ..constraints.stops import TokenBytes
+from ..constraints.watch import Watch
+from ..schedule.row_costs import Meter
+from .bindings import bind_tools, reachable, stops_of
+from .effects import Effects
+from .lines import Lines
+from .texts import Texts
+
+
+class Machine:
+    """A plan made ready to run: everything that takes time is done here, before any row."""
+
+    def __init__(
+        self,
+        plan: Module,
+        name: str,
+        tokenizer: Tokenizer,
+        vocab_size: int,
+        functions: Mapping[str, Callable[..., Any]],
+        tables: Mapping[str, TokenTable] | None = None,
+    ) -> None:
+        self.programs = reachable(plan, name)
+        self.function = self.programs[name]
+        self.tokenizer = tokenizer
+        self.words = TokenBytes(tokenizer)
+        self.records = records_of(plan)
+        self.tools = bind_tools(plan, functions, self.programs)
+        pure = [op["name"].name for op in plan.operations if op.attribute("pure")]
+        self.effects = Effects(self.programs, frozenset(pure))
+        self.constraints = Constraints(tokenizer, vocab_size).add_module(
+            plan, _tables(plan, tokenizer) if tables is None else tables
+        )
+        self.heals = HealTable(tokenizer, vocab_size)
+        self.lines = Lines()
+        self.texts = Texts(tokenizer)
+
+    def watch(
+        self, decode: Operation, heal: str, listener: Callable[[str], None] | None
+    ) -> Watch | None:
+        """Return what watches a `plan.decode`, or None where nothing need be watched."""
+        stops = stops_of(decode)
+        matcher = self._matcher(decode, heal)
+        if matcher is None and not stops and listener is None:
+            return None
+        return Watch(self.words, matcher, stops, listener, heal)
+
+    def meter(self) -> Meter:
+        """Return fresh counters for a row."""
+        return Meter()
+
+    def _matcher(self, decode: Operation, heal: str) -> Matcher | None:
+        constraint: Symbol | None = decode.attribute("constraint")
+        if constraint is None:
+            return self.heals.start(heal) if heal else None
+        return self.constraints.start(constraint, heal, decode.attribute("forced") or "")
+
+
+def _tables(plan: Module, tokenizer: Tokenizer) -> dict[str, TokenTable]:
+    """Compile the tables that a plan names: one read from text comes without them."""
+    tables = ConstraintTables(tokenizer)
+    for operation in plan.operations:
+        if operation.name == "plan.constraint" and operation.attribute("table"):
+            stops = tuple(operation.attribute("stop") or ())
+            tables.find(operation["kind"], thaw(operation["source"]), stops)
+    return tables.by_key

@@ -1,0 +1,240 @@
+"""Tool calls: Python functions in threads, with a timeout, and checked results."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from time import monotonic
+from typing import Any
+
+from ...ir.core import Operation, Term
+from ...ir.diagnostics import RunError
+from ...ir.source import Span
+from ...ir.values import TIMEOUT, WRONG_VALUE, ErrorValue, ToolFailed
+from .coerce import Mismatch, coerce
+
+DEFAULT_TIMEOUT = 30.0
+
+
+class UnboundTool(RunError):
+    """A declared tool without a Python function."""
+
+    template = "the tool {tool} has no Python function"
+    hint = (
+        "weft run takes --tools FILE, or NAME_tools.py beside NAME.weft; from Python it is given "
+        "when compiling: tools={{{tool!r}: function}}"
+    )
+
+
+@dataclass(eq=False)
+class ToolCall:
+    """One call on its way."""
+
+    tool: str
+    function: Callable[..., Any]
+    arguments: tuple[Any, ...]
+    returns: Term
+    timeout: float
+    row: int
+    span: Span | None
+    instance: int = 0
+    deadline: float = field(default=0.0, init=False)
+    closed: bool = field(default=False, init=False)
+
+
+Completion = tuple[ToolCall, Any, BaseException | None]
+
+
+class _Answers:
+    """What threads have computed, until it is taken; who has nothing else to do waits for news."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        """How many pieces of news there have been: answers, and calls that were given up."""
+        self.news = threading.Condition()
+        self._there: queue.SimpleQueue[Completion] = queue.SimpleQueue()
+
+    def put(self, completion: Completion) -> None:
+        """Let one be taken, and tell that it is there."""
+        self._there.put(completion)
+        self.tell()
+
+    def tell(self) -> None:
+        """Wake all who wait."""
+        with self.news:
+            self.count += 1
+            self.news.notify_all()
+
+    def take(self) -> Iterator[Completion]:
+        """Yield, and forget, those that are there."""
+        while True:
+            try:
+                yield self._there.get_nowait()
+            except queue.Empty:
+                return
+
+
+@dataclass(frozen=True)
+class Pause:
+    """What one waits for who has nothing to do before a tool answers, or a call's time is over.
+
+    `seen` pieces of news are known; `until` is when the first call's time is over (monotonic, s).
+    """
+
+    answers: _Answers
+    seen: int
+    until: float
+
+    def wait(self) -> None:
+        """Wait for more news, whoever takes it."""
+        with self.answers.news:
+            left = max(0.0, self.until - monotonic())
+            self.answers.news.wait_for(lambda: self.answers.count != self.seen, left)
+
+
+class _Workers:
+    """Daemon threads that wait for the next call: to start one takes as long as a short call.
+
+    A thread whose call hangs is missed by nobody: the next call has another one.
+    """
+
+    def __init__(self, done: _Answers) -> None:
+        self._calls: queue.SimpleQueue[ToolCall | None] = queue.SimpleQueue()
+        self._done = done
+        self._idle: deque[None] = deque()
+        """One entry for each thread that waits, or is about to."""
+        self._count = 0
+
+    def run(self, call: ToolCall) -> None:
+        """Let a thread run a call."""
+        self._calls.put(call)
+        try:
+            self._idle.pop()
+        except IndexError:
+            self._count += 1
+            threading.Thread(target=self._work, daemon=True).start()
+
+    def end(self) -> None:
+        """Let all threads end, now or when their calls do."""
+        for _ in range(self._count):
+            self._calls.put(None)
+
+    def _work(self) -> None:
+        while (call := self._calls.get()) is not None:
+            outcome = _outcome(call)
+            self._idle.append(None)  # before who waits for it can ask for the next
+            self._done.put(outcome)
+            del call, outcome  # what they hold must not live until the next one comes
+
+
+def _outcome(call: ToolCall) -> Completion:
+    try:
+        return call, call.function(*call.arguments), None
+    except BaseException as error:
+        return call, None, error
+
+
+class ToolPool:
+    """Runs tool calls in daemon threads, so that one that hangs holds up nothing else."""
+
+    def __init__(self, records: Mapping[str, Operation], limit: int = 32) -> None:
+        self._records = records
+        self._limit = limit
+        self._queued: deque[ToolCall] = deque()
+        self._running: set[ToolCall] = set()
+        self._done = _Answers()
+        self._seen = 0
+        self._workers = _Workers(self._done)
+        weakref.finalize(self, self._workers.end)
+
+    def __bool__(self) -> bool:
+        return bool(self._running or self._queued)
+
+    def submit(self, call: ToolCall) -> None:
+        """Start a call, or queue it when too many run."""
+        self._queued.append(call)
+        self._start()
+
+    def cancel(self, call: ToolCall) -> None:
+        """Forget a call; its thread may go on, but nobody listens."""
+        call.closed = True
+        self._running.discard(call)
+        if call in self._queued:
+            self._queued.remove(call)
+        self._start()
+        self._done.tell()  # a row that is given up makes room for others
+
+    def poll(self) -> list[Completion]:
+        """Return finished calls with their checked value, or with an error; wait for none."""
+        self._seen = self._done.count  # before they are taken: `pause` misses none
+        finished: list[Completion] = []
+        for call, value, error in self._done.take():
+            if not call.closed:
+                self._running.discard(call)
+                finished.append(self._checked(call, value, error))
+        now = monotonic()
+        for call in [call for call in self._running if call.deadline <= now]:
+            self.cancel(call)
+            finished.append(
+                (call, None, _failed(call, TIMEOUT, f"did not answer in {call.timeout:g} s"))
+            )
+        self._start()
+        return finished
+
+    def pause(self) -> Pause:
+        """Return what to wait for before it is worth while to `poll` again."""
+        until = min((call.deadline for call in self._running), default=0.0)
+        return Pause(self._done, self._seen, until)
+
+    def _checked(self, call: ToolCall, value: Any, error: BaseException | None) -> Completion:
+        if error is not None:
+            return call, None, _failed(call, type(error).__name__, str(error))
+        try:
+            return call, coerce(call.returns, self._records, value), None
+        except Mismatch as mismatch:
+            return call, None, _failed(call, WRONG_VALUE, f"returned a wrong value: {mismatch}")
+
+    def _start(self) -> None:
+        while self._queued and len(self._running) < self._limit:
+            call = self._queued.popleft()
+            call.deadline = monotonic() + call.timeout
+            self._running.add(call)
+            self._workers.run(call)
+
+
+def call_now(
+    declared: Operation, records: Mapping[str, Operation], function: Callable[..., Any]
+) -> Callable[..., Any]:
+    """Return what runs a tool outside a program, under its timeout, and checks its value.
+
+    It raises ToolFailed.
+    """
+    timeout = declared.attribute("timeout", DEFAULT_TIMEOUT)
+
+    def called(*arguments: Any) -> Any:
+        pool = ToolPool(records)
+        pool.submit(
+            ToolCall(
+                declared["name"].name, function, arguments, declared["returns"], float(timeout),
+                row=0, span=declared.span,
+            )
+        )  # fmt: skip
+        finished: list[Completion] = []
+        while not finished:
+            pool.pause().wait()
+            finished = pool.poll()
+        _, value, error = finished[0]
+        if error is not None:
+            raise error
+        return value
+
+    return called
+
+
+def _failed(call: ToolCall, kind: str, message: str) -> ToolFailed:
+    error = ErrorValue(tool=call.tool, kind=kind, message=message)
+    return ToolFailed.of(error, call.row, call.span)

@@ -1,0 +1,321 @@
+"""The running batch as a structure of arrays, and the packing of one step's input from it.
+
+Rows `[0, size)` generate: each has one token to feed. A prefill that will generate joins as the
+next row in the step that ends it; rows past those are scratch of the step. All arrays are
+allocated once, so that a steady decode step makes no Python object per token.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..execution.step import ModelExecutor, StepInput, most_logits, reads_of
+from .request import Request
+
+MAX_ENDS = 8
+
+UNWATCHED = np.iinfo(np.int32).max
+"""What a row without a watch may produce before something is to be looked at."""
+
+
+class Chunk:
+    """A stretch of a sequence's tokens that a step computes, besides the running rows."""
+
+    __slots__ = (
+        "copied", "count", "ends", "joins", "packed_end", "request", "scores", "start",
+    )  # fmt: skip
+
+    def __init__(self, request: Request, start: int, count: int) -> None:
+        end = start + count
+        self.request = request
+        self.start = start
+        self.count = count
+        self.ends = end == request.sequence.length
+        self.joins = request.sampling is not None and self.ends
+        first = request.score_from
+        self.scores = 0 if first is None else max(0, end - max(first, start))
+        self.packed_end = 0
+        self.copied: np.ndarray | None = None
+        """Slots [2, X] from and to which the step copies what another computes of its tokens."""
+
+    @property
+    def scored_from(self) -> int:
+        """The number of its first scored position among those of its request."""
+        return max(0, self.start - (self.request.score_from or 0))
+
+    @property
+    def asked(self) -> list[tuple[int, ...]]:
+        """The words whose log-probability is asked after each of its scored positions."""
+        first, asked = self.scored_from, self.request.asked
+        known = list(asked[first : first + self.scores])
+        return known + [()] * (self.scores - len(known))
+
+
+COLUMNS = 256
+"""New tokens of a row that there is room for at first."""
+
+
+class Batch:
+    """Arrays over rows, the step's input buffers, and the requests that own the rows."""
+
+    def __init__(self, executor: ModelExecutor) -> None:
+        rows, context = executor.max_batch, executor.context_length
+        self.page_size = executor.page_size
+        self.size = 0
+        self.leaves = 0
+        self._births = 0
+        self.requests: list[Request] = []
+        self.constrained = 0
+        self.random = 0
+        self._arange = np.arange(max(rows, executor.max_tokens) + 1, dtype=np.int32)
+        # One entry a row.
+        self.token = np.zeros(rows, np.int32)
+        self.resident = np.zeros(rows, np.int32)
+        self.produced = np.zeros(rows, np.int32)
+        self.limit = np.zeros(rows, np.int32)
+        self.reads = np.zeros(rows, np.int32)
+        self.ends = np.full((rows, MAX_ENDS), -1, np.int32)
+        self.key = np.zeros(rows, np.uint64)
+        self.birth = np.zeros(rows, np.int64)
+        self.margin = np.zeros(rows, np.float32)
+        self.calm = np.full(rows, UNWATCHED, np.int32)
+        """New tokens up to which a row's watch need not be looked at, and its mask stays."""
+        self.seen = np.zeros(rows, np.int32)
+        """New tokens that a row's watch has taken."""
+        self.wide = np.zeros(rows, bool)
+        """Calm rows that are allowed so many words that leaving out others pays nothing."""
+        self.may_calm = not getattr(executor, "asynchronous", False)
+        self.table = np.zeros((rows, -(-context // self.page_size)), np.int32)
+        # Rows lie close together: of wide ones each first token would touch memory of its own.
+        self.history = np.empty((rows, min(context, COLUMNS)), np.int32)
+        self.logprob = np.empty((rows, min(context, COLUMNS)), np.float32)
+        # The sampler's parameters, one a row.
+        self.temperature = np.zeros(rows, np.float32)
+        self.top_k = np.zeros(rows, np.int32)
+        self.top_p = np.ones(rows, np.float32)
+        self.min_p = np.zeros(rows, np.float32)
+        self.uniform = np.zeros(rows, np.float32)
+        self.masks = np.full((rows, -(-executor.vocab_size // 32)), -1, np.int32)
+        self.shown: list[np.ndarray | None] = []
+        """The table's mask that a row of `masks` is a copy of, if it is one."""
+        self._rows = (
+            self.token, self.resident, self.produced, self.limit, self.ends, self.key,
+            self.birth, self.reads, self.calm, self.seen, self.wide,
+            self.margin, self.table, self.temperature, self.top_k, self.top_p, self.min_p,
+            self.masks,
+        )  # fmt: skip
+        # The step's input.
+        self._tokens = np.zeros(executor.max_tokens, np.int32)
+        self._positions = np.zeros(executor.max_tokens, np.int32)
+        self._slots = np.zeros(executor.max_tokens, np.int32)
+        self._starts = self._arange[: rows + 1].copy()
+        self._lengths = np.zeros(rows, np.int32)
+        self._wanted = np.zeros(most_logits(executor), np.int32)
+        self._inputs = [
+            torch.from_numpy(array)
+            for array in (
+                self._tokens, self._positions, self._slots, self._starts, self._lengths,
+                self.table, self._wanted, self.reads,
+            )
+        ]  # fmt: skip
+        self._views: dict[tuple[int, int, int], StepInput] = {}
+        self._settings: dict[tuple[int, bool], tuple[Tensor | None, ...]] = {}
+
+    def make_room(self, most: int) -> None:
+        """Let rows have a token number `most` since they began."""
+        columns = self.history.shape[1]
+        if most >= columns:
+            wider = ((0, 0), (0, max(columns, most + 1 - columns)))
+            self.history, self.logprob = (
+                np.pad(array, wider) for array in (self.history, self.logprob)
+            )
+
+    def join(self, request: Request) -> int:
+        """Give `request`, whose last token is in this step, the next row."""
+        sampling, sequence, row = request.sampling, request.sequence, self.size
+        assert sampling is not None
+        self.requests.append(request)
+        self.shown.append(None)
+        self.size += 1
+        self._births += 1
+        self.birth[row] = self._births
+        self.resident[row] = sequence.length
+        self.produced[row] = request.produced
+        self.limit[row] = sampling.max_tokens
+        self.reads[row] = reads_of(request.attention)
+        self.ends[row] = -1
+        self.ends[row, : len(sampling.ends)] = sampling.ends
+        self.key[row] = sampling.key
+        self.margin[row] = request.margin
+        self._look_from(row)
+        self.set_pages(row)
+        self.temperature[row] = sampling.temperature
+        self.top_k[row] = sampling.top_k
+        self.top_p[row] = sampling.top_p
+        self.min_p[row] = sampling.min_p
+        self._count(request, 1)
+        return row
+
+    def at_limit(self) -> np.ndarray:
+        """Return the rows that may have but one token more."""
+        return np.flatnonzero(self.produced[: self.size] + 1 >= self.limit[: self.size])
+
+    def leave(self, row: int) -> None:
+        """Move the row's tokens to its sequence; the last row takes its place."""
+        request = self.requests[row]
+        self.leaves += 1
+        self._catch_up(row, int(self.produced[row]))
+        self.flush(row)
+        self._count(request, -1)
+        self.masks[row] = -1
+        last = self.size - 1
+        if row != last:
+            for array in self._rows:
+                array[row] = array[last]
+            moved = self.requests[last]
+            fresh = slice(moved.flushed, int(self.produced[last]))
+            self.history[row, fresh] = self.history[last, fresh]
+            self.logprob[row, fresh] = self.logprob[last, fresh]
+            self.requests[row], self.shown[row] = moved, self.shown[last]
+            self.masks[last] = -1
+        self.requests.pop()
+        self.shown.pop()
+        self.size = last
+
+    def unconstrain(self, row: int) -> None:
+        """Let a row whose constraint has let go generate freely."""
+        request = self.requests[row]
+        self._count(request, -1)
+        assert request.watch is not None
+        request.watch.matcher = None
+        if request.watch.needless:
+            request.watch = None
+        self._count(request, 1)
+        self.masks[row], self.shown[row] = -1, None
+        self._look_from(row)
+
+    def sees(self, rows: np.ndarray) -> None:
+        """Let the watches of rows take what came before their last tokens, which come to be looked
+        at now."""
+        produced = self.produced[rows]
+        for row in rows[self.seen[rows] < produced - 1].tolist():
+            self._catch_up(row, int(self.produced[row]) - 1)
+        self.seen[rows] = produced
+
+    def _catch_up(self, row: int, produced: int) -> None:
+        """Let the row's watch take those of its first tokens that it was not asked about."""
+        watch, seen = self.requests[row].watch, int(self.seen[row])
+        if watch is not None and seen < produced:
+            watch.catch_up(self.history[row, seen:produced].tolist())
+            self.seen[row] = produced
+
+    def _look_from(self, row: int) -> None:
+        """Let the row's watch, if it has one, be looked at from the next token on."""
+        self.calm[row] = UNWATCHED if self.requests[row].watch is None else -1
+        self.seen[row], self.wide[row] = self.produced[row], False
+
+    def flush(self, row: int) -> None:
+        """Append the row's new tokens to its sequence, and update the sequence's books."""
+        request = self.requests[row]
+        sequence, produced = request.sequence, int(self.produced[row])
+        fresh = slice(request.flushed, produced)
+        sequence.append(self.history[row, fresh])
+        if request.logprobs:
+            request.token_logprobs += self.logprob[row, fresh].tolist()
+        # A step that ran ahead has computed the KV of an end token, too.
+        sequence.resident = min(int(self.resident[row]), sequence.length)
+        request.produced = request.flushed = produced
+        request.margin = float(self.margin[row])
+
+    def set_pages(self, row: int) -> None:
+        """Copy the page table of the row's sequence."""
+        sequence = self.requests[row].sequence
+        self.table[row, : sequence.held] = sequence.pages[: sequence.held]
+
+    def pack(self, chunks: list[Chunk]) -> tuple[StepInput, int, int]:
+        """Return the step's input, its number of tokens, and how many logits rows are sampled.
+
+        Chunks that join come first, and become rows; the others' rows are only of this step.
+        """
+        count = self.size
+        self._pack_running(count)
+        tokens, wanted = count, count
+        for number, chunk in enumerate(chunks):
+            row = self.join(chunk.request) if chunk.joins else count + number
+            self.reads[row] = reads_of(chunk.request.attention)
+            tokens = chunk.packed_end = self._pack_chunk(chunk, row, tokens)
+            if chunk.joins:
+                self._wanted[wanted] = tokens - 1
+                wanted += 1
+        sampled = wanted
+        for chunk in chunks:
+            end = chunk.packed_end
+            rows = self._arange[end - chunk.scores : end]
+            self._wanted[wanted : wanted + chunk.scores] = rows
+            wanted += chunk.scores
+        step = self._view(tokens, count + len(chunks), wanted)
+        copied = [chunk.copied for chunk in chunks if chunk.copied is not None]
+        if copied:
+            step = replace(step, copies=torch.from_numpy(np.concatenate(copied, 1)))
+        return step, tokens, sampled
+
+    def kv_tokens(self, rows: int) -> int:
+        """Return the tokens that the attention of the packed step's sequences sees."""
+        return int(self._lengths[:rows].sum())
+
+    def settings(self, count: int, masked: bool) -> tuple[Tensor | None, ...]:
+        """Return the sampler's parameters of the first rows: bitmask or None, temperature, ..."""
+        known = self._settings.get((count, masked))
+        if known is None:
+            arrays = (self.temperature, self.top_k, self.top_p, self.min_p, self.uniform)
+            views = tuple(torch.from_numpy(array)[:count] for array in arrays)
+            mask = torch.from_numpy(self.masks)[:count] if masked else None
+            known = self._settings[count, masked] = (mask, *views)
+        return known
+
+    def _pack_running(self, count: int) -> None:
+        resident = self.resident[:count]
+        pages, offsets = np.divmod(resident, self.page_size)
+        slots = self.table[self._arange[:count], pages]
+        slots *= self.page_size
+        slots += offsets
+        self._tokens[:count] = self.token[:count]
+        self._positions[:count] = resident
+        self._slots[:count] = slots
+        self._starts[: count + 1] = self._arange[: count + 1]
+        self._wanted[:count] = self._arange[:count]
+        resident += 1
+        self._lengths[:count] = resident
+
+    def _pack_chunk(self, chunk: Chunk, row: int, at: int) -> int:
+        sequence, start, end = chunk.request.sequence, chunk.start, at + chunk.count
+        stop = start + chunk.count
+        positions = np.arange(start, stop, dtype=np.int32)
+        pages, offsets = np.divmod(positions, self.page_size)
+        self._tokens[at:end] = sequence.tokens[start:stop]
+        self._positions[at:end] = positions
+        self._slots[at:end] = sequence.pages[pages] * self.page_size + offsets
+        self._starts[row + 1] = end
+        self._lengths[row] = stop
+        self.table[row, : sequence.held] = sequence.pages[: sequence.held]
+        return end
+
+    def _view(self, tokens: int, rows: int, wanted: int) -> StepInput:
+        known = self._views.get((tokens, rows, wanted))
+        if known is None:
+            sizes = (tokens, tokens, tokens, rows + 1, rows, rows, wanted, rows)
+            views = [tensor[:size] for tensor, size in zip(self._inputs, sizes, strict=True)]
+            known = StepInput(*views)
+            if tokens == rows:
+                self._views[tokens, rows, wanted] = known
+        return known
+
+    def _count(self, request: Request, change: int) -> None:
+        assert request.sampling is not None
+        self.random += change * (request.sampling.temperature > 0)
+        if request.watch is not None:
+            self.constrained += change * (request.watch.matcher is not None)

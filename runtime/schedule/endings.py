@@ -1,0 +1,81 @@
+"""How generations end: at their limit, by a token, by what a constraint forces; what stays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ..constraints.watch import Finish
+from ..memory.kv_cache import PagedKV
+from ..memory.prefix_tree import PrefixTree
+from .request import Request
+from .row_costs import HitCounter
+
+
+class Endings:
+    """Closes generations; those that have been closed are taken by `done`."""
+
+    def __init__(
+        self, kv: PagedKV, tree: PrefixTree, hits: HitCounter, done: Callable[[Request], None]
+    ) -> None:
+        self._kv, self._tree, self._hits, self._done = kv, tree, hits, done
+
+    def force(self, request: Request) -> Finish | None:
+        """Append what the constraint forces now; return how the generation ends, if it does."""
+        assert request.watch is not None and request.sampling is not None
+        while True:
+            room = request.sampling.max_tokens - request.produced
+            if room == 0:
+                return Finish("length", -1)
+            forced = request.watch.forced(room)
+            if not forced:
+                return None
+            for token in forced:
+                request.take(token)
+                request.token_logprobs.append(None)
+                finish = request.watch.accept(token)
+                if finish is not None:
+                    return finish
+
+    def last(self, request: Request, token: int, logprob: float, margin: float) -> None:
+        """Close a generation that had left the batch when its last token was drawn."""
+        assert request.sampling is not None
+        finish = Finish("length", -1)
+        request.margin = min(request.margin, margin)
+        if token in request.sampling.ends:
+            finish = Finish("end", -1)
+        else:
+            request.take(token)
+            if request.logprobs:
+                request.token_logprobs.append(logprob)
+            if request.watch is not None:
+                finish = request.watch.accept(token) or finish
+        self.finish(request, finish)
+
+    def finish(self, request: Request, finish: Finish) -> None:
+        """Close a generation whose tokens are in its sequence; cut it back to what stays."""
+        if request.watch is not None:
+            finish = request.watch.settled(finish)
+        request.reason = finish.reason
+        sequence = request.sequence
+        if finish.keep >= 0:
+            self._kv.truncate(sequence, sequence.length - request.flushed + finish.keep)
+            sequence.append(finish.tail)
+            request.flushed = finish.keep + len(finish.tail)
+            kept = request.token_logprobs[: finish.keep]
+            request.token_logprobs = kept + [None] * len(finish.tail)
+        if request.watch is not None:
+            request.watch.close()
+        self.remember(request)
+        self._done(request)
+
+    def remember(self, request: Request) -> None:
+        """Let other streams find what a generation has computed.
+
+        Of one whose last token is on its way that is known before, unless it may be cut back.
+        """
+        sequence = request.sequence
+        if sequence.resident != sequence.remembered:
+            tokens = sequence.tokens[: sequence.resident]
+            self._tree.insert(tokens, sequence.pages, sequence)
+            self._hits.known(tokens, sequence)
+            sequence.remembered = sequence.resident

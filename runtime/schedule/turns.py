@@ -1,0 +1,89 @@
+"""The last waves: where few gens wait for a place in the batch, running rows take turns with them.
+
+Gens that begin when all others have ended run in steps that are mostly empty. A program's rows know
+how far they are from its end, so those that are nearer to it let the others go first for a while,
+and all end together (preemptive scheduling of the longest first: McNaughton, Management Science 6,
+1959; Muntz and Coffman, IEEE Transactions on Computers 18, 1969). A row that stands back keeps its
+pages: to go on it reads one token again.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Iterable, Sequence
+
+from ..memory.kv_cache import PagedKV
+from ..memory.sequence import Order
+from .batch import Batch
+from .policy import Policy
+from .pressure import Pressure
+from .request import Request
+
+WAVES = 2
+"""Gens wait for fewer batches than these: while there are more, steps are full in any order."""
+
+AT_ONCE = 8
+"""One of so many rows stands back in one step, so that no step has all the host's work of it."""
+
+
+class Turns:
+    """Says which rows stand back; `enqueue` lets them wait for their next turn."""
+
+    def __init__(
+        self, batch: Batch, kv: PagedKV, policy: Policy, pressure: Pressure, most: int,
+        enqueue: Callable[[Request], None],
+    ) -> None:  # fmt: skip
+        self._batch, self._kv, self._policy, self._pressure = batch, kv, policy, pressure
+        self._most, self._enqueue = most, enqueue
+        self.taken = 0
+        """How often a row has stood back."""
+
+    def take(
+        self, clock: int, queue: Sequence[tuple[Order, int, Request]], others: Iterable[Request]
+    ) -> None:
+        """Let rows stand back in step `clock` for gens of the queue, if memory has room for all.
+
+        `others` have asked and are not in the batch.
+        """
+        if self._batch.size < self._most or not queue:
+            return
+        gens = [entry[2] for entry in queue if entry[2].sampling]
+        leaving = self._leaving(gens) if len(gens) < WAVES * self._most else []
+        if leaving and self._pressure.has_room(clock, others):
+            for request in leaving:
+                self._batch.leave(self._batch.requests.index(request))
+                # A step that runs ahead has a token of it on its way: that is drawn again.
+                self._kv.rewind(request.sequence, request.first_logits)
+                self._enqueue(request)
+            self.taken += len(leaving)
+
+    def _leaving(self, waiting: Sequence[Request]) -> list[Request]:
+        """Return the rows that are nearer to their ends than as many that wait."""
+        most = -(-self._most // AT_ONCE)
+        last = heapq.nlargest(most, range(self._batch.size), self._urgency)
+        first = heapq.nsmallest(
+            most, waiting, lambda each: self._policy.urgency(each, each.produced)
+        )
+        found: list[Request] = []
+        for row, other in zip(last, first, strict=False):
+            if not self._gives_way(row, other):
+                break
+            found.append(self._batch.requests[row])
+        return found
+
+    def _urgency(self, row: int) -> int:
+        return self._policy.urgency(self._batch.requests[row], int(self._batch.produced[row]))
+
+    def _gives_way(self, row: int, other: Request) -> bool:
+        """Say whether a row lets a request have its place.
+
+        Only programs know their paths. The gen that waits must be the larger part of its own: how
+        many pages the prompts after it will take is not known.
+        """
+        running, turn = self._batch.requests[row], self._policy.turn
+        budget = other.sampling.max_tokens if other.sampling else 0
+        if not running.critical or not 0 < other.critical <= 2 * budget:
+            return False
+        if self._batch.produced[row] - running.flushed < turn:
+            return False
+        return self._urgency(row) - self._policy.urgency(other, other.produced) >= turn

@@ -1,0 +1,1 @@
+"""What a run did and when, and the forms in which a person looks at it."""
