@@ -114,6 +114,7 @@ class _Emitter:
 
     def _block(self, operations: Sequence[Operation | str]) -> None:
         for operation, *others in reductions(operations, self.shapes, self.schedule.num_warps):
+            self._begin([operation, *others])
             if isinstance(operation, str) or others:
                 self._line(operation if isinstance(operation, str) else at_once(operation, others))
                 continue
@@ -121,6 +122,9 @@ class _Emitter:
             if method is None:
                 raise CannotEmit(kernel=self.name, problem=f"{operation.name}", span=operation.span)
             method(operation)
+
+    def _begin(self, operations: Sequence[Operation | str]) -> None:
+        """The next lines are of these, or what a schedule asks for: `locate` maps them."""
 
     def _line(self, text: str) -> None:
         self.lines.append(self.indent + text)

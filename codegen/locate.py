@@ -49,7 +49,7 @@ def locate_triton(kernel: Operation, schedule: Schedule) -> Located:
     """Return the Triton file of a kernel."""
     emitter = _Triton(kernel, schedule)
     lines = emitter.file().split("\n")
-    first = next(at for at, line in enumerate(lines) if line.startswith("def ")) + 1
+    first = next(at for at, line in enumerate(lines) if line.startswith(f"def {emitter.name}(")) + 1
     body = dict(enumerate(emitter.origins, first))
     return Located(tuple(lines), tuple(body.get(at, (0,)) for at in range(len(lines))))
 
@@ -91,18 +91,21 @@ class _Triton(TritonEmitter):
     def __init__(self, kernel: Operation, schedule: Schedule) -> None:
         super().__init__(kernel, schedule)
         self.origins: list[Origins] = []
-        self._numbers, self._now = numbers_of(kernel), 0
+        self._numbers = numbers_of(kernel)
+        self._now: Origins = (0,)
 
-    def _block(self, operations: Sequence[Operation]) -> None:
+    def _block(self, operations: Sequence[Operation | str]) -> None:
         outer = self._now
-        for operation in operations:
-            self._now = self._numbers[id(operation)]
-            super()._block([operation])
+        super()._block(operations)
         self._now = outer
+
+    def _begin(self, operations: Sequence[Operation | str]) -> None:
+        numbers = tuple(self._numbers[id(op)] for op in operations if not isinstance(op, str))
+        self._now = numbers or (0,)
 
     def _line(self, text: str) -> None:
         super()._line(text)
-        self.origins.append((self._now,))
+        self.origins.append(self._now)
 
 
 class _TVM(TVMEmitter):

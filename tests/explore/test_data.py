@@ -4,6 +4,7 @@ import base64
 import gzip
 import json
 import re
+from dataclasses import replace
 
 import pytest
 from weft.codegen.build import assemble, inspect_source, llvm_of
@@ -130,6 +131,24 @@ def test_located_texts_are_the_texts_that_are_compiled():
             assert text is None or "\n".join(located.lines).rstrip("\n") == text.rstrip("\n")
             assert len(located.lines) == len(located.origins)
             assert all(0 <= number < count for found in located.origins for number in found)
+
+
+def test_lines_that_a_schedule_asks_for_are_the_kernels_and_others_stay_their_operations():
+    seen = 0
+    for kernel, schedule in merge_kernels(Compilation(SMALL).regimes):
+        operations = list(walk((kernel,)))
+        for launched in (schedule, replace(schedule, chained=True)):
+            located = locate_triton(kernel, launched)
+            text = emit(kernel, launched).text
+            assert "\n".join(located.lines).rstrip("\n") == text.rstrip("\n")
+            for line, origins in zip(located.lines, located.origins, strict=True):
+                names = {operations[number].name for number in origins}
+                if "gdc_wait" in line or "gdc_launch" in line:
+                    seen += launched.chained
+                    assert names == {"tile.kernel"}
+                if line.strip().startswith("tl.store("):
+                    assert names <= {"tile.store"}
+    assert seen
 
 
 def test_mended_debug_locations_belong_to_their_function():
