@@ -11,8 +11,22 @@ if TYPE_CHECKING:
     from .ir.diagnostics import WeftError
 
 
+INTERRUPTED = 130
+"""The exit status of what Ctrl-C ended, as shells have it: 128 and the signal's number."""
+
+
 def main() -> None:
-    """Run the command line; a user's error is printed with its place and hint, and exits 1."""
+    """Run the command line; a user's error is printed with its place and hint, and exits 1.
+
+    Ctrl-C while the commands are still being loaded ends as it does later: without a traceback.
+    """
+    try:
+        _main()
+    except KeyboardInterrupt:
+        raise SystemExit(INTERRUPTED) from None
+
+
+def _main() -> None:
     from .cli.app import app
     from .cli.errors import NestedTooDeeply, as_typed, of_system, with_lines
     from .ir.diagnostics import WeftError

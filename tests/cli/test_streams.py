@@ -48,3 +48,24 @@ def test_a_terminal_without_the_letter_shows_its_number(tmp_path):
     environment = os.environ | {"PYTHONIOENCODING": "ascii"}
     done = weft("dump", str(program), "-s", "ast", env=environment, capture_output=True)
     assert done.returncode == 0 and "\\xe9" in done.stdout, done.stderr
+
+
+INTERRUPTED_IMPORT = """
+import sys
+
+class Interrupting:
+    def find_spec(self, name, *rest):
+        if name == "weft.cli.app":
+            raise KeyboardInterrupt
+
+sys.meta_path.insert(0, Interrupting())
+from weft.__main__ import main
+main()
+"""
+
+
+def test_an_interrupt_while_commands_are_loaded_ends_without_a_traceback():
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED_IMPORT], capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
