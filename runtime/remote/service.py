@@ -218,25 +218,30 @@ class Service:
         return found
 
     def _events(self, response: httpx.Response, what: str) -> Iterator[Any]:
-        """Yield the data of server-sent events; a stream that just ends is `Passing`.
-
-        A server that does not stream answers at once, as if it had not been asked to.
+        """Yield the data of server-sent events; a stream that just ends, be it within a line, is
+        `Passing`. A server that does not stream answers at once, as if it had not been asked to.
         """
-        ended, other = False, ""
+        ended, other, broken = False, "", None
+        streams = "text/event-stream" in response.headers.get("content-type", "")
         for line in response.iter_lines():
+            if broken is not None:  # not the last line: nothing was cut
+                raise broken
             if not line.startswith("data:"):
                 other += "" if line.startswith(_NO_DATA) else line
                 continue
-            data = line[5:].strip()
+            data, streams = line[5:].strip(), True
             if data == "[DONE]":
                 return
-            chunk = self._json(data, what)
+            try:
+                chunk = self._json(data, what)
+            except Malformed as error:
+                broken = error
+                continue
             if chunk.get("error"):
                 raise Passing("cut", f"the stream has an error: {str(chunk['error'])[:200]}")
             ended = ended or any(c.get("finish_reason") for c in chunk.get("choices") or [])
-            other = ""
             yield chunk
-        if other.strip() and not ended:
+        if other.strip() and not streams:
             chunk = self._json(other, what)
             if not isinstance(chunk.get("choices"), list) or not chunk["choices"]:
                 raise Malformed(what=what, url=self.address.base, problem="it has no choices")

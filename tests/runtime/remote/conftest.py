@@ -17,7 +17,8 @@ Body = dict[str, Any]
 
 @dataclass
 class Reply:
-    """An answer: a status and a body, a stream of chunks, or a connection that breaks."""
+    """An answer: a status and a body, a stream of chunks (bytes are sent as they are), or a
+    connection that breaks."""
 
     status: int = 200
     body: Any = None
@@ -130,7 +131,9 @@ def handler_of(fake: Fake) -> type[BaseHTTPRequestHandler]:
             self.end_headers()
             try:
                 for chunk in reply.chunks or []:
-                    self.wfile.write(f"data: {json.dumps(chunk)}\n\n".encode())
+                    plain = isinstance(chunk, bytes)
+                    data = chunk if plain else f"data: {json.dumps(chunk)}\n\n".encode()
+                    self.wfile.write(data)
                     self.wfile.flush()
             except OSError:
                 return  # the client has heard enough

@@ -213,6 +213,23 @@ def test_a_stream_that_breaks_off_goes_on_where_it_was(fake):
     assert "".join(pieces(compiled(fake))) == "one two 3"
 
 
+@pytest.mark.parametrize("said", [["one ", "two "], []], ids=["later", "at once"])
+@pytest.mark.parametrize("rest", [b"dat", b"data", b'data: {"choi', b'data: {"choices": [{"te'])
+def test_a_stream_that_breaks_off_within_a_line_goes_on_too(fake, said, rest):
+    broken = fake.streamed(said, finish=None)
+    broken.chunks += [rest]
+    executable = compiled(fake.answers(broken, fake.streamed(["one two ", "3"])))
+    assert "".join(pieces(executable)) == "one two 3" and len(fake.asked) == 2
+
+
+def test_a_line_that_is_no_json_is_told_at_once(fake):
+    broken = fake.streamed(["one ", "", "two "])
+    broken.chunks[1] = b"data: {one}\n\n"
+    with pytest.raises(Malformed, match="no JSON object"):
+        pieces(compiled(fake.answers(broken)))
+    assert len(fake.asked) == 1
+
+
 def test_a_stream_that_says_something_else_again_is_not_patched(fake):
     fake.answers(fake.streamed(["one "], finish=None), fake.streamed(["two"]))
     with pytest.raises(CutStream, match="something else"):
