@@ -78,6 +78,13 @@ class UnexpectedIndentation(WeftSyntaxError):
     template = "this line is indented, but the line above opens no block"
 
 
+class ReservedWord(WeftSyntaxError):
+    """A word of the language where only a name can stand."""
+
+    template = "`{word}` is a word of the language and cannot be a name"
+    hint = "take another one, such as `{word}_`"
+
+
 class MalformedRecord(WeftSyntaxError):
     """A record that does not read."""
 

@@ -48,6 +48,16 @@ MISTAKES = {
     "choice": 'program p():\n    gen x: choice["a{b}"]\n',
     "indentation": 'program p():\n    "a"\n  "b"\n',
     "extra indentation": 'program p():\n    "a"\n      "b"\n',
+    "word as a tool": "tool none(x: str) -> str\n",
+    "word as a parameter": "program p(in: str):\n    return\n",
+    "word as a field": "record R:\n    true: int\n",
+    "word as a record": "record gen:\n    a: int\n",
+    "word as a variable": "program p():\n    let from = 3\n",
+    "word as a result": "program p():\n    fork 2 as in:\n        yield 1\n",
+    "word as an error": "program p():\n    match x:\n        case error in:\n            return\n",
+    "word as a gen": "program p():\n    gen return\n",
+    "word as an argument": "program p():\n    let x = f(for)\n",
+    "word as a type": "program p(x: if):\n    return\n",
     "missing block": "program p():\nreturn\n",
 }
 
