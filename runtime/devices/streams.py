@@ -148,10 +148,11 @@ def mapped(size: int) -> Tensor:
     return torch.frombuffer(pages, dtype=torch.uint8)
 
 
-class _Now:
+class Now:
     """A stream whose work is done when it is launched."""
 
     def __call__(self) -> AbstractContextManager[Any]:
+        """Nothing changes: there is no other stream."""
         return nullcontext()
 
     def wait(self, event: Any) -> None:
@@ -183,7 +184,7 @@ class SimulatedDevice:
 
     def stream(self, queue: str) -> Stream:
         """Work is done by the thread that launches it."""
-        return _Now()
+        return Now()
 
     def register(self, buffer: Tensor) -> str:
         """Pinning does nothing here, unless it is to be refused."""
@@ -230,25 +231,28 @@ class SimulatedDevice:
         """Nothing is pinned."""
 
 
-class _CudaStream:
+class CudaStream:
     """A CUDA stream under the protocol."""
 
-    def __init__(self, place: str) -> None:
-        self._stream = torch.cuda.Stream(device=place)
+    def __init__(self, stream: torch.cuda.Stream) -> None:
+        self._stream = stream
 
     def __call__(self) -> AbstractContextManager[Any]:
+        """Make it torch's current stream."""
         return torch.cuda.stream(self._stream)
 
     def wait(self, event: Any) -> None:
+        """Let the device wait, not the host."""
         self._stream.wait_event(event)
 
     def record(self) -> Any:
+        """Return a CUDA event."""
         event = torch.cuda.Event()
         event.record(self._stream)
         return event
 
 
-_STREAMS: dict[tuple[str, str], _CudaStream] = {}
+_STREAMS: dict[tuple[str, str], CudaStream] = {}
 
 
 class CudaDevice:
@@ -274,7 +278,7 @@ class CudaDevice:
         MiB for each stream that it was ever called on, and after ten models a cap was exceeded."""
         key = (self.place, queue)
         if key not in _STREAMS:
-            _STREAMS[key] = _CudaStream(self.place)
+            _STREAMS[key] = CudaStream(torch.cuda.Stream(device=self.place))
         return _STREAMS[key]
 
     def register(self, buffer: Tensor) -> str:

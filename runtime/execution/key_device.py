@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import suppress
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from ..devices.memory import Memory
-from ..devices.streams import Stream, mapped
+from ..devices.streams import CudaStream, Now, Stream, mapped
 
 MAIN = "gpu"
 """The queue of all launches that name none: on a GPU its current stream."""
@@ -31,19 +31,6 @@ class KeyDevice(Protocol):
         ...
 
 
-class _Now:
-    """A stream whose work is done when it is launched."""
-
-    def __call__(self) -> AbstractContextManager[Any]:
-        return nullcontext()
-
-    def wait(self, event: Any) -> None:
-        """Nothing is left to wait for."""
-
-    def record(self) -> None:
-        """What was launched is done."""
-
-
 class SimulatedKeys:
     """A device simulated on the CPU: memory of its own with a cap, and host memory beside it."""
 
@@ -54,29 +41,11 @@ class SimulatedKeys:
 
     def stream(self, queue: str) -> Stream:
         """Work is done when it is launched."""
-        return _Now()
+        return Now()
 
     def reached(self, size: int) -> Tensor:
         """Plain memory."""
         return torch.zeros(size, dtype=torch.uint8)
-
-
-class _CudaStream:
-    """The current stream, or one beside it."""
-
-    def __init__(self, stream: Any) -> None:
-        self._stream = stream
-
-    def __call__(self) -> AbstractContextManager[Any]:
-        return torch.cuda.stream(self._stream)
-
-    def wait(self, event: Any) -> None:
-        self._stream.wait_event(event)
-
-    def record(self) -> Any:
-        event = torch.cuda.Event()
-        event.record(self._stream)
-        return event
 
 
 class NotPinned(RuntimeError):
@@ -88,16 +57,16 @@ class CudaKeys:
 
     def __init__(self, cap: int, place: str = "cuda:0") -> None:
         self.place, self.memory = place, Memory(place, cap)
-        self._beside: dict[str, Any] = {}
+        self._beside: dict[str, CudaStream] = {}
         self.pinned: list[Tensor] = []
 
     def stream(self, queue: str) -> Stream:
         """The current stream for the main queue, one of its own for each other."""
         if queue == MAIN:
-            return _CudaStream(torch.cuda.current_stream(self.place))
+            return CudaStream(torch.cuda.current_stream(self.place))
         if queue not in self._beside:
-            self._beside[queue] = torch.cuda.Stream(device=self.place)
-        return _CudaStream(self._beside[queue])
+            self._beside[queue] = CudaStream(torch.cuda.Stream(device=self.place))
+        return self._beside[queue]
 
     def reached(self, size: int) -> Tensor:
         """Pages of their own, pinned, as a tensor of the device."""
