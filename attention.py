@@ -113,6 +113,10 @@ def asked_attention(
     if options.target == "cuda" and any(checkpoint.config.windows):
         hint = "take the target cpu, or a model without sliding windows"
         raise BadOption(problem="a GPU's work lists cannot mix windows and selections", hint=hint)
+    if options.target == "cuda" and policy.dense:
+        problem = "a GPU's work lists cannot mix layers that select with those that read everything"
+        hint = "take the target cpu, or a policy without dense layers"
+        raise BadOption(problem=problem, hint=hint)
     calibration = calibration_of(checkpoint, policy)
     offload, hardware = bool(options.kv_host_memory), priced_by(options.target)
     foresight = fetches_ahead(checkpoint.config, options, policy, hardware) if offload else None

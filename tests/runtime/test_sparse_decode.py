@@ -265,3 +265,12 @@ def test_what_lies_beside_keys_counts_in_kv_memory() -> None:
         pages = page_count(checkpoint, options, asked)
         assert pages == int((1 << 24) / (config.layers * config.kv_heads * (of_head + beside)))
         assert pages < dense
+
+
+def test_a_gpu_refuses_layers_that_read_everything_beside_those_that_select() -> None:
+    """One list is read by all layers of a step: of a dense one it would name a list's places."""
+    checkpoint = open_checkpoint("tiny-dense")
+    options = Options(attention="sparse(k=64, dense=[0])")
+    assert asked_attention(checkpoint, options) is not None
+    with pytest.raises(BadOption, match="layers that select with those that read everything"):
+        asked_attention(checkpoint, options.changed(target="cuda"))
