@@ -308,6 +308,17 @@ class Options:
         tune = env.get("WEFT_TUNE") or "cached"
         return Options(cache=cache, threads=threads, tune=tune, validate=validate, remote=remote)
 
+    @classmethod
+    def given(cls, options: Any) -> Options:
+        """Return the options that a caller gives, those of the environment for None; raises
+        BadOption."""
+        if options is None:
+            return cls.from_env()
+        if not isinstance(options, Options):
+            hint = "give weft.Options(...), or name options by themselves: seed=1"
+            raise BadOption(problem=f"options is {type(options).__name__}, not Options", hint=hint)
+        return options
+
     def changed(self, **changes: Any) -> Options:
         """Return a copy with some options set; raises BadOption for an unknown one."""
         if changes.get("target") == "cuda":

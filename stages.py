@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,13 @@ _FORMS = {
 }
 
 
-class UnknownStage(WeftError):
+class _NoSuchKey(WeftError, KeyError):
+    """A WeftError that a mapping raises: `in` and `get` take it for a key that is not there."""
+
+    __str__ = WeftError.__str__  # KeyError's is the key's repr
+
+
+class UnknownStage(_NoSuchKey):
     """A stage, or a form of one, that compilation does not have."""
 
     kind = "option error"
@@ -45,7 +51,7 @@ def require_pictures() -> None:
         raise NoPictures(package="matplotlib")
 
 
-class UnknownKernel(WeftError):
+class UnknownKernel(_NoSuchKey):
     """A kernel name that fits none."""
 
     kind = "option error"
@@ -83,11 +89,11 @@ class Stages(Mapping[str, Any]):
             "prefixes": lambda c: c.prefixes.tree(),
             "graph": lambda c: c.graph,
             "tile": lambda c: c.tile,
-            "source": lambda c: {name: kernel.source for name, kernel in c.kernels.items()},
-            "binary": lambda c: _Inspected(c.kernels),
+            "source": lambda c: _Texts(c.kernels, lambda kernel: kernel.source),
+            "binary": lambda c: _Texts(c.kernels, lambda kernel: kernel.inspect("assembly")),
         }
         if stage not in made:
-            raise KeyError(stage)
+            raise UnknownStage(what="stage", name=stage, known=", ".join(STAGES))
         return made[stage](self._compilation)
 
     def __iter__(self) -> Iterator[str]:
@@ -97,14 +103,17 @@ class Stages(Mapping[str, Any]):
         return len(STAGES)
 
 
-class _Inspected(Mapping[str, str]):
-    """Assembly of each kernel, disassembled when looked at."""
+class _Texts(Mapping[str, str]):
+    """A text of each kernel, by the kernel's name; it is made when looked at."""
 
-    def __init__(self, kernels: Mapping[str, Any]) -> None:
+    def __init__(self, kernels: Mapping[str, Any], text: Callable[[Any], str]) -> None:
         self._kernels = kernels
+        self._text = text
 
     def __getitem__(self, name: str) -> str:
-        return self._kernels[name].inspect("assembly")
+        if name not in self._kernels:
+            raise UnknownKernel(name=name, known=", ".join(self._kernels))
+        return self._text(self._kernels[name])
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._kernels)

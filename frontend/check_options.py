@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from ..ir.core import Term
+from ..ir.vocabulary import EMPTY_OPTION
 from . import ast
 from .check_errors import DeclaredTwice, NotConstant, UnknownOption, WrongOption
 from .constants import UNKNOWN, constant_of
@@ -90,8 +91,15 @@ def _broken_pattern(value: Any) -> str | None:
 
 def check_select_options(select: ast.Select) -> None:
     """Check the options of a select, and that it has something to choose from."""
-    if isinstance(select.choices, ast.ListOf) and not select.choices.elements:
-        raise WrongOption(name="select", problem="has no options", span=select.choices.span)
+    if isinstance(select.choices, ast.ListOf):
+        if not select.choices.elements:
+            raise WrongOption(name="select", problem="has no options", span=select.choices.span)
+        for element in select.choices.elements:
+            if constant_of(element) == "":
+                problem = "has an empty option"
+                raise WrongOption(
+                    name="select", problem=problem, hint=EMPTY_OPTION, span=element.span
+                )
     for option in select.options:
         if option.name != "by":
             hint = f"it takes by: {', '.join(SELECT_BY)}"

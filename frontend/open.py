@@ -70,12 +70,19 @@ class NoProgram(WeftTypeError):
     hint = "write @weft.program above a function, or give the path of a .weft file"
 
 
+class NotTools(WeftTypeError):
+    """Tools that are no functions by name."""
+
+    template = "tools: {problem}"
+    hint = 'give a dict of functions by the names that the program calls: tools={{"look": look}}'
+
+
 def open_program(program: Any, tools: Tools | None = None, name: str | None = None) -> OpenProgram:
     """Return the program of a path, a text of several lines, or a ProgramFunction.
 
     Tools of `x.weft` come from `tools`, then from `x_tools.py` beside it. Raises WeftError.
     """
-    given = dict(tools or {})
+    given = _given(tools)
     if isinstance(program, ProgramFunction):
         return OpenProgram(program.source, program.file, {**program.tools, **given})
     if isinstance(program, str) and "\n" in program:
@@ -92,6 +99,18 @@ def open_program(program: Any, tools: Tools | None = None, name: str | None = No
     wanted = {tool.name for tool in file.tools} - set(given)
     beside = _tools_beside(path) if wanted else {}
     return OpenProgram(source, file, {**{n: beside[n] for n in wanted & set(beside)}, **given})
+
+
+def _given(tools: Any) -> dict[str, Callable[..., Any]]:
+    """Return the tools that a caller gives; raises NotTools."""
+    if tools is None:
+        return {}
+    if not isinstance(tools, Mapping):
+        raise NotTools(problem=f"{type(tools).__name__} is no dict")
+    for name, function in tools.items():
+        if not callable(function):
+            raise NotTools(problem=f"{name!r} is {type(function).__name__}, no function")
+    return dict(tools)
 
 
 def tools_of(path: str | Path) -> dict[str, Callable[..., Any]]:

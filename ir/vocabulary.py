@@ -12,6 +12,9 @@ from typing import Protocol
 Part = int | str
 """A special token's id, or ordinary text."""
 
+EMPTY_OPTION = "a model scores tokens, so that an option needs one: a word for it, such as none"
+"""The hint of every error about a select's empty option."""
+
 
 class Tokenizer(Protocol):
     """Text to token ids and back, as the checkpoint means it."""

@@ -21,7 +21,7 @@ from .programs.arguments import bind_arguments
 from .programs.events import Event, Finished, Listener
 from .programs.machine import Machine
 from .results import Progress, Result, Rows
-from .rows import RowRun
+from .rows import RowRun, these_rows
 from .schedule.policy import Policy
 from .session import Host, Session
 from .tracing.trace import Trace
@@ -114,11 +114,9 @@ class Executable(Shown):
         until then finished rows stand in `journal` (default: beside `out`), so that the same call
         after a crash goes on where that one stopped. A row that fails ends the run with its error,
         or with `keep_going` is noted as failed: the same call again runs such rows alone. A list
-        of rows is checked before any row runs.
+        of rows is checked before any row runs. Raises WeftError.
         """
-        path = Path(out) if out is not None else None
-        if path is not None:
-            path = plain(path)
+        path = plain(Path(out)) if out is not None else None
         if path is not None and journal is None:
             journal = path.with_name(path.name + ".journal")
         book = Journal(Path(journal)) if journal is not None else None
@@ -170,7 +168,7 @@ class Executable(Shown):
         """
         if self._prefixes is None:
             return None
-        return self._prefixes.tree([self.check_row(*row) for row in enumerate(rows)])
+        return self._prefixes.tree([self.check_row(*row) for row in enumerate(these_rows(rows))])
 
     def view(self) -> View:
         """Return what it runs on, its parameters, what it has run so far, and its plan."""

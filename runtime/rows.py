@@ -8,7 +8,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from ..ir.diagnostics import WeftError
+from ..ir.diagnostics import RunError, WeftError
 from .journal import Journal, row_key
 from .results import Progress, Result, Rows, Stats
 from .session import Job
@@ -18,6 +18,20 @@ if TYPE_CHECKING:
 
 KEPT = 1024
 """Rows of a list whose arguments, checked before any row runs, are kept until it does."""
+
+
+class NoRows(RunError):
+    """What was given as rows is one row, a text, or nothing that has elements."""
+
+    template = "{kind} is no rows"
+    hint = "give a list, or another iterable, of dicts: one dict of named arguments for each row"
+
+
+def these_rows(rows: Any) -> Iterable[Mapping[str, Any]]:
+    """Return what is given as rows; raises NoRows."""
+    if isinstance(rows, str | bytes | Mapping) or not isinstance(rows, Iterable):
+        raise NoRows(kind=type(rows).__name__)
+    return rows
 
 
 class RowRun:
@@ -50,6 +64,7 @@ class RowRun:
         """
         complete = False
         try:
+            rows = these_rows(rows)
             if isinstance(rows, Sequence):
                 for number, row in enumerate(rows):
                     values = self._executable.check_row(number, row)

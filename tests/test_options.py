@@ -6,14 +6,22 @@ import pytest
 from weft.cli.errors import as_typed
 from weft.cli.render import parse_size
 from weft.cli.run import offload_options
+from weft.compiler import Compilation
 from weft.ir.display.units import Size, bytes_text, least_size, seconds_text
 from weft.options import BadOption, Launch, Options
+from weft.stages import UnknownKernel, UnknownStage
 
 
 def test_the_environment_is_read_in_one_place():
     options = Options.from_env({"WEFT_CACHE": "/tmp/x", "WEFT_THREADS": "3"})
     assert options.cache == Path("/tmp/x") and options.thread_count == 3 and not options.validate
     assert Options.from_env({"WEFT_VALIDATE": "1"}).validate
+
+
+def test_what_is_no_options_is_told():
+    assert Options.given(Options(seed=3)).seed == 3
+    with pytest.raises(BadOption, match="options is dict, not Options"):
+        Options.given({"seed": 3})
 
 
 @pytest.mark.parametrize(
@@ -149,3 +157,17 @@ def test_nothing_is_offloaded_without_a_bound(changes, typed):
         Options().changed(**changes)
     assert typed in as_typed(found.value).message
     assert Options().changed(gpu_memory=1 << 20, **changes).offload.given == list(changes)
+
+
+def test_a_stage_or_kernel_that_is_not_there_is_told_and_is_no_key():
+    program = 'program ask() -> str:\n    "Say "\n    gen word(max_tokens=2)\n    return word\n'
+    stages = Compilation(program).executable().stages
+    with pytest.raises(
+        UnknownStage, match="there is no stage 'nope'\nhint: there are: ast, "
+    ) as told:
+        stages["nope"]
+    assert isinstance(told.value, KeyError) and "nope" not in stages and stages.get("nope") is None
+    for stage in ("source", "binary"):
+        with pytest.raises(UnknownKernel, match="no kernel has 'nope' in its name"):
+            stages[stage]["nope"]
+        assert stages[stage].get("nope") is None and next(iter(stages[stage])) in stages[stage]

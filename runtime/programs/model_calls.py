@@ -11,7 +11,7 @@ import numpy as np
 from ...ir.core import Operation
 from ...ir.diagnostics import RunError, WeftError
 from ...ir.values import format_value, parse_value
-from ...ir.vocabulary import Part, split_heal
+from ...ir.vocabulary import EMPTY_OPTION, Part, split_heal
 from ..constraints.heal import join_texts
 from ..engine import Engine
 from ..execution.sampler import site_key
@@ -139,7 +139,8 @@ class ModelCalls:
         encoded = self._encoded_options(operation, options, heal)
         if not encoded or not all(encoded):
             problem = f"select {name!r} has {'an empty option' if encoded else 'no options'}"
-            raise ProgramFailed(row=self.row, problem=problem, span=operation.span)
+            hint = EMPTY_OPTION if encoded else ""
+            raise ProgramFailed(row=self.row, problem=problem, hint=hint, span=operation.span)
         sequence, what = handle.sequence, f"select {name!r}"
         begun = beginning(encoded)
         scores = yield from self._score_options(

@@ -10,6 +10,7 @@ from typing import Any
 from ...ir.core import Operation
 from ...ir.diagnostics import WeftError
 from ...ir.values import parse_value
+from ...ir.vocabulary import EMPTY_OPTION
 from ..execution.sampler import site_key
 from ..programs.bindings import stops_of
 from ..programs.control import Step
@@ -163,7 +164,10 @@ class EndpointCalls:
         if not options or not all(options):
             problem = f"it has {'an empty option' if options else 'no options'}"
             what = f"select {name!r}"
-            raise WrongValue(row=self.row, what=what, problem=problem, span=operation.span)
+            hint = EMPTY_OPTION if options else ""
+            raise WrongValue(
+                row=self.row, what=what, problem=problem, hint=hint, span=operation.span
+            )
         endpoint = self._endpoint_of(operation)
         different = tuple(dict.fromkeys(options))
         choice = Choice(f"select {name!r}", stream, different, by, operation.span)

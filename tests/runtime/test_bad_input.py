@@ -5,16 +5,19 @@ from __future__ import annotations
 import time
 
 import pytest
+from weft.frontend.check_errors import WrongOption
 from weft.frontend.lower import lower
-from weft.frontend.open import open_program
+from weft.frontend.open import NotTools, open_program
 from weft.ir.core import Term
 from weft.ir.diagnostics import CapacityError, RunError
 from weft.ir.evaluate import ValueFailed
+from weft.ir.vocabulary import EMPTY_OPTION
 from weft.runtime.constraints.constraint import BadConstraint
 from weft.runtime.programs.arguments import BadArguments, Written
 from weft.runtime.programs.coerce import Mismatch, coerce
 from weft.runtime.programs.instance import ProgramFailed
 from weft.runtime.programs.tools import ToolFailed, UnboundTool
+from weft.runtime.rows import NoRows
 from weft.runtime.schedule.limits import ContextTooLong, KVTooSmall
 
 ECHO = """
@@ -174,8 +177,12 @@ def test_an_empty_option_and_an_empty_list(toy):
     )
     executable = toy.compile(text)
     for words, problem in (([], "no options"), (["a", ""], "an empty option")):
-        with pytest.raises(ProgramFailed, match=f"row 0: select 'w' has {problem}"):
+        with pytest.raises(ProgramFailed, match=f"row 0: select 'w' has {problem}") as caught:
             executable.run(words=words)
+        assert (EMPTY_OPTION in caught.value.render()) == bool(words)
+    with pytest.raises(WrongOption, match="`select` has an empty option") as refused:
+        toy.compile(text.replace("from words", 'from ["a", ""]'))
+    assert refused.value.span.column == 25 and EMPTY_OPTION in refused.value.render()
     toy.assert_clean(executable)
 
 
@@ -316,3 +323,21 @@ def test_a_written_value_of_another_type_is_refused(toy):
     assert executable.check_row(0, {"arg": Written("7"), "count": Written("7")})["arg"] == "7"
     with pytest.raises(BadArguments, match="'count': 'seven' is str, not int"):
         executable.run(arg="x", count=Written("seven"))
+
+
+@pytest.mark.parametrize("rows", [None, 3, "abc", {"arg": "x"}])
+def test_what_is_no_rows_is_said_and_the_journal_stays(toy, rows, tmp_path):
+    executable = toy.compile(ECHO)
+    with pytest.raises(NoRows, match=f"{type(rows).__name__} is no rows"):
+        executable.run_rows(rows, tmp_path / "out.jsonl")
+    assert not (tmp_path / "out.jsonl").exists()
+    toy.assert_clean(executable)
+    assert len(executable.run_rows({"arg": word} for word in "ab").values) == 2
+
+
+@pytest.mark.parametrize(
+    "tools, problem", [([len], "list is no dict"), ({"look": 1}, "'look' is int")]
+)
+def test_tools_that_are_no_functions_by_name(tools, problem):
+    with pytest.raises(NotTools, match=problem):
+        open_program(TOOL, tools)
