@@ -81,10 +81,10 @@ def _may_join(operation: Operation, shapes: Mapping[str, tuple[int, ...]]) -> bo
 
 
 def _goes_with(group: Sequence[Operation], operation: Operation | str) -> bool:
-    """Whether a reduction is alike those of a group, and needs none of them."""
+    """Whether a reduction is alike those of a group. It needs none of them: a result has an axis
+    less than what it is of, which is of one type in a group."""
     if isinstance(operation, str) or len(group) == MOST:
         return False
     first, value = group[0], operation.operands[0]
     alike = all(operation[key] == first[key] for key in ("op", "axis"))
-    return (alike and value.type == first.operands[0].type
-            and value not in {each.result for each in group})  # fmt: skip
+    return alike and value.type == first.operands[0].type

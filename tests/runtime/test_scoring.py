@@ -194,3 +194,25 @@ program pick(words: list[str]) -> list[float]:
     assert twice == pytest.approx(once, abs=1e-6)
     assert oracle(0, words=["hello", "a", "hello"]).value == pytest.approx(once, abs=1e-4)
     toy.assert_clean(executable)
+
+
+@pytest.mark.parametrize("by", ["token_normalized", "greedy", "unconditional"])
+@pytest.mark.parametrize(
+    "words", [["xy a", "xy b", "xyz"], ["xy", "xy a", "xy ab"], ["xyz"], ["xy a", "b"]]
+)
+def test_options_that_begin_alike_are_scored_behind_their_beginning(toy, by, words):
+    """It is sent with the prompt, and what each goes on with is scored behind both."""
+    text = """
+program pick(words: list[str]) -> list[float]:
+    "b:"
+    select w(by="BY") from words
+    " "
+    gen more(max_tokens=3)
+    return [PROBS]
+""".replace("BY", by).replace("PROBS", ", ".join(f'w.probs["{word}"]' for word in words))
+    executable, oracle = toy.compile(text), toy.oracle(text)
+    found, expected = executable.run(words=words), oracle(0, words=words)
+    assert found.value == pytest.approx(expected.value, abs=1e-4)
+    assert found.values["w"] == expected.values["w"] and found.values["more"]
+    assert found.values["more"] == expected.values["more"]
+    toy.assert_clean(executable)
