@@ -2,7 +2,7 @@
 
 The spelling is that of Python's `json.dumps(value, ensure_ascii=False)`: `", "` and `": "`, no
 other white space, properties in their declared order, of the escapes only those of quotes and
-backslashes, no `-0`.
+backslashes (and of line breaks and the like in texts that a schema lists), no `-0`.
 """
 
 from __future__ import annotations
@@ -270,6 +270,6 @@ def _kind(value: Any) -> str:
 def _spelled(value: Any) -> str:
     if isinstance(value, float) or isinstance(value, list | dict):
         raise NotRegular("a listed value is a fraction, a list or an object")
-    if isinstance(value, str) and any(ord(c) < 0x20 or ord(c) == 0x7F for c in value):
-        raise NotRegular("a listed text holds control characters")
+    if isinstance(value, str) and "\x7f" in value:
+        raise NotRegular("a listed text holds the character 7F")
     return json.dumps(value, ensure_ascii=False)

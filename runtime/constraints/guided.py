@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Iterator
 from functools import cached_property
 from typing import Any
 
@@ -21,6 +23,11 @@ JSON_OPTIONS = {
 }
 """One spelling for each value: `json.dumps` with default separators, no newline in a string."""
 
+_SHORT = {"\n": "n", "\t": "t", "\r": "r", "\b": "b", "\f": "f"}
+"""The escapes of control characters; the others are `u` and their number."""
+
+_SET = re.compile(r"(?<!\\)(?:\\\\)*\[\^?\]?(?:\\.|[^\]\\])*\]", re.DOTALL)
+_ESCAPE = re.compile(r"\\(x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|[\s\S])")
 
 WHAT = {"regex": "pattern", "json": "schema", "lark": "grammar"}
 """Kinds of constraints, as a user knows them."""
@@ -95,17 +102,52 @@ def grammar_of(kind: str, source: Any, heal: str = "") -> str:
         return f"start: {json.dumps(heal)} body\nbody: %lark {{\n{source}\n}}" if heal else source
     if kind != "json":
         raise BadConstraint(what="constraint", problem=f"its kind is {kind!r}, none of {[*WHAT]}")
-    text = source if isinstance(source, str) else json.dumps(source)
+    schema = json.loads(source) if isinstance(source, str) else source
+    options = _options(schema)
     if heal:
-        schema = json.loads(text)
-        schema["x-guidance"] = JSON_OPTIONS
+        schema = schema | {"x-guidance": options}
         return LLMatcher.grammar_from_lark(
             f"start: {json.dumps(heal)} value\nvalue: %json {json.dumps(schema)}"
         )
     try:
-        return LLMatcher.grammar_from_json_schema(text, overrides=JSON_OPTIONS)  # type: ignore[arg-type]
+        return LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides=options)  # type: ignore[arg-type]
     except ValueError as error:
         raise BadConstraint(what=WHAT[kind], problem=str(error)) from None
+
+
+def _options(schema: Any) -> dict[str, Any]:
+    """Return how llguidance is to spell a schema's values.
+
+    A character that it may not escape it leaves out, so what a schema lists has its escapes.
+    """
+    controls = {c for text in _listed(schema) for c in text if ord(c) < 0x20 or ord(c) == 0x7F}
+    escapes = sorted({_SHORT.get(control, "u") for control in controls})
+    return JSON_OPTIONS | {"json_allowed_escapes": '"\\' + "".join(escapes)}
+
+
+def _listed(schema: Any, inside: bool = False) -> Iterator[str]:
+    """Yield the texts of a schema's `const` and `enum` values, and what its patterns write out."""
+    if isinstance(schema, str) and inside:
+        yield schema
+    elif isinstance(schema, list):
+        for one in schema:
+            yield from _listed(one, inside)
+    elif isinstance(schema, dict):
+        for name, one in schema.items():
+            if name == "pattern" and isinstance(one, str):
+                yield _written_out(one)
+            yield from _listed(one, inside or name in {"const", "enum"})
+
+
+def _written_out(pattern: str) -> str:
+    """Return a pattern outside of its sets, the control characters in it as themselves."""
+    return _ESCAPE.sub(lambda found: _meant(found[1]), _SET.sub("", pattern))
+
+
+def _meant(escape: str) -> str:
+    if len(escape) > 1:
+        return chr(int(escape[1:], 16))
+    return {"n": "\n", "t": "\t", "r": "\r", "f": "\f", "v": "\v"}.get(escape, "")
 
 
 def guide(tokenizer: Tokenizer, vocab_size: int, ends: tuple[int, ...]) -> LLTokenizer:

@@ -5,11 +5,13 @@ here), and knows `\\d \\w \\s` by another version of Unicode (random patterns ho
 forces a token more where a longer one could begin inside of it, but never does in canonical text.
 """
 
+import json
 import re
 from dataclasses import replace
 from functools import cache
 from random import Random
 
+import jsonschema
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -171,6 +173,47 @@ def test_schemas_agree_with_llguidance(name):
             assert disagreement(of, table, guided, random, steps=80) is None, schema
 
     check()
+
+
+LISTED = [
+    {"enum": ["a\nb", "a\tb", "ab"]},
+    {"const": "\x01\x1f\r\b\f"},
+    {"type": "array", "items": {"type": "string", "enum": ["\n", ""]}, "maxItems": 2},
+    {"type": "object", "properties": {"k\n": {"const": "v\n"}, "free": {"type": "string"}},
+     "required": ["k\n"], "additionalProperties": False},
+]  # fmt: skip
+
+
+def said(of, matcher, random):
+    data = b""
+    while not matcher.is_complete():
+        tokens = matcher.forced() or [random.choice(sorted(of.allowed(matcher)))]
+        if tokens[0] in of.tokenizer.end_ids:
+            break
+        for token in tokens:
+            matcher.accept(token)
+            data += of.tokenizer.token_bytes(token)
+    return data.decode()
+
+
+@pytest.mark.parametrize("schema", LISTED, ids=str)
+@pytest.mark.parametrize("heal", ["", " "])
+def test_listed_texts_keep_their_control_characters(schema, heal):
+    of, random = vocabulary("tiny-dense"), Random(1)
+    of_table = TableConstraint(of.table("json", schema), of.tokenizer, of.tokenizer.size)
+    for _ in range(12):
+        for matcher in (of_table.start(heal), of.guided("json", schema, heal)):
+            value = json.loads(said(of, matcher, random))
+            jsonschema.validate(value, schema)
+
+
+@pytest.mark.parametrize(
+    "pattern", [r"^a\nb$", "^a\tb$", r"^a\x01[\n]?b$", r"^\\n$", r"^[\[\n]\]\r$", r"^\[\f]$"]
+)
+def test_patterns_of_schemas_keep_the_control_characters_that_they_write_out(pattern):
+    of = vocabulary("tiny-dense")
+    schema = {"type": "string", "pattern": pattern}
+    assert re.search(pattern, json.loads(said(of, of.guided("json", schema), Random(1))))
 
 
 RECORD = {
