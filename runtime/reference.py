@@ -266,9 +266,9 @@ class Reference:
         scope.occurrence(name)
         stream, heal = self._healed(operands[0])
         options = operands[1]
-        encoded = [self._tokenizer.encode(heal + option) for option in options]
-        if not encoded or not all(encoded):
+        if not options or not all(options):
             raise RunError(message=f"select {name!r} has an empty option, or none")
+        encoded = [self._tokenizer.encode(heal + option) for option in options]
         scores = [self._scores(stream.ids, option) for option in encoded]
         base = [self._scores(stream.ids[:1], option) for option in encoded]
         best = choose(by, scores, base)

@@ -134,13 +134,13 @@ class ModelCalls:
         occurrence = frame.occurrence(name)
         gone = frame.set_out()
         options = yield from now(operands[1])
+        if not options or not all(options):  # behind a space that is healed, too
+            problem = f"select {name!r} has {'an empty option' if options else 'no options'}"
+            hint = EMPTY_OPTION if options else ""
+            raise ProgramFailed(row=self.row, problem=problem, hint=hint, span=operation.span)
         unknown = options if operation.attribute("tokens") is None else ()
         handle, heal = yield from self._settle_healed(operation, operands[0], frame, unknown)
         encoded = self._encoded_options(operation, options, heal)
-        if not encoded or not all(encoded):
-            problem = f"select {name!r} has {'an empty option' if encoded else 'no options'}"
-            hint = EMPTY_OPTION if encoded else ""
-            raise ProgramFailed(row=self.row, problem=problem, hint=hint, span=operation.span)
         sequence, what = handle.sequence, f"select {name!r}"
         begun = beginning(encoded)
         scores = yield from self._score_options(

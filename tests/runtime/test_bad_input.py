@@ -171,15 +171,18 @@ def test_a_typed_gen_cut_short_names_its_text(toy):
     toy.assert_clean(executable)
 
 
-def test_an_empty_option_and_an_empty_list(toy):
-    text = (
-        'program pick(words: list[str]) -> str:\n    "b:"\n    select w from words\n    return w\n'
-    )
+@pytest.mark.parametrize("before", ["b:", "b: "])
+def test_an_empty_option_and_an_empty_list(toy, before):
+    """Behind a space, which a select takes over, an empty option would be that space."""
+    text = "program pick(words: list[str]) -> str:\n"
+    text += f'    "{before}"\n    select w from words\n    return w\n'
     executable = toy.compile(text)
     for words, problem in (([], "no options"), (["a", ""], "an empty option")):
         with pytest.raises(ProgramFailed, match=f"row 0: select 'w' has {problem}") as caught:
             executable.run(words=words)
         assert (EMPTY_OPTION in caught.value.render()) == bool(words)
+        with pytest.raises(RunError, match="an empty option, or none"):
+            toy.oracle(text)(0, words=words)
     with pytest.raises(WrongOption, match="`select` has an empty option") as refused:
         toy.compile(text.replace("from words", 'from ["a", ""]'))
     assert refused.value.span.column == 25 and EMPTY_OPTION in refused.value.render()

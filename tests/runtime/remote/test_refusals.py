@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import weft
 from weft.ir.diagnostics import WeftError
-from weft.options import BadOption
+from weft.options import BadOption, Options
 from weft.passes.program.remote_calls import NoBaseline, NotOverChat
+from weft.remote_model import check_options
 from weft.runtime.remote.errors import Lacks
 
 OPENED = """
@@ -116,6 +117,15 @@ def test_options_of_an_engine_are_refused_for_an_endpoint(fake, options):
 def test_options_of_an_endpoint_are_refused_for_a_model_of_this_process():
     with pytest.raises(BadOption, match="remote_retries: the model runs in this process"):
         weft.compile(OPENED, "tiny-dense", remote_retries=2)
+
+
+def test_a_key_in_the_environment_is_no_option_of_an_endpoint():
+    check_options(Options.from_env({"OPENAI_API_KEY": "sk-1"}), None)
+
+
+def test_what_the_checker_finds_suspicious_is_told_for_an_endpoint_too(fake):
+    with pytest.warns(UserWarning, match="the parameter `unused` is never used"):
+        weft.compile(OPENED.replace("p()", "p(unused: str)"), fake.model)
 
 
 def test_a_policy_of_attention_in_a_program_is_warned_of(fake):
