@@ -33,7 +33,11 @@ PIECE = 1 << 10
 RECENT = 8
 """Earlier texts that later ones are compared with."""
 
+KNOWN_WORDS, LONGEST_WORD = 1 << 16, 64
+"""Texts between two cuts whose ids are kept, and how many characters one of them has at most."""
+
 _CUT = re.compile(r"[A-Za-z](?= [A-Za-z])")
+_AT_CUTS = re.compile(r"(?<=[A-Za-z])(?= [A-Za-z])")
 _LETTERS = frozenset(ascii_letters)
 _SPANS = re.compile(rb"[A-Za-z] ")
 _BEFORE = ("", " ", "\n", "\t", "a", "I'", "7", ".", "\u00e9", "\u4e2d", "a  ", "x.\n\n", "'s ")
@@ -105,12 +109,32 @@ class SharedTexts:
         self._pieces, self._whole = pieces, whole
         self._sizes = np.fromiter(map(len, pieces), np.int64, len(pieces))
         self._recent: deque[Encoded] = deque(maxlen=RECENT)
+        self._words: dict[str, list[int]] = {}
 
     def ids(self, text: str) -> list[int]:
         """Return the ids of one text."""
         if len(text) < LEAST:
             return self._ids([text])[0]
         return self.encode([text])[0].ids.tolist()
+
+    def by_words(self, text: str) -> list[int]:
+        """Return the ids of one text, of which those of words that came before are looked up."""
+        if not self.cuts:
+            return self.ids(text)
+        words, known = _AT_CUTS.split(text), self._words
+        new = [word for word in dict.fromkeys(words) if word not in known]
+        if not new:
+            return [id for word in words for id in known[word]]
+        found = dict(zip(new, self._ids(new), strict=True))
+        ids = [id for word in words for id in (found[word] if word in found else known[word])]
+        if len(known) > KNOWN_WORDS:  # others that look up just now have the old ones
+            self._words = known = {}
+        known.update((word, some) for word, some in found.items() if len(word) <= LONGEST_WORD)
+        return ids
+
+    def last_cut(self, text: str) -> int:
+        """Return where a text is surely split last, whatever follows it; 0: nowhere."""
+        return last_cut(text, 0, len(text)) if self.cuts else 0
 
     def arrays(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Return the ids [n] i32 of each text."""

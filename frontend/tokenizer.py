@@ -111,6 +111,15 @@ class HubTokenizer:
         """Return the ids of each text, encoded side by side on all cores."""
         return self._shared.arrays(texts)
 
+    def encode_words(self, text: str) -> list[int]:
+        """Return the same ids as `encode`; words that came before are looked up, one by one."""
+        return self._shared.by_words(text)
+
+    def last_cut(self, text: str) -> int:
+        """Return the last character before which a text is split, whatever follows it: what stands
+        left and right of it is encoded apart. 0 where no such place is known."""
+        return self._shared.last_cut(text)
+
     def is_ready(self, text: str) -> bool:
         """Whether `prepare` has encoded a text."""
         return text in self._ready

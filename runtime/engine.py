@@ -310,9 +310,7 @@ class Engine:
     def _settle(self, flight: Flight) -> None:
         """Take in the draw of a step, in the batch as it is now."""
         self._landing = flight
-        for request in flight.last:
-            if request.watch is None:
-                self._endings.remember(request)  # while the draw is on its way
+        self._endings.meanwhile(flight.last, () if flight.ready() else self._batch.requests)
         drawn, waited = flight.wait(self.ahead)
         if flight.scores is not None:
             self._scheduler.done += flight.scores.give()

@@ -4,23 +4,37 @@ from __future__ import annotations
 
 import codecs
 import re
+from collections.abc import Callable
 
 from ...ir.vocabulary import Tokenizer
 
+Encode = Callable[[str], list[int]]
+"""Text to its ids."""
+
 
 class TokenBytes(dict[int, bytes]):
-    """The bytes of each token id, asked for once."""
+    """The bytes of each token id, asked for once.
+
+    `spell` gives the ids of texts whose words come again and again, and `last_cut` the last place
+    at which a text is split whatever follows, where the tokenizer knows one; else 0.
+    """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         super().__init__()
         self.tokenizer = tokenizer
+        self.spell: Encode = getattr(tokenizer, "encode_words", tokenizer.encode)
+        self.last_cut: Callable[[str], int] = getattr(tokenizer, "last_cut", _no_cut)
 
     def __missing__(self, id: int) -> bytes:
         known = self[id] = self.tokenizer.token_bytes(id)
         return known
 
 
-def canonical_ids(words: TokenBytes, ids: list[int]) -> list[int]:
+def _no_cut(text: str) -> int:
+    return 0
+
+
+def canonical_ids(words: TokenBytes, ids: list[int], encode: Encode | None = None) -> list[int]:
     """Return the ids of the text of some ids; the same ones where it is no whole text.
 
     They stay, too, where the tokenizer writes another text: it composes letters (NFC), but what a
@@ -31,7 +45,7 @@ def canonical_ids(words: TokenBytes, ids: list[int]) -> list[int]:
         text = data.decode()
     except UnicodeDecodeError:
         return ids
-    found = words.tokenizer.encode(text) if text else ids
+    found = (encode or words.tokenizer.encode)(text) if text else ids
     return found if found == ids or b"".join([words[id] for id in found]) == data else ids
 
 

@@ -103,6 +103,8 @@ class Watch:
         self.ids: list[int] | None = [] if constrained else None
         """What has come of a constraint's text: it is of a known form, and its tokens are made
         canonical at the end."""
+        self._sure = 0
+        """How many of these are canonical, whatever follows them."""
 
     def passes(self, token: int) -> bool:
         """Take one token if it surely ends no stop string, at once; else return False and take
@@ -152,16 +154,39 @@ class Watch:
         """Return at most `limit` tokens that the constraint forces now."""
         return self.matcher.forced()[:limit] if self.matcher is not None else []
 
+    def foresee(self) -> bool:
+        """Make sure of what has come while more is on its way, so that little is left to do for
+        `settled`; return whether all of it is canonical as it is, and no stop may cut it."""
+        if self.ids is None or self._scanner is not None:
+            return False
+        words, rest = self._words, self.ids[self._sure :]
+        pieces = [words[id] for id in rest]
+        try:
+            text = b"".join(pieces).decode()
+        except UnicodeDecodeError:
+            return False
+        cut = words.last_cut(text)
+        behind, count = len(text[cut:].encode()), len(rest)
+        while behind > 0:
+            count -= 1
+            behind -= len(pieces[count])
+        canonical = words.spell(text) if text else rest
+        if cut and not behind and canonical[:count] == rest[:count]:
+            self._sure += count
+        return canonical == rest
+
     def settled(self, finish: Finish) -> Finish:
         """Return the end with the text's canonical tokens, where a constraint held it."""
         if self.ids is None:
             return finish
-        ids = self.ids
+        ids, sure = self.ids, self._sure
         if finish.keep >= 0:
-            ids = [*ids[: finish.keep], *finish.tail]
-        canonical = canonical_ids(self._words, ids)
-        if canonical == ids:
+            ids, sure = [*ids[: finish.keep], *finish.tail], 0
+        rest = ids[sure:]
+        canonical = canonical_ids(self._words, rest, self._words.spell)
+        if canonical == rest:
             return finish
+        canonical = ids[:sure] + canonical
         keep = common_length(self.ids, canonical)
         return Finish(finish.reason, keep, tuple(canonical[keep:]))
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from collections.abc import Sequence as Several
 
 from ..constraints.watch import Finish
 from ..memory.kv_cache import PagedKV
 from ..memory.prefix_tree import PrefixTree
 from .request import Request
 from .row_costs import HitCounter
+
+TURNS = 8
+"""Steps in which each row of the batch is looked at once while the host waits."""
 
 
 class Endings:
@@ -18,6 +22,7 @@ class Endings:
         self, kv: PagedKV, tree: PrefixTree, hits: HitCounter, done: Callable[[Request], None]
     ) -> None:
         self._kv, self._tree, self._hits, self._done = kv, tree, hits, done
+        self._turn = 0
 
     def force(self, request: Request) -> Finish | None:
         """Append what the constraint forces now; return how the generation ends, if it does."""
@@ -35,6 +40,17 @@ class Endings:
                 finish = request.watch.accept(token)
                 if finish is not None:
                     return finish
+
+    def meanwhile(self, last: Iterable[Request], others: Several[Request]) -> None:
+        """While draws are on their way, do what can be done of the ends of those whose `last` token
+        comes, and of some `others`: that these may end together is no reason to wait for it all."""
+        for request in last:
+            if request.watch is None or request.watch.foresee():
+                self.remember(request)
+        self._turn = (self._turn + 1) % TURNS
+        for request in others[self._turn :: TURNS]:
+            if request.watch is not None:
+                request.watch.foresee()
 
     def last(self, request: Request, token: int, logprob: float, margin: float) -> None:
         """Close a generation that had left the batch when its last token was drawn."""
@@ -71,7 +87,8 @@ class Endings:
     def remember(self, request: Request) -> None:
         """Let other streams find what a generation has computed.
 
-        Of one whose last token is on its way that is known before, unless it may be cut back.
+        Of one whose last token is on its way that is known before, unless it is likely to be cut
+        back: the tree then keeps what nobody reads.
         """
         sequence = request.sequence
         if sequence.resident != sequence.remembered:

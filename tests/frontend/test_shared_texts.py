@@ -111,6 +111,22 @@ def test_ids_are_those_of_the_whole_text(style, beginning, rest, batch, piece):
         assert tokenizer.encode(text) == expected
 
 
+@pytest.mark.parametrize("style", (*STYLES, "words"))
+@given(text=pieces, more=pieces)
+def test_words_that_are_looked_up_give_the_ids_of_the_whole_text(style, text, more):
+    tokenizer, library = shared(style), plain(style)
+    whole = library.encode(text, add_special_tokens=False).ids
+    assert tokenizer.encode_words(text) == whole
+    with patch.object(shared_texts, "KNOWN_WORDS", 3):
+        assert tokenizer.encode_words(text) == whole
+    cut = tokenizer.last_cut(text)
+    assert style != "words" or not cut
+    if cut:
+        left, right = (library.encode(part, add_special_tokens=False).ids
+                       for part in (text[:cut], text[cut:] + more))  # fmt: skip
+        assert library.encode(text + more, add_special_tokens=False).ids == left + right
+
+
 class Counting:
     """A library's tokenizer that counts the characters that it is given."""
 
@@ -200,6 +216,17 @@ def test_a_prepared_text_is_encoded_once_however_often_it_is_asked_for():
     assert tokenizer.tokens_in(text, 0, 3) is None
     tokenizer.encode(text)
     assert counter.characters > len(text)
+
+
+def test_words_are_encoded_once():
+    tokenizer, counter = counted(data("llama"))
+    assert tokenizer.encode_words("the cat and the cat sat") == tokenizer.encode_words(
+        "the cat and the cat sat"
+    )
+    assert counter.characters == len("the cat and sat") + len(" the")
+    tokenizer.encode_words("y" * 100)
+    tokenizer.encode_words("y" * 100)
+    assert counter.characters == len("the cat and sat the") + 200  # what is long is not kept
 
 
 @given(st.text(st.sampled_from("ab Z7.\u00e9"), max_size=24), st.data())
