@@ -39,7 +39,7 @@ def order(text: str, *pieces: str) -> list[str]:
     return sorted(pieces, key=body.index)
 
 
-WAIT, COME = "gdc_wait()", "gdc_launch_dependents()"
+WAIT, COME, LAST = "gdc_wait()", "gdc_launch_dependents()", "= last_of("
 X, W, STORE = "tl.load(x", "tl.load(w", "tl.store(out"
 
 
@@ -102,6 +102,18 @@ def test_nothing_is_read_early_from_behind_a_loop() -> None:
     b.store(out, row, b.map("a * b", loop.results[0], b.load(w, row)))
     text = emit(b.finish("T", requires=("T >= 0",), given=(w,)), CHAINED).text
     assert order(text, STORE, W, X, WAIT) == [WAIT, X, W, STORE]
+
+
+def test_nothing_is_read_early_by_what_a_kernel_counts() -> None:
+    """Who comes last adds to a counter that the kernel before may still be using."""
+    b = KernelBuilder("counted")
+    b.scalar("T")
+    w, counter = b.buffer("w", "f32", 2), b.buffer("counter", "i32", 1)
+    out, row = b.buffer("out", "f32", "T"), b.program_id(0)
+    last = b.last(counter, b.full(0, "i32"), axis=0)
+    b.store(out, row, b.load(w, last))
+    text = emit(b.finish("T", requires=("T >= 0",), given=(w,)), CHAINED).text
+    assert order(text, STORE, W, LAST, WAIT) == [WAIT, LAST, W, STORE]
 
 
 def test_a_kernel_of_a_gpu_computes_as_the_reference(triton_interpreter: Any) -> None:
