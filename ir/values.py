@@ -81,7 +81,15 @@ def _load(type: Term, text: str) -> Any:
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
-        raise UnreadableValue(text=text, type=type, problem=error.msg) from None
+        problem = error.msg
+    except (ValueError, RecursionError) as error:  # thousands of digits, or of brackets
+        problem = str(error)
+    raise UnreadableValue(text=text, type=_brief(type), problem=problem)
+
+
+def _brief(type: Term) -> str:
+    """Return how an error names a type: a whole schema or grammar would bury the text."""
+    return f"text of its {type.name}" if type.name in {"schema", "grammar"} else str(type)
 
 
 def _scalar(type: Term, text: str, whole: str) -> Any:

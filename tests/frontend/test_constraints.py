@@ -20,6 +20,7 @@ from weft.frontend.parser import parse_text
 from weft.ir.core import Term
 from weft.ir.types import BOOL, FLOAT, INT, STR, choice, int_range, list_of, record, regex
 
+SCHEMA = Term("schema", (json.dumps({"type": "object", "description": "c" * 500}),))
 RECORDS = records_of(
     lower(
         parse_text(
@@ -140,14 +141,16 @@ def test_free_text_has_no_constraint():
         (choice("a"), "b"), (regex("a+"), "ab"), (record("Review"), '{"strength": "x"'),
         (record("Review"), '{"strength": "x"}'), (record("Review"), '{"strength": 1, "score": 2}'),
         (record("Review"), '{"strength": "x", "score": 20}'), (list_of(INT), "[true]"),
-        (list_of(INT), "{}"),
+        (list_of(INT), "{}"), (SCHEMA, "9" * 5000), (SCHEMA, "[" * 100_000), (SCHEMA, '{"a": '),
     ],
+    ids=lambda value: str(value)[:30],
 )  # fmt: skip
 def test_texts_that_are_no_value(type: Term, text: str):
     from weft.ir.values import UnreadableValue
 
-    with pytest.raises(UnreadableValue):
+    with pytest.raises(UnreadableValue) as caught:
         parse_value(type, RECORDS, text)
+    assert "ccccc" not in caught.value.message  # a schema may be long, and says nothing here
 
 
 @pytest.mark.parametrize(
