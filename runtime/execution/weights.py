@@ -55,6 +55,13 @@ class NoWeights(ModelError):
     hint = "weights are model.safetensors, or shards that model.safetensors.index.json names"
 
 
+class NotFinite(ModelError):
+    """Weights that are no numbers: every logit would be none, and every token the first one."""
+
+    template = "{place}: {tensor} has {count:,} of {total:,} numbers that are not finite (NaN, Inf)"
+    hint = "the file is corrupt, or training diverged; copy it again, or load another checkpoint"
+
+
 FLOATS = frozenset({"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"})
 """What safetensors calls the formats of weights that are read."""
 
@@ -101,6 +108,10 @@ class Checkpoint:
         except (SafetensorError, OSError) as error:
             raise BrokenWeights(file=str(path), problem=str(error)) from None
         self._home.update(dict.fromkeys(self._files[file].keys(), file))
+
+    def place(self, name: str) -> str:
+        """Return the file that a tensor is in."""
+        return str(self.folder / self._home[name])
 
     def names(self) -> frozenset[str]:
         """Return the names of all tensors."""
@@ -182,8 +193,10 @@ def load_weights(
     """Return the weights of a module's graph.weight operations, by value name, on a device.
 
     Parts are copied into the joined tensor one by one, so the peak is one tensor above the sum.
-    Operations that name the same tensors in the same format share one weight.
+    Operations that name the same tensors in the same format share one weight. Raises ModelError:
+    NotFinite once all are read, so that no device is waited for before.
     """
+    source = _Bounded(source)
     loaded: dict[tuple[Any, ...], Weight] = {}
     weights: dict[str, Weight] = {}
     total = weight_bytes(module) if progress else 0
@@ -196,6 +209,7 @@ def load_weights(
                 if progress is not None:
                     progress(sum(weight.bytes for weight in loaded.values()), total)
             weights[operation.result.name] = loaded[key]
+    source.check()
     return weights
 
 
@@ -275,6 +289,34 @@ def cut_slices(data: Tensor, axis: int, count: int) -> Tensor:
     else:
         parts = data.unflatten(2, (count, -1)).transpose(1, 2)  # [E, S, N, K / S]
     return parts.flatten(0, 1).flatten(1, -2).contiguous()
+
+
+class _Bounded:
+    """A source that notes the least and largest number of each tensor that is read: one pass, whose
+    result stays on the device, and which NaN and Inf survive."""
+
+    def __init__(self, source: TensorSource) -> None:
+        self._source = source
+        self._bounds: dict[tuple[str, tuple[int, ...], Shard | None], Tensor] = {}
+
+    def read(self, name: str, shape: tuple[int, ...], shard: Shard | None = None) -> Tensor:
+        """Return the source's tensor."""
+        found = self._source.read(name, shape, shard)
+        bounds = torch.aminmax(found.float() if found.itemsize == 1 else found)
+        self._bounds[name, shape, shard] = torch.stack(bounds).double()
+        return found
+
+    def check(self) -> None:
+        """Raise NotFinite for the first tensor that holds such numbers."""
+        if not self._bounds:
+            return
+        finite = torch.stack(list(self._bounds.values())).isfinite().all(1).tolist()
+        for (name, shape, shard), fine in zip(self._bounds, finite, strict=True):
+            if not fine:
+                found = self._source.read(name, shape, shard).float()
+                count = found.numel() - int(found.isfinite().sum())
+                place = getattr(self._source, "place", str)(name)
+                raise NotFinite(place=place, tensor=name, count=count, total=found.numel())
 
 
 @dataclass(frozen=True)

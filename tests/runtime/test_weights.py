@@ -12,6 +12,7 @@ from weft.runtime.execution.weights import (
     Checkpoint,
     MissingTensor,
     NoFloats,
+    NotFinite,
     NoWeights,
     RandomTensors,
     WrongShape,
@@ -100,6 +101,25 @@ def test_weights_of_integers_are_refused_and_all_floats_are_read(tmp_path):
         for shard in (None, (0, 1, 2)):
             with pytest.raises(NoFloats, match=f"model.safetensors: {name} is of .*floating-point"):
                 checkpoint.read(name, (2, 3), shard)
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+def test_weights_that_are_no_numbers_are_told(folder, wrong, kind):
+    path, tensors = folder
+    held = {name: found.to(kind).clone() for name, found in tensors.items()}
+    held["k"].view(-1)[:2] = wrong
+    save_file(held, path / "model.safetensors")
+    total = held["k"].numel()
+    with pytest.raises(NotFinite, match=f"model.safetensors: k has 2 of {total} numbers"):
+        load_weights(parse_module(STACKED), Checkpoint(path))
+
+
+def test_weights_as_large_as_they_can_be_are_fine(folder):
+    path, tensors = folder
+    held = {name: torch.full_like(found, 3e38) for name, found in tensors.items()}
+    save_file(held, path / "model.safetensors")
+    assert load_weights(parse_module(STACKED), Checkpoint(path))["b"].data.isfinite().all()
 
 
 @pytest.mark.parametrize(
