@@ -12,7 +12,7 @@ from .loading import page_count, page_size
 
 if TYPE_CHECKING:
     from .compiler import Compilation
-    from .passes.program.memory_proof import MemoryProof
+    from .passes.program.memory.proof import MemoryProof
 
 
 def memory_proof(
@@ -23,7 +23,7 @@ def memory_proof(
     A list that is not given has its default's elements, or one. Raises NotProven.
     """
     from .codegen.cache import default_folder
-    from .passes.program.memory_proof import prove_memory
+    from .passes.program.memory.proof import prove_memory
 
     checkpoint, options = compilation.checkpoint, compilation.options
     assert checkpoint is not None

@@ -34,8 +34,8 @@ from .lowering import ModelLowering
 from .options import Launch, Options
 from .passes.manager import Context, PassRecord, run_passes
 from .passes.pipeline import LOWERING, PLAN_PASSES, PROGRAM_PASSES
-from .passes.program.lower_to_plan import NoVocabulary
-from .passes.program.prefix_tree import PlanPrefixes, PrefixTree
+from .passes.program.plans.lower import NoVocabulary
+from .passes.program.prefixes.tree import PlanPrefixes, PrefixTree
 from .passes.validation.registry import validation
 from .remote_model import (
     NotForRemote,

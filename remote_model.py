@@ -11,7 +11,7 @@ from .ir.vocabulary import ChatFormat, Part
 from .options import BadOption, Options, RemoteOptions
 from .passes.manager import Pass
 from .passes.pipeline import REMOTE_PASSES
-from .passes.program.remote_calls import RemoteCalls
+from .passes.program.endpoints.calls import RemoteCalls
 from .runtime.remote.address import Address, is_remote
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from .passes.manager import PassRecord
 
 if TYPE_CHECKING:
     from .compiler import Compilation
-    from .passes.program.prefix_tree import PrefixTree
+    from .passes.program.prefixes.tree import PrefixTree
 
 STAGES = ("ast", "program", "plan", "prefixes", "graph", "tile", "source", "binary")
 _FORMS = {

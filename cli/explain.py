@@ -70,7 +70,7 @@ def explain(options: ExplainOptions) -> None:
     if compilation.remote is not None:
         return  # what a step costs is the server's
     if options.rows is not None:
-        from ..passes.program.prefix_text import draw_tree
+        from ..passes.program.prefixes.text import draw_tree
 
         emit("")
         emit(draw_tree(compilation.prefix_tree(rows)))

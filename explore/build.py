@@ -11,7 +11,7 @@ from ..compiler import Compilation, NoSuchProgramName, Options
 from ..cost_model.hardware import Hardware
 from ..ir.diagnostics import ModelError, WeftError
 from ..ir.display.view import Drawing
-from ..passes.program.prefix_text import tree_picture
+from ..passes.program.prefixes.text import tree_picture
 from ..stages import UnknownKernel, kernels_named
 from . import kernels as kernel_texts
 from . import prices, run

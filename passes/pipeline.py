@@ -13,16 +13,16 @@ from .graph.take_rows import TakeRowsEarly
 from .graph.weight_format import ChooseWeightFormat
 from .manager import Pass, UnknownPass
 from .program.batching import Batching
-from .program.budgets import PlanBudgets
 from .program.canonicalize import Canonicalize
-from .program.constraints import CompileConstraints
 from .program.dead import DropDead
+from .program.endpoints.calls import RemoteCalls
 from .program.fold import FoldConstants
-from .program.lifetimes import KVLifetimes
-from .program.liveness import FreeKV
-from .program.lower_to_plan import LowerToPlan
-from .program.prefix_sharing import PrefixSharing
-from .program.remote_calls import RemoteCalls
+from .program.memory.budgets import PlanBudgets
+from .program.memory.lifetimes import KVLifetimes
+from .program.memory.liveness import FreeKV
+from .program.plans.constraints import CompileConstraints
+from .program.plans.lower import LowerToPlan
+from .program.prefixes.sharing import PrefixSharing
 from .tile.lower import LowerToTiles
 
 PROGRAM_PASSES: tuple[Pass, ...] = (

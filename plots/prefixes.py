@@ -79,7 +79,7 @@ def _placed(node: Any, top: float) -> Iterator[Block]:
 
 
 def _draw(axes: Any, block: Block, shade: Any, tokenizer: Any, letters: int) -> None:
-    from ..passes.program.prefix_text import show
+    from ..passes.program.prefixes.text import show
 
     unknown = block.node.tokens == 0
     axes.add_patch(

@@ -36,7 +36,7 @@ def _tables(before: Module, after: Module, context: Context) -> Iterator[str]:
 
 
 def _budgets(before: Module, after: Module, context: Context) -> Iterator[str]:
-    from ..program.budget_check import validate
+    from ..program.memory.budget_check import validate
 
     yield from only_annotated(before, after, context)
     yield from validate(before, after, context)

@@ -19,9 +19,10 @@ from weft.ir.core import Module
 from weft.ir.parser import parse_module
 from weft.passes.manager import run_passes
 from weft.passes.pipeline import LOWERING, PLAN_PASSES, PROGRAM_PASSES
-from weft.passes.program import budget_check, memory_proof
-from weft.passes.program.budgets import shown, stretches
-from weft.passes.program.memory_proof import NotProven, prove_memory
+from weft.passes.program.memory import budget_check
+from weft.passes.program.memory import proof as memory_proof
+from weft.passes.program.memory.budgets import shown, stretches
+from weft.passes.program.memory.proof import NotProven, prove_memory
 from weft.runtime.memory.kv_cache import PagedKV
 from weft.runtime.programs.select import Scorer, beginning
 from weft.runtime.programs.tasks import Branches

@@ -16,8 +16,8 @@ from weft.passes.manager import (
 )
 from weft.passes.pipeline import LOWERING, PLAN_PASSES, PROGRAM_PASSES, known_passes, named_passes
 from weft.passes.program.canonicalize import Canonicalize
-from weft.passes.program.liveness import FreeKV
-from weft.passes.program.lower_to_plan import LowerToPlan
+from weft.passes.program.memory.liveness import FreeKV
+from weft.passes.program.plans.lower import LowerToPlan
 
 
 def test_the_pipeline_is_in_an_order_that_holds():

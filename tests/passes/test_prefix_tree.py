@@ -10,10 +10,10 @@ from weft.frontend.lower import lower
 from weft.frontend.parser import parse_text
 from weft.passes.manager import Context, run_passes
 from weft.passes.pipeline import LOWERING, PROGRAM_PASSES
-from weft.passes.program.boundaries import Boundaries, common
-from weft.passes.program.prefix_calls import stretches
-from weft.passes.program.prefix_text import draw_tree, print_tree, reason
-from weft.passes.program.prefix_tree import PrefixTree, prefix_tree
+from weft.passes.program.prefixes.boundaries import Boundaries, common
+from weft.passes.program.prefixes.calls import stretches
+from weft.passes.program.prefixes.text import draw_tree, print_tree, reason
+from weft.passes.program.prefixes.tree import PrefixTree, prefix_tree
 from weft.runtime.programs.select import Trie
 from weft.runtime.simulator import ToyTokenizer
 

@@ -6,10 +6,10 @@ import pytest
 from weft.ir.parser import parse_module
 from weft.passes.manager import Context, run_passes
 from weft.passes.program.canonicalize import Canonicalize
-from weft.passes.program.lifetimes import KVLifetimes
-from weft.passes.program.liveness import FreeKV
-from weft.passes.program.lower_to_plan import LowerToPlan, NoVocabulary
-from weft.passes.program.prefix_sharing import PrefixSharing
+from weft.passes.program.memory.lifetimes import KVLifetimes
+from weft.passes.program.memory.liveness import FreeKV
+from weft.passes.program.plans.lower import LowerToPlan, NoVocabulary
+from weft.passes.program.prefixes.sharing import PrefixSharing
 
 HEAD = "program.func name = @f, parameters = [], returns = str { |%s: stream, %x: str|"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from weft.ir.parser import parse_module
 from weft.passes.manager import Context, run_passes
-from weft.passes.program.remote_calls import NoBaseline, NotOverChat, RemoteCalls
+from weft.passes.program.endpoints.calls import NoBaseline, NotOverChat, RemoteCalls
 
 HEAD = "program.func name = @f, parameters = [], returns = str { |%s: stream, %x: str|\n"
 

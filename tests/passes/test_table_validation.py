@@ -15,7 +15,7 @@ from weft.ir.automaton import START
 from weft.ir.token_table import TokenTable, token_table
 from weft.ir.token_trie import TokenTrie
 from weft.passes.manager import Context, run_passes
-from weft.passes.program.constraints import CompileConstraints
+from weft.passes.program.plans.constraints import CompileConstraints
 from weft.passes.validation.registry import ChangedMeaning, validation
 from weft.passes.validation.tables import STATES, mask_problems, text_problems
 from weft.runtime.simulator import ToyTokenizer

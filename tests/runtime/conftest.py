@@ -17,7 +17,7 @@ from weft.frontend.parser import parse_text
 from weft.ir.core import Module
 from weft.passes.manager import Context, run_passes
 from weft.passes.pipeline import LOWERING, PLAN_PASSES, PROGRAM_PASSES
-from weft.passes.program.prefix_tree import PlanPrefixes
+from weft.passes.program.prefixes.tree import PlanPrefixes
 from weft.passes.validation.registry import validation
 from weft.runtime.executable import Executable
 from weft.runtime.execution.sampler import sample_rows

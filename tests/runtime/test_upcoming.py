@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from weft.passes.program.prefix_tree import PlanPrefixes
-from weft.passes.program.prefix_values import Unknown
+from weft.passes.program.prefixes.tree import PlanPrefixes
+from weft.passes.program.prefixes.values import Unknown
 
 _spec = importlib.util.spec_from_file_location(
     "random_programs", Path(__file__).with_name("test_random_programs.py")

@@ -6,7 +6,7 @@ import pytest
 import weft
 from weft.ir.diagnostics import WeftError
 from weft.options import BadOption, Options
-from weft.passes.program.remote_calls import NoBaseline, NotOverChat
+from weft.passes.program.endpoints.calls import NoBaseline, NotOverChat
 from weft.remote_model import check_options
 from weft.runtime.remote.errors import Lacks
 

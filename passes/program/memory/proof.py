@@ -19,10 +19,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ...ir.budget import UNBOUNDED, Budgets, Limits, Peak, Symbols
-from ...ir.core import Operation
-from ...ir.diagnostics import CapacityError
-from .memory_story import story
+from ....ir.budget import UNBOUNDED, Budgets, Limits, Peak, Symbols
+from ....ir.core import Operation
+from ....ir.diagnostics import CapacityError
+from .story import story
 
 _VERSION = 2
 

@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ...ir.budget import UNBOUNDED, Expr, largest, plus, times
-from ...ir.core import Operation, Term, thaw
-from ...ir.values import format_value
+from ....ir.budget import UNBOUNDED, Expr, largest, plus, times
+from ....ir.core import Operation, Term, thaw
+from ....ir.values import format_value
 
 NUMBER = 32
 """Bytes of a number's text, at most."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ...ir.core import Operation, Region, Value, make
-from ...ir.types import KV, STREAM
-from .lower_streams import StreamLowering
+from ....ir.core import Operation, Region, Value, make
+from ....ir.types import KV, STREAM
 from .segments import StreamState
+from .streams import StreamLowering
 
 _REGION_NAMES = {"program.for": "plan.for", "program.while": "plan.while", "program.if": "plan.if"}
 

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, ClassVar
 
-from ...ir.budget import UNBOUNDED, Expr, largest, plus, times, value_of
-from ...ir.core import Module, Operation, Region, Value, freeze, walk
-from ...ir.program import VALUE_NAMES
-from ...ir.types import KV
-from ...ir.vocabulary import Tokenizer
-from ..manager import EVERYTHING, Context
+from ....ir.budget import UNBOUNDED, Expr, largest, plus, times, value_of
+from ....ir.core import Module, Operation, Region, Value, freeze, walk
+from ....ir.program import VALUE_NAMES
+from ....ir.types import KV
+from ....ir.vocabulary import Tokenizer
+from ...manager import EVERYTHING, Context
 from .sizes import (
     ANYTHING,
     NUMBER,

@@ -12,13 +12,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from ...ir.core import Module, thaw
-from ...ir.display.view import Shown, View
-from ...ir.source import Span
-from ...ir.vocabulary import Tokenizer
-from .prefix_calls import Call
-from .prefix_values import Element, Text, Unknown
-from .prefix_walk import PlanWalk
+from ....ir.core import Module, thaw
+from ....ir.display.view import Shown, View
+from ....ir.source import Span
+from ....ir.vocabulary import Tokenizer
+from .calls import Call
+from .values import Element, Text, Unknown
+from .walk import PlanWalk
 
 
 @dataclass(eq=False)
@@ -84,13 +84,13 @@ class PrefixTree(Shown):
         self.tokenizer = tokenizer
 
     def __str__(self) -> str:
-        from .prefix_text import print_tree
+        from .text import print_tree
 
         return print_tree(self)
 
     def view(self) -> View:
         """Return the counts and the picture of what is shared."""
-        from .prefix_text import tree_view
+        from .text import tree_view
 
         return tree_view(self)
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from ...ir.display.tree import Stretch, StretchTree
-from ...ir.display.view import Facts, Figure, View
-from ...ir.vocabulary import Tokenizer
-from .prefix_tree import PrefixNode, PrefixTree
-from .prefix_values import Element, Unknown
+from ....ir.display.tree import Stretch, StretchTree
+from ....ir.display.view import Facts, Figure, View
+from ....ir.vocabulary import Tokenizer
+from .tree import PrefixNode, PrefixTree
+from .values import Element, Unknown
 
 MOST_CHILDREN = 6
 MOST_TEXT = 48

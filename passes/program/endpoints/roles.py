@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ...ir.core import Operation, Region, Value, walk
+from ....ir.core import Operation, Region, Value, walk
 
 
 class Roles:

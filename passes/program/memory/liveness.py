@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from ...ir.core import Module, Operation, Region, Value, make, walk
-from ...ir.types import KV
-from ..manager import EVERYTHING, Context
+from ....ir.core import Module, Operation, Region, Value, make, walk
+from ....ir.types import KV
+from ...manager import EVERYTHING, Context
 
 BORROWS = {"plan.fork", "plan.score"}
 """Operations that read a kv and leave it as it is; all others move it into their result."""

@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ...ir.core import Operation, Value
-from ...ir.diagnostics import RunError
-from ...ir.evaluate import evaluate
-from ...ir.source import Span
-from ...ir.values import format_value
-from ...ir.vocabulary import Part, Tokenizer
+from ....ir.core import Operation, Value
+from ....ir.diagnostics import RunError
+from ....ir.evaluate import evaluate
+from ....ir.source import Span
+from ....ir.values import format_value
+from ....ir.vocabulary import Part, Tokenizer
 from .boundaries import Boundaries
 
 

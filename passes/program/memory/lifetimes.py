@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from ...ir.core import Module, Operation, Region, Value, freeze, walk
-from ...ir.types import KV
-from ..manager import EVERYTHING, Context
-from ..rewrite import rewrite_list
+from ....ir.core import Module, Operation, Region, Value, freeze, walk
+from ....ir.types import KV
+from ...manager import EVERYTHING, Context
+from ...rewrite import rewrite_list
 
 MAKES = {"plan.extend", "plan.decode", "plan.select"}
 """Operations that add tokens to a kv: each makes a stretch."""

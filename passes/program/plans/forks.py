@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ...ir.core import Operation, Region, make
-from ...ir.program import VALUE_NAMES
-from ...ir.types import KV, list_of
-from .lower_control import ControlLowering
+from ....ir.core import Operation, Region, make
+from ....ir.program import VALUE_NAMES
+from ....ir.types import KV, list_of
+from .control import ControlLowering
 from .model_calls import always_calls
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-from ...ir.core import Module, Operation, Value, freeze, walk
-from ...ir.types import STREAM
-from ...ir.vocabulary import Part, encode_parts
-from ..manager import EVERYTHING, Context
-from ..rewrite import rewrite_list
+from ....ir.core import Module, Operation, Value, freeze, walk
+from ....ir.types import STREAM
+from ....ir.vocabulary import Part, encode_parts
+from ...manager import EVERYTHING, Context
+from ...rewrite import rewrite_list
 
 
 @dataclass(frozen=True)

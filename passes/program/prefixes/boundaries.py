@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ...ir.vocabulary import Tokenizer
+from ....ir.vocabulary import Tokenizer
 
 
 class Boundaries:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from ...ir.core import Operation, Value
-from ...ir.vocabulary import Tokenizer
-from ..manager import Context
+from ....ir.core import Operation, Value
+from ....ir.vocabulary import Tokenizer
+from ...manager import Context
 from .segments import StreamState
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from ...ir.core import Names, Operation, Value, make
-from ...ir.source import Span
-from ...ir.types import KV, TOKENS
-from ...ir.vocabulary import Part, Tokenizer, split_heal
+from ....ir.core import Names, Operation, Value, make
+from ....ir.source import Span
+from ....ir.types import KV, TOKENS
+from ....ir.vocabulary import Part, Tokenizer, split_heal
 
 Piece = Part | Value
 """A token id, a text, or a host value that becomes text when the program runs."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from ...ir.budget import UNBOUNDED, Limits, Peak, Use
-from ...ir.core import Operation, Region
+from ....ir.budget import UNBOUNDED, Limits, Peak, Use
+from ....ir.core import Operation, Region
 
 MOST_GENS = 4
 """Gens of a stream that are named, those of most tokens first; the others are counted."""

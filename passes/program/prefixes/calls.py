@@ -6,10 +6,10 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from ...ir.core import Operation
-from ...ir.source import Span
-from ...ir.vocabulary import Part, Tokenizer, split_heal
-from .prefix_values import Encoder, Known, Text, Unknown, as_part, is_known
+from ....ir.core import Operation
+from ....ir.source import Span
+from ....ir.vocabulary import Part, Tokenizer, split_heal
+from .values import Encoder, Known, Text, Unknown, as_part, is_known
 
 Path = tuple[tuple[str, int, int | str], ...]
 

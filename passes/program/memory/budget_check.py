@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from ...ir.budget import value_of
-from ...ir.core import Module, Operation, Region
-from ..manager import Context
+from ....ir.budget import value_of
+from ....ir.core import Module, Operation, Region
+from ...manager import Context
 
 
 def validate(before: Module, after: Module, context: Context) -> list[str]:

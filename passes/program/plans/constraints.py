@@ -10,10 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ...ir.constraint_tables import ConstraintTables, opening_of, stop_strings
-from ...ir.core import Module, Operation
-from ...ir.token_table import TokenTable
-from ..manager import EVERYTHING, Context
+from ....ir.constraint_tables import ConstraintTables, opening_of, stop_strings
+from ....ir.core import Module, Operation
+from ....ir.token_table import TokenTable
+from ...manager import EVERYTHING, Context
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from ...ir.core import Operation, Region
-from ..manager import Context
+from ....ir.core import Operation, Region
+from ...manager import Context
 
 _CALLS = frozenset({"program.gen", "program.select", "program.score"})
 

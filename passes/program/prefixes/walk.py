@@ -11,12 +11,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from ...ir.core import Module, Operation, Region, walk
-from ...ir.program import VALUE_NAMES
-from ...ir.vocabulary import Tokenizer
+from ....ir.core import Module, Operation, Region, walk
+from ....ir.program import VALUE_NAMES
+from ....ir.vocabulary import Tokenizer
 from .boundaries import common
-from .prefix_calls import Call, CallWalk, Enough, Frame
-from .prefix_values import Known, Text, Unknown, is_known
+from .calls import Call, CallWalk, Enough, Frame
+from .values import Known, Text, Unknown, is_known
 
 MOST_ROUNDS = 4096
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from ...ir.constraint_tables import opening_of, stop_strings
-from ...ir.core import Module, Names, Operation, Region, Symbol, make
-from ...ir.diagnostics import PassError
-from ...ir.token_table import TokenTable
-from ...ir.types import KV
-from ..manager import EVERYTHING, Context
+from ....ir.constraint_tables import opening_of, stop_strings
+from ....ir.core import Module, Names, Operation, Region, Symbol, make
+from ....ir.diagnostics import PassError
+from ....ir.token_table import TokenTable
+from ....ir.types import KV
+from ...manager import EVERYTHING, Context
 from .constraints import tables_of
-from .lower_forks import BlockLowering
+from .forks import BlockLowering
 from .segments import SegmentWriter, StreamState
 
 _DECLARATIONS = {"program.record", "program.tool"}

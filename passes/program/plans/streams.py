@@ -6,14 +6,14 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from ...ir.core import Operation, Value, make, walk
-from ...ir.program import SAMPLING, VALUE_NAMES, WHO
-from ...ir.types import KV, STREAM
+from ....ir.core import Operation, Value, make, walk
+from ....ir.program import SAMPLING, VALUE_NAMES, WHO
+from ....ir.types import KV, STREAM
 from .segments import StreamState
 from .select_trie import option_tokens
 
 if TYPE_CHECKING:
-    from .lower_to_plan import Lowering
+    from .lower import Lowering
 
 _TERMINATORS = {"program.yield": "plan.yield", "program.condition": "plan.condition"}
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-from ...ir.core import Module, Operation, Region, Symbol, Term, walk
-from ...ir.diagnostics import PassError
-from ...ir.program import EFFECTS, SAMPLING, VALUE_NAMES, WHO
-from ..manager import EVERYTHING, Context
-from .remote_count import describe_calls
-from .remote_roles import Roles
+from ....ir.core import Module, Operation, Region, Symbol, Term, walk
+from ....ir.diagnostics import PassError
+from ....ir.program import EFFECTS, SAMPLING, VALUE_NAMES, WHO
+from ...manager import EVERYTHING, Context
+from .count import describe_calls
+from .roles import Roles
 
 STR = Term("str")
 _SAME = (*SAMPLING, *WHO)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ...ir.core import Operation, Region, Term, walk
+from ....ir.core import Operation, Region, Term, walk
 
 _EXITS = {"program.leave", "program.return"}
 

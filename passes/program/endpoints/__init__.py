@@ -1,0 +1,1 @@
+"""What an endpoint can do of a program, in how many calls."""

@@ -1,0 +1,1 @@
+"""What prompts of a program and batch share, found before anything runs."""
