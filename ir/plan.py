@@ -38,7 +38,7 @@ OPERATIONS = (
     Op(
         "plan.extend",
         "appends segments to a kv. `lifetime`, here and below, says which operations read the "
-        "tokens that it adds: see `passes/program/lifetimes.py`",
+        "tokens that it adds: see `passes/program/memory/lifetimes.py`",
         (2, None),
         1,
         optional=("lifetime", "note"),
