@@ -154,9 +154,10 @@ class Watch:
         """Return at most `limit` tokens that the constraint forces now."""
         return self.matcher.forced()[:limit] if self.matcher is not None else []
 
-    def foresee(self) -> bool:
+    def foresee(self, whole: bool = False) -> bool:
         """Make sure of what has come while more is on its way, so that little is left to do for
-        `settled`; return whether all of it is canonical as it is, and no stop may cut it."""
+        `settled`; with `whole`, say whether all of it is canonical as it is, and no stop may cut
+        it. Else it is looked at up to where its text is split whatever follows."""
         if self.ids is None or self._scanner is not None:
             return False
         words, rest = self._words, self.ids[self._sure :]
@@ -166,14 +167,16 @@ class Watch:
         except UnicodeDecodeError:
             return False
         cut = words.last_cut(text)
+        if not (cut or whole):
+            return False
         behind, count = len(text[cut:].encode()), len(rest)
         while behind > 0:
             count -= 1
             behind -= len(pieces[count])
-        canonical = words.spell(text) if text else rest
-        if cut and not behind and canonical[:count] == rest[:count]:
+        found = words.spell(text if whole else text[:cut]) if text else rest
+        if cut and not behind and found[:count] == rest[:count]:
             self._sure += count
-        return canonical == rest
+        return whole and found == rest
 
     def settled(self, finish: Finish) -> Finish:
         """Return the end with the text's canonical tokens, where a constraint held it."""

@@ -45,7 +45,7 @@ class Endings:
         """While draws are on their way, do what can be done of the ends of those whose `last` token
         comes, and of some `others`: that these may end together is no reason to wait for it all."""
         for request in last:
-            if request.watch is None or request.watch.foresee():
+            if request.watch is None or request.watch.foresee(whole=True):
                 self.remember(request)
         self._turn = (self._turn + 1) % TURNS
         for request in others[self._turn :: TURNS]:

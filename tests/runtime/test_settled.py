@@ -60,7 +60,7 @@ def is_text(ids: list[int]) -> bool:
 @given(
     texts=st.lists(st.sampled_from(TEXTS), min_size=1, max_size=12),
     letters=st.lists(st.booleans(), min_size=12, max_size=12),
-    looks=st.sets(st.integers(0, 60), max_size=8),
+    looks=st.dictionaries(st.integers(0, 60), st.booleans(), max_size=8),
     keep=st.sampled_from([-1, -1, 0, 3]),
 )
 def test_what_is_looked_at_before_the_end_changes_no_end(texts, letters, looks, keep):
@@ -69,7 +69,8 @@ def test_what_is_looked_at_before_the_end_changes_no_end(texts, letters, looks, 
         if number in looks:
             known = canonical_ids(TokenBytes(tokenizer()), ids[:number])
             sure = is_text(ids[:number]) and known == ids[:number]
-            assert watch.foresee() is sure
+            whole = looks[number]
+            assert watch.foresee(whole) is (whole and sure)
         watch.accept(token)
     tail = () if keep < 0 else tuple(tokenizer().encode(" end"))
     left = ids if keep < 0 else [*ids[:keep], *tail]
@@ -80,14 +81,18 @@ def test_what_is_looked_at_before_the_end_changes_no_end(texts, letters, looks, 
     assert found == (Finish("length", keep, tail) if canonical == left else expected)
 
 
-def test_at_the_end_little_is_encoded():
+@pytest.mark.parametrize("whole", [True, False])
+def test_at_the_end_little_is_encoded(whole):
     watch, asked = watched(), []
     plain = watch._words.spell
     watch._words.spell = lambda text: asked.append(text) or plain(text)  # type: ignore[func-returns-value]
     *ids, last = tokenizer().encode("the cat and the dog went on and on to the house")
     for token in ids:
         watch.accept(token)
-    assert watch.foresee()
+    if whole:
+        assert watch.foresee(whole=True)
+    else:
+        watch.foresee()
     asked.clear()
     watch.accept(last)
     assert watch.settled(Finish("length", -1)) == Finish("length", -1)
@@ -99,7 +104,18 @@ def test_what_a_stop_may_cut_is_not_sure_to_stay(stops, sure):
     watch = watched(stops)
     for token in tokenizer().encode("the cat and the dog"):
         watch.accept(token)
-    assert watch.foresee() is sure
+    assert watch.foresee(whole=True) is sure
+
+
+def test_what_is_split_nowhere_is_encoded_at_the_end_only():
+    watch, asked = watched(), []
+    plain = watch._words.spell
+    watch._words.spell = lambda text: asked.append(text) or plain(text)  # type: ignore[func-returns-value]
+    for token in tokenizer().encode('{"a": 1, "b": [2, 3]}'):
+        watch.accept(token)
+        watch.foresee()
+    assert not asked and watch.settled(Finish("complete", -1)) == Finish("complete", -1)
+    assert asked == ['{"a": 1, "b": [2, 3]}']
 
 
 def test_while_draws_are_on_their_way_ends_are_looked_at_in_turn():
@@ -109,9 +125,9 @@ def test_while_draws_are_on_their_way_ends_are_looked_at_in_turn():
     seen: list[int] = []
 
     def request(number: int, stays: bool) -> Any:
-        def foresee() -> bool:
+        def foresee(whole: bool = False) -> bool:
             seen.append(number)
-            return stays
+            return whole and stays
 
         return SimpleNamespace(watch=SimpleNamespace(foresee=foresee))
 
