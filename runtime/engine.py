@@ -62,6 +62,8 @@ class Engine:
         self._duplicates = Duplicates()
         self._rows = np.arange(executor.max_batch)
         self.ahead = bool(getattr(executor, "asynchronous", False))
+        self.shares_steps = bool(getattr(executor, "copies_slots", False))
+        """Whether requests may read what others compute in the same step."""
         self._allowed = None if self.ahead else AllowedWords.of(executor)
         self.held: Held | None = getattr(executor, "held", None) if self.ahead else None
         if trace is not None:

@@ -49,12 +49,13 @@ class PagedKV:
     def fork(self, parent: Sequence, length: int, order: Order) -> Sequence:
         """Return a sequence with the parent's first `length` tokens, sharing their pages."""
         child = self.create(order)
-        child.append(parent.tokens[:length])
+        child.begin(parent.tokens[:length])
         child.fresh_from = length
         child.place, child.logged = parent.place, parent.logged
         child.cut(length)
         resident = min(parent.resident, length)
-        self.adopt(child, parent.pages[: self._pages_for(resident)], resident)
+        if resident:
+            self.adopt(child, parent.pages[: self._pages_for(resident)], resident)
         return child
 
     def adopt(self, sequence: Sequence, pages: np.ndarray, resident: int) -> None:
@@ -100,9 +101,9 @@ class PagedKV:
             pages = np.array([self._free.pop() for _ in range(last - first)], np.int32)
             sequence.pages[first:last] = pages
             sequence.held = last
-            self.references[pages] = 1
+            self.references[pages] = self.holders[pages] = 1
             self._writer[pages] = sequence.number
-            self._hold(pages)
+            self._lives(len(pages))
         return True
 
     def makes_room(self, pages: int) -> bool:
@@ -185,22 +186,28 @@ class PagedKV:
         if sequence.resident % self.page_size:
             self._copy_page(shared, own)
         sequence.pages[index] = own
-        self.references[own] = 1
+        self.references[own] = self.holders[own] = 1
         self._writer[own] = sequence.number
-        self._hold(np.array([own], np.int32))
-        self._let_go(np.array([shared], np.int32))
+        self._lives(1)
+        self.holders[shared] -= 1  # others refer to it, and need not hold it
+        self.references[shared] -= 1
+        self.live -= int(self.holders[shared] == 0)
 
     def _release_from(self, sequence: Sequence, index: int) -> None:
-        pages = sequence.pages[index : sequence.held].copy()
-        sequence.held = min(sequence.held, index)
-        self._let_go(pages)
+        if index < sequence.held:
+            pages = sequence.pages[index : sequence.held].copy()
+            sequence.held = index
+            self._let_go(pages)
 
     def _hold(self, pages: np.ndarray) -> None:
         if len(pages):
             held = self.holders[pages]
-            self.live += len(pages) - int(np.count_nonzero(held))
             self.holders[pages] = held + 1
-            self.peak = max(self.peak, self.live)
+            self._lives(len(pages) - int(np.count_nonzero(held)))
+
+    def _lives(self, more: int) -> None:
+        self.live += more
+        self.peak = max(self.peak, self.live)
 
     def _let_go(self, pages: np.ndarray) -> None:
         if len(pages):

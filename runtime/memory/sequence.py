@@ -12,6 +12,10 @@ Order = tuple[int, ...]
 """Age: (row, spawn number); smaller is older and goes first."""
 
 
+ROOM = 64
+"""Tokens that there is room for behind those with which a sequence begins."""
+
+
 @dataclass(eq=False)
 class Sequence:
     """Tokens with their pages.
@@ -54,8 +58,15 @@ class Sequence:
     """Tells sequences apart for as long as the memory lives."""
 
     def __post_init__(self) -> None:
-        self.tokens = np.empty(64, np.int32)
+        self.tokens = np.empty(ROOM, np.int32)
         self.pages = np.zeros(-(-self.capacity // self.page_size), np.int32)
+
+    def begin(self, tokens: np.ndarray) -> None:
+        """Take the first tokens of all, with room for some more."""
+        self.length = len(tokens)
+        if self.length + ROOM > len(self.tokens):
+            self.tokens = np.empty(self.length + ROOM, np.int32)
+        self.tokens[: self.length] = tokens
 
     def append(self, ids: Items[int] | np.ndarray) -> None:
         """Append tokens; their KV is computed by the next request."""

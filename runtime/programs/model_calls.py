@@ -24,6 +24,7 @@ from .lines import Results
 from .machine import Machine
 from .partial import PartialTeller
 from .select import Scorer, beginning, choose, shares
+from .tasks import Together
 from .texts import Unencoded
 
 Step = Generator[Any, Any, Any]
@@ -116,7 +117,7 @@ class ModelCalls:
             critical=_critical(operation, frame), span=operation.span,
             attention=operation.attribute("attention") or "",
         )  # fmt: skip
-        yield from self._ask(request)
+        yield from self._ask(request.sequence, request)
         self.meter.generated(request)
         if not frame.path:
             self.spared += max(0, operation["max_tokens"] - request.flushed)
@@ -210,7 +211,8 @@ class ModelCalls:
         if length < parent.length:
             sequence = self._own(self._engine.fork(parent, length, self._order()), frame)
         scorer = Scorer(options, fork, self._free_sequence, self._ask, what, self.row,
-                        _critical(operation, frame), operation.span)  # fmt: skip
+                        _critical(operation, frame), operation.span,
+                        self._engine.shares_steps)  # fmt: skip
         scores = yield from scorer.run(sequence, begun or ())
         if sequence is not parent:
             self._free_sequence(sequence)
@@ -289,13 +291,12 @@ class ModelCalls:
         while sequence in self._locks:
             yield self._locks[sequence]
 
-    def _ask(self, request: Request) -> Step:
-        """Run a request; until it is done, its sequence is locked."""
-        sequence = request.sequence
+    def _ask(self, sequence: Sequence, what: Request | Together) -> Step:
+        """Run what works on a sequence; until it is done, the sequence is locked."""
         self.meter.begin(sequence)
         lock = self._locks[sequence] = Later()
         try:
-            return (yield request)
+            return (yield what)
         finally:
             del self._locks[sequence]
             lock.settle()

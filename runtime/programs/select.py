@@ -1,4 +1,4 @@
-"""select: options as a token trie, scored by the model, and the rules that choose among them.
+"""select: options as a tree of tokens, scored by the model, and the rules that choose among them.
 
 Each stretch of tokens that options share is computed once. `probs` are exact for the options'
 canonical tokens: the softmax of their total log-probabilities.
@@ -7,47 +7,79 @@ canonical tokens: the softmax of their total log-probabilities.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 from ...ir.source import Span
 from ..memory.sequence import Sequence as Tokens
 from ..schedule.request import Request
-from .tasks import Branches
+from .tasks import Branches, Together
 
 Scores = list[list[float]]
 """The log-probability of each token of each option."""
 
 
-class Trie:
-    """A node of the options' trie: what may come next."""
+class Stretch:
+    """Options that are the same up to somewhere, and what is fed of them without a choice between.
 
-    __slots__ = ("after", "children")
+    Of the tokens of `options[member]` that of number `first` and those after it are asked for, up
+    to where the options part.
+    """
 
-    def __init__(self) -> None:
-        self.children: dict[int, Trie] = {}
-        self.after: Mapping[int, float] = {}
-        """The log-probability of each token that may come next, once it is scored."""
+    __slots__ = ("asked", "below", "fed", "first", "members", "request")
 
-    @staticmethod
-    def of(options: Sequence[Sequence[int]]) -> Trie:
-        """Return the root of a trie of token lists."""
-        root = Trie()
-        for ids in options:
-            node = root
-            for id in ids:
-                child = node.children.get(id)
-                if child is None:
-                    child = node.children[id] = Trie()
-                node = child
-        return root
+    request: Request
+
+    def __init__(
+        self, options: Sequence[Sequence[int]], members: list[int], first: int, last: int | None
+    ) -> None:
+        """Ask from token number `first` on, and up to `last`, if that is given."""
+        self.members, self.first = members, first
+        self.asked: list[tuple[int, ...]] = []
+        """The words that may come at each place."""
+        self.below: list[list[int]] = []
+        """Members that go on alike behind it, and have something to be asked there."""
+        while len(members) > 1:
+            at = first + len(self.asked)
+            groups: dict[int, list[int]] = {}
+            for member in members:
+                if len(options[member]) > at:
+                    groups.setdefault(options[member][at], []).append(member)
+            self.asked.append(tuple(groups))
+            longer = [some for some in groups.values() if _longest(options, some) > at + 1]
+            if len(groups) > 1 or not longer or at == last:
+                self.below = longer
+                break
+            (members,) = longer
+        else:
+            (member,) = members
+            option = options[member]
+            end = len(option) if last is None else last + 1
+            at = first + len(self.asked)
+            self.asked += [(token,) for token in option[at:end]]
+            self.below = [members] if end < len(option) else []
+        self.fed = options[members[0]][max(first - 1, 0) : first + len(self.asked) - 1]
+        """The tokens that come before what is asked for; the first one's stream has some of them
+        already."""
+
+    def give(self, options: Sequence[Sequence[int]], found: Scores) -> None:
+        """Add the log-probabilities that the request has found to those of each member."""
+        after = self.request.scores[-len(self.asked) :]
+        for member in self.members:
+            ids = options[member][self.first : self.first + len(after)]
+            found[member] += [values[id] for id, values in zip(ids, after, strict=False)]
+
+
+def _longest(options: Sequence[Sequence[int]], members: Sequence[int]) -> int:
+    return max(len(options[member]) for member in members)
 
 
 class Scorer:
-    """Scores a trie's options on forks of a sequence.
+    """Scores options on forks of a sequence.
 
-    `fork(sequence)` returns a fork, `free` gives one back, `call` runs the request on
-    the sequence itself, `name` is for messages.
+    `fork(sequence)` returns a fork, `free` gives one back, `call` waits for what it is given while
+    the sequence is locked, `name` is for messages. With `at_once` all stretches are asked for at
+    the same time: for a model whose steps may read what they themselves write.
     """
 
     def __init__(
@@ -55,11 +87,12 @@ class Scorer:
         options: Sequence[Sequence[int]],
         fork: Callable[[Tokens], Tokens],
         free: Callable[[Tokens], None],
-        call: Callable[[Request], Generator[Any, Any, Request]],
+        call: Callable[[Tokens, Request | Together], Generator[Any, Any, Any]],
         name: str,
         row: int,
         critical: int = 0,
         span: Span | None = None,
+        at_once: bool = False,
     ) -> None:
         self._span = span
         self._options = options
@@ -69,6 +102,7 @@ class Scorer:
         self._name = name
         self._row = row
         self._critical = critical
+        self._at_once = at_once
 
     def run(self, sequence: Tokens, begun: Sequence[int] = ()) -> Generator[Any, Any, Scores]:
         """Score all options after `sequence`, whose last token's logits are computed, too.
@@ -76,60 +110,69 @@ class Scorer:
         With `begun`, a beginning of all options (`beginning`), the sequence goes on with that, in
         the request that computes what comes before it: not a step later.
         """
-        trie = Trie.of(self._options)
-        nodes, start = [trie], sequence.length - 1
-        for token in begun:
-            nodes.append(nodes[-1].children[token])
+        first = Stretch(self._options, [*range(len(self._options))], 0, len(begun))
+        start = sequence.length - 1
         if begun:
             sequence.append(begun)
-        done = yield from self._call(self._request(sequence, start, nodes))
-        for node, after in zip(nodes, done.scores[-len(nodes) :], strict=True):
-            node.after = after
-        yield from self._below(sequence, nodes[-1])
-        return [_along(trie, ids) for ids in self._options]
+        first.request = self._request(sequence, start, first)
+        self._found: Scores = [[] for _ in self._options]
+        if self._at_once:
+            yield from self._all(first)
+        else:
+            yield from self._call(sequence, first.request)
+            first.give(self._options, self._found)
+            yield from self._below(first)
+        return self._found
 
-    def _below(self, sequence: Tokens, node: Trie) -> Generator[Any, Any, None]:
-        """Have all scored that stands below a node, to which `sequence` leads."""
-        branches = [self._branch(sequence, token, child)
-                    for token, child in node.children.items() if child.children]  # fmt: skip
-        if branches:
-            yield Branches(branches)
+    def _all(self, first: Stretch) -> Generator[Any, Any, None]:
+        """Have a stretch and all that stands below it scored side by side.
 
-    def _branch(self, parent: Tokens, token: int, node: Trie) -> Generator[Any, Any, None]:
-        """Feed a token and all that follow it without a choice; go on where options part."""
-        stretch, nodes, children = [token], [node], node.children
-        while len(children) == 1:
-            ((token, node),) = children.items()
-            children = node.children
-            if not children:
-                break
-            stretch.append(token)
-            nodes.append(node)
-        sequence = self._fork(parent)
+        What nothing goes on behind is freed when it is scored, the others when all are.
+        """
+        stretches = [first]
+        for stretch in stretches:
+            stretches += [self._next(stretch, members) for members in stretch.below]
+        ends = {each.request for each in stretches[1:] if not each.below}
+
+        def done(request: Request) -> None:
+            if request in ends:
+                self._free(request.sequence)
+
+        asked = [stretch.request for stretch in stretches]
+        yield from self._call(first.request.sequence, Together(asked, done))
+        for stretch in stretches:
+            stretch.give(self._options, self._found)
+            if stretch is not first and stretch.below:
+                self._free(stretch.request.sequence)
+
+    def _below(self, stretch: Stretch) -> Generator[Any, Any, None]:
+        """Have all scored that stands below a stretch that is scored."""
+        if stretch.below:
+            yield Branches([self._branch(stretch, members) for members in stretch.below])
+
+    def _branch(self, before: Stretch, members: list[int]) -> Generator[Any, Any, None]:
+        stretch = self._next(before, members)
+        yield stretch.request
+        stretch.give(self._options, self._found)
+        yield from self._below(stretch)
+        self._free(stretch.request.sequence)
+
+    def _next(self, before: Stretch, members: list[int]) -> Stretch:
+        """Return what feeds the token in which members part from others, and what follows it."""
+        after = Stretch(self._options, members, before.first + len(before.asked), None)
+        sequence = self._fork(before.request.sequence)
         start = sequence.length
-        sequence.append(stretch)
-        done = yield self._request(sequence, start, nodes)
-        for node, after in zip(nodes, done.scores[-len(nodes) :], strict=True):
-            node.after = after
-        yield from self._below(sequence, nodes[-1])
-        self._free(sequence)
+        sequence.append(after.fed)
+        after.request = self._request(sequence, start, after)
+        after.request.behind = before.request if self._at_once else None
+        return after
 
-    def _request(self, sequence: Tokens, start: int, nodes: Sequence[Trie]) -> Request:
-        """Return what scores the tokens that may come at each of the last nodes."""
+    def _request(self, sequence: Tokens, start: int, stretch: Stretch) -> Request:
+        """Return what scores the tokens that a stretch asks for, from a position on."""
         return Request(
             sequence, self._name, score_from=start, row=self._row, same="score",
-            asked=[tuple(node.children) for node in nodes],
-            critical=self._critical, span=self._span,
+            asked=stretch.asked, critical=self._critical, span=self._span,
         )  # fmt: skip
-
-
-def _along(trie: Trie, ids: Sequence[int]) -> list[float]:
-    """Return the log-probability of each token of an option."""
-    found = []
-    for id in ids:
-        found.append(trie.after[id])
-        trie = trie.children[id]
-    return found
 
 
 def beginning(options: Sequence[Sequence[int]]) -> list[int]:

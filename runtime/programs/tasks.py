@@ -1,7 +1,8 @@
 """Cooperative tasks: coroutines of program instances that wait for the model, tools, or branches.
 
 A task is a generator. It yields a `Request`, a `ToolCall` or a `Branches`, and is resumed with
-the finished request, the tool's value, or the list of what the branches returned. A `Spawn` gives
+the finished request, the tool's value, or the list of what the branches returned; or `Together`,
+and is resumed when all of its requests are finished. A `Spawn` gives
 it a `Later` at once; a `Later` that it yields resumes it when the value is there. An instance has
 ended when its first task and all that it spawned have.
 """
@@ -29,6 +30,14 @@ class Branches:
     coroutines: list[Coroutine]
 
 
+@dataclass(frozen=True)
+class Together:
+    """Requests that are asked for at once; `done` is called with each as soon as it is finished."""
+
+    requests: list[Request]
+    done: Callable[[Request], None]
+
+
 @dataclass(eq=False)
 class _Join:
     """A parent that waits for its branches."""
@@ -44,8 +53,12 @@ class _Task:
     root: Root
     join: _Join | None = None
     position: int = 0
-    waits_for: Request | ToolCall | None = None
+    waits_for: set[Request | ToolCall] = field(default_factory=set)
     later: Later | None = None
+    done: Callable[[Request], None] | None = None
+    """Who hears of each request of several that it waits for."""
+    error: BaseException | None = None
+    """The first error of those."""
 
 
 @dataclass(eq=False)
@@ -126,13 +139,13 @@ class TaskLoop:
     def cancel(self, root: Root) -> None:
         """Stop all tasks of an instance; whatever they wait for is forgotten."""
         for task in list(root.tasks):
-            waits_for, task.waits_for = task.waits_for, None
-            if waits_for is not None:
-                del self._waiting[waits_for]
-                if isinstance(waits_for, ToolCall):
-                    self._tools.cancel(waits_for)
+            waits_for, task.waits_for = task.waits_for, set()
+            for what in waits_for:
+                del self._waiting[what]
+                if isinstance(what, ToolCall):
+                    self._tools.cancel(what)
                 else:
-                    self.engine.cancel(waits_for)
+                    self.engine.cancel(what)
         self._ready = deque(entry for entry in self._ready if entry[0].root is not root)
         self._unencoded = [entry for entry in self._unencoded if entry[0].root is not root]
         for task in list(root.tasks):
@@ -147,9 +160,18 @@ class TaskLoop:
         task = self._waiting.pop(what, None)
         if self.engine.trace is not None:
             self.engine.trace.answered(what)
-        if task is not None:
-            task.waits_for = None
-            self._ready.append((task, value, error))
+        if task is None:
+            return
+        task.waits_for.discard(what)
+        if task.done is not None:
+            task.error = task.error or error
+            if error is None:
+                task.done(value)
+            if task.waits_for:
+                return
+            value, error = None, task.error
+            task.done = task.error = None
+        self._ready.append((task, value, error))
 
     def _resume(self, task: _Task, value: Any, error: BaseException | None) -> None:
         """Run a task until it waits for what is not there; it may be cancelled meanwhile."""
@@ -188,14 +210,22 @@ class TaskLoop:
             for position, coroutine in enumerate(wish.coroutines):
                 self._spawn(_Task(coroutine, task.root, join, position))
             return
-        if isinstance(wish, ToolCall):
-            self._tools.submit(wish)
+        if isinstance(wish, Together):
+            task.done = wish.done
+            for request in wish.requests:
+                self._ask(task, request)
+            return
+        self._ask(task, wish)
+
+    def _ask(self, task: _Task, what: Request | ToolCall) -> None:
+        if isinstance(what, ToolCall):
+            self._tools.submit(what)
         else:
-            self.engine.submit(wish)
-        task.waits_for = wish
-        self._waiting[wish] = task
+            self.engine.submit(what)
+        task.waits_for.add(what)
+        self._waiting[what] = task
         if self.engine.trace is not None:
-            self.engine.trace.asked(wish)
+            self.engine.trace.asked(what)
 
     def _finish(self, task: _Task, value: Any) -> None:
         root, join = task.root, task.join

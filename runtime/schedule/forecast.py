@@ -13,7 +13,7 @@ from typing import Any
 from ...ir.budget import UNBOUNDED, Budgets, Limits
 from ...ir.core import Operation, walk
 from ...ir.values import format_value
-from ...ir.vocabulary import Tokenizer, encode_parts, shared_characters
+from ...ir.vocabulary import Tokenizer, encode_parts, shared_characters, split_heal
 from .admission import Claim
 
 AHEAD = (UNBOUNDED, 8, 4, 2, 1)
@@ -38,6 +38,9 @@ has shown it: gens mostly end sooner."""
 BYTES_A_TOKEN = 4
 """About so many bytes of text are a token."""
 
+ASKS = frozenset({"plan.decode", "plan.select", "plan.score"})
+"""Operations that take the space at the end of a text, so that it is encoded with what follows."""
+
 NEARLY = 4
 """What tokens of an element are rounded up to, so that claims of many rows agree."""
 
@@ -48,6 +51,8 @@ class Run:
 
     text: str
     values: tuple[tuple[int, int], ...]
+    asked: str
+    """What is encoded of it: a space at its end goes to what the model is asked behind it."""
 
 
 class Forecast:
@@ -75,6 +80,8 @@ class Forecast:
             for op in walk(function.regions[0].operations)
             if op.name == "plan.tokenize"
         }
+        self._first = next(iter(self._segments.values()), None)
+        self._asks = _asks(function, self._first)
         self._elements = dict(_elements(function, self._parameters))
         self._leading = tuple(_leading(function, self._parameters))
         self._symbols = self._budgets[0][1].symbols[self._name] if self._budgets else ()
@@ -127,29 +134,41 @@ class Forecast:
         return tuple(format_value(arguments[name]) for name in self._leading)
 
     def prepare(self, rows: Iterable[Mapping[str, Any]], most: int = FRESH) -> int:
-        """Let the tokenizer encode what rows' prompts begin with, all at once if it can.
+        """Let the tokenizer encode what rows' prompts begin with, all at once if it can, and the
+        options among which the model chooses behind that.
 
         Return for how many rows: as many as have `most` characters that no prompt before has.
         """
-        prepare = getattr(self._tokenizer, "prepare", None)
-        first = next(iter(self._segments.values()), None)
+        prepare, first = getattr(self._tokenizer, "prepare", None), self._first
         known = self._parameters
         if prepare is None or first is None:
             return sum(1 for _ in rows)
         if not all(value.name in known for value in first.operands):
             return sum(1 for _ in rows)
         runs: list[list[Run]] = []
+        options: list[str] = []
         fresh, before = 0, ""
         for row in rows:
             runs.append(list(self._runs(first, row)))
             text = "".join(run.text for run in runs[-1])
-            fresh += len(text) - shared_characters(before, text)
+            chosen = self._options(row, text)
+            options += chosen
+            fresh += len(text) - shared_characters(before, text) + sum(map(len, chosen))
             before = text
             if fresh >= most:
                 break
-        prepare(run.text for row in runs for run in row)
+        # Prompts stand one behind the other, and last: what comes next is compared with them.
+        prepare([*options, *(run.asked for row in runs for run in row)])
         self._count(run for row in runs for run in row)
         return len(runs)
+
+    def _options(self, row: Mapping[str, Any], text: str) -> list[str]:
+        """Return the options of a select behind a row's first segment, as it encodes them."""
+        asks = self._asks
+        if asks is None or asks.name != "plan.select" or asks.attribute("tokens") is not None:
+            return []
+        name = self._parameters.get(asks.operands[1].name)
+        return [] if name is None else [split_heal((text,))[1] + option for option in row[name]]
 
     def forget(self) -> None:
         """Let the tokenizer let go of what it has encoded ahead: no row is left."""
@@ -164,22 +183,24 @@ class Forecast:
             for start, end in run.values:
                 text = run.text[start:end]
                 if text not in self._counts:
-                    count = self._tokenizer.tokens_in(run.text, start, end)  # type: ignore[attr-defined]
+                    there = min(end, len(run.asked))
+                    count = self._tokenizer.tokens_in(run.asked, start, there)  # type: ignore[attr-defined]
                     if count is not None:
                         self._counts[text] = count
 
     def _runs(self, segment: Operation, arguments: Mapping[str, Any]) -> Iterator[Run]:
         """Yield the texts between a segment's special tokens, as they are encoded."""
         text, values = "", []
-        parts = zip(segment["parts"], self._filled(segment, arguments), strict=True)
-        for part, filled in (*parts, (0, 0)):
+        parts = [*zip(segment["parts"], self._filled(segment, arguments), strict=True), (0, 0)]
+        for number, (part, filled) in enumerate(parts, 1):
             if isinstance(filled, str):
                 if not isinstance(part, str):
                     values.append((len(text), len(text) + len(filled)))
                 text += filled
             else:
                 if text:
-                    yield Run(text, tuple(values))
+                    heals = number == len(parts) and self._asks is not None
+                    yield Run(text, tuple(values), _healed(text) if heals else text)
                 text, values = "", []
 
     def _filled(
@@ -255,6 +276,25 @@ class Forecast:
         parts = self._filled(segment, arguments)
         short = sum(1 if isinstance(part, int) else len(part.encode()) for part in parts) + 1
         return short if short <= SHORT else len(encode_parts(self._tokenizer, parts))
+
+
+def _healed(text: str) -> str:
+    kept, _ = split_heal((text,))
+    return str(kept[0]) if kept else ""
+
+
+def _asks(function: Operation, segment: Operation | None) -> Operation | None:
+    """Return what the model is asked right behind a segment, if that takes a space at its end."""
+    stream: str | None = None
+    for operation in function.regions[0].operations:
+        names = [value.name for value in operation.operands]
+        if stream is None:
+            if operation.name == "plan.extend" and segment and names[-1] == segment.result.name:
+                stream = operation.result.name
+        elif stream in names:
+            heals = not (operation.attribute("heal") or operation.attribute("forced"))
+            return operation if operation.name in ASKS and heals else None
+    return None
 
 
 def _bytes(value: Any) -> int:

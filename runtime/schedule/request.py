@@ -59,6 +59,10 @@ class Request:
     attention: str = ""
     """The policy of `with attention` around it; empty: the executor's."""
 
+    behind: Request | None = None
+    """What computes all tokens of the stream that its sequence was forked from, asked for at the
+    same time."""
+
     critical: int = 0
     """Predicted time from here to the program's end, in generated tokens."""
 

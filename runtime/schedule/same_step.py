@@ -17,6 +17,7 @@ from ..memory.prefix_tree import common_prefix
 from .alike import Alike
 from .batch import Chunk
 from .request import Request
+from .row_costs import HitCounter
 
 Leader = tuple[int, Request | None]
 """How many leading tokens a request shares with another one that computes them, and that one."""
@@ -73,6 +74,22 @@ class SameStep:
         chunk = self._chunks.get(other) if self.able else None
         # A fill all of whose tokens another computes waits for these: it is done when they are.
         return 0 if chunk is None else min(chunk.start + chunk.count, request.sequence.length - 1)
+
+    def goes_behind(self, request: Request, hits: HitCounter) -> bool:
+        """Let a request that was asked for with what stands before its own tokens read that, if
+        this step computes it, and nothing before has gone on in the same way; see `follow`."""
+        other, shared = request.behind, request.sequence.fresh_from
+        chunk = None if other is None or not self.able else self._chunks.get(other)
+        if other is None or chunk is None or chunk.start + chunk.count != other.sequence.length:
+            return False
+        if shared != other.sequence.length or shared > request.first_logits:
+            return False
+        fresh = shared > request.sequence.resident
+        return (
+            fresh
+            and hits.is_first_behind(request.sequence, other.sequence)
+            and self.follow(request, (shared, other))
+        )
 
     def follow(self, request: Request, leader: Leader) -> bool:
         """Let a request have what another computes in this step; return False if there are no pages

@@ -91,6 +91,8 @@ class Scheduler:
     def _missing(self, request: Request) -> int:
         """Return what a request adds to the next step: nothing if it will wait for another."""
         sequence = request.sequence
+        if request.behind is not None and self._same.able:
+            return sequence.length - max(sequence.resident, sequence.fresh_from)
         tokens = sequence.tokens[: request.first_logits]
         known = max(sequence.resident, self._tree.known(tokens, sequence))
         shared = self._asked.add(tokens)
@@ -213,7 +215,7 @@ class Scheduler:
                 take(request)
         while self._waiting and len(chunks) < rows and budget > 0:
             request = self._waiting[0][2]
-            if not request.goes_on:
+            if not request.goes_on and not self._same.goes_behind(request, self.hits):
                 self.reuse(request)
                 if self._is_filled(request) or (parking and self._park(request)):
                     heapq.heappop(self._waiting)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 
 import numpy as np
 import torch
@@ -58,10 +59,11 @@ class Scores:
         """Take the logits [R, V] f32 of the chunks' scored positions, in order."""
         self._chunks = [chunk for chunk in chunks if chunk.scores]
         asked = [words for chunk in self._chunks for words in chunk.asked]
-        rows = np.repeat(np.arange(len(asked)), [len(words) for words in asked])
+        rows = np.repeat(np.arange(len(asked)), np.fromiter(map(len, asked), np.int64, len(asked)))
         self._found: Found | None = None
         if len(rows):
-            self._found = Found(logits, rows, np.concatenate([np.asarray(one) for one in asked]))
+            words = np.fromiter(chain.from_iterable(asked), np.int64, len(rows))
+            self._found = Found(logits, rows, words)
 
     def ready(self) -> bool:
         """Say, without waiting, whether they are there."""

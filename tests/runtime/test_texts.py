@@ -176,3 +176,23 @@ def test_texts_of_a_tokenizer_that_encodes_one_at_a_time_are_never_waited_for():
     assert texts.ids_of(("a", "b", 7, "c")).tolist() == [97, 98, 7, 99]
     assert texts.ids_of(()).tolist() == [] and texts.listed("ab") == [97, 98]
     assert Unencoded(["a"]).texts == ["a"]
+
+
+CHOOSE = """program choose(question: str, answers: list[str]) -> str:
+    "Answer. {question}"
+    select answer from answers
+    return answer
+"""
+
+
+@pytest.mark.parametrize("end", [" ", ""])
+def test_prompts_and_their_options_are_encoded_ahead_as_they_are_asked_for(end: str):
+    """The space at a prompt's end goes to the options: neither is encoded again."""
+    rows = [{"question": f"Question {n} of the sea?{end}", "answers": [f"blue {n}", "green"]}
+            for n in range(3)]  # fmt: skip
+    executable, tokenizer = made(CHOOSE)
+    found = executable.run_rows(rows)
+    assert not tokenizer.alone and not tokenizer.together
+    by_itself, other = made(CHOOSE, OneByOne)
+    by_itself._host.forecast.prepare = lambda rows, most: len(list(rows))  # type: ignore[method-assign]
+    assert by_itself.run_rows(rows).values == found.values and other.alone
