@@ -33,6 +33,7 @@ from .check_expressions import Binding, Flow, World, check_expression, expect
 from .check_match import check_match
 from .check_options import check_gen_options, check_select_options
 from .check_programs import check_recursion
+from .check_texts import check_texts
 from .check_who import check_join, check_with
 from .effects import appends, caught
 from .signatures import BUILTINS, base, common, element, fits
@@ -50,6 +51,7 @@ def check(file: ast.File) -> list[Warning]:
 
 
 def _check_file(file: ast.File) -> list[Warning]:
+    check_texts(file)
     check_unique("the declaration", file.declarations)
     record_names = [record.name for record in file.records]
     for record in file.records:

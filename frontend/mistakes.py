@@ -16,7 +16,6 @@ from .strings import Origin
 from .syntax_errors import (
     MalformedExpression,
     MalformedLet,
-    MalformedType,
     ReservedWord,
     StrangeCharacter,
     UnclosedString,
@@ -36,7 +35,7 @@ def explain(
     kind = MalformedExpression if start == "expression" else _named(error, parser)
     if kind is MalformedLet and (unknown := _unknown_statement(span, source)):
         return unknown
-    if kind is not MalformedType and _stands_for_a_name(error):
+    if _stands_for_a_name(error, text):
         return ReservedWord(word=str(token), span=span, source=source)
     return kind(found=_found(token.type, str(token)), span=span, source=source)
 
@@ -45,11 +44,12 @@ _BESIDE_A_NAME = {"NAME", "RPAR", "LONG_STRING", "_NL"}
 """What may follow where a name is declared; where more may, an expression or a statement begins."""
 
 
-def _stands_for_a_name(error: UnexpectedInput) -> bool:
-    """Return whether a keyword stands where little but a name is expected."""
+def _stands_for_a_name(error: UnexpectedInput, text: str) -> bool:
+    """Return whether a keyword stands where little but a name, not that of a type, is expected."""
     token, expected = error.token, set(error.expected)  # type: ignore[attr-defined]
     wanted = "NAME" in expected and expected <= _BESIDE_A_NAME
-    return wanted and token.type != "NAME" and str(token).isidentifier()
+    of_a_type = text[: error.pos_in_stream].rstrip(" ").endswith((":", "->", "["))
+    return wanted and not of_a_type and token.type != "NAME" and str(token).isidentifier()
 
 
 STATEMENTS = (

@@ -21,6 +21,7 @@ _PIECE = re.compile(
     r"""(?P<escape>\\(?:u[0-9a-fA-F]{4}|x[0-9a-fA-F]{2}|[\s\S]))"""
     r"""|(?P<brace>\{\{|\}\})|(?P<hole>\{[^{}\n]*\})|(?P<stray>[{}])|(?P<plain>[^\\{}]+)"""
 )
+_HALF = re.compile("[\ud800-\udfff]")
 
 
 class UnknownEscape(WeftSyntaxError):
@@ -74,7 +75,14 @@ def read_parts(
             parts[-1] += text
         elif text:
             parts.append(text)
-    return tuple(parts)
+    return tuple(_paired(part) if isinstance(part, str) else part for part in parts)
+
+
+def _paired(text: str) -> str:
+    """Return a text whose surrogate pairs, as JSON escapes them, are the characters they mean."""
+    if text.isascii() or not _HALF.search(text):
+        return text
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
 
 
 def advance(origin: Origin, text: str) -> Origin:

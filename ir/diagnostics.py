@@ -69,7 +69,7 @@ class WeftError(Exception):
             parts += [f"{at}note: {note.message}", *_excerpt(self.source, note.span)]
         if self.hint_text:
             parts.append(f"hint: {self.hint_text}")
-        return "\n".join(parts)
+        return "\n".join(parts).encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _rebuild(

@@ -236,5 +236,6 @@ def call_now(
 
 
 def _failed(call: ToolCall, kind: str, message: str) -> ToolFailed:
-    error = ErrorValue(tool=call.tool, kind=kind, message=message)
+    readable = message.encode("utf-8", "backslashreplace").decode("utf-8")
+    error = ErrorValue(tool=call.tool, kind=kind, message=readable)
     return ToolFailed.of(error, call.row, call.span)

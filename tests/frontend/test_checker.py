@@ -19,6 +19,10 @@ program p(n: int, xs: list[str], t: str) -> str:
 
 MISTAKES = {
     "unknown name": "return tt",
+    "half of a pair": 'return "a\\ud800b"',
+    "half of a pair in a stop": 'gen a(stop=["x", "\\udc00"])\n    return a',
+    "half of a pair in a choice": 'gen a: choice["x", "\\ude00\\ud83d"]\n    return a',
+    "half of a pair as itself": 'gen a: regex "[\udc00]"\n    return a',
     "python's true": "return str(True)",
     "one path": 'if n > 1:\n        let a = "x"\n    return a',
     "two types": 'if n > 1:\n        let a = "x"\n    else:\n        let a = 1\n    return a',

@@ -274,3 +274,8 @@ def test_any_text_gives_a_file_or_a_diagnostic(text):
     except WeftSyntaxError as error:
         assert error.span is not None
         assert error.span.line >= 1 and error.span.column >= 1
+
+
+def test_two_escapes_of_one_character_are_that_character():
+    (statement,) = parse_text('program p():\n    "a\\ud83d\\ude00{x}\\ud83d"\n').programs[0].body
+    assert statement.text.parts[::2] == ("a\U0001f600", "\ud83d")

@@ -58,6 +58,8 @@ MISTAKES = {
     "word as a gen": "program p():\n    gen return\n",
     "word as an argument": "program p():\n    let x = f(for)\n",
     "word as a type": "program p(x: if):\n    return\n",
+    "word as a gen's type": "program p():\n    gen x: none\n",
+    "word as what is returned": "program p() -> for:\n    return\n",
     "missing block": "program p():\nreturn\n",
 }
 

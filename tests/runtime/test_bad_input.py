@@ -224,6 +224,28 @@ def test_half_a_surrogate_pair_from_a_tool_is_a_wrong_value(toy):
     toy.assert_clean(executable)
 
 
+def test_half_a_surrogate_pair_in_a_tools_exception_can_be_read(toy):
+    text = """
+tool look(text: str) -> str
+
+program p(arg: str) -> str:
+    let found = look(arg)
+    match found:
+        case error e:
+            "{e}"
+            gen word(max_tokens=2)
+            return "{e}"
+        case _:
+            "none"
+    return "none"
+"""
+
+    def look(text: str) -> str:
+        raise ValueError(HALF)
+
+    assert toy.compile(text, {"look": look}).run(arg="a").value == r"a\ud800"
+
+
 def test_points_that_are_no_numbers_choose_no_branch(toy):
     text = """
 tool points() -> float
