@@ -54,8 +54,8 @@ MOST_SHARES = 32
 """Programs that select of a row's keys there, at most."""
 
 MOST_SCORED = 16 * 63 * 1024
-"""Tokens of the longest context whose scores are compared by steps: each of sixteen programs or
-more counts as many as fit its counters. A longer one is read whole there."""
+"""Tokens of the longest context whose scores are compared by steps: sixteen programs can count as
+many before their counters are full, and fewer empty them between. A longer one is read whole."""
 
 SHARERS = 4
 """Rows for which a program scores the labels of pages that they share, at most."""

@@ -68,7 +68,8 @@ class WordScores:
     @property
     def whole(self) -> bool:
         """Whether the counts of a part need no sum before its end, however long a context is."""
-        return LEAST_PARTS * self.most * self.labels.page >= MOST_SCORED
+        least = LEAST_PARTS[self.pairs] * self.most * self.labels.page
+        return least >= MOST_SCORED
 
     @property
     def bytes(self) -> int:

@@ -17,7 +17,15 @@ from weft.ir.schedule import Schedule
 from weft.ir.tile import MOST_MET
 from weft.passes.tile.builder import KernelBuilder
 from weft.passes.tile.meeting import MEETS, CannotMeet, meeting
-from weft.passes.tile.row_parts import LEAST, MOST_FEW, MOST_OF_MANY, PARTS, SHARES, extent
+from weft.passes.tile.row_parts import (
+    LEAST,
+    LEAST_PARTS,
+    MOST_FEW,
+    MOST_OF_MANY,
+    PARTS,
+    SHARES,
+    extent,
+)
 
 HEADS, PARTS_OF_EACH = 2, 8
 
@@ -89,11 +97,14 @@ def test_those_that_meet_begin_one_after_another() -> None:
 
 def test_parts_of_a_row_are_as_many_as_may_meet() -> None:
     """Powers of two, at most as many as a meeting counts, and as kernels for many pairs read counts
-    of: whatever the rows and key heads. A share has whole parts."""
+    of, and no fewer than counters are sized by: whatever the rows and key heads. A share has whole
+    parts."""
     for pairs in range(1, 2000):
         count, shares = (int(read(extent(parts, 1), Evaluator({"B": np.int64(pairs)})))
                          for parts in (PARTS, SHARES))  # fmt: skip
-        most = MOST_MET if pairs * LEAST <= MOST_FEW else MOST_OF_MANY
+        few = pairs * LEAST <= MOST_FEW
+        most = MOST_MET if few else MOST_OF_MANY
+        assert count >= LEAST_PARTS["few" if few else "many"] >= LEAST_PARTS[""]
         assert 0 < shares <= count <= most and most % count == count % shares == 0
 
 

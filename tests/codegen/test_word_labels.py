@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
+import word_label_cases
 from weft.codegen.bounds import UnprovenAccess, prove_bounds
 from weft.ir.core import Operation
 from weft.ir.sparse import MOST_PARTS, SparsePolicy
@@ -112,6 +114,18 @@ def test_counts_are_summed_up_before_a_byte_is_full(monkeypatch: pytest.MonkeyPa
     case = run_all(interpreted, "i4", keys=4, pairs="many")
     check(case)
     assert case.after["coarse"].max() > 4  # more than a round has
+
+
+def test_few_programs_share_a_row_of_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of more than 512 pairs of a row and a key head, which counts as four here: shares of two
+    parts each, and what the middle weighs from as many."""
+    for module in (word_label_cases, sys.modules[__name__]):
+        monkeypatch.setattr(module, "LENGTHS", [*[0] * 64, 97, 40])
+        monkeypatch.setattr(module, "WANTED", [*[0] * 64, 30, 14])
+    check(case := run_all(interpreted, "i4", tail=True))
+    coarse, sums = case.after["coarse"], case.after["tail_sum"]
+    assert (coarse[64:, :, :4] >= 0).all() and (coarse[64:, :, 4:] == -9).all()
+    assert not np.isnan(sums[64:, :, :4]).any() and np.isnan(sums[64:, :, 4:]).all()
 
 
 def test_kernels_for_few_and_for_many_pairs_run_apart() -> None:
