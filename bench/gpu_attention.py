@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -187,10 +188,17 @@ def _moved(array: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(np.ascontiguousarray(array, np.int32)).cuda()
 
 
+SETTLED = 0.25
+"""Seconds in which a GPU's clock is what the same launches leave it at: products on tensor cores
+lower it for a while (one row's sparse attention took 46 to 36 us of an H200 for 16 ms after some,
+32.3 after 64 ms, and 31.5 from 128 ms on)."""
+
+
 def graph_seconds(
-    launches: Sequence[Callable[[], Any]], least: int = 8, replays: int = 12
+    launches: Sequence[Callable[[], Any]], least: int = 8, replays: int = 12, settle: float = 0.0
 ) -> float:  # fmt: skip
-    """Return the median seconds of a launch, of a graph that makes all of them in turn."""
+    """Return the median seconds of a launch, of a graph that makes all of them in turn, once it has
+    done so for `settle` seconds."""
     rounds = max(1, -(-least // len(launches)))
     stream = torch.cuda.Stream()
     with torch.cuda.stream(stream):
@@ -203,6 +211,10 @@ def graph_seconds(
                 for launch in launches:
                     launch()
         graph.replay()
+        begun = time.perf_counter()
+        while time.perf_counter() - begun < settle:
+            graph.replay()
+            stream.synchronize()
         events = [torch.cuda.Event(enable_timing=True) for _ in range(replays + 1)]
         events[0].record(stream)
         for event in events[1:]:

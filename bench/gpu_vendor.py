@@ -15,8 +15,9 @@ BACKENDS = {"flash": SDPBackend.FLASH_ATTENTION, "cudnn": SDPBackend.CUDNN_ATTEN
 _FLEX: list[Callable[..., Any]] = []
 
 
-def vendor_seconds(shape: Parts, count: int, keys: int) -> dict[str, float]:
-    """Return the seconds of one decode step of `count` sequences of `keys` keys, by peer.
+def vendor_seconds(shape: Parts, count: int, keys: int, settle: float = 0.0) -> dict[str, float]:
+    """Return the seconds of one decode step of `count` sequences of `keys` keys, by peer,
+    once each has run for `settle` seconds.
 
     Keys lie contiguously, [B, K, S, C]; sets of them rotate so that none is found in the cache.
     A peer that refuses the shape is left out.
@@ -30,19 +31,19 @@ def vendor_seconds(shape: Parts, count: int, keys: int) -> dict[str, float]:
     times = {}
     for name, backend in BACKENDS.items():
         with sdpa_kernel(backend):
-            times |= _timed(name, F.scaled_dot_product_attention, q, caches)
-    times |= _timed("flex", _flex(), q, caches)
+            times |= _timed(name, F.scaled_dot_product_attention, q, caches, settle)
+    times |= _timed("flex", _flex(), q, caches, settle)
     return times
 
 
 def _timed(
-    name: str, attend: Callable[..., Any], q: torch.Tensor, caches: list
+    name: str, attend: Callable[..., Any], q: torch.Tensor, caches: list, settle: float
 ) -> dict[str, float]:
     try:
         attend(q, *caches[0], enable_gqa=True)
         torch.cuda.synchronize()
         launches = [lambda c=cache: attend(q, *c, enable_gqa=True) for cache in caches]
-        return {name: graph_seconds(launches)}
+        return {name: graph_seconds(launches, settle=settle)}
     except RuntimeError as error:
         print(f"  {name} refuses {tuple(caches[0][0].shape)}: {str(error).splitlines()[0]}")
         return {}

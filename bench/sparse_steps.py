@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from weft.attention import Attention
-from weft.bench.gpu_attention import COLD, Sequences, copy_rate, graph_seconds
+from weft.bench.gpu_attention import COLD, SETTLED, Sequences, copy_rate, graph_seconds
 from weft.codegen.build_cuda import load_kernels
 from weft.ir.attention_calibration import LEVELS, AttentionCalibration, HeadChannels
 from weft.ir.core import Operation
@@ -277,7 +277,7 @@ class SparseStep:
     def seconds(self) -> list[float]:
         """Return the seconds of a step, and of each kernel alone."""
         steps: list[Callable[[], None]] = [lambda n=n: self.run(n) for n in range(len(self.tables))]
-        times = [graph_seconds(steps)]
+        times = [graph_seconds(steps, settle=SETTLED)]
         for kernel, launch in zip(self.kernels, self.launchers, strict=True):
             calls = []
             for table in self.tables:
@@ -314,7 +314,7 @@ def dense_seconds(setting: Setting, folder: Path) -> dict[str, Any]:
 
     bench = Bench(folder, _copy(), pool_bytes=max(3 << 30, setting.bytes + (64 << 20)))
     steps = bench.steps(setting.shape, Sequences(setting.batch, 0, setting.context), False)
-    time = steps.seconds()
+    time = steps.seconds(settle=SETTLED)
     bench.close()
     return {"dense_us": time * 1e6, "dense_of_copy": setting.bytes / time / _copy()}
 
@@ -323,7 +323,7 @@ def sdpa_seconds(setting: Setting) -> float:
     """Return the seconds of torch's fastest attention over contiguous keys of these heads."""
     from weft.bench.gpu_vendor import vendor_seconds
 
-    return min(vendor_seconds(setting.shape, setting.batch, setting.context).values())
+    return min(vendor_seconds(setting.shape, setting.batch, setting.context, SETTLED).values())
 
 
 def step_seconds(model: str, context: int, batch: int, folder: Path) -> dict[str, Any]:
