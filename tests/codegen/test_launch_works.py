@@ -17,6 +17,7 @@ from weft.frontend.models.registry import build_graph
 from weft.ir.sparse import parse_policy
 from weft.options import Options
 from weft.passes.tile.regimes import Sparse, lower_for_gpu, lower_model, merge_kernels
+from weft.runtime.execution.library import nothing
 from weft.tuning import KernelLine, kernel_lines
 
 CONTEXT = 1 << 17
@@ -103,3 +104,29 @@ def test_attention_over_fetched_keys_reads_what_was_chosen() -> None:
     (near,) = starting(lines_of(POLICY, batch=1), "sparse_parts")
     (far,) = starting(lines_of(POLICY, batch=1, offload=True), "held_parts")
     assert far.work.kv_read_bytes == near.work.kv_read_bytes
+
+
+def test_a_launch_that_stands_in_for_another_does_its_work_and_idle_ones_are_no_lines() -> None:
+    """Of one row: small programs that join what they leave, or attention and a join."""
+    config = replace(preset("llama-8b"), layers=1, windows=(0,))
+    regimes = lower_for_gpu(config, build_graph(config), weights="bf16", max_tokens=64, max_batch=8)
+    (regime,) = (each for each in regimes if each.rows == 1)
+    found = {}
+    for way in ("", "crowded"):
+        executor = Clocked(regime, lambda name, schedule, before: 1.0)
+        body = regime.function.regions[0].operations
+        calls = [op for op in body if op.name in {"graph.call", "graph.library"}]
+        executor._launches = [
+            each if way in (call.attribute("only") or (way,)) else each.by(nothing)
+            for call, each in zip(calls, executor._launches, strict=True)
+        ]
+        made: Any = SimpleNamespace(
+            executor=executor, regimes=regimes, schedules=merge_kernels(regimes),
+            options=Options(target="cuda", weights="bf16", kv_memory=1),
+        )  # fmt: skip
+        step: Any = None
+        lines = kernel_lines(made, step, decode(1, CONTEXT), load("h200").level(), measure=False)
+        found[way] = [line for line in lines if line.kernel.startswith("attention")]
+    (parts, join), (whole,) = found[""], found["crowded"]
+    assert whole.kernel.endswith("_joined") and "join" in join.kernel
+    assert whole.work == parts.work and parts.work.kv_read_bytes and not join.work.kv_read_bytes

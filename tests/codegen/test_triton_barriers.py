@@ -53,6 +53,16 @@ def test_a_round_waits_for_the_one_before() -> None:
     assert text.index("for turn") < text.index(BARRIER) < text.index("tl.load(there")
 
 
+def test_who_comes_last_has_waited_for_its_own_threads() -> None:
+    b = KernelBuilder("met")
+    there, counter, lane = b.buffer("there", "i32", WIDTH), b.buffer("counter", "i32", 1), b.iota(8)
+    b.store(there, lane, lane)
+    b.last(counter, b.full(0, "i32"), axis=0)
+    b.store(there, lane, b.load(there, b.map("7 - a", lane, dtype="i32")))
+    body = emit(b.finish(1)).text.partition("def met(")[2]
+    assert "tl.load(there" in body and BARRIER not in body
+
+
 def test_it_is_read_as_it_was_written(triton_interpreter: Any) -> None:
     x = np.arange(WIDTH, dtype="i4")
     given = [x, np.zeros(WIDTH, "i4"), np.zeros(WIDTH, "i4")]
