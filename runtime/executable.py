@@ -16,7 +16,7 @@ from ..ir.vocabulary import Tokenizer
 from .engine import Engine
 from .execution.sampler import SampleKernel, sample_rows
 from .execution.step import ModelExecutor
-from .journal import Journal, plain
+from .journal import Journal, plain, run_identity
 from .programs.arguments import bind_arguments
 from .programs.events import Event, Finished, Listener
 from .programs.machine import Machine
@@ -112,14 +112,17 @@ class Executable(Shown):
 
         With `out`, outcomes are written there as JSON lines in row order once all rows are done;
         until then finished rows stand in `journal` (default: beside `out`), so that the same call
-        after a crash goes on where that one stopped. A row that fails ends the run with its error,
+        after a crash goes on where that one stopped; one of another program, model or seed is kept
+        under another name, with a warning. A row that fails ends the run with its error,
         or with `keep_going` is noted as failed: the same call again runs such rows alone. A list
         of rows is checked before any row runs. Raises WeftError.
         """
         path = plain(Path(out)) if out is not None else None
         if path is not None and journal is None:
             journal = path.with_name(path.name + ".journal")
-        book = Journal(Path(journal)) if journal is not None else None
+        book = None
+        if journal is not None:
+            book = Journal(Path(journal), run_identity(str(self.plan), self.model, self.seed))
         return RowRun(self, book, progress, keep_going).run(rows, path)
 
     def stream(self, **arguments: Any) -> Iterator[Event]:

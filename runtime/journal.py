@@ -1,7 +1,8 @@
 """The journal of a run over rows: a finished row is on disk before the next one is reported.
 
 One JSON line a row, appended and synced. A line that a crash has torn is cut off when the
-journal is opened again; a row counts as finished only for the same plan, model, seed and row.
+journal is opened again; a row counts as finished only for the same plan, model, seed and row. What
+another plan, model or seed has finished is kept under another name, never written over.
 One run at a time holds a journal: two would write over each other's lines.
 """
 
@@ -12,12 +13,18 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
+from itertools import count
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ..ir.diagnostics import RunError
+from ..ir.diagnostics import RunError, Warning
+from ..ir.display.units import counted
+
+OURS = ("key", "run")
+"""What a line of a journal has beside an outcome."""
 
 
 class JournalFailed(RunError):
@@ -48,6 +55,11 @@ def plain(out: Path) -> Path:
     return out.resolve() if out.is_symlink() else out
 
 
+def run_identity(plan: str, model: str, seed: int) -> dict[str, Any]:
+    """Return what the rows of a run have in common, as their lines in a journal name it."""
+    return {"model": model, "seed": seed, "plan": hashlib.sha256(plan.encode()).hexdigest()[:12]}
+
+
 def row_key(plan: str, model: str, seed: int, row: Mapping[str, Any]) -> str:
     """Return the hash under which a row's result may be used again."""
     text = json.dumps([plan, model, seed, row], sort_keys=True, default=repr, ensure_ascii=False)
@@ -57,13 +69,15 @@ def row_key(plan: str, model: str, seed: int, row: Mapping[str, Any]) -> str:
 class Journal:
     """Finished rows by number, on disk."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, run: Mapping[str, Any] | None = None) -> None:
         self.path = path
         self.entries: dict[int, dict[str, Any]] = {}
+        self._run = dict(run or {})
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = _opened(path)
             self._load()
+            self._keep_another_runs()
         except OSError as error:
             raise self._failed("open", path, error) from None
 
@@ -74,7 +88,7 @@ class Journal:
 
     def append(self, row: int, key: str, outcome: Mapping[str, Any]) -> None:
         """Write and sync a finished row; raises JournalFailed."""
-        entry = {"row": row, "key": key, **outcome}
+        entry = {"row": row, "key": key, "run": self._run, **outcome}
         line = json.dumps(entry, ensure_ascii=False, default=_plain).encode() + b"\n"
         try:
             self._file.write(line)
@@ -90,7 +104,7 @@ class Journal:
         try:
             with part.open("w", encoding="utf-8") as file:
                 for row in rows:
-                    entry = {k: v for k, v in self.entries[row].items() if k != "key"}
+                    entry = {k: v for k, v in self.entries[row].items() if k not in OURS}
                     file.write(json.dumps(entry, ensure_ascii=False) + "\n")
                 file.flush()
                 os.fsync(file.fileno())
@@ -120,6 +134,27 @@ class Journal:
         self._file.seek(whole)
         self._file.truncate()
 
+    def _keep_another_runs(self) -> None:
+        """Set a journal of another program, model or seed aside, and begin one of this run."""
+        runs = [entry.get("run") or {} for entry in self.entries.values() if "error" not in entry]
+        others = [run for run in runs if run and self._run and run != self._run]
+        if not others:
+            return
+        kept = next(place for place in self._other_names() if not place.exists())
+        self.path.rename(kept)
+        self._file.close()
+        self._file, self.entries = _opened(self.path), {}
+        warning = Warning(
+            f"{kept} keeps {counted(len(others), 'finished row')} of another run "
+            f"({_difference(others[0], self._run)}): this one begins anew",
+            hint="give this run another --out (from Python: out, journal), and rename the journal "
+            "back, to go on with the other one",
+        )
+        warnings.warn(str(warning), stacklevel=2)
+
+    def _other_names(self) -> Iterator[Path]:
+        return (self.path.with_name(f"{self.path.name}.{number}") for number in count(1))
+
     def _failed(self, action: str, path: Path, error: OSError) -> JournalFailed:
         problem = error.strerror or str(error)
         return JournalFailed(
@@ -148,6 +183,13 @@ def _opened(path: Path) -> BinaryIO:
             if os.path.samestat(path.stat(), os.fstat(file.fileno())):
                 return file
         file.close()  # a run that ended just now has removed what was opened here
+
+
+def _difference(other: Mapping[str, Any], run: Mapping[str, Any]) -> str:
+    """Say what of another run is not as in this one."""
+    named = [f"{name} {other.get(name)}, not {run[name]}" for name in ("model", "seed")
+             if other.get(name) != run[name]]  # fmt: skip
+    return "; ".join([*named, *["another program"] * (other.get("plan") != run["plan"])])
 
 
 def _entry(line: bytes) -> dict[str, Any] | None:

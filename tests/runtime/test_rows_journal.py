@@ -112,9 +112,30 @@ def test_a_changed_row_plan_or_seed_is_computed_again(toy, tmp_path):
     toy.compile(TEXT).run_rows(ROWS[:3], journal=journal)
     again = toy.compile(TEXT).run_rows([{"arg": "other"}, *ROWS[1:3]], journal=journal)
     assert again.resumed == 2
-    assert toy.compile(TEXT, seed=1).run_rows(ROWS[:3], journal=journal).resumed == 0
+    with pytest.warns(UserWarning, match="seed 0, not 1"):
+        assert toy.compile(TEXT, seed=1).run_rows(ROWS[:3], journal=journal).resumed == 0
     changed = TEXT.replace("Note on", "Notes on")
-    assert toy.compile(changed).run_rows(ROWS[:3], journal=journal).resumed == 0
+    with pytest.warns(UserWarning, match="seed 1, not 0; another program"):
+        assert toy.compile(changed).run_rows(ROWS[:3], journal=journal).resumed == 0
+
+
+def test_the_journal_of_another_run_is_kept_and_can_be_gone_on_with(toy, tmp_path):
+    out, journal = tmp_path / "out.jsonl", tmp_path / "out.jsonl.journal"
+    toy.compile(TEXT).run_rows(ROWS[:5], journal=journal)
+    written = journal.read_bytes()
+    other = toy.compile(TEXT, seed=1)
+    with pytest.warns(
+        UserWarning, match=r"journal\.1 keeps 5 finished rows of another run \(seed 0"
+    ):
+        assert other.run_rows(ROWS, out).resumed == 0
+    kept = tmp_path / "out.jsonl.journal.1"
+    assert kept.read_bytes() == written and not journal.exists()
+    assert set(lines(out)[0]) == {"row", "value", "values"}
+    other.run_rows(ROWS[:2], journal=journal)
+    with pytest.warns(UserWarning, match=r"journal\.2 keeps 2 finished rows"):
+        toy.compile(TEXT).run_rows(ROWS[:1], journal=journal)
+    assert kept.read_bytes() == written
+    assert toy.compile(TEXT).run_rows(ROWS, out, kept).resumed == 5
 
 
 def test_failed_rows_are_written_and_tried_again(toy, tmp_path):
