@@ -27,7 +27,7 @@ program talk(arg: str) -> str:
         yield view
     "{views} "
     gen kept(max_tokens=6): regex "[a-d ]{2,9}"
-    select grade from ["A", "B"]
+    select grade from ["A", "A b", "A c"]
     gen word(max_tokens=4, temperature=1.0)
     return "{kept}{grade}{word}"
 """
@@ -90,12 +90,12 @@ def expected(toy):
     return {row: oracle(row, arg=f"o{row}").value for row in range(3)}
 
 
-@pytest.mark.parametrize("ahead", [False, True])
-def test_rows_of_another_session_go_on(toy, expected, ahead):
+@pytest.mark.parametrize(("ahead", "together"), [(False, False), (True, False), (True, True)])
+def test_rows_of_another_session_go_on(toy, expected, ahead, together):
     """What is interrupted has been cancelled; the others say what they do alone."""
-    broken, lines = 0, random.Random(ahead).sample(range(60_000), 40)
+    broken, lines = 0, random.Random(ahead + together).sample(range(60_000), 40)
     for at in lines:
-        executable = toy.compile(TEXT, ahead=ahead, max_batch=4, max_tokens=24)
+        executable = toy.compile(TEXT, ahead=ahead, together=together, max_batch=4, max_tokens=24)
         other = steps(executable, ["o0", "o1", "o2"], 0)
         found = dict(next(other))
         broken += interrupted(executable, at)
