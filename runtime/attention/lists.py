@@ -15,6 +15,7 @@ from ..execution.slot_copies import COPIED
 from ..execution.step import StepInput
 from .cost import Way
 from .grown_lists import PAGES, Growing, Lists
+from .known_plans import KnownPlans
 from .plan import Batch, Rates, Shape, SinglePlans, WorkList, plan, plan_among
 from .prompt_tiles import prompt_tiles
 from .sparse_lists import FILLS, GROUP_ARRAYS, ROW_ARRAYS, SparseLists, SparseRows, fills
@@ -60,7 +61,7 @@ class AttentionLists:
         self._prompts = prompts and self._windows == (0,)
         self._no_prompts = torch.zeros(0, dtype=torch.int32, device=device)
         self._arrived = torch.zeros(shape.kv_heads, dtype=torch.int32, device=device)
-        self._single = SinglePlans()
+        self._single, self._known = SinglePlans(), KnownPlans()
         self._last: Growing | None = None
         self._recorded: dict[bool, Way] = {}  # of decode steps: for few rows an item, for many
         self._m, self._l = (zeros((slots, shape.heads)) for _ in "ml")
@@ -140,11 +141,13 @@ class AttentionLists:
         arrays: dict[str, np.ndarray] = {}
         extents: dict[str, int] = {}
         apart, seconds, way = True, 0.0, self._choice[0]
+        mixed = recorded and not step.is_decode
         tiles = prompt_tiles(batch, self._shape) if self._prompts and not recorded else None
         batch = batch if tiles is None else tiles.without(batch)
         beside = tiles is not None and len(tiles.query) > 0
         for window in self._windows:
-            way, made = self._within(batch, window, chunk, ways or [self._ways[""]], beside)
+            among = ways or [self._ways[""]]
+            way, made = self._within(batch, window, chunk, among, beside, mixed)
             if tiles is not None:
                 joined = tiles.others(made.merge_query, made.merge_start, starts)
                 made = replace(made, merge_query=joined[0], merge_start=joined[1])
@@ -240,13 +243,16 @@ class AttentionLists:
         )  # fmt: skip
 
     def _within(
-        self, batch: Batch, window: int, chunk: int, ways: Sequence[Way], beside: bool
+        self, batch: Batch, window: int, chunk: int, ways: Sequence[Way], beside: bool,
+        few_tokens: bool = False,
     ) -> tuple[Way, WorkList]:  # fmt: skip
         """Return a way and a plan for it whose states have slots: if need be, one without any."""
 
         def made(chunk: int, cascade: bool | None = None) -> tuple[Way, WorkList]:
             if not (window or chunk or beside) and _is_short(batch):
                 return self._single.plan(batch, ways)
+            if not (window or chunk or beside) and cascade is None and few_tokens:
+                return self._known.plan(batch, ways)
             if not window:
                 return plan_among(batch, ways, cascade=cascade, chunk=chunk, beside=beside)
             return ways[0], plan(batch, self._shape, self._rates, chunk=chunk, window=window)

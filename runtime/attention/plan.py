@@ -195,29 +195,38 @@ def _choices(
 ) -> list[list[Run]]:  # fmt: skip
     """Return the runs that are worth pricing: each sequence's own, then those that share; without
     `alike`, the last are what roofs choose, and all that can be shared is none of them."""
-    shape, rates = next(
-        ((way.shape, way.rates) for way in ways if way.many), (ways[0].shape, ways[0].rates)
-    )
-    apart = flat(batch, shape)
-    nodes: tuple[Node, ...] = ()
-    if cascade is not False:
-        pages = np.where(np.diff(batch.starts) > 0, -(-batch.lengths // shape.page), 0)
-        nodes = shared_pages(batch.table, pages)
+    nodes = nodes_of(batch, ways) if cascade is not False else ()
+    apart = runs_of(batch, ways, nodes, None)
     if not nodes:
         return [apart]
-    inside = {member for node in nodes for member in node.members}
-    others = [run for run in apart if run.of not in inside]
-
-    def taken(forced: bool) -> list[Run]:
-        chooser = _Chooser(batch, shape, rates, forced)
-        return [run for node in nodes for run in chooser.best(node, 0)[1]()] + others
-
     if cascade:
-        return [taken(True)]
+        return [runs_of(batch, ways, nodes, True)]
     found = [apart]
-    for runs in (taken(False), taken(True)) if alike else (taken(False),):
+    for forced in (False, True) if alike else (False,):
+        runs = runs_of(batch, ways, nodes, forced)
         found += [runs] if runs not in found else []
     return found
+
+
+def nodes_of(batch: Batch, ways: Sequence[Way]) -> tuple[Node, ...]:
+    """Return the runs of pages that sequences of a step share."""
+    pages = np.where(np.diff(batch.starts) > 0, -(-batch.lengths // ways[0].shape.page), 0)
+    return shared_pages(batch.table, pages)
+
+
+def runs_of(
+    batch: Batch, ways: Sequence[Way], nodes: Sequence[Node], forced: bool | None
+) -> list[Run]:  # fmt: skip
+    """Return each sequence's own run (`forced` None), those that share what roofs say (False), or
+    all that can be shared (True)."""
+    way = next((way for way in ways if way.many), ways[0])
+    apart = flat(batch, way.shape)
+    if forced is None:
+        return apart
+    inside = {member for node in nodes for member in node.members}
+    chooser = _Chooser(batch, way.shape, way.rates, forced)
+    shared = [run for node in nodes for run in chooser.best(node, 0)[1]()]
+    return shared + [run for run in apart if run.of not in inside]
 
 
 Runs = Callable[[], list[Run]]

@@ -62,14 +62,7 @@ def met(work: WorkList, batch: Batch) -> tuple[Counter, set[int]]:
     return found, set(alone)
 
 
-@settings(max_examples=150, deadline=None)
-@given(batches(), st.sampled_from([True, False, None, "beside"]), st.sampled_from([0, 8, 24]))
-def test_every_query_meets_what_it_sees_once(
-    batch: Batch, cascade: bool | str | None, chunk: int
-) -> None:
-    way, beside = Way("", SHAPE, Rates(resident=6)), cascade == "beside"
-    how = None if isinstance(cascade, str) else cascade
-    work = plan_among(batch, [way], cascade=how, chunk=chunk, beside=beside)[1]
+def sees_everything_once(work: WorkList, batch: Batch) -> None:
     wanted: Counter = Counter()
     for sequence, length in enumerate(batch.lengths):
         first, last = batch.starts[sequence : sequence + 2]
@@ -84,6 +77,17 @@ def test_every_query_meets_what_it_sees_once(
     for place, query in enumerate(work.merge_query):
         low, high = work.merge_start[place : place + 2]
         assert (work.row_query[np.isin(work.row_slot, range(low, high))] == query).all()
+
+
+@settings(max_examples=150, deadline=None)
+@given(batches(), st.sampled_from([True, False, None, "beside"]), st.sampled_from([0, 8, 24]))
+def test_every_query_meets_what_it_sees_once(
+    batch: Batch, cascade: bool | str | None, chunk: int
+) -> None:
+    way, beside = Way("", SHAPE, Rates(resident=6)), cascade == "beside"
+    how = None if isinstance(cascade, str) else cascade
+    work = plan_among(batch, [way], cascade=how, chunk=chunk, beside=beside)[1]
+    sees_everything_once(work, batch)
 
 
 def forks(count: int, prefix: int, own: int) -> Batch:
