@@ -46,6 +46,9 @@ def read_program(function: Callable[..., Any], source: Source) -> tuple[ast.File
 def _read(function: Callable[..., Any], source: Source) -> tuple[ast.File, dict[str, Tool]]:
     syntax = function_syntax(function, source)
     reader = ExpressionReader(namespace_of(function), source)
+    if isinstance(syntax, python.AsyncFunctionDef):
+        hint = "write `def`: a program is read, never run, and its calls run side by side anyway"
+        raise NotInPython(what="an `async def` program", hint=hint, span=reader.span(syntax))
     if not syntax.args.args:
         hint = "write def name(s, ...): the first parameter is the stream"
         raise NotInPython(what="a program without a stream", hint=hint, span=reader.span(syntax))

@@ -8,12 +8,12 @@ import linecache
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, get_args
 
 from ..ir.diagnostics import WeftSyntaxError
 from ..ir.source import Source, Span
 
-_Syntax = TypeVar("_Syntax", python.FunctionDef, python.ClassDef)
+FunctionSyntax = python.FunctionDef | python.AsyncFunctionDef
 
 
 class NoSource(WeftSyntaxError):
@@ -39,10 +39,10 @@ def read_source(filename: str) -> Source:
     return Source(name, "".join(linecache.getlines(filename)))
 
 
-def function_syntax(function: Callable[..., Any], source: Source) -> python.FunctionDef:
-    """Return the syntax of a function, which stands in `source`."""
+def function_syntax(function: Callable[..., Any], source: Source) -> FunctionSyntax:
+    """Return the syntax of a function, async or not, which stands in `source`."""
     first = function.__code__.co_firstlineno
-    return _find(python.FunctionDef, function.__name__, first, source)
+    return _find(FunctionSyntax, function.__name__, first, source)
 
 
 def class_syntax(cls: type, near: Source) -> tuple[python.ClassDef, Source]:
@@ -62,13 +62,14 @@ def class_syntax(cls: type, near: Source) -> tuple[python.ClassDef, Source]:
     raise NoSource(name=cls.__name__)
 
 
-def _find(kind: type[_Syntax], name: str, first: int, source: Source) -> _Syntax:
+def _find(kind: Any, name: str, first: int, source: Source) -> Any:
     tree = python.parse(source.text)
     for node in python.walk(tree):
-        if isinstance(node, kind) and node.name == name:
-            lines = [node.lineno, *(item.lineno for item in node.decorator_list)]
+        found: Any = node
+        if isinstance(node, kind) and found.name == name:
+            lines = [found.lineno, *(item.lineno for item in found.decorator_list)]
             if min(lines) == first:
-                return node
+                return found
     raise NoSource(name=name)
 
 

@@ -1,13 +1,18 @@
-"""Tool calls: Python functions in threads, with a timeout, and checked results."""
+"""Tool calls: Python functions in threads, with a timeout, and checked results.
+
+An `async def` tool runs in its thread, in an event loop of its own.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import queue
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from inspect import isawaitable
 from time import monotonic
 from typing import Any
 
@@ -18,6 +23,9 @@ from ...ir.values import TIMEOUT, WRONG_VALUE, ErrorValue, ToolFailed
 from .coerce import Mismatch, coerce
 
 DEFAULT_TIMEOUT = 30.0
+
+CANCELLED_AFTER = 1.0
+"""Seconds behind its time at which a coroutine is cancelled: by then it has been told as late."""
 
 
 class UnboundTool(RunError):
@@ -133,9 +141,15 @@ class _Workers:
 
 def _outcome(call: ToolCall) -> Completion:
     try:
-        return call, call.function(*call.arguments), None
+        value = call.function(*call.arguments)
+        return call, asyncio.run(_awaited(call, value)) if isawaitable(value) else value, None
     except BaseException as error:
         return call, None, error
+
+
+async def _awaited(call: ToolCall, value: Awaitable[Any]) -> Any:
+    """Return what an async tool gives; one that nobody listens to any more is cancelled."""
+    return await asyncio.wait_for(value, max(0.0, call.deadline - monotonic()) + CANCELLED_AFTER)
 
 
 class ToolPool:

@@ -278,3 +278,28 @@ def test_a_notebook_cell_is_a_source():
 
 
 # pyright: reportUndefinedVariable=false
+
+
+@tool(timeout=5)
+async def later_length(text: str) -> int:
+    return len(text)
+
+
+@program
+def measured(s, text: str) -> int:
+    s += "a"
+    return later_length(text)
+
+
+async def awaited_program(s, text: str) -> str:
+    s += "a"
+    return text
+
+
+def test_a_tool_may_be_a_coroutine_function_and_a_program_may_not():
+    (declared,) = measured.file.tools
+    assert (declared.name, declared.timeout) == ("later_length", 5.0)
+    with pytest.raises(
+        WeftError, match="an `async def` program is not part of .*\n(.*\n)*hint: write `def`"
+    ):
+        _ = program(awaited_program).file

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import threading
 
@@ -103,3 +104,31 @@ def test_threads_end_with_their_pool_and_keep_no_call(fails):
         if thread.name.endswith("(_work)"):
             thread.join(5)
     assert threading.active_count() <= before
+
+
+def test_a_coroutine_is_awaited_and_cancelled_when_nobody_listens(monkeypatch):
+    monkeypatch.setattr("weft.runtime.programs.tools.CANCELLED_AFTER", 0.05)
+    pool, cancelled = ToolPool({}), threading.Event()
+
+    async def twice(number):
+        await asyncio.sleep(0.001)
+        return 2 * number
+
+    async def broken(number):
+        raise KeyError(number)
+
+    async def hangs(number):
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            cancelled.set()
+            raise
+
+    for number in range(5):
+        pool.submit(call(twice, number))
+    assert sorted(value for _, value, _ in results(pool, 5)) == [0, 2, 4, 6, 8]
+    pool.submit(call(broken, 3))
+    assert results(pool, 1)[0][2].value["kind"] == "KeyError"
+    pool.submit(call(hangs, 1, timeout=0.05))
+    assert "did not answer in 0.05 s" in str(results(pool, 1)[0][2])
+    assert cancelled.wait(5)
