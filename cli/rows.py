@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from ..ir import strict_json
 from ..ir.diagnostics import RunError, reason
 from ..ir.display.units import counted
 from .output import check_file
@@ -76,7 +76,7 @@ def read_rows(path: Path) -> Iterator[dict[str, Any]]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = strict_json.loads(line)
         except (ValueError, RecursionError) as error:
             raise BadRows(path=path, line=f":{number}", problem=str(error)) from None
         if not isinstance(row, dict):

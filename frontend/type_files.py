@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from ..ir import strict_json
 from ..ir.diagnostics import WeftTypeError
 from ..ir.source import Source, Span
 
@@ -25,8 +26,8 @@ def read_type_file(kind: str, path: str, source: Source, span: Span) -> str:
         text = place.read_text(encoding="utf-8-sig")
         if kind == "grammar":
             return text
-        schema = json.loads(text)
-    except (OSError, ValueError) as error:
+        schema = strict_json.loads(text)
+    except (OSError, ValueError, RecursionError) as error:
         problem = error.strerror if isinstance(error, OSError) else str(error)
         raise UnreadableTypeFile(
             kind=kind, path=path, problem=problem, span=span, source=source

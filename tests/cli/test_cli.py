@@ -293,7 +293,11 @@ def test_an_argument_is_text_where_the_parameter_is(hello):
 
 @pytest.mark.parametrize(
     ("row", "says"),
-    [("[" * 100_000, ":2: .*recursion"), ('{"name": ' + "9" * 5000 + "}", ":2: .*digits")],
+    [
+        ("[" * 100_000, ":2: .*recursion"),
+        ('{"name": ' + "9" * 5000 + "}", ":2: .*digits"),
+        ('{"name": "a", "name": "b"}', ":2: the key 'name' stands twice in one object"),
+    ],
 )
 def test_rows_are_read_before_a_model_is(hello, tmp_path, monkeypatch, row, says):
     monkeypatch.setattr("weft.cli.run._compile", lambda options: pytest.fail("it compiled"))

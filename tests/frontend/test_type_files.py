@@ -32,13 +32,16 @@ def test_the_text_of_the_file_is_in_the_ir(tmp_path):
     [
         ('schema "none.json"', "the schema 'none.json' cannot be read: No such file"),
         ('schema "bad.json"', "the schema 'bad.json' cannot be read: Expecting value"),
+        ('schema "twice.json"', "cannot be read: the key 'type' stands twice in one object"),
+        ('schema "deep.json"', "cannot be read: maximum recursion depth"),
         ('schema "list.json"', "a schema is a JSON object"),
         ('list[schema "s.json"]', "a schema stands alone, in no list"),
         ('grammar ["g.lark"]', 'write grammar "file"'),
     ],
 )
 def test_mistakes_have_names(tmp_path, type, problem):
-    files = {"bad_json": "{", "list_json": "[]", "s_json": "{}"}
+    files = {"bad_json": "{", "list_json": "[]", "s_json": "{}", "deep_json": "[" * 100_000,
+             "twice_json": '{"type": "string", "type": "null"}'}  # fmt: skip
     if type == 'schema "bad.json"':
         files["bad_json"] = "{]"
         problem = "the schema 'bad.json' cannot be read: "
