@@ -103,9 +103,9 @@ def label_of(name: str, path: tuple[Any, ...]) -> str:
 
 def as_json(value: Any) -> str:
     """Return a value as one line of JSON."""
-    import json
+    from ..ir.values import portable_json
 
-    return json.dumps(value, ensure_ascii=False, default=str)
+    return portable_json(value, default=str)
 
 
 def print_value(value: Any) -> None:

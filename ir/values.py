@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from .core import Module, Operation, Term
@@ -63,6 +63,17 @@ def format_value(value: Any) -> str:
     if isinstance(value, dict | list | tuple):
         return json.dumps(value, ensure_ascii=False)
     return str(value)
+
+
+def portable_json(value: Any, default: Callable[[Any], Any] | None = None) -> str:
+    """Return a value as JSON that any reader takes: NaN and infinities, which it lacks, as text.
+
+    `default` as in `json.dumps`. Python's own readers and writers know the three as numbers.
+    """
+    text = json.dumps(value, ensure_ascii=False, default=default)
+    if "NaN" not in text and "Infinity" not in text:
+        return text
+    return json.dumps(json.loads(text, parse_constant=str), ensure_ascii=False)
 
 
 def parse_value(type: Term, records: Mapping[str, Operation], text: str) -> Any:

@@ -22,6 +22,7 @@ from typing import Any, BinaryIO
 
 from ..ir.diagnostics import RunError, Warning
 from ..ir.display.units import counted
+from ..ir.values import portable_json
 
 OURS = ("key", "run")
 """What a line of a journal has beside an outcome."""
@@ -105,7 +106,7 @@ class Journal:
             with part.open("w", encoding="utf-8") as file:
                 for row in rows:
                     entry = {k: v for k, v in self.entries[row].items() if k not in OURS}
-                    file.write(json.dumps(entry, ensure_ascii=False) + "\n")
+                    file.write(portable_json(entry) + "\n")
                 file.flush()
                 os.fsync(file.fileno())
             part.replace(out)
