@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
-import torch
+from steps_by_hand import step as any_step
 from weft.cost_model.placement import Placement
 from weft.cost_model.policy import Policy
 from weft.frontend.checkpoint import open_checkpoint
 from weft.offloading import Offloading
 from weft.options import Options
-from weft.runtime.execution.step import StepInput
 
 MIB = 1 << 20
 LIMITS = dict(max_batch=8, max_tokens=64, kv_memory=MIB, threads=1)
 MIXED = tuple(map(Placement, ("rrrssscc", "cccccccc", "rrrrrrrr", "ssssssss", "rscsrscs")))
 ON_DISK = tuple(map(Placement, ("rrdsdscc", "dddddddd", "rrrrrrrr", "ssssdddd", "rscdrscd")))
 PROMPTS = ((17, 5, 99, 1200, 7), (3,), tuple(range(50, 59)), (4000, 1, 77), tuple(range(9, 20)))
+
+step = partial(any_step, width=8)
 
 
 def policy(schedule: str, layers=MIXED, micro_batches: int = 3, ring: int = 0) -> Policy:
@@ -48,26 +50,6 @@ class Cases:
         extra = {key: rest.pop(key) for key in ("device", "delay") if key in rest}
         made = self.offloading(chosen, **rest)
         return made.executor(made.kernels([]), **extra)
-
-
-def ints(values) -> torch.Tensor:
-    return torch.tensor(values, dtype=torch.int32)
-
-
-def step(*sequences, rows=None) -> StepInput:
-    """A step of sequences (tokens, tokens before them, pages); by default all last rows."""
-    flat, positions, slots, starts, lengths = [], [], [], [0], []
-    table = [list(pages) + [0] * (8 - len(pages)) for *_, pages in sequences]
-    for tokens, before, pages in sequences:
-        at = range(before, before + len(tokens))
-        flat += tokens
-        positions += at
-        slots += [pages[p // 16] * 16 + p % 16 for p in at]
-        starts.append(len(flat))
-        lengths.append(before + len(tokens))
-    rows = [end - 1 for end in starts[1:]] if rows is None else rows
-    return StepInput(ints(flat), ints(positions), ints(slots), ints(starts), ints(lengths),
-                     ints(table), ints(list(rows)))  # fmt: skip
 
 
 def greedy(executor, count: int = 5, prompts=PROMPTS) -> list[list[int]]:

@@ -4,8 +4,11 @@ Narrow weights are compared over the very numbers that their format holds. Kerne
 pytest's cache: the first run compiles for about half a minute, later ones do not.
 """
 
+from functools import partial
+
 import pytest
 import torch
+from steps_by_hand import step as any_step
 from weft.codegen.build import compile_kernels
 from weft.codegen.graph_reference import GraphRun
 from weft.frontend.models.registry import build_graph
@@ -17,7 +20,6 @@ from weft.runtime.execution import narrow_steps
 from weft.runtime.execution.compiled_executor import CompiledExecutor
 from weft.runtime.execution.executor import ReferenceExecutor, StepTooLarge
 from weft.runtime.execution.short_steps import ShortSteps, measured
-from weft.runtime.execution.step import StepInput
 from weft.runtime.execution.weights import RandomTensors, load_weights
 
 LIMITS = dict(max_batch=8, max_tokens=96)
@@ -29,6 +31,7 @@ SHAPES = {
                  windows=(0, 24)),
     "mixtral": dict(architecture="MixtralForCausalLM", experts=4, experts_per_token=2),
 }  # fmt: skip
+step = partial(any_step, width=16)
 FORMATS = {"llama": "f32", "qwen": "f32", "mixtral": "i8"}
 
 
@@ -36,26 +39,6 @@ def config(**changes):
     shape = dict(vocab_size=96, width=64, layers=2, heads=4, kv_heads=2, head_dim=32, ffn=80,
                  context_length=256, rope=Rope(1e4), windows=(0, 0))  # fmt: skip
     return ModelConfig(**(shape | changes))
-
-
-def ints(values):
-    return torch.tensor(values, dtype=torch.int32)
-
-
-def step(*sequences, rows=None):
-    """A step of sequences (tokens, tokens before them, pages); by default all last rows."""
-    flat, positions, slots, starts, lengths = [], [], [], [0], []
-    table = [list(pages) + [0] * (16 - len(pages)) for *_, pages in sequences]
-    for tokens, before, pages in sequences:
-        at = range(before, before + len(tokens))
-        flat += tokens
-        positions += at
-        slots += [pages[p // 16] * 16 + p % 16 for p in at]
-        starts.append(len(flat))
-        lengths.append(before + len(tokens))
-    rows = [end - 1 for end in starts[1:]] if rows is None else rows
-    return StepInput(ints(flat), ints(positions), ints(slots), ints(starts), ints(lengths),
-                     ints(table), ints(list(rows)))  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -7,13 +7,11 @@ import json
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from weft.runtime.engine import Engine
+from toy_engine import engine, generate
 from weft.runtime.programs.events import PartialValue, TextPiece, ValueBound
 from weft.runtime.schedule.duplicates import MOST_NUMBERS, Answer, Duplicates
 from weft.runtime.schedule.request import Request, Sampling
-from weft.runtime.simulator import ToyExecutor, toy_logits
-
-VOCABULARY = 64
+from weft.runtime.simulator import toy_logits
 
 DRAWS = """
 program draws(arg: str) -> list[str]:
@@ -25,18 +23,6 @@ program draws(arg: str) -> list[str]:
     gen last(max_tokens=4)
     return words
 """
-
-
-def generate(ids, count):
-    ids = list(ids)
-    for _ in range(count):
-        ids.append(int(toy_logits(ids, VOCABULARY).argmax()))
-    return ids
-
-
-def engine(**limits):
-    limits = {"num_pages": 200, "max_batch": 4, "max_tokens": 16, **limits}
-    return Engine(ToyExecutor(VOCABULARY, **limits))
 
 
 def ask(engine, number, ids, count, same="x", **options):

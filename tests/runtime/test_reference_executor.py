@@ -2,36 +2,20 @@
 
 import pytest
 import torch
+from steps_by_hand import step as any_step
 from weft.codegen.graph_reference import GraphRun, run_graph
 from weft.frontend.models.registry import build_graph
 from weft.ir.model import ModelConfig, Rope
 from weft.runtime.execution.executor import ReferenceExecutor, StepTooLarge
-from weft.runtime.execution.step import StepInput
 from weft.runtime.execution.weights import RandomTensors, load_weights
 
 CONFIG = ModelConfig("MixtralForCausalLM", 61, 32, 2, 4, 2, 8, 24, 512, Rope(1e4),
                      windows=(0, 9), experts=4, experts_per_token=2)  # fmt: skip
 
 
-def ints(values):
-    return torch.tensor(values, dtype=torch.int32)
-
-
-def step(*sequences, rows=None):
-    """A step of sequences (tokens, tokens before them, pages)."""
-    flat, positions, slots, starts, lengths = [], [], [], [0], []
-    width = max(len(pages) for *_, pages in sequences)
-    table = [list(pages) + [0] * (width - len(pages)) for *_, pages in sequences]
-    for tokens, before, pages in sequences:
-        at = range(before, before + len(tokens))
-        flat += tokens
-        positions += at
-        slots += [pages[p // 16] * 16 + p % 16 for p in at]
-        starts.append(len(flat))
-        lengths.append(before + len(tokens))
-    rows = range(len(flat)) if rows is None else rows
-    return StepInput(ints(flat), ints(positions), ints(slots), ints(starts), ints(lengths),
-                     ints(table), ints(list(rows)))  # fmt: skip
+def step(*sequences):
+    """A step whose every token has logits."""
+    return any_step(*sequences, rows=range(sum(len(tokens) for tokens, *_ in sequences)))
 
 
 @pytest.fixture

@@ -6,25 +6,12 @@ import pytest
 from ahead import AheadExecutor, AheadSampler
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from toy_engine import VOCABULARY, engine, generate
 from weft.runtime.engine import Engine
 from weft.runtime.schedule.policy import Policy
 from weft.runtime.schedule.pressure import Pressure
 from weft.runtime.schedule.request import Request, Sampling
-from weft.runtime.simulator import ToyExecutor, toy_logits
-
-VOCABULARY = 64
-
-
-def generate(ids, count):
-    ids = list(ids)
-    for _ in range(count):
-        ids.append(int(toy_logits(ids, VOCABULARY).argmax()))
-    return ids
-
-
-def engine(**limits):
-    limits = {"num_pages": 200, "max_batch": 4, "max_tokens": 16, **limits}
-    return Engine(ToyExecutor(VOCABULARY, **limits))
+from weft.runtime.simulator import ToyExecutor
 
 
 def submit(engine, number, ids, count):

@@ -1,0 +1,22 @@
+"""An engine over the toy model, and what that model says by itself."""
+
+from __future__ import annotations
+
+from weft.runtime.engine import Engine
+from weft.runtime.simulator import ToyExecutor, toy_logits
+
+VOCABULARY = 64
+
+
+def generate(ids, count: int) -> list[int]:
+    """Return tokens, and behind them the likeliest `count` more."""
+    ids = list(ids)
+    for _ in range(count):
+        ids.append(int(toy_logits(ids, VOCABULARY).argmax()))
+    return ids
+
+
+def engine(**limits: int) -> Engine:
+    """Return an engine of 200 pages, for four sequences, unless told otherwise."""
+    limits = {"num_pages": 200, "max_batch": 4, "max_tokens": 16, **limits}
+    return Engine(ToyExecutor(VOCABULARY, **limits))
