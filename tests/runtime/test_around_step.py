@@ -16,6 +16,7 @@ from weft.ir.vocabulary_parts import SEARCH_ROUNDS
 from weft.passes.tile.gpu_schedules import gpu_step_kernels
 from weft.runtime.execution.sampler import sample_rows
 from weft.runtime.gpu.around_step import GREEDY, SAMPLED, launches_around
+from weft.runtime.gpu.greedy_draws import MANY
 
 VOCAB = 333
 CPU = torch.device("cpu")
@@ -53,7 +54,8 @@ def test_launches_run_and_draw_what_the_oracle_does() -> None:
 
 
 @pytest.mark.parametrize("rows, greedy", [(3, {"survey_parts", "argmax_join"}),
-                                          (64, {"argmax_masked"})])  # fmt: skip
+                                          (MANY - 1, {"survey_parts", "argmax_join"}),
+                                          (MANY, {"argmax_masked"})])  # fmt: skip
 def test_lines_name_each_kernel_and_how_often_it_runs(rows: int, greedy: set[str]) -> None:
     vocab = 128256
     idle: Any = {kernel["name"].name: SimpleNamespace(launch=lambda *_: None)
