@@ -247,6 +247,7 @@ def _qkv_rope_write(
     *norms: Tensor,
 ) -> Tensor:  # fmt: skip
     heads, kv_heads, width = operation["heads"], operation["kv_heads"], operation["head_dim"]
+    qkv = qkv.sum(0) if qkv.dim() == 3 else qkv
     q, k, v = torch.split(qkv, [heads * width, kv_heads * width, kv_heads * width], dim=-1)
     if norms:
         q = _norm(q.unflatten(-1, (heads, -1)), norms[0], operation["eps"]).flatten(-2)

@@ -126,7 +126,7 @@ def _kv_write(operation: Operation, scene: Scene) -> Work:
 def _qkv_rope_write(operation: Operation, scene: Scene) -> Work:
     """3 FLOPs an element rotated (4 more when normed), T 2 K C elements of KV written."""
     heads, kv_heads, width = (operation[key] for key in ("heads", "kv_heads", "head_dim"))
-    tokens = scene.rows(operation.operands[0])
+    tokens = scene.rows(operation.result)
     normed = 4 if len(operation.operands) > 3 else 0
     moved = _moved(operation, scene)
     return replace(

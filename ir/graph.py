@@ -42,7 +42,8 @@ TENSORS = (
     Op("graph.matmul", "x [T, K] times w [N, K] transposed, plus bias [N] when given; operands: "
        "x, w[, bias]", (2, 3), 1),
     Op("graph.cut_matmul", "a matmul whose K is cut in `cuts` parts: their sums [cuts, T, N], "
-       "rounded to x's format, which graph.add_rmsnorm adds; operands: x, w", 2, 1,
+       "rounded to x's format, which graph.add_rmsnorm or graph.qkv_rope_write adds; operands: "
+       "x, w", 2, 1,
        required=("cuts",)),
     Op("graph.fused_matmul", "a matmul with its neighbours: x is normed first (norm), the product "
        "gets a bias and is gated (silu: w holds gate and up rows), then the residual is added; "
@@ -76,7 +77,8 @@ ATTENTION = (
     Op("graph.qkv_rope_write", "fused: splits qkv [T, (H+2K)*C], norms and rotates q and k, "
        "writes k and v; operands: qkv, positions, slots[, q_norm, k_norm]; result: q. With "
        "`ordered` the channels of q and k stand in the calibrated order of their key head; a "
-       "`guess` writes nothing: its q predicts a later layer's", (3, 5),
+       "`guess` writes nothing: its q predicts a later layer's. Of a product that is cut qkv is "
+       "[cuts, T, (H+2K)*C], whose sum it takes", (3, 5),
        1, required=("layer", "heads", "kv_heads", "head_dim", "rope"),
        optional=("eps", "ordered", "guess")),
     Op("graph.label_write", "writes labels of the keys at slots [T]: their first `channels` in "

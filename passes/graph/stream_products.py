@@ -1,7 +1,8 @@
 """Products of some rows that kernels of ours stream, on a GPU, where that was measured faster.
 
 The vendor library's products are whole kernels. Ours take in what stands behind them: gate and up
-are gated before they are stored, and sums over cut rows of weights are added by the norm behind.
+are gated before they are stored, and sums over cut rows of weights are added by what stands
+behind: a norm, or the rotation of q and k.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ Cuts = Callable[[int, int, bool], int]
 @dataclass(frozen=True)
 class StreamProducts(GraphPass):
     """Makes `graph.fused_matmul` of products with the gate behind them, and `graph.cut_matmul` of
-    those that a norm's sum takes, as `cuts` says."""
+    those that a norm's sum or a rotation takes, as `cuts` says."""
 
     cuts: Cuts
 
@@ -40,7 +41,7 @@ class StreamProducts(GraphPass):
         if count:
             context.did(
                 f"{count} products stream weights by kernels of ours, whose programs all run at "
-                "once: they take in the gate, or leave sums to the norm behind them"
+                "once: they take in the gate, or leave sums to the norm or rotation behind them"
             )
 
     def _streamed(self, body: Body, op: Operation) -> bool:
@@ -56,6 +57,7 @@ class StreamProducts(GraphPass):
             return True
         sums = [user for user in body.users(op.result, "graph.add_rmsnorm")
                 if user.operands[1] == op.result and len(user.results) == 2]  # fmt: skip
+        sums += body.users(op.result, "graph.qkv_rope_write")
         cuts = self.cuts(n, k, False) if sums else 0
         if cuts:
             rows = shape_of(op.result.type)[0]

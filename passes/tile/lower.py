@@ -212,9 +212,13 @@ class _Lowering:
         heads = Heads(op["heads"], op["kv_heads"], op["head_dim"], self.options.page_size)
         eps, layer = op.attribute("eps"), op["layer"]
         ordered, guess = bool(op.attribute("ordered")), bool(op.attribute("guess"))
+        shape = shape_of(op.operands[0].type)
+        cuts = shape[0] if len(shape) > 2 else 1
+        assert isinstance(cuts, int)
         kernel = qkv_rope_write(heads, self.options.context_length, self.options.kv, eps,
                                 format_of(op), ordered, guess,
-                                apart=self.on_gpu and self.options.rows == 1)  # fmt: skip
+                                apart=self.on_gpu and self.options.rows == 1,
+                                cuts=cuts)  # fmt: skip
         norms = (" in3 in4" if eps else "") + (f" order{layer}" if ordered else "")
         if guess:
             return [self.call(op, kernel, f"T in0 cos sin in1 out0{norms}")]

@@ -25,6 +25,7 @@ class Heads:
 def qkv_rope_write(
     shape: Heads, max_position: int, kv: str = "f32", norm_eps: float | None = None,
     dtype: str = "f32", ordered: bool = False, guess: bool = False, apart: bool = False,
+    cuts: int = 1,
 ) -> Operation:  # fmt: skip
     """Return the kernel that rotates q and k and writes k and v into their pages.
 
@@ -34,8 +35,11 @@ def qkv_rope_write(
     other, as in Hugging Face's checkpoints. `ordered`: last place [K, C], where each channel of
     q and k goes, by key head. A `guess` makes q alone: the same arguments, but N, slots and pools.
     A program has a token, or where that is `apart` a key head of one and the heads that share it.
+    Of a product in several `cuts` it adds these in f32: qkv is [cuts, T, (H + 2K) * C].
     """
-    return _RopeWrite(shape, max_position, kv, norm_eps, dtype, ordered, guess, apart).kernel()
+    return _RopeWrite(
+        shape, max_position, kv, norm_eps, dtype, ordered, guess, apart, cuts
+    ).kernel()  # fmt: skip
 
 
 class _RopeWrite:
@@ -43,20 +47,20 @@ class _RopeWrite:
 
     def __init__(
         self, shape: Heads, max_position: int, kv: str, eps: float | None, dtype: str,
-        ordered: bool, guess: bool, apart: bool,
+        ordered: bool, guess: bool, apart: bool, cuts: int,
     ) -> None:  # fmt: skip
-        self.shape, self.eps, self.kv, self.guess = shape, eps, kv, guess
+        self.shape, self.eps, self.kv, self.guess, self.cuts = shape, eps, kv, guess, cuts
         h, k, c = shape.heads, shape.kv_heads, shape.head_dim
         self.half = c // 2
         name = "query_rope" if guess else "qkv_rope_order" if ordered else "qkv_rope_write"
         self.programs = k if apart else 1
-        tail = of_format(dtype) + ("_apart" if apart else "")
+        tail = of_format(dtype) + "_apart" * apart + f"_parts{cuts}" * (cuts > 1)
         b = self.b = KernelBuilder(f"{name}_{h}_{k}_{c}_{kv}{tail}")
         b.scalar("T")
         if not guess:
             b.scalar("N")
         self.max_position = max_position
-        self.qkv = b.buffer("qkv", dtype, "T", (h + 2 * k) * c)
+        self.qkv = b.buffer("qkv", dtype, *([cuts] if cuts > 1 else []), "T", (h + 2 * k) * c)
         self.cos = b.buffer("cos", "f32", max_position, self.half)
         self.sin = b.buffer("sin", "f32", max_position, self.half)
         self.positions = b.buffer("positions", "i32", "T")
@@ -113,7 +117,7 @@ class _RopeWrite:
         found.append((head, *self._rotated(after_q, self.norms[1])))
         after_k = b.map(f"a + {shape.heads + shape.kv_heads}", head)
         channel = b.expand(b.iota(shape.head_dim), 0)
-        value = b.load(self.qkv, self.token, self._column(after_k, channel), dtype="f32")
+        value = self._added(after_k, channel, "value")
         return [*found, (head, channel, value)]
 
     def _write_query(self, head: Value, first: Value, second: Value) -> None:
@@ -141,14 +145,23 @@ class _RopeWrite:
         offset = b.map(f"max(a, 0) % {page}", slot, hint="offset")
         b.store(pool, where, head, offset, channel, value, mask=b.map("a >= 0", slot))
 
+    def _added(self, head: Value, channel: Value, hint: str) -> Value:
+        """Return channels of some heads of qkv, whose parts are added."""
+        b, column = self.b, self._column(head, channel)
+        cuts = [[b.full(cut, "i32")] for cut in range(self.cuts)] if self.cuts > 1 else [[]]
+        total, *others = (b.load(self.qkv, *cut, self.token, column, dtype="f32", hint=hint)
+                          for cut in cuts)  # fmt: skip
+        for other in others:
+            total = b.map("a + b", total, other, hint=hint)
+        return total
+
     def _column(self, head: Value, channel: Value) -> Value:
         return self.b.map(f"a * {self.shape.head_dim} + b", head, channel, hint="column")
 
     def _rotated(self, head: Value, norm: Value | None) -> tuple[Value, Value]:
         """Return both halves of some heads of qkv, normed if asked, then rotated."""
         b = self.b
-        x = b.load(self.qkv, self.token, self._column(head, self.low), dtype="f32", hint="x")
-        y = b.load(self.qkv, self.token, self._column(head, self.high), dtype="f32", hint="y")
+        x, y = self._added(head, self.low, "x"), self._added(head, self.high, "y")
         if norm is not None:
             scale = self._inverse_rms(x, y)
             x = b.map("a * b * c", x, scale, b.load(norm, self.low), dtype="f32")

@@ -76,8 +76,8 @@ def cuts_of(n: int, k: int, silu: bool, processors: int = MULTIPROCESSORS) -> in
     for cuts in (1,) if silu else (4, 2) if k >= DEEP * n else (2, 4):
         shapes = [streamed(n, k, silu, cuts, rows) for rows in (ROWS, NARROW)]
         shape = shapes[0]
-        whole = all(n % s.block_n == 0 and k % (cuts * s.block_k) == 0 for s in shapes)
-        if whole and FULL * processors <= n // shape.block_n * cuts <= processors:
+        whole = all(n % s.own == 0 and k % (cuts * s.block_k) == 0 for s in shapes)
+        if whole and FULL * processors <= n // shape.own * cuts <= processors:
             return cuts
     return 0
 
@@ -111,13 +111,16 @@ def streamed(
     n: int, k: int, silu: bool, cuts: int, rows: int, packed: bool = False
 ) -> SkinnyMatmul:  # fmt: skip
     """Return the blocks of a product that is streamed, as measured: a gated one's are 128 columns
-    of each half; others' 128 where that leaves enough programs in four cuts, else 64."""
+    of each half; others' 128 where that leaves enough programs in four cuts, else 64, or 96 where
+    these would be more programs than run at once."""
     if packed:
         columns = packed_columns(n, k)
         return SkinnyMatmul(n, k, silu, cuts, rows, 128, PACKED, columns % 128, packed)
     wide = rows > NARROW if silu else cuts == 4 and n // 128 * cuts >= FULL * MULTIPROCESSORS
     if wide:
         return SkinnyMatmul(n, k, silu, cuts, rows, 128, 64)
+    if cuts == 2 and n // 64 * cuts > MULTIPROCESSORS and n % 96 == 0:
+        return SkinnyMatmul(n, k, silu, cuts, rows, 128, 64, 96)
     return SkinnyMatmul(n, k, silu, cuts, rows, 64, 128 if silu else 64)
 
 
@@ -125,8 +128,8 @@ def skinny_schedule(kernel: Operation) -> Schedule:
     """Return the GPU schedule of such a kernel: as many stages as shared memory holds."""
     name = kernel["name"].name
     gated, few = "_silu" in name, kernel["grid"][1] == f"ceildiv(T, {NARROW})"
-    if not gated and "x128x64" in name:
-        return Schedule(num_warps=8, num_stages=6)
+    if not gated and ("x128x64" in name or "x96x64" in name):
+        return Schedule(num_warps=8, num_stages=8 if few and "x96x64" in name else 6)
     return Schedule(num_warps=4 if few and not gated else 8, num_stages=4 if gated else 8)
 
 

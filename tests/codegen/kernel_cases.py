@@ -79,10 +79,13 @@ def add(rng: np.random.Generator, t: int) -> Case:
     return Case(elementwise.add(40), [t, x, y, poison(t, 40)], {"out": x.astype("f8") + y})
 
 
-def rope_write(rng: np.random.Generator, t: int, norms: bool, kv: str, apart: bool = False) -> Case:
+def rope_write(
+    rng: np.random.Generator, t: int, norms: bool, kv: str, apart: bool = False, cuts: int = 1
+) -> Case:  # fmt: skip
     heads, kv_heads, width, page, pages, longest = 6, 2, 16, 4, 6, 50
     shape = rope.Heads(heads, kv_heads, width, page)
-    qkv = normal(rng, t, (heads + 2 * kv_heads) * width)
+    parts = normal(rng, cuts, t, (heads + 2 * kv_heads) * width)
+    qkv = parts.sum(0)
     angle = rng.uniform(0, 6, (longest, width // 2))
     cos, sin = np.cos(angle).astype("f4"), np.sin(angle).astype("f4")
     positions = rng.integers(0, longest, t).astype("i4")
@@ -90,14 +93,16 @@ def rope_write(rng: np.random.Generator, t: int, norms: bool, kv: str, apart: bo
     slots[1:2] = -1
     pool = np.zeros((pages, kv_heads, page, width), "u2" if kv == "bf16" else "f4")
     weights = [normal(rng, width), normal(rng, width)] if norms else []
-    arguments = [t, pages, qkv, cos, sin, positions, slots, poison(t, heads * width),
+    given = parts if cuts > 1 else qkv
+    arguments = [t, pages, given, cos, sin, positions, slots, poison(t, heads * width),
                  pool.copy(), pool.copy(), *weights]  # fmt: skip
     wide = qkv.astype("f8").reshape(t, heads + 2 * kv_heads, width)
     q, k_pool, v_pool = rotated_and_written(
         wide, cos[positions], sin[positions], slots,
         (heads, kv_heads, page, pages), weights,
     )  # fmt: skip
-    kernel = rope.qkv_rope_write(shape, longest, kv, 1e-6 if norms else None, apart=apart)
+    kernel = rope.qkv_rope_write(shape, longest, kv, 1e-6 if norms else None, apart=apart,
+                                 cuts=cuts)  # fmt: skip
     expected = {"q": q.reshape(t, heads * width), "k_pool": k_pool, "v_pool": v_pool}
     return Case(kernel, arguments, expected, 1e-2 if kv == "bf16" else 1e-5)
 
@@ -338,6 +343,7 @@ FAMILIES: dict[str, Callable[[np.random.Generator, int], Case]] = {
     "silu_mul": silu_mul, "head_norm": head_norm, "take_rows": take_rows, "add": add,
     "rope": _with(rope_write, False, "f32"), "rope_norm_bf16": _with(rope_write, True, "bf16"),
     "rope_apart": _with(rope_write, True, "f32", True),
+    "rope_parts": _with(rope_write, True, "f32", False, 2),
     "route": _with(route, True), "route_plain": _with(route, False), "dispatch": dispatch,
     "experts_f32": _with(experts, "f32", 2), "experts_bf16": _with(experts, "bf16", 1),
     "experts_i8": _with(experts, "i8", 2), "paged_experts": _with(paged_experts, "f32"),

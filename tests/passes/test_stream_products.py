@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -65,6 +66,44 @@ def test_logits_stay() -> None:
         for m in (before, after)
     ]
     torch.testing.assert_close(*found, atol=1e-5, rtol=1e-5)
+
+
+def test_the_rotation_adds_what_is_cut() -> None:
+    """Of q, k and v too, whose product nothing else reads."""
+    before, _ = run_passes(GRAPH, build_graph(SHAPE), Context())
+    width = 256  # of q, k and v
+    after, _ = run_passes((StreamProducts(lambda n, k, silu: 2 * (n == width)),), before, Context())
+    verify(after, ("graph",))
+    cut = [op for op in after.walk() if op.name == "graph.cut_matmul"]
+    taken = [op.operands[0] for op in after.walk() if op.name == "graph.qkv_rope_write"]
+    assert [op.result for op in cut] == taken and len(cut) == SHAPE.layers
+    found = [
+        run_graph(
+            m, {n: w.dense() for n, w in load_weights(m, RandomTensors()).items()}, [*range(20)]
+        )
+        for m in (before, after)
+    ]
+    torch.testing.assert_close(*found, atol=1e-5, rtol=1e-5)
+    scenes = [[work_of(op, Scene.of(m, decode(8, 64))) for op in m.walk()
+               if op.name == "graph.qkv_rope_write"] for m in (before, after)]  # fmt: skip
+    for one, two in zip(*scenes, strict=True):
+        assert two.flops == one.flops and two.kv_written_bytes == one.kv_written_bytes
+        assert two.activation_bytes > one.activation_bytes
+
+
+def test_an_eight_billion_shape_streams_all_products_of_its_layers() -> None:
+    shape = replace(SHAPE, width=4096, heads=32, kv_heads=8, head_dim=128, ffn=14336, windows=(0,),
+                    layers=1)  # fmt: skip
+    limits = {"max_tokens": 512, "max_batch": 200, "processors": 132}
+    for regime in lower_for_gpu(shape, build_graph(shape), **limits):
+        names = {kernel["name"].name: kernel for kernel, _ in regime.kernels}
+        rotation = [name for name in names if name.startswith("qkv_rope_write")]
+        assert len(rotation) == 1
+        assert rotation[0].endswith("_parts2") == (regime.rows == 128)
+        for rows in (128, 64):
+            name = f"skinny_matmul_6144x4096_{rows}x96x64_cut2"
+            assert (name in names) == (regime.rows == 128)
+            assert name not in names or prove_bounds(names[name]).ok
 
 
 STREAM = StreamProducts(partial(cuts_of, processors=PROCESSORS))
@@ -148,12 +187,14 @@ def test_elsewhere_there_are_no_more_regimes(processors: int) -> None:
 
 
 def test_products_of_one_wave_are_streamed() -> None:
-    """Those of the 8 B shape: gate and up, down, the output; not q, k, v, nor what is larger."""
+    """Those of the 8 B shape: gate and up, down, the output, q, k and v; not what is larger."""
     assert cuts_of(14336, 4096, True) == 1
     assert cuts_of(4096, 14336, False) == 4 and cuts_of(4096, 4096, False) == 2
     assert streamed(4096, 14336, False, 4, 128).block_n == 128
     assert streamed(4096, 4096, False, 2, 128).block_n == 64
-    assert cuts_of(6144, 4096, False) == cuts_of(28672, 4096, False) == 0
+    assert cuts_of(6144, 4096, False) == 2 and cuts_of(28672, 4096, False) == 0
+    shape = streamed(6144, 4096, False, 2, 128)
+    assert (shape.block_n, shape.own, 6144 // shape.own * shape.cuts) == (128, 96, 128)
     assert cuts_of(14336, 4096, True, 0) == cuts_of(4096, 4096, False, 108) == 0
 
 
