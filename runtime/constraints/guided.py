@@ -69,6 +69,19 @@ class GuidedMatcher:
             raise BadConstraint(what=self._what, problem=self._inner.get_error().splitlines()[0])
 
 
+HINTS = {
+    "Unimplemented keys": "leave these out: what they demand is not known until the text is whole; "
+    "a tool may check it then, in a loop `while ... up to N`",
+    "look-around": "write a pattern without (?=...), (?!...), (?<=...) and (?<!...)",
+    "not present in a registry": "put the schema into this file, under $defs: none is fetched",
+    "does not exist": "a $ref is '#/$defs/NAME', and $defs has NAME",
+    "Invalid type": "types are null, boolean, integer, number, string, array and object",
+    "Unknown format": "leave the format out, or write a pattern",
+    "Unsatisfiable": "no value fits: widen the bounds, or list what may come",
+}
+"""What to do about an error of llguidance, by a piece of its text."""
+
+
 class GuidedConstraint:
     """A compiled constraint; its generations are forks of one matcher for each healed text."""
 
@@ -84,7 +97,9 @@ class GuidedConstraint:
 def _start(kind: str, source: Any, heal: str, guide: LLTokenizer) -> GuidedMatcher:
     inner = LLMatcher(guide, grammar_of(kind, source, heal))
     if inner.is_error():
-        raise BadConstraint(what=WHAT[kind], problem=inner.get_error())
+        problem = inner.get_error()
+        hint = next((hint for sign, hint in HINTS.items() if sign in problem), "")
+        raise BadConstraint(what=WHAT[kind], problem=problem, hint=hint)
     # The first mask says now, when a place is known, that no text fits; a copy keeps `inner` fresh.
     first = inner.deep_copy()
     first.compute_bitmask()

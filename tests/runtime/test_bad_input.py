@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 
 import pytest
@@ -289,6 +290,26 @@ def test_a_file_that_says_nothing_is_called_what_it_is(toy, tmp_path, file, cont
     )
     with pytest.raises(BadConstraint, match=rf"p.weft:3:5: run error: the {what}"):
         toy.compile(lower(open_program(tmp_path / "p.weft").file)).run(arg="a")
+
+
+@pytest.mark.parametrize(
+    ("schema", "problem", "hint"),
+    [({"uniqueItems": True, "type": "array"}, "uniqueItems", "a tool may check it then"),
+     ({"type": "string", "pattern": "(?=a)b"}, "look-around", "a pattern without"),
+     ({"$ref": "http://x.y/z"}, "x.y", "none is fetched"),
+     ({"$ref": "#/$defs/none"}, "none", r"\$defs has NAME"),
+     ({"type": "text"}, "Invalid type: text", "string, array and object"),
+     ({"type": "string", "format": "odd"}, "Unknown format: odd", "write a pattern"),
+     ({"type": "integer", "minimum": 2, "maximum": 1}, "Unsatisfiable", "widen the bounds")],
+)  # fmt: skip
+def test_what_of_a_schema_cannot_be_followed_and_what_to_do(toy, tmp_path, schema, problem, hint):
+    (tmp_path / "s.json").write_text(json.dumps(schema))
+    file = tmp_path / "p.weft"
+    file.write_text('program p(arg: str):\n    "{arg}"\n    gen a: schema "s.json"\n')
+    with pytest.raises(
+        BadConstraint, match=rf"p.weft:3:5: (.*\n)*.*{problem}(.*\n)+hint: .*{hint}"
+    ):
+        toy.compile(lower(open_program(file).file))
 
 
 def test_a_fork_wider_than_memory_is_refused(toy):
