@@ -4,11 +4,22 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Mapping
+from functools import partial
 from typing import Any
 
 from ...ir.core import Operation, Region
 from .frame import Frame
-from .future_values import STANDS_IN, Spawn, all_now, now, present
+from .future_values import (
+    LINKS,
+    STANDS_IN,
+    Later,
+    Spawn,
+    all_now,
+    links_of,
+    now,
+    present,
+    when_there,
+)
 from .lines import AT_ONCE, ENDS, ISSUED, Line, Results
 from .tools import ToolCall, ToolFailed
 
@@ -52,7 +63,12 @@ class ControlFlow(ABC):
                         missing = missing or isinstance(value, STANDS_IN)
                     operands.append(value)
                 if missing:
-                    frame.expect(operation, (yield Spawn(self._all_there(line, operands))))
+                    if line.sure and (links := links_of(operands)) < LINKS:
+                        later = Later(links + 1)
+                        when_there(operands, partial(self._settle_line, line, later))
+                        frame.expect(operation, later)
+                    else:
+                        frame.expect(operation, (yield Spawn(self._all_there(line, operands))))
                     continue
                 results = line.run(operation, operands, self.row)
                 for name, result in zip(line.results, results, strict=True):
@@ -66,6 +82,9 @@ class ControlFlow(ABC):
                 if outcome is not None:
                     return outcome
         return "yield", ()
+
+    def _settle_line(self, line: Line, later: Later, operands: list[Any]) -> None:
+        later.settle(line.run(line.operation, operands, self.row))
 
     def _all_there(self, line: Line, operands: list[Any]) -> Step:
         """Wait for operands; return the results that come of them at once."""

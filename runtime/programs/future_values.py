@@ -21,10 +21,12 @@ class Spawn:
 class Later:
     """A value that a task will give; a coroutine that yields it is resumed when it is there."""
 
-    __slots__ = ("_value", "ready", "waiting")
+    __slots__ = ("_value", "links", "ready", "waiting")
 
-    def __init__(self) -> None:
+    def __init__(self, links: int = 0) -> None:
         self.ready = False
+        self.links = links
+        """How many values, each of which comes of the one before at once, stand before it."""
         self.waiting: list[Callable[[], None]] = []
         self._value: Any = None
 
@@ -91,6 +93,34 @@ def all_now(values: Iterable[Any]) -> Generator[Any, Any, list[Any]]:
     for value in values:
         found.append((yield from now(value)))
     return found
+
+
+LINKS = 32
+"""Values at most of which each comes of the one before in the same call: it is a deeper one."""
+
+
+def links_of(values: Iterable[Any]) -> int:
+    """Return how many links the longest chain of some values has."""
+    missing = (value for value in map(present, values) if isinstance(value, STANDS_IN))
+    return max((_whole(value).links for value in missing), default=0)
+
+
+def when_there(values: list[Any], then: Callable[[list[Any]], None]) -> None:
+    """Call `then` with some values as soon as all are there; it must not fail."""
+
+    def look() -> None:
+        for at, value in enumerate(values):
+            value = values[at] = present(value)
+            if isinstance(value, STANDS_IN):
+                _whole(value).waiting.append(look)
+                return
+        then(values)
+
+    look()
+
+
+def _whole(value: Later | Part) -> Later:
+    return value if isinstance(value, Later) else value.whole
 
 
 def any_of(values: Iterable[Later]) -> Later:

@@ -13,6 +13,9 @@ AT_ONCE, ISSUED, ENDS, FLOW = range(4)
 """Kinds of lines: results come of the operands at once; a task gives them; the region ends; a
 coroutine of its own runs the operation."""
 
+TEXT = "str"
+"""The type whose values give their text in any case: an int may have too many digits for one."""
+
 TERMINATORS = frozenset({"return", "leave", "yield", "condition"})
 
 Results = Callable[[Operation, Sequence[Any], int], tuple[Any, ...]]
@@ -28,6 +31,8 @@ class Line(NamedTuple):
     results: tuple[str, ...]
     run: Any
     """What gives the results (`Results`) or, as a name, the method; of an end, which one it is."""
+    sure: bool = False
+    """Whether that never fails, so that who gives the last operand may give the results, too."""
 
 
 class Lines:
@@ -67,7 +72,10 @@ def _line(
     operands, results = (
         tuple(value.name for value in values) for values in (operation.operands, operation.results)
     )
-    return Line(which, operation, operands, results, run)
+    sure = name == "plan.extend" or (
+        name == "plan.tokenize" and all(value.type.name == TEXT for value in operation.operands)
+    )
+    return Line(which, operation, operands, results, run, sure and which == AT_ONCE)
 
 
 def _value(operation: Operation, operands: Sequence[Any], row: int) -> tuple[Any, ...]:

@@ -47,7 +47,7 @@ class _Join:
     missing: int
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class _Task:
     coroutine: Coroutine
     root: Root

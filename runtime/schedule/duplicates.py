@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Hashable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from hashlib import blake2b
 
 import numpy as np
@@ -123,10 +123,11 @@ class Duplicates:
         if key is None:
             sequence, sampling = request.sequence, request.sampling
             tokens = sequence.tokens[: sequence.length].tobytes()
+            drawn: Hashable = sampling
             if sampling is not None and not sampling.temperature:
-                sampling = replace(sampling, key=0, top_k=0, top_p=1.0, min_p=0.0)
+                drawn = sampling.max_tokens, sampling.ends  # all else decides nothing
             digest = blake2b(tokens, digest_size=16).digest()
-            what = (digest, sequence.length, sampling, request.score_from, request.logprobs,
+            what = (digest, sequence.length, drawn, request.score_from, request.logprobs,
                     tuple(request.asked))  # fmt: skip
             key = self._keys[request] = (*what, request.same)
         return key

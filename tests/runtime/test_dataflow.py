@@ -262,3 +262,26 @@ program p(arg: str) -> str:
     told = [event.name for event in events if isinstance(event, ValueBound)]
     assert told.count("more") == 3 and told.index("words") < told.index("more")
     assert told.index("last") < len(told) - 1 and told[-1] == "more"  # the longest ends last
+
+
+LONG = """
+program main(arg: str, items: list[str]) -> str:
+    "{arg}"
+    gen word(max_tokens=2)
+    for item in items:
+        "- {item} "
+    gen last(max_tokens=2)
+    return last
+"""
+
+
+def test_texts_behind_a_missing_value_are_gathered_however_many_they_are(toy):
+    """Each comes of the one before as soon as that is there: no recursion as deep as all of them.
+
+    The stream is what it is where each text is asked for by itself.
+    """
+    items = ["a", "b", "the"] * 200
+    result = toy.compile(LONG, context_length=8192, num_pages=4000).run(arg="hello", items=items)
+    word = result.values["word"]
+    text = "".join(f"- {item} " for item in items)
+    assert result.text == f"hello{word}{text}{result.value}"
