@@ -278,7 +278,6 @@ def test_kill_dash_nine_then_resume_gives_the_same_file(toy, tmp_path):
     assert out.read_bytes() == whole.read_bytes()
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device")
 def test_what_is_written_is_json_where_a_value_is_no_finite_number(toy, tmp_path):
     text = """
 program p(arg: str) -> list[float]:
@@ -324,6 +323,7 @@ program p(arg: str) -> float:
     assert calls == ["a", "b", "b"]
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device")
 def test_a_device_is_no_place_for_rows(toy):
     with pytest.raises(NoPlainFile, match="/dev/full is none"):
         toy.compile(TEXT).run_rows(ROWS[:1], "/dev/full")
