@@ -17,7 +17,10 @@ from weft.runtime.execution.step import StepInput
 
 from .test_attention_plan import LLAMA, SHAPE, batches, forks, sees_everything_once
 
-WAYS = [Way("few", SHAPE, Rates(resident=6), many=False), Way("many", SHAPE, Rates(resident=6))]
+WAYS = [
+    Way("few", SHAPE, Rates(resident=6), many=False),
+    Way("many", SHAPE, Rates(resident=6), few=False),
+]
 
 
 @settings(max_examples=150, deadline=None)
