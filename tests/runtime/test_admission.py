@@ -158,16 +158,17 @@ def test_more_unproven_rows_than_a_step_takes_start_where_rows_like_those_that_e
         assert admission.may_open(unproven)
         admission.open(ticket, unproven)
     assert not admission.may_open(unproven)  # nobody knows yet what a row takes
-    admission.close(0, tokens=25 * 16)
-    for ticket in range(2, 5):
+    admission.close(0, tokens=24 * 16)
+    for ticket in range(2, 6):  # five may take 120 pages: they end one after another
         assert admission.may_open(unproven)
         admission.open(ticket, unproven)
-    assert not admission.may_open(unproven)  # five rows of 25 pages
+    assert not admission.may_open(unproven)  # six rows of 24 pages
     admission.close(1)  # one that failed says nothing
     assert admission.may_open(unproven)
-    admission.close(2, tokens=65 * 16)  # 35 pages by now: two fit, and as many a step takes
-    assert not admission.may_open(unproven)
-    admission.close(3)
+    admission.close(2, tokens=104 * 16)  # 44 pages by now: two fit, and as many a step takes
+    for ticket in 3, 4:
+        assert not admission.may_open(unproven)
+        admission.close(ticket)
     assert admission.may_open(unproven)
 
 
