@@ -13,13 +13,15 @@ from .cost_model.sparse_bytes import Overheads
 from .cost_model.sparse_work import policy_of, scored_contexts, select, shape_of_heads
 from .cost_model.work import work_of
 from .ir.core import Module, Operation
+from .ir.sparse import few_pairs
 
 if TYPE_CHECKING:
     from .passes.tile.regimes import Regime
 
 PARTS = {
     "label_scores": "scores", "word_scores": "scores",
-    "chosen_words": "selection", "step_counts": "counts", "select": "lists",
+    "attended_words": "everything", "chosen_words": "selection", "step_counts": "counts",
+    "select": "lists",
     "gathered": "attention",
     "sparse_parts": "attention", "held_parts": "attention",
 }  # fmt: skip
@@ -77,12 +79,15 @@ def sparse_launches(
     attention = sum((work_of(state, scene) for state in _states(end, scene)), Work())
     parts = _parts(chosen, scene, level, attention)
     found: dict[str, Launched] = {}
-    for kernel, _ in regime.kernels:
-        name = kernel["name"].name
+    few = few_pairs(scene.binding.sequences, chosen["kv_heads"])
+    names = [kernel["name"].name for kernel, _ in regime.kernels]
+    at_once = few and any(name.startswith("attended_words") for name in names)
+    for name in names:
         part = next((part for start, part in PARTS.items() if name.startswith(start)), "")
         wrote = next((of for start, of in WRITES.items() if name.startswith(start)), "")
-        if part and not _idle(name, chosen, scene):
-            found[name] = parts[part]
+        idle = _idle(name, few) or (at_once and part == "attention")
+        if part:
+            found[name] = Launched() if idle else parts[part]
         elif wrote in first:
             found[name] = Launched(work_of(first[wrote], scene))
     return found
@@ -118,12 +123,10 @@ def _parts(chosen: Operation, scene: Scene, level: Level, attention: Work) -> di
         "lists": Launched(Work(activation_bytes=reads / half + lists), times["lists"]),
         "selection": Launched(scored + listed, sum(times.values()) - times["attention"]),
         "attention": Launched(attention, times["attention"]),
+        "everything": Launched(scored + listed + attention, sum(times.values())),
     }
 
 
-def _idle(name: str, chosen: Operation, scene: Scene) -> bool:
+def _idle(name: str, few: bool) -> bool:
     """Return whether a launch for few or for many pairs has no programs for these rows."""
-    from .passes.tile.row_parts import LEAST, MOST_FEW
-
-    few = scene.binding.sequences * max(chosen["kv_heads"], LEAST) <= MOST_FEW
     return ("_many" in name and few) or ("_few" in name and not few)

@@ -19,20 +19,33 @@ MEET_TEXT: str = f'''
 def meet(counter, programs):
     """Wait for the other programs; what they wrote before is read after."""
     tl.debug_barrier()
-    share = {MOST_MET} // programs
-    seen = tl.atomic_add(counter, share, sem="acq_rel", scope="gpu")
-    end = (seen & -{MOST_MET}) + {MOST_MET}
-    seen += share
-    while seen - end < 0:
-        seen = tl.inline_asm_elementwise(
-            "ld.acquire.gpu.global.b32 $0, [$1];", "=r,l", [tl.cast(counter, tl.int64)],
-            dtype=tl.int32, is_pure=False, pack=1,
-        )
+    tl.inline_asm_elementwise(
+        """{{
+        .reg .pred done; .reg .b32 seen, end;
+        mov.u32 seen, %tid.x;
+        setp.ne.u32 done, seen, 0;
+        @done bra MET;
+        atom.acq_rel.gpu.global.add.u32 seen, [$1], $2;
+        and.b32 end, seen, {-MOST_MET};
+        add.s32 end, end, {MOST_MET};
+        add.s32 seen, seen, $2;
+        WATCH:
+        sub.s32 seen, seen, end;
+        setp.ge.s32 done, seen, 0;
+        @done bra MET;
+        ld.acquire.gpu.global.b32 seen, [$1];
+        bra WATCH;
+        MET:
+        mov.b32 $0, 0;
+        }}""", "=r,l,r", [tl.cast(counter, tl.int64), {MOST_MET} // programs],
+        dtype=tl.int32, is_pure=False, pack=1,
+    )
     tl.debug_barrier()
 
 '''
-"""All threads have written before the first barrier, whose thread that adds releases that too; and
-each thread that watches acquires for itself."""
+"""All threads have written before the first barrier, whose thread that adds releases that too. It
+alone watches, and acquires what others released; the second barrier hands that on to all. Where
+all threads watched, they slowed down programs beside them that had not come yet."""
 
 
 LAST = "last_of"

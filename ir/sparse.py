@@ -53,6 +53,10 @@ MOST_PARTS = 32
 MOST_SHARES = 32
 """Programs that select of a row's keys there, at most."""
 
+FEW_PAIRS, LEAST_HEADS = 8, 8
+"""Pairs of a row and a key head that are few, so that one launch chooses the keys of all: their
+programs, 32 a pair, find room side by side. And key heads that a row counts as there, at least."""
+
 MOST_SCORED = 16 * 63 * 1024
 """Tokens of the longest context whose scores are compared by steps: sixteen programs can count as
 many before their counters are full, and fewer empty them between. A longer one is read whole."""
@@ -68,6 +72,11 @@ SCORE_PARTS = 16
 """Programs that share the labels of a row and key head on a GPU: enough for one row."""
 AMOUNTS = ("k", "ratio", "threshold", "top_p")
 """The kinds of policy; each is a field, and a policy sets exactly one."""
+
+
+def few_pairs(rows: int, kv_heads: int) -> bool:
+    """Return whether so many rows have few pairs of a row and a key head."""
+    return rows * max(kv_heads, LEAST_HEADS) <= FEW_PAIRS
 
 
 class BadPolicy(WeftError):
@@ -149,6 +158,12 @@ class SparsePolicy:
         (`passes.tile.word_labels`): where single tokens are chosen."""
         each = {"i4": 8, "i8": 4}.get(self.labels, 0)
         return self.unit == "token" and each > 0 and self.label_channels(head_dim) % each == 0
+
+    def attends_at_once(self, head_dim: int, group: int) -> bool:
+        """Return whether the launch that chooses the keys of few pairs may attend to them, too: its
+        programs join as many of the results of a group of heads each."""
+        alike = group * head_dim % MOST_SHARES == 0
+        return self.in_words(head_dim) and not self.adaptive and self.tail == "none" and alike
 
     def budget(self, context: int) -> int:
         """Return the most tokens that one selection over `context` tokens reads."""

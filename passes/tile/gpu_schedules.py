@@ -61,6 +61,9 @@ SPREAD = 255
 some 200, two have room. Launched early, more of them would crowd on multiprocessors that are done
 with the kernel before (one row of 128 K tokens on an H200: 31.1 us a layer in place of 32.9)."""
 
+ATTENDING = Schedule(num_warps=4, num_stages=3, registers=SPREAD)
+"""That of those which also attend to what they chose."""
+
 UNCHAINED = ("step_counts", "all_step_counts", "select_", "word_scores")
 """Kernels of many small programs, which are not launched early: as soon as a few multiprocessors
 are done with the kernel before, all programs would crowd there, and others have none (128 K tokens,
@@ -99,6 +102,8 @@ def _schedule(kernel: Operation, apart: bool) -> Schedule:
     called = kernel["name"].name
     if called.startswith("word_scores") and "_tail" in called:
         return SCORED_WITH_TAIL
+    if called.startswith("attended_words"):
+        return ATTENDING
     if called.startswith("chosen_words"):
         return Schedule(num_warps=max(1, _widest(kernel) // 256), registers=SPREAD)
     if called.startswith("word_scores"):

@@ -25,6 +25,7 @@ from .lower_sparse import (
     listed_shapes,
     listed_term,
     lower_select,
+    reading,
     reads,
 )
 
@@ -149,7 +150,7 @@ def _held_on_gpu(
             "held_v": Term("held_v", (layer,))}  # fmt: skip
     calls = []
     listed = held_parts(HeldParts(**vars(shape)))
-    for kernel, operands, results in listed_launches(shape, listed, q, op):
+    for kernel, operands, results in reading(listed_launches(shape, listed), q, op):
         out = Term("out", (0,)) if results else Term("in", (len(operands) - 1,))
         terms = [held.get(value.name) or listed_term(value.name, layer, out)
                  for value in kernel.regions[0].arguments]  # fmt: skip

@@ -7,7 +7,7 @@ Its tail, where the policy has one, is joined to the state there too.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -22,7 +22,7 @@ from ...ir.sparse import (
 )
 from ...ir.types import dtype_of, tensor
 from .attention_join import AT_ONCE_OF_FEW, attention_merge
-from .attention_parts import FEW, Parts, attention_parts
+from .attention_parts import FEW, SMALL, Parts, attention_parts
 from .attention_ways import tuned
 from .gathered import Gathered, gathered_decode
 from .labels import Labels, Scores, label_scores, label_write
@@ -149,9 +149,8 @@ def _lower_for_gpu(
     selects, shape = listed_shapes(lowering, select, partial["scale"], dtype_of(op.result.type),
                                    slots=True)  # fmt: skip
     calls = []
-    for kernel, operands, results in (
-        *((kernel, (q,) if reads(kernel, "q") else (), ()) for kernel in selects),
-        *listed_launches(shape, sparse_parts(shape), q, op),
+    for kernel, operands, results in reading(
+        (*selects, *listed_launches(shape, sparse_parts(shape))), q, op
     ):
         of = select if kernel.attribute("of") == "graph.select" else op
         out = Term("out", (0,)) if results else Term("in", (max(len(operands) - 1, 0),))
@@ -166,21 +165,24 @@ def list_joins(shape: Parts) -> tuple[Operation, Operation]:
     return few, attention_merge(shape.heads, shape.head_dim, shape.q, rows="many")
 
 
-Launches = list[tuple[Operation, tuple[Value, ...], tuple[Value, ...]]]
-"""Kernels with what they read, and what they are the first to write."""
+def listed_launches(shape: SparseParts, listed: Operation) -> tuple[Operation, ...]:
+    """Return the kernels over a work list whose sparse items `listed` reads: of items of many rows
+    first, where there may be some, and the joins last."""
+    many = (attention_parts(shape.of_many),) if shape.items == FEW else ()
+    return (*many, listed, *list_joins(shape))
 
 
-def listed_launches(shape: SparseParts, listed: Operation, q: Value, op: Operation) -> Launches:
-    """Return the launches over a work list whose sparse items `listed` reads: of items of many
-    rows first, where there may be some, and the join last."""
-    joins = [(join, op.results, ()) for join in list_joins(shape)]
-    if shape.items != FEW:
-        return [(listed, (q,), op.results), *joins]
-    return [
-        (attention_parts(shape.of_many), (q,), op.results),
-        (listed, (q, *op.results), ()),
-        *joins,
-    ]
+def reading(
+    kernels: tuple[Operation, ...], q: Value, op: Operation
+) -> Iterator[tuple[Operation, tuple[Value, ...], tuple[Value, ...]]]:
+    """Yield kernels of attention with what they read of queries and of the results of `op`, last,
+    and what they are the first to write of these."""
+    written: tuple[Value, ...] = ()
+    for kernel in kernels:
+        asked = (q,) if reads(kernel, "q") else ()
+        results = op.results if reads(kernel, "out") else ()
+        yield kernel, (*asked, *(results and written)), results if not written else ()
+        written = written or results
 
 
 def listed_shapes(
@@ -222,7 +224,8 @@ def selection_on_gpu(
     slots: bool = False,
 ) -> tuple[tuple[Operation, ...], Scores]:
     """Return the kernels that choose a layer's keys by a policy, for queries of a format, and how
-    is scored; scores that are numbers are looked at `keys` at a time."""
+    is scored; scores that are numbers are looked at `keys` at a time. Those that list `slots` of
+    the pools attend to what they chose, too, where that can be."""
     forced = {"sinks": policy.sinks, "recent": policy.recent, "unit": policy.unit, "flat": True}
     tail = policy.tail != "none"
     score = Scores(labels, heads, scale, q=format, parts=SCORE_PARTS, tail=tail, **forced)
@@ -230,10 +233,24 @@ def selection_on_gpu(
         weighed = scale if policy.adaptive or tail else 0.0
         shape = WordScores(labels, heads, policy.sinks, policy.recent, format, scale=weighed,
                            tail=tail)  # fmt: skip
-        return word_selection(shape, policy, slots), replace(score, parts=MOST_PARTS, words=True)
+        kernels = word_selection(shape, policy, slots, _read_at_once(shape, policy, scale, slots))
+        return kernels, replace(score, parts=MOST_PARTS, words=True)
     take = Selection(labels.kv_heads, labels.page, threshold=policy.threshold, top_p=policy.top_p,
                      keys=keys, digits=(11, 11, 10), **forced)  # fmt: skip
     return (label_scores(score), select_keys(take)), score
+
+
+def _read_at_once(
+    shape: WordScores, policy: SparsePolicy, scale: float, slots: bool
+) -> SparseParts | None:
+    """Return how the launch that chooses the keys of few rows attends to them, if it does."""
+    labels = shape.labels
+    if not slots or not policy.attends_at_once(labels.head_dim, shape.group):
+        return None
+    return SparseParts(
+        shape.heads, labels.kv_heads, labels.head_dim, labels.page, shape.q, labels.kv, scale,
+        few=max(SMALL, shape.group), many=0, keys_listed=LISTED_SLOTS, slots=True,
+    )  # fmt: skip
 
 
 LISTED_WITH_TAIL = 64

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from ...ir.core import Value
+from ...ir.sparse import FEW_PAIRS, LEAST_HEADS
 from .builder import KernelBuilder
 
-PARTS = "where(P <= 16, 32, where(P <= 512, 16, 4))"
+PARTS = f"where(P <= {FEW_PAIRS}, 32, where(P <= 512, 16, 4))"
 """Programs that score a row's keys, by how many pairs P of a row and a key head there are. Each
 begins with its queries, and with a tail sums up what heads weigh, so that of many pairs few share a
 row: of 1,024 pairs of 16 K tokens a layer takes 335 us of an H200 with a tail in place of 477 with
@@ -14,7 +15,9 @@ row: of 1,024 pairs of 16 K tokens a layer takes 335 us of an H200 with a tail i
 LEAST_PARTS = {"few": 32, "many": 4, "": 4}
 """The fewest of them where pairs are few, many, or any."""
 
-SHARES = "where(P <= 16, 32, where(P <= 64, 16, where(P <= 256, 8, where(P <= 512, 4, 2))))"
+SHARES = (
+    f"where(P <= {FEW_PAIRS}, 32, where(P <= 64, 16, where(P <= 256, 8, where(P <= 512, 4, 2))))"
+)
 """Programs that select of a row's keys; each has some parts of `PARTS`. Each works out where the
 selection ends, so that of many pairs, which are many programs anyway, few share one."""
 
@@ -22,24 +25,18 @@ selection ends, so that of many pairs, which are many programs anyway, few share
 MOST_OF_MANY = 16
 """The most of either where pairs are not few."""
 
-LEAST = 8
-"""Key heads that a row counts as, at least."""
-
-MOST_FEW = 16
-"""Pairs of a row and a key head that are few: kernels for few pairs alone, and for many, have no
-programs where there are others."""
-
 
 def extent(parts: str, kv_heads: int, pairs: str = "") -> str:
-    """Return the extent of a grid over parts, of B rows; 0 where pairs are not `few` or `many`."""
-    least = {"few": f"where(P <= {MOST_FEW}, {parts}, 0)",
-             "many": f"where(P <= {MOST_FEW}, 0, {parts})"}.get(pairs, parts)  # fmt: skip
-    return least.replace("P", f"B * {max(kv_heads, LEAST)}")
+    """Return the extent of a grid over parts, of B rows; 0 where pairs are not `few`, or `many`, as
+    kernels for these alone have no programs there."""
+    least = {"few": f"where(P <= {FEW_PAIRS}, {parts}, 0)",
+             "many": f"where(P <= {FEW_PAIRS}, 0, {parts})"}.get(pairs, parts)  # fmt: skip
+    return least.replace("P", f"B * {max(kv_heads, LEAST_HEADS)}")
 
 
 def parts_of(b: KernelBuilder, rows: Value, kv_heads: int, parts: str = PARTS) -> Value:
     """Return how many programs share a row's keys, for so many rows: the grid's extent."""
-    text = parts.replace("P", f"a * {max(kv_heads, LEAST)}")
+    text = parts.replace("P", f"a * {max(kv_heads, LEAST_HEADS)}")
     return b.map(text, rows, dtype="i32", hint="parts")
 
 

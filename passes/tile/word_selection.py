@@ -12,9 +12,11 @@ from ...ir.core import Operation
 from ...ir.sparse import SparsePolicy
 from .bin_boundary import BinSelection
 from .bin_selection import select_bins
+from .list_shares import list_shares, share_join
 from .meeting import meeting
 from .query_words import query_words
 from .shared_labels import shared_labels
+from .sparse_parts import SparseParts
 from .step_counts import step_counts
 from .word_labels import WordScores
 from .word_scores import word_scores
@@ -24,12 +26,12 @@ TOGETHER = 1024, 4096, 4096
 
 
 def word_selection(
-    shape: WordScores, policy: SparsePolicy, slots: bool = False
+    shape: WordScores, policy: SparsePolicy, slots: bool = False, read: SparseParts | None = None
 ) -> tuple[Operation, ...]:
     """Return the kernels that choose a step's keys by words: where rows share labels (and there is
     no tail) queries and scores of those; scores of what each has alone, of queries that it rounds;
     counts of steps; lists, of positions or of slots of the pools; for few pairs of a row and a key
-    head the last three in one."""
+    head the last three in one, which also attends to what it chose, as `read` says how."""
     labels = shape.labels
     taken = BinSelection(labels.kv_heads, labels.page, shape.sinks, shape.recent,
                          threshold=policy.threshold, top_p=policy.top_p, slots=slots)  # fmt: skip
@@ -39,7 +41,7 @@ def word_selection(
     few, many = replace(shape, pairs="few"), replace(shape, pairs="many", keys=_many(shape))
     if taken.adaptive:
         return *first, word_scores(few), word_scores(many), *_listed(taken)
-    return (*first, _together(few, replace(taken, pairs="few")), word_scores(many),
+    return (*first, _together(few, replace(taken, pairs="few"), read), word_scores(many),
             *_listed(replace(taken, pairs="many")))  # fmt: skip
 
 
@@ -49,13 +51,16 @@ def _many(shape: WordScores) -> int:
     return 512 if shape.group > 1 else 256
 
 
-def _together(shape: WordScores, taken: BinSelection) -> Operation:
-    """Return scores, counts and lists as one launch."""
+def _together(shape: WordScores, taken: BinSelection, read: SparseParts | None) -> Operation:
+    """Return scores, counts and lists as one launch, and attention, if they are read there."""
     scored, counted, listed = TOGETHER
     scores = word_scores(replace(shape, keys=scored))
-    name = scores["name"].name.replace("word_scores", "chosen_words") + "_slots" * taken.slots
+    attends = (list_shares(read), share_join(read)) if read else ()
+    begin = "attended_words" if read else "chosen_words"
+    name = scores["name"].name.replace("word_scores", begin) + "_slots" * taken.slots
+    name += f"_{read.kv}_by{read.listed}" if read else ""
     return meeting(name, scores, step_counts(replace(taken, keys=counted)),
-                   select_bins(replace(taken, keys=listed)))  # fmt: skip
+                   select_bins(replace(taken, keys=listed)), *attends)  # fmt: skip
 
 
 def _listed(taken: BinSelection) -> tuple[Operation, Operation]:

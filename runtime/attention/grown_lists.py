@@ -28,14 +28,15 @@ class Lists:
     """The lists of one step: arrays and extents by name, the page table last.
 
     `apart`: no item has more rows than the small tile holds. `sparse`: some row reads what is
-    selected for it. `seconds` are predicted, of one layer for each window. `way`: what kernels it
-    was planned for.
+    selected for it; `attended`: what chooses its keys attends to them. `seconds` are predicted, of
+    one layer for each window. `way`: what kernels it was planned for.
     """
 
     arrays: Mapping[str, np.ndarray]
     extents: Mapping[str, int]
     apart: bool
     sparse: bool = False
+    attended: bool = False
     seconds: float = 0.0
     way: str = ""
 

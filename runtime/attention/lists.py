@@ -189,7 +189,7 @@ class AttentionLists:
                    "F": len(lengths)} | _group_extents(arrays)  # fmt: skip
         apart = int(made.item_rows.max(initial=0)) <= self._shape.rows_few
         named = {f"{PLANNED}{name}": count for name, count in extents.items()}
-        return Lists(arrays, named, apart, sparse=True)
+        return Lists(arrays, named, apart, sparse=True, attended=self.sparse.attends(rows))
 
     def bind(self, views: Mapping[str, Tensor], extents: Mapping[str, int]
              ) -> dict[str, Tensor | int]:  # fmt: skip
@@ -213,9 +213,10 @@ class AttentionLists:
         sizes, most, extents, shape = [], {}, lists.extents, self._ways[lists.way].shape
         for window in self._windows:
             tail = str(window or "")
-            items = _level(extents[f"{PLANNED}W{tail}"], rows, ITEMS)
+            some = extents[f"{PLANNED}W{tail}"]  # none where all rows are attended to elsewhere
+            items = _level(some, rows, ITEMS) if some else 0
             joined = rows if extents[f"{PLANNED}G{tail}"] else 0
-            many = 1 if lists.apart else min(_level(extents[f"{PLANNED}M{tail}"], 4, 8), items)
+            many = min(1 if lists.apart else _level(extents[f"{PLANNED}M{tail}"], 4, 8), items)
             taken = items * shape.rows_few
             if not lists.apart:
                 taken += many * (shape.rows_many - shape.rows_few)
@@ -239,7 +240,7 @@ class AttentionLists:
                 most |= {f"{PLANNED}Q": groups, f"{PLANNED}QM": counts["group_rows"]}
         return Room(
             rows, lists.apart, tuple(most.items()), (*sizes, (PAGES, entries)), lists.sparse,
-            lists.way,
+            lists.attended, lists.way,
         )  # fmt: skip
 
     def _within(
@@ -329,6 +330,7 @@ class Room:
     extents: tuple[tuple[str, int], ...]
     sizes: tuple[tuple[str, int], ...]
     sparse: bool = False
+    attended: bool = False
     way: str = ""
     logits: int = 0
 
@@ -339,7 +341,9 @@ class Room:
 
     def holds(self, other: Room) -> bool:
         """Whether steps of another room fit, with nothing in what they leave."""
-        if (self.apart, self.sparse) != (other.apart, other.sparse) or self.rows < other.rows:
+        if self.rows < other.rows or any(
+            getattr(self, name) != getattr(other, name) for name in ("apart", "sparse", "attended")
+        ):
             return False
         if self.way != other.way and not self.apart:
             return False

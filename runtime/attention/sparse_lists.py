@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from ...ir.sparse import (
+    FEW_PAIRS,
+    LEAST_HEADS,
     LISTED,
     LISTED_SLOTS,
     MOST_PARTS,
@@ -19,6 +21,7 @@ from ...ir.sparse import (
     SCORE_STEPS,
     SHARERS,
     STEP_KINDS,
+    few_pairs,
 )
 from ..execution.recipe import PLANNED
 from ..execution.sparse_decode import SparseDecode, decode_rows
@@ -108,6 +111,11 @@ class SparseLists:
             self.memory[name] = torch.zeros(counts, dtype=torch.int32, device=device)
         self._words = False
         self.memory |= self._scores(rows, device)
+        self._at_once = not self._across and decode.attends_at_once(
+            shape.head_dim, shape.heads // shape.kv_heads
+        )
+        if self._at_once:
+            self.memory |= self._shares(rows, device)
         parts = MOST_PARTS if self._words else SCORE_PARTS
         for name in ("tail_max", "tail_sum") if self.tail else ():
             self.memory[name] = torch.zeros((rows, shape.heads, parts), device=device)
@@ -135,6 +143,22 @@ class SparseLists:
         bins = self._allocate("bins", (pages, heads, shape.page // 4), torch.int32)
         return found | {"bins": bins, "CP": pages}
 
+    def _shares(self, rows: int, device: torch.device) -> dict[str, Tensor | int]:
+        """Return the memory of what programs that choose keys of few rows and attend to them leave
+        to each other (see `passes.tile.list_shares`)."""
+        heads, group = self._shape.kv_heads, self._shape.heads // self._shape.kv_heads
+        few = max(1, min(rows, FEW_PAIRS // max(heads, LEAST_HEADS)))
+        each = group * self._shape.head_dim // MOST_PARTS
+        sizes = {"share_max": (group,), "share_sum": (group,), "share_acc": (MOST_PARTS, each)}
+        found = {name: torch.zeros((few, heads, MOST_PARTS, *dims), device=device)
+                 for name, dims in sizes.items()}  # fmt: skip
+        return {**found, "SR": few}
+
+    def attends(self, rows: SparseRows) -> bool:
+        """Return whether the launch that chooses the keys of such rows attends to them, too; then
+        no item of a work list does."""
+        return self._at_once and few_pairs(len(rows.chosen), self._shape.kv_heads)
+
     def rows(self, step: StepInput) -> SparseRows:
         """Return a step's decode rows; none selects where there is no room for all that would."""
         rows = decode_rows(step)
@@ -148,19 +172,22 @@ class SparseLists:
         return SparseRows(np.where(chosen, lengths, 0), budgets, chosen, np.cumsum(room) - room)
 
     def plan(self, batch: Batch, rows: SparseRows, shape: Shape, rates: Rates) -> WorkList:
-        """Return the work list: dense sequences as ever, a run of its budget a sparse row."""
-        sparse = np.flatnonzero(rows.chosen).tolist()
+        """Return the work list: dense sequences as ever, a run of its budget a sparse row, unless
+        the launch that chooses its keys attends to it, too."""
+        sparse, attended = np.flatnonzero(rows.chosen), self.attends(rows)
         dense = batch.lengths.copy()
         dense[sparse] = 0
         runs = choose_runs(replace(batch, lengths=dense), shape, rates)
-        runs += [Run(row, 0, self._most(rows, row), (row,)) for row in sparse]
+        if not attended:
+            runs += [Run(row, 0, self._most(rows, row), (row,)) for row in sparse.tolist()]
         if dense.any():
             chunk = Cost(batch, runs, shape, rates).least()[1]
         else:
             keys = np.array([run.keys for run in runs])
             tile = LISTED_SLOTS if self._words and not self._across else LISTED
             chunk = listed_chunk(keys, shape, RESIDENT * rates.processors, tile)
-        return build(batch, runs, shape, chunk, 0.0)
+        made = build(batch, runs, shape, chunk, 0.0)
+        return _joined_elsewhere(made, batch.starts[sparse]) if attended else made
 
     def _most(self, rows: SparseRows, row: int) -> int:
         """Return the most tokens of its list that a row reads; pages are counted whole."""
@@ -195,3 +222,10 @@ class SparseLists:
         least = None if self.tail else self._decode.shared
         groups = [] if least is None else label_groups(table[:count], pages, least / page)
         return group_arrays(groups, pages)
+
+
+def _joined_elsewhere(made: WorkList, queries: np.ndarray) -> WorkList:
+    """Return a work list that joins nothing for some queries, of which it has no items."""
+    joins = ~np.isin(made.merge_query, queries)
+    start = np.append(made.merge_start[:-1][joins], made.merge_start[-1:])
+    return replace(made, merge_query=made.merge_query[joins], merge_start=start)

@@ -66,6 +66,10 @@ class SparseDecode:
         """Return how many bytes of a query are compared with labels in words; 0: they are not."""
         return self._policy.label_channels(head_dim) if self._in_words() else 0
 
+    def attends_at_once(self, head_dim: int, group: int) -> bool:
+        """Return whether the launch that chooses the keys of few rows may attend to them, too."""
+        return self._in_words() and self._policy.attends_at_once(head_dim, group)
+
     def _in_words(self) -> bool:
         pools = [pool for pool in self.layers["labels"] if pool is not None]
         return any(pool.dtype == torch.int32 for pool in pools)

@@ -55,7 +55,7 @@ def test_launches_of_a_gpu_are_predicted_as_they_were_measured() -> None:
     for begin, seconds in measured.items():
         found = max(line.predicted for line in starting(lines, begin))
         assert found == pytest.approx(1e-6 * seconds, rel=0.2), begin
-    (few,), (many,) = starting(lines, "chosen_words"), starting(lines, "word_scores")
+    (few,), (many,) = starting(lines, "attended_words"), starting(lines, "word_scores")
     labels, scored = 8 * CONTEXT * 8 * 16, 8 * CONTEXT * 8
     assert "_few" in few.kernel and few.work.bytes == 0
     assert many.work.bytes == labels + scored
@@ -63,15 +63,22 @@ def test_launches_of_a_gpu_are_predicted_as_they_were_measured() -> None:
     assert attention.work.kv_read_bytes == 8 * CONTEXT // 16 * 2 * 8 * 128 * 2
 
 
-def test_one_launch_of_few_rows_does_what_three_do_of_more() -> None:
-    """The same bytes, and the sum of what each is predicted to take, launches aside."""
-    lines, more = lines_of(POLICY, batch=1), lines_of(POLICY)
-    (whole,) = starting(lines, "chosen_words")
-    apart = [line for begin in ("word_scores", "step_counts", "select_bins")
-             for line in starting(more, begin)]  # fmt: skip
-    assert whole.work.bytes == sum(line.work.bytes for line in apart) / 8
+APART = "word_scores", "step_counts", "select_bins", "sparse_parts"
+"""Launches of many rows."""
+
+
+@pytest.mark.parametrize("offload", [False, True])
+def test_one_launch_of_few_rows_does_what_several_do_of_more(offload: bool) -> None:
+    """The same bytes, and the sum of what each is predicted to take, launches aside; it attends to
+    what it chose where nothing must be fetched before."""
+    lines, more = (lines_of(POLICY, batch=rows, offload=offload) for rows in (1, 8))
+    (whole,) = starting(lines, "chosen_words" if offload else "attended_words")
+    apart = [line for begin in APART[: 4 - offload] for line in starting(more, begin)]
+    total = sum(line.work.bytes for line in apart)
+    assert whole.work.bytes == pytest.approx(total / 8, rel=1e-6)
     assert whole.predicted < sum(line.predicted for line in apart) / 4
-    assert all(line.work.bytes == 0 for line in starting(lines, "word_scores"))
+    idle = [line for begin in APART for line in starting(lines, begin)]
+    assert all(line.work.bytes == 0 for line in idle)
 
 
 def test_a_tail_takes_longer_than_its_bytes() -> None:
@@ -101,8 +108,8 @@ def test_parts_are_what_the_decision_for_sparse_attention_counts() -> None:
 
 
 def test_attention_over_fetched_keys_reads_what_was_chosen() -> None:
-    (near,) = starting(lines_of(POLICY, batch=1), "sparse_parts")
-    (far,) = starting(lines_of(POLICY, batch=1, offload=True), "held_parts")
+    (near,) = starting(lines_of(POLICY), "sparse_parts")
+    (far,) = starting(lines_of(POLICY, offload=True), "held_parts")
     assert far.work.kv_read_bytes == near.work.kv_read_bytes
 
 

@@ -14,18 +14,11 @@ from weft.codegen.reference import phases, run_kernel
 from weft.ir.core import Operation, walk
 from weft.ir.expression import read
 from weft.ir.schedule import Schedule
+from weft.ir.sparse import few_pairs
 from weft.ir.tile import MOST_MET
 from weft.passes.tile.builder import KernelBuilder
 from weft.passes.tile.meeting import MEETS, CannotMeet, meeting
-from weft.passes.tile.row_parts import (
-    LEAST,
-    LEAST_PARTS,
-    MOST_FEW,
-    MOST_OF_MANY,
-    PARTS,
-    SHARES,
-    extent,
-)
+from weft.passes.tile.row_parts import LEAST_PARTS, MOST_OF_MANY, PARTS, SHARES, extent
 
 HEADS, PARTS_OF_EACH = 2, 8
 
@@ -102,7 +95,7 @@ def test_parts_of_a_row_are_as_many_as_may_meet() -> None:
     for pairs in range(1, 2000):
         count, shares = (int(read(extent(parts, 1), Evaluator({"B": np.int64(pairs)})))
                          for parts in (PARTS, SHARES))  # fmt: skip
-        few = pairs * LEAST <= MOST_FEW
+        few = few_pairs(pairs, 1)
         most = MOST_MET if few else MOST_OF_MANY
         assert count >= LEAST_PARTS["few" if few else "many"] >= LEAST_PARTS[""]
         assert 0 < shares <= count <= most and most % count == count % shares == 0
@@ -130,13 +123,13 @@ def test_counters_are_proven_to_be_there() -> None:
     assert [text for text in failures if f"%{MEETS} is not proven" in text]
 
 
-def test_on_a_gpu_one_adds_and_all_watch() -> None:
+def test_on_a_gpu_one_adds_and_watches() -> None:
     pytest.importorskip("triton")
     from weft.codegen.compile_triton import compile_offline
 
-    kernel = meeting("both", squares(), sums())
+    kernel = meeting("both", squares(), sums(), sums())
     text = compile_offline(kernel, Schedule(num_warps=2))["ptx"]
-    assert text.count("atom.global.gpu.acq_rel.add") == 1 and "ld.acquire.gpu" in text
+    assert text.count("atom.acq_rel.gpu.global.add") == text.count("ld.acquire.gpu") == 2
     chained = emit(kernel, Schedule(chained=True)).text
     assert chained.index("gdc_wait()") < chained.index(" meet(meets")
 
