@@ -132,3 +132,25 @@ def test_a_coroutine_is_awaited_and_cancelled_when_nobody_listens(monkeypatch):
     pool.submit(call(hangs, 1, timeout=0.05))
     assert "did not answer in 0.05 s" in str(results(pool, 1)[0][2])
     assert cancelled.wait(5)
+
+
+def test_a_tool_may_run_the_executable_that_calls_it(toy):
+    text = """
+tool again(text: str) -> str timeout 20
+
+program p(arg: str) -> str:
+    "{arg}"
+    gen word(max_tokens=3)
+    let more = again(arg)
+    "{more}"
+    gen last(max_tokens=2)
+    return "{more}|{last}"
+"""
+
+    def again(text: str) -> str:
+        return "end" if text == "inner" else executable.run(arg="inner").value
+
+    executable = toy.compile(text, {"again": again}, num_pages=4000)  # room for both rows
+    inner, last = executable.run(arg="outer").value.rsplit("|", 1)
+    assert inner.startswith("end|") and last
+    toy.assert_clean(executable)
