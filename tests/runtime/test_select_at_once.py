@@ -5,8 +5,13 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from weft.ir.diagnostics import RunError
+from weft.runtime.memory.sequence import Sequence
 from weft.runtime.programs.select import Scorer, beginning
-from weft.runtime.programs.tasks import Branches, Together
+from weft.runtime.programs.tasks import Branches, TaskLoop, Together
+from weft.runtime.programs.tools import ToolPool
+from weft.runtime.schedule.limits import ContextTooLong
+from weft.runtime.schedule.request import Request
 from weft.runtime.schedule.row_costs import ideal_hits
 from weft.runtime.tracing.trace import Trace
 
@@ -64,6 +69,55 @@ def test_what_another_row_has_scored_is_not_computed_again(toy):
             {"text": "one", "options": ["hello A c", "x"]}]  # fmt: skip
     found, ideal, _ = outcome(toy, rows, together=True)
     assert found.stats.hits_predicted == found.stats.hits_measured == ideal.measured
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_an_option_that_a_context_has_no_room_for_is_told(toy, together):
+    """Whether it is asked for by itself or with all others, which are given up."""
+    executable = toy.compile(CHOOSE, together=together, context_length=48)
+    with pytest.raises(ContextTooLong):
+        executable.run(text="one", options=["abc d", "hello A " + "b c " * 30, "abc e"])
+    toy.assert_clean(executable)
+
+
+class Answers:
+    """An engine that answers a request a step, in order; those in `broken` with that error."""
+
+    trace, may_begin = None, False
+
+    def __init__(self, broken):
+        self.asked, self.steps, self.broken = [], 0, broken
+
+    def __bool__(self):
+        return bool(self.asked)
+
+    def submit(self, request):
+        self.asked.append(request)
+
+    def step(self):
+        self.steps += 1
+        request = self.asked.pop(0)
+        request.error = self.broken.get(self.steps - 1)
+        return [request]
+
+
+@pytest.mark.parametrize("broken", [[], [0], [2], [0, 1], [0, 1, 2]])
+def test_the_first_error_of_several_requests_is_raised_once_all_have_ended(broken):
+    """No answer that comes later hides it; `done` hears of good answers only."""
+    errors = {number: RunError(message=f"number {number}") for number in broken}
+    engine, heard, ended = Answers(errors), [], []
+    requests = [Request(Sequence(4, 4), str(number)) for number in range(3)]
+
+    def work():
+        yield Together(requests, lambda request: heard.append(int(request.name)))
+        return "fine"
+
+    loop = TaskLoop(engine, ToolPool({}))
+    loop.start(work(), lambda *end: ended.append((engine.steps, *end)))
+    while loop:
+        loop.step()
+    assert heard == [number for number in range(3) if number not in broken]
+    assert ended == [(3, None, errors[broken[0]]) if broken else (3, "fine", None)]
 
 
 IDS = st.lists(st.integers(0, 2), min_size=1, max_size=5)
