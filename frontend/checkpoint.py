@@ -113,7 +113,7 @@ def open_checkpoint(model: str | Path) -> Checkpoint:
     if name in shipped:
         return Checkpoint(name, shipped[name])
     folder = Path(name)
-    if not folder.is_dir():
+    if not name or not folder.is_dir():  # as a path, an empty name is the folder one stands in
         raise UnknownModel(model=name, shipped=" and ".join(shipped) or "none")
     if not (folder / "config.json").exists():
         raise NoCheckpoint(folder=name)

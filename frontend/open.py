@@ -80,12 +80,14 @@ class NotTools(WeftTypeError):
 def open_program(program: Any, tools: Tools | None = None, name: str | None = None) -> OpenProgram:
     """Return the program of a path, a text of several lines, or a ProgramFunction.
 
+    An empty text is one without a program, not the path of the folder one stands in.
+
     Tools of `x.weft` come from `tools`, then from `x_tools.py` beside it. Raises WeftError.
     """
     given = _given(tools)
     if isinstance(program, ProgramFunction):
         return OpenProgram(program.source, program.file, {**program.tools, **given})
-    if isinstance(program, str) and "\n" in program:
+    if isinstance(program, str) and ("\n" in program or not program.strip()):
         source = Source("<program>", program)
         return OpenProgram(source, parse(source), given)
     if not isinstance(program, str | PathLike):

@@ -82,6 +82,15 @@ def test_an_unknown_model_names_the_shipped_ones(tmp_path):
         open_checkpoint("tiny-dens")
     with pytest.raises(NoCheckpoint, match="config.json"):
         open_checkpoint(tmp_path)
+    with pytest.raises(UnknownModel, match="there is no model ''"):
+        open_checkpoint("")
+
+
+@pytest.mark.parametrize("text", ["", " "])
+def test_an_empty_text_has_no_program(text):
+    """As a path it would be the folder one stands in."""
+    with pytest.raises(NoPrograms, match="<program> has no program to run"):
+        weft.compile(text)
 
 
 def test_a_byte_order_mark_is_no_text(tmp_path):
