@@ -87,12 +87,18 @@ def read_rows(path: Path) -> Iterator[dict[str, Any]]:
 def completed(
     rows: Iterable[Mapping[str, Any]], arguments: Mapping[str, Any]
 ) -> tuple[list[dict[str, Any]], str]:
-    """Return rows with what they leave out taken from `--arg`, and a remark where a row wins."""
+    """Return rows with what they leave out taken from `--arg`, and a remark.
+
+    It tells where a row wins over `--arg`, and where there are no rows: an empty file is no error,
+    as a batch may have nothing to do, but may be the wrong file.
+    """
     found, won = [], dict.fromkeys(arguments, 0)
     for row in rows:
         for name in arguments.keys() & row.keys():
             won[name] += 1
         found.append({**arguments, **row})
+    if not found:
+        return found, "the file of --rows has no rows: nothing is run"
     told = [f"{name} ({'all' if count == len(found) else count} of {counted(len(found), 'row')})"
             for name, count in won.items() if count]  # fmt: skip
     names = ", ".join(told)

@@ -255,6 +255,14 @@ def test_an_argument_stands_for_what_rows_leave_out(hello, tmp_path):
     assert [len(json.loads(line)["value"]) for line in out.read_text().splitlines()] == [3, 1]
 
 
+def test_a_file_without_rows_is_no_error_and_the_user_is_told(hello, tmp_path):
+    rows = tmp_path / "in.jsonl"
+    rows.write_text("\n")
+    told = "the file of --rows has no rows: nothing is run\n"
+    result = CliRunner().invoke(app, ["run", str(hello), "--rows", str(rows), "--arg", "name=x"])
+    assert result.exit_code == 0 and told in result.stderr and told not in result.stdout
+
+
 def test_a_row_wins_over_an_argument_and_the_user_is_told(hello, tmp_path):
     rows = tmp_path / "in.jsonl"
     rows.write_text('{"name": "Ada"}\n{"name": "Bob", "times": 1}\n')
