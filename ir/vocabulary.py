@@ -12,6 +12,9 @@ from typing import Protocol
 Part = int | str
 """A special token's id, or ordinary text."""
 
+NO_OPTIONS = "a select chooses one of a list: write an if around it where the list may be empty"
+"""What to do about a select whose list of options has none when it is run."""
+
 EMPTY_OPTION = "a model scores tokens, so that an option needs one: a word for it, such as none"
 """The hint of every error about a select's empty option."""
 

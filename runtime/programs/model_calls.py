@@ -11,7 +11,7 @@ import numpy as np
 from ...ir.core import Operation
 from ...ir.diagnostics import RunError, WeftError
 from ...ir.values import format_value, parse_value
-from ...ir.vocabulary import EMPTY_OPTION, Part, split_heal
+from ...ir.vocabulary import EMPTY_OPTION, NO_OPTIONS, Part, split_heal
 from ..constraints.heal import join_texts
 from ..engine import Engine
 from ..execution.sampler import site_key
@@ -137,7 +137,7 @@ class ModelCalls:
         options = yield from now(operands[1])
         if not options or not all(options):  # behind a space that is healed, too
             problem = f"select {name!r} has {'an empty option' if options else 'no options'}"
-            hint = EMPTY_OPTION if options else ""
+            hint = EMPTY_OPTION if options else NO_OPTIONS
             raise ProgramFailed(row=self.row, problem=problem, hint=hint, span=operation.span)
         unknown = options if operation.attribute("tokens") is None else ()
         handle, heal = yield from self._settle_healed(operation, operands[0], frame, unknown)

@@ -10,7 +10,7 @@ from typing import Any
 from ...ir.core import Operation
 from ...ir.diagnostics import WeftError
 from ...ir.values import parse_value
-from ...ir.vocabulary import EMPTY_OPTION
+from ...ir.vocabulary import EMPTY_OPTION, NO_OPTIONS
 from ..execution.sampler import site_key
 from ..programs.bindings import stops_of
 from ..programs.control import Step
@@ -164,7 +164,7 @@ class EndpointCalls:
         if not options or not all(options):
             problem = f"it has {'an empty option' if options else 'no options'}"
             what = f"select {name!r}"
-            hint = EMPTY_OPTION if options else ""
+            hint = EMPTY_OPTION if options else NO_OPTIONS
             raise WrongValue(
                 row=self.row, what=what, problem=problem, hint=hint, span=operation.span
             )
