@@ -39,6 +39,8 @@ class Stats(Shown):
     peak_kv_bytes: int = 0
     preemptions: int = 0
     steps: int = 0
+    """Steps of the engine, or calls of an endpoint. With tools the engine's depend on when these
+    answer: what waits for one misses the steps that others take together."""
     margin: float = float("inf")
     """The smallest lead of a drawn token over the next one: near 0, other precision may differ."""
 
