@@ -88,7 +88,7 @@ def compile(
 
     Raises WeftError: syntax, names, types, passes, capacity, kernels, model.
     """
-    chosen = Options.given(options).changed(**changes)
+    chosen = Options.of(options).changed(**changes)
     compilation = Compilation(program, model, name=name, tools=tools, options=chosen)
     compilation.progress = progress
     return compilation.executable()

@@ -309,7 +309,7 @@ class Options:
         return Options(cache=cache, threads=threads, tune=tune, validate=validate, remote=remote)
 
     @classmethod
-    def given(cls, options: Any) -> Options:
+    def of(cls, options: Any) -> Options:
         """Return the options that a caller gives, those of the environment for None; raises
         BadOption."""
         if options is None:

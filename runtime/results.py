@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -131,6 +131,10 @@ class Rows(Shown):
     errors: dict[int, str]
     stats: Stats
     resumed: int = 0
+
+    def __iter__(self) -> Iterator[Any]:
+        """Yield the values in row order, None for a row that failed."""
+        return iter(self.values)
 
     def view(self) -> View:
         """Return the first values, the errors, and the cost."""

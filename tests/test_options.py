@@ -19,9 +19,9 @@ def test_the_environment_is_read_in_one_place():
 
 
 def test_what_is_no_options_is_told():
-    assert Options.given(Options(seed=3)).seed == 3
+    assert Options.of(Options(seed=3)).seed == 3
     with pytest.raises(BadOption, match="options is dict, not Options"):
-        Options.given({"seed": 3})
+        Options.of({"seed": 3})
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ def test_the_output_is_in_row_order_and_the_journal_goes(toy, tmp_path):
         ROWS, out, progress=lambda p: seen.append((p.done, p.total, p.generated_tokens > 0))
     )
     assert [entry["row"] for entry in lines(out)] == list(range(12))
-    assert [entry["value"] for entry in lines(out)] == found.values
+    assert [entry["value"] for entry in lines(out)] == found.values == list(found)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.jsonl"]
     assert (12, 12, True) in seen
 
