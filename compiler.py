@@ -235,7 +235,7 @@ class Compilation:
     @cached_property
     def kernels(self) -> Mapping[str, Kernel]:
         """The compiled kernels, by name."""
-        from .passes.tile.sampling import sampling_kernels
+        from .passes.tile.rows.sampling import sampling_kernels
 
         if self.offloading is None:
             return self.lowering.kernels

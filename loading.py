@@ -14,8 +14,8 @@ from .ir.model import ModelConfig
 from .options import Launch, Options
 
 if TYPE_CHECKING:
-    from .passes.tile.attention_parts import Parts
-    from .passes.tile.attention_ways import Variant
+    from .passes.tile.attention.parts import Parts
+    from .passes.tile.attention.ways import Variant
     from .passes.tile.regimes import Regime
     from .runtime.attention.cost import Shape, Way
     from .runtime.devices.graphs import Recorder
@@ -52,7 +52,7 @@ def has_constraints(plan: Module) -> bool:
 
 def gpu_lowering(checkpoint: Checkpoint, options: Options) -> dict[str, Any]:
     """Return what lowering for a GPU takes beside what lowering for any device does."""
-    from .codegen.measure_gpu import streaming_processors
+    from .codegen.measure.gpu import streaming_processors
 
     return {
         "activations": activation_dtype(options),
@@ -167,8 +167,8 @@ def reference_executor(
     checkpoint: Checkpoint, graph: Module, options: Options, attention: Attention | None = None
 ) -> ModelExecutor:
     """Return an executor that runs the graph by its meaning: slow, and always right."""
-    from .codegen.graph_reference import GraphRun
-    from .codegen.sparse_decode_reference import DecodeAttention
+    from .codegen.meaning.graph_reference import GraphRun
+    from .codegen.meaning.sparse_decode_reference import DecodeAttention
     from .runtime.execution.executor import ReferenceExecutor
     from .runtime.execution.ranks import exchange
     from .runtime.execution.step import whole_rows
@@ -298,7 +298,7 @@ def executor_on(
 ) -> DeviceExecutor:  # fmt: skip
     """Return an executor of a GPU's kernels on a device; on the CPU they are interpreted. Where
     keys lie in host memory, `memory` bytes of the device are for what it has of them."""
-    from .passes.tile.attention_parts import Parts
+    from .passes.tile.attention.parts import Parts
     from .runtime.execution.dtypes import TORCH
     from .runtime.execution.weights import load_weights
     from .runtime.gpu.device_executor import DeviceExecutor
@@ -333,8 +333,8 @@ def executor_on(
 def attention_shape(config: ModelConfig, page: int, element: int) -> Shape:
     """Return what a plan of attention must know of a GPU's usual kernel; `element`: bytes of a
     number."""
-    from .passes.tile.attention_parts import Parts
-    from .passes.tile.attention_ways import tuned
+    from .passes.tile.attention.parts import Parts
+    from .passes.tile.attention.ways import tuned
 
     shape = Parts(config.heads, config.kv_heads, config.head_dim, page)
     return planner_shape(tuned(shape, shared=True), element)
@@ -354,7 +354,7 @@ def planner_shape(tiles: Parts, element: int = 2) -> Shape:
 def attention_ways(shape: Parts) -> dict[Way, Variant]:
     """Return the ways that lists of a shape's keys are planned for, with what was measured of
     each, and their kernels."""
-    from .passes.tile.attention_ways import variants
+    from .passes.tile.attention.ways import variants
     from .runtime.attention.ways import measured
 
     found = [way for shared in (False, True) for way in variants(shape, shared)]

@@ -88,7 +88,7 @@ class ModelLowering:
         """Every kernel with its schedule: the one chosen on this device, if one was."""
         from .passes.tile.gpu_schedules import gpu_step_kernels
         from .passes.tile.regimes import merge_kernels, with_narrow
-        from .passes.tile.sampling import sampling_kernels
+        from .passes.tile.rows.sampling import sampling_kernels
 
         regimes = with_narrow(self.regimes)
         few = partial(sampling_kernels, narrow=len(regimes) > len(self.regimes))
@@ -103,7 +103,7 @@ class ModelLowering:
     @cached_property
     def kernels(self) -> Mapping[str, Kernel]:
         """The compiled kernels, by name."""
-        from .codegen.proofs import ensure_proven
+        from .codegen.bounds.proofs import ensure_proven
 
         if self.options.prove:
             ensure_proven([kernel for kernel, _ in self.schedules], self.options.cache)

@@ -187,8 +187,8 @@ class Offloading:
 
     def kernels(self, more: list[Scheduled]) -> dict[str, Any]:
         """Return the compiled kernels of both places, and more of the host's."""
+        from .codegen.bounds.proofs import ensure_proven
         from .codegen.build import compile_kernels
-        from .codegen.proofs import ensure_proven
 
         places = self.lowered.kernels
         wanted = {op["name"].name: (op, schedule) for op, schedule in (*places["host"], *more)}
@@ -249,7 +249,7 @@ class Offloading:
         made: dict[str, Any] = {"stored": stored_shape(page, self.policy.page_format)}
         if self.policy.page_format == "bf12" and self._on_gpu:
             from .codegen.build_cuda import load_kernels
-            from .passes.tile.twelve_bits import kernels
+            from .passes.tile.products.twelve_bits import kernels
             from .runtime.offload.twelve_bits import by_kernels
 
             loaded = load_kernels(kernels(), self.options.cache)

@@ -7,11 +7,15 @@ from setuptools.command.build_py import build_py
 
 ROOMS = [
     "ir", "ir.display", "frontend", "frontend.models", "cost_model", "cost_model.hrm", "passes",
-    "passes.program", "passes.program.endpoints", "passes.program.memory", "passes.program.plans",
-    "passes.program.prefixes", "passes.graph", "passes.tile", "passes.validation", "codegen",
-    "runtime", "runtime.attention", "runtime.constraints", "runtime.devices", "runtime.execution",
-    "runtime.gpu", "runtime.memory", "runtime.offload", "runtime.programs", "runtime.remote",
-    "runtime.schedule", "runtime.tracing", "plots", "explore", "cli", "evaluation",
+    "passes.program", "passes.program.endpoints", "passes.program.memory",
+    "passes.program.plans", "passes.program.prefixes", "passes.graph", "passes.tile",
+    "passes.tile.attention", "passes.tile.lowering", "passes.tile.products", "passes.tile.rows",
+    "passes.tile.selection", "passes.tile.sparse", "passes.validation", "codegen",
+    "codegen.bounds", "codegen.meaning", "codegen.measure", "codegen.triton", "codegen.tvm",
+    "runtime", "runtime.attention", "runtime.constraints", "runtime.devices",
+    "runtime.execution", "runtime.gpu", "runtime.memory", "runtime.offload", "runtime.programs",
+    "runtime.remote", "runtime.schedule", "runtime.tracing", "plots", "explore", "cli",
+    "evaluation",
 ]  # fmt: skip
 
 

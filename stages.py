@@ -237,10 +237,10 @@ def _triton_texts(compilation: Compilation, kernel: str | None, form: str) -> di
     pairs = {op["name"].name: (op, schedule) for op, schedule in merge_kernels(compilation.regimes)}
     chosen = kernels_named(pairs, kernel)
     if form == "triton":
-        from .codegen.emit_triton import emit
+        from .codegen.triton.emit import emit
 
         return {name: emit(*pair).text for name, pair in chosen.items()}
-    from .codegen.compile_triton import compile_offline
+    from .codegen.triton.compile import compile_offline
 
     return {name: str(compile_offline(*pair)[form]) for name, pair in chosen.items()}
 

@@ -19,7 +19,7 @@ from .ir.types import dtype_of, shape_of
 from .launch_works import Launched, sparse_launches, works_of
 
 if TYPE_CHECKING:
-    from .codegen.autotune import Choice, Choices
+    from .codegen.measure.autotune import Choice, Choices
     from .compiler import Compilation
     from .options import Options
     from .passes.tile.regimes import Regime
@@ -215,8 +215,8 @@ def device_name(options: Options) -> str:
 
 def choices_of(options: Options) -> Choices:
     """Return the schedules that were chosen on this device."""
-    from .codegen.autotune import Choices
     from .codegen.cache import default_folder
+    from .codegen.measure.autotune import Choices
 
     return Choices(options.cache or default_folder(), device_name(options))
 
@@ -274,7 +274,7 @@ def search_schedules(
 
     `build(kernel, schedule)` gives what is launched instead (default: as the target compiles).
     """
-    from .codegen.autotune import search
+    from .codegen.measure.autotune import search
     from .passes.tile.candidates import Demand, ranked
 
     executor: Any = compilation.executor
@@ -315,7 +315,7 @@ def search_schedules(
 
 def _programs(kernel: Operation, call: Operation, binding: Binding) -> int:
     """Return about how many programs a launch has; unknown extents count as the step's tokens."""
-    from .codegen.evaluate import Evaluator
+    from .codegen.meaning.evaluate import Evaluator
     from .ir.expression import read
 
     known: dict[str, Any] = (

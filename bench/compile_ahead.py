@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from multiprocessing import get_context
 from pathlib import Path
 
-from weft.codegen.emit_triton import emit, launch_options
-from weft.codegen.load_triton import load_module
-from weft.codegen.triton_precompile import stand_in
+from weft.codegen.triton.emit import emit, launch_options
+from weft.codegen.triton.load import load_module
+from weft.codegen.triton.precompile import stand_in
 from weft.ir.core import Operation
 from weft.ir.schedule import Schedule
 

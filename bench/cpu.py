@@ -125,7 +125,7 @@ SECTIONS: dict[str, Callable[[argparse.Namespace], Figures]] = {
 
 def provenance() -> Figures:
     """Return what the figures depend on: machine, versions, commit, date."""
-    from weft.codegen.measure_cpu import cpu_name
+    from weft.codegen.measure.cpu import cpu_name
     from weft.codegen.threads import available_cores
 
     commit = subprocess.run(

@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from weft.codegen.emit_triton import emit
-from weft.codegen.load_triton import load_launcher
+from weft.codegen.triton.emit import emit
+from weft.codegen.triton.load import load_launcher
 from weft.ir.core import Operation
 from weft.ir.schedule import Schedule
-from weft.passes.tile.attention_parts import MANY, Parts, attention_parts
-from weft.passes.tile.attention_ways import join, launches, tuned
+from weft.passes.tile.attention.parts import MANY, Parts, attention_parts
+from weft.passes.tile.attention.ways import join, launches, tuned
 from weft.passes.tile.gpu_schedules import gpu_schedule
 from weft.runtime.attention.plan import Batch, WorkList
 

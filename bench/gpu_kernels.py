@@ -38,8 +38,8 @@ from weft.bench.gpu_prompts import prompts_figures
 from weft.bench.gpu_vendor import vendor_seconds
 from weft.ir.schedule import Schedule
 from weft.loading import attention_ways
-from weft.passes.tile.attention_parts import Parts
-from weft.passes.tile.attention_ways import Variant
+from weft.passes.tile.attention.parts import Parts
+from weft.passes.tile.attention.ways import Variant
 from weft.runtime.attention.cost import Way
 from weft.runtime.attention.plan import choose, plan_among
 

@@ -15,14 +15,14 @@ from torch.nn.attention import sdpa_kernel
 from weft.bench.compile_ahead import compile_ahead
 from weft.bench.gpu_attention import LISTS, Pools, graph_seconds
 from weft.bench.gpu_vendor import BACKENDS
-from weft.codegen.emit_triton import emit
-from weft.codegen.load_triton import load_launcher
+from weft.codegen.triton.emit import emit
+from weft.codegen.triton.load import load_launcher
 from weft.ir.core import Operation
 from weft.ir.schedule import Schedule
 from weft.loading import planner_shape
-from weft.passes.tile import attention_prompts as tiled
-from weft.passes.tile.attention_parts import MANY, Parts
-from weft.passes.tile.attention_ways import WAVES, launches, prompts, tuned
+from weft.passes.tile.attention import prompts as tiled
+from weft.passes.tile.attention.parts import MANY, Parts
+from weft.passes.tile.attention.ways import WAVES, launches, prompts, tuned
 from weft.passes.tile.gpu_schedules import gpu_schedule
 from weft.runtime.attention.plan import Batch, plan
 from weft.runtime.attention.prompt_tiles import prompt_tiles

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from weft.bench.gpu_attention import COLD, graph_seconds
-from weft.passes.tile.attention_parts import Parts
+from weft.passes.tile.attention.parts import Parts
 
 BACKENDS = {"flash": SDPBackend.FLASH_ATTENTION, "cudnn": SDPBackend.CUDNN_ATTENTION}
 _FLEX: list[Callable[..., Any]] = []

@@ -23,9 +23,9 @@ from weft.codegen.build import compile_kernels
 from weft.codegen.threads import configure_threads
 from weft.ir.core import Operation
 from weft.ir.schedule import Schedule
-from weft.passes.tile import attention
+from weft.passes.tile.attention import paged as attention
 from weft.passes.tile.builder import KernelBuilder
-from weft.passes.tile.matmul import Matmul, blocks, matmul, schedule
+from weft.passes.tile.products.matmul import Matmul, blocks, matmul, schedule
 from weft.runtime.execution.dtypes import TORCH
 
 MIB = 1 << 20

@@ -53,7 +53,7 @@ def compile_here(kv: str) -> None:
     """Compile the host's kernels of all settings and of `weft calibrate` into WEFT_CACHE, and prove
     the settings' pipelines."""
     from weft.calibration import attention_probe
-    from weft.codegen.measure_cpu import probe_kernels
+    from weft.codegen.measure.cpu import probe_kernels
     from weft.options import Options
 
     from .moe_offload import full_bench, parser, say, settings_of

@@ -19,10 +19,10 @@ from weft.codegen.build import compile_kernels
 from weft.codegen.threads import configure_threads
 from weft.ir.schedule import Schedule
 from weft.ir.sparse import SparsePolicy
-from weft.passes.tile.attention import Attention, decode
-from weft.passes.tile.gathered import Gathered, gathered_decode
-from weft.passes.tile.labels import Labels, Scores, label_scores
-from weft.passes.tile.selection import Selection, select_keys
+from weft.passes.tile.attention.paged import Attention, decode
+from weft.passes.tile.selection.labels import Labels, Scores, label_scores
+from weft.passes.tile.selection.selection import Selection, select_keys
+from weft.passes.tile.sparse.gathered import Gathered, gathered_decode
 
 from bench.measure import interleave, seconds
 

@@ -25,11 +25,11 @@ from weft.frontend.models.presets import preset
 from weft.ir.core import Operation
 from weft.key_offload import fetches_ahead
 from weft.options import Options
-from weft.passes.tile import key_cache
 from weft.passes.tile.gpu_schedules import gpu_schedule
-from weft.passes.tile.held_attention import HeldParts, held_parts
-from weft.passes.tile.key_cache import COUNTERS, KeyCache
-from weft.passes.tile.lower_fetch import GPU_ALONE, GPU_KEYS, GPU_PARTS
+from weft.passes.tile.lowering.fetch import GPU_ALONE, GPU_KEYS, GPU_PARTS
+from weft.passes.tile.sparse import key_cache
+from weft.passes.tile.sparse.held_attention import HeldParts, held_parts
+from weft.passes.tile.sparse.key_cache import COUNTERS, KeyCache
 from weft.runtime.devices.streams import Stream
 from weft.runtime.execution.key_device import CudaKeys, KeyDevice, SimulatedKeys
 from weft.runtime.execution.sparse_decode import ahead_share

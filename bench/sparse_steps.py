@@ -21,19 +21,19 @@ from weft.ir.model import ModelConfig, Rope
 from weft.ir.schedule import Schedule
 from weft.ir.sparse import SparsePolicy
 from weft.loading import planner_shape
-from weft.passes.tile.attention_parts import Parts
-from weft.passes.tile.attention_ways import tuned
+from weft.passes.tile.attention.parts import Parts
+from weft.passes.tile.attention.ways import tuned
 from weft.passes.tile.gpu_schedules import gpu_schedule, gpu_step_kernels
-from weft.passes.tile.labels import Labels
-from weft.passes.tile.lower_sparse import (
+from weft.passes.tile.lowering.sparse import (
     list_joins,
     listed_keys,
     lists_slots,
     selection_on_gpu,
 )
 from weft.passes.tile.regimes import lower_for_gpu, merge_kernels
-from weft.passes.tile.sparse_parts import SparseParts, sparse_parts
-from weft.passes.tile.word_labels import QUERY
+from weft.passes.tile.selection.labels import Labels
+from weft.passes.tile.selection.word_labels import QUERY
+from weft.passes.tile.sparse.sparse_parts import SparseParts, sparse_parts
 from weft.runtime.attention.plan import Batch, Rates
 from weft.runtime.attention.sparse_lists import SparseLists, SparseRows
 from weft.runtime.execution.sparse_decode import LABEL_DTYPES, SparseDecode

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 from weft.loading import attention_ways, planner_shape
-from weft.passes.tile.attention_parts import Parts
-from weft.passes.tile.attention_ways import tuned
+from weft.passes.tile.attention.parts import Parts
+from weft.passes.tile.attention.ways import tuned
 from weft.runtime.attention.grown_lists import Lists
 from weft.runtime.attention.lists import AttentionLists, Room
 from weft.runtime.devices.staging import Layout

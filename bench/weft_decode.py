@@ -65,7 +65,7 @@ def _compiled(checkpoint: Any, options: Any) -> tuple[Any, Any]:
     from weft.codegen.build import compile_kernels
     from weft.loading import weight_dtype
     from weft.passes.tile.regimes import lower_model, merge_kernels
-    from weft.passes.tile.sampling import sampling_kernels
+    from weft.passes.tile.rows.sampling import sampling_kernels
 
     regimes = lower_model(
         checkpoint.config, checkpoint.graph, max_tokens=options.max_tokens,

@@ -20,9 +20,9 @@ from ..ir.diagnostics import CapacityError, KernelError, Warning
 from ..ir.printer import print_operation
 from ..ir.schedule import Schedule
 from .cache import KernelCache, default_folder, host_signature, key_of, named_cpu
-from .emit_tvm import emit_tvm, identifier, kernel_name
 from .kernel import BuildStatistics, Kernel
 from .threads import ensure_threads
+from .tvm.emit import emit_tvm, identifier, kernel_name
 
 BUILD_BYTES = 8 << 20
 """Room for temporary files of a build: a library of all kernels of a model is about 1 MB."""
@@ -99,7 +99,7 @@ def compile_kernels(
 def emitter_digest() -> str:
     """Return a hash of the emitter's own source: kernels of an older emitter are not reused."""
     folder = Path(__file__).parent
-    files = [folder / "emit_tvm.py", folder / "tile_analysis.py", *sorted(folder.glob("tvm_*.py"))]
+    files = [folder / "tile_analysis.py", *sorted((folder / "tvm").glob("*.py"))]
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
@@ -177,7 +177,7 @@ def _compile(text: str, names: list[str]) -> Any:
     import tvm
     from tvm.target import codegen
 
-    from .tvm_macros import macros
+    from .tvm.macros import macros
 
     cpu = named_cpu() or codegen.llvm_get_system_cpu()
     target = tvm.target.Target({"kind": "llvm", "mcpu": cpu, "fast-math": True})

@@ -14,10 +14,10 @@ from ..ir.diagnostics import KernelError
 from ..ir.printer import print_operation
 from ..ir.schedule import Schedule
 from .cache import default_folder
-from .emit_triton import TritonSource, emit
 from .kernel import BuildStatistics, Kernel
-from .load_triton import load_launcher, load_module
-from .triton_precompile import precompile
+from .triton.emit import TritonSource, emit
+from .triton.load import load_launcher, load_module
+from .triton.precompile import precompile
 
 
 class SameName(KernelError):
@@ -66,7 +66,7 @@ def _text(source: TritonSource) -> str:
 
 def _inspector(operation: Operation, schedule: Schedule) -> Callable[[str], str]:
     def inspect(what: str) -> str:
-        from .compile_triton import compile_offline
+        from .triton.compile import compile_offline
 
         stages: dict[str, Any] = compile_offline(operation, schedule)
         return str(stages["ptx" if what == "assembly" else what])

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 from ..ir.core import Operation, Value, walk
 from ..ir.schedule import Schedule
-from .emit_triton import _Emitter as TritonEmitter
-from .emit_tvm import Emitter as TVMEmitter
+from .triton.emit import _Emitter as TritonEmitter
+from .tvm.emit import Emitter as TVMEmitter
 
 Origins = tuple[int, ...]
 
@@ -69,7 +69,7 @@ def locate_ptx(kernel: Operation, schedule: Schedule, arch: int = 90) -> Located
 
     What Triton's own library computes belongs to the line that calls it. Raises KernelError.
     """
-    from .compile_triton import compile_offline
+    from .triton.compile import compile_offline
 
     source = locate_triton(kernel, schedule).origins
     lines: list[str] = []

@@ -76,7 +76,7 @@ class MemoryProbes(Protocol):
 
 
 class LinkProbes(Protocol):
-    """Copies from one level to another; `codegen.measure_gpu` and `measure_disk` make some."""
+    """Copies from one level to another; `codegen.measure.gpu` and `measure_disk` make some."""
 
     @property
     def source(self) -> str:
@@ -110,7 +110,7 @@ class LinkProbes(Protocol):
 
 
 class LevelProbes(Protocol):
-    """The probes of one level; `codegen.measure_cpu.CpuProbes` is one."""
+    """The probes of one level; `codegen.measure.cpu.CpuProbes` is one."""
 
     @property
     def name(self) -> str:

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
 
-from ..codegen.observe_attention import AttentionObserver
+from ..codegen.measure.observe_attention import AttentionObserver
 from ..frontend.checkpoint import Checkpoint
 from ..ir.attention_calibration import AttentionCalibration, Provenance
 from .subject import BadText, Subject, read_text

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ..codegen.sparse_reference import Reads
+from ..codegen.meaning.sparse_reference import Reads
 from ..frontend.checkpoint import Checkpoint
 from ..runtime.execution.step import StepInput
 from .attention import Judged

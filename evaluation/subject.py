@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from ..codegen.graph_reference import Attend, GraphRun, Kvset, State
+from ..codegen.meaning.graph_reference import Attend, GraphRun, Kvset, State
 from ..frontend.checkpoint import Checkpoint
 from ..ir.core import Operation
 from ..ir.diagnostics import CapacityError, reason

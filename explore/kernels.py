@@ -18,7 +18,7 @@ from ..ir.core import Operation
 from ..ir.diagnostics import KernelError
 from ..ir.schedule import Schedule
 from ..passes.tile.regimes import merge_kernels
-from ..passes.tile.sampling import sampling_kernels
+from ..passes.tile.rows.sampling import sampling_kernels
 from .stages import regime_name
 
 Pair = tuple[Operation, Schedule]

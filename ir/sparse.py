@@ -155,7 +155,7 @@ class SparsePolicy:
 
     def in_words(self, head_dim: int) -> bool:
         """Return whether a GPU keeps labels as words and compares scores by steps
-        (`passes.tile.word_labels`): where single tokens are chosen."""
+        (`passes.tile.selection.word_labels`): where single tokens are chosen."""
         each = {"i4": 8, "i8": 4}.get(self.labels, 0)
         return self.unit == "token" and each > 0 and self.label_channels(head_dim) % each == 0
 

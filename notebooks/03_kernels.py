@@ -38,7 +38,7 @@ module
 
 # %%
 import numpy as np
-from weft.codegen.reference import run_kernel
+from weft.codegen.meaning.reference import run_kernel
 
 rng = np.random.default_rng(0)
 x, w = rng.normal(size=(6, 256)).astype(np.float32), rng.normal(size=256).astype(np.float32)
@@ -53,7 +53,7 @@ np.abs(meant - x / np.sqrt((x**2).mean(1, keepdims=True) + 1e-5) * w).max()
 # arithmetic on constants, z3 decides.
 
 # %%
-from weft.codegen.bounds import prove_bounds
+from weft.codegen.bounds.prove import prove_bounds
 
 for access in prove_bounds(kernel).accesses:
     print(f"{access.buffer}, axis {access.axis}: in bounds, by {access.by}")
@@ -112,14 +112,14 @@ print("\n".join(line.expandtabs(8) for line in loops[-12:]))
 # The text below is compiled here for an H100 (`sm_90`), without a GPU: that is how the tests do it.
 
 # %%
-from weft.codegen.emit_triton import emit
+from weft.codegen.triton.emit import emit
 
 print(emit(kernel).text)
 
 # %%
 import warnings
 
-from weft.codegen.compile_triton import compile_offline
+from weft.codegen.triton.compile import compile_offline
 
 warnings.simplefilter("ignore")  # Triton 3.9 announces a default of 3.10
 ptx = str(compile_offline(kernel, arch=90)["ptx"]).splitlines()

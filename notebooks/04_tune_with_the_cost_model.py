@@ -12,7 +12,7 @@
 # its spread. Two rounds here, to be quick: the error bars are wider for it.
 
 # %%
-from weft.codegen.measure_cpu import cpu_probes
+from weft.codegen.measure.cpu import cpu_probes
 from weft.cost_model.calibrate import calibrate
 
 probes = cpu_probes(threads=1)

@@ -23,7 +23,7 @@ from .program.memory.liveness import FreeKV
 from .program.plans.constraints import CompileConstraints
 from .program.plans.lower import LowerToPlan
 from .program.prefixes.sharing import PrefixSharing
-from .tile.lower import LowerToTiles
+from .tile.lowering.lower import LowerToTiles
 
 PROGRAM_PASSES: tuple[Pass, ...] = (
     FoldConstants(), DropDead(), Canonicalize(), PrefixSharing(), CompileConstraints(),

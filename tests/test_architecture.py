@@ -34,15 +34,16 @@ RUNTIME_ORDER = (
 )  # fmt: skip
 """The runtime's rooms and the modules between them: each imports itself and those before it."""
 
+TILE_ORDER = ("builder", "rows", "attention", "products", "selection", "sparse", "lowering")
+"""The rooms of passes/tile: each imports itself and those before it."""
+
 FROM_CODEGEN = {"codegen", "codegen.kernel", "codegen.addresses"}
 """What of codegen the runtime may see: kernels, and what their launches take."""
 
 HEAVY = {
     "torch": ("codegen/", "runtime/"),
-    "triton": tuple(
-        f"codegen/{part}" for part in ("emit_triton", "triton_", "compile_triton", "load_triton")
-    ),
-    "tvm": ("codegen/emit_tvm", "codegen/tvm_", "codegen/build.py"),
+    "triton": ("codegen/triton/",),
+    "tvm": ("codegen/tvm/", "codegen/build.py"),
     "matplotlib": ("plots/",),
 }
 """Packages that are slow to load, and where alone they may be: the starts of paths."""
@@ -135,15 +136,19 @@ def runtime_sees_codegen(tree: Sources) -> list[str]:
     ]
 
 
-def upward_in_runtime(tree: Sources) -> list[str]:
-    """A room of the runtime imports one that stands above it."""
-    place = {room: number for number, room in enumerate(RUNTIME_ORDER)}
+def upward_in_rooms(tree: Sources) -> list[str]:
+    """A room of the runtime, or of passes/tile, imports one that stands above it."""
     found = []
-    for each in every_import(tree):
-        own, parts = each.path.removesuffix(".py").split("/"), each.target.split(".")
-        if own[0] == "runtime" and own[1] in place and parts[:2] == ["weft", "runtime"]:
-            if place.get(parts[2], 0) > place[own[1]]:
-                found.append(f"{each.where}: {own[1]} imports {each.target}")
+    for above, order in (("runtime", RUNTIME_ORDER), ("passes.tile", TILE_ORDER)):
+        place, start = {room: number for number, room in enumerate(order)}, f"weft.{above}."
+        for each in every_import(tree):
+            own = "weft." + each.path.removesuffix(".py").replace("/", ".")
+            if own.startswith(start) and each.target.startswith(start):
+                room, other = (
+                    name.removeprefix(start).split(".")[0] for name in (own, each.target)
+                )
+                if room in place and place.get(other, 0) > place[room]:
+                    found.append(f"{each.where}: {room} imports {each.target}")
     return found
 
 
@@ -199,7 +204,8 @@ RULES: list[tuple[Callable[[Sources], list[str]], list[Sources]]] = [
         {"cost_model/a.py": DOC + "from ..compiler import compile\n"},
     ]),
     (runtime_sees_codegen, [{"runtime/a.py": DOC + "from ..codegen.build import build\n"}]),
-    (upward_in_runtime, [
+    (upward_in_rooms, [
+        {"passes/tile/selection/a.py": DOC + "from ..lowering.lower import lower\n"},
         {"runtime/memory/a.py": DOC + "from ..schedule.batch import Batch\n"},
         {"runtime/engine.py": DOC + "def f():\n    from .programs import tasks\n"},
     ]),
@@ -212,8 +218,8 @@ RULES: list[tuple[Callable[[Sources], list[str]], list[Sources]]] = [
         {"frontend/a.py": DOC + "from torch import nn\n"},
         {"compiler.py": DOC + "import torch\n"},
         {"codegen/cache.py": DOC + "def f():\n    import tvm\n"},
-        {"codegen/emit_tvm.py": DOC + "import tvm\n"},
-        {"codegen/emit_triton.py": DOC + "class A:\n    import triton.language\n"},
+        {"codegen/tvm/emit.py": DOC + "import tvm\n"},
+        {"codegen/triton/emit.py": DOC + "class A:\n    import triton.language\n"},
     ]),
     (too_long, [{"ir/a.py": DOC + "x = 1\n" * LONGEST}]),
     (undocumented, [{"ir/a.py": "x = 1\n"}]),
@@ -241,7 +247,7 @@ def test_what_is_allowed_is_not_found() -> None:
         "passes/tile/a.py": DOC + "from ...ir.core import Module\nfrom ...cost_model import work\n",
         "runtime/b.py": DOC + "import torch\nfrom ..codegen.kernel import Kernel\n",
         "runtime/gpu/c.py": DOC + "from ..devices.staging import Staging\nfrom . import drawn\n",
-        "codegen/emit_tvm.py": DOC + "def f():\n    from tvm.script import tirx\n",
+        "codegen/tvm/emit.py": DOC + "def f():\n    from tvm.script import tirx\n",
         "frontend/c.py": DOC + "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n"
         "    import torch\n",
         "compiler.py": DOC + "from .runtime import engine\nfrom .passes import pipeline\n",

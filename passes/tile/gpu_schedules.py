@@ -10,16 +10,16 @@ from ...ir.schedule import Schedule
 from ...ir.tile import extents_of
 from ...ir.types import dtype_of, shape_of
 from ...ir.vocabulary_parts import part_words
-from .attention_parts import FEW, MANY
-from .attention_prompts import PROMPT
-from .attention_ways import LARGE_SCHEDULES, PROMPT_SCHEDULES, SCHEDULES, THREE
-from .constrain import constrain_rows
-from .feed import carry, copy_pages, copy_slots, feed_tokens
-from .matvec import matvec_schedule
-from .sampling import argmax_masked
-from .sampling_parts import argmax_join, survey_parts
-from .sampling_rounds import count_round, kept_parts, mass_round, sample_join
-from .skinny_matmul import skinny_schedule
+from .attention.parts import FEW, MANY
+from .attention.prompts import PROMPT
+from .attention.ways import LARGE_SCHEDULES, PROMPT_SCHEDULES, SCHEDULES, THREE
+from .products.matvec import matvec_schedule
+from .products.skinny_matmul import skinny_schedule
+from .rows.constrain import constrain_rows
+from .rows.feed import carry, copy_pages, copy_slots, feed_tokens
+from .rows.sampling import argmax_masked
+from .rows.sampling_parts import argmax_join, survey_parts
+from .rows.sampling_rounds import count_round, kept_parts, mass_round, sample_join
 
 WIDE = 2048
 """A row of this many elements is shared by eight warps: sixteen bytes a thread and more."""

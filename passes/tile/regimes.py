@@ -25,10 +25,10 @@ from ..graph.take_rows import TakeRowsEarly
 from ..graph.weight_format import ChooseWeightFormat
 from ..manager import Context, Pass, PassRecord, run_passes
 from .gpu_schedules import gpu_schedule
-from .lower import LowerToTiles
-from .matmul import schedule, worth_threads
-from .scaled_matmul import ROUNDED_ROWS
-from .skinny_matmul import MULTIPROCESSORS, PACKED, ROWS, copy_saves, cuts_of
+from .lowering.lower import LowerToTiles
+from .products.matmul import schedule, worth_threads
+from .products.scaled_matmul import ROUNDED_ROWS
+from .products.skinny_matmul import MULTIPROCESSORS, PACKED, ROWS, copy_saves, cuts_of
 
 DECODE_ROWS = (1, 4, 16)
 """Row counts that decode kernels are built for; a step takes the smallest that holds it."""

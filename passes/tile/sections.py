@@ -16,7 +16,7 @@ from ..graph.moe_functions import PAGE_PARTS, Section, cut
 from ..graph.moe_slices import slices_of
 from ..manager import Context, PassRecord, run_passes
 from .gpu_schedules import gpu_schedule
-from .lower import LowerToTiles
+from .lowering.lower import LowerToTiles
 from .regimes import GPU_ALIGNMENT, schedule_for
 
 Scheduled = tuple[Operation, Schedule]

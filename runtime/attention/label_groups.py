@@ -1,7 +1,7 @@
 """Rows whose labels are scored together: those that share the first pages of their contexts.
 
-Rows of a fork have the same first pages. `passes.tile.shared_labels` reads the labels of such pages
-once for a few rows; here these groups are found in the page table. NumPy only.
+Rows of a fork have the same first pages. `passes.tile.selection.shared_labels` reads the labels of
+such pages once for a few rows; here these groups are found in the page table. NumPy only.
 """
 
 from __future__ import annotations

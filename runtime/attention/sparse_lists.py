@@ -49,7 +49,7 @@ def _zeros(device: torch.device, what: str, shape: tuple[int, ...], dtype: torch
 
 def fills(lengths: np.ndarray, new: np.ndarray, columns: int, page: int) -> dict[str, np.ndarray]:
     """Return which pages are filled by `new` tokens [B] that make sequences of `lengths` [B], as
-    entries of a page table of so many columns; see `passes.tile.value_sums`."""
+    entries of a page table of so many columns; see `passes.tile.selection.value_sums`."""
     first, end = (lengths - new) // page, lengths // page
     entry = np.arange(len(lengths)) * columns + first
     some = end > first
@@ -145,7 +145,7 @@ class SparseLists:
 
     def _shares(self, rows: int, device: torch.device) -> dict[str, Tensor | int]:
         """Return the memory of what programs that choose keys of few rows and attend to them leave
-        to each other (see `passes.tile.list_shares`)."""
+        to each other (see `passes.tile.sparse.list_shares`)."""
         heads, group = self._shape.kv_heads, self._shape.heads // self._shape.kv_heads
         few = max(1, min(rows, FEW_PAIRS // max(heads, LEAST_HEADS)))
         each = group * self._shape.head_dim // MOST_PARTS

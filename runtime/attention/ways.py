@@ -1,6 +1,6 @@
 """What was measured of the ways in which a GPU's kernels read a list's items.
 
-Their kernels are `passes.tile.attention_ways`; the planner chooses among them by these rates.
+Their kernels are `passes.tile.attention.ways`; the planner chooses among them by these rates.
 """
 
 from __future__ import annotations

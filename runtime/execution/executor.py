@@ -28,7 +28,7 @@ class StepTooLarge(CapacityError):
 
 
 class GraphInterpreter(Protocol):
-    """What runs a graph step by step: `codegen.graph_reference.GraphRun` is one."""
+    """What runs a graph step by step: `codegen.meaning.graph_reference.GraphRun` is one."""
 
     keys: dict[int, Tensor]
     values: dict[int, Tensor]

@@ -2,8 +2,8 @@
 
 Layers that select (`ir.sparse`) have their pools in host memory, which the device's kernels reach
 where they lie; of these it keeps labels of all tokens and a cache of rows, managed by kernels
-(`passes/tile/key_cache.py`). Layers that stay dense have their pools on the device. All memory of
-the device is asked for by a `Memory` with a cap that holds.
+(`passes/tile/sparse/key_cache.py`). Layers that stay dense have their pools on the device. All
+memory of the device is asked for by a `Memory` with a cap that holds.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from .key_room import KeyRoom
 from .sparse_decode import Layers
 
 COUNTERS = ("wanted", "held", "predicted", "guessed", "brought")
-"""What kernels count (`passes.tile.key_cache.COUNTERS`)."""
+"""What kernels count (`passes.tile.sparse.key_cache.COUNTERS`)."""
 
 
 @dataclass(frozen=True)

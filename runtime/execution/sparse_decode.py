@@ -131,10 +131,11 @@ def label_memory(
 ) -> Layers:  # fmt: skip
     """Return what sparse kernels take beside keys and values, a list over layers each: labels
     [N, K, rows, P], mean and level [K, r] f32, order [K, C] i32 (where a channel goes), and for a
-    tail centre and spread [K, C], value_sums [N, K, C] f32 (`passes.tile.tail`).
+    tail centre and spread [K, C], value_sums [N, K, C] f32 (`passes.tile.selection.tail`).
 
     Layers that stay dense have None. With `words`, labels are [N, K, W, P] i32 where the policy
-    allows it (`passes.tile.word_labels`). With a capped `memory` pools are asked for there.
+    allows it (`passes.tile.selection.word_labels`). With a capped `memory` pools are asked for
+    there.
     """
     found: dict[str, list[Tensor | None]] = {}
     for layer in range(config.layers):

@@ -17,7 +17,7 @@ _NAMES = ("survey_parts", "count_round", "mass_round", "kept_parts", "sample_joi
 
 
 class SampledDraws:
-    """Launches the kernels of `passes.tile.sampling_rounds` over memory of its own."""
+    """Launches the kernels of `passes.tile.rows.sampling_rounds` over memory of its own."""
 
     def __init__(
         self, kernels: Mapping[str, Kernel], vocab_size: int, max_rows: int, device: torch.device

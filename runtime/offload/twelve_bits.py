@@ -108,7 +108,7 @@ def widen(target: Tensor, packed: Tensor, rare: Tensor) -> None:
 
 
 def by_kernels(launch: dict[str, Callable[..., object]]) -> Widen:
-    """Return the same by the launches of `passes.tile.twelve_bits`."""
+    """Return the same by the launches of `passes.tile.products.twelve_bits`."""
 
     def widened(target: Tensor, packed: Tensor, rare: Tensor) -> None:
         words, groups = target.view(-1).view(torch.int32), packed.shape[1]

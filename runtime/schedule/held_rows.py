@@ -64,7 +64,8 @@ class Held(Protocol):
 
 
 class StateTables:
-    """Automata on a device, as `passes.tile.constrain` takes them: grown as constraints come."""
+    """Automata on a device, as `passes.tile.rows.constrain` takes them; they grow as constraints
+    come."""
 
     def __init__(self, vocab_size: int, device: torch.device) -> None:
         self._vocab_size, self._device = vocab_size, device

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from weft.passes.tile.attention import Attention
+from weft.passes.tile.attention.paged import Attention
 
 
 @dataclass

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from weft.codegen.emit_triton import emit
-from weft.codegen.load_triton import load_launcher
+from weft.codegen.triton.emit import emit
+from weft.codegen.triton.load import load_launcher
 from weft.ir.core import Operation
 from weft.ir.types import dtype_of
 

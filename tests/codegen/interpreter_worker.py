@@ -14,8 +14,8 @@ sys.path.append(str(Path(__file__).parents[1]))
 import numpy as np
 import torch
 from quick_interpreter import quicken
-from weft.codegen.emit_triton import emit
-from weft.codegen.load_triton import load_launcher
+from weft.codegen.triton.emit import emit
+from weft.codegen.triton.load import load_launcher
 from weft.ir.types import dtype_of
 
 

@@ -17,8 +17,9 @@ from kernel_oracles import (
     sampled,
     silu,
 )
-from weft.passes.tile import constrain, elementwise, feed, moe, rope, sampling
-from weft.passes.tile.expert_matvec import ExpertMatvec, experts_gated, experts_mixed
+from weft.passes.tile.products import moe
+from weft.passes.tile.products.expert_matvec import ExpertMatvec, experts_gated, experts_mixed
+from weft.passes.tile.rows import constrain, elementwise, feed, rope, sampling
 
 SIZES = {"empty": 0, "one": 1, "few": 3, "ragged": 13}
 

@@ -68,7 +68,7 @@ def sampled(
     logits: np.ndarray, allowed: np.ndarray, temperature: float, top_k: int, top_p: float,
     min_p: float, u: float,
 ) -> int:  # fmt: skip
-    """Sample one row as `passes.tile.sampling.sample` is specified, by sorting."""
+    """Sample one row as `passes.tile.rows.sampling.sample` is specified, by sorting."""
     x = masked(logits, allowed)
     if temperature == 0:
         return int(x.argmax())

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 from kernel_cases import Case, bf16, normal, poison
-from weft.codegen.reference import run_kernel
+from weft.codegen.meaning.reference import run_kernel
 from weft.ir.core import Operation
-from weft.passes.tile import attention as attend
-from weft.passes.tile.attention import Attention
-from weft.passes.tile.matmul import Matmul, matmul
+from weft.passes.tile.attention import paged as attend
+from weft.passes.tile.attention.paged import Attention
+from weft.passes.tile.products.matmul import Matmul, matmul
 
 MATMULS = {
     "plain": Matmul(24, 64, block_k=32),

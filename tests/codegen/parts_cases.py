@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from weft.passes.tile.attention_join import attention_merge
-from weft.passes.tile.attention_parts import MANY, Parts
-from weft.passes.tile.attention_ways import launches
+from weft.passes.tile.attention.join import attention_merge
+from weft.passes.tile.attention.parts import MANY, Parts
+from weft.passes.tile.attention.ways import launches
 from weft.runtime.attention.plan import Batch, Rates, Shape, WorkList, plan
 
 SHAPES = {

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from weft.ir.attention_calibration import LEVELS
 from weft.ir.sparse import SparsePolicy
-from weft.passes.tile.attention import Attention
-from weft.passes.tile.gathered import Gathered, gathered_decode
-from weft.passes.tile.labels import Labels, Scores, label_scores, label_write
-from weft.passes.tile.selection import Selection, select_keys
-from weft.passes.tile.value_sums import ValueSums, value_sums
+from weft.passes.tile.attention.paged import Attention
+from weft.passes.tile.selection.labels import Labels, Scores, label_scores, label_write
+from weft.passes.tile.selection.selection import Selection, select_keys
+from weft.passes.tile.selection.value_sums import ValueSums, value_sums
+from weft.passes.tile.sparse.gathered import Gathered, gathered_decode
 
 LENGTHS = [0, 1, 5, 17, 64, 33, 48, 63, 50]
 POISON = -7777

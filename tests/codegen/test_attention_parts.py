@@ -17,18 +17,18 @@ from parts_cases import (
     tolerance,
     tree,
 )
-from weft.codegen.bounds import UnprovenAccess, prove_bounds
-from weft.codegen.emit_triton import emit
-from weft.codegen.reference import run_kernel
+from weft.codegen.bounds.prove import UnprovenAccess, prove_bounds
+from weft.codegen.meaning.reference import run_kernel
+from weft.codegen.triton.emit import emit
 from weft.ir.core import Module, walk
 from weft.ir.parser import parse_module
 from weft.ir.printer import print_module
 from weft.ir.schedule import Schedule
 from weft.ir.tile import extents_of
 from weft.ir.verifier import verify
-from weft.passes.tile.attention_join import MOST_FEW, attention_merge
-from weft.passes.tile.attention_parts import Parts
-from weft.passes.tile.attention_ways import launches
+from weft.passes.tile.attention.join import MOST_FEW, attention_merge
+from weft.passes.tile.attention.parts import Parts
+from weft.passes.tile.attention.ways import launches
 from weft.passes.tile.gpu_schedules import gpu_schedule
 
 each_shape = pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
@@ -159,7 +159,7 @@ def test_a_kernel_waits_before_all_but_what_was_given() -> None:
 
 def test_chained_kernels_wait_for_the_one_before() -> None:
     pytest.importorskip("triton")
-    from weft.codegen.compile_triton import compile_offline
+    from weft.codegen.triton.compile import compile_offline
 
     kernel = attention_merge(4, 16)
     alone, chained = (

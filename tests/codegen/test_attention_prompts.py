@@ -18,15 +18,15 @@ from parts_cases import (
     truncated,
     widened,
 )
-from weft.codegen.bounds import UnprovenAccess, prove_bounds
-from weft.codegen.reference import run_kernel
+from weft.codegen.bounds.prove import UnprovenAccess, prove_bounds
+from weft.codegen.meaning.reference import run_kernel
 from weft.ir.core import Module
 from weft.ir.parser import parse_module
 from weft.ir.printer import print_module
 from weft.ir.verifier import verify
-from weft.passes.tile.attention_parts import Parts
-from weft.passes.tile.attention_prompts import LISTS
-from weft.passes.tile.attention_ways import prompts
+from weft.passes.tile.attention.parts import Parts
+from weft.passes.tile.attention.prompts import LISTS
+from weft.passes.tile.attention.ways import prompts
 from weft.passes.tile.gpu_schedules import gpu_schedule
 from weft.runtime.attention.prompt_tiles import PromptTiles, prompt_tiles
 
@@ -111,7 +111,7 @@ def test_a_list_that_promises_less_is_not_proven(promise: str) -> None:
 
 def test_products_are_those_of_warp_groups_once_compiled() -> None:
     pytest.importorskip("triton")
-    from weft.codegen.compile_triton import compile_offline
+    from weft.codegen.triton.compile import compile_offline
 
     kernel = prompts(Parts(32, 8, 128, page=64))
     ptx = compile_offline(kernel, gpu_schedule(kernel))["ptx"]

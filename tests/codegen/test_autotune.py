@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from weft.codegen.autotune import Choices, search
+from weft.codegen.measure.autotune import Choices, search
 from weft.compiler import Compilation
 from weft.cost_model.binding import decode
 from weft.cost_model.hardware_file import load
@@ -16,9 +16,9 @@ from weft.ir.model import ModelConfig, Rope
 from weft.ir.schedule import Schedule
 from weft.options import Options
 from weft.passes.tile.candidates import Demand, ranked
-from weft.passes.tile.matmul import Matmul, matmul
+from weft.passes.tile.products.matmul import Matmul, matmul
+from weft.passes.tile.products.scaled_matmul import ScaledMatmul, scaled_matmul
 from weft.passes.tile.regimes import lower_model, merge_kernels
-from weft.passes.tile.scaled_matmul import ScaledMatmul, scaled_matmul
 from weft.runtime.execution import timing
 from weft.runtime.execution.compiled_executor import CompiledExecutor
 from weft.runtime.execution.timing import BoundLaunch, step_seconds

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 from kernel_cases import FAMILIES, make
-from weft.codegen.bounds import (
+from weft.codegen.bounds.prove import (
     BoundsProof,
     ContradictoryFacts,
     UnprovenAccess,

@@ -8,15 +8,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from weft.codegen.emit_triton import emit
-from weft.codegen.reference import run_kernel
+from weft.codegen.meaning.reference import run_kernel
+from weft.codegen.triton.emit import emit
 from weft.frontend.models.registry import load_model
 from weft.ir.core import Operation
 from weft.ir.schedule import Schedule
 from weft.passes.tile.builder import KernelBuilder
 from weft.passes.tile.given import NotGiven, check_given
 from weft.passes.tile.regimes import Regime, lower_for_gpu
-from weft.passes.tile.sparse_parts import SparseParts, sparse_parts
+from weft.passes.tile.sparse.sparse_parts import SparseParts, sparse_parts
 
 CHAINED = Schedule(chained=True)
 

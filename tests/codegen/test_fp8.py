@@ -10,10 +10,10 @@ import torch
 from fp8_cases import FP8, SIZES
 from kernel_cases import Case
 from parts_cases import GROUPS, QUERIES, Tree, expected, launched, planned, tree
-from weft.codegen.arrays import narrow, widen
-from weft.codegen.bounds import prove_bounds
-from weft.codegen.reference import run_kernel
-from weft.passes.tile.attention_parts import Parts
+from weft.codegen.bounds.prove import prove_bounds
+from weft.codegen.meaning.arrays import narrow, widen
+from weft.codegen.meaning.reference import run_kernel
+from weft.passes.tile.attention.parts import Parts
 
 each_family = pytest.mark.parametrize("family", FP8)
 each_size = pytest.mark.parametrize("size", SIZES)
@@ -78,7 +78,7 @@ def test_gpu(family: str, gpu) -> None:
 @each_family
 def test_compiles_for_hopper(family: str) -> None:
     pytest.importorskip("triton")
-    from weft.codegen.compile_triton import compile_offline
+    from weft.codegen.triton.compile import compile_offline
 
     case = FP8[family](np.random.default_rng(0), 1)
     assert len(compile_offline(case.kernel)["cubin"]) > 1000
@@ -115,8 +115,8 @@ def check_attention(groups: str, run) -> None:
 
 def test_attention_over_fp8_pages_compiles_for_hopper() -> None:
     pytest.importorskip("triton")
-    from weft.codegen.compile_triton import compile_offline
-    from weft.passes.tile.attention_ways import launches, tuned
+    from weft.codegen.triton.compile import compile_offline
+    from weft.passes.tile.attention.ways import launches, tuned
     from weft.passes.tile.gpu_schedules import gpu_schedule
 
     for shared in (False, True):

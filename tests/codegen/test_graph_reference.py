@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from weft.codegen.graph_reference import run_graph
+from weft.codegen.meaning.graph_reference import run_graph
 from weft.frontend.models.registry import load_model
 from weft.ir.verifier import verify
 from weft.runtime.execution.weights import Checkpoint, load_weights

@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 from parts_cases import SHAPES, arguments, expected, planned, tolerance, tree
-from weft.codegen.bounds import prove_bounds
-from weft.codegen.reference import run_kernel
+from weft.codegen.bounds.prove import prove_bounds
+from weft.codegen.meaning.reference import run_kernel
 from weft.ir.core import Module, Operation, walk
 from weft.ir.parser import parse_module
 from weft.ir.printer import print_module
 from weft.ir.verifier import verify
-from weft.passes.tile.attention_parts import Parts, attention_parts
-from weft.passes.tile.attention_ways import CROWDED, Variant, joined, variants
+from weft.passes.tile.attention.parts import Parts, attention_parts
+from weft.passes.tile.attention.ways import CROWDED, Variant, joined, variants
 from weft.passes.tile.builder import KernelBuilder
 
 FEW = {name: replace(SHAPES[name], many=0, joins=8)
@@ -107,7 +107,7 @@ def test_who_comes_last_is_told_once_a_launch() -> None:
 
 def test_on_a_gpu_one_thread_adds_between_barriers() -> None:
     pytest.importorskip("triton")
-    from weft.codegen.compile_triton import compile_offline
+    from weft.codegen.triton.compile import compile_offline
 
     shape = Parts(32, 8, 128, page=64, many=0, way="crowded", joins=8)
     text = compile_offline(attention_parts(shape), CROWDED)["ptx"]

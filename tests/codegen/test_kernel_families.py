@@ -9,8 +9,8 @@ import re
 import numpy as np
 import pytest
 from kernel_cases import FAMILIES, SIZES, check, make
-from weft.codegen.emit_triton import emit
-from weft.codegen.reference import run_kernel
+from weft.codegen.meaning.reference import run_kernel
+from weft.codegen.triton.emit import emit
 from weft.ir.core import Module
 from weft.ir.parser import parse_module
 from weft.ir.printer import print_module
@@ -57,7 +57,7 @@ def test_triton_interpreter(family: str, size: str, triton_interpreter) -> None:
 @every_family
 def test_compiles_for_hopper(family: str) -> None:
     pytest.importorskip("triton")
-    from weft.codegen.compile_triton import compile_offline
+    from weft.codegen.triton.compile import compile_offline
 
     built = compile_offline(make(family, "one").kernel)
     assert ".target sm_90" in built["ptx"]

@@ -7,13 +7,22 @@ from typing import Any
 
 import numpy as np
 import pytest
-from weft.codegen.bounds import UnprovenAccess, prove_bounds
-from weft.codegen.reference import run_kernel
+from weft.codegen.bounds.prove import UnprovenAccess, prove_bounds
+from weft.codegen.meaning.reference import run_kernel
 from weft.ir.core import Module
 from weft.ir.parser import parse_module
 from weft.ir.printer import print_module
 from weft.ir.verifier import verify
-from weft.passes.tile.key_cache import COUNTERS, KeyCache, fetch, forget, free, look, place, rows
+from weft.passes.tile.sparse.key_cache import (
+    COUNTERS,
+    KeyCache,
+    fetch,
+    forget,
+    free,
+    look,
+    place,
+    rows,
+)
 
 SHAPES = {
     "table": KeyCache(2, 4, 4, keys=4),
@@ -230,9 +239,9 @@ def test_a_slot_that_is_not_forgotten_is_found_out() -> None:
 @pytest.mark.slow
 def test_kernels_of_an_8b_shape_compile_for_hopper() -> None:
     pytest.importorskip("triton")
-    from weft.codegen.compile_triton import compile_offline
+    from weft.codegen.triton.compile import compile_offline
     from weft.passes.tile.gpu_schedules import gpu_schedule
-    from weft.passes.tile.held_attention import HeldParts, held_parts
+    from weft.passes.tile.sparse.held_attention import HeldParts, held_parts
 
     shape = KeyCache(8, 128, 64, "bf16", flat=True, keys=1024, parts=16)
     alone = replace(shape, parts=1, keys=4096)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from kernel_cases import check
 from large_cases import LARGE, make_large
-from weft.codegen.bounds import prove_bounds
+from weft.codegen.bounds.prove import prove_bounds
 
 every_family = pytest.mark.parametrize("family", LARGE)
 
@@ -25,6 +25,6 @@ def test_triton_interpreter(family: str, triton_interpreter) -> None:
 @every_family
 def test_compiles_for_hopper(family: str) -> None:
     pytest.importorskip("triton")
-    from weft.codegen.compile_triton import compile_offline
+    from weft.codegen.triton.compile import compile_offline
 
     assert len(compile_offline(make_large(family, 1).kernel)["cubin"]) > 1000

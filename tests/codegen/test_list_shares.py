@@ -8,20 +8,20 @@ from typing import Any
 import numpy as np
 import pytest
 from parts_cases import Tree, tolerance, tree
-from weft.codegen.arrays import widen
-from weft.codegen.bounds import prove_bounds
-from weft.codegen.reference import run_kernel
+from weft.codegen.bounds.prove import prove_bounds
+from weft.codegen.meaning.arrays import widen
+from weft.codegen.meaning.reference import run_kernel
 from weft.ir.core import Module, Operation
 from weft.ir.parser import parse_module
 from weft.ir.printer import print_module
 from weft.ir.sparse import MOST_PARTS, SparsePolicy, parse_policy
 from weft.ir.verifier import verify
 from weft.passes.tile.gpu_schedules import gpu_schedule
-from weft.passes.tile.labels import Labels
-from weft.passes.tile.list_shares import list_shares, share_join
-from weft.passes.tile.lower_sparse import selection_on_gpu
+from weft.passes.tile.lowering.sparse import selection_on_gpu
 from weft.passes.tile.meeting import meeting
-from weft.passes.tile.sparse_parts import SparseParts
+from weft.passes.tile.selection.labels import Labels
+from weft.passes.tile.sparse.list_shares import list_shares, share_join
+from weft.passes.tile.sparse.sparse_parts import SparseParts
 
 COMMON: dict[str, Any] = {"many": 0, "slots": True}
 SHAPES = {
@@ -193,7 +193,7 @@ def test_only_plain_budgets_over_slots_are_attended_to_at_once() -> None:
 
 def test_two_programs_fit_on_a_multiprocessor_with_keys_on_their_way() -> None:
     pytest.importorskip("triton")
-    from weft.codegen.compile_triton import compile_offline
+    from weft.codegen.triton.compile import compile_offline
 
     labels = Labels(8, 128, 64, 32, "i4", "bf16")
     kernels, _ = selection_on_gpu(SparsePolicy(ratio=1 / 16, channels=32), labels, 32, 128**-0.5,

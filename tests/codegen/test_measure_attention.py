@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from weft.codegen.measure_attention import REPEATED, AttentionProbe
+from weft.codegen.measure.attention import REPEATED, AttentionProbe
 from weft.cost_model.hrm.demands import ROW_WIDTH, Scene, demand
 from weft.cost_model.hrm.shape import MoeShape
-from weft.passes.tile.attention import Attention, attention
+from weft.passes.tile.attention.paged import Attention, attention
 
 SHAPE = Attention(4, 2, 16, kv="bf16", rows=2)
 PAGE_BYTES = 2 * 2 * 16 * 16 * 2
@@ -51,7 +51,7 @@ def test_work_is_counted_as_the_cost_model_counts_it(probe) -> None:
 
 def test_threads_are_measured_apart_and_the_pool_is_left_as_it_was(probe, monkeypatch) -> None:
     used: list[int] = []
-    monkeypatch.setattr("weft.codegen.measure_attention._use_threads", used.append)
+    monkeypatch.setattr("weft.codegen.measure.attention._use_threads", used.append)
     measures = probe.by_threads([1, 2])
     assert set(measures) == {1, 2}
     assert all(measure.probe() > 0 for measure in measures.values())

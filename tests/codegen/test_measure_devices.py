@@ -5,10 +5,10 @@ from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
-from weft.codegen import measure_disk
-from weft.codegen.measure_cpu import CpuProbes, Measure, _matmul, _memory, vector_units
-from weft.codegen.measure_disk import disk_probes
-from weft.codegen.measure_gpu import Device, beside_probe, gpu_probes, shared_probe
+from weft.codegen.measure import disk as measure_disk
+from weft.codegen.measure.cpu import CpuProbes, Measure, _matmul, _memory, vector_units
+from weft.codegen.measure.disk import disk_probes
+from weft.codegen.measure.gpu import Device, beside_probe, gpu_probes, shared_probe
 from weft.cost_model.calibrate import calibrate
 from weft.cost_model.hardware_file import dumps, parse
 from weft.cost_model.hrm.machine import HostedGpu

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from weft.codegen.bounds import prove_bounds
-from weft.codegen.emit_triton import emit
-from weft.codegen.evaluate import Evaluator
-from weft.codegen.reference import phases, run_kernel
+from weft.codegen.bounds.prove import prove_bounds
+from weft.codegen.meaning.evaluate import Evaluator
+from weft.codegen.meaning.reference import phases, run_kernel
+from weft.codegen.triton.emit import emit
 from weft.ir.core import Operation, walk
 from weft.ir.expression import read
 from weft.ir.schedule import Schedule
@@ -18,7 +18,7 @@ from weft.ir.sparse import few_pairs
 from weft.ir.tile import MOST_MET
 from weft.passes.tile.builder import KernelBuilder
 from weft.passes.tile.meeting import MEETS, CannotMeet, meeting
-from weft.passes.tile.row_parts import LEAST_PARTS, MOST_OF_MANY, PARTS, SHARES, extent
+from weft.passes.tile.selection.row_parts import LEAST_PARTS, MOST_OF_MANY, PARTS, SHARES, extent
 
 HEADS, PARTS_OF_EACH = 2, 8
 
@@ -125,7 +125,7 @@ def test_counters_are_proven_to_be_there() -> None:
 
 def test_on_a_gpu_one_adds_and_watches() -> None:
     pytest.importorskip("triton")
-    from weft.codegen.compile_triton import compile_offline
+    from weft.codegen.triton.compile import compile_offline
 
     kernel = meeting("both", squares(), sums(), sums())
     text = compile_offline(kernel, Schedule(num_warps=2))["ptx"]

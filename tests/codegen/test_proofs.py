@@ -1,8 +1,8 @@
 """Proofs are made once, kept, remade when damaged, and never vouch for another kernel."""
 
 import pytest
-from weft.codegen import proofs
-from weft.codegen.bounds import UnprovenAccess
+from weft.codegen.bounds import proofs
+from weft.codegen.bounds.prove import UnprovenAccess
 from weft.ir.parser import parse_module
 
 KERNEL = """

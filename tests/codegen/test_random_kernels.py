@@ -10,8 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from random_kernels import Drawn, drawn_kernels
 from tvm_cases import run as run_compiled
-from weft.codegen.bounds import prove_bounds
-from weft.codegen.reference import run_kernel
+from weft.codegen.bounds.prove import prove_bounds
+from weft.codegen.meaning.reference import run_kernel
 from weft.ir.core import Module
 from weft.ir.parser import parse_module
 from weft.ir.printer import print_module

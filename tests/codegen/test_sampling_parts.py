@@ -13,13 +13,13 @@ import torch
 from gpu_run import on_gpu
 from kernel_cases import poison
 from tvm_cases import run
-from weft.codegen.bounds import prove_bounds
-from weft.codegen.reference import run_kernel
+from weft.codegen.bounds.prove import prove_bounds
+from weft.codegen.meaning.reference import run_kernel
 from weft.ir.core import Operation, walk
 from weft.ir.vocabulary_parts import PART_WORDS, part_count, part_words
 from weft.passes.tile.gpu_schedules import gpu_step_kernels
-from weft.passes.tile.sampling_parts import argmax_join, survey_parts
-from weft.passes.tile.sampling_rounds import count_round, kept_parts, mass_round, sample_join
+from weft.passes.tile.rows.sampling_parts import argmax_join, survey_parts
+from weft.passes.tile.rows.sampling_rounds import count_round, kept_parts, mass_round, sample_join
 from weft.runtime.execution.sampler import sample_rows
 from weft.runtime.gpu.sampled_draws import SampledDraws
 
@@ -202,7 +202,7 @@ def test_extreme_settings_in_parts() -> None:
 @pytest.mark.parametrize("build", [count_round, mass_round, kept_parts, sample_join])
 def test_rounds_compile_for_hopper(build: Callable[[int, int], Operation]) -> None:
     pytest.importorskip("triton")
-    from weft.codegen.compile_triton import compile_offline
+    from weft.codegen.triton.compile import compile_offline
 
     assert ".target sm_90" in compile_offline(build(333, 4))["ptx"]
 

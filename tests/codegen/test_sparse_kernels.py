@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 from sparse_cases import LENGTHS, SHAPES, Shape, case_of, check, covering, dense_shape, run_all
-from weft.codegen.bounds import UnprovenAccess, prove_bounds
-from weft.codegen.reference import run_kernel
+from weft.codegen.bounds.prove import UnprovenAccess, prove_bounds
+from weft.codegen.meaning.reference import run_kernel
 from weft.ir.core import Module
 from weft.ir.parser import parse_module
 from weft.ir.printer import print_module
 from weft.ir.sparse import SparsePolicy
 from weft.ir.verifier import verify
-from weft.passes.tile.attention import decode
+from weft.passes.tile.attention.paged import decode
 
 LATER = ("ratio", "capped", "pages", "i8", "threshold", "tail_parts")
 each_shape = pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
@@ -133,7 +133,7 @@ def test_gpu(name: str, gpu: Any) -> None:
 @pytest.mark.parametrize("name", ["i4", slow("top_p"), slow("tail_parts")])
 def test_compiles_for_hopper(name: str) -> None:
     pytest.importorskip("triton")
-    from weft.codegen.compile_triton import compile_offline
+    from weft.codegen.triton.compile import compile_offline
 
     for kernel in SHAPES[name].kernels.values():
         assert len(compile_offline(kernel)["cubin"]) > 1000

@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 import torch
-from weft.codegen.graph_reference import GraphRun
-from weft.codegen.observe_attention import AttentionObserver
-from weft.codegen.sparse_decode_reference import DecodeAttention
-from weft.codegen.sparse_meaning import SparseMeaning
+from weft.codegen.meaning.graph_reference import GraphRun
+from weft.codegen.meaning.sparse_decode_reference import DecodeAttention
+from weft.codegen.meaning.sparse_meaning import SparseMeaning
+from weft.codegen.measure.observe_attention import AttentionObserver
 from weft.frontend.models.registry import build_graph
 from weft.ir.attention_calibration import Provenance
 from weft.ir.core import Module

@@ -9,17 +9,17 @@ import numpy as np
 import pytest
 import torch
 from parts_cases import planner_shape, tree
-from weft.codegen.arrays import narrow, widen
-from weft.codegen.bounds import UnprovenAccess, prove_bounds
-from weft.codegen.reference import run_kernel
+from weft.codegen.bounds.prove import UnprovenAccess, prove_bounds
+from weft.codegen.meaning.arrays import narrow, widen
+from weft.codegen.meaning.reference import run_kernel
 from weft.ir.sparse import MOST_PARTS, SparsePolicy
-from weft.passes.tile.attention_join import attention_merge
-from weft.passes.tile.attention_parts import FEW, attention_parts
+from weft.passes.tile.attention.join import attention_merge
+from weft.passes.tile.attention.parts import FEW, attention_parts
 from weft.passes.tile.gpu_schedules import gpu_schedule
-from weft.passes.tile.labels import Labels, Scores, label_scores, label_write
-from weft.passes.tile.selection import Selection, select_keys
-from weft.passes.tile.sparse_parts import SparseParts, sparse_parts
-from weft.passes.tile.value_sums import ValueSums, value_sums
+from weft.passes.tile.selection.labels import Labels, Scores, label_scores, label_write
+from weft.passes.tile.selection.selection import Selection, select_keys
+from weft.passes.tile.selection.value_sums import ValueSums, value_sums
+from weft.passes.tile.sparse.sparse_parts import SparseParts, sparse_parts
 from weft.runtime.attention.plan import Rates
 from weft.runtime.attention.sparse_lists import SparseLists, SparseRows
 from weft.runtime.execution.sparse_decode import SparseDecode
@@ -299,7 +299,7 @@ def check_fp8_labels(run: Any) -> None:
 @pytest.mark.slow
 def test_kernels_of_an_8b_shape_compile_for_hopper() -> None:
     pytest.importorskip("triton")
-    from weft.codegen.compile_triton import compile_offline
+    from weft.codegen.triton.compile import compile_offline
 
     labels = Labels(8, 128, 64, 32, "i4", kv="bf16")
     kernels = [

@@ -5,15 +5,15 @@ import random
 
 import pytest
 import torch
-from weft.codegen.graph_reference import GraphRun, Kvset
-from weft.codegen.observe_attention import AttentionObserver
-from weft.codegen.sparse_reference import (
+from weft.codegen.meaning.graph_reference import GraphRun, Kvset
+from weft.codegen.meaning.sparse_reference import (
     SparseAttention,
     label_scores,
     permuted,
     quantized_labels,
     select,
 )
+from weft.codegen.measure.observe_attention import AttentionObserver
 from weft.frontend.models.registry import build_graph
 from weft.ir.attention_calibration import HeadChannels, Provenance
 from weft.ir.model import ModelConfig, Rope
@@ -67,7 +67,7 @@ def test_permuting_q_and_k_after_rope_leaves_every_score():
 
 def test_attention_over_permuted_rows_equals_dense_attention(calibration):
     """In a whole model: k and q are permuted where they are written, v is not."""
-    from weft.codegen.graph_reference import dense_partial
+    from weft.codegen.meaning.graph_reference import dense_partial
 
     written = {}
 

@@ -11,13 +11,13 @@ import pytest
 import torch
 from kernel_cases import Case, bf16, from_bf16, normal, poison
 from kernel_oracles import normed, silu
-from weft.codegen.arrays import widen
-from weft.codegen.bounds import prove_bounds
-from weft.codegen.emit_triton import emit
-from weft.codegen.reference import run_kernel
-from weft.passes.tile.elementwise import add_rmsnorm
-from weft.passes.tile.matvec import Matvec, matvec, matvec_schedule, suited
-from weft.passes.tile.skinny_matmul import SkinnyMatmul, skinny_matmul
+from weft.codegen.bounds.prove import prove_bounds
+from weft.codegen.meaning.arrays import widen
+from weft.codegen.meaning.reference import run_kernel
+from weft.codegen.triton.emit import emit
+from weft.passes.tile.products.matvec import Matvec, matvec, matvec_schedule, suited
+from weft.passes.tile.products.skinny_matmul import SkinnyMatmul, skinny_matmul
+from weft.passes.tile.rows.elementwise import add_rmsnorm
 
 SIZES = {"empty": 0, "one": 1, "few": 3, "ragged": 21}
 
@@ -172,6 +172,6 @@ def test_gpu(family: str, gpu: Any) -> None:
 @each_family
 def test_compiles_for_hopper(family: str) -> None:
     pytest.importorskip("triton")
-    from weft.codegen.compile_triton import compile_offline
+    from weft.codegen.triton.compile import compile_offline
 
     assert len(compile_offline(of(family, 1, 0).kernel)["cubin"]) > 1000

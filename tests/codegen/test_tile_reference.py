@@ -10,13 +10,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from weft.codegen.arrays import BadArgument, narrow, widen
-from weft.codegen.bounds import prove_bounds
-from weft.codegen.facts import BrokenFact
-from weft.codegen.reference import OutOfBounds, run_kernel
+from weft.codegen.bounds.prove import prove_bounds
+from weft.codegen.meaning.arrays import BadArgument, narrow, widen
+from weft.codegen.meaning.facts import BrokenFact
+from weft.codegen.meaning.reference import OutOfBounds, run_kernel
 from weft.ir.core import Operation
 from weft.passes.tile.builder import KernelBuilder
-from weft.passes.tile.elementwise import add, take_rows
+from weft.passes.tile.rows.elementwise import add, take_rows
 
 
 def histogram(bins: int = 4) -> Operation:

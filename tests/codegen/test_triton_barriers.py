@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from weft.codegen.emit_triton import emit
-from weft.codegen.reference import run_kernel
+from weft.codegen.meaning.reference import run_kernel
+from weft.codegen.triton.emit import emit
 from weft.ir.core import Operation
 from weft.ir.schedule import Schedule
 from weft.passes.tile.builder import KernelBuilder
@@ -74,7 +74,7 @@ def test_it_is_read_as_it_was_written(triton_interpreter: Any) -> None:
 
 def test_on_a_gpu_threads_wait() -> None:
     pytest.importorskip("triton")
-    from weft.codegen.compile_triton import compile_offline
+    from weft.codegen.triton.compile import compile_offline
 
     found = [compile_offline(turned(of), Schedule(num_warps=4))["ptx"].count("bar.sync")
              for of in ("x", "there")]  # fmt: skip

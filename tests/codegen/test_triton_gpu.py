@@ -13,10 +13,10 @@ from kernel_cases import FAMILIES, SIZES, check, make
 from large_cases import LARGE, make_large
 from parts_cases import GROUPS, QUERIES, SHAPES, expected, launched, planned, tolerance, tree
 from random_kernels import Drawn, drawn_kernels
-from weft.codegen.emit_triton import emit
-from weft.codegen.load_triton import load_launcher
-from weft.codegen.reference import run_kernel
-from weft.passes.tile.feed import COPIED, copy_pages
+from weft.codegen.meaning.reference import run_kernel
+from weft.codegen.triton.emit import emit
+from weft.codegen.triton.load import load_launcher
+from weft.passes.tile.rows.feed import COPIED, copy_pages
 
 pytestmark = [
     pytest.mark.gpu,

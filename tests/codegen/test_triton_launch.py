@@ -7,10 +7,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from weft.codegen.compile_triton import compile_offline
-from weft.codegen.emit_triton import TritonSource
-from weft.codegen.load_triton import NoTriton, load_module
-from weft.codegen.triton_launch import Launcher, known_triton
+from weft.codegen.triton.compile import compile_offline
+from weft.codegen.triton.emit import TritonSource
+from weft.codegen.triton.launch import Launcher, known_triton
+from weft.codegen.triton.load import NoTriton, load_module
 from weft.passes.tile.builder import KernelBuilder
 
 DRIVER = SimpleNamespace(get_current_device=lambda: 0, get_current_stream=lambda device: 77)

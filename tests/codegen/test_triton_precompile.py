@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from weft.codegen import triton_precompile
-from weft.codegen.compile_triton import signature
-from weft.codegen.emit_triton import launch_options
-from weft.codegen.triton_precompile import precompile
+from weft.codegen.triton import precompile as triton_precompile
+from weft.codegen.triton.compile import signature
+from weft.codegen.triton.emit import launch_options
+from weft.codegen.triton.precompile import precompile
 from weft.ir.schedule import Schedule
 from weft.passes.tile.gpu_schedules import gpu_step_kernels
 

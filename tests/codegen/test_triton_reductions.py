@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from weft.codegen import emit_triton
-from weft.codegen.emit_triton import emit
-from weft.codegen.reference import run_kernel
+from weft.codegen.meaning.reference import run_kernel
+from weft.codegen.triton import emit as emit_triton
+from weft.codegen.triton.emit import emit
 from weft.ir.core import Operation
 from weft.ir.schedule import Schedule
 from weft.passes.tile.builder import KernelBuilder
@@ -75,7 +75,7 @@ def test_they_compute_what_they_do_apart(ops: str, triton_interpreter: Any) -> N
 
 def test_warps_wait_once_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("triton")
-    from weft.codegen.compile_triton import compile_offline
+    from weft.codegen.triton.compile import compile_offline
 
     def barriers() -> int:
         return compile_offline(sums(8), Schedule(num_warps=4))["ptx"].count("bar.sync")

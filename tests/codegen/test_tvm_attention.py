@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from attention_cases import Paged, expected, paged
 from tvm_cases import run
-from weft.codegen.reference import run_kernel
+from weft.codegen.meaning.reference import run_kernel
 from weft.ir.core import Operation
-from weft.passes.tile.attention import Attention, attention, decode, merge
+from weft.passes.tile.attention.paged import Attention, attention, decode, merge
 
 SHAPES = {
     "grouped": Attention(8, 2, 32), "wide": Attention(4, 1, 128),

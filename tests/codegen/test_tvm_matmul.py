@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 from tvm_cases import arrays, compile_one, run, tensors
-from weft.codegen.reference import run_kernel
+from weft.codegen.meaning.reference import run_kernel
 from weft.ir.schedule import Schedule
-from weft.passes.tile.matmul import Matmul, blocks, matmul, schedule
+from weft.passes.tile.products.matmul import Matmul, blocks, matmul, schedule
 
 CASES = {
     "plain": Matmul(64, 256), "whole_rows": Matmul(16, 64, block_k=64),

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from weft.codegen.proofs import ensure_proven
-from weft.codegen.reference import run_kernel
-from weft.passes.tile.twelve_bits import kernels, put_rare, widen
+from weft.codegen.bounds.proofs import ensure_proven
+from weft.codegen.meaning.reference import run_kernel
+from weft.passes.tile.products.twelve_bits import kernels, put_rare, widen
 from weft.runtime.offload.pages import PageShape, Part
 from weft.runtime.offload.twelve_bits import by_kernels, pack, twelve_bit_shape
 
@@ -56,6 +56,6 @@ def test_they_stay_within_their_buffers() -> None:
 @pytest.mark.parametrize("number", [0, 1])
 def test_they_compile_for_a_gpu(number: int) -> None:
     pytest.importorskip("triton")
-    from weft.codegen.compile_triton import compile_offline
+    from weft.codegen.triton.compile import compile_offline
 
     assert len(compile_offline(*kernels()[number])["cubin"]) > 1000

@@ -9,25 +9,25 @@ from typing import Any
 import numpy as np
 import pytest
 import word_label_cases
-from weft.codegen.bounds import UnprovenAccess, prove_bounds
+from weft.codegen.bounds.prove import UnprovenAccess, prove_bounds
 from weft.ir.core import Operation
 from weft.ir.sparse import MOST_PARTS, SparsePolicy
-from weft.passes.tile import word_labels
-from weft.passes.tile.bin_boundary import BinSelection
-from weft.passes.tile.bin_selection import select_bins
 from weft.passes.tile.builder import KernelBuilder
-from weft.passes.tile.labels import Labels
-from weft.passes.tile.packed_counts import KINDS
-from weft.passes.tile.query_words import query_words
-from weft.passes.tile.shared_labels import shared_labels
-from weft.passes.tile.step_counts import step_counts
-from weft.passes.tile.word_labels import (
+from weft.passes.tile.selection import word_labels
+from weft.passes.tile.selection.bin_boundary import BinSelection
+from weft.passes.tile.selection.bin_selection import select_bins
+from weft.passes.tile.selection.labels import Labels
+from weft.passes.tile.selection.packed_counts import KINDS
+from weft.passes.tile.selection.query_words import query_words
+from weft.passes.tile.selection.shared_labels import shared_labels
+from weft.passes.tile.selection.step_counts import step_counts
+from weft.passes.tile.selection.word_labels import (
     STEPS,
     WordScores,
     word_write,
 )
-from weft.passes.tile.word_scores import word_scores
-from weft.passes.tile.word_selection import word_selection
+from weft.passes.tile.selection.word_scores import word_scores
+from weft.passes.tile.sparse.word_selection import word_selection
 from word_label_cases import (
     HEADS,
     LENGTHS,
@@ -309,7 +309,7 @@ def test_compiles_for_hopper() -> None:
     """Four channels are one instruction, and labels come 16 bytes a thread, and leave caches first;
     labels that rows share are multiplied on tensor cores."""
     pytest.importorskip("triton")
-    from weft.codegen.compile_triton import compile_offline
+    from weft.codegen.triton.compile import compile_offline
     from weft.passes.tile.gpu_schedules import gpu_schedule
 
     shape = WordScores(Labels(8, 128, 64, 32, "i4", "bf16"), 32)
@@ -323,7 +323,7 @@ def test_where_all_is_one_launch_warps_seldom_wait() -> None:
     """Four warps work out where a selection ends, each for itself: its programs have half of the
     barriers that tiles of all parts' counts, and sums one by one, took (72)."""
     pytest.importorskip("triton")
-    from weft.codegen.compile_triton import compile_offline
+    from weft.codegen.triton.compile import compile_offline
     from weft.passes.tile.gpu_schedules import gpu_schedule
 
     shape = WordScores(Labels(8, 128, 64, 32, "i4", "bf16"), 32)

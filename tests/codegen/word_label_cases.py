@@ -7,21 +7,21 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from weft.codegen.reference import run_kernel
+from weft.codegen.meaning.reference import run_kernel
 from weft.ir.attention_calibration import LEVELS
 from weft.ir.core import Operation
 from weft.ir.sparse import MOST_PARTS, MOST_SHARES, SHARERS
 from weft.ir.sparse import SCORE_STEPS as BINS
-from weft.passes.tile.bin_boundary import BinSelection
-from weft.passes.tile.bin_selection import select_bins
-from weft.passes.tile.labels import Labels
 from weft.passes.tile.meeting import meeting
-from weft.passes.tile.packed_counts import KINDS
-from weft.passes.tile.query_words import query_words
-from weft.passes.tile.shared_labels import shared_labels
-from weft.passes.tile.step_counts import step_counts
-from weft.passes.tile.word_labels import STEPS, WordScores, label_words, word_write
-from weft.passes.tile.word_scores import word_scores
+from weft.passes.tile.selection.bin_boundary import BinSelection
+from weft.passes.tile.selection.bin_selection import select_bins
+from weft.passes.tile.selection.labels import Labels
+from weft.passes.tile.selection.packed_counts import KINDS
+from weft.passes.tile.selection.query_words import query_words
+from weft.passes.tile.selection.shared_labels import shared_labels
+from weft.passes.tile.selection.step_counts import step_counts
+from weft.passes.tile.selection.word_labels import STEPS, WordScores, label_words, word_write
+from weft.passes.tile.selection.word_scores import word_scores
 from weft.runtime.attention.label_groups import group_arrays, label_groups
 
 HEADS, SINKS, RECENT, PAGE = 4, 2, 5, 4

@@ -8,10 +8,10 @@ from dataclasses import replace
 
 import pytest
 from weft.codegen.build import assemble, inspect_source, llvm_of
-from weft.codegen.emit_triton import emit
-from weft.codegen.emit_tvm import emit_tvm
 from weft.codegen.locate import locate_tile, locate_triton, locate_tvm
 from weft.codegen.locate_assembly import mended
+from weft.codegen.triton.emit import emit
+from weft.codegen.tvm.emit import emit_tvm
 from weft.compiler import Compilation
 from weft.cost_model.hardware_file import load
 from weft.explore.build import Wish, explore

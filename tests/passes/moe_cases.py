@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from weft.codegen.graph_reference import run_graph
+from weft.codegen.meaning.graph_reference import run_graph
 from weft.cost_model.placement import Placement
 from weft.cost_model.policy import Policy
 from weft.frontend.models.registry import build_graph

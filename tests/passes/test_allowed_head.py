@@ -1,7 +1,7 @@
 """Logits of some words: text in and text out, the same numbers, and what is left as it is."""
 
 import torch
-from weft.codegen.graph_reference import GraphRun
+from weft.codegen.meaning.graph_reference import GraphRun
 from weft.frontend.models.registry import build_graph
 from weft.ir.model import ModelConfig, Rope
 from weft.ir.parser import parse_module

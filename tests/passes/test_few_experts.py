@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from weft.codegen.graph_reference import GraphRun
+from weft.codegen.meaning.graph_reference import GraphRun
 from weft.cost_model.binding import decode
 from weft.cost_model.scene import Scene
 from weft.cost_model.work import total, work_of

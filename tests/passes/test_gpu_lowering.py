@@ -6,8 +6,8 @@ import ast
 from dataclasses import replace
 
 import pytest
-from weft.codegen.bounds import prove_bounds
-from weft.codegen.emit_triton import emit
+from weft.codegen.bounds.prove import prove_bounds
+from weft.codegen.triton.emit import emit
 from weft.frontend.models.registry import build_graph
 from weft.ir.core import Module, Term
 from weft.ir.model import ModelConfig, Rope
@@ -24,9 +24,9 @@ from weft.passes.graph.matmul_parts import FuseCombineResidual
 from weft.passes.graph.memory_planning import PlanMemory
 from weft.passes.graph.weight_format import ChooseWeightFormat
 from weft.passes.manager import Context, run_passes
-from weft.passes.tile.attention_ways import CROWD, JOINED, WAVES
+from weft.passes.tile.attention.ways import CROWD, JOINED, WAVES
 from weft.passes.tile.gpu_schedules import gpu_schedule
-from weft.passes.tile.lower import LowerToTiles
+from weft.passes.tile.lowering.lower import LowerToTiles
 from weft.passes.tile.regimes import lower_for_gpu
 
 PASSES = (
@@ -187,7 +187,7 @@ def test_attention_of_steps_of_many_rows_has_kernels_of_its_own() -> None:
 
 def test_kernels_compile_for_hopper() -> None:
     pytest.importorskip("triton")
-    from weft.codegen.compile_triton import compile_offline
+    from weft.codegen.triton.compile import compile_offline
 
     for kernel in lowered("MixtralForCausalLM").operations:
         if kernel.name == "tile.kernel":

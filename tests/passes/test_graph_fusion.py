@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from weft.codegen.graph_reference import run_graph
+from weft.codegen.meaning.graph_reference import run_graph
 from weft.frontend.models.presets import PRESETS
 from weft.frontend.models.registry import build_graph
 from weft.ir.model import ModelConfig, Rope

@@ -42,7 +42,7 @@ def test_a_slice_left_out_changes_the_numbers():
     """The planted fault: the second slice of each expert computes the first one's columns."""
     made = cut(shared(MIXTRAL), 2)
     weights = {n: w.dense() for n, w in load_weights(made, RandomTensors()).items()}
-    from weft.codegen.graph_reference import run_graph
+    from weft.codegen.meaning.graph_reference import run_graph
 
     for op in made.walk():
         if op.attribute("slices") == (1, 2):

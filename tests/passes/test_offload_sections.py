@@ -5,7 +5,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 from test_moe_partition import MIXED, MIXTRAL, partitioned
-from weft.codegen.emit_triton import emit
+from weft.codegen.triton.emit import emit
 from weft.ir.types import dtype_of
 from weft.passes.tile.sections import lower_sections
 

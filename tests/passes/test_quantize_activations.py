@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from weft.codegen.graph_reference import GraphRun, quantized
+from weft.codegen.meaning.graph_reference import GraphRun, quantized
 from weft.frontend.models.registry import build_graph
 from weft.ir.core import Module
 from weft.ir.model import ModelConfig, Rope

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from weft.codegen.bounds import prove_bounds
-from weft.codegen.graph_reference import run_graph
+from weft.codegen.bounds.prove import prove_bounds
+from weft.codegen.meaning.graph_reference import run_graph
 from weft.cost_model.binding import decode
 from weft.cost_model.scene import Scene
 from weft.cost_model.work import work_of
@@ -31,8 +31,8 @@ from weft.passes.graph.pack_weights import PackWeights
 from weft.passes.graph.stream_products import StreamProducts
 from weft.passes.graph.weight_format import ChooseWeightFormat
 from weft.passes.manager import Context, run_passes
+from weft.passes.tile.products.skinny_matmul import copy_saves, cuts_of, packed_columns, streamed
 from weft.passes.tile.regimes import lower_for_gpu
-from weft.passes.tile.skinny_matmul import copy_saves, cuts_of, packed_columns, streamed
 from weft.runtime.execution.weights import RandomTensors, load_weights, weight_bytes
 from weft.runtime.gpu.device_executor import _fitting
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from weft.codegen.graph_reference import GraphRun, run_graph
+from weft.codegen.meaning.graph_reference import GraphRun, run_graph
 from weft.frontend.models.registry import build_graph
 from weft.ir.model import ModelConfig, Rope
 from weft.ir.parser import parse_module

@@ -13,7 +13,7 @@ from weft.runtime.simulator import ToyExecutor
 
 
 def constrain(rows: int, *arguments: Any) -> None:
-    """What `passes.tile.constrain` says, row by row."""
+    """What `passes.tile.rows.constrain` says, row by row."""
     values = [a.numpy() if isinstance(a, torch.Tensor) else a for a in arguments[5:]]
     source, start, left, drawn, before, spelled, letters, moves, *rest = values
     entry, most, masks_of, masks, states, allowed = rest

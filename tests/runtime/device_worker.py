@@ -23,8 +23,8 @@ from any_order import AnyOrder
 from quick_interpreter import quicken
 from weft.attention import Attention
 from weft.codegen.build_cuda import load_kernels
-from weft.codegen.graph_reference import GraphRun
-from weft.codegen.sparse_decode_reference import DecodeAttention
+from weft.codegen.meaning.graph_reference import GraphRun
+from weft.codegen.meaning.sparse_decode_reference import DecodeAttention
 from weft.frontend.models.registry import build_graph
 from weft.ir.attention_calibration import AttentionCalibration, HeadChannels
 from weft.ir.model import ModelConfig, Rope

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from device_worker import Rounded, attention, config, round_as_devices_do
 from weft.codegen.build_cuda import load_kernels
-from weft.codegen.sparse_decode_reference import DecodeAttention
+from weft.codegen.meaning.sparse_decode_reference import DecodeAttention
 from weft.frontend.models.registry import build_graph
 from weft.ir.constraint_tables import ConstraintTables
 from weft.ir.token_table import TokenTable

@@ -21,7 +21,7 @@ import torch
 from interpreter_worker import mend_narrow_floats  # type: ignore[import-not-found]
 from quick_interpreter import quicken
 from weft.codegen.build_cuda import load_kernels
-from weft.codegen.graph_reference import GraphRun
+from weft.codegen.meaning.graph_reference import GraphRun
 from weft.frontend.models.registry import build_graph
 from weft.ir.model import ModelConfig, Rope
 from weft.loading import executor_on

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from weft.codegen.addresses import values_of
-from weft.codegen.triton_launch import Launcher
+from weft.codegen.triton.launch import Launcher
 from weft.frontend.models.registry import build_graph
 from weft.ir.model import ModelConfig, Rope
 from weft.loading import executor_on

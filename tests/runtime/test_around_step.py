@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from weft.around_lines import around_lines, around_work
-from weft.codegen.reference import run_kernel
+from weft.codegen.meaning.reference import run_kernel
 from weft.cost_model.hardware_file import load
 from weft.ir.vocabulary_parts import SEARCH_ROUNDS
 from weft.passes.tile.gpu_schedules import gpu_step_kernels

@@ -23,8 +23,8 @@ from weft.loading import attention_ways, executor_on, planner_shape
 from weft.options import Options
 from weft.passes.graph.weight_format import ChooseWeightFormat
 from weft.passes.manager import Context
-from weft.passes.tile.attention_parts import MANY, Parts, attention_parts
-from weft.passes.tile.attention_ways import LARGE_SCHEDULES, SCHEDULES, tuned, variants
+from weft.passes.tile.attention.parts import MANY, Parts, attention_parts
+from weft.passes.tile.attention.ways import LARGE_SCHEDULES, SCHEDULES, tuned, variants
 from weft.passes.tile.gpu_schedules import gpu_schedule, gpu_step_kernels
 from weft.passes.tile.regimes import lower_for_gpu, merge_kernels
 from weft.runtime.attention.cost import Batch, Rates, Shape, Way

@@ -10,7 +10,7 @@ import pytest
 import torch
 from steps_by_hand import step as any_step
 from weft.codegen.build import compile_kernels
-from weft.codegen.graph_reference import GraphRun
+from weft.codegen.meaning.graph_reference import GraphRun
 from weft.frontend.models.registry import build_graph
 from weft.ir.model import ModelConfig, Rope
 from weft.passes.graph.weight_format import ChooseWeightFormat

@@ -14,7 +14,7 @@ import torch
 from weft.codegen.build_cuda import load_kernels
 from weft.compiler import compile
 from weft.ir.schedule import Schedule
-from weft.passes.tile.feed import carry
+from weft.passes.tile.rows.feed import carry
 from weft.runtime.devices.device import (
     GIB,
     WORKSPACE,

@@ -11,7 +11,7 @@ import pytest
 import torch
 import weft
 from offload_cases import LIMITS, MIB, MIXED, ON_DISK, Cases, greedy, policy, step
-from weft.codegen.graph_reference import GraphRun
+from weft.codegen.meaning.graph_reference import GraphRun
 from weft.compiler import Compilation
 from weft.frontend.checkpoint import open_checkpoint
 from weft.frontend.models.presets import PRESETS

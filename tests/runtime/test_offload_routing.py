@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 from weft.cli.app import app
 from weft.cli.output import NotWritten
 from weft.cli.routing import NotRecorded
-from weft.codegen import graph_reference
+from weft.codegen.meaning import graph_reference
 from weft.cost_model.hrm.popularity import read
 from weft.cost_model.hrm.shape import MoeShape
 from weft.cost_model.policy_text import loads

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from offload_cases import MIB, MIXED, ON_DISK, PROMPTS, greedy, step
-from weft.codegen.graph_reference import GraphRun
+from weft.codegen.meaning.graph_reference import GraphRun
 from weft.cost_model.placement import Placement
 from weft.cost_model.policy import Policy
 from weft.ir.core import Module

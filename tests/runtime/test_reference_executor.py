@@ -3,7 +3,7 @@
 import pytest
 import torch
 from steps_by_hand import step as any_step
-from weft.codegen.graph_reference import GraphRun, run_graph
+from weft.codegen.meaning.graph_reference import GraphRun, run_graph
 from weft.frontend.models.registry import build_graph
 from weft.ir.model import ModelConfig, Rope
 from weft.runtime.execution.executor import ReferenceExecutor, StepTooLarge

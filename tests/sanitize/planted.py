@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from weft.codegen.emit_triton import emit
-from weft.codegen.load_triton import load_launcher
-from weft.passes.tile.elementwise import embedding
+from weft.codegen.triton.emit import emit
+from weft.codegen.triton.load import load_launcher
+from weft.passes.tile.rows.elementwise import embedding
 
 VOCAB, WIDTH = 16, 64
 FAR = 1 << 24

@@ -1,0 +1,1 @@
+"""Proofs that every access of a kernel is inside its buffer."""

@@ -1,0 +1,1 @@
+"""The meaning of graph and tile operations, in NumPy and torch: the oracle of kernels."""

@@ -1,0 +1,1 @@
+"""What a machine does: its levels measured, schedules timed, attention observed."""

@@ -1,0 +1,1 @@
+"""Tile kernels as Triton files: emitted, compiled, loaded, launched."""

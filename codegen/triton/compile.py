@@ -1,0 +1,76 @@
+"""Compiles kernels for an NVIDIA architecture without a GPU: TTIR, TTGIR, PTX and cubin."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from ...ir.core import Operation, Term
+from ...ir.diagnostics import KernelError
+from ...ir.schedule import Schedule
+from ...ir.types import dtype_of
+from .emit import emit
+from .load import NoTriton, load_module
+
+_POINTEE = {"f32": "fp32", "f64": "fp64", "bf16": "bf16", "f16": "fp16", "bool": "i1",
+            "index": "i32", "f8e4m3": "fp8e4nv"}  # fmt: skip
+STAGES = ("ttir", "ttgir", "ptx", "cubin")
+
+
+class CannotCompile(KernelError):
+    """A kernel that Triton refuses."""
+
+    template = "@{kernel} does not compile for sm_{arch}: {problem}"
+
+
+def compile_offline(
+    kernel: Operation, schedule: Schedule | None = None, arch: int = 90, folder: Path | None = None
+) -> dict[str, Any]:
+    """Return every stage of a kernel's compilation, by name: text, and for `cubin` bytes.
+
+    Raises NoTriton and CannotCompile.
+    """
+    if find_spec("triton") is None:
+        raise NoTriton()
+    os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")  # as it does unasked, but then it warns
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    schedule = schedule or Schedule()
+    source = emit(kernel, schedule)
+    with tempfile.TemporaryDirectory() as scratch:
+        function = getattr(load_module(source, folder or Path(scratch)), source.name)
+        options = {"num_warps": schedule.num_warps, "num_stages": schedule.num_stages}
+        options |= {"maxnreg": schedule.registers} if schedule.registers else {}
+        ast = ASTSource(fn=function, signature=signature(kernel), attrs=_aligned(kernel))
+        try:
+            built = triton.compile(ast, target=GPUTarget("cuda", arch, 32), options=options)
+        except Exception as error:
+            problem = str(error).strip() or type(error).__name__
+            raise CannotCompile(kernel=source.name, arch=arch, problem=problem) from error
+    return {stage: built.asm[stage] for stage in STAGES}
+
+
+def signature(kernel: Operation) -> dict[str, str]:
+    """Return Triton's type of each argument."""
+    return {
+        value.name: ("*" if value.type.name == "buffer" else "") + _scalar(value.type)
+        for value in kernel.regions[0].arguments
+    }
+
+
+def _scalar(type: Term) -> str:
+    return _POINTEE.get(dtype_of(type), dtype_of(type))
+
+
+def _aligned(kernel: Operation) -> dict[tuple[int], list[list[Any]]]:
+    """Return the promise that buffers start at a multiple of 16 bytes, as torch's do."""
+    return {
+        (position,): [["tt.divisibility", 16]]
+        for position, value in enumerate(kernel.regions[0].arguments)
+        if value.type.name == "buffer"
+    }

@@ -1,0 +1,1 @@
+"""Kernels of dense attention over paged keys: parts, joins, prompts, and ways to read."""

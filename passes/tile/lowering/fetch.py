@@ -1,0 +1,194 @@
+"""Lowering of fetches: launches that bring what is selected to a layer's cache, and decode there.
+
+What fetches ahead is launched on a queue of its own, `up`; it touches lists, books of the cache and
+scratch memory that nothing else has. `passes.graph.launch_pipeline` finds what must wait for it.
+On a CPU lists are activations, [B, K, L]; on a GPU those of the step's work list, flat, in memory
+that all layers share (`runtime.attention.sparse_lists`): once for queries, and once for predicted
+ones.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from ....ir.core import Operation, Term, Value
+from ....ir.types import dtype_of, tensor
+from ..sparse import key_cache
+from ..sparse.held_attention import HeldParts, held_decode, held_parts
+from ..sparse.key_cache import KeyCache
+from .sparse import (
+    EXTENT,
+    FIRST,
+    gathered_shape,
+    listed_launches,
+    listed_shapes,
+    listed_term,
+    lower_select,
+    reading,
+    reads,
+)
+
+if TYPE_CHECKING:
+    from .lower import _Lowering
+
+UP = "up"
+"""The queue of what crosses the link ahead."""
+OF_LAYER = frozenset({
+    "k", "v", "held_k", "held_v", "row_of", "slot_of", "marks", "hand", "counters",
+})  # fmt: skip
+"""What a layer has of its own: pools, and the cache with its books."""
+SCRATCH = frozenset({"victims", "spare", "fresh_slot", "fresh_row", "fresh"})
+"""What passes from launch to launch of one fetch."""
+GPU_KEYS, GPU_PARTS, GPU_ALONE = 1024, 16, 4096
+"""On a GPU: entries of a list that a program looks at at a time, programs that share a list or a
+key head's rows, and entries at a time of the one program that numbers a key head's rows."""
+
+
+@dataclass
+class Fetches:
+    """What fetches lowered so far have left: of each layer fetched ahead its lists, and of each
+    result the select, and on a CPU the values of rows and counts."""
+
+    ahead: dict[int, tuple[Value, ...]] = field(default_factory=dict)
+    brought: dict[str, tuple[Operation, tuple[Value, ...]]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Lists:
+    """The launches that make the lists of a fetch, and where the cache's launches find them: the
+    terms of arguments by name, and the values that those name."""
+
+    calls: list[Operation]
+    where: dict[str, Term]
+    operands: tuple[Value, ...] = ()
+
+
+def fetches(lowering: _Lowering, layer: int) -> bool:
+    """Whether a step fetches what a layer reads; otherwise it reads all where it lies."""
+    return any(op.name == "graph.fetch" and op["layer"] == layer for op in lowering.makers.values())
+
+
+def lower_fetch(lowering: _Lowering, op: Operation) -> list[Operation]:
+    """Scores and lists, then the cache's launches; what is fetched ahead is launched apart, and so
+    is the copy of what is late, beside which the next layer's lists are made."""
+    ahead, layer = bool(op.attribute("ahead")), op["layer"]
+    select = lowering.makers[op.operands[0].name]
+    lists = (_lists_on_gpu if lowering.on_gpu else _lists)(lowering, select, ahead)
+    shape = alone = cache_shape(lowering, select)
+    calls, copies = list(lists.calls), 1
+    if lowering.on_gpu:
+        copies, alone = GPU_PARTS, replace(shape, keys=GPU_ALONE)
+        shape = replace(shape, keys=GPU_KEYS, parts=GPU_PARTS)
+    if not ahead:
+        written = lowering.makers[select.operands[0].name]
+        calls += forget_written(lowering, written, written.operands[2])
+    for kernel in (key_cache.look(shape, ahead), key_cache.free(alone, ahead),
+                   key_cache.place(alone, ahead)):  # fmt: skip
+        calls.append(_launch(lowering, op, kernel, lists, apart=ahead))
+    calls.append(_launch(lowering, op, key_cache.fetch(shape, copies), _Lists([], {}), apart=True))
+    if ahead:
+        lowering.fetches.ahead[layer] = lists.operands[2:]
+        return calls
+    rows: tuple[Value, ...] = ()
+    if not lowering.on_gpu:
+        rows = (lowering.names.value("rows", tensor("i32", "B", select["kv_heads"], EXTENT)),)
+        lists.where["rows"] = Term("out", (0,))
+    calls.append(_launch(lowering, op, key_cache.rows(shape), lists, *rows))
+    lowering.fetches.brought[op.result.name] = (select, (*rows, *lists.operands[3:]))
+    return calls
+
+
+def _lists(lowering: _Lowering, select: Operation, ahead: bool) -> _Lists:
+    """Lists as activations."""
+    views = lowering.makers[select.operands[2].name]
+    budget = "plan_guess_budget" if ahead else "plan_budget"
+    calls, _, (chosen, counts) = lower_select(lowering, select, budget)
+    names = ("page_table", "kv_lengths", "chosen", "counts")
+    where = {name: Term("in", (place,)) for place, name in enumerate(names)}
+    return _Lists(calls, where, (*views.operands, chosen, counts))
+
+
+def _lists_on_gpu(lowering: _Lowering, select: Operation, ahead: bool) -> _Lists:
+    """Lists in memory that all layers share; those of predicted queries have their own."""
+    q, layer = select.operands[0], select["layer"]
+    kernels, _ = listed_shapes(lowering, select, select["scale"], dtype_of(q.type))
+    names = ("B", "E", "C", "pages", "row_page", "base", "kv_lengths", "rows")
+    where = {name: listed_term(name, layer, FIRST) for name in names}
+    own = {name: Term(f"plan_guess_{name}" if ahead else f"plan_{name}")
+           for name in ("chosen", "counts", "budgets")}  # fmt: skip
+    calls = []
+    for kernel in kernels:
+        terms = [own.get(value.name) or listed_term(value.name, layer, FIRST)
+                 for value in kernel.regions[0].arguments]  # fmt: skip
+        calls.append(lowering.call(select, kernel, terms, (q,) if reads(kernel, "q") else (), ()))
+    return _Lists(calls, where | own)
+
+
+def lower_held(
+    lowering: _Lowering, op: Operation, partial: Operation, fetch: Operation
+) -> list[Operation]:
+    """Decode over the rows that a fetch has brought."""
+    select, listed = lowering.fetches.brought[fetch.result.name]
+    if lowering.on_gpu:
+        return _held_on_gpu(lowering, op, partial, select)
+    _, lengths = lowering.makers[select.operands[2].name].operands
+    kernel, layer = held_decode(gathered_shape(lowering, select, partial["scale"])), fetch["layer"]
+    terms = [Term(name) for name in ("B", "L", "HP")]
+    terms += [Term("in", (place,)) for place in range(4)]
+    terms += [Term("held_k", (layer,)), Term("held_v", (layer,)), Term("out", (0,))]
+    return [lowering.call(op, kernel, terms, (partial.operands[0], lengths, *listed))]
+
+
+def _held_on_gpu(
+    lowering: _Lowering, op: Operation, partial: Operation, select: Operation
+) -> list[Operation]:
+    """The step's work list, sparse items over the cache, and the join of what it left in slots."""
+    q, layer = partial.operands[0], select["layer"]
+    _, shape = listed_shapes(lowering, select, partial["scale"], dtype_of(op.result.type))
+    held = {"chosen": Term("plan_rows"), "HP": Term("HP"), "held_k": Term("held_k", (layer,)),
+            "held_v": Term("held_v", (layer,))}  # fmt: skip
+    calls = []
+    listed = held_parts(HeldParts(**vars(shape)))
+    for kernel, operands, results in reading(listed_launches(shape, listed), q, op):
+        out = Term("out", (0,)) if results else Term("in", (len(operands) - 1,))
+        terms = [held.get(value.name) or listed_term(value.name, layer, out)
+                 for value in kernel.regions[0].arguments]  # fmt: skip
+        calls.append(lowering.call(op, kernel, terms, operands, results))
+    return calls
+
+
+def forget_written(lowering: _Lowering, op: Operation, slots: Value) -> list[Operation]:
+    """The slots that a step writes leave the cache. The lists of what was fetched ahead live until
+    then, when that fetch has been waited for."""
+    shape = KeyCache(op["kv_heads"], op["head_dim"], lowering.options.page_size)
+    operands = (slots, *lowering.fetches.ahead.get(op["layer"], ()))
+    where = {"slots": Term("in", (0,))}
+    return [_launch(lowering, op, key_cache.forget(shape), _Lists([], where, operands))]
+
+
+def cache_shape(lowering: _Lowering, select: Operation) -> KeyCache:
+    """Return the shape of the cache of a layer that selects."""
+    options = lowering.options
+    return KeyCache(select["kv_heads"], select["head_dim"], options.page_size, options.kv,
+                    lowering.on_gpu)  # fmt: skip
+
+
+def _launch(
+    lowering: _Lowering, op: Operation, kernel: Operation, lists: _Lists, *results: Value,
+    apart: bool = False,
+) -> Operation:  # fmt: skip
+    """Return a call, on the queue `up` where it is `apart`: a layer's memory is named by its
+    number, scratch by who uses it."""
+    layer, ahead = op["layer"], bool(op.attribute("ahead"))
+
+    def term(name: str) -> Term:
+        if name in OF_LAYER:
+            return Term(name, (layer,))
+        if name in SCRATCH:
+            return Term(f"guess_{name}" if ahead else name)
+        return lists.where.get(name) or Term(name)
+
+    terms = [term(value.name) for value in kernel.regions[0].arguments]
+    call = lowering.call(op, kernel, terms, lists.operands, results)
+    return call.with_attributes(queue=Term(UP)) if apart else call

@@ -1,0 +1,1 @@
+"""Kernels of matrix products: of many rows, of one, scaled, of experts."""

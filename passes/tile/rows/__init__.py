@@ -1,0 +1,1 @@
+"""Kernels that go over rows: elementwise, rotation, tokens fed, constraints, sampling."""

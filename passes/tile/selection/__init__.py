@@ -1,0 +1,1 @@
+"""Kernels that choose keys by labels: scores, counts, bins, tails."""

@@ -1,0 +1,1 @@
+"""Kernels of attention over chosen keys, and what holds these keys."""
