@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterable
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -32,17 +33,22 @@ def tensors(kernel: Operation, arguments: Iterable[Any]) -> list[Any]:
     for value, argument in zip(kernel.regions[0].arguments, arguments, strict=True):
         if isinstance(argument, np.ndarray):
             array = argument.copy()
-            if array.size == 0:  # torch would take over NumPy's strides of 0
-                array = np.zeros([max(1, n) for n in array.shape], array.dtype)[
-                    tuple(slice(0, n) for n in array.shape)
-                ]
             if dtype_of(value.type) == "bf16":
-                values.append(torch.from_numpy(array.view("i2")).view(torch.bfloat16))
+                values.append(compact(torch.from_numpy(array.view("i2")).view(torch.bfloat16)))
             else:
-                values.append(torch.from_numpy(array))
+                values.append(compact(torch.from_numpy(array)))
         else:
             values.append(argument)
     return values
+
+
+def compact(tensor: torch.Tensor) -> torch.Tensor:
+    """Return a tensor; one without elements with the strides that tvm takes for compact: products
+    of the extents behind it (torch takes over NumPy's, which are 0)."""
+    if tensor.numel():
+        return tensor
+    strides = [prod(tensor.shape[axis + 1 :]) for axis in range(tensor.dim())]
+    return tensor.as_strided(tensor.shape, strides)
 
 
 def arrays(values: Iterable[Any]) -> list[Any]:
