@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 
 from ...ir.core import Operation, Value
 from ...ir.types import shape_of
-from . import dot as tvm_dot
-from . import lanes as tvm_lanes
+from . import dot, lanes
 from .expressions import TVM_DTYPES
 from .values import Access, Held, scalar, stored
 
@@ -65,8 +64,8 @@ def _open(emitter: Emitter, argument: Value, start: Value, final: Value):  # noq
     """Give a carried value its place; return how to read it after the loop, if not as it is."""
     held = emitter.of(start)
     product = emitter.analysis.producer.get(final.name)
-    if product is not None and tvm_dot.accumulates_lanes(emitter, product, argument):
-        return tvm_lanes.open_lanes(emitter, product, argument, held)
+    if product is not None and dot.accumulates_lanes(emitter, product, argument):
+        return lanes.open_lanes(emitter, product, argument, held)
     buffer = emitter.out.allocate(argument.name, held.shape, held.dtype)
     emitter.keep(argument, held, into=buffer)
     place = stored(buffer, held.dtype, held.shape)

@@ -16,10 +16,7 @@ from ...ir.diagnostics import KernelError
 from ...ir.schedule import Schedule
 from ...ir.types import dtype_of, shape_of
 from ..tile_analysis import Analysis, store_shape, store_value_position
-from . import control as tvm_control
-from . import dot as tvm_dot
-from . import lanes as tvm_lanes
-from . import reductions as tvm_reductions
+from . import control, dot, lanes, reductions
 from .expressions import TVM_DTYPES, Typed, coerce, computed, expression_text, literal
 from .loops import Writer, conjunction, elementwise
 from .values import Access, Held, broadcast, scalar, stored
@@ -67,7 +64,7 @@ class Emitter:
         self.places: Sequence[str] = ()
         self.looking: dict[str, Held] | None = None
         self.targets: dict[str, str] = {}
-        self.lanes: dict[str, tvm_lanes.Lanes] = {}
+        self.lanes: dict[str, lanes.Lanes] = {}
         self.arguments = kernel.regions[0].arguments
         taken = {identifier(value.name) for value in self.arguments} | _RESERVED
         self.out = Writer(schedule.vector, schedule.unroll, taken)
@@ -379,9 +376,9 @@ _RULES = {
     "tile.program_id": _program_id, "tile.full": _full, "tile.iota": _iota, "tile.map": _map,
     "tile.load": _load, "tile.store": _store, "tile.expand": _view, "tile.transpose": _view,
     "tile.reshape": _view, "tile.atomic_add": _atomic_add,
-    "tile.reduce": tvm_reductions.emit_reduce, "tile.argmax": tvm_reductions.emit_argmax,
-    "tile.scan": tvm_reductions.emit_scan, "tile.dot": tvm_dot.emit_dot,
-    "tile.histogram": tvm_reductions.emit_histogram, "tile.for": tvm_control.emit_for,
+    "tile.reduce": reductions.emit_reduce, "tile.argmax": reductions.emit_argmax,
+    "tile.scan": reductions.emit_scan, "tile.dot": dot.emit_dot,
+    "tile.histogram": reductions.emit_histogram, "tile.for": control.emit_for,
 }  # fmt: skip
 
 __all__ = ["VERSION", "Emitter", "conjunction", "emit_tvm", "identifier", "kernel_name"]

@@ -20,10 +20,7 @@ from ..products.matmul import Matmul, blocks, matmul
 from ..products.scaled_matmul import ROUNDED_ROWS, ScaledMatmul, scaled_matmul
 from ..rows import elementwise
 from ..rows.rope import Heads, qkv_rope_write
-from . import fetch as lower_fetch
-from . import moe as lower_moe
-from . import sparse as lower_sparse
-from . import streams as lower_streams
+from . import fetch, moe, sparse, streams
 from .call_arguments import call_arguments
 from .library_choices import library_choices
 from .parts import lower_parts
@@ -89,7 +86,7 @@ class _Lowering:
     names: Names
     kernels: dict[str, Operation] = field(default_factory=dict)
     makers: dict[str, Operation] = field(default_factory=dict)
-    fetches: lower_fetch.Fetches = field(default_factory=lower_fetch.Fetches)
+    fetches: fetch.Fetches = field(default_factory=fetch.Fetches)
 
     @property
     def on_gpu(self) -> bool:
@@ -234,7 +231,7 @@ class _Lowering:
         if not isinstance(shape_of(op.result.type)[-1], int):
             return [self.library(op, "matmul", "how many words there are is a step's own")]
         if self.on_gpu and self.options.rows == 1 and self._streams(op):
-            return [lower_streams.lower_matvec(self, op, bias)]
+            return [streams.lower_matvec(self, op, bias)]
         if self.on_gpu and self._scaled(op) and (self.options.rows or rows_of(op.result) == "R"):
             return [self._scaled_matmul(op, bias)]
         if self.on_gpu or (self.options.rows == 0 and self._many_rows(op)):
@@ -251,9 +248,9 @@ class _Lowering:
     def fused_matmul(self, op: Operation) -> list[Operation]:
         """A kernel for few rows with its parts."""
         if self.on_gpu and self.options.rows > 1:
-            return lower_streams.lower_skinny(self, op)
+            return streams.lower_skinny(self, op)
         if self.on_gpu:
-            return [lower_streams.lower_matvec(self, op, list(op["parts"]))]
+            return [streams.lower_matvec(self, op, list(op["parts"]))]
         return [self._matmul(op, list(op["parts"]))]
 
     def by_rows(self, call: Operation, few: Operation, up_to: int) -> Operation:
@@ -306,15 +303,15 @@ class _Lowering:
     def finalize(self, op: Operation) -> list[Operation]:
         """Attention over a layer's pages: kvset, partial and finalize together."""
         partial = self.makers[op.operands[0].name]
-        found = lower_sparse.selected_part(self, partial) if partial.name == "graph.merge" else None
+        found = sparse.selected_part(self, partial) if partial.name == "graph.merge" else None
         if found is not None:
-            return lower_sparse.lower_selected(self, op, *found)
+            return sparse.lower_selected(self, op, *found)
         if partial.name != "graph.partial":
             raise CannotLower(operation=op.name, problem="its state is merged", span=op.span)
         q, starts, kvset_value = partial.operands
         kvset = self.makers[kvset_value.name]
         if kvset.name == "graph.fetch":
-            return lower_fetch.lower_held(self, op, partial, kvset)
+            return fetch.lower_held(self, op, partial, kvset)
         if self.on_gpu:
             return lower_parts(self, op, q, partial, kvset)
         table, lengths = kvset.operands
@@ -342,16 +339,16 @@ _RULES: dict[str, Callable[[_Lowering, Operation], list[Operation]]] = {
     "graph.embedding": _Lowering.embedding, "graph.rmsnorm": _Lowering.rmsnorm,
     "graph.add_rmsnorm": _Lowering.add_rmsnorm, "graph.add": _Lowering.add,
     "graph.silu_mul": _Lowering.silu_mul, "graph.take_rows": _Lowering.take_rows,
-    "graph.qkv_rope_write": _Lowering.qkv_rope_write, "graph.moe_route": lower_moe.lower_route,
-    "graph.moe_dispatch": lower_moe.lower_dispatch, "graph.moe_expert": lower_moe.lower_expert,
-    "graph.moe_combine": lower_moe.lower_combine, "graph.moe_gated": lower_moe.lower_gated,
-    "graph.moe_mixed": lower_moe.lower_mixed, "graph.matmul": _Lowering.matmul,
-    "graph.fused_matmul": _Lowering.fused_matmul, "graph.cut_matmul": lower_streams.lower_skinny,
+    "graph.qkv_rope_write": _Lowering.qkv_rope_write, "graph.moe_route": moe.lower_route,
+    "graph.moe_dispatch": moe.lower_dispatch, "graph.moe_expert": moe.lower_expert,
+    "graph.moe_combine": moe.lower_combine, "graph.moe_gated": moe.lower_gated,
+    "graph.moe_mixed": moe.lower_mixed, "graph.matmul": _Lowering.matmul,
+    "graph.fused_matmul": _Lowering.fused_matmul, "graph.cut_matmul": streams.lower_skinny,
     "graph.finalize": _Lowering.finalize,
     "graph.scaled_matmul": _Lowering.scaled_matmul, "graph.quantize_rows": _Lowering.quantize_rows,
     "graph.all_reduce": _Lowering.collective, "graph.all_gather": _Lowering.collective,
     "graph.kvset": _Lowering.nothing, "graph.partial": _Lowering.nothing,
     "graph.select": _Lowering.nothing, "graph.merge": _Lowering.nothing,
-    "graph.label_write": lower_sparse.lower_label_write, "graph.tail": _Lowering.nothing,
-    "graph.value_sums": lower_sparse.lower_value_sums, "graph.fetch": lower_fetch.lower_fetch,
+    "graph.label_write": sparse.lower_label_write, "graph.tail": _Lowering.nothing,
+    "graph.value_sums": sparse.lower_value_sums, "graph.fetch": fetch.lower_fetch,
 }  # fmt: skip
