@@ -117,6 +117,7 @@ class Executable(Shown):
         or with `keep_going` is noted as failed: the same call again runs such rows alone. A list
         of rows is checked before any row runs. Raises WeftError.
         """
+        rows = these_rows(rows)
         path = plain(Path(out)) if out is not None else None
         if path is not None and journal is None:
             journal = path.with_name(path.name + ".journal")

@@ -64,7 +64,6 @@ class RowRun:
         """
         complete = False
         try:
-            rows = these_rows(rows)
             if isinstance(rows, Sequence):
                 for number, row in enumerate(rows):
                     values = self._executable.check_row(number, row)
