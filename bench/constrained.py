@@ -33,8 +33,8 @@ from weft.runtime import engine as engine_module
 from weft.runtime.constraints.watch import Watch
 from weft.runtime.executable import Executable
 
-from .constrained_json import json_parse_rate
-from .constrained_programs import (
+from .constraints.json_rate import json_parse_rate
+from .constraints.programs import (
     FREE,
     PATTERN,
     RECORD,

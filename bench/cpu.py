@@ -21,7 +21,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from . import checkpoint, peers
+from . import peers
+from .engines import checkpoint
 from .peers import Outcome, table, work_folder
 from .startup import ROOT, startup
 

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .document_offload import OFFLOAD_TABLES
-from .document_sparse import SPARSE_TABLES
+from .documents.offload import OFFLOAD_TABLES
+from .documents.sparse import SPARSE_TABLES
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "bench" / "results"

@@ -25,8 +25,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from weft.bench.compile_ahead import compile_ahead
-from weft.bench.gpu_attention import (
+from weft.bench.gpu.attention import (
     Decode,
     Kernels,
     Pools,
@@ -34,8 +33,9 @@ from weft.bench.gpu_attention import (
     copy_rate,
     scheduled,
 )
-from weft.bench.gpu_prompts import prompts_figures
-from weft.bench.gpu_vendor import vendor_seconds
+from weft.bench.gpu.compile_ahead import compile_ahead
+from weft.bench.gpu.prompts import prompts_figures
+from weft.bench.gpu.vendor import vendor_seconds
 from weft.ir.schedule import Schedule
 from weft.loading import attention_ways
 from weft.passes.tile.attention.parts import Parts

@@ -4,7 +4,7 @@
 
 Token ids of the same lengths, greedy, no end; requests in batches of at most 64. The first run
 compiles and is not counted. W2 and W3 need continuous batching with kernels that may be missing
-here: for these the recorded seconds are taken (bench/gpu_workloads.py).
+here: for these the recorded seconds are taken (bench/gpu/workloads.py).
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import time
 from typing import Any
 
 import torch
+from weft.bench.gpu.workloads import WORKLOADS, Workload, median
 from weft.bench.gpu_programs import RESULTS, record, say
-from weft.bench.gpu_workloads import WORKLOADS, Workload, median
 from weft.frontend.models.presets import preset
 
 MOST = 64

@@ -17,8 +17,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from weft.bench.gpu.workloads import WORKLOADS, Workload
 from weft.bench.gpu_programs import SHAPE, Bench, say
-from weft.bench.gpu_workloads import WORKLOADS, Workload
 from weft.runtime.tracing.trace import StepRecord, Trace
 
 

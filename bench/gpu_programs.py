@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from weft.bench.gpu_workloads import RECORDED, WORKLOADS, Words, Workload, median, read_bytes
+from weft.bench.gpu.workloads import RECORDED, WORKLOADS, Words, Workload, median, read_bytes
 from weft.compiler import Compilation
 from weft.loading import kv_dtype, serve
 from weft.options import Options

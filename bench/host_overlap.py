@@ -24,13 +24,13 @@ from functools import partial
 from typing import Any, cast
 from unittest.mock import patch
 
-from weft.bench.contest import Bench, Contest, Way
+from weft.bench.contest.cases import CASES, Case
+from weft.bench.contest.contest import Bench, Contest, Way
+from weft.bench.gpu.timed_device import TimedDevice
+from weft.bench.gpu.workloads import WORKLOADS, Words, Workload
 from weft.bench.gpu_profile import steps_text
-from weft.bench.gpu_workloads import WORKLOADS, Words, Workload
 from weft.bench.host_clock import HostClock, told_by
-from weft.bench.programs_cases import CASES, Case
 from weft.bench.programs_gpu import CLIENTS, SHAPE, rows_of, word_ids
-from weft.bench.timed_device import TimedDevice
 from weft.compiler import Compilation
 from weft.frontend.checkpoint import open_checkpoint
 from weft.options import Options

@@ -57,8 +57,8 @@ def compile_here(kv: str) -> None:
     from weft.options import Options
 
     from .moe_offload import full_bench, parser, say, settings_of
-    from .moe_runs import offloading
-    from .moe_smoke import settings as smoke_settings
+    from .offload.runs import offloading
+    from .offload.smoke import settings as smoke_settings
 
     probe_kernels(1, Options.from_env().cache)
     attention_probe(1, 1, Options.from_env().cache)

@@ -31,13 +31,13 @@ from typing import Any
 os.environ.setdefault("GOMP_SPINCOUNT", "20000")  # OpenMP reads it as torch is loaded: a ms
 os.environ.setdefault("TVM_THREAD_POOL_SPIN_COUNT", "1000")  # as executors with CPU experts do
 
-from .ballast import Ballast
-from .moe_disk import disk
-from .moe_memory import host_memory, memory_settings
 from .moe_peers import NoPeer, in_process, rates
-from .moe_planning import planning
 from .moe_record import RESULTS, Figures, Keep, keeper
-from .moe_runs import (
+from .offload.ballast import Ballast
+from .offload.disk import disk
+from .offload.memory import host_memory, memory_settings
+from .offload.planning import planning
+from .offload.runs import (
     FEW_TOKENS,
     KEY_BYTES,
     Measured,
@@ -48,7 +48,7 @@ from .moe_runs import (
     run,
     with_schedule,
 )
-from .moe_variants import variant_settings, variants
+from .offload.variants import variant_settings, variants
 
 GIB, MIB = 1 << 30, 1 << 20
 KEYS = (
@@ -103,7 +103,7 @@ class Bench:
         """
         if self.tiny:
             return None
-        from .moe_store import shared_store, store_owner
+        from .offload.store import shared_store, store_owner
 
         owner = store_owner(self.base, setting)
         if self._store is not None and self._store[0] != owner:
@@ -376,7 +376,7 @@ def main() -> None:
 
         say(f"kernels for {use(options.kernels)}")
     if options.smoke:
-        from .moe_smoke import smoke
+        from .offload.smoke import smoke
 
         sys.exit(smoke(options))
     bench = tiny_bench(options.hardware) if options.tiny else full_bench(options)

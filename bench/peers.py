@@ -19,10 +19,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from . import checkpoint
-from .gguf_export import export
+from .engines import checkpoint
+from .engines.gguf import export
+from .engines.worker import EngineFailed, Worker
 from .measure import Summary, interleave, ratio
-from .worker import EngineFailed, Worker
 
 ZOO = Path(__file__).resolve().parent.parent / "zoo"
 PROMPT = [1, 50, 300, 700, 1200, 77, 80, 912, 401, 35, 2000, 640, 88, 1034, 5, 260]

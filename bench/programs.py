@@ -18,11 +18,11 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from weft.bench.contest import Bench, Contest
+from weft.bench.contest.bound import table
+from weft.bench.contest.cases import CASES, ROOT
+from weft.bench.contest.contest import Bench, Contest
+from weft.bench.contest.figures import measure
 from weft.bench.cpu import record
-from weft.bench.programs_bound import table
-from weft.bench.programs_cases import CASES, ROOT
-from weft.bench.programs_measure import measure
 from weft.codegen.threads import share_cores
 
 RESULTS = ROOT / "bench" / "results" / "programs.json"
@@ -46,7 +46,7 @@ def run_programs(
     """Measure programs one after another; return their figures, and what failed, by name."""
     price = None
     if simulate:
-        from weft.bench.simulated import RooflinePrice
+        from weft.bench.contest.simulated import RooflinePrice
 
         price = RooflinePrice()
     bench, figures, failed = Bench(), {}, {}

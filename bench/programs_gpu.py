@@ -33,13 +33,14 @@ from weft.ir.vocabulary import Tokenizer
 from weft.options import Options
 from weft.runtime.execution.weights import RandomTensors
 
-from . import constrained, constrained_programs
-from .contest import Bench, Contest, Way
+from . import constrained
+from .constraints import programs as constrained_programs
+from .contest.cases import CASES, ROOT, SEED, Case
+from .contest.contest import Bench, Contest, Way
+from .contest.figures import agreement, counts, sound
+from .gpu.workloads import Words
 from .gpu_programs import record
-from .gpu_workloads import Words
 from .measure import Summary, interleave, ratio
-from .programs_cases import CASES, ROOT, SEED, Case
-from .programs_measure import agreement, counts, sound
 
 SHAPE = "random:llama-8b"
 HEAD = "lm_head.weight"
@@ -60,7 +61,7 @@ CONSTRAINED = "constrained"
 RESULTS = ROOT / "bench" / "results" / "programs_gpu.json"
 
 ABOUT = (
-    f"8 B Llama shape, random weights, bf16; {TIMES} times the rows of bench/programs_cases.py, "
+    f"8 B Llama shape, random weights, bf16; {TIMES} times the rows of bench/contest/cases.py, "
     "with the lengths there; keys and values of everything fit; each run cold, an engine of its own"
 )
 

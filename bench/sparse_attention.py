@@ -33,9 +33,9 @@ from weft.evaluation.subject import Subject
 from weft.frontend.checkpoint import ZOO, open_checkpoint
 from weft.ir.sparse import parse_policy
 
-from bench.attention_calibration import calibration
 from bench.cpu import record
-from bench.document_sparse import mean_lost
+from bench.documents.sparse import mean_lost
+from bench.sparse.calibration import calibration
 
 Figures = dict[str, Any]
 RESULTS = Path(__file__).parent / "results" / "sparse_attention.json"

@@ -35,7 +35,7 @@ MOST = 40 << 30
 
 def operation(folder: Path, tiny: bool) -> Figures:
     """One layer's attention, dense and sparse, over contexts and batches."""
-    from weft.bench.sparse_steps import Setting, dense_seconds, sparse_seconds
+    from weft.bench.sparse.steps import Setting, dense_seconds, sparse_seconds
 
     figures: Figures = {}
     grid = [(64, 2)] if tiny else [(n, b) for n in CONTEXTS for b in BATCHES]
@@ -102,8 +102,8 @@ def _sets() -> dict[str, list[tuple[Figures, tuple[int, int]]]]:
 
 def compile_sections(sections: list[str], folder: Path) -> None:
     """Compile the sparse kernels of some sections in several processes."""
-    from weft.bench.compile_ahead import compile_ahead
-    from weft.bench.sparse_steps import Setting
+    from weft.bench.gpu.compile_ahead import compile_ahead
+    from weft.bench.sparse.steps import Setting
 
     wanted = [pair for section in sections for pair in _sets().get(section, [])]
     settings = [Setting.of(131072, 8, amounts | LABELS, False, heads) for amounts, heads in wanted]
@@ -112,7 +112,7 @@ def compile_sections(sections: list[str], folder: Path) -> None:
 
 def policies(folder: Path, tiny: bool) -> Figures:
     """Policies of other kinds at 128 K and batch 8, beside a ratio: a threshold, top-p, tails."""
-    from weft.bench.sparse_steps import Setting, sparse_seconds
+    from weft.bench.sparse.steps import Setting, sparse_seconds
 
     figures: Figures = {}
     context, batch = (64, 2) if tiny else (131072, 8)
@@ -128,7 +128,7 @@ def policies(folder: Path, tiny: bool) -> Figures:
 def shared_prefix(folder: Path, tiny: bool) -> Figures:
     """Rows of a fork, that have all but 1 K of their context in common: labels of the prefix scored
     once for four rows, against row by row."""
-    from weft.bench.sparse_steps import Setting, sparse_seconds
+    from weft.bench.sparse.steps import Setting, sparse_seconds
 
     figures: Figures = {}
     for context, batch in [(64, 3)] if tiny else [(32768, 8), (131072, 4), (131072, 8)]:
@@ -149,7 +149,7 @@ def shared_prefix(folder: Path, tiny: bool) -> Figures:
 
 def published(folder: Path, tiny: bool) -> Figures:
     """The published comparison: 32/32 heads, up to 16 K, against torch SDPA; the largest ratio."""
-    from weft.bench.sparse_steps import Setting, sdpa_seconds, sparse_seconds
+    from weft.bench.sparse.steps import Setting, sdpa_seconds, sparse_seconds
 
     if tiny:
         return {}
@@ -166,7 +166,7 @@ def published(folder: Path, tiny: bool) -> Figures:
 
 def end_to_end(folder: Path, tiny: bool) -> Figures:
     """A decode step of the whole model at 64 K, dense and sparse at equal batch."""
-    from weft.bench.sparse_steps import step_seconds
+    from weft.bench.sparse.steps import step_seconds
 
     if tiny:
         found = step_seconds("tiny", 64, 2, folder)
@@ -186,7 +186,7 @@ def _memory() -> int:
 
 def offload(folder: Path, tiny: bool) -> Figures:
     """Keys in host memory at 256 K, against streaming all of them."""
-    from weft.bench.sparse_offload import offload as measured
+    from weft.bench.sparse.offload import offload as measured
 
     found = measured(folder, tiny)
     print(f"  offload: {found}", flush=True)
@@ -195,14 +195,14 @@ def offload(folder: Path, tiny: bool) -> Figures:
 
 def host_model(folder: Path, tiny: bool) -> Figures:
     """A model's steps with keys in host memory, by the executor that runs programs."""
-    from weft.bench.host_model import host_model as measured
+    from weft.bench.sparse.host_model import host_model as measured
 
     return measured(folder, tiny)
 
 
 def host_batch(folder: Path, tiny: bool) -> Figures:
     """More sequences than a bound of GPU memory holds, with their keys in host memory."""
-    from weft.bench.host_batch import host_batch as measured
+    from weft.bench.sparse.host_batch import host_batch as measured
 
     found = measured(folder, tiny)
     print(f"  host batch: {found}", flush=True)
@@ -211,7 +211,7 @@ def host_batch(folder: Path, tiny: bool) -> Figures:
 
 def calibration(folder: Path, tiny: bool) -> Figures:
     """The calibration of the whole 8 B shape, with random weights."""
-    from weft.bench.attention_calibration import calibration as measured
+    from weft.bench.sparse.calibration import calibration as measured
 
     if tiny:
         return {"calibration_random_tiny": measured("tiny-dense", tokens=128)}

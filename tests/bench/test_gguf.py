@@ -2,7 +2,8 @@
 
 import numpy as np
 import pytest
-from weft.bench import checkpoint, gguf_export
+from weft.bench.engines import checkpoint
+from weft.bench.engines import gguf as gguf_export
 
 TINY = checkpoint.ONE_B | {
     "vocab_size": 64, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2,
@@ -28,7 +29,7 @@ def test_llama_cpp_agrees_with_transformers(tmp_path) -> None:
     pytest.importorskip("llama_cpp")
     pytest.importorskip("gguf")
     torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
-    from weft.bench.llamacpp import LlamaCpp
+    from weft.bench.engines.llamacpp import LlamaCpp
 
     folder = checkpoint.make(tmp_path / "model", TINY | {"torch_dtype": "float32"}, seed=1)
     prompt = [1, 5, 9, 33, 60, 2, 7]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from weft.bench.gpu.workloads import WORKLOADS, read_bytes
 from weft.bench.gpu_programs import label
-from weft.bench.gpu_workloads import WORKLOADS, read_bytes
 from weft.frontend.models.presets import preset
 
 

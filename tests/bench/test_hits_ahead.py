@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from unittest.mock import patch
 
 import pytest
-from weft.bench.contest import Contest, Way
+from weft.bench.contest.cases import CASES
+from weft.bench.contest.contest import Contest, Way
 from weft.bench.host_overlap import TimedBench
-from weft.bench.programs_cases import CASES
 from weft.bench.programs_gpu import rows_of
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from threading import Thread
 
-import weft.bench.timed_device as timed_device
+import weft.bench.gpu.timed_device as timed_device
 import weft.runtime.schedule.pace as pace
 from weft.bench.host_clock import HostClock, told_by
 

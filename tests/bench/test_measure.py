@@ -3,7 +3,8 @@
 import json
 
 import pytest
-from weft.bench import checkpoint, cpu, measure
+from weft.bench import cpu, measure
+from weft.bench.engines import checkpoint
 
 TINY = checkpoint.ONE_B | {
     "vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,

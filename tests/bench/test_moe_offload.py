@@ -7,11 +7,11 @@ from dataclasses import replace
 import pytest
 import torch
 from weft.bench import moe_offload
-from weft.bench.moe_memory import saving
 from weft.bench.moe_offload import KEYS, error_settings, measure, tiny_bench
 from weft.bench.moe_record import keeper, merge, record
-from weft.bench.moe_runs import Setting, SkewedRouters, prompts_of, routing_of, run
-from weft.bench.moe_store import shared_store
+from weft.bench.offload.memory import saving
+from weft.bench.offload.runs import Setting, SkewedRouters, prompts_of, routing_of, run
+from weft.bench.offload.store import shared_store
 from weft.frontend.checkpoint import open_checkpoint
 from weft.runtime.execution.weights import RandomTensors
 

@@ -9,13 +9,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from weft.bench import compile_time, programs, programs_gpu
-from weft.bench.calls import Call, ideal_hits
-from weft.bench.contest import Run, in_parts
-from weft.bench.programs_bound import Work, cpu_bound, table
-from weft.bench.programs_cases import CASES
-from weft.bench.programs_measure import in_other_tokens, profile, same
-from weft.bench.replay import Replay, UnknownPrefix
-from weft.bench.simulated import RooflinePrice
+from weft.bench.contest.bound import Work, cpu_bound, table
+from weft.bench.contest.calls import Call, ideal_hits
+from weft.bench.contest.cases import CASES
+from weft.bench.contest.contest import Run, in_parts
+from weft.bench.contest.figures import in_other_tokens, profile, same
+from weft.bench.contest.replay import Replay, UnknownPrefix
+from weft.bench.contest.simulated import RooflinePrice
 from weft.frontend.open import open_program
 from weft.runtime.engine import Engine
 from weft.runtime.execution.sampler import sample_rows
@@ -215,8 +215,8 @@ def test_prompts_of_equal_text_in_other_tokens_are_counted():
 
 @pytest.mark.slow
 def test_a_program_is_measured_on_the_shipped_model():
-    from weft.bench.contest import Bench, Contest
-    from weft.bench.programs_measure import measure
+    from weft.bench.contest.contest import Bench, Contest
+    from weft.bench.contest.figures import measure
 
     case = CASES["few_shot"]
     found = measure(Contest(Bench(), case, case.rows()[:4]), 1, RooflinePrice(), quick=True)

@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 
 import pytest
-from weft.bench.calls import watch
-from weft.bench.contest import forget_prefixes, longest_prefix_first
-from weft.bench.request_driver import Program
-from weft.bench.request_grammars import Grammars
-from weft.bench.request_server import Server
+from weft.bench.contest.calls import watch
+from weft.bench.contest.contest import forget_prefixes, longest_prefix_first
+from weft.bench.contest.driver import Program
+from weft.bench.contest.grammars import Grammars
+from weft.bench.contest.server import Server
 from weft.frontend.checker import check
 from weft.frontend.constraints import constraint_of
 from weft.frontend.lower import lower

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 import weft
-from weft.bench.sparse_offload import fetched_ahead
+from weft.bench.sparse.offload import fetched_ahead
+from weft.bench.sparse.steps import Setting
 from weft.bench.sparse_speed import MODEL
-from weft.bench.sparse_steps import Setting
 from weft.frontend.models.presets import preset
 
 

@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-from weft.bench import timed_device
+from weft.bench.gpu import timed_device
+from weft.bench.gpu.timed_device import BEGINS, LAUNCH, PROMPT, REPLAY, TimedDevice
 from weft.bench.host_clock import HostClock, told_by
-from weft.bench.timed_device import BEGINS, LAUNCH, PROMPT, REPLAY, TimedDevice
 from weft.runtime.execution.step import StepInput
 from weft.runtime.gpu.prompt_rooms import TOKENS
 from weft.runtime.gpu.recordings import COST

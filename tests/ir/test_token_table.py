@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from weft.bench.random_schemas import random_schema
+from weft.bench.constraints.random_schemas import random_schema
 from weft.frontend.checkpoint import open_checkpoint
 from weft.ir.automaton import (
     START,

@@ -131,7 +131,7 @@ def llama_model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         if importlib.util.find_spec(package) is None:
             pytest.skip(f"llama.cpp's server needs {package} (llama-cpp-python[server], gguf)")
     folder = tmp_path_factory.mktemp("llama")
-    export = [sys.executable, "-m", "bench.gguf_export", str(FOLDER), str(folder / "m.gguf")]
+    export = [sys.executable, "-m", "bench.engines.gguf", str(FOLDER), str(folder / "m.gguf")]
     subprocess.run(export, check=True, cwd=ZOO.parent, capture_output=True)
     port = free_port()
     command = [sys.executable, "-m", "llama_cpp.server", "--model", str(folder / "m.gguf"),

@@ -26,12 +26,12 @@ from weft.runtime.simulator import Price, SimulatedExecutor
 from weft.runtime.tracing.trace import Trace
 
 from .calls import CallLog, watch
-from .programs_cases import KV_TOKENS, Case
-from .programs_data import Row
+from .cases import KV_TOKENS, Case
+from .data import Row
+from .driver import MOST_ROWS, Program
+from .grammars import Grammars
 from .replay import Replay
-from .request_driver import MOST_ROWS, Program
-from .request_grammars import Grammars
-from .request_server import Server
+from .server import Server
 
 
 class Bench:

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from weft.cost_model.hrm.prediction import NoDiskFigures
 
-from .moe_runs import Setting, lean
+from .runs import Setting, lean
 
 if TYPE_CHECKING:
-    from .moe_offload import Bench
+    from ..moe_offload import Bench
 
 SHARES = (1.0, 0.75, 0.5)
 """Sequences, of those of the base setting."""

@@ -21,7 +21,7 @@ BAD = "terrible awful boring dreadful poor disappointing dull unpleasant".split(
 THINGS = "film book hotel meal show phone song play".split()
 ITEMS = "apples pens eggs lamps cups books plates shirts".split()
 SUBJECTS = "rivers bridges candles markets engines forests islands gardens".split()
-EXAMPLES = Path(__file__).resolve().parent.parent / "examples" / "data"
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "data"
 
 
 def sentence(rng: Random) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from weft.attention import Attention
-from weft.bench.gpu_attention import COLD, SETTLED, Sequences, copy_rate, graph_seconds
+from weft.bench.gpu.attention import COLD, SETTLED, Sequences, copy_rate, graph_seconds
 from weft.codegen.build_cuda import load_kernels
 from weft.ir.attention_calibration import LEVELS, AttentionCalibration, HeadChannels
 from weft.ir.core import Operation
@@ -321,7 +321,7 @@ def dense_seconds(setting: Setting, folder: Path) -> dict[str, Any]:
 
 def sdpa_seconds(setting: Setting) -> float:
     """Return the seconds of torch's fastest attention over contiguous keys of these heads."""
-    from weft.bench.gpu_vendor import vendor_seconds
+    from weft.bench.gpu.vendor import vendor_seconds
 
     return min(vendor_seconds(setting.shape, setting.batch, setting.context, SETTLED).values())
 

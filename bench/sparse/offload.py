@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from weft.bench.sparse_steps import Setting, SparseStep
+from weft.bench.sparse.steps import Setting, SparseStep
 from weft.codegen.build_cuda import load_kernels
 from weft.cost_model.hardware_file import load
 from weft.frontend.models.presets import preset

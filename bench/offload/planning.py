@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .moe_offload import Bench
+    from ..moe_offload import Bench
 
 SCHEDULES = ("ring", "cgo", "s2", "s3", "s4")
 
@@ -31,7 +31,7 @@ def planning(bench: Bench) -> dict[str, Any]:
 
 
 def _models(bench: Bench) -> tuple[str, ...]:
-    from .moe_variants import WHOLE
+    from .variants import WHOLE
 
     return (bench.base.model,) if bench.tiny else (bench.base.model, WHOLE)
 

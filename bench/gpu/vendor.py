@@ -8,7 +8,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from weft.bench.gpu_attention import COLD, graph_seconds
+from weft.bench.gpu.attention import COLD, graph_seconds
 from weft.passes.tile.attention.parts import Parts
 
 BACKENDS = {"flash": SDPBackend.FLASH_ATTENTION, "cudnn": SDPBackend.CUDNN_ATTENTION}

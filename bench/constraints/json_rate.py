@@ -14,7 +14,7 @@ from weft.ir.constraint_tables import ConstraintTables
 from weft.ir.token_table import TokenTable
 from weft.ir.types import Term
 
-from .constrained_programs import Bench
+from .programs import Bench
 from .random_schemas import random_schema
 
 Figures = dict[str, Any]

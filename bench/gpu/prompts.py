@@ -12,9 +12,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch.nn.attention import sdpa_kernel
-from weft.bench.compile_ahead import compile_ahead
-from weft.bench.gpu_attention import LISTS, Pools, graph_seconds
-from weft.bench.gpu_vendor import BACKENDS
+from weft.bench.gpu.attention import LISTS, Pools, graph_seconds
+from weft.bench.gpu.compile_ahead import compile_ahead
+from weft.bench.gpu.vendor import BACKENDS
 from weft.codegen.triton.emit import emit
 from weft.codegen.triton.load import load_launcher
 from weft.ir.core import Operation

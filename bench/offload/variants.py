@@ -10,10 +10,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from .moe_runs import FEW_TOKENS, Setting, lean
+from .runs import FEW_TOKENS, Setting, lean
 
 if TYPE_CHECKING:
-    from .moe_offload import Bench
+    from ..moe_offload import Bench
 
 WHOLE = "random:mixtral-8x7b"
 """All 32 layers: 84 GiB of experts."""

@@ -1,6 +1,6 @@
 """Holds GPU memory in a process of its own, so that a cap binds libraries too: not torch alone.
 
-python -m bench.ballast BYTES       takes so much, prints the bytes free, waits for its input's end
+python -m bench.offload.ballast BYTES    takes so much, prints the bytes free, waits
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Ballast:
         if torch.cuda.is_available():
             free, _ = torch.cuda.mem_get_info()
             size = free - self._cap - CONTEXT
-            command = [sys.executable, "-m", "bench.ballast", str(size)]
+            command = [sys.executable, "-m", "bench.offload.ballast", str(size)]
             self._process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
             )

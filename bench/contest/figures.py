@@ -10,12 +10,12 @@ from typing import Any
 
 from weft.runtime.simulator import Price
 
+from ..measure import Summary, interleave, ratio
+from .bound import Work, cpu_bound
+from .cases import ROOMY_TOKENS
 from .contest import Contest, Run, Way
-from .measure import Summary, interleave, ratio
-from .programs_bound import Work, cpu_bound
-from .programs_cases import ROOMY_TOKENS
+from .driver import Answer
 from .replay import Replay, UnknownPrefix
-from .request_driver import Answer
 
 TOLERANCE = 1e-3
 """What log-probabilities may differ by: other batches add in another order."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .measure import gaps
+from ..measure import gaps
 
 
 class Transformers:

@@ -34,8 +34,8 @@ from weft.runtime.programs.tasks import Branches, TaskLoop
 from weft.runtime.programs.tools import DEFAULT_TIMEOUT, ToolCall, ToolFailed, ToolPool
 from weft.runtime.schedule.request import Sampling
 
-from .request_grammars import ConstraintOf
-from .request_server import Server, Step
+from .grammars import ConstraintOf
+from .server import Server, Step
 
 MOST_ROWS = 96
 """SGLang's `run_batch` starts at least 96 threads."""

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from .measure import gaps
+from ..measure import gaps
 
 KV_TYPES = {"f32": 0, "f16": 1}
 

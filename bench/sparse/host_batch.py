@@ -13,8 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from weft.bench.host_model import Placed, compared, model, run
-from weft.bench.sparse_steps import TINY
+from weft.bench.sparse.host_model import Placed, compared, model, run
+from weft.bench.sparse.steps import TINY
 from weft.frontend.models.presets import preset
 from weft.ir.sparse import SparsePolicy
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
-from . import programs_data as data
-from .programs_data import Row
+from . import data
+from .data import Row
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES, SHAPES = ROOT / "examples", ROOT / "bench" / "shapes"
 SEED = 20261122
 KV_TOKENS = 4608

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 
 class Worker:
@@ -32,7 +32,7 @@ class Worker:
         }
         self._errors = tempfile.TemporaryFile("w+")
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "bench.worker", json.dumps([spec, list(prompt)])],
+            [sys.executable, "-m", "bench.engines.worker", json.dumps([spec, list(prompt)])],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, text=True,
             env=environment, cwd=ROOT,
         )  # fmt: skip
@@ -97,7 +97,7 @@ def main() -> None:
     """Load the engine, warm it up with one decode, then answer requests until stdin closes."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print goes to stderr
-    from .measure import seconds
+    from ..measure import seconds
 
     spec, prompt = json.loads(sys.argv[1])
     engine: Any = None

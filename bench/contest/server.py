@@ -13,7 +13,7 @@ from weft.runtime.constraints.watch import Watch
 from weft.runtime.engine import Engine
 from weft.runtime.schedule.request import Request, Sampling
 
-from .request_grammars import Grammars
+from .grammars import Grammars
 
 Step = Generator[Any, Any, Any]
 

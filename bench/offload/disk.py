@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .moe_runs import Setting, run
+from .runs import Setting, run
 
 if TYPE_CHECKING:
-    from .moe_offload import Bench
+    from ..moe_offload import Bench
 
 GIB, MIB = 1 << 30, 1 << 20
 LARGE = {"width": 4096, "ffn": 14336, "heads": 32, "vocabulary": 32000, "context": 32768}

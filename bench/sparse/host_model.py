@@ -3,7 +3,7 @@
 The 8 B shape with random weights and, beside its own new tokens, random keys and labels: what is
 compiled for `--target cuda --kv-host-memory`, with a cache of two selections. `steady` gives the
 same token every step, so that queries turn by rope alone (as alike as the cosine that
-`sparse_offload` says of the shipped models); `fresh` another each time, which no cache foresees.
+`sparse.offload` says of the shipped models); `fresh` another each time, which no cache foresees.
 Both are run with predictions (`guessed`) and without (`unguessed`); keys without either are of the
 way that the executor decides for (`ahead`). Beside it a stack of the same products over keys that
 are copied whole, layer by layer, and the same executor with its keys on the device, whose logits
@@ -22,8 +22,8 @@ from typing import Any
 
 import torch
 from weft.attention import Attention
-from weft.bench.sparse_offload import ROOM, Streaming, products, timed
-from weft.bench.sparse_steps import TINY, Setting, decode_step, in_order
+from weft.bench.sparse.offload import ROOM, Streaming, products, timed
+from weft.bench.sparse.steps import TINY, Setting, decode_step, in_order
 from weft.codegen.build_cuda import load_kernels
 from weft.frontend.models.presets import preset
 from weft.frontend.models.registry import build_graph

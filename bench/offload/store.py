@@ -16,7 +16,7 @@ from weft.runtime.offload.store import HostStore
 from weft.runtime.offload.stored import stored_shape
 from weft.runtime.offload.twelve_bits import RARE, pack
 
-from .moe_runs import KEY_BYTES, Setting, key_pages, offloading
+from .runs import KEY_BYTES, Setting, key_pages, offloading
 
 WIDTH = 4096
 """The width that packed pages are drawn for: their shape does not tell."""

@@ -7,8 +7,8 @@ import traceback
 from dataclasses import replace
 
 from .ballast import Ballast
-from .moe_runs import Measured, Setting, release, run
-from .moe_store import shared_store
+from .runs import Measured, Setting, release, run
+from .store import shared_store
 
 GB = 10**9
 FOUR, TWO = "random:mixtral-8x7b-4l", "random:mixtral-8x7b-2l"
@@ -43,7 +43,7 @@ def smoke(options: argparse.Namespace) -> int:
     """Run all settings, print a line each; return how many failed."""
     import torch
 
-    from .moe_offload import say
+    from ..moe_offload import say
 
     target = "cuda" if torch.cuda.is_available() else "cpu"
     chosen = settings(target, options.kv)

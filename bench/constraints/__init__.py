@@ -1,0 +1,1 @@
+"""Programs with and without constraints, and random schemas, for bench.constrained."""

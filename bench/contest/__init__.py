@@ -1,0 +1,1 @@
+"""Programs on weft beside the same engine driven request by request: cases, sides, counts."""

@@ -1,0 +1,1 @@
+"""Tables of documents from the records, by subject."""

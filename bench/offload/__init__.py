@@ -1,0 +1,1 @@
+"""What bench.moe_offload runs: engines, stores, memory caps, disks, variants."""

@@ -1,0 +1,1 @@
+"""What bench.sparse_speed runs: steps, keys across a link, calibration."""
