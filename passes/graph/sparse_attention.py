@@ -17,6 +17,7 @@ from ...cost_model.expected_reads import Expected
 from ...cost_model.hardware import Level
 from ...cost_model.hardware_file import load
 from ...cost_model.sparse_attention import (
+    by_steps,
     can_share,
     dense_seconds,
     least_context,
@@ -156,16 +157,21 @@ class SparseAttention:
     def _shared(
         self, shape: AttentionShape, policy: SparsePolicy, context: Context
     ) -> dict[str, float]:
-        """Return, and say, where labels of a prefix are scored once for rows that share it."""
+        """Return, and say, where labels of a prefix are scored once for rows that share it; and say
+        who rounds queries, where labels are multiplied as bytes."""
         level = load(self.hardware).of_kind(self.kind)
+        if by_steps(level.kind, policy, shape.head_dim):
+            context.did("queries are rounded to bytes by every program that scores labels of one "
+                        "row, while its first labels come")  # fmt: skip
         if not can_share(shape, level, policy):
             return {}
         least = 0.0 if self.always else least_shared(shape, level, policy)
         if least is None:
             context.did("labels that rows share are scored row by row: arithmetic bounds both ways")
             return {}
-        context.did(f"labels that rows share are scored once for up to {SHARERS} of them, where "
-                    f"{least:.0f} tokens of them need not be read again")  # fmt: skip
+        context.did(f"labels that rows share are scored once for up to {SHARERS} of them, whose "
+                    f"queries a launch has rounded before, where {least:.0f} tokens of them need "
+                    "not be read again")  # fmt: skip
         return {"shared": least}
 
     def _costs(self, shape: AttentionShape, level: Level, policy: SparsePolicy, most: int) -> str:

@@ -114,7 +114,8 @@ def test_where_it_does_not_pay_it_says_what_it_would_cost() -> None:
 
 def test_where_labels_are_shared_is_priced_and_said(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a GPU, of labels in words: never, if a launch of its own saves nothing; else from what it
-    costs on; at any price, always."""
+    costs on; at any price, always. Who rounds the queries that such labels are multiplied with is
+    said there too."""
     policy = "sparse(k=64, labels=i8, channels=4)"
 
     def said(always: bool) -> tuple[str, str]:
@@ -124,16 +125,20 @@ def test_where_labels_are_shared_is_priced_and_said(monkeypatch: pytest.MonkeyPa
 
     line, remarks = said(False)
     assert "shared" not in line and "row by row" in remarks
+    assert "rounded to bytes by every program that scores labels of one row" in remarks
+    assert "a launch has rounded" not in remarks
     line, remarks = said(True)
     assert "shared = 0.0" in line and "where 0 tokens of them need not be read again" in remarks
+    assert "whose queries a launch has rounded" in remarks
     monkeypatch.setattr(sparse_costs, "TOGETHER", sparse_costs.APART / 2)
     shared = least_shared(AttentionShape(2, 1, 8, "f32"), load("h200").level(), WORDS)
     assert shared is not None and shared > 1000
     line, remarks = said(False)
     assert f"shared = {shared}" in line
     assert f"where {shared:.0f} tokens of them need not be read again" in remarks
-    lines, _ = rewritten(LAYER, OrderChannels(policy), SparseAttention(policy, always=True))
+    lines, context = rewritten(LAYER, OrderChannels(policy), SparseAttention(policy, always=True))
     assert "shared" not in lines[0]  # on a CPU labels are scored row by row
+    assert not any("rounded" in remark.message for remark in context.remarks)
 
 
 WORDS = SparsePolicy(k=64, labels="i8", channels=4)
