@@ -127,7 +127,8 @@ def elsewhere(quick: bool, only: Sequence[str] = ()) -> Figures:
 
 CONSTRAINED = (
     "constrained_vs_free", "forced_speedup", "json_parse_rate", "canonical_rate",
-    "grammar_us_per_token",
+    "grammar_us_per_token", "pattern_vs_free_batch_1", "pattern_vs_free_batch_16",
+    "record_vs_free_batch_1", "record_vs_free_batch_16", "us_per_token",
 )  # fmt: skip
 COMPILE_TIME = ("compile_10k_rows_s", "memory_proof_s")
 

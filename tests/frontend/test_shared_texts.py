@@ -235,3 +235,21 @@ def test_the_last_cut_is_the_last_space_between_two_letters(text, data):
     end = data.draw(st.integers(start, len(text)))
     places = [found.end() for found in re.finditer("[A-Za-z](?= [A-Za-z])", text[start:end])]
     assert shared_texts.last_cut(text, start, end) == (start + places[-1] if places else 0)
+
+
+def test_few_short_texts_wake_no_other_cores_and_many_do():
+    tokenizer, counter = counted(data("zoo"))
+    calls: list[int] = []
+
+    def call(texts: list[str], **settings: Any) -> Any:
+        calls.append(len(texts))
+        return counter.encode_batch_fast(texts, **settings)
+
+    tokenizer._shared._batch = call
+    few = [f"word {number}" for number in range(5)]
+    many = [f"The cat sat on mat {number}." for number in range(200)]
+    for texts in (few, many):
+        found = tokenizer.encode_arrays(texts)
+        expected = [plain("zoo").encode(text, add_special_tokens=False).ids for text in texts]
+        assert [ids.tolist() for ids in found] == expected
+    assert calls == [1] * 5 + [200]
