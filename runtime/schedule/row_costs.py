@@ -83,14 +83,6 @@ class PromptLog:
             of.logged = edge, begin, self._root
         return at
 
-    def ends_with(self, of: Sequence, token: int) -> bool:
-        """Say whether a sequence is remembered and surely nothing that goes on with a token."""
-        if of.logged is None:
-            return False
-        edge, start, log = of.logged
-        ends = start + len(edge.tokens) == of.length
-        return log is self._root and ends and token not in edge.children
-
 
 class HitCounter:
     """Counts the hits of each instance's calls, as they begin to be computed."""
@@ -122,15 +114,6 @@ class HitCounter:
         if self._trace is not None:
             self._trace.hits_predicted += hits.predicted - predicted
             self._trace.hits_measured += hits.measured - measured
-
-    def is_first_behind(self, sequence: Sequence, other: Sequence) -> bool:
-        """Say whether a sequence that goes on behind all tokens of another is surely the first that
-        goes on as it does; what remembers where that one was found remembers it of both."""
-        end = other.length
-        if not (end < sequence.length and self._log.ends_with(other, int(sequence.tokens[end]))):
-            return False
-        sequence.logged = other.logged
-        return True
 
     def known(self, tokens: np.ndarray, of: Sequence) -> None:
         """Take note of tokens that a generation has left in a sequence, with their KV."""

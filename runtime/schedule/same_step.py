@@ -17,7 +17,6 @@ from ..memory.prefix_tree import common_prefix
 from .alike import Alike
 from .batch import Chunk
 from .request import Request
-from .row_costs import HitCounter
 
 Leader = tuple[int, Request | None]
 """How many leading tokens a request shares with another one that computes them, and that one."""
@@ -75,21 +74,18 @@ class SameStep:
         # A fill all of whose tokens another computes waits for these: it is done when they are.
         return 0 if chunk is None else min(chunk.start + chunk.count, request.sequence.length - 1)
 
-    def goes_behind(self, request: Request, hits: HitCounter) -> bool:
+    def goes_behind(self, request: Request) -> bool:
         """Let a request that was asked for with what stands before its own tokens read that, if
-        this step computes it, and nothing before has gone on in the same way; see `follow`."""
-        other, shared = request.behind, request.sequence.fresh_from
-        chunk = None if other is None or not self.able else self._chunks.get(other)
-        if other is None or chunk is None or chunk.start + chunk.count != other.sequence.length:
+        this step computes the end of it; see `follow`. Who else begins alike has no more for it."""
+        other, sequence = request.behind, request.sequence
+        chunk = self._chunks.get(other) if other is not None and self.able else None
+        if other is None or chunk is None:
             return False
-        if shared != other.sequence.length or shared > request.first_logits:
+        shared = sequence.fresh_from
+        if not sequence.resident < shared <= min(chunk.start + chunk.count, request.first_logits):
             return False
-        fresh = shared > request.sequence.resident
-        return (
-            fresh
-            and hits.is_first_behind(request.sequence, other.sequence)
-            and self.follow(request, (shared, other))
-        )
+        sequence.logged = other.sequence.logged  # its way through the log of prompts goes on there
+        return self.follow(request, (shared, other))
 
     def follow(self, request: Request, leader: Leader) -> bool:
         """Let a request have what another computes in this step; return False if there are no pages

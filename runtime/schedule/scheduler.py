@@ -215,7 +215,7 @@ class Scheduler:
                 take(request)
         while self._waiting and len(chunks) < rows and budget > 0:
             request = self._waiting[0][2]
-            if not request.goes_on and not self._same.goes_behind(request, self.hits):
+            if not request.goes_on and not self._same.goes_behind(request):
                 self.reuse(request)
                 if self._is_filled(request) or (parking and self._park(request)):
                     heapq.heappop(self._waiting)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from unittest.mock import patch
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,6 +15,7 @@ from weft.runtime.programs.tools import ToolPool
 from weft.runtime.schedule.limits import ContextTooLong
 from weft.runtime.schedule.request import Request
 from weft.runtime.schedule.row_costs import ideal_hits
+from weft.runtime.schedule.same_step import SameStep
 from weft.runtime.tracing.trace import Trace
 
 CHOOSE = """program choose(text: str, options: list[str]) -> str:
@@ -50,11 +53,14 @@ def test_one_step_scores_what_several_did(toy, ahead, limits):
 
 
 def test_options_behind_a_prompt_go_where_it_goes(toy):
-    """One prompt and its options: a single step, whatever the options branch into."""
+    """One prompt and its options: a single step, whatever the options branch into, without a look
+    for who else begins as they do."""
     text = CHOOSE[: CHOOSE.index('    " and')] + "    return first\n"
     executable = toy.compile(text, together=True)
-    executable.run_rows(ROWS[3:])
+    with patch.object(SameStep, "leaders", autospec=True, side_effect=SameStep.leaders) as looked:
+        executable.run_rows(ROWS[3:])
     assert executable.engine.steps == 1
+    assert [call.args[1].behind for call in looked.call_args_list] == [None]
 
 
 def test_few_pages_delay_options_and_change_nothing(toy):
