@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -82,3 +82,8 @@ Offload = Annotated[
         "pages_per_expert, kv_gpu, prompt_tokens, routing",
     ),
 ]
+
+
+def locals_of(values: dict[str, object]) -> dict[str, Any]:
+    """Return a command's parameters, without the names that its body imported."""
+    return {key: value for key, value in values.items() if key != "command"}

@@ -10,26 +10,34 @@ from lark.tree import Meta
 
 from ..ir.source import Source, Span
 from . import ast
+from .faults import Faults
 from .strings import Origin, ParseExpression, PlainStringWanted, read_parts, unquote
 from .syntax_errors import UnknownPattern
-from .type_files import FILE_TYPES, read_type_file
+from .type_files import FILE_TYPES, UNREAD, read_type_file
 
 _CONSTANTS = {"true": True, "false": False, "none": None}
 
 
 def build(
-    tree: Tree[Token], source: Source, origin: Origin, parse_expression: ParseExpression
-) -> Any:
-    """Return the AST of a tree; its text stands in `source` at `origin`."""
-    return _Builder(source, origin, parse_expression).transform(tree)
+    tree: Tree[Token], source: Source, origin: Origin, parse_expression: ParseExpression,
+    faults: Faults,
+) -> Any:  # fmt: skip
+    """Return the AST of a tree; its text stands in `source` at `origin`.
+
+    `faults` hears of files that types name and that cannot be read.
+    """
+    return _Builder(source, origin, parse_expression, faults).transform(tree)
 
 
 @v_args(meta=True)
 class _Builder(Transformer[Token, Any]):
     """Builds the AST of one stretch of a source that begins at `origin`."""
 
-    def __init__(self, source: Source, origin: Origin, parse_expression: ParseExpression) -> None:
+    def __init__(
+        self, source: Source, origin: Origin, parse_expression: ParseExpression, faults: Faults
+    ) -> None:
         super().__init__()
+        self._faults = faults
         self._source = source
         self._origin = origin
         self._parse_expression = parse_expression
@@ -94,7 +102,10 @@ class _Builder(Transformer[Token, Any]):
         span = self._span(meta)
         arguments = (text,)
         if name in FILE_TYPES:
-            arguments += (read_type_file(name, text, self._source, span),)
+            content = UNREAD[name]
+            with self._faults.attempt():
+                content = read_type_file(name, text, self._source, span)
+            arguments += (content,)
         return ast.Type(str(name), arguments, options or (), span=span)
 
     def text_token(self, meta: Meta, children: list[Token]) -> str:

@@ -8,7 +8,6 @@ from ..ir.diagnostics import Note
 from . import ast
 from .check_errors import MissingArgument, WrongArguments
 from .check_expressions import Flow, expect
-from .type_names import term_of
 
 
 def check_arguments(target: ast.Tool | ast.Program, call: ast.Call | ast.Run, flow: Flow) -> None:
@@ -16,14 +15,15 @@ def check_arguments(target: ast.Tool | ast.Program, call: ast.Call | ast.Run, fl
     given = _given(target, call)
     what = "tool" if isinstance(target, ast.Tool) else "program"
     for parameter in target.parameters:
-        want = term_of(parameter.type, flow.world.fields)
+        want = flow.world.term(parameter.type)
         if parameter.name in given:
             expect(given[parameter.name], want, f"`{target.name}({parameter.name})`", flow)
         elif parameter.default is None:
             note = Note(f"the {what} is declared here", target.span)
-            raise MissingArgument(
+            error = MissingArgument(
                 name=target.name, missing=parameter.name, notes=(note,), span=call.span
             )
+            flow.world.faults.report(error)
 
 
 def _given(target: ast.Tool | ast.Program, call: ast.Call | ast.Run) -> dict[str, ast.Expression]:

@@ -19,6 +19,7 @@ from .check_errors import (
 )
 from .check_expressions import Flow, World, expect
 from .constants import UNKNOWN, constant_of
+from .faults import Faults
 from .signatures import BUILTINS
 from .type_files import FILE_TYPES
 from .type_names import MalformedTypeUse, term_of
@@ -29,21 +30,24 @@ KEYWORDS = frozenset(
 )
 
 
-def check_unique(what: str, items: Iterable[ast.Declaration | ast.Field | ast.Parameter]) -> None:
+def check_unique(
+    what: str, items: Iterable[ast.Declaration | ast.Field | ast.Parameter], faults: Faults
+) -> None:
     """Check that no two items have one name, and that declarations leave the language's words."""
     seen: dict[str, Span | None] = {}
     for item in items:
         name = item.name  # type: ignore[union-attr]
         if name in seen:
             note = Note("the first one is here", seen[name])
-            raise DeclaredTwice(what=what, name=name, notes=(note,), span=item.span)
+            faults.report(DeclaredTwice(what=what, name=name, notes=(note,), span=item.span))
+            continue
         if what == "the declaration" and name in {*BUILTINS, *KEYWORDS}:
             meaning = "a builtin" if name in BUILTINS else "a word of the language"
-            raise ReservedName(name=name, meaning=meaning, span=item.span)
+            faults.report(ReservedName(name=name, meaning=meaning, span=item.span))
         seen[name] = item.span
 
 
-def check_finite(file: ast.File) -> None:
+def check_finite(file: ast.File, faults: Faults) -> None:
     """Check that no record contains itself, be it through others or lists."""
     inner = {
         record.name: {
@@ -58,7 +62,7 @@ def check_finite(file: ast.File) -> None:
             reached.add(name)
             todo |= inner.get(name, set()) - reached
         if record.name in reached:
-            raise RecursiveRecord(name=record.name, span=record.span)
+            faults.report(RecursiveRecord(name=record.name, span=record.span))
 
 
 def _names_in(type: ast.Type) -> set[str]:
@@ -81,22 +85,28 @@ def check_type(type: ast.Type, records: Collection[str], inside: bool = False) -
     return term
 
 
-def check_signature(item: ast.Tool | ast.Program, file: ast.File) -> None:
+def check_signature(item: ast.Tool | ast.Program, file: ast.File, faults: Faults) -> None:
     """Check the types and defaults of a tool or a program."""
-    check_unique("the parameter", item.parameters)
+    check_unique("the parameter", item.parameters, faults)
     records = [record.name for record in file.records]
     for parameter in item.parameters:
-        type = check_type(parameter.type, records)
-        no_options(parameter.type)
-        if parameter.default is None:
-            continue
-        if constant_of(parameter.default) is UNKNOWN:
-            raise NotConstant(place="a default", span=parameter.default.span)
-        empty = Flow(World({}, {}, {}), {})
-        expect(parameter.default, type, f"`{parameter.name}`", empty)
+        with faults.attempt():
+            _check_parameter(parameter, records)
     if item.returns is not None:
-        check_type(item.returns, records)
-        no_options(item.returns)
+        with faults.attempt():
+            check_type(item.returns, records)
+            no_options(item.returns)
+
+
+def _check_parameter(parameter: ast.Parameter, records: Collection[str]) -> None:
+    type = check_type(parameter.type, records)
+    no_options(parameter.type)
+    if parameter.default is None:
+        return
+    if constant_of(parameter.default) is UNKNOWN:
+        raise NotConstant(place="a default", span=parameter.default.span)
+    empty = Flow(World({}, {}, {}), {})
+    expect(parameter.default, type, f"`{parameter.name}`", empty)
 
 
 def no_options(type: ast.Type) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ..ir.core import Term
-from ..ir.diagnostics import Note
+from ..ir.diagnostics import Note, WeftError
 from ..ir.source import Span
 from ..ir.types import ANY, BOOL, ERROR, FLOAT, INT, NONE, STR, list_of, record
 from . import ast
@@ -22,6 +22,7 @@ from .check_errors import (
     WrongType,
 )
 from .constants import UNKNOWN, constant_of
+from .faults import Faults
 from .signatures import (
     BUILTINS,
     ERROR_FIELDS,
@@ -38,7 +39,7 @@ from .signatures import (
     outcome,
     unary_type,
 )
-from .type_names import Fields, did_you_mean, term_of
+from .type_names import Fields, did_you_mean, known_term
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,11 @@ class World:
     programs: Mapping[str, ast.Program]
     caught: frozenset[str] = frozenset()
     used: set[str] = field(default_factory=set)
+    faults: Faults = field(default_factory=Faults)
+
+    def term(self, type: ast.Type | None) -> Term:
+        """Return the IR type of what a declaration names, none where it names nothing."""
+        return NONE if type is None else known_term(type, self.fields, self.faults)
 
 
 @dataclass
@@ -81,42 +87,49 @@ class Flow:
 
 
 def check_expression(expression: ast.Expression, flow: Flow) -> Term:
-    """Return an expression's type; raises where a name or a type is wrong."""
-    match expression:
-        case ast.Literal(value=value):
-            return {bool: BOOL, int: INT, float: FLOAT}.get(type(value), NONE)
-        case ast.Text(parts=parts):
-            for part in parts:
-                if isinstance(part, ast.Expression):
-                    check_expression(part, flow)
-            return STR
-        case ast.Name():
-            return _check_name(expression, flow)
-        case ast.Unary(op=op, operand=operand):
-            have = check_expression(operand, flow)
-            found = unary_type(op, have)
-            return _operand_result(found, "-" if op == "neg" else op, expression, have)
-        case ast.Binary(op=op, left=left, right=right):
-            sides = check_expression(left, flow), check_expression(right, flow)
-            return _operand_result(binary_type(op, *sides), op, expression, *sides)
-        case ast.Logical(op=op, left=left, right=right):
-            for side in (left, right):
-                expect(side, BOOL, f"`{op}`", flow)
-            return BOOL
-        case ast.Run():
-            from .check_programs import check_run
+    """Return an expression's type, any where a name or a type in it is wrong and that is gathered;
+    else it raises."""
+    try:
+        match expression:
+            case ast.Literal(value=value):
+                return {bool: BOOL, int: INT, float: FLOAT}.get(type(value), NONE)
+            case ast.Text(parts=parts):
+                for part in parts:
+                    if isinstance(part, ast.Expression):
+                        check_expression(part, flow)
+                return STR
+            case ast.Name():
+                return _check_name(expression, flow)
+            case ast.Unary(op=op, operand=operand):
+                have = check_expression(operand, flow)
+                found = unary_type(op, have)
+                return _operand_result(found, "-" if op == "neg" else op, expression, have)
+            case ast.Binary(op=op, left=left, right=right):
+                sides = check_expression(left, flow), check_expression(right, flow)
+                return _operand_result(binary_type(op, *sides), op, expression, *sides)
+            case ast.Logical(op=op, left=left, right=right):
+                for side in (left, right):
+                    expect(side, BOOL, f"`{op}`", flow)
+                return BOOL
+            case ast.Run():
+                from .check_programs import check_run
 
-            return check_run(expression, flow)
-        case ast.Call():
-            return _check_call(expression, flow)
-        case ast.Method():
-            return _check_method(expression, flow)
-        case ast.FieldOf():
-            return _check_field(expression, flow)
-        case ast.Index():
-            return _check_index(expression, flow)
-        case ast.ListOf():
-            return _check_list(expression, flow)
+                return check_run(expression, flow)
+            case ast.Call():
+                return _check_call(expression, flow)
+            case ast.Method():
+                return _check_method(expression, flow)
+            case ast.FieldOf():
+                return _check_field(expression, flow)
+            case ast.Index():
+                return _check_index(expression, flow)
+            case ast.ListOf():
+                return _check_list(expression, flow)
+    except WeftError as error:
+        if not flow.world.faults.gather:
+            raise
+        flow.world.faults.report(error)
+        return ANY
     raise AssertionError(f"no check for {type(expression).__name__}")
 
 
@@ -124,7 +137,8 @@ def expect(expression: ast.Expression, want: Term, place: str, flow: Flow) -> Te
     """Check an expression whose type must fit `want`."""
     have = check_expression(expression, flow)
     if not fits(have, want) and not _literal_fits(expression, want):
-        raise WrongType(place=place, want=want, have=have, span=expression.span)
+        error = WrongType(place=place, want=want, have=have, span=expression.span)
+        flow.world.faults.report(error)
     return have
 
 
@@ -240,7 +254,7 @@ def _check_tool_call(call: ast.Call, flow: Flow) -> Term:
 
     tool = flow.world.tools[call.function]
     check_arguments(tool, call, flow)
-    return term_of(tool.returns, flow.world.fields) if tool.returns else NONE
+    return flow.world.term(tool.returns)
 
 
 def _check_method(expression: ast.Method, flow: Flow) -> Term:

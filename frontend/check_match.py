@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from ..ir.core import Term
-from ..ir.types import BOOL, ERROR
+from ..ir.types import ANY, BOOL, ERROR
 from . import ast
 from .check_errors import ImpossibleCase, UnreachableCase
 from .check_expressions import Binding, Flow, check_expression
@@ -19,15 +19,19 @@ if TYPE_CHECKING:
 
 def check_match(checker: Checker, match: ast.Match, flow: Flow) -> None:
     """Check the cases of a match, each on a path of its own."""
-    type = subject_type(match, flow)
-    _check_patterns(match.cases, type, flow)
+    faults, type = flow.world.faults, ANY
+    with faults.attempt():
+        type = subject_type(match, flow)
+    with faults.attempt():
+        _check_patterns(match.cases, type, flow)
     paths = []
     for case in match.cases:
         path = flow.child()
         if case.name is not None:
             bound = ERROR if case.kind == "error" else outcome(type)
             path.bound[case.name] = Binding(bound, case.span)
-            checker.bind(case.name, bound, case.span, path)
+            with faults.attempt():
+                checker.bind(case.name, bound, case.span, path)
         checker.body(case.body, path)
         paths.append(path)
     if not exhausted(match.cases, type):
@@ -38,7 +42,7 @@ def check_match(checker: Checker, match: ast.Match, flow: Flow) -> None:
 def subject_type(match: ast.Match, flow: Flow) -> Term:
     """Return the type of what is matched; a name may hold an error, and a tool call may fail."""
     type = check_expression(match.subject, flow)
-    if isinstance(match.subject, ast.Name):
+    if isinstance(match.subject, ast.Name) and match.subject.name in flow.bound:
         type = flow.bound[match.subject.name].type
     errors = [case for case in match.cases if case.kind == "error"]
     fallible = type.name == "result" or is_tool_call(match.subject, flow.world.tools)

@@ -6,13 +6,12 @@ from collections.abc import Mapping
 
 from ..ir.core import Term
 from ..ir.diagnostics import Note
-from ..ir.types import NONE
 from . import ast
 from .check_arguments import check_arguments
 from .check_errors import NestedMessage, RecursiveProgram, UnknownFunction
 from .check_expressions import Flow
 from .effects import has_messages, runs
-from .type_names import did_you_mean, term_of
+from .type_names import did_you_mean
 
 
 def check_run(run: ast.Run, flow: Flow) -> Term:
@@ -26,7 +25,7 @@ def check_run(run: ast.Run, flow: Flow) -> Term:
     if run.how == "inline" and flow.role is not None and has_messages(program, programs):
         note = Note("the messages are in this program", program.span)
         raise NestedMessage(role="program's", outer=flow.role, notes=(note,), span=run.span)
-    return term_of(program.returns, flow.world.fields) if program.returns else NONE
+    return flow.world.term(program.returns)
 
 
 def check_recursion(programs: Mapping[str, ast.Program]) -> None:

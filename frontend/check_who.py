@@ -22,6 +22,12 @@ WHO = ("adapter", "client", "priority", "attention")
 
 def check_with(checker: Checker, statement: ast.With, flow: Flow) -> None:
     """Check a with, whose body is part of the block around it."""
+    with checker.world.faults.attempt():
+        _check_who(statement)
+    checker.body(statement.body, flow)
+
+
+def _check_who(statement: ast.With) -> None:
     kind, value = statement.kind, with_value(statement)
     if kind not in WHO:
         problem = f"is one of {', '.join(WHO)}"
@@ -33,7 +39,6 @@ def check_with(checker: Checker, statement: ast.With, flow: Flow) -> None:
     if not fine:
         problem = "is a whole number" if kind == "priority" else "is a name in quotes"
         raise WrongOption(name=f"with {kind}", problem=problem, span=statement.value.span)
-    checker.body(statement.body, flow)
 
 
 def with_value(statement: ast.With) -> Any:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from ..ir.core import Term
 from ..ir.diagnostics import Note, Warning, WeftError
 from ..ir.source import Span
-from ..ir.types import BOOL, INT, NONE, SELECTION, STR, list_of, result_of
+from ..ir.types import ANY, BOOL, INT, NONE, SELECTION, STR, list_of, result_of
 from . import ast
 from .check_declarations import (
     KEYWORDS,
@@ -35,41 +35,57 @@ from .check_options import check_gen_options, check_select_options
 from .check_programs import check_recursion
 from .check_texts import check_texts
 from .check_who import check_join, check_with
-from .effects import appends, caught
+from .effects import appends, assigned, caught
+from .faults import Faults, in_order
 from .signatures import BUILTINS, base, common, element, fits
-from .type_names import bound_type, did_you_mean, options_of, record_fields, term_of
+from .type_names import bound_type, did_you_mean, options_of, record_fields
 
 
 def check(file: ast.File) -> list[Warning]:
     """Check a file and return its warnings; raises the first error, with the source's lines."""
     try:
-        return _check_file(file)
+        return _check_file(file, Faults())
     except WeftError as error:
-        if error.source is None:
-            raise error.with_source(file.source) from None
-        raise
+        raise _with_lines(error, file) from None
 
 
-def _check_file(file: ast.File) -> list[Warning]:
-    check_texts(file)
-    check_unique("the declaration", file.declarations)
+def check_all(file: ast.File) -> tuple[list[WeftError], list[Warning]]:
+    """Return all errors of a file, with the source's lines, in the order of their places; and its
+    warnings."""
+    faults = Faults(gather=True)
+    warnings = _check_file(file, faults)
+    errors = [_with_lines(error, file) for error in faults.found]
+    return in_order(errors), warnings
+
+
+def _with_lines(error: WeftError, file: ast.File) -> WeftError:
+    return error if error.source is not None else error.with_source(file.source)
+
+
+def _check_file(file: ast.File, faults: Faults) -> list[Warning]:
+    with faults.attempt():
+        check_texts(file)
+    check_unique("the declaration", file.declarations, faults)
     record_names = [record.name for record in file.records]
     for record in file.records:
-        check_unique("the field", record.fields)
+        check_unique("the field", record.fields, faults)
         for field in record.fields:
-            check_type(field.type, record_names, inside=True)
-            check_gen_options(field.type.options, "a field's type", inside=True)
-    check_finite(file)
+            with faults.attempt():
+                check_type(field.type, record_names, inside=True)
+                check_gen_options(field.type.options, "a field's type", inside=True)
+    check_finite(file, faults)
     for declaration in (*file.tools, *file.programs):
-        check_signature(declaration, file)
-    fields = record_fields(file)
+        check_signature(declaration, file, faults)
+    fields = record_fields(file, faults)
     tools = {tool.name: tool for tool in file.tools}
     programs = {program.name: program for program in file.programs}
-    check_recursion(programs)
+    with faults.attempt():
+        check_recursion(programs)
     warnings: list[Warning] = []
     for program in file.programs:
-        world = World(fields, tools, programs, caught(program.body))
-        Checker(world, warnings).program(program)
+        world = World(fields, tools, programs, caught(program.body), faults=faults)
+        with faults.attempt():
+            Checker(world, warnings).program(program)
     return warnings
 
 
@@ -78,6 +94,7 @@ class Checker:
 
     def __init__(self, world: World, warnings: list[Warning]) -> None:
         self.world = world
+        self.faults = world.faults
         self._warnings = warnings
         self._returns = NONE
         self._declared = False
@@ -86,14 +103,17 @@ class Checker:
         """Check a whole program."""
         flow = Flow(self.world, {})
         for parameter in program.parameters:
-            type = term_of(parameter.type, self.world.fields)
-            self.bind(parameter.name, base(type), parameter.span, flow)
+            with self.faults.attempt():
+                self.bind(
+                    parameter.name, base(self.world.term(parameter.type)), parameter.span, flow
+                )
         self._declared = program.returns is not None
-        if program.returns is not None:
-            self._returns = term_of(program.returns, self.world.fields)
+        self._returns = self.world.term(program.returns)
         self.body(program.body, flow)
         if self._declared and not flow.ended:
             raise MissingReturn(name=program.name, type=self._returns, span=program.span)
+        if self.faults.found:
+            return  # what is wrong may hide a use
         for parameter in program.parameters:
             if parameter.name not in self.world.used:
                 message = f"the parameter `{parameter.name}` is never used"
@@ -107,7 +127,11 @@ class Checker:
                 message = "nothing reaches this statement: every path above it returns"
                 self._warnings.append(Warning(message, statement.span))
                 warned = True
-            self._statement(statement, flow)
+            try:
+                self._statement(statement, flow)
+            except WeftError as error:
+                self.faults.report(error)
+                _recover(statement, flow)
             if isinstance(statement, ast.Fork):
                 flow.fork = statement.name
             elif appends((statement,)):
@@ -174,11 +198,12 @@ class Checker:
         flow.lost.pop(name, None)
 
     def _message(self, message: ast.Message, flow: Flow) -> None:
-        if flow.role is not None:
-            raise NestedMessage(role=message.role, outer=flow.role, span=message.span)
+        outer = flow.role
+        if outer is not None:
+            self.faults.report(NestedMessage(role=message.role, outer=outer, span=message.span))
         flow.role = message.role
         self.body(message.body, flow)
-        flow.role = None
+        flow.role = outer
 
     def _gen(self, gen: ast.Gen, flow: Flow) -> None:
         type = check_type(gen.type, self.world.fields)
@@ -214,14 +239,17 @@ class Checker:
     ) -> None:
         type = check_expression(over, flow)
         if type.name not in {"list", "any"}:
-            raise WrongType(
-                place=f"{place} {variable} in", want="a list", have=type, span=over.span
+            self.faults.report(
+                WrongType(place=f"{place} {variable} in", want="a list", have=type, span=over.span)
             )
-        if variable in flow.bound:
-            note = Note("it is bound here", flow.bound[variable].span)
-            hint = "give the loop's variable a name of its own"
-            raise AlreadyBound(name=variable, hint=hint, notes=(note,), span=span)
-        self.bind(variable, element(type), span, inner)
+            type = ANY
+        with self.faults.attempt():
+            if variable in flow.bound:
+                note = Note("it is bound here", flow.bound[variable].span)
+                hint = "give the loop's variable a name of its own"
+                raise AlreadyBound(name=variable, hint=hint, notes=(note,), span=span)
+            self.bind(variable, element(type), span, inner)
+        inner.bound.setdefault(variable, Binding(ANY, span))
 
     def _for(self, loop: ast.For, flow: Flow) -> None:
         inner = flow.child()
@@ -278,7 +306,7 @@ class Checker:
         name, before = statement.name, flow.bound.get(statement.name)
         type = check_expression(statement.value, flow)
         if statement.type is not None:
-            wanted = term_of(statement.type, self.world.fields)
+            wanted = self.world.term(statement.type)
             no_options(statement.type)
             expect(statement.value, wanted, f"`{name}`", flow)
             type = wanted
@@ -308,3 +336,10 @@ class Checker:
         elif self._declared:
             raise WrongType(place="return", want=self._returns, have="none", span=statement.span)
         flow.ended = True
+
+
+def _recover(statement: ast.Statement, flow: Flow) -> None:
+    """Go on behind a statement that is wrong: what it was to bind is bound, to any value."""
+    for name in assigned((statement,)):
+        flow.bound.setdefault(name, Binding(ANY, statement.span))
+    flow.ended = flow.ended or isinstance(statement, ast.Return)

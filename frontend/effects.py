@@ -53,10 +53,15 @@ def runs(program: ast.Program) -> Iterator[ast.Run]:
 
 def has_messages(program: ast.Program, programs: Mapping[str, ast.Program]) -> bool:
     """Say whether a program's stream gets chat messages, be it by programs that it inlines."""
-    inlined = [run.program for run in runs(program) if run.how == "inline"]
-    return any(isinstance(node, ast.Message) for node in everything(program.body)) or any(
-        has_messages(programs[name], programs) for name in inlined if name in programs
-    )
+    seen, waiting = {program.name}, [program]
+    while waiting:
+        one = waiting.pop()
+        if any(isinstance(node, ast.Message) for node in everything(one.body)):
+            return True
+        inlined = {run.program for run in runs(one) if run.how == "inline"} - seen
+        waiting += [programs[name] for name in inlined if name in programs]
+        seen |= inlined
+    return False
 
 
 def nodes(node: ast.Node) -> Iterator[ast.Node]:

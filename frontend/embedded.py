@@ -23,10 +23,11 @@ from dataclasses import dataclass
 from functools import cached_property, update_wrapper
 from typing import Any, overload
 
-from ..ir.diagnostics import WeftTypeError
+from ..ir.diagnostics import WeftError, WeftTypeError
 from ..ir.source import Source
 from . import ast
 from .check_errors import RecursiveProgram
+from .faults import Faults
 from .python_reader import read_program
 from .python_source import read_source
 from .python_tools import Tool
@@ -60,13 +61,23 @@ class ProgramFunction:
 
     @cached_property
     def _read(self) -> tuple[ast.File, dict[str, Tool]]:
+        return self._read_with(Faults())
+
+    def _read_with(self, faults: Faults) -> tuple[ast.File, dict[str, Tool]]:
         if self._reading:
             raise RecursiveProgram(names=f"{self.name} -> ... -> {self.name}")
         self._reading = True
         try:
-            return read_program(self.function, self.source)
+            return read_program(self.function, self.source, faults)
         finally:
             self._reading = False
+
+    def faults(self) -> list[WeftError]:
+        """Return the errors of all statements that cannot be read as a program's."""
+        found = Faults(gather=True)
+        with found.attempt():
+            self._read_with(found)
+        return [error if error.source else error.with_source(self.source) for error in found.found]
 
     @property
     def file(self) -> ast.File:

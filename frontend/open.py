@@ -96,10 +96,10 @@ def open_program(program: Any, tools: Tools | None = None, name: str | None = No
     if path.suffix == ".py":
         function = _program_of(_import(path), path, name)
         return OpenProgram(function.source, function.file, {**function.tools, **given})
-    source = Source(str(program), _read(path))
+    source = read_program_file(path)
     file = parse(source)
     wanted = {tool.name for tool in file.tools} - set(given)
-    beside = _tools_beside(path) if wanted else {}
+    beside = tools_beside(path) if wanted else {}
     return OpenProgram(source, file, {**{n: beside[n] for n in wanted & set(beside)}, **given})
 
 
@@ -137,13 +137,31 @@ def _read(path: Path) -> str:
         raise NoSuchProgram(path=path, problem=reason(error)) from None
 
 
-def _tools_beside(path: Path) -> dict[str, Callable[..., Any]]:
+def read_program_file(path: Path) -> Source:
+    """Return the text of a .weft file; raises NoSuchProgram."""
+    return Source(str(path), _read(path))
+
+
+def tools_beside(path: Path) -> dict[str, Callable[..., Any]]:
+    """Return the functions of `NAME_tools.py` beside `NAME.weft`, none where it is not there."""
     beside = path.with_name(f"{path.stem}_tools.py")
     return tools_of(beside) if beside.exists() else {}
 
 
-def _program_of(module: ModuleType, path: Path, name: str | None) -> ProgramFunction:
+def programs_in(path: Path) -> list[ProgramFunction]:
+    """Return the programs of a Python file; raises NoProgramInFile where there are none."""
+    return _programs_of(_import(path), path)
+
+
+def _programs_of(module: ModuleType, path: Path) -> list[ProgramFunction]:
     found = [value for value in vars(module).values() if isinstance(value, ProgramFunction)]
+    if not found:
+        raise NoProgramInFile(path=path)
+    return found
+
+
+def _program_of(module: ModuleType, path: Path, name: str | None) -> ProgramFunction:
+    found = _programs_of(module, path)
     chosen = [function for function in found if name is None or function.name == name]
     if not chosen:
         raise NoProgramInFile(path=path)

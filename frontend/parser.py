@@ -15,14 +15,18 @@ from ..ir.diagnostics import WeftError
 from ..ir.source import Source, Span
 from . import ast
 from .builder import build
+from .faults import Faults
 from .mistakes import explain
 from .strings import Origin
 from .syntax_errors import NumberTooLong, TooDeep, UnevenIndentation
 
 
-def parse(source: Source) -> ast.File:
-    """Parse a .weft source; raises a WeftSyntaxError that says where and why it does not parse."""
-    return _read(source.text + "\n", "file", source, (1, 1))
+def parse(source: Source, faults: Faults | None = None) -> ast.File:
+    """Parse a .weft source; raises a WeftSyntaxError that says where and why it does not parse.
+
+    `faults` hears of files named by types that cannot be read; without it, the first one raises.
+    """
+    return _read(source.text + "\n", "file", source, (1, 1), faults)
 
 
 def parse_text(text: str, name: str = "<text>") -> ast.File:
@@ -35,12 +39,18 @@ def parse_expression(text: str, source: Source, origin: Origin = (1, 1)) -> ast.
     return _read(text, "expression", source, origin)
 
 
-def _read(text: str, start: str, source: Source, origin: Origin) -> Any:
+def _read(
+    text: str, start: str, source: Source, origin: Origin, faults: Faults | None = None
+) -> Any:
     tree = Tree[Token](start, [])
     try:
         tree = lark().parse(text, start=start)
         return build(
-            tree, source, origin, lambda inner, place: parse_expression(inner, source, place)
+            tree,
+            source,
+            origin,
+            lambda inner, place: parse_expression(inner, source, place),
+            faults or Faults(),
         )
     except UnexpectedInput as error:
         raise explain(error, text, start, source, origin, lark()) from None

@@ -10,6 +10,7 @@ from ..ir.diagnostics import WeftError
 from ..ir.source import Source, Span
 from . import ast
 from .check_who import WHO
+from .faults import Faults
 from .python_expressions import ExpressionReader
 from .python_match import captured_name, read_case
 from .python_source import NotInPython, function_syntax, namespace_of
@@ -33,17 +34,25 @@ class UnboundedPythonWhile(NotInPython):
     hint = "write while CONDITION and {stream}.up_to(5):   (every loop is bounded)"
 
 
-def read_program(function: Callable[..., Any], source: Source) -> tuple[ast.File, dict[str, Tool]]:
-    """Return a function's file (its records, tools and itself) and the tools that it names."""
+def read_program(
+    function: Callable[..., Any], source: Source, faults: Faults | None = None
+) -> tuple[ast.File, dict[str, Tool]]:
+    """Return a function's file (its records, tools and itself) and the tools that it names.
+
+    `faults` hears of statements that cannot be read, which are left out; without it, the first one
+    raises.
+    """
     try:
-        return _read(function, source)
+        return _read(function, source, faults or Faults())
     except WeftError as error:
         if error.source is None:
             raise error.with_source(source) from None
         raise
 
 
-def _read(function: Callable[..., Any], source: Source) -> tuple[ast.File, dict[str, Tool]]:
+def _read(
+    function: Callable[..., Any], source: Source, faults: Faults
+) -> tuple[ast.File, dict[str, Tool]]:
     syntax = function_syntax(function, source)
     reader = ExpressionReader(namespace_of(function), source)
     if isinstance(syntax, python.AsyncFunctionDef):
@@ -58,7 +67,7 @@ def _read(function: Callable[..., Any], source: Source) -> tuple[ast.File, dict[
     bound = {parameter.name for parameter in parameters}
     doc = python.get_docstring(syntax)
     body = syntax.body[1:] if doc is not None else syntax.body
-    statements = _Body(reader, stream.arg, bound).statements(body)
+    statements = _Body(reader, stream.arg, bound, faults).statements(body)
     span = _header(syntax, reader)
     program = ast.Program(function.__name__, parameters, returns, statements, doc, span=span)
     tools = [tool.declaration(reader.records) for tool in reader.tools.values()]
@@ -81,7 +90,10 @@ def _header(syntax: python.FunctionDef, reader: ExpressionReader) -> Span:
 class _Body:
     """Reads statements, knowing the stream's name and what is bound on the way here."""
 
-    def __init__(self, reader: ExpressionReader, stream: str, bound: set[str]) -> None:
+    def __init__(
+        self, reader: ExpressionReader, stream: str, bound: set[str], faults: Faults
+    ) -> None:
+        self._faults = faults
         self._reader = reader
         self._stream = stream
         self._bound = bound
@@ -92,14 +104,18 @@ class _Body:
             self._reader.bound = self._bound
             self._reader.stream = self._stream
             if not isinstance(node, python.Pass):
-                found.append(self._statement(node))
+                try:
+                    found.append(self._statement(node))
+                except WeftError as error:
+                    self._faults.report(error)
+                    self._bound = self._bound | _names_bound(node)
         return tuple(found)
 
     def _inner(
         self, body: list[python.stmt], *names: str
     ) -> tuple[tuple[ast.Statement, ...], set[str]]:
         """Read a block, with some more names bound in it; also return what it leaves bound."""
-        inner = _Body(self._reader, self._stream, self._bound | set(names))
+        inner = _Body(self._reader, self._stream, self._bound | set(names), self._faults)
         statements = inner.statements(body)
         self._reader.bound = self._bound
         return statements, inner._bound
@@ -237,7 +253,7 @@ class _Body:
         over = self._reader.read(call.args[0])
         names = [argument.arg for argument in node.args.args]
         variable, stream = self._branch_names(names, over, span)
-        body = _Body(self._reader, stream, self._bound | set(names))
+        body = _Body(self._reader, stream, self._bound | set(names), self._faults)
         statements = tuple(_yielding(item) for item in body.statements(node.body))
         self._bound = self._bound | {node.name}
         place = self._reader.span(call)
@@ -325,3 +341,14 @@ def _ends(body: list[python.stmt]) -> bool:
 def _word(node: python.stmt) -> str:
     words = {"Import": "import", "ImportFrom": "import", "Expr": "this", "Assign": "="}
     return words.get(type(node).__name__, type(node).__name__.lower())
+
+
+def _names_bound(node: python.stmt) -> set[str]:
+    """Return the names that a statement binds, in Python's eyes."""
+    inside = python.walk(node)
+    names = {one.id for one in inside if isinstance(one, python.Name) if _is_stored(one)}
+    return names | ({node.name} if isinstance(node, python.FunctionDef) else set())
+
+
+def _is_stored(name: python.Name) -> bool:
+    return isinstance(name.ctx, python.Store)

@@ -11,6 +11,9 @@ from ..ir.source import Source, Span
 
 FILE_TYPES = ("schema", "grammar")
 
+UNREAD = {"schema": "{}", "grammar": ""}
+"""What stands for the text of a file that cannot be read, where that is told and not raised."""
+
 
 class UnreadableTypeFile(WeftTypeError):
     """A schema or grammar file that is missing or broken."""

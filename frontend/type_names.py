@@ -7,10 +7,11 @@ from difflib import get_close_matches
 from typing import Any
 
 from ..ir.core import Term
-from ..ir.diagnostics import WeftNameError, WeftTypeError
-from ..ir.types import GENERATED, choice, int_range, list_of, record, regex
+from ..ir.diagnostics import WeftError, WeftNameError, WeftTypeError
+from ..ir.types import ANY, GENERATED, choice, int_range, list_of, record, regex
 from . import ast
 from .constants import constant_of
+from .faults import Faults
 from .type_files import FILE_TYPES
 
 PLAIN = ("str", "int", "float", "bool")
@@ -84,6 +85,15 @@ def term_of(type: ast.Type, records: Collection[str]) -> Term:
     raise UnknownType(name=name, hint=did_you_mean(name, known, "there are"), span=type.span)
 
 
+def known_term(type: ast.Type, records: Collection[str], faults: Faults) -> Term:
+    """Return the IR type; any where it is wrong and that is gathered, else it raises."""
+    try:
+        return term_of(type, records)
+    except WeftError as error:
+        faults.report(error)
+        return ANY
+
+
 def bounded(type: ast.Type, records: Collection[str]) -> Term:
     """Return the IR type of a gen or of a list's elements: `max_items` is a part of it."""
     term = term_of(type, records)
@@ -103,12 +113,13 @@ def bound_type(type: Term, options: Mapping[str, Any]) -> Term:
     return GENERATED if text and options.get("logprobs") else type
 
 
-def record_fields(file: ast.File) -> Fields:
-    """Return each record's fields, with their types and constant options."""
+def record_fields(file: ast.File, faults: Faults | None = None) -> Fields:
+    """Return each record's fields, with their types and constant options; see `known_term`."""
+    faults = faults or Faults()
     known = [record.name for record in file.records]
     return {
         record.name: {
-            field.name: (term_of(field.type, known), options_of(field.type.options))
+            field.name: (known_term(field.type, known, faults), options_of(field.type.options))
             for field in record.fields
         }
         for record in file.records
