@@ -30,6 +30,7 @@ from weft.passes.tile.lowering.fetch import GPU_ALONE, GPU_KEYS, GPU_PARTS
 from weft.passes.tile.sparse import key_cache
 from weft.passes.tile.sparse.held_attention import HeldParts, held_parts
 from weft.passes.tile.sparse.key_cache import COUNTERS, KeyCache
+from weft.runtime.attention.sparse_lists import Allocate
 from weft.runtime.devices.streams import Stream
 from weft.runtime.execution.key_device import CudaKeys, KeyDevice, SimulatedKeys
 from weft.runtime.execution.sparse_decode import ahead_share
@@ -84,6 +85,10 @@ class OffloadedStep(SparseStep):
         built = load_kernels(schedules, folder, interpreted=tiny)
         self.launch = {name: kernel.launch for name, kernel in built.items()}
         self._caches()
+
+    def _allocate(self) -> Allocate:
+        """Selections lie on the device: what chooses keys across a link does not attend to them."""
+        return lambda what, size, dtype: torch.zeros(size, dtype=dtype, device=self.setting.device)
 
     def _memory(self, size: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
         """Keys and values lie in host memory, reached from the device."""

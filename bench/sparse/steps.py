@@ -35,7 +35,7 @@ from weft.passes.tile.selection.labels import Labels
 from weft.passes.tile.selection.word_labels import QUERY
 from weft.passes.tile.sparse.sparse_parts import SparseParts, sparse_parts
 from weft.runtime.attention.plan import Batch, Rates
-from weft.runtime.attention.sparse_lists import SparseLists, SparseRows
+from weft.runtime.attention.sparse_lists import Allocate, SparseLists, SparseRows
 from weft.runtime.execution.sparse_decode import LABEL_DTYPES, SparseDecode
 from weft.runtime.execution.step import SPARSE, WHOLE, StepInput
 
@@ -136,7 +136,7 @@ class SparseStep:
         decode = SparseDecode(policy, 0, {"labels": [self.labels]}, setting.batch, setting.context,
                               shared=0.0 if setting.grouped else None)  # fmt: skip
         held = SparseLists(decode, planner_shape(s), setting.batch, each * s.page,
-                           torch.device(device))  # fmt: skip
+                           torch.device(device), self._allocate())  # fmt: skip
         budgets = np.full(setting.batch, policy.budget(setting.context))
         base = np.arange(setting.batch) * -(-setting.context // s.page) * s.page
         rows = SparseRows(lengths, budgets, np.ones(setting.batch, bool), base)
@@ -152,6 +152,10 @@ class SparseStep:
         } | held.memory
         self.tables = [torch.from_numpy(table.ravel().copy()).to(device) for table in tables]
         self._states()
+
+    def _allocate(self) -> Allocate | None:
+        """Return what makes the memory of selections where keys lie across a link; else None."""
+        return None
 
     def _memory(self, size: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
         """Return random keys or values."""
