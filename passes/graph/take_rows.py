@@ -1,7 +1,8 @@
-"""Takes the rows whose logits are wanted as early as it can: what nobody looks at is not computed.
+"""Where the rows are taken whose logits are wanted.
 
 A step of many rows wants logits of few. Behind the last attention no row sees another, so the
-products of the last layer need those few rows only: of L layers 1 / L of nearly all products.
+products of the last layer need those few rows only: of L layers 1 / L of nearly all products. A
+decode step wants the logits of nearly all rows: there the last layer is computed as the others are.
 """
 
 from __future__ import annotations
@@ -42,6 +43,36 @@ class TakeRowsEarly(GraphPass):
             else:
                 context.left("no product stands between the last attention and the wanted rows",
                              take.span)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class TakeRowsLate(GraphPass):
+    """Moves `graph.take_rows` from between a layer's last sum and the norm behind it, so that both
+    are one launch, as within layers."""
+
+    name: ClassVar[str] = "take-rows-late"
+
+    def run(self, module: Module, context: Context) -> Module:
+        """Return the module with such rows taken of what the norm gives."""
+        return rewrite_functions(module, lambda body: self._all(body, context))
+
+    @staticmethod
+    def _all(body: Body, context: Context) -> None:
+        for take in [op for op in body.operations if op.name == "graph.take_rows"]:
+            x, rows = take.operands
+            norms = body.users(take.result, "graph.rmsnorm")
+            alone = len(norms) == body.uses[take.result.name] == body.uses[x.name] == 1
+            if not alone or body.made_by(x, "graph.add") is None:
+                continue
+            (norm,) = norms
+            type = tensor(dtype_of(norm.result.type), *shape_of(x.type))
+            whole = body.names.value("normed", type)
+            new = [
+                replace(norm, operands=(x, *norm.operands[1:]), results=(whole,)),
+                replace(take, operands=(whole, rows), results=norm.results),
+            ]
+            body.replace(norm, [take, norm], new)
+            context.did("the last sum and norm are one launch, of all rows", take.span)
 
 
 def _needed_by(body: Body, take: Operation) -> list[Operation]:

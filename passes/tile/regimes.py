@@ -21,7 +21,7 @@ from ..graph.pack_weights import PackWeights
 from ..graph.quantize_activations import QuantizeActivations
 from ..graph.sparse_attention import OrderChannels, SparseAttention
 from ..graph.stream_products import StreamProducts
-from ..graph.take_rows import TakeRowsEarly
+from ..graph.take_rows import TakeRowsEarly, TakeRowsLate
 from ..graph.weight_format import ChooseWeightFormat
 from ..manager import Context, Pass, PassRecord, run_passes
 from .gpu_schedules import gpu_schedule
@@ -262,7 +262,7 @@ def gpu_regime_passes(
         *(
             (FuseMatmulParts(norms=False), FuseCombineResidual(), FuseFewExperts())
             if rows == 1
-            else (FuseAddNorm(), *streams)
+            else (TakeRowsLate(), FuseAddNorm(), *streams)
             if rows
             else (TakeRowsEarly(), FuseAddNorm(), FuseExpertSilu())
         ),

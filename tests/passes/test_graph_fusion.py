@@ -16,7 +16,7 @@ from weft.passes.graph.fusion import (
     FuseSiblingMatmuls,
 )
 from weft.passes.graph.matmul_parts import FuseCombineResidual, FuseMatmulParts
-from weft.passes.graph.take_rows import TakeRowsEarly
+from weft.passes.graph.take_rows import TakeRowsEarly, TakeRowsLate
 from weft.passes.graph.weight_format import ChooseWeightFormat
 from weft.passes.manager import Context, run_passes
 from weft.passes.tile.regimes import lower_model, merge_kernels
@@ -26,6 +26,7 @@ COMMON = (FuseSiblingMatmuls(), DropConcatOfSplit(), FuseRopeWrite())
 FUSIONS = {
     "many rows": (*COMMON, FuseAddNorm()),
     "wanted rows": (*COMMON, TakeRowsEarly(), FuseAddNorm()),
+    "nearly all rows": (*COMMON, TakeRowsLate(), FuseAddNorm()),
     "few rows": (*COMMON, FuseMatmulParts(), FuseCombineResidual()),
     "one row": (*COMMON, FuseMatmulParts(norms=False), FuseCombineResidual()),
 }
@@ -223,6 +224,35 @@ def test_rows_are_taken_before_the_last_products():
     assert "%z = graph.add %y, %d : tensor<f32, [R, 4]>" in lines
     assert lines[-1] == "graph.return %z" and not any("[T, " in line for line in lines)
     assert [r.message for r in remarks] == ["3 products of the last layer compute wanted rows only"]
+
+
+NORMED = LAST.replace(
+    "graph.return %last",
+    """%wl = graph.weight tensors = "l" : tensor<f32, [4]>
+%logits = graph.rmsnorm %last, %wl, eps = 1e-05 : tensor<f32, [R, 4]>
+graph.return %logits""",
+)
+
+
+def test_rows_are_taken_of_the_last_norm():
+    """So that the last sum is the norm's, as within layers."""
+    lines, remarks = rewritten(NORMED, TakeRowsLate(), FuseAddNorm())
+    assert lines[-3:] == [
+        "%z, %normed = graph.add_rmsnorm %y, %d, %wl, eps = 1e-05 "
+        ": tensor<f32, [T, 4]>, tensor<f32, [T, 4]>",
+        "%logits = graph.take_rows %normed, %rows : tensor<f32, [R, 4]>",
+        "graph.return %logits",
+    ]
+    assert [r.message for r in remarks if r.done] == [
+        "the last sum and norm are one launch, of all rows"
+    ]
+
+
+@pytest.mark.parametrize("other", ["%last", "%z"])
+def test_rows_that_more_than_the_norm_needs_stay_where_they_are_taken(other):
+    used = NORMED.replace("graph.return %logits", f"graph.return %logits, {other}")
+    lines, _ = rewritten(used, TakeRowsLate())
+    assert lines == [line.strip() for line in used.strip().splitlines()][1:]
 
 
 def test_rows_that_something_else_needs_are_taken_late():

@@ -97,6 +97,8 @@ def test_an_eight_billion_shape_streams_all_products_of_its_layers() -> None:
     limits = {"max_tokens": 512, "max_batch": 200, "processors": 132}
     for regime in lower_for_gpu(shape, build_graph(shape), **limits):
         names = {kernel["name"].name: kernel for kernel, _ in regime.kernels}
+        called = [op["of"] for op in regime.module.walk() if op.name == "graph.library"]
+        assert len(called) == (1 if regime.rows == 128 else 0 if regime.rows == 1 else 5)  # head
         rotation = [name for name in names if name.startswith("qkv_rope_write")]
         assert len(rotation) == 1
         assert rotation[0].endswith("_parts2") == (regime.rows == 128)
