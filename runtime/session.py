@@ -15,7 +15,7 @@ from .programs.events import Listener
 from .programs.instance import Instance
 from .programs.machine import Machine
 from .programs.tasks import Root, TaskLoop
-from .programs.tools import ToolPool
+from .programs.tools import ToolPool, called_from_tool
 from .results import Result, Stats
 from .schedule.admission import Admission, Claim
 from .schedule.forecast import Forecast
@@ -73,6 +73,9 @@ class Session:
         self._next: tuple[Job, Claim] | None = None
         self._open: dict[Instance, Root] = {}
         self._ended: list[Outcome] = []
+        self._for_a_tool = called_from_tool.get()
+        self._goes_before = False
+        """The next row starts without room of its own: those that have it wait for that row."""
 
     def steps(self, jobs: Iterator[Job]) -> Iterator[list[Outcome]]:
         """Run all jobs, at most `most` at a time; closing the iterator cancels what is open."""
@@ -94,7 +97,10 @@ class Session:
                     if not self._ended and (self._open or more):
                         pause = host.loop.step()
                 if pause is not None and not self._ended:
-                    pause.wait()
+                    if more and self._for_a_tool and not self._open:
+                        self._goes_before = True
+                    else:
+                        pause.wait()
                 ended, self._ended = self._ended, []
                 yield ended
         finally:
@@ -133,9 +139,14 @@ class Session:
                     self._host.loop.advance()
 
     def _may_open(self, claim: Claim) -> bool:
-        """Say whether a row may start, if need be by what the open ones can no longer hold."""
+        """Say whether a row may start, if need be by what the open ones can no longer hold.
+
+        One that a tool runs always may where only tools can go on: the row that called the tool
+        would keep its room until the call's time is over, and computes its KV again instead.
+        """
         admission = self._host.admission
-        if admission.may_open(claim):
+        if self._goes_before or admission.may_open(claim):
+            self._goes_before = False
             return True
         for instance in self._open:
             if instance.spared:

@@ -11,6 +11,7 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from inspect import isawaitable
 from time import monotonic
@@ -139,12 +140,20 @@ class _Workers:
             del call, outcome  # what they hold must not live until the next one comes
 
 
+called_from_tool: ContextVar[bool] = ContextVar("called_from_tool", default=False)
+"""Whether this is a tool's function, or what it calls: what it runs of weft has a caller that holds
+memory until it answers."""
+
+
 def _outcome(call: ToolCall) -> Completion:
+    before = called_from_tool.set(True)
     try:
         value = call.function(*call.arguments)
         return call, asyncio.run(_awaited(call, value)) if isawaitable(value) else value, None
     except BaseException as error:
         return call, None, error
+    finally:
+        called_from_tool.reset(before)
 
 
 async def _awaited(call: ToolCall, value: Awaitable[Any]) -> Any:

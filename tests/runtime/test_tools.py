@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import gc
 import threading
+from time import monotonic
 
 import pytest
 from weft.ir.core import Term
+from weft.ir.values import ToolFailed
 from weft.runtime.programs.tools import ToolCall, ToolPool
 
 
@@ -134,8 +136,7 @@ def test_a_coroutine_is_awaited_and_cancelled_when_nobody_listens(monkeypatch):
     assert cancelled.wait(5)
 
 
-def test_a_tool_may_run_the_executable_that_calls_it(toy):
-    text = """
+CALLS_ITSELF = """
 tool again(text: str) -> str timeout 20
 
 program p(arg: str) -> str:
@@ -147,10 +148,62 @@ program p(arg: str) -> str:
     return "{more}|{last}"
 """
 
-    def again(text: str) -> str:
-        return "end" if text == "inner" else executable.run(arg="inner").value
+DEPTH = 3
 
-    executable = toy.compile(text, {"again": again}, num_pages=4000)  # room for both rows
-    inner, last = executable.run(arg="outer").value.rsplit("|", 1)
-    assert inner.startswith("end|") and last
+
+def calls_itself(toy, num_pages, asynchronous=False, **limits):
+    """Return an executable whose tool runs it, so many times inside itself."""
+
+    def again(text: str) -> str:
+        inner = int(text[-1]) + 1
+        return "end" if inner == DEPTH else executable.run(arg=f"{text[:-1]}{inner}").value
+
+    async def again_later(text: str) -> str:
+        inner = int(text[-1]) + 1
+        return "end" if inner == DEPTH else (await executable.arun(arg=f"{text[:-1]}{inner}")).value
+
+    tools = {"again": again_later if asynchronous else again}
+    executable = toy.compile(CALLS_ITSELF, tools, num_pages=num_pages, **limits)
+    return executable
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_a_tool_may_run_the_executable_that_calls_it(toy, asynchronous):
+    executable = calls_itself(toy, 4000, asynchronous)  # room for all rows
+    value = executable.run(arg="outer 0").value
+    assert value.startswith("end|") and value.count("|") >= DEPTH
+    assert executable.engine.preemptions == 0
+    toy.assert_clean(executable)
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_what_a_tool_runs_goes_before_the_row_that_waits_for_it(toy, asynchronous):
+    """Without room for one row more it would wait for the tool's own time to be over."""
+    wanted = calls_itself(toy, 4000).run(arg="outer 0").value
+    tight = calls_itself(toy, 12, asynchronous, context_length=48)
+    began = monotonic()
+    assert tight.run(arg="outer 0").value == wanted
+    assert monotonic() - began < 10
+    toy.assert_clean(tight)
+
+
+def test_rows_of_a_batch_whose_tools_run_it_all_end(toy):
+    arguments = [{"arg": f"row {row} 0"} for row in range(5)]
+    wanted = calls_itself(toy, 8000).run_rows(arguments).values
+    tight = calls_itself(toy, 14, context_length=48)
+    began = monotonic()
+    assert tight.run_rows(arguments).values == wanted
+    assert monotonic() - began < 15
+    toy.assert_clean(tight)
+
+
+def test_what_a_tool_runs_and_never_fits_fails_at_once(toy):
+    def again(text: str) -> str:
+        return executable.run(arg="long " * 30).value
+
+    executable = toy.compile(CALLS_ITSELF, {"again": again}, num_pages=12, context_length=200)
+    began = monotonic()
+    with pytest.raises(ToolFailed, match="raised KVTooSmall"):
+        executable.run(arg="outer")
+    assert monotonic() - began < 10
     toy.assert_clean(executable)
