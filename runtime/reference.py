@@ -26,6 +26,7 @@ from .programs.coerce import Mismatch, coerce
 from .programs.events import Choice, Generated
 from .programs.select import choose, shares
 from .reference_gen import ConstraintOf, Drawing, Logits
+from .reference_tools import NoAnswer, answer
 
 
 @dataclass(frozen=True)
@@ -156,16 +157,16 @@ class Reference:
         name = operation["name"]
         declared = self._module.symbol(name.name)
         try:
-            value = self._tools[name.name](*operands)
+            value = answer(self._tools[name.name], operands, declared.attribute("timeout"))
             return coerce(declared["returns"], self._records, value)
-        except Exception as failure:
-            kind, message = type(failure).__name__, str(failure)
-            if isinstance(failure, Mismatch):
-                kind, message = WRONG_VALUE, f"returned a wrong value: {message}"
-            error = ErrorValue(tool=name.name, kind=kind, message=message)
-            if operation.attribute("catch"):
-                return error
-            raise ToolFailed.of(error, self._row, operation.span) from failure
+        except NoAnswer as failure:
+            kind, message = failure.said
+        except Mismatch as failure:
+            kind, message = WRONG_VALUE, f"returned a wrong value: {failure}"
+        error = ErrorValue(tool=name.name, kind=kind, message=message)
+        if operation.attribute("catch"):
+            return error
+        raise ToolFailed.of(error, self._row, operation.span)
 
     # Text.
 

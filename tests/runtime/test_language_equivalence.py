@@ -112,30 +112,6 @@ program p(arg: str) -> str:
     toy.assert_clean(executable)
 
 
-def test_timeouts_and_wrong_values_are_errors_too(toy):
-    text = """
-tool parse(text: str) -> int timeout 0.05
-
-program p(arg: str) -> str:
-    match parse(arg):
-        case error e:
-            return e.kind
-        case value n:
-            return str(n)
-"""
-
-    def slow(text: str) -> object:
-        if text == "slow":
-            import time
-
-            time.sleep(0.3)
-        return 1 if text == "fine" else "x"
-
-    executable = toy.compile(text, {"parse": slow})
-    found = [executable.run(arg=word).value for word in ("fine", "slow", "wrong")]
-    assert found == ["1", "timeout", "wrong value"]
-
-
 PROGRAMS_OF_PROGRAMS = """
 program short(text: str, most: str = "few") -> str:
     user "Say {text} in {most} words."
