@@ -6,16 +6,17 @@ from dataclasses import dataclass
 
 from ..ir.sparse import SparsePolicy
 from .hardware import Level
-from .sparse_attention import launch_seconds, sparse_parts
+from .sparse_attention import launch_seconds, select_launches, sparse_parts
 from .sparse_bytes import AttentionShape
 
 USEFUL = 0.5
 """The share of what comes ahead that the query itself then selects: half on tiny-dense (2.4 K
 tokens of zoo/heldout.txt); with random weights 0.37 at 256 K tokens and 0.61 at 64 K
 (`bench.sparse_speed --only host_model`)."""
-LAUNCHES = 8
-"""Launches a layer that make a predicted list: norm, product and rotation of the next layer,
-scores (three, of which one has programs), counts, lists."""
+GUESS, BOOKS = 3, 4
+"""Launches a layer that make a predicted query: norm, product and rotation of the next layer. And
+those that look for what it selects in the layer's cache, find and give places, and copy: on a queue
+of their own, but what comes late waits for that."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,8 @@ def ahead(
     `sparse_seconds`.
     """
     parts = sparse_parts(shape, level, policy, context, share=share)
+    launches = GUESS + BOOKS + select_launches(level.kind, policy, shape.head_dim)
     selection = sum(parts.values()) - parts["attention"]
     cost = selection + product / level.main.read.median
     saved = USEFUL * arrives * shape.token / link
-    return Ahead(cost + launch_seconds(level, LAUNCHES), saved)
+    return Ahead(cost + launch_seconds(level, launches), saved)

@@ -31,9 +31,8 @@ WAY = {"gpu": 1.7e-6}
 programs for each other."""
 ATTENTION = 2
 """Launches of attention itself: parts, and their join."""
-LAUNCHES = 3
-"""Launches a layer that dense decode does not have: labels, scores, selection; one more for the
-sums of v that a tail needs, and one more where steps are compared: counts."""
+WRITES = 1
+"""Launches a layer that write labels; one more writes the sums of v that a tail needs."""
 GATHER = {"gpu": 0.93, "cpu": 0.4}
 """Part of the speed of reading in order that rows read by a list reach: measured by
 `bench.sparse_speed` (128 K tokens: .90 at batch 8, .98 at 32) and `bench.sparse_cpu`, as nothing
@@ -60,14 +59,21 @@ def sparse_seconds(
 ) -> float:  # fmt: skip
     """Return the same of sparse decode under a policy that reads what it is expected to: `share`
     of the context, if that is known of an adaptive one (`expected_reads`)."""
-    steps, tail = by_steps(level.kind, policy, shape.head_dim), policy.tail != "none"
-    launches = launch_seconds(level, ATTENTION + LAUNCHES + tail + steps)
+    writes = WRITES + (policy.tail != "none")
+    selects = select_launches(level.kind, policy, shape.head_dim)
+    launches = launch_seconds(level, ATTENTION + writes + selects)
     return sum(sparse_parts(shape, level, policy, context, batch, share).values()) + launches
 
 
 def by_steps(kind: str, policy: SparsePolicy, head_dim: int) -> bool:
     """Return whether a device compares scores by steps, in a launch for counts too."""
     return kind == "gpu" and policy.in_words(head_dim)
+
+
+def select_launches(kind: str, policy: SparsePolicy, head_dim: int) -> int:
+    """Return the launches of a layer that choose keys, apart: scores and lists, and counts where
+    steps are compared. Of few rows on a GPU they are one, whose programs meet in between."""
+    return 2 + by_steps(kind, policy, head_dim)
 
 
 def sparse_parts(

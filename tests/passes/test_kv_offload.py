@@ -7,11 +7,18 @@ from functools import cache
 from typing import Any
 
 import pytest
+from weft.codegen.meaning.evaluate import Evaluator
+from weft.cost_model.keys_ahead import BOOKS, GUESS
+from weft.cost_model.sparse_attention import select_launches
 from weft.frontend.checkpoint import open_checkpoint
+from weft.frontend.models.presets import preset
+from weft.frontend.models.registry import build_graph
 from weft.ir.core import Module, Operation
+from weft.ir.expression import read
 from weft.ir.parser import parse_module
 from weft.ir.pipeline import Pipeline
 from weft.ir.printer import print_module
+from weft.ir.sparse import parse_policy
 from weft.ir.verifier import verify
 from weft.passes.graph.hazards import Hazard, prove_hazards, race
 from weft.passes.graph.launch_pipeline import launch_pipeline
@@ -123,6 +130,29 @@ def test_a_gpus_launches_are_proven_too(model: str) -> None:
     assert [late.queue, lists.queue, ahead.queue, attention.queue] == ["up", "gpu", "up", "gpu"]
     assert not lists.waits and attention.waits == (late.name,)
     assert kinds[attention.first] == "graph.finalize"
+
+
+def launched(policy: str, ahead: bool) -> list[Operation]:
+    """Return the kernels that have programs in a step of one row of two layers, of more key heads
+    than one launch chooses for, which shares its keys with nobody."""
+    config = replace(preset("llama-8b"), kv_heads=16, layers=2, windows=(0, 0))
+    sparse = Sparse(policy, "h200", always=True, offload=True, ahead=ahead)
+    step = next(regime for regime in lower_for_gpu(config, build_graph(config), weights="bf16",
+                max_tokens=64, max_batch=8, activations="bf16", kv="bf16", attention=sparse)
+                if regime.sparse and regime.rows == 1)  # fmt: skip
+    named = {kernel["name"].name: kernel for kernel, _ in step.kernels}
+    sizes = Evaluator({**dict.fromkeys(("T", "R", "B", "W", "M", "G"), 1), "Q": 0, "QM": 0})
+    kernels = [named[call["kernel"].name] for call in calls_of(step) if call.attribute("kernel")]
+    return [kernel for kernel in kernels
+            if all(read(str(extent), sizes) > 0 for extent in kernel["grid"])]  # fmt: skip
+
+
+@pytest.mark.parametrize("amount", ["ratio=1/16", "top_p=0.9", "ratio=1/16, labels=bf16"])
+def test_predictions_are_priced_by_the_launches_that_they_add(amount: str) -> None:
+    policy = parse_policy(f"sparse({amount}, channels=32, min_context=0)")
+    assert policy is not None
+    added = len(launched(str(policy), True)) - len(launched(str(policy), False))
+    assert added == GUESS + BOOKS + select_launches("gpu", policy, 128)
 
 
 @pytest.mark.parametrize("queue", ["gpu", "up"])

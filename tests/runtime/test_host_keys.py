@@ -252,7 +252,7 @@ def test_keys_are_fetched_ahead_where_that_saves_more_than_predicting_takes() ->
         assert price is not None
         return price
 
-    for tokens in (1 << 14, 1 << 16, 1 << 18):
+    for tokens in (1 << 14, 1 << 16, 5 << 14, 3 << 15, 1 << 17, 1 << 18):
         assert not found(small, tokens).pays
         assert "are not fetched ahead" in str(found(small, tokens))
     assert found(large, 1 << 18).pays and not found(large, 1 << 15).pays
