@@ -62,6 +62,19 @@ class NotFinite(ModelError):
     hint = "the file is corrupt, or training diverged; copy it again, or load another checkpoint"
 
 
+def bounds_of(numbers: Tensor) -> Tensor:
+    """Return the least and the largest of some numbers [2] f64, on their device, in one pass (6
+    GB/s of a core). NaN and Inf survive in it."""
+    numbers = numbers.float() if numbers.itemsize == 1 else numbers
+    return torch.stack(torch.aminmax(numbers)).double()
+
+
+def not_finite(numbers: Tensor, place: str, tensor: str) -> NotFinite:
+    """Return the error of a tensor, or a part of one, that has such numbers."""
+    count = int((~numbers.float().isfinite()).sum())
+    return NotFinite(place=place, tensor=tensor, count=count, total=numbers.numel())
+
+
 FLOATS = frozenset({"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"})
 """What safetensors calls the formats of weights that are read."""
 
@@ -302,8 +315,7 @@ class _Bounded:
     def read(self, name: str, shape: tuple[int, ...], shard: Shard | None = None) -> Tensor:
         """Return the source's tensor."""
         found = self._source.read(name, shape, shard)
-        bounds = torch.aminmax(found.float() if found.itemsize == 1 else found)
-        self._bounds[name, shape, shard] = torch.stack(bounds).double()
+        self._bounds[name, shape, shard] = bounds_of(found)
         return found
 
     def check(self) -> None:
@@ -313,10 +325,8 @@ class _Bounded:
         finite = torch.stack(list(self._bounds.values())).isfinite().all(1).tolist()
         for (name, shape, shard), fine in zip(self._bounds, finite, strict=True):
             if not fine:
-                found = self._source.read(name, shape, shard).float()
-                count = found.numel() - int(found.isfinite().sum())
                 place = getattr(self._source, "place", str)(name)
-                raise NotFinite(place=place, tensor=name, count=count, total=found.numel())
+                raise not_finite(self._source.read(name, shape, shard), place, name)
 
 
 @dataclass(frozen=True)

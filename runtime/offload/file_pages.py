@@ -14,10 +14,21 @@ from torch import Tensor
 
 from ...ir.core import Operation
 from ...ir.diagnostics import ModelError
-from ..execution.weights import BrokenWeights, MissingTensor, NoWeights
+from ..execution.weights import (
+    BrokenWeights,
+    MissingTensor,
+    NoFloats,
+    NoWeights,
+    WrongShape,
+    bounds_of,
+    not_finite,
+)
 from .pages import ROLES, Piece, fill, pieces, placed
 
-_STORED = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16, "F64": torch.float64}
+_STORED = {
+    "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16, "F64": torch.float64,
+    "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2,
+}  # fmt: skip
 
 CHUNK, READERS = 16 << 20, 4
 """Bytes that a thread reads at a time, and how many threads read beside the one that asks."""
@@ -33,22 +44,28 @@ class PageLost(ModelError):
 @dataclass(frozen=True)
 class _Stored:
     file: str
-    dtype: torch.dtype
+    format: str
     shape: tuple[int, ...]
     begin: int
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return _STORED[self.format]
 
 
 class FilePages:
     """Pages read from the safetensors files of a checkpoint when they are wanted.
 
     Files are read, not mapped: a mapped file that is cut short ends the process. What is stored as
-    pages are goes straight to its place, by several threads: a disk is slow for one.
+    pages are goes straight to its place, by several threads: a disk is slow for one. Rows are
+    looked at for NaN and Inf when they are first read.
     """
 
     def __init__(self, folder: Path, weights: Sequence[Sequence[Operation]]) -> None:
         self._folder, self._weights = folder, weights
         self._stored: dict[str, _Stored] = {}
         self._files: dict[str, int] = {}
+        self._finite: set[tuple[str, int]] = set()
         self._kept: tuple[tuple[str, int], Tensor] | None = None
         self._readers = ThreadPoolExecutor(READERS, "weft-disk")
         index = folder / "model.safetensors.index.json"
@@ -59,7 +76,8 @@ class FilePages:
             self._open(name)
 
     def read(self, layer: int, expert: int, into: Mapping[str, Tensor]) -> None:
-        """Fill a page's parts; raises PageLost, with the file's name, where it is gone or cut."""
+        """Fill a page's parts; raises PageLost, with the file's name, where it is gone or cut, and
+        MissingTensor, WrongShape, NoFloats or NotFinite for what is no such page."""
         for role, weight in zip(ROLES, self._weights[layer], strict=True):
             try:
                 found = list(pieces(weight, expert))
@@ -75,8 +93,7 @@ class FilePages:
     @property
     def stored_as(self) -> str:
         """The format in which a checkpoint has its experts, as safetensors names it."""
-        dtype = self._find(next(iter(pieces(self._weights[0][0], 0))).name).dtype
-        return next(name for name, each in _STORED.items() if each == dtype)
+        return self._find(next(iter(pieces(self._weights[0][0], 0)))).format
 
     def close(self) -> None:
         """Close the files."""
@@ -94,10 +111,10 @@ class FilePages:
             size = int.from_bytes(os.pread(descriptor, 8, 0), "little")
             header = json.loads(os.pread(descriptor, size, 8))
             for tensor, entry in header.items():
-                if tensor != "__metadata__" and entry["dtype"] in _STORED:
+                if tensor != "__metadata__":
                     begin = 8 + size + entry["data_offsets"][0]
-                    self._stored[tensor] = _Stored(name, _STORED[entry["dtype"]],
-                                                   tuple(entry["shape"]), begin)  # fmt: skip
+                    self._stored[tensor] = _Stored(name, entry["dtype"], tuple(entry["shape"]),
+                                                   begin)  # fmt: skip
         except (ValueError, KeyError, TypeError, OSError) as error:
             raise BrokenWeights(file=str(path), problem=f"no safetensors header: {error}") from None
 
@@ -109,24 +126,32 @@ class FilePages:
             self._kept = (key, self._pread(piece))
         return self._kept[1]
 
-    def _find(self, name: str) -> _Stored:
-        if name not in self._stored:
+    def _find(self, piece: Piece) -> _Stored:
+        name, stored = piece.name, self._stored.get(piece.name)
+        if stored is None:
             raise MissingTensor(folder=str(self._folder), tensor=name)
-        return self._stored[name]
+        file = str(self._folder / stored.file)
+        if stored.format not in _STORED:
+            raise NoFloats(file=file, tensor=name, found=stored.format)
+        if stored.shape != piece.shape:
+            raise WrongShape(file=file, tensor=name, found=list(stored.shape),
+                             wanted=list(piece.shape))  # fmt: skip
+        return stored
 
     def _alike(self, piece: Piece, into: Tensor) -> bool:
         """Whether a piece is stored as it is wanted, all of its rows one after another."""
-        return piece.columns is None and self._find(piece.name).dtype == into.dtype
+        return piece.columns is None and self._find(piece).dtype == into.dtype
 
     def _pread(self, piece: Piece) -> Tensor:
-        stored = self._find(piece.name)
+        stored = self._find(piece)
         rows = torch.empty((piece.count, stored.shape[-1]), dtype=stored.dtype)
         self._read_into(piece, rows)
         return rows
 
     def _read_into(self, piece: Piece, rows: Tensor) -> None:
-        """Read a piece's rows [n, K]; none is under way any more when this ends, or raises."""
-        stored = self._find(piece.name)
+        """Read a piece's rows [n, K]; none is under way any more when this ends, or raises. Raises
+        NotFinite."""
+        stored = self._find(piece)
         begin = stored.begin + piece.first * stored.shape[-1] * stored.dtype.itemsize
         data = rows.view(torch.uint8).view(-1).numpy().data
         starts = range(0, len(data), CHUNK)
@@ -139,6 +164,11 @@ class FilePages:
             wait(under_way)
         for each in under_way:
             each.result()
+        if (piece.name, piece.first) not in self._finite:
+            if not bounds_of(rows).isfinite().all():
+                named = f"{piece.name} (rows {piece.first} to {piece.first + piece.count - 1})"
+                raise not_finite(rows, str(self._folder / stored.file), named)
+            self._finite.add((piece.name, piece.first))
 
     def _read(self, file: str, data: memoryview, begin: int) -> None:
         path, done = str(self._folder / file), 0

@@ -12,7 +12,7 @@ from weft.frontend.models.presets import PRESETS
 from weft.ir.core import Module
 from weft.passes.manager import Context, run_passes
 from weft.passes.tile.regimes import graph_passes
-from weft.runtime.execution.weights import NoWeights
+from weft.runtime.execution.weights import NoFloats, NotFinite, NoWeights, WrongShape
 from weft.runtime.offload import file_pages
 from weft.runtime.offload.file_pages import FilePages, PageLost
 from weft.runtime.offload.pages import PageShape, pool_bytes, pool_in
@@ -69,6 +69,60 @@ def test_a_file_that_is_cut_in_a_later_part_is_named(stored, monkeypatch):
     with pytest.raises(PageLost, match=r"safetensors: the page of layer 0, expert 7 .* too early"):
         source.read(0, 7, page)
     source.read(0, 0, page)
+    source.close()
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16, torch.float8_e4m3fn])
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
+def test_rows_that_are_no_numbers_are_told_when_they_are_first_read(stored, wrong, kind):
+    """Whether they go straight to their place, or are made wider; other pages are read."""
+    folder, weights, tensors = stored
+    if kind == torch.float8_e4m3fn:
+        wrong = float("nan")  # it has no infinity
+    names = ("gate_up_proj", "down_proj")
+    held = {
+        f"model.layers.0.mlp.experts.{n}": t.to(kind) for n, t in zip(names, tensors, strict=True)
+    }
+    down = held["model.layers.0.mlp.experts.down_proj"]
+    down[5, 3, 1:3] = wrong
+    save_file(held, folder / "model.safetensors")
+    source, page = FilePages(folder, [weights]), page_of(weights)
+    first, last = 5 * down.shape[1], 6 * down.shape[1] - 1
+    count = f"{down[5].numel():,}"
+    told = rf"model.safetensors: .*down_proj \(rows {first} to {last}\) has 2 of {count} numbers"
+    with pytest.raises(NotFinite, match=told):
+        source.read(0, 5, page)
+    source.read(0, 4, page)
+    assert torch.equal(page["down"], down[4].float())
+    source.close()
+
+
+def test_rows_are_looked_at_once(stored, monkeypatch):
+    looked, real = [], file_pages.bounds_of
+    monkeypatch.setattr(file_pages, "bounds_of", lambda rows: looked.append(1) or real(rows))
+    folder, weights, _ = stored
+    source, page = FilePages(folder, [weights]), page_of(weights)
+    for _ in range(3):
+        source.read(0, 1, page)
+    assert len(looked) == 2  # both parts of the page
+    source.close()
+
+
+@pytest.mark.parametrize("change, error", [
+    (lambda t: t.transpose(1, 2).contiguous(), WrongShape), (lambda t: t.to(torch.int8), NoFloats),
+])  # fmt: skip
+def test_other_tensors_than_a_page_is_made_of_are_refused(stored, change, error):
+    folder, weights, tensors = stored
+    names = ("gate_up_proj", "down_proj")
+    held = {
+        f"model.layers.0.mlp.experts.{n}": change(t) for n, t in zip(names, tensors, strict=True)
+    }
+    save_file(held, folder / "model.safetensors")
+    source = FilePages(folder, [weights])
+    with pytest.raises(
+        error, match="model.safetensors: model.layers.0.mlp.experts.gate_up_proj is"
+    ):
+        source.read(0, 0, page_of(weights))
     source.close()
 
 
