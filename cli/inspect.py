@@ -79,10 +79,10 @@ def _check_for_stage(options: DumpOptions, shown: str) -> None:
 
 
 class NoText(WeftError):
-    """`weft opt` without a file."""
+    """`weft opt` without a file, or with an empty one."""
 
     kind = "option error"
-    template = "there is no IR text to run passes on"
+    template = "there is no IR text to run passes on{where}"
     hint = "weft opt FILE, weft opt - for standard input, or weft opt --list"
 
 
@@ -108,8 +108,11 @@ def opt(
             console().print(f"{name:24} {' '.join(step.reads):14} {summary}", markup=False)
         return
     if file is None:
-        raise NoText()
+        raise NoText(where="")
     module = parse_module(_read(file), str(file))
+    if not module.operations:
+        where = "standard input" if str(file) == "-" else file
+        raise NoText(where=f": {where} holds no operation")
     verify(module)
     chosen = named_passes([name.strip() for name in passes.split(",") if name.strip()])
     held = frozenset(fact for step in chosen for fact in step.requires)

@@ -286,8 +286,10 @@ def _argument(text: str) -> tuple[str, Any]:
     from ..runtime.programs.arguments import Written
 
     name, separator, value = text.partition("=")
-    if not separator or not name:
-        raise BadArgument(text=text, problem="there is no name before an =")
+    if not separator:
+        raise BadArgument(text=text, problem="there is no =")
+    if not name:
+        raise BadArgument(text=text, problem="there is no name before the =")
     if not value.startswith("@"):
         return name, Written(value)
     try:

@@ -14,6 +14,9 @@ from .values import ErrorValue, ToolFailed, format_value
 LARGEST = 10_000_000
 """Most elements or characters that one operation may make: a program cannot fill the memory."""
 
+LARGEST_BITS = 14_284
+"""Most bits of a whole number: 4,300 digits, which is what Python writes out. Without a bound,
+sixty squarings fill the memory."""
 
 MOST_BRANCHES = 200_000
 """Most branches of one fork: each takes some 10 KB here, whatever it sends."""
@@ -76,10 +79,7 @@ def _binary(operation: Operation, operands: Sequence[Any]) -> Any:
         return left in right
     if op == "*" and (isinstance(left, str | list) or isinstance(right, str | list)):
         _check_size(_repeated(left, right))
-    result = _BINARY[op](left, right)
-    if isinstance(result, str | list):
-        _check_size(len(result))
-    return result
+    return _bounded(_BINARY[op](left, right))
 
 
 def _repeated(left: Any, right: Any) -> int:
@@ -117,10 +117,27 @@ def _make_record(operation: Operation, operands: Sequence[Any]) -> Any:
 
 
 def _format(operation: Operation, operands: Sequence[Any]) -> Any:
-    return "".join(
-        part if isinstance(part, str) else format_value(operands[part])
-        for part in operation["parts"]
-    )
+    shown = [
+        part if isinstance(part, str) else _shown(operands[part]) for part in operation["parts"]
+    ]
+    _check_size(sum(map(len, shown)))
+    return "".join(shown)
+
+
+def _shown(value: Any) -> str:
+    """Return how a value reads; what is too long is refused before it is written."""
+    if isinstance(value, list | dict):
+        _check_size(_least_size(value))
+    return format_value(value)
+
+
+def _least_size(value: Any) -> int:
+    """Return how many characters a value takes at least."""
+    if isinstance(value, str):
+        return len(value)
+    if isinstance(value, dict):
+        value = list(value.values())
+    return sum(map(_least_size, value)) if isinstance(value, list | tuple) else 1
 
 
 def _method(operation: Operation, operands: Sequence[Any]) -> Any:
@@ -129,15 +146,12 @@ def _method(operation: Operation, operands: Sequence[Any]) -> Any:
     if name not in _METHODS[type(receiver) if isinstance(receiver, list) else str]:
         raise ValueError(f"there is no method {name}")
     if name == "join":
-        arguments = [[format_value(item) for item in arguments[0]]]
+        arguments = [[_shown(item) for item in arguments[0]]]
         _check_size(sum(map(len, arguments[0])) + len(receiver) * len(arguments[0]))
     if name == "replace":
         old, new = arguments
         _check_size(len(receiver) + receiver.count(old) * (len(new) - len(old)))
-    result = getattr(receiver, name)(*arguments)
-    if isinstance(result, str | list):
-        _check_size(len(result))
-    return result
+    return _bounded(getattr(receiver, name)(*arguments))
 
 
 def _builtin(operation: Operation, operands: Sequence[Any]) -> Any:
@@ -146,7 +160,7 @@ def _builtin(operation: Operation, operands: Sequence[Any]) -> Any:
         numbers = range(*operands)
         _check_size(len(numbers))
         return list(numbers)
-    return _BUILTINS[name](*operands)
+    return _bounded(_BUILTINS[name](*operands))
 
 
 def _to_int(value: Any) -> int:
@@ -163,6 +177,15 @@ def _to_float(value: Any) -> float:
         raise ValueError(f"{value!r} is no float") from None
 
 
+def _bounded(value: Any) -> Any:
+    """Return a value that is no larger than values may be; raises ValueError for others."""
+    if isinstance(value, str | list):
+        _check_size(len(value))
+    elif isinstance(value, int) and value.bit_length() > LARGEST_BITS:
+        raise ValueError("a whole number of more than 4300 digits")
+    return value
+
+
 def _check_size(size: int) -> None:
     if size > LARGEST:
         raise ValueError(f"a value of {size} elements is more than {LARGEST}")
@@ -175,7 +198,7 @@ _BINARY: dict[str, Callable[[Any, Any], Any]] = {
 }  # fmt: skip
 
 _BUILTINS: dict[str, Callable[..., Any]] = {
-    "len": len, "str": format_value, "int": _to_int, "float": _to_float, "min": min, "max": max,
+    "len": len, "str": _shown, "int": _to_int, "float": _to_float, "min": min, "max": max,
     "sum": sum, "sorted": sorted,
 }  # fmt: skip
 

@@ -6,8 +6,12 @@ import json
 from typing import Any
 
 
+class Twice(ValueError):
+    """A key that stands twice in one object."""
+
+
 def loads(text: str) -> Any:
-    """Return the value of a JSON text; raises ValueError, also for a key that stands twice, and
+    """Return the value of a JSON text; raises ValueError (Twice for a key that stands twice), and
     RecursionError."""
     return json.loads(text, object_pairs_hook=_object)
 
@@ -17,5 +21,5 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) < len(pairs):
         seen: set[str] = set()
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))
-        raise ValueError(f"the key {twice!r} stands twice in one object")
+        raise Twice(f"the key {twice!r} stands twice in one object")
     return found

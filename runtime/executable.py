@@ -17,7 +17,7 @@ from .engine import Engine
 from .execution.sampler import SampleKernel, sample_rows
 from .execution.step import ModelExecutor
 from .journal import Journal, plain, run_identity
-from .programs.arguments import bind_arguments
+from .programs.arguments import bind_arguments, unnamed
 from .programs.events import Event, Finished, Listener
 from .programs.machine import Machine
 from .results import Progress, Result, Rows
@@ -89,10 +89,10 @@ class Executable(Shown):
         self._host = Host(self.machine, self.engine, prefixes.known if prefixes else None)
         self._most = executor.max_batch
 
-    def run(self, **arguments: Any) -> Result:
-        """Run the program once; raises WeftError."""
-        values = bind_arguments(self.machine.function, self.machine.records, arguments)
-        for ended in self.session().steps(iter([(0, values)])):
+    def run(self, /, *values: Any, **arguments: Any) -> Result:
+        """Run the program once; raises WeftError. Arguments go by name: `values` are refused."""
+        bound = self._bound(values, arguments)
+        for ended in self.session().steps(iter([(0, bound)])):
             for _, outcome in ended:
                 if isinstance(outcome, Exception):
                     raise outcome
@@ -126,30 +126,30 @@ class Executable(Shown):
             book = Journal(Path(journal), run_identity(str(self.plan), self.model, self.seed))
         return RowRun(self, book, progress, keep_going).run(rows, path)
 
-    def stream(self, **arguments: Any) -> Iterator[Event]:
+    def stream(self, /, *values: Any, **arguments: Any) -> Iterator[Event]:
         """Run the program once and yield events as they happen; the last one is `Finished`.
 
         Closing the iterator cancels the run and frees all it holds.
         """
-        ticks = self._ticks(arguments)
+        ticks = self._events(self._bound(values, arguments))
         try:
             for events in ticks:
                 yield from events
         finally:
             ticks.close()
 
-    async def arun(self, **arguments: Any) -> Result:
+    async def arun(self, /, *values: Any, **arguments: Any) -> Result:
         """Run the program once without blocking the event loop; several may run together."""
         result: Result | None = None
-        async for event in self.astream(**arguments):
+        async for event in self.astream(*values, **arguments):
             if isinstance(event, Finished):
                 result = event.result
         assert result is not None
         return result
 
-    async def astream(self, **arguments: Any) -> AsyncIterator[Event]:
+    async def astream(self, /, *values: Any, **arguments: Any) -> AsyncIterator[Event]:
         """Run the program once and yield events as they happen, asynchronously."""
-        ticks = self._ticks(arguments)
+        ticks = self._events(self._bound(values, arguments))
         try:
             while (events := await _in_thread(ticks)) is not None:
                 for event in events:
@@ -198,12 +198,14 @@ class Executable(Shown):
         """Return what runs rows, started few at a time, on the shared engine."""
         return Session(self._host, self.seed, listener, self._most)
 
-    def _ticks(self, arguments: Mapping[str, Any]) -> Any:
-        """Return an iterator that yields the events of each step."""
-        values = bind_arguments(self.machine.function, self.machine.records, arguments)
-        return self._events(values)
+    def _bound(self, values: tuple[Any, ...], arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the arguments of a call; raises BadArguments."""
+        if values:
+            raise unnamed(self.machine.function, values)
+        return bind_arguments(self.machine.function, self.machine.records, arguments)
 
-    def _events(self, values: Mapping[str, Any]) -> Iterator[list[Event]]:
+    def _events(self, values: Mapping[str, Any]) -> Any:
+        """Return an iterator that yields the events of each step."""
         events: deque[Event] = deque()
         steps = self.session(events.append).steps(iter([(0, values)]))
         try:

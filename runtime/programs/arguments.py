@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import Any
 
+from ...ir import strict_json
 from ...ir.core import Operation, Table, Term, thaw
 from ...ir.diagnostics import RunError
 from .coerce import Mismatch, coerce
@@ -22,11 +22,16 @@ class Written(str):
     """A value as somebody wrote it: text, or JSON where the parameter is no text."""
 
     def read_as(self, type: Term) -> Any:
-        """Return the value for a parameter of this type; the text itself where it is no JSON."""
+        """Return the value for a parameter of this type; the text itself where it is no JSON.
+
+        Raises Mismatch for JSON that names a key twice.
+        """
         if type.name in TEXTS and not self.startswith('"'):
             return str(self)
         try:
-            value = json.loads(self)
+            value = strict_json.loads(self)
+        except strict_json.Twice as error:
+            raise Mismatch(str(error)) from None
         except (ValueError, RecursionError):  # not JSON, or nested without end
             return str(self)
         return value if type.name not in TEXTS or isinstance(value, str) else str(self)
@@ -60,9 +65,9 @@ def bind_arguments(
         type: Term = parameter["type"]
         if name in given:
             value = given[name]
-            if isinstance(value, Written):
-                value = value.read_as(type)
             try:
+                if isinstance(value, Written):
+                    value = value.read_as(type)
                 values[name] = coerce(type, records, value)
             except Mismatch as error:
                 raise BadArguments(place=place, problem=f"the {what} {name!r}: {error}") from None
@@ -74,6 +79,18 @@ def bind_arguments(
                 hint=_signature(parameters),
             )  # fmt: skip
     return values
+
+
+def unnamed(function: Operation, values: tuple[Any, ...]) -> BadArguments:
+    """Return the error of a call that gives values without names."""
+    names = [entry["name"] for entry in function["parameters"]]
+    if not names:
+        hint = "the program takes none"
+    elif isinstance(values[0], Mapping):
+        hint = "a row is given as run(**row)"
+    else:
+        hint = f"write run({names[0]}=...)"
+    return BadArguments(place="", problem="arguments go by name", hint=hint)
 
 
 def _hint(name: str, known: list[str]) -> str:

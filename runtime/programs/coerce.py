@@ -8,6 +8,7 @@ from dataclasses import asdict, is_dataclass
 from typing import Any
 
 from ...ir.core import Operation, Term
+from ...ir.evaluate import LARGEST_BITS
 
 
 class Mismatch(ValueError):
@@ -67,14 +68,23 @@ def _scalar(type: Term, value: Any) -> Any:
         case "bool" if isinstance(value, bool):
             return value
         case "float" if number:
-            return float(value)
+            return _float(value)
         case "int" if number and isinstance(value, int):
+            if value.bit_length() > LARGEST_BITS:
+                raise Mismatch("it has more than 4300 digits")
             if type.parameters and not type.parameters[0] <= value <= type.parameters[1]:  # type: ignore[operator]
                 raise Mismatch(f"{value} is not in {type.parameters[0]}..{type.parameters[1]}")
             return value
         case "str" | "choice" | "regex" | "grammar" if isinstance(value, str):
             return _text(type, value)
     raise _mismatch(type, value)
+
+
+def _float(value: int | float) -> float:
+    try:
+        return float(value)
+    except OverflowError:
+        raise Mismatch("it is larger than any float") from None
 
 
 def _text(type: Term, value: str) -> str:
@@ -111,7 +121,10 @@ def _texts(value: Any) -> Iterator[str]:
 
 
 def _mismatch(type: Term, value: Any) -> Mismatch:
-    shown = repr(value)
+    try:
+        shown = repr(value)
+    except Exception:  # a number of thousands of digits, or a class of the user's
+        shown = "it"
     if len(shown) > 60:
         shown = shown[:57] + "..."
     return Mismatch(f"{shown} is {_kind(value)}, not {type}")

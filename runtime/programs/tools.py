@@ -215,7 +215,7 @@ class ToolPool:
 
     def _checked(self, call: ToolCall, value: Any, error: BaseException | None) -> Completion:
         if error is not None:
-            return call, None, _failed(call, type(error).__name__, str(error))
+            return call, None, _failed(call, type(error).__name__, _said(error))
         try:
             return call, coerce(call.returns, self._records, value), None
         except Mismatch as mismatch:
@@ -256,6 +256,14 @@ def call_now(
         return value
 
     return called
+
+
+def _said(error: BaseException) -> str:
+    """Return what an exception says; its class is the user's, and may fail at that, too."""
+    try:
+        return str(error)
+    except Exception as other:
+        return f"its text cannot be had: {type(other).__name__}"
 
 
 def _failed(call: ToolCall, kind: str, message: str) -> ToolFailed:

@@ -199,7 +199,8 @@ def test_models_lists_the_zoo():
     [
         (["run", "missing.weft"], "there is no such file"),
         (["run", "{hello}", "--model", "nobody"], "no shipped model"),
-        (["run", "{hello}", "--arg", "name"], "no name before an ="),
+        (["run", "{hello}", "--arg", "name"], "--arg name: there is no ="),
+        (["run", "{hello}", "--arg", "=Ada"], "--arg =Ada: there is no name before the ="),
         (["run", "{hello}"], "name"),
         (["run", "{hello}", "--arg", "nam=x"], "nam"),
         (["run", "{hello}", "--rows", "missing.jsonl"], "missing.jsonl"),
@@ -216,6 +217,7 @@ def test_models_lists_the_zoo():
         (["dump", "{hello}", "--after", "soup"], "no pass 'soup' ran"),
         (["opt", "{hello}"], "this is no IR text"),
         (["opt"], "there is no IR text"),
+        (["opt", "/dev/null"], "there is no IR text.*: /dev/null holds no operation"),
         (["dump", "{hello}", "--diff"], "--after PASS"),
         (["dump", "{hello}", "--kernel", "matmul"], "not program"),
         (["dump", "{hello}", "--rows", "none.jsonl"], "is for prefixes, not program"),
