@@ -247,7 +247,7 @@ class Engine:
         source = None if before is None else before.source(self._batch, running, tokens)
         held = self.held is not None and self.held.begin(self._batch, source, running)
         if narrow is not None:
-            logits = self.executor.forward_narrow(step, narrow.head)  # type: ignore[attr-defined]
+            logits = self.executor.forward_narrow(step, narrow.ids)  # type: ignore[attr-defined]
         elif source is None:
             logits = self.executor.forward(step)
         else:

@@ -45,20 +45,16 @@ class ToyExecutor:
         self.kv = np.full(num_pages * page_size, -7, np.int64)
         self.copies = 0
 
-    def head_rows(self, words: np.ndarray) -> Tensor:
-        """Return what stands for the head's rows of some words: their ids [W, 1]."""
-        return torch.from_numpy(words)[:, None].double()
-
     def forward(self, step: StepInput) -> Tensor:
         """Write the step's tokens into the KV memory; return logits of the wanted rows."""
         return self.all_logits(step)
 
-    def forward_narrow(self, step: StepInput, head: Tensor) -> Tensor:
-        """Return them for rows of the `head`, as `CompiledExecutor.forward_narrow` does."""
+    def forward_narrow(self, step: StepInput, words: Tensor) -> Tensor:
+        """Return them for some `words` [W] i32, as `CompiledExecutor.forward_narrow` does."""
         logits = self.all_logits(step)
         few = few_words(self.vocab_size)
-        found = torch.full((len(logits), few if len(head) <= few else self.vocab_size), 1e6)
-        found[:, : len(head)] = logits[:, head[:, 0].long()]
+        found = torch.full((len(logits), few if len(words) <= few else self.vocab_size), 1e6)
+        found[:, : len(words)] = logits[:, words.long()]
         return found
 
     def all_logits(self, step: StepInput) -> Tensor:
@@ -108,7 +104,7 @@ class SimulatedExecutor:
     work can so be compared for a model and a machine that are not there.
     """
 
-    head_rows = None
+    takes_words = False
     """A price knows steps with logits of all words only."""
 
     tokens_are_dear = False

@@ -24,7 +24,7 @@ class Replay:
     `frozen` is set, known rows come from memory; a row that is not known raises UnknownPrefix.
     """
 
-    head_rows = None
+    takes_words = False
     """What is kept is the logits of all words."""
 
     def __init__(self, inner: ModelExecutor) -> None:

@@ -2,7 +2,7 @@
 
 Where every row that a step draws is held to a constraint, the logits of all other words are masked
 right after they are computed. Which words are left is known before the step runs: the masks follow
-from the states of compiled constraints, and not from logits. So the rows of those words become an
+from the states of compiled constraints, and not from logits. So the ids of those words become an
 argument, and the logits have W columns: column j is that of word words[j], as it was.
 """
 
@@ -11,10 +11,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from ...ir.core import Module, Names, Operation, Term
+from ...ir.core import Module, Names, Operation, Term, make
 from ...ir.types import dtype_of, shape_of, tensor
 from ..manager import Context
-from ..rewrite import uses
 from .body import GraphPass
 
 WORDS = "W"
@@ -23,9 +22,10 @@ WORDS = "W"
 
 @dataclass(frozen=True)
 class AllowedHead(GraphPass):
-    """Lets the rows of the matmul that gives logits be the last argument: head [W, D] in f32.
+    """Lets the matmul that gives logits take rows of its weight only: words [W] i32, which are the
+    last argument, say which.
 
-    The function's attribute `head` names the weight that they are rows of, widened.
+    The function's attribute `head` names the weight.
     """
 
     name: ClassVar[str] = "allowed-head"
@@ -40,7 +40,7 @@ class AllowedHead(GraphPass):
 
 
 def _narrowed(module: Module, function: Operation, context: Context) -> Operation:
-    """Return a function whose last product takes its weight's rows as an argument."""
+    """Return a function whose last product takes those rows of its weight that are asked for."""
     region = function.regions[0]
     *_, end = region.operations
     makers = {value.name: op for op in region.operations for value in op.results}
@@ -53,17 +53,17 @@ def _narrowed(module: Module, function: Operation, context: Context) -> Operatio
     if maker is None or maker.name != "graph.weight":
         context.left(f"{_ALL}: what they are a product with is no weight", function.span)
         return function
-    words, depth = Term(WORDS), shape_of(weight.type)[-1]
-    head = Names.of(module).value("head", tensor("f32", words, depth))
+    count, depth, names = Term(WORDS), shape_of(weight.type)[-1], Names.of(module)
+    words = names.value("words", tensor("i32", count))
+    head = names.value("head", tensor(dtype_of(x.type), count, depth))
+    taken = make("graph.embedding", weight, words, results=(head,), span=product.span)
     rows = shape_of(product.result.type)[0]
-    logits = replace(product.result, type=tensor(dtype_of(product.result.type), rows, words))
+    logits = replace(product.result, type=tensor(dtype_of(product.result.type), rows, count))
     narrow = replace(product, operands=(x, head), results=(logits,))
-    operations = [narrow if op is product else op for op in region.operations[:-1]]
-    operations.append(replace(end, operands=(logits, *end.operands[1:])))
-    if not uses(operations)[weight.name]:
-        operations.remove(maker)
+    operations = [op for op in region.operations[:-1] if op is not product]
+    operations += [taken, narrow, replace(end, operands=(logits, *end.operands[1:]))]
     context.did("logits may be computed of the words only that constraints allow", product.span)
-    body = replace(region, arguments=(*region.arguments, head), operations=tuple(operations))
+    body = replace(region, arguments=(*region.arguments, words), operations=tuple(operations))
     return replace(function.with_attributes(head=weight.name), regions=(body,))
 
 

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ...ir.core import Module, Operation, Value, make
-from ...ir.types import shape_of
 from ..manager import Context
 from .body import Body, GraphPass, rewrite_functions
 
@@ -38,13 +37,8 @@ class FuseMatmulParts(GraphPass):
 
 
 def _fuse(body: Body, matmul: Operation, taken: set[str], norms: bool) -> None:
-    """Pull in what stands before and after one matmul; `taken` names results already fused.
-
-    A product of a step's own number of columns is the library's, and stays what it is.
-    """
+    """Pull in what stands before and after one matmul; `taken` names results already fused."""
     x, *rest = matmul.operands
-    if not isinstance(shape_of(matmul.result.type)[-1], int):
-        return
     parts: dict[str, Value] = dict(zip(("weight", "bias"), rest, strict=False))
     gone, last = [matmul], matmul
     norm = body.made_by(x, "graph.rmsnorm") if norms else None

@@ -154,6 +154,7 @@ def fill_masks(batch: Batch) -> bool:
         matcher = watch.matcher
         if not isinstance(matcher, TableMatcher):
             matcher.fill(batch.masks, row)
+            batch.changes += 1
             continue
         of, at = matcher.constraint, left[row]
         most = of.most  # as `mask` has it, without a call for each row and step
@@ -162,6 +163,7 @@ def fill_masks(batch: Batch) -> bool:
         any_wide = any_wide or wide
         if shown[row] is not mask:
             batch.masks[row] = shown[row] = mask
+            batch.changes += 1
         if of.calm is not None and matcher is watch.table and batch.may_calm:
             # While more tokens may come than a state tells apart, the mask is the same.
             tokens = max(0, min(of.calm[matcher.state], at - most))

@@ -110,9 +110,9 @@ class CompiledExecutor:
         return self.short.parts * self.decode_rows
 
     @property
-    def head_rows(self) -> Callable[[np.ndarray], Tensor] | None:
-        """Return what gives the rows of words that `forward_narrow` takes; None: it takes none."""
-        return None if self._narrow is None or self._sparse else self._narrow.head_rows
+    def takes_words(self) -> bool:
+        """Whether it has `forward_narrow`."""
+        return self._narrow is not None and self._sparse is None
 
     def forward(self, step: StepInput) -> Tensor:
         """Return logits [R, V] f32, a view that the next call overwrites."""
@@ -166,12 +166,12 @@ class CompiledExecutor:
                 found.numpy()[wanted] = logits.numpy()  # torch would wake its own pool
         return found
 
-    def forward_narrow(self, step: StepInput, head: Tensor) -> Tensor:
-        """Return logits as `forward` does, with rows of the `head` [W, D] from `head_rows`: column
-        j is the logit of the word of row j, and what stands behind them is of no matter."""
+    def forward_narrow(self, step: StepInput, words: Tensor) -> Tensor:
+        """Return logits as `forward` does, of some `words` [W] i32 only: column j is the logit of
+        words[j], and what stands behind them is of no matter."""
         narrow = self._narrow
         assert narrow is not None
-        known = narrow.known(step, head)
+        known = narrow.known(step, words)
         if known is not None:
             run, logits = known
             self._launch(*run)
@@ -179,9 +179,9 @@ class CompiledExecutor:
         check_step(step, self.max_batch, self.max_tokens)
         short = self.short.takes(step, self.decode_rows)
         parts = self._token_rows(step, self.decode_rows) if short else None
-        for recipe, launches in narrow.runs(step, head, self._extents, parts):
+        for recipe, launches in narrow.runs(step, words, self._extents, parts):
             self._launch(recipe, launches)
-        return narrow.logits(step.logits_rows.shape[0], len(head))
+        return narrow.logits(step.logits_rows.shape[0], len(words))
 
     def _mixed(self, step: StepInput) -> Tensor:
         """Run a step of decode rows, some of them sparse, and prompts: these are read whole."""

@@ -20,7 +20,7 @@ from ...ir.core import Operation, Symbol, Term
 from ...ir.types import dtype_of, shape_of
 from .dtypes import TORCH
 from .host_products import BLAS, HostProduct
-from .library import ROUTINES, SCALES, Launch, blas, matmul, nothing
+from .library import ROUTINES, SCALES, Launch, matmul, nothing
 from .weights import Weight
 
 PLANNED = "plan_"
@@ -184,9 +184,7 @@ class Recipe:
         operands = [values[slot] for slot in slots]
         if name != "matmul":
             return ROUTINES[name](operands)
-        kept = self._slots.keys[slots[2]][0] == "weight"  # not a head of some step's words
-        multiply = self._memory.product.launch if kept else blas
-        return matmul(operands, self._memory.scratch, multiply)
+        return matmul(operands, self._memory.scratch, self._memory.product.launch)
 
     def library_calls(
         self, extents: Mapping[str, int], routines: Sequence[str]

@@ -85,7 +85,7 @@ class ModelExecutor(Protocol):
     # One whose `copies_slots` is true does what `StepInput.copies` says.
     # One whose steps take as long as their tokens do says so: `tokens_are_dear`.
     # One whose steps may have more rows of logits than `max_batch` says so: `max_logits`.
-    # One that has `head_rows` also has `forward_narrow`, which takes them: see `allowed_words`.
+    # One that has `forward_narrow`, for steps with logits of some words, says so: `takes_words`.
 
     def forward(self, step: StepInput) -> Tensor:
         """Run one step; return logits [R, V] float32 in a buffer that the next call reuses."""

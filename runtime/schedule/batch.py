@@ -67,6 +67,8 @@ class Batch:
         self.page_size = executor.page_size
         self.size = 0
         self.leaves = 0
+        self.changes = 0
+        """How often rows, or what their masks allow, have changed."""
         self._births = 0
         self.requests: list[Request] = []
         self.constrained = 0
@@ -141,6 +143,7 @@ class Batch:
         self.requests.append(request)
         self.shown.append(None)
         self.size += 1
+        self.changes += 1
         self._births += 1
         self.birth[row] = self._births
         self.resident[row] = sequence.length
@@ -168,6 +171,7 @@ class Batch:
         """Move the row's tokens to its sequence; the last row takes its place."""
         request = self.requests[row]
         self.leaves += 1
+        self.changes += 1
         self._catch_up(row, int(self.produced[row]))
         self.flush(row)
         self._count(request, -1)
@@ -196,6 +200,7 @@ class Batch:
             request.watch = None
         self._count(request, 1)
         self.masks[row], self.shown[row] = -1, None
+        self.changes += 1
         self._look_from(row)
 
     def sees(self, rows: np.ndarray) -> None:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from tvm_cases import arrays, compile_one, run, tensors
+from weft.codegen.bounds.prove import prove_bounds
 from weft.codegen.meaning.reference import run_kernel
 from weft.ir.schedule import Schedule
 from weft.passes.tile.products.matmul import Matmul, blocks, matmul, schedule
@@ -114,3 +115,34 @@ def test_wrong_arguments_raise() -> None:
         launch(values[0], values[1], values[2].double(), values[3])
     with pytest.raises((ValueError, TypeError)):
         launch(2, *values[1:])
+
+
+WORDS = {
+    "f32": Matmul(96, 64, block_k=64, block_n=32, words=True),
+    "norm_rows": Matmul(96, 64, rows=4, norm_eps=1e-5, block_k=64, block_n=32, words=True),
+    "i8_bias": Matmul(96, 64, "i8", rows=2, bias=True, block_k=32, block_n=16, words=True),
+    "sixteen": Matmul(96, 64, "bf16", rows=16, block_k=64, block_n=32, words=True),
+}
+
+
+def some_words(shape: Matmul, t: int, count: int) -> tuple[list, np.ndarray]:
+    """Return arguments for some words, and the expected columns."""
+    (_, x, w, _, *rest), wanted = make(shape, t)
+    words = np.sort(np.random.default_rng(count).permutation(shape.n)[:count]).astype("i4")
+    out = np.full((t, count + 7), np.nan, "f4")
+    return [t, count, count + 7, x, w, words, out, *rest], wanted[:, words]
+
+
+@pytest.mark.parametrize("name", WORDS)
+def test_columns_of_some_words(name: str) -> None:
+    """Few and many, whole blocks and not, interpreted too; what stands behind them stays."""
+    shape = WORDS[name]
+    for t, count in ((0, 5), (1, 1), (3, 32), (shape.rows, 45), (17, 96)):
+        arguments, wanted = some_words(shape, t, count)
+        found = run(matmul(shape), arguments)[6]
+        close(found[:, :count], wanted)
+        assert np.isnan(found[:, count:]).all()
+    assert prove_bounds(matmul(shape)).ok
+    arguments, wanted = some_words(shape, 3, 45)
+    run_kernel(matmul(shape), *arguments)
+    close(arguments[6][:, :45], wanted)

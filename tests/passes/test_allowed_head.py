@@ -29,11 +29,13 @@ UNTIED = """graph.func name = @step { |%x: tensor<f32, [R, 8]>|
 """
 
 
-def test_rows_of_the_head_become_an_argument():
+def test_words_become_an_argument():
     lines, said = rewritten(UNTIED)
     assert lines == [
         'graph.func name = @step, head = "w_head" { '
-        "|%x: tensor<f32, [R, 8]>, %head: tensor<f32, [W, 8]>|",
+        "|%x: tensor<f32, [R, 8]>, %words: tensor<i32, [W]>|",
+        '  %w_head = graph.weight tensors = "lm_head.weight" : tensor<bf16, [64, 8]>',
+        "  %head = graph.embedding %w_head, %words : tensor<f32, [W, 8]>",
         "  %logits = graph.matmul %x, %head : tensor<f32, [R, W]>",
         "  graph.return %logits",
         "}",
@@ -41,12 +43,12 @@ def test_rows_of_the_head_become_an_argument():
     assert said == ["logits may be computed of the words only that constraints allow"]
 
 
-def test_a_table_that_embeds_tokens_stays():
+def test_a_table_that_embeds_tokens_serves_both():
     tied = UNTIED.replace("|%x: tensor<f32, [R, 8]>|", "|%ids: tensor<i32, [R]>|").replace(
         "  %logits", "  %x = graph.embedding %w_head, %ids : tensor<f32, [R, 8]>\n  %logits"
     )
     lines, _ = rewritten(tied)
-    assert any("graph.weight" in line for line in lines)
+    assert sum("graph.weight" in line for line in lines) == 1
     assert any("graph.matmul %x, %head" in line for line in lines)
 
 
@@ -72,8 +74,7 @@ def test_columns_are_those_of_the_words():
               "query_starts": torch.tensor([0, 5]), "kv_lengths": torch.tensor([5]),
               "page_table": torch.arange(4)[None], "logits_rows": rows}  # fmt: skip
     expected = GraphRun(graph, dense).step(inputs)[:, words]
-    head = dense[narrow.symbol("step")["head"]][words]
-    found = GraphRun(narrow, dense).step(inputs | {"head": head})
+    found = GraphRun(narrow, dense).step(inputs | {"words": words})
     torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
 
 
@@ -85,5 +86,6 @@ def test_regimes_have_one_for_some_words_each():
     twins = with_narrow(both)[len(both) :]
     assert [regime.rows for regime in twins] == [1, 4, 16, 0]
     for regime in twins:
-        last = regime.function.regions[0].operations[-2]
-        assert last.name == "graph.library" and last["routine"] == "matmul"
+        _, weight, words = regime.function.regions[0].operations[-2].operands[:3]
+        assert regime.function["head"] == weight.name  # rows are read where they lie
+        assert words == regime.function.regions[0].arguments[-1]

@@ -1,6 +1,7 @@
 """Steps that compute logits of allowed words only: the same draw, bounded memory, no logprobs."""
 
 from dataclasses import dataclass, field
+from itertools import count
 
 import numpy as np
 import pytest
@@ -27,6 +28,8 @@ class Rows:
     masks: np.ndarray
     constrained: int
     requests: list[Asker] = field(default_factory=list)
+    shown: list[np.ndarray | None] = field(default_factory=list)
+    changes: int = field(default_factory=count().__next__)
 
 
 def bits(sets):
@@ -38,19 +41,14 @@ def bits(sets):
 
 def rows_of(sets, logprobs=False):
     asking = [Asker() for _ in sets[1:]] + [Asker(logprobs)]
-    return Rows(bits(sets), len(sets), asking)
+    return Rows(bits(sets), len(sets), asking, [None] * len(sets))
 
 
-def chooser(gathered=None):
-    def gather(words):
-        if gathered is not None:
-            gathered.append(len(words))
-        return torch.from_numpy(words)[:, None].float()
-
-    return AllowedWords(VOCAB, gather, ROWS)
+def chooser():
+    return AllowedWords(VOCAB, ROWS)
 
 
-def drawn(logits, sets, temperature, chosen=None, of=None):
+def drawn(logits, sets, temperature, chosen=None, of=None, rows=None):
     """Draw a word a row, of all logits or of those of the chosen words."""
     u = torch.linspace(0.1, 0.8, len(sets))
     warm = torch.full((len(sets),), temperature)
@@ -58,9 +56,9 @@ def drawn(logits, sets, temperature, chosen=None, of=None):
             torch.zeros(len(sets)), u)  # fmt: skip
     if chosen is None:
         return sample_rows(logits, torch.from_numpy(bits(sets)), *rest)
-    mask = of.masks(rows_of(sets), chosen, len(sets))
+    mask = of.masks(rows or rows_of(sets), chosen, len(sets))
     narrow = torch.full((len(sets), few_words(VOCAB) if len(mask[0]) < 22 else VOCAB), 1e4)
-    narrow[:, : len(chosen.words)] = logits[:, chosen.head[:, 0].long()]
+    narrow[:, : len(chosen.words)] = logits[:, chosen.ids.long()]
     return chosen.named(sample_rows(narrow, mask, *rest))
 
 
@@ -74,7 +72,7 @@ word_sets = st.lists(
 def test_a_draw_of_the_words_is_a_draw_of_all(sets, seed, temperature):
     logits = torch.randn(len(sets), VOCAB, generator=torch.Generator().manual_seed(seed))
     of, rows = chooser(), rows_of(sets)
-    chosen = of.choose(rows, len(sets), len(sets)) or of.choose(rows, len(sets), len(sets))
+    chosen = of.choose(rows, len(sets), len(sets))
     union = set().union(*sets)
     assert (chosen is None) == (len(union) > WORTH * VOCAB)
     if chosen is not None:
@@ -110,36 +108,48 @@ def test_all_words_are_computed_where_some_row_needs_them(rows, drawn, wanted):
     assert chooser().choose(rows, drawn, wanted) is None
 
 
-def test_a_large_set_is_gathered_when_it_comes_again_and_a_small_one_at_once():
-    gathered: list[int] = []
-    of = chooser(gathered)
-    small, large = {1, 2}, set(range(300))
-    assert of.choose(rows_of([small]), 1, 1) is of.choose(rows_of([small]), 1, 1)
-    assert gathered == [2]
-    assert of.choose(rows_of([large]), 1, 1) is None
-    assert of.choose(rows_of([large]), 1, 1) is of.choose(rows_of([large]), 1, 1)
-    assert gathered == [2, 300]
+def test_sets_that_are_remembered_stay_within_their_memory(monkeypatch):
+    monkeypatch.setattr(allowed_words, "KEPT_WORDS", 100)
+    of = chooser()
 
+    def ask(start):
+        return of.choose(rows_of([set(range(start, start + 40))]), 1, 1)
 
-def test_gathered_rows_stay_within_their_memory(monkeypatch):
-    monkeypatch.setattr(allowed_words, "KEPT_BYTES", 4 * 100)
-    gathered: list[int] = []
-    of = chooser(gathered)
     for start in range(0, 400, 40):
-        of.choose(rows_of([set(range(start, start + 40))]), 1, 1)
-        assert of._bytes <= 400
-    before = len(gathered)
-    of.choose(rows_of([set(range(360, 400))]), 1, 1)
-    assert len(gathered) == before  # the last is kept
-    of.choose(rows_of([set(range(40))]), 1, 1)
-    assert len(gathered) == before + 1  # the first is not
+        found = ask(start)
+        assert of._words <= 100
+    assert ask(360) is found  # the last is kept
+    first = ask(0)
+    assert ask(0) is first and ask(360) is found and ask(320) is not None
+    assert ask(0) is not first  # went first
 
 
-def test_rows_that_could_not_be_kept_are_not_gathered_at_every_step(monkeypatch):
-    monkeypatch.setattr(allowed_words, "KEPT_BYTES", 4 * 100)
-    gathered: list[int] = []
-    of = chooser(gathered)
-    for _ in range(6):
-        assert of.choose(rows_of([set(range(300))]), 1, 1) is None
-    assert gathered == [300]
-    assert of.choose(rows_of([{1, 2}]), 1, 1) is not None
+def test_nothing_is_looked_at_again_before_a_mask_changes():
+    """The batch counts its changes: masks that are written over without one are not seen."""
+    of, rows = chooser(), rows_of([{1, 5}, {5, 9}])
+    chosen = of.choose(rows, 2, 2)
+    mask = of.masks(rows, chosen, 2).clone()
+    rows.masks[:] = bits([{2}, {3}])
+    assert of.choose(rows, 2, 2) is chosen
+    assert torch.equal(of.masks(rows, chosen, 2), mask)
+    rows.changes = -7
+    other = of.choose(rows, 2, 2)
+    assert other.words.tolist() == [2, 3]
+    assert not torch.equal(of.masks(rows, other, 2), mask)
+
+
+@settings(max_examples=30, deadline=None)
+@given(word_sets, st.integers(0, 10))
+def test_masks_of_tables_that_come_again_are_those_of_their_words(sets, seed):
+    logits = torch.randn(len(sets), VOCAB, generator=torch.Generator().manual_seed(seed))
+    of = chooser()
+    expected = drawn(logits, sets, 0.0)[0].tolist()
+    tables = list(bits(sets))
+    for order in (range(len(sets)), reversed(range(len(sets)))):
+        places = list(order)
+        rows = rows_of([sets[at] for at in places])
+        rows.shown = [tables[at] for at in places]
+        chosen = of.choose(rows, len(sets), len(sets))
+        some = [sets[at] for at in places]
+        found = drawn(logits[places], some, 0.0, chosen, of, rows)[0].tolist()
+        assert found == [expected[at] for at in places]

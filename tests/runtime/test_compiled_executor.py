@@ -198,25 +198,23 @@ def test_logits_of_some_words_are_those_of_all(name, count, build):
     """Few words and many; decode steps, chunks, both together; f32 weights and int8 with scales."""
     compiled, reference = build(name)
     words = torch.randperm(96, generator=torch.Generator().manual_seed(count))[:count].sort().values
-    head = compiled.head_rows(words.numpy().astype("int32"))
-    other = compiled.head_rows(words.numpy().astype("int32") - 1)
+    ids, others = words.int(), (words.int() - 1) % 96
     for made in (step((tokens(40), 0, [3, 9, 4]), rows=[0, 39]), step((tokens(5, 1), 0, [2])),
                  step(([5], 40, [3, 9, 4]), ([6], 5, [2])), step(([5], 41, [3, 9, 4])),
                  step(([5], 42, [3, 9, 4]), (tokens(13), 6, [2, 7]), rows=[0, 13])):  # fmt: skip
         every = reference.forward(made).clone()
         expected = every[:, words]
-        found = compiled.forward_narrow(made, head)[:, :count].clone()
+        found = compiled.forward_narrow(made, ids)[:, :count].clone()
         torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
-        wrong = compiled.forward_narrow(made, other)[:, :count].clone()
+        wrong = compiled.forward_narrow(made, others)[:, :count].clone()
         torch.testing.assert_close(wrong, every[:, words - 1], atol=1e-4, rtol=1e-4)
         assert not torch.allclose(wrong, expected, atol=1e-3), "other words have other logits"
 
 
-def test_launches_do_not_hold_heads_without_bound(build, monkeypatch):
+def test_launches_of_some_words_are_not_kept_without_bound(build, monkeypatch):
     compiled, _ = build("llama")
-    heads = [compiled.head_rows(torch.arange(at, at + 8).numpy()) for at in range(6)]
-    monkeypatch.setattr(narrow_steps, "HELD_BYTES", 2 * heads[0].nbytes)
+    monkeypatch.setattr(narrow_steps, "KEPT_PLANS", 2)
     made = step(([5], 40, [3, 9, 4]))
-    for head in heads:
-        compiled.forward_narrow(made, head)
+    for words in [torch.arange(at, at + 8, dtype=torch.int32) for at in range(6)]:
+        compiled.forward_narrow(made, words)
         assert 1 <= len(compiled._narrow._plans) <= 2

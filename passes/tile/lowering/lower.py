@@ -13,10 +13,11 @@ from typing import ClassVar
 from ....ir.core import Module, Names, Operation, Symbol, Term, Value, make, walk
 from ....ir.diagnostics import PassError
 from ....ir.types import SCALED, dtype_of, shape_of
+from ...graph.allowed_head import WORDS
 from ...manager import Context
 from ..attention.paged import Attention, attention, decode, tile_rows
 from ..given import check_given
-from ..products.matmul import Matmul, blocks, matmul
+from ..products.matmul import Matmul, blocks, matmul, word_blocks
 from ..products.scaled_matmul import ROUNDED_ROWS, ScaledMatmul, scaled_matmul
 from ..rows import elementwise
 from ..rows.rope import Heads, qkv_rope_write
@@ -142,8 +143,10 @@ class _Lowering:
         return wanted
 
     def embedding(self, op: Operation) -> list[Operation]:
-        """Rows of the table, whatever its format."""
+        """Rows of the table, whatever its format; those of a head are read where they lie."""
         table, _ = op.operands
+        if rows_of(op.result) == WORDS:
+            return []
         rows, width = sizes_of(table)
         factor = op.attribute("scale", 1.0)
         kernel = elementwise.embedding(
@@ -228,8 +231,8 @@ class _Lowering:
     def matmul(self, op: Operation) -> list[Operation]:
         """A kernel for few rows; the library where there may be many: on a GPU, more than one."""
         bias = ["bias"] if len(op.operands) == 3 else []
-        if not isinstance(shape_of(op.result.type)[-1], int):
-            return [self.library(op, "matmul", "how many words there are is a step's own")]
+        if shape_of(op.result.type)[-1] == Term(WORDS):
+            return [self._matmul(op, bias)]
         if self.on_gpu and self.options.rows == 1 and self._streams(op):
             return [streams.lower_matvec(self, op, bias)]
         if self.on_gpu and self._scaled(op) and (self.options.rows or rows_of(op.result) == "R"):
@@ -289,16 +292,24 @@ class _Lowering:
         )
 
     def _matmul(self, op: Operation, parts: list[str]) -> Operation:
-        weight, most = op.operands[1], self.options.rows or ROWS_OF_LOGITS
-        n, k = width_of(op.result), width_of(weight)
-        block_n, block_k = blocks(n, k, most)
+        x, weight, *rest = op.operands
+        most, n, words = self.options.rows or ROWS_OF_LOGITS, shape_of(op.result.type)[-1], ()
+        if some := n == Term(WORDS):  # rows of a head, which the kernel finds by their numbers
+            weight, *words = self.makers[weight.name].operands
+            n = shape_of(weight.type)[0]
+        assert isinstance(n, int)
+        k = width_of(weight)
+        block_n, block_k = (word_blocks if some else blocks)(n, k, most)
         shape = Matmul(
             n, k, dtype_of(weight.type), most, "bias" in parts, "residual" in parts,
             op["eps"] if "norm" in parts else None, bool(op.attribute("silu")), block_n, block_k,
+            some,
         )  # fmt: skip
-        rest = "".join(f" in{2 + place}" for place in range(len(parts)))
-        arguments = f"{rows_of(op.result)} in0 in1 out0{scale_of(weight, 1)}{rest}"
-        return self.call(op, matmul(shape), arguments)
+        operands = (x, weight, *words, *rest)
+        more = "".join(f" in{place}" for place in range(2 + some, len(operands)))
+        of = f"{rows_of(op.result)} W C in0 in1 in2" if some else f"{rows_of(op.result)} in0 in1"
+        arguments = f"{of} out0{scale_of(weight, 1)}{more}"
+        return self.call(op, matmul(shape), arguments, operands)
 
     def finalize(self, op: Operation) -> list[Operation]:
         """Attention over a layer's pages: kvset, partial and finalize together."""

@@ -19,7 +19,8 @@ class Matmul:
 
     `weight` is f32, bf16, or i8 with an f32 scale a row. Optional parts: `bias`; `residual`,
     added to the result; `norm_eps`, an rmsnorm of x first; `silu`, where w holds gate and up rows
-    [2N, K] and the result is silu(gate) * up.
+    [2N, K] and the result is silu(gate) * up. With `words` only the rows of w that are named are
+    multiplied: those of a head's words.
     """
 
     n: int
@@ -32,13 +33,14 @@ class Matmul:
     silu: bool = False
     block_n: int = 8
     block_k: int = 256
+    words: bool = False
 
     @property
     def name(self) -> str:
         """A name that tells the parts."""
         flags = ("bias", self.bias), ("residual", self.residual), ("silu", self.silu)
         parts = [name for name, present in flags if present]
-        parts += ["norm"] if self.norm_eps is not None else []
+        parts += ["norm"] * (self.norm_eps is not None) + ["words"] * self.words
         return "_".join([f"matmul{self.rows}_{self.weight}_{self.n}x{self.k}", *parts])
 
 
@@ -46,7 +48,9 @@ def matmul(shape: Matmul) -> Operation:
     """Return the kernel. Arguments: T, x [T, K], w [N, K], out [T, N], then those of scale [N],
     bias [N], norm [K] and residual [T, N] that the parts ask for, in this order.
 
-    Vectors of gate and up (`silu`) have 2N elements. `out` may be the memory of `residual`.
+    Vectors of gate and up (`silu`) have 2N elements. `out` may be the memory of `residual`. With
+    `words`: T, W, C, x [T, K], w [N, K], words [W] i32, out [T, C], ...; result j of a row is that
+    of row words[j] of w, and what stands behind W of them stays.
     """
     return _Builder(shape).kernel()
 
@@ -68,6 +72,18 @@ def blocks(n: int, k: int, rows: int = 1, weight: str = "f32") -> tuple[int, int
         return block_n, k
     sizes = (512, 384, 256, 192, 128, 96, 64, 48, 32, 16)
     return block_n, next((size for size in sizes if k % size == 0), 64)
+
+
+WORDS_BLOCK = 128
+"""Words of a head of short rows that a program has: of 3,813 of 4,096 words of 256 numbers one row
+took .89 of the time of all, four .92 and sixteen .97, of 2,048 words .45, .51 and .55 (an AMD
+machine, one thread, five others busy); with blocks of 32 up to 1.21 and .65."""
+
+
+def word_blocks(n: int, k: int, rows: int = 1) -> tuple[int, int]:
+    """Return block_n and block_k of a product with some words' rows of w, as `blocks` does."""
+    block_n, block_k = blocks(n, k, rows)
+    return WORDS_BLOCK if k <= SHORT_ROW else block_n, block_k
 
 
 def schedule(n: int, k: int, rows: int = 1, weight: str = "f32") -> Schedule:
@@ -112,18 +128,25 @@ class _Builder:
         s = self.shape
         b = self.b = KernelBuilder(s.name)
         self.tokens = b.scalar("T")
+        self.count = b.scalar("W") if s.words else None
+        columns = b.scalar("C").name if s.words else s.n
         self.halves = 2 if s.silu else 1
         wide = s.n * self.halves
         self.x = b.buffer("x", "f32", "T", s.k)
         self.w = b.buffer("w", s.weight, wide, s.k)
-        self.out = b.buffer("out", "f32", "T", s.n)
+        self.words = b.buffer("words", "i32", "W") if s.words else None
+        self.out = b.buffer("out", "f32", "T", columns)
         self.scale = b.buffer("scale", "f32", wide) if s.weight == "i8" else None
         self.bias = b.buffer("bias", "f32", wide) if s.bias else None
         self.norm = b.buffer("norm", "f32", s.k) if s.norm_eps is not None else None
         self.residual = b.buffer("residual", "f32", "T", s.n) if s.residual else None
         self._body()
-        grid = (-(-s.n // s.block_n), f"ceildiv(T, {s.rows})")
-        return b.finish(*grid, requires=("T >= 0",), of="graph.matmul")
+        parts: int | str = -(-s.n // s.block_n)
+        facts: tuple[str, ...] = ("T >= 0",)
+        if s.words:
+            parts = f"ceildiv(W, {s.block_n})"
+            facts += ("W >= 1", "C >= W", f"0 <= words[*] < {s.n}")
+        return b.finish(parts, f"ceildiv(T, {s.rows})", requires=facts, of="graph.matmul")
 
     def _body(self) -> None:
         """Rows past the last repeat it, so that loads along K need no mask; they write nothing."""
@@ -134,8 +157,12 @@ class _Builder:
         self.column = b.map(
             f"a * {s.block_n} + b", part, b.iota(s.block_n), dtype="i32", hint="column"
         )
-        ragged = s.n % s.block_n
-        self.inside = b.map(f"a < {s.n}", self.column, hint="inside") if ragged else None
+        self.inside = self.named = None
+        if self.words is not None and self.count is not None:  # the last word is read again
+            at = b.map("min(a, b - 1)", self.column, self.count, dtype="i32")
+            self.named = b.load(self.words, at, hint="word")
+        elif s.n % s.block_n:
+            self.inside = b.map(f"a < {s.n}", self.column, hint="inside")
         factor = self._inverse_rms()
         sums = [self._finished(acc, factor, half) for half, acc in enumerate(self._products())]
         self._store(sums)
@@ -184,7 +211,8 @@ class _Builder:
 
     def _place(self, half: int) -> Value:
         """Return the rows of w (and places of its vectors) of the gate or up half."""
-        return self.column if half == 0 else self.b.map(f"a + {self.shape.n}", self.column)
+        column = self.column if self.named is None else self.named
+        return column if half == 0 else self.b.map(f"a + {self.shape.n}", column)
 
     def _finished(self, acc: Value, factor: Value | None, half: int) -> Value:
         """Return sums with the row scale, the norm's factor and the bias."""
@@ -208,8 +236,11 @@ class _Builder:
             result = b.map("a / (1.0 + exp2(-1.4426950408889634 * a)) * b", *sums, hint="gated")
         row, column = b.expand(self.row, 1), b.expand(self.column, 0)
         mask = b.expand(b.map("a < b", self.row, self.tokens), 1)
-        if self.inside is not None:
-            mask = b.map("a & b", mask, b.expand(self.inside, 0))
+        inside = self.inside
+        if self.count is not None:
+            inside = b.map("a < b", self.column, self.count, hint="inside")
+        if inside is not None:
+            mask = b.map("a & b", mask, b.expand(inside, 0))
         if self.residual is not None:
             before = b.load(self.residual, row, column, mask=mask)
             result = b.map("a + b", result, before, hint="sum")
