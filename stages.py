@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from .compiler import Compilation
     from .passes.program.prefixes.tree import PrefixTree
 
-STAGES = ("ast", "program", "plan", "prefixes", "graph", "tile", "source", "binary")
+STAGES = ("ast", "program", "plan", "rows", "prefixes", "graph", "tile", "source", "binary")
 _FORMS = {
     "prefixes": ("text", "svg"),
     "source": ("tvm", "triton"),
@@ -86,6 +86,7 @@ class Stages(Mapping[str, Any]):
             "ast": lambda c: c.ast,
             "program": lambda c: c.program,
             "plan": lambda c: c.plan,
+            "rows": _rows,
             "prefixes": lambda c: c.prefixes.tree(),
             "graph": lambda c: c.graph,
             "tile": lambda c: c.tile,
@@ -101,6 +102,12 @@ class Stages(Mapping[str, Any]):
 
     def __len__(self) -> int:
         return len(STAGES)
+
+
+def _rows(compilation: Compilation) -> str:
+    from .runtime.programs.row_code import row_text
+
+    return row_text(compilation.plan, compilation.program_name)
 
 
 class _Texts(Mapping[str, str]):
@@ -140,6 +147,8 @@ def stage_text(
         from .frontend.ast_dump import dump
 
         return dump(compilation.ast)
+    if stage == "rows":
+        return Stages(compilation)[stage]
     if stage == "prefixes":
         return _prefixes(compilation.prefix_tree(rows), form or "text")
     if stage in {"source", "binary"}:

@@ -134,7 +134,7 @@ def dump(
         typer.Option(
             "--stage",
             "-s",
-            help="ast program plan prefixes graph tile source binary (default: program)",
+            help="ast program plan rows prefixes graph tile source binary (default: program)",
         ),
     ] = None,
     after: Annotated[

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ...ir.core import Operation, walk
+from ...ir.core import Module, Operation, walk
 
 
 class Effects:
@@ -17,6 +17,12 @@ class Effects:
         self._programs = programs
         self._pure = pure
         self._known: dict[int, bool] = {}
+
+    @staticmethod
+    def of_module(module: Module, programs: Mapping[str, Operation]) -> Effects:
+        """Return those of a module's programs, by which of its tools are pure."""
+        pure = (op for op in module.operations if op.attribute("pure"))
+        return Effects(programs, frozenset(op["name"].name for op in pure))
 
     def of(self, operation: Operation) -> bool:
         """Return whether an operation of the plan may have effects."""

@@ -121,8 +121,9 @@ class Frame:
         self._seen[name] += 1
         return self._seen[name] - 1
 
-    def inner(self, name: str, occurrence: int, number: int, values: dict[str, Any]) -> Frame:
+    def inner(
+        self, name: str, occurrence: int, number: int, values: dict[str, Any] | None = None
+    ) -> Frame:
         """Return the frame of a fork's branch: it sees the values, its changes stay in it."""
-        return Frame(
-            self.row, (*self.path, (name, occurrence, number)), dict(values), after=self.after
-        )
+        path = (*self.path, (name, occurrence, number))
+        return Frame(self.row, path, {} if values is None else dict(values), after=self.after)

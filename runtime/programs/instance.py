@@ -13,18 +13,19 @@ from typing import Any
 from ...ir.core import Operation
 from ...ir.evaluate import branches_of
 from ..memory.sequence import Sequence
+from .asks import Asks
 from .control import ControlFlow, Step
 from .frame import Frame, Handle
 from .future_values import Later, Spawn, all_now, now
 from .lines import Line
-from .model_calls import TEXTS, ModelCalls, ProgramFailed
+from .model_calls import TEXTS
 from .tasks import Branches
 
 _HEAVY = frozenset({"plan.fork", "plan.select", "program.call"})
 """Issued operations that have sequences of their own while they run."""
 
 
-class Instance(ControlFlow, ModelCalls):
+class Instance(ControlFlow, Asks):
     """Runs one row of a plan; `run` is its coroutine."""
 
     issued = frozenset(
@@ -42,10 +43,17 @@ class Instance(ControlFlow, ModelCalls):
 
     def run(self) -> Step:
         """Run the plan; returns its value."""
-        region = self._machine.function.regions[0]
-        root = self._own(self._engine.create(self._order()), self.trunk)
-        values = (Handle(root, 0), *self.arguments.values())
-        _, results = yield from self._region(region, values, self.trunk)
+        name = self._machine.function["name"].name
+        return (yield from self._program(name, self.arguments.values(), self.trunk))
+
+    def _program(self, name: str, arguments: Iterable[Any], frame: Frame) -> Step:
+        """Run a program on a new stream; returns its value."""
+        values = (Handle(self._own(self._engine.create(self._order()), frame), 0), *arguments)
+        code = self._machine.code.get(name)
+        if code is not None:
+            return (yield from code.function(self, frame, *values))
+        region = self._machine.programs[name].regions[0]
+        _, results = yield from self._region(region, values, frame)
         return (yield from now(results[0])) if results else None
 
     def _issue(self, line: Line, frame: Frame) -> Step:
@@ -105,11 +113,6 @@ class Instance(ControlFlow, ModelCalls):
         yield from all_now(under_way)
         self._free_owned(frame, kept)
 
-    def _free_owned(self, frame: Frame, kept: Collection[Sequence]) -> None:
-        for sequence in list(frame.owned):
-            if sequence not in kept:
-                self._free_sequence(sequence)
-
     def _gone(self, gone: Later, leaving: list[Later]) -> Step:
         """Settle what says that an operation has no sequences of its own any more, once it has."""
         if all(each.ready for each in leaving):
@@ -124,13 +127,7 @@ class Instance(ControlFlow, ModelCalls):
     def _join(self, operation: Operation, operands: tuple[Any, ...], frame: Frame) -> Step:
         """Go on with the stream of the branch that has most points, the first of equals."""
         handles, points = yield from all_now(operands)
-        if not handles or len(points) != len(handles):
-            problem = f"join best has {len(handles)} branches and {len(points)} points"
-            raise ProgramFailed(row=self.row, problem=problem, span=operation.span)
-        if any(point != point for point in points):
-            problem = "join best has a point that is no number (NaN): nothing is best"
-            raise ProgramFailed(row=self.row, problem=problem, span=operation.span)
-        best = max(range(len(points)), key=points.__getitem__)
+        best = self._best_of(operation, handles, points)
         for number, handle in enumerate(handles):
             if number != best:
                 # A score that nothing waits for may still read it.
@@ -143,11 +140,7 @@ class Instance(ControlFlow, ModelCalls):
 
     def _issued_call(self, operation: Operation, operands: tuple[Any, ...], frame: Frame) -> Step:
         """Run another program on a stream of its own; its samples are named by the call."""
-        label = f"call {operation['name'].name}"
-        inner = Frame(self.row, (*frame.path, (label, frame.occurrence(label), 0)))
-        callee = self._machine.programs[operation["name"].name]
-        path = (operation.attribute("critical") or 0) - (callee.attribute("critical") or 0)
-        inner.after = frame.after + max(0, path)
+        inner = self._called(operation, frame)
         gone = frame.set_out()
         yield from self._after_effects(operation, frame)
         values = yield from all_now(operands)
@@ -156,10 +149,7 @@ class Instance(ControlFlow, ModelCalls):
         return (result,)
 
     def _call_program(self, operation: Operation, operands: list[Any], frame: Frame) -> Step:
-        root = self._own(self._engine.create(self._order()), frame)
-        region = self._machine.programs[operation["name"].name].regions[0]
-        _, results = yield from self._region(region, (Handle(root, 0), *operands), frame)
-        return (yield from now(results[0])) if results else None
+        return (yield from self._program(operation["name"].name, operands, frame))
 
     def _issued_call_tool(
         self, operation: Operation, operands: tuple[Any, ...], frame: Frame

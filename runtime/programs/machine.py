@@ -15,9 +15,11 @@ from ..constraints.heal import HealTable
 from ..constraints.stops import TokenBytes
 from ..constraints.watch import Watch
 from ..schedule.row_costs import Meter
-from .bindings import bind_tools, reachable, stops_of
+from .bindings import bind_tools, reachable
 from .effects import Effects
+from .gens import Gen
 from .lines import Lines
+from .row_code import row_code
 from .texts import Texts
 
 
@@ -39,24 +41,29 @@ class Machine:
         self.words = TokenBytes(tokenizer)
         self.records = records_of(plan)
         self.tools = bind_tools(plan, functions, self.programs)
-        pure = [op["name"].name for op in plan.operations if op.attribute("pure")]
-        self.effects = Effects(self.programs, frozenset(pure))
+        self.effects = Effects.of_module(plan, self.programs)
         self.constraints = Constraints(tokenizer, vocab_size).add_module(
             plan, _tables(plan, tokenizer) if tables is None else tables
         )
         self.heals = HealTable(tokenizer, vocab_size)
+        self._gens: dict[int, Gen] = {}
+        self.code = row_code(self.programs, name, self.effects)
         self.lines = Lines()
         self.texts = Texts(tokenizer)
 
-    def watch(
-        self, decode: Operation, heal: str, listener: Callable[[str], None] | None
-    ) -> Watch | None:
-        """Return what watches a `plan.decode`, or None where nothing need be watched."""
-        stops = stops_of(decode)
-        matcher = self._matcher(decode, heal)
-        if matcher is None and not stops and listener is None:
+    def gen(self, decode: Operation) -> Gen:
+        """Return what is known of a `plan.decode` of the programs."""
+        found = self._gens.get(id(decode))
+        if found is None:
+            found = self._gens[id(decode)] = Gen.of(decode)
+        return found
+
+    def watch(self, gen: Gen, heal: str, listener: Callable[[str], None] | None) -> Watch | None:
+        """Return what watches a gen, or None where nothing need be watched."""
+        matcher = self._matcher(gen.operation, heal)
+        if matcher is None and not gen.stops and listener is None:
             return None
-        return Watch(self.words, matcher, stops, listener, heal)
+        return Watch(self.words, matcher, gen.stops, listener, heal)
 
     def meter(self) -> Meter:
         """Return fresh counters for a row."""

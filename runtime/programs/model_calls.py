@@ -10,16 +10,17 @@ import numpy as np
 
 from ...ir.core import Operation
 from ...ir.diagnostics import RunError, WeftError
+from ...ir.source import Span
 from ...ir.values import format_value, parse_value
 from ...ir.vocabulary import EMPTY_OPTION, NO_OPTIONS, Part, split_heal
 from ..constraints.heal import join_texts
 from ..engine import Engine
-from ..execution.sampler import site_key
 from ..memory.sequence import Sequence
-from ..schedule.request import Request, Sampling
+from ..schedule.request import Request
 from .events import Choice, Generated, Listener, TextPiece, ValueBound
 from .frame import Frame, Handle
 from .future_values import Later, Spawn, all_now, any_of, is_missing, now
+from .gens import STRUCTURED, Gen
 from .lines import Results
 from .machine import Machine
 from .partial import PartialTeller
@@ -102,33 +103,48 @@ class ModelCalls:
             self._free_sequence(handle.sequence)
 
     def _decode(self, operation: Operation, operands: tuple[Any, ...], frame: Frame) -> Step:
-        name, type = operation["name"], operation["type"]
-        occurrence = frame.occurrence(name)
+        gen = self._machine.gen(operation)
+        occurrence = frame.occurrence(gen.name)
         handle, heal = yield from self._settle_healed(operation, operands[0], frame)
-        listener = self._hears(name, type, frame)
-        watch = self._machine.watch(operation, heal, listener)
-        forced = operation.attribute("forced") or ""
-        if listener is not None and forced:
-            listener(forced)
-        request = Request(
-            handle.sequence, f"gen {name!r}", self._sampling(operation, frame, occurrence), watch,
-            logprobs=bool(operation.attribute("logprobs")), row=self.row,
-            same=_decides(operation, heal),
-            critical=_critical(operation, frame), span=operation.span,
-            attention=operation.attribute("attention") or "",
-        )  # fmt: skip
+        request, listener = self._asked(gen, handle.sequence, heal, frame, occurrence)
         yield from self._ask(request.sequence, request)
+        return self._said(gen, request, heal, listener, frame, occurrence)
+
+    def _asked(
+        self, gen: Gen, sequence: Sequence, heal: str, frame: Frame, occurrence: int
+    ) -> tuple[Request, Any]:
+        """Return the request of a gen, and who hears its text meanwhile."""
+        listener = None
+        if self._listener is not None:
+            listener = self._hears(gen, frame)
+            if gen.forced:
+                listener(gen.forced)
+        watch = None
+        if gen.watched or heal or listener is not None:
+            watch = self._machine.watch(gen, heal, listener)
+        request = Request(
+            sequence, gen.label, gen.sampling(self._seed, self.row, frame.path, occurrence), watch,
+            logprobs=gen.logprobs, row=self.row, same=(*gen.decides, heal),
+            critical=gen.critical + frame.after, span=gen.span, attention=gen.attention,
+        )  # fmt: skip
+        return request, listener
+
+    def _said(
+        self, gen: Gen, request: Request, heal: str, listener: Any, frame: Frame, occurrence: int
+    ) -> tuple[Handle, Any]:
+        """Return the stream behind a gen that is done, and its value."""
         self.meter.generated(request)
         if not frame.path:
-            self.spared += max(0, operation["max_tokens"] - request.flushed)
+            self.spared += max(0, gen.max_tokens - request.flushed)
         text = self._machine.tokenizer.decode(request.generated().tolist()).removeprefix(heal)
         if request.duplicate and listener is not None and text:
             listener(text)  # its watch has seen no token: they are those of an equal gen
-        parsed = self._parse(operation, type, forced + text)
-        if request.logprobs and isinstance(parsed, str):
+        value = gen.forced + text
+        parsed = value if gen.is_text else self._parse(gen, value)
+        if gen.logprobs and isinstance(parsed, str):
             parsed = Generated(parsed, request.token_logprobs)
-        self._tell(frame, name, occurrence, parsed)
-        return Handle(handle.sequence, handle.sequence.length), parsed
+        self._tell(frame, gen.name, occurrence, parsed)
+        return Handle(request.sequence, request.sequence.length), parsed
 
     def _select(self, operation: Operation, operands: tuple[Any, ...], frame: Frame) -> Step:
         name, by = operation["name"], operation.attribute("by") or "token_normalized"
@@ -276,10 +292,12 @@ class ModelCalls:
                 given.settled = handle = Handle(handle.sequence, handle.length, pending)
         settled = self._settled(given, handle, frame)
         if not settled.length:
-            what = operation.attribute("name") or "score"
-            problem = f"{what!r} has an empty prompt, and the model no begin token"
-            raise ProgramFailed(row=self.row, problem=problem, span=operation.span)
+            raise self._empty(operation.attribute("name") or "score", operation.span)
         return settled, heal
+
+    def _empty(self, what: str, span: Span | None) -> ProgramFailed:
+        problem = f"{what!r} has an empty prompt, and the model no begin token"
+        return ProgramFailed(row=self.row, problem=problem, span=span)
 
     def _room(self, frame: Frame) -> Step:
         """Wait until few enough operations with sequences of their own are under way."""
@@ -301,26 +319,13 @@ class ModelCalls:
             del self._locks[sequence]
             lock.settle()
 
-    def _sampling(self, operation: Operation, frame: Frame, occurrence: int) -> Sampling:
-        seed = operation.attribute("seed")
-        seed = self._seed if seed is None else seed
-        return Sampling(
-            max_tokens=operation["max_tokens"],
-            temperature=float(operation.attribute("temperature") or 0.0),
-            top_k=int(operation.attribute("top_k") or 0),
-            top_p=float(_default(operation.attribute("top_p"), 1.0)),
-            min_p=float(operation.attribute("min_p") or 0.0),
-            ends=tuple(operation.attribute("ends") or ()),
-            key=site_key(seed, (self.row, *frame.path), operation["name"], occurrence),
-        )
-
-    def _parse(self, operation: Operation, type: Any, text: str) -> Any:
+    def _parse(self, gen: Gen, text: str) -> Any:
         try:
-            return parse_value(type, self._machine.records, text)
+            return parse_value(gen.type, self._machine.records, text)
         except WeftError as error:
-            problem = f"gen {operation['name']!r}: {error.message}"
+            problem = f"{gen.label}: {error.message}"
             raise ProgramFailed(
-                row=self.row, problem=problem, hint=error.hint_text, span=operation.span
+                row=self.row, problem=problem, hint=error.hint_text, span=gen.span
             ) from None
 
     def _tell(self, frame: Frame, name: str, occurrence: int, value: Any) -> None:
@@ -328,11 +333,10 @@ class ModelCalls:
         if self._listener is not None:
             self._listener(ValueBound(name, value, frame.path))
 
-    def _hears(self, name: str, type: Any, frame: Frame) -> Any:
-        listener = self._listener
-        if listener is None:
-            return None
-        if type.name in {"record", "list", "schema"}:
+    def _hears(self, gen: Gen, frame: Frame) -> Any:
+        listener, name = self._listener, gen.name
+        assert listener is not None
+        if gen.type.name in STRUCTURED:
             return PartialTeller(listener, name, frame.path)
         return lambda text: listener(TextPiece(name, text, frame.path))
 
@@ -363,12 +367,6 @@ def _critical(operation: Operation, frame: Frame) -> int:
     return (operation.attribute("critical") or 0) + frame.after
 
 
-def _decides(operation: Operation, heal: str) -> tuple[Any, ...]:
-    """Return what of a gen decides its tokens, beside the stream and the sampling."""
-    attention = operation.attribute("attention")
-    return operation.attribute("constraint"), operation.attribute("stop"), heal, attention
-
-
 def _parts(operation: Operation, values: Items[Any]) -> tuple[Part, ...]:
     """Return an open segment's parts with its values as texts."""
     return tuple(
@@ -380,10 +378,6 @@ def _parts(operation: Operation, values: Items[Any]) -> tuple[Part, ...]:
 def _extended(operands: Items[Any]) -> Handle:
     handle, *segments = operands
     return handle.plus(tuple(part for segment in segments for part in segment))
-
-
-def _default(value: Any, default: Any) -> Any:
-    return default if value is None else value
 
 
 TEXTS: Mapping[str, Results] = {

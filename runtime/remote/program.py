@@ -41,8 +41,7 @@ class RemoteProgram:
         self.ahead: dict[int, list[tuple[str, Operation]]] = {}
         self.adapters: dict[str, Operation] = {}
         self.clients: dict[str, Operation] = {}
-        pure = (op for op in module.operations if op.attribute("pure"))
-        self.effects = Effects(self.programs, frozenset(op["name"].name for op in pure))
+        self.effects = Effects.of_module(module, self.programs)
         self.schemas: dict[Term, tuple[str, str]] = {}
         for operation in walk(tuple(self.programs.values())):
             self._note(operation)

@@ -16,7 +16,7 @@ from weft.ir.vocabulary import EMPTY_OPTION, NO_OPTIONS
 from weft.runtime.constraints.constraint import BadConstraint
 from weft.runtime.programs.arguments import BadArguments, Written
 from weft.runtime.programs.coerce import Mismatch, coerce
-from weft.runtime.programs.instance import ProgramFailed
+from weft.runtime.programs.model_calls import ProgramFailed
 from weft.runtime.programs.tools import ToolFailed, UnboundTool
 from weft.runtime.rows import NoRows
 from weft.runtime.schedule.limits import ContextTooLong, KVTooSmall

@@ -1,0 +1,143 @@
+"""What written code (`row_code`) calls where a program asks: each waits until it is answered.
+
+The same operations as `ModelCalls` and `Instance` run beside each other, of programs that ask in
+turn: no operand is missing, nobody else works on a stream, and what was asked before is done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
+
+from ...ir.core import Operation
+from ...ir.evaluate import branches_of
+from ...ir.vocabulary import split_heal
+from ..constraints.heal import join_texts
+from ..memory.sequence import Sequence as Tokens
+from .control import Step
+from .frame import Frame, Handle
+from .gens import Gen
+from .model_calls import ModelCalls, ProgramFailed
+from .tasks import Branches
+from .texts import Unencoded
+
+Code = Callable[..., Step]
+"""A function of written code."""
+
+
+class Asks(ModelCalls):
+    """The methods of written code; its first argument is the instance."""
+
+    _call_tool: Callable[..., Step]
+    _program: Callable[..., Step]
+
+    def gen(self, gen: Gen, given: Handle, frame: Frame) -> Step:
+        """Generate; returns the stream behind it and its value."""
+        occurrence = frame.occurrence(gen.name)
+        handle, texts = given.newest(), self._machine.texts
+        parts, heal = join_texts(handle.pending), gen.heal
+        if gen.heals:
+            parts, heal = split_heal(parts)
+        if wanted := texts.unencoded(parts):
+            yield Unencoded(wanted)
+        handle = Handle(handle.sequence, handle.length, parts)
+        if gen.heals and heal:
+            given.settled = handle
+        settled = self._settled(given, handle, frame)
+        if not settled.length:
+            raise self._empty(gen.name, gen.span)
+        sequence = settled.sequence
+        request, listener = self._asked(gen, sequence, heal, frame, occurrence)
+        self.meter.begin(sequence)
+        yield request
+        return self._said(gen, request, heal, listener, frame, occurrence)
+
+    def select(self, operation: Operation, kv: Handle, options: list[str], frame: Frame) -> Step:
+        """Choose an option; returns the stream behind it and the choice."""
+        return self._select(operation, (kv, options), frame)
+
+    def fork(
+        self, operation: Operation, given: Handle, over: Any, code: Code, frame: Frame
+    ) -> Step:
+        """Run branches side by side; returns their values, and their streams where they give one.
+
+        `code(frame, kv, element)` is what a branch runs; it returns a tuple.
+        """
+        name = operation["name"]
+        occurrence = frame.occurrence(name)
+        parent = yield from self._settle(given, frame)
+        elements = branches_of(over, self.row, operation.span)
+        gives = bool(operation.attribute("shared")) and len(elements) > 1
+        if elements:
+            self.meter.begin(parent.sequence)  # its tokens are the row's, whichever branch reads
+        branches = []
+        for number, element in enumerate(elements):
+            inner = frame.inner(name, occurrence, number)
+            child = self._engine.fork(parent.sequence, parent.length, self._order(), gives)
+            self._own(child, inner)
+            kv = Handle(child, child.length)
+            branches.append(self._left_by(code(inner, kv, element), inner))
+        found = yield Branches(branches)
+        values = [results[0] if results else None for results in found]
+        self._tell(frame, name, occurrence, values)
+        return values, [results[1] for results in found if len(results) > 1]
+
+    def join(
+        self, operation: Operation, handles: list[Handle], points: list[Any], frame: Frame
+    ) -> tuple[Handle, int]:  # fmt: skip
+        """Return the stream of the branch that has most points, and its number."""
+        best = self._best_of(operation, handles, points)
+        for number, handle in enumerate(handles):
+            if number != best:
+                self._free_now(handle)
+        sequence = handles[best].newest().sequence
+        self._own(sequence, frame)
+        if not frame.path:
+            self.stream = sequence
+        return handles[best], best
+
+    def tool(self, operation: Operation, operands: list[Any]) -> Step:
+        """Call a tool; returns its value, or where that is caught its failure."""
+        return self._call_tool(operation, operands)
+
+    def call(self, operation: Operation, operands: tuple[Any, ...], frame: Frame) -> Step:
+        """Run another program on a stream of its own; returns its value."""
+        inner = self._called(operation, frame)
+        value = yield from self._program(operation["name"].name, operands, inner)
+        self._free_owned(inner, ())
+        return value
+
+    def done_with(self, kv: Handle) -> None:
+        """Give a stream back that nothing reads any more."""
+        self._free_now(kv)
+
+    def _best_of(self, operation: Operation, handles: Sequence[Any], points: Sequence[Any]) -> int:
+        """Return the branch that has most points, the first of equals."""
+        if not handles or len(points) != len(handles):
+            problem = f"join best has {len(handles)} branches and {len(points)} points"
+            raise ProgramFailed(row=self.row, problem=problem, span=operation.span)
+        if any(point != point for point in points):
+            problem = "join best has a point that is no number (NaN): nothing is best"
+            raise ProgramFailed(row=self.row, problem=problem, span=operation.span)
+        return max(range(len(points)), key=points.__getitem__)
+
+    def _called(self, operation: Operation, frame: Frame) -> Frame:
+        """Return the frame of a program that is called: its samples are named by the call."""
+        label = f"call {operation['name'].name}"
+        inner = Frame(self.row, (*frame.path, (label, frame.occurrence(label), 0)))
+        callee = self._machine.programs[operation["name"].name]
+        path = (operation.attribute("critical") or 0) - (callee.attribute("critical") or 0)
+        inner.after = frame.after + max(0, path)
+        return inner
+
+    def _free_owned(self, frame: Frame, kept: Collection[Tokens]) -> None:
+        for sequence in list(frame.owned):
+            if sequence not in kept:
+                self._free_sequence(sequence)
+
+    def _left_by(self, coroutine: Step, frame: Frame) -> Step:
+        """Run a branch; what it has but what it gives is freed behind it."""
+        results = yield from coroutine
+        kept = {value.newest().sequence for value in results if isinstance(value, Handle)}
+        self._free_owned(frame, kept)
+        return results

@@ -1,0 +1,361 @@
+"""Python functions that run rows, written from programs that ask in turn (`in_turn`).
+
+Where nothing is ever missing, a region is straight code: values are local variables, texts are
+gathered as tuples that are mostly known when it is written, and a fork's branch or an inlined
+program is a function inside. One generator for each row, or branch, waits where it asks, in the
+methods of `asks.Asks`.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from keyword import iskeyword
+from typing import Any
+
+from ...ir.core import Operation, Region, Value, thaw
+from ...ir.evaluate import evaluate
+from ...ir.types import STR
+from ...ir.values import ErrorValue, format_value
+from .gens import Gen
+
+USED = {"evaluate": evaluate, "format_value": format_value, "ErrorValue": ErrorValue}
+"""What functions call besides the row's methods."""
+
+RESERVED = frozenset({"row", "frame", "range", "isinstance", *USED})
+
+FEW = 4
+"""Ids that are written where they are used: more have a name."""
+
+
+class _Code(str):
+    """A Python expression, of a text that is a part of a stream."""
+
+    __slots__ = ()
+
+
+Piece = int | str | _Code
+"""A part of a stream: a token, a text, or what gives one."""
+
+
+class Writer:
+    """Writes operations as statements; `bound` are objects that these name."""
+
+    def __init__(self) -> None:
+        self.bound: dict[str, Any] = {}
+        self._constants: dict[tuple[Piece, ...], str] = {}
+        self._lines: list[str] = []
+        self._depth = 0
+        self._waits = 0
+        self._borrows = False
+        """A while's condition only looks at the values that its body goes on with."""
+        self._taken = set(RESERVED)
+        self._names: dict[str, str] = {}
+        """What stands for a value: a variable, or a constant itself."""
+        self._pieces: dict[str, tuple[Piece, ...]] = {}
+        """What segments are made of."""
+
+    def text(self) -> str:
+        """Return all that was written."""
+        known = (f"{name} = {_tuple(pieces)}" for pieces, name in self._constants.items())
+        return "\n".join((*known, *self._lines, ""))
+
+    def program(self, name: str, region: Region) -> str:
+        """Write the function of a program; return its name."""
+        function = self._fresh(name)
+        with self._function(function, ("row", "frame"), region.arguments):
+            self._region(region, ())
+        return function
+
+    # Names.
+
+    def _fresh(self, hint: str) -> str:
+        plain = re.sub(r"\W", "_", hint)
+        if not plain.isidentifier() or iskeyword(plain):
+            plain = f"_{plain}"
+        name, number = plain, 0
+        while name in self._taken:
+            number += 1
+            name = f"{plain}_{number}"
+        self._taken.add(name)
+        return name
+
+    def _new(self, value: Value) -> str:
+        name = self._names[value.name] = self._fresh(value.name)
+        return name
+
+    def _bind(self, hint: str, what: Any) -> str:
+        name = self._fresh(hint)
+        self.bound[name] = what
+        return name
+
+    def _of(self, values: Iterable[Value]) -> list[str]:
+        return [self._names[value.name] for value in values]
+
+    # Lines.
+
+    def _line(self, text: str) -> None:
+        self._lines.append("    " * self._depth + text)
+
+    @contextmanager
+    def _block(self, head: str) -> Iterator[None]:
+        self._line(f"{head}:")
+        self._depth += 1
+        start = len(self._lines)
+        yield
+        if len(self._lines) == start:
+            self._line("pass")
+        self._depth -= 1
+
+    @contextmanager
+    def _function(
+        self, name: str, first: Sequence[str], arguments: Sequence[Value]
+    ) -> Iterator[None]:
+        """Write a generator function, be there something to wait for in it or not."""
+        names = ", ".join((*first, *(self._new(value) for value in arguments)))
+        outer, self._waits = self._waits, 0
+        with self._block(f"def {name}({names})"):
+            start = len(self._lines)
+            yield
+            if not self._waits:
+                self._lines.insert(start, "    " * self._depth + "yield from ()")
+        self._waits = outer
+
+    def _wait(self, call: str, results: Sequence[Value]) -> None:
+        self._waits += 1
+        self._let(results, f"yield from {call}")
+
+    def _let(self, results: Sequence[Value], text: str) -> None:
+        names = ", ".join(self._new(value) for value in results)
+        self._line(f"{names} = {text}" if names else text)
+
+    def _assign(self, names: Sequence[str], values: Sequence[str]) -> None:
+        if names:
+            self._line(f"{', '.join(names)} = {', '.join(values)}")
+
+    # Regions.
+
+    def _region(self, region: Region, given: Sequence[str]) -> str:
+        """Write a region that gives variables, where it yields; return how it ends."""
+        for operation in region.operations:
+            kind = operation.name.partition(".")[2]
+            if kind == "yield":
+                self._assign(given, self._of(operation.operands))
+            elif kind == "condition":
+                (goes_on,) = self._of(operation.operands)
+                with self._block(f"if not {goes_on}"):
+                    self._line("break")
+            elif kind in {"return", "leave"}:
+                self._line(f"return {', '.join(self._of(operation.operands))}".rstrip())
+            else:
+                getattr(self, f"_{kind}", self._value)(operation)
+                continue
+            return kind
+        return "yield"
+
+    def _carried(self, arguments: Sequence[Value]) -> list[str]:
+        return [self._new(value) for value in arguments]
+
+    def _for(self, operation: Operation) -> None:
+        (region,) = operation.regions
+        items, *first = self._of(operation.operands)
+        element, *carried = self._carried(region.arguments)
+        self._assign(carried, first)
+        with self._block(f"for {element} in {items}"):
+            self._region(region, carried)
+        self._results(operation, carried)
+
+    def _while(self, operation: Operation) -> None:
+        test, body = operation.regions
+        carried = self._carried(test.arguments)
+        self._assign(carried, self._of(operation.operands))
+        with self._block(f"for _ in range({operation['limit']})"):
+            borrows, self._borrows = self._borrows, True
+            self._region(test, ())
+            self._borrows = borrows
+            for value, name in zip(body.arguments, carried, strict=True):
+                self._names[value.name] = name
+            self._region(body, carried)
+        self._results(operation, carried)
+
+    def _if(self, operation: Operation) -> None:
+        (condition,) = self._of(operation.operands)
+        results = self._carried(operation.results)
+        for head, region in zip((f"if {condition}", "else"), operation.regions, strict=True):
+            with self._block(head):
+                self._region(region, results)
+
+    def _inline(self, operation: Operation) -> None:
+        (region,) = operation.regions
+        name = self._fresh(f"inline_{operation['name'].name}")
+        with self._function(name, (), region.arguments):
+            self._region(region, ())
+        self._wait(f"{name}({', '.join(self._of(operation.operands))})", operation.results)
+
+    def _results(self, operation: Operation, carried: Sequence[str]) -> None:
+        """Let a loop's results be what it carried; another loop may carry them on."""
+        for value, name in zip(operation.results, carried, strict=True):
+            self._names[value.name] = name
+
+    # What asks.
+
+    def _decode(self, operation: Operation) -> None:
+        gen = self._bind(f"gen_{operation['name']}", Gen.of(operation))
+        (kv,) = self._of(operation.operands)
+        self._wait(f"row.gen({gen}, {kv}, frame)", operation.results)
+
+    def _select(self, operation: Operation) -> None:
+        what = self._bind(f"select_{operation['name']}", operation)
+        kv, options = self._of(operation.operands)
+        self._wait(f"row.select({what}, {kv}, {options}, frame)", operation.results)
+
+    def _fork(self, operation: Operation) -> None:
+        (region,) = operation.regions
+        what = self._bind(f"fork_{operation['name']}", operation)
+        kv, over = self._of(operation.operands)
+        branch = self._fresh(f"branch_of_{operation['name']}")
+        with self._function(branch, ("frame",), region.arguments):
+            last = region.operations[-1]
+            self._region(Region(region.arguments, region.operations[:-1]), ())
+            values = self._of(last.operands)
+            self._line(f"return {_listed(values)}")
+        call = f"row.fork({what}, {kv}, {over}, {branch}, frame)"
+        values, *streams = operation.results
+        if streams:
+            self._wait(call, operation.results)
+        else:
+            self._wait(call, (values, Value("_", values.type)))
+
+    def _join(self, operation: Operation) -> None:
+        what = self._bind("join", operation)
+        handles, points = self._of(operation.operands)
+        self._let(operation.results, f"row.join({what}, {handles}, {points}, frame)")
+
+    def _call(self, operation: Operation) -> None:
+        what = self._bind(f"call_{operation['name'].name}", operation)
+        values = _listed(self._of(operation.operands))
+        self._wait(f"row.call({what}, {values}, frame)", operation.results)
+
+    def _call_tool(self, operation: Operation) -> None:
+        what = self._bind(f"tool_{operation['name'].name}", operation)
+        values = ", ".join(self._of(operation.operands))
+        self._wait(f"row.tool({what}, [{values}])", operation.results)
+
+    # Streams.
+
+    def _free(self, operation: Operation) -> None:
+        (kv,) = self._of(operation.operands)
+        if not self._borrows:
+            self._line(f"row.done_with({kv})")
+
+    def _tokens(self, operation: Operation) -> None:
+        self._pieces[operation.result.name] = tuple(operation["ids"])
+
+    def _tokenize(self, operation: Operation) -> None:
+        self._pieces[operation.result.name] = tuple(
+            part
+            if isinstance(part, int | str)
+            else self._as_text(operation.operands[part["value"]])
+            for part in operation["parts"]
+        )
+
+    def _as_text(self, value: Value) -> _Code:
+        name = self._names[value.name]
+        return _Code(name if value.type == STR else f"format_value({name})")
+
+    def _extend(self, operation: Operation) -> None:
+        kv, *_ = self._of(operation.operands[:1])
+        pieces = [
+            piece for segment in operation.operands[1:] for piece in self._pieces[segment.name]
+        ]
+        self._let(operation.results, f"{kv}.plus({self._parts(_joined(pieces))})")
+
+    def _parts(self, pieces: Sequence[Piece]) -> str:
+        if not any(isinstance(piece, _Code) for piece in pieces):
+            return self._known(tuple(pieces))
+        found: list[str] = []
+        run: list[Piece] = []
+        for piece in (*pieces, None):
+            if isinstance(piece, int):
+                run.append(piece)
+                continue
+            found += [f"*{self._known(tuple(run))}"] if len(run) > FEW else map(repr, run)
+            run = []
+            if piece is not None:
+                found.append(piece if isinstance(piece, _Code) else repr(piece))
+        return _listed(found)
+
+    def _known(self, pieces: tuple[Piece, ...]) -> str:
+        if len(pieces) <= FEW:
+            return _tuple(pieces)
+        if pieces not in self._constants:
+            self._constants[pieces] = self._fresh("known")
+        return self._constants[pieces]
+
+    # Values.
+
+    def _value(self, operation: Operation) -> None:
+        what = self._bind(operation.name.partition(".")[2], operation)
+        operands = _listed(self._of(operation.operands))
+        self._let(operation.results, f"evaluate({what}, {operands}, frame.row)")
+
+    def _constant(self, operation: Operation) -> None:
+        value = thaw(operation.attribute("value"))
+        if not _is_written(value):
+            self._value(operation)
+        elif isinstance(value, list | dict):  # a new one each time
+            self._let(operation.results, repr(value))
+        else:
+            self._names[operation.result.name] = repr(value)
+
+    def _list(self, operation: Operation) -> None:
+        self._let(operation.results, f"[{', '.join(self._of(operation.operands))}]")
+
+    def _result(self, operation: Operation) -> None:
+        (self._names[operation.result.name],) = self._of(operation.operands)
+
+    _error = _result
+
+    def _is_error(self, operation: Operation) -> None:
+        (value,) = self._of(operation.operands)
+        self._let(operation.results, f"isinstance({value}, ErrorValue)")
+
+
+def _is_written(value: Any) -> bool:
+    """Return whether the `repr` of a value is Python for it."""
+    if isinstance(value, list):
+        return all(map(_is_written, value))
+    if isinstance(value, dict):
+        return all(map(_is_written, value.values()))
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return value is None or isinstance(value, str | int)
+
+
+def _joined(pieces: Iterable[Piece]) -> list[Piece]:
+    """Join adjacent texts, and leave empty ones out."""
+    joined: list[Piece] = []
+    for piece in pieces:
+        last = joined[-1] if joined else None
+        if not isinstance(piece, str) or not isinstance(last, str):
+            if piece != "":
+                joined.append(piece)
+        elif isinstance(piece, _Code) or isinstance(last, _Code):
+            left, right = (
+                each if isinstance(each, _Code) else repr(each) for each in (last, piece)
+            )
+            joined[-1] = _Code(f"{left} + {right}") if piece != "" else last
+        else:
+            joined[-1] = last + piece
+    return joined
+
+
+def _listed(values: Sequence[str]) -> str:
+    """Return the tuple of some expressions."""
+    return f"({', '.join(values)}{',' if len(values) == 1 else ''})"
+
+
+def _tuple(pieces: Sequence[Piece]) -> str:
+    return _listed([repr(piece) for piece in pieces])
