@@ -29,16 +29,20 @@ def stops_of(decode: Operation) -> tuple[str, ...] | re.Pattern[str]:
 
 
 def reachable(plan: Module, name: str) -> dict[str, Operation]:
-    """Return a program and those that it calls, be it through others, by name."""
+    """Return a program and those that it calls, be it through others, by name: each before all that
+    it calls."""
     found: dict[str, Operation] = {}
-    todo = [name]
+    done: list[str] = []
+    todo = [(name, False)]
     while todo:
-        name = todo.pop()
-        if name not in found:
+        name, called = todo.pop()
+        if called:
+            done.append(name)
+        elif name not in found:
             found[name] = plan.symbol(name)
             calls = (op for op in walk((found[name],)) if op.name == "program.call")
-            todo += [operation["name"].name for operation in calls]
-    return found
+            todo += [(name, True), *((operation["name"].name, False) for operation in calls)]
+    return {name: found[name] for name in reversed(done)}
 
 
 def bind_tools(

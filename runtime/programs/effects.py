@@ -19,10 +19,14 @@ class Effects:
         self._known: dict[int, bool] = {}
 
     @staticmethod
-    def of_module(module: Module, programs: Mapping[str, Operation]) -> Effects:
-        """Return those of a module's programs, by which of its tools are pure."""
+    def of_module(module: Module, programs: dict[str, Operation]) -> Effects:
+        """Return those of a module's programs, each before all that it calls, by which of its tools
+        are pure."""
         pure = (op for op in module.operations if op.attribute("pure"))
-        return Effects(programs, frozenset(op["name"].name for op in pure))
+        effects = Effects(programs, frozenset(op["name"].name for op in pure))
+        for program in reversed(programs.values()):  # the other way round, calls nest too deeply
+            effects.of(program)
+        return effects
 
     def of(self, operation: Operation) -> bool:
         """Return whether an operation of the plan may have effects."""

@@ -8,7 +8,7 @@ does the same at the same time, and no value is ever missing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from ...ir.core import Operation, Region, Value, walk
@@ -17,6 +17,9 @@ from .effects import Effects
 
 DEEPEST, LOOPS = 80, 16
 """Regions in each other at most, and loops among them: Python nests 100 blocks and 20 loops."""
+
+CALLS = 16
+"""Programs that wait for one another at most: each takes some of Python's thousand frames."""
 
 ASKS = frozenset({"plan.decode", "plan.select", "plan.fork", "program.call", "program.call_tool"})
 """What waits for something outside of the program."""
@@ -30,12 +33,17 @@ class _OutOfTurn(Exception):
 
 
 class InTurn:
-    """Says of the programs of a plan whether they ask in turn."""
+    """Says of the programs of a plan, each before all that it calls, whether they ask in turn."""
 
-    def __init__(self, programs: Mapping[str, Operation], effects: Effects) -> None:
+    def __init__(self, programs: dict[str, Operation], effects: Effects) -> None:
         self._programs = programs
         self._effects = effects
         self._known: dict[int, Operation | None] = {}
+        self._calls: dict[str, int] = {}
+        for name, program in reversed(programs.items()):
+            calls = (op for op in walk((program,)) if op.name == "program.call")
+            most = max((self._calls.get(op["name"].name, 0) for op in calls), default=0)
+            self._calls[name] = 1 + most
 
     def beside(self, name: str, called: bool = False) -> Operation | None:
         """Return what of a program runs beside something else; None: it asks in turn, and so does
@@ -43,7 +51,8 @@ class InTurn:
 
         One that is `called` must also give its value only when all that it asked is answered.
         """
-        return self._of(self._programs[name].regions[0], called)
+        region = self._programs[name].regions[0]
+        return region.operations[0] if self._calls[name] > CALLS else self._of(region, called)
 
     def of_branch(self, fork: Operation) -> Operation | None:
         """Return the same of the branches of a fork, which must have no streams but their own."""

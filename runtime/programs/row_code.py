@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from ...ir.core import Module, Operation
@@ -29,13 +29,13 @@ class RowCode:
 
 
 def row_code(
-    programs: Mapping[str, Operation], name: str, effects: Effects
+    programs: dict[str, Operation], name: str, effects: Effects
 ) -> dict[str, RowCode]:  # fmt: skip
     """Return the code of the programs that ask in turn, of one and those that it calls."""
     in_turn = InTurn(programs, effects)
     return {
         each: RowCode(program)
-        for each, program in programs.items()
+        for each, program in reversed(programs.items())
         if in_turn.beside(each, called=each != name) is None
     }
 

@@ -14,6 +14,7 @@ from weft.compiler import Compilation
 from weft.ir.diagnostics import WeftError
 from weft.runtime.programs.code_writer import Writer
 from weft.runtime.programs.events import Finished
+from weft.runtime.programs.in_turn import CALLS as NESTED
 from weft.runtime.programs.in_turn import InTurn
 from weft.stages import stage_text
 
@@ -144,6 +145,20 @@ def test_a_program_that_asks_in_turn_is_written(toy, text):
 def test_what_may_run_beside_others_is_not(toy, text):
     executable = toy.compile(text)
     assert executable.name not in executable.machine.code
+
+
+def test_however_many_programs_wait_for_one_another(toy):
+    """Python nests no thousand functions: those that wait for many others are gone through."""
+    names = [f"p{number}" for number in range(600)]
+    calls = [f"    return call {name}(word)\n" for name in names[1:]]
+    each = [
+        f'program {name}(arg: str) -> str:\n    "{{arg}}"\n    gen word(max_tokens=1)\n{call}'
+        for name, call in zip(names, (*calls, "    return word\n"), strict=True)
+    ]
+    executable = toy.compile("\n".join(reversed(each)))
+    assert executable.machine.code.keys() == set(names[-NESTED:])
+    assert executable.run(arg="x").stats.generated_tokens == len(names)
+    toy.assert_clean(executable)
 
 
 @pytest.mark.parametrize("arg", ["x", "hello the", ""])
