@@ -3,6 +3,7 @@
     python -m bench.host_overlap w2 react              steps one by one, as bench.gpu_profile prints
     python -m bench.host_overlap w2 --slower 2.6       by the time of the host's processor alone
     python -m bench.host_overlap chat --host --speed 0  the host's functions; steps take no time
+    python -m bench.host_overlap chat --without-code    rows gone through operation by operation
 
 The device only takes time: a step's tokens at a rate, but no less than a decode step; the host
 sleeps for the launches of steps that are not recorded, and does all else in earnest: texts,
@@ -118,6 +119,10 @@ def main() -> None:
         help="processor seconds count so many times (an H200's host: 2.6); 0: by the wall's clock",
     )  # fmt: skip
     parser.add_argument("--speed", type=float, default=1.0, help="of a step's seconds, this part")
+    parser.add_argument(
+        "--without-code", action="store_true",
+        help="go through the operations of programs that have code written for their rows",
+    )  # fmt: skip
     options = parser.parse_args()
 
     def measured(run: Callable[[], Any]) -> Any:
@@ -130,7 +135,10 @@ def main() -> None:
 
     bench = TimedBench(options.speed)
     clock = told_by(HostClock(options.slower)) if options.slower else nullcontext()
-    with clock, patch("weft.runtime.schedule.scoring.Found", bench.device.found):
+    plain = nullcontext()
+    if options.without_code:
+        plain = patch("weft.runtime.programs.machine.row_code", lambda *given: {})
+    with clock, plain, patch("weft.runtime.schedule.scoring.Found", bench.device.found):
         for name in options.names:
             if name in CASES:
                 run_program(bench, CASES[name], options.rounds, measured, options.clients)
