@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ..ir import strict_json
 from ..ir.diagnostics import WeftTypeError
+from ..ir.json_schema import faults
 from ..ir.source import Source, Span
 
 FILE_TYPES = ("schema", "grammar")
@@ -29,13 +30,16 @@ def read_type_file(kind: str, path: str, source: Source, span: Span) -> str:
         text = place.read_text(encoding="utf-8-sig")
         if kind == "grammar":
             return text
-        schema = strict_json.loads(text)
+        schema = strict_json.loads(text, finite=True)
     except (OSError, ValueError, RecursionError) as error:
         problem = error.strerror if isinstance(error, OSError) else str(error)
         raise UnreadableTypeFile(
             kind=kind, path=path, problem=problem, span=span, source=source
         ) from None
-    if not isinstance(schema, dict):
-        problem = "a schema is a JSON object"
-        raise UnreadableTypeFile(kind=kind, path=path, problem=problem, span=span, source=source)
+    problem = next(faults(schema), "" if isinstance(schema, dict) else "a schema is a JSON object")
+    if problem:
+        hint = "a place such as #/properties/age is inside the file: `age` in its `properties`"
+        raise UnreadableTypeFile(
+            kind=kind, path=path, problem=problem, hint=hint, span=span, source=source
+        )
     return json.dumps(schema, ensure_ascii=False)

@@ -16,6 +16,10 @@ from .automaton_utf8 import Ranges, byte_sequences
 MAX_STATES = 8192
 """States above which a constraint is not compiled to tables."""
 
+MAX_POSITIONS = 750
+"""Positions for each of the states above at which work on subsets stops: `(a{1,300}){1,300}` has
+subsets of tens of thousands, which would take minutes and the memory before states are too many."""
+
 DEAD, START = 0, 1
 
 
@@ -198,7 +202,11 @@ class _Subsets:
         first = self._closure(0)
         numbers: dict[frozenset[int], int] = {frozenset(): DEAD, first: START}
         todo, rows = [first], [[DEAD] * len(self._cuts)]
+        seen = 0
         for subset in todo:
+            seen += len(subset)
+            if seen > MAX_POSITIONS * self._limit:
+                raise NotRegular("its automaton has too many states at once")
             row = [DEAD] * len(self._cuts)
             known: dict[tuple[int, ...], int] = {}
             for number, targets in self._targets(subset):

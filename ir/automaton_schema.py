@@ -13,6 +13,7 @@ from typing import Any
 from .automaton import Chars, Either, Expression, NotRegular, Repeat, Seq, Text
 from .automaton_regex import regex
 from .automaton_utf8 import EVERY, Ranges, complement, intersection
+from .json_schema import faults
 
 _SILENT = {"title", "description", "default", "examples", "$schema", "$id", "$comment",
            "x-guidance", "$defs", "definitions"}  # fmt: skip
@@ -33,6 +34,8 @@ _FRACTION = Seq((Text("."), _DIGITS))
 def schema(source: Any) -> Expression:
     """Return the expression of a JSON schema (an object, or its text); raises NotRegular."""
     whole = json.loads(source) if isinstance(source, str) else source
+    for fault in faults(whole):
+        raise NotRegular(f"it is no schema: {fault}")
     return _Reader(whole).value(whole, ())
 
 
@@ -106,7 +109,7 @@ class _Reader:
     # Types.
 
     def _string(self, given: Any, inside: tuple[str, ...]) -> Expression:
-        low, high = given.get("minLength", 0), given.get("maxLength")
+        low, high = _counts(given, "minLength", "maxLength")
         if "pattern" not in given:
             return _quoted(Repeat(inside_string(EVERY), low, high))
         pattern = given["pattern"]
@@ -137,7 +140,7 @@ class _Reader:
         return Text("null")
 
     def _array(self, given: Any, inside: tuple[str, ...]) -> Expression:
-        low, high = given.get("minItems", 0), given.get("maxItems")
+        low, high = _counts(given, "minItems", "maxItems")
         if high == 0:
             return Text("[]")
         item = self.value(given.get("items"), inside)
@@ -254,6 +257,14 @@ def _digit(low: int, high: int) -> Expression:
 
 def _quoted(inner: Expression) -> Expression:
     return Seq((Text('"'), inner, Text('"')))
+
+
+def _counts(given: Any, least: str, most: str) -> tuple[int, int | None]:
+    """Return the bounds of a length; JSON's whole numbers may read 2.0."""
+    low, high = int(given.get(least, 0)), given.get(most)
+    if high is not None and low > high:
+        raise NotRegular(f"its {least} is above its {most}")
+    return low, None if high is None else int(high)
 
 
 def _whole(bound: Any) -> int | None:

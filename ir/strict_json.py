@@ -10,10 +10,15 @@ class Twice(ValueError):
     """A key that stands twice in one object."""
 
 
-def loads(text: str) -> Any:
+def loads(text: str, finite: bool = False) -> Any:
     """Return the value of a JSON text; raises ValueError (Twice for a key that stands twice), and
-    RecursionError."""
-    return json.loads(text, object_pairs_hook=_object)
+    RecursionError. With `finite`, NaN and Infinity, which JSON lacks, are refused, too."""
+    refused: dict[str, Any] = {"parse_constant": _refuse} if finite else {}
+    return json.loads(text, object_pairs_hook=_object, **refused)
+
+
+def _refuse(name: str) -> Any:
+    raise ValueError(f"{name} is no JSON")
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -75,7 +75,7 @@ HINTS = {
     "look-around": "write a pattern without (?=...), (?!...), (?<=...) and (?<!...)",
     "not present in a registry": "put the schema into this file, under $defs: none is fetched",
     "does not exist": "a $ref is '#/$defs/NAME', and $defs has NAME",
-    "Invalid type": "types are null, boolean, integer, number, string, array and object",
+    "oneOf": "write anyOf, where no value fits two of them",
     "Unknown format": "leave the format out, or write a pattern",
     "Unsatisfiable": "no value fits: widen the bounds, or list what may come",
 }

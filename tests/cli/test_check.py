@@ -68,7 +68,7 @@ def test_tools_files_and_constraints_are_looked_for(program):
     assert "p.weft:6:16: type error: the schema 'order.json' cannot be read" in printed
     tools = program.with_name("p_tools.py")
     tools.write_text("def look(text):\n    return text\n")
-    program.with_name("order.json").write_text('{"type": "objct"}')
+    program.with_name("order.json").write_text('{"type": "array", "uniqueItems": true}')
     status, printed, _ = checked(program)
     assert status == 1 and "p.weft:1:1: type error: the function of the tool look" in printed
     assert "(text, times): too many positional arguments" in printed

@@ -49,3 +49,42 @@ def test_mistakes_have_names(tmp_path, type, problem):
         opened(tmp_path, type, **files)
     assert problem in str(caught.value)
     assert caught.value.span is not None and "gen x" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("schema", "problem"),
+    [
+        ('{"type": "objct"}', "#/type: it is one or more of null, boolean, integer"),
+        ('{"type": []}', "#/type: it is one or more of null"),
+        ('{"type": [["null"]]}', "#/type: it is one or more of null"),
+        ('{"type": "string", "minLength": "x"}', "#/minLength: it is a whole number, 0 or more"),
+        ('{"type": "string", "maxLength": -1}', "#/maxLength: it is a whole number, 0 or more"),
+        ('{"type": "string", "maxLength": 2.5}', "#/maxLength: it is a whole number, 0 or more"),
+        ('{"type": "string", "pattern": 5}', "#/pattern: it is a string"),
+        ('{"type": "integer", "minimum": NaN}', "NaN is no JSON"),
+        ('{"type": "integer", "minimum": 1e999}', "#/minimum: it is a number"),
+        ('{"type": "integer", "minimum": true}', "#/minimum: it is a number"),
+        (f'{{"type": "integer", "maximum": 1{"0" * 400}}}', "#/maximum: it is a number"),
+        ('{"enum": "abc"}', "#/enum: it is a list of values, at least one"),
+        ('{"enum": []}', "#/enum: it is a list of values, at least one"),
+        ('{"anyOf": {}}', "#/anyOf: it is a list of schemas, at least one"),
+        ('{"properties": []}', "#/properties: it is an object, with a schema for each name"),
+        ('{"properties": {"a": {"required": "b"}}}', "#/properties/a/required: it is a list of na"),
+        ('{"items": {"anyOf": [{}, 5]}}', "#/items/anyOf/1: a schema is a JSON object, true or"),
+        ('{"$defs": {"a": {"multipleOf": 0}}}', "#/$defs/a/multipleOf: it is a number above 0"),
+    ],
+)
+def test_a_schema_of_a_wrong_form_is_told_with_the_place_inside_it(tmp_path, schema, problem):
+    with pytest.raises(WeftError) as caught:
+        opened(tmp_path, 'schema "s.json"', s_json=schema)
+    assert f"the schema 's.json' cannot be read: {problem}" in str(caught.value)
+    assert "p.weft:2:" in str(caught.value)
+
+
+def test_schemas_of_right_form_stay_as_they_are(tmp_path):
+    schema = (
+        '{"type": ["object", "null"], "properties": {"enum": {"const": {"type": 5}}, "b": true}, '
+        '"items": [{}], "title": "t", "x-more": 5, "required": [], "minProperties": 2.0}'
+    )
+    gen = opened(tmp_path, 'schema "s.json"', s_json=schema)
+    assert gen["type"].parameters == (schema,)

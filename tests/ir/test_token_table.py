@@ -78,6 +78,30 @@ def test_the_automaton_is_minimal():
     assert one.states == same.states == minimised(one).states == 3
 
 
+def test_a_pattern_of_large_subsets_is_given_up_in_time():
+    """Within 90,000 positions and below 8,192 states it took minutes, and gigabytes."""
+    with pytest.raises(NotRegular, match="too many states at once"):
+        automaton(regex("(a{1,300}){1,300}"))
+
+
+@pytest.mark.parametrize(
+    ("given", "problem"),
+    [
+        ({"type": "string", "minLength": 3, "maxLength": 2}, "minLength is above its maxLength"),
+        ({"type": "array", "minItems": 1, "maxItems": 0}, "minItems is above its maxItems"),
+        ({"type": "object", "properties": 5}, "it is no schema: #/properties: it is an object"),
+    ],
+)
+def test_schemas_that_have_no_values_or_no_form_are_no_tables(given, problem):
+    with pytest.raises(NotRegular, match=problem):
+        schema(given)
+
+
+def test_counts_of_a_schema_may_read_as_fractions_of_one():
+    found = automaton(schema({"type": "string", "minLength": 1.0, "maxLength": 2.0}))
+    assert [found.accepts(text) for text in (b'""', b'"a"', b'"ab"', b'"abc"')] == [0, 1, 1, 0]
+
+
 def test_a_long_string_has_few_states_a_character():
     found = automaton(Repeat(Chars(EVERY), 0, 200))
     assert found.states <= 8 * 200 + 2

@@ -279,7 +279,7 @@ def test_a_schema_that_no_text_fits_is_refused_where_it_is_used(toy, tmp_path):
 
 @pytest.mark.parametrize(
     ("file", "content", "what"),
-    [("bad.json", '{"type": "nonsense"}', "schema cannot be followed: .*nonsense"),
+    [("bad.json", '{"not": {}}', "schema cannot be followed: .*not"),
      ("bad.lark", "start: foo", 'grammar cannot be followed: .*unknown name: "foo"')],
 )  # fmt: skip
 def test_a_file_that_says_nothing_is_called_what_it_is(toy, tmp_path, file, content, what):
@@ -298,7 +298,9 @@ def test_a_file_that_says_nothing_is_called_what_it_is(toy, tmp_path, file, cont
      ({"type": "string", "pattern": "(?=a)b"}, "look-around", "a pattern without"),
      ({"$ref": "http://x.y/z"}, "x.y", "none is fetched"),
      ({"$ref": "#/$defs/none"}, "none", r"\$defs has NAME"),
-     ({"type": "text"}, "Invalid type: text", "string, array and object"),
+     ({"oneOf": [{"const": 1}, {"const": 2}]}, "oneOf", "write anyOf"),
+     ({"type": "string", "minLength": 2, "maxLength": 1}, "Unsatisfiable", "widen the bounds"),
+     ({"type": "array", "minItems": 1, "maxItems": 0}, "Unsatisfiable", "widen the bounds"),
      ({"type": "string", "format": "odd"}, "Unknown format: odd", "write a pattern"),
      ({"type": "integer", "minimum": 2, "maximum": 1}, "Unsatisfiable", "widen the bounds")],
 )  # fmt: skip
