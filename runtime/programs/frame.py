@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 from ...ir.core import Operation, Value, walk
@@ -34,6 +34,8 @@ class Handle:
 
     def newest(self) -> Handle:
         """Return what the handle has become: tokens of a sequence, then parts."""
+        if self.settled is None and self.before is None:
+            return self
         handle, added = self, []
         while True:
             if handle.settled is not None:
@@ -43,8 +45,11 @@ class Handle:
                 handle = handle.before
             else:
                 break
-        pending = handle.pending + tuple(part for parts in reversed(added) for part in parts)
-        return Handle(handle.sequence, handle.length, pending) if added else handle
+        if not added:
+            return handle
+        added.append(handle.pending)
+        pending = tuple(chain.from_iterable(reversed(added)))
+        return Handle(handle.sequence, handle.length, pending)
 
 
 @dataclass
@@ -60,7 +65,7 @@ class Frame:
     """Predicted time from this program's end to that of the outermost one."""
     borrows: bool = False
     """A while's condition only looks at the values that its body goes on with."""
-    _seen: Counter[str] = field(default_factory=Counter)
+    _seen: dict[str, int] = field(default_factory=dict)
     _bound_by: dict[str, int] = field(default_factory=dict)
     _issued: list[tuple[Later, Operation]] = field(default_factory=list)
     _out: list[Later] = field(default_factory=list)
@@ -118,8 +123,9 @@ class Frame:
 
     def occurrence(self, name: str) -> int:
         """Return how often the gen, select or fork `name` has run in this frame before."""
-        self._seen[name] += 1
-        return self._seen[name] - 1
+        before = self._seen.get(name, 0)
+        self._seen[name] = before + 1
+        return before
 
     def inner(
         self, name: str, occurrence: int, number: int, values: dict[str, Any] | None = None

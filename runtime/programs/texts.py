@@ -65,8 +65,16 @@ class Texts:
 
     def ids_of(self, parts: Sequence[Part]) -> np.ndarray:
         """Return the ids [n] i32 of parts; adjacent texts are encoded as one."""
-        joined = join_texts(parts)
-        pieces = [self.ids(part) if isinstance(part, str) else (part,) for part in joined]
+        pieces: list[Any] = []
+        known: list[int] | None = None
+        for part in join_texts(parts):
+            if isinstance(part, str):
+                pieces.append(self.ids(part))
+                known = None
+            elif known is None:
+                pieces.append(known := [part])
+            else:
+                known.append(part)
         if len(pieces) == 1:
             return np.asarray(pieces[0], np.int32)
         return np.concatenate(pieces, dtype=np.int32, casting="unsafe") if pieces else NOTHING
