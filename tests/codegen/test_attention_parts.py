@@ -26,7 +26,7 @@ from weft.ir.printer import print_module
 from weft.ir.schedule import Schedule
 from weft.ir.tile import extents_of
 from weft.ir.verifier import verify
-from weft.passes.tile.attention.join import MOST_FEW, attention_merge
+from weft.passes.tile.attention.join import MOST_FEW, attention_merge, merge_of_many
 from weft.passes.tile.attention.parts import Parts
 from weft.passes.tile.attention.ways import launches
 from weft.passes.tile.gpu_schedules import gpu_schedule
@@ -108,6 +108,12 @@ def test_heads_are_joined_together_a_few_slots_at_a_time(together: int) -> None:
     assert prove_bounds(join).ok
     found = launched(interpreted, shape, case, work, join)
     np.testing.assert_allclose(found, expected(shape, case), rtol=0, atol=tolerance(shape))
+
+
+@pytest.mark.parametrize("heads, together", [(32, 16), (24, 8), (8, 8), (12, 1)])
+def test_joins_of_many_rows_have_programs_for_all_heads(heads: int, together: int) -> None:
+    join = merge_of_many(heads, 16, "f32")
+    assert join["grid"] == ("G", str(heads // together)) and prove_bounds(join).ok
 
 
 def test_joins_of_few_rows_and_of_many_do_each_its_own() -> None:

@@ -197,6 +197,7 @@ def test_products_of_one_wave_are_streamed() -> None:
     assert cuts_of(6144, 4096, False) == 2 and cuts_of(28672, 4096, False) == 0
     shape = streamed(6144, 4096, False, 2, 128)
     assert (shape.block_n, shape.own, 6144 // shape.own * shape.cuts) == (128, 96, 128)
+    assert cuts_of(65 * 96, 4096, False) == 2  # no multiple of what a program loads, but of its own
     assert cuts_of(14336, 4096, True, 0) == cuts_of(4096, 4096, False, 108) == 0
 
 

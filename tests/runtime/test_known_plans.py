@@ -71,19 +71,21 @@ def test_steps_that_are_alike_are_not_weighed_again_and_planned_nearly_as_well()
 
 def test_unlike_steps_are_weighed_each() -> None:
     ways, plans = [Way("", LLAMA, Rates())], KnownPlans()
-    unlike = [forks(64, 0, 96), forks(64, 4096, 96), forks(8, 0, 96), forks(64, 0, 4096)]
+    unlike = [forks(64, 0, 4096), forks(64, 4064, 32), forks(64, 0, 96), forks(64, 4096, 96),
+              forks(8, 0, 96)]  # fmt: skip
     for batch in unlike:
         wanted = plan_among(batch, ways)[1]
         assert plans.plan(batch, ways)[1].item_high.tolist() == wanted.item_high.tolist()
-    longest = plans.plan(unlike[1], ways)[1].runs
+    longest = plans.plan(unlike[3], ways)[1].runs
     assert max(len(run.members) for run in longest) == 64
 
 
-def step_of(counts: list[int], length: int) -> StepInput:
-    """Return a step of sequences that compute so many tokens, each of which has its own pages."""
+def step_of(counts: list[int], length: int, most: int = 8) -> StepInput:
+    """Return a step of sequences that compute so many tokens, each of which has its own pages, at
+    `most` so many."""
     total, rows = sum(counts), len(counts)
     starts = torch.tensor(np.concatenate([[0], np.cumsum(counts)]), dtype=torch.int32)
-    pages = torch.arange(rows * 8, dtype=torch.int32).view(rows, 8)
+    pages = torch.arange(rows * most, dtype=torch.int32).view(rows, most)
     tokens, lengths = torch.zeros(total, dtype=torch.int32), torch.full((rows,), length)
     return StepInput(tokens, tokens, tokens, starts, lengths.int(), pages, tokens)
 
@@ -97,6 +99,16 @@ def test_only_steps_that_may_be_replayed_and_are_no_decode_steps_are_planned_lik
         lists.plan(step_of([1, 5, 1, 2], 40), recorded=True)
         lists.plan(step_of([3, 1, 1, 4], 41), recorded=True)
         assert like.call_count == 2
+
+
+def test_a_step_for_whose_states_there_are_no_slots_is_not_cut_as_one_like_it_was() -> None:
+    """One of long rows is cut into parts; where no part may leave a state, none is."""
+    for slots in (4096, 0):
+        lists = AttentionLists(LLAMA, (0,), torch.device("meta"), slots)
+        for length in (1 << 14, (1 << 14) + 7):
+            step = step_of([3, 1, 1, 4], length, 1 << 11)
+            made = lists.plan(step, recorded=True)
+            assert (made.extents["plan_S"] > 0) == (slots > 0)
 
 
 def test_only_so_many_kinds_are_remembered() -> None:
