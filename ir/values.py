@@ -98,6 +98,13 @@ def _load(type: Term, text: str) -> Any:
     raise UnreadableValue(text=text, type=_brief(type), problem=problem)
 
 
+def check_whole(type: Term, text: str, whole: Callable[[str], bool]) -> None:
+    """Raise UnreadableValue for the start of a text: of a schema or a grammar it may read as a
+    value (`12` of 100 to 200), and `whole` tells. What else is cut short never reads as one."""
+    if type.name in {"schema", "grammar"} and not whole(text):
+        raise UnreadableValue(text=text, type=_brief(type), problem="it ends before it is whole")
+
+
 def _brief(type: Term) -> str:
     """Return how an error names a type: a whole schema or grammar would bury the text."""
     return f"text of its {type.name}" if type.name in {"schema", "grammar"} else str(type)

@@ -253,9 +253,11 @@ class Reference:
         seed = operation.attribute("seed")
         instance = (self._row, *scope.path)
         key = site_key(self._seed if seed is None else seed, instance, name, occurrence)
-        new, logprobs = self._drawing.run(operation, list(stream.ids), opening, heal, key)
+        new, logprobs, spent = self._drawing.run(operation, list(stream.ids), opening, heal, key)
         text = self._drawing.bytes(new).decode("utf-8", "replace")
         text = opening.text + text.removeprefix(heal)
+        if spent:
+            self._drawing.check_whole(operation, text)
         value = parse_value(operation["type"], self._records, text)
         if operation.attribute("logprobs") and isinstance(value, str):
             value = Generated(value, logprobs)

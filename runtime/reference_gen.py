@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,11 +15,13 @@ from torch import Tensor
 from ..ir.constraint_tables import ConstraintTables, opening_of, stop_strings
 from ..ir.core import Operation, Term
 from ..ir.token_table import TokenTable
+from ..ir.values import check_whole
 from ..ir.vocabulary import Tokenizer
 from .constraints.constraint import Constraints
 from .constraints.heal import HealTable
 from .constraints.stops import TokenBytes, canonical_ids, common_length, pattern_start
 from .constraints.table_matcher import TableMatcher
+from .constraints.whole import fits
 from .execution.sampler import sample_rows, uniforms
 from .programs.bindings import stops_of
 
@@ -64,18 +67,25 @@ class Drawing:
 
     def run(
         self, operation: Operation, ids: list[int], opening: Opening, heal: str, key: int
-    ) -> tuple[list[int], list[float | None]]:
-        """Return the tokens that stay in the stream after `ids`, and their log-probabilities.
+    ) -> tuple[list[int], list[float | None], bool]:
+        """Return the tokens that stay in the stream after `ids`, their log-probabilities, and
+        whether the budget ended them.
 
         What a constraint held is encoded canonically at last.
         """
         matcher = self._matcher(operation, heal, opening.text)
-        drawn, logprobs = self._draw_all(operation, ids, matcher, opening.budget, heal, key)
+        drawn, logprobs, spent = self._draw_all(operation, ids, matcher, opening.budget, heal, key)
         new = drawn
         if self._constraint_of(operation["type"], self._records) is not None:
             new = canonical_ids(self._words, drawn)
         kept = logprobs[: common_length(drawn, new)]
-        return new, kept + [None] * (len(new) - len(kept))
+        return new, kept + [None] * (len(new) - len(kept)), spent
+
+    def check_whole(self, operation: Operation, text: str) -> None:
+        """Raise UnreadableValue for a text that the budget has cut short."""
+        found = self._constraint_of(operation["type"], self._records)
+        if found is not None:
+            check_whole(operation["type"], text, partial(fits, *found))
 
     def bytes(self, ids: list[int]) -> bytes:
         """Return the bytes of tokens."""
@@ -83,7 +93,7 @@ class Drawing:
 
     def _draw_all(
         self, operation: Operation, ids: list[int], matcher: Any, budget: int, heal: str, key: int
-    ) -> tuple[list[int], list[float | None]]:
+    ) -> tuple[list[int], list[float | None], bool]:
         stops, skip = stops_of(operation), len(heal.encode())
         new: list[int] = []
         logprobs: list[float | None] = []
@@ -106,10 +116,12 @@ class Drawing:
             if at is not None:
                 cut = self._cut(new, skip + at)
                 kept = logprobs[: common_length(new, cut)]
-                return cut, kept + [None] * (len(cut) - len(kept))
+                return cut, kept + [None] * (len(cut) - len(kept)), False
             if matcher is not None and matcher.is_complete():
                 break
-        return new, logprobs
+        else:
+            return new, logprobs, True
+        return new, logprobs, False
 
     def _draw(
         self, operation: Operation, ids: list[int], matcher: Any, key: int, position: int, left: int

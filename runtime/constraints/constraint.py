@@ -13,6 +13,7 @@ from ...ir.diagnostics import RunError
 from ...ir.token_table import TokenTable
 from ...ir.vocabulary import Tokenizer
 from .table_matcher import TableConstraint
+from .whole import fits
 
 
 class BadConstraint(RunError):
@@ -70,9 +71,11 @@ class Constraints:
         self._vocab_size = vocab_size
         self._ends = ends or tokenizer.end_ids
         self._compiled: dict[str, Constraint] = {}
+        self._sources: dict[str, tuple[str, Any]] = {}
 
     def add(self, name: str, kind: str, source: Any, table: TokenTable | None = None) -> None:
         """Take a constraint: a regex's pattern, a JSON schema (text or dict), a lark grammar."""
+        self._sources[name] = kind, source
         if table is not None:
             self._compiled[name] = TableConstraint(table, self._tokenizer, self._vocab_size)
             return
@@ -95,6 +98,14 @@ class Constraints:
     def start(self, name: object, heal: str = "", opening: str = "") -> Matcher:
         """Return a fresh matcher of the constraint called `name`; see `Constraint.start`."""
         return self._compiled[_plain(name)].start(heal, opening)
+
+    def whole(self, name: object, text: str) -> bool:
+        """Whether a text, what the prompt has of it included, is a whole one of the constraint."""
+        constraint = self._compiled[_plain(name)]
+        if isinstance(constraint, TableConstraint):
+            table = constraint.table
+            return bool(table.accepting[table.walk(text.encode())])
+        return fits(*self._sources[_plain(name)], text)
 
     def matchers(self) -> Iterator[Matcher]:
         """Yield a fresh matcher of each constraint."""

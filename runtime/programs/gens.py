@@ -13,9 +13,6 @@ from ..schedule.request import Sampling
 from .bindings import stops_of
 from .events import Path
 
-TEXTS = frozenset({"str", "grammar"})
-"""Types whose values are the generated text as it is."""
-
 STRUCTURED = frozenset({"record", "list", "schema"})
 """Types whose values are told in parts while they are generated."""
 
@@ -30,6 +27,7 @@ class Gen:
     """What messages call it."""
     type: Term
     is_text: bool
+    """Whether its value is its text, whatever that is."""
     heal: str
     """What it must begin with, where the plan says so."""
     heals: bool
@@ -63,7 +61,7 @@ class Gen:
         )
         attention, constraint = get("attention") or "", get("constraint")
         return Gen(
-            operation, operation["name"], f"gen {operation['name']!r}", type, type.name in TEXTS,
+            operation, operation["name"], f"gen {operation['name']!r}", type, type.name == "str",
             heal, not heal and not forced, forced, stops, bool(stops) or constraint is not None,
             bool(get("logprobs")), get("critical") or 0, attention, operation.span,
             (constraint, get("stop"), attention), sampling, get("seed"),

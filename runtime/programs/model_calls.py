@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping
 from collections.abc import Sequence as Items
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import numpy as np
 from ...ir.core import Operation
 from ...ir.diagnostics import RunError, WeftError
 from ...ir.source import Span
-from ...ir.values import format_value, parse_value
+from ...ir.values import check_whole, format_value, parse_value
 from ...ir.vocabulary import EMPTY_OPTION, NO_OPTIONS, Part, split_heal
 from ..constraints.heal import join_texts
 from ..engine import Engine
@@ -140,7 +141,7 @@ class ModelCalls:
         if request.duplicate and listener is not None and text:
             listener(text)  # its watch has seen no token: they are those of an equal gen
         value = gen.forced + text
-        parsed = value if gen.is_text else self._parse(gen, value)
+        parsed = value if gen.is_text else self._parse(gen, value, request.reason)
         if gen.logprobs and isinstance(parsed, str):
             parsed = Generated(parsed, request.token_logprobs)
         self._tell(frame, gen.name, occurrence, parsed)
@@ -319,8 +320,11 @@ class ModelCalls:
             del self._locks[sequence]
             lock.settle()
 
-    def _parse(self, gen: Gen, text: str) -> Any:
+    def _parse(self, gen: Gen, text: str, reason: str) -> Any:
+        constraint = gen.operation.attribute("constraint")
         try:
+            if reason == "length" and constraint is not None:
+                check_whole(gen.type, text, partial(self._machine.constraints.whole, constraint))
             return parse_value(gen.type, self._machine.records, text)
         except WeftError as error:
             problem = f"{gen.label}: {error.message}"

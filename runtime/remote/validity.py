@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from functools import cache
 from typing import Any, Protocol
 
 from ...ir.core import Operation, Term
 from ...ir.diagnostics import WeftError
 from ...ir.values import parse_value
+from ..constraints.whole import fits
 
 
 class Types(Protocol):
@@ -29,8 +29,7 @@ def problem_of(type: Term, types: Types, text: str) -> str | None:
         return error.message
     kind, source = types.schemas.get(type, ("", ""))
     if kind == "json":
-        schema = {key: item for key, item in json.loads(source).items() if key != "x-guidance"}
-        text, source = json.dumps(ordered(value, schema), ensure_ascii=False), json.dumps(schema)
+        text = json.dumps(ordered(value, json.loads(source)), ensure_ascii=False)
     if kind and not fits(kind, source, text):
         shown = text if len(text) <= 80 else text[:77] + "..."
         return f"{shown!r} does not fit its {'schema' if kind == 'json' else 'grammar'}"
@@ -48,24 +47,3 @@ def ordered(value: Any, schema: Any) -> Any:
         items = schema.get("items") if isinstance(schema, dict) else None
         return [ordered(item, items) for item in value]
     return value
-
-
-def fits(kind: str, source: str, text: str) -> bool:
-    """Return whether a whole text fits a JSON schema (`json`) or a grammar (`lark`)."""
-    from llguidance import LLMatcher
-
-    tokenizer = _bytes_tokenizer()
-    grammar = (
-        LLMatcher.grammar_from_json_schema(source)
-        if kind == "json"
-        else LLMatcher.grammar_from_lark(source)
-    )
-    matcher = LLMatcher(tokenizer, grammar, log_level=0)
-    return bool(matcher.consume_tokens(tokenizer.tokenize_str(text)) and matcher.is_accepting())
-
-
-@cache
-def _bytes_tokenizer() -> Any:
-    from llguidance import LLTokenizer
-
-    return LLTokenizer("byte")

@@ -360,7 +360,7 @@ def test_constrained_rows_run_ahead_too(toy, monkeypatch):
 
 def test_a_constraint_without_a_table_is_worked_out_on_the_host(toy, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "nested.lark").write_text('start: /[ab]+/ "(" start ")" | "x"\n')
+    (tmp_path / "nested.lark").write_text('start: /[ab]{1,3}/ "(" /[cd]{0,2}/ ")" | "x"\n')
     text = """program p(n: int) -> str:
     "{n}:"
     gen a(max_tokens=9): grammar "nested.lark"

@@ -1,0 +1,61 @@
+"""A text that its budget cuts short is no value, also where the start of it reads as one."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from weft.frontend.lower import lower
+from weft.frontend.open import open_program
+from weft.ir.values import UnreadableValue
+from weft.runtime.constraints.whole import fits
+from weft.runtime.programs.model_calls import ProgramFailed
+
+FILES = {
+    "nested.lark": 'start: "(" /[ab]{2}/ ";" ")"\n',
+    "number.json": json.dumps({"type": "integer", "minimum": 100000, "maximum": 999999}),
+    "even.json": json.dumps({"type": "integer", "multipleOf": 2, "minimum": 1000, "maximum": 9999}),
+}
+KINDS = {name: "grammar" if name.endswith("lark") else "schema" for name in FILES}
+
+
+def lowered(tmp_path, name, options):
+    for file, content in FILES.items():
+        (tmp_path / file).write_text(content)
+    program = tmp_path / "p.weft"
+    program.write_text(
+        f'program p(n: int) -> str:\n    "{{n}}:"\n    gen a({options}): {KINDS[name]} "{name}"\n'
+        '    return "{a}"\n'
+    )
+    return lower(open_program(program).file)
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("stop", ["", ', stop="z"'])
+def test_what_is_cut_short_fails_and_what_is_whole_does_not(toy, tmp_path, name, stop):
+    module = lowered(tmp_path, name, f"max_tokens=2{stop}")
+    executable, oracle = toy.compile(module), toy.oracle(module)
+    what = f"text of its {KINDS[name]}: it ends before it is whole"
+    with pytest.raises(ProgramFailed, match=rf"p.weft:3:5: .*gen 'a': .* is no {what}") as found:
+        executable.run(n=1)
+    assert "only when max_tokens cuts it short" in found.value.render()
+    with pytest.raises(UnreadableValue, match=what):
+        oracle(n=1)
+    toy.assert_clean(executable)
+    module = lowered(tmp_path, name, f"max_tokens=9{stop}")
+    whole = toy.compile(module).run(n=1).value
+    kind = "lark" if KINDS[name] == "grammar" else "json"
+    assert fits(kind, FILES[name], whole) and not fits(kind, FILES[name], whole[:2])
+    assert toy.oracle(module)(n=1).value == whole
+
+
+def test_a_text_that_may_end_where_its_budget_does_is_whole(toy, tmp_path):
+    (tmp_path / "many.lark").write_text("start: /[ab]+/\n")
+    program = tmp_path / "p.weft"
+    program.write_text(
+        'program p() -> str:\n    "x"\n    gen a(max_tokens=3): grammar "many.lark"\n    return a\n'
+    )
+    module = lower(open_program(program).file)
+    found = toy.compile(module).run().value
+    assert found and set(found) <= set("ab")
+    assert toy.oracle(module)().value == found
