@@ -21,8 +21,8 @@ from .batch import Batch
 KEPT_WORDS = 4 << 20
 """Words of sets that are remembered, 4 bytes each; those used longest ago go first."""
 
-KEPT_MASKS = 1 << 10
-"""Masks of tables that are remembered as masks over a set of words."""
+KEPT_MASKS = 1 << 20
+"""What masks of tables that are remembered as masks over a set of words may take, 4 bytes each."""
 
 KEPT_SETS = 1 << 12
 """Sets of words of which it is remembered that they came."""
@@ -59,7 +59,7 @@ class Narrow:
                 continue
             found[at] = mask = self._over_these(row)
             if of is not None:
-                if len(self._packed) >= KEPT_MASKS:
+                if (len(self._packed) + 1) * len(self.full) > KEPT_MASKS:
                     self._packed.clear()
                 self._packed[id(of)] = of, mask
         return found

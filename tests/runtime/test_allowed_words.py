@@ -124,6 +124,20 @@ def test_sets_that_are_remembered_stay_within_their_memory(monkeypatch):
     assert ask(0) is not first  # went first
 
 
+def test_masks_over_a_set_of_words_stay_within_their_memory(monkeypatch):
+    """Each of 3 words of 32 bits; what was let go is made again."""
+    monkeypatch.setattr(allowed_words, "KEPT_MASKS", 4 * 3)
+    of, rows = chooser(), rows_of([set(range(70))])
+    chosen = of.choose(rows, 1, 1)
+    shown = [rows_of([{number, 69}]).masks for number in range(20)]
+    for _ in range(2):
+        for number, mask in enumerate(shown):
+            found = chosen.masks(mask[:1], [mask])
+            assert len(found[0]) == 3 and 0 < len(chosen._packed) <= 4
+            bits = np.unpackbits(found.view(np.uint8), bitorder="little")
+            assert np.flatnonzero(bits).tolist() == [number, 69]
+
+
 def test_nothing_is_looked_at_again_before_a_mask_changes():
     """The batch counts its changes: masks that are written over without one are not seen."""
     of, rows = chooser(), rows_of([{1, 5}, {5, 9}])
