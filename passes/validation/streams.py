@@ -48,11 +48,14 @@ def _differences(
     """Yield where two traces differ."""
     left = list(after.events)
     for event in before.events:
+        may_go = event.kind in droppable or _empty(event, droppable)
         if left and _alike(terms, event, left[0]):
-            found = left.pop(0)
-            for old, new in zip(event.inside, found.inside, strict=True):
-                yield from _differences(terms, old, new, droppable)
-        elif event.kind not in droppable and not _empty(event, droppable):
+            insides = zip(event.inside, left[0].inside, strict=True)
+            found = [each for pair in insides for each in _differences(terms, *pair, droppable)]
+            if not (found and may_go):  # else it has gone, and what follows begins like it
+                left.pop(0)
+                yield from found
+        elif not may_go:
             yield _told(terms, event, left[0] if left else None)
             return
     for event in left:

@@ -177,6 +177,40 @@ def test_swapped_appends_are_caught():
     assert problems("canonicalize", before, after)
 
 
+ALIKE = """
+program other(text: str) -> str:
+    "({text}"
+    gen more(max_tokens=3)
+    return more
+
+program main(arg: str) -> int:
+    if len(arg) > 0:
+        let dropped = call other("a")
+    if len(arg) > 0:
+        gen kept(max_tokens=3)
+    return 7
+"""
+
+
+def test_what_stays_may_begin_like_what_is_dropped():
+    file = parse_text(ALIKE)
+    check(file)
+    context = a_context()
+    _, records = run_passes(PROGRAM_PASSES, lower(file), context)
+    (dropped,) = (record for record in records if record.name == "drop-dead")
+    assert dropped.changed and problems("drop-dead", dropped.before, dropped.after) == []
+    lost = {}
+
+    def without(operation):
+        operation = substitute(operation, lost)
+        if operation.name == "program.gen" and operation["name"] == "kept":
+            lost[operation.results[0].name] = operation.operands[0]
+            return []
+        return [operation]
+
+    assert problems("drop-dead", dropped.before, rewrite(dropped.before, without))
+
+
 def test_a_dropped_gen_or_tool_is_caught():
     before, _ = STAGES["drop-dead"]
 
