@@ -22,6 +22,10 @@ KEPT_FOR = 64
 AFTER_LEAVING = 8
 """The same after rows have left: what suited many rows may not suit those that are left."""
 
+AFTER_LIKE = 4
+"""The same where lists are cut as those of another step were. By then the host is ahead, and weighs
+while the device computes."""
+
 
 @dataclass(frozen=True)
 class Lists:
@@ -29,7 +33,8 @@ class Lists:
 
     `apart`: no item has more rows than the small tile holds. `sparse`: some row reads what is
     selected for it; `attended`: what chooses its keys attends to them. `seconds` are predicted, of
-    one layer for each window. `way`: what kernels it was planned for.
+    one layer for each window. `way`: what kernels it was planned for. `again`: it is cut as an
+    earlier step's lists were (`known_plans`).
     """
 
     arrays: Mapping[str, np.ndarray]
@@ -39,6 +44,7 @@ class Lists:
     attended: bool = False
     seconds: float = 0.0
     way: str = ""
+    again: bool = False
 
     def sizes(self) -> list[tuple[str, int]]:
         """Return each array's name and size."""
@@ -55,7 +61,7 @@ class Growing:
         self, lists: Lists, table: np.ndarray, lengths: np.ndarray, page: int, few: int
     ) -> None:  # fmt: skip
         self._table, self._lengths, self._page = table, lengths.copy(), page
-        self._few, self._left = few, KEPT_FOR
+        self._few, self._left = few, AFTER_LIKE if lists.again else KEPT_FOR
         self._seconds, self._way = lists.seconds, lists.way
         self._take(dict(lists.arrays), lists.extents, lists.apart)
         row, start = np.divmod(lists.arrays[f"{PLANNED}item_page"], table.shape[1])
@@ -69,6 +75,11 @@ class Growing:
         )
         arrays |= {f"{PLANNED}item_high": self._high, f"{PLANNED}row_limit": self._limit}
         self._arrays, self._extents, self._apart = arrays, extents, apart
+
+    @property
+    def over(self) -> bool:
+        """Whether they have been taken for as many steps as they may."""
+        return self._left < 0
 
     def grown(self, table: np.ndarray, lengths: np.ndarray) -> Lists | None:
         """Return the lists of the next step, some of whose rows may have left and moved, or None

@@ -1,21 +1,23 @@
-"""Lists of steps of a few tokens that are like earlier ones: cut and shared as these were.
+"""Lists of steps that are like earlier ones: cut and shared as these were.
 
-To weigh all ways anew takes an H200's host 2.5 ms of the 5 that such a step takes the device.
+To weigh all ways anew takes an H200's host 2.5 ms of the 5 that a step of few tokens takes the
+device, and it does nothing meanwhile where rows have just joined. Decode steps that go on for long
+are weighed anew while the device computes (`grown_lists.AFTER_LIKE`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import log2
 
 import numpy as np
 
 from .cost import Batch, Way, members_of, summed
-from .plan import Node, WorkList, build, choose, nodes_of, runs_of
+from .plan import Node, WorkList, build, nodes_of, runs_of, weigh
 
 Array = np.ndarray
-Likeness = tuple[tuple[str, ...], tuple[int, ...]]
+Likeness = tuple[tuple[str, ...], bool, tuple[int, ...]]
 
 MOST = 1 << 12
 """Kinds of steps that are remembered."""
@@ -39,14 +41,17 @@ class KnownPlans:
     def __init__(self) -> None:
         self._known: dict[Likeness, Known] = {}
 
-    def plan(self, batch: Batch, ways: Sequence[Way]) -> tuple[Way, WorkList]:
-        """Return a way and the work list of a step, as `plan.plan_among` does."""
+    def plan(
+        self, batch: Batch, ways: Sequence[Way], beside: bool = False, anew: bool = False
+    ) -> tuple[Way, WorkList]:  # fmt: skip
+        """Return a way and the work list of a step, as `plan.plan_among` does; with `anew`, of one
+        that is weighed whatever is known, and remembered."""
         nodes = nodes_of(batch, ways)
-        key = tuple(way.name for way in ways), likeness(batch, nodes)
-        known = self._known.get(key)
+        key = tuple(way.name for way in ways), beside, likeness(batch, nodes)
+        known = None if anew else self._known.get(key)
         if known is not None and (made := _again(batch, ways, nodes, known)) is not None:
-            return known.way, made
-        way, cost = choose(batch, ways)
+            return known.way, replace(made, again=True)
+        way, cost = weigh(batch, ways, beside)
         seconds, sizes = cost.least()
         runs = cost.runs
         choices: tuple[bool | None, ...] = (None, False, True) if nodes else (None,)

@@ -86,7 +86,8 @@ class AttentionLists:
         recorded = recorded or step.is_decode
         kept = {} if step.is_decode else self._recorded
         ways = [way for way in self._choice if recorded and kept.get(way.many, way) is way]
-        lists = self._planned(step, table, lengths, 0, ways, recorded)
+        over = self._last is not None and step.is_decode and self._last.over
+        lists = self._planned(step, table, lengths, 0, ways, recorded, anew=over)
         if step.is_decode:
             way = self._ways[lists.way]
             self._recorded[way.many] = way
@@ -133,25 +134,26 @@ class AttentionLists:
 
     def _planned(
         self, step: StepInput, table: np.ndarray, lengths: np.ndarray, chunk: int = 0,
-        ways: Sequence[Way] = (), recorded: bool = False,
+        ways: Sequence[Way] = (), recorded: bool = False, anew: bool = False,
     ) -> Lists:  # fmt: skip
-        """Return lists whose items have at most `chunk` keys; 0: as many as the model chooses."""
+        """Return lists whose items have at most `chunk` keys; 0: as many as the model chooses, or
+        as it chose for a step like this one, unless it is to choose `anew`."""
         starts = step.query_starts.numpy().astype(np.int64)
         batch = Batch(table, lengths.astype(np.int64), starts)
         arrays: dict[str, np.ndarray] = {}
         extents: dict[str, int] = {}
-        apart, seconds, way = True, 0.0, self._choice[0]
-        mixed = recorded and not step.is_decode
+        apart, again, seconds, way = True, False, 0.0, self._choice[0]
         tiles = prompt_tiles(batch, self._shape) if self._prompts and not recorded else None
         batch = batch if tiles is None else tiles.without(batch)
         beside = tiles is not None and len(tiles.query) > 0
         for window in self._windows:
             among = ways or [self._ways[""]]
-            way, made = self._within(batch, window, chunk, among, beside, mixed)
+            way, made = self._within(batch, window, chunk, among, beside, anew)
             if tiles is not None:
                 joined = tiles.others(made.merge_query, made.merge_start, starts)
                 made = replace(made, merge_query=joined[0], merge_start=joined[1])
             seconds += made.seconds
+            again = again or made.again
             apart = apart and int(made.item_rows.max(initial=0)) <= self._shape.rows_few
             tail = str(window or "")
             for name in ARRAYS:
@@ -169,7 +171,7 @@ class AttentionLists:
         arrays |= self._fills(starts, table, lengths)
         extents[f"{PLANNED}F"] = len(lengths)
         arrays[PAGES] = table.ravel()
-        return Lists(arrays, extents, apart, seconds=seconds, way=way.name)
+        return Lists(arrays, extents, apart, seconds=seconds, way=way.name, again=again)
 
     def _selected(
         self, step: StepInput, table: np.ndarray, lengths: np.ndarray, rows: SparseRows
@@ -245,15 +247,15 @@ class AttentionLists:
 
     def _within(
         self, batch: Batch, window: int, chunk: int, ways: Sequence[Way], beside: bool,
-        few_tokens: bool = False,
+        anew: bool = False,
     ) -> tuple[Way, WorkList]:  # fmt: skip
         """Return a way and a plan for it whose states have slots: if need be, one without any."""
 
         def made(chunk: int, cascade: bool | None = None) -> tuple[Way, WorkList]:
             if not (window or chunk or beside) and _is_short(batch):
                 return self._single.plan(batch, ways)
-            if not (window or chunk or beside) and cascade is None and few_tokens:
-                return self._known.plan(batch, ways)
+            if not (window or chunk) and cascade is None:
+                return self._known.plan(batch, ways, beside, anew)
             if not window:
                 return plan_among(batch, ways, cascade=cascade, chunk=chunk, beside=beside)
             return ways[0], plan(batch, self._shape, self._rates, chunk=chunk, window=window)

@@ -52,6 +52,8 @@ class WorkList:
     slots: int
     seconds: float = 0.0
     runs: tuple[Run, ...] = field(default=(), compare=False)
+    again: bool = False
+    """Whether it is cut and shared as an earlier step's was, without weighing any other."""
 
 
 def plan(
@@ -70,14 +72,20 @@ def plan_among(
     batch: Batch, ways: Sequence[Way], *, cascade: bool | None = None, chunk: int = 0,
     beside: bool = False,
 ) -> tuple[Way, WorkList]:  # fmt: skip
-    """Return the way of least predicted time, and the work list for it; of rows that are few
-    `beside` prompts, what is read once is decided by roofs alone, which takes a third as long."""
-    if beside and cascade is None:
-        *_, runs = _choices(batch, ways[:1], None, alike=False)
-        way, cost = _priced(batch, runs, ways[:1])[0]
-    else:
-        way, cost = choose(batch, ways, cascade)
+    """Return the way of least predicted time, and the work list for it (see `weigh`)."""
+    way, cost = weigh(batch, ways, beside, cascade)
     return way, cut(batch, cost, chunk)
+
+
+def weigh(
+    batch: Batch, ways: Sequence[Way], beside: bool = False, cascade: bool | None = None
+) -> tuple[Way, Cost]:  # fmt: skip
+    """Return the way and the runs of least predicted time; of rows that are few `beside` prompts,
+    what is read once is decided by roofs alone, which takes a third as long."""
+    if not beside or cascade is not None:
+        return choose(batch, ways, cascade)
+    *_, runs = _choices(batch, ways[:1], None, alike=False)
+    return _priced(batch, runs, ways[:1])[0]
 
 
 class SinglePlans:

@@ -81,14 +81,16 @@ def test_lists_are_planned_anew_some_steps_after_rows_have_left(monkeypatch):
     table = np.arange(rows * 80).reshape(rows, 80)
     table[:, :12] = table[0, :12]
     planned = lists._planned
-    monkeypatch.setattr(lists, "_planned", lambda *given: (plans.append(1), planned(*given))[1])
+    monkeypatch.setattr(
+        lists, "_planned", lambda *given, **how: (plans.append(how), planned(*given, **how))[1]
+    )
     longer, left = 0, rows
     for longer in range(2 + AFTER_LEAVING):
         left = rows - longer
         lists.plan(decode_step([200 + longer] * left, table[:left].tolist()))
-    assert len(plans) == 1
+    assert plans == [{"anew": False}]
     lists.plan(decode_step([201 + longer] * left, table[:left].tolist()))
-    assert len(plans) == 2
+    assert plans[1:] == [{"anew": True}]
 
 
 def test_lists_that_grow_say_what_lists_made_anew_say():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from unittest.mock import patch
 
 import numpy as np
@@ -10,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from weft.runtime.attention import known_plans
 from weft.runtime.attention.cost import Cost
+from weft.runtime.attention.grown_lists import AFTER_LEAVING, AFTER_LIKE
 from weft.runtime.attention.known_plans import KnownPlans, likeness
 from weft.runtime.attention.lists import AttentionLists
 from weft.runtime.attention.plan import Batch, Rates, Way, nodes_of, plan_among
@@ -58,7 +60,7 @@ def test_steps_that_are_alike_are_not_weighed_again_and_planned_nearly_as_well()
     for rows, prefix, own in ((64, 0, 96), (40, 4096, 128), (3, 64, 4096), (12, 1024, 512)):
         rng, plans = np.random.default_rng(rows), KnownPlans()
         several = [mixed(rng, rows, prefix, own) for _ in range(12)]
-        with patch.object(known_plans, "choose", wraps=known_plans.choose) as weighed:
+        with patch.object(known_plans, "weigh", wraps=known_plans.weigh) as weighed:
             made = [plans.plan(batch, ways)[1] for batch in several]
         kinds = {likeness(batch, nodes_of(batch, ways)) for batch in several}
         assert weighed.call_count == len(kinds) < 6
@@ -90,15 +92,50 @@ def step_of(counts: list[int], length: int, most: int = 8) -> StepInput:
     return StepInput(tokens, tokens, tokens, starts, lengths.int(), pages, tokens)
 
 
-def test_only_steps_that_may_be_replayed_and_are_no_decode_steps_are_planned_like_others() -> None:
+def test_rows_beside_prompts_are_planned_like_others_beside_prompts_only() -> None:
+    ways, plans, batch = [Way("", LLAMA, Rates())], KnownPlans(), forks(64, 512, 96)
+    for beside in (False, True):
+        wanted = plan_among(batch, ways, beside=beside)[1]
+        first, again = (plans.plan(batch, ways, beside)[1] for _ in range(2))
+        assert (first.again, again.again) == (False, True)
+        for made in (first, again):
+            assert made.runs == wanted.runs and made.item_high.tolist() == wanted.item_high.tolist()
+
+
+def rows_at(length: int, first: int) -> StepInput:
+    """Return a decode step of eight rows of so many keys, whose pages begin with `first`."""
+    step = step_of([1] * 8, length)
+    pages = torch.arange(8 * 32, dtype=torch.int32).view(8, 32)
+    return replace(step, page_table=pages + first)
+
+
+def test_decode_steps_of_other_rows_are_planned_like_those_before_and_weighed_once_they_go_on():
     lists = AttentionLists(LLAMA, (0,), torch.device("meta"), 4096)
-    with patch.object(KnownPlans, "plan", wraps=lists._known.plan) as like:
-        lists.plan(step_of([1, 1, 1, 1], 40), recorded=True)
-        lists.plan(step_of([1, 5, 1, 2], 40), recorded=False)
-        assert not like.called
-        lists.plan(step_of([1, 5, 1, 2], 40), recorded=True)
-        lists.plan(step_of([3, 1, 1, 4], 41), recorded=True)
-        assert like.call_count == 2
+    with patch.object(known_plans, "weigh", wraps=known_plans.weigh) as weighed:
+        first = lists.plan(rows_at(140, 0))
+        others = lists.plan(rows_at(140, 100))  # all rows have left, and others have joined
+        assert (first.again, others.again, weighed.call_count) == (False, True, 1)
+        for name, array in first.arrays.items():
+            if not name.endswith("pages"):
+                assert array.tolist() == others.arrays[name].tolist()
+        for more in range(AFTER_LIKE):
+            assert lists.plan(rows_at(141 + more, 100)) is not None
+        assert weighed.call_count == 1
+        lists.plan(rows_at(141 + AFTER_LIKE, 100))
+        assert weighed.call_count == 2
+        for more in range(AFTER_LEAVING):
+            lists.plan(rows_at(142 + AFTER_LIKE + more, 100))
+        assert weighed.call_count == 2
+
+
+def test_what_is_weighed_anew_is_what_steps_are_planned_like_from_then_on() -> None:
+    ways, plans = [Way("", LLAMA, Rates())], KnownPlans()
+    with patch.object(known_plans, "likeness", lambda batch, nodes: ()):  # all are alike
+        plans.plan(forks(64, 4096, 96), ways)
+        shared = forks(8, 0, 4096)
+        plans.plan(shared, ways, anew=True)
+        wanted, found = plan_among(shared, ways)[1], plans.plan(shared, ways)[1]
+        assert found.again and found.item_high.tolist() == wanted.item_high.tolist()
 
 
 def test_a_step_for_whose_states_there_are_no_slots_is_not_cut_as_one_like_it_was() -> None:
