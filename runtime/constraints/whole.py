@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
+
+KEPT = 64
+"""Schemas and grammars whose matchers are kept."""
 
 
 def fits(kind: str, source: Any, text: str) -> bool:
@@ -15,7 +18,7 @@ def fits(kind: str, source: Any, text: str) -> bool:
     return bool(matcher.consume_tokens(tokenizer.tokenize_str(text)) and matcher.is_accepting())
 
 
-@cache
+@lru_cache(KEPT)
 def _matcher(kind: str, source: str) -> Any:
     from llguidance import LLMatcher
 
