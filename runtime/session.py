@@ -8,6 +8,7 @@ from time import perf_counter
 from typing import Any
 
 from ..ir.budget import Limits
+from ..ir.diagnostics import RunError
 from .engine import Engine
 from .interrupts import Turn, heard_between_steps
 from .memory.upcoming import KnownPrompts, UpcomingRows
@@ -15,7 +16,7 @@ from .programs.events import Listener
 from .programs.instance import Instance
 from .programs.machine import Machine
 from .programs.tasks import Root, TaskLoop
-from .programs.tools import ToolPool, called_from_tool
+from .programs.tools import called_from_tool, tool_pool
 from .results import Result, Stats
 from .schedule.admission import Admission, Claim
 from .schedule.forecast import Forecast
@@ -36,6 +37,13 @@ LOOK_AHEAD = 4
 """Jobs looked at ahead, for each that may be open."""
 
 
+class NoTurn(RunError):
+    """A program that a tool on a virtual clock runs."""
+
+    template = "a tool whose time is simulated cannot run programs: it is called inside a step"
+    hint = "give the tool a value to return, or run without a simulated executor"
+
+
 class Host:
     """An engine with its task loop; sessions of several threads share it, one step at a time."""
 
@@ -51,7 +59,7 @@ class Host:
         dear = getattr(executor, "tokens_are_dear", False)
         rows = executor.max_batch if dear else None
         self.admission = Admission(engine.kv, self.forecast.limits, rows)
-        self.loop = TaskLoop(engine, ToolPool(machine.records), machine.texts.gather)
+        self.loop = TaskLoop(engine, tool_pool(executor, machine.records), machine.texts.gather)
         self.lock = Turn()
         self.tickets = count()
         self.upcoming = engine.tree.upcoming = UpcomingRows(known)
@@ -73,12 +81,17 @@ class Session:
         self._next: tuple[Job, Claim] | None = None
         self._open: dict[Instance, Root] = {}
         self._ended: list[Outcome] = []
-        self._for_a_tool = called_from_tool.get()
+        self._for_a_tool = called_from_tool.get() is not None
         self._goes_before = False
         """The next row starts without room of its own: those that have it wait for that row."""
 
     def steps(self, jobs: Iterator[Job]) -> Iterator[list[Outcome]]:
-        """Run all jobs, at most `most` at a time; closing the iterator cancels what is open."""
+        """Run all jobs, at most `most` at a time; closing the iterator cancels what is open.
+
+        Raises NoTurn where a simulated tool asks for it.
+        """
+        if called_from_tool.get() == "here":
+            raise NoTurn()
         with heard_between_steps(), seldom_collected():
             yield from self._steps(jobs)
 

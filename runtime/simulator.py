@@ -6,16 +6,18 @@ can be tested, and timed, on any machine. `toy_logits` is the same model on a pl
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ..ir.core import Operation
 from ..ir.token_masks import few_words
 from ..ir.vocabulary import Frame, Part
 from .execution.step import ModelExecutor, StepInput
+from .programs.timed_tools import TimedTools, ToolSeconds
 
 _MULTIPLIER = 0x9E3779B97F4A7C15
 
@@ -100,8 +102,9 @@ Price = Callable[[Sequence[int], Sequence[int], int], float]
 class SimulatedExecutor:
     """A ModelExecutor that answers as another one, and takes the time of a third.
 
-    Each step advances `now`, a virtual clock in seconds, by its price. Two schedules of the same
-    work can so be compared for a model and a machine that are not there.
+    Each step advances `now`, a virtual clock in seconds, by its price, and tools take stated
+    seconds of it. Two schedules of the same work can so be compared for a model and a machine that
+    are not there, and one has the same steps whenever it is run.
     """
 
     takes_words = False
@@ -110,11 +113,20 @@ class SimulatedExecutor:
     tokens_are_dear = False
     """The price decides, and those that there are know a GPU."""
 
-    def __init__(self, inner: ModelExecutor, price: Price) -> None:
+    def __init__(
+        self, inner: ModelExecutor, price: Price, tool_seconds: ToolSeconds = lambda tool: 0.0
+    ) -> None:
+        """`tool_seconds` are those that a tool's call takes; 0: it is answered after the step that
+        comes next."""
         self.now = 0.0
         self.steps = 0
         self._inner = inner
         self._price = price
+        self._tool_seconds = tool_seconds
+
+    def tools(self, records: Mapping[str, Operation]) -> TimedTools:
+        """Return what calls tools on this clock, for an engine's task loop."""
+        return TimedTools(records, self, self._tool_seconds)
 
     def __getattr__(self, name: str) -> Any:
         """Return a limit or a size of the executor that answers."""

@@ -115,6 +115,14 @@ class Boundless(FewerPages):
     max_batch, max_tokens = 1 << 10, 1 << 17
 
 
+class Counted(SimulatedExecutor):
+    """An executor whose steps are counted: their number does not depend on when tools answer."""
+
+    def __init__(self, inner: ModelExecutor) -> None:
+        super().__init__(inner, lambda queries, keys, rows: 1.0)
+        self.tokens_are_dear = getattr(inner, "tokens_are_dear", False)
+
+
 def in_parts(sample: SampleKernel, most: int) -> SampleKernel:
     """Return a sampler of any number of rows, by one that takes some."""
 
@@ -190,7 +198,7 @@ class Contest:
                 answers.update(ended)
             return [answers[number] for number in self.numbers]
 
-        return _timed(run, executable.engine, log, trace)
+        return _timed(run, way, executable.engine, log, trace)
 
     def requests(self, way: Way) -> Run:
         """Run the program as written by clients of the same engine."""
@@ -211,7 +219,7 @@ class Contest:
         )  # fmt: skip
         rows = dict(zip(self.numbers, self.rows, strict=True))
         run = lambda: program.run_rows(server, rows, way.clients)  # noqa: E731
-        return _timed(run, engine, log, trace)
+        return _timed(run, way, engine, log, trace)
 
     def _executor(self, way: Way) -> Any:
         executor: Any = way.replay or self.compilation.executor
@@ -219,13 +227,16 @@ class Contest:
             return executor
         limited = Boundless if way.boundless else FewerPages
         executor = limited(executor, way.kv_tokens // executor.page_size)
-        return SimulatedExecutor(executor, way.price) if way.price else executor
+        if way.price:
+            return SimulatedExecutor(executor, way.price)
+        return Counted(executor) if way.replay else executor
 
 
 def _timed(
-    run: Callable[[], list[Any]], engine: Engine, log: CallLog | None, trace: Trace | None
-) -> Run:
-    """Run and return the outcome with its seconds: of the virtual clock where there is one."""
+    run: Callable[[], list[Any]], way: Way, engine: Engine, log: CallLog | None,
+    trace: Trace | None,
+) -> Run:  # fmt: skip
+    """Run; return the outcome with its seconds, of the virtual clock where steps have a price."""
     gc.collect()
     gc.freeze()  # as a server does that is up: collections look at what a run makes, not at all
     with seldom_collected():  # clients, too
@@ -233,7 +244,7 @@ def _timed(
         answers = run()
         seconds = perf_counter() - start
     gc.unfreeze()
-    if isinstance(engine.executor, SimulatedExecutor):
+    if way.price and isinstance(engine.executor, SimulatedExecutor):
         seconds = engine.executor.now
     return Run(seconds, answers, engine, log, trace)
 

@@ -31,7 +31,7 @@ from weft.runtime.programs.bindings import stops_of
 from weft.runtime.programs.events import Choice, Generated
 from weft.runtime.programs.select import choose, shares
 from weft.runtime.programs.tasks import Branches, TaskLoop
-from weft.runtime.programs.tools import DEFAULT_TIMEOUT, ToolCall, ToolFailed, ToolPool
+from weft.runtime.programs.tools import DEFAULT_TIMEOUT, ToolCall, ToolFailed, tool_pool
 from weft.runtime.schedule.request import Sampling
 
 from .grammars import ConstraintOf
@@ -100,7 +100,8 @@ class Program:
         self, server: Server, rows: Mapping[int, Mapping[str, Any]], most: int = MOST_ROWS
     ) -> list[Answer]:
         """Run a client for each row, by its number, `most` at once; return the answers in order."""
-        loop = TaskLoop(server.engine, ToolPool(self.records))
+        tools = tool_pool(server.engine.executor, self.records)
+        loop = TaskLoop(server.engine, tools)
         answers: dict[int, Answer] = {}
         waiting = list(rows.items())[::-1]
 

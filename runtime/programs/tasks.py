@@ -18,7 +18,7 @@ from ..engine import Engine
 from ..schedule.request import Request
 from .future_values import Later, Spawn
 from .texts import PORTION, Unencoded
-from .tools import Pause, ToolCall, ToolPool
+from .tools import ToolCall, Tools, Wait
 
 Coroutine = Generator[Any, Any, Any]
 
@@ -74,7 +74,7 @@ class TaskLoop:
     """Runs tasks over one engine and one pool of tools."""
 
     def __init__(
-        self, engine: Engine, tools: ToolPool, gather: Callable[[Iterable[str]], None] | None = None
+        self, engine: Engine, tools: Tools, gather: Callable[[Iterable[str]], None] | None = None
     ) -> None:
         """`gather` encodes the texts that tasks wait for."""
         self.engine = engine
@@ -95,7 +95,7 @@ class TaskLoop:
     def __bool__(self) -> bool:
         return bool(self._ready or self._waiting or self._unencoded)
 
-    def step(self) -> Pause | None:
+    def step(self) -> Wait | None:
         """Run what is ready, then one step of the model.
 
         Returns what is to be waited for before the next step, where only tools can go on: not here,

@@ -15,7 +15,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from inspect import isawaitable
 from time import monotonic
-from typing import Any
+from typing import Any, Literal, Protocol
 
 from ...ir.core import Operation, Term
 from ...ir.diagnostics import RunError
@@ -24,6 +24,9 @@ from ...ir.values import TIMEOUT, WRONG_VALUE, ErrorValue, ToolFailed
 from .coerce import Mismatch, coerce
 
 DEFAULT_TIMEOUT = 30.0
+
+LIMIT = 32
+"""Calls that run at once; others wait until one of them ends."""
 
 CANCELLED_AFTER = 1.0
 """Seconds behind its time at which a coroutine is cancelled: by then it has been told as late."""
@@ -87,6 +90,36 @@ class _Answers:
                 return
 
 
+class Wait(Protocol):
+    """What one waits for who has nothing to do before a tool answers."""
+
+    def wait(self) -> None:
+        """Wait for it."""
+        ...
+
+
+class Tools(Protocol):
+    """Calls of tools that are on their way."""
+
+    def __bool__(self) -> bool: ...
+
+    def submit(self, call: ToolCall) -> None:
+        """Start a call, or queue it when too many run."""
+        ...
+
+    def cancel(self, call: ToolCall) -> None:
+        """Forget a call."""
+        ...
+
+    def poll(self) -> list[Completion]:
+        """Return finished calls with their checked value, or with an error; wait for none."""
+        ...
+
+    def pause(self) -> Wait:
+        """Return what to wait for before it is worth while to `poll` again."""
+        ...
+
+
 @dataclass(frozen=True)
 class Pause:
     """What one waits for who has nothing to do before a tool answers, or a call's time is over.
@@ -134,19 +167,22 @@ class _Workers:
 
     def _work(self) -> None:
         while (call := self._calls.get()) is not None:
-            outcome = _outcome(call)
+            found = outcome(call)
             self._idle.append(None)  # before who waits for it can ask for the next
-            self._done.put(outcome)
-            del call, outcome  # what they hold must not live until the next one comes
+            self._done.put(found)
+            del call, found  # what they hold must not live until the next one comes
 
 
-called_from_tool: ContextVar[bool] = ContextVar("called_from_tool", default=False)
+Where = Literal["thread", "here"]
+
+called_from_tool: ContextVar[Where | None] = ContextVar("called_from_tool", default=None)
 """Whether this is a tool's function, or what it calls: what it runs of weft has a caller that holds
-memory until it answers."""
+memory until it answers. In a thread of its own, or in that of the run that calls it."""
 
 
-def _outcome(call: ToolCall) -> Completion:
-    before = called_from_tool.set(True)
+def outcome(call: ToolCall, where: Where = "thread") -> Completion:
+    """Run a call's function; return its value, not checked yet, or what it raised."""
+    before = called_from_tool.set(where)
     try:
         value = call.function(*call.arguments)
         return call, asyncio.run(_awaited(call, value)) if isawaitable(value) else value, None
@@ -164,7 +200,7 @@ async def _awaited(call: ToolCall, value: Awaitable[Any]) -> Any:
 class ToolPool:
     """Runs tool calls in daemon threads, so that one that hangs holds up nothing else."""
 
-    def __init__(self, records: Mapping[str, Operation], limit: int = 32) -> None:
+    def __init__(self, records: Mapping[str, Operation], limit: int = LIMIT) -> None:
         self._records = records
         self._limit = limit
         self._queued: deque[ToolCall] = deque()
@@ -198,13 +234,11 @@ class ToolPool:
         for call, value, error in self._done.take():
             if not call.closed:
                 self._running.discard(call)
-                finished.append(self._checked(call, value, error))
+                finished.append(checked(self._records, call, value, error))
         now = monotonic()
         for call in [call for call in self._running if call.deadline <= now]:
             self.cancel(call)
-            finished.append(
-                (call, None, _failed(call, TIMEOUT, f"did not answer in {call.timeout:g} s"))
-            )
+            finished.append((call, None, too_slow(call)))
         self._start()
         return finished
 
@@ -213,20 +247,34 @@ class ToolPool:
         until = min((call.deadline for call in self._running), default=0.0)
         return Pause(self._done, self._seen, until)
 
-    def _checked(self, call: ToolCall, value: Any, error: BaseException | None) -> Completion:
-        if error is not None:
-            return call, None, _failed(call, type(error).__name__, _said(error))
-        try:
-            return call, coerce(call.returns, self._records, value), None
-        except Mismatch as mismatch:
-            return call, None, _failed(call, WRONG_VALUE, f"returned a wrong value: {mismatch}")
-
     def _start(self) -> None:
         while self._queued and len(self._running) < self._limit:
             call = self._queued.popleft()
             call.deadline = monotonic() + call.timeout
             self._running.add(call)
             self._workers.run(call)
+
+
+def tool_pool(executor: object, records: Mapping[str, Operation]) -> Tools:
+    """Return what calls tools beside an executor: threads, or what a simulated one has for it."""
+    return getattr(executor, "tools", ToolPool)(records)
+
+
+def checked(
+    records: Mapping[str, Operation], call: ToolCall, value: Any, error: BaseException | None
+) -> Completion:
+    """Return a call with its value as the declared type has it, or with ToolFailed."""
+    if error is not None:
+        return call, None, _failed(call, type(error).__name__, _said(error))
+    try:
+        return call, coerce(call.returns, records, value), None
+    except Mismatch as mismatch:
+        return call, None, _failed(call, WRONG_VALUE, f"returned a wrong value: {mismatch}")
+
+
+def too_slow(call: ToolCall) -> ToolFailed:
+    """Return the error of a call whose time is over."""
+    return _failed(call, TIMEOUT, f"did not answer in {call.timeout:g} s")
 
 
 def call_now(

@@ -2,6 +2,7 @@
 
 import json
 from time import perf_counter
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from weft.bench import compile_time, programs, programs_gpu
 from weft.bench.contest.bound import Work, cpu_bound, table
 from weft.bench.contest.calls import Call, ideal_hits
 from weft.bench.contest.cases import CASES
-from weft.bench.contest.contest import Run, in_parts
+from weft.bench.contest.contest import Contest, Run, Way, in_parts
 from weft.bench.contest.figures import in_other_tokens, profile, same
 from weft.bench.contest.replay import Replay, UnknownPrefix
 from weft.bench.contest.simulated import RooflinePrice
@@ -20,6 +21,8 @@ from weft.frontend.open import open_program
 from weft.runtime.engine import Engine
 from weft.runtime.execution.sampler import sample_rows
 from weft.runtime.execution.weights import RandomTensors
+from weft.runtime.programs.timed_tools import TimedTools
+from weft.runtime.programs.tools import ToolPool, tool_pool
 from weft.runtime.schedule.request import Request, Sampling
 from weft.runtime.simulator import SimulatedExecutor, ToyExecutor
 from weft.runtime.tracing.trace import Trace
@@ -105,6 +108,20 @@ def test_replay_gives_the_same_answers_without_the_model():
     replay.frozen = True
     assert run(replay)[0] == said
     assert run(replay, prompts=((1, 2, 4), (1, 2, 3)))[0] == said[::-1]
+
+
+def test_counted_steps_are_those_of_the_machine_with_tools_on_a_clock():
+    model = ToyExecutor(50, num_pages=100)
+    model.tokens_are_dear = True  # as on a CPU: it decides how many rows are open
+    contest = Contest.__new__(Contest)
+    contest.compilation = SimpleNamespace(executor=model)  # type: ignore[assignment]
+    counted = contest._executor(Way(kv_tokens=200, replay=Replay(model)))
+    assert counted.tokens_are_dear and isinstance(tool_pool(counted, {}), TimedTools)
+    assert run(counted)[0] == run(ToyExecutor(50))[0] and counted.now == counted.steps
+    priced = contest._executor(Way(kv_tokens=200, price=lambda fed, seen, rows: 2.0))
+    assert not priced.tokens_are_dear and isinstance(tool_pool(priced, {}), TimedTools)
+    timed = contest._executor(Way(kv_tokens=200))
+    assert timed.tokens_are_dear and isinstance(tool_pool(timed, {}), ToolPool)
 
 
 def test_replay_refuses_what_no_run_has_computed():
@@ -215,7 +232,7 @@ def test_prompts_of_equal_text_in_other_tokens_are_counted():
 
 @pytest.mark.slow
 def test_a_program_is_measured_on_the_shipped_model():
-    from weft.bench.contest.contest import Bench, Contest
+    from weft.bench.contest.contest import Bench
     from weft.bench.contest.figures import measure
 
     case = CASES["few_shot"]
