@@ -75,6 +75,8 @@ class Drawing:
         """
         matcher = self._matcher(operation, heal, opening.text)
         drawn, logprobs, spent = self._draw_all(operation, ids, matcher, opening.budget, heal, key)
+        if (problem := getattr(matcher, "problem", None)) is not None:
+            raise problem
         new = drawn
         if self._constraint_of(operation["type"], self._records) is not None:
             new = canonical_ids(self._words, drawn)

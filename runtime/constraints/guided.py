@@ -34,7 +34,11 @@ WHAT = {"regex": "pattern", "json": "schema", "lark": "grammar"}
 
 
 class GuidedMatcher:
-    """A Matcher over llguidance."""
+    """A Matcher over llguidance.
+
+    Where llguidance gives up, as a text has become too much for its limits, `problem` says so:
+    any token may come then, and the text is complete with it. Its gen fails, and no other.
+    """
 
     idle = False
 
@@ -42,31 +46,34 @@ class GuidedMatcher:
         self._inner = inner
         self._what = what
 
+    @property
+    def problem(self) -> BadConstraint | None:
+        """What has gone wrong, if anything has."""
+        if not self._inner.is_error():
+            return None
+        return BadConstraint(what=self._what, problem=self._inner.get_error().splitlines()[0])
+
     def fill(self, masks: np.ndarray, row: int) -> None:
         """Write the bitmask of allowed tokens into `masks[row]`."""
         fill_next_token_bitmask(self._inner, masks, row)
-        self._check()
+        if self._inner.is_error():
+            masks[row] = -1
 
     def accept(self, token: int) -> None:
-        """Advance by a token; raises BadConstraint if the constraint's limits are exceeded."""
+        """Advance by a token."""
         self._inner.consume_token(token)
-        self._check()
 
     def forced(self) -> list[int]:
         """Return the tokens that must come next."""
-        return self._inner.compute_ff_tokens()
+        return [] if self._inner.is_error() else self._inner.compute_ff_tokens()
 
     def is_complete(self) -> bool:
         """Whether nothing may follow."""
-        return self._inner.is_stopped()
+        return self._inner.is_stopped() or self._inner.is_error()
 
     def fork(self) -> GuidedMatcher:
         """Return an independent copy."""
         return GuidedMatcher(self._inner.deep_copy(), self._what)
-
-    def _check(self) -> None:
-        if self._inner.is_error():
-            raise BadConstraint(what=self._what, problem=self._inner.get_error().splitlines()[0])
 
 
 HINTS = {

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .constraint import Matcher
+from .constraint import BadConstraint, Matcher
 from .heal import HealMatcher
 from .stops import (
     PatternScanner,
@@ -144,6 +144,11 @@ class Watch:
         if self.matcher is not None and self.matcher.is_complete():
             return Finish("complete", -1)
         return None
+
+    @property
+    def problem(self) -> BadConstraint | None:
+        """What has kept the constraint from being followed to the end, if anything has."""
+        return getattr(self.matcher, "problem", None)
 
     @property
     def needless(self) -> bool:

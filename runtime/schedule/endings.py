@@ -81,6 +81,7 @@ class Endings:
             request.token_logprobs = kept + [None] * len(finish.tail)
         if request.watch is not None:
             request.watch.close()
+            request.error = request.problem()
         self.remember(request)
         self._done(request)
 

@@ -108,6 +108,14 @@ class Request:
             return self.score_from
         return self.sequence.length - 1 if self.sampling else self.sequence.length
 
+    def problem(self) -> WeftError | None:
+        """Return what has kept its constraint from being followed, with its place."""
+        found = self.watch.problem if self.watch is not None else None
+        if found is None:
+            return None
+        problem = f"row {self.row}, {self.name}: {found.fields['problem']}"
+        return type(found)(what=found.fields["what"], problem=problem, span=self.span)
+
     def take(self, token: int) -> None:
         """Append a token that no row of the batch holds."""
         self.sequence.append((token,))

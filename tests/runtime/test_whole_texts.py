@@ -8,6 +8,7 @@ import pytest
 from weft.frontend.lower import lower
 from weft.frontend.open import open_program
 from weft.ir.values import UnreadableValue
+from weft.runtime.constraints.constraint import BadConstraint
 from weft.runtime.constraints.whole import fits
 from weft.runtime.programs.model_calls import ProgramFailed
 
@@ -59,3 +60,28 @@ def test_a_text_that_may_end_where_its_budget_does_is_whole(toy, tmp_path):
     found = toy.compile(module).run().value
     assert found and set(found) <= set("ab")
     assert toy.oracle(module)().value == found
+
+
+@pytest.mark.parametrize("ahead", [False, True])
+def test_a_text_that_becomes_too_much_fails_alone(toy, tmp_path, ahead):
+    """llguidance bounds its own work, and gives up in the midst of a text."""
+    bounds = {"multipleOf": 111111, "minimum": 111111, "maximum": 333333}
+    (tmp_path / "hard.json").write_text(json.dumps({"type": "integer", **bounds}))
+    program = tmp_path / "p.weft"
+    program.write_text(
+        'program p(n: int) -> str:\n    "{n}: "\n    if n == 1:\n        fork 2 as xs:\n'
+        '            gen a(max_tokens=12): schema "hard.json"\n            yield "{a}"\n'
+        "        return xs[1]\n    gen b(max_tokens=6)\n    return b\n"
+    )
+    module = lower(open_program(program).file)
+    executable, oracle = toy.compile(module, ahead=ahead), toy.oracle(module)
+    rows = [{"n": n} for n in range(4)]
+    outcome = executable.run_rows(rows, keep_going=True)
+    assert outcome.values == [None if n == 1 else oracle(n, n=n).value for n in range(4)]
+    (error,) = outcome.errors.values()
+    assert "p.weft:5:13: run error: the schema cannot be followed: row 1, gen 'a': lexer" in error
+    toy.assert_clean(executable)
+    with pytest.raises(BadConstraint, match="too many expressions"):
+        executable.run(n=1)
+    with pytest.raises(BadConstraint, match="too many expressions"):
+        oracle(1, n=1)
