@@ -27,7 +27,7 @@ from unittest.mock import patch
 
 from weft.bench.contest.cases import CASES, Case
 from weft.bench.contest.contest import Bench, Contest, Way
-from weft.bench.gpu.timed_device import TimedDevice
+from weft.bench.gpu.timed_device import TimedDevice, waits_text
 from weft.bench.gpu.workloads import WORKLOADS, Words, Workload
 from weft.bench.gpu_profile import steps_text
 from weft.bench.host_clock import HostClock, told_by
@@ -71,9 +71,11 @@ def run_program(
         began = time.thread_time()
         run(way)
         host.append(time.thread_time() - began)
+    bench.device.waits.clear()
     found = measured(lambda: run(replace(way, noted=True)))
     steps = found.trace.steps
     print(steps_text(steps, steps[0].start))
+    print(waits_text(bench.device.waits, [step.start for step in steps]))
     name = f"{case.name} by clients" if clients else case.name
     print(
         f"{name}: {1e3 * found.seconds:.1f} ms, {len(steps)} steps; of the host's processor "

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -94,6 +94,30 @@ class SeenRows(HeldRows):
         return super().begin(batch, source, running)
 
 
+class Wait(NamedTuple):
+    """When a device had nothing to do any more, when the host asked for its next step, and when
+    that began, in seconds of the clock."""
+
+    since: float
+    asked: float
+    begun: float
+
+
+def waits_text(waits: Sequence[Wait], starts: Sequence[float]) -> str:
+    """Return how long a device waited for its steps, by what the host did meanwhile; `starts` says
+    when the host began to put each together. What came before the first step is left out."""
+    found = [0.0, 0.0, 0.0]
+    for (since, asked, begun), start in zip(waits[1:], starts[1:], strict=True):
+        ends = start, asked, begun
+        for place, (first, last) in enumerate(zip((since, start, asked), ends, strict=True)):
+            found[place] += max(0.0, min(last, begun) - max(first, since))
+    after, before, launch = (1e3 * seconds for seconds in found)
+    return (
+        f"the device waited {after + before + launch:.1f} ms: {after:.1f} for what follows last "
+        f"tokens, {before:.1f} for schedules, {launch:.1f} for attention lists and launches"
+    )
+
+
 class TimedDevice:
     """An executor and a sampler that compute nothing: each step takes time, one after another.
 
@@ -112,6 +136,7 @@ class TimedDevice:
         self.vocab_size, self.context_length = vocabulary, context
         self.max_batch, self.max_tokens, self.max_logits = batch, 16384, 8 * batch
         self.busy_until, self.copies = 0.0, 0
+        self.waits: list[Wait] = []
         self.held = SeenRows(
             vocabulary, torch.zeros(batch, dtype=torch.int32),
             torch.zeros((batch, -(-vocabulary // 32)), dtype=torch.int32), lambda *given: None,
@@ -134,7 +159,7 @@ class TimedDevice:
 
     def forward(self, step: StepInput, source: np.ndarray | None = None) -> Tensor:
         """Take the step's time from when the device is free."""
-        tokens = len(step.tokens)
+        tokens, asked = len(step.tokens), time.perf_counter()
         replayed = step.is_decode or (tokens <= self.max_batch and step.copies is None)
         lists = self._lists.plan(step, replayed)
         if not replayed:
@@ -143,7 +168,9 @@ class TimedDevice:
         begins = time.perf_counter() + self._speed * (0.0 if replayed else BEGINS)
         time.sleep(self._speed * (REPLAY if replayed else LAUNCH))
         seconds = self._speed * (STEP if step.is_decode else max(STEP, PROMPT * tokens))
-        ends = max(self.busy_until, begins) + seconds
+        begins = max(self.busy_until, begins)
+        self.waits.append(Wait(self.busy_until, asked, begins))
+        ends = begins + seconds
         self.busy_until = ends if replayed else max(ends, time.perf_counter())
         return self._logits[:1].expand(len(step.logits_rows), self.vocab_size)
 

@@ -8,7 +8,15 @@ from dataclasses import replace
 import pytest
 import torch
 from weft.bench.gpu import timed_device
-from weft.bench.gpu.timed_device import BEGINS, LAUNCH, PROMPT, REPLAY, TimedDevice
+from weft.bench.gpu.timed_device import (
+    BEGINS,
+    LAUNCH,
+    PROMPT,
+    REPLAY,
+    TimedDevice,
+    Wait,
+    waits_text,
+)
 from weft.bench.host_clock import HostClock, told_by
 from weft.runtime.execution.step import StepInput
 from weft.runtime.gpu.prompt_rooms import TOKENS
@@ -72,3 +80,30 @@ def test_the_device_begins_with_a_step_while_the_host_launches_the_rest():
         device.busy_until, began = 0.0, clock.now()
         device.forward(a_step(300))
         assert device.busy_until >= began + LAUNCH  # never done before all is launched
+
+
+def test_what_a_device_waits_for_is_told_apart():
+    waits = [
+        Wait(0.0, 1.0, 1.1),  # the first step of all
+        Wait(2.0, 2.0 - 1e-3, 2.0),  # launched ahead: no wait
+        Wait(3.0, 3.012, 3.013),  # put together 10 ms after the last token
+        Wait(4.0, 4.0005, 4.0015),  # put together before that, launched too late
+    ]
+    said = waits_text(waits, [0.9, 1.9, 3.010, 3.995])
+    assert said == (
+        "the device waited 14.5 ms: 10.0 for what follows last tokens, 2.5 for schedules, "
+        "2.0 for attention lists and launches"
+    )
+
+
+def test_a_device_tells_when_it_waited():
+    clock = HostClock()
+    with told_by(clock):
+        device = TimedDevice(100, [1, 2, 3], batch=256)
+        device.forward(a_step(1, 1))
+        clock.sleep(1.0)  # the step takes a few milliseconds
+        idle = device.busy_until
+        device.forward(a_step(1, 1))
+    first, second = device.waits
+    assert first.since == 0.0 and second.since == idle < second.asked <= second.begun
+    assert second.begun + timed_device.STEP == pytest.approx(device.busy_until)
