@@ -137,14 +137,25 @@ class Analysis:
         )
 
     def streams(self, value: Value) -> bool:
-        """Tell whether a tile is loaded at indices that follow from the program and loops alone."""
+        """Tell whether a tile is loaded at indices that follow from the program and loops alone,
+        or that lie where these say in a list: the next program's can be asked for, too."""
         load = self.conversion(value)
         return (
             load is not None
             and load.operands[0].name not in self.written
             and not load.attribute("masked")
-            and all(self.index_algebra(index) for index in load.operands[1:])
+            and all(self.index_algebra(at) or self._in_list(at) for at in load.operands[1:])
         )
+
+    def _in_list(self, index: Value) -> bool:
+        """Tell whether indices are read from a list that stays, and inside its end wherever."""
+        load = self.conversion(index) if shape_of(index.type) else None
+        if load is None or load.operands[0].name in self.written or load.attribute("masked"):
+            return False
+        (place, *more) = load.operands[1:]
+        clamp = self.producer.get(place.name)
+        clamped = clamp is not None and str(clamp.attribute("expr", "")).startswith("min(")
+        return clamped and not more and self.index_algebra(place)
 
     def conversion(self, value: Value) -> Operation | None:
         """Return the load that a value is, or is a mere change of dtype of; not what rounds."""

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...ir.token_masks import WORTH, few_words
+from ...ir.token_masks import ALONE, WORTH, few_words
 from ..execution.step import ModelExecutor
 from .batch import Batch
 
@@ -115,8 +115,11 @@ class AllowedWords:
         key = union.tobytes()
         if key in self._known:
             self._known.move_to_end(key)
-            return self._known[key]
-        return self._remember(key, self._new(union))
+            found = self._known[key]
+        else:
+            found = self._remember(key, self._new(union))
+        wide = drawn == 1 and found is not None and len(found.words) > ALONE * self._vocab_size
+        return None if wide else found
 
     def masks(self, batch: Batch, narrow: Narrow, drawn: int) -> Tensor:
         """Return the rows' masks over the words that were chosen just now, as wide as their

@@ -146,3 +146,12 @@ def test_columns_of_some_words(name: str) -> None:
     arguments, wanted = some_words(shape, 3, 45)
     run_kernel(matmul(shape), *arguments)
     close(arguments[6][:, :45], wanted)
+
+
+def test_rows_of_the_next_words_are_asked_for_within_their_list() -> None:
+    """Of several rows: one waits for its weights in any case."""
+    for name in ("norm_rows", "sixteen"):
+        source = compile_one(matmul(WORDS[name])).source
+        ahead = [line for line in source.splitlines() if "m_prefetch" in line]
+        assert ahead and all("words[T.min(" in line for line in ahead)
+    assert "m_prefetch" not in compile_one(matmul(WORDS["f32"])).source

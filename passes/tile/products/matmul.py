@@ -75,9 +75,9 @@ def blocks(n: int, k: int, rows: int = 1, weight: str = "f32") -> tuple[int, int
 
 
 WORDS_BLOCK = 128
-"""Words of a head of short rows that a program has: of 3,813 of 4,096 words of 256 numbers one row
-took .89 of the time of all, four .92 and sixteen .97, of 2,048 words .45, .51 and .55 (an AMD
-machine, one thread, five others busy); with blocks of 32 up to 1.21 and .65."""
+"""Words of a head of short rows that a program has: of 2,048 of 4,096 words of 256 numbers one row
+took .76 of the time of all, four .60 and sixteen .61 (an AMD machine, one thread, weights as far as
+in a step); with blocks of 64 .82, .62 and .66."""
 
 
 def word_blocks(n: int, k: int, rows: int = 1) -> tuple[int, int]:
