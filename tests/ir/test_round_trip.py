@@ -117,6 +117,16 @@ def test_spans_come_back_when_they_are_printed(name):
     check()
 
 
+def test_an_operation_of_nothing_but_a_name_keeps_its_span():
+    """`loc` is no attribute's name there, and may be one elsewhere."""
+    given = Operation("program.yield", span=Span("p.weft", 1, 2, 3, 4))
+    inner = Operation("program.yield", attributes=(("loc", 5),), span=Span("q", 5, 6, 7, 8))
+    for operation in (given, inner):
+        text = print_module(Module((operation,)), spans=True)
+        (again,) = parse_module(text).operations
+        assert (again, again.span) == (operation, operation.span)
+
+
 @pytest.mark.parametrize("name", ["program", "plan"])
 def test_what_fits_its_specification_verifies(name):
     """The builder follows the specifications, so only an operation's own check may object."""
