@@ -80,8 +80,28 @@ class RunOptions:
     quiet: bool
 
 
+TERMINATED = 143
+"""The exit status of what SIGTERM ended, as shells have it: 128 and the signal's number."""
+
+
 def run(options: RunOptions) -> None:
-    """Compile, run, print the result and what it cost."""
+    """Compile, run, print the result and what it cost; SIGTERM is heard as Ctrl-C is.
+
+    Not by one of several ranks: it may wait in an exchange, where Python hears nothing.
+    """
+    from ..runtime.interrupts import Terminated, termination_heard
+
+    if options.tp > 1:
+        _run(options)
+        return
+    try:
+        with termination_heard():
+            _run(options)
+    except Terminated:
+        raise SystemExit(TERMINATED) from None
+
+
+def _run(options: RunOptions) -> None:
     arguments = written_arguments(options.arg)
     check_out(options.rows, options.out, options.keep_going)
     check_file(options.trace, "--trace")

@@ -14,25 +14,31 @@ from contextlib import contextmanager
 from types import FrameType, TracebackType
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, by which a machine that is given back ends its processes, heard as Ctrl-C is."""
+
+
 class _Keyboard:
     """What a process hears: there is one handler of its signals, and its main thread runs it."""
 
     def __init__(self) -> None:
-        self.listeners = 0
+        self.listeners: list[object] = []
         self.deep = 0
         """How many locks the main thread holds, or waits for."""
-        self.pressed = False
+        self.pressed: type[KeyboardInterrupt] | None = None
+        """What is to be raised when the last lock is let go."""
 
     def hear(self, number: int, frame: FrameType | None) -> None:
         """Raise KeyboardInterrupt where no lock is held; when it is let go, if one is.
 
         A second one does not wait: a step may take long, and what is called from it hang.
         """
-        if self.deep and not self.pressed:
-            self.pressed = True
+        kind = Terminated if number == signal.SIGTERM else KeyboardInterrupt
+        if self.deep and self.pressed is None:
+            self.pressed = kind
             return
-        self.pressed = False
-        raise KeyboardInterrupt
+        self.pressed = None
+        raise kind
 
 
 _keyboard = _Keyboard()
@@ -44,18 +50,40 @@ def heard_between_steps() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    heard = signal.getsignal(signal.SIGINT)
-    if heard is signal.default_int_handler:
-        signal.signal(signal.SIGINT, _keyboard.hear)
-    elif heard != _keyboard.hear:
+    if signal.getsignal(signal.SIGINT) not in (signal.default_int_handler, _keyboard.hear):
         yield
         return
-    _keyboard.listeners += 1
+    listener = object()
+    try:
+        try:
+            _keyboard.listeners.append(listener)
+            signal.signal(signal.SIGINT, _keyboard.hear)
+            yield
+        finally:
+            _leave(listener)
+    finally:
+        _leave(listener)  # Ctrl-C may have come before a line of the first, and ended that
+
+
+def _leave(listener: object) -> None:
+    """Forget a listener, if it is still known."""
+    if listener in _keyboard.listeners:
+        _keyboard.listeners.remove(listener)
+    _restore()
+
+
+@contextmanager
+def termination_heard() -> Iterator[None]:
+    """Raise Terminated for SIGTERM, as Ctrl-C is raised; nothing changes where it is handled."""
+    main = threading.current_thread() is threading.main_thread()
+    if not main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, _keyboard.hear)
     try:
         yield
     finally:
-        _keyboard.listeners -= 1
-        _restore()
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _restore() -> None:
@@ -90,6 +118,6 @@ class Turn:
         self._lock.release()
         if threading.get_ident() == self._main:
             _keyboard.deep -= 1
-            if _keyboard.pressed and not _keyboard.deep:
-                _keyboard.pressed = False
-                raise KeyboardInterrupt
+            if _keyboard.pressed is not None and not _keyboard.deep:
+                kind, _keyboard.pressed = _keyboard.pressed, None
+                raise kind

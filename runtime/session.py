@@ -81,6 +81,7 @@ class Session:
         self._next: tuple[Job, Claim] | None = None
         self._open: dict[Instance, Root] = {}
         self._ended: list[Outcome] = []
+        self._closed = False
         self._for_a_tool = called_from_tool.get() is not None
         self._goes_before = False
         """The next row starts without room of its own: those that have it wait for that row."""
@@ -93,7 +94,14 @@ class Session:
         if called_from_tool.get() == "here":
             raise NoTurn()
         with heard_between_steps(), seldom_collected():
-            yield from self._steps(jobs)
+            self._closed = False
+            try:
+                try:
+                    yield from self._steps(jobs)
+                finally:
+                    self._close()
+            finally:
+                self._close()  # Ctrl-C may have come before a line of the first, and ended that
 
     def _steps(self, jobs: Iterator[Job]) -> Iterator[list[Outcome]]:
         host, more = self._host, True
@@ -103,24 +111,18 @@ class Session:
                 host.engine.forget_answers()
         ordered = in_prefix_order(jobs, host.forecast, self.window)
         host.upcoming.waiting = ordered.ahead
-        try:
-            while more or self._open or self._ended:
-                more, pause = self._fill(ordered), None
-                with host.lock:
-                    if not self._ended and (self._open or more):
-                        pause = host.loop.step()
-                if pause is not None and not self._ended:
-                    if more and self._for_a_tool and not self._open:
-                        self._goes_before = True
-                    else:
-                        pause.wait()
-                ended, self._ended = self._ended, []
-                yield ended
-        finally:
+        while more or self._open or self._ended:
+            more, pause = self._fill(ordered), None
             with host.lock:
-                host.upcoming.waiting = ()
-                host.forecast.forget()
-                self._cancel()
+                if not self._ended and (self._open or more):
+                    pause = host.loop.step()
+            if pause is not None and not self._ended:
+                if more and self._for_a_tool and not self._open:
+                    self._goes_before = True
+                else:
+                    pause.wait()
+            ended, self._ended = self._ended, []
+            yield ended
 
     def _fill(self, jobs: in_prefix_order) -> bool:
         """Start the rows that may; return whether one is left that waits for memory or a place.
@@ -191,6 +193,17 @@ class Session:
             self._ended.append((row, outcome))
 
         self._open[instance] = host.loop.start(instance.run(), done)
+
+    def _close(self) -> None:
+        """Cancel what is open; once, as others set what is waited for meanwhile."""
+        host = self._host
+        with host.lock:
+            if self._closed:
+                return
+            host.upcoming.waiting = ()
+            host.forecast.forget()
+            self._cancel()
+            self._closed = True
 
     def _cancel(self) -> None:
         for instance, root in self._open.items():

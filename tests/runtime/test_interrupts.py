@@ -33,6 +33,14 @@ program talk(arg: str) -> str:
 """
 
 
+CLOSED = """
+program p(arg: str) -> str:
+    "{arg}"
+    gen word(max_tokens=4)
+    return word
+"""
+
+
 @pytest.fixture(autouse=True)
 def usual() -> Iterator[None]:
     """Hear interrupts as a program of the foreground does: one of the background hears none."""
@@ -44,8 +52,9 @@ def usual() -> Iterator[None]:
 class Pressed:
     """Presses Ctrl-C before line number `at` of those that the runtime runs inside `with`."""
 
-    def __init__(self, at: int) -> None:
+    def __init__(self, at: int, files: tuple[str, ...] = (ROOM,)) -> None:
         self.left = at
+        self._files = files
 
     def __enter__(self) -> Pressed:
         sys.settrace(self._call)
@@ -55,7 +64,7 @@ class Pressed:
         sys.settrace(None)
 
     def _call(self, frame: FrameType, event: str, _: object) -> Any:
-        return self._line if frame.f_code.co_filename.startswith(ROOM) else None
+        return self._line if frame.f_code.co_filename.startswith(self._files) else None
 
     def _line(self, frame: FrameType, event: str, _: object) -> Any:
         if event == "line":
@@ -105,6 +114,32 @@ def test_rows_of_another_session_go_on(toy, expected, ahead, together):
         toy.assert_clean(executable)
     assert broken > len(lines) / 2
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.parametrize("closed", [False, True])
+def test_at_each_line_of_a_session_all_is_freed_and_the_next_request_runs(toy, closed):
+    """Also before the lines that free it, and where a stream is closed before its end."""
+    executable = toy.compile(CLOSED, ahead=True)
+    wanted = toy.oracle(CLOSED)(0, arg="x").value
+    files = tuple(f"{ROOM}/{name}.py" for name in ("session", "interrupts"))
+    for at in itertools.count(1):
+        pressed = Pressed(at, files)
+        try:
+            with pressed:
+                stream = executable.stream(arg="x")
+                for number, _ in enumerate(stream):
+                    if closed and number == 2:
+                        stream.close()
+        except KeyboardInterrupt:
+            pass
+        stream = None
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler, at
+        toy.assert_clean(executable)
+        if pressed.left > 0:
+            break
+        if at % 16 == 0:
+            assert executable.run(arg="x").value == wanted
+    assert at > 60 and executable.run(arg="x").value == wanted
 
 
 def test_a_second_one_does_not_wait_for_the_end_of_a_step(toy):
