@@ -23,7 +23,7 @@ from .schedule.endings import Endings
 from .schedule.flight import Draw, Flight, Landed, live
 from .schedule.held_rows import Held
 from .schedule.limits import check_limits
-from .schedule.pace import AT_ONCE, Pace
+from .schedule.pace import AT_ONCE, IN_VAIN, Pace
 from .schedule.policy import Policy
 from .schedule.request import Request
 from .schedule.row_costs import HitCounter
@@ -176,8 +176,10 @@ class Engine:
         """
         if not self.ahead or self._scheduler.backlog >= self.executor.max_tokens:
             return self.ahead
-        due = self._pace.due(self._flight, self._scheduler.waiting, rest)
-        return due and (self._enough() or fresh >= AT_ONCE)
+        waiting = self._scheduler.waiting
+        idle = fresh >= IN_VAIN and not waiting and self._batch.size > 0
+        due = self._pace.due(self._flight, waiting, rest)
+        return due and (idle or self._enough() or fresh >= AT_ONCE)
 
     @property
     def may_begin(self) -> bool:

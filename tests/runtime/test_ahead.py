@@ -138,6 +138,16 @@ def test_a_device_begins_with_what_others_wait_for(toy, monkeypatch):
     toy.assert_clean(executable)
 
 
+def test_rows_that_run_do_not_wait_for_rows_that_ask_for_nothing_new(toy, monkeypatch):
+    executable = toy.compile(ALIKE, ahead=True, max_batch=64, max_tokens=400, num_pages=900)
+    engine, begun = executable.engine, []
+    kept = engine.create
+    monkeypatch.setattr(engine, "create", lambda order: begun.append(engine.steps) or kept(order))
+    rows = [{"text": "A", "more": "."}] * (pace.AT_ONCE + 3 * pace.IN_VAIN)
+    assert len(set(executable.run_rows(rows).values)) == 1
+    assert begun[pace.AT_ONCE :: pace.IN_VAIN] == [1, 2, 3]
+
+
 TREE = """
 program tree(root: str, owns: list[str]) -> list[str]:
     "{root}"
