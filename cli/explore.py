@@ -90,10 +90,11 @@ def _writable(folder: Path) -> None:
 
 def _write(path: Path, text: str) -> None:
     """Write the page so that an older one is there until the new one is whole."""
+    partial = path.with_name(f".{path.name}")
     try:
-        partial = path.with_name(f".{path.name}")
         partial.write_text(text, encoding="utf-8")
         partial.replace(path)
     except OSError as error:
+        partial.unlink(missing_ok=True)
         problem = reason(error)
         raise FolderNotWritable(folder=path.parent, problem=problem) from None

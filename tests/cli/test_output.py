@@ -86,3 +86,23 @@ def test_what_was_found_is_printed_also_where_it_cannot_be_kept(monkeypatch) -> 
     result = CliRunner().invoke(app, [*TUNE, "--batch", "16", "--out", "/dev/full", "--json"])
     assert isinstance(result.exception, NotWritten)
     assert json.loads(result.stdout)["policy"]
+
+
+def test_a_page_that_finds_no_room_leaves_the_one_before_and_nothing_half_written(
+    tmp_path, monkeypatch
+):
+    from weft.cli.explore import FolderNotWritable, _write
+
+    page = tmp_path / "index.html"
+    page.write_text("the one before")
+    write = Path.write_text
+
+    def full(path, text, **options):
+        write(path, text[:3], **options)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(FolderNotWritable, match=f"written to {tmp_path}: No space left on device"):
+        _write(page, "the new one")
+    assert [file.name for file in tmp_path.iterdir()] == ["index.html"]
+    assert page.read_text() == "the one before"
