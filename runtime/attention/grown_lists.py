@@ -13,6 +13,7 @@ import numpy as np
 from ..execution.recipe import PLANNED
 from .plan import slots_of
 from .sparse_lists import FILLS, fills
+from .ways import GROUPED, UNGROUPED, singles
 
 PAGES = f"{PLANNED}pages"
 
@@ -154,3 +155,5 @@ class Growing:
             int(size.max(initial=0)) <= self._few,
         )  # fmt: skip
         self._ends = self._ends[items]
+        if self._way == GROUPED and not singles(size, self._few):
+            self._way = UNGROUPED

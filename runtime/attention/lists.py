@@ -19,6 +19,7 @@ from .known_plans import KnownPlans
 from .plan import Batch, Rates, Shape, SinglePlans, WorkList, plan, plan_among
 from .prompt_tiles import prompt_tiles
 from .sparse_lists import FILLS, GROUP_ARRAYS, ROW_ARRAYS, SparseLists, SparseRows, fills
+from .ways import GROUPED, UNGROUPED, grouped
 
 ARRAYS = (
     "item_row", "item_rows", "item_page", "item_low", "item_high", "row_query", "row_limit",
@@ -40,7 +41,8 @@ class AttentionLists:
     """Plans attention for the windows of a model (0: none), and holds the states of its parts.
 
     `slots` states of f32 are kept; a step that would need more is cut into fewer parts. `zeros`
-    gives the memory of these, if it is not to be the device's usual. Without windows a
+    gives the memory of these, if it is not to be the device's usual; `grouped`: kernels read items
+    of one row together (`ways.GROUPED`). Without windows a
     decode step's list is planned for one of `ways`, which the kernels that read it must have; other
     lists for the usual one.
     """
@@ -49,7 +51,7 @@ class AttentionLists:
         self, shape: Shape, windows: Sequence[int], device: torch.device, slots: int,
         rates: Rates | None = None, sparse: SparseLists | None = None,
         zeros: Callable[[tuple[int, ...]], Tensor] | None = None, ways: Sequence[Way] = (),
-        prompts: bool = False,
+        prompts: bool = False, grouped: bool = False,
     ) -> None:  # fmt: skip
         zeros = zeros or partial(torch.zeros, device=device)
         self._shape, self._rates = shape, rates or Rates()
@@ -57,6 +59,8 @@ class AttentionLists:
         usual = Way("", shape, self._rates)
         self._choice = [*ways] if ways and self._windows == (0,) else [usual]
         self._ways = {way.name: way for way in (usual, *self._choice)}
+        if grouped and UNGROUPED in self._ways:
+            self._ways[GROUPED] = self._ways[UNGROUPED]
         self._slots, self.sparse = slots, sparse
         self._prompts = prompts and self._windows == (0,)
         self._no_prompts = torch.zeros(0, dtype=torch.int32, device=device)
@@ -114,7 +118,10 @@ class AttentionLists:
         for halvings in range(parts.bit_length()):
             chunk = -(-whole // max(1, parts >> halvings) // granule) * granule
             found = self._planned(step, table, lengths, chunk, [way], recorded=True)
-            if room.takes(found) and (found.apart or not room.apart):
+            if found.way == GROUPED and room.way == UNGROUPED:
+                found = replace(found, way=UNGROUPED)  # which reads any list of its shape
+            same = found.apart if room.apart else found.way == room.way
+            if room.takes(found) and same:
                 return found if found.seconds <= lists.seconds + LOSS else None
         return None
 
@@ -171,7 +178,14 @@ class AttentionLists:
         arrays |= self._fills(starts, table, lengths)
         extents[f"{PLANNED}F"] = len(lengths)
         arrays[PAGES] = table.ravel()
-        return Lists(arrays, extents, apart, seconds=seconds, way=way.name, again=again)
+        named = self._named(way, made)
+        return Lists(arrays, extents, apart, seconds=seconds, way=named, again=again)
+
+    def _named(self, way: Way, made: WorkList) -> str:
+        """Return the name of the way in which a list is read that was planned for one."""
+        short = made.item_high - made.item_low
+        together = way.name == UNGROUPED and GROUPED in self._ways
+        return GROUPED if together and grouped(made.item_rows, short, way.shape) else way.name
 
     def _selected(
         self, step: StepInput, table: np.ndarray, lengths: np.ndarray, rows: SparseRows

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
+import numpy as np
+
 from .cost import Rates, Shape, Way
 
 RATES = {
@@ -87,8 +89,30 @@ LOOKED_UP = {
 }
 """What differs where blocks of keys span pages, each looked up."""
 
+GROUPED, UNGROUPED = "grouped", "large"
+"""The way of lists of the other whose items of few rows are all of one row, and short: a program
+reads as many of them as a small tile has rows (passes/tile/attention/grouped.py)."""
+
+TOGETHER, SHORT = 224, 192
+"""Programs that there are then at least, and keys that an item has at most: 128 rows of eight key
+heads are 256, and 1.1 % of a step with 48 own keys behind shared ones, 1.8 with 96, are saved; 64
+rows are 128, and gain nothing."""
+
 SHARED = ("large", "largest")
 """Those whose lists have items of more rows than the small tile holds."""
+
+
+def grouped(rows: np.ndarray, keys: np.ndarray, shape: Shape) -> bool:
+    """Whether a list of these items, of which each has some rows and keys, is read as `GROUPED`."""
+    few = rows <= shape.rows_few
+    programs = int(few.sum()) * shape.kv_heads // shape.rows_few
+    short = int(keys[few].max(initial=0)) <= SHORT
+    return programs >= TOGETHER and short and singles(rows, shape.rows_few)
+
+
+def singles(rows: np.ndarray, few: int) -> bool:
+    """Whether items have one row, or more than `few`."""
+    return not ((rows > 1) & (rows <= few)).any()
 
 
 def measured(shapes: Iterable[tuple[str, Shape]]) -> list[Way]:

@@ -18,6 +18,7 @@ from ..attention.cost import Shape, Way
 from ..attention.grown_lists import PAGES, Lists
 from ..attention.lists import AttentionLists, Fitting, Room
 from ..attention.sparse_lists import SparseLists
+from ..attention.ways import GROUPED
 from ..devices.device import device_errors
 from ..devices.graphs import Recorder, Rerun
 from ..devices.staging import Layout, Staging
@@ -109,15 +110,12 @@ class DeviceExecutor(CompiledExecutor):
             tokens = min(num_pages * shape.page, max_batch * config.context_length)
             memory = host.device.memory.allocate if host else None
             chosen = SparseLists(sparse, shape, max_batch, tokens, self.device, memory)
+        recipes = [recipe for _, recipe in self._recipes]
         self._lists = AttentionLists(
-            shape,
-            tuple(windows),
-            self.device,
-            SLOTS,
-            sparse=chosen,
-            prompts=True,
-            ways=_had(ways, [recipe for _, recipe in self._recipes]),
-        )
+            shape, tuple(windows), self.device, SLOTS, sparse=chosen, prompts=True,
+            ways=_had(ways, recipes),
+            grouped=all(GROUPED in recipe.ways for recipe in recipes if not recipe.apart),
+        )  # fmt: skip
         self._staging = Staging(1 << 22, self.device, carry)
         stacks = list(host.stacks.values()) if host else [self._pools]
         self._copies = [PageCopies(pools, kernels["copy_pages"].launch) for pools in stacks]

@@ -144,11 +144,12 @@ def tolerance(shape: Parts) -> float:
     return 2e-2 if shape.q == "bf16" else 2e-5
 
 
-def launched(run: Any, shape: Parts, case: Any, work: Any, by: Any = None) -> np.ndarray:
+def launched(run: Any, shape: Parts, case: Any, work: Any, by: Any = None, kernels: Any = None
+             ) -> np.ndarray:  # fmt: skip
     merge = by or attention_merge(shape.heads, shape.head_dim, shape.q)
     parts, join = arguments(shape, case, work)
     many = int((work.item_rows > shape.rows_few).sum())
-    for kernel in launches(shape):
+    for kernel in kernels or launches(shape):
         first = [min(many + 1, len(work.item_row))] * (kernel["name"].name.endswith(MANY))
         parts[-4:] = run(kernel, [*parts[:6], *first, *parts[6:]])[-4:]
     join[6:9], join[9] = parts[-3:], parts[-4]

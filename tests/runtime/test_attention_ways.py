@@ -30,17 +30,19 @@ from weft.passes.tile.regimes import lower_for_gpu, merge_kernels
 from weft.runtime.attention.cost import Batch, Rates, Shape, Way
 from weft.runtime.attention.lists import AttentionLists
 from weft.runtime.attention.plan import choose, plan_among
+from weft.runtime.attention.ways import GROUPED, UNGROUPED
 from weft.runtime.execution.step import StepInput
 from weft.runtime.gpu.device_executor import SLOTS
 
 GRID = [*CASCADE, *(((32, 8), Sequences(count, 0, keys)) for count, keys in DECODE)]
 
 
-def lists_of(shape: Parts) -> AttentionLists:
+def lists_of(shape: Parts, grouped: bool = False) -> AttentionLists:
     """Return the lists of an engine whose model has these heads."""
     usual = planner_shape(tuned(shape, shared=True))
     cpu = torch.device("cpu")
-    return AttentionLists(usual, (0,), cpu, SLOTS, ways=[*attention_ways(shape)])
+    return AttentionLists(usual, (0,), cpu, SLOTS, ways=[*attention_ways(shape)],
+                          grouped=grouped)  # fmt: skip
 
 
 def test_a_single_short_row_is_read_by_small_programs_a_block_each() -> None:
@@ -228,3 +230,72 @@ def test_lists_of_few_rows_borrow_a_room_of_another_way_and_lists_of_many_do_not
     assert (wide.holds(small) or small.holds(wide)) and not long.holds(wide)
     if short.way != long.way:
         assert not short.holds(long) and not long.holds(short)
+
+
+TREES = Sequences(128, 0, 64, 8, 1024)
+
+
+@pytest.mark.parametrize(
+    ("of", "way"),
+    [(TREES, GROUPED), (Sequences(128, 2048, 96), GROUPED),
+     (Sequences(64, 0, 64, 4, 1024), UNGROUPED),  # too few programs would be left
+     (Sequences(128, 0, 320, 8, 1024), UNGROUPED),  # too long ones
+     (Sequences(152, 0, 64, 8, 1024), UNGROUPED)],  # tiles of sixteen rows, and of three
+    ids=str,
+)  # fmt: skip
+def test_short_keys_of_many_rows_are_read_several_rows_a_program(of: Sequences, way: str):
+    shape = Parts(32, 8, 128, page=64)
+    step = step_of(of.batch(shape, np.arange(of.pages(shape))))
+    found, plain = lists_of(shape, grouped=True).plan(step), lists_of(shape).plan(step)
+    assert (found.way, plain.way) == (way, UNGROUPED)
+    assert all(np.array_equal(found.arrays[name], plain.arrays[name]) for name in plain.arrays)
+
+
+def test_lists_whose_items_have_several_rows_once_others_left_are_read_item_by_item():
+    shape, lists = Parts(32, 8, 128, page=64), lists_of(Parts(32, 8, 128, page=64), grouped=True)
+    batch = replace(TREES, own=60).batch(shape, np.arange(TREES.pages(shape)))
+
+    def later(by: int, rows: list[int]) -> Any:
+        table, lengths = batch.table[rows], batch.lengths[rows] + by
+        return lists.plan(decode_step(lengths.tolist(), table.tolist()))
+
+    assert later(0, [*range(128)]).way == GROUPED
+    assert later(1, [*range(128)]).way == later(2, [*range(1, 128)]).way == GROUPED
+    assert lists._last is not None
+    left = later(3, [*range(13, 128)])  # three of the first tree
+    assert left.way == UNGROUPED and 3 in left.arrays["plan_item_rows"]
+
+
+def test_a_room_for_items_of_one_row_takes_no_others():
+    """What reads it would leave them out."""
+    shape = Parts(32, 8, 128, page=64)
+    lists = lists_of(shape, grouped=True)
+    planned, steps = {}, {}
+    for of in (TREES, Sequences(152, 0, 64, 8, 1024)):
+        steps[of] = step_of(of.batch(shape, np.arange(of.pages(shape))))
+        planned[of] = lists.plan(steps[of])
+    single, several = planned
+    room = lists.room(160, planned[single], 1 << 18)
+    assert room.way == GROUPED
+    wide = replace(room, extents=tuple((name, 1 << 16) for name, _ in room.extents),
+                   sizes=tuple((name, 1 << 20) for name, _ in room.sizes))  # fmt: skip
+    assert lists.within(steps[several], planned[several], wide) is None
+    assert lists.within(steps[single], planned[single], wide) is not None
+    other = lists.within(steps[single], planned[single], replace(wide, way=UNGROUPED))
+    assert other is not None and other.way == UNGROUPED
+
+
+def test_a_step_whose_items_have_one_row_runs_the_kernel_for_several(monkeypatch):
+    monkeypatch.setattr("weft.runtime.attention.ways.TOGETHER", 16)
+    seen: list[Seen] = []
+    device = executor(seen)
+    device._recorded.cost = 1e-9
+    shape = Parts(8, 2, 64, page=64)
+    for prefix, way in ((16384, GROUPED), (0, "")):
+        of = Sequences(64, prefix, 64)
+        seen[0].log.clear()
+        device.forward(step_of(of.batch(shape, np.arange(of.pages(shape)))))
+        launched = [name for name in seen[0].log if name.startswith("attention_parts")]
+        assert [name.endswith("_grouped_few") for name in launched] == [False, True][
+            : 1 + bool(way)
+        ]

@@ -149,12 +149,11 @@ class PartsBuilder:
         Each round looks up the pages of the next one: no load of keys waits for another load.
         The small tile, whose rows are spread over warps, sums its weights lane by lane first.
         """
-        b, s = self.b, self.shape
+        b = self.b
         heads = extents_of(q.type)[0]
         self.lane, self.tile, small = b.iota(keys), q, heads <= SMALL
         sums = (heads, keys) if small else (heads,)
-        state = [b.full(LOWEST, "f32", heads), b.full(0.0, "f32", *sums),
-                 b.full(0.0, "f32", heads, s.head_dim), *self._pages(self.low)]  # fmt: skip
+        state = [*self._begun(*sums), *self._pages(self.low)]
         start = self.low
         if whole is not None:
             state = self._blocks(start, whole, None, state)
@@ -163,11 +162,17 @@ class PartsBuilder:
         total = b.reduce("sum", total, 1, hint="total") if small else total
         return top, total, acc
 
+    def _begun(self, *sums: int) -> list[Value]:
+        """Return a tile's state before its first key, whose sums of weights are so many."""
+        b = self.b
+        return [b.full(LOWEST, "f32", sums[0]), b.full(0.0, "f32", *sums),
+                b.full(0.0, "f32", sums[0], self.shape.head_dim)]  # fmt: skip
+
     def _blocks(
         self, low: Value, high: Value, seen: tuple[Value | None, Value] | None, state: list[Value]
     ) -> list[Value]:
         """Return the state after the keys [low, high); without `seen` all rows see all of them."""
-        b, s = self.b, self.shape
+        b = self.b
         keys = extents_of(self.lane.type)[0]
         with b.loop(low, high, *state, step=keys, hint="block") as loop:
             top, total, acc, *pages = loop.carried
@@ -176,22 +181,30 @@ class PartsBuilder:
             at = self._at(loop.index, pages)
             scores = self._scores(at)
             scores = self._seen(scores, b.expand(key, 0), seen) if seen else scores
-            best = b.reduce("max", scores, 1, hint="best")
-            higher = b.map(f"max(a, b * {s.factor!r})", top, best, hint="higher")
-            weights = b.map(f"exp2(a * {s.factor!r} - b)", scores, b.expand(higher, 1),
-                            hint="weights")  # fmt: skip
-            fade = b.map("exp2(a - b)", top, higher, hint="fade")
-            if len(extents_of(total.type)) > 1:
-                total = b.map("a * b + c", total, b.expand(fade, 1), weights, hint="total")
-            else:
-                more = b.reduce("sum", weights, 1, hint="more")
-                total = b.map("a * b + c", total, fade, more, hint="total")
-            faded = b.map("a * b", acc, b.expand(fade, 1), hint="faded")
             inside = b.expand(b.map("a < b", key, self.high, hint="inside"), 1) if seen else None
-            v = self._half(b.load(self.v_pool, *at, mask=inside, hint="values"))
-            acc = b.dot(self._half(weights), v, faded)
-            loop.yields(higher, total, acc, *self._pages(after))
+            state = self._more(scores, at, inside, (top, total, acc))
+            loop.yields(*state, *self._pages(after))
         return loop.results
+
+    def _more(
+        self, scores: Value, at: tuple[Value, ...], inside: Value | None, state: tuple[Value, ...]
+    ) -> tuple[Value, ...]:
+        """Return the state after a block of keys of these scores, whose values are read `inside`
+        only."""
+        b, s, (top, total, acc) = self.b, self.shape, state
+        best = b.reduce("max", scores, 1, hint="best")
+        higher = b.map(f"max(a, b * {s.factor!r})", top, best, hint="higher")
+        weights = b.map(f"exp2(a * {s.factor!r} - b)", scores, b.expand(higher, 1),
+                        hint="weights")  # fmt: skip
+        fade = b.map("exp2(a - b)", top, higher, hint="fade")
+        if len(extents_of(total.type)) > 1:
+            total = b.map("a * b + c", total, b.expand(fade, 1), weights, hint="total")
+        else:
+            more = b.reduce("sum", weights, 1, hint="more")
+            total = b.map("a * b + c", total, fade, more, hint="total")
+        faded = b.map("a * b", acc, b.expand(fade, 1), hint="faded")
+        v = self._half(b.load(self.v_pool, *at, mask=inside, hint="values"))
+        return higher, total, b.dot(self._half(weights), v, faded)
 
     def _scores(self, at: tuple[Value, ...]) -> Value:
         """Return the products of the tile with a block of keys; past the end, with any keys."""
@@ -245,7 +258,8 @@ class _Parts(PartsBuilder):
     def declare(self) -> None:
         s, b = self.shape, self.b
         extents = ("T", "N", "W", "R", "E", "S", *("M" * (s.items == MANY)))
-        _, self.pool_pages, *_ = (b.scalar(extent) for extent in extents)
+        self.extents = {extent: b.scalar(extent) for extent in extents}
+        self.pool_pages = self.extents["N"]
         self.q = b.buffer("q", s.q, "T", s.heads * s.head_dim)
         self.items = [b.buffer(f"item_{name}", "i32", "W")
                       for name in ("row", "rows", "page", "low", "high")]  # fmt: skip

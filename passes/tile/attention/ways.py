@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from ....ir.core import Operation
 from ....ir.schedule import Schedule
+from .grouped import GROUPED, grouped
 from .join import attention_merge, merge_of_many
 from .parts import FEW, MANY, Parts, attention_parts
 from .prompts import attention_prompts
@@ -67,7 +68,7 @@ prompts of 511 and one of 8 K: 264 and 1124; with blocks of 32 keys and 128 regi
 programs fit, 233 and 1289; without a loop for keys that all rows see, 250 and 1300; tiles of 128
 query heads 284 and 1259."""
 
-SCHEDULES = {"crowded": CROWDED, "deep": DEEP, "wide": WIDEST}
+SCHEDULES = {"crowded": CROWDED, "deep": DEEP, "wide": WIDEST, GROUPED: CROWDED}
 LARGE_SCHEDULES = {"": LARGE_TILE, "crowded": LARGE_CROWDED, "largest": LARGEST_TILE}
 """The schedules of `Parts.way`, of items of few rows and of many; "" of few: by keys' format."""
 
@@ -116,6 +117,14 @@ def launches(shape: Parts, rows: int = 1) -> list[Operation]:
     many, few = _crowded(shape, rows > WAVES), _crowded(replace(shape, way=""), True)
     return [attention_parts(replace(each, items=items))
             for each, items in ((many, MANY), (few, FEW))]  # fmt: skip
+
+
+def grouped_launches(shape: Parts) -> list[Operation]:
+    """Return the same of lists whose items of few rows are read as `GROUPED` says, or none where
+    that was not measured: up to four rows share a small tile."""
+    if not (shape.many and _measured(shape) and 2 <= shape.rows_few <= 4):
+        return []
+    return [attention_parts(replace(shape, items=MANY)), grouped(replace(shape, way=""))]
 
 
 def prompts(shape: Parts) -> Operation:

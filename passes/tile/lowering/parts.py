@@ -6,11 +6,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ....ir.core import Operation, Symbol, Table, Term, Value
+from ..attention.grouped import GROUPED
 from ..attention.parts import MANY, Parts, attention_parts
 from ..attention.ways import (
     CROWD,
     JOINED,
     WAVES,
+    grouped_launches,
     join,
     joined,
     launches,
@@ -89,12 +91,19 @@ def _by_crowd(lowering: _Lowering, shape: Parts, calls: list[Operation]) -> list
 
 
 def _by_way(lowering: _Lowering, shape: Parts, calls: list[Operation]) -> list[Operation]:
-    """Return the same, the first of which is of another kernel in each way that the step's list
-    may be planned for."""
+    """Return the same, of which the first, and that of items of few rows beside others, is of
+    another kernel in each way that the step's list may be planned for."""
     items = MANY if shape.many else ""
     found = variants(shape, shared=bool(shape.many))
     if len(found) < 2:
         return calls
     kernels = {way.name: attention_parts(replace(way.tiles, items=items)) for way in found}
-    ways = {name: Symbol(lowering.declare(kernel)) for name, kernel in kernels.items()}
-    return [calls[0].with_attributes(ways=Table.of(ways)), *calls[1:]]
+    tables = [kernels]
+    together = grouped_launches(shape)
+    if together:
+        kernels[GROUPED] = together[0]
+        tables.append({GROUPED: together[1]})
+    for place, table in enumerate(tables):
+        ways = {name: Symbol(lowering.declare(kernel)) for name, kernel in table.items()}
+        calls[place] = calls[place].with_attributes(ways=Table.of(ways))
+    return calls

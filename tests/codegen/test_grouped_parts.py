@@ -1,0 +1,98 @@
+"""Items of one row each that a program reads several of: emitted, interpreted, proven."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from parts_cases import SHAPES, Tree, expected, launched, planned, tolerance, tree
+from weft.codegen.bounds.prove import prove_bounds
+from weft.codegen.meaning.reference import run_kernel
+from weft.ir.core import Module
+from weft.ir.parser import parse_module
+from weft.ir.printer import print_module
+from weft.ir.schedule import Schedule
+from weft.ir.verifier import verify
+from weft.passes.tile.attention.grouped import grouped
+from weft.passes.tile.attention.parts import FEW, MANY, Parts, attention_parts
+from weft.passes.tile.attention.ways import CROWDED, grouped_launches, variants
+from weft.passes.tile.gpu_schedules import gpu_schedule
+from weft.runtime.attention.ways import singles
+
+SHAPED = {name: replace(SHAPES[name], keys=keys)
+          for name, keys in (("f32", 4), ("bf16", 8), ("paged", 8), ("odd_group", 4))}  # fmt: skip
+"""Two, four, four and five rows a program; in the third two blocks a page."""
+each_shape = pytest.mark.parametrize("shape", SHAPED.values(), ids=SHAPED)
+LISTS = ("item_row", "item_rows", "item_page", "item_low", "item_high")
+TREES = [(5, [3, 17, 1, 4, 9, 2, 30]), (2, [5, 40, 8, 1, 3, 7, 2]), (0, [12])]
+"""Rows behind shared pages with up to ten blocks of their own, and one that shares none."""
+
+
+def kernels(shape: Parts) -> list[Any]:
+    return [attention_parts(replace(shape, items=MANY)), grouped(shape)]
+
+
+def interpreted(kernel: Any, given: list[Any]) -> list[Any]:
+    run_kernel(kernel, *given)
+    return given
+
+
+def shared(shape: Parts, seed: int = 0) -> Tree:
+    return tree(shape, TREES, seed=seed)
+
+
+@each_shape
+def test_proven_and_round_trips(shape: Parts) -> None:
+    kernel = grouped(shape)
+    module = Module((kernel,))
+    verify(module, ("tile",))
+    assert parse_module(print_module(module)) == module
+    assert prove_bounds(kernel).ok
+    for promise in ("item_row[i] +", "pages[*]", "row_query"):
+        facts = tuple(fact for fact in kernel["requires"] if promise not in fact)
+        assert len(facts) < len(kernel["requires"])
+        less = kernel.with_attributes(requires=facts)
+        assert not prove_bounds(less, allow_unproven=True).ok, promise
+
+
+@pytest.mark.parametrize("chunk", [0, 16])
+@each_shape
+def test_rows_attend_to_their_own_keys_and_to_shared_ones(shape: Parts, chunk: int) -> None:
+    case = shared(shape)
+    work = planned(shape, case, cascade=True, chunk=chunk)
+    assert singles(work.item_rows, shape.rows_few) and (work.item_rows > shape.rows_few).any()
+    found = launched(interpreted, shape, case, work, kernels=kernels(shape))
+    np.testing.assert_allclose(found, expected(shape, case), rtol=0, atol=tolerance(shape))
+
+
+@each_shape
+def test_items_without_keys_and_without_rows_leave_what_they_should(shape: Parts) -> None:
+    """A row that sees nothing has a result of zeros; places that a recording has too many, none."""
+    case = tree(shape, [(0, [0]), (0, [5]), (0, [1])])
+    work = planned(shape, case, cascade=False)
+    empty = {name: np.append(getattr(work, name), np.zeros(9, "i4")) for name in LISTS}
+    found = launched(interpreted, shape, case, replace(work, **empty), kernels=[grouped(shape)])
+    np.testing.assert_allclose(found, expected(shape, case), rtol=0, atol=tolerance(shape))
+
+
+@pytest.mark.parametrize("name", SHAPED)
+def test_triton_interpreter(name: str, triton_interpreter: Any) -> None:
+    shape = SHAPED[name]
+    case = shared(shape, seed=2)
+    work = planned(shape, case, cascade=True)
+    found = launched(triton_interpreter.run, shape, case, work, kernels=kernels(shape))
+    np.testing.assert_allclose(found, expected(shape, case), rtol=0, atol=tolerance(shape))
+
+
+def test_lists_of_shapes_that_were_measured_are_read_so() -> None:
+    """Keys in bf16, without windows, in pages of whole blocks; up to four rows a program."""
+    large = variants(Parts(32, 8, 128, page=64), shared=True)[0].tiles
+    many, few = grouped_launches(large)
+    assert many == attention_parts(replace(large, items=MANY))
+    assert few["items"] == FEW and few["grid"] == ("8", "ceildiv(W, 4)")
+    assert gpu_schedule(few) == replace(CROWDED, beside=True) != Schedule()
+    for other in (Parts(32, 8, 128, page=16), Parts(32, 8, 128, page=64, kv="f8e4m3"),
+                  Parts(32, 8, 128, page=64, window=9), Parts(32, 32, 128, page=64)):  # fmt: skip
+        assert not grouped_launches(variants(other, shared=True)[0].tiles)
