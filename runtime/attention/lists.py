@@ -149,7 +149,7 @@ class AttentionLists:
         batch = Batch(table, lengths.astype(np.int64), starts)
         arrays: dict[str, np.ndarray] = {}
         extents: dict[str, int] = {}
-        apart, again, seconds, way = True, False, 0.0, self._choice[0]
+        apart, again, seconds, named = True, False, 0.0, self._choice[0].name
         tiles = prompt_tiles(batch, self._shape) if self._prompts and not recorded else None
         batch = batch if tiles is None else tiles.without(batch)
         beside = tiles is not None and len(tiles.query) > 0
@@ -159,6 +159,7 @@ class AttentionLists:
             if tiles is not None:
                 joined = tiles.others(made.merge_query, made.merge_start, starts)
                 made = replace(made, merge_query=joined[0], merge_start=joined[1])
+            named = self._named(way, made)
             seconds += made.seconds
             again = again or made.again
             apart = apart and int(made.item_rows.max(initial=0)) <= self._shape.rows_few
@@ -178,7 +179,6 @@ class AttentionLists:
         arrays |= self._fills(starts, table, lengths)
         extents[f"{PLANNED}F"] = len(lengths)
         arrays[PAGES] = table.ravel()
-        named = self._named(way, made)
         return Lists(arrays, extents, apart, seconds=seconds, way=named, again=again)
 
     def _named(self, way: Way, made: WorkList) -> str:

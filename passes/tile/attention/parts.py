@@ -182,8 +182,8 @@ class PartsBuilder:
             scores = self._scores(at)
             scores = self._seen(scores, b.expand(key, 0), seen) if seen else scores
             inside = b.expand(b.map("a < b", key, self.high, hint="inside"), 1) if seen else None
-            state = self._more(scores, at, inside, (top, total, acc))
-            loop.yields(*state, *self._pages(after))
+            now = self._more(scores, at, inside, (top, total, acc))
+            loop.yields(*now, *self._pages(after))
         return loop.results
 
     def _more(
