@@ -45,6 +45,11 @@ class Limits:
         """
         return max(1, -(-(tokens + self.page_size - 1) // self.page_size))
 
+    def side_pages(self, width: int, longest: int) -> int:
+        """Return the most pages of `width` sequences beside a stream, none longer than `longest`
+        tokens or the context."""
+        return min(width * self.branch_pages(min(longest, self.context)), UNBOUNDED)
+
 
 def plus(*terms: Expr) -> Expr:
     """Return a sum; numbers are added at once."""
@@ -126,6 +131,8 @@ class Use:
     inner: Peak | None = None
     stretches: tuple[int, ...] = ()
     """Tokens of each of its sequences, where they are known."""
+    longest: int = -1
+    """Tokens of the longest of `width` sequences, where each one's are not known; else below 0."""
 
 
 class Budgets:
@@ -164,7 +171,8 @@ class Budgets:
         pages = min(own + most_of(uses, limits.ahead), UNBOUNDED)
         whole = -1 if above is None or shared else above
         bounded = wanted <= limits.context and all(
-            use.inner is None or use.inner.bounded for use in uses
+            use.longest <= limits.context and (use.inner is None or use.inner.bounded)
+            for use in uses
         )
         branch = above is not None
         return Peak(tokens, own, tuple(uses), pages, branch, bounded, wanted, whole)
@@ -194,7 +202,7 @@ class Budgets:
         return known
 
     def _evaluated(self, part: Any, symbols: Symbols, above: int) -> Use:
-        often, inner, width = value_of(part["times"], symbols), None, 1
+        often, inner, width, longest = value_of(part["times"], symbols), None, 1, -1
         if "body" in part:
             width = value_of(part["width"], symbols)
             # What one branch alone reads, its stream may not hold.
@@ -208,11 +216,11 @@ class Budgets:
             pages = sum(map(self.limits.branch_pages, part["stretches"]))
         else:
             width, longest = value_of(part["width"], symbols), value_of(part["stretch"], symbols)
-            pages = min(width * self.limits.branch_pages(longest), UNBOUNDED)
+            pages = self.limits.side_pages(width, longest)
         kept = "kept" in part
         often = min(often, 2) if kept else often
         lengths = tuple(part.get("stretches", ()))
-        return Use(part["what"], often, width, pages, kept, inner, lengths)
+        return Use(part["what"], often, width, pages, kept, inner, lengths, longest)
 
     def _called(self, part: Any, symbols: Symbols) -> Peak:
         if self._depth > 32:

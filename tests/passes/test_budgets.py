@@ -259,6 +259,39 @@ def test_a_planted_fault_in_the_arithmetic_is_refused_by_z3(context, monkeypatch
         prove_memory([judge], "judge", row, Limits(4, 500), 1000)
 
 
+CHOSEN = """
+program chosen(opts: list[str]) -> str:
+    "x"
+    gen a(max_tokens=4)
+    select s from opts
+    fork o in opts as points:
+        yield score(o)
+    return s
+"""
+
+
+@pytest.mark.parametrize("longest", [1, 7, 60, 499, UNBOUNDED])
+def test_options_that_a_row_brings_are_proven_as_they_are_counted(context, longest):
+    """Several options counted twice by their number, and no such program was explained."""
+    programs, limits = planned(CHOSEN, context), Limits(4, 500)
+
+    def row(symbol):
+        return 3 if symbol.startswith("count") else longest
+
+    peak = Budgets(programs, limits).peak("chosen", row)
+    proof = prove_memory(programs, "chosen", row, limits, 1 << 20)
+    assert proof.by == "z3" and proof.fits(1)
+    assert proof.row_pages == peak.pages <= 16 * limits.branch_pages(limits.context)
+    assert proof.bounded == (longest < 499)
+
+
+def test_a_planted_fault_in_what_options_take_is_refused_by_z3(context, monkeypatch):
+    programs = planned(CHOSEN, context)
+    monkeypatch.setattr(Limits, "branch_pages", lambda self, n: -(-n // self.page_size))
+    with pytest.raises(NotProven, match="scored options"):
+        prove_memory(programs, "chosen", lambda symbol: 3, Limits(4, 500), 1000)
+
+
 def test_an_unbounded_width_is_said_not_proven(context):
     text = """
 program many(x: str) -> list[str]:

@@ -24,7 +24,7 @@ from ....ir.core import Operation
 from ....ir.diagnostics import CapacityError
 from .story import story
 
-_VERSION = 2
+_VERSION = 3
 
 
 class NotProven(CapacityError):
@@ -132,16 +132,20 @@ def _frames(peak: Peak, what: str) -> Iterator[tuple[Peak, str]]:
     yield peak, what
 
 
+ALONE = -1
+"""In place of an the pages of an inner frame: scored sequences have none."""
+
+
 class _Lemma:
     """One frame's claim: its pages are at most `peak.pages`."""
 
     def __init__(self, peak: Peak, limits: Limits) -> None:
         self._peak = peak
         self._limits = limits
-        self._parts: Counter[tuple[int, int, tuple[int, ...], bool]] = Counter()
+        self._parts: Counter[tuple[int, int, int, tuple[int, ...], bool]] = Counter()
         for use in peak.parts:
-            inner = use.inner.pages if use.inner is not None else use.pages
-            self._parts[use.width, inner, use.stretches, use.kept] += use.times
+            inner = use.inner.pages if use.inner is not None else ALONE
+            self._parts[use.width, inner, use.longest, use.stretches, use.kept] += use.times
         parts = frozenset(self._parts.items())
         self.key = (peak.tokens, peak.pages, peak.branch, peak.above, parts)
 
@@ -153,11 +157,19 @@ class _Lemma:
         solver.add(length >= 0, length <= self._peak.tokens)
         self._stream(z3, solver, length, own)
         total, beside = own, []
-        for number, ((width, inner, lengths, kept), times) in enumerate(self._parts.items()):
+        for number, ((width, inner, longest, lengths, kept), times) in enumerate(
+            self._parts.items()
+        ):
             count = z3.Int(f"part {number}")
             solver.add(count >= 0, count <= times)
             beside += [] if kept else [count]
-            pages = self._sequences(z3, solver, lengths, number) if lengths else width * inner
+            if inner != ALONE:
+                pages = min(width * inner, UNBOUNDED)
+            elif longest < 0:
+                pages = self._sequences(z3, lengths)
+            else:
+                self._sequences(z3, (min(longest, self._limits.context),))
+                pages = self._limits.side_pages(width, longest)
             total = total + count * pages
         if self._limits.ahead < UNBOUNDED and beside:
             solver.add(z3.Sum(beside) <= self._limits.ahead)
@@ -186,7 +198,7 @@ class _Lemma:
         last = (above + length + size - 1) / size
         solver.add(own == z3.If(length > 0, last - above / size, 1))
 
-    def _sequences(self, z3: Any, solver: Any, lengths: tuple[int, ...], number: int) -> int:
+    def _sequences(self, z3: Any, lengths: tuple[int, ...]) -> int:
         """Return the pages of scored stretches, each of which has a lemma of its own."""
         for length in set(lengths):
             bound = self._limits.branch_pages(length)
