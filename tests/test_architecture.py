@@ -231,6 +231,11 @@ def test_the_tree_obeys(rule: Callable[[Sources], list[str]]) -> None:
     assert rule(sources()) == []
 
 
+def test_no_module_of_the_benchmarks_is_too_long() -> None:
+    files = (ROOT / "bench").rglob("*.py")
+    assert too_long({str(file.relative_to(ROOT)): file.read_text() for file in files}) == []
+
+
 @pytest.mark.parametrize(
     "rule, planted",
     [(rule, tree) for rule, trees in RULES for tree in trees],

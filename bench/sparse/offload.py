@@ -4,9 +4,8 @@ Both run the same products around attention (a layer of an 8 B shape). `streamin
 layer's whole keys and values through two buffers, the next one's while a layer computes, at the
 link's full speed. `offloaded` is what `--kv-host-memory` launches: scores, selection, the cache's
 kernels; on a stream of their own the rows that are late, beside which the next layer's lists are
-made, and the next layer's rows ahead. Queries move from step to step and
-from layer to layer by the cosines below, so that the cache and predictions hit as often as they do
-on the shipped models; `cold` empties the caches before each step, and predicts nothing.
+made, and the next layer's rows ahead. Queries move by the cosines below, so that the cache and
+predictions hit as on the shipped models; `cold` empties caches before a step, and predicts nothing.
 """
 
 from __future__ import annotations
@@ -38,10 +37,9 @@ from weft.runtime.execution.sparse_decode import ahead_share
 STEP_COSINE, GUESS_COSINE = 0.93, 0.8
 """Of a layer's query with that of the step before, and with the one predicted for it.
 
-On tiny-dense, decoding 64 tokens behind 2.4 K tokens of zoo/heldout.txt at a ratio of 1/16, with a
-cache of 2.5 selections, 70 % of the rows read were in the cache, 15 % had come ahead, and 15 % came
-late; of the rows brought ahead half were read at once. These cosines are to give as many hits or
-fewer: the shares that are reached are printed.
+On tiny-dense, 64 tokens behind 2.4 K of zoo/heldout.txt at a ratio of 1/16, with a cache of 2.5
+selections, found 70 % of the rows in the cache, 15 % came ahead (half of those were read at once)
+and 15 % late. These cosines are to give no more hits: the shares that are reached are printed.
 """
 WIDTH, FFN = 4096, 14336
 """The products around attention of an 8 B shape."""
@@ -52,9 +50,8 @@ PARTS = 16
 
 
 class OffloadedStep(SparseStep):
-    """A stack of layers: the sets of pages of a `SparseStep` are their keys, in host memory.
-
-    Lists name tokens, as the cache's books do; so `setting` loses `pooled`."""
+    """A stack of layers, whose keys in host memory are the sets of pages of a `SparseStep`; lists
+    name tokens, as the cache's books do, so that `setting` loses `pooled`."""
 
     def __init__(self, setting: Setting, layers: int, folder: Path) -> None:
         setting = replace(setting, pooled=False)
