@@ -1,4 +1,8 @@
-"""Fixtures of all tests: `golden` compares a text with a file, or writes it on request."""
+"""Fixtures of all tests: `golden` compares a text with a file, or writes it on request.
+
+Tests stand in rooms that mirror the package. What several share stands beside them and is imported
+by its whole name, `from weft.tests.runtime.schedule.toy_engine import ...`, in processes too.
+"""
 
 from __future__ import annotations
 

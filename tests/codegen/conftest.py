@@ -1,4 +1,4 @@
-"""Lets tests of this folder import its helper modules, and lends them a Triton interpreter."""
+"""Where kernels of these tests run: in a Triton interpreter, or on a GPU."""
 
 from __future__ import annotations
 
@@ -14,8 +14,6 @@ from typing import Any
 import pytest
 
 HERE = Path(__file__).parent
-if str(HERE) not in sys.path:
-    sys.path.insert(0, str(HERE))
 
 
 class Interpreter:
@@ -58,7 +56,7 @@ def triton_interpreter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Int
 def gpu(tmp_path: Path) -> Callable[..., list[Any]]:
     """Return what runs a kernel on the GPU, for tests marked `gpu`; skips without one."""
     import torch
-    from gpu_run import on_gpu
+    from weft.tests.codegen.gpu_run import on_gpu
 
     if not torch.cuda.is_available():
         pytest.skip("needs an NVIDIA GPU")

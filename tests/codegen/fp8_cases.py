@@ -6,14 +6,14 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from kernel_cases import Case, bf16, from_bf16, normal, poison
-from kernel_oracles import dispatched, normed, rotated_and_written, silu
 from weft.codegen.meaning.arrays import narrow, widen
 from weft.ir.core import Operation
 from weft.passes.tile.products import moe
 from weft.passes.tile.products.matvec import AHEAD, Matvec, matvec
 from weft.passes.tile.products.scaled_matmul import ScaledMatmul, scaled_matmul
 from weft.passes.tile.rows import elementwise, rope
+from weft.tests.codegen.kernel_cases import Case, bf16, from_bf16, normal, poison
+from weft.tests.codegen.kernel_oracles import dispatched, normed, rotated_and_written, silu
 
 SIZES = {"empty": 0, "one": 1, "ragged": 21}
 

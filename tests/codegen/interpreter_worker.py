@@ -9,14 +9,12 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-sys.path.append(str(Path(__file__).parents[1]))
-
 import numpy as np
 import torch
-from quick_interpreter import quicken
 from weft.codegen.triton.emit import emit
 from weft.codegen.triton.load import load_launcher
 from weft.ir.types import dtype_of
+from weft.tests.quick_interpreter import quicken
 
 
 def as_tensor(argument: Any, dtype: str) -> Any:

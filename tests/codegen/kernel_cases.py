@@ -6,8 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from kernel_case import Case, bf16, from_bf16, normal, poison
-from kernel_oracles import (
+from weft.passes.tile.products import moe
+from weft.passes.tile.products.expert_matvec import ExpertMatvec, experts_gated, experts_mixed
+from weft.passes.tile.rows import constrain, elementwise, feed, rope, sampling
+from weft.tests.codegen.kernel_case import Case, bf16, from_bf16, normal, poison
+from weft.tests.codegen.kernel_oracles import (
     dispatched,
     masked,
     normed,
@@ -17,9 +20,6 @@ from kernel_oracles import (
     sampled,
     silu,
 )
-from weft.passes.tile.products import moe
-from weft.passes.tile.products.expert_matvec import ExpertMatvec, experts_gated, experts_mixed
-from weft.passes.tile.rows import constrain, elementwise, feed, rope, sampling
 
 SIZES = {"empty": 0, "one": 1, "few": 3, "ragged": 13}
 

@@ -6,12 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from kernel_cases import Case, bf16, normal, poison
 from weft.codegen.meaning.reference import run_kernel
 from weft.ir.core import Operation
 from weft.passes.tile.attention import paged as attend
 from weft.passes.tile.attention.paged import Attention
 from weft.passes.tile.products.matmul import Matmul, matmul
+from weft.tests.codegen.kernel_cases import Case, bf16, normal, poison
 
 MATMULS = {
     "plain": Matmul(24, 64, block_k=32),

@@ -6,17 +6,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from parts_cases import (
-    GROUPS,
-    QUERIES,
-    SHAPES,
-    expected,
-    launched,
-    planned,
-    planner_shape,
-    tolerance,
-    tree,
-)
 from weft.codegen.bounds.prove import UnprovenAccess, prove_bounds
 from weft.codegen.meaning.reference import run_kernel
 from weft.codegen.triton.emit import emit
@@ -30,6 +19,17 @@ from weft.passes.tile.attention.join import MOST_FEW, attention_merge, merge_of_
 from weft.passes.tile.attention.parts import Parts
 from weft.passes.tile.attention.ways import launches
 from weft.passes.tile.gpu_schedules import gpu_schedule
+from weft.tests.codegen.parts_cases import (
+    GROUPS,
+    QUERIES,
+    SHAPES,
+    expected,
+    launched,
+    planned,
+    planner_shape,
+    tolerance,
+    tree,
+)
 
 each_shape = pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 each_tree = pytest.mark.parametrize("groups", GROUPS)

@@ -6,18 +6,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from parts_cases import (
-    GROUPS,
-    QUERIES,
-    SHAPES,
-    Tree,
-    expected,
-    planner_shape,
-    tolerance,
-    tree,
-    truncated,
-    widened,
-)
 from weft.codegen.bounds.prove import UnprovenAccess, prove_bounds
 from weft.codegen.meaning.reference import run_kernel
 from weft.ir.core import Module
@@ -29,6 +17,18 @@ from weft.passes.tile.attention.prompts import LISTS
 from weft.passes.tile.attention.ways import prompts
 from weft.passes.tile.gpu_schedules import gpu_schedule
 from weft.runtime.attention.prompt_tiles import PromptTiles, prompt_tiles
+from weft.tests.codegen.parts_cases import (
+    GROUPS,
+    QUERIES,
+    SHAPES,
+    Tree,
+    expected,
+    planner_shape,
+    tolerance,
+    tree,
+    truncated,
+    widened,
+)
 
 TILED = {name: shape for name, shape in SHAPES.items() if shape.many and not shape.window}
 each_shape = pytest.mark.parametrize("shape", TILED.values(), ids=TILED)

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
-from kernel_cases import FAMILIES, make
 from weft.codegen.bounds.prove import (
     BoundsProof,
     ContradictoryFacts,
@@ -17,6 +16,7 @@ from weft.codegen.bounds.prove import (
 )
 from weft.ir.core import Operation
 from weft.passes.tile.builder import KernelBuilder
+from weft.tests.codegen.kernel_cases import FAMILIES, make
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -7,13 +7,13 @@ import copy
 import numpy as np
 import pytest
 import torch
-from fp8_cases import FP8, SIZES
-from kernel_cases import Case
-from parts_cases import GROUPS, QUERIES, Tree, expected, launched, planned, tree
 from weft.codegen.bounds.prove import prove_bounds
 from weft.codegen.meaning.arrays import narrow, widen
 from weft.codegen.meaning.reference import run_kernel
 from weft.passes.tile.attention.parts import Parts
+from weft.tests.codegen.fp8_cases import FP8, SIZES
+from weft.tests.codegen.kernel_cases import Case
+from weft.tests.codegen.parts_cases import GROUPS, QUERIES, Tree, expected, launched, planned, tree
 
 each_family = pytest.mark.parametrize("family", FP8)
 each_size = pytest.mark.parametrize("size", SIZES)

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from parts_cases import SHAPES, Tree, expected, launched, planned, tolerance, tree
 from weft.codegen.bounds.prove import prove_bounds
 from weft.codegen.meaning.reference import run_kernel
 from weft.ir.core import Module
@@ -20,6 +19,15 @@ from weft.passes.tile.attention.parts import FEW, MANY, Parts, attention_parts
 from weft.passes.tile.attention.ways import CROWDED, grouped_launches, variants
 from weft.passes.tile.gpu_schedules import gpu_schedule
 from weft.runtime.attention.ways import singles
+from weft.tests.codegen.parts_cases import (
+    SHAPES,
+    Tree,
+    expected,
+    launched,
+    planned,
+    tolerance,
+    tree,
+)
 
 SHAPED = {name: replace(SHAPES[name], keys=keys)
           for name, keys in (("f32", 4), ("bf16", 8), ("paged", 8), ("odd_group", 4))}  # fmt: skip

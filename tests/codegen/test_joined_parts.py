@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from parts_cases import SHAPES, arguments, expected, planned, tolerance, tree
 from weft.codegen.bounds.prove import prove_bounds
 from weft.codegen.meaning.reference import run_kernel
 from weft.ir.core import Module, Operation, walk
@@ -17,6 +16,7 @@ from weft.ir.verifier import verify
 from weft.passes.tile.attention.parts import Parts, attention_parts
 from weft.passes.tile.attention.ways import CROWDED, Variant, joined, variants
 from weft.passes.tile.builder import KernelBuilder
+from weft.tests.codegen.parts_cases import SHAPES, arguments, expected, planned, tolerance, tree
 
 FEW = {name: replace(SHAPES[name], many=0, joins=8)
        for name in ("f32", "bf16", "paged", "odd_group", "one_tile")}  # fmt: skip

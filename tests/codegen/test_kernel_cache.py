@@ -25,8 +25,7 @@ from weft.passes.tile.builder import KernelBuilder
 PROGRAM = """
 import sys, time
 from pathlib import Path
-sys.path.insert(0, {here!r})
-from test_kernel_cache import build, works
+from weft.tests.codegen.test_kernel_cache import build, works
 kernel = build(Path({folder!r}))
 works(kernel)
 print(int(kernel.statistics.cached), int('tvm' in sys.modules))
@@ -55,8 +54,7 @@ def works(kernel: Kernel) -> None:
 
 
 def program(folder: Path) -> list[str]:
-    here = str(Path(__file__).parent)
-    return [sys.executable, "-c", PROGRAM.format(here=here, folder=str(folder))]
+    return [sys.executable, "-c", PROGRAM.format(folder=str(folder))]
 
 
 @pytest.fixture(scope="module")

@@ -8,13 +8,13 @@ import re
 
 import numpy as np
 import pytest
-from kernel_cases import FAMILIES, SIZES, check, make
 from weft.codegen.meaning.reference import run_kernel
 from weft.codegen.triton.emit import emit
 from weft.ir.core import Module
 from weft.ir.parser import parse_module
 from weft.ir.printer import print_module
 from weft.ir.verifier import verify
+from weft.tests.codegen.kernel_cases import FAMILIES, SIZES, check, make
 
 every_size = pytest.mark.parametrize("size", SIZES)
 every_family = pytest.mark.parametrize("family", FAMILIES)

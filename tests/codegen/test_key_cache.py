@@ -183,7 +183,7 @@ def test_meaning(name: str) -> None:
 @pytest.mark.slow
 def test_tvm() -> None:
     pytest.importorskip("tvm")
-    from tvm_cases import run
+    from weft.tests.codegen.tvm_cases import run
 
     for seed in (3, 4):
         steps(run, SHAPES["table"], seed, 12)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from kernel_cases import check
-from large_cases import LARGE, make_large
 from weft.codegen.bounds.prove import prove_bounds
+from weft.tests.codegen.kernel_cases import check
+from weft.tests.codegen.large_cases import LARGE, make_large
 
 every_family = pytest.mark.parametrize("family", LARGE)
 

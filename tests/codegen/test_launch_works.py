@@ -7,7 +7,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from test_autotune import Clocked
 from weft.cost_model.binding import decode
 from weft.cost_model.hardware_file import load
 from weft.cost_model.sparse_attention import sparse_parts
@@ -18,6 +17,7 @@ from weft.ir.sparse import parse_policy
 from weft.options import Options
 from weft.passes.tile.regimes import Sparse, lower_for_gpu, lower_model, merge_kernels
 from weft.runtime.execution.library import nothing
+from weft.tests.codegen.test_autotune import Clocked
 from weft.tuning import KernelLine, kernel_lines
 
 CONTEXT = 1 << 17

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from parts_cases import Tree, tolerance, tree
 from weft.codegen.bounds.prove import prove_bounds
 from weft.codegen.meaning.arrays import widen
 from weft.codegen.meaning.reference import run_kernel
@@ -22,6 +21,7 @@ from weft.passes.tile.meeting import meeting
 from weft.passes.tile.selection.labels import Labels
 from weft.passes.tile.sparse.list_shares import list_shares, share_join
 from weft.passes.tile.sparse.sparse_parts import SparseParts
+from weft.tests.codegen.parts_cases import Tree, tolerance, tree
 
 COMMON: dict[str, Any] = {"many": 0, "slots": True}
 SHAPES = {

@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
-from random_kernels import Drawn, drawn_kernels
-from tvm_cases import run as run_compiled
 from weft.codegen.bounds.prove import prove_bounds
 from weft.codegen.meaning.reference import run_kernel
 from weft.ir.core import Module
 from weft.ir.parser import parse_module
 from weft.ir.printer import print_module
 from weft.ir.verifier import verify
+from weft.tests.codegen.random_kernels import Drawn, drawn_kernels
+from weft.tests.codegen.tvm_cases import run as run_compiled
 
 
 def examples(number: int) -> Any:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from kernel_cases import make
-from tvm_cases import run
 from weft.runtime.execution.sampler import sample_rows
+from weft.tests.codegen.kernel_cases import make
+from weft.tests.codegen.tvm_cases import run
 
 
 @pytest.mark.parametrize("seed", range(6))

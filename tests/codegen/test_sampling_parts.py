@@ -10,9 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from gpu_run import on_gpu
-from kernel_cases import poison
-from tvm_cases import run
 from weft.codegen.bounds.prove import prove_bounds
 from weft.codegen.meaning.reference import run_kernel
 from weft.ir.core import Operation, walk
@@ -22,6 +19,9 @@ from weft.passes.tile.rows.sampling_parts import argmax_join, survey_parts
 from weft.passes.tile.rows.sampling_rounds import count_round, kept_parts, mass_round, sample_join
 from weft.runtime.execution.sampler import sample_rows
 from weft.runtime.gpu.sampled_draws import SampledDraws
+from weft.tests.codegen.gpu_run import on_gpu
+from weft.tests.codegen.kernel_cases import poison
+from weft.tests.codegen.tvm_cases import run
 
 SAMPLED = ("survey_parts", "count_round", "mass_round", "kept_parts", "sample_join")
 Run = Callable[[Operation, list[Any]], list[Any]]

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sparse_cases import LENGTHS, SHAPES, Shape, case_of, check, covering, dense_shape, run_all
 from weft.codegen.bounds.prove import UnprovenAccess, prove_bounds
 from weft.codegen.meaning.reference import run_kernel
 from weft.ir.core import Module
@@ -16,6 +15,16 @@ from weft.ir.printer import print_module
 from weft.ir.sparse import SparsePolicy
 from weft.ir.verifier import verify
 from weft.passes.tile.attention.paged import decode
+from weft.tests.codegen.sparse_cases import (
+    LENGTHS,
+    SHAPES,
+    Shape,
+    case_of,
+    check,
+    covering,
+    dense_shape,
+    run_all,
+)
 
 LATER = ("ratio", "capped", "pages", "i8", "threshold", "tail_parts")
 each_shape = pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
@@ -58,7 +67,7 @@ def test_meaning(shape: Shape) -> None:
 def test_tvm(name: str) -> None:
     shape = SHAPES[name]
     pytest.importorskip("tvm")
-    from tvm_cases import run
+    from weft.tests.codegen.tvm_cases import run
 
     for seed, ties in ((3, False), (4, True)):
         case = case_of(shape, [*LENGTHS, 130, 255], seed, ties)
@@ -88,7 +97,7 @@ def test_a_tail_left_out_is_found_out(name: str) -> None:
 @pytest.mark.parametrize("unit", ["token", "page"])
 def test_a_budget_that_covers_all_is_dense_decode_bit_by_bit(unit: str) -> None:
     pytest.importorskip("tvm")
-    from tvm_cases import run
+    from weft.tests.codegen.tvm_cases import run
 
     shape = covering(Shape(policy=SparsePolicy(k=9, sinks=2, recent=5, unit=unit, labels="i8")))
     case = case_of(shape, LENGTHS, 7)

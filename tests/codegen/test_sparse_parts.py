@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from parts_cases import planner_shape, tree
 from weft.codegen.bounds.prove import UnprovenAccess, prove_bounds
 from weft.codegen.meaning.arrays import narrow, widen
 from weft.codegen.meaning.reference import run_kernel
@@ -23,6 +22,7 @@ from weft.passes.tile.sparse.sparse_parts import SparseParts, sparse_parts
 from weft.runtime.attention.plan import Rates
 from weft.runtime.attention.sparse_lists import SparseLists, SparseRows
 from weft.runtime.execution.sparse_decode import SparseDecode
+from weft.tests.codegen.parts_cases import planner_shape, tree
 
 LATER = ("token", "slots", "page", "tail", "tail_page", "tail_words", "tail_slots")
 GROUPS = [(3, [9, 3]), (0, [33]), (0, [0]), (1, [40, 2, 25])]

@@ -9,8 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from kernel_cases import Case, bf16, from_bf16, normal, poison
-from kernel_oracles import normed, silu
 from weft.codegen.bounds.prove import prove_bounds
 from weft.codegen.meaning.arrays import widen
 from weft.codegen.meaning.reference import run_kernel
@@ -18,6 +16,8 @@ from weft.codegen.triton.emit import emit
 from weft.passes.tile.products.matvec import Matvec, matvec, matvec_schedule, suited
 from weft.passes.tile.products.skinny_matmul import SkinnyMatmul, skinny_matmul
 from weft.passes.tile.rows.elementwise import add_rmsnorm
+from weft.tests.codegen.kernel_cases import Case, bf16, from_bf16, normal, poison
+from weft.tests.codegen.kernel_oracles import normed, silu
 
 SIZES = {"empty": 0, "one": 1, "few": 3, "ragged": 21}
 

@@ -7,16 +7,25 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from gpu_run import on_gpu
 from hypothesis import HealthCheck, given, settings
-from kernel_cases import FAMILIES, SIZES, check, make
-from large_cases import LARGE, make_large
-from parts_cases import GROUPS, QUERIES, SHAPES, expected, launched, planned, tolerance, tree
-from random_kernels import Drawn, drawn_kernels
 from weft.codegen.meaning.reference import run_kernel
 from weft.codegen.triton.emit import emit
 from weft.codegen.triton.load import load_launcher
 from weft.passes.tile.rows.feed import COPIED, copy_pages
+from weft.tests.codegen.gpu_run import on_gpu
+from weft.tests.codegen.kernel_cases import FAMILIES, SIZES, check, make
+from weft.tests.codegen.large_cases import LARGE, make_large
+from weft.tests.codegen.parts_cases import (
+    GROUPS,
+    QUERIES,
+    SHAPES,
+    expected,
+    launched,
+    planned,
+    tolerance,
+    tree,
+)
+from weft.tests.codegen.random_kernels import Drawn, drawn_kernels
 
 pytestmark = [
     pytest.mark.gpu,

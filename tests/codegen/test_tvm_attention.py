@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from attention_cases import Paged, expected, paged
-from tvm_cases import run
 from weft.codegen.meaning.reference import run_kernel
 from weft.ir.core import Operation
 from weft.passes.tile.attention.paged import Attention, attention, decode, merge
+from weft.tests.codegen.attention_cases import Paged, expected, paged
+from weft.tests.codegen.tvm_cases import run
 
 SHAPES = {
     "grouped": Attention(8, 2, 32), "wide": Attention(4, 1, 128),

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from kernel_cases import FAMILIES, SIZES, check, make
-from tvm_cases import run
+from weft.tests.codegen.kernel_cases import FAMILIES, SIZES, check, make
+from weft.tests.codegen.tvm_cases import run
 
 
 @pytest.mark.parametrize("family", FAMILIES)

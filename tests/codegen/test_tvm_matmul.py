@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from tvm_cases import arrays, compile_one, run, tensors
 from weft.codegen.bounds.prove import prove_bounds
 from weft.codegen.meaning.reference import run_kernel
 from weft.ir.schedule import Schedule
 from weft.passes.tile.products.matmul import Matmul, blocks, matmul, schedule
+from weft.tests.codegen.tvm_cases import arrays, compile_one, run, tensors
 
 CASES = {
     "plain": Matmul(64, 256), "whole_rows": Matmul(16, 64, block_k=64),

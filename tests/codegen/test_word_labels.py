@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import word_label_cases
 from weft.codegen.bounds.prove import UnprovenAccess, prove_bounds
 from weft.ir.core import Operation
 from weft.ir.sparse import MOST_PARTS, SparsePolicy
@@ -28,7 +27,8 @@ from weft.passes.tile.selection.word_labels import (
 )
 from weft.passes.tile.selection.word_scores import word_scores
 from weft.passes.tile.sparse.word_selection import word_selection
-from word_label_cases import (
+from weft.tests.codegen import word_label_cases
+from weft.tests.codegen.word_label_cases import (
     HEADS,
     LENGTHS,
     PAGE,
@@ -342,7 +342,7 @@ def test_a_list_that_is_too_short_is_found() -> None:
 
 def test_products_of_four_bytes_on_a_cpu() -> None:
     """`dot4` has a sign in each byte, the highest too, on every target."""
-    from tvm_cases import run as compiled
+    from weft.tests.codegen.tvm_cases import run as compiled
 
     b = KernelBuilder("dot4_rows")
     b.scalar("N")

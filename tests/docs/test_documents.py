@@ -18,9 +18,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import documents
 import pytest
-from documents import ROOT, Block
 from typer.testing import CliRunner
 from weft.cli.app import app
 from weft.cli.errors import as_typed, with_lines
@@ -30,6 +28,8 @@ from weft.frontend.parser import parse_text
 from weft.ir.diagnostics import WeftError
 from weft.ir.parser import parse_module
 from weft.ir.verifier import verify
+from weft.tests.docs import documents
+from weft.tests.docs.documents import ROOT, Block
 
 PATHS = documents.documents()
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import typer
-from documents import ROOT, wrong_with
 from weft.cli.app import app
+from weft.tests.docs.documents import ROOT, wrong_with
 
 LEFT_OUT = {"tests", "bench", "notebooks", "zoo", "build"}
 ELSEWHERE = {"--help", "--version", "--nproc-per-node"}

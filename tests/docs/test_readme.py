@@ -2,12 +2,12 @@
 
 import re
 
-from documents import ROOT, blocks
 from weft.cli.inspect import read_rows
 from weft.compiler import Compilation
 from weft.frontend.models.registry import BUILDERS
 from weft.plots.prefixes import blocks as drawn
 from weft.stages import STAGES, stage_text
+from weft.tests.docs.documents import ROOT, blocks
 
 TEXT = (ROOT / "README.md").read_text()
 PICTURE = ROOT / "docs" / "pictures" / "prefixes.svg"

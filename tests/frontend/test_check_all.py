@@ -1,8 +1,5 @@
 """All errors of a file at once: of its syntax, and of names and types; each mistake told once."""
 
-import importlib.util
-from pathlib import Path
-
 import pytest
 from weft.frontend.check_errors import MissingArgument, MissingReturn
 from weft.frontend.checker import check, check_all
@@ -11,12 +8,7 @@ from weft.frontend.parser import parse_text
 from weft.frontend.recovery import parse_all
 from weft.ir.diagnostics import WeftError
 from weft.ir.source import Source
-
-BESIDE = importlib.util.spec_from_file_location(
-    "mistakes_of_the_checker", Path(__file__).parent / "test_checker.py"
-)
-mistakes = importlib.util.module_from_spec(BESIDE)
-BESIDE.loader.exec_module(mistakes)
+from weft.tests.frontend import test_checker as mistakes
 
 MANY = """\
 record R:

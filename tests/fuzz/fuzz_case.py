@@ -12,7 +12,6 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from random_programs import TOOLS, Node, random_program, render
 from weft.frontend.checker import check
 from weft.frontend.constraints import constraint_of
 from weft.frontend.lower import lower
@@ -27,6 +26,7 @@ from weft.passes.validation.registry import validation
 from weft.runtime.executable import Executable
 from weft.runtime.reference import Reference
 from weft.runtime.simulator import ToyChat, ToyExecutor, ToyTokenizer, toy_logits
+from weft.tests.fuzz.random_programs import TOOLS, Node, random_program, render
 
 WORDS = (" the", "hello", "ing", '": ', '", "', '{"', " A", " B", "a b", "\n\n", "Grade", "ab",
          "é", " x", "日本")  # fmt: skip

@@ -7,8 +7,8 @@ from copy import deepcopy
 from dataclasses import replace
 from time import monotonic
 
-from fuzz_case import ROOMY, Case
-from random_programs import Node
+from weft.tests.fuzz.fuzz_case import ROOMY, Case
+from weft.tests.fuzz.random_programs import Node
 
 SIMPLEST = {
     "how": "session", "room": ROOMY, "page_size": 4, "batch": 8, "tokens": 64, "seed": 0,

@@ -10,10 +10,8 @@ from pathlib import Path
 from random import Random
 from time import monotonic, time
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from fuzz_case import Case, Problem, Uninteresting, check_case, random_case  # noqa: E402
-from minimise import minimise  # noqa: E402
+from weft.tests.fuzz.fuzz_case import Case, Problem, Uninteresting, check_case, random_case
+from weft.tests.fuzz.minimise import minimise
 
 FOUND = Path(__file__).parents[2] / "build" / "fuzz"
 """Where failing cases are written."""

@@ -5,12 +5,12 @@ from random import Random
 from typing import ClassVar
 
 import pytest
-from fuzz_case import Case, Problem, check_case, random_case, steps_of
-from random_programs import Node
-from run_fuzz import fuzz, kind_of
 from weft.ir.core import Module
 from weft.passes.manager import EVERYTHING
 from weft.passes.rewrite import rewrite
+from weft.tests.fuzz.fuzz_case import Case, Problem, check_case, random_case, steps_of
+from weft.tests.fuzz.random_programs import Node
+from weft.tests.fuzz.run_fuzz import fuzz, kind_of
 
 CASES = 8
 PATIENCE = 240

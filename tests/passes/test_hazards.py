@@ -2,7 +2,6 @@
 
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -11,9 +10,7 @@ from weft.ir.pipeline import Kind, Task
 from weft.ir.pipeline_schedules import SCHEDULES, PipelineShape, build_pipeline
 from weft.passes.graph import hazards
 from weft.passes.graph.hazards import Hazard, Missing, obligations, prove_hazards, race
-
-sys.path.insert(0, str(Path(__file__).parent))
-import published_pipeline as published
+from weft.tests.passes import published_pipeline as published
 
 MIXED = PipelineShape(
     3, ringed=((0, 1, 2), (1, 2), (0, 2, 3)), ring=6, resident=((5,), (), (1,)),

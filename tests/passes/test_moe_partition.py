@@ -1,9 +1,7 @@
 """Partitioning by experts: the same numbers, text in and out, remarks, policies that misfit."""
 
 import re
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -21,9 +19,7 @@ from weft.passes.graph.moe_partition import PolicyMismatch, pipeline_shape
 from weft.passes.graph.moe_sections import NoExperts
 from weft.passes.manager import Context, run_passes
 from weft.passes.pipeline import named_passes
-
-sys.path.insert(0, str(Path(__file__).parent))
-from moe_cases import FACTS, MIXED, MIXTRAL, QWEN, logits, partitioned, shared
+from weft.tests.passes.moe_cases import FACTS, MIXED, MIXTRAL, QWEN, logits, partitioned, shared
 
 
 @pytest.mark.parametrize("config", [MIXTRAL, QWEN], ids=["mixtral", "qwen3-moe"])

@@ -1,8 +1,6 @@
 """Experts cut into slices: the same step, whatever the names of its weights, and text of it."""
 
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -16,9 +14,7 @@ from weft.passes.graph.moe_slices import sliced, slices_of
 from weft.passes.manager import Context, run_passes
 from weft.passes.tile.regimes import graph_passes
 from weft.runtime.execution.weights import RandomTensors, cut_slices, load_weights
-
-sys.path.insert(0, str(Path(__file__).parent))
-from moe_cases import FACTS, MIXED, MIXTRAL, QWEN, logits, shared
+from weft.tests.passes.moe_cases import FACTS, MIXED, MIXTRAL, QWEN, logits, shared
 
 FUSED = run_passes(graph_passes(), build_mixtral(MIXTRAL, fused=True), Context())[0]
 

@@ -1,13 +1,9 @@
 """Sections of a partitioned step lowered for a GPU: formats, and kernels that Triton takes."""
 
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parent))
-from test_moe_partition import MIXED, MIXTRAL, partitioned
 from weft.codegen.triton.emit import emit
 from weft.ir.types import dtype_of
 from weft.passes.tile.sections import lower_sections
+from weft.tests.passes.test_moe_partition import MIXED, MIXTRAL, partitioned
 
 
 def test_on_a_gpu_activations_are_bf16_and_what_chooses_experts_is_f32():

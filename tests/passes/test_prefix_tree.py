@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from byte_texts import ByteTokenizer, MarkerChat
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from weft.frontend.checker import check
@@ -15,6 +14,7 @@ from weft.passes.program.prefixes.calls import stretches
 from weft.passes.program.prefixes.text import draw_tree, print_tree, reason
 from weft.passes.program.prefixes.tree import PrefixTree, prefix_tree
 from weft.runtime.simulator import ToyTokenizer
+from weft.tests.passes.byte_texts import ByteTokenizer, MarkerChat
 
 JUDGE = """program judge(essay: str, sides: list[str]) -> str:
     system "You judge."

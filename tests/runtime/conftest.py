@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,10 +22,6 @@ from weft.runtime.execution.sampler import sample_rows
 from weft.runtime.reference import Reference, ReferenceResult
 from weft.runtime.simulator import ToyChat, ToyExecutor, ToyTokenizer, toy_logits
 from weft.runtime.tracing.trace import Trace
-
-HERE = Path(__file__).parent
-if str(HERE) not in sys.path:
-    sys.path.insert(0, str(HERE))
 
 WORDS = (" the", "hello", "ing", '": ', '", "', '{"', " A", " B", "a b", "\n\n", "Grade", "ab")
 
@@ -63,7 +57,7 @@ class Toy:
     ) -> Executable:
         module = self.lowered(text) if isinstance(text, str) else text
         limits = {"context_length": 2048, "num_pages": 600, **limits}
-        from ahead import AheadExecutor, AheadSampler
+        from weft.tests.runtime.schedule.ahead import AheadExecutor, AheadSampler
 
         executor = (AheadExecutor if ahead else ToyExecutor)(self.tokenizer.size, **limits)
         executor.copies_slots = together
@@ -111,22 +105,3 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def cases(request: pytest.FixtureRequest) -> Any:
-    """Executors of a model whose experts lie across a link, with the suite's cache of kernels."""
-    from offload_cases import Cases
-
-    return Cases(request.config.cache.mkdir("weft-kernels"))  # type: ignore[union-attr]
-
-
-@pytest.fixture(scope="module")
-def whole(cases: Any) -> Any:
-    """The tokens of that model in one piece."""
-    from offload_cases import LIMITS, greedy
-    from weft.loading import reference_executor
-    from weft.options import Options
-
-    checkpoint = cases.checkpoint
-    return greedy(reference_executor(checkpoint, checkpoint.graph, Options(**LIMITS)))

@@ -230,19 +230,16 @@ def test_a_full_disk_loses_nothing(toy, tmp_path):
 
 WORKER = """
     import sys, time
-    sys.path.insert(0, {tests!r})
-    from conftest import Toy
     from weft.runtime.simulator import ToyExecutor
+    from weft.tests.runtime import conftest
 
     class Slow(ToyExecutor):
         def all_logits(self, step):
             time.sleep({pause})
             return super().all_logits(step)
 
-    import conftest
     conftest.ToyExecutor = Slow
-    toy = Toy()
-    executable = toy.compile({text!r}, max_batch=4)
+    executable = conftest.Toy().compile({text!r}, max_batch=4)
     found = executable.run_rows({rows!r}, {out!r})
     print(found.resumed)
 """
@@ -251,12 +248,9 @@ WORKER = """
 def test_kill_dash_nine_then_resume_gives_the_same_file(toy, tmp_path):
     whole, out = tmp_path / "whole.jsonl", tmp_path / "out.jsonl"
     toy.compile(TEXT).run_rows(ROWS, whole)
-    tests = os.path.dirname(os.path.abspath(__file__))
 
     def worker(pause):
-        script = textwrap.dedent(WORKER).format(
-            tests=tests, pause=pause, text=TEXT, rows=ROWS, out=str(out)
-        )
+        script = textwrap.dedent(WORKER).format(pause=pause, text=TEXT, rows=ROWS, out=str(out))
         return subprocess.Popen(
             [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE
         )

@@ -108,8 +108,7 @@ def main() -> int:
         missing = "no NVIDIA GPU" if program else "no compute-sanitizer (it comes with CUDA)"
         print(f"nothing was checked: there is {missing} here", file=sys.stderr)
         return 2
-    sys.path.insert(0, str(Path(__file__).parent))
-    from planted import PLANTED
+    from weft.tests.sanitize.planted import PLANTED
 
     bad = 0
     with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:

@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-from run_sanitizer import (  # noqa: E402
+from weft.tests.sanitize.run_sanitizer import (
     CHECKS,
     ROOT,
     Report,

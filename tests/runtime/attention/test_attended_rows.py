@@ -1,0 +1,72 @@
+"""Few rows whose chosen keys are attended to where they are chosen: no list has items of them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from weft.ir.sparse import SparsePolicy
+from weft.runtime.attention.cost import Shape
+from weft.runtime.attention.lists import AttentionLists
+from weft.runtime.attention.sparse_lists import SparseLists
+from weft.runtime.execution.sparse_decode import SparseDecode
+from weft.tests.runtime.attention.list_cases import decode_step
+
+SHAPE = Shape(4, 2, 16, 16, 4, 4, 16, 4)
+LEAST = 40
+"""Tokens of context below which all is read."""
+
+
+def planner(
+    policy: str = "i4", rows: int = 4, tail: str = "none", across: bool = False
+) -> AttentionLists:
+    """Lists of layers whose labels are words."""
+    sparse = SparsePolicy(k=8, sinks=1, recent=1, min_context=0, channels=8, labels=policy,
+                          tail=tail)  # fmt: skip
+    kind = {"i4": torch.int32, "bf16": torch.bfloat16}[policy]
+    labels = torch.zeros((3, 2, 1, 16), dtype=kind)
+    decode = SparseDecode(sparse, LEAST, {"labels": [labels]}, rows, 400)
+    memory = (lambda _, shape, dtype: torch.zeros(shape, dtype=dtype)) if across else None
+    held = SparseLists(decode, SHAPE, rows, 1600, torch.device("cpu"), memory)
+    return AttentionLists(SHAPE, (0,), torch.device("cpu"), 64, sparse=held)
+
+
+def lists_of(lengths, planner):
+    pages = 1 + np.arange(len(lengths) * 25).reshape(len(lengths), 25)
+    return planner.plan(decode_step(lengths, pages))
+
+
+def test_a_row_that_chooses_needs_no_items_and_no_join():
+    lengths = [200]
+    lists = lists_of(lengths, planner())
+    assert lists.sparse and lists.attended and lists.apart
+    extents = {name: lists.extents[f"plan_{name}"] for name in ("W", "R", "G", "S", "M", "B")}
+    assert extents == {"W": 0, "R": 0, "G": 0, "S": 0, "M": 0, "B": len(lengths)}
+    assert lists.arrays["plan_kv_lengths"].tolist() == lengths
+    assert lists.arrays["plan_merge_start"].tolist() == [0]
+
+
+@pytest.mark.parametrize("lengths, made", [
+    ([200, 90], planner()), ([200], planner("bf16")), ([200], planner(tail="mean")),
+    ([200], planner(across=True)),
+], ids=["more rows", "no words", "a tail", "keys across a link"])  # fmt: skip
+def test_others_have_items_of_their_lists(lengths, made):
+    lists = lists_of(lengths, made)
+    assert lists.sparse and not lists.attended
+    assert set(lists.arrays["plan_item_list"].tolist()) == set(range(len(lengths)))
+
+
+def test_states_have_room_for_as_many_rows_as_are_few():
+    memory = planner().sparse.memory
+    assert memory["SR"] == 1
+    assert memory["share_max"].shape == memory["share_sum"].shape == (1, 2, 32, 2)
+    assert memory["share_acc"].shape == (1, 2, 32, 32, 1)
+    assert "SR" not in planner("bf16").sparse.memory
+
+
+def test_a_recording_of_more_rows_is_not_lent_to_one():
+    """Its launches read items, of which there are none: only one of few rows does what is left."""
+    made = planner()
+    few, more = (made.room(rows, lists_of([200] * rows, made), 128) for rows in (1, 3))
+    assert dict(few.extents)["plan_W"] == 0 and dict(more.extents)["plan_W"] > 0
+    assert few.holds(few) and not more.holds(few)

@@ -1,0 +1,301 @@
+"""A step's list is planned for one of several kernels: the engine and its benchmarks choose alike,
+and the kernel that a list was planned for reads it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from weft.bench.gpu_kernels import CASCADE, DECODE, Bench, Sequences
+from weft.frontend.models.registry import build_graph
+from weft.ir.model import ModelConfig, Rope
+from weft.loading import attention_ways, executor_on, planner_shape
+from weft.options import Options
+from weft.passes.graph.weight_format import ChooseWeightFormat
+from weft.passes.manager import Context
+from weft.passes.tile.attention.parts import MANY, Parts, attention_parts
+from weft.passes.tile.attention.ways import LARGE_SCHEDULES, SCHEDULES, tuned, variants
+from weft.passes.tile.gpu_schedules import gpu_schedule, gpu_step_kernels
+from weft.passes.tile.regimes import lower_for_gpu, merge_kernels
+from weft.runtime.attention.cost import Batch, Rates, Shape, Way
+from weft.runtime.attention.lists import AttentionLists
+from weft.runtime.attention.plan import choose, plan_among
+from weft.runtime.attention.ways import GROUPED, UNGROUPED
+from weft.runtime.execution.step import StepInput
+from weft.runtime.gpu.device_executor import SLOTS
+from weft.tests.runtime.attention.list_cases import decode_step
+
+GRID = [*CASCADE, *(((32, 8), Sequences(count, 0, keys)) for count, keys in DECODE)]
+
+
+def lists_of(shape: Parts, grouped: bool = False) -> AttentionLists:
+    """Return the lists of an engine whose model has these heads."""
+    usual = planner_shape(tuned(shape, shared=True))
+    cpu = torch.device("cpu")
+    return AttentionLists(usual, (0,), cpu, SLOTS, ways=[*attention_ways(shape)],
+                          grouped=grouped)  # fmt: skip
+
+
+def test_a_single_short_row_is_read_by_small_programs_a_block_each() -> None:
+    """As whole steps were measured: from 1 K on by wide ones; several rows are as ever."""
+    shape = Parts(32, 8, 128, page=64)
+    ways = [*attention_ways(shape)]
+    for keys, name in ((64, "crowded"), (130, "crowded"), (192, "crowded"), (384, "crowded"),
+                       (1024, "crowded"), (4096, "wide"), (16384, "wide")):  # fmt: skip
+        one = Sequences(1, 0, keys)
+        way, work = plan_among(one.batch(shape, np.arange(one.pages(shape))), ways)
+        assert way.name == name
+        if name == "crowded":
+            assert int((work.item_high - work.item_low).max()) <= 64
+    two = Sequences(2, 0, 384)
+    batch = two.batch(shape, np.arange(two.pages(shape)))
+    plain = [replace(way, alone=None) for way in ways]
+    assert plan_among(batch, ways)[0].name == plan_among(batch, plain)[0].name
+
+
+def step_of(batch: Batch) -> StepInput:
+    return decode_step(batch.lengths.tolist(), batch.table.tolist())
+
+
+@pytest.mark.parametrize(
+    ("heads", "of"),
+    [pytest.param(*cell, marks=[pytest.mark.slow] if place % 4 else []) for place, cell in
+     enumerate(GRID)], ids=str,
+)  # fmt: skip
+def test_the_engine_and_the_bench_choose_alike(heads: tuple[int, int], of: Sequences, tmp_path):
+    shape = Parts(*heads, 128, page=64)
+    (name, *_), way = Bench(tmp_path, 1.0).choice(shape, of)
+    batch = of.batch(shape, np.arange(of.pages(shape)))
+    _, work = plan_among(batch, [way])
+    found = lists_of(shape).plan(step_of(batch))
+    assert found.way == name
+    for array in ("item_rows", "item_low", "item_high", "row_query", "row_slot", "merge_start"):
+        assert np.array_equal(found.arrays[f"plan_{array}"], getattr(work, array)), array
+
+
+def test_the_grid_asks_for_several_ways():
+    """Else the test above would say little."""
+    found = {Bench(None, 1.0).choice(Parts(*heads, 128, page=64), of)[0].name  # type: ignore[arg-type]
+             for heads, of in GRID[::5]}  # fmt: skip
+    assert len(found & {"three", "deep", "crowded", "wide"}) >= 2
+    assert found >= {"large", "largest"}
+
+
+@pytest.mark.parametrize(
+    ("of", "way"),
+    [(Sequences(8, 0, 512), "wide"), (Sequences(16, 0, 1024), "wide"),
+     (Sequences(2, 0, 16384), "wide"), (Sequences(1, 0, 1024), "deep"),
+     (Sequences(64, 0, 512), "crowded")],
+    ids=str,
+)  # fmt: skip
+def test_lists_over_pages_of_16_are_read_in_the_way_that_was_fastest(of: Sequences, way: str):
+    bench = Bench(None, 1.0)  # type: ignore[arg-type]
+    assert bench.choice(Parts(32, 8, 128, page=16), of, False)[0].name == way
+
+
+def test_a_way_takes_only_lists_that_its_kernel_can_read():
+    shape = Shape(32, 8, 128, 64, 4, 16, 64)
+    few, many = Way("few", shape, Rates(), many=False), Way("many", shape, Rates(), few=False)
+    forks = Sequences(64, 16384, 64)
+    batch = forks.batch(Parts(32, 8, 128, page=64), np.arange(256 + 64))
+    assert choose(batch, [few, many])[0] is many
+    assert choose(batch, [few, many], cascade=False)[0] is few
+    alone = Sequences(8, 0, 512)
+    batch = alone.batch(Parts(32, 8, 128, page=64), np.arange(64))
+    assert choose(batch, [few, many])[0] is few
+
+
+def test_each_way_is_a_kernel_with_its_own_schedule():
+    shape = Parts(32, 8, 128, page=64)
+    for shared, schedules in ((False, SCHEDULES), (True, LARGE_SCHEDULES)):
+        for way in variants(shape, shared):
+            kernel = attention_parts(replace(way.tiles, items=MANY if shared else ""))
+            assert gpu_schedule(kernel, apart=not shared) == way.schedule, way.name
+            if way.tiles.way:
+                assert schedules[way.tiles.way] == way.schedule
+    narrow = Parts(32, 8, 128, page=64, kv="f8e4m3")
+    assert [len(variants(narrow, shared)) for shared in (False, True)] == [1, 1]
+
+
+class Seen:
+    """Kernels that only note that they were launched."""
+
+    def __init__(self, names: list[str]) -> None:
+        self.log: list[str] = []
+        self.kernels = {name: SimpleNamespace(launch=self._noting(name)) for name in names}
+
+    def _noting(self, name: str) -> Any:
+        return lambda *_: self.log.append(name)
+
+
+CONFIG = ModelConfig(
+    vocab_size=96, width=64, layers=1, heads=8, kv_heads=2, head_dim=64, ffn=64,
+    context_length=1 << 17, rope=Rope(1e4), windows=(0,), architecture="LlamaForCausalLM",
+)  # fmt: skip
+
+
+def executor(seen: list[Seen]) -> Any:
+    limits: dict[str, Any] = {"max_tokens": 128, "max_batch": 64}
+    graph = build_graph(CONFIG)
+    regimes = lower_for_gpu(CONFIG, graph, **limits)
+    wanted = merge_kernels(regimes) + gpu_step_kernels(CONFIG.vocab_size)
+    seen.append(Seen([kernel["name"].name for kernel, _ in wanted]))
+    graph = ChooseWeightFormat("bf16").run(graph, Context())
+    checkpoint: Any = SimpleNamespace(config=CONFIG, folder=None, name="random", graph=graph)
+    options = Options(target="cuda", weights="bf16", kv_memory=1, **limits)
+    return executor_on(checkpoint, regimes, seen[0].kernels, options, 1200, "cpu")  # type: ignore[arg-type]
+
+
+def test_a_step_runs_the_kernels_that_its_list_was_planned_for():
+    seen: list[Seen] = []
+    device = executor(seen)
+    device._recorded.cost = 1e-9  # every step's room is recorded
+    shape = Parts(8, 2, 64, page=64)
+    found = attention_ways(shape)
+    assert {way.name for way in device._lists._choice} == {way.name for way in found}
+    for way, (_, tiles, _) in found.items():
+        others = [other for other in found if other.many != way.many]
+        device._lists._choice, device._lists._last = [way, *others], None
+        of = Sequences(64, 32768, 64) if way.many else Sequences(64, 0, 512)
+        step = step_of(of.batch(shape, np.arange(of.pages(shape)) % 1200))
+        seen[0].log.clear()
+        device.forward(step)
+        (first, *_) = [name for name in seen[0].log if name.startswith("attention_parts")]
+        assert first == replace(tiles, items=MANY if tiles.many else "").name
+
+
+def test_a_single_rows_small_programs_join_what_they_leave_and_others_do_not():
+    seen: list[Seen] = []
+    device = executor(seen)
+    device._recorded.cost = 1e-9
+    shape, joins = Parts(8, 2, 64, page=64), []
+    found = attention_ways(shape)
+    for way, (name, tiles, _) in found.items():
+        if not way.many:
+            shared = [other for other in found if other.many]
+            device._lists._choice, device._lists._last = [way, *shared], None
+            of = Sequences(1, 0, 200)
+            step = step_of(of.batch(shape, np.arange(of.pages(shape))))
+            seen[0].log.clear()
+            device.forward(step)
+            launched = [each for each in seen[0].log if each.startswith("attention")]
+            joins.append((name, len(launched)))
+            assert launched[0] == tiles.name + "_joined" * (name == "crowded")
+            idle = [each.idle for each in device.launches(step) if each.operation == OF]
+            assert idle == ([True, False, True] if name == "crowded" else [False, True, False])
+    assert sorted(joins) == [("crowded", 1), ("deep", 2), ("three", 2), ("wide", 2)]
+
+
+OF = "graph.finalize"
+"""The operation that launches of attention compute."""
+
+
+def test_the_row_that_small_programs_join_is_the_row_that_a_launch_joins(tmp_path):
+    pytest.importorskip("triton")
+    command = [sys.executable, str(Path(__file__).parent / "ways_worker.py"), str(tmp_path)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    errors = json.loads(done.stdout.splitlines()[-1])
+    assert len(errors) == 9 and max(errors.values()) < 1e-2, errors
+
+
+def test_prompts_are_planned_for_the_usual_kernels():
+    shape = Parts(32, 8, 128, page=64)
+    ints = [torch.tensor(v, dtype=torch.int32) for v in
+            ([0] * 300, range(300), [0] * 300, [0, 300], [300])]  # fmt: skip
+    table, rows = torch.arange(5, dtype=torch.int32)[None], torch.tensor([299], dtype=torch.int32)
+    found = lists_of(shape).plan(StepInput(*ints, table, rows))
+    assert found.way == "" and not found.apart
+
+
+def test_lists_of_few_rows_borrow_a_room_of_another_way_and_lists_of_many_do_not():
+    shape = Parts(32, 8, 128, page=64)
+    lists, rooms = lists_of(shape), {}
+    for of in (Sequences(64, 2048, 64), Sequences(64, 16384, 64), Sequences(1, 0, 65536),
+               Sequences(1, 0, 512)):  # fmt: skip
+        planned = lists_of(shape).plan(step_of(of.batch(shape, np.arange(of.pages(shape)))))
+        rooms[of] = lists.room(64, planned, 1 << 18)
+    short, long, wide, small = rooms.values()
+    assert wide.way != small.way and wide.apart and small.apart
+    assert (wide.holds(small) or small.holds(wide)) and not long.holds(wide)
+    if short.way != long.way:
+        assert not short.holds(long) and not long.holds(short)
+
+
+TREES = Sequences(128, 0, 64, 8, 1024)
+
+
+@pytest.mark.parametrize(
+    ("of", "way"),
+    [(TREES, GROUPED), (Sequences(128, 2048, 96), GROUPED),
+     (Sequences(64, 0, 64, 4, 1024), UNGROUPED),  # too few programs would be left
+     (Sequences(128, 0, 320, 8, 1024), UNGROUPED),  # too long ones
+     (Sequences(152, 0, 64, 8, 1024), UNGROUPED)],  # tiles of sixteen rows, and of three
+    ids=str,
+)  # fmt: skip
+def test_short_keys_of_many_rows_are_read_several_rows_a_program(of: Sequences, way: str):
+    shape = Parts(32, 8, 128, page=64)
+    step = step_of(of.batch(shape, np.arange(of.pages(shape))))
+    found, plain = lists_of(shape, grouped=True).plan(step), lists_of(shape).plan(step)
+    assert (found.way, plain.way) == (way, UNGROUPED)
+    assert all(np.array_equal(found.arrays[name], plain.arrays[name]) for name in plain.arrays)
+
+
+def test_lists_whose_items_have_several_rows_once_others_left_are_read_item_by_item():
+    shape, lists = Parts(32, 8, 128, page=64), lists_of(Parts(32, 8, 128, page=64), grouped=True)
+    batch = replace(TREES, own=60).batch(shape, np.arange(TREES.pages(shape)))
+
+    def later(by: int, rows: list[int]) -> Any:
+        table, lengths = batch.table[rows], batch.lengths[rows] + by
+        return lists.plan(decode_step(lengths.tolist(), table.tolist()))
+
+    assert later(0, [*range(128)]).way == GROUPED
+    assert later(1, [*range(128)]).way == later(2, [*range(1, 128)]).way == GROUPED
+    assert lists._last is not None
+    left = later(3, [*range(13, 128)])  # three of the first tree
+    assert left.way == UNGROUPED and 3 in left.arrays["plan_item_rows"]
+
+
+def test_a_room_for_items_of_one_row_takes_no_others():
+    """What reads it would leave them out."""
+    shape = Parts(32, 8, 128, page=64)
+    lists = lists_of(shape, grouped=True)
+    planned, steps = {}, {}
+    for of in (TREES, Sequences(152, 0, 64, 8, 1024)):
+        steps[of] = step_of(of.batch(shape, np.arange(of.pages(shape))))
+        planned[of] = lists.plan(steps[of])
+    single, several = planned
+    room = lists.room(160, planned[single], 1 << 18)
+    assert room.way == GROUPED
+    wide = replace(room, extents=tuple((name, 1 << 16) for name, _ in room.extents),
+                   sizes=tuple((name, 1 << 20) for name, _ in room.sizes))  # fmt: skip
+    assert lists.within(steps[several], planned[several], wide) is None
+    assert lists.within(steps[single], planned[single], wide) is not None
+    other = lists.within(steps[single], planned[single], replace(wide, way=UNGROUPED))
+    assert other is not None and other.way == UNGROUPED
+
+
+def test_a_step_whose_items_have_one_row_runs_the_kernel_for_several(monkeypatch):
+    monkeypatch.setattr("weft.runtime.attention.ways.TOGETHER", 16)
+    seen: list[Seen] = []
+    device = executor(seen)
+    device._recorded.cost = 1e-9
+    shape = Parts(8, 2, 64, page=64)
+    for prefix, way in ((16384, GROUPED), (0, "")):
+        of = Sequences(64, prefix, 64)
+        seen[0].log.clear()
+        device.forward(step_of(of.batch(shape, np.arange(of.pages(shape)))))
+        launched = [name for name in seen[0].log if name.startswith("attention_parts")]
+        assert [name.endswith("_grouped_few") for name in launched] == [False, True][
+            : 1 + bool(way)
+        ]

@@ -1,0 +1,23 @@
+"""Fixtures of partitioned models: the executors of a small one, and what it says in one piece."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from weft.loading import reference_executor
+from weft.options import Options
+from weft.tests.runtime.offload.offload_cases import LIMITS, Cases, greedy
+
+
+@pytest.fixture(scope="module")
+def cases(request: pytest.FixtureRequest) -> Any:
+    """Executors of a model whose experts lie across a link, with the suite's cache of kernels."""
+    return Cases(request.config.cache.mkdir("weft-kernels"))  # type: ignore[union-attr]
+
+
+@pytest.fixture(scope="module")
+def whole(cases: Any) -> Any:
+    """The tokens of that model in one piece."""
+    checkpoint = cases.checkpoint
+    return greedy(reference_executor(checkpoint, checkpoint.graph, Options(**LIMITS)))

@@ -1,0 +1,98 @@
+"""Rows that take turns: all end together in full steps, and nothing else changes."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from weft.runtime.engine import Engine
+from weft.runtime.schedule.policy import Policy
+from weft.runtime.schedule.request import Request, Sampling
+from weft.runtime.simulator import ToyExecutor, toy_logits
+from weft.tests.runtime.schedule.ahead import AheadExecutor, AheadSampler
+
+VOCABULARY = 64
+NEVER = Policy(turn=1 << 20)
+
+
+def engine(policy=None, ahead=False, **limits):
+    limits = {"num_pages": 400, "max_batch": 4, "max_tokens": 32, **limits}
+    if not ahead:
+        return Engine(ToyExecutor(VOCABULARY, **limits), policy=policy)
+    executor = AheadExecutor(VOCABULARY, **limits)
+    return Engine(executor, AheadSampler(executor), policy)
+
+
+def submit(machine, number, count, path, budget=None):
+    sequence = machine.create((number, 0))
+    sequence.append([1, 2, number % VOCABULARY, number // VOCABULARY])
+    request = Request(sequence, f"gen {number}", Sampling(budget or count), critical=path)
+    machine.submit(request)
+    return request
+
+
+def drain(machine):
+    while machine:
+        machine.step()
+        machine.check()
+
+
+def expected(number, count):
+    ids = [1, 2, number % VOCABULARY, number // VOCABULARY]
+    for _ in range(count):
+        ids.append(int(toy_logits(ids, VOCABULARY).argmax()))
+    return ids
+
+
+def run(count, policy=None, ahead=False, path=40, **limits):
+    machine = engine(policy, ahead, **limits)
+    requests = [submit(machine, number, 40, path) for number in range(count)]
+    drain(machine)
+    for number, request in enumerate(requests):
+        assert request.sequence.ids() == expected(number, 40)
+    return machine
+
+
+@pytest.mark.parametrize("ahead", [False, True])
+def test_the_last_wave_is_spread_over_full_steps(ahead):
+    turns, waves = run(6, ahead=ahead), run(6, NEVER, ahead)
+    assert waves.steps >= 80 and not waves._scheduler.turns.taken
+    assert turns.steps <= 6 * 40 // 4 + 8 + 3 * ahead * turns._scheduler.turns.taken
+    assert turns._scheduler.turns.taken >= 4
+
+
+def test_requests_whose_paths_nobody_knows_take_no_turns():
+    assert not run(6, path=0)._scheduler.turns.taken
+
+
+def test_rows_with_other_prompts_to_come_take_no_turns():
+    assert not run(6, path=81)._scheduler.turns.taken
+
+
+def test_while_many_wait_rows_run_on():
+    machine = engine()
+    for number in range(20):
+        submit(machine, number, 40, 40)
+    for _ in range(30):
+        machine.step()
+    assert not machine._scheduler.turns.taken
+
+
+def test_where_memory_has_no_room_for_all_rows_run_on():
+    scarce = run(6, num_pages=50)  # six rows of eleven pages
+    assert not scarce._scheduler.turns.taken
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(1, 50), st.integers(0, 20)), min_size=1, max_size=12),
+    st.integers(2, 5), st.integers(1, 9), st.integers(20, 200), st.booleans(),
+)  # fmt: skip
+def test_turns_change_no_token(rows, batch, turn, pages, ahead):
+    machine = engine(Policy(turn=turn), ahead, max_batch=batch, num_pages=pages)
+    requests = [
+        submit(machine, number, count, count + after) for number, (count, after) in enumerate(rows)
+    ]
+    drain(machine)
+    for number, (request, (count, _)) in enumerate(zip(requests, rows, strict=True)):
+        assert request.sequence.ids() == expected(number, count)
