@@ -18,8 +18,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, distributed
+from torch.distributed.rendezvous import rendezvous
 
 from ...ir.diagnostics import WeftError
+from .rank_lives import Lives, named
 from .step import StepInput
 
 PATIENCE = timedelta(days=7)
@@ -58,9 +60,9 @@ class RankLost(WeftError):
 
     kind = "device error"
     abrupt = True  # gloo's threads that wait for it end the process by a signal otherwise
-    template = "rank {rank} of {count} lost another rank: {problem}"
+    template = "rank {rank} of {count} lost {lost}: {problem}"
     hint = (
-        "the other process says above why it ended; rows that are done stand in the journal: run "
+        "what was lost says above why it ended; rows that are done stand in the journal: run "
         "the same command again"
     )
 
@@ -90,10 +92,19 @@ def join(gpu: int | None) -> None:
     if gpu is not None:
         take_gpu(gpu)
         backend = "cpu:gloo,cuda:nccl"
-    distributed.init_process_group(backend, timeout=PATIENCE)
+    store, rank, count = next(rendezvous("env://", timeout=PATIENCE))
+    store.set_timeout(PATIENCE)
+    distributed.init_process_group(
+        backend, timeout=PATIENCE, store=store, rank=rank, world_size=count
+    )
+    _lives.append(Lives(store))
+    _lives[-1].know(exchange(_lives[-1].own()))
     if gpu is not None:
         _connect(torch.device("cuda", gpu))
 
+
+_lives: list[Lives] = []
+"""Who lives of the ranks that were met: one, or none."""
 
 _before_end: list[Callable[[], None]] = []
 
@@ -108,6 +119,8 @@ def leave() -> None:
     """Part from the other ranks, which do the same."""
     while _before_end:
         _before_end.pop()()
+    while _lives:
+        _lives.pop().close()
     distributed.destroy_process_group()
 
 
@@ -134,6 +147,7 @@ def peers() -> Iterator[None]:
     except RuntimeError as error:
         raise RankLost(
             rank=distributed.get_rank(), count=distributed.get_world_size(),
+            lost=named(_lives[-1].lost() if _lives else []),
             problem=str(error).splitlines()[0],
         ) from error  # fmt: skip
 

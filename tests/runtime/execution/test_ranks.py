@@ -113,7 +113,7 @@ def test_a_rank_that_dies_is_named_and_the_journal_survives(tmp_path):
     more = {"tp": 2, "out": str(out), "kill_after": 15}
     ended = Ranks(2, program, json.dumps(rows), json.dumps(settings | more)).wait()
     assert ended[1][0] == -signal.SIGKILL
-    assert ended[0][0] == 1 and "rank 0 of 2 lost another rank" in ended[0][2], ended[0][2]
+    assert ended[0][0] == 1 and "rank 0 of 2 lost rank 1: " in ended[0][2], ended[0][2]
     again = weft.compile(program, **settings).run_rows(rows, out)
     assert 1 <= again.resumed < 4 and len(out.read_text().splitlines()) == 4
 
