@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..ir.diagnostics import WeftError, reason
+from ..ir.whole_file import draft_of, write_whole
 from ..options import BadOption
 
 if TYPE_CHECKING:
@@ -41,12 +42,8 @@ def write_file(path: Path, option: str, content: str | bytes) -> None:
 
     Raises NotWritten.
     """
-    data = content.encode() if isinstance(content, str) else content
     try:
-        if path.exists() and not path.is_file():  # a pipe, a terminal
-            path.write_bytes(data)
-        else:
-            _replace(path.resolve(), data)
+        write_whole(path, content)
     except OSError as error:
         raise failed(path, option, error) from None
 
@@ -76,23 +73,9 @@ def _try(path: Path) -> None:
     if path.exists() and not os.access(path, os.W_OK):
         raise PermissionError(None, "it may not be written")
     if path.is_file() or not path.exists():
-        aside = _aside(path.resolve())
-        aside.touch()
-        aside.unlink()
-
-
-def _replace(path: Path, data: bytes) -> None:
-    aside = _aside(path)
-    try:
-        aside.write_bytes(data)
-        aside.replace(path)
-    except OSError:
-        aside.unlink(missing_ok=True)
-        raise
-
-
-def _aside(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{os.getpid()}")
+        draft = draft_of(path.resolve())
+        draft.touch()
+        draft.unlink()
 
 
 def failed(path: Path, option: str, error: OSError) -> NotWritten:

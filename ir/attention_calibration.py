@@ -84,7 +84,7 @@ class HeadChannels:
 
     def problem(self, head_dim: int) -> str:
         """Return what is wrong with the head, or an empty text."""
-        if sorted(self.order) != list(range(head_dim)):
+        if len(self.order) != head_dim or sorted(self.order) != list(range(head_dim)):
             return f"its order is no permutation of {head_dim} channels"
         ranges = (self.mean, self.deviation, self.peak)
         if any(ranges) and {len(values) for values in ranges} != {head_dim}:

@@ -11,9 +11,8 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,9 @@ from .attention_calibration import (
     NotCalibrated,
     Provenance,
 )
+from .diagnostics import reason
 from .model import ModelConfig
+from .whole_file import write_whole
 
 FORMAT = "weft attention calibration 1"
 FILE_NAME = "attention_calibration.json"
@@ -42,14 +43,10 @@ def save_calibration(calibration: AttentionCalibration, file: str | Path) -> Non
         "provenance": asdict(calibration.provenance),
         "layers": [[_head_to_json(head) for head in layer] for layer in calibration.layers],
     }  # fmt: skip
-    path = Path(file)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        aside.write_text(json.dumps(body, separators=(",", ":")) + "\n", encoding="utf-8")
-        aside.replace(path)
+        write_whole(file, json.dumps(body, separators=(",", ":")) + "\n")
     except OSError as error:
-        aside.unlink(missing_ok=True)
-        problem, hint = f"cannot be written: {error.strerror}", "give another place with --out FILE"
+        problem, hint = f"cannot be written: {reason(error)}", "give another place with --out FILE"
         raise BadCalibration(file=str(file), problem=problem, hint=hint) from None
 
 
@@ -75,7 +72,7 @@ def _read(path: Path, model: str) -> dict[str, Any]:
         found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise NotCalibrated(file=str(path), model=model) from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         problem = f"it is no JSON, or cut short: {error}"
         raise BadCalibration(file=str(path), problem=problem) from None
     if not isinstance(found, dict):
@@ -101,9 +98,9 @@ def _read_own(raw: dict[str, Any], file: str) -> AttentionCalibration:
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise BadCalibration(file=file, problem=f"{name} is {value!r}, not a size")
     try:
-        provenance = Provenance(**raw["provenance"])
+        provenance = _provenance_of_json(raw["provenance"])
         layers = tuple(tuple(_head_of_json(head) for head in layer) for layer in raw["layers"])
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise BadCalibration(file=file, problem=f"a part is missing or wrong: {error}") from None
     found = AttentionCalibration(
         layers=layers, provenance=provenance, rope_layout=raw["rope_layout"], file=file,
@@ -112,11 +109,23 @@ def _read_own(raw: dict[str, Any], file: str) -> AttentionCalibration:
     return _checked(found)
 
 
+def _provenance_of_json(raw: dict[str, Any]) -> Provenance:
+    found = Provenance(**raw)
+    for item in fields(found):
+        if not isinstance(getattr(found, item.name), type(item.default)):
+            raise ValueError(f"{item.name} of the provenance is {getattr(found, item.name)!r}")
+    return found
+
+
 def _head_of_json(raw: dict[str, Any]) -> HeadChannels:
-    order = tuple(int(channel) for channel in raw["order"])
+    order = tuple(raw["order"])
+    if not all(type(channel) is int for channel in order):
+        raise ValueError("a channel of an order is no whole number")
     ranges = [tuple(float(value) for value in raw[name]) for name in ("mean", "deviation", "peak")]
     if not all(math.isfinite(value) for values in ranges for value in values):
         raise ValueError("a range is not finite")
+    if any(value < 0 for values in ranges[1:] for value in values):
+        raise ValueError("a deviation or a peak is negative")
     return HeadChannels(order, *ranges)
 
 
@@ -162,7 +171,7 @@ def read_published(
 
 def _lists(value: Any, key: str, file: str) -> list[list[int]]:
     right = isinstance(value, list) and all(
-        isinstance(row, list) and all(isinstance(c, int) for c in row) for row in value
+        isinstance(row, list) and all(type(c) is int for c in row) for row in value
     )
     widths = {len(row) for row in value} if right else set()
     if len(widths) != 1 or any(sorted(row) != list(range(len(row))) for row in value):

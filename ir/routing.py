@@ -6,7 +6,7 @@ together. The policy search reads popularity from it, and the offloading bench r
 
 from __future__ import annotations
 
-import os
+import io
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from .diagnostics import ModelError
+from .diagnostics import ModelError, reason
+from .whole_file import write_whole
 
 FORMAT = "weft routing 1"
 _PARTS = ("format", "model", "experts", "chosen", "decode")
@@ -78,18 +79,13 @@ class RoutingTrace:
 
     def save(self, file: str | Path) -> None:
         """Write the trace, whole or not at all; raises BadRouting."""
-        path = Path(file)
-        aside = path.with_name(f".{path.name}.{os.getpid()}")
+        packed = io.BytesIO()
+        np.savez_compressed(packed, format=FORMAT, model=self.model, experts=self.experts,
+                            chosen=self.chosen, decode=self.decode)  # fmt: skip
         try:
-            with aside.open("wb") as opened:
-                np.savez_compressed(
-                    opened, format=FORMAT, model=self.model, experts=self.experts,
-                    chosen=self.chosen, decode=self.decode,
-                )  # fmt: skip
-            aside.replace(path)
+            write_whole(file, packed.getvalue())
         except OSError as error:
-            aside.unlink(missing_ok=True)
-            problem = f"it cannot be written: {error.strerror or error}"
+            problem = f"it cannot be written: {reason(error)}"
             raise BadRouting(file=file, problem=problem, hint="give another place") from None
 
     @staticmethod

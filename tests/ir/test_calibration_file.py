@@ -1,8 +1,10 @@
 """Calibration files: what is written reads back, and a wrong file says what would mend it."""
 
 import json
+import os
 import random
 from dataclasses import replace
+from threading import Thread
 
 import pytest
 from weft.ir.attention_calibration import (
@@ -16,6 +18,7 @@ from weft.ir.attention_calibration import (
     Provenance,
 )
 from weft.ir.calibration_file import load_calibration, read_published, save_calibration
+from weft.ir.diagnostics import WeftError
 from weft.ir.model import ModelConfig, Rope
 from weft.ir.sparse import SparsePolicy
 
@@ -113,11 +116,71 @@ def spoil(name, value):
         (spoil("mean", [1.0]), "must have 8 values"),
         (spoil("peak", [float("nan")] * 8), "not finite"),
         (spoil("peak", None), "a part is missing or wrong"),
+        (spoil("order", [0.5, *range(1, 8)]), "no whole number"),
+        (spoil("deviation", [-1.0] * 8), "negative"),
+        (lambda raw: raw["provenance"].update(model=5), "model of the provenance is 5"),
     ],
 )
 def test_an_impossible_file_is_refused(file, change, says):
     with pytest.raises(BadCalibration, match=f"(?s){says}.*{MEND}"):
         load(edited(file, change))
+
+
+def places(node, path=()):
+    """Yield the place of every value in a JSON document, the document's own last."""
+    items = node if isinstance(node, list) else []
+    pairs = node.items() if isinstance(node, dict) else enumerate(items)
+    for key, value in pairs:
+        yield from places(value, (*path, key))
+    yield path
+
+
+def changed(node, path, value):
+    """Return a document with a value put in a place."""
+    if not path:
+        return value
+    node = node.copy()
+    node[path[0]] = changed(node[path[0]], path[1:], value)
+    return node
+
+
+@pytest.mark.parametrize("layout", ["own", "published"])
+def test_no_file_ends_in_a_traceback(file, made, layout):
+    """Every value of a file in turn is something odd: the file is read, or refused by name."""
+    save_calibration(replace(made, layers=made.layers[:1]), file)
+    raw = json.loads(file.read_text()) if layout == "own" else published(layers=1)
+    config, refused = replace(CONFIG, layers=1), 0
+    for path in places(raw):
+        for value in (None, -1, 0.5, 10**400, float("inf"), "x", [], {}):
+            file.write_text(json.dumps(changed(raw, path, value)))
+            try:
+                load_calibration(file, config, "abc", "tiny")
+            except WeftError:
+                refused += 1
+    assert refused > 250
+
+
+@pytest.mark.parametrize("text", ["[" * 200_000, '{"a":' * 200_000])
+def test_a_file_without_end_is_refused(file, text):
+    file.write_text(text)
+    with pytest.raises(BadCalibration, match=f"(?s)cut short.*{MEND}"):
+        load(file)
+
+
+def test_a_pipe_or_device_takes_a_calibration_and_stays(made, tmp_path):
+    """As --out /dev/stdout is; and behind a link the file that it names is written."""
+    pipe, read = tmp_path / "pipe", []
+    os.mkfifo(pipe)
+    reader = Thread(target=lambda: read.append(pipe.read_text()))
+    reader.start()
+    save_calibration(made, pipe)
+    reader.join()
+    assert json.loads(read[0])["heads"] == 4 and pipe.is_fifo()
+    link, file = tmp_path / "link", tmp_path / "far" / "named.json"
+    file.parent.mkdir()
+    link.symlink_to(file)
+    save_calibration(made, link)
+    assert link.is_symlink() and load(file).layers == made.layers
 
 
 def test_a_full_disk_leaves_the_old_file(file, made, monkeypatch):
@@ -126,7 +189,7 @@ def test_a_full_disk_leaves_the_old_file(file, made, monkeypatch):
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("pathlib.Path.write_text", full)
+    monkeypatch.setattr("pathlib.Path.write_bytes", full)
     with pytest.raises(BadCalibration, match="(?s)No space left.*--out FILE"):
         save_calibration(made, file)
     assert file.read_text() == before and len(list(file.parent.iterdir())) == 1
