@@ -16,6 +16,7 @@ from .ir.loss_table import FILE_NAME as LOSSES
 from .ir.loss_table import (
     MeasuredLoss,
     NoLossTable,
+    kept_by,
     load_losses,
     policy_within,
     require_within,
@@ -50,7 +51,8 @@ KINDS = {"cpu": "cpu", "cuda": "gpu"}
 @dataclass(frozen=True)
 class Attention:
     """A policy with the calibration that it needs; `default`: it is that of all gens, and not only
-    of those under a `with attention`. The rest is as in `passes.tile.regimes.Sparse`."""
+    of those under a `with attention`; `budget` says how it keeps `max_loss`. The rest is as in
+    `passes.tile.regimes.Sparse`."""
 
     policy: SparsePolicy
     calibration: AttentionCalibration
@@ -63,6 +65,7 @@ class Attention:
     share: float = 0.0
     kind: str = ""
     foresight: Ahead | None = None
+    budget: str = ""
 
     @property
     def passes(self) -> Sparse:
@@ -98,7 +101,7 @@ def asked_attention(
 
     asked = {} if plan is None else _policies(plan)
     default = parse_policy(options.attention) if options.attention else None
-    if options.max_loss and not asked and default is None:
+    if options.max_loss is not None and not asked and default is None:
         default = policy_within(_losses(checkpoint), options.max_loss, _command_name(checkpoint))
     for text, span in asked.items():
         first = str(default) if default else next(iter(asked))
@@ -108,8 +111,7 @@ def asked_attention(
     if policy is None:
         return None
     options.require_one_process()
-    if options.max_loss:
-        require_within(_losses(checkpoint), policy, options.max_loss, _command_name(checkpoint))
+    budget = _budget(checkpoint, policy, options.max_loss)
     if options.target == "cuda" and any(checkpoint.config.windows):
         hint = "take the target cpu, or a model without sliding windows"
         raise BadOption(problem="a GPU's work lists cannot mix windows and selections", hint=hint)
@@ -124,7 +126,7 @@ def asked_attention(
         policy, calibration, default is not None, options.attention_always or offload,
         hardware, offload, foresight is None or foresight.pays,
         options.attention_batch, _measured_share(checkpoint, policy), KINDS[options.target],
-        foresight,
+        foresight, budget,
     )  # fmt: skip
 
 
@@ -154,6 +156,15 @@ def calibration_of(
     calibration = load_calibration(place, config, checkpoint.identity, model, statistic)
     calibration.check_policy(policy)
     return calibration
+
+
+def _budget(checkpoint: Checkpoint, policy: SparsePolicy, most: float | None) -> str:
+    """Return how a policy keeps a budget of loss, if any; raises LosesMore, NoLossTable."""
+    if most is None:
+        return ""
+    losses = _losses(checkpoint)
+    require_within(losses, policy, most, _command_name(checkpoint))
+    return kept_by(losses, policy, most)
 
 
 def _losses(checkpoint: Checkpoint) -> list[MeasuredLoss]:

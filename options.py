@@ -189,7 +189,7 @@ class Options:
     (`ir.sparse`): taken from the context on from which it pays for steps of `attention_batch`
     sequences, or, with `attention_always`, at any price (empty: dense, if neither the program nor
     `max_loss` asks for another). `max_loss` picks the cheapest policy that was measured to lose no
-    more of perplexity (0.01: one percent; 0: none is picked), and holds one that is asked for to
+    more of perplexity (0.01: one percent; None: none is picked), and holds one that is asked for to
     that. With `kv_host_memory` bytes, unless 0, keys
     and values lie in host memory, and `kv_memory` is what a GPU (without the target cuda: a
     simulated one) has for labels and a cache of what sparse attention reads, at any price.
@@ -216,7 +216,7 @@ class Options:
     attention: str = ""
     attention_always: bool = False
     attention_batch: int = 1
-    max_loss: float = 0.0
+    max_loss: float | None = None
     kv_host_memory: int = 0
     remote: RemoteOptions = field(default_factory=RemoteOptions)
     offload: OffloadOptions = field(default_factory=OffloadOptions)
@@ -243,7 +243,9 @@ class Options:
         _one_of("target", self.target, TARGETS)
         if self.attention:
             self._check_attention()
-        if not 0 <= self.max_loss < 1:
+        if self.max_loss is not None:
+            _require_number("max_loss", self.max_loss, float)
+        if not 0 <= (self.max_loss or 0) < 1:
             raise BadOption(problem=f"max_loss is a share such as 0.01, not {self.max_loss}")
         for name in ("kv_memory", "max_batch", "max_tokens", "tp", "attention_batch"):
             free = name == "kv_memory" and self.target == "cuda" and self.kv_memory == 0
@@ -284,7 +286,7 @@ class Options:
     def _check_attention(self) -> None:
         if parse_policy(self.attention) is not None:
             self.require_one_process()
-        elif self.max_loss:
+        elif self.max_loss is not None:
             problem = "attention=dense loses nothing, and max_loss picks a policy that may"
             raise BadOption(problem=problem, hint="leave out one of the two")
 

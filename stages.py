@@ -195,12 +195,15 @@ def explanation(compilation: Compilation) -> str:
             lines.append(f"  {'did ' if remark.done else 'left'} {remark.message}")
             if remark.span is not None and remark.span.source == source.name:
                 lines.append(f"       {remark.span.line:>4} | {source.line(remark.span.line)}")
+    attention = compilation.attention if whole and compilation.checkpoint is not None else None
+    if attention is not None and attention.budget:
+        lines.append(f"attention: {attention.budget}")
     if whole and compilation.options.kv_host_memory:
         from .key_offload import explained
 
         lines += [
             "queues:",
-            *(f"  {line}" for line in explained(compilation.regimes, compilation.attention)),
+            *(f"  {line}" for line in explained(compilation.regimes, attention)),
         ]
     if compilation.on_gpu and not compilation.options.kv_memory:
         lines.append("memory: what the GPU has free, known when the model is loaded; or kv_memory")

@@ -73,7 +73,7 @@ def run(
     kv_memory: Kv = "",
     kv_host_memory: KvHost = "",
     attention: Attention = "",
-    max_loss: MaxLoss = 0.0,
+    max_loss: MaxLoss = None,
     gpu_memory: Gpu = "",
     host_memory: Annotated[
         str, typer.Option(help="with --gpu-memory: memory beside the CPU; the rest stays on disk")
@@ -155,7 +155,7 @@ def dump(
     ] = "",
     weights: Weights = "f32",
     attention: Attention = "",
-    max_loss: MaxLoss = 0.0,
+    max_loss: MaxLoss = None,
     gpu_memory: Gpu = "",
     offload: Offload = None,
     spans: Annotated[bool, typer.Option(help="print each operation's place in the source")] = False,
@@ -203,7 +203,7 @@ def explain(
     kv_memory: Kv = "",
     kv_host_memory: KvHost = "",
     attention: Attention = "",
-    max_loss: MaxLoss = 0.0,
+    max_loss: MaxLoss = None,
     remote: Remote = None,
     rows: Annotated[
         Path | None, typer.Option(help="show what the rows of this JSON lines file share")
@@ -224,7 +224,7 @@ def kernels(
     weights: Weights = "",
     kv: Annotated[str, typer.Option(help="format of keys and values: f32, bf16 or fp8")] = "",
     attention: Attention = "",
-    max_loss: MaxLoss = 0.0,
+    max_loss: MaxLoss = None,
     threads: Threads = 0,
     batch: Annotated[int, typer.Option(help="sequences of the decode step")] = 1,
     context: Annotated[int, typer.Option(help="tokens that each of them has")] = 256,

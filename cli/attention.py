@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..ir.diagnostics import reason
 from ..options import BadOption
 from .output import check_file, check_picture, write_picture
 from .render import emit, remarks
 
+COPY = "copy the model to a folder of yours"
+
 if TYPE_CHECKING:
     from ..evaluation.harness import Measured, Plan
     from ..frontend.checkpoint import Checkpoint
+    from ..ir.sparse import SparsePolicy
 
 
 @dataclass(frozen=True)
@@ -94,7 +99,7 @@ def evaluate(options: EvaluateOptions) -> None:
     from ..evaluation.attention import judged
     from ..evaluation.harness import Evaluation
     from ..evaluation.kernels import KernelSubject
-    from ..evaluation.report import figures, losses, table
+    from ..evaluation.report import figures, table
     from ..evaluation.subject import Subject
     from ..frontend.checkpoint import open_checkpoint
     from ..ir.sparse import parse_policies
@@ -102,6 +107,8 @@ def evaluate(options: EvaluateOptions) -> None:
     check_picture(options.plot)
     policies, plan = parse_policies(options.attention), plan_of(options)
     checkpoint = open_checkpoint(options.model)
+    if options.save:
+        require_losses_kept(checkpoint, policies, plan)
     attentions = judged(checkpoint, policies, options.calibration, published_statistic(options))
     device = use_device(options.target, options.threads)
     if options.kernels and device != "cpu":
@@ -118,15 +125,22 @@ def evaluate(options: EvaluateOptions) -> None:
         report = lambda part: status.update(f"measuring {part}")  # noqa: E731
         found = Evaluation(subject, attentions, plan, report).run()
     emit(table(checkpoint.name, found))
-    if options.plot is not None:
-        from ..plots.attention_loss import loss_against_bytes
-
-        title = f"{checkpoint.name}: loss against bytes read"
-        write_picture(loss_against_bytes(losses(found), title), options.plot)
-    if options.save:
-        save(checkpoint, found)
     if options.json:
         emit(json.dumps(figures(found)))
+    try:
+        if options.save:
+            save(checkpoint, found)
+    finally:  # one full disk loses neither the table of losses nor the picture on another
+        if options.plot is not None:
+            plot(checkpoint.name, found, options.plot)
+
+
+def plot(model: str, found: Mapping[str, Measured], file: Path) -> None:
+    """Draw loss against bytes read; raises NotWritten."""
+    from ..evaluation.report import losses
+    from ..plots.attention_loss import loss_against_bytes
+
+    write_picture(loss_against_bytes(losses(found), f"{model}: loss against bytes read"), file)
 
 
 def published_statistic(options: EvaluateOptions) -> str:
@@ -139,19 +153,36 @@ def published_statistic(options: EvaluateOptions) -> str:
     return options.statistic or "qk"
 
 
+def require_losses_kept(
+    checkpoint: Checkpoint, policies: Sequence[SparsePolicy | None], plan: Plan
+) -> None:
+    """Raise BadOption where `--save` would have nothing to keep, or no place."""
+    folder = checkpoint.folder
+    if folder is None:
+        problem, hint = f"{checkpoint.name} has no folder for its losses", "take a model's folder"
+    elif not os.access(folder, os.W_OK):
+        problem, hint = f"losses cannot be written to {folder}", COPY
+    elif "perplexity" not in plan.parts:
+        problem, hint = "--save keeps losses of perplexity", "add it: --only perplexity"
+    elif not any(policies):
+        problem, hint = "--save keeps what sparse policies lose", "name one with --attention"
+    else:
+        return
+    raise BadOption(problem=problem, hint=hint)
+
+
 def save(checkpoint: Checkpoint, found: Mapping[str, Measured]) -> None:
     """Keep the losses of perplexity beside the model; raises BadOption where that fails."""
     from ..ir.loss_table import FILE_NAME, MeasuredLoss, save_losses
 
     rows = [MeasuredLoss(name, each.perplexity.loss, each.bytes["perplexity"])
             for name, each in found.items() if each.perplexity and name != "dense"]  # fmt: skip
-    if checkpoint.folder is None or not rows:
-        raise BadOption(problem="--save keeps losses of perplexity beside a model's folder")
+    assert checkpoint.folder is not None, "refused before"
     try:
         save_losses(checkpoint.folder / FILE_NAME, checkpoint.identity, rows)
     except OSError as error:
-        problem = f"losses cannot be written to {checkpoint.folder}: {error.strerror}"
-        raise BadOption(problem=problem, hint="copy the model to a folder of yours") from None
+        problem = f"losses cannot be written to {checkpoint.folder}: {reason(error)}"
+        raise BadOption(problem=problem, hint=COPY) from None
     remarks().print(f"losses kept for --max-loss: {len(rows)}", markup=False)
 
 

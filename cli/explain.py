@@ -44,7 +44,7 @@ class ExplainOptions:
     kv_memory: str
     kv_host_memory: str
     attention: str
-    max_loss: float
+    max_loss: float | None
     remote: list[str] | None
     rows: Path | None
     gpu_memory: str

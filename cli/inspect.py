@@ -26,7 +26,7 @@ class DumpOptions:
     form: str
     weights: str
     attention: str
-    max_loss: float
+    max_loss: float | None
     gpu_memory: str
     offload: list[str] | None
     spans: bool

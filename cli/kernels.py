@@ -32,7 +32,7 @@ class KernelOptions:
     weights: str
     kv: str
     attention: str
-    max_loss: float
+    max_loss: float | None
     threads: int
     batch: int
     context: int

@@ -64,7 +64,7 @@ Attention = Annotated[
     typer.Option(help="dense, or sparse(...): which keys decode reads (docs/sparse_attention.md)"),
 ]
 MaxLoss = Annotated[
-    float,
+    float | None,
     typer.Option(help="the cheapest attention measured to lose at most this (0.01: 1 %)"),
 ]
 Gpu = Annotated[

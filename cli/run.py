@@ -65,7 +65,7 @@ class RunOptions:
     kv_memory: str
     kv_host_memory: str
     attention: str
-    max_loss: float
+    max_loss: float | None
     gpu_memory: str
     host_memory: str
     offload: list[str] | None
@@ -168,11 +168,11 @@ def remote_options(texts: list[str] | None) -> dict[str, Any]:
     return RemoteOptions.parse(dict(_argument_parts(text) for text in texts or []))
 
 
-def attention_options(attention: str, max_loss: float, batch: int = 1) -> dict[str, Any]:
+def attention_options(attention: str, max_loss: float | None, batch: int = 1) -> dict[str, Any]:
     """Return the options that `--attention` and `--max-loss` stand for, priced for so many
     sequences."""
     given = {"attention": attention, "max_loss": max_loss}
-    found = {name: value for name, value in given.items() if value}
+    found = {name: value for name, value in given.items() if value not in ("", None)}
     return found | {"attention_batch": max(1, batch)}
 
 

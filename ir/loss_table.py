@@ -8,13 +8,14 @@ the keys' and values' bytes that is read, by policy.
 from __future__ import annotations
 
 import json
-import os
+import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from .diagnostics import ModelError
-from .sparse import SparsePolicy, parse_policy
+from .sparse import BadPolicy, SparsePolicy, parse_policy
+from .whole_file import write_whole
 
 FILE_NAME = "attention_losses.json"
 """The name beside a checkpoint's config.json."""
@@ -60,9 +61,7 @@ def save_losses(file: str | Path, identity: str, rows: Iterable[MeasuredLoss]) -
         known = {}
     known |= {row.policy: row for row in rows}
     body = {"format": _FORMAT, "model": identity, "rows": [asdict(r) for r in known.values()]}
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    aside.write_text(json.dumps(body, indent=1) + "\n", encoding="utf-8")
-    aside.replace(path)
+    write_whole(path, json.dumps(body, indent=1) + "\n")
 
 
 def load_losses(file: Path | None, identity: str, model: str) -> list[MeasuredLoss]:
@@ -79,7 +78,9 @@ def load_losses(file: Path | None, identity: str, model: str) -> list[MeasuredLo
                 for r in raw["rows"]]  # fmt: skip
         for row in rows:
             parse_policy(row.policy)
-    except (OSError, ValueError, KeyError, TypeError):
+            if not (math.isfinite(row.loss) and math.isfinite(row.bytes)):
+                raise ValueError
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError, BadPolicy):
         raise NoLossTable(problem=f"{file} cannot be read", model=model) from None
     if raw.get("format") != _FORMAT or raw.get("model") != identity:
         raise NoLossTable(problem=f"{file} was measured of another model", model=model)
@@ -97,6 +98,18 @@ def require_within(
         raise NoLossTable(problem=f"{policy} is not measured", model=model, hint=hint)
     if row.loss > budget:
         raise LosesMore(policy=str(policy), loss=row.loss, budget=budget)
+
+
+def kept_by(rows: Iterable[MeasuredLoss], policy: SparsePolicy, budget: float) -> str:
+    """Return how a measured policy keeps a budget, and which that read less do not, for people."""
+    rows = list(rows)
+    row = row_of(rows, policy)
+    assert row is not None, "held to the budget before"
+    cheaper = [f"{other.policy} {other.loss:.2%}" for other in sorted(rows, key=lambda r: r.bytes)
+               if other.bytes < row.bytes and other.loss > budget]  # fmt: skip
+    more = f"; what reads less loses more: {', '.join(cheaper)}" if cheaper else ""
+    return (f"{policy} reads {row.bytes:.1%} of the bytes and was measured to lose {row.loss:.2%} "
+            f"of perplexity, where max_loss allows {budget:.2%}{more}")  # fmt: skip
 
 
 def row_of(rows: Iterable[MeasuredLoss], policy: SparsePolicy) -> MeasuredLoss | None:

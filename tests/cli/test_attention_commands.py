@@ -1,11 +1,14 @@
 """`weft calibrate-attention` and `weft evaluate` as a user types them."""
 
 import json
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 from weft.cli.app import app
 from weft.evaluation.attention import judged
+from weft.evaluation.harness import Measured
+from weft.evaluation.perplexity import Perplexity
 from weft.frontend.checkpoint import open_checkpoint
 from weft.ir.calibration_file import load_calibration
 from weft.ir.diagnostics import WeftError
@@ -83,6 +86,46 @@ def test_evaluate_compares_on_the_same_questions(tmp_path, text):
     assert picture.startswith("<?xml") and "sparse(k=20, min_context=0)" in picture
 
 
+class Found:
+    """An evaluation that has found something, at once."""
+
+    def __init__(self, *_):
+        lost = Perplexity(9.0, 9.0, 0.02, 0.001, 100)
+        share = {"perplexity": 0.1}
+        self.found = {name: Measured(name, lost, read=share, bytes=share)
+                      for name in ("dense", "sparse(k=64)")}  # fmt: skip
+
+    def run(self):
+        return self.found
+
+
+@pytest.mark.parametrize("full", ["picture", "table", "both"])
+def test_a_full_disk_loses_nothing_that_another_takes(full, uncalibrated, tmp_path, monkeypatch):
+    """The values are printed, and of the picture and the table of losses each is tried."""
+    model = uncalibrated / "attention_calibration.json"
+    model.symlink_to(open_checkpoint("tiny-moe").calibration_file)
+    write, plot = Path.write_bytes, tmp_path / "loss.svg"
+
+    def write_bytes(path, data):
+        if full == "both" or ("loss.svg" in path.name) == (full == "picture"):
+            write(path, data[:9])
+            raise OSError(28, "No space left on device")
+        write(path, data)
+
+    monkeypatch.setattr(Path, "write_bytes", write_bytes)
+    monkeypatch.setattr("weft.evaluation.harness.Evaluation", Found)
+    asked = ["evaluate", uncalibrated, "--attention", "sparse(k=64)", "--save", "--json"]
+    result = CliRunner().invoke(app, [*map(str, asked), "--plot", str(plot)])
+    assert isinstance(result.exception, WeftError)
+    place = plot if full != "table" else uncalibrated
+    assert f"{place}" in str(result.exception) and "No space left" in str(result.exception)
+    assert json.loads(result.stdout.splitlines()[-1])["sparse(k=64)"]["perplexity"]["loss"] == 0.02
+    assert plot.exists() == (full == "table")
+    assert (uncalibrated / "attention_losses.json").exists() == (full == "picture")
+    assert not [file.name for file in (*tmp_path.iterdir(), *uncalibrated.iterdir())
+                if file.name.startswith(".")]  # fmt: skip
+
+
 @pytest.mark.slow
 def test_evaluate_runs_the_zoos_tasks():
     printed = weft("evaluate", "tiny-moe", "--attention", "sparse(ratio=1)", "--only", "tasks",
@@ -117,6 +160,8 @@ def uncalibrated(tmp_path):
         (["--attention", "dense", "--contexts", "0"], "--contexts is at least 1, not 0"),
         (["--attention", "dense", "--chunk", "1"], "--chunk is at least 2, not 1"),
         (["--attention", "dense", "--beyond", "-5"], "--beyond is at least 0, not -5"),
+        (["--attention", "dense", "--save"], "--save keeps what sparse policies lose"),
+        (["--only", "pairs", "--save"], "--save keeps losses of perplexity\n.*--only perplexity"),
     ],
 )
 def test_what_cannot_be_evaluated_is_told(arguments, says, uncalibrated, text):
@@ -169,6 +214,7 @@ def program(tmp_path):
     [
         (["--attention", "sparse(k=64)", "--max-loss", "0.0001"],
          r'is not measured\n.*evaluate tiny-dense --attention "dense,sparse\(k=64\)" --save'),
+        (["--attention", "sparse(ratio=1/16)", "--max-loss", "0"], "lose .* max_loss .* 0.00%"),
         (["--attention", "sparse(ratio=0.0625)", "--max-loss", "0.01"], "lose 5.06%, .* 1.00%"),
         (["--attention", "dense", "--max-loss", "0.01"], "leave out one of the two"),
         (["--max-loss", "-0.1"], "a share such as 0.01, not -0.1"),
@@ -189,6 +235,7 @@ def test_what_is_asked_for_shows_in_dumps_remarks_and_lists_of_kernels(program):
     assert "graph.select" in weft("dump", program, "--after", "sparse-attention", *asked)
     said = weft("explain", program, "--no-measure", "--batch", 4, *asked)
     assert "sparse(ratio=1/16, channels=32) pays from" in said and "for a batch of 4" in said
+    assert "where max_loss allows 5.00%" in said
     adaptive = ("--attention", "sparse(top_p=0.8, channels=32)", "--no-measure")
     said = weft("explain", program, *adaptive)
     assert "expected to read 11.2% of the tokens, as measured of this model" in said

@@ -9,6 +9,7 @@ from weft.ir.loss_table import (
     MeasuredLoss,
     NoLossTable,
     NoPolicyWithin,
+    kept_by,
     load_losses,
     policy_within,
     save_losses,
@@ -26,6 +27,13 @@ def test_cheapest_within_the_budget() -> None:
     assert str(policy_within(ROWS, 0.01, "m")) == "sparse(top_p=0.8, tail=mean)"
     assert str(policy_within([*ROWS[:2], ROWS[3]], 0.01, "m")) == "sparse(top_p=0.8)"
     assert str(policy_within(ROWS, 0.05, "m")) == "sparse(ratio=1/16)"
+    chosen = policy_within(ROWS, 0.01, "m")
+    assert kept_by(ROWS, chosen, 0.01) == (
+        "sparse(top_p=0.8, tail=mean) reads 10.0% of the bytes and was measured to lose 0.01% of "
+        "perplexity, where max_loss allows 1.00%; what reads less loses more: "
+        "sparse(ratio=1/16) 3.00%"
+    )
+    assert kept_by(ROWS, chosen, 0.05).endswith("where max_loss allows 5.00%")
     with pytest.raises(NoPolicyWithin, match="the least is 0.01%, sparse\\(top_p=0.8"):
         policy_within(ROWS, 0.00001, "m")
     with pytest.raises(NoLossTable, match="no sparse policy"):
@@ -45,3 +53,36 @@ def test_tables_are_merged_and_belong_to_a_model(tmp_path: Path) -> None:
     file.write_text(file.read_text()[:-40])
     with pytest.raises(NoLossTable, match="cannot be read"):
         load_losses(file, "me", "m")
+
+
+ROW = '{"format": "weft attention losses 1", "model": "me", "rows": [%s]}'
+
+
+@pytest.mark.parametrize("row", [
+    "3", "[" * 200_000,
+    '{"policy": "sparse(color=1)", "loss": 0, "bytes": 1}',
+    *(f'{{"policy": "sparse(k=64)", "loss": {loss}, "bytes": 1}}'
+      for loss in ("NaN", "Infinity", "1" + "0" * 400, "null", "[]")),
+])  # fmt: skip
+def test_a_table_that_cannot_be_is_refused_by_name(row: str, tmp_path: Path) -> None:
+    """A loss that is no number keeps no budget."""
+    file = tmp_path / "attention_losses.json"
+    file.write_text(ROW % row)
+    with pytest.raises(NoLossTable, match=f"{file} cannot be read\n.*evaluate m"):
+        load_losses(file, "me", "m")
+
+
+def test_a_full_disk_leaves_the_old_table_and_nothing_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, write = tmp_path / "attention_losses.json", Path.write_bytes
+    save_losses(file, "me", ROWS[:2])
+
+    def full(path: Path, data: bytes) -> int:
+        write(path, data[:9])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="No space left"):
+        save_losses(file, "me", ROWS)
+    assert len(load_losses(file, "me", "m")) == 2 and list(tmp_path.iterdir()) == [file]
