@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,7 @@ from .frontend.faults import in_order
 from .frontend.lower import lower
 from .frontend.open import (
     NoPrograms,
+    NoSuchProgram,
     programs_in,
     read_program_file,
     tools_beside,
@@ -26,7 +28,8 @@ from .frontend.open import (
 from .frontend.recovery import parse_all
 from .ir.constraint_tables import ConstraintTables, stop_strings
 from .ir.core import Module
-from .ir.diagnostics import Warning, WeftError, WeftTypeError
+from .ir.diagnostics import Warning, WeftError, WeftTypeError, reason
+from .ir.source import Source
 
 VOCABULARY = "tiny-dense"
 """The shipped model whose words constraints are tried with; what can be followed is the same for
@@ -52,6 +55,10 @@ class Findings:
     tools: int = 0
 
 
+STDIN = Path("<stdin>")
+"""What stands for the path of a program's text on standard input."""
+
+
 def check_file(path: Path, tools: Path | None = None) -> Findings:
     """Check the program or programs of a file; `tools` is a Python file of its tools.
 
@@ -68,12 +75,19 @@ def check_file(path: Path, tools: Path | None = None) -> Findings:
 
 
 def _of_text(path: Path, functions: Functions) -> Findings:
-    file, errors = parse_all(read_program_file(path))
+    file, errors = parse_all(_standard_input() if path == STDIN else read_program_file(path))
     if file is None:
         return Findings(errors)
     if not file.programs:
         return Findings([*errors, NoPrograms(file=path)])
     return _of_file(file, {**tools_beside(path), **functions}, errors)
+
+
+def _standard_input() -> Source:
+    try:
+        return Source(str(STDIN), sys.stdin.buffer.read().decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise NoSuchProgram(path=STDIN, problem=reason(error)) from None
 
 
 def _of_functions(programs: list[ProgramFunction], functions: Functions) -> Findings:

@@ -79,7 +79,7 @@ def remote_executable(compilation: Compilation, address: Address) -> RemoteExecu
 
     options = compilation.options.remote
     program, chat = compilation.program, _chat(options)
-    tell([*compilation.warnings, *ignored_remotely(compilation.lowered)])
+    tell([*compilation.warnings, *ignored_remotely(compilation.lowered)], above=4)
     if chat is None:
         chat = any(op.name == "program.begin" for op in program.walk())
     asked = Asked(chat, text_format(options.template), fixed=options.api != "auto")

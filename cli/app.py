@@ -112,7 +112,10 @@ def run(
 
 @app.command()
 def check(
-    files: Annotated[list[Path], typer.Argument(help=".weft files, or Python files of programs")],
+    files: Annotated[
+        list[Path],
+        typer.Argument(help=".weft files, or Python files of programs; - for text on stdin"),
+    ],
     tools: Annotated[Path | None, typer.Option(help="a Python file that holds tools")] = None,
     json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
 ) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..checking import Findings, check_file
+from ..checking import STDIN, Findings, check_file
 from ..ir.diagnostics import Warning, WeftError
 from ..ir.display.units import counted
 from .errors import with_lines
@@ -15,7 +15,8 @@ from .render import emit, remarks
 
 
 def check(files: Sequence[Path], tools: Path | None, json: bool) -> None:
-    """Print what is wrong with each file; exit with status 1 if anything is."""
+    """Print what is wrong with each file (`-`: standard input); exit with 1 if anything is."""
+    files = [STDIN if str(file) == "-" else file for file in files]
     found = {file: check_file(file, tools) for file in files}
     if json:
         emit(as_json({"files": [_record(file, one) for file, one in found.items()]}))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import Timer
 from time import perf_counter
 from typing import Any
 
@@ -93,6 +96,20 @@ class LoadingBar:
             self._bar.start()
             self._task = self._bar.add_task("", total=total)
         self._bar.update(self._task, completed=loaded)
+
+
+@contextmanager
+def compiling(quiet: bool = False, patience: float = 4.0) -> Iterator[None]:
+    """Say what takes so long, once, where compiling takes longer than `patience` (seconds)."""
+    said = "still compiling: kernels of a model that is new to this machine are made, and kept"
+    timer = Timer(patience, lambda: remarks().print(said, style="dim"))
+    timer.daemon = True
+    if not quiet:
+        timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def label_of(name: str, path: tuple[Any, ...]) -> str:

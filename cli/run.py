@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..ir.diagnostics import RunError, reason
 from ..ir.display.units import bytes_text, counted, seconds_text
-from .live import LiveView, LoadingBar, as_json, print_value
+from .live import LiveView, LoadingBar, as_json, compiling, print_value
 from .output import check_file, write_file
 from .render import emit, parse_size, remarks
 from .routing import check_recording, recording
@@ -150,7 +150,8 @@ def _compile(options: RunOptions, batch: int) -> Executable:
     )
     if options.threads:
         chosen = chosen.changed(threads=options.threads)
-    with LoadingBar(options.quiet or options.json) as bar:
+    hidden = options.quiet or options.json
+    with compiling(hidden), LoadingBar(hidden) as bar:
         return compile(
             options.file,
             options.model,

@@ -2,7 +2,21 @@
 
 from __future__ import annotations
 
-from ..ir.diagnostics import WeftNameError, WeftTypeError
+from ..ir.core import Term
+from ..ir.diagnostics import WeftError, WeftNameError, WeftTypeError
+from ..ir.types import written
+
+
+class _OfTypes(WeftError):
+    """An error whose message has types in it: they read as a program writes them."""
+
+    @property
+    def message(self) -> str:
+        """The filled template."""
+        return self.template.format_map(
+            {name: written(value) if isinstance(value, Term) else value
+             for name, value in self.fields.items()}
+        )  # fmt: skip
 
 
 class UnknownName(WeftNameError):
@@ -17,13 +31,13 @@ class UnknownFunction(WeftNameError):
     template = "there is no {what} `{name}`"
 
 
-class UnknownMethod(WeftNameError):
+class UnknownMethod(_OfTypes, WeftNameError):
     """A method that values of the type do not have."""
 
     template = "{type} has no method `{name}`"
 
 
-class UnknownField(WeftNameError):
+class UnknownField(_OfTypes, WeftNameError):
     """A field that the record does not declare."""
 
     template = "{type} has no field `{name}`"
@@ -61,7 +75,7 @@ class ChangedInFork(WeftNameError):
     hint = "bind another name here, and `yield` what the branch found"
 
 
-class WrongType(WeftTypeError):
+class WrongType(_OfTypes, WeftTypeError):
     """A value of another type than its place wants."""
 
     template = "{place} wants {want}, but this is {have}"
@@ -110,7 +124,7 @@ class RecursiveRecord(WeftTypeError):
     template = "the record `{name}` contains itself, so its text would have no end"
 
 
-class ImpossibleCase(WeftTypeError):
+class ImpossibleCase(_OfTypes, WeftTypeError):
     """A case that the matched value never fits."""
 
     template = "{pattern} never fits a value of {type}"
@@ -129,10 +143,11 @@ class MisplacedJoin(WeftTypeError):
     hint = "a join follows its fork in the same block, and nothing is appended between them"
 
 
-class MissingReturn(WeftTypeError):
+class MissingReturn(_OfTypes, WeftTypeError):
     """A path through a program that returns nothing, where a type is declared."""
 
     template = "`{name}` promises {type}, but can end without a return"
+    hint = "end it with return VALUE, in each branch of an if or below it; or leave out the type"
 
 
 class NestedMessage(WeftTypeError):

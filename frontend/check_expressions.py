@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,7 +10,7 @@ from dataclasses import dataclass, field
 from ..ir.core import Term
 from ..ir.diagnostics import Note, WeftError
 from ..ir.source import Span
-from ..ir.types import ANY, BOOL, ERROR, FLOAT, INT, NONE, STR, list_of, record
+from ..ir.types import ANY, BOOL, ERROR, FLOAT, INT, NONE, STR, list_of, record, written
 from . import ast
 from .check_errors import (
     MissingArgument,
@@ -137,9 +138,22 @@ def expect(expression: ast.Expression, want: Term, place: str, flow: Flow) -> Te
     """Check an expression whose type must fit `want`."""
     have = check_expression(expression, flow)
     if not fits(have, want) and not _literal_fits(expression, want):
-        error = WrongType(place=place, want=want, have=have, span=expression.span)
+        error = _misfit(expression, have, want, place)
         flow.world.faults.report(error)
     return have
+
+
+_COMPUTED = "only a literal, or what a gen of this type bound, is known to fit"
+
+
+def _misfit(expression: ast.Expression, have: Term, want: Term, place: str) -> WrongType:
+    """Return the error; a literal of the right kind is shown itself."""
+    value, constrained = constant_of(expression), have == base(want) != want
+    if constrained and value is not UNKNOWN:
+        shown = json.dumps(value, ensure_ascii=False)
+        return WrongType(place=place, want=want, have=shown, span=expression.span)
+    hint = _COMPUTED if constrained else ""
+    return WrongType(place=place, want=want, have=have, hint=hint, span=expression.span)
 
 
 def _literal_fits(expression: ast.Expression, want: Term) -> bool:
@@ -170,7 +184,7 @@ def _check_name(use: ast.Name, flow: Flow) -> Term:
 
 def _operand_result(found: Term | None, op: str, place: ast.Expression, *have: Term) -> Term:
     if found is None:
-        raise WrongOperands(op=op, have=" and ".join(map(str, have)), span=place.span)
+        raise WrongOperands(op=op, have=" and ".join(map(written, have)), span=place.span)
     return found
 
 
@@ -200,7 +214,7 @@ def _check_call(call: ast.Call, flow: Flow) -> Term:
         raise WrongArguments(
             name=call.function,
             want=_BUILTIN_WANTS[call.function],
-            have=_listed([*map(str, have), *names]),
+            have=_listed([*map(written, have), *names]),
             span=call.span,
         )
     return found
@@ -271,9 +285,14 @@ def _check_method(expression: ast.Method, flow: Flow) -> Term:
     found = method_type(receiver, name, have)
     if found is None:
         want, least, _ = METHODS[base(receiver).name, name]
-        shown = [f"{item}" if at < least else f"[{item}]" for at, item in enumerate(want)]
+        shown = [
+            written(item) if at < least else f"[{written(item)}]" for at, item in enumerate(want)
+        ]
         raise WrongArguments(
-            name=name, want=_listed(shown), have=_listed([*map(str, have)]), span=expression.span
+            name=name,
+            want=_listed(shown),
+            have=_listed([*map(written, have)]),
+            span=expression.span,
         )
     return found
 

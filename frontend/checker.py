@@ -40,6 +40,8 @@ from .faults import Faults, in_order
 from .signatures import BUILTINS, base, common, element, fits
 from .type_names import bound_type, did_you_mean, options_of, record_fields
 
+COUNTED = "range(N) is the list of the numbers from 0 to N - 1"
+
 
 def check(file: ast.File) -> list[Warning]:
     """Check a file and return its warnings; raises the first error, with the source's lines."""
@@ -239,9 +241,9 @@ class Checker:
     ) -> None:
         type = check_expression(over, flow)
         if type.name not in {"list", "any"}:
-            self.faults.report(
-                WrongType(place=f"{place} {variable} in", want="a list", have=type, span=over.span)
-            )
+            where, hint = f"`{place} {variable} in`", COUNTED if base(type) == INT else ""
+            error = WrongType(place=where, want="a list", have=type, hint=hint, span=over.span)
+            self.faults.report(error)
             type = ANY
         with self.faults.attempt():
             if variable in flow.bound:

@@ -50,7 +50,7 @@ def ignored_remotely(module: Module) -> list[Warning]:
     ]
 
 
-def tell(found: Iterable[Warning]) -> None:
-    """Warn of each in Python's way, where the caller's caller stands."""
+def tell(found: Iterable[Warning], above: int = 3) -> None:
+    """Warn of each in Python's way, at the line that called `compile`: so many calls above."""
     for warning in found:
-        warnings.warn(str(warning), stacklevel=3)
+        warnings.warn(str(warning), stacklevel=1 + above)

@@ -73,8 +73,7 @@ def term_of(type: ast.Type, records: Collection[str]) -> Term:
     if name == "list":
         return _list(type, records)
     if name == "choice":
-        _expect(type, _texts(type) and arguments != (), 'write choice["a", "b"]')
-        return choice(*(str(item) for item in arguments))
+        return _choice(type)
     if name == "regex":
         _expect(type, _texts(type) and len(arguments) == 1, 'write regex "[a-z]+"')
         return regex(str(arguments[0]))
@@ -140,6 +139,15 @@ def default_budget(type: Term, fields: Fields, inside: bool = False) -> int:
     for field_type, options in fields[str(type.parameters[0])].values():
         total += options.get("max_tokens") or default_budget(field_type, fields, inside=True)
     return total
+
+
+def _choice(type: ast.Type) -> Term:
+    options = type.arguments
+    _expect(type, _texts(type) and options != (), 'write choice["a", "b"]')
+    _expect(type, options != ("",), "a choice of the empty text alone leaves nothing to say")
+    for at, option in enumerate(options):
+        _expect(type, option not in options[:at], f"the choice has {option!r} twice")
+    return choice(*map(str, options))
 
 
 def _range(type: ast.Type) -> Term:

@@ -8,8 +8,9 @@ from typing import Any
 
 from .core import Operation, thaw
 from .diagnostics import RunError
+from .display.units import counted
 from .source import Span
-from .values import ErrorValue, ToolFailed, format_value
+from .values import ErrorValue, ToolFailed, format_value, kind_of
 
 LARGEST = 10_000_000
 """Most elements or characters that one operation may make: a program cannot fill the memory."""
@@ -28,6 +29,10 @@ class ValueFailed(RunError):
     template = "row {row}: {problem}"
 
 
+class Refused(ValueError):
+    """A value that an operation does not take, in our own words."""
+
+
 def evaluate(operation: Operation, operands: Sequence[Any], row: int = 0) -> Any:
     """Return the result of a value operation (all but tool calls); raises ValueFailed."""
     if operation.name == "program.expect" and isinstance(operands[0], ErrorValue):
@@ -42,10 +47,12 @@ def evaluate(operation: Operation, operands: Sequence[Any], row: int = 0) -> Any
         items, index = operands
         problem = f"there is no element {index} in {len(items)} elements"
     except KeyError as error:
-        what = "option" if operation.name == "program.index" else "field"
+        what = "option" if operation.operands[0].type.name == "map" else "field"
         problem = f"there is no {what} {error}"
-    except (TypeError, ValueError, OverflowError, AttributeError) as error:
+    except Refused as error:
         problem = str(error)
+    except (TypeError, ValueError, OverflowError) as error:
+        problem = _in_words(operation, operands, error)
     raise ValueFailed(row=row, problem=problem, span=operation.span)
 
 
@@ -63,6 +70,21 @@ def branches_of(over: int | Sequence[Any], row: int, span: Span | None) -> list[
     return list(range(count) if isinstance(over, int) else over)
 
 
+def best_of(points: Sequence[float], branches: int, row: int, span: Span | None) -> int:
+    """Return the number of the branch that has most points, the first of equals; raises
+    ValueFailed where there is none, or not a number for each."""
+    if not branches:
+        problem = "join best has no branch to go on with: the fork above it made none"
+    elif len(points) != branches:
+        many = f"{branches:,} branches" if branches > 1 else "1 branch"
+        problem = f"join best has {many} and {counted(len(points), 'point')}: it takes one for each"
+    elif any(point != point for point in points):
+        problem = "join best has a point that is no number (NaN): nothing is best"
+    else:
+        return max(range(branches), key=points.__getitem__)
+    raise ValueFailed(row=row, problem=problem, span=span)
+
+
 def _constant(operation: Operation, operands: Sequence[Any]) -> Any:
     return thaw(operation.attribute("value"))
 
@@ -77,22 +99,38 @@ def _binary(operation: Operation, operands: Sequence[Any]) -> Any:
     op = operation["op"]
     if op == "in":
         return left in right
-    if op == "*" and (isinstance(left, str | list) or isinstance(right, str | list)):
-        _check_size(_repeated(left, right))
+    if op in _ARITHMETIC and not (_is_number(left) and _is_number(right)):
+        _check_together(op, left, right)
     return _bounded(_BINARY[op](left, right))
 
 
-def _repeated(left: Any, right: Any) -> int:
-    """Return the size of a text or list times a number."""
-    return len(left) * right if isinstance(left, str | list) else left * len(right)
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _check_together(op: str, left: Any, right: Any) -> None:
+    """Refuse what Python gives a meaning that weft does not: `"%d" % n`, a list times a number.
+
+    Only a schema's value can be of such a kind: of the others types are known.
+    """
+    for text, times in ((left, right), (right, left)):
+        if op == "*" and isinstance(text, str) and _is_number(times):
+            return _check_size(len(text) * times)
+        if op == "+" and any(isinstance(left, T) and isinstance(right, T) for T in (str, list)):
+            return
+    raise TypeError
 
 
 def _field(operation: Operation, operands: Sequence[Any]) -> Any:
     (value,) = operands
     name = operation["name"]
-    if name == "logprobs":  # a token that nothing else could follow was not drawn: 0.0
-        return [0.0 if logprob is None else logprob for logprob in value.logprobs]
-    return value[name] if isinstance(value, dict) else getattr(value, name)
+    if isinstance(value, dict):
+        return value[name]
+    if name == "logprobs" and hasattr(value, name):
+        return [0.0 if one is None else one for one in value.logprobs]  # None: forced, not drawn
+    if name == "probs" and hasattr(value, name):
+        return value.probs
+    raise Refused(f"there is no field {name!r} in {kind_of(value)}")
 
 
 def _index(operation: Operation, operands: Sequence[Any]) -> Any:
@@ -143,8 +181,8 @@ def _least_size(value: Any) -> int:
 def _method(operation: Operation, operands: Sequence[Any]) -> Any:
     receiver, *arguments = operands
     name = operation["name"]
-    if name not in _METHODS[type(receiver) if isinstance(receiver, list) else str]:
-        raise ValueError(f"there is no method {name}")
+    if not any(isinstance(receiver, T) and name in _METHODS[T] for T in _METHODS):
+        raise Refused(f"{kind_of(receiver)} has no method {name}")
     if name == "join":
         arguments = [[_shown(item) for item in arguments[0]]]
         _check_size(sum(map(len, arguments[0])) + len(receiver) * len(arguments[0]))
@@ -166,15 +204,15 @@ def _builtin(operation: Operation, operands: Sequence[Any]) -> Any:
 def _to_int(value: Any) -> int:
     try:
         return int(value)
-    except ValueError:
-        raise ValueError(f"{value!r} is no int") from None
+    except (ValueError, OverflowError):  # a text, infinity
+        raise Refused(f"{value!r} is no int") from None
 
 
 def _to_float(value: Any) -> float:
     try:
         return float(value)
     except ValueError:
-        raise ValueError(f"{value!r} is no float") from None
+        raise Refused(f"{value!r} is no float") from None
 
 
 def _bounded(value: Any) -> Any:
@@ -182,14 +220,34 @@ def _bounded(value: Any) -> Any:
     if isinstance(value, str | list):
         _check_size(len(value))
     elif isinstance(value, int) and value.bit_length() > LARGEST_BITS:
-        raise ValueError("a whole number of more than 4300 digits")
+        raise Refused("a whole number of more than 4300 digits")
     return value
 
 
 def _check_size(size: int) -> None:
     if size > LARGEST:
-        raise ValueError(f"a value of {size} elements is more than {LARGEST}")
+        raise Refused(f"a value of {size} elements is more than {LARGEST}")
 
+
+def _in_words(operation: Operation, operands: Sequence[Any], error: Exception) -> str:
+    """Return why Python does not take an operation's values, without Python's words."""
+    name = operation.attribute("op") or operation.attribute("name") or "[...]"
+    if isinstance(error, OverflowError):
+        return f"`{name}` gives a number that is larger than any float"
+    if isinstance(error, ValueError):
+        return _REASONS.get(name, f"`{name}`: {error}")
+    return f"`{name}` does not take {' and '.join(map(kind_of, operands))}"
+
+
+_REASONS = {
+    "index": "`index`: the list does not hold the value",
+    "split": "`split`: the separator is empty",
+    "min": "`min` of nothing: the list is empty",
+    "max": "`max` of nothing: the list is empty",
+    "range": "`range`: the step is 0",
+}
+
+_ARITHMETIC = frozenset({"+", "-", "*", "/", "//", "%"})
 
 _BINARY: dict[str, Callable[[Any, Any], Any]] = {
     "+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.truediv,

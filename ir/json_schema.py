@@ -13,9 +13,27 @@ from typing import Any
 TYPES = ("null", "boolean", "integer", "number", "string", "array", "object")
 
 
+DEEPEST = 120
+"""Objects and lists inside one another at most: llguidance reads 127, and puts some around them."""
+
+TOO_DEEP = f"objects and lists stand in one another more than {DEEPEST} deep"
+
+
 def faults(schema: Any) -> Iterator[str]:
     """Yield what is wrong with the form of a schema, each with the place inside it."""
-    yield from _schema(schema, "#")
+    if _too_deep(schema):
+        yield TOO_DEEP
+    else:
+        yield from _schema(schema, "#")
+
+
+def _too_deep(value: Any) -> bool:
+    level = [value]
+    for _ in range(DEEPEST):
+        inside = (one.values() if isinstance(one, dict) else one
+                  for one in level if isinstance(one, dict | list))  # fmt: skip
+        level = [item for items in inside for item in items]
+    return any(isinstance(one, dict | list) for one in level)
 
 
 def _schema(given: Any, at: str) -> Iterator[str]:

@@ -128,8 +128,11 @@ def token_table(
     kind: str, source: Any, tokenizer: Tokenizer, trie: TokenTrie, stops: tuple[str, ...] = ()
 ) -> TokenTable:
     """Compile a constraint, which stop strings may end, for a vocabulary; raises NotRegular."""
-    expression = expression_of(kind, source)
-    given = until_stop(expression, stops) if stops else automaton(expression)
+    try:
+        expression = expression_of(kind, source)
+        given = until_stop(expression, stops) if stops else automaton(expression)
+    except RecursionError:
+        raise NotRegular("it is nested too deeply for a table") from None
     return _Builder(given, tokenizer, trie).table()
 
 

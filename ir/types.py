@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from .core import Term
 
 STREAM = Term("stream")
@@ -70,6 +72,39 @@ def choice(*options: str) -> Term:
 def regex(pattern: str) -> Term:
     """Return `regex<pattern>`: a string that matches the whole pattern."""
     return Term("regex", (pattern,))
+
+
+_SHOWN = 8
+"""Options of a choice that a message shows."""
+
+
+def written(type: Term) -> str:
+    """Return how a program writes a type: `int(1..9)`, where the IR has `int<1, 9>`.
+
+    What has no name in the language reads as what it is used as.
+    """
+    inner = [item for item in type.parameters if isinstance(item, Term)]
+    match type.name, type.parameters:
+        case (("selection" | "generated"), _):
+            return "str"
+        case "int", (low, high):
+            return f"int({low}..{high})"
+        case "list", (_, most):
+            return f"list[{written(inner[0])}](max_items={most})"
+        case "list", (_,):
+            return f"list[{written(inner[0])}]"
+        case "record", _:
+            return inner[0].name
+        case "choice", options:
+            shown = [json.dumps(option, ensure_ascii=False) for option in options[:_SHOWN]]
+            return f"choice[{', '.join([*shown, *['...'] * (len(options) > _SHOWN)])}]"
+        case "regex", (pattern,):
+            return f'regex "{pattern}"'
+        case "result", _:
+            return f"{written(inner[0])} or an error"
+        case "map", _:
+            return "the probabilities of a select"
+    return type.name
 
 
 Dim = int | Term

@@ -10,6 +10,7 @@ from typing import Any
 from .core import Module, Operation, Term
 from .diagnostics import RunError
 from .source import Span
+from .types import written
 
 TIMEOUT = "timeout"
 WRONG_VALUE = "wrong value"
@@ -65,6 +66,24 @@ def format_value(value: Any) -> str:
     return str(value)
 
 
+def kind_of(value: Any) -> str:
+    """Return what kind of value this is, for a message: `a list of int and str`."""
+    kind = _kind(value)
+    if kind == "list":
+        inner = sorted(set(map(_kind, value)))
+        return f"a list of {' and '.join(inner)}" if inner else "an empty list"
+    return "a record" if kind == "record" else kind
+
+
+def _kind(value: Any) -> str:
+    if value is None:
+        return "none"
+    for kind, types in (("str", str), ("list", list | tuple), ("record", Mapping)):
+        if isinstance(value, types):
+            return kind
+    return type(value).__name__
+
+
 def portable_json(value: Any, default: Callable[[Any], Any] | None = None) -> str:
     """Return a value as JSON that any reader takes: NaN and infinities, which it lacks, as text.
 
@@ -95,19 +114,21 @@ def _load(type: Term, text: str) -> Any:
         problem = error.msg
     except (ValueError, RecursionError) as error:  # thousands of digits, or of brackets
         problem = str(error)
-    raise UnreadableValue(text=text, type=_brief(type), problem=problem)
+    raise _unreadable(type, text, problem)
 
 
 def check_whole(type: Term, text: str, whole: Callable[[str], bool]) -> None:
     """Raise UnreadableValue for the start of a text: of a schema or a grammar it may read as a
     value (`12` of 100 to 200), and `whole` tells. What else is cut short never reads as one."""
     if type.name in {"schema", "grammar"} and not whole(text):
-        raise UnreadableValue(text=text, type=_brief(type), problem="it ends before it is whole")
+        raise _unreadable(type, text, "it ends before it is whole")
 
 
-def _brief(type: Term) -> str:
-    """Return how an error names a type: a whole schema or grammar would bury the text."""
-    return f"text of its {type.name}" if type.name in {"schema", "grammar"} else str(type)
+def _unreadable(type: Term, text: str, problem: str) -> UnreadableValue:
+    """Return the error; a whole schema or grammar as the type would bury the text."""
+    whole = type.name in {"schema", "grammar"}
+    named = f"text of its {type.name}" if whole else written(type)
+    return UnreadableValue(text=text, type=named, problem=problem)
 
 
 def _scalar(type: Term, text: str, whole: str) -> Any:
@@ -125,12 +146,12 @@ def _scalar(type: Term, text: str, whole: str) -> Any:
             return text
         case "regex" if re.fullmatch(str(type.parameters[0]), text):
             return text
-    raise UnreadableValue(text=whole, type=type, problem="the text does not fit the type")
+    raise _unreadable(type, whole, "the text does not fit the type")
 
 
 def _in_range(type: Term, value: int, whole: str) -> int:
     if type.parameters and not type.parameters[0] <= value <= type.parameters[1]:  # type: ignore[operator]
-        raise UnreadableValue(text=whole, type=type, problem=f"{value} is outside the range")
+        raise _unreadable(type, whole, f"{value} is outside the range")
     return value
 
 
@@ -143,7 +164,7 @@ def _from_json(type: Term, records: Mapping[str, Operation], value: Any, text: s
         case "record", dict():
             fields = records[str(type.parameters[0])]["fields"]
             if {field["name"] for field in fields} != set(value):
-                raise UnreadableValue(text=text, type=type, problem="the fields are others")
+                raise _unreadable(type, text, "the fields are others")
             return {
                 field["name"]: _from_json(field["type"], records, value[field["name"]], text)
                 for field in fields
@@ -156,4 +177,4 @@ def _from_json(type: Term, records: Mapping[str, Operation], value: Any, text: s
             return _in_range(type, value, text)
         case "float", int() | float() if not isinstance(value, bool):
             return float(value)
-    raise UnreadableValue(text=text, type=type, problem=f"{value!r} stands for a {type}")
+    raise _unreadable(type, text, f"{value!r} stands for a {written(type)}")

@@ -9,6 +9,7 @@ from typing import Any
 from ...ir import strict_json
 from ...ir.core import Operation, Table, Term, thaw
 from ...ir.diagnostics import RunError
+from ...ir.types import written
 from .coerce import Mismatch, coerce
 
 
@@ -75,7 +76,7 @@ def bind_arguments(
             values[name] = thaw(parameter["default"])
         else:
             raise BadArguments(
-                place=place, problem=f"the {what} {name!r} ({type}) is missing",
+                place=place, problem=f"the {what} {name!r} ({written(type)}) is missing",
                 hint=_signature(parameters),
             )  # fmt: skip
     return values
@@ -102,5 +103,5 @@ def _hint(name: str, known: list[str]) -> str:
 
 def _signature(parameters: Mapping[str, Table]) -> str:
     return "the program takes " + ", ".join(
-        f"{name}: {entry['type']}" for name, entry in parameters.items()
+        f"{name}: {written(entry['type'])}" for name, entry in parameters.items()
     )

@@ -6,18 +6,18 @@ turn: no operand is missing, nobody else works on a stream, and what was asked b
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from typing import Any
 
 from ...ir.core import Operation
-from ...ir.evaluate import branches_of
+from ...ir.evaluate import best_of, branches_of
 from ...ir.vocabulary import split_heal
 from ..constraints.heal import join_texts
 from ..memory.sequence import Sequence as Tokens
 from .control import Step
 from .frame import Frame, Handle
 from .gens import Gen
-from .model_calls import ModelCalls, ProgramFailed
+from .model_calls import ModelCalls
 from .tasks import Branches
 from .texts import Unencoded
 
@@ -86,7 +86,7 @@ class Asks(ModelCalls):
         self, operation: Operation, handles: list[Handle], points: list[Any], frame: Frame
     ) -> tuple[Handle, int]:  # fmt: skip
         """Return the stream of the branch that has most points, and its number."""
-        best = self._best_of(operation, handles, points)
+        best = best_of(points, len(handles), self.row, operation.span)
         for number, handle in enumerate(handles):
             if number != best:
                 self._free_now(handle)
@@ -110,16 +110,6 @@ class Asks(ModelCalls):
     def done_with(self, kv: Handle) -> None:
         """Give a stream back that nothing reads any more."""
         self._free_now(kv)
-
-    def _best_of(self, operation: Operation, handles: Sequence[Any], points: Sequence[Any]) -> int:
-        """Return the branch that has most points, the first of equals."""
-        if not handles or len(points) != len(handles):
-            problem = f"join best has {len(handles)} branches and {len(points)} points"
-            raise ProgramFailed(row=self.row, problem=problem, span=operation.span)
-        if any(point != point for point in points):
-            problem = "join best has a point that is no number (NaN): nothing is best"
-            raise ProgramFailed(row=self.row, problem=problem, span=operation.span)
-        return max(range(len(points)), key=points.__getitem__)
 
     def _called(self, operation: Operation, frame: Frame) -> Frame:
         """Return the frame of a program that is called: its samples are named by the call."""

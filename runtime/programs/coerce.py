@@ -9,6 +9,8 @@ from typing import Any
 
 from ...ir.core import Operation, Term
 from ...ir.evaluate import LARGEST_BITS
+from ...ir.types import written
+from ...ir.values import kind_of
 
 
 class Mismatch(ValueError):
@@ -127,11 +129,4 @@ def _mismatch(type: Term, value: Any) -> Mismatch:
         shown = "it"
     if len(shown) > 60:
         shown = shown[:57] + "..."
-    return Mismatch(f"{shown} is {_kind(value)}, not {type}")
-
-
-def _kind(value: Any) -> str:
-    if value is None:
-        return "none"
-    name = type(value).__name__
-    return {"dict": "a record", "list": "a list"}.get(name, name)
+    return Mismatch(f"{shown} is {kind_of(value)}, not {written(type)}")

@@ -54,6 +54,18 @@ class InTurn:
         region = self._programs[name].regions[0]
         return region.operations[0] if self._calls[name] > CALLS else self._of(region, called)
 
+    def why_not(self, name: str, called: bool = False) -> str | None:
+        """Return why a program does not ask in turn, for people; None where it does."""
+        found = self.beside(name, called)
+        if found is None:
+            return None
+        if self._calls[name] > CALLS:
+            return f"more than {CALLS} programs wait for one another below it"
+        if _too_deep(self._programs[name].regions[0].operations):
+            return f"its blocks stand in each other more than {DEEPEST} deep, or {LOOPS} loops"
+        where = f" of line {found.span.line}" if found.span is not None else ""
+        return f"the {found.name.partition('.')[2]}{where} may run beside others"
+
     def of_branch(self, fork: Operation) -> Operation | None:
         """Return the same of the branches of a fork, which must have no streams but their own."""
         return self._of(fork.regions[0], True) if _own_streams(fork.regions[0]) else fork

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable
 from typing import Any
 
 from ...ir.core import Operation
-from ...ir.evaluate import branches_of
+from ...ir.evaluate import best_of, branches_of
 from ..memory.sequence import Sequence
 from .asks import Asks
 from .control import ControlFlow, Step
@@ -127,7 +127,7 @@ class Instance(ControlFlow, Asks):
     def _join(self, operation: Operation, operands: tuple[Any, ...], frame: Frame) -> Step:
         """Go on with the stream of the branch that has most points, the first of equals."""
         handles, points = yield from all_now(operands)
-        best = self._best_of(operation, handles, points)
+        best = best_of(points, len(handles), self.row, operation.span)
         for number, handle in enumerate(handles):
             if number != best:
                 # A score that nothing waits for may still read it.

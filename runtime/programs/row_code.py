@@ -49,11 +49,6 @@ def row_text(plan: Module, name: str) -> str:
         if each in code:
             texts.append(code[each].text)
             continue
-        found = in_turn.beside(each, called=each != name)
-        assert found is not None
-        what, place = found.name.partition(".")[2], found.span
-        where = f" of line {place.line}" if place is not None else ""
-        texts.append(
-            f"# @{each}: operation by operation, as the {what}{where} may run beside others\n"
-        )
+        why = in_turn.why_not(each, called=each != name)
+        texts.append(f"# @{each}: operation by operation, as {why}\n")
     return "\n".join(texts)

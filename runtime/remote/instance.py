@@ -5,14 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from ...ir.core import Operation
-from ...ir.evaluate import branches_of
+from ...ir.evaluate import best_of, branches_of
 from ...ir.values import format_value
 from ..programs.control import ControlFlow, Step
 from ..programs.frame import Frame
 from ..programs.future_values import all_now, now
 from ..programs.tasks import Branches
 from .calls import EndpointCalls, Operands
-from .errors import WrongValue
 from .prompt import Stream
 
 
@@ -74,10 +73,7 @@ class RemoteInstance(ControlFlow, EndpointCalls):
     def _join(self, operation: Operation, operands: Operands, frame: Frame) -> Step:
         """Go on with the stream of the branch that has most points, the first of equals."""
         streams, points = yield from all_now(operands)
-        if not streams or len(points) != len(streams):
-            problem = f"there are {len(streams)} branches and {len(points)} points"
-            raise WrongValue(row=self.row, what="join best", problem=problem, span=operation.span)
-        best = max(range(len(points)), key=points.__getitem__)
+        best = best_of(points, len(streams), self.row, operation.span)
         return self._to(frame, streams[best]), best
 
     def _issued_call(self, operation: Operation, operands: Operands, frame: Frame) -> Step:

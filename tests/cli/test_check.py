@@ -43,8 +43,8 @@ def second(s, t: str) -> str:
 """
 
 
-def checked(*arguments):
-    result = CliRunner().invoke(app, ["check", *map(str, arguments)])
+def checked(*arguments, input=None):
+    result = CliRunner().invoke(app, ["check", *map(str, arguments)], input=input)
     return result.exit_code, result.stdout, result.stderr
 
 
@@ -83,6 +83,18 @@ def test_tools_files_and_constraints_are_looked_for(program):
     tools.rename(tools.with_name("other.py"))
     assert checked(program)[0] == 1
     assert checked(program, "--tools", tools.with_name("other.py"))[0] == 0
+
+
+def test_a_text_on_standard_input_is_checked(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # files that types name are looked for there
+    (tmp_path / "age.json").write_text('{"type": "integer"}')
+    text = 'program p() -> str:\n    gen a: schema "age.json"\n    return "{a}"\n'
+    assert checked("-", input=text) == (0, "", "<stdin>: nothing is wrong in 1 program\n")
+    status, printed, _ = checked("-", "--json", input=text.replace("{a}", "{b}"))
+    (file,) = json.loads(printed)["files"]
+    assert status == 1 and file["file"] == "<stdin>" and file["errors"][0]["line"] == 3
+    status, printed, _ = checked("-", input=b"\xff")
+    assert status == 1 and "<stdin>: it is no UTF-8 text" in printed
 
 
 def test_a_warning_is_told_and_is_no_error(tmp_path):

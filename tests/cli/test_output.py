@@ -106,3 +106,24 @@ def test_a_page_that_finds_no_room_leaves_the_one_before_and_nothing_half_writte
         _write(page, "the new one")
     assert [file.name for file in tmp_path.iterdir()] == ["index.html"]
     assert page.read_text() == "the one before"
+
+
+def test_what_takes_long_is_told_once_and_what_does_not_is_not(monkeypatch):
+    from threading import Event
+
+    from weft.cli import live
+
+    said, heard = [], Event()
+
+    class Remarks:
+        def print(self, text, style):
+            said.append(text)
+            heard.set()
+
+    monkeypatch.setattr(live, "remarks", Remarks)
+    for given in ({"quiet": True, "patience": 0.0}, {"patience": 60.0}):
+        with live.compiling(**given):
+            assert not heard.wait(0.05)
+    with live.compiling(patience=0.0):
+        assert heard.wait(10)
+    assert len(said) == 1 and said[0].startswith("still compiling")

@@ -37,6 +37,7 @@ def test_what_the_checker_finds_suspicious_is_told_where_a_program_is_compiled()
     body = '    "{x}"\n    gen a(max_tokens=2)\n    return a\n    "late"\n'
     with pytest.warns(UserWarning) as told:
         weft.compile(f"program one(x: str, y: str) -> str:\n{body}")
+    assert {warning.filename for warning in told} == {__file__}
     found = " ".join(str(warning.message) for warning in told)
     assert "`y` is never used" in found and "nothing reaches this statement" in found
 

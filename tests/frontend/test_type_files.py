@@ -33,7 +33,7 @@ def test_the_text_of_the_file_is_in_the_ir(tmp_path):
         ('schema "none.json"', "the schema 'none.json' cannot be read: No such file"),
         ('schema "bad.json"', "the schema 'bad.json' cannot be read: Expecting value"),
         ('schema "twice.json"', "cannot be read: the key 'type' stands twice in one object"),
-        ('schema "deep.json"', "cannot be read: maximum recursion depth"),
+        ('schema "deep.json"', "objects and lists stand in one another more than 120"),
         ('schema "list.json"', "a schema is a JSON object"),
         ('list[schema "s.json"]', "a schema stands alone, in no list"),
         ('grammar ["g.lark"]', 'write grammar "file"'),
@@ -49,6 +49,16 @@ def test_mistakes_have_names(tmp_path, type, problem):
         opened(tmp_path, type, **files)
     assert problem in str(caught.value)
     assert caught.value.span is not None and "gen x" in str(caught.value)
+
+
+@pytest.mark.parametrize(("depth", "fine"), [(120, True), (121, False)])
+def test_a_schema_is_told_that_it_is_too_deep_where_it_is_read(tmp_path, depth, fine):
+    schema = '{"items": ' * (depth - 1) + '{"type": "null"}' + "}" * (depth - 1)
+    if fine:
+        opened(tmp_path, 'schema "s.json"', s_json=schema)
+        return
+    with pytest.raises(WeftError, match="more than 120 deep\n(.*\n)*hint: .*\\$defs"):
+        opened(tmp_path, 'schema "s.json"', s_json=schema)
 
 
 @pytest.mark.parametrize(

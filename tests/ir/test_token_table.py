@@ -319,3 +319,14 @@ def test_a_number_may_be_ended_by_a_stop_string():
     for text in ("123\n", "\n", "1 ", "1\n2", "1 m\n"):
         assert not found.accepts(text.encode())
     assert not found.moves[found.walk(b"12\n")].any()
+
+
+def test_what_is_nested_too_deeply_has_no_table():
+    names = [f"d{at}" for at in range(400)]
+    rooms = {
+        name: {"type": "array", "items": {"$ref": f"#/$defs/{inner}"}, "maxItems": 1}
+        for name, inner in zip(names, names[1:], strict=False)
+    }
+    whole = {"$ref": "#/$defs/d0", "$defs": {**rooms, "d399": {"type": "null"}}}
+    with pytest.raises(NotRegular, match="nested too deeply"):
+        token_table("json", json.dumps(whole), *vocabulary())

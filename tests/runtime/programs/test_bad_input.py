@@ -262,7 +262,7 @@ program p(arg: str) -> str:
 """
     tools = {"points": lambda: float("nan")}
     executable = toy.compile(text, tools)
-    with pytest.raises(ProgramFailed, match="row 0: join best has a point that is no number"):
+    with pytest.raises(ValueFailed, match="row 0: join best has a point that is no number"):
         executable.run(arg="a")
     with pytest.raises(RunError, match="no number"):
         toy.oracle(text, tools)(0, arg="a")

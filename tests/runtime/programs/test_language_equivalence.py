@@ -278,7 +278,7 @@ program p(arg: list[str]) -> str:
 """
     executable = toy.compile(text)
     assert executable.run(arg=["a", "abc"]).value == toy.oracle(text)(0, arg=["a", "abc"]).value
-    with pytest.raises(WeftError, match="join best has 0 branches"):
+    with pytest.raises(WeftError, match="join best has no branch to go on with"):
         executable.run(arg=[])
     toy.assert_clean(executable)
 

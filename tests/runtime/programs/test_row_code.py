@@ -228,3 +228,14 @@ def test_a_fault_of_the_order_is_found(toy, monkeypatch):
 def test_the_code_of_a_program(golden, name):
     compilation = Compilation(EXAMPLES / f"{name}.weft", "tiny-dense")
     golden(f"rows/{name}.py.txt", stage_text(compilation, "rows", None, "", False))
+
+
+def test_a_program_without_code_is_told_why(tmp_path):
+    file = tmp_path / "p.weft"
+    loops = "".join(f"{'    ' * at}for x{at} in xs:\n" for at in range(1, 18))
+    file.write_text(f'program p(xs: list[str]):\n{loops}{"    " * 18}"a"\n')
+    text = stage_text(Compilation(file, "tiny-dense"), "rows", None, "", False)
+    assert text == (
+        "# @p: operation by operation, as its blocks stand in each other more than 80 deep, "
+        "or 16 loops\n"
+    )
