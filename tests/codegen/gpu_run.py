@@ -10,14 +10,19 @@ import torch
 from weft.codegen.triton.emit import emit
 from weft.codegen.triton.load import load_launcher
 from weft.ir.core import Operation
+from weft.ir.schedule import Schedule
 from weft.ir.types import dtype_of
 
+PLAIN = Schedule()
 
-def on_gpu(kernel: Operation, arguments: list[Any], folder: Path) -> list[Any]:
+
+def on_gpu(
+    kernel: Operation, arguments: list[Any], folder: Path, schedule: Schedule = PLAIN
+) -> list[Any]:  # fmt: skip
     """Return the arguments as they are after the kernel ran on the GPU."""
     types = (dtype_of(value.type) for value in kernel.regions[0].arguments)
     moved = [_tensor(*pair) for pair in zip(arguments, types, strict=True)]
-    load_launcher(emit(kernel), folder)(*moved)
+    load_launcher(emit(kernel, schedule), folder)(*moved)
     torch.cuda.synchronize()
     return [_array(argument) for argument in moved]
 

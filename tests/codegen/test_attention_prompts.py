@@ -14,7 +14,7 @@ from weft.ir.printer import print_module
 from weft.ir.verifier import verify
 from weft.passes.tile.attention.parts import Parts
 from weft.passes.tile.attention.prompts import LISTS
-from weft.passes.tile.attention.ways import prompts
+from weft.passes.tile.attention.ways import prompts, variants
 from weft.passes.tile.gpu_schedules import gpu_schedule
 from weft.runtime.attention.prompt_tiles import PromptTiles, prompt_tiles
 from weft.tests.codegen.parts_cases import (
@@ -82,6 +82,28 @@ def test_triton_interpreter(name: str, triton_interpreter: Any) -> None:
     case, tiles = case_of(TILED[name], "forks")
     assert tiles.taken.any() and not tiles.taken.all()
     check(triton_interpreter.run, TILED[name], case, tiles)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", TILED)
+def test_gpu(name: str, gpu: Any) -> None:
+    for groups, seed in ((groups, seed) for groups in GROUPS for seed in range(2)):
+        check(gpu, TILED[name], *case_of(TILED[name], groups, seed))
+
+
+@pytest.mark.gpu
+def test_gpu_as_the_engine_launches_them(gpu: Any) -> None:
+    """Tiles and schedules of the 8 B shape: whole prompts, ends of prompts, behind shared pages."""
+
+    def scheduled(kernel: Any, given: list[Any]) -> list[Any]:
+        return gpu(kernel, given, schedule=gpu_schedule(kernel))
+
+    shape = variants(Parts(32, 8, 128, page=64), shared=True)[0].tiles
+    lengths = [1, 64, 65, 200, 17, 300]
+    case = tree(shape, [(2, lengths), (0, [511, 16])], [1, 64, 33, 200, 17, 16, 511, 16])
+    tiles = prompt_tiles(case.batch, planner_shape(shape))
+    assert tiles.taken.any() and not tiles.taken.all()
+    check(scheduled, shape, case, tiles)
 
 
 def test_no_tiles() -> None:

@@ -16,7 +16,7 @@ from weft.ir.schedule import Schedule
 from weft.ir.verifier import verify
 from weft.passes.tile.attention.grouped import grouped
 from weft.passes.tile.attention.parts import FEW, MANY, Parts, attention_parts
-from weft.passes.tile.attention.ways import CROWDED, grouped_launches, variants
+from weft.passes.tile.attention.ways import CROWDED, grouped_launches, join, launches, variants
 from weft.passes.tile.gpu_schedules import gpu_schedule
 from weft.runtime.attention.ways import singles
 from weft.tests.codegen.parts_cases import (
@@ -92,6 +92,35 @@ def test_triton_interpreter(name: str, triton_interpreter: Any) -> None:
     work = planned(shape, case, cascade=True)
     found = launched(triton_interpreter.run, shape, case, work, kernels=kernels(shape))
     np.testing.assert_allclose(found, expected(shape, case), rtol=0, atol=tolerance(shape))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", SHAPED)
+def test_gpu(name: str, gpu: Any) -> None:
+    shape = SHAPED[name]
+    for groups in (TREES, [(0, [0]), (0, [5]), (0, [1])], [(6, [7, 0, 1, 16, 33, 2, 5])]):
+        case = tree(shape, groups, seed=len(groups))
+        work = planned(shape, case, cascade=True)
+        assert singles(work.item_rows, shape.rows_few)
+        found = launched(gpu, shape, case, work, kernels=kernels(shape))
+        np.testing.assert_allclose(found, expected(shape, case), rtol=0, atol=tolerance(shape))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("heads", [32, 64])
+def test_gpu_as_the_engine_launches_them(heads: int, gpu: Any) -> None:
+    """Tiles, schedules and the join of steps of many rows."""
+    large = variants(Parts(heads, 8, 128, page=64), shared=True)[0].tiles
+    case = tree(large, [(3, [1, 40, 64, 65, 200]), (16, [48] * 40), (0, [9, 0, 700])], seed=heads)
+    work = planned(large, case, cascade=True)
+    assert singles(work.item_rows, large.rows_few) and grouped_launches(large)
+
+    def scheduled(kernel: Any, given: list[Any]) -> list[Any]:
+        return gpu(kernel, given, schedule=gpu_schedule(kernel))
+
+    for kernels, by in ((grouped_launches(large), None), (launches(large, 48), join(large, 48))):
+        found = launched(scheduled, large, case, work, by, kernels)
+        np.testing.assert_allclose(found, expected(large, case), rtol=0, atol=tolerance(large))
 
 
 def test_lists_of_shapes_that_were_measured_are_read_so() -> None:
