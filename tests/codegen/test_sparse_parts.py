@@ -18,13 +18,14 @@ from weft.passes.tile.gpu_schedules import gpu_schedule
 from weft.passes.tile.selection.labels import Labels, Scores, label_scores, label_write
 from weft.passes.tile.selection.selection import Selection, select_keys
 from weft.passes.tile.selection.value_sums import ValueSums, value_sums
+from weft.passes.tile.sparse.held_attention import HeldParts, held_parts
 from weft.passes.tile.sparse.sparse_parts import SparseParts, sparse_parts
 from weft.runtime.attention.plan import Rates
 from weft.runtime.attention.sparse_lists import SparseLists, SparseRows
 from weft.runtime.execution.sparse_decode import SparseDecode
 from weft.tests.codegen.parts_cases import planner_shape, tree
 
-LATER = ("token", "slots", "page", "tail", "tail_page", "tail_words", "tail_slots")
+LATER = ("held", "token", "slots", "page", "tail", "tail_page", "tail_words", "tail_slots")
 GROUPS = [(3, [9, 3]), (0, [33]), (0, [0]), (1, [40, 2, 25])]
 COMMON: dict[str, Any] = {"page": 4, "q": "f32", "kv": "f32", "few": 4, "keys": 8, "keys_many": 4}
 SCORED = Scores(Labels(2, 16, 4, 4, "i8"), 4, sinks=1, recent=1, parts=2, flat=True, tail=True)
@@ -43,6 +44,7 @@ SHAPES = {
         4, 2, 16, many=8, tail=replace(SCORED, words=True, parts=MOST_PARTS), slots=True, **COMMON
     ),
     "fp8": SparseParts(4, 2, 16, many=8, tail=SCORED, **COMMON | {"kv": "f8e4m3"}),
+    "held": HeldParts(4, 2, 16, many=8, **COMMON),
 }
 
 
@@ -82,7 +84,8 @@ def launched(run: Any, shape: SparseParts, seed: int) -> tuple[np.ndarray, np.nd
             if shape.slots and shape.tail:  # whose forced tokens are known by their places
                 take[[0, -1]] = 0, lengths[row] - 1
             counts[row, head] = len(take)
-            at = case.batch.table[row, take // page] * page + take % page if shape.slots else take
+            named = shape.slots or isinstance(shape, HeldParts)
+            at = case.batch.table[row, take // page] * page + take % page if named else take
             chosen[head, known.base[row] : known.base[row] + len(take)] = at
             tokens = tokens[np.isin(tokens // unit, take)]
         seen[row, head] = tokens
@@ -102,12 +105,30 @@ def launched(run: Any, shape: SparseParts, seed: int) -> tuple[np.ndarray, np.nd
     if shape.many:
         given[18:22] = many_rows(run, shape, [given[:6], given[6:22]], len(work.item_row))
         shape = replace(shape, items=FEW)
-    after = run(sparse_parts(shape), given)
+    if isinstance(shape, HeldParts):
+        after = run(held_parts(shape), given + cached(given_pools, chosen, rng))
+    else:
+        after = run(sparse_parts(shape), given)
     joined = len(work.merge_query)
     join = [len(out), joined, joined + 1, work.slots, work.merge_query, work.merge_start,
             *after[19:22], after[18]]  # fmt: skip
     found = run(attention_merge(shape.heads, shape.head_dim, "f32"), join)[-1]
     return found, expected(shape, case, seen, tail)
+
+
+def cached(pools: list[np.ndarray], chosen: np.ndarray, rng: Any) -> list[Any]:
+    """Return HP, held_k and held_v: the chosen rows of pools in any order, the rest NaN. What
+    `chosen` names is named by its new place."""
+    pages, heads, page, width = pools[0].shape
+    held = [np.full((pages + 3, heads, page, width), np.nan, "f4") for _ in pools]
+    for head, listed in enumerate(chosen):
+        moved = rng.permutation((pages + 3) * page)
+        wanted = np.flatnonzero(listed < pages * page)
+        old, new = listed[wanted], moved[listed[wanted]]
+        for pool, rows in zip(pools, held, strict=True):
+            rows[new // page, head, new % page] = pool[old // page, head, old % page]
+        listed[wanted] = new
+    return [pages + 3, *held]
 
 
 def many_rows(run: Any, shape: SparseParts, given: list[list[Any]], items: int) -> list[Any]:
@@ -254,6 +275,7 @@ def test_proven_and_not_when_a_list_may_name_any_row() -> None:
     with pytest.raises(UnprovenAccess):
         prove_bounds(kernel.with_attributes(requires=facts))
     labels = Labels(2, 16, 4, 4, "i8")
+    assert prove_bounds(held_parts(SHAPES["held"])).ok
     assert prove_bounds(sparse_parts(SHAPES["slots"])).ok
     assert prove_bounds(sparse_parts(SHAPES["tail"])).ok
     assert prove_bounds(sparse_parts(SHAPES["tail_words"])).ok

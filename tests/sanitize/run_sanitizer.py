@@ -34,6 +34,8 @@ LARGER = (
     ("tests/codegen/test_sparse_parts.py", "tests/codegen/test_key_cache.py"),
     ("tests/codegen/test_streamed_products.py", "tests/codegen/test_sampling_parts.py"),
     ("tests/codegen/test_fp8.py", "tests/codegen/test_twelve_bits.py"),
+    ("tests/codegen/test_attention_prompts.py", "tests/codegen/test_grouped_parts.py"),
+    ("tests/codegen/test_joined_parts.py", "tests/codegen/test_list_shares.py"),
 )
 MEETING = ("tests/codegen/test_meetings.py",)
 CHECKS: dict[str, tuple[tuple[str, ...], ...]] = {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from weft.tests.sanitize.run_sanitizer import (
     CHECKS,
@@ -41,6 +43,15 @@ def test_each_selection_has_tests(tests: tuple[str, ...]) -> None:
     for file in (each for each in tests if each.endswith(".py")):
         text = (ROOT / file).read_text()
         assert f"def {name}" in text and "mark.gpu" in text
+
+
+def test_every_file_of_kernels_tests_is_watched() -> None:
+    """But those of emitted text alone: what they run are no kernels of ours."""
+    files = {str(path.relative_to(ROOT)) for path in (ROOT / "tests/codegen").glob("test_*.py")
+             if re.search(r"^(@| +)pytest\.mark\.gpu\b", path.read_text(), re.M)}  # fmt: skip
+    text = {f"tests/codegen/test_triton_{what}.py" for what in ("barriers", "reductions")}
+    watched = {each for tests in CHECKS["memcheck"] for each in tests}
+    assert files - text <= watched and len(files) > 10
 
 
 @pytest.mark.gpu
