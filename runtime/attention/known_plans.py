@@ -14,7 +14,8 @@ from math import log2
 import numpy as np
 
 from .cost import Batch, Way, members_of, summed
-from .plan import Node, WorkList, build, nodes_of, runs_of, weigh
+from .plan import WorkList, build, weigh
+from .sharing import Node, Sharing
 
 Array = np.ndarray
 Likeness = tuple[tuple[str, ...], bool, tuple[int, ...]]
@@ -25,7 +26,7 @@ MOST = 1 << 12
 
 @dataclass(frozen=True)
 class Known:
-    """How a step was planned: in which way, what it shared (see `plan.runs_of`), the parts that the
+    """How a step was planned: in which way, what it shared (see `Sharing.runs`), the parts that the
     longest run of few rows was cut into, and of many (0: there was none), and the seconds."""
 
     way: Way
@@ -46,16 +47,14 @@ class KnownPlans:
     ) -> tuple[Way, WorkList]:  # fmt: skip
         """Return a way and the work list of a step, as `plan.plan_among` does; with `anew`, of one
         that is weighed whatever is known, and remembered."""
-        nodes = nodes_of(batch, ways)
-        key = tuple(way.name for way in ways), beside, likeness(batch, nodes)
+        sharing = Sharing(batch, ways)
+        key = tuple(way.name for way in ways), beside, likeness(batch, sharing.nodes)
         known = None if anew else self._known.get(key)
-        if known is not None and (made := _again(batch, ways, nodes, known)) is not None:
+        if known is not None and (made := _again(batch, sharing, known)) is not None:
             return known.way, replace(made, again=True)
-        way, cost = weigh(batch, ways, beside)
+        way, cost = weigh(batch, ways, beside, sharing=sharing)
         seconds, sizes = cost.least()
         runs = cost.runs
-        choices: tuple[bool | None, ...] = (None, False, True) if nodes else (None,)
-        forced = next((each for each in choices if runs == runs_of(batch, ways, nodes, each)), None)
         keys = np.array([run.keys for run in runs], np.int64)
         if len(self._known) >= MOST:
             self._known.clear()
@@ -63,7 +62,7 @@ class KnownPlans:
             _parts(keys[~cost.large], sizes[~cost.large]),
             _parts(keys[cost.large], sizes[cost.large]),
         )
-        self._known[key] = Known(way, forced, parts, seconds)
+        self._known[key] = Known(way, sharing.forced(runs), parts, seconds)
         return way, build(batch, runs, way.shape, sizes, seconds)
 
 
@@ -92,11 +91,9 @@ def _parts(keys: Array, sizes: Array) -> int:
     return -(-int(keys.max()) // int(sizes[0])) if len(keys) else 0
 
 
-def _again(
-    batch: Batch, ways: Sequence[Way], nodes: Sequence[Node], known: Known
-) -> WorkList | None:  # fmt: skip
+def _again(batch: Batch, sharing: Sharing, known: Known) -> WorkList | None:
     """Return a step's list as a step like it was planned; None: it cannot be."""
-    runs, shape = runs_of(batch, ways, nodes, known.forced), known.way.shape
+    runs, shape = sharing.runs(known.forced), known.way.shape
     sizes, members = members_of(runs)
     rows = summed(np.diff(batch.starts)[members], sizes)
     keys = np.array([run.keys for run in runs], np.int64)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...ir.sparse import SHARERS
-from .plan import Node, shared_pages
+from .sharing import Node, shared_pages
 
 Array = np.ndarray
 

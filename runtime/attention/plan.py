@@ -8,23 +8,13 @@ The lists are what `passes/tile/attention_parts` takes. NumPy only.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from .cost import (
-    Batch,
-    Cost,
-    Rates,
-    Run,
-    Shape,
-    Way,
-    members_of,
-    ranges,
-    roofs_of,
-    summed,
-)
+from .cost import Batch, Cost, Rates, Run, Shape, Way, members_of, ranges, summed
+from .sharing import Sharing, flat
 
 Array = np.ndarray
 WORTH = 0.05
@@ -78,13 +68,16 @@ def plan_among(
 
 
 def weigh(
-    batch: Batch, ways: Sequence[Way], beside: bool = False, cascade: bool | None = None
+    batch: Batch, ways: Sequence[Way], beside: bool = False, cascade: bool | None = None,
+    sharing: Sharing | None = None,
 ) -> tuple[Way, Cost]:  # fmt: skip
     """Return the way and the runs of least predicted time; of rows that are few `beside` prompts,
-    what is read once is decided by roofs alone, which takes a third as long."""
+    what is read once is decided by roofs alone, which takes a third as long. `sharing`: what they
+    may share, if it is known."""
+    sharing = sharing or Sharing(batch, ways, none=cascade is False)
     if not beside or cascade is not None:
-        return choose(batch, ways, cascade)
-    *_, runs = _choices(batch, ways[:1], None, alike=False)
+        return _least(batch, ways, _choices(sharing, cascade))
+    *_, runs = _choices(sharing, None, alike=False)
     return _priced(batch, runs, ways[:1])[0]
 
 
@@ -122,51 +115,6 @@ def cut(batch: Batch, cost: Cost, chunk: int = 0) -> WorkList:
 # Which keys are read for whom
 
 
-@dataclass(frozen=True)
-class Node:
-    """Pages [first, last) that some sequences share, and the groups that go on sharing."""
-
-    members: tuple[int, ...]
-    first: int
-    last: int
-    children: tuple[Node, ...]
-
-
-def flat(batch: Batch, shape: Shape, window: int = 0) -> list[Run]:
-    """Return one run a sequence: all its keys, or those that a window's queries may see."""
-    runs, counts = [], np.diff(batch.starts).tolist()
-    for sequence, (length, queries) in enumerate(zip(batch.lengths.tolist(), counts, strict=True)):
-        first = max(length - queries + 1 - window, 0) if window else 0
-        start = first // shape.granule * shape.granule
-        if queries and length > start:
-            runs.append(Run(sequence, start, length - start, (sequence,)))
-    return runs
-
-
-def shared_pages(table: Array, pages: Array) -> tuple[Node, ...]:
-    """Return the forest of page runs that at least two rows share; `pages` counts each row's."""
-    rows = np.flatnonzero(pages > 0)
-    return _forest(table, pages, rows, 0)
-
-
-def _forest(table: Array, pages: Array, rows: Array, first: int) -> tuple[Node, ...]:
-    """Return the groups of rows whose page at `first` is the same, each with its own groups."""
-    rows = rows[pages[rows] > first]
-    if len(rows) < 2:
-        return ()
-    groups: dict[int, list[int]] = {}
-    for row, page in zip(rows.tolist(), table[rows, first].tolist(), strict=True):
-        groups.setdefault(page, []).append(row)
-    nodes = []
-    for group in (groups[page] for page in sorted(groups) if len(groups[page]) > 1):
-        members = np.array(group)
-        most = int(pages[members].min())
-        same = (table[members, first:most] == table[members[0], first:most]).all(0)
-        last = most if same.all() else first + int(same.argmin())
-        nodes.append(Node(tuple(group), first, last, _forest(table, pages, members, last)))
-    return tuple(nodes)
-
-
 def choose_runs(
     batch: Batch, shape: Shape, rates: Rates, cascade: bool | None = None
 ) -> list[Run]:  # fmt: skip
@@ -178,7 +126,13 @@ def choose(
     batch: Batch, ways: Sequence[Way], cascade: bool | None = None
 ) -> tuple[Way, Cost]:  # fmt: skip
     """Return the way and the runs of least predicted time, each way with lists that it takes."""
-    apart, *shared = _choices(batch, ways, cascade)
+    return weigh(batch, ways, cascade=cascade)
+
+
+def _least(
+    batch: Batch, ways: Sequence[Way], choices: Sequence[list[Run]]
+) -> tuple[Way, Cost]:  # fmt: skip
+    apart, *shared = choices
     best, *others = [min(found, key=lambda pair: pair[1].least()[0]) for found in (
         _priced(batch, runs, ways) for runs in (apart, *shared)) if found]  # fmt: skip
     for other in others:
@@ -199,104 +153,20 @@ def _priced(batch: Batch, runs: list[Run], ways: Sequence[Way]) -> list[tuple[Wa
 
 
 def _choices(
-    batch: Batch, ways: Sequence[Way], cascade: bool | None, alike: bool = True
+    sharing: Sharing, cascade: bool | None, alike: bool = True
 ) -> list[list[Run]]:  # fmt: skip
     """Return the runs that are worth pricing: each sequence's own, then those that share; without
     `alike`, the last are what roofs choose, and all that can be shared is none of them."""
-    nodes = nodes_of(batch, ways) if cascade is not False else ()
-    apart = runs_of(batch, ways, nodes, None)
-    if not nodes:
+    apart = sharing.runs(None)
+    if not sharing.nodes:
         return [apart]
     if cascade:
-        return [runs_of(batch, ways, nodes, True)]
+        return [sharing.runs(True)]
     found = [apart]
     for forced in (False, True) if alike else (False,):
-        runs = runs_of(batch, ways, nodes, forced)
+        runs = sharing.runs(forced)
         found += [runs] if runs not in found else []
     return found
-
-
-def nodes_of(batch: Batch, ways: Sequence[Way]) -> tuple[Node, ...]:
-    """Return the runs of pages that sequences of a step share."""
-    pages = np.where(np.diff(batch.starts) > 0, -(-batch.lengths // ways[0].shape.page), 0)
-    return shared_pages(batch.table, pages)
-
-
-def runs_of(
-    batch: Batch, ways: Sequence[Way], nodes: Sequence[Node], forced: bool | None
-) -> list[Run]:  # fmt: skip
-    """Return each sequence's own run (`forced` None), those that share what roofs say (False), or
-    all that can be shared (True)."""
-    way = next((way for way in ways if way.many), ways[0])
-    apart = flat(batch, way.shape)
-    if forced is None:
-        return apart
-    inside = {member for node in nodes for member in node.members}
-    chooser = _Chooser(batch, way.shape, way.rates, forced)
-    shared = [run for node in nodes for run in chooser.best(node, 0)[1]()]
-    return shared + [run for run in apart if run.of not in inside]
-
-
-Runs = Callable[[], list[Run]]
-"""Gives the runs of a choice: most choices are not taken."""
-
-
-class _Chooser:
-    """Decides node by node, from a start that ancestors may have left unread."""
-
-    def __init__(self, batch: Batch, shape: Shape, rates: Rates, forced: bool) -> None:
-        self.shape, self.rates, self.forced = shape, rates, forced
-        self.rows, self.lengths = np.diff(batch.starts), batch.lengths
-        self._known: dict[tuple[int, int], tuple[float, Runs]] = {}
-        """What is below nodes, by their identity, from a page on: both of a node's choices ask."""
-
-    def best(self, node: Node, start: int) -> tuple[float, Runs]:
-        """Return the seconds and runs of a node's sequences from page `start` on."""
-        shared = Run(node.members[0], start * self.shape.page,
-                     (node.last - start) * self.shape.page, node.members)  # fmt: skip
-        cost, rest = self._below(node, node.last)
-        cost += self._shared(shared)
-        if not self.forced:
-            apart, others = self._below(node, start)
-            if cost >= apart - self._saved(shared):
-                return apart, others
-        return cost, lambda: [shared, *rest()]
-
-    def _below(self, node: Node, start: int) -> tuple[float, Runs]:
-        """Return the same for the groups of a node, and for each sequence in none of them."""
-        key = id(node), start
-        if key not in self._known:
-            self._known[key] = self._found_below(node, start)
-        return self._known[key]
-
-    def _found_below(self, node: Node, start: int) -> tuple[float, Runs]:
-        inside = {member for child in node.children for member in child.members}
-        alone = [member for member in node.members if member not in inside]
-        first = start * self.shape.page
-        keys = np.maximum(self.lengths[alone] - first, 0)
-        cost, found = float(keys.sum()) * self.shape.key_bytes / self.rates.memory, []
-        for child in node.children:
-            more, runs = self.best(child, start)
-            cost += more
-            found.append(runs)
-
-        def runs() -> list[Run]:
-            own = zip(alone, keys.tolist(), strict=True)
-            apart = [Run(member, first, count, (member,)) for member, count in own if count]
-            return [run for below in found for run in below()] + apart
-
-        return cost, runs
-
-    def _shared(self, run: Run) -> float:
-        """Return the seconds of reading a run once, its rows' states included."""
-        rows = int(self.rows[list(run.members)].sum())
-        states = rows * self.shape.state_bytes / self.rates.memory
-        return max(*roofs_of(run.keys, rows, self.shape, self.rates)) + states
-
-    def _saved(self, run: Run) -> float:
-        """Return the seconds that the cache saves when each member reads a run by itself."""
-        again = run.keys * self.shape.key_bytes * (len(run.members) - 1)
-        return again / self.rates.memory - again / self.rates.cache
 
 
 # How runs are cut

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from weft.runtime.attention import plan as attention_plan
+from weft.runtime.attention import sharing
 from weft.runtime.attention.cost import Cost
 from weft.runtime.attention.plan import (
     Batch,
@@ -23,8 +24,8 @@ from weft.runtime.attention.plan import (
     plan,
     plan_among,
     predict,
-    shared_pages,
 )
+from weft.runtime.attention.sharing import shared_pages
 
 SHAPE = Shape(heads=8, kv_heads=2, head_dim=16, page=4, rows_few=2, rows_many=4, granule=8)
 LLAMA = Shape(heads=32, kv_heads=8, head_dim=128, page=16, rows_few=4, rows_many=16, granule=64)
@@ -131,6 +132,37 @@ def test_nested_forks_share_at_every_level() -> None:
     assert [(child.members, child.first, child.last) for child in root.children] == [((0, 1), 2, 3)]
 
 
+def grouped(table: np.ndarray, pages: np.ndarray, rows: list[int], first: int) -> list[tuple]:
+    """Return the groups of rows by what a group is: page for page, as long as all have the same."""
+    found = []
+    rows = [row for row in rows if pages[row] > first]
+    for page in sorted({int(table[row, first]) for row in rows}):
+        members = [row for row in rows if table[row, first] == page]
+        if len(members) < 2:
+            continue
+        last = first + 1
+        while all(pages[row] > last for row in members) and len(set(table[members, last])) == 1:
+            last += 1
+        inner = grouped(table, pages, members, last)
+        alone = [row for row in members if not any(row in group[0] for group in inner)]
+        found.append((members, first, last, inner, alone))
+    return found
+
+
+def as_lists(nodes: tuple[sharing.Node, ...]) -> list[tuple]:
+    return [(list(n.members), n.first, n.last, as_lists(n.children), list(n.alone)) for n in nodes]
+
+
+@settings(max_examples=100, deadline=None)
+@given(batches(), st.data())
+def test_what_is_shared_is_the_same_page_for_page(batch: Batch, data: st.DataObject) -> None:
+    """Also where rows have fewer pages than the table has entries, and where one has none."""
+    most = batch.table.shape[1]
+    pages = np.array([data.draw(st.integers(0, most)) for _ in batch.lengths])
+    wanted = grouped(batch.table, pages, list(range(len(pages))), 0)
+    assert as_lists(shared_pages(batch.table, pages)) == wanted
+
+
 def test_forks_of_forks_are_looked_at_once_for_each_place_where_they_may_begin() -> None:
     depth = 24  # each level twice as often as the one above it would be 2^24 looks
     table = np.zeros((depth, depth + 1), np.int64)
@@ -139,14 +171,14 @@ def test_forks_of_forks_are_looked_at_once_for_each_place_where_they_may_begin()
         table[row, row + 1 :] = range(100 * (row + 1), 100 * (row + 1) + depth - row)
     batch = Batch.decode(table, np.full(depth, LLAMA.page * (depth + 1)))
     looks = 0
-    plain = attention_plan._Chooser._found_below
+    plain = sharing.Chooser._found_below
 
     def counted(self, node, start):
         nonlocal looks
         looks += 1
         return plain(self, node, start)
 
-    with patch.object(attention_plan._Chooser, "_found_below", counted):
+    with patch.object(sharing.Chooser, "_found_below", counted):
         (longest, *_) = plan_among(batch, [Way("", LLAMA, Rates())], cascade=None)[1].runs
     assert longest.keys and depth < looks <= 2 * depth * depth
 
@@ -167,8 +199,8 @@ def test_a_single_sequence_is_planned_for_its_whole_last_block_and_once_for_all_
     """What is cut stays as short as the blocks while a row grows, and no length is priced twice;
     nor is that of a prompt's end of so many tokens."""
     table, asked = np.arange(96)[None], []
-    real = attention_plan.choose
-    monkeypatch.setattr(attention_plan, "choose", lambda *given: asked.append(1) or real(*given))
+    real = attention_plan._least
+    monkeypatch.setattr(attention_plan, "_least", lambda *given: asked.append(1) or real(*given))
     plans, ways = SinglePlans(), [Way("", SHAPE, Rates()), Way("other", SHAPE, Rates(item=1.0))]
     lengths, starts = range(queries, 330), np.array([0, queries])
     for length in [*lengths, *lengths]:

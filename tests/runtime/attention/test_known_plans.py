@@ -14,7 +14,8 @@ from weft.runtime.attention.cost import Cost
 from weft.runtime.attention.grown_lists import AFTER_LEAVING, AFTER_LIKE
 from weft.runtime.attention.known_plans import KnownPlans, likeness
 from weft.runtime.attention.lists import AttentionLists
-from weft.runtime.attention.plan import Batch, Rates, Way, nodes_of, plan_among
+from weft.runtime.attention.plan import Batch, Rates, Way, plan_among
+from weft.runtime.attention.sharing import Sharing
 from weft.runtime.execution.step import StepInput
 from weft.tests.runtime.attention.test_attention_plan import (
     LLAMA,
@@ -67,7 +68,7 @@ def test_steps_that_are_alike_are_not_weighed_again_and_planned_nearly_as_well()
         several = [mixed(rng, rows, prefix, own) for _ in range(12)]
         with patch.object(known_plans, "weigh", wraps=known_plans.weigh) as weighed:
             made = [plans.plan(batch, ways)[1] for batch in several]
-        kinds = {likeness(batch, nodes_of(batch, ways)) for batch in several}
+        kinds = {likeness(batch, Sharing(batch, ways).nodes) for batch in several}
         assert weighed.call_count == len(kinds) < 6
         for batch, work in zip(several, made, strict=True):
             best = plan_among(batch, ways)[1]
