@@ -34,19 +34,20 @@ class Alike:
             child.requests.append(request)
             edge, end = child, end + shared
 
-    def sharing(self, tokens: np.ndarray, more: int) -> list[Request]:
-        """Return those that begin with more than the first `more` tokens, in the order in which
-        they came; `tokens` has that many."""
-        edge, end = self._root, 0
-        while end <= more:
-            child = edge.children.get(int(tokens[end]))
-            if child is None:
-                return []
-            size = min(len(child.tokens), more + 1 - end)
-            if child.tokens[:size].tobytes() != tokens[end : end + size].tobytes():
-                return []
-            edge, end = child, end + size
-        return edge.requests
+    def sharing(self, tokens: np.ndarray, more: int) -> list[tuple[int, list[Request]]]:
+        """Return those that begin with more than the first `more` tokens: how many they share at
+        least, and who, in the order in which they came; from the most on, each time those before
+        included."""
+        edge, end, found = self._root, 0, []
+        while end < len(tokens) and (child := edge.children.get(int(tokens[end]))) is not None:
+            shared = child.shared(tokens[end:])
+            end += shared
+            if end > more:
+                found.append((end, child.requests))
+            if shared < len(child.tokens):
+                break
+            edge = child
+        return found[::-1]
 
 
 class _Edge(Edge):

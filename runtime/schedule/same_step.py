@@ -13,7 +13,6 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 import numpy as np
 
 from ..memory.kv_cache import PagedKV
-from ..memory.prefix_tree import common_prefix
 from .alike import Alike
 from .batch import Chunk
 from .request import Request
@@ -54,18 +53,20 @@ class SameStep:
         only come to stand behind those that there are, but for `changed`."""
         sequence, limit = request.sequence, request.first_logits
         now: Leader = (sequence.resident, None)
-        later, own = now, sequence.tokens[:limit]
+        later, looked = now, set[Request]()
         for other in others[self._alike.size :]:
             self._alike.add(other)
-        alike = self._alike.sharing(own, sequence.resident) if sequence.resident < limit else ()
-        for other in alike:
-            theirs = other.sequence
-            least = max(theirs.resident, now[0])  # more than so many tokens must be the same
-            if least < limit and least < theirs.length and own[least] == theirs.tokens[least]:
-                shared = common_prefix(own, theirs.tokens[: theirs.length])
+        for shared, alike in self._alike.sharing(sequence.tokens[:limit], sequence.resident):
+            most = min(shared, sequence.length - 1)
+            for other in alike if now[0] < most else ():
+                if other in looked or other.sequence.resident >= shared:
+                    continue
+                looked.add(other)
+                later = (shared, other) if later[1] is None else later
                 there = min(shared, self._there(request, other))
                 now = (there, other) if there > now[0] else now
-                later = (shared, other) if shared > later[0] else later
+                if now[0] == most or not self.able:
+                    return now, later  # who shares less cannot have more for it
         return now, later
 
     def _there(self, request: Request, other: Request) -> int:

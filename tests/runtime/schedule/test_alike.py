@@ -20,12 +20,18 @@ def asked(tokens: list[int]) -> Request:
 
 
 @given(prompts, st.lists(st.integers(0, 2), min_size=1, max_size=9), st.data())
-def test_those_who_share_more_are_found_in_the_order_in_which_they_came(others, own, data):
+def test_those_who_share_more_are_found_from_the_most_on_in_the_order_they_came_in(
+    others, own, data
+):
     alike, requests = Alike(), [asked(each) for each in others]
     for number, request in enumerate(requests):
         assert alike.size == number
         alike.add(request)
     tokens, more = np.array(own, np.int32), data.draw(st.integers(0, len(own) - 1))
-    expected = [request for request, each in zip(requests, others, strict=True)
-                if common_prefix(tokens, np.array(each, np.int32)) > more]  # fmt: skip
+    lengths = [common_prefix(tokens, np.array(each, np.int32)) for each in others]
+    levels = sorted({length for length in lengths if length > more}, reverse=True)
+    expected = [
+        (level, [request for request, n in zip(requests, lengths, strict=True) if n >= level])
+        for level in levels
+    ]
     assert alike.sharing(tokens, more) == expected

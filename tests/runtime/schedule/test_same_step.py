@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from weft.runtime.engine import Engine
 from weft.runtime.execution.slot_copies import SlotCopies
 from weft.runtime.memory.kv_cache import PagedKV
+from weft.runtime.memory.prefix_tree import common_prefix
 from weft.runtime.schedule.batch import Chunk
 from weft.runtime.schedule.policy import Policy
 from weft.runtime.schedule.request import Request, Sampling
@@ -267,3 +268,42 @@ def test_copies_stand_behind_the_launch_that_writes_a_layers_keys():
             assert torch.equal(flat[:, target], was[:, source])
         kept = [slot for slot in range(12) if slot not in (6, 7, 2)]
         assert torch.equal(flat[:, kept], was[:, kept])
+
+
+prompts = st.lists(st.lists(st.integers(0, 1), min_size=2, max_size=8), min_size=2, max_size=9)
+
+
+@given(prompts, st.booleans(), st.data())
+def test_leaders_share_as_much_as_the_best_that_a_look_at_each_finds(prompts, able, data):
+    """Of what this step computes, and of what it or a later one does."""
+    kv = PagedKV(8, 4, 64, lambda source, target: None)
+    same, chunks, requests = SameStep(kv, able), {}, []
+    same.begin(chunks)
+    for ids in prompts:
+        sequence = kv.create((len(requests),))
+        sequence.append(ids)
+        sequence.resident = data.draw(st.integers(0, len(ids) - 1))
+        requests.append(Request(sequence, sampling=Sampling(1)))
+    *others, own = requests
+    for other in others:
+        start = other.sequence.resident
+        count = data.draw(st.integers(0, other.sequence.length - start))
+        if count:
+            chunks[other] = Chunk(other, start, count)
+    known = own.sequence.resident
+
+    def shared(other: Request) -> int:
+        """Return what another shares and does not have yet; 0: nothing."""
+        found = common_prefix(
+            own.sequence.tokens[: own.first_logits], other.sequence.tokens[: other.sequence.length]
+        )
+        return found if found > max(known, other.sequence.resident) else 0
+
+    def there(other: Request) -> int:
+        chunk = chunks.get(other) if able else None
+        return 0 if chunk is None else min(shared(other), chunk.start + chunk.count)
+
+    for found, measure in zip(same.leaders(own, others), (there, shared), strict=True):
+        best = max(map(measure, others))
+        assert found[0] == max(best, known)
+        assert found[1] is None if best <= known else measure(found[1]) == best
