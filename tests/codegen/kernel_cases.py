@@ -246,8 +246,8 @@ def sample(rng: np.random.Generator, r: int) -> Case:
     settings = [
         rng.choice([0.0, 0.5, 1.0, 1.7], r).astype("f4"),
         rng.choice([0, 1, 7, 400], r).astype("i4"),
-        rng.choice([1.0, 0.9, 0.3], r).astype("f4"), rng.choice([0.0, 0.02, 0.3], r).astype("f4"),
-        rng.random(r).astype("f4"),
+        rng.choice([1.0, 0.9, 0.3, 0.0], r).astype("f4"),
+        rng.choice([0.0, 0.02, 0.3], r).astype("f4"), rng.random(r).astype("f4"),
     ]  # fmt: skip
     token = np.array(
         [sampled(logits[i], allowed[i], *(s[i] for s in settings)) for i in range(r)], "i4"

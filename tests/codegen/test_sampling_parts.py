@@ -143,7 +143,7 @@ def settings_of(seed: int, rows: int, top_k: bool = True, top_p: bool = True) ->
     return [
         rng.choice([0.0, 0.5, 1.0, 1.7], rows).astype("f4"),
         rng.choice([0, 1, 7, 400] if top_k else [0], rows).astype("i4"),
-        rng.choice([1.0, 0.9, 0.3] if top_p else [1.0], rows).astype("f4"),
+        rng.choice([1.0, 0.9, 0.3, 0.0] if top_p else [1.0], rows).astype("f4"),
         rng.choice([0.0, 0.02, 0.3], rows).astype("f4"), rng.random(rows).astype("f4"),
     ]  # fmt: skip
 
@@ -197,6 +197,29 @@ def test_extreme_settings_in_parts() -> None:
     assert list(token[[1, 2, 4]]) == list(best[[1, 2, 4]])
     assert token[3] == 20 * 32 + 17 and token[5] == 0 and token[6] == 700
     drawn_alike(run, logits[:6], mask[:6], [each[:6] for each in settings])
+
+
+def test_top_p_of_zero_keeps_the_largest_and_its_equals() -> None:
+    logits, mask = rows_of(5, 3, 333)
+    logits[1, [70, 300]], logits[2] = 40.0, 1.5
+    mask[:] = -1
+    settings = [np.ones(3, "f4"), np.zeros(3, "i4"), np.zeros(3, "f4"), np.zeros(3, "f4"),
+                np.array([0.9, 0.6, 0.5], "f4")]  # fmt: skip
+    assert list(sampled(run, logits, mask, settings)[0]) == [logits[0].argmax(), 300, 166]
+    drawn_alike(run, logits, mask, settings)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("top_p", [1.0, 0.5])
+def test_rows_without_a_choice_draw_a_token_that_there_is(temperature: float, top_p: float) -> None:
+    """Nothing allowed, all -inf, all NaN, NaN among numbers: what comes behind reads its row."""
+    logits, mask = rows_of(6, 4, 333)
+    mask[0], mask[1:] = 0, -1
+    logits[1], logits[2], logits[3, 40] = -np.inf, np.nan, np.nan
+    settings = [np.full(4, temperature, "f4"), np.array([0, 5, 0, 5], "i4"),
+                np.full(4, top_p, "f4"), np.zeros(4, "f4"), np.full(4, 0.99, "f4")]  # fmt: skip
+    for found in (sampled(run, logits, mask, settings), drawn_greedily(run, logits, mask, 2)):
+        assert ((found[0] >= 0) & (found[0] < 333)).all()
 
 
 @pytest.mark.parametrize("build", [count_round, mass_round, kept_parts, sample_join])

@@ -24,6 +24,9 @@ LOWEST, HIGHEST = -2139095040, 2139095040
 """Keys of -FLT_MAX and of infinity: integers ordered as the floats are."""
 KEY_VALUE = "bits_f32(where(a < 0, a ^ 2147483647, a))"
 
+GOAL = "max(a, 1.0e-30) * b"
+"""The mass that a top_p wants of a whole: some, so that of 0 the largest logit is kept."""
+
 
 def argmax_masked(vocab: int, words: int = 4) -> Operation:
     """Return the greedy sampler.
@@ -237,7 +240,7 @@ class RowWalk:
         b = self.b
         on = b.map("(a < 1.0) & b", top_p, hot, hint="on")
         stop = b.map("where(a, b, 0)", on, self.stop, dtype="i32")
-        goal = b.map("a * b", top_p, *self._totals([kth], stop), hint="goal")
+        goal = b.map(GOAL, top_p, *self._totals([kth], stop), hint="goal")
         with self._search(on) as (search, values):
             floors = [b.map("max(a, b)", value, kth, hint="floor") for value in values]
             totals = self._totals(floors, stop)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from ....ir.core import Operation, Value
 from ....ir.vocabulary_parts import SEARCH_BITS, SEARCH_ROUNDS
-from .sampling import HIGHEST, KEY_VALUE, LEAST, LOG2E, LOWEST, keys_between, narrowed
+from .sampling import GOAL, HIGHEST, KEY_VALUE, LEAST, LOG2E, LOWEST, keys_between, narrowed
 from .sampling_parts import PartWalk
 
 KEYS = (1 << SEARCH_BITS) - 1
@@ -62,7 +62,7 @@ def mass_round(vocab: int, words: int) -> Operation:
     walk.begin_part()
     on = b.map("(a > 0.0) & (b < 1.0)", *walk.setting("temperature", "top_p"), dtype="bool")
     *sums, whole = walk.sums(before[-1], KEYS + 1, 0.0)
-    goal = b.map("a * b", walk.given["top_p"], whole, hint="goal")
+    goal = b.map(GOAL, walk.given["top_p"], whole, hint="goal")
     keys = walk.narrow(before, after, [b.map("a >= b", total, goal) for total in sums])
     floor = walk.kth_floor(kth)
     p = walk.masses(walk.masked_logits(on), first, floor)
