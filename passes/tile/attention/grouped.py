@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from ....ir.core import Operation, Value
 from .parts import FEW, Parts, _Parts
+from .tile_rows import listed
 
 GROUPED = "grouped"
 """The way of lists whose items of few rows are read so."""
@@ -62,17 +63,11 @@ class _Grouped(_Parts):
         item = b.map(f"a * {s.rows_few} + b", group, place, dtype="i32", hint="item")
         first, count, *_ = self._of_item(item, 2)
         live = b.map("a == 1", count, hint="live")
-        query, limit, slot = (
-            b.load(buffer, first, mask=live, other=other, hint=buffer.name[4:])
-            for buffer, other in zip(self.rows, (0, 0, -1), strict=True)
-        )
-        head = b.map(f"a * {s.group} + b % {s.group}", self.kv_head, lane, dtype="i32", hint="head")
-        column = b.map(f"a * {s.head_dim} + b", b.expand(head, 1), self.channel, dtype="i32",
-                       hint="column")  # fmt: skip
-        q = b.load(self.q, b.expand(query, 1), column, mask=b.expand(live, 1), hint="q_tile")
-        self.tile = self._half(q)
+        query, limit, slot = listed(b, self.rows, first, live)
+        lanes = self._lanes(lane)
+        self.tile = self._half(lanes.read(b, self.q, query, live))
         state = self._streamed(runs, place, limit)
-        self._store(query, slot, head, column, live, state)
+        self.results.store(b, lanes, (query, slot, live), state)
         given = (*self.items, *self.rows, self.table)
         return b.finish(s.kv_heads, f"ceildiv(W, {s.rows_few})", requires=self._facts(),
                         of="graph.partial", given=given, items=FEW, way=s.way)  # fmt: skip

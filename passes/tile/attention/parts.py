@@ -21,6 +21,7 @@ from ....ir.tile import extents_of
 from ..builder import KernelBuilder
 from .join import LOWEST, QUOTIENT, UNSEEN, States
 from .paged import LOG2E
+from .tile_rows import Lanes, Results, listed
 
 SMALL = 16
 """Query heads up to which a tile's products are those of single warps."""
@@ -241,6 +242,10 @@ class PartsBuilder:
             found.append(b.load(self.table, entry, mask=inside, hint="page_id"))
         return found
 
+    def _lanes(self, lane: Value) -> Lanes:
+        """Return the query heads of a tile's lanes [L]."""
+        return Lanes.of(self.b, self.shape, self.kv_head, lane, self.channel)
+
     def _half(self, value: Value) -> Value:
         """Return a tile in the format in which products are formed."""
         same = value.type.parameters[0].name == self.shape.product  # type: ignore[union-attr]
@@ -266,9 +271,9 @@ class _Parts(PartsBuilder):
         self.rows = [b.buffer(f"row_{name}", "i32", "R") for name in ("query", "limit", "slot")]
         self.table = b.buffer("pages", "i32", "E")
         self.declare_pools()
-        self.out = b.buffer("out", s.q, "T", s.heads * s.head_dim)
-        self.m, self.l = b.buffer("m", "f32", "S", s.heads), b.buffer("l", "f32", "S", s.heads)
-        self.acc = b.buffer("acc", "f32", "S", s.heads, s.head_dim)
+        out = b.buffer("out", s.q, "T", s.heads * s.head_dim)
+        m, l = b.buffer("m", "f32", "S", s.heads), b.buffer("l", "f32", "S", s.heads)  # noqa: E741
+        self.results = Results(m, l, b.buffer("acc", "f32", "S", s.heads, s.head_dim), out)
         if s.joins:
             self.joined, _ = (b.scalar(extent) for extent in ("G", "G1"))
             self.merged = b.buffer("merge_query", "i32", "G"), b.buffer("merge_start", "i32", "G1")
@@ -338,13 +343,14 @@ class _Parts(PartsBuilder):
             with self._only(none, last):
                 head = b.map(f"a * {s.group} + b", self.kv_head, b.iota(s.group), dtype="i32",
                              hint="head")  # fmt: skip
-                states = States(b, self.m, self.l, self.acc, head, self.channel)
+                into = self.results
+                states = States(b, into.m, into.l, into.acc, head, self.channel)
                 total, summed = states.joined(low, high, s.joins)
                 column = b.map(f"a * {s.head_dim} + b", b.expand(head, 1), self.channel,
                                dtype="i32", hint="column")  # fmt: skip
                 named = b.map("a >= 0", token, hint="named")
                 result = b.map(QUOTIENT, summed, b.expand(total, 1), hint="result")
-                b.store(self.out, token, column, result, mask=named)
+                b.store(into.out, token, column, result, mask=named)
         return self.merged
 
     @contextmanager
@@ -361,20 +367,14 @@ class _Parts(PartsBuilder):
         place = b.map(f"a // {s.group}", lane, dtype="i32", hint="place")
         live = b.map("a < b", place, self.count, hint="live")
         place = b.map("a + b", self.first, place, dtype="i32", hint="place")
-        query, limit, slot = (
-            b.load(buffer, place, mask=live, other=other, hint=buffer.name[4:])
-            for buffer, other in zip(self.rows, (0, 0, -1), strict=True)
-        )
-        head = b.map(f"a * {s.group} + b % {s.group}", self.kv_head, lane, dtype="i32", hint="head")
-        column = b.map(f"a * {s.head_dim} + b", b.expand(head, 1), self.channel, dtype="i32",
-                       hint="column")  # fmt: skip
-        q = b.load(self.q, b.expand(query, 1), column, mask=b.expand(live, 1), hint="q_tile")
-        q = self._half(q)
+        query, limit, slot = listed(b, self.rows, place, live)
+        lanes = self._lanes(lane)
+        q = self._half(lanes.read(b, self.q, query, live))
         end = b.map("min(a, b)", limit, self.high, dtype="i32", hint="end")
         whole = self._whole(live, end, keys) if heads > SMALL and not s.window else None
         first = b.map(f"a - {s.window}", b.expand(limit, 1), dtype="i32") if s.window else None
         state = self._keys(q, keys, (first, b.expand(end, 1)), whole)
-        self._store(query, slot, head, column, live, state)
+        self.results.store(b, lanes, (query, slot, live), state)
 
     def _whole(self, live: Value, end: Value, keys: int) -> Value:
         """Return up to where blocks of keys are seen by every row, so that none needs a mask."""
@@ -382,17 +382,3 @@ class _Parts(PartsBuilder):
         seen = b.map("where(a, b, c)", live, end, self.high, dtype="i32")
         text = f"a + max(b - a, 0) // {keys} * {keys}"
         return b.map(text, self.low, b.reduce("min", seen, 0), dtype="i32", hint="whole")
-
-    def _store(self, query: Value, slot: Value, head: Value, column: Value, live: Value,
-               state: tuple[Value, ...]) -> None:  # fmt: skip
-        """Write the state to the slots of rows that have one, and the others' results."""
-        b = self.b
-        top, total, acc = state
-        kept = b.map("a >= 0", slot, hint="kept")
-        for target, value in ((self.m, top), (self.l, total)):
-            b.store(target, slot, head, value, mask=kept)
-        rows = (b.expand(slot, 1), b.expand(head, 1), self.channel)
-        b.store(self.acc, *rows, acc, mask=b.expand(kept, 1))
-        done = b.expand(b.map("a & (b < 0)", live, slot, dtype="bool", hint="done"), 1)
-        result = b.map(QUOTIENT, acc, b.expand(total, 1), hint="result")
-        b.store(self.out, b.expand(query, 1), column, result, mask=done)

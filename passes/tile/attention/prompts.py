@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from ....ir.core import Operation, Value
 from .parts import Parts, PartsBuilder
+from .tile_rows import Lanes
 
 PROMPT = "prompt"
 """Which items the kernel reads, as the attribute `items` of tile kernels says it."""
@@ -37,10 +38,10 @@ def attention_prompts(shape: Parts) -> Operation:
 
 @dataclass(frozen=True)
 class _Rows:
-    """The rows of a tile: each lane's query, head and column of q, and whether it is one."""
+    """The rows of a tile: each lane's query, its head, whether it is one, and the keys it sees."""
 
     query: Value
-    column: Value
+    lanes: Lanes
     live: Value
     end: Value
 
@@ -67,14 +68,14 @@ class _Prompts(PartsBuilder):
         self.low = b.full(0, "i32")
         self.high = b.map("a + b - 1", limit, count, dtype="i32", hint="high")
         rows = self._rows(first, count, limit)
-        q = b.load(self.q, b.expand(rows.query, 1), rows.column, mask=b.expand(rows.live, 1),
-                   hint="q_tile")  # fmt: skip
+        q = rows.lanes.read(b, self.q, rows.query, rows.live)
         whole = b.map(f"a // {s.keys_many} * {s.keys_many}", limit, dtype="i32", hint="whole")
         seen = (None, b.expand(rows.end, 1))
         _, total, acc = self._keys(self._half(q), s.keys_many, seen, whole)
         part = b.map("1.0 / a", total, hint="part")
         result = b.map("a * b", acc, b.expand(part, 1), hint="result")
-        b.store(self.out, b.expand(rows.query, 1), rows.column, result, mask=b.expand(rows.live, 1))
+        place = b.expand(rows.query, 1), rows.lanes.column
+        b.store(self.out, *place, result, mask=b.expand(rows.live, 1))
         return b.finish(s.kv_heads, "P", requires=self._facts(), of="graph.partial",
                         given=(*self.items, self.table), items=PROMPT, way=s.way)  # fmt: skip
 
@@ -85,11 +86,9 @@ class _Prompts(PartsBuilder):
         query = b.map("a + b", first, place, dtype="i32", hint="query")
         live = b.map("(a < b) & (c < d)", place, count, query, self.tokens, dtype="bool",
                      hint="live")  # fmt: skip
-        head = b.map(f"a * {s.group} + b % {s.group}", self.kv_head, lane, dtype="i32", hint="head")
-        column = b.map(f"a * {s.head_dim} + b", b.expand(head, 1), self.channel, dtype="i32",
-                       hint="column")  # fmt: skip
+        lanes = self._lanes(lane)
         end = b.map("a + b", limit, place, dtype="i32", hint="end")
-        return _Rows(query, column, live, end)
+        return _Rows(query, lanes, live, end)
 
     def _facts(self) -> tuple[str, ...]:
         page = self.shape.page

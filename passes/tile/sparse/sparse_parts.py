@@ -127,14 +127,11 @@ class _SparseParts(_Parts):
         self.end = b.map(text, self.high, count, self.length, dtype="i32", hint="end")
         self.entry, self.lane = entry, b.iota(self.sparse.listed)
         lane, live, query, slot = self.row
-        head = b.map(f"a * {s.group} + b % {s.group}", self.kv_head, lane, dtype="i32", hint="head")
-        column = b.map(f"a * {s.head_dim} + b", b.expand(head, 1), self.channel, dtype="i32",
-                       hint="column")  # fmt: skip
-        self.tile = b.load(self.q, b.expand(query, 1), column, mask=b.expand(live, 1),
-                           hint="q_tile")  # fmt: skip
+        lanes = self._lanes(lane)
+        self.tile = lanes.read(b, self.q, query, live)
         if self.tail:
-            self._enter(self.tail, owner, query, head, live)
-        self._store(query, slot, head, column, live, self._over_list())
+            self._enter(self.tail, owner, query, lanes.head, live)
+        self.results.store(b, lanes, (query, slot, live), self._over_list())
 
     def _enter(self, tail: Tail, owner: Value, query: Value, head: Value, live: Value) -> None:
         """Have the tail read what it needs of the row."""
