@@ -10,7 +10,7 @@ from pathlib import Path
 from .attention import Judged
 from .paired import Paired
 from .perplexity import Perplexity, perplexity
-from .retrieval import KINDS, judge
+from .retrieval import KINDS, judge, require_room
 from .subject import Tested, read_text
 from .zoo_tasks import has_tasks, task_accuracy
 
@@ -71,8 +71,10 @@ class Evaluation:
         self.found = {each.name: Measured(each.name) for each in attentions}
 
     def run(self) -> dict[str, Measured]:
-        """Return what was measured, by the attentions' names."""
+        """Return what was measured, by the attentions' names; raises ContextTooLong and BadText."""
         plan = self._plan
+        if set(KINDS) & set(plan.parts):
+            require_room(self._subject, plan.lengths)
         if "perplexity" in plan.parts and plan.text is not None:
             self._measure("perplexity", self._perplexity)
         for kind in KINDS:

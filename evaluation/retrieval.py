@@ -11,10 +11,11 @@ import random
 import string
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from ..ir.vocabulary import encode_parts
-from .subject import Tested
+from .subject import ContextTooLong, Tested
 
 Attention = Callable[[], Any]
 """Gives the attention to judge; called once a question."""
@@ -89,8 +90,9 @@ def questions(
     """Yield the eight questions of each context, spread over its length."""
     make, ask = KINDS[kind]
     rng = random.Random(f"{seed}:{kind}:{tokens}")
+    encode, most = subject.checkpoint.tokenizer.encode, subject.config.context_length - ROOM
     for _ in range(contexts):
-        lead, table = make(rng, tokens, subject.checkpoint.tokenizer.encode)
+        lead, table = _fitting(partial(make, rng, encode=encode), tokens, encode, most - FRAME)
         asked = [table[int((i + rng.random()) * len(table) / 8)] for i in range(8)]
         chats = [_chat(subject, lead + ask.format(key), value) for key, value in asked]
         shared = _common([prompt for prompt, _ in chats])
@@ -98,6 +100,25 @@ def questions(
             Question(tuple(prompt[:shared]), tuple(prompt[shared:] + answer), len(answer))
             for prompt, answer in chats
         ]
+
+
+def require_room(subject: Tested, lengths: Sequence[int]) -> None:
+    """Raise ContextTooLong where contexts of such lengths leave no room for a question."""
+    most = subject.config.context_length
+    for tokens in lengths:
+        if tokens + ROOM > most:
+            raise ContextTooLong(tokens=tokens + ROOM, model=subject.checkpoint.name, context=most)
+
+
+def _fitting(make: Callable[[int], Context], tokens: int, encode: Encode, most: int) -> Context:
+    """Return a context of about so many tokens, and of `most` at most: some come out longer than
+    they were asked for, and are made again, as long as shorter ones can be asked for."""
+    while True:
+        lead, table = make(tokens)
+        over = len(encode(lead)) - most
+        if over <= 0 or tokens <= over:
+            return lead, table
+        tokens -= over
 
 
 def _chat(subject: Tested, text: str, value: str) -> tuple[list[int], list[int]]:

@@ -1,14 +1,17 @@
 """The harness: a context is read once, a question leaves it as it was, generators keep promises."""
 
 import random
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 from weft.evaluation.attention import judged
+from weft.evaluation.harness import Evaluation, Plan
 from weft.evaluation.kernels import KernelSubject
-from weft.evaluation.retrieval import KINDS, judge, questions
-from weft.evaluation.subject import Subject
-from weft.frontend.checkpoint import open_checkpoint
+from weft.evaluation.retrieval import KINDS, ROOM, judge, questions
+from weft.evaluation.subject import ContextTooLong, Subject
+from weft.frontend.checkpoint import ZOO, open_checkpoint
 from weft.ir.sparse import SparsePolicy
 
 
@@ -33,6 +36,27 @@ def test_contexts_have_the_length_asked_for_and_hold_the_answers(subject, kind):
         assert 0.85 * tokens < len(encode(lead)) < 1.02 * tokens
         assert len({key for key, _ in table}) == len(table)
         assert all(key in lead and value in lead for key, value in table)
+
+
+@pytest.mark.parametrize("kind, seed", [("pairs", 9), ("needles", 8)])
+def test_contexts_that_come_out_longer_than_the_model_holds_are_made_again(subject, kind, seed):
+    """Of 7900 tokens some have more; a model of so many and a question's room holds them all."""
+    longest = []
+    for room in (8192, 7900 + ROOM):
+        config = replace(subject.config, context_length=room)
+        small = SimpleNamespace(checkpoint=subject.checkpoint, config=config)
+        asked = list(questions(small, kind, 7900, 2, seed=seed))
+        longest.append(max(len(each[0].shared) for each in asked))
+        assert min(len(each[0].shared) for each in asked) > 7500
+    assert longest[0] > 7900 >= longest[1]
+
+
+def test_lengths_that_cannot_be_are_refused_before_anything_is_measured(subject):
+    each, said = judged(subject.checkpoint, []), []
+    plan = Plan(lengths=(256, 8192), text=ZOO / "heldout.txt")
+    with pytest.raises(ContextTooLong, match="8288 tokens do not fit"):
+        Evaluation(subject, each, plan, said.append).run()
+    assert said == []
 
 
 def test_questions_share_their_context_and_end_with_the_answer(subject):
