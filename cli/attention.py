@@ -109,7 +109,8 @@ def evaluate(options: EvaluateOptions) -> None:
     checkpoint = open_checkpoint(options.model)
     if options.save:
         require_losses_kept(checkpoint, policies, plan)
-    attentions = judged(checkpoint, policies, options.calibration, published_statistic(options))
+    words, statistic = options.target == "cuda", published_statistic(options)
+    attentions = judged(checkpoint, policies, options.calibration, statistic, words)
     device = use_device(options.target, options.threads)
     if options.kernels and device != "cpu":
         raise BadOption(problem="--kernels runs those of the CPU", hint="leave --target out")

@@ -12,6 +12,7 @@ from ..cost_model.sparse_bytes import AttentionShape, tail_bytes
 from ..frontend.checkpoint import Checkpoint
 from ..ir.attention_calibration import AttentionCalibration
 from ..ir.sparse import SparsePolicy
+from ..passes.tile.regimes import GPU_PAGE
 
 KV = "bf16"
 """The format of k and v that loss is drawn against, as on a GPU."""
@@ -19,12 +20,17 @@ KV = "bf16"
 
 @dataclass
 class Judged:
-    """One attention under test: a policy (None: dense) of a model, and what it read so far."""
+    """One attention under test: a policy (None: dense) of a model, and what it read so far.
+
+    With `words` it selects as a GPU's kernels do where they keep labels as words: queries rounded
+    to bytes, scores compared by steps, in a GPU's pages.
+    """
 
     name: str
     checkpoint: Checkpoint
     policy: SparsePolicy | None
     calibration: AttentionCalibration | None = None
+    words: bool = False
     reads: dict[int, Reads] = field(default_factory=dict, init=False)
 
     def start(self) -> None:
@@ -35,7 +41,8 @@ class Judged:
         """Return what a graph's run attends with; None is dense."""
         if self.policy is None or self.calibration is None:
             return None
-        return SparseAttention(self.policy, self.calibration, self.reads)
+        page = GPU_PAGE if self.words else 0
+        return SparseAttention(self.policy, self.calibration, self.reads, page, self.words)
 
     def tokens_share(self) -> float:
         """Return the tokens read over those of the contexts, of sparse layers, since `start`."""
@@ -60,13 +67,13 @@ class Judged:
 
 def judged(
     checkpoint: Checkpoint, policies: list[SparsePolicy | None], file: Path | None = None,
-    statistic: str = "qk",
+    statistic: str = "qk", words: bool = False,
 ) -> list[Judged]:  # fmt: skip
     """Return what to compare, dense first; raises ModelError without a fitting calibration, that of
-    a `file` of the published layout by one of its statistics."""
+    a `file` of the published layout by one of its statistics. `words`: all select as a GPU does."""
     found = {"dense": Judged("dense", checkpoint, None)}
     for policy in policies:
         if policy is not None:
             calibration = calibration_of(checkpoint, policy, file, statistic)
-            found[str(policy)] = Judged(str(policy), checkpoint, policy, calibration)
+            found[str(policy)] = Judged(str(policy), checkpoint, policy, calibration, words)
     return list(found.values())

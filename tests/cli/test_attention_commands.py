@@ -89,7 +89,10 @@ def test_evaluate_compares_on_the_same_questions(tmp_path, text):
 class Found:
     """An evaluation that has found something, at once."""
 
-    def __init__(self, *_):
+    judged = ()
+
+    def __init__(self, subject, attentions, *_):
+        type(self).judged = attentions
         lost = Perplexity(9.0, 9.0, 0.02, 0.001, 100)
         share = {"perplexity": 0.1}
         self.found = {name: Measured(name, lost, read=share, bytes=share)
@@ -124,6 +127,15 @@ def test_a_full_disk_loses_nothing_that_another_takes(full, uncalibrated, tmp_pa
     assert (uncalibrated / "attention_losses.json").exists() == (full == "picture")
     assert not [file.name for file in (*tmp_path.iterdir(), *uncalibrated.iterdir())
                 if file.name.startswith(".")]  # fmt: skip
+
+
+@pytest.mark.parametrize("target", ["cpu", "cuda"])
+def test_a_gpus_target_is_judged_by_a_gpus_selection(target, monkeypatch):
+    """What runs there; the model itself is on the CPU here."""
+    monkeypatch.setattr("weft.cli.attention.use_device", lambda *_: "cpu")
+    monkeypatch.setattr("weft.evaluation.harness.Evaluation", Found)
+    weft("evaluate", "tiny-moe", "--attention", "sparse(k=64)", "--target", target)
+    assert [each.words for each in Found.judged[1:]] == [target == "cuda"]
 
 
 @pytest.mark.slow

@@ -79,6 +79,21 @@ def test_a_model_answers_from_a_short_context_and_not_when_it_reads_nothing_of_i
     assert each[0].bytes_share() == 1.0 and each[1].bytes_share() < 0.06
 
 
+def test_a_gpus_selection_is_judged_where_it_is_asked_for(subject):
+    """As many keys as by exact scores, but others; policies whose labels are no words select
+    alike."""
+    ids = torch.randint(7, 4096, (140,), generator=torch.Generator().manual_seed(4)).tolist()
+    subject.begin(ids[:120], room=20)
+    for labels in ("i4", "bf16"):
+        policy = SparsePolicy(k=40, sinks=2, recent=8, min_context=0, labels=labels)
+        found = []
+        for words in (False, True):
+            each = judged(subject.checkpoint, [policy], words=words)[1]
+            found.append(subject.follow(ids[120:], each.attend()))
+            assert each.tokens_share() == pytest.approx(40 / 130.5, rel=1e-3)
+        assert torch.equal(*found) == (labels == "bf16")
+
+
 @pytest.mark.slow
 def test_kernels_say_what_the_meaning_says_and_count_the_same(subject):
     """A context read densely, then decode, a token a step; a page fills in between."""
