@@ -111,22 +111,17 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from weft.ir.core import Module
-from weft.passes.manager import EVERYTHING
+from weft.passes.manager import ProgramPass
 from weft.passes.rewrite import rewrite
 
 
 @dataclass(frozen=True)
-class BoundGens:
+class BoundGens(ProgramPass):
     """Let no gen have more than `most` tokens."""
 
     most: int = 8
 
     name: ClassVar[str] = "bound-gens"
-    reads: ClassVar[tuple[str, ...]] = ("program",)
-    writes: ClassVar[tuple[str, ...]] = ("program",)
-    requires: ClassVar[tuple[str, ...]] = ()
-    ensures: ClassVar[tuple[str, ...]] = ()
-    keeps: ClassVar[tuple[str, ...]] = EVERYTHING
 
     def run(self, module: Module, context: Context) -> Module:
         def rule(operation):

@@ -85,7 +85,10 @@ class Context:
 
 @runtime_checkable
 class Pass(Protocol):
-    """A rewriting step: a frozen dataclass whose fields are its options."""
+    """A rewriting step: a frozen dataclass whose fields are its options.
+
+    `reads` and `writes` name dialects; `requires`, `ensures` and `keeps` facts of the module.
+    """
 
     name: ClassVar[str]
     reads: ClassVar[tuple[str, ...]]
@@ -101,6 +104,30 @@ class Pass(Protocol):
 
 EVERYTHING: tuple[str, ...] = ("*",)
 """For `keeps`: the pass loses no fact."""
+
+
+class ProgramPass:
+    """What a pass declares that rewrites programs, needs no fact and loses none."""
+
+    reads: ClassVar[tuple[str, ...]] = ("program",)
+    writes: ClassVar[tuple[str, ...]] = ("program",)
+    requires: ClassVar[tuple[str, ...]] = ()
+    ensures: ClassVar[tuple[str, ...]] = ()
+    keeps: ClassVar[tuple[str, ...]] = EVERYTHING
+
+
+class PlanPass(ProgramPass):
+    """The same of a pass that rewrites plans."""
+
+    reads: ClassVar[tuple[str, ...]] = ("program", "plan")
+    writes: ClassVar[tuple[str, ...]] = ("plan",)
+
+
+class GraphPass(ProgramPass):
+    """The same of a pass that rewrites graphs."""
+
+    reads: ClassVar[tuple[str, ...]] = ("graph",)
+    writes: ClassVar[tuple[str, ...]] = ("graph",)
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,8 @@ from typing import ClassVar
 
 from ...ir.core import Module, Operation, Value
 from ...ir.types import dtype_of, shape_of, tensor
-from ..manager import Context
+from ..manager import Context, GraphPass
 from ..rewrite import rewrite, substitute
-from .body import GraphPass
 
 
 @dataclass(frozen=True)

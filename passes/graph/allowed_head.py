@@ -13,8 +13,7 @@ from typing import ClassVar
 
 from ...ir.core import Module, Names, Operation, Term, make
 from ...ir.types import dtype_of, shape_of, tensor
-from ..manager import Context
-from .body import GraphPass
+from ..manager import Context, GraphPass
 
 WORDS = "W"
 """The dimension of the words that are left."""

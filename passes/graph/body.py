@@ -5,21 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
-from typing import ClassVar
 
 from ...ir.core import Module, Names, Operation, Region, Value
-from ..manager import EVERYTHING
 from ..rewrite import substitute, uses
-
-
-class GraphPass:
-    """What a pass declares that rewrites graphs into graphs, needs no fact and loses none."""
-
-    reads: ClassVar[tuple[str, ...]] = ("graph",)
-    writes: ClassVar[tuple[str, ...]] = ("graph",)
-    requires: ClassVar[tuple[str, ...]] = ()
-    ensures: ClassVar[tuple[str, ...]] = ()
-    keeps: ClassVar[tuple[str, ...]] = EVERYTHING
 
 
 class Body:

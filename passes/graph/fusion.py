@@ -11,23 +11,19 @@ from typing import ClassVar
 
 from ...ir.core import Module, Operation, make, thaw
 from ...ir.types import dtype_of, shape_of, tensor
-from ..manager import EVERYTHING, Context
-from .body import Body, GraphPass, rewrite_functions
+from ..manager import Context, GraphPass
+from .body import Body, rewrite_functions
 
 
 @dataclass(frozen=True)
-class FuseSiblingMatmuls:
+class FuseSiblingMatmuls(GraphPass):
     """Joins matmuls of one input (q, k, v; gate, up) into one over joined rows of weights.
 
     x is read once and one larger kernel runs; the parts come out of a `graph.split`.
     """
 
     name: ClassVar[str] = "fuse-sibling-matmuls"
-    reads: ClassVar[tuple[str, ...]] = ("graph",)
-    writes: ClassVar[tuple[str, ...]] = ("graph",)
-    requires: ClassVar[tuple[str, ...]] = ()
     ensures: ClassVar[tuple[str, ...]] = ("joined-matmuls",)
-    keeps: ClassVar[tuple[str, ...]] = EVERYTHING
 
     def run(self, module: Module, context: Context) -> Module:
         """Return the module with sibling matmuls joined."""
@@ -138,18 +134,15 @@ class FuseAddNorm(GraphPass):
 
 
 @dataclass(frozen=True)
-class FuseRopeWrite:
+class FuseRopeWrite(GraphPass):
     """Joins what stands between the qkv matmul and attention into one kernel's work.
 
     Split, head norms, both rotations and the write to pages become `graph.qkv_rope_write`.
     """
 
     name: ClassVar[str] = "fuse-rope-write"
-    reads: ClassVar[tuple[str, ...]] = ("graph",)
-    writes: ClassVar[tuple[str, ...]] = ("graph",)
     requires: ClassVar[tuple[str, ...]] = ("joined-matmuls",)
     ensures: ClassVar[tuple[str, ...]] = ("fused-rope-write",)
-    keeps: ClassVar[tuple[str, ...]] = EVERYTHING
 
     def run(self, module: Module, context: Context) -> Module:
         """Return the module with the pattern fused wherever it stands."""

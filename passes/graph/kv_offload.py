@@ -14,22 +14,18 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from ...ir.core import Module, Operation, Region, Term, Value, make
-from ..manager import EVERYTHING, Context
+from ..manager import Context, GraphPass
 from .body import Body, rewrite_functions
 
 
 @dataclass(frozen=True)
-class OffloadKeys:
+class OffloadKeys(GraphPass):
     """Fetches what sparse layers read and, with `ahead`, what the next one is expected to."""
 
     ahead: bool = True
 
     name: ClassVar[str] = "offload-keys"
-    reads: ClassVar[tuple[str, ...]] = ("graph",)
-    writes: ClassVar[tuple[str, ...]] = ("graph",)
     requires: ClassVar[tuple[str, ...]] = ("labels",)
-    ensures: ClassVar[tuple[str, ...]] = ()
-    keeps: ClassVar[tuple[str, ...]] = EVERYTHING
 
     def run(self, module: Module, context: Context) -> Module:
         """Return the module with fetches."""

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ...ir.core import Module, Operation, Value, make
-from ..manager import Context
-from .body import Body, GraphPass, rewrite_functions
+from ..manager import Context, GraphPass
+from .body import Body, rewrite_functions
 
 
 @dataclass(frozen=True)

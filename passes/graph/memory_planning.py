@@ -10,7 +10,7 @@ from typing import ClassVar
 from ...ir.core import Module, Operation, Value, freeze
 from ...ir.diagnostics import PassError
 from ...ir.types import DTYPE_BYTES, dtype_of, shape_of
-from ..manager import EVERYTHING, Context
+from ..manager import Context, GraphPass
 
 ALIGNMENT = 64
 """Bytes: a cache line, and what 512-bit moves like."""
@@ -104,7 +104,7 @@ def _aligned(offset: int, alignment: int) -> int:
 
 
 @dataclass(frozen=True)
-class PlanMemory:
+class PlanMemory(GraphPass):
     """Sets `memory = {bytes, offsets}` on each graph.func, under bounds of its dimensions."""
 
     extents: tuple[tuple[str, int], ...] = ()
@@ -112,10 +112,7 @@ class PlanMemory:
 
     name: ClassVar[str] = "plan-memory"
     reads: ClassVar[tuple[str, ...]] = ("graph", "tile")
-    writes: ClassVar[tuple[str, ...]] = ("graph",)
-    requires: ClassVar[tuple[str, ...]] = ()
     ensures: ClassVar[tuple[str, ...]] = ("memory-plan",)
-    keeps: ClassVar[tuple[str, ...]] = EVERYTHING
 
     def run(self, module: Module, context: Context) -> Module:
         """Return the module with a memory plan on every function."""

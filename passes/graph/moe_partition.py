@@ -19,7 +19,7 @@ from ...ir.diagnostics import PassError
 from ...ir.page_formats import LOSSY, WIDE
 from ...ir.pipeline_schedules import build_pipeline
 from ...ir.types import shape_of, tensor
-from ..manager import EVERYTHING, Context
+from ..manager import Context, GraphPass
 from ..rewrite import substitute
 from .hazards import prove_hazards
 from .moe_sections import DEVICE, HOST, Piece, pieces
@@ -36,7 +36,7 @@ class PolicyMismatch(PassError):
 
 
 @dataclass(frozen=True)
-class MoePartition:
+class MoePartition(GraphPass):
     """Places experts, attention and keys of a model by a policy, and builds its pipeline.
 
     A function's own `policy` (its text) counts where the pass has none; without either it leaves
@@ -49,11 +49,8 @@ class MoePartition:
     reasons: tuple[str, ...] = ()
 
     name: ClassVar[str] = "moe-partition"
-    reads: ClassVar[tuple[str, ...]] = ("graph",)
-    writes: ClassVar[tuple[str, ...]] = ("graph",)
     requires: ClassVar[tuple[str, ...]] = ("fused-rope-write",)
     ensures: ClassVar[tuple[str, ...]] = ("sections",)
-    keeps: ClassVar[tuple[str, ...]] = EVERYTHING
 
     def run(self, module: Module, context: Context) -> Module:
         """Return the module with its step in sections, and the pipeline that runs them."""

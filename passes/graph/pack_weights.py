@@ -14,8 +14,8 @@ from typing import ClassVar
 
 from ...ir.core import Module, Operation
 from ...ir.types import dtype_of, shape_of, tensor
-from ..manager import Context
-from .body import Body, GraphPass, rewrite_functions
+from ..manager import Context, GraphPass
+from .body import Body, rewrite_functions
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 from ...ir.core import Module, Operation, Value, make
 from ...ir.types import dtype_of, shape_of, tensor
-from ..manager import EVERYTHING, Context
+from ..manager import Context, GraphPass
 from .body import Body, rewrite_functions
 
 FORMAT = "f8e4m3"
@@ -25,18 +25,14 @@ MAKERS = ("graph.rmsnorm", "graph.add_rmsnorm", "graph.silu_mul")
 
 
 @dataclass(frozen=True)
-class QuantizeActivations:
+class QuantizeActivations(GraphPass):
     """Makes `graph.scaled_matmul` of each product of bf16 rows with fp8 weights.
 
     Logits are left: they are wanted in f32. So is a weight whose extents 16 does not divide.
     """
 
     name: ClassVar[str] = "quantize-activations"
-    reads: ClassVar[tuple[str, ...]] = ("graph",)
-    writes: ClassVar[tuple[str, ...]] = ("graph",)
     requires: ClassVar[tuple[str, ...]] = ("weight-formats",)
-    ensures: ClassVar[tuple[str, ...]] = ()
-    keeps: ClassVar[tuple[str, ...]] = EVERYTHING
 
     def run(self, module: Module, context: Context) -> Module:
         """Return the module with such products, and what they read rounded before."""

@@ -27,7 +27,7 @@ from ...cost_model.sparse_attention import (
 from ...cost_model.sparse_bytes import AttentionShape
 from ...ir.core import Module, Operation, Term, Value, freeze, make
 from ...ir.sparse import SHARERS, SparsePolicy, parse_policy
-from ..manager import EVERYTHING, Context
+from ..manager import Context, GraphPass
 from .body import Body, rewrite_functions
 
 APPROXIMATE = Term("approximate")
@@ -35,18 +35,15 @@ KVSET, STATE = Term("kvset"), Term("state")
 
 
 @dataclass(frozen=True)
-class OrderChannels:
+class OrderChannels(GraphPass):
     """Writes k, and q, in calibrated order of channels, and labels of k, in layers that a policy
     may make sparse."""
 
     policy: str = "sparse(ratio=1/16)"
 
     name: ClassVar[str] = "order-channels"
-    reads: ClassVar[tuple[str, ...]] = ("graph",)
-    writes: ClassVar[tuple[str, ...]] = ("graph",)
     requires: ClassVar[tuple[str, ...]] = ("fused-rope-write",)
     ensures: ClassVar[tuple[str, ...]] = ("labels",)
-    keeps: ClassVar[tuple[str, ...]] = EVERYTHING
 
     def run(self, module: Module, context: Context) -> Module:
         """Return the module with labels."""
@@ -81,7 +78,7 @@ class OrderChannels:
 
 
 @dataclass(frozen=True)
-class SparseAttention:
+class SparseAttention(GraphPass):
     """Lets decode steps read what a policy selects, in layers and from contexts where it pays.
 
     `hardware` is what the price is made with (a shipped name or a file), by its first level of a
@@ -102,11 +99,7 @@ class SparseAttention:
     kind: str = ""
 
     name: ClassVar[str] = "sparse-attention"
-    reads: ClassVar[tuple[str, ...]] = ("graph",)
-    writes: ClassVar[tuple[str, ...]] = ("graph",)
     requires: ClassVar[tuple[str, ...]] = ("labels",)
-    ensures: ClassVar[tuple[str, ...]] = ()
-    keeps: ClassVar[tuple[str, ...]] = EVERYTHING
 
     def run(self, module: Module, context: Context) -> Module:
         """Return the module with sparse decode attention where it pays."""

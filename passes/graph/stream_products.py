@@ -13,8 +13,8 @@ from typing import ClassVar
 
 from ...ir.core import Module, Operation, make
 from ...ir.types import dtype_of, shape_of, tensor
-from ..manager import Context
-from .body import Body, GraphPass, rewrite_functions
+from ..manager import Context, GraphPass
+from .body import Body, rewrite_functions
 
 Cuts = Callable[[int, int, bool], int]
 """Says in how many parts K of a product [N, K] is cut, gated or not; 0: it stays the library's."""

@@ -12,9 +12,9 @@ from typing import ClassVar
 
 from ...ir.core import Module, Operation, Value, make
 from ...ir.types import dtype_of, shape_of, tensor
-from ..manager import Context
+from ..manager import Context, GraphPass
 from ..rewrite import substitute
-from .body import Body, GraphPass, rewrite_functions
+from .body import Body, rewrite_functions
 
 BY_ROWS = frozenset(
     "graph." + name for name in ("matmul", "add", "rmsnorm", "silu_mul", "concat", "all_reduce")

@@ -18,7 +18,7 @@ from ...ir.core import Module, Operation, Value, make
 from ...ir.diagnostics import PassError
 from ...ir.model import ModelConfig
 from ...ir.types import dtype_of, shape_of, tensor
-from ..manager import Context
+from ..manager import Context, GraphPass
 from .body import Body, rewrite_functions
 
 
@@ -41,16 +41,13 @@ def local_config(config: ModelConfig, count: int) -> ModelConfig:
 
 
 @dataclass(frozen=True)
-class TensorParallel:
+class TensorParallel(GraphPass):
     """Keeps the part of a model that rank `rank` of `count` computes; raises DoesNotDivide."""
 
     rank: int = 0
     count: int = 2
 
     name: ClassVar[str] = "tensor-parallel"
-    reads: ClassVar[tuple[str, ...]] = ("graph",)
-    writes: ClassVar[tuple[str, ...]] = ("graph",)
-    requires: ClassVar[tuple[str, ...]] = ()
     ensures: ClassVar[tuple[str, ...]] = ("tensor-parallel",)
     keeps: ClassVar[tuple[str, ...]] = ()
 

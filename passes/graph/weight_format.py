@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from ...ir.core import Module, Operation
 from ...ir.types import shape_of, tensor
-from ..manager import EVERYTHING, Context
+from ..manager import Context, GraphPass
 from ..rewrite import rewrite, substitute
 
 MATRICES = {"graph.matmul": 1, "graph.fused_matmul": 1, "graph.moe_expert": 1, "graph.embedding": 0}
@@ -15,17 +15,13 @@ MATRICES = {"graph.matmul": 1, "graph.fused_matmul": 1, "graph.moe_expert": 1, "
 
 
 @dataclass(frozen=True)
-class ChooseWeightFormat:
+class ChooseWeightFormat(GraphPass):
     """Keeps the matrices in a format; norms, biases and the router of experts stay f32."""
 
     format: str = "f32"
 
     name: ClassVar[str] = "choose-weight-format"
-    reads: ClassVar[tuple[str, ...]] = ("graph",)
-    writes: ClassVar[tuple[str, ...]] = ("graph",)
-    requires: ClassVar[tuple[str, ...]] = ()
     ensures: ClassVar[tuple[str, ...]] = ("weight-formats",)
-    keeps: ClassVar[tuple[str, ...]] = EVERYTHING
 
     def run(self, module: Module, context: Context) -> Module:
         """Return the module with the types of its matrices changed."""

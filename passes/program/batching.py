@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from ...cost_model.prices import Prices
 from ...ir.core import Module, Operation, Region, Value, walk
-from ..manager import EVERYTHING, Context
+from ..manager import Context, PlanPass
 
 CALLS = ("plan.decode", "plan.select", "plan.score", "plan.fork", "program.call")
 """What asks the model; these are annotated, and run side by side where nothing orders them."""
@@ -20,7 +20,7 @@ _ITERATIONS = 4
 
 
 @dataclass(frozen=True)
-class Batching:
+class Batching(PlanPass):
     """Annotate what asks the model with `critical`: the predicted time from its start to the
     program's end, in generated tokens.
 
@@ -30,11 +30,9 @@ class Batching:
     """
 
     name: ClassVar[str] = "batching"
-    reads: ClassVar[tuple[str, ...]] = ("program", "plan")
     writes: ClassVar[tuple[str, ...]] = ("plan", "program")
     requires: ClassVar[tuple[str, ...]] = ("planned",)
     ensures: ClassVar[tuple[str, ...]] = ("critical",)
-    keeps: ClassVar[tuple[str, ...]] = EVERYTHING
 
     def run(self, module: Module, context: Context) -> Module:
         """Return the annotated module."""

@@ -7,13 +7,13 @@ from typing import Any, ClassVar
 
 from ...ir.core import Module, Operation, make, thaw
 from ...ir.values import format_value
-from ..manager import EVERYTHING, Context
+from ..manager import Context, ProgramPass
 from ..rewrite import uses
 from .dead import drop_values
 
 
 @dataclass(frozen=True)
-class Canonicalize:
+class Canonicalize(ProgramPass):
     """Write appended constants as literals; join literals that follow one another; drop values
     that nothing uses.
 
@@ -22,11 +22,7 @@ class Canonicalize:
     """
 
     name: ClassVar[str] = "canonicalize"
-    reads: ClassVar[tuple[str, ...]] = ("program",)
-    writes: ClassVar[tuple[str, ...]] = ("program",)
-    requires: ClassVar[tuple[str, ...]] = ()
     ensures: ClassVar[tuple[str, ...]] = ("canonical",)
-    keeps: ClassVar[tuple[str, ...]] = EVERYTHING
 
     def run(self, module: Module, context: Context) -> Module:
         """Return the canonical module."""

@@ -10,7 +10,7 @@ from typing import ClassVar
 
 from ...ir.core import Module, Operation, Symbol, Value, walk
 from ...ir.program import EFFECTS, VALUE_NAMES
-from ..manager import EVERYTHING, Context
+from ..manager import Context, ProgramPass
 from ..rewrite import uses
 
 PURE = VALUE_NAMES - EFFECTS
@@ -24,7 +24,7 @@ _KNOWN_ENDS = {"program.gen", "program.select"}
 
 
 @dataclass(frozen=True)
-class DropDead:
+class DropDead(ProgramPass):
     """Remove host values, calls, forks and scores that nothing uses, and programs nothing runs.
 
     A gen is kept, for what it appends is seen; so is a fork of the program's own stream, whose
@@ -33,11 +33,6 @@ class DropDead:
     """
 
     name: ClassVar[str] = "drop-dead"
-    reads: ClassVar[tuple[str, ...]] = ("program",)
-    writes: ClassVar[tuple[str, ...]] = ("program",)
-    requires: ClassVar[tuple[str, ...]] = ()
-    ensures: ClassVar[tuple[str, ...]] = ()
-    keeps: ClassVar[tuple[str, ...]] = EVERYTHING
 
     def run(self, module: Module, context: Context) -> Module:
         """Return the module without what is dead."""

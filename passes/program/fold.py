@@ -11,7 +11,7 @@ from typing import ClassVar
 from ...ir.core import Module, Names, Operation, Region, Value, make, walk
 from ...ir.program import EFFECTS, VALUE_NAMES
 from ...ir.source import Span
-from ..manager import Context
+from ..manager import Context, ProgramPass
 from .fold_loops import Rounds
 from .fold_values import Knowledge, constant, pieces, shortened
 
@@ -19,7 +19,7 @@ _EXITS = {"program.return", "program.leave"}
 
 
 @dataclass(frozen=True)
-class FoldConstants:
+class FoldConstants(ProgramPass):
     """Fold what is known: host values, templates, pure tools, decided ifs, short loops.
 
     A loop over at most `rounds` known elements is unrolled where its copies have at most
@@ -31,9 +31,6 @@ class FoldConstants:
     largest: int = 1 << 16
 
     name: ClassVar[str] = "fold-constants"
-    reads: ClassVar[tuple[str, ...]] = ("program",)
-    writes: ClassVar[tuple[str, ...]] = ("program",)
-    requires: ClassVar[tuple[str, ...]] = ()
     ensures: ClassVar[tuple[str, ...]] = ("folded",)
     keeps: ClassVar[tuple[str, ...]] = ()
 

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 import pytest
 from weft.ir.core import Module
-from weft.passes.manager import EVERYTHING
+from weft.passes.manager import ProgramPass
 from weft.passes.rewrite import rewrite
 from weft.tests.fuzz.fuzz_case import Case, Problem, check_case, random_case, steps_of
 from weft.tests.fuzz.random_programs import Node
@@ -39,7 +39,7 @@ def test_a_case_comes_back_from_its_file(tmp_path):
 
 
 @dataclass(frozen=True)
-class Faulty:
+class Faulty(ProgramPass):
     """A pass that spoils operations of one name."""
 
     spoiled: str
@@ -48,9 +48,6 @@ class Faulty:
     name: ClassVar[str] = "faulty"
     reads: ClassVar[tuple[str, ...]] = ("program", "plan")
     writes: ClassVar[tuple[str, ...]] = ("program", "plan")
-    requires: ClassVar[tuple[str, ...]] = ()
-    ensures: ClassVar[tuple[str, ...]] = ()
-    keeps: ClassVar[tuple[str, ...]] = EVERYTHING
 
     def run(self, module: Module, context) -> Module:
         return rewrite(module, lambda op: self.change(op) if op.name == self.spoiled else None)

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from ....ir.core import Module, Operation, Region, Symbol, Term, walk
 from ....ir.diagnostics import PassError
 from ....ir.program import EFFECTS, SAMPLING, VALUE_NAMES, WHO
-from ...manager import EVERYTHING, Context
+from ...manager import Context, ProgramPass
 from .count import describe_calls
 from .roles import Roles
 
@@ -30,7 +30,7 @@ class NoBaseline(PassError):
 
 
 @dataclass(frozen=True)
-class RemoteCalls:
+class RemoteCalls(ProgramPass):
     """Check a program against an OpenAI-compatible API, and say what it will ask.
 
     `chat`: whether calls are chat messages (None: they are where the program has messages). With
@@ -43,11 +43,6 @@ class RemoteCalls:
     chat: bool | None = None
 
     name: ClassVar[str] = "remote-calls"
-    reads: ClassVar[tuple[str, ...]] = ("program",)
-    writes: ClassVar[tuple[str, ...]] = ("program",)
-    requires: ClassVar[tuple[str, ...]] = ()
-    ensures: ClassVar[tuple[str, ...]] = ()
-    keeps: ClassVar[tuple[str, ...]] = EVERYTHING
 
     def run(self, module: Module, context: Context) -> Module:
         """Return the module with `ahead` on gens; raises NotOverChat or NoBaseline."""

@@ -12,7 +12,7 @@ from ....ir.core import Module, Operation, Region, Value, freeze, walk
 from ....ir.program import VALUE_NAMES
 from ....ir.types import KV
 from ....ir.vocabulary import Tokenizer
-from ...manager import EVERYTHING, Context
+from ...manager import Context, PlanPass
 from .sizes import (
     ANYTHING,
     NUMBER,
@@ -32,7 +32,7 @@ MOST_COUNTED = 4
 
 
 @dataclass(frozen=True)
-class PlanBudgets:
+class PlanBudgets(PlanPass):
     """Annotate each `plan.func` with `budget`: the tokens of its stream, and its parts.
 
     A part has sequences of its own while it runs: a fork (`width`, `body`), a call (`program`),
@@ -41,11 +41,8 @@ class PlanBudgets:
     """
 
     name: ClassVar[str] = "plan-budgets"
-    reads: ClassVar[tuple[str, ...]] = ("program", "plan")
-    writes: ClassVar[tuple[str, ...]] = ("plan",)
     requires: ClassVar[tuple[str, ...]] = ("planned",)
     ensures: ClassVar[tuple[str, ...]] = ("budgets",)
-    keeps: ClassVar[tuple[str, ...]] = EVERYTHING
 
     def run(self, module: Module, context: Context) -> Module:
         """Return the module with budgets; says where nothing bounds a width or a stream."""

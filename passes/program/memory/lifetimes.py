@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from ....ir.core import Module, Operation, Region, Value, freeze, walk
 from ....ir.types import KV
-from ...manager import EVERYTHING, Context
+from ...manager import Context, PlanPass
 from ...rewrite import rewrite_list
 
 MAKES = {"plan.extend", "plan.decode", "plan.select"}
@@ -33,7 +33,7 @@ class _Stretch:
 
 
 @dataclass(frozen=True)
-class KVLifetimes:
+class KVLifetimes(PlanPass):
     """Write on what adds tokens to a kv when these are read.
 
     `lifetime = {at, first, next, last, reads, again, keep}`: operations are numbered in the order
@@ -45,11 +45,8 @@ class KVLifetimes:
     """
 
     name: ClassVar[str] = "kv-lifetimes"
-    reads: ClassVar[tuple[str, ...]] = ("program", "plan")
-    writes: ClassVar[tuple[str, ...]] = ("plan",)
     requires: ClassVar[tuple[str, ...]] = ("planned",)
     ensures: ClassVar[tuple[str, ...]] = ("lifetimes",)
-    keeps: ClassVar[tuple[str, ...]] = EVERYTHING
 
     def run(self, module: Module, context: Context) -> Module:
         """Return the module with lifetimes on what adds tokens."""

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from ....ir.core import Module, Operation, Region, Value, make, walk
 from ....ir.types import KV
-from ...manager import EVERYTHING, Context
+from ...manager import Context, PlanPass
 
 BORROWS = {"plan.fork", "plan.score"}
 """Operations that read a kv and leave it as it is; all others move it into their result."""
@@ -18,18 +18,15 @@ EXITS = {"plan.return", "plan.leave"}
 
 
 @dataclass(frozen=True)
-class FreeKV:
+class FreeKV(PlanPass):
     """Insert `plan.free` after the last use of each kv that is not moved into another value.
 
     A kv that only one region of an `if` moves is freed in the other, after its last use there.
     """
 
     name: ClassVar[str] = "free-kv"
-    reads: ClassVar[tuple[str, ...]] = ("program", "plan")
-    writes: ClassVar[tuple[str, ...]] = ("plan",)
     requires: ClassVar[tuple[str, ...]] = ("planned",)
     ensures: ClassVar[tuple[str, ...]] = ("freed",)
-    keeps: ClassVar[tuple[str, ...]] = EVERYTHING
 
     def run(self, module: Module, context: Context) -> Module:
         """Return the module with every kv moved or freed on every path."""

@@ -13,11 +13,11 @@ from typing import ClassVar
 from ....ir.constraint_tables import ConstraintTables, opening_of, stop_strings
 from ....ir.core import Module, Operation
 from ....ir.token_table import TokenTable
-from ...manager import EVERYTHING, Context
+from ...manager import Context, ProgramPass
 
 
 @dataclass(frozen=True)
-class CompileConstraints:
+class CompileConstraints(ProgramPass):
     """Compile the constraint of each `program.gen` to a table; lowering names it in the plan.
 
     What a gen is bound to begin with becomes prompt when it is lowered: it is prefilled with the
@@ -25,11 +25,6 @@ class CompileConstraints:
     """
 
     name: ClassVar[str] = "compile-constraints"
-    reads: ClassVar[tuple[str, ...]] = ("program",)
-    writes: ClassVar[tuple[str, ...]] = ("program",)
-    requires: ClassVar[tuple[str, ...]] = ()
-    ensures: ClassVar[tuple[str, ...]] = ()
-    keeps: ClassVar[tuple[str, ...]] = EVERYTHING
 
     def run(self, module: Module, context: Context) -> Module:
         """Return the module as it is; the tables are in the context."""

@@ -10,7 +10,7 @@ from ....ir.core import Module, Names, Operation, Region, Symbol, make
 from ....ir.diagnostics import PassError
 from ....ir.token_table import TokenTable
 from ....ir.types import KV
-from ...manager import EVERYTHING, Context
+from ...manager import Context, ProgramPass
 from .constraints import tables_of
 from .forks import BlockLowering
 from .segments import SegmentWriter, StreamState
@@ -26,7 +26,7 @@ class NoVocabulary(PassError):
 
 
 @dataclass(frozen=True)
-class LowerToPlan:
+class LowerToPlan(ProgramPass):
     """Lower every `program.func` to a `plan.func`.
 
     Runs of text known now are encoded now; a run that holds a value is encoded when the value is
@@ -35,11 +35,9 @@ class LowerToPlan:
     """
 
     name: ClassVar[str] = "lower-to-plan"
-    reads: ClassVar[tuple[str, ...]] = ("program",)
     writes: ClassVar[tuple[str, ...]] = ("plan",)
     requires: ClassVar[tuple[str, ...]] = ("canonical",)
     ensures: ClassVar[tuple[str, ...]] = ("planned",)
-    keeps: ClassVar[tuple[str, ...]] = EVERYTHING
 
     def run(self, module: Module, context: Context) -> Module:
         """Return the plan module; declarations stay, constraints are added before functions."""

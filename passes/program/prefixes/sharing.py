@@ -8,12 +8,12 @@ from typing import Any, ClassVar
 from ....ir.core import Module, Operation, Value, freeze, walk
 from ....ir.types import STREAM
 from ....ir.vocabulary import Part, encode_parts
-from ...manager import EVERYTHING, Context
+from ...manager import Context, ProgramPass
 from ...rewrite import rewrite_list
 
 
 @dataclass(frozen=True)
-class PrefixSharing:
+class PrefixSharing(ProgramPass):
     """Annotate each fork and each program with the prefix that its branches or rows share.
 
     `prefix = {tokens, values, width}`: tokens known at compile time, values that add tokens when
@@ -22,11 +22,8 @@ class PrefixSharing:
     """
 
     name: ClassVar[str] = "prefix-sharing"
-    reads: ClassVar[tuple[str, ...]] = ("program",)
-    writes: ClassVar[tuple[str, ...]] = ("program",)
     requires: ClassVar[tuple[str, ...]] = ("canonical",)
     ensures: ClassVar[tuple[str, ...]] = ("prefixes",)
-    keeps: ClassVar[tuple[str, ...]] = EVERYTHING
 
     def run(self, module: Module, context: Context) -> Module:
         """Return the annotated module."""

@@ -14,7 +14,7 @@ from ....ir.core import Module, Names, Operation, Symbol, Term, Value, make, wal
 from ....ir.diagnostics import PassError
 from ....ir.types import SCALED, dtype_of, shape_of
 from ...graph.allowed_head import WORDS
-from ...manager import Context
+from ...manager import Context, GraphPass
 from ..attention.paged import Attention, attention, decode, tile_rows
 from ..given import check_given
 from ..products.matmul import Matmul, blocks, matmul, word_blocks
@@ -42,7 +42,7 @@ class CannotLower(PassError):
 
 
 @dataclass(frozen=True)
-class LowerToTiles:
+class LowerToTiles(GraphPass):
     """Chooses and builds the kernels of a graph for decode steps of up to `rows` rows, or any.
 
     For the target `cuda` matmuls go to the library, but for those of a single row (rows = 1), and
@@ -61,7 +61,6 @@ class LowerToTiles:
     decoding: bool = False
 
     name: ClassVar[str] = "lower-to-tiles"
-    reads: ClassVar[tuple[str, ...]] = ("graph",)
     writes: ClassVar[tuple[str, ...]] = ("graph", "tile")
     requires: ClassVar[tuple[str, ...]] = ("fused-rope-write",)
     ensures: ClassVar[tuple[str, ...]] = ("lowered",)
