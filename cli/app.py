@@ -20,6 +20,7 @@ from .parameters import (
     Offload,
     Program,
     Remote,
+    Target,
     Threads,
     Version,
     Weights,
@@ -55,7 +56,7 @@ def run(
         bool, typer.Option("--keep-going", help="with --rows: others go on where one fails")
     ] = False,
     program: Name = None,
-    target: Annotated[str, typer.Option(help="cpu, or cuda: one NVIDIA GPU")] = "cpu",
+    target: Target = "cpu",
     weights: Weights = "",
     kv: Annotated[
         str, typer.Option(help="format of keys and values: f32, bf16 (default on a GPU) or fp8")
@@ -223,7 +224,7 @@ def explain(
 @app.command()
 def kernels(
     model: Model = "tiny-dense",
-    target: Annotated[str, typer.Option(help="cpu, or cuda: one NVIDIA GPU")] = "cpu",
+    target: Target = "cpu",
     weights: Weights = "",
     kv: Annotated[str, typer.Option(help="format of keys and values: f32, bf16 or fp8")] = "",
     attention: Attention = "",

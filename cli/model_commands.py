@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .parameters import Threads, locals_of
+from .parameters import Target, Threads, locals_of
 
 
 def models(
@@ -48,7 +48,7 @@ def calibrate_attention(
     statistic: Annotated[
         str, typer.Option(help="what orders channels: centred; or q, k, qk as published")
     ] = "centred",
-    target: Annotated[str, typer.Option(help="cpu, or cuda: one NVIDIA GPU")] = "cpu",
+    target: Target = "cpu",
     threads: Threads = 0,
 ) -> None:
     """Choose the channels by which sparse attention tells keys apart, per key/value head."""
@@ -86,7 +86,7 @@ def evaluate(
         bool, typer.Option("--save", help="keep losses beside the model, for --max-loss")
     ] = False,
     seed: Annotated[int, typer.Option(help="of the questions")] = 2024,
-    target: Annotated[str, typer.Option(help="cpu, or cuda: one NVIDIA GPU")] = "cpu",
+    target: Target = "cpu",
     kernels: Annotated[
         bool, typer.Option("--kernels", help="by compiled decode, a token a step, not by meaning")
     ] = False,

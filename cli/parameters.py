@@ -32,6 +32,7 @@ Model = Annotated[
 Name = Annotated[
     str | None, typer.Option("--program", "-p", help="which program of the file (default: last)")
 ]
+Target = Annotated[str, typer.Option(help="cpu, or cuda: one NVIDIA GPU")]
 Weights = Annotated[
     str, typer.Option(help="weight format: f32 (default), bf16 (default on a GPU), int8 or fp8")
 ]

@@ -11,7 +11,7 @@ from weft.runtime.programs.events import PartialValue, TextPiece, ValueBound
 from weft.runtime.schedule.duplicates import MOST_NUMBERS, Answer, Duplicates
 from weft.runtime.schedule.request import Request, Sampling
 from weft.runtime.simulator import toy_logits
-from weft.tests.runtime.schedule.toy_engine import engine, generate
+from weft.tests.runtime.schedule.toy_engine import drain, engine, generate
 
 DRAWS = """
 program draws(arg: str) -> list[str]:
@@ -31,14 +31,6 @@ def ask(engine, number, ids, count, same="x", **options):
     request = Request(sequence, "gen", Sampling(count, **options), row=number, same=same)
     engine.submit(request)
     return request
-
-
-def drain(engine):
-    done = []
-    while engine:
-        done += engine.step()
-        engine.check()
-    return done
 
 
 def test_equal_greedy_forks_are_one_gen(toy):

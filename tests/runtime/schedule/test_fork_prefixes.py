@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from weft.runtime.engine import Engine
 from weft.runtime.schedule.policy import Policy
 from weft.runtime.schedule.request import Request, Sampling
-from weft.runtime.simulator import ToyExecutor, toy_logits
+from weft.runtime.simulator import ToyExecutor
+from weft.tests.runtime.schedule.toy_engine import VOCABULARY, drain, generate
 
-VOCABULARY = 64
 PREFIX = [7, 3, 9, 4, 1, 8]
 
 
@@ -33,19 +33,6 @@ def branch(engine, parent, number, ids, count=3):
     return request
 
 
-def drain(engine):
-    while engine:
-        engine.step()
-        engine.check()
-
-
-def continued(ids, count):
-    ids = list(ids)
-    for _ in range(count):
-        ids.append(int(toy_logits(ids, VOCABULARY).argmax()))
-    return ids
-
-
 @pytest.mark.parametrize("least_gain", [1, 100])
 def test_the_first_branch_computes_the_prefix_for_all(least_gain):
     engine = machine(least_gain)
@@ -56,7 +43,7 @@ def test_the_first_branch_computes_the_prefix_for_all(least_gain):
     assert engine.computed_tokens == len(PREFIX) + 2
     drain(engine)
     for number, request in enumerate(requests, 1):
-        assert request.sequence.ids() == continued([*PREFIX, number, 2], 3)
+        assert request.sequence.ids() == generate([*PREFIX, number, 2], 3)
 
 
 def test_the_stream_holds_the_prefix_when_all_branches_are_gone():
@@ -72,7 +59,7 @@ def test_the_stream_holds_the_prefix_when_all_branches_are_gone():
     again = branch(engine, parent, 3, [5], 1)
     drain(engine)
     assert engine.computed_tokens == before + 1
-    assert again.sequence.ids() == continued([*PREFIX, 5], 1)
+    assert again.sequence.ids() == generate([*PREFIX, 5], 1)
 
 
 def test_a_fork_of_a_fork_gives_both_streams_what_they_begin_with():
@@ -96,7 +83,7 @@ def test_a_stream_that_has_gone_on_gets_only_what_its_branch_shares():
     request = Request(parent, "gen", Sampling(2))
     engine.submit(request)
     drain(engine)
-    assert parent.ids() == continued([*PREFIX, 6, 6, 6], 2)
+    assert parent.ids() == generate([*PREFIX, 6, 6, 6], 2)
 
 
 def test_a_freed_or_busy_stream_is_given_nothing():
@@ -106,9 +93,9 @@ def test_a_freed_or_busy_stream_is_given_nothing():
     engine.free(freed)
     engine.submit(Request(busy, "gen", Sampling(2)))
     drain(engine)
-    assert not freed.held and busy.ids() == continued(PREFIX[:3], 2)
-    assert requests[0].sequence.ids() == continued([*PREFIX, 2], 3)
-    assert requests[1].sequence.ids() == continued([*PREFIX[:3], 2], 3)
+    assert not freed.held and busy.ids() == generate(PREFIX[:3], 2)
+    assert requests[0].sequence.ids() == generate([*PREFIX, 2], 3)
+    assert requests[1].sequence.ids() == generate([*PREFIX[:3], 2], 3)
 
 
 @settings(max_examples=40, deadline=None, derandomize=True)
@@ -124,7 +111,7 @@ def test_branches_say_the_same_in_any_memory(prefix, own, pages, tokens):
     requests = [branch(engine, parent, number, ids) for number, ids in enumerate(own, 1)]
     drain(engine)
     for ids, request in zip(own, requests, strict=True):
-        assert request.sequence.ids() == continued([*prefix, *ids], 3)
+        assert request.sequence.ids() == generate([*prefix, *ids], 3)
     if not engine.preemptions:
         assert parent.resident == len(prefix)
 

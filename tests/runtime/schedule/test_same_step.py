@@ -14,9 +14,8 @@ from weft.runtime.schedule.batch import Chunk
 from weft.runtime.schedule.policy import Policy
 from weft.runtime.schedule.request import Request, Sampling
 from weft.runtime.schedule.same_step import SameStep
-from weft.runtime.simulator import ToyExecutor, toy_logits
-
-VOCABULARY = 64
+from weft.runtime.simulator import ToyExecutor
+from weft.tests.runtime.schedule.toy_engine import VOCABULARY, generate
 
 
 def machine(**limits):
@@ -41,13 +40,6 @@ def drain(engine):
         engine.check()
 
 
-def continued(ids, count):
-    ids = list(ids)
-    for _ in range(count):
-        ids.append(int(toy_logits(ids, VOCABULARY).argmax()))
-    return ids
-
-
 @pytest.mark.parametrize("page_size", [1, 4, 5, 16])
 @pytest.mark.parametrize("shared", [1, 3, 8, 17])
 def test_a_step_computes_once_what_its_prompts_share(page_size, shared):
@@ -58,7 +50,7 @@ def test_a_step_computes_once_what_its_prompts_share(page_size, shared):
     assert engine.computed_tokens == shared + 2 + 1 + 2 + 1  # the edges of their tree
     assert len(list(drain(engine))) == 4
     for request, ids in zip(requests, prompts, strict=True):
-        assert request.sequence.ids() == continued(ids, 2)
+        assert request.sequence.ids() == generate(ids, 2)
 
 
 def test_what_a_leader_shares_with_others_before_is_copied_from_who_computes_it():
@@ -97,7 +89,7 @@ def test_what_a_failed_step_did_not_compute_is_not_taken_for_computed(fails):
     engine.check()
     list(drain(engine))
     for request, ids in zip(requests, prompts, strict=True):
-        assert request.sequence.ids() == continued(ids, 2)
+        assert request.sequence.ids() == generate(ids, 2)
 
 
 @pytest.mark.parametrize("gone", range(4))
@@ -113,7 +105,7 @@ def test_others_go_on_where_one_is_cancelled(gone, after):
     list(drain(engine))
     for row, (request, ids) in enumerate(zip(requests, prompts, strict=True)):
         if row != gone:
-            assert request.sequence.ids() == continued(ids, 4)
+            assert request.sequence.ids() == generate(ids, 4)
 
 
 def test_a_fill_of_what_another_computes_is_done_when_that_is():
@@ -122,7 +114,7 @@ def test_a_fill_of_what_another_computes_is_done_when_that_is():
     assert fill in engine.step() and engine.computed_tokens == 5
     assert fill.sequence.resident == 4
     list(drain(engine))
-    assert gen.sequence.ids() == continued([1, 2, 3, 4, 5], 2)
+    assert gen.sequence.ids() == generate([1, 2, 3, 4, 5], 2)
 
 
 def test_what_a_step_cannot_hold_is_waited_for():
@@ -133,7 +125,7 @@ def test_what_a_step_cannot_hold_is_waited_for():
     assert engine.computed_tokens == 8
     list(drain(engine))
     assert [request.sequence.ids() for request in requests] == [
-        continued([*start, 20 + row], 2) for row in range(3)
+        generate([*start, 20 + row], 2) for row in range(3)
     ]
     assert engine.computed_tokens == 12 + 3 + 3  # and a token that each has drawn
 
@@ -151,7 +143,7 @@ def test_what_is_only_remembered_makes_room_for_what_a_step_shares():
     list(drain(engine))
     assert engine.computed_tokens - before == 12 + 4 * 2 + 4
     for row, request in enumerate(requests):
-        assert request.sequence.ids() == continued([*start, 20 + row, 9], 2)
+        assert request.sequence.ids() == generate([*start, 20 + row, 9], 2)
 
 
 def test_where_a_step_has_no_pages_to_share_it_is_waited_for(monkeypatch):
@@ -187,7 +179,7 @@ def test_any_prompts_go_on_as_alone(prompts, page_size, room, tokens):
         assert request.error is None
         engine.free(request.sequence)
     for request, ids, new in asked:
-        assert request.sequence.ids() == continued(ids, new)
+        assert request.sequence.ids() == generate(ids, new)
 
 
 def test_who_reads_what_is_not_computed_after_all_leaves_the_step(monkeypatch):
@@ -207,7 +199,7 @@ def test_who_reads_what_is_not_computed_after_all_leaves_the_step(monkeypatch):
     assert found == [1] and engine.computed_tokens == 10
     for request in drain(engine):
         engine.free(request.sequence)
-    assert [each.sequence.ids() for each in requests] == [continued(ids, 1) for ids in prompts]
+    assert [each.sequence.ids() for each in requests] == [generate(ids, 1) for ids in prompts]
 
 
 def test_a_page_that_changes_hands_within_a_step_is_read_where_its_new_holder_writes():

@@ -11,7 +11,7 @@ from weft.runtime.schedule.pressure import Pressure
 from weft.runtime.schedule.request import Request, Sampling
 from weft.runtime.simulator import ToyExecutor
 from weft.tests.runtime.schedule.ahead import AheadExecutor, AheadSampler
-from weft.tests.runtime.schedule.toy_engine import VOCABULARY, engine, generate
+from weft.tests.runtime.schedule.toy_engine import VOCABULARY, drain, engine, generate
 
 
 def submit(engine, number, ids, count):
@@ -20,14 +20,6 @@ def submit(engine, number, ids, count):
     request = Request(sequence, f"gen {number}", Sampling(count), row=number)
     engine.submit(request)
     return request
-
-
-def drain(engine):
-    done = []
-    while engine:
-        done += engine.step()
-        engine.check()
-    return done
 
 
 def test_a_long_prompt_is_prefilled_in_chunks_while_others_decode():

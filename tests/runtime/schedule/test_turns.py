@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 from weft.runtime.engine import Engine
 from weft.runtime.schedule.policy import Policy
 from weft.runtime.schedule.request import Request, Sampling
-from weft.runtime.simulator import ToyExecutor, toy_logits
+from weft.runtime.simulator import ToyExecutor
 from weft.tests.runtime.schedule.ahead import AheadExecutor, AheadSampler
+from weft.tests.runtime.schedule.toy_engine import VOCABULARY, drain, generate
 
-VOCABULARY = 64
 NEVER = Policy(turn=1 << 20)
 
 
@@ -31,17 +31,8 @@ def submit(machine, number, count, path, budget=None):
     return request
 
 
-def drain(machine):
-    while machine:
-        machine.step()
-        machine.check()
-
-
 def expected(number, count):
-    ids = [1, 2, number % VOCABULARY, number // VOCABULARY]
-    for _ in range(count):
-        ids.append(int(toy_logits(ids, VOCABULARY).argmax()))
-    return ids
+    return generate([1, 2, number % VOCABULARY, number // VOCABULARY], count)
 
 
 def run(count, policy=None, ahead=False, path=40, **limits):
