@@ -25,6 +25,19 @@ else:
 GOLDEN = Path(__file__).parent / "golden"
 
 
+class RootIsAFolder:
+    """Keeps pytest from importing the root's `__init__.py` under the name of the checkout's folder,
+    which need not be one of a module (`weft-main`)."""
+
+    @staticmethod
+    def pytest_collect_directory(path: Path, parent: pytest.Collector) -> pytest.Collector | None:
+        return pytest.Dir.from_parent(parent, path=path) if path == GOLDEN.parents[1] else None
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(RootIsAFolder())
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--update-golden", action="store_true", help="write the golden files instead of comparing"
