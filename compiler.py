@@ -28,6 +28,7 @@ from .loading import (
     join_ranks,
     page_size,
     reference_executor,
+    require_gpu,
     serve,
 )
 from .lowering import ModelLowering
@@ -255,6 +256,8 @@ class Compilation:
             join_ranks(self.options, self.launch, lambda: self.lowering.rank_graph)
             graph = self.lowering.rank_graph
             return reference_executor(checkpoint, graph, self.options, self.attention)
+        if self.on_gpu and self.options.tp == 1:
+            require_gpu()
         if self.offloading is not None:
             self.offloading.require(self.attention is None)
             return self.offloading.executor(self.kernels)

@@ -155,6 +155,13 @@ def join_ranks(options: Options, launch: Launch, ready: Callable[[], Any]) -> No
         join(gpu)
 
 
+def require_gpu() -> None:
+    """Raise NoGpu where there is none: before its kernels are compiled, which may take minutes."""
+    from .runtime.devices.device import Device
+
+    Device.find()
+
+
 def serve(executor: ModelExecutor) -> NoReturn:
     """Run the steps that rank 0 announces, then end this process."""
     from .runtime.execution.ranks import follow

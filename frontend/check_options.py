@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 from ..ir.core import Term
+from ..ir.gen_options import RULES
 from ..ir.vocabulary import EMPTY_OPTION
 from . import ast
 from .check_errors import DeclaredTwice, NotConstant, UnknownOption, WrongOption
@@ -14,41 +15,6 @@ from .constants import UNKNOWN, constant_of
 from .type_names import FIELD_OPTIONS, OPTIONS, did_you_mean
 
 SELECT_BY = ("token_normalized", "greedy", "unconditional")
-
-
-def _is_int(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _is_stop(value: Any) -> bool:
-    if isinstance(value, Term):
-        return _is_pattern(str(value.parameters[0]))
-    texts = value if isinstance(value, list) else [value]
-    return bool(texts) and all(isinstance(text, str) and text for text in texts)
-
-
-def _is_pattern(source: str) -> bool:
-    try:
-        return not re.compile(source).fullmatch("")
-    except re.error:
-        return False
-
-
-_RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "max_tokens": (lambda v: _is_int(v) and v > 0, "is a number of tokens, at least 1"),
-    "max_items": (lambda v: _is_int(v) and v > 0, "is a number of elements, at least 1"),
-    "stop": (_is_stop, 'is a string, a list of strings, or regex "...", and fits no empty text'),
-    "temperature": (lambda v: _is_number(v) and v >= 0, "is a number, at least 0"),
-    "top_p": (lambda v: _is_number(v) and 0 < v <= 1, "is a number above 0, at most 1"),
-    "min_p": (lambda v: _is_number(v) and 0 <= v <= 1, "is a number from 0 to 1"),
-    "top_k": (lambda v: _is_int(v) and v > 0, "is a number of tokens, at least 1"),
-    "seed": (lambda v: _is_int(v) and v >= 0, "is a whole number, at least 0"),
-    "logprobs": (lambda v: isinstance(v, bool), "is true or false"),
-}
 
 
 _PATTERN_HINT = 'a pattern is a type, as in gen x: regex "[a-z]+"'
@@ -72,7 +38,7 @@ def check_gen_options(
         if option.name in seen:
             raise DeclaredTwice(what="the option", name=option.name, span=option.span)
         seen.add(option.name)
-        fine, problem = _RULES[option.name]
+        fine, problem = RULES[option.name]
         if not fine(_constant(option)):
             problem = _broken_pattern(_constant(option)) or problem
             raise WrongOption(name=option.name, problem=problem, span=option.span)

@@ -8,6 +8,7 @@ or in a `program.if` whose two regions both return: what follows in the text is 
 
 from __future__ import annotations
 
+from . import program_checks as checks
 from .dialect import Dialect
 from .dialect import OperationSpec as Op
 
@@ -38,14 +39,23 @@ DECLARATIONS = (
         regions=1,
         required=("name", "parameters", "returns"),
         optional=("doc", *ANNOTATIONS),
+        check=checks.func,
     ),
 )
 
 STREAM_OPERATIONS = (
-    Op("program.literal", "appends a text", 1, 1, required=("text",), optional=ANNOTATIONS),
+    Op(
+        "program.literal",
+        "appends a text",
+        1,
+        1,
+        required=("text",),
+        optional=ANNOTATIONS,
+        check=checks.text,
+    ),
     Op("program.append", "appends a value, formatted as text", 2, 1, optional=ANNOTATIONS),
-    Op("program.begin", "opens a chat message", 1, 1, required=("role",)),
-    Op("program.end", "closes the chat message", 1, 1, required=("role",)),
+    Op("program.begin", "opens a chat message", 1, 1, required=("role",), check=checks.role),
+    Op("program.end", "closes the chat message", 1, 1, required=("role",), check=checks.role),
     Op(
         "program.gen",
         "appends what the model says; results: stream, value of `type`. `ahead` = how many of the "
@@ -54,6 +64,7 @@ STREAM_OPERATIONS = (
         2,
         required=("name", "type", "max_tokens"),
         optional=("stop", "logprobs", "ahead", *SAMPLING, *WHO, *ANNOTATIONS),
+        check=checks.gen,
     ),
     Op(
         "program.select",
@@ -81,6 +92,7 @@ STREAM_OPERATIONS = (
         regions=1,
         required=("name",),
         optional=ANNOTATIONS,
+        check=checks.ends,
     ),
     Op(
         "program.join",
@@ -99,6 +111,7 @@ STREAM_OPERATIONS = (
         regions=1,
         required=("name",),
         optional=ANNOTATIONS,
+        check=checks.ends,
     ),
     Op(
         "program.for",
@@ -108,6 +121,7 @@ STREAM_OPERATIONS = (
         (0, None),
         regions=1,
         optional=ANNOTATIONS,
+        check=checks.ends,
     ),
     Op(
         "program.while",
@@ -118,6 +132,7 @@ STREAM_OPERATIONS = (
         regions=2,
         required=("limit",),
         optional=ANNOTATIONS,
+        check=checks.limit,
     ),
     Op(
         "program.if",
@@ -126,6 +141,7 @@ STREAM_OPERATIONS = (
         (0, None),
         regions=2,
         optional=ANNOTATIONS,
+        check=checks.ends,
     ),
 )
 
@@ -143,13 +159,14 @@ TERMINATORS = (
 
 VALUE_OPERATIONS = (
     Op("program.constant", "a literal value", 0, 1, required=("value",)),
-    Op("program.unary", "op: not, neg", 1, 1, required=("op",)),
+    Op("program.unary", "op: not, neg", 1, 1, required=("op",), check=checks.unary),
     Op(
         "program.binary",
         "op: + - * / // % == != < <= > >= in",
         2,
         1,
         required=("op",),
+        check=checks.binary,
     ),
     Op("program.field", "a record's field", 1, 1, required=("name",)),
     Op("program.index", "an element of a list or a character of a string", 2, 1),

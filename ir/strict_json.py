@@ -10,11 +10,40 @@ class Twice(ValueError):
     """A key that stands twice in one object."""
 
 
+class Malformed(ValueError):
+    """A text that is no JSON, with its place."""
+
+
 def loads(text: str, finite: bool = False) -> Any:
-    """Return the value of a JSON text; raises ValueError (Twice for a key that stands twice), and
-    RecursionError. With `finite`, NaN and Infinity, which JSON lacks, are refused, too."""
+    """Return the value of a JSON text; raises ValueError (Malformed for what is no JSON, Twice for
+    a key that stands twice), and RecursionError. With `finite`, NaN and Infinity, which JSON lacks,
+    are refused, too."""
     refused: dict[str, Any] = {"parse_constant": _refuse} if finite else {}
-    return json.loads(text, object_pairs_hook=_object, **refused)
+    try:
+        return json.loads(text, object_pairs_hook=_object, **refused)
+    except json.JSONDecodeError as error:
+        raise Malformed(_in_words(error)) from None
+
+
+_WORDS = {
+    "Expecting value": "a value belongs there",
+    "Expecting property name enclosed in double quotes": "a name in double quotes belongs there",
+    "Expecting ',' delimiter": "a comma or an end belongs there",
+    "Expecting ':' delimiter": "a colon belongs there",
+    "Illegal trailing comma before end of object": "nothing follows the comma",
+    "Illegal trailing comma before end of array": "nothing follows the comma",
+    "Extra data": "more stands behind the value",
+    "Unterminated string starting at": "the string that begins there does not end",
+    "Invalid control character at": "a control character must be written as an escape",
+    "Invalid \\escape": "there is no such escape",
+    "Invalid \\uXXXX escape": "four digits belong behind \\u",
+}
+
+
+def _in_words(error: json.JSONDecodeError) -> str:
+    line = f"line {error.lineno}, " if "\n" in error.doc else ""
+    said = error.msg.removesuffix(": ")
+    return f"this is no JSON at {line}column {error.colno}: {_WORDS.get(said, said)}"
 
 
 def _refuse(name: str) -> Any:

@@ -52,7 +52,7 @@ def _verify_list(
             raise _invalid(operation, f"not allowed here, only {', '.join(dialects)}")
         if spec.terminator and (top or position != len(operations) - 1):
             raise _invalid(operation, "it may only stand last in a region")
-        problem = _shape_problem(operation, spec) or (spec.check and spec.check(operation))
+        problem = _shape_problem(operation, spec)
         if problem:
             raise _invalid(operation, problem)
         _verify_uses(operation, scope)
@@ -60,6 +60,9 @@ def _verify_list(
             names = set(scope)
         for region in operation.regions:
             _verify_region(operation, region, scope, names, dialects)
+        problem = spec.check and spec.check(operation)
+        if problem:
+            raise _invalid(operation, problem)
         for value in operation.results:
             _define(operation, value, scope, names)
 

@@ -38,6 +38,12 @@ class Written(str):
         return value if type.name not in TEXTS or isinstance(value, str) else str(self)
 
 
+_AS_JSON = {
+    "bool": "it is written true or false",
+    "list": """a list is written as JSON: '["a", "b"]'""",
+    "record": """a record is written as JSON: '{"name": "a"}'""",
+}
+
 TEXTS = frozenset({"str", "choice", "regex", "grammar"})
 
 
@@ -71,7 +77,9 @@ def bind_arguments(
                     value = value.read_as(type)
                 values[name] = coerce(type, records, value)
             except Mismatch as error:
-                raise BadArguments(place=place, problem=f"the {what} {name!r}: {error}") from None
+                hint = _AS_JSON.get(type.name, "") if isinstance(given[name], Written) else ""
+                problem = f"the {what} {name!r}: {error}"
+                raise BadArguments(place=place, problem=problem, hint=hint) from None
         elif any(key == "default" for key, _ in parameter.items):
             values[name] = thaw(parameter["default"])
         else:

@@ -31,7 +31,7 @@ def test_the_text_of_the_file_is_in_the_ir(tmp_path):
     ("type", "problem"),
     [
         ('schema "none.json"', "the schema 'none.json' cannot be read: No such file"),
-        ('schema "bad.json"', "the schema 'bad.json' cannot be read: Expecting value"),
+        ('schema "bad.json"', "'bad.json' cannot be read: this is no JSON at column 2: a name"),
         ('schema "twice.json"', "cannot be read: the key 'type' stands twice in one object"),
         ('schema "deep.json"', "objects and lists stand in one another more than 120"),
         ('schema "list.json"', "a schema is a JSON object"),
@@ -42,9 +42,6 @@ def test_the_text_of_the_file_is_in_the_ir(tmp_path):
 def test_mistakes_have_names(tmp_path, type, problem):
     files = {"bad_json": "{", "list_json": "[]", "s_json": "{}", "deep_json": "[" * 100_000,
              "twice_json": '{"type": "string", "type": "null"}'}  # fmt: skip
-    if type == 'schema "bad.json"':
-        files["bad_json"] = "{]"
-        problem = "the schema 'bad.json' cannot be read: "
     with pytest.raises(WeftError) as caught:
         opened(tmp_path, type, **files)
     assert problem in str(caught.value)

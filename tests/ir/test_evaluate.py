@@ -1,6 +1,7 @@
-"""Values of unknown kinds (a schema's): what weft gives no meaning is refused, in its own words."""
+"""Values of unknown kinds and texts from outside: what is refused is told in our own words."""
 
 import pytest
+from weft.ir import strict_json
 from weft.ir.core import Operation, Term, Value
 from weft.ir.evaluate import ValueFailed, best_of, evaluate
 from weft.ir.types import ANY, FLOAT, choice, int_range, list_of, record, regex, result_of, written
@@ -80,3 +81,25 @@ def test_types_read_as_programs_write_them():
         (result_of(list_of(FLOAT)), "list[float] or an error"),
     ):
         assert written(type) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("", "column 1: a value belongs there"),
+        ('{"a": nope}', "column 7: a value belongs there"),
+        ("{a: 1}", "column 2: a name in double quotes belongs there"),
+        ('{"a" 1}', "column 6: a colon belongs there"),
+        ('{"a": 1\n"b": 2}', "line 2, column 1: a comma or an end belongs there"),
+        ("1 2", "column 3: more stands behind the value"),
+        ('"a', "column 1: the string that begins there does not end"),
+        ('"\x01"', "column 2: a control character must be written as an escape"),
+        ('"\\q"', "column 2: there is no such escape"),
+        ('"\\u12"', "column 3: four digits belong behind \\u"),
+        ('{"a": 1, "a": 2}', "the key 'a' stands twice in one object"),
+    ],
+)
+def test_what_is_no_json_is_told_in_words(text, problem):
+    with pytest.raises(ValueError) as refused:
+        strict_json.loads(text)
+    assert str(refused.value).endswith(problem)

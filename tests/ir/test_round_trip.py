@@ -1,11 +1,12 @@
 """The law of the text form: `parse(print(m)) == m` and `print(parse(t)) == t`, for any module."""
 
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from weft.ir import graph, plan, program, tile
+from weft.ir import graph, plan, program, tile, verifier
 from weft.ir.core import Module, Operation, Region, Symbol, Table, Term, Value, freeze, thaw
 from weft.ir.dialect import Dialect
 from weft.ir.parser import IRSyntaxError, UndefinedValue, parse_module
@@ -128,8 +129,10 @@ def test_an_operation_of_nothing_but_a_name_keeps_its_span():
 
 
 @pytest.mark.parametrize("name", ["program", "plan"])
-def test_what_fits_its_specification_verifies(name):
+def test_what_fits_its_specification_verifies(name, monkeypatch):
     """The builder follows the specifications, so only an operation's own check may object."""
+    known = {name: replace(spec, check=None) for name, spec in verifier.specifications().items()}
+    monkeypatch.setattr(verifier, "specifications", lambda: known)
 
     @settings(max_examples=60, deadline=None)
     @given(modules(DIALECTS[name].DIALECT))

@@ -36,6 +36,41 @@ BROKEN = {
         func("program.return", "program.return"), "last in a region",
     ),
     "terminator at the top": ("program.return", "last in a region"),
+    "a region without an end": (
+        func('%t = program.literal %s, text = "a" : stream'), "ends in program.literal",
+    ),
+    "a stream as the value": (func("program.return %s"), "it returns a stream"),
+    "a parameter that nothing takes": (
+        func("program.return").replace("[]", '[{name = "x", type = str}]'), "declared with (str)",
+    ),
+    "a text that is none": (
+        func("%t = program.literal %s, text = 3 : stream", "program.return"), "is a string",
+    ),
+    "a role that is none": (
+        func('%t = program.begin %s, role = "tool" : stream', "program.return"), "not 'tool'",
+    ),
+    "an operator that is none": (
+        func("%c = program.constant value = 2 : int",
+             '%t = program.binary %c, %c, op = "**" : int', "program.return"), "not '**'",
+    ),
+    "a loop without a bound": (
+        func("program.while limit = -1 {", "%c = program.constant value = true : bool",
+             "program.condition %c", "} {", "program.yield", "}", "program.return"), "not -1",
+    ),
+    **{
+        f"a gen with {options}": (
+            func(f'%t, %v = program.gen %s, name = "v", {options} : stream, int', "program.return"),
+            problem,
+        )
+        for options, problem in (
+            ('type = int, max_tokens = "4"', "max_tokens is a number of tokens"),
+            ("type = int, max_tokens = 0", "not 0"),
+            ("type = int, max_tokens = 4, temperature = nan", "temperature is a number"),
+            ("type = int<9>, max_tokens = 4", "int<9> is no type that a model can say"),
+            ("type = list<int<9, 1>>, max_tokens = 4", "is no type that a model can say"),
+            ("type = str, max_tokens = 4", "it says str, and binds int"),
+        )
+    },
     "defined twice": (
         func('%t = program.literal %s, text = "a" : stream',
              '%t = program.literal %s, text = "a" : stream', "program.return"),

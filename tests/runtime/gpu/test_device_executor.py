@@ -180,3 +180,4 @@ def test_no_gpu_for_the_target_cuda(tmp_path):
     text = "program p() -> str:\n    gen a(max_tokens=1)\n    return a\n"
     with pytest.raises(NoGpu):  # nothing before it, as a compiler, asks for one in other words
         compile(text, "tiny-dense", target="cuda", prove=False, cache=tmp_path)
+    assert not (tmp_path / "triton").exists()  # nor were kernels compiled for nothing

@@ -1,0 +1,46 @@
+"""What a gen's options may be: the same rules for programs as written, and for their IR."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from typing import Any
+
+from .core import Term
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_stop(value: Any) -> bool:
+    if isinstance(value, Term):
+        return _is_pattern(str(value.parameters[0]))
+    texts = value if isinstance(value, list | tuple) else [value]
+    return bool(texts) and all(isinstance(text, str) and text for text in texts)
+
+
+def _is_pattern(source: str) -> bool:
+    try:
+        return not re.compile(source).fullmatch("")
+    except re.error:
+        return False
+
+
+RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "max_tokens": (lambda v: _is_int(v) and v > 0, "is a number of tokens, at least 1"),
+    "max_items": (lambda v: _is_int(v) and v > 0, "is a number of elements, at least 1"),
+    "stop": (_is_stop, 'is a string, a list of strings, or regex "...", and fits no empty text'),
+    "temperature": (lambda v: _is_number(v) and v >= 0, "is a number, at least 0"),
+    "top_p": (lambda v: _is_number(v) and 0 < v <= 1, "is a number above 0, at most 1"),
+    "min_p": (lambda v: _is_number(v) and 0 <= v <= 1, "is a number from 0 to 1"),
+    "top_k": (lambda v: _is_int(v) and v > 0, "is a number of tokens, at least 1"),
+    "seed": (lambda v: _is_int(v) and v >= 0, "is a whole number, at least 0"),
+    "logprobs": (lambda v: isinstance(v, bool), "is true or false"),
+}
+"""Of each option: whether a value fits, and what it is."""
