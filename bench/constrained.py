@@ -169,7 +169,7 @@ def _timed() -> Iterator[dict[str, float]]:
 
     for name in ("fill_masks", "take_tokens"):
         time(engine_module, name)
-    for name in ("accept", "forced", "settled"):
+    for name in ("accept", "catch_up", "take_forced", "settled"):
         time(Watch, name)
     time(Machine, "watch")
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -54,12 +55,18 @@ class TableConstraint:
         """How often a token after a state has led to no notable one, or to one."""
         self.steps: dict[int, int] = {}
         """Steps that have been taken: the next state at state << 32 | token."""
+        self._runs: dict[tuple[int, int], int] = {}
 
     def mask(self, state: int, remaining: int) -> np.ndarray:
         """Return the mask [W] of a state that `remaining` tokens may follow."""
         most = self.most
         at = remaining if remaining < most else most
         return self.entries[self.numbers[state * (most + 1) + at]][0]
+
+    @cached_property
+    def allowed(self) -> np.ndarray:
+        """The words [W] that some mask allows, as one of them."""
+        return np.bitwise_or.reduce(self.masks)
 
     def chance(self, state: int) -> float:
         """Return how likely a token after a state leads to a notable one: a quarter at first."""
@@ -80,6 +87,13 @@ class TableConstraint:
         for byte in b"".join([words[token] for token in tokens]):
             state = moves[256 * state + byte]
         return state
+
+    def run(self, state: int, count: int) -> int:
+        """Return the state after the first `count` tokens that a state forces."""
+        known = self._runs.get((state, count))
+        if known is None:
+            known = self._runs[state, count] = self.walk(state, self.forced[state][:count])
+        return known
 
     def step(self, state: int, token: int) -> int:
         """Return the state after a token that the mask of `state` allows."""

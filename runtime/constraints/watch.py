@@ -159,6 +159,21 @@ class Watch:
         """Return at most `limit` tokens that the constraint forces now."""
         return self.matcher.forced()[:limit] if self.matcher is not None else []
 
+    def take_forced(self, limit: int) -> tuple[list[int], Finish | None]:
+        """Take at most `limit` tokens that the constraint forces now; return them, and how the
+        generation ends, if it does."""
+        tokens = self.forced(limit)
+        table = self.table
+        if table is not None and self.ids is not None and tokens:
+            table.state = table.constraint.run(table.state, len(tokens))
+            self.ids += tokens
+            return tokens, Finish("complete", -1) if table.is_complete() else None
+        for number, token in enumerate(tokens, 1):
+            finish = self.accept(token)
+            if finish is not None:
+                return tokens[:number], finish
+        return tokens, None
+
     def foresee(self, whole: bool = False) -> bool:
         """Make sure of what has come while more is on its way, so that little is left to do for
         `settled`; with `whole`, say whether all of it is canonical as it is, and no stop may cut

@@ -31,15 +31,11 @@ class Endings:
             room = request.sampling.max_tokens - request.produced
             if room == 0:
                 return Finish("length", -1)
-            forced = request.watch.forced(room)
-            if not forced:
-                return None
-            for token in forced:
-                request.take(token)
-                request.token_logprobs.append(None)
-                finish = request.watch.accept(token)
-                if finish is not None:
-                    return finish
+            forced, finish = request.watch.take_forced(room)
+            request.take(forced)
+            request.token_logprobs += [None] * len(forced)
+            if finish is not None or not forced:
+                return finish
 
     def meanwhile(self, last: Iterable[Request], others: Several[Request]) -> None:
         """While draws are on their way, do what can be done of the ends of those whose `last` token
@@ -60,7 +56,7 @@ class Endings:
         if token in request.sampling.ends:
             finish = Finish("end", -1)
         else:
-            request.take(token)
+            request.take((token,))
             if request.logprobs:
                 request.token_logprobs.append(logprob)
             if request.watch is not None:

@@ -116,11 +116,11 @@ class Request:
         problem = f"row {self.row}, {self.name}: {found.fields['problem']}"
         return type(found)(what=found.fields["what"], problem=problem, span=self.span)
 
-    def take(self, token: int) -> None:
-        """Append a token that no row of the batch holds."""
-        self.sequence.append((token,))
-        self.produced += 1
-        self.flushed += 1
+    def take(self, tokens: Several[int]) -> None:
+        """Append tokens that no row of the batch holds."""
+        self.sequence.append(tokens)
+        self.produced += len(tokens)
+        self.flushed += len(tokens)
 
     def generated(self) -> np.ndarray:
         """Return the tokens that it has added to the sequence."""
