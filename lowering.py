@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from .frontend.checkpoint import Checkpoint
 from .ir.core import Module, Operation
-from .loading import gpu_lowering, kv_dtype, weight_dtype
+from .loading import activation_dtype, gpu_lowering, kv_dtype, weight_dtype
 from .options import Launch, Options
 from .passes.manager import Context, PassRecord, run_passes
 
@@ -93,12 +93,21 @@ class ModelLowering:
         regimes = with_narrow(self.regimes)
         few = partial(sampling_kernels, narrow=len(regimes) > len(self.regimes))
         around = (gpu_step_kernels if self.on_gpu else few)(self.checkpoint.config.vocab_size)
-        usual = merge_kernels(regimes) + around
+        usual = merge_kernels(regimes) + around + (self._head_kernels if self.on_gpu else [])
         if self.options.tune == "off":
             return usual
         from .tuning import choices_of
 
         return choices_of(self.options).applied(usual)
+
+    @property
+    def _head_kernels(self) -> list[tuple[Operation, Schedule]]:
+        """What computes logits of listed words on a GPU, if its head is in bf16 and whole."""
+        from .passes.tile.gpu_schedules import head_kernels
+
+        config, options = self.checkpoint.config, self.options
+        plain = weight_dtype(options) == activation_dtype(options) == "bf16" and options.tp == 1
+        return head_kernels(config.vocab_size, config.width) if plain else []
 
     @cached_property
     def kernels(self) -> Mapping[str, Kernel]:

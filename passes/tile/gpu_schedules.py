@@ -13,6 +13,8 @@ from ...ir.vocabulary_parts import part_words
 from .attention.parts import FEW, MANY
 from .attention.prompts import PROMPT
 from .attention.ways import LARGE_SCHEDULES, PROMPT_SCHEDULES, SCHEDULES, THREE
+from .products.head_words import SCHEDULE as HEAD_WORDS
+from .products.head_words import head_words, head_words_shapes
 from .products.matvec import matvec_schedule
 from .products.skinny_matmul import skinny_schedule
 from .rows.constrain import constrain_rows
@@ -165,6 +167,12 @@ def gpu_step_kernels(vocab: int) -> list[tuple[Operation, Schedule]]:
         *((kernel(vocab, part), shared) for kernel in (survey_parts, sample_join)),
         *((kernel(vocab, part), rounds) for kernel in (count_round, mass_round, kept_parts)),
     ]  # fmt: skip
+
+
+def head_kernels(vocab: int, width: int) -> list[tuple[Operation, Schedule]]:
+    """Return the kernels that compute logits of listed words, of a head in bf16."""
+    schedule = replace(HEAD_WORDS, chained=CHAINED)
+    return [(head_words(shape), schedule) for shape in head_words_shapes(vocab, width)]
 
 
 def _sums(kernel: Operation) -> int:

@@ -114,6 +114,7 @@ class Recipe:
                     place = ("arena", offsets[value.name], value.type)
                 self._places[value.name] = place
             self._add(operation)
+        self._head = self._head_of(region.operations)
         self.calls_library = any(function in ROUTINES for function, _ in self._calls)
         """Whether some launches are the library's."""
         self._static: list[Any] = [self._known(key) for key in self._slots.keys]
@@ -200,6 +201,22 @@ class Recipe:
             for routine, slots in self._calls
             if isinstance(routine, str) and routine in routines
         ]
+
+    def head(self, extents: Mapping[str, int]) -> tuple[Tensor, Tensor] | None:
+        """Return x [R, K] and the weight [V, K] whose product is the logits, and the last launch;
+        None: something else is."""
+        if self._head is None:
+            return None
+        (_, offset, type), (_, weight) = self._head
+        return self._view(offset, type, extents), self._memory.weights[weight].data
+
+    def _head_of(self, operations: Sequence[Operation]) -> list[tuple[Any, ...]] | None:
+        """Return the places of x and of the weight of a last product without a bias."""
+        product = [op for op in operations if op.name in {"graph.call", "graph.library"}][-1]
+        places = [self._places[value.name] for value in product.operands]
+        gives = product.results[0] == operations[-1].operands[0]
+        plain = gives and product.attribute("of") == "graph.matmul"
+        return places if plain and [kind for kind, *_ in places] == ["arena", "weight"] else None
 
     def _first_uses(self) -> list[tuple[int, ...]]:
         """Return for each call the slots that the step says and no call before takes."""

@@ -36,10 +36,11 @@ from ..execution.weights import Weight
 from ..schedule.held_rows import HeldRows
 from .drawn import Drawn
 from .greedy_draws import GreedyDraws
+from .head_words import HeadWords
 from .page_copies import PageCopies
 from .prompt_rooms import LENT_FOR, RECORDED, PromptRooms
 from .recordings import Recorded, Recordings
-from .token_counts import filled, logit_counts, token_counts, tried
+from .token_counts import bucket_sizes, filled, logit_counts, token_counts, tried
 
 ENTRIES = 1 << 18
 """Page table entries of a recorded step: 4 M keys; more are launched one kernel after another."""
@@ -98,6 +99,8 @@ class DeviceExecutor(CompiledExecutor):
         self.everything = torch.full((max_batch, words), -1, dtype=torch.int32, device=device)
         hold = kernels[f"constrain_rows_{config.vocab_size}"].launch
         self.held = HeldRows(config.vocab_size, self.drawn.token, self.everything, hold, carry)
+        whole = {} if host or self.announcer else kernels
+        self._head = HeadWords(whole, config.vocab_size, config.width, self.device)
         self._recorder = recorder or Rerun()
         self._sizes = bucket_sizes(max_batch)
         self._counts, self._logit_counts = token_counts(max_tokens), logit_counts(self.max_logits)
@@ -149,6 +152,7 @@ class DeviceExecutor(CompiledExecutor):
         if groups := self._groups(step):
             return self._apart(step, source, groups)
         rows, asked = step.tokens.shape[0], step.logits_rows.shape[0]
+        only = self.held.only(asked)
         small = 0 < rows <= self._sizes[-1] and (step.is_decode or self.host is None)
         small = small and step.copies is None
         lists = self._lists.plan(step, small)
@@ -159,6 +163,7 @@ class DeviceExecutor(CompiledExecutor):
             fitting = Fitting(self._lists, step, lists, self._layers)
             recorded = self._recorded.find(room, self._record, fitting.into)
             if recorded is not None:
+                recorded = self._head.twin(recorded, only, self._record)
                 self._fill(recorded.layout, step, source, fitting.lists.arrays, recorded.room)
                 recorded.replay()
                 self._latest = recorded
@@ -297,7 +302,7 @@ class DeviceExecutor(CompiledExecutor):
     @property
     def recordings(self) -> int:
         """How many rooms have been recorded."""
-        return len(self._recorded) + len(self._prompts)
+        return len(self._recorded) + len(self._prompts) + len(self._head)
 
     def _fill(
         self, layout: Layout, step: StepInput, source: np.ndarray | None,
@@ -308,9 +313,9 @@ class DeviceExecutor(CompiledExecutor):
         given |= {"source": _NOTHING if source is None else source, **lists}
         self._staging.fill(layout, given, _nothing if room is None else room.filling)
 
-    def _record(self, room: Room) -> Recorded:
+    def _record(self, room: Room, words: bool = False) -> Recorded:
         """Record the launches of a room, over rows that do nothing while that is done. Greedy draws
-        are part of them, but for prompts."""
+        are part of them, but for prompts. With `words` logits are of the listed words only."""
         layout = _layout(room.rows, room.logits or room.rows, room.sizes)
         views = layout.views(self._staging.device)
         for name, view in views.items():
@@ -324,6 +329,8 @@ class DeviceExecutor(CompiledExecutor):
         recipe = recipes[-1][1] if room.logits else _fitting(recipes, rows, room.apart)
         launches, logits = recipe.bind(inputs, extents, room.way)
         launches = [*self._copying(recipe, launches, inputs)]
+        if words and (head := self._head.launch(recipe, extents, logits)):
+            launches[-1] = head
         before = self.drawn.block.clone()
 
         def run() -> None:
@@ -390,9 +397,3 @@ def _nothing(name: str, given: np.ndarray) -> int:
 def _as_it_is(tensor: Tensor) -> Tensor:
     """Return a tensor: Triton's kernels take torch's."""
     return tensor
-
-
-def bucket_sizes(max_batch: int) -> tuple[int, ...]:
-    """Return the batches that decode steps are recorded for: near enough to waste little."""
-    sizes = [1, 2, 4, 8, *range(16, 129, 8), *range(144, 257, 16), *range(288, 4097, 32)]
-    return (*(size for size in sizes if size < max_batch), max_batch)

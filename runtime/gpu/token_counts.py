@@ -42,3 +42,9 @@ def filled(counts: Sequence[int], rows: int) -> int:
     """Return the least of the numbers that holds so many rows; these where none does."""
     at = bisect_left(counts, rows)
     return counts[at] if at < len(counts) else rows
+
+
+def bucket_sizes(max_batch: int) -> tuple[int, ...]:
+    """Return the batches that decode steps are recorded for: near enough to waste little."""
+    sizes = [1, 2, 4, 8, *range(16, 129, 8), *range(144, 257, 16), *range(288, 4097, 32)]
+    return (*(size for size in sizes if size < max_batch), max_batch)

@@ -38,6 +38,10 @@ an H200, 8 B, a token took 1.22 of a free one's time at 0.5, 1.16 at 0.1 and 1.1
 WIDE = 8
 """Rows of a batch in which what is forced is mostly drawn."""
 
+Several = frozenset[TableConstraint]
+
+_NOBODY: Several = frozenset()
+
 FREE = 0
 """The state of text that no constraint holds."""
 
@@ -167,6 +171,9 @@ class HeldRows:
         self._views: Mapping[str, Tensor] = self._layout.views(self._staging.device)
         self._masked = 0
         self._known = False
+        self._seen: tuple[Batch | None, int] = None, 0
+        self._rows = 0
+        self._of_all = self._only = _NOBODY
 
     def take(self, matchers: Iterable[Matcher]) -> None:
         """Have the constraints of a program on the device before it runs.
@@ -203,6 +210,12 @@ class HeldRows:
         """
         return self._known and not request.logprobs and forced - 1 < MIXED * batch.size
 
+    def only(self, drawn: int) -> Several:
+        """Return the constraints of a step that has just begun, if they hold every row of it and so
+        many are drawn; else none. It is asked once."""
+        found, self._only = self._only, _NOBODY
+        return found if drawn == self._rows else _NOBODY
+
     def begin(self, batch: Batch, source: np.ndarray | None, running: int) -> bool:
         """Prepare the masks of a packed step; return whether none need come from the host.
 
@@ -210,10 +223,26 @@ class HeldRows:
         is not known on the host.
         """
         self._known = bool(batch.constrained) and self._hold(batch, source, running)
+        self._only = self._holding(batch) if self._known else _NOBODY
         if not self._known and self._masked:
             self._allowed[: self._masked].fill_(-1)
             self._masked = 0
         return self._known
+
+    def _holding(self, batch: Batch) -> Several:
+        """Return the constraints of all rows; none where a row is free, or wants log-probabilities:
+        these are over all words."""
+        state = batch, batch.changes
+        if state != self._seen:
+            found: set[TableConstraint] = set()
+            for request in batch.requests:
+                matcher = None if request.watch is None else request.watch.matcher
+                if type(matcher) is not TableMatcher or request.logprobs:
+                    found.clear()
+                    break
+                found.add(matcher.constraint)
+            self._seen, self._of_all, self._rows = state, frozenset(found), batch.size
+        return self._of_all
 
     def _hold(self, batch: Batch, source: np.ndarray | None, running: int) -> bool:
         size, place = batch.size, self.tables.place

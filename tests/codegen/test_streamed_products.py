@@ -13,6 +13,7 @@ from weft.codegen.bounds.prove import prove_bounds
 from weft.codegen.meaning.arrays import widen
 from weft.codegen.meaning.reference import run_kernel
 from weft.codegen.triton.emit import emit
+from weft.passes.tile.products.head_words import HeadWords, head_words
 from weft.passes.tile.products.matvec import Matvec, matvec, matvec_schedule, suited
 from weft.passes.tile.products.skinny_matmul import SkinnyMatmul, skinny_matmul
 from weft.passes.tile.rows.elementwise import add_rmsnorm
@@ -67,6 +68,20 @@ def added_rounded(rng: np.random.Generator, t: int, parts: int) -> Case:
     return Case(add_rmsnorm(96, 1e-5, "bf16", parts=parts), arguments, expected, 2e-2)
 
 
+def listed(rng: np.random.Generator, r: int, count: int) -> Case:
+    shape = HeadWords(70, 64, rows=16, block_n=16, block_k=32, programs=2)
+    x, w = bf16(normal(rng, r, shape.k)), bf16(normal(rng, shape.vocab, shape.k) / 8)
+    words = rng.permutation(shape.vocab).astype("i4")
+    words[:count].sort()
+    words[:1] = -1 if count else words[:1]  # which is no word
+    some = words[:count][words[:count] >= 0]
+    logits = poison(r, shape.vocab)  # and stays where nothing is listed
+    wanted = logits.astype("f8")
+    wanted[:, some] = from_bf16(x) @ from_bf16(w)[some].T
+    arguments = [r, x, w, np.array([count], "i4"), words, logits]
+    return Case(head_words(shape), arguments, {"logits": wanted}, 2e-3)
+
+
 def _with(build: Callable[..., Case], *more: Any) -> Callable[[np.random.Generator, int], Case]:
     return lambda rng, t: build(rng, t, *more)
 
@@ -84,6 +99,7 @@ FAMILIES: dict[str, Callable[[np.random.Generator, int], Case]] = {
     "skinny_cut": _with(skinny, SkinnyMatmul(64, 128, cuts=4, rows=16, block_n=32, block_k=16)),
     "skinny_packed": _with(skinny, SkinnyMatmul(48, 64, True, rows=16, block_n=16, block_k=32,
                                                 columns=12, packed=True)),
+    "listed": _with(listed, 37), "listed_all": _with(listed, 70), "listed_none": _with(listed, 0),
     "added": _with(added, 3), "added_one": _with(added, 1), "added_bf16": _with(added_rounded, 4),
 }  # fmt: skip
 

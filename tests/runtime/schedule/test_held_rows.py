@@ -1,6 +1,8 @@
 """Masks and states on a device that runs ahead: what rows before left there touches none after."""
 
+import numpy as np
 import pytest
+import torch
 from weft.runtime.schedule import held_rows
 
 THEN_FREE = """program p(n: int) -> str:
@@ -32,6 +34,43 @@ def test_rows_that_were_held_before_are_free(toy, text, count):
     assert found == [oracle(row, **args).value for row, args in enumerate(rows)]
     assert executable.engine.executor.fed
     toy.assert_clean(executable)
+
+
+SAMPLED = """program p(n: int) -> str:
+    "{n}:"
+    gen a(max_tokens=8, temperature=1.0): regex "[a-d ]{3,9}"
+    if n % 2 == 0:
+        gen b(max_tokens=5, logprobs=true): regex "[x-z]{3,5}"
+    gen c(max_tokens=6): regex "[0-9]{4,6}"
+    return "{a}{c}"
+"""
+
+
+@pytest.mark.parametrize("text", [THEN_FREE, JOINS, SAMPLED])
+@pytest.mark.parametrize("count", [1, 5])
+def test_constraints_of_all_rows_allow_all_that_is_drawn(toy, monkeypatch, text, count):
+    """Where all rows are held, what their constraints allow in no state is never looked at."""
+    rows, oracle, asked = [{"n": n} for n in range(count)], toy.oracle(text), []
+    executable = toy.compile(text, ahead=True, max_batch=4, max_tokens=32)
+    executor = executable.engine.executor
+    forward = executor.forward
+
+    def spoiled(step, source=None):
+        only = executor.held.only(len(step.logits_rows))
+        assert not executor.held.only(len(step.logits_rows))  # it is asked once
+        logits = forward(step, source)
+        asked.append(len(only))
+        if only:
+            words = np.bitwise_or.reduce([one.allowed for one in only]).view(np.uint8)
+            allowed = np.unpackbits(words, bitorder="little")[: logits.shape[1]].astype(bool)
+            assert 0 < allowed.sum() < len(allowed) // 2
+            logits[:, torch.from_numpy(~allowed)] = 1e6
+        return logits
+
+    monkeypatch.setattr(executor, "forward", spoiled)
+    found = executable.run_rows(rows).values
+    assert found == [oracle(row, **args).value for row, args in enumerate(rows)]
+    assert 1 in asked and 0 in asked
 
 
 @pytest.mark.parametrize("mixed", [0.0, 99.0])
