@@ -76,6 +76,7 @@ def main() -> None:
             times = [seconds_of(model, WORKLOADS[name]) for _ in range(options.rounds + 1)]
         taken = median(times[1:])
         figures[f"transformers_{name}_seconds"] = taken
+        figures[f"transformers_{name}_rounds_s"] = times[1:]
         ours = known.get(f"{name}_seconds")
         if ours:
             figures[f"{name}_vs_transformers"] = taken / ours

@@ -72,23 +72,31 @@ class DeviceFull(CapacityError):
     hint = "rows that are done stand in the journal; lower max_tokens, or end other processes"
 
 
-_LOST = ("CUDA error", "Triton Error [CUDA]", "NCCL error", "cuBLAS error", "device-side assert")
+_FAILED = ("CUDA error", "Triton Error [CUDA]", "NCCL error", "cuBLAS error", "device-side assert")
+
+
+def device_error(error: RuntimeError) -> WeftError | None:
+    """Return DeviceLost or DeviceFull for what torch, Triton and CUDA say when a device fails; None
+    for anything else."""
+    text = str(error)
+    failed = any(mark in text for mark in _FAILED)
+    if isinstance(error, torch.OutOfMemoryError) or (failed and "out of memory" in text):
+        now = Device.find()
+        held = max(0, now.total - now.free - now.own)
+        return DeviceFull(**sizes(free=now.free, total=now.total, held=held))
+    return DeviceLost(problem=text.strip().splitlines()[0]) if failed else None
 
 
 @contextmanager
 def device_errors() -> Iterator[None]:
-    """Raise DeviceLost and DeviceFull for what torch and Triton say when a device fails."""
+    """Raise DeviceLost and DeviceFull for what is said when a device fails: by what is launched, or
+    by whatever comes next to it."""
     try:
         yield
-    except torch.OutOfMemoryError as error:
-        now = Device.find()
-        held = max(0, now.total - now.free - now.own)
-        raise DeviceFull(**sizes(free=now.free, total=now.total, held=held)) from error
     except RuntimeError as error:
-        text = str(error)
-        if not any(mark in text for mark in _LOST):
+        if (failure := device_error(error)) is None:
             raise
-        raise DeviceLost(problem=text.strip().splitlines()[0]) from error
+        raise failure from error
 
 
 LEAST = {"bf16": (8, 0), "f8e4m3": (8, 9)}
@@ -129,10 +137,11 @@ class Device:
 
     @contextmanager
     def watched(self, model: str) -> Iterator[None]:
-        """Raise DeviceInUse where memory that was free is not there any more."""
+        """Raise DeviceInUse where memory that was free is not there any more, and DeviceLost."""
         try:
-            yield
-        except torch.OutOfMemoryError as error:
+            with device_errors():
+                yield
+        except DeviceFull as error:
             now = Device.find()
             held = max(0, now.total - now.free - now.own)
             counts = sizes(need=self.free, total=now.total, held=held, free=now.free)

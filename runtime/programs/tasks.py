@@ -14,6 +14,7 @@ from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..devices.device import device_errors
 from ..engine import Engine
 from ..schedule.request import Request
 from .future_values import Later, Spawn
@@ -104,7 +105,9 @@ class TaskLoop:
         self.advance()
         if self.engine:
             steps = self.engine.steps
-            for request in self.engine.step():
+            with device_errors():
+                done = self.engine.step()
+            for request in done:
                 self._wake(request, request, request.error)
             if self.engine.steps == steps:  # what is ready may give room, or cancel
                 self._advance_all()

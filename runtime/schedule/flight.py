@@ -9,6 +9,7 @@ from typing import Protocol
 import numpy as np
 from torch import Tensor
 
+from ..devices.device import device_error
 from ..tracing.trace import StepRecord
 from .batch import Batch, Chunk
 from .garbage import collect_meanwhile
@@ -87,8 +88,11 @@ class Flight:
     """Requests that have left the batch before their last token was known, and its number."""
 
     def ready(self) -> bool:
-        """Say, without waiting, whether all that it gives is there."""
-        return self.draw.ready() and (self.scores is None or self.scores.ready())
+        """Say, without waiting, whether all that it gives is there; raises DeviceLost."""
+        try:
+            return self.draw.ready() and (self.scores is None or self.scores.ready())
+        except RuntimeError as error:
+            raise device_error(error) or error from None
 
     def wait(self, ahead: bool) -> tuple[Drawn, bool]:
         """Return what was drawn, and whether the host waited for it; a device that is `ahead` of

@@ -83,7 +83,7 @@ def test_a_device_lost_in_mid_run_costs_the_rows_under_way_only(toy, tmp_path):
     def lost(*step):
         left[0] -= 1
         if left[0] < 0:
-            raise DeviceLost(problem="CUDA error: unspecified launch failure")
+            raise RuntimeError("CUDA error: unspecified launch failure\nmore of it")
         return forward(*step)
 
     executable.engine.executor.forward = lost

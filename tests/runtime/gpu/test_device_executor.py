@@ -8,7 +8,9 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from weft.codegen.build_cuda import load_kernels
@@ -28,7 +30,8 @@ from weft.runtime.devices.device import (
     device_errors,
 )
 from weft.runtime.devices.staging import ALIGNMENT, CARRIED, DEPTH, Layout, Staging
-from weft.runtime.gpu.drawn import Drawn
+from weft.runtime.gpu.drawn import Draw, Drawn
+from weft.runtime.schedule.flight import Flight
 
 WORKER = Path(__file__).parent / "device_worker.py"
 
@@ -145,9 +148,20 @@ def test_memory_that_is_gone_when_it_is_taken_is_named_too(monkeypatch):
     with pytest.raises(DeviceInUse, match=r"other processes hold 20.0 GiB and 3.0 GiB are free"):
         with device.watched("m"):
             raise torch.OutOfMemoryError("CUDA out of memory")
-    with pytest.raises(DeviceFull, match=r"3.0 GiB of 24.0 GiB are free, and 20.0 GiB"):
-        with device_errors():
-            raise torch.OutOfMemoryError("CUDA out of memory")
+    for error in (
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("Triton Error [CUDA]: out of memory"),
+        RuntimeError("CUDA error: out of memory\nmore"),
+    ):
+        with pytest.raises(DeviceFull, match=r"3.0 GiB of 24.0 GiB are free, and 20.0 GiB"):
+            with device_errors():
+                raise error
+        with pytest.raises(DeviceInUse, match=r"other processes hold 20.0 GiB"):
+            with device.watched("m"):
+                raise error
+    with pytest.raises(DeviceLost, match="launch failure"):
+        with device.watched("m"):
+            raise RuntimeError("CUDA error: unspecified launch failure")
 
 
 @pytest.mark.parametrize(
@@ -163,6 +177,15 @@ def test_a_device_that_fails_is_named(text):
     with pytest.raises(RuntimeError, match="anything else"):
         with device_errors():
             raise RuntimeError("anything else")
+
+
+def test_a_device_that_failed_is_heard_of_where_a_draw_is_looked_for():
+    def query():
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    draw = Draw(torch.zeros(3, 1, dtype=torch.int32), SimpleNamespace(query=query))
+    with pytest.raises(DeviceLost, match="illegal memory access"):
+        Flight(np.zeros(0), (), draw, 0).ready()
 
 
 def test_formats_that_a_card_lacks():
