@@ -127,3 +127,22 @@ def test_what_takes_long_is_told_once_and_what_does_not_is_not(monkeypatch):
     with live.compiling(patience=0.0):
         assert heard.wait(10)
     assert len(said) == 1 and said[0].startswith("still compiling")
+
+
+def test_the_bar_of_loading_shows_what_is_large_on_a_terminal_only(monkeypatch):
+    from io import StringIO
+
+    from rich.console import Console
+    from weft.cli import live
+
+    def shown(total: int, terminal: bool = True, quiet: bool = False) -> str:
+        console = Console(file=StringIO(), force_terminal=terminal, width=80)
+        monkeypatch.setattr(live, "remarks", lambda: console)
+        with live.LoadingBar(quiet) as bar:
+            bar.show(total // 4, total)
+            bar.show(total, total)
+        return console.file.getvalue()
+
+    least = live.LoadingBar.LEAST
+    assert "loading weights" in shown(least) and "256.0/256.0 MiB" in shown(least)
+    assert not any((shown(least - 1), shown(least, terminal=False), shown(least, quiet=True)))

@@ -79,6 +79,15 @@ def test_equal_tensors_are_shared(folder):
     assert found["again"] is found["b"]
 
 
+def test_progress_rises_to_all_bytes_and_counts_what_is_shared_once(folder):
+    text = STACKED + '%again = graph.weight tensors = "q" : tensor<bf16, [5, 4]>\n'
+    module, heard = parse_module(text), []
+    load_weights(module, Checkpoint(folder[0]), progress=lambda *bytes: heard.append(bytes))
+    done, totals = zip(*heard, strict=True)
+    assert set(totals) == {weight_bytes(module)} and done[-1] == totals[0]
+    assert list(done) == sorted(set(done)) and len(done) == 3
+
+
 def test_missing_tensor_and_wrong_shape(folder):
     checkpoint = Checkpoint(folder[0])
     with pytest.raises(MissingTensor, match="no tensor 'absent'"):
