@@ -1,7 +1,7 @@
 """Sparse attention: what it costs in accuracy (counts, on any machine); `bench.sparse_speed` times
 it on a GPU, into the same file of results.
 
-    python -m bench.sparse_attention [--only perplexity retrieval calibration]
+    python -m bench.sparse_attention [--only perplexity retrieval gpu calibration]
         [--model tiny-dense] [--json] [--record]
 
 Perplexity is of the whole of zoo/heldout.txt in sequences of 4096 tokens, by the CPU's compiled
@@ -9,11 +9,13 @@ kernels, every token a decode step of its own; its loss counts tokens with more 
 them. Retrieval is key-value questions and needles over contexts of 512 to 7900 tokens (the models
 were trained to 8192; policies of a fixed share are asked up to 2048), by the oracle of those
 kernels: the context is read densely, question and answer sparsely. Questions are drawn from a seed
-on which no policy was chosen. `_loss_error` is the standard error of the points lost. Keys end in
-the policy's name; `perplexity_loss` and `retrieval_loss_points` are the worst over the models, of
-the adaptive policy with its tail (POLICIES["adaptive_tail"]), those with `_no_tail` of the same
-without, and those with `_strict` of one that reads more, chosen on other questions.
-`calibration_tiny_s` is what calibrating the slower model takes on this CPU.
+on which no policy was chosen. `gpu` is perplexity by the oracle on a GPU, as its kernels select:
+queries rounded to bytes, scores by steps; left out where there is none. `_loss_error` is the
+standard error of the points lost. Keys end in the policy's name; `perplexity_loss` and
+`retrieval_loss_points` are the worst over the models, of the adaptive policy with its tail
+(POLICIES["adaptive_tail"]), those with `_no_tail` of the same without, and those with `_strict` of
+one that reads more, chosen on other questions. `calibration_tiny_s` is what calibrating the slower
+model takes on this CPU.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
 from weft.cli.attention import use_device
 from weft.evaluation.attention import judged
 from weft.evaluation.harness import Evaluation, Measured, Plan
@@ -33,7 +36,6 @@ from weft.evaluation.subject import Subject
 from weft.frontend.checkpoint import ZOO, open_checkpoint
 from weft.ir.sparse import parse_policy
 
-from bench.cpu import record
 from bench.documents.sparse import mean_lost
 from bench.sparse.calibration import calibration
 
@@ -59,7 +61,8 @@ PLANS = {
         for length, contexts in QUESTIONS.items()
     ],
 }
-LEFT_OUT = {"perplexity": {}, "retrieval": {"wide": 0, "fixed": 2048, "wide_tail": 2048}}
+PLANS["gpu"] = PLANS["perplexity"]
+LEFT_OUT = {"retrieval": {"wide": 0, "fixed": 2048, "wide_tail": 2048}}
 """Policies that a section measures to contexts of so many tokens only."""
 
 
@@ -70,19 +73,21 @@ def measure(section: str, model: str) -> Iterator[Figures]:
         print(f"{model}: {found}", flush=True)
         yield {f"calibration_{model.replace('-', '_')}": found}
         return
-    checkpoint = open_checkpoint(model)
-    subject = KernelSubject(checkpoint) if section == "perplexity" else Subject(checkpoint)
-    at = model.replace("-", "_")
+    checkpoint, on_gpu = open_checkpoint(model), section == "gpu"
+    kernels, device = section == "perplexity", "cuda" if on_gpu else "cpu"
+    subject = KernelSubject(checkpoint) if kernels else Subject(checkpoint, device)
+    at, left_out = model.replace("-", "_"), LEFT_OUT.get(section, {})
     for plan in PLANS[section]:
         policies = {
             name: parse_policy(text)
             for name, text in POLICIES.items()
-            if plan.lengths[0] <= LEFT_OUT[section].get(name, plan.lengths[0])
+            if plan.lengths[0] <= left_out.get(name, plan.lengths[0])
         }
-        found = Evaluation(subject, judged(checkpoint, list(policies.values())), plan).run()
+        attentions = judged(checkpoint, list(policies.values()), words=on_gpu)
+        found = Evaluation(subject, attentions, plan).run()
         print(table(model, found), flush=True)
         yield {
-            f"{key}_{at}_{name}": value
+            f"{key}_{at}_{name}{'_gpu' * on_gpu}": value
             for name, policy in policies.items()
             for key, value in _of(found[str(policy)]).items()
         }
@@ -129,6 +134,15 @@ def headline(figures: Figures) -> Figures:
     return found
 
 
+def keep(figures: Figures, section: str, model: str, file: Path) -> None:
+    """Merge the figures of a section into a file, with the machine that it was measured on."""
+    if section == "gpu":
+        from bench import gpu_kernels as machine
+    else:
+        from bench import cpu as machine
+    machine.record(figures, [f"{section} {model}"], file)
+
+
 def recorded(file: Path | None) -> Figures:
     """Return the figures of a results file, if there is one."""
     return json.loads(file.read_text())["figures"] if file and file.exists() else {}
@@ -136,7 +150,7 @@ def recorded(file: Path | None) -> Figures:
 
 HEADLINES = {"": "adaptive_tail", "_no_tail": "adaptive", "_strict": "strict_tail"}
 """What figures over all models end in, and whose they are."""
-SECTIONS = ("perplexity", "retrieval", "calibration")
+SECTIONS = ("perplexity", "retrieval", "calibration", "gpu")
 
 
 def main() -> None:
@@ -152,13 +166,13 @@ def main() -> None:
     options = parser.parse_args()
     use_device("cpu", options.threads)
     figures: Figures = {}
-    for section in options.only or SECTIONS:
+    for section in options.only or SECTIONS[: len(SECTIONS) - (not torch.cuda.is_available())]:
         for model in options.model:
             for found in measure(section, model):
                 figures |= found
                 figures |= headline(recorded(options.record) | figures)
                 if options.record:
-                    record(figures, [f"{section} {model}"], options.record)
+                    keep(figures, section, model, options.record)
     for key in ("perplexity_loss", "retrieval_loss_points"):
         for name in (key + end for end in HEADLINES):
             if name in figures:

@@ -57,7 +57,8 @@ def perplexity(
 def _losses(subject: Tested, each: Judged, row: list[int]) -> torch.Tensor:
     """Return the negative log-likelihood of every token of a row but the first."""
     scores = subject.whole(row, subject.attention_of(each))[:-1].double().log_softmax(-1)
-    return -scores.gather(1, torch.tensor(row[1:])[:, None])[:, 0]
+    wanted = torch.tensor(row[1:], device=scores.device)[:, None]
+    return -scores.gather(1, wanted)[:, 0].cpu()
 
 
 def _summary(losses: dict[str, torch.Tensor], late: torch.Tensor) -> dict[str, Perplexity]:
