@@ -34,6 +34,7 @@ from weft.evaluation.kernels import KernelSubject
 from weft.evaluation.report import table
 from weft.evaluation.subject import Subject
 from weft.frontend.checkpoint import ZOO, open_checkpoint
+from weft.ir.loss_table import FILE_NAME, MeasuredLoss, save_losses
 from weft.ir.sparse import parse_policy
 
 from bench.documents.sparse import mean_lost
@@ -135,12 +136,24 @@ def headline(figures: Figures) -> Figures:
 
 
 def keep(figures: Figures, section: str, model: str, file: Path) -> None:
-    """Merge the figures of a section into a file, with the machine that it was measured on."""
+    """Merge the figures of a section into a file, with the machine that it was measured on; losses
+    of perplexity go beside the shipped model, too, where `max_loss` looks for them."""
     if section == "gpu":
         from bench import gpu_kernels as machine
     else:
         from bench import cpu as machine
     machine.record(figures, [f"{section} {model}"], file)
+    if section == "perplexity" and file == RESULTS:
+        keep_losses(figures, model)
+
+
+def keep_losses(figures: Figures, model: str) -> None:
+    """Write the table of losses of a shipped model from the record's figures."""
+    checkpoint, at = open_checkpoint(model), model.replace("-", "_")
+    rows = [MeasuredLoss(policy, figures[f"perplexity_loss_{at}_{name}"],
+                         figures[f"bytes_read_{at}_{name}"])
+            for name, policy in POLICIES.items()]  # fmt: skip
+    save_losses(ZOO / model / FILE_NAME, checkpoint.identity, rows)
 
 
 def recorded(file: Path | None) -> Figures:

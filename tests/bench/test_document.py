@@ -6,6 +6,10 @@ import shutil
 
 import pytest
 from weft.bench.document import DOCUMENTS, LINES, RESULTS, TABLES, update
+from weft.bench.sparse_attention import MODELS, POLICIES, recorded
+from weft.bench.sparse_attention import RESULTS as SPARSE
+from weft.frontend.checkpoint import ZOO, open_checkpoint
+from weft.ir.loss_table import FILE_NAME, load_losses
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.parent.name)
@@ -37,6 +41,17 @@ def test_a_new_record_of_sparse_attention_makes_its_page_stale(tmp_path):
     row = next(line for line in made.splitlines() if "1/16, channels=32, tail=mean)` | +50" in line)
     assert row.endswith("| 100 | 10.0 x | not recorded |")
     assert "tail=mean)` | " in made and made.count("not measured | not measured") >= 1
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_what_max_loss_goes_by_is_the_record(model):
+    """The shipped tables of losses: every policy that was measured, as it was."""
+    figures, at = recorded(SPARSE), model.replace("-", "_")
+    rows = load_losses(ZOO / model / FILE_NAME, open_checkpoint(model).identity, model)
+    assert {row.policy: (row.loss, row.bytes) for row in rows} == {
+        policy: (figures[f"perplexity_loss_{at}_{name}"], figures[f"bytes_read_{at}_{name}"])
+        for name, policy in POLICIES.items()
+    }
 
 
 def test_a_new_record_of_offloading_makes_its_page_stale(tmp_path):
