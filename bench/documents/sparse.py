@@ -67,19 +67,26 @@ def _speed(found: Mapping[str, Any] | None, dense: float) -> list[str]:
 
 
 def perplexity(figures: Mapping[str, Any]) -> list[str]:
-    """Return a row a policy: of each model the perplexity lost, tokens and bytes read."""
+    """Return a row a policy: of each model the perplexity lost, by exact scores and as a GPU
+    selects, tokens and bytes read."""
     of_model = [f"{name}: {what}" for name in ("tiny-dense", "tiny-moe")
-                for what in ("perplexity", "tokens", "bytes")]  # fmt: skip
-    rows = [f"| policy | {' | '.join(of_model)} |", "|" + "---|" * 7]
+                for what in ("perplexity", "on a GPU", "tokens", "bytes")]  # fmt: skip
+    rows = [f"| policy | {' | '.join(of_model)} |", "|" + "---|" * 9]
     for name, policy in POLICIES.items():
         cells = []
         for end in (f"{model}_{name}" for model in MODELS):
-            lost = 100 * figures[f"perplexity_loss_{end}"]
-            error = 100 * figures[f"perplexity_loss_standard_error_{end}"]
-            cells += [f"{lost:+.1f} % ({error:.1f})", f"{figures[f'tokens_read_{end}']:.3f}",
+            cells += [_lost(figures, end), _lost(figures, f"{end}_gpu"),
+                      f"{figures[f'tokens_read_{end}']:.3f}",
                       f"{figures[f'bytes_read_{end}']:.3f}"]  # fmt: skip
         rows.append(f"| `{policy}` | {' | '.join(cells)} |")
     return rows
+
+
+def _lost(figures: Mapping[str, Any], end: str) -> str:
+    if f"perplexity_loss_{end}" not in figures:
+        return "not measured"
+    lost = 100 * figures[f"perplexity_loss_{end}"]
+    return f"{lost:+.1f} % ({100 * figures[f'perplexity_loss_standard_error_{end}']:.1f})"
 
 
 ASKED = ("adaptive", "adaptive_tail", "strict_tail")
@@ -120,7 +127,10 @@ SPARSE_TABLES: dict[str, tuple[Table, tuple[str, ...]]] = {
         tradeoff,
         ("perplexity tiny-moe", "retrieval tiny-moe", "speed policies", "speed operation"),
     ),
-    "sparse_perplexity": (perplexity, ("perplexity tiny-dense", "perplexity tiny-moe")),
+    "sparse_perplexity": (
+        perplexity,
+        ("perplexity tiny-dense", "perplexity tiny-moe", "gpu tiny-dense", "gpu tiny-moe"),
+    ),
     "sparse_retrieval": (retrieval, ("retrieval tiny-dense", "retrieval tiny-moe")),
 }
 """Tables by name, with the sections of the record that they are made of."""
