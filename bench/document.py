@@ -85,6 +85,15 @@ def _workload(what: str, name: str, ending: str, form: Callable[[float], str]) -
     return Line(what, "gpu_programs", name + ending, name, form, _PROGRAMS.format(name))
 
 
+def _setting(what: str, setting: str, name: str, ending: str, options: str) -> Line:
+    """Return a share that another model or setting reaches, whose figures have names of its own."""
+    section = f"{setting}_{name}"
+    command = f"python -m bench.gpu_programs {options} --only {name}"
+    if setting.endswith("tp2"):
+        command = command.replace("python", "torchrun --nproc-per-node 2", 1)
+    return Line(what, "gpu_programs", section + ending, section, percent, command)
+
+
 def _sparse(what: str, figure: str, section: str, form: Callable[[float], str]) -> Line:
     command = f"python -m bench.sparse_attention --only {section}"
     return Line(what, "sparse_attention", figure, f"{section} tiny-moe", form, command)
@@ -115,6 +124,13 @@ def _programs_gpu(what: str, figure: str, section: str, form: Callable[[float], 
         command = "python -m bench.programs --target cuda"
     return Line(what, "programs_gpu", figure, section, form, command)
 
+
+_SETTINGS = (
+    ("fp8_kv_fp8", "--weights fp8 --kv fp8", "GPU, fp8 weights and keys"),
+    ("qwen3-30b-a3b", "--model random:qwen3-30b-a3b", "GPU, 30 B mixture of experts, 3 B active"),
+    ("tp2", "--tp 2", "two GPUs"),
+)
+"""Settings by the names of their figures, their options, and what they are."""
 
 HEADLINES: tuple[Line, ...] = (
     _workload("GPU, 8 B shape: 128 requests that share nothing, over transformers",
@@ -170,6 +186,19 @@ REST: tuple[Line, ...] = (
     _workload("GPU: 8 prompts of 16 branches, share of the floor", "w3", "_fraction_of_floor",
               percent),
     _workload("GPU: one request, share of the floor", "w4", "_fraction_of_floor", percent),
+    Line("GPU: decode step of one sequence of 128 Ki, share of its roofline", "gpu_programs",
+         "decode_128k_fraction_of_roofline", "long", percent, _PROGRAMS.format("long")),
+    Line("GPU: decode step of 256 sequences, share of its roofline", "gpu_programs",
+         "decode_b256_fraction_of_roofline", "wide", percent, _PROGRAMS.format("wide")),
+    *(_setting(what, setting, name, ending, options)
+      for setting, options, kind in _SETTINGS
+      for what, name, ending in (
+          (f"{kind}: decode step of one sequence, share of its roofline", "decode_b1",
+           "_fraction_of_roofline"),
+          (f"{kind}: of 64 sequences", "decode_b64", "_fraction_of_roofline"),
+          (f"{kind}: prefill of 8192 tokens, share of a bf16 product's rate", "prefill",
+           "_fraction_of_matmul"),
+      )),
     _programs_gpu("GPU, 8 B shape: how many of the 26 programs were so measured", "gpu_programs",
                   "multi_chain", whole),
     _programs_gpu("the one that gains least", "gpu_speedup_min", "multi_chain", times),
@@ -183,6 +212,12 @@ REST: tuple[Line, ...] = (
             "decode_attention_fraction_of_copy_page128", "decode", percent),
     _kernel("GPU: decode attention, pages of 16, seconds over the best peer's (worst case)",
             "decode_over_best_peer_max_page16", "peers", times),
+    _kernel("GPU: cascade or flat, seconds lost by the choice (worst of the grid)",
+            "cascade_regret_max", "cascade", percent),
+    _kernel("GPU: cascades of the grid within 15 % of the roofs alone",
+            "cascade_cells_within_15_percent_of_model", "cascade", percent),
+    _kernel("the same of what is predicted with measured latencies",
+            "cascade_cells_within_15_percent_of_planned", "cascade", percent),
     _sparse_gpu("GPU: sparse attention (1/16), 128 Ki, batch 8, over our dense kernel",
                 "speedup_128k_batch8", "operation"),
     _sparse_gpu("the same at batch 1", "speedup_128k_batch1", "operation"),
