@@ -218,7 +218,7 @@ def compiled_executor(
     from .runtime.devices.host_room import require_host_room
     from .runtime.execution.compiled_executor import CompiledExecutor
     from .runtime.execution.weights import load_weights, weight_bytes
-    from .tuning import host_products, short_steps
+    from .tuning.choices import host_products, short_steps
 
     share_cores(options.thread_count)
     every = with_narrow(regimes)

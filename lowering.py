@@ -96,7 +96,7 @@ class ModelLowering:
         usual = merge_kernels(regimes) + around + (self._head_kernels if self.on_gpu else [])
         if self.options.tune == "off":
             return usual
-        from .tuning import choices_of
+        from .tuning.choices import choices_of
 
         return choices_of(self.options).applied(usual)
 

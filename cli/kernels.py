@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ..cost_model.binding import Binding
     from ..cost_model.hardware import Hardware
     from ..runtime.execution.step import StepInput
-    from ..tuning import KernelLine
+    from ..tuning.lines import KernelLine
 
 PROGRAM = 'program nothing() -> str:\n    return ""\n'
 """A program, where only the model's kernels are looked at."""
@@ -44,8 +44,8 @@ class KernelOptions:
 
 def kernels(options: KernelOptions) -> None:
     """Print the table of a decode step, or of one that reads a prompt; search first if asked."""
-    from ..around_lines import around_lines
-    from ..tuning import kernel_lines
+    from ..tuning.around import around_lines
+    from ..tuning.lines import kernel_lines
 
     compilation = _compilation(options)
     hardware = gpu_hardware() if compilation.on_gpu else hardware_here()
@@ -129,7 +129,8 @@ def prefill_input(executor: Any, tokens: int) -> StepInput:
 def _search(compilation: Compilation, hardware: Hardware) -> None:
     """Search schedules for the kernels of decode steps of each size, and of a prompt's step."""
     from ..cost_model.binding import decode, prefill
-    from ..tuning import choices_of, search_schedules
+    from ..tuning.choices import choices_of
+    from ..tuning.search import search_schedules
 
     executor, steps = compilation.executor, []
     rows = sorted({min(r.rows or 1, executor.max_batch) for r in compilation.regimes})

@@ -25,8 +25,9 @@ MAY_IMPORT = {
 }
 """Rooms, and the rooms that each may import; `compiler` and the faces may import all."""
 
-FACES = ("explore",)
-"""Rooms above the compiler, which may import all; their other manners are those of the rooms."""
+FACES = ("explore", "tuning")
+"""Rooms beside and above the compiler, which may import all; their other manners are those of the
+rooms."""
 
 RUNTIME_ORDER = (
     "tracing", "devices", "memory", "execution", "attention", "constraints", "schedule", "gpu",

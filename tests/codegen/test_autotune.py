@@ -22,7 +22,9 @@ from weft.passes.tile.regimes import lower_model, merge_kernels
 from weft.runtime.execution import timing
 from weft.runtime.execution.compiled_executor import CompiledExecutor
 from weft.runtime.execution.timing import BoundLaunch, step_seconds
-from weft.tuning import choices_of, kernel_lines, search_schedules
+from weft.tuning.choices import choices_of
+from weft.tuning.lines import kernel_lines
+from weft.tuning.search import search_schedules
 
 USUAL = Schedule()
 OTHERS = [Schedule(unroll=n) for n in (1, 2, 3, 5, 6, 7)]

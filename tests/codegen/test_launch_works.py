@@ -18,7 +18,7 @@ from weft.options import Options
 from weft.passes.tile.regimes import Sparse, lower_for_gpu, lower_model, merge_kernels
 from weft.runtime.execution.library import nothing
 from weft.tests.codegen.test_autotune import Clocked
-from weft.tuning import KernelLine, kernel_lines
+from weft.tuning.lines import KernelLine, kernel_lines
 
 CONTEXT = 1 << 17
 POLICY = "sparse(ratio=1/16, channels=32, min_context=0)"

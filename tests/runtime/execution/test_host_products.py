@@ -18,7 +18,7 @@ from weft.runtime.execution.host_products import (
 )  # fmt: skip
 from weft.runtime.execution.library import matmul
 from weft.runtime.execution.weights import Weight
-from weft.tuning import host_products as products_here
+from weft.tuning.choices import host_products as products_here
 
 needs_onednn = pytest.mark.skipif(not available(), reason="torch was built without oneDNN")
 

@@ -22,7 +22,7 @@ from weft.runtime.execution.short_steps import (
     usual,
 )
 from weft.runtime.execution.token_rows import KeptRows, token_rows
-from weft.tuning import short_steps as steps_here
+from weft.tuning.choices import short_steps as steps_here
 
 ROWS = 8
 

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from weft.around_lines import around_lines, around_work
 from weft.codegen.meaning.reference import run_kernel
 from weft.cost_model.hardware_file import load
 from weft.ir.vocabulary_parts import SEARCH_ROUNDS
@@ -17,6 +16,7 @@ from weft.passes.tile.gpu_schedules import gpu_step_kernels
 from weft.runtime.execution.sampler import sample_rows
 from weft.runtime.gpu.around_step import GREEDY, SAMPLED, launches_around
 from weft.runtime.gpu.greedy_draws import MANY
+from weft.tuning.around import around_lines, around_work
 
 VOCAB = 333
 CPU = torch.device("cpu")

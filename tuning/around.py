@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .cost_model.hardware import Level
-from .cost_model.roofline import op_time
-from .cost_model.scene import Work
-from .ir.vocabulary_parts import SEARCH_BITS, SEARCH_ROUNDS, part_count, part_words
-from .tuning import KernelLine, launch_mode, schedule_text
+from ..cost_model.hardware import Level
+from ..cost_model.roofline import op_time
+from ..cost_model.scene import Work
+from ..ir.vocabulary_parts import SEARCH_BITS, SEARCH_ROUNDS, part_count, part_words
+from .lines import KernelLine, launch_mode, schedule_text
 
 if TYPE_CHECKING:
-    from .compiler import Compilation
-    from .runtime.execution.timing import BoundLaunch
+    from ..compiler import Compilation
+    from ..runtime.execution.timing import BoundLaunch
 
 KEYS = (1 << SEARCH_BITS) - 1
 """Thresholds of a round of a search."""
@@ -51,8 +51,8 @@ def around_lines(
 
     A step launches a greedy draw, or a sampled one of as many of its kernels as its settings need.
     """
-    from .runtime.execution.timing import launch_seconds
-    from .runtime.gpu.around_step import launches_around
+    from ..runtime.execution.timing import launch_seconds
+    from ..runtime.gpu.around_step import launches_around
 
     executor: Any = compilation.executor
     vocab_size = executor.vocab_size

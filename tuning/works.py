@@ -6,17 +6,17 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from .cost_model.hardware import Level
-from .cost_model.scene import Scene, Work
-from .cost_model.sparse_attention import STEPS, by_steps, sparse_parts
-from .cost_model.sparse_bytes import Overheads
-from .cost_model.sparse_work import policy_of, scored_contexts, select, shape_of_heads
-from .cost_model.work import work_of
-from .ir.core import Module, Operation
-from .ir.sparse import few_pairs
+from ..cost_model.hardware import Level
+from ..cost_model.scene import Scene, Work
+from ..cost_model.sparse_attention import STEPS, by_steps, sparse_parts
+from ..cost_model.sparse_bytes import Overheads
+from ..cost_model.sparse_work import policy_of, scored_contexts, select, shape_of_heads
+from ..cost_model.work import work_of
+from ..ir.core import Module, Operation
+from ..ir.sparse import few_pairs
 
 if TYPE_CHECKING:
-    from .passes.tile.regimes import Regime
+    from ..passes.tile.regimes import Regime
 
 PARTS = {
     "label_scores": "scores", "word_scores": "scores",
