@@ -222,15 +222,16 @@ class Options:
     offload: OffloadOptions = field(default_factory=OffloadOptions)
 
     def __post_init__(self) -> None:
+        self._check_kinds()
+        self._check_values()
+        self._check_memories()
+
+    def _check_kinds(self) -> None:
         for item in fields(self):
             if isinstance(item.default, int | float):  # the others are checked one by one
                 _require_number(item.name, getattr(self, item.name), type(item.default))
-        _one_of("weights", self.weights, WEIGHT_FORMATS)
-        _one_of("kv", self.kv, KV_FORMATS)
-        _one_of("activations", self.activations, ACTIVATION_FORMATS)
-        if self.target == "cpu" and "fp8" in (self.weights, self.kv):
-            hint = "weights=int8 is as small there, and kv=bf16 half of f32"
-            raise BadOption(problem="fp8 needs a GPU: a CPU has no such products", hint=hint)
+        if self.max_loss is not None:
+            _require_number("max_loss", self.max_loss, float)
         if isinstance(self.cache, str):  # from Python a folder may be named by its text
             object.__setattr__(self, "cache", Path(self.cache))
         if not isinstance(self.cache, Path | None):
@@ -238,13 +239,19 @@ class Options:
         if not isinstance(self.attention, str | None):
             problem = f"attention is a text such as 'sparse(ratio=1/16)', not {self.attention!r}"
             raise BadOption(problem=problem)
+
+    def _check_values(self) -> None:
+        _one_of("weights", self.weights, WEIGHT_FORMATS)
+        _one_of("kv", self.kv, KV_FORMATS)
+        _one_of("activations", self.activations, ACTIVATION_FORMATS)
         _one_of("tune", self.tune, TUNINGS)
         _one_of("executor", self.executor, EXECUTORS)
         _one_of("target", self.target, TARGETS)
+        if self.target == "cpu" and "fp8" in (self.weights, self.kv):
+            hint = "weights=int8 is as small there, and kv=bf16 half of f32"
+            raise BadOption(problem="fp8 needs a GPU: a CPU has no such products", hint=hint)
         if self.attention:
             self._check_attention()
-        if self.max_loss is not None:
-            _require_number("max_loss", self.max_loss, float)
         if not 0 <= (self.max_loss or 0) < 1:
             raise BadOption(problem=f"max_loss is a share such as 0.01, not {self.max_loss}")
         for name in ("kv_memory", "max_batch", "max_tokens", "tp", "attention_batch"):
@@ -254,10 +261,12 @@ class Options:
         if not 0 <= self.threads <= MOST_THREADS:
             problem = f"threads are from 1 to {MOST_THREADS}, or 0: every core, not {self.threads}"
             raise BadOption(problem=problem)
-        if self.gpu_memory < 0:
-            raise BadOption(problem=f"gpu_memory must not be negative, not {self.gpu_memory}")
-        if self.kv_host_memory < 0:
-            raise BadOption(problem="kv_host_memory must not be negative")
+        for name in ("gpu_memory", "kv_host_memory"):
+            if getattr(self, name) < 0:
+                raise BadOption(problem=f"{name} must not be negative, not {getattr(self, name)}")
+
+    def _check_memories(self) -> None:
+        """Raise BadOption for bounds of memory that do not go with each other or with the rest."""
         if self.kv_host_memory and (self.tp > 1 or self.executor == "reference" or self.gpu_memory):
             problem = "kv_host_memory is for one process with compiled kernels and a whole model"
             raise BadOption(problem=problem, hint="leave out tp, executor and gpu_memory")

@@ -25,7 +25,7 @@ MAY_IMPORT = {
 }
 """Rooms, and the rooms that each may import; `compiler` and the faces may import all."""
 
-FACES = ("explore", "tuning")
+FACES = ("cli", "evaluation", "explore", "tuning")
 """Rooms beside and above the compiler, which may import all; their other manners are those of the
 rooms."""
 
@@ -42,7 +42,7 @@ FROM_CODEGEN = {"codegen", "codegen.kernel", "codegen.addresses"}
 """What of codegen the runtime may see: kernels, and what their launches take."""
 
 HEAVY = {
-    "torch": ("codegen/", "runtime/"),
+    "torch": ("codegen/", "runtime/", "cli/", "evaluation/"),
     "triton": ("codegen/triton/",),
     "tvm": ("codegen/tvm/", "codegen/build.py"),
     "matplotlib": ("plots/",),
