@@ -93,10 +93,13 @@ GROUPED, UNGROUPED = "grouped", "large"
 """The way of lists of the other whose items of few rows are all of one row, and short: a program
 reads as many of them as a small tile has rows (passes/tile/attention/grouped.py)."""
 
-TOGETHER, SHORT = 224, 192
-"""Programs that there are then at least, and keys that an item has at most: 128 rows of eight key
-heads are 256, and 1.1 % of a step with 48 own keys behind shared ones, 1.8 with 96, are saved; 64
-rows are 128, and gain nothing."""
+PLACES, FULL, SHORT = 264, 0.84, 192
+"""Programs that have room beside large tiles, two a multiprocessor; the part of the places of all
+their rounds that is taken then at least; and keys that an item has at most. Of 128 rows of eight
+key heads, which are 256 programs, 1.1 % of a step with 48 own keys behind shared ones, 1.8 with 96,
+are saved. With 40, 64 and 96 own keys behind 1,024, 192 rows took 34.7, 37.1 and 50.1 us so, as
+their second round is half empty, and 33.4, 35.2 and 45.2 item by item; 256 rows 42.3, 44.7 and 57.3
+in place of 44.1, 45.7 and 58.5; 96 rows gain nothing."""
 
 SHARED = ("large", "largest")
 """Those whose lists have items of more rows than the small tile holds."""
@@ -106,8 +109,9 @@ def grouped(rows: np.ndarray, keys: np.ndarray, shape: Shape) -> bool:
     """Whether a list of these items, of which each has some rows and keys, is read as `GROUPED`."""
     few = rows <= shape.rows_few
     programs = int(few.sum()) * shape.kv_heads // shape.rows_few
+    full = 0 < FULL * -(-programs // PLACES) * PLACES <= programs
     short = int(keys[few].max(initial=0)) <= SHORT
-    return programs >= TOGETHER and short and singles(rows, shape.rows_few)
+    return full and short and singles(rows, shape.rows_few)
 
 
 def singles(rows: np.ndarray, few: int) -> bool:

@@ -238,6 +238,8 @@ TREES = Sequences(128, 0, 64, 8, 1024)
 @pytest.mark.parametrize(
     ("of", "way"),
     [(TREES, GROUPED), (Sequences(128, 2048, 96), GROUPED),
+     (Sequences(256, 0, 64, 16, 1024), GROUPED),  # two rounds of programs, and full ones
+     (Sequences(192, 0, 64, 12, 1024), UNGROUPED),  # the second would be half empty
      (Sequences(64, 0, 64, 4, 1024), UNGROUPED),  # too few programs would be left
      (Sequences(128, 0, 320, 8, 1024), UNGROUPED),  # too long ones
      (Sequences(152, 0, 64, 8, 1024), UNGROUPED)],  # tiles of sixteen rows, and of three
@@ -286,7 +288,7 @@ def test_a_room_for_items_of_one_row_takes_no_others():
 
 
 def test_a_step_whose_items_have_one_row_runs_the_kernel_for_several(monkeypatch):
-    monkeypatch.setattr("weft.runtime.attention.ways.TOGETHER", 16)
+    monkeypatch.setattr("weft.runtime.attention.ways.PLACES", 16)
     seen: list[Seen] = []
     device = executor(seen)
     device._recorded.cost = 1e-9
