@@ -128,7 +128,7 @@ class PagedKV:
 
     def drop(self, sequence: Sequence) -> None:
         """Give all pages back; the tokens stay, and can be computed again."""
-        sequence.resident = 0
+        sequence.resident, sequence.logged = 0, None  # what is dropped may be found again
         self._release_from(sequence, 0)
 
     def retain(self, pages: np.ndarray) -> None:

@@ -82,7 +82,8 @@ class Sequence:
     def cut(self, length: int) -> None:
         """Forget the tokens from `length` on."""
         self.length = length
-        self.remembered = min(self.remembered, length)
+        if self.remembered > length:  # others may find what is cut off
+            self.remembered, self.logged = length, None
         if self.place is not None and self.place[1] >= length:
             self.place = None
         if self.logged is not None and self.logged[1] >= length:

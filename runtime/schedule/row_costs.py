@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..memory.kv_cache import NOBODY
 from ..memory.prefix_tree import common_prefix
 from ..memory.radix import Edge
 from ..memory.sequence import Sequence
@@ -44,12 +45,29 @@ class Hits:
     measured: int = 0
 
 
+class _Owned(Edge):
+    """Tokens, and the number of the only sequence that has gone this way, or NOBODY."""
+
+    __slots__ = ("owner",)
+
+    def __init__(self, tokens: np.ndarray) -> None:
+        super().__init__(tokens)
+        self.owner = NOBODY
+
+    def split(self, at: int) -> _Owned:
+        """Let the lower one have the owner, too."""
+        lower = super().split(at)
+        lower.owner = self.owner
+        return lower
+
+
 class PromptLog:
     """All prompts so far as a radix tree without pages: a cache that never forgets."""
 
     def __init__(self) -> None:
-        self._root = Edge(np.empty(0, np.int32))
+        self._root = _Owned(np.empty(0, np.int32))
         self._tokens = 0
+        self._whole = True
 
     def add(self, tokens: np.ndarray, of: Sequence | None = None) -> int:
         """Remember tokens; return the longest prefix that they share with earlier ones.
@@ -58,6 +76,8 @@ class PromptLog:
         """
         if self._tokens > MOST_TOKENS:
             self.__init__()
+            self._whole = False
+        number = NOBODY if of is None else of.number
         edge, begin, size = self._root, 0, len(tokens)
         if of is not None and of.logged is not None:
             known, start, log = of.logged
@@ -70,18 +90,31 @@ class PromptLog:
             if shared < len(edge.tokens):
                 if at < size:
                     edge.split(shared)
+                if edge.owner != number:
+                    edge.owner = NOBODY
                 break
+            if edge.owner != number:
+                edge.owner = NOBODY
             child = edge.children.get(int(tokens[at])) if at < size else None
             if child is None:
                 break
             edge, begin = child, at
         if at < size:
-            leaf = edge.children[int(tokens[at])] = Edge(tokens[at:].copy())
+            leaf = edge.children[int(tokens[at])] = _Owned(tokens[at:].copy())
+            leaf.owner = number
             self._tokens += size - at
             edge, begin = leaf, at
         if of is not None:
             of.logged = edge, begin, self._root
         return at
+
+    def alone(self, of: Sequence) -> bool:
+        """Say whether no other sequence begins with more tokens of this one than it has KV of, and
+        none that it has itself lost or cut off may be found again."""
+        if of.logged is None or not self._whole:
+            return False
+        edge, begin, log = of.logged
+        return log is self._root and edge.owner == of.number and begin <= of.resident
 
 
 class HitCounter:
@@ -114,6 +147,11 @@ class HitCounter:
         if self._trace is not None:
             self._trace.hits_predicted += hits.predicted - predicted
             self._trace.hits_measured += hits.measured - measured
+
+    def alone(self, sequence: Sequence) -> bool:
+        """Say whether nothing need be looked for that a sequence has no KV of, as nobody else can
+        have it: so with most streams that go on, each behind an answer of its own."""
+        return self._log.alone(sequence)
 
     def known(self, tokens: np.ndarray, of: Sequence) -> None:
         """Take note of tokens that a generation has left in a sequence, with their KV."""

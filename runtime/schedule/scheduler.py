@@ -91,6 +91,8 @@ class Scheduler:
     def _missing(self, request: Request) -> int:
         """Return what a request adds to the next step: nothing if it will wait for another."""
         sequence = request.sequence
+        if self.hits.alone(sequence):
+            return sequence.length - sequence.resident
         if request.behind is not None and self._same.able:
             return sequence.length - max(sequence.resident, sequence.fresh_from)
         tokens = sequence.tokens[: request.first_logits]
@@ -274,7 +276,7 @@ class Scheduler:
         sequence, limit = request.sequence, request.first_logits if limit is None else limit
         if limit <= sequence.resident:
             self._kv.rewind(sequence, limit)
-        else:
+        elif not self.hits.alone(sequence):
             known, pages = self._tree.match(sequence.tokens[:limit], sequence)
             if known > sequence.resident:
                 self._kv.adopt_rest(sequence, pages, known)
@@ -283,7 +285,7 @@ class Scheduler:
         """Let the request wait for a prefix that another is computing, if that pays. What this step
         computes of it, it may have at once; then it waits for all that a step cannot hold."""
         known = request.sequence.resident
-        if request.first_logits <= known:
+        if request.first_logits <= known or self.hits.alone(request.sequence):
             return False
         now, (shared, leader) = self._same.leaders(request, self._prefilling)
         if leader is None or (shared == now[0] and self._same.follow(request, now)):
