@@ -47,6 +47,11 @@ from .measure import Summary, interleave
 
 Figures = dict[str, Any]
 
+WARM = 4
+"""Runs of each contender that do not count. A GPU's steps of each shape are recorded when they have
+come some times, 13 ms each, once a process: free text's in the first run, a record's, whose rows
+are forced on at different times, in several."""
+
 
 def grammar_cost(model: str = "tiny-dense", bench: Bench | None = None) -> Figures:
     """Return the microseconds of grammar work a constrained token, all of it, and compile times.
@@ -72,14 +77,15 @@ def grammar_cost(model: str = "tiny-dense", bench: Bench | None = None) -> Figur
 
 def speeds(
     model: str = "tiny-dense", rounds: int = 5, bench: Bench | None = None, idle: float = 0.0,
-    sizes: tuple[int, int] = (1, ROWS),
+    sizes: tuple[int, int] = (1, ROWS), times: int = 4,
 ) -> Figures:  # fmt: skip
     """Return how much faster constrained tokens come than free ones, on the real model.
 
     Each figure is a ratio of median seconds a generated token, prompts and all, of programs with
     the same prompt and as many tokens: free text, a pattern that forces nothing, and a record.
     `forced_speedup` is the record's at batch 1, where a step costs the same for one token as for
-    a few; `constrained_vs_free` is the least of pattern and record at both sizes of a batch.
+    a few; `constrained_vs_free` is the least of pattern and record at both sizes of a batch. Of the
+    smaller one a round has so many `times`.
     """
     bench = bench or Bench(model)
     record = bench.executable(RECORD)
@@ -95,10 +101,11 @@ def speeds(
     for name, executable in executables.items():
         drawn = None if executable is record else tokens
         one, many = sizes
-        contenders[f"{name} {one}"] = _round(executable, one, 4, drawn)
+        contenders[f"{name} {one}"] = _round(executable, one, times, drawn)
         contenders[f"{name} {many}"] = _round(executable, many, 1, drawn)
-    for run in contenders.values():
-        run()  # warm
+    for _ in range(WARM):
+        for run in contenders.values():
+            run()
     found = interleave(contenders, rounds, idle)
     medians = {name: Summary.of(values).median for name, values in found.items()}
     ratios = {
