@@ -68,11 +68,20 @@ def commands(path: Path) -> list[str]:
 
 
 def broken_links(path: Path) -> list[str]:
-    """Return the links of a document to files that are not there."""
+    """Return the links of a document to files and headings that are not there."""
     text = re.sub(r"`[^`\n]*`", "", _FENCE.sub("", path.read_text(encoding="utf-8")))
-    targets = re.findall(r"\]\(([^)#\s]+)[^)]*\)", text)
+    targets = re.findall(r"\]\(([^)\s]+)[^)]*\)", text)
     near = [target for target in targets if not target.startswith(("http:", "https:"))]
-    return [target for target in near if not (path.parent / target).exists()]
+    return [target for target in near if not _leads_somewhere(target, path)]
+
+
+def _leads_somewhere(target: str, path: Path) -> bool:
+    name, _, anchor = target.partition("#")
+    file = path.parent / name if name else path
+    if not anchor or not file.exists():
+        return file.exists()
+    headings = re.findall(r"^#+ (.+)$", _FENCE.sub("", file.read_text(encoding="utf-8")), re.M)
+    return anchor in {re.sub(r"[^\w -]", "", head).lower().replace(" ", "-") for head in headings}
 
 
 def missing_files(path: Path) -> list[str]:

@@ -125,8 +125,10 @@ def test_a_missing_file_is_found(tmp_path: Path) -> None:
 
 
 def test_a_broken_link_is_found(tmp_path: Path) -> None:
-    (tmp_path / "x.md").write_text("[there](x.md) [not](y.md) `[code](z.md)` [web](https://a.b)")
-    assert documents.broken_links(tmp_path / "x.md") == ["y.md"]
+    text = "# It's a `heading`\n[there](x.md) [not](y.md) `[code](z.md)` [web](https://a.b)\n"
+    text += "[to it](#its-a-heading) [there too](x.md#its-a-heading) [nowhere](#heading)"
+    (tmp_path / "x.md").write_text(text)
+    assert documents.broken_links(tmp_path / "x.md") == ["y.md", "#heading"]
 
 
 def test_a_block_that_does_not_run_is_found(checkout: Path) -> None:
