@@ -251,6 +251,23 @@ def test_statistics_cover_all_blocks():
     torch.testing.assert_close(torch.tensor(made.head(0, 1).peak).double(), peak)
 
 
+@pytest.mark.parametrize("statistic", ["centred", "qk", "q"])
+@pytest.mark.parametrize("head", [2, 3])
+def test_every_query_head_of_a_group_has_a_say_and_others_have_none(statistic, head):
+    generator = torch.Generator().manual_seed(0)
+    q = torch.randn(60, 4, 8, generator=generator, dtype=torch.float64)
+    k = torch.randn(60, 2, 8, generator=generator, dtype=torch.float64)
+    plain, observer = AttentionObserver(), AttentionObserver()
+    plain.add(0, q, k)
+    before = plain.chosen(Provenance(statistic=statistic))
+    last = before.head(0, 1).order[-1]
+    q[:, head, last] *= 50
+    observer.add(0, q, k)
+    after = observer.chosen(Provenance(statistic=statistic))
+    assert after.head(0, 1).order[0] == last
+    assert after.head(0, 0).order == before.head(0, 0).order
+
+
 def test_a_channel_that_never_moves_is_last_however_large():
     generator = torch.Generator().manual_seed(0)
     q, k = torch.rand(50, 2, 8, generator=generator), torch.rand(50, 1, 8, generator=generator)

@@ -48,6 +48,23 @@ def test_a_context_shorter_than_k_is_read_whole():
     assert SparsePolicy(k=512).budget(300) == 300
 
 
+@pytest.mark.parametrize(
+    "policy", [SparsePolicy(ratio=1 / 16), SparsePolicy(top_p=0.9, cap=1 / 16)]
+)
+def test_shares_of_a_context_are_rounded_up(policy):
+    assert [policy.budget(n) for n in (992, 993, 1000, 1008, 1009)] == [62, 63, 63, 63, 64]
+
+
+@pytest.mark.parametrize("policy, longest", [
+    (SparsePolicy(k=64, min_context=100), 100), (SparsePolicy(k=64, min_context=0), 64),
+    (SparsePolicy(ratio=1 / 2, min_context=0), 20),
+    (SparsePolicy(top_p=0.9, min_context=100), 100), (SparsePolicy(top_p=0.9, min_context=0), 20),
+])  # fmt: skip
+def test_the_longest_context_that_is_read_whole(policy, longest):
+    """That of `min_context`, of what is forced, or of what is wanted."""
+    assert policy.reads_whole(longest) and not policy.reads_whole(longest + 1)
+
+
 def test_labels_take_a_sixteenth_of_a_row_unless_told():
     for labels, channels in (("bf16", 4), ("i8", 8), ("i4", 16)):
         policy = SparsePolicy(k=64, labels=labels)

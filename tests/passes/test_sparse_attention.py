@@ -233,9 +233,8 @@ def test_it_says_what_it_expects_and_of_whom() -> None:
     assert not any("expected" in line for line in fixed)
 
 
-def test_each_layer_is_priced_by_its_shape() -> None:
-    """One whose keys are too few to pay stays dense beside one where it pays."""
-    policy = "sparse(k=64, labels=i8, channels=4, min_context=0)"
+def two_shapes() -> str:
+    """Return a step of layer 3 with two heads that share a key head, and layer 4 with eight."""
     head, qkv, kvset, partial, finalize, _ = LAYER.replace("@WINDOW@", "").strip().splitlines()
     large = [line.replace("heads = 2, kv_heads = 1", "heads = 8, kv_heads = 8")
              .replace("32]", "192]").replace("16]", "64]").replace("layer = 3", "layer = 4")
@@ -245,7 +244,12 @@ def test_each_layer_is_priced_by_its_shape() -> None:
     for old, new in names.items():
         large = [line.replace(old, new) for line in large]
     both = head[:-1] + ", %wide: tensor<f32, [T, 192]>|"
-    text = "\n".join([both, qkv, kvset, partial, finalize, *large[1:], "graph.return %seen, %far"])
+    return "\n".join([both, qkv, kvset, partial, finalize, *large[1:], "graph.return %seen, %far"])
+
+
+def test_each_layer_is_priced_by_its_shape() -> None:
+    """One whose keys are too few to pay stays dense beside one where it pays."""
+    policy, text = "sparse(k=64, labels=i8, channels=4, min_context=0)", two_shapes()
     costs = {kv: least_context(AttentionShape(heads, kv, 8, "f32"), load("h200").level(), WORDS,
                                65536, 4) for heads, kv in ((2, 1), (8, 8))}  # fmt: skip
     assert costs[1] is None and costs[8] is not None  # or this test shows nothing
@@ -254,6 +258,18 @@ def test_each_layer_is_priced_by_its_shape() -> None:
     assert [line.split("layer = ")[1][0] for line in lines if "graph.select" in line] == ["4"]
     assert f"least = {costs[8]}" in lines[0]
     assert any("at no context" in r.message for r in context.remarks if not r.done)
+
+
+def test_a_step_is_sparse_where_it_pays_in_all_layers_that_it_is_taken_in() -> None:
+    policy, text = "sparse(k=64, labels=i8, channels=4)", two_shapes()
+    leasts = [least_context(AttentionShape(heads, kv, 8, "f32"), load("h200").level(),
+                            SparsePolicy(k=64, labels="i8", channels=4), 1 << 20, 64)
+              for heads, kv in ((2, 1), (8, 8))]  # fmt: skip
+    few, many = leasts
+    assert few is not None and many is not None and few > many  # or this test shows nothing
+    price = SparseAttention(policy, "h200", context_length=1 << 20, batch=64)
+    lines, _ = rewritten(text, OrderChannels(policy), price)
+    assert sum("graph.select" in line for line in lines) == 2 and f"least = {few}" in lines[0]
 
 
 def test_regimes_have_sparse_decode_beside_dense() -> None:
