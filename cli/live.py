@@ -101,7 +101,7 @@ class LoadingBar:
 @contextmanager
 def compiling(quiet: bool = False, patience: float = 4.0) -> Iterator[None]:
     """Say what takes so long, once, where compiling takes longer than `patience` (seconds)."""
-    said = "still compiling: kernels of a model that is new to this machine are made, and kept"
+    said = "still compiling: the first run of a model on a machine makes its kernels"
     timer = Timer(patience, lambda: remarks().print(said, style="dim"))
     timer.daemon = True
     if not quiet:

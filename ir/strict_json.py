@@ -22,7 +22,7 @@ def loads(text: str, finite: bool = False) -> Any:
     try:
         return json.loads(text, object_pairs_hook=_object, **refused)
     except json.JSONDecodeError as error:
-        raise Malformed(_in_words(error)) from None
+        raise Malformed(in_words(error)) from None
 
 
 _WORDS = {
@@ -40,7 +40,8 @@ _WORDS = {
 }
 
 
-def _in_words(error: json.JSONDecodeError) -> str:
+def in_words(error: json.JSONDecodeError) -> str:
+    """Return what is wrong with a text, and at which column."""
     line = f"line {error.lineno}, " if "\n" in error.doc else ""
     said = error.msg.removesuffix(": ")
     return f"this is no JSON at {line}column {error.colno}: {_WORDS.get(said, said)}"

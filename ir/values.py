@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from . import strict_json
 from .core import Module, Operation, Term
 from .diagnostics import RunError
 from .source import Span
@@ -111,7 +112,7 @@ def _load(type: Term, text: str) -> Any:
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
-        problem = error.msg
+        problem = strict_json.in_words(error)
     except (ValueError, RecursionError) as error:  # thousands of digits, or of brackets
         problem = str(error)
     raise _unreadable(type, text, problem)

@@ -70,8 +70,8 @@ def add(
     """Add an answer, or a chunk of one; return whether it had a choice; raises Malformed."""
     usage = found.get("usage")
     if isinstance(usage, dict):
-        heard.prompt_tokens = int(usage.get("prompt_tokens") or heard.prompt_tokens)
-        heard.generated_tokens = int(usage.get("completion_tokens") or heard.generated_tokens)
+        heard.prompt_tokens = _count(usage.get("prompt_tokens")) or heard.prompt_tokens
+        heard.generated_tokens = _count(usage.get("completion_tokens")) or heard.generated_tokens
     choices = found.get("choices")
     if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
         return False
@@ -80,9 +80,9 @@ def add(
     text = message.get("content") if chat and isinstance(message, dict) else choice.get("text")
     if text is not None and not isinstance(text, str):
         raise malformed(question, endpoint, f"its text is {type(text).__name__}")
-    heard.text += text or ""
+    heard.text += _whole_characters(text or "")
     heard.pieces += bool(text)
-    heard.finish = choice.get("finish_reason") or heard.finish
+    heard.finish = str(choice.get("finish_reason") or heard.finish)
     try:
         heard.tokens += token_logprobs(choice.get("logprobs"))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -90,6 +90,16 @@ def add(
     if heard.finish in _NOT_SAID:
         raise malformed(question, endpoint, f"it ended with {heard.finish!r}")
     return True
+
+
+def _count(given: Any) -> int:
+    """Return a count of tokens; 0, as if none were given, for what is none."""
+    return given if isinstance(given, int) and given > 0 else 0
+
+
+def _whole_characters(text: str) -> str:
+    """Return a text without halves of surrogate pairs: JSON can escape what nothing encodes."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def token_logprobs(found: Any) -> tuple[tuple[str, float], ...]:

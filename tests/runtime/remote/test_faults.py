@@ -292,3 +292,15 @@ def test_missing_packages_are_named(monkeypatch):
 def test_wrong_options_are_refused(options):
     with pytest.raises(BadOption):
         Options().changed(**options)
+
+
+def test_an_answer_with_half_a_character_or_odd_counts_is_read(fake, tmp_path):
+    """JSON may escape half of a pair, which neither a prompt nor a journal can hold."""
+    odd = fake.said("a\ud800b\ud83d\ude00", finish=["odd"])
+    odd.body["usage"] = {"prompt_tokens": "many", "completion_tokens": [3]}
+    text = TEXT.replace("return word", 'user "{word}"\n    assistant gen more(max_tokens=4)')
+    executable = compiled(fake.answers(odd), text + "    return word + more\n")
+    out = tmp_path / "out.jsonl"
+    (value,) = executable.run_rows([{}], out).values
+    assert value == "a\ufffdb\U0001f600" * 2 and value in out.read_text(encoding="utf-8")
+    assert fake.asked[-1][1]["messages"][-1]["content"] == "a\ufffdb\U0001f600"
