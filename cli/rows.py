@@ -78,7 +78,9 @@ def read_rows(path: Path) -> Iterator[dict[str, Any]]:
         try:
             row = strict_json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise BadRows(path=path, line=f":{number}", problem=str(error)) from None
+            deep = isinstance(error, RecursionError)
+            problem = "it is nested too deeply" if deep else str(error)
+            raise BadRows(path=path, line=f":{number}", problem=problem) from None
         if not isinstance(row, dict):
             raise BadRows(path=path, line=f":{number}", problem="this is no JSON object")
         yield row

@@ -146,3 +146,16 @@ def test_the_bar_of_loading_shows_what_is_large_on_a_terminal_only(monkeypatch):
     least = live.LoadingBar.LEAST
     assert "loading weights" in shown(least) and "256.0/256.0 MiB" in shown(least)
     assert not any((shown(least - 1), shown(least, terminal=False), shown(least, quiet=True)))
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [('{"t": nope}', "column 7: a value"), ('{"t": ' + "[" * 5000, "it is nested too deeply")],
+)
+def test_a_row_that_cannot_be_read_is_told_in_words(tmp_path, line, problem):
+    from weft.cli.rows import BadRows, read_rows
+
+    file = tmp_path / "rows.jsonl"
+    file.write_text('{"t": "a"}\n' + line + "\n")
+    with pytest.raises(BadRows, match=f"rows.jsonl:2: .*{problem}"):
+        list(read_rows(file))
