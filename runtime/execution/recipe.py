@@ -213,10 +213,11 @@ class Recipe:
     def _head_of(self, operations: Sequence[Operation]) -> list[tuple[Any, ...]] | None:
         """Return the places of x and of the weight of a last product without a bias."""
         product = [op for op in operations if op.name in {"graph.call", "graph.library"}][-1]
+        gives = product.results[:1] == operations[-1].operands[:1]  # a section may end in a write
+        if not gives or product.attribute("of") != "graph.matmul":
+            return None
         places = [self._places[value.name] for value in product.operands]
-        gives = product.results[0] == operations[-1].operands[0]
-        plain = gives and product.attribute("of") == "graph.matmul"
-        return places if plain and [kind for kind, *_ in places] == ["arena", "weight"] else None
+        return places if [kind for kind, *_ in places] == ["arena", "weight"] else None
 
     def _first_uses(self) -> list[tuple[int, ...]]:
         """Return for each call the slots that the step says and no call before takes."""
