@@ -7,8 +7,6 @@ import subprocess
 import sys
 import time
 
-import pytest
-
 PROGRAM = """
 program p(arg: str) -> str:
     "Tell of {arg}: "
@@ -24,8 +22,26 @@ def command(program, rows, out):
             "--kv-memory", "32MiB"]  # fmt: skip
 
 
-@pytest.mark.parametrize(("sent", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_batch_that_is_ended_is_gone_on_with(tmp_path, sent, status):
+def ended(command, journal, sent):
+    """Run a command until its journal has grown, end it by a signal; return its status, what it
+    said, and the journal."""
+    begun = os.path.getsize(journal) if os.path.exists(journal) else 0
+    run = subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )  # fmt: skip
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and run.poll() is None:
+        if os.path.exists(journal) and os.path.getsize(journal) > begun + 500:
+            break
+        time.sleep(0.01)
+    run.send_signal(sent)
+    _, said = run.communicate(timeout=60)
+    with open(journal, "rb") as file:
+        return run.returncode, said, file.read()
+
+
+def test_a_batch_that_is_ended_twice_is_gone_on_with(tmp_path):
     program, rows, out, whole = (
         str(tmp_path / name) for name in ("p.weft", "rows.jsonl", "out.jsonl", "whole.jsonl")
     )
@@ -33,25 +49,18 @@ def test_a_batch_that_is_ended_is_gone_on_with(tmp_path, sent, status):
         file.write(PROGRAM)
     with open(rows, "w") as file:
         file.writelines(json.dumps({"arg": f"number {n}"}) + "\n" for n in range(ROWS))
-    first = subprocess.Popen(
-        command(program, rows, out), stderr=subprocess.PIPE, text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    )  # fmt: skip
-    journal, deadline = out + ".journal", time.monotonic() + 120
-    while time.monotonic() < deadline and first.poll() is None:
-        if os.path.exists(journal) and os.path.getsize(journal) > 500:
-            break
-        time.sleep(0.01)
-    first.send_signal(sent)
-    _, said = first.communicate(timeout=60)
-    assert first.returncode == status, said
-    assert "what is done is kept" in said and "Traceback" not in said
-    assert not os.path.exists(out) and os.listdir(tmp_path).count("out.jsonl.part") == 0
-    kept = open(journal, "rb").read()
-    assert kept.endswith(b"\n") and 1 <= kept.count(b"\n") < ROWS
+    journal, counts = out + ".journal", [0]
+    for sent, expected in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):
+        status, said, kept = ended(command(program, rows, out), journal, sent)
+        assert status == expected, said
+        assert "what is done is kept" in said and "Traceback" not in said
+        assert not os.path.exists(out) and os.listdir(tmp_path).count("out.jsonl.part") == 0
+        assert kept.endswith(b"\n")
+        counts.append(kept.count(b"\n"))
+    assert 0 < counts[1] < counts[2] < ROWS
     again = subprocess.run(
         [*command(program, rows, out), "--json"], capture_output=True, text=True, check=True
     )
-    assert json.loads(again.stdout)["resumed"] == kept.count(b"\n")
+    assert json.loads(again.stdout)["resumed"] == counts[2]
     subprocess.run(command(program, rows, whole), capture_output=True, check=True)
     assert open(out).read() == open(whole).read() and not os.path.exists(journal)
