@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from keyword import iskeyword
 from typing import Any
@@ -56,6 +56,8 @@ class Writer:
         """What stands for a value: a variable, or a constant itself."""
         self._pieces: dict[str, tuple[Piece, ...]] = {}
         """What segments are made of."""
+        self._sources: dict[str, tuple[Value, ...]] = {}
+        """The values whose texts are in a segment."""
 
     def text(self) -> str:
         """Return all that was written."""
@@ -94,6 +96,10 @@ class Writer:
     def _of(self, values: Iterable[Value]) -> list[str]:
         return [self._names[value.name] for value in values]
 
+    def _there(self, value: Value) -> str:
+        """Return what gives a value once that is there."""
+        return self._names[value.name]
+
     # Lines.
 
     def _line(self, text: str) -> None:
@@ -111,10 +117,14 @@ class Writer:
 
     @contextmanager
     def _function(
-        self, name: str, first: Sequence[str], arguments: Sequence[Value]
+        self, name: str, first: Sequence[str], arguments: Sequence[Value], seen: Sequence[str] = ()
     ) -> Iterator[None]:
-        """Write a generator function, be there something to wait for in it or not."""
-        names = ", ".join((*first, *(self._new(value) for value in arguments)))
+        """Write a generator function, be there something to wait for in it or not.
+
+        Of variables around it that are `seen` it keeps what they are when it is made.
+        """
+        kept = (f"{name}={name}" for name in seen)
+        names = ", ".join((*first, *(self._new(value) for value in arguments), *kept))
         outer, self._waits = self._waits, 0
         with self._block(f"def {name}({names})"):
             start = len(self._lines)
@@ -144,23 +154,28 @@ class Writer:
             if kind == "yield":
                 self._assign(given, self._of(operation.operands))
             elif kind == "condition":
-                (goes_on,) = self._of(operation.operands)
-                with self._block(f"if not {goes_on}"):
+                with self._block(f"if not {self._there(operation.operands[0])}"):
                     self._line("break")
-            elif kind in {"return", "leave"}:
-                self._line(f"return {', '.join(self._of(operation.operands))}".rstrip())
+            elif kind == "return":
+                self._line(f"return {', '.join(map(self._there, operation.operands))}".rstrip())
+            elif kind == "leave":
+                self._line(f"return {', '.join(self._of(operation.operands))}")
             else:
-                getattr(self, f"_{kind}", self._value)(operation)
+                self._way(operation)(operation)
                 continue
             return kind
         return "yield"
+
+    def _way(self, operation: Operation) -> Callable[[Operation], None]:
+        """Return what writes an operation."""
+        return getattr(self, f"_{operation.name.partition('.')[2]}", self._value)
 
     def _carried(self, arguments: Sequence[Value]) -> list[str]:
         return [self._new(value) for value in arguments]
 
     def _for(self, operation: Operation) -> None:
         (region,) = operation.regions
-        items, *first = self._of(operation.operands)
+        items, first = self._there(operation.operands[0]), self._of(operation.operands[1:])
         element, *carried = self._carried(region.arguments)
         self._assign(carried, first)
         with self._block(f"for {element} in {items}"):
@@ -181,7 +196,7 @@ class Writer:
         self._results(operation, carried)
 
     def _if(self, operation: Operation) -> None:
-        (condition,) = self._of(operation.operands)
+        condition = self._there(operation.operands[0])
         results = self._carried(operation.results)
         for head, region in zip((f"if {condition}", "else"), operation.regions, strict=True):
             with self._block(head):
@@ -202,44 +217,46 @@ class Writer:
     # What asks.
 
     def _decode(self, operation: Operation) -> None:
-        gen = self._bind(f"gen_{operation['name']}", Gen.of(operation))
+        gen = self._bind(hint_of(operation), Gen.of(operation))
         (kv,) = self._of(operation.operands)
         self._wait(f"row.gen({gen}, {kv}, frame)", operation.results)
 
     def _select(self, operation: Operation) -> None:
-        what = self._bind(f"select_{operation['name']}", operation)
+        what = self._bind(hint_of(operation), operation)
         kv, options = self._of(operation.operands)
         self._wait(f"row.select({what}, {kv}, {options}, frame)", operation.results)
 
     def _fork(self, operation: Operation) -> None:
+        what, kv, over, branch = self._forked(operation)
+        values, *streams = operation.results
+        given = (values, *(streams or (Value("_", values.type),)))
+        self._wait(f"row.fork({what}, {kv}, {over}, {branch}, frame)", given)
+
+    def _forked(self, operation: Operation, seen: Sequence[str] = ()) -> tuple[str, str, str, str]:
+        """Write what a branch runs, which has `seen` as they are now; return the fork, its operands
+        and the branch's function."""
         (region,) = operation.regions
-        what = self._bind(f"fork_{operation['name']}", operation)
+        what = self._bind(hint_of(operation), operation)
         kv, over = self._of(operation.operands)
         branch = self._fresh(f"branch_of_{operation['name']}")
-        with self._function(branch, ("frame",), region.arguments):
+        with self._function(branch, ("frame",), region.arguments, seen):
             last = region.operations[-1]
             self._region(Region(region.arguments, region.operations[:-1]), ())
-            values = self._of(last.operands)
-            self._line(f"return {_listed(values)}")
-        call = f"row.fork({what}, {kv}, {over}, {branch}, frame)"
-        values, *streams = operation.results
-        if streams:
-            self._wait(call, operation.results)
-        else:
-            self._wait(call, (values, Value("_", values.type)))
+            self._line(f"return {listed(self._of(last.operands))}")
+        return what, kv, over, branch
 
     def _join(self, operation: Operation) -> None:
-        what = self._bind("join", operation)
+        what = self._bind(hint_of(operation), operation)
         handles, points = self._of(operation.operands)
         self._let(operation.results, f"row.join({what}, {handles}, {points}, frame)")
 
     def _call(self, operation: Operation) -> None:
-        what = self._bind(f"call_{operation['name'].name}", operation)
-        values = _listed(self._of(operation.operands))
+        what = self._bind(hint_of(operation), operation)
+        values = listed(self._of(operation.operands))
         self._wait(f"row.call({what}, {values}, frame)", operation.results)
 
     def _call_tool(self, operation: Operation) -> None:
-        what = self._bind(f"tool_{operation['name'].name}", operation)
+        what = self._bind(hint_of(operation), operation)
         values = ", ".join(self._of(operation.operands))
         self._wait(f"row.tool({what}, [{values}])", operation.results)
 
@@ -252,6 +269,7 @@ class Writer:
 
     def _tokens(self, operation: Operation) -> None:
         self._pieces[operation.result.name] = tuple(operation["ids"])
+        self._sources[operation.result.name] = ()
 
     def _tokenize(self, operation: Operation) -> None:
         self._pieces[operation.result.name] = tuple(
@@ -260,17 +278,21 @@ class Writer:
             else self._as_text(operation.operands[part["value"]])
             for part in operation["parts"]
         )
+        self._sources[operation.result.name] = operation.operands
 
     def _as_text(self, value: Value) -> _Code:
         name = self._names[value.name]
         return _Code(name if value.type == STR else f"format_value({name})")
 
     def _extend(self, operation: Operation) -> None:
+        self._let(operation.results, self._extended(operation))
+
+    def _extended(self, operation: Operation) -> str:
         kv, *_ = self._of(operation.operands[:1])
         pieces = [
             piece for segment in operation.operands[1:] for piece in self._pieces[segment.name]
         ]
-        self._let(operation.results, f"{kv}.plus({self._parts(_joined(pieces))})")
+        return f"{kv}.plus({self._parts(_joined(pieces))})"
 
     def _parts(self, pieces: Sequence[Piece]) -> str:
         if not any(isinstance(piece, _Code) for piece in pieces):
@@ -285,7 +307,7 @@ class Writer:
             run = []
             if piece is not None:
                 found.append(piece if isinstance(piece, _Code) else repr(piece))
-        return _listed(found)
+        return listed(found)
 
     def _known(self, pieces: tuple[Piece, ...]) -> str:
         if len(pieces) <= FEW:
@@ -298,7 +320,7 @@ class Writer:
 
     def _value(self, operation: Operation) -> None:
         what = self._bind(operation.name.partition(".")[2], operation)
-        operands = _listed(self._of(operation.operands))
+        operands = listed(self._of(operation.operands))
         self._let(operation.results, f"evaluate({what}, {operands}, frame.row)")
 
     def _constant(self, operation: Operation) -> None:
@@ -321,6 +343,14 @@ class Writer:
     def _is_error(self, operation: Operation) -> None:
         (value,) = self._of(operation.operands)
         self._let(operation.results, f"isinstance({value}, ErrorValue)")
+
+
+def hint_of(ask: Operation) -> str:
+    """Return what code calls an operation that asks."""
+    kind = ask.name.partition(".")[2]
+    word = {"decode": "gen", "call_tool": "tool"}.get(kind, kind)
+    name = ask.attribute("name")
+    return word if name is None else f"{word}_{getattr(name, 'name', name)}"
 
 
 def _is_written(value: Any) -> bool:
@@ -352,10 +382,10 @@ def _joined(pieces: Iterable[Piece]) -> list[Piece]:
     return joined
 
 
-def _listed(values: Sequence[str]) -> str:
+def listed(values: Sequence[str]) -> str:
     """Return the tuple of some expressions."""
     return f"({', '.join(values)}{',' if len(values) == 1 else ''})"
 
 
 def _tuple(pieces: Sequence[Piece]) -> str:
-    return _listed([repr(piece) for piece in pieces])
+    return listed([repr(piece) for piece in pieces])

@@ -83,6 +83,10 @@ class Frame:
         """Let an operation's results stand for what a task will return, a tuple."""
         for index, value in enumerate(operation.results):
             self.values[value.name] = present(Part(later, index))
+        self.under_way(operation, later)
+
+    def under_way(self, operation: Operation, later: Later) -> None:
+        """Take note of a task that runs an operation, until it has ended."""
         if not later.ready:
             if len(self._issued) > 16:
                 self._issued = [entry for entry in self._issued if not entry[0].ready]

@@ -59,16 +59,22 @@ class InTurn:
         found = self.beside(name, called)
         if found is None:
             return None
+        if not self.nests(name):
+            return f"its blocks stand in each other more than {DEEPEST} deep, or {LOOPS} loops"
         if self._calls[name] > CALLS:
             return f"more than {CALLS} programs wait for one another below it"
-        if _too_deep(self._programs[name].regions[0].operations):
-            return f"its blocks stand in each other more than {DEEPEST} deep, or {LOOPS} loops"
         where = f" of line {found.span.line}" if found.span is not None else ""
         return f"the {found.name.partition('.')[2]}{where} may run beside others"
 
     def of_branch(self, fork: Operation) -> Operation | None:
         """Return the same of the branches of a fork, which must have no streams but their own."""
-        return self._of(fork.regions[0], True) if _own_streams(fork.regions[0]) else fork
+        (region,) = fork.regions
+        own = all(value.type != KV for value in outer(region))
+        return self._of(region, True) if own else fork
+
+    def nests(self, name: str) -> bool:
+        """Return whether regions of a program stand in each other as deeply as Python can nest."""
+        return not _too_deep(self._programs[name].regions[0].operations)
 
     def _of(self, region: Region, waits: bool) -> Operation | None:
         if id(region) not in self._known:
@@ -101,13 +107,14 @@ def _too_deep(operations: Sequence[Operation], depth: int = 1, loops: int = 0) -
     )
 
 
-def _own_streams(region: Region) -> bool:
+def outer(region: Region) -> list[Value]:
+    """Return the values that a region uses and that stand outside of it, each once."""
     inner = {value.name for value in region.arguments}
     for operation in walk(region.operations):
         inner |= {value.name for value in operation.results}
         inner |= {value.name for each in operation.regions for value in each.arguments}
-    used = (value for op in walk(region.operations) for value in op.operands)
-    return all(value.name in inner for value in used if value.type == KV)
+    used = {value.name: value for op in walk(region.operations) for value in op.operands}
+    return [value for name, value in used.items() if name not in inner]
 
 
 @dataclass

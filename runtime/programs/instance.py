@@ -13,19 +13,17 @@ from typing import Any
 from ...ir.core import Operation
 from ...ir.evaluate import best_of, branches_of
 from ..memory.sequence import Sequence
-from .asks import Asks
+from .asks import Code
 from .control import ControlFlow, Step
 from .frame import Frame, Handle
 from .future_values import Later, Spawn, all_now, now
 from .lines import Line
 from .model_calls import TEXTS
+from .starts import HEAVY, Starts
 from .tasks import Branches
 
-_HEAVY = frozenset({"plan.fork", "plan.select", "program.call"})
-"""Issued operations that have sequences of their own while they run."""
 
-
-class Instance(ControlFlow, Asks):
+class Instance(ControlFlow, Starts):
     """Runs one row of a plan; `run` is its coroutine."""
 
     issued = frozenset(
@@ -57,7 +55,7 @@ class Instance(ControlFlow, Asks):
         return (yield from now(results[0])) if results else None
 
     def _issue(self, line: Line, frame: Frame) -> Step:
-        if line.operation.name in _HEAVY:
+        if line.operation.name in HEAVY:
             yield from self._room(frame)
         yield from super()._issue(line, frame)
 
@@ -66,7 +64,10 @@ class Instance(ControlFlow, Asks):
         if self._machine.effects.of(operation):
             yield from all_now(frame.missing())
 
-    def _fork(self, operation: Operation, operands: tuple[Any, ...], frame: Frame) -> Step:
+    def _fork(
+        self, operation: Operation, operands: tuple[Any, ...], frame: Frame,
+        code: Code | None = None,
+    ) -> Step:  # fmt: skip
         name = operation["name"]
         occurrence, seen, gone = frame.occurrence(name), dict(frame.values), frame.set_out()
         earlier = frame.missing() if self._machine.effects.of(operation) else []
@@ -83,7 +84,7 @@ class Instance(ControlFlow, Asks):
             child = self._engine.fork(parent.sequence, parent.length, self._order(), gives)
             self._own(child, inner)
             kv = Handle(child, child.length)
-            branches.append(self._branch(operation, kv, element, inner))
+            branches.append(self._branch(operation, kv, element, inner, code))
         found = yield Branches(branches)
         yield from self._gone(gone, [leaving for _, leaving in found])
         values = [results[0] if results else None for results, _ in found]
@@ -91,9 +92,12 @@ class Instance(ControlFlow, Asks):
         return values, [results[1] for results, _ in found if len(results) > 1]
 
     def _branch(
-        self, operation: Operation, kv: Handle, element: Any, frame: Frame
+        self, operation: Operation, kv: Handle, element: Any, frame: Frame, code: Code | None
     ) -> Step:  # fmt: skip
-        _, given = yield from self._region(operation.regions[0], (kv, element), frame)
+        if code is not None:
+            given = yield from code(frame, kv, element)
+        else:
+            _, given = yield from self._region(operation.regions[0], (kv, element), frame)
         results = yield from all_now(given)
         kept = {value.newest().sequence for value in results if isinstance(value, Handle)}
         return results, (yield from self._left(frame, kept))

@@ -20,7 +20,7 @@ from ..memory.sequence import Sequence
 from ..schedule.request import Request
 from .events import Choice, Generated, Listener, TextPiece, ValueBound
 from .frame import Frame, Handle
-from .future_values import Later, Spawn, all_now, any_of, is_missing, now
+from .future_values import Later, Spawn, all_now, any_of, is_missing, now, present
 from .gens import STRUCTURED, Gen
 from .lines import Results
 from .machine import Machine
@@ -83,9 +83,11 @@ class ModelCalls:
     # Streams.
 
     def _free(self, operation: Operation, frame: Frame) -> Step:
-        if frame.borrows:
-            return
-        kv = frame.get(operation.operands[0])
+        if not frame.borrows:
+            yield from self._free_unread(operation, frame.get(operation.operands[0]), frame)
+
+    def _free_unread(self, operation: Operation, kv: Any, frame: Frame) -> Step:
+        """Give a stream back, now or once nothing reads it any more."""
         users = frame.users(operation.operands[0])
         if users or is_missing(kv):
             yield Spawn(self._free_later(kv, users))
@@ -183,15 +185,18 @@ class ModelCalls:
         return [self._machine.texts.listed(heal + option) for option in options]
 
     def _score(self, operation: Operation, frame: Frame) -> Step:
+        kv, text = map(frame.get, operation.operands)
+        frame.expect(operation, (yield from self._start_score(operation, kv, text, frame)))
+
+    def _start_score(self, operation: Operation, kv: Any, text: Any, frame: Frame) -> Step:
         """Score a text as a continuation; the stream keeps its end, the healed space included.
 
         The text is waited for before anything that follows begins: what the score settles, the
         stream goes on from.
         """
-        text = yield from now(frame.get(operation.operands[1]))
-        kv = frame.get(operation.operands[0])
+        text = yield from now(text)
         yield from self._room(frame)
-        frame.expect(operation, (yield Spawn(self._score_later(operation, kv, text, frame))))
+        return (yield Spawn(self._score_later(operation, present(kv), text, frame)))
 
     def _score_later(self, operation: Operation, kv: Any, text: str, frame: Frame) -> Step:
         gone = frame.set_out()

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ...ir.core import Module, Operation
+from .beside_writer import BesideWriter
 from .bindings import reachable
 from .code_writer import USED, Writer
 from .effects import Effects
@@ -18,9 +19,8 @@ class RowCode:
     `function(instance, frame, kv, *arguments)` is its generator function.
     """
 
-    def __init__(self, program: Operation) -> None:
+    def __init__(self, program: Operation, writer: Writer) -> None:
         name = program["name"].name
-        writer = Writer()
         function = writer.program(name, program.regions[0])
         self.text = writer.text()
         names: dict[str, Any] = USED | writer.bound
@@ -31,24 +31,24 @@ class RowCode:
 def row_code(
     programs: dict[str, Operation], name: str, effects: Effects
 ) -> dict[str, RowCode]:  # fmt: skip
-    """Return the code of the programs that ask in turn, of one and those that it calls."""
-    in_turn = InTurn(programs, effects)
-    return {
-        each: RowCode(program)
-        for each, program in reversed(programs.items())
-        if in_turn.beside(each, called=each != name) is None
-    }
+    """Return the code of a program and of those that it calls: of all that Python can nest."""
+    in_turn, code = InTurn(programs, effects), {}
+    for each, program in reversed(programs.items()):
+        if in_turn.beside(each, called=each != name) is None:
+            code[each] = RowCode(program, Writer())
+        elif in_turn.nests(each):
+            code[each] = RowCode(program, BesideWriter(program.regions[0], in_turn))
+    return code
 
 
 def row_text(plan: Module, name: str) -> str:
-    """Return how a plan's rows run: the code of its programs, or why one has none."""
+    """Return how a plan's rows run: the code of its programs, and why one starts what it asks."""
     programs = reachable(plan, name)
     effects = Effects.of_module(plan, programs)
     in_turn, code, texts = InTurn(programs, effects), row_code(programs, name, effects), []
     for each in reversed(programs):
-        if each in code:
-            texts.append(code[each].text)
-            continue
         why = in_turn.why_not(each, called=each != name)
-        texts.append(f"# @{each}: operation by operation, as {why}\n")
+        how = "starts what it asks" if each in code else "operation by operation"
+        head = "" if why is None else f"# @{each}: {how}, as {why}\n"
+        texts.append(head + (code[each].text if each in code else ""))
     return "\n".join(texts)

@@ -45,9 +45,12 @@ class _Writer:
     def __init__(self, draw: st.DrawFn) -> None:
         self._draw = draw
         self._number = 0
+        self._known = ["arg"]
+        """Texts that can be named where the next line stands."""
 
     def block(self, depth: int, size: int, message: bool = False) -> list[str]:
         lines: list[str] = []
+        known = [*self._known]
         for _ in range(size):
             kinds = ["text", "text", "gen", "gen", "typed", "select", "score"]
             if depth < 2:
@@ -56,37 +59,48 @@ class _Writer:
                 )
             kind = self._draw(st.sampled_from(kinds))
             lines += getattr(self, "_" + kind)(depth, message)
+        self._known = known
         return ["    " + line for line in lines]
 
     def _name(self, hint: str) -> str:
         self._number += 1
         return f"{hint}{self._number}"
 
+    def _some(self) -> str:
+        return self._draw(st.sampled_from(self._known))
+
+    def _bound(self, hint: str) -> str:
+        name = self._name(hint)
+        self._known.append(name)
+        return name
+
     def _text(self, depth: int, message: bool) -> list[str]:
-        return [f'"{self._draw(TEXTS)}"']
+        return [f'"{self._draw(TEXTS).replace("arg", self._some())}"']
 
     def _gen(self, depth: int, message: bool) -> list[str]:
         options = self._draw(OPTIONS)
         budget = f"max_tokens={self._draw(st.integers(1, 7))}"
         given = f"{budget}, {options}" if options else budget
-        return [f"gen {self._name('g')}({given})"]
+        return [f"gen {self._bound('g')}({given})"]
 
     def _typed(self, depth: int, message: bool) -> list[str]:
         return [f"gen {self._name('t')}(max_tokens=24): {self._draw(TYPES)}"]
 
     def _select(self, depth: int, message: bool) -> list[str]:
         by = self._draw(st.sampled_from(["", '(by="greedy")', '(by="unconditional")']))
-        return [f'select {self._name("s")}{by} from ["a", "ab", "hello", "ab the", "{{arg}}c"]']
+        options = '"a", "ab", "hello", "ab the", "{VALUE}c"'.replace("VALUE", self._some())
+        return [f"select {self._name('s')}{by} from [{options}]"]
 
     def _fork(self, depth: int, message: bool) -> list[str]:
         width, item = self._draw(st.integers(1, 3)), self._name("item")
         body = self.block(depth + 1, self._draw(st.integers(1, 3)), message)
         over = ["", f'{item} in ["p", "a b"]'][self._draw(st.integers(0, 1))]
         head = f"fork {over or width}"
-        return [f"{head} as {self._name('f')}:", *body, "    yield 1"]
+        return [f"{head} as {self._name('f')}:", *body, f"    yield len({self._some()})"]
 
     def _score(self, depth: int, message: bool) -> list[str]:
         text = self._draw(st.sampled_from(["a", "hello the", " ", "{arg}"]))
+        text = text.replace("arg", self._some())
         return [f'let {self._name("v")} = score("{text}")']
 
     def _join(self, depth: int, message: bool) -> list[str]:
@@ -98,7 +112,8 @@ class _Writer:
         return [f'inline other("{self._draw(TEXTS)}")']
 
     def _call(self, depth: int, message: bool) -> list[str]:
-        return [f'let {self._name("c")} = call other("{self._draw(TEXTS)}")']
+        text = self._some()
+        return [f"let {self._bound('c')} = call other({text})"]
 
     def _for(self, depth: int, message: bool) -> list[str]:
         body = self.block(depth + 1, self._draw(st.integers(1, 2)), message)
@@ -106,7 +121,7 @@ class _Writer:
 
     def _if(self, depth: int, message: bool) -> list[str]:
         body = self.block(depth + 1, self._draw(st.integers(1, 2)), message)
-        return [f"if len(arg) > {self._draw(st.integers(0, 8))}:", *body]
+        return [f"if len({self._some()}) > {self._draw(st.integers(0, 8))}:", *body]
 
     def _message(self, depth: int, message: bool) -> list[str]:
         role = self._draw(st.sampled_from(["system", "user", "assistant"]))

@@ -6,10 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from weft.compiler import Compilation
 from weft.ir.diagnostics import WeftError
+from weft.runtime.programs.beside_writer import BesideWriter
 from weft.runtime.programs.code_writer import Writer
 from weft.runtime.programs.events import Finished
 from weft.runtime.programs.in_turn import CALLS as NESTED
@@ -127,7 +128,7 @@ def walked():
 
     def compile(toy, text, **limits):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(InTurn, "beside", lambda self, name, called=False: "anything")
+            patch.setattr("weft.runtime.programs.machine.row_code", lambda *given: {})
             executable = toy.compile(text, **limits)
         assert not executable.machine.code
         return executable
@@ -136,15 +137,15 @@ def walked():
 
 
 @pytest.mark.parametrize("text", IN_TURN.values(), ids=IN_TURN)
-def test_a_program_that_asks_in_turn_is_written(toy, text):
-    executable = toy.compile(text)
-    assert executable.machine.code.keys() == executable.machine.programs.keys()
+def test_a_program_that_asks_in_turn_starts_nothing(toy, text):
+    code = toy.compile(text).machine.code
+    assert all("row.start" not in each.text for each in code.values())
 
 
 @pytest.mark.parametrize("text", BESIDE.values(), ids=BESIDE)
-def test_what_may_run_beside_others_is_not(toy, text):
+def test_what_may_run_beside_others_is_started(toy, text):
     executable = toy.compile(text)
-    assert executable.name not in executable.machine.code
+    assert "row.start" in executable.machine.code[executable.name].text
 
 
 def test_however_many_programs_wait_for_one_another(toy):
@@ -156,13 +157,16 @@ def test_however_many_programs_wait_for_one_another(toy):
         for name, call in zip(names, (*calls, "    return word\n"), strict=True)
     ]
     executable = toy.compile("\n".join(reversed(each)))
-    assert executable.machine.code.keys() == set(names[-NESTED:])
+    code = executable.machine.code
+    assert code.keys() == set(names)
+    in_turn = {name for name in names if "row.start" not in code[name].text}
+    assert in_turn == set(names[-NESTED:])
     assert executable.run(arg="x").stats.generated_tokens == len(names)
     toy.assert_clean(executable)
 
 
 @pytest.mark.parametrize("arg", ["x", "hello the", ""])
-@pytest.mark.parametrize("text", IN_TURN.values(), ids=IN_TURN)
+@pytest.mark.parametrize("text", (IN_TURN | BESIDE).values(), ids=IN_TURN | BESIDE)
 def test_it_tells_the_same_in_the_same_order(toy, walked, text, arg):
     for seed in range(5):
         assert told(toy.compile(text, seed=seed), arg) == told(walked(toy, text, seed=seed), arg)
@@ -175,7 +179,6 @@ def test_it_tells_the_same_in_the_same_order(toy, walked, text, arg):
 @given(text=programs(), arg=st.sampled_from(["hello", "", "a b"]), seed=st.integers(0, 3))
 def test_of_any_program_it_does(toy, walked, text, arg, seed):
     written = toy.compile(text, seed=seed)
-    assume(written.name in written.machine.code)
     assert told(written, arg) == told(walked(toy, text, seed=seed), arg)
     toy.assert_clean(written)
 
@@ -215,6 +218,47 @@ def test_a_fault_of_the_writer_is_found(toy, walked, fault, monkeypatch):
     assert found != told(walked(toy, LOOPS), "x")
 
 
+BRANCHES = program(
+    """
+let found: list[str] = []
+for part in range(len(arg) + 2):
+    fork side in ["p", "q"] as views:
+        "{part}{side}"
+        gen view(max_tokens=4, temperature=1.5)
+        yield view
+    found += views
+return found
+""",
+    "list[str]",
+)
+
+CONDITION = HELPER + program(
+    """
+let one = call part(arg)
+let two = call part("b")
+if len(one) > 99:
+    return "long"
+return two
+"""
+)
+
+FORKED = Writer._forked
+
+FAULTS_BESIDE = {
+    "what a branch has seen": (
+        BRANCHES, Writer, "_forked", lambda self, fork, seen=(): FORKED(self, fork)
+    ),
+    "what is waited for": (CONDITION, BesideWriter, "_there", Writer._there),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("text, writer, name, fault", FAULTS_BESIDE.values(), ids=FAULTS_BESIDE)
+def test_a_fault_of_what_is_started_is_found(toy, walked, text, writer, name, fault, monkeypatch):
+    assert told(toy.compile(text), "x") == told(walked(toy, text), "x")
+    monkeypatch.setattr(writer, name, fault)
+    assert told(toy.compile(text), "x") != told(walked(toy, text), "x")
+
+
 def test_a_fault_of_the_order_is_found(toy, monkeypatch):
     """A program that is taken to ask in turn, and does not, takes more steps."""
     right = toy.compile(CALLS)
@@ -224,7 +268,7 @@ def test_a_fault_of_the_order_is_found(toy, monkeypatch):
     assert wrong.run(arg="x").value and wrong.engine.steps > 2 * right.engine.steps
 
 
-@pytest.mark.parametrize("name", ["chat", "best_draft", "panel"])
+@pytest.mark.parametrize("name", ["chat", "best_draft", "panel", "surprise"])
 def test_the_code_of_a_program(golden, name):
     compilation = Compilation(EXAMPLES / f"{name}.weft", "tiny-dense")
     golden(f"rows/{name}.py.txt", stage_text(compilation, "rows", None, "", False))
