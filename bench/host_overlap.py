@@ -8,7 +8,8 @@
 The device only takes time: a step's tokens at a rate, but no less than a decode step; the host
 sleeps for the launches of steps that are not recorded, and does all else in earnest: texts,
 schedules, attention lists. What is drawn is words at random, or what a constraint allows.
-With --slower what else the machine does changes nothing (`host_clock`).
+With --slower what else the machine does changes nothing (`host_clock`). What rows take for a call
+is all that their programs do between an answer and the next call, without what the engine does.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ import cProfile
 import gc
 import pstats
 import time
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Any, cast
@@ -36,10 +37,43 @@ from weft.compiler import Compilation
 from weft.frontend.checkpoint import open_checkpoint
 from weft.options import Options
 from weft.runtime.executable import Executable
+from weft.runtime.programs.tasks import TaskLoop
 from weft.runtime.tracing.trace import Trace
 
 Measured = Callable[[Callable[[], Any]], Any]
 """Runs what is given to it, and perhaps prints something of it."""
+
+
+class RowTime:
+    """Seconds of the host's processor in which rows go from an answer to their next call."""
+
+    def __init__(self) -> None:
+        self.seconds, self.calls = 0.0, 0
+        self._deep = 0
+
+    @contextmanager
+    def taken(self) -> Iterator[None]:
+        """Count what rows take meanwhile: tasks that run, but for what the engine is asked."""
+        resume, ask = TaskLoop._resume, TaskLoop._ask
+
+        def resumed(loop: TaskLoop, *given: Any) -> None:
+            began = time.thread_time()
+            self._deep += 1
+            try:
+                resume(loop, *given)
+            finally:
+                self._deep -= 1
+                if not self._deep:  # a task starts others, which run as far as they get
+                    self.seconds += time.thread_time() - began
+
+        def asked(loop: TaskLoop, *given: Any) -> None:
+            began = time.thread_time()
+            ask(loop, *given)
+            self.seconds -= time.thread_time() - began
+            self.calls += 1
+
+        with patch.object(TaskLoop, "_resume", resumed), patch.object(TaskLoop, "_ask", asked):
+            yield
 
 
 class TimedBench(Bench):
@@ -71,6 +105,9 @@ def run_program(
         began = time.thread_time()
         run(way)
         host.append(time.thread_time() - began)
+    rows = RowTime()
+    with rows.taken():
+        run(way)
     bench.device.waits.clear()
     found = measured(lambda: run(replace(way, noted=True)))
     steps = found.trace.steps
@@ -79,7 +116,8 @@ def run_program(
     name = f"{case.name} by clients" if clients else case.name
     print(
         f"{name}: {1e3 * found.seconds:.1f} ms, {len(steps)} steps; of the host's processor "
-        f"{1e3 * min(host):.1f} to {1e3 * max(host):.1f} ms in {rounds} runs"
+        f"{1e3 * min(host):.1f} to {1e3 * max(host):.1f} ms in {rounds} runs, of which rows take "
+        f"{1e6 * rows.seconds / max(1, rows.calls):.1f} us for each of {rows.calls} calls"
     )
 
 

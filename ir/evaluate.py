@@ -99,9 +99,15 @@ def _binary(operation: Operation, operands: Sequence[Any]) -> Any:
     op = operation["op"]
     if op == "in":
         return left in right
+    if op == "+" and type(left) is type(right) and type(left) in _JOINED:
+        _check_size(len(left) + len(right))
+        return left + right
     if op in _ARITHMETIC and not (_is_number(left) and _is_number(right)):
         _check_together(op, left, right)
     return _bounded(_BINARY[op](left, right))
+
+
+_JOINED = frozenset({str, list})
 
 
 def _is_number(value: Any) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import re
 from collections.abc import Callable
+from functools import lru_cache
 
 from ...ir.vocabulary import Tokenizer
 
@@ -55,14 +56,23 @@ def common_length(first: list[int], second: list[int]) -> int:
     return next((at for at, (a, b) in enumerate(pairs) if a != b), min(len(first), len(second)))
 
 
+@lru_cache(maxsize=1024)
+def _looked_for(
+    stops: tuple[str, ...],
+) -> tuple[tuple[bytes, ...], int, Callable[[bytes], re.Match[bytes] | None], frozenset[int]]:
+    """Return stop strings as bytes, how many bytes before a piece a stop that ends in it may begin,
+    what finds one, and what they end with: rows of one program look for the same."""
+    found = tuple(stop.encode() for stop in stops if stop)
+    reach = max((len(stop) for stop in found), default=1) - 1
+    search = re.compile(b"|".join(re.escape(stop) for stop in found)).search
+    return found, reach, search, frozenset(stop[-1] for stop in found)
+
+
 class StopScanner:
     """Finds the first of some stop strings in bytes that arrive piece by piece."""
 
     def __init__(self, stops: tuple[str, ...]) -> None:
-        self._stops = tuple(stop.encode() for stop in stops if stop)
-        self._reach = max((len(stop) for stop in self._stops), default=1) - 1
-        self._search = re.compile(b"|".join(re.escape(stop) for stop in self._stops)).search
-        self._last = frozenset(stop[-1] for stop in self._stops)
+        self._stops, self._reach, self._search, self._last = _looked_for(stops)
         self._tail = b""
         self.size = 0
 

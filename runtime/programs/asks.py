@@ -12,7 +12,6 @@ from typing import Any
 from ...ir.core import Operation
 from ...ir.evaluate import best_of, branches_of
 from ...ir.vocabulary import split_heal
-from ..constraints.heal import join_texts
 from ..memory.sequence import Sequence as Tokens
 from .control import Step
 from .frame import Frame, Handle
@@ -35,14 +34,13 @@ class Asks(ModelCalls):
         """Generate; returns the stream behind it and its value."""
         occurrence = frame.occurrence(gen.name)
         handle, texts = given.newest(), self._machine.texts
-        parts, heal = join_texts(handle.pending), gen.heal
+        heal = gen.heal
         if gen.heals:
-            parts, heal = split_heal(parts)
-        if wanted := texts.unencoded(parts):
+            parts, heal = split_heal(handle.pending)
+            if heal:
+                given.settled = handle = Handle(handle.sequence, handle.length, parts)
+        if wanted := texts.unencoded(handle.pending):
             yield Unencoded(wanted)
-        handle = Handle(handle.sequence, handle.length, parts)
-        if gen.heals and heal:
-            given.settled = handle
         settled = self._settled(given, handle, frame)
         if not settled.length:
             raise self._empty(gen.name, gen.span)
@@ -113,12 +111,9 @@ class Asks(ModelCalls):
 
     def _called(self, operation: Operation, frame: Frame) -> Frame:
         """Return the frame of a program that is called: its samples are named by the call."""
-        label = f"call {operation['name'].name}"
-        inner = Frame(self.row, (*frame.path, (label, frame.occurrence(label), 0)))
-        callee = self._machine.programs[operation["name"].name]
-        path = (operation.attribute("critical") or 0) - (callee.attribute("critical") or 0)
-        inner.after = frame.after + max(0, path)
-        return inner
+        label, after = self._machine.call(operation)
+        path = (*frame.path, (label, frame.occurrence(label), 0))
+        return Frame(self.row, path, after=frame.after + after)
 
     def _free_owned(self, frame: Frame, kept: Collection[Tokens]) -> None:
         for sequence in list(frame.owned):

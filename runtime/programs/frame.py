@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from itertools import chain
 from typing import Any
 
 from ...ir.core import Operation, Value, walk
@@ -18,8 +17,9 @@ from .future_values import Later, Part, present
 class Handle:
     """A kv value: the first `length` tokens of a sequence, then parts not yet encoded.
 
-    With `before` the parts follow those of that handle. `settled` is what the handle became when
-    its parts were encoded: all who have the value go on from there.
+    No two texts of `pending` stand side by side. With `before` they follow the parts of that
+    handle, the last of which goes on with the first, if both are texts. `settled` is what the
+    handle became when its parts were encoded: all who have the value go on from there.
     """
 
     sequence: Sequence
@@ -47,9 +47,13 @@ class Handle:
                 break
         if not added:
             return handle
-        added.append(handle.pending)
-        pending = tuple(chain.from_iterable(reversed(added)))
-        return Handle(handle.sequence, handle.length, pending)
+        pending = [*handle.pending]
+        for parts in reversed(added):
+            if pending and parts and isinstance(parts[0], str) and isinstance(pending[-1], str):
+                pending[-1] += parts[0]
+                parts = parts[1:]
+            pending += parts
+        return Handle(handle.sequence, handle.length, tuple(pending))
 
 
 @dataclass
@@ -99,6 +103,11 @@ class Frame:
             for later, operation in self._issued
             if not later.ready and (of is None or of(operation))
         ]
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing has been started here."""
+        return not (self._issued or self._out)
 
     def set_out(self) -> Later:
         """Count an operation that has sequences of its own, until what is returned is settled."""

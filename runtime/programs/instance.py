@@ -149,7 +149,11 @@ class Instance(ControlFlow, Starts):
         yield from self._after_effects(operation, frame)
         values = yield from all_now(operands)
         result = yield from self._call_program(operation, values, inner)
-        yield from self._gone(gone, [(yield from self._left(inner))])
+        if inner.idle:
+            self._free_owned(inner, ())
+            gone.settle()
+        else:
+            yield from self._gone(gone, [(yield from self._left(inner))])
         return (result,)
 
     def _call_program(self, operation: Operation, operands: list[Any], frame: Frame) -> Step:

@@ -47,6 +47,7 @@ class Machine:
         )
         self.heals = HealTable(tokenizer, vocab_size)
         self._gens: dict[int, Gen] = {}
+        self._calls: dict[int, tuple[str, int]] = {}
         self.code = row_code(self.programs, name, self.effects)
         self.lines = Lines()
         self.texts = Texts(tokenizer)
@@ -56,6 +57,17 @@ class Machine:
         found = self._gens.get(id(decode))
         if found is None:
             found = self._gens[id(decode)] = Gen.of(decode)
+        return found
+
+    def call(self, call: Operation) -> tuple[str, int]:
+        """Return what names the samples of a program that is called, and the predicted time from
+        its end to the caller's."""
+        found = self._calls.get(id(call))
+        if found is None:
+            name = call["name"].name
+            own = self.programs[name].attribute("critical") or 0
+            after = max(0, (call.attribute("critical") or 0) - own)
+            found = self._calls[id(call)] = f"call {name}", after
         return found
 
     def watch(self, gen: Gen, heal: str, listener: Callable[[str], None] | None) -> Watch | None:

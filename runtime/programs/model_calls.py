@@ -261,7 +261,7 @@ class ModelCalls:
         """
         yield from self._unlocked(given.newest().sequence)
         handle, texts = given.newest(), self._machine.texts
-        parts = join_texts(handle.pending)
+        parts = handle.pending
         if heals:
             parts, heal = split_heal(parts)
         if wanted := texts.unencoded((*parts, *(heal + text for text in more))):
@@ -293,7 +293,7 @@ class ModelCalls:
         heals = not heal and not operation.attribute("forced")
         handle = yield from self._encodable(given, heal, heals, more)
         if heals:
-            pending, heal = split_heal(join_texts(handle.pending))
+            pending, heal = split_heal(handle.pending)
             if heal:
                 given.settled = handle = Handle(handle.sequence, handle.length, pending)
         settled = self._settled(given, handle, frame)
@@ -307,7 +307,7 @@ class ModelCalls:
 
     def _room(self, frame: Frame) -> Step:
         """Wait until few enough operations with sequences of their own are under way."""
-        while len(ahead := frame.out()) >= self.most_ahead:
+        while self.most_ahead < UNLIMITED and len(ahead := frame.out()) >= self.most_ahead:
             yield any_of(ahead)
 
     def _unlocked(self, sequence: Sequence) -> Step:
@@ -386,7 +386,7 @@ def _parts(operation: Operation, values: Items[Any]) -> tuple[Part, ...]:
 
 def _extended(operands: Items[Any]) -> Handle:
     handle, *segments = operands
-    return handle.plus(tuple(part for segment in segments for part in segment))
+    return handle.plus(join_texts([part for segment in segments for part in segment]))
 
 
 TEXTS: Mapping[str, Results] = {

@@ -199,6 +199,9 @@ class TaskLoop:
             task.root.on_done(None, failure)
 
     def _wait(self, task: _Task, wish: Any) -> None:
+        if isinstance(wish, Request):
+            self._ask(task, wish)
+            return
         if isinstance(wish, Later):
             wish.waiting.append(lambda: self._ready.append((task, wish.value, None)))
             return

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 
 from ...ir.vocabulary import Part, Tokenizer
-from ..constraints.heal import join_texts
 
 PORTION = 32
 """Tasks whose texts are encoded at once: a step begins with those that are there."""
@@ -41,7 +40,8 @@ class Texts:
         """Return those of some parts that are worth waiting for."""
         if self._many is None:
             return []
-        return [part for part in parts if isinstance(part, str) and not self._is_ready(part)]
+        texts = (part for part in parts if part and isinstance(part, str))
+        return [text for text in texts if not self._is_ready(text)]
 
     def gather(self, texts: Iterable[str]) -> None:
         """Encode texts in one call, for those who ask for them next.
@@ -64,17 +64,18 @@ class Texts:
         return np.asarray(self.ids(text)).tolist()
 
     def ids_of(self, parts: Sequence[Part]) -> np.ndarray:
-        """Return the ids [n] i32 of parts; adjacent texts are encoded as one."""
+        """Return the ids [n] i32 of parts, of which no two texts stand side by side."""
         pieces: list[Any] = []
-        known: list[int] | None = None
-        for part in join_texts(parts):
+        after = 0
+        for at, part in enumerate(parts):
             if isinstance(part, str):
-                pieces.append(self.ids(part))
-                known = None
-            elif known is None:
-                pieces.append(known := [part])
-            else:
-                known.append(part)
+                if after < at:
+                    pieces.append(parts[after:at])
+                if part:
+                    pieces.append(self.ids(part))
+                after = at + 1
+        if after < len(parts):
+            pieces.append(parts[after:])
         if len(pieces) == 1:
             return np.asarray(pieces[0], np.int32)
         return np.concatenate(pieces, dtype=np.int32, casting="unsafe") if pieces else NOTHING

@@ -173,7 +173,7 @@ def test_texts_of_a_tokenizer_that_encodes_one_at_a_time_are_never_waited_for():
 
     texts = Texts(Plain())  # type: ignore[arg-type]
     assert texts.unencoded(("ab", 7)) == []
-    assert texts.ids_of(("a", "b", 7, "c")).tolist() == [97, 98, 7, 99]
+    assert texts.ids_of(("ab", 7, "", "c")).tolist() == [97, 98, 7, 99]
     assert texts.ids_of(()).tolist() == [] and texts.listed("ab") == [97, 98]
     assert Unencoded(["a"]).texts == ["a"]
 
