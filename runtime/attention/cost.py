@@ -53,7 +53,8 @@ class Rates:
     attention operations a second; multiprocessors, and programs resident at a time, of few rows and
     of many; seconds of a launch, before an item's first key arrives, of a join, and of joining one
     slot after another (by the join of few rows, and of many); the part of the shorter launch's
-    time, of items of many rows and of few, that the other hides."""
+    time, of items of many rows and of few, that the other hides; and what part of all this a list
+    takes that is read in another way."""
 
     memory: float = 4.2e12
     cache: float = 6.8e12
@@ -70,6 +71,7 @@ class Rates:
     slot: float = 3.5e-8
     slot_of_many: float = 1.37e-7
     beside: float = 0.4
+    part: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,8 @@ class Way:
     """A kernel by the name that calls know it by: what the planner must know of it, what was
     measured of it, and whether it takes lists all of whose items the small tile holds (`few`), and
     lists some of whose items it does not (`many`). `alone`: what was measured of it where a step
-    has a single row, if that differs."""
+    has a single row, if that differs; `grouped`: kernels can read items of one row several a
+    program (`ways.grouped`)."""
 
     name: str
     shape: Shape
@@ -85,6 +88,7 @@ class Way:
     few: bool = True
     many: bool = True
     alone: Rates | None = None
+    grouped: bool = False
 
     def rates_of(self, queries: int) -> Rates:
         """Return the rates of a step of so many queries."""
@@ -189,7 +193,7 @@ class Cost:
         join = rates.join + joined * self.shape.state_bytes / rates.memory
         slot = rates.slot_of_many if self.queries * self.shape.heads > JOINED else rates.slot
         join = join + slots.max(2, initial=0) * slot
-        return rates.launch + waits + body + join * (joined > self.queries)
+        return rates.part * (rates.launch + waits + body + join * (joined > self.queries))
 
 
 class _Programs:

@@ -58,6 +58,8 @@ class AttentionLists:
         self._windows = tuple(sorted(set(windows)))
         usual = Way("", shape, self._rates)
         self._choice = [*ways] if ways and self._windows == (0,) else [usual]
+        self._choice = [replace(way, grouped=grouped and way.name == UNGROUPED)
+                        for way in self._choice]  # fmt: skip
         self._ways = {way.name: way for way in (usual, *self._choice)}
         if grouped and UNGROUPED in self._ways:
             self._ways[GROUPED] = self._ways[UNGROUPED]

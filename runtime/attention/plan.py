@@ -15,6 +15,7 @@ import numpy as np
 
 from .cost import Batch, Cost, Rates, Run, Shape, Way, members_of, ranges, summed
 from .sharing import Sharing, flat
+from .ways import rates_of
 
 Array = np.ndarray
 WORTH = 0.05
@@ -146,10 +147,11 @@ def _priced(batch: Batch, runs: list[Run], ways: Sequence[Way]) -> list[tuple[Wa
     """Return what some runs cost in each way that takes them."""
     counts = np.diff(batch.starts)
     sizes, members = members_of(runs)
-    rows = int(summed(counts[members], sizes).max(initial=0))
-    queries = int(batch.starts[-1])
-    return [(way, Cost(batch, runs, way.shape, way.rates_of(queries)))
-            for way in ways if way.takes(rows)]  # fmt: skip
+    rows = summed(counts[members], sizes)
+    keys = np.array([run.keys for run in runs], np.int64)
+    queries, most = int(batch.starts[-1]), int(rows.max(initial=0))
+    return [(way, Cost(batch, runs, way.shape, rates_of(way, queries, rows, keys)))
+            for way in ways if way.takes(most)]  # fmt: skip
 
 
 def _choices(

@@ -239,6 +239,8 @@ TREES = Sequences(128, 0, 64, 8, 1024)
     ("of", "way"),
     [(TREES, GROUPED), (Sequences(128, 2048, 96), GROUPED),
      (Sequences(256, 0, 64, 16, 1024), GROUPED),  # two rounds of programs, and full ones
+     (Sequences(256, 2048, 64), GROUPED),  # measured 40.3 us, by the largest tiles 48.9
+     (Sequences(256, 8192, 64), "largest"),  # 89 us, and 113
      (Sequences(192, 0, 64, 12, 1024), UNGROUPED),  # the second would be half empty
      (Sequences(64, 0, 64, 4, 1024), UNGROUPED),  # too few programs would be left
      (Sequences(128, 0, 320, 8, 1024), UNGROUPED),  # too long ones
@@ -249,8 +251,10 @@ def test_short_keys_of_many_rows_are_read_several_rows_a_program(of: Sequences, 
     shape = Parts(32, 8, 128, page=64)
     step = step_of(of.batch(shape, np.arange(of.pages(shape))))
     found, plain = lists_of(shape, grouped=True).plan(step), lists_of(shape).plan(step)
-    assert (found.way, plain.way) == (way, UNGROUPED)
-    assert all(np.array_equal(found.arrays[name], plain.arrays[name]) for name in plain.arrays)
+    assert found.way == way and plain.way in (UNGROUPED, "largest")
+    if way in (GROUPED, plain.way) and of.count <= 128:
+        same = (np.array_equal(found.arrays[name], plain.arrays[name]) for name in plain.arrays)
+        assert all(same) and (found.seconds != plain.seconds) == (way == GROUPED)
 
 
 def test_lists_whose_items_have_several_rows_once_others_left_are_read_item_by_item():
