@@ -304,7 +304,7 @@ def test_an_argument_is_text_where_the_parameter_is(hello):
 @pytest.mark.parametrize(
     ("row", "says"),
     [
-        ("[" * 100_000, ":2: .*recursion"),
+        ("[" * 100_000, ":2: .*nested too deeply"),
         ('{"name": ' + "9" * 5000 + "}", ":2: .*digits"),
         ('{"name": "a", "name": "b"}', ":2: the key 'name' stands twice in one object"),
     ],
