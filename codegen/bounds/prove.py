@@ -80,7 +80,7 @@ def proof_key(kernel: Operation) -> str:
 
 
 def prove_bounds(
-    kernel: Operation, timeout: float = 2.0, allow_unproven: bool = False
+    kernel: Operation, timeout: float = 10.0, allow_unproven: bool = False
 ) -> BoundsProof:
     """Prove every load, store and atomic of a kernel in bounds.
 
