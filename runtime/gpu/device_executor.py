@@ -36,7 +36,7 @@ from ..execution.weights import Weight
 from ..schedule.held_rows import HeldRows
 from .drawn import Drawn
 from .greedy_draws import GreedyDraws
-from .head_words import HeadWords
+from .listed_head import ListedHead
 from .page_copies import PageCopies
 from .prompt_rooms import LENT_FOR, RECORDED, PromptRooms
 from .recordings import Recorded, Recordings
@@ -100,7 +100,7 @@ class DeviceExecutor(CompiledExecutor):
         hold = kernels[f"constrain_rows_{config.vocab_size}"].launch
         self.held = HeldRows(config.vocab_size, self.drawn.token, self.everything, hold, carry)
         whole = {} if host or self.announcer else kernels
-        self._head = HeadWords(whole, config.vocab_size, config.width, self.device)
+        self._head = ListedHead(whole, config.vocab_size, config.width, self.device)
         self._recorder = recorder or Rerun()
         self._sizes = bucket_sizes(max_batch)
         self._counts, self._logit_counts = token_counts(max_tokens), logit_counts(self.max_logits)

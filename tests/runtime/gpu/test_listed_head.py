@@ -17,7 +17,7 @@ from weft.passes.manager import Context
 from weft.passes.tile.gpu_schedules import gpu_step_kernels, head_kernels
 from weft.passes.tile.regimes import Regime, lower_for_gpu, merge_kernels
 from weft.runtime.execution.step import StepInput
-from weft.runtime.gpu import head_words
+from weft.runtime.gpu import listed_head
 
 V, K = 96, 128
 CONFIG = ModelConfig(
@@ -105,7 +105,7 @@ def test_more_rows_than_a_kernel_takes_at_once_have_all_words(device):
 
 
 def test_a_twin_is_recorded_when_as_much_is_lost_as_that_costs(device):
-    lost = (1 - 2 / V) * 2 * V * K / head_words.RATE
+    lost = (1 - 2 / V) * 2 * V * K / listed_head.RATE
     device._head.cost, recordings = 2.5 * lost, []
     for _ in range(4):
         name, *_ = decode(device, 1, Allows(1, 2))

@@ -33,7 +33,7 @@ KEPT = 64
 """Lists of words that are remembered, of four bytes a word."""
 
 
-class HeadWords:
+class ListedHead:
     """The words that logits are computed of, on the device, and the recordings that read them.
 
     A recording of all words gets a twin when its steps have lost, by words that nothing allows, as
