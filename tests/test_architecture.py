@@ -7,6 +7,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -59,12 +60,15 @@ Sources = dict[str, str]
 
 
 class Import(NamedTuple):
-    """One import: the module it names, as `weft.room.module` or an outer package."""
+    """One import: the module it names, as `weft.room.module` or an outer package, where it stands,
+    and whether it is written relative to its own module."""
 
     path: str
     line: int
     target: str
     at_top: bool
+    typing: bool
+    relative: bool
 
     @property
     def where(self) -> str:
@@ -84,29 +88,57 @@ def sources() -> Sources:
     }
 
 
-def imports(path: str, text: str) -> Iterator[Import]:
-    """Yield the imports of a module, relative ones resolved; those for type checkers left out."""
+class Reading(NamedTuple):
+    """What the rules ask of a module's text."""
+
+    imports: tuple[Import, ...]
+    documented: bool
+
+
+@cache
+def reading(path: str, text: str) -> Reading:
+    """Read a module once for all rules: parsing is nearly all that they cost."""
+    tree = ast.parse(text)
+    return Reading(tuple(imports(path, tree)), bool(ast.get_docstring(tree)))
+
+
+def imports(path: str, tree: ast.Module) -> Iterator[Import]:
+    """Yield the imports of a module, relative ones resolved."""
     package = ["weft", *path.split("/")[:-1]]
-    todo: list[tuple[ast.AST, bool]] = [(ast.parse(text), True)]
+    todo: list[tuple[ast.AST, bool, bool]] = [(tree, True, False)]
     while todo:
-        node, top = todo.pop()
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
-            todo += [(child, top) for child in node.orelse]
+        node, top, typing = todo.pop()
+        if isinstance(node, ast.If) and for_checkers(node.test):
+            todo += [(child, top, True) for child in node.body]
+            todo += [(child, top, typing) for child in node.orelse]
             continue
         if isinstance(node, ast.Import):
-            yield from (Import(path, node.lineno, name.name, top) for name in node.names)
+            for name in node.names:
+                yield Import(path, node.lineno, name.name, top, typing, False)
         elif isinstance(node, ast.ImportFrom):
             base = package[: len(package) + 1 - node.level] if node.level else []
             stem = ".".join([*base, *([node.module] if node.module else [])])
             for name in node.names:
                 joined = f"{stem}.{name.name}" if stem.startswith("weft") else stem
-                yield Import(path, node.lineno, joined, top)
-        inner = top and not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
-        todo += [(child, inner) for child in ast.iter_child_nodes(node)]
+                yield Import(path, node.lineno, joined, top, typing, bool(node.level))
+        inner = top and not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        todo += [
+            (child, inner, typing)
+            for child in ast.iter_child_nodes(node)
+            if not isinstance(child, ast.expr)  # no import stands in an expression
+        ]
+
+
+def for_checkers(test: ast.expr) -> bool:
+    """Tell whether a condition asks for TYPE_CHECKING."""
+    names = {getattr(part, "id", None) or getattr(part, "attr", "") for part in ast.walk(test)}
+    return "TYPE_CHECKING" in names
 
 
 def every_import(tree: Sources) -> list[Import]:
-    return [found for path, text in tree.items() for found in imports(path, text)]
+    """Return the imports of all modules, without those for type checkers."""
+    found = [each for path, text in tree.items() for each in reading(path, text).imports]
+    return [each for each in found if not each.typing]
 
 
 def room_of(path: str) -> str | None:
@@ -155,18 +187,12 @@ def upward_in_rooms(tree: Sources) -> list[str]:
 
 def absolute_imports(tree: Sources) -> list[str]:
     """A room says `import weft.x` or `import x` of a room, and so may load it a second time."""
-    found = []
-    for path, text in tree.items():
-        for node in ast.walk(ast.parse(text)):
-            if isinstance(node, ast.ImportFrom) and node.level == 0:
-                names = [node.module or ""]
-            else:
-                names = [name.name for name in node.names] if isinstance(node, ast.Import) else []
-            bad = [
-                name for name in names if name.split(".")[0] in {"weft", "compiler", *MAY_IMPORT}
-            ]
-            found += [f"{path}:{node.lineno}: import {name}" for name in bad]  # type: ignore[attr-defined]
-    return found
+    return [
+        f"{each.where}: import {each.target}"
+        for path, text in tree.items()
+        for each in reading(path, text).imports
+        if not each.relative and each.target.split(".")[0] in {"weft", "compiler", *MAY_IMPORT}
+    ]
 
 
 def misplaced_heavy(tree: Sources) -> list[str]:
@@ -191,7 +217,7 @@ def too_long(tree: Sources) -> list[str]:
 
 def undocumented(tree: Sources) -> list[str]:
     """A module without the sentence that says what it holds."""
-    return [path for path, text in tree.items() if not ast.get_docstring(ast.parse(text))]
+    return [path for path, text in tree.items() if not reading(path, text).documented]
 
 
 DOC = '"""Doc."""\n'

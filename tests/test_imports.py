@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 ROOT = Path(__file__).parents[1]
+DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 
 
 def files() -> list[Path]:
@@ -26,31 +28,57 @@ def place(name: str) -> Path | None:
     return file if file.exists() else path / "__init__.py"
 
 
+class Reading(NamedTuple):
+    """What a module imports anywhere, and what it defines or imports outside functions and
+    classes."""
+
+    imports: tuple[ast.ImportFrom, ...]
+    names: frozenset[str]
+
+
 @cache
-def names(path: Path) -> frozenset[str]:
-    """Return what a module defines or imports outside functions and classes."""
+def reading(path: Path) -> Reading:
+    """Read a file once: others ask for the names of most."""
+    return read(path.read_text())
+
+
+def read(text: str) -> Reading:
+    """Return what a module's text imports and defines."""
+    imports: list[ast.ImportFrom] = []
     found: set[str] = set()
-    todo: list[ast.AST] = list(ast.parse(path.read_text()).body)
+    todo: list[tuple[ast.AST, bool]] = [(ast.parse(text), True)]
     while todo:
-        node = todo.pop()
-        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
-            found.add(node.name)
-            continue
-        if isinstance(node, (ast.Import, ast.ImportFrom)):
-            found |= {(each.asname or each.name).split(".")[0] for each in node.names}
-        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-            found.add(node.id)
-        if isinstance(node, getattr(ast, "TypeAlias", ())):
-            found.add(node.name.id)
-        todo += ast.iter_child_nodes(node)
-    return frozenset(found)
+        node, top = todo.pop()
+        if isinstance(node, ast.ImportFrom):
+            imports.append(node)
+        if top:
+            found |= bound(node)
+        inner = top and not isinstance(node, DEFINITIONS)
+        # No import stands in an expression; names are bound in those outside functions too.
+        todo += [
+            (child, inner)
+            for child in ast.iter_child_nodes(node)
+            if inner or not isinstance(child, ast.expr)
+        ]
+    return Reading(tuple(sorted(imports, key=lambda node: node.lineno)), frozenset(found))
 
 
-def missing(text: str, module: str) -> Iterator[str]:
-    """Return the imports of a module's text, of modules of ours, that find nothing."""
-    for node in ast.walk(ast.parse(text)):
-        if not isinstance(node, ast.ImportFrom):
-            continue
+def bound(node: ast.AST) -> set[str]:
+    """Return the names that a node itself binds."""
+    if isinstance(node, DEFINITIONS):
+        return {node.name}
+    if isinstance(node, (ast.Import, ast.ImportFrom)):
+        return {(each.asname or each.name).split(".")[0] for each in node.names}
+    if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+        return {node.id}
+    if isinstance(node, getattr(ast, "TypeAlias", ())):
+        return {node.name.id}
+    return set()
+
+
+def missing(imports: Iterable[ast.ImportFrom], module: str) -> Iterator[str]:
+    """Return those of a module's imports, of modules of ours, that find nothing."""
+    for node in imports:
         base = module.split(".")[: -node.level] if node.level else []
         source = ".".join([*base, *([node.module] if node.module else [])])
         path = place(source)
@@ -59,7 +87,7 @@ def missing(text: str, module: str) -> Iterator[str]:
         if not path.exists() and not path.parent.is_dir():  # folders of tests have no __init__.py
             yield f"{module}:{node.lineno}: there is no {source}"
             continue
-        known = names(path) if path.exists() else frozenset()
+        known = reading(path).names if path.exists() else frozenset()
         for each in node.names:
             inner = place(f"{source}.{each.name}")
             lazy = "__getattr__" in known
@@ -71,7 +99,7 @@ def test_imports_of_ours_find_what_they_name() -> None:
     found: list[str] = []
     for path in files():
         inside = path.relative_to(ROOT).with_suffix("").parts
-        found += missing(path.read_text(), ".".join(("weft", *inside)))
+        found += missing(reading(path).imports, ".".join(("weft", *inside)))
     assert not found, "\n".join(found)
 
 
@@ -80,7 +108,7 @@ def test_an_import_of_what_moved_is_found() -> None:
         "def run():\n    from weft.runtime.schedule.admission import Forecast\n"
         "    from .nowhere import x\n    from weft.tests.runtime import toys\n"
     )
-    assert list(missing(text, "weft.bench.planted")) == [
+    assert list(missing(read(text).imports, "weft.bench.planted")) == [
         "weft.bench.planted:2: weft.runtime.schedule.admission has no Forecast",
         "weft.bench.planted:3: there is no weft.bench.nowhere",
         "weft.bench.planted:4: weft.tests.runtime has no toys",
