@@ -189,8 +189,8 @@ class Options:
     (`ir.sparse`): taken from the context on from which it pays for steps of `attention_batch`
     sequences, or, with `attention_always`, at any price (empty: dense, if neither the program nor
     `max_loss` asks for another). `max_loss` picks the cheapest policy that was measured to lose no
-    more of perplexity (0.01: one percent; None: none is picked), and holds one that is asked for to
-    that. With `kv_host_memory` bytes, unless 0, keys
+    more (0.01: one percent of perplexity, and one point of retrieval at any length; None: none is
+    picked), and holds one that is asked for to that. With `kv_host_memory` bytes, unless 0, keys
     and values lie in host memory, and `kv_memory` is what a GPU (without the target cuda: a
     simulated one) has for labels and a cache of what sparse attention reads, at any price.
     """

@@ -32,9 +32,10 @@ from weft.evaluation.attention import judged
 from weft.evaluation.harness import Evaluation, Measured, Plan
 from weft.evaluation.kernels import KernelSubject
 from weft.evaluation.report import table
+from weft.evaluation.retrieval import KINDS
 from weft.evaluation.subject import Subject
 from weft.frontend.checkpoint import ZOO, open_checkpoint
-from weft.ir.loss_table import FILE_NAME, MeasuredLoss, save_losses
+from weft.ir.loss_table import FILE_NAME, MeasuredLoss, save_losses, worst_length
 from weft.ir.sparse import parse_policy
 
 from bench.documents.sparse import mean_lost
@@ -137,23 +138,31 @@ def headline(figures: Figures) -> Figures:
 
 def keep(figures: Figures, section: str, model: str, file: Path) -> None:
     """Merge the figures of a section into a file, with the machine that it was measured on; losses
-    of perplexity go beside the shipped model, too, where `max_loss` looks for them."""
+    go beside the shipped model, too, where `max_loss` looks for them."""
     if section == "gpu":
         from bench import gpu_kernels as machine
     else:
         from bench import cpu as machine
     machine.record(figures, [f"{section} {model}"], file)
-    if section == "perplexity" and file == RESULTS:
-        keep_losses(figures, model)
+    if section in ("perplexity", "retrieval") and file == RESULTS:
+        rows = loss_rows(recorded(file), model)
+        save_losses(ZOO / model / FILE_NAME, open_checkpoint(model).identity, rows)
 
 
-def keep_losses(figures: Figures, model: str) -> None:
-    """Write the table of losses of a shipped model from the record's figures."""
-    checkpoint, at = open_checkpoint(model), model.replace("-", "_")
-    rows = [MeasuredLoss(policy, figures[f"perplexity_loss_{at}_{name}"],
-                         figures[f"bytes_read_{at}_{name}"])
-            for name, policy in POLICIES.items()]  # fmt: skip
-    save_losses(ZOO / model / FILE_NAME, checkpoint.identity, rows)
+def loss_rows(figures: Figures, model: str) -> list[MeasuredLoss]:
+    """Return the table of losses of a model from a record's figures: of each policy that was
+    measured by perplexity and at some lengths by retrieval."""
+    at, rows = model.replace("-", "_"), []
+    for name, policy in POLICIES.items():
+        lost = {length: [figures[key] for kind in KINDS
+                         if (key := f"{kind}_{length}_loss_points_{at}_{name}") in figures]
+                for length in QUESTIONS}  # fmt: skip
+        points = {length: each for length, each in lost.items() if each}
+        if points and f"perplexity_loss_{at}_{name}" in figures:
+            rows.append(MeasuredLoss(policy, figures[f"perplexity_loss_{at}_{name}"],
+                                     figures[f"bytes_read_{at}_{name}"],
+                                     *worst_length(points)))  # fmt: skip
+    return rows
 
 
 def recorded(file: Path | None) -> Figures:

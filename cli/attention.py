@@ -14,6 +14,10 @@ from .output import check_file, check_picture, write_picture
 from .render import emit, remarks
 
 COPY = "copy the model to a folder of yours"
+LOSSES = ("perplexity", "pairs", "needles")
+"""The parts of an evaluation that a budget of loss goes by."""
+ABLE = 0.5
+"""The share of questions from which on a model is able to lose some of them."""
 
 if TYPE_CHECKING:
     from ..evaluation.harness import Measured, Plan
@@ -163,8 +167,9 @@ def require_losses_kept(
         problem, hint = f"{checkpoint.name} has no folder for its losses", "take a model's folder"
     elif not os.access(folder, os.W_OK):
         problem, hint = f"losses cannot be written to {folder}", COPY
-    elif "perplexity" not in plan.parts:
-        problem, hint = "--save keeps losses of perplexity", "add it: --only perplexity"
+    elif not {*LOSSES} <= {*plan.parts}:
+        problem = "--save keeps losses of perplexity and of retrieval"
+        hint = f"leave out --only, or give --only {','.join(LOSSES)}"
     elif not any(policies):
         problem, hint = "--save keeps what sparse policies lose", "name one with --attention"
     else:
@@ -173,11 +178,11 @@ def require_losses_kept(
 
 
 def save(checkpoint: Checkpoint, found: Mapping[str, Measured]) -> None:
-    """Keep the losses of perplexity beside the model; raises BadOption where that fails."""
-    from ..ir.loss_table import FILE_NAME, MeasuredLoss, save_losses
+    """Keep the losses beside the model; raises BadOption where that fails."""
+    from ..evaluation.report import loss_rows
+    from ..ir.loss_table import FILE_NAME, save_losses
 
-    rows = [MeasuredLoss(name, each.perplexity.loss, each.bytes["perplexity"])
-            for name, each in found.items() if each.perplexity and name != "dense"]  # fmt: skip
+    rows = loss_rows(found)
     assert checkpoint.folder is not None, "refused before"
     try:
         save_losses(checkpoint.folder / FILE_NAME, checkpoint.identity, rows)
@@ -185,6 +190,10 @@ def save(checkpoint: Checkpoint, found: Mapping[str, Measured]) -> None:
         problem = f"losses cannot be written to {checkpoint.folder}: {reason(error)}"
         raise BadOption(problem=problem, hint=COPY) from None
     remarks().print(f"losses kept for --max-loss: {len(rows)}", markup=False)
+    right = [share for each in found["dense"].retrieval.values() for share in each.values()]
+    if right and max(right) < ABLE:
+        remarks().print(f"dense attention answers at most {max(right):.0%} of the questions, so "
+                        "that retrieval says little of this model", markup=False)  # fmt: skip
 
 
 def plan_of(options: EvaluateOptions) -> Plan:

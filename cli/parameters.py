@@ -16,6 +16,14 @@ def _tell_version(wanted: bool) -> None:
         raise typer.Exit()
 
 
+def share(text: str) -> float:
+    """Return the share that `1%` or `0.01` stands for."""
+    try:
+        return float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        raise typer.BadParameter(f"a share is such as 1% or 0.01, not {text!r}") from None
+
+
 Version = Annotated[
     bool,
     typer.Option("--version", is_eager=True, callback=_tell_version, help="show it and exit"),
@@ -66,7 +74,12 @@ Attention = Annotated[
 ]
 MaxLoss = Annotated[
     float | None,
-    typer.Option(help="the cheapest attention measured to lose at most this (0.01: 1 %)"),
+    typer.Option(
+        parser=share,
+        metavar="SHARE",
+        help="the cheapest attention measured to lose at most this: 1% is one percent of "
+        "perplexity, and one point of retrieval",
+    ),  # fmt: skip
 ]
 Gpu = Annotated[
     str,

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+from ..ir.loss_table import MeasuredLoss, worst_length
 from .harness import Measured
 
 
@@ -53,6 +54,21 @@ def _perplexity_rows(columns: list[Measured]) -> list[tuple[str, list[str]]]:
 def figures(found: Mapping[str, Measured]) -> dict[str, Any]:
     """Return everything as plain values, by attention."""
     return {name: asdict(value) | {"task_mean": value.task_mean} for name, value in found.items()}
+
+
+def loss_rows(found: Mapping[str, Measured]) -> list[MeasuredLoss]:
+    """Return what a budget of loss goes by, a row a policy that was measured by perplexity and by
+    retrieval."""
+    rows = []
+    for name, each in found.items():
+        if name != "dense" and each.perplexity and each.against:
+            points: dict[int, list[float]] = {}
+            for lengths in each.against.values():
+                for length, against in lengths.items():
+                    points.setdefault(length, []).append(against.points)
+            lost, share = each.perplexity.loss, each.bytes["perplexity"]
+            rows.append(MeasuredLoss(name, lost, share, *worst_length(points)))
+    return rows
 
 
 def losses(found: Mapping[str, Measured]) -> list[tuple[str, str, float, float]]:

@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 from weft.bench.document import DOCUMENTS, LINES, RESULTS, TABLES, update
-from weft.bench.sparse_attention import MODELS, POLICIES, recorded
+from weft.bench.sparse_attention import KINDS, MODELS, POLICIES, loss_rows, recorded
 from weft.bench.sparse_attention import RESULTS as SPARSE
 from weft.frontend.checkpoint import ZOO, open_checkpoint
 from weft.ir.loss_table import FILE_NAME, load_losses
@@ -48,10 +48,15 @@ def test_what_max_loss_goes_by_is_the_record(model):
     """The shipped tables of losses: every policy that was measured, as it was."""
     figures, at = recorded(SPARSE), model.replace("-", "_")
     rows = load_losses(ZOO / model / FILE_NAME, open_checkpoint(model).identity, model)
-    assert {row.policy: (row.loss, row.bytes) for row in rows} == {
-        policy: (figures[f"perplexity_loss_{at}_{name}"], figures[f"bytes_read_{at}_{name}"])
-        for name, policy in POLICIES.items()
-    }
+    assert rows == loss_rows(figures, model)
+    names = {policy: name for name, policy in POLICIES.items()}
+    assert {*names} - {row.policy for row in rows} == {POLICIES["wide"]}, "not asked to retrieve"
+    for row in rows:
+        name = names[row.policy]
+        assert row.loss == figures[f"perplexity_loss_{at}_{name}"]
+        assert row.bytes == figures[f"bytes_read_{at}_{name}"]
+        both = [figures[f"{kind}_{row.length}_loss_points_{at}_{name}"] for kind in KINDS]
+        assert row.points == round(sum(both) / 2, 2)
 
 
 def test_a_new_record_of_offloading_makes_its_page_stale(tmp_path):

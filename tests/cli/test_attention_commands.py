@@ -8,6 +8,7 @@ from typer.testing import CliRunner
 from weft.cli.app import app
 from weft.evaluation.attention import judged
 from weft.evaluation.harness import Measured
+from weft.evaluation.paired import Paired
 from weft.evaluation.perplexity import Perplexity
 from weft.frontend.checkpoint import open_checkpoint
 from weft.ir.calibration_file import load_calibration
@@ -94,8 +95,10 @@ class Found:
     def __init__(self, subject, attentions, *_):
         type(self).judged = attentions
         lost = Perplexity(9.0, 9.0, 0.02, 0.001, 100)
+        lengths = {512: Paired(3, 1, 8), 1024: Paired(2, 1, 8)}
+        against = {"pairs": lengths, "needles": {512: Paired(0, 1, 8)}}
         share = {"perplexity": 0.1}
-        self.found = {name: Measured(name, lost, read=share, bytes=share)
+        self.found = {name: Measured(name, lost, against=against, read=share, bytes=share)
                       for name in ("dense", "sparse(k=64)")}  # fmt: skip
 
     def run(self):
@@ -124,7 +127,12 @@ def test_a_full_disk_loses_nothing_that_another_takes(full, uncalibrated, tmp_pa
     assert f"{place}" in str(result.exception) and "No space left" in str(result.exception)
     assert json.loads(result.stdout.splitlines()[-1])["sparse(k=64)"]["perplexity"]["loss"] == 0.02
     assert plot.exists() == (full == "table")
-    assert (uncalibrated / "attention_losses.json").exists() == (full == "picture")
+    table = uncalibrated / "attention_losses.json"
+    assert table.exists() == (full == "picture")
+    if full == "picture":
+        assert json.loads(table.read_text())["rows"] == [
+            {"policy": "sparse(k=64)", "loss": 0.02, "bytes": 0.1, "points": 12.5, "length": 1024}
+        ]
     assert not [file.name for file in (*tmp_path.iterdir(), *uncalibrated.iterdir())
                 if file.name.startswith(".")]  # fmt: skip
 
@@ -173,7 +181,10 @@ def uncalibrated(tmp_path):
         (["--attention", "dense", "--chunk", "1"], "--chunk is at least 2, not 1"),
         (["--attention", "dense", "--beyond", "-5"], "--beyond is at least 0, not -5"),
         (["--attention", "dense", "--save"], "--save keeps what sparse policies lose"),
-        (["--only", "pairs", "--save"], "--save keeps losses of perplexity\n.*--only perplexity"),
+        (
+            ["--only", "perplexity,pairs", "--save"],
+            "--save keeps losses of .* retrieval\n.*--only perplexity,pairs,needles",
+        ),
     ],
 )
 def test_what_cannot_be_evaluated_is_told(arguments, says, uncalibrated, text):
@@ -227,7 +238,8 @@ def program(tmp_path):
         (["--attention", "sparse(k=64)", "--max-loss", "0.0001"],
          r'is not measured\n.*evaluate tiny-dense --attention "dense,sparse\(k=64\)" --save'),
         (["--attention", "sparse(ratio=1/16)", "--max-loss", "0"], "lose .* max_loss .* 0.00%"),
-        (["--attention", "sparse(ratio=0.0625)", "--max-loss", "0.01"], "lose 4.98%, .* 1.00%"),
+        (["--attention", "sparse(ratio=0.0625)", "--max-loss", "1%"],
+         "lose 4.98% of perplexity and .* points of .* 512 .* allows 1.00% and 1.00 points"),
         (["--attention", "dense", "--max-loss", "0.01"], "leave out one of the two"),
         (["--max-loss", "-0.1"], "a share such as 0.01, not -0.1"),
         (["-m", "random:tiny-dense", "--max-loss", "0.01"],
@@ -243,11 +255,12 @@ def test_budgets_of_loss_that_cannot_be_kept_are_told(arguments, says, program):
 
 
 def test_what_is_asked_for_shows_in_dumps_remarks_and_lists_of_kernels(program):
-    asked = ("--max-loss", "0.04")
+    asked = ("--max-loss", "5%")
     assert "graph.select" in weft("dump", program, "--after", "sparse-attention", *asked)
     said = weft("explain", program, "--no-measure", "--batch", 4, *asked)
-    assert "sparse(ratio=1/16, channels=32) pays from" in said and "for a batch of 4" in said
-    assert "where max_loss allows 4.00%" in said
+    assert "sparse(top_p=0.8, channels=32) pays from" in said and "for a batch of 4" in said
+    assert "where max_loss allows 5.00% and 5.00 points; what reads less loses more" in said
+    assert "sparse(ratio=1/16) 66.93 points of retrieval at 512 tokens" in said
     adaptive = ("--attention", "sparse(top_p=0.8, channels=32)", "--no-measure")
     said = weft("explain", program, *adaptive)
     assert "expected to read 11.0% of the tokens, as measured of this model" in said

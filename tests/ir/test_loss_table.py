@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,31 +14,43 @@ from weft.ir.loss_table import (
     load_losses,
     policy_within,
     save_losses,
+    worst_length,
 )
 
 ROWS = [
-    MeasuredLoss("sparse(ratio=1/16)", 0.03, 0.09),
-    MeasuredLoss("sparse(top_p=0.8)", 0.004, 0.2),
-    MeasuredLoss("sparse(top_p=0.8, tail=mean)", 0.0001, 0.1),
-    MeasuredLoss("sparse(ratio=1/4)", 0.002, 0.3),
+    MeasuredLoss("sparse(ratio=1/16)", 0.03, 0.09, 40.0, 512),
+    MeasuredLoss("sparse(top_p=0.8)", 0.004, 0.2, 0.5, 2048),
+    MeasuredLoss("sparse(top_p=0.8, tail=mean)", 0.0001, 0.1, -0.2, 512),
+    MeasuredLoss("sparse(ratio=1/4)", 0.002, 0.3, 0.9, 512),
+    MeasuredLoss("sparse(ratio=1/8)", 0.0, 0.05, 4.5, 512),
 ]
 
 
 def test_cheapest_within_the_budget() -> None:
     assert str(policy_within(ROWS, 0.01, "m")) == "sparse(top_p=0.8, tail=mean)"
     assert str(policy_within([*ROWS[:2], ROWS[3]], 0.01, "m")) == "sparse(top_p=0.8)"
-    assert str(policy_within(ROWS, 0.05, "m")) == "sparse(ratio=1/16)"
+    assert str(policy_within(ROWS, 0.4, "m")) == "sparse(ratio=1/8)"
+    assert str(policy_within(ROWS[:1], 0.4, "m")) == "sparse(ratio=1/16)", "all that is allowed"
+    with pytest.raises(NoPolicyWithin, match="the nearest is sparse.ratio=1/16., with 3.00% of"):
+        policy_within(ROWS[:1], 0.39, "m")  # though perplexity is within the budget
     chosen = policy_within(ROWS, 0.01, "m")
     assert kept_by(ROWS, chosen, 0.01) == (
         "sparse(top_p=0.8, tail=mean) reads 10.0% of the bytes and was measured to lose 0.01% of "
-        "perplexity, where max_loss allows 1.00%; what reads less loses more: "
-        "sparse(ratio=1/16) 3.00%"
+        "perplexity and -0.20 points of retrieval at 512 tokens, where max_loss allows 1.00% and "
+        "1.00 points; what reads less loses more: sparse(ratio=1/8) 4.50 points of retrieval at "
+        "512 tokens, sparse(ratio=1/16) 3.00% of perplexity and 40.00 points of retrieval at 512 "
+        "tokens"
     )
-    assert kept_by(ROWS, chosen, 0.05).endswith("where max_loss allows 5.00%")
-    with pytest.raises(NoPolicyWithin, match="the least is 0.01%, sparse\\(top_p=0.8"):
+    assert kept_by(ROWS, chosen, 0.4).endswith("where max_loss allows 40.00% and 40.00 points")
+    with pytest.raises(NoPolicyWithin, match="the nearest is sparse.top_p=0.8, tail=mean., with 0"):
         policy_within(ROWS, 0.00001, "m")
     with pytest.raises(NoLossTable, match="no sparse policy"):
-        policy_within([MeasuredLoss("dense", 0.0, 1.0)], 0.5, "m")
+        policy_within([MeasuredLoss("dense", 0.0, 1.0, 0.0, 512)], 0.5, "m")
+
+
+def test_retrieval_counts_where_it_is_worst() -> None:
+    """By the mean of its kinds of questions, so that what one kind wins the other may lose."""
+    assert worst_length({512: [4.0, -4.0], 1024: [1.0, 2.0], 7900: [-3.0, 0.0]}) == (1.5, 1024)
 
 
 def test_tables_are_merged_and_belong_to_a_model(tmp_path: Path) -> None:
@@ -45,23 +58,29 @@ def test_tables_are_merged_and_belong_to_a_model(tmp_path: Path) -> None:
     with pytest.raises(NoLossTable, match='run: weft evaluate m --attention "dense'):
         load_losses(file, "me", "m")
     save_losses(file, "me", ROWS[:2])
-    save_losses(file, "me", [MeasuredLoss(ROWS[0].policy, 0.02, 0.1), ROWS[3]])
+    save_losses(file, "me", [replace(ROWS[0], loss=0.02), ROWS[3]])
     found = {row.policy: row.loss for row in load_losses(file, "me", "m")}
     assert found == {ROWS[0].policy: 0.02, ROWS[1].policy: 0.004, ROWS[3].policy: 0.002}
     with pytest.raises(NoLossTable, match="another model"):
         load_losses(file, "you", "m")
+    file.write_text(file.read_text().replace("losses 2", "losses 1"))
+    with pytest.raises(NoLossTable, match="no losses of retrieval yet\n.*evaluate m"):
+        load_losses(file, "me", "m")
     file.write_text(file.read_text()[:-40])
     with pytest.raises(NoLossTable, match="cannot be read"):
         load_losses(file, "me", "m")
 
 
-ROW = '{"format": "weft attention losses 1", "model": "me", "rows": [%s]}'
+ROW = '{"format": "weft attention losses 2", "model": "me", "rows": [%s]}'
 
 
 @pytest.mark.parametrize("row", [
     "3", "[" * 200_000,
-    '{"policy": "sparse(color=1)", "loss": 0, "bytes": 1}',
-    *(f'{{"policy": "sparse(k=64)", "loss": {loss}, "bytes": 1}}'
+    '{"policy": "sparse(color=1)", "loss": 0, "bytes": 1, "points": 0, "length": 512}',
+    '{"policy": "sparse(k=64)", "loss": 0, "bytes": 1}',
+    *(f'{{"policy": "sparse(k=64)", "loss": 0, "bytes": 1, "points": {loss}, "length": 512}}'
+      for loss in ("NaN", "null")),
+    *(f'{{"policy": "sparse(k=64)", "loss": {loss}, "bytes": 1, "points": 0, "length": 512}}'
       for loss in ("NaN", "Infinity", "1" + "0" * 400, "null", "[]")),
 ])  # fmt: skip
 def test_a_table_that_cannot_be_is_refused_by_name(row: str, tmp_path: Path) -> None:

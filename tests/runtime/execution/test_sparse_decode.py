@@ -205,7 +205,8 @@ def test_a_budget_of_loss_picks_a_measured_policy(tmp_path: Path) -> None:
     with pytest.raises(NoLossTable, match=f"weft evaluate {tmp_path}"):
         _ = Compilation(PROGRAM, tmp_path, options=options).attention
     save_losses(tmp_path / "attention_losses.json", source.identity,
-                [MeasuredLoss(f"sparse(k={k})", 0.5 / k, k / 1024) for k in (64, 32)])  # fmt: skip
+                [MeasuredLoss(f"sparse(k={k})", 0.5 / k, k / 1024, points, 512)
+                 for k, points in ((64, 0.5), (32, 0.5), (63, 1.5))])  # fmt: skip
     chosen = Compilation(PROGRAM, tmp_path, options=options).attention
     assert chosen is not None and str(chosen.policy) == "sparse(k=64)"
 
@@ -244,10 +245,10 @@ def test_a_gpu_refuses_what_its_lists_cannot_mix() -> None:
 
 def test_a_budget_of_loss_holds_a_policy_that_a_program_asks_for() -> None:
     options = Options.from_env().changed(max_loss=0.05)
-    text = BLOCKS.replace(BLOCK, "attention sparse(ratio=1/16, channels=32)")
+    text = BLOCKS.replace(BLOCK, "attention sparse(top_p=0.8, channels=32)")
     found = Compilation(text, "tiny-dense", options=options).attention
     assert found is not None and not found.default
-    with pytest.raises(LosesMore, match="lose 2.80%, and max_loss"):
+    with pytest.raises(LosesMore, match="lose 4.24% of .*, and max_loss"):
         _ = Compilation(text, "tiny-dense", options=options.changed(max_loss=0.001)).attention
     with pytest.raises(NoLossTable, match="sparse\\(k=20, .* is not measured"):
         _ = Compilation(BLOCKS, "tiny-dense", options=options).attention
