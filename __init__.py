@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 from .codegen.threads import let_library_sleep
 
 if TYPE_CHECKING:
-    from .compiler import Options, compile
+    from .compiler import compile
     from .frontend.embedded import between, grammar, limit, matching, program, schema, tool
     from .ir.diagnostics import WeftError
+    from .options import Options
     from .runtime.executable import Executable
 
 __version__ = "0.1.0"
@@ -17,7 +18,7 @@ let_library_sleep()  # before any module loads torch
 
 _HOMES = {
     "compile": "compiler",
-    "Options": "compiler",
+    "Options": "options",
     "program": "frontend.embedded",
     "tool": "frontend.embedded",
     "between": "frontend.embedded",

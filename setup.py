@@ -15,7 +15,7 @@ ROOMS = [
     "runtime", "runtime.attention", "runtime.constraints", "runtime.devices",
     "runtime.execution", "runtime.gpu", "runtime.memory", "runtime.offload", "runtime.programs",
     "runtime.remote", "runtime.schedule", "runtime.tracing", "plots", "explore", "cli",
-    "evaluation", "tuning",
+    "compiler", "evaluation", "tuning",
 ]  # fmt: skip
 
 

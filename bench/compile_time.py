@@ -68,11 +68,12 @@ def rows_of(count: int = ROWS) -> list[dict[str, Any]]:
 
 def compile_10k_rows(statements: int = STATEMENTS, rows: int = ROWS) -> dict[str, Any]:
     """Compile the program, check the rows and work out what each claims; return the seconds."""
-    from weft.capacity import memory_proof
     from weft.compiler import Compilation
+    from weft.compiler.formats import PAGE_SIZE
+    from weft.compiler.loading import page_count
+    from weft.compiler.memory_proof import memory_proof
     from weft.ir.budget import Limits
     from weft.ir.values import records_of
-    from weft.loading import PAGE_SIZE, page_count
     from weft.options import Options
     from weft.runtime.programs.arguments import bind_arguments
     from weft.runtime.schedule.forecast import Forecast

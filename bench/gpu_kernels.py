@@ -36,8 +36,8 @@ from weft.bench.gpu.attention import (
 from weft.bench.gpu.compile_ahead import compile_ahead
 from weft.bench.gpu.prompts import prompts_figures
 from weft.bench.gpu.vendor import vendor_seconds
+from weft.compiler.attention_ways import attention_ways
 from weft.ir.schedule import Schedule
-from weft.loading import attention_ways
 from weft.passes.tile.attention.parts import Parts
 from weft.passes.tile.attention.ways import Variant
 from weft.runtime.attention.cost import Way

@@ -33,7 +33,8 @@ from typing import Any
 import torch
 from weft.bench.gpu.workloads import RECORDED, WORKLOADS, Words, Workload, median, read_bytes
 from weft.compiler import Compilation
-from weft.loading import kv_dtype, serve
+from weft.compiler.formats import kv_dtype
+from weft.compiler.loading import serve
 from weft.options import Options
 from weft.runtime.engine import Engine
 from weft.runtime.executable import Executable

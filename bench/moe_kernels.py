@@ -52,9 +52,9 @@ def compiled(folder: Path, cpus: list[str], kv: str = "bf16") -> None:
 def compile_here(kv: str) -> None:
     """Compile the host's kernels of all settings and of `weft calibrate` into WEFT_CACHE, and prove
     the settings' pipelines."""
-    from weft.calibration import attention_probe
     from weft.codegen.measure.cpu import probe_kernels
     from weft.options import Options
+    from weft.tuning.machine import attention_probe
 
     from .moe_offload import full_bench, parser, say, settings_of
     from .offload.runs import offloading

@@ -99,7 +99,7 @@ def wordy(words: tuple[int, ...]) -> Iterator[None]:
     def source(checkpoint: Any, options: Options, device: str = "cpu") -> Wordy:
         return Wordy(options.seed, device, words)
 
-    with patch("weft.loading.tensor_source", source):
+    with patch("weft.compiler.loading.tensor_source", source):
         yield
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..checking import STDIN, Findings, check_file
+from ..compiler.checking import STDIN, Findings, check_file
 from ..ir.diagnostics import Warning, WeftError
 from ..ir.display.units import counted
 from .errors import with_lines

@@ -53,7 +53,8 @@ class ExplainOptions:
 
 def explain(options: ExplainOptions) -> None:
     """Print the passes' remarks, then the price of a decode step by kind of operation."""
-    from ..compiler import Compilation, Options
+    from ..compiler import Compilation
+    from ..options import Options
 
     given: dict[str, Any] = {"weights": options.weights} if options.weights else {}
     given |= remote_options(options.remote)

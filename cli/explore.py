@@ -42,11 +42,11 @@ class ExploreOptions:
 
 def explore(options: ExploreOptions) -> None:
     """Write the page; a program that does not compile still has one, and its error is raised."""
-    from ..compiler import Options
     from ..explore.build import Wish
     from ..explore.build import explore as explored
     from ..explore.page import page
     from ..frontend.open import tools_of
+    from ..options import Options
 
     arguments = written_arguments(options.arg)
     rows: list[dict[str, Any]] = [arguments] if arguments else []

@@ -35,10 +35,10 @@ class DumpOptions:
 
 def dump(options: DumpOptions) -> None:
     """Print one stage, or the module after one pass, or what the pass changed."""
-    from ..compiler import Compilation, Options
+    from ..compiler import Compilation
+    from ..compiler.stages import record_of, stage_text
     from ..ir.printer import print_module
-    from ..options import BadOption
-    from ..stages import record_of, stage_text
+    from ..options import BadOption, Options
 
     if options.diff and options.after is None:
         raise BadOption(problem="--diff shows what one pass changed: name it with --after PASS")

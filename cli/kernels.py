@@ -128,8 +128,8 @@ def prefill_input(executor: Any, tokens: int) -> StepInput:
 
 def _search(compilation: Compilation, hardware: Hardware) -> None:
     """Search schedules for the kernels of decode steps of each size, and of a prompt's step."""
+    from ..compiler.choices import choices_of
     from ..cost_model.binding import decode, prefill
-    from ..tuning.choices import choices_of
     from ..tuning.search import search_schedules
 
     executor, steps = compilation.executor, []

@@ -87,8 +87,8 @@ def _checked(options: CalibrateOptions, path: Path) -> int:
 
 
 def _measured(folder: Path, threads: int, options: CalibrateOptions) -> Hardware:
-    from ..calibration import calibrated
     from ..options import Options
+    from ..tuning.machine import calibrated
 
     with remarks().status("measuring") as status:
         hardware = calibrated(

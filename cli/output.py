@@ -57,7 +57,7 @@ def check_picture(path: Path | None) -> None:
         return
     if path.suffix not in (".svg", ".png"):
         raise BadOption(problem=f"--plot {path} is neither .svg nor .png")
-    from ..stages import require_pictures
+    from ..compiler.stages import require_pictures
 
     require_pictures()
     check_file(path, "--plot")

@@ -125,8 +125,9 @@ def _run(options: RunOptions) -> None:
 
 
 def _compile(options: RunOptions, batch: int) -> Executable:
-    from ..compiler import Options, compile
+    from ..compiler import compile
     from ..frontend.open import tools_of
+    from ..options import Options
 
     given: dict[str, Any] = {"weight_copies": options.weight_copies}
     if options.weights:

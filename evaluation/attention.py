@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..attention import calibration_of
 from ..codegen.meaning.graph_reference import Attend
 from ..codegen.meaning.sparse_reference import Reads, SparseAttention
+from ..compiler.attention import calibration_of
 from ..cost_model.sparse_bytes import AttentionShape, tail_bytes
 from ..frontend.checkpoint import Checkpoint
 from ..ir.attention_calibration import AttentionCalibration

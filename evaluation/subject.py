@@ -60,7 +60,7 @@ class Subject:
     """
 
     def __init__(self, checkpoint: Checkpoint, device: str = "cpu", seed: int = 0) -> None:
-        from ..loading import tensor_source
+        from ..compiler.loading import tensor_source
         from ..runtime.execution.weights import load_weights
 
         self.checkpoint, self.config, self._device = checkpoint, checkpoint.config, device

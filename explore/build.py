@@ -7,12 +7,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ..compiler import Compilation, NoSuchProgramName, Options
+from ..compiler import Compilation, NoSuchProgramName
+from ..compiler.stages import UnknownKernel, kernels_named
 from ..cost_model.hardware import Hardware
 from ..ir.diagnostics import ModelError, WeftError
 from ..ir.display.view import Drawing
+from ..options import Options
 from ..passes.program.prefixes.text import tree_picture
-from ..stages import UnknownKernel, kernels_named
 from . import kernels as kernel_texts
 from . import prices, run
 from .schedule import plan_chart

@@ -15,7 +15,7 @@
 
 # %%
 import torch
-from weft.attention import calibration_of
+from weft.compiler.attention import calibration_of
 from weft.evaluation.attention import judged
 from weft.frontend.checkpoint import open_checkpoint
 from weft.ir.sparse import parse_policies

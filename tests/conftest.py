@@ -57,7 +57,7 @@ def usual_short_steps() -> Iterator[None]:
     """Let no test depend on which kernels run short steps fastest on this machine: sums in another
     order round other bf16 keys. Both ways are held to the reference in test_compiled_executor."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("weft.tuning.choices.short_steps", lambda executor, options: executor.short)
+        patch.setattr("weft.compiler.choices.short_steps", lambda executor, options: executor.short)
         yield
 
 

@@ -7,9 +7,9 @@ from weft.cli.errors import as_typed
 from weft.cli.render import parse_size
 from weft.cli.run import offload_options
 from weft.compiler import Compilation
+from weft.compiler.stages import UnknownKernel, UnknownStage
 from weft.ir.display.units import Size, bytes_text, least_size, seconds_text
 from weft.options import BadOption, Launch, Options
-from weft.stages import UnknownKernel, UnknownStage
 
 
 def test_the_environment_is_read_in_one_place():

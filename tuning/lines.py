@@ -141,7 +141,7 @@ def what_launches_do(
     compilation: Compilation, regime: Regime, binding: Binding, level: Level
 ) -> Callable[[Operation], Launched]:
     """Return what says of a call what its launch does."""
-    from ..loading import kv_dtype
+    from ..compiler.formats import kv_dtype
 
     graph = next(r.before for r in regime.records if r.name == "lower-to-tiles")
     scene = Scene.of(graph, binding, Formats(kv=kv_dtype(compilation.options)))

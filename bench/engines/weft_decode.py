@@ -12,8 +12,8 @@ class WeftDecode:
     """A checkpoint folder compiled for `batch` sequences, weights in f32, bf16 or int8."""
 
     def __init__(self, folder: Path, batch: int, context: int, threads: int, format: str) -> None:
+        from weft.compiler.loading import compiled_executor, compiled_sampler
         from weft.frontend.checkpoint import Checkpoint
-        from weft.loading import compiled_executor, compiled_sampler
         from weft.options import Options
 
         checkpoint = Checkpoint(folder.name, folder)
@@ -63,7 +63,7 @@ class WeftDecode:
 def _compiled(checkpoint: Any, options: Any) -> tuple[Any, Any]:
     """Return the lowered regimes and the compiled kernels of a checkpoint."""
     from weft.codegen.build import compile_kernels
-    from weft.loading import weight_dtype
+    from weft.compiler.formats import weight_dtype
     from weft.passes.tile.regimes import lower_model, merge_kernels
     from weft.passes.tile.rows.sampling import sampling_kernels
 

@@ -17,9 +17,9 @@ from weft.bench.gpu.compile_ahead import compile_ahead
 from weft.bench.gpu.vendor import BACKENDS
 from weft.codegen.triton.emit import emit
 from weft.codegen.triton.load import load_launcher
+from weft.compiler.attention_ways import planner_shape
 from weft.ir.core import Operation
 from weft.ir.schedule import Schedule
-from weft.loading import planner_shape
 from weft.passes.tile.attention import prompts as tiled
 from weft.passes.tile.attention.parts import MANY, Parts
 from weft.passes.tile.attention.ways import WAVES, launches, prompts, tuned

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from weft.loading import attention_ways, planner_shape
+from weft.compiler.attention_ways import attention_ways, planner_shape
 from weft.passes.tile.attention.parts import Parts
 from weft.passes.tile.attention.ways import tuned
 from weft.runtime.attention.grown_lists import Lists

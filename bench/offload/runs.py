@@ -13,12 +13,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from weft.compiler.offloading import Offloading
 from weft.cost_model.hrm.popularity import popularity
 from weft.cost_model.policy import Policy
 from weft.frontend.checkpoint import open_checkpoint
 from weft.ir.model import ModelConfig
 from weft.ir.routing import RoutingTrace
-from weft.offloading import Offloading
 from weft.options import Options
 from weft.runtime.execution.step import StepInput
 from weft.runtime.execution.weights import RandomTensors

@@ -21,16 +21,17 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from weft.attention import Attention
 from weft.bench.sparse.offload import ROOM, Streaming, products, timed
 from weft.bench.sparse.steps import TINY, Setting, decode_step, in_order
 from weft.codegen.build_cuda import load_kernels
+from weft.compiler.attention import Attention
+from weft.compiler.key_offload import key_costs
+from weft.compiler.keys_ahead import fetches_ahead
+from weft.compiler.loading import executor_on, page_count
 from weft.frontend.models.presets import preset
 from weft.frontend.models.registry import build_graph
 from weft.ir.model import ModelConfig
 from weft.ir.sparse import SparsePolicy
-from weft.key_offload import fetches_ahead, key_costs
-from weft.loading import executor_on, page_count
 from weft.options import Options
 from weft.passes.tile.gpu_schedules import gpu_step_kernels
 from weft.passes.tile.regimes import lower_for_gpu, merge_kernels

@@ -19,10 +19,10 @@ from typing import Any
 import torch
 from weft.bench.sparse.steps import Setting, SparseStep
 from weft.codegen.build_cuda import load_kernels
+from weft.compiler.keys_ahead import fetches_ahead
 from weft.cost_model.hardware_file import load
 from weft.frontend.models.presets import preset
 from weft.ir.core import Operation
-from weft.key_offload import fetches_ahead
 from weft.options import Options
 from weft.passes.tile.gpu_schedules import gpu_schedule
 from weft.passes.tile.lowering.fetch import GPU_ALONE, GPU_KEYS, GPU_PARTS

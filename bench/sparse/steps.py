@@ -12,15 +12,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from weft.attention import Attention
 from weft.bench.gpu.attention import COLD, SETTLED, Sequences, copy_rate, graph_seconds
 from weft.codegen.build_cuda import load_kernels
+from weft.compiler.attention import Attention
+from weft.compiler.attention_ways import planner_shape
 from weft.ir.attention_calibration import LEVELS, AttentionCalibration, HeadChannels
 from weft.ir.core import Operation
 from weft.ir.model import ModelConfig, Rope
 from weft.ir.schedule import Schedule
 from weft.ir.sparse import SparsePolicy
-from weft.loading import planner_shape
 from weft.passes.tile.attention.parts import Parts
 from weft.passes.tile.attention.ways import tuned
 from weft.passes.tile.gpu_schedules import gpu_schedule, gpu_step_kernels
@@ -332,9 +332,9 @@ def sdpa_seconds(setting: Setting) -> float:
 
 def step_seconds(model: str, context: int, batch: int, folder: Path) -> dict[str, Any]:
     """Return the time of a model's decode step, sparse and dense, over pages of random values."""
+    from weft.compiler.loading import executor_on
     from weft.frontend.models.presets import preset
     from weft.frontend.models.registry import build_graph
-    from weft.loading import executor_on
     from weft.options import Options
     from weft.runtime.devices.graphs import CudaGraphs
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
-from weft.checking import check_file
 from weft.cli.app import app
+from weft.compiler.checking import check_file
 
 EXAMPLES = Path(__file__).parent.parent.parent / "examples"
 
@@ -136,7 +136,7 @@ def test_an_editor_reads_json(program):
 def test_no_model_is_loaded(program):
     program.write_text("program p() -> str:\n    gen a: int(1..3)\n    return str(a)\n")
     script = (
-        "import sys\nfrom pathlib import Path\nfrom weft.checking import check_file\n"
+        "import sys\nfrom pathlib import Path\nfrom weft.compiler.checking import check_file\n"
         f"assert check_file(Path({str(program)!r})).programs == 1\n"
         "print([name for name in ('torch', 'tvm', 'safetensors') if name in sys.modules])\n"
     )

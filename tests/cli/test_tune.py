@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 from typer.testing import CliRunner
 from weft.cli.app import app
+from weft.compiler.stages import NoPictures
 from weft.cost_model.hardware import NoSuchFigure
 from weft.cost_model.hardware_file import dumps, load
 from weft.cost_model.hrm.popularity import BadPopularity
@@ -16,7 +17,6 @@ from weft.cost_model.policy_text import loads
 from weft.frontend.checkpoint import UnknownModel
 from weft.ir.diagnostics import WeftError
 from weft.options import BadOption
-from weft.stages import NoPictures
 
 
 def tune(*arguments) -> str:
@@ -128,7 +128,7 @@ def test_experts_may_be_cut_and_int4_pages_stay_off_the_cpu(tmp_path) -> None:
 
 
 def test_pictures_without_their_package_are_refused_before_the_search(monkeypatch) -> None:
-    monkeypatch.setattr("weft.stages.find_spec", lambda name: None)
+    monkeypatch.setattr("weft.compiler.stages.find_spec", lambda name: None)
     monkeypatch.setattr("weft.cli.tune._search", lambda *rest: pytest.fail("it searched"))
     with pytest.raises(NoPictures, match="pictures need matplotlib"):
         tune("tiny-moe", "--plot", "rates.svg")

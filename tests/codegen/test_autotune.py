@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from weft.codegen.measure.autotune import Choices, search
 from weft.compiler import Compilation
+from weft.compiler.choices import choices_of
 from weft.cost_model.binding import decode
 from weft.cost_model.hardware_file import load
 from weft.frontend.models.registry import build_graph
@@ -22,7 +23,6 @@ from weft.passes.tile.regimes import lower_model, merge_kernels
 from weft.runtime.execution import timing
 from weft.runtime.execution.compiled_executor import CompiledExecutor
 from weft.runtime.execution.timing import BoundLaunch, step_seconds
-from weft.tuning.choices import choices_of
 from weft.tuning.lines import kernel_lines
 from weft.tuning.search import search_schedules
 

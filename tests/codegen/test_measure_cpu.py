@@ -1,9 +1,9 @@
 """The CPU's probes run, and calibration turns them into a description that loads again."""
 
-from weft.calibration import host_probes
 from weft.codegen.measure.cpu import FMA_LANES, FMA_ROUNDS, Measure, cpu_probes
 from weft.cost_model.calibrate import calibrate
 from weft.cost_model.hardware_file import dumps, load, parse, save
+from weft.tuning.machine import host_probes
 
 
 def test_probes_become_a_hardware_file(tmp_path) -> None:

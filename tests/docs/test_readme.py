@@ -4,9 +4,9 @@ import re
 
 from weft.cli.inspect import read_rows
 from weft.compiler import Compilation
+from weft.compiler.stages import STAGES, stage_text
 from weft.frontend.models.registry import BUILDERS
 from weft.plots.prefixes import blocks as drawn
-from weft.stages import STAGES, stage_text
 from weft.tests.docs.documents import ROOT, blocks
 
 TEXT = (ROOT / "README.md").read_text()

@@ -13,6 +13,7 @@ from weft.codegen.locate_assembly import mended
 from weft.codegen.triton.emit import emit
 from weft.codegen.tvm.emit import emit_tvm
 from weft.compiler import Compilation
+from weft.compiler.stages import UnknownKernel
 from weft.cost_model.hardware_file import load
 from weft.explore.build import Wish, explore
 from weft.explore.page import as_script_data, filled, page
@@ -24,7 +25,6 @@ from weft.ir.parser import parse_module
 from weft.ir.source import Span
 from weft.passes.manager import PassRecord, Remark
 from weft.passes.tile.regimes import merge_kernels
-from weft.stages import UnknownKernel
 
 IR = """
 program.tool name = @f, parameters = [], returns = str loc("ask.weft", 1, 1, 1, 9)

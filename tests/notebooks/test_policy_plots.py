@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from weft.attention import calibration_of
 from weft.bench.moe_record import RESULTS
+from weft.compiler.attention import calibration_of
 from weft.cost_model.hardware_file import load
 from weft.cost_model.hrm.grid import Grid
 from weft.cost_model.hrm.host_curve import host_curve

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from weft.compiler.offloading import Offloading
 from weft.cost_model.hardware_file import measured_or_shipped
 from weft.cost_model.hrm.grid import Grid
 from weft.cost_model.hrm.machine import HostedGpu
@@ -17,7 +18,6 @@ from weft.cost_model.placement import Placement
 from weft.cost_model.policy import Policy
 from weft.frontend.checkpoint import open_checkpoint
 from weft.ir.diagnostics import CapacityError
-from weft.offloading import Offloading
 from weft.options import BadOption, Options
 from weft.passes.graph.moe_choice import usual
 from weft.passes.graph.moe_fit import Wish, pages_on_gpu, wish_of

@@ -16,9 +16,10 @@ import numpy as np
 import pytest
 import torch
 from weft.bench.gpu_kernels import CASCADE, DECODE, Bench, Sequences
+from weft.compiler.attention_ways import attention_ways, planner_shape
+from weft.compiler.loading import executor_on
 from weft.frontend.models.registry import build_graph
 from weft.ir.model import ModelConfig, Rope
-from weft.loading import attention_ways, executor_on, planner_shape
 from weft.options import Options
 from weft.passes.graph.weight_format import ChooseWeightFormat
 from weft.passes.manager import Context

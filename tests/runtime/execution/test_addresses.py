@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from weft.codegen.addresses import values_of
 from weft.codegen.triton.launch import Launcher
+from weft.compiler.loading import executor_on
 from weft.frontend.models.registry import build_graph
 from weft.ir.model import ModelConfig, Rope
-from weft.loading import executor_on
 from weft.options import Options
 from weft.passes.graph.weight_format import ChooseWeightFormat
 from weft.passes.manager import Context

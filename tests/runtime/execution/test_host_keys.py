@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 from weft.cli.app import app
 from weft.compiler import Compilation
+from weft.compiler.keys_ahead import fetches_ahead, link_window
 from weft.cost_model.keys_ahead import Ahead
 from weft.frontend.checkpoint import open_checkpoint
 from weft.frontend.models.presets import preset
@@ -27,7 +28,6 @@ from weft.ir.diagnostics import CapacityError
 from weft.ir.model import ModelConfig
 from weft.ir.pipeline import Task
 from weft.ir.sparse import SparsePolicy, parse_policy
-from weft.key_offload import fetches_ahead, link_window
 from weft.options import BadOption, Options
 from weft.runtime.devices.memory import DeviceMemoryExceeded
 from weft.runtime.execution.host_keys import HostKeys, Staged
@@ -56,7 +56,7 @@ def offloaded(policy: str = POLICY, rows: int = 32, **changes: Any) -> Any:
 
 
 def _bytes(policy: str, rows: int) -> int:
-    from weft.key_offload import BOOKS
+    from weft.compiler.key_offload import BOOKS
 
     config, parsed = open_checkpoint("tiny-dense").config, parse_policy(policy)
     assert parsed is not None
@@ -270,7 +270,7 @@ def test_keys_are_fetched_ahead_where_that_saves_more_than_predicting_takes() ->
 def test_without_predictions_tokens_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     options = {"attention": POLICY, "kv_host_memory": 8 * MIB, "kv_memory": _bytes(POLICY, 48)}
     ahead = weft.compile(PROGRAM, "tiny-dense", **options).run(question="Why?")
-    monkeypatch.setattr("weft.key_offload.fetches_ahead", lambda *given: Ahead(2e-6, 1e-6))
+    monkeypatch.setattr("weft.compiler.attention.fetches_ahead", lambda *given: Ahead(2e-6, 1e-6))
     executable = weft.compile(PROGRAM, "tiny-dense", **options)
     assert executable.run(question="Why?").value == ahead.value
     assert "0 of these fetch ahead" in executable.explain()

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from weft.compiler.choices import host_products as products_here
 from weft.options import Options
 from weft.runtime.devices.kept_choice import kept
 from weft.runtime.execution import host_products
@@ -18,7 +19,6 @@ from weft.runtime.execution.host_products import (
 )  # fmt: skip
 from weft.runtime.execution.library import matmul
 from weft.runtime.execution.weights import Weight
-from weft.tuning.choices import host_products as products_here
 
 needs_onednn = pytest.mark.skipif(not available(), reason="torch was built without oneDNN")
 

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from weft.codegen.cache import CacheFull, KernelCache
+from weft.compiler.choices import short_steps as steps_here
 from weft.options import Options
 from weft.runtime.devices.kept_choice import kept
 from weft.runtime.execution import short_steps
@@ -22,7 +23,6 @@ from weft.runtime.execution.short_steps import (
     usual,
 )
 from weft.runtime.execution.token_rows import KeptRows, token_rows
-from weft.tuning.choices import short_steps as steps_here
 
 ROWS = 8
 

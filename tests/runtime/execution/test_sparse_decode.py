@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 import torch
 import weft
-from weft.attention import TwoPolicies, asked_attention, priced_by
 from weft.compiler import Compilation
+from weft.compiler.attention import TwoPolicies, asked_attention, priced_by
+from weft.compiler.loading import page_count
 from weft.cost_model.hardware import NoSuchFigure
 from weft.cost_model.hardware_file import load, save
 from weft.frontend.check_errors import WrongOption
@@ -20,7 +21,6 @@ from weft.ir.attention_calibration import NotCalibrated
 from weft.ir.calibration_file import FILE_NAME as CALIBRATION
 from weft.ir.loss_table import LosesMore, MeasuredLoss, NoLossTable, save_losses
 from weft.ir.sparse import BadPolicy
-from weft.loading import page_count
 from weft.options import BadOption, Options
 from weft.runtime.execution.step import StepInput
 

@@ -18,16 +18,16 @@ os.environ["TRITON_INTERPRET"] = "1"
 
 import numpy as np
 import torch
-from weft.attention import Attention
 from weft.codegen.build_cuda import load_kernels
 from weft.codegen.meaning.graph_reference import GraphRun
 from weft.codegen.meaning.sparse_decode_reference import DecodeAttention
+from weft.compiler.attention import Attention
+from weft.compiler.key_offload import key_costs
+from weft.compiler.loading import device_sampler, executor_on
 from weft.frontend.models.registry import build_graph
 from weft.ir.attention_calibration import AttentionCalibration, HeadChannels
 from weft.ir.model import ModelConfig, Rope
 from weft.ir.sparse import parse_policy
-from weft.key_offload import key_costs
-from weft.loading import device_sampler, executor_on
 from weft.options import Launch, Options
 from weft.passes.graph.tensor_parallel import TensorParallel
 from weft.passes.graph.weight_format import ChooseWeightFormat

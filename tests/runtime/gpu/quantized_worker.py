@@ -18,9 +18,9 @@ os.environ["TRITON_INTERPRET"] = "1"
 import torch
 from weft.codegen.build_cuda import load_kernels
 from weft.codegen.meaning.graph_reference import GraphRun
+from weft.compiler.loading import executor_on
 from weft.frontend.models.registry import build_graph
 from weft.ir.model import ModelConfig, Rope
-from weft.loading import executor_on
 from weft.options import Options
 from weft.passes.graph.weight_format import ChooseWeightFormat
 from weft.passes.manager import Context

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from weft.compiler.loading import executor_on
 from weft.frontend.models.registry import build_graph
 from weft.ir.model import ModelConfig, Rope
-from weft.loading import executor_on
 from weft.options import Options
 from weft.passes.graph.weight_format import ChooseWeightFormat
 from weft.passes.manager import Context

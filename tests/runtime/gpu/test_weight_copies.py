@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import torch
+from weft.compiler.lowering import SHARE_OF_COPIES, copy_room
 from weft.frontend.models.registry import load_model
-from weft.loading import SHARE_OF_COPIES, copy_room
 from weft.options import Options
 from weft.runtime.devices.device import GIB, WORKSPACE, Device
 

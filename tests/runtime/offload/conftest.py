@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from weft.loading import reference_executor
+from weft.compiler.loading import reference_executor
 from weft.options import Options
 from weft.tests.runtime.offload.offload_cases import LIMITS, Cases, greedy
 

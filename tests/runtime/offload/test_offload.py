@@ -12,6 +12,7 @@ import torch
 import weft
 from weft.codegen.meaning.graph_reference import GraphRun
 from weft.compiler import Compilation
+from weft.compiler.loading import reference_executor
 from weft.frontend.checkpoint import open_checkpoint
 from weft.frontend.models.presets import PRESETS
 from weft.ir.core import Module, walk
@@ -19,7 +20,6 @@ from weft.ir.diagnostics import CapacityError
 from weft.ir.pipeline import Kind
 from weft.ir.pipeline_schedules import SCHEDULES
 from weft.ir.types import dtype_of, shape_of, tensor
-from weft.loading import reference_executor
 from weft.options import Options
 from weft.passes.graph.hazards import Hazard
 from weft.runtime.devices.device import NoGpu

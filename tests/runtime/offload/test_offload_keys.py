@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from weft.loading import reference_executor
+from weft.compiler.loading import reference_executor
 from weft.options import BadOption, Options
 from weft.runtime.offload import keys
 from weft.runtime.offload.key_homes import KeyHomes, kept_on_device

@@ -9,11 +9,11 @@ from weft.cli.app import app
 from weft.cli.output import NotWritten
 from weft.cli.routing import NotRecorded
 from weft.codegen.meaning import graph_reference
+from weft.compiler.loading import reference_executor
 from weft.cost_model.hrm.popularity import read
 from weft.cost_model.hrm.shape import MoeShape
 from weft.cost_model.policy_text import loads
 from weft.ir.routing import RoutingTrace
-from weft.loading import reference_executor
 from weft.options import Options
 from weft.runtime.offload.routing import RoutingRecorder, RoutingReplay
 from weft.tests.runtime.offload.offload_cases import LIMITS, MIB, policy, step

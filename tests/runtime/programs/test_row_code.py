@@ -9,13 +9,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from weft.compiler import Compilation
+from weft.compiler.stages import stage_text
 from weft.ir.diagnostics import WeftError
 from weft.runtime.programs.beside_writer import BesideWriter
 from weft.runtime.programs.code_writer import Writer
 from weft.runtime.programs.events import Finished
 from weft.runtime.programs.in_turn import CALLS as NESTED
 from weft.runtime.programs.in_turn import InTurn
-from weft.stages import stage_text
 from weft.tests.runtime.programs.test_dataflow import CALLS, FORK_AND_TRUNK, LOOP
 from weft.tests.runtime.programs.test_random_programs import programs
 

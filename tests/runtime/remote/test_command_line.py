@@ -7,9 +7,9 @@ import json
 import pytest
 from typer.testing import CliRunner
 from weft.cli.app import app
+from weft.compiler.remote_model import NotForRemote
 from weft.ir.diagnostics import WeftError
 from weft.options import BadOption
-from weft.remote_model import NotForRemote
 from weft.runtime.remote.errors import Refused
 
 TEXT = """

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import weft
+from weft.compiler.remote_model import check_options
 from weft.ir.diagnostics import WeftError
 from weft.options import BadOption, Options
 from weft.passes.program.endpoints.calls import NoBaseline, NotOverChat
-from weft.remote_model import check_options
 from weft.runtime.remote.errors import Lacks
 
 OPENED = """

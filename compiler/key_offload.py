@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from .attention import Attention
-from .frontend.checkpoint import Checkpoint
-from .ir.diagnostics import CapacityError
-from .ir.display.units import Size
-from .ir.model import ModelConfig
-from .ir.pipeline import LaunchedTask, Pipeline
-from .ir.sparse import SparsePolicy
-from .options import BadOption, Options
+from ..frontend.checkpoint import Checkpoint
+from ..ir.diagnostics import CapacityError
+from ..ir.display.units import Size
+from ..ir.pipeline import LaunchedTask, Pipeline
+from ..options import BadOption, Options
+from .attention import Attention, sparse_decode
+from .formats import kv_dtype
+from .keys_ahead import link_window
 
 if TYPE_CHECKING:
-    from .cost_model.keys_ahead import Ahead
-    from .passes.tile.regimes import Regime
-    from .runtime.execution.host_keys import HostKeys, Staged
-    from .runtime.execution.key_device import KeyDevice
-    from .runtime.execution.key_room import KeyCosts, KeyRoom
-    from .runtime.execution.sparse_decode import SparseDecode
+    from ..passes.tile.regimes import Regime
+    from ..runtime.execution.host_keys import HostKeys, Staged
+    from ..runtime.execution.key_device import KeyDevice
+    from ..runtime.execution.key_room import KeyCosts, KeyRoom
+    from ..runtime.execution.sparse_decode import SparseDecode
 
 
 class HostKeysRefused(CapacityError):
@@ -55,9 +53,8 @@ def key_costs(
     checkpoint: Checkpoint, options: Options, attention: Attention, page: int
 ) -> KeyCosts:  # fmt: skip
     """Return what pages and rows cost, in bytes of both memories."""
-    from .ir.types import DTYPE_BYTES
-    from .loading import kv_dtype
-    from .runtime.execution.key_room import KeyCosts
+    from ..ir.types import DTYPE_BYTES
+    from ..runtime.execution.key_room import KeyCosts
 
     config, element = checkpoint.config, DTYPE_BYTES[kv_dtype(options)]
     lists = attention.list_bytes(config, page) if options.target == "cuda" else 0
@@ -69,7 +66,7 @@ def key_room(
 ) -> KeyRoom:  # fmt: skip
     """Return the pages and rows that fit the options' bounds, and `device` bytes, unless 0, instead
     of theirs; raises NoKeyRoom."""
-    from .runtime.execution.key_room import KeyRoom
+    from ..runtime.execution.key_room import KeyRoom
 
     costs = key_costs(checkpoint, options, attention, page)
     return KeyRoom.within(costs, attention.policy, checkpoint.config.context_length, page,
@@ -95,11 +92,9 @@ def offloaded_keys(
     page: int, device: KeyDevice,
 ) -> Offloaded:  # fmt: skip
     """Return the memory of keys in host memory, its bounds held, and the proven tasks of steps."""
-    from .attention import sparse_decode
-    from .loading import kv_dtype
-    from .runtime.execution.dtypes import TORCH
-    from .runtime.execution.host_keys import HostKeys
-    from .runtime.execution.key_device import NotPinned
+    from ..runtime.execution.dtypes import TORCH
+    from ..runtime.execution.host_keys import HostKeys
+    from ..runtime.execution.key_device import NotPinned
 
     room = key_room(checkpoint, options, attention, page, device.memory.cap)
     window = link_window(checkpoint.config, options, attention.hardware)
@@ -115,64 +110,11 @@ def offloaded_keys(
     return Offloaded(host, [staged(regime, options) for regime in regimes], sparse)
 
 
-def link_window(config: ModelConfig, options: Options, hardware: str) -> float:
-    """Return how many tokens' keys and values of one layer cross the link while a GPU reads a
-    layer's weights; on a simulated one there is no such limit."""
-    from .cost_model.hardware_file import load
-    from .ir.types import DTYPE_BYTES
-    from .loading import kv_dtype, weight_dtype
-
-    if options.target != "cuda":
-        return math.inf
-    machine = load(hardware)
-    weights = _layer_weights(config) * DTYPE_BYTES[weight_dtype(options)]
-    seconds = weights / machine.of_kind("gpu").main.read.median
-    token = 2 * config.kv_heads * config.head_dim * DTYPE_BYTES[kv_dtype(options)]
-    return seconds * machine.link("cpu", "gpu").bandwidth.median / token
-
-
-def _layer_weights(config: ModelConfig) -> float:
-    """Return how many weights of a layer one token reads: of experts those that it goes to."""
-    tables = config.vocab_size * config.width * (1 if config.tied else 2)
-    each = (config.parameters - tables) / config.layers
-    expert = 3 * config.width * config.ffn
-    return each - expert * (config.experts - config.experts_per_token) if config.experts else each
-
-
-def fetches_ahead(
-    config: ModelConfig, options: Options, policy: SparsePolicy, hardware: str
-) -> Ahead | None:
-    """Return what it costs and saves to predict what the next layer reads, of the longest sequence
-    that host memory holds; None on a simulated GPU, whose link has no rate: it predicts."""
-    from .cost_model.expected_reads import expected_tokens
-    from .cost_model.hardware_file import load
-    from .cost_model.keys_ahead import ahead
-    from .cost_model.sparse_bytes import AttentionShape
-    from .ir.types import DTYPE_BYTES
-    from .loading import kv_dtype, weight_dtype
-    from .runtime.execution.sparse_decode import MISSED, ahead_share
-
-    if options.target != "cuda":
-        return None
-    machine = load(hardware)
-    shape = AttentionShape(config.heads, config.kv_heads, config.head_dim, kv_dtype(options))
-    longest = min(
-        config.context_length, int(options.kv_host_memory / (config.layers * shape.token))
-    )
-    selected = int(expected_tokens(policy, longest))
-    share = ahead_share(link_window(config, options, hardware), selected)
-    made = config.width * (config.heads + 2 * config.kv_heads) * config.head_dim
-    product = made * DTYPE_BYTES[weight_dtype(options)]
-    link = machine.link("cpu", "gpu").bandwidth.median
-    return ahead(shape, machine.of_kind("gpu"), policy, longest, product,
-                 share * MISSED * selected, link)  # fmt: skip
-
-
 def staged(regime: Regime, options: Options) -> Staged | None:
     """Return the tasks of a regime's launches on their queues, proven free of hazards; None where
     one queue has them all."""
-    from .passes.graph.hazards import prove_hazards
-    from .runtime.execution.host_keys import Staged
+    from ..passes.graph.hazards import prove_hazards
+    from ..runtime.execution.host_keys import Staged
 
     if not regime.sparse:
         return None
@@ -184,7 +126,7 @@ def staged(regime: Regime, options: Options) -> Staged | None:
 
 def launches_of(regime: Regime) -> tuple[Pipeline, tuple[LaunchedTask, ...]]:
     """Return the pipeline of a regime's launches, and which launches each task is."""
-    from .passes.graph.launch_pipeline import launch_pipeline
+    from ..passes.graph.launch_pipeline import launch_pipeline
 
     kernels: dict[str, Any] = {kernel["name"].name: kernel for kernel, _ in regime.kernels}
     return launch_pipeline(regime.function, kernels, dict(regime.extents))
@@ -193,7 +135,7 @@ def launches_of(regime: Regime) -> tuple[Pipeline, tuple[LaunchedTask, ...]]:
 def explained(regimes: list[Regime], attention: Attention | None) -> list[str]:
     """Return what is proven of the launches of sparse decode steps, a line a regime; and on a GPU
     why keys are fetched ahead or not, and which steps are replayed as a graph."""
-    from .passes.graph.hazards import prove_hazards
+    from ..passes.graph.hazards import prove_hazards
 
     lines = []
     for regime in regimes:

@@ -45,8 +45,8 @@ def choices_of(options: Options) -> Choices:
 def short_steps(executor: CompiledExecutor, options: Options) -> ShortSteps:
     """Return which steps of chunks run as decode steps: what is kept of this machine and a model
     of this shape, or what is measured now."""
-    from ..loading import kv_dtype, weight_dtype
     from ..runtime.execution.short_steps import MOST_KEYS, MOST_PARTS, measured, read
+    from .formats import kv_dtype, weight_dtype
 
     what = [repr(executor.config), weight_dtype(options), kv_dtype(options), executor.products.name]
     sizes = [executor.decode_rows, executor.max_tokens, MOST_PARTS, MOST_KEYS]

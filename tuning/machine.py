@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 BESIDE = "attention beside copies"
 
 if TYPE_CHECKING:
-    from .codegen.measure.attention import AttentionProbe
-    from .codegen.measure.cpu import CpuProbes
-    from .cost_model.hardware import Hardware
+    from ..codegen.measure.attention import AttentionProbe
+    from ..codegen.measure.cpu import CpuProbes
+    from ..cost_model.hardware import Hardware
 
 
 def calibrated(
@@ -22,9 +22,9 @@ def calibrated(
 ) -> Hardware:  # fmt: skip
     """Measure this machine's CPU with so many threads, its GPU if there is one, and the disk of the
     folder `disk` if it has room; kernels of the probes come from `cache`, or are compiled."""
-    from .codegen.measure.disk import disk_probes
-    from .codegen.measure.gpu import beside_probe, gpu_probes, has_gpu, shared_probe
-    from .cost_model.calibrate import calibrate
+    from ..codegen.measure.disk import disk_probes
+    from ..codegen.measure.gpu import beside_probe, gpu_probes, has_gpu, shared_probe
+    from ..cost_model.calibrate import calibrate
 
     cpu = host_probes(threads, cache)
     levels, links = [cpu], []
@@ -47,7 +47,7 @@ def calibrated(
 def host_probes(threads: int, cache: Path | None = None, keys: int = 0) -> CpuProbes:
     """Return the probes of the CPU, attention's kernel among them: over so many bytes of keys and
     values (0: more than any cache holds)."""
-    from .codegen.measure.cpu import beyond_caches, cpu_probes, thread_counts
+    from ..codegen.measure.cpu import beyond_caches, cpu_probes, thread_counts
 
     cpu = cpu_probes(threads, cache)
     attention = attention_probe(cpu.threads, keys or beyond_caches(), cache)
@@ -64,8 +64,8 @@ def attention_probe(threads: int, size: int, cache: Path | None = None) -> Atten
 
     Heads are Mixtral's (four share a key), keys are bf16, and steps are mostly decode.
     """
-    from .codegen.measure.attention import AttentionProbe
-    from .passes.tile.attention.paged import Attention, attention, tile_rows
+    from ..codegen.measure.attention import AttentionProbe
+    from ..passes.tile.attention.paged import Attention, attention, tile_rows
 
     heads, kv_heads, head_dim = 32, 8, 128
     rows = tile_rows(heads // kv_heads, decoding=True)

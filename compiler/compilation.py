@@ -7,37 +7,36 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..codegen.table_cache import TableCache
+from ..frontend import ast as syntax
+from ..frontend.checker import check
+from ..frontend.checkpoint import Checkpoint, open_checkpoint
+from ..frontend.constraints import constraint_of
+from ..frontend.ignored import ignored, tell
+from ..frontend.lower import lower
+from ..frontend.open import NoPrograms, OpenProgram, open_program
+from ..ir.core import Module, Operation
+from ..ir.diagnostics import Warning, WeftNameError
+from ..options import Launch, Options
+from ..passes.manager import Context, PassRecord, run_passes
+from ..passes.pipeline import LOWERING, PLAN_PASSES, PROGRAM_PASSES
+from ..passes.program.plans.lower import NoVocabulary
+from ..passes.program.prefixes.tree import PlanPrefixes, PrefixTree
+from ..passes.validation.registry import validation
 from .attention import Attention, asked_attention
-from .codegen.table_cache import TableCache
-from .frontend import ast as syntax
-from .frontend.checker import check
-from .frontend.checkpoint import Checkpoint, open_checkpoint
-from .frontend.constraints import constraint_of
-from .frontend.ignored import ignored, tell
-from .frontend.lower import lower
-from .frontend.open import NoPrograms, OpenProgram, open_program
-from .ir.core import Module, Operation
-from .ir.diagnostics import Warning, WeftNameError
+from .formats import page_size
 from .key_offload import require_offloadable
 from .loading import (
     compiled_executor,
     compiled_sampler,
     device_executor,
     device_sampler,
-    has_constraints,
     join_ranks,
-    page_size,
     reference_executor,
     require_gpu,
     serve,
 )
-from .lowering import ModelLowering
-from .options import Launch, Options
-from .passes.manager import Context, PassRecord, run_passes
-from .passes.pipeline import LOWERING, PLAN_PASSES, PROGRAM_PASSES
-from .passes.program.plans.lower import NoVocabulary
-from .passes.program.prefixes.tree import PlanPrefixes, PrefixTree
-from .passes.validation.registry import validation
+from .lowering import ModelLowering, has_constraints
 from .remote_model import (
     NotForRemote,
     check_options,
@@ -48,18 +47,16 @@ from .remote_model import (
 from .stages import Stages, explanation, record_of
 
 if TYPE_CHECKING:
-    from .codegen.kernel import Kernel
-    from .ir.schedule import Schedule
+    from ..codegen.kernel import Kernel
+    from ..ir.schedule import Schedule
+    from ..passes.tile.regimes import Regime
+    from ..runtime.executable import Executable
+    from ..runtime.execution.sampler import SampleKernel
+    from ..runtime.execution.step import ModelExecutor
+    from ..runtime.execution.weights import Progress
+    from ..runtime.remote.address import Address
+    from ..runtime.schedule.policy import Policy
     from .offloading import Offloading
-    from .passes.tile.regimes import Regime
-    from .runtime.executable import Executable
-    from .runtime.execution.sampler import SampleKernel
-    from .runtime.execution.step import ModelExecutor
-    from .runtime.execution.weights import Progress
-    from .runtime.remote.address import Address
-    from .runtime.schedule.policy import Policy
-
-__all__ = ["Compilation", "Options", "compile"]
 
 
 class NoSuchProgramName(WeftNameError):
@@ -148,8 +145,8 @@ class Compilation:
     @property
     def pure_tools(self) -> dict[str, Callable[..., Any]]:
         """The tools that folding may run: those declared pure that have a function here."""
-        from .ir.values import records_of
-        from .runtime.programs.tools import call_now
+        from ..ir.values import records_of
+        from ..runtime.programs.tools import call_now
 
         declared = (op for op in self.lowered.operations if op.name == "program.tool")
         functions, records = self.opened.tools, records_of(self.lowered)
@@ -236,7 +233,7 @@ class Compilation:
     @cached_property
     def kernels(self) -> Mapping[str, Kernel]:
         """The compiled kernels, by name."""
-        from .passes.tile.rows.sampling import sampling_kernels
+        from ..passes.tile.rows.sampling import sampling_kernels
 
         if self.offloading is None:
             return self.lowering.kernels
@@ -270,7 +267,7 @@ class Compilation:
     @cached_property
     def sampler(self) -> SampleKernel:
         """What draws tokens from logits."""
-        from .runtime.execution.sampler import sample_rows
+        from ..runtime.execution.sampler import sample_rows
 
         if self.options.executor == "reference":
             return sample_rows
@@ -282,7 +279,7 @@ class Compilation:
     def policy(self) -> Policy | None:
         """What waits for whom: on a GPU nothing does for less than a page, where prompts that begin
         alike do not share it in one step."""
-        from .runtime.schedule.policy import Policy
+        from ..runtime.schedule.policy import Policy
 
         if not self.on_gpu or self.offloading is not None:
             return None
@@ -303,8 +300,8 @@ class Compilation:
             return remote_executable(self, self.remote)
         if self.options.tp > 1 and self.launch.rank:
             serve(self.executor)
-        from .runtime.executable import Executable
-        from .runtime.tracing.trace import Trace
+        from ..runtime.executable import Executable
+        from ..runtime.tracing.trace import Trace
 
         checkpoint = self._need_checkpoint()
         tell([*self.warnings, *ignored(self.lowered)])
@@ -332,8 +329,8 @@ class Compilation:
 
     def prefix_tree(self, rows: Sequence[Mapping[str, Any]] = ()) -> PrefixTree:
         """Return the prefix tree of a batch, its rows checked; raises BadArguments."""
-        from .ir.values import records_of
-        from .runtime.programs.arguments import bind_arguments
+        from ..ir.values import records_of
+        from ..runtime.programs.arguments import bind_arguments
 
         function, records = self.plan.symbol(self.program_name), records_of(self.plan)
         known = [bind_arguments(function, records, row, number) for number, row in enumerate(rows)]

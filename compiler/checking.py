@@ -9,15 +9,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .frontend import ast
-from .frontend.checker import check_all
-from .frontend.checkpoint import open_checkpoint
-from .frontend.constraints import constraint_of, records_of
-from .frontend.effects import nodes
-from .frontend.embedded import ProgramFunction
-from .frontend.faults import in_order
-from .frontend.lower import lower
-from .frontend.open import (
+from ..frontend import ast
+from ..frontend.checker import check_all
+from ..frontend.checkpoint import open_checkpoint
+from ..frontend.constraints import constraint_of, records_of
+from ..frontend.effects import nodes
+from ..frontend.embedded import ProgramFunction
+from ..frontend.faults import in_order
+from ..frontend.lower import lower
+from ..frontend.open import (
     NoPrograms,
     NoSuchProgram,
     programs_in,
@@ -25,11 +25,11 @@ from .frontend.open import (
     tools_beside,
     tools_of,
 )
-from .frontend.recovery import parse_all
-from .ir.constraint_tables import ConstraintTables, stop_strings
-from .ir.core import Module
-from .ir.diagnostics import Warning, WeftError, WeftTypeError, reason
-from .ir.source import Source
+from ..frontend.recovery import parse_all
+from ..ir.constraint_tables import ConstraintTables, stop_strings
+from ..ir.core import Module
+from ..ir.diagnostics import Warning, WeftError, WeftTypeError, reason
+from ..ir.source import Source
 
 VOCABULARY = "tiny-dense"
 """The shipped model whose words constraints are tried with; what can be followed is the same for
@@ -117,7 +117,7 @@ def _of_file(file: ast.File, functions: Functions, errors: list[WeftError]) -> F
 
 def _of_tools(file: ast.File, functions: Functions) -> Iterator[WeftError]:
     """Yield what is wrong with the functions of the tools that the programs call."""
-    from .runtime.programs.tools import UnboundTool
+    from ..runtime.programs.tools import UnboundTool
 
     declared = {tool.name: tool for tool in file.tools}
     calls = (node for program in file.programs for node in nodes(program))
@@ -146,7 +146,7 @@ def _unfit(function: Callable[..., Any], arguments: int) -> str | None:
 
 def _of_constraints(module: Module) -> Iterator[WeftError]:
     """Yield the gens whose pattern, schema or grammar cannot be followed."""
-    from .runtime.constraints.constraint import BadConstraint, Constraints
+    from ..runtime.constraints.constraint import BadConstraint, Constraints
 
     tokenizer, records = open_checkpoint(VOCABULARY).tokenizer, records_of(module)
     tables, constraints = ConstraintTables(tokenizer), Constraints(tokenizer, tokenizer.size)

@@ -9,34 +9,29 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .frontend.checkpoint import Checkpoint
-from .ir.core import Module
-from .ir.diagnostics import PassError
-from .ir.page_formats import ASKED
-from .ir.types import DTYPE_BYTES
-from .loading import (
-    PAGE_SIZE,
-    attention_shape,
-    kv_dtype,
-    page_count,
-    tensor_source,
-    weight_dtype,
-)
-from .options import BadOption, Options
-from .passes.graph.moe_choice import Chosen, Open, Scene, as_it_fits, choose, usual
-from .passes.graph.moe_fit import Room, Wish, fit_policy, wish_of
-from .passes.graph.moe_partition import MoePartition, pipeline_shape, schedule_of
-from .passes.manager import Context, PassRecord, run_passes
+from ..frontend.checkpoint import Checkpoint
+from ..ir.core import Module
+from ..ir.diagnostics import PassError
+from ..ir.page_formats import ASKED
+from ..ir.types import DTYPE_BYTES
+from ..options import BadOption, Options
+from ..passes.graph.moe_choice import Chosen, Open, Scene, as_it_fits, choose, usual
+from ..passes.graph.moe_fit import Room, Wish, fit_policy, wish_of
+from ..passes.graph.moe_partition import MoePartition, pipeline_shape, schedule_of
+from ..passes.manager import Context, PassRecord, run_passes
+from .attention_ways import attention_shape
+from .formats import PAGE_SIZE, kv_dtype, weight_dtype
+from .loading import page_count, tensor_source
 
 if TYPE_CHECKING:
-    from .cost_model.hrm.popularity import Popularity
-    from .cost_model.policy import Policy
-    from .passes.tile.sections import LoweredSections, Scheduled
-    from .runtime.devices.streams import OffloadDevice
-    from .runtime.execution.weights import TensorSource
-    from .runtime.offload.build import OffloadSettings
-    from .runtime.offload.executor import OffloadExecutor
-    from .runtime.offload.sections import Lowered
+    from ..cost_model.hrm.popularity import Popularity
+    from ..cost_model.policy import Policy
+    from ..passes.tile.sections import LoweredSections, Scheduled
+    from ..runtime.devices.streams import OffloadDevice
+    from ..runtime.execution.weights import TensorSource
+    from ..runtime.offload.build import OffloadSettings
+    from ..runtime.offload.executor import OffloadExecutor
+    from ..runtime.offload.sections import Lowered
 
 
 class NotOffloaded(PassError):
@@ -91,7 +86,7 @@ class Offloading:
     @cached_property
     def shared(self) -> Module:
         """The graph before it is partitioned."""
-        from .passes.tile.regimes import graph_passes
+        from ..passes.tile.regimes import graph_passes
 
         format = weight_dtype(self.options)
         module, records = run_passes(graph_passes(format), self.checkpoint.graph, self._context())
@@ -130,8 +125,8 @@ class Offloading:
     @cached_property
     def popularity(self) -> Popularity | None:
         """How often each expert is used, if the options name a file that says so."""
-        from .cost_model.hrm.popularity import read
-        from .cost_model.hrm.shape import MoeShape
+        from ..cost_model.hrm.popularity import read
+        from ..cost_model.hrm.shape import MoeShape
 
         file = self.options.offload.routing
         return read(Path(file), MoeShape.of(self.checkpoint.config)) if file else None
@@ -147,9 +142,9 @@ class Offloading:
     def _scene(self, usual: Wish) -> Scene:
         """What policies are priced for: this machine's figures, and sequences that fill the keys,
         a quarter of each generated."""
-        from .cost_model.hardware_file import measured_or_shipped
-        from .cost_model.hrm.machine import HostedGpu
-        from .cost_model.hrm.shape import MoeShape, Workload
+        from ..cost_model.hardware_file import measured_or_shipped
+        from ..cost_model.hrm.machine import HostedGpu
+        from ..cost_model.hrm.shape import MoeShape, Workload
 
         config, options, room = self.checkpoint.config, self.options, self._room(usual)
         context = min(config.context_length, self._pages() * PAGE_SIZE // usual.batch)
@@ -187,8 +182,8 @@ class Offloading:
 
     def kernels(self, more: list[Scheduled]) -> dict[str, Any]:
         """Return the compiled kernels of both places, and more of the host's."""
-        from .codegen.bounds.proofs import ensure_proven
-        from .codegen.build import compile_kernels
+        from ..codegen.bounds.proofs import ensure_proven
+        from ..codegen.build import compile_kernels
 
         places = self.lowered.kernels
         wanted = {op["name"].name: (op, schedule) for op, schedule in (*places["host"], *more)}
@@ -206,12 +201,12 @@ class Offloading:
         `device` and `pages` (takes the usual source of pages, gives another) may be others than
         the options say; the rest is the executor's.
         """
-        from .codegen.threads import share_cores
-        from .passes.graph.hazards import prove_hazards
-        from .runtime.offload.executor import OffloadExecutor
-        from .runtime.offload.file_pages import FilePages
-        from .runtime.offload.pages import TensorPages
-        from .runtime.offload.sections import Lowered
+        from ..codegen.threads import share_cores
+        from ..passes.graph.hazards import prove_hazards
+        from ..runtime.offload.executor import OffloadExecutor
+        from ..runtime.offload.file_pages import FilePages
+        from ..runtime.offload.pages import TensorPages
+        from ..runtime.offload.sections import Lowered
 
         device = extra.pop("device", None) or self.device()
         share_cores(self.options.thread_count)
@@ -242,15 +237,15 @@ class Offloading:
 
     def _narrow(self, sections: list[Lowered]) -> dict[str, Any]:
         """Return how pages that are packed are kept, and made wider; nothing for other formats."""
-        from .runtime.offload.pages import PageShape
-        from .runtime.offload.stored import stored_shape
+        from ..runtime.offload.pages import PageShape
+        from ..runtime.offload.stored import stored_shape
 
         page = PageShape.of(next(s.weights for s in sections if s.kind == "experts"))
         made: dict[str, Any] = {"stored": stored_shape(page, self.policy.page_format)}
         if self.policy.page_format == "bf12" and self._on_gpu:
-            from .codegen.build_cuda import load_kernels
-            from .passes.tile.products.twelve_bits import kernels
-            from .runtime.offload.twelve_bits import by_kernels
+            from ..codegen.build_cuda import load_kernels
+            from ..passes.tile.products.twelve_bits import kernels
+            from ..runtime.offload.twelve_bits import by_kernels
 
             loaded = load_kernels(kernels(), self.options.cache)
             made["widen"] = by_kernels({name: each.launch for name, each in loaded.items()})
@@ -262,7 +257,7 @@ class Offloading:
 
     def device(self) -> OffloadDevice:
         """Return a new device with the cap that the options say."""
-        from .runtime.devices.streams import CudaDevice, SimulatedDevice
+        from ..runtime.devices.streams import CudaDevice, SimulatedDevice
 
         cap = self.options.gpu_memory
         return CudaDevice(cap) if self._on_gpu else SimulatedDevice.of(cap)
@@ -270,13 +265,13 @@ class Offloading:
     def _device_kernels(self, kernels: Mapping[str, Any]) -> Mapping[str, Any]:
         if not self._on_gpu:
             return kernels
-        from .codegen.build_cuda import load_kernels
+        from ..codegen.build_cuda import load_kernels
 
         return load_kernels(self.lowered.kernels["device"], self.options.cache)
 
     def _settings(self, policy: Policy) -> OffloadSettings:
-        from .runtime.offload.build import OffloadSettings
-        from .runtime.offload.key_homes import kept_on_device
+        from ..runtime.offload.build import OffloadSettings
+        from ..runtime.offload.key_homes import kept_on_device
 
         options, schedule, pages = self.options, schedule_of(policy), self._pages()
         shape = pipeline_shape(policy)
@@ -294,7 +289,7 @@ class Offloading:
         )  # fmt: skip
 
     def _lower(self, module: Module, settings: OffloadSettings) -> LoweredSections:
-        from .passes.tile.sections import lower_sections
+        from ..passes.tile.sections import lower_sections
 
         device = "cuda" if self._on_gpu else "cpu"
         return lower_sections(
@@ -309,10 +304,10 @@ class Offloading:
         return self._rooms[wish]
 
     def _measured_room(self, wish: Wish) -> Room:
-        from .runtime.offload.build import device_buffers
-        from .runtime.offload.needs import held_bytes, key_page_bytes, working_bytes
-        from .runtime.offload.pages import PageShape
-        from .runtime.offload.stored import stored_shape
+        from ..runtime.offload.build import device_buffers
+        from ..runtime.offload.needs import held_bytes, key_page_bytes, working_bytes
+        from ..runtime.offload.pages import PageShape
+        from ..runtime.offload.stored import stored_shape
 
         config, options = self.checkpoint.config, self.options
         trial = fit_policy(config.layers, config.experts, Room(1 << 62, 0, 0, 1), wish)

@@ -5,27 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from ..frontend.checkpoint import Checkpoint
+from ..ir.core import Module
+from ..ir.diagnostics import CapacityError
+from ..ir.display.units import least_size, sizes
+from ..ir.model import ModelConfig
+from ..options import Launch, Options
 from .attention import Attention, sparse_decode
-from .frontend.checkpoint import Checkpoint
-from .ir.core import Module
-from .ir.diagnostics import CapacityError
-from .ir.display.units import least_size, sizes
-from .ir.model import ModelConfig
-from .options import Launch, Options
+from .attention_ways import attention_shape, attention_ways
+from .formats import PAGE_SIZE, kv_dtype, page_size, weight_dtype
 
 if TYPE_CHECKING:
-    from .passes.tile.attention.parts import Parts
-    from .passes.tile.attention.ways import Variant
-    from .passes.tile.regimes import Regime
-    from .runtime.attention.cost import Shape, Way
-    from .runtime.devices.graphs import Recorder
-    from .runtime.execution.sampler import SampleKernel
-    from .runtime.execution.step import ModelExecutor, StepInput
-    from .runtime.execution.weights import Progress, TensorSource
-    from .runtime.gpu.device_executor import DeviceExecutor
-
-PAGE_SIZE = 16
-_FORMATS = {"f32": "f32", "bf16": "bf16", "int8": "i8", "fp8": "f8e4m3"}
+    from ..passes.tile.regimes import Regime
+    from ..runtime.devices.graphs import Recorder
+    from ..runtime.execution.sampler import SampleKernel
+    from ..runtime.execution.step import ModelExecutor, StepInput
+    from ..runtime.execution.weights import Progress, TensorSource
+    from ..runtime.gpu.device_executor import DeviceExecutor
 
 
 class NoPage(CapacityError):
@@ -35,76 +31,14 @@ class NoPage(CapacityError):
     hint = "give kv_memory (--kv-memory) at least {least}: a program needs several pages"
 
 
-def weight_dtype(options: Options) -> str:
-    """Return the IR's name of the weight format that the options ask for."""
-    return _FORMATS[options.weights]
-
-
-def activation_dtype(options: Options) -> str:
-    """Return what is computed between kernels: f32, and bf16 on a GPU with narrower weights."""
-    return "bf16" if options.target == "cuda" and options.weights != "f32" else "f32"
-
-
-def has_constraints(plan: Module) -> bool:
-    """Return whether a plan holds gens to constraints: some steps then need few words' logits."""
-    return any(operation.name == "plan.constraint" for operation in plan.operations)
-
-
-def gpu_lowering(checkpoint: Checkpoint, options: Options) -> dict[str, Any]:
-    """Return what lowering for a GPU takes beside what lowering for any device does."""
-    from .codegen.measure.gpu import streaming_processors
-
-    return {
-        "activations": activation_dtype(options),
-        "quantize": options.activations != "bf16",
-        "processors": streaming_processors(),
-        "copies": copy_room(checkpoint, options),
-        "max_logits": options.max_logits,
-    }
-
-
-SHARE_OF_COPIES = 0.25
-"""The part of what keys would have that copies of weights may take where no bound of keys is
-given."""
-
-
-def copy_room(checkpoint: Checkpoint, options: Options) -> float:
-    """Return the bytes of a GPU that a second copy of weights may take: what is left beside the
-    weights, the most that a step works with, and the keys that are asked for. Where there is no
-    GPU, of an H200's. Ranks take none: each would find another room."""
-    from .runtime.devices.device import WORKSPACE, free_bytes
-
-    if not options.weight_copies or options.tp > 1:
-        return 0.0
-    config = checkpoint.config
-    rows = options.max_tokens * (4 * config.ffn + 8 * config.width)
-    logits = 4 * (options.max_logits + options.max_batch) * config.vocab_size
-    working = 2 * rows + logits + WORKSPACE
-    left = free_bytes() - 2 * config.parameters - working
-    room = left - options.kv_memory if options.kv_memory else SHARE_OF_COPIES * left
-    return max(0.0, room)
-
-
-def kv_dtype(options: Options) -> str:
-    """Return the IR's name of the format of keys and values: the activations' unless asked."""
-    return _FORMATS[options.kv] if options.kv else activation_dtype(options)
-
-
 def tensor_source(checkpoint: Checkpoint, options: Options, device: str = "cpu") -> TensorSource:
     """Return where the weights come from: the checkpoint's files, or a seed."""
-    from .runtime.execution.weights import Checkpoint as Files
-    from .runtime.execution.weights import RandomTensors
+    from ..runtime.execution.weights import Checkpoint as Files
+    from ..runtime.execution.weights import RandomTensors
 
     if checkpoint.folder:
         return Files(checkpoint.folder, device)
     return RandomTensors(options.seed, device)
-
-
-def page_size(options: Options) -> int:
-    """Return how many tokens a page of keys and values holds."""
-    from .passes.tile.regimes import GPU_PAGE
-
-    return GPU_PAGE if options.target == "cuda" else PAGE_SIZE
 
 
 def page_count(
@@ -113,7 +47,7 @@ def page_count(
 ) -> int:  # fmt: skip
     """Return how many pages of keys and values, `size` tokens each, the memory bound allows;
     with sparse `attention`, what it keeps beside them counts too. Raises NoPage, NoKeyRoom."""
-    from .ir.types import DTYPE_BYTES
+    from ..ir.types import DTYPE_BYTES
 
     if attention is not None and attention.offload:
         from .key_offload import key_room
@@ -135,7 +69,7 @@ def _pages_in(memory: int, page: int, tokens: int) -> int:
 
 def rank_config(checkpoint: Checkpoint, options: Options) -> ModelConfig:
     """Return the model's configuration, or that of the part that a rank holds."""
-    from .passes.graph.tensor_parallel import local_config
+    from ..passes.graph.tensor_parallel import local_config
 
     return local_config(checkpoint.config, options.tp)
 
@@ -146,7 +80,7 @@ def join_ranks(options: Options, launch: Launch, ready: Callable[[], Any]) -> No
     Raises NotLaunched.
     """
     if options.tp > 1:
-        from .runtime.execution.ranks import join, require_launched, take_gpu
+        from ..runtime.execution.ranks import join, require_launched, take_gpu
 
         require_launched(options.tp, launch.count)
         gpu = launch.local_rank if options.target == "cuda" else None
@@ -157,14 +91,14 @@ def join_ranks(options: Options, launch: Launch, ready: Callable[[], Any]) -> No
 
 def require_gpu() -> None:
     """Raise NoGpu where there is none: before its kernels are compiled, which may take minutes."""
-    from .runtime.devices.device import Device
+    from ..runtime.devices.device import Device
 
     Device.find()
 
 
 def serve(executor: ModelExecutor) -> NoReturn:
     """Run the steps that rank 0 announces, then end this process."""
-    from .runtime.execution.ranks import follow
+    from ..runtime.execution.ranks import follow
 
     follow(executor)
     raise SystemExit(0)
@@ -174,12 +108,12 @@ def reference_executor(
     checkpoint: Checkpoint, graph: Module, options: Options, attention: Attention | None = None
 ) -> ModelExecutor:
     """Return an executor that runs the graph by its meaning: slow, and always right."""
-    from .codegen.meaning.graph_reference import GraphRun
-    from .codegen.meaning.sparse_decode_reference import DecodeAttention
-    from .runtime.execution.executor import ReferenceExecutor
-    from .runtime.execution.ranks import exchange
-    from .runtime.execution.step import whole_rows
-    from .runtime.execution.weights import load_weights
+    from ..codegen.meaning.graph_reference import GraphRun
+    from ..codegen.meaning.sparse_decode_reference import DecodeAttention
+    from ..runtime.execution.executor import ReferenceExecutor
+    from ..runtime.execution.ranks import exchange
+    from ..runtime.execution.step import whole_rows
+    from ..runtime.execution.weights import load_weights
 
     pages = page_count(checkpoint, options, attention)
     loaded = load_weights(graph, tensor_source(checkpoint, options))
@@ -213,12 +147,12 @@ def compiled_executor(
     attention: Attention | None = None,
 ) -> ModelExecutor:
     """Return an executor of compiled kernels; raises ModelTooLarge."""
-    from .codegen.threads import library_yields, share_cores
-    from .passes.tile.regimes import with_narrow
-    from .runtime.devices.host_room import require_host_room
-    from .runtime.execution.compiled_executor import CompiledExecutor
-    from .runtime.execution.weights import load_weights, weight_bytes
-    from .tuning.choices import host_products, short_steps
+    from ..codegen.threads import library_yields, share_cores
+    from ..passes.tile.regimes import with_narrow
+    from ..runtime.devices.host_room import require_host_room
+    from ..runtime.execution.compiled_executor import CompiledExecutor
+    from ..runtime.execution.weights import load_weights, weight_bytes
+    from .choices import host_products, short_steps
 
     share_cores(options.thread_count)
     every = with_narrow(regimes)
@@ -230,8 +164,8 @@ def compiled_executor(
     pays = attention if any(regime.sparse for regime in regimes) else None
     pages, keys = page_count(checkpoint, options, pays), {}
     if pays is not None and pays.offload:
+        from ..runtime.execution.key_device import SimulatedKeys
         from .key_offload import offloaded_keys
-        from .runtime.execution.key_device import SimulatedKeys
 
         device = SimulatedKeys(options.kv_memory)
         keys = offloaded_keys(checkpoint, regimes, options, pays, PAGE_SIZE, device).arguments
@@ -262,12 +196,12 @@ def device_executor(
     progress: Progress | None = None, attention: Attention | None = None,
 ) -> ModelExecutor:  # fmt: skip
     """Return the executor of the current GPU; raises where the model does not fit it."""
-    from .runtime.devices.device import Device
-    from .runtime.devices.graphs import CudaGraphs
-    from .runtime.execution.dtypes import TORCH
-    from .runtime.execution.executor import page_bytes
-    from .runtime.execution.ranks import NCCL_BYTES, before_end, least
-    from .runtime.execution.weights import weight_bytes
+    from ..runtime.devices.device import Device
+    from ..runtime.devices.graphs import CudaGraphs
+    from ..runtime.execution.dtypes import TORCH
+    from ..runtime.execution.executor import page_bytes
+    from ..runtime.execution.ranks import NCCL_BYTES, before_end, least
+    from ..runtime.execution.weights import weight_bytes
 
     format, kv = weight_dtype(options), kv_dtype(options)
     device = Device.find()
@@ -305,10 +239,10 @@ def executor_on(
 ) -> DeviceExecutor:  # fmt: skip
     """Return an executor of a GPU's kernels on a device; on the CPU they are interpreted. Where
     keys lie in host memory, `memory` bytes of the device are for what it has of them."""
-    from .passes.tile.attention.parts import Parts
-    from .runtime.execution.dtypes import TORCH
-    from .runtime.execution.weights import load_weights
-    from .runtime.gpu.device_executor import DeviceExecutor
+    from ..passes.tile.attention.parts import Parts
+    from ..runtime.execution.dtypes import TORCH
+    from ..runtime.execution.weights import load_weights
+    from ..runtime.gpu.device_executor import DeviceExecutor
 
     config, kv = rank_config(checkpoint, options), kv_dtype(options)
     source = tensor_source(checkpoint, options, device)
@@ -319,8 +253,8 @@ def executor_on(
     keys: dict[str, Any] = {}
     pays = attention if any(regime.sparse for regime in regimes) else None
     if pays is not None and pays.offload:
+        from ..runtime.execution.key_device import CudaKeys, SimulatedKeys
         from .key_offload import offloaded_keys
-        from .runtime.execution.key_device import CudaKeys, SimulatedKeys
 
         place = SimulatedKeys(memory) if device == "cpu" else CudaKeys(memory, device)
         keys = offloaded_keys(checkpoint, regimes, options, pays, page, place).arguments
@@ -337,42 +271,10 @@ def executor_on(
     )  # fmt: skip
 
 
-def attention_shape(config: ModelConfig, page: int, element: int) -> Shape:
-    """Return what a plan of attention must know of a GPU's usual kernel; `element`: bytes of a
-    number."""
-    from .passes.tile.attention.parts import Parts
-    from .passes.tile.attention.ways import tuned
-
-    shape = Parts(config.heads, config.kv_heads, config.head_dim, page)
-    return planner_shape(tuned(shape, shared=True), element)
-
-
-def planner_shape(tiles: Parts, element: int = 2) -> Shape:
-    """Return what a plan of attention must know of a kernel."""
-    from .runtime.attention.cost import Shape
-
-    granule = max(tiles.page, tiles.keys, tiles.keys_many if tiles.many else 0)
-    return Shape(
-        tiles.heads, tiles.kv_heads, tiles.head_dim, tiles.page, tiles.rows_few, tiles.rows_many,
-        granule, element,
-    )  # fmt: skip
-
-
-def attention_ways(shape: Parts) -> dict[Way, Variant]:
-    """Return the ways that lists of a shape's keys are planned for, with what was measured of
-    each, and their kernels."""
-    from .passes.tile.attention.ways import variants
-    from .runtime.attention.ways import measured
-
-    found = [way for shared in (False, True) for way in variants(shape, shared)]
-    ways = measured((way.name, planner_shape(way.tiles)) for way in found)
-    return dict(zip(ways, found, strict=True))
-
-
 def device_sampler(executor: ModelExecutor, kernels: Mapping[str, Any]) -> SampleKernel:
     """Return the sampler of a GPU's executor."""
-    from .runtime.gpu.device_executor import DeviceExecutor
-    from .runtime.gpu.device_sampler import DeviceSampler
+    from ..runtime.gpu.device_executor import DeviceExecutor
+    from ..runtime.gpu.device_sampler import DeviceSampler
 
     assert isinstance(executor, DeviceExecutor)
     return DeviceSampler(executor, kernels)
@@ -380,8 +282,8 @@ def device_sampler(executor: ModelExecutor, kernels: Mapping[str, Any]) -> Sampl
 
 def compiled_sampler(executor: ModelExecutor, kernels: Mapping[str, Any]) -> SampleKernel:
     """Return the sampler that draws with compiled kernels."""
-    from .ir.token_masks import few_words
-    from .runtime.execution.compiled_sampler import CompiledSampler
+    from ..ir.token_masks import few_words
+    from ..runtime.execution.compiled_sampler import CompiledSampler
 
     size = executor.vocab_size
     wide, few = (

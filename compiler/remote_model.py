@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .frontend.constraints import constraint_of, pattern_of
-from .frontend.ignored import ignored_remotely, tell
-from .ir.diagnostics import ModelError
-from .ir.vocabulary import ChatFormat, Part
-from .options import BadOption, Options, RemoteOptions
-from .passes.manager import Pass
-from .passes.pipeline import REMOTE_PASSES
-from .passes.program.endpoints.calls import RemoteCalls
-from .runtime.remote.address import Address, is_remote
+from ..frontend.constraints import constraint_of, pattern_of
+from ..frontend.ignored import ignored_remotely, tell
+from ..ir.diagnostics import ModelError
+from ..ir.vocabulary import ChatFormat, Part
+from ..options import BadOption, Options, RemoteOptions
+from ..passes.manager import Pass
+from ..passes.pipeline import REMOTE_PASSES
+from ..passes.program.endpoints.calls import RemoteCalls
+from ..runtime.remote.address import Address, is_remote
 
 if TYPE_CHECKING:
-    from .compiler import Compilation
-    from .frontend.tokenizer import HubTokenizer
-    from .runtime.remote.executable import RemoteExecutable
-    from .runtime.remote.prompt import TextFormat
+    from ..frontend.tokenizer import HubTokenizer
+    from ..runtime.remote.executable import RemoteExecutable
+    from ..runtime.remote.prompt import TextFormat
+    from .compilation import Compilation
 
 
 class NotForRemote(ModelError):
@@ -73,8 +73,8 @@ def _chat(options: RemoteOptions) -> bool | None:
 
 def remote_executable(compilation: Compilation, address: Address) -> RemoteExecutable:
     """Return what runs a compilation's program on its endpoint; no call is made yet."""
-    from .runtime.remote.executable import RemoteExecutable
-    from .runtime.remote.question import Asked
+    from ..runtime.remote.executable import RemoteExecutable
+    from ..runtime.remote.question import Asked
     from .stages import Stages
 
     options = compilation.options.remote
@@ -92,8 +92,8 @@ def remote_executable(compilation: Compilation, address: Address) -> RemoteExecu
 
 def text_format(template: str) -> TextFormat:
     """Return how messages are written as text: by a checkpoint's chat template, or plainly."""
-    from .frontend.checkpoint import open_checkpoint
-    from .runtime.remote.prompt import PlainFormat
+    from ..frontend.checkpoint import open_checkpoint
+    from ..runtime.remote.prompt import PlainFormat
 
     if not template:
         return PlainFormat()

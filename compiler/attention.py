@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .frontend.checkpoint import ZOO, Checkpoint
-from .ir.attention_calibration import AttentionCalibration, NotCalibrated
-from .ir.calibration_file import load_calibration
-from .ir.core import Module
-from .ir.diagnostics import WeftError
-from .ir.loss_table import FILE_NAME as LOSSES
-from .ir.loss_table import (
+from ..frontend.checkpoint import ZOO, Checkpoint
+from ..ir.attention_calibration import AttentionCalibration, NotCalibrated
+from ..ir.calibration_file import load_calibration
+from ..ir.core import Module
+from ..ir.diagnostics import WeftError
+from ..ir.loss_table import FILE_NAME as LOSSES
+from ..ir.loss_table import (
     MeasuredLoss,
     NoLossTable,
     kept_by,
@@ -22,16 +22,17 @@ from .ir.loss_table import (
     require_within,
     row_of,
 )
-from .ir.model import ModelConfig
-from .ir.source import Span
-from .ir.sparse import SparsePolicy, parse_policy
-from .options import BadOption, Options
+from ..ir.model import ModelConfig
+from ..ir.source import Span
+from ..ir.sparse import SparsePolicy, parse_policy
+from ..options import BadOption, Options
+from .keys_ahead import fetches_ahead
 
 if TYPE_CHECKING:
-    from .cost_model.keys_ahead import Ahead
-    from .passes.tile.regimes import Regime, Sparse
-    from .runtime.devices.memory import Memory
-    from .runtime.execution.sparse_decode import SparseDecode
+    from ..cost_model.keys_ahead import Ahead
+    from ..passes.tile.regimes import Regime, Sparse
+    from ..runtime.devices.memory import Memory
+    from ..runtime.execution.sparse_decode import SparseDecode
 
 
 class TwoPolicies(WeftError):
@@ -70,7 +71,7 @@ class Attention:
     @property
     def passes(self) -> Sparse:
         """Return what the model's passes take."""
-        from .passes.tile.regimes import Sparse
+        from ..passes.tile.regimes import Sparse
 
         return Sparse(str(self.policy), self.hardware, self.always, self.offload, self.ahead,
                       self.batch, self.share, self.kind)  # fmt: skip
@@ -78,7 +79,7 @@ class Attention:
     def page_bytes(self, config: ModelConfig, page_size: int) -> int:
         """Return the bytes that a page of keys needs beside them: labels, and sums of v for a tail,
         of all layers."""
-        from .runtime.execution.sparse_decode import page_bytes_beside
+        from ..runtime.execution.sparse_decode import page_bytes_beside
 
         return page_bytes_beside(config, self.policy, page_size)
 
@@ -97,8 +98,6 @@ def asked_attention(
     Raises BadPolicy, NotCalibrated, OtherModel, BadCalibration, NoLossTable, LosesMore: what the
     model and its calibration cannot do is found here, before anything is compiled.
     """
-    from .key_offload import fetches_ahead
-
     asked = {} if plan is None else _policies(plan)
     default = parse_policy(options.attention) if options.attention else None
     if options.max_loss is not None and not asked and default is None:
@@ -133,7 +132,7 @@ def asked_attention(
 def priced_by(target: str) -> str:
     """Return the hardware whose prices say where sparse attention pays: the file that `weft
     calibrate` wrote, where it describes such a machine, else a shipped name."""
-    from .cost_model.hardware_file import hardware_path, load
+    from ..cost_model.hardware_file import hardware_path, load
 
     file = hardware_path()
     if file.exists() and any(level.kind == KINDS[target] for level in load(file).levels):
@@ -175,7 +174,7 @@ def _losses(checkpoint: Checkpoint) -> list[MeasuredLoss]:
 
 def _measured_share(checkpoint: Checkpoint, policy: SparsePolicy) -> float:
     """Return the share of a context that an adaptive policy was measured to read; 0: nobody has."""
-    from .cost_model.expected_reads import measured_share
+    from ..cost_model.expected_reads import measured_share
 
     if not policy.adaptive:
         return 0.0
@@ -214,7 +213,7 @@ def sparse_decode(
 ) -> SparseDecode | None:  # fmt: skip
     """Return what an executor needs for sparse decode steps; None where no regime has them. Labels
     come of a capped `memory`, if there is one; `window` as in `SparseDecode`."""
-    from .runtime.execution.sparse_decode import SparseDecode, label_memory
+    from ..runtime.execution.sparse_decode import SparseDecode, label_memory
 
     functions = [regime.function for regime in regimes if regime.sparse]
     if attention is None or not functions:

@@ -6,14 +6,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from .ir.core import Module
-from .ir.diagnostics import WeftError
-from .ir.printer import print_module, print_operation
-from .passes.manager import PassRecord
+from ..ir.core import Module
+from ..ir.diagnostics import WeftError
+from ..ir.printer import print_module, print_operation
+from ..passes.manager import PassRecord
 
 if TYPE_CHECKING:
-    from .compiler import Compilation
-    from .passes.program.prefixes.tree import PrefixTree
+    from ..passes.program.prefixes.tree import PrefixTree
+    from .compilation import Compilation
 
 STAGES = ("ast", "program", "plan", "rows", "prefixes", "graph", "tile", "source", "binary")
 _FORMS = {
@@ -105,7 +105,7 @@ class Stages(Mapping[str, Any]):
 
 
 def _rows(compilation: Compilation) -> str:
-    from .runtime.programs.row_code import row_text
+    from ..runtime.programs.row_code import row_text
 
     return row_text(compilation.plan, compilation.program_name)
 
@@ -144,7 +144,7 @@ def stage_text(
     if stage not in STAGES:
         raise UnknownStage(what="stage", name=stage, known=", ".join(STAGES))
     if stage == "ast":
-        from .frontend.ast_dump import dump
+        from ..frontend.ast_dump import dump
 
         return dump(compilation.ast)
     if stage == "rows":
@@ -208,7 +208,7 @@ def explanation(compilation: Compilation) -> str:
     if compilation.on_gpu and not compilation.options.kv_memory:
         lines.append("memory: what the GPU has free, known when the model is loaded; or kv_memory")
     elif not compilation.remote and compilation.checkpoint is not None:
-        from .capacity import memory_proof
+        from .memory_proof import memory_proof
 
         proof = memory_proof(compilation)
         lines.append(f"memory ({1000 * proof.seconds:.1f} ms):")
@@ -221,7 +221,7 @@ def _prefixes(tree: PrefixTree, form: str) -> str:
     if form == "text":
         return str(tree)
     require_pictures()
-    from .plots.prefixes import prefix_map
+    from ..plots.prefixes import prefix_map
 
     return prefix_map(tree).svg()
 
@@ -244,15 +244,15 @@ def _kernel_texts(compilation: Compilation, stage: str, kernel: str | None, form
 
 
 def _triton_texts(compilation: Compilation, kernel: str | None, form: str) -> dict[str, str]:
-    from .passes.tile.regimes import merge_kernels
+    from ..passes.tile.regimes import merge_kernels
 
     pairs = {op["name"].name: (op, schedule) for op, schedule in merge_kernels(compilation.regimes)}
     chosen = kernels_named(pairs, kernel)
     if form == "triton":
-        from .codegen.triton.emit import emit
+        from ..codegen.triton.emit import emit
 
         return {name: emit(*pair).text for name, pair in chosen.items()}
-    from .codegen.triton.compile import compile_offline
+    from ..codegen.triton.compile import compile_offline
 
     return {name: str(compile_offline(*pair)[form]) for name, pair in chosen.items()}
 

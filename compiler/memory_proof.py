@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from .ir.budget import UNBOUNDED, Limits
-from .ir.core import Operation, thaw
-from .ir.values import format_value
-from .loading import page_count, page_size
+from ..ir.budget import UNBOUNDED, Limits
+from ..ir.core import Operation, thaw
+from ..ir.values import format_value
+from .formats import page_size
+from .loading import page_count
 
 if TYPE_CHECKING:
-    from .compiler import Compilation
-    from .passes.program.memory.proof import MemoryProof
+    from ..passes.program.memory.proof import MemoryProof
+    from .compilation import Compilation
 
 
 def memory_proof(
@@ -22,8 +23,8 @@ def memory_proof(
 
     A list that is not given has its default's elements, or one. Raises NotProven.
     """
-    from .codegen.cache import default_folder
-    from .passes.program.memory.proof import prove_memory
+    from ..codegen.cache import default_folder
+    from ..passes.program.memory.proof import prove_memory
 
     checkpoint, options = compilation.checkpoint, compilation.options
     assert checkpoint is not None
