@@ -210,7 +210,9 @@ REST: tuple[Line, ...] = (
             "decode_attention_fraction_of_copy_page64", "decode", percent),
     _kernel("GPU: decode attention, pages of 128, share of a copy (worst case)",
             "decode_attention_fraction_of_copy_page128", "decode", percent),
-    _kernel("GPU: decode attention, pages of 16, seconds over the best peer's (worst case)",
+    _kernel("GPU: decode attention below 512 MiB, pages of 64 as the engine's, seconds over the "
+            "best peer's (worst case)", "decode_over_best_peer_small_max_page64", "peers", times),
+    _kernel("the same with pages of 16, from 512 MiB on too",
             "decode_over_best_peer_max_page16", "peers", times),
     _kernel("GPU: cascade or flat, seconds lost by the choice (worst of the grid)",
             "cascade_regret_max", "cascade", percent),

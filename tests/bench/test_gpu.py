@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from weft.bench.gpu.workloads import WORKLOADS, read_bytes
+from weft.bench.gpu_kernels import compare
 from weft.bench.gpu_programs import label
 from weft.frontend.models.presets import preset
 
@@ -32,3 +33,16 @@ def test_floors_are_those_of_the_comparison() -> None:
 def test_figures_of_other_settings_have_names_of_their_own() -> None:
     assert label("random:llama-8b", "bf16", "", 1) == ""
     assert label("random:qwen3-30b-a3b", "fp8", "fp8", 2) == "qwen3-30b-a3b_fp8_kv_fp8_tp2_"
+
+
+def test_small_sizes_are_held_against_peers_apart() -> None:
+    """32 x 4096 keys are 512 MiB, 16 x 1024 are 64; a size that one side lacks says nothing."""
+    figures = {
+        "peers_32x4096": {"flash": 200.0, "cudnn": 100.0}, "peers_16x1024": {"cudnn": 20.0},
+        "decode_32x4096_page64": {"us": 110.0}, "decode_16x1024_page64": {"us": 19.0},
+        "decode_1x8192_page64": {"us": 99.0}, "decode_32x4096_page16": {"us": 120.0},
+    }  # fmt: skip
+    assert compare(figures) == {
+        "decode_over_best_peer_max_page64": 1.1, "decode_over_best_peer_small_max_page64": 0.95,
+        "decode_over_best_peer_max_page16": 1.2,
+    }  # fmt: skip
