@@ -135,13 +135,18 @@ def test_decode_steps_of_other_rows_are_planned_like_those_before_and_weighed_on
 
 
 def test_what_is_weighed_anew_is_what_steps_are_planned_like_from_then_on() -> None:
+    """And it is not weighed a third time."""
     ways, plans = [Way("", LLAMA, Rates())], KnownPlans()
     with patch.object(known_plans, "likeness", lambda batch, nodes: ()):  # all are alike
         plans.plan(forks(64, 4096, 96), ways)
         shared = forks(8, 0, 4096)
         plans.plan(shared, ways, anew=True)
-        wanted, found = plan_among(shared, ways)[1], plans.plan(shared, ways)[1]
-        assert found.again and found.item_high.tolist() == wanted.item_high.tolist()
+        wanted = plan_among(shared, ways)[1]
+        with patch.object(known_plans, "weigh", wraps=known_plans.weigh) as weighed:
+            for anew in (False, True):
+                found = plans.plan(shared, ways, anew=anew)[1]
+                assert not found.again and found.item_high.tolist() == wanted.item_high.tolist()
+        assert not weighed.called
 
 
 def test_a_step_for_whose_states_there_are_no_slots_is_not_cut_as_one_like_it_was() -> None:
