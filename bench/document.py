@@ -1,8 +1,9 @@
-"""Writes the tables of figures in README.md, bench/README.md, docs/offload.md and
-docs/sparse_attention.md from records.
+"""Writes the tables of figures in README.md and bench/README.md, and those of offloading and of
+sparse attention in docs/ and docs/experiments/, from records.
 
-`python -m bench.document` brings them up to date. No figure is typed by hand: a table stands
-between `<!-- figures: NAME -->` and `<!-- end -->`, and a test compares it with the files.
+`python -m bench.document` brings them up to date, and the figures that sentences quote
+(`documents/prose.py`). No figure is typed by hand: a table stands between `<!-- figures: NAME -->`
+and `<!-- end -->`, and a test compares it with the files.
 """
 
 from __future__ import annotations
@@ -16,12 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from .documents.offload import OFFLOAD_TABLES
+from .documents.prose import QUOTED, quote
 from .documents.sparse import SPARSE_TABLES
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "bench" / "results"
-DOCUMENTS = (ROOT / "README.md", ROOT / "bench" / "README.md", ROOT / "docs" / "offload.md",
-             ROOT / "docs" / "sparse_attention.md")  # fmt: skip
+DOCUMENTS = (ROOT / "README.md", ROOT / "bench" / "README.md",
+             *(ROOT / "docs" / folder / f"{name}.md" for folder in ("", "experiments")
+               for name in ("offload", "sparse_attention")))  # fmt: skip
 _TABLE = re.compile(r"(<!-- figures: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -277,9 +280,14 @@ LINES = HEADLINES + REST
 TABLES = {"headlines": HEADLINES, "all": LINES}
 
 
+def read_records(folder: Path = RESULTS) -> dict[str, Any]:
+    """Return all records by the names of their files."""
+    return {file.stem: json.loads(file.read_text()) for file in sorted(folder.glob("*.json"))}
+
+
 def table(name: str, folder: Path = RESULTS) -> str:
     """Return a table of figures as Markdown, with where each was recorded below it."""
-    records = {file.stem: json.loads(file.read_text()) for file in sorted(folder.glob("*.json"))}
+    records = read_records(folder)
     if name in OFFLOAD_TABLES:
         record = records["moe_offload"]
         source = _source(record["sections"].get(name), "moe_offload")
@@ -328,6 +336,9 @@ def main() -> None:
     argparse.ArgumentParser(description=main.__doc__).parse_args()  # it takes no options
     for path in DOCUMENTS:
         path.write_text(update(path.read_text(encoding="utf-8")), encoding="utf-8")
+    for name in QUOTED:
+        path = ROOT / name
+        path.write_text(quote(path.read_text(encoding="utf-8"), name, read_records()), "utf-8")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Tables of docs/offload.md: throughput by host memory, and what else was measured, of the record.
+"""Tables of offloading: throughput by host memory, and what else was measured, of the record.
 
 The record of `bench.moe_offload` has rows of its own for these, which no single figure is.
 """

@@ -1,5 +1,5 @@
-"""The tables of docs/sparse_attention.md: what each policy loses, by perplexity and by retrieval,
-and beside what it takes of a GPU."""
+"""The tables of sparse attention: what each policy loses, by perplexity and by retrieval, and what
+it takes of a GPU beside what it loses."""
 
 from __future__ import annotations
 

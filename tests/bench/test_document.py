@@ -5,7 +5,8 @@ import re
 import shutil
 
 import pytest
-from weft.bench.document import DOCUMENTS, LINES, RESULTS, TABLES, update
+from weft.bench.document import DOCUMENTS, LINES, RESULTS, ROOT, TABLES, read_records, update
+from weft.bench.documents.prose import QUOTED, quote
 from weft.bench.sparse_attention import KINDS, MODELS, POLICIES, loss_rows, recorded
 from weft.bench.sparse_attention import RESULTS as SPARSE
 from weft.frontend.checkpoint import ZOO, open_checkpoint
@@ -41,6 +42,18 @@ def test_a_new_record_of_sparse_attention_makes_its_page_stale(tmp_path):
     row = next(line for line in made.splitlines() if "1/16, channels=32, tail=mean)` | +50" in line)
     assert row.endswith("| 100 | 10.0 x | not recorded |")
     assert "tail=mean)` | " in made and made.count("not measured | not measured") >= 1
+
+
+@pytest.mark.parametrize("name", QUOTED)
+def test_its_sentences_quote_the_records(name):
+    text, records = (ROOT / name).read_text(encoding="utf-8"), read_records()
+    assert quote(text, name, records) == text, "run: python -m bench.document"
+    for quoted in QUOTED[name]:
+        figures = records[quoted.file]["figures"]
+        changed = {**records, quoted.file: {"figures": {**figures, quoted.figure: 7654.0}}}
+        assert f"{7654 * quoted.factor:{quoted.form}}" in quote(text, name, changed) != text
+    with pytest.raises(LookupError, match="0 times"):
+        quote("", name, records)
 
 
 @pytest.mark.parametrize("model", MODELS)

@@ -37,7 +37,7 @@ class Block:
 
 def documents() -> list[Path]:
     """Return all documents that a user reads."""
-    folders = [ROOT / "docs"]
+    folders = [ROOT / "docs", ROOT / "docs" / "experiments"]
     first = [ROOT / "README.md", ROOT / "bench" / "README.md", ROOT / "notebooks" / "README.md"]
     return [*first, *(
         path for folder in folders for path in sorted(folder.glob("*.md"))
