@@ -19,9 +19,6 @@ from .values import Access, Held, grouped, scaled, stored
 if TYPE_CHECKING:
     from .emit import Emitter
 
-REGISTERS = 24
-"""Accumulators that a micro-kernel holds: of 32 vector registers some are for operands."""
-
 SMALL = 15
 """Vectors of 64 bytes that a local buffer may hold to stay below 1 KiB, and so in registers."""
 
@@ -188,7 +185,7 @@ def _columns(emitter: Emitter, parts: Product, target: str) -> None:
     """Lanes along N: a block of results stays in registers for all of K."""
     out = emitter.out
     lanes = lanes_for(parts.n, out.vector)
-    rows, vectors = wide_block(parts.m, parts.n // lanes)
+    rows, vectors = wide_block(parts.m, parts.n // lanes, emitter.accumulators)
     with out.loop(parts.m // rows, "mb") as mb, out.loop(parts.n // lanes // vectors, "nb") as nb:
         pairs = list(product(range(rows), range(vectors)))
         names = [out.allocate("sums", (lanes,), "f32") for _ in pairs]  # larger: not in registers
@@ -218,20 +215,22 @@ def _columns(emitter: Emitter, parts: Product, target: str) -> None:
         each(lambda place, m, n, lane: f"{target}[{m}, {n}] = {place}")
 
 
-def wide_block(m: int, vectors: int) -> tuple[int, int]:
-    """Return rows and vectors of a block that reads rows of b from end to end, if it can."""
-    wide = max(v for v in range(1, min(vectors, 8) + 1) if vectors % v == 0)
-    room = REGISTERS // wide
+def wide_block(m: int, vectors: int, most: int) -> tuple[int, int]:
+    """Return rows and vectors of a block of at most so many that reads rows of b from end to end,
+    if it can."""
+    wide = max(v for v in range(1, min(vectors, 8, most) + 1) if vectors % v == 0)
+    room = most // wide
     return max(r for r in range(1, min(m, 8, room) + 1) if m % r == 0), wide
 
 
-def block(m: int, n: int, limit: int) -> tuple[int, int]:
-    """Return a micro-kernel's rows and columns: divisors of m and n that load the least."""
+def block(m: int, n: int, limit: int, most: int) -> tuple[int, int]:
+    """Return a micro-kernel's rows and columns, up to `most` results: divisors of m and n that load
+    the least."""
     best, shape = 0.0, (1, 1)
     for rows in (r for r in range(1, min(m, 8) + 1) if m % r == 0):
         for columns in (c for c in range(1, min(n, limit) + 1) if n % c == 0):
             worth = rows * columns / (rows + columns)
-            if rows * columns <= REGISTERS and worth > best + 1e-9:
+            if rows * columns <= most and worth > best + 1e-9:
                 best, shape = worth, (rows, columns)
     return shape
 

@@ -19,6 +19,7 @@ from ..tile_analysis import Analysis, store_shape, store_value_position
 from . import control, dot, lanes, reductions
 from .expressions import TVM_DTYPES, Typed, coerce, computed, expression_text, literal
 from .loops import Writer, conjunction, elementwise
+from .registers import vector_registers
 from .values import Access, Held, broadcast, scalar, stored
 
 VERSION = 12
@@ -33,9 +34,13 @@ class UnsupportedTile(KernelError):
     template = "the TVM emitter has no rule for {operation} in kernel {kernel}"
 
 
-def emit_tvm(kernel: Operation, schedule: Schedule) -> str:
-    """Return the TVMScript of a kernel, as a method of an `I.ir_module` class."""
-    return Emitter(kernel, schedule).emit()
+def emit_tvm(kernel: Operation, schedule: Schedule, registers: int = 0) -> str:
+    """Return the TVMScript of a kernel, as a method of an `I.ir_module` class.
+
+    `registers` for vectors of the schedule's lanes are those of the CPU that kernels are compiled
+    for, unless a number is given.
+    """
+    return Emitter(kernel, schedule, registers).emit()
 
 
 def kernel_name(kernel: Operation) -> str:
@@ -54,9 +59,13 @@ def identifier(name: str) -> str:
 class Emitter:
     """Writes one kernel."""
 
-    def __init__(self, kernel: Operation, schedule: Schedule) -> None:
+    def __init__(self, kernel: Operation, schedule: Schedule, registers: int = 0) -> None:
         self.kernel = kernel
         self.schedule = schedule
+        registers = registers or vector_registers(schedule.vector)
+        self.accumulators = registers - registers // 4
+        """Vectors that a micro-kernel sums in: the other registers are for its operands. More of
+        them would be stored and loaded at every step."""
         self.analysis = Analysis(kernel)
         self.held: dict[str, Held] = {}
         self.ahead: dict[str, Held] = {}

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from ...ir.core import Operation, Value
 from ...ir.types import shape_of
 from . import rows as tvm_rows
-from .dot import REGISTERS, SMALL, Product, block
+from .dot import SMALL, Product, block
 from .loops import Writer, elementwise, lanes_for
 from .values import Access, Held, grouped, scaled, stored
 
@@ -57,13 +57,14 @@ def allocate(out: Writer, rows: int, columns: int, chains: int, lanes: int) -> P
 
 def multiply(out: Writer, parts: Product, sums: Partial, m: Place, n: Place) -> None:
     """Write the innermost loop: add a block's products to its partial sums."""
-    steps = parts.k // sums.lanes // sums.chains
+    steps, passes = parts.k // sums.lanes // sums.chains, parts.m // m[1]
     with out.loop(steps, "k") as k:
         for chain, column in product(range(sums.chains), range(n[1])):
             base = grouped(scaled(k, sums.chains, str(chain)))
             right_row = scaled(n[0], n[1], str(column))
-            if parts.ahead and m[1] == parts.m:
-                line = parts.ahead(right_row, scaled(base, sums.lanes))
+            if parts.ahead and column < n[1] // passes:  # each pass over b prefetches a part
+                mine = scaled(str(column), passes, m[0]) if passes > 1 else str(column)
+                line = parts.ahead(scaled(n[0], n[1], mine), scaled(base, sums.lanes))
                 out.line(f"T.evaluate(m_prefetch({line}))")
             with out.loop(sums.lanes, "l", "vectorized") as lane:
                 at = scaled(base, sums.lanes, lane)
@@ -102,8 +103,9 @@ def shape_of_block(emitter: Emitter, parts: Product) -> tuple[int, int, int]:
     """Return a micro-kernel's rows, columns and chains along K."""
     lanes = lanes_for(parts.k, emitter.out.vector)
     streams = emitter.schedule.streams or _streams(parts)
-    rows, columns = block(parts.m, parts.n, min(streams, 12))
-    room = min(SMALL // columns, REGISTERS // (rows * columns))
+    most = emitter.accumulators
+    rows, columns = block(parts.m, parts.n, min(streams, 12), most)
+    room = min(SMALL // columns, most // (rows * columns))
     return rows, columns, chains_for(parts.k // lanes, emitter.schedule.unroll, room)
 
 

@@ -18,9 +18,6 @@ from .values import Access, grouped, scaled
 if TYPE_CHECKING:
     from .emit import Emitter
 
-COLUMNS = 24
-"""Most rows of b at a time: accumulators, of 32 vector registers."""
-
 UNROLL = 4
 
 CHUNK = 256
@@ -30,18 +27,19 @@ CHUNK = 256
 def fits(emitter: Emitter, m: int, n: int, k: int) -> bool:
     """Tell whether a product [m, n] over k is made of whole vectors of rows."""
     lanes = emitter.out.vector
-    return lanes >= 8 and m % lanes == 0 and k % lanes == 0 and columns_of(n) >= 8
+    whole = lanes >= 8 and m % lanes == 0 and k % lanes == 0
+    return whole and columns_of(n, emitter.accumulators) >= max(4, emitter.accumulators // 3)
 
 
-def columns_of(n: int) -> int:
-    """Return how many rows of b to take at a time."""
-    return max(c for c in range(1, min(n, COLUMNS) + 1) if n % c == 0)
+def columns_of(n: int, most: int) -> int:
+    """Return how many rows of b to take at a time: each has a vector of sums, up to `most`."""
+    return max(c for c in range(1, min(n, most) + 1) if n % c == 0)
 
 
 def accumulate(emitter: Emitter, parts: Product, memory: str) -> None:
     """Add a product to `memory`, an array [n, m]."""
     out, lanes = emitter.out, emitter.out.vector
-    columns = columns_of(parts.n)
+    columns = columns_of(parts.n, emitter.accumulators)
     turned = out.allocate("turned", (parts.k, parts.m), "f32")
     packed = out.allocate("packed", (columns, CHUNK + lanes), "f32")
     with out.loop(parts.m // lanes, "mb") as mb, out.loop(parts.k // lanes, "kb") as kb:

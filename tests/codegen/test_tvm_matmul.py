@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from weft.codegen.bounds.prove import prove_bounds
+from weft.codegen.build import compile_kernels
 from weft.codegen.meaning.reference import run_kernel
+from weft.codegen.tvm import emit
+from weft.codegen.tvm.emit import emit_tvm
 from weft.ir.schedule import Schedule
 from weft.passes.tile.products.matmul import Matmul, blocks, matmul, schedule
 from weft.tests.codegen.tvm_cases import arrays, compile_one, run, tensors
@@ -91,6 +97,25 @@ def test_recommended_blocks(rows: int) -> None:
         shape = Matmul(n, k, weight, rows, block_n=block_n, block_k=block_k)
         arguments, wanted = make(shape, rows)
         close(run(matmul(shape), arguments, schedule(n, k, rows, weight))[3], wanted)
+
+
+@pytest.mark.parametrize("name", ["sixteen", "norm_rows", "plain"])
+def test_sums_stay_in_the_registers_that_a_cpu_has(
+    name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    kernel, counts = matmul(CASES[name]), []
+    for registers in (8, 32):
+        counts.append(len(re.findall(r"sums\w* = T.alloc_buffer\(\(16,\)", emit_tvm(
+            kernel, Schedule(), registers))))  # fmt: skip
+        assert counts[-1] <= registers * 3 // 4
+    assert counts[0] < counts[1]
+    host = emit.vector_registers(16)
+    monkeypatch.setattr(emit, "vector_registers", lambda lanes: 40 - host)  # the other kind's
+    arguments, wanted = make(CASES[name], 3)
+    (other,) = compile_kernels([(kernel, Schedule())], cache=tmp_path).values()
+    values = tensors(kernel, arguments)
+    other.launch(*values)
+    close(arrays(values)[3], wanted)
 
 
 def test_tensors_at_odd_offsets() -> None:
