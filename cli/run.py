@@ -128,6 +128,7 @@ def _compile(options: RunOptions, batch: int) -> Executable:
     from ..compiler import compile
     from ..frontend.open import tools_of
     from ..options import Options
+    from ..runtime.remote.address import is_remote
 
     given: dict[str, Any] = {"weight_copies": options.weight_copies}
     if options.weights:
@@ -152,7 +153,7 @@ def _compile(options: RunOptions, batch: int) -> Executable:
     if options.threads:
         chosen = chosen.changed(threads=options.threads)
     hidden = options.quiet or options.json
-    with compiling(hidden), LoadingBar(hidden) as bar:
+    with compiling(hidden or is_remote(options.model)), LoadingBar(hidden) as bar:
         return compile(
             options.file,
             options.model,

@@ -1,12 +1,14 @@
 """Files that commands write: what cannot be written is told before any work, and loses nothing."""
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 from weft.cli.app import app
 from weft.cli.output import NotWritten, check_file, write_file
+from weft.options import BadOption
 
 ESSAYS = Path(__file__).parents[2] / "examples"
 JUDGE = (str(ESSAYS / "essay_judge.weft"), "--arg", "essay=short")
@@ -127,6 +129,24 @@ def test_what_takes_long_is_told_once_and_what_does_not_is_not(monkeypatch):
     with live.compiling(patience=0.0):
         assert heard.wait(10)
     assert len(said) == 1 and said[0].startswith("still compiling")
+
+
+@pytest.mark.parametrize("model", ["tiny-dense", "openai:http://localhost:9/v1#x"])
+def test_of_remote_models_it_is_not_said_that_kernels_are_made(model, monkeypatch):
+    heard = []
+
+    def compiling(hidden):
+        heard.append(hidden)
+        return nullcontext()
+
+    def compile(*rest, **named):
+        raise BadOption(problem="far enough")
+
+    monkeypatch.setattr("weft.cli.run.compiling", compiling)
+    monkeypatch.setattr("weft.compiler.compile", compile)
+    result = CliRunner().invoke(app, ["run", *JUDGE, "--model", model])
+    assert isinstance(result.exception, BadOption)
+    assert heard == [model.startswith("openai")]
 
 
 def test_the_bar_of_loading_shows_what_is_large_on_a_terminal_only(monkeypatch):
