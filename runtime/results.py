@@ -6,6 +6,8 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
+from math import inf
+from operator import add, attrgetter
 from typing import Any
 
 from ..ir.display.units import bytes_text, seconds_text
@@ -91,6 +93,47 @@ class Stats(Shown):
     def view(self) -> View:
         """Return the figures."""
         return View("cost", f"{self.rows} row{'s' * (self.rows != 1)}", (self.facts(),))
+
+
+SUMMED = (
+    "rows", "prompt_tokens", "generated_tokens", "deduplicated_tokens", "sent_tokens",
+    "hits_predicted", "hits_measured",
+)  # fmt: skip
+"""What all rows of a run cost is the sum of what each does."""
+
+_summed = attrgetter(*SUMMED)
+
+
+class Totals:
+    """What rows cost together; a record of it is made once, not for each row that ends."""
+
+    def __init__(self) -> None:
+        self._sums = [0] * len(SUMMED)
+        self._first, self._margin = inf, inf
+        self._pages = self._bytes = 0
+
+    def add(self, stats: Stats) -> None:
+        """Add the cost of a row."""
+        self._sums = [*map(add, self._sums, _summed(stats))]
+        if stats.first_token_seconds is not None:
+            self._first = min(self._first, stats.first_token_seconds)
+        self._pages = max(self._pages, stats.peak_kv_pages)
+        self._bytes = max(self._bytes, stats.peak_kv_bytes)
+        self._margin = min(self._margin, stats.margin)
+
+    @property
+    def generated_tokens(self) -> int:
+        """Tokens that the rows have generated."""
+        return self._sums[SUMMED.index("generated_tokens")]
+
+    def stats(self, seconds: float, steps: int, preemptions: int) -> Stats:
+        """Return the cost of a run."""
+        return Stats(
+            **dict(zip(SUMMED, self._sums, strict=True)), seconds=seconds, steps=steps,
+            first_token_seconds=None if self._first == inf else self._first,
+            peak_kv_pages=self._pages, peak_kv_bytes=self._bytes, preemptions=preemptions,
+            margin=self._margin,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from ..ir.diagnostics import RunError, WeftError
 from .journal import Journal, row_key
-from .results import Progress, Result, Rows, Stats
+from .results import Progress, Result, Rows, Stats, Totals
 from .session import Job
 
 if TYPE_CHECKING:
@@ -54,7 +53,7 @@ class RowRun:
         self._keys: dict[int, str] = {}
         self._outcomes: dict[int, dict[str, Any]] = {}
         self._progress = Progress()
-        self._totals = Stats(rows=0)
+        self._totals, self._stats = Totals(), Stats(rows=0)
         self._started = perf_counter()
 
     def run(self, rows: Iterable[Mapping[str, Any]], out: Path | None) -> Rows:
@@ -90,9 +89,9 @@ class RowRun:
                     self._end(row, outcome)
         finally:
             running.close()  # type: ignore[attr-defined]
-            self._totals = replace(
-                self._totals, seconds=perf_counter() - self._started,
-                steps=engine.steps - steps, preemptions=engine.preemptions - preemptions,
+            self._stats = self._totals.stats(
+                perf_counter() - self._started, engine.steps - steps,
+                engine.preemptions - preemptions,
             )  # fmt: skip
 
     def _jobs(self, rows: Iterable[Mapping[str, Any]]) -> Iterator[Job]:
@@ -125,34 +124,12 @@ class RowRun:
             self._progress.failed += 1
         else:
             entry = {"value": outcome.value, "values": outcome.values}
-            self._add(outcome.stats)
+            self._totals.add(outcome.stats)
         if self._journal is not None:
             self._journal.append(row, self._keys.pop(row), entry)
         self._outcomes[row] = entry
         self._progress.done += 1
         self._tell(row)
-
-    def _add(self, stats: Stats) -> None:
-        total = self._totals
-        first = [
-            seconds
-            for seconds in (total.first_token_seconds, stats.first_token_seconds)
-            if seconds is not None
-        ]
-        self._totals = replace(
-            total,
-            rows=total.rows + 1,
-            first_token_seconds=min(first, default=None),
-            prompt_tokens=total.prompt_tokens + stats.prompt_tokens,
-            generated_tokens=total.generated_tokens + stats.generated_tokens,
-            deduplicated_tokens=total.deduplicated_tokens + stats.deduplicated_tokens,
-            sent_tokens=total.sent_tokens + stats.sent_tokens,
-            hits_predicted=total.hits_predicted + stats.hits_predicted,
-            hits_measured=total.hits_measured + stats.hits_measured,
-            peak_kv_pages=max(total.peak_kv_pages, stats.peak_kv_pages),
-            peak_kv_bytes=max(total.peak_kv_bytes, stats.peak_kv_bytes),
-            margin=min(total.margin, stats.margin),
-        )
 
     def _tell(self, row: int | None) -> None:
         self._progress.last_row = row
@@ -169,6 +146,6 @@ class RowRun:
                 for number in numbers
                 if "error" in self._outcomes[number]
             },
-            stats=self._totals,
+            stats=self._stats,
             resumed=self._progress.resumed,
         )

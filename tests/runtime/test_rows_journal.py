@@ -9,12 +9,14 @@ import subprocess
 import sys
 import textwrap
 import time
+from math import inf
 from pathlib import Path
 
 import pytest
 from weft.runtime import journal as journal_module
 from weft.runtime.devices.device import DeviceLost
 from weft.runtime.journal import Journal, JournalFailed, JournalHeld, NoPlainFile, row_key
+from weft.runtime.results import Stats, Totals
 
 TEXT = """
 program note(arg: str) -> str:
@@ -56,6 +58,23 @@ def test_a_run_that_stopped_goes_on_where_it_was(toy, tmp_path):
     found = executable.run_rows(ROWS, out)
     assert found.resumed == 5 and found.stats.rows == 7
     assert out.read_bytes() == whole.read_bytes()
+
+
+def test_what_a_run_costs_is_the_sum_of_its_rows_or_the_largest_of_them():
+    rows = [Stats(seconds=1.0, first_token_seconds=first, prompt_tokens=n, generated_tokens=2 * n,
+                  deduplicated_tokens=n - 1, sent_tokens=3 * n, hits_predicted=4, hits_measured=n,
+                  peak_kv_pages=n, peak_kv_bytes=9 - n, margin=margin)
+            for n, first, margin in ((1, None, 0.5), (5, 0.25, inf), (3, 0.5, 0.75))]  # fmt: skip
+    totals = Totals()
+    for row in rows:
+        totals.add(row)
+    assert totals.generated_tokens == 18
+    assert totals.stats(seconds=2.0, steps=7, preemptions=1) == Stats(
+        rows=3, seconds=2.0, first_token_seconds=0.25, prompt_tokens=9, generated_tokens=18,
+        deduplicated_tokens=6, sent_tokens=27, hits_predicted=12, hits_measured=9,
+        peak_kv_pages=5, peak_kv_bytes=8, preemptions=1, steps=7, margin=0.5,
+    )  # fmt: skip
+    assert Totals().stats(2.0, 0, 0) == Stats(rows=0, seconds=2.0)
 
 
 def test_rows_of_a_list_are_checked_once_and_before_any_runs(toy, monkeypatch):
