@@ -27,6 +27,11 @@ AFTER_LIKE = 4
 """The same where lists are cut as those of another step were. By then the host is ahead, and weighs
 while the device computes."""
 
+LONG = 1024
+"""Tokens of a step behind which lists are weighed anew at once, though a step like theirs is known:
+that takes an H200's host 3 to 10 ms, its device computes so many for 20, and steps of decoding that
+follow for 6."""
+
 
 @dataclass(frozen=True)
 class Lists:

@@ -14,7 +14,7 @@ from ..execution.recipe import PLANNED
 from ..execution.slot_copies import COPIED
 from ..execution.step import StepInput
 from .cost import Way
-from .grown_lists import PAGES, Growing, Lists
+from .grown_lists import LONG, PAGES, Growing, Lists
 from .known_plans import KnownPlans
 from .plan import Batch, Rates, Shape, SinglePlans, WorkList, plan, plan_among
 from .prompt_tiles import prompt_tiles
@@ -69,6 +69,7 @@ class AttentionLists:
         self._arrived = torch.zeros(shape.kv_heads, dtype=torch.int32, device=device)
         self._single, self._known = SinglePlans(), KnownPlans()
         self._last: Growing | None = None
+        self._before = 0  # tokens of the step before
         self._recorded: dict[bool, Way] = {}  # of decode steps: for few rows an item, for many
         self._m, self._l = (zeros((slots, shape.heads)) for _ in "ml")
         self._acc = zeros((slots, shape.heads, shape.head_dim))
@@ -78,8 +79,10 @@ class AttentionLists:
         may run, without tiles of prompts.
 
         A decode step of rows of the last one, each a key longer, takes that one's lists with a key
-        more: what is read for whom and how it is cut is decided anew now and then only.
+        more: what is read for whom and how it is cut is decided anew now and then only, and while a
+        device computes a step of many tokens.
         """
+        before, self._before = self._before, step.tokens.shape[0]
         table, lengths = self._table(step), step.kv_lengths.numpy()
         rows = self.sparse.rows(step) if self.sparse else None
         if rows is not None and rows.chosen.any():
@@ -92,8 +95,9 @@ class AttentionLists:
         recorded = recorded or step.is_decode
         kept = {} if step.is_decode else self._recorded
         ways = [way for way in self._choice if recorded and kept.get(way.many, way) is way]
-        over = self._last is not None and step.is_decode and self._last.over
-        lists = self._planned(step, table, lengths, 0, ways, recorded, anew=over)
+        over = self._last is not None and self._last.over
+        anew = step.is_decode and (over or before >= LONG)
+        lists = self._planned(step, table, lengths, 0, ways, recorded, anew=anew)
         if step.is_decode:
             way = self._ways[lists.way]
             self._recorded[way.many] = way

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from weft.runtime.attention import known_plans
 from weft.runtime.attention.cost import Cost
-from weft.runtime.attention.grown_lists import AFTER_LEAVING, AFTER_LIKE
+from weft.runtime.attention.grown_lists import AFTER_LEAVING, AFTER_LIKE, LONG
 from weft.runtime.attention.known_plans import KnownPlans, likeness
 from weft.runtime.attention.lists import AttentionLists
 from weft.runtime.attention.plan import Batch, Rates, Way, plan_among
@@ -132,6 +132,18 @@ def test_decode_steps_of_other_rows_are_planned_like_those_before_and_weighed_on
         for more in range(AFTER_LEAVING):
             lists.plan(rows_at(142 + AFTER_LIKE + more, 100))
         assert weighed.call_count == 2
+
+
+def test_behind_a_step_of_many_tokens_rows_are_weighed_at_once_as_the_device_computes_meanwhile():
+    lists = AttentionLists(LLAMA, (0,), torch.device("meta"), 4096)
+    lists.plan(rows_at(140, 0))
+    with patch.object(known_plans, "weigh", wraps=known_plans.weigh) as weighed:
+        for tokens, again in ((LONG - 1, True), (LONG, False)):
+            lists.plan(step_of([tokens], LONG, LONG // LLAMA.page))
+            weighed.reset_mock()
+            assert lists.plan(rows_at(140, 100)).again == again
+            assert weighed.call_count == (not again)
+        assert not lists.plan(rows_at(141, 100)).again and weighed.call_count == 1
 
 
 def test_what_is_weighed_anew_is_what_steps_are_planned_like_from_then_on() -> None:
