@@ -261,7 +261,7 @@ class Options:
         if not 0 <= self.threads <= MOST_THREADS:
             problem = f"threads are from 1 to {MOST_THREADS}, or 0: every core, not {self.threads}"
             raise BadOption(problem=problem)
-        for name in ("gpu_memory", "kv_host_memory"):
+        for name in ("gpu_memory", "kv_host_memory", "seed"):
             if getattr(self, name) < 0:
                 raise BadOption(problem=f"{name} must not be negative, not {getattr(self, name)}")
 

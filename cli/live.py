@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from threading import Timer
 from time import perf_counter
 from typing import Any
@@ -98,11 +98,20 @@ class LoadingBar:
         self._bar.update(self._task, completed=loaded)
 
 
-@contextmanager
-def compiling(quiet: bool = False, patience: float = 4.0) -> Iterator[None]:
-    """Say what takes so long, once, where compiling takes longer than `patience` (seconds)."""
+PATIENCE = 4.0
+"""Seconds after which something that takes long is said to."""
+
+
+def compiling(quiet: bool = False) -> AbstractContextManager[None]:
+    """Say what takes so long, once, where compiling does."""
     said = "still compiling: the first run of a model on a machine makes its kernels"
-    timer = Timer(patience, lambda: remarks().print(said, style="dim"))
+    return waiting(said, quiet)
+
+
+@contextmanager
+def waiting(said: str, quiet: bool = False) -> Iterator[None]:
+    """Say `said`, once, where what is done meanwhile takes longer than PATIENCE."""
+    timer = Timer(PATIENCE, lambda: remarks().print(said, style="dim"))
     timer.daemon = True
     if not quiet:
         timer.start()

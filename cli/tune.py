@@ -13,6 +13,7 @@ from ..ir.display.units import bytes_text
 from ..ir.types import DTYPE_BYTES
 from ..options import BadOption
 from . import tune_plot
+from .live import waiting
 from .output import check_file, write_file
 from .render import emit, parse_size, remarks
 
@@ -103,11 +104,13 @@ def tune(options: TuneOptions) -> None:
         pages_per_expert=options.pages_per_expert,
         kv_gpu=Grid().kv_gpu if options.split_kv else (0.0,),
     )
-    with remarks().status("searching"):
+    said = "still searching: each batch that may be the best is solved exactly"
+    with remarks().status("searching"), waiting(said):
         tuned = _search(shape, workload, site, grid, hardware)
     curve = None
     if options.plot is not None:
-        with remarks().status("searching for each host memory"):
+        said = "still searching: once for each of several sizes of host memory"
+        with remarks().status("searching for each host memory"), waiting(said):
             curve = host_curve(shape, workload, site, grid, hardware)
     if options.json:
         emit(json.dumps(as_json(options.model, tuned) | _curve_json(curve)))

@@ -188,9 +188,7 @@ def explanation(compilation: Compilation) -> str:
     source = compilation.opened.source
     lines: list[str] = []
     for record in compilation.records:
-        counts = ", ".join(f"{name} {change:+}" for name, change in record.counts().items())
-        summary = counts or ("rewritten in place" if record.changed else "changed nothing")
-        lines.append(f"{record.name} ({1000 * record.seconds:.1f} ms): {summary}")
+        lines.append(f"{record.name} ({1000 * record.seconds:.1f} ms): {_summary(record)}")
         for remark in record.remarks:
             lines.append(f"  {'did ' if remark.done else 'left'} {remark.message}")
             if remark.span is not None and remark.span.source == source.name:
@@ -214,6 +212,15 @@ def explanation(compilation: Compilation) -> str:
         lines.append(f"memory ({1000 * proof.seconds:.1f} ms):")
         lines.append(f"  rows of any text: {proof.explain(compilation.options.max_batch)}")
     return "\n".join(lines)
+
+
+def _summary(record: PassRecord) -> str:
+    """Return by how much the counts of operations changed, or how the IR else did."""
+    counts = ", ".join(f"{name} {change:+}" for name, change in record.counts().items())
+    if counts or record.changed:
+        return counts or "rewritten in place"
+    found = any(remark.done for remark in record.remarks)  # facts that are kept beside the IR
+    return "the IR is as it was" if found else "changed nothing"
 
 
 def _prefixes(tree: PrefixTree, form: str) -> str:

@@ -146,7 +146,8 @@ def _choice(type: ast.Type) -> Term:
     _expect(type, _texts(type) and options != (), 'write choice["a", "b"]')
     _expect(type, options != ("",), "a choice of the empty text alone leaves nothing to say")
     for at, option in enumerate(options):
-        _expect(type, option not in options[:at], f"the choice has {option!r} twice")
+        hint = "leave one out: each option is said once"
+        _expect(type, option not in options[:at], f"the choice has {option!r} twice", hint)
     return choice(*map(str, options))
 
 
@@ -173,6 +174,6 @@ def _texts(type: ast.Type) -> bool:
     return all(isinstance(item, str) for item in type.arguments)
 
 
-def _expect(type: ast.Type, fine: bool, problem: str) -> None:
+def _expect(type: ast.Type, fine: bool, problem: str, hint: str = "") -> None:
     if not fine:
-        raise MalformedTypeUse(problem=problem, span=type.span)
+        raise MalformedTypeUse(problem=problem, span=type.span, hint=hint)

@@ -13,6 +13,7 @@ from lark.exceptions import VisitError
 from .core import Module, Operation, Region, Symbol, Table, Term, Value
 from .diagnostics import WeftNameError, WeftSyntaxError
 from .source import Source, Span
+from .strict_json import whole_number
 
 
 class IRSyntaxError(WeftSyntaxError):
@@ -66,7 +67,7 @@ class _Shape(Transformer):
         return json.loads(token)
 
     def integer(self, token: Token) -> int:
-        return int(token)
+        return whole_number(token)
 
     def floating(self, token: Token) -> float:
         return float(token)

@@ -15,6 +15,10 @@ ENDS = frozenset({"program.yield", "program.condition", "program.leave", "progra
                   "program.if"})  # fmt: skip
 """What a region may end in: an `if` whose two regions both return ends it, too."""
 
+APPENDS = frozenset({"program.literal", "program.append", "program.begin", "program.end",
+                     "program.gen", "program.select", "program.inline"})  # fmt: skip
+"""What takes a stream and gives the next one: the model then sees more than before."""
+
 
 def ends(operation: Operation) -> str | None:
     """Check that each region ends in what gives its results."""
@@ -34,7 +38,7 @@ def func(operation: Operation) -> str | None:
         return (
             f"behind the stream it takes ({_listed(have)}), but is declared with ({_listed(want)})"
         )
-    return ends(operation) or _returns(region)
+    return ends(operation) or _returns(region) or _appended_twice(region, set())
 
 
 def gen(operation: Operation) -> str | None:
@@ -98,6 +102,34 @@ def binary(operation: Operation) -> str | None:
 
 def _one_of(value: Any, name: str, allowed: Sequence[str]) -> str | None:
     return None if value in allowed else f"its {name} is one of {' '.join(allowed)}, not {value!r}"
+
+
+def _appended_twice(region: Region, before: set[str]) -> str | None:
+    """Check that a region appends to each stream once on every path, and not to those `before`,
+    which gets what it appends to: a stream that is read again, by a fork, is what it was."""
+    for operation in region.operations:
+        if operation.name in APPENDS and operation.operands:
+            stream = operation.operands[0].name
+            if stream in before:
+                return f"{operation.name} appends to %{stream}, which was appended to before"
+            before.add(stream)
+        after = set(before)
+        for inner in operation.regions:
+            path = set(before)
+            problem = _appended_twice(inner, path)
+            if problem:
+                return problem
+            after |= set() if _leaves(inner) else path
+        before |= after
+    return None
+
+
+def _leaves(region: Region) -> bool:
+    """Return whether nothing that follows a region is reached from it."""
+    last = region.operations[-1]
+    if last.name == "program.if":
+        return all(map(_leaves, last.regions))
+    return last.name in ("program.leave", "program.return")
 
 
 def _returns(region: Region) -> str | None:

@@ -14,13 +14,25 @@ class Malformed(ValueError):
     """A text that is no JSON, with its place."""
 
 
+class TooManyDigits(ValueError):
+    """A whole number of more digits than Python reads."""
+
+
+def whole_number(text: str) -> int:
+    """Return the number that digits stand for; raises TooManyDigits."""
+    try:
+        return int(text)
+    except ValueError:
+        raise TooManyDigits("a whole number of more than 4300 digits") from None
+
+
 def loads(text: str, finite: bool = False) -> Any:
     """Return the value of a JSON text; raises ValueError (Malformed for what is no JSON, Twice for
-    a key that stands twice), and RecursionError. With `finite`, NaN and Infinity, which JSON lacks,
-    are refused, too."""
+    a key that stands twice, TooManyDigits), and RecursionError. With `finite`, NaN and Infinity,
+    which JSON lacks, are refused, too."""
     refused: dict[str, Any] = {"parse_constant": _refuse} if finite else {}
     try:
-        return json.loads(text, object_pairs_hook=_object, **refused)
+        return json.loads(text, object_pairs_hook=_object, parse_int=whole_number, **refused)
     except json.JSONDecodeError as error:
         raise Malformed(in_words(error)) from None
 

@@ -110,10 +110,10 @@ def parse_value(type: Term, records: Mapping[str, Operation], text: str) -> Any:
 
 def _load(type: Term, text: str) -> Any:
     try:
-        return json.loads(text)
+        return json.loads(text, parse_int=strict_json.whole_number)
     except json.JSONDecodeError as error:
         problem = strict_json.in_words(error)
-    except (ValueError, RecursionError) as error:  # thousands of digits, or of brackets
+    except (strict_json.TooManyDigits, RecursionError) as error:
         problem = str(error)
     raise _unreadable(type, text, problem)
 
@@ -138,7 +138,7 @@ def _scalar(type: Term, text: str, whole: str) -> Any:
         case "str" | "grammar":
             return text
         case "int" if re.fullmatch(r"[+-]?\d+", stripped):
-            return _in_range(type, int(stripped), whole)
+            return _in_range(type, _whole_number(type, stripped), whole)
         case "float" if re.fullmatch(r"[+-]?\d+(\.\d+)?([eE][+-]?\d+)?", stripped):
             return float(stripped)
         case "bool" if stripped in {"true", "false"}:
@@ -148,6 +148,13 @@ def _scalar(type: Term, text: str, whole: str) -> Any:
         case "regex" if re.fullmatch(str(type.parameters[0]), text):
             return text
     raise _unreadable(type, whole, "the text does not fit the type")
+
+
+def _whole_number(type: Term, digits: str) -> int:
+    try:
+        return strict_json.whole_number(digits)
+    except strict_json.TooManyDigits as error:
+        raise _unreadable(type, digits, str(error)) from None
 
 
 def _in_range(type: Term, value: int, whole: str) -> int:

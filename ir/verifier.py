@@ -1,13 +1,14 @@
 """The verifier: every operation fits its specification, every value is defined once, before use.
 
-Names are unique within a top-level operation (a function or kernel).
+Names are unique within a top-level operation (a function or kernel), and these have names of their
+own.
 """
 
 from __future__ import annotations
 
 from functools import cache
 
-from .core import Module, Operation, Region, Value
+from .core import Module, Operation, Region, Symbol, Value
 from .diagnostics import Note, PassError
 from .dialect import OperationSpec
 from .printer import print_operation
@@ -26,6 +27,7 @@ def verify(module: Module, dialects: tuple[str, ...] | None = None) -> None:
     """
     names: set[str] = set()
     _verify_list(module.operations, {}, names, dialects, top=True)
+    _verify_symbols(module)
 
 
 @cache
@@ -65,6 +67,17 @@ def _verify_list(
             raise _invalid(operation, problem)
         for value in operation.results:
             _define(operation, value, scope, names)
+
+
+def _verify_symbols(module: Module) -> None:
+    declared: set[tuple[str, Symbol]] = set()
+    for operation in module.operations:
+        symbol = operation.attribute("name")
+        if not isinstance(symbol, Symbol):
+            continue
+        if (operation.name, symbol) in declared:
+            raise _invalid(operation, f"@{symbol.name} is declared twice")
+        declared.add((operation.name, symbol))
 
 
 def _verify_region(

@@ -32,6 +32,7 @@ def test_what_is_no_options_is_told():
         {"weight": "f32"},
         {"weights": "f64"},
         {"max_batch": 0},
+        {"seed": -1},
         {"target": "tpu"},
         {"tp": 0},
         {"kv": "int8"},
@@ -113,6 +114,7 @@ def test_an_option_of_another_kind_is_named(changes, says):
 
 
 def test_units_are_for_people():
+    assert bytes_text(9999 << 40) == "9.8 PiB" and bytes_text(1 << 70) == "1048576.0 PiB"
     assert bytes_text(1536) == "1.5 KiB" and seconds_text(0.00123) == "1.2 ms"
 
 

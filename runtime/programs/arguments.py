@@ -10,6 +10,7 @@ from ...ir import strict_json
 from ...ir.core import Operation, Table, Term, thaw
 from ...ir.diagnostics import RunError
 from ...ir.types import written
+from ...ir.values import portable_json
 from .coerce import Mismatch, coerce
 
 
@@ -25,13 +26,13 @@ class Written(str):
     def read_as(self, type: Term) -> Any:
         """Return the value for a parameter of this type; the text itself where it is no JSON.
 
-        Raises Mismatch for JSON that names a key twice.
+        Raises Mismatch for JSON that names a key twice, and for numbers of too many digits.
         """
         if type.name in TEXTS and not self.startswith('"'):
             return str(self)
         try:
             value = strict_json.loads(self)
-        except strict_json.Twice as error:
+        except (strict_json.Twice, strict_json.TooManyDigits) as error:
             raise Mismatch(str(error)) from None
         except (ValueError, RecursionError):  # not JSON, or nested without end
             return str(self)
@@ -80,7 +81,7 @@ def bind_arguments(
                 hint = _AS_JSON.get(type.name, "") if isinstance(given[name], Written) else ""
                 problem = f"the {what} {name!r}: {error}"
                 raise BadArguments(place=place, problem=problem, hint=hint) from None
-        elif any(key == "default" for key, _ in parameter.items):
+        elif _has_default(parameter):
             values[name] = thaw(parameter["default"])
         else:
             raise BadArguments(
@@ -110,6 +111,16 @@ def _hint(name: str, known: list[str]) -> str:
 
 
 def _signature(parameters: Mapping[str, Table]) -> str:
-    return "the program takes " + ", ".join(
-        f"{name}: {written(entry['type'])}" for name, entry in parameters.items()
-    )
+    return "the program takes " + ", ".join(map(_declared, parameters.values()))
+
+
+def _declared(parameter: Table) -> str:
+    """Return how a parameter is declared: `n: int = 3`."""
+    said = f"{parameter['name']}: {written(parameter['type'])}"
+    if not _has_default(parameter):
+        return said
+    return f"{said} = {portable_json(thaw(parameter['default']))}"
+
+
+def _has_default(parameter: Table) -> bool:
+    return any(key == "default" for key, _ in parameter.items)

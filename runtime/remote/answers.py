@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import isnan
 from typing import Any
 
 from ..constraints.stops import pattern_start
@@ -85,7 +86,7 @@ def add(
     heard.finish = str(choice.get("finish_reason") or heard.finish)
     try:
         heard.tokens += token_logprobs(choice.get("logprobs"))
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except NO_LOGPROBS as error:
         raise malformed(question, endpoint, f"its logprobs: {error!r}") from None
     if heard.finish in _NOT_SAID:
         raise malformed(question, endpoint, f"it ended with {heard.finish!r}")
@@ -102,14 +103,27 @@ def _whole_characters(text: str) -> str:
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
+NO_LOGPROBS = (KeyError, IndexError, TypeError, ValueError, AttributeError)
+"""What reading log-probabilities raises where an answer gives them in another form."""
+
+
+def logprob_of(value: Any) -> float:
+    """Return one log-probability; raises NO_LOGPROBS, for NaN too."""
+    found = float(value)
+    if isnan(found):
+        raise ValueError("NaN is no log-probability")
+    return found
+
+
 def token_logprobs(found: Any) -> tuple[tuple[str, float], ...]:
-    """Return the tokens of an answer with their log-probabilities, in either form."""
+    """Return the tokens of an answer with their log-probabilities, in either form; raises
+    NO_LOGPROBS."""
     if not isinstance(found, dict):
         return ()
     if found.get("content"):
-        return tuple((str(item["token"]), float(item["logprob"])) for item in found["content"])
+        return tuple((str(item["token"]), logprob_of(item["logprob"])) for item in found["content"])
     pairs = zip(found.get("tokens") or (), found.get("token_logprobs") or (), strict=False)
-    return tuple((str(token), float(value or 0.0)) for token, value in pairs)
+    return tuple((str(token), logprob_of(value or 0.0)) for token, value in pairs)
 
 
 def answer_of(question: Question, heard: Heard) -> Answer | None:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from ...ir.source import Span
 from ..programs.select import choose, shares
-from .answers import token_logprobs
+from .answers import NO_LOGPROBS, logprob_of, token_logprobs
 from .endpoint import CHAT, TEXT, Endpoint
-from .errors import Lacks, MissingRoute
+from .errors import Lacks, Malformed, MissingRoute
 from .prompt import Stream
 from .question import Asked, continuation
 from .token_scores import echoed, one_by_one
@@ -44,6 +45,15 @@ class Choice:
         """Return the refusal of this select."""
         return Lacks(what=self.what, span=self.span, lack=lack, hint=hint)
 
+    @contextmanager
+    def reading(self, endpoint: Endpoint) -> Iterator[None]:
+        """Read what an endpoint gives for this select; raises Malformed for another form."""
+        try:
+            yield
+        except NO_LOGPROBS as error:
+            url, problem = endpoint.service.address.base, f"its logprobs: {error!r}"
+            raise Malformed(what=self.what, url=url, problem=problem, span=self.span) from None
+
 
 def picked_by(choice: Choice, scores: list[list[float]]) -> Picked:
     """Return the option that the log-probabilities of all options' tokens choose."""
@@ -63,9 +73,10 @@ def scored(
     prompt = choice.stream.text(asked.format)
     if prompt.endswith(" ") and choice.stream.may_heal:  # the option has it, as on our own engine
         prompt, text = prompt[:-1], " " + text
-    if endpoint.dialect.tokenize:
-        return one_by_one(prompt, text, endpoint, choice.what, over)
-    found = echoed(prompt, text, endpoint, choice.what, over)
+    with choice.reading(endpoint):
+        if endpoint.dialect.tokenize:
+            return one_by_one(prompt, text, endpoint, choice.what, over)
+        found = echoed(prompt, text, endpoint, choice.what, over)
     endpoint.lacks_echo = found is None
     return found
 
@@ -145,7 +156,8 @@ def _first_tokens(
     first = (found.get("choices") or [{}])[0].get("logprobs")
     usage = found.get("usage")
     tokens = int(usage.get("prompt_tokens") or 0) if isinstance(usage, dict) else 0
-    return _top_of(first), tokens
+    with choice.reading(endpoint):
+        return _top_of(first), tokens
 
 
 def _top_of(found: Any) -> list[tuple[str, float]]:
@@ -154,8 +166,8 @@ def _top_of(found: Any) -> list[tuple[str, float]]:
     if found.get("content"):
         first = found["content"][0]
         rows = first.get("top_logprobs") or [first]
-        return [(str(row["token"]), float(row["logprob"])) for row in rows]
+        return [(str(row["token"]), logprob_of(row["logprob"])) for row in rows]
     tops = found.get("top_logprobs")
     if tops and isinstance(tops[0], dict):
-        return [(str(token), float(value)) for token, value in tops[0].items()]
+        return [(str(token), logprob_of(value)) for token, value in tops[0].items()]
     return list(token_logprobs(found)[:1])

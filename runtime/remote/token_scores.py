@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from typing import Any
 
-from .answers import token_logprobs
+from .answers import logprob_of, token_logprobs
 from .endpoint import TEXT, Endpoint
 from .errors import MissingRoute, Refused
 
@@ -55,7 +55,7 @@ def _of_stretch(
         if at < end:
             if value is None:
                 return None
-            found.append(float(value))
+            found.append(logprob_of(value))
     return found[::-1] or None
 
 

@@ -123,10 +123,12 @@ def test_what_takes_long_is_told_once_and_what_does_not_is_not(monkeypatch):
             heard.set()
 
     monkeypatch.setattr(live, "remarks", Remarks)
-    for given in ({"quiet": True, "patience": 0.0}, {"patience": 60.0}):
-        with live.compiling(**given):
+    for quiet, patience in ((True, 0.0), (False, 60.0)):
+        monkeypatch.setattr(live, "PATIENCE", patience)
+        with live.compiling(quiet):
             assert not heard.wait(0.05)
-    with live.compiling(patience=0.0):
+    monkeypatch.setattr(live, "PATIENCE", 0.0)
+    with live.compiling():
         assert heard.wait(10)
     assert len(said) == 1 and said[0].startswith("still compiling")
 

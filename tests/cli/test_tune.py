@@ -3,6 +3,7 @@
 import json
 import re
 from dataclasses import replace
+from unittest.mock import Mock
 
 import pytest
 from typer.testing import CliRunner
@@ -42,8 +43,14 @@ def test_text_names_policy_bound_and_lifts(tmp_path) -> None:
     assert len(policy.layers) == 16 and policy.pages_per_expert == 1
 
 
-def test_json_of_a_shipped_model() -> None:
+def test_json_of_a_shipped_model_and_what_is_said_meanwhile(monkeypatch) -> None:
+    from weft.cli import live
+
+    said = []
+    monkeypatch.setattr(live, "PATIENCE", 0.0)
+    monkeypatch.setattr(live, "remarks", lambda: Mock(print=lambda text, style: said.append(text)))
     line = tune("tiny-moe", "--gpu-memory", "32MiB", "--batch", 64, "--json")
+    assert len(said) == 1 and said[0].startswith("still searching")
     value = json.loads(line)
     assert value["model"] == "tiny-moe" and value["policy"]["batch"] == 64
     low, expected, high = value["tokens_per_s"]

@@ -141,7 +141,8 @@ def test_free_text_has_no_constraint():
         (choice("a"), "b"), (regex("a+"), "ab"), (record("Review"), '{"strength": "x"'),
         (record("Review"), '{"strength": "x"}'), (record("Review"), '{"strength": 1, "score": 2}'),
         (record("Review"), '{"strength": "x", "score": 20}'), (list_of(INT), "[true]"),
-        (list_of(INT), "{}"), (SCHEMA, "9" * 5000), (SCHEMA, "[" * 100_000), (SCHEMA, '{"a": '),
+        (list_of(INT), "{}"), (SCHEMA, "9" * 5000), (INT, "9" * 5000), (list_of(INT), "9" * 5000),
+        (SCHEMA, "[" * 100_000), (SCHEMA, '{"a": '),
     ],
     ids=lambda value: str(value)[:30],
 )  # fmt: skip
@@ -151,6 +152,7 @@ def test_texts_that_are_no_value(type: Term, text: str):
     with pytest.raises(UnreadableValue) as caught:
         parse_value(type, RECORDS, text)
     assert "ccccc" not in caught.value.message  # a schema may be long, and says nothing here
+    assert "9" * 5000 not in text or "more than 4300 digits" in caught.value.message
 
 
 @pytest.mark.parametrize(

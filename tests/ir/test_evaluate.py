@@ -97,6 +97,7 @@ def test_types_read_as_programs_write_them():
         ('"\\q"', "column 2: there is no such escape"),
         ('"\\u12"', "column 3: four digits belong behind \\u"),
         ('{"a": 1, "a": 2}', "the key 'a' stands twice in one object"),
+        ("9" * 5000, "a whole number of more than 4300 digits"),
     ],
 )
 def test_what_is_no_json_is_told_in_words(text, problem):

@@ -53,6 +53,21 @@ BROKEN = {
         func("%c = program.constant value = 2 : int",
              '%t = program.binary %c, %c, op = "**" : int', "program.return"), "not '**'",
     ),
+    "a stream appended to twice": (
+        func('%t = program.literal %s, text = "a" : stream',
+             '%u = program.literal %s, text = "b" : stream', "program.return"),
+        "appends to %s, which was appended to before",
+    ),
+    "a stream appended to on one path, and after it": (
+        func("%c = program.constant value = true : bool", "program.if %c {",
+             '%t = program.literal %s, text = "a" : stream', "program.yield", "} {",
+             "program.return", "}", '%u = program.end %s, role = "user" : stream',
+             "program.return"),
+        "program.end appends to %s, which",
+    ),
+    "two functions of one name": (
+        func("program.return") + func("program.return"), "program.func: @p is declared twice",
+    ),
     "a loop without a bound": (
         func("program.while limit = -1 {", "%c = program.constant value = true : bool",
              "program.condition %c", "} {", "program.yield", "}", "program.return"), "not -1",

@@ -56,6 +56,8 @@ def test_the_largest_number_is_written(toy):
     assert executable.run(n=largest).value == str(largest)
     with pytest.raises(BadArguments, match="'n': it has more than 4300 digits"):
         executable.run(n=largest + 1)
+    with pytest.raises(BadArguments, match="'n': a whole number of more than 4300 digits"):
+        executable.run(n=Written("9" * 5000))
 
 
 def test_numbers_of_thousands_of_digits_for_other_types(toy):

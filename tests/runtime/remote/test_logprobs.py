@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import weft
-from weft.runtime.remote.errors import Lacks
+from weft.runtime.remote.errors import Lacks, Malformed
 
 PICK = """
 program p() -> str:
@@ -101,6 +101,20 @@ program p() -> list[float]:
     fake.answers(fake.said("abc"))
     with pytest.raises(Lacks, match="no log-probabilities"):
         executable.run()
+
+
+def test_a_number_that_is_none_is_no_logprob(fake):
+    gen = "program p() -> list[float]:\n    assistant gen w(logprobs=true)\n    return w.logprobs\n"
+    nan = {"content": [{"token": "abc", "logprob": float("nan")}]}
+    prompt = {"tokens": ["Is it", " so"], "token_logprobs": [None, "NaN"]}
+    for text, answer in (
+        (gen, fake.said("abc", logprobs=nan)),
+        (PICK.format(by='(by="greedy")'), fake.said("B", logprobs=top(A=-1.0, B=float("nan")))),
+        ('program p() -> float:\n    "Is it"\n    return score(" so")\n',
+         fake.said("Is it so", logprobs=prompt)),
+    ):  # fmt: skip
+        with pytest.raises(Malformed, match="NaN is no log-probability"):
+            weft.compile(text, fake.answers(answer).model).run()
 
 
 def test_options_are_scored_side_by_side(fake):
