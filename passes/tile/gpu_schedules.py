@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from math import prod
 
-from ...ir.core import Operation, walk
+from ...ir.core import Operation, Term, walk
 from ...ir.schedule import Schedule
 from ...ir.tile import extents_of
 from ...ir.types import dtype_of, shape_of
@@ -37,6 +37,10 @@ HALF = LARGE // 2
 DEEP = 64 * 256
 """Elements of a block of 8-bit weights of which five are on their way: products of few columns,
 whose programs are fewer than multiprocessors and must read ahead for the others."""
+
+WIDE_KEYS = 128
+"""Width of heads whose keys in f32 leave shared memory for two stages of a large tile: a block of
+64 keys and values is 64 KB, three stages take 256 KB, and a program has 227 of an H200's."""
 
 CHAINED = True
 """Kernels are launched while the one before runs, and wait for its end."""
@@ -114,15 +118,14 @@ def _schedule(kernel: Operation, apart: bool) -> Schedule:
         if called.startswith(name):
             return schedule
     items, way = kernel.attribute("items"), kernel.attribute("way", "")
-    if items == PROMPT:
-        return PROMPT_SCHEDULES[way]
-    if items == MANY:
-        return LARGE_SCHEDULES[way]
+    if items in (PROMPT, MANY):
+        large = (PROMPT_SCHEDULES if items == PROMPT else LARGE_SCHEDULES)[way]
+        return replace(large, num_stages=2) if _wide_keys(kernel) else large
     few = items == FEW
     if way:
         return replace(SCHEDULES[way], beside=few)
     if kernel.attribute("of") == "graph.partial" and (apart or few):
-        keys = next(value.type for value in kernel.regions[0].arguments if value.name == "k")
+        keys = _keys(kernel)
         if dtype_of(keys) == "f8e4m3":
             return Schedule(num_warps=2, num_stages=3, beside=few)
         *_, page, width = map(int, shape_of(keys)[2:])  # type: ignore[arg-type]
@@ -144,6 +147,19 @@ def _schedule(kernel: Operation, apart: bool) -> Schedule:
     if kernel.attribute("of") in _STREAMS:
         return matvec_schedule(kernel)
     return Schedule(num_warps=8 if _widest(kernel) >= WIDE else 4)
+
+
+def _keys(kernel: Operation) -> Term:
+    """Return the type of the pages of keys that a kernel of attention reads."""
+    return next(value.type for value in kernel.regions[0].arguments if value.name == "k")
+
+
+def _wide_keys(kernel: Operation) -> bool:
+    """Whether queries and keys are f32, and so wide that large tiles have room for few of them."""
+    width = shape_of(_keys(kernel))[-1]
+    formats = {dtype_of(value.type) for value in kernel.regions[0].arguments
+               if value.name in ("q", "k")}  # fmt: skip
+    return formats == {"f32"} and isinstance(width, int) and width >= WIDE_KEYS
 
 
 def gpu_step_kernels(vocab: int) -> list[tuple[Operation, Schedule]]:

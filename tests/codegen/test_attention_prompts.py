@@ -92,13 +92,14 @@ def test_gpu(name: str, gpu: Any) -> None:
 
 
 @pytest.mark.gpu
-def test_gpu_as_the_engine_launches_them(gpu: Any) -> None:
+@pytest.mark.parametrize("format", ["bf16", "f32"])
+def test_gpu_as_the_engine_launches_them(format: str, gpu: Any) -> None:
     """Tiles and schedules of the 8 B shape: whole prompts, ends of prompts, behind shared pages."""
 
     def scheduled(kernel: Any, given: list[Any]) -> list[Any]:
         return gpu(kernel, given, schedule=gpu_schedule(kernel))
 
-    shape = variants(Parts(32, 8, 128, page=64), shared=True)[0].tiles
+    shape = variants(Parts(32, 8, 128, page=64, q=format, kv=format), shared=True)[0].tiles
     lengths = [1, 64, 65, 200, 17, 300]
     case = tree(shape, [(2, lengths), (0, [511, 16])], [1, 64, 33, 200, 17, 16, 511, 16])
     tiles = prompt_tiles(case.batch, planner_shape(shape))

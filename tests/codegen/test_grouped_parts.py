@@ -16,7 +16,14 @@ from weft.ir.schedule import Schedule
 from weft.ir.verifier import verify
 from weft.passes.tile.attention.grouped import grouped
 from weft.passes.tile.attention.parts import FEW, MANY, Parts, attention_parts
-from weft.passes.tile.attention.ways import CROWDED, grouped_launches, join, launches, variants
+from weft.passes.tile.attention.ways import (
+    CROWDED,
+    grouped_launches,
+    join,
+    launches,
+    prompts,
+    variants,
+)
 from weft.passes.tile.gpu_schedules import gpu_schedule
 from weft.runtime.attention.ways import singles
 from weft.tests.codegen.parts_cases import (
@@ -107,18 +114,19 @@ def test_gpu(name: str, gpu: Any) -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("heads", [32, 64])
-def test_gpu_as_the_engine_launches_them(heads: int, gpu: Any) -> None:
+@pytest.mark.parametrize(("heads", "format"), [(32, "bf16"), (64, "bf16"), (32, "f32")])
+def test_gpu_as_the_engine_launches_them(heads: int, format: str, gpu: Any) -> None:
     """Tiles, schedules and the join of steps of many rows."""
-    large = variants(Parts(heads, 8, 128, page=64), shared=True)[0].tiles
+    large = variants(Parts(heads, 8, 128, page=64, q=format, kv=format), shared=True)[0].tiles
     case = tree(large, [(3, [1, 40, 64, 65, 200]), (16, [48] * 40), (0, [9, 0, 700])], seed=heads)
     work = planned(large, case, cascade=True)
-    assert singles(work.item_rows, large.rows_few) and grouped_launches(large)
+    together = [(grouped_launches(large), None)] if format == "bf16" else []
+    assert singles(work.item_rows, large.rows_few) and all(kernels for kernels, _ in together)
 
     def scheduled(kernel: Any, given: list[Any]) -> list[Any]:
         return gpu(kernel, given, schedule=gpu_schedule(kernel))
 
-    for kernels, by in ((grouped_launches(large), None), (launches(large, 48), join(large, 48))):
+    for kernels, by in (*together, (launches(large, 48), join(large, 48))):
         found = launched(scheduled, large, case, work, by, kernels)
         np.testing.assert_allclose(found, expected(large, case), rtol=0, atol=tolerance(large))
 
@@ -133,3 +141,14 @@ def test_lists_of_shapes_that_were_measured_are_read_so() -> None:
     for other in (Parts(32, 8, 128, page=16), Parts(32, 8, 128, page=64, kv="f8e4m3"),
                   Parts(32, 8, 128, page=64, window=9), Parts(32, 32, 128, page=64)):  # fmt: skip
         assert not grouped_launches(variants(other, shared=True)[0].tiles)
+
+
+def test_large_tiles_of_wide_keys_in_f32_have_two_stages() -> None:
+    """Three take 256 KB of shared memory, of which a program of an H200 has 227."""
+    for width, format, wide in ((128, "f32", True), (64, "f32", False), (128, "bf16", False)):
+        usual = Parts(32, 8, width, page=64, q=format, kv=format)
+        large = variants(usual, shared=True)[0].tiles
+        many, few = launches(large, 48)
+        stages = [gpu_schedule(kernel).num_stages for kernel in (many, prompts(large))]
+        assert stages == [2, 2] if wide else min(stages) > 2
+        assert few["items"] == FEW and many["items"] == MANY
