@@ -100,8 +100,8 @@ class _Prover:
     def __init__(self, kernel: Operation, timeout: int, lenient: bool) -> None:
         from .symbolic import Values
 
-        self.kernel, self.timeout, self.lenient = kernel, timeout, lenient
-        self.values = Values(kernel)
+        self.kernel, self.lenient = kernel, lenient
+        self.values = Values(kernel, timeout)
         self.proven: list[AccessProof] = []
         self.failures: list[str] = []
         self._entered: list[tuple[Any, list[Any]]] = []
@@ -110,7 +110,9 @@ class _Prover:
         """Refuse facts that no launch meets: anything would follow from them."""
         import z3
 
-        if self._solver([]).check() == z3.unsat:
+        with self.values.assuming([]) as solver:
+            met = solver.check()
+        if met == z3.unsat:
             raise ContradictoryFacts(kernel=self.kernel["name"].name)
 
     def block(self, region: Region, path: list[Any]) -> None:
@@ -159,7 +161,7 @@ class _Prover:
         if self._obstacle(term, extent, path) is None:
             return "z3", None
         for loop, around in self._entered:
-            loop.settle(around, self.timeout)
+            loop.settle(around)
         return "invariant", self._obstacle(term, extent, path)
 
     def _plain(self, term: Any, extent: Any) -> bool:
@@ -175,19 +177,11 @@ class _Prover:
         """Return None if the index is inside, else a model in which it is not, or "unknown"."""
         import z3
 
-        solver = self._solver(path)
-        answer = solver.check(z3.Not(z3.And(term >= 0, term < extent)))
-        if answer == z3.unsat:
-            return None
-        return solver.model() if answer == z3.sat else "unknown"
-
-    def _solver(self, path: list[Any]) -> Any:
-        import z3
-
-        solver = z3.Solver()
-        solver.set("timeout", self.timeout)
-        solver.add(*self.values.all_constraints(), *path)
-        return solver
+        with self.values.assuming(path) as solver:
+            answer = solver.check(z3.Not(z3.And(term >= 0, term < extent)))
+            if answer == z3.unsat:
+                return None
+            return solver.model() if answer == z3.sat else "unknown"
 
     def _fail(
         self, operation: Operation, axis: int, model: Any, term: Any, extent: Any, lane: Any

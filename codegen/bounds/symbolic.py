@@ -6,7 +6,8 @@ Arithmetic is unbounded: i32 overflow is not modelled (addresses are formed in 6
 from __future__ import annotations
 
 import string
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import z3
@@ -25,8 +26,10 @@ Lane = tuple[Any, ...]
 class Values:
     """Gives the term of any value at any lane; the same question gets the same term."""
 
-    def __init__(self, kernel: Operation) -> None:
+    def __init__(self, kernel: Operation, timeout: int) -> None:
         self.kernel = kernel
+        self._solver, self._told = z3.Solver(), [0, 0]
+        self._solver.set("timeout", timeout)
         self.contents = Contents(kernel)
         self.programs = [z3.Int(f"program_{axis}") for axis in range(len(kernel["grid"]))]
         self.loops: dict[str, Loop] = {}
@@ -50,9 +53,20 @@ class Values:
         for position, value in enumerate(arguments):
             self._carried[value.name] = (loop, position)
 
-    def all_constraints(self) -> list[Any]:
-        """Return what holds of the terms given so far."""
-        return self.contents.constraints + self.constraints
+    @contextmanager
+    def assuming(self, conditions: Sequence[Any]) -> Iterator[z3.Solver]:
+        """Give a solver that knows conditions, and what holds of the terms given so far.
+
+        One solver serves a kernel: what holds of terms only grows, and to tell it anew for each
+        question took most of a proof's time.
+        """
+        for place, known in enumerate((self.contents.constraints, self.constraints)):
+            self._solver.add(*known[self._told[place] :])
+            self._told[place] = len(known)
+        self._solver.push()
+        self._solver.add(*conditions)
+        yield self._solver
+        self._solver.pop()
 
     def lanes(self, shape: Sequence[int], hint: str = "lane") -> Lane:
         """Return fresh lanes of a shape."""

@@ -82,7 +82,7 @@ class Loop:
         below: list[Guess] = [_less(limit) for limit in limits.values()]
         return fixed + below + [_at_most(limit) for limit in limits.values()]
 
-    def settle(self, path: list[Any], timeout: int) -> None:
+    def settle(self, path: list[Any]) -> None:
         """Find the guesses that are invariants, and assume them from now on."""
         if self._settled:
             return
@@ -99,9 +99,9 @@ class Loop:
             if dtype_of(start.type) in ("i32", "index", "i64")
         ]
         conditions = [item for case in cases for item in self._conditions(*case)]
-        alive = self._true_at_start(conditions, path, timeout)
+        alive = self._true_at_start(conditions, path)
         while True:
-            kept = self._kept(alive, path, timeout)
+            kept = self._kept(alive, path)
             if len(kept) == len(alive):
                 break
             alive = kept
@@ -122,24 +122,17 @@ class Loop:
         ]  # fmt: skip
 
     def _true_at_start(
-        self, conditions: list[tuple[Any, Any, Any]], path: list[Any], timeout: int
-    ) -> list[tuple[Any, Any, Any]]:  # fmt: skip
-        solver = _solver(self._values, path, timeout)
-        return [item for item in conditions if solver.check(z3.Not(item[1])) == z3.unsat]
+        self, conditions: list[tuple[Any, Any, Any]], path: list[Any]
+    ) -> list[tuple[Any, Any, Any]]:
+        with self._values.assuming(path) as solver:
+            return [item for item in conditions if solver.check(z3.Not(item[1])) == z3.unsat]
 
     def _kept(
-        self, alive: list[tuple[Any, Any, Any]], path: list[Any], timeout: int
-    ) -> list[tuple[Any, Any, Any]]:  # fmt: skip
-        solver = _solver(self._values, [*path, *self.range()], timeout)
-        solver.add(*(switch for switch, _, _ in alive))
-        return [item for item in alive if solver.check(z3.Not(item[2])) == z3.unsat]
-
-
-def _solver(values: Values, path: list[Any], timeout: int) -> z3.Solver:
-    solver = z3.Solver()
-    solver.set("timeout", timeout)
-    solver.add(*path, *values.all_constraints())
-    return solver
+        self, alive: list[tuple[Any, Any, Any]], path: list[Any]
+    ) -> list[tuple[Any, Any, Any]]:
+        switches = [switch for switch, _, _ in alive]
+        with self._values.assuming([*path, *self.range(), *switches]) as solver:
+            return [item for item in alive if solver.check(z3.Not(item[2])) == z3.unsat]
 
 
 def _less(limit: Any) -> Guess:
