@@ -54,6 +54,9 @@ class KeyTraffic:
         return (self.late + self.brought) * self.row_bytes
 
     def __str__(self) -> str:
+        if not self.wanted:
+            return "nothing: every step read all keys"
+
         def share(part: int, of: int) -> str:
             return f"{part / max(of, 1):.1%}"
 

@@ -30,7 +30,7 @@ from weft.ir.pipeline import Task
 from weft.ir.sparse import SparsePolicy, parse_policy
 from weft.options import BadOption, Options
 from weft.runtime.devices.memory import DeviceMemoryExceeded
-from weft.runtime.execution.host_keys import HostKeys, Staged
+from weft.runtime.execution.host_keys import HostKeys, KeyTraffic, Staged
 from weft.runtime.execution.key_device import SimulatedKeys
 from weft.runtime.execution.key_room import KeyCosts, KeyRoom, NoKeyRoom
 from weft.runtime.execution.sparse_decode import MISSED, SparseDecode
@@ -333,3 +333,12 @@ def test_the_command_counts_what_was_fetched(tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     fetched = json.loads(done.stdout.splitlines()[-1])["fetched"]
     assert fetched["wanted"] >= fetched["held"] >= fetched["predicted"] > 0
+
+
+def test_traffic_is_told_in_shares_of_what_was_read():
+    traffic = KeyTraffic(wanted=10, held=8, predicted=3, guessed=6, brought=4, row_bytes=256)
+    assert str(traffic) == (
+        "10 rows read: 50.0% were in the cache, 30.0% had come ahead, 20.0% came late; 75.0% of "
+        "the 4 brought ahead were read at once; 1.5 KiB over the link"
+    )
+    assert str(KeyTraffic(0, 0, 0, 0, 0, 256)) == "nothing: every step read all keys"
