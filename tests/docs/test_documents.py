@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -32,6 +33,8 @@ from weft.tests.docs import documents
 from weft.tests.docs.documents import ROOT, Block
 
 PATHS = documents.documents()
+_OF_SLOW_MACHINES = re.compile(r"^still (?:compiling|searching): .*\n", re.MULTILINE)
+"""What commands only say where they take long: it stands in no document."""
 
 
 def run_block(block: Block, after: str, names: dict[str, Any]) -> str:
@@ -89,7 +92,7 @@ def type_command(command: str) -> str:
     if isinstance(result.exception, WeftError):
         return result.output + with_lines(as_typed(result.exception)).render()
     assert result.exception is None or isinstance(result.exception, SystemExit), result.output
-    return result.output
+    return _OF_SLOW_MACHINES.sub("", result.output)
 
 
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: path.relative_to(ROOT).as_posix())
