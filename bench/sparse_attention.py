@@ -32,13 +32,12 @@ from weft.evaluation.attention import judged
 from weft.evaluation.harness import Evaluation, Measured, Plan
 from weft.evaluation.kernels import KernelSubject
 from weft.evaluation.report import table
-from weft.evaluation.retrieval import KINDS
 from weft.evaluation.subject import Subject
 from weft.frontend.checkpoint import ZOO, open_checkpoint
 from weft.ir.loss_table import FILE_NAME, MeasuredLoss, save_losses, worst_length
 from weft.ir.sparse import parse_policy
 
-from bench.documents.sparse import mean_lost
+from bench.documents.sparse import mean_lost, points_lost
 from bench.sparse.calibration import calibration
 
 Figures = dict[str, Any]
@@ -154,10 +153,7 @@ def loss_rows(figures: Figures, model: str) -> list[MeasuredLoss]:
     measured by perplexity and at some lengths by retrieval."""
     at, rows = model.replace("-", "_"), []
     for name, policy in POLICIES.items():
-        lost = {length: [figures[key] for kind in KINDS
-                         if (key := f"{kind}_{length}_loss_points_{at}_{name}") in figures]
-                for length in QUESTIONS}  # fmt: skip
-        points = {length: each for length, each in lost.items() if each}
+        points = points_lost(figures, f"{at}_{name}")
         if points and f"perplexity_loss_{at}_{name}" in figures:
             rows.append(MeasuredLoss(policy, figures[f"perplexity_loss_{at}_{name}"],
                                      figures[f"bytes_read_{at}_{name}"],

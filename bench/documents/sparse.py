@@ -7,18 +7,21 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from weft.evaluation.paired import NORMAL_95
+from weft.ir.loss_table import worst_length
 
 MODELS = ("tiny_dense", "tiny_moe")
+KINDS = ("pairs", "needles")
+LENGTHS = (512, 1024, 2048, 4096, 7900)
 ROWS = {
     "sparse(ratio=1/16, channels=32)": ("wide", "ratio"),
     "sparse(ratio=1/16, channels=32, tail=mean)": ("wide_tail", "tail"),
     "sparse(top_p=0.8, channels=32)": ("adaptive", "top_p"),
     "sparse(top_p=0.8, channels=32, tail=mean)": ("adaptive_tail", "top_p_tail"),
+    "sparse(top_p=0.9, channels=32, tail=mean)": ("strict_tail", "strict_tail"),
 }
 """Policies, with their names in `bench.sparse_attention` and in `bench.sparse_speed`."""
 POLICIES = {
     "fixed": "sparse(ratio=1/16)", **{loss: policy for policy, (loss, _) in ROWS.items()},
-    "strict_tail": "sparse(top_p=0.9, channels=32, tail=mean)",
 }  # fmt: skip
 """Names in `bench.sparse_attention`, and policies."""
 
@@ -26,8 +29,8 @@ POLICIES = {
 def tradeoff(figures: Mapping[str, Any]) -> list[str]:
     """Return the rows: losses of the worse model, bytes read there, us a layer and over dense."""
     dense = figures["operation_128k_batch8"]["dense_us"]
-    names = ("policy", "perplexity lost", "retrieval lost, points", "bytes read there",
-             "us a layer on a GPU", "over dense", "us predicted")  # fmt: skip
+    names = ("policy", "perplexity lost", "points of retrieval lost, worst length",
+             "bytes read there", "us a layer on a GPU", "over dense", "us predicted")  # fmt: skip
     rows = [f"| {' | '.join(names)} |", "|" + "---|" * len(names),
             f"| `dense` | 0 | 0 | 1 | {dense:.0f} | 1 | |"]  # fmt: skip
     for policy, (loss, speed) in ROWS.items():
@@ -40,9 +43,18 @@ def tradeoff(figures: Mapping[str, Any]) -> list[str]:
 
 
 def _retrieval(figures: Mapping[str, Any], policy: str) -> str:
-    """Return the mean over kinds and lengths of points lost, of the worse model."""
-    lost = [mean_lost(figures, f"{model}_{policy}") for model in MODELS]
-    return f"{max(each[0] for each in lost if each):.1f}" if all(lost) else "not measured"
+    """Return the points lost at the length where the worse model loses most, as a budget of loss
+    counts them."""
+    lost = [points_lost(figures, f"{model}_{policy}") for model in MODELS]
+    return f"{max(worst_length(each)[0] for each in lost):.1f}" if all(lost) else "not measured"
+
+
+def points_lost(figures: Mapping[str, Any], end: str) -> dict[int, list[float]]:
+    """Return the points lost by length, one of each kind of question, where they were asked."""
+    found = {length: [figures[key] for kind in KINDS
+                      if (key := f"{kind}_{length}_loss_points_{end}") in figures]
+             for length in LENGTHS}  # fmt: skip
+    return {length: points for length, points in found.items() if points}
 
 
 def mean_lost(figures: Mapping[str, Any], end: str) -> tuple[float, float] | None:
@@ -90,7 +102,6 @@ def _lost(figures: Mapping[str, Any], end: str) -> str:
 
 
 ASKED = ("adaptive", "adaptive_tail", "strict_tail")
-LENGTHS = (512, 1024, 2048, 4096, 7900)
 
 
 def retrieval(figures: Mapping[str, Any]) -> list[str]:
@@ -100,7 +111,7 @@ def retrieval(figures: Mapping[str, Any]) -> list[str]:
     rows = [f"| model, questions | {' | '.join(names)} |", "|" + "---|" * (1 + len(ASKED))]
     for model in MODELS:
         title = model.replace("_", "-")
-        for kind in ("pairs", "needles"):
+        for kind in KINDS:
             for length in LENGTHS:
                 asked = figures[f"{kind}_{length}_questions_{model}_adaptive"]
                 cells = [_cell(figures, f"{kind}_{length}", f"{model}_{policy}")

@@ -7,7 +7,8 @@ import shutil
 import pytest
 from weft.bench.document import DOCUMENTS, LINES, RESULTS, ROOT, TABLES, read_records, update
 from weft.bench.documents.prose import QUOTED, quote
-from weft.bench.sparse_attention import KINDS, MODELS, POLICIES, loss_rows, recorded
+from weft.bench.documents.sparse import KINDS
+from weft.bench.sparse_attention import MODELS, POLICIES, loss_rows, recorded
 from weft.bench.sparse_attention import RESULTS as SPARSE
 from weft.frontend.checkpoint import ZOO, open_checkpoint
 from weft.ir.loss_table import FILE_NAME, load_losses
