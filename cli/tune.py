@@ -18,6 +18,7 @@ from .output import check_file, write_file
 from .render import emit, parse_size, remarks
 
 if TYPE_CHECKING:
+    from ..cost_model.hardware import Hardware
     from ..cost_model.hrm.grid import Grid
     from ..cost_model.hrm.host_curve import HostCurve
     from ..cost_model.hrm.model import Site
@@ -68,13 +69,36 @@ class _Tuned:
     """The throughput that pages of bf12 have over those of bf16; 1 where these are not chosen."""
 
 
+@dataclass(frozen=True)
+class _Question:
+    """What a policy is searched for: a model's work, a machine, and the batches to try."""
+
+    shape: MoeShape
+    workload: Workload
+    site: Site
+    grid: Grid
+    hardware: Hardware
+
+
 def tune(options: TuneOptions) -> None:
     """Search, predict, print; write the policy where `--out` says."""
-    from ..cost_model import hardware_file, policy_text
-    from ..cost_model.hrm.grid import Grid
-    from ..cost_model.hrm.host_curve import host_curve
-    from ..cost_model.hrm.popularity import read as read_popularity
-    from ..cost_model.hrm.shape import MoeShape, Workload
+    _check(options)
+    question = _question(options)
+    said = "still searching: each batch that may be the best is solved exactly"
+    with remarks().status("searching"), waiting(said):
+        tuned = _search(question)
+    curve = None if options.plot is None else _host_curve(question)
+    if options.json:
+        emit(json.dumps(as_json(options.model, tuned) | _curve_json(curve)))
+    else:
+        emit(report(options.model, question, tuned))
+        if curve is not None:
+            emit(f"\n{curve.text()}")
+    _keep(options, question, tuned, curve)
+
+
+def _check(options: TuneOptions) -> None:
+    """Raise for what needs no search to be found wrong: BadOption, NotWritten, and of a plot."""
     from ..ir.page_formats import PAGE_FORMATS
 
     if options.pages not in PAGE_FORMATS:
@@ -87,9 +111,17 @@ def tune(options: TuneOptions) -> None:
         raise BadOption(
             problem=f"keys and values are not kept as {options.kv!r}", hint=f"known: {known}"
         )
-    element = DTYPE_BYTES[options.kv] if options.kv else 0
     tune_plot.check(options.plot, options.measured)
     check_file(options.out, "--out")
+
+
+def _question(options: TuneOptions) -> _Question:
+    from ..cost_model import hardware_file
+    from ..cost_model.hrm.grid import Grid
+    from ..cost_model.hrm.popularity import read as read_popularity
+    from ..cost_model.hrm.shape import MoeShape, Workload
+
+    element = DTYPE_BYTES[options.kv] if options.kv else 0
     shape = MoeShape.of(config_of(options.model), options.pages, element)
     workload = Workload(options.prompt, options.new, options.overlap)
     hardware = (
@@ -104,26 +136,31 @@ def tune(options: TuneOptions) -> None:
         pages_per_expert=options.pages_per_expert,
         kv_gpu=Grid().kv_gpu if options.split_kv else (0.0,),
     )
-    said = "still searching: each batch that may be the best is solved exactly"
-    with remarks().status("searching"), waiting(said):
-        tuned = _search(shape, workload, site, grid, hardware)
-    curve = None
-    if options.plot is not None:
-        said = "still searching: once for each of several sizes of host memory"
-        with remarks().status("searching for each host memory"), waiting(said):
-            curve = host_curve(shape, workload, site, grid, hardware)
-    if options.json:
-        emit(json.dumps(as_json(options.model, tuned) | _curve_json(curve)))
-    else:
-        emit(report(options.model, shape, workload, site, hardware.name, tuned))
-        if curve is not None:
-            emit(f"\n{curve.text()}")
+    return _Question(shape, workload, site, grid, hardware)
+
+
+def _host_curve(asked: _Question) -> HostCurve:
+    """Return what a policy reaches with less host memory, and with all that the best one needs."""
+    from ..cost_model.hrm.host_curve import host_curve
+
+    said = "still searching: once for each of several sizes of host memory"
+    with remarks().status("searching for each host memory"), waiting(said):
+        return host_curve(asked.shape, asked.workload, asked.site, asked.grid, asked.hardware)
+
+
+def _keep(
+    options: TuneOptions, asked: _Question, tuned: _Tuned, curve: HostCurve | None
+) -> None:  # fmt: skip
+    """Write the policy and the plot, where they are asked for."""
+    from ..cost_model import policy_text
+
     if options.out is not None:
         write_file(options.out, "--out", policy_text.dumps(tuned.prediction.policy))
         remarks().print(f"policy saved in {options.out}", markup=False)
     if options.plot is not None and curve is not None:
-        title = (f"{options.model}, {bytes_text(site.gpu_memory)} of GPU memory, {hardware.name}; "
-                 f"{workload.prompt:g} + {workload.new} tokens")  # fmt: skip
+        work, site = asked.workload, asked.site
+        title = (f"{options.model}, {bytes_text(site.gpu_memory)} of GPU memory, "
+                 f"{asked.hardware.name}; {work.prompt:g} + {work.new} tokens")  # fmt: skip
         tune_plot.draw(curve, title, options.plot, options.measured)
 
 
@@ -134,7 +171,7 @@ def config_of(model: str) -> ModelConfig:
     return open_checkpoint(model).config
 
 
-def _site(options: TuneOptions, hardware: Any) -> Site:
+def _site(options: TuneOptions, hardware: Hardware) -> Site:
     from ..cost_model.hrm.machine import HostedGpu
     from ..cost_model.hrm.model import Site
     from ..ir.page_formats import WIDE
@@ -163,49 +200,48 @@ def _off_the_cpu(site: Site) -> Site:
     return replace(site, homes=tuple(home for home in site.homes if home != "cpu"))
 
 
-def _search(shape: MoeShape, workload: Workload, site: Site, grid: Grid, hardware: Any) -> _Tuned:
+def _search(asked: _Question) -> _Tuned:
     from ..cost_model.hrm.prediction import lifts, predict
     from ..cost_model.hrm.search import policy_of, refined
 
+    shape, workload, site = asked.shape, asked.workload, asked.site
     started = time.perf_counter()
-    found = refined(shape, workload, site, grid)
+    found = refined(shape, workload, site, asked.grid)
     seconds = time.perf_counter() - started
     policy = policy_of(found, shape)
-    prediction = predict(policy, shape, workload, hardware, known=site.popularity)
+    prediction = predict(policy, shape, workload, asked.hardware, known=site.popularity)
     packed = 1.0
     if shape.page_format == "bf16":
-        rate = _packed_rate(replace(shape, page_format="bf12"), workload, site, grid, hardware)
+        rate = _packed_rate(replace(asked, shape=replace(shape, page_format="bf12")))
         packed = max(rate / prediction.throughput.expected, 1.0)
-    return _Tuned(found, prediction, lifts(found, shape, workload, grid), seconds, packed)
+    return _Tuned(found, prediction, lifts(found, shape, workload, asked.grid), seconds, packed)
 
 
-def _packed_rate(
-    shape: MoeShape, workload: Workload, site: Site, grid: Grid, hardware: Any
-) -> float:
+def _packed_rate(asked: _Question) -> float:
     """Return the best tokens/s with packed pages; 0 where they do not fit."""
     from ..cost_model.hrm.prediction import predict
     from ..cost_model.hrm.search import policy_of, refined
     from ..ir.diagnostics import CapacityError
 
+    shape, workload, known = asked.shape, asked.workload, asked.site.popularity
     try:
-        found = refined(shape, workload, _off_the_cpu(site), grid)
+        found = refined(shape, workload, _off_the_cpu(asked.site), asked.grid)
     except CapacityError:
         return 0.0
     policy = policy_of(found, shape)
-    return predict(policy, shape, workload, hardware, known=site.popularity).throughput.expected
+    return predict(policy, shape, workload, asked.hardware, known=known).throughput.expected
 
 
-def report(
-    model: str, shape: MoeShape, workload: Workload, site: Site, hardware: str, tuned: _Tuned
-) -> str:
+def report(model: str, asked: _Question, tuned: _Tuned) -> str:
     """Return the text for people."""
+    shape, workload, site = asked.shape, asked.workload, asked.site
     prediction = tuned.prediction
     experts = shape.layers * shape.layer_bytes
     lines = [
         f"{model}: {shape.layers} layers of {shape.experts} experts, {shape.top_k} a token; "
         f"{bytes_text(experts)} of experts in {shape.page_format}, "
         f"{bytes_text(shape.dense_bytes)} besides; keys and values in {_key_format(shape)}",
-        f"on {hardware}: GPU memory {bytes_text(site.gpu_memory)}, host memory "
+        f"on {asked.hardware.name}: GPU memory {bytes_text(site.gpu_memory)}, host memory "
         f"{bytes_text(site.host_memory)}; prompts of {workload.prompt:g}, {workload.new} generated",
         "",
         *_policy_lines(tuned),

@@ -69,10 +69,6 @@ class Policy:
         full, rest = divmod(self.batch, self.micro_batch)
         return (self.micro_batch,) * full + ((rest,) if rest else ())
 
-    def expert_of(self, page: int) -> int:
-        """Return the expert that a page belongs to."""
-        return page // self.pages_per_expert
-
     def pages_of(self, expert: int) -> range:
         """Return the page numbers of an expert."""
         return range(expert * self.pages_per_expert, (expert + 1) * self.pages_per_expert)

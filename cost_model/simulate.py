@@ -53,8 +53,6 @@ class Timeline:
     start: dict[str, float]
     end: dict[str, float]
     queues: dict[str, tuple[str, ...]]
-    last_before: dict[str, str] = field(default_factory=dict)
-    """Of each task that started when another ended: that other."""
 
     @property
     def seconds(self) -> float:
@@ -65,14 +63,6 @@ class Timeline:
         """Return the share of the time that a queue was at work."""
         spent = sum(self.end[name] - self.start[name] for name in self.queues[queue])
         return spent / self.seconds if self.seconds else 0.0
-
-    def critical_path(self) -> list[str]:
-        """Return tasks from the start to the end, each of which held up the next."""
-        name = max(self.end, key=lambda each: self.end[each], default="")
-        path = [name] if name else []
-        while path and path[-1] in self.last_before:
-            path.append(self.last_before[path[-1]])
-        return path[::-1]
 
 
 def simulate(
@@ -94,7 +84,7 @@ def simulate(
         queues.setdefault(task.queue, []).append(task.name)
     run = _Run(predecessors, costs, capacities or {})
     run.all([task.name for task in tasks])
-    return Timeline(run.start, run.end, {q: tuple(n) for q, n in queues.items()}, run.held_by)
+    return Timeline(run.start, run.end, {q: tuple(n) for q, n in queues.items()})
 
 
 class _Run:
@@ -117,7 +107,6 @@ class _Run:
         self.now = 0.0
         self.start: dict[str, float] = {}
         self.end: dict[str, float] = {}
-        self.held_by: dict[str, str] = {}
 
     def all(self, names: Sequence[str]) -> None:
         for name in names:
@@ -150,7 +139,6 @@ class _Run:
             for follower in self.after.get(name, ()):
                 self.open[follower] -= 1
                 if not self.open[follower]:
-                    self.held_by[follower] = name
                     self._begin(follower)
 
     def _speeds(self) -> dict[str, float]:

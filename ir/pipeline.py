@@ -63,8 +63,6 @@ class Kind(StrEnum):
     """[D4] Keys and values of j's sequences to GPU memory, where attention is computed there."""
     KV_DOWN = "kv_down"
     """New keys and values of j to host memory, where attention is computed on the GPU."""
-    SELECT = "select"
-    """Which keys of host memory attention reads: of a query, or of one that predicts it."""
     LAUNCHES = "launches"
     """Launches of a lowered step, one after another, up to where something must be waited for."""
     HEAD = "head"

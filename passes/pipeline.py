@@ -44,12 +44,6 @@ them and their options for each kind of step."""
 SPARSE_PASSES: tuple[Pass, ...] = (OrderChannels(), SparseAttention(), OffloadKeys())
 """Behind FuseRopeWrite, where sparse attention is asked for; the last where keys lie in host
 memory, behind the fusions."""
-OFFLOAD_PASSES: tuple[Pass, ...] = (
-    ChooseWeightFormat(), FuseSiblingMatmuls(), DropConcatOfSplit(), FuseRopeWrite(),
-    MoePartition(), FuseAddNorm(), LowerToTiles(),
-    PlanMemory((("T", 512), ("R", 16), ("B", 16), ("M", 1024))),
-)  # fmt: skip
-"""The same for a model divided between GPU and CPU: its sections are lowered one by one."""
 
 
 def known_passes() -> dict[str, Pass]:

@@ -83,7 +83,3 @@ class Hierarchy:
     def attainable(self, intensity: Mapping[str, float]) -> Roof:
         """Return the lowest roof: FLOP/s and what bounds it (eq. 7, over any number of tiers)."""
         return min(self.roofs(intensity), key=lambda roof: roof.flops)
-
-    def home_of(self, size: float) -> Tier | None:
-        """Return the nearest tier with room for `size` bytes; None where not even the last has."""
-        return next((tier for tier in self.tiers if size <= tier.capacity), None)

@@ -30,10 +30,9 @@ WHOLE = 256
 
 @dataclass(frozen=True)
 class SimulatedStep:
-    """A decode step by simulation: of all layers, and what one more layer adds."""
+    """A decode step of all layers by simulation, and the timeline of those that were run."""
 
     seconds: float
-    layer_seconds: float
     timeline: Timeline
 
 
@@ -168,7 +167,7 @@ def simulated_step(
     between = policy.batch * (machine.sequence_start + machine.logit_read * shape.vocabulary)
     short, long = (_period(each, between) for each in (first, last))
     each = (long - short) / (several - few) if several > few else long
-    return SimulatedStep(long + (layers - several) * each, each, last)
+    return SimulatedStep(long + (layers - several) * each, last)
 
 
 def _period(line: Timeline, between: float) -> float:

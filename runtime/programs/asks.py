@@ -6,7 +6,7 @@ turn: no operand is missing, nobody else works on a stream, and what was asked b
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any
 
 from ...ir.core import Operation
@@ -64,21 +64,12 @@ class Asks(ModelCalls):
         name = operation["name"]
         occurrence = frame.occurrence(name)
         parent = yield from self._settle(given, frame)
-        elements = branches_of(over, self.row, operation.span)
-        gives = bool(operation.attribute("shared")) and len(elements) > 1
-        if elements:
-            self.meter.begin(parent.sequence)  # its tokens are the row's, whichever branch reads
-        branches = []
-        for number, element in enumerate(elements):
-            inner = frame.inner(name, occurrence, number)
-            child = self._engine.fork(parent.sequence, parent.length, self._order(), gives)
-            self._own(child, inner)
-            kv = Handle(child, child.length)
-            branches.append(self._left_by(code(inner, kv, element), inner))
+        branches = [
+            self._left_by(code(inner, kv, element), inner)
+            for inner, kv, element in self._forked(operation, parent, over, frame, occurrence)
+        ]
         found = yield Branches(branches)
-        values = [results[0] if results else None for results in found]
-        self._tell(frame, name, occurrence, values)
-        return values, [results[1] for results in found if len(results) > 1]
+        return self._gathered(name, occurrence, found, frame)
 
     def join(
         self, operation: Operation, handles: list[Handle], points: list[Any], frame: Frame
@@ -88,11 +79,7 @@ class Asks(ModelCalls):
         for number, handle in enumerate(handles):
             if number != best:
                 self._free_now(handle)
-        sequence = handles[best].newest().sequence
-        self._own(sequence, frame)
-        if not frame.path:
-            self.stream = sequence
-        return handles[best], best
+        return self._taken(handles[best], frame), best
 
     def tool(self, operation: Operation, operands: list[Any]) -> Step:
         """Call a tool; returns its value, or where that is caught its failure."""
@@ -108,6 +95,41 @@ class Asks(ModelCalls):
     def done_with(self, kv: Handle) -> None:
         """Give a stream back that nothing reads any more."""
         self._free_now(kv)
+
+    def _forked(
+        self, operation: Operation, parent: Handle, over: Any, frame: Frame, occurrence: int,
+        seen: dict[str, Any] | None = None,
+    ) -> Iterator[tuple[Frame, Handle, Any]]:  # fmt: skip
+        """Fork a stream for each element; yields each branch's frame, its stream and its element.
+
+        `seen`: the values that branches see.
+        """
+        elements = branches_of(over, self.row, operation.span)
+        gives = bool(operation.attribute("shared")) and len(elements) > 1
+        if elements:
+            self.meter.begin(parent.sequence)  # its tokens are the row's, whichever branch reads
+        for number, element in enumerate(elements):
+            inner = frame.inner(operation["name"], occurrence, number, seen)
+            child = self._engine.fork(parent.sequence, parent.length, self._order(), gives)
+            self._own(child, inner)
+            yield inner, Handle(child, child.length), element
+
+    def _gathered(
+        self, name: str, occurrence: int, found: Iterable[tuple[Any, ...]], frame: Frame
+    ) -> tuple[list[Any], list[Any]]:
+        """Return what branches give: their values, of which it tells, and their streams, if any."""
+        given = list(found)
+        values = [results[0] if results else None for results in given]
+        self._tell(frame, name, occurrence, values)
+        return values, [results[1] for results in given if len(results) > 1]
+
+    def _taken(self, handle: Handle, frame: Frame) -> Handle:
+        """Go on with a branch's stream as the frame's own."""
+        sequence = handle.newest().sequence
+        self._own(sequence, frame)
+        if not frame.path:
+            self.stream = sequence
+        return handle
 
     def _called(self, operation: Operation, frame: Frame) -> Frame:
         """Return the frame of a program that is called: its samples are named by the call."""

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable
 from typing import Any
 
 from ...ir.core import Operation
-from ...ir.evaluate import best_of, branches_of
+from ...ir.evaluate import best_of
 from ..memory.sequence import Sequence
 from .asks import Code
 from .control import ControlFlow, Step
@@ -74,22 +74,13 @@ class Instance(ControlFlow, Starts):
         parent = yield from self._settle(operands[0], frame)
         yield from all_now(earlier)
         over = yield from now(operands[1])
-        elements = branches_of(over, self.row, operation.span)
-        gives = bool(operation.attribute("shared")) and len(elements) > 1
-        if elements:
-            self.meter.begin(parent.sequence)  # its tokens are the row's, whichever branch reads
-        branches = []
-        for number, element in enumerate(elements):
-            inner = frame.inner(name, occurrence, number, seen)
-            child = self._engine.fork(parent.sequence, parent.length, self._order(), gives)
-            self._own(child, inner)
-            kv = Handle(child, child.length)
-            branches.append(self._branch(operation, kv, element, inner, code))
+        branches = [
+            self._branch(operation, kv, element, inner, code)
+            for inner, kv, element in self._forked(operation, parent, over, frame, occurrence, seen)
+        ]
         found = yield Branches(branches)
         yield from self._gone(gone, [leaving for _, leaving in found])
-        values = [results[0] if results else None for results, _ in found]
-        self._tell(frame, name, occurrence, values)
-        return values, [results[1] for results, _ in found if len(results) > 1]
+        return self._gathered(name, occurrence, (results for results, _ in found), frame)
 
     def _branch(
         self, operation: Operation, kv: Handle, element: Any, frame: Frame, code: Code | None
@@ -136,11 +127,7 @@ class Instance(ControlFlow, Starts):
             if number != best:
                 # A score that nothing waits for may still read it.
                 yield Spawn(self._free_later(handle, []))
-        sequence = handles[best].newest().sequence
-        self._own(sequence, frame)
-        if not frame.path:
-            self.stream = sequence
-        return handles[best], best
+        return self._taken(handles[best], frame), best
 
     def _issued_call(self, operation: Operation, operands: tuple[Any, ...], frame: Frame) -> Step:
         """Run another program on a stream of its own; its samples are named by the call."""

@@ -70,7 +70,7 @@ def test_the_text_is_for_people() -> None:
 
 def test_pages_and_experts() -> None:
     made = policy()
-    assert (made.expert_of(3), list(made.pages_of(1))) == (1, [2, 3])
+    assert list(made.pages_of(1)) == [2, 3]
     assert (made.gpu_fraction(0, 7), made.gpu_fraction(0, 6)) == (0, 1)
     split = policy(layers=(Placement("rssssssssssssssc"),) * 3)
     assert split.gpu_fraction(2, 7) == 0.5

@@ -77,9 +77,6 @@ def test_any_number_of_levels() -> None:
     assert chain.attainable({"gpu.device": 10.0}).equation == 5
     assert chain.attainable({"gpu.device": 1e9}).name == "compute"
     assert [tier.name for tier in Hierarchy.of(MACHINE, "cpu").tiers][0] == "cpu.main"
-    home = chain.home_of(1e11)
-    assert home is not None and home.name == "cpu.main"
-    assert chain.home_of(1e13) is None
     with pytest.raises(NoSuchFigure, match=r"gpu\.L2, gpu\.device"):
         chain.roofs({"gpu.tape": 1.0})
 
