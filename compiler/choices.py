@@ -43,14 +43,23 @@ def choices_of(options: Options) -> Choices:
 
 
 def short_steps(executor: CompiledExecutor, options: Options) -> ShortSteps:
-    """Return which steps of chunks run as decode steps: what is kept of this machine and a model
-    of this shape, or what is measured now."""
-    from ..runtime.execution.short_steps import MOST_KEYS, MOST_PARTS, measured, read
+    """Return which steps of chunks run as decode steps: what is kept of this machine, kernels and a
+    model of this shape, or what is measured now."""
+    from ..codegen.build import emitter_digest
+    from ..runtime.execution.short_steps import (
+        BEHIND,
+        MOST_KEYS,
+        MOST_PARTS,
+        WEIGHTS,
+        measured,
+        read,
+    )
     from .formats import kv_dtype, weight_dtype
 
     what = [repr(executor.config), weight_dtype(options), kv_dtype(options), executor.products.name]
-    sizes = [executor.decode_rows, executor.max_tokens, MOST_PARTS, MOST_KEYS]
-    parts = (*what, *map(str, sizes))
+    sizes = [executor.decode_rows, executor.short_rows, executor.max_tokens, executor.max_batch,
+             MOST_PARTS, MOST_KEYS, BEHIND, WEIGHTS]  # fmt: skip
+    parts = (emitter_digest(), *what, *map(str, sizes))
     return _kept("short", parts, options, read, lambda: measured(executor))
 
 

@@ -184,6 +184,7 @@ def compiled_executor(
         kv_format=kv_dtype(options),
         **keys,
         library_threads=0 if library_yields() else 1,
+        short_rows=max(regime.most for regime in every),
     )
     # Ranks must cut a step alike, and keys across a link are brought for a step as a whole.
     if options.tune == "cached" and options.tp == 1 and executor.host is None:

@@ -33,6 +33,11 @@ from .products.skinny_matmul import MULTIPROCESSORS, PACKED, ROWS, copy_saves, c
 DECODE_ROWS = (1, 4, 16)
 """Row counts that decode kernels are built for; a step takes the smallest that holds it."""
 
+SHORT_ROWS = 64
+"""Tokens of a short step of chunks that run at once as a decode step on a CPU, by the kernels that
+take most rows: a group of rows at a time, each block of weights for all groups while a cache has
+it."""
+
 GPU_PAGE = 64
 """Keys of a page on a GPU: what attention reads at a time, so that a block has one page."""
 
@@ -45,7 +50,8 @@ class Regime:
     """One lowered version of the model: the most rows of its decode steps, 0 for any step; the
     bounds of its activations' symbols; and whether a GPU may begin launches (`chained`) before the
     one in front has ended, as it may on a single queue. `narrow` is the same for steps whose logits
-    are of some words."""
+    are of some words. `most`: tokens of a short step that there is memory for to run at once so (0:
+    as many as `rows`)."""
 
     rows: int
     module: Module
@@ -55,6 +61,7 @@ class Regime:
     extents: tuple[tuple[str, int], ...] = ()
     chained: bool = True
     narrow: Regime | None = None
+    most: int = 0
 
     @property
     def sparse(self) -> bool:
@@ -89,12 +96,12 @@ def graph_passes(weights: str = "f32", activations: str = "f32") -> tuple[Pass, 
 
 def regime_passes(
     config: ModelConfig, rows: int, max_tokens: int, max_batch: int, kv: str = "f32",
-    offload: tuple[Pass, ...] | None = None,
+    offload: tuple[Pass, ...] | None = None, most: int = 0,
 ) -> tuple[Pass, ...]:  # fmt: skip
-    """Return the passes from the shared graph to one regime's kernels and memory plan; `offload`
-    are those of keys across a link, if they lie there."""
+    """Return the passes from the shared graph to one regime's kernels and memory plan, of `most`
+    rows where these are more; `offload` are those of keys across a link, if they lie there."""
     few = (FuseMatmulParts(), FuseCombineResidual())
-    extents = regime_extents(config, rows, max_tokens, max_batch)
+    extents = regime_extents(config, most or rows, max_tokens, max_batch)
     return (
         *(few if rows else (TakeRowsEarly(), FuseAddNorm())),
         *(offload or ()),
@@ -140,12 +147,14 @@ def lower_model(
 
     def lowered(module: Module, rows: int) -> Regime:
         offload = attention.offloaded(module is sparse, rows) if attention is not None else None
-        passes = regime_passes(config, rows, max_tokens, max_batch, kv, offload)
+        wide = module is not sparse and rows == max(decode_rows, default=0) > 0
+        most = max(rows, SHORT_ROWS) if wide else rows
+        passes = regime_passes(config, rows, max_tokens, max_batch, kv, offload, most)
         found, records = run_passes(passes, module, context, _FUSED | {"labels"})
-        extents = regime_extents(config, rows, max_tokens, max_batch)
+        extents = regime_extents(config, most, max_tokens, max_batch)
         twin = lowered(some, rows) if module is shared and some is not None else None
         records = (*shared_records, *records)
-        return Regime(rows, found, records, extents=extents, narrow=twin)
+        return Regime(rows, found, records, extents=extents, narrow=twin, most=most)
 
     selecting = [] if sparse is None else [lowered(sparse, rows) for rows in decode_rows]
     return selecting + [lowered(shared, rows) for rows in (*decode_rows, 0)]

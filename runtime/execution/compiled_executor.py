@@ -42,7 +42,8 @@ class CompiledExecutor:
     while a step runs (0: as many as torch is set to). `host` has the keys, where they lie across a
     link, and `staged` the tasks of each function that launches on several queues. `products` says
     what multiplies the f32 rows of long steps; `short` says which steps of chunks run as decode
-    steps.
+    steps, `short_rows` tokens at a time, for which the last of these has memory (0: as many as such
+    a step may have rows).
     Of ranks the first lets the others know of every step and page copy before it is done here.
     """
 
@@ -59,7 +60,7 @@ class CompiledExecutor:
         convert: Callable[[Tensor], Any] | None = None,
         sparse: SparseDecode | None = None, library_threads: int = 0,
         host: HostKeys | None = None, staged: Sequence[Staged | None] = (),
-        products: ProductChoice | None = None,
+        products: ProductChoice | None = None, short_rows: int = 0,
     ) -> None:  # fmt: skip
         self.config, self.host = config, host
         self.vocab_size, self.context_length = config.vocab_size, config.context_length
@@ -79,6 +80,10 @@ class CompiledExecutor:
         layers = host.layers if host else sparse.layers if sparse else {}
         tables |= host.tables if host else {}
         self.products = products or ProductChoice()
+        self.decode_rows = max((rows for rows, _ in functions), default=0)
+        """The most rows of a step for which there are kernels for decode; 0: there are none."""
+        self.short_rows = max(short_rows, self.decode_rows)
+        functions = [(self._most_rows(rows, function), function) for rows, function in functions]
         memory = Memory(kernels, weights, k, v, tables, arena, convert or tvm_tensor(), layers,
                         product=self.products.library)  # fmt: skip
         narrow = [(rows, function) for rows, function in functions if function.attribute("head")]
@@ -94,8 +99,6 @@ class CompiledExecutor:
         self._sparse_recipes = [(rows, recipe) for rows, selects, recipe in recipes if selects]
         self._sparse = sparse
         self._library_threads = library_threads
-        self.decode_rows = max((rows for rows, _ in functions), default=0)
-        """The most rows of a step for which there are kernels for decode; 0: there are none."""
         self.short = usual(all(each.data.dtype == torch.float32 for each in weights.values()))
         self._logits = torch.empty(max_batch, config.vocab_size)
         self._plans: dict[tuple[int, bool], tuple[StepInput, list[Launch], Tensor, Recipe]] = {}
@@ -103,6 +106,11 @@ class CompiledExecutor:
         self.watcher: Watcher | None = None
         """Runs a step's launches in this one's stead: a trace that times each."""
         self.announcer = announcer(page_size)
+
+    def _most_rows(self, rows: int, function: Operation) -> int:
+        """Return the rows that a function of decode steps has memory for."""
+        wide = rows == self.decode_rows and rows and not function.attribute("attention")
+        return self.short_rows if wide else rows
 
     @property
     def short_tokens(self) -> int:
@@ -158,12 +166,13 @@ class CompiledExecutor:
     def _short(self, step: StepInput) -> Tensor:
         """Run a short step of chunks by dense kernels of decode steps, a few tokens at a time."""
         found = self._logits[: step.logits_rows.shape[0]]
-        for part, wanted in self._token_rows(step, self.decode_rows):
+        for part, wanted in self._token_rows(step, self.short_rows):
             known = self._plans.get((id(part), False))
             _, launches, logits, recipe = known or self._plan(part, sparse=False)
             self._launch(recipe, launches)
             if len(wanted):
-                found.numpy()[wanted] = logits.numpy()  # torch would wake its own pool
+                # By NumPy: torch would wake its own pool.
+                found.numpy()[wanted] = logits.numpy()[: len(wanted)]
         return found
 
     def forward_narrow(self, step: StepInput, words: Tensor) -> Tensor:
@@ -178,7 +187,7 @@ class CompiledExecutor:
             return logits
         check_step(step, self.max_batch, self.max_tokens)
         short = self.short.takes(step, self.decode_rows)
-        parts = self._token_rows(step, self.decode_rows) if short else None
+        parts = self._token_rows(step, self.short_rows) if short else None
         for recipe, launches in narrow.runs(step, words, self._extents, parts):
             self._launch(recipe, launches)
         return narrow.logits(step.logits_rows.shape[0], len(words))

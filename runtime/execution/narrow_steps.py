@@ -74,7 +74,7 @@ class NarrowSteps:
             known = self.known(part, words)
             yield self._plan(part, words, extents, some) if known is None else known[0]
             if len(wanted):
-                logits.numpy()[wanted, :count] = some.numpy()[:, :count]
+                logits.numpy()[wanted, :count] = some.numpy()[: len(wanted), :count]
 
     def _plan(
         self, step: StepInput, words: Tensor, extents: Callable[[StepInput], Mapping[str, int]],

@@ -15,13 +15,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from .step import StepInput
-from .timing import BoundLaunch, host_seconds
+from .timing import BoundLaunch, once_seconds
 from .token_rows import token_rows
 
 if TYPE_CHECKING:
     from .compiled_executor import CompiledExecutor
 
-MOST_PARTS = 8
+MOST_PARTS = 4
+"""With 8, two passes over the weights for 128 tokens, they took as long as the library by the
+processor's clock, and looked faster by the host's on a machine with other work: records of 16 rows
+took 1.07 to 1.17 times as long (tiny-dense, AMD, one thread)."""
 
 MOST_KEYS = 768
 """Keys of the longest sequence of a step that runs as more than `far` parts: a row reads its keys
@@ -30,23 +33,30 @@ as parts for 64 tokens of one sequence behind 300 keys, 1.03 behind 600, 0.94 be
 behind 3,000; for eight chunks of 8 tokens 1.26 behind 100, 0.92 behind 1,000."""
 
 CHUNK = 4
-"""Tokens of a chunk that is timed: a forced run, or the end of a prompt."""
+"""Tokens of a chunk that is timed: a forced run, or the end of a prompt. Where a step has more than
+so many for each sequence that it may have, its chunks are as long as that: of many short ones the
+library's attention would look worse than it is."""
 
-LAYERS = 2
-"""Layers that are timed: all do the same work."""
+BEHIND = 96
+"""Keys behind which chunks are timed, where there is room for them: as rows of decode steps tokens
+read them each for itself."""
 
-TRIES, ROUNDS = 5, 2
-"""Times that both are timed, in turn, of which the shortest count: another process may have the
-machine in some; and steps of each that give a median, after one that does not count."""
+LAYERS, WEIGHTS = 2, 1 << 25
+"""Layers that are timed at least, as all do the same work, and the numbers of their weights: fewer
+would stay in a cache from round to round, and two parts read them twice."""
 
-GAIN = 0.05
+TRIES, ROUNDS = 4, 2
+"""Times that both are timed, in turn, and steps of each, after one that does not count. The
+shortest of all count: another process may have the machine in most."""
+
+GAIN = 0.1
 """Share by which parts must be faster than the library: less is noise."""
 
 
 @dataclass(frozen=True)
 class ShortSteps:
     """Steps of up to `parts` decode steps' tokens run as these, of up to `far` behind any number of
-    keys; seconds of LAYERS layers of a step, as decode steps and by the library, say why (both 0
+    keys; seconds of a step's first layers, as decode steps and by the library, say why (both 0
     where nothing was timed)."""
 
     parts: int
@@ -90,7 +100,9 @@ def measured(executor: CompiledExecutor) -> ShortSteps:
     read, since a sequence writes what it reads."""
     best, parts = ShortSteps(1, executor.short.far), 2
     while parts <= MOST_PARTS and _fits(executor, parts * executor.decode_rows):
-        step = chunks(parts * executor.decode_rows, executor.page_size)
+        tokens = parts * executor.decode_rows
+        chunk = _chunk(executor, tokens)
+        step = chunks(tokens, executor.page_size, chunk, _pages_behind(executor, tokens // chunk))
         tries = [_both(executor, step) for _ in range(TRIES)]
         rows, library = (min(times) for times in zip(*tries, strict=True))
         if rows > library * (1 - GAIN):
@@ -101,42 +113,55 @@ def measured(executor: CompiledExecutor) -> ShortSteps:
 
 def _both(executor: CompiledExecutor, step: StepInput) -> tuple[float, float]:
     """Return the seconds of a step as decode steps, and by the library."""
-    parts = token_rows(step, executor.decode_rows)
+    parts = token_rows(step, executor.short_rows)
     return sum(_seconds(executor, part) for part, _ in parts), _seconds(executor, step)
 
 
-def chunks(tokens: int, page_size: int) -> StepInput:
-    """Return a step of so many tokens in chunks of CHUNK, each of a sequence with one page."""
-    count = tokens // CHUNK
-    positions = torch.arange(CHUNK, dtype=torch.int32).repeat(count)
-    pages = torch.arange(count, dtype=torch.int32)
+def chunks(tokens: int, page_size: int, chunk: int = CHUNK, behind: int = 0) -> StepInput:
+    """Return a step of so many tokens in such chunks, each in a page of its own sequence, which has
+    `behind` pages before it."""
+    count, before = tokens // chunk, behind * page_size
+    positions = before + torch.arange(chunk, dtype=torch.int32).repeat(count)
+    pages = torch.arange(count * (behind + 1), dtype=torch.int32).view(count, behind + 1)
     return StepInput(
         tokens=torch.zeros(tokens, dtype=torch.int32),
         positions=positions,
-        slots=pages.repeat_interleave(CHUNK) * page_size + positions,
-        query_starts=torch.arange(0, tokens + 1, CHUNK, dtype=torch.int32),
-        kv_lengths=torch.full((count,), CHUNK, dtype=torch.int32),
-        page_table=pages[:, None],
-        logits_rows=torch.arange(CHUNK - 1, tokens, CHUNK, dtype=torch.int32),
+        slots=pages[:, -1].repeat_interleave(chunk) * page_size + positions - before,
+        query_starts=torch.arange(0, tokens + 1, chunk, dtype=torch.int32),
+        kv_lengths=torch.full((count,), before + chunk, dtype=torch.int32),
+        page_table=pages,
+        logits_rows=torch.arange(chunk - 1, tokens, chunk, dtype=torch.int32),
     )
 
 
+def _chunk(executor: CompiledExecutor, tokens: int) -> int:
+    """Return how many tokens of a step each of its sequences has."""
+    return max(CHUNK, tokens // executor.max_batch)
+
+
+def _pages_behind(executor: CompiledExecutor, sequences: int) -> int:
+    """Return how many pages each sequence of a step that is timed has before its last."""
+    room = min(executor.num_pages // sequences, executor.context_length // executor.page_size)
+    return min(BEHIND // executor.page_size, room - 1)
+
+
 def _fits(executor: CompiledExecutor, tokens: int) -> bool:
-    sequences = tokens // CHUNK
-    fits = 0 < tokens <= executor.max_tokens and sequences <= executor.num_pages
+    chunk = _chunk(executor, tokens)
+    fits = 0 < tokens <= executor.max_tokens and tokens // chunk <= executor.num_pages
     return (
-        fits and tokens % CHUNK == 0 and CHUNK <= min(executor.page_size, executor.context_length)
+        fits and tokens % chunk == 0 and chunk <= min(executor.page_size, executor.context_length)
     )
 
 
 def _seconds(executor: CompiledExecutor, step: StepInput) -> float:
-    """Return the seconds of a step's first LAYERS layers, without the head."""
-    launches = executor.launches(step)
-    layers = max(LAYERS, executor.config.layers)
-    some: list[BoundLaunch] = launches[: len(launches) * LAYERS // layers]
+    """Return the seconds of a step's first layers, without the head."""
+    launches, config = executor.launches(step), executor.config
+    timed = max(LAYERS, WEIGHTS * config.layers // config.parameters)
+    some: list[BoundLaunch] = launches[: len(launches) * timed // max(timed, config.layers)]
 
     def run() -> None:
         for launch in some:
             launch.run()
 
-    return host_seconds(run, ROUNDS)
+    run()
+    return min(once_seconds(run) for _ in range(ROUNDS))

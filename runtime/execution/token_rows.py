@@ -11,7 +11,12 @@ import torch
 from .step import StepInput
 
 Part = tuple[StepInput, np.ndarray]
-"""A step of single tokens, and which of the whole step's rows of logits it gives [r]."""
+"""A step of single tokens, and which of the whole step's rows of logits it gives [r]; there may be
+more rows behind them."""
+
+GROUP = 16
+"""Tokens that kernels take at a time: a part of more is of whole groups, whose last token comes
+again, so that parts are of few shapes. It writes the same keys to the same place."""
 
 
 def token_rows(step: StepInput, rows: int) -> Iterator[Part]:
@@ -19,29 +24,31 @@ def token_rows(step: StepInput, rows: int) -> Iterator[Part]:
 
     A layer writes all keys and values of a step before it reads any, so tokens of one sequence may
     stand side by side: what a token sees is bounded by its own length. A part always has a row of
-    logits, be it an unwanted one. (NumPy, because torch would wake a pool of threads that keeps
-    the kernels' own from the cores.)
+    logits, be it an unwanted one, and one of more than a GROUP has whole groups of both. (NumPy,
+    because torch would wake a pool of threads that keeps the kernels' own from the cores.)
     """
     owner = np.repeat(np.arange(len(step.kv_lengths)), np.diff(step.query_starts.numpy()))
-    lengths = torch.from_numpy(step.positions.numpy() + np.int32(1))
-    pages = torch.from_numpy(step.page_table.numpy()[owner])
-    asked = step.logits_rows.numpy()
+    pages, asked = step.page_table.numpy(), step.logits_rows.numpy()
     for start in range(0, len(owner), rows):
-        part = slice(start, min(start + rows, len(owner)))
-        wanted = np.flatnonzero((asked >= part.start) & (asked < part.stop))
+        stop = min(start + rows, len(owner))
+        wanted = np.flatnonzero((asked >= start) & (asked < stop))
         local = asked[wanted] - np.int32(start) if len(wanted) else np.zeros(1, np.int32)
-        yield (
-            StepInput(
-                tokens=step.tokens[part],
-                positions=step.positions[part],
-                slots=step.slots[part],
-                query_starts=torch.from_numpy(np.arange(part.stop - start + 1, dtype=np.int32)),
-                kv_lengths=lengths[part],
-                page_table=pages[part],
-                logits_rows=torch.from_numpy(local),
-            ),
-            wanted,
-        )
+        part = np.arange(start, stop)
+        if len(part) > GROUP:
+            part, local = _whole_groups(part, rows), _whole_groups(local, rows)
+        positions = step.positions.numpy()[part]
+        given = (
+            step.tokens.numpy()[part], positions, step.slots.numpy()[part],
+            np.arange(len(part) + 1, dtype=np.int32), positions + np.int32(1), pages[owner[part]],
+            local,
+        )  # fmt: skip
+        yield StepInput(*map(torch.from_numpy, given)), wanted
+
+
+def _whole_groups(numbers: np.ndarray, most: int) -> np.ndarray:
+    """Return numbers with the last one repeated up to whole groups, or to so many."""
+    whole = min(-(-len(numbers) // GROUP) * GROUP, most)
+    return np.pad(numbers, (0, whole - len(numbers)), mode="edge")
 
 
 KEPT_PARTS = 256

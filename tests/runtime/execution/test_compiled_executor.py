@@ -65,8 +65,9 @@ def build(request):
             made[name, weights, kv] = lowered(name, weights, kv)
         shape, regimes, kernels, kept, run = made[name, weights, kv]
         functions = [(regime.rows, regime.function) for regime in regimes]
+        short_rows = max(regime.most for regime in regimes)
         compiled = CompiledExecutor(shape, functions, kernels, kept, num_pages=64, kv_format=kv,
-                                    **LIMITS)  # fmt: skip
+                                    short_rows=short_rows, **LIMITS)  # fmt: skip
         return compiled, ReferenceExecutor(shape, run, num_pages=64, **LIMITS)
 
     return pair
@@ -118,6 +119,7 @@ def test_short_steps_give_logits_in_the_order_asked_for(build, parts):
     same(pair, step((tokens(12), 0, [1]), (tokens(15, 1), 0, [2]), rows=[26, 3, 11, 0]))
     same(pair, step((tokens(3), 12, [1]), (tokens(1, 1), 15, [2]), rows=[]))
     same(pair, step((tokens(1), 15, [1]), (tokens(9, 1), 16, [2, 3]), rows=[9]))
+    same(pair, step((tokens(36), 0, [4, 5, 6]), (tokens(34, 1), 0, [7, 8, 9]), rows=[69, 2, 64]))
 
 
 def test_a_library_that_would_spin_gets_its_threads_in_long_steps_only(build):

@@ -29,8 +29,8 @@ ROWS = 8
 
 def executor(**changes):
     """What is asked of an executor, with room for every step that is tried."""
-    sizes = {"decode_rows": ROWS, "max_tokens": 512, "num_pages": 64, "page_size": 16,
-             "context_length": 128, "short": ShortSteps(1),
+    sizes = {"decode_rows": ROWS, "short_rows": ROWS, "max_tokens": 512, "num_pages": 64,
+             "max_batch": 16, "page_size": 16, "context_length": 128, "short": ShortSteps(1),
              "products": ProductChoice()}  # fmt: skip
     return SimpleNamespace(**sizes | changes)
 
@@ -100,6 +100,30 @@ def test_where_nothing_can_be_timed_steps_are_the_librarys(costs, small):
     assert measured(executor(**small)) == ShortSteps(1)
 
 
+def test_no_step_is_tried_of_more_sequences_than_there_may_be(costs, monkeypatch):
+    costs(row=1.0, start=0.0, library=2.0)
+    alone, tried = short_steps._seconds, []
+
+    def seconds(executor, step):
+        if not step.is_decode:
+            tried.append((len(step.tokens), len(step.kv_lengths)))
+            assert int(step.slots.max()) < executor.num_pages * executor.page_size
+            assert int(step.kv_lengths.max()) <= executor.context_length
+        return alone(executor, step)
+
+    monkeypatch.setattr(short_steps, "_seconds", seconds)
+    measured(executor(max_batch=4))
+    assert sorted(set(tried)) == [(16, 4), (32, 4)]
+    measured(executor(num_pages=20))  # so many that each sequence has one
+
+
+def test_chunks_stand_behind_pages_of_their_sequences():
+    step = chunks(8, page_size=16, behind=2)
+    assert step.page_table.tolist() == [[0, 1, 2], [3, 4, 5]]
+    assert step.positions.tolist() == 2 * [32, 33, 34, 35] and step.kv_lengths.tolist() == [36, 36]
+    assert step.slots.tolist() == [32, 33, 34, 35, 80, 81, 82, 83]
+
+
 def test_chunks_are_sequences_of_their_own():
     step = chunks(12, page_size=16)
     assert not step.is_decode
@@ -166,6 +190,20 @@ def test_the_choice_is_told_with_the_ratio_that_was_timed():
     told = ShortSteps(2, 1, 0.25, 0.5).describe(32)
     assert "up to 32 tokens" in told and "2.00 times" in told
     assert "times" not in ShortSteps(1).describe(16)
+
+
+def test_parts_of_more_than_a_group_are_of_whole_groups():
+    """So they are of few shapes: the last token comes again, which writes what it has written."""
+    step, again = chunks(40, 16), KeptRows()
+    step.tokens += torch.arange(40, dtype=torch.int32)
+    ((part, wanted),) = token_rows(step, 64)
+    assert part.tokens.tolist() == [*range(40), *8 * [39]] and part.is_decode
+    assert set(part.slots[40:].tolist()) == {int(step.slots[39])}
+    assert part.logits_rows.tolist() == [*range(3, 40, 4), *6 * [39]] and len(wanted) == 10
+    assert [len(part.tokens) for part, _ in token_rows(step, 24)] == [24, 16]
+    assert [len(part.tokens) for part, _ in token_rows(chunks(44, 16), 20)] == [20, 20, 4]
+    seen = {id(part) for tokens in (36, 40, 48) for part, _ in again(chunks(tokens, 16), 64)}
+    assert len(seen) == 1
 
 
 def test_parts_come_again_as_the_same_steps_written_over():
