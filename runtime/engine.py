@@ -114,10 +114,8 @@ class Engine:
         return self._scheduler.preemptions
 
     def take_prefix_hits(self, instance: int) -> int:
-        """Return, and forget, the tokens that an instance's sequences did not have to compute.
-
-        `instance` is the first number of their order.
-        """
+        """Return, and forget, the tokens that an instance's sequences did not have to compute;
+        `instance` is the first number of their order."""
         return self.hits.take(instance).measured
 
     def check(self) -> None:
@@ -183,8 +181,9 @@ class Engine:
 
     @property
     def may_begin(self) -> bool:
-        """Whether nothing is on its way on a device that runs ahead, and enough is asked for."""
-        return self.ahead and self._flight is None and self._enough()
+        """Whether a device that runs ahead is idle, enough is asked for, and pages are there."""
+        idle = self.ahead and self._flight is None and self.kv.free >= self._most_pages
+        return idle and self._enough()
 
     def _enough(self) -> bool:
         """Whether prompts wait that keep a device busy while the host launches the step behind."""

@@ -109,8 +109,11 @@ class TaskLoop:
                 done = self.engine.step()
             for request in done:
                 self._wake(request, request, request.error)
-            if self.engine.steps == steps:  # what is ready may give room, or cancel
-                self._advance_all()
+            if self.engine.steps == steps:
+                if done:  # the last of a batch have ended: a step need not wait for all of them
+                    self.advance()
+                else:  # what is ready may give room, or cancel
+                    self._advance_all()
         if self._tools:
             for call, value, error in self._tools.poll():
                 self._wake(call, value, error)

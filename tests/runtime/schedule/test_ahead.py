@@ -191,6 +191,45 @@ def test_what_is_ready_runs_where_a_step_cannot_begin():
     assert ended == [7]
 
 
+class Idle:
+    """An engine that makes no step, and may begin one once `enough` is asked for."""
+
+    steps, trace = 0, None
+
+    def __init__(self):
+        self.asked, self.enough = [], 8
+
+    @property
+    def may_begin(self):
+        return len(self.asked) >= self.enough
+
+    def submit(self, request):
+        self.asked.append(request)
+
+    def step(self):
+        return []
+
+
+def test_of_rows_that_end_together_only_as_many_go_on_as_a_step_begins_with():
+    engine = Idle()
+    loop = TaskLoop(engine, ())
+
+    def row():
+        for _ in range(2):
+            yield Request(SimpleNamespace(length=1), "gen", Sampling(1))
+
+    for _ in range(8):
+        loop.start(row(), lambda value, error: None)
+    loop.advance()
+    ended, engine.asked, engine.enough = engine.asked, [], 3
+    engine.step = lambda: ended
+    loop.step()
+    assert len(engine.asked) == 3
+    engine.step = list  # it does not begin with these: what is ready may give room
+    loop.step()
+    assert len(engine.asked) == 8
+
+
 def test_the_pace_of_prompts_says_when_the_next_step_is_due(monkeypatch):
     class Draw:
         def ready(self):
