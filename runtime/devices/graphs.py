@@ -9,6 +9,8 @@ from typing import Protocol
 import torch
 from torch import distributed
 
+from .quiet import unheard
+
 
 class Recorder(Protocol):
     """Turns launches over fixed memory into something that is cheap to launch again."""
@@ -36,6 +38,10 @@ class CudaGraphs:
         self._side = torch.cuda.Stream()  # one: a library keeps a workspace for each stream
         self._graphs: list[torch.cuda.CUDAGraph] = []
         self._prompts_in: set[int] = set()
+        before = torch.backends.cuda.preferred_blas_library()
+        with unheard():  # at the first choice torch writes that choosing is experimental
+            torch.backends.cuda.preferred_blas_library("cublaslt")
+        torch.backends.cuda.preferred_blas_library(before)
 
     def record(self, run: Callable[[], None], many: bool = False) -> Callable[[], None]:
         """Run once, so that kernels are loaded and libraries have their workspaces; then capture.
