@@ -9,7 +9,7 @@ import numpy as np
 from weft.codegen.meaning.arrays import narrow, widen
 from weft.ir.core import Operation
 from weft.passes.tile.products import moe
-from weft.passes.tile.products.matvec import AHEAD, Matvec, matvec
+from weft.passes.tile.products.matvec import Matvec, matvec, suited
 from weft.passes.tile.products.scaled_matmul import ScaledMatmul, scaled_matmul
 from weft.passes.tile.rows import elementwise, rope
 from weft.tests.codegen.kernel_cases import Case, bf16, from_bf16, normal, poison
@@ -157,6 +157,6 @@ FP8: dict[str, Callable[[np.random.Generator, int], Case]] = {
                                                block_n=32, block_k=32)),
     "stream": _with(stream, Matvec(6, 64, "f8e4m3", out="f32")),
     "stream_silu_bias": _with(stream, Matvec(5, 50, "f8e4m3", out="f32", bias=True, silu=True)),
-    "stream_ahead": _with(stream, Matvec(6, 8192, "f8e4m3", out="f32", asked=AHEAD)),
+    "stream_ahead": _with(stream, suited(Matvec(6, 8192, "f8e4m3", out="f32"))),
     "stream_i8": _with(stream, Matvec(6, 64, "i8", out="f32")),
 }  # fmt: skip

@@ -104,8 +104,12 @@ def suited(shape: Matvec) -> Matvec:
     A result a program; of long rows four, in shorter blocks, so that as many bytes are on their
     way. The first are asked for before the kernel in front has ended. A block of 8 bits has half
     the bytes of one of bf16 and takes as long to arrive, so more of them are asked for: the rate is
-    that of the bytes on their way (Little's law).
+    that of the bytes on their way (Little's law). Of fp8 four results a program share what they
+    read of x, which has twice the bytes of a row of w: a step of 8 layers of the 8 B shape took 734
+    us in place of 765.
     """
+    if shape.weight == "f8e4m3":
+        return replace(shape, block_n=4, asked=AHEAD, early=True)
     if shape.weight in SCALED:
         return replace(shape, asked=AHEAD)
     most = 2 * MOST_ELEMENTS // DTYPE_BYTES[shape.weight]  # as many bytes, of f32 half the elements
