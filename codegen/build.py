@@ -10,6 +10,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import cache, partial
 from importlib.metadata import version
 from pathlib import Path
@@ -120,13 +121,13 @@ def load_library(path: Path) -> Any:
 
 def inspect_source(source: str, what: str) -> str:
     """Return a kernel's LLVM IR (`llvm`) or `assembly`, by compiling it again."""
-    executable = _compile(module_text([source]), [""])
+    executable = _compile(module_text([source]), [""], places=True)
     return executable.mod.inspect_source({"llvm": "ll", "assembly": "s"}[what])
 
 
 def llvm_of(sources: Mapping[str, str]) -> str:
     """Return the LLVM IR of kernels (TVMScript by name), compiled as one module."""
-    executable = _compile(module_text(list(sources.values())), list(sources))
+    executable = _compile(module_text(list(sources.values())), list(sources), places=True)
     return executable.mod.inspect_source("ll")
 
 
@@ -173,19 +174,30 @@ def _build(emitters: Sequence[Emitter], names: list[str], folder: Path) -> Path:
     return path
 
 
-def _compile(text: str, names: list[str]) -> Any:
+def _compile(text: str, names: list[str], places: bool = False) -> Any:
+    """Compile TVMScript; with `places`, its machine code can be found line by line."""
     import tvm
     from tvm.target import codegen
-
-    from .tvm.macros import macros
 
     cpu = named_cpu() or codegen.llvm_get_system_cpu()
     target = tvm.target.Target({"kind": "llvm", "mcpu": cpu, "fast-math": True})
     try:
-        module = tvm.script.from_source(text, extra_vars=macros())
-        return tvm.compile(module, target=target)
+        return tvm.compile(_read(text, places), target=target)
     except Exception as error:
         raise BuildFailed(names=", ".join(names), problem=str(error)) from error
+
+
+def _read(text: str, places: bool) -> Any:
+    """Return the IRModule of TVMScript."""
+    import tvm
+
+    from .tvm.macros import macros
+    from .tvm.read import read_module
+
+    if not places:
+        with suppress(Exception):  # TVM's parser takes more, and tells the line of what is wrong
+            return read_module(text)
+    return tvm.script.from_source(text, extra_vars=macros())
 
 
 @cache

@@ -61,3 +61,14 @@ def gpu(tmp_path: Path) -> Callable[..., list[Any]]:
     if not torch.cuda.is_available():
         pytest.skip("needs an NVIDIA GPU")
     return partial(on_gpu, folder=tmp_path)
+
+
+@pytest.fixture
+def ours_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a test fail where a kernel's text is left to TVM's parser, which takes far longer."""
+    pytest.importorskip("tvm")
+
+    def refused(text: str, extra_vars: object) -> None:
+        raise AssertionError("our reader of TVMScript left a text to TVM's parser")
+
+    monkeypatch.setattr("tvm.script.from_source", refused)

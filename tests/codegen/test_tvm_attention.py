@@ -10,6 +10,8 @@ from weft.passes.tile.attention.paged import Attention, attention, decode, merge
 from weft.tests.codegen.attention_cases import Paged, expected, paged
 from weft.tests.codegen.tvm_cases import run
 
+pytestmark = pytest.mark.usefixtures("ours_reads")
+
 SHAPES = {
     "grouped": Attention(8, 2, 32), "wide": Attention(4, 1, 128),
     "bf16": Attention(4, 4, 16, kv="bf16"),

@@ -6,6 +6,8 @@ import pytest
 from weft.tests.codegen.kernel_cases import FAMILIES, SIZES, check, make
 from weft.tests.codegen.tvm_cases import run
 
+pytestmark = pytest.mark.usefixtures("ours_reads")
+
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_compiled_for_cpu(family: str) -> None:

@@ -17,6 +17,8 @@ from weft.ir.schedule import Schedule
 from weft.passes.tile.products.matmul import Matmul, blocks, matmul, schedule
 from weft.tests.codegen.tvm_cases import arrays, compile_one, run, tensors
 
+pytestmark = pytest.mark.usefixtures("ours_reads")
+
 CASES = {
     "plain": Matmul(64, 256), "whole_rows": Matmul(16, 64, block_k=64),
     "bf16": Matmul(40, 144, "bf16", rows=2, block_n=16, block_k=48, bias=True),
