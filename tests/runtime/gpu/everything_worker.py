@@ -4,7 +4,8 @@ that it has to go with: experts, keys in fp8, a shared prefix, a constraint, row
 A model so small that this is quick. Of three sequences that begin alike two read their keys whole,
 the prefix once for both, beside a third that selects its own in the same launch, and whose text is
 a choice. Prints one JSON object: tokens by the engine, tokens by the graph's meaning, the choice's
-text, and how many query rows read the prefix at once in a step that selects for another row.
+text, how many query rows read the prefix at once in a step that selects for another row, and the
+formats of keys and values.
 """
 
 from __future__ import annotations
@@ -125,7 +126,8 @@ def main() -> None:
         attend.whole = whole_rows(step, len(step.kv_lengths), True).tolist()
 
     expected = generate(ReferenceExecutor(shape, run, num_pages=32, before=before, **LIMITS))
-    print(json.dumps([found, expected, Letters().decode(found[2]), max(together)]))
+    formats = sorted({str(pool.dtype) for pool in device._pools})
+    print(json.dumps([found, expected, Letters().decode(found[2]), max(together), formats]))
 
 
 if __name__ == "__main__":
