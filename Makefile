@@ -20,9 +20,10 @@ $(VENV)/.dev: $(VENV)/.run
 run: $(VENV)/.run  ## compile and run the essay judge on the shipped tiny model
 	$(BIN)/weft run examples/essay_judge.weft --model tiny-dense --arg essay=@examples/data/essay.txt
 
-# Each worker keeps to one thread: pools that spin would take the cores from one another.
+# Each worker keeps to one thread: pools that spin would take the cores from one another. Bytecode is
+# kept, also where the environment says not to: hundreds of processes would compile weft anew.
 WORKERS ?= auto
-PYTEST = OMP_NUM_THREADS=1 WEFT_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 8 --dist worksteal
+PYTEST = PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 WEFT_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 8 --dist worksteal
 
 test: $(VENV)/.dev  ## the test suite, without slow and GPU tests
 	$(PYTEST) -m "not slow and not gpu"
