@@ -229,7 +229,7 @@ def device_executor(
             attention, memory,
         )  # fmt: skip
         executor.warm()
-        executor.record_single()
+        executor.record_first()
         return executor
 
 

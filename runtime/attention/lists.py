@@ -19,7 +19,7 @@ from .known_plans import KnownPlans
 from .plan import Batch, Rates, Shape, SinglePlans, WorkList, plan, plan_among
 from .prompt_tiles import prompt_tiles
 from .sparse_lists import FILLS, GROUP_ARRAYS, ROW_ARRAYS, SparseLists, SparseRows, fills
-from .ways import GROUPED, UNGROUPED, grouped
+from .ways import EITHER, GROUPED, UNGROUPED, grouped
 
 ARRAYS = (
     "item_row", "item_rows", "item_page", "item_low", "item_high", "row_query", "row_limit",
@@ -124,8 +124,8 @@ class AttentionLists:
         for halvings in range(parts.bit_length()):
             chunk = -(-whole // max(1, parts >> halvings) // granule) * granule
             found = self._planned(step, table, lengths, chunk, [way], recorded=True)
-            if found.way == GROUPED and room.way == UNGROUPED:
-                found = replace(found, way=UNGROUPED)  # which reads any list of its shape
+            if (room.way, found.way) == EITHER:
+                found = replace(found, way=UNGROUPED)
             same = found.apart if room.apart else found.way == room.way
             if room.takes(found) and same:
                 return found if found.seconds <= lists.seconds + LOSS else None
@@ -367,7 +367,7 @@ class Room:
             getattr(self, name) != getattr(other, name) for name in ("apart", "sparse", "attended")
         ):
             return False
-        if self.way != other.way and not self.apart:
+        if not (self.apart or self.way == other.way or (self.way, other.way) == EITHER):
             return False
         if self.logits < other.logits or bool(self.logits) != bool(other.logits):
             return False

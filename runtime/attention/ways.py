@@ -5,11 +5,12 @@ Their kernels are `passes.tile.attention.ways`; the planner chooses among them b
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
 
+from ..execution.recipe import Recipe
 from .cost import Rates, Shape, Way
 
 RATES = {
@@ -93,6 +94,9 @@ GROUPED, UNGROUPED = "grouped", "large"
 """The way of lists of the other whose items of few rows are all of one row, and short: a program
 reads as many of them as a small tile has rows (passes/tile/attention/grouped.py)."""
 
+EITHER = UNGROUPED, GROUPED
+"""A way, and the one whose lists its kernels read as well, as when rows have left one of many."""
+
 PLACES, FULL, SHORT = 264, 0.84, 192
 """Programs that have room beside large tiles, two a multiprocessor; the part of the places of all
 their rounds that is taken then at least; and keys that an item has at most. Of 128 rows of eight
@@ -145,3 +149,14 @@ def measured(shapes: Iterable[tuple[str, Shape]]) -> list[Way]:
 
     return [Way(name, shape, rates(name, shape), name not in SHARED, name in SHARED,
                 alone(name, shape)) for name, shape in shapes]  # fmt: skip
+
+
+def had_by(ways: Sequence[Way], recipes: Sequence[Recipe]) -> list[Way]:
+    """Return the ways that the kernels of all recipes have: `apart` ones for lists of items of few
+    rows, others for those of many; none of them, if none is left for one of both."""
+
+    def had(way: Way) -> bool:
+        return all(way.name in recipe.ways for recipe in recipes if recipe.apart != way.many)
+
+    found = [way for way in ways if had(way)]
+    return found if {way.many for way in found} == {False, True} else []

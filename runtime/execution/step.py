@@ -63,12 +63,16 @@ class StepInput:
         return self.tokens.shape[0] == self.kv_lengths.shape[0]
 
 
-def single(length: int, page_size: int) -> StepInput:
-    """Return a decode step of one sequence of so many tokens, in the first pages."""
-    zero, one = torch.zeros(1, dtype=torch.int32), torch.ones(1, dtype=torch.int32)
-    pages = torch.arange(-(-length // page_size), dtype=torch.int32)[None]
-    starts = torch.arange(2, dtype=torch.int32)
-    return StepInput(zero, one * (length - 1), zero, starts, one * length, pages, zero)
+def decode_step(rows: int, length: int, page_size: int, shared: int = 0) -> StepInput:
+    """Return a decode step of so many sequences of `length` tokens, in the first pages; their first
+    `shared` tokens, in whole pages, are the same."""
+    common = shared // page_size
+    own = -(-length // page_size) - common
+    pages = torch.arange(common + rows * own, dtype=torch.int32)
+    table = torch.cat([pages[:common].expand(rows, -1), pages[common:].view(rows, own)], 1)
+    each, starts = torch.ones(rows, dtype=torch.int32), torch.arange(rows + 1, dtype=torch.int32)
+    zeros = torch.zeros_like(each)
+    return StepInput(zeros, each * (length - 1), zeros, starts, each * length, table, starts[:-1])
 
 
 class ModelExecutor(Protocol):

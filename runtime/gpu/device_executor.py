@@ -18,7 +18,7 @@ from ..attention.cost import Shape, Way
 from ..attention.grown_lists import PAGES, Lists
 from ..attention.lists import AttentionLists, Fitting, Room
 from ..attention.sparse_lists import SparseLists
-from ..attention.ways import GROUPED
+from ..attention.ways import GROUPED, had_by
 from ..devices.device import device_errors
 from ..devices.graphs import Recorder, Rerun
 from ..devices.staging import Layout, Staging
@@ -30,11 +30,12 @@ from ..execution.ranks import peers
 from ..execution.recipe import Recipe
 from ..execution.slot_copies import COPIED, SlotCopies
 from ..execution.sparse_decode import SparseDecode, grouped
-from ..execution.step import StepInput, single
+from ..execution.step import StepInput
 from ..execution.timing import BoundLaunch, event_seconds, graph_seconds, host_seconds, once_seconds
 from ..execution.weights import Weight
 from ..schedule.held_rows import HeldRows
 from .drawn import Drawn
+from .first_steps import first_prompt, first_steps
 from .greedy_draws import GreedyDraws
 from .listed_head import ListedHead
 from .page_copies import PageCopies
@@ -47,10 +48,6 @@ ENTRIES = 1 << 18
 
 SLOTS = 16384
 """States that attention's parts may leave in memory: 16.6 KB each with 32 heads of 128."""
-
-
-SOME_PAGES = 8
-"""Pages of a row that is recorded ahead: as most rows of a short prompt and answer are."""
 
 
 class DeviceExecutor(CompiledExecutor):
@@ -116,7 +113,7 @@ class DeviceExecutor(CompiledExecutor):
         recipes = [recipe for _, recipe in self._recipes]
         self._lists = AttentionLists(
             shape, tuple(windows), self.device, SLOTS, sparse=chosen, prompts=True,
-            ways=_had(ways, recipes),
+            ways=had_by(ways, recipes),
             grouped=all(GROUPED in recipe.ways for recipe in recipes if not recipe.apart),
         )  # fmt: skip
         self._staging = Staging(1 << 22, self.device, carry)
@@ -169,8 +166,7 @@ class DeviceExecutor(CompiledExecutor):
                 self._latest = recorded
                 self.drawn.greedy = asked
                 return recorded.logits[:asked]
-        copied = self._slot_copies.lists(step.copies) if self._slot_copies else {}
-        lists = replace(lists, arrays={**copied, **lists.arrays})
+        lists = self._copied(step, lists)
         room = self._rooms.of(step, lists)
         recorded = room and self._prompts.find(room, self._record)
         if recorded:
@@ -181,6 +177,11 @@ class DeviceExecutor(CompiledExecutor):
         launches, logits = recipe.flow(**sent, by_address=True)
         self._run_all(recipe, self._copying(recipe, launches, sent["inputs"]))
         return logits
+
+    def _copied(self, step: StepInput, lists: Lists) -> Lists:
+        """Return a step's lists, and those of the slots that it copies."""
+        copied = self._slot_copies.lists(step.copies) if self._slot_copies else {}
+        return replace(lists, arrays={**copied, **lists.arrays})
 
     def _copying(
         self, recipe: Recipe, launches: Iterable[Launch], inputs: Mapping[str, Any]
@@ -266,16 +267,17 @@ class DeviceExecutor(CompiledExecutor):
                     function, arguments = of_rows(routine, values, rows)
                     function(*arguments)
 
-    def record_single(self) -> None:
-        """Record decode steps of one row, of a page, of some and of many, before anyone waits for
-        them; ranks do so together. What selects its keys is recorded when it comes."""
+    def record_first(self) -> None:
+        """Record steps of usual kinds, before anyone waits for them; ranks do so together. What
+        selects its keys is recorded when it comes."""
         if self._lists.sparse is None:
-            some = min(SOME_PAGES * self.page_size, self.context_length)
-            for length in dict.fromkeys((1, some, self.context_length)):
-                room = self._lists.room(
-                    1, self._lists.plan(single(length, self.page_size)), ENTRIES
-                )
+            for step in first_steps(self.page_size, self.context_length, self._sizes[-1]):
+                size = self._sizes[bisect_left(self._sizes, step.tokens.shape[0])]
+                room = self._lists.room(size, self._lists.plan(step), ENTRIES)
                 self._recorded.keep(room, self._record)
+            step = first_prompt(self.page_size)
+            if room := self._rooms.of(step, self._copied(step, self._lists.plan(step))):
+                self._prompts.keep(room, self._record)
 
     def seconds(self, run: Callable[[], None]) -> float:
         """Return how long some launches take on this device."""
@@ -369,17 +371,6 @@ def _fitting(recipes: Sequence[tuple[int, Recipe]], rows: int, apart: bool) -> R
     """Return the first recipe that takes a decode step's rows and lists; the last takes any."""
     fitting = (recipe for limit, recipe in recipes if rows <= limit and (apart or not recipe.apart))
     return next(fitting, recipes[-1][1])
-
-
-def _had(ways: Sequence[Way], recipes: Sequence[Recipe]) -> list[Way]:
-    """Return the ways that the kernels of all recipes have: `apart` ones for lists of items of few
-    rows, others for those of many; none of them, if none is left for one of both."""
-
-    def had(way: Way) -> bool:
-        return all(way.name in recipe.ways for recipe in recipes if recipe.apart != way.many)
-
-    found = [way for way in ways if had(way)]
-    return found if {way.many for way in found} == {False, True} else []
 
 
 _SENT = ("tokens", "positions", "slots", "logits_rows")

@@ -267,8 +267,12 @@ def test_lists_whose_items_have_several_rows_once_others_left_are_read_item_by_i
         return lists.plan(decode_step(lengths.tolist(), table.tolist()))
 
     assert later(0, [*range(128)]).way == GROUPED
-    assert later(1, [*range(128)]).way == later(2, [*range(1, 128)]).way == GROUPED
+    assert later(1, [*range(128)]).way == GROUPED
+    room = lists.room(128, later(2, [*range(1, 128)]), 1 << 18)
     assert lists._last is not None
+    assert room.way == GROUPED  # and what reads items one by one reads these as well
+    assert replace(room, way=UNGROUPED).holds(room) and not room.holds(replace(room, way=UNGROUPED))
+    assert not replace(room, way="largest").holds(room)
     left = later(3, [*range(13, 128)])  # three of the first tree
     assert left.way == UNGROUPED and 3 in left.arrays["plan_item_rows"]
 

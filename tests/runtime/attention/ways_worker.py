@@ -27,7 +27,7 @@ from weft.passes.tile.gpu_schedules import gpu_step_kernels
 from weft.passes.tile.regimes import lower_for_gpu, merge_kernels
 from weft.runtime.attention.cost import Batch, Way
 from weft.runtime.attention.plan import WorkList, build, flat
-from weft.runtime.execution.step import single
+from weft.runtime.execution.step import decode_step
 from weft.tests.quick_interpreter import quicken
 
 quicken()
@@ -65,7 +65,7 @@ def main() -> None:
         found = {}
         for way in few:
             device._lists._choice, device._lists._last = [way], None
-            found[way.name] = device.forward(single(keys, device.page_size)).clone()
+            found[way.name] = device.forward(decode_step(1, keys, device.page_size)).clone()
             assert device._latest.room.way == way.name
         first = found.pop("three")
         firsts.append(first)
