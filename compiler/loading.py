@@ -161,16 +161,8 @@ def compiled_executor(
     step = max(regime.function["memory"]["bytes"] for regime in every)
     require_host_room(checkpoint.name, weight_dtype(options), size, options.kv_memory, step)
     weights = load_weights(functions, tensor_source(checkpoint, options), progress=progress)
-    pays = attention if any(regime.sparse for regime in regimes) else None
-    pages, keys = page_count(checkpoint, options, pays), {}
-    if pays is not None and pays.offload:
-        from ..runtime.execution.key_device import SimulatedKeys
-        from .key_offload import offloaded_keys
-
-        device = SimulatedKeys(options.kv_memory)
-        keys = offloaded_keys(checkpoint, regimes, options, pays, PAGE_SIZE, device).arguments
-    else:
-        keys["sparse"] = sparse_decode(attention, regimes, checkpoint, options, pages, PAGE_SIZE)
+    pages = page_count(checkpoint, options, attention if _selects(regimes) else None)
+    keys = _keys(checkpoint, regimes, options, attention, pages, "cpu", options.kv_memory)
     if options.tune == "cached":
         keys["products"] = host_products(weights, options)
     executor = CompiledExecutor(
@@ -251,17 +243,9 @@ def executor_on(
     weights = load_weights(functions, source, device, progress)
     page = page_size(options)
     shape = attention_shape(config, page, TORCH[kv].itemsize)
-    keys: dict[str, Any] = {}
-    pays = attention if any(regime.sparse for regime in regimes) else None
-    if pays is not None and pays.offload:
-        from ..runtime.execution.key_device import CudaKeys, SimulatedKeys
-        from .key_offload import offloaded_keys
-
-        place = SimulatedKeys(memory) if device == "cpu" else CudaKeys(memory, device)
-        keys = offloaded_keys(checkpoint, regimes, options, pays, page, place).arguments
+    keys = _keys(checkpoint, regimes, options, attention, pages, device, memory)
+    if "host" in keys:
         pages = keys["host"].room.pages
-    else:
-        keys["sparse"] = sparse_decode(attention, regimes, checkpoint, options, pages, page, device)
     return DeviceExecutor(
         config, [(regime.rows, regime.function) for regime in regimes], kernels, weights, shape,
         num_pages=pages, max_batch=options.max_batch,
@@ -270,6 +254,28 @@ def executor_on(
         max_logits=dict(regimes[-1].extents)["R"],
         **keys,
     )  # fmt: skip
+
+
+def _keys(
+    checkpoint: Checkpoint, regimes: list[Regime], options: Options, attention: Attention | None,
+    pages: int, device: str, memory: int,
+) -> dict[str, Any]:  # fmt: skip
+    """Return an executor's arguments for sparse attention; where keys lie in host memory, `memory`
+    bytes of the device are for what it has of them."""
+    page = page_size(options)
+    if attention is None or not attention.offload or not _selects(regimes):
+        sparse = sparse_decode(attention, regimes, checkpoint, options, pages, page, device)
+        return {"sparse": sparse}
+    from ..runtime.execution.key_device import CudaKeys, SimulatedKeys
+    from .key_offload import offloaded_keys
+
+    place = SimulatedKeys(memory) if device == "cpu" else CudaKeys(memory, device)
+    return offloaded_keys(checkpoint, regimes, options, attention, page, place).arguments
+
+
+def _selects(regimes: list[Regime]) -> bool:
+    """Return whether sparse attention pays in any kind of step."""
+    return any(regime.sparse for regime in regimes)
 
 
 def device_sampler(executor: ModelExecutor, kernels: Mapping[str, Any]) -> SampleKernel:
