@@ -111,6 +111,7 @@ def _run(options: RunOptions) -> None:
         rows, remark = completed(read_rows(options.rows), arguments)
         if remark and not options.quiet:
             remarks().print(remark, markup=False)
+    gc.unfreeze()  # what an earlier run of this process left may go
     start = perf_counter()
     executable = _compile(options, 1 if rows is None else len(rows))
     if options.trace is not None and executable.engine.trace is None:

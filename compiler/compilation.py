@@ -32,6 +32,7 @@ from .loading import (
     device_executor,
     device_sampler,
     join_ranks,
+    loaded,
     reference_executor,
     require_gpu,
     serve,
@@ -248,6 +249,9 @@ class Compilation:
     @cached_property
     def executor(self) -> ModelExecutor:
         """The model in memory, ready for steps."""
+        return loaded(self._load)
+
+    def _load(self) -> ModelExecutor:
         checkpoint = self._need_checkpoint()
         if self.options.executor == "reference":
             join_ranks(self.options, self.launch, lambda: self.lowering.rank_graph)

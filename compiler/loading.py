@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn
+from weakref import WeakSet
 
 from ..frontend.checkpoint import Checkpoint
 from ..ir.core import Module
@@ -22,6 +24,23 @@ if TYPE_CHECKING:
     from ..runtime.execution.step import ModelExecutor, StepInput
     from ..runtime.execution.weights import Progress, TensorSource
     from ..runtime.gpu.device_executor import DeviceExecutor
+
+
+_in_memory: WeakSet[Any] = WeakSet()
+
+
+def loaded(load: Callable[[], ModelExecutor]) -> ModelExecutor:
+    """Load a model, once the memory of those that nobody holds any more is free.
+
+    An executor and what schedules its steps name each other, and Python looks for such circles by
+    how many objects were made, not by their bytes: a notebook that compiles anew would hold two
+    models, which a GPU has no room for.
+    """
+    if _in_memory:
+        gc.collect()
+    executor = load()
+    _in_memory.add(executor)
+    return executor
 
 
 class NoPage(CapacityError):
