@@ -20,7 +20,7 @@ from ..ir.core import Operation
 from ..ir.diagnostics import CapacityError, KernelError, Warning
 from ..ir.printer import print_operation
 from ..ir.schedule import Schedule
-from .cache import KernelCache, default_folder, host_signature, key_of, named_cpu
+from .cache import CacheFull, KernelCache, default_folder, host_signature, key_of, named_cpu
 from .kernel import BuildStatistics, Kernel
 from .threads import ensure_threads
 from .tvm.emit import emit_tvm, identifier, kernel_name
@@ -148,22 +148,32 @@ def _library(
     cache: KernelCache,
     report: Report | None,
 ) -> tuple[Path, bool]:
-    """Return the library under a key, and whether it was there already."""
+    """Return the library under a key, and whether it was there already; where the cache takes
+    none, it lies in a temporary folder, and the user is told."""
+
+    def unkept(why: str, hint: str = "give another folder (WEFT_CACHE)") -> Path:
+        _report(Warning(f"{why}; kernels are not kept", hint=hint), report)
+        return Path(tempfile.mkdtemp(prefix="weft-kernels-"))
+
     found = cache.find(key)
     if found is not None:
         return found, True
-    if not cache.writable():
-        message = f"the kernel cache {cache.folder} cannot be written; kernels are not kept"
-        _report(Warning(message, hint="give another folder (WEFT_CACHE)"), report)
-        folder = tempfile.mkdtemp(prefix="weft-kernels-")
-        return _build(emitters, names, Path(folder)), False
+    try:
+        if not cache.writable():
+            folder = unkept(f"the kernel cache {cache.folder} cannot be written")
+            return _build(emitters, names, folder), False
+    except CacheFull as full:
+        return _build(emitters, names, unkept(full.message, full.hint_text)), False
     with cache.locked(key):
         found = cache.find(key)
         if found is not None:
             return found, True
         with tempfile.TemporaryDirectory(prefix="weft-build-") as folder:
             built = _build(emitters, names, Path(folder))
-            return cache.put(key, built, {"kernels": names}), False
+            try:
+                return cache.put(key, built, {"kernels": names}), False
+            except CacheFull as full:  # what took so long serves this run at least
+                return Path(shutil.copy(built, unkept(full.message, full.hint_text))), False
 
 
 def _build(emitters: Sequence[Emitter], names: list[str], folder: Path) -> Path:

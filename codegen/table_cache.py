@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from .cache import KernelCache, default_folder
+from .cache import CacheFull, KernelCache, default_folder
 
 _MARK = 32
 """Bytes of the digest that stands before the data."""
@@ -16,7 +17,8 @@ _MARK = 32
 class TableCache:
     """Implements `ir.constraint_tables.Store`: files `<key>.table`; None is the user's folder.
 
-    A file that is not whole counts as none, and a folder that cannot be written keeps nothing.
+    A file that is not whole counts as none, and a folder that cannot be written keeps nothing,
+    nor does a full one: a table takes less to make than a run that ends for it.
     """
 
     folder: Path | None = None
@@ -34,8 +36,9 @@ class TableCache:
         """Keep data under a key; others see the old file or the whole new one."""
         path = self._path(key)
         cache = KernelCache(path.parent)
-        if cache.writable():
-            cache.write(path, hashlib.sha256(data).digest() + data)
+        with suppress(CacheFull):
+            if cache.writable():
+                cache.write(path, hashlib.sha256(data).digest() + data)
 
     def _path(self, key: str) -> Path:
         return (self.folder or default_folder()) / f"{key}.table"

@@ -120,6 +120,23 @@ def test_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_full_disk_of_the_cache_loses_no_kernel(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    if when == "before":
+        monkeypatch.setattr(cache_module.tempfile, "TemporaryFile", full)
+    else:
+        monkeypatch.setattr(cache_module.os, "replace", full)
+    heard: list[str] = []
+    works(build(tmp_path, report=lambda warning: heard.append(str(warning))))
+    assert len(heard) == 1 and "No space left" in heard[0] and "WEFT_CACHE" in heard[0]
+    assert not [*tmp_path.glob("*.so"), *tmp_path.glob("*.json")]
+
+
 def test_full_disk_of_temporary_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """LLVM ends the process there, so nothing is compiled."""
     usage = shutil.disk_usage(tmp_path)._replace(free=4096)

@@ -1,5 +1,7 @@
 """compile-constraints: tables named in the plan, openings in the prompt, reasons, the store."""
 
+import errno
+
 import pytest
 from weft.codegen.table_cache import TableCache
 from weft.compiler import Compilation
@@ -102,5 +104,15 @@ def test_a_folder_that_cannot_be_written_keeps_nothing(tmp_path):
     blocked = tmp_path / "file"
     blocked.write_text("not a folder")
     cache = TableCache(blocked)
+    cache.put("key", b"data")
+    assert cache.find("key") is None
+
+
+def test_a_full_disk_keeps_nothing_and_ends_no_run(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("weft.codegen.cache.os.replace", full)
+    cache = TableCache(tmp_path)
     cache.put("key", b"data")
     assert cache.find("key") is None
