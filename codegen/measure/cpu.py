@@ -28,7 +28,10 @@ STREAM_BYTES = 256 << 20
 BEYOND = 4
 """How many times the last cache's size that buffer has at least: servers have 300 MiB of cache."""
 
-FMA_LANES, FMA_ROUNDS = 192, 500_000
+FMA_CHAINS, FMA_ROUNDS = 12, 500_000
+"""Vectors that are multiplied and added to in turn: each of two units has a result some four cycles
+later, and sixteen registers hold them all."""
+
 LAUNCHES = 2000
 PAIRS, CALLS = 2, 200
 """Pairs of threads that share the interpreter, and what each thread does how often."""
@@ -216,12 +219,19 @@ def _matmul(dtype: str, size: int = 1024) -> list[Measure]:
     return [Measure(_repeated(lambda: torch.mm(a, b, out=out), 4), 4 * 2.0 * size**3)]
 
 
+def fma_lanes() -> int:
+    """Return the lanes of the chains together: of 16 a vector with AVX-512, of 8 else."""
+    from ..tvm.registers import vector_registers
+
+    return FMA_CHAINS * (16 if vector_registers(16) > FMA_CHAINS else 8)
+
+
 def _fma(kernel: Any, threads: int) -> Measure:
     """Chains of FMAs in registers, a program a thread."""
     import torch
 
-    out = torch.empty(threads, FMA_LANES)
-    flops = 2.0 * FMA_LANES * FMA_ROUNDS * threads
+    out = torch.empty(threads, fma_lanes())
+    flops = 2.0 * fma_lanes() * FMA_ROUNDS * threads
     return Measure(_repeated(lambda: kernel.launch(threads, FMA_ROUNDS, out), 1), flops)
 
 
@@ -302,7 +312,7 @@ def probe_kernels(threads: int, cache: Path | None = None) -> dict[str, Any]:
         [
             (_kernel(_EMPTY.replace("NAME", "empty_serial")), serial),
             (_kernel(_EMPTY.replace("NAME", "empty_parallel")), parallel),
-            (_kernel(_FMA), parallel),
+            (_kernel(_FMA.replace("LANES", str(fma_lanes()))), parallel),
         ],
         cache=cache,
     )
@@ -322,19 +332,19 @@ tile.kernel name = @NAME, grid = ["G"], requires = ["G >= 1"], writes = ["out"] 
 }
 """
 
-_FMA = f"""
-tile.kernel name = @fma, grid = ["G"], requires = ["G >= 1"], writes = ["out"] {{
-|%G: index, %R: index, %out: buffer<f32, [G, {FMA_LANES}]>|
+_FMA = """
+tile.kernel name = @fma, grid = ["G"], requires = ["G >= 1"], writes = ["out"] {
+|%G: index, %R: index, %out: buffer<f32, [G, LANES]>|
   %pid = tile.program_id axis = 0 : index
-  %lane = tile.iota : tile<i32, [{FMA_LANES}]>
-  %start = tile.map %lane, expr = "f32(a)" : tile<f32, [{FMA_LANES}]>
+  %lane = tile.iota : tile<i32, [LANES]>
+  %start = tile.map %lane, expr = "f32(a)" : tile<f32, [LANES]>
   %zero = tile.full value = 0 : index
-  %end = tile.for %zero, %R, %start, step = 1 {{
-  |%i: index, %x: tile<f32, [{FMA_LANES}]>|
-    %y = tile.map %x, expr = "a * 0.999 + 0.5" : tile<f32, [{FMA_LANES}]>
+  %end = tile.for %zero, %R, %start, step = 1 {
+  |%i: index, %x: tile<f32, [LANES]>|
+    %y = tile.map %x, expr = "a * 0.999 + 0.5" : tile<f32, [LANES]>
     tile.yield %y
-  }} : tile<f32, [{FMA_LANES}]>
+  } : tile<f32, [LANES]>
   tile.store %out, %pid, %lane, %end
   tile.return
-}}
+}
 """

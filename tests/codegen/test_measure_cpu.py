@@ -1,6 +1,6 @@
 """The CPU's probes run, and calibration turns them into a description that loads again."""
 
-from weft.codegen.measure.cpu import FMA_LANES, FMA_ROUNDS, Measure, cpu_probes
+from weft.codegen.measure.cpu import FMA_ROUNDS, Measure, cpu_probes, fma_lanes
 from weft.cost_model.calibrate import calibrate
 from weft.cost_model.hardware_file import dumps, load, parse, save
 from weft.tuning.machine import host_probes
@@ -9,7 +9,7 @@ from weft.tuning.machine import host_probes
 def test_probes_become_a_hardware_file(tmp_path) -> None:
     probes = cpu_probes(1, tmp_path)
     assert probes.memories[-1].name == "memory"
-    assert probes.vector["f32"][0].amount == 2 * FMA_LANES * FMA_ROUNDS
+    assert probes.vector["f32"][0].amount == 2 * fma_lanes() * FMA_ROUNDS
     machine = calibrate("here", [probes], versions=probes.versions, device=probes.device, rounds=2)
     save(machine, tmp_path / "here.json")
     assert load(tmp_path / "here.json") == machine
