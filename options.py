@@ -263,7 +263,7 @@ class Options:
             raise BadOption(problem=problem)
         for name in ("gpu_memory", "kv_host_memory", "seed"):
             if getattr(self, name) < 0:
-                raise BadOption(problem=f"{name} must not be negative, not {getattr(self, name)}")
+                raise BadOption(problem=f"{name} must be 0 or more, not {getattr(self, name)}")
 
     def _check_memories(self) -> None:
         """Raise BadOption for bounds of memory that do not go with each other or with the rest."""
