@@ -22,6 +22,10 @@ several rows and of one. With 3,813 of 4,096 words the head took .88 to .97 of t
 and 16 rows, 1.13 for one, whose weights are all that it waits for: with 2,048 .76 (an AMD machine,
 one thread, behind 21 MB of other weights)."""
 
+FORBIDDEN, LEAST_ALLOWED = -1.0e30, -5.0e29
+"""The logit of a word that a mask forbids, and the least that an allowed one counts as: where all
+allowed words have -inf, one of them is drawn."""
+
 FEW = 8
 """A few words are at most one of so many."""
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-MASKED = -1e30
+from ...ir.token_masks import FORBIDDEN, LEAST_ALLOWED
 
 SampleKernel = Callable[
     [Tensor, Tensor | None, Tensor, Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]
@@ -55,7 +55,9 @@ def sample_rows(
     Returns tokens, their log-probability in the unmasked softmax at temperature 1, and the
     margin by which the largest allowed logit leads.
     """
-    masked = logits if bitmask is None else logits.masked_fill(~allowed(bitmask, logits), MASKED)
+    masked = logits.clamp(min=LEAST_ALLOWED)
+    if bitmask is not None:
+        masked = masked.masked_fill(~allowed(bitmask, logits), FORBIDDEN)
     best = torch.topk(masked, min(2, masked.shape[1]), dim=1).values
     margin = best[:, 0] - best[:, -1]
     tokens = masked.argmax(1)

@@ -222,7 +222,9 @@ def combine(rng: np.random.Generator, t: int, residual: bool, partial: bool = Fa
 def _vocabulary(rng: np.random.Generator, r: int, vocab: int) -> tuple[np.ndarray, np.ndarray]:
     allowed = rng.random((r, vocab)) < 0.6
     allowed[:, 5] = True
-    return (3 * normal(rng, r, vocab)).astype("f4"), allowed
+    logits = (3 * normal(rng, r, vocab)).astype("f4")
+    logits[-1:][allowed[-1:]] = -np.inf
+    return logits, allowed
 
 
 def argmax_masked(rng: np.random.Generator, r: int) -> Case:

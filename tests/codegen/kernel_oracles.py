@@ -52,7 +52,7 @@ def dispatched(chosen: np.ndarray, experts: int) -> tuple[np.ndarray, np.ndarray
 
 
 def masked(logits: np.ndarray, allowed: np.ndarray) -> np.ndarray:
-    return np.where(allowed, logits.astype("f8"), -1e30)
+    return np.where(allowed, np.maximum(logits.astype("f8"), -5e29), -1e30)
 
 
 def packed(allowed: np.ndarray) -> np.ndarray:

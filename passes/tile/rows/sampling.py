@@ -2,9 +2,9 @@
 
 A row of logits is walked in blocks of [words, 32], so that a block meets its mask bits word by
 word. Nothing is sorted: thresholds are found by a search over the bit patterns of floats, which
-is exact. Masked logits are -1e30. One program a row; R rows. `words` is the block: 4 suits a CPU,
-256 with 16 warps a GPU, which draws few rows greedily, and samples, in parts (`sampling_parts`,
-`sampling_rounds`).
+is exact. A forbidden word counts less than any allowed one, also one of -inf. One program a row; R
+rows. `words` is the block: 4 suits a CPU, 256 with 16 warps a GPU, which draws few rows greedily,
+and samples, in parts (`sampling_parts`, `sampling_rounds`).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from contextlib import contextmanager
 
 from ....ir.core import Operation, Value
 from ....ir.schedule import Schedule
-from ....ir.token_masks import few_words
+from ....ir.token_masks import FORBIDDEN, LEAST_ALLOWED, few_words
 from ..builder import KernelBuilder, Loop
 
 LOG2E = 1.4426950408889634
@@ -147,7 +147,7 @@ class RowWalk:
         held = b.map(f"a < {-(-self.vocab // 32)}", word)
         bits = b.expand(b.load(self.allowed, self.row, word, mask=held, hint="bits"), 1)
         open_ = b.map("((a >> b) & 1) != 0", bits, self.bit, dtype="bool", hint="open")
-        text = f"where(b, where(a, c, -1.0e30), {LEAST!r})"
+        text = f"where(b, where(a, max(c, {LEAST_ALLOWED!r}), {FORBIDDEN!r}), {LEAST!r})"
         return b.map(text, open_, inside, raw, hint="logit")
 
     def _lanes(self, value: float, dtype: str = "f32") -> Value:
