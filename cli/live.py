@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from threading import Timer
+from threading import Event, Thread
 from time import perf_counter
 from typing import Any
 
@@ -102,23 +103,32 @@ PATIENCE = 4.0
 """Seconds after which something that takes long is said to."""
 
 
-def compiling(quiet: bool = False) -> AbstractContextManager[None]:
-    """Say what takes so long, once, where compiling does."""
+def compiling(quiet: bool = False, target: str = "cpu") -> AbstractContextManager[None]:
+    """Say what takes so long, once, where compiling does: on a CPU, what has its kernels already
+    never imports the compiler."""
     said = "still compiling: the first run of a model on a machine makes its kernels"
-    return waiting(said, quiet)
+    return waiting(said, quiet, lambda: target != "cpu" or "tvm" in sys.modules)
 
 
 @contextmanager
-def waiting(said: str, quiet: bool = False) -> Iterator[None]:
-    """Say `said`, once, where what is done meanwhile takes longer than PATIENCE."""
-    timer = Timer(PATIENCE, lambda: remarks().print(said, style="dim"))
-    timer.daemon = True
+def waiting(
+    said: str, quiet: bool = False, holds: Callable[[], bool] = lambda: True
+) -> Iterator[None]:
+    """Say `said`, once, where what is done meanwhile takes longer than PATIENCE and it holds."""
+    ended = Event()
+
+    def tell() -> None:
+        while not ended.wait(PATIENCE):
+            if holds():
+                remarks().print(said, style="dim")
+                return
+
     if not quiet:
-        timer.start()
+        Thread(target=tell, daemon=True).start()
     try:
         yield
     finally:
-        timer.cancel()
+        ended.set()
 
 
 def label_of(name: str, path: tuple[Any, ...]) -> str:

@@ -154,7 +154,7 @@ def _compile(options: RunOptions, batch: int) -> Executable:
     if options.threads:
         chosen = chosen.changed(threads=options.threads)
     hidden = options.quiet or options.json
-    with compiling(hidden or is_remote(options.model)), LoadingBar(hidden) as bar:
+    with compiling(hidden or is_remote(options.model), options.target), LoadingBar(hidden) as bar:
         return compile(
             options.file,
             options.model,

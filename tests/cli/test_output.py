@@ -3,6 +3,7 @@
 import json
 from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from typer.testing import CliRunner
@@ -123,12 +124,13 @@ def test_what_takes_long_is_told_once_and_what_does_not_is_not(monkeypatch):
             heard.set()
 
     monkeypatch.setattr(live, "remarks", Remarks)
-    for quiet, patience in ((True, 0.0), (False, 60.0)):
+    for quiet, patience, compiler in ((True, 0.0, True), (False, 60.0, True), (False, 0.01, False)):
         monkeypatch.setattr(live, "PATIENCE", patience)
+        monkeypatch.setattr(live, "sys", SimpleNamespace(modules={"tvm"} if compiler else set()))
         with live.compiling(quiet):
             assert not heard.wait(0.05)
-    monkeypatch.setattr(live, "PATIENCE", 0.0)
     with live.compiling():
+        live.sys.modules.add("tvm")  # it was slow before it began to compile
         assert heard.wait(10)
     assert len(said) == 1 and said[0].startswith("still compiling")
 
@@ -137,7 +139,7 @@ def test_what_takes_long_is_told_once_and_what_does_not_is_not(monkeypatch):
 def test_of_remote_models_it_is_not_said_that_kernels_are_made(model, monkeypatch):
     heard = []
 
-    def compiling(hidden):
+    def compiling(hidden, target):
         heard.append(hidden)
         return nullcontext()
 
