@@ -14,8 +14,10 @@ from ..ir.source import Source, Span
 from .mistake_examples import EXAMPLES
 from .strings import Origin
 from .syntax_errors import (
-    MalformedExpression,
+    Comprehension,
+    MalformedInterpolation,
     MalformedLet,
+    PrefixedString,
     ReservedWord,
     StrangeCharacter,
     UnclosedString,
@@ -32,12 +34,24 @@ def explain(
     if isinstance(error, UnexpectedCharacters):
         return _unexpected_character(error, text, span, source)
     token = error.token  # type: ignore[attr-defined]
-    kind = MalformedExpression if start == "expression" else _named(error, parser)
+    kind = _as_in_python(error, text) or (
+        MalformedInterpolation if start == "expression" else _named(error, parser)
+    )
     if kind is MalformedLet and (unknown := _unknown_statement(span, source)):
         return unknown
     if _stands_for_a_name(error, text):
         return ReservedWord(word=str(token), span=span, source=source)
     return kind(found=_found(token.type, str(token)), span=span, source=source)
+
+
+def _as_in_python(error: UnexpectedInput, text: str) -> type[WeftSyntaxError] | None:
+    """Return the mistake of what is right in Python, wherever it stands."""
+    token, before = error.token, text[: error.pos_in_stream]  # type: ignore[attr-defined]
+    if token.type in {"STRING", "LONG_STRING"} and re.search(r"\b[fFrRbBuU]{1,2}$", before):
+        return PrefixedString
+    if token.type == "_FOR" and re.search(r"[\[(][^\])]*\S\s*$", before.rpartition("\n")[2]):
+        return Comprehension
+    return None
 
 
 _BESIDE_A_NAME = {"NAME", "RPAR", "LONG_STRING", "_NL"}
@@ -146,4 +160,14 @@ def _unexpected_character(
     rest = text[error.pos_in_stream or 0 :]
     if rest[:1] in {'"', "'"}:
         return UnclosedString(span=span, source=source)
-    return StrangeCharacter(found=repr(rest[:1]), span=span, source=source)
+    hints = (hint for characters, hint in _FOREIGN.items() if rest[:1] in characters)
+    known: dict[str, Any] = {"hint": hint} if (hint := next(hints, None)) else {}
+    return StrangeCharacter(found=repr(rest[:1]), span=span, source=source, **known)
+
+
+_FOREIGN = {
+    "“”„«»‘’`": "strings take straight quotes: \"...\" or '...'",
+    "{};": "a block is what is indented below a colon, and a statement ends with its line",
+    "!&": "conditions are joined by and, or and not",
+}
+"""What is meant by characters of other languages."""

@@ -76,6 +76,7 @@ class UnexpectedIndentation(WeftSyntaxError):
     """An indented line below a line that opens no block."""
 
     template = "this line is indented, but the line above opens no block"
+    hint = "the statements of a block begin at one column; a tab counts as eight spaces"
 
 
 class ReservedWord(WeftSyntaxError):
@@ -257,6 +258,27 @@ class MalformedExpression(WeftSyntaxError):
     """An expression that breaks off or goes on where it cannot."""
 
     template = "{found} does not fit an expression"
+
+
+class MalformedInterpolation(WeftSyntaxError):
+    """Braces in a string that hold no expression."""
+
+    template = "{found} does not fit an expression in braces"
+    hint = 'values are inserted as they are: "Score: {{points}}"; doubled braces are text'
+
+
+class PrefixedString(WeftSyntaxError):
+    """A string with a letter before it, as Python's f"..."."""
+
+    template = "a string has no letter before it"
+    hint = 'values stand in the braces of any string: "Hello {{name}}"'
+
+
+class Comprehension(WeftSyntaxError):
+    """A loop inside a list or between parentheses."""
+
+    template = "lists have no loops in them"
+    hint = "build it in a loop: let found: list[str] = [], for x in xs:, found += [x]"
 
 
 class MisplacedStatement(WeftSyntaxError):
