@@ -18,7 +18,6 @@ class Tier:
 
     name: str
     bandwidth: Rate
-    capacity: float
 
 
 @dataclass(frozen=True)
@@ -45,10 +44,7 @@ class Hierarchy:
         A far level is represented by its main memory; its bandwidth is the link's.
         """
         place = hardware.level(level)
-        tiers = [
-            Tier(f"{place.name}.{memory.name}", memory.read, memory.capacity)
-            for memory in place.memories
-        ]
+        tiers = [Tier(f"{place.name}.{memory.name}", memory.read) for memory in place.memories]
         seen, todo = {place.name}, [place.name]
         while todo:
             target = todo.pop(0)
@@ -57,7 +53,7 @@ class Hierarchy:
                     seen.add(link.source)
                     todo.append(link.source)
                     far = hardware.level(link.source).main
-                    tiers.append(Tier(f"{link.source}.{far.name}", link.bandwidth, far.capacity))
+                    tiers.append(Tier(f"{link.source}.{far.name}", link.bandwidth))
         return Hierarchy(place.name, place.matmul_rate(dtype), tuple(tiers))
 
     def tier(self, name: str) -> Tier:

@@ -32,8 +32,8 @@ class Node:
     """An edge of the tree with what lies on it: tokens from position `start`, and their pages."""
 
     __slots__ = (
-        "children", "marked", "next_use", "nexts", "pages", "parent", "pins", "stamp", "start",
-        "tokens", "value",
+        "children", "marked", "next_use", "nexts", "pages", "parent", "stamp", "start", "tokens",
+        "value",
     )  # fmt: skip
 
     def __init__(self, parent: Node | None, start: int, tokens: np.ndarray, pages: np.ndarray):
@@ -49,7 +49,6 @@ class Node:
         """Whether `next_use` is known; not so of a node that came since prompts were looked at."""
         self.nexts: set[int] = set()
         """Tokens with which prompts to come go on after the node."""
-        self.pins = 0
 
     @property
     def end(self) -> int:
@@ -144,17 +143,6 @@ class PrefixTree:
         if of is not None:
             of.place = leaf, length
 
-    def pin(self, tokens: np.ndarray) -> Node:
-        """Keep the longest known prefix of `tokens` from eviction until `unpin`."""
-        node, _ = self._used(tokens)
-        node.pins += 1
-        return node
-
-    def unpin(self, node: Node) -> None:
-        """Undo a `pin`."""
-        node.pins -= 1
-        self._touch(node)
-
     def evict(self, wanted: int) -> None:
         """Forget leaves until `wanted` pages are free: those never read again before others.
 
@@ -181,7 +169,7 @@ class PrefixTree:
                     continue
                 if not node.marked:
                     self._mark(anew=True)
-                if node.pins or not (frees_nothing_too or self._frees(node)):
+                if not (frees_nothing_too or self._frees(node)):
                     kept.append(entry)
                 elif node.next_use < inf:
                     heapq.heappush(stated, (-node.next_use, -node.end, next(self._tie), node))
@@ -224,7 +212,7 @@ class PrefixTree:
             node = node.parent
 
     def clear(self) -> None:
-        """Forget everything that is not pinned."""
+        """Forget everything."""
         self.evict(self._kv.num_pages + 1)
 
     def held(self) -> Iterator[np.ndarray]:
@@ -286,7 +274,7 @@ class PrefixTree:
         return node, shared
 
     def _split(self, node: Node, shared: int) -> Node:
-        """Cut a node after `shared` tokens; return the new upper one. The lower keeps its pins."""
+        """Cut a node after `shared` tokens; return the new upper one."""
         parent, middle = node.parent, node.start + shared
         assert parent is not None
         first = node.start // self._kv.page_size

@@ -18,7 +18,6 @@ class PagedKVMachine(RuleBasedStateMachine):
     """Sequences write their tokens into a fake memory; reading through tables must give them."""
 
     sequences = Bundle("sequences")
-    pins = Bundle("pins")
 
     def __init__(self) -> None:
         super().__init__()
@@ -27,7 +26,6 @@ class PagedKVMachine(RuleBasedStateMachine):
         self.kv = PagedKV(PAGES, self.size, 64, self._copy)
         self.tree = PrefixTree(self.kv)
         self.live: list = []
-        self.pinned: list = []
 
     def _copy(self, source: int, target: int) -> None:
         pages = self.memory.reshape(PAGES, self.size)
@@ -97,17 +95,6 @@ class PagedKVMachine(RuleBasedStateMachine):
         self.kv.drop(sequence)
         self.live.remove(sequence)
 
-    @rule(target=pins, tokens=TOKENS)
-    def pin(self, tokens):
-        node = self.tree.pin(np.array(tokens, np.int32))
-        self.pinned.append(node)
-        return node
-
-    @rule(node=consumes(pins))
-    def unpin(self, node):
-        self.tree.unpin(node)
-        self.pinned.remove(node)
-
     @rule(wanted=st.integers(0, PAGES))
     def evict(self, wanted):
         self.tree.evict(wanted)
@@ -148,8 +135,6 @@ class PagedKVMachine(RuleBasedStateMachine):
     def teardown(self):
         for sequence in self.live:
             self.kv.drop(sequence)
-        for node in self.pinned:
-            self.tree.unpin(node)
         self.tree.clear()
         assert self.kv.free == PAGES and self.kv.live == 0 and self.tree.size == 0
 
@@ -244,21 +229,18 @@ def test_the_tree_matches_single_tokens_across_pages():
     assert known == 5 and pages.tolist() == first.pages[:2].tolist()
 
 
-def test_eviction_takes_the_least_recently_used_and_spares_the_pinned():
+def test_eviction_takes_the_least_recently_used():
     kv = PagedKV(4, 2, 16, lambda source, target: None)
     tree = PrefixTree(kv)
     for start in (10, 20, 30):
         sequence = filled(kv, [start, start + 1])
         tree.insert(sequence.tokens[:2], sequence.pages)
         kv.drop(sequence)
-    node = tree.pin(np.array([10, 11], np.int32))
+    tree.match(np.array([10, 11], np.int32))
     tree.match(np.array([20, 21], np.int32))
     assert kv.free == 1
     tree.evict(2)
     known = {start: tree.match(np.array([start], np.int32))[0] for start in (10, 20, 30)}
     assert known == {10: 1, 20: 1, 30: 0}
     tree.clear()
-    assert tree.size == 1
-    tree.unpin(node)
-    tree.clear()
-    assert kv.free == 4
+    assert tree.size == 0 and kv.free == 4
