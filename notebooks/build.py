@@ -17,6 +17,7 @@ from typing import Any
 import jupytext
 import nbformat
 from nbclient import NotebookClient
+from traitlets.config import Config
 
 FOLDER = Path(__file__).resolve().parent
 PAIRED = {"formats": "ipynb,py:percent"}
@@ -52,9 +53,11 @@ def execute(notebook: Any) -> Any:
     with tempfile.TemporaryDirectory() as home:
         os.environ.setdefault("IPYTHONDIR", home)
         resources = {"metadata": {"path": str(FOLDER)}}
+        # Reached by files in `home`: of a port, which others on the machine can read, it warns.
         client = NotebookClient(
-            notebook, timeout=SECONDS_A_CELL, resources=resources, record_timing=False
-        )
+            notebook, timeout=SECONDS_A_CELL, resources=resources, record_timing=False,
+            config=Config(KernelManager={"transport": "ipc", "ip": f"{home}/kernel"}),
+        )  # fmt: skip
         return client.execute()
 
 
