@@ -7,8 +7,9 @@ functions. Each reader of tile IR (emitters, interpreter, prover) is a `Handler`
 from __future__ import annotations
 
 import ast
+from collections.abc import Callable
 from functools import cache
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from .diagnostics import WeftSyntaxError
 
@@ -73,22 +74,28 @@ class Handler(Generic[T]):
         raise NotImplementedError(name)
 
 
+Reader = Callable[[Handler[Any]], Any]
+"""An expression as a function of what reads it."""
+
+
 def read(text: str, handler: Handler[T]) -> T:
     """Read an expression with a handler; raises ExpressionError."""
-    return _read(_parse(text), text, handler)
+    return _reader(text)(handler)
 
 
-def names(text: str) -> list[str]:
+@cache
+def names(text: str) -> tuple[str, ...]:
     """Return the variables of an expression, in order of first appearance."""
     found = dict.fromkeys(
         node.id
         for node in ast.walk(_parse(text))
         if isinstance(node, ast.Name) and node.id not in FUNCTIONS
     )
-    return list(found)
+    return tuple(found)
 
 
-def offsets(text: str) -> list[tuple[str, int]]:
+@cache
+def offsets(text: str) -> tuple[tuple[str, int], ...]:
     """Return the `name[i + offset]` of a launch fact, as (name, offset), in order."""
     found = []
     for node in ast.walk(_parse(text)):
@@ -100,7 +107,7 @@ def offsets(text: str) -> list[tuple[str, int]]:
                 slice=ast.BinOp(left=ast.Name(id="i"), op=op, right=ast.Constant(value=int(by))),
             ):
                 found.append((name, -by if isinstance(op, ast.Sub) else by))
-    return found
+    return tuple(found)
 
 
 @cache
@@ -111,43 +118,55 @@ def _parse(text: str) -> ast.expr:
         raise ExpressionError(text=text, problem=str(error.msg)) from None
 
 
-def _read(node: ast.expr, text: str, handler: Handler[T]) -> T:
-    def go(inner: ast.expr) -> T:
-        return _read(inner, text, handler)
+@cache
+def _reader(text: str) -> Reader:
+    """Return the expression as a function of its handler: kernels are read again and again."""
+    return _compiled(_parse(text), text)
+
+
+def _compiled(node: ast.expr, text: str) -> Reader:
+    def go(inner: ast.expr) -> Reader:
+        return _compiled(inner, text)
 
     match node:
         case ast.Name(id=name):
-            return handler.name(name)
+            return lambda handler: handler.name(name)
         case ast.Constant(value=bool() as value):
-            return handler.number(int(value))
+            return lambda handler: handler.number(int(value))
         case ast.Constant(value=int() | float() as value):
-            return handler.number(value)
-        case ast.UnaryOp(op=ast.USub(), operand=operand):
-            return handler.unary("-", go(operand))
-        case ast.UnaryOp(op=ast.Invert(), operand=operand):
-            return handler.unary("~", go(operand))
+            return lambda handler: handler.number(value)
+        case ast.UnaryOp(op=ast.USub() | ast.Invert() as op, operand=operand):
+            sign, of = "-" if isinstance(op, ast.USub) else "~", go(operand)
+            return lambda handler: handler.unary(sign, of(handler))
         case ast.BinOp(left=left, op=op, right=right) if type(op) in BINARY:
-            return handler.binary(BINARY[type(op)], go(left), go(right))
+            symbol, one, two = BINARY[type(op)], go(left), go(right)
+            return lambda handler: handler.binary(symbol, one(handler), two(handler))
         case ast.Compare(left=left, ops=ops, comparators=rights):
-            lefts = [left, *rights[:-1]]
-            parts = [
-                handler.compare(COMPARISONS[type(op)], go(a), go(b))
-                for a, op, b in zip(lefts, ops, rights, strict=True)
-            ]
-            result = parts[0]
-            for part in parts[1:]:
-                result = handler.binary("&", result, part)
+            sides = [go(side) for side in (left, *rights)]
+            result = _comparison(COMPARISONS[type(ops[0])], *sides[:2])
+            for op, *pair in zip(ops[1:], sides[1:], sides[2:], strict=False):
+                result = _both(result, _comparison(COMPARISONS[type(op)], *pair))
             return result
         case ast.Call(func=ast.Name(id=function), args=arguments, keywords=[]):
             if FUNCTIONS.get(function) != len(arguments):
                 raise ExpressionError(
                     text=text, problem=f"no function {function} of {len(arguments)} arguments"
                 )
-            return handler.call(function, [go(argument) for argument in arguments])
+            given = [go(argument) for argument in arguments]
+            return lambda handler: handler.call(function, [each(handler) for each in given])
         case ast.Subscript(value=ast.Name(id=name), slice=ast.Constant(value=value)) if (
             value is Ellipsis
         ):
-            return handler.element(name)
+            return lambda handler: handler.element(name)
         case ast.Subscript(value=ast.Name(id=name), slice=index):
-            return handler.at(name, go(index))
+            place = go(index)
+            return lambda handler: handler.at(name, place(handler))
     raise ExpressionError(text=text, problem=f"{ast.unparse(node)!r} is not in the language")
+
+
+def _comparison(symbol: str, left: Reader, right: Reader) -> Reader:
+    return lambda handler: handler.compare(symbol, left(handler), right(handler))
+
+
+def _both(one: Reader, two: Reader) -> Reader:
+    return lambda handler: handler.binary("&", one(handler), two(handler))

@@ -6,6 +6,8 @@ from __future__ import annotations
 import ast
 import itertools
 import re
+from collections.abc import Iterable
+from functools import cache
 from typing import Any
 
 import z3
@@ -34,7 +36,7 @@ class Contents:
             if value.type.name != "buffer"
         }  # fmt: skip
         self.constraints: list[Any] = []
-        self._seen: dict[str, list[tuple[Any, ...]]] = {}
+        self._seen: dict[str, dict[tuple[int, ...], tuple[Any, ...]]] = {}
         rising = (_RISING.fullmatch(fact) for fact in self._facts)
         self._monotone = {match["name"] for match in rising if match} - self._written
         self._dimensions()
@@ -76,17 +78,17 @@ class Contents:
     def _content(self, name: str, indices: tuple[Any, ...], depth: int) -> Any:
         sorts = [z3.IntSort()] * (len(indices) + 1)
         term = z3.Function(name, *sorts)(*indices)
-        known = self._seen.setdefault(name, [])
-        if depth <= _ROUNDS and not any(_same(indices, other) for other in known):
+        known, place = self._seen.setdefault(name, {}), tuple(index.get_id() for index in indices)
+        if depth <= _ROUNDS and place not in known:
             if name in self._monotone:
-                self._ordered(term, indices[0], known)
-            known.append(indices)
+                self._ordered(term, indices[0], known.values())
+            known[place] = indices
             self._typed(dtype_of(self._arguments[name].type), term)
             for fact in self._facts:
                 self._instantiate(fact, name, indices, depth)
         return term
 
-    def _ordered(self, term: Any, index: Any, known: list[tuple[Any, ...]]) -> None:
+    def _ordered(self, term: Any, index: Any, known: Iterable[tuple[Any, ...]]) -> None:
         """Assume of a monotone buffer what induction gives: any two elements are ordered."""
         for (other,) in known:
             content = z3.Function(term.decl().name(), z3.IntSort(), z3.IntSort())(other)
@@ -100,7 +102,8 @@ class Contents:
         elements = _elements(fact)
         if name in elements:
             choices = [
-                [indices] if other == name else self._seen.get(other, []) for other in elements
+                [indices] if other == name else [*self._seen.get(other, {}).values()]
+                for other in elements
             ]
             for choice in itertools.product(*choices):
                 self._assume(fact, {}, dict(zip(elements, choice, strict=True)), depth)
@@ -133,15 +136,12 @@ class Contents:
         return any(name in self._written for name in names(fact))
 
 
-def _elements(fact: str) -> list[str]:
+@cache
+def _elements(fact: str) -> tuple[str, ...]:
     tree = ast.parse(fact.replace("[*]", "[...]"), mode="eval")
     found = [
         node.value.id for node in ast.walk(tree)
         if isinstance(node, ast.Subscript) and isinstance(node.value, ast.Name)
         and isinstance(node.slice, ast.Constant) and node.slice.value is ...
     ]  # fmt: skip
-    return list(dict.fromkeys(found))
-
-
-def _same(left: tuple[Any, ...], right: tuple[Any, ...]) -> bool:
-    return all(a.eq(b) for a, b in zip(left, right, strict=True))
+    return tuple(dict.fromkeys(found))

@@ -7,6 +7,7 @@ Invariants are guessed from templates and kept if they hold at the start and in 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import z3
@@ -60,11 +61,12 @@ class Loop:
         if dtype_of(start.type) not in ("i32", "index", "i64"):
             return UNKNOWN
         term, first = z3.FreshInt(start.name), self._values.at(start, lane)
-        for number, guess in enumerate(self._guesses()):
+        for number, guess in enumerate(self._guesses):
             switch = self.switches.setdefault((position, number), z3.FreshBool("holds"))
             self._values.constraints.append(z3.Implies(switch, guess(term, first, come)))
         return term
 
+    @cached_property
     def _guesses(self) -> list[Guess]:
         step = self.step
         fixed: list[Guess] = [
@@ -118,7 +120,7 @@ class Loop:
         return [
             (self.switches[position, number], guess(first, first, z3.IntVal(0)),
              guess(after, first, come))
-            for number, guess in enumerate(self._guesses())
+            for number, guess in enumerate(self._guesses)
         ]  # fmt: skip
 
     def _true_at_start(

@@ -118,8 +118,9 @@ class Evaluator(Handler[Any]):
         return (one.astype(np.int32) * two).sum(-1, dtype=np.int32) + total
 
     def _as_real(self, value: Any) -> Any:
-        return np.asarray(value).astype(self._real)
+        return np.asarray(value).astype(self._real, copy=False)
 
 
 def _is_real(value: Any) -> bool:
-    return np.asarray(value).dtype.kind == "f"
+    dtype = getattr(value, "dtype", None)
+    return isinstance(value, float) if dtype is None else dtype.kind == "f"

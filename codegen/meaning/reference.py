@@ -42,10 +42,10 @@ def run_kernel(kernel: Operation, *arguments: Any, dtype: Any = None) -> None:
     """
     scalars, buffers = bind(kernel, arguments)
     check_facts(kernel, scalars, buffers)
-    for phase in phases(kernel):
-        grid = grid_of(kernel, scalars)
-        for program in itertools.product(*map(range, grid)):
-            with np.errstate(all="ignore"):
+    grid = grid_of(kernel, scalars)
+    with np.errstate(all="ignore"):
+        for phase in phases(kernel):
+            for program in itertools.product(*map(range, grid)):
                 _Program(phase, scalars, buffers, program, dtype or np.float32, grid).run()
 
 
@@ -92,15 +92,16 @@ class _Program:
         return self._values[value.name]
 
     def _set(self, value: Value, array: Any) -> None:
-        dtype = dtype_of(value.type)
+        dtype, extents = dtype_of(value.type), extents_of(value.type)
         array = np.asarray(array)
         if dtype not in FLOATS:
-            array = array.astype(INTEGERS[dtype])
+            array = array.astype(INTEGERS[dtype], copy=False)
         elif dtype in ("bf16", "f16", "f8e4m3") and self._real is np.float32:
             array = widen(narrow(array, dtype), dtype)
         else:
-            array = array.astype(np.float64 if dtype == "f64" else self._real)
-        self._values[value.name] = np.broadcast_to(array, extents_of(value.type))
+            array = array.astype(np.float64 if dtype == "f64" else self._real, copy=False)
+        same = array.shape == extents
+        self._values[value.name] = array if same else np.broadcast_to(array, extents)
 
     def _program_id(self, operation: Operation) -> None:
         self._set(operation.result, self._program[operation["axis"]])
@@ -119,7 +120,8 @@ class _Program:
 
     def _load(self, operation: Operation) -> None:
         buffer, rest = operation.operands[0], [self._get(v) for v in operation.operands[1:]]
-        mask = rest.pop() if operation.attribute("masked") else np.True_
+        masked = operation.attribute("masked")
+        mask = rest.pop() if masked else np.True_
         where, active = self._lanes(operation, buffer, rest, mask)
         memory = self._buffers[buffer.name]
         if memory.size == 0:  # nothing is read: `_lanes` has seen that no lane is active
@@ -127,7 +129,8 @@ class _Program:
         else:
             stored = memory[where]
         found = widen(stored, dtype_of(buffer.type))
-        self._set(operation.result, np.where(active, found, operation.attribute("other", 0)))
+        other = operation.attribute("other", 0)
+        self._set(operation.result, np.where(active, found, other) if masked else found)
 
     def _store(self, operation: Operation) -> None:
         target, rest = operation.operands[0], [self._get(v) for v in operation.operands[1:]]
@@ -167,13 +170,16 @@ class _Program:
     def _lanes(
         self, operation: Operation, buffer: Value, indices: list[np.ndarray], *others: Any
     ) -> tuple[tuple[np.ndarray, ...], np.ndarray]:
-        """Return the indices, with masked-off lanes at 0, and which lanes take part."""
-        shape = np.broadcast_shapes(*(np.shape(part) for part in (*indices, *others)))
-        active = np.broadcast_to(others[0], shape)
+        """Return the indices, masked-off lanes inside too, and which lanes take part."""
+        shape = np.broadcast(*indices, *others).shape
+        active, inside = np.broadcast_to(others[0], shape), list(indices)
         for axis, (index, extent) in enumerate(
             zip(indices, self._buffers[buffer.name].shape, strict=True)
         ):
-            wrong = active & ((index < 0) | (index >= extent))
+            outside = (index < 0) | (index >= extent)
+            if not np.count_nonzero(outside):
+                continue
+            inside[axis], wrong = np.where(active, index, 0), active & outside
             if wrong.any():
                 first = np.broadcast_to(index, shape)[wrong].ravel()[0]
                 raise OutOfBounds(
@@ -181,7 +187,7 @@ class _Program:
                     buffer=buffer.name, program=self._program, span=operation.span,
                     notes=(Note(f"in this operation: {print_operation(operation)}"),),
                 )  # fmt: skip
-        return tuple(np.where(active, index, 0) for index in indices), active
+        return tuple(inside), active
 
     def _reduce(self, operation: Operation) -> None:
         value = self._get(operation.operands[0])

@@ -37,6 +37,7 @@ from weft.tests.codegen.word_label_cases import (
     WANTED,
     Case,
     Run,
+    case_of,
     exact_scores,
     exact_steps,
     interpreted,
@@ -47,10 +48,11 @@ from weft.tests.codegen.word_label_cases import (
 
 def test_lists_may_say_where_tokens_lie() -> None:
     """Slots of the pools in place of positions, in the same order; nothing else is written."""
-    after = (case := run_all(interpreted, "i4")).after
+    after = (case := case_of("i4")).after
     kernel = select_bins(BinSelection(2, PAGE, SINKS, RECENT, 16, slots=True))
     names = [value.name for value in kernel.regions[0].arguments]
-    given = after | {"chosen": np.full_like(after["chosen"], -7777), "N": int(case.pages.max()) + 1}
+    blank = {name: np.full_like(after[name], -7777) for name in ("chosen", "counts")}
+    given = after | blank | {"N": int(case.pages.max()) + 1}
     found = dict(zip(names, interpreted(kernel, [given[name] for name in names]), strict=True))
     np.testing.assert_array_equal(found["counts"], after["counts"])
     for row, head in np.ndindex(len(LENGTHS), 2):
@@ -63,13 +65,13 @@ def test_lists_may_say_where_tokens_lie() -> None:
 
 @pytest.mark.parametrize("format", ["i4", "i8"])
 def test_the_best_by_step_are_chosen_in_order(format: str) -> None:
-    check(run_all(interpreted, format))
+    check(case_of(format))
 
 
 @pytest.mark.parametrize("amounts", [{}, {"top_p": 0.3}])
 def test_launches_that_meet_do_what_they_do_one_by_one(amounts: dict[str, float]) -> None:
     """Parts that meet write what separate launches do, to the last word."""
-    apart, met = (run_all(interpreted, "i4", met=met, **amounts).after for met in (0, 2))
+    apart, met = (case_of("i4", **meeting, **amounts).after for meeting in ({}, {"met": 2}))
     assert set(apart) == set(met)
     for name, array in apart.items():
         np.testing.assert_array_equal(met[name], array, err_msg=name)
@@ -130,8 +132,7 @@ def test_few_programs_share_a_row_of_many(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_kernels_for_few_and_for_many_pairs_run_apart() -> None:
     """Five rows are many: the other kernel has no programs, and leaves all as it is."""
-    case = run_all(interpreted, "i4", pairs="many")
-    check(case)
+    check(case := case_of("i4", pairs="many"))
     rows = len(LENGTHS)
     for count, pairs in ((rows, "few"), (2, "few"), (1, "many")):
         kernel = word_scores(WordScores(case.labels, HEADS, SINKS, RECENT, "f32", 16, pairs=pairs))
@@ -148,7 +149,7 @@ def test_kernels_for_few_and_for_many_pairs_run_apart() -> None:
 
 def test_who_scores_rounds_queries_as_the_launch_for_shared_rows() -> None:
     """To the last bit, whichever program of a row and key head has written."""
-    after = (case := run_all(interpreted, "i4")).after
+    after = (case := case_of("i4")).after
     kernel = query_words(WordScores(case.labels, HEADS, SINKS, RECENT, "f32"))
     names = [value.name for value in kernel.regions[0].arguments]
     made = ("query", "bias", "reach")
@@ -278,7 +279,7 @@ def check_tail(case: Case) -> None:
 
 def test_steps_follow_exact_scores() -> None:
     """A step is a 255th of what scores can be: what is chosen scores no worse than that."""
-    case = run_all(interpreted, "i8")
+    case = case_of("i8")
     row, head = 3, 1
     count = case.after["counts"][row, head]
     chosen = set(case.after["chosen"][head, case.base[row] :][:count])

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -110,6 +112,16 @@ def run_all(
         given |= {name: value for name, value in later.items() if name not in given or name == "T"}
         later = {}
     return Case(labels, k, q, mean, level, pages, row_page, base, given)
+
+
+@cache
+def _interpreted(*options: Any, **named: Any) -> Case:
+    return run_all(interpreted, *options, **named)
+
+
+def case_of(*options: Any, **named: Any) -> Case:
+    """Return `run_all` of these options, interpreted once for all tests of a process: a copy."""
+    return deepcopy(_interpreted(*options, **named))
 
 
 def worth(case: Case, row: int, head: int) -> float:
