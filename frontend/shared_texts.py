@@ -1,9 +1,10 @@
 """Encodes texts that begin alike: the common part once, up to where the tokenizer surely splits.
 Long texts are split there, too, and their pieces encoded side by side on all cores.
 
-A cut is before a space between two ASCII letters. No token spans it if none of the vocabulary has
-a letter before a space; then what stands left and right of it is merged apart, by BPE and by
-unigrams alike. That the pre-tokenizer splits there, too, whatever stands around, is tried once.
+A cut is before a space between two visible ASCII characters, or two letters where those are not
+sure. No token spans it if none of the vocabulary has one of them before a space; then what stands
+left and right of it is merged apart, by BPE and by unigrams alike. That the pre-tokenizer splits
+there, too, whatever stands around, is tried once.
 """
 
 from __future__ import annotations
@@ -41,10 +42,10 @@ KNOWN_WORDS, LONGEST_WORD = 1 << 16, 64
 """Texts between two cuts whose ids are kept, and how many characters one of them has at most."""
 
 _CUT = re.compile(r"[A-Za-z](?= [A-Za-z])")
-_AT_CUTS = re.compile(r"(?<=[A-Za-z])(?= [A-Za-z])")
 _LETTERS = frozenset(ascii_letters)
-_SPANS = re.compile(rb"[A-Za-z] ")
+_VISIBLE = frozenset(map(chr, range(0x21, 0x7F)))
 _BEFORE = ("", " ", "\n", "\t", "a", "I'", "7", ".", "\u00e9", "\u4e2d", "a  ", "x.\n\n", "'s ")
+_NEXT_TO = "aZ7,.:'\"{["
 _AFTER = ("", " ", "\n", "s", "'s", "7", ".", "\u0301", "\u4e2d", "  b", " \n", " 'll", "\r\n x")
 
 
@@ -91,12 +92,17 @@ def _array(ids: list[int]) -> np.ndarray:
     return np.array(ids, np.int32)
 
 
-def last_cut(text: str, start: int, end: int) -> int:
-    """Return the last cut in the characters [start, end) of a text; 0: there is none."""
+def last_cut(text: str, start: int, end: int, around: frozenset[str]) -> int:
+    """Return the last place in the characters [start, end) of a text before a space that stands
+    between two of `around`; 0: there is none."""
     space = text.rfind(" ", start + 1, max(0, end - 1))
-    while space > 0 and not (text[space - 1] in _LETTERS and text[space + 1] in _LETTERS):
+    while space > 0 and not (text[space - 1] in around and text[space + 1] in around):
         space = text.rfind(" ", start + 1, space)
     return max(0, space)
+
+
+def _one_of(characters: frozenset[str]) -> str:
+    return f"[{re.escape(''.join(sorted(characters)))}]"
 
 
 class SharedTexts:
@@ -125,20 +131,38 @@ class SharedTexts:
         """Return the ids of one text, of which those of words that came before are looked up."""
         if not self.cuts:
             return self.ids(text)
-        words, known = _AT_CUTS.split(text), self._words
+        words, known = self._at_cuts.split(text), self._words
         new = [word for word in dict.fromkeys(words) if word not in known]
         if not new:
             return [id for word in words for id in known[word]]
-        found = dict(zip(new, self._ids(new), strict=True))
+        found = dict(zip(new, self._ids_of_words(new), strict=True))
         ids = [id for word in words for id in (found[word] if word in found else known[word])]
         if len(known) > KNOWN_WORDS:  # others that look up just now have the old ones
             self._words = known = {}
         known.update((word, some) for word, some in found.items() if len(word) <= LONGEST_WORD)
         return ids
 
+    def _ids_of_words(self, words: list[str]) -> list[list[int]]:
+        """Return the ids of each of some words of a text. As they meet at cuts, they are encoded as
+        one, which takes little longer than one of them."""
+        whole = self._ids(["".join(words)])[0]
+        if len(words) == 1:
+            return [whole]
+        found: list[list[int]] = []
+        sizes, at = self._sizes, 0
+        for word in words:
+            left, start = len(word.encode()), at
+            while left > 0 and at < len(whole):
+                left -= sizes[whole[at]]
+                at += 1
+            if left:  # the tokens' bytes are not the text's: letters were composed
+                return self._ids(words)
+            found.append(whole[start:at])
+        return found if at == len(whole) else self._ids(words)
+
     def last_cut(self, text: str) -> int:
         """Return where a text is surely split last, whatever follows it; 0: nowhere."""
-        return last_cut(text, 0, len(text)) if self.cuts else 0
+        return last_cut(text, 0, len(text), self.cuts) if self.cuts else 0
 
     def arrays(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Return the ids [n] i32 of each text."""
@@ -179,7 +203,7 @@ class SharedTexts:
         if known[:least] != text[:least]:
             return 0
         shared = shared_characters(known, text)
-        return last_cut(text, max(behind, shared - LOOK_BACK), shared)
+        return last_cut(text, max(behind, shared - LOOK_BACK), shared, self.cuts)
 
     def _joined(self, text: str, base: Encoded | None, cut: int, rest: list[int]) -> Encoded:
         ids = np.array(rest, np.int32)
@@ -209,13 +233,27 @@ class SharedTexts:
         return [one.ids for one in found]
 
     @cached_property
-    def cuts(self) -> bool:
-        """Whether this tokenizer surely splits at cuts."""
-        if self._whole or _SPANS.search(b"\n".join(self._pieces)):
+    def cuts(self) -> frozenset[str]:
+        """Characters between two of which this tokenizer surely splits before a space; none: it is
+        not sure of any."""
+        return next(filter(self._splits, (_VISIBLE, _LETTERS)), frozenset())
+
+    @cached_property
+    def _at_cuts(self) -> re.Pattern[str]:
+        one = _one_of(self.cuts)
+        return re.compile(f"(?<={one})(?= {one})")
+
+    def _splits(self, around: frozenset[str]) -> bool:
+        """Whether this tokenizer surely splits before a space between two of these characters."""
+        if self._whole or re.search(f"{_one_of(around)} ".encode(), b"\n".join(self._pieces)):
             return False
-        halves = [(f"{left}b", f" c{right}") for left in _BEFORE for right in _AFTER]
-        halves += [(f"{left}The", f" X{right}") for left in _BEFORE for right in _AFTER]
-        lefts, rights = ([pair[side] for pair in halves] for side in (0, 1))
-        apart = zip(self._ids(lefts), self._ids(rights), strict=True)
-        wholes = self._ids([left + right for left, right in halves])
-        return [[*left, *right] for left, right in apart] == wholes
+        tried = [[f"{left}b", f" c{right}"] for left in _BEFORE for right in _AFTER]
+        tried += [[f"{left}The", f" X{right}"] for left in _BEFORE for right in _AFTER]
+        for word in (" {0}", " {0}b{0}"):  # each character left and right of some
+            near = [other for other in _NEXT_TO if other in around]
+            pairs = [(one, other) for other in near for one in sorted(around)]
+            tried.append([word.format(one) for pair in pairs for one in pair])
+        words = list(dict.fromkeys(word for some in tried for word in some))
+        apart = dict(zip(words, self._ids(words), strict=True))
+        wholes = self._ids(["".join(some) for some in tried])
+        return [[id for word in some for id in apart[word]] for some in tried] == wholes

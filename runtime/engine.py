@@ -275,9 +275,10 @@ class Engine:
             record.ended = perf_counter()
 
     def _narrow(self, step: StepInput, sampled: int) -> Narrow | None:
-        """Return the words that a step computes logits of; None: of all."""
+        """Return the words that a step computes logits of; None: of all. Masks are filled before
+        the model has put what was just looked at out of the caches, or while a device runs."""
         batch = self._batch
-        if self._allowed is None or not batch.constrained or fill_masks(batch):
+        if self.ahead or not batch.constrained or fill_masks(batch) or self._allowed is None:
             return None
         return self._allowed.choose(batch, sampled, step.logits_rows.shape[0])
 
@@ -287,7 +288,7 @@ class Engine:
         """Sample a token for each of the first `count` rows; the first `running` are older."""
         batch = self._batch
         masked = batch.constrained > 0 and not held
-        if masked and self._allowed is None:
+        if masked and self.ahead:
             fill_masks(batch)
         if batch.random:
             positions = batch.produced[:count].copy()

@@ -18,8 +18,17 @@ from .stops import TokenBytes
 if TYPE_CHECKING:
     from ..schedule.batch import Batch
 
-MOST_STEPS = 1 << 16
-"""Steps from state to state that a constraint remembers."""
+
+class Spelled(dict[int, bytes]):
+    """The classes of each token's bytes, asked for once."""
+
+    def __init__(self, words: TokenBytes, classes: np.ndarray) -> None:
+        super().__init__()
+        self._words, self._classes = words, classes.astype(np.uint8).tobytes()
+
+    def __missing__(self, id: int) -> bytes:
+        known = self[id] = self._words[id].translate(self._classes)
+        return known
 
 
 class TableConstraint:
@@ -38,9 +47,10 @@ class TableConstraint:
         self.entries: list[tuple[np.ndarray, bool]] = list(zip(self.masks, wide, strict=True))
         """Masks, each with whether it allows so many words that leaving out others pays nothing."""
         self.numbers: memoryview[int] = np.ascontiguousarray(table.mask_of).reshape(-1).data
-        by_byte = np.ascontiguousarray(table.moves[:, table.classes], np.uint16)
-        self.moves: memoryview[int] = by_byte.reshape(-1).data
-        """The next state at 256 * state + byte."""
+        self.spelled = Spelled(self.words, table.classes)
+        self.classes = table.moves.shape[1]
+        self.moves: memoryview[int] = np.ascontiguousarray(table.moves, np.uint16).reshape(-1).data
+        """The next state at classes * state + class: by classes of bytes it stays in the caches."""
         counts = np.diff(table.forced_at)
         self.forced = {
             int(state): tuple(table.forced_tokens(int(state))) for state in np.flatnonzero(counts)
@@ -53,8 +63,6 @@ class TableConstraint:
         """For each state the tokens that may follow and change nothing; None: none anywhere."""
         self.passed, self.turned = [1.5] * len(table.moves), [0.5] * len(table.moves)
         """How often a token after a state has led to no notable one, or to one."""
-        self.steps: dict[int, int] = {}
-        """Steps that have been taken: the next state at state << 32 | token."""
         self._runs: dict[tuple[int, int], int] = {}
 
     def mask(self, state: int, remaining: int) -> np.ndarray:
@@ -83,9 +91,10 @@ class TableConstraint:
 
     def walk(self, state: int, tokens: Sequence[int]) -> int:
         """Return the state after some tokens, each of which the masks allow."""
-        moves, words = self.moves, self.words
-        for byte in b"".join([words[token] for token in tokens]):
-            state = moves[256 * state + byte]
+        moves, classes, spelled = self.moves, self.classes, self.spelled
+        for token in tokens:
+            for one in spelled[token]:
+                state = moves[classes * state + one]
         return state
 
     def run(self, state: int, count: int) -> int:
@@ -93,19 +102,6 @@ class TableConstraint:
         known = self._runs.get((state, count))
         if known is None:
             known = self._runs[state, count] = self.walk(state, self.forced[state][:count])
-        return known
-
-    def step(self, state: int, token: int) -> int:
-        """Return the state after a token that the mask of `state` allows."""
-        key = state << 32 | token
-        known = self.steps.get(key)
-        if known is None:
-            moves, known = self.moves, state
-            for byte in self.words[token]:
-                known = moves[256 * known + byte]
-            if len(self.steps) >= MOST_STEPS:
-                self.steps.clear()
-            self.steps[key] = known
         return known
 
     def start(self, heal: str = "", opening: str = "") -> TableMatcher:
@@ -132,7 +128,7 @@ class TableMatcher:
 
     def accept(self, token: int) -> None:
         """Advance by a token that the mask allows."""
-        self.state = self.constraint.step(self.state, token)
+        self.state = self.constraint.walk(self.state, (token,))
 
     def forced(self) -> list[int]:
         """Return the tokens that must come next."""

@@ -55,9 +55,9 @@ def take_tokens(
                 found.append(at)
             continue
         of, before, token = table.constraint, table.state, tokens[at]
-        after = of.steps.get(before << 32 | token)
-        if after is None:
-            after = of.step(before, token)
+        after, moves, classes = before, of.moves, of.classes
+        for one in of.spelled[token]:
+            after = moves[classes * after + one]
         if after in of.notable:
             of.turned[before] += 1
             found.append(at)

@@ -110,7 +110,7 @@ class StateTables:
             return None
         self._spell(of.words)
         base, entries, masks = (len(self.arrays[name]) for name in ("moves", "masks_of", "masks"))
-        moves = np.asarray(of.moves).reshape(-1, 256).astype(np.int32)
+        moves = of.table.moves[:, of.table.classes].astype(np.int32)
         numbers = np.asarray(of.numbers).astype(np.int32)
         states = len(moves)
         first = np.arange(states, dtype=np.int32) * (of.most + 1) + entries

@@ -84,7 +84,7 @@ def shared(style: str) -> HubTokenizer:
 ATOMS = (
     "the ", "and ", " a", "word", "In ", "it's", " I'll", "don't ", "  ", "\n", "\n\n", " \n", "\t",
     "42", "7", ", ", ". ", "...", "(", "é", "e\u0301", "\u4e2d\u6587", "\U0001f600", "<|bos|>", "x",
-    "A b", "\r\n", "\u00a0", "-", " the end",
+    "A b", "\r\n", "\u00a0", "-", " the end", '{"a": ', '", ', ' "', "[3], ", "7 ", " }", "' ",
 )  # fmt: skip
 pieces = st.lists(st.sampled_from(ATOMS), max_size=30).map("".join)
 beginnings = st.lists(st.sampled_from(ATOMS), min_size=60, max_size=200).map("".join)
@@ -144,7 +144,7 @@ class Counting:
 
 def counted(style: dict[str, Any]) -> tuple[HubTokenizer, Counting]:
     tokenizer = HubTokenizer(style)
-    assert tokenizer._shared.cuts in (True, False)
+    assert tokenizer._shared.cuts in (shared_texts._VISIBLE, shared_texts._LETTERS, frozenset())
     counter = tokenizer._tokenizer = Counting(tokenizer._tokenizer)
     tokenizer._shared._batch = counter.encode_batch_fast
     return tokenizer, counter
@@ -230,11 +230,40 @@ def test_words_are_encoded_once():
 
 
 @given(st.text(st.sampled_from("ab Z7.\u00e9"), max_size=24), st.data())
-def test_the_last_cut_is_the_last_space_between_two_letters(text, data):
+def test_the_last_cut_is_the_last_space_between_two_of_the_characters(text, data):
     start = data.draw(st.integers(0, len(text)))
     end = data.draw(st.integers(start, len(text)))
-    places = [found.end() for found in re.finditer("[A-Za-z](?= [A-Za-z])", text[start:end])]
-    assert shared_texts.last_cut(text, start, end) == (start + places[-1] if places else 0)
+    for around, one in ((shared_texts._LETTERS, "[A-Za-z]"), (shared_texts._VISIBLE, "[!-~]")):
+        places = [found.end() for found in re.finditer(f"{one}(?= {one})", text[start:end])]
+        expected = start + places[-1] if places else 0
+        assert shared_texts.last_cut(text, start, end, around) == expected
+
+
+def test_signs_are_cut_from_each_other_where_no_token_spans_them():
+    spanning = data("zoo")
+    comma = max(spanning["model"]["vocab"].values()) + 1
+    spanning["model"]["vocab"][",\u0120"] = comma  # ", "
+    spanning["model"]["merges"].append([",", "\u0120"])
+    spanning["pre_tokenizer"] = split(r" ?\p{L}+|[^\p{L}\s]+ ?| ")
+    tokenizer = HubTokenizer(spanning)
+    assert tokenizer._shared.cuts == shared_texts._LETTERS
+    assert tokenizer.encode_words('a, "b", 3') == tokenizer.encode('a, "b", 3')
+    assert {comma} & set(tokenizer.encode("a, 3"))
+    assert shared("zoo")._shared.cuts == shared("llama")._shared.cuts == shared_texts._VISIBLE
+
+
+def test_new_words_of_a_text_are_encoded_in_one_call():
+    tokenizer, counter = counted(data("qwen"))
+    calls: list[int] = []
+    plain_batch = counter.encode_batch_fast
+    tokenizer._shared._batch = lambda texts, **settings: (
+        calls.append(len(texts)) or plain_batch(texts, **settings)
+    )
+    text = '{"name": "two new words", "count": 12}'
+    assert tokenizer.encode_words(text) == plain("qwen").encode(text).ids and calls == [1]
+    composed = 'an "e\u0301" there'  # its bytes change, so that each word is encoded apart
+    assert tokenizer.encode_words(composed) == plain("qwen").encode(composed).ids
+    assert calls == [1, 1, 1, 1, 1]
 
 
 def test_few_short_texts_wake_no_other_cores_and_many_do():

@@ -111,11 +111,11 @@ def test_what_is_split_nowhere_is_encoded_at_the_end_only():
     watch, asked = watched(), []
     plain = watch._words.spell
     watch._words.spell = lambda text: asked.append(text) or plain(text)  # type: ignore[func-returns-value]
-    for token in tokenizer().encode('{"a": 1, "b": [2, 3]}'):
+    for token in tokenizer().encode('{"a":1,"b":[2,3]}'):
         watch.accept(token)
         watch.foresee()
     assert not asked and watch.settled(Finish("complete", -1)) == Finish("complete", -1)
-    assert asked == ['{"a": 1, "b": [2, 3]}']
+    assert asked == ['{"a":1,"b":[2,3]}']
 
 
 def test_while_draws_are_on_their_way_ends_are_looked_at_in_turn():
