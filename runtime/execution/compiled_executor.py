@@ -221,7 +221,14 @@ class CompiledExecutor:
 
     def launches(self, step: StepInput) -> list[BoundLaunch]:
         """Return the launches of a step, to be timed: they may run in any order, and repeatedly."""
-        sparse = self._selects(step)
+        return self._numbered(step, self._selects(step))
+
+    def dense_launches(self, step: StepInput) -> list[BoundLaunch]:
+        """Return them for a step that reads all keys, as the parts of a short step do: it may have
+        more rows than decode steps."""
+        return self._numbered(step, sparse=False)
+
+    def _numbered(self, step: StepInput, sparse: bool) -> list[BoundLaunch]:
         recipe = self._recipe(step, sparse)
         return numbered(recipe, self._bind(recipe, step, sparse)[0])
 

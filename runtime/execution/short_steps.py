@@ -155,7 +155,7 @@ def _fits(executor: CompiledExecutor, tokens: int) -> bool:
 
 def _seconds(executor: CompiledExecutor, step: StepInput) -> float:
     """Return the seconds of a step's first layers, without the head."""
-    launches, config = executor.launches(step), executor.config
+    launches, config = executor.dense_launches(step), executor.config
     timed = max(LAYERS, WEIGHTS * config.layers // config.parameters)
     some: list[BoundLaunch] = launches[: len(launches) * timed // max(timed, config.layers)]
 
