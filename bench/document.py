@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .documents.goals import missed_table
 from .documents.offload import OFFLOAD_TABLES
 from .documents.prose import QUOTED, quote
 from .documents.sparse import SPARSE_TABLES
@@ -136,13 +137,11 @@ _SETTINGS = (
 """Settings by the names of their figures, their options, and what they are."""
 
 HEADLINES: tuple[Line, ...] = (
-    _workload("GPU, 8 B shape: 128 requests that share nothing, over transformers",
-              "w1", "_vs_transformers", times),
-    _workload("GPU: 128 requests that share one prefix of 2048 tokens, over transformers",
+    _workload("GPU, 8 B shape: 128 requests that share one prefix of 2048 tokens, over "
+              "transformers",
               "w2", "_vs_transformers", times),
     _workload("GPU: 8 prompts, 16 branches each, over transformers", "w3", "_vs_transformers",
               times),
-    _workload("GPU: one request, over transformers", "w4", "_vs_transformers", times),
     _workload("GPU: decode step of one sequence, share of its roofline", "decode_b1",
               "_fraction_of_roofline", percent),
     _workload("GPU: prefill of 8192 tokens, share of a matrix product's rate", "prefill",
@@ -165,22 +164,19 @@ HEADLINES: tuple[Line, ...] = (
     _programs("CPU, one thread, tiny-dense: programs of several calls, over the same engine driven "
               "request by request (geometric mean)", "speedup_geomean", times),
     _programs("the same for an 8 B shape, simulated", "simulated_8b_speedup_geomean", times),
-    _cpu("CPU, tiny-dense: decode of one sequence, over transformers",
-         "tiny_decode_vs_transformers", "peers-tiny", times),
     _cpu("CPU, tiny-dense: decode of one sequence, over llama.cpp", "tiny_decode_vs_llamacpp",
          "peers-tiny", times),
     _cpu("CPU, tiny-dense: decode of 16 sequences, over llama.cpp",
          "tiny_decode_vs_llamacpp_batch16", "peers-tiny", times),
-    _cpu("CPU, 1.1 B shape, f32: decode of one sequence, over llama.cpp",
-         "one_b_decode_vs_llamacpp", "peers-1b", times),
-    _cpu("CPU, 1.1 B shape, bf16: decode of one sequence, over llama.cpp",
-         "one_b_decode_vs_llamacpp_bf16", "peers-1b", times),
     _cpu("from `weft run` to the first token, kernels cached", "first_token_warm_s", "startup",
          seconds),
 )  # fmt: skip
 """What the README shows."""
 
 REST: tuple[Line, ...] = (
+    _workload("GPU, 8 B shape: 128 requests that share nothing, over transformers",
+              "w1", "_vs_transformers", times),
+    _workload("GPU: one request, over transformers", "w4", "_vs_transformers", times),
     _workload("GPU: decode step of 64 sequences, share of its roofline", "decode_b64",
               "_fraction_of_roofline", percent),
     _workload("GPU: 128 requests that share nothing, share of the floor", "w1",
@@ -251,6 +247,12 @@ REST: tuple[Line, ...] = (
     _programs("grammar work a token", "grammar_us_per_token", microseconds),
     Line("compile 500 statements, check 10,000 rows", "programs", "compile_10k_rows_s",
          "compile_time", seconds, "python -m bench.programs"),
+    _cpu("CPU, tiny-dense: decode of one sequence, over transformers",
+         "tiny_decode_vs_transformers", "peers-tiny", times),
+    _cpu("CPU, 1.1 B shape, f32: decode of one sequence, over llama.cpp",
+         "one_b_decode_vs_llamacpp", "peers-1b", times),
+    _cpu("CPU, 1.1 B shape, bf16: decode of one sequence, over llama.cpp",
+         "one_b_decode_vs_llamacpp_bf16", "peers-1b", times),
     _cpu("CPU, tiny-dense: decode of 16 sequences, over transformers",
          "tiny_decode_vs_transformers_batch16", "peers-tiny", times),
     _cpu("CPU: matrix-vector products in f32, share of the read bandwidth", "matvec_f32_fraction",
@@ -288,6 +290,8 @@ def read_records(folder: Path = RESULTS) -> dict[str, Any]:
 def table(name: str, folder: Path = RESULTS) -> str:
     """Return a table of figures as Markdown, with where each was recorded below it."""
     records = read_records(folder)
+    if name == "missed":
+        return "\n".join(missed_table(records)) + "\n"
     if name in OFFLOAD_TABLES:
         record = records["moe_offload"]
         source = _source(record["sections"].get(name), "moe_offload")

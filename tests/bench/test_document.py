@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 from weft.bench.document import DOCUMENTS, LINES, RESULTS, ROOT, TABLES, read_records, update
+from weft.bench.documents.goals import GOALS, missed_table
 from weft.bench.documents.prose import QUOTED, quote
 from weft.bench.documents.sparse import KINDS
 from weft.bench.sparse_attention import MODELS, POLICIES, loss_rows, recorded
@@ -30,6 +31,19 @@ def test_a_new_record_makes_the_tables_stale(tmp_path):
     for path in DOCUMENTS[:2]:
         text = path.read_text(encoding="utf-8")
         assert "| 123.0 x |" in update(text, tmp_path) and update(text, tmp_path) != text
+
+
+def test_a_goal_is_listed_until_its_record_reaches_it():
+    records = read_records()
+    for goal in GOALS:
+        figures = records[goal.file]["figures"]
+        for factor, reached in ((1.01, not goal.at_most), (0.99, goal.at_most), (1.0, True)):
+            changed = {goal.file: {"figures": {**figures, goal.figure: factor * goal.aim}}}
+            rows = missed_table({**records, **changed})
+            assert (goal.row({**records, **changed}) in rows) == (not reached), goal.figure
+    said, *rows = missed_table(records)
+    reached = len(GOALS) - (len(rows) - 3)
+    assert 0 < reached < len(GOALS) and f"{reached} are reached" in said
 
 
 def test_a_new_record_of_sparse_attention_makes_its_page_stale(tmp_path):
