@@ -66,10 +66,11 @@ class Stats(Shown):
         ]
         if first is not None:
             parts.append(f"first token after {1000 * first:.0f} ms")
-        parts += [
-            f"prefix hits {self.hits_predicted} predicted, {self.hits_measured} measured",
-            f"peak KV {self.peak_kv_pages} pages ({self.peak_kv_bytes / 2**20:.1f} MiB)",
-        ]
+        if self.peak_kv_pages:  # of an endpoint's memory nothing is known
+            parts += [
+                f"prefix hits {self.hits_predicted} predicted, {self.hits_measured} measured",
+                f"peak KV {self.peak_kv_pages} pages ({self.peak_kv_bytes / 2**20:.1f} MiB)",
+            ]
         if self.deduplicated_tokens:
             parts.append(f"{self.deduplicated_tokens} of the new tokens computed for equal gens")
         if self.preemptions:
@@ -84,9 +85,11 @@ class Stats(Shown):
         pairs += [
             ("tokens", f"{self.prompt_tokens:,} prompt, {self.generated_tokens:,} new"),
             ("speed", f"{self.tokens_per_second:,.1f} tokens/s"),
-            ("prefix hits", f"{self.hits_predicted:,} predicted, {self.hits_measured:,} measured"),
-            ("peak KV", f"{self.peak_kv_pages:,} pages, {bytes_text(self.peak_kv_bytes)}"),
         ]
+        if self.peak_kv_pages:
+            hits = f"{self.hits_predicted:,} predicted, {self.hits_measured:,} measured"
+            memory = f"{self.peak_kv_pages:,} pages, {bytes_text(self.peak_kv_bytes)}"
+            pairs += [("prefix hits", hits), ("peak KV", memory)]
         pairs += [("preemptions", f"{self.preemptions:,}")] if self.preemptions else []
         return Facts(tuple(pairs))
 

@@ -74,7 +74,7 @@ def shown(compilation):
     yield hardware
     yield step(costs)
     yield Roofline.of(PLANTED, hardware.level(), costs)
-    yield Stats(first_token_seconds=0.1, preemptions=1)
+    yield Stats(first_token_seconds=0.1, preemptions=1, peak_kv_pages=3)
     yield Result(PLANTED, {PLANTED: PLANTED}, lambda: PLANTED, Stats())
     yield Rows([PLANTED, 1], {1: PLANTED}, Stats(rows=2))
     for chart in charts():

@@ -43,6 +43,7 @@ def test_messages_are_asked_as_chat(fake):
     assert second["messages"][2] == {"role": "assistant", "content": "Hi Bo"}
     assert (second["temperature"], second["top_p"]) == (0.5, 0.9)
     assert result.stats.prompt_tokens == 14 and result.stats.steps == 2
+    assert "14 prompt" in str(result.stats) and "KV" not in str(result.stats)
 
 
 def test_plain_text_is_asked_as_completions(fake):
