@@ -32,6 +32,9 @@ FMA_CHAINS, FMA_ROUNDS = 12, 500_000
 """Vectors that are multiplied and added to in turn: each of two units has a result some four cycles
 later, and sixteen registers hold them all."""
 
+PRODUCT = 1024
+"""Rows and columns of the products: past start-up costs, and within a millisecond's."""
+
 LAUNCHES = 2000
 PAIRS, CALLS = 2, 200
 """Pairs of threads that share the interpreter, and what each thread does how often."""
@@ -95,7 +98,7 @@ def cpu_probes(threads: int = 0, cache: Path | None = None) -> CpuProbes:
     return CpuProbes(
         threads=chosen,
         memories=_memories(chosen),
-        matmul={dtype: _matmul(dtype) for dtype in ("f32", "bf16")},
+        matmul={dtype: _matmul(dtype, PRODUCT) for dtype in ("f32", "bf16")},
         vector={"f32": [_fma(kernels["fma"], chosen)]},
         launch={
             "serial": _launches(kernels["empty_serial"], 1),
@@ -209,8 +212,8 @@ def _memory(name: str, size: int, capacity: float) -> MemoryProbes:
     )
 
 
-def _matmul(dtype: str, size: int = 1024) -> list[Measure]:
-    """Square products in torch; a 1024-cube is past start-up costs and within a millisecond's."""
+def _matmul(dtype: str, size: int) -> list[Measure]:
+    """Square products in torch."""
     import torch
 
     kind = getattr(torch, DTYPE_NAMES[dtype])
