@@ -83,10 +83,11 @@ def lower_fetch(lowering: _Lowering, op: Operation) -> list[Operation]:
     if not ahead:
         written = lowering.makers[select.operands[0].name]
         calls += forget_written(lowering, written, written.operands[2])
-    for kernel in (key_cache.look(shape, ahead), key_cache.free(alone, ahead),
-                   key_cache.place(alone, ahead)):  # fmt: skip
+    for build, of in ((key_cache.look, shape), (key_cache.free, alone), (key_cache.place, alone)):
+        kernel = lowering.once(build, of, ahead)
         calls.append(_launch(lowering, op, kernel, lists, apart=ahead))
-    calls.append(_launch(lowering, op, key_cache.fetch(shape, copies), _Lists([], {}), apart=True))
+    copy = lowering.once(key_cache.fetch, shape, copies)
+    calls.append(_launch(lowering, op, copy, _Lists([], {}), apart=True))
     if ahead:
         lowering.fetches.ahead[layer] = lists.operands[2:]
         return calls
@@ -94,7 +95,7 @@ def lower_fetch(lowering: _Lowering, op: Operation) -> list[Operation]:
     if not lowering.on_gpu:
         rows = (lowering.names.value("rows", tensor("i32", "B", select["kv_heads"], EXTENT)),)
         lists.where["rows"] = Term("out", (0,))
-    calls.append(_launch(lowering, op, key_cache.rows(shape), lists, *rows))
+    calls.append(_launch(lowering, op, lowering.once(key_cache.rows, shape), lists, *rows))
     lowering.fetches.brought[op.result.name] = (select, (*rows, *lists.operands[3:]))
     return calls
 
@@ -133,7 +134,8 @@ def lower_held(
     if lowering.on_gpu:
         return _held_on_gpu(lowering, op, partial, select)
     _, lengths = lowering.makers[select.operands[2].name].operands
-    kernel, layer = held_decode(gathered_shape(lowering, select, partial["scale"])), fetch["layer"]
+    kernel = lowering.once(held_decode, gathered_shape(lowering, select, partial["scale"]))
+    layer = fetch["layer"]
     terms = [Term(name) for name in ("B", "L", "HP")]
     terms += [Term("in", (place,)) for place in range(4)]
     terms += [Term("held_k", (layer,)), Term("held_v", (layer,)), Term("out", (0,))]
@@ -149,8 +151,8 @@ def _held_on_gpu(
     held = {"chosen": Term("plan_rows"), "HP": Term("HP"), "held_k": Term("held_k", (layer,)),
             "held_v": Term("held_v", (layer,))}  # fmt: skip
     calls = []
-    listed = held_parts(HeldParts(**vars(shape)))
-    for kernel, operands, results in reading(listed_launches(shape, listed), q, op):
+    listed = lowering.once(held_parts, HeldParts(**vars(shape)))
+    for kernel, operands, results in reading(listed_launches(lowering, shape, listed), q, op):
         out = Term("out", (0,)) if results else Term("in", (len(operands) - 1,))
         terms = [held.get(value.name) or listed_term(value.name, layer, out)
                  for value in kernel.regions[0].arguments]  # fmt: skip
@@ -164,7 +166,8 @@ def forget_written(lowering: _Lowering, op: Operation, slots: Value) -> list[Ope
     shape = KeyCache(op["kv_heads"], op["head_dim"], lowering.options.page_size)
     operands = (slots, *lowering.fetches.ahead.get(op["layer"], ()))
     where = {"slots": Term("in", (0,))}
-    return [_launch(lowering, op, key_cache.forget(shape), _Lists([], where, operands))]
+    kernel = lowering.once(key_cache.forget, shape)
+    return [_launch(lowering, op, kernel, _Lists([], where, operands))]
 
 
 def cache_shape(lowering: _Lowering, select: Operation) -> KeyCache:

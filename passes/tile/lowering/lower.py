@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import ClassVar
+from typing import Any, ClassVar, ParamSpec, TypeVar
 
 from ....ir.core import Module, Names, Operation, Symbol, Term, Value, make, walk
 from ....ir.diagnostics import PassError
@@ -26,6 +26,9 @@ from .call_arguments import call_arguments
 from .library_choices import library_choices
 from .parts import lower_parts
 from .value_shapes import format_of, rows_of, scale_of, sizes_of, width_of
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 ROWS_OF_LOGITS = 4
 """Rows a program of the head's matmul takes in steps of many rows, of which few give logits."""
@@ -87,6 +90,7 @@ class _Lowering:
     kernels: dict[str, Operation] = field(default_factory=dict)
     makers: dict[str, Operation] = field(default_factory=dict)
     fetches: fetch.Fetches = field(default_factory=fetch.Fetches)
+    built: dict[tuple[Any, ...], Any] = field(default_factory=dict)
 
     @property
     def on_gpu(self) -> bool:
@@ -112,6 +116,13 @@ class _Lowering:
             raise CannotLower(operation=operation.name, problem="it has no rule",
                               span=operation.span)  # fmt: skip
         return rule(self, operation)
+
+    def once(self, build: Callable[P, T], *shapes: P.args, **named: P.kwargs) -> T:
+        """Return what a function makes of these shapes, made once: most layers are alike."""
+        key = (build, shapes, tuple(named.items()))
+        if key not in self.built:
+            self.built[key] = build(*shapes, **named)
+        return self.built[key]
 
     def call(
         self, operation: Operation, kernel: Operation, arguments: str | list[Term],
@@ -148,15 +159,15 @@ class _Lowering:
             return []
         rows, width = sizes_of(table)
         factor = op.attribute("scale", 1.0)
-        kernel = elementwise.embedding(
-            rows, width, dtype_of(table.type), factor, dtype_of(op.result.type)
-        )
+        kernel = self.once(elementwise.embedding, rows, width, dtype_of(table.type), factor,
+                           dtype_of(op.result.type))  # fmt: skip
         return [self.call(op, kernel, "T in0 in1 out0" + scale_of(table, 0))]  # fmt: skip
 
     def rmsnorm(self, op: Operation) -> list[Operation]:
         """Rows may be tokens or rows of logits."""
         x, narrow = op.operands[0], len(op.results) == 2
-        kernel = elementwise.rmsnorm(width_of(x), op["eps"], dtype_of(x.type), narrow=narrow)
+        kernel = self.once(elementwise.rmsnorm, width_of(x), op["eps"], dtype_of(x.type),
+                           narrow=narrow)  # fmt: skip
         return [self.call(op, kernel, f"{rows_of(x)} in0 in1 out0" + " out1" * narrow)]
 
     def add_rmsnorm(self, op: Operation) -> list[Operation]:
@@ -165,28 +176,27 @@ class _Lowering:
         y = shape_of(op.operands[1].type)
         parts = y[0] if len(y) > 2 else 1
         assert isinstance(parts, int)
-        kernel = elementwise.add_rmsnorm(
-            width_of(x), op["eps"], dtype_of(x.type), narrow=narrow, parts=parts
-        )
+        kernel = self.once(elementwise.add_rmsnorm, width_of(x), op["eps"], dtype_of(x.type),
+                           narrow=narrow, parts=parts)  # fmt: skip
         outs = "out0 out1" + " out2" * narrow
         return [self.call(op, kernel, f"{rows_of(x)} in0 in1 in2 {outs}")]
 
     def add(self, op: Operation) -> list[Operation]:
         """A residual that no norm follows at once."""
-        kernel = elementwise.add(width_of(op.result), format_of(op))
+        kernel = self.once(elementwise.add, width_of(op.result), format_of(op))
         return [self.call(op, kernel, f"{rows_of(op.result)} in0 in1 out0")]
 
     def silu_mul(self, op: Operation) -> list[Operation]:
         """Rows are tokens, or pairs of experts."""
         x, narrow = op.operands[0], len(op.results) == 2
         width = width_of(op.results[0])
-        kernel = elementwise.silu_mul(width, dtype_of(x.type), narrow=narrow)
+        kernel = self.once(elementwise.silu_mul, width, dtype_of(x.type), narrow=narrow)
         return [self.call(op, kernel, f"{rows_of(x)} in0 out0" + " out1" * narrow)]
 
     def quantize_rows(self, op: Operation) -> list[Operation]:
         """Rows that nothing but a product reads, in 8 bits."""
         (x,) = op.operands
-        kernel = elementwise.quantize_rows(width_of(x), dtype_of(x.type))
+        kernel = self.once(elementwise.quantize_rows, width_of(x), dtype_of(x.type))
         return [self.call(op, kernel, f"{rows_of(x)} in0 out0 out1")]
 
     def scaled_matmul(self, op: Operation) -> list[Operation]:
@@ -201,13 +211,13 @@ class _Lowering:
             )  # fmt: skip
             rest = " in3" if bias else ""
             arguments = f"{rows_of(op.result)} in0 in2 out0 scale2 in1{rest}"
-            return [self.call(op, scaled_matmul(shape), arguments)]
+            return [self.call(op, self.once(scaled_matmul, shape), arguments)]
         return [self.library(op, "scaled_matmul", "both sides are fp8, which the vendor library "
                              "multiplies at twice the rate of bf16")]  # fmt: skip
 
     def take_rows(self, op: Operation) -> list[Operation]:
         """The rows whose logits are wanted."""
-        kernel = elementwise.take_rows(width_of(op.result), format_of(op))
+        kernel = self.once(elementwise.take_rows, width_of(op.result), format_of(op))
         return [self.call(op, kernel, "T R in0 in1 out0")]
 
     def qkv_rope_write(self, op: Operation) -> list[Operation]:
@@ -218,10 +228,9 @@ class _Lowering:
         shape = shape_of(op.operands[0].type)
         cuts = shape[0] if len(shape) > 2 else 1
         assert isinstance(cuts, int)
-        kernel = qkv_rope_write(heads, self.options.context_length, self.options.kv, eps,
-                                format_of(op), ordered, guess,
-                                apart=self.on_gpu and self.options.rows == 1,
-                                cuts=cuts)  # fmt: skip
+        kernel = self.once(qkv_rope_write, heads, self.options.context_length, self.options.kv, eps,
+                           format_of(op), ordered, guess,
+                           apart=self.on_gpu and self.options.rows == 1, cuts=cuts)  # fmt: skip
         norms = (" in3 in4" if eps else "") + (f" order{layer}" if ordered else "")
         if guess:
             return [self.call(op, kernel, f"T in0 cos sin in1 out0{norms}")]
@@ -286,9 +295,8 @@ class _Lowering:
             "bias" in parts, block_n=128 if n >= 128 * PROGRAMS else 64,
         )  # fmt: skip
         rest = " in2" if parts else ""
-        return self.call(
-            op, scaled_matmul(shape), f"{rows_of(op.result)} in0 in1 out0 scale1{rest}"
-        )
+        return self.call(op, self.once(scaled_matmul, shape),
+                         f"{rows_of(op.result)} in0 in1 out0 scale1{rest}")  # fmt: skip
 
     def _matmul(self, op: Operation, parts: list[str]) -> Operation:
         x, weight, *rest = op.operands
@@ -308,7 +316,7 @@ class _Lowering:
         more = "".join(f" in{place}" for place in range(2 + some, len(operands)))
         of = f"{rows_of(op.result)} W C in0 in1 in2" if some else f"{rows_of(op.result)} in0 in1"
         arguments = f"{of} out0{scale_of(weight, 1)}{more}"
-        return self.call(op, matmul(shape), arguments, operands)
+        return self.call(op, self.once(matmul, shape), arguments, operands)
 
     def finalize(self, op: Operation) -> list[Operation]:
         """Attention over a layer's pages: kvset, partial and finalize together."""
@@ -331,9 +339,10 @@ class _Lowering:
             rows=tile_rows(partial["heads"] // partial["kv_heads"], self.options.decoding),
         )  # fmt: skip
         if self.options.rows:
-            kernel, extents, operands = decode(shape), "B N MAXP", (q, table, lengths)
+            kernel, extents = self.once(decode, shape), "B N MAXP"
+            operands = (q, table, lengths)
         else:
-            kernel, extents = attention(shape), "T B B1 N MAXP"
+            kernel, extents = self.once(attention, shape), "T B B1 N MAXP"
             operands = (q, table, starts, lengths)
         inputs = " ".join(f"in{place}" for place in range(len(operands)))
         layer = kvset["layer"]

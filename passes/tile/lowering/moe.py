@@ -32,15 +32,17 @@ def _many(lowering: _Lowering) -> bool:
 
 def lower_route(lowering: _Lowering, op: Operation) -> list[Operation]:
     """The top experts of each token."""
-    kernel = moe.route(width_of(op.operands[0]), op["top_k"], bool(op.attribute("renormalize")),
-                       op.attribute("local"), op.attribute("slices", 1))  # fmt: skip
+    kernel = lowering.once(moe.route, width_of(op.operands[0]), op["top_k"],
+                           bool(op.attribute("renormalize")), op.attribute("local"),
+                           op.attribute("slices", 1))  # fmt: skip
     return [lowering.call(op, kernel, "T in0 out0 out1")]
 
 
 def lower_dispatch(lowering: _Lowering, op: Operation) -> list[Operation]:
     """Pairs by expert."""
     block = PAIRS if _many(lowering) else moe.BLOCK
-    return [lowering.call(op, moe.dispatch(op["experts"], block), "M flat0 out0 out1")]
+    kernel = lowering.once(moe.dispatch, op["experts"], block)
+    return [lowering.call(op, kernel, "M flat0 out0 out1")]
 
 
 def lower_expert(lowering: _Lowering, op: Operation) -> list[Operation]:
@@ -61,7 +63,8 @@ def lower_expert(lowering: _Lowering, op: Operation) -> list[Operation]:
         rows, block_n, block_k = 16, 64, 128
     if _many(lowering) and n >= 128 and k >= 64:
         (rows, block_n, block_k), chunks = _large_blocks(n, k, silu), CHUNKS
-    kernel = moe.expert_matmul(
+    kernel = lowering.once(
+        moe.expert_matmul,
         experts, n, k, per_row, dtype_of(weight.type), rows, min(block_n, n), min(block_k, k),
         format_of(op), format_of(op), paged, chunks, silu,
     )  # fmt: skip
@@ -89,7 +92,7 @@ def lower_gated(lowering: _Lowering, op: Operation) -> list[Operation]:
     shape = ExpertMatvec(experts, wide // 2, k, width_of(chosen), dtype_of(weight.type),
                          format_of(op))  # fmt: skip
     arguments = "T M in0 in1 flat2 out0" + scale_of(weight, 1)
-    return [lowering.call(op, experts_gated(shape), arguments)]
+    return [lowering.call(op, lowering.once(experts_gated, shape), arguments)]
 
 
 def lower_mixed(lowering: _Lowering, op: Operation) -> list[Operation]:
@@ -101,12 +104,12 @@ def lower_mixed(lowering: _Lowering, op: Operation) -> list[Operation]:
     shape = ExpertMatvec(experts, n, k, width_of(chosen), dtype_of(weight.type), format_of(op),
                          residual, 4 if k < DEEP else 2)  # fmt: skip
     arguments = "T M in0 in1 flat2 flat3 out0" + (" in4" if residual else "")
-    return [lowering.call(op, experts_mixed(shape), arguments + scale_of(weight, 1))]
+    return [lowering.call(op, lowering.once(experts_mixed, shape), arguments + scale_of(weight, 1))]
 
 
 def lower_combine(lowering: _Lowering, op: Operation) -> list[Operation]:
     """The weighted sum of a token's pairs."""
     residual = len(op.operands) == 3
-    kernel = moe.combine(width_of(op.result), width_of(op.operands[1]), residual,
+    kernel = lowering.once(moe.combine, width_of(op.result), width_of(op.operands[1]), residual,
                          dtype=format_of(op), partial=bool(op.attribute("partial")))  # fmt: skip
     return [lowering.call(op, kernel, "T M in0 in1 out0" + (" in2" if residual else ""))]

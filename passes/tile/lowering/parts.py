@@ -37,8 +37,8 @@ def lower_parts(
         format_of(op), lowering.options.kv, partial["scale"], window,
     )  # fmt: skip
     shape = tuned(shape, shared=not lowering.options.apart)
-    tiled = [] if lowering.options.rows or window else [prompts(shape)]
-    last = join(shape)
+    tiled = [] if lowering.options.rows or window else [lowering.once(prompts, shape)]
+    last = lowering.once(join, shape)
     of = (window,) if window else ()
     layer = kvset["layer"]
 
@@ -57,14 +57,14 @@ def lower_parts(
         return lowering.call(op, kernel, terms, reads, op.results if first else ())
 
     calls: list[Operation] = []
-    for kernel in (*tiled, *launches(shape)):
+    for kernel in (*tiled, *lowering.once(launches, shape)):
         calls.append(call(kernel, (q, *op.results) if calls else (q,), not calls))
     calls.append(call(last, op.results, False))
     parts = _by_way(lowering, shape, _by_crowd(lowering, shape, calls[len(tiled) :]))
     for way in variants(shape, shared=bool(shape.many)):
         tiles = joined(way, lowering.options.rows)
         if tiles is not None and parts[0].attribute("ways"):
-            more = call(attention_parts(tiles), (q, *op.results), False)
+            more = call(lowering.once(attention_parts, tiles), (q, *op.results), False)
             parts = _without_join(way.name, parts, more)
     return [*calls[: len(tiled)], *parts]
 
@@ -80,7 +80,7 @@ def _without_join(way: str, parts: list[Operation], joining: Operation) -> list[
 def _by_crowd(lowering: _Lowering, shape: Parts, calls: list[Operation]) -> list[Operation]:
     """Return the calls of attention, some of which are of other kernels in steps of many rows."""
     rows = lowering.options.rows or 1 << 30
-    kernels = (*launches(shape, rows), join(shape, rows))
+    kernels = (*lowering.once(launches, shape, rows), lowering.once(join, shape, rows))
     limits = (*((WAVES, CROWD) if shape.many else (CROWD,)), JOINED // shape.heads)
     for place, (kernel, up_to) in enumerate(zip(kernels, limits, strict=True)):
         few, name = calls[place]["kernel"], kernel["name"]
@@ -97,9 +97,10 @@ def _by_way(lowering: _Lowering, shape: Parts, calls: list[Operation]) -> list[O
     found = variants(shape, shared=bool(shape.many))
     if len(found) < 2:
         return calls
-    kernels = {way.name: attention_parts(replace(way.tiles, items=items)) for way in found}
+    kernels = {way.name: lowering.once(attention_parts, replace(way.tiles, items=items))
+               for way in found}  # fmt: skip
     tables = [kernels]
-    together = grouped_launches(shape)
+    together = lowering.once(grouped_launches, shape)
     if together:
         kernels[GROUPED] = together[0]
         tables.append({GROUPED: together[1]})

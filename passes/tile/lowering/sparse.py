@@ -46,7 +46,7 @@ def lower_label_write(lowering: _Lowering, op: Operation) -> list[Operation]:
                    options.kv)  # fmt: skip
     arguments = f"T N in0 k{layer} mean{layer} level{layer} labels{layer}"
     write = word_write if lowering.on_gpu and op.attribute("words") else label_write
-    calls = [lowering.call(op, write(shape), arguments)]
+    calls = [lowering.call(op, lowering.once(write, shape), arguments)]
     if options.offload:
         from .fetch import fetches, forget_written
 
@@ -58,8 +58,8 @@ def lower_label_write(lowering: _Lowering, op: Operation) -> list[Operation]:
 def lower_value_sums(lowering: _Lowering, op: Operation) -> list[Operation]:
     """The sums of v of the pages that a step fills."""
     options, gpu = lowering.options, lowering.on_gpu
-    kernel = value_sums(ValueSums(op["kv_heads"], op["head_dim"], options.page_size, options.kv,
-                                  flat=gpu))  # fmt: skip
+    shape = ValueSums(op["kv_heads"], op["head_dim"], options.page_size, options.kv, flat=gpu)
+    kernel = lowering.once(value_sums, shape)
     if not gpu:
         arguments = f"T B B1 N MAXP in0 in1 in2 v{op['layer']} value_sums{op['layer']}"
         return [lowering.call(op, kernel, arguments)]
@@ -90,7 +90,8 @@ def lower_selected(
     layer, q = select["layer"], select.operands[0]
     calls, scored, lists = lower_select(lowering, select)
     shape = gathered_shape(lowering, select, partial["scale"])
-    read = gathered_decode(replace(shape, unit=policy.unit, tail=scored if scored.tail else None))
+    shape = replace(shape, unit=policy.unit, tail=scored if scored.tail else None)
+    read = lowering.once(gathered_decode, shape)
     at = f"in5 in6 mean{layer} level{layer} centre{layer} spread{layer} value_sums{layer}"
     arguments = f"B N MAXP L in0 in1 in2 in3 in4 k{layer} v{layer} out0 {at if scored.tail else ''}"
     return [*calls, lowering.call(op, read, arguments, (q, table, lengths, *lists))]
@@ -127,11 +128,11 @@ def lower_select(
     scored = Scores(
         labels, select["heads"], select["scale"], q=dtype_of(q.type), tail=bool(mass), **forced
     )
-    take = select_keys(_selection(policy, kv_heads, page))
+    take = lowering.once(select_keys, _selection(policy, kv_heads, page))
     at, found = f"mean{layer} level{layer}", "out0 out1 out2" if mass else "out0"
     call: Callable[..., Operation] = lowering.call
     calls = [
-        call(select, label_scores(scored),
+        call(select, lowering.once(label_scores, scored),
              f"B N MAXP L in0 in1 in2 {budget} labels{layer} {at} {found}",
              (q, table, lengths), (scores, *mass)),
         call(select, take, f"B L in0 in1 {budget} out0 out1", (scores, lengths),
@@ -150,7 +151,7 @@ def _lower_for_gpu(
                                    slots=True)  # fmt: skip
     calls = []
     for kernel, operands, results in reading(
-        (*selects, *listed_launches(shape, sparse_parts(shape))), q, op
+        (*selects, *listed_launches(lowering, shape, lowering.once(sparse_parts, shape))), q, op
     ):
         of = select if kernel.attribute("of") == "graph.select" else op
         out = Term("out", (0,)) if results else Term("in", (max(len(operands) - 1, 0),))
@@ -165,11 +166,13 @@ def list_joins(shape: Parts) -> tuple[Operation, Operation]:
     return few, attention_merge(shape.heads, shape.head_dim, shape.q, rows="many")
 
 
-def listed_launches(shape: SparseParts, listed: Operation) -> tuple[Operation, ...]:
+def listed_launches(
+    lowering: _Lowering, shape: SparseParts, listed: Operation
+) -> tuple[Operation, ...]:
     """Return the kernels over a work list whose sparse items `listed` reads: of items of many rows
     first, where there may be some, and the joins last."""
-    many = (attention_parts(shape.of_many),) if shape.items == FEW else ()
-    return (*many, listed, *list_joins(shape))
+    many = (lowering.once(attention_parts, shape.of_many),) if shape.items == FEW else ()
+    return (*many, listed, *lowering.once(list_joins, shape))
 
 
 def reading(
@@ -198,7 +201,8 @@ def listed_shapes(
     channels, form = lowering.makers[select.operands[2].name]["kind"].parameters
     labels = Labels(kv_heads, width, page, channels, form.name, options.kv)
     slots = slots and lists_slots(policy, width)
-    selects, score = selection_on_gpu(policy, labels, heads, select["scale"], format, slots=slots)
+    selects, score = lowering.once(selection_on_gpu, policy, labels, heads, select["scale"], format,
+                                   slots=slots)  # fmt: skip
     tiles = tuned(Parts(heads, kv_heads, width, page, format, options.kv), not options.apart)
     items = FEW if tiles.many else ""
     return selects, SparseParts(

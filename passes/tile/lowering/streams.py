@@ -23,7 +23,7 @@ def lower_matvec(lowering: _Lowering, op: Operation, parts: list[str]) -> Operat
     )  # fmt: skip
     rest = "".join(f" in{2 + place}" for place in range(len(parts)))
     arguments = f"{rows_of(op.result)} in0 in1 out0{scale_of(weight, 1)}{rest}"
-    return lowering.call(op, matvec(suited(shape)), arguments)
+    return lowering.call(op, lowering.once(matvec, suited(shape)), arguments)
 
 
 def lower_skinny(lowering: _Lowering, op: Operation) -> list[Operation]:
@@ -32,5 +32,7 @@ def lower_skinny(lowering: _Lowering, op: Operation) -> list[Operation]:
     extents = sizes_of(op.operands[1])
     packed, k = len(extents) == 3, extents[-1] if len(extents) == 2 else extents[0] * extents[2]
     sizes = width_of(op.result), k, silu, cuts
-    many, few = (skinny_matmul(streamed(*sizes, rows, packed)) for rows in (ROWS, NARROW))
+    many, few = (
+        lowering.once(skinny_matmul, streamed(*sizes, rows, packed)) for rows in (ROWS, NARROW)
+    )
     return [lowering.by_rows(lowering.call(op, many, "T in0 in1 out0"), few, NARROW)]
