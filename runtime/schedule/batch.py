@@ -1,4 +1,4 @@
-"""The running batch as a structure of arrays, and the packing of one step's input from it.
+"""The running batch as a structure of arrays, of which `step_packing` makes a step's input.
 
 Rows `[0, size)` generate: each has one token to feed. A prefill that will generate joins as the
 next row in the step that ends it; rows past those are scratch of the step. All arrays are
@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..execution.step import ModelExecutor, StepInput, most_logits, reads_of
+from ..execution.step import ModelExecutor, StepInput, reads_of
 from .request import Request
+from .step_packing import StepPacking
 
 MAX_ENDS = 8
 
@@ -60,11 +61,10 @@ COLUMNS = 256
 
 
 class Batch:
-    """Arrays over rows, the step's input buffers, and the requests that own the rows."""
+    """Arrays over rows, and the requests that own the rows."""
 
     def __init__(self, executor: ModelExecutor) -> None:
         rows, context = executor.max_batch, executor.context_length
-        self.page_size = executor.page_size
         self.size = 0
         self.leaves = 0
         self.changes = 0
@@ -73,7 +73,6 @@ class Batch:
         self.requests: list[Request] = []
         self.constrained = 0
         self.random = 0
-        self._arange = np.arange(max(rows, executor.max_tokens) + 1, dtype=np.int32)
         # One entry a row.
         self.token = np.zeros(rows, np.int32)
         self.resident = np.zeros(rows, np.int32)
@@ -91,7 +90,7 @@ class Batch:
         self.wide = np.zeros(rows, bool)
         """Calm rows that are allowed so many words that leaving out others pays nothing."""
         self.may_calm = not getattr(executor, "asynchronous", False)
-        self.table = np.zeros((rows, -(-context // self.page_size)), np.int32)
+        self.table = np.zeros((rows, -(-context // executor.page_size)), np.int32)
         # Rows lie close together: of wide ones each first token would touch memory of its own.
         self.history = np.empty((rows, min(context, COLUMNS)), np.int32)
         self.logprob = np.empty((rows, min(context, COLUMNS)), np.float32)
@@ -110,21 +109,7 @@ class Batch:
             self.margin, self.table, self.temperature, self.top_k, self.top_p, self.min_p,
             self.masks,
         )  # fmt: skip
-        # The step's input.
-        self._tokens = np.zeros(executor.max_tokens, np.int32)
-        self._positions = np.zeros(executor.max_tokens, np.int32)
-        self._slots = np.zeros(executor.max_tokens, np.int32)
-        self._starts = self._arange[: rows + 1].copy()
-        self._lengths = np.zeros(rows, np.int32)
-        self._wanted = np.zeros(most_logits(executor), np.int32)
-        self._inputs = [
-            torch.from_numpy(array)
-            for array in (
-                self._tokens, self._positions, self._slots, self._starts, self._lengths,
-                self.table, self._wanted, self.reads,
-            )
-        ]  # fmt: skip
-        self._views: dict[tuple[int, int, int], StepInput] = {}
+        self._packing = StepPacking(executor, self.table, self.reads)
         self._settings: dict[tuple[int, bool], tuple[Tensor | None, ...]] = {}
 
     def make_room(self, most: int) -> None:
@@ -246,23 +231,20 @@ class Batch:
 
         Chunks that join come first, and become rows; the others' rows are only of this step.
         """
-        count = self.size
-        self._pack_running(count)
+        count, packing = self.size, self._packing
+        packing.running(self)
         tokens, wanted = count, count
         for number, chunk in enumerate(chunks):
             row = self.join(chunk.request) if chunk.joins else count + number
             self.reads[row] = reads_of(chunk.request.attention)
-            tokens = chunk.packed_end = self._pack_chunk(chunk, row, tokens)
+            tokens = chunk.packed_end = packing.chunk(chunk, row, tokens)
             if chunk.joins:
-                self._wanted[wanted] = tokens - 1
-                wanted += 1
+                wanted = packing.want(wanted, tokens - 1, tokens)
         sampled = wanted
         for chunk in chunks:
             end = chunk.packed_end
-            rows = self._arange[end - chunk.scores : end]
-            self._wanted[wanted : wanted + chunk.scores] = rows
-            wanted += chunk.scores
-        step = self._view(tokens, count + len(chunks), wanted)
+            wanted = packing.want(wanted, end - chunk.scores, end)
+        step = packing.view(tokens, count + len(chunks), wanted)
         copied = [chunk.copied for chunk in chunks if chunk.copied is not None]
         if copied:
             step = replace(step, copies=torch.from_numpy(np.concatenate(copied, 1)))
@@ -270,7 +252,7 @@ class Batch:
 
     def kv_tokens(self, rows: int) -> int:
         """Return the tokens that the attention of the packed step's sequences sees."""
-        return int(self._lengths[:rows].sum())
+        return self._packing.kv_tokens(rows)
 
     def settings(self, count: int, masked: bool) -> tuple[Tensor | None, ...]:
         """Return the sampler's parameters of the first rows: bitmask or None, temperature, ..."""
@@ -280,43 +262,6 @@ class Batch:
             views = tuple(torch.from_numpy(array)[:count] for array in arrays)
             mask = torch.from_numpy(self.masks)[:count] if masked else None
             known = self._settings[count, masked] = (mask, *views)
-        return known
-
-    def _pack_running(self, count: int) -> None:
-        resident = self.resident[:count]
-        pages, offsets = np.divmod(resident, self.page_size)
-        slots = self.table[self._arange[:count], pages]
-        slots *= self.page_size
-        slots += offsets
-        self._tokens[:count] = self.token[:count]
-        self._positions[:count] = resident
-        self._slots[:count] = slots
-        self._starts[: count + 1] = self._arange[: count + 1]
-        self._wanted[:count] = self._arange[:count]
-        resident += 1
-        self._lengths[:count] = resident
-
-    def _pack_chunk(self, chunk: Chunk, row: int, at: int) -> int:
-        sequence, start, end = chunk.request.sequence, chunk.start, at + chunk.count
-        stop = start + chunk.count
-        positions = np.arange(start, stop, dtype=np.int32)
-        pages, offsets = np.divmod(positions, self.page_size)
-        self._tokens[at:end] = sequence.tokens[start:stop]
-        self._positions[at:end] = positions
-        self._slots[at:end] = sequence.pages[pages] * self.page_size + offsets
-        self._starts[row + 1] = end
-        self._lengths[row] = stop
-        self.table[row, : sequence.held] = sequence.pages[: sequence.held]
-        return end
-
-    def _view(self, tokens: int, rows: int, wanted: int) -> StepInput:
-        known = self._views.get((tokens, rows, wanted))
-        if known is None:
-            sizes = (tokens, tokens, tokens, rows + 1, rows, rows, wanted, rows)
-            views = [tensor[:size] for tensor, size in zip(self._inputs, sizes, strict=True)]
-            known = StepInput(*views)
-            if tokens == rows:
-                self._views[tokens, rows, wanted] = known
         return known
 
     def _count(self, request: Request, change: int) -> None:
