@@ -51,14 +51,13 @@ def execute(notebook: Any) -> Any:
     """
     _reach_weft()
     with tempfile.TemporaryDirectory() as home:
-        os.environ.setdefault("IPYTHONDIR", home)
         resources = {"metadata": {"path": str(FOLDER)}}
         # Reached by files in `home`: of a port, which others on the machine can read, it warns.
         client = NotebookClient(
             notebook, timeout=SECONDS_A_CELL, resources=resources, record_timing=False,
             config=Config(KernelManager={"transport": "ipc", "ip": f"{home}/kernel"}),
         )  # fmt: skip
-        return client.execute()
+        return client.execute(env={"IPYTHONDIR": home} | os.environ)
 
 
 def write(name: str, notebook: Any) -> None:
