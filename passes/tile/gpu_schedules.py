@@ -132,7 +132,9 @@ def _schedule(kernel: Operation, apart: bool) -> Schedule:
         fits = page % 64 == 0 and width <= 128
         return replace(THREE, beside=few) if fits else Schedule(num_stages=4, beside=few)
     if kernel.attribute("of") == "graph.moe_expert" and _sums(kernel) >= LARGE:
-        return Schedule(num_warps=8, num_stages=3, registers=128 * (_sums(kernel) == LARGE))
+        gated = _sums(kernel) > LARGE
+        stages = 2 if gated and _operands(kernel) == {"f32"} else 3  # of 128 KB each, of 227
+        return Schedule(num_warps=8, num_stages=stages, registers=0 if gated else 128)
     if kernel["name"].name.startswith("scaled_matmul"):
         if _widest(kernel) >= DEEP:
             return Schedule(num_warps=4, num_stages=5)
@@ -189,6 +191,12 @@ def head_kernels(vocab: int, width: int) -> list[tuple[Operation, Schedule]]:
     """Return the kernels that compute logits of listed words, of a head in bf16."""
     schedule = replace(HEAD_WORDS, chained=CHAINED)
     return [(head_words(shape), schedule) for shape in head_words_shapes(vocab, width)]
+
+
+def _operands(kernel: Operation) -> set[str]:
+    """Return the dtypes of the operands of products of tiles."""
+    dots = (op for op in walk(kernel.regions[0].operations) if op.name == "tile.dot")
+    return {dtype_of(operand.type) for dot in dots for operand in dot.operands[:2]}
 
 
 def _sums(kernel: Operation) -> int:

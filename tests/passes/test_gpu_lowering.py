@@ -109,6 +109,15 @@ def test_experts_have_large_blocks_in_steps_of_many_rows() -> None:
         assert prove_bounds(kernel).ok
 
 
+def test_gated_experts_in_f32_have_as_many_stages_as_fit() -> None:
+    """A stage of x, gate and up in large blocks of f32 is 128 KB of a program's 227."""
+    shape = replace(config("MixtralForCausalLM"), width=1024, ffn=384)
+    limits = {"max_tokens": 64, "max_batch": 8, "weights": "f32", "activations": "f32"}
+    *_, many = lower_for_gpu(shape, build_graph(shape), **limits)
+    experts = [kernel for kernel in many.kernels if kernel[0]["of"] == "graph.moe_expert"]
+    assert [schedule.num_stages for _, schedule in experts] == [2, 3]
+
+
 def test_a_single_rows_experts_are_streams_of_their_weights() -> None:
     """Two launches a layer for five, and no library's: the router's product is ours as well."""
     shape = config("MixtralForCausalLM")
