@@ -92,6 +92,7 @@ def offloaded_keys(
     page: int, device: KeyDevice,
 ) -> Offloaded:  # fmt: skip
     """Return the memory of keys in host memory, its bounds held, and the proven tasks of steps."""
+    from ..passes.tile.lowering.fetch import GPU_PARTS
     from ..runtime.execution.dtypes import TORCH
     from ..runtime.execution.host_keys import HostKeys
     from ..runtime.execution.key_device import NotPinned
@@ -103,7 +104,8 @@ def offloaded_keys(
     assert sparse is not None
     dtype = TORCH[kv_dtype(options)]
     try:
-        host = HostKeys(checkpoint.config, sparse.layers, room, page, dtype, device)
+        parts = GPU_PARTS if options.target == "cuda" else 1
+        host = HostKeys(checkpoint.config, sparse.layers, room, page, dtype, device, parts)
     except NotPinned as error:
         size = Size(options.kv_host_memory)
         raise HostKeysRefused(size=size, problem=str(error)) from None

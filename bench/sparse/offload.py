@@ -25,7 +25,7 @@ from weft.frontend.models.presets import preset
 from weft.ir.core import Operation
 from weft.options import Options
 from weft.passes.tile.gpu_schedules import gpu_schedule
-from weft.passes.tile.lowering.fetch import GPU_ALONE, GPU_KEYS, GPU_PARTS
+from weft.passes.tile.lowering.fetch import GPU_KEYS, GPU_PARTS
 from weft.passes.tile.sparse import key_cache
 from weft.passes.tile.sparse.held_attention import HeldParts, held_parts
 from weft.passes.tile.sparse.key_cache import COUNTERS, KeyCache
@@ -64,12 +64,10 @@ class OffloadedStep(SparseStep):
         tiny = setting.device == "cpu"
         cache = KeyCache(s.kv_heads, s.head_dim, s.page, s.kv, True, 64 if tiny else GPU_KEYS,
                          2 if tiny else GPU_PARTS)  # fmt: skip
-        alone = replace(cache, parts=1, keys=64 if tiny else GPU_ALONE)
         copy, rows = key_cache.fetch(cache, cache.parts), key_cache.rows(cache)
-        late = [key_cache.look(cache, False), key_cache.free(alone, False),
-                key_cache.place(alone, False)]  # fmt: skip
-        ahead = [key_cache.look(cache, True), key_cache.free(alone, True),
-                 key_cache.place(alone, True), copy]  # fmt: skip
+        late, ahead = ([key_cache.look(cache, guess), key_cache.free(cache, guess),
+                        key_cache.place(cache, guess)] for guess in (False, True))  # fmt: skip
+        ahead.append(copy)
         gathers = held_parts(HeldParts(**{**vars(s), "unit": p.unit},
                                        keys_listed=0 if tiny else 128))  # fmt: skip
         *self.choose, _, few, many = self.kernels
@@ -113,8 +111,9 @@ class OffloadedStep(SparseStep):
 
         self.extents = {"S": pages * s.page, "H": rows, "HP": rows // s.page}
         names = ("victims", "fresh_slot", "fresh_row")
-        scratch = [{n: ints(k, rows) for n in names} | {n: ints(k) for n in ("spare", "fresh")}
-                   for _ in "ab"]  # fmt: skip
+        parts = 2 if place == "cpu" else GPU_PARTS
+        scratch = [{n: ints(k, rows) for n in names} | {"fresh": ints(k)}
+                   | {n: ints(k, parts) for n in ("spare", "asked")} for _ in "ab"]  # fmt: skip
         self.scratch, self.guess_scratch = scratch
         self.given["rows"] = torch.zeros_like(self.given["chosen"])
         self.guess = {name: torch.zeros_like(self.given[name]) for name in ("chosen", "counts")}

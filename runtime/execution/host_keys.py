@@ -70,11 +70,12 @@ class KeyTraffic:
 
 
 class HostKeys:
-    """The memory of a model whose keys lie across a link, and what its steps need of it."""
+    """The memory of a model whose keys lie across a link, and what its steps need of it; `parts`
+    programs share a key head's books."""
 
     def __init__(
         self, config: ModelConfig, sparse: Layers, room: KeyRoom, page: int, dtype: torch.dtype,
-        device: KeyDevice,
+        device: KeyDevice, parts: int = 1,
     ) -> None:  # fmt: skip
         self.room, self.page, self.device = room, page, device
         self._heads, self._element = config.kv_heads, dtype.itemsize
@@ -106,8 +107,12 @@ class HostKeys:
                 self.tables[prefix + name] = self._filled(
                     name, (config.kv_heads, room.rows), torch.int32, 0
                 )
-            for name in ("spare", "fresh"):
-                self.tables[prefix + name] = self._filled(name, (config.kv_heads,), torch.int32, 0)
+            for name in ("spare", "asked"):
+                self.tables[prefix + name] = self._filled(
+                    name, (config.kv_heads, parts), torch.int32, 0
+                )
+            name = f"{prefix}fresh"
+            self.tables[name] = self._filled(name, (config.kv_heads,), torch.int32, 0)
         self.extents = {"S": room.pages * page, "H": room.rows, "HP": room.rows // page}
         self._counted = dict.fromkeys(COUNTERS, 0)
 

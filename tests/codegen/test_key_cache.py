@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -62,8 +62,9 @@ class Cache:
             "row_of": np.full((k, PAGES * s.page), -1, "i4"),
             "slot_of": np.full((k, self.room), -1, "i4"), "marks": np.zeros((k, self.room), "i4"),
             "hand": np.zeros(k, "i4"), "counters": np.zeros(len(COUNTERS), "i4"),
-            "spare": np.zeros(k, "i4"), "fresh": np.zeros(k, "i4"),
+            "fresh": np.zeros(k, "i4"),
         }  # fmt: skip
+        self.given |= {n: np.full((k, s.parts), -7777, "i4") for n in ("spare", "asked")}
         self.given |= {n: blank.copy() for n in ("victims", "fresh_slot", "fresh_row")}
 
     def launch(self, name: str) -> None:
@@ -244,9 +245,8 @@ def test_kernels_of_an_8b_shape_compile_for_hopper() -> None:
     from weft.passes.tile.sparse.held_attention import HeldParts, held_parts
 
     shape = KeyCache(8, 128, 64, "bf16", flat=True, keys=1024, parts=16)
-    alone = replace(shape, parts=1, keys=4096)
     held = held_parts(HeldParts(32, 8, 128, page=64, few=16, many=0, keys=64, keys_listed=128))
-    for kernel in (held, look(shape, True), free(alone, True), place(alone, True),
-                   look(shape, False), free(alone, False), place(alone, False), fetch(shape, 16),
+    for kernel in (held, look(shape, True), free(shape, True), place(shape, True),
+                   look(shape, False), free(shape, False), place(shape, False), fetch(shape, 16),
                    rows(shape), forget(shape)):  # fmt: skip
         assert len(compile_offline(kernel, gpu_schedule(kernel, True))["cubin"]) > 1000

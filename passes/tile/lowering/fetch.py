@@ -38,11 +38,11 @@ OF_LAYER = frozenset({
     "k", "v", "held_k", "held_v", "row_of", "slot_of", "marks", "hand", "counters",
 })  # fmt: skip
 """What a layer has of its own: pools, and the cache with its books."""
-SCRATCH = frozenset({"victims", "spare", "fresh_slot", "fresh_row", "fresh"})
+SCRATCH = frozenset({"victims", "spare", "asked", "fresh_slot", "fresh_row", "fresh"})
 """What passes from launch to launch of one fetch."""
-GPU_KEYS, GPU_PARTS, GPU_ALONE = 1024, 16, 4096
-"""On a GPU: entries of a list that a program looks at at a time, programs that share a list or a
-key head's rows, and entries at a time of the one program that numbers a key head's rows."""
+GPU_KEYS, GPU_PARTS = 1024, 16
+"""On a GPU: entries of a list that a program looks at at a time, and programs that share a list or
+a key head's rows."""
 
 
 @dataclass
@@ -75,18 +75,16 @@ def lower_fetch(lowering: _Lowering, op: Operation) -> list[Operation]:
     ahead, layer = bool(op.attribute("ahead")), op["layer"]
     select = lowering.makers[op.operands[0].name]
     lists = (_lists_on_gpu if lowering.on_gpu else _lists)(lowering, select, ahead)
-    shape = alone = cache_shape(lowering, select)
-    calls, copies = list(lists.calls), 1
+    shape, calls = cache_shape(lowering, select), list(lists.calls)
     if lowering.on_gpu:
-        copies, alone = GPU_PARTS, replace(shape, keys=GPU_ALONE)
         shape = replace(shape, keys=GPU_KEYS, parts=GPU_PARTS)
     if not ahead:
         written = lowering.makers[select.operands[0].name]
         calls += forget_written(lowering, written, written.operands[2])
-    for build, of in ((key_cache.look, shape), (key_cache.free, alone), (key_cache.place, alone)):
-        kernel = lowering.once(build, of, ahead)
+    for build in (key_cache.look, key_cache.free, key_cache.place):
+        kernel = lowering.once(build, shape, ahead)
         calls.append(_launch(lowering, op, kernel, lists, apart=ahead))
-    copy = lowering.once(key_cache.fetch, shape, copies)
+    copy = lowering.once(key_cache.fetch, shape, shape.parts)
     calls.append(_launch(lowering, op, copy, _Lists([], {}), apart=True))
     if ahead:
         lowering.fetches.ahead[layer] = lists.operands[2:]

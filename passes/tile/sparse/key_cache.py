@@ -7,8 +7,11 @@ name that is not there, in five launches, none of which waits for the host:
 
 * `look`: marks rows that are wanted; a slot without one gets the number of an entry that wants it
   (-2 - number), so that of entries of several sequences one brings it.
-* `free`: lists the rows that may go, from where the last fetch stopped: the oldest come first.
-* `place`: gives each slot that is brought a row of those.
+* `free`: lists the rows that may go, from where the last fetch stopped: the oldest come first. Each
+  program has a run of rows and a run of `victims` to itself, and counts the entries that it will
+  give a row.
+* `place`: gives each slot that is brought a row of those; where a program's begin follows from what
+  all have counted.
 * `fetch`: copies keys and values, reading the pools where they lie.
 * `rows`: says of each entry in which row it stands.
 
@@ -36,7 +39,7 @@ predicted lists, of these not in the cache."""
 @dataclass(frozen=True)
 class KeyCache:
     """The static shape: K key heads of width C in pages of P tokens; `flat` as in `labels.Scores`.
-    `keys` entries are looked at at a time, `parts` programs share a list."""
+    `keys` entries are looked at at a time, `parts` programs share a list or a key head's rows."""
 
     kv_heads: int
     head_dim: int
@@ -105,13 +108,19 @@ class _Entries:
         assert self.extent is not None
         return b.map("-2 - a * b - c", self.sequence, self.extent, entry, dtype="i32", hint="claim")
 
+    def claimed(self, base: Value) -> tuple[Value, Value]:
+        """Return which entries of a block bring their slot, as 0 and 1, and the slots."""
+        b = self.b
+        entry, inside, slot = self.block(base)
+        row = b.load(self.row_of, self.head, slot, mask=inside, hint="row")
+        text = "where(a & (b == c), 1, 0)"
+        return b.map(text, inside, row, self.claim(entry), dtype="i32", hint="mine"), slot
+
     @contextmanager
-    def shared(self, *carry: Value) -> Iterator:
-        """Loop over this program's part of the list."""
+    def shared(self, part: Value, *carry: Value) -> Iterator:
+        """Loop over a program's part of the list."""
         b, s = self.b, self.shape
-        low = b.full(0, "i32")
-        if s.parts > 1:
-            low = b.map(f"a * {s.keys}", b.program_id(2, "part"), dtype="i32", hint="low")
+        low = b.map(f"a * {s.keys}", part, dtype="i32", hint="low")
         with b.loop(low, self.count, *carry, step=s.keys * s.parts, hint="base") as loop:
             yield loop
 
@@ -135,7 +144,7 @@ def look(shape: KeyCache, ahead: bool) -> Operation:
     counters = b.buffer("counters", "i32", len(COUNTERS))
     entries.enter(b.program_id(0, "kv_head"), b.program_id(1, "sequence"))
     nothing = b.full(0, "i32", shape.keys)
-    with entries.shared(nothing, nothing, nothing) as loop:
+    with entries.shared(b.program_id(2, "part"), nothing, nothing, nothing) as loop:
         entry, inside, slot = entries.block(loop.index)
         row = b.load(entries.row_of, entries.head, slot, mask=inside, hint="row")
         there = b.map("a & (b >= 0)", inside, row, dtype="bool", hint="there")
@@ -163,20 +172,30 @@ def look(shape: KeyCache, ahead: bool) -> Operation:
 def free(shape: KeyCache, ahead: bool) -> Operation:
     """Return the kernel that lists rows that may go, and unmarks all unless it is ahead.
 
-    Arguments: H, marks [K, H], hand [K] (where to begin), victims [K, H], spare [K] (how many).
+    Arguments: those of `look` up to row_of, then marks [K, H], hand [K] (where to begin), victims
+    [K, H], and of each program: spare [K, parts] (how many rows may go), asked [K, parts] (how many
+    entries bring a slot).
     """
-    b = KernelBuilder(shape.name("spare" if ahead else "free"))
-    held = b.scalar("H")
+    entries = _Entries(shape, "spare" if ahead else "free")
+    b, held = entries.b, entries.held
     marks, hand = (
         b.buffer("marks", "i32", shape.kv_heads, "H"),
         b.buffer("hand", "i32", shape.kv_heads),
     )
     victims = b.buffer("victims", "i32", shape.kv_heads, "H")
-    spare = b.buffer("spare", "i32", shape.kv_heads)
-    head, lane = b.program_id(0, "kv_head"), b.iota(shape.keys)
+    spare, asked = (b.buffer(n, "i32", shape.kv_heads, shape.parts) for n in ("spare", "asked"))
+    head, part = b.program_id(0, "kv_head"), b.program_id(1, "part")
+    zero, lane = b.full(0, "i32"), entries.lane
+    with b.loop(zero, entries.sequences, zero, hint="sequence") as each:
+        entries.enter(head, each.index)
+        with entries.shared(part, each.carried[0]) as loop:
+            mine, _ = entries.claimed(loop.index)
+            loop.yields(b.map("a + b", loop.carried[0], b.reduce("sum", mine, 0), dtype="i32"))
+        each.yields(loop.results[0])
+    b.store(asked, head, part, each.results[0])
     start = _within(b, b.load(hand, head, hint="start"), held)
-    zero = b.full(0, "i32")
-    with b.loop(zero, held, zero, step=shape.keys, hint="base") as loop:
+    first, last = _run(b, shape, held, part)
+    with b.loop(first, last, first, step=shape.keys, hint="base") as loop:
         (listed,) = loop.carried
         step = b.map("a + b", loop.index, lane, dtype="i32", hint="step")
         inside = b.map("a < b", step, held, hint="inside")
@@ -193,39 +212,67 @@ def free(shape: KeyCache, ahead: bool) -> Operation:
         if not ahead:
             b.store(marks, head, row, b.full(0, "i32", shape.keys), mask=inside)
         loop.yields(b.map("a + b", listed, b.reduce("sum", goes, 0), dtype="i32", hint="listed"))
-    b.store(spare, head, loop.results[0])
-    return b.finish(shape.kv_heads, requires=("H >= 1",), of="graph.fetch")
+    b.store(spare, head, part, b.map("a - b", loop.results[0], first, dtype="i32"))
+    return b.finish(shape.kv_heads, shape.parts, requires=entries.facts, of="graph.fetch")
+
+
+def _run(b: KernelBuilder, shape: KeyCache, held: Value, part: Value | int) -> tuple[Value, Value]:
+    """Return [first, last) of a program's run of rows, counted from the hand; the same run of
+    `victims` is its own."""
+    whole = shape.keys * shape.parts
+    length = f"((a + {whole - 1}) // {whole} * {shape.keys})"
+    if isinstance(part, int):
+        part = b.full(part, "i32")
+    first = b.map(f"min(b * {length}, a)", held, part, dtype="i32", hint="first")
+    return first, b.map(f"min((b + 1) * {length}, a)", held, part, dtype="i32", hint="last")
 
 
 def place(shape: KeyCache, ahead: bool) -> Operation:
     """Return the kernel that gives rows to the slots that are brought.
 
     Arguments: those of `look` up to row_of, then slot_of, marks [K, H], hand [K], victims [K, H],
-    spare [K], fresh_slot, fresh_row [K, H], fresh [K] (how many are brought).
+    spare, asked [K, parts], fresh_slot, fresh_row [K, H], fresh [K] (how many are brought). All
+    programs of a key head store the same hand and count.
     """
     entries = _Entries(shape, "prepare" if ahead else "place")
     b, wide = entries.b, (shape.kv_heads, "H")
     slot_of, marks = b.buffer("slot_of", "i32", *wide), b.buffer("marks", "i32", *wide)
     hand = b.buffer("hand", "i32", shape.kv_heads)
-    victims, spare = b.buffer("victims", "i32", *wide), b.buffer("spare", "i32", shape.kv_heads)
+    victims = b.buffer("victims", "i32", *wide)
+    spare, asked = (b.buffer(n, "i32", shape.kv_heads, shape.parts) for n in ("spare", "asked"))
     fresh_slot, fresh_row = (b.buffer(n, "i32", *wide) for n in ("fresh_slot", "fresh_row"))
     fresh = b.buffer("fresh", "i32", shape.kv_heads)
-    head, held = b.program_id(0, "kv_head"), entries.held
-    room = b.map("min(a, b)", b.load(spare, head, hint="room"), held, dtype="i32", hint="room")
+    head, part, held = b.program_id(0, "kv_head"), b.program_id(1, "part"), entries.held
     zero = b.full(0, "i32")
-    with b.loop(zero, entries.sequences, zero, hint="sequence") as each:
+    ends, before, every = [zero], zero, zero
+    for number in range(shape.parts):
+        at = b.full(number, "i32")
+        ends.append(b.map("a + b", ends[-1], b.load(spare, head, at), dtype="i32", hint="end"))
+        count = b.load(asked, head, at, hint="count")
+        before = b.map(f"a + where({number} < b, c, 0)", before, part, count, dtype="i32",
+                       hint="before")  # fmt: skip
+        every = b.map("a + b", every, count, dtype="i32", hint="every")
+    runs = [_run(b, shape, held, number)[0] for number in range(shape.parts)]
+    room = b.map("max(min(a, b), 0)", ends[-1], held, dtype="i32", hint="room")
+
+    def victim(at: Value, mask: Value | None = None) -> Value:
+        """Return the row that may go as the number `at` of all that programs have listed."""
+        there = at
+        for end, run in zip(ends[1:-1], runs[1:], strict=True):
+            there = b.map("where(a >= b, c + a - b, d)", at, end, run, there, dtype="i32",
+                          hint="there")  # fmt: skip
+        return _within(b, b.load(victims, head, _within(b, there, held), mask=mask), held)
+
+    with b.loop(zero, entries.sequences, before, hint="sequence") as each:
         entries.enter(head, each.index)
-        with b.loop(zero, entries.count, each.carried[0], step=shape.keys, hint="base") as loop:
+        with entries.shared(part, each.carried[0]) as loop:
             (brought,) = loop.carried
-            entry, inside, slot = entries.block(loop.index)
-            row = b.load(entries.row_of, head, slot, mask=inside, hint="row")
-            mine = b.map("where(a & (b == c), 1, 0)", inside, row, entries.claim(entry),
-                         dtype="i32", hint="mine")  # fmt: skip
+            mine, slot = entries.claimed(loop.index)
             at = b.map("a + b - 1", brought, b.scan(mine, 0), dtype="i32", hint="at")
             taken = b.map(
                 "(a > 0) & (b >= 0) & (b < c)", mine, at, room, dtype="bool", hint="taken"
             )
-            new = _within(b, b.load(victims, head, at, mask=taken, hint="new"), held)
+            new = victim(at, taken)
             old = b.load(slot_of, head, new, mask=taken, other=-1, hint="old")
             gone = b.map("a & (b >= 0)", taken, old, dtype="bool", hint="gone")
             none = b.full(-1, "i32", shape.keys)
@@ -239,16 +286,14 @@ def place(shape: KeyCache, ahead: bool) -> Operation:
             total = b.map("a + b", brought, b.reduce("sum", mine, 0), dtype="i32", hint="brought")
             loop.yields(total)
         each.yields(loop.results[0])
-    count = b.map("min(a, b)", each.results[0], room, dtype="i32", hint="count")
+    count = b.map("min(a, b)", every, room, dtype="i32", hint="count")
     b.store(fresh, head, count)
-    last = b.load(
-        victims, head, b.map("max(min(a, b) - 1, 0)", count, held, dtype="i32"), hint="last"
-    )
-    before = b.load(hand, head, hint="before")
-    after = b.map("where(a > 0, where(b + 1 >= c, 0, b + 1), d)", count, last, held, before,
+    last = victim(b.map("max(a - 1, 0)", count, dtype="i32"))
+    kept = b.load(hand, head, hint="kept")
+    after = b.map("where(a > 0, where(b + 1 >= c, 0, b + 1), d)", count, last, held, kept,
                   dtype="i32", hint="after")  # fmt: skip
     b.store(hand, head, after)
-    return b.finish(shape.kv_heads, requires=entries.facts, of="graph.fetch")
+    return b.finish(shape.kv_heads, shape.parts, requires=entries.facts, of="graph.fetch")
 
 
 AT_ONCE = 16
@@ -305,7 +350,7 @@ def rows(shape: KeyCache) -> Operation:
     b = entries.b
     target = entries.lists.buffer("rows", "i32", shape.kv_heads)
     entries.enter(b.program_id(0, "kv_head"), b.program_id(1, "sequence"))
-    with entries.shared() as loop:
+    with entries.shared(b.program_id(2, "part")) as loop:
         entry, inside, slot = entries.block(loop.index)
         row = b.load(entries.row_of, entries.head, slot, mask=inside, hint="row")
         b.store(target, *entries.lists.at(entry), _within(b, row, entries.held), mask=inside)
