@@ -22,6 +22,7 @@ from weft.runtime.execution.sampler import sample_rows
 from weft.runtime.reference import Reference, ReferenceResult
 from weft.runtime.simulator import ToyChat, ToyExecutor, ToyTokenizer, toy_logits
 from weft.runtime.tracing.trace import Trace
+from weft.tests.runtime.interpreting import Interpreting
 
 WORDS = (" the", "hello", "ing", '": ', '", "', '{"', " A", " B", "a b", "\n\n", "Grade", "ab")
 
@@ -96,6 +97,15 @@ class Toy:
 @pytest.fixture(scope="session")
 def toy() -> Toy:
     return Toy()
+
+
+@pytest.fixture(scope="session")
+def interpreting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Interpreting]:
+    """Return what runs scripts whose Triton kernels are interpreted."""
+    pytest.importorskip("triton")
+    process = Interpreting(tmp_path_factory.mktemp("interpreting"))
+    yield process
+    process.close()
 
 
 @pytest.fixture

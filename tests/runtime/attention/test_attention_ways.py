@@ -4,9 +4,6 @@ and the kernel that a list was planned for reads it."""
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -200,11 +197,8 @@ OF = "graph.finalize"
 """The operation that launches of attention compute."""
 
 
-def test_the_row_that_small_programs_join_is_the_row_that_a_launch_joins(tmp_path):
-    pytest.importorskip("triton")
-    command = [sys.executable, str(Path(__file__).parent / "ways_worker.py"), str(tmp_path)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+def test_the_row_that_small_programs_join_is_the_row_that_a_launch_joins(tmp_path, interpreting):
+    done = interpreting.run(Path(__file__).parent / "ways_worker.py", tmp_path)
     assert done.returncode == 0, done.stderr
     errors = json.loads(done.stdout.splitlines()[-1])
     assert len(errors) == 9 and max(errors.values()) < 1e-2, errors

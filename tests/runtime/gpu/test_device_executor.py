@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -47,12 +44,9 @@ WIDE = ("llama wide", "qwen wide", "mixtral wide", "tail wide", "sparse wide")
     "name", ["llama", "qwen", "mixtral", "tail", "host", WIDE[0],
              *(pytest.param(name, marks=pytest.mark.slow) for name in (*LATER, *WIDE[1:]))]
 )  # fmt: skip
-def test_tokens_equal_the_graphs_meaning(name, tmp_path):
-    pytest.importorskip("triton")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+def test_tokens_equal_the_graphs_meaning(name, tmp_path, interpreting):
     name, *wide = name.split()
-    command = [sys.executable, str(WORKER), name, str(tmp_path), *wide]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    done = interpreting.run(WORKER, name, tmp_path, *wide)
     assert done.returncode == 0, done.stderr
     found, expected, recordings = json.loads(done.stdout.splitlines()[-1])
     assert found == expected
@@ -61,13 +55,10 @@ def test_tokens_equal_the_graphs_meaning(name, tmp_path):
     assert recordings >= 1  # beside those that were made before the first step
 
 
-def test_sparse_rows_go_with_all_the_rest(tmp_path):
+def test_sparse_rows_go_with_all_the_rest(tmp_path, interpreting):
     """Experts, keys in fp8, a shared prefix that two rows read whole beside one that selects its
     keys in the same launch, and a constraint: tokens are those of the graph's meaning."""
-    pytest.importorskip("triton")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(WORKER.with_name("everything_worker.py")), str(tmp_path)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    done = interpreting.run(WORKER.with_name("everything_worker.py"), tmp_path)
     assert done.returncode == 0, done.stderr
     found, expected, choice, together, formats = json.loads(done.stdout.splitlines()[-1])
     assert found == expected and together == 2

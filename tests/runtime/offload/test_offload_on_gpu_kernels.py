@@ -1,9 +1,6 @@
 """A partitioned model on the kernels of a GPU, interpreted: the tokens of the whole model."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,12 +9,9 @@ WORKER = Path(__file__).parent / "offload_worker.py"
 
 
 @pytest.mark.parametrize("schedule", ["s4", pytest.param("ring", marks=pytest.mark.slow)])
-def test_tokens_equal_the_whole_models(schedule, tmp_path):
+def test_tokens_equal_the_whole_models(schedule, tmp_path, interpreting):
     """Attention of `s4` runs over a work list that is planned for each micro-batch."""
-    pytest.importorskip("triton")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(WORKER), str(tmp_path), schedule]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    done = interpreting.run(WORKER, tmp_path, schedule)
     assert done.returncode == 0, done.stderr
     found, expected = json.loads(done.stdout.splitlines()[-1])
     assert found[schedule] == expected
