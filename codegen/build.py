@@ -1,4 +1,5 @@
-"""Tile kernels to loaded CPU code: one shared object for many kernels, from the cache if it can."""
+"""Tile kernels to loaded CPU code: from the cache those that are there, and one shared object for
+all others."""
 
 from __future__ import annotations
 
@@ -11,6 +12,7 @@ import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import cache, partial
 from importlib.metadata import version
 from pathlib import Path
@@ -29,7 +31,6 @@ BUILD_BYTES = 8 << 20
 """Room for temporary files of a build: a library of all kernels of a model is about 1 MB."""
 
 Report = Callable[[Warning], None]
-Emitter = Callable[[], str]
 
 
 class BuildFailed(KernelError):
@@ -59,13 +60,22 @@ class SameName(KernelError):
     template = "two kernels are named {name}"
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """A kernel that is asked for: its symbol, its content address, and what writes its text."""
+
+    name: str
+    key: str
+    emitter: Callable[[], str]
+
+
 def compile_kernels(
     kernels: Sequence[tuple[Operation, Schedule]],
     target: str = "cpu",
     cache: Path | None = None,
     report: Report | None = None,
 ) -> dict[str, Kernel]:
-    """Compile kernels into one library, or load it from the cache; return them by name.
+    """Load kernels from the cache, and compile those that it lacks; return them by name.
 
     `cache` is the folder of compiled kernels (default: the user's). `report` hears warnings.
     """
@@ -79,21 +89,22 @@ def compile_kernels(
         if names.count(name) > 1:
             raise SameName(name=name)
     tiles = [print_operation(operation) for operation, _ in kernels]
-    schedules = [repr(schedule) for _, schedule in kernels]
-    key = key_of(
-        *tiles, *schedules, host_signature(), emitter_digest(), version("apache-tvm"), target
-    )
-    emitters = [partial(emit_tvm, operation, schedule) for operation, schedule in kernels]
-    library, cached = _library(key, emitters, names, KernelCache(cache or default_folder()), report)
-    module = load_library(library)
-    statistics = BuildStatistics(cached, time.perf_counter() - start, key, len(kernels))
-    return {
-        kernel_name(operation): Kernel(
-            kernel_name(operation), module[name], emitter, tile, statistics, target,
+    made_by = host_signature(), emitter_digest(), version("apache-tvm"), target
+    wanted = [
+        Wanted(name, key_of(tile, repr(schedule), *made_by), partial(emit_tvm, operation, schedule))
+        for name, tile, (operation, schedule) in zip(names, tiles, kernels, strict=True)
+    ]
+    there, built = _libraries(wanted, KernelCache(cache or default_folder()), report)
+    modules = {path: load_library(path) for path in {*there.values(), *built.values()}}
+    seconds, found = time.perf_counter() - start, {}
+    for (operation, _), tile, one in zip(kernels, tiles, wanted, strict=True):
+        name, emitter, library = kernel_name(operation), one.emitter, (there | built)[one.name]
+        found[name] = Kernel(
+            name, modules[library][one.name], emitter, tile,
+            BuildStatistics(one.name in there, seconds, one.key, len(kernels)), target,
             inspector=lambda what, emitter=emitter: inspect_source(emitter(), what),
-        )
-        for (operation, _), name, emitter, tile in zip(kernels, names, emitters, tiles, strict=True)
-    }  # fmt: skip
+        )  # fmt: skip
+    return found
 
 
 @cache
@@ -141,46 +152,49 @@ def assemble(llvm: str) -> str:
         return tvm.runtime.load_module(str(path)).inspect_source("s")
 
 
-def _library(
-    key: str,
-    emitters: Sequence[Emitter],
-    names: list[str],
-    cache: KernelCache,
-    report: Report | None,
-) -> tuple[Path, bool]:
-    """Return the library under a key, and whether it was there already; where the cache takes
-    none, it lies in a temporary folder, and the user is told."""
+def _libraries(
+    kernels: Sequence[Wanted], cache: KernelCache, report: Report | None
+) -> tuple[dict[str, Path], dict[str, Path]]:
+    """Return the libraries of kernels by name: of those that were there, and of those that are
+    compiled now; where the cache takes none, these lie in a temporary folder, and the user is told.
+    """
 
     def unkept(why: str, hint: str = "give another folder (WEFT_CACHE)") -> Path:
         _report(Warning(f"{why}; kernels are not kept", hint=hint), report)
         return Path(tempfile.mkdtemp(prefix="weft-kernels-"))
 
-    found = cache.find(key)
-    if found is not None:
-        return found, True
+    there = cache.find({kernel.name: kernel.key for kernel in kernels})
+    lacking = [kernel for kernel in kernels if kernel.name not in there]
+    if not lacking:
+        return there, {}
     try:
         if not cache.writable():
             folder = unkept(f"the kernel cache {cache.folder} cannot be written")
-            return _build(emitters, names, folder), False
+            return there, dict.fromkeys((one.name for one in lacking), _build(lacking, folder))
     except CacheFull as full:
-        return _build(emitters, names, unkept(full.message, full.hint_text)), False
+        folder = unkept(full.message, full.hint_text)
+        return there, dict.fromkeys((one.name for one in lacking), _build(lacking, folder))
+    key = key_of(*(kernel.key for kernel in lacking))
     with cache.locked(key):
-        found = cache.find(key)
-        if found is not None:
-            return found, True
+        there = cache.find({kernel.name: kernel.key for kernel in kernels})
+        lacking = [kernel for kernel in lacking if kernel.name not in there]
+        if not lacking:
+            return there, {}
         with tempfile.TemporaryDirectory(prefix="weft-build-") as folder:
-            built = _build(emitters, names, Path(folder))
+            library = _build(lacking, Path(folder))
             try:
-                return cache.put(key, built, {"kernels": names}), False
+                library = cache.put(key, library, {one.name: one.key for one in lacking})
             except CacheFull as full:  # what took so long serves this run at least
-                return Path(shutil.copy(built, unkept(full.message, full.hint_text))), False
+                library = Path(shutil.copy(library, unkept(full.message, full.hint_text)))
+    return there, dict.fromkeys((one.name for one in lacking), library)
 
 
-def _build(emitters: Sequence[Emitter], names: list[str], folder: Path) -> Path:
+def _build(kernels: Sequence[Wanted], folder: Path) -> Path:
     path, disk = folder / "kernels.so", shutil.disk_usage(folder)
     if disk.total and disk.free < BUILD_BYTES:  # LLVM would end the process
         raise NoRoomToBuild(folder=folder.parent)
-    _compile(module_text([emitter() for emitter in emitters]), names).export_library(str(path))
+    text = module_text([kernel.emitter() for kernel in kernels])
+    _compile(text, [kernel.name for kernel in kernels]).export_library(str(path))
     return path
 
 

@@ -1,4 +1,5 @@
-"""The kernel cache on disk: content-addressed shared objects, checked before they are loaded."""
+"""The kernel cache on disk: content-addressed kernels in shared objects, checked before they are
+loaded."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ import json
 import os
 import platform
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -70,30 +71,44 @@ def key_of(*parts: str) -> str:
 
 @dataclass(frozen=True)
 class KernelCache:
-    """A folder of `<key>.so` files, each with a `<key>.json` that says what it must be."""
+    """A folder of libraries `<key>.so`, each with a `<key>.json` that says what it must be, and of
+    files `<key of a kernel>.kernel` that name the library that a kernel was compiled into."""
 
     folder: Path
 
-    def find(self, key: str) -> Path | None:
-        """Return the library under `key` if it is whole and made for this CPU."""
+    def find(self, kernels: Mapping[str, str]) -> dict[str, Path]:
+        """Return the libraries of those kernels (names and keys) that are there; a library counts
+        if it is whole and made for this CPU."""
+        keys = {name: self._text(f"{key}.kernel") for name, key in kernels.items()}
+        libraries = {key: self._library(key) for key in {*keys.values()} if key}
+        return {name: library for name, key in keys.items() if (library := libraries.get(key))}
+
+    def _library(self, key: str) -> Path | None:
         library = self.folder / f"{key}.so"
         try:
-            record = json.loads((self.folder / f"{key}.json").read_text())
+            record = json.loads(self._text(f"{key}.json"))
             content = library.read_bytes()
         except (OSError, ValueError):
             return None
         whole = record.get("sha256") == hashlib.sha256(content).hexdigest()
         return library if whole and record.get("host") == host_signature() else None
 
-    def put(self, key: str, library: Path, about: dict[str, object]) -> Path:
-        """Move a library into the cache; the record comes last and makes it valid."""
+    def _text(self, name: str) -> str:
+        try:
+            return (self.folder / name).read_text()
+        except (OSError, ValueError):
+            return ""
+
+    def put(self, key: str, library: Path, kernels: Mapping[str, str]) -> Path:
+        """Move a library of kernels (names and keys) into the cache; its record makes it valid."""
         content = library.read_bytes()
-        record = {
-            "sha256": hashlib.sha256(content).hexdigest(), "host": host_signature(), **about,
-        }  # fmt: skip
+        record = {"sha256": hashlib.sha256(content).hexdigest(), "host": host_signature(),
+                  "kernels": [*kernels]}  # fmt: skip
         target = self.folder / f"{key}.so"
         self.write(target, content)
         self.write(self.folder / f"{key}.json", json.dumps(record, indent=1).encode())
+        for kernel in kernels.values():
+            self.write(self.folder / f"{kernel}.kernel", key.encode())
         return target
 
     @contextmanager

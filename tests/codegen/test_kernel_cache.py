@@ -32,8 +32,8 @@ print(int(kernel.statistics.cached), int('tvm' in sys.modules))
 """
 
 
-def add_one(step: float = 1.0) -> Operation:
-    b = KernelBuilder("add_one")
+def add_one(step: float = 1.0, name: str = "add_one") -> Operation:
+    b = KernelBuilder(name)
     b.scalar("T")
     x, out = b.buffer("x", "f32", "T", 32), b.buffer("out", "f32", "T", 32)
     row, column = b.program_id(0), b.iota(32)
@@ -76,6 +76,34 @@ def test_hit_without_the_compiler(filled: Path) -> None:
 def test_another_schedule_is_another_kernel(filled: Path) -> None:
     assert not build(filled, Schedule(parallel=False)).statistics.cached
     assert build(filled, Schedule(parallel=False)).statistics.cached
+
+
+def test_kernels_that_are_there_are_not_compiled_with_new_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also of several libraries; of a damaged one all of its kernels are compiled again."""
+    compiled, compile = [], build_module._compile
+
+    def counted(text: str, names: list[str], **rest: object) -> object:
+        compiled.append(names)
+        return compile(text, names, **rest)
+
+    monkeypatch.setattr(build_module, "_compile", counted)
+    kernels = [(add_one(step, name), Schedule()) for step, name in ((1, "one"), (2, "two"))]
+    compile_kernels(kernels[:1], cache=tmp_path)
+    (first,) = tmp_path.glob("*.so")
+    found = compile_kernels(kernels, cache=tmp_path)
+    assert [kernel.statistics.cached for kernel in found.values()] == [True, False]
+    found = compile_kernels(kernels[::-1], cache=tmp_path)
+    assert all(kernel.statistics.cached for kernel in found.values())
+    assert compiled == [["one"], ["two"]]
+    for step, kernel in ((1, found["one"]), (2, found["two"])):
+        out = torch.zeros(1, 32)
+        kernel.launch(1, torch.ones(1, 32), out)
+        assert (out == 1 + step).all()
+    first.unlink()
+    compile_kernels(kernels, cache=tmp_path)
+    assert compiled[2:] == [["one"]]
 
 
 @pytest.mark.parametrize("damage", [b"", b"not a library", None])

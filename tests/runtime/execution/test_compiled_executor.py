@@ -1,7 +1,6 @@
 """The compiled executor equals the graph's meaning: architectures, chunks, batches, formats.
 
-Narrow weights are compared over the very numbers that their format holds. Kernels are kept in
-pytest's cache: the first run compiles for about half a minute, later ones do not.
+Narrow weights are compared over the very numbers that their format holds.
 """
 
 from functools import partial
@@ -12,6 +11,7 @@ from weft.codegen.build import compile_kernels
 from weft.codegen.meaning.graph_reference import GraphRun
 from weft.frontend.models.registry import build_graph
 from weft.ir.model import ModelConfig, Rope
+from weft.options import Options
 from weft.passes.graph.weight_format import ChooseWeightFormat
 from weft.passes.manager import Context
 from weft.passes.tile.regimes import lower_model, merge_kernels, with_narrow
@@ -42,9 +42,9 @@ def config(**changes):
 
 
 @pytest.fixture(scope="module")
-def build(request):
-    """Make pairs of executors, compiled and reference; kernels are kept from run to run."""
-    cache, made = request.config.cache.mkdir("weft-kernels"), {}
+def build():
+    """Make pairs of executors, compiled and reference."""
+    cache, made = Options.from_env().cache, {}
 
     def lowered(name, weights, kv):
         shape = config(**SHAPES[name])

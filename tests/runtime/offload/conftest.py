@@ -11,9 +11,9 @@ from weft.tests.runtime.offload.offload_cases import LIMITS, Cases, greedy
 
 
 @pytest.fixture(scope="module")
-def cases(request: pytest.FixtureRequest) -> Any:
-    """Executors of a model whose experts lie across a link, with the suite's cache of kernels."""
-    return Cases(request.config.cache.mkdir("weft-kernels"))  # type: ignore[union-attr]
+def cases() -> Any:
+    """Executors of a model whose experts lie across a link."""
+    return Cases(Options.from_env().cache)
 
 
 @pytest.fixture(scope="module")

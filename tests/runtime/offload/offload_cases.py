@@ -32,9 +32,9 @@ def policy(schedule: str, layers=MIXED, micro_batches: int = 3, ring: int = 0) -
 
 
 class Cases:
-    """Makes executors of tiny-moe; kernels are compiled once and kept between runs."""
+    """Makes executors of tiny-moe; kernels are kept in a cache (None: the user's)."""
 
-    def __init__(self, cache: Path) -> None:
+    def __init__(self, cache: Path | None) -> None:
         self.cache = cache
         self.checkpoint = open_checkpoint("tiny-moe")
         self._kernels: dict[object, dict] = {}

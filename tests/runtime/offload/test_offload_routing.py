@@ -92,8 +92,7 @@ def weft(*arguments):
     return CliRunner().invoke(app, [*map(str, arguments)])
 
 
-def test_a_run_is_recorded_and_tunes_what_goes_to_the_cpu(tmp_path, cases, monkeypatch):
-    monkeypatch.setenv("WEFT_CACHE", str(cases.cache))
+def test_a_run_is_recorded_and_tunes_what_goes_to_the_cpu(tmp_path, cases):
     (tmp_path / "p.weft").write_text(PROGRAM)
     file, out = tmp_path / "routing.npz", tmp_path / "policy.txt"
     run = ("run", tmp_path / "p.weft", "-m", "tiny-moe", "--arg", "text=copy: dog", "--threads", 1)
