@@ -85,10 +85,8 @@ class Engine:
     def fork(
         self, parent: Sequence, length: int, order: Order, gives: bool = False
     ) -> Sequence:  # fmt: skip
-        """Return a copy-on-write fork of the first `length` tokens of `parent`.
-
-        With `gives`, the parent holds what the fork computes of them.
-        """
+        """Return a copy-on-write fork of the first `length` tokens of `parent`, which with `gives`
+        holds what the fork computes of them."""
         sequence = self.kv.fork(parent, length, order)
         self._scheduler.forked(sequence, parent, gives)
         return sequence
@@ -177,26 +175,27 @@ class Engine:
         waiting = self._scheduler.waiting
         idle = fresh >= IN_VAIN and not waiting and self._batch.size > 0
         due = self._pace.due(self._flight, waiting, rest)
-        return due and (idle or self._enough() or fresh >= AT_ONCE)
+        enough = idle or fresh >= AT_ONCE or self._scheduler.backlog >= self._pace.enough()
+        return self._pace.noted(due and enough, rest > 0)
 
     @property
     def may_begin(self) -> bool:
         """Whether a device that runs ahead is idle, enough is asked for, and pages are there."""
         idle = self.ahead and self._flight is None and self.kv.free >= self._most_pages
-        return idle and self._enough()
+        return idle and self._scheduler.backlog >= self._pace.enough()
 
-    def _enough(self) -> bool:
-        """Whether prompts wait that keep a device busy while the host launches the step behind."""
-        return self._scheduler.backlog >= self._pace.enough()
+    def opening(self, sequence: Sequence) -> int:
+        """Return up to where a device that does nothing should compute a stream at once; or 0."""
+        coming = self.tree.upcoming
+        idle = self.ahead and self._flight is None and not self._scheduler
+        return self._pace.opening(sequence.length) if idle and coming and coming.waiting else 0
 
     def __bool__(self) -> bool:
         return bool(self._scheduler or self._scheduler.done or self._flight)
 
     def step(self) -> list[Request]:
-        """Compute one step; return the requests that are done.
-
-        After an exception (an interrupt, a kernel that failed) all requests can go on.
-        """
+        """Compute one step; return the requests that are done. After an exception (an interrupt, a
+        kernel that failed) all requests can go on."""
         try:
             self._step()
         except BaseException:
@@ -237,7 +236,7 @@ class Engine:
                 self._land()
                 if self._scheduler.done and scarce:
                     return  # first let go of what they hold
-        chunks = self._scheduler.schedule()
+        chunks = self._scheduler.schedule(self._pace.more())
         if not chunks and not self._batch.size:
             self._land()
             return

@@ -67,6 +67,11 @@ class Upcoming(Protocol):
     """Prompts that programs will send, as far as they are known."""
 
     @property
+    def waiting(self) -> Iterable[object]:
+        """The rows that have not started, as far as they are known."""
+        ...
+
+    @property
     def version(self) -> int:
         """A number that changes whenever the prompts do."""
         ...

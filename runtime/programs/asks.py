@@ -13,6 +13,7 @@ from ...ir.core import Operation
 from ...ir.evaluate import best_of, branches_of
 from ...ir.vocabulary import split_heal
 from ..memory.sequence import Sequence as Tokens
+from ..schedule.request import Request
 from .control import Step
 from .frame import Frame, Handle
 from .gens import Gen
@@ -64,12 +65,24 @@ class Asks(ModelCalls):
         name = operation["name"]
         occurrence = frame.occurrence(name)
         parent = yield from self._settle(given, frame)
+        yield from self._opened(operation, parent.sequence, over, frame)
         branches = [
             self._left_by(code(inner, kv, element), inner)
             for inner, kv, element in self._forked(operation, parent, over, frame, occurrence)
         ]
         found = yield Branches(branches)
         return self._gathered(name, occurrence, found, frame)
+
+    def _opened(self, operation: Operation, parent: Tokens, over: Any, frame: Frame) -> Step:
+        """Let a device that does nothing begin with what branches go on from, before these are
+        encoded and asked for."""
+        length = self._engine.opening(parent)
+        if length and len(branches_of(over, self.row, operation.span)) > 1:
+            first = self._engine.fork(parent, length, self._order(), gives=True)
+            what = Request(self._own(first, frame), operation["name"], row=self.row,
+                           span=operation.span)  # fmt: skip
+            yield from self._ask(first, what)
+            self._free_sequence(first)
 
     def join(
         self, operation: Operation, handles: list[Handle], points: list[Any], frame: Frame

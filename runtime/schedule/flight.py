@@ -87,6 +87,11 @@ class Flight:
     last: dict[Request, int] = field(default_factory=dict)
     """Requests that have left the batch before their last token was known, and its number."""
 
+    @property
+    def tells(self) -> bool:
+        """Whether it gives anything: what a step gives that only fills is there at once."""
+        return len(self.births) > 0 or self.scores is not None
+
     def ready(self) -> bool:
         """Say, without waiting, whether all that it gives is there; raises DeviceLost."""
         try:

@@ -7,6 +7,7 @@ from time import perf_counter
 
 from ..execution.step import ModelExecutor
 from .flight import Flight
+from .whole_blocks import BLOCK
 
 AT_ONCE = 64
 """Requests that come before the next step does, where the device does not wait for it: each step of
@@ -51,6 +52,7 @@ class Pace:
 
     def __init__(self, executor: ModelExecutor) -> None:
         self._executor = executor
+        self._opens = self._more = False
 
     def due(self, flight: Flight | None, waiting: int, rest: float = inf) -> bool:
         """Say whether the next step, for which so many wait, must be launched now.
@@ -61,7 +63,7 @@ class Pace:
         """
         if flight is not None and flight.tokens >= FIRST // 2 and rest < PATIENCE:
             return False
-        if flight is None or flight.ready():
+        if flight is None or (flight.tells and flight.ready()):
             return True
         seconds = self._seconds(flight)
         lead = LEAD + LEAD_REQUEST * waiting
@@ -73,8 +75,24 @@ class Pace:
 
     def enough(self) -> int:
         """Return the tokens of prompts with which a step begins though more may come."""
-        known = getattr(self._executor, "pace", 0.0)
+        known = 0.0 if self._opens else getattr(self._executor, "pace", 0.0)
         return min(max(FIRST, ceil(BUSY / known)), MOST) if known else FIRST
+
+    def opening(self, tokens: int) -> int:
+        """Return how many of a stream's tokens a device that does nothing begins with at once,
+        while the host prepares what goes on from them; 0: they are too few."""
+        self._opens = tokens >= FIRST
+        return tokens // BLOCK * BLOCK if self._opens else 0
+
+    def noted(self, now: bool, more: bool) -> bool:
+        """Take note of whether a step begins now though more comes; return whether it does."""
+        self._more = now and more
+        return now
+
+    def more(self) -> bool:
+        """Say, once, whether more comes than the step that begins has."""
+        more, self._more = self._more, False
+        return more
 
     def landed(self, flight: Flight, following: Flight | None, now: float, waited: bool) -> None:
         """Take note of when a step's draw was there, and whether the host waited for it.
@@ -82,6 +100,7 @@ class Pace:
         Where the draw was there before the host looked, the step behind began earlier: about when
         this one's prompts should have been done.
         """
+        self._opens = False
         if following is not None:
             seconds = self._seconds(flight)
             ended = now if waited or not seconds else min(now, flight.began + seconds)

@@ -125,6 +125,10 @@ class SameStep:
             slots[first:last] = chunk.copied[0]
             self._written[page] = slots
 
+    def reads(self, chunk: Chunk) -> bool:
+        """Say whether others of the step read what a chunk computes."""
+        return any(theirs is chunk for *_, theirs in self._pairs)
+
     def _slots(self, page: int) -> np.ndarray:
         size = self._kv.page_size
         known = self._written.get(page)

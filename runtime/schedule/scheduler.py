@@ -27,6 +27,7 @@ from .request import Request
 from .row_costs import HitCounter, PromptLog
 from .same_step import SameStep
 from .turns import Turns
+from .whole_blocks import packed
 
 
 class Scheduler:
@@ -103,8 +104,9 @@ class Scheduler:
         waits = shared > known and self._waits(request, known, shared)
         return 0 if waits else sequence.length - known
 
-    def schedule(self) -> list[Chunk]:
-        """Secure the running rows' pages; return the chunks that the step computes besides."""
+    def schedule(self, more: bool = False) -> list[Chunk]:
+        """Secure the running rows' pages; return the chunks that the step computes besides. With
+        `more` to come these may be cut: see `whole_blocks`."""
         self._clock += 1
         self._press(self._pressure.is_high(self._clock, self._outside()))
         if not self._pressed:
@@ -116,9 +118,8 @@ class Scheduler:
             chunks = self._pick()
         if not chunks and not self._batch.size and self:
             chunks = self._pick() or self._pick_without_parking()
-        chunks.sort(key=lambda chunk: not chunk.joins)
         self._backlog = None
-        return chunks
+        return packed(chunks, self._batch.size, self._same.reads if more else None)
 
     def progress(self, chunks: list[Chunk]) -> None:
         """Take note of computed chunks; fills that are done with them go to `done`."""
@@ -351,12 +352,11 @@ class Scheduler:
         while not self._kv.reserve(request.sequence, end):
             # Before the oldest of those that work comes nobody: older ones only wait for another.
             victims = [
-                sequence
-                for sequence in self.sequences
-                if sequence.held
-                and sequence is not request.sequence
-                and (oldest or not sequence.busy or sequence.order > request.order)
-            ]
+                each
+                for each in self.sequences
+                if each.held and each is not request.sequence
+                and (oldest or not each.busy or each.order > request.order)
+            ]  # fmt: skip
             if not victims:
                 if oldest:
                     self._fail(request, end)

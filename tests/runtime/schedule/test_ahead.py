@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -243,6 +244,9 @@ def test_the_pace_of_prompts_says_when_the_next_step_is_due(monkeypatch):
     kept.landed(flight, None, 10.4096, waited=True)
     assert executor.pace == pytest.approx(1e-4)
     assert not kept.due(flight, 10)  # 0.4 s are left
+    fills = replace(flight, draw=SimpleNamespace(ready=lambda: True))
+    assert not kept.due(fills, 10)  # it gives nothing, and that is there at once
+    assert kept.due(replace(fills, births=np.ones(1)), 10)
     assert kept.due(flight, 10_000)  # so many take long to schedule
     clock[0] = 10.41 - pace.LEAD
     assert kept.due(flight, 10) and kept.due(None, 0)

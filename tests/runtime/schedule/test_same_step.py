@@ -10,6 +10,7 @@ from weft.runtime.engine import Engine
 from weft.runtime.execution.slot_copies import SlotCopies
 from weft.runtime.memory.kv_cache import PagedKV
 from weft.runtime.memory.prefix_tree import common_prefix
+from weft.runtime.schedule import scheduler
 from weft.runtime.schedule.batch import Chunk
 from weft.runtime.schedule.policy import Policy
 from weft.runtime.schedule.request import Request, Sampling
@@ -51,6 +52,17 @@ def test_a_step_computes_once_what_its_prompts_share(page_size, shared):
     assert len(list(drain(engine))) == 4
     for request, ids in zip(requests, prompts, strict=True):
         assert request.sequence.ids() == generate(ids, 2)
+
+
+def test_it_is_known_whose_tokens_others_of_the_step_read(monkeypatch):
+    engine, found = machine(), []
+    monkeypatch.setattr(engine._pace, "more", lambda: True)
+    monkeypatch.setattr(scheduler, "packed", lambda chunks, running, read: [
+        found.append(read(chunk)) or chunk for chunk in chunks])  # fmt: skip
+    for row, ids in enumerate(([1, 2, 3, 9], [1, 2, 3, 4, 5], [7, 8, 9], [1, 2, 3, 4, 6])):
+        ask(engine, row, ids)
+    engine.step()
+    assert found == [True, True, False, False]
 
 
 def test_what_a_leader_shares_with_others_before_is_copied_from_who_computes_it():
