@@ -4,15 +4,14 @@ from dataclasses import dataclass
 from typing import Annotated
 
 import weft
-from weft.frontend.embedded import between, limit
 
 
 @dataclass
 class Review:
     """What one look at the essay says."""
 
-    strength: Annotated[str, limit(max_tokens=24)]
-    score: Annotated[int, between(1, 10)]
+    strength: Annotated[str, weft.limit(max_tokens=24)]
+    score: Annotated[int, weft.between(1, 10)]
 
 
 @weft.tool
