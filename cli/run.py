@@ -113,7 +113,7 @@ def _run(options: RunOptions) -> None:
             remarks().print(remark, markup=False)
     gc.unfreeze()  # what an earlier run of this process left may go
     start = perf_counter()
-    executable = _compile(options, 1 if rows is None else len(rows))
+    executable = _compile(options, arguments, rows)
     if options.trace is not None and executable.engine.trace is None:
         raise NoTraceThere(model=options.model)
     compiled = perf_counter() - start
@@ -125,8 +125,12 @@ def _run(options: RunOptions) -> None:
             _run_rows(executable, rows, options, compiled)
 
 
-def _compile(options: RunOptions, batch: int) -> Executable:
-    from ..compiler import compile
+def _compile(
+    options: RunOptions, arguments: dict[str, Any], rows: list[dict[str, Any]] | None
+) -> Executable:
+    """Compile for what is to be run; what the program does not take is told before a model is
+    loaded for it. Of rows the first is looked at: all are when they run."""
+    from ..compiler import Compilation
     from ..frontend.open import tools_of
     from ..options import Options
     from ..runtime.remote.address import is_remote
@@ -136,6 +140,7 @@ def _compile(options: RunOptions, batch: int) -> Executable:
         given["weights"] = options.weights
     given |= {name: value for name in ("kv", "activations") if (value := getattr(options, name))}
     given |= key_options(options.kv_memory, options.kv_host_memory)
+    batch = 1 if rows is None else len(rows)
     given |= attention_options(options.attention, options.max_loss, batch)
     given |= offload_options(options.gpu_memory, options.offload)
     if options.host_memory:
@@ -155,14 +160,17 @@ def _compile(options: RunOptions, batch: int) -> Executable:
         chosen = chosen.changed(threads=options.threads)
     hidden = options.quiet or options.json
     with compiling(hidden or is_remote(options.model), options.target), LoadingBar(hidden) as bar:
-        return compile(
-            options.file,
-            options.model,
-            name=options.program,
-            tools=tools_of(options.tools) if options.tools else None,
-            options=chosen,
-            progress=bar.show,
+        tools = tools_of(options.tools) if options.tools else None
+        compilation = Compilation(
+            options.file, options.model, name=options.program, tools=tools, options=chosen
         )
+        _ = compilation.checkpoint  # is there such a model?
+        if rows is None:
+            compilation.bind(arguments)
+        elif rows and not options.keep_going:
+            compilation.bind(rows[0], 0)
+        compilation.progress = bar.show
+        return compilation.executable()
 
 
 def remote_options(texts: list[str] | None) -> dict[str, Any]:

@@ -333,12 +333,16 @@ class Compilation:
 
     def prefix_tree(self, rows: Sequence[Mapping[str, Any]] = ()) -> PrefixTree:
         """Return the prefix tree of a batch, its rows checked; raises BadArguments."""
+        return self.prefixes.tree([self.bind(row, number) for number, row in enumerate(rows)])
+
+    def bind(self, given: Mapping[str, Any], row: int | None = None) -> dict[str, Any]:
+        """Return the values of the program's parameters, which needs no model; raises BadArguments,
+        which speaks of a `row` if that is given."""
         from ..ir.values import records_of
         from ..runtime.programs.arguments import bind_arguments
 
-        function, records = self.plan.symbol(self.program_name), records_of(self.plan)
-        known = [bind_arguments(function, records, row, number) for number, row in enumerate(rows)]
-        return self.prefixes.tree(known)
+        function = self.lowered.symbol(self.program_name)
+        return bind_arguments(function, records_of(self.lowered), given, row)
 
     @property
     def program_name(self) -> str:

@@ -67,7 +67,7 @@ print(result.stats)
 
 # %% [markdown]
 # *Prefix hits* are tokens that a call sent and the model did not have to compute, because an
-# earlier call had sent them. weft predicts their number before the run, and counts them in it.
+# earlier call had sent them. *Predicted* are those of a cache that never forgets.
 #
 # The trace shows the steps of the run: the essay is read once, then both reviews are written
 # side by side, one token of each in a step.

@@ -310,7 +310,7 @@ def test_an_argument_is_text_where_the_parameter_is(hello):
     ],
 )
 def test_rows_are_read_before_a_model_is(hello, tmp_path, monkeypatch, row, says):
-    monkeypatch.setattr("weft.cli.run._compile", lambda options: pytest.fail("it compiled"))
+    monkeypatch.setattr("weft.cli.run._compile", lambda *given: pytest.fail("it compiled"))
     rows = tmp_path / "rows.jsonl"
     rows.write_text('{"name": "a"}\n' + row + "\n")
     with pytest.raises(WeftError, match=says):

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 from weft.cli.app import app
 from weft.cli.output import NotWritten, check_file, write_file
 from weft.options import BadOption
+from weft.runtime.programs.arguments import BadArguments
 
 ESSAYS = Path(__file__).parents[2] / "examples"
 JUDGE = (str(ESSAYS / "essay_judge.weft"), "--arg", "essay=short")
@@ -143,14 +144,31 @@ def test_of_remote_models_it_is_not_said_that_kernels_are_made(model, monkeypatc
         heard.append(hidden)
         return nullcontext()
 
-    def compile(*rest, **named):
+    def executable(compilation):
         raise BadOption(problem="far enough")
 
     monkeypatch.setattr("weft.cli.run.compiling", compiling)
-    monkeypatch.setattr("weft.compiler.compile", compile)
+    monkeypatch.setattr("weft.compiler.compilation.Compilation.executable", executable)
     result = CliRunner().invoke(app, ["run", *JUDGE, "--model", model])
     assert isinstance(result.exception, BadOption)
     assert heard == [model.startswith("openai")]
+
+
+def test_what_a_program_does_not_take_is_told_before_a_model_is_loaded(monkeypatch, tmp_path):
+    def executable(compilation):
+        raise BadOption(problem="far enough")
+
+    monkeypatch.setattr("weft.compiler.compilation.Compilation.executable", executable)
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"essai": "short"}\n')
+    run = ("run", JUDGE[0], "--quiet")
+    for wrong in (("--arg", "sides=3"), (), ("--rows", str(rows))):
+        result = CliRunner().invoke(app, [*run, *wrong])
+        assert isinstance(result.exception, BadArguments), wrong
+    assert "row 0" in str(result.exception) and "essay" in result.exception.render()
+    for right in (("--arg", "essay=short"), ("--rows", str(rows), "--keep-going", "--out",
+                                             str(tmp_path / "out.jsonl"))):  # fmt: skip
+        assert isinstance(CliRunner().invoke(app, [*run, *right]).exception, BadOption), right
 
 
 def test_the_bar_of_loading_shows_what_is_large_on_a_terminal_only(monkeypatch):
