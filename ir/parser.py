@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+import re
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from lark import Lark, Token, Transformer, UnexpectedInput, v_args
-from lark.exceptions import VisitError
 
 from .core import Module, Operation, Region, Symbol, Table, Term, Value
 from .diagnostics import WeftNameError, WeftSyntaxError
 from .source import Source, Span
 from .strict_json import whole_number
+
+MOST_NESTED = 200
+"""Regions, lists and types that may stand in one another: all readers of IR are recursive."""
+
+_BRACKETS = re.compile(r'"(?:\\.|[^"\\\n])*"|//[^\n]*|([\[{<])|([\]}>])')
 
 
 class IRSyntaxError(WeftSyntaxError):
@@ -32,36 +37,45 @@ class UndefinedValue(WeftNameError):
 def parse_module(text: str, name: str = "<ir>") -> Module:
     """Parse a module's text form; raises IRSyntaxError and UndefinedValue with spans."""
     source = Source(name, text)
+    if _nesting(text) > MOST_NESTED:
+        raise _wrong(source, "it is nested too deeply to be read")
     try:
-        tree = _lark().parse(text)
+        shapes = _lark().parse(text)
     except UnexpectedInput as error:
         line, column = max(error.line, 1), max(error.column, 1)
         span = Span(name, line, column, line, column + 1)
         token = getattr(error, "token", None)
         problem = f"unexpected {str(token)!r}" if token else "unexpected text"
         raise IRSyntaxError(problem=problem, span=span, source=source) from None
-    try:
-        return _Builder(source).module(_Shape().transform(tree))
-    except RecursionError:
-        problem = "it is nested too deeply to be read"
-    except VisitError as error:
-        if not isinstance(error.orig_exc, RecursionError | ValueError):
-            raise
-        problem = f"{error.rule}: {error.orig_exc}"
-    raise IRSyntaxError(problem=problem, span=Span(name, 1, 1, 1, 2), source=source)
+    except ValueError as error:  # of a literal
+        raise _wrong(source, str(error)) from None
+    return _Builder(source).module(shapes)
+
+
+def _wrong(source: Source, problem: str) -> IRSyntaxError:
+    return IRSyntaxError(problem=problem, span=Span(source.name, 1, 1, 1, 2), source=source)
+
+
+def _nesting(text: str) -> int:
+    """Return how many brackets of a text are open at once at most."""
+    depth = most = 0
+    for found in _BRACKETS.finditer(text):
+        depth += {1: 1, 2: -1}.get(found.lastindex or 0, 0)
+        most = max(most, depth)
+    return most
 
 
 @cache
 def _lark() -> Lark:
+    """Return the parser, which shapes what it reads at once: a tree of it took as long again."""
     grammar = (Path(__file__).parent / "text.lark").read_text(encoding="utf-8")
-    return Lark(
-        grammar, start="module", parser="lalr", propagate_positions=True, maybe_placeholders=True
-    )
+    return Lark(grammar, start="module", parser="lalr", transformer=_Shape(),
+                propagate_positions=False, maybe_placeholders=True)  # fmt: skip
 
 
 @v_args(inline=True)
 class _Shape(Transformer):
-    """Turns lark's tree into plain tuples; names are resolved afterwards, in text order."""
+    """Turns what lark reads into plain tuples; names are resolved afterwards, in text order."""
 
     def string(self, token: Token) -> str:
         return json.loads(token)
