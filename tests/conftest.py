@@ -6,7 +6,8 @@ by its whole name, `from weft.tests.runtime.schedule.toy_engine import ...`, in 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import gc
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,23 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     if config.getoption("markexpr") != "gpu" or not collection_path.name.startswith("test_"):
         return None
     return None if "mark.gpu" in collection_path.read_text(encoding="utf-8") else True
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Modules and tests are no garbage: Python looks through their half a million objects neither
+    while they are made nor later, when each model that is loaded has it look for others."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.collect()
+        gc.freeze()
+        gc.enable()
+
+
+def pytest_unconfigure() -> None:
+    gc.unfreeze()  # libraries complain of what is never let go
 
 
 @pytest.fixture(scope="session", autouse=True)
