@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from functools import cached_property
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +31,6 @@ class UnsupportedTokenizer(ModelError):
 
     template = "{file}: {problem}"
     hint = "supported are byte-level BPE and sentencepiece-style vocabularies with byte fallback"
-
-
-class _Known(dict[int, bytes]):
-    """The bytes of ids; an id that no token has gives none."""
-
-    def __missing__(self, id: int) -> bytes:
-        return b""
 
 
 class HubTokenizer:
@@ -148,7 +142,8 @@ class HubTokenizer:
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of ids; special tokens give nothing, broken UTF-8 gives U+FFFD."""
-        return b"".join(map(self._known.__getitem__, ids)).decode("utf-8", errors="replace")
+        known = map(self._known.get, ids, repeat(b""))  # an id that no token has gives none
+        return b"".join(known).decode("utf-8", errors="replace")
 
     def token_bytes(self, id: int) -> bytes:
         """Return the bytes of one token; empty for a special token or an id without a token."""
@@ -161,8 +156,8 @@ class HubTokenizer:
         return SharedTexts(self._tokenizer, self._bytes, whole)
 
     @cached_property
-    def _known(self) -> _Known:
-        return _Known(enumerate(self._bytes))
+    def _known(self) -> dict[int, bytes]:
+        return dict(enumerate(self._bytes))
 
     @cached_property
     def _bytes(self) -> list[bytes]:

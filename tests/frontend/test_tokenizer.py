@@ -51,6 +51,7 @@ def test_text_is_never_special(zoo):
 def test_special_tokens_have_no_bytes(zoo):
     assert all(zoo.token_bytes(id) == b"" for id in zoo.special_ids)
     assert zoo.decode([zoo.special_texts["<|user|>"], *zoo.encode("hi")]) == "hi"
+    assert zoo.decode([zoo.size, *zoo.encode("hi"), zoo.size + 7]) == "hi"  # no token has these
 
 
 def test_every_byte_has_a_token(zoo):
