@@ -182,3 +182,4 @@ class InvalidPattern(WeftTypeError):
     """A regular expression that does not compile."""
 
     template = "this is no regular expression: {problem}"
+    hint = r"patterns are Python's (re): a sign that means something there is written \[, \( or \."

@@ -168,13 +168,16 @@ def _literal_fits(expression: ast.Expression, want: Term) -> bool:
     return False
 
 
+_UNBOUND = "a name is a parameter, or bound in a line above"
+
+
 def _check_name(use: ast.Name, flow: Flow) -> Term:
     binding = flow.bound.get(use.name)
     if binding is not None:
         flow.world.used.add(use.name)
         return outcome(binding.type)
     notes = (flow.lost[use.name],) if use.name in flow.lost else ()
-    hint = "" if notes else did_you_mean(use.name, flow.bound)
+    hint = "" if notes else did_you_mean(use.name, flow.bound) or _UNBOUND
     if {"True": "true", "False": "false", "None": "none"}.get(use.name):
         hint = f"weft writes `{use.name.lower()}`"
     if use.name in flow.world.tools:

@@ -59,7 +59,10 @@ def check_select_options(select: ast.Select) -> None:
     """Check the options of a select, and that it has something to choose from."""
     if isinstance(select.choices, ast.ListOf):
         if not select.choices.elements:
-            raise WrongOption(name="select", problem="has no options", span=select.choices.span)
+            hint = 'name what to choose from: select answer from ["yes", "no"]'
+            raise WrongOption(
+                name="select", problem="has no options", hint=hint, span=select.choices.span
+            )
         for element in select.choices.elements:
             if constant_of(element) == "":
                 problem = "has an empty option"
