@@ -71,7 +71,8 @@ def test_the_best_by_step_are_chosen_in_order(format: str) -> None:
 @pytest.mark.parametrize("amounts", [{}, {"top_p": 0.3}])
 def test_launches_that_meet_do_what_they_do_one_by_one(amounts: dict[str, float]) -> None:
     """Parts that meet write what separate launches do, to the last word."""
-    apart, met = (case_of("i4", **meeting, **amounts).after for meeting in ({}, {"met": 2}))
+    given = amounts | ({"seed": 5, "shared": True} if amounts else {})  # as where amounts are held
+    apart, met = (case_of("i4", **meeting, **given).after for meeting in ({}, {"met": 2}))
     assert set(apart) == set(met)
     for name, array in apart.items():
         np.testing.assert_array_equal(met[name], array, err_msg=name)
@@ -213,7 +214,7 @@ def test_gpu_threshold_and_share(amounts: dict[str, float], gpu: Run) -> None:
 
 @pytest.mark.parametrize("amounts", AMOUNTS)
 def test_a_threshold_and_a_share_of_the_mass(amounts: dict[str, float]) -> None:
-    cases = [run_all(interpreted, format, seed, shared=True, **amounts)
+    cases = [case_of(format, seed=seed, shared=True, **amounts)
              for format, seed in (("i8", 4), ("i4", 5))]  # fmt: skip
     assert check_amounts(cases, amounts) == {True, False}  # bound by the amount, and by the budget
 

@@ -5,15 +5,13 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-import typer
-from weft.cli.app import app
-from weft.tests.docs.documents import ROOT, wrong_with
+from weft.tests.docs.documents import ROOT, commands_of_weft, wrong_with
 
 LEFT_OUT = {"tests", "bench", "notebooks", "zoo", "build"}
 ELSEWHERE = {"--help", "--version", "--nproc-per-node"}
 """Options of `weft` itself, and of torchrun."""
 
-COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+COMMANDS = commands_of_weft()
 OPTIONS = {
     option
     for command in COMMANDS.values()
