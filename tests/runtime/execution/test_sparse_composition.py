@@ -3,11 +3,13 @@ keys and values of 16 bits."""
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
 import weft
 from weft.options import Options
+from weft.passes.tile.regimes import lower_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 PROGRAM = """record Verdict:
@@ -29,12 +31,22 @@ STORY = "Once upon a time there was a little fox who lived in a big forest by th
 SPARSE = "with attention sparse(k=40"
 
 
+@pytest.fixture
+def few_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Decode steps of four rows, which hold all branches, are the only ones: to compile those of
+    other rows, too, takes most of a test's time."""
+    monkeypatch.setattr(
+        "weft.passes.tile.regimes.lower_model", partial(lower_model, decode_rows=(4,))
+    )
+
+
 def judged(text: str = PROGRAM, **changes: Any) -> Any:
     options = Options.from_env().changed(attention_always=True, validate=True, **changes)
     result = weft.compile(text, "tiny-moe", options=options).run(story=STORY)
     return result.value, result.values
 
 
+@pytest.mark.usefixtures("few_kernels")
 def test_all_of_it_together_gives_what_the_meaning_gives() -> None:
     """The compiled kernels against the graph's meaning; a wider selection reads other keys."""
     value, values = judged()
