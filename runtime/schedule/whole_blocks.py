@@ -31,7 +31,8 @@ def packed(
     """Return a step's chunks in the order in which they are packed, those that join first.
 
     Where more prompts come, so that the next step has some in any case, `read` says of which chunks
-    others of this step read the end; the last of the others are cut by what is over.
+    others of this step read the end; the last gens of the others are cut by what is over. What is
+    scored or filled is not: more waits for that than one row's next token.
     """
     blocks, over = divmod(running + sum(chunk.count for chunk in chunks), BLOCK)
     if read is not None and blocks * BLOCK >= LEAST and 0 < over <= OVER:
@@ -44,8 +45,8 @@ def _without(chunks: list[Chunk], over: int, read: Callable[[Chunk], bool]) -> l
     found = list(chunks)
     for at in reversed(range(max(0, len(found) - FEW), len(found))):
         chunk = found[at]
-        less = 0 if read(chunk) else min(over, chunk.count - 1)
-        if less:
+        less = min(over, chunk.count - 1)
+        if less and chunk.request.sampling is not None and not read(chunk):
             found[at] = Chunk(chunk.request, chunk.start, chunk.count - less)
             found[at].copied = chunk.copied
             over -= less

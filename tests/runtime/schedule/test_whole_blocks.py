@@ -26,9 +26,10 @@ TREE = """program tree(root: str, owns: list[str]) -> list[str]:
 
 
 def chunk_of(number: int, count: int, rest: int) -> Chunk:
-    """A chunk that ends a prompt if there is no rest."""
+    """A chunk that ends a prompt if there is no rest; every third only fills."""
     sequence: Any = SimpleNamespace(length=10 + count + rest)
-    return Chunk(Request(sequence, str(number), Sampling(1)), 10, count)
+    sampling = Sampling(1) if number % 3 < 2 else None
+    return Chunk(Request(sequence, str(number), sampling), 10, count)
 
 
 @given(
@@ -46,8 +47,9 @@ def test_what_is_over_waits_if_more_comes_and_nobody_reads_it(counts, running, m
     cut = [c for c in found if c is not before[c.request.name]]
     assert all(c.start == 10 and 0 < c.count < before[c.request.name].count for c in cut)
     assert not any(map(reads, cut)) and not any(c.joins for c in cut) and len(cut) <= FEW
+    assert all(c.request.sampling for c in cut)
     tokens, left = (running + sum(c.count for c in some) for some in (chunks, found))
-    may_go = sum(c.count - 1 for c in chunks[-FEW:] if not reads(c))
+    may_go = sum(c.count - 1 for c in chunks[-FEW:] if c.request.sampling and not reads(c))
     if more and tokens - tokens % BLOCK >= LEAST and 0 < tokens % BLOCK <= min(OVER, may_go):
         assert left == tokens - tokens % BLOCK
     else:
