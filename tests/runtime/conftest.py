@@ -29,14 +29,18 @@ WORDS = (" the", "hello", "ing", '": ', '", "', '{"', " A", " B", "a b", "\n\n",
 
 @dataclass
 class Toy:
-    """Compiles program text for the toy model, and runs it by the oracle."""
+    """Compiles program text for the toy model, each text once, and runs it by the oracle."""
 
     tokenizer: ToyTokenizer = field(default_factory=lambda: ToyTokenizer(WORDS))
+    modules: dict[str, Module] = field(default_factory=dict)
+    plans: dict[str, Module] = field(default_factory=dict)
 
     def lowered(self, text: str) -> Module:
-        file = parse_text(text)
-        check(file)
-        return lower(file)
+        if text not in self.modules:
+            file = parse_text(text)
+            check(file)
+            self.modules[text] = lower(file)
+        return self.modules[text]
 
     def plan(self, module: Module) -> Module:
         context = Context(
@@ -45,6 +49,13 @@ class Toy:
         )  # fmt: skip
         passes = (*PROGRAM_PASSES, *LOWERING, *PLAN_PASSES)
         return run_passes(passes, module, context)[0]
+
+    def planned(self, text: str | Module) -> Module:
+        if not isinstance(text, str):
+            return self.plan(text)
+        if text not in self.plans:
+            self.plans[text] = self.plan(self.lowered(text))
+        return self.plans[text]
 
     def compile(
         self,
@@ -64,7 +75,7 @@ class Toy:
         executor.copies_slots = together
         sample = AheadSampler(executor) if isinstance(executor, AheadExecutor) else sample_rows
         name = module.operations[-1]["name"].name
-        plan = self.plan(module)
+        plan = self.planned(text)
         return Executable(
             plan, name, executor, self.tokenizer, tools=tools, seed=seed, model="toy", trace=trace,
             sample=sample,  # type: ignore[arg-type]
