@@ -36,6 +36,8 @@ class Goal:
 
     def _said(self, value: float) -> str:
         value = 100 * value if self.unit == "%" else value
+        if self.unit == "s" and value < 1:
+            return f"{value:.3f} s"
         digits = 0 if self.unit in {"%", "us"} else 2 if value < 9.995 else 1
         return f"{value:.{digits}f} {self.unit}"
 
