@@ -18,7 +18,8 @@ from weft.tests.runtime.programs import test_random_programs as random_programs
 
 
 def watch_claims(executable):
-    """Check after every step that no row holds more pages than it claims by now.
+    """Check after every step that no row holds more pages than it claims by now, and that what rows
+    claim together is there.
 
     Every row's claim is cut back after every step, and not only when another waits for room.
     """
@@ -48,6 +49,9 @@ def watch_claims(executable):
         for ticket, pages in held.items():
             claim = host.admission.claims[ticket]
             assert not claim.proven or len(pages) <= claim.pages, (ticket, len(pages), claim)
+        claims = host.admission.claims.values()
+        claimed = sum(claim.pages for claim in claims if claim.proven)
+        assert len(claims) <= 1 or claimed <= engine.kv.num_pages
         for ticket in host.admission.claims:
             host.admission.spare(ticket, rows[ticket].spared)
             rows[ticket].spared = 0
