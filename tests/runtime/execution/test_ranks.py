@@ -100,7 +100,8 @@ def test_two_processes_with_a_gpus_executor_give_the_tokens_of_the_meaning(name,
     ended = Ranks(2, name, str(tmp_path), worker=DEVICE_WORKER).wait()
     assert all(status == 0 for status, *_ in ended), ended
     found, expected, recordings = json.loads(ended[0][1].splitlines()[-1])
-    assert found == expected and recordings >= 2
+    assert found == expected
+    assert recordings >= 1  # beside those that were made before the first step
 
 
 def test_a_rank_that_dies_is_named_and_the_journal_survives(tmp_path):
