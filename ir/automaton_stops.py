@@ -23,7 +23,8 @@ def until_stop(expression: Expression, stops: tuple[str, ...]) -> Automaton:
     """Return the automaton of an expression's texts without a stop string, or with one after them.
 
     What ends a generation so cuts off no part of a text that belongs to it, and may be said where
-    the text could go on. Where no text is without a stop string, stops are no part of it.
+    the text could go on until its end. Where no text is without a stop string, stops are no part
+    of it.
     """
     whole = automaton(expression)
     choices = tuple(Text(stop) for stop in stops)

@@ -7,7 +7,7 @@ from random import Random
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from weft.bench.constraints.random_schemas import random_schema
 from weft.frontend.checkpoint import open_checkpoint
@@ -277,9 +277,11 @@ PARTS = ("a", "b", "ab", ", ", "\n", "1")
     st.lists(st.sampled_from([",", "\n", ", ", "ba", "aab"]), min_size=1, max_size=2, unique=True),
     st.lists(st.sampled_from(PARTS), max_size=6).map("".join),
 )
+@example("[ab, ]{1,6}", [",", "ba"], "aabbbba")  # it ends before the stop string does
 @settings(deadline=None, max_examples=300)
 def test_stop_strings_end_whole_texts(pattern, stops, text):
-    """A text is in it without a stop string, or with the first one at its end, if it may go on."""
+    """A text is in it without a stop string, or with the first one at its end, if it may go on
+    until then."""
     whole = automaton(regex(pattern))
     found = until_stop(regex(pattern), tuple(sorted(stops)))
     without = [w for w in _texts(whole) if not any(stop in w for stop in stops)]
@@ -293,12 +295,19 @@ def test_stop_strings_end_whole_texts(pattern, stops, text):
     at_end = min(ends) == len(text)
     before = [text.removesuffix(stop) for stop in stops if text.endswith(stop)]
     may = any(
-        whole.accepts(w.encode()) and whole.moves[whole.walk(w.encode())].any() for w in before
+        whole.accepts(w.encode())
+        and all(_goes_on(whole, text[:end]) for end in range(len(w), len(text)))
+        for w in before
     )
     if found.accepts(text.encode()):
         assert at_end and any(whole.accepts(w.encode()) for w in before)
     elif at_end and len(before) == 1:
         assert not may or any(stop in before[0][:-1] + before[0][-1:] for stop in stops)
+
+
+def _goes_on(whole, text: str) -> bool:
+    """Whether a text is not whole yet, or a longer one is, too."""
+    return not whole.accepts(text.encode()) or bool(whole.moves[whole.walk(text.encode())].any())
 
 
 def _texts(whole) -> list[str]:
