@@ -82,9 +82,7 @@ class Engine:
         self._scheduler.sequences.add(sequence)
         return sequence
 
-    def fork(
-        self, parent: Sequence, length: int, order: Order, gives: bool = False
-    ) -> Sequence:  # fmt: skip
+    def fork(self, parent: Sequence, length: int, order: Order, gives: bool = False) -> Sequence:
         """Return a copy-on-write fork of the first `length` tokens of `parent`, which with `gives`
         holds what the fork computes of them."""
         sequence = self.kv.fork(parent, length, order)
@@ -175,14 +173,17 @@ class Engine:
         waiting = self._scheduler.waiting
         idle = fresh >= IN_VAIN and not waiting and self._batch.size > 0
         due = self._pace.due(self._flight, waiting, rest)
-        enough = idle or fresh >= AT_ONCE or self._scheduler.backlog >= self._pace.enough()
-        return self._pace.noted(due and enough, rest > 0)
+        return self._pace.noted(due and (idle or fresh >= AT_ONCE or self._enough()), rest > 0)
 
     @property
     def may_begin(self) -> bool:
         """Whether a device that runs ahead is idle, enough is asked for, and pages are there."""
         idle = self.ahead and self._flight is None and self.kv.free >= self._most_pages
-        return idle and self._scheduler.backlog >= self._pace.enough()
+        return idle and self._enough()
+
+    def _enough(self) -> bool:
+        """Whether prompts wait that keep a device busy while the host launches the step behind."""
+        return self._scheduler.backlog >= self._pace.enough()
 
     def opening(self, sequence: Sequence) -> int:
         """Return up to where a device that does nothing should compute a stream at once; or 0."""
