@@ -28,6 +28,9 @@ DEFAULT_TIMEOUT = 30.0
 LIMIT = 32
 """Calls that run at once; others wait until one of them ends."""
 
+HEARD_WITHIN = 0.25
+"""Seconds that one waits at a time: Ctrl-C that comes just before a wait does not end that one."""
+
 CANCELLED_AFTER = 1.0
 """Seconds behind its time at which a coroutine is cancelled: by then it has been told as late."""
 
@@ -134,8 +137,8 @@ class Pause:
     def wait(self) -> None:
         """Wait for more news, whoever takes it."""
         with self.answers.news:
-            left = max(0.0, self.until - monotonic())
-            self.answers.news.wait_for(lambda: self.answers.count != self.seen, left)
+            while self.answers.count == self.seen and (left := self.until - monotonic()) > 0:
+                self.answers.news.wait(min(left, HEARD_WITHIN))
 
 
 class _Workers:
