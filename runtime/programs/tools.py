@@ -6,11 +6,13 @@ An `async def` tool runs in its thread, in an event loop of its own.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import queue
 import threading
 import weakref
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from inspect import isawaitable
@@ -65,12 +67,16 @@ Completion = tuple[ToolCall, Any, BaseException | None]
 
 
 class _Answers:
-    """What threads have computed, until it is taken; who has nothing else to do waits for news."""
+    """What threads have computed, until it is taken; who has nothing else to do waits for news.
+
+    There is no lock, which Ctrl-C could leave locked.
+    """
 
     def __init__(self) -> None:
-        self.count = 0
-        """How many pieces of news there have been: answers, and calls that were given up."""
-        self.news = threading.Condition()
+        self.latest = 0
+        """The number of the latest piece of news: an answer, or a call that was given up."""
+        self._numbers = itertools.count(1)
+        self._bells: set[queue.SimpleQueue[None]] = set()
         self._there: queue.SimpleQueue[Completion] = queue.SimpleQueue()
 
     def put(self, completion: Completion) -> None:
@@ -80,9 +86,20 @@ class _Answers:
 
     def tell(self) -> None:
         """Wake all who wait."""
-        with self.news:
-            self.count += 1
-            self.news.notify_all()
+        self.latest = next(self._numbers)
+        for bell in tuple(self._bells):
+            bell.put(None)
+
+    def wait(self, seen: int, until: float) -> None:
+        """Wait for news after the piece `seen`, no longer than to `until` (monotonic, s)."""
+        bell: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._bells.add(bell)
+        try:
+            while self.latest == seen and (left := until - monotonic()) > 0:
+                with suppress(queue.Empty):
+                    bell.get(timeout=min(left, HEARD_WITHIN))
+        finally:
+            self._bells.discard(bell)
 
     def take(self) -> Iterator[Completion]:
         """Yield, and forget, those that are there."""
@@ -127,7 +144,7 @@ class Tools(Protocol):
 class Pause:
     """What one waits for who has nothing to do before a tool answers, or a call's time is over.
 
-    `seen` pieces of news are known; `until` is when the first call's time is over (monotonic, s).
+    The piece of news `seen` is known; `until` is when the first call's time is over (monotonic, s).
     """
 
     answers: _Answers
@@ -136,9 +153,7 @@ class Pause:
 
     def wait(self) -> None:
         """Wait for more news, whoever takes it."""
-        with self.answers.news:
-            while self.answers.count == self.seen and (left := self.until - monotonic()) > 0:
-                self.answers.news.wait(min(left, HEARD_WITHIN))
+        self.answers.wait(self.seen, self.until)
 
 
 class _Workers:
@@ -232,7 +247,7 @@ class ToolPool:
 
     def poll(self) -> list[Completion]:
         """Return finished calls with their checked value, or with an error; wait for none."""
-        self._seen = self._done.count  # before they are taken: `pause` misses none
+        self._seen = self._done.latest  # before they are taken: `pause` misses none
         finished: list[Completion] = []
         for call, value, error in self._done.take():
             if not call.closed:
