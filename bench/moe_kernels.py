@@ -18,26 +18,7 @@ import sys
 from importlib.metadata import distribution
 from pathlib import Path
 
-CPUS = {
-    "sapphirerapids": ("avx512_bf16", "avx512_fp16", "amx_tile"),
-    "x86-64-v4": ("avx512f", "avx512bw", "avx512vl"),
-    "x86-64-v3": ("avx2", "fma"),
-}
-"""LLVM's names of CPUs, the best first, and the flags that tell them."""
-
-
-class NoKernels(Exception):
-    """A machine that none of the compiled kernels is for."""
-
-
-def use(folder: Path) -> str:
-    """Let kernels come from a folder's best part for this CPU; return which."""
-    flags = set(_flags())
-    for cpu, wanted in CPUS.items():
-        if flags.issuperset(wanted) and (folder / cpu).is_dir():
-            os.environ["WEFT_CPU"], os.environ["WEFT_CACHE"] = cpu, str(folder / cpu)
-            return cpu
-    raise NoKernels(f"{folder} has kernels for none of this CPU's kinds")
+from .offload.kernels import CPUS
 
 
 def compiled(folder: Path, cpus: list[str], kv: str = "bf16") -> None:
@@ -56,7 +37,8 @@ def compile_here(kv: str) -> None:
     from weft.options import Options
     from weft.tuning.machine import attention_probe
 
-    from .moe_offload import full_bench, parser, say, settings_of
+    from .moe_offload import full_bench, parser, settings_of
+    from .offload.bench import say
     from .offload.runs import offloading
     from .offload.smoke import settings as smoke_settings
 
@@ -87,13 +69,6 @@ def _runtime(site: Path) -> None:
     metadata.mkdir(exist_ok=True)
     (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: apache-tvm\n"
                                        f"Version: {package.version}\n")  # fmt: skip
-
-
-def _flags() -> list[str]:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("flags"):
-            return line.partition(":")[2].split()
-    return []
 
 
 def main() -> None:

@@ -13,14 +13,12 @@ import struct
 import tempfile
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
+from .bench import Bench
 from .runs import Setting, run
-
-if TYPE_CHECKING:
-    from ..moe_offload import Bench
 
 GIB, MIB = 1 << 30, 1 << 20
 LARGE = {"width": 4096, "ffn": 14336, "heads": 32, "vocabulary": 32000, "context": 32768}

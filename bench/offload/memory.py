@@ -8,14 +8,12 @@ points, and what they save, are told apart.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from weft.cost_model.hrm.prediction import NoDiskFigures
 
+from .bench import Bench
 from .runs import Setting, lean
-
-if TYPE_CHECKING:
-    from ..moe_offload import Bench
 
 SHARES = (1.0, 0.75, 0.5)
 """Sequences, of those of the base setting."""

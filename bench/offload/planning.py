@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from ..moe_offload import Bench
+from .bench import Bench
+from .variants import WHOLE
 
 SCHEDULES = ("ring", "cgo", "s2", "s3", "s4")
 
@@ -31,7 +31,6 @@ def planning(bench: Bench) -> dict[str, Any]:
 
 
 def _models(bench: Bench) -> tuple[str, ...]:
-    from .variants import WHOLE
 
     return (bench.base.model,) if bench.tiny else (bench.base.model, WHOLE)
 

@@ -7,6 +7,7 @@ import traceback
 from dataclasses import replace
 
 from .ballast import Ballast
+from .bench import say
 from .runs import Measured, Setting, release, run
 from .store import shared_store
 
@@ -42,8 +43,6 @@ def settings(target: str, kv: str = "f32") -> list[Setting]:
 def smoke(options: argparse.Namespace) -> int:
     """Run all settings, print a line each; return how many failed."""
     import torch
-
-    from ..moe_offload import say
 
     target = "cuda" if torch.cuda.is_available() else "cpu"
     chosen = settings(target, options.kv)

@@ -8,12 +8,10 @@ and the share of the bound that the model states for it.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from .bench import Bench
 from .runs import FEW_TOKENS, Setting, lean
-
-if TYPE_CHECKING:
-    from ..moe_offload import Bench
 
 WHOLE = "random:mixtral-8x7b"
 """All 32 layers: 84 GiB of experts."""
