@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from ..ir import strict_json
-from ..ir.diagnostics import RunError, reason
+from ..ir.diagnostics import Note, RunError, WeftError, reason
 from ..ir.display.units import counted
+from ..ir.source import Span
 from .output import check_file
 
 
@@ -72,9 +74,7 @@ def read_rows(path: Path) -> Iterator[dict[str, Any]]:
         lines = path.read_text(encoding="utf-8-sig").split("\n")  # U+2028 may stand in a string
     except (OSError, UnicodeDecodeError) as error:
         raise BadRows(path=path, line="", problem=reason(error)) from None
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
+    for number, line in _written(lines):
         try:
             row = strict_json.loads(line)
         except (ValueError, RecursionError) as error:
@@ -84,6 +84,29 @@ def read_rows(path: Path) -> Iterator[dict[str, Any]]:
         if not isinstance(row, dict):
             raise BadRows(path=path, line=f":{number}", problem="this is no JSON object")
         yield row
+
+
+def _written(lines: Iterable[str]) -> Iterator[tuple[int, str]]:
+    """Yield the lines that hold a row, with their numbers from 1."""
+    return ((number, line) for number, line in enumerate(lines, 1) if line.strip())
+
+
+@contextmanager
+def telling_the_line(path: Path | None) -> Generator[None]:
+    """Let an error of a row, which counts from 0, name the row's line in the file, too."""
+    try:
+        yield
+    except WeftError as error:
+        row = error.fields.get("row")
+        if path is None or not path.is_file() or not isinstance(row, int):
+            raise
+        lines = path.read_text(encoding="utf-8-sig", errors="replace").split("\n")
+        places = [Span(str(path), line, 1, line, 2) for line, _ in _written(lines)]
+        notes = tuple(Note(f"row {row} stands here (rows count from 0)", place)
+                      for place in places[row : row + 1])  # fmt: skip
+        raise type(error)(
+            span=error.span, notes=error.notes + notes, source=error.source, **error.fields
+        ) from None
 
 
 def completed(

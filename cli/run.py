@@ -15,7 +15,7 @@ from .live import LiveView, LoadingBar, as_json, compiling, print_value
 from .output import check_file, write_file
 from .render import emit, parse_size, remarks
 from .routing import check_recording, recording
-from .rows import RowsFailed, check_out, completed, read_rows
+from .rows import RowsFailed, check_out, completed, read_rows, telling_the_line
 
 if TYPE_CHECKING:
     from ..cost_model.policy import Policy
@@ -113,7 +113,8 @@ def _run(options: RunOptions) -> None:
             remarks().print(remark, markup=False)
     gc.unfreeze()  # what an earlier run of this process left may go
     start = perf_counter()
-    executable = _compile(options, arguments, rows)
+    with telling_the_line(options.rows):
+        executable = _compile(options, arguments, rows)
     if options.trace is not None and executable.engine.trace is None:
         raise NoTraceThere(model=options.model)
     compiled = perf_counter() - start
@@ -122,7 +123,8 @@ def _run(options: RunOptions) -> None:
         if rows is None:
             _run_once(executable, arguments, options, compiled)
         else:
-            _run_rows(executable, rows, options, compiled)
+            with telling_the_line(options.rows):
+                _run_rows(executable, rows, options, compiled)
 
 
 def _compile(
@@ -299,8 +301,9 @@ def _run_rows(
         first = results.errors[min(results.errors)]
         hint = "the same command again runs these rows alone" if options.out is not None else ""
         raise RowsFailed(
-            failed=len(results.errors), rows=counted(len(rows), "row"), first=first, hint=hint
-        )
+            failed=len(results.errors), rows=counted(len(rows), "row"), first=first, hint=hint,
+            row=min(results.errors),
+        )  # fmt: skip
 
 
 def written_arguments(texts: list[str] | None) -> dict[str, Any]:

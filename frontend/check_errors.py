@@ -31,6 +31,12 @@ class UnknownFunction(WeftNameError):
     template = "there is no {what} `{name}`"
 
 
+class NotSelectable(WeftNameError):
+    """The probability of an option that the select does not have."""
+
+    template = "the select of `{name}` has no option {option}"
+
+
 class UnknownMethod(_OfTypes, WeftNameError):
     """A method that values of the type do not have."""
 

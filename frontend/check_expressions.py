@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -14,6 +15,7 @@ from ..ir.types import ANY, BOOL, ERROR, FLOAT, INT, NONE, STR, list_of, record,
 from . import ast
 from .check_errors import (
     MissingArgument,
+    NotSelectable,
     UnknownField,
     UnknownFunction,
     UnknownMethod,
@@ -61,6 +63,8 @@ class World:
     caught: frozenset[str] = frozenset()
     used: set[str] = field(default_factory=set)
     faults: Faults = field(default_factory=Faults)
+    options: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    """Of names that selects bind: all their options, where every one is written as a list."""
 
     def term(self, type: ast.Type | None) -> Term:
         """Return the IR type of what a declaration names, none where it names nothing."""
@@ -205,8 +209,7 @@ def _check_call(call: ast.Call, flow: Flow) -> Term:
     if call.function == "score":
         return _check_score(call, flow)
     if call.function not in BUILTINS:
-        known = [*BUILTINS, *world.tools, *world.fields]
-        hint = did_you_mean(call.function, known, "there are")
+        hint = _instead_of(call.function, [*BUILTINS, *world.tools, *world.fields])
         raise UnknownFunction(
             what="tool, builtin or record", name=call.function, hint=hint, span=call.span
         )
@@ -222,6 +225,21 @@ def _check_call(call: ast.Call, flow: Flow) -> Term:
         )
     return found
 
+
+def _instead_of(function: str, known: Sequence[str]) -> str:
+    """Return a hint for a function that is not there; what Python has is not misspelled."""
+    if function in _AS_IN_PYTHON:
+        return _AS_IN_PYTHON[function]
+    if function in vars(builtins):
+        return f"the builtins are {', '.join(BUILTINS)}; a tool can call any Python function"
+    return did_you_mean(function, known, "there are")
+
+
+_AS_IN_PYTHON = {
+    "print": "a string statement writes for the model, and return gives a value to the caller; "
+    "weft run shows every gen, select and fork by itself",
+    "input": "what comes from outside is a parameter: program NAME(question: str)",
+}
 
 _BUILTIN_WANTS = {
     "len": "a str or a list", "str": "one value", "int": "a str or a number",
@@ -334,6 +352,7 @@ def _check_index(expression: ast.Index, flow: Flow) -> Term:
     receiver = check_expression(expression.receiver, flow)
     if receiver.name == "map":
         expect(expression.index, STR, "an option's probability", flow)
+        _check_option(expression, flow)
         return element(receiver)
     if base(receiver) == ANY:
         check_expression(expression.index, flow)
@@ -346,6 +365,18 @@ def _check_index(expression: ast.Index, flow: Flow) -> Term:
     raise WrongType(
         place="an index", want="a list or a str", have=receiver, span=expression.receiver.span
     )
+
+
+def _check_option(use: ast.Index, flow: Flow) -> None:
+    """Check that a select has the option whose probability is looked up, where both are written."""
+    option, probs = constant_of(use.index), use.receiver
+    if not (isinstance(option, str) and isinstance(probs, ast.FieldOf)):
+        return
+    name = probs.receiver.name if isinstance(probs.receiver, ast.Name) else ""
+    options = flow.world.options.get(name)
+    if options is not None and option not in options:
+        hint = did_you_mean(option, sorted(options), "it has")
+        raise NotSelectable(name=name, option=json.dumps(option), hint=hint, span=use.index.span)
 
 
 def _check_list(expression: ast.ListOf, flow: Flow) -> Term:

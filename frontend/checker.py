@@ -35,7 +35,7 @@ from .check_options import check_gen_options, check_select_options
 from .check_programs import check_recursion
 from .check_texts import check_texts
 from .check_who import check_join, check_with
-from .effects import appends, assigned, caught
+from .effects import appends, assigned, caught, selected
 from .faults import Faults, in_order
 from .signatures import BUILTINS, base, common, element, fits
 from .type_names import bound_type, did_you_mean, options_of, record_fields
@@ -85,7 +85,8 @@ def _check_file(file: ast.File, faults: Faults) -> list[Warning]:
         check_recursion(programs)
     warnings: list[Warning] = []
     for program in file.programs:
-        world = World(fields, tools, programs, caught(program.body), faults=faults)
+        world = World(fields, tools, programs, caught(program.body), faults=faults,
+                      options=selected(program.body))  # fmt: skip
         with faults.attempt():
             Checker(world, warnings).program(program)
     return warnings

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields
 
 from . import ast
+from .constants import constant_of
 
 
 def assigned(body: Iterable[ast.Statement]) -> list[str]:
@@ -25,6 +26,21 @@ def caught(body: Iterable[ast.Statement]) -> frozenset[str]:
         if isinstance(statement, ast.Match) and isinstance(statement.subject, ast.Name)
         if any(case.kind == "error" for case in statement.cases)
     )
+
+
+def selected(body: Iterable[ast.Statement]) -> dict[str, frozenset[str]]:
+    """Return the options of names that selects bind, where each select has them written."""
+    found: dict[str, frozenset[str]] = {}
+    computed = set[str]()
+    for select in everything(body):
+        if not isinstance(select, ast.Select):
+            continue
+        options = constant_of(select.choices)
+        if isinstance(options, list) and all(isinstance(one, str) for one in options):
+            found[select.name] = found.get(select.name, frozenset()) | frozenset(options)
+        else:
+            computed.add(select.name)
+    return {name: options for name, options in found.items() if name not in computed}
 
 
 def everything(body: Iterable[ast.Statement]) -> Iterator[ast.Statement]:

@@ -85,7 +85,7 @@ EXAMPLES: dict[type[WeftSyntaxError], list[str]] = {
     MalformedParameter: [
         "tool f(x)\n", "program p(x):\n", "program p(1):\n", "program p(x: str y: str):\n",
         "program p(x: str, 1):\n", "program p(x=1):\n", "program p(x: str = ):\n",
-        "program p(x: str\n", "program p(x: str = 1 2):\n", "program p(,):\n",
+        "program p(x: str = 1 2):\n", "program p(,):\n",
     ],
     MalformedTool: [
         "tool\n", "tool f\n", "tool f(x: str) ->\n", "tool f(x: str):\n",
@@ -98,15 +98,15 @@ EXAMPLES: dict[type[WeftSyntaxError], list[str]] = {
         "program p() str:\n", "program p() ->:\n", "program 1\n", "program p() -> str return\n",
     ],
     MalformedType: [
-        "program p(x: 1):\n", "program p(x: ):\n", "program p(x: list[):\n",
-        "program p(x: int(1)):\n", "program p(x: int(1..)):\n", "program p(x: list[str):\n",
-        "program p(x: choice[\"a\" \"b\"]):\n", "program p(x: int(1..2):\n",
+        "program p(x: 1):\n", "program p(x: ):\n", "program p(x: list[]):\n",
+        "program p(x: int(1)):\n", "program p(x: int(1..)):\n", "program p(x: list[str int]):\n",
+        "program p(x: choice[\"a\" \"b\"]):\n", "program p(x: int(1..2 3)):\n",
         "program p(x: json 1):\n", "program p(x: int(1...5)):\n", "record R:\n    a:\n",
         "program p(x: int(..5)):\n", "program p(x: int(1.5..2)):\n", "program p(x: (0..9)):\n",
         "program p(x: int(1..5y)):\n", "program p(x: int(1..5).y):\n", "record R:\n    a: int b\n",
         *_in_program("""
             gen x: int y ;; gen x: int(1..2) y ;; gen x: int: 1 ;; gen x: (0..9) ;; gen x: 5 ;;
-            gen x: list[int] y ;; gen x: ;; gen x: list ] ;; gen x: int(1) ;; gen x: int user
+            gen x: list[int] y ;; gen x: ;; gen x: int(1) ;; gen x: int user
         """),
     ],
     MalformedMessage: [
@@ -117,7 +117,7 @@ EXAMPLES: dict[type[WeftSyntaxError], list[str]] = {
     ],
     MalformedGen: [
         *_in_program("""
-            gen ;; gen 1 ;; gen x y ;; gen x( ;; gen x(20) ;; gen x(a=1 ;; gen x(a=1 b) ;;
+            gen ;; gen 1 ;; gen x y ;; gen x(20) ;; gen x(a=1 user) ;; gen x(a=1 b) ;;
             gen x = 1 ;; gen x(a) ;; gen "x" ;; gen x -> int ;; gen x[1]
         """),
     ],
@@ -186,7 +186,7 @@ EXAMPLES: dict[type[WeftSyntaxError], list[str]] = {
     ],
     MalformedRun: [
         *_in_program("""
-            let x = inline f(1) 2 ;; inline f(1) 2 ;; let x = 1 + inline f(1) ;; inline f(1 ;;
+            let x = inline f(1) 2 ;; inline f(1) 2 ;; let x = 1 + inline f(1) ;; inline f(1 user) ;;
             call f(1) 2 ;; return inline f() x
         """),
     ],
@@ -210,8 +210,9 @@ EXAMPLES: dict[type[WeftSyntaxError], list[str]] = {
     ],
     MalformedExpression: [
         *_in_program("""
-            return (1 ;; return [1 ;; return [1 2] ;; return f(1 ;; return x. ;; return x.1 ;;
-            return x[ ;; return x[1 ;; return 1 + ;; return 1 * ;; return not ;; return a and ;;
+            return (1 user) ;; return [1 user] ;; return [1 2] ;; return f(1 user) ;; return x. ;;
+            return x.1 ;; return x[user] ;; return x[1 user] ;; return 1 + ;; return 1 * ;;
+            return not ;; return a and ;;
             return a or ;; return - ;; return 1 < ;; return 1 in ;; return f(a=) ;;
             return f(1 2) ;; return f(a b) ;; return x[1 2] ;; return x[1 :] ;; return (1 :) ;;
             return [,] ;;

@@ -9,10 +9,11 @@ from typing import Any
 
 from lark import Lark, UnexpectedCharacters, UnexpectedInput
 
-from ..ir.diagnostics import WeftSyntaxError
+from ..ir.diagnostics import Note, WeftSyntaxError
 from ..ir.source import Source, Span
+from .brackets import PARTNER, never_closed, opened_at
 from .mistake_examples import EXAMPLES
-from .strings import Origin
+from .strings import Origin, advance
 from .syntax_errors import (
     Comprehension,
     MalformedInterpolation,
@@ -20,9 +21,11 @@ from .syntax_errors import (
     PrefixedString,
     ReservedWord,
     StrangeCharacter,
+    UnclosedBracket,
     UnclosedString,
     UnexpectedText,
     UnknownStatement,
+    UnopenedBracket,
 )
 
 
@@ -34,9 +37,10 @@ def explain(
     if isinstance(error, UnexpectedCharacters):
         return _unexpected_character(error, text, span, source)
     token = error.token  # type: ignore[attr-defined]
-    kind = _as_in_python(error, text) or (
-        MalformedInterpolation if start == "expression" else _named(error, parser)
-    )
+    kind = _as_in_python(error, text)
+    if kind is None and (of_brackets := _of_brackets(error, text, span, source, origin)):
+        return of_brackets
+    kind = kind or (MalformedInterpolation if start == "expression" else _named(error, parser))
     if kind is MalformedLet and (unknown := _unknown_statement(span, source)):
         return unknown
     if _stands_for_a_name(error, text):
@@ -52,6 +56,37 @@ def _as_in_python(error: UnexpectedInput, text: str) -> type[WeftSyntaxError] | 
     if token.type == "_FOR" and re.search(r"[\[(][^\])]*\S\s*$", before.rpartition("\n")[2]):
         return Comprehension
     return None
+
+
+def _of_brackets(
+    error: UnexpectedInput, text: str, span: Span, source: Source, origin: Origin
+) -> WeftSyntaxError | None:
+    """Return the error of a bracket without partner, by which what is right cannot be read."""
+    token = error.token  # type: ignore[attr-defined]
+    position = len(text) if token.type == "$END" else error.pos_in_stream or 0
+    if str(token) in PARTNER.values():
+        opening = opened_at(text, position)
+        if opening is not None and PARTNER[text[opening]] == str(token):
+            return None
+        known: dict[str, Any] = {"problem": "closes no bracket"}
+        if opening is not None:
+            note = Note("it is open since here", _place(text, opening, source, origin))
+            known = {"problem": f"cannot close `{text[opening]}`", "notes": (note,)}
+        return UnopenedBracket(bracket=str(token), span=span, source=source, **known)
+    opening = never_closed(text, position)
+    if opening is None:
+        return None
+    bracket, place = text[opening], _place(text, opening, source, origin)
+    inside = span.line > place.line and token.type != "$END"
+    notes = (Note("this still stands inside it", span),) if inside else ()
+    return UnclosedBracket(
+        bracket=bracket, partner=PARTNER[bracket], span=place, notes=notes, source=source
+    )
+
+
+def _place(text: str, position: int, source: Source, origin: Origin) -> Span:
+    line, column = advance(origin, text[:position])
+    return Span(source.name, line, column, line, column + 1)
 
 
 _BESIDE_A_NAME = {"NAME", "RPAR", "LONG_STRING", "_NL"}

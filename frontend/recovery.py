@@ -13,15 +13,13 @@ from collections.abc import Sequence
 from ..ir.diagnostics import WeftError
 from ..ir.source import Source
 from . import ast
+from .brackets import without_strings
 from .faults import Faults, in_order
 from .parser import parse
-from .syntax_errors import MissingBlock, UnevenIndentation, UnexpectedIndentation
+from .syntax_errors import MissingBlock, UnclosedBracket, UnevenIndentation, UnexpectedIndentation
 
 MOST = 50
 """Errors of one file after which it is read no further."""
-
-_WHOLE = re.compile(r'"""[\s\S]*?"""|"(?:\\.|[^"\\\n])*"|\'(?:\\.|[^\'\\\n])*\'|#[^\n]*')
-"""Strings and comments that end."""
 
 _COMMENT = re.compile(r"#[^\"]*$")
 _DECLARATION = re.compile(r"(record|program|tool|pure)\b")
@@ -55,6 +53,13 @@ def _mend(lines: list[str], error: WeftError, again: bool) -> bool:
     opening = _left_open(lines, line)
     if opening is not None:
         return _leave_out(lines, opening)
+    if isinstance(error, UnclosedBracket) and error.notes and _indent(lines[line]) and not again:
+        assert error.notes[0].span is not None
+        goes_on = error.notes[0].span.line - 1
+        goes_on += _indent(lines[goes_on]) > _indent(lines[line])
+        lines[line + 1 : goes_on] = [""] * (goes_on - line - 1)
+        lines[line] = _harmless(lines, line)
+        return True
     if again or isinstance(error, UnevenIndentation) or _left_open(lines, line + 1) is not None:
         return _leave_out(lines, line)
     if isinstance(error, UnexpectedIndentation):
@@ -85,8 +90,7 @@ def _close(lines: list[str], opener: int) -> bool:
 
 def _left_open(lines: Sequence[str], end: int) -> int | None:
     """Return the line of a bracket or a long string that is open where line `end` begins."""
-    text = "\n".join(lines[:end])
-    rest = _WHOLE.sub(lambda found: re.sub(r"[^\n]", " ", found[0]), text)
+    rest = without_strings("\n".join(lines[:end]))
     opened: list[int] = []
     for number, line in enumerate(rest.split("\n")):
         if '"""' in line:

@@ -52,6 +52,19 @@ class UnclosedString(WeftSyntaxError):
     hint = 'close it with the quote that opened it, or use """ for text of several lines'
 
 
+class UnclosedBracket(WeftSyntaxError):
+    """A bracket without its partner: what follows, also on the next lines, stands inside it."""
+
+    template = "`{bracket}` is never closed"
+    hint = "close it with `{partner}`"
+
+
+class UnopenedBracket(WeftSyntaxError):
+    """A closing bracket where none of its kind is open."""
+
+    template = "`{bracket}` {problem}"
+
+
 class StrangeCharacter(WeftSyntaxError):
     """A character that no weft text has outside strings."""
 

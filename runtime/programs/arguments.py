@@ -60,12 +60,14 @@ def bind_arguments(
     """
     what, place = ("argument", "") if row is None else ("field", f"row {row}: ")
     if not isinstance(given, Mapping):
-        raise BadArguments(place=place, problem=f"{given!r} is no row: it has no named fields")
+        raise BadArguments(
+            place=place, row=row, problem=f"{given!r} is no row: it has no named fields"
+        )
     parameters: dict[str, Table] = {entry["name"]: entry for entry in function["parameters"]}
     for name in given:
         if name not in parameters:
             raise BadArguments(
-                place=place, problem=f"there is no parameter for the {what} {name!r}",
+                place=place, row=row, problem=f"there is no parameter for the {what} {name!r}",
                 hint=_hint(str(name), list(parameters)),
             )  # fmt: skip
     values: dict[str, Any] = {}
@@ -80,12 +82,12 @@ def bind_arguments(
             except Mismatch as error:
                 hint = _AS_JSON.get(type.name, "") if isinstance(given[name], Written) else ""
                 problem = f"the {what} {name!r}: {error}"
-                raise BadArguments(place=place, problem=problem, hint=hint) from None
+                raise BadArguments(place=place, row=row, problem=problem, hint=hint) from None
         elif _has_default(parameter):
             values[name] = thaw(parameter["default"])
         else:
             raise BadArguments(
-                place=place, problem=f"the {what} {name!r} ({written(type)}) is missing",
+                place=place, row=row, problem=f"the {what} {name!r} ({written(type)}) is missing",
                 hint=_signature(parameters),
             )  # fmt: skip
     return values

@@ -279,12 +279,13 @@ def test_a_row_wins_over_an_argument_and_the_user_is_told(hello, tmp_path):
 def test_rows_that_fail_are_told_while_others_go_on(tmp_path):
     file, rows, out = (tmp_path / name for name in ("r.weft", "in.jsonl", "out.jsonl"))
     file.write_text("program p(x: int) -> int:\n    let y = 6 // x\n    return y\n")
-    rows.write_text("".join(f'{{"x": {x}}}\n' for x in (1, 0, 3, 0)))
+    rows.write_text("\n".join(f'{{"x": {x}}}\n' for x in (1, 0, 3, 0)))
     command = ["run", str(file), "--rows", str(rows), "--json", "--keep-going"]
     result = CliRunner().invoke(app, [*command, "--out", str(out)])
     assert result.exit_code == 1 and isinstance(result.exception, RowsFailed)
     told = str(result.exception)
     assert "2 of 4 rows failed, the first" in told and "r.weft:2:13: run error: row 1: div" in told
+    assert f"{rows}:3:1: note: row 1 stands here" in told
     assert "again runs these rows alone" in result.exception.hint_text
     assert json.loads(result.stdout)["failed"] == 2
     lines = [json.loads(line) for line in out.read_text().splitlines()]
@@ -292,8 +293,11 @@ def test_rows_that_fail_are_told_while_others_go_on(tmp_path):
     assert ["division by zero" in line.get("error", "") for line in lines] == [0, 1, 0, 1]
     plain = CliRunner().invoke(app, [*command[:4], "-q", "--keep-going"])
     assert plain.stdout == "6\nnull\n2\nnull\n"
-    with pytest.raises(WeftError, match="row 1: division by zero"):
+    with pytest.raises(WeftError, match=r"row 1: division by zero[\s\S]*in.jsonl:3:1: note"):
         weft(*command[:-1], "--out", out)
+    rows.write_text('\n{"x": "a"}\n')
+    with pytest.raises(WeftError, match=r"row 0: the field 'x'[\s\S]*in.jsonl:2:1: note"):
+        weft(*command[:-1])
 
 
 def test_an_argument_is_text_where_the_parameter_is(hello):

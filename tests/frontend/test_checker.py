@@ -117,6 +117,9 @@ MISTAKES = {
     "with's type": 'with priority "a":\n        gen x\n    return t',
     "probs of a str": "return str(t.probs)",
     "probs by number": "select x from xs\n    return str(x.probs[0])",
+    "probs of no option": 'select x from ["a", "b"]\n    return str(x.probs["c"])',
+    "a function of Python": "print(t)",
+    "another function of Python": "return zip(t)",
     "logprobs not asked for": "gen x\n    return str(x.logprobs)",
 }  # fmt: skip
 

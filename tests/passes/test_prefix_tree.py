@@ -51,6 +51,7 @@ def test_rows_branches_and_options_are_one_tree():
     computed = _computed(tree.calls)
     assert tree.counts.sent == sum(map(len, prompts))
     assert tree.counts.hits == tree.counts.sent - computed
+    assert tree.unique == computed
     first = next(iter(tree.root.children.values()))
     assert first.readers == len(tree.calls) and first.rows == {0, 1}
     text = print_tree(tree)
@@ -87,6 +88,7 @@ def test_unknown_values_are_shared_by_those_who_hold_the_same():
     tree = prefix_tree(plan, "judge", context.tokenizer)
     assert [call.sure for call in tree.calls] == [False, True, True, True]
     assert tree.counts.generated == 2  # the essay, read again by the options
+    assert tree.unique + tree.counts.hits <= tree.counts.sent  # what may happen is in neither
 
 
 def test_a_token_over_the_border_is_not_split():

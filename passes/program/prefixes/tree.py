@@ -96,8 +96,8 @@ class PrefixTree(Shown):
 
     @property
     def unique(self) -> int:
-        """Known tokens on the edges: each is computed once, whoever reads it."""
-        return sum(node.tokens for node in self.root.walk())
+        """Known tokens that certain calls send, each counted once: it is computed once."""
+        return sum(node.tokens for node in self.root.walk() if node.sure)
 
     def add(self, call: Call) -> int:
         """Add a call's prompt; return how many of its known tokens were in the tree already."""
