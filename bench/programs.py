@@ -155,7 +155,7 @@ def main() -> None:
     os.environ["WEFT_THREADS"] = str(options.threads)
     share_cores(options.threads)
     names = [name for name in options.only or CASES if name in CASES]
-    rounds = options.rounds if options.rounds is not None else 1 if options.quick else 3
+    rounds = options.rounds if options.rounds is not None else 1 if options.quick else 5
     programs, failed = run_programs(
         names, rounds, options.quick, not options.no_simulation, options.idle, options.no_cache
     )
@@ -188,7 +188,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--only", nargs="+", choices=[*CASES, "constrained"], metavar="NAME",
                         help=f"these: {', '.join(CASES)}, constrained")  # fmt: skip
     parser.add_argument(
-        "--rounds", type=int, help="interleaved rounds (3; 1 with --quick; 0 times nothing)"
+        "--rounds", type=int, help="interleaved rounds (5; 1 with --quick; 0 times nothing)"
     )
     parser.add_argument("--target", choices=("cpu", "cuda"), default="cpu",
                         help="cuda: an 8 B shape on this GPU")  # fmt: skip

@@ -25,6 +25,7 @@ from weft.runtime.schedule.request import Request
 from weft.runtime.simulator import Price, SimulatedExecutor
 from weft.runtime.tracing.trace import Trace
 
+from ..measure import OwnClock
 from .calls import CallLog, watch
 from .cases import KV_TOKENS, Case
 from .data import Row
@@ -64,13 +65,17 @@ class Bench:
 
 @dataclass
 class Run:
-    """One run over all rows: its seconds, what it said, and the engine that it ran on."""
+    """One run over all rows: its seconds, what it said, and the engine that it ran on.
+
+    `stretch`: how many times as long it took by the wall's clock, which a trace goes by.
+    """
 
     seconds: float
     answers: list[Any]
     engine: Engine
     log: CallLog | None = None
     trace: Trace | None = None
+    stretch: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -236,17 +241,21 @@ def _timed(
     run: Callable[[], list[Any]], way: Way, engine: Engine, log: CallLog | None,
     trace: Trace | None,
 ) -> Run:  # fmt: skip
-    """Run; return the outcome with its seconds, of the virtual clock where steps have a price."""
+    """Run; return the outcome with its seconds, of the virtual clock where steps have a price.
+
+    Where a GPU computes on, what others take from the host is part of them.
+    """
     gc.collect()
     gc.freeze()  # as a server does that is up: collections look at what a run makes, not at all
     with seldom_collected():  # clients, too
-        start = perf_counter()
+        clock, start = OwnClock(), perf_counter()
         answers = run()
-        seconds = perf_counter() - start
+        wall, own = perf_counter() - start, clock.seconds()
     gc.unfreeze()
+    seconds = wall if engine.ahead else own
     if way.price and isinstance(engine.executor, SimulatedExecutor):
         seconds = engine.executor.now
-    return Run(seconds, answers, engine, log, trace)
+    return Run(seconds, answers, engine, log, trace, wall / own)
 
 
 def forget_prefixes(engine: Engine) -> None:

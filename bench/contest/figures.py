@@ -47,7 +47,10 @@ def measure(
     found.pop("least_tokens", None)
     if rounds and not quick:
         roomy = Way(kv_tokens=ROOMY_TOKENS)
-        found["speedup_roomy"] = contest.requests(roomy).seconds / contest.weft(roomy).seconds
+        contenders = {"weft": lambda: contest.weft(roomy).seconds,
+                      "requests": lambda: contest.requests(roomy).seconds}  # fmt: skip
+        times = interleave(contenders, (rounds + 1) // 2, idle)
+        found["speedup_roomy"] = ratio(times["requests"], times["weft"]).median
     if rounds and no_cache:
         weft = found["seconds"]["weft"]["median"]
         found["speedup_vs_no_cache"] = contest.requests(Way(cache=False)).seconds / weft
@@ -205,11 +208,15 @@ def pressed(run: Run) -> dict[str, Any]:
 
 
 def profile(run: Run) -> dict[str, float]:
-    """Return where the time of a noted run went, and how full its steps were."""
+    """Return where the time of a noted run went, and how full its steps were.
+
+    What others took of the wall's time is taken from all parts alike.
+    """
     assert run.trace is not None
     steps = run.trace.steps
-    model = sum(step.model_seconds for step in steps)
-    sample = sum(step.sample_seconds for step in steps)
+    model = sum(step.model_seconds for step in steps) / run.stretch
+    sample = sum(step.sample_seconds for step in steps) / run.stretch
+    host = sum(step.host_seconds for step in steps) / run.stretch
     fed = sum(step.running + step.prefill_tokens for step in steps)
     return {
         "steps": len(steps),
@@ -218,8 +225,8 @@ def profile(run: Run) -> dict[str, float]:
         "decode_tokens": sum(step.running for step in steps),
         "model_s": model,
         "sample_s": sample,
-        "engine_host_s": sum(step.host_seconds for step in steps),
-        "between_steps_s": run.seconds - model - sample - sum(s.host_seconds for s in steps),
+        "engine_host_s": host,
+        "between_steps_s": run.seconds - model - sample - host,
     }
 
 

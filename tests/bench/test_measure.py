@@ -1,6 +1,7 @@
 """Timing helpers and checkpoint tools of the benchmarks."""
 
 import json
+import time
 
 import pytest
 from weft.bench import cpu, measure
@@ -18,6 +19,22 @@ def test_rounds_are_interleaved_and_turn() -> None:
     results = measure.interleave(runs, 3)
     assert calls == list("abcbcacab")
     assert results == {name: [1.0] * 3 for name in "abc"}
+
+
+def test_a_clock_stands_while_others_have_the_core(monkeypatch) -> None:
+    moments = iter([(5.0, 1.0, 2.0), (15.0, 4.0, 2.0), (16.0, 4.0, 3.0), (17.0, 4.5, 9.0)])
+    monkeypatch.setattr(measure, "_moment", lambda: next(moments))
+    clock = measure.OwnClock()
+    assert clock.seconds() == 7.0
+    assert clock.seconds() == 9.0  # one of three seconds went to threads of its own
+    assert clock.seconds() == 12.0  # and these took more than that
+
+
+def test_a_clock_counts_sleep() -> None:
+    start, clock = time.perf_counter(), measure.OwnClock()
+    time.sleep(0.02)
+    slept = clock.seconds()
+    assert 0.019 <= slept <= time.perf_counter() - start
 
 
 def test_ratio_of_medians_survives_a_disturbed_round() -> None:
