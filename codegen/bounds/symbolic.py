@@ -26,10 +26,10 @@ Lane = tuple[Any, ...]
 class Values:
     """Gives the term of any value at any lane; the same question gets the same term."""
 
-    def __init__(self, kernel: Operation, timeout: int) -> None:
+    def __init__(self, kernel: Operation, effort: int) -> None:
         self.kernel = kernel
         self._solver, self._told = z3.Solver(), [0, 0]
-        self._solver.set("timeout", timeout)
+        self._solver.set("rlimit", effort)
         self.contents = Contents(kernel)
         self.programs = [z3.Int(f"program_{axis}") for axis in range(len(kernel["grid"]))]
         self.loops: dict[str, Loop] = {}

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 from weft.codegen.bounds.prove import (
+    EFFORT,
     BoundsProof,
     ContradictoryFacts,
     UnprovenAccess,
@@ -21,11 +21,8 @@ from weft.tests.codegen.kernel_cases import FAMILIES, make
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_families_are_proven_quickly(family: str) -> None:
-    kernel = make(family, "one").kernel
-    start = time.perf_counter()
-    proof = prove_bounds(kernel)
+    proof = prove_bounds(make(family, "one").kernel, effort=EFFORT // 1000)
     assert proof.ok and proof.accesses
-    assert time.perf_counter() - start < 2.0  # 0.1 s on an idle machine
 
 
 def copy_kernel(

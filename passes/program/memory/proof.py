@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -22,9 +20,13 @@ from typing import Any
 from ....ir.budget import UNBOUNDED, Budgets, Limits, Peak, Symbols
 from ....ir.core import Operation
 from ....ir.diagnostics import CapacityError
+from ....ir.whole_file import write_whole
 from .story import story
 
 _VERSION = 3
+EFFORT = 2_000_000
+"""Steps of z3's that a lemma may take, a few seconds: whether it is proven is no matter of how busy
+the machine is."""
 
 
 class NotProven(CapacityError):
@@ -152,7 +154,7 @@ class _Lemma:
     def prove(self, z3: Any, what: str) -> None:
         """Ask z3 for a schedule that needs more; raises NotProven if there is one."""
         solver = z3.Solver()
-        solver.set("timeout", 2000)
+        solver.set("rlimit", EFFORT)
         length, own = z3.Int("tokens"), z3.Int("pages of the stream")
         solver.add(length >= 0, length <= self._peak.tokens)
         self._stream(z3, solver, length, own)
@@ -231,9 +233,6 @@ def _keep(cache: Path | None, proof: MemoryProof) -> None:
         return
     try:
         cache.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=cache)
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            json.dump(asdict(proof), stream)
-        os.replace(name, cache / f"{proof.key}.json")
+        write_whole(cache / f"{proof.key}.json", json.dumps(asdict(proof)))
     except OSError:
         pass
