@@ -10,7 +10,7 @@ import os
 import platform
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -18,6 +18,7 @@ from pathlib import Path
 from ..ir.diagnostics import CapacityError, reason
 
 LOCK_SECONDS = 300
+"""How long another process that builds the same is waited for: it may have been stopped."""
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """What a system says of a write that finds no room: on the disk, or within the user's limits."""
 
@@ -113,12 +114,20 @@ class KernelCache:
 
     @contextmanager
     def locked(self, key: str) -> Iterator[None]:
-        """Hold the lock of one key, so that two processes do not build the same kernel."""
+        """Hold the lock of one key, so that two processes do not build the same kernel.
+
+        Who has waited LOCK_SECONDS builds it too: each file is put there whole, by either.
+        """
         import filelock
 
         self.folder.mkdir(parents=True, exist_ok=True)
-        with filelock.FileLock(self.folder / f"{key}.lock", timeout=LOCK_SECONDS):
+        lock = filelock.FileLock(self.folder / f"{key}.lock")
+        with suppress(filelock.Timeout):
+            lock.acquire(timeout=LOCK_SECONDS)
+        try:
             yield
+        finally:
+            lock.release()
 
     def writable(self) -> bool:
         """Tell whether files can be made in the folder."""

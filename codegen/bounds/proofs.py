@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from ...ir.core import Operation
+from ...ir.whole_file import write_whole
 from ..cache import default_folder
 from .prove import BoundsProof, proof_key, prove_bounds
 
@@ -40,9 +39,6 @@ def _keep(proof: BoundsProof, file: Path) -> None:
     """Write a proof so that others see all of it or none; a closed folder only costs the reuse."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=file.parent)
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            stream.write(proof.to_json())
-        os.replace(name, file)
+        write_whole(file, proof.to_json())
     except OSError:
         pass

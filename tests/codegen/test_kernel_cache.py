@@ -189,9 +189,23 @@ def test_two_processes_at_once(tmp_path: Path) -> None:
         subprocess.Popen(program(tmp_path), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         for _ in range(2)
     ]
-    answers = [process.communicate(timeout=120)[0].split()[0] for process in both]
+    answers = [process.communicate(timeout=500)[0].split()[0] for process in both]
     assert sorted(answers) == [b"0", b"1"]
     assert len(list(tmp_path.glob("*.so"))) == 1
+
+
+def test_who_waits_too_long_for_another_process_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That process may have been stopped (Ctrl-Z) in its midst."""
+    monkeypatch.setattr(cache_module, "LOCK_SECONDS", 0.01)
+    kernels, entered = KernelCache(tmp_path), []
+    with kernels.locked("key"), kernels.locked("key"), kernels.locked("another"):
+        entered.append(1)
+    monkeypatch.setattr(cache_module, "LOCK_SECONDS", 200)
+    with kernels.locked("key"):
+        entered.append(2)
+    assert entered == [1, 2]
 
 
 def test_what_a_person_may_see(filled: Path) -> None:

@@ -1,5 +1,7 @@
 """Proofs are made once, kept, remade when damaged, and never vouch for another kernel."""
 
+from pathlib import Path
+
 import pytest
 from weft.codegen.bounds import proofs
 from weft.codegen.bounds.prove import UnprovenAccess
@@ -42,3 +44,12 @@ def test_a_kernel_that_may_leave_its_buffer_is_refused_whatever_is_cached(tmp_pa
 def test_a_folder_that_cannot_be_written_costs_only_the_reuse(tmp_path):
     (tmp_path / "proofs").write_text("a file is in the way")
     assert proofs.ensure_proven([kernel("a")], tmp_path)[0].ok
+
+
+def test_a_full_disk_costs_only_the_reuse_and_nothing_half_written_stays(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", full)
+    assert proofs.ensure_proven([kernel("a")], tmp_path)[0].ok
+    assert not list((tmp_path / "proofs").iterdir())
