@@ -97,16 +97,25 @@ def test_rows_are_written_in_order_and_resumed(hello, tmp_path):
     assert out.read_text() == first and again["rows"] == 3
 
 
+WAITS_FOR_TWO = """
+import pathlib, time
+
+def f(x):
+    while x == "c" and pathlib.Path({journal!r}).read_text().count("\\n") < 2:
+        time.sleep(0.01)
+    return {{"a": "A", "b": "B"}}[x]
+"""
+
+
 def test_a_resumed_run_counts_each_row_once(tmp_path):
     file, rows, out = (tmp_path / name for name in ("r.weft", "in.jsonl", "out.jsonl"))
     file.write_text(
-        "tool f(x: str) -> str\nprogram p(x: str) -> str:\n    let y = f(x)\n    return y\n"
+        "tool f(x: str) -> str timeout 200\n"
+        "program p(x: str) -> str:\n    let y = f(x)\n    return y\n"
     )
     rows.write_text("".join(json.dumps({"x": name}) + "\n" for name in "abc"))
     tools = tmp_path / "r_tools.py"
-    tools.write_text(
-        "import time\ndef f(x):\n    time.sleep(x == 'c')\n    return {'a': 'A', 'b': 'B'}[x]\n"
-    )
+    tools.write_text(WAITS_FOR_TWO.format(journal=f"{out}.journal"))
     with pytest.raises(WeftError, match="KeyError"):
         weft("run", file, "--rows", rows, "--out", out, "-q")
     tools.write_text("def f(x):\n    return x\n")

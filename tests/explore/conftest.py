@@ -59,7 +59,9 @@ def browser():
     if path is None:
         pytest.skip("there is no chromium on this machine")
     with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        browser = playwright.chromium.launch(
+            executable_path=path, args=["--no-sandbox"], timeout=120_000
+        )
         yield browser
         browser.close()
 
@@ -75,7 +77,7 @@ def visit(browser):
         )
         contexts.append(context)
         seen = context.new_page()
-        seen.set_default_timeout(20_000)
+        seen.set_default_timeout(120_000)
         seen.on("console", lambda message: troubles.append(message.text))
         seen.on("pageerror", lambda error: troubles.append(str(error)))
         seen.on("request", lambda request: troubles.append(f"asks for {request.url[:80]}")

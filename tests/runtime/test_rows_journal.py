@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
 from math import inf
 from pathlib import Path
 
@@ -248,16 +247,18 @@ def test_a_full_disk_loses_nothing(toy, tmp_path):
 
 
 WORKER = """
-    import sys, time
+    import os, signal, sys
     from weft.runtime.simulator import ToyExecutor
     from weft.tests.runtime import conftest
 
-    class Slow(ToyExecutor):
+    class Killed(ToyExecutor):
         def all_logits(self, step):
-            time.sleep({pause})
+            with open({journal!r}) as journal:
+                if {killed} and journal.read().count("\\n") >= 3:
+                    os.kill(os.getpid(), signal.SIGKILL)
             return super().all_logits(step)
 
-    conftest.ToyExecutor = Slow
+    conftest.ToyExecutor = Killed
     executable = conftest.Toy().compile({text!r}, max_batch=4)
     found = executable.run_rows({rows!r}, {out!r})
     print(found.resumed)
@@ -268,26 +269,20 @@ def test_kill_dash_nine_then_resume_gives_the_same_file(toy, tmp_path):
     whole, out = tmp_path / "whole.jsonl", tmp_path / "out.jsonl"
     toy.compile(TEXT).run_rows(ROWS, whole)
 
-    def worker(pause):
-        script = textwrap.dedent(WORKER).format(pause=pause, text=TEXT, rows=ROWS, out=str(out))
-        return subprocess.Popen(
-            [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE
-        )
-
-    first = worker(0.05)
     journal = tmp_path / "out.jsonl.journal"
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and first.poll() is None:
-        if journal.exists() and journal.read_bytes().count(b"\n") >= 3:
-            break
-        time.sleep(0.01)
-    os.kill(first.pid, signal.SIGKILL)
-    assert first.wait() == -signal.SIGKILL and not out.exists()
+
+    def worker(killed):
+        script = textwrap.dedent(WORKER).format(
+            killed=killed, journal=str(journal), text=TEXT, rows=ROWS, out=str(out)
+        )
+        return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+
+    first = worker(killed=True)
+    assert first.returncode == -signal.SIGKILL and not out.exists(), first.stderr
     kept = journal.read_bytes().count(b"\n")
-    second = worker(0.0)
-    printed, errors = second.communicate(timeout=120)
-    assert second.returncode == 0, errors.decode()
-    assert int(printed) == kept >= 3
+    second = worker(killed=False)
+    assert second.returncode == 0, second.stderr
+    assert int(second.stdout) == kept >= 3
     assert out.read_bytes() == whole.read_bytes()
 
 

@@ -97,8 +97,11 @@ def test_a_run_inside_a_stream_and_threads_share_the_engine(toy):
     toy.assert_clean(executable)
 
 
+LONG = 200
+"""Seconds that nothing here takes, however busy the machine: what hangs fails by them."""
+
 ASKS = """
-tool look(arg: str) -> str timeout 5
+tool look(arg: str) -> str timeout 200
 program asks(arg: str) -> str:
     let seen = look(arg)
     "{arg}: {seen} "
@@ -114,7 +117,7 @@ def test_a_run_goes_on_while_another_waits_for_a_tool(toy):
     def look(arg):
         if arg == "first":
             asked.set()
-            assert over.wait(4)
+            assert over.wait(LONG)
         return arg
 
     executable, found = toy.compile(ASKS, {"look": look}, num_pages=4000), {}
@@ -124,7 +127,7 @@ def test_a_run_goes_on_while_another_waits_for_a_tool(toy):
 
     thread = threading.Thread(target=first)
     thread.start()
-    assert asked.wait(4)
+    assert asked.wait(LONG)
     found["second"] = executable.run(arg="second").value
     over.set()
     thread.join()
@@ -139,7 +142,7 @@ def test_who_waits_for_a_tool_goes_on_when_another_run_has_taken_the_answer(toy)
 
     def look(arg):
         begun.append(arg)
-        many.wait(4)
+        many.wait(LONG)
         return arg
 
     executable, found = toy.compile(ASKS, {"look": look}, num_pages=4000), {}
@@ -153,7 +156,7 @@ def test_who_waits_for_a_tool_goes_on_when_another_run_has_taken_the_answer(toy)
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(4)
+            thread.join(LONG)
             assert not thread.is_alive()
     oracle = toy.oracle(ASKS, {"look": lambda arg: arg})
     assert found == {arg: oracle(0, arg=arg).value for arg in begun} and len(begun) == 30
@@ -176,18 +179,23 @@ def test_async_runs_go_together(toy):
 
 def test_cancelling_an_async_run_frees_all(toy):
     executable = toy.compile(TEXT)
-    forward = executable.engine.executor.forward
+    forward, steps = executable.engine.executor.forward, []
+    reached, cancelled = threading.Event(), threading.Event()
 
-    def slow(*inputs):
-        threading.Event().wait(0.02)
+    def held(*inputs):
+        steps.append(1)
+        if len(steps) == 3:
+            reached.set()
+            assert cancelled.wait(LONG)
         return forward(*inputs)
 
-    executable.engine.executor.forward = slow
+    executable.engine.executor.forward = held
 
     async def main():
         task = asyncio.create_task(executable.arun(arg="x"))
-        await asyncio.sleep(0.1)
+        assert await asyncio.to_thread(reached.wait, LONG)
         task.cancel()
+        cancelled.set()
         with pytest.raises(asyncio.CancelledError):
             await task
 

@@ -56,9 +56,9 @@ def test_each_of_the_others_names_the_rank_that_died(dies: int) -> None:
                  for rank in range(COUNT)]  # fmt: skip
     for process in processes:
         process.start()
-    found = dict(said.get(timeout=60) for _ in range(COUNT - 1))
+    found = dict(said.get(timeout=200) for _ in range(COUNT - 1))
     for process in processes:
-        process.join(timeout=60)
+        process.join(timeout=200)
     assert processes[dies].exitcode == -signal.SIGKILL
     assert sorted(found) == [rank for rank in range(COUNT) if rank != dies]
     for rank, message in found.items():

@@ -142,7 +142,7 @@ def pipe(monkeypatch):
             sent.append(tensor.clone())
             ready.release()
         else:
-            assert ready.acquire(timeout=10)
+            assert ready.acquire(timeout=200)
             tensor.copy_(sent.pop(0))
 
     monkeypatch.setattr(ranks.distributed, "broadcast", broadcast)

@@ -176,10 +176,12 @@ class Ending:
         return self.left < 0
 
 
-def test_pages_wait_for_small_copies_but_not_for_ever():
+def test_pages_wait_for_small_copies_but_not_for_ever(monkeypatch):
     first, second = Ending(3), Ending(0)
     events = deque((first, second))
-    wait_for(events)
+    with monkeypatch.context() as patient:
+        patient.setattr(streams_module, "PATIENCE", 200.0)
+        wait_for(events)
     assert not events and first.left < 0
     stuck, begun = deque((Ending(10**9),)), perf_counter()
     wait_for(stuck)
@@ -365,7 +367,7 @@ run = Queues(SimulatedDevice.of(0), ("cpu",)).start(pipeline, lambda task: pages
 def test_a_process_that_ends_in_mid_step_ends_well():
     """A thread that copies while the interpreter ends would abort the process."""
     command = [sys.executable, "-c", ENDS_IN_MID_STEP]
-    found = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    found = subprocess.run(command, capture_output=True, text=True, timeout=500)
     assert (found.returncode, found.stderr) == (0, "")
 
 

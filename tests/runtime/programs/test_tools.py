@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import gc
 import threading
-from time import monotonic
 
 import pytest
 from weft.ir.core import Term
 from weft.ir.values import ToolFailed
 from weft.runtime.programs.tools import ToolCall, ToolPool
 
+LONG = 200.0
+"""Seconds that nothing here takes, however busy the machine: what hangs fails by them."""
 
-def call(function, *arguments, timeout=5.0):
+
+def call(function, *arguments, timeout=LONG):
     return ToolCall("t", function, arguments, Term("int"), timeout, row=0, span=None)
 
 
@@ -40,7 +42,7 @@ def test_calls_one_after_another_share_a_thread():
 
 
 def test_calls_side_by_side_have_a_thread_each():
-    pool, together = ToolPool({}), threading.Barrier(8, timeout=5)
+    pool, together = ToolPool({}), threading.Barrier(8, timeout=LONG)
     for _ in range(2):
         for number in range(8):
             pool.submit(call(lambda n: together.wait() and 0 or n, number))
@@ -65,7 +67,7 @@ def test_one_that_hangs_holds_up_nothing_else():
 def test_who_waits_hears_of_any_news(what):
     """Of an answer that another one takes, too, and of a call that is given up."""
     pool, over, woken = ToolPool({}), threading.Event(), threading.Event()
-    asked = call(lambda: over.wait() and 1, timeout=60.0)
+    asked = call(lambda: over.wait() and 1, timeout=LONG)
     pool.submit(asked)
     assert pool.poll() == []
     pause = pool.pause()
@@ -80,13 +82,13 @@ def test_who_waits_hears_of_any_news(what):
     if what == "taken":
         assert len(results(pool, 1)) == 1
         thread.start()
-    assert woken.wait(10)
+    assert woken.wait(LONG)
     over.set()
 
 
 @pytest.mark.parametrize("fails", [False, True])
 def test_threads_end_with_their_pool_and_keep_no_call(fails):
-    before, gone = threading.active_count(), threading.Event()
+    before, gone = {*threading.enumerate()}, threading.Event()
 
     class Held:
         def __del__(self):
@@ -99,13 +101,12 @@ def test_threads_end_with_their_pool_and_keep_no_call(fails):
     pool.submit(call(Held()))
     assert (results(pool, 1)[0][2] is not None) == fails
     gc.collect()
-    assert gone.wait(5)
+    assert gone.wait(LONG)
+    (made,) = {*threading.enumerate()} - before
     del pool
     gc.collect()
-    for thread in threading.enumerate():
-        if thread.name.endswith("(_work)"):
-            thread.join(5)
-    assert threading.active_count() <= before
+    made.join(LONG)
+    assert not made.is_alive()
 
 
 def test_a_coroutine_is_awaited_and_cancelled_when_nobody_listens(monkeypatch):
@@ -121,7 +122,7 @@ def test_a_coroutine_is_awaited_and_cancelled_when_nobody_listens(monkeypatch):
 
     async def hangs(number):
         try:
-            await asyncio.sleep(60)
+            await asyncio.sleep(LONG)
         except asyncio.CancelledError:
             cancelled.set()
             raise
@@ -133,11 +134,11 @@ def test_a_coroutine_is_awaited_and_cancelled_when_nobody_listens(monkeypatch):
     assert results(pool, 1)[0][2].value["kind"] == "KeyError"
     pool.submit(call(hangs, 1, timeout=0.05))
     assert "did not answer in 0.05 s" in str(results(pool, 1)[0][2])
-    assert cancelled.wait(5)
+    assert cancelled.wait(LONG)
 
 
 CALLS_ITSELF = """
-tool again(text: str) -> str timeout 20
+tool again(text: str) -> str timeout 200
 
 program p(arg: str) -> str:
     "{arg}"
@@ -178,12 +179,10 @@ def test_a_tool_may_run_the_executable_that_calls_it(toy, asynchronous):
 
 @pytest.mark.parametrize("asynchronous", [False, True])
 def test_what_a_tool_runs_goes_before_the_row_that_waits_for_it(toy, asynchronous):
-    """Without room for one row more it would wait for the tool's own time to be over."""
+    """Without room for one row more it would wait for the tool's own time to be over, and fail."""
     wanted = calls_itself(toy, 4000).run(arg="outer 0").value
     tight = calls_itself(toy, 12, asynchronous, context_length=48)
-    began = monotonic()
     assert tight.run(arg="outer 0").value == wanted
-    assert monotonic() - began < 10
     toy.assert_clean(tight)
 
 
@@ -191,9 +190,7 @@ def test_rows_of_a_batch_whose_tools_run_it_all_end(toy):
     arguments = [{"arg": f"row {row} 0"} for row in range(5)]
     wanted = calls_itself(toy, 8000).run_rows(arguments).values
     tight = calls_itself(toy, 14, context_length=48)
-    began = monotonic()
     assert tight.run_rows(arguments).values == wanted
-    assert monotonic() - began < 15
     toy.assert_clean(tight)
 
 
@@ -202,8 +199,6 @@ def test_what_a_tool_runs_and_never_fits_fails_at_once(toy):
         return executable.run(arg="long " * 30).value
 
     executable = toy.compile(CALLS_ITSELF, {"again": again}, num_pages=12, context_length=200)
-    began = monotonic()
     with pytest.raises(ToolFailed, match="raised KVTooSmall"):
         executable.run(arg="outer")
-    assert monotonic() - began < 10
     toy.assert_clean(executable)

@@ -37,10 +37,13 @@ class Fake:
     asked: list[tuple[str, Body]] = field(default_factory=list)
     keys: set[str | None] = field(default_factory=set)
     missing: set[str] = field(default_factory=set)
+    together: int = 0
+    """Answers begin when so many calls have been under way at once, or never come to be."""
     most: int = 0
+    """How many calls were under way at once."""
     port: int = 0
-    _running: int = 0
-    _lock: Any = field(default_factory=threading.Lock)
+    running: int = 0
+    _lock: Any = field(default_factory=threading.Condition)
 
     @staticmethod
     def said(text: str, finish: str = "stop", **more: Any) -> Reply:
@@ -82,17 +85,19 @@ class Fake:
 
     def reply(self, path: str, body: Body) -> Reply:
         with self._lock:
+            self.running += 1  # before the test can know of it
             self.asked.append((path, body))
             found = self.replies.pop(0) if len(self.replies) > 1 else self.replies[0]
-            self._running += 1
-            self.most = max(self.most, self._running)
+            self.most = max(self.most, self.running)
+            self._lock.notify_all()
+            self._lock.wait_for(lambda: self.most >= self.together, 60)
         try:
             found = found if isinstance(found, Reply) else found(body)
             time.sleep(found.wait)
             return found
         finally:
             with self._lock:
-                self._running -= 1
+                self.running -= 1
 
 
 def handler_of(fake: Fake) -> type[BaseHTTPRequestHandler]:

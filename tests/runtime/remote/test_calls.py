@@ -124,7 +124,7 @@ program p() -> list[str]:
     return all
 """
     reply = fake.said("x")
-    reply.wait = 0.1
+    reply.wait, fake.together = 0.1, 3
     executable = weft.compile(text, fake.answers(reply).model, remote_concurrency=3)
     assert executable.run().value == ["x"] * 6
     assert fake.most == 3
@@ -156,7 +156,7 @@ program p() -> list[str]:
     return first + second + [third, last]
 """
     reply = fake.said("x")
-    reply.wait = 0.2
+    reply.wait, fake.together = 0.2, 5
     seen = []
     tools = {"note": lambda word: seen.append(len(fake.asked)) or word}
     executable = weft.compile(text, fake.answers(reply).model, tools=tools)

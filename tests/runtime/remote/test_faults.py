@@ -67,8 +67,10 @@ def test_a_spent_quota_is_not_tried_again(fake):
 
 def test_a_slow_answer_is_a_failure(fake):
     slow = fake.said("late")
-    slow.wait = 0.6
-    executable = compiled(fake.answers(slow, fake.said("ok")), remote_timeout=0.2)
+    slow.wait = 600
+    executable = compiled(
+        fake.answers(slow, fake.said("ok")), remote_timeout=0.2, remote_retries=50
+    )
     assert executable.run().value == "ok"
     with pytest.raises(Unreachable, match="0.2 s"):
         compiled(fake.answers(slow), remote_timeout=0.2, remote_retries=0).run()
@@ -250,13 +252,12 @@ def test_an_error_inside_a_stream(fake):
 
 def test_closing_a_run_waits_for_nothing(fake):
     slow = fake.said("late")
-    slow.wait = 30
+    slow.wait = 600
     steps = compiled(fake.answers(slow)).session().steps(iter([(0, {})]))
-    start = time.monotonic()
     while not fake.asked:
         assert next(steps) == []
     steps.close()
-    assert time.monotonic() - start < 5
+    assert fake.running == 1
 
 
 def test_one_row_may_fail_and_others_go_on(fake):

@@ -123,7 +123,7 @@ def test_options_are_scored_side_by_side(fake):
 
     def reply(body):
         found = echo(fake)(body)
-        found.wait = 0.1
+        found.wait, fake.together = 0.1, 3  # the first is asked alone
         return found
 
     weft.compile(text, fake.answers(reply).model).run()
