@@ -12,6 +12,7 @@ from lark.exceptions import VisitError
 from lark.indenter import Indenter
 
 from ..ir.diagnostics import WeftError
+from ..ir.saved_grammar import parser_of
 from ..ir.source import Source, Span
 from . import ast
 from .builder import build
@@ -94,11 +95,9 @@ def _start(node: Tree[Token], source: Source, origin: Origin) -> Span:
 @cache
 def lark() -> Lark:
     """Return the parser of the grammar, built once."""
-    grammar = (Path(__file__).parent / "grammar.lark").read_text(encoding="utf-8")
-    return Lark(
-        grammar,
+    return parser_of(
+        Path(__file__).parent / "grammar.lark",
         start=["file", "expression"],
-        parser="lalr",
         postlex=_Blocks(),
         propagate_positions=True,
         maybe_placeholders=True,

@@ -12,6 +12,7 @@ from lark import Lark, Token, Transformer, UnexpectedInput, v_args
 
 from .core import Module, Operation, Region, Symbol, Table, Term, Value
 from .diagnostics import WeftNameError, WeftSyntaxError
+from .saved_grammar import parser_of
 from .source import Source, Span
 from .strict_json import whole_number
 
@@ -68,9 +69,8 @@ def _nesting(text: str) -> int:
 @cache
 def _lark() -> Lark:
     """Return the parser, which shapes what it reads at once: a tree of it took as long again."""
-    grammar = (Path(__file__).parent / "text.lark").read_text(encoding="utf-8")
-    return Lark(grammar, start="module", parser="lalr", transformer=_Shape(),
-                propagate_positions=False, maybe_placeholders=True)  # fmt: skip
+    return parser_of(Path(__file__).parent / "text.lark", start="module", transformer=_Shape(),
+                     propagate_positions=False, maybe_placeholders=True)  # fmt: skip
 
 
 @v_args(inline=True)
