@@ -3,6 +3,10 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
+# Bytecode is kept, also where the environment says not to: hundreds of processes would compile weft
+# and its libraries anew.
+export PYTHONDONTWRITEBYTECODE =
+
 .PHONY: help run test test-slow fuzz sanitize lint bench notebooks clean
 
 help:  ## this list
@@ -13,17 +17,18 @@ $(VENV)/.run: setup.py pyproject.toml constraints.txt
 	$(BIN)/python -m pip install -q -c constraints.txt -e .
 	touch $@
 
-$(VENV)/.dev: $(VENV)/.run
-	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]'
-	touch $@
+# Bytecode of what is imported is made then: most of what tests need in part is never imported.
+$(VENV)/.dev: setup.py pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --no-compile -c constraints.txt -e '.[dev]'
+	touch $(VENV)/.run $@
 
 run: $(VENV)/.run  ## compile and run the essay judge on the shipped tiny model
 	$(BIN)/weft run examples/essay_judge.weft --model tiny-dense --arg essay=@examples/data/essay.txt
 
-# Each worker keeps to one thread: pools that spin would take the cores from one another. Bytecode is
-# kept, also where the environment says not to: hundreds of processes would compile weft anew.
+# Each worker keeps to one thread: pools that spin would take the cores from one another.
 WORKERS ?= auto
-PYTEST = PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 WEFT_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 8 --dist worksteal
+PYTEST = OMP_NUM_THREADS=1 WEFT_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 8 --dist worksteal
 
 test: $(VENV)/.dev  ## the test suite, without slow and GPU tests
 	$(PYTEST) -m "not slow and not gpu"
