@@ -109,6 +109,11 @@ class Operation:
         return self.name.partition(".")[0]
 
     @property
+    def kind(self) -> str:
+        """The part of the name behind the dot."""
+        return self.name.partition(".")[2]
+
+    @property
     def result(self) -> Value:
         """The only result."""
         (value,) = self.results

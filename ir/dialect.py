@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from .core import Operation
+from .core import Operation, Term
 
 Check = Callable[[Operation], str | None]
 """Looks at one operation and returns what is wrong with it, or None."""
@@ -17,7 +17,8 @@ class OperationSpec:
 
     `operands` and `results` are exact counts, or `(least, None)` for "at least"; a region list of
     `regions` is exact. `required` and `optional` name the attributes; `terminator` operations may
-    only stand last in a region. `check` looks at what counts cannot say.
+    only stand last in a region. `first` is the type of the first operand, where only one will do;
+    `check` looks at what counts cannot say.
     """
 
     name: str
@@ -28,6 +29,7 @@ class OperationSpec:
     required: tuple[str, ...] = ()
     optional: tuple[str, ...] = ()
     terminator: bool = False
+    first: Term | None = None
     check: Check | None = None
 
 

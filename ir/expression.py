@@ -83,6 +83,15 @@ def read(text: str, handler: Handler[T]) -> T:
     return _reader(text)(handler)
 
 
+def problem_of(text: str) -> str | None:
+    """Return what is wrong with an expression, if something is."""
+    try:
+        _reader(text)
+    except ExpressionError as error:
+        return error.message
+    return None
+
+
 @cache
 def names(text: str) -> tuple[str, ...]:
     """Return the variables of an expression, in order of first appearance."""
@@ -96,7 +105,8 @@ def names(text: str) -> tuple[str, ...]:
 
 @cache
 def offsets(text: str) -> tuple[tuple[str, int], ...]:
-    """Return the `name[i + offset]` of a launch fact, as (name, offset), in order."""
+    """Return the `name[i + offset]` of a launch fact, as (name, offset), in order; raises
+    ExpressionError for another index with `i`."""
     found = []
     for node in ast.walk(_parse(text)):
         match node:
@@ -104,9 +114,16 @@ def offsets(text: str) -> tuple[tuple[str, int], ...]:
                 found.append((name, 0))
             case ast.Subscript(
                 value=ast.Name(id=name),
-                slice=ast.BinOp(left=ast.Name(id="i"), op=op, right=ast.Constant(value=int(by))),
+                slice=ast.BinOp(
+                    left=ast.Name(id="i"),
+                    op=ast.Add() | ast.Sub() as op,
+                    right=ast.Constant(value=int(by)),
+                ),
             ):
                 found.append((name, -by if isinstance(op, ast.Sub) else by))
+            case ast.Subscript(slice=index) if "i" in names(ast.unparse(index)):
+                problem = f"an index is i, or i plus or minus a number, not {ast.unparse(index)}"
+                raise ExpressionError(text=text, problem=problem)
     return tuple(found)
 
 
@@ -141,7 +158,9 @@ def _compiled(node: ast.expr, text: str) -> Reader:
         case ast.BinOp(left=left, op=op, right=right) if type(op) in BINARY:
             symbol, one, two = BINARY[type(op)], go(left), go(right)
             return lambda handler: handler.binary(symbol, one(handler), two(handler))
-        case ast.Compare(left=left, ops=ops, comparators=rights):
+        case ast.Compare(left=left, ops=ops, comparators=rights) if all(
+            type(op) in COMPARISONS for op in ops
+        ):
             sides = [go(side) for side in (left, *rights)]
             result = _comparison(COMPARISONS[type(ops[0])], *sides[:2])
             for op, *pair in zip(ops[1:], sides[1:], sides[2:], strict=False):

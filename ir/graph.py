@@ -10,6 +10,7 @@ and merging the states is exact, whatever the split (section 6.2 of the attentio
 
 from __future__ import annotations
 
+from . import region_checks as regions
 from .dialect import Dialect
 from .dialect import OperationSpec as Op
 
@@ -24,6 +25,7 @@ DECLARATIONS = (
         regions=1,
         required=("name",),
         optional=("config", "model", "memory", "attention", "kv", "policy", "apart", "head"),
+        check=regions.returns,
     ),
     Op("graph.return", "the step's outputs", (1, None), terminator=True),
 )
@@ -175,7 +177,7 @@ PLACEMENT = (
        "kind = what it is of its layer. resident, streamed, disk, host = the experts whose pages "
        "lie there, are copied for each step, come from disk, or are computed by the CPU",
        0, (1, None), 1, required=("kind", "place"),
-       optional=("layer", "resident", "streamed", "disk", "host")),
+       optional=("layer", "resident", "streamed", "disk", "host"), check=regions.same_scope),
     Op("graph.yield", "a section's results", (1, None), terminator=True),
     Op("graph.transfer", "the operand at another place: device or host", 1, 1, required=("to",)),
 )  # fmt: skip

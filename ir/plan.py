@@ -6,9 +6,12 @@ forks share pages. Host values keep the program dialect's value operations.
 
 from __future__ import annotations
 
+from . import region_checks as regions
 from .dialect import Dialect
 from .dialect import OperationSpec as Op
 from .program import SAMPLING, WHO
+from .program_checks import while_loop
+from .types import KV
 
 OPERATIONS = (
     Op(
@@ -17,6 +20,7 @@ OPERATIONS = (
         regions=1,
         required=("name", "parameters", "returns"),
         optional=("model", "prefix_hits", "doc", "note", "budget", "critical"),
+        check=regions.returns,
     ),
     Op(
         "plan.tokens",
@@ -42,6 +46,7 @@ OPERATIONS = (
         (2, None),
         1,
         optional=("lifetime", "note"),
+        first=KV,
     ),
     Op(
         "plan.decode",
@@ -66,6 +71,7 @@ OPERATIONS = (
             *SAMPLING,
             *WHO,
         ),
+        first=KV,
     ),
     Op(
         "plan.select",
@@ -75,6 +81,7 @@ OPERATIONS = (
         2,
         required=("name",),
         optional=("lifetime", "by", "heal", "tokens", "prefix", "note", "critical", *WHO),
+        first=KV,
     ),
     Op(
         "plan.score",
@@ -82,6 +89,7 @@ OPERATIONS = (
         2,
         1,
         optional=("heal", "note", "critical", *WHO),
+        first=KV,
     ),
     Op(
         "plan.fork",
@@ -93,14 +101,40 @@ OPERATIONS = (
         regions=1,
         required=("name",),
         optional=("prefix", "shared", "note", "critical"),
+        first=KV,
+        check=regions.fork,
     ),
     Op("plan.join", "as program.join; the other kvs are freed", 2, 2, required=("how",)),
-    Op("plan.inline", "as program.inline, with kv values", 1, 2, regions=1, required=("name",)),
-    Op("plan.leave", "ends the innermost plan.inline", 2, terminator=True),
-    Op("plan.for", "as program.for, with kv values", (1, None), (0, None), regions=1),
-    Op("plan.while", "as program.while", (0, None), (0, None), regions=2, required=("limit",)),
-    Op("plan.if", "as program.if", 1, (0, None), regions=2),
-    Op("plan.free", "the last use of a kv: its pages may go", 1),
+    Op(
+        "plan.inline",
+        "as program.inline, with kv values",
+        1,
+        2,
+        regions=1,
+        required=("name",),
+        first=KV,
+        check=regions.inlined,
+    ),
+    Op("plan.leave", "ends the innermost plan.inline", 2, terminator=True, first=KV),
+    Op(
+        "plan.for",
+        "as program.for, with kv values",
+        (1, None),
+        (0, None),
+        regions=1,
+        check=regions.loop(1),
+    ),
+    Op(
+        "plan.while",
+        "as program.while",
+        (0, None),
+        (0, None),
+        regions=2,
+        required=("limit",),
+        check=while_loop,
+    ),
+    Op("plan.if", "as program.if", 1, (0, None), regions=2, check=regions.same_scope),
+    Op("plan.free", "the last use of a kv: its pages may go", 1, first=KV),
     Op("plan.yield", "gives the region's results", (0, None), terminator=True),
     Op("plan.condition", "says whether a while goes on", 1, terminator=True),
     Op("plan.return", "ends the plan with a value", (0, 1), terminator=True),

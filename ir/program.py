@@ -9,8 +9,10 @@ or in a `program.if` whose two regions both return: what follows in the text is 
 from __future__ import annotations
 
 from . import program_checks as checks
+from . import region_checks as regions
 from .dialect import Dialect
 from .dialect import OperationSpec as Op
+from .types import STREAM
 
 SAMPLING = ("temperature", "top_p", "top_k", "min_p", "seed")
 WHO = ("adapter", "client", "priority", "attention")
@@ -51,11 +53,35 @@ STREAM_OPERATIONS = (
         1,
         required=("text",),
         optional=ANNOTATIONS,
+        first=STREAM,
         check=checks.text,
     ),
-    Op("program.append", "appends a value, formatted as text", 2, 1, optional=ANNOTATIONS),
-    Op("program.begin", "opens a chat message", 1, 1, required=("role",), check=checks.role),
-    Op("program.end", "closes the chat message", 1, 1, required=("role",), check=checks.role),
+    Op(
+        "program.append",
+        "appends a value, formatted as text",
+        2,
+        1,
+        optional=ANNOTATIONS,
+        first=STREAM,
+    ),
+    Op(
+        "program.begin",
+        "opens a chat message",
+        1,
+        1,
+        required=("role",),
+        first=STREAM,
+        check=checks.role,
+    ),
+    Op(
+        "program.end",
+        "closes the chat message",
+        1,
+        1,
+        required=("role",),
+        first=STREAM,
+        check=checks.role,
+    ),
     Op(
         "program.gen",
         "appends what the model says; results: stream, value of `type`. `ahead` = how many of the "
@@ -64,6 +90,7 @@ STREAM_OPERATIONS = (
         2,
         required=("name", "type", "max_tokens"),
         optional=("stop", "logprobs", "ahead", *SAMPLING, *WHO, *ANNOTATIONS),
+        first=STREAM,
         check=checks.gen,
     ),
     Op(
@@ -74,6 +101,7 @@ STREAM_OPERATIONS = (
         2,
         required=("name",),
         optional=("by", *WHO, *ANNOTATIONS),
+        first=STREAM,
     ),
     Op(
         "program.score",
@@ -81,6 +109,7 @@ STREAM_OPERATIONS = (
         2,
         1,
         optional=WHO,
+        first=STREAM,
     ),
     Op(
         "program.fork",
@@ -92,7 +121,8 @@ STREAM_OPERATIONS = (
         regions=1,
         required=("name",),
         optional=ANNOTATIONS,
-        check=checks.ends,
+        first=STREAM,
+        check=regions.fork,
     ),
     Op(
         "program.join",
@@ -111,7 +141,8 @@ STREAM_OPERATIONS = (
         regions=1,
         required=("name",),
         optional=ANNOTATIONS,
-        check=checks.ends,
+        first=STREAM,
+        check=regions.inlined,
     ),
     Op(
         "program.for",
@@ -121,7 +152,7 @@ STREAM_OPERATIONS = (
         (0, None),
         regions=1,
         optional=ANNOTATIONS,
-        check=checks.ends,
+        check=regions.loop(1),
     ),
     Op(
         "program.while",
@@ -132,7 +163,7 @@ STREAM_OPERATIONS = (
         regions=2,
         required=("limit",),
         optional=ANNOTATIONS,
-        check=checks.limit,
+        check=checks.while_loop,
     ),
     Op(
         "program.if",
@@ -141,7 +172,7 @@ STREAM_OPERATIONS = (
         (0, None),
         regions=2,
         optional=ANNOTATIONS,
-        check=checks.ends,
+        check=regions.same_scope,
     ),
 )
 
@@ -153,6 +184,7 @@ TERMINATORS = (
         "ends the innermost `program.inline` with its stream and value, from any depth",
         2,
         terminator=True,
+        first=STREAM,
     ),
     Op("program.return", "ends the program with a value", (0, 1), terminator=True),
 )

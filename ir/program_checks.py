@@ -5,28 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from . import region_checks
 from .core import Operation, Region, Term
 from .gen_options import RULES
+from .region_checks import leaves, returns
 from .types import GENERATED, STREAM
 
 ROLES = ("system", "user", "assistant")
 
-ENDS = frozenset({"program.yield", "program.condition", "program.leave", "program.return",
-                  "program.if"})  # fmt: skip
-"""What a region may end in: an `if` whose two regions both return ends it, too."""
-
 APPENDS = frozenset({"program.literal", "program.append", "program.begin", "program.end",
                      "program.gen", "program.select", "program.inline"})  # fmt: skip
 """What takes a stream and gives the next one: the model then sees more than before."""
-
-
-def ends(operation: Operation) -> str | None:
-    """Check that each region ends in what gives its results."""
-    for region in operation.regions:
-        last = region.operations[-1].name if region.operations else "nothing"
-        if last not in ENDS:
-            return f"its region ends in {last}, where a yield or a return belongs"
-    return None
 
 
 def func(operation: Operation) -> str | None:
@@ -38,7 +27,7 @@ def func(operation: Operation) -> str | None:
         return (
             f"behind the stream it takes ({_listed(have)}), but is declared with ({_listed(want)})"
         )
-    return ends(operation) or _returns(region) or _appended_twice(region, set())
+    return returns(operation) or _returns(region) or _appended_twice(region, set())
 
 
 def gen(operation: Operation) -> str | None:
@@ -82,12 +71,12 @@ def role(operation: Operation) -> str | None:
     return _one_of(operation["role"], "role", ROLES)
 
 
-def limit(operation: Operation) -> str | None:
-    """Check that a loop is bounded."""
+def while_loop(operation: Operation) -> str | None:
+    """Check that a loop is bounded, and what it carries."""
     bound: Any = operation["limit"]
     if not isinstance(bound, int) or isinstance(bound, bool) or bound < 0:
         return f"its limit is a number of rounds, not {bound!r}"
-    return ends(operation)
+    return region_checks.while_loop(operation)
 
 
 def unary(operation: Operation) -> str | None:
@@ -119,17 +108,9 @@ def _appended_twice(region: Region, before: set[str]) -> str | None:
             problem = _appended_twice(inner, path)
             if problem:
                 return problem
-            after |= set() if _leaves(inner) else path
+            after |= set() if leaves(inner) else path
         before |= after
     return None
-
-
-def _leaves(region: Region) -> bool:
-    """Return whether nothing that follows a region is reached from it."""
-    last = region.operations[-1]
-    if last.name == "program.if":
-        return all(map(_leaves, last.regions))
-    return last.name in ("program.leave", "program.return")
 
 
 def _returns(region: Region) -> str | None:

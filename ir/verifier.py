@@ -119,6 +119,8 @@ def _shape_problem(operation: Operation, spec: OperationSpec) -> str | None:
         if have < least or (most is not None and have > most):
             bound = f"{least}" if least == most else f"at least {least}"
             return f"{have} {what}, but it takes {bound}"
+    if spec.first is not None and operation.operands[0].type != spec.first:
+        return f"it takes a {spec.first} first, not {operation.operands[0].type}"
     present = [key for key, _ in operation.attributes]
     if len(set(present)) != len(present):
         return "an attribute is given twice"

@@ -14,12 +14,13 @@ from ...ir.core import Operation, Region, Value
 from ...ir.diagnostics import KernelError, Note
 from ...ir.printer import print_operation
 from ...ir.tile import extents_of
+from ...ir.tile_checks import WRITES
 
-_VERSION = 1
+_VERSION = 2
 EFFORT = 10_000_000
 """Steps of z3's that one question may take, some ten seconds: the hardest takes a thousandth part.
 A clock in their place would let a busy machine refuse kernels that are in bounds."""
-_ACCESSES = frozenset({"tile.load", "tile.store", "tile.atomic_add", "tile.meet", "tile.last"})
+_ACCESSES = WRITES | {"tile.load"}
 
 
 class UnprovenAccess(KernelError):
@@ -32,7 +33,7 @@ class UnprovenAccess(KernelError):
 class ContradictoryFacts(KernelError):
     """Launch facts that no launch can meet."""
 
-    template = "@{kernel}: no launch with a program in its grid meets `requires`"
+    template = "@{kernel}: no launch with {what} meets `requires`"
 
 
 @dataclass(frozen=True)
@@ -113,10 +114,12 @@ class _Prover:
         """Refuse facts that no launch meets: anything would follow from them."""
         import z3
 
+        name = self.kernel["name"].name
         with self.values.assuming([]) as solver:
-            met = solver.check()
-        if met == z3.unsat:
-            raise ContradictoryFacts(kernel=self.kernel["name"].name)
+            if solver.check() == z3.unsat:
+                raise ContradictoryFacts(kernel=name, what="a program in its grid")
+        if self.values.no_elements():
+            raise ContradictoryFacts(kernel=name, what="an element in each buffer of its facts")
 
     def block(self, region: Region, path: list[Any]) -> None:
         """Prove the accesses of a region."""

@@ -1,6 +1,7 @@
 """The integer values of a tile kernel as z3 terms: a tile is a function of its lane.
 
-Arithmetic is unbounded: i32 overflow is not modelled (addresses are formed in 64 bits).
+Arithmetic is unbounded: of overflow only that of values narrower than i32 is modelled (addresses
+are formed in 64 bits).
 """
 
 from __future__ import annotations
@@ -17,10 +18,13 @@ from ...ir.expression import read
 from ...ir.tile import extents_of
 from ...ir.types import dtype_of
 from .symbolic_expressions import UNKNOWN, SymbolicWriter, boolean, integer
-from .symbolic_facts import Contents
+from .symbolic_facts import RANGES, Contents
 from .symbolic_loops import Loop
 
 Lane = tuple[Any, ...]
+
+ELEMENTS = 200_000
+"""Steps of z3's to find elements that meet all facts, which takes a tenth of them at most."""
 
 
 class Values:
@@ -67,6 +71,15 @@ class Values:
         self._solver.add(*conditions)
         yield self._solver
         self._solver.pop()
+
+    def no_elements(self) -> bool:
+        """Return whether facts about elements exclude each other; a solver of its own is asked, as
+        no proof needs these elements."""
+        contents, solver = Contents(self.kernel), z3.Solver()
+        solver.set("rlimit", ELEMENTS)
+        solver.add(contents.elements())
+        solver.add(contents.constraints)
+        return solver.check() == z3.unsat
 
     def lanes(self, shape: Sequence[int], hint: str = "lane") -> Lane:
         """Return fresh lanes of a shape."""
@@ -122,7 +135,17 @@ class Values:
     def _map(self, operation: Operation, lane: Lane) -> Any:
         terms = [self.at(operand, lane) for operand in operation.operands]
         variables = dict(zip(string.ascii_lowercase, terms, strict=False))
-        return read(operation["expr"], SymbolicWriter(variables))
+        term = read(operation["expr"], SymbolicWriter(variables))
+        return self._narrowed(term, dtype_of(operation.result.type))
+
+    def _narrowed(self, term: Any, dtype: str) -> Any:
+        """Return a term as fewer than 32 bits hold it: what does not fit is any number of these."""
+        if term is UNKNOWN or dtype not in RANGES or dtype == "i32":
+            return term
+        low, high = RANGES[dtype]
+        term, wrapped = integer(term), z3.FreshInt("wrapped")
+        self.constraints += [wrapped >= low, wrapped <= high]
+        return z3.If(z3.And(term >= low, term <= high), term, wrapped)
 
     def _load(self, operation: Operation, lane: Lane) -> Any:
         buffer, *rest = operation.operands

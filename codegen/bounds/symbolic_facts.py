@@ -12,13 +12,14 @@ from typing import Any
 
 import z3
 
-from ...ir.core import Operation, Term, Value
+from ...ir.core import Operation, Term, Value, walk
 from ...ir.expression import names, offsets, read
+from ...ir.tile_checks import WRITES
 from ...ir.types import dtype_of, shape_of
 from .symbolic_expressions import UNKNOWN, SymbolicWriter, boolean
 
-_RANGES = {"i8": (-128, 127), "u8": (0, 255), "i16": (-(2**15), 2**15 - 1), "u16": (0, 2**16 - 1),
-           "i32": (-(2**31), 2**31 - 1), "u32": (0, 2**32 - 1)}  # fmt: skip
+RANGES = {"i8": (-128, 127), "u8": (0, 255), "i16": (-(2**15), 2**15 - 1), "u16": (0, 2**16 - 1),
+          "i32": (-(2**31), 2**31 - 1), "u32": (0, 2**32 - 1)}  # fmt: skip
 _RISING = re.compile(r"(?P<name>\w+)\[i\] <= (?P=name)\[i \+ 1\]")
 _ROUNDS = 2
 """How often facts are instantiated at elements that facts themselves mention."""
@@ -30,7 +31,9 @@ class Contents:
     def __init__(self, kernel: Operation) -> None:
         self._arguments = {value.name: value for value in kernel.regions[0].arguments}
         self._facts = kernel.attribute("requires", ())
-        self._written = set(kernel.attribute("writes", ()))
+        self._written = set(kernel.attribute("writes", ())) | {
+            op.operands[0].name for op in walk(kernel.regions[0].operations) if op.name in WRITES
+        }
         self.scalars = {
             name: z3.Int(name) for name, value in self._arguments.items()
             if value.type.name != "buffer"
@@ -56,13 +59,27 @@ class Contents:
         dtype = dtype_of(buffer.type)
         if dtype == "bool":
             return z3.FreshBool(buffer.name)
-        if dtype not in _RANGES and dtype != "i64":
+        if dtype not in RANGES and dtype != "i64":
             return UNKNOWN
         if buffer.name in self._written:
             term = z3.FreshInt(buffer.name)
             self._typed(dtype, term)
             return term
         return self._content(buffer.name, indices, 0)
+
+    def elements(self) -> list[Any]:
+        """Return conditions under which each buffer that facts speak of has some element, of which
+        they then say what they say."""
+        named = {name for fact in self._facts for name in _elements(fact)}
+        named |= {name for fact in self._facts for name, _ in offsets(fact)}
+        found: list[Any] = []
+        for name in sorted(named - self._written):
+            extents = self.extents(self._arguments[name])
+            places = tuple(z3.FreshInt("place") for _ in extents)
+            for place, extent in zip(places, extents, strict=True):
+                found += [place >= 0, place < extent]
+            self._content(name, places, 0)
+        return found
 
     def _dimensions(self) -> None:
         for value in self._arguments.values():
@@ -71,8 +88,8 @@ class Contents:
                     self.constraints.append(self.scalars[dim.name] >= 0)
 
     def _typed(self, dtype: str, term: Any) -> None:
-        if dtype in _RANGES:
-            low, high = _RANGES[dtype]
+        if dtype in RANGES:
+            low, high = RANGES[dtype]
             self.constraints += [term >= low, term <= high]
 
     def _content(self, name: str, indices: tuple[Any, ...], depth: int) -> Any:

@@ -14,7 +14,9 @@ from weft.codegen.bounds.prove import (
     proof_key,
     prove_bounds,
 )
+from weft.ir import core
 from weft.ir.core import Operation
+from weft.ir.expression import ExpressionError
 from weft.passes.tile.builder import KernelBuilder
 from weft.tests.codegen.kernel_cases import FAMILIES, make
 
@@ -84,6 +86,24 @@ def ragged_kernel(monotone: bool, until: str = "a") -> Operation:
     return b.finish("B", requires=(*facts, *(["starts[i] <= starts[i + 1]"] if monotone else [])))
 
 
+def narrow_kernel(rows: int) -> Operation:
+    """out[p] = p for as many programs, with p in one signed byte on the way."""
+    b = KernelBuilder("narrow")
+    out = b.buffer("out", "i32", rows)
+    row = b.program_id(0)
+    b.store(out, b.map("a", row, dtype="i8"), row)
+    return b.finish(str(rows))
+
+
+def rewritten_kernel() -> Operation:
+    """A gather whose ids the kernel writes first, as `writes` does not say."""
+    kernel = gather_kernel("0 <= ids[*] < N")
+    region = kernel.regions[0]
+    store = core.make("tile.store", region.arguments[3], *(region.operations[0].results * 2))
+    body = (region.operations[0], store, *region.operations[1:])
+    return replace(kernel, regions=(replace(region, operations=body),))
+
+
 def counter_kernel(step: int, extent: int) -> Operation:
     """A carried index that grows by `step` in each of 10 rounds, into a buffer of `extent`."""
     b = KernelBuilder("counter")
@@ -104,6 +124,7 @@ GOOD: dict[str, Callable[[], Operation]] = {
     "pages": lambda: pages_kernel(16, 16),
     "monotone starts": lambda: ragged_kernel(True),
     "carried index": lambda: counter_kernel(1, 10),
+    "a byte that holds it": lambda: narrow_kernel(128),
     "element fact": lambda: replace(ragged_kernel(False), attributes=tuple(
         (key, (*value, "0 <= starts[*] <= T") if key == "requires" else value)
         for key, value in ragged_kernel(False).attributes)),
@@ -123,6 +144,8 @@ FAULTS: dict[str, tuple[Callable[[], Operation], str]] = {
     "loop one too far": (lambda: ragged_kernel(True, "a + 1"), "%x"),
     "carried index too fast": (lambda: counter_kernel(2, 10), "%out"),
     "carried index too far": (lambda: counter_kernel(1, 9), "%out"),
+    "more than a byte holds": (lambda: narrow_kernel(129), "%out"),
+    "a fact of what it writes": (rewritten_kernel, "%table"),
 }
 
 
@@ -147,8 +170,16 @@ def test_counter_example_names_what_a_person_needs() -> None:
 
 
 def test_contradictory_facts_prove_nothing() -> None:
-    with pytest.raises(ContradictoryFacts):
+    with pytest.raises(ContradictoryFacts, match="a program in its grid"):
         prove_bounds(gather_kernel("(T < N) & (N < T)"))
+    with pytest.raises(ContradictoryFacts, match="an element in each buffer"):
+        prove_bounds(gather_kernel("0 <= ids[*] < min(N, 0)"))
+
+
+def test_an_index_of_a_fact_is_i_or_near_it() -> None:
+    for index in ("i * 2", "1 + i", "i // 4"):
+        with pytest.raises(ExpressionError, match="an index is i, or i plus or minus a number"):
+            prove_bounds(gather_kernel(f"0 <= ids[{index}] < N"))
 
 
 def test_failures_may_be_listed_instead() -> None:

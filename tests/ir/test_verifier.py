@@ -3,7 +3,7 @@
 import pytest
 from weft.ir.core import Module, Names, Operation, Region, Symbol, Term, Value, make
 from weft.ir.parser import parse_module
-from weft.ir.types import INT, STR, STREAM
+from weft.ir.types import INT, STR, STREAM, list_of
 from weft.ir.verifier import InvalidIR, specifications, verify
 
 FUNC = "program.func name = @p, parameters = [], returns = none { |%s: stream|\n"
@@ -68,6 +68,61 @@ BROKEN = {
     "two functions of one name": (
         func("program.return") + func("program.return"), "program.func: @p is declared twice",
     ),
+    "a stream that is none": (
+        func("%c = program.constant value = 2 : int",
+             '%t = program.literal %c, text = "a" : stream', "program.return"),
+        "takes a stream first, not int",
+    ),
+    "a loop that yields less than it carries": (
+        func("%c = program.list : list<str>", "%r = program.for %c, %s { |%e: str, %t: stream|",
+             "program.yield", "} : stream", "program.return"), "yields 0 values, where 1 belong",
+    ),
+    "a loop whose stream is none": (
+        func("%c = program.list : list<str>", "%r = program.for %c, %s { |%e: str, %t: stream|",
+             "program.yield %e", "} : stream", "program.return"), "yields str, where stream",
+    ),
+    "a loop without an element": (
+        func("%c = program.list : list<str>", "program.for %c {", "program.yield", "}",
+             "program.return"), "where an element belongs",
+    ),
+    "a loop that goes on by a yield": (
+        func("program.while limit = 2 {", "program.yield", "} {", "program.yield", "}",
+             "program.return"), "ends in program.yield, where a condition belongs",
+    ),
+    "sides of an if that yield otherwise": (
+        func("%c = program.constant value = true : bool", "%r = program.if %c {",
+             "program.yield %c", "} {", "program.yield", "} : bool", "program.return"),
+        "yields 0 values, where 1 belong",
+    ),
+    "an if at the end, of which one side goes on": (
+        func("%c = program.constant value = true : bool", "program.if %c {", "program.return",
+             "} {", "program.yield", "}"), "ends in program.if",
+    ),
+    "a branch that ends the program": (
+        func("%c = program.constant value = 2 : int",
+             '%r = program.fork %s, %c, name = "f" { |%t: stream, %i: int|', "program.return",
+             "} : list<int>", "program.return"), "program.return in a branch",
+    ),
+    "a branch that yields no stream to join": (
+        func("%c = program.constant value = 2 : int",
+             '%r, %all = program.fork %s, %c, name = "f" { |%t: stream, %i: int|',
+             "program.yield %i", "} : list<int>, list<stream>", "program.return"),
+        "yields 1 value, where 2 belong",
+    ),
+    "an inlined program that nothing leaves": (
+        func('%t, %v = program.inline %s, name = "p" { |%u: stream|', "program.yield",
+             "} : stream, none", "program.return"), "where a leave belongs",
+    ),
+    "an empty region within a program": (
+        func("%c = program.constant value = true : bool", "plan.if %c {", "} {", "}",
+             "program.return"), "ends in nothing",
+    ),
+    "a plan's kv that is none": (
+        "plan.func name = @p, parameters = [], returns = none { |%k: kv|\n"
+        "%n = program.constant value = 2 : int\nplan.free %n\nplan.return\n}",
+        "takes a kv first, not int",
+    ),
+    "a step without results": ("graph.func name = @step { |%x: tensor<f32, [4]>|\n}", "nothing"),
     "a loop without a bound": (
         func("program.while limit = -1 {", "%c = program.constant value = true : bool",
              "program.condition %c", "} {", "program.yield", "}", "program.return"), "not -1",
@@ -94,6 +149,57 @@ BROKEN = {
 }  # fmt: skip
 
 
+KERNEL = """
+tile.kernel name = @k, grid = ["4"], writes = ["c"] { |%c: buffer<i32, [4]>, %x: buffer<f32, [4]>|
+  %p = tile.program_id axis = 0 : index
+  %e = tile.full value = 3 : i32
+  %v = tile.load %x, %p : f32
+  %t = tile.full value = 1.0 : tile<f32, [4, 8]>
+  %r = tile.for %p, %e, %v { |%i: index, %a: f32|
+    tile.yield %a
+  } : f32
+  tile.meet %c, %p, axis = 0
+  %q = tile.program_id axis = 0 : index
+  tile.store %c, %q, %q
+  tile.return
+}
+"""
+FAULTY_KERNELS = {
+    "a grid without the axis": ("%q = tile.program_id axis = 0", "%q = tile.program_id axis = 1",
+                                "no axis 1"),
+    "a buffer that is none": ('["c"]', '["c", "d"]', "'d' is no buffer"),
+    "a write that is not told": ('["c"]', "[]", "`writes` does not name"),
+    "a kernel that goes on": ("  tile.return\n", "", "where a return belongs"),
+    "an index too many": ("tile.load %x, %p", "tile.load %x, %p, %p", "2 indices into 1 dimension"),
+    "an access of a tile": ("tile.load %x", "tile.load %e", "no buffer"),
+    "a loop that yields its index": ("tile.yield %a", "tile.yield %i", "yields index, where f32"),
+    "a loop that yields too much": ("tile.yield %a", "tile.yield %a, %a", "2 values, where 1"),
+    "a meeting in a loop": ("tile.yield", "tile.meet %c, %p, axis = 0\n tile.yield",
+                            "within a loop"),
+    "a value across a meeting": ("%c, %q, %q", "%c, %q, %e", "%e is made before a meeting"),
+    **{
+        f"a wrong {operation}": (
+            "  %r = ", f"  %z = tile.{operation} : tile<f32, [4, 4]>\n  %r = ", problem)
+        for operation, problem in (
+            ('map %t, expr = "a in a"', "not in the language"),
+            ('map %t, expr = "a + b"', "names 'b'"),
+            ("transpose %t", "where [8, 4] belongs"),
+            ('reduce %t, op = "sum", axis = 0', "where [8] belongs"),
+            ("expand %t, axis = 0", "where [1, 4, 8] belongs"),
+            ("reshape %t", "where [4, 8] belongs"), ("dot %t, %t, %t", "are no product"),
+        )
+    },
+}  # fmt: skip
+BROKEN |= {
+    name: (KERNEL.replace(old, new), problem)
+    for name, (old, new, problem) in FAULTY_KERNELS.items()
+}
+
+
+def test_the_kernel_without_a_fault_is_taken():
+    verify(parse_module(KERNEL))
+
+
 @pytest.mark.parametrize("name", BROKEN)
 def test_broken_ir_is_refused(name):
     text, problem = BROKEN[name]
@@ -107,10 +213,10 @@ def test_broken_ir_is_refused(name):
 
 def test_a_value_has_one_type_and_is_defined_before_use():
     stream, other = Value("s", STREAM), Value("s", INT)
-    literal = make("program.literal", other, results=(Value("t", STREAM),), text="a")
+    listed = make("program.list", other, results=(Value("t", list_of(INT)),))
 
     def module(*arguments: Value) -> Module:
-        body = Region(arguments, (literal, make("program.return")))
+        body = Region(arguments, (listed, make("program.return")))
         return Module(
             (make("program.func", name=Symbol("p"), parameters=[], returns=STR, regions=(body,)),)
         )
