@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterable
 
 from ..ir.core import Term
 from ..ir.diagnostics import Note
+from ..ir.gen_options import pattern_problem
 from ..ir.source import Span
 from . import ast
 from .check_errors import (
@@ -78,10 +78,9 @@ def check_type(type: ast.Type, records: Collection[str], inside: bool = False) -
     if inside and type.name in FILE_TYPES:
         raise MalformedTypeUse(problem=f"a {type.name} stands alone, in no record", span=type.span)
     if term.name == "regex":
-        try:
-            re.compile(str(term.parameters[0]))
-        except re.error as error:
-            raise InvalidPattern(problem=error.msg, span=type.span) from None
+        problem = pattern_problem(str(term.parameters[0]))
+        if problem:
+            raise InvalidPattern(problem=problem, span=type.span)
     return term
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from typing import Any
 
 from ..ir.core import Term
-from ..ir.gen_options import RULES
+from ..ir.gen_options import RULES, pattern_problem
 from ..ir.vocabulary import EMPTY_OPTION
 from . import ast
 from .check_errors import DeclaredTwice, NotConstant, UnknownOption, WrongOption
@@ -48,11 +47,8 @@ def _broken_pattern(value: Any) -> str | None:
     """Return what is wrong with the pattern that `value` is, if it is one that does not compile."""
     if not isinstance(value, Term):
         return None
-    try:
-        re.compile(str(value.parameters[0]))
-    except re.error as error:
-        return f"is no regular expression: {error.msg}"
-    return None
+    problem = pattern_problem(str(value.parameters[0]))
+    return f"is no regular expression: {problem}" if problem else None
 
 
 def check_select_options(select: ast.Select) -> None:

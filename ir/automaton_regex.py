@@ -36,7 +36,7 @@ def regex(pattern: str, spell: Spell = Chars, ascii: bool = False) -> Expression
             tree = parser.parse(pattern)
     except FutureWarning:
         raise NotRegular("its classes hold set operations") from None
-    except re.error as error:
+    except (re.error, OverflowError) as error:
         raise NotRegular(f"it is not in Python's notation ({error})") from None
     if tree.state.flags & ~re.UNICODE:
         raise NotRegular("it has flags")

@@ -103,7 +103,8 @@ class _Reader:
         kinds = given.get("type")
         if kinds is not None:
             kinds = kinds if isinstance(kinds, list) else [kinds]
-            values = [value for value in values if _kind(value) in kinds]
+            whole = {"integer"} if "number" in kinds else set[str]()
+            values = [value for value in values if _kind(value) in whole.union(kinds)]
         return Either(tuple(Text(_spelled(value)) for value in values))
 
     # Types.

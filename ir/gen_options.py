@@ -26,10 +26,18 @@ def _is_stop(value: Any) -> bool:
 
 
 def _is_pattern(source: str) -> bool:
+    return not pattern_problem(source) and not re.compile(source).fullmatch("")
+
+
+def pattern_problem(source: str) -> str:
+    """Return why Python does not take a regular expression; empty where it does."""
     try:
-        return not re.compile(source).fullmatch("")
-    except re.error:
-        return False
+        re.compile(source)
+    except (re.error, OverflowError) as error:
+        return getattr(error, "msg", None) or str(error)
+    except RecursionError:
+        return "it is nested too deeply"
+    return ""
 
 
 RULES: dict[str, tuple[Callable[[Any], bool], str]] = {

@@ -34,7 +34,7 @@ from .token_masks import UNREACHED, classes_of, packed, token_distances
 from .token_trie import TokenTrie
 from .vocabulary import Tokenizer
 
-VERSION = "3"
+VERSION = "4"
 """Part of a stored table's name: raised when tables mean something else."""
 
 MAX_BYTES = 64 << 20

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -163,6 +164,14 @@ def _in_range(type: Term, value: int, whole: str) -> int:
     return value
 
 
+def _real(value: int | float) -> float:
+    """Return a number as a float: one beyond all floats is infinite, as its text is."""
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
+
+
 def _from_json(type: Term, records: Mapping[str, Operation], value: Any, text: str) -> Any:
     match type.name, value:
         case "list", list():
@@ -184,5 +193,5 @@ def _from_json(type: Term, records: Mapping[str, Operation], value: Any, text: s
         case "int", int() if not isinstance(value, bool):
             return _in_range(type, value, text)
         case "float", int() | float() if not isinstance(value, bool):
-            return float(value)
+            return _real(value)
     raise _unreadable(type, text, f"{value!r} stands for a {written(type)}")

@@ -137,4 +137,7 @@ def _is_real(*values: Typed) -> bool:
 
 
 def _real_literal(value: Typed) -> Typed:
-    return Typed(f"{value.text}.0", "f32") if value.dtype == "literal" else value
+    if value.dtype != "literal":
+        return value
+    text = f"{value.text}.0" if value.text.isdecimal() else f"({value.text} * 1.0)"
+    return Typed(text, "f32")

@@ -11,7 +11,7 @@ _PREFIXES = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 def bytes_text(count: float) -> str:
     """Return a count of bytes for people: 1.5 MiB."""
     for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
-        if count < 1024:
+        if round(count, 1) < 1024:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1024
     return f"{count:.1f} PiB"
@@ -38,7 +38,7 @@ def least_size(count: float) -> str:
 def seconds_text(seconds: float) -> str:
     """Return a duration for people: 12.3 us, 4.56 ms, 7.89 s."""
     for scale, unit in ((1e-6, "us"), (1e-3, "ms")):
-        if seconds < scale * 1000:
+        if round(seconds / scale, 1) < 1000:
             return f"{seconds / scale:.1f} {unit}"
     return f"{seconds:.2f} s"
 
@@ -46,7 +46,7 @@ def seconds_text(seconds: float) -> str:
 def si(value: float, unit: str = "") -> str:
     """Return a number with an SI prefix and three digits: 12.5 GB/s."""
     for scale, prefix in _PREFIXES:
-        if abs(value) >= scale:
+        if abs(value) >= 0.9995 * scale:  # what three digits round up to it
             return f"{value / scale:.3g} {prefix}{unit}"
     return f"{value:.3g} {unit}".rstrip()
 

@@ -117,6 +117,13 @@ def test_records_read_as_json_dumps_writes_them(value):
     assert parse_value(record("Order"), RECORDS, text) == value
 
 
+def test_a_number_beyond_all_floats_is_infinite_wherever_it_stands():
+    digits = "1" * 400
+    for text in (digits, f"-{digits}"):
+        assert parse_value(list_of(FLOAT), {}, f"[{text}]") == [float(text)]
+        assert parse_value(FLOAT, {}, text) == float(text)
+
+
 def test_the_schema_of_a_record():
     found = constraint_of(record("Review"), RECORDS)
     assert found is not None

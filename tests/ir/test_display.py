@@ -21,6 +21,7 @@ from weft.ir.display.plot import Scale
 from weft.ir.display.roofline import Ceiling, Point, RooflinePlot, Slope, Turn
 from weft.ir.display.timeline import Amounts, Interval, Series, Timeline, Track
 from weft.ir.display.tree import Stretch, StretchTree
+from weft.ir.display.units import bytes_text, seconds_text, si
 from weft.ir.display.view import Facts, Figure, Grid, Listing, Said, Shown, View
 from weft.runtime.results import Result, Rows, Stats
 
@@ -35,6 +36,16 @@ program planted(essay: str) -> str:
     assistant select grade from ["<script>", "<b>"]
     return grade
 """
+
+
+def test_numbers_are_rounded_to_the_unit_that_they_are_written_in():
+    assert [si(999.4, "B/s"), si(999.9, "B/s"), si(999_999, "B/s")] == [
+        "999 B/s",
+        "1 kB/s",
+        "1 MB/s",
+    ]
+    assert [bytes_text(1023), bytes_text((1 << 20) - 1)] == ["1023 B", "1.0 MiB"]
+    assert [seconds_text(999.96e-6), seconds_text(0.99999)] == ["1.0 ms", "1.00 s"]
 
 
 @pytest.fixture(scope="module")

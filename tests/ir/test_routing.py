@@ -1,5 +1,7 @@
 """Routing traces: files read back what was written, and refuse what is none."""
 
+import zipfile
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -68,7 +70,14 @@ def test_files_that_are_cut_missing_or_text_and_places_that_refuse(tmp_path):
     cut = tmp_path / "cut.npz"
     cut.write_bytes(whole.read_bytes()[:-50])
     (tmp_path / "text").write_text("[1, 2]")
-    for name in ("cut.npz", "none.npz", "text"):
+    np.save(tmp_path / "array.npy", np.zeros(3))
+    packed = bytearray(whole.read_bytes())
+    with zipfile.ZipFile(whole) as parts:
+        header = parts.getinfo("chosen.npy").header_offset
+    names = sum(int.from_bytes(packed[header + at : header + at + 2], "little") for at in (26, 28))
+    packed[header + 30 + names] = 0xFF  # no kind of block begins so
+    (tmp_path / "deflate.npz").write_bytes(packed)
+    for name in ("cut.npz", "none.npz", "text", "array.npy", "deflate.npz"):
         with pytest.raises(BadRouting, match="holds no routing trace"):
             RoutingTrace.load(tmp_path / name)
     with pytest.raises(BadRouting, match="it cannot be written"):

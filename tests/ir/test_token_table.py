@@ -25,7 +25,7 @@ from weft.ir.automaton_schema import integers, schema
 from weft.ir.automaton_stops import until_stop
 from weft.ir.automaton_utf8 import EVERY, byte_sequences, complement, union
 from weft.ir.constraint_tables import ConstraintTables, _known
-from weft.ir.token_table import TokenTable, token_table
+from weft.ir.token_table import TokenTable, expression_of, token_table
 from weft.ir.token_trie import TokenTrie
 
 
@@ -169,6 +169,13 @@ SCHEMA = {
     "required": ["name", "n"],
     "additionalProperties": False,
 }
+
+
+def test_whole_numbers_that_a_schema_lists_are_numbers():
+    for kinds in ("number", ["number", "null"], ["integer", "null"]):
+        given = automaton(expression_of("json", {"type": kinds, "enum": [1, "a", 20, None]}))
+        found = [given.accepts(text) for text in (b"1", b"20", b"null", b'"a"')]
+        assert found == [True, True, "null" in kinds, False]
 
 
 @pytest.fixture(scope="module")
