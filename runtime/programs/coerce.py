@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, is_dataclass
+from dataclasses import fields as fields_of
+from dataclasses import is_dataclass
 from typing import Any
 
 from ...ir.core import Operation, Term
@@ -35,8 +36,8 @@ def coerce(type: Term, records: Mapping[str, Operation], value: Any) -> Any:
 
 
 def _record(type: Term, records: Mapping[str, Operation], value: Any) -> dict[str, Any]:
-    if is_dataclass(value):
-        value = asdict(value)  # type: ignore[arg-type]
+    if is_dataclass(value.__class__):  # of one, and not a class itself
+        value = {field.name: getattr(value, field.name) for field in fields_of(value)}
     if not isinstance(value, Mapping):
         raise _mismatch(type, value)
     fields = {field["name"]: field["type"] for field in records[str(type.parameters[0])]["fields"]}

@@ -288,6 +288,8 @@ def checked(
         return call, coerce(call.returns, records, value), None
     except Mismatch as mismatch:
         return call, None, _failed(call, WRONG_VALUE, f"returned a wrong value: {mismatch}")
+    except Exception as raised:  # by a class of the user's, as its values are looked at
+        return call, None, _failed(call, type(raised).__name__, _said(raised))
 
 
 def too_slow(call: ToolCall) -> ToolFailed:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from dataclasses import dataclass
 
 import pytest
@@ -119,3 +120,42 @@ def test_an_exception_that_cannot_say_what_it_is(toy):
     with pytest.raises(ToolFailed, match="tool look raised Mute: its text cannot be had"):
         executable.run(t="x")
     toy.assert_clean(executable)
+
+
+@dataclass
+class Review:
+    score: object
+
+
+class Broken(dict):
+    """A value whose class fails where it is looked at."""
+
+    def __getitem__(self, name):
+        raise RuntimeError("not there")
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (Review, "returned a wrong value: <class .*Review'> is type, not Review"),
+        (Review(threading.Lock()), "returned a wrong value: field 'score': <.*lock.* not int"),
+        (Broken(score=1), "raised RuntimeError: not there"),
+    ],
+)
+def test_a_value_of_a_tool_that_is_no_record_fails_its_row_alone(toy, given, says):
+    text = (
+        "record Review:\n    score: int\n\ntool look(text: str) -> Review\n\n"
+        "program p(t: str) -> int:\n    let found = look(t)\n    return found.score\n"
+    )
+    executable = toy.compile(text, {"look": lambda t: Review(3) if t == "fine" else given})
+    with pytest.raises(ToolFailed, match=says):
+        executable.run(t="other")
+    found = executable.run_rows([{"t": "other"}, {"t": "fine"}], keep_going=True)
+    assert found.values == [None, 3]
+    toy.assert_clean(executable)
+
+
+def test_a_class_is_no_record_as_an_argument(toy):
+    text = "record Review:\n    score: int\n\nprogram p(r: Review) -> int:\n    return r.score\n"
+    with pytest.raises(BadArguments, match="'r': <class .*Review'> is type, not Review"):
+        toy.compile(text).run(r=Review)
