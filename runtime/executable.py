@@ -16,7 +16,7 @@ from ..ir.vocabulary import Tokenizer
 from .engine import Engine
 from .execution.sampler import SampleKernel, sample_rows
 from .execution.step import ModelExecutor
-from .journal import Journal, plain, run_identity
+from .journal import Journal, journal_of, plain, run_identity
 from .programs.arguments import bind_arguments, unnamed
 from .programs.events import Event, Finished, Listener
 from .programs.machine import Machine
@@ -119,11 +119,9 @@ class Executable(Shown):
         """
         rows = these_rows(rows)
         path = plain(Path(out)) if out is not None else None
-        if path is not None and journal is None:
-            journal = path.with_name(path.name + ".journal")
-        book = None
-        if journal is not None:
-            book = Journal(Path(journal), run_identity(str(self.plan), self.model, self.seed))
+        place, book = journal_of(path, journal), None
+        if place is not None:
+            book = Journal(place, run_identity(str(self.plan), self.model, self.seed))
         return RowRun(self, book, progress, keep_going).run(rows, path)
 
     def stream(self, /, *values: Any, **arguments: Any) -> Iterator[Event]:

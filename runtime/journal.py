@@ -27,6 +27,9 @@ from ..ir.values import portable_json
 OURS = ("key", "run")
 """What a line of a journal has beside an outcome."""
 
+HEAD = b'{"row": '
+"""What each line of a journal begins with."""
+
 
 class JournalFailed(RunError):
     """A journal or an output file that cannot be read or written."""
@@ -49,11 +52,28 @@ class JournalHeld(JournalFailed):
     hint = "wait until it has ended, or give this one another --out (from Python: out, journal)"
 
 
+class NoJournal(JournalFailed):
+    """A journal's place where something else stands, which would be lost."""
+
+    template = "{path} {problem}"
+    hint = "give the journal a file of its own"
+
+
 def plain(out: Path) -> Path:
     """Return the file that a link leads to, else `out`; raises NoPlainFile for a device."""
     if out.exists() and not out.is_file() and not out.is_dir():
         raise NoPlainFile(path=str(out))
     return out.resolve() if out.is_symlink() else out
+
+
+def journal_of(out: Path | None, journal: str | Path | None) -> Path | None:
+    """Return where a run keeps its journal: beside its output unless asked. Raises NoJournal."""
+    if journal is None:
+        return None if out is None else out.with_name(out.name + ".journal")
+    place = Path(journal)
+    if out is not None and place.resolve() == out.resolve():
+        raise NoJournal(path=place, problem="cannot be both the output and the journal")
+    return place
 
 
 def run_identity(plan: str, model: str, seed: int) -> dict[str, Any]:
@@ -129,6 +149,9 @@ class Journal:
         for line in self._file:
             entry = _entry(line)
             if entry is None:
+                if not whole and not _torn(line):
+                    self._file.close()
+                    raise NoJournal(path=self.path, problem="is no journal of rows")
                 break
             self.entries[entry["row"]] = entry
             whole += len(line)
@@ -200,7 +223,14 @@ def _entry(line: bytes) -> dict[str, Any] | None:
         entry = json.loads(line)
     except ValueError:
         return None
-    return entry if isinstance(entry, dict) and "row" in entry and "key" in entry else None
+    whole = isinstance(entry, dict) and isinstance(entry.get("row"), int) and "key" in entry
+    return entry if whole and isinstance(entry.get("run", {}), dict) else None
+
+
+def _torn(line: bytes) -> bool:
+    """Say whether a line may be the beginning of an entry: a crash may leave zeros for the rest."""
+    left = line.rstrip(b"\0")
+    return not line.endswith(b"\n") and left[: len(HEAD)] == HEAD[: len(left)]
 
 
 def _plain(value: Any) -> Any:

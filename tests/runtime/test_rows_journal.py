@@ -14,7 +14,14 @@ from pathlib import Path
 import pytest
 from weft.runtime import journal as journal_module
 from weft.runtime.devices.device import DeviceLost
-from weft.runtime.journal import Journal, JournalFailed, JournalHeld, NoPlainFile, row_key
+from weft.runtime.journal import (
+    Journal,
+    JournalFailed,
+    JournalHeld,
+    NoJournal,
+    NoPlainFile,
+    row_key,
+)
 from weft.runtime.results import Stats, Totals
 
 TEXT = """
@@ -123,6 +130,40 @@ def test_a_torn_last_line_is_cut_off(toy, tmp_path):
     found = executable.run_rows(ROWS, out)
     assert found.resumed == 3
     assert len(lines(out)) == 12
+
+
+@pytest.mark.parametrize(
+    "there",
+    [
+        '{"arg": "a"}\n{"arg": "b"}\n', "notes", '{"row": [1], "key": ""}\n',
+        '{"row": 0, "key": "", "run": 5}\n',
+    ],
+)  # fmt: skip
+def test_a_file_that_is_no_journal_is_left_as_it_is(toy, tmp_path, there):
+    mine = tmp_path / "mine"
+    mine.write_text(there)
+    executable = toy.compile(TEXT)
+    for _ in range(2):  # it is not held, either
+        with pytest.raises(NoJournal, match="mine is no journal of rows\nhint: give the journal"):
+            executable.run_rows(ROWS, journal=mine)
+    assert mine.read_text() == there
+
+
+@pytest.mark.parametrize("torn", [b"", b'{"r', b'{"row": 1, "key": "f\0\0\0', b"\0\0"])
+def test_a_first_line_that_a_crash_has_torn_is_cut_off(toy, tmp_path, torn):
+    journal = tmp_path / "journal"
+    journal.write_bytes(torn)
+    toy.compile(TEXT).run_rows(ROWS[:2], journal=journal)
+    assert len(lines(journal)) == 2
+
+
+def test_an_output_is_not_the_journal_too(toy, tmp_path):
+    out = tmp_path / "out.jsonl"
+    out.symlink_to(tmp_path / "rows")
+    for journal in (out, str(tmp_path / "rows")):
+        with pytest.raises(NoJournal, match="cannot be both the output and the journal"):
+            toy.compile(TEXT).run_rows(ROWS, out, journal)
+    assert [path.name for path in tmp_path.iterdir()] == ["out.jsonl"]
 
 
 def test_a_changed_row_plan_or_seed_is_computed_again(toy, tmp_path):
