@@ -21,6 +21,7 @@ from .results import Result, Stats
 from .schedule.admission import Admission, Claim
 from .schedule.forecast import Forecast
 from .schedule.garbage import seldom_collected
+from .schedule.row_costs import Hits
 from .schedule.row_order import in_prefix_order
 
 Job = tuple[int, Mapping[str, Any]]
@@ -187,7 +188,9 @@ class Session:
             instance.free(remember=error is None)
             if record is not None:
                 record.end = perf_counter()
-            outcome = error if isinstance(error, Exception) else self._result(instance, value)
+            hits = host.engine.hits.take(instance.ticket)
+            failed = isinstance(error, Exception)
+            outcome = error if failed else self._result(instance, value, hits)
             known = outcome.stats.own_tokens if isinstance(outcome, Result) else None
             host.admission.close(instance.ticket, known)
             self._ended.append((row, outcome))
@@ -214,9 +217,8 @@ class Session:
             self._host.engine.take_prefix_hits(instance.ticket)
         self._open.clear()
 
-    def _result(self, instance: Instance, value: Any) -> Result:
+    def _result(self, instance: Instance, value: Any, hits: Hits) -> Result:
         engine, meter = self._host.engine, instance.meter
-        hits = engine.hits.take(instance.ticket)
         first = meter.first_token
         stats = Stats(
             seconds=perf_counter() - meter.started,

@@ -71,6 +71,19 @@ def run(toy, text, rows, **limits):
     return executable, stats, trace
 
 
+def test_a_hit_that_is_measured_is_a_token_that_no_step_computes(toy):
+    """Steps count their tokens themselves; what the cache has forgotten is predicted alone."""
+    text = 'program p(t: str) -> str:\n    "{t}"\n    gen word(max_tokens=4)\n    return word\n'
+    executable, found = toy.compile(text, num_pages=20), []
+    for letters in ("ccccc", "ccccd", "ddddd", "ccccc"):
+        before, stats = executable.engine.computed_tokens, executable.run(t=9 * letters).stats
+        computed = executable.engine.computed_tokens - before
+        assert computed == stats.sent_tokens - stats.hits_measured + stats.generated_tokens - 1
+        found.append((stats.hits_predicted, stats.hits_measured))
+    assert found[:3] == [(0, 0), (5, 5), (1, 1)], "the begin token, and what texts share"
+    assert found[3][0] == 45 > found[3][1]
+
+
 @pytest.mark.parametrize("batch", [1, 3, 16])
 def test_branches_that_begin_alike_compute_it_once(toy, batch):
     rows = [{"essay": "a b c", "sides": ["hello", "the end"]}]
