@@ -22,6 +22,11 @@ SampleKernel = Callable[
 min_p [S], u [S]) -> token [S] int32, logprob [S], margin [S], on the CPU."""
 
 
+COLDEST = 1e-30
+"""The temperature that a lower one, but 0, counts as, as in the kernels: logits over less have no
+end."""
+
+
 def site_key(seed: int, instance: tuple[object, ...], gen: str, occurrence: int) -> int:
     """Return the 64-bit key of one gen of one program instance.
 
@@ -63,8 +68,8 @@ def sample_rows(
     tokens = masked.argmax(1)
     for row in torch.nonzero(temperature > 0).flatten().tolist():
         tokens[row] = _draw(
-            masked[row] / temperature[row], int(top_k[row]), float(top_p[row]), float(min_p[row]),
-            float(u[row]),
+            masked[row] / temperature[row].clamp(min=COLDEST), int(top_k[row]), float(top_p[row]),
+            float(min_p[row]), float(u[row]),
         )  # fmt: skip
     picked = logits.gather(1, tokens[:, None])[:, 0]
     logprob = picked - torch.logsumexp(logits, 1)

@@ -43,6 +43,10 @@ def test_filters_keep_what_they_say():
     assert reachable([1.0, 1.0, 0.0], top_k=1) == {0, 1}  # ties stay
 
 
+def test_the_lowest_temperatures_take_the_largest():
+    assert all(draw([1.0, 9.0, 3.0], 0.9, temperature)[0] == 1 for temperature in (1e-30, 1e-44))
+
+
 def test_draws_follow_the_probabilities_in_vocabulary_order():
     logits = np.log(np.array([0.25, 0.5, 0.25], np.float32)).tolist()
     assert [draw(logits, u=u)[0] for u in (0.0, 0.24, 0.26, 0.74, 0.76, 0.999)] == [
