@@ -106,9 +106,13 @@ class ExpressionReader:
 
     def _name(self, name: str, span: Span) -> ast.Expression:
         if name not in self.bound and name in self.names:
-            known = _captured(self.names[name], span)
+            value = self.names[name]
+            known = _captured(value, span)
             if known is not None:
                 return known
+            if isinstance(value, list | tuple):
+                what = f"the list `{name}`, whose elements are not all texts, numbers or lists,"
+                raise NotInPython(what=what, span=span)
         return ast.Name(name, span=span)
 
     def _logical(self, op: str, values: list[python.expr], span: Span) -> ast.Expression:
@@ -192,11 +196,11 @@ def _captured(value: Any, span: Span) -> ast.Expression | None:
     """Return a Python value from outside the program as a literal, as it is when it is read."""
     if isinstance(value, str):
         return ast.Text((value,) if value else (), span=span)
-    if isinstance(value, bool | int | float):
+    if value is None or isinstance(value, bool | int | float):
         return ast.Literal(value, span=span)
     if isinstance(value, list | tuple):
-        items = [_captured(item, span) for item in value]
-        return ast.ListOf(tuple(item for item in items if item is not None), span=span)
+        items = tuple(item for item in (_captured(one, span) for one in value) if item is not None)
+        return ast.ListOf(items, span=span) if len(items) == len(value) else None
     return None
 
 

@@ -58,11 +58,19 @@ def _read(
     if isinstance(syntax, python.AsyncFunctionDef):
         hint = "write `def`: a program is read, never run, and its calls run side by side anyway"
         raise NotInPython(what="an `async def` program", hint=hint, span=reader.span(syntax))
-    if not syntax.args.args:
+    given = syntax.args
+    for sign, several in (("*", given.vararg), ("**", given.kwarg)):
+        if several is not None:
+            hint = "a parameter has a name and a type, such as essays: list[str]"
+            what = f"`{sign}{several.arg}` in a program's parameters"
+            raise NotInPython(what=what, hint=hint, span=reader.span(several))
+    placed = [*given.posonlyargs, *given.args]
+    if not placed:
         hint = "write def name(s, ...): the first parameter is the stream"
         raise NotInPython(what="a program without a stream", hint=hint, span=reader.span(syntax))
-    stream, *rest = syntax.args.args
-    parameters = reader.types.parameters(rest, syntax.args.defaults)
+    stream, *rest = placed
+    parameters = reader.types.parameters(rest, given.defaults)
+    parameters += reader.types.parameters(given.kwonlyargs, given.kw_defaults)
     returns = reader.types.returns(syntax.returns)
     bound = {parameter.name for parameter in parameters}
     doc = python.get_docstring(syntax)
@@ -83,7 +91,9 @@ def _read(
 def _header(syntax: python.FunctionDef, reader: ExpressionReader) -> Span:
     """Return the span of a function's first line, from `def` to the result's type."""
     whole = reader.span(syntax)
-    end = reader.span(syntax.returns or (syntax.args.args or [syntax])[-1])
+    given = syntax.args
+    last = [syntax, *given.posonlyargs, *given.args, *given.kwonlyargs][-1]
+    end = reader.span(syntax.returns or last)
     return whole.to(end)
 
 
@@ -279,7 +289,7 @@ class _Body:
         if not (isinstance(bound, python.Call) and self._stream_method(bound.func) == "up_to"):
             raise UnboundedPythonWhile(stream=self._stream, span=self._reader.span(node.test))
         limit = bound.args[0] if bound.args else None
-        if not (isinstance(limit, python.Constant) and isinstance(limit.value, int)):
+        if not (isinstance(limit, python.Constant) and type(limit.value) is int):
             raise UnboundedPythonWhile(stream=self._stream, span=self._reader.span(bound))
         condition: ast.Expression = ast.Literal(True, span=self._reader.span(bound))
         if len(tests) > 1:

@@ -32,7 +32,8 @@ class Tool:
         source = read_source(self.function.__code__.co_filename)
         syntax = function_syntax(self.function, source)
         reader = TypeReader(namespace_of(self.function), source, records)
-        parameters = reader.parameters(syntax.args.args, syntax.args.defaults)
+        given = syntax.args
+        parameters = reader.parameters([*given.posonlyargs, *given.args], given.defaults)
         returns = reader.returns(syntax.returns)
         span = span_of(syntax, source)
         return ast.Tool(self.name, parameters, returns, self.timeout, self.pure, span=span)

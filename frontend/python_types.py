@@ -31,7 +31,7 @@ class TypeReader:
         span = span_of(node, self._source)
         match node:
             case python.Constant(value=str(text)):
-                inner = python.parse(text, mode="eval").body
+                inner = _parsed(text, span)
                 return self.read(python.copy_location(_relocate(inner, node), node))
             case python.Name() | python.Attribute():
                 return self._named(node, span)
@@ -48,12 +48,11 @@ class TypeReader:
         return self.read(node)
 
     def parameters(self, arguments: list[python.arg], defaults: list[Any]) -> Any:
-        """Return the parameters of a function, given its arguments and their last defaults."""
-        padded = [None] * (len(arguments) - len(defaults)) + list(defaults)
-        return tuple(
-            self._parameter(item, default)
-            for item, default in zip(arguments, padded, strict=True)
-        )  # fmt: skip
+        """Return the parameters of a function, given its arguments, and defaults of the last of
+        them, if not of more."""
+        padded = [None] * len(arguments) + list(defaults)
+        last = padded[len(padded) - len(arguments) :]
+        return tuple(map(self._parameter, arguments, last))
 
     def _parameter(self, argument: python.arg, default: python.expr | None) -> ast.Parameter:
         span = span_of(argument, self._source)
@@ -111,17 +110,35 @@ class TypeReader:
         if cls.__name__ in self._records:
             return
         syntax, source = class_syntax(cls, self._source)
-        reader = TypeReader({**self._names, **namespace_of(cls)}, source, self._records)
         self._records[cls.__name__] = ast.Record(cls.__name__, ())
-        fields = tuple(
-            ast.Field(item.target.id, reader.read(item.annotation), span=span_of(item, source))
-            for item in syntax.body
-            if isinstance(item, python.AnnAssign) and isinstance(item.target, python.Name)
-        )
+        fields: dict[str, ast.Field] = {}
+        for each in reversed(cls.__mro__):  # what is inherited comes first
+            if "__dataclass_fields__" in vars(each):
+                fields |= self._own_fields(each)
         span = span_of(syntax, source)
         self._records[cls.__name__] = ast.Record(
-            cls.__name__, fields, python.get_docstring(syntax), span=span
+            cls.__name__, tuple(fields.values()), python.get_docstring(syntax), span=span
         )
+
+    def _own_fields(self, cls: type) -> dict[str, ast.Field]:
+        """Return the fields that a class itself declares, by name."""
+        syntax, source = class_syntax(cls, self._source)
+        reader = TypeReader({**self._names, **namespace_of(cls)}, source, self._records)
+        return {
+            item.target.id: ast.Field(
+                item.target.id, reader.read(item.annotation), span=span_of(item, source)
+            )
+            for item in syntax.body
+            if isinstance(item, python.AnnAssign) and isinstance(item.target, python.Name)
+        }
+
+
+def _parsed(text: str, span: Span) -> python.expr:
+    """Return the expression that an annotation in quotes holds."""
+    try:
+        return python.parse(text, mode="eval").body
+    except (SyntaxError, ValueError):
+        raise NotInPython(what=f"the annotation {text!r}", span=span) from None
 
 
 def last_name(node: python.expr) -> str:

@@ -5,6 +5,7 @@ import importlib.util
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from weft.frontend.checker import check
@@ -89,6 +90,8 @@ def test_tools_and_records_come_from_the_program():
 
 GREETING = "Hello"
 NUMBERS = [1, 2]
+NOTHING = None
+THINGS = [1, {2}]
 
 
 def test_stop_patterns_and_other_spellings_of_select():
@@ -112,10 +115,10 @@ def test_values_from_outside_are_constants():
         s += f"{GREETING}"
         s += GREETING
         for n in NUMBERS:
-            s += f"{n}"
+            s += f"{n}{NOTHING}"
 
     written = parse_text(
-        'program p():\n    "{"Hello"}"\n    "Hello"\n    for n in [1, 2]:\n        "{n}"\n'
+        'program p():\n    "{"Hello"}"\n    "Hello"\n    for n in [1, 2]:\n        "{n}{none}"\n'
     )
     assert str(lower(p.file)) == str(lower(written))
 
@@ -149,6 +152,49 @@ def test_records_and_patterns():
     )
     check(p.file)
     assert str(lower(p.file)) == str(lower(written))
+
+
+def test_a_record_has_the_fields_that_its_class_inherits_first():
+    class Plain:
+        note: int
+
+    @dataclass
+    class Named:
+        name: str
+        age: int = 3
+
+    @dataclass
+    class Pupil(Plain, Named):
+        grade: str = "A"
+        name: Literal["Ada", "Bea"] = "Ada"  # type: ignore
+
+    @program
+    def p(s) -> Pupil:
+        pupil = s.gen(Pupil)
+        return pupil
+
+    written = parse_text(
+        'record Pupil:\n    name: choice["Ada", "Bea"]\n    age: int\n    grade: str\n\n'
+        "program p() -> Pupil:\n    gen pupil: Pupil\n    return pupil\n"
+    )
+    check(p.file)
+    assert str(lower(p.file)) == str(lower(written))
+
+
+def test_parameters_of_every_kind_that_has_a_name():
+    @tool
+    def joined(left: str, /, right: str = "x") -> str:
+        return left + right
+
+    @program
+    def p(s, /, a: str, b: int = 2, *, c: str, d: str = "d"):
+        s += f"{joined(a)} {b} {c}{d}"
+
+    written = parse_text(
+        'tool joined(left: str, right: str = "x") -> str\n\n'
+        'program p(a: str, b: int = 2, c: str, d: str = "d"):\n    "{joined(a)} {b} {c}{d}"\n'
+    )
+    assert check(p.file) == [] and str(lower(p.file)) == str(lower(written))
 
 
 def test_a_name_bound_in_both_branches():
@@ -234,9 +280,32 @@ def tuple_target(s):
     a, b = 1, 2
 
 
+def several(s, *xs: str):
+    s += "a"
+
+
+def any_names(s, **xs: str):
+    s += "a"
+
+
+def broken_annotation(s, xs: "list["):  # type: ignore  # noqa: F722
+    s += "a"
+
+
+def up_to_true(s, n: int):
+    while n > 1 and s.up_to(True):
+        s += "a"
+
+
+def other_things(s):
+    for x in THINGS:
+        s += f"{x}"
+
+
 REFUSED = [
     unbounded, comprehension, formatted, unnamed, imports, untyped, no_stream, inner_function,
     wrong_with, chained, sliced, breaks, unknown_name, unknown_stream_method, tuple_target,
+    several, any_names, broken_annotation, up_to_true, other_things,
 ]  # fmt: skip
 
 
