@@ -14,9 +14,9 @@ from ..frontend.checkpoint import Checkpoint, open_checkpoint
 from ..frontend.constraints import constraint_of
 from ..frontend.ignored import ignored, tell
 from ..frontend.lower import lower
-from ..frontend.open import NoPrograms, OpenProgram, open_program
+from ..frontend.open import NoPrograms, NoSuchProgramName, OpenProgram, open_program
 from ..ir.core import Module, Operation
-from ..ir.diagnostics import Warning, WeftNameError
+from ..ir.diagnostics import Warning
 from ..options import Launch, Options
 from ..passes.manager import Context, PassRecord, run_passes
 from ..passes.pipeline import LOWERING, PLAN_PASSES, PROGRAM_PASSES
@@ -58,13 +58,6 @@ if TYPE_CHECKING:
     from ..runtime.remote.address import Address
     from ..runtime.schedule.policy import Policy
     from .offloading import Offloading
-
-
-class NoSuchProgramName(WeftNameError):
-    """A program name that the file does not have."""
-
-    template = "the file has no program {name!r}"
-    hint = "its programs are: {names}"
 
 
 def compile(

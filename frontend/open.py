@@ -11,7 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from ..ir.diagnostics import WeftError, WeftSyntaxError, WeftTypeError, reason
+from ..ir.diagnostics import WeftError, WeftNameError, WeftSyntaxError, WeftTypeError, reason
 from ..ir.source import Source
 from . import ast
 from .embedded import ProgramFunction
@@ -45,6 +45,13 @@ class NoPrograms(WeftSyntaxError):
 
     template = "{file} has no program to run"
     hint = "a program begins so: program NAME(parameters) -> TYPE:"
+
+
+class NoSuchProgramName(WeftNameError):
+    """A program name that the file does not have."""
+
+    template = "the file has no program {name!r}"
+    hint = "its programs are: {names}"
 
 
 class BrokenPythonFile(WeftError):
@@ -164,7 +171,7 @@ def _program_of(module: ModuleType, path: Path, name: str | None) -> ProgramFunc
     found = _programs_of(module, path)
     chosen = [function for function in found if name is None or function.name == name]
     if not chosen:
-        raise NoProgramInFile(path=path)
+        raise NoSuchProgramName(name=name, names=", ".join(each.name for each in found))
     return chosen[-1]
 
 

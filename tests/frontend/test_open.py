@@ -10,6 +10,7 @@ from weft.frontend.open import (
     NoProgramInFile,
     NoPrograms,
     NoSuchProgram,
+    NoSuchProgramName,
     NoSuchTools,
     open_program,
     tools_of,
@@ -63,6 +64,9 @@ def test_what_is_not_there_is_said(tmp_path):
     (tmp_path / "empty.py").write_text("x = 1\n")
     with pytest.raises(NoProgramInFile, match="under @weft.program"):
         open_program(tmp_path / "empty.py")
+    (tmp_path / "hello.py").write_text(PYTHON)
+    with pytest.raises(NoSuchProgramName, match="no program 'bye'\nhint: its programs are: hello"):
+        open_program(tmp_path / "hello.py", name="bye")
     (tmp_path / "broken.py").write_text("1 / 0\n")
     with pytest.raises(BrokenPythonFile, match="ZeroDivisionError"):
         open_program(tmp_path / "broken.py")
