@@ -6,11 +6,12 @@ import base64
 import gzip
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from ..codegen.build import emitter_digest
-from ..codegen.cache import KernelCache, default_folder, host_signature, key_of
+from ..codegen.cache import CacheFull, KernelCache, default_folder, host_signature, key_of
 from ..codegen.locate import Located, locate_ptx, locate_tile, locate_triton, locate_tvm
 from ..codegen.locate_assembly import locate_assembly
 from ..compiler import Compilation
@@ -79,8 +80,9 @@ def assembly_of(sources: Mapping[str, str], cache: Path | None) -> dict[str, Any
         return json.loads(gzip.decompress(path.read_bytes()))
     except (OSError, ValueError, EOFError):
         found = locate_assembly(sources)
-    if found and store.writable():
-        store.write(path, gzip.compress(json.dumps(found).encode()))
+    with suppress(CacheFull):  # it is compiled anew for the next page
+        if found and store.writable():
+            store.write(path, gzip.compress(json.dumps(found).encode()))
     return found
 
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 from weft.codegen.build import assemble, inspect_source, llvm_of
+from weft.codegen.cache import CacheFull, KernelCache
 from weft.codegen.locate import locate_tile, locate_triton, locate_tvm
 from weft.codegen.locate_assembly import mended
 from weft.codegen.triton.emit import emit
@@ -15,6 +16,7 @@ from weft.codegen.tvm.emit import emit_tvm
 from weft.compiler import Compilation
 from weft.compiler.stages import UnknownKernel
 from weft.cost_model.hardware_file import load
+from weft.explore import kernels as kernel_texts
 from weft.explore.build import Wish, explore
 from weft.explore.page import as_script_data, filled, page
 from weft.explore.schedule import TokenPrices, plan_chart
@@ -255,3 +257,12 @@ def test_what_is_not_there_is_an_error_without_a_page(wish, says):
 def test_a_kernel_that_there_is_not_is_named(part):
     with pytest.raises(UnknownKernel, match="no kernel has 'soup' in its name"):
         explore(Wish(SMALL, "tiny-dense", **part), load("cpu-generic"))
+
+
+def test_machine_code_is_shown_where_the_cache_is_full(monkeypatch, tmp_path):
+    def full(cache):
+        raise CacheFull(folder=cache.folder, problem="No space left on device")
+
+    monkeypatch.setattr(KernelCache, "writable", full)
+    monkeypatch.setattr(kernel_texts, "locate_assembly", lambda sources: {"k": [["ret", -1]]})
+    assert kernel_texts.assembly_of({"k": "text"}, tmp_path) == {"k": [["ret", -1]]}
