@@ -160,14 +160,18 @@ def main() -> None:
         names, rounds, options.quick, not options.no_simulation, options.idle, options.no_cache
     )
     print(*table({name: programs[name] for name in programs if CASES[name].staged}), sep="\n")
-    figures = summary(programs) | elsewhere(options.quick, options.only or ())
+    over_all, others = summary(programs), elsewhere(options.quick, options.only or ())
+    figures = over_all | others
     for key, value in figures.items():
         if isinstance(value, float):
             print(f"  {key:32s} {value:.4f}")
     figures["threads"] = options.threads
     figures |= programs | ({"failed": failed} if failed else {})
     if options.record and programs:
-        kept, sections = (programs, names) if options.only else (figures, [*names, "compile_time"])
+        kept, sections = programs, [*programs]  # what failed keeps its earlier figures and date
+        if not options.only:
+            kept = programs | others | ({} if failed else over_all | {"threads": options.threads})
+            sections.append("compile_time")
         record(to_keep(kept), sections, RESULTS)
     if options.json:
         print(json.dumps(figures))
@@ -205,6 +209,8 @@ def _options() -> argparse.Namespace:
     options = parser.parse_args()
     if options.record and options.quick:
         parser.error("--quick is no figure to keep: leave --record out")
+    if options.record and options.rounds == 0:
+        parser.error("--rounds 0 times nothing: figures of an earlier run would get today's date")
     return options
 
 

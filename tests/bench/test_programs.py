@@ -1,6 +1,7 @@
 """The programs' bench: ideal hits, the virtual clock, replay, equality, and the summary."""
 
 import json
+import sys
 from time import perf_counter
 from types import SimpleNamespace
 
@@ -216,6 +217,36 @@ def test_constrained_tokens_are_measured_alone_where_they_are_asked_for(monkeypa
     assert found["constrained_vs_free"] == 1.5 and found["canonical_rate"] == 1.0
     assert "compile_10k_rows_s" not in found and not found["reasons"]
     assert programs.elsewhere(quick=True, only=["rag"]) == {}
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_what_failed_keeps_its_figures_and_their_date(monkeypatch, tmp_path, fails):
+    measured = {
+        name: {"speedup": 2.0, "hit_rate_of_ideal": 1.0, "differing": []}
+        for name in CASES if not (fails and name == "rag")
+    }  # fmt: skip
+    failed = {"rag": "broken"} if fails else {}
+    monkeypatch.setattr(programs, "RESULTS", tmp_path / "programs.json")
+    monkeypatch.setattr(programs, "run_programs", lambda *given: (measured, failed))
+    monkeypatch.setattr(programs, "elsewhere", lambda *given: {"reasons": {}, "json_parse_rate": 1})
+    monkeypatch.setattr(programs, "share_cores", lambda threads: None)
+    monkeypatch.setitem(programs.os.environ, "WEFT_THREADS", "1")
+    monkeypatch.setattr(sys, "argv", ["programs", "--record"])
+    with pytest.raises(SystemExit) as ended:
+        programs.main()
+    found = json.loads((tmp_path / "programs.json").read_text())
+    assert bool(ended.value.code) == fails and found["figures"]["json_parse_rate"] == 1
+    assert ("rag" in found["sections"]) == ("rag" in found["figures"]) == (not fails)
+    assert "chat" in found["sections"] and "compile_time" in found["sections"]
+    assert ("speedup_geomean" in found["figures"]) == (not fails), "of all programs, or of none"
+
+
+@pytest.mark.parametrize("no_figure", [["--quick"], ["--rounds", "0"]])
+def test_what_is_no_figure_is_not_recorded(monkeypatch, capsys, no_figure):
+    monkeypatch.setattr(sys, "argv", ["programs", "--record", *no_figure])
+    with pytest.raises(SystemExit):
+        programs.main()
+    assert no_figure[0] in capsys.readouterr().err
 
 
 def test_compile_time_and_memory_proof_are_measured():
