@@ -7,6 +7,7 @@ all can read it, and who comes later reads that.
 
 from __future__ import annotations
 
+import errno
 import socket
 import time
 import zlib
@@ -18,7 +19,7 @@ HERE = "127.0.0.1"
 LOST = "weft/lost"
 """The key of the store under which the ranks that were lost first stand, as "1" or "1 3"."""
 
-GIVEN_S = 1.0
+GIVEN_S = 5.0
 """How long a rank that is lost may take to end: its connections close before its port does."""
 LOOKED_S = 0.01
 
@@ -86,7 +87,8 @@ def _ranks(noted: bytes) -> list[int]:
 
 
 def _holds(port: int) -> bool:
-    """Return whether a process listens at a port of this machine."""
+    """Return whether a process listens at a port of this machine: it does not answer, so its queue
+    of those who look may be full, which is no refusal."""
     with socket.socket() as probe:
         probe.settimeout(GIVEN_S)
-        return probe.connect_ex((HERE, port)) == 0
+        return probe.connect_ex((HERE, port)) != errno.ECONNREFUSED

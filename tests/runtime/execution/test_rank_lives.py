@@ -107,6 +107,17 @@ def test_a_rank_that_lives_or_cannot_be_looked_at_is_not_lost(
     assert here.lost() == []
 
 
+def test_a_rank_at_which_many_look_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 8 ranks seven may look a hundred times each while the eighth is ending."""
+    monkeypatch.setattr(rank_lives, "GIVEN_S", 0.05)
+    one, two = lives_of(2, HashStore())
+    one._held.listen(0)  # room for one who looks
+    for _ in range(3):
+        assert two.lost() == []
+    one.close()
+    assert two.lost() == [0]
+
+
 @pytest.mark.parametrize(
     ("lost", "text"), [([], "another rank"), ([2], "rank 2"), ([0, 3], "ranks 0 and 3")]
 )
