@@ -139,17 +139,23 @@ class Queues:
         return self._inboxes[queue]
 
     def _serve(self, queue: str, inbox: Any) -> None:
-        stream = None if queue in self._host else self._device.stream(queue)
-        if queue in self._cores:
-            keep_to(self._cores[queue])
+        stream, begun = None, False
         while (job := inbox.get()) is not None:
             run, tasks = job
             try:
+                if not begun:
+                    stream, begun = self._begin(queue), True
                 for task in tasks:
                     self._do(run, task, stream)
             except BaseException as error:  # a queue must not die with others waiting for it
                 run.fail(error)
             del job, run, tasks  # what is done must not hold memory while the queue is idle
+
+    def _begin(self, queue: str) -> Stream | None:
+        """Return the stream of the queue whose thread calls it, and have the queue's cores."""
+        if queue in self._cores:
+            keep_to(self._cores[queue])
+        return None if queue in self._host else self._device.stream(queue)
 
     def _do(self, run: Run, task: Task, stream: Stream | None) -> None:
         for name in task.waits:

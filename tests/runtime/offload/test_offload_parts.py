@@ -331,6 +331,23 @@ def test_a_task_that_fails_wakes_every_queue_and_is_raised():
     queues.close()
 
 
+def test_a_queue_that_cannot_begin_is_an_error_of_the_run():
+    """And is tried anew by the next."""
+    pipeline = build_pipeline("cgo", PipelineShape(2, ringed=((0, 1),) * 2, ring=4))
+    device, lost = SimulatedDevice.of(0), [True]
+    device.stream, make = lambda queue: make(queue) if not lost else gone(), device.stream
+
+    def gone():
+        raise OSError("the device is lost")
+
+    queues = Queues(device, HOST_QUEUES)
+    with pytest.raises(OSError, match="the device is lost"):
+        queues.start(pipeline, lambda task: None).finish()
+    lost.clear()
+    assert queues.start(pipeline, lambda task: None).finish() is None
+    queues.close()
+
+
 def test_a_run_that_is_stopped_does_no_more_than_what_is_under_way():
     pipeline = build_pipeline("cgo", PipelineShape(2, ringed=((0, 1),) * 2, ring=4))
     begun, go_on, done = Event(), Event(), []
