@@ -119,7 +119,7 @@ def waiting(
 
     def tell() -> None:
         while not ended.wait(PATIENCE):
-            if holds():
+            if holds() and not ended.is_set():
                 remarks().print(said, style="dim")
                 return
 

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import count
-from time import monotonic
+from math import inf
 from typing import Protocol
 
 from ...ir.core import Operation
@@ -95,7 +95,7 @@ class TimedTools:
         while self._queued and len(self._running) < self._limit:
             call = self._queued.popleft()
             seconds = self._seconds(call.tool)
-            call.deadline = monotonic() + call.timeout  # of a coroutine, which is awaited now
+            call.deadline = inf  # of a coroutine, which is awaited now, however long it takes
             if seconds > call.timeout:
                 answer: Completion = (call, None, too_slow(call))
             else:

@@ -50,6 +50,19 @@ def test_who_waits_for_a_place_begins_when_one_is_free_and_who_is_cancelled_neve
     assert [one for one, *_ in tools.poll()] == [first, third] and not tools
 
 
+def test_a_coroutine_may_take_longer_in_truth_than_it_is_said_to(monkeypatch):
+    monkeypatch.setattr("weft.runtime.programs.tools.CANCELLED_AFTER", 0.0)
+    tools = TimedTools({}, Clock(), lambda tool: 0.0)
+
+    async def slow():
+        await asyncio.sleep(0.05)
+        return 1
+
+    tools.submit(call("t", slow, timeout=0.01))
+    ((_, value, error),) = tools.poll()
+    assert (value, error) == (1, None)
+
+
 TEXT = """
 tool look(text: str) -> int timeout 4
 
