@@ -195,9 +195,9 @@ def _run(executable: Executable, case: Case) -> list[Any]:
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(60)
+            thread.join(200)
         if any(thread.is_alive() for thread in threads):
-            raise Problem("hang", "threads did not end in 60 s")
+            raise Problem("hang", "threads did not end in 200 s")
     else:
         jobs = enumerate(executable.check_row(number, row) for number, row in enumerate(case.rows))
         try:

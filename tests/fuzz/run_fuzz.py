@@ -37,9 +37,10 @@ def fuzz(
     stop_at: int = 1,
     folder: Path = FOUND,
     cases: int | None = None,
+    patience: float = 40,
 ) -> tuple[Counter[str], list[Path]]:
-    """Run random cases for a while, `cases` of them at most; return how they ended, and the files
-    of those that fail."""
+    """Run random cases for a while, `cases` of them at most, and make one that fails smaller for
+    `patience` seconds; return how they ended, and the files of those that fail."""
     ended: Counter[str] = Counter()
     found: list[Path] = []
     end, seed = monotonic() + seconds, first_seed
@@ -48,14 +49,16 @@ def fuzz(
         kind = kind_of(case, run)
         ended[kind or "fine"] += 1
         if kind is not None and ended[kind] == 1:
-            found.append(_report(case, kind, seed, run, folder))
+            found.append(_report(case, kind, seed, run, folder, patience))
         seed += 1
     return ended, found
 
 
-def _report(case: Case, kind: str, seed: int, run: Callable[[Case], None], folder: Path) -> Path:
+def _report(
+    case: Case, kind: str, seed: int, run: Callable[[Case], None], folder: Path, patience: float
+) -> Path:
     """Make a failing case small, write it, and say how to run it again."""
-    small = minimise(case, lambda other: kind_of(other, run) == kind, seconds=40)
+    small = minimise(case, lambda other: kind_of(other, run) == kind, patience)
     detail = kind
     try:
         run(small)

@@ -13,7 +13,7 @@ from weft.tests.fuzz.random_programs import Node
 from weft.tests.fuzz.run_fuzz import fuzz, kind_of
 
 CASES = 8
-PATIENCE = 240
+PATIENCE = 500
 """Seconds after which a slice is cut short: a few on an idle machine are enough."""
 
 
@@ -81,7 +81,7 @@ def test_a_planted_fault_is_found_and_made_small(name, tmp_path, capsys):
         at = len(steps) if faulty.spoiled.startswith("plan") else 0
         check_case(case, (*steps[:at], faulty, *steps[at:]))
 
-    _, (path,) = fuzz(60, first_seed=0, run=run, folder=tmp_path)
+    _, (path,) = fuzz(PATIENCE, first_seed=0, run=run, folder=tmp_path, patience=PATIENCE)
     small = Case.read(path)
     assert len(small.body) <= 5 and len(small.rows) == 1
     assert kind_of(small, run) is not None and kind_of(small) is None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -18,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 import weft
+from torch._C._distributed_c10d import TCPStore
 from weft.ir.diagnostics import WeftError
 from weft.runtime.execution import ranks
 from weft.runtime.execution.step import StepInput
@@ -39,14 +39,13 @@ DEVICE_WORKER = Path(__file__).parents[1] / "gpu" / "device_worker.py"
 
 
 class Ranks:
-    """Processes as torchrun starts them."""
+    """Processes as torchrun starts them: they meet at a store of who starts them."""
 
     def __init__(self, count: int, *arguments: str, worker: Path = WORKER) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = str(probe.getsockname()[1])
+        self._store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
         environment = {
-            **os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1",
+            **os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(self._store.port),
+            "TORCHELASTIC_USE_AGENT_STORE": "True", "OMP_NUM_THREADS": "1",
             "WORLD_SIZE": str(count), "WEFT_THREADS": "1",
         }  # fmt: skip
         self.processes = [
@@ -62,7 +61,7 @@ class Ranks:
         """Return of each its exit status, output and errors."""
         found = []
         for process in self.processes:
-            out, errors = process.communicate(timeout=300)
+            out, errors = process.communicate()
             found.append((process.returncode, out, errors))
         return found
 
