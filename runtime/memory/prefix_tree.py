@@ -32,15 +32,14 @@ class Node:
     """An edge of the tree with what lies on it: tokens from position `start`, and their pages."""
 
     __slots__ = (
-        "children", "marked", "next_use", "nexts", "pages", "parent", "stamp", "start", "tokens",
-        "value",
+        "children", "marked", "name", "next_use", "nexts", "pages", "parent", "stamp", "start",
+        "tokens", "value",
     )  # fmt: skip
 
     def __init__(self, parent: Node | None, start: int, tokens: np.ndarray, pages: np.ndarray):
         self.parent = parent
         self.start = start
-        self.tokens = tokens
-        self.pages = pages
+        self.hold(tokens, pages)
         self.children: dict[int, Node] = {}
         self.stamp = 0
         self.value = 0.0
@@ -49,6 +48,11 @@ class Node:
         """Whether `next_use` is known; not so of a node that came since prompts were looked at."""
         self.nexts: set[int] = set()
         """Tokens with which prompts to come go on after the node."""
+
+    def hold(self, tokens: np.ndarray, pages: np.ndarray) -> None:
+        """Have these tokens lie on the edge, in these pages; `name` are their bytes."""
+        self.tokens, self.pages = tokens, pages
+        self.name = tokens.tobytes()
 
     @property
     def end(self) -> int:
@@ -244,16 +248,16 @@ class PrefixTree:
         if of is not None and of.place is not None:
             node, length = self._above(*of.place, len(tokens))
         last, shared = node, len(node.tokens)
-        while length < len(tokens):
-            child = node.children.get(int(tokens[length]))
+        size, name, width = len(tokens), tokens.tobytes(), tokens.itemsize
+        while length < size:
+            child = node.children.get(tokens.item(length))
             if child is None:
                 break
-            end = length + len(child.tokens)
-            last, shared = child, end - length
-            if child.tokens.tobytes() != tokens[length:end].tobytes():
+            last, shared = child, len(child.tokens)
+            if not name.startswith(child.name, width * length):
                 shared = common_prefix(child.tokens, tokens[length:])
                 break
-            node, length = child, end
+            node, length = child, length + shared
         if of is not None:
             of.place = None if last is self._root else (last, last.start)
         return last, shared
@@ -292,7 +296,7 @@ class PrefixTree:
         if middle % self._kv.page_size:
             self._kv.retain(lower_pages[:1])
         node.parent, node.start = upper, middle
-        node.tokens, node.pages = node.tokens[shared:], lower_pages
+        node.hold(node.tokens[shared:], lower_pages)
         upper.children[int(node.tokens[0])] = node
         self.size += 1
         return upper
@@ -308,7 +312,7 @@ class PrefixTree:
         self._kv.release(node.pages[kept:])
         if node.next_use < inf:
             node.nexts.add(int(node.tokens[end - node.start]))
-        node.tokens, node.pages = node.tokens[: end - node.start], node.pages[:kept]
+        node.hold(node.tokens[: end - node.start], node.pages[:kept])
 
     def _remove(self, node: Node) -> None:
         parent = node.parent

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from ....ir.core import Operation
 from ....ir.source import Span
@@ -58,6 +59,8 @@ class CallWalk:
 
     _first_unknown_ends = False
     """Whether a row is left where its own stream has a text that is not known."""
+    _closes = False
+    """Whether a stream's text is closed there: only how calls begin is wanted."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._encoder = Encoder(tokenizer)
@@ -78,7 +81,7 @@ class CallWalk:
 
     def _extend(self, operation: Operation, frame: Frame) -> None:
         text, *segments = (frame.known.get(value) for value in operation.operands)
-        for parts, segment in segments:
+        for parts, segment in () if text.closed else segments:
             text = text.waiting(parts, segment.span)
         frame.known.bind(operation.results, (text,))
 
@@ -117,11 +120,20 @@ class CallWalk:
         name = operation["name"]
         place = (self._row, frame.path, name, frame.occurrence(name))
         text, _ = self._settle_healed(operation, frame)
-        unknown = Unknown((*place, "text"), name)
-        said = text.plus([unknown], f"gen {name}", operation.span)
-        self._note(operation, frame, name, text, len(text.elements) - 1, said)
+        said = text
+        if not text.closed:
+            said = self._generated(text, place, f"gen {name}", operation)
+            self._note(operation, frame, name, text, len(text.elements) - 1, said)
         frame.known.bind(operation.results, (said, Unknown((*place, "value"), name)))
         self._said(frame)
+
+    def _generated(
+        self, text: Text, place: tuple[Any, ...], label: str, operation: Operation
+    ) -> Text:
+        """Return a text with what a model says behind it; nothing follows where a row's first
+        calls are wanted, since all that could begins as it does."""
+        said = text.plus([Unknown((*place, "text"), operation["name"])], label, operation.span)
+        return replace(said, closed=True) if self._closes else said
 
     def _said(self, frame: Frame) -> None:
         """Leave the row, if that is wanted, once its own stream has surely got an unknown text."""
@@ -138,23 +150,25 @@ class CallWalk:
             encoded = [list(ids) for ids in tokens]
         elif is_known(options):
             encoded = [self._encoder.encode(heal + option) for option in options]
-        self._options(operation, frame, name, text, encoded)
+        if not text.closed:
+            self._options(operation, frame, name, text, encoded)
         if operation.attribute("by") == "unconditional":
             self._options(operation, frame, name, text.cut(1), encoded)
-        unknown = Unknown((*place, "text"), name)
-        chosen = text.plus([unknown], f"select {name}", operation.span)
+        chosen = text
+        if not text.closed:
+            chosen = self._generated(text, place, f"select {name}", operation)
         frame.known.bind(operation.results, (chosen, Unknown((*place, "value"), name)))
         self._said(frame)
 
     def _score(self, operation: Operation, frame: Frame) -> None:
         kv = operation.operands[0]
         text, heal = self._settle_healed(operation, frame)
-        if heal and operation.attribute("heal") is None:
+        if heal and operation.attribute("heal") is None and not text.closed:
             frame.known.bind((kv,), (text.waiting((heal,), operation.span),))
         said = frame.known.get(operation.operands[1])
         sure = frame.sure
         frame.sure = sure and is_known(said)
-        if not is_known(said) or said:
+        if (not is_known(said) or said) and not text.closed:
             ids = self._encoder.encode(heal + said) if is_known(said) else []
             self._options(operation, frame, "score", text, [ids] if ids else [])
         frame.sure = sure

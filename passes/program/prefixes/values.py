@@ -52,6 +52,8 @@ class Text:
     pending: tuple[Part | Unknown, ...] = ()
     spans: tuple[Span | None, ...] = ()
     """Of each pending part."""
+    closed: bool = False
+    """Whether nothing that follows matters: it begins as a call does that was noted."""
 
     def plus(self, elements: Sequence[Element], label: str, span: Span | None) -> Text:
         """Return the text with elements appended."""
@@ -97,6 +99,8 @@ class Encoder:
 
     def settle(self, text: Text) -> Text:
         """Return the text with its pending parts encoded."""
+        if not text.pending:
+            return text
         elements, sources = list(text.elements), list(text.sources)
         for run, at in _runs(text.pending):
             if isinstance(run, int):

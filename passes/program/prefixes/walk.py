@@ -59,16 +59,17 @@ class PlanWalk(CallWalk):
     def beginning(self, arguments: Mapping[str, Any]) -> list[Call]:
         """Return a row's first calls: all that begin with known text that no other begins with.
 
-        What follows a generated text on a stream begins as what stood before it. So a program that
-        calls no other, and scores nothing on an empty stream, is left at its first such text.
+        What follows a generated text on a stream begins as what stood before it. So nothing more
+        is read of a stream behind such a text, and a program that calls no other, and scores
+        nothing on an empty stream, is left at its first one.
         """
-        self._first_unknown_ends = self._one_stream
+        self._first_unknown_ends, self._closes = self._one_stream, True
         try:
             return self.row(0, arguments)
         except Enough:
             return self._calls
         finally:
-            self._first_unknown_ends = False
+            self._first_unknown_ends = self._closes = False
 
     # Regions and control flow.
 
