@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from ..ir.core import Term
 from ..ir.diagnostics import Note, WeftError
@@ -141,7 +142,7 @@ def check_expression(expression: ast.Expression, flow: Flow) -> Term:
 def expect(expression: ast.Expression, want: Term, place: str, flow: Flow) -> Term:
     """Check an expression whose type must fit `want`."""
     have = check_expression(expression, flow)
-    if not fits(have, want) and not _literal_fits(expression, want):
+    if not fits(have, want) and not _literal_fits(constant_of(expression), want):
         error = _misfit(expression, have, want, place)
         flow.world.faults.report(error)
     return have
@@ -160,15 +161,16 @@ def _misfit(expression: ast.Expression, have: Term, want: Term, place: str) -> W
     return WrongType(place=place, want=want, have=have, hint=hint, span=expression.span)
 
 
-def _literal_fits(expression: ast.Expression, want: Term) -> bool:
+def _literal_fits(value: Any, want: Term) -> bool:
     """Say whether a literal is a value of a constrained type, which its own type does not show."""
-    value = constant_of(expression)
     if want.name == "choice":
         return value in want.parameters
     if want.name == "regex" and isinstance(value, str):
         return re.fullmatch(str(want.parameters[0]), value) is not None
     if want.name == "int" and want.parameters and type(value) is int:
         return want.parameters[0] <= value <= want.parameters[1]  # type: ignore[operator]
+    if want.name == "list" and isinstance(value, list):
+        return all(_literal_fits(item, element(want)) for item in value)
     return False
 
 

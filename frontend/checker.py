@@ -330,7 +330,7 @@ class Checker:
             raise ReturnInFork(span=statement.span)
         if statement.value is not None:
             if not self._declared:
-                hint = "declare what the program returns: program NAME(...) -> TYPE:"
+                hint = "declare what the program returns: -> TYPE behind its parameters"
                 have = check_expression(statement.value, flow)
                 raise WrongType(
                     place="return", want="no value", have=have, hint=hint, span=statement.span

@@ -97,9 +97,13 @@ class ProgramFunction:
         return f"<weft program {self.name}>"
 
 
-def program(function: Callable[..., Any]) -> ProgramFunction:
+@overload
+def program(function: Callable[..., Any], /) -> ProgramFunction: ...
+@overload
+def program() -> Callable[[Callable[..., Any]], ProgramFunction]: ...
+def program(function: Any = None, /) -> Any:
     """Make a program of a function; its first parameter is the stream."""
-    return ProgramFunction(function)
+    return ProgramFunction if function is None else ProgramFunction(function)
 
 
 @overload

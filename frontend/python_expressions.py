@@ -5,14 +5,17 @@ from __future__ import annotations
 import ast as python
 import dataclasses
 from collections.abc import Mapping
+from types import ModuleType
 from typing import Any
 
 from ..ir.source import Source, Span
 from . import ast
 from .builder import negative
+from .python_mends import refused
 from .python_source import NotInPython, span_of
 from .python_tools import Tool
 from .python_types import TypeReader, last_name
+from .signatures import BUILTINS
 from .syntax_errors import ChainedComparison
 
 _OPERATORS: dict[type[python.AST], str] = {
@@ -20,6 +23,21 @@ _OPERATORS: dict[type[python.AST], str] = {
     python.Mod: "%", python.Eq: "==", python.NotEq: "!=", python.Lt: "<", python.LtE: "<=",
     python.Gt: ">", python.GtE: ">=", python.In: "in", python.NotIn: "in",
 }  # fmt: skip
+
+
+class OfOutside(NotInPython):
+    """A value from outside the program that weft has no literal for."""
+
+    template = "`{name}` is no value of a program: outside it is a {kind}"
+    hint = "outside values are strings, numbers and lists of them; a function under @weft.tool "
+    hint += "can give others"
+
+
+class NoTool(NotInPython):
+    """A call of Python that is not declared as a tool."""
+
+    template = "`{name}` is neither a tool nor a dataclass"
+    hint = "put @weft.tool above the function, with types for what it takes and returns"
 
 
 class ExpressionReader:
@@ -66,7 +84,7 @@ class ExpressionReader:
                 return ast.Index(self.read(value), self.read(index), span=span)
             case python.List(elts=elements):
                 return ast.ListOf(tuple(self.read(item) for item in elements), span=span)
-        raise NotInPython(what=_describe(node), span=span)
+        raise refused(node, span)
 
     def text(self, node: python.expr) -> ast.Expression:
         """Return what a string statement appends: a string, or one value as text."""
@@ -100,7 +118,7 @@ class ExpressionReader:
                 continue
             assert isinstance(value, python.FormattedValue)
             if value.format_spec is not None or value.conversion != -1:
-                raise NotInPython(what="a format in an f-string", span=self.span(value.value))
+                raise refused(value, self.span(value.value))
             parts.append(self.read(value.value))
         return tuple(parts)
 
@@ -113,6 +131,11 @@ class ExpressionReader:
             if isinstance(value, list | tuple):
                 what = f"the list `{name}`, whose elements are not all texts, numbers or lists,"
                 raise NotInPython(what=what, span=span)
+            if not hasattr(value, "declaration"):  # of a tool the checker knows more
+                raise OfOutside(name=name, kind=type(value).__name__, span=span)
+        if name == self.stream and name not in self.bound:
+            hint = f"bind what the model says: answer = {name}.gen()"
+            raise NotInPython(what="the stream as a value", hint=hint, span=span)
         return ast.Name(name, span=span)
 
     def _logical(self, op: str, values: list[python.expr], span: Span) -> ast.Expression:
@@ -136,7 +159,7 @@ class ExpressionReader:
         """Return `s.call(other, ...)` or `s.inline(other, ...)`; `other` is a program."""
         span = self.span(node)
         meant = self._attribute(node.args[0]) if node.args else None
-        if not hasattr(meant, "tools"):
+        if not hasattr(type(meant), "tools"):
             hint = f"write {self.stream}.{how}(other, argument), where other is a @weft.program"
             raise NotInPython(what=f"this {how}", hint=hint, span=span)
         assert meant is not None
@@ -157,8 +180,8 @@ class ExpressionReader:
             if node.func.value.id == self.stream:
                 return self._on_stream(node, node.func.attr, span)
         if isinstance(node.func, python.Attribute):
-            meant = self._attribute(node.func)
-            if not isinstance(meant, Tool):
+            meant, owner = self._attribute(node.func), self._attribute(node.func.value)
+            if not isinstance(meant, Tool) and not isinstance(owner, ModuleType | type):
                 return self._method(node, node.func, span)
         arguments = tuple(self.read(item) for item in node.args)
         named = self.options(node.keywords)
@@ -175,13 +198,18 @@ class ExpressionReader:
                 for field, value in zip(fields, arguments, strict=False)
             )
             return ast.Call(meant.__name__, arguments[len(fields) :], plain + named, span=span)
+        told = name in BUILTINS or hasattr(type(meant), "file")  # of a program the checker tells
+        if meant is not None and not told:
+            raise NoTool(name=name, span=span)
         return ast.Call(name, arguments, named, span=span)
 
     def _method(self, node: python.Call, function: python.Attribute, span: Span) -> ast.Method:
+        receiver = self.read(function.value)
         if node.keywords:
-            raise NotInPython(what="a named argument of a method", span=span)
+            hint = f"give it by its place: .{function.attr}(VALUE)"
+            raise NotInPython(what="a named argument of a method", hint=hint, span=span)
         arguments = tuple(self.read(item) for item in node.args)
-        return ast.Method(self.read(function.value), function.attr, arguments, span=span)
+        return ast.Method(receiver, function.attr, arguments, span=span)
 
     def _attribute(self, node: python.expr) -> Any:
         """Return what `x` or `module.x` is in Python, where it is not bound in the program."""
@@ -206,16 +234,3 @@ def _captured(value: Any, span: Span) -> ast.Expression | None:
 
 def _is_slice(node: python.expr) -> bool:
     return isinstance(node, python.Slice)
-
-
-_WORDS: dict[type[python.AST], str] = {
-    python.ListComp: "a comprehension", python.GeneratorExp: "a comprehension",
-    python.DictComp: "a comprehension", python.Lambda: "a lambda", python.Dict: "a dict",
-    python.Set: "a set", python.IfExp: "a conditional expression", python.Await: "`await`",
-    python.Yield: "`yield`", python.NamedExpr: "`:=`", python.Subscript: "a slice",
-    python.Tuple: "a tuple", python.Starred: "`*`",
-}  # fmt: skip
-
-
-def _describe(node: python.AST) -> str:
-    return _WORDS.get(type(node), f"this ({type(node).__name__})")

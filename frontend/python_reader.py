@@ -13,6 +13,7 @@ from .check_who import WHO
 from .faults import Faults
 from .python_expressions import ExpressionReader
 from .python_match import captured_name, read_case
+from .python_mends import refused
 from .python_source import NotInPython, function_syntax, namespace_of
 from .python_tools import Tool
 from .python_types import last_name
@@ -158,7 +159,7 @@ class _Body:
             case python.Return(value=value):
                 result = None if value is None else self._whole(value)
                 return ast.Return(result, span=span)
-        raise NotInPython(what=f"`{_word(node)}`", span=span)
+        raise refused(node, span)
 
     def _call(self, call: python.Call, span: Span) -> ast.Statement:
         name = self._stream_method(call.func)
@@ -172,7 +173,11 @@ class _Body:
         if name is not None and name.split(".")[-1] in {"gen", "select"}:
             raise UnnamedGen(what=name.split(".")[-1], stream=self._stream, span=span)
         if name is not None:
-            raise NotInPython(what=f"`{self._stream}.{name}(...)`", span=span)
+            hint = f"{self._stream} has {', '.join(ROLES)} of one text, gen, select, score, fork, "
+            hint += "join_best, call and inline"
+            raise NotInPython(
+                what=f"`{self._stream}.{name}(...)` in this form", hint=hint, span=span
+            )
         return ast.Evaluate(self._reader.read(call), span=span)
 
     def _augmented(self, node: python.AugAssign, span: Span) -> ast.Statement:
@@ -181,7 +186,7 @@ class _Body:
             text = self._reader.text(node.value)
             return ast.Append(text, span=text.span)
         if not isinstance(node.target, python.Name):
-            raise NotInPython(what="a change of a part of a value", span=span)
+            raise refused(node, span)
         place = python.copy_location(python.Name(name, python.Load()), node.target)
         sum = python.copy_location(python.BinOp(place, node.op, node.value), node)
         return ast.Assign(name, self._reader.read(sum), declares=False, span=span)
@@ -256,10 +261,12 @@ class _Body:
         span = self._reader.span(node)
         call = node.decorator_list[0] if len(node.decorator_list) == 1 else None
         if not isinstance(call, python.Call) or self._stream_method(call.func) != "fork":
-            hint = f"a function inside a program is a fork: @{self._stream}.fork(LIST)"
+            hint = f"a function inside a program is a fork, under @{self._stream}.fork(LIST); "
+            hint += "a helper stands above the program, under @weft.tool"
             raise NotInPython(what="this function", hint=hint, span=span)
         if len(call.args) != 1 or call.keywords:
-            raise NotInPython(what="this fork", span=self._reader.span(call))
+            hint = f"write @{self._stream}.fork(LIST) or @{self._stream}.fork(N)"
+            raise NotInPython(what="this fork", hint=hint, span=self._reader.span(call))
         over = self._reader.read(call.args[0])
         names = [argument.arg for argument in node.args.args]
         variable, stream = self._branch_names(names, over, span)
@@ -274,7 +281,8 @@ class _Body:
     ) -> tuple[str | None, str]:
         """Return a branch's variable and stream: `(item)`, `(s, item)`; of N: `(s)` or `()`."""
         if len(names) > 2:
-            raise NotInPython(what="a branch of more than two parameters", span=span)
+            hint = f"write def NAME({self._stream}, ITEM):"
+            raise NotInPython(what="a branch of more than two parameters", hint=hint, span=span)
         if len(names) == 2:
             return names[1], names[0]
         if names and (names[0] == self._stream or isinstance(over, ast.Literal)):
@@ -319,7 +327,8 @@ class _Body:
         for item in node.cases:
             place = self._reader.span(item.pattern)
             if item.guard is not None:
-                raise NotInPython(what="a condition on a case", span=place)
+                hint = "put an if into the case's body"
+                raise NotInPython(what="a condition on a case", hint=hint, span=place)
             body, bound = self._inner(item.body, *captured_name(item.pattern))
             cases.append(read_case(item.pattern, body, place, self._reader.read))
             after += [] if _ends(item.body) else [bound]
@@ -346,11 +355,6 @@ def _yielding(statement: ast.Statement) -> ast.Statement:
 
 def _ends(body: list[python.stmt]) -> bool:
     return bool(body) and isinstance(body[-1], python.Return)
-
-
-def _word(node: python.stmt) -> str:
-    words = {"Import": "import", "ImportFrom": "import", "Expr": "this", "Assign": "="}
-    return words.get(type(node).__name__, type(node).__name__.lower())
 
 
 def _names_bound(node: python.stmt) -> set[str]:

@@ -20,7 +20,7 @@ class NoSource(WeftSyntaxError):
     """A function whose source cannot be found."""
 
     template = "the source of `{name}` cannot be found"
-    hint = "define it in a file or a notebook cell: a program is read, never run"
+    hint = "define it in a file or a notebook cell, under no other decorator: it is read, never run"
 
 
 class NotInPython(WeftSyntaxError):
@@ -75,13 +75,13 @@ def _find(kind: Any, name: str, first: int, source: Source) -> Any:
 
 def namespace_of(thing: Callable[..., Any] | type) -> Mapping[str, Any]:
     """Return what names mean at a function or a class: its module, closure and annotations."""
-    names: dict[str, Any] = {}
-    for annotation in getattr(thing, "__annotations__", {}).values():
-        names |= {cls.__name__: cls for cls in _classes(annotation)}
     module = sys.modules.get(thing.__module__)
-    names |= vars(module) if module else {}
+    names: dict[str, Any] = dict(vars(module)) if module else {}
     if inspect.isfunction(thing):
         names |= thing.__globals__
+    for annotation in getattr(thing, "__annotations__", {}).values():
+        names |= {cls.__name__: cls for cls in _classes(annotation)}
+    if inspect.isfunction(thing):
         names |= inspect.getclosurevars(thing).nonlocals
     return names
 

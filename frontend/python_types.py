@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import ast as python
 import dataclasses
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from ..ir.source import Source, Span
 from . import ast
@@ -14,6 +14,10 @@ from .python_source import NotInPython, class_syntax, namespace_of, span_of
 from .type_files import FILE_TYPES, read_type_file
 
 _MARKERS = {"between", "matching", "limit", *FILE_TYPES}
+_TYPES = (
+    'types are str, int, float, bool, list[T], Literal["a", "b"], Annotated[T, weft.between(1, 9)] '
+    "and dataclasses"
+)
 
 
 class TypeReader:
@@ -39,7 +43,7 @@ class TypeReader:
                 return self._marked([node], None, span)
             case python.Subscript(value=value, slice=inner):
                 return self._subscript(last_name(value), inner, span)
-        raise NotInPython(what="this annotation", span=span)
+        raise NotInPython(what="this annotation", hint=_TYPES, span=span)
 
     def returns(self, node: python.expr | None) -> ast.Type | None:
         """Return a result's type; `None` is none."""
@@ -65,10 +69,27 @@ class TypeReader:
     def _named(self, node: python.expr, span: Span) -> ast.Type:
         name = last_name(node)
         meant = self._names.get(name)
+        return ast.Type(name, span=span) if meant is None else self._meant(meant, span)
+
+    def _meant(self, meant: Any, span: Span) -> ast.Type:
+        """Return the type of what an annotation names in Python: a dataclass, or an alias."""
+        meant = getattr(meant, "__value__", meant)  # of a `type` statement
+        origin, inner = get_origin(meant), get_args(meant)
         if isinstance(meant, type) and dataclasses.is_dataclass(meant):
             self.record(meant)
             return ast.Type(meant.__name__, span=span)
-        return ast.Type(name, span=span)
+        if meant in (str, int, float, bool):
+            return ast.Type(meant.__name__, span=span)
+        if origin is list:
+            return ast.Type("list", tuple(self._meant(item, span) for item in inner), span=span)
+        if origin is Literal and all(isinstance(item, str) for item in inner):
+            return ast.Type("choice", inner, span=span)
+        if origin is Annotated:
+            return self._constrained(self._meant(inner[0], span), inner[1:], span)
+        if getattr(meant, "kind", None) in _MARKERS:
+            return self._constrained(ast.Type("str", span=span), [meant], span)
+        name = getattr(meant, "__name__", str(meant))
+        raise NotInPython(what=f"the type `{name}`", hint=_TYPES, span=span)
 
     def _subscript(self, name: str, inner: python.expr, span: Span) -> ast.Type:
         items = inner.elts if isinstance(inner, python.Tuple) else [inner]
@@ -80,7 +101,7 @@ class TypeReader:
                 return ast.Type("choice", texts, span=span)  # type: ignore[arg-type]
         if name == "Annotated":
             return self._marked(items[1:], items[0], span)
-        raise NotInPython(what="this annotation", span=span)
+        raise NotInPython(what="this annotation", hint=_TYPES, span=span)
 
     def _marked(self, markers: list[python.expr], base: python.expr | None, span: Span) -> ast.Type:
         type = ast.Type("str", span=span) if base is None else self.read(base)
@@ -97,13 +118,32 @@ class TypeReader:
                 value.constant if isinstance(value, ast.Text) else getattr(value, "value", None)
                 for value in values
             )
-            if kind in FILE_TYPES:
-                content = read_type_file(kind, str(plain[0]), self._source, span)
-                type = ast.Type(kind, (str(plain[0]), content), span=span)
-                continue
-            name = "int" if kind == "between" else "regex"
-            type = ast.Type(name, plain, type.options, span=span)  # type: ignore[arg-type]
+            type = self._held(type, kind, plain, span)
         return type
+
+    def _constrained(self, type: ast.Type, constraints: Iterable[Any], span: Span) -> ast.Type:
+        """Return a type under the constraints that an alias carries, as Python has them."""
+        for one in constraints:
+            kind, values = getattr(one, "kind", None), getattr(one, "values", ())
+            if kind == "limit":
+                bounds = zip(("max_tokens", "max_items"), values, strict=True)
+                options = tuple(
+                    ast.Argument(name, ast.Literal(bound, span=span), span=span)
+                    for name, bound in bounds
+                    if bound
+                )
+                type = dataclasses.replace(type, options=options)
+            elif kind in _MARKERS:
+                type = self._held(type, str(kind), values, span)
+        return type
+
+    def _held(self, type: ast.Type, kind: str, values: tuple[Any, ...], span: Span) -> ast.Type:
+        """Return a type that a constraint's values take the place of."""
+        if kind in FILE_TYPES:
+            content = read_type_file(kind, str(values[0]), self._source, span)
+            return ast.Type(kind, (str(values[0]), content), span=span)
+        name = "int" if kind == "between" else "regex"
+        return ast.Type(name, values, type.options, span=span)
 
     def record(self, cls: type) -> None:
         """Add the record of a dataclass, and those of its fields."""

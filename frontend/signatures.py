@@ -5,7 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..ir.core import Term
-from ..ir.types import ANY, BOOL, FLOAT, GENERATED, INT, SELECTION, STR, list_of, result_of
+from ..ir.types import (
+    ANY,
+    BOOL,
+    FLOAT,
+    GENERATED,
+    INT,
+    SELECTION,
+    STR,
+    base,
+    element,
+    list_of,
+    outcome,
+    result_of,
+)
 
 TEXTS = list_of(STR)
 
@@ -45,34 +58,6 @@ KNOWN_FIELDS: dict[Term, dict[str, Term]] = {
 """Fields of values that are no records: what a select and a gen know of the model."""
 
 BUILTINS = ("len", "str", "int", "float", "min", "max", "sum", "range", "sorted")
-
-
-def base(type: Term) -> Term:
-    """Return a type without its constraint: a choice is a str, an int range is an int."""
-    if type.name in {"choice", "regex", "grammar", "selection", "generated"}:
-        return STR
-    if type.name == "schema":
-        return ANY
-    if type.name == "result":
-        return result_of(base(outcome(type)))
-    if type.name == "int":
-        return INT
-    if type.name == "list":
-        return list_of(base(element(type)))
-    return type
-
-
-def outcome(type: Term) -> Term:
-    """Return the type of the value that a result holds where it is no error."""
-    inner = type.parameters[0] if type.name == "result" else type
-    assert isinstance(inner, Term)
-    return inner
-
-
-def element(type: Term) -> Term:
-    """Return a list type's element type."""
-    parameter = type.parameters[0] if type.parameters else ANY
-    return parameter if isinstance(parameter, Term) else ANY
 
 
 def common(left: Term, right: Term) -> Term | None:

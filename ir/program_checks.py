@@ -9,7 +9,7 @@ from . import region_checks
 from .core import Operation, Region, Term
 from .gen_options import RULES
 from .region_checks import leaves, returns
-from .types import GENERATED, STREAM
+from .types import GENERATED, STREAM, base
 
 ROLES = ("system", "user", "assistant")
 
@@ -19,9 +19,9 @@ APPENDS = frozenset({"program.literal", "program.append", "program.begin", "prog
 
 
 def func(operation: Operation) -> str | None:
-    """Check that the region takes, behind the stream, a value of each parameter's type."""
+    """Check that the region takes, behind the stream, a value of each parameter's kind."""
     (region,) = operation.regions
-    want = [entry["type"] for entry in operation["parameters"]]
+    want = [base(entry["type"]) for entry in operation["parameters"]]
     have = [value.type for value in region.arguments[1 : 1 + len(want)]]
     if have != want:
         return (

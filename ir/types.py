@@ -54,6 +54,34 @@ def list_of(element: Term) -> Term:
     return Term("list", (element,))
 
 
+def base(type: Term) -> Term:
+    """Return a type without its constraint: a choice is a str, an int range is an int."""
+    if type.name in {"choice", "regex", "grammar", "selection", "generated"}:
+        return STR
+    if type.name == "schema":
+        return ANY
+    if type.name == "result":
+        return result_of(base(outcome(type)))
+    if type.name == "int":
+        return INT
+    if type.name == "list":
+        return list_of(base(element(type)))
+    return type
+
+
+def outcome(type: Term) -> Term:
+    """Return the type of the value that a result holds where it is no error."""
+    inner = type.parameters[0] if type.name == "result" else type
+    assert isinstance(inner, Term)
+    return inner
+
+
+def element(type: Term) -> Term:
+    """Return a list type's element type."""
+    parameter = type.parameters[0] if type.parameters else ANY
+    return parameter if isinstance(parameter, Term) else ANY
+
+
 def record(name: str) -> Term:
     """Return `record<Name>`, the type that a `program.record` operation declares."""
     return Term("record", (Term(name),))

@@ -5,11 +5,11 @@ import importlib.util
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import pytest
 from weft.frontend.checker import check
-from weft.frontend.embedded import matching, program, tool
+from weft.frontend.embedded import between, limit, matching, program, tool
 from weft.frontend.lower import lower
 from weft.frontend.parser import parse, parse_text
 from weft.frontend.unparse import unparse
@@ -197,6 +197,34 @@ def test_parameters_of_every_kind_that_has_a_name():
     assert check(p.file) == [] and str(lower(p.file)) == str(lower(written))
 
 
+Grade = Literal["A", "B"]
+Points = Annotated[int, between(1, 9)]
+Initials = matching("[A-Z]{2}")
+Words = Annotated[list[str], limit(max_items=5)]
+PADDED = " Hello "
+
+
+def test_names_of_types():
+    @program()
+    def p(s, points: Points, words: list[str] = ["b"]) -> Grade:
+        s += f"{points}{PADDED.strip()}"
+        code = s.gen(Initials)
+        more = s.gen(Words)
+        grade = s.gen(Grade)
+        s += str(int(float("2")))
+        return grade
+
+    written = parse_text(
+        'program p(points: int(1..9), words: list[str] = ["b"])'
+        ' -> choice["A", "B"]:\n    "{points}{" Hello ".strip()}"\n'
+        '    gen code: regex "[A-Z]{2}"\n    gen more: list[str](max_items=5)\n'
+        '    gen grade: choice["A", "B"]\n'
+        '    "{str(int(float("2")))}"\n    return grade\n'
+    )
+    assert check(p.file)  # of names that nothing uses
+    assert str(lower(p.file)) == str(lower(written))
+
+
 def test_a_name_bound_in_both_branches():
     @program
     def p(s, n: int) -> str:
@@ -302,7 +330,77 @@ def other_things(s):
         s += f"{x}"
 
 
+def caught(s, x: str):
+    try:
+        s += x
+    except ValueError:
+        s += "b"
+
+
+def goes_on(s, xs: list[str]):
+    for x in xs:
+        continue
+
+
+def chosen(s, x: str):
+    y = x if x else "b"
+
+
+def part(s, xs: list[str]):
+    xs[0] = "b"
+
+
+def enumerated(s, xs: list[str]):
+    for i, x in enumerate(xs):
+        s += x
+
+
+def otherwise(s, xs: list[str]):
+    for x in xs:
+        s += x
+    else:
+        s += "none"
+
+
+def own_text(s):
+    s += s.text
+
+
+def own_helper(s, x: str):
+    s += plain(x)
+
+
+def dict_outside(s):
+    s += PROMPTS["a"]
+
+
+def keyword_of_a_method(s, x: str):
+    s += x.replace(old="a", new="b")
+
+
+def odd_type(s, x: str):
+    y = s.gen(Path)
+
+
+def optional(s, x: str | None):
+    s += "a"
+
+
+def guarded(s, x: str):
+    match x:
+        case "a" if x:
+            s += x
+
+
+def plain(x: str) -> str:
+    return x
+
+
+PROMPTS = {"a": "b"}
+
 REFUSED = [
+    caught, goes_on, chosen, part, enumerated, otherwise, own_text, own_helper,
+    dict_outside, keyword_of_a_method, odd_type, optional, guarded,
     unbounded, comprehension, formatted, unnamed, imports, untyped, no_stream, inner_function,
     wrong_with, chained, sliced, breaks, unknown_name, unknown_stream_method, tuple_target,
     several, any_names, broken_annotation, up_to_true, other_things,

@@ -118,6 +118,13 @@ def test_every_gen_has_a_token_budget(type, budget):
     assert gen["max_tokens"] == budget
 
 
+@pytest.mark.parametrize(
+    "type", ["int(1..9)", 'choice["a"]', 'regex "a+"', "list[int(1..9)]", "json R", "list[R]"]
+)
+def test_parameters_may_be_constrained(type):
+    lowered(f'record R:\n    a: int(1..9)\n\nprogram p(x: {type}):\n    "{{x}}"\n')
+
+
 def test_options_become_attributes_in_one_order():
     module = in_program('gen x(seed=3, stop=["a", "b"], temperature=0.5, top_p=0.9, max_tokens=4)')
     gen = next(item for item in module.walk() if item.name == "program.gen")

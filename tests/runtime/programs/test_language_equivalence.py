@@ -354,8 +354,8 @@ record Cell:
     mark: choice["a", "b"]
     notes: list[list[int(0..9)](max_items=1)](max_items=2)
 
-program p(arg: str) -> list[str]:
-    "{arg} "
+program p(arg: str, most: int(1..9) = 2, tags: list[choice["a", "b"]] = ["b"]) -> list[str]:
+    "{arg} {most}{tags} "
     gen rows(max_tokens=300, temperature=1.0): list[list[Cell](max_items=2)](max_items=2)
     gen flags(temperature=1.0): list[bool](max_items=1)
     let marks: list[str] = []
