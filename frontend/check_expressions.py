@@ -174,6 +174,7 @@ def _literal_fits(value: Any, want: Term) -> bool:
     return False
 
 
+_OTHERWISE = {"True": "true", "False": "false", "None": "none", "null": "none", "nil": "none"}
 _UNBOUND = "a name is a parameter, or bound in a line above"
 
 
@@ -184,8 +185,8 @@ def _check_name(use: ast.Name, flow: Flow) -> Term:
         return outcome(binding.type)
     notes = (flow.lost[use.name],) if use.name in flow.lost else ()
     hint = "" if notes else did_you_mean(use.name, flow.bound) or _UNBOUND
-    if {"True": "true", "False": "false", "None": "none"}.get(use.name):
-        hint = f"weft writes `{use.name.lower()}`"
+    if use.name in _OTHERWISE:
+        hint = f"weft writes `{_OTHERWISE[use.name]}`"
     if use.name in flow.world.tools:
         hint = f"`{use.name}` is a tool: call it with {use.name}(...)"
     raise UnknownName(name=use.name, hint=hint, notes=notes, span=use.span)

@@ -59,8 +59,14 @@ def check_select_options(select: ast.Select) -> None:
             raise WrongOption(
                 name="select", problem="has no options", hint=hint, span=select.choices.span
             )
+        seen = set[str]()
         for element in select.choices.elements:
-            if constant_of(element) == "":
+            value = constant_of(element)
+            if isinstance(value, str) and value in seen:
+                problem, hint = f"has {value!r} twice", "leave one out: each option is scored once"
+                raise WrongOption(name="select", problem=problem, hint=hint, span=element.span)
+            seen |= {value} if isinstance(value, str) else set()
+            if value == "":
                 problem = "has an empty option"
                 raise WrongOption(
                     name="select", problem=problem, hint=EMPTY_OPTION, span=element.span

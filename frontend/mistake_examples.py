@@ -52,7 +52,7 @@ EXAMPLES: dict[type[WeftSyntaxError], list[str]] = {
     MisplacedStatement: [
         "\"text\"\n", "let x = 1\n", "user \"hi\"\n", "x = 1\n", "return 1\n",
         "tool f()\n\nlet x = 1\n", "tool f()\nx = 1\n", "record R:\n    a: int\nx = 1\n",
-        "program p():\n    return\ndef f():\n", "tool f()\n\"text\"\n", "tool f()\nuser x\n",
+        "program p():\n    return\ndefine f():\n", "tool f()\n\"text\"\n", "tool f()\nuser x\n",
         "program p():\n    return\n\"text\"\n", "program p():\n    return\nlet x = 1\n",
     ],
     BlockOnItsLine: [
@@ -150,7 +150,7 @@ EXAMPLES: dict[type[WeftSyntaxError], list[str]] = {
         "program p():\n    if x:\n        \"a\"\n    else\n",
         "program p():\n    if x:\n        \"a\"\n    elif:\n",
         *_in_program("""
-            if ;; if: ;; if x ;; if x = 1: ;; if x then ;; if x y: ;; else: ;; elif x:
+            if ;; if: ;; if x ;; if x then ;; if x y: ;; else: ;; elif x:
         """),
     ],
     UnboundedWhile: [
@@ -214,7 +214,7 @@ EXAMPLES: dict[type[WeftSyntaxError], list[str]] = {
             return x.1 ;; return x[user] ;; return x[1 user] ;; return 1 + ;; return 1 * ;;
             return not ;; return a and ;;
             return a or ;; return - ;; return 1 < ;; return 1 in ;; return f(a=) ;;
-            return f(1 2) ;; return f(a b) ;; return x[1 2] ;; return x[1 :] ;; return (1 :) ;;
+            return f(1 2) ;; return f(a b) ;; return x[1 2] ;; return (1 :) ;;
             return [,] ;;
             return a not b ;; return (1 2) ;; return () ;; return f(,)
         """),

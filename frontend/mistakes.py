@@ -12,13 +12,12 @@ from lark import Lark, UnexpectedCharacters, UnexpectedInput
 from ..ir.diagnostics import Note, WeftSyntaxError
 from ..ir.source import Source, Span
 from .brackets import PARTNER, never_closed, opened_at
+from .foreign_syntax import foreign
 from .mistake_examples import EXAMPLES
 from .strings import Origin, advance
 from .syntax_errors import (
-    Comprehension,
     MalformedInterpolation,
     MalformedLet,
-    PrefixedString,
     ReservedWord,
     StrangeCharacter,
     UnclosedBracket,
@@ -37,25 +36,16 @@ def explain(
     if isinstance(error, UnexpectedCharacters):
         return _unexpected_character(error, text, span, source)
     token = error.token  # type: ignore[attr-defined]
-    kind = _as_in_python(error, text)
-    if kind is None and (of_brackets := _of_brackets(error, text, span, source, origin)):
-        return of_brackets
-    kind = kind or (MalformedInterpolation if start == "expression" else _named(error, parser))
+    known = foreign(error, text, span, source)
+    known = known or _of_brackets(error, text, span, source, origin)
+    if known is not None:
+        return known
+    kind = MalformedInterpolation if start == "expression" else _named(error, parser)
     if kind is MalformedLet and (unknown := _unknown_statement(span, source)):
         return unknown
     if _stands_for_a_name(error, text):
         return ReservedWord(word=str(token), span=span, source=source)
     return kind(found=_found(token.type, str(token)), span=span, source=source)
-
-
-def _as_in_python(error: UnexpectedInput, text: str) -> type[WeftSyntaxError] | None:
-    """Return the mistake of what is right in Python, wherever it stands."""
-    token, before = error.token, text[: error.pos_in_stream]  # type: ignore[attr-defined]
-    if token.type in {"STRING", "LONG_STRING"} and re.search(r"\b[fFrRbBuU]{1,2}$", before):
-        return PrefixedString
-    if token.type == "_FOR" and re.search(r"[\[(][^\])]*\S\s*$", before.rpartition("\n")[2]):
-        return Comprehension
-    return None
 
 
 def _of_brackets(
@@ -202,7 +192,10 @@ def _unexpected_character(
 
 _FOREIGN = {
     "“”„«»‘’`": "strings take straight quotes: \"...\" or '...'",
-    "{};": "a block is what is indented below a colon, and a statement ends with its line",
+    "{};": "a block is what is indented below a colon, and a statement ends with its line; "
+    "a record's value is NAME(field=value)",
+    "\u00a0\u2007\u202f\u3000": "this looks like a space and is none: type it anew",
+    "，；：（）［］＝": "this is the wide form of a character: type the plain one",
     "!&": "conditions are joined by and, or and not",
 }
 """What is meant by characters of other languages."""
