@@ -33,8 +33,8 @@ PYTEST = OMP_NUM_THREADS=1 WEFT_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) 
 test: $(VENV)/.dev  ## the test suite, without slow and GPU tests
 	$(PYTEST) -m "not slow and not gpu"
 
-test-slow: $(VENV)/.dev  ## the slow tests too
-	$(PYTEST) -m "not gpu"
+test-slow: $(VENV)/.dev  ## the slow tests too, and property tests with examples that no run had
+	$(PYTEST) -m "not gpu" --hypothesis-profile=new-examples
 
 FUZZ_SECONDS ?= 60
 fuzz: $(VENV)/.dev  ## random programs through random passes and engine settings, against the oracle

@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,10 +18,11 @@ try:
 except ImportError:  # the tests of a GPU run without
     pass
 else:
-    # How long an example takes depends on what else the machine does: no fault of the code.
-    settings.register_profile(
-        "weft", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow]
-    )
+    # How long an example takes depends on what else the machine does: no fault of the code. What
+    # decides whether a change lands has the same examples each time; `make test-slow` has new ones.
+    fair: dict[str, Any] = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
+    settings.register_profile("new-examples", settings(), **fair)
+    settings.register_profile("weft", settings(), **fair, derandomize=True)
     settings.load_profile("weft")
 
 GOLDEN = Path(__file__).parent / "golden"

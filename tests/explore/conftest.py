@@ -60,8 +60,9 @@ def browser():
         pytest.skip("there is no chromium on this machine")
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(
-            executable_path=path, args=["--no-sandbox"], timeout=120_000
-        )
+            executable_path=path, args=["--no-sandbox", "--disable-dev-shm-usage"],
+            timeout=120_000,
+        )  # fmt: skip
         yield browser
         browser.close()
 

@@ -185,7 +185,8 @@ def test_it_tells_the_same_in_the_same_order(toy, walked, text, arg):
 
 @settings(
     max_examples=60, derandomize=True,
-    suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.function_scoped_fixture],
+    suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.function_scoped_fixture,
+                           HealthCheck.too_slow],
 )  # fmt: skip
 @given(text=programs(), arg=st.sampled_from(["hello", "", "a b"]), seed=st.integers(0, 3))
 def test_of_any_program_it_does(toy, walked, text, arg, seed):
