@@ -7,18 +7,26 @@ from collections.abc import Iterator
 from ...ir.core import Module, Operation, Region, Value
 from ...ir.types import KV
 from ..manager import Context
+from ..rewrite import rewrite
 
 _BORROWS = {"plan.fork", "plan.score"}
 _EXITS = {"plan.return", "plan.leave"}
 
 
 def freed_once(before: Module, after: Module, context: Context) -> Iterator[str]:
-    """Yield each kv that a path leaves behind, uses when it is gone, or frees twice."""
+    """Yield each kv that a path leaves behind, uses when it is gone, or frees twice; and that
+    anything but frees has changed."""
+    if _without_frees(before) != _without_frees(after):
+        yield "more than frees has changed"
     for function in after.operations:
         if function.name == "plan.func":
             path = _Paths()
             path.region(function.regions[0], set())
             yield from (f"{function['name'].name}: {problem}" for problem in path.problems)
+
+
+def _without_frees(module: Module) -> Module:
+    return rewrite(module, lambda operation: [] if operation.name == "plan.free" else None)
 
 
 class _Paths:

@@ -5,13 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from ...ir.core import Module, Operation, walk
-from ...ir.program import VALUE_NAMES
+from ...ir.core import Module, Operation, Value, walk
+from ...ir.program import SAMPLING, VALUE_NAMES, WHO
+from ...ir.types import KV, STREAM, list_of
+from ...ir.values import records_of
 from ...ir.vocabulary import ChatFormat, Part, Tokenizer
 from ..manager import Context
 
 _CALLS = {"gen", "decode", "select", "score", "fork", "join", "inline"}
 _ALIKE = {"gen": "decode"}
+_TEXT = {"literal", "append", "begin", "end", "tokens", "tokenize", "extend"}
+"""Operations that say what text there is, and nothing else."""
+_ASKED = ("name", "type", "stop", "logprobs", "by", "how", "limit", *SAMPLING, *WHO)
+"""Attributes that a plan takes over as they are."""
+_HANDLES = (STREAM, KV, list_of(STREAM), list_of(KV))
 
 Item = tuple[str, str]
 """A text, a value's name in braces, or an operation: its kind and name."""
@@ -20,7 +27,8 @@ Item = tuple[str, str]
 def same_text(before: Module, after: Module, context: Context) -> Iterator[str]:
     """Yield where a program's text, in its order, differs from that of its plan.
 
-    Text that no call reads may be missing. What is known must be encoded whole.
+    Text that no call reads may be missing. What is known must be encoded whole. All else that an
+    operation says must be there: what is asked of the model, over which values, on which way.
     """
     if context.tokenizer is None or context.chat is None:
         return
@@ -33,6 +41,7 @@ def same_text(before: Module, after: Module, context: Context) -> Iterator[str]:
             continue
         if _host(function) != _host(plans[function["name"]]):
             yield f"{function['name'].name}: host operations have changed"
+        yield from _asked_alike(before, function, plans[function["name"]], context)
         old = list(_Program(context.chat).items(function))
         written = _Plan(context.tokenizer)
         new = list(written.items(plans[function["name"]]))
@@ -44,6 +53,53 @@ def same_text(before: Module, after: Module, context: Context) -> Iterator[str]:
 
 def _host(function: Operation) -> list[Operation]:
     return [each for each in walk((function,)) if each.name in VALUE_NAMES]
+
+
+def _asked_alike(
+    before: Module, program: Operation, plan: Operation, context: Context
+) -> Iterator[str]:
+    """Yield which operations, text aside, say something else in the plan."""
+    old, new = (
+        [op for op in walk(function.regions[0].operations) if op.kind not in _TEXT]
+        for function in (program, plan)
+    )
+    if len(old) != len(new):
+        yield f"{program['name'].name}: operations were added or dropped"
+        return
+    for one, other in zip(old, new, strict=True):
+        problem = "is another operation" if _heads(one) != _heads(other) else ""
+        if not problem and one.kind == "gen":
+            problem = _decode_problem(before, one, other, context)
+        if problem:
+            yield f"{program['name'].name}: {one.kind} {_name(one)} {problem}"
+
+
+def _heads(operation: Operation) -> tuple[Any, ...]:
+    """Return what an operation says beside its streams."""
+    arguments = [value for region in operation.regions for value in region.arguments]
+    values = [_values(each) for each in (operation.operands, operation.results, arguments)]
+    asked = [operation.attribute(key) for key in _ASKED]
+    return _ALIKE.get(operation.kind, operation.kind), values, asked
+
+
+def _values(values: Any) -> list[Value | None]:
+    return [None if value.type in _HANDLES else value for value in values]
+
+
+def _decode_problem(before: Module, gen: Operation, decode: Operation, context: Context) -> str:
+    """Return how a decode differs from its gen in what it ends at or is held to."""
+    assert context.tokenizer is not None
+    forced = len(str(decode.attribute("forced") or "").encode())
+    taken = gen["max_tokens"] - decode["max_tokens"]
+    if not (0 < taken <= forced if forced else taken == 0):
+        return f"may have {decode['max_tokens']} tokens of {gen['max_tokens']}"
+    if decode.attribute("ends") != tuple(context.tokenizer.end_ids):
+        return "ends at other tokens than the model's"
+    find = context.constraint_of
+    held = find is not None and find(gen["type"], records_of(before)) is not None
+    if held != (decode.attribute("constraint") is not None):
+        return "is held to a type that it has not" if not held else "is not held to its type"
+    return ""
 
 
 def _merged(items: list[Item]) -> list[Item]:

@@ -21,6 +21,7 @@ class SameEvents:
 
     def __call__(self, before: Module, after: Module, context: Context) -> Iterator[str]:
         """Yield what differs."""
+        yield from _declared(before, after, context)
         terms = Terms()
         kept = {op["name"].name: op for op in after.operations if op.name == "program.func"}
         old = Meaning(terms, before, context.pure_tools)
@@ -40,6 +41,20 @@ class SameEvents:
             for problem in _differences(terms, *traces, self.droppable):
                 yield f"program {name}: {problem}"
                 break
+
+
+def _declared(before: Module, after: Module, context: Context) -> Iterator[str]:
+    """Yield which tools and records have changed or are gone, and programs' heads; a tool that
+    nothing uses may go where it is known what will run."""
+    kept = {(op.name, op["name"]): op for op in after.operations}
+    for old in before.operations:
+        new = kept.get((old.name, old["name"]))
+        what = f"{old.name.partition('.')[2].replace('func', 'program')} {old['name'].name}"
+        if new is None:
+            if old.name == "program.record" or (old.name == "program.tool" and not context.entry):
+                yield f"{what} is gone"
+        elif replace(_bare(old), regions=()) != replace(_bare(new), regions=()):
+            yield f"{what} is declared otherwise"
 
 
 def _differences(

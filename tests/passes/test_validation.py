@@ -8,8 +8,9 @@ from weft.frontend.checker import check
 from weft.frontend.constraints import constraint_of
 from weft.frontend.lower import lower
 from weft.frontend.parser import parse_text
-from weft.ir.core import Module, Operation, make
+from weft.ir.core import Module, Operation, Symbol, Table, make
 from weft.ir.parser import parse_module
+from weft.ir.types import INT
 from weft.ir.verifier import verify
 from weft.passes.manager import Context, run_passes
 from weft.passes.pipeline import LOWERING, PLAN_PASSES, PROGRAM_PASSES
@@ -22,6 +23,9 @@ from weft.runtime.simulator import ToyChat, ToyTokenizer
 TEXT = """
 tool look(text: str) -> str
 pure tool shout(text: str) -> str
+
+record Note:
+    text: str
 
 program other(text: str) -> str:
     "({text}"
@@ -125,6 +129,11 @@ def other_tokens(operation: Operation) -> list[Operation]:
     return [operation.with_attributes(ids=[5 + byte for byte in data] or operation["ids"])]
 
 
+def other_operand(operation: Operation) -> list[Operation]:
+    last = operation.operands[-1]
+    return [replace(operation, operands=(*operation.operands[:-1], replace(last, name="other")))]
+
+
 def used_again(operation: Operation) -> list[Operation]:
     kv = operation.operands[0]
     number = replace(operation.results[-1], name="again")
@@ -152,6 +161,12 @@ PROGRAM_FAULTS: dict[str, Fault] = {
         "program.constant",
         lambda op: changed(value=("A",))(op) if op["value"] == ("A", "B") else None,
     ),
+    "a tool with less time": each("program.tool", changed(timeout=1.0)),
+    "a program that returns another type": each("program.func", changed(returns=INT)),
+    "another default": each("program.func", lambda op: changed(parameters=tuple(
+        Table((*entry.items, ("default", "x"))) for entry in op["parameters"]))(op)
+        if op["parameters"] else None),
+    "a record with another field": each("program.record", changed(fields=())),
 }  # fmt: skip
 
 
@@ -260,6 +275,15 @@ PLAN_FAULTS: dict[str, Fault] = {
         ),
     ),
     "an unhealed space": each("plan.select", lambda op: [op.with_attributes(heal=None)]),
+    "drawn otherwise": each("plan.decode", changed(temperature=0.5)),
+    "a stop more": each("plan.decode", changed(stop="x")),
+    "a token more": each("plan.decode", lambda op: changed(max_tokens=op["max_tokens"] + 1)(op)),
+    "no end": each("plan.decode", changed(ends=None)),
+    "held to what it is not": each("plan.decode", changed(constraint=Symbol("c"))),
+    "scored by another rule": each("plan.select", changed(by="greedy")),
+    "a fork over another list": each("plan.fork", other_operand),
+    "another condition": each("plan.if", other_operand),
+    "another value to return": each("plan.return", other_operand),
 }
 
 
@@ -276,6 +300,7 @@ KV_FAULTS: dict[str, Fault] = {
     "freed too early": each(
         "plan.decode", lambda op: [make("plan.free", op.operands[0]), op]
     ),
+    "more than frees": each("plan.decode", changed(max_tokens=9)),
 }  # fmt: skip
 
 
