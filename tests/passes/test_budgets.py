@@ -158,6 +158,21 @@ def test_a_budget_follows_the_structure(context):
     assert above > 0
 
 
+def test_whole_numbers_are_as_long_as_what_they_are_made_of(context):
+    """More than the usual digits come with a text, a list or a float; a sum has one more."""
+    text = """
+program p(t: str, many: list[int], f: float) -> int:
+    let k = int(t)
+    "{k}|{k + 1}|{max(many)}|{sum(many)}|{many[0]}|{int(f)}|{len(t)}"
+    gen x(max_tokens=1)
+    return k
+"""
+    (function,) = planned(text, context)
+    digits = value_of(function["budget"]["tokens"], lambda symbol: 100)
+    shown = [k := 10**99, k + 1, 10**99, 10**101, 10**99, int(1.7e308), 100]
+    assert digits >= len("|".join(map(str, shown)))
+
+
 def test_parts_side_by_side_add_up_and_one_after_another_do_not(context):
     text = """
 program one(x: str) -> str:

@@ -15,7 +15,10 @@ from ....ir.core import Operation, Term, thaw
 from ....ir.values import format_value
 
 NUMBER = 32
-"""Bytes of a number's text, at most."""
+"""Bytes of a number's text, at most; of a whole one, where no text or row brings a longer one."""
+
+WHOLE_FLOAT = 310
+"""Bytes of the whole number that a float is, at most."""
 
 _KEEPS = {"strip", "lstrip", "rstrip", "removeprefix", "removesuffix"}
 _JSON = 8
@@ -84,7 +87,7 @@ def size_of_value(operation: Operation, sizes: list[Size]) -> Size:
     """Return the size of what a host operation gives, from those of its operands."""
     name, type = operation.name.partition(".")[2], operation.result.type
     if type.name in {"int", "float", "bool"}:
-        return Size(_number(operation))
+        return Size(_number(operation, sizes))
     match name:
         case "constant":
             return size_of_constant(operation["value"])
@@ -143,11 +146,37 @@ def _method(name: str, sizes: list[Size]) -> Size:
     return ANYTHING
 
 
-def _number(operation: Operation) -> Expr:
-    """Return the bytes of a number's text; products and powers of integers have no bound."""
-    if operation.name == "program.binary" and operation["op"] in {"*", "**"}:
-        return UNBOUNDED if operation.result.type.name == "int" else NUMBER
+def _number(operation: Operation, sizes: list[Size]) -> Expr:
+    """Return the bytes of a number's text; products of integers have no bound."""
+    if operation.result.type.name != "int":
+        return NUMBER
+    match operation.kind, operation.attribute("op") or operation.attribute("name"):
+        case "binary", "*":
+            return UNBOUNDED
+        case (("binary" | "unary"), _):
+            return _whole(largest(*(size.bytes for size in sizes)))
+        case "builtin", "int":
+            is_float = operation.operands[0].type.name == "float"
+            return WHOLE_FLOAT if is_float else _whole(sizes[0].bytes)
+        case "builtin", ("min" | "max" | "sum") as name if len(sizes) == 1:
+            each = _whole(sizes[0].each)
+            return each if name != "sum" or each == NUMBER else plus(NUMBER, each)
+        case "builtin", ("min" | "max"):
+            return _whole(largest(*(size.bytes for size in sizes)))
+        case "index", _:
+            return _whole(sizes[0].each)
+        case "field", _:
+            return _whole(sizes[0].bytes)
+        case "constant", _:
+            return _whole(_bytes(operation["value"]))
     return NUMBER
+
+
+def _whole(longest: Expr) -> Expr:
+    """Return the bytes of a whole number made of such: a digit more, where they are many. Of what
+    nothing bounds, a counter in a loop or a tool's field, numbers are taken to be usual ones."""
+    usual = isinstance(longest, int) and not NUMBER < longest < UNBOUNDED
+    return NUMBER if usual else plus(1, longest)
 
 
 def _bytes(value: Any) -> int:

@@ -6,6 +6,8 @@ Rows of the experts' matmul are numbered by pair, so that combine needs no inver
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from ....ir.core import Operation, Value
 from ....ir.types import SCALED
 from ..builder import KernelBuilder
@@ -125,43 +127,34 @@ def expert_matmul(
     are. With `silu`, w [E, 2N, K] (and scale [E, 2N]) hold gate and up, and out is silu(gate) * up.
     """
     name = f"moe_expert_{dtype}_{n}x{k}_{per_row}" + "_silu" * silu + "_paged" * paged
-    wide = 2 * n if silu else n
     tiles = f"_{rows}x{block_n}" if chunks > 1 else ""
     b = KernelBuilder(name + of_format(activations) + tiles)
-    b.scalar("X")
-    b.scalar("M")
-    if paged:
-        b.scalar("S")
-    pages = "S" if paged else experts
-    x, w = b.buffer("x", activations, "X", k), b.buffer("w", dtype, pages, wide, k)
-    order, starts = b.buffer("order", "i32", "M"), b.buffer("starts", "i32", experts + 1)
-    places = b.buffer("places", "i32", experts) if paged else None
-    out = b.buffer("out", activations, "M", n)
-    scale = b.buffer("scale", "f32", pages, wide) if dtype in SCALED else None
+    given = _expert_buffers(b, experts, n, k, dtype, activations, paged, silu)
     chunk = b.program_id(0, "chunk") if chunks > 1 else None
     expert, column, inside = _expert_columns(b, n, block_n, (0, 1) if chunk is None else (2, 1))
-    low, high = b.load(starts, expert), b.load(starts, b.map("a + 1", expert))
-    if places is not None:
-        expert = b.load(places, expert, hint="page")
+    low, high = b.load(given.starts, expert), b.load(given.starts, b.map("a + 1", expert))
+    if given.places is not None:
+        expert = b.load(given.places, expert, hint="page")
         high = b.map("where(a < 0, b, c)", expert, low, high, hint="high")
     if chunk is not None:
         low = b.map(f"a + b * {rows}", low, chunk, dtype="i32", hint="first")
     with b.loop(low, high, step=rows * chunks, hint="base") as loop:
         place = b.map("a + b", loop.index, b.iota(rows), dtype="i32", hint="place")
         live = b.map("a < b", place, high, hint="live")
-        pair = b.load(order, place, mask=live, hint="pair")
+        pair = b.load(given.order, place, mask=live, hint="pair")
         row = b.expand(b.map(f"a // {per_row}", pair, hint="row"), 1)
         halves = [column, b.map(f"a + {n}", column, dtype="i32", hint="upper")][: 1 + silu]
-        sums = _row_products(b, (x, row, b.expand(live, 1)), (w, expert, halves, inside), k,
-                             (rows, block_n, block_k), compute)  # fmt: skip
-        if scale is not None:
-            factors = [b.expand(b.load(scale, expert, half, mask=inside), 0) for half in halves]
-            sums = [
-                b.map("a * b", *both, hint="scaled") for both in zip(sums, factors, strict=True)
-            ]
+        sums = _row_products(b, (given.x, row, b.expand(live, 1)),
+                             (given.w, expert, halves, inside), k, (rows, block_n, block_k),
+                             compute)  # fmt: skip
+        if given.scale is not None:
+            factors = [b.expand(b.load(given.scale, expert, half, mask=inside), 0)
+                       for half in halves]  # fmt: skip
+            sums = [b.map("a * b", *both, hint="scaled")
+                    for both in zip(sums, factors, strict=True)]  # fmt: skip
         acc = b.map(GATED, *sums, dtype="f32", hint="gated") if silu else sums[0]
         mask = _both(b, b.expand(live, 1), None if inside is None else b.expand(inside, 0))
-        b.store(out, b.expand(pair, 1), b.expand(column, 0), acc, mask=mask)
+        b.store(given.out, b.expand(pair, 1), b.expand(column, 0), acc, mask=mask)
         loop.yields()
     facts = (
         "X >= 0", f"M == X * {per_row}", "0 <= order[*] < M", "0 <= starts[*] <= M",
@@ -170,6 +163,35 @@ def expert_matmul(
     grid = (str(experts), blocks_of(n, block_n))
     grid = grid if chunks == 1 else (str(chunks), *grid[::-1])
     return b.finish(*grid, requires=facts, of="graph.moe_expert")
+
+
+class _ExpertBuffers(NamedTuple):
+    """The buffers of `expert_matmul`."""
+
+    x: Value
+    w: Value
+    order: Value
+    starts: Value
+    places: Value | None
+    out: Value
+    scale: Value | None
+
+
+def _expert_buffers(
+    b: KernelBuilder, experts: int, n: int, k: int, dtype: str, activations: str, paged: bool,
+    silu: bool,
+) -> _ExpertBuffers:  # fmt: skip
+    """Declare the arguments of `expert_matmul`, in their order."""
+    for extent in ("X", "M", *("S" * paged)):
+        b.scalar(extent)
+    pages, wide = "S" if paged else experts, 2 * n if silu else n
+    return _ExpertBuffers(
+        b.buffer("x", activations, "X", k), b.buffer("w", dtype, pages, wide, k),
+        b.buffer("order", "i32", "M"), b.buffer("starts", "i32", experts + 1),
+        b.buffer("places", "i32", experts) if paged else None,
+        b.buffer("out", activations, "M", n),
+        b.buffer("scale", "f32", pages, wide) if dtype in SCALED else None,
+    )  # fmt: skip
 
 
 def _expert_columns(
