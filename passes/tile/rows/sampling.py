@@ -3,8 +3,9 @@
 A row of logits is walked in blocks of [words, 32], so that a block meets its mask bits word by
 word. Nothing is sorted: thresholds are found by a search over the bit patterns of floats, which
 is exact. A forbidden word counts less than any allowed one, also one of -inf. One program a row; R
-rows. `words` is the block: 4 suits a CPU, 256 with 16 warps a GPU, which draws few rows greedily,
-and samples, in parts (`sampling_parts`, `sampling_rounds`).
+rows. `words` is the block: 1 suits a CPU, whose registers hold what is carried from block to block,
+256 with 16 warps a GPU, which draws few rows greedily, and samples, in parts (`sampling_parts`,
+`sampling_rounds`).
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ GOAL = "max(a, 1.0e-30) * b"
 """The mass that a top_p wants of a whole: some, so that of 0 the largest logit is kept."""
 
 
-def argmax_masked(vocab: int, words: int = 4) -> Operation:
+def argmax_masked(vocab: int, words: int = 1) -> Operation:
     """Return the greedy sampler.
 
     Arguments: R, logits [R, V], allowed [R, ceil(V / 32)] (bit v % 32 of word v // 32), token
@@ -37,7 +38,7 @@ def argmax_masked(vocab: int, words: int = 4) -> Operation:
     return RowWalk(f"argmax_masked_{vocab}", vocab, words, greedy=True).kernel()
 
 
-def sample(vocab: int, words: int = 4) -> Operation:
+def sample(vocab: int, words: int = 1) -> Operation:
     """Return the sampler.
 
     Arguments: R, logits, allowed (as `argmax_masked`), temperature, top_k, top_p, min_p, u [R],
@@ -50,7 +51,7 @@ def sample(vocab: int, words: int = 4) -> Operation:
     return RowWalk(f"sample_{vocab}", vocab, words, greedy=False).kernel()
 
 
-def token_logprobs(vocab: int, words: int = 4) -> Operation:
+def token_logprobs(vocab: int, words: int = 1) -> Operation:
     """Return log-softmax at given tokens. Arguments: R, logits [R, V], target, logprob [R]."""
     return RowWalk(f"token_logprobs_{vocab}", vocab, words, greedy=True, masked=False).logprobs()
 
