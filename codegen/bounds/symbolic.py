@@ -24,7 +24,7 @@ from .symbolic_loops import Loop
 Lane = tuple[Any, ...]
 
 ELEMENTS = 200_000
-"""Steps of z3's to find elements that meet all facts, which takes a tenth of them at most."""
+"""Steps of z3's to find elements that meet all facts, which takes our kernels an eighth of them."""
 
 
 class Values:
