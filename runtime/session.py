@@ -203,7 +203,7 @@ class Session:
         with host.lock:
             if self._closed:
                 return
-            host.upcoming.waiting = ()
+            host.upcoming.none_waits()
             host.forecast.forget()
             self._cancel()
             self._closed = True

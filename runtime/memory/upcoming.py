@@ -47,6 +47,12 @@ class UpcomingRows:
         self._cache.pop(id(arguments), None)
         self.version += 1
 
+    def none_waits(self) -> None:
+        """No row is left to start: what was found of those that never did is forgotten."""
+        self.waiting = ()
+        self._cache = {row: known for row, known in self._cache.items() if row in self._open}
+        self.version += 1
+
     def prompts(self) -> Iterator[tuple[int, np.ndarray, Prompt]]:
         """Yield when a prompt is sent, 0 for open rows, the ids with which it begins, and itself.
 

@@ -101,6 +101,8 @@ class Toy:
         engine = executable.engine
         engine.check()
         assert engine.kv.live == 0 and not engine and not engine.hits._of
+        host = executable._host
+        assert not host.loop and not host.loop._tools and not host.upcoming._cache
         engine.tree.clear()
         assert engine.kv.free == engine.kv.num_pages
 

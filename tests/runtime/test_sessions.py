@@ -8,6 +8,7 @@ import threading
 
 import pytest
 from weft.runtime.programs.events import Finished, TextPiece, ValueBound
+from weft.runtime.programs.tools import LIMIT
 from weft.runtime.results import Result, Stats
 
 TEXT = """
@@ -52,6 +53,26 @@ def test_closing_a_stream_frees_all_and_leaves_the_engine_usable(toy, events):
     engine.check()
     assert engine.kv.live == 0 and not engine
     assert executable.run(arg="y").value == expected
+
+
+def test_calls_of_tools_that_a_closed_run_waits_for_are_given_up(toy):
+    gate = threading.Event()
+
+    def look(number: int) -> int:
+        return number if not number or gate.wait(30) else -1
+
+    text = (
+        "tool look(number: int) -> int\n\nprogram p(count: int) -> list[int]:\n"
+        '    "a"\n    fork number in range(count) as found:\n'
+        "        let one = look(number)\n        yield one\n    return found\n"
+    )
+    executable = toy.compile(text, {"look": look})
+    steps = executable.session().steps(iter([(0, {"count": LIMIT + 8})]))
+    while not executable._host.loop._tools:
+        next(steps)  # the first call answers at once
+    steps.close()
+    toy.assert_clean(executable)
+    gate.set()
 
 
 @pytest.mark.parametrize("step", range(1, 14, 2))

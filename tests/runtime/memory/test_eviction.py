@@ -223,6 +223,20 @@ def test_a_batch_short_of_memory_computes_no_more_than_by_least_recent_use(toy):
     assert counts[0] <= counts[1]
 
 
+def test_rows_that_never_start_are_forgotten():
+    rows = UpcomingRows(lambda arguments: [(arguments["n"],)])
+    some = [{"n": number} for number in range(4)]
+    rows.opened(some[0])
+    rows.waiting = list(enumerate(some[1:], 1))
+    assert [ids.tolist() for _, ids, _ in rows.prompts()] == [[0], [1], [2], [3]]
+    before = rows.version
+    rows.none_waits()
+    assert rows.version > before and [ids.tolist() for _, ids, _ in rows.prompts()] == [[0]]
+    assert [arguments for arguments, _ in rows._cache.values()] == some[:1]
+    rows.closed(some[0])
+    assert not rows._cache
+
+
 ASIDE = """program replay(topic: str, steps: int) -> list[str]:
     "All rows begin with this. Topic {topic}. "
     let thoughts: list[str] = []
