@@ -305,3 +305,12 @@ def test_an_answer_with_half_a_character_or_odd_counts_is_read(fake, tmp_path):
     (value,) = executable.run_rows([{}], out).values
     assert value == "a\ufffdb\U0001f600" * 2 and value in out.read_text(encoding="utf-8")
     assert fake.asked[-1][1]["messages"][-1]["content"] == "a\ufffdb\U0001f600"
+
+
+def test_a_count_that_a_later_piece_leaves_out_is_kept(fake):
+    reply = fake.streamed(["a", "b"])
+    reply.chunks[0]["usage"] = {"prompt_tokens": 9, "completion_tokens": 1}
+    reply.chunks[-1]["usage"] = {"prompt_tokens": None, "completion_tokens": 5}
+    *_, finished = compiled(fake.answers(reply), TEXT).stream()
+    stats = finished.result.stats
+    assert (stats.prompt_tokens, stats.generated_tokens) == (9, 5)

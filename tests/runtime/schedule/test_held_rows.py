@@ -36,6 +36,20 @@ def test_rows_that_were_held_before_are_free(toy, text, count):
     toy.assert_clean(executable)
 
 
+@pytest.mark.parametrize("most", range(7, 12))
+def test_constraints_come_to_their_ends_within_what_is_left(toy, most):
+    text = f"""program p(n: int) -> str:
+    "{{n}}:"
+    gen a(max_tokens={most}): regex "[a-d]{{2,40}}xyz"
+    return a
+"""
+    rows, oracle = [{"n": n} for n in range(5)], toy.oracle(text)
+    executable = toy.compile(text, ahead=True, max_batch=4, max_tokens=32)
+    found = executable.run_rows(rows).values
+    assert found == [oracle(row, **args).value for row, args in enumerate(rows)]
+    assert all(value.endswith("xyz") for value in found)
+
+
 SAMPLED = """program p(n: int) -> str:
     "{n}:"
     gen a(max_tokens=8, temperature=1.0): regex "[a-d ]{3,9}"

@@ -54,6 +54,31 @@ def test_rows_that_arrive_together_compute_a_shared_prompt_once(together):
         assert request.sequence.ids() == generate([*shared, 50 + number], 1)
 
 
+def test_a_row_that_finds_no_page_takes_none_from_an_older_one():
+    machine = engine(num_pages=7, max_batch=2, max_tokens=64)
+    older = submit(machine, 0, range(14), 10)
+    young = submit(machine, 1, range(20, 32), 4)  # its first new token begins a page
+    assert drain(machine) == [older, young]
+    assert machine.preemptions == 2  # of the younger, once it runs and once it waits
+    assert older.sequence.ids() == generate(range(14), 10)
+    assert young.sequence.ids() == generate(range(20, 32), 4)
+
+
+def test_a_prompt_that_is_filled_before_its_call_is_a_part_of_that_and_no_hit():
+    machine = engine(max_tokens=64)
+    filled = machine.create((0, 0))
+    filled.append(range(20))
+    machine.submit(Request(filled, "fill"))
+    drain(machine)
+    call = machine.fork(filled, 20, (0, 1))
+    call.append([20])
+    machine.submit(Request(call, "gen", Sampling(1)))
+    drain(machine)
+    hits = machine.hits.take(0)
+    assert (hits.sent, hits.predicted, hits.measured) == (21, 0, 0)
+    assert machine.computed_tokens == 21
+
+
 def test_equal_prompts_compute_only_their_last_token_again():
     machine = engine(max_tokens=64)
     for number in range(3):
