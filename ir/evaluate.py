@@ -202,7 +202,8 @@ def _builtin(operation: Operation, operands: Sequence[Any]) -> Any:
     name = operation["name"]
     if name == "range":
         numbers = range(*operands)
-        _check_size(len(numbers))
+        if numbers:  # `len` counts no more than a word holds
+            _check_size((numbers[-1] - numbers[0]) // numbers.step + 1)
         return list(numbers)
     return _bounded(_BUILTINS[name](*operands))
 

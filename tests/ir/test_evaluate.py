@@ -35,6 +35,8 @@ def value_of(name, operands, attributes):
         ("builtin", ([1, "a"],), {"name": "sorted"}, "does not take a list of int and str"),
         ("builtin", ([],), {"name": "min"}, "`min` of nothing"),
         ("builtin", (1, 2, 0), {"name": "range"}, "the step is 0"),
+        ("builtin", (10**30,), {"name": "range"}, "elements is more than 10000000"),
+        ("builtin", (5, -(10**7), -1), {"name": "range"}, "a value of 10000005 elements"),
         ("builtin", (float("inf"),), {"name": "int"}, "inf is no int"),
         ("builtin", (5,), {"name": "len"}, "`len` does not take int"),
         ("binary", (10**400, 3), {"op": "/"}, "larger than any float"),
