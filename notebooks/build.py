@@ -24,6 +24,9 @@ PAIRED = {"formats": "ipynb,py:percent"}
 SECONDS_A_CELL = 500
 """Far more than one takes: what a busy machine begins late, or tells late, is no error."""
 
+WITHOUT_SLIDERS = 'import sys\nsys.modules["ipywidgets"] = None\n'
+"""What a kernel runs first. Sliders need a kernel: a notebook that is only read shows pictures."""
+
 
 def names() -> list[str]:
     """Return the names of the notebooks, in their order."""
@@ -53,6 +56,9 @@ def execute(notebook: Any) -> Any:
     _reach_weft()
     with tempfile.TemporaryDirectory() as home:
         waits = dict.fromkeys(("timeout", "startup_timeout", "iopub_timeout"), SECONDS_A_CELL)
+        startup = Path(home) / "profile_default" / "startup"
+        startup.mkdir(parents=True)
+        (startup / "without_sliders.py").write_text(WITHOUT_SLIDERS)
         resources = {"metadata": {"path": str(FOLDER)}}
         # Reached by files in `home`: of a port, which others on the machine can read, it warns.
         client = NotebookClient(

@@ -26,8 +26,18 @@ def sliders(draw: Callable[..., Any], **choices: Sequence[Any]) -> Any:
     return interactive(draw, **controls)
 
 
-def settings(draw: Callable[..., Any], choices: dict[str, Sequence[Any]]) -> list[Any]:
+class Shown(list[Any]):
+    """Pictures that a notebook shows below one another."""
+
+    def _ipython_display_(self) -> None:
+        from IPython.display import display
+
+        for each in self:
+            display(each)
+
+
+def settings(draw: Callable[..., Any], choices: dict[str, Sequence[Any]]) -> Shown:
     """Return what `draw` gives for the first choices, and for each setting's last one."""
     first = {name: values[0] for name, values in choices.items()}
     changed = [first | {name: values[-1]} for name, values in choices.items()]
-    return [draw(**each) for each in (first, *changed)]
+    return Shown(draw(**each) for each in (first, *changed))

@@ -62,6 +62,7 @@ def problems(name: str, notebook: Any) -> list[str]:
         "it shows a path of the machine that ran it": bool(
             re.search(r"/(work|tmp|root|home)/", text)
         ),
+        "it has a slider, which only a kernel can show": "widget-view+json" in text,
         "it has no picture": not pictures(notebook),
         "it is too large": len(text) > MOST_BYTES,
         "it asks the reader to change nothing": not any(

@@ -137,3 +137,7 @@ def test_without_widgets_each_setting_is_turned_once(monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "ipywidgets", None)
     drawn = sliders(lambda batch, memory: (batch, memory), batch=(256, 64), memory=(24, 40))
     assert drawn == [(256, 24), (64, 24), (256, 40)]
+    seen: list[tuple[int, int]] = []
+    monkeypatch.setattr("IPython.display.display", seen.append)
+    drawn._ipython_display_()  # a list is shown as text, its pictures are not
+    assert seen == drawn
