@@ -133,6 +133,8 @@ class _Blocks(Indenter):
 
     def handle_NL(self, token: Token) -> Iterator[Token]:
         """Check that a dedent returns to a level in use, then let lark count."""
+        if "\n" not in token:  # a comment behind an expression
+            return iter(())
         if self.paren_level == 0:
             text = token.rsplit("\n", 1)[1]
             width = text.count(" ") + text.count("\t") * self.tab_len

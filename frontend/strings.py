@@ -21,6 +21,7 @@ _PIECE = re.compile(
     r"""(?P<escape>\\(?:u[0-9a-fA-F]{4}|x[0-9a-fA-F]{2}|[\s\S]))"""
     r"""|(?P<brace>\{\{|\}\})|(?P<hole>\{[^{}\n]*\})|(?P<stray>[{}])|(?P<plain>[^\\{}]+)"""
 )
+_STRING = re.compile(r'"(?:\\.|[^"\\])*"' + r"|'(?:\\.|[^'\\])*'")
 _HALF = re.compile("[\ud800-\udfff]")
 
 
@@ -43,6 +44,13 @@ class EmptyInterpolation(WeftSyntaxError):
 
     template = "there is no expression between the braces"
     hint = "write {{{{}}}} for the two braces themselves"
+
+
+class CommentInBraces(WeftSyntaxError):
+    """A `#` in an interpolation, outside the strings there."""
+
+    template = "a `#` in braces would begin a comment, which hides what follows"
+    hint = 'write it outside the braces: "#{{number}}"'
 
 
 class PlainStringWanted(WeftSyntaxError):
@@ -105,6 +113,8 @@ def _hole(
 ) -> Expression:
     if not piece[1:-1].strip():
         raise EmptyInterpolation(span=span, source=source)
+    if "#" in _STRING.sub("", piece):
+        raise CommentInBraces(span=span, source=source)
     return parse_expression(piece[1:-1], (place[0], place[1] + 1))
 
 

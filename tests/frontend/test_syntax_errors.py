@@ -41,6 +41,7 @@ MISTAKES = {
     "comparison": "program p():\n    return 1 < x < 3\n",
     "interpolation": 'program p():\n    user "a {b c} d"\n',
     "open brace": 'program p():\n    user "a {b"\n',
+    "comment in braces": 'program p():\n    user "a {x#y} {", ".join(["#"])}"\n',
     "empty braces": 'program p():\n    user "a {}"\n',
     "escape": 'program p():\n    user "a \\q"\n',
     "open string": 'program p():\n    user "a\n',
