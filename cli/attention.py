@@ -199,6 +199,7 @@ def save(checkpoint: Checkpoint, found: Mapping[str, Measured]) -> None:
 def plan_of(options: EvaluateOptions) -> Plan:
     """Return what to measure; raises BadOption."""
     from ..evaluation.harness import PARTS, Plan
+    from ..evaluation.perplexity import SHORTEST
     from ..frontend.checkpoint import ZOO
 
     parts = tuple(part.strip() for part in options.only.split(",") if part.strip()) or PARTS
@@ -206,7 +207,7 @@ def plan_of(options: EvaluateOptions) -> Plan:
         if part not in PARTS:
             known = ", ".join(PARTS)
             raise BadOption(problem=f"there is no part {part!r} to evaluate: {known}")
-    lowest = {"contexts": 1, "tokens": 1, "chunk": 2, "beyond": 0, "examples": 1}
+    lowest = {"contexts": 1, "tokens": SHORTEST, "chunk": SHORTEST, "beyond": 0, "examples": 1}
     for name, least in lowest.items():
         if getattr(options, name) < least:
             raise BadOption(problem=f"--{name} is at least {least}, not {getattr(options, name)}")

@@ -11,7 +11,8 @@ import torch
 from .attention import Judged
 from .subject import BadText, Tested
 
-FEWEST = 32
+SHORTEST = 33
+"""Tokens of a sequence whose predictions, one fewer, are worth counting."""
 
 
 @dataclass(frozen=True)
@@ -40,13 +41,13 @@ def perplexity(
     size = chunk - len(start)
     for at in range(0, len(ids), size):
         row = [*start, *ids[at : at + size]]
-        if len(row) < FEWEST + 1:
+        if len(row) < SHORTEST:
             break
         places.append(torch.arange(1, len(row)))
         for each in attentions:
             losses[each.name].append(_losses(subject, each, row))
     if not places:
-        raise BadText(file="the text", problem=f"has fewer than {FEWEST} tokens")
+        raise BadText(file="the text", problem=f"has fewer than {SHORTEST} tokens")
     late = torch.cat(places) > beyond
     if not late.any():
         problem = f"has no part longer than {beyond} tokens, where policies begin to select"

@@ -178,7 +178,8 @@ def uncalibrated(tmp_path):
         (["--attention", "dense", "--lengths", "16k", "--only", "pairs"], "do not fit the context"),
         (["--attention", "dense", "--text", "TEXT"], "no part longer than 1024 tokens"),
         (["--attention", "dense", "--contexts", "0"], "--contexts is at least 1, not 0"),
-        (["--attention", "dense", "--chunk", "1"], "--chunk is at least 2, not 1"),
+        (["--attention", "dense", "--chunk", "2"], "--chunk is at least 33, not 2"),
+        (["--attention", "dense", "--tokens", "9"], "--tokens is at least 33, not 9"),
         (["--attention", "dense", "--beyond", "-5"], "--beyond is at least 0, not -5"),
         (["--attention", "dense", "--save"], "--save keeps what sparse policies lose"),
         (
