@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 
@@ -27,17 +27,26 @@ def sliders(draw: Callable[..., Any], **choices: Sequence[Any]) -> Any:
 
 
 class Shown(list[Any]):
-    """Pictures that a notebook shows below one another."""
+    """Pictures that a notebook shows below one another, each under what was set for it."""
+
+    def __init__(self, drawn: Mapping[str, Any]) -> None:
+        super().__init__(drawn.values())
+        self.captions = tuple(drawn)
 
     def _ipython_display_(self) -> None:
         from IPython.display import display
 
-        for each in self:
+        for caption, each in zip(self.captions, self, strict=True):
+            print(caption)
             display(each)
 
 
 def settings(draw: Callable[..., Any], choices: dict[str, Sequence[Any]]) -> Shown:
     """Return what `draw` gives for the first choices, and for each setting's last one."""
     first = {name: values[0] for name, values in choices.items()}
-    changed = [first | {name: values[-1]} for name, values in choices.items()]
-    return Shown(draw(**each) for each in (first, *changed))
+    changed = [{name: values[-1]} for name, values in choices.items()]
+    return Shown({_caption(each): draw(**first | each) for each in (first, *changed)})
+
+
+def _caption(settings: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in settings.items())

@@ -133,7 +133,7 @@ def test_sliders_begin_at_the_first_choice() -> None:
     assert all(not control.continuous_update for control in shown.children[:2])
 
 
-def test_without_widgets_each_setting_is_turned_once(monkeypatch) -> None:
+def test_without_widgets_each_setting_is_turned_once(monkeypatch, capsys) -> None:
     monkeypatch.setitem(sys.modules, "ipywidgets", None)
     drawn = sliders(lambda batch, memory: (batch, memory), batch=(256, 64), memory=(24, 40))
     assert drawn == [(256, 24), (64, 24), (256, 40)]
@@ -141,3 +141,4 @@ def test_without_widgets_each_setting_is_turned_once(monkeypatch) -> None:
     monkeypatch.setattr("IPython.display.display", seen.append)
     drawn._ipython_display_()  # a list is shown as text, its pictures are not
     assert seen == drawn
+    assert capsys.readouterr().out == "batch 256, memory 24\nbatch 64\nmemory 40\n"
