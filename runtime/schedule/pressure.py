@@ -3,7 +3,7 @@ that open rows have to compute again."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from ..memory.kv_cache import PagedKV
 from ..memory.prefix_tree import PrefixTree
@@ -23,18 +23,18 @@ class Pressure:
         self._batch, self._kv, self._tree, self._policy = batch, kv, tree, policy
         self._expected, self._until = 0, -1
         self._missed, self._misses_until = 0, -1
-        self._room, self._room_until = False, -1
+        self._room, self._room_until = 0, -1
 
     def is_high(self, clock: int, others: Iterable[Request]) -> bool:
         """Say so in step `clock`; `others` have asked and are not in the batch.
 
         What open rows are sure to send is forgotten only where nothing else is left to forget: then
-        too many rows are at work, however few pages their sequences hold.
+        too many rows are at work, however few pages their sequences hold; but not at the end.
         """
         if self._tree.missed > self._missed:
             self._missed, self._misses_until = self._tree.missed, clock + EVERY
         if clock < self._misses_until:
-            return True
+            return not self._ends_soon(clock, [*others])
         pages = self._kv.num_pages
         if not self._policy.pressed(self._kv.live, pages):
             self._until = -1
@@ -43,11 +43,21 @@ class Pressure:
             self._expected, self._until = self._expect(others), clock + EVERY
         return not self._policy.fits(self._expected, pages)
 
+    def _ends_soon(self, clock: int, others: Sequence[Request]) -> bool:
+        """Say whether fewer wait than run, which all know how far their programs still go, and have
+        room until then."""
+        if not 0 < len(others) < self._batch.size or not all(each.critical for each in others):
+            return False
+        return self._at_their_ends(clock, others) <= self._kv.num_pages
+
     def has_room(self, clock: int, others: Iterable[Request]) -> bool:
         """Say in step `clock` whether all rows can hold their pages until they end."""
+        return self._at_their_ends(clock, others) <= self._kv.num_pages
+
+    def _at_their_ends(self, clock: int, others: Iterable[Request]) -> int:
+        """Return what is expected, as known for some steps."""
         if clock >= self._room_until:
-            self._room = self._expect(others) <= self._kv.num_pages
-            self._room_until = clock + EVERY
+            self._room, self._room_until = self._expect(others), clock + EVERY
         return self._room
 
     def _expect(self, others: Iterable[Request]) -> int:

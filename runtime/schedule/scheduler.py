@@ -50,7 +50,7 @@ class Scheduler:
         self._clock = 0
         self._pressed = False
         self._pressure = Pressure(batch, kv, tree, policy)
-        self.turns = Turns(batch, kv, policy, self._pressure, executor.max_batch, self.enqueue)
+        self.turns = Turns(batch, kv, policy, self._pressure, executor, self.enqueue)
         self._prefilling: list[Request] = []
         self._parked: set[Request] = set()
         self._same = SameStep(kv, bool(getattr(executor, "copies_slots", False)))

@@ -12,6 +12,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Iterable, Sequence
 
+from ..execution.step import ModelExecutor
 from ..memory.kv_cache import PagedKV
 from ..memory.sequence import Order
 from .batch import Batch
@@ -19,8 +20,12 @@ from .policy import Policy
 from .pressure import Pressure
 from .request import Request
 
-WAVES = 2
-"""Gens wait for fewer batches than these: while there are more, steps are full in any order."""
+WAVES, WAVES_AHEAD = 4, 2
+"""Gens wait for fewer batches than these: while there are more, steps are full in any order. The
+second one where steps run ahead of the host, to whom a turn costs most."""
+
+LONGER_AHEAD = 2
+"""How many times as long turns are there, where a row that stands back also draws a token again."""
 
 AT_ONCE = 8
 """One of so many rows stands back in one step, so that no step has all the host's work of it."""
@@ -30,11 +35,14 @@ class Turns:
     """Says which rows stand back; `enqueue` lets them wait for their next turn."""
 
     def __init__(
-        self, batch: Batch, kv: PagedKV, policy: Policy, pressure: Pressure, most: int,
-        enqueue: Callable[[Request], None],
+        self, batch: Batch, kv: PagedKV, policy: Policy, pressure: Pressure,
+        executor: ModelExecutor, enqueue: Callable[[Request], None],
     ) -> None:  # fmt: skip
         self._batch, self._kv, self._policy, self._pressure = batch, kv, policy, pressure
-        self._most, self._enqueue = most, enqueue
+        self._most, self._enqueue = executor.max_batch, enqueue
+        self._ahead = bool(getattr(executor, "asynchronous", False))
+        self._waves = WAVES_AHEAD if self._ahead else WAVES
+        self._turn = policy.turn * (LONGER_AHEAD if self._ahead else 1)
         self.taken = 0
         """How often a row has stood back."""
 
@@ -45,10 +53,12 @@ class Turns:
 
         `others` have asked and are not in the batch.
         """
-        if self._batch.size < self._most or not queue:
+        free = self._most - self._batch.size
+        if not queue or (self._ahead and free):
             return
         gens = [entry[2] for entry in queue if entry[2].sampling]
-        leaving = self._leaving(gens) if len(gens) < WAVES * self._most else []
+        few = free < len(gens) < self._waves * self._most
+        leaving = self._leaving(gens, free) if few else []
         if leaving and self._pressure.has_room(clock, others):
             for request in leaving:
                 self._batch.leave(self._batch.requests.index(request))
@@ -57,15 +67,16 @@ class Turns:
                 self._enqueue(request)
             self.taken += len(leaving)
 
-    def _leaving(self, waiting: Sequence[Request]) -> list[Request]:
-        """Return the rows that are nearer to their ends than as many that wait."""
+    def _leaving(self, waiting: Sequence[Request], free: int) -> list[Request]:
+        """Return the rows that are nearer to their ends than as many that wait, behind those that
+        `free` places are for."""
         most = -(-self._most // AT_ONCE)
         last = heapq.nlargest(most, range(self._batch.size), self._urgency)
         first = heapq.nsmallest(
-            most, waiting, lambda each: self._policy.urgency(each, each.produced)
+            free + most, waiting, lambda each: self._policy.urgency(each, each.produced)
         )
         found: list[Request] = []
-        for row, other in zip(last, first, strict=False):
+        for row, other in zip(last, first[free:], strict=False):
             if not self._gives_way(row, other):
                 break
             found.append(self._batch.requests[row])
@@ -80,7 +91,7 @@ class Turns:
         Only programs know their paths. The gen that waits must be the larger part of its own: how
         many pages the prompts after it will take is not known.
         """
-        running, turn = self._batch.requests[row], self._policy.turn
+        running, turn = self._batch.requests[row], self._turn
         budget = other.sampling.max_tokens if other.sampling else 0
         if not running.critical or not 0 < other.critical <= 2 * budget:
             return False

@@ -275,6 +275,26 @@ def test_pages_are_scarce_for_a_while_after_an_open_rows_prompt_was_forgotten():
     assert pressure.is_high(15, ())
 
 
+@pytest.mark.parametrize(
+    ("waiting", "path", "pages", "high"),
+    [(1, 40, 50, False), (1, 0, 50, True), (2, 40, 50, True), (1, 40, 20, True)],
+)
+def test_forgotten_prompts_are_no_matter_where_all_that_is_left_has_room(
+    waiting, path, pages, high
+):
+    """Not where a path is not known, as many wait as run, or their pages will not be there."""
+    machine = engine(max_batch=2, num_pages=pages)
+    for number in range(2 + waiting):
+        sequence = machine.create((number, 0))
+        sequence.append([number, 1, 2])
+        machine.submit(Request(sequence, "gen", Sampling(40), critical=path))
+    machine.step()
+    scheduler = machine._scheduler
+    pressure = Pressure(machine._batch, machine.kv, machine.tree, Policy())
+    machine.tree.missed += 1
+    assert pressure.is_high(1, scheduler._outside()) == high
+
+
 @settings(max_examples=30, deadline=None, derandomize=True)
 @given(
     rows=st.lists(st.tuples(st.integers(1, 30), st.integers(1, 20)), min_size=2, max_size=12),

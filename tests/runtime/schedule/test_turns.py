@@ -52,6 +52,26 @@ def test_the_last_wave_is_spread_over_full_steps(ahead):
     assert turns._scheduler.turns.taken >= 4
 
 
+@pytest.mark.parametrize(
+    ("waiting", "ahead", "taken"), [(1, False, 0), (2, False, 1), (2, True, 0)]
+)
+def test_gens_behind_those_that_free_places_are_for_get_turns(waiting, ahead, taken):
+    """Where steps run ahead of the host only a full batch takes them."""
+    machine = engine(ahead=ahead)
+    counts = [20, 30, 30, 30]
+    requests = [submit(machine, number, count, 30) for number, count in enumerate(counts)]
+    while not machine.step():
+        pass
+    assert machine._batch.size == 3
+    counts += [40] * waiting
+    requests += [submit(machine, number, 40, 40) for number in range(4, len(counts))]
+    machine.step()
+    assert machine._scheduler.turns.taken == taken
+    drain(machine)
+    for number, (request, count) in enumerate(zip(requests, counts, strict=True)):
+        assert request.sequence.ids() == expected(number, count)
+
+
 def test_requests_whose_paths_nobody_knows_take_no_turns():
     assert not run(6, path=0)._scheduler.turns.taken
 
