@@ -239,7 +239,7 @@ class _Writer:
         options = self._pick(
             '["a", "ab", "hello", "ab the", "{{arg}}c"]', '["a", "é", "{arg} x"]', '["one"]',
             f'[{self._text_of(scope, 2)} + "a", "ab"]', '["ab", "a", "abab", "b ", " the"]',
-            '["ab", "a", "ab"]', f'[{self._text_of(scope, 2)} + "a", "{{arg}}a", "a"]',
+            '["{arg}b", "a", "{arg}b"]', f'[{self._text_of(scope, 2)} + "a", "{{arg}}a", "a"]',
         )  # fmt: skip
         name = self._name("s")
         scope.texts.append(name)

@@ -26,9 +26,10 @@ def test_select_goes_by_first_tokens_over_chat(fake):
     assert fake.asked[0][1]["top_logprobs"] == 20 and fake.asked[0][1]["max_tokens"] == 1
 
 
-def test_an_option_that_is_listed_twice_is_one_option(fake):
+def test_an_option_that_a_list_has_twice_is_one_option(fake):
     fake.answers(fake.said("B", logprobs=top(B=-0.7, A=-1.4, C=-3.0)))
-    text = PICK.format(by='(by="greedy")').replace('"Bee"]', '"Bee", "A"]')
+    text = PICK.format(by='(by="greedy")').replace('["A", "Bee"]', '["A", "Bee", "{again}"]')
+    text = text.replace('    user "Go"', '    let again = "A"\n    user "Go"')
     result = weft.compile(text, fake.model).run()
     assert result.value == "Bee" and sum(result.values["s"].probs.values()) == pytest.approx(1.0)
 
