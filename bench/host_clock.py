@@ -40,7 +40,10 @@ class HostClock:
 @contextmanager
 def told_by(clock: HostClock) -> Iterator[None]:
     """Let all of weft that is loaded tell the time by a clock, and sleep by it."""
-    both = SimpleNamespace(perf_counter=clock.now, sleep=clock.sleep, thread_time=time.thread_time)
+    both = SimpleNamespace(
+        perf_counter=clock.now, sleep=clock.sleep,
+        thread_time=time.thread_time, process_time=time.process_time,
+    )  # fmt: skip
     real = time.perf_counter
     with ExitStack() as stack:
         for name, module in list(sys.modules.items()):

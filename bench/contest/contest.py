@@ -250,9 +250,9 @@ def _timed(
     with seldom_collected():  # clients, too
         clock, start = OwnClock(), perf_counter()
         answers = run()
-        wall, own = perf_counter() - start, clock.seconds()
+        wall = perf_counter() - start
+        seconds = own = wall if engine.ahead else clock.seconds()
     gc.unfreeze()
-    seconds = wall if engine.ahead else own
     if way.price and isinstance(engine.executor, SimulatedExecutor):
         seconds = engine.executor.now
     return Run(seconds, answers, engine, log, trace, wall / own)
