@@ -142,14 +142,16 @@ class KernelCache:
 
     def write(self, path: Path, content: bytes) -> None:
         """Write a file so that others see the old one or the whole new one."""
-        handle, name = tempfile.mkstemp(dir=self.folder, prefix=path.name + ".")
+        name = None
         try:
+            handle, name = tempfile.mkstemp(dir=self.folder, prefix=path.name + ".")
             with os.fdopen(handle, "wb") as stream:
                 stream.write(content)
             os.chmod(name, 0o755 if path.suffix == ".so" else 0o644)
             os.replace(name, path)
         except OSError as error:
-            Path(name).unlink(missing_ok=True)
+            if name is not None:
+                Path(name).unlink(missing_ok=True)
             if error.errno in NO_ROOM:
                 raise CacheFull(folder=self.folder, problem=reason(error)) from None
             raise

@@ -34,6 +34,10 @@ if TYPE_CHECKING:
     from ..programs.frame import Frame
 
 MOST_TOKENS = 1 << 24
+"""Tokens of all prompts that are remembered: 64 MiB. Then all are forgotten, and it begins anew."""
+
+EDGE_TOKENS = 128
+"""An edge of the tree counts for so many tokens more, by the memory that it takes besides."""
 
 
 @dataclass
@@ -90,6 +94,7 @@ class PromptLog:
             if shared < len(edge.tokens):
                 if at < size:
                     edge.split(shared)
+                    self._tokens += EDGE_TOKENS
                 if edge.owner != number:
                     edge.owner = NOBODY
                 break
@@ -102,7 +107,7 @@ class PromptLog:
         if at < size:
             leaf = edge.children[int(tokens[at])] = _Owned(tokens[at:].copy())
             leaf.owner = number
-            self._tokens += size - at
+            self._tokens += size - at + EDGE_TOKENS
             edge, begin = leaf, at
         if of is not None:
             of.logged = edge, begin, self._root

@@ -138,11 +138,12 @@ def test_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Monke
     assert not list(folder.iterdir())
 
 
-def test_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object) -> None:
+@pytest.mark.parametrize("when", ["tempfile.mkstemp", "os.replace"])
+def test_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str) -> None:
+    def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(cache_module.os, "replace", full)
+    monkeypatch.setattr(f"weft.codegen.cache.{when}", full)
     with pytest.raises(CacheFull, match="no space left"):
         KernelCache(tmp_path).write(tmp_path / "x.so", b"content")
     assert not list(tmp_path.iterdir())

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from weft.runtime.memory.kv_cache import PagedKV
-from weft.runtime.schedule.row_costs import PromptLog
+from weft.runtime.schedule.row_costs import EDGE_TOKENS, PromptLog
 from weft.tests.runtime.schedule.test_turmoil import Turmoil
 
 
@@ -63,6 +64,13 @@ def test_a_log_that_was_begun_anew_does_not_know_who_is_alone(kv, monkeypatch):
     stream(kv, [1, 2, 3, 4], log)
     monkeypatch.setattr("weft.runtime.schedule.row_costs.MOST_TOKENS", 2)
     assert not log.alone(stream(kv, [1, 2, 3, 5], log))
+
+
+def test_short_prompts_fill_a_log_by_what_their_edges_take(monkeypatch):
+    monkeypatch.setattr("weft.runtime.schedule.row_costs.MOST_TOKENS", 3 * EDGE_TOKENS)
+    log, prompts = PromptLog(), [np.array([number, 1], np.int32) for number in range(4)]
+    assert [log.add(prompt) for prompt in (*prompts[:3], prompts[0])] == [0, 0, 0, 0]
+    assert log.add(prompts[0]) == 2 and log.add(prompts[1]) == 0
 
 
 def test_nothing_is_computed_twice_as_nobody_looked_for_it(monkeypatch):
