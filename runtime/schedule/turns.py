@@ -51,10 +51,10 @@ class Turns:
     ) -> None:
         """Let rows stand back in step `clock` for gens of the queue, if memory has room for all.
 
-        `others` have asked and are not in the batch.
+        `others` have asked and are not in the batch. A batch of one row is full in any order.
         """
         free = self._most - self._batch.size
-        if not queue or (self._ahead and free):
+        if not queue or self._most == 1 or (self._ahead and free):
             return
         gens = [entry[2] for entry in queue if entry[2].sampling]
         few = free < len(gens) < self._waves * self._most

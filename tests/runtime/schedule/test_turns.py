@@ -80,6 +80,13 @@ def test_rows_with_other_prompts_to_come_take_no_turns():
     assert not run(6, path=81)._scheduler.turns.taken
 
 
+def test_where_one_row_runs_at_a_time_it_runs_to_its_end():
+    machine = engine(max_batch=1)
+    requests = [submit(machine, number, 40, 40) for number in range(3)]
+    ended = [request for _ in range(150) for request in machine.step()]
+    assert ended == requests and not machine._scheduler.turns.taken
+
+
 def test_while_many_wait_rows_run_on():
     machine = engine()
     for number in range(20):
