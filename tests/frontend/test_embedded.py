@@ -1,6 +1,6 @@
 """The Python surface: the same IR text as .weft text gives, and errors at the Python line."""
 
-# ruff: noqa: B006, B007, F401, F841
+# ruff: noqa: B006, F841
 import importlib.util
 import sys
 from dataclasses import dataclass
@@ -91,7 +91,6 @@ def test_tools_and_records_come_from_the_program():
 GREETING = "Hello"
 NUMBERS = [1, 2]
 NOTHING = None
-THINGS = [1, {2}]
 
 
 def test_stop_patterns_and_other_spellings_of_select():
@@ -239,189 +238,6 @@ def test_a_name_bound_in_both_branches():
     assert "program.if" in str(lower(p.file))
 
 
-def unbounded(s, x: str):
-    while x == "":
-        s += x
-
-
-def comprehension(s, xs: list[str]):
-    s += " ".join([x for x in xs])
-
-
-def formatted(s, x: float):
-    s += f"{x:.2f}"
-
-
-def unnamed(s):
-    s.gen(max_tokens=3)
-
-
-def imports(s):
-    import os
-
-    s += "a"
-
-
-def untyped(s, x):
-    s += x
-
-
-def no_stream():
-    return 1
-
-
-def inner_function(s):
-    def f():
-        return 1
-
-    s += "a"
-
-
-def wrong_with(s):
-    with open("x"):
-        s += "a"
-
-
-def chained(s, n: int):
-    if 1 < n < 3:
-        s += "a"
-
-
-def sliced(s, xs: list[str]):
-    s += xs[1:][0]
-
-
-def breaks(s, xs: list[str]):
-    for x in xs:
-        break
-
-
-def unknown_name(s, essay: str):
-    s.user(f"Essay: {esay}")  # noqa: F821
-
-
-def unknown_stream_method(s):
-    s.says("a")
-
-
-def tuple_target(s):
-    a, b = 1, 2
-
-
-def several(s, *xs: str):
-    s += "a"
-
-
-def any_names(s, **xs: str):
-    s += "a"
-
-
-def broken_annotation(s, xs: "list["):  # type: ignore  # noqa: F722
-    s += "a"
-
-
-def up_to_true(s, n: int):
-    while n > 1 and s.up_to(True):
-        s += "a"
-
-
-def other_things(s):
-    for x in THINGS:
-        s += f"{x}"
-
-
-def caught(s, x: str):
-    try:
-        s += x
-    except ValueError:
-        s += "b"
-
-
-def goes_on(s, xs: list[str]):
-    for x in xs:
-        continue
-
-
-def chosen(s, x: str):
-    y = x if x else "b"
-
-
-def part(s, xs: list[str]):
-    xs[0] = "b"
-
-
-def enumerated(s, xs: list[str]):
-    for i, x in enumerate(xs):
-        s += x
-
-
-def otherwise(s, xs: list[str]):
-    for x in xs:
-        s += x
-    else:
-        s += "none"
-
-
-def own_text(s):
-    s += s.text
-
-
-def own_helper(s, x: str):
-    s += plain(x)
-
-
-def dict_outside(s):
-    s += PROMPTS["a"]
-
-
-def keyword_of_a_method(s, x: str):
-    s += x.replace(old="a", new="b")
-
-
-def odd_type(s, x: str):
-    y = s.gen(Path)
-
-
-def optional(s, x: str | None):
-    s += "a"
-
-
-def guarded(s, x: str):
-    match x:
-        case "a" if x:
-            s += x
-
-
-def plain(x: str) -> str:
-    return x
-
-
-PROMPTS = {"a": "b"}
-
-REFUSED = [
-    caught, goes_on, chosen, part, enumerated, otherwise, own_text, own_helper,
-    dict_outside, keyword_of_a_method, odd_type, optional, guarded,
-    unbounded, comprehension, formatted, unnamed, imports, untyped, no_stream, inner_function,
-    wrong_with, chained, sliced, breaks, unknown_name, unknown_stream_method, tuple_target,
-    several, any_names, broken_annotation, up_to_true, other_things,
-]  # fmt: skip
-
-
-def test_refused_python(golden):
-    shown = []
-    for function in REFUSED:
-        with pytest.raises(WeftError) as caught:
-            check(program(function).file)
-        error = caught.value
-        first = function.__code__.co_firstlineno
-        relative = error.render().replace(f"{Path(error.span.source)}:{error.span.line}", "line")
-        assert error.span.line >= first and "^" in error.render()
-        body = [line for line in relative.splitlines() if " | " not in line]
-        caret = error.render().splitlines()[1].partition(" | ")[2].strip()
-        shown.append(f"== {function.__name__}: {type(error).__name__}\n{caret}\n" + "\n".join(body))
-    golden("errors/python.txt", "\n\n".join(shown) + "\n")
-
-
 def test_a_program_is_not_called():
     with pytest.raises(WeftError, match="compiled, not called"):
         TWINS["chat"]("a")
@@ -442,9 +258,6 @@ def test_a_notebook_cell_is_a_source():
     exec(compile(cell, name, "exec"), names)
     assert names["p"].source.name == name
     assert "record<Cell>" in str(lower(names["p"].file))
-
-
-# pyright: reportUndefinedVariable=false
 
 
 @tool(timeout=5)

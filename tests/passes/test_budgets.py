@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import itertools
 from dataclasses import replace
 
 import pytest
@@ -14,14 +13,14 @@ from weft.frontend.checker import check
 from weft.frontend.constraints import constraint_of
 from weft.frontend.lower import lower
 from weft.frontend.parser import parse_text
-from weft.ir.budget import UNBOUNDED, Budgets, Limits, Peak, Use, largest, plus, times, value_of
+from weft.ir.budget import UNBOUNDED, Budgets, Limits, Peak, Use, value_of
 from weft.ir.core import Module
 from weft.ir.parser import parse_module
 from weft.passes.manager import run_passes
 from weft.passes.pipeline import LOWERING, PLAN_PASSES, PROGRAM_PASSES
 from weft.passes.program.memory import budget_check
 from weft.passes.program.memory import proof as memory_proof
-from weft.passes.program.memory.budgets import shown, stretches
+from weft.passes.program.memory.budgets import stretches
 from weft.passes.program.memory.proof import NotProven, prove_memory
 from weft.runtime.memory.kv_cache import PagedKV
 from weft.runtime.programs.select import Scorer, beginning
@@ -397,12 +396,3 @@ def test_stretches_are_the_sequences_that_scoring_forks(options):
     assert sorted(stretches(options)) == forked_by_the_scorer(options)
     peak = Peak(3, 1, (Use("select", 1, 1, 2, False, None, (2,)),), 3)
     assert memory_proof._prove(peak, Limits(4, 10), "x") == ("z3", 1)
-
-
-def test_expressions_fold_and_evaluate():
-    expression = plus(3, times(2, "count x"), largest(4, "bytes y"), 5)
-    assert expression == ("+", 8, ("*", 2, "count x"), ("max", 4, "bytes y"))
-    assert value_of(expression, sizes(count_x=3, bytes_y=10)) == 24
-    assert plus(UNBOUNDED, 1) == UNBOUNDED and times(UNBOUNDED, 2) == UNBOUNDED
-    assert shown(expression) == "8 + (2 * count(x)) + max(4, bytes(y))"
-    assert list(itertools.islice(iter([largest(1, 2)]), 1)) == [2]
