@@ -145,7 +145,7 @@ def mapped(size: int) -> Tensor:
     pages = mmap.mmap(-1, max(size, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     with suppress(OSError, AttributeError):  # a matter of speed alone
         pages.madvise(mmap.MADV_HUGEPAGE)
-    return torch.frombuffer(pages, dtype=torch.uint8)
+    return torch.frombuffer(pages, dtype=torch.uint8)[:size]
 
 
 class Now:
@@ -192,8 +192,8 @@ class SimulatedDevice:
         return self.refusal
 
     def host(self, size: int) -> Tensor:
-        """Plain memory."""
-        buffer = torch.zeros(size, dtype=torch.uint8)
+        """Memory as a GPU's host has it, in pages of its own."""
+        buffer = mapped(size)
         self.register(buffer)
         return buffer
 
@@ -282,7 +282,10 @@ class CudaDevice:
         return _STREAMS[key]
 
     def register(self, buffer: Tensor) -> str:
-        """Pin with cudaHostRegister, which rounds to pages and not to powers of two."""
+        """Pin with cudaHostRegister, which rounds to pages and not to powers of two; no bytes need
+        none."""
+        if not buffer.nbytes:
+            return ""
         runtime: Any = torch.cuda.cudart()
         error = int(runtime.cudaHostRegister(buffer.data_ptr(), buffer.nbytes, 0))
         if error == 0:

@@ -108,8 +108,7 @@ class Checkpoint:
         self._device = device
         self._files: dict[str, Any] = {}
         self._home: dict[str, str] = {}
-        index = self.folder / "model.safetensors.index.json"
-        for file in _shards(index) if index.exists() else ["model.safetensors"]:
+        for file in shard_files(self.folder):
             self._open(file)
 
     def _open(self, file: str) -> None:
@@ -150,10 +149,15 @@ class Checkpoint:
         return self._files[file].get_tensor(name)
 
 
-def _shards(index: Path) -> list[str]:
+def shard_files(folder: Path) -> list[str]:
+    """Return the names of a folder's files of weights: those that its index lists, if it has one;
+    raises BrokenWeights."""
+    index = folder / "model.safetensors.index.json"
+    if not index.exists():
+        return ["model.safetensors"]
     try:
         return sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (ValueError, KeyError, AttributeError) as error:
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise BrokenWeights(file=str(index), problem=f"no shard index: {error}") from None
 
 

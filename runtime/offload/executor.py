@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -178,8 +179,13 @@ class OffloadExecutor:
                 raise
 
     def _forget(self) -> None:
-        """After a failure nothing is known of the ring: the next step copies all pages."""
+        """After a failure nothing is known of the ring: the next step copies all pages, and begins
+        once no queue and no stream is at what is left of this one."""
+        if self._run is not None:
+            self._run.abandon()
         self._run, self._warm = None, False
+        with suppress(RuntimeError):  # a device that is lost says so again
+            self.device.settle()
 
     def _pipeline(self, count: int, warm: bool) -> Pipeline:
         """Return a step's pipeline, proven; the ring's slots are numbered from the step's first."""
@@ -200,4 +206,5 @@ class OffloadExecutor:
         changed = colder(self._shape, self._parts.taken.tolist())
         if changed is not None:
             self._shape, self._warm = changed, False
+            self._pipelines.clear()  # nobody asks for those of the old shape
             self.notes.append(f"step {self._steps}: colder experts went to the CPU")

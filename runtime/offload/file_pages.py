@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from ..execution.weights import (
     WrongShape,
     bounds_of,
     not_finite,
+    shard_files,
 )
 from .pages import ROLES, Piece, fill, pieces, placed
 
@@ -68,11 +70,8 @@ class FilePages:
         self._finite: set[tuple[str, int]] = set()
         self._kept: tuple[tuple[str, int], Tensor] | None = None
         self._readers = ThreadPoolExecutor(READERS, "weft-disk")
-        index = folder / "model.safetensors.index.json"
-        names = ["model.safetensors"]
-        if index.exists():
-            names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-        for name in names:
+        self._end = weakref.finalize(self, _close, self._files, self._readers)
+        for name in shard_files(folder):
             self._open(name)
 
     def read(self, layer: int, expert: int, into: Mapping[str, Tensor]) -> None:
@@ -96,11 +95,8 @@ class FilePages:
         return self._find(next(iter(pieces(self._weights[0][0], 0)))).format
 
     def close(self) -> None:
-        """Close the files."""
-        for descriptor in self._files.values():
-            os.close(descriptor)
-        self._files.clear()
-        self._readers.shutdown()
+        """Close the files; done too where nobody has the pages any more."""
+        self._end()
 
     def _open(self, name: str) -> None:
         path = self._folder / name
@@ -109,13 +105,15 @@ class FilePages:
         descriptor = self._files[name] = os.open(path, os.O_RDONLY)
         try:
             size = int.from_bytes(os.pread(descriptor, 8, 0), "little")
+            if size > os.fstat(descriptor).st_size:
+                raise ValueError(f"{size} bytes of it are not there")
             header = json.loads(os.pread(descriptor, size, 8))
             for tensor, entry in header.items():
                 if tensor != "__metadata__":
                     begin = 8 + size + entry["data_offsets"][0]
                     self._stored[tensor] = _Stored(name, entry["dtype"], tuple(entry["shape"]),
                                                    begin)  # fmt: skip
-        except (ValueError, KeyError, TypeError, OSError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
             raise BrokenWeights(file=str(path), problem=f"no safetensors header: {error}") from None
 
     def _rows(self, piece: Piece) -> Tensor:
@@ -180,6 +178,12 @@ class FilePages:
             if count == 0:
                 raise OSError(0, f"it ends {len(data) - done} bytes too early", path)
             done += count
+
+
+def _close(files: dict[str, int], readers: ThreadPoolExecutor) -> None:
+    readers.shutdown()
+    while files:
+        os.close(files.popitem()[1])
 
 
 def _places(found: Sequence[Piece], into: Tensor) -> Iterator[Tensor]:

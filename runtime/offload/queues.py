@@ -56,6 +56,7 @@ class Run:
     def __init__(self, pipeline: Pipeline, work: Work) -> None:
         self.pipeline, self.work = pipeline, work
         self.signals = {task.name: _Signal() for task in pipeline.tasks}
+        self._left = {queue: threading.Event() for queue in pipeline.queues}
         self.error: BaseException | None = None
         self.spans: dict[str, tuple[float, float]] = {}
 
@@ -70,6 +71,16 @@ class Run:
         """Begin no more tasks."""
         self.error = self.error or Abandoned()
         self.fail(self.error)
+
+    def left(self, queue: str) -> None:
+        """A queue has no more to do with it."""
+        self._left[queue].set()
+
+    def abandon(self) -> None:
+        """Begin no more tasks, and wait until no queue is at one: what they write may be used."""
+        self.stop()
+        for left in self._left.values():
+            left.wait()
 
     def wait(self, names: Iterable[str]) -> None:
         """Wait until tasks are done; raises what any task of the run has raised."""
@@ -98,7 +109,6 @@ class Queues:
         self._threads: list[threading.Thread] = []
         self._run: Callable[[], Run | None] = lambda: None
         _LIVING.add(self)
-        self._turn = sys.getswitchinterval()
 
     def start(self, pipeline: Pipeline, work: Work) -> Run:
         """Hand every queue its tasks; returns at once."""
@@ -113,6 +123,7 @@ class Queues:
         for inbox in self._inboxes.values():
             inbox.put(None)
         self._inboxes.clear()
+        _TURNS.leave(self)
 
     def stop(self) -> None:
         """End the threads, each after the task that it does."""
@@ -126,11 +137,10 @@ class Queues:
         """Wait until the threads have ended, after `close`: memory that they use may go then."""
         while self._threads:
             self._threads.pop().join()
-        sys.setswitchinterval(self._turn)
 
     def _inbox(self, queue: str) -> SimpleQueue[tuple[Run, tuple[Task, ...]] | None]:
         if queue not in self._inboxes:
-            sys.setswitchinterval(min(TURN, self._turn))
+            _TURNS.take(self)
             self._inboxes[queue] = inbox = SimpleQueue()
             thread = threading.Thread(target=self._serve, args=(queue, inbox),
                                       name=f"weft-{queue}", daemon=True)  # fmt: skip
@@ -149,6 +159,7 @@ class Queues:
                     self._do(run, task, stream)
             except BaseException as error:  # a queue must not die with others waiting for it
                 run.fail(error)
+            run.left(queue)
             del job, run, tasks  # what is done must not hold memory while the queue is idle
 
     def _begin(self, queue: str) -> Stream | None:
@@ -176,6 +187,30 @@ class Queues:
         run.signals[task.name].set(event)
 
 
+class _Turns:
+    """How soon a waiting thread gets the interpreter: the process has one such number, and short it
+    is as long as any queues have threads."""
+
+    def __init__(self) -> None:
+        self._users: WeakSet[Queues] = WeakSet()
+        self._usual = sys.getswitchinterval()
+
+    def take(self, queues: Queues) -> None:
+        """Queues begin a thread."""
+        if not self._users:
+            self._usual = sys.getswitchinterval()
+        self._users.add(queues)
+        sys.setswitchinterval(min(TURN, self._usual))
+
+    def leave(self, queues: Queues) -> None:
+        """Queues end their threads."""
+        if queues in self._users:
+            self._users.remove(queues)
+            if not self._users:
+                sys.setswitchinterval(self._usual)
+
+
+_TURNS = _Turns()
 _LIVING: WeakSet[Queues] = WeakSet()
 
 

@@ -156,9 +156,10 @@ def test_missing_files_and_shards(folder):
     index.write_text(json.dumps({"weight_map": {"q": "model-00001-of-00002.safetensors"}}))
     with pytest.raises(NoWeights, match="model-00001-of-00002.safetensors is missing"):
         Checkpoint(path)
-    index.write_text("{")
-    with pytest.raises(BrokenWeights, match="shard index"):
-        Checkpoint(path)
+    for text in ("{", "[]", '{"weight_map": 1}'):
+        index.write_text(text)
+        with pytest.raises(BrokenWeights, match="shard index"):
+            Checkpoint(path)
     index.unlink()
     (path / "model.safetensors").unlink()
     with pytest.raises(NoWeights, match="model.safetensors is missing"):

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from weft.frontend.models.presets import PRESETS
 from weft.ir.core import Module
 from weft.passes.manager import Context, run_passes
 from weft.passes.tile.regimes import graph_passes
-from weft.runtime.execution.weights import NoFloats, NotFinite, NoWeights, WrongShape
+from weft.runtime.execution.weights import BrokenWeights, NoFloats, NotFinite, NoWeights, WrongShape
 from weft.runtime.offload import file_pages
 from weft.runtime.offload.file_pages import FilePages, PageLost
 from weft.runtime.offload.pages import PageShape, pool_bytes, pool_in
@@ -106,6 +107,32 @@ def test_rows_are_looked_at_once(stored, monkeypatch):
         source.read(0, 1, page)
     assert len(looked) == 2  # both parts of the page
     source.close()
+
+
+@pytest.mark.parametrize("content", [
+    b"version https://git-lfs.github.com/spec/v1", (1 << 40).to_bytes(8, "little") + b"{}",
+    (2).to_bytes(8, "little") + b"[]",
+])  # fmt: skip
+def test_a_file_without_a_header_is_named(stored, content):
+    """Such as a pointer to where it lies, whose first bytes would be a header's size."""
+    folder, weights, _ = stored
+    (folder / "model.safetensors").write_bytes(content)
+    with pytest.raises(BrokenWeights, match=r"model.safetensors: no safetensors header"):
+        FilePages(folder, [weights])
+
+
+def test_files_are_closed_with_the_executor_that_reads_them(stored):
+    folder, weights, _ = stored
+    file = str(folder / "model.safetensors")
+
+    def opened():
+        links = [Path("/proc/self/fd", name) for name in os.listdir("/proc/self/fd")]
+        return sum(link.is_symlink() and os.readlink(link) == file for link in links)
+
+    source = FilePages(folder, [weights])
+    assert opened() == 1
+    del source
+    assert opened() == 0
 
 
 @pytest.mark.parametrize("change, error", [

@@ -139,13 +139,40 @@ def test_a_process_that_ends_in_mid_step_ends_well():
     assert (found.returncode, found.stderr) == (0, "")
 
 
-def test_threads_take_short_turns_while_queues_live():
+def test_threads_take_short_turns_while_any_queues_live():
     before = sys.getswitchinterval()
     sys.setswitchinterval(0.005)
     pipeline = build_pipeline("cgo", PipelineShape(2, ringed=((0, 1),) * 2, ring=4))
-    turns, queues = [], Queues(SimulatedDevice.of(0), HOST_QUEUES)
-    queues.start(pipeline, lambda task: turns.append(sys.getswitchinterval())).finish()
-    queues.close()
-    queues.join()
+    turns, every = [], [Queues(SimulatedDevice.of(0), HOST_QUEUES) for _ in "ab"]
+    for queues in every:  # the second begins among short turns, and stays behind the first
+        queues.start(pipeline, lambda task: turns.append(sys.getswitchinterval())).finish()
+    for queues in every:
+        turns.append(sys.getswitchinterval())
+        queues.close()
+        queues.join()
     assert max(turns) < 0.005 == pytest.approx(sys.getswitchinterval())
     sys.setswitchinterval(before)
+
+
+def test_a_run_is_abandoned_when_no_queue_is_at_a_task_of_it():
+    pipeline = build_pipeline("cgo", PipelineShape(2, ringed=((0, 1),) * 2, ring=4))
+    begun, go_on, done, ended = Event(), Event(), [], []
+
+    def work(task):
+        begun.set()
+        go_on.wait(60)
+        done.append(task.name)
+
+    queues = Queues(SimulatedDevice.of(0), HOST_QUEUES)
+    run = queues.start(pipeline, work)
+    assert begun.wait(60)
+    abandoning = Thread(target=lambda: (run.abandon(), ended.append(list(done))))
+    abandoning.start()
+    while run.error is None:
+        sleep(1e-3)
+    assert not ended
+    go_on.set()
+    abandoning.join(60)
+    assert ended == [done] and 0 < len(done) < len(pipeline.tasks) / 2
+    assert queues.start(pipeline, lambda task: None).finish() is None
+    queues.close()
