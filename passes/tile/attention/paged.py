@@ -56,7 +56,7 @@ def tile_rows(group: int, decoding: bool = False) -> int:
     """Return how many queries a tile of a step takes on a CPU, where `group` heads share a key.
 
     Eight query heads by a page keep its vectors busy; more are only better where a sequence has
-    many queries and thousands of keys, and are wasted on the one or two of a running sequence. In
+    many queries and thousands of keys, and are wasted on the two or three of a short chunk. In
     steps that are mostly `decoding`, eight are too: one query of four heads took 0.7 of the time in
     four rows, and prompts 1.04.
     """
@@ -80,6 +80,8 @@ def attention(shape: Attention) -> Operation:
 
     Arguments: T, B, B1 = B + 1, N, MAXP, q [T, H * C], page_table [B, MAXP], query_starts [B1],
     kv_lengths [B], k, v [N, K, P, C], out [T, H * C]. A sequence's last query is at its last key.
+    Where it would be alone in a tile, as that of a running sequence, it is read by itself: a tile
+    of four took as long as four such.
     """
     return _Step(shape).kernel()
 
@@ -280,20 +282,28 @@ class _Step(_Common):
         after = b.load(starts, b.map("a + 1", self.sequence), hint="after")
         self.queries = b.map("a - b", after, self.start, hint="queries")
         lowest = b.map(f"a * {s.rows}", part, dtype="i32", hint="lowest")
-        with b.loop(lowest, self.queries, step=s.rows * s.programs, hint="base") as loop:
-            self._tile(loop.index)
+        whole = self.queries
+        if s.rows > 1:
+            expr = f"(a + {s.rows - 2}) // {s.rows} * {s.rows}"
+            whole = b.map(expr, self.queries, dtype="i32", hint="whole")
+            last = b.map("a + b", whole, part, dtype="i32", hint="last")
+            with b.loop(last, self.queries, hint="alone") as loop:
+                self._tile(loop.index, 1)
+                loop.yields()
+        with b.loop(lowest, whole, step=s.rows * s.programs, hint="base") as loop:
+            self._tile(loop.index, s.rows)
             loop.yields()
         facts = (*self._facts(), "T >= 0", "B1 == B + 1", "0 <= query_starts[*] <= T")
         grid = (s.kv_heads, "B", s.programs)
         return b.finish(*grid, requires=facts, of="graph.partial")
 
-    def _tile(self, base: Value) -> None:
+    def _tile(self, base: Value, rows: int) -> None:
         """Attend with `rows` queries from `base` on, each with all heads of the group.
 
         Queries past the last repeat it, and are not stored.
         """
         b, s = self.b, self.shape
-        lane = b.iota(s.rows * s.group)
+        lane = b.iota(rows * s.group)
         query = b.map(f"a + b // {s.group}", base, lane, dtype="i32", hint="query")
         safe = b.map("max(min(a, b - 1), 0)", query, self.queries, dtype="i32", hint="safe")
         row = b.map("min(max(a + b, 0), c - 1)", self.start, safe, self.tokens, dtype="i32",
@@ -304,17 +314,17 @@ class _Step(_Common):
         end = b.map("a - b + c + 1", self.length, self.queries, safe, dtype="i32", hint="seen")
         end = b.expand(end, 1)
         first = b.map(f"a - {s.window}", end, dtype="i32") if s.window else None
-        low, high = self._range(base)
-        _, total, acc = self._pages(low, high, q, s.rows * s.group, (first, end))
+        low, high = self._range(base, rows)
+        _, total, acc = self._pages(low, high, q, rows * s.group, (first, end))
         live = b.expand(b.map("a < b", query, self.queries, hint="live"), 1)
         result = b.map(_QUOTIENT, acc, b.expand(total, 1))
         b.store(self.out, row, column, result, mask=live)
 
-    def _range(self, base: Value) -> tuple[Value, Value]:
-        """Return the pages that some query of the tile sees."""
+    def _range(self, base: Value, rows: int) -> tuple[Value, Value]:
+        """Return the pages that some of a tile's `rows` queries sees."""
         b, s = self.b, self.shape
         before = b.map("a - b + c", self.length, self.queries, base, dtype="i32", hint="before")
-        high = b.map(f"(max(min(a + {s.rows}, b), 0) + {s.page - 1}) // {s.page}", before,
+        high = b.map(f"(max(min(a + {rows}, b), 0) + {s.page - 1}) // {s.page}", before,
                      self.length, dtype="i32", hint="high")  # fmt: skip
         if not s.window:
             return b.full(0, "i32"), high
