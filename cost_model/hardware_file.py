@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+import re
+import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ..ir.diagnostics import WeftError, reason
 from .hardware import Hardware, Level, Link, Memory, Rate
+from .json_text import value_of
 
 SHIPPED = Path(__file__).parent / "hardware"
 FORMAT = 1
@@ -65,12 +68,11 @@ def measured_or_shipped() -> Hardware:
 
 def parse(text: str, path: str = "<hardware>") -> Hardware:
     """Return the description that a JSON text gives; raises HardwareFileError."""
-    try:
-        value = json.loads(text)
-    except json.JSONDecodeError as error:
-        where = f"line {error.lineno} column {error.colno}"
-        raise HardwareFileError(path=path, where=where, problem=f"no JSON: {error.msg}") from None
-    return _hardware(_Reader(path, "top", value))
+
+    def refused(where: str, problem: str) -> HardwareFileError:
+        return HardwareFileError(path=path, where=where, problem=problem)
+
+    return _hardware(_Reader(path, "top", value_of(text, refused)))
 
 
 def save(hardware: Hardware, path: str | Path) -> None:
@@ -130,9 +132,15 @@ class _Reader:
     def positive(self) -> float:
         value = self.value
         number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not number or not 0 < value < float("inf"):
+        if not number or not 0 < value <= sys.float_info.max:
             raise self.fail(f"expected a positive number, found {value!r:.60}")
         return float(value)
+
+    def count(self) -> int:
+        value = self.positive()
+        if not value.is_integer():
+            raise self.fail(f"expected a whole number, found {value:g}")
+        return int(value)
 
     def rate(self) -> Rate:
         """A number, or {min, median, max} in that order of size."""
@@ -150,7 +158,7 @@ class _Reader:
     def by_threads(self) -> dict[int, Rate]:
         """Rates whose keys are positive whole numbers."""
         for key in self.table():
-            if not (key.isascii() and key.isdigit() and int(key) > 0):
+            if re.fullmatch("0*[1-9][0-9]{0,5}", key) is None:
                 raise self.fail(f"expected a number of threads, found {key!r:.60}")
         return {int(key): rate for key, rate in self.rates().items()}
 
@@ -165,6 +173,8 @@ def _hardware(top: _Reader) -> Hardware:
     if not levels:
         raise top.get("levels").fail("at least one level is needed")
     names = [level.name for level in levels]
+    if len(set(names)) < len(names):
+        raise top.get("levels").fail(f"two levels have one name: {', '.join(names)}")
     links = top.optional("links", []).items()
     made = tuple(_link(link, names) for link in links)
     provenance = top.optional("provenance", {}).table()
@@ -185,7 +195,7 @@ def _level(reader: _Reader) -> Level:
         reader.get("matmul").rates(),
         reader.get("vector").rates(),
         reader.get("launch").rates(),
-        int(reader.optional("threads", 1).positive()),
+        reader.optional("threads", 1).count(),
         {what: by_threads.get(what).by_threads() for what in by_threads.table()},
     )
 
@@ -213,8 +223,8 @@ def _rate_json(rate: Rate) -> Any:
     return {"min": rate.min, "median": rate.median, "max": rate.max}
 
 
-def _map_json(rates: Mapping[str, Rate], to: Callable[[Rate], Any] = _rate_json) -> dict[str, Any]:
-    return {key: to(rate) for key, rate in rates.items()}
+def _map_json(rates: Mapping[str, Rate]) -> dict[str, Any]:
+    return {key: _rate_json(rate) for key, rate in rates.items()}
 
 
 def _memory_json(memory: Memory) -> dict[str, Any]:

@@ -11,13 +11,13 @@ A placement is written in runs of pages: two resident, then twelve streamed, the
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from itertools import groupby
 from typing import Any
 
+from .json_text import value_of
 from .placement import Placement, PolicyError
 from .policy import Policy
 
@@ -100,11 +100,11 @@ def parse(text: str) -> Policy:
     """Return the policy of a file's content in either form."""
     if not text.lstrip().startswith("{"):
         return loads(text)
-    try:
-        return from_json(json.loads(text))
-    except json.JSONDecodeError as error:
-        where = f"line {error.lineno} column {error.colno}"
-        raise PolicyError(where=where, problem=f"no JSON: {error.msg}") from None
+
+    def refused(where: str, problem: str) -> PolicyError:
+        return PolicyError(where=where, problem=problem)
+
+    return from_json(value_of(text, refused))
 
 
 def runs_of(placement: Placement) -> str:
@@ -143,6 +143,8 @@ def _read_layers(where: str, span: str, runs: str, layers: dict[int, Placement])
     if found is None:
         raise PolicyError(where=where, problem=f"expected layers such as 0-15, found {span!r}")
     first, last = int(found[1]), int(found[2] or found[1])
+    if last < first:
+        raise PolicyError(where=where, problem=f"the layers of {span} end before they begin")
     placement = placement_of(runs, where)
     for number in range(first, last + 1):
         if number in layers:

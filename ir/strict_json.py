@@ -13,6 +13,10 @@ class Twice(ValueError):
 class Malformed(ValueError):
     """A text that is no JSON, with its place."""
 
+    def __init__(self, error: json.JSONDecodeError) -> None:
+        super().__init__(in_words(error))
+        self.line, self.column, self.said = error.lineno, error.colno, error.msg
+
 
 class TooManyDigits(ValueError):
     """A whole number of more digits than Python reads."""
@@ -34,7 +38,7 @@ def loads(text: str, finite: bool = False) -> Any:
     try:
         return json.loads(text, object_pairs_hook=_object, parse_int=whole_number, **refused)
     except json.JSONDecodeError as error:
-        raise Malformed(in_words(error)) from None
+        raise Malformed(error) from None
 
 
 _WORDS = {

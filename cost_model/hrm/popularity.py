@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ...ir.diagnostics import ModelError, reason
 from ...ir.routing import RoutingTrace
+from ..json_text import value_of
 from .shape import MoeShape
 
 CLASSES = 8
 """Experts are grouped by rank into so many classes at the most."""
+
+
+_MOST = 2**53
+"""A larger count is none: sums of such still are numbers."""
 
 
 class BadPopularity(ModelError):
@@ -63,9 +66,10 @@ def popularity(counts: Sequence[Sequence[float]], layers: int, experts: int) -> 
         if len(layer) != experts:
             problem = f"layer {number} lists {len(layer)} experts, the model has {experts}"
             raise BadPopularity(problem=problem)
-        if not all(0 <= each < float("inf") for each in layer) or not sum(layer):
+        if not all(0 <= each <= _MOST for each in layer) or not any(layer):
             raise BadPopularity(problem=f"layer {number} has a count that is none, or only zeros")
-        made.append(tuple(each / sum(layer) for each in layer))
+        total = float(sum(layer))
+        made.append(tuple(each / total for each in layer))
     return Popularity(tuple(made) * (layers if len(made) == 1 else 1))
 
 
@@ -85,10 +89,11 @@ def read(file: Path, shape: MoeShape) -> Popularity:
 
 def parse(text: str, layers: int, experts: int) -> Popularity:
     """Return the popularity that a JSON text gives; raises BadPopularity."""
-    try:
-        value: Any = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise BadPopularity(problem=f"line {error.lineno}: no JSON: {error.msg}") from None
+
+    def refused(where: str, problem: str) -> BadPopularity:
+        return BadPopularity(problem=f"{where}: {problem}")
+
+    value = value_of(text, refused)
     rows = value if isinstance(value, list) and value and isinstance(value[0], list) else [value]
     number = (int, float)
     if not all(

@@ -97,7 +97,13 @@ def obligations(pipeline: Pipeline) -> list[Obligation]:
             if source >= 0:
                 need(written[source][0], number, access.slot, "arrival")
             if source + 1 < len(written):
-                need(number, written[source + 1][0], access.slot, "overwrite")
+                following = written[source + 1][0]
+                if following < number:
+                    name = pipeline.tasks[following].name
+                    problem = f"{name} overwrites, and {name} is launched before it"
+                    raise Missing(pipeline=pipeline.name, task=task.name, access=str(access),
+                                  problem=problem)  # fmt: skip
+                need(number, following, access.slot, "overwrite")
     return list(found.values())
 
 

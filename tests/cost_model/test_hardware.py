@@ -65,6 +65,13 @@ def broken(change) -> str:
     "text, message",
     [
         ("{", "line 1 column 2: no JSON"),
+        ("[" * 100_000, "top: it is nested too deeply"),
+        ("1" * 5000, "top: a whole number of more than 4300 digits"),
+        ('{"format": 1, "format": 1}', "top: the key 'format' stands twice"),
+        (broken(lambda v: v["levels"][0]["memories"][0].update(read=10**400)),
+         r"top.levels\[0\].memories\[0\].read: expected a positive number, found 1000"),
+        (broken(lambda v: v["levels"][0].update(threads=0.5)), "a whole number, found 0.5"),
+        (broken(lambda v: v["levels"][1].update(name="gpu")), "two levels have one name: gpu, gpu"),
         ("[]", "top: expected a table"),
         (broken(lambda v: v.pop("levels")), "top: 'levels' is missing"),
         (broken(lambda v: v.update(format=9)), "top.format: this weft reads format 1 only"),

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from weft.ir.pipeline import Kind, Task
+from weft.ir.pipeline import Access, Kind, Pipeline, Task
 from weft.ir.pipeline_schedules import SCHEDULES, PipelineShape, build_pipeline
 from weft.passes.graph import hazards
 from weft.passes.graph.hazards import Hazard, Missing, obligations, prove_hazards, race
@@ -118,6 +118,20 @@ def test_a_page_read_before_it_comes_and_one_that_comes_twice():
     again = replace(first, name="again", waits=())
     with pytest.raises(Missing, match="several tasks write"):
         prove_hazards(replace(pipeline, tasks=(*pipeline.tasks, again)))
+
+
+@pytest.mark.parametrize("held", ["before the step", "page.0"])
+def test_a_page_that_is_overwritten_before_its_reader_is_launched(held):
+    tasks = [
+        Task("page.0", Kind.PAGE, "up", 0, writes=(Access("gpu.0", "page.0"),)),
+        Task("page.1", Kind.PAGE, "up", 1, writes=(Access("gpu.0", "page.1"),)),
+        Task("late", Kind.EXPERTS, "gpu", 0, reads=(Access("gpu.0", held),)),
+    ]
+    begin = 0 if held == "page.0" else 1
+    broken = Pipeline("by hand", 1, 1, tuple(tasks[begin:]), (Access("gpu.0", "before the step"),))
+    for prover in (prove_hazards, race):
+        with pytest.raises(Missing, match="which page.1 overwrites, and page.1 is launched before"):
+            prover(broken)
 
 
 def test_mixtrals_layers_are_a_few_lemmas_whatever_their_number():

@@ -188,12 +188,14 @@ def test_cold_experts_go_to_the_cpu() -> None:
 @pytest.mark.parametrize(
     "text, message",
     [
-        ("[1, 2", "line 1: no JSON"),
+        ("[1, 2", "line 1 column 6: no JSON"),
         ('{"a": 1}', "expected lists of numbers"),
         ("[[1, 2, 3]]", "layer 0 lists 3 experts, the model has 8"),
         ("[[1, 2], [3, 4]]", "2 layers are listed, the model has 16"),
         ("[0, 0, 0, 0, 0, 0, 0, 0]", "only zeros"),
         ("[1, 1, 1, 1, 1, 1, 1, -1]", "a count that is none"),
+        (f"[0.5, 1, 1, 1, 1, 1, 1, {10**400}]", "a count that is none"),
+        ("[" * 100_000, "nested too deeply"),
     ],
 )
 def test_popularity_that_does_not_fit(text: str, message: str) -> None:
