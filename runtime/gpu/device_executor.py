@@ -286,8 +286,8 @@ class DeviceExecutor(CompiledExecutor):
     def time_last(self, repeats: int = 20) -> float:
         """Return the median seconds that the device takes for the last decode step, run again.
 
-        Its keys and values are written to the same slots; 0.0 where there was none. Ranks run it
-        together: it exchanges.
+        Its keys and values are written to the same slots; 0.0 where the last step was not one that
+        is recorded. Ranks run it together: it exchanges.
         """
         if self._latest is None:
             return 0.0
@@ -310,7 +310,9 @@ class DeviceExecutor(CompiledExecutor):
         self, layout: Layout, step: StepInput, source: np.ndarray | None,
         lists: Mapping[str, np.ndarray], room: Room | None,
     ) -> None:  # fmt: skip
-        """Send a step's arrays; where a place is larger than they, the rest does nothing."""
+        """Send a step's arrays; where a place is larger than they, the rest does nothing. They lie
+        where an earlier step's did, which cannot run again."""
+        self._latest = None
         given = {name: getattr(step, name).numpy() for name in _SENT}
         given |= {"source": _NOTHING if source is None else source, **lists}
         self._staging.fill(layout, given, _nothing if room is None else room.filling)

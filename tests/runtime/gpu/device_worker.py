@@ -303,6 +303,8 @@ def main() -> None:
         )
         assert (steps, more) == ((1, 1) if all_rows else (1, 4)), (steps, more)
         assert len(these) == 13 and np.allclose(these, those, atol=2e-3), (these, those)
+        # that step was of a prompt: where the last decode step's arrays lay are its own
+        assert all_rows or device.time_last(1) == 0.0
     if launch.count > 1:
         assert device.time_last(3) > 0.0  # with the other ranks, or they would wait for ever
         assert generate(device, device_sampler(device, kernels), shared, most) == found
