@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ...ir.diagnostics import CapacityError
 from ...ir.display.units import sizes
+from .zeros import zeros
 
 MIB = 1 << 20
 BLOCK, SMALL = 32 * MIB, 0.25
@@ -60,10 +61,10 @@ class Memory:
     def _bytes(self, size: int) -> Tensor:
         if size > self.block * SMALL:
             self._give_back()
-            return torch.zeros(size, dtype=torch.uint8, device=self.place)
+            return zeros((size,), torch.uint8, self.place)
         if self._rest is None or self._rest.numel() < size:
             self._give_back()
-            self._rest = torch.zeros(self.block, dtype=torch.uint8, device=self.place)
+            self._rest = zeros((self.block,), torch.uint8, self.place)
         taken, self._rest = self._rest[:size], self._rest[size:]
         return taken
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ...ir.core import Operation
 from ...ir.model import ModelConfig, Rope
+from ..devices.zeros import zeros
 from .dtypes import TORCH
 from .executor import PAGE_SIZE, by_name, check_step, page_bytes
 from .host_keys import HostKeys, Staged
@@ -70,12 +71,12 @@ class CompiledExecutor:
         self.page_bytes += sparse.page_bytes if sparse else 0
         pool = (config.layers, num_pages, config.kv_heads, page_size, config.head_dim)
         self._pools = [] if host else [
-            torch.zeros(pool, dtype=TORCH[kv_format], device=device) for _ in "kv"
+            zeros(pool, TORCH[kv_format], device) for _ in "kv"
         ]  # fmt: skip
         k, v = (host.k, host.v) if host else (list(pool.unbind()) for pool in self._pools)
         cos, sin = rope_tables(config.rope, config.head_dim, config.context_length)
         size = max(function["memory"]["bytes"] for _, function in functions)
-        arena = aligned(size, device=device)
+        arena = zeros((size,), torch.uint8, device)
         tables = {"cos": cos.to(device), "sin": sin.to(device)}
         layers = host.layers if host else sparse.layers if sparse else {}
         tables |= host.tables if host else {}
@@ -328,10 +329,3 @@ def tvm_tensor() -> Callable[[Tensor], Any]:
     from tvm_ffi import from_dlpack
 
     return from_dlpack
-
-
-def aligned(size: int, alignment: int = 256, device: str = "cpu") -> Tensor:
-    """Return a buffer of bytes that begins at a multiple of the alignment."""
-    raw = torch.zeros(size + alignment, dtype=torch.uint8, device=device)
-    shift = -raw.data_ptr() % alignment
-    return raw[shift : shift + size]

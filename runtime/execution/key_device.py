@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..devices.memory import Memory
 from ..devices.streams import CudaStream, Now, Stream, mapped
+from ..devices.zeros import zeros
 
 MAIN = "gpu"
 """The queue of all launches that name none: on a GPU its current stream."""
@@ -45,7 +46,7 @@ class SimulatedKeys:
 
     def reached(self, size: int) -> Tensor:
         """Plain memory."""
-        return torch.zeros(size, dtype=torch.uint8)
+        return zeros((size,), torch.uint8)
 
 
 class NotPinned(RuntimeError):

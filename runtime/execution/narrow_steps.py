@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ...ir.core import Operation
 from ...ir.token_masks import few_words
+from ..devices.zeros import zeros
 from .executor import by_name
 from .library import Launch
 from .recipe import Memory, Recipe
@@ -35,11 +36,11 @@ class NarrowSteps:
         ]
         self._convert = memory.convert
         self._argument = functions[0][1].regions[0].arguments[-1].name
-        self._wide = torch.zeros(max_batch, vocab)
-        self._few = torch.zeros(max_batch, few_words(vocab))
+        self._wide = zeros((max_batch, vocab), torch.float32)
+        self._few = zeros((max_batch, few_words(vocab)), torch.float32)
         most = max((rows for rows, _ in functions), default=0)
-        self._part_wide = torch.zeros(most, vocab)  # pages that nothing writes take no memory
-        self._part_few = torch.zeros(most, few_words(vocab))
+        self._part_wide = zeros((most, vocab), torch.float32)
+        self._part_few = zeros((most, few_words(vocab)), torch.float32)
         self._plans: dict[tuple[int, int], tuple[StepInput, Tensor, Run, Tensor]] = {}
         self._steps: dict[int, tuple[StepInput, Run]] = {}
 

@@ -19,6 +19,7 @@ from ...ir.attention_calibration import AttentionCalibration, HeadChannels
 from ...ir.model import ModelConfig
 from ...ir.sparse import MOST_SCORED, SparsePolicy
 from ..devices.memory import Memory
+from ..devices.zeros import zeros
 from .step import StepInput, whole_rows
 
 LABEL_DTYPES = {"bf16": torch.bfloat16, "i8": torch.int8, "i4": torch.uint8}
@@ -150,7 +151,7 @@ def label_memory(
             elif memory is not None:
                 pool = memory.allocate(name, size, dtype)
             else:
-                pool = torch.zeros(size, dtype=dtype, device=device)
+                pool = zeros(size, dtype, device)
             found.setdefault(name, []).append(pool)
     return found
 

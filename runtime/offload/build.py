@@ -16,7 +16,8 @@ from ..attention.lists import AttentionLists
 from ..attention.plan import Shape
 from ..devices.memory import rounded
 from ..devices.streams import OffloadDevice, mapped
-from ..execution.compiled_executor import aligned, rope_tables, tvm_tensor
+from ..devices.zeros import zeros
+from ..execution.compiled_executor import rope_tables, tvm_tensor
 from ..execution.dtypes import TORCH
 from ..execution.executor import PAGE_SIZE
 from ..execution.weights import TensorSource, Weight, load_weights
@@ -270,7 +271,7 @@ class Build:
     def _arena(self, place: str, size: int) -> Tensor:
         if place == "device":
             return self.device.memory.allocate("activations", (size,), torch.uint8)
-        return aligned(size)
+        return zeros((size,), torch.uint8)
 
 
 def state_bytes(shape: Shape) -> int:

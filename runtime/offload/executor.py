@@ -16,6 +16,7 @@ from ...ir.model import ModelConfig
 from ...ir.pipeline import Kind, Pipeline, Task
 from ...ir.pipeline_schedules import PipelineShape, build_pipeline
 from ..devices.streams import OffloadDevice
+from ..devices.zeros import zeros
 from ..execution.dtypes import TORCH
 from ..execution.executor import PAGE_SIZE, check_step, page_bytes
 from ..execution.step import StepInput
@@ -71,7 +72,7 @@ class OffloadExecutor:
             sleep_soon()
         self._queues = Queues(device, HOST_QUEUES, delay, cores)
         weakref.finalize(self, self._queues.close)
-        self._logits = torch.zeros(options.max_batch, config.vocab_size)
+        self._logits = zeros((options.max_batch, config.vocab_size), torch.float32)
         built = Build(config, options, device, sections, kernels, tensors, store)
         self._parts = built.parts(source, stored or built.page, widen)
         self.notes += built.notes
