@@ -174,19 +174,25 @@ def _libraries(
     except CacheFull as full:
         folder = unkept(full.message, full.hint_text)
         return there, dict.fromkeys((one.name for one in lacking), _build(lacking, folder))
-    key = key_of(*(kernel.key for kernel in lacking))
-    with cache.locked(key):
-        there = cache.find({kernel.name: kernel.key for kernel in kernels})
-        lacking = [kernel for kernel in lacking if kernel.name not in there]
+    built: dict[str, Path] = {}
+    for wait in (False, True):  # what others build meanwhile is theirs, unless they come to nothing
+        with cache.locked((kernel.key for kernel in lacking), wait) as held:
+            there = cache.find({one.name: one.key for one in kernels if one.name not in built})
+            mine = [one for one in lacking
+                    if one.name not in there and (wait or one.key in held)]  # fmt: skip
+            if mine:
+                with tempfile.TemporaryDirectory(prefix="weft-build-") as folder:
+                    library = _build(mine, Path(folder))
+                    named = {one.name: one.key for one in mine}
+                    try:
+                        library = cache.put(key_of(*named.values()), library, named)
+                    except CacheFull as full:  # what took so long serves this run at least
+                        library = Path(shutil.copy(library, unkept(full.message, full.hint_text)))
+                built |= dict.fromkeys(named, library)
+        lacking = [one for one in lacking if one.name not in there and one.name not in built]
         if not lacking:
-            return there, {}
-        with tempfile.TemporaryDirectory(prefix="weft-build-") as folder:
-            library = _build(lacking, Path(folder))
-            try:
-                library = cache.put(key, library, {one.name: one.key for one in lacking})
-            except CacheFull as full:  # what took so long serves this run at least
-                library = Path(shutil.copy(library, unkept(full.message, full.hint_text)))
-    return there, dict.fromkeys((one.name for one in lacking), library)
+            break
+    return there, built
 
 
 def _build(kernels: Sequence[Wanted], folder: Path) -> Path:

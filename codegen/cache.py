@@ -9,11 +9,12 @@ import json
 import os
 import platform
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from time import monotonic
 
 from ..ir.diagnostics import CapacityError, reason
 
@@ -113,21 +114,28 @@ class KernelCache:
         return target
 
     @contextmanager
-    def locked(self, key: str) -> Iterator[None]:
-        """Hold the lock of one key, so that two processes do not build the same kernel.
+    def locked(self, keys: Iterable[str], wait: bool = True) -> Iterator[set[str]]:
+        """Hold locks of kernels, so that no two processes build the same one; yield the keys whose
+        locks are held: without `wait`, those that nobody else builds.
 
-        Who has waited LOCK_SECONDS builds it too: each file is put there whole, by either.
+        Who has waited LOCK_SECONDS goes on without: each file is put there whole, by either. All
+        who wait take locks in one order, so that none waits for one who waits for it. Kernels whose
+        keys begin alike share a lock, so that a folder has a few of these files.
         """
         import filelock
 
         self.folder.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(self.folder / f"{key}.lock")
-        with suppress(filelock.Timeout):
-            lock.acquire(timeout=LOCK_SECONDS)
-        try:
-            yield
-        finally:
-            lock.release()
+        end, held, groups = monotonic() + LOCK_SECONDS, set[str](), dict[str, list[str]]()
+        for key in keys:
+            groups.setdefault(key[:2], []).append(key)
+        with ExitStack() as locks:
+            for begin, group in sorted(groups.items()):
+                lock = filelock.FileLock(self.folder / f"{begin}.lock")
+                with suppress(filelock.Timeout):
+                    lock.acquire(timeout=max(0.0, end - monotonic()) if wait else 0)
+                    locks.callback(lock.release)
+                    held.update(group)
+            yield held
 
     def writable(self) -> bool:
         """Tell whether files can be made in the folder."""

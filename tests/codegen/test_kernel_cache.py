@@ -9,7 +9,9 @@ import stat
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event, current_thread, main_thread
 
 import pytest
 import torch
@@ -201,12 +203,45 @@ def test_who_waits_too_long_for_another_process_goes_on(
     """That process may have been stopped (Ctrl-Z) in its midst."""
     monkeypatch.setattr(cache_module, "LOCK_SECONDS", 0.01)
     kernels, entered = KernelCache(tmp_path), []
-    with kernels.locked("key"), kernels.locked("key"), kernels.locked("another"):
-        entered.append(1)
+    with kernels.locked(["key"]) as first, kernels.locked(["key", "another"]) as second:
+        entered += [first, second]
     monkeypatch.setattr(cache_module, "LOCK_SECONDS", 200)
-    with kernels.locked("key"):
-        entered.append(2)
-    assert entered == [1, 2]
+    with kernels.locked(["key"]) as third:
+        entered.append(third)
+    assert entered == [{"key"}, {"another"}, {"key"}]
+
+
+def test_what_another_process_compiles_is_waited_for_and_the_rest_is_compiled_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other asks for a set that overlaps with ours: each kernel is compiled once. One that it
+    comes to nothing with is compiled here."""
+    kernels = [(add_one(step, f"add_{step}"), Schedule()) for step in (1, 2, 3)]
+    compiled, compile, begun, go = [], build_module._compile, Event(), Event()
+
+    def counted(text: str, names: list[str], **rest: object) -> object:
+        compiled.append(names)
+        if current_thread() is not main_thread():
+            begun.set()
+            assert go.wait(200)
+            if names == ["add_3"]:
+                raise RuntimeError("the other is ended")
+        elif names == ["add_1"]:
+            go.set()  # ours is done while the other still holds its own
+        return compile(text, names, **rest)
+
+    monkeypatch.setattr(build_module, "_compile", counted)
+    for shared, fails in ((kernels[1], False), (kernels[2], True)):
+        begun.clear()
+        go.clear()
+        with ThreadPoolExecutor(1) as other:
+            theirs = other.submit(compile_kernels, [shared], cache=tmp_path / str(fails))
+            assert begun.wait(200)
+            found = compile_kernels([kernels[0], shared], cache=tmp_path / str(fails))
+            assert (theirs.exception() is not None) == fails
+        assert all(kernel.statistics.cached != fails or name == "add_1"
+                   for name, kernel in found.items())  # fmt: skip
+    assert compiled == [["add_2"], ["add_1"], ["add_3"], ["add_1"], ["add_3"]]
 
 
 def test_what_a_person_may_see(filled: Path) -> None:
