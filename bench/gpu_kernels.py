@@ -17,7 +17,7 @@ import os
 import platform
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -183,7 +183,8 @@ def cascade(bench: Bench) -> Figures:
         same = next((n for n, s in (("flat", flat), ("cascade", shared))
                      if (s.way, s.work.runs) == (chosen.way, chosen.work.runs)), None)  # fmt: skip
         times["chosen"] = times[same] if same else chosen.seconds()
-        model, whole = (ideal(shape, of, bench.copy, all) + launch for all in (False, True))
+        model, whole = (ideal(shape, of, bench.copy, all) + EXTRA * launch
+                        for all in (False, True))  # fmt: skip
         regret = times["chosen"] / min(times.values()) - 1
         regrets.append(regret)
         gaps.append([times["cascade"] / of_all for of_all in (model, whole, shared.work.seconds)])
@@ -205,10 +206,19 @@ def cascade(bench: Bench) -> Figures:
     figures["cascade_regret_max"] = max(regrets)
     for place, name in enumerate(("model", "model_with_exps", "planned")):
         ratios = [gap[place] for gap in gaps]
-        within = sum(abs(ratio - 1) <= 0.15 for ratio in ratios) / len(ratios)
         figures[f"cascade_time_over_{name}_max"] = max(ratios)
-        figures[f"cascade_cells_within_15_percent_of_{name}"] = within
+        figures[f"cascade_cells_within_15_percent_of_{name}"] = within(ratios)
     return figures
+
+
+EXTRA = 2
+"""Launches that a cascade has beside that of few rows' items: of many rows' items, and the join."""
+
+
+def within(ratios: Sequence[float], most: float = 0.15) -> float:
+    """Return the part of times over predictions that are at most so much above 1; no time is too
+    short."""
+    return sum(ratio <= 1 + most for ratio in ratios) / len(ratios)
 
 
 PRODUCTS, TILE = 989e12, 64
@@ -219,9 +229,9 @@ EXPS = PRODUCTS / 4096 * 16
 
 
 def ideal(shape: Parts, of: Sequences, copy: float, whole: bool = False) -> float:
-    """Return the seconds of a cascade at the roofs: each shared run once at the copy's rate, or
-    its products at three quarters of the datasheet's rate, whichever takes longer; own keys and
-    states at the copy's rate; 2.5 us for the join's launch.
+    """Return the seconds of a cascade at the roofs, without launches: each shared run once at the
+    copy's rate, or its products at three quarters of the datasheet's rate, whichever takes longer;
+    own keys and states at the copy's rate.
 
     `whole`: with what that leaves out of a shared run. Its rows fill whole tiles, and a tile's
     exponentials stand between its two products: what forms these waits for the other.
@@ -238,7 +248,7 @@ def ideal(shape: Parts, of: Sequences, copy: float, whole: bool = False) -> floa
     total = run(of.prefix, of.count, 1) + run(of.middle, of.count // of.groups, of.groups)
     own = of.count * of.own * key / copy
     states = 3 * of.count * shape.heads * shape.head_dim * 4 / copy
-    return total + own + states + 2.5e-6
+    return total + own + states
 
 
 def prompts(bench: Bench) -> Figures:
