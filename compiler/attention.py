@@ -25,7 +25,7 @@ from ..ir.loss_table import (
 from ..ir.model import ModelConfig
 from ..ir.source import Span
 from ..ir.sparse import SparsePolicy, parse_policy
-from ..options import BadOption, Options
+from ..options import Options
 from .keys_ahead import fetches_ahead
 
 if TYPE_CHECKING:
@@ -111,13 +111,6 @@ def asked_attention(
         return None
     options.require_one_process()
     budget = _budget(checkpoint, policy, options.max_loss)
-    if options.target == "cuda" and any(checkpoint.config.windows):
-        hint = "take the target cpu, or a model without sliding windows"
-        raise BadOption(problem="a GPU's work lists cannot mix windows and selections", hint=hint)
-    if options.target == "cuda" and policy.dense:
-        problem = "a GPU's work lists cannot mix layers that select with those that read everything"
-        hint = "take the target cpu, or a policy without dense layers"
-        raise BadOption(problem=problem, hint=hint)
     calibration = calibration_of(checkpoint, policy)
     offload, hardware = bool(options.kv_host_memory), priced_by(options.target)
     foresight = fetches_ahead(checkpoint.config, options, policy, hardware) if offload else None

@@ -68,6 +68,9 @@ LISTED, LISTED_SLOTS = 128, 64
 """Keys of a list that a GPU reads at a time: of positions, as their pages are looked up first; and
 of slots."""
 
+READ_WHOLE = "whole"
+"""What a GPU's lists of layers that read everything are called in steps where others select."""
+
 SCORE_PARTS = 16
 """Programs that share the labels of a row and key head on a GPU: enough for one row."""
 AMOUNTS = ("k", "ratio", "threshold", "top_p")

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ...ir.sparse import READ_WHOLE
 from ..execution.recipe import PLANNED
-from ..execution.slot_copies import COPIED
 from ..execution.step import StepInput
 from .cost import Way
 from .grown_lists import LONG, PAGES, Growing, Lists
 from .known_plans import KnownPlans
 from .plan import Batch, Rates, Shape, SinglePlans, WorkList, plan, plan_among
 from .prompt_tiles import prompt_tiles
+from .rooms import ITEMS, Room, places_for
 from .sparse_lists import FILLS, GROUP_ARRAYS, ROW_ARRAYS, SparseLists, SparseRows, fills
 from .ways import EITHER, GROUPED, UNGROUPED, grouped
 
@@ -27,8 +28,6 @@ ARRAYS = (
 )  # fmt: skip
 PROMPTS = ("prompt_query", "prompt_rows", "prompt_page", "prompt_limit")
 """The lists of prompts' tiles."""
-_NONE = ("row_slot", "merge_query", "item_list", "fill_before", "group_rows")
-"""Lists in which -1 stands for nothing."""
 
 
 def extent_of(name: str) -> str:
@@ -56,6 +55,9 @@ class AttentionLists:
         zeros = zeros or partial(torch.zeros, device=device)
         self._shape, self._rates = shape, rates or Rates()
         self._windows = tuple(sorted(set(windows)))
+        self._beside = {str(window): window for window in self._windows if window}
+        if sparse is not None and sparse.some_whole:
+            self._beside[READ_WHOLE] = 0
         usual = Way("", shape, self._rates)
         self._choice = [*ways] if ways and self._windows == (0,) else [usual]
         self._choice = [replace(way, grouped=grouped and way.name == UNGROUPED)
@@ -168,15 +170,7 @@ class AttentionLists:
             named = self._named(way, made)
             seconds += made.seconds
             again = again or made.again
-            apart = apart and int(made.item_rows.max(initial=0)) <= self._shape.rows_few
-            tail = str(window or "")
-            for name in ARRAYS:
-                arrays[f"{PLANNED}{name}{tail}"] = getattr(made, name)
-            counts = {"W": made.item_row, "R": made.row_query, "G": made.merge_query,
-                      "G1": made.merge_start}  # fmt: skip
-            extents |= {f"{PLANNED}{name}{tail}": len(array) for name, array in counts.items()}
-            extents[f"{PLANNED}S{tail}"] = made.slots
-            extents[f"{PLANNED}M{tail}"] = _first_items(made, self._shape)
+            apart = self._list(made, str(window or ""), arrays, extents) and apart
         if tiles is not None:
             arrays |= {
                 PLANNED + name: getattr(tiles, name.removeprefix("prompt_")) for name in PROMPTS
@@ -187,6 +181,19 @@ class AttentionLists:
         arrays[PAGES] = table.ravel()
         return Lists(arrays, extents, apart, seconds=seconds, way=named, again=again)
 
+    def _list(
+        self, made: WorkList, tail: str, arrays: dict[str, np.ndarray], extents: dict[str, int]
+    ) -> bool:
+        """Put a work list's arrays and extents under its names; return whether the small tile holds
+        the rows of each of its items."""
+        for name in ARRAYS:
+            arrays[f"{PLANNED}{name}{tail}"] = getattr(made, name)
+        counts = {"W": len(made.item_row), "R": len(made.row_query), "G": len(made.merge_query),
+                  "G1": len(made.merge_start), "S": made.slots,
+                  "M": _first_items(made, self._shape)}  # fmt: skip
+        extents |= {f"{PLANNED}{name}{tail}": count for name, count in counts.items()}
+        return int(made.item_rows.max(initial=0)) <= self._shape.rows_few
+
     def _named(self, way: Way, made: WorkList) -> str:
         """Return the name of the way in which a list is read that was planned for one."""
         short = made.item_high - made.item_low
@@ -196,22 +203,29 @@ class AttentionLists:
     def _selected(
         self, step: StepInput, table: np.ndarray, lengths: np.ndarray, rows: SparseRows
     ) -> Lists:
-        """Return lists in which sparse rows have runs of their own: what they may read at most."""
+        """Return lists in which sparse rows have runs of their own: what they may read at most; and
+        beside them those of layers that select nothing."""
         assert self.sparse is not None
         starts = step.query_starts.numpy().astype(np.int64)
         batch = Batch(table, lengths.astype(np.int64), starts)
         made = self.sparse.plan(batch, rows, self._shape, self._rates)
-        arrays = {f"{PLANNED}{name}": getattr(made, name) for name in ARRAYS}
+        arrays: dict[str, np.ndarray] = {}
+        extents: dict[str, int] = {}
+        apart = self._list(made, "", arrays, extents)
+        for tail, window in self._beside.items():
+            _, whole = self._within(batch, window, 0, [self._ways[""]], beside=False)
+            apart = self._list(whole, tail, arrays, extents) and apart
         arrays |= self.sparse.arrays(rows, made, table)
         arrays |= self._fills(starts, table, lengths)
         arrays[PAGES] = table.ravel()
-        extents = {"W": len(made.item_row), "R": len(made.row_query), "G": len(made.merge_query),
-                   "G1": len(made.merge_start), "S": made.slots, "B": len(rows.chosen),
-                   "M": _first_items(made, self._shape),
-                   "F": len(lengths)} | _group_extents(arrays)  # fmt: skip
-        apart = int(made.item_rows.max(initial=0)) <= self._shape.rows_few
-        named = {f"{PLANNED}{name}": count for name, count in extents.items()}
-        return Lists(arrays, named, apart, sparse=True, attended=self.sparse.attends(rows))
+        counts = {"B": len(rows.chosen), "F": len(lengths)} | _group_extents(arrays)
+        extents |= {f"{PLANNED}{name}": count for name, count in counts.items()}
+        return Lists(arrays, extents, apart, sparse=True, attended=self.sparse.attends(rows))
+
+    def _tails(self, extents: Mapping[str, int]) -> Iterator[str]:
+        """Yield what the names of a step's lists end in."""
+        known = (*(str(window or "") for window in self._windows), READ_WHOLE)
+        return (tail for tail in known if f"{PLANNED}W{tail}" in extents)
 
     def bind(self, views: Mapping[str, Tensor], extents: Mapping[str, int]
              ) -> dict[str, Tensor | int]:  # fmt: skip
@@ -219,8 +233,7 @@ class AttentionLists:
         bound: dict[str, Tensor | int] = {f"{PLANNED}P": 0}
         bound |= {PLANNED + name: self._no_prompts for name in PROMPTS}
         bound |= {f"{PLANNED}arrived": self._arrived, **views, **extents}
-        for window in self._windows:
-            tail = str(window or "")
+        for tail in self._tails(extents):
             slots = extents[f"{PLANNED}S{tail}"]
             bound[f"{PAGES}{tail}"] = views[PAGES]
             bound[f"{PLANNED}E{tail}"] = views[PAGES].shape[0]
@@ -233,12 +246,11 @@ class AttentionLists:
     def room(self, rows: int, lists: Lists, entries: int) -> Room:
         """Return the room for a step of up to `rows` rows that has such lists."""
         sizes, most, extents, shape = [], {}, lists.extents, self._ways[lists.way].shape
-        for window in self._windows:
-            tail = str(window or "")
+        for tail in self._tails(extents):
             some = extents[f"{PLANNED}W{tail}"]  # none where all rows are attended to elsewhere
-            items = _level(some, rows, ITEMS) if some else 0
+            items = places_for(some, rows, ITEMS) if some else 0
             joined = rows if extents[f"{PLANNED}G{tail}"] else 0
-            many = min(1 if lists.apart else _level(extents[f"{PLANNED}M{tail}"], 4, 8), items)
+            many = min(1 if lists.apart else places_for(extents[f"{PLANNED}M{tail}"], 4, 8), items)
             taken = items * shape.rows_few
             if not lists.apart:
                 taken += many * (shape.rows_many - shape.rows_few)
@@ -329,71 +341,6 @@ class Fitting:
 AHEAD = 512
 """The page table is sent in multiples of so many keys, so that lists hold for a while."""
 
-ITEMS = 16
-"""Items that a room has at least where rows are cut: as many as a long row mostly has, so that few
-rows keep their room while they grow. One of no keys costs 0.03 us of a layer on an H200."""
-
 LOSS = 5e-5
 """Seconds that a layer's attention may take longer so that a recorded step can be replayed: of 32
 layers less than the host takes to launch a step one kernel after another."""
-
-
-@dataclass(frozen=True)
-class Room:
-    """What recorded launches are made for: rows, extents and sizes of the lists, page table last,
-    and the way in which their kernels read them.
-
-    It names the recording: steps with the same room share it. Of a step of prompts it has places
-    for so many rows of `logits`; 0: for as many as rows, one each.
-    """
-
-    rows: int
-    apart: bool
-    extents: tuple[tuple[str, int], ...]
-    sizes: tuple[tuple[str, int], ...]
-    sparse: bool = False
-    attended: bool = False
-    way: str = ""
-    logits: int = 0
-
-    @property
-    def places(self) -> int:
-        """How much it holds, to compare rooms by."""
-        return sum(size for _, size in self.sizes)
-
-    def holds(self, other: Room) -> bool:
-        """Whether steps of another room fit, with nothing in what they leave."""
-        if self.rows < other.rows or any(
-            getattr(self, name) != getattr(other, name) for name in ("apart", "sparse", "attended")
-        ):
-            return False
-        if not (self.apart or self.way == other.way or (self.way, other.way) == EITHER):
-            return False
-        if self.logits < other.logits or bool(self.logits) != bool(other.logits):
-            return False
-        mine, its = (dict((*room.extents, *room.sizes)) for room in (self, other))
-        return mine.keys() == its.keys() and all(mine[name] >= its[name] for name in its)
-
-    def takes(self, lists: Lists) -> bool:
-        """Whether it has places enough for lists."""
-        have = dict((*self.extents, *self.sizes))
-        wanted = (*lists.extents.items(), *lists.sizes())
-        return all(have.get(name, -1) >= count for name, count in wanted)
-
-    def filling(self, name: str, given: np.ndarray) -> int:
-        """Return what the rest of an array holds: items of no rows, joins of no row."""
-        if name.startswith(f"{PLANNED}merge_start"):
-            return int(given[-1]) if len(given) else 0
-        nothing = ("slots", "source", *COPIED, *(PLANNED + name for name in _NONE))
-        return -1 if name.startswith(nothing) else 0
-
-
-def _level(items: int, enough: int, least: int) -> int:
-    """Return how many items to leave room for: `enough` if they suffice, else `least`, or as few
-    steps more as hold them."""
-    if items <= enough:
-        return enough
-    level = least
-    while level < items:
-        level += max(4, 1 << (level.bit_length() - 2))
-    return level

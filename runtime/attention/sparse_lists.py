@@ -100,7 +100,7 @@ class SparseLists:
         self._across = allocate is not None
         self._allocate = allocate or partial(_zeros, device)
         self._decode, self._shape, self._unit = decode, shape, decode.unit
-        self.tail = decode.tail
+        self.tail, self.some_whole = decode.tail, decode.some_whole
         self.capacity = -(-capacity // shape.page) * shape.page
         places = (shape.kv_heads, self.capacity)
         counts = (rows, shape.kv_heads)

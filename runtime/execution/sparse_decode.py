@@ -57,6 +57,7 @@ class SparseDecode:
         self.layers, self.unit, self._default = layers, policy.unit, default
         self.window, self.shared = window, shared
         self.tail, self.adaptive, self._policy = policy.tail != "none", policy.adaptive, policy
+        self.some_whole = bool(policy.dense)
         most = MOST_SCORED if self._in_words() else context
         whole = (n < least or n > most or policy.reads_whole(n) for n in every)
         self._of = np.array([n + 1 if all else policy.budget(n)

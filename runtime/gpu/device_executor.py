@@ -16,7 +16,8 @@ from ...ir.core import Operation
 from ...ir.model import ModelConfig
 from ..attention.cost import Shape, Way
 from ..attention.grown_lists import PAGES, Lists
-from ..attention.lists import AttentionLists, Fitting, Room
+from ..attention.lists import AttentionLists, Fitting
+from ..attention.rooms import Room
 from ..attention.sparse_lists import SparseLists
 from ..attention.ways import GROUPED, had_by
 from ..devices.device import device_errors

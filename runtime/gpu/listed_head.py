@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..attention.lists import Room
+from ..attention.rooms import Room
 from ..execution.library import Launch
 from ..execution.recipe import Recipe
 from ..schedule.held_rows import Several

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 
 from ..attention.cost import Shape
 from ..attention.grown_lists import PAGES, Lists
-from ..attention.lists import ARRAYS, PROMPTS, Room, extent_of
+from ..attention.lists import ARRAYS, PROMPTS, extent_of
+from ..attention.rooms import Room
 from ..execution.recipe import PLANNED
 from ..execution.slot_copies import COPIED
 from ..execution.step import StepInput

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ..attention.lists import Room
+from ..attention.rooms import Room
 from ..devices.staging import Layout
 
 COST = 13e-3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -25,7 +26,7 @@ from weft.ir.parser import parse_module
 from weft.ir.sparse import SparsePolicy
 from weft.passes.graph.sparse_attention import OrderChannels, SparseAttention
 from weft.passes.manager import Context, MissingFact, run_passes
-from weft.passes.tile.regimes import Sparse, lower_model
+from weft.passes.tile.regimes import Sparse, lower_for_gpu, lower_model
 
 POLICY = "sparse(k=64, sinks=2, recent=8, labels=i8, min_context=0)"
 FUSED = frozenset({"fused-rope-write"})
@@ -288,6 +289,24 @@ def test_regimes_have_sparse_decode_beside_dense() -> None:
         ]
         assert any(name.startswith("label_write") for name in names)
         assert any(name.startswith("gathered") for name in names) == regime.sparse
+
+
+def test_on_a_gpu_layers_that_select_nothing_have_lists_of_their_own() -> None:
+    """Those that read everything, and those of a window, where others select; else usual ones."""
+    config = replace(PRESETS["tiny-dense"], layers=3, windows=(0, 32, 0))
+    policy = POLICY.replace("k=64", "k=64, dense=[2]")
+    regimes = lower_for_gpu(config, build_graph(config), max_tokens=64, max_batch=1,
+                            attention=Sparse(policy, "h200", always=True))  # fmt: skip
+    for regime in regimes:
+        read: dict[int, set[str]] = {}
+        for call in (op for op in regime.function.regions[0].operations if op.name == "graph.call"):
+            terms = call["arguments"]
+            for term in terms if call.attribute("of") == "graph.finalize" else ():
+                layer = next((t.parameters[0] for t in terms if t.name == "k"), None)
+                if layer is not None and term.name == "plan_item_row":
+                    read.setdefault(layer, set()).add("".join(map(str, term.parameters)))
+        whole = "whole" if regime.sparse else ""
+        assert [read[layer] for layer in range(3)] == [{""}, {"32"}, {whole}]
 
 
 def test_work_of_a_selected_layer() -> None:

@@ -91,6 +91,7 @@ class _Lowering:
     makers: dict[str, Operation] = field(default_factory=dict)
     fetches: fetch.Fetches = field(default_factory=fetch.Fetches)
     built: dict[tuple[Any, ...], Any] = field(default_factory=dict)
+    selects: bool = False
 
     @property
     def on_gpu(self) -> bool:
@@ -101,6 +102,7 @@ class _Lowering:
         """Lower the operations of a graph.func; kvsets and states vanish into attention calls."""
         region = function.regions[0]
         self.makers = {v.name: op for op in region.operations for v in op.results}
+        self.selects = function.attribute("attention") is not None
         lowered: list[Operation] = []
         for operation in region.operations:
             lowered += self._operation(operation)

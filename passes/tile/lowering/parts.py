@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ....ir.core import Operation, Symbol, Table, Term, Value
+from ....ir.sparse import READ_WHOLE
 from ..attention.grouped import GROUPED
 from ..attention.parts import MANY, Parts, attention_parts
 from ..attention.ways import (
@@ -30,16 +31,16 @@ def lower_parts(
     lowering: _Lowering, op: Operation, q: Value, partial: Operation, kvset: Operation
 ) -> list[Operation]:  # fmt: skip
     """Return the calls of one layer's attention. With a window the list is that window's: its terms
-    carry the window."""
+    carry the window. Where other layers select, theirs say that all is read."""
     window = kvset.attribute("window", 0) or 0
     shape = Parts(
         partial["heads"], partial["kv_heads"], partial["head_dim"], lowering.options.page_size,
         format_of(op), lowering.options.kv, partial["scale"], window,
     )  # fmt: skip
     shape = tuned(shape, shared=not lowering.options.apart)
-    tiled = [] if lowering.options.rows or window else [lowering.once(prompts, shape)]
+    of = (window,) if window else (Term(READ_WHOLE),) if lowering.selects else ()
+    tiled = [] if lowering.options.rows or of else [lowering.once(prompts, shape)]
     last = lowering.once(join, shape)
-    of = (window,) if window else ()
     layer = kvset["layer"]
 
     def call(kernel: Operation, reads: tuple[Value, ...], first: bool) -> Operation:
@@ -60,6 +61,8 @@ def lower_parts(
     for kernel in (*tiled, *lowering.once(launches, shape)):
         calls.append(call(kernel, (q, *op.results) if calls else (q,), not calls))
     calls.append(call(last, op.results, False))
+    if of:
+        return _by_crowd(lowering, shape, calls)
     parts = _by_way(lowering, shape, _by_crowd(lowering, shape, calls[len(tiled) :]))
     for way in variants(shape, shared=bool(shape.many)):
         tiles = joined(way, lowering.options.rows)

@@ -1,4 +1,5 @@
-"""Few rows whose chosen keys are attended to where they are chosen: no list has items of them."""
+"""Lists of steps that select: few rows' chosen keys are attended to where they are chosen, and
+layers that read everything, or a window, have lists beside those."""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ import pytest
 import torch
 from weft.ir.sparse import SparsePolicy
 from weft.runtime.attention.cost import Shape
-from weft.runtime.attention.lists import AttentionLists
+from weft.runtime.attention.lists import ARRAYS, AttentionLists
 from weft.runtime.attention.sparse_lists import SparseLists
 from weft.runtime.execution.sparse_decode import SparseDecode
 from weft.tests.runtime.attention.list_cases import decode_step
@@ -18,17 +19,18 @@ LEAST = 40
 
 
 def planner(
-    policy: str = "i4", rows: int = 4, tail: str = "none", across: bool = False
-) -> AttentionLists:
+    policy: str = "i4", rows: int = 4, tail: str = "none", across: bool = False,
+    dense: tuple[int, ...] = (), windows: tuple[int, ...] = (0,),
+) -> AttentionLists:  # fmt: skip
     """Lists of layers whose labels are words."""
     sparse = SparsePolicy(k=8, sinks=1, recent=1, min_context=0, channels=8, labels=policy,
-                          tail=tail)  # fmt: skip
+                          tail=tail, dense=dense)  # fmt: skip
     kind = {"i4": torch.int32, "bf16": torch.bfloat16}[policy]
     labels = torch.zeros((3, 2, 1, 16), dtype=kind)
     decode = SparseDecode(sparse, LEAST, {"labels": [labels]}, rows, 400)
     memory = (lambda _, shape, dtype: torch.zeros(shape, dtype=dtype)) if across else None
     held = SparseLists(decode, SHAPE, rows, 1600, torch.device("cpu"), memory)
-    return AttentionLists(SHAPE, (0,), torch.device("cpu"), 64, sparse=held)
+    return AttentionLists(SHAPE, windows, torch.device("cpu"), 64, sparse=held)
 
 
 def lists_of(lengths, planner):
@@ -70,3 +72,24 @@ def test_a_recording_of_more_rows_is_not_lent_to_one():
     few, more = (made.room(rows, lists_of([200] * rows, made), 128) for rows in (1, 3))
     assert dict(few.extents)["plan_W"] == 0 and dict(more.extents)["plan_W"] > 0
     assert few.holds(few) and not more.holds(few)
+
+
+@pytest.mark.parametrize("lengths", [[200], [200, 90, 30]], ids=["attended", "listed"])
+def test_layers_that_select_nothing_have_the_lists_of_a_step_without_selections(lengths):
+    """Beside those that select: whole ones, and a window's. All have a room, and are bound."""
+    made = planner(dense=(1,), windows=(0, 24))
+    lists = lists_of(lengths, made)
+    plain = lists_of(lengths, AttentionLists(SHAPE, (0, 24), torch.device("cpu"), 64))
+    assert lists.sparse and not plain.sparse
+    for name in (*ARRAYS, *"WRGSM"):
+        of, had = (lists.extents, plain.extents) if len(name) < 3 else (lists.arrays, plain.arrays)
+        for tail, window in (("whole", ""), ("24", "24")):
+            assert np.array_equal(of[f"plan_{name}{tail}"], had[f"plan_{name}{window}"]), name
+    keys = {tail: lists.arrays[f"plan_item_high{tail}"].sum() for tail in ("", "whole")}
+    assert keys[""] < keys["whole"]
+    room = made.room(4, lists, 1000)
+    assert room.takes(lists)
+    views = {name: torch.zeros(size, dtype=torch.int32) for name, size in room.sizes}
+    bound = made.bind(views, dict(room.extents))
+    assert bound["plan_pageswhole"] is bound["plan_pages"] and bound["plan_mwhole"].shape[0] > 0
+    assert "plan_Wwhole" not in lists_of(lengths, planner()).extents

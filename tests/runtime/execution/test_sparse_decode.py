@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -224,28 +223,6 @@ def test_ranks_refuse_a_program_or_a_budget_that_asks_for_it() -> None:
         Options.from_env().changed(tp=2, attention="sparse(k=64)")
 
 
-def test_a_gpu_refuses_what_its_lists_cannot_mix() -> None:
-    """Layers that select beside layers with a window, or beside layers that read everything."""
-    plain = open_checkpoint("tiny-dense")
-    layers = plain.config.layers
-    windowed: Any = SimpleNamespace(
-        folder=plain.folder, name=plain.name, identity=plain.identity,
-        calibration_file=plain.calibration_file,
-        config=replace(plain.config, windows=(512,) + (0,) * (layers - 1)),
-    )  # fmt: skip
-    for target in ("cpu", "cuda"):
-        for checkpoint, policy, says in (
-            (windowed, "sparse(k=64)", "mix windows and selections"),
-            (plain, "sparse(k=64, dense=[0])", "mix layers that select with those that read"),
-        ):
-            options = Options.from_env().changed(target=target, attention=policy)
-            if target == "cpu":
-                assert asked_attention(checkpoint, options) is not None
-                continue
-            with pytest.raises(BadOption, match=f"{says}.*\n.*take the target cpu"):
-                asked_attention(checkpoint, options)
-
-
 def test_a_budget_of_loss_holds_a_policy_that_a_program_asks_for() -> None:
     options = Options.from_env().changed(max_loss=0.05)
     text = BLOCKS.replace(BLOCK, "attention sparse(top_p=0.8, channels=32)")
@@ -292,12 +269,3 @@ def test_what_lies_beside_keys_counts_in_kv_memory() -> None:
         pages = page_count(checkpoint, options, asked)
         assert pages == int((1 << 24) / (config.layers * config.kv_heads * (of_head + beside)))
         assert pages < dense
-
-
-def test_a_gpu_refuses_layers_that_read_everything_beside_those_that_select() -> None:
-    """One list is read by all layers of a step: of a dense one it would name a list's places."""
-    checkpoint = open_checkpoint("tiny-dense")
-    options = Options(attention="sparse(k=64, dense=[0])")
-    assert asked_attention(checkpoint, options) is not None
-    with pytest.raises(BadOption, match="layers that select with those that read everything"):
-        asked_attention(checkpoint, options.changed(target="cuda"))
