@@ -172,27 +172,27 @@ class Options:
     `target` is `cpu`, or `cuda`: one NVIDIA GPU, which brings defaults of its own (GPU_DEFAULTS).
     `weights` is the format that weights are kept in, `kv` that of keys and values (empty: f32, on a
     GPU bf16); fp8 needs a GPU. Products of several rows with fp8 weights round these rows to fp8 as
-    well, unless `activations` is `bf16`. `executor` is `compiled`, or `reference` for
-    the meaning of the graph run operation by operation; `kv_memory` bounds keys and values in
-    bytes (0, on a GPU: what its memory has room for); `threads` of a CPU (0: every core; one
-    process has one pool, sized by the first model that it loads); `max_batch` sequences and
-    `max_tokens` rows bound one step. `cache` holds compiled kernels (None: the user's cache
-    folder). `tp` processes, started by torchrun, hold a part of the model each, on a GPU each or on
-    this CPU; rank 0 runs the program. `gpu_memory` bytes, unless 0, divide a model with experts
-    between a GPU (without the target cuda: a simulated one) and the CPU, as `offload` says. `tune`
-    takes the schedules that `weft kernels --tune` chose on this device (`cached`), or does not
-    (`off`). `weight_copies` lets a GPU's decode steps have copies of weights that lie as they read
-    them, where keys leave room.
-    `prove` refuses kernels without a bounds proof, and pipelines with a hazard;
-    `trace` records every step. `validate` checks after each pass over the program that it kept what
-    the program means. `attention` is `dense`, or a policy `sparse(...)` of decode steps
-    (`ir.sparse`): taken from the context on from which it pays for steps of `attention_batch`
-    sequences, or, with `attention_always`, at any price (empty: dense, if neither the program nor
-    `max_loss` asks for another). `max_loss` picks the cheapest policy that was measured to lose no
-    more (0.01: one percent of perplexity, and one point of retrieval at any length; None: none is
-    picked), and holds one that is asked for to that. With `kv_host_memory` bytes, unless 0, keys
-    and values lie in host memory, and `kv_memory` is what a GPU (without the target cuda: a
-    simulated one) has for labels and a cache of what sparse attention reads, at any price.
+    well, unless `activations` is `bf16`. `executor` is `compiled`, or `reference` for the meaning
+    of the graph run operation by operation; `kv_memory` bounds keys and values in bytes (0, on a
+    GPU: what its memory has room for); `threads` of a CPU (0: every core; one process has one pool,
+    sized by the first model that it loads); `max_batch` sequences and `max_tokens` rows bound one
+    step. `cache` holds compiled kernels (None: the user's cache folder). `tp` processes, started by
+    torchrun, hold a part of the model each, on a GPU each or on this CPU; rank 0 runs the program.
+    `gpu_memory` bytes, unless 0, divide a model with experts between a GPU (without the target
+    cuda: a simulated one) and the CPU, as `offload` says. `tune` takes the schedules that `weft
+    kernels --tune` chose on this device (`cached`), or does not (`off`). `weight_copies` lets a
+    GPU's decode steps have copies of weights that lie as they read them, where keys leave room.
+    `prove` refuses kernels without a bounds proof, and pipelines with a hazard; `trace` records
+    every step. `validate` checks after each pass over the program that it kept what the program
+    means. `attention` is `dense`, or a policy `sparse(...)` of decode steps (`ir.sparse`): taken
+    from the context on from which it pays for steps of `attention_batch` sequences, or, with
+    `attention_always`, at any price (empty: dense, if neither the program nor `max_loss` asks for
+    another). `max_loss` picks the cheapest policy that was measured to lose no more (0.01: one
+    percent of perplexity, and one point of retrieval at any length; None: none is picked), and
+    holds one that is asked for to that. `calibration` is a file of the model's channels, if not the
+    one beside it (None). With `kv_host_memory` bytes, unless 0, keys and values lie in host memory,
+    and `kv_memory` is what a GPU (without the target cuda: a simulated one) has for labels and a
+    cache of what sparse attention reads, at any price.
     """
 
     target: str = "cpu"
@@ -217,6 +217,7 @@ class Options:
     attention_always: bool = False
     attention_batch: int = 1
     max_loss: float | None = None
+    calibration: Path | None = None
     kv_host_memory: int = 0
     remote: RemoteOptions = field(default_factory=RemoteOptions)
     offload: OffloadOptions = field(default_factory=OffloadOptions)
@@ -232,13 +233,13 @@ class Options:
                 _require_number(item.name, getattr(self, item.name), type(item.default))
         if self.max_loss is not None:
             _require_number("max_loss", self.max_loss, float)
-        if isinstance(self.cache, str):  # from Python a folder may be named by its text
-            object.__setattr__(self, "cache", Path(self.cache))
-        if not isinstance(self.cache, Path | None):
-            raise BadOption(problem=f"cache is a folder, not {self.cache!r}")
-        if not isinstance(self.attention, str | None):
-            problem = f"attention is a text such as 'sparse(ratio=1/16)', not {self.attention!r}"
-            raise BadOption(problem=problem)
+        for name, of, what in (("cache", Path, "a folder"), ("calibration", Path, "a file"),
+                ("attention", str, "a text such as 'sparse(ratio=1/16)'")):  # fmt: skip
+            value = getattr(self, name)
+            if of is Path and isinstance(value, str):  # from Python, by its text
+                object.__setattr__(self, name, Path(value))
+            elif not isinstance(value, of | None):
+                raise BadOption(problem=f"{name} is {what}, not {value!r}")
 
     def _check_values(self) -> None:
         _one_of("weights", self.weights, WEIGHT_FORMATS)

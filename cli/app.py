@@ -75,6 +75,9 @@ def run(
     kv_host_memory: KvHost = "",
     attention: Attention = "",
     max_loss: MaxLoss = None,
+    calibration: Annotated[
+        Path | None, typer.Option(help="sparse attention's channels, if not the checkpoint's own")
+    ] = None,
     gpu_memory: Gpu = "",
     host_memory: Annotated[
         str, typer.Option(help="with --gpu-memory: memory beside the CPU; the rest stays on disk")

@@ -11,7 +11,8 @@ from ..ir.source import Source
 FLAGS = {"offload_host_memory": "--host-memory", "offload_policy": "--offload-policy",
          "remote_concurrency": "--remote-concurrency", "gpu_memory": "--gpu-memory",
          "kv_memory": "--kv-memory", "kv_host_memory": "--kv-host-memory",
-         "max_loss": "--max-loss", "weight_copies": "--weight-copies"}  # fmt: skip
+         "max_loss": "--max-loss", "calibration": "--calibration",
+         "weight_copies": "--weight-copies"}  # fmt: skip
 """Options that have a flag of their own on the command line."""
 
 

@@ -66,6 +66,7 @@ class RunOptions:
     kv_host_memory: str
     attention: str
     max_loss: float | None
+    calibration: Path | None
     gpu_memory: str
     host_memory: str
     offload: list[str] | None
@@ -144,6 +145,7 @@ def _compile(
     given |= key_options(options.kv_memory, options.kv_host_memory)
     batch = 1 if rows is None else len(rows)
     given |= attention_options(options.attention, options.max_loss, batch)
+    given["calibration"] = options.calibration
     given |= offload_options(options.gpu_memory, options.offload)
     if options.host_memory:
         given["offload_host_memory"] = parse_size(options.host_memory)

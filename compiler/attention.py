@@ -25,7 +25,7 @@ from ..ir.loss_table import (
 from ..ir.model import ModelConfig
 from ..ir.source import Span
 from ..ir.sparse import SparsePolicy, parse_policy
-from ..options import Options
+from ..options import BadOption, Options
 from .keys_ahead import fetches_ahead
 
 if TYPE_CHECKING:
@@ -107,11 +107,17 @@ def asked_attention(
         if text != first:
             raise TwoPolicies(first=first, second=text, span=span)
     policy = default or (parse_policy(next(iter(asked))) if asked else None)
+    if policy is None and options.calibration is not None:
+        hint = "ask for it: attention='sparse(ratio=1/16)'"
+        raise BadOption(problem="calibration is for sparse attention", hint=hint)
+    if options.max_loss is not None and options.calibration is not None:
+        problem = "losses were measured with the model's own calibration"
+        raise BadOption(problem=problem, hint="leave out max_loss, or calibration")
     if policy is None:
         return None
     options.require_one_process()
     budget = _budget(checkpoint, policy, options.max_loss)
-    calibration = calibration_of(checkpoint, policy)
+    calibration = calibration_of(checkpoint, policy, options.calibration)
     offload, hardware = bool(options.kv_host_memory), priced_by(options.target)
     foresight = fetches_ahead(checkpoint.config, options, policy, hardware) if offload else None
     return Attention(

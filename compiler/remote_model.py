@@ -30,7 +30,7 @@ class NotForRemote(ModelError):
 
 OF_THE_ENGINE = (
     "target", "tp", "gpu_memory", "kv_host_memory", "kv_memory", "weights", "kv", "activations",
-    "weight_copies", "attention", "attention_always", "max_loss",
+    "weight_copies", "attention", "attention_always", "max_loss", "calibration",
 )  # fmt: skip
 """Options that say how a model in this process computes, which an endpoint is not told of."""
 

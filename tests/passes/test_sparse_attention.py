@@ -205,6 +205,7 @@ def test_an_adaptive_policy_is_priced_by_what_it_is_expected_to_read(tail: str) 
     capped = SparsePolicy(top_p=0.99, cap=1 / 16, channels=32)
     assert expected_tokens(capped, 131072) == expected_tokens(capped, 131072, 0.5) == 131072 / 16
     assert expected_tokens(policy, 100) == 100  # read whole
+    assert expected_tokens(policy, 1000, 1e-6) == 4 + 16 + 1  # what is always read, and one more
     more = [expected_tokens(SparsePolicy(top_p=p), 8192) for p in (0.5, 0.8, 0.95, 1.0)]
     fewer = [expected_tokens(SparsePolicy(threshold=t), 8192) for t in (1.0, 0.1, 0.01, 0.0001)]
     assert more == sorted(more) and fewer == sorted(fewer) and more[-1] == fewer[-1] == 8192

@@ -3,11 +3,13 @@ layers that read everything, or a window, have lists beside those."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from weft.ir.sparse import SparsePolicy
-from weft.runtime.attention.cost import Shape
+from weft.runtime.attention.cost import Rates, Shape
 from weft.runtime.attention.lists import ARRAYS, AttentionLists
 from weft.runtime.attention.sparse_lists import SparseLists
 from weft.runtime.execution.sparse_decode import SparseDecode
@@ -20,7 +22,7 @@ LEAST = 40
 
 def planner(
     policy: str = "i4", rows: int = 4, tail: str = "none", across: bool = False,
-    dense: tuple[int, ...] = (), windows: tuple[int, ...] = (0,),
+    dense: tuple[int, ...] = (), windows: tuple[int, ...] = (0,), shape: Shape = SHAPE,
 ) -> AttentionLists:  # fmt: skip
     """Lists of layers whose labels are words."""
     sparse = SparsePolicy(k=8, sinks=1, recent=1, min_context=0, channels=8, labels=policy,
@@ -29,8 +31,8 @@ def planner(
     labels = torch.zeros((3, 2, 1, 16), dtype=kind)
     decode = SparseDecode(sparse, LEAST, {"labels": [labels]}, rows, 400)
     memory = (lambda _, shape, dtype: torch.zeros(shape, dtype=dtype)) if across else None
-    held = SparseLists(decode, SHAPE, rows, 1600, torch.device("cpu"), memory)
-    return AttentionLists(SHAPE, windows, torch.device("cpu"), 64, sparse=held)
+    held = SparseLists(decode, shape, rows, 1600, torch.device("cpu"), memory)
+    return AttentionLists(shape, windows, torch.device("cpu"), 64, sparse=held)
 
 
 def lists_of(lengths, planner):
@@ -93,3 +95,15 @@ def test_layers_that_select_nothing_have_the_lists_of_a_step_without_selections(
     bound = made.bind(views, dict(room.extents))
     assert bound["plan_pageswhole"] is bound["plan_pages"] and bound["plan_mwhole"].shape[0] > 0
     assert "plan_Wwhole" not in lists_of(lengths, planner()).extents
+
+
+def test_rows_that_read_keys_together_in_whole_layers_need_the_large_tile():
+    """Though in layers that select each reads its own."""
+    shape, shared = replace(SHAPE, rows_few=2, rows_many=8), np.arange(24)
+    slow = Rates(memory=1e3, cache=1e3, program=1e3, processor=1e3, program_many=1e3)
+    held = planner(dense=(1,), shape=shape).sparse
+    made = AttentionLists(shape, (0,), torch.device("cpu"), 64, slow, held)
+    table = np.stack([np.append(shared, 24 + row) for row in range(4)])
+    lists = made.plan(decode_step([390] * 4, table))
+    assert lists.sparse and not lists.apart
+    assert lists.arrays["plan_item_rows"].max() == 1 < lists.arrays["plan_item_rowswhole"].max()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from weft.cost_model.hardware import NoSuchFigure
 from weft.cost_model.hardware_file import load, save
 from weft.frontend.check_errors import WrongOption
 from weft.frontend.checkpoint import open_checkpoint
-from weft.ir.attention_calibration import NotCalibrated
+from weft.ir.attention_calibration import NotCalibrated, OtherModel
 from weft.ir.calibration_file import FILE_NAME as CALIBRATION
 from weft.ir.loss_table import LosesMore, MeasuredLoss, NoLossTable, save_losses
 from weft.ir.sparse import BadPolicy
@@ -269,3 +270,26 @@ def test_what_lies_beside_keys_counts_in_kv_memory() -> None:
         pages = page_count(checkpoint, options, asked)
         assert pages == int((1 << 24) / (config.layers * config.kv_heads * (of_head + beside)))
         assert pages < dense
+
+
+def test_a_calibration_file_may_lie_elsewhere(tmp_path: Path) -> None:
+    """Also one of the published layout, whose order of channels is another here."""
+    checkpoint = open_checkpoint("tiny-dense")
+    config, file = checkpoint.config, tmp_path / "published.json"
+    order = list(reversed(range(config.head_dim)))
+    names = (f"model.layers.{layer}.self_attn.qk_proj" for layer in range(config.layers))
+    file.write_text(json.dumps(dict.fromkeys(names, [order] * config.heads)))
+    policy = "sparse(k=20, labels=bf16)"
+    own, found = (asked_attention(checkpoint, Options(attention=policy, calibration=place))
+                  for place in (None, str(file)))  # fmt: skip
+    assert own is not None and found is not None and own.calibration != found.calibration
+    assert found.calibration.head(1, 0).order == tuple(order)
+    with pytest.raises(BadOption, match="calibration is for sparse attention"):
+        asked_attention(checkpoint, Options(calibration=file))
+    with pytest.raises(BadOption, match="measured with the model's own calibration"):
+        asked_attention(checkpoint, Options(max_loss=0.05, calibration=file))
+    with pytest.raises(BadOption, match="calibration is a file, not 3"):
+        Options(calibration=3)  # type: ignore[arg-type]
+    other = open_checkpoint("tiny-moe").calibration_file
+    with pytest.raises(OtherModel):
+        asked_attention(checkpoint, Options(attention=policy, calibration=other))
