@@ -52,22 +52,36 @@ class OwnClock:
 
     def seconds(self) -> float:
         """Return the seconds so far."""
-        wall, waited, others = (
-            now - then for now, then in zip(_moment(), self._start, strict=True)
-        )
-        return wall - max(0.0, waited - others)
+        return self._read()[0]
+
+    def lost(self) -> float:
+        """Return the seconds so far that it does not count."""
+        return self._read()[1]
+
+    def _read(self) -> tuple[float, float]:
+        wall, late, others = (now - then for now, then in zip(_moment(), self._start, strict=True))
+        lost = max(0.0, late - others)
+        return wall - lost, lost
 
 
-WAITED = "/proc/thread-self/schedstat"
+SCHEDULED = "/proc/{}/schedstat"
 """Nanoseconds that a thread ran, and that it waited for a core (Linux, with CONFIG_SCHEDSTATS)."""
+
+
+def ran_and_waited(thread: str | int = "thread-self") -> tuple[float, float]:
+    """Return for how many seconds this thread, or a process's first, has had a core, and has
+    waited for one (Linux; else 0)."""
+    path = SCHEDULED.format(thread)
+    if not os.path.exists(path):
+        return 0.0, 0.0
+    with open(path, encoding="ascii") as file:
+        ran, waited, _ = file.read().split()
+    return 1e-9 * int(ran), 1e-9 * int(waited)
 
 
 def _moment() -> tuple[float, float, float]:
     """Return seconds: of the wall, that this thread has waited, that all others have computed."""
-    waited = 0.0
-    if os.path.exists(WAITED):
-        with open(WAITED, encoding="ascii") as file:
-            waited = 1e-9 * int(file.read().split()[1])
+    waited = ran_and_waited()[1]
     return time.perf_counter(), waited, time.process_time() - time.thread_time()
 
 

@@ -6,6 +6,7 @@ python -m bench.programs --only constrained   constrained tokens beside free one
 python -m bench.programs --quick              fewer rows, one round
 python -m bench.programs --json --record      last line one JSON object; kept in bench/results
 python -m bench.programs --target cuda        an 8 B shape on this GPU, as bench.programs_gpu says
+python -m bench.programs --http               beside an HTTP server of the same engine, also on cuda
 """
 
 from __future__ import annotations
@@ -148,6 +149,10 @@ def _compile_time(quick: bool) -> Figures:
 def main() -> None:
     """Run what is asked for."""
     options = _options()
+    if options.http:
+        from weft.bench.over_http import command
+
+        sys.exit(command.run(options))
     if options.target == "cuda":
         from weft.bench import programs_gpu
 
@@ -196,6 +201,8 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--target", choices=("cpu", "cuda"), default="cpu",
                         help="cuda: an 8 B shape on this GPU")  # fmt: skip
+    parser.add_argument("--http", action="store_true",
+                        help="race an HTTP server of the same engine")  # fmt: skip
     parser.add_argument("--commit", default="", help="on a GPU: what is measured, without git")
     parser.add_argument("--quick", action="store_true", help="a quarter of the rows, one round")
     parser.add_argument("--no-simulation", action="store_true", help="leave the 8 B shape out")

@@ -210,21 +210,27 @@ class Contest:
         made, checkpoint = self.compilation, self.compilation.checkpoint
         assert checkpoint is not None
         trace = Trace(kernels=False) if way.noted else None
-        policy = (made.policy or Policy()) if way.cache else NoWaiting()
-        engine = Engine(self._executor(way), made.sampler, policy, trace)
-        if not way.cache:
-            forget_prefixes(engine)
-        if way.longest_prefix:
-            longest_prefix_first(engine)
-        log = watch(engine) if way.noted else None
-        server = Server(engine, checkpoint.tokenizer, self.bench.grammars(made, way.forced))
+        server = self.server(way, trace)
+        log = watch(server.engine) if way.noted else None
         program = Program(
             made.lowered, made.program_name, checkpoint.chat, constraint_of, made.opened.tools,
             made.options.seed,
         )  # fmt: skip
         rows = dict(zip(self.numbers, self.rows, strict=True))
         run = lambda: program.run_rows(server, rows, way.clients)  # noqa: E731
-        return _timed(run, way, engine, log, trace)
+        return _timed(run, way, server.engine, log, trace)
+
+    def server(self, way: Way, trace: Trace | None = None) -> Server:
+        """Return a server of requests, with an engine of its own."""
+        made, checkpoint = self.compilation, self.compilation.checkpoint
+        assert checkpoint is not None
+        policy = (made.policy or Policy()) if way.cache else NoWaiting()
+        engine = Engine(self._executor(way), made.sampler, policy, trace)
+        if not way.cache:
+            forget_prefixes(engine)
+        if way.longest_prefix:
+            longest_prefix_first(engine)
+        return Server(engine, checkpoint.tokenizer, self.bench.grammars(made, way.forced))
 
     def _executor(self, way: Way) -> Any:
         executor: Any = way.replay or self.compilation.executor

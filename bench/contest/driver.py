@@ -5,13 +5,14 @@ every model call sends the whole text, which is tokenized anew; the answer is te
 branches run side by side, a fork first has the shared text computed and waits for it, a select
 sends one scoring request an option after one for the prompt. This is what SGLang's interpreter does
 over its server (`lang/interpreter.py`, `lang/backend/runtime_endpoint.py`), without the cost of
-HTTP. Engine, kernels, sampler, batching, tools and the prefix cache are those that weft itself
-uses. Two things are given to the client that such servers lack, so that both sides say the same:
-token healing, and samples drawn by weft's counters.
+HTTP: `over_http` has the same clients in another process. Engine, kernels, sampler, batching, tools
+and the prefix cache are those that weft itself uses. Two things are given to the client that such
+servers lack, so that both sides say the same: token healing, and samples drawn by weft's counters.
 """
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -22,9 +23,8 @@ from weft.ir.diagnostics import RunError
 from weft.ir.evaluate import evaluate
 from weft.ir.program import VALUE_NAMES
 from weft.ir.values import format_value, parse_value, records_of
-from weft.ir.vocabulary import ChatFormat, Frame, Part, encode_parts, split_heal
+from weft.ir.vocabulary import ChatFormat, Frame, Part, split_heal
 from weft.runtime.constraints.heal import join_texts
-from weft.runtime.constraints.watch import Watch
 from weft.runtime.execution.sampler import site_key
 from weft.runtime.programs.arguments import bind_arguments
 from weft.runtime.programs.bindings import stops_of
@@ -32,10 +32,10 @@ from weft.runtime.programs.events import Choice, Generated
 from weft.runtime.programs.select import choose, shares
 from weft.runtime.programs.tasks import Branches, TaskLoop
 from weft.runtime.programs.tools import DEFAULT_TIMEOUT, ToolCall, ToolFailed, tool_pool
-from weft.runtime.schedule.request import Sampling
 
+from .asked import GENERATE, PREFILL, SCORE, Asked
 from .grammars import ConstraintOf
-from .server import Server, Step
+from .server import Serves, Step
 
 MOST_ROWS = 96
 """SGLang's `run_batch` starts at least 96 threads."""
@@ -97,7 +97,7 @@ class Program:
         self.seed = seed
 
     def run_rows(
-        self, server: Server, rows: Mapping[int, Mapping[str, Any]], most: int = MOST_ROWS
+        self, server: Serves, rows: Mapping[int, Mapping[str, Any]], most: int = MOST_ROWS
     ) -> list[Answer]:
         """Run a client for each row, by its number, `most` at once; return the answers in order."""
         tools = tool_pool(server.engine.executor, self.records)
@@ -127,7 +127,7 @@ class Program:
 class Client:
     """One row of a program; `run` is its coroutine. Methods are named like program operations."""
 
-    def __init__(self, program: Program, server: Server, row: int) -> None:
+    def __init__(self, program: Program, server: Serves, row: int) -> None:
         self.trunk = Scope()
         self._program = program
         self._server = server
@@ -250,7 +250,7 @@ class Client:
         name = operation["name"]
         occurrence = scope.occurrence(name)
         if len(elements) > 1 and stream.parts:
-            yield from self._server.prefill(stream.parts, f"fork {name!r}", self._row)
+            yield from self._server.ask(Asked(PREFILL, stream.parts, f"fork {name!r}", self._row))
         scopes = [
             Scope((*scope.path, (name, occurrence, number)), dict(scope.values))
             for number in range(len(elements))
@@ -280,46 +280,36 @@ class Client:
     # The model.
 
     def _gen(self, operation: Operation, operands: list[Any], scope: Scope) -> Step:
-        (stream,), name, server = operands, operation["name"], self._server
+        (stream,), name = operands, operation["name"]
         parts, heal = split_heal(join_texts(stream.parts))
-        watch = self._watch(operation, heal)
-        sampling = self._sampling(operation, scope)
-        request = yield from server.generate(
-            parts, f"gen {name!r}", sampling, watch, self._row,
-            bool(operation.attribute("logprobs")),
-        )  # fmt: skip
-        text = server.tokenizer.decode(request.generated().tolist()).removeprefix(heal)
-        value = parse_value(operation["type"], self._program.records, text)
-        if request.logprobs and isinstance(value, str):
-            value = Generated(value, request.token_logprobs)
+        stops, logprobs = stops_of(operation), bool(operation.attribute("logprobs"))
+        pattern = stops.pattern if isinstance(stops, re.Pattern) else ""
+        said = yield from self._server.ask(Asked(
+            GENERATE, parts, f"gen {name!r}", self._row, heal,
+            sampling=self._sampling(operation, scope),
+            constraint=self._program.constraint_of(operation["type"], self._program.records),
+            stops=() if isinstance(stops, re.Pattern) else stops, pattern=pattern,
+            logprobs=logprobs,
+        ))  # fmt: skip
+        value = parse_value(operation["type"], self._program.records, said.text)
+        if logprobs and isinstance(value, str):
+            value = Generated(value, said.logprobs)
         scope.bound[name] = value
-        return [stream.plus(text), value]
+        return [stream.plus(said.text), value]
 
-    def _watch(self, operation: Operation, heal: str) -> Watch | None:
-        found = self._program.constraint_of(operation["type"], self._program.records)
-        stops, server = stops_of(operation), self._server
-        if found is not None:
-            matcher: Any = server.grammars.start(*found, heal)
-        else:
-            matcher = server.heals.start(heal) if heal else None
-        if matcher is None and not stops:
-            return None
-        return Watch(server.words, matcher, stops, None, heal)
-
-    def _sampling(self, operation: Operation, scope: Scope) -> Sampling:
+    def _sampling(self, operation: Operation, scope: Scope) -> dict[str, Any]:
         name = operation["name"]
         seed = operation.attribute("seed")
         seed = self._program.seed if seed is None else seed
         top_p = operation.attribute("top_p")
-        return Sampling(
-            max_tokens=operation["max_tokens"],
-            temperature=float(operation.attribute("temperature") or 0.0),
-            top_k=int(operation.attribute("top_k") or 0),
-            top_p=1.0 if top_p is None else float(top_p),
-            min_p=float(operation.attribute("min_p") or 0.0),
-            ends=tuple(self._server.tokenizer.end_ids),
-            key=site_key(seed, (self._row, *scope.path), name, scope.occurrence(name)),
-        )
+        return {
+            "max_tokens": operation["max_tokens"],
+            "temperature": float(operation.attribute("temperature") or 0.0),
+            "top_k": int(operation.attribute("top_k") or 0),
+            "top_p": 1.0 if top_p is None else float(top_p),
+            "min_p": float(operation.attribute("min_p") or 0.0),
+            "key": site_key(seed, (self._row, *scope.path), name, scope.occurrence(name)),
+        }
 
     def _select(self, operation: Operation, operands: list[Any], scope: Scope) -> Step:
         """Have the prompt computed, then one scoring request an option, all at once."""
@@ -327,26 +317,25 @@ class Client:
         by = operation.attribute("by") or "token_normalized"
         scope.occurrence(name)
         parts, heal = split_heal(join_texts(stream.parts))
-        tokenizer, what = self._server.tokenizer, f"select {name!r}"
-        encoded = [tokenizer.encode(heal + option) for option in options]
-        if not encoded or not all(encoded):
+        what = f"select {name!r}"
+        if not options or not all(heal + option for option in options):
             raise RunError(message=f"select {name!r} has an empty option, or none")
-        yield from self._server.prefill(parts, what, self._row)
-        scores = yield from self._scores(parts, encoded, what)
+        yield from self._server.ask(Asked(PREFILL, parts, what, self._row))
+        scores = yield from self._scores(parts, heal, options, what)
         base = None
         if by == "unconditional":
-            base = yield from self._scores(parts[:1], encoded, what)
+            base = yield from self._scores(parts[:1], heal, options, what)
         best = choose(by, scores, base)
         choice = Choice(options[best], shares(options, scores))
         scope.bound[name] = choice
         return [stream.plus(options[best]), choice]
 
-    def _scores(self, parts: Sequence[Part], options: list[list[int]], what: str) -> Step:
+    def _scores(self, parts: tuple[Part, ...], heal: str, options: list[str], what: str) -> Step:
         """Score each option with a request of its own, whose prompt is tokenized for it."""
 
-        def one(option: list[int]) -> Step:
-            prompt = encode_parts(self._server.tokenizer, parts)
-            return (yield from self._server.score(prompt, option, what, self._row))
+        def one(option: str) -> Step:
+            asked = Asked(SCORE, parts, what, self._row, heal, option)
+            return (yield from self._server.ask(asked)).logprobs
 
         return (yield Branches([one(option) for option in options]))
 
@@ -355,8 +344,7 @@ class Client:
         parts, heal = split_heal(join_texts(stream.parts))
         if not text:
             return [0.0]
-        option = self._server.tokenizer.encode(heal + text)
-        (scores,) = yield from self._scores(parts, [option], "score")
+        (scores,) = yield from self._scores(parts, heal, [text], "score")
         return [sum(scores)]
 
 

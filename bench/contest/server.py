@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+import re
+from collections.abc import Generator
 from itertools import count
-from typing import Any
+from typing import Any, Protocol
 
-from weft.ir.vocabulary import Part, Tokenizer, encode_parts
+from weft.ir.vocabulary import Tokenizer
 from weft.runtime.constraints.heal import HealTable
 from weft.runtime.constraints.stops import TokenBytes
 from weft.runtime.constraints.watch import Watch
 from weft.runtime.engine import Engine
 from weft.runtime.schedule.request import Request, Sampling
 
+from .asked import GENERATE, SCORE, Asked, Encoded, Told, decode, encode
 from .grammars import Grammars
 
 Step = Generator[Any, Any, Any]
+
+
+class Serves(Protocol):
+    """What a client needs of a server, in its own process or behind HTTP."""
+
+    engine: Any
+    """What a `TaskLoop` drives: it takes what `ask` yields."""
+
+    def ask(self, asked: Asked) -> Step:
+        """Return what is `Said`."""
+        ...
 
 
 class Server:
@@ -32,36 +45,43 @@ class Server:
         self.heals = HealTable(tokenizer, engine.executor.vocab_size)
         self._arrivals = count()
 
-    def generate(
-        self, parts: Sequence[Part], name: str, sampling: Sampling, watch: Watch | None, row: int,
-        logprobs: bool,
-    ) -> Step:  # fmt: skip
-        """Return the finished request of a prompt; its tokens are in `generated`."""
-        request = self._request(encode_parts(self.tokenizer, parts), name, row)
-        request.sampling, request.watch, request.logprobs = sampling, watch, logprobs
-        yield from self._serve(request)
-        return request
+    def ask(self, asked: Asked) -> Step:
+        """Return what is `Said`: tokenize, serve, and tell the text."""
+        told = yield from self.serve(asked, encode(self.tokenizer, asked))
+        return decode(self.tokenizer, asked, told)
 
-    def prefill(self, parts: Sequence[Part], name: str, row: int) -> Step:
-        """Compute a prompt and generate nothing."""
-        yield from self._serve(self._request(encode_parts(self.tokenizer, parts), name, row))
-
-    def score(self, prompt: Sequence[int], option: Sequence[int], name: str, row: int) -> Step:
-        """Return the log-probability of each token of `option` after `prompt`."""
-        request = self._request([*prompt, *option], name, row)
-        request.score_from = len(prompt) - 1
-        request.asked = [(token,) for token in option]
-        yield from self._serve(request)
-        return [request.scores[at][token] for at, token in enumerate(option)]
-
-    def _request(self, ids: Sequence[int], name: str, row: int) -> Request:
-        sequence = self.engine.create((next(self._arrivals),))
-        sequence.append(ids)
-        return Request(sequence, name, row=row)
-
-    def _serve(self, request: Request) -> Step:
+    def serve(self, asked: Asked, tokens: Encoded) -> Step:
+        """Return what is `Told` of tokens: what the engine's process does of a request."""
+        request = self._request(asked, tokens)
         try:
             yield request
         finally:
             self.engine.take_prefix_hits(request.order[0])
             self.engine.free(request.sequence)
+        if asked.kind == SCORE:
+            return Told((), [request.scores[at][token] for at, token in enumerate(tokens.option)])
+        if asked.kind == GENERATE:
+            return Told(request.generated().tolist(), request.token_logprobs)
+        return Told()
+
+    def _request(self, asked: Asked, tokens: Encoded) -> Request:
+        sequence = self.engine.create((next(self._arrivals),))
+        sequence.append([*tokens.prompt, *tokens.option])
+        request = Request(sequence, asked.name, row=asked.row)
+        if asked.kind == SCORE:
+            request.score_from = len(tokens.prompt) - 1
+            request.asked = [(token,) for token in tokens.option]
+        elif asked.kind == GENERATE:
+            request.sampling = Sampling(ends=tuple(self.tokenizer.end_ids), **asked.sampling)
+            request.watch, request.logprobs = self._watch(asked), asked.logprobs
+        return request
+
+    def _watch(self, asked: Asked) -> Watch | None:
+        stops = re.compile(asked.pattern) if asked.pattern else asked.stops
+        if asked.constraint is not None:
+            matcher: Any = self.grammars.start(*asked.constraint, asked.heal)
+        else:
+            matcher = self.heals.start(asked.heal) if asked.heal else None
+        if matcher is None and not stops:
+            return None
+        return Watch(self.words, matcher, stops, None, asked.heal)

@@ -1,0 +1,229 @@
+"""The HTTP side of the programs' bench: real sockets, the same answers, errors, and no hanging."""
+
+import json
+import socket
+import subprocess
+import sys
+from contextlib import contextmanager
+from threading import Thread
+from types import SimpleNamespace
+
+import pytest
+from weft.bench.contest.asked import PREFILL, Asked
+from weft.bench.contest.driver import Program
+from weft.bench.contest.grammars import Grammars
+from weft.bench.contest.server import Server
+from weft.bench.over_http.channel import Channel, Ended, Frames, frame
+from weft.bench.over_http.command import summary
+from weft.bench.over_http.connections import HttpError, HttpServer, Post, post_of
+from weft.bench.over_http.core import Lost, serve
+from weft.bench.over_http.deployment import Deployment
+from weft.bench.over_http.front import Front, listen_anywhere, run
+from weft.bench.over_http.jobs import BEGUN, Done
+from weft.bench.over_http.overhead import Parrot
+from weft.frontend.checker import check
+from weft.frontend.constraints import constraint_of
+from weft.frontend.lower import lower
+from weft.frontend.parser import parse_text
+from weft.runtime.engine import Engine
+from weft.runtime.simulator import ToyChat, ToyExecutor, ToyTokenizer
+
+TOKENIZER = ToyTokenizer()  # of bytes only: whatever meets, text is tokenized as it was
+
+ALL = """
+tool half(number: int) -> int
+
+program p(topic: str) -> str:
+    user "About {topic}: "
+    fork side in ["left", "right"] as sides:
+        user "{side}"
+        fork 2 as drafts:
+            assistant gen draft(max_tokens=5, temperature=0.8, seed=3, stop=["q", "Z"])
+            yield draft
+        yield drafts
+    select first from ["alpha", "alps", "b"]
+    select other(by="unconditional") from ["xx", "xy", "z"]
+    let points = score("abc")
+    assistant gen number: int(-5..120)
+    assistant gen word(max_tokens=3, logprobs=true)
+    let found = half(len(topic))
+    match found:
+        case error e:
+            return "{e.kind} {sides} {first} {other} {number} {word}"
+        case value v:
+            return "{v} {sides} {first} {other} {number} {word} {points < 0.0}"
+"""
+ROWS = [{"topic": "sun"}, {"topic": "sunday"}, {"topic": "a"}, {"topic": "sun"}]
+
+
+def half(number: int) -> int:
+    if number % 2:
+        raise ValueError("odd")
+    return number // 2
+
+
+class AsciiExecutor(ToyExecutor):
+    """It says what is text alone: clients keep text, and would lose the rest."""
+
+    def all_logits(self, step):
+        logits = super().all_logits(step)
+        logits[..., 5 + 128 :] = -1e9
+        logits[..., [0, 2, 3, 4]] = -1e9
+        return logits
+
+
+def made(text):
+    """Return a server of its own engine, and a program."""
+    file = parse_text(text)
+    check(file)
+    executor = AsciiExecutor(TOKENIZER.size, context_length=2048, num_pages=600)
+    server = Server(Engine(executor), TOKENIZER, Grammars(TOKENIZER, executor.vocab_size))
+    return server, Program(lower(file), "p", ToyChat(), constraint_of, {"half": half}, seed=11)
+
+
+@contextmanager
+def front():
+    """A front in a thread: yields its port, and the engine's end of its channel."""
+    ours, theirs = socket.socketpair()
+    listening = listen_anywhere()
+    port = listening.getsockname()[1]
+    thread = Thread(target=run, args=(Front(TOKENIZER, theirs), listening))
+    thread.start()
+    channel = Channel(ours, "the front")
+    try:
+        yield port, channel
+    finally:
+        channel.close()
+        thread.join()
+    with pytest.raises(ConnectionRefusedError):  # the port is free again
+        socket.create_connection(("127.0.0.1", port))
+
+
+def over_http(server, walk):
+    """Serve, with clients in a thread that walk a program; return what they bring back."""
+    ours, theirs = socket.socketpair()
+    clients, engine = Channel(ours, "the clients"), Channel(theirs, "the engine")
+    failed = []
+    with front() as (port, channel):
+
+        def run_clients():
+            over = HttpServer(port)
+            try:
+                over.engine.warm(3)
+                engine.send(BEGUN)
+                engine.send(Done(0.0, walk(over)))
+            except BaseException as error:
+                failed.append(error)
+            finally:
+                over.engine.close()
+                engine.close()
+
+        thread = Thread(target=run_clients)
+        thread.start()
+        try:
+            return serve(server, channel, clients, Lost([])).answers
+        except Ended:
+            raise failed[0] from None
+        finally:
+            channel.close()  # whatever has failed, the front ends, and with it the clients
+            thread.join()
+            clients.close()
+
+
+def test_clients_over_http_say_what_those_in_the_engines_process_say():
+    (server, program), (plain, same_program) = made(ALL), made(ALL)
+    rows = dict(enumerate(ROWS))
+    found = over_http(server, lambda over: program.run_rows(over, rows))
+    assert found == same_program.run_rows(plain, rows)
+    assert all(answer.error is None for answer in found)
+    assert found[0].values["word"].logprobs and len(found[1].value) > 20
+    server.engine.check()
+    assert server.engine.kv.live == 0
+
+
+def test_what_a_server_cannot_answer_is_its_requests_error_alone():
+    text = 'program p(topic: str) -> str:\n    "{topic}"\n    gen word(max_tokens=2)\n'
+    server, program = made(text + "    return word\n")
+    rows = {0: {"topic": "sun"}, 1: {"topic": "long" * 1000}}
+
+    def walk(over):
+        posts = [Post("generate", b"{}"), Post("generate", b"no JSON"), Post("nothing", b"{}")]
+        for post in posts:
+            over.engine.submit(post)
+        while over.engine:
+            over.engine.step()
+        return [*program.run_rows(over, rows), *posts]
+
+    fine, broken, *refused = over_http(server, walk)
+    assert fine.error is None and isinstance(broken.error, HttpError)
+    assert "context" in str(broken.error)
+    assert [post.status for post in refused] == [400, 400, 404]
+    assert all(json.loads(post.answer)["error"] for post in refused)
+
+
+def test_who_waits_for_one_that_is_gone_is_told_so():
+    ours, theirs = socket.socketpair()
+    with front() as (port, channel):
+        server, asked = HttpServer(port), post_of(Asked(PREFILL, ("a",), "", 0))
+        server.engine.submit(asked)
+        channel.wait()  # the request is on its way, and nobody answers
+        channel.shut()
+        while server.engine:
+            server.engine.step()
+        assert asked.status == 500 and b"the engine has ended" in asked.answer
+        with pytest.raises(Ended, match="the front has ended"):
+            serve(Parrot(), channel, Channel(ours, "the client"))
+    with pytest.raises(Ended, match="the HTTP front has closed a connection"):
+        server.engine.submit(asked)
+        server.engine.step()
+    server.engine.close()
+    theirs.close()
+    idle, other = socket.socketpair()
+    with pytest.raises(Ended, match="the client has ended"):
+        serve(Parrot(), Channel(idle, "the front"), Channel(ours, "the client"))
+    for each in (ours, idle, other):
+        each.close()
+
+
+def test_a_process_that_does_not_start_is_told(monkeypatch):
+    start = subprocess.Popen
+    gone = lambda command, **kept: start([sys.executable, "-c", ""], **kept)  # noqa: E731
+    monkeypatch.setattr(subprocess, "Popen", gone)
+    with pytest.raises(Ended, match="the HTTP front has ended"):
+        Deployment("tiny-dense")
+
+
+def test_messages_come_whole_however_their_bytes_do():
+    messages = [(1, "a" * 300), [2.5], {"three": b"\n"}]
+    data, frames, found = b"".join(map(frame, messages)), Frames(), []
+    for at in range(0, len(data), 7):
+        found += frames.feed(data[at : at + 7])
+    assert found == messages
+
+
+def test_a_question_is_the_same_after_json():
+    asked = Asked("generate", (1, "text "), "gen", 3, " ", sampling={"max_tokens": 4},
+                  constraint=("regex", "a+"), stops=("q",))  # fmt: skip
+    fields = json.loads(json.dumps({**vars(asked)}))
+    assert Asked.of(fields.pop("kind"), fields) == asked
+
+
+def test_seconds_that_others_waited_count_where_the_engine_had_nothing_to_do(monkeypatch):
+    """Two idle periods of 10 s: 4 s waited for a core in one; in the other more than can be."""
+    moments = iter([(0, 0, 0, 0), (0, 0, 0, 0), (10, 1, 3, 4), (20, 1, 3, 4), (30, 1, 10, 99)])
+    monkeypatch.setattr(Lost, "_now", lambda self: next(moments))
+    lost = Lost([])
+    lost._clock = SimpleNamespace(lost=lambda: 2.0)
+    for _ in range(2):
+        with lost:
+            pass
+    assert lost.seconds == 2.0 + 4 + (10 - 7)
+
+
+def test_the_means_over_http_are_of_programs_with_several_calls():
+    figures = lambda value: dict.fromkeys(  # noqa: E731
+        ("http_speedup", "http_wall_speedup", "http_over_requests"), value
+    )
+    found = summary({"chat": figures(2.0), "rag": figures(8.0), "mmlu": figures(1.0)}, "gpu_")
+    assert found["gpu_http_speedup_geomean"] == pytest.approx(4.0)
+    assert found["gpu_http_speedup_min"] == 1.0 and found["gpu_http_programs"] == 3
