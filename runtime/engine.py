@@ -178,8 +178,8 @@ class Engine:
     @property
     def may_begin(self) -> bool:
         """Whether a device that runs ahead is idle, enough is asked for, and pages are there."""
-        idle = self.ahead and self._flight is None and self.kv.free >= self._most_pages
-        return idle and self._enough()
+        idle = self.ahead and self._flight is None and self._enough()
+        return idle and self.kv.free >= self._most_pages
 
     def _enough(self) -> bool:
         """Whether prompts wait that keep a device busy while the host launches the step behind."""

@@ -27,11 +27,13 @@ class PagedKV:
         self.num_pages = num_pages
         self.page_size = page_size
         self.capacity = capacity
-        self.references = np.zeros(num_pages, np.int32)
-        self.holders = np.zeros(num_pages, np.int32)
+        self._references = np.zeros(num_pages, np.int32)
+        self._holders = np.zeros(num_pages, np.int32)
+        self._left: list[np.ndarray] = []
+        """Pages that sequences have let go of since anybody looked at the books."""
         self._writer = np.full(num_pages, NOBODY, np.int64)
         self._numbers = count()
-        self.live = 0
+        self._live = 0
         self.peak = 0
         self.evict: Callable[[int], None] = lambda wanted: None
         self._free = list(range(num_pages - 1, -1, -1))
@@ -40,7 +42,26 @@ class PagedKV:
     @property
     def free(self) -> int:
         """Pages that nothing refers to."""
+        self._settle()
         return len(self._free)
+
+    @property
+    def live(self) -> int:
+        """Pages that sequences hold."""
+        self._settle()
+        return self._live
+
+    @property
+    def references(self) -> np.ndarray:
+        """How many sequences and nodes of the prefix tree refer to each page."""
+        self._settle()
+        return self._references
+
+    @property
+    def holders(self) -> np.ndarray:
+        """How many sequences hold each page."""
+        self._settle()
+        return self._holders
 
     def create(self, order: Order) -> Sequence:
         """Return an empty sequence."""
@@ -90,7 +111,7 @@ class PagedKV:
         if end <= sequence.resident:
             return True
         self.makes_room(self._missing(sequence, end))
-        if self._missing(sequence, end) > len(self._free):
+        if self._missing(sequence, end) > self.free:
             return False
         if self._last_is_shared(sequence):
             self._copy_last(sequence)
@@ -109,9 +130,9 @@ class PagedKV:
     def makes_room(self, pages: int) -> bool:
         """Have what is only remembered forgotten until so many pages are free; say whether they
         are."""
-        if pages > len(self._free):
+        if pages > self.free:
             self.evict(pages)
-        return pages <= len(self._free)
+        return pages <= self.free
 
     def truncate(self, sequence: Sequence, length: int) -> None:
         """Forget the tokens from `length` on."""
@@ -191,13 +212,13 @@ class PagedKV:
         self._lives(1)
         self.holders[shared] -= 1  # others refer to it, and need not hold it
         self.references[shared] -= 1
-        self.live -= int(self.holders[shared] == 0)
+        self._live -= int(self.holders[shared] == 0)
 
     def _release_from(self, sequence: Sequence, index: int) -> None:
         if index < sequence.held:
             pages = sequence.pages[index : sequence.held].copy()
             sequence.held = index
-            self._let_go(pages)
+            self._left.append(pages)
 
     def _hold(self, pages: np.ndarray) -> None:
         if len(pages):
@@ -206,12 +227,19 @@ class PagedKV:
             self._lives(len(pages) - int(np.count_nonzero(held)))
 
     def _lives(self, more: int) -> None:
-        self.live += more
-        self.peak = max(self.peak, self.live)
+        self._live += more
+        self.peak = max(self.peak, self._live)
 
-    def _let_go(self, pages: np.ndarray) -> None:
-        if len(pages):
-            held = self.holders[pages] - 1
-            self.holders[pages] = held
-            self.live -= len(pages) - int(np.count_nonzero(held))
-            self.release(pages)
+    def _settle(self) -> None:
+        """Take out of the books what sequences have let go of, of all of them at once: of rows that
+        end together each would else take as long."""
+        if not self._left:
+            return
+        gone, self._left = np.concatenate(self._left), []
+        pages, times = np.unique(gone, return_counts=True)
+        held = self._holders[pages] - times
+        self._holders[pages] = held
+        self._live -= len(pages) - int(np.count_nonzero(held))
+        left = self._references[pages] - times
+        self._references[pages] = left
+        self._free += pages[left == 0].tolist()

@@ -101,7 +101,7 @@ def _text(type: Term, value: str) -> str:
 
 def _encodable(*texts: str) -> None:
     """Refuse halves of a surrogate pair (JSON can escape one): no tokenizer has them."""
-    for text in texts:
+    for text in (text for text in texts if not text.isascii()):
         try:
             text.encode("utf-8")
         except UnicodeEncodeError as error:

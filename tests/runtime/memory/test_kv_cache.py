@@ -184,6 +184,24 @@ def test_nothing_is_taken_for_what_lies_there_already():
     kv.check([parent, child, *others])
 
 
+def test_pages_of_sequences_that_end_together_are_given_back_together():
+    """A page as often as it was held, be nobody asked what is free in between."""
+    kv, _ = counted()
+    parent = filled(kv, list(range(6)))
+    forks = [kv.fork(parent, 6, (number,)) for number in range(3)]
+    other = filled(kv, list(range(9)))
+    kept = parent.pages[:1].copy()
+    kv.retain(kept)
+    for sequence in (parent, forks[0], other, forks[1]):
+        kv.drop(sequence)
+    assert kv.references[forks[2].pages[:2]].tolist() == [2, 1]
+    kv.check([forks[2]], [kept])
+    assert (kv.free, kv.live, kv.peak) == (6, 2, 5)
+    kv.drop(forks[2])
+    assert (kv.free, kv.live) == (7, 0)
+    assert kv.reserve(other, 9) and kv.peak == 5
+
+
 def test_who_filled_a_page_writes_on_in_place():
     kv, copies = counted()
     tree = PrefixTree(kv)
