@@ -134,6 +134,14 @@ def test_a_page_that_is_overwritten_before_its_reader_is_launched(held):
             prover(broken)
 
 
+def test_a_page_that_two_queues_write_though_nobody_reads_the_first():
+    first, second = (Task(f"page.{n}", Kind.PAGE, queue, n, writes=(Access("gpu.0", f"page.{n}"),))
+                     for n, queue in enumerate(("up", "again")))  # fmt: skip
+    prove_hazards(Pipeline("by hand", 1, 1, (first, replace(second, waits=("page.0",)))))
+    with pytest.raises(Hazard, match=r"page.1 overwrites gpu.0 while page.0 may still write it"):
+        prove_hazards(Pipeline("by hand", 1, 1, (first, second)))
+
+
 def test_mixtrals_layers_are_a_few_lemmas_whatever_their_number():
     proofs = [
         prove_hazards(build_pipeline("cgo", PipelineShape(14, (tuple(range(8)),) * layers, 16)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import pytest
 import torch
@@ -85,6 +86,20 @@ def test_borrowing_loses_no_more_than_one_recording_for_each_room(rows):
         if book.of(room(count)) == room(128) != room(count):
             lost[count] += LENT + ROW * (128 - count)
     assert all(seconds < COST for seconds in lost.values())
+
+
+@pytest.mark.parametrize("kind", [{"apart": False}, {"sparse": True}, {"attended": True},
+                                  {"logits": 64}])  # fmt: skip
+def test_a_room_is_not_lent_where_kernels_differ(kind):
+    wide, other = room(128), replace(room(64), **kind)
+    assert wide.holds(room(64)) and not wide.holds(other)
+    assert not replace(wide, **kind).holds(room(64)) and replace(wide, **kind).holds(other)
+
+
+def test_a_room_is_lent_to_no_other_way_of_reading_many_rows():
+    wide, narrow = (replace(room(rows, apart=False), way="one") for rows in (128, 64))
+    assert wide.holds(narrow) and not wide.holds(replace(narrow, way="other"))
+    assert replace(wide, apart=True).holds(replace(narrow, apart=True, way="other"))
 
 
 def test_a_room_of_another_kind_is_not_lent():
