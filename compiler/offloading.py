@@ -205,7 +205,7 @@ class Offloading:
         from ..passes.graph.hazards import prove_hazards
         from ..runtime.offload.executor import OffloadExecutor
         from ..runtime.offload.file_pages import FilePages
-        from ..runtime.offload.pages import TensorPages
+        from ..runtime.offload.page_sources import TensorPages
         from ..runtime.offload.sections import Lowered
 
         device = extra.pop("device", None) or self.device()

@@ -6,17 +6,14 @@ from ..ir.pipeline_schedules import PipelineShape
 from .policy import Policy
 
 
-def pipeline_shape(
-    policy: Policy, micro_batches: int | None = None, layers: int = 0, staged: bool = False
-) -> PipelineShape:
+def pipeline_shape(policy: Policy, layers: int = 0, staged: bool = False) -> PipelineShape:
     """Return what the policy's schedule is built for.
 
-    A step may have fewer micro-batches. `layers` takes so many, from the first (0: all); `staged`
-    lets pages pass through pinned memory.
+    `layers` takes so many, from the first (0: all); `staged` lets pages pass through pinned memory.
     """
     kept = policy.layers[: layers or None]
     return PipelineShape(
-        policy.micro_batches if micro_batches is None else micro_batches,
+        policy.micro_batches,
         tuple(layer.ringed for layer in kept), policy.ring,
         resident=tuple(layer.resident for layer in kept),
         cpu=tuple(layer.cpu for layer in kept), disk=tuple(layer.disk for layer in kept),

@@ -88,14 +88,13 @@ def comparison_table(comparisons: Iterable[Comparison]) -> str:
     return table(header, body)
 
 
-def step_table(cost: StepCost, group: bool = True) -> str:
+def step_table(cost: StepCost) -> str:
     """Return the table of a step, with its total and what bounds it."""
-    shown = grouped(cost.operations) if group else list(cost.operations)
     shares = {kind: cost.bound_share(kind) for kind in ("memory", "compute", "launch")}
     said = ", ".join(f"{kind} {share:.0%}" for kind, share in shares.items())
     seconds = cost.seconds
     total = f"total {seconds.expected * 1e6:.1f} us ({interval(seconds)}); bound by {said}"
-    return table(HEADER, rows(shown)) + total + "\n"
+    return table(HEADER, rows(grouped(cost.operations))) + total + "\n"
 
 
 def short(name: str) -> str:

@@ -7,48 +7,21 @@ run along N, lanes are columns of the result, and elements of a are broadcast.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import product
 from typing import TYPE_CHECKING
 
 from ...ir.core import Operation, Value
-from .expressions import coerce
+from . import lanes as tvm_lanes
 from .loops import corner_masks, elementwise, lanes_for, versioned
+from .products import Product, wide_block
 from .values import Access, Held, grouped, scaled, stored
 
 if TYPE_CHECKING:
     from .emit import Emitter
 
-SMALL = 15
-"""Vectors of 64 bytes that a local buffer may hold to stay below 1 KiB, and so in registers."""
-
 TURN_ROWS = 12
 """From so many rows of a on, b is turned round first, and lanes are columns of the result."""
-
-
-@dataclass(frozen=True)
-class Product:
-    """The parts of one product: a [M, K], b by (n, k), acc [M, N], the extents, b's direction.
-
-    `ahead(n, k)` is the text of the element of b in the loop's next round, to be prefetched.
-    """
-
-    a: Held
-    b: Held
-    acc: Held
-    m: int
-    n: int
-    k: int
-    along_k: bool
-    ahead: Callable[[str, str], str] | None = None
-
-    def a_at(self, m: str, k: str, lane: str) -> str:
-        """Return an element of a as f32."""
-        return coerce(self.a.typed([m, k], Access(lane=lane)), "f32")
-
-    def b_at(self, n: str, k: str, lane: str) -> str:
-        """Return an element of b as f32."""
-        return coerce(self.b.typed([n, k], Access(lane=lane)), "f32")
 
 
 def product_of(emitter: Emitter, operation: Operation, acc: Held | None = None) -> Product:
@@ -88,8 +61,6 @@ def runs_along_k(emitter: Emitter, operation: Operation) -> bool:
 
 def emit_dot(emitter: Emitter, operation: Operation) -> None:
     """Write a product; into lanes or a carried buffer where the loop around it wants it so."""
-    from . import lanes as tvm_lanes
-
     lanes = emitter.lanes.get(operation.result.name)
     if lanes is not None:
         parts = product_of(emitter, operation, _zero())
@@ -148,8 +119,6 @@ def _zero() -> Held:
 
 def _write(emitter: Emitter, parts: Product, target: str) -> None:
     """Write a whole product into `target`."""
-    from . import lanes as tvm_lanes
-
     vector = emitter.out.vector
     wide_k, wide_n = lanes_for(parts.k, vector) > 1, lanes_for(parts.n, vector) > 1
     if parts.along_k and wide_k and not (wide_n and parts.m >= TURN_ROWS):
@@ -213,26 +182,6 @@ def _columns(emitter: Emitter, parts: Product, target: str) -> None:
                 )
             )
         each(lambda place, m, n, lane: f"{target}[{m}, {n}] = {place}")
-
-
-def wide_block(m: int, vectors: int, most: int) -> tuple[int, int]:
-    """Return rows and vectors of a block of at most so many that reads rows of b from end to end,
-    if it can."""
-    wide = max(v for v in range(1, min(vectors, 8, most) + 1) if vectors % v == 0)
-    room = most // wide
-    return max(r for r in range(1, min(m, 8, room) + 1) if m % r == 0), wide
-
-
-def block(m: int, n: int, limit: int, most: int) -> tuple[int, int]:
-    """Return a micro-kernel's rows and columns, up to `most` results: divisors of m and n that load
-    the least."""
-    best, shape = 0.0, (1, 1)
-    for rows in (r for r in range(1, min(m, 8) + 1) if m % r == 0):
-        for columns in (c for c in range(1, min(n, limit) + 1) if n % c == 0):
-            worth = rows * columns / (rows + columns)
-            if rows * columns <= most and worth > best + 1e-9:
-                best, shape = worth, (rows, columns)
-    return shape
 
 
 def accumulates_lanes(emitter: Emitter, product: Operation, argument: Value) -> bool:

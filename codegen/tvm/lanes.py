@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from ...ir.core import Operation, Value
 from ...ir.types import shape_of
 from . import rows as tvm_rows
-from .dot import SMALL, Product, block
 from .loops import Writer, elementwise, lanes_for
+from .products import SMALL, Product, block
 from .values import Access, Held, grouped, scaled, stored
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .dot import Product
 from .loops import Writer
+from .products import Product
 from .values import Access, grouped, scaled
 
 if TYPE_CHECKING:

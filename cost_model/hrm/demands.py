@@ -72,8 +72,7 @@ class Scene:
     """What the demand of a task depends on: its tokens, their keys, and where attention is.
 
     `beside` rows of prompts of `prompt` tokens are read for each token that is decoded.
-    `shares` gives, for each expert, its share of the routed pairs (uniform when empty);
-    `page_bytes` is one page's; `staged`: pages pass through pinned memory (the published code).
+    `shares` gives, for each expert, its share of the routed pairs (uniform when empty).
     """
 
     shape: MoeShape

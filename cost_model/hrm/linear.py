@@ -58,7 +58,7 @@ class LinearModel:
 
     `step` and `prefill` are rows of seconds, each time being the largest of its rows plus its
     overhead (fill and drain, which no resource's sum contains). `totals` is how many pages each
-    class of experts has over all layers; `classes` names its experts.
+    class of experts has over all layers; pages lie in the `allowed` homes alone.
     """
 
     step: tuple[Row, ...]

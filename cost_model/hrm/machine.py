@@ -6,7 +6,7 @@ the best of each, so that a prediction made three times is an interval.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -153,9 +153,9 @@ def _on_threads(rates: Mapping[int, float], threads: float) -> float:
     return known[-1][1]
 
 
-def _disk(hardware: Hardware, cpu: str, pick: object) -> float:
+def _disk(hardware: Hardware, cpu: str, pick: Callable[[Rate], float]) -> float:
     """The bandwidth from the disk to the host; 0 where the hardware describes no disk."""
     try:
-        return pick(hardware.link("disk", cpu).bandwidth)  # type: ignore[operator]
+        return pick(hardware.link("disk", cpu).bandwidth)
     except NoSuchFigure:
         return 0.0

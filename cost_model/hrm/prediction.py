@@ -61,7 +61,6 @@ def predict(
     hardware: Hardware,
     *,
     staged: bool = False,
-    simulate: bool = True,
     known: Popularity | None = None,
 ) -> Prediction:
     """Return what a policy should reach on a hardware, without a search; raises NoDiskFigures."""
@@ -80,13 +79,8 @@ def predict(
         model = linear_model(shape, workload, batch, site)
         models.append(model)
         prefills.append(model.prefill_seconds(counts))
-        if simulate:
-            step = simulated_step(
-                policy, shape, workload, machine, staged=staged, known=known
-            ).seconds
-        else:
-            step = model.step_seconds(counts)
-        steps.append(step)
+        step = simulated_step(policy, shape, workload, machine, staged=staged, known=known)
+        steps.append(step.seconds)
     tokens = policy.batch * workload.new
     rates = [tokens / (p + workload.steps * s) for p, s in zip(prefills, steps, strict=True)]
     expected = models[1]

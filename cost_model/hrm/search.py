@@ -67,12 +67,15 @@ def solutions(
     return _Search(shape, workload, site, grid).solutions()
 
 
+SIMULATED = 6
+"""Solutions whose pipelines are simulated at the most."""
+
+
 def refined(
     shape: MoeShape,
     workload: Workload,
     site: Site,
     grid: Grid = Grid(),  # noqa: B008
-    simulations: int = 6,
 ) -> Found:
     """Return the fastest of the first few solutions by simulation of their pipelines.
 
@@ -81,10 +84,12 @@ def refined(
     best: tuple[float, Found] | None = None
     for number, found in enumerate(solutions(shape, workload, site, grid)):
         tokens = found.batch.batch
-        if best is not None and (number >= simulations or found.seconds / tokens >= best[0]):
+        if best is not None and (number >= SIMULATED or found.seconds / tokens >= best[0]):
             break
         policy = policy_of(found, shape)
-        step = simulated_step(policy, shape, workload, site.machine, known=site.popularity).seconds
+        step = simulated_step(
+            policy, shape, workload, site.machine, staged=site.staged, known=site.popularity
+        ).seconds
         prefill = found.model.prefill_seconds(found.counts)
         each = (prefill + found.model.steps * step) / tokens
         if best is None or each < best[0]:

@@ -25,7 +25,8 @@ from .buffers import Buffer, Buffers, buffers_of
 from .key_homes import KeyHomes
 from .keys import DeviceKeys
 from .packed import Packed
-from .pages import PageShape, PageSource, Pool, pool_bytes, pool_in
+from .page_sources import PageSource
+from .pages import PageShape, Pool, pool_bytes, pool_in
 from .scratch import conversion_bytes, product_bytes
 from .sections import Lowered, Section
 from .store import HostStore

@@ -24,7 +24,8 @@ from ..execution.weights import TensorSource
 from .build import Build, OffloadSettings
 from .cores import divided, sleep_soon
 from .key_homes import KeyHomes
-from .pages import PageShape, PageSource
+from .page_sources import PageSource
+from .pages import PageShape
 from .placing import colder
 from .queues import Queues, Run
 from .routing import Routing

@@ -25,7 +25,8 @@ from ..execution.weights import (
     not_finite,
     shard_files,
 )
-from .pages import ROLES, Piece, fill, pieces, placed
+from .page_sources import Piece, fill, pieces, placed
+from .pages import ROLES
 
 _STORED = {
     "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16, "F64": torch.float64,

@@ -20,6 +20,17 @@ def packed_shape(shape: PageShape) -> PageShape:
     return PageShape(tuple(parts))
 
 
+def pack_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Return four-bit numbers of rows [N, K], two a byte (the low half first), and f32 scales [N].
+
+    Symmetric, largest magnitude 7, kept with 8 added; K is even.
+    """
+    scale = rows.abs().amax(-1).clamp_min(1e-12) / 7.0
+    numbers = (torch.round(rows / scale[..., None]) + 8).to(torch.uint8)
+    low, high = numbers.unflatten(-1, (-1, 2)).unbind(-1)
+    return low | high << 4, scale
+
+
 def unpack_into(target: Tensor, packed: Tensor) -> None:
     """Write the int8 numbers [..., K] of packed bytes [..., K / 2], the low half first, where both
     lie: on the device, so that the link carries four bits. Takes no memory beside."""

@@ -11,9 +11,7 @@ LEAST_GAIN = 0.1
 """The share of the CPU's pairs that a change must save; less is noise."""
 
 
-def colder(
-    shape: PipelineShape, taken: Sequence[Sequence[int]], least_gain: float = LEAST_GAIN
-) -> PipelineShape | None:
+def colder(shape: PipelineShape, taken: Sequence[Sequence[int]]) -> PipelineShape | None:
     """Return the shape with each layer's coldest parked experts on the CPU, or None.
 
     `taken` counts pairs by layer and expert. Only experts whose pages are in host memory change
@@ -30,6 +28,6 @@ def colder(
         after += sum(taken[i][p] for p in chosen)
         cpu.append(chosen)
         ringed.append(tuple(sorted(set(shape.ringed[i]) - set(chosen) | (set(mine) - set(chosen)))))
-    if before == 0 or (before - after) / before < least_gain:
+    if before == 0 or (before - after) / before < LEAST_GAIN:
         return None
     return replace(shape, cpu=tuple(cpu), ringed=tuple(ringed))

@@ -16,7 +16,8 @@ from .buffers import Buffers
 from .key_homes import KeyHomes
 from .keys import DeviceKeys
 from .packed import Packed
-from .pages import PageSource, Pool
+from .page_sources import PageSource
+from .pages import Pool
 from .routing import Routing
 from .sections import OUT, Section
 from .split import MicroBatch

@@ -16,7 +16,7 @@ from ....ir.core import Operation, Term, Value
 from ....ir.types import dtype_of, tensor
 from ..sparse import key_cache
 from ..sparse.held_attention import HeldParts, held_decode, held_parts
-from ..sparse.key_cache import KeyCache
+from .key_cache import Lists, cache_shape, forget_written, launch
 from .sparse import (
     EXTENT,
     FIRST,
@@ -32,14 +32,6 @@ from .sparse import (
 if TYPE_CHECKING:
     from .lower import _Lowering
 
-UP = "up"
-"""The queue of what crosses the link ahead."""
-OF_LAYER = frozenset({
-    "k", "v", "held_k", "held_v", "row_of", "slot_of", "marks", "hand", "counters",
-})  # fmt: skip
-"""What a layer has of its own: pools, and the cache with its books."""
-SCRATCH = frozenset({"victims", "spare", "asked", "fresh_slot", "fresh_row", "fresh"})
-"""What passes from launch to launch of one fetch."""
 GPU_KEYS, GPU_PARTS = 1024, 16
 """On a GPU: entries of a list that a program looks at at a time, and programs that share a list or
 a key head's rows."""
@@ -52,21 +44,6 @@ class Fetches:
 
     ahead: dict[int, tuple[Value, ...]] = field(default_factory=dict)
     brought: dict[str, tuple[Operation, tuple[Value, ...]]] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class _Lists:
-    """The launches that make the lists of a fetch, and where the cache's launches find them: the
-    terms of arguments by name, and the values that those name."""
-
-    calls: list[Operation]
-    where: dict[str, Term]
-    operands: tuple[Value, ...] = ()
-
-
-def fetches(lowering: _Lowering, layer: int) -> bool:
-    """Whether a step fetches what a layer reads; otherwise it reads all where it lies."""
-    return any(op.name == "graph.fetch" and op["layer"] == layer for op in lowering.makers.values())
 
 
 def lower_fetch(lowering: _Lowering, op: Operation) -> list[Operation]:
@@ -83,9 +60,9 @@ def lower_fetch(lowering: _Lowering, op: Operation) -> list[Operation]:
         calls += forget_written(lowering, written, written.operands[2])
     for build in (key_cache.look, key_cache.free, key_cache.place):
         kernel = lowering.once(build, shape, ahead)
-        calls.append(_launch(lowering, op, kernel, lists, apart=ahead))
+        calls.append(launch(lowering, op, kernel, lists, apart=ahead))
     copy = lowering.once(key_cache.fetch, shape, shape.parts)
-    calls.append(_launch(lowering, op, copy, _Lists([], {}), apart=True))
+    calls.append(launch(lowering, op, copy, Lists([], {}), apart=True))
     if ahead:
         lowering.fetches.ahead[layer] = lists.operands[2:]
         return calls
@@ -93,22 +70,22 @@ def lower_fetch(lowering: _Lowering, op: Operation) -> list[Operation]:
     if not lowering.on_gpu:
         rows = (lowering.names.value("rows", tensor("i32", "B", select["kv_heads"], EXTENT)),)
         lists.where["rows"] = Term("out", (0,))
-    calls.append(_launch(lowering, op, lowering.once(key_cache.rows, shape), lists, *rows))
+    calls.append(launch(lowering, op, lowering.once(key_cache.rows, shape), lists, *rows))
     lowering.fetches.brought[op.result.name] = (select, (*rows, *lists.operands[3:]))
     return calls
 
 
-def _lists(lowering: _Lowering, select: Operation, ahead: bool) -> _Lists:
+def _lists(lowering: _Lowering, select: Operation, ahead: bool) -> Lists:
     """Lists as activations."""
     views = lowering.makers[select.operands[2].name]
     budget = "plan_guess_budget" if ahead else "plan_budget"
     calls, _, (chosen, counts) = lower_select(lowering, select, budget)
     names = ("page_table", "kv_lengths", "chosen", "counts")
     where = {name: Term("in", (place,)) for place, name in enumerate(names)}
-    return _Lists(calls, where, (*views.operands, chosen, counts))
+    return Lists(calls, where, (*views.operands, chosen, counts))
 
 
-def _lists_on_gpu(lowering: _Lowering, select: Operation, ahead: bool) -> _Lists:
+def _lists_on_gpu(lowering: _Lowering, select: Operation, ahead: bool) -> Lists:
     """Lists in memory that all layers share; those of predicted queries have their own."""
     q, layer = select.operands[0], select["layer"]
     kernels, _ = listed_shapes(lowering, select, select["scale"], dtype_of(q.type))
@@ -121,7 +98,7 @@ def _lists_on_gpu(lowering: _Lowering, select: Operation, ahead: bool) -> _Lists
         terms = [own.get(value.name) or listed_term(value.name, layer, FIRST)
                  for value in kernel.regions[0].arguments]  # fmt: skip
         calls.append(lowering.call(select, kernel, terms, (q,) if reads(kernel, "q") else (), ()))
-    return _Lists(calls, where | own)
+    return Lists(calls, where | own)
 
 
 def lower_held(
@@ -156,40 +133,3 @@ def _held_on_gpu(
                  for value in kernel.regions[0].arguments]  # fmt: skip
         calls.append(lowering.call(op, kernel, terms, operands, results))
     return calls
-
-
-def forget_written(lowering: _Lowering, op: Operation, slots: Value) -> list[Operation]:
-    """The slots that a step writes leave the cache. The lists of what was fetched ahead live until
-    then, when that fetch has been waited for."""
-    shape = KeyCache(op["kv_heads"], op["head_dim"], lowering.options.page_size)
-    operands = (slots, *lowering.fetches.ahead.get(op["layer"], ()))
-    where = {"slots": Term("in", (0,))}
-    kernel = lowering.once(key_cache.forget, shape)
-    return [_launch(lowering, op, kernel, _Lists([], where, operands))]
-
-
-def cache_shape(lowering: _Lowering, select: Operation) -> KeyCache:
-    """Return the shape of the cache of a layer that selects."""
-    options = lowering.options
-    return KeyCache(select["kv_heads"], select["head_dim"], options.page_size, options.kv,
-                    lowering.on_gpu)  # fmt: skip
-
-
-def _launch(
-    lowering: _Lowering, op: Operation, kernel: Operation, lists: _Lists, *results: Value,
-    apart: bool = False,
-) -> Operation:  # fmt: skip
-    """Return a call, on the queue `up` where it is `apart`: a layer's memory is named by its
-    number, scratch by who uses it."""
-    layer, ahead = op["layer"], bool(op.attribute("ahead"))
-
-    def term(name: str) -> Term:
-        if name in OF_LAYER:
-            return Term(name, (layer,))
-        if name in SCRATCH:
-            return Term(f"guess_{name}" if ahead else name)
-        return lists.where.get(name) or Term(name)
-
-    terms = [term(value.name) for value in kernel.regions[0].arguments]
-    call = lowering.call(op, kernel, terms, lists.operands, results)
-    return call.with_attributes(queue=Term(UP)) if apart else call

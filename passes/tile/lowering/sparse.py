@@ -31,6 +31,7 @@ from ..selection.word_labels import WordScores, word_write
 from ..sparse.gathered import Gathered, gathered_decode
 from ..sparse.sparse_parts import SparseParts, sparse_parts
 from ..sparse.word_selection import word_selection
+from .key_cache import fetches, forget_written
 
 if TYPE_CHECKING:
     from .lower import _Lowering
@@ -47,11 +48,8 @@ def lower_label_write(lowering: _Lowering, op: Operation) -> list[Operation]:
     arguments = f"T N in0 k{layer} mean{layer} level{layer} labels{layer}"
     write = word_write if lowering.on_gpu and op.attribute("words") else label_write
     calls = [lowering.call(op, lowering.once(write, shape), arguments)]
-    if options.offload:
-        from .fetch import fetches, forget_written
-
-        if not fetches(lowering, layer):
-            calls += forget_written(lowering, op, op.operands[0])
+    if options.offload and not fetches(lowering, layer):
+        calls += forget_written(lowering, op, op.operands[0])
     return calls
 
 

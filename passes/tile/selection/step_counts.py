@@ -67,8 +67,8 @@ class _StepCounts:
         grid = (s.kv_heads, "B", extent(SHARES, s.kv_heads, s.pairs))
         return b.finish(*grid, requires=facts, of="graph.select")
 
-    def _words(self, base: Value, high: Value, few: int, other: int = 0) -> Value:
-        """Return the steps of some pages of the row as words [n, few], `other` past the end."""
+    def _words(self, base: Value, high: Value, few: int) -> Value:
+        """Return the steps of some pages of the row as words [n, few], 0 past the end."""
         b, s = self.b, self.shape
         each = s.page // WIDTH // few
         lane = b.iota(s.rows * each)
@@ -78,7 +78,7 @@ class _StepCounts:
         at = b.expand(b.map(text, self.place.start, number, dtype="i32", hint="at"), 1)
         first = b.expand(b.map(f"a % {each} * {few}", lane, dtype="i32", hint="first"), 1)
         word = b.map("a + b", first, b.expand(b.iota(few), 0), dtype="i32", hint="word")
-        return b.load(self.bins, at, self.head, word, mask=there, other=other, hint="steps")
+        return b.load(self.bins, at, self.head, word, mask=there, other=0, hint="steps")
 
     def _all(self, low: Value, high: Value) -> Value:
         """Return how many tokens of some pages are in each step [256]."""

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from itertools import product
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
@@ -146,6 +147,20 @@ def test_policy_of_a_mixtral_on_a_capped_h200() -> None:
     assert max(len(layer.ringed) for layer in policy.layers) <= policy.ring
     assert searching.batch_of(policy) == found.batch
     assert found.model.bound(counts) == "cpu"  # its attention
+
+
+@pytest.mark.parametrize("staged", [True, False])
+def test_pages_of_what_is_found_are_simulated_as_they_go(staged, monkeypatch) -> None:
+    simulated = []
+
+    def known(*scene: object, staged: bool = False, **rest: object) -> SimpleNamespace:
+        simulated.append(staged)
+        return SimpleNamespace(seconds=1.0)
+
+    monkeypatch.setattr(searching, "simulated_step", known)
+    grid = Grid(micro_batches=(64,), attention=("cpu",), most=64, pages_per_expert=1)
+    searching.refined(MIXTRAL, WORKLOAD, Site(H200, 16 * GIB, 128 * GIB, staged=staged), grid)
+    assert simulated and set(simulated) == {staged}
 
 
 def test_the_largest_batch_may_be_one_micro_batch() -> None:

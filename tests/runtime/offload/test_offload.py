@@ -29,8 +29,7 @@ from weft.runtime.execution.executor import by_name, page_bytes
 from weft.runtime.execution.weights import Checkpoint, load_weights
 from weft.runtime.offload import executor as executor_module
 from weft.runtime.offload.file_pages import PageLost
-from weft.runtime.offload.narrow import unpack_rows
-from weft.runtime.offload.pages import pack_rows
+from weft.runtime.offload.narrow import pack_rows, unpack_rows
 from weft.tests.runtime.offload.offload_cases import (
     LIMITS,
     MIB,

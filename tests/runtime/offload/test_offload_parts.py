@@ -22,8 +22,7 @@ from weft.runtime.devices.streams import (
 )  # fmt: skip
 from weft.runtime.execution.dtypes import TORCH
 from weft.runtime.execution.library import matmul, workspace
-from weft.runtime.offload.narrow import unpack_rows
-from weft.runtime.offload.pages import pack_rows
+from weft.runtime.offload.narrow import pack_rows, unpack_rows
 from weft.runtime.offload.placing import colder
 from weft.runtime.offload.split import split_rows
 from weft.tests.runtime.offload.offload_cases import MIXED, step

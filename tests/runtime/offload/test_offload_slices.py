@@ -13,7 +13,7 @@ from weft.passes.graph.moe_partition import PolicyMismatch
 from weft.runtime.execution.executor import by_name
 from weft.runtime.execution.weights import Checkpoint, load_weights
 from weft.runtime.offload.file_pages import FilePages
-from weft.runtime.offload.pages import TensorPages
+from weft.runtime.offload.page_sources import TensorPages
 from weft.runtime.offload.routing import RoutingRecorder, RoutingReplay
 from weft.tests.runtime.offload.offload_cases import MIB, MIXED, ON_DISK, PROMPTS, greedy, step
 
