@@ -71,7 +71,8 @@ def run(options: argparse.Namespace) -> int:
     found: Figures = {}
     failed: Figures = {}
     with Deployment(setting.bench.model, setting.few_cores) as deployment:
-        overhead = measure(deployment, setting.bench.model)
+        overhead = {setting.prefix + figure: value for figure, value
+                    in measure(deployment, setting.bench.model).items()}  # fmt: skip
         print("  ".join(f"{name} {value:.0f}" for name, value in overhead.items()), flush=True)
         for name in [name for name in options.only or CASES if name in CASES]:
             case = CASES[name]
@@ -105,8 +106,8 @@ def keep(setting: Setting, name: str, figures: Figures, overhead: Figures) -> No
     programs = {each: (known | {name: figures})[each] for each in CASES
                 if each in known or each == name}  # fmt: skip
     sums = summary(programs, setting.prefix)
-    setting.record({"http": programs, "http_overhead": overhead} | sums,
-                   ["http", f"http {name}"], setting.path)  # fmt: skip
+    found = {"http": programs} | overhead | sums
+    setting.record(found, ["http", f"http {name}"], setting.path)
 
 
 def line(name: str, found: Mapping[str, Any]) -> str:
@@ -119,6 +120,7 @@ def line(name: str, found: Mapping[str, Any]) -> str:
         f"http/weft {found['http_speedup']:.2f} ({low:.2f} to {high:.2f})",
         f"by the wall's clock {found['http_wall_speedup']:.2f}",
         f"http/requests {found['http_over_requests']:.2f}",
+        f"steps {'/'.join(str(each['steps']) for each in found['work'].values())}",
     ]
     if found["differing"]:
         cells.append(f"{len(found['differing'])} rows differ")

@@ -1,7 +1,8 @@
 """A server behind HTTP as a `TaskLoop` drives it: requests on connections that stay open.
 
-One thread waits for all answers with `select`: that is less work than an HTTP library takes
-(httpx, aiohttp), or a thread a row, as SGLang's interpreter has.
+One thread waits for all answers with `select`, where SGLang's interpreter has a thread a row. Of 64
+requests at once each takes it 0.10 to 0.19 ms of a processor, JSON included; aiohttp takes 0.38 to
+0.44 with uvloop, httpx over 8.
 """
 
 from __future__ import annotations

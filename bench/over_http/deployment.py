@@ -38,10 +38,15 @@ class Deployment:
 
     def __init__(self, model: str, few_cores: bool = False) -> None:
         self._processes: list[subprocess.Popen[bytes]] = []
+        self._channels: list[Channel] = []
         self._few_cores = few_cores
-        self.front = self._start("the HTTP front", "front", model)
-        (self.port,) = self.front.wait()
-        self.clients = self._start("the clients' process", "client", str(self.port))
+        try:
+            self.front = self._start("the HTTP front", "front", model)
+            (self.port,) = self.front.wait()
+            self.clients = self._start("the clients' process", "client", str(self.port))
+        except BaseException:
+            self.close()
+            raise
 
     def run(self, server: Any, job: Job | Volley) -> Spent:
         """Let the clients make a run on an engine; return what came of it. Raises Ended."""
@@ -55,8 +60,8 @@ class Deployment:
 
     def close(self) -> None:
         """End both processes: each reads that its channel is closed."""
-        self.clients.close()
-        self.front.close()
+        for channel in reversed(self._channels):
+            channel.close()
         for process in self._processes:
             try:
                 process.wait(END_WITHIN)
@@ -77,7 +82,8 @@ class Deployment:
             self._processes.append(
                 subprocess.Popen([*command, str(theirs.fileno())], pass_fds=[theirs.fileno()])
             )
-        return Channel(ours, name)
+        self._channels.append(Channel(ours, name))
+        return self._channels[-1]
 
     def _ran(self) -> list[float]:
         return [ran_and_waited(process.pid)[0] for process in self._processes]

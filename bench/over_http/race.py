@@ -62,10 +62,12 @@ def race(
         "http": lambda: over_http(contest, best, deployment),
     }
     walls: dict[str, list[float]] = {name: [] for name in runs}
+    work: dict[str, dict[str, int]] = {}
 
     def timed(name: str) -> float:
         run = sound(runs[name]())
         walls[name].append(run.seconds * run.stretch)
+        work[name] = {"steps": run.engine.steps, "computed_tokens": run.engine.computed_tokens}
         return run.seconds
 
     times = interleave({name: partial(timed, name) for name in runs}, rounds, idle)
@@ -75,6 +77,7 @@ def race(
         **found,
         "seconds": {name: Summary.of(values).json() for name, values in times.items()},
         "wall_seconds": {name: median(values) for name, values in walls.items()},
+        "work": work,
         "longest_prefix": best.longest_prefix,
         "http_speedup": speedup.median,
         "http_speedup_range": [speedup.low, speedup.high],

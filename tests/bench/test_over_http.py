@@ -7,14 +7,16 @@ import sys
 from contextlib import contextmanager
 from threading import Thread
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from weft.bench.contest.asked import PREFILL, Asked
 from weft.bench.contest.driver import Program
 from weft.bench.contest.grammars import Grammars
 from weft.bench.contest.server import Server
+from weft.bench.cpu import record
 from weft.bench.over_http.channel import Channel, Ended, Frames, frame
-from weft.bench.over_http.command import summary
+from weft.bench.over_http.command import keep
 from weft.bench.over_http.connections import HttpError, HttpServer, Post, post_of
 from weft.bench.over_http.core import Lost, serve
 from weft.bench.over_http.deployment import Deployment
@@ -220,10 +222,34 @@ def test_seconds_that_others_waited_count_where_the_engine_had_nothing_to_do(mon
     assert lost.seconds == 2.0 + 4 + (10 - 7)
 
 
-def test_the_means_over_http_are_of_programs_with_several_calls():
+def test_means_over_http_are_of_all_recorded_programs_with_several_calls(tmp_path):
     figures = lambda value: dict.fromkeys(  # noqa: E731
         ("http_speedup", "http_wall_speedup", "http_over_requests"), value
     )
-    found = summary({"chat": figures(2.0), "rag": figures(8.0), "mmlu": figures(1.0)}, "gpu_")
-    assert found["gpu_http_speedup_geomean"] == pytest.approx(4.0)
-    assert found["gpu_http_speedup_min"] == 1.0 and found["gpu_http_programs"] == 3
+    path = tmp_path / "programs.json"
+    setting: Any = SimpleNamespace(path=path, record=record, prefix="gpu_")
+    for name, value in {"rag": 1.0, "chat": 2.0, "mmlu": 0.5, "rag ": 8.0}.items():
+        keep(setting, name.strip(), figures(value), {"gpu_http_us_a_request_1": value})
+    found = json.loads(path.read_text())
+    assert found["figures"]["gpu_http_speedup_geomean"] == pytest.approx(4.0)
+    assert found["figures"]["gpu_http_speedup_min"] == 0.5
+    assert found["figures"]["gpu_http_programs"] == 3
+    assert found["figures"]["gpu_http_us_a_request_1"] == 8.0
+    assert {"http", "http chat", "http rag", "http mmlu"} == found["sections"].keys()
+
+
+@pytest.mark.slow
+def test_a_program_is_raced_against_processes_of_the_shipped_model():
+    from weft.bench.contest.cases import CASES
+    from weft.bench.contest.contest import Bench, Contest, Way
+    from weft.bench.over_http.overhead import measure
+    from weft.bench.over_http.race import race
+
+    with Deployment("tiny-dense", few_cores=True) as deployment:
+        assert min(measure(deployment, "tiny-dense", requests=64).values()) >= 0
+        contest = Contest(Bench(), CASES["pairwise"], CASES["pairwise"].rows()[:4])
+        found = race(contest, Way(), deployment, 1, 0.0, exact=True)
+    assert found["equal_rows"] == 4 and found["http_speedup"] > 0
+    assert found["work"]["http"]["steps"] > 0
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", deployment.port))
