@@ -108,7 +108,7 @@ def asked_attention(
             raise TwoPolicies(first=first, second=text, span=span)
     policy = default or (parse_policy(next(iter(asked))) if asked else None)
     if policy is None and options.calibration is not None:
-        hint = "ask for it: attention='sparse(ratio=1/16)'"
+        hint = "ask for it: --attention 'sparse(ratio=1/16)', or with it in the program"
         raise BadOption(problem="calibration is for sparse attention", hint=hint)
     if options.max_loss is not None and options.calibration is not None:
         problem = "losses were measured with the model's own calibration"
@@ -151,6 +151,9 @@ def calibration_of(
     if place is None:
         hint = "take a model's folder, or a shipped model: calibrations are kept beside weights"
         raise NotCalibrated(model=model, file="folder to keep one in", hint=hint)
+    if file is not None and not file.exists():
+        hint = f"run: weft calibrate-attention {model} --text FILE --out {file}"
+        raise NotCalibrated(model=model, file=file, hint=hint)
     calibration = load_calibration(place, config, checkpoint.identity, model, statistic)
     calibration.check_policy(policy)
     return calibration

@@ -11,7 +11,7 @@ import torch
 from weft.ir.sparse import SparsePolicy
 from weft.runtime.attention.cost import Rates, Shape
 from weft.runtime.attention.lists import ARRAYS, AttentionLists
-from weft.runtime.attention.sparse_lists import SparseLists
+from weft.runtime.attention.sparse_lists import SparseLists, fills
 from weft.runtime.execution.sparse_decode import SparseDecode
 from weft.tests.runtime.attention.list_cases import decode_step
 
@@ -23,6 +23,7 @@ LEAST = 40
 def planner(
     policy: str = "i4", rows: int = 4, tail: str = "none", across: bool = False,
     dense: tuple[int, ...] = (), windows: tuple[int, ...] = (0,), shape: Shape = SHAPE,
+    capacity: int = 1600,
 ) -> AttentionLists:  # fmt: skip
     """Lists of layers whose labels are words."""
     sparse = SparsePolicy(k=8, sinks=1, recent=1, min_context=0, channels=8, labels=policy,
@@ -31,7 +32,7 @@ def planner(
     labels = torch.zeros((3, 2, 1, 16), dtype=kind)
     decode = SparseDecode(sparse, LEAST, {"labels": [labels]}, rows, 400)
     memory = (lambda _, shape, dtype: torch.zeros(shape, dtype=dtype)) if across else None
-    held = SparseLists(decode, shape, rows, 1600, torch.device("cpu"), memory)
+    held = SparseLists(decode, shape, rows, capacity, torch.device("cpu"), memory)
     return AttentionLists(shape, windows, torch.device("cpu"), 64, sparse=held)
 
 
@@ -107,3 +108,27 @@ def test_rows_that_read_keys_together_in_whole_layers_need_the_large_tile():
     lists = made.plan(decode_step([390] * 4, table))
     assert lists.sparse and not lists.apart
     assert lists.arrays["plan_item_rows"].max() == 1 < lists.arrays["plan_item_rowswhole"].max()
+
+
+def test_where_scores_have_no_room_for_all_rows_every_row_reads_everything():
+    lengths = [400, 390, 380, 370]  # 25, 25, 24 and 24 pages
+    assert lists_of(lengths, planner(capacity=98 * 16)).sparse
+    lists = lists_of(lengths, planner(capacity=97 * 16))
+    plain = lists_of(lengths, AttentionLists(SHAPE, (0,), torch.device("cpu"), 64))
+    assert not lists.sparse
+    assert all(np.array_equal(lists.arrays[name], found) for name, found in plain.arrays.items())
+
+
+def test_a_step_fills_the_pages_whose_last_slot_it_writes():
+    pick, columns, page = np.random.default_rng(3), 6, 16
+    lengths = np.append(pick.integers(1, columns * page + 1, 60), [16, 32, 96, 17])
+    new = np.append([pick.integers(1, length + 1) for length in lengths[:60]], [16, 16, 1, 17])
+    found = fills(lengths, new, columns, page)
+    for row, (length, count) in enumerate(zip(lengths, new, strict=True)):
+        filled = [n for n in range(columns) if length - count < (n + 1) * page <= length]
+        entry, many, before = (int(found[f"plan_fill_{name}"][row])
+                               for name in ("entry", "count", "before"))  # fmt: skip
+        assert many == len(filled)
+        if filled:
+            assert entry == row * columns + filled[0]
+            assert before == (entry - 1 if filled[0] else -1)

@@ -284,6 +284,8 @@ def test_a_calibration_file_may_lie_elsewhere(tmp_path: Path) -> None:
                   for place in (None, str(file)))  # fmt: skip
     assert own is not None and found is not None and own.calibration != found.calibration
     assert found.calibration.head(1, 0).order == tuple(order)
+    with pytest.raises(NotCalibrated, match=f"weft calibrate-attention .* --out {tmp_path}/gone"):
+        asked_attention(checkpoint, Options(attention=policy, calibration=tmp_path / "gone"))
     with pytest.raises(BadOption, match="calibration is for sparse attention"):
         asked_attention(checkpoint, Options(calibration=file))
     with pytest.raises(BadOption, match="measured with the model's own calibration"):
