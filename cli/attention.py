@@ -112,17 +112,14 @@ def evaluate(options: EvaluateOptions) -> None:
     policies, plan = parse_policies(options.attention), plan_of(options)
     checkpoint = open_checkpoint(options.model)
     if options.save:
-        require_losses_kept(checkpoint, policies, plan)
+        require_losses_kept(checkpoint, policies, plan, options.calibration)
     words, statistic = options.target == "cuda", published_statistic(options)
     attentions = judged(checkpoint, policies, options.calibration, statistic, words)
     device = use_device(options.target, options.threads)
     if options.kernels and device != "cpu":
         raise BadOption(problem="--kernels runs those of the CPU", hint="leave --target out")
-    if options.kernels and options.calibration:
-        problem = "--kernels take the model's own calibration"
-        raise BadOption(problem=problem, hint="put the file beside the checkpoint")
     subject = (
-        KernelSubject(checkpoint, options.threads)
+        KernelSubject(checkpoint, options.threads, options.calibration)
         if options.kernels
         else Subject(checkpoint, device)
     )
@@ -155,12 +152,16 @@ def published_statistic(options: EvaluateOptions) -> str:
         raise BadOption(problem=problem, hint="name the file: --calibration FILE")
     if options.statistic not in ("", "q", "k", "qk"):
         raise BadOption(problem=f"--statistic is one of q, k, qk, not {options.statistic!r}")
+    if options.kernels and options.statistic not in ("", "qk"):
+        problem = "--kernels take the lists of q*k of a file of the published layout"
+        raise BadOption(problem=problem, hint="leave out --statistic, or --kernels")
     return options.statistic or "qk"
 
 
 def require_losses_kept(
-    checkpoint: Checkpoint, policies: Sequence[SparsePolicy | None], plan: Plan
-) -> None:
+    checkpoint: Checkpoint, policies: Sequence[SparsePolicy | None], plan: Plan,
+    calibration: Path | None,
+) -> None:  # fmt: skip
     """Raise BadOption where `--save` would have nothing to keep, or no place."""
     folder = checkpoint.folder
     if folder is None:
@@ -170,6 +171,9 @@ def require_losses_kept(
     elif not {*LOSSES} <= {*plan.parts}:
         problem = "--save keeps losses of perplexity and of retrieval"
         hint = f"leave out --only, or give --only {','.join(LOSSES)}"
+    elif calibration is not None:
+        problem = "--save keeps what the model loses by its own calibration"
+        hint = "leave out --save, or put the file beside the checkpoint"
     elif not any(policies):
         problem, hint = "--save keeps what sparse policies lose", "name one with --attention"
     else:

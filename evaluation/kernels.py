@@ -4,6 +4,7 @@ in a program's gen. It answers like `subject.Subject`, a `Judged` in place of it
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -24,13 +25,17 @@ MARGIN = 64
 
 
 class KernelSubject:
-    """A checkpoint under the kernels of several attentions, on the CPU; raises as compiling does.
+    """A checkpoint under the kernels of several attentions, on the CPU, by its own `calibration` or
+    a file's; raises as compiling does.
 
     `begin` keeps a context, which each attention reads densely when it is first asked to follow it.
     """
 
-    def __init__(self, checkpoint: Checkpoint, threads: int = 1) -> None:
+    def __init__(
+        self, checkpoint: Checkpoint, threads: int = 1, calibration: Path | None = None
+    ) -> None:
         self.checkpoint, self.config, self._threads = checkpoint, checkpoint.config, threads
+        self._calibration = calibration
         self._runs: dict[str, _Run] = {}
         self._context: tuple[int, ...] = ()
         self.length = 0
@@ -51,7 +56,9 @@ class KernelSubject:
         judged = attend
         run = self._runs.get(judged.name)
         if run is None:
-            run = self._runs[judged.name] = _Run(self.checkpoint, judged, self._threads)
+            run = self._runs[judged.name] = _Run(
+                self.checkpoint, judged, self._threads, self._calibration
+            )
         if run.context != self._context:
             run.read(self._context)
         return run.decode(ids)
@@ -65,9 +72,11 @@ class KernelSubject:
 class _Run:
     """One attention's kernels, and one sequence in pages 0, 1, ..."""
 
-    def __init__(self, checkpoint: Checkpoint, judged: Judged, threads: int) -> None:
+    def __init__(
+        self, checkpoint: Checkpoint, judged: Judged, threads: int, calibration: Path | None
+    ) -> None:
         self._judged, self._config = judged, checkpoint.config
-        self._executor = _executor(checkpoint, judged, threads)
+        self._executor = _executor(checkpoint, judged, threads, calibration)
         self._executor.watcher = self._watch
         page = self._executor.page_size
         self._table = torch.arange(self._executor.num_pages, dtype=torch.int32)[None]
@@ -132,7 +141,9 @@ class _Run:
         return units * page - heads * (-self._at % page)
 
 
-def _executor(checkpoint: Checkpoint, judged: Judged, threads: int) -> CompiledExecutor:
+def _executor(
+    checkpoint: Checkpoint, judged: Judged, threads: int, calibration: Path | None
+) -> CompiledExecutor:
     """Return compiled kernels with room for a context."""
     from ..compiler import Compilation
     from ..options import Options
@@ -142,7 +153,7 @@ def _executor(checkpoint: Checkpoint, judged: Judged, threads: int) -> CompiledE
     memory = 2 * pages * page_bytes(checkpoint.config)
     options = Options.from_env().changed(
         attention=judged.name, attention_always=True, max_batch=16, kv_memory=memory,
-        threads=threads,
+        threads=threads, calibration=calibration if judged.policy is not None else None,
     )  # fmt: skip
     folder = checkpoint.folder or checkpoint.name
     return Compilation(_PROGRAM, folder, options=options).executor  # type: ignore[return-value]

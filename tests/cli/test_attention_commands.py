@@ -182,6 +182,8 @@ def uncalibrated(tmp_path):
         (["--attention", "dense", "--tokens", "9"], "--tokens is at least 33, not 9"),
         (["--attention", "dense", "--beyond", "-5"], "--beyond is at least 0, not -5"),
         (["--attention", "dense", "--save"], "--save keeps what sparse policies lose"),
+        (["--calibration", "DENSE", "--save"], "--save keeps what .* by its own calibration"),
+        (["--calibration", "DENSE", "--statistic", "q", "--kernels"], "the lists of q\\*k"),
         (
             ["--only", "perplexity,pairs", "--save"],
             "--save keeps losses of .* retrieval\n.*--only perplexity,pairs,needles",

@@ -6,12 +6,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from weft.compiler.attention import calibration_of
 from weft.evaluation.attention import judged
 from weft.evaluation.harness import Evaluation, Plan
 from weft.evaluation.kernels import KernelSubject
 from weft.evaluation.retrieval import KINDS, ROOM, judge, questions
 from weft.evaluation.subject import ContextTooLong, Subject
 from weft.frontend.checkpoint import ZOO, open_checkpoint
+from weft.ir.calibration_file import save_calibration
 from weft.ir.sparse import SparsePolicy
 
 
@@ -95,13 +97,18 @@ def test_a_gpus_selection_is_judged_where_it_is_asked_for(subject):
 
 
 @pytest.mark.slow
-def test_kernels_say_what_the_meaning_says_and_count_the_same(subject):
-    """A context read densely, then decode, a token a step; a page fills in between."""
+def test_kernels_say_what_the_meaning_says_and_count_the_same(subject, tmp_path):
+    """A context read densely, then decode, a token a step; a page fills in between. By a file whose
+    channels come in another order than the model's own."""
+    own, file = calibration_of(subject.checkpoint, SparsePolicy(k=30)), tmp_path / "turned.json"
+    layers = tuple(tuple(replace(head, order=head.order[::-1]) for head in layer)
+                   for layer in own.layers)  # fmt: skip
+    save_calibration(replace(own, layers=layers), file)
     policy = SparsePolicy(k=30, sinks=2, recent=8, min_context=0, tail="mean")
     ids = torch.randint(7, 4096, (110,), generator=torch.Generator().manual_seed(3)).tolist()
     found = {}
-    for tested in (subject, KernelSubject(subject.checkpoint)):
-        each = judged(subject.checkpoint, [policy])[1]
+    for tested in (subject, KernelSubject(subject.checkpoint, calibration=file)):
+        each = judged(subject.checkpoint, [policy], file)[1]
         each.start()
         tested.begin(ids[:90], room=30)
         logits = tested.follow(ids[90:], tested.attention_of(each))
