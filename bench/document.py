@@ -129,6 +129,11 @@ def _programs_gpu(what: str, figure: str, section: str, form: Callable[[float], 
     return Line(what, "programs_gpu", figure, section, form, command)
 
 
+def _http_gpu(what: str, figure: str, form: Callable[[float], str]) -> Line:
+    command = "python -m bench.programs --http --target cuda"
+    return Line(what, "programs_gpu", f"gpu_http_{figure}", "http", form, command)
+
+
 _SETTINGS = (
     ("fp8_kv_fp8", "--weights fp8 --kv fp8", "GPU, fp8 weights and keys"),
     ("qwen3-30b-a3b", "--model random:qwen3-30b-a3b", "GPU, 30 B mixture of experts, 3 B active"),
@@ -148,6 +153,8 @@ HEADLINES: tuple[Line, ...] = (
               "_fraction_of_matmul", percent),
     _programs_gpu("GPU, 8 B shape: programs of several calls, over the same engine driven request "
                   "by request (geometric mean)", "gpu_speedup_geomean", "multi_chain", times),
+    _http_gpu("GPU, 8 B shape: those of them measured so far, over an HTTP server of the same "
+              "engine (geometric mean)", "speedup_geomean", times),
     _kernel("GPU: decode attention that reads 512 MiB or more, pages of 16, share of a "
             "copy's bandwidth (worst case)", "decode_attention_fraction_of_copy_page16", "decode",
             percent),
@@ -201,6 +208,13 @@ REST: tuple[Line, ...] = (
     _programs_gpu("GPU, 8 B shape: how many of the 26 programs were so measured", "gpu_programs",
                   "multi_chain", whole),
     _programs_gpu("the one that gains least", "gpu_speedup_min", "multi_chain", times),
+    _http_gpu("GPU: how many of the 26 programs were measured over HTTP", "programs", whole),
+    _http_gpu("the one that gains least over HTTP", "speedup_min", times),
+    _http_gpu("HTTP clients' seconds over those of clients in the engine's process",
+              "over_requests_geomean", times),
+    _http_gpu("a request over HTTP, with an engine that answers at once", "us_a_request_1",
+              microseconds),
+    _http_gpu("of 64 requests at once: between answers", "us_a_request_64", microseconds),
     _programs_gpu("GPU: constrained decoding a token, over free decoding (slower of two sizes of a "
                   "batch)", "gpu_constrained_vs_free", "constrained", times),
     _programs_gpu("GPU: a record of which two thirds of the tokens are forced, one sequence, over "
