@@ -16,6 +16,7 @@ from ...ir.types import dtype_of, shape_of
 from .barriers import BARRIER, behind_barriers
 from .chain import in_order
 from .expressions import TRITON, HostWriter, TritonWriter, Typed, cast
+from .loops import check_loops
 from .meeting import last_at, met_at, phase_lines
 from .names import identifier
 from .reductions import at_once, reductions
@@ -51,6 +52,7 @@ class TritonSource:
 def emit(kernel: Operation, schedule: Schedule | None = None) -> TritonSource:
     """Return the Triton file of a kernel: a jitted function, and `launch(*arguments)`."""
     name = kernel["name"].name
+    check_loops(kernel)
     return TritonSource(name, _Emitter(kernel, schedule or Schedule()).file())
 
 
