@@ -60,6 +60,7 @@ SHAPES: dict[str, dict[str, Any]] = {
 SHAPES |= dict.fromkeys(("sparse", "host", "host_words"), SHAPES["llama"])
 SHAPES["tail"] = {"architecture": "LlamaForCausalLM", "layers": 1, "windows": (0,)}
 """One layer: interpreted, its selection takes seconds a step. Untied, it does not repeat itself."""
+SHAPES["host_mixed"] = SHAPES["llama"] | {"layers": 3, "windows": (0, 0, 0)}
 SHAPES["mixed"] = SHAPES["tail"] | {"layers": 3, "windows": (0, 24, 0)}
 SHAPES["together"] = SHAPES["mixtral"]
 SHAPES["everything"] = SHAPES["mixtral"] | {
@@ -68,6 +69,7 @@ SHAPES["everything"] = SHAPES["mixtral"] | {
 }  # fmt: skip
 POLICIES = {"sparse": "sparse(k=12, sinks=1, recent=3, min_context=0, labels=i8, channels=4)"}
 POLICIES["host_words"] = POLICIES["sparse"].replace("k=12", "k=26")
+POLICIES["host_mixed"] = POLICIES["host_words"].replace("k=26", "k=26, dense=[0]")
 POLICIES["host"] = POLICIES["host_words"].replace("i8", "bf16")
 POLICIES["mixed"] = POLICIES["sparse"].replace("k=12", "k=12, dense=[2]")
 """One layer selects, beside one with a window and one that reads everything."""
@@ -75,6 +77,7 @@ POLICIES["tail"] = POLICIES["sparse"].replace("k=12", "k=12, tail=mean")
 POLICIES["together"] = POLICIES["sparse"].replace("k=12", "top_p=0.3, cap=1/2")
 """And with it experts, a shared prefix, a constraint, and keys in fp8."""
 POLICIES["everything"] = POLICIES["together"]
+HOSTS = ("host", "host_words", "host_mixed")
 HOST_PAGES = 16
 """Pages of host memory; the cache has 64 rows, which hold the lists of two of three sequences."""
 FORMATS = {"mixtral": "f8e4m3"}
@@ -102,7 +105,7 @@ def attention(name: str, shape: ModelConfig) -> Attention | None:
     layers = tuple(tuple(head() for _ in range(shape.kv_heads)) for _ in range(shape.layers))
     known = AttentionCalibration(shape.heads, shape.kv_heads, shape.head_dim, layers)
     return Attention(policy, known, always=True, hardware="h200",
-                     offload=name.startswith("host"))  # fmt: skip
+                     offload=name in HOSTS)  # fmt: skip
 
 
 def round_as_devices_do() -> None:
@@ -276,7 +279,7 @@ def main() -> None:
                                      words=True)  # fmt: skip
     meaning = ReferenceExecutor(shape, run, num_pages=64, **limits)
     meaning.announcer = None  # the whole model, which no other rank follows
-    begins = {"sparse": 70, "together": 70, "tail": 62, "host": 30, "host_words": 30}
+    begins = {"sparse": 70, "together": 70, "tail": 62, **dict.fromkeys(HOSTS, 30)}
     shared = begins.get(sys.argv[1], 20)
     most = {"host": 5, "tail": 3}.get(sys.argv[1], 9)  # a tail's decode fills a page of 64
     made = sparse_lists.group_arrays

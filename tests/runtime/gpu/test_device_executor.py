@@ -33,7 +33,7 @@ from weft.runtime.schedule.flight import Flight
 WORKER = Path(__file__).parent / "device_worker.py"
 
 
-LATER = ("sparse", "mixed", "together", "host_words")
+LATER = ("sparse", "mixed", "together", "host_words", "host_mixed")
 
 
 WIDE = ("llama wide", "qwen wide", "mixtral wide", "tail wide", "sparse wide")
