@@ -150,9 +150,13 @@ def main() -> None:
     """Run what is asked for."""
     options = _options()
     if options.http:
-        from weft.bench.over_http import command
+        from weft.bench.over_http.channel import Ended
+        from weft.bench.over_http.command import run
 
-        sys.exit(command.run(options))
+        try:
+            sys.exit(run(options))
+        except Ended as error:
+            sys.exit(f"{error}: is uvicorn there? pip install -c constraints.txt -e '.[bench]'")
     if options.target == "cuda":
         from weft.bench import programs_gpu
 

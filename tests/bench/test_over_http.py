@@ -10,11 +10,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from weft.bench import programs
 from weft.bench.contest.asked import PREFILL, Asked
 from weft.bench.contest.driver import Program
 from weft.bench.contest.grammars import Grammars
 from weft.bench.contest.server import Server
 from weft.bench.cpu import record
+from weft.bench.over_http import command
 from weft.bench.over_http.channel import Channel, Ended, Frames, frame
 from weft.bench.over_http.command import keep
 from weft.bench.over_http.connections import HttpError, HttpServer, Post, post_of
@@ -193,6 +195,12 @@ def test_a_process_that_does_not_start_is_told(monkeypatch):
     monkeypatch.setattr(subprocess, "Popen", gone)
     with pytest.raises(Ended, match="the HTTP front has ended"):
         Deployment("tiny-dense")
+    monkeypatch.setattr(command, "on_cpu", lambda options: SimpleNamespace(
+        bench=SimpleNamespace(model="tiny-dense"), few_cores=False, prefix=""
+    ))  # fmt: skip
+    monkeypatch.setattr(sys, "argv", ["programs", "--http", "--only", "chat"])
+    with pytest.raises(SystemExit, match="the HTTP front has ended: is uvicorn there?"):
+        programs.main()
 
 
 def test_messages_come_whole_however_their_bytes_do():
