@@ -137,12 +137,8 @@ def _call(name: str, *arguments: ast.expr) -> ast.Expr:
 
 def _calls() -> dict[str, Callable[..., Any]]:
     """Return what the written statements call, with frames of their own."""
-    from tvm import ir, tirx
-    from tvm.script.ir_builder import IRBuilder
-    from tvm.script.parser._core import dispatch, doc
     from tvm.tirx.script import builder
 
-    T: Any = builder  # noqa: N806
     frames: list[Any] = []
 
     def enter(frame: Any) -> Any:
@@ -152,10 +148,36 @@ def _calls() -> dict[str, Callable[..., Any]]:
     def leave() -> None:
         frames.pop().__exit__(None, None, None)
 
+    return {
+        "_leave": leave, **_flow(builder, enter), **_values(builder), **_comparisons(),
+    }  # fmt: skip
+
+
+def _flow(T: Any, enter: Callable[[Any], Any]) -> dict[str, Callable[..., Any]]:  # noqa: N803
+    """Return the calls that enter a frame: loops and branches."""
+    from tvm import ir
+    from tvm.script.ir_builder import IRBuilder
+
     def loop(name: str, frame: Any) -> Any:
         variable = enter(frame)
         IRBuilder.name(name, variable)
         return variable
+
+    def branch(test: Any) -> None:
+        if not ir.is_prim_expr(test):
+            raise OtherText("a condition that is known")
+        enter(T.If(test))
+
+    return {
+        "_loop": loop, "_if": branch, "_then": lambda: enter(T.Then()),
+        "_else": lambda: enter(T.Else()),
+    }  # fmt: skip
+
+
+def _values(T: Any) -> dict[str, Callable[..., Any]]:  # noqa: N803
+    """Return the calls that name values and store them."""
+    from tvm import ir, tirx
+    from tvm.script.ir_builder import IRBuilder
 
     def scalar(name: str, annotation: Any, value: Any) -> Any:
         made = T.local_scalar(dtype=str(annotation().ty)).scalar
@@ -174,14 +196,26 @@ def _calls() -> dict[str, Callable[..., Any]]:
         IRBuilder.name(name, value)
         return value
 
-    def branch(test: Any) -> None:
-        if not ir.is_prim_expr(test):
-            raise OtherText("a condition that is known")
-        enter(T.If(test))
-
     def evaluate(value: Any) -> None:
         if value is not None:
             T.evaluate(value)
+
+    return {
+        "_scalar": scalar, "_set": set_scalar, "_buffer": buffer, "_evaluate": evaluate,
+        "_store": lambda held, value, *index: T.buffer_store(held, value, list(index)),
+    }  # fmt: skip
+
+
+_COMPARED: dict[str, Callable[[Any, Any], Any]] = {
+    "Eq": operator.eq, "NotEq": operator.ne, "Lt": operator.lt, "LtE": operator.le,
+    "Gt": operator.gt, "GtE": operator.ge,
+}  # fmt: skip
+
+
+def _comparisons() -> dict[str, Callable[..., Any]]:
+    """Return the calls that compare: terms as TVM's parser does, numbers as Python."""
+    from tvm import ir, tirx
+    from tvm.script.parser._core import dispatch, doc
 
     def compare(name: str, of_numbers: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
         alike: Any = dispatch.get_op(tirx.Expr, getattr(doc, name), 0, None)
@@ -192,14 +226,4 @@ def _calls() -> dict[str, Callable[..., Any]]:
 
         return of
 
-    names = {
-        "Eq": operator.eq, "NotEq": operator.ne, "Lt": operator.lt, "LtE": operator.le,
-        "Gt": operator.gt, "GtE": operator.ge,
-    }  # fmt: skip
-    compared = {f"_{name}": compare(name, of_numbers) for name, of_numbers in names.items()}
-    return compared | {
-        "_leave": leave, "_loop": loop, "_scalar": scalar, "_set": set_scalar, "_buffer": buffer,
-        "_store": lambda held, value, *index: T.buffer_store(held, value, list(index)),
-        "_if": branch, "_then": lambda: enter(T.Then()), "_else": lambda: enter(T.Else()),
-        "_evaluate": evaluate,
-    }  # fmt: skip
+    return {f"_{name}": compare(name, of_numbers) for name, of_numbers in _COMPARED.items()}

@@ -72,8 +72,8 @@ def accuracy(model: Model, tokenizer: Tokenizer, device: str, each: int,
     return {name: round(sum(r) / len(r), 3) for name, r in right.items()}
 
 
-def main() -> None:
-    """Train until the time is over; print one line of JSON for every report."""
+def options() -> argparse.Namespace:
+    """What the command line says."""
     args = argparse.ArgumentParser(description=__doc__)
     args.add_argument("name", choices=list(SHAPES))
     args.add_argument("--english", type=Path, required=True, help="the folder of train.bin")
@@ -90,71 +90,105 @@ def main() -> None:
     args.add_argument("--focus", action="store_true", help="more of what the first run found hard")
     args.add_argument("--report", type=float, default=60.0, help="seconds between accuracy tables")
     args.add_argument("--seed", type=int, default=1)
-    given = args.parse_args()
-    begun = time.time()
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    torch.manual_seed(given.seed)
-    torch.set_float32_matmul_precision("high")
-    feed = data.Feed(given.workers, given.tokens, stage(given.start), given.tokenizer,
-                     given.english / "train.bin", given.seed, given.focus)
-    tokenizer = Tokenizer.from_file(given.tokenizer)
+    return args.parse_args()
+
+
+def started(given: argparse.Namespace, device: str) -> Model:
+    """The model, of fresh or of given weights."""
     model = Model(SHAPES[given.name], compiled=device == "cuda")
     if given.resume and given.resume.suffix == ".pt":
         model.load_state_dict(torch.load(given.resume, map_location="cpu"))
     elif given.resume:
         load(model, given.resume)
-    model.to(device)
-    hidden = [p for n, p in model.named_parameters()
-              if n.startswith("layers") and p.dim() > 1 and "router" not in n]
-    chosen = {id(p) for p in hidden}
-    rest = [p for p in model.parameters() if id(p) not in chosen]
-    muon = Muon(hidden)
-    adam = torch.optim.AdamW(rest, lr=given.adam, betas=(0.9, 0.95), weight_decay=0.0,
-                             fused=device == "cuda")
+    return model.to(device)
+
+
+class Optimizers:
+    """Muon for the layers' matrices, AdamW for all the rest."""
+
+    def __init__(self, model: Model, given: argparse.Namespace, device: str) -> None:
+        hidden = [p for n, p in model.named_parameters()
+                  if n.startswith("layers") and p.dim() > 1 and "router" not in n]
+        chosen = {id(p) for p in hidden}
+        self.rates = (given.muon, given.adam)
+        self.rest = [p for p in model.parameters() if id(p) not in chosen]
+        self.muon = Muon(hidden)
+        self.adam = torch.optim.AdamW(self.rest, lr=given.adam, betas=(0.9, 0.95),
+                                      weight_decay=0.0, fused=device == "cuda")
+
+    def step(self, factor: float) -> None:
+        """Take one step of so much of the rates, and forget the gradients."""
+        muon, adam = self.rates
+        self.muon.step(muon * factor)
+        torch.nn.utils.clip_grad_norm_(self.rest, 1.0)
+        for group in self.adam.param_groups:
+            group["lr"] = adam * factor
+        self.adam.step()
+        self.adam.zero_grad(set_to_none=True)
+
+
+def losses(nll: Tensor, share: Tensor) -> dict[str, float]:
+    """The mean loss of English and of tasks, which weigh less and more than a half."""
+    flat = share.flatten()
+    english = (flat > 0) & (flat < 0.5)
+    found = {"english": nll[english].mean(), "tasks": nll[flat > 0.5].mean()}
+    return {name: round(value.item(), 3) for name, value in found.items()}
+
+
+def report(**line: object) -> None:
+    """Print a line of JSON."""
+    print(json.dumps(line), flush=True)
+
+
+def train(model: Model, feed: data.Feed, given: argparse.Namespace, tokenizer: Tokenizer,
+          device: str, begun: float) -> tuple[int, int, list[dict[str, object]]]:
+    """Train until the time is over; return the steps, the tokens seen and the accuracy tables."""
+    optimizers = Optimizers(model, given, device)
     step = seen = 0
-    sums: dict[str, Tensor] = {}
     next_report, next_line = begun + given.report, begun
     history: list[dict[str, object]] = []
     while (now := time.time()) < begun + given.minutes * 60:
         progress = (now - begun) / (given.minutes * 60)
-        at = given.start + (1 - given.start) * progress
-        feed.length.value = stage(at)
+        feed.length.value = stage(given.start + (1 - given.start) * progress)
         ids, weights = feed.queue.get()
         batch = torch.from_numpy(ids.astype(np.int64)).to(device, non_blocking=True)
         share = torch.from_numpy(weights.astype(np.float32)).to(device, non_blocking=True) / 100
         loss, nll = model.loss(batch[:, :-1], batch[:, 1:], share[:, 1:])
         loss.backward()
         factor = rate(progress, step, given.decay_from)
-        muon.step(given.muon * factor)
-        torch.nn.utils.clip_grad_norm_(rest, 1.0)
-        for group in adam.param_groups:
-            group["lr"] = given.adam * factor
-        adam.step()
-        adam.zero_grad(set_to_none=True)
+        optimizers.step(factor)
         step, seen = step + 1, seen + nll.numel()
         if step == 1 or now >= next_line:
-            flat = share[:, 1:].flatten()
-            english = (flat > 0) & (flat < 0.5)
-            sums = {"english": nll[english].mean(), "tasks": nll[flat > 0.5].mean()}
-            line = {k: round(v.item(), 3) for k, v in sums.items()}
-            print(json.dumps({"s": round(now - begun, 1), "step": step, "M": round(seen / 1e6, 1),
-                              "T": ids.shape[1] - 1, "lr": round(factor, 3), **line,
-                              "queue": feed.queue.qsize()}), flush=True)
+            report(s=round(now - begun, 1), step=step, M=round(seen / 1e6, 1), T=ids.shape[1] - 1,
+                   lr=round(factor, 3), **losses(nll, share[:, 1:]), queue=feed.queue.qsize())
             next_line = now + 10
         if now >= next_report:
             table = accuracy(model, tokenizer, device, 24, 64)
             history.append({"s": round(now - begun, 1), "M": round(seen / 1e6, 1), **table})
-            print(json.dumps(history[-1]), flush=True)
+            report(**history[-1])
             next_report = time.time() + given.report
         if not math.isfinite(loss.item() if step % 50 == 0 else 0.0):
             raise SystemExit("the loss is not finite")
+    return step, seen, history
+
+
+def main() -> None:
+    """Train until the time is over; print one line of JSON for every report."""
+    given, begun = options(), time.time()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    torch.manual_seed(given.seed)
+    torch.set_float32_matmul_precision("high")
+    feed = data.Feed(given.workers, given.tokens, stage(given.start), given.tokenizer,
+                     given.english / "train.bin", given.seed, given.focus)
+    tokenizer, model = Tokenizer.from_file(given.tokenizer), started(given, device)
+    step, seen, history = train(model, feed, given, tokenizer, device, begun)
     feed.close()
     export(model, given.out / given.name)
     torch.save(model.state_dict(), given.out.parent / f"{given.name}.pt")
     table = accuracy(model, tokenizer, device, 48, 128)
-    print(json.dumps({"done": given.name, "updates": step, "M": round(seen / 1e6, 1),
-                      "s": round(time.time() - begun, 1), **table}), flush=True)
+    report(done=given.name, updates=step, M=round(seen / 1e6, 1), s=round(time.time() - begun, 1),
+           **table)
     (given.out / given.name / "training.json").write_text(json.dumps([*history, table]))
 
 
