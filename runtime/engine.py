@@ -53,6 +53,7 @@ class Engine:
         self.steps = 0
         self.computed_tokens = 0
         self._sample = sample
+        self._kinds = getattr(sample, "greedy", sample), getattr(sample, "full", sample)
         self._batch = Batch(executor)
         self.hits = HitCounter(trace)
         self._scheduler = Scheduler(
@@ -295,14 +296,13 @@ class Engine:
             if self._flight is not None:  # a token of theirs is still on its way
                 positions[:running] += 1
             batch.uniform[:count] = uniforms(batch.key[:count], positions)
-        mask, temperature, top_k, top_p, min_p, uniform = batch.settings(count, masked)
+        mask, *how = batch.settings(count, masked)
         rows = logits if logits.shape[0] == count else logits[:count]
         if narrow is not None and self._allowed is not None:
             mask = self._allowed.masks(batch, narrow, count)
-        settings = (rows, mask, temperature, top_k, top_p, min_p, uniform)
         if self.ahead:
-            return self._sample.start(*settings)  # type: ignore[attr-defined]
-        drawn = self._sample(*settings)  # type: ignore[arg-type]
+            return self._sample.start(rows, mask, *how)  # type: ignore[attr-defined]
+        drawn = self._kinds[batch.random > 0](rows, mask, *how)  # type: ignore[arg-type]
         return Landed(drawn if narrow is None else narrow.named(drawn))
 
     def _land(self) -> None:
@@ -339,31 +339,31 @@ class Engine:
                 self._endings.last(request, *(value[number] for value in values))
         self._landing = None
 
-    def _advance(
-        self, rows: slice | np.ndarray, drawn: np.ndarray, logprobs: np.ndarray,
-        margins: np.ndarray,
-    ) -> None:  # fmt: skip
-        """Append tokens drawn for some rows; take out those that are finished or forced on."""
+    def _advance(self, rows: slice | np.ndarray, *found: np.ndarray) -> None:
+        """Append what was `found` for some rows, tokens, their log-probabilities and margins; take
+        out those that are finished or forced on."""
+        drawn, logprobs, margins = found
         batch, numbers = self._batch, self._rows[rows] if isinstance(rows, slice) else rows
         produced = batch.produced[rows].copy()
-        batch.make_room(int(produced.max(initial=0)))
+        batch.make_room()
         batch.token[rows] = drawn
         batch.history[numbers, produced] = drawn
         batch.logprob[numbers, produced] = logprobs
         batch.margin[rows] = np.minimum(batch.margin[rows], margins)
-        ended = (batch.ends[rows] == drawn[:, None]).any(1)
+        ended = (batch.ends[rows] == drawn[:, None]).nonzero()[0]
         produced += 1
         batch.produced[rows] = produced
-        over = ended | (produced >= batch.limit[rows])
+        over = produced >= batch.limit[rows]
+        over[ended] = True
         (some,) = (over | (produced > batch.calm[rows])).nonzero()
         if len(some):
             looked, ends = numbers[some], over[some].tolist()
             batch.sees(looked)
             at_rows, tokens = looked.tolist(), drawn[some].tolist()
-            found = take_tokens(batch.requests, at_rows, tokens, ends)
+            turned = take_tokens(batch.requests, at_rows, tokens, ends)
             # The last one first: a row that leaves gives its place to the last.
-            for at in sorted(found, key=at_rows.__getitem__, reverse=True):
-                self._look(at_rows[at], bool(ended[some[at]]), ends[at], tokens[at])
+            for at in sorted(turned, key=at_rows.__getitem__, reverse=True):
+                self._look(at_rows[at], some[at] in ended, ends[at], tokens[at])
 
     def _look(self, row: int, ended: bool, over: bool, drawn: int) -> None:
         """Look at a watched or finished row."""

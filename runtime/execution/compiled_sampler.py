@@ -7,6 +7,8 @@ from torch import Tensor
 
 from ...codegen.kernel import Kernel
 
+Drawn = tuple[Tensor, Tensor, Tensor]
+
 
 class CompiledSampler:
     """Draws tokens with the kernels `greedy` (masked argmax) and `full`; see `sampler.sample_rows`.
@@ -39,14 +41,26 @@ class CompiledSampler:
         top_p: Tensor,
         min_p: Tensor,
         u: Tensor,
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    ) -> Drawn:
         """Draw one token a row: token [R] i32, logprob [R], margin [R]."""
+        if temperature.numpy().any():
+            return self.full(logits, bitmask, temperature, top_k, top_p, min_p, u)
+        return self.greedy(logits, bitmask)
+
+    def greedy(self, logits: Tensor, bitmask: Tensor | None, *_: Tensor) -> Drawn:
+        """Take each row's likeliest word: for those who know that no row has a temperature. To look
+        at them takes 150 us behind a step, which has put NumPy's code out of the caches."""
         rows, columns = logits.shape
-        greedy, full = self._kernels[columns]
         everything, token, logprob, margin = self._views[rows]
         allowed = everything if bitmask is None else bitmask
-        if temperature.numpy().any():
-            full(rows, logits, allowed, temperature, top_k, top_p, min_p, u, token, logprob, margin)
-        else:
-            greedy(rows, logits, allowed, token, logprob, margin)
+        self._kernels[columns][0](rows, logits, allowed, token, logprob, margin)
+        return token, logprob, margin
+
+    def full(self, logits: Tensor, bitmask: Tensor | None, *settings: Tensor) -> Drawn:
+        """Draw as `settings` say, the temperatures of all rows first."""
+        rows, columns = logits.shape
+        everything, token, logprob, margin = self._views[rows]
+        allowed = everything if bitmask is None else bitmask
+        full = self._kernels[columns][1]
+        full(rows, logits, allowed, *settings, token, logprob, margin)
         return token, logprob, margin

@@ -41,7 +41,8 @@ class SameStep:
         """Begin with a step, whose chunks come to stand in `chunks`."""
         self._chunks = chunks
         self._asked, self._fresh, self._written, self._pairs = {}, {}, {}, []
-        self._alike = Alike()
+        if self._alike.size:
+            self._alike = Alike()
 
     def changed(self) -> None:
         """Look at all others anew: one of them is none any more."""

@@ -12,8 +12,6 @@ import heapq
 from collections.abc import Iterable, Iterator
 from itertools import count
 
-import numpy as np
-
 from ..execution.step import ModelExecutor, most_logits
 from ..memory.kv_cache import PagedKV
 from ..memory.prefix_tree import PrefixTree
@@ -324,7 +322,7 @@ class Scheduler:
     def _secure_running(self) -> None:
         """Give each running row that begins a page that page, or send it back to the queue."""
         batch = self._batch
-        begins = np.flatnonzero(batch.resident[: batch.size] % self._kv.page_size == 0)
+        (begins,) = (batch.resident[: batch.size] % self._kv.page_size == 0).nonzero()
         for request in [batch.requests[row] for row in begins.tolist()]:
             if request not in batch.requests:
                 continue
