@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
+from math import inf
 
 import numpy as np
 
@@ -17,10 +19,13 @@ MAX_STATES = 8192
 """States above which a constraint is not compiled to tables."""
 
 MAX_POSITIONS = 750
-"""Positions for each of the states above at which work on subsets stops: `(a{1,300}){1,300}` has
+"""Positions for each of the states above at which work on subsets stops: `(a{1,300}){1,300}b*` has
 subsets of tens of thousands, which would take minutes and the memory before states are too many."""
 
 DEAD, START = 0, 1
+
+UTF8_LENGTHS = (0, 0x80, 0x800, 0x10000)
+"""The first code points that take 1, 2, 3 and 4 bytes."""
 
 
 class NotRegular(Exception):
@@ -101,9 +106,37 @@ class Automaton:
 
 def automaton(expression: Expression, limit: int = MAX_STATES) -> Automaton:
     """Return the smallest automaton of an expression; raises NotRegular above `limit` states."""
+    shortest, longest = _lengths_of(expression)
+    visited = shortest if longest == inf else longest  # the path of that text meets no state twice
+    if limit <= visited < inf:
+        raise NotRegular(f"a text of {visited:,} bytes takes more than {limit} states")
     nfa = _Nfa(16 * limit)
     end = nfa.emit(expression, nfa.new())
     return minimised(_Subsets(nfa, end, limit).run())
+
+
+def _lengths_of(expression: Expression) -> tuple[float, float]:
+    """Return the bytes of its shortest and its longest text; (inf, -inf) where it has none."""
+    match expression:
+        case Text(text):
+            return (len(text.encode()),) * 2
+        case Chars(ranges):
+            bytes_of = [sum(point >= first for first in UTF8_LENGTHS) for point in chain(*ranges)]
+            return min(bytes_of, default=inf), max(bytes_of, default=-inf)
+        case Seq(parts):
+            found = [_lengths_of(part) for part in parts]
+            shortest = sum(least for least, _ in found)
+            return shortest, -inf if shortest == inf else sum(most for _, most in found)
+        case Either(choices):
+            found = [_lengths_of(choice) for choice in choices]
+            least = min((least for least, _ in found), default=inf)
+            return least, max((most for _, most in found), default=-inf)
+        case Repeat(inner, low, high):
+            least, most = _lengths_of(inner)
+            if most <= 0 or high == 0:  # nothing to repeat, or the empty text alone
+                return (0, 0) if not low or most == 0 else (inf, -inf)
+            return low * least, inf if high is None else high * most
+    raise TypeError(expression)
 
 
 class _Nfa:

@@ -114,8 +114,8 @@ class Executable(Shown):
         until then finished rows stand in `journal` (default: beside `out`), so that the same call
         after a crash goes on where that one stopped; one of another program, model or seed is kept
         under another name, with a warning. A row that fails ends the run with its error,
-        or with `keep_going` is noted as failed: the same call again runs such rows alone. A list
-        of rows is checked before any row runs. Raises WeftError.
+        or with `keep_going` is noted as failed: the same call again runs such rows alone. Without
+        it a list of rows is checked before any row runs. Raises WeftError.
         """
         rows = these_rows(rows)
         path = plain(Path(out)) if out is not None else None

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..ir.diagnostics import RunError, WeftError
 from .journal import Journal, row_key
+from .programs.arguments import BadArguments
 from .results import Progress, Result, Rows, Stats, Totals
 from .session import Job
 
@@ -64,10 +65,8 @@ class RowRun:
         complete = False
         try:
             if isinstance(rows, Sequence):
-                for number, row in enumerate(rows):
-                    values = self._executable.check_row(number, row)
-                    if number < KEPT:
-                        self._checked[number] = values
+                if not self._keep_going:
+                    self._check(rows)
                 self._progress.total = len(rows)
                 self._session.window = max(1, len(rows))
             self._run(rows)
@@ -78,6 +77,13 @@ class RowRun:
             if self._journal is not None:
                 self._journal.close(remove=complete)
         return self._rows()
+
+    def _check(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Look at each row before any runs; raises BadArguments."""
+        for number, row in enumerate(rows):
+            values = self._executable.check_row(number, row)
+            if number < KEPT:
+                self._checked[number] = values
 
     def _run(self, rows: Iterable[Mapping[str, Any]]) -> None:
         engine = self._executable.engine
@@ -95,10 +101,15 @@ class RowRun:
             )  # fmt: skip
 
     def _jobs(self, rows: Iterable[Mapping[str, Any]]) -> Iterator[Job]:
-        """Yield the rows that still have to run."""
+        """Yield the rows that still have to run; one whose fields are wrong has failed."""
         executable = self._executable
         for number, row in enumerate(rows):
-            values = self._checked.pop(number, None) or executable.check_row(number, row)
+            try:
+                values = self._checked.pop(number, None) or executable.check_row(number, row)
+            except BadArguments as error:
+                self._keys[number] = ""  # it has no arguments to know it by
+                self._end(number, error)
+                continue
             if self._journal is None or not self._known(self._journal, number, values):
                 yield number, values
         self._tell(None)

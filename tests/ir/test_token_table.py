@@ -82,7 +82,28 @@ def test_the_automaton_is_minimal():
 def test_a_pattern_of_large_subsets_is_given_up_in_time():
     """With 300 for 100 it took minutes, and gigabytes; a tenth of the states takes a tenth."""
     with pytest.raises(NotRegular, match="too many states at once"):
-        automaton(regex("(a{1,100}){1,100}"), MAX_STATES // 10)
+        automaton(regex("(a{1,100}){1,100}b*"), MAX_STATES // 10)
+
+
+@pytest.mark.parametrize(
+    "pattern", ["(a{1,6}){1,10}", "(aa|b{1,3}){20}", "(|é){30}", "\U00010000{15}", "a{60}b*"]
+)
+def test_a_pattern_of_long_texts_is_refused_by_counting(pattern):
+    """Each state of a text's path is another one: of the longest text, or where there is no
+    longest one, of the shortest."""
+    with pytest.raises(NotRegular, match="a text of 60 bytes takes more than 60 states"):
+        automaton(regex(pattern), 60)
+    try:
+        automaton(regex(pattern), 61)
+    except NotRegular as error:
+        assert "a text of" not in str(error), "only what cannot fit is counted out"
+
+
+@pytest.mark.parametrize(
+    "pattern", ["(|a){0}", "[^\\d\\D]{9}|b", "([^\\d\\D]*){9}|b", "(){9}b", "a{0}b"]
+)
+def test_what_says_nothing_has_no_length(pattern):
+    assert automaton(regex(pattern), 2).states <= 3
 
 
 @pytest.mark.parametrize(

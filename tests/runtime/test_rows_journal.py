@@ -239,6 +239,20 @@ def test_rows_that_failed_run_alone_when_the_same_run_is_made_again(toy, tmp_pat
     assert out.read_bytes() == whole.read_bytes()
 
 
+@pytest.mark.parametrize("given", [list, iter], ids=["list", "generator"])
+def test_a_row_of_wrong_fields_fails_alone(toy, tmp_path, given):
+    out = tmp_path / "out.jsonl"
+    rows = [{"arg": "a"}, {"wrong": "b"}, "no row", {"arg": 3}, {"arg": "e"}]
+    executable = toy.compile(TEXT)
+    found = executable.run_rows(given(rows), out, keep_going=True)
+    assert list(found.errors) == [1, 2, 3] and "row 1: there is no parameter" in found.errors[1]
+    assert [entry["row"] for entry in lines(out)] == list(range(5))
+    rows[1:4] = ROWS[1:4]
+    again = executable.run_rows(given(rows), out, keep_going=True)
+    assert again.resumed == 2 and not again.errors and again.values[4] == found.values[4]
+    toy.assert_clean(executable)
+
+
 def test_an_unwritable_place_is_named(toy, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(JournalFailed, match="cannot open .*file/out.jsonl.journal"):
