@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..ir.core import Term
-from ..ir.diagnostics import Note, WeftError
+from ..ir.diagnostics import Note, Warning, WeftError
 from ..ir.source import Span
 from ..ir.types import ANY, BOOL, ERROR, FLOAT, INT, NONE, STR, list_of, record, written
 from . import ast
@@ -25,6 +25,7 @@ from .check_errors import (
     WrongOperands,
     WrongType,
 )
+from .check_texts import warn_of_braces
 from .constants import UNKNOWN, constant_of
 from .faults import Faults
 from .signatures import (
@@ -66,6 +67,7 @@ class World:
     faults: Faults = field(default_factory=Faults)
     options: Mapping[str, frozenset[str]] = field(default_factory=dict)
     """Of names that selects bind: all their options, where every one is written as a list."""
+    warnings: list[Warning] = field(default_factory=list)
 
     def term(self, type: ast.Type | None) -> Term:
         """Return the IR type of what a declaration names, none where it names nothing."""
@@ -100,6 +102,7 @@ def check_expression(expression: ast.Expression, flow: Flow) -> Term:
             case ast.Literal(value=value):
                 return {bool: BOOL, int: INT, float: FLOAT}.get(type(value), NONE)
             case ast.Text(parts=parts):
+                warn_of_braces(expression, flow.bound, flow.world.warnings)
                 for part in parts:
                     if isinstance(part, ast.Expression):
                         check_expression(part, flow)

@@ -86,19 +86,19 @@ def _check_file(file: ast.File, faults: Faults) -> list[Warning]:
     warnings: list[Warning] = []
     for program in file.programs:
         world = World(fields, tools, programs, caught(program.body), faults=faults,
-                      options=selected(program.body))  # fmt: skip
+                      options=selected(program.body), warnings=warnings)  # fmt: skip
         with faults.attempt():
-            Checker(world, warnings).program(program)
+            Checker(world).program(program)
     return warnings
 
 
 class Checker:
     """Checks the statements of one program, following every path."""
 
-    def __init__(self, world: World, warnings: list[Warning]) -> None:
+    def __init__(self, world: World) -> None:
         self.world = world
         self.faults = world.faults
-        self._warnings = warnings
+        self._warnings = world.warnings
         self._returns = NONE
         self._declared = False
 

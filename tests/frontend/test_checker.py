@@ -195,3 +195,12 @@ def test_warnings():
         "the parameter `n` is never used",
         "the parameter `xs` is never used",
     ]
+
+
+def test_names_in_braces_that_are_text_are_told():
+    body = 'for x in xs:\n        "{{ t }} {{n}} {{u}} {{{x}}} {n}"\n    return t'
+    assert accepted(body) == [
+        f"p.weft:9:9: warning: `{shown}` is text here: the value of `{name}` is not inserted\n"
+        "hint: single braces insert it (in Python those of an f-string)"
+        for shown, name in (("{ t }", "t"), ("{n}", "n"))
+    ]
